@@ -1,0 +1,218 @@
+//! The one error type and the one table of error codes.
+//!
+//! Every face (REST, Flight, command line) reads its status from [`ErrorCode`]; none keeps a table of its own.
+//! An [`Error`] is opaque outside: a code, a sentence that names the object, and optionally a hint and the
+//! offending rows. Internal causes are logged where they happen and never travel to a client.
+
+use std::fmt;
+
+/// Result of every fallible FastK call.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// gRPC status an error maps to. Named as gRPC names them, so that this layer needs no gRPC library.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GrpcCode {
+    InvalidArgument,
+    Unauthenticated,
+    PermissionDenied,
+    NotFound,
+    Unimplemented,
+    DeadlineExceeded,
+    AlreadyExists,
+    FailedPrecondition,
+    Aborted,
+    OutOfRange,
+    ResourceExhausted,
+    Internal,
+    DataLoss,
+    Unavailable,
+}
+
+macro_rules! error_codes {
+    ($($variant:ident $name:literal $http:literal $grpc:ident $exit:literal $title:literal;)*) => {
+        /// What went wrong, as a stable word shared by all faces.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum ErrorCode {
+            $(#[doc = $title] $variant,)*
+        }
+
+        impl ErrorCode {
+            /// All codes, in the order of the table.
+            pub const ALL: &'static [ErrorCode] = &[$(ErrorCode::$variant,)*];
+
+            /// The word used in bodies, metadata and messages.
+            pub fn name(self) -> &'static str {
+                match self { $(ErrorCode::$variant => $name,)* }
+            }
+
+            /// HTTP status.
+            pub fn http(self) -> u16 {
+                match self { $(ErrorCode::$variant => $http,)* }
+            }
+
+            /// gRPC status.
+            pub fn grpc(self) -> GrpcCode {
+                match self { $(ErrorCode::$variant => GrpcCode::$grpc,)* }
+            }
+
+            /// Exit status of the command line.
+            pub fn exit(self) -> u8 {
+                match self { $(ErrorCode::$variant => $exit,)* }
+            }
+
+            /// One sentence for people, the same for every occurrence.
+            pub fn title(self) -> &'static str {
+                match self { $(ErrorCode::$variant => $title,)* }
+            }
+        }
+    };
+}
+
+error_codes! {
+    InvalidArgument "invalid_argument" 400 InvalidArgument 2 "An argument is malformed or out of range.";
+    SchemaMismatch "schema_mismatch" 400 InvalidArgument 2 "The columns do not fit the registration of the series.";
+    Unauthenticated "unauthenticated" 401 Unauthenticated 5 "No valid credentials were given.";
+    PermissionDenied "permission_denied" 403 PermissionDenied 5 "The credentials do not allow this.";
+    NotFound "not_found" 404 NotFound 3 "There is nothing under this name.";
+    SeriesNotFound "series_not_found" 404 NotFound 3 "The series is not registered.";
+    SnapshotNotFound "snapshot_not_found" 404 NotFound 3 "There is no snapshot of this name.";
+    JobNotFound "job_not_found" 404 NotFound 3 "There is no job of this id.";
+    DatasetNotFound "dataset_not_found" 404 NotFound 3 "There is no dataset of this name.";
+    MethodNotAllowed "method_not_allowed" 405 Unimplemented 2 "The path exists, the method does not.";
+    NotAcceptable "not_acceptable" 406 InvalidArgument 2 "None of the accepted formats can be produced.";
+    RequestTimeout "request_timeout" 408 DeadlineExceeded 7 "The request did not arrive in time.";
+    SeriesExists "series_exists" 409 AlreadyExists 4 "The series is registered with another definition.";
+    SnapshotExists "snapshot_exists" 409 AlreadyExists 4 "A snapshot of this name exists.";
+    RowsExist "rows_exist" 409 AlreadyExists 4 "Insert found rows that are stored already; nothing was written.";
+    OutOfOrder "out_of_order" 409 FailedPrecondition 4 "Append needs rising timestamps after the last stored one; nothing was written.";
+    StoreLocked "store_locked" 409 FailedPrecondition 4 "Another process owns the store.";
+    IdempotencyMismatch "idempotency_mismatch" 409 FailedPrecondition 4 "The idempotency key was used with another body.";
+    CommitGone "commit_gone" 410 FailedPrecondition 4 "The commit is no longer kept.";
+    CommitConflict "commit_conflict" 412 Aborted 4 "The series changed since the version given; nothing was written.";
+    TooLarge "too_large" 413 OutOfRange 6 "The request is larger than the limit.";
+    UriTooLong "uri_too_long" 414 InvalidArgument 2 "The request target is too long.";
+    UnsupportedMediaType "unsupported_media_type" 415 InvalidArgument 2 "The body format is not supported.";
+    InvalidRows "invalid_rows" 422 InvalidArgument 2 "Rows are invalid; nothing was written.";
+    RateLimited "rate_limited" 429 ResourceExhausted 6 "Too many requests.";
+    HeadersTooLarge "headers_too_large" 431 InvalidArgument 2 "The request headers are too large.";
+    Internal "internal" 500 Internal 8 "The server failed; the cause is in its log.";
+    Io "io" 500 Internal 8 "The operating system refused an operation.";
+    CorruptData "corrupt_data" 500 DataLoss 8 "Stored bytes failed their checksum; they are not served.";
+    UnsupportedFormat "unsupported_format" 500 FailedPrecondition 8 "The store was written by a newer or unknown format.";
+    Unimplemented "unimplemented" 501 Unimplemented 2 "This build does not offer the operation.";
+    Overloaded "overloaded" 503 Unavailable 7 "The server is at one of its limits; try again.";
+    WriterStopped "writer_stopped" 503 Unavailable 7 "Writing stopped after a failed write or flush; reads go on.";
+    NotReady "not_ready" 503 Unavailable 7 "The server is starting or draining.";
+    DeadlineExceeded "deadline_exceeded" 504 DeadlineExceeded 7 "The request did not finish in time.";
+    StorageFull "storage_full" 507 ResourceExhausted 6 "The file system is full; nothing was written.";
+}
+
+impl ErrorCode {
+    /// The code of this name, if there is one.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|code| code.name() == name)
+    }
+}
+
+impl fmt::Display for ErrorCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// How many row errors one answer carries at most.
+pub const ROW_ERRORS_MAX: usize = 100;
+
+/// One offending row of a rejected write.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct RowError {
+    /// Zero-based position in the body.
+    pub row: u64,
+    /// Column name.
+    pub field: String,
+    /// Stable word: `missing`, `not_a_number`, `not_finite`, `overflow`, `precision_loss`, `bad_time`,
+    /// `time_out_of_range`, `ohlc`, `negative_volume`, `duplicate`, `wrong_type`.
+    pub reason: String,
+    /// Sentence for people, naming the value.
+    pub message: String,
+}
+
+/// A failed call: a code, what happened to what, optionally a hint and the offending rows.
+#[derive(Clone, Debug)]
+pub struct Error(Box<Inner>);
+
+#[derive(Clone, Debug)]
+struct Inner {
+    code: ErrorCode,
+    detail: String,
+    hint: Option<String>,
+    rows: Vec<RowError>,
+}
+
+impl Error {
+    /// An error with a detail in lower case, without a full stop, that names the object.
+    pub fn new(code: ErrorCode, detail: impl Into<String>) -> Self {
+        Error(Box::new(Inner { code, detail: detail.into(), hint: None, rows: Vec::new() }))
+    }
+
+    /// Adds what the caller can do about it.
+    pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
+        self.0.hint = Some(hint.into());
+        self
+    }
+
+    /// Adds offending rows; only the first [`ROW_ERRORS_MAX`] are kept.
+    pub fn with_rows(mut self, mut rows: Vec<RowError>) -> Self {
+        rows.truncate(ROW_ERRORS_MAX);
+        self.0.rows = rows;
+        self
+    }
+
+    /// `invalid_argument`.
+    pub fn invalid(detail: impl Into<String>) -> Self {
+        Self::new(ErrorCode::InvalidArgument, detail)
+    }
+
+    /// `internal`: a broken invariant of our own. The detail is for the log.
+    pub fn internal(detail: impl Into<String>) -> Self {
+        Self::new(ErrorCode::Internal, detail)
+    }
+
+    /// `corrupt_data`.
+    pub fn corrupt(detail: impl Into<String>) -> Self {
+        Self::new(ErrorCode::CorruptData, detail)
+    }
+
+    /// An operating-system error on a path; a full file system becomes `storage_full`.
+    pub fn io(action: &str, path: &std::path::Path, source: &std::io::Error) -> Self {
+        let code = match source.kind() {
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => ErrorCode::StorageFull,
+            _ => ErrorCode::Io,
+        };
+        Self::new(code, format!("cannot {action} {}: {source}", path.display()))
+    }
+
+    pub fn code(&self) -> ErrorCode {
+        self.0.code
+    }
+
+    pub fn detail(&self) -> &str {
+        &self.0.detail
+    }
+
+    pub fn hint(&self) -> Option<&str> {
+        self.0.hint.as_deref()
+    }
+
+    pub fn rows(&self) -> &[RowError] {
+        &self.0.rows
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.0.code, self.0.detail)
+    }
+}
+
+impl std::error::Error for Error {}

@@ -1,0 +1,1 @@
+//! Foreign rows become validated rows of a series: JSON, NDJSON, CSV, Arrow stream, Parquet.

@@ -1,0 +1,16 @@
+//! FastK: a storage engine and query server for market-data time series.
+//!
+//! Layers point strictly down: `error` < `types` < `format`, `disk` < `store` < `query`, `ingest` < `service` <
+//! `server` < `cli`. `docs/architecture.md` says what each owns.
+
+#![warn(missing_debug_implementations)]
+#![deny(unsafe_op_in_unsafe_fn)]
+#![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic))]
+
+pub mod error;
+#[cfg(feature = "server")]
+pub mod ingest;
+pub mod types;
+
+pub use error::{Error, ErrorCode, Result};

@@ -1,0 +1,13 @@
+//! Small values without I/O: keys, schemas, numbers, times and rows.
+
+pub mod key;
+pub mod number;
+pub mod rows;
+pub mod schema;
+pub mod time;
+
+pub use key::{Kind, SeriesKey};
+pub use number::Rounding;
+pub use rows::Rows;
+pub use schema::{Column, ColumnType, MergeRule, Partition, SeriesDef, SeriesSpec};
+pub use time::TimeUnit;

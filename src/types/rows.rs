@@ -1,0 +1,102 @@
+//! Rows in memory: columns of 8-byte words.
+//!
+//! A `decimal` or `int64` cell is its `i64`; a `float64` cell is the bit pattern of its double, held in an `i64`.
+//! All columns have the same length. Nothing here knows which is which: the registration does.
+
+use crate::error::{Error, Result};
+
+/// Rows of one series, in any order; `columns` follow the registration, without `ts`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rows {
+    /// Timestamps in the unit of the series.
+    pub ts: Vec<i64>,
+    /// One word a row for each column of the registration.
+    pub columns: Vec<Vec<i64>>,
+}
+
+impl Rows {
+    /// No rows yet, with room for `capacity` of them.
+    pub fn with_capacity(column_count: usize, capacity: usize) -> Self {
+        Self { ts: Vec::with_capacity(capacity), columns: vec![Vec::with_capacity(capacity); column_count] }
+    }
+
+    /// How many rows.
+    pub fn len(&self) -> usize {
+        self.ts.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.ts.is_empty()
+    }
+
+    /// Bytes of all cells.
+    pub fn bytes(&self) -> usize {
+        self.len() * 8 * (self.columns.len() + 1)
+    }
+
+    /// An error unless every column has as many cells as `ts`.
+    pub fn check_shape(&self, column_count: usize) -> Result<()> {
+        if self.columns.len() != column_count || self.columns.iter().any(|c| c.len() != self.ts.len()) {
+            return Err(Error::new(
+                crate::error::ErrorCode::SchemaMismatch,
+                format!(
+                    "rows have {} columns, the series has {column_count}, or their lengths differ",
+                    self.columns.len()
+                ),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Appends one row.
+    pub fn push(&mut self, ts: i64, cells: &[i64]) {
+        self.ts.push(ts);
+        for (column, cell) in self.columns.iter_mut().zip(cells) {
+            column.push(*cell);
+        }
+    }
+
+    /// Whether timestamps rise strictly.
+    pub fn is_rising(&self) -> bool {
+        self.ts.windows(2).all(|pair| matches!(pair, [a, b] if a < b))
+    }
+
+    /// Sorts by timestamp; of equal timestamps the last one given stays. Returns how many rows were dropped so.
+    pub fn sort_last_wins(&mut self) -> usize {
+        if self.is_rising() {
+            return 0;
+        }
+        let mut order: Vec<u32> = (0..u32::try_from(self.len()).unwrap_or(u32::MAX)).collect();
+        let ts = &self.ts;
+        let at = |row: u32| ts.get(row as usize).copied().unwrap_or(i64::MAX);
+        order.sort_by_key(|row| at(*row));
+        let mut kept: Vec<u32> = Vec::with_capacity(order.len());
+        for row in order {
+            match kept.last_mut() {
+                Some(last) if at(*last) == at(row) => *last = row,
+                _ => kept.push(row),
+            }
+        }
+        let dropped = self.len() - kept.len();
+        let pick = |column: &[i64]| -> Vec<i64> {
+            kept.iter().map(|row| column.get(*row as usize).copied().unwrap_or_default()).collect()
+        };
+        let ts = pick(&self.ts);
+        let columns = self.columns.iter().map(|column| pick(column)).collect();
+        *self = Rows { ts, columns };
+        dropped
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sorting_keeps_the_last_of_equal_timestamps() {
+        let mut rows = Rows { ts: vec![30, 10, 20, 10, 30], columns: vec![vec![1, 2, 3, 4, 5]] };
+        assert_eq!(rows.sort_last_wins(), 2);
+        assert_eq!(rows, Rows { ts: vec![10, 20, 30], columns: vec![vec![4, 3, 5]] });
+        assert_eq!(rows.sort_last_wins(), 0);
+    }
+}

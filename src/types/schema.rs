@@ -1,0 +1,505 @@
+//! What a registration says: columns, time unit, partitioning and the rest.
+//!
+//! [`SeriesSpec`] is what a caller writes; [`SeriesDef`] is what it means, validated and complete. The engine
+//! works on any `SeriesDef`; `kline` and `scalar` only decide which columns a spec expands to.
+
+use serde::{Deserialize, Serialize};
+
+use super::key::{Kind, SeriesKey};
+use super::time::TimeUnit;
+use crate::error::{Error, ErrorCode, Result};
+
+/// Most digits a decimal column can have.
+pub const DIGITS_MAX: u8 = 18;
+/// A decimal cell lies strictly between `-DECIMAL_LIMIT` and `DECIMAL_LIMIT`.
+pub const DECIMAL_LIMIT: i64 = 1_000_000_000_000_000_000;
+/// Most columns of a series, without `ts`.
+pub const COLUMNS_MAX: usize = 64;
+
+/// How the cells of a column are stored: 8 bytes each, never null.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+pub enum ColumnType {
+    /// Fixed point: `i64` scaled by a power of ten, |raw| < 10^18.
+    Decimal { digits: u8 },
+    /// IEEE 754 double, finite.
+    Float64,
+    /// Signed 64-bit integer.
+    Int64,
+}
+
+impl ColumnType {
+    /// Digits after the decimal point of a decimal column.
+    pub fn digits(self) -> Option<u8> {
+        match self {
+            ColumnType::Decimal { digits } => Some(digits),
+            _ => None,
+        }
+    }
+}
+
+/// How a column behaves when an open bar is merged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MergeRule {
+    /// The value that was there first stays (`open`).
+    First,
+    Sum,
+    Min,
+    Max,
+    #[default]
+    Last,
+}
+
+/// One number column.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Column {
+    pub name: String,
+    #[serde(flatten)]
+    pub kind: ColumnType,
+    #[serde(default)]
+    pub merge: MergeRule,
+}
+
+/// How the time axis is cut into partitions, in UTC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Partition {
+    Day,
+    Month,
+    Year,
+    All,
+}
+
+/// When rows may be dropped by age or count.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Retention {
+    /// Oldest age kept, such as `30d`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_age: Option<String>,
+    /// Most rows kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_rows: Option<u64>,
+}
+
+/// A complete registration. Its JSON form stands in every chunk file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SeriesDef {
+    pub key: SeriesKey,
+    /// Unit of `ts`.
+    pub unit: TimeUnit,
+    pub partition: Partition,
+    /// Length of one interval in milliseconds, where the timeframe has a fixed one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interval_ms: Option<i64>,
+    /// Phase of several-day bars: a timestamp in `unit` that starts a bar.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calendar: Option<serde_json::Value>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retention: Option<Retention>,
+    /// Columns that get a value index.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub value_index: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// Number columns in order; `ts` comes before them and is not listed.
+    pub columns: Vec<Column>,
+}
+
+impl SeriesDef {
+    pub fn kind(&self) -> Kind {
+        self.key.kind()
+    }
+
+    /// Position of a number column by name.
+    pub fn column(&self, name: &str) -> Option<usize> {
+        self.columns.iter().position(|column| column.name == name)
+    }
+
+    /// Whether two registrations describe the same rows. What `PATCH` can change does not count.
+    pub fn same_rows_as(&self, other: &SeriesDef) -> bool {
+        self.key == other.key
+            && self.unit == other.unit
+            && self.partition == other.partition
+            && self.interval_ms == other.interval_ms
+            && self.origin == other.origin
+            && self.columns == other.columns
+    }
+}
+
+/// A column as a caller registers it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ColumnSpec {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// `decimal`, `float64` or `int64`; `decimal` when digits are given, else `float64`.
+    #[serde(rename = "type", default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digits: Option<u8>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub merge: Option<MergeRule>,
+}
+
+/// `true` for every column, or the columns by name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum ValueIndexSpec {
+    All(bool),
+    Columns(Vec<String>),
+}
+
+/// A registration as a caller writes it, in the body of `POST /v1/series`, in `create` of a Flight write and in
+/// the flags of the command line.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SeriesSpec {
+    pub kind: Kind,
+    pub symbol: String,
+    pub timeframe: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub category: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Digits of open, high, low and close; float64 without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub price_digits: Option<u8>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volume_digits: Option<u8>,
+    /// 10^price_digits, as FastK 0.1 wrote it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub price_scale: Option<i64>,
+    /// 10^volume_digits, as FastK 0.1 wrote it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volume_scale: Option<i64>,
+    /// The value column of a scalar.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value: Option<ColumnSpec>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub extra_columns: Vec<ColumnSpec>,
+    #[serde(default)]
+    pub unit: TimeUnit,
+    /// `auto`, `day`, `month`, `year` or `all`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub partition: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interval_ms: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calendar: Option<serde_json::Value>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retention: Option<Retention>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value_index: Option<ValueIndexSpec>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+}
+
+impl SeriesSpec {
+    /// A spec with nothing but the parts of the key.
+    pub fn of_key(key: &SeriesKey) -> Self {
+        Self {
+            kind: key.kind(),
+            symbol: key.symbol().into(),
+            timeframe: key.timeframe().into(),
+            category: key.category().map(Into::into),
+            name: key.name().map(Into::into),
+            price_digits: None,
+            volume_digits: None,
+            price_scale: None,
+            volume_scale: None,
+            value: None,
+            extra_columns: Vec::new(),
+            unit: TimeUnit::default(),
+            partition: None,
+            interval_ms: None,
+            origin: None,
+            calendar: None,
+            retention: None,
+            value_index: None,
+            description: None,
+        }
+    }
+
+    /// Validates the spec and completes it.
+    ///
+    /// # Errors
+    /// `invalid_argument`, naming the field.
+    pub fn resolve(self) -> Result<SeriesDef> {
+        let key = match self.kind {
+            Kind::Kline => {
+                if self.category.is_some() || self.name.is_some() || self.value.is_some() {
+                    return Err(Error::invalid("a kline has no category, name or value"));
+                }
+                SeriesKey::kline(&self.symbol, &self.timeframe)?
+            }
+            Kind::Scalar => {
+                let needed = |what: &str| Error::invalid(format!("a scalar needs a {what}"));
+                let category = self.category.as_deref().ok_or_else(|| needed("category"))?;
+                let name = self.name.as_deref().ok_or_else(|| needed("name"))?;
+                SeriesKey::scalar(category, &self.symbol, &self.timeframe, name)?
+            }
+        };
+        let columns = self.columns()?;
+        let interval_ms = match (self.interval_ms, timeframe_ms(&self.timeframe)) {
+            (Some(given), _) if given <= 0 => {
+                return Err(Error::invalid(format!("interval_ms {given} is not positive")));
+            }
+            (Some(given), Some(told)) if given != told => {
+                return Err(Error::invalid(format!(
+                    "interval_ms {given} contradicts timeframe {} ({told} ms)",
+                    self.timeframe
+                )));
+            }
+            (given, told) => given.or(told),
+        };
+        let partition = match self.partition.as_deref() {
+            None | Some("auto") => auto_partition(&self.timeframe, interval_ms),
+            Some("day") => Partition::Day,
+            Some("month") => Partition::Month,
+            Some("year") => Partition::Year,
+            Some("all") => Partition::All,
+            Some(other) => {
+                return Err(Error::invalid(format!("partition {other:?} is not one of auto, day, month, year, all")));
+            }
+        };
+        let value_index = match self.value_index {
+            None | Some(ValueIndexSpec::All(false)) => Vec::new(),
+            Some(ValueIndexSpec::All(true)) => columns.iter().map(|column| column.name.clone()).collect(),
+            Some(ValueIndexSpec::Columns(names)) => {
+                if let Some(unknown) = names.iter().find(|name| !columns.iter().any(|c| &c.name == *name)) {
+                    return Err(Error::invalid(format!("value_index names {unknown:?}, which is no column")));
+                }
+                names
+            }
+        };
+        if let Some(text) = &self.description
+            && text.len() > 4096
+        {
+            return Err(Error::invalid("description is longer than 4096 bytes"));
+        }
+        Ok(SeriesDef {
+            key,
+            unit: self.unit,
+            partition,
+            interval_ms,
+            origin: self.origin,
+            calendar: self.calendar,
+            retention: self.retention,
+            value_index,
+            description: self.description,
+            columns,
+        })
+    }
+
+    fn columns(&self) -> Result<Vec<Column>> {
+        let mut columns = Vec::new();
+        match self.kind {
+            Kind::Kline => {
+                let price = number_kind("price", self.price_digits, self.price_scale)?;
+                let volume = number_kind("volume", self.volume_digits, self.volume_scale)?;
+                for (name, kind, merge) in [
+                    ("open", price, MergeRule::First),
+                    ("high", price, MergeRule::Max),
+                    ("low", price, MergeRule::Min),
+                    ("close", price, MergeRule::Last),
+                    ("volume", volume, MergeRule::Sum),
+                ] {
+                    columns.push(Column { name: name.into(), kind, merge });
+                }
+            }
+            Kind::Scalar => {
+                if self.price_digits.or(self.volume_digits).is_some()
+                    || self.price_scale.or(self.volume_scale).is_some()
+                {
+                    return Err(Error::invalid("a scalar takes its digits in value, not in price_digits"));
+                }
+                let value =
+                    self.value.clone().unwrap_or(ColumnSpec { name: None, kind: None, digits: None, merge: None });
+                if value.name.as_deref().is_some_and(|name| name != "value") {
+                    return Err(Error::invalid("the column of a scalar is called value"));
+                }
+                columns.push(Column {
+                    name: "value".into(),
+                    kind: column_kind("value", &value)?,
+                    merge: value.merge.unwrap_or_default(),
+                });
+            }
+        }
+        for extra in &self.extra_columns {
+            let name = extra.name.clone().ok_or_else(|| Error::invalid("an extra column needs a name"))?;
+            check_column_name(&name)?;
+            if name == "ts" || name == "series" || columns.iter().any(|column| column.name == name) {
+                return Err(Error::invalid(format!("extra column {name:?} is taken")));
+            }
+            let kind = column_kind(&name, extra)?;
+            columns.push(Column { name, kind, merge: extra.merge.unwrap_or_default() });
+        }
+        if columns.len() > COLUMNS_MAX {
+            return Err(Error::invalid(format!("{} columns are more than {COLUMNS_MAX}", columns.len())));
+        }
+        Ok(columns)
+    }
+}
+
+fn check_column_name(name: &str) -> Result<()> {
+    let mut bytes = name.bytes();
+    let first = bytes.next().is_some_and(|b| b.is_ascii_lowercase());
+    if !first || name.len() > 32 || !bytes.all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_') {
+        return Err(Error::invalid(format!("column name {:?} is not [a-z][a-z0-9_]{{0,31}}", name)));
+    }
+    Ok(())
+}
+
+fn check_digits(what: &str, digits: u8) -> Result<u8> {
+    if digits > DIGITS_MAX {
+        return Err(Error::invalid(format!("{what}: {digits} digits are more than {DIGITS_MAX}")));
+    }
+    Ok(digits)
+}
+
+fn number_kind(what: &str, digits: Option<u8>, scale: Option<i64>) -> Result<ColumnType> {
+    let from_scale = match scale {
+        None => None,
+        Some(scale) => {
+            let digits = (0..=DIGITS_MAX).find(|digits| 10_i64.checked_pow(u32::from(*digits)) == Some(scale));
+            Some(digits.ok_or_else(|| Error::invalid(format!("{what}_scale {scale} is not a power of ten")))?)
+        }
+    };
+    match (digits, from_scale) {
+        (Some(given), Some(told)) if given != told => {
+            Err(Error::invalid(format!("{what}_digits {given} contradicts {what}_scale of {told} digits")))
+        }
+        (Some(digits), _) | (None, Some(digits)) => {
+            Ok(ColumnType::Decimal { digits: check_digits(&format!("{what}_digits"), digits)? })
+        }
+        (None, None) => Ok(ColumnType::Float64),
+    }
+}
+
+fn column_kind(name: &str, spec: &ColumnSpec) -> Result<ColumnType> {
+    match (spec.kind.as_deref(), spec.digits) {
+        (Some("decimal") | None, Some(digits)) => Ok(ColumnType::Decimal { digits: check_digits(name, digits)? }),
+        (Some("decimal"), None) => Err(Error::invalid(format!("column {name}: decimal needs digits"))),
+        (Some("float64") | None, None) => Ok(ColumnType::Float64),
+        (Some("int64"), None) => Ok(ColumnType::Int64),
+        (Some("float64" | "int64"), Some(_)) => {
+            Err(Error::invalid(format!("column {name}: only decimal takes digits")))
+        }
+        (Some(other), _) => {
+            Err(Error::invalid(format!("column {name}: type {other:?} is not one of decimal, float64, int64")))
+        }
+    }
+}
+
+/// Milliseconds of a timeframe label with a fixed length: `<n>` + `s m h d w`. A month has none.
+pub fn timeframe_ms(label: &str) -> Option<i64> {
+    let split = label.len().checked_sub(1)?;
+    let (count, unit) = (label.get(..split)?, label.get(split..)?);
+    if count.starts_with('0') || !count.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let count: i64 = count.parse().ok()?;
+    let unit_ms: i64 = match unit {
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        "w" => 604_800_000,
+        _ => return None,
+    };
+    count.checked_mul(unit_ms)
+}
+
+/// Whether a label is `<n>M`, calendar months.
+pub fn timeframe_months(label: &str) -> Option<u32> {
+    let count = label.strip_suffix('M')?;
+    if count.starts_with('0') { None } else { count.parse().ok() }
+}
+
+/// The smallest partition that holds at least one full block of intervals.
+fn auto_partition(timeframe: &str, interval_ms: Option<i64>) -> Partition {
+    const DAY_MS: i64 = 86_400_000;
+    if timeframe_months(timeframe).is_some() {
+        return Partition::All;
+    }
+    let Some(interval_ms) = interval_ms else { return Partition::Month };
+    if interval_ms >= DAY_MS {
+        return Partition::All;
+    }
+    let span_min = interval_ms.saturating_mul(16_384);
+    // The shortest month and year decide, so that every partition is long enough.
+    if span_min <= DAY_MS {
+        Partition::Day
+    } else if span_min <= 28 * DAY_MS {
+        Partition::Month
+    } else if span_min <= 365 * DAY_MS {
+        Partition::Year
+    } else {
+        Partition::All
+    }
+}
+
+/// The error for a series nobody registered.
+pub fn series_not_found(key: &SeriesKey) -> Error {
+    Error::new(ErrorCode::SeriesNotFound, format!("series {key} is not registered"))
+        .with_hint("register it with POST /v1/series or `fastk register`")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(json: &str) -> Result<SeriesDef> {
+        serde_json::from_str::<SeriesSpec>(json).unwrap().resolve()
+    }
+
+    #[test]
+    fn digits_and_scales_say_the_same() {
+        let a =
+            spec(r#"{"kind":"kline","symbol":"BTCUSDT","timeframe":"1m","price_digits":2,"volume_digits":8}"#).unwrap();
+        let b =
+            spec(r#"{"kind":"kline","symbol":"BTCUSDT","timeframe":"1m","price_scale":100,"volume_scale":100000000}"#)
+                .unwrap();
+        assert_eq!(a, b);
+        assert_eq!(a.columns[0].kind, ColumnType::Decimal { digits: 2 });
+        assert!(spec(r#"{"kind":"kline","symbol":"X","timeframe":"1m","price_scale":7}"#).is_err());
+        assert!(spec(r#"{"kind":"kline","symbol":"X","timeframe":"1m","price_digits":19}"#).is_err());
+    }
+
+    #[test]
+    fn auto_partition_holds_a_block_of_intervals() {
+        let of = |timeframe: &str| {
+            spec(&format!(r#"{{"kind":"kline","symbol":"X","timeframe":"{timeframe}"}}"#)).unwrap().partition
+        };
+        assert_eq!(of("1s"), Partition::Day);
+        assert_eq!(of("1m"), Partition::Month);
+        assert_eq!(of("5m"), Partition::Year);
+        assert_eq!(of("1h"), Partition::All);
+        assert_eq!(of("1d"), Partition::All);
+        assert_eq!(of("3d"), Partition::All);
+        assert_eq!(of("1M"), Partition::All);
+        assert_eq!(of("tick"), Partition::Month);
+    }
+
+    #[test]
+    fn a_definition_survives_its_json_form() {
+        let def = spec(
+            r#"{"kind":"kline","symbol":"BTCUSDT","timeframe":"1m","price_digits":2,"unit":"us","value_index":["close"],
+                "extra_columns":[{"name":"quote_volume","type":"decimal","digits":4,"merge":"sum"},{"name":"trades","type":"int64"}]}"#,
+        )
+        .unwrap();
+        let text = serde_json::to_string(&def).unwrap();
+        assert_eq!(serde_json::from_str::<SeriesDef>(&text).unwrap(), def);
+        for bad in ["ts", "close", "Trades", "1x", ""] {
+            let json =
+                format!(r#"{{"kind":"kline","symbol":"X","timeframe":"1m","extra_columns":[{{"name":"{bad}"}}]}}"#);
+            assert!(spec(&json).is_err(), "{bad}");
+        }
+    }
+}
