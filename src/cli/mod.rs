@@ -1,0 +1,1 @@
+//! The command line: raw flags in, validated settings out, one file a verb.

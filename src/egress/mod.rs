@@ -1,0 +1,1 @@
+//! Answers become bytes: JSON, NDJSON, CSV, Arrow stream, Parquet.

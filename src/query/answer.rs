@@ -1,0 +1,215 @@
+//! What a read yields: a [`Shape`] that names and types the columns, and [`Block`]s of at most one chunk block each.
+//!
+//! A block's columns are buffers of 8-byte words, mostly slices of a mapped chunk: nothing is copied on the way
+//! from the file to an Arrow array. `numbers` decides how the words are shown, at the very end.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow::array::{
+    ArrayRef, Decimal64Array, Decimal128Array, Float64Array, Int64Array, StringBuilder, TimestampMicrosecondArray,
+    TimestampMillisecondArray, TimestampNanosecondArray,
+};
+use arrow::buffer::{Buffer, ScalarBuffer};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit as ArrowUnit};
+use arrow::record_batch::RecordBatch;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::types::{ColumnType, SeriesDef, SeriesKey, TimeUnit, number};
+
+/// Precision of every decimal column in Arrow.
+pub const DECIMAL_PRECISION: u8 = 18;
+
+/// How number columns are shown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Numbers {
+    /// As stored: `Decimal64(18, digits)`, `Float64` or `Int64`.
+    #[default]
+    Stored,
+    /// Decimals as the nearest double.
+    Float64,
+    /// Decimals as `Decimal128(18, digits)`.
+    Decimal128,
+    /// Decimals as their scaled integer.
+    Raw,
+    /// Decimals and integers as text.
+    String,
+}
+
+/// A column of an answer, `ts` not among them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OutColumn {
+    pub name: String,
+    pub kind: ColumnType,
+}
+
+/// Names and types of an answer's columns, and what it is an answer about.
+#[derive(Clone, Debug)]
+pub struct Shape {
+    pub series: SeriesKey,
+    pub unit: TimeUnit,
+    /// Number columns in order; `ts` comes before them.
+    pub columns: Vec<OutColumn>,
+    pub numbers: Numbers,
+    /// Version of the series that is answered.
+    pub version: u64,
+    /// Commit of the store that is answered.
+    pub commit: u64,
+}
+
+/// A block exactly as it stands in a chunk file: header and body of its IPC message.
+#[derive(Clone, Debug)]
+pub struct Verbatim {
+    /// The flatbuffer, with its padding, without the eight bytes before it.
+    pub header: Bytes,
+    /// The columns, each padded to 64 bytes.
+    pub body: Bytes,
+    /// Prefix, header and body in one: the message as an Arrow stream carries it.
+    pub message: Bytes,
+}
+
+/// Rows of an answer, rising in time.
+#[derive(Clone, Debug)]
+pub struct Block {
+    pub rows: usize,
+    /// `ts`, then the columns of the shape: each `rows` words of 8 bytes.
+    pub columns: Vec<Buffer>,
+    /// Set when the block is a whole chunk block with all its columns.
+    pub verbatim: Option<Verbatim>,
+}
+
+impl Block {
+    /// The words of one column; `ts` is column 0.
+    pub fn words(&self, column: usize) -> &[i64] {
+        self.columns.get(column).map_or(&[], |buffer| buffer.typed_data::<i64>())
+    }
+}
+
+impl Shape {
+    /// The shape of these columns of a series, `None` for all.
+    pub fn of(def: &SeriesDef, columns: Option<&[usize]>, numbers: Numbers, version: u64, commit: u64) -> Self {
+        let all: Vec<usize> = (0..def.columns.len()).collect();
+        let columns = columns
+            .unwrap_or(&all)
+            .iter()
+            .filter_map(|position| def.columns.get(*position))
+            .map(|column| OutColumn { name: column.name.clone(), kind: column.kind })
+            .collect();
+        Self { series: def.key.clone(), unit: def.unit, columns, numbers, version, commit }
+    }
+
+    /// The Arrow schema, with `fastk.series`, `fastk.version` and `fastk.commit` in its metadata.
+    pub fn arrow_schema(&self) -> SchemaRef {
+        let mut fields = vec![Field::new("ts", timestamp_type(self.unit), false)];
+        for column in &self.columns {
+            fields.push(Field::new(&column.name, arrow_type(column.kind, self.numbers), false));
+        }
+        let metadata = HashMap::from([
+            ("fastk.series".to_string(), self.series.to_string()),
+            ("fastk.version".to_string(), self.version.to_string()),
+            ("fastk.commit".to_string(), self.commit.to_string()),
+        ]);
+        Arc::new(Schema::new_with_metadata(fields, metadata))
+    }
+
+    /// Whether a block's words are sent as they are (no conversion by `numbers`).
+    pub fn is_plain(&self) -> bool {
+        match self.numbers {
+            Numbers::Stored | Numbers::Raw => true,
+            Numbers::Float64 | Numbers::Decimal128 => self.columns.iter().all(|c| c.kind.digits().is_none()),
+            Numbers::String => false,
+        }
+    }
+
+    /// The block as an Arrow record batch under [`Shape::arrow_schema`] (pass it in, it is the same for all blocks).
+    pub fn record_batch(&self, schema: &SchemaRef, block: &Block) -> Result<RecordBatch> {
+        let mut arrays: Vec<ArrayRef> = Vec::with_capacity(block.columns.len());
+        let mut buffers = block.columns.iter();
+        let ts = buffers.next().cloned().ok_or_else(|| Error::internal("a block without ts"))?;
+        arrays.push(timestamp_array(ts.into(), self.unit));
+        for (column, buffer) in self.columns.iter().zip(buffers) {
+            arrays.push(number_array(buffer, column.kind, self.numbers)?);
+        }
+        RecordBatch::try_new(schema.clone(), arrays)
+            .map_err(|error| Error::internal(format!("block of {} does not fit its schema: {error}", self.series)))
+    }
+}
+
+/// Arrow type of `ts`.
+pub fn timestamp_type(unit: TimeUnit) -> DataType {
+    let unit = match unit {
+        TimeUnit::Ms => ArrowUnit::Millisecond,
+        TimeUnit::Us => ArrowUnit::Microsecond,
+        TimeUnit::Ns => ArrowUnit::Nanosecond,
+    };
+    DataType::Timestamp(unit, Some("UTC".into()))
+}
+
+/// Arrow type of a number column under `numbers`.
+pub fn arrow_type(kind: ColumnType, numbers: Numbers) -> DataType {
+    match (kind, numbers) {
+        (ColumnType::Decimal { digits }, Numbers::Stored) => DataType::Decimal64(DECIMAL_PRECISION, scale(digits)),
+        (ColumnType::Decimal { digits }, Numbers::Decimal128) => DataType::Decimal128(DECIMAL_PRECISION, scale(digits)),
+        (ColumnType::Decimal { .. }, Numbers::Float64) | (ColumnType::Float64, _) => DataType::Float64,
+        (ColumnType::Decimal { .. } | ColumnType::Int64, Numbers::String) => DataType::Utf8,
+        (ColumnType::Decimal { .. }, Numbers::Raw) | (ColumnType::Int64, _) => DataType::Int64,
+    }
+}
+
+fn timestamp_array(words: ScalarBuffer<i64>, unit: TimeUnit) -> ArrayRef {
+    match unit {
+        TimeUnit::Ms => Arc::new(TimestampMillisecondArray::new(words, None).with_timezone("UTC")),
+        TimeUnit::Us => Arc::new(TimestampMicrosecondArray::new(words, None).with_timezone("UTC")),
+        TimeUnit::Ns => Arc::new(TimestampNanosecondArray::new(words, None).with_timezone("UTC")),
+    }
+}
+
+fn number_array(buffer: &Buffer, kind: ColumnType, numbers: Numbers) -> Result<ArrayRef> {
+    let words = || ScalarBuffer::<i64>::from(buffer.clone());
+    let typed = |array: std::result::Result<ArrayRef, arrow::error::ArrowError>| {
+        array.map_err(|error| Error::internal(format!("decimal column: {error}")))
+    };
+    Ok(match (kind, numbers) {
+        (ColumnType::Decimal { digits }, Numbers::Stored) => typed(
+            Decimal64Array::new(words(), None)
+                .with_precision_and_scale(DECIMAL_PRECISION, scale(digits))
+                .map(|array| Arc::new(array) as ArrayRef),
+        )?,
+        (ColumnType::Decimal { digits }, Numbers::Decimal128) => typed(
+            words()
+                .iter()
+                .map(|raw| i128::from(*raw))
+                .collect::<Decimal128Array>()
+                .with_precision_and_scale(DECIMAL_PRECISION, scale(digits))
+                .map(|array| Arc::new(array) as ArrayRef),
+        )?,
+        (ColumnType::Decimal { digits }, Numbers::Float64) => {
+            let mut values = Vec::with_capacity(buffer.len() / 8);
+            number::decimals_to_f64(&words(), digits, &mut values);
+            Arc::new(Float64Array::from(values))
+        }
+        (ColumnType::Decimal { digits }, Numbers::String) => text_array(&words(), digits),
+        (ColumnType::Int64, Numbers::String) => text_array(&words(), 0),
+        (ColumnType::Decimal { .. }, Numbers::Raw) | (ColumnType::Int64, _) => Arc::new(Int64Array::new(words(), None)),
+        (ColumnType::Float64, _) => Arc::new(Float64Array::new(ScalarBuffer::<f64>::from(buffer.clone()), None)),
+    })
+}
+
+fn text_array(words: &[i64], digits: u8) -> ArrayRef {
+    let mut builder = StringBuilder::with_capacity(words.len(), words.len() * 12);
+    let mut text = Vec::with_capacity(24);
+    for raw in words {
+        text.clear();
+        number::write_decimal(&mut text, *raw, digits);
+        builder.append_value(std::str::from_utf8(&text).unwrap_or_default());
+    }
+    Arc::new(builder.finish())
+}
+
+/// Digits are at most 18, so they fit Arrow's `i8` scale.
+fn scale(digits: u8) -> i8 {
+    i8::try_from(digits).unwrap_or(i8::MAX)
+}

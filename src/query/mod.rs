@@ -1,0 +1,7 @@
+//! Questions and answers: the query object, the scan that merges chunks and tail, and the blocks it yields.
+
+pub mod answer;
+pub mod request;
+
+pub use answer::{Block, Numbers, Shape, Verbatim};
+pub use request::{Order, Query, When};

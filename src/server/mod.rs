@@ -1,0 +1,4 @@
+//! The two protocol faces: translation only, strangers to each other.
+
+pub mod flight;
+pub mod http;

@@ -1,0 +1,269 @@
+//! What the verbs answer; the same values are the JSON of REST, of Flight's actions and of the command line.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::types::schema::{Column, Retention, ValueIndexSpec};
+use crate::types::{Kind, Partition, SeriesDef, SeriesKey, TimeUnit};
+
+/// How a write treats rows whose timestamp is stored already.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// The new row replaces the old one.
+    #[default]
+    Upsert,
+    /// Any stored timestamp refuses the whole write (`rows_exist`).
+    Insert,
+    /// Any timestamp at or before the last stored one refuses the whole write (`out_of_order`).
+    Append,
+}
+
+impl Mode {
+    /// Reads `upsert`, `insert` or `append`.
+    pub fn from_name(name: &str) -> Result<Self> {
+        match name {
+            "upsert" => Ok(Mode::Upsert),
+            "insert" => Ok(Mode::Insert),
+            "append" => Ok(Mode::Append),
+            "merge" => Err(Error::new(crate::ErrorCode::Unimplemented, "mode merge is not offered by this version")),
+            other => Err(Error::invalid(format!("mode {other:?} is not one of upsert, insert, append"))),
+        }
+    }
+}
+
+/// Reply to a write.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WriteReply {
+    pub series: SeriesKey,
+    /// Distinct rows stored.
+    pub rows_written: u64,
+    /// How many of them replaced a stored row.
+    pub rows_replaced: u64,
+    /// Rows of the body that a later row of the same timestamp in the body took the place of.
+    pub rows_duplicate: u64,
+    /// Rows left out because a value was missing (`missing=skip`).
+    pub rows_skipped: u64,
+    pub version: u64,
+    pub commit: u64,
+    /// Quoted entity tag with format `any`.
+    pub etag: String,
+    pub first_ts: Option<i64>,
+    pub last_ts: Option<i64>,
+    /// Whether the rows were synced to disk before this reply.
+    pub durable: bool,
+}
+
+/// Reply to a delete.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeleteReply {
+    pub series: SeriesKey,
+    pub rows_deleted: u64,
+    pub version: u64,
+    pub commit: u64,
+    pub etag: String,
+    pub dry_run: bool,
+}
+
+/// Reply to dropping a series.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DropReply {
+    pub series: SeriesKey,
+    pub rows_deleted: u64,
+    pub commit: u64,
+}
+
+/// A registered series: its definition, and what is stored.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SeriesInfo {
+    pub series: SeriesKey,
+    pub kind: Kind,
+    pub symbol: String,
+    pub timeframe: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub category: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    pub unit: TimeUnit,
+    pub partition: Partition,
+    pub interval_ms: Option<i64>,
+    pub origin: Option<i64>,
+    pub calendar: Option<serde_json::Value>,
+    pub retention: Option<Retention>,
+    pub value_index: Vec<String>,
+    pub description: Option<String>,
+    /// Number columns in order, without `ts`.
+    pub columns: Vec<Column>,
+    pub version: u64,
+    pub rows: u64,
+    pub first_ts: Option<i64>,
+    pub last_ts: Option<i64>,
+    /// Quoted entity tag with format `any`.
+    pub etag: String,
+}
+
+/// Reply to a registration.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Registered {
+    /// False when the same definition was there already.
+    pub created: bool,
+    /// Commit of the registration, or of the store when nothing changed.
+    pub commit: u64,
+    #[serde(flatten)]
+    pub info: SeriesInfo,
+}
+
+/// What can be changed of a registration; absent fields stay.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SeriesPatch {
+    #[serde(default)]
+    pub retention: Option<Retention>,
+    #[serde(default)]
+    pub calendar: Option<serde_json::Value>,
+    #[serde(default)]
+    pub value_index: Option<ValueIndexSpec>,
+    #[serde(default)]
+    pub description: Option<String>,
+}
+
+/// Which series to list. Empty means all.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SeriesFilter {
+    #[serde(default)]
+    pub kind: Option<Kind>,
+    #[serde(default)]
+    pub symbol: Option<String>,
+    #[serde(default)]
+    pub timeframe: Option<String>,
+    #[serde(default)]
+    pub category: Option<String>,
+    #[serde(default)]
+    pub name: Option<String>,
+    /// Beginning of the key.
+    #[serde(default)]
+    pub prefix: Option<String>,
+    /// Most series in one answer: 1 to 10,000, 1,000 by default.
+    #[serde(default)]
+    pub limit: Option<u64>,
+    #[serde(default)]
+    pub cursor: Option<String>,
+}
+
+/// A page of registered series, ordered by key.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SeriesPage {
+    pub commit: u64,
+    pub series: Vec<SeriesInfo>,
+    pub next_cursor: Option<String>,
+}
+
+/// One row of the inventory.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct InventoryRow {
+    pub series: SeriesKey,
+    pub rows: u64,
+    /// Bytes of the chunk files on disk.
+    pub bytes: u64,
+    pub chunks: u64,
+    /// Rows that are durable in the log and not yet in a chunk.
+    pub tail_rows: u64,
+    pub first_ts: Option<i64>,
+    pub last_ts: Option<i64>,
+    /// Rows over expected intervals between first and last row; null without a fixed interval.
+    pub coverage_ratio: Option<f64>,
+    pub version: u64,
+    /// Wall-clock time of the last write, RFC 3339, for people only.
+    pub last_write_at: Option<String>,
+}
+
+/// Sums over the whole store.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct InventoryTotals {
+    pub series: u64,
+    pub rows: u64,
+    pub bytes: u64,
+    pub chunks: u64,
+    pub tail_rows: u64,
+    /// Bytes of the log segments on disk.
+    pub wal_bytes: u64,
+}
+
+/// What is stored, by series.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Inventory {
+    pub commit: u64,
+    pub totals: InventoryTotals,
+    pub series: Vec<InventoryRow>,
+    pub next_cursor: Option<String>,
+}
+
+/// How the server is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    Ok,
+    Degraded,
+    Failing,
+}
+
+/// One thing that was looked at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Check {
+    pub name: String,
+    pub status: Status,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+}
+
+/// Reply of `/health`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Health {
+    pub status: Status,
+    /// Version of the program.
+    pub version: String,
+    /// Format version of the store.
+    pub format: u32,
+    pub commit: u64,
+    pub uptime_seconds: u64,
+    /// `sync`, `interval` or `none`.
+    pub durability: String,
+    pub checks: Vec<Check>,
+}
+
+/// Reply of seal and compact requests: what was moved from the tail into chunks.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SealReply {
+    pub series_sealed: u64,
+    pub chunks_written: u64,
+    pub rows_sealed: u64,
+}
+
+impl SeriesInfo {
+    /// The definition with what is stored.
+    pub fn new(def: &SeriesDef, version: u64, rows: u64, bounds: Option<(i64, i64)>, etag: String) -> Self {
+        Self {
+            series: def.key.clone(),
+            kind: def.kind(),
+            symbol: def.key.symbol().into(),
+            timeframe: def.key.timeframe().into(),
+            category: def.key.category().map(Into::into),
+            name: def.key.name().map(Into::into),
+            unit: def.unit,
+            partition: def.partition,
+            interval_ms: def.interval_ms,
+            origin: def.origin,
+            calendar: def.calendar.clone(),
+            retention: def.retention.clone(),
+            value_index: def.value_index.clone(),
+            description: def.description.clone(),
+            columns: def.columns.clone(),
+            version,
+            rows,
+            first_ts: bounds.map(|(first, _)| first),
+            last_ts: bounds.map(|(_, last)| last),
+            etag,
+        }
+    }
+}
