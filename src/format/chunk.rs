@@ -235,8 +235,7 @@ impl<W: Write> ChunkWriter<W> {
         footer.extend_from_slice(&length.to_le_bytes());
         footer.extend_from_slice(ARROW_MAGIC);
         self.put(&footer)?;
-        let summary =
-            ChunkSummary { meta: self.meta, file_bytes: self.position, file_crc: self.file_crc, footer_crc };
+        let summary = ChunkSummary { meta: self.meta, file_bytes: self.position, file_crc: self.file_crc, footer_crc };
         Ok((self.out, summary))
     }
 

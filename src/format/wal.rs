@@ -62,12 +62,26 @@ pub struct FrameHeader {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Operation {
     /// Rows, sorted and distinct; `replaced` of them existed.
-    Write { series_id: u64, replaced: u64, rows: Rows },
+    Write {
+        series_id: u64,
+        replaced: u64,
+        rows: Rows,
+    },
     /// A closed range; `deleted` rows went.
-    Delete { series_id: u64, start: i64, end: i64, deleted: u64 },
+    Delete {
+        series_id: u64,
+        start: i64,
+        end: i64,
+        deleted: u64,
+    },
     /// A new series, or a changed registration of an existing one; the registration as JSON.
-    Register { series_id: u64, def: String },
-    Drop { series_id: u64 },
+    Register {
+        series_id: u64,
+        def: String,
+    },
+    Drop {
+        series_id: u64,
+    },
 }
 
 /// The payload of a commit frame.
@@ -258,12 +272,9 @@ pub fn decode_commit(payload: &[u8]) -> Result<Commit> {
         let series_id = reader.u64()?;
         operations.push(match kind {
             OP_WRITE => Operation::Write { series_id, replaced: reader.u64()?, rows: read_rows(&mut reader)? },
-            OP_DELETE => Operation::Delete {
-                series_id,
-                start: reader.i64()?,
-                end: reader.i64()?,
-                deleted: reader.u64()?,
-            },
+            OP_DELETE => {
+                Operation::Delete { series_id, start: reader.i64()?, end: reader.i64()?, deleted: reader.u64()? }
+            }
             OP_REGISTER => {
                 let def = std::str::from_utf8(reader.blob()?)
                     .map_err(|_| Error::corrupt("commit: a registration is not UTF-8"))?;
