@@ -13,7 +13,7 @@ use arrow_flight::{
 };
 use bytes::Bytes;
 use fastk::server::flight::{self, ACTIONS, CODE_KEY, FlightConfig, MESSAGE_BYTES_MAX, WAITING_MAX};
-use fastk::service::{InventoryRow, Service, WriteReply};
+use fastk::service::{InventoryRow, Service, StoreOptions, WriteReply};
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -30,13 +30,12 @@ const T0: i64 = 1_706_745_600_000;
 const MINUTE: i64 = 60_000;
 const KEY: &str = "kline/BTCUSDT/1m";
 
-/// A server over a store of its own; both end with it.
+/// A server over a store in a temporary folder.
 struct Running {
     address: String,
-    service: Arc<Service>,
-    stop: Option<oneshot::Sender<()>>,
+    stop: oneshot::Sender<()>,
     served: JoinHandle<fastk::Result<()>>,
-    _root: tempfile::TempDir,
+    root: tempfile::TempDir,
 }
 
 impl Running {
@@ -45,24 +44,33 @@ impl Running {
     }
 
     async fn with(config: FlightConfig) -> Self {
-        let root = tempfile::tempdir().unwrap();
-        let service = Arc::new(open(root.path()));
+        Self::over(tempfile::tempdir().unwrap(), config).await
+    }
+
+    async fn over(root: tempfile::TempDir, config: FlightConfig) -> Self {
+        let service = Service::open(root.path(), true, StoreOptions::default()).unwrap();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
         let (stop, stopped) = oneshot::channel();
-        let served = tokio::spawn(flight::serve(listener, service.clone(), config, async {
+        let served = tokio::spawn(flight::serve(listener, service, config, async {
             let _ = stopped.await;
         }));
-        Self { address, service, stop: Some(stop), served, _root: root }
+        Self { address, stop, served, root }
     }
 
     async fn client(&self) -> Client {
-        Client::connect(self.address.clone()).await.unwrap().max_decoding_message_size(usize::MAX)
+        Client::new(self.channel().await).max_decoding_message_size(usize::MAX)
     }
 
-    async fn stop(mut self) {
-        self.stop.take().unwrap().send(()).unwrap();
+    async fn channel(&self) -> Channel {
+        Channel::from_shared(self.address.clone()).unwrap().connect().await.unwrap()
+    }
+
+    /// Ends the server and gives its store.
+    async fn stop(self) -> tempfile::TempDir {
+        self.stop.send(()).unwrap();
         self.served.await.unwrap().unwrap();
+        self.root
     }
 }
 
@@ -215,8 +223,9 @@ async fn rows_put_come_back_exactly_from_the_log_and_from_chunks() {
 
     let expected = arrow::compute::concat_batches(&kline_schema(), &[first.slice(0, 39_000), late]).unwrap();
     assert_same_rows(&all(&mut client).await, &expected);
-    let sealed = act(&mut client, "compact", Value::Null).await.unwrap();
-    assert_eq!(sealed["rows_sealed"], 41_000);
+    act(&mut client, "compact", Value::Null).await.unwrap();
+    let stored = &act(&mut client, "inventory", Value::Null).await.unwrap()["series"][0];
+    assert_eq!((&stored["rows"], &stored["tail_rows"]), (&json!(41_000), &json!(0)));
     assert_same_rows(&all(&mut client).await, &expected);
 
     // New rows over old chunks.
@@ -424,7 +433,7 @@ async fn bad_tickets_and_descriptors_get_their_codes() {
         (r#"{"series":["kline/BTCUSDT/1m"],"latest":0}"#, "invalid_argument"),
         (r#"{"series":["kline/BTCUSDT/1m"],"start":2,"end":1}"#, "invalid_argument"),
         (r#"{"series":["kline/BTCUSDT/1m"],"start":"yesterday"}"#, "invalid_argument"),
-        (r#"{"series":["kline/BTCUSDT/1m"],"columns":["nope"]}"#, "invalid_argument"),
+        (r#"{"series":["kline/BTCUSDT/1m"],"columns":["nope"]}"#, "schema_mismatch"),
         (r#"{"series":["kline/BTCUSDT/1m"],"nope":1}"#, "invalid_argument"),
         (r#"{"series":["kline/BTCUSDT/1m"],"commit":18446744073709551615}"#, "invalid_argument"),
     ]
@@ -532,9 +541,11 @@ async fn a_put_can_register_and_be_conditional() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_reads_no_acknowledgement_gets_all_its_rows_written() {
     let server = Running::start().await;
-    let mut client = registered(&server).await;
+    registered(&server).await;
     // Beyond what waits and what HTTP/2 buffers on both sides.
-    let batches = 4 * WAITING_MAX as i64;
+    let batches = 6 * WAITING_MAX as i64;
+    let narrow = Channel::from_shared(server.address.clone()).unwrap().initial_stream_window_size(65_535);
+    let mut client = Client::new(narrow.connect().await.unwrap());
     let (sent, all_sent) = oneshot::channel();
     let messages = put_messages(path(KEY), &[]).into_iter();
     let schema = stream::iter(messages.collect::<Vec<_>>());
@@ -597,7 +608,10 @@ async fn damaged_put_messages_never_stop_the_server() {
         let mut header = messages[at].data_header.to_vec();
         match random.random_range(0..6) {
             0 => header.truncate(random.random_range(0..header.len())),
-            1 => messages[at].data_body.truncate(random.random_range(0..messages[1].data_body.len())),
+            1 => {
+                let bytes = random.random_range(0..messages[1].data_body.len());
+                messages[1].data_body.truncate(bytes);
+            }
             2 => {
                 // A length or an offset that is far too large.
                 let word = random.random_range(0..header.len() / 8) * 8;
@@ -653,6 +667,54 @@ async fn streams_that_are_no_rows_of_the_series_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn damage_in_the_last_block_ends_the_answer_with_data_loss_and_names_the_file() {
+    let server = Running::start().await;
+    let mut client = registered(&server).await;
+    put(&mut client, &[klines(0..40_000, 0)]).await;
+    act(&mut client, "compact", Value::Null).await.unwrap();
+    let good = all(&mut client).await;
+    drop(client);
+    let root = server.stop().await;
+
+    // The raw word of the last close of February stands once in its chunk.
+    let series = std::fs::read_dir(root.path().join("chunks")).unwrap().next().unwrap().unwrap().path();
+    let close = good.column(4).as_any().downcast_ref::<Decimal64Array>().unwrap();
+    let mut damaged = None;
+    for entry in std::fs::read_dir(series).unwrap() {
+        let path = entry.unwrap().path();
+        let mut bytes = std::fs::read(&path).unwrap();
+        let word = close.value(29 * 1_440 - 5_000).to_le_bytes();
+        if let Some(at) = bytes.windows(8).position(|window| window == word) {
+            bytes[at] ^= 1;
+            std::fs::write(&path, bytes).unwrap();
+            damaged = path.file_name().map(|name| name.to_string_lossy().into_owned());
+        }
+    }
+    let damaged = damaged.expect("no chunk holds the row");
+
+    let server = Running::over(root, FlightConfig::default()).await;
+    let mut client = server.client().await;
+    for numbers in ["stored", "float64", "stored"] {
+        let ticket = Ticket::new(json!({"series": [KEY], "numbers": numbers}).to_string());
+        let mut rows = client.do_get(ticket).await.unwrap().into_inner();
+        let mut messages = 0;
+        let status = loop {
+            match rows.message().await {
+                Ok(Some(_)) => messages += 1,
+                Ok(None) => panic!("a damaged answer ended as if it were whole"),
+                Err(status) => break status,
+            }
+        };
+        assert!(messages > 1, "the healthy blocks before it were not sent");
+        assert_eq!((code_of(&status), status.code()), ("corrupt_data", Code::DataLoss));
+        assert!(status.message().contains(&damaged), "{} does not name {damaged}", status.message());
+    }
+    let healthy = get(&mut client, json!({"series": [KEY], "end": T0 + 9_999 * MINUTE})).await.unwrap();
+    assert_same_rows(&healthy, &good.slice(0, 10_000));
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn readers_over_the_limit_are_refused_until_one_goes_away() {
     let server = Running::with(FlightConfig { readers_max: 1, ..FlightConfig::default() }).await;
     let mut client = registered(&server).await;
@@ -696,8 +758,7 @@ async fn an_answer_cut_for_a_stalled_reader_does_not_end_cleanly() {
 async fn health_is_told_without_flight_and_open_puts_do_not_hold_up_the_end() {
     let server = Running::start().await;
     let mut client = registered(&server).await;
-    let channel = Channel::from_shared(server.address.clone()).unwrap().connect().await.unwrap();
-    let mut health = tonic_health::pb::health_client::HealthClient::new(channel);
+    let mut health = tonic_health::pb::health_client::HealthClient::new(server.channel().await);
     for service in ["", "arrow.flight.protocol.FlightService"] {
         let request = tonic_health::pb::HealthCheckRequest { service: service.into() };
         assert_eq!(health.check(request).await.unwrap().into_inner().status, 1);
