@@ -12,7 +12,7 @@ use arrow_flight::{
     Action, Criteria, Empty, FlightData, FlightDescriptor, FlightInfo, IpcMessage, SchemaAsIpc, Ticket,
 };
 use bytes::Bytes;
-use fastk::server::flight::{self, ACTIONS, CODE_KEY, FlightConfig, MESSAGE_BYTES_MAX, WAITING_MAX};
+use fastk::server::flight::{self, ACTIONS, CODE_KEY, FlightConfig, MESSAGE_BYTES_MAX, PROBLEM_KEY, WAITING_MAX};
 use fastk::service::{InventoryRow, Service, StoreOptions, WriteReply};
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 use rand::rngs::StdRng;
@@ -198,12 +198,16 @@ fn code_of(status: &Status) -> &str {
     status.metadata().get(CODE_KEY).and_then(|value| value.to_str().ok()).unwrap_or("none")
 }
 
+fn problem_of(status: &Status) -> Value {
+    let problem = status.metadata().get_bin(PROBLEM_KEY).expect("no problem came with the status");
+    serde_json::from_slice(&problem.to_bytes().unwrap()).unwrap()
+}
+
 #[track_caller]
 fn assert_code<T: std::fmt::Debug>(result: Result<T, Status>, code: &str) -> Status {
     let status = result.unwrap_err();
     assert_eq!(code_of(&status), code, "{status:?}");
-    let problem: Value = serde_json::from_slice(status.details()).unwrap();
-    assert_eq!(problem["code"], code);
+    assert_eq!(problem_of(&status)["code"], code);
     assert!(status.message().starts_with(&format!("{code}: ")), "{}", status.message());
     status
 }
@@ -478,7 +482,7 @@ async fn a_rejected_batch_ends_the_put_and_leaves_the_ones_before_it() {
     let (acks, failed) = send(&mut client, stream::iter(messages)).await;
     assert_eq!(acks.len(), 1);
     let status = assert_code(Err::<(), _>(failed.unwrap()), "invalid_rows");
-    let problem: Value = serde_json::from_slice(status.details()).unwrap();
+    let problem = problem_of(&status);
     assert_eq!((&problem["errors"][0]["row"], &problem["errors"][0]["reason"]), (&json!(0), &json!("ohlc")));
     assert_eq!(all(&mut client).await.num_rows(), 10);
 

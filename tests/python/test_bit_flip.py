@@ -84,7 +84,7 @@ READERS = {
 
 @pytest.fixture
 def damaged(server, client):
-    rows = klines(100_000)
+    rows = klines(110_000)  # the last month has two blocks
     command = {"series": KEY, "create": REGISTRATION}
     writer, _ = client.do_put(flight.FlightDescriptor.for_command(json.dumps(command)), rows.schema)
     writer.write_table(rows, max_chunksize=65_536)

@@ -29,7 +29,7 @@ use crate::service::Service;
 
 pub use acks::WAITING_MAX;
 pub use actions::ACTIONS;
-pub use status::CODE_KEY;
+pub use status::{CODE_KEY, PROBLEM_KEY};
 
 /// Most bytes of the columns of one record batch of a put.
 pub const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;

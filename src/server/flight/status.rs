@@ -1,11 +1,11 @@
 //! Errors on their way to a gRPC client.
 //!
 //! The code table is [`ErrorCode::grpc`]; here it only meets tonic's names. A status carries the problem as text
-//! (`code: detail (hint)`), as JSON in its details (`extra_info` of a pyarrow error) and its code as metadata
-//! [`CODE_KEY`]. All of it together stays under [`PROBLEM_BYTES_MAX`] and [`TEXT_BYTES_MAX`], because gRPC
-//! clients refuse trailers of more than 8 KiB and would report that instead.
+//! (`code: detail (hint)`), its code as metadata [`CODE_KEY`] and the whole problem as JSON in metadata
+//! [`PROBLEM_KEY`]; not in gRPC's status details, which some clients insist on being a protobuf message. All of it
+//! together stays under [`PROBLEM_BYTES_MAX`] and [`TEXT_BYTES_MAX`], because clients refuse trailers of more than
+//! 8 KiB and would report that instead.
 
-use bytes::Bytes;
 use serde_json::json;
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Code, Status};
@@ -14,6 +14,8 @@ use crate::error::{Error, ErrorCode, GrpcCode, Result};
 
 /// Trailer that holds [`ErrorCode::name`].
 pub const CODE_KEY: &str = "fastk-error-code";
+/// Trailer that holds the problem as JSON.
+pub const PROBLEM_KEY: &str = "fastk-problem-bin";
 /// Most bytes of the problem JSON; row errors are left out from the end until it fits.
 const PROBLEM_BYTES_MAX: usize = 3 * 1024;
 /// Most bytes of the status message.
@@ -38,12 +40,12 @@ pub(super) fn status(error: &Error) -> Status {
     };
     let mut metadata = MetadataMap::new();
     metadata.insert(CODE_KEY, MetadataValue::from_static(code.name()));
-    let problem = problem(error, detail, hint);
-    Status::with_details_and_metadata(grpc(code), cut(&message, TEXT_BYTES_MAX), problem, metadata)
+    metadata.insert_bin(PROBLEM_KEY, MetadataValue::from_bytes(problem(error, detail, hint).as_bytes()));
+    Status::with_metadata(grpc(code), cut(&message, TEXT_BYTES_MAX), metadata)
 }
 
 /// The problem as JSON, with as many row errors as fit.
-fn problem(error: &Error, detail: &str, hint: Option<&str>) -> Bytes {
+fn problem(error: &Error, detail: &str, hint: Option<&str>) -> String {
     let code = error.code();
     let mut rows = error.rows();
     loop {
@@ -61,7 +63,7 @@ fn problem(error: &Error, detail: &str, hint: Option<&str>) -> Bytes {
         }
         let text = problem.to_string();
         if text.len() <= PROBLEM_BYTES_MAX || rows.is_empty() {
-            return Bytes::from(text);
+            return text;
         }
         rows = rows.get(..rows.len() / 2).unwrap_or_default();
     }
@@ -130,13 +132,17 @@ mod tests {
     use super::*;
     use crate::error::RowError;
 
+    fn sent(status: &Status) -> Vec<u8> {
+        status.metadata().get_bin(PROBLEM_KEY).unwrap().to_bytes().unwrap().to_vec()
+    }
+
     #[test]
     fn every_code_travels_by_name_and_by_number() {
         for code in ErrorCode::ALL {
             let status = status(&Error::new(*code, "the thing").with_hint("do it otherwise"));
             assert_eq!(status.metadata().get(CODE_KEY).unwrap(), code.name());
             assert_ne!(status.code(), Code::Ok);
-            let problem: serde_json::Value = serde_json::from_slice(status.details()).unwrap();
+            let problem: serde_json::Value = serde_json::from_slice(&sent(&status)).unwrap();
             assert_eq!(problem["code"], code.name());
             assert_eq!(problem["hint"], "do it otherwise");
             assert!(status.message().starts_with(code.name()));
@@ -147,7 +153,7 @@ mod tests {
     fn internal_causes_stay_inside() {
         let status = status(&Error::internal("the secret of /var/lib"));
         assert!(!status.message().contains("secret"));
-        assert!(!String::from_utf8_lossy(status.details()).contains("secret"));
+        assert!(!String::from_utf8_lossy(&sent(&status)).contains("secret"));
     }
 
     #[test]
@@ -156,10 +162,10 @@ mod tests {
         let error = Error::new(ErrorCode::InvalidRows, "ü".repeat(4_000)).with_rows((0..100).map(row).collect());
         let status = status(&error);
         assert!(status.message().len() <= TEXT_BYTES_MAX);
-        assert!(status.details().len() <= PROBLEM_BYTES_MAX);
+        assert!(sent(&status).len() <= PROBLEM_BYTES_MAX);
         // A short detail leaves room for rows, from the first on.
         let error = Error::new(ErrorCode::InvalidRows, "rows").with_rows((0..100).map(row).collect());
-        let problem: serde_json::Value = serde_json::from_slice(super::status(&error).details()).unwrap();
+        let problem: serde_json::Value = serde_json::from_slice(&sent(&super::status(&error))).unwrap();
         assert_eq!(problem["errors"][0]["row"], 0);
     }
 }
