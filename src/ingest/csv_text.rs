@@ -9,6 +9,10 @@ use super::{Options, Parsed};
 /// Reads a CSV body.
 pub(super) fn parse(def: &SeriesDef, body: &[u8], options: &Options) -> Result<Parsed> {
     let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
+    // The reader takes the end of the body for the end of a quoted cell.
+    if body.iter().filter(|byte| **byte == b'"').count() % 2 != 0 {
+        return Err(Error::invalid("csv body is malformed: a quote is not closed"));
+    }
     let mut reader = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(body);
     let broken = |error: csv::Error| Error::invalid(format!("csv body is malformed: {error}"));
     let mut record = csv::ByteRecord::new();
