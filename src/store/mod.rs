@@ -119,13 +119,17 @@ pub struct Deleted {
 }
 
 /// An open store. Dropping it syncs the log and gives the directory free.
-#[derive(Debug)]
 pub struct Store {
     inner: Arc<Inner>,
     upkeep: Option<Upkeep>,
 }
 
-#[derive(Debug)]
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store").field("root", &self.inner.root).finish_non_exhaustive()
+    }
+}
+
 pub(crate) struct Inner {
     root: PathBuf,
     options: StoreOptions,
@@ -134,6 +138,8 @@ pub(crate) struct Inner {
     /// Sealing, trimming and publishing happen one at a time.
     maintenance: Mutex<Maintenance>,
     pins: Mutex<BTreeMap<u64, Pin>>,
+    /// Series dropped by this process whose files are still there: readers may need them.
+    dropped: Mutex<BTreeMap<SeriesId, Arc<SeriesState>>>,
     epoch: String,
     recovery: RecoveryReport,
     /// Never used twice; rises under the queue's lock.
@@ -334,7 +340,9 @@ impl Store {
         let batch = queue.enqueue(&mut pending, state, frame(vec![Operation::Drop { series_id: series.id }]))?;
         drop(pending);
         queue.wait(&batch)?;
-        Ok(Deleted { series_id: series.id, rows_deleted: series.rows, version: series.version + 1, commit })
+        let dropped = Deleted { series_id: series.id, rows_deleted: series.rows, version: series.version + 1, commit };
+        self.inner.dropped().insert(series.id, series);
+        Ok(dropped)
     }
 
     /// Writes rows as one commit: all of them, or none. Returns when they are durable under the configured mode and
@@ -497,6 +505,10 @@ impl Drop for Store {
 impl Inner {
     fn maintenance(&self) -> MutexGuard<'_, Maintenance> {
         self.maintenance.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn dropped(&self) -> MutexGuard<'_, BTreeMap<SeriesId, Arc<SeriesState>>> {
+        self.dropped.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn pins(&self) -> MutexGuard<'_, BTreeMap<u64, Pin>> {

@@ -115,6 +115,7 @@ impl Inner {
             epoch: manifest.contents.epoch.clone(),
             maintenance: Mutex::new(Maintenance { manifest, failed: None }),
             pins: Mutex::default(),
+            dropped: Mutex::default(),
             recovery: report,
             next_series_id: AtomicU64::new(next_series_id),
             lock,
@@ -166,7 +167,7 @@ fn check_format(root: &Path) -> Result<()> {
     let text = disk::read(&path)?;
     let damaged = || Error::corrupt(format!("{} is damaged", path.display()));
     let text = std::str::from_utf8(&text).map_err(|_| damaged())?;
-    let (body, crc) = text.trim_end().rsplit_once(' ').ok_or_else(damaged)?;
+    let (body, crc) = text.strip_suffix('\n').and_then(|line| line.rsplit_once(' ')).ok_or_else(damaged)?;
     if format!("{:08x}", crc32c::crc32c(body.as_bytes())) != crc {
         return Err(damaged());
     }

@@ -324,7 +324,11 @@ impl Inner {
             disk::remove(&run_path(&self.root, id))?;
         }
         for id in dropped {
-            self.remove_series_files(id);
+            match self.dropped().remove(&id) {
+                // The last reader of each chunk unlinks it; the marker stays for the next opening.
+                Some(series) => series.chunks.iter().for_each(|chunk| chunk.retire()),
+                None => self.remove_series_files(id),
+            }
         }
         Ok(())
     }

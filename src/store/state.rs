@@ -35,16 +35,21 @@ impl State {
         self.series.get(self.keys.get(key)?)
     }
 
-    /// Sets or replaces a series.
+    /// Sets or replaces a series. During replay a dropped series and its successor of the same key can be there
+    /// together: the key means the younger one.
     pub fn put(&mut self, series: SeriesState) {
-        self.keys.insert(series.def.key.clone(), series.id);
+        if self.keys.get(&series.def.key).is_none_or(|id| *id < series.id) {
+            self.keys.insert(series.def.key.clone(), series.id);
+        }
         self.series.insert(series.id, Arc::new(series));
     }
 
     /// Takes a series out.
     pub fn remove(&mut self, id: SeriesId) -> Option<Arc<SeriesState>> {
         let series = self.series.remove(&id)?;
-        self.keys.remove(&series.def.key);
+        if self.keys.get(&series.def.key) == Some(&id) {
+            self.keys.remove(&series.def.key);
+        }
         Some(series)
     }
 }
