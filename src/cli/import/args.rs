@@ -5,6 +5,7 @@
 use std::path::PathBuf;
 
 use crate::error::{Error, Result};
+use crate::service::Mode;
 use crate::types::number::parse_f64;
 use crate::types::schema::DIGITS_MAX;
 use crate::types::{Rounding, SeriesKey};
@@ -64,7 +65,7 @@ pub struct ImportArgs {
     pub rounding: RoundingFlag,
     /// How rows meet those that are stored
     #[arg(long, value_enum, default_value = "upsert")]
-    pub mode: Mode,
+    pub mode: ModeFlag,
     /// Whether open, high, low, close and volume must agree
     #[arg(long, value_enum, default_value = "ohlc")]
     pub validate: Validate,
@@ -120,7 +121,7 @@ impl From<RoundingFlag> for Rounding {
 
 /// `--mode`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Mode {
+pub enum ModeFlag {
     /// A row replaces the stored one of the same time
     Upsert,
     /// A stored row of the same time refuses the write
@@ -129,12 +130,12 @@ pub enum Mode {
     Append,
 }
 
-impl Mode {
-    pub fn name(self) -> &'static str {
-        match self {
-            Mode::Upsert => "upsert",
-            Mode::Insert => "insert",
-            Mode::Append => "append",
+impl From<ModeFlag> for Mode {
+    fn from(flag: ModeFlag) -> Self {
+        match flag {
+            ModeFlag::Upsert => Mode::Upsert,
+            ModeFlag::Insert => Mode::Insert,
+            ModeFlag::Append => Mode::Append,
         }
     }
 }
@@ -236,7 +237,7 @@ impl Settings {
             value_digits: args.value_digits,
             extra,
             rounding: args.rounding.into(),
-            mode: args.mode,
+            mode: args.mode.into(),
             validate: args.validate,
             on_invalid: args.on_invalid,
             dry_run: args.dry_run,
