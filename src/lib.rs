@@ -10,6 +10,7 @@
 
 #[cfg(feature = "server")]
 pub mod cli;
+pub mod disk;
 #[cfg(feature = "server")]
 pub mod egress;
 pub mod error;
@@ -21,6 +22,7 @@ pub mod query;
 pub mod server;
 #[cfg(feature = "server")]
 pub mod service;
+pub mod store;
 pub mod types;
 
 pub use error::{Error, ErrorCode, Result};

@@ -1,0 +1,4 @@
+//! The engine alone: builds with `--no-default-features`, so that no server is linked.
+
+mod model;
+mod promises;
