@@ -109,12 +109,7 @@ pub fn check(plan: &Plan, converter: &Converter<'_>, settings: &Settings, bar: &
     Ok(found)
 }
 
-fn repeats(
-    plan: &Plan,
-    converter: &Converter<'_>,
-    settings: &Settings,
-    suspects: Vec<(i64, i64)>,
-) -> Result<Repeats> {
+fn repeats(plan: &Plan, converter: &Converter<'_>, settings: &Settings, suspects: Vec<(i64, i64)>) -> Result<Repeats> {
     let mut collector = Collector::new(suspects);
     let mut converted = Converted::default();
     plan.read(&ProgressBar::hidden(), &mut |row| {

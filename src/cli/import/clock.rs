@@ -503,9 +503,8 @@ mod tests {
 
     #[test]
     fn epoch_numbers_tell_their_unit_by_their_size() {
-        let rule = |cells: &[&str]| {
-            TimeRule::detect(None, None, &cells.iter().map(|c| (*c).to_string()).collect::<Vec<_>>())
-        };
+        let rule =
+            |cells: &[&str]| TimeRule::detect(None, None, &cells.iter().map(|c| (*c).to_string()).collect::<Vec<_>>());
         assert_eq!(rule(&["1640995200"]), TimeRule::Epoch(1));
         assert_eq!(rule(&["1640995200000"]), TimeRule::Epoch(1_000));
         assert_eq!(rule(&["1640995200000000"]), TimeRule::Epoch(1_000_000));

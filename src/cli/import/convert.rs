@@ -57,7 +57,11 @@ impl<'a> Converter<'a> {
         let time = row.time.as_ref().map_err(Clone::clone).and_then(|moment| moment.ticks(self.def.unit));
         out.ts = time.map_err(|bad| {
             let written: Vec<_> = row.time_cells.iter().map(|cell| cell.show()).collect();
-            Issue { field: "ts".into(), reason: bad.reason, message: format!("{} {}", quote(&written.join(" ")), bad.message) }
+            Issue {
+                field: "ts".into(),
+                reason: bad.reason,
+                message: format!("{} {}", quote(&written.join(" ")), bad.message),
+            }
         })?;
         for (at, (column, cell)) in self.def.columns.iter().zip(row.cells).enumerate() {
             let (word, rounded) = number(*cell, column.kind, self.rounding).map_err(|reason| Issue {

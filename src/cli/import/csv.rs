@@ -53,12 +53,14 @@ impl<'a> Fields<'a> {
                 for (place, field) in fields.iter_mut().zip(found) {
                     *place = field;
                 }
-                cells.extend(positions.iter().map(|at| match fields.get(*at) {
-                    Some(field) => Cell::text(field),
-                    None => text
-                        .split(|byte| *byte == separator)
-                        .nth(*at)
-                        .map_or(Cell::Missing, |field| Cell::text(field.trim_ascii())),
+                cells.extend(positions.iter().map(|at| {
+                    match fields.get(*at) {
+                        Some(field) => Cell::text(field),
+                        None => text
+                            .split(|byte| *byte == separator)
+                            .nth(*at)
+                            .map_or(Cell::Missing, |field| Cell::text(field.trim_ascii())),
+                    }
                 }));
             }
             Fields::Quoted(record) => {
@@ -94,7 +96,7 @@ impl<'a> Rows<'a> {
                 )));
             }
             let open_quote = self.text.iter().filter(|byte| **byte == b'"').count() % 2 == 1;
-            if ended && open_quote {
+            if count > 0 && ended && open_quote {
                 continue;
             }
             if self.text.trim_ascii().is_empty() {

@@ -50,7 +50,8 @@ pub fn targets(settings: &Settings, registered: Option<&SeriesDef>) -> Result<Ve
                 .columns
                 .iter()
                 .map(|column| {
-                    let role = names.iter().find(|(name, _)| *name == column.name).map_or(Role::Extra, |(_, role)| *role);
+                    let role =
+                        names.iter().find(|(name, _)| *name == column.name).map_or(Role::Extra, |(_, role)| *role);
                     (column.name.clone(), role)
                 })
                 .collect();
@@ -157,7 +158,8 @@ pub fn resolve(settings: &Settings, targets: &[Target], preview: &Preview, file:
                     Origin::Constant(_) => None,
                 })
                 .collect();
-            let word = |cell: &&String| !cell.is_empty() && crate::types::number::fraction_digits(cell.as_bytes()).is_none();
+            let word =
+                |cell: &&String| !cell.is_empty() && crate::types::number::fraction_digits(cell.as_bytes()).is_none();
             layout.header = !cells.is_empty() && cells.iter().all(word) && !cells.iter().any(|cell| is_nan(cell));
             if layout.header {
                 layout.names = Some(first.to_vec());
@@ -166,7 +168,8 @@ pub fn resolve(settings: &Settings, targets: &[Target], preview: &Preview, file:
         }
         Err(_) => {
             let layout = Resolver { settings, targets, names: Some(first), rows: rest, file }.layout(true)?;
-            let width = rest.iter().map(|row| row.iter().rposition(|cell| !cell.is_empty()).map_or(0, |at| at + 1)).max();
+            let width =
+                rest.iter().map(|row| row.iter().rposition(|cell| !cell.is_empty()).map_or(0, |at| at + 1)).max();
             if width > Some(first.len()) {
                 return Err(Error::invalid(format!(
                     "{file}: the header names {} columns, its rows have {}",
@@ -226,7 +229,9 @@ impl Resolver<'_> {
 
     fn no_source(&self, columns: &str) -> Error {
         let has = match self.names {
-            Some(names) => format!("its columns are {}", names.iter().map(|n| format!("{n:?}")).collect::<Vec<_>>().join(", ")),
+            Some(names) => {
+                format!("its columns are {}", names.iter().map(|n| format!("{n:?}")).collect::<Vec<_>>().join(", "))
+            }
             None => "it has no header".into(),
         };
         Error::invalid(format!("{}: nothing to take {columns} from; {has}", self.file)).with_hint(
@@ -396,11 +401,10 @@ mod tests {
         let row: &[&str] = &["2012-02-01", "1", "1", "1", "1", "2", "3"];
         let flags = "--set volume=0 --extra adj_close:6,trades --map trades=n";
         let layout = resolved(flags, None, &[header, row]).unwrap();
-        assert_eq!(layout.columns.get(4..).unwrap(), [
-            Origin::Constant("0".into()),
-            Origin::Position(5),
-            Origin::Position(6)
-        ]);
+        assert_eq!(
+            layout.columns.get(4..).unwrap(),
+            [Origin::Constant("0".into()), Origin::Position(5), Origin::Position(6)]
+        );
         assert_eq!(layout.positions(), [0, 1, 2, 3, 4, 5, 6]);
     }
 

@@ -113,7 +113,8 @@ pub fn import(settings: &Settings, mut sink: Option<&mut dyn Sink>, tell: &mut d
     }
     let mut written = Written::default();
     let bar = progress(&plan, "writing");
-    let delivered = deliver::deliver(&plan, &Converter::new(&def, settings), settings, &checked, &def, sink, &bar, &mut written);
+    let delivered =
+        deliver::deliver(&plan, &Converter::new(&def, settings), settings, &checked, &def, sink, &bar, &mut written);
     bar.finish_and_clear();
     summary.wrote(written);
     let sealed = delivered.and_then(|()| sink.seal(&settings.key));

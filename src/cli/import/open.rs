@@ -121,7 +121,9 @@ impl Input {
         let file = Counted { inner: file, bar: bar.clone() };
         Ok(match self.compression {
             Compression::None => Box::new(file),
-            Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(BufReader::with_capacity(1 << 16, file))),
+            Compression::Gzip => {
+                Box::new(flate2::bufread::MultiGzDecoder::new(BufReader::with_capacity(1 << 16, file)))
+            }
             Compression::Zstd => Box::new(zstd::stream::read::Decoder::new(file).map_err(|error| self.broken(&error))?),
         })
     }

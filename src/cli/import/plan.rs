@@ -6,7 +6,7 @@ use crate::error::Result;
 
 use super::args::Settings;
 use super::cell::{Cell, Preview, Record};
-use super::clock::{Clock, Moment, BadTime, TimeRule};
+use super::clock::{BadTime, Clock, Moment, TimeRule};
 use super::mapping::{Layout, Origin, Target, resolve};
 use super::open::{Format, Input};
 use super::{csv, json, table};

@@ -135,9 +135,12 @@ impl Summary {
             reason: row.reason.into(),
             message: format!("{}: {} {}", at(&row.file, row.line, row.row), row.field, row.message),
         });
-        Error::new(ErrorCode::InvalidRows, format!("{} of {} rows are invalid, nothing was written", self.rows_invalid, self.rows_read))
-            .with_hint("--on-invalid skip leaves them out; --validate none keeps rows whose high, low or volume contradict")
-            .with_rows(rows.collect())
+        Error::new(
+            ErrorCode::InvalidRows,
+            format!("{} of {} rows are invalid, nothing was written", self.rows_invalid, self.rows_read),
+        )
+        .with_hint("--on-invalid skip leaves them out; --validate none keeps rows whose high, low or volume contradict")
+        .with_rows(rows.collect())
     }
 
     /// The text form.
@@ -248,9 +251,8 @@ pub fn findings(plan: &Plan, def: &SeriesDef, known: bool) -> String {
         }
         sources.join(" | ")
     };
-    let time = from(&|file| {
-        file.layout.ts.iter().map(|at| file.layout.source_name(*at)).collect::<Vec<_>>().join(" + ")
-    });
+    let time =
+        from(&|file| file.layout.ts.iter().map(|at| file.layout.source_name(*at)).collect::<Vec<_>>().join(" + "));
     let _ = writeln!(out, "  {:<16} {:<12} from {time}", "ts", def.unit.name());
     for (position, column) in def.columns.iter().enumerate() {
         let source = from(&|file| match file.layout.columns.get(position) {

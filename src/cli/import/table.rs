@@ -35,8 +35,7 @@ fn broken(input: &Input, error: impl std::fmt::Display) -> Error {
 
 /// Runs a decoder; its panic on damaged bytes becomes an error.
 fn guard<T>(input: &Input, decode: impl FnOnce() -> Result<T>) -> Result<T> {
-    std::panic::catch_unwind(AssertUnwindSafe(decode))
-        .unwrap_or_else(|_| Err(broken(input, "its decoder gave up")))
+    std::panic::catch_unwind(AssertUnwindSafe(decode)).unwrap_or_else(|_| Err(broken(input, "its decoder gave up")))
 }
 
 /// The schema, and the batches of the columns at `keep` (rising), or of all.
@@ -141,7 +140,8 @@ impl Column {
     }
 
     fn cell(&self, row: usize) -> Cell<'_> {
-        let (Column::Float(array) | Column::Int(array) | Column::Text(array) | Column::Time { ticks: array, .. }) = self
+        let (Column::Float(array) | Column::Int(array) | Column::Text(array) | Column::Time { ticks: array, .. }) =
+            self
         else {
             return match self {
                 Column::Wrong(what) => Cell::Wrong(what),
@@ -266,8 +266,15 @@ mod tests {
 
     #[test]
     fn every_container_gives_the_same_cells() {
-        let containers =
-            [feather(false), feather(true), stream(), parquet(), gzip(&feather(true)), gzip(&parquet()), gzip(&stream())];
+        let containers = [
+            feather(false),
+            feather(true),
+            stream(),
+            parquet(),
+            gzip(&feather(true)),
+            gzip(&parquet()),
+            gzip(&stream()),
+        ];
         for bytes in containers {
             let (_folder, path) = file("x", &bytes);
             let input = Input::detect(&path).unwrap();

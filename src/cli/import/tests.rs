@@ -111,14 +111,18 @@ fn one_invalid_row_stops_everything_unless_it_is_to_be_skipped() {
     let error = refused.error.unwrap();
     assert_eq!((error.code(), error.rows().len()), (ErrorCode::InvalidRows, 5));
     assert!(memory.def.is_none() && memory.rows.is_empty(), "not even the registration is left");
-    let reasons: Vec<_> = refused.summary.invalid.iter().map(|r| (r.row, r.line.unwrap(), &*r.field, r.reason)).collect();
-    assert_eq!(reasons, [
-        (1, 3, "ts", "bad_time"),
-        (2, 4, "high", "ohlc"),
-        (3, 5, "close", "not_a_number"),
-        (4, 6, "volume", "negative_volume"),
-        (5, 7, "close", "missing"),
-    ]);
+    let reasons: Vec<_> =
+        refused.summary.invalid.iter().map(|r| (r.row, r.line.unwrap(), &*r.field, r.reason)).collect();
+    assert_eq!(
+        reasons,
+        [
+            (1, 3, "ts", "bad_time"),
+            (2, 4, "high", "ohlc"),
+            (3, 5, "close", "not_a_number"),
+            (4, 6, "volume", "negative_volume"),
+            (5, 7, "close", "missing"),
+        ]
+    );
     let (memory, skipped) = once(text, "--on-invalid skip");
     assert!(skipped.error.is_none());
     assert_eq!((skipped.summary.rows_written, skipped.summary.rows_invalid, skipped.summary.rows_skipped), (2, 5, 5));
@@ -142,10 +146,10 @@ fn repeated_times_are_reported_and_the_last_stays() {
     let (memory, outcome) = once(text, "--mode insert");
     assert_eq!(outcome.error.unwrap().code(), ErrorCode::InvalidRows);
     assert!(memory.rows.is_empty());
-    assert_eq!(outcome.summary.invalid.iter().map(|row| (row.row, row.reason)).collect::<Vec<_>>(), [
-        (2, "duplicate"),
-        (3, "duplicate")
-    ]);
+    assert_eq!(
+        outcome.summary.invalid.iter().map(|row| (row.row, row.reason)).collect::<Vec<_>>(),
+        [(2, "duplicate"), (3, "duplicate")]
+    );
     let (memory, _) = once(text, "--mode insert --on-invalid skip");
     assert_eq!(memory.rows.values().map(|cells| cells[3]).collect::<Vec<_>>(), [10, 10], "the first stays");
 }
@@ -199,7 +203,8 @@ fn files_of_different_units_make_one_series() {
 
 #[test]
 fn extra_columns_come_along() {
-    let text = "open_time,open,high,low,close,volume,quote_volume,count,Adj Close\n1640995200000,1,1,1,1,1,2.50,7,1.5\n";
+    let text =
+        "open_time,open,high,low,close,volume,quote_volume,count,Adj Close\n1640995200000,1,1,1,1,1,2.50,7,1.5\n";
     let (memory, _) = once(text, "--extra quote_volume,count,adj_close:4");
     assert_eq!(memory.rows[&1640995200000][5..], [250, 7, 15_000]);
     assert_eq!(digits(&memory, "count"), ColumnType::Int64);
