@@ -1,1 +1,3 @@
 //! The command line: raw flags in, validated settings out, one file a verb.
+
+pub mod import;
