@@ -11,6 +11,8 @@
 #[cfg(feature = "server")]
 pub mod cli;
 #[cfg(feature = "server")]
+pub mod config;
+#[cfg(feature = "server")]
 pub mod egress;
 pub mod error;
 pub mod format;
