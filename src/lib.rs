@@ -12,6 +12,8 @@
 pub mod cli;
 pub mod disk;
 #[cfg(feature = "server")]
+pub mod config;
+#[cfg(feature = "server")]
 pub mod egress;
 pub mod error;
 pub mod format;
