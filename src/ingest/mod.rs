@@ -31,6 +31,7 @@ pub const DECODED_BYTES_MAX: u64 = 1 << 30;
 /// Format of a body.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub enum BodyFormat {
     #[default]
     Json,
@@ -91,6 +92,7 @@ impl BodyFormat {
 /// How cells of decimal columns are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema), schema(as = WrittenNumbers))]
 pub enum Numbers {
     /// As the number itself.
     #[default]
@@ -102,6 +104,7 @@ pub enum Numbers {
 /// What to do with a row whose value is null or NaN.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub enum Missing {
     #[default]
     Reject,
@@ -112,6 +115,7 @@ pub enum Missing {
 /// Which rules between the columns of a row are checked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub enum Validate {
     /// Klines: high ≥ max(open, close, low), low ≤ min(open, close, high), volume ≥ 0.
     #[default]

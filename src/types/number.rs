@@ -17,6 +17,7 @@ use super::schema::DECIMAL_LIMIT;
 /// What to do with more digits than a column has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub enum Rounding {
     /// Refuse the row.
     #[default]

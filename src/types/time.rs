@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 /// Unit of the timestamps of a series.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub enum TimeUnit {
     #[default]
     Ms,
