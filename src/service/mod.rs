@@ -3,6 +3,7 @@
 //! Every method blocks (it may sync a file or touch mapped memory), so async faces call it on a blocking thread.
 
 pub mod replies;
+pub mod verbs;
 
 use crate::error::{Error, Result};
 use crate::ingest::Parsed;
