@@ -125,6 +125,7 @@ pub const ROW_ERRORS_MAX: usize = 100;
 
 /// One offending row of a rejected write.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct RowError {
     /// Zero-based position in the body.
     pub row: u64,

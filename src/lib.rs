@@ -10,6 +10,7 @@
 
 #[cfg(feature = "server")]
 pub mod cli;
+pub mod disk;
 #[cfg(feature = "server")]
 pub mod config;
 #[cfg(feature = "server")]
@@ -23,6 +24,7 @@ pub mod query;
 pub mod server;
 #[cfg(feature = "server")]
 pub mod service;
+pub mod store;
 pub mod types;
 
 pub use error::{Error, ErrorCode, Result};

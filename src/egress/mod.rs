@@ -1,1 +1,318 @@
 //! Answers become bytes: JSON, NDJSON, CSV, Arrow stream, Parquet.
+//!
+//! Invariants:
+//! 1. What ends a body (the closing bracket, the Arrow end marker, the Parquet footer) comes only after the last
+//!    block arrived without an error. After an error an [`Encoder`] yields nothing more.
+//! 2. Memory does not grow with the answer: an encoder holds at most one block and one piece, except
+//!    [`RowsShape::Columns`], which holds the blocks (mostly references into mapped files), and Parquet, which holds
+//!    one row group.
+
+pub mod accept;
+mod columnar;
+mod ipc;
+mod text;
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::query::{Block, Shape};
+
+/// Bytes after which text is handed on. Pieces are about this long; blocks of an Arrow stream may be up to 1 MiB.
+pub const PIECE_BYTES: usize = 256 * 1024;
+
+/// Rows of one Parquet row group.
+pub const ROW_GROUP_ROWS: usize = 65_536;
+
+/// How an answer is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub enum OutFormat {
+    #[default]
+    Json,
+    Ndjson,
+    Csv,
+    Arrow,
+    Parquet,
+}
+
+impl OutFormat {
+    /// All formats; the first acceptable one wins where a client has no preference.
+    pub const ALL: [OutFormat; 5] =
+        [OutFormat::Json, OutFormat::Ndjson, OutFormat::Csv, OutFormat::Arrow, OutFormat::Parquet];
+
+    /// The word of `format=` and of entity tags.
+    pub fn name(self) -> &'static str {
+        match self {
+            OutFormat::Json => "json",
+            OutFormat::Ndjson => "ndjson",
+            OutFormat::Csv => "csv",
+            OutFormat::Arrow => "arrow",
+            OutFormat::Parquet => "parquet",
+        }
+    }
+
+    /// Reads the word of `format=`.
+    ///
+    /// # Errors
+    /// `invalid_argument` naming the word.
+    pub fn from_name(name: &str) -> Result<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|format| format.name() == name)
+            .ok_or_else(|| Error::invalid(format!("format {name:?} is not one of json, ndjson, csv, arrow, parquet")))
+    }
+
+    /// The `Content-Type` of a body.
+    pub fn content_type(self) -> &'static str {
+        match self {
+            OutFormat::Json => "application/json",
+            OutFormat::Ndjson => "application/x-ndjson",
+            OutFormat::Csv => "text/csv; charset=utf-8",
+            OutFormat::Arrow => "application/vnd.apache.arrow.stream",
+            OutFormat::Parquet => "application/vnd.apache.parquet",
+        }
+    }
+
+    /// Whether cells are written as text.
+    pub fn is_text(self) -> bool {
+        matches!(self, OutFormat::Json | OutFormat::Ndjson | OutFormat::Csv)
+    }
+}
+
+/// How text formats show timestamps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub enum Times {
+    /// Integers in the unit of the series.
+    #[default]
+    Epoch,
+    /// RFC 3339 text in UTC.
+    Rfc3339,
+}
+
+impl Times {
+    /// Reads the word of `times=`.
+    pub fn from_name(name: &str) -> Result<Self> {
+        match name {
+            "epoch" => Ok(Times::Epoch),
+            "rfc3339" => Ok(Times::Rfc3339),
+            other => Err(Error::invalid(format!("times {other:?} is not one of epoch, rfc3339"))),
+        }
+    }
+}
+
+/// How JSON arranges an answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub enum RowsShape {
+    /// One object a row.
+    #[default]
+    Rows,
+    /// One array a column.
+    Columns,
+}
+
+impl RowsShape {
+    /// Reads the word of `shape=`.
+    pub fn from_name(name: &str) -> Result<Self> {
+        match name {
+            "rows" => Ok(RowsShape::Rows),
+            "columns" => Ok(RowsShape::Columns),
+            other => Err(Error::invalid(format!("shape {other:?} is not one of rows, columns"))),
+        }
+    }
+}
+
+/// How an answer is to be written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    pub format: OutFormat,
+    pub times: Times,
+    pub shape: RowsShape,
+}
+
+impl Options {
+    /// Refuses options that the format has no place for.
+    pub fn check(&self) -> Result<()> {
+        if self.shape == RowsShape::Columns && self.format != OutFormat::Json {
+            return Err(Error::invalid(format!("shape=columns is for json, not for {}", self.format.name())));
+        }
+        if self.times == Times::Rfc3339 && !self.format.is_text() {
+            return Err(Error::invalid(format!(
+                "times=rfc3339 is for json, ndjson and csv; {} carries timestamps of its own type",
+                self.format.name()
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// What one format does with the blocks of an answer. Methods that return `false` want to be called again.
+trait Writer: Send {
+    /// What comes before the first row.
+    fn begin(&mut self, out: &mut Output) -> Result<()>;
+    /// Takes the next block, which has rows and whose columns all have that many words.
+    fn accept(&mut self, block: Block) -> Result<()>;
+    /// Writes some of the block it took; true when nothing of it is left.
+    fn print(&mut self, out: &mut Output) -> Result<bool>;
+    /// Writes some of what comes after the last row; true when the body is complete.
+    fn finish(&mut self, next_cursor: Option<&str>, out: &mut Output) -> Result<bool>;
+}
+
+/// Bytes on their way out: finished pieces, and the one being written.
+#[derive(Default)]
+struct Output {
+    ready: VecDeque<Bytes>,
+    open: Vec<u8>,
+}
+
+impl Output {
+    /// Shorter foreign pieces are copied, longer ones passed on.
+    const COPY_BYTES_MAX: usize = 16 * 1024;
+
+    fn is_full(&self) -> bool {
+        self.open.len() >= PIECE_BYTES
+    }
+
+    /// Ends the piece being written.
+    fn cut(&mut self) {
+        if !self.open.is_empty() {
+            self.ready.push_back(Bytes::from(std::mem::take(&mut self.open)));
+        }
+    }
+
+    /// Appends bytes that exist already, without copying them when they are many.
+    fn push(&mut self, bytes: Bytes) {
+        if bytes.len() <= Self::COPY_BYTES_MAX {
+            self.open.extend_from_slice(&bytes);
+        } else {
+            self.cut();
+            self.ready.push_back(bytes);
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Stage {
+    Begin,
+    Pull,
+    Print,
+    Finish(Option<String>),
+    Ended,
+}
+
+/// Yields the body of an answer in pieces.
+///
+/// `blocks` gives the rows; `next_cursor` is asked once, after the last block, where to go on. The iterator ends
+/// after an error: a consumer must then abandon the body, never end it as if it were whole.
+pub struct Encoder<I, C> {
+    blocks: I,
+    next_cursor: C,
+    writer: Box<dyn Writer>,
+    out: Output,
+    stage: Stage,
+    columns: usize,
+}
+
+impl<I, C> Encoder<I, C>
+where
+    I: Iterator<Item = Result<Block>>,
+    C: FnMut(&I) -> Option<String>,
+{
+    /// # Errors
+    /// `invalid_argument` when the options contradict each other.
+    pub fn new(shape: &Shape, options: Options, blocks: I, next_cursor: C) -> Result<Self> {
+        options.check()?;
+        let writer: Box<dyn Writer> = match (options.format, options.shape) {
+            (OutFormat::Json, RowsShape::Columns) => Box::new(text::Columns::new(shape, options.times)?),
+            (OutFormat::Json, RowsShape::Rows) => Box::new(text::Rows::json(shape, options.times)?),
+            (OutFormat::Ndjson, _) => Box::new(text::Rows::ndjson(shape, options.times)),
+            (OutFormat::Csv, _) => Box::new(text::Rows::csv(shape, options.times)),
+            (OutFormat::Arrow, _) => ipc::writer(shape)?,
+            (OutFormat::Parquet, _) => Box::new(columnar::Parquet::new(shape)?),
+        };
+        let columns = shape.columns.len() + 1;
+        Ok(Self { blocks, next_cursor, writer, out: Output::default(), stage: Stage::Begin, columns })
+    }
+
+    /// Does one step of the work; true when there is more.
+    fn step(&mut self) -> Result<bool> {
+        let next = match &self.stage {
+            Stage::Begin => {
+                self.writer.begin(&mut self.out)?;
+                Stage::Pull
+            }
+            Stage::Pull => match self.blocks.next() {
+                None => Stage::Finish((self.next_cursor)(&self.blocks)),
+                Some(block) => {
+                    let block = block?;
+                    let whole = (0..self.columns).all(|column| block.words(column).len() == block.rows);
+                    if !whole || block.columns.len() != self.columns {
+                        return Err(Error::internal("a block does not have the columns of its answer"));
+                    }
+                    if block.rows == 0 {
+                        return Ok(true);
+                    }
+                    self.writer.accept(block)?;
+                    Stage::Print
+                }
+            },
+            Stage::Print if self.writer.print(&mut self.out)? => Stage::Pull,
+            Stage::Print => Stage::Print,
+            Stage::Finish(cursor) => {
+                if !self.writer.finish(cursor.as_deref(), &mut self.out)? {
+                    return Ok(true);
+                }
+                self.out.cut();
+                Stage::Ended
+            }
+            Stage::Ended => return Ok(false),
+        };
+        self.stage = next;
+        Ok(true)
+    }
+}
+
+impl<I, C> Iterator for Encoder<I, C>
+where
+    I: Iterator<Item = Result<Block>>,
+    C: FnMut(&I) -> Option<String>,
+{
+    type Item = Result<Bytes>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some(piece) = self.out.ready.pop_front() {
+                return Some(Ok(piece));
+            }
+            if self.out.is_full() {
+                self.out.cut();
+                continue;
+            }
+            match self.step() {
+                Ok(true) => {}
+                Ok(false) => return None,
+                Err(error) => {
+                    self.stage = Stage::Ended;
+                    self.out = Output::default();
+                    return Some(Err(error));
+                }
+            }
+        }
+    }
+}
+
+impl<I, C> std::fmt::Debug for Encoder<I, C> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Encoder").field("stage", &self.stage).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,3 +1,14 @@
 //! Bytes on disk and on the wire, to and from values. Pure: nothing here opens a file.
 
+pub mod bytes;
+pub mod chunk;
+pub mod envelope;
+pub mod inspect;
 pub mod ipc;
+pub mod manifest;
+pub mod run;
+pub mod tombstone;
+pub mod wal;
+
+/// Version of the data directory as a whole, written in `FORMAT`.
+pub const FORMAT_VERSION: u32 = 1;

@@ -1,11 +1,201 @@
 //! Foreign rows become validated rows of a series: JSON, NDJSON, CSV, Arrow stream, Parquet.
+//!
+//! Invariants:
+//! - A body is taken whole or not at all: any invalid row refuses it, with the first hundred offenders by position.
+//! - Rows come out in the order of the body; repeated timestamps are left to the store.
+//! - Written decimals become fixed point without passing through a double.
+//! - No body panics out of [`parse`], and memory stays within a small multiple of the body (text), or of
+//!   [`DECODED_BYTES_MAX`] (Parquet, whose small files can decode into huge ones).
+
+pub mod arrow_guard;
+mod arrow_stream;
+mod batch;
+mod cell;
+mod check;
+mod csv_text;
+mod json;
+mod parquet_file;
+mod parquet_guard;
+
+use serde::{Deserialize, Serialize};
+
+pub use check::validate;
+
+use crate::error::{Error, Result};
+use crate::types::{Kind, Rounding, Rows, SeriesDef};
+use cell::RowErrors;
+
+/// Most bytes of cells one body may decode into.
+pub const DECODED_BYTES_MAX: u64 = 1 << 30;
+
+/// Format of a body.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub enum BodyFormat {
+    #[default]
+    Json,
+    Ndjson,
+    Csv,
+    /// Arrow IPC stream.
+    Arrow,
+    Parquet,
+}
+
+impl BodyFormat {
+    /// All formats.
+    pub const ALL: [BodyFormat; 5] = [Self::Json, Self::Ndjson, Self::Csv, Self::Arrow, Self::Parquet];
+
+    /// The format of a `Content-Type`; its parameters do not count.
+    pub fn from_media_type(text: &str) -> Option<Self> {
+        let essence = text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+        Some(match essence.as_str() {
+            "application/json" | "text/json" => Self::Json,
+            "application/x-ndjson" | "application/ndjson" | "application/jsonl" | "application/x-jsonlines" => {
+                Self::Ndjson
+            }
+            "text/csv" | "application/csv" => Self::Csv,
+            "application/vnd.apache.arrow.stream" => Self::Arrow,
+            "application/vnd.apache.parquet" => Self::Parquet,
+            _ => return None,
+        })
+    }
+
+    /// The format of a `format=` word.
+    pub fn from_name(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|format| format.name() == text)
+    }
+
+    /// The word of `format=`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Json => "json",
+            Self::Ndjson => "ndjson",
+            Self::Csv => "csv",
+            Self::Arrow => "arrow",
+            Self::Parquet => "parquet",
+        }
+    }
+
+    /// The media type answers and requests carry.
+    pub fn media_type(self) -> &'static str {
+        match self {
+            Self::Json => "application/json",
+            Self::Ndjson => "application/x-ndjson",
+            Self::Csv => "text/csv",
+            Self::Arrow => "application/vnd.apache.arrow.stream",
+            Self::Parquet => "application/vnd.apache.parquet",
+        }
+    }
+}
+
+/// How cells of decimal columns are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema), schema(as = WrittenNumbers))]
+pub enum Numbers {
+    /// As the number itself.
+    #[default]
+    Decimal,
+    /// As the scaled integer.
+    Raw,
+}
+
+/// What to do with a row whose value is null or NaN.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub enum Missing {
+    #[default]
+    Reject,
+    /// Store nothing and count the row. Scalars only.
+    Skip,
+}
+
+/// Which rules between the columns of a row are checked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub enum Validate {
+    /// Klines: high ≥ max(open, close, low), low ≤ min(open, close, high), volume ≥ 0.
+    #[default]
+    Ohlc,
+    None,
+}
+
+/// How a body is read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Options {
+    pub numbers: Numbers,
+    /// Applies to decimals that were written as such; doubles always take the nearest decimal.
+    pub rounding: Rounding,
+    pub missing: Missing,
+    pub validate: Validate,
+}
+
+impl Options {
+    fn check(&self, def: &SeriesDef) -> Result<()> {
+        if self.missing == Missing::Skip && def.kind() != Kind::Scalar {
+            return Err(Error::invalid(format!("missing=skip is for scalars, {} is a kline", def.key)));
+        }
+        Ok(())
+    }
+}
 
 /// Rows read from a body, in its order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Parsed {
-    pub rows: crate::types::Rows,
+    pub rows: Rows,
     /// Rows left out because a value was missing.
     pub skipped: u64,
     /// Rounded cells, by column.
     pub rounded: Vec<u64>,
 }
+
+/// Reads and validates a body.
+///
+/// # Errors
+/// `invalid_argument` for a body that does not follow its format, `schema_mismatch` for wrong columns,
+/// `invalid_rows` for rows that cannot be stored, `too_large` for a body that decodes into more than
+/// [`DECODED_BYTES_MAX`].
+pub fn parse(format: BodyFormat, def: &SeriesDef, body: &[u8], options: &Options) -> Result<Parsed> {
+    options.check(def)?;
+    match format {
+        BodyFormat::Json => json::parse_json(def, body, options),
+        BodyFormat::Ndjson => json::parse_ndjson(def, body, options),
+        BodyFormat::Csv => csv_text::parse(def, body, options),
+        BodyFormat::Arrow => arrow_stream::parse(def, body, options),
+        BodyFormat::Parquet => parquet_file::parse(def, body, options),
+    }
+}
+
+/// Reads and validates a decoded record batch.
+///
+/// # Errors
+/// As [`parse`].
+pub fn from_batch(def: &SeriesDef, batch: &arrow::record_batch::RecordBatch, options: &Options) -> Result<Parsed> {
+    options.check(def)?;
+    batch::check_schema(def, &batch.schema())?;
+    let mut columns = batch::ColumnReader::new(def, options);
+    columns.add(batch)?;
+    columns.finish()
+}
+
+/// Runs a decoder of a library, whose panics on hostile bytes become an answer.
+fn guarded<T>(what: &str, decode: impl FnOnce() -> Result<T>) -> Result<T> {
+    // What the closure touched is dropped with the error, so that no broken state is seen afterwards.
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(decode))
+        .unwrap_or_else(|_| Err(Error::invalid(format!("{what} body is malformed"))))
+}
+
+/// The last step of every format: rules between columns, and the verdict over all rows.
+fn finish(def: &SeriesDef, parsed: Parsed, mut errors: RowErrors, options: &Options) -> Result<Parsed> {
+    check::check_ohlc(def, &parsed.rows, options, &mut errors);
+    errors.into_result()?;
+    parsed.rows.check_shape(def.columns.len())?;
+    Ok(parsed)
+}
+
+#[cfg(test)]
+mod tests;

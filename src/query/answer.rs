@@ -25,6 +25,7 @@ pub const DECIMAL_PRECISION: u8 = 18;
 /// How number columns are shown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub enum Numbers {
     /// As stored: `Decimal64(18, digits)`, `Float64` or `Int64`.
     #[default]

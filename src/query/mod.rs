@@ -2,6 +2,8 @@
 
 pub mod answer;
 pub mod request;
+pub mod scan;
 
 pub use answer::{Block, Numbers, Shape, Verbatim};
 pub use request::{Order, Query, When};
+pub use scan::{Scan, ScanSpec, latest_start};

@@ -8,6 +8,7 @@ use crate::types::SeriesKey;
 /// Direction of the answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub enum Order {
     #[default]
     Asc,
@@ -18,6 +19,7 @@ pub enum Order {
 /// (RFC 3339, a date, or an integer).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub enum When {
     Epoch(i64),
     Text(String),
@@ -26,6 +28,7 @@ pub enum When {
 /// What to read. Everything but `series` may be left out.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct Query {
     /// Series keys. Globs and several series are refused as `unimplemented` by this version.
     pub series: Vec<String>,

@@ -2,18 +2,32 @@
 //!
 //! Every method blocks (it may sync a file or touch mapped memory), so async faces call it on a blocking thread.
 
+mod page;
+mod read;
 pub mod replies;
 pub mod verbs;
 
-use crate::error::{Error, Result};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::error::{Error, ErrorCode, Result};
+use crate::format::FORMAT_VERSION;
 use crate::ingest::Parsed;
-use crate::query::{Block, Query, Shape};
-use crate::types::{SeriesDef, SeriesKey, SeriesSpec};
+use crate::store::{Expected, IfVersion, SeriesState, State, Store, WriteMode};
+use crate::types::schema::{ValueIndexSpec, series_not_found};
+use crate::types::{SeriesDef, SeriesKey, SeriesSpec, time};
+
+pub use crate::store::{Durability, StoreOptions};
+pub use read::{Answer, Plan};
 pub use replies::*;
 
 /// The verbs over one open store. Shared by all faces behind an `Arc`.
 #[derive(Debug)]
-pub struct Service {}
+pub struct Service {
+    store: Store,
+    begun: Instant,
+}
 
 /// Condition of a write or delete.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -24,130 +38,296 @@ pub struct Condition {
     pub if_version: Option<u64>,
 }
 
-/// The rows of one answer, block by block, in the order of the query.
-///
-/// Under `desc` the rows inside a block fall, else they rise.
-pub struct Answer {
-    pub shape: Shape,
-    /// `"<store epoch>-<series id>-<version>-"`: the entity tag up to its format part, without quotes.
-    pub etag_stem: String,
-}
-
-impl Iterator for Answer {
-    type Item = Result<Block>;
-    fn next(&mut self) -> Option<Self::Item> {
-        None
-    }
-}
-
-impl Answer {
-    /// Continues after the last row given, once the iterator has ended; `None` when nothing is left.
-    pub fn next_cursor(&self) -> Option<String> {
-        None
-    }
-}
-
-impl std::fmt::Debug for Answer {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Answer").field("shape", &self.shape).finish_non_exhaustive()
-    }
-}
-
-/// What GetFlightInfo tells of an answer without reading its columns.
-#[derive(Clone, Debug)]
-pub struct Plan {
-    pub shape: Shape,
-    /// Exact.
-    pub total_records: u64,
-    /// Bytes of the columns as they are sent.
-    pub total_bytes: u64,
-    /// One query per endpoint, pinned to the commit, in time order.
-    pub endpoints: Vec<Query>,
-}
-
-fn not_yet<T>() -> Result<T> {
-    Err(Error::internal("the engine is not connected yet"))
-}
-
 impl Service {
+    /// Opens the store in `root`, creating it when `create` is set. See [`Store::open`] for the errors.
+    pub fn open(root: &Path, create: bool, options: StoreOptions) -> Result<Arc<Self>> {
+        let store = Store::open(root, create, options)?;
+        Ok(Arc::new(Self { store, begun: Instant::now() }))
+    }
+
+    /// The engine below.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Writes the addresses of the server into `LOCK`, for other processes to find.
+    pub fn announce(&self, http: &str, flight: &str) -> Result<()> {
+        let holder = serde_json::json!({
+            "pid": std::process::id(), "http": http, "flight": flight, "format": FORMAT_VERSION,
+        });
+        self.store.describe_holder(&format!("{holder}\n"))
+    }
+
     /// Registers a series; the same definition again is no error, another one is `series_exists`.
-    pub fn register(&self, _spec: SeriesSpec) -> Result<Registered> {
-        not_yet()
+    pub fn register(&self, spec: SeriesSpec) -> Result<Registered> {
+        let patch = SeriesPatch {
+            retention: spec.retention.clone(),
+            calendar: spec.calendar.clone(),
+            value_index: spec.value_index.clone(),
+            description: spec.description.clone(),
+        };
+        let def = spec.resolve()?;
+        let key = def.key.clone();
+        let wanted = def.clone();
+        let (series, created, commit) = self.store.register(def)?;
+        // Registering again with other changeable fields is another definition, fields left out are not.
+        let differs = |given: bool, same: bool| given && !same;
+        if !created
+            && (differs(patch.retention.is_some(), wanted.retention == series.def.retention)
+                || differs(patch.calendar.is_some(), wanted.calendar == series.def.calendar)
+                || differs(patch.value_index.is_some(), wanted.value_index == series.def.value_index)
+                || differs(patch.description.is_some(), wanted.description == series.def.description))
+        {
+            return Err(Error::new(
+                ErrorCode::SeriesExists,
+                format!("series {key} is registered with another retention, calendar, value index or description"),
+            )
+            .with_hint("change those with PATCH"));
+        }
+        Ok(Registered { created, commit, info: self.info_of(&series) })
+    }
+
+    fn info_of(&self, series: &SeriesState) -> SeriesInfo {
+        let etag = self.etag(series.id, series.version);
+        SeriesInfo::new(&series.def, series.version, series.rows, series.bounds, etag)
+    }
+
+    /// Quoted entity tag with format `any`.
+    fn etag(&self, series_id: u64, version: u64) -> String {
+        format!("\"{}any\"", self.stem(series_id, version))
+    }
+
+    /// Entity tag up to its format part, without quotes.
+    fn stem(&self, series_id: u64, version: u64) -> String {
+        format!("{}-{series_id}-{version}-", self.store.epoch())
+    }
+
+    fn series_state(&self, state: &State, key: &SeriesKey) -> Result<Arc<SeriesState>> {
+        state.get(key).cloned().ok_or_else(|| series_not_found(key))
     }
 
     /// One series; `series_not_found`.
-    pub fn series(&self, _key: &SeriesKey) -> Result<SeriesInfo> {
-        not_yet()
+    pub fn series(&self, key: &SeriesKey) -> Result<SeriesInfo> {
+        Ok(self.info_of(self.series_state(&self.store.snapshot(), key)?.as_ref()))
     }
 
     /// Its definition, for parsing bodies.
-    pub fn def(&self, _key: &SeriesKey) -> Result<std::sync::Arc<SeriesDef>> {
-        not_yet()
+    pub fn def(&self, key: &SeriesKey) -> Result<Arc<SeriesDef>> {
+        Ok(Arc::clone(&self.series_state(&self.store.snapshot(), key)?.def))
     }
 
-    pub fn list(&self, _filter: &SeriesFilter) -> Result<SeriesPage> {
-        not_yet()
+    /// Registered series by key.
+    pub fn list(&self, filter: &SeriesFilter) -> Result<SeriesPage> {
+        let state = self.store.snapshot();
+        let (found, next_cursor) = page::select(&state, filter)?;
+        let series = found.iter().map(|series| self.info_of(series)).collect();
+        Ok(SeriesPage { commit: state.commit, series, next_cursor })
     }
 
-    pub fn change(&self, _key: &SeriesKey, _patch: SeriesPatch, _condition: &Condition) -> Result<SeriesInfo> {
-        not_yet()
+    /// Changes retention, calendar, value index or description.
+    pub fn change(&self, key: &SeriesKey, patch: SeriesPatch, condition: &Condition) -> Result<SeriesInfo> {
+        let if_version = self.expected(key, condition)?;
+        let series = self.store.change_series(key, if_version, |def| {
+            if let Some(retention) = patch.retention {
+                def.retention = Some(retention);
+            }
+            if let Some(calendar) = patch.calendar {
+                def.calendar = (!calendar.is_null()).then_some(calendar);
+            }
+            if let Some(description) = patch.description {
+                def.description = Some(description);
+            }
+            match patch.value_index {
+                None => {}
+                Some(ValueIndexSpec::All(false)) => def.value_index = Vec::new(),
+                Some(ValueIndexSpec::All(true)) => {
+                    def.value_index = def.columns.iter().map(|column| column.name.clone()).collect();
+                }
+                Some(ValueIndexSpec::Columns(names)) => {
+                    if let Some(unknown) = names.iter().find(|name| def.column(name).is_none()) {
+                        return Err(Error::invalid(format!("value_index names {unknown:?}, which is no column")));
+                    }
+                    def.value_index = names;
+                }
+            }
+            Ok(())
+        })?;
+        Ok(self.info_of(&series))
     }
 
-    pub fn drop_series(&self, _key: &SeriesKey, _condition: &Condition) -> Result<DropReply> {
-        not_yet()
+    /// Drops a series with all its rows.
+    pub fn drop_series(&self, key: &SeriesKey, condition: &Condition) -> Result<DropReply> {
+        let dropped = self.store.drop_series(key, self.expected(key, condition)?)?;
+        Ok(DropReply { series: key.clone(), rows_deleted: dropped.rows_deleted, commit: dropped.commit })
     }
 
     /// Writes parsed rows (see [`crate::ingest::parse`]) as one atomic commit; returns when it is durable.
-    pub fn write(&self, _key: &SeriesKey, _parsed: Parsed, _mode: Mode, _condition: &Condition) -> Result<WriteReply> {
-        not_yet()
+    pub fn write(&self, key: &SeriesKey, parsed: Parsed, mode: Mode, condition: &Condition) -> Result<WriteReply> {
+        let if_version = self.expected(key, condition)?;
+        let mode = match mode {
+            Mode::Upsert => WriteMode::Upsert,
+            Mode::Insert => WriteMode::Insert,
+            Mode::Append => WriteMode::Append,
+        };
+        let written = self.store.write(key, parsed.rows, mode, if_version)?;
+        Ok(WriteReply {
+            series: key.clone(),
+            rows_written: written.rows_written,
+            rows_replaced: written.rows_replaced,
+            rows_duplicate: written.rows_duplicate,
+            rows_skipped: parsed.skipped,
+            version: written.version,
+            commit: written.commit,
+            etag: self.etag(written.series_id, written.version),
+            first_ts: written.first_ts,
+            last_ts: written.last_ts,
+            durable: written.durable,
+        })
     }
 
     /// Deletes the closed range `start..=end`, or everything when `range` is `None`.
     pub fn delete_range(
         &self,
-        _key: &SeriesKey,
-        _range: Option<(i64, i64)>,
-        _condition: &Condition,
-        _dry_run: bool,
+        key: &SeriesKey,
+        range: Option<(i64, i64)>,
+        condition: &Condition,
+        dry_run: bool,
     ) -> Result<DeleteReply> {
-        not_yet()
+        let if_version = self.expected(key, condition)?;
+        let range = range.unwrap_or((i64::MIN, i64::MAX));
+        if range.0 > range.1 {
+            return Err(Error::invalid(format!("start {} lies after end {}", range.0, range.1)));
+        }
+        if dry_run {
+            let state = self.store.snapshot();
+            let series = self.series_state(&state, key)?;
+            let rows_deleted = self.store.count_range(key, range)?;
+            return Ok(DeleteReply {
+                series: key.clone(),
+                rows_deleted,
+                version: series.version,
+                commit: state.commit,
+                etag: self.etag(series.id, series.version),
+                dry_run,
+            });
+        }
+        let deleted = self.store.delete_range(key, range, if_version)?;
+        Ok(DeleteReply {
+            series: key.clone(),
+            rows_deleted: deleted.rows_deleted,
+            version: deleted.version,
+            commit: deleted.commit,
+            etag: self.etag(deleted.series_id, deleted.version),
+            dry_run,
+        })
     }
 
-    /// Starts a read; rows come out of the iterator.
-    pub fn read(&self, _query: &Query) -> Result<Answer> {
-        not_yet()
+    /// What a condition asks of the series.
+    fn expected(&self, key: &SeriesKey, condition: &Condition) -> Result<IfVersion> {
+        let by_version = condition.if_version.map(|version| Expected { series_id: None, version });
+        let Some(text) = condition.if_match.as_deref().map(str::trim) else { return Ok(by_version) };
+        if text == "*" {
+            self.def(key)?;
+            return Ok(by_version);
+        }
+        // A list matches when one of its tags does; the format part of a tag does not count.
+        let state = self.store.snapshot();
+        let series = self.series_state(&state, key)?;
+        let stem = self.stem(series.id, series.version);
+        let matches =
+            text.split(',').any(|tag| tag.trim().trim_start_matches("W/").trim_matches('"').starts_with(&stem));
+        if matches {
+            return Ok(Some(Expected { series_id: Some(series.id), version: series.version }));
+        }
+        Err(Error::new(
+            ErrorCode::CommitConflict,
+            format!("series {key} is at version {}; the entity tag given is another", series.version),
+        )
+        .with_hint("read it again and repeat the change"))
     }
 
-    /// Entity-tag stem of what `read` would answer now, without reading: for 304.
-    pub fn etag_stem(&self, _query: &Query) -> Result<String> {
-        not_yet()
-    }
-
-    /// Schema, exact size and endpoints of an answer.
-    pub fn plan(&self, _query: &Query) -> Result<Plan> {
-        not_yet()
-    }
-
-    pub fn inventory(&self, _filter: &SeriesFilter) -> Result<Inventory> {
-        not_yet()
+    /// What is stored, by series.
+    pub fn inventory(&self, filter: &SeriesFilter) -> Result<Inventory> {
+        let state = self.store.snapshot();
+        let mut totals = InventoryTotals { wal_bytes: self.store.log_bytes().0, ..InventoryTotals::default() };
+        for series in state.series.values() {
+            totals.series += 1;
+            totals.rows += series.rows;
+            totals.bytes += series.file_bytes();
+            totals.chunks += series.chunks.len() as u64;
+            totals.tail_rows += series.tail_rows();
+        }
+        let (found, next_cursor) = page::select(&state, filter)?;
+        let series = found.iter().map(|series| inventory_row(series)).collect();
+        Ok(Inventory { commit: state.commit, totals, series, next_cursor })
     }
 
     /// Entity tag of the inventory, without quotes.
     pub fn inventory_etag(&self) -> Result<String> {
-        not_yet()
+        let state = self.store.snapshot();
+        Ok(format!("{}-{}-{}", self.store.epoch(), state.commit, state.edit))
     }
 
+    /// How the store is. `degraded` when it takes no writes or upkeep fails.
     pub fn health(&self) -> Result<Health> {
-        not_yet()
+        let mut checks = Vec::new();
+        let mut check = |name: &str, problem: Option<String>| {
+            let status = if problem.is_some() { Status::Degraded } else { Status::Ok };
+            checks.push(Check { name: name.into(), status, detail: problem });
+        };
+        check("writer", self.store.writer_stopped());
+        check("upkeep", self.store.upkeep_failed());
+        let recovery = self.store.recovery();
+        check("recovery", recovery.rot.clone());
+        let status = if checks.iter().all(|check| check.status == Status::Ok) { Status::Ok } else { Status::Degraded };
+        Ok(Health {
+            status,
+            version: env!("CARGO_PKG_VERSION").into(),
+            format: FORMAT_VERSION,
+            commit: self.store.snapshot().commit,
+            uptime_seconds: self.begun.elapsed().as_secs(),
+            durability: self.store.options().durability.name().into(),
+            checks,
+        })
     }
 
     /// Moves the tail of these series (all when empty) into chunk files.
-    pub fn seal(&self, _series: &[SeriesKey]) -> Result<SealReply> {
-        not_yet()
+    pub fn seal(&self, series: &[SeriesKey]) -> Result<SealReply> {
+        let report = self.store.seal(series)?;
+        Ok(SealReply {
+            series_sealed: report.series_sealed,
+            chunks_written: report.chunks_written,
+            rows_sealed: report.rows_sealed,
+        })
     }
 
-    /// A new file under the store's `tmp/` for staging a body; the caller removes it.
-    pub fn staging_dir(&self) -> std::path::PathBuf {
-        std::path::PathBuf::new()
+    /// Directory for staging bodies; emptied at every opening.
+    pub fn staging_dir(&self) -> PathBuf {
+        self.store.root().join("tmp")
+    }
+}
+
+fn inventory_row(series: &SeriesState) -> InventoryRow {
+    let interval = series.def.interval_ms.map(|ms| ms.saturating_mul(series.def.unit.per_second() / 1_000));
+    let coverage_ratio = series.bounds.zip(interval).map(|((first, last), interval)| {
+        let expected = last.saturating_sub(first) / interval.max(1) + 1;
+        (series.rows as f64 / expected as f64).min(1.0)
+    });
+    let last_write_at = (series.last_write_ms > 0).then(|| {
+        let mut text = Vec::new();
+        time::write_rfc3339(&mut text, series.last_write_ms, crate::types::TimeUnit::Ms);
+        String::from_utf8_lossy(&text).into_owned()
+    });
+    InventoryRow {
+        series: series.def.key.clone(),
+        rows: series.rows,
+        bytes: series.file_bytes(),
+        chunks: series.chunks.len() as u64,
+        tail_rows: series.tail_rows(),
+        first_ts: series.bounds.map(|(first, _)| first),
+        last_ts: series.bounds.map(|(_, last)| last),
+        coverage_ratio,
+        version: series.version,
+        last_write_at,
     }
 }

@@ -9,6 +9,7 @@ use crate::types::{Kind, Partition, SeriesDef, SeriesKey, TimeUnit};
 /// How a write treats rows whose timestamp is stored already.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub enum Mode {
     /// The new row replaces the old one.
     #[default]
@@ -34,7 +35,9 @@ impl Mode {
 
 /// Reply to a write.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct WriteReply {
+    #[cfg_attr(feature = "server", schema(value_type = String, example = "kline/BTCUSDT/1m"))]
     pub series: SeriesKey,
     /// Distinct rows stored.
     pub rows_written: u64,
@@ -56,7 +59,9 @@ pub struct WriteReply {
 
 /// Reply to a delete.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct DeleteReply {
+    #[cfg_attr(feature = "server", schema(value_type = String, example = "kline/BTCUSDT/1m"))]
     pub series: SeriesKey,
     pub rows_deleted: u64,
     pub version: u64,
@@ -67,7 +72,9 @@ pub struct DeleteReply {
 
 /// Reply to dropping a series.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct DropReply {
+    #[cfg_attr(feature = "server", schema(value_type = String, example = "kline/BTCUSDT/1m"))]
     pub series: SeriesKey,
     pub rows_deleted: u64,
     pub commit: u64,
@@ -75,7 +82,9 @@ pub struct DropReply {
 
 /// A registered series: its definition, and what is stored.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct SeriesInfo {
+    #[cfg_attr(feature = "server", schema(value_type = String, example = "kline/BTCUSDT/1m"))]
     pub series: SeriesKey,
     pub kind: Kind,
     pub symbol: String,
@@ -104,6 +113,7 @@ pub struct SeriesInfo {
 
 /// Reply to a registration.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct Registered {
     /// False when the same definition was there already.
     pub created: bool,
@@ -116,6 +126,7 @@ pub struct Registered {
 /// What can be changed of a registration; absent fields stay.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct SeriesPatch {
     #[serde(default)]
     pub retention: Option<Retention>,
@@ -153,6 +164,7 @@ pub struct SeriesFilter {
 
 /// A page of registered series, ordered by key.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct SeriesPage {
     pub commit: u64,
     pub series: Vec<SeriesInfo>,
@@ -161,7 +173,9 @@ pub struct SeriesPage {
 
 /// One row of the inventory.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct InventoryRow {
+    #[cfg_attr(feature = "server", schema(value_type = String, example = "kline/BTCUSDT/1m"))]
     pub series: SeriesKey,
     pub rows: u64,
     /// Bytes of the chunk files on disk.
@@ -180,6 +194,7 @@ pub struct InventoryRow {
 
 /// Sums over the whole store.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct InventoryTotals {
     pub series: u64,
     pub rows: u64,
@@ -192,6 +207,7 @@ pub struct InventoryTotals {
 
 /// What is stored, by series.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct Inventory {
     pub commit: u64,
     pub totals: InventoryTotals,
@@ -202,6 +218,7 @@ pub struct Inventory {
 /// How the server is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub enum Status {
     Ok,
     Degraded,
@@ -210,6 +227,7 @@ pub enum Status {
 
 /// One thing that was looked at.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct Check {
     pub name: String,
     pub status: Status,
@@ -219,6 +237,7 @@ pub struct Check {
 
 /// Reply of `/health`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct Health {
     pub status: Status,
     /// Version of the program.
@@ -234,6 +253,7 @@ pub struct Health {
 
 /// Reply of seal and compact requests: what was moved from the tail into chunks.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct SealReply {
     pub series_sealed: u64,
     pub chunks_written: u64,

@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 /// Which preset of columns a series has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub enum Kind {
     /// Open, high, low, close, volume and the extra columns of the registration.
     Kline,

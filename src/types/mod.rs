@@ -2,6 +2,7 @@
 
 pub mod key;
 pub mod number;
+pub mod partition;
 pub mod rows;
 pub mod schema;
 pub mod time;

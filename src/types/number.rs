@@ -1,10 +1,23 @@
 //! Decimal numbers between text, doubles and fixed point, exactly.
+//!
+//! Invariants:
+//! - The grammar of a written number is `[+-]digits[.digits][e±n]`; `5.` and `.5` are read, spaces are not.
+//! - Reading a decimal never passes through a double: the raw integer is exact, or it is rounded half to even on
+//!   the decimal digits and says so.
+//! - The cost of reading is linear in the length of the text, whatever digits or exponent it holds; nothing is
+//!   allocated.
+//! - Bounds of a decimal are those of a column: |raw| < 10^18.
+
+use std::cmp::Ordering;
 
 use serde::{Deserialize, Serialize};
+
+use super::schema::DECIMAL_LIMIT;
 
 /// What to do with more digits than a column has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub enum Rounding {
     /// Refuse the row.
     #[default]
@@ -13,13 +26,652 @@ pub enum Rounding {
     Nearest,
 }
 
-/// The doubles nearest to `raw / 10^digits`, appended to `out`.
-pub fn decimals_to_f64(raw: &[i64], digits: u8, out: &mut Vec<f64>) {
-    out.extend(raw.iter().map(|raw| *raw as f64 / 10_f64.powi(i32::from(digits))));
+/// Why a written number cannot be stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NumberError {
+    /// The text does not follow the grammar.
+    NotANumber,
+    /// NaN or an infinity.
+    NotFinite,
+    /// More digits than the column has, or a fraction in an integer column.
+    PrecisionLoss,
+    /// Beyond the range of the column.
+    Overflow,
 }
 
-/// Appends `raw` with exactly `digits` digits after the point.
+impl NumberError {
+    /// The stable word used as reason of a row error.
+    pub fn reason(self) -> &'static str {
+        match self {
+            NumberError::NotANumber => "not_a_number",
+            NumberError::NotFinite => "not_finite",
+            NumberError::PrecisionLoss => "precision_loss",
+            NumberError::Overflow => "overflow",
+        }
+    }
+}
+
+/// A fixed-point number: `raw / 10^digits`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fixed {
+    pub raw: i64,
+    /// Whether digits were lost on the way.
+    pub rounded: bool,
+}
+
+/// Powers of ten that fit 64 bits.
+const POW10: [u64; 20] = {
+    let mut table = [1_u64; 20];
+    let mut at = 1;
+    while at < 20 {
+        #[allow(clippy::indexing_slicing, reason = "evaluated by the compiler")]
+        {
+            table[at] = table[at - 1] * 10;
+        }
+        at += 1;
+    }
+    table
+};
+
+/// 10^`exponent` where it fits 64 bits.
+fn pow10(exponent: u64) -> Option<u64> {
+    POW10.get(usize::try_from(exponent).ok()?).copied()
+}
+
+/// A number taken apart; its value is `(int ++ frac) * 10^(exponent - frac.len())`.
+#[derive(Clone, Copy)]
+struct Parts<'a> {
+    negative: bool,
+    int: &'a [u8],
+    frac: &'a [u8],
+    /// Saturated: beyond ±10^17 no text is long enough to bring the number back into range.
+    exponent: i64,
+}
+
+/// Splits off the leading decimal digits.
+fn leading_digits(text: &[u8]) -> (&[u8], &[u8]) {
+    let length = text.iter().position(|b| !b.is_ascii_digit()).unwrap_or(text.len());
+    text.split_at(length)
+}
+
+impl<'a> Parts<'a> {
+    fn of(text: &'a [u8]) -> Result<Self, NumberError> {
+        let (negative, unsigned) = match text {
+            [b'-', rest @ ..] => (true, rest),
+            [b'+', rest @ ..] => (false, rest),
+            rest => (false, rest),
+        };
+        let (int, rest) = leading_digits(unsigned);
+        let (frac, rest) = match rest {
+            [b'.', rest @ ..] => leading_digits(rest),
+            rest => (&[][..], rest),
+        };
+        if int.is_empty() && frac.is_empty() {
+            let special = ["nan", "inf", "infinity"].iter().any(|word| unsigned.eq_ignore_ascii_case(word.as_bytes()));
+            return Err(if special { NumberError::NotFinite } else { NumberError::NotANumber });
+        }
+        let exponent = match rest {
+            [] => 0,
+            [b'e' | b'E', rest @ ..] => read_exponent(rest)?,
+            _ => return Err(NumberError::NotANumber),
+        };
+        Ok(Self { negative, int, frac, exponent })
+    }
+
+    fn digits(&self) -> impl DoubleEndedIterator<Item = u8> + 'a {
+        self.int.iter().chain(self.frac).map(|b| b - b'0')
+    }
+
+    /// Power of ten of the last written digit.
+    fn last_power(&self) -> i64 {
+        self.exponent.saturating_sub(length(self.frac))
+    }
+
+    /// Magnitude of the number times 10^`digits`, and whether that was rounded (half to even).
+    fn scaled(&self, digits: u8) -> Result<(u64, bool), NumberError> {
+        let written = self.int.len() + self.frac.len();
+        if written <= 19 {
+            let mantissa = self.digits().fold(0, |sum, digit| sum * 10 + u64::from(digit));
+            return shift(mantissa, self.last_power().saturating_add(i64::from(digits)));
+        }
+        // Long texts: drop zeros at both ends, then cut at the last digit that counts.
+        let leading = self.digits().take_while(|digit| *digit == 0).count();
+        if leading == written {
+            return Ok((0, false));
+        }
+        let trailing = self.digits().rev().take_while(|digit| *digit == 0).count();
+        let count = written - leading - trailing;
+        let significant = || self.digits().skip(leading).take(count);
+        let trailing = i64::try_from(trailing).unwrap_or(i64::MAX);
+        let power = self.last_power().saturating_add(trailing).saturating_add(i64::from(digits));
+        if count <= 19 {
+            return shift(significant().fold(0, |sum, digit| sum * 10 + u64::from(digit)), power);
+        }
+        // Twenty digits or more, the last not zero: some of them must be cut, or the number is too large.
+        let kept = i64::try_from(count).unwrap_or(i64::MAX).saturating_add(power);
+        if power >= 0 || kept > 19 {
+            return Err(NumberError::Overflow);
+        }
+        let Ok(kept) = usize::try_from(kept) else { return Ok((0, true)) };
+        let mut rest = significant();
+        let quotient = rest.by_ref().take(kept).fold(0, |sum, digit| sum * 10 + u64::from(digit));
+        let first_cut = rest.next().unwrap_or(0);
+        let more = rest.next().is_some();
+        let up = first_cut > 5 || (first_cut == 5 && (more || quotient % 2 == 1));
+        Ok((quotient + u64::from(up), true))
+    }
+}
+
+fn length(text: &[u8]) -> i64 {
+    i64::try_from(text.len()).unwrap_or(i64::MAX)
+}
+
+/// The number after `e`.
+fn read_exponent(text: &[u8]) -> Result<i64, NumberError> {
+    let (negative, digits) = match text {
+        [b'-', rest @ ..] => (true, rest),
+        [b'+', rest @ ..] => (false, rest),
+        rest => (false, rest),
+    };
+    if digits.is_empty() {
+        return Err(NumberError::NotANumber);
+    }
+    let mut sum = 0_i64;
+    for digit in digits {
+        if !digit.is_ascii_digit() {
+            return Err(NumberError::NotANumber);
+        }
+        if sum < 1_000_000_000_000_000_000 / 10 {
+            sum = sum * 10 + i64::from(digit - b'0');
+        }
+    }
+    Ok(if negative { -sum } else { sum })
+}
+
+/// `mantissa * 10^power`, half to even.
+fn shift(mantissa: u64, power: i64) -> Result<(u64, bool), NumberError> {
+    if mantissa == 0 || power == 0 {
+        return Ok((mantissa, false));
+    }
+    let factor = pow10(power.unsigned_abs());
+    if power > 0 {
+        let raised = factor.and_then(|factor| mantissa.checked_mul(factor));
+        return raised.map(|raw| (raw, false)).ok_or(NumberError::Overflow);
+    }
+    // Beyond the table the divisor is more than twice any mantissa.
+    let Some(divisor) = factor else { return Ok((0, true)) };
+    let (quotient, rest) = (mantissa / divisor, mantissa % divisor);
+    let up = match rest.cmp(&(divisor / 2)) {
+        Ordering::Less => false,
+        Ordering::Greater => true,
+        Ordering::Equal => quotient % 2 == 1,
+    };
+    Ok((quotient + u64::from(up), rest != 0))
+}
+
+/// Reads a written number as fixed point of `digits` digits, exactly.
+///
+/// # Errors
+/// `PrecisionLoss` for digits the column cannot hold unless `rounding` is nearest (zeros are no loss);
+/// `Overflow` unless |raw| < 10^18.
+pub fn parse_decimal(text: &[u8], digits: u8, rounding: Rounding) -> Result<Fixed, NumberError> {
+    let parts = Parts::of(text)?;
+    let (magnitude, rounded) = parts.scaled(digits)?;
+    if magnitude >= DECIMAL_LIMIT.unsigned_abs() {
+        return Err(NumberError::Overflow);
+    }
+    if rounded && rounding == Rounding::Exact {
+        return Err(NumberError::PrecisionLoss);
+    }
+    let raw = i64::try_from(magnitude).map_err(|_| NumberError::Overflow)?;
+    Ok(Fixed { raw: if parts.negative { -raw } else { raw }, rounded })
+}
+
+/// Reads a written number as the nearest double.
+///
+/// # Errors
+/// `Overflow` where the nearest double is an infinity.
+pub fn parse_f64(text: &[u8]) -> Result<f64, NumberError> {
+    Parts::of(text)?;
+    let text = std::str::from_utf8(text).map_err(|_| NumberError::NotANumber)?;
+    let value: f64 = text.parse().map_err(|_| NumberError::NotANumber)?;
+    if value.is_finite() { Ok(value) } else { Err(NumberError::Overflow) }
+}
+
+/// Reads a written number that is an integer, such as `5`, `5.0` or `1e3`.
+///
+/// # Errors
+/// `PrecisionLoss` for a fraction.
+pub fn parse_i64(text: &[u8]) -> Result<i64, NumberError> {
+    let parts = Parts::of(text)?;
+    let (magnitude, rounded) = parts.scaled(0)?;
+    let value = if parts.negative { 0_i64.checked_sub_unsigned(magnitude) } else { i64::try_from(magnitude).ok() };
+    let value = value.ok_or(NumberError::Overflow)?;
+    if rounded { Err(NumberError::PrecisionLoss) } else { Ok(value) }
+}
+
+/// Digits after and before the point a number was written with, its exponent applied; `None` if it is no number.
+///
+/// After the point zeros count as written (`100.50` → 2, `8e-8` → 8); before it leading zeros do not (`0.5` → 0).
+/// Both saturate at 255.
+pub fn fraction_digits(text: &[u8]) -> Option<(u8, u8)> {
+    let parts = Parts::of(text).ok()?;
+    let after = parts.last_power().saturating_neg().clamp(0, 255);
+    let before = match parts.digits().position(|digit| digit != 0) {
+        None => 0,
+        Some(leading) => {
+            let int = length(parts.int).saturating_sub(i64::try_from(leading).unwrap_or(i64::MAX));
+            int.saturating_add(parts.exponent).clamp(0, 255)
+        }
+    };
+    Some((u8::try_from(after).unwrap_or(u8::MAX), u8::try_from(before).unwrap_or(u8::MAX)))
+}
+
+/// A small buffer on the stack for the text of one number.
+struct Short {
+    bytes: [u8; 32],
+    used: usize,
+}
+
+impl Short {
+    /// The shortest text that reads back as `value`.
+    fn of_f64(value: f64) -> Self {
+        let mut short = Self { bytes: [0; 32], used: 0 };
+        // Writing a finite double to a buffer of 32 bytes cannot fail: its longest form has 24.
+        if serde_json::to_writer(&mut short, &value).is_err() {
+            short.used = 0;
+        }
+        short
+    }
+
+    fn as_bytes(&self) -> &[u8] {
+        self.bytes.get(..self.used).unwrap_or_default()
+    }
+}
+
+impl std::io::Write for Short {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        match self.bytes.get_mut(self.used..self.used + bytes.len()) {
+            Some(room) => room.copy_from_slice(bytes),
+            None => return Err(std::io::ErrorKind::WriteZero.into()),
+        }
+        self.used += bytes.len();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Largest integer up to which every integer is a double.
+const DOUBLE_EXACT: u64 = 1 << 53;
+/// Most digits up to which a decimal and the double nearest to it determine each other.
+const DOUBLE_DIGITS: f64 = 1e15;
+
+/// 10^`digits` as a double, exact.
+fn pow10_f64(digits: u8) -> Option<f64> {
+    #[rustfmt::skip]
+    const TABLE: [f64; 23] = [
+        1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19,
+        1e20, 1e21, 1e22,
+    ];
+    TABLE.get(usize::from(digits)).copied()
+}
+
+/// The fixed-point number nearest to the shortest decimal form of a double, half to even.
+///
+/// `rounded` tells whether that form has more digits than the column.
+///
+/// # Errors
+/// `NotFinite`, or `Overflow` unless |raw| < 10^18.
+pub fn f64_to_decimal(value: f64, digits: u8) -> Result<Fixed, NumberError> {
+    if !value.is_finite() {
+        return Err(NumberError::NotFinite);
+    }
+    if let Some(factor) = pow10_f64(digits) {
+        let scaled = (value * factor).round_ties_even();
+        // A decimal of up to 15 digits that divides back to the double is its shortest form.
+        if scaled.abs() < DOUBLE_DIGITS && scaled / factor == value {
+            #[allow(clippy::cast_possible_truncation, reason = "an integer below 10^15")]
+            return Ok(Fixed { raw: scaled as i64, rounded: false });
+        }
+    }
+    parse_decimal(Short::of_f64(value).as_bytes(), digits, Rounding::Nearest)
+}
+
+/// Digits after the point of the shortest decimal form of a double; saturates at 255, 0 for NaN and infinities.
+pub fn shortest_digits(value: f64) -> u8 {
+    let text = Short::of_f64(value);
+    let Ok(parts) = Parts::of(text.as_bytes()) else { return 0 };
+    let zeros = parts.digits().rev().take_while(|digit| *digit == 0).count();
+    if zeros == parts.int.len() + parts.frac.len() {
+        return 0;
+    }
+    let power = parts.last_power().saturating_add(i64::try_from(zeros).unwrap_or(i64::MAX));
+    u8::try_from(power.saturating_neg().clamp(0, 255)).unwrap_or(u8::MAX)
+}
+
+/// The double nearest to `raw / 10^digits`.
+pub fn decimal_to_f64(raw: i64, digits: u8) -> f64 {
+    match pow10_f64(digits) {
+        // Both exact, so that the one rounding is that of the division.
+        Some(factor) if raw.unsigned_abs() <= DOUBLE_EXACT => to_double(raw) / factor,
+        _ => {
+            use std::io::Write;
+            let mut text = Short { bytes: [0; 32], used: 0 };
+            let written = write!(text, "{raw}e-{digits}");
+            let value = std::str::from_utf8(text.as_bytes()).ok().and_then(|text| text.parse().ok());
+            value.filter(|_| written.is_ok()).unwrap_or_else(|| to_double(raw) / 10_f64.powi(i32::from(digits)))
+        }
+    }
+}
+
+#[allow(clippy::cast_precision_loss, reason = "callers have checked the range or want the nearest")]
+fn to_double(raw: i64) -> f64 {
+    raw as f64
+}
+
+/// Appends the doubles nearest to `raw / 10^digits`, as [`decimal_to_f64`] gives them, many at a time.
+pub fn decimals_to_f64(raw: &[i64], digits: u8, out: &mut Vec<f64>) {
+    out.reserve(raw.len());
+    let factor = pow10_f64(digits);
+    for block in raw.chunks(1024) {
+        // The fold has no branches: the compiler turns it and the division into vector code.
+        let all = block.iter().fold(0, |all, raw| all | raw.unsigned_abs());
+        match factor {
+            Some(factor) if all < DOUBLE_EXACT => out.extend(block.iter().map(|raw| to_double(*raw) / factor)),
+            _ => out.extend(block.iter().map(|raw| decimal_to_f64(*raw, digits))),
+        }
+    }
+}
+
+/// `raw` at `to` digits instead of `from`: exact and below the limit of a decimal, or `None`.
+pub fn rescale(raw: i64, from: u8, to: u8) -> Option<i64> {
+    let factor = || pow10(u64::from(from.abs_diff(to))).and_then(|factor| i64::try_from(factor).ok());
+    let scaled = match from.cmp(&to) {
+        _ if raw == 0 => 0,
+        Ordering::Equal => raw,
+        Ordering::Less => raw.checked_mul(factor()?)?,
+        Ordering::Greater => {
+            let factor = factor()?;
+            if raw % factor != 0 {
+                return None;
+            }
+            raw / factor
+        }
+    };
+    (scaled.unsigned_abs() < DECIMAL_LIMIT.unsigned_abs()).then_some(scaled)
+}
+
+/// Appends `raw / 10^digits` with exactly `digits` digits after the point, such as `-0.05`.
 pub fn write_decimal(out: &mut Vec<u8>, raw: i64, digits: u8) {
-    let _ = digits;
-    out.extend_from_slice(itoa::Buffer::new().format(raw).as_bytes());
+    if raw < 0 {
+        out.push(b'-');
+    }
+    let mut buffer = itoa::Buffer::new();
+    let text = buffer.format(raw.unsigned_abs()).as_bytes();
+    let digits = usize::from(digits);
+    match text.len().checked_sub(digits) {
+        Some(split) if split > 0 => {
+            let (int, frac) = text.split_at(split);
+            out.extend_from_slice(int);
+            if digits > 0 {
+                out.push(b'.');
+                out.extend_from_slice(frac);
+            }
+        }
+        _ => {
+            out.extend_from_slice(b"0.");
+            out.extend(std::iter::repeat_n(b'0', digits - text.len()));
+            out.extend_from_slice(text);
+        }
+    }
+}
+
+/// Appends the shortest text that reads back as the same double, a JSON number; `null` for NaN and infinities.
+pub fn write_f64(out: &mut Vec<u8>, value: f64) {
+    out.extend_from_slice(Short::of_f64(value).as_bytes());
+}
+
+/// Appends an integer.
+pub fn write_i64(out: &mut Vec<u8>, value: i64) {
+    out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::NumberError::*;
+    use super::*;
+    use proptest::prelude::*;
+
+    fn exact(text: &str, digits: u8) -> Result<i64, NumberError> {
+        parse_decimal(text.as_bytes(), digits, Rounding::Exact).map(|fixed| fixed.raw)
+    }
+
+    fn nearest(text: &str, digits: u8) -> Result<(i64, bool), NumberError> {
+        parse_decimal(text.as_bytes(), digits, Rounding::Nearest).map(|fixed| (fixed.raw, fixed.rounded))
+    }
+
+    #[test]
+    fn decimals_are_read_exactly() {
+        for (text, digits, raw) in [
+            ("42000.15", 2, 4_200_015),
+            ("-0.05", 2, -5),
+            ("+5.", 2, 500),
+            (".5", 1, 5),
+            ("8e-8", 8, 8),
+            ("1E3", 0, 1000),
+            ("1.2300", 2, 123),
+            ("0e999999999999", 2, 0),
+            ("0e-999999999999999999999999", 2, 0),
+            ("-0", 3, 0),
+            ("999999999999999999", 0, 999_999_999_999_999_999),
+            ("0.000000000000000001", 18, 1),
+            ("0000000000000000000000000000001.50", 2, 150),
+            ("1.5000000000000000000000000000000", 1, 15),
+            ("100000000000000000000000000000e-27", 2, 10_000),
+        ] {
+            assert_eq!(exact(text, digits), Ok(raw), "{text}");
+        }
+    }
+
+    #[test]
+    fn numbers_that_do_not_fit_are_refused_by_reason() {
+        for (text, digits, error) in [
+            ("1.234", 2, PrecisionLoss),
+            ("1e-400", 2, PrecisionLoss),
+            ("8e-9", 8, PrecisionLoss),
+            ("0.00000000000000000000000000000000001", 18, PrecisionLoss),
+            ("1e400", 2, Overflow),
+            ("1000000000000000000", 0, Overflow),
+            ("-10000000000000000", 2, Overflow),
+            ("99999999999999999999999999999999", 0, Overflow),
+            ("1e999999999999999999999999", 0, Overflow),
+            ("nan", 2, NotFinite),
+            ("-Infinity", 2, NotFinite),
+            ("+INF", 2, NotFinite),
+            ("", 2, NotANumber),
+            (".", 2, NotANumber),
+            ("-", 2, NotANumber),
+            (" 1", 2, NotANumber),
+            ("1 ", 2, NotANumber),
+            ("1e", 2, NotANumber),
+            ("1e+", 2, NotANumber),
+            ("e5", 2, NotANumber),
+            ("1.2.3", 2, NotANumber),
+            ("1,5", 2, NotANumber),
+            ("0x10", 2, NotANumber),
+            ("--1", 2, NotANumber),
+            ("1_000", 2, NotANumber),
+            ("null", 2, NotANumber),
+            ("infinit", 2, NotANumber),
+        ] {
+            assert_eq!(exact(text, digits), Err(error), "{text}");
+        }
+        let long = format!("1{}", "0".repeat(1_000_000));
+        assert_eq!(exact(&long, 0), Err(Overflow));
+        assert_eq!(exact(&format!("{long}e-1000000"), 2), Ok(100));
+        let tiny = format!("0.{}5", "0".repeat(1_000_000));
+        assert_eq!((exact(&tiny, 2), nearest(&tiny, 2)), (Err(PrecisionLoss), Ok((0, true))));
+    }
+
+    #[test]
+    fn nearest_rounds_half_to_even() {
+        for (text, digits, raw, rounded) in [
+            ("0.125", 2, 12, true),
+            ("0.135", 2, 14, true),
+            ("-0.125", 2, -12, true),
+            ("0.1250000000000000000000000000001", 2, 13, true),
+            ("0.1249999999999999999999999999999", 2, 12, true),
+            ("0.5", 0, 0, true),
+            ("1.5", 0, 2, true),
+            ("0.50000000000000000000000000000000001", 0, 1, true),
+            ("0.05", 0, 0, true),
+            ("9e-20", 18, 0, true),
+            ("6e-19", 18, 1, true),
+            ("5e-19", 18, 0, true),
+            ("1.10", 1, 11, false),
+        ] {
+            assert_eq!(nearest(text, digits), Ok((raw, rounded)), "{text}");
+        }
+        assert_eq!(nearest("999999999999999999.5", 0), Err(Overflow));
+        assert_eq!(nearest("999999999999999999.49", 0), Ok((999_999_999_999_999_999, true)));
+    }
+
+    #[test]
+    fn integers_and_doubles_share_the_grammar() {
+        assert_eq!(parse_i64(b"9223372036854775807"), Ok(i64::MAX));
+        assert_eq!(parse_i64(b"-9223372036854775808"), Ok(i64::MIN));
+        assert_eq!(parse_i64(b"9223372036854775808"), Err(Overflow));
+        assert_eq!(parse_i64(b"18446744073709551615"), Err(Overflow));
+        assert_eq!(parse_i64(b"18446744073709551616"), Err(Overflow));
+        assert_eq!(parse_i64(b"99999999999999999999"), Err(Overflow));
+        assert_eq!((parse_i64(b"1e3"), parse_i64(b"5.0")), (Ok(1000), Ok(5)));
+        assert_eq!((parse_i64(b"5.5"), parse_i64(b"x")), (Err(PrecisionLoss), Err(NotANumber)));
+        assert_eq!((parse_f64(b"1e400"), parse_f64(b"-inf")), (Err(Overflow), Err(NotFinite)));
+        assert_eq!((parse_f64(b"0e999999999999"), parse_f64(b"8e-8")), (Ok(0.0), Ok(8e-8)));
+        assert_eq!((parse_f64(b" 1"), parse_f64(b"5.")), (Err(NotANumber), Ok(5.0)));
+    }
+
+    #[test]
+    fn written_digits_are_counted() {
+        for (text, digits) in [
+            ("8e-8", (8, 0)),
+            ("100.50", (2, 3)),
+            ("0.50", (2, 0)),
+            ("1.5e3", (0, 4)),
+            ("100.50e-1", (3, 2)),
+            ("0E-8", (8, 0)),
+            ("0", (0, 0)),
+            ("1e300", (0, 255)),
+            ("1e-300", (255, 0)),
+        ] {
+            assert_eq!(fraction_digits(text.as_bytes()), Some(digits), "{text}");
+        }
+        assert_eq!(fraction_digits(b"NaN"), None);
+        for (value, digits) in [(0.1, 1), (1.0, 0), (1e300, 0), (1e-300, 255), (0.30000000000000004, 17), (-8e-8, 8)] {
+            assert_eq!(shortest_digits(value), digits, "{value}");
+        }
+        assert_eq!((shortest_digits(1500.0), shortest_digits(0.0), shortest_digits(f64::NAN)), (0, 0, 0));
+    }
+
+    #[test]
+    fn doubles_round_on_their_shortest_form() {
+        let of = |value, digits| f64_to_decimal(value, digits).map(|fixed| (fixed.raw, fixed.rounded));
+        assert_eq!(of(0.1, 8), Ok((10_000_000, false)));
+        assert_eq!(of(0.1 + 0.2, 8), Ok((30_000_000, true)));
+        assert_eq!(of(0.285, 2), Ok((28, true)));
+        assert_eq!(of(0.295, 2), Ok((30, true)));
+        assert_eq!(of(-0.0, 2), Ok((0, false)));
+        assert_eq!(of(1e18, 0), Err(Overflow));
+        assert_eq!(of(f64::NAN, 0), Err(NotFinite));
+        assert_eq!(of(f64::NEG_INFINITY, 0), Err(NotFinite));
+        assert_eq!(of(f64::MAX, 18), Err(Overflow));
+        assert_eq!(of(5e-324, 18), Ok((0, true)));
+    }
+
+    #[test]
+    fn rescaling_is_exact_or_refused() {
+        assert_eq!(rescale(123, 2, 4), Some(12_300));
+        assert_eq!(rescale(12_300, 4, 2), Some(123));
+        assert_eq!(rescale(12_301, 4, 2), None);
+        assert_eq!(rescale(1, 0, 18), None);
+        assert_eq!(rescale(-999_999_999_999_999_999, 3, 3), Some(-999_999_999_999_999_999));
+        assert_eq!((rescale(0, 0, 200), rescale(1, 0, 200), rescale(1, 200, 0)), (Some(0), None, None));
+    }
+
+    fn written(raw: i64, digits: u8) -> String {
+        let mut out = Vec::new();
+        write_decimal(&mut out, raw, digits);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn decimals_are_written_with_all_their_digits() {
+        assert_eq!(written(-5, 2), "-0.05");
+        assert_eq!(written(5, 0), "5");
+        assert_eq!(written(0, 0), "0");
+        assert_eq!(written(0, 3), "0.000");
+        assert_eq!(written(123, 3), "0.123");
+        assert_eq!(written(1234, 3), "1.234");
+        assert_eq!(written(i64::MIN, 0), i64::MIN.to_string());
+    }
+
+    proptest! {
+        #[test]
+        fn written_decimals_read_back(raw in -DECIMAL_LIMIT + 1..DECIMAL_LIMIT, digits in 0_u8..=18) {
+            prop_assert_eq!(exact(&written(raw, digits), digits), Ok(raw));
+        }
+
+        #[test]
+        fn decimals_become_the_nearest_double(raw in any::<i64>(), shift in 0_u32..64, digits in 0_u8..=18) {
+            let raw = raw >> shift;
+            let expected: f64 = written(raw, digits).parse().unwrap();
+            prop_assert_eq!(decimal_to_f64(raw, digits).to_bits(), expected.abs().copysign(
+                if raw < 0 { -1.0 } else { 1.0 }).to_bits());
+            let mut out = Vec::new();
+            decimals_to_f64(&[raw, 1, raw], digits, &mut out);
+            prop_assert_eq!(out, vec![expected, decimal_to_f64(1, digits), expected]);
+        }
+
+        #[test]
+        fn doubles_follow_their_text(bits in any::<u64>(), raw in -10_i64.pow(17)..10_i64.pow(17), digits in 0_u8..=18) {
+            for value in [f64::from_bits(bits), decimal_to_f64(raw, digits), decimal_to_f64(raw >> 20, digits)] {
+                if !value.is_finite() {
+                    continue;
+                }
+                let mut text = Vec::new();
+                write_f64(&mut text, value);
+                prop_assert_eq!(parse_f64(&text).unwrap().to_bits(), value.to_bits());
+                prop_assert!(serde_json::from_slice::<serde_json::Number>(&text).is_ok());
+                prop_assert_eq!(
+                    f64_to_decimal(value, digits),
+                    parse_decimal(&text, digits, Rounding::Nearest)
+                );
+                if f64_to_decimal(value, digits).is_ok() {
+                    let lost = f64_to_decimal(value, digits).unwrap().rounded;
+                    prop_assert_eq!(lost, shortest_digits(value) > digits);
+                }
+            }
+        }
+
+        #[test]
+        fn long_and_short_texts_agree(int in "[0-9]{1,12}", frac in "[0-9]{0,12}", zeros in 0_usize..30, digits in 0_u8..=6) {
+            let short = format!("{int}.{frac}");
+            let long = format!("{}{int}.{frac}{}", "0".repeat(zeros), "0".repeat(30));
+            prop_assert_eq!(nearest(&short, digits), nearest(&long, digits));
+            let moved = format!("{int}{frac}{}e-{}", "0".repeat(zeros), frac.len() + zeros);
+            prop_assert_eq!(nearest(&short, digits), nearest(&moved, digits));
+        }
+
+        #[test]
+        fn any_bytes_are_read_without_panic(text in proptest::collection::vec(prop_oneof![
+            Just(b'-'), Just(b'+'), Just(b'.'), Just(b'e'), Just(b'0'), Just(b'5'), Just(b'9'), any::<u8>()], 0..40)) {
+            let double = parse_f64(&text);
+            let decimal = parse_decimal(&text, 4, Rounding::Nearest);
+            prop_assert_eq!(double == Err(NotANumber), decimal == Err(NotANumber));
+            let _ = (parse_i64(&text), fraction_digits(&text));
+        }
+    }
 }

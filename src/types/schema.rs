@@ -19,6 +19,7 @@ pub const COLUMNS_MAX: usize = 64;
 /// How the cells of a column are stored: 8 bytes each, never null.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub enum ColumnType {
     /// Fixed point: `i64` scaled by a power of ten, |raw| < 10^18.
     Decimal { digits: u8 },
@@ -41,6 +42,7 @@ impl ColumnType {
 /// How a column behaves when an open bar is merged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub enum MergeRule {
     /// The value that was there first stays (`open`).
     First,
@@ -53,6 +55,7 @@ pub enum MergeRule {
 
 /// One number column.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct Column {
     pub name: String,
     #[serde(flatten)]
@@ -64,6 +67,7 @@ pub struct Column {
 /// How the time axis is cut into partitions, in UTC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub enum Partition {
     Day,
     Month,
@@ -74,6 +78,7 @@ pub enum Partition {
 /// When rows may be dropped by age or count.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct Retention {
     /// Oldest age kept, such as `30d`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -133,6 +138,7 @@ impl SeriesDef {
 /// A column as a caller registers it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct ColumnSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
@@ -148,6 +154,7 @@ pub struct ColumnSpec {
 /// `true` for every column, or the columns by name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub enum ValueIndexSpec {
     All(bool),
     Columns(Vec<String>),
@@ -157,6 +164,7 @@ pub enum ValueIndexSpec {
 /// the flags of the command line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct SeriesSpec {
     pub kind: Kind,
     pub symbol: String,

@@ -1,0 +1,77 @@
+//! Parquet: one row group in memory at a time, handed on as soon as it is complete.
+
+use arrow::datatypes::SchemaRef;
+use bytes::Bytes;
+use parquet::arrow::ArrowWriter;
+use parquet::basic::{Compression, Encoding};
+use parquet::errors::ParquetError;
+use parquet::file::properties::WriterProperties;
+use parquet::schema::types::ColumnPath;
+
+use super::{Output, ROW_GROUP_ROWS, Writer};
+use crate::error::{Error, Result};
+use crate::query::{Block, Shape};
+
+/// A Parquet file, compressed with Snappy; the footer is its last piece.
+pub(super) struct Parquet {
+    shape: Shape,
+    schema: SchemaRef,
+    /// Taken at the end.
+    file: Option<ArrowWriter<Vec<u8>>>,
+    block: Option<Block>,
+}
+
+fn internal(error: ParquetError) -> Error {
+    Error::internal(format!("parquet: {error}"))
+}
+
+impl Parquet {
+    pub(super) fn new(shape: &Shape) -> Result<Self> {
+        let schema = shape.arrow_schema();
+        let ts = ColumnPath::from("ts");
+        // Timestamps never repeat: a dictionary of them would only be built to be thrown away.
+        let properties = WriterProperties::builder()
+            .set_created_by(format!("fastk version {}", env!("CARGO_PKG_VERSION")))
+            .set_compression(Compression::SNAPPY)
+            .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
+            .set_column_dictionary_enabled(ts.clone(), false)
+            .set_column_encoding(ts, Encoding::DELTA_BINARY_PACKED)
+            .build();
+        let file = ArrowWriter::try_new(Vec::new(), schema.clone(), Some(properties)).map_err(internal)?;
+        Ok(Self { shape: shape.clone(), schema, file: Some(file), block: None })
+    }
+
+    fn file(&mut self) -> Result<&mut ArrowWriter<Vec<u8>>> {
+        self.file.as_mut().ok_or_else(|| Error::internal("a parquet file was ended twice"))
+    }
+}
+
+impl Writer for Parquet {
+    fn begin(&mut self, _out: &mut Output) -> Result<()> {
+        Ok(())
+    }
+
+    fn accept(&mut self, block: Block) -> Result<()> {
+        self.block = Some(block);
+        Ok(())
+    }
+
+    fn print(&mut self, out: &mut Output) -> Result<bool> {
+        if let Some(block) = self.block.take() {
+            let batch = self.shape.record_batch(&self.schema, &block)?;
+            let file = self.file()?;
+            file.write(&batch).map_err(internal)?;
+            // The writer counts what it wrote, so its positions hold when the bytes are taken away.
+            let written = std::mem::take(file.inner_mut());
+            out.push(Bytes::from(written));
+        }
+        Ok(true)
+    }
+
+    fn finish(&mut self, _next_cursor: Option<&str>, out: &mut Output) -> Result<bool> {
+        let file = self.file.take().ok_or_else(|| Error::internal("a parquet file was ended twice"))?;
+        let rest = file.into_inner().map_err(internal)?;
+        out.push(Bytes::from(rest));
+        Ok(true)
+    }
+}

@@ -1,0 +1,156 @@
+//! Arrow streams. Whole chunk blocks are passed on as they stand in the file; other blocks are framed anew.
+
+use arrow::buffer::{Buffer, ScalarBuffer};
+use arrow::datatypes::SchemaRef;
+use arrow::ipc::writer::StreamWriter;
+use bytes::Bytes;
+
+use super::{Output, Writer};
+use crate::error::{Error, Result};
+use crate::format::ipc;
+use crate::query::{Block, Numbers, Shape};
+use crate::types::{ColumnType, number};
+
+/// The writer of an Arrow stream: framed by hand unless columns are strings.
+pub(super) fn writer(shape: &Shape) -> Result<Box<dyn Writer>> {
+    let schema = shape.arrow_schema();
+    if shape.numbers == Numbers::String {
+        let stream = StreamWriter::try_new(Vec::new(), &schema).map_err(internal)?;
+        return Ok(Box::new(Strings { shape: shape.clone(), schema, stream, block: None }));
+    }
+    let conversions = shape
+        .columns
+        .iter()
+        .map(|column| match (column.kind, shape.numbers) {
+            (ColumnType::Decimal { digits }, Numbers::Float64) => Conversion::Double(digits),
+            (ColumnType::Decimal { .. }, Numbers::Decimal128) => Conversion::Wide,
+            _ => Conversion::None,
+        })
+        .collect();
+    Ok(Box::new(Framed { is_plain: shape.is_plain(), conversions, schema, block: None }))
+}
+
+fn internal(error: arrow::error::ArrowError) -> Error {
+    Error::internal(format!("arrow stream: {error}"))
+}
+
+/// What happens to the words of a column.
+#[derive(Clone, Copy)]
+enum Conversion {
+    None,
+    /// Decimals of this many digits become doubles.
+    Double(u8),
+    /// Decimals become 128 bits wide.
+    Wide,
+}
+
+/// Columns of fixed width, without validity buffers.
+struct Framed {
+    schema: SchemaRef,
+    is_plain: bool,
+    conversions: Vec<Conversion>,
+    block: Option<Block>,
+}
+
+/// A column's buffer as the owner of bytes on their way out: nothing is copied.
+struct Column(Buffer);
+
+impl AsRef<[u8]> for Column {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+const PADDING: [u8; ipc::ALIGNMENT] = [0; ipc::ALIGNMENT];
+
+impl Writer for Framed {
+    fn begin(&mut self, out: &mut Output) -> Result<()> {
+        out.open.extend(ipc::framed(&ipc::schema_header(&self.schema)));
+        Ok(())
+    }
+
+    fn accept(&mut self, block: Block) -> Result<()> {
+        self.block = Some(block);
+        Ok(())
+    }
+
+    fn print(&mut self, out: &mut Output) -> Result<bool> {
+        let Some(block) = self.block.take() else { return Ok(true) };
+        if let (true, Some(verbatim)) = (self.is_plain, block.verbatim) {
+            out.push(verbatim.message);
+            return Ok(true);
+        }
+        let conversions = std::iter::once(&Conversion::None).chain(&self.conversions);
+        let columns: Vec<Buffer> = block
+            .columns
+            .into_iter()
+            .zip(conversions)
+            .map(|(buffer, conversion)| match conversion {
+                Conversion::None => buffer,
+                Conversion::Double(digits) => {
+                    let mut doubles = Vec::with_capacity(block.rows);
+                    number::decimals_to_f64(buffer.typed_data::<i64>(), *digits, &mut doubles);
+                    Buffer::from_vec(doubles)
+                }
+                Conversion::Wide => {
+                    let words = ScalarBuffer::<i64>::from(buffer);
+                    Buffer::from_vec(words.iter().map(|word| i128::from(*word)).collect::<Vec<_>>())
+                }
+            })
+            .collect();
+        let sizes: Vec<usize> = columns.iter().map(Buffer::len).collect();
+        out.open.extend(ipc::framed(&ipc::batch_header(block.rows, &sizes)));
+        for column in columns {
+            let padding = ipc::padded(column.len()) - column.len();
+            out.push(Bytes::from_owner(Column(column)));
+            out.open.extend(PADDING.iter().take(padding));
+        }
+        Ok(true)
+    }
+
+    fn finish(&mut self, _next_cursor: Option<&str>, out: &mut Output) -> Result<bool> {
+        out.open.extend_from_slice(&ipc::END_OF_STREAM);
+        Ok(true)
+    }
+}
+
+/// Number columns as text: their cells have no fixed width, so Arrow's own writer frames them.
+struct Strings {
+    shape: Shape,
+    schema: SchemaRef,
+    stream: StreamWriter<Vec<u8>>,
+    block: Option<Block>,
+}
+
+impl Strings {
+    fn drain(&mut self, out: &mut Output) {
+        out.push(Bytes::from(std::mem::take(self.stream.get_mut())));
+    }
+}
+
+impl Writer for Strings {
+    fn begin(&mut self, out: &mut Output) -> Result<()> {
+        self.drain(out);
+        Ok(())
+    }
+
+    fn accept(&mut self, block: Block) -> Result<()> {
+        self.block = Some(block);
+        Ok(())
+    }
+
+    fn print(&mut self, out: &mut Output) -> Result<bool> {
+        if let Some(block) = self.block.take() {
+            let batch = self.shape.record_batch(&self.schema, &block)?;
+            self.stream.write(&batch).map_err(internal)?;
+            self.drain(out);
+        }
+        Ok(true)
+    }
+
+    fn finish(&mut self, _next_cursor: Option<&str>, out: &mut Output) -> Result<bool> {
+        self.stream.finish().map_err(internal)?;
+        self.drain(out);
+        Ok(true)
+    }
+}

@@ -1,0 +1,274 @@
+//! Rows as text: JSON, NDJSON and CSV.
+//!
+//! Decimals are written with all their digits, doubles as the shortest text that reads back the same. Nothing is
+//! allocated per cell.
+
+use super::{Output, Times, Writer};
+use crate::error::{Error, Result};
+use crate::query::{Block, Numbers, Shape};
+use crate::types::{ColumnType, TimeUnit, number, time};
+
+/// Rows written between two looks at the size of the piece.
+const ROWS_A_STEP: usize = 512;
+
+/// What a word means.
+#[derive(Clone, Copy, Debug)]
+enum Value {
+    Int,
+    Decimal(u8),
+    Double,
+    DecimalAsDouble(u8),
+    Rfc3339(TimeUnit),
+}
+
+/// How the cells of one column are written.
+#[derive(Clone, Debug)]
+struct Cell {
+    /// What stands before the cell: a separator and, in JSON, the name.
+    before: Vec<u8>,
+    value: Value,
+    quoted: bool,
+}
+
+impl Cell {
+    #[inline]
+    fn write(&self, out: &mut Vec<u8>, word: i64) {
+        if self.quoted {
+            out.push(b'"');
+        }
+        match self.value {
+            Value::Int => out.extend_from_slice(itoa::Buffer::new().format(word).as_bytes()),
+            Value::Decimal(digits) => number::write_decimal(out, word, digits),
+            Value::Double => number::write_f64(out, f64::from_bits(word.cast_unsigned())),
+            Value::DecimalAsDouble(digits) => number::write_f64(out, number::decimal_to_f64(word, digits)),
+            Value::Rfc3339(unit) => time::write_rfc3339(out, word, unit),
+        }
+        if self.quoted {
+            out.push(b'"');
+        }
+    }
+}
+
+/// The columns of an answer, `ts` first, with their names. CSV knows no quotes: its cells never need them.
+fn cells(shape: &Shape, times: Times, quotes: bool) -> Vec<(String, Cell)> {
+    let text = shape.numbers == Numbers::String;
+    let cell = |value, quoted| Cell { before: Vec::new(), value, quoted: quoted && quotes };
+    let ts = match times {
+        Times::Epoch => cell(Value::Int, text),
+        Times::Rfc3339 => cell(Value::Rfc3339(shape.unit), true),
+    };
+    let mut all = vec![("ts".to_string(), ts)];
+    for column in &shape.columns {
+        let number = match (column.kind, shape.numbers) {
+            (ColumnType::Float64, _) => cell(Value::Double, false),
+            (ColumnType::Int64, _) => cell(Value::Int, text),
+            (ColumnType::Decimal { .. }, Numbers::Raw) => cell(Value::Int, false),
+            (ColumnType::Decimal { digits }, Numbers::Float64) => cell(Value::DecimalAsDouble(digits), false),
+            (ColumnType::Decimal { digits }, _) => cell(Value::Decimal(digits), text),
+        };
+        all.push((column.name.clone(), number));
+    }
+    all
+}
+
+fn json_text(text: &str) -> Result<Vec<u8>> {
+    serde_json::to_vec(text).map_err(|error| Error::internal(format!("cannot write {text:?} as JSON: {error}")))
+}
+
+/// `{"series":…,"version":…,"commit":…,` before the rows of a JSON answer.
+fn json_head(shape: &Shape) -> Result<Vec<u8>> {
+    let mut head = b"{\"series\":".to_vec();
+    head.extend(json_text(shape.series.as_str())?);
+    head.extend_from_slice(format!(",\"version\":{},\"commit\":{},", shape.version, shape.commit).as_bytes());
+    Ok(head)
+}
+
+/// `,"next_cursor":…}` after the rows of a JSON answer.
+fn json_tail(next_cursor: Option<&str>) -> Result<Vec<u8>> {
+    let mut tail = b",\"next_cursor\":".to_vec();
+    match next_cursor {
+        Some(cursor) => tail.extend(json_text(cursor)?),
+        None => tail.extend_from_slice(b"null"),
+    }
+    tail.extend_from_slice(b"}\n");
+    Ok(tail)
+}
+
+/// One line or object a row.
+pub(super) struct Rows {
+    cells: Vec<Cell>,
+    /// Before the first row.
+    head: Vec<u8>,
+    /// Between rows.
+    between: &'static [u8],
+    /// After the cells of each row.
+    after: &'static [u8],
+    /// After the last row of a JSON answer, before its cursor.
+    closing: Option<&'static [u8]>,
+    block: Option<Block>,
+    row: usize,
+    is_first: bool,
+}
+
+impl Rows {
+    pub(super) fn json(shape: &Shape, times: Times) -> Result<Self> {
+        let mut head = json_head(shape)?;
+        head.extend_from_slice(b"\"rows\":[");
+        Ok(Self::objects(shape, times, head, b",\n", b"}", Some(b"]")))
+    }
+
+    pub(super) fn ndjson(shape: &Shape, times: Times) -> Self {
+        Self::objects(shape, times, Vec::new(), b"", b"}\n", None)
+    }
+
+    pub(super) fn csv(shape: &Shape, times: Times) -> Self {
+        let mut all = cells(shape, times, false);
+        let names: Vec<&str> = all.iter().map(|(name, _)| name.as_str()).collect();
+        let head = format!("{}\n", names.join(",")).into_bytes();
+        for (_, cell) in all.iter_mut().skip(1) {
+            cell.before.push(b',');
+        }
+        Self::new(all, head, b"", b"\n", None)
+    }
+
+    fn objects(
+        shape: &Shape,
+        times: Times,
+        head: Vec<u8>,
+        between: &'static [u8],
+        after: &'static [u8],
+        closing: Option<&'static [u8]>,
+    ) -> Self {
+        let mut all = cells(shape, times, true);
+        for (position, (name, cell)) in all.iter_mut().enumerate() {
+            // Column names are of a-z, 0-9 and _ only.
+            cell.before = format!("{}\"{name}\":", if position == 0 { '{' } else { ',' }).into_bytes();
+        }
+        Self::new(all, head, between, after, closing)
+    }
+
+    fn new(
+        cells: Vec<(String, Cell)>,
+        head: Vec<u8>,
+        between: &'static [u8],
+        after: &'static [u8],
+        closing: Option<&'static [u8]>,
+    ) -> Self {
+        let cells = cells.into_iter().map(|(_, cell)| cell).collect();
+        Self { cells, head, between, after, closing, block: None, row: 0, is_first: true }
+    }
+}
+
+impl Writer for Rows {
+    fn begin(&mut self, out: &mut Output) -> Result<()> {
+        out.open.extend_from_slice(&self.head);
+        Ok(())
+    }
+
+    fn accept(&mut self, block: Block) -> Result<()> {
+        self.block = Some(block);
+        self.row = 0;
+        Ok(())
+    }
+
+    fn print(&mut self, out: &mut Output) -> Result<bool> {
+        let Some(block) = &self.block else { return Ok(true) };
+        let end = block.rows.min(self.row + ROWS_A_STEP);
+        let columns: Vec<(&Cell, &[i64])> =
+            self.cells.iter().enumerate().map(|(column, cell)| (cell, block.words(column))).collect();
+        for row in self.row..end {
+            if !self.is_first {
+                out.open.extend_from_slice(self.between);
+            }
+            self.is_first = false;
+            for (cell, words) in &columns {
+                out.open.extend_from_slice(&cell.before);
+                // All columns were found to have as many words as the block has rows.
+                cell.write(&mut out.open, words.get(row).copied().unwrap_or_default());
+            }
+            out.open.extend_from_slice(self.after);
+        }
+        self.row = end;
+        let done = end == block.rows;
+        if done {
+            self.block = None;
+        }
+        Ok(done)
+    }
+
+    fn finish(&mut self, next_cursor: Option<&str>, out: &mut Output) -> Result<bool> {
+        if let Some(closing) = self.closing {
+            out.open.extend_from_slice(closing);
+            out.open.extend(json_tail(next_cursor)?);
+        }
+        Ok(true)
+    }
+}
+
+/// One array a column. Keeps the blocks until all have come, then writes them column by column.
+pub(super) struct Columns {
+    cells: Vec<Cell>,
+    head: Vec<u8>,
+    blocks: Vec<Block>,
+    column: usize,
+    block: usize,
+    row: usize,
+}
+
+impl Columns {
+    pub(super) fn new(shape: &Shape, times: Times) -> Result<Self> {
+        let mut head = json_head(shape)?;
+        head.extend_from_slice(b"\"columns\":{");
+        let mut all = cells(shape, times, true);
+        for (position, (name, cell)) in all.iter_mut().enumerate() {
+            cell.before = format!("{}\"{name}\":[", if position == 0 { "" } else { "," }).into_bytes();
+        }
+        let cells = all.into_iter().map(|(_, cell)| cell).collect();
+        Ok(Self { cells, head, blocks: Vec::new(), column: 0, block: 0, row: 0 })
+    }
+}
+
+impl Writer for Columns {
+    fn begin(&mut self, out: &mut Output) -> Result<()> {
+        out.open.extend_from_slice(&self.head);
+        Ok(())
+    }
+
+    fn accept(&mut self, block: Block) -> Result<()> {
+        self.blocks.push(block);
+        Ok(())
+    }
+
+    fn print(&mut self, _out: &mut Output) -> Result<bool> {
+        Ok(true)
+    }
+
+    fn finish(&mut self, next_cursor: Option<&str>, out: &mut Output) -> Result<bool> {
+        let Some(cell) = self.cells.get(self.column) else {
+            out.open.push(b'}');
+            out.open.extend(json_tail(next_cursor)?);
+            return Ok(true);
+        };
+        if self.block == 0 && self.row == 0 {
+            out.open.extend_from_slice(&cell.before);
+        }
+        let Some(block) = self.blocks.get(self.block) else {
+            out.open.push(b']');
+            (self.column, self.block) = (self.column + 1, 0);
+            return Ok(false);
+        };
+        let words = block.words(self.column);
+        let end = words.len().min(self.row + 8 * ROWS_A_STEP);
+        for (position, word) in words.iter().enumerate().take(end).skip(self.row) {
+            if position + self.block > 0 {
+                out.open.push(b',');
+            }
+            cell.write(&mut out.open, *word);
+        }
+        self.row = end;
+        if end == words.len() {
+            (self.block, self.row) = (self.block + 1, 0);
+        }
+        Ok(false)
+    }
+}

@@ -1,0 +1,73 @@
+//! The frame around small files: manifest edits and checkpoints, tombstones, drop markers.
+//!
+//! | bytes | field |
+//! |---|---|
+//! | 8 | magic, one per kind of file |
+//! | 4 | version of the kind |
+//! | 4 | CRC-32C of the length and the payload |
+//! | 8 | length of the payload |
+//! | … | payload |
+
+use super::bytes::Reader;
+use crate::error::{Error, ErrorCode, Result};
+
+/// Bytes before the payload.
+pub const ENVELOPE_BYTES: usize = 24;
+
+/// Wraps a payload.
+pub fn seal(magic: &[u8; 8], version: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u64::try_from(payload.len()).unwrap_or(u64::MAX).to_le_bytes();
+    let crc = crc32c::crc32c_append(crc32c::crc32c(&length), payload);
+    let mut out = Vec::with_capacity(ENVELOPE_BYTES + payload.len());
+    out.extend_from_slice(magic);
+    out.extend_from_slice(&version.to_le_bytes());
+    out.extend_from_slice(&crc.to_le_bytes());
+    out.extend_from_slice(&length);
+    out.extend_from_slice(payload);
+    out
+}
+
+/// Checks the frame and gives the payload.
+///
+/// # Errors
+/// `corrupt_data` for another magic, a wrong length or checksum; `unsupported_format` for a newer version.
+pub fn open<'a>(what: &'static str, magic: &[u8; 8], version: u32, file: &'a [u8]) -> Result<&'a [u8]> {
+    let mut reader = Reader::new(file, what);
+    if reader.take(8)? != magic {
+        return Err(Error::corrupt(format!("{what} does not begin with its magic")));
+    }
+    let found = reader.u32()?;
+    if found != version {
+        let code = if found > version { ErrorCode::UnsupportedFormat } else { ErrorCode::CorruptData };
+        return Err(Error::new(code, format!("{what} has version {found}, this program knows {version}")));
+    }
+    let crc_expected = reader.u32()?;
+    let length_bytes = reader.take(8)?;
+    let length = Reader::new(length_bytes, what).u64()?;
+    let payload = reader.take(usize::try_from(length).unwrap_or(usize::MAX))?;
+    reader.finish()?;
+    let crc = crc32c::crc32c_append(crc32c::crc32c(length_bytes), payload);
+    if crc != crc_expected {
+        return Err(Error::corrupt(format!("{what}: checksum {crc:08x}, expected {crc_expected:08x}")));
+    }
+    Ok(payload)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_flipped_bit_and_every_cut_is_noticed() {
+        let file = seal(b"TESTTEST", 1, b"payload");
+        assert_eq!(open("test", b"TESTTEST", 1, &file).unwrap(), b"payload");
+        for bit in 0..file.len() * 8 {
+            let mut damaged = file.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            assert!(open("test", b"TESTTEST", 1, &damaged).is_err(), "bit {bit}");
+        }
+        for length in 0..file.len() {
+            assert!(open("test", b"TESTTEST", 1, &file[..length]).is_err(), "cut at {length}");
+        }
+    }
+}

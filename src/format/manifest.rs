@@ -1,0 +1,171 @@
+//! Manifest files: edits and checkpoints.
+//!
+//! An edit says what changed, a checkpoint repeats the whole state as one edit. Both are a protobuf message in an
+//! envelope: unknown fields are skipped, so a field can be added without a new version. Edit `n` follows edit
+//! `n - 1`; a number is used once, because its file is created exclusively.
+
+use prost::Message;
+
+use super::envelope;
+use crate::error::{Error, Result};
+
+/// First bytes of an edit.
+pub const EDIT_MAGIC: &[u8; 8] = b"FASTKEDT";
+/// First bytes of a checkpoint.
+pub const CHECKPOINT_MAGIC: &[u8; 8] = b"FASTKCHK";
+/// Version of both.
+pub const MANIFEST_VERSION: u32 = 1;
+
+/// What one publication changes.
+#[derive(Clone, PartialEq, Message)]
+pub struct Edit {
+    /// Number of this edit; in a checkpoint, of the last edit it contains.
+    #[prost(uint64, tag = "1")]
+    pub number: u64,
+    /// Series new or changed.
+    #[prost(message, repeated, tag = "2")]
+    pub series: Vec<SeriesRecord>,
+    /// Series gone.
+    #[prost(uint64, repeated, tag = "3")]
+    pub series_dropped: Vec<u64>,
+    #[prost(message, repeated, tag = "4")]
+    pub chunks: Vec<ChunkRecord>,
+    #[prost(uint64, repeated, tag = "5")]
+    pub chunks_removed: Vec<u64>,
+    #[prost(message, repeated, tag = "6")]
+    pub tombstones: Vec<TombstoneRecord>,
+    #[prost(message, repeated, tag = "7")]
+    pub tombstones_removed: Vec<TombstoneRecord>,
+    /// Run that holds every tail row of commits up to `base_commit`; replaces the run before it.
+    #[prost(message, optional, tag = "8")]
+    pub run: Option<RunRecord>,
+    /// Everything up to this commit is in chunks, the run and this manifest; 0 leaves it as it was.
+    #[prost(uint64, tag = "9")]
+    pub base_commit: u64,
+    /// First log segment that recovery needs; 0 leaves it as it was.
+    #[prost(uint64, tag = "10")]
+    pub wal_first_segment: u64,
+    /// LSN that follows everything `base_commit` covers; 0 leaves it as it was.
+    #[prost(uint64, tag = "11")]
+    pub wal_first_lsn: u64,
+    #[prost(uint64, tag = "12")]
+    pub next_series_id: u64,
+    #[prost(uint64, tag = "13")]
+    pub next_chunk_id: u64,
+    /// Random name of this history of the store; empty leaves it as it was.
+    #[prost(string, tag = "14")]
+    pub epoch: String,
+    /// Set when the run before is gone and there is no new one.
+    #[prost(bool, tag = "15")]
+    pub run_removed: bool,
+    /// Commits that something still needs to see apart from its neighbours (named snapshots).
+    #[prost(uint64, repeated, tag = "16")]
+    pub fences: Vec<u64>,
+}
+
+/// A series as of the commit up to which it is sealed.
+#[derive(Clone, PartialEq, Message)]
+pub struct SeriesRecord {
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+    /// The registration as JSON.
+    #[prost(string, tag = "2")]
+    pub def: String,
+    #[prost(uint64, tag = "3")]
+    pub version: u64,
+    #[prost(uint64, tag = "4")]
+    pub rows: u64,
+    #[prost(sint64, optional, tag = "5")]
+    pub first_ts: Option<i64>,
+    #[prost(sint64, optional, tag = "6")]
+    pub last_ts: Option<i64>,
+    /// Rows of commits up to this one are in chunks.
+    #[prost(uint64, tag = "7")]
+    pub sealed_commit: u64,
+    /// Wall clock of the last write in milliseconds; for people only.
+    #[prost(sint64, tag = "8")]
+    pub last_write_ms: i64,
+}
+
+/// A published chunk file.
+#[derive(Clone, PartialEq, Message)]
+pub struct ChunkRecord {
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+    #[prost(uint64, tag = "2")]
+    pub series_id: u64,
+    /// Start of the partition: `2024-02-01`, `2024-02`, `2024` or `all`.
+    #[prost(string, tag = "3")]
+    pub partition: String,
+    #[prost(uint64, tag = "4")]
+    pub rows: u64,
+    #[prost(sint64, tag = "5")]
+    pub ts_min: i64,
+    #[prost(sint64, tag = "6")]
+    pub ts_max: i64,
+    #[prost(uint64, tag = "7")]
+    pub commit_lo: u64,
+    #[prost(uint64, tag = "8")]
+    pub commit_hi: u64,
+    #[prost(uint64, tag = "9")]
+    pub file_bytes: u64,
+    /// CRC-32C of the whole file.
+    #[prost(fixed32, tag = "10")]
+    pub file_crc: u32,
+    /// CRC-32C of the footer, as it stands in the footer.
+    #[prost(fixed32, tag = "11")]
+    pub footer_crc: u32,
+}
+
+/// A delete that still hides rows of older chunks.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct TombstoneRecord {
+    #[prost(uint64, tag = "1")]
+    pub series_id: u64,
+    #[prost(uint64, tag = "2")]
+    pub commit: u64,
+    #[prost(sint64, tag = "3")]
+    pub start: i64,
+    #[prost(sint64, tag = "4")]
+    pub end: i64,
+}
+
+/// A run file.
+#[derive(Clone, PartialEq, Message)]
+pub struct RunRecord {
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+    #[prost(uint64, tag = "2")]
+    pub bytes: u64,
+    #[prost(fixed32, tag = "3")]
+    pub crc: u32,
+}
+
+fn encode(magic: &[u8; 8], edit: &Edit) -> Vec<u8> {
+    envelope::seal(magic, MANIFEST_VERSION, &edit.encode_to_vec())
+}
+
+fn decode(what: &'static str, magic: &[u8; 8], file: &[u8]) -> Result<Edit> {
+    let payload = envelope::open(what, magic, MANIFEST_VERSION, file)?;
+    Edit::decode(payload).map_err(|error| Error::corrupt(format!("{what}: {error}")))
+}
+
+/// Bytes of an edit file.
+pub fn encode_edit(edit: &Edit) -> Vec<u8> {
+    encode(EDIT_MAGIC, edit)
+}
+
+/// Bytes of a checkpoint file.
+pub fn encode_checkpoint(edit: &Edit) -> Vec<u8> {
+    encode(CHECKPOINT_MAGIC, edit)
+}
+
+/// Reads an edit file.
+pub fn decode_edit(file: &[u8]) -> Result<Edit> {
+    decode("manifest edit", EDIT_MAGIC, file)
+}
+
+/// Reads a checkpoint file.
+pub fn decode_checkpoint(file: &[u8]) -> Result<Edit> {
+    decode("manifest checkpoint", CHECKPOINT_MAGIC, file)
+}

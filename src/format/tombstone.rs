@@ -1,0 +1,61 @@
+//! The small files a delete or a drop leaves beside the chunks, so that a manifest can be rebuilt without them
+//! coming back to life. The payload inside the envelope is JSON and says everything.
+
+use serde::{Deserialize, Serialize};
+
+use super::envelope;
+use crate::error::{Error, Result};
+use crate::types::SeriesKey;
+
+/// First bytes of a tombstone file.
+pub const TOMBSTONE_MAGIC: &[u8; 8] = b"FASTKDEL";
+/// First bytes of a drop marker.
+pub const DROP_MAGIC: &[u8; 8] = b"FASTKDRP";
+/// Version of both.
+pub const TOMBSTONE_VERSION: u32 = 1;
+
+/// A deleted closed range: it hides rows of commits before its own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TombstoneFile {
+    pub series_id: u64,
+    pub key: SeriesKey,
+    /// Commit of the delete.
+    pub commit: u64,
+    pub start: i64,
+    pub end: i64,
+}
+
+/// A dropped series: nothing of it is to be read again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DropFile {
+    pub series_id: u64,
+    pub key: SeriesKey,
+    /// Commit of the drop.
+    pub commit: u64,
+}
+
+fn to_json<T: Serialize>(value: &T) -> Result<Vec<u8>> {
+    serde_json::to_vec(value).map_err(|error| Error::internal(format!("tombstone as JSON: {error}")))
+}
+
+/// Bytes of a tombstone file.
+pub fn encode_tombstone(value: &TombstoneFile) -> Result<Vec<u8>> {
+    Ok(envelope::seal(TOMBSTONE_MAGIC, TOMBSTONE_VERSION, &to_json(value)?))
+}
+
+/// Bytes of a drop marker.
+pub fn encode_drop(value: &DropFile) -> Result<Vec<u8>> {
+    Ok(envelope::seal(DROP_MAGIC, TOMBSTONE_VERSION, &to_json(value)?))
+}
+
+/// Reads a tombstone file.
+pub fn decode_tombstone(file: &[u8]) -> Result<TombstoneFile> {
+    let payload = envelope::open("tombstone", TOMBSTONE_MAGIC, TOMBSTONE_VERSION, file)?;
+    serde_json::from_slice(payload).map_err(|error| Error::corrupt(format!("tombstone: {error}")))
+}
+
+/// Reads a drop marker.
+pub fn decode_drop(file: &[u8]) -> Result<DropFile> {
+    let payload = envelope::open("drop marker", DROP_MAGIC, TOMBSTONE_VERSION, file)?;
+    serde_json::from_slice(payload).map_err(|error| Error::corrupt(format!("drop marker: {error}")))
+}

@@ -1,0 +1,354 @@
+//! The write-ahead log: segments of frames, one frame a commit.
+//!
+//! A segment begins with [`SegmentHeader`] and is filled with zeros ahead of use. Frames start on multiples of
+//! [`FRAME_ALIGNMENT`] and carry the random epoch of their segment, so that bytes of an earlier life of the same
+//! blocks never parse. `durable_lsn` is the highest LSN known to be synced when the frame was written: a damaged
+//! frame below a later `durable_lsn` is rot in synced data, otherwise it is the torn end of an unfinished write.
+
+use super::bytes::{Reader, put_blob, put_words};
+use crate::error::{Error, ErrorCode, Result};
+use crate::types::Rows;
+use crate::types::schema::COLUMNS_MAX;
+
+/// First bytes of a segment.
+pub const SEGMENT_MAGIC: &[u8; 8] = b"FASTKWAL";
+/// Version of segments and frames.
+pub const WAL_VERSION: u32 = 1;
+/// Bytes of a segment header.
+pub const SEGMENT_HEADER_BYTES: usize = 64;
+/// First bytes of a frame.
+pub const FRAME_MAGIC: [u8; 4] = *b"FKWF";
+/// Bytes of a frame before its payload.
+pub const FRAME_HEADER_BYTES: usize = 56;
+/// Frames start on multiples of this many bytes.
+pub const FRAME_ALIGNMENT: usize = 64;
+/// Longest payload of a frame.
+pub const PAYLOAD_BYTES_MAX: usize = 1 << 31;
+
+/// Names a segment's place in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SegmentHeader {
+    /// Number in the file name.
+    pub number: u64,
+    /// Random; every frame repeats it.
+    pub epoch: u64,
+    /// LSN of the first frame.
+    pub first_lsn: u64,
+}
+
+/// What a frame holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FrameKind {
+    /// A commit: its payload is a list of operations.
+    Commit = 1,
+    /// Nothing but a newer `durable_lsn`.
+    Marker = 2,
+}
+
+/// A frame without its payload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FrameHeader {
+    pub kind: FrameKind,
+    /// Position in the log, one more for every frame.
+    pub lsn: u64,
+    pub epoch: u64,
+    pub durable_lsn: u64,
+    /// Commit number; 0 in a marker.
+    pub commit: u64,
+    pub payload_bytes: usize,
+}
+
+/// One change inside a commit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// Rows, sorted and distinct; `replaced` of them existed.
+    Write {
+        series_id: u64,
+        replaced: u64,
+        rows: Rows,
+    },
+    /// A closed range; `deleted` rows went.
+    Delete {
+        series_id: u64,
+        start: i64,
+        end: i64,
+        deleted: u64,
+    },
+    /// A new series, or a changed registration of an existing one; the registration as JSON.
+    Register {
+        series_id: u64,
+        def: String,
+    },
+    Drop {
+        series_id: u64,
+    },
+}
+
+/// The payload of a commit frame.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Commit {
+    /// Empty when the caller gave none.
+    pub idempotency_key: Vec<u8>,
+    /// Wall clock in milliseconds, for people only.
+    pub wall_ms: i64,
+    pub operations: Vec<Operation>,
+}
+
+/// Bytes of a segment header.
+pub fn encode_segment_header(header: &SegmentHeader) -> [u8; SEGMENT_HEADER_BYTES] {
+    let mut out = Vec::with_capacity(SEGMENT_HEADER_BYTES);
+    out.extend_from_slice(SEGMENT_MAGIC);
+    out.extend_from_slice(&WAL_VERSION.to_le_bytes());
+    out.extend_from_slice(&[0; 4]);
+    out.extend_from_slice(&header.number.to_le_bytes());
+    out.extend_from_slice(&header.epoch.to_le_bytes());
+    out.extend_from_slice(&header.first_lsn.to_le_bytes());
+    let crc = crc32c::crc32c(&out);
+    out.extend_from_slice(&crc.to_le_bytes());
+    out.resize(SEGMENT_HEADER_BYTES, 0);
+    out.try_into().unwrap_or([0; SEGMENT_HEADER_BYTES])
+}
+
+/// Reads a segment header.
+pub fn decode_segment_header(bytes: &[u8]) -> Result<SegmentHeader> {
+    let mut reader = Reader::new(bytes, "log segment header");
+    if reader.take(8)? != SEGMENT_MAGIC {
+        return Err(Error::corrupt("log segment does not begin with its magic"));
+    }
+    let version = reader.u32()?;
+    if version > WAL_VERSION {
+        return Err(Error::new(ErrorCode::UnsupportedFormat, format!("log segment has version {version}")));
+    }
+    reader.take(4)?;
+    let header = SegmentHeader { number: reader.u64()?, epoch: reader.u64()?, first_lsn: reader.u64()? };
+    let crc = reader.u32()?;
+    if bytes.get(..SEGMENT_HEADER_BYTES) != Some(encode_segment_header(&header).as_slice()) {
+        return Err(Error::corrupt(format!("log segment header {}: checksum {crc:08x} does not match", header.number)));
+    }
+    Ok(header)
+}
+
+/// Appends a frame, padded to [`FRAME_ALIGNMENT`], to `out`.
+pub fn put_frame(out: &mut Vec<u8>, header: &FrameHeader, payload: &[u8]) {
+    let begin = out.len();
+    out.extend_from_slice(&FRAME_MAGIC);
+    out.extend_from_slice(&[0; 4]);
+    out.extend_from_slice(&(header.kind as u32).to_le_bytes());
+    out.extend_from_slice(&[0; 4]);
+    for value in [header.lsn, header.epoch, header.durable_lsn, header.commit] {
+        out.extend_from_slice(&value.to_le_bytes());
+    }
+    out.extend_from_slice(&u64::try_from(payload.len()).unwrap_or(u64::MAX).to_le_bytes());
+    out.extend_from_slice(payload);
+    let crc = out.get(begin + 8..).map_or(0, crc32c::crc32c);
+    if let Some(slot) = out.get_mut(begin + 4..begin + 8) {
+        slot.copy_from_slice(&crc.to_le_bytes());
+    }
+    out.resize(begin + frame_bytes(payload.len()), 0);
+}
+
+/// Bytes a frame with this payload takes in a segment.
+pub fn frame_bytes(payload_bytes: usize) -> usize {
+    (FRAME_HEADER_BYTES + payload_bytes).div_ceil(FRAME_ALIGNMENT) * FRAME_ALIGNMENT
+}
+
+/// What stands at one place of a segment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Found<'a> {
+    Frame(FrameHeader, &'a [u8]),
+    /// Zeros: nothing was written here.
+    Nothing,
+    /// Bytes that are no whole frame of this epoch.
+    Damaged,
+}
+
+/// Reads what stands at `offset` of a segment of this epoch.
+pub fn frame_at(segment: &[u8], offset: usize, epoch: u64) -> Found<'_> {
+    let Some(rest) = segment.get(offset..) else { return Found::Nothing };
+    if rest.iter().take(FRAME_HEADER_BYTES).all(|byte| *byte == 0) {
+        return Found::Nothing;
+    }
+    read_frame(rest, epoch).map_or(Found::Damaged, |(header, payload)| Found::Frame(header, payload))
+}
+
+fn read_frame(bytes: &[u8], epoch: u64) -> Option<(FrameHeader, &[u8])> {
+    let mut reader = Reader::new(bytes, "frame");
+    if reader.take(4).ok()? != FRAME_MAGIC {
+        return None;
+    }
+    let crc = reader.u32().ok()?;
+    let kind = match reader.u32().ok()? {
+        1 => FrameKind::Commit,
+        2 => FrameKind::Marker,
+        _ => return None,
+    };
+    reader.take(4).ok()?;
+    let (lsn, found_epoch) = (reader.u64().ok()?, reader.u64().ok()?);
+    let (durable_lsn, commit) = (reader.u64().ok()?, reader.u64().ok()?);
+    let payload_bytes = usize::try_from(reader.u64().ok()?).ok()?;
+    if found_epoch != epoch || payload_bytes > PAYLOAD_BYTES_MAX {
+        return None;
+    }
+    let payload = reader.take(payload_bytes).ok()?;
+    let covered = bytes.get(8..FRAME_HEADER_BYTES.checked_add(payload_bytes)?)?;
+    (crc32c::crc32c(covered) == crc)
+        .then_some((FrameHeader { kind, lsn, epoch, durable_lsn, commit, payload_bytes }, payload))
+}
+
+const OP_WRITE: u8 = 1;
+const OP_DELETE: u8 = 2;
+const OP_REGISTER: u8 = 3;
+const OP_DROP: u8 = 4;
+
+/// Appends rows: column count, row count, then `ts` and each column.
+pub fn put_rows(out: &mut Vec<u8>, rows: &Rows) {
+    out.extend_from_slice(&u32::try_from(rows.columns.len()).unwrap_or(u32::MAX).to_le_bytes());
+    out.extend_from_slice(&u32::try_from(rows.len()).unwrap_or(u32::MAX).to_le_bytes());
+    put_words(out, &rows.ts);
+    for column in &rows.columns {
+        put_words(out, column);
+    }
+}
+
+/// Reads rows as [`put_rows`] wrote them.
+pub fn read_rows(reader: &mut Reader<'_>) -> Result<Rows> {
+    let column_count = reader.length()?;
+    if column_count > COLUMNS_MAX {
+        return Err(Error::corrupt(format!("rows with {column_count} columns")));
+    }
+    let row_count = reader.length()?;
+    let ts = reader.words(row_count)?;
+    let mut columns = Vec::new();
+    for _ in 0..column_count {
+        columns.push(reader.words(row_count)?);
+    }
+    Ok(Rows { ts, columns })
+}
+
+/// Bytes of a commit's payload.
+pub fn encode_commit(commit: &Commit) -> Vec<u8> {
+    let mut out = Vec::new();
+    put_blob(&mut out, &commit.idempotency_key);
+    out.extend_from_slice(&commit.wall_ms.to_le_bytes());
+    out.extend_from_slice(&u32::try_from(commit.operations.len()).unwrap_or(u32::MAX).to_le_bytes());
+    for operation in &commit.operations {
+        match operation {
+            Operation::Write { series_id, replaced, rows } => {
+                out.push(OP_WRITE);
+                out.extend_from_slice(&series_id.to_le_bytes());
+                out.extend_from_slice(&replaced.to_le_bytes());
+                put_rows(&mut out, rows);
+            }
+            Operation::Delete { series_id, start, end, deleted } => {
+                out.push(OP_DELETE);
+                out.extend_from_slice(&series_id.to_le_bytes());
+                out.extend_from_slice(&start.to_le_bytes());
+                out.extend_from_slice(&end.to_le_bytes());
+                out.extend_from_slice(&deleted.to_le_bytes());
+            }
+            Operation::Register { series_id, def } => {
+                out.push(OP_REGISTER);
+                out.extend_from_slice(&series_id.to_le_bytes());
+                put_blob(&mut out, def.as_bytes());
+            }
+            Operation::Drop { series_id } => {
+                out.push(OP_DROP);
+                out.extend_from_slice(&series_id.to_le_bytes());
+            }
+        }
+    }
+    out
+}
+
+/// Reads a commit's payload.
+pub fn decode_commit(payload: &[u8]) -> Result<Commit> {
+    let mut reader = Reader::new(payload, "commit");
+    let idempotency_key = reader.blob()?.to_vec();
+    let wall_ms = reader.i64()?;
+    let count = reader.u32()?;
+    let mut operations = Vec::new();
+    for _ in 0..count {
+        let kind = reader.u8()?;
+        let series_id = reader.u64()?;
+        operations.push(match kind {
+            OP_WRITE => Operation::Write { series_id, replaced: reader.u64()?, rows: read_rows(&mut reader)? },
+            OP_DELETE => {
+                Operation::Delete { series_id, start: reader.i64()?, end: reader.i64()?, deleted: reader.u64()? }
+            }
+            OP_REGISTER => {
+                let def = std::str::from_utf8(reader.blob()?)
+                    .map_err(|_| Error::corrupt("commit: a registration is not UTF-8"))?;
+                Operation::Register { series_id, def: def.to_owned() }
+            }
+            OP_DROP => Operation::Drop { series_id },
+            other => return Err(Error::corrupt(format!("commit has an unknown operation {other}"))),
+        });
+    }
+    reader.finish()?;
+    Ok(Commit { idempotency_key, wall_ms, operations })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> Commit {
+        Commit {
+            idempotency_key: b"key".to_vec(),
+            wall_ms: 7,
+            operations: vec![
+                Operation::Register { series_id: 1, def: "{}".into() },
+                Operation::Write {
+                    series_id: 1,
+                    replaced: 1,
+                    rows: Rows { ts: vec![-1, 5], columns: vec![vec![10, -20], vec![3, 4]] },
+                },
+                Operation::Delete { series_id: 1, start: i64::MIN, end: 5, deleted: 2 },
+                Operation::Drop { series_id: 1 },
+            ],
+        }
+    }
+
+    #[test]
+    fn commits_survive_their_bytes() {
+        let payload = encode_commit(&sample());
+        assert_eq!(decode_commit(&payload).unwrap(), sample());
+        for length in 0..payload.len() {
+            assert!(decode_commit(&payload[..length]).is_err(), "cut at {length}");
+        }
+    }
+
+    #[test]
+    fn a_frame_with_any_flipped_bit_or_of_another_epoch_is_damaged() {
+        let payload = encode_commit(&sample());
+        let header = FrameHeader {
+            kind: FrameKind::Commit,
+            lsn: 9,
+            epoch: 77,
+            durable_lsn: 8,
+            commit: 3,
+            payload_bytes: payload.len(),
+        };
+        let mut segment = Vec::new();
+        put_frame(&mut segment, &header, &payload);
+        assert_eq!(segment.len(), frame_bytes(payload.len()));
+        assert_eq!(frame_at(&segment, 0, 77), Found::Frame(header, &payload));
+        assert_eq!(frame_at(&segment, 0, 78), Found::Damaged);
+        assert_eq!(frame_at(&[0; 128], 64, 77), Found::Nothing);
+        for bit in 0..(FRAME_HEADER_BYTES + payload.len()) * 8 {
+            let mut damaged = segment.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(frame_at(&damaged, 0, 77), Found::Damaged, "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn a_segment_header_with_any_flipped_bit_is_refused() {
+        let bytes = encode_segment_header(&SegmentHeader { number: 1, epoch: 2, first_lsn: 3 });
+        for bit in 0..bytes.len() * 8 {
+            let mut damaged = bytes;
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            assert!(decode_segment_header(&damaged).is_err(), "bit {bit}");
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! Checks an Arrow IPC message before a decoder sees it.
+//!
+//! Decoders trust offsets and lengths in the message header: patched ones end in a panic, or in an allocation that
+//! ends the process. What passes here has one node and two buffers for each flat, fixed-width column, all within
+//! the body and long enough for the rows, no compression and no dictionary.
+
+use arrow::datatypes::{DataType, Schema};
+use arrow::ipc;
+
+use crate::error::{Error, Result};
+
+fn broken(detail: impl AsRef<str>) -> Error {
+    Error::invalid(format!("arrow body is malformed: {}", detail.as_ref()))
+}
+
+/// Verifies a message header (a flatbuffer, without the stream's length prefix).
+///
+/// # Errors
+/// `invalid_argument`.
+pub fn message(header: &[u8]) -> Result<ipc::Message<'_>> {
+    // The verifier bounds depth and number of tables.
+    ipc::root_as_message(header).map_err(|error| broken(format!("message header: {error}")))
+}
+
+/// Decodes a schema message.
+///
+/// # Errors
+/// `invalid_argument` for anything else, and for columns that are nested or a dictionary.
+pub fn schema_of(header: &[u8]) -> Result<Schema> {
+    let message = message(header)?;
+    let schema = message.header_as_schema().ok_or_else(|| broken("the stream does not start with its schema"))?;
+    if schema.endianness() != ipc::Endianness::Little {
+        return Err(broken("numbers are big-endian"));
+    }
+    if message.bodyLength() != 0 {
+        return Err(broken("the schema message has a body"));
+    }
+    for field in schema.fields().iter().flatten() {
+        let name = field.name().unwrap_or_default();
+        if field.dictionary().is_some() {
+            return Err(Error::invalid(format!("arrow column {name:?} is a dictionary")));
+        }
+        if field.children().is_some_and(|children| !children.is_empty()) {
+            return Err(Error::invalid(format!("arrow column {name:?} is nested")));
+        }
+    }
+    super::guarded("arrow", || Ok(ipc::convert::fb_to_schema(schema)))
+}
+
+/// Bytes of a cell, for the types that may come in.
+fn cell_bytes(kind: &DataType) -> Option<u64> {
+    match kind {
+        DataType::Decimal32(..) => Some(4),
+        DataType::Decimal64(..) => Some(8),
+        DataType::Decimal128(..) => Some(16),
+        DataType::Decimal256(..) => Some(32),
+        _ => kind.primitive_width().and_then(|width| u64::try_from(width).ok()),
+    }
+}
+
+/// Checks a record batch message against the schema of its stream: `header` is its flatbuffer, `body` its buffers.
+///
+/// # Errors
+/// `invalid_argument` naming what is wrong.
+pub fn check_message(header: &[u8], body: &[u8], schema: &Schema) -> Result<()> {
+    let message = message(header)?;
+    let batch = match message.header_type() {
+        ipc::MessageHeader::RecordBatch => message.header_as_record_batch(),
+        ipc::MessageHeader::DictionaryBatch => return Err(Error::invalid("arrow dictionaries are not taken")),
+        ipc::MessageHeader::Schema => return Err(broken("a second schema")),
+        _ => return Err(broken("a message that is no record batch")),
+    };
+    let batch = batch.ok_or_else(|| broken("an empty message"))?;
+    if batch.compression().is_some() {
+        return Err(Error::invalid("arrow bodies with compressed buffers are not taken")
+            .with_hint("write the stream without compression, or compress the whole body by gzip or zstd"));
+    }
+    if batch.variadicBufferCounts().is_some_and(|counts| !counts.is_empty()) {
+        return Err(broken("variadic buffers"));
+    }
+    let unsigned = |what: &str, value: i64| u64::try_from(value).map_err(|_| broken(format!("a negative {what}")));
+    let body_bytes = u64::try_from(body.len()).unwrap_or(u64::MAX);
+    if unsigned("body length", message.bodyLength())? > body_bytes {
+        return Err(broken("the body is shorter than its header says"));
+    }
+    let rows = unsigned("row count", batch.length())?;
+    let (Some(nodes), Some(buffers)) = (batch.nodes(), batch.buffers()) else {
+        return Err(broken("a record batch without nodes or buffers"));
+    };
+    let columns = schema.fields();
+    if nodes.len() != columns.len() || buffers.len() != 2 * columns.len() {
+        return Err(broken(format!(
+            "{} columns, but {} nodes and {} buffers",
+            columns.len(),
+            nodes.len(),
+            buffers.len()
+        )));
+    }
+    let mut buffers = buffers.iter();
+    for (column, node) in columns.iter().zip(nodes) {
+        let name = column.name();
+        let wrong = |what: &str| broken(format!("column {name:?}: {what}"));
+        let nulls = unsigned("null count", node.null_count())?;
+        if unsigned("node length", node.length())? != rows || nulls > rows {
+            return Err(wrong("its node contradicts the row count"));
+        }
+        let width = cell_bytes(column.data_type()).ok_or_else(|| wrong("not a fixed-width number"))?;
+        let validity = if nulls == 0 { 0 } else { rows.div_ceil(8) };
+        for (what, needed) in [("validity", Some(validity)), ("values", rows.checked_mul(width))] {
+            let buffer = buffers.next().ok_or_else(|| wrong("a buffer is missing"))?;
+            let offset = unsigned("buffer offset", buffer.offset())?;
+            let length = unsigned("buffer length", buffer.length())?;
+            if offset.checked_add(length).is_none_or(|end| end > body_bytes) {
+                return Err(wrong(&format!("its {what} buffer leaves the body")));
+            }
+            if needed.is_none_or(|needed| length < needed) {
+                return Err(wrong(&format!("its {what} buffer is too short for {rows} rows")));
+            }
+        }
+    }
+    Ok(())
+}

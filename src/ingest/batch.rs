@@ -1,0 +1,456 @@
+//! Columns of cells, and Arrow record batches turned into them.
+//!
+//! Shared by everything that comes column by column: `{"columns": …}`, Arrow streams, Flight and Parquet.
+
+use std::io::Write;
+
+use arrow::array::{Array, ArrayRef, ArrowPrimitiveType, AsArray, PrimitiveArray};
+use arrow::datatypes::{
+    DataType, Decimal32Type, Decimal64Type, Decimal128Type, Decimal256Type, Float16Type, Float32Type, Float64Type,
+    Int8Type, Int16Type, Int32Type, Int64Type, Schema, TimeUnit as ArrowUnit, TimestampMicrosecondType,
+    TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType, UInt8Type, UInt16Type, UInt32Type,
+    UInt64Type,
+};
+use arrow::record_batch::RecordBatch;
+
+use crate::error::{Error, ErrorCode, Result};
+use crate::types::number::{NumberError, decimal_to_f64, f64_to_decimal, parse_decimal, rescale};
+use crate::types::{ColumnType, Rounding, Rows, SeriesDef, time};
+
+use super::cell::{Cell, RowErrors, double_word, fields_of_header, number_word, quote, raw_word};
+use super::{DECODED_BYTES_MAX, Missing, Numbers, Options, Parsed};
+
+/// Columns filled one after the other, block by block. Bad cells keep their place.
+pub(super) struct ColumnSet<'a> {
+    pub(super) def: &'a SeriesDef,
+    pub(super) options: &'a Options,
+    pub(super) ts: Vec<i64>,
+    columns: Vec<Vec<i64>>,
+    rounded: Vec<u64>,
+    errors: RowErrors,
+    /// Rows of the blocks before this one.
+    row_base: usize,
+    /// Rows with a missing value under `missing=skip`, and the columns of them that were rounded, any order.
+    missing: Vec<usize>,
+    rounded_rows: Vec<(usize, usize)>,
+}
+
+fn wide(row: usize) -> u64 {
+    u64::try_from(row).unwrap_or(u64::MAX)
+}
+
+impl<'a> ColumnSet<'a> {
+    pub(super) fn new(def: &'a SeriesDef, options: &'a Options) -> Self {
+        let column_count = def.columns.len();
+        Self {
+            def,
+            options,
+            ts: Vec::new(),
+            columns: vec![Vec::new(); column_count],
+            rounded: vec![0; column_count],
+            errors: RowErrors::default(),
+            row_base: 0,
+            missing: Vec::new(),
+            rounded_rows: Vec::new(),
+        }
+    }
+
+    /// Position in the body of a row of this block.
+    fn row(&self, row: usize) -> u64 {
+        wide(self.row_base + row)
+    }
+
+    /// A timestamp that cannot be stored.
+    pub(super) fn bad_time(&mut self, row: usize, reason: &str, shown: impl FnOnce() -> String) {
+        let row = self.row(row);
+        self.errors.add_time(self.def, row, reason, shown);
+        self.ts.push(0);
+    }
+
+    /// The next cell of a column.
+    pub(super) fn cell(&mut self, row: usize, column: usize, cell: Cell, shown: impl FnOnce() -> String) {
+        let word = match cell {
+            Cell::Word(word, rounded) => {
+                if rounded {
+                    if let Some(count) = self.rounded.get_mut(column) {
+                        *count += 1;
+                    }
+                    if self.options.missing == Missing::Skip && self.columns.len() > 1 {
+                        self.rounded_rows.push((self.row_base + row, column));
+                    }
+                }
+                word
+            }
+            Cell::Missing { .. } if self.options.missing == Missing::Skip => {
+                self.missing.push(self.row_base + row);
+                0
+            }
+            bad => {
+                let row = self.row(row);
+                self.errors.add_cell(self.def, row, column, bad, shown);
+                0
+            }
+        };
+        if let Some(words) = self.columns.get_mut(column) {
+            words.push(word);
+        }
+    }
+
+    /// A cell that is neither number nor text.
+    pub(super) fn wrong_type(&mut self, row: usize, field: usize, shown: &[u8]) {
+        let at = self.row(row);
+        self.errors.add(self.def, at, field, "wrong_type", |name| {
+            format!("{name} {} is neither a number nor a string", quote(shown))
+        });
+        match field.checked_sub(1) {
+            None => self.ts.push(0),
+            Some(column) => self.columns.get_mut(column).map_or((), |words| words.push(0)),
+        }
+    }
+
+    /// Ends a block of `rows` rows: all columns have as many more cells.
+    pub(super) fn end_block(&mut self, rows: usize) {
+        self.row_base += rows;
+    }
+
+    /// The rows, without those that lack a value, if all are valid.
+    pub(super) fn finish(mut self) -> Result<Parsed> {
+        self.missing.sort_unstable();
+        self.missing.dedup();
+        if !self.missing.is_empty() {
+            for (row, column) in &self.rounded_rows {
+                if self.missing.binary_search(row).is_ok()
+                    && let Some(count) = self.rounded.get_mut(*column)
+                {
+                    *count -= 1;
+                }
+            }
+            drop_rows(&mut self.ts, &self.missing);
+            for column in &mut self.columns {
+                drop_rows(column, &self.missing);
+            }
+        }
+        let parsed = Parsed {
+            rows: Rows { ts: self.ts, columns: self.columns },
+            skipped: wide(self.missing.len()),
+            rounded: self.rounded,
+        };
+        super::finish(self.def, parsed, self.errors, self.options)
+    }
+}
+
+/// Removes the positions in `gone`, which rise.
+fn drop_rows(cells: &mut Vec<i64>, gone: &[usize]) {
+    let mut gone = gone.iter().copied().peekable();
+    let mut at = 0;
+    cells.retain(|_| {
+        let is_gone = gone.next_if_eq(&at).is_some();
+        at += 1;
+        !is_gone
+    });
+}
+
+/// How an Arrow type may fill a field.
+fn fits(field: usize, kind: &DataType) -> bool {
+    if field == 0 {
+        return matches!(kind, DataType::Timestamp(..) | DataType::Int64);
+    }
+    kind.is_numeric()
+}
+
+/// Checks the columns of a schema against the registration, and gives the field of each.
+///
+/// # Errors
+/// `schema_mismatch` naming the column.
+pub(super) fn check_schema(def: &SeriesDef, schema: &Schema) -> Result<Vec<usize>> {
+    let fields = fields_of_header(def, schema.fields().iter().map(|field| field.name().as_str()))?;
+    for (field, column) in fields.iter().zip(schema.fields()) {
+        if !fits(*field, column.data_type()) {
+            let wanted = if *field == 0 { "a timestamp or int64" } else { "a decimal, float or integer type" };
+            return Err(Error::new(
+                ErrorCode::SchemaMismatch,
+                format!("column {} is {}, not {wanted}", column.name(), column.data_type()),
+            ));
+        }
+    }
+    Ok(fields)
+}
+
+/// Turns record batches into columns.
+pub(super) struct ColumnReader<'a> {
+    set: ColumnSet<'a>,
+}
+
+impl<'a> ColumnReader<'a> {
+    pub(super) fn new(def: &'a SeriesDef, options: &'a Options) -> Self {
+        Self { set: ColumnSet::new(def, options) }
+    }
+
+    /// Adds the rows of a batch.
+    ///
+    /// # Errors
+    /// `schema_mismatch`, or `too_large`. Offending rows are collected.
+    pub(super) fn add(&mut self, batch: &RecordBatch) -> Result<()> {
+        let set = &mut self.set;
+        let fields = check_schema(set.def, &batch.schema())?;
+        let rows = wide(set.row_base + batch.num_rows());
+        check_size(set.def, rows)?;
+        for (field, array) in fields.into_iter().zip(batch.columns()) {
+            match field.checked_sub(1) {
+                None => add_times(set, array)?,
+                Some(column) => add_numbers(set, column, array)?,
+            }
+        }
+        set.end_block(batch.num_rows());
+        Ok(())
+    }
+
+    pub(super) fn finish(self) -> Result<Parsed> {
+        self.set.finish()
+    }
+}
+
+/// `too_large` if so many rows of the series decode into more than [`DECODED_BYTES_MAX`].
+pub(super) fn check_size(def: &SeriesDef, rows: u64) -> Result<()> {
+    let bytes = rows.saturating_mul(8 * wide(def.columns.len() + 1));
+    if bytes > DECODED_BYTES_MAX {
+        return Err(Error::new(
+            ErrorCode::TooLarge,
+            format!("the body decodes into {bytes} bytes of cells, more than {DECODED_BYTES_MAX}"),
+        )
+        .with_hint("send it in several bodies"));
+    }
+    Ok(())
+}
+
+fn mismatch(array: &ArrayRef) -> Error {
+    Error::new(ErrorCode::SchemaMismatch, format!("{} is not a type this column takes", array.data_type()))
+}
+
+/// Fills `ts`.
+fn add_times(set: &mut ColumnSet<'_>, array: &ArrayRef) -> Result<()> {
+    match array.data_type() {
+        DataType::Int64 => add_time_array::<Int64Type>(set, array, set.def.unit.per_second()),
+        DataType::Timestamp(ArrowUnit::Second, _) => add_time_array::<TimestampSecondType>(set, array, 1),
+        DataType::Timestamp(ArrowUnit::Millisecond, _) => {
+            add_time_array::<TimestampMillisecondType>(set, array, 1_000);
+        }
+        DataType::Timestamp(ArrowUnit::Microsecond, _) => {
+            add_time_array::<TimestampMicrosecondType>(set, array, 1_000_000);
+        }
+        DataType::Timestamp(ArrowUnit::Nanosecond, _) => {
+            add_time_array::<TimestampNanosecondType>(set, array, 1_000_000_000);
+        }
+        _ => return Err(mismatch(array)),
+    }
+    Ok(())
+}
+
+fn add_time_array<T: ArrowPrimitiveType<Native = i64>>(set: &mut ColumnSet<'_>, array: &ArrayRef, per_second: i64) {
+    let unit = set.def.unit;
+    let array = array.as_primitive::<T>();
+    set.ts.reserve(array.len());
+    for (row, cell) in array.iter().enumerate() {
+        let Some(source) = cell else {
+            set.bad_time(row, "missing", String::new);
+            continue;
+        };
+        let converted =
+            if per_second == unit.per_second() { Some(source) } else { time::convert(source, per_second, unit) };
+        match converted {
+            Some(ts) if time::in_range(ts, unit) => set.ts.push(ts),
+            Some(ts) => set.bad_time(row, "time_out_of_range", || ts.to_string()),
+            // Too far away for the unit, or between two of its ticks.
+            None if per_second < unit.per_second() => {
+                set.bad_time(row, "time_out_of_range", || format!("{source} of {per_second} a second"));
+            }
+            None => set.bad_time(row, "bad_time", || format!("{source} of {per_second} a second")),
+        }
+    }
+}
+
+/// Fills a number column.
+fn add_numbers(set: &mut ColumnSet<'_>, column: usize, array: &ArrayRef) -> Result<()> {
+    let Some(kind) = set.def.columns.get(column).map(|column| column.kind) else { return Err(mismatch(array)) };
+    // Under raw numbers a decimal column takes integers, which must stay below its limit.
+    let is_raw = set.options.numbers == Numbers::Raw && kind.digits().is_some();
+    let target = if is_raw { ColumnType::Int64 } else { kind };
+    let rounding = set.options.rounding;
+    let bound = move |word: Result<(i64, bool), NumberError>| match word {
+        Ok((word, rounded)) if is_raw => raw_word(word).map(|word| (word, rounded)),
+        word => word,
+    };
+    macro_rules! ints {
+        ($kind:ty) => {
+            add_array::<$kind>(set, column, array, move |value| {
+                bound(i64::try_from(value).map_err(|_| NumberError::Overflow).and_then(|value| int_word(value, target)))
+            })
+        };
+    }
+    macro_rules! decimals {
+        ($kind:ty, $scale:expr) => {{
+            let scale = *$scale;
+            let mut text = Vec::new();
+            add_array::<$kind>(set, column, array, move |value| {
+                bound(decimal_word(value.to_i64_exact(), scale, target, || {
+                    text.clear();
+                    // Writing to memory does not fail.
+                    let _ = write!(text, "{value}e{}", -i16::from(scale));
+                    number_word(&text, target, Numbers::Decimal, rounding)
+                }))
+            })
+        }};
+    }
+    match array.data_type() {
+        DataType::Int8 => ints!(Int8Type),
+        DataType::Int16 => ints!(Int16Type),
+        DataType::Int32 => ints!(Int32Type),
+        DataType::Int64 => ints!(Int64Type),
+        DataType::UInt8 => ints!(UInt8Type),
+        DataType::UInt16 => ints!(UInt16Type),
+        DataType::UInt32 => ints!(UInt32Type),
+        // A double takes integers beyond 64 bits with a sign too.
+        DataType::UInt64 if target == ColumnType::Float64 => {
+            #[allow(clippy::cast_precision_loss, reason = "the nearest double is wanted")]
+            add_array::<UInt64Type>(set, column, array, |value| Ok((double_word(value as f64), false)));
+        }
+        DataType::UInt64 => ints!(UInt64Type),
+        DataType::Float16 => {
+            add_array::<Float16Type>(set, column, array, move |value| bound(short_word(value.to_f32(), target)));
+        }
+        DataType::Float32 => {
+            add_array::<Float32Type>(set, column, array, move |value| bound(short_word(value, target)));
+        }
+        DataType::Float64 => {
+            add_array::<Float64Type>(set, column, array, move |value| bound(float_word(value, target)));
+        }
+        DataType::Decimal32(_, scale) => decimals!(Decimal32Type, scale),
+        DataType::Decimal64(_, scale) => decimals!(Decimal64Type, scale),
+        DataType::Decimal128(_, scale) => decimals!(Decimal128Type, scale),
+        DataType::Decimal256(_, scale) => decimals!(Decimal256Type, scale),
+        _ => return Err(mismatch(array)),
+    }
+    Ok(())
+}
+
+/// The integer of a decimal where it fits 64 bits.
+trait ToI64Exact {
+    fn to_i64_exact(self) -> Option<i64>;
+}
+
+impl ToI64Exact for i32 {
+    fn to_i64_exact(self) -> Option<i64> {
+        Some(self.into())
+    }
+}
+
+impl ToI64Exact for i64 {
+    fn to_i64_exact(self) -> Option<i64> {
+        Some(self)
+    }
+}
+
+impl ToI64Exact for i128 {
+    fn to_i64_exact(self) -> Option<i64> {
+        self.try_into().ok()
+    }
+}
+
+impl ToI64Exact for arrow::datatypes::i256 {
+    fn to_i64_exact(self) -> Option<i64> {
+        self.to_i128()?.try_into().ok()
+    }
+}
+
+/// Runs `word` over the cells of an array.
+fn add_array<T: ArrowPrimitiveType>(
+    set: &mut ColumnSet<'_>,
+    column: usize,
+    array: &ArrayRef,
+    mut word: impl FnMut(T::Native) -> Result<(i64, bool), NumberError>,
+) {
+    let array: &PrimitiveArray<T> = array.as_primitive::<T>();
+    if let Some(words) = set.columns.get_mut(column) {
+        words.reserve(array.len());
+    }
+    for (row, value) in array.iter().enumerate() {
+        let cell = match value.map(&mut word) {
+            None => Cell::Missing { nan: false },
+            Some(Ok((word, rounded))) => Cell::Word(word, rounded),
+            // NaN is the only value that differs from itself.
+            #[allow(clippy::eq_op, reason = "asks for NaN")]
+            Some(Err(NumberError::NotFinite)) if value != value => Cell::Missing { nan: true },
+            Some(Err(error)) => Cell::Bad(error),
+        };
+        // Formatted from the array, so that the sentence shows what the source says.
+        set.cell(row, column, cell, || arrow::util::display::array_value_to_string(array, row).unwrap_or_default());
+    }
+}
+
+fn int_word(value: i64, target: ColumnType) -> Result<(i64, bool), NumberError> {
+    let word = match target {
+        ColumnType::Int64 => value,
+        ColumnType::Float64 => double_word(decimal_to_f64(value, 0)),
+        ColumnType::Decimal { digits } => rescale(value, 0, digits).ok_or(NumberError::Overflow)?,
+    };
+    Ok((word, false))
+}
+
+/// A decimal: quickly where nothing but a shift of zeros is needed, else from its text.
+fn decimal_word(
+    raw: Option<i64>,
+    scale: i8,
+    target: ColumnType,
+    slow: impl FnOnce() -> Result<(i64, bool), NumberError>,
+) -> Result<(i64, bool), NumberError> {
+    let (Some(raw), Ok(scale)) = (raw, u8::try_from(scale)) else { return slow() };
+    match target {
+        ColumnType::Decimal { digits } => match rescale(raw, scale, digits) {
+            Some(word) => Ok((word, false)),
+            None => slow(),
+        },
+        ColumnType::Float64 => Ok((double_word(decimal_to_f64(raw, scale)), false)),
+        ColumnType::Int64 if scale == 0 => Ok((raw, false)),
+        ColumnType::Int64 => slow(),
+    }
+}
+
+fn float_word(value: f64, target: ColumnType) -> Result<(i64, bool), NumberError> {
+    if !value.is_finite() {
+        return Err(NumberError::NotFinite);
+    }
+    match target {
+        ColumnType::Float64 => Ok((double_word(value), false)),
+        ColumnType::Decimal { digits } => f64_to_decimal(value, digits).map(|fixed| (fixed.raw, fixed.rounded)),
+        ColumnType::Int64 => {
+            if value.fract() != 0.0 {
+                return Err(NumberError::PrecisionLoss);
+            }
+            // -2^63 is a double, 2^63 the first one beyond.
+            if !(-9_223_372_036_854_775_808.0..9_223_372_036_854_775_808.0).contains(&value) {
+                return Err(NumberError::Overflow);
+            }
+            #[allow(clippy::cast_possible_truncation, reason = "an integer in range")]
+            Ok((value as i64, false))
+        }
+    }
+}
+
+/// A float of 32 bits or less: its own shortest form is what it says, not that of the double it widens to.
+fn short_word(value: f32, target: ColumnType) -> Result<(i64, bool), NumberError> {
+    match target {
+        ColumnType::Decimal { digits } if value.is_finite() => {
+            let mut text = [0_u8; 64];
+            let mut rest = text.as_mut_slice();
+            // The longest form of an f32 in scientific notation has 15 bytes.
+            if write!(rest, "{value:e}").is_err() {
+                return Err(NumberError::NotANumber);
+            }
+            let left = rest.len();
+            let used = text.len() - left;
+            let text = text.get(..used).unwrap_or_default();
+            parse_decimal(text, digits, Rounding::Nearest).map(|fixed| (fixed.raw, fixed.rounded))
+        }
+        _ => float_word(f64::from(value), target),
+    }
+}

@@ -1,0 +1,115 @@
+//! Rules over whole rows: the order of open, high, low and close, and the valid range of time.
+
+use crate::error::Result;
+use crate::types::number::{write_decimal, write_f64, write_i64};
+use crate::types::{Column, ColumnType, Kind, Rows, SeriesDef, time};
+
+use super::cell::{Cell, RowErrors};
+use super::{Options, Validate};
+use crate::types::number::NumberError;
+
+/// Checks rows that are already in the form of the store: time range, finite and bounded cells, and the rules of
+/// klines unless the options say otherwise.
+///
+/// # Errors
+/// `invalid_rows`.
+pub fn validate(def: &SeriesDef, rows: &Rows, options: &Options) -> Result<()> {
+    rows.check_shape(def.columns.len())?;
+    let mut errors = RowErrors::default();
+    for (row, ts) in (0_u64..).zip(&rows.ts) {
+        if !time::in_range(*ts, def.unit) {
+            errors.add_time(def, row, "time_out_of_range", || ts.to_string());
+        }
+    }
+    for (at, (column, words)) in def.columns.iter().zip(&rows.columns).enumerate() {
+        for (row, word) in (0_u64..).zip(words) {
+            let bad = match column.kind {
+                ColumnType::Decimal { .. } => super::cell::raw_word(*word).err(),
+                ColumnType::Float64 => (!double(*word).is_finite()).then_some(NumberError::NotFinite),
+                ColumnType::Int64 => None,
+            };
+            if let Some(error) = bad {
+                errors.add_cell(def, row, at, Cell::Bad(error), || show(*word, column));
+            }
+        }
+    }
+    check_ohlc(def, rows, options, &mut errors);
+    errors.into_result()
+}
+
+fn double(word: i64) -> f64 {
+    f64::from_bits(word.cast_unsigned())
+}
+
+/// A stored word as text.
+fn show(word: i64, column: &Column) -> String {
+    let mut out = Vec::new();
+    match column.kind {
+        ColumnType::Decimal { digits } => write_decimal(&mut out, word, digits),
+        ColumnType::Float64 if double(word).is_finite() => write_f64(&mut out, double(word)),
+        ColumnType::Float64 => out.extend_from_slice(double(word).to_string().as_bytes()),
+        ColumnType::Int64 => write_i64(&mut out, word),
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+/// A word made comparable: doubles by their order (all finite, zeros equal), integers by themselves.
+fn ordered(word: i64, kind: ColumnType) -> i64 {
+    match kind {
+        ColumnType::Float64 if word == i64::MIN => 0,
+        // The magnitude bits of a negative double, inverted, order as its value does.
+        ColumnType::Float64 if word < 0 => word ^ i64::MAX,
+        _ => word,
+    }
+}
+
+/// Adds the rows of a kline that break its rules. Rows that have an error already are left out.
+pub(super) fn check_ohlc(def: &SeriesDef, rows: &Rows, options: &Options, errors: &mut RowErrors) {
+    if def.kind() != Kind::Kline || options.validate == Validate::None {
+        return;
+    }
+    let ([open_at, high_at, low_at, close_at, volume_at], Some([open, high, low, close, volume])) =
+        ([0, 1, 2, 3, 4], rows.columns.first_chunk::<5>())
+    else {
+        return;
+    };
+    let Some([price, _, _, _, volume_column]) = def.columns.first_chunk::<5>() else { return };
+    let known_bad = if errors.is_empty() { Vec::new() } else { errors.rows() };
+    let prices = open.iter().zip(high).zip(low).zip(close).zip(volume);
+    for (row, ((((open, high), low), close), volume)) in (0_u64..).zip(prices) {
+        let of = |word: &i64| ordered(*word, price.kind);
+        let (o, h, l, c, v) = (of(open), of(high), of(low), of(close), ordered(*volume, volume_column.kind));
+        if h >= o.max(c).max(l) && l <= o.min(c) && v >= 0 {
+            continue;
+        }
+        if known_bad.binary_search(&row).is_ok() {
+            continue;
+        }
+        let word = |word: &i64| show(*word, price);
+        let greatest = [(o, open, open_at), (c, close, close_at), (l, low, low_at)].into_iter().max();
+        if let Some((value, other, at)) = greatest
+            && h < value
+        {
+            errors.add(def, row, high_at + 1, "ohlc", |_| {
+                format!("high {} is below {} {}", word(high), name(def, at), word(other))
+            });
+        }
+        let least = [(o, open, open_at), (c, close, close_at)].into_iter().min();
+        if let Some((value, other, at)) = least
+            && l > value
+        {
+            errors.add(def, row, low_at + 1, "ohlc", |_| {
+                format!("low {} is above {} {}", word(low), name(def, at), word(other))
+            });
+        }
+        if v < 0 {
+            errors.add(def, row, volume_at + 1, "negative_volume", |_| {
+                format!("volume {} is negative", show(*volume, volume_column))
+            });
+        }
+    }
+}
+
+fn name(def: &SeriesDef, at: usize) -> &str {
+    def.columns.get(at).map_or("", |column| column.name.as_str())
+}

@@ -1,0 +1,382 @@
+//! JSON bodies (an array of rows, `{"rows": …}`, `{"columns": …}`) and NDJSON.
+//!
+//! Cells are read from their own text, so that a decimal never becomes a double on the way. Nothing recurses into
+//! a cell: nested values are skipped without a stack, then refused.
+
+use std::fmt;
+
+use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
+
+use crate::error::{Error, ErrorCode, Result};
+use crate::types::{SeriesDef, time};
+
+use super::batch::ColumnSet;
+use super::cell::{Cell, FieldFinder, RowReader, fields_of_header, quote, repeated_column, text_cell, unknown_columns};
+use super::{Options, Parsed};
+
+/// Text of a body, without a byte order mark.
+fn as_text(body: &[u8]) -> Result<&str> {
+    let text = std::str::from_utf8(body)
+        .map_err(|error| Error::invalid(format!("json body is not UTF-8 after byte {}", error.valid_up_to())))?;
+    Ok(text.strip_prefix('\u{feff}').unwrap_or(text))
+}
+
+/// Reads a JSON body.
+pub(super) fn parse_json(def: &SeriesDef, body: &[u8], options: &Options) -> Result<Parsed> {
+    let mut reader = serde_json::Deserializer::from_str(as_text(body)?);
+    let mut state = State {
+        rows: RowReader::new(def, options, 0),
+        finder: FieldFinder::default(),
+        failure: None,
+        columns: None,
+        stopped: false,
+    };
+    let read = Body(&mut state).deserialize(&mut reader).and_then(|()| reader.end());
+    if let Some(failure) = state.failure {
+        return Err(failure);
+    }
+    match read {
+        // Enough offending rows were found; what follows them was not read.
+        Err(_) if state.stopped => {}
+        Err(error) => return Err(Error::invalid(format!("json body is malformed: {error}"))),
+        Ok(()) => {}
+    }
+    match state.columns {
+        Some(columns) => columns.finish(),
+        None => state.rows.finish(),
+    }
+}
+
+/// Reads an NDJSON body: one row object a line.
+pub(super) fn parse_ndjson(def: &SeriesDef, body: &[u8], options: &Options) -> Result<Parsed> {
+    let mut state = State {
+        rows: RowReader::new(def, options, 0),
+        finder: FieldFinder::default(),
+        failure: None,
+        columns: None,
+        stopped: false,
+    };
+    for (line, text) in (1_u64..).zip(as_text(body)?.split('\n')) {
+        if text.trim_ascii().is_empty() {
+            continue;
+        }
+        if state.rows.errors.is_full() {
+            break;
+        }
+        let mut reader = serde_json::Deserializer::from_str(text);
+        let read = Row(&mut state).deserialize(&mut reader).and_then(|()| reader.end());
+        if let Some(failure) = state.failure {
+            return Err(failure);
+        }
+        read.map_err(|error| Error::invalid(format!("ndjson line {line} is malformed: {error}")))?;
+    }
+    state.rows.finish()
+}
+
+/// What is read so far.
+struct State<'a> {
+    rows: RowReader<'a>,
+    finder: FieldFinder,
+    /// An answer of our own, which the decoder cannot carry.
+    failure: Option<Error>,
+    columns: Option<ColumnSet<'a>>,
+    /// Reading ended early because enough rows offend.
+    stopped: bool,
+}
+
+impl State<'_> {
+    /// Remembers an answer and stops the decoder.
+    fn fail<E: serde::de::Error>(&mut self, error: Error) -> E {
+        self.failure = Some(error);
+        E::custom("refused")
+    }
+}
+
+/// A cell or name, told apart by its first byte.
+enum Token<'t> {
+    Number(&'t [u8]),
+    Text(std::borrow::Cow<'t, str>),
+    Null,
+    Other,
+}
+
+impl<'t> Token<'t> {
+    fn of(raw: &'t RawValue) -> Self {
+        let text = raw.get();
+        match text.as_bytes() {
+            [b'0'..=b'9' | b'-', ..] => Token::Number(text.as_bytes()),
+            [b'n', ..] => Token::Null,
+            [b'"', inner @ .., b'"'] if !inner.contains(&b'\\') => Token::Text(String::from_utf8_lossy(inner)),
+            [b'"', ..] => serde_json::from_str(text).map_or(Token::Other, |text: String| Token::Text(text.into())),
+            _ => Token::Other,
+        }
+    }
+
+    /// Text a number can be read from; a string that is empty is no number.
+    fn as_cell(&self) -> Option<&[u8]> {
+        match self {
+            Token::Number(text) => Some(text),
+            Token::Text(text) => Some(text.as_bytes()),
+            Token::Null | Token::Other => None,
+        }
+    }
+}
+
+/// The whole body.
+struct Body<'s, 'a>(&'s mut State<'a>);
+
+impl<'de> DeserializeSeed<'de> for Body<'_, '_> {
+    type Value = ();
+    fn deserialize<D: Deserializer<'de>>(self, reader: D) -> Result<(), D::Error> {
+        reader.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Body<'_, '_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an array of rows, {\"rows\": [...]} or {\"columns\": {...}}")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<(), A::Error> {
+        RowList(self.0).visit_seq(seq)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let state = self.0;
+        let mut found = false;
+        while let Some(name) = map.next_key::<std::borrow::Cow<'de, str>>()? {
+            if !matches!(name.as_ref(), "rows" | "columns") {
+                let known = def_has(state.rows.def, &name);
+                let error =
+                    Error::invalid(format!("the body has a field {}", quote(name.as_bytes()))).with_hint(if known {
+                        "rows stand in an array"
+                    } else {
+                        "an array of rows, {\"rows\": …} or {\"columns\": …}"
+                    });
+                return Err(state.fail(error));
+            }
+            if std::mem::replace(&mut found, true) {
+                return Err(state.fail(Error::invalid("the body has more than one of rows and columns")));
+            }
+            if name == "rows" {
+                map.next_value_seed(RowList(state))?;
+            } else {
+                map.next_value_seed(ColumnMap(state))?;
+            }
+        }
+        if found { Ok(()) } else { Err(A::Error::custom("neither rows nor columns")) }
+    }
+}
+
+fn def_has(def: &SeriesDef, name: &str) -> bool {
+    name == "ts" || def.column(name).is_some()
+}
+
+/// An array of rows.
+struct RowList<'s, 'a>(&'s mut State<'a>);
+
+impl<'de> DeserializeSeed<'de> for RowList<'_, '_> {
+    type Value = ();
+    fn deserialize<D: Deserializer<'de>>(self, reader: D) -> Result<(), D::Error> {
+        reader.deserialize_seq(self)
+    }
+}
+
+impl<'de> Visitor<'de> for RowList<'_, '_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an array of rows")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
+        while seq.next_element_seed(Row(self.0))?.is_some() {
+            if self.0.rows.errors.is_full() {
+                self.0.stopped = true;
+                return Err(A::Error::custom("too many invalid rows"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One row object.
+struct Row<'s, 'a>(&'s mut State<'a>);
+
+impl<'de> DeserializeSeed<'de> for Row<'_, '_> {
+    type Value = ();
+    fn deserialize<D: Deserializer<'de>>(self, reader: D) -> Result<(), D::Error> {
+        reader.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Row<'_, '_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "row {} to be an object such as {{\"ts\": …}}", self.0.rows.row())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let state = self.0;
+        let mut unknown = Vec::new();
+        while let Some(field) = map.next_key_seed(FieldName(&mut state.finder, state.rows.def))? {
+            let field = match field {
+                Ok(field) => field,
+                Err(name) => {
+                    map.next_value::<IgnoredAny>()?;
+                    unknown.push(name);
+                    continue;
+                }
+            };
+            if !state.rows.name(field) {
+                let error = Error::invalid(format!("row {} names a column twice", state.rows.row()));
+                return Err(state.fail(error));
+            }
+            let raw = map.next_value::<&'de RawValue>()?;
+            match Token::of(raw) {
+                Token::Number(text) => state.rows.text(field, text),
+                // Text is there, so it is no missing value even when it is empty.
+                Token::Text(text) if text.is_empty() => state.rows.not_a_number(field),
+                Token::Text(text) => state.rows.text(field, text.as_bytes()),
+                Token::Null => state.rows.missing(field),
+                Token::Other => state.rows.wrong_type(field, raw.get().as_bytes()),
+            }
+        }
+        if !unknown.is_empty() {
+            let error = unknown_columns(state.rows.def, &unknown);
+            return Err(state.fail(error));
+        }
+        state.rows.end_row();
+        Ok(())
+    }
+}
+
+/// The name of a cell: the position of its field, or the name if the series has none such.
+struct FieldName<'f>(&'f mut FieldFinder, &'f SeriesDef);
+
+impl<'de> DeserializeSeed<'de> for FieldName<'_> {
+    type Value = Result<usize, String>;
+    fn deserialize<D: Deserializer<'de>>(self, reader: D) -> Result<Self::Value, D::Error> {
+        reader.deserialize_str(self)
+    }
+}
+
+impl Visitor<'_> for FieldName<'_> {
+    type Value = Result<usize, String>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a column name")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<Self::Value, E> {
+        // Only the head of a foreign name is kept.
+        Ok(self.0.find(self.1, name).ok_or_else(|| name.chars().take(100).collect()))
+    }
+}
+
+/// The object of `{"columns": …}`.
+struct ColumnMap<'s, 'a>(&'s mut State<'a>);
+
+impl<'de> DeserializeSeed<'de> for ColumnMap<'_, '_> {
+    type Value = ();
+    fn deserialize<D: Deserializer<'de>>(self, reader: D) -> Result<(), D::Error> {
+        reader.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for ColumnMap<'_, '_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object of columns")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let state = self.0;
+        let (def, options) = (state.rows.def, state.rows.options);
+        let mut set = ColumnSet::new(def, options);
+        let mut finder = FieldFinder::default();
+        let mut names: Vec<String> = Vec::new();
+        let mut first_length = None;
+        while let Some(name) = map.next_key::<std::borrow::Cow<'de, str>>()? {
+            let Some(field) = finder.find(def, &name) else {
+                return Err(state.fail(unknown_columns(def, &[name.into_owned()])));
+            };
+            if names.iter().any(|known| *known == name) {
+                return Err(state.fail(repeated_column(&name)));
+            }
+            let length = map.next_value_seed(ColumnCells { set: &mut set, field })?;
+            match first_length {
+                None => first_length = Some(length),
+                Some(first) if first != length => {
+                    let error = Error::new(
+                        ErrorCode::SchemaMismatch,
+                        format!("column {name} has {length} cells, the one before it {first}"),
+                    );
+                    return Err(state.fail(error));
+                }
+                Some(_) => {}
+            }
+            names.push(name.into_owned());
+        }
+        if let Err(error) = fields_of_header(def, names.iter().map(String::as_str)) {
+            return Err(state.fail(error));
+        }
+        set.end_block(first_length.unwrap_or(0));
+        state.columns = Some(set);
+        Ok(())
+    }
+}
+
+/// The cells of one column; gives their count.
+struct ColumnCells<'s, 'a> {
+    set: &'s mut ColumnSet<'a>,
+    field: usize,
+}
+
+impl<'de> DeserializeSeed<'de> for ColumnCells<'_, '_> {
+    type Value = usize;
+    fn deserialize<D: Deserializer<'de>>(self, reader: D) -> Result<usize, D::Error> {
+        reader.deserialize_seq(self)
+    }
+}
+
+impl<'de> Visitor<'de> for ColumnCells<'_, '_> {
+    type Value = usize;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an array of cells")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<usize, A::Error> {
+        let ColumnCells { set, field } = self;
+        let (def, options) = (set.def, set.options);
+        let mut row = 0;
+        while let Some(raw) = seq.next_element::<&'de RawValue>()? {
+            let token = Token::of(raw);
+            let shown = || quote(raw.get().as_bytes());
+            match (field.checked_sub(1), token.as_cell()) {
+                (_, None) if matches!(token, Token::Other) => set.wrong_type(row, field, raw.get().as_bytes()),
+                (None, None) => set.bad_time(row, "missing", shown),
+                (None, Some(text)) => match time::parse_cell(text, def.unit) {
+                    Ok(ts) => set.ts.push(ts),
+                    Err(reason) => set.bad_time(row, reason, shown),
+                },
+                (Some(column), None) => set.cell(row, column, Cell::Missing { nan: false }, shown),
+                (Some(column), Some([])) => {
+                    set.cell(row, column, Cell::Bad(crate::types::number::NumberError::NotANumber), shown);
+                }
+                (Some(column), Some(text)) => {
+                    let Some(kind) = def.columns.get(column).map(|column| column.kind) else { continue };
+                    set.cell(row, column, text_cell(text, kind, options), shown);
+                }
+            }
+            row += 1;
+        }
+        Ok(row)
+    }
+}

@@ -1,0 +1,221 @@
+//! A scan: the merge of a series' sources as blocks in the order of the answer.
+//!
+//! Long pieces of one source come out as slices of the map or run they stand in; whole chunk blocks come out with
+//! their message. Only short pieces, where rows of several sources interleave, and descending answers are copied.
+
+use std::sync::Arc;
+
+use arrow::buffer::Buffer;
+
+use super::answer::{Block, Verbatim};
+use crate::error::Result;
+use crate::format::chunk::block_rows;
+use crate::store::{MapCache, Merge, Piece, SeriesState};
+
+/// Pieces of fewer rows are gathered into one block.
+const GATHER_ROWS: usize = 512;
+
+/// Rows of one series, block by block.
+#[derive(Debug)]
+pub struct Scan {
+    merge: Merge,
+    /// Positions of the columns wanted; `ts` is 0.
+    columns: Vec<usize>,
+    /// Whether `columns` are all of the series, in order.
+    whole: bool,
+    desc: bool,
+    full: usize,
+    left: u64,
+    gathered: Vec<Vec<i64>>,
+    /// A piece taken from the merge and not given yet.
+    held: Option<Piece>,
+    next_ts: Option<i64>,
+    ended: bool,
+}
+
+/// What a scan gives.
+#[derive(Clone, Debug)]
+pub struct ScanSpec {
+    /// Closed range of timestamps.
+    pub range: (i64, i64),
+    pub desc: bool,
+    pub limit: Option<u64>,
+    /// Positions of the number columns wanted; all when absent.
+    pub columns: Option<Vec<usize>>,
+}
+
+impl Scan {
+    /// Starts a scan; nothing is read before the first block is asked for.
+    pub fn new(series: &SeriesState, cache: &Arc<MapCache>, spec: &ScanSpec) -> Self {
+        let column_count = series.def.columns.len();
+        let columns: Vec<usize> = match &spec.columns {
+            None => (0..=column_count).collect(),
+            Some(wanted) => std::iter::once(0).chain(wanted.iter().map(|position| position + 1)).collect(),
+        };
+        let whole = columns.iter().copied().eq(0..=column_count);
+        Self {
+            merge: series.merge(cache, spec.range, spec.desc),
+            gathered: vec![Vec::new(); columns.len()],
+            columns,
+            whole,
+            desc: spec.desc,
+            full: block_rows(column_count),
+            left: spec.limit.unwrap_or(u64::MAX),
+            held: None,
+            next_ts: None,
+            ended: false,
+        }
+    }
+
+    /// Timestamp of the first row beyond the limit, once the scan has ended; `None` when there is none.
+    pub fn next_ts(&self) -> Option<i64> {
+        self.next_ts
+    }
+
+    fn gathered_rows(&self) -> usize {
+        self.gathered.first().map_or(0, Vec::len)
+    }
+
+    fn gather(&mut self, piece: &Piece) {
+        for (buffer, position) in self.gathered.iter_mut().zip(&self.columns) {
+            let words = piece.block.columns.columns.get(*position).map_or(&[][..], |column| column.typed_data::<i64>());
+            let words = words.get(piece.lo..piece.hi).unwrap_or_default();
+            if self.desc {
+                buffer.extend(words.iter().rev());
+            } else {
+                buffer.extend_from_slice(words);
+            }
+        }
+    }
+
+    fn give_gathered(&mut self) -> Block {
+        let rows = self.gathered_rows();
+        let columns = self.gathered.iter_mut().map(|words| Buffer::from_vec(std::mem::take(words))).collect();
+        Block { rows, columns, verbatim: None }
+    }
+
+    fn give_piece(&self, piece: &Piece) -> Block {
+        let rows = piece.hi - piece.lo;
+        let stored = &piece.block.columns;
+        let slice = |position: &usize| {
+            stored.columns.get(*position).map(|column| column.slice_with_length(piece.lo * 8, rows * 8))
+        };
+        let columns = self.columns.iter().filter_map(slice).collect();
+        let verbatim = stored.message.as_ref().filter(|_| self.whole && rows == stored.rows).map(|message| Verbatim {
+            header: message.header.clone(),
+            body: message.body.clone(),
+            message: message.message.clone(),
+        });
+        Block { rows, columns, verbatim }
+    }
+
+    fn next_piece(&mut self) -> Result<Option<Piece>> {
+        if let Some(piece) = self.held.take() {
+            return Ok(Some(piece));
+        }
+        let Some(mut piece) = self.merge.next_piece()? else { return Ok(None) };
+        let rows = (piece.hi - piece.lo) as u64;
+        let edge = |piece: &Piece, row: usize| {
+            piece.block.columns.columns.first().and_then(|ts| ts.typed_data::<i64>().get(row).copied())
+        };
+        if self.left == 0 {
+            self.next_ts = edge(&piece, if self.desc { piece.hi.saturating_sub(1) } else { piece.lo });
+            return Ok(None);
+        }
+        if rows > self.left {
+            let keep = usize::try_from(self.left).unwrap_or(usize::MAX);
+            if self.desc {
+                let cut = piece.hi.saturating_sub(keep);
+                self.next_ts = edge(&piece, cut.saturating_sub(1));
+                piece.lo = cut;
+            } else {
+                let cut = piece.lo + keep;
+                self.next_ts = edge(&piece, cut);
+                piece.hi = cut;
+            }
+            self.left = 0;
+            self.ended = true;
+        } else {
+            self.left -= rows;
+        }
+        Ok(Some(piece))
+    }
+
+    fn next_block(&mut self) -> Result<Option<Block>> {
+        loop {
+            if self.gathered_rows() >= self.full {
+                return Ok(Some(self.give_gathered()));
+            }
+            let piece = if self.ended && self.held.is_none() { None } else { self.next_piece()? };
+            let Some(piece) = piece else {
+                self.ended = true;
+                return Ok((self.gathered_rows() > 0).then(|| self.give_gathered()));
+            };
+            if self.desc || piece.hi - piece.lo < GATHER_ROWS {
+                // A descending piece can be a whole run: cut it to what still fits.
+                let room = self.full.saturating_sub(self.gathered_rows()).max(1);
+                self.gather_within(piece, room);
+            } else if self.gathered_rows() > 0 {
+                self.held = Some(piece);
+                return Ok(Some(self.give_gathered()));
+            } else if piece.hi - piece.lo > self.full {
+                // A run can be longer than a block.
+                let cut = piece.lo + self.full;
+                let head = Piece { block: Arc::clone(&piece.block), lo: piece.lo, hi: cut };
+                self.held = Some(Piece { block: piece.block, lo: cut, hi: piece.hi });
+                return Ok(Some(self.give_piece(&head)));
+            } else {
+                return Ok(Some(self.give_piece(&piece)));
+            }
+        }
+    }
+
+    fn gather_within(&mut self, piece: Piece, room: usize) {
+        if piece.hi - piece.lo <= room {
+            self.gather(&piece);
+            return;
+        }
+        let (now, later) = if self.desc {
+            let cut = piece.hi - room;
+            ((cut, piece.hi), (piece.lo, cut))
+        } else {
+            let cut = piece.lo + room;
+            ((piece.lo, cut), (cut, piece.hi))
+        };
+        self.gather(&Piece { block: Arc::clone(&piece.block), lo: now.0, hi: now.1 });
+        self.held = Some(Piece { block: piece.block, lo: later.0, hi: later.1 });
+    }
+}
+
+impl Iterator for Scan {
+    type Item = Result<Block>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        match self.next_block() {
+            Ok(block) => block.map(Ok),
+            Err(error) => {
+                // Nothing follows an error: an answer is never short without saying so.
+                self.ended = true;
+                self.held = None;
+                self.gathered.iter_mut().for_each(Vec::clear);
+                Some(Err(error))
+            }
+        }
+    }
+}
+
+/// Timestamp of the n-th row from the end of a closed range, or the start of the range when there are fewer.
+pub fn latest_start(series: &SeriesState, cache: &Arc<MapCache>, range: (i64, i64), count: u64) -> Result<i64> {
+    let mut merge = series.merge(cache, range, true);
+    let mut left = count;
+    while let Some(piece) = merge.next_piece()? {
+        let rows = (piece.hi - piece.lo) as u64;
+        if rows >= left {
+            let row = piece.hi - usize::try_from(left).unwrap_or(usize::MAX).min(piece.hi);
+            let ts = piece.block.columns.columns.first().map_or(&[][..], |ts| ts.typed_data::<i64>());
+            return Ok(ts.get(row).copied().unwrap_or(range.0));
+        }
+        left -= rows;
+    }
+    Ok(range.0)
+}

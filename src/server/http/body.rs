@@ -1,0 +1,399 @@
+//! Request bodies: decoded, bounded, staged, counted against the ingest budget.
+//!
+//! Invariants:
+//! 1. No body is longer than its limit once decoded; what a client says of its length is checked first.
+//! 2. A body over [`MEMORY_BYTES_MAX`] waits in a nameless file, so that a slow sender holds no memory and a
+//!    crash leaves nothing behind.
+//! 3. Staged bytes of all requests together stay within the ingest budget.
+
+use std::io::{Read, Seek, SeekFrom};
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_compression::tokio::bufread::{GzipDecoder, ZstdDecoder};
+use axum::body::Body;
+use axum::http::{HeaderMap, header};
+use futures::TryStreamExt;
+use http_body_util::BodyExt;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::io::StreamReader;
+
+use super::HttpConfig;
+use super::edge::random_id;
+use crate::error::{Error, ErrorCode, Result};
+
+/// Bodies up to this length stay in memory.
+pub const MEMORY_BYTES_MAX: usize = 1 << 20;
+
+/// The budget is counted in units of this many bytes.
+const BUDGET_UNIT: u64 = 64 * 1024;
+
+/// The permits of an ingest budget of so many bytes.
+pub fn budget(bytes: u64) -> Arc<Semaphore> {
+    let units = usize::try_from(bytes.div_ceil(BUDGET_UNIT)).unwrap_or(usize::MAX);
+    Arc::new(Semaphore::new(units.min(Semaphore::MAX_PERMITS)))
+}
+
+/// A whole body, decoded.
+#[derive(Debug)]
+pub struct Staged {
+    content: Content,
+    length: u64,
+    permit: Option<OwnedSemaphorePermit>,
+}
+
+#[derive(Debug)]
+enum Content {
+    Memory(Vec<u8>),
+    File(std::fs::File),
+}
+
+/// A body in memory, with its share of the budget.
+#[derive(Debug)]
+pub struct Loaded {
+    pub bytes: Vec<u8>,
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Staged {
+    /// Brings the body into memory; blocks.
+    pub fn load(self) -> Result<Loaded> {
+        let bytes = match self.content {
+            Content::Memory(bytes) => bytes,
+            Content::File(mut file) => {
+                let mut bytes = Vec::with_capacity(usize::try_from(self.length).unwrap_or(0));
+                file.seek(SeekFrom::Start(0))
+                    .and_then(|_| file.read_to_end(&mut bytes))
+                    .map_err(|error| Error::io("read", Path::new("a staged body"), &error))?;
+                if bytes.len() as u64 != self.length {
+                    return Err(Error::internal("a staged body changed its length"));
+                }
+                bytes
+            }
+        };
+        Ok(Loaded { bytes, _permit: self.permit })
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Coding {
+    Identity,
+    Gzip,
+    Zstd,
+}
+
+fn content_coding(headers: &HeaderMap) -> Result<Coding> {
+    let mut coding = Coding::Identity;
+    for value in headers.get_all(header::CONTENT_ENCODING) {
+        let text = value.to_str().unwrap_or("?");
+        for name in text.split(',').map(str::trim).filter(|name| !name.is_empty()) {
+            let next = match name.to_ascii_lowercase().as_str() {
+                "identity" => continue,
+                "gzip" | "x-gzip" => Coding::Gzip,
+                "zstd" => Coding::Zstd,
+                other => {
+                    return Err(Error::new(
+                        ErrorCode::UnsupportedMediaType,
+                        format!("content encoding {other:?} is not supported"),
+                    )
+                    .with_hint("gzip or zstd"));
+                }
+            };
+            if coding != Coding::Identity {
+                return Err(Error::new(ErrorCode::UnsupportedMediaType, "a body has one content encoding at most"));
+            }
+            coding = next;
+        }
+    }
+    Ok(coding)
+}
+
+/// The error of a body over `limit` bytes.
+fn too_large(limit: u64) -> Error {
+    Error::new(ErrorCode::TooLarge, format!("the body is longer than {limit} bytes"))
+        .with_hint("send the rows in several requests")
+}
+
+/// What limits a body.
+#[derive(Debug)]
+pub struct Limits<'a> {
+    pub bytes_max: u64,
+    /// Longest wait for the next bytes.
+    pub idle: Duration,
+    pub budget: &'a Arc<Semaphore>,
+    /// Where long bodies wait.
+    pub staging_dir: &'a Path,
+}
+
+/// Takes a body in.
+///
+/// # Errors
+/// `too_large`, `overloaded` (budget), `request_timeout` (a sender that stops), `unsupported_media_type` (content
+/// encoding), `invalid_argument` (a body that ends early or does not decode), `storage_full`.
+pub async fn stage(headers: &HeaderMap, body: Body, limits: &Limits<'_>) -> Result<Staged> {
+    let coding = match content_coding(headers) {
+        Ok(coding) => coding,
+        Err(error) => {
+            drain(headers, body).await;
+            return Err(error);
+        }
+    };
+    let told = content_length(headers);
+    if told.is_some_and(|length| length > limits.bytes_max) {
+        drain(headers, body).await;
+        return Err(too_large(limits.bytes_max));
+    }
+    let raw = StreamReader::new(TryStreamExt::map_err(body.into_data_stream(), std::io::Error::other));
+    let mut reader: Pin<Box<dyn AsyncRead + Send>> = match coding {
+        Coding::Identity => Box::pin(raw),
+        Coding::Gzip => {
+            let mut decoder = GzipDecoder::new(raw);
+            decoder.multiple_members(true);
+            Box::pin(decoder)
+        }
+        Coding::Zstd => {
+            let mut decoder = ZstdDecoder::new(raw);
+            decoder.multiple_members(true);
+            Box::pin(decoder)
+        }
+    };
+    let first = told.filter(|_| coding == Coding::Identity).and_then(|length| usize::try_from(length).ok());
+    let mut memory: Vec<u8> = Vec::with_capacity(first.unwrap_or(64 * 1024).min(MEMORY_BYTES_MAX));
+    let mut file: Option<tokio::fs::File> = None;
+    let (mut length, mut permit) = (0_u64, None);
+    loop {
+        if memory.len() >= MEMORY_BYTES_MAX {
+            let file = match &mut file {
+                Some(file) => file,
+                None => file.insert(nameless_file(limits.staging_dir).await?),
+            };
+            file.write_all(&memory)
+                .await
+                .map_err(|error| Error::io("write a body under", limits.staging_dir, &error))?;
+            memory.clear();
+        }
+        if memory.capacity() == memory.len() {
+            memory.reserve(64 * 1024);
+        }
+        let read = tokio::time::timeout(limits.idle, reader.read_buf(&mut memory)).await.map_err(|_| {
+            Error::new(
+                ErrorCode::RequestTimeout,
+                format!("no byte of the body arrived for {} seconds", limits.idle.as_secs()),
+            )
+        })?;
+        let read = read.map_err(|error| unreadable(coding, &error))?;
+        if read == 0 {
+            break;
+        }
+        length += read as u64;
+        if length > limits.bytes_max {
+            drop(reader);
+            return Err(too_large(limits.bytes_max));
+        }
+        reserve(limits.budget, &mut permit, length)?;
+    }
+    let content = match file {
+        None => Content::Memory(memory),
+        Some(mut file) => {
+            let failed = |error: std::io::Error| Error::io("write a body under", limits.staging_dir, &error);
+            file.write_all(&memory).await.map_err(failed)?;
+            file.flush().await.map_err(failed)?;
+            Content::File(file.into_std().await)
+        }
+    };
+    Ok(Staged { content, length, permit })
+}
+
+/// Enlarges a share of the budget to `length` bytes.
+fn reserve(budget: &Arc<Semaphore>, permit: &mut Option<OwnedSemaphorePermit>, length: u64) -> Result<()> {
+    let held = permit.as_ref().map_or(0, OwnedSemaphorePermit::num_permits) as u64;
+    let more = length.div_ceil(BUDGET_UNIT).saturating_sub(held);
+    if more == 0 {
+        return Ok(());
+    }
+    // A little ahead, so that not every read asks.
+    let more = u32::try_from(more).unwrap_or(u32::MAX);
+    let taken = budget.clone().try_acquire_many_owned(more).map_err(|_| {
+        Error::new(ErrorCode::Overloaded, "the bodies being received fill the ingest budget")
+            .with_hint("send again in a moment")
+    })?;
+    match permit {
+        Some(permit) => permit.merge(taken),
+        None => *permit = Some(taken),
+    }
+    Ok(())
+}
+
+fn unreadable(coding: Coding, error: &std::io::Error) -> Error {
+    match coding {
+        Coding::Identity => Error::invalid(format!("the body ended early: {error}")),
+        Coding::Gzip => Error::invalid(format!("the body is no whole gzip stream: {error}")),
+        Coding::Zstd => Error::invalid(format!("the body is no whole zstd stream: {error}")),
+    }
+}
+
+fn content_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// A file without a name: the system frees it when it is closed, whatever happens to this process.
+async fn nameless_file(dir: &Path) -> Result<tokio::fs::File> {
+    let path = dir.join(format!("body-{}", random_id()));
+    let mut options = tokio::fs::OpenOptions::new();
+    options.read(true).write(true).create_new(true);
+    let file = options.open(&path).await.map_err(|error| Error::io("create", &path, &error))?;
+    tokio::fs::remove_file(&path).await.map_err(|error| Error::io("unname", &path, &error))?;
+    Ok(file)
+}
+
+/// Reads away what a client is still sending, so that it gets to see the answer instead of a broken connection.
+/// Bounded in bytes and time; not done for a client that waits to be asked (`Expect: 100-continue`).
+pub async fn drain(headers: &HeaderMap, mut body: Body) {
+    if headers.contains_key(header::EXPECT) {
+        return;
+    }
+    let all = async {
+        let mut bytes = 0;
+        while let Some(Ok(frame)) = body.frame().await {
+            bytes += frame.data_ref().map_or(0, bytes::Bytes::len);
+            if bytes > 1 << 30 {
+                break;
+            }
+        }
+    };
+    let _ = tokio::time::timeout(Duration::from_secs(5), all).await;
+}
+
+/// Takes in the JSON of a control request that may have no body.
+///
+/// # Errors
+/// As [`json`].
+pub async fn json_or_default<T: serde::de::DeserializeOwned + Default>(
+    headers: &HeaderMap,
+    body: Body,
+    config: &HttpConfig,
+    budget: &Arc<Semaphore>,
+) -> Result<T> {
+    use axum::body::HttpBody;
+    if body.is_end_stream() || content_length(headers) == Some(0) {
+        return Ok(T::default());
+    }
+    json(headers, body, config, budget).await
+}
+
+/// Takes in the JSON of a control request.
+///
+/// # Errors
+/// As [`stage`]; `unsupported_media_type` for a body of another type, `invalid_argument` for one that does not fit.
+pub async fn json<T: serde::de::DeserializeOwned>(
+    headers: &HeaderMap,
+    body: Body,
+    config: &HttpConfig,
+    budget: &Arc<Semaphore>,
+) -> Result<T> {
+    let kind = headers.get(header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or("?").to_ascii_lowercase());
+    if let Some(kind) = kind {
+        let essence = kind.split(';').next().unwrap_or_default().trim();
+        if essence != "application/json" && !essence.ends_with("+json") {
+            drain(headers, body).await;
+            return Err(Error::new(
+                ErrorCode::UnsupportedMediaType,
+                format!("this path takes application/json, not {essence:?}"),
+            ));
+        }
+    }
+    let limits = Limits {
+        bytes_max: (MEMORY_BYTES_MAX as u64 - 1).min(config.body_bytes_max),
+        idle: config.body_idle,
+        budget,
+        // Bodies of this limit never leave memory.
+        staging_dir: Path::new(""),
+    };
+    let Content::Memory(bytes) = stage(headers, body, &limits).await?.content else {
+        return Err(Error::internal("a short body was staged in a file"));
+    };
+    serde_json::from_slice(&bytes).map_err(|error| Error::invalid(format!("the body does not fit: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    fn run<F: Future>(future: F) -> F::Output {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+    }
+
+    fn staged(coding: &str, body: Vec<u8>, bytes_max: u64, budget_bytes: u64) -> Result<Vec<u8>> {
+        let dir = tempfile::tempdir().unwrap();
+        let mut headers = HeaderMap::new();
+        if !coding.is_empty() {
+            headers.insert(header::CONTENT_ENCODING, coding.parse().unwrap());
+        }
+        let budget = budget(budget_bytes);
+        let limits = Limits { bytes_max, idle: Duration::from_secs(5), budget: &budget, staging_dir: dir.path() };
+        let result = run(stage(&headers, Body::from(body), &limits));
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "a staged body has no name");
+        let loaded = result?.load()?;
+        assert!(loaded.bytes.is_empty() || budget.available_permits() < budget_bytes.div_ceil(BUDGET_UNIT) as usize);
+        let bytes = loaded.bytes.clone();
+        drop(loaded);
+        assert_eq!(budget.available_permits() as u64, budget_bytes.div_ceil(BUDGET_UNIT), "the budget is given back");
+        Ok(bytes)
+    }
+
+    fn sample(length: usize) -> Vec<u8> {
+        (0..length).map(|position| (position % 251) as u8).collect()
+    }
+
+    fn gzip(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    #[test]
+    fn bodies_of_any_length_and_coding_come_out_as_they_were() {
+        for length in [0, 1, MEMORY_BYTES_MAX - 1, MEMORY_BYTES_MAX, 3 * MEMORY_BYTES_MAX + 17] {
+            let bytes = sample(length);
+            assert_eq!(staged("", bytes.clone(), 1 << 30, 1 << 30).unwrap(), bytes);
+            assert_eq!(staged("gzip", gzip(&bytes), 1 << 30, 1 << 30).unwrap(), bytes);
+            assert_eq!(staged("zstd", zstd::encode_all(&*bytes, 1).unwrap(), 1 << 30, 1 << 30).unwrap(), bytes);
+        }
+    }
+
+    #[test]
+    fn the_limit_counts_decoded_bytes() {
+        let bytes = vec![0_u8; 10 << 20];
+        let packed = gzip(&bytes);
+        assert!(packed.len() < 100_000);
+        assert_eq!(staged("gzip", packed, (10 << 20) - 1, 1 << 30).unwrap_err().code(), ErrorCode::TooLarge);
+        assert_eq!(staged("", sample(100), 99, 1 << 30).unwrap_err().code(), ErrorCode::TooLarge);
+        assert!(staged("", sample(100), 100, 1 << 30).is_ok());
+    }
+
+    #[test]
+    fn a_full_budget_refuses() {
+        assert_eq!(staged("", sample(3 << 20), 1 << 30, 2 << 20).unwrap_err().code(), ErrorCode::Overloaded);
+    }
+
+    #[test]
+    fn damaged_codings_are_refused() {
+        let mut cut = gzip(&sample(100_000));
+        cut.truncate(cut.len() - 10);
+        assert_eq!(staged("gzip", cut, 1 << 30, 1 << 30).unwrap_err().code(), ErrorCode::InvalidArgument);
+        let mut cut = zstd::encode_all(&*sample(100_000), 1).unwrap();
+        cut.truncate(cut.len() - 10);
+        assert_eq!(staged("zstd", cut, 1 << 30, 1 << 30).unwrap_err().code(), ErrorCode::InvalidArgument);
+        for coding in ["br", "gzip, gzip", "deflate"] {
+            assert_eq!(
+                staged(coding, sample(10), 1 << 30, 1 << 30).unwrap_err().code(),
+                ErrorCode::UnsupportedMediaType
+            );
+        }
+    }
+}

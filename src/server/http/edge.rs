@@ -1,0 +1,87 @@
+//! The outermost layer of every request: its id, the limits of its head, panics, and the form of its errors.
+
+use std::panic::AssertUnwindSafe;
+use std::time::Instant;
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use futures::FutureExt;
+use tracing::Instrument;
+
+use super::App;
+use super::problem::{Failure, render};
+use crate::error::{Error, ErrorCode};
+
+/// Header that names a request; a caller's own value of up to 64 letters, digits and `. _ -` is kept.
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Runs a request inside all that every request needs.
+pub async fn edge(State(app): State<App>, request: Request, next: Next) -> Response {
+    let id = request_id(request.headers());
+    let method = request.method().clone();
+    let path = request.uri().path().to_string();
+    let started = Instant::now();
+    let span = tracing::info_span!("request", id);
+    let response = match head_limits(&app, &request) {
+        Err(error) => Failure(error).into_response(),
+        Ok(()) => match AssertUnwindSafe(next.run(request).instrument(span)).catch_unwind().await {
+            Ok(response) => response,
+            Err(panic) => Failure(panicked(panic.as_ref())).into_response(),
+        },
+    };
+    let mut response = render(response, &method, &path, &id);
+    if let Ok(value) = HeaderValue::from_str(&id) {
+        response.headers_mut().insert(REQUEST_ID, value);
+    }
+    let status = response.status().as_u16();
+    tracing::debug!(request_id = id, %method, path, status, elapsed_us = started.elapsed().as_micros(), "answered");
+    response
+}
+
+/// The error of a panic: its message is for the log.
+pub fn panicked(panic: &(dyn std::any::Any + Send)) -> Error {
+    let text = panic
+        .downcast_ref::<&str>()
+        .map(ToString::to_string)
+        .or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "no message".into());
+    Error::internal(format!("panic: {text}"))
+}
+
+fn head_limits(app: &App, request: &Request) -> Result<(), Error> {
+    let config = app.config();
+    let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
+    if target > config.uri_bytes_max {
+        return Err(Error::new(
+            ErrorCode::UriTooLong,
+            format!("the request target has {target} bytes, the limit is {}", config.uri_bytes_max),
+        ));
+    }
+    let headers: usize = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+    if headers > config.header_bytes_max {
+        return Err(Error::new(
+            ErrorCode::HeadersTooLarge,
+            format!("the request headers have {headers} bytes, the limit is {}", config.header_bytes_max),
+        ));
+    }
+    Ok(())
+}
+
+fn request_id(headers: &HeaderMap) -> String {
+    let given = headers.get(&REQUEST_ID).and_then(|value| value.to_str().ok());
+    let legal = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
+    match given {
+        Some(id) if (1..=64).contains(&id.len()) && id.bytes().all(legal) => id.to_string(),
+        _ => random_id(),
+    }
+}
+
+/// Sixteen random hexadecimal digits.
+pub fn random_id() -> String {
+    let mut bytes = [0_u8; 8];
+    // Without random bytes ids repeat, which costs nothing but their use in a log.
+    let _ = getrandom::fill(&mut bytes);
+    format!("{:016x}", u64::from_le_bytes(bytes))
+}

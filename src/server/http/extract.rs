@@ -1,0 +1,42 @@
+//! Series keys from paths, validated after percent-decoding.
+
+use axum::extract::{FromRequestParts, Path};
+use axum::http::request::Parts;
+
+use super::problem::Failure;
+use crate::error::Error;
+use crate::types::SeriesKey;
+
+/// `{symbol}/{timeframe}` of a path.
+#[derive(Debug)]
+pub struct Kline(pub SeriesKey);
+
+/// `{category}/{symbol}/{timeframe}/{name}` of a path.
+#[derive(Debug)]
+pub struct Scalar(pub SeriesKey);
+
+impl<S: Send + Sync> FromRequestParts<S> for Kline {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
+        let Path((symbol, timeframe)) =
+            Path::<(String, String)>::from_request_parts(parts, state).await.map_err(|error| unreadable(&error))?;
+        Ok(Kline(SeriesKey::kline(&symbol, &timeframe)?))
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Scalar {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
+        let Path((category, symbol, timeframe, name)) =
+            Path::<(String, String, String, String)>::from_request_parts(parts, state)
+                .await
+                .map_err(|error| unreadable(&error))?;
+        Ok(Scalar(SeriesKey::scalar(&category, &symbol, &timeframe, &name)?))
+    }
+}
+
+fn unreadable(error: &axum::extract::rejection::PathRejection) -> Error {
+    Error::invalid(format!("the path cannot be read: {}", error.body_text()))
+}

@@ -1,0 +1,238 @@
+//! The OpenAPI document: what the routes say of themselves, plus the schemas of bodies and errors.
+
+use std::collections::BTreeMap;
+
+use utoipa::openapi::schema::{ArrayBuilder, ObjectBuilder, OneOfBuilder, Schema, SchemaType, Type};
+use utoipa::openapi::{Content, Ref, RefOr, Response, ResponseBuilder};
+use utoipa::{IntoResponses, OpenApi, PartialSchema, ToSchema};
+
+use super::problem::{PROBLEM, Problem};
+use crate::error::ErrorCode;
+
+/// The document without its paths.
+#[derive(Debug, OpenApi)]
+#[openapi(
+    info(
+        title = "FastK",
+        description = "Market-data time series over REST. Ranges are closed. Errors are RFC 9457 problem documents \
+            whose `code` is one of a fixed table. After the first byte of an answer an error breaks the body off: a \
+            body that ends properly is whole.",
+        license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0"),
+    ),
+    servers((url = "http://127.0.0.1:8080", description = "a server on this machine")),
+    components(schemas(Problem, RowsBody, RowsReply)),
+    tags(
+        (name = "series", description = "Register, list, change and drop series"),
+        (name = "rows", description = "Write, read and delete rows"),
+        (name = "server", description = "What is stored and how the server is"),
+    ),
+)]
+pub struct Document;
+
+/// The OpenAPI document as it is served and committed: JSON with two spaces of indentation and a final newline.
+pub fn openapi_json() -> String {
+    let document = super::routes::all().into_openapi();
+    let mut text = document.to_pretty_json().unwrap_or_default();
+    text.push('\n');
+    text
+}
+
+/// The error responses of a route: one per status, naming its codes.
+pub fn problems(codes: &[ErrorCode]) -> BTreeMap<String, RefOr<Response>> {
+    let mut by_status: BTreeMap<u16, Vec<ErrorCode>> = BTreeMap::new();
+    for code in codes {
+        by_status.entry(code.http()).or_default().push(*code);
+    }
+    by_status
+        .into_iter()
+        .map(|(status, codes)| {
+            let text =
+                codes.iter().map(|code| format!("`{}`: {}", code.name(), code.title())).collect::<Vec<_>>().join(" ");
+            let content = Content::new(Some(Ref::from_schema_name("Problem")));
+            (status.to_string(), ResponseBuilder::new().description(text).content(PROBLEM, content).build().into())
+        })
+        .collect()
+}
+
+macro_rules! failures {
+    ($($(#[$outer:meta])* $name:ident: $($code:ident)*;)*) => {
+        $(
+            $(#[$outer])*
+            #[derive(Debug)]
+            pub struct $name;
+
+            impl IntoResponses for $name {
+                fn responses() -> BTreeMap<String, RefOr<Response>> {
+                    problems(&[
+                        $(ErrorCode::$code,)*
+                        ErrorCode::UriTooLong, ErrorCode::HeadersTooLarge, ErrorCode::Internal, ErrorCode::Io,
+                        ErrorCode::NotReady,
+                    ])
+                }
+            }
+        )*
+    };
+}
+
+failures! {
+    /// Any request.
+    AnyFailure: InvalidArgument;
+    /// Registering a series.
+    RegisterFailure: InvalidArgument RequestTimeout SeriesExists TooLarge UnsupportedMediaType Overloaded WriterStopped
+        StorageFull;
+    /// Looking at a series.
+    SeriesFailure: InvalidArgument SeriesNotFound;
+    /// Changing or dropping a series.
+    ChangeFailure: InvalidArgument SeriesNotFound RequestTimeout CommitConflict TooLarge UnsupportedMediaType
+        Unimplemented Overloaded WriterStopped StorageFull;
+    /// Reading rows.
+    ReadFailure: InvalidArgument SchemaMismatch SeriesNotFound NotAcceptable CommitGone CorruptData Unimplemented
+        Overloaded;
+    /// Reading rows by a query in the body.
+    QueryFailure: InvalidArgument SchemaMismatch SeriesNotFound NotAcceptable RequestTimeout CommitGone TooLarge
+        UnsupportedMediaType CorruptData Unimplemented Overloaded;
+    /// Writing rows.
+    WriteFailure: InvalidArgument SchemaMismatch SeriesNotFound RequestTimeout RowsExist OutOfOrder CommitConflict
+        TooLarge UnsupportedMediaType InvalidRows Unimplemented Overloaded WriterStopped StorageFull;
+    /// Deleting rows.
+    DeleteFailure: InvalidArgument SeriesNotFound CommitConflict Unimplemented WriterStopped StorageFull;
+    /// Maintenance.
+    AdminFailure: InvalidArgument SeriesNotFound RequestTimeout TooLarge UnsupportedMediaType CorruptData Overloaded
+        WriterStopped StorageFull;
+}
+
+fn object(description: &str) -> ObjectBuilder {
+    ObjectBuilder::new().description(Some(description))
+}
+
+fn cell() -> Schema {
+    let kind = SchemaType::from_iter([Type::Number, Type::String]);
+    Schema::Object(ObjectBuilder::new().schema_type(kind).description(Some("A number, or its text")).build())
+}
+
+fn row_objects() -> Schema {
+    let row = object("A row: `ts` and every number column by name").additional_properties(Some(cell())).build();
+    Schema::Array(ArrayBuilder::new().items(RefOr::T(Schema::Object(row))).build())
+}
+
+fn column_arrays() -> Schema {
+    let cells = Schema::Array(ArrayBuilder::new().items(RefOr::T(cell())).build());
+    Schema::Object(object("Each column's cells by name, `ts` among them").additional_properties(Some(cells)).build())
+}
+
+/// Body of a JSON write: rows, or columns.
+#[derive(Debug)]
+pub struct RowsBody;
+
+impl PartialSchema for RowsBody {
+    fn schema() -> RefOr<Schema> {
+        let rows = object("Rows under a name").property("rows", row_objects()).required("rows").build();
+        let columns = object("Columns under a name").property("columns", column_arrays()).required("columns").build();
+        let body = OneOfBuilder::new()
+            .description(Some("Rows to write. Every column must be present; decimals are read exactly, also as text."))
+            .item(row_objects())
+            .item(Schema::Object(rows))
+            .item(Schema::Object(columns))
+            .build();
+        RefOr::T(Schema::OneOf(body))
+    }
+}
+
+impl ToSchema for RowsBody {}
+
+/// A JSON answer to a read.
+#[derive(Debug)]
+pub struct RowsReply;
+
+impl PartialSchema for RowsReply {
+    fn schema() -> RefOr<Schema> {
+        let text = |about: &str| Schema::Object(object(about).schema_type(Type::String).build());
+        let count = |about: &str| Schema::Object(object(about).schema_type(Type::Integer).build());
+        let cursor = object("Continues after the last row; null when nothing is left")
+            .schema_type(SchemaType::from_iter([Type::String, Type::Null]))
+            .build();
+        let reply = object("An answer: `rows`, or `columns` under `shape=columns`")
+            .property("series", text("Key of the series"))
+            .property("version", count("Version of the series"))
+            .property("commit", count("Commit of the store"))
+            .property("rows", row_objects())
+            .property("columns", column_arrays())
+            .property("next_cursor", Schema::Object(cursor))
+            .required("series")
+            .required("version")
+            .required("commit")
+            .required("next_cursor");
+        RefOr::T(Schema::Object(reply.build()))
+    }
+}
+
+impl ToSchema for RowsReply {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn committed() -> std::path::PathBuf {
+        std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("openapi/fastk.v1.json")
+    }
+
+    /// Run with `FASTK_BLESS=1` to rewrite the committed document.
+    #[test]
+    fn the_committed_document_is_what_the_code_says() {
+        let now = openapi_json();
+        if std::env::var_os("FASTK_BLESS").is_some() {
+            std::fs::create_dir_all(committed().parent().unwrap()).unwrap();
+            std::fs::write(committed(), &now).unwrap();
+        }
+        let committed = std::fs::read_to_string(committed()).unwrap_or_default();
+        assert!(committed == now, "openapi/fastk.v1.json is stale: run this test with FASTK_BLESS=1");
+    }
+
+    #[test]
+    fn every_operation_is_named_and_documents_its_errors() {
+        let document: serde_json::Value = serde_json::from_str(&openapi_json()).unwrap();
+        assert_eq!(document["openapi"], "3.1.0");
+        let mut names = std::collections::BTreeSet::new();
+        for (path, item) in document["paths"].as_object().unwrap() {
+            for (method, operation) in item.as_object().unwrap() {
+                let name = operation["operationId"].as_str().unwrap();
+                assert!(names.insert(name.to_string()), "{name} is used twice");
+                let is_camel = name.starts_with(|c: char| c.is_ascii_lowercase()) && !name.contains('_');
+                assert!(is_camel, "{name}");
+                let responses = operation["responses"].as_object().unwrap();
+                assert!(responses.keys().any(|status| status.starts_with('2')), "{method} {path}");
+                let problem = &responses["500"]["content"][PROBLEM]["schema"]["$ref"];
+                assert_eq!(problem, "#/components/schemas/Problem", "{method} {path}");
+                let in_path = path.matches('{').count();
+                let parameters = operation["parameters"].as_array().cloned().unwrap_or_default();
+                let documented = parameters.iter().filter(|parameter| parameter["in"] == "path").count();
+                assert_eq!(documented, in_path, "{method} {path}");
+                if matches!(method.as_str(), "post" | "patch") {
+                    assert!(operation["requestBody"].is_object(), "{method} {path}");
+                }
+            }
+        }
+        assert!(names.len() >= 20, "{names:?}");
+    }
+
+    #[test]
+    fn every_reference_leads_somewhere() {
+        let document: serde_json::Value = serde_json::from_str(&openapi_json()).unwrap();
+        fn walk<'a>(value: &'a serde_json::Value, found: &mut Vec<&'a str>) {
+            match value {
+                serde_json::Value::Object(map) => {
+                    found.extend(map.get("$ref").and_then(|reference| reference.as_str()));
+                    map.values().for_each(|value| walk(value, found));
+                }
+                serde_json::Value::Array(items) => items.iter().for_each(|value| walk(value, found)),
+                _ => {}
+            }
+        }
+        let mut references = Vec::new();
+        walk(&document, &mut references);
+        assert!(!references.is_empty());
+        for reference in references {
+            assert!(document.pointer(reference.trim_start_matches('#')).is_some(), "{reference}");
+        }
+    }
+}

@@ -1,0 +1,311 @@
+//! Query parameters: every one is known, given once and well formed, or the request is refused.
+//!
+//! The structs document the parameters in the OpenAPI document; their names are the known ones (tested).
+
+use axum::extract::Query as UrlQuery;
+use axum::http::Uri;
+use utoipa::IntoParams;
+
+use crate::egress::{Options, OutFormat, RowsShape, Times};
+use crate::error::{Error, ErrorCode, Result};
+use crate::ingest;
+use crate::query::{Numbers, Order};
+use crate::service::Mode;
+use crate::types::{Kind, Rounding};
+
+/// Parameters of a read that this version refuses instead of ignoring them.
+pub const READ_NOT_YET: &[&str] = &["where", "as_of", "latest_complete"];
+
+macro_rules! documented {
+    ($(#[$outer:meta])* $name:ident { $($(#[$inner:meta])* $field:ident,)* }) => {
+        $(#[$outer])*
+        #[derive(Debug, IntoParams)]
+        #[into_params(parameter_in = Query)]
+        #[allow(dead_code, reason = "documents parameters that are read one by one")]
+        pub struct $name {
+            $($(#[$inner])* $field: Option<String>,)*
+        }
+
+        impl Known for $name {
+            const NAMES: &'static [&'static str] = &[$(stringify!($field),)*];
+        }
+    };
+}
+
+/// The parameters a route knows.
+pub trait Known {
+    const NAMES: &'static [&'static str];
+}
+
+documented! {
+    /// Parameters of a read.
+    ReadParams {
+        /// First timestamp wanted: an epoch integer in the unit of the series, RFC 3339, or a date. The range is closed.
+        #[param(example = "2024-02-01")]
+        start,
+        /// Last timestamp wanted; a date means its last instant.
+        #[param(example = "2024-02-29")]
+        end,
+        /// Number columns wanted, separated by commas; `ts` always comes first.
+        #[param(example = "close,volume")]
+        columns,
+        /// Keep only the last N rows of the range.
+        #[param(value_type = Option<u64>, minimum = 1)]
+        latest,
+        /// Direction of the answer.
+        #[param(value_type = Option<Order>)]
+        order,
+        /// Give at most this many rows. JSON: 10,000 by default, 1,000,000 at most; other formats have no limit.
+        #[param(value_type = Option<u64>, minimum = 1)]
+        limit,
+        /// Continues an earlier answer: its `next_cursor`. Only JSON answers carry one.
+        cursor,
+        /// How number columns are shown.
+        #[param(value_type = Option<Numbers>)]
+        numbers,
+        /// How JSON, NDJSON and CSV show timestamps.
+        #[param(value_type = Option<Times>)]
+        times,
+        /// How JSON arranges the answer.
+        #[param(value_type = Option<RowsShape>)]
+        shape,
+        /// Format of the answer; goes before `Accept`.
+        #[param(value_type = Option<OutFormat>)]
+        format,
+        /// Not offered by this version; only `false` is accepted.
+        #[param(value_type = Option<bool>)]
+        explain,
+    }
+}
+
+documented! {
+    /// Parameters of a query whose rest stands in the body.
+    QueryParams {
+        /// How JSON, NDJSON and CSV show timestamps.
+        #[param(value_type = Option<Times>)]
+        times,
+        /// How JSON arranges the answer.
+        #[param(value_type = Option<RowsShape>)]
+        shape,
+        /// Format of the answer; goes before `Accept`.
+        #[param(value_type = Option<OutFormat>)]
+        format,
+    }
+}
+
+documented! {
+    /// Parameters of a write.
+    WriteParams {
+        /// What happens to rows whose timestamp is stored already.
+        #[param(value_type = Option<Mode>)]
+        mode,
+        /// Which rules between the columns of a kline are checked.
+        #[param(value_type = Option<ingest::Validate>)]
+        validate,
+        /// What happens to more digits than a column has.
+        #[param(value_type = Option<Rounding>)]
+        rounding,
+        /// Whether decimals are written as numbers or as scaled integers.
+        #[param(value_type = Option<ingest::Numbers>)]
+        numbers,
+        /// What happens to a row whose value is missing; `skip` is for scalars.
+        #[param(value_type = Option<ingest::Missing>)]
+        missing,
+        /// Format of the body; goes before `Content-Type`.
+        #[param(value_type = Option<ingest::BodyFormat>)]
+        format,
+    }
+}
+
+documented! {
+    /// Parameters of a delete: both `start` and `end`, or `all=true`.
+    DeleteParams {
+        /// First timestamp to delete: an epoch integer, RFC 3339, or a date. The range is closed.
+        start,
+        /// Last timestamp to delete; a date means its last instant.
+        end,
+        /// Delete every row.
+        #[param(value_type = Option<bool>)]
+        all,
+        /// Count the rows and delete none.
+        #[param(value_type = Option<bool>)]
+        dry_run,
+    }
+}
+
+documented! {
+    /// Which series to list.
+    FilterParams {
+        #[param(value_type = Option<Kind>)]
+        kind,
+        symbol,
+        timeframe,
+        category,
+        name,
+        /// Beginning of the key.
+        #[param(example = "kline/BTC")]
+        prefix,
+        /// Most series in one answer.
+        #[param(value_type = Option<u64>, minimum = 1, maximum = 10_000)]
+        limit,
+        /// Continues an earlier answer: its `next_cursor`.
+        cursor,
+    }
+}
+
+documented! {
+    /// A route without parameters.
+    NoParams {}
+}
+
+/// The parameters of one request.
+#[derive(Debug)]
+pub struct Params(Vec<(String, String)>);
+
+impl Params {
+    /// Reads the parameters of a request.
+    ///
+    /// # Errors
+    /// `invalid_argument` for an unknown or repeated one, `unimplemented` for one of `not_yet`.
+    pub fn of<P: Known>(uri: &Uri, not_yet: &[&str]) -> Result<Self> {
+        let UrlQuery(pairs) = UrlQuery::<Vec<(String, String)>>::try_from_uri(uri)
+            .map_err(|error| Error::invalid(format!("the query string cannot be read: {error}")))?;
+        for (position, (name, _)) in pairs.iter().enumerate() {
+            if not_yet.contains(&name.as_str()) {
+                return Err(Error::new(
+                    ErrorCode::Unimplemented,
+                    format!("parameter {name} is not offered by this version"),
+                ));
+            }
+            if !P::NAMES.contains(&name.as_str()) {
+                return Err(unknown(name, P::NAMES));
+            }
+            if pairs.iter().take(position).any(|(earlier, _)| earlier == name) {
+                return Err(Error::invalid(format!("parameter {name} is given twice")));
+            }
+        }
+        Ok(Self(pairs))
+    }
+
+    /// The value of a parameter.
+    pub fn text(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(given, _)| given == name).map(|(_, value)| value.as_str())
+    }
+
+    /// A count.
+    pub fn count(&self, name: &str) -> Result<Option<u64>> {
+        let Some(text) = self.text(name) else { return Ok(None) };
+        let count = text.parse().ok().filter(|_| text.bytes().all(|b| b.is_ascii_digit()));
+        count.map(Some).ok_or_else(|| Error::invalid(format!("parameter {name}: {:?} is not a count", shown(text))))
+    }
+
+    /// `true` or `false`; false when it is not given.
+    pub fn flag(&self, name: &str) -> Result<bool> {
+        match self.text(name) {
+            None | Some("false") => Ok(false),
+            Some("true") => Ok(true),
+            Some(other) => {
+                Err(Error::invalid(format!("parameter {name}: {:?} is neither true nor false", shown(other))))
+            }
+        }
+    }
+
+    /// One of the words a type is written as; its default when it is not given.
+    pub fn word<T: serde::de::DeserializeOwned + Default>(&self, name: &str) -> Result<T> {
+        let Some(text) = self.text(name) else { return Ok(T::default()) };
+        let read: std::result::Result<T, serde::de::value::Error> =
+            T::deserialize(serde::de::value::StrDeserializer::new(text));
+        read.map_err(|error| Error::invalid(format!("parameter {name}: {error}")))
+    }
+
+    /// How the answer is to be written: `format=`, else `Accept`.
+    pub fn options(&self, accept: &str) -> Result<Options> {
+        let format = match self.text("format") {
+            Some(name) => OutFormat::from_name(name)?,
+            None => OutFormat::from_accept(accept)?,
+        };
+        let options = Options { format, times: self.word("times")?, shape: self.word("shape")? };
+        options.check()?;
+        Ok(options)
+    }
+}
+
+fn shown(text: &str) -> String {
+    text.chars().take(80).collect()
+}
+
+fn unknown(name: &str, known: &[&str]) -> Error {
+    let error = Error::invalid(format!("parameter {:?} is not known here", shown(name)));
+    let nearest = known.iter().map(|known| (distance(name, known), known)).min();
+    match nearest {
+        Some((distance, nearest)) if distance <= 2 => error.with_hint(format!("did you mean {nearest}?")),
+        Some(_) => error.with_hint(format!("known: {}", known.join(", "))),
+        None => error.with_hint("this path takes no parameters"),
+    }
+}
+
+/// How many letters have to be put in, left out or changed to make one word of the other.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, letter) in a.chars().take(64).enumerate() {
+        let mut next = vec![i + 1];
+        for ((other, diagonal), above) in b.iter().zip(&row).zip(row.iter().skip(1)) {
+            let left = next.last().copied().unwrap_or_default();
+            next.push((diagonal + usize::from(letter != *other)).min(above + 1).min(left + 1));
+        }
+        row = next;
+    }
+    row.last().copied().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(query: &str) -> Result<Params> {
+        Params::of::<ReadParams>(&format!("/x?{query}").parse().unwrap(), READ_NOT_YET)
+    }
+
+    #[test]
+    fn unknown_parameters_are_refused_with_the_nearest_known_one() {
+        let error = read("strat=1").unwrap_err();
+        assert_eq!((error.code(), error.hint()), (ErrorCode::InvalidArgument, Some("did you mean start?")));
+        assert!(read("something=1").unwrap_err().hint().unwrap().starts_with("known: start"));
+        assert!(read("limit=1&limit=2").unwrap_err().detail().contains("twice"));
+    }
+
+    #[test]
+    fn parameters_of_later_versions_are_not_ignored() {
+        for query in ["where=close:gt:1", "as_of=x", "latest_complete=5"] {
+            assert_eq!(read(query).unwrap_err().code(), ErrorCode::Unimplemented, "{query}");
+        }
+    }
+
+    #[test]
+    fn values_are_decoded_and_checked() {
+        let params = read("start=2024-01-01T00%3A00%3A00Z&limit=5&order=desc&numbers=float64").unwrap();
+        assert_eq!(params.text("start"), Some("2024-01-01T00:00:00Z"));
+        assert_eq!(params.count("limit").unwrap(), Some(5));
+        assert_eq!(params.word::<Order>("order").unwrap(), Order::Desc);
+        assert_eq!(params.word::<Numbers>("numbers").unwrap(), Numbers::Float64);
+        for bad in ["-1", "+1", "1.5", "", "x", "99999999999999999999"] {
+            assert!(read(&format!("limit={}", bad.replace('+', "%2B"))).unwrap().count("limit").is_err(), "{bad:?}");
+        }
+        assert!(read("order=up").unwrap().word::<Order>("order").unwrap_err().detail().contains("order"));
+        assert!(read("explain=yes").unwrap().flag("explain").is_err());
+    }
+
+    #[test]
+    fn known_parameters_are_the_documented_ones() {
+        fn check<P: Known + IntoParams>() {
+            let documented: Vec<String> = P::into_params(|| None).into_iter().map(|param| param.name).collect();
+            assert_eq!(documented, P::NAMES);
+        }
+        check::<ReadParams>();
+        check::<QueryParams>();
+        check::<WriteParams>();
+        check::<DeleteParams>();
+        check::<FilterParams>();
+    }
+}

@@ -1,0 +1,162 @@
+//! Errors on the wire: RFC 9457 problem documents that carry the id of the request.
+//!
+//! A handler fails with a [`Failure`]; the edge layer turns it into its document, and does the same with bare error
+//! responses of the libraries below it.
+
+use axum::body::Body;
+use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, ErrorCode, RowError};
+
+/// Media type of a problem document.
+pub const PROBLEM: &str = "application/problem+json";
+
+/// A problem document.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Problem {
+    /// `urn:fastk:error:` and the code.
+    #[serde(rename = "type")]
+    #[schema(example = "urn:fastk:error:series_not_found")]
+    pub kind: String,
+    /// One sentence, the same for every occurrence.
+    #[schema(example = "The series is not registered.")]
+    pub title: String,
+    /// The HTTP status.
+    #[schema(example = 404)]
+    pub status: u16,
+    /// Stable word.
+    #[schema(example = "series_not_found")]
+    pub code: String,
+    /// What happened to what.
+    #[schema(example = "series kline/BTCUSDT/1m is not registered")]
+    pub detail: String,
+    /// What to do about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+    /// The first hundred offending rows of a rejected body.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub errors: Vec<RowError>,
+    /// The `x-request-id` of the answer, which the log of the server names too.
+    pub request_id: String,
+}
+
+impl Problem {
+    /// The document of an error. Details of the codes `internal` and `io` stay in the log.
+    pub fn new(error: &Error, request_id: &str) -> Self {
+        let code = error.code();
+        let detail = match code {
+            ErrorCode::Internal | ErrorCode::Io => "the cause is in the log under the request id".to_string(),
+            _ => error.detail().to_string(),
+        };
+        Self {
+            kind: format!("urn:fastk:error:{code}"),
+            title: code.title().into(),
+            status: code.http(),
+            code: code.name().into(),
+            detail,
+            hint: error.hint().map(Into::into),
+            errors: error.rows().to_vec(),
+            request_id: request_id.into(),
+        }
+    }
+}
+
+/// A failed handler. Its response has a status and no body until [`render`] gives it one.
+#[derive(Clone, Debug)]
+pub struct Failure(pub Error);
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self(error)
+    }
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        let mut response = status_of(self.0.code()).into_response();
+        response.extensions_mut().insert(self.0);
+        response
+    }
+}
+
+fn status_of(code: ErrorCode) -> StatusCode {
+    StatusCode::from_u16(code.http()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+}
+
+/// Gives an error response its document; other responses pass. Headers that were set already (`Allow`) stay.
+pub fn render(mut response: Response, method: &Method, path: &str, request_id: &str) -> Response {
+    let error = match response.extensions_mut().remove::<Error>() {
+        Some(error) => error,
+        None if is_bare_error(&response) => bare_error(response.status(), method, path),
+        None => return response,
+    };
+    if matches!(error.code(), ErrorCode::Internal | ErrorCode::Io | ErrorCode::CorruptData) {
+        tracing::error!(request_id, %method, path, %error, "request failed");
+    } else {
+        tracing::debug!(request_id, %method, path, %error, "request refused");
+    }
+    let body = serde_json::to_vec(&Problem::new(&error, request_id)).unwrap_or_default();
+    let (mut parts, _) = response.into_parts();
+    parts.status = status_of(error.code());
+    parts.headers.remove(header::CONTENT_LENGTH);
+    parts.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM));
+    if parts.status == StatusCode::SERVICE_UNAVAILABLE {
+        parts.headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    Response::from_parts(parts, Body::from(body))
+}
+
+/// Whether a library below us answered an error in its own words.
+fn is_bare_error(response: &Response) -> bool {
+    let status = response.status();
+    let kind = response.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    (status.is_client_error() || status.is_server_error()) && !kind.is_some_and(|kind| kind.starts_with("application/"))
+}
+
+fn bare_error(status: StatusCode, method: &Method, path: &str) -> Error {
+    let path: String = path.chars().take(200).collect();
+    match status {
+        StatusCode::NOT_FOUND => Error::new(ErrorCode::NotFound, format!("there is nothing at {path}")),
+        StatusCode::METHOD_NOT_ALLOWED => {
+            Error::new(ErrorCode::MethodNotAllowed, format!("{path} does not offer {method}"))
+                .with_hint("the Allow header lists the methods")
+        }
+        StatusCode::NOT_ACCEPTABLE => Error::new(ErrorCode::NotAcceptable, "none of the accepted formats fits"),
+        StatusCode::REQUEST_TIMEOUT => Error::new(ErrorCode::RequestTimeout, "the request did not arrive in time"),
+        StatusCode::PAYLOAD_TOO_LARGE => Error::new(ErrorCode::TooLarge, "the body is larger than its limit"),
+        StatusCode::URI_TOO_LONG => Error::new(ErrorCode::UriTooLong, "the request target is too long"),
+        StatusCode::UNSUPPORTED_MEDIA_TYPE => {
+            Error::new(ErrorCode::UnsupportedMediaType, "the body format is not supported")
+        }
+        StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => {
+            Error::new(ErrorCode::HeadersTooLarge, "the request headers are too large")
+        }
+        status if status.is_client_error() => Error::invalid(format!("the request to {path} is malformed")),
+        status => Error::internal(format!("{method} {path} ended with a bare {status}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_has_a_document_with_its_own_status() {
+        for code in ErrorCode::ALL {
+            let error = Error::new(*code, "a detail").with_hint("a hint");
+            let response = render(Failure(error).into_response(), &Method::GET, "/x", "id1");
+            assert_eq!(response.status().as_u16(), code.http());
+            assert_eq!(response.headers()[header::CONTENT_TYPE], PROBLEM);
+        }
+    }
+
+    #[test]
+    fn causes_inside_the_server_stay_in_its_log() {
+        let problem = Problem::new(&Error::internal("/secret/path"), "id1");
+        assert!(!problem.detail.contains("secret"));
+        assert_eq!(problem.request_id, "id1");
+        assert!(Problem::new(&Error::corrupt("block 3 of chunk 7"), "id1").detail.contains("chunk 7"));
+    }
+}

@@ -1,0 +1,263 @@
+//! Replies: JSON documents, and answers that stream.
+//!
+//! Invariants of a streamed answer:
+//! 1. Its headers go out only after its first piece was made, so that early errors are problem documents.
+//! 2. Its body ends as whole only after the producer said so; an error, a panic or a vanished producer breaks it off.
+//! 3. At most [`PIECES_AHEAD`] pieces wait for the client; one that takes none for `stall` ends the producer, and so
+//!    does one that is gone.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use bytes::{Bytes, BytesMut};
+use serde::Serialize;
+use tokio::sync::{mpsc, oneshot};
+
+use super::App;
+use super::coding::{Coder, Coding};
+use super::etag::{entity_tag, is_known, not_modified, tag_headers};
+use crate::egress::{Encoder, Options, OutFormat, PIECE_BYTES};
+use crate::error::{Error, ErrorCode, Result};
+use crate::query::{Block, Query};
+use crate::service::{Answer, Service};
+
+/// Pieces that wait between the producer and the socket.
+const PIECES_AHEAD: usize = 3;
+
+/// Rows a JSON answer gets by default, and at most.
+pub fn limit_rows(app: &App, query: &mut Query, format: OutFormat) -> Result<()> {
+    let config = app.config();
+    match query.limit {
+        Some(0) => return Err(Error::invalid("limit 0 asks for nothing")),
+        Some(limit) if format == OutFormat::Json && limit > config.json_rows_max => {
+            return Err(Error::invalid(format!("limit {limit} is more than {} rows of JSON", config.json_rows_max))
+                .with_hint("take pages by cursor, or ndjson, csv, arrow or parquet, which have no limit"));
+        }
+        None if format == OutFormat::Json => query.limit = Some(config.json_rows_default),
+        _ => {}
+    }
+    Ok(())
+}
+
+/// A JSON document.
+pub fn json<T: Serialize>(status: StatusCode, value: &T) -> Result<Response> {
+    let body = json_bytes(value)?;
+    let kind = HeaderValue::from_static("application/json");
+    Ok((status, [(header::CONTENT_TYPE, kind)], body).into_response())
+}
+
+/// A JSON document with its entity tag.
+pub fn json_tagged<T: Serialize>(value: &T, tag: &str) -> Result<Response> {
+    let mut response = json(StatusCode::OK, value)?;
+    tag_headers(response.headers_mut(), tag);
+    Ok(response)
+}
+
+fn json_bytes<T: Serialize>(value: &T) -> Result<Vec<u8>> {
+    let mut body = serde_json::to_vec(value).map_err(|error| Error::internal(format!("reply as JSON: {error}")))?;
+    body.push(b'\n');
+    Ok(body)
+}
+
+/// A JSON document in the encoding the client asked for, with an entity tag where it has one (in quotes, ending
+/// before the suffix of the encoding).
+pub fn json_coded<T: Serialize>(headers: &HeaderMap, value: &T, tag: Option<&str>) -> Result<Response> {
+    let coding = Coding::of(headers);
+    let mut coder = coding.coder()?;
+    let mut body = coder.piece(Bytes::from(json_bytes(value)?))?.to_vec();
+    body.extend_from_slice(&coder.end()?);
+    let mut response = ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], body).into_response();
+    if let Some(coding) = coding.header() {
+        response.headers_mut().insert(header::CONTENT_ENCODING, coding);
+    }
+    match tag {
+        Some(tag) => tag_headers(response.headers_mut(), tag),
+        None => {
+            response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
+        }
+    }
+    Ok(response)
+}
+
+type CursorOf = fn(&Answer) -> Option<String>;
+
+/// The body of an answer, encoded.
+struct Pieces {
+    encoder: Encoder<Answer, CursorOf>,
+    coder: Option<Coder>,
+}
+
+impl Iterator for Pieces {
+    type Item = Result<Bytes>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let coded = match self.encoder.next() {
+                Some(Ok(piece)) => match &mut self.coder {
+                    Some(coder) => coder.piece(piece),
+                    None => return None,
+                },
+                Some(Err(error)) => {
+                    self.coder = None;
+                    return Some(Err(error));
+                }
+                None => self.coder.take()?.end(),
+            };
+            match coded {
+                Ok(piece) if piece.is_empty() => {}
+                Ok(piece) => return Some(Ok(piece)),
+                Err(error) => {
+                    self.coder = None;
+                    return Some(Err(error));
+                }
+            }
+        }
+    }
+}
+
+/// What is known when the first pieces are made.
+struct Head {
+    etag_stem: String,
+    version: u64,
+    commit: u64,
+    first: Vec<Bytes>,
+    is_whole: bool,
+}
+
+/// What the producer sends after the head.
+enum Part {
+    Piece(Bytes),
+    Failed,
+    End,
+}
+
+fn open(service: &Service, query: &Query, options: Options, coding: Coding) -> Result<(Head, Pieces)> {
+    let answer = service.read(query)?;
+    let shape = answer.shape.clone();
+    let etag_stem = answer.etag_stem.clone();
+    let encoder = Encoder::new(&shape, options, answer, Answer::next_cursor as CursorOf)?;
+    let mut pieces = Pieces { encoder, coder: Some(coding.coder()?) };
+    let (mut first, mut bytes, mut is_whole) = (Vec::new(), 0, false);
+    while bytes < PIECE_BYTES && !is_whole {
+        match pieces.next() {
+            Some(piece) => {
+                let piece = piece?;
+                bytes += piece.len();
+                first.push(piece);
+            }
+            None => is_whole = true,
+        }
+    }
+    Ok((Head { etag_stem, version: shape.version, commit: shape.commit, first, is_whole }, pieces))
+}
+
+/// Answers a query: 304 where the client knows the answer, else its rows.
+///
+/// # Errors
+/// What the query is refused with; `overloaded` when too many answers are under way.
+pub async fn answer(app: &App, headers: &HeaderMap, query: Query, options: Options, is_get: bool) -> Result<Response> {
+    // Parquet is compressed inside.
+    let coding = if options.format == OutFormat::Parquet { Coding::Identity } else { Coding::of(headers) };
+    if is_get && headers.contains_key(header::IF_NONE_MATCH) {
+        let asked = query.clone();
+        let stem = app.blocking(move |service| service.etag_stem(&asked)).await?;
+        let tag = entity_tag(&stem, options.format, coding);
+        if is_known(headers, &tag) {
+            return Ok(not_modified(&tag));
+        }
+    }
+    let config = app.config();
+    let slot = tokio::time::timeout(config.slot_wait, app.0.reads.clone().acquire_owned())
+        .await
+        .ok()
+        .and_then(std::result::Result::ok)
+        .ok_or_else(|| {
+            Error::new(ErrorCode::Overloaded, format!("{} answers are under way already", config.reads_max))
+        })?;
+    let (head_tx, head_rx) = oneshot::channel();
+    let (tx, rx) = mpsc::channel(PIECES_AHEAD);
+    let service = Arc::clone(&app.0.service);
+    let stall = config.stall;
+    let runtime = tokio::runtime::Handle::current();
+    let span = tracing::Span::current();
+    tokio::task::spawn_blocking(move || {
+        let _in_span = span.entered();
+        let _slot = slot;
+        let (head, pieces) = match open(&service, &query, options, coding) {
+            Ok(opened) => opened,
+            Err(error) => {
+                let _ = head_tx.send(Err(error));
+                return;
+            }
+        };
+        let is_whole = head.is_whole;
+        if head_tx.send(Ok(head)).is_err() || is_whole {
+            return;
+        }
+        let send = |part: Part| match tx.try_send(part) {
+            Ok(()) => true,
+            Err(mpsc::error::TrySendError::Closed(_)) => false,
+            Err(mpsc::error::TrySendError::Full(part)) => runtime
+                .block_on(async { tokio::time::timeout(stall, tx.send(part)).await })
+                .is_ok_and(|sent| sent.is_ok()),
+        };
+        for piece in pieces {
+            let part = match piece {
+                Ok(piece) => Part::Piece(piece),
+                Err(error) => {
+                    tracing::error!(%error, series = ?query.series, "an answer was broken off");
+                    send(Part::Failed);
+                    return;
+                }
+            };
+            if !send(part) {
+                return;
+            }
+        }
+        send(Part::End);
+    });
+    let head = head_rx.await.map_err(|_| Error::internal("the producer of an answer vanished"))??;
+    let mut response = Response::new(body_of(head.first, head.is_whole, rx));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(options.format.content_type()));
+    if let Some(coding) = coding.header() {
+        headers.insert(header::CONTENT_ENCODING, coding);
+    }
+    tag_headers(headers, &entity_tag(&head.etag_stem, options.format, coding));
+    headers.insert("fastk-version", HeaderValue::from(head.version));
+    headers.insert("fastk-commit", HeaderValue::from(head.commit));
+    Ok(response)
+}
+
+/// A body of known length when it is whole already, else the first pieces and what the producer sends.
+fn body_of(mut first: Vec<Bytes>, is_whole: bool, rx: mpsc::Receiver<Part>) -> Body {
+    if is_whole {
+        let only = if first.len() == 1 { first.pop() } else { None };
+        return Body::from(only.unwrap_or_else(|| {
+            let mut all = BytesMut::with_capacity(first.iter().map(Bytes::len).sum());
+            first.iter().for_each(|piece| all.extend_from_slice(piece));
+            all.freeze()
+        }));
+    }
+    let state = (first.into_iter(), Some(rx));
+    Body::from_stream(futures::stream::unfold(state, |(mut first, rx)| async move {
+        if let Some(piece) = first.next() {
+            return Some((Ok(piece), (first, rx)));
+        }
+        let mut rx = rx?;
+        match rx.recv().await {
+            Some(Part::Piece(piece)) => Some((Ok(piece), (first, Some(rx)))),
+            Some(Part::End) => None,
+            Some(Part::Failed) | None => Some((Err(std::io::Error::other("the answer was broken off")), (first, None))),
+        }
+    }))
+}
+
+/// Blocks are made by the query layer; this only pins down that they can cross threads.
+const _: fn() = || {
+    fn is_send<T: Send>() {}
+    is_send::<Block>();
+    is_send::<Answer>();
+};

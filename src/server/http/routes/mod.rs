@@ -1,0 +1,58 @@
+//! The routes, one file per subject.
+
+mod not_yet;
+mod rows;
+mod series;
+mod server;
+
+use axum::Router;
+use axum::http::{Method, Uri};
+use axum::response::{IntoResponse, Response};
+use utoipa::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+use utoipa_swagger_ui::{Config, SwaggerUi};
+
+use super::App;
+use super::openapi::Document;
+use super::problem::Failure;
+use crate::error::{Error, ErrorCode};
+
+/// What a handler gives.
+type Outcome<T = Response> = Result<T, Failure>;
+
+/// All routes with their documentation.
+pub fn all() -> OpenApiRouter<App> {
+    OpenApiRouter::with_openapi(Document::openapi())
+        .routes(routes!(series::list_series, series::register_series))
+        .routes(routes!(series::get_kline, series::change_kline, series::drop_kline))
+        .routes(routes!(series::get_scalar, series::change_scalar, series::drop_scalar))
+        .routes(routes!(rows::read_klines, rows::write_klines, rows::delete_klines))
+        .routes(routes!(rows::read_scalars, rows::write_scalars, rows::delete_scalars))
+        .routes(routes!(rows::query))
+        .routes(routes!(server::compact))
+        .routes(routes!(server::inventory))
+        .routes(routes!(server::health))
+        .routes(routes!(server::live))
+        .routes(routes!(server::ready))
+        .routes(routes!(server::openapi))
+        .merge(not_yet::all())
+}
+
+/// The documentation for people, served from the program itself.
+pub fn docs() -> Router {
+    SwaggerUi::new("/docs").config(Config::new(["/openapi.json"])).into()
+}
+
+/// Paths that lead nowhere.
+pub async fn nothing_here(method: Method, uri: Uri) -> Response {
+    let path: String = uri.path().chars().take(200).collect();
+    let error = if path.starts_with("/v1/") && path.contains("//") {
+        Error::invalid(format!("{path} has an empty part"))
+            .with_hint("a symbol, timeframe, category or name has at least one character")
+    } else {
+        Error::new(ErrorCode::NotFound, format!("there is nothing at {path} ({method})"))
+            .with_hint("GET /openapi.json lists the paths")
+    };
+    Failure(error).into_response()
+}

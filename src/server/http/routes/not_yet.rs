@@ -1,0 +1,40 @@
+//! Paths of the contract that this version does not offer: known, and refused as such.
+
+use axum::http::{Method, Uri};
+use axum::routing::{MethodRouter, delete, get, post};
+use utoipa_axum::router::OpenApiRouter;
+
+use super::{App, Failure};
+use crate::error::{Error, ErrorCode};
+
+async fn refuse(method: Method, uri: Uri) -> Failure {
+    let path: String = uri.path().chars().take(200).collect();
+    Failure(Error::new(ErrorCode::Unimplemented, format!("{method} {path} is not offered by this version")))
+}
+
+/// The routes; they are left out of the OpenAPI document.
+pub fn all() -> OpenApiRouter<App> {
+    let get = || -> MethodRouter<App> { get(refuse) };
+    let post = || -> MethodRouter<App> { post(refuse) };
+    let both = || get().post(refuse);
+    let any = || both().put(refuse).patch(refuse).delete(refuse);
+    let mut router = OpenApiRouter::new()
+        .route("/v1/klines/{symbol}/{timeframe}/merge", post())
+        .route("/v1/scalars/{category}/{symbol}/{timeframe}/{name}/merge", post())
+        .route("/v1/write", post())
+        .route("/v1/coverage/{*key}", get())
+        .route("/v1/snapshots", both())
+        .route("/v1/snapshots/{name}", delete(refuse))
+        .route("/v1/admin/jobs", get())
+        .route("/v1/admin/jobs/{id}", get())
+        .route("/v1/admin/orphans", get())
+        .route("/v1/admin/overlaps", get())
+        .route("/metrics", get());
+    for verb in ["verify", "scrub", "backup"] {
+        router = router.route(&format!("/v1/admin/{verb}"), post());
+    }
+    for registry in ["datasets", "features", "factors"] {
+        router = router.route(&format!("/v1/{registry}"), both()).route(&format!("/v1/{registry}/{{*rest}}"), any());
+    }
+    router
+}

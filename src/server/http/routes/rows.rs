@@ -1,0 +1,365 @@
+//! Rows: write, read, delete, query.
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode, Uri, header};
+
+use super::{App, Outcome};
+use crate::egress::Options;
+use crate::error::{Error, ErrorCode, Result};
+use crate::ingest::{self, BodyFormat};
+use crate::query::{Query, When};
+use crate::server::http::body::Limits;
+use crate::server::http::etag::condition;
+use crate::server::http::extract::{Kline, Scalar};
+use crate::server::http::openapi::{DeleteFailure, QueryFailure, ReadFailure, RowsBody, RowsReply, WriteFailure};
+use crate::server::http::params::{DeleteParams, Params, QueryParams, READ_NOT_YET, ReadParams, WriteParams};
+use crate::server::http::{body, reply};
+use crate::service::{Condition, DeleteReply, Mode, WriteReply};
+use crate::types::time::{Bound, parse_param};
+use crate::types::{SeriesDef, SeriesKey};
+
+/// Refuses an `Idempotency-Key`: a caller that relies on it must not believe it was heeded.
+pub fn refuse_idempotency(headers: &HeaderMap) -> Result<()> {
+    if headers.contains_key("idempotency-key") {
+        return Err(Error::new(ErrorCode::Unimplemented, "Idempotency-Key is not offered by this version")
+            .with_hint("upsert writes can be repeated safely without one"));
+    }
+    Ok(())
+}
+
+/// The `Accept` header as one text.
+fn accept(headers: &HeaderMap) -> String {
+    let values = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    values.collect::<Vec<_>>().join(",")
+}
+
+/// Read klines
+///
+/// `start` and `end` select (closed), `latest` keeps the last of those, `order` arranges them, `limit` cuts.
+#[utoipa::path(
+    get, path = "/v1/klines/{symbol}/{timeframe}", operation_id = "readKlines", tag = "rows",
+    params(
+        ("symbol" = String, Path, description = "Symbol", example = "BTCUSDT"),
+        ("timeframe" = String, Path, description = "Timeframe", example = "1m"),
+        ReadParams,
+        ("Accept" = Option<String>, Header, description = "Formats the client takes"),
+        ("Accept-Encoding" = Option<String>, Header, description = "gzip or zstd"),
+        ("If-None-Match" = Option<String>, Header, description = "Entity tags of known answers"),
+    ),
+    responses(
+        (status = 200, description = "The rows. Only JSON carries a cursor.", content(
+            (RowsReply = "application/json"),
+            (String = "application/x-ndjson"),
+            (String = "text/csv"),
+            (Vec<u8> = "application/vnd.apache.arrow.stream"),
+            (Vec<u8> = "application/vnd.apache.parquet"),
+        ), headers(("ETag" = String), ("fastk-version" = u64), ("fastk-commit" = u64))),
+        (status = 304, description = "The client knows the answer"),
+        ReadFailure,
+    ),
+)]
+pub async fn read_klines(State(app): State<App>, Kline(key): Kline, headers: HeaderMap, uri: Uri) -> Outcome {
+    read(&app, &key, &headers, &uri).await
+}
+
+/// Read a scalar series
+///
+/// `start` and `end` select (closed), `latest` keeps the last of those, `order` arranges them, `limit` cuts.
+#[utoipa::path(
+    get, path = "/v1/scalars/{category}/{symbol}/{timeframe}/{name}", operation_id = "readScalars", tag = "rows",
+    params(
+        ("category" = String, Path, description = "Category", example = "feature"),
+        ("symbol" = String, Path, description = "Symbol", example = "BTCUSDT"),
+        ("timeframe" = String, Path, description = "Timeframe", example = "1m"),
+        ("name" = String, Path, description = "Name", example = "rsi_14"),
+        ReadParams,
+        ("Accept" = Option<String>, Header, description = "Formats the client takes"),
+        ("Accept-Encoding" = Option<String>, Header, description = "gzip or zstd"),
+        ("If-None-Match" = Option<String>, Header, description = "Entity tags of known answers"),
+    ),
+    responses(
+        (status = 200, description = "The rows. Only JSON carries a cursor.", content(
+            (RowsReply = "application/json"),
+            (String = "application/x-ndjson"),
+            (String = "text/csv"),
+            (Vec<u8> = "application/vnd.apache.arrow.stream"),
+            (Vec<u8> = "application/vnd.apache.parquet"),
+        ), headers(("ETag" = String), ("fastk-version" = u64), ("fastk-commit" = u64))),
+        (status = 304, description = "The client knows the answer"),
+        ReadFailure,
+    ),
+)]
+pub async fn read_scalars(State(app): State<App>, Scalar(key): Scalar, headers: HeaderMap, uri: Uri) -> Outcome {
+    read(&app, &key, &headers, &uri).await
+}
+
+async fn read(app: &App, key: &SeriesKey, headers: &HeaderMap, uri: &Uri) -> Outcome {
+    let (mut query, options) = read_query(key, headers, uri)?;
+    reply::limit_rows(app, &mut query, options.format)?;
+    Ok(reply::answer(app, headers, query, options, true).await?)
+}
+
+fn read_query(key: &SeriesKey, headers: &HeaderMap, uri: &Uri) -> Result<(Query, Options)> {
+    let params = Params::of::<ReadParams>(uri, READ_NOT_YET)?;
+    if params.flag("explain")? {
+        return Err(Error::new(ErrorCode::Unimplemented, "explain is not offered by this version"));
+    }
+    let when = |name: &str| params.text(name).map(|text| When::Text(text.into()));
+    let columns = params.text("columns").map(|text| text.split(',').map(|name| name.trim().to_string()).collect());
+    let query = Query {
+        start: when("start"),
+        end: when("end"),
+        columns,
+        latest: params.count("latest")?,
+        limit: params.count("limit")?,
+        order: params.word("order")?,
+        numbers: params.word("numbers")?,
+        cursor: params.text("cursor").map(String::from),
+        ..Query::of(key)
+    };
+    Ok((query, params.options(&accept(headers))?))
+}
+
+/// Query rows
+///
+/// The query object in the body; one series in this version.
+#[utoipa::path(
+    post, path = "/v1/query", operation_id = "queryRows", tag = "rows",
+    params(
+        QueryParams,
+        ("Accept" = Option<String>, Header, description = "Formats the client takes"),
+        ("Accept-Encoding" = Option<String>, Header, description = "gzip or zstd"),
+    ),
+    request_body = Query,
+    responses(
+        (status = 200, description = "The rows. Only JSON carries a cursor.", content(
+            (RowsReply = "application/json"),
+            (String = "application/x-ndjson"),
+            (String = "text/csv"),
+            (Vec<u8> = "application/vnd.apache.arrow.stream"),
+            (Vec<u8> = "application/vnd.apache.parquet"),
+        ), headers(("ETag" = String), ("fastk-version" = u64), ("fastk-commit" = u64))),
+        QueryFailure,
+    ),
+)]
+pub async fn query(State(app): State<App>, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
+    let options = Params::of::<QueryParams>(&uri, &[]).and_then(|params| params.options(&accept(&headers)))?;
+    let mut query: Query = body::json(&headers, body, app.config(), &app.0.ingest).await?;
+    reply::limit_rows(&app, &mut query, options.format)?;
+    Ok(reply::answer(&app, &headers, query, options, false).await?)
+}
+
+/// Write klines
+///
+/// All rows become one atomic commit, or none; the reply comes when they are durable.
+#[utoipa::path(
+    post, path = "/v1/klines/{symbol}/{timeframe}", operation_id = "writeKlines", tag = "rows",
+    params(
+        ("symbol" = String, Path, description = "Symbol", example = "BTCUSDT"),
+        ("timeframe" = String, Path, description = "Timeframe", example = "1m"),
+        WriteParams,
+        ("If-Match" = Option<String>, Header, description = "Entity tag the series must have"),
+        ("Content-Encoding" = Option<String>, Header, description = "gzip or zstd"),
+    ),
+    request_body(description = "The rows", content(
+        (RowsBody = "application/json", example = json!(
+            [{"ts": 1706745600000_u64, "open": "42000.10", "high": 42010, "low": 41990.5, "close": 42005, "volume": 3.5}]
+        )),
+        (String = "application/x-ndjson"),
+        (String = "text/csv"),
+        (Vec<u8> = "application/vnd.apache.arrow.stream"),
+        (Vec<u8> = "application/vnd.apache.parquet"),
+    )),
+    responses((status = 200, description = "Written", body = WriteReply), WriteFailure),
+)]
+pub async fn write_klines(
+    State(app): State<App>,
+    Kline(key): Kline,
+    headers: HeaderMap,
+    uri: Uri,
+    body: Body,
+) -> Outcome {
+    write(&app, key, &headers, &uri, body).await
+}
+
+/// Write a scalar series
+///
+/// All rows become one atomic commit, or none; the reply comes when they are durable.
+#[utoipa::path(
+    post, path = "/v1/scalars/{category}/{symbol}/{timeframe}/{name}", operation_id = "writeScalars", tag = "rows",
+    params(
+        ("category" = String, Path, description = "Category", example = "feature"),
+        ("symbol" = String, Path, description = "Symbol", example = "BTCUSDT"),
+        ("timeframe" = String, Path, description = "Timeframe", example = "1m"),
+        ("name" = String, Path, description = "Name", example = "rsi_14"),
+        WriteParams,
+        ("If-Match" = Option<String>, Header, description = "Entity tag the series must have"),
+        ("Content-Encoding" = Option<String>, Header, description = "gzip or zstd"),
+    ),
+    request_body(description = "The rows", content(
+        (RowsBody = "application/json", example = json!([{"ts": 1706745600000_u64, "value": "71.25"}])),
+        (String = "application/x-ndjson"),
+        (String = "text/csv"),
+        (Vec<u8> = "application/vnd.apache.arrow.stream"),
+        (Vec<u8> = "application/vnd.apache.parquet"),
+    )),
+    responses((status = 200, description = "Written", body = WriteReply), WriteFailure),
+)]
+pub async fn write_scalars(
+    State(app): State<App>,
+    Scalar(key): Scalar,
+    headers: HeaderMap,
+    uri: Uri,
+    body: Body,
+) -> Outcome {
+    write(&app, key, &headers, &uri, body).await
+}
+
+/// What the head of a write says.
+struct WriteHead {
+    format: BodyFormat,
+    mode: Mode,
+    options: ingest::Options,
+    condition: Condition,
+}
+
+fn write_head(headers: &HeaderMap, uri: &Uri) -> Result<WriteHead> {
+    let params = Params::of::<WriteParams>(uri, &[])?;
+    refuse_idempotency(headers)?;
+    let format = match params.text("format") {
+        Some(name) => BodyFormat::from_name(name).ok_or_else(|| {
+            Error::invalid(format!("format {name:?} is not one of json, ndjson, csv, arrow, parquet"))
+        })?,
+        None => body_format(headers)?,
+    };
+    let options = ingest::Options {
+        numbers: params.word("numbers")?,
+        rounding: params.word("rounding")?,
+        missing: params.word("missing")?,
+        validate: params.word("validate")?,
+    };
+    let mode = params.text("mode").map_or(Ok(Mode::default()), Mode::from_name)?;
+    Ok(WriteHead { format, mode, options, condition: condition(headers)? })
+}
+
+/// The format of a body by its `Content-Type`; JSON without one.
+fn body_format(headers: &HeaderMap) -> Result<BodyFormat> {
+    let Some(kind) = headers.get(header::CONTENT_TYPE) else { return Ok(BodyFormat::Json) };
+    let kind = kind.to_str().unwrap_or("?");
+    BodyFormat::from_media_type(kind).ok_or_else(|| {
+        let shown: String = kind.chars().take(80).collect();
+        Error::new(ErrorCode::UnsupportedMediaType, format!("content type {shown:?} is not supported"))
+            .with_hint("name the format by Content-Type or by format=: json, ndjson, csv, arrow, parquet")
+    })
+}
+
+async fn write(app: &App, key: SeriesKey, headers: &HeaderMap, uri: &Uri, body: Body) -> Outcome {
+    // Whatever can be refused without the body is, before it is staged.
+    let known = match write_head(headers, uri) {
+        Ok(head) => {
+            let key = key.clone();
+            app.blocking(move |service| Ok((service.def(&key)?, service.staging_dir())))
+                .await
+                .map(|known| (head, known))
+        }
+        Err(error) => Err(error),
+    };
+    let (head, (def, staging_dir)) = match known {
+        Ok(known) => known,
+        Err(error) => {
+            body::drain(headers, body).await;
+            return Err(error.into());
+        }
+    };
+    let config = app.config();
+    let limits = Limits {
+        bytes_max: config.body_bytes_max,
+        idle: config.body_idle,
+        budget: &app.0.ingest,
+        staging_dir: &staging_dir,
+    };
+    let staged = body::stage(headers, body, &limits).await?;
+    let reply = app
+        .blocking(move |service| {
+            let loaded = staged.load()?;
+            let parsed = ingest::parse(head.format, &def, &loaded.bytes, &head.options)?;
+            let reply = service.write(&key, parsed, head.mode, &head.condition)?;
+            // The share of the budget covers the parsed rows too, so it is held until here.
+            drop(loaded);
+            Ok(reply)
+        })
+        .await?;
+    Ok(reply::json(StatusCode::OK, &reply)?)
+}
+
+/// Delete klines
+///
+/// Needs both ends of the closed range, or `all=true`.
+#[utoipa::path(
+    delete, path = "/v1/klines/{symbol}/{timeframe}", operation_id = "deleteKlines", tag = "rows",
+    params(
+        ("symbol" = String, Path, description = "Symbol", example = "BTCUSDT"),
+        ("timeframe" = String, Path, description = "Timeframe", example = "1m"),
+        DeleteParams,
+        ("If-Match" = Option<String>, Header, description = "Entity tag the series must have"),
+    ),
+    responses((status = 200, description = "Deleted, or counted", body = DeleteReply), DeleteFailure),
+)]
+pub async fn delete_klines(State(app): State<App>, Kline(key): Kline, headers: HeaderMap, uri: Uri) -> Outcome {
+    delete(&app, key, &headers, &uri).await
+}
+
+/// Delete rows of a scalar series
+///
+/// Needs both ends of the closed range, or `all=true`.
+#[utoipa::path(
+    delete, path = "/v1/scalars/{category}/{symbol}/{timeframe}/{name}", operation_id = "deleteScalars", tag = "rows",
+    params(
+        ("category" = String, Path, description = "Category", example = "feature"),
+        ("symbol" = String, Path, description = "Symbol", example = "BTCUSDT"),
+        ("timeframe" = String, Path, description = "Timeframe", example = "1m"),
+        ("name" = String, Path, description = "Name", example = "rsi_14"),
+        DeleteParams,
+        ("If-Match" = Option<String>, Header, description = "Entity tag the series must have"),
+    ),
+    responses((status = 200, description = "Deleted, or counted", body = DeleteReply), DeleteFailure),
+)]
+pub async fn delete_scalars(State(app): State<App>, Scalar(key): Scalar, headers: HeaderMap, uri: Uri) -> Outcome {
+    delete(&app, key, &headers, &uri).await
+}
+
+async fn delete(app: &App, key: SeriesKey, headers: &HeaderMap, uri: &Uri) -> Outcome {
+    let params = Params::of::<DeleteParams>(uri, &[])?;
+    refuse_idempotency(headers)?;
+    let condition = condition(headers)?;
+    let (all, dry_run) = (params.flag("all")?, params.flag("dry_run")?);
+    let ends = match (params.text("start"), params.text("end"), all) {
+        (None, None, true) => None,
+        (Some(start), Some(end), false) => Some((start.to_string(), end.to_string())),
+        (_, _, true) => return Err(Error::invalid("all=true takes neither start nor end").into()),
+        _ => {
+            return Err(Error::invalid("a delete needs both start and end, or all=true")
+                .with_hint("the range is closed: both ends are deleted too")
+                .into());
+        }
+    };
+    let reply = app
+        .blocking(move |service| {
+            let range = match ends {
+                None => None,
+                Some((start, end)) => Some(closed_range(&*service.def(&key)?, &start, &end)?),
+            };
+            service.delete_range(&key, range, &condition, dry_run)
+        })
+        .await?;
+    Ok(reply::json(StatusCode::OK, &reply)?)
+}
+
+fn closed_range(def: &SeriesDef, start: &str, end: &str) -> Result<(i64, i64)> {
+    let range = (parse_param(start, def.unit, Bound::Start)?, parse_param(end, def.unit, Bound::End)?);
+    if range.0 > range.1 {
+        return Err(Error::invalid(format!("start {start:?} is after end {end:?}")));
+    }
+    Ok(range)
+}

@@ -1,0 +1,170 @@
+//! The server itself: what is stored, how it is, its documentation, maintenance.
+
+use std::sync::OnceLock;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::series::filter;
+use super::{App, Outcome};
+use crate::server::http::coding::Coding;
+use crate::server::http::edge::random_id;
+use crate::server::http::etag::{is_known, not_modified};
+use crate::server::http::openapi::{AdminFailure, AnyFailure};
+use crate::server::http::params::{FilterParams, NoParams, Params};
+use crate::server::http::{body, openapi_json, reply};
+use crate::service::{Health, Inventory, SealReply, Status};
+use crate::types::SeriesKey;
+
+/// Inventory
+///
+/// Totals, and one row per series.
+#[utoipa::path(
+    get, path = "/inventory", operation_id = "getInventory", tag = "server",
+    params(
+        FilterParams,
+        ("If-None-Match" = Option<String>, Header, description = "Entity tags of known answers"),
+    ),
+    responses(
+        (status = 200, description = "What is stored", body = Inventory, headers(("ETag" = String))),
+        (status = 304, description = "Unchanged"),
+        AnyFailure,
+    ),
+)]
+pub async fn inventory(State(app): State<App>, headers: HeaderMap, uri: Uri) -> Outcome {
+    let filter = filter(&uri)?;
+    let coding = Coding::of(&headers);
+    // The tag is taken first: if the store changes in between, it is too old, which only costs a request.
+    let stem = app.blocking(|service| service.inventory_etag()).await?;
+    let tag = format!("\"{stem}{}\"", coding.suffix());
+    if is_known(&headers, &tag) {
+        return Ok(not_modified(&tag));
+    }
+    let inventory = app.blocking(move |service| service.inventory(&filter)).await?;
+    Ok(reply::json_coded(&headers, &inventory, Some(&tag))?)
+}
+
+/// Health
+///
+/// What was checked; 503 when the server fails.
+#[utoipa::path(
+    get, path = "/health", operation_id = "getHealth", tag = "server",
+    responses(
+        (status = 200, description = "Healthy, or degraded with the reason", body = Health),
+        (status = 503, description = "Failing, with the reason", body = Health),
+        AnyFailure,
+    ),
+)]
+pub async fn health(State(app): State<App>, uri: Uri) -> Outcome {
+    Params::of::<NoParams>(&uri, &[])?;
+    let health = app.blocking(|service| service.health()).await?;
+    Ok(reply::json(status_of(health.status), &health)?)
+}
+
+fn status_of(status: Status) -> StatusCode {
+    match status {
+        Status::Ok | Status::Degraded => StatusCode::OK,
+        Status::Failing => StatusCode::SERVICE_UNAVAILABLE,
+    }
+}
+
+/// A status word and nothing else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct StatusReply {
+    pub status: Status,
+}
+
+/// Liveness
+///
+/// Answers as long as the process does.
+#[utoipa::path(
+    get, path = "/health/live", operation_id = "getLiveness", tag = "server",
+    responses((status = 200, description = "Alive", body = StatusReply), AnyFailure),
+)]
+pub async fn live(uri: Uri) -> Outcome {
+    Params::of::<NoParams>(&uri, &[])?;
+    Ok(reply::json(StatusCode::OK, &StatusReply { status: Status::Ok })?)
+}
+
+/// Readiness
+///
+/// 503 when requests would fail.
+#[utoipa::path(
+    get, path = "/health/ready", operation_id = "getReadiness", tag = "server",
+    responses(
+        (status = 200, description = "Ready", body = StatusReply),
+        (status = 503, description = "Not ready", body = StatusReply),
+        AnyFailure,
+    ),
+)]
+pub async fn ready(State(app): State<App>, uri: Uri) -> Outcome {
+    Params::of::<NoParams>(&uri, &[])?;
+    let status = app.blocking(|service| service.health()).await?.status;
+    Ok(reply::json(status_of(status), &StatusReply { status })?)
+}
+
+/// This document
+#[utoipa::path(
+    get, path = "/openapi.json", operation_id = "getOpenapi", tag = "server",
+    responses((status = 200, description = "The OpenAPI document", body = serde_json::Value), AnyFailure),
+)]
+pub async fn openapi(uri: Uri) -> Outcome {
+    static TEXT: OnceLock<String> = OnceLock::new();
+    Params::of::<NoParams>(&uri, &[])?;
+    let text: &'static str = TEXT.get_or_init(openapi_json);
+    Ok(([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], text).into_response())
+}
+
+/// Which series to compact; all when it is left out.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CompactRequest {
+    #[serde(default)]
+    #[schema(value_type = Vec<String>)]
+    pub series: Vec<SeriesKey>,
+}
+
+/// How far a job is: this version answers when it is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum JobStatus {
+    Done,
+}
+
+/// A piece of maintenance.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+pub struct Job {
+    pub id: String,
+    #[schema(example = "compact")]
+    pub verb: String,
+    pub status: JobStatus,
+    /// 0 to 1.
+    pub progress: f64,
+    pub result: SealReply,
+}
+
+/// The jobs of a request.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+pub struct Jobs {
+    pub jobs: Vec<Job>,
+}
+
+/// Compact
+///
+/// Moves rows from the log into chunk files. Answers when it is done.
+#[utoipa::path(
+    post, path = "/v1/admin/compact", operation_id = "compact", tag = "server",
+    request_body(content = Option<CompactRequest>, description = "No body means every series"),
+    responses((status = 200, description = "Done", body = Jobs), AdminFailure),
+)]
+pub async fn compact(State(app): State<App>, headers: HeaderMap, uri: Uri, body: Body) -> Outcome<Response> {
+    Params::of::<NoParams>(&uri, &[])?;
+    let request: CompactRequest = body::json_or_default(&headers, body, app.config(), &app.0.ingest).await?;
+    let result = app.blocking(move |service| service.seal(&request.series)).await?;
+    let job = Job { id: random_id(), verb: "compact".into(), status: JobStatus::Done, progress: 1.0, result };
+    Ok(reply::json(StatusCode::OK, &Jobs { jobs: vec![job] })?)
+}

@@ -1,0 +1,47 @@
+//! Pages of series, ordered by key.
+
+use std::sync::Arc;
+
+use super::replies::SeriesFilter;
+use crate::error::{Error, Result};
+use crate::store::{SeriesState, State};
+use crate::types::SeriesKey;
+
+/// Series in a page when none is asked for, and at most.
+const PAGE_DEFAULT: u64 = 1_000;
+const PAGE_MAX: u64 = 10_000;
+
+/// The series a filter selects, and the cursor behind them.
+pub fn select(state: &State, filter: &SeriesFilter) -> Result<(Vec<Arc<SeriesState>>, Option<String>)> {
+    let limit = filter.limit.unwrap_or(PAGE_DEFAULT);
+    if limit == 0 || limit > PAGE_MAX {
+        return Err(Error::invalid(format!("limit {limit} is not between 1 and {PAGE_MAX}")));
+    }
+    // A cursor is the last key given.
+    let after = filter.cursor.as_deref().map(SeriesKey::parse).transpose().map_err(|_| {
+        Error::invalid(format!("cursor {:?} was not made by this server", filter.cursor.as_deref().unwrap_or("")))
+    })?;
+    let same = |wanted: &Option<String>, found: Option<&str>| wanted.as_deref().is_none_or(|w| Some(w) == found);
+    let selects = |key: &SeriesKey| {
+        filter.kind.is_none_or(|kind| kind == key.kind())
+            && same(&filter.symbol, Some(key.symbol()))
+            && same(&filter.timeframe, Some(key.timeframe()))
+            && same(&filter.category, key.category())
+            && same(&filter.name, key.name())
+            && filter.prefix.as_deref().is_none_or(|prefix| key.as_str().starts_with(prefix))
+    };
+    let range = match after {
+        Some(after) => (std::ops::Bound::Excluded(after), std::ops::Bound::Unbounded),
+        None => (std::ops::Bound::Unbounded, std::ops::Bound::Unbounded),
+    };
+    let mut found: Vec<Arc<SeriesState>> = Vec::new();
+    for (key, id) in state.keys.range(range).filter(|(key, _)| selects(key)) {
+        if found.len() as u64 == limit {
+            let cursor = found.last().map(|series| series.def.key.to_string());
+            return Ok((found, cursor));
+        }
+        debug_assert!(state.series.get(id).is_some_and(|series| series.def.key == *key), "keys and series agree");
+        found.extend(state.series.get(id).cloned());
+    }
+    Ok((found, None))
+}

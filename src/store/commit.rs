@@ -1,0 +1,326 @@
+//! The commit queue: one order for all commits, one sync for many of them.
+//!
+//! A writer computes the next pending state under the lock, queues its frame and waits. One of the waiters becomes
+//! the leader: it takes everything queued, writes and syncs it without the lock, then publishes the state that
+//! belongs to it. Readers only ever see published states, so they never see rows that are not durable under the
+//! configured mode, and never wait.
+//!
+//! A failed write or sync stops the queue for good (`writer_stopped`); readers go on. When space for a frame cannot
+//! be reserved nothing was written: the waiting commits fail with `storage_full` and the queue goes on.
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use arc_swap::ArcSwap;
+
+use super::log::{Log, QueuedFrame};
+use super::state::{State, Structural};
+use crate::error::{Error, ErrorCode, Result};
+use crate::format::wal::FrameKind;
+
+/// When a commit is acknowledged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Durability {
+    /// After its sync.
+    #[default]
+    Sync,
+    /// After its write; synced every interval.
+    Interval,
+    /// After its write; the operating system decides when it is durable.
+    None,
+}
+
+impl Durability {
+    pub fn name(self) -> &'static str {
+        match self {
+            Durability::Sync => "sync",
+            Durability::Interval => "interval",
+            Durability::None => "none",
+        }
+    }
+}
+
+/// Outcome of the commits that share a sync.
+#[derive(Debug, Default)]
+pub struct Batch(OnceLock<Result<()>>);
+
+/// What is decided and not yet durable. Held under the queue's lock.
+#[derive(Debug)]
+pub struct Pending {
+    /// State after every queued commit.
+    pub state: Arc<State>,
+    frames: Vec<QueuedFrame>,
+    /// Maintenance applied since the leader took its state.
+    structural: Vec<Structural>,
+    batch: Arc<Batch>,
+    leading: bool,
+    next_lsn: u64,
+    /// Highest LSN known to be synced.
+    durable_lsn: u64,
+    /// Highest LSN written.
+    written_lsn: u64,
+    /// Highest `durable_lsn` that a frame on disk carries.
+    marked_lsn: u64,
+    stopped: Option<String>,
+}
+
+/// The queue. See the head of this module.
+#[derive(Debug)]
+pub struct CommitQueue {
+    pending: Mutex<Pending>,
+    wake: Condvar,
+    /// Only the leader, or a holder of the `pending` lock while nobody leads, uses the log.
+    log: Mutex<Log>,
+    published: ArcSwap<State>,
+    durability: Durability,
+}
+
+impl CommitQueue {
+    pub fn new(state: State, log: Log, next_lsn: u64, durability: Durability, stopped: Option<String>) -> Self {
+        let state = Arc::new(state);
+        let pending = Pending {
+            state: Arc::clone(&state),
+            frames: Vec::new(),
+            structural: Vec::new(),
+            batch: Arc::default(),
+            leading: false,
+            next_lsn,
+            durable_lsn: next_lsn - 1,
+            written_lsn: next_lsn - 1,
+            marked_lsn: 0,
+            stopped,
+        };
+        Self {
+            pending: Mutex::new(pending),
+            wake: Condvar::new(),
+            log: Mutex::new(log),
+            published: ArcSwap::from(state),
+            durability,
+        }
+    }
+
+    /// The last published state.
+    pub fn published(&self) -> Arc<State> {
+        self.published.load_full()
+    }
+
+    /// The lock under which commits are decided.
+    pub fn lock(&self) -> MutexGuard<'_, Pending> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn log(&self) -> MutexGuard<'_, Log> {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Why writing stopped, if it did.
+    pub fn stopped(&self) -> Option<String> {
+        self.lock().stopped.clone()
+    }
+
+    pub fn durability(&self) -> Durability {
+        self.durability
+    }
+
+    /// Queues a commit that leads to `state` and gives what to wait on. `state.commit` is its number.
+    pub fn enqueue(&self, pending: &mut Pending, state: State, payload: Vec<u8>) -> Result<Arc<Batch>> {
+        pending.check_writable()?;
+        let lsn = pending.next_lsn;
+        pending.next_lsn += 1;
+        pending.frames.push(QueuedFrame {
+            kind: FrameKind::Commit,
+            lsn,
+            commit: state.commit,
+            durable_lsn: pending.durable_lsn,
+            payload,
+        });
+        pending.state = Arc::new(state);
+        Ok(Arc::clone(&pending.batch))
+    }
+
+    /// Applies maintenance to the pending and the published state at once.
+    pub fn apply(&self, pending: &mut Pending, change: Structural) {
+        let mut state = pending.state.as_ref().clone();
+        change.apply(&mut state);
+        pending.state = Arc::new(state);
+        let mut published = self.published.load().as_ref().clone();
+        change.apply(&mut published);
+        self.published.store(Arc::new(published));
+        if pending.leading {
+            pending.structural.push(change);
+        }
+    }
+
+    /// Waits until the batch is durable under the configured mode and visible, leading when nobody does.
+    pub fn wait(&self, batch: &Batch) -> Result<()> {
+        let mut pending = self.lock();
+        loop {
+            if let Some(outcome) = batch.0.get() {
+                return outcome.clone();
+            }
+            if pending.leading {
+                pending = self.wake.wait(pending).unwrap_or_else(PoisonError::into_inner);
+            } else {
+                pending = self.lead(pending);
+            }
+        }
+    }
+
+    /// Makes everything queued so far durable and visible.
+    pub fn flush(&self) -> Result<()> {
+        let batch = {
+            let pending = self.lock();
+            pending.check_writable()?;
+            Arc::clone(&pending.batch)
+        };
+        self.wait(&batch)
+    }
+
+    fn lead<'a>(&'a self, mut pending: MutexGuard<'a, Pending>) -> MutexGuard<'a, Pending> {
+        let frames = std::mem::take(&mut pending.frames);
+        let batch = std::mem::take(&mut pending.batch);
+        let state = Arc::clone(&pending.state);
+        pending.structural.clear();
+        pending.leading = true;
+        drop(pending);
+
+        let sync = self.durability == Durability::Sync;
+        let outcome = if frames.is_empty() { Ok(()) } else { self.log().append(&frames, sync) };
+
+        let mut pending = self.lock();
+        pending.leading = false;
+        let outcome = match outcome {
+            Ok(()) => {
+                if let Some(last) = frames.last() {
+                    pending.written_lsn = last.lsn;
+                    pending.marked_lsn = pending.marked_lsn.max(last.durable_lsn);
+                    if sync {
+                        pending.durable_lsn = last.lsn;
+                    }
+                }
+                let changes = std::mem::take(&mut pending.structural);
+                if changes.is_empty() {
+                    self.published.store(state);
+                } else {
+                    let mut state = state.as_ref().clone();
+                    changes.iter().for_each(|change| change.apply(&mut state));
+                    self.published.store(Arc::new(state));
+                }
+                Ok(())
+            }
+            Err(failure) => {
+                tracing::error!(error = %failure.error, "the log could not be written");
+                // Nothing queued behind can stand without what failed.
+                let error = if failure.untouched && failure.error.code() == ErrorCode::StorageFull {
+                    pending.next_lsn = pending.written_lsn + 1;
+                    failure.error
+                } else {
+                    pending.stopped = Some(failure.error.to_string());
+                    stopped_error(&failure.error.to_string())
+                };
+                pending.state = self.published.load_full();
+                pending.frames.clear();
+                pending.structural.clear();
+                let behind = std::mem::take(&mut pending.batch);
+                let _ = behind.0.set(Err(error.clone()));
+                Err(error)
+            }
+        };
+        let _ = batch.0.set(outcome);
+        self.wake.notify_all();
+        pending
+    }
+
+    /// Takes the log for maintenance: waits until nobody leads and keeps others from leading.
+    fn with_log<T>(&self, work: impl FnOnce(&mut Pending, &mut Log) -> Result<T>) -> Result<T> {
+        let mut pending = self.lock();
+        while pending.leading {
+            pending = self.wake.wait(pending).unwrap_or_else(PoisonError::into_inner);
+        }
+        let mut log = self.log();
+        work(&mut pending, &mut log)
+    }
+
+    /// Writes a marker frame when acknowledged frames stand last, so that a later recovery knows they were synced.
+    pub fn mark(&self) -> Result<()> {
+        self.with_log(|pending, log| {
+            let due = pending.frames.is_empty() && pending.durable_lsn > pending.marked_lsn;
+            if !due || pending.stopped.is_some() || !log.has_room_for_marker() {
+                return Ok(());
+            }
+            let marker = QueuedFrame {
+                kind: FrameKind::Marker,
+                lsn: pending.next_lsn,
+                commit: 0,
+                durable_lsn: pending.durable_lsn,
+                payload: Vec::new(),
+            };
+            match log.append(&[marker], false) {
+                Ok(()) => {
+                    pending.marked_lsn = pending.durable_lsn;
+                    pending.written_lsn = pending.next_lsn;
+                    pending.next_lsn += 1;
+                    Ok(())
+                }
+                Err(failure) => {
+                    pending.stopped = Some(failure.error.to_string());
+                    Err(failure.error)
+                }
+            }
+        })
+    }
+
+    /// Syncs what was written without a sync (`interval`, `none`, markers).
+    pub fn sync(&self) -> Result<()> {
+        self.with_log(|pending, log| {
+            if pending.durable_lsn >= pending.written_lsn || pending.stopped.is_some() {
+                return Ok(());
+            }
+            match log.sync() {
+                Ok(()) => {
+                    pending.durable_lsn = pending.written_lsn;
+                    Ok(())
+                }
+                Err(error) => {
+                    pending.stopped = Some(error.to_string());
+                    Err(error)
+                }
+            }
+        })
+    }
+
+    /// Where the log stands after everything in the pending state: the open segment and the next LSN.
+    pub fn log_position(&self) -> Result<(u64, u64, Arc<State>)> {
+        self.flush()?;
+        self.with_log(|pending, log| {
+            let first_queued = pending.frames.first().map_or(pending.next_lsn, |frame| frame.lsn);
+            Ok((log.segment(), first_queued, self.published.load_full()))
+        })
+    }
+
+    /// Removes log segments the manifest no longer needs.
+    pub fn trim(&self, first_segment: u64) -> Result<()> {
+        self.with_log(|_, log| log.trim(first_segment))
+    }
+
+    /// Bytes of the log on disk, and bytes of frames in it.
+    pub fn log_bytes(&self) -> (u64, u64) {
+        let log = self.log();
+        (log.bytes(), log.used_bytes())
+    }
+}
+
+impl Pending {
+    /// `writer_stopped` once a write or sync failed.
+    pub fn check_writable(&self) -> Result<()> {
+        match &self.stopped {
+            None => Ok(()),
+            Some(cause) => Err(stopped_error(cause)),
+        }
+    }
+}
+
+fn stopped_error(cause: &str) -> Error {
+    Error::new(ErrorCode::WriterStopped, format!("the store takes no writes any more: {cause}"))
+        .with_hint("reads go on; restart the server when the disk is healthy again")
+}

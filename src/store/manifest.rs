@@ -1,0 +1,223 @@
+//! The manifest on disk: numbered edits created exclusively, and checkpoints that repeat the whole state.
+//!
+//! Opening reads the newest whole checkpoint and the edits after it. Two checkpoints are kept, with the edits since
+//! the older one, so that one damaged checkpoint costs nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use crate::disk;
+use crate::error::{Error, ErrorCode, Result};
+use crate::format::manifest::{
+    ChunkRecord, Edit, RunRecord, SeriesRecord, TombstoneRecord, decode_checkpoint, decode_edit, encode_checkpoint,
+    encode_edit,
+};
+
+/// Edits between two checkpoints.
+const CHECKPOINT_EDITS: u64 = 64;
+
+/// What the manifest says, all edits applied.
+#[derive(Clone, Debug, Default)]
+pub struct Contents {
+    pub number: u64,
+    pub epoch: String,
+    pub series: BTreeMap<u64, SeriesRecord>,
+    pub chunks: BTreeMap<u64, ChunkRecord>,
+    pub tombstones: BTreeSet<(u64, u64, i64, i64)>,
+    pub run: Option<RunRecord>,
+    pub base_commit: u64,
+    pub wal_first_segment: u64,
+    pub wal_first_lsn: u64,
+    pub next_series_id: u64,
+    pub next_chunk_id: u64,
+}
+
+fn tombstone_key(record: &TombstoneRecord) -> (u64, u64, i64, i64) {
+    (record.series_id, record.commit, record.start, record.end)
+}
+
+impl Contents {
+    fn apply(&mut self, edit: Edit) {
+        let newer = |old: &mut u64, new: u64| {
+            if new != 0 {
+                *old = new;
+            }
+        };
+        self.number = edit.number;
+        if !edit.epoch.is_empty() {
+            self.epoch = edit.epoch;
+        }
+        for series in edit.series {
+            self.series.insert(series.id, series);
+        }
+        for record in &edit.tombstones {
+            self.tombstones.insert(tombstone_key(record));
+        }
+        for record in &edit.tombstones_removed {
+            self.tombstones.remove(&tombstone_key(record));
+        }
+        for id in edit.chunks_removed {
+            self.chunks.remove(&id);
+        }
+        for chunk in edit.chunks {
+            self.chunks.insert(chunk.id, chunk);
+        }
+        for id in edit.series_dropped {
+            self.series.remove(&id);
+            self.chunks.retain(|_, chunk| chunk.series_id != id);
+            self.tombstones.retain(|(series_id, ..)| *series_id != id);
+        }
+        if edit.run_removed {
+            self.run = None;
+        }
+        if edit.run.is_some() {
+            self.run = edit.run;
+        }
+        newer(&mut self.base_commit, edit.base_commit);
+        newer(&mut self.wal_first_segment, edit.wal_first_segment);
+        newer(&mut self.wal_first_lsn, edit.wal_first_lsn);
+        newer(&mut self.next_series_id, edit.next_series_id);
+        newer(&mut self.next_chunk_id, edit.next_chunk_id);
+    }
+
+    fn as_edit(&self) -> Edit {
+        Edit {
+            number: self.number,
+            series: self.series.values().cloned().collect(),
+            chunks: self.chunks.values().cloned().collect(),
+            tombstones: self
+                .tombstones
+                .iter()
+                .map(|(series_id, commit, start, end)| TombstoneRecord {
+                    series_id: *series_id,
+                    commit: *commit,
+                    start: *start,
+                    end: *end,
+                })
+                .collect(),
+            run: self.run.clone(),
+            base_commit: self.base_commit,
+            wal_first_segment: self.wal_first_segment,
+            wal_first_lsn: self.wal_first_lsn,
+            next_series_id: self.next_series_id,
+            next_chunk_id: self.next_chunk_id,
+            epoch: self.epoch.clone(),
+            ..Edit::default()
+        }
+    }
+}
+
+/// The manifest open for publishing.
+#[derive(Debug)]
+pub struct Manifest {
+    dir: PathBuf,
+    tmp: PathBuf,
+    pub contents: Contents,
+    checkpoint: u64,
+}
+
+fn edit_path(dir: &Path, number: u64) -> PathBuf {
+    dir.join(format!("{number:020}.edit"))
+}
+
+fn checkpoint_path(dir: &Path, number: u64) -> PathBuf {
+    dir.join(format!("{number:020}.checkpoint"))
+}
+
+impl Manifest {
+    /// Reads the manifest; an empty directory gives the manifest of an empty store.
+    pub fn open(root: &Path) -> Result<Self> {
+        let (dir, tmp) = (root.join("manifest"), root.join("tmp"));
+        let names = disk::list(&dir)?;
+        let numbers = |suffix: &str| -> Vec<u64> {
+            names.iter().filter_map(|name| name.strip_suffix(suffix)?.parse().ok()).collect()
+        };
+        let (edits, checkpoints) = (numbers(".edit"), numbers(".checkpoint"));
+        let mut contents = Contents {
+            wal_first_segment: 1,
+            wal_first_lsn: 1,
+            next_series_id: 1,
+            next_chunk_id: 1,
+            ..Contents::default()
+        };
+        let mut checkpoint = 0;
+        let mut damaged = None;
+        for number in checkpoints.iter().rev() {
+            let path = checkpoint_path(&dir, *number);
+            match decode_checkpoint(&disk::read(&path)?) {
+                Ok(edit) => {
+                    contents.apply(edit);
+                    checkpoint = *number;
+                    break;
+                }
+                Err(error) if error.code() == ErrorCode::UnsupportedFormat => return Err(error),
+                Err(error) => {
+                    let error = Error::corrupt(format!("{}: {}", path.display(), error.detail()));
+                    tracing::error!(%error, "a manifest checkpoint is damaged; an older one is tried");
+                    damaged = Some(error);
+                }
+            }
+        }
+        for number in edits.into_iter().filter(|number| *number > checkpoint) {
+            let path = edit_path(&dir, number);
+            if number != contents.number + 1 {
+                return Err(damaged.unwrap_or_else(|| {
+                    Error::corrupt(format!(
+                        "manifest edit {} is missing",
+                        edit_path(&dir, contents.number + 1).display()
+                    ))
+                }));
+            }
+            let edit = decode_edit(&disk::read(&path)?)
+                .map_err(|error| Error::new(error.code(), format!("{}: {}", path.display(), error.detail())))?;
+            if edit.number != number {
+                return Err(Error::corrupt(format!("{} holds edit {}", path.display(), edit.number)));
+            }
+            contents.apply(edit);
+        }
+        if let Some(damaged) = damaged
+            && contents.number == 0
+        {
+            return Err(damaged);
+        }
+        Ok(Self { dir, tmp, contents, checkpoint })
+    }
+
+    /// Publishes an edit as the next number; durable on return.
+    ///
+    /// # Errors
+    /// `commit_conflict` when another process took the number.
+    pub fn publish(&mut self, mut edit: Edit) -> Result<u64> {
+        edit.number = self.contents.number + 1;
+        let path = edit_path(&self.dir, edit.number);
+        if !disk::publish(&self.tmp, &path, &encode_edit(&edit))? {
+            return Err(Error::new(ErrorCode::CommitConflict, format!("{} exists already", path.display())));
+        }
+        self.contents.apply(edit);
+        if self.contents.number >= self.checkpoint + CHECKPOINT_EDITS
+            && let Err(error) = self.write_checkpoint()
+        {
+            // Nothing is lost without it: opening reads more edits.
+            tracing::warn!(%error, "a manifest checkpoint could not be written");
+        }
+        Ok(self.contents.number)
+    }
+
+    /// Writes a checkpoint and removes what the one before the last made superfluous.
+    pub fn write_checkpoint(&mut self) -> Result<()> {
+        let number = self.contents.number;
+        disk::publish(&self.tmp, &checkpoint_path(&self.dir, number), &encode_checkpoint(&self.contents.as_edit()))?;
+        let kept = std::mem::replace(&mut self.checkpoint, number);
+        for name in disk::list(&self.dir)? {
+            let old = match (name.strip_suffix(".edit"), name.strip_suffix(".checkpoint")) {
+                (Some(edit), _) => edit.parse().is_ok_and(|number: u64| number <= kept),
+                (_, Some(checkpoint)) => checkpoint.parse().is_ok_and(|number: u64| number < kept),
+                _ => false,
+            };
+            if old {
+                disk::remove(&self.dir.join(name))?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,469 @@
+//! Newest-wins merge of sorted sources in either direction.
+//!
+//! Sources have disjoint commit ranges; of equal timestamps the source with the highest commits wins, and a
+//! tombstone hides the rows of sources with lower commits. The merge gallops: it yields the longest piece of one
+//! source that no other source interrupts, so untouched blocks come out whole and are never copied.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::sync::Arc;
+
+use arrow::buffer::Buffer;
+
+use super::chunk::{BlockColumns, ChunkFile, MapCache, OpenChunk};
+use super::state::{Run, Tombstone};
+use crate::error::Result;
+use crate::types::SeriesDef;
+
+/// Something sorted to read from.
+#[derive(Clone, Debug)]
+pub enum Source {
+    Chunk(Arc<ChunkFile>),
+    Run(Arc<Run>),
+}
+
+impl Source {
+    pub fn ts_min(&self) -> i64 {
+        match self {
+            Source::Chunk(chunk) => chunk.record.ts_min,
+            Source::Run(run) => run.ts_min(),
+        }
+    }
+
+    pub fn ts_max(&self) -> i64 {
+        match self {
+            Source::Chunk(chunk) => chunk.record.ts_max,
+            Source::Run(run) => run.ts_max(),
+        }
+    }
+
+    /// Highest commit inside.
+    pub fn commit_hi(&self) -> u64 {
+        match self {
+            Source::Chunk(chunk) => chunk.record.commit_hi,
+            Source::Run(run) => run.commit_hi,
+        }
+    }
+
+    /// Lowest commit inside.
+    pub fn commit_lo(&self) -> u64 {
+        match self {
+            Source::Chunk(chunk) => chunk.record.commit_lo,
+            Source::Run(run) => run.commit_lo,
+        }
+    }
+
+    pub fn rows(&self) -> u64 {
+        match self {
+            Source::Chunk(chunk) => chunk.record.rows,
+            Source::Run(run) => run.rows() as u64,
+        }
+    }
+}
+
+/// Ranges that tombstones hide from one source, sorted and apart, within the range of the merge.
+fn holes_of(source: &Source, tombstones: &[Tombstone], start: i64, end: i64) -> Vec<(i64, i64)> {
+    let mut holes: Vec<(i64, i64)> = tombstones
+        .iter()
+        .filter(|t| t.commit > source.commit_hi() && t.start <= end && t.end >= start)
+        .map(|t| (t.start, t.end))
+        .collect();
+    holes.sort_unstable();
+    let mut joined: Vec<(i64, i64)> = Vec::with_capacity(holes.len());
+    for (from, to) in holes {
+        match joined.last_mut() {
+            Some(last) if from <= last.1.saturating_add(1) => last.1 = last.1.max(to),
+            _ => joined.push((from, to)),
+        }
+    }
+    joined
+}
+
+/// Rows of one source that stand next to each other in the answer: positions `lo..hi` of a block.
+#[derive(Debug)]
+pub struct Piece {
+    pub block: Arc<Loaded>,
+    pub lo: usize,
+    pub hi: usize,
+}
+
+/// A block in memory: of a mapped chunk, or a whole run.
+#[derive(Debug)]
+pub struct Loaded {
+    pub columns: BlockColumns,
+}
+
+impl Loaded {
+    fn ts(&self) -> &[i64] {
+        self.columns.columns.first().map_or(&[], |buffer| buffer.typed_data::<i64>())
+    }
+}
+
+/// Reads one source in one direction, row positions relative to its current block.
+#[derive(Debug)]
+struct Cursor {
+    source: Source,
+    open: Option<Arc<OpenChunk>>,
+    holes: Vec<(i64, i64)>,
+    /// Current block; the cursor is at its end when this is past the last one.
+    block: usize,
+    block_count: usize,
+    loaded: Option<Arc<Loaded>>,
+    /// Rows not yet given: `lo..hi` of the current block.
+    lo: usize,
+    hi: usize,
+    done: bool,
+}
+
+struct Context<'a> {
+    cache: &'a MapCache,
+    def: &'a SeriesDef,
+    desc: bool,
+    start: i64,
+    end: i64,
+}
+
+impl Cursor {
+    fn new(source: Source, tombstones: &[Tombstone], context: &Context<'_>) -> Result<Self> {
+        let holes = holes_of(&source, tombstones, context.start, context.end);
+        let open = match &source {
+            Source::Chunk(chunk) => Some(chunk.open(context.cache)?),
+            Source::Run(_) => None,
+        };
+        let block_count = open.as_ref().map_or(1, |open| open.blocks().len());
+        let mut cursor =
+            Self { source, open, holes, block: 0, block_count, loaded: None, lo: 0, hi: 0, done: block_count == 0 };
+        if cursor.done {
+            return Ok(cursor);
+        }
+        cursor.enter(if context.desc { block_count - 1 } else { 0 });
+        cursor.seek(if context.desc { context.end } else { context.start }, context)?;
+        Ok(cursor)
+    }
+
+    /// First timestamp, last timestamp and rows of a block, without loading it.
+    fn span(&self, block: usize) -> (i64, i64, usize) {
+        match (&self.open, &self.source) {
+            (Some(open), _) => open
+                .blocks()
+                .get(block)
+                .map_or((0, 0, 0), |meta| (meta.ts_min, meta.ts_max, usize::try_from(meta.rows).unwrap_or(0))),
+            (None, Source::Run(run)) => (run.ts_min(), run.ts_max(), run.rows()),
+            (None, Source::Chunk(_)) => (0, 0, 0),
+        }
+    }
+
+    fn enter(&mut self, block: usize) {
+        self.block = block;
+        self.loaded = None;
+        self.lo = 0;
+        self.hi = self.span(block).2;
+    }
+
+    fn load(&mut self, context: &Context<'_>) -> Result<Arc<Loaded>> {
+        if let Some(loaded) = &self.loaded {
+            return Ok(Arc::clone(loaded));
+        }
+        let columns = match (&self.open, &self.source) {
+            (Some(open), _) => open.block(self.block, context.def)?,
+            (None, Source::Run(run)) => run.columns(),
+            (None, Source::Chunk(_)) => return Err(crate::Error::internal("a chunk is read before it is open")),
+        };
+        let loaded = Arc::new(Loaded { columns });
+        self.loaded = Some(Arc::clone(&loaded));
+        Ok(loaded)
+    }
+
+    /// Leaves the current block in the direction of the merge.
+    fn next_block(&mut self, desc: bool) {
+        match if desc { self.block.checked_sub(1) } else { Some(self.block + 1) } {
+            Some(block) if block < self.block_count => self.enter(block),
+            _ => self.done = true,
+        }
+    }
+
+    /// Leaves blocks that end before `target` (begin after it when descending).
+    fn skip_blocks(&mut self, target: i64, desc: bool) {
+        let (first, last, _) = self.span(self.block);
+        let passed = if desc { first > target } else { last < target };
+        if passed {
+            let blocks = self.open.as_ref().map_or(&[][..], |open| open.blocks());
+            let next = if desc {
+                blocks.partition_point(|block| block.ts_min <= target).checked_sub(1)
+            } else {
+                Some(blocks.partition_point(|block| block.ts_max < target))
+            };
+            match next.filter(|next| *next < blocks.len()) {
+                Some(next) => self.enter(next),
+                None => self.done = true,
+            }
+        } else if self.lo >= self.hi {
+            self.next_block(desc);
+        }
+    }
+
+    /// Moves to the first row at or after `target` (at or before it when descending) that no tombstone hides.
+    fn seek(&mut self, mut target: i64, context: &Context<'_>) -> Result<()> {
+        loop {
+            self.skip_blocks(target, context.desc);
+            if self.done {
+                return Ok(());
+            }
+            let (first, last, rows) = self.span(self.block);
+            if context.desc {
+                if last > target {
+                    let loaded = self.load(context)?;
+                    self.hi = self.hi.min(loaded.ts().partition_point(|ts| *ts <= target));
+                }
+            } else if first < target {
+                let loaded = self.load(context)?;
+                self.lo = self.lo.max(loaded.ts().partition_point(|ts| *ts < target));
+            }
+            debug_assert!(self.hi <= rows, "a cursor stays in its block");
+            if self.lo >= self.hi {
+                self.next_block(context.desc);
+                continue;
+            }
+            let head = self.head(context)?;
+            match self.holes.iter().find(|(from, to)| *from <= head && head <= *to) {
+                None => break,
+                Some((from, to)) => {
+                    let beyond = if context.desc { from.checked_sub(1) } else { to.checked_add(1) };
+                    match beyond {
+                        Some(beyond) => target = beyond,
+                        None => self.done = true,
+                    }
+                }
+            }
+            if self.done {
+                return Ok(());
+            }
+        }
+        let head = self.head(context)?;
+        if if context.desc { head < context.start } else { head > context.end } {
+            self.done = true;
+        }
+        Ok(())
+    }
+
+    /// Timestamp of the next row.
+    fn head(&mut self, context: &Context<'_>) -> Result<i64> {
+        let (first, last, rows) = self.span(self.block);
+        if !context.desc && self.lo == 0 {
+            return Ok(first);
+        }
+        if context.desc && self.hi == rows {
+            return Ok(last);
+        }
+        let loaded = self.load(context)?;
+        let at = if context.desc { self.hi.saturating_sub(1) } else { self.lo };
+        Ok(loaded.ts().get(at).copied().unwrap_or_default())
+    }
+
+    /// Farthest timestamp this cursor may give without asking the others: the end of the range or the row before
+    /// the next hole.
+    fn limit(&self, head: i64, context: &Context<'_>) -> i64 {
+        if context.desc {
+            let hole = self.holes.iter().rev().find(|(_, to)| *to < head).map(|(_, to)| to.saturating_add(1));
+            hole.map_or(context.start, |hole| hole.max(context.start))
+        } else {
+            let hole = self.holes.iter().find(|(from, _)| *from > head).map(|(from, _)| from.saturating_sub(1));
+            hole.map_or(context.end, |hole| hole.min(context.end))
+        }
+    }
+
+    /// Gives the rows of the current block up to `limit` inclusive, and moves on.
+    fn take(&mut self, limit: i64, context: &Context<'_>) -> Result<Piece> {
+        let (first, last, _) = self.span(self.block);
+        let loaded = self.load(context)?;
+        let piece = if context.desc {
+            let lo = if first >= limit { self.lo } else { loaded.ts().partition_point(|ts| *ts < limit).max(self.lo) };
+            let piece = Piece { block: loaded, lo, hi: self.hi };
+            self.hi = lo;
+            piece
+        } else {
+            let hi = if last <= limit { self.hi } else { loaded.ts().partition_point(|ts| *ts <= limit).min(self.hi) };
+            let piece = Piece { block: loaded, lo: self.lo, hi };
+            self.lo = hi;
+            piece
+        };
+        if self.lo >= self.hi {
+            self.next_block(context.desc);
+        }
+        if !self.done {
+            // The next row may be hidden by a tombstone or lie beyond the range.
+            let head = self.head(context)?;
+            self.seek(head, context)?;
+        }
+        Ok(piece)
+    }
+}
+
+/// A merge in progress. Holds its sources, so files stay until it is dropped.
+#[derive(Debug)]
+pub struct Merge {
+    cursors: Vec<Cursor>,
+    /// Next row of each cursor: nearest first, of equal ones the newest first.
+    heads: BinaryHeap<(Reverse<i64>, u64, usize)>,
+    /// Sources not opened yet, nearest last, with the earliest timestamp they can give.
+    waiting: Vec<Source>,
+    tombstones: Arc<Vec<Tombstone>>,
+    def: Arc<SeriesDef>,
+    cache: Arc<MapCache>,
+    desc: bool,
+    start: i64,
+    end: i64,
+}
+
+impl Merge {
+    /// Merges the sources within the closed range `start..=end`, forwards or backwards in time.
+    pub fn new(
+        sources: Vec<Source>,
+        tombstones: Arc<Vec<Tombstone>>,
+        def: Arc<SeriesDef>,
+        cache: Arc<MapCache>,
+        (start, end): (i64, i64),
+        desc: bool,
+    ) -> Self {
+        let mut waiting: Vec<Source> =
+            sources.into_iter().filter(|s| s.rows() > 0 && s.ts_min() <= end && s.ts_max() >= start).collect();
+        if desc {
+            waiting.sort_by_key(Source::ts_max);
+        } else {
+            waiting.sort_by_key(|source| Reverse(source.ts_min()));
+        }
+        Self { cursors: Vec::new(), heads: BinaryHeap::new(), waiting, tombstones, def, cache, desc, start, end }
+    }
+
+    /// Orders timestamps so that the next one in the direction of the merge is the largest key.
+    fn key(&self, ts: i64) -> Reverse<i64> {
+        // `!ts` reverses the order of all integers without overflow.
+        Reverse(if self.desc { !ts } else { ts })
+    }
+
+    fn ts_of(&self, key: Reverse<i64>) -> i64 {
+        if self.desc { !key.0 } else { key.0 }
+    }
+
+    /// Opens waiting sources that could hold the next row.
+    fn admit(&mut self) -> Result<()> {
+        while let Some(source) = self.waiting.last() {
+            let nearest = if self.desc { source.ts_max() } else { source.ts_min() };
+            let needed = match self.heads.peek() {
+                None => true,
+                Some((head, ..)) => self.key(nearest) >= *head,
+            };
+            if !needed {
+                return Ok(());
+            }
+            let Some(source) = self.waiting.pop() else { return Ok(()) };
+            let rank = source.commit_hi();
+            let (def, cache, tombstones) =
+                (Arc::clone(&self.def), Arc::clone(&self.cache), Arc::clone(&self.tombstones));
+            let context = Context { cache: &cache, def: &def, desc: self.desc, start: self.start, end: self.end };
+            let cursor = Cursor::new(source, &tombstones, &context)?;
+            let index = self.cursors.len();
+            self.cursors.push(cursor);
+            self.push_head(index, rank, &context)?;
+        }
+        Ok(())
+    }
+
+    fn push_head(&mut self, index: usize, rank: u64, context: &Context<'_>) -> Result<()> {
+        if let Some(cursor) = self.cursors.get_mut(index) {
+            if cursor.done {
+                // Nothing will be read from it again: let its map go.
+                cursor.open = None;
+                cursor.loaded = None;
+            } else {
+                let head = cursor.head(context)?;
+                let key = self.key(head);
+                self.heads.push((key, rank, index));
+            }
+        }
+        Ok(())
+    }
+
+    /// The next piece in the direction of the merge, or `None` at the end.
+    pub fn next_piece(&mut self) -> Result<Option<Piece>> {
+        self.admit()?;
+        let Some((key, rank, index)) = self.heads.pop() else { return Ok(None) };
+        let head = self.ts_of(key);
+        let (def, cache) = (Arc::clone(&self.def), Arc::clone(&self.cache));
+        let context = Context { cache: &cache, def: &def, desc: self.desc, start: self.start, end: self.end };
+        // Older rows of the same timestamp are overwritten: step over them.
+        while let Some((other_key, other_rank, other)) = self.heads.peek().copied() {
+            if other_key != key {
+                break;
+            }
+            self.heads.pop();
+            if let Some(cursor) = self.cursors.get_mut(other) {
+                match if self.desc { head.checked_sub(1) } else { head.checked_add(1) } {
+                    Some(beyond) => cursor.seek(beyond, &context)?,
+                    None => cursor.done = true,
+                }
+            }
+            self.push_head(other, other_rank, &context)?;
+        }
+        // Up to the row before the next one of anybody else.
+        let mut others = self.heads.peek().map(|(key, ..)| self.ts_of(*key));
+        if let Some(source) = self.waiting.last() {
+            let nearest = if self.desc { source.ts_max() } else { source.ts_min() };
+            others = Some(match others {
+                None => nearest,
+                Some(other) if self.desc => other.max(nearest),
+                Some(other) => other.min(nearest),
+            });
+        }
+        let Some(cursor) = self.cursors.get_mut(index) else { return Ok(None) };
+        let mut limit = cursor.limit(head, &context);
+        if let Some(other) = others {
+            limit = if self.desc { limit.max(other.saturating_add(1)) } else { limit.min(other.saturating_sub(1)) };
+        }
+        let piece = cursor.take(limit, &context)?;
+        self.push_head(index, rank, &context)?;
+        Ok(Some(piece))
+    }
+}
+
+/// For rising `wanted`, sets `found[i]` where the timestamp is stored in `source` and not hidden.
+pub fn mark_present(
+    source: &Source,
+    tombstones: &[Tombstone],
+    cache: &MapCache,
+    wanted: &[i64],
+    found: &mut [bool],
+) -> Result<()> {
+    let (Some(first), Some(last)) = (wanted.first(), wanted.last()) else { return Ok(()) };
+    if source.ts_min() > *last || source.ts_max() < *first {
+        return Ok(());
+    }
+    let holes = holes_of(source, tombstones, *first, *last);
+    let mut mark = |stored: &[i64]| {
+        let (Some(low), Some(high)) = (stored.first(), stored.last()) else { return };
+        let mut at = wanted.partition_point(|ts| ts < low);
+        let mut row = 0;
+        while let Some(ts) = wanted.get(at).filter(|ts| *ts <= high) {
+            row += stored.get(row..).map_or(0, |rest| rest.partition_point(|stored| stored < ts));
+            let there = stored.get(row) == Some(ts) && !holes.iter().any(|(from, to)| from <= ts && ts <= to);
+            if let (true, Some(slot)) = (there, found.get_mut(at)) {
+                *slot = true;
+            }
+            at += 1;
+        }
+    };
+    match source {
+        Source::Run(run) => mark(run.timestamps()),
+        Source::Chunk(chunk) => {
+            let open = chunk.open(cache)?;
+            for (position, block) in open.blocks().iter().enumerate() {
+                let from = wanted.partition_point(|ts| *ts < block.ts_min);
+                if wanted.get(from).is_some_and(|ts| *ts <= block.ts_max) {
+                    let stored: Buffer = open.timestamps(position)?;
+                    mark(stored.typed_data::<i64>());
+                }
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,571 @@
+//! The engine: one directory, one owning process, many readers.
+//!
+//! A write is decided under the commit queue's lock, framed into the log, synced and published; readers take the
+//! published [`State`] and never wait. Sealing moves the tail into chunk files; a manifest edit makes them count.
+//! All methods block and may be called from any thread.
+
+mod chunk;
+mod commit;
+mod log;
+mod manifest;
+mod merge;
+mod recover;
+mod seal;
+mod state;
+mod upkeep;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+pub use chunk::{BlockColumns, BlockMessage, ChunkFile, MapCache};
+pub use commit::Durability;
+pub use merge::{Merge, Piece};
+pub use recover::RecoveryReport;
+pub use seal::SealReport;
+pub use state::{SeriesId, SeriesState, State};
+
+use crate::disk;
+use crate::error::{Error, ErrorCode, Result};
+use crate::format::wal::{Commit, Operation, encode_commit};
+use crate::types::schema::series_not_found;
+use crate::types::{Rows, SeriesDef, SeriesKey};
+use commit::CommitQueue;
+use manifest::Manifest;
+use upkeep::Upkeep;
+
+/// How a store behaves. The defaults are those of `config/fastk.toml`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoreOptions {
+    /// When a write is acknowledged.
+    pub durability: Durability,
+    /// Longest time written rows stay unsynced under `interval`.
+    pub sync_interval_ms: u64,
+    /// Bytes of a log segment.
+    pub wal_segment_bytes: u64,
+    /// Bytes of log frames after which the tail is moved out and the log trimmed.
+    pub wal_bytes_max: u64,
+    /// Tail rows of one series after which it is sealed.
+    pub seal_rows: u64,
+    /// How long commits that a cursor or ticket names stay readable.
+    pub history_keep_ms: u64,
+    /// Most chunk files mapped at once.
+    pub maps_max: usize,
+    /// Whether upkeep (sealing, trimming) runs in the background.
+    pub upkeep: bool,
+}
+
+impl Default for StoreOptions {
+    fn default() -> Self {
+        Self {
+            durability: Durability::Sync,
+            sync_interval_ms: 200,
+            wal_segment_bytes: 16 << 20,
+            wal_bytes_max: 256 << 20,
+            seal_rows: 262_144,
+            history_keep_ms: 600_000,
+            maps_max: 8_192,
+            upkeep: true,
+        }
+    }
+}
+
+/// Refuses a change unless the series is this one, at this version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Expected {
+    /// `None` for whatever series has the key now.
+    pub series_id: Option<SeriesId>,
+    pub version: u64,
+}
+
+/// Condition of a change; `None` for any version.
+pub type IfVersion = Option<Expected>;
+
+/// How rows that exist already are treated.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WriteMode {
+    /// The new row replaces the old one.
+    #[default]
+    Upsert,
+    /// Any stored timestamp refuses the write.
+    Insert,
+    /// Any timestamp at or before the last stored one refuses the write.
+    Append,
+}
+
+/// What a write did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Written {
+    pub series_id: SeriesId,
+    pub rows_written: u64,
+    pub rows_replaced: u64,
+    pub rows_duplicate: u64,
+    pub version: u64,
+    pub commit: u64,
+    pub first_ts: Option<i64>,
+    pub last_ts: Option<i64>,
+    pub durable: bool,
+}
+
+/// What a delete did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deleted {
+    pub series_id: SeriesId,
+    pub rows_deleted: u64,
+    pub version: u64,
+    pub commit: u64,
+}
+
+/// An open store. Dropping it syncs the log and gives the directory free.
+pub struct Store {
+    inner: Arc<Inner>,
+    upkeep: Option<Upkeep>,
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store").field("root", &self.inner.root).finish_non_exhaustive()
+    }
+}
+
+pub(crate) struct Inner {
+    root: PathBuf,
+    options: StoreOptions,
+    queue: CommitQueue,
+    cache: Arc<MapCache>,
+    /// Sealing, trimming and publishing happen one at a time.
+    maintenance: Mutex<Maintenance>,
+    pins: Mutex<BTreeMap<u64, Pin>>,
+    /// Series dropped by this process whose files are still there: readers may need them.
+    dropped: Mutex<BTreeMap<SeriesId, Arc<SeriesState>>>,
+    epoch: String,
+    recovery: RecoveryReport,
+    /// Never used twice; rises under the queue's lock.
+    next_series_id: AtomicU64,
+    lock: disk::Lock,
+}
+
+#[derive(Debug)]
+pub(crate) struct Maintenance {
+    manifest: Manifest,
+    /// Why the last background step failed, for `/health`.
+    failed: Option<String>,
+}
+
+/// A state that some cursor or ticket names.
+#[derive(Debug)]
+struct Pin {
+    state: Arc<State>,
+    last_used: Instant,
+}
+
+/// Most commits kept for cursors and tickets at once.
+const PINS_MAX: usize = 1_024;
+
+impl Store {
+    /// Opens the store in `root`, creating it when `create` is set and there is none.
+    ///
+    /// # Errors
+    /// `store_locked` when another process has it open, `not_found` when there is none, `unsupported_format` for a
+    /// newer one, `corrupt_data` when the manifest or a needed file is damaged.
+    pub fn open(root: &Path, create: bool, options: StoreOptions) -> Result<Self> {
+        let inner = Arc::new(Inner::open(root, create, options)?);
+        let upkeep = if inner.options.upkeep { Some(Upkeep::start(&inner)?) } else { None };
+        Ok(Self { inner, upkeep })
+    }
+
+    pub fn root(&self) -> &Path {
+        &self.inner.root
+    }
+
+    pub fn options(&self) -> &StoreOptions {
+        &self.inner.options
+    }
+
+    /// Random name of this history of the store.
+    pub fn epoch(&self) -> &str {
+        &self.inner.epoch
+    }
+
+    /// What opening found and did.
+    pub fn recovery(&self) -> &RecoveryReport {
+        &self.inner.recovery
+    }
+
+    /// Why the store takes no writes, if it does not.
+    pub fn writer_stopped(&self) -> Option<String> {
+        self.inner.queue.stopped()
+    }
+
+    /// Why the last background step failed, if it did.
+    pub fn upkeep_failed(&self) -> Option<String> {
+        self.inner.maintenance().failed.clone()
+    }
+
+    /// Writes into `LOCK` who serves the store, for other processes to find.
+    pub fn describe_holder(&self, json: &str) -> Result<()> {
+        self.inner.lock.describe(json)
+    }
+
+    /// The store as every reader sees it now.
+    pub fn snapshot(&self) -> Arc<State> {
+        self.inner.queue.published()
+    }
+
+    /// The cache of open chunk files, needed to read from a snapshot.
+    pub fn cache(&self) -> &Arc<MapCache> {
+        &self.inner.cache
+    }
+
+    /// Bytes of the log on disk, and bytes of frames in it.
+    pub fn log_bytes(&self) -> (u64, u64) {
+        self.inner.queue.log_bytes()
+    }
+
+    /// Keeps a state readable under its commit for `history_keep`.
+    pub fn pin(&self, state: &Arc<State>) {
+        let mut pins = self.inner.pins();
+        let now = Instant::now();
+        let keep = Duration::from_millis(self.inner.options.history_keep_ms);
+        pins.retain(|_, pin| now.duration_since(pin.last_used) < keep);
+        pins.insert(state.commit, Pin { state: Arc::clone(state), last_used: now });
+        while pins.len() > PINS_MAX {
+            let oldest = pins.iter().min_by_key(|(_, pin)| pin.last_used).map(|(commit, _)| *commit);
+            match oldest {
+                Some(commit) => pins.remove(&commit),
+                None => break,
+            };
+        }
+    }
+
+    /// The state of an earlier commit.
+    ///
+    /// # Errors
+    /// `commit_gone` when nothing kept it.
+    pub fn at_commit(&self, commit: u64) -> Result<Arc<State>> {
+        let now = self.snapshot();
+        if now.commit == commit {
+            return Ok(now);
+        }
+        if commit > now.commit {
+            return Err(Error::invalid(format!("commit {commit} lies ahead of the store, which is at {}", now.commit)));
+        }
+        let keep = Duration::from_millis(self.inner.options.history_keep_ms);
+        let mut pins = self.inner.pins();
+        match pins.get_mut(&commit).filter(|pin| pin.last_used.elapsed() < keep) {
+            Some(pin) => {
+                pin.last_used = Instant::now();
+                Ok(Arc::clone(&pin.state))
+            }
+            None => Err(Error::new(
+                ErrorCode::CommitGone,
+                format!("commit {commit} is no longer kept; the store is at {}", now.commit),
+            )
+            .with_hint("start the read again without cursor or ticket")),
+        }
+    }
+
+    /// Registers a series. `created` is false when the same definition is there already.
+    ///
+    /// # Errors
+    /// `series_exists` when it is registered otherwise.
+    pub fn register(&self, def: SeriesDef) -> Result<(Arc<SeriesState>, bool, u64)> {
+        let queue = &self.inner.queue;
+        let mut pending = queue.lock();
+        if let Some(existing) = pending.state.get(&def.key).cloned() {
+            let commit = pending.state.commit;
+            drop(pending);
+            if !existing.def.same_rows_as(&def) {
+                return Err(Error::new(
+                    ErrorCode::SeriesExists,
+                    format!("series {} is registered with another definition", def.key),
+                )
+                .with_hint("GET the series to compare; drop it first to register it anew"));
+            }
+            // It may not be durable yet.
+            queue.flush()?;
+            return Ok((existing, false, commit));
+        }
+        pending.check_writable()?;
+        let id = self.inner.next_series_id.fetch_add(1, Ordering::Relaxed);
+        let mut state = pending.state.as_ref().clone();
+        state.commit += 1;
+        let commit = state.commit;
+        let mut series = SeriesState::empty(id, Arc::new(def));
+        series.version = 1;
+        let operation = Operation::Register { series_id: id, def: def_json(&series.def)? };
+        state.put(series.clone());
+        let batch = queue.enqueue(&mut pending, state, frame(vec![operation]))?;
+        drop(pending);
+        queue.wait(&batch)?;
+        Ok((Arc::new(series), true, commit))
+    }
+
+    /// Changes what may be changed of a registration; `change` gets the definition as it is.
+    pub fn change_series(
+        &self,
+        key: &SeriesKey,
+        if_version: IfVersion,
+        change: impl FnOnce(&mut SeriesDef) -> Result<()>,
+    ) -> Result<Arc<SeriesState>> {
+        let queue = &self.inner.queue;
+        let mut pending = queue.lock();
+        let series = current(&pending.state, key, if_version)?;
+        let mut def = series.def.as_ref().clone();
+        change(&mut def)?;
+        let mut next = series.as_ref().clone();
+        next.def = Arc::new(def);
+        next.version += 1;
+        let operation = Operation::Register { series_id: next.id, def: def_json(&next.def)? };
+        let mut state = pending.state.as_ref().clone();
+        state.commit += 1;
+        state.put(next.clone());
+        let batch = queue.enqueue(&mut pending, state, frame(vec![operation]))?;
+        drop(pending);
+        queue.wait(&batch)?;
+        Ok(Arc::new(next))
+    }
+
+    /// Drops a series with all its rows.
+    pub fn drop_series(&self, key: &SeriesKey, if_version: IfVersion) -> Result<Deleted> {
+        let queue = &self.inner.queue;
+        let mut pending = queue.lock();
+        let series = current(&pending.state, key, if_version)?;
+        let mut state = pending.state.as_ref().clone();
+        state.commit += 1;
+        let commit = state.commit;
+        state.remove(series.id);
+        let batch = queue.enqueue(&mut pending, state, frame(vec![Operation::Drop { series_id: series.id }]))?;
+        drop(pending);
+        queue.wait(&batch)?;
+        let dropped = Deleted { series_id: series.id, rows_deleted: series.rows, version: series.version + 1, commit };
+        self.inner.dropped().insert(series.id, series);
+        Ok(dropped)
+    }
+
+    /// Writes rows as one commit: all of them, or none. Returns when they are durable under the configured mode and
+    /// visible to every reader.
+    ///
+    /// # Errors
+    /// `series_not_found`, `schema_mismatch`, `rows_exist`, `out_of_order`, `invalid_rows` for a repeated timestamp
+    /// under `insert` and an unordered one under `append`, `commit_conflict`, `writer_stopped`, `storage_full`.
+    pub fn write(&self, key: &SeriesKey, mut rows: Rows, mode: WriteMode, if_version: IfVersion) -> Result<Written> {
+        let queue = &self.inner.queue;
+        let before = self.snapshot();
+        if let Some(series) = before.get(key) {
+            rows.check_shape(series.def.columns.len())?;
+        }
+        if mode == WriteMode::Append {
+            check_rising(&rows)?;
+        }
+        let duplicates = rows.sort_last_wins();
+        if mode == WriteMode::Insert && duplicates > 0 {
+            return Err(Error::new(
+                ErrorCode::InvalidRows,
+                format!("{duplicates} rows repeat a timestamp of the same write"),
+            )
+            .with_hint("mode=upsert keeps the last of them"));
+        }
+        // Counting what is replaced may read chunks, so it is done before the lock and again only if it was in vain.
+        let mut counted = None;
+        if let Some(series) = before.get(key)
+            && mode != WriteMode::Append
+        {
+            counted = Some((series.id, series.version, series.count_present(&self.inner.cache, &rows.ts)?));
+        }
+        let mut pending = queue.lock();
+        pending.check_writable()?;
+        let series = current(&pending.state, key, if_version)?;
+        rows.check_shape(series.def.columns.len())?;
+        let (first_ts, last_ts) = (rows.ts.first().copied(), rows.ts.last().copied());
+        if let (WriteMode::Append, Some(first), Some((_, last))) = (mode, first_ts, series.bounds)
+            && first <= last
+        {
+            return Err(Error::new(
+                ErrorCode::OutOfOrder,
+                format!("{key}: timestamp {first} does not follow the last stored one, {last}"),
+            )
+            .with_hint("mode=upsert accepts rows in any order"));
+        }
+        let replaced = match (mode, counted) {
+            (WriteMode::Append, _) => 0,
+            (_, Some((id, version, count))) if id == series.id && version == series.version => count,
+            _ => series.count_present(&self.inner.cache, &rows.ts)?,
+        };
+        if mode == WriteMode::Insert && replaced > 0 {
+            return Err(Error::new(
+                ErrorCode::RowsExist,
+                format!("{key}: {replaced} of {} timestamps are stored already", rows.len()),
+            )
+            .with_hint("mode=upsert replaces them"));
+        }
+        let durable = self.inner.options.durability == Durability::Sync;
+        let mut written = Written {
+            series_id: series.id,
+            rows_written: rows.len() as u64,
+            rows_replaced: replaced,
+            rows_duplicate: duplicates as u64,
+            version: series.version,
+            commit: pending.state.commit,
+            first_ts,
+            last_ts,
+            durable,
+        };
+        if rows.is_empty() {
+            drop(pending);
+            queue.flush()?;
+            return Ok(written);
+        }
+        let wall_ms = wall_ms();
+        let mut state = pending.state.as_ref().clone();
+        state.commit += 1;
+        let operation = Operation::Write { series_id: series.id, replaced, rows: rows.clone() };
+        let next = series.with_rows(rows, replaced, state.commit, wall_ms);
+        written.version = next.version;
+        written.commit = state.commit;
+        let due = next.tail_rows() >= self.inner.options.seal_rows;
+        state.put(next);
+        let batch = queue.enqueue(&mut pending, state, frame(vec![operation]))?;
+        drop(pending);
+        queue.wait(&batch)?;
+        if due && let Some(upkeep) = &self.upkeep {
+            upkeep.seal_soon(series.id);
+        }
+        Ok(written)
+    }
+
+    /// How many rows a delete would take.
+    pub fn count_range(&self, key: &SeriesKey, range: (i64, i64)) -> Result<u64> {
+        let state = self.snapshot();
+        let series = state.get(key).ok_or_else(|| series_not_found(key))?;
+        series.count_rows(&self.inner.cache, range)
+    }
+
+    /// Deletes a closed range as one commit. Deleting nothing changes nothing.
+    pub fn delete_range(&self, key: &SeriesKey, range: (i64, i64), if_version: IfVersion) -> Result<Deleted> {
+        let queue = &self.inner.queue;
+        let mut pending = queue.lock();
+        pending.check_writable()?;
+        let series = current(&pending.state, key, if_version)?;
+        let deleted = series.count_rows(&self.inner.cache, range)?;
+        if deleted == 0 {
+            let commit = pending.state.commit;
+            drop(pending);
+            queue.flush()?;
+            return Ok(Deleted { series_id: series.id, rows_deleted: 0, version: series.version, commit });
+        }
+        let mut state = pending.state.as_ref().clone();
+        state.commit += 1;
+        let commit = state.commit;
+        let next = series.without_range(&self.inner.cache, range, deleted, commit, wall_ms())?;
+        let version = next.version;
+        let operation = Operation::Delete { series_id: series.id, start: range.0, end: range.1, deleted };
+        state.put(next);
+        let batch = queue.enqueue(&mut pending, state, frame(vec![operation]))?;
+        drop(pending);
+        queue.wait(&batch)?;
+        Ok(Deleted { series_id: series.id, rows_deleted: deleted, version, commit })
+    }
+
+    /// Moves the tails of these series (all when empty) into chunk files.
+    pub fn seal(&self, keys: &[SeriesKey]) -> Result<SealReport> {
+        let state = self.snapshot();
+        let ids = if keys.is_empty() {
+            state.series.values().filter(|series| series.tail_rows() > 0).map(|series| series.id).collect()
+        } else {
+            keys.iter()
+                .map(|key| state.get(key).map(|series| series.id).ok_or_else(|| series_not_found(key)))
+                .collect::<Result<Vec<_>>>()?
+        };
+        self.inner.seal(&ids)
+    }
+
+    /// Moves everything out of the log (large tails into chunks, small ones into one run file) and trims it.
+    pub fn checkpoint(&self) -> Result<()> {
+        self.inner.checkpoint()
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        if let Some(upkeep) = self.upkeep.take() {
+            upkeep.stop();
+        }
+        if self.inner.queue.stopped().is_none() {
+            let settle = self.inner.queue.flush().and_then(|()| self.inner.queue.sync());
+            if let Err(error) = settle.and_then(|()| self.inner.queue.mark()) {
+                tracing::error!(%error, "closing the store");
+            }
+        }
+    }
+}
+
+impl Inner {
+    fn maintenance(&self) -> MutexGuard<'_, Maintenance> {
+        self.maintenance.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn dropped(&self) -> MutexGuard<'_, BTreeMap<SeriesId, Arc<SeriesState>>> {
+        self.dropped.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn pins(&self) -> MutexGuard<'_, BTreeMap<u64, Pin>> {
+        self.pins.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The series a change is about, at the version it asks for.
+fn current(state: &State, key: &SeriesKey, if_version: IfVersion) -> Result<Arc<SeriesState>> {
+    let series = state.get(key).ok_or_else(|| series_not_found(key))?;
+    match if_version {
+        Some(expected)
+            if expected.version != series.version || expected.series_id.is_some_and(|id| id != series.id) =>
+        {
+            Err(Error::new(
+                ErrorCode::CommitConflict,
+                format!("series {key} is at version {}, not {}", series.version, expected.version),
+            )
+            .with_hint("read it again and repeat the change"))
+        }
+        _ => Ok(Arc::clone(series)),
+    }
+}
+
+fn check_rising(rows: &Rows) -> Result<()> {
+    let mut previous = None;
+    for (row, ts) in rows.ts.iter().enumerate() {
+        if let Some(previous) = previous
+            && *ts <= previous
+        {
+            return Err(Error::new(
+                ErrorCode::InvalidRows,
+                format!("row {row}: timestamp {ts} does not follow {previous}"),
+            )
+            .with_hint("append needs rising timestamps; mode=upsert accepts rows in any order")
+            .with_rows(vec![crate::error::RowError {
+                row: row as u64,
+                field: "ts".into(),
+                reason: "duplicate".into(),
+                message: format!("timestamp {ts} does not follow {previous}"),
+            }]));
+        }
+        previous = Some(*ts);
+    }
+    Ok(())
+}
+
+fn frame(operations: Vec<Operation>) -> Vec<u8> {
+    encode_commit(&Commit { idempotency_key: Vec::new(), wall_ms: wall_ms(), operations })
+}
+
+fn def_json(def: &SeriesDef) -> Result<String> {
+    serde_json::to_string(def).map_err(|error| Error::internal(format!("registration as JSON: {error}")))
+}
+
+/// Milliseconds since the epoch, for people only: nothing is ordered by it.
+fn wall_ms() -> i64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(now.as_millis()).unwrap_or(i64::MAX)
+}

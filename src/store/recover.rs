@@ -1,0 +1,304 @@
+//! Opening a store: lock, format, manifest, run file, log, in this order.
+//!
+//! Opening twice changes nothing the second time. What is never guessed: a damaged manifest or run file stops the
+//! opening with its name; damage in synced log frames opens the store for reading only.
+
+use std::path::Path;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
+
+use super::chunk::{ChunkFile, MapCache, series_dir};
+use super::commit::CommitQueue;
+use super::log::Log;
+use super::manifest::{Contents, Manifest};
+use super::seal::{DROP_MARKER, run_path};
+use super::state::{Run, SeriesState, State, Tombstone};
+use super::{Inner, Maintenance, StoreOptions};
+use crate::disk;
+use crate::error::{Error, ErrorCode, Result};
+use crate::format::manifest::Edit;
+use crate::format::wal::{Commit, Operation, decode_commit};
+use crate::format::{FORMAT_VERSION, run};
+use crate::types::SeriesDef;
+
+/// What opening found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RecoveryReport {
+    /// Whether the store was created.
+    pub created: bool,
+    /// Commits replayed from the log.
+    pub commits_replayed: u64,
+    /// Torn ends of unfinished writes that were cut.
+    pub torn: Vec<String>,
+    /// Damage in synced frames: the store takes no writes until it is repaired.
+    pub rot: Option<String>,
+    /// Milliseconds it took.
+    pub duration_ms: u64,
+}
+
+const FORMAT_FILE: &str = "FORMAT";
+const LOCK_FILE: &str = "LOCK";
+const DIRECTORIES: [&str; 6] = ["wal", "runs", "manifest", "chunks", "tmp", "quarantine"];
+
+impl Inner {
+    pub fn open(root: &Path, create: bool, options: StoreOptions) -> Result<Self> {
+        let begun = std::time::Instant::now();
+        let exists = root.join(FORMAT_FILE).exists();
+        if !exists && !create {
+            return Err(Error::new(ErrorCode::NotFound, format!("{} holds no store", root.display()))
+                .with_hint("serve, demo, import and register create one"));
+        }
+        disk::create_dir(root)?;
+        if !exists {
+            check_unused(root)?;
+        }
+        let lock = disk::Lock::acquire(&root.join(LOCK_FILE))?;
+        lock.describe(&format!("{{\"pid\":{},\"format\":{FORMAT_VERSION}}}\n", std::process::id()))?;
+        let mut report = RecoveryReport { created: !exists, ..RecoveryReport::default() };
+        if exists {
+            check_format(root)?;
+        }
+        for name in DIRECTORIES {
+            disk::create_dir(&root.join(name))?;
+        }
+        if !exists {
+            disk::publish(&root.join("tmp"), &root.join(FORMAT_FILE), format_text().as_bytes())?;
+        }
+        for name in disk::list(&root.join("tmp"))? {
+            disk::remove(&root.join("tmp").join(name))?;
+        }
+        let mut manifest = Manifest::open(root)?;
+        if manifest.contents.epoch.is_empty() {
+            let epoch = random_name()?;
+            let edit = Edit {
+                epoch,
+                wal_first_segment: 1,
+                wal_first_lsn: 1,
+                next_series_id: 1,
+                next_chunk_id: 1,
+                ..Edit::default()
+            };
+            manifest.publish(edit)?;
+        }
+        let cache = Arc::new(MapCache::new(options.maps_max));
+        let mut state = state_of(root, &manifest.contents)?;
+        load_run(root, &manifest.contents, &mut state)?;
+        let contents = &manifest.contents;
+        let (log, found) =
+            Log::open(root, contents.wal_first_segment, contents.wal_first_lsn, options.wal_segment_bytes)?;
+        let mut next_series_id = contents.next_series_id;
+        for (frame, payload) in &found.commits {
+            if frame.commit <= contents.base_commit {
+                continue;
+            }
+            let commit = decode_commit(payload)
+                .map_err(|error| Error::corrupt(format!("log frame {}: {}", frame.lsn, error.detail())))?;
+            replay(&mut state, &cache, contents, frame.commit, commit, &mut next_series_id)?;
+            report.commits_replayed += 1;
+        }
+        report.torn = found.torn;
+        report.rot = found.rot;
+        for torn in &report.torn {
+            tracing::warn!(torn, "the torn end of an unfinished write was cut");
+        }
+        if let Some(rot) = &report.rot {
+            tracing::error!(rot, "synced log frames are damaged; the store takes no writes");
+        }
+        let stopped = report.rot.as_ref().map(|rot| format!("the log is damaged: {rot}"));
+        let queue = CommitQueue::new(state, log, found.next_lsn, options.durability, stopped);
+        report.duration_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let inner = Self {
+            root: root.to_owned(),
+            options,
+            queue,
+            cache,
+            epoch: manifest.contents.epoch.clone(),
+            maintenance: Mutex::new(Maintenance { manifest, failed: None }),
+            pins: Mutex::default(),
+            dropped: Mutex::default(),
+            recovery: report,
+            next_series_id: AtomicU64::new(next_series_id),
+            lock,
+        };
+        inner.remove_dropped()?;
+        Ok(inner)
+    }
+
+    /// Removes files of series whose drop was published before a crash.
+    fn remove_dropped(&self) -> Result<()> {
+        let maintenance = self.maintenance();
+        let known = &maintenance.manifest.contents.series;
+        for name in disk::list(&self.root.join("chunks"))? {
+            let Ok(id) = name.parse::<u64>() else { continue };
+            if !known.contains_key(&id) && series_dir(&self.root, id).join(DROP_MARKER).exists() {
+                self.remove_series_files(id);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A new store may only go where nothing is.
+fn check_unused(root: &Path) -> Result<()> {
+    let foreign: Vec<String> = disk::list(root)?
+        .into_iter()
+        .filter(|name| name != LOCK_FILE && !DIRECTORIES.contains(&name.as_str()))
+        .collect();
+    match foreign.first() {
+        None => Ok(()),
+        Some(name) => Err(Error::invalid(format!("{} is not empty (it holds {name:?}) and no store", root.display()))
+            .with_hint("name an empty or a new directory")),
+    }
+}
+
+fn format_text() -> String {
+    let body = format!("{{\"format\":{FORMAT_VERSION},\"required_features\":[]}}");
+    format!("{body} {:08x}\n", crc32c::crc32c(body.as_bytes()))
+}
+
+#[derive(serde::Deserialize)]
+struct Format {
+    format: u32,
+    required_features: Vec<String>,
+}
+
+fn check_format(root: &Path) -> Result<()> {
+    let path = root.join(FORMAT_FILE);
+    let text = disk::read(&path)?;
+    let damaged = || Error::corrupt(format!("{} is damaged", path.display()));
+    let text = std::str::from_utf8(&text).map_err(|_| damaged())?;
+    let (body, crc) = text.strip_suffix('\n').and_then(|line| line.rsplit_once(' ')).ok_or_else(damaged)?;
+    if format!("{:08x}", crc32c::crc32c(body.as_bytes())) != crc {
+        return Err(damaged());
+    }
+    let format: Format = serde_json::from_str(body).map_err(|_| damaged())?;
+    if format.format > FORMAT_VERSION || !format.required_features.is_empty() {
+        return Err(Error::new(
+            ErrorCode::UnsupportedFormat,
+            format!(
+                "{} asks for format {} with features {:?}; this program knows format {FORMAT_VERSION}",
+                path.display(),
+                format.format,
+                format.required_features
+            ),
+        )
+        .with_hint("open it with the program that wrote it"));
+    }
+    Ok(())
+}
+
+fn random_name() -> Result<String> {
+    let mut bytes = [0; 8];
+    getrandom::fill(&mut bytes).map_err(|error| Error::internal(format!("no random numbers: {error}")))?;
+    Ok(format!("{:016x}", u64::from_le_bytes(bytes)))
+}
+
+fn parse_def(text: &str) -> Result<Arc<SeriesDef>> {
+    serde_json::from_str(text)
+        .map(Arc::new)
+        .map_err(|error| Error::corrupt(format!("a registration in the store is unreadable: {error}")))
+}
+
+/// The state the manifest describes, without tails.
+fn state_of(root: &Path, contents: &Contents) -> Result<State> {
+    let mut state = State { commit: contents.base_commit, edit: contents.number, ..State::default() };
+    let mut chunks: std::collections::HashMap<u64, Vec<Arc<ChunkFile>>> = std::collections::HashMap::new();
+    for record in contents.chunks.values() {
+        chunks.entry(record.series_id).or_default().push(Arc::new(ChunkFile::new(root, record.clone())));
+    }
+    let mut tombstones: std::collections::HashMap<u64, Vec<Tombstone>> = std::collections::HashMap::new();
+    for (series_id, commit, start, end) in &contents.tombstones {
+        let tombstone = Tombstone { commit: *commit, start: *start, end: *end };
+        tombstones.entry(*series_id).or_default().push(tombstone);
+    }
+    for record in contents.series.values() {
+        let mut series = SeriesState::empty(record.id, parse_def(&record.def)?);
+        series.version = record.version;
+        series.rows = record.rows;
+        series.bounds = record.first_ts.zip(record.last_ts);
+        series.sealed_commit = record.sealed_commit;
+        series.last_write_ms = record.last_write_ms;
+        let mut own = chunks.remove(&record.id).unwrap_or_default();
+        own.sort_by_key(|chunk| (chunk.record.ts_min, chunk.record.commit_hi));
+        series.chunks = Arc::new(own);
+        series.tombstones = Arc::new(tombstones.remove(&record.id).unwrap_or_default());
+        state.commit = state.commit.max(record.sealed_commit);
+        state.put(series);
+    }
+    Ok(state)
+}
+
+/// Tail rows that left the log for the run file.
+fn load_run(root: &Path, contents: &Contents, state: &mut State) -> Result<()> {
+    let Some(record) = &contents.run else { return Ok(()) };
+    let path = run_path(root, record.id);
+    let bytes = disk::read(&path)?;
+    if bytes.len() as u64 != record.bytes || crc32c::crc32c(&bytes) != record.crc {
+        return Err(Error::corrupt(format!("{} does not have the checksum the manifest expects", path.display())));
+    }
+    let (_, entries) =
+        run::decode_run(&bytes).map_err(|e| Error::new(e.code(), format!("{}: {}", path.display(), e.detail())))?;
+    for entry in entries {
+        let Some(series) = state.series.get(&entry.series_id) else { continue };
+        if entry.commit_hi <= series.sealed_commit {
+            continue;
+        }
+        let mut next = series.as_ref().clone();
+        if let Some(run) = Run::new(entry.rows, entry.commit_lo, entry.commit_hi) {
+            next.runs.push(Arc::new(run));
+        }
+        state.put(next);
+    }
+    Ok(())
+}
+
+/// Applies a logged commit unless chunks hold it already.
+fn replay(
+    state: &mut State,
+    cache: &Arc<MapCache>,
+    contents: &Contents,
+    number: u64,
+    commit: Commit,
+    next_series_id: &mut u64,
+) -> Result<()> {
+    state.commit = state.commit.max(number);
+    for operation in commit.operations {
+        let id = match &operation {
+            Operation::Write { series_id, .. }
+            | Operation::Delete { series_id, .. }
+            | Operation::Register { series_id, .. }
+            | Operation::Drop { series_id } => *series_id,
+        };
+        *next_series_id = (*next_series_id).max(id + 1);
+        let series = state.series.get(&id).cloned();
+        if series.as_ref().is_some_and(|series| number <= series.sealed_commit) {
+            continue;
+        }
+        match (operation, series) {
+            (Operation::Register { def, .. }, None) => {
+                // A series the manifest once knew and no longer does was dropped; ids are never used twice.
+                let mut series = SeriesState::empty(id, parse_def(&def)?);
+                series.version = 1;
+                state.put(series);
+            }
+            (Operation::Register { def, .. }, Some(series)) => {
+                let mut next = series.as_ref().clone();
+                next.def = parse_def(&def)?;
+                next.version += 1;
+                state.put(next);
+            }
+            (Operation::Write { replaced, rows, .. }, Some(series)) => {
+                state.put(series.with_rows(rows, replaced, number, commit.wall_ms));
+            }
+            (Operation::Delete { start, end, deleted, .. }, Some(series)) => {
+                state.put(series.without_range(cache, (start, end), deleted, number, commit.wall_ms)?);
+            }
+            (Operation::Drop { .. }, Some(_)) => {
+                state.remove(id);
+            }
+            // Rows of a series that a later commit dropped, with the drop already in the manifest.
+            (_, None) => tracing::debug!(id, number, base = contents.base_commit, "a logged change has no series"),
+        }
+    }
+    Ok(())
+}

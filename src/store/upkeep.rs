@@ -1,0 +1,122 @@
+//! Upkeep in the background: marker frames, interval syncs, sealing of long tails, trimming of the log.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::commit::Durability;
+use super::state::SeriesId;
+use super::{Inner, StoreOptions};
+use crate::error::{Error, Result};
+
+/// Longest time acknowledged frames stay last in the log without a marker behind them.
+const MARK_INTERVAL: Duration = Duration::from_millis(40);
+
+#[derive(Debug, Default)]
+struct Orders {
+    seal: BTreeSet<SeriesId>,
+    stop: bool,
+}
+
+#[derive(Debug, Default)]
+struct Desk {
+    orders: Mutex<Orders>,
+    wake: Condvar,
+}
+
+/// The two upkeep threads: one for the log, one for files.
+#[derive(Debug)]
+pub struct Upkeep {
+    desk: Arc<Desk>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Upkeep {
+    pub fn start(inner: &Arc<Inner>) -> Result<Self> {
+        let desk = Arc::new(Desk::default());
+        let mut upkeep = Self { desk: Arc::clone(&desk), threads: Vec::new() };
+        let works: [(&str, fn(&Weak<Inner>, &Desk)); 2] = [("fastk-log", keep_log), ("fastk-seal", keep_files)];
+        for (name, work) in works {
+            let (inner, desk) = (Arc::downgrade(inner), Arc::clone(&desk));
+            let thread = std::thread::Builder::new()
+                .name(name.into())
+                .spawn(move || work(&inner, &desk))
+                .map_err(|error| Error::internal(format!("cannot start thread {name}: {error}")))?;
+            upkeep.threads.push(thread);
+        }
+        Ok(upkeep)
+    }
+
+    /// Asks for a series to be sealed.
+    pub fn seal_soon(&self, id: SeriesId) {
+        self.desk.orders.lock().unwrap_or_else(PoisonError::into_inner).seal.insert(id);
+        self.desk.wake.notify_all();
+    }
+
+    /// Ends the threads after the step they are in.
+    pub fn stop(self) {
+        self.desk.orders.lock().unwrap_or_else(PoisonError::into_inner).stop = true;
+        self.desk.wake.notify_all();
+        for thread in self.threads {
+            if thread.join().is_err() {
+                tracing::error!("an upkeep thread panicked");
+            }
+        }
+    }
+}
+
+impl Desk {
+    /// Waits for orders or time; `None` when asked to stop.
+    fn next(&self, wait: Duration) -> Option<Vec<SeriesId>> {
+        let orders = self.orders.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mut orders, _) = self
+            .wake
+            .wait_timeout_while(orders, wait, |orders| !orders.stop && orders.seal.is_empty())
+            .unwrap_or_else(PoisonError::into_inner);
+        if orders.stop { None } else { Some(std::mem::take(&mut orders.seal).into_iter().collect()) }
+    }
+
+    /// Waits for time only; `false` when asked to stop.
+    fn sleep(&self, wait: Duration) -> bool {
+        let orders = self.orders.lock().unwrap_or_else(PoisonError::into_inner);
+        let (orders, _) =
+            self.wake.wait_timeout_while(orders, wait, |orders| !orders.stop).unwrap_or_else(PoisonError::into_inner);
+        !orders.stop
+    }
+}
+
+fn keep_log(inner: &Weak<Inner>, desk: &Desk) {
+    let mut synced = Instant::now();
+    while desk.sleep(MARK_INTERVAL) {
+        let Some(inner) = inner.upgrade() else { return };
+        let due = synced.elapsed() >= Duration::from_millis(inner.options.sync_interval_ms);
+        if inner.queue.durability() == Durability::Interval && due {
+            synced = Instant::now();
+            report("sync", inner.queue.sync());
+        }
+        report("mark", inner.queue.mark());
+    }
+}
+
+fn keep_files(inner: &Weak<Inner>, desk: &Desk) {
+    while let Some(due) = desk.next(Duration::from_millis(500)) {
+        let Some(inner) = inner.upgrade() else { return };
+        if inner.queue.stopped().is_some() {
+            continue;
+        }
+        if !due.is_empty() {
+            report("seal", inner.seal(&due).map(|_| ()));
+        }
+        let StoreOptions { wal_bytes_max, .. } = inner.options;
+        if inner.queue.log_bytes().1 > wal_bytes_max {
+            report("checkpoint", inner.checkpoint());
+        }
+    }
+}
+
+fn report(step: &str, outcome: Result<()>) {
+    if let Err(error) = outcome {
+        tracing::error!(step, %error, "upkeep failed");
+    }
+}

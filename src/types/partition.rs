@@ -1,0 +1,78 @@
+//! Borders of partitions in UTC.
+
+use super::schema::Partition;
+use super::time::{TimeUnit, civil_from_days, days_from_civil};
+
+/// One partition of the time axis.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartitionSpan {
+    /// `2024-02-01`, `2024-02`, `2024` or `all`; sorts by time within the valid years.
+    pub name: String,
+    /// First and last timestamp inside.
+    pub start: i64,
+    pub end: i64,
+}
+
+impl Partition {
+    /// The partition `ts` lies in.
+    pub fn span_of(self, ts: i64, unit: TimeUnit) -> PartitionSpan {
+        let day_ticks = 86_400 * unit.per_second();
+        let day = ts.div_euclid(day_ticks);
+        let (year, month, _) = civil_from_days(day);
+        let (name, first_day, next_day) = match self {
+            Partition::All => {
+                return PartitionSpan { name: "all".into(), start: i64::MIN, end: i64::MAX };
+            }
+            Partition::Day => {
+                let (year, month, dom) = civil_from_days(day);
+                (format!("{year:04}-{month:02}-{dom:02}"), day, day + 1)
+            }
+            Partition::Month => {
+                let next = if month == 12 { (year + 1, 1) } else { (year, month + 1) };
+                (format!("{year:04}-{month:02}"), days_from_civil(year, month, 1), days_from_civil(next.0, next.1, 1))
+            }
+            Partition::Year => (format!("{year:04}"), days_from_civil(year, 1, 1), days_from_civil(year + 1, 1, 1)),
+        };
+        PartitionSpan {
+            name,
+            start: first_day.saturating_mul(day_ticks),
+            end: next_day.saturating_mul(day_ticks).saturating_sub(1),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_and_days_are_inverse_over_the_valid_years() {
+        let (first, last) = (days_from_civil(1678, 1, 1), days_from_civil(2261, 12, 31));
+        assert_eq!(days_from_civil(1970, 1, 1), 0);
+        assert_eq!(days_from_civil(2000, 3, 1), 11_017);
+        for day in first..=last {
+            let (y, m, d) = civil_from_days(day);
+            assert_eq!(days_from_civil(y, m, d), day);
+        }
+        assert_eq!(first * 86_400, super::super::time::MIN_SECOND);
+    }
+
+    #[test]
+    fn partitions_touch_and_hold_their_timestamps() {
+        for kind in [Partition::Day, Partition::Month, Partition::Year] {
+            let mut ts = -86_400_000 * 800;
+            for _ in 0..40 {
+                let span = kind.span_of(ts, TimeUnit::Ms);
+                assert!(span.start <= ts && ts <= span.end, "{kind:?} {ts}");
+                assert_eq!(kind.span_of(span.start, TimeUnit::Ms), span);
+                assert_eq!(kind.span_of(span.end, TimeUnit::Ms), span);
+                assert_eq!(kind.span_of(span.end + 1, TimeUnit::Ms).start, span.end + 1);
+                ts = span.end + 1;
+            }
+        }
+        let leap = 1_709_164_800_000; // 2024-02-29
+        assert_eq!(Partition::Day.span_of(leap, TimeUnit::Ms).name, "2024-02-29");
+        assert_eq!(Partition::Month.span_of(leap, TimeUnit::Ms).name, "2024-02");
+        assert_eq!(Partition::Year.span_of(-1, TimeUnit::Ns).name, "1969");
+    }
+}

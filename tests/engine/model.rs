@@ -1,0 +1,300 @@
+//! Random operations against a plain ordered map: after every step the engine answers as the map does.
+//!
+//! `FASTK_MODEL_CASES` and `FASTK_MODEL_STEPS` set the amount, `FASTK_MODEL_SEED` replays one failing case.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use fastk::ErrorCode;
+use fastk::query::{Scan, ScanSpec, latest_start};
+use fastk::store::{Store, StoreOptions, WriteMode};
+use fastk::types::{Rows, SeriesKey, SeriesSpec};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+const MINUTE: i64 = 60_000;
+const COLUMNS: usize = 5;
+
+type Map = BTreeMap<i64, [i64; COLUMNS]>;
+
+/// The store under test and what it should hold.
+struct Model {
+    store: Option<Store>,
+    root: tempfile::TempDir,
+    keys: Vec<SeriesKey>,
+    maps: Vec<Map>,
+    options: StoreOptions,
+    rng: StdRng,
+    /// Snapshots taken on the way, with what they must go on answering.
+    kept: Vec<(std::sync::Arc<fastk::store::State>, Vec<Map>)>,
+}
+
+fn options(rng: &mut StdRng) -> StoreOptions {
+    StoreOptions {
+        wal_segment_bytes: 16 << 10,
+        seal_rows: [50, 400, 1 << 40][rng.random_range(0..3)],
+        wal_bytes_max: [32 << 10, 1 << 30][rng.random_range(0..2)],
+        maps_max: [1, 4, 8_192][rng.random_range(0..3)],
+        upkeep: rng.random_bool(0.5),
+        ..StoreOptions::default()
+    }
+}
+
+fn register(store: &Store, key: &SeriesKey, partition: &str) {
+    let mut spec = SeriesSpec::of_key(key);
+    spec.price_digits = Some(2);
+    spec.partition = Some(partition.into());
+    store.register(spec.resolve().unwrap()).unwrap();
+}
+
+impl Model {
+    fn new(seed: u64) -> Self {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let options = options(&mut rng);
+        let root = tempfile::tempdir().unwrap();
+        let store = Store::open(root.path(), true, options.clone()).unwrap();
+        let keys: Vec<SeriesKey> = (0..2).map(|n| SeriesKey::kline(&format!("S{n}"), "1m").unwrap()).collect();
+        for (key, partition) in keys.iter().zip(["day", "all"]) {
+            register(&store, key, partition);
+        }
+        let maps = vec![Map::new(); keys.len()];
+        Self { store: Some(store), root, keys, maps, options, rng, kept: Vec::new() }
+    }
+
+    fn store(&self) -> &Store {
+        self.store.as_ref().unwrap()
+    }
+
+    /// A timestamp within about three weeks, half of them in one day.
+    fn ts(&mut self) -> i64 {
+        let minutes = if self.rng.random_bool(0.5) { 1_440 } else { 30_000 };
+        (self.rng.random_range(0..minutes) - 10_000) * MINUTE
+    }
+
+    fn rows(&mut self) -> (Rows, Vec<(i64, [i64; COLUMNS])>) {
+        let count = [1, 3, 40, 900, 3_000][self.rng.random_range(0..5)];
+        let mut rows = Rows::with_capacity(COLUMNS, count);
+        let mut listed = Vec::new();
+        let ordered = self.rng.random_bool(0.6);
+        let mut ts = self.ts();
+        for _ in 0..count {
+            let cells = std::array::from_fn(|_| self.rng.random_range(-1_000_000..1_000_000));
+            rows.push(ts, &cells);
+            listed.push((ts, cells));
+            ts = if ordered { ts + MINUTE * self.rng.random_range(1..3) } else { self.ts() };
+        }
+        (rows, listed)
+    }
+
+    fn step(&mut self) {
+        let which = self.rng.random_range(0..self.keys.len());
+        match self.rng.random_range(0..100) {
+            0..45 => self.write(which, WriteMode::Upsert),
+            45..52 => self.write(which, WriteMode::Insert),
+            52..60 => self.write(which, WriteMode::Append),
+            60..72 => self.delete(which),
+            72..80 => {
+                let keys = if self.rng.random_bool(0.5) { vec![self.keys[which].clone()] } else { Vec::new() };
+                self.store().seal(&keys).unwrap();
+            }
+            80..86 => self.store().checkpoint().unwrap(),
+            86..94 => self.reopen(),
+            94..97 => self.drop_and_register(which),
+            _ => {
+                let snapshot = self.store().snapshot();
+                self.kept.push((snapshot, self.maps.clone()));
+            }
+        }
+    }
+
+    fn write(&mut self, which: usize, mode: WriteMode) {
+        let (rows, mut listed) = self.rows();
+        let map = &self.maps[which];
+        let mut distinct: BTreeMap<i64, [i64; COLUMNS]> = BTreeMap::new();
+        let repeats = listed.len()
+            != listed.iter().map(|(ts, _)| distinct.insert(*ts, [0; COLUMNS])).filter(Option::is_none).count();
+        let rises = listed.windows(2).all(|pair| pair[0].0 < pair[1].0);
+        let replaced = distinct.keys().filter(|ts| map.contains_key(ts)).count();
+        let follows = map.last_key_value().is_none_or(|(last, _)| listed[0].0 > *last);
+        let expected = match mode {
+            WriteMode::Upsert => None,
+            WriteMode::Insert if repeats => Some(ErrorCode::InvalidRows),
+            WriteMode::Insert if replaced > 0 => Some(ErrorCode::RowsExist),
+            WriteMode::Append if !rises => Some(ErrorCode::InvalidRows),
+            WriteMode::Append if !follows => Some(ErrorCode::OutOfOrder),
+            WriteMode::Insert | WriteMode::Append => None,
+        };
+        let outcome = self.store().write(&self.keys[which], rows, mode, None);
+        match (outcome, expected) {
+            (Ok(written), None) => {
+                assert_eq!(written.rows_written, distinct.len() as u64);
+                assert_eq!(written.rows_replaced, replaced as u64);
+                self.maps[which].extend(listed.drain(..));
+            }
+            (Err(error), Some(code)) => assert_eq!(error.code(), code),
+            (outcome, expected) => panic!("{mode:?}: {outcome:?}, expected {expected:?}"),
+        }
+    }
+
+    fn delete(&mut self, which: usize) {
+        let (a, b) = (self.ts(), self.ts());
+        let range = if self.rng.random_bool(0.1) { (i64::MIN, i64::MAX) } else { (a.min(b), a.max(b)) };
+        let gone: Vec<i64> = self.maps[which].range(range.0..=range.1).map(|(ts, _)| *ts).collect();
+        let deleted = self.store().delete_range(&self.keys[which], range, None).unwrap();
+        assert_eq!(deleted.rows_deleted, gone.len() as u64);
+        for ts in gone {
+            self.maps[which].remove(&ts);
+        }
+    }
+
+    fn drop_and_register(&mut self, which: usize) {
+        let key = self.keys[which].clone();
+        self.store().drop_series(&key, None).unwrap();
+        self.maps[which].clear();
+        let partition = ["day", "month", "all"][self.rng.random_range(0..3)];
+        register(self.store(), &key, partition);
+    }
+
+    fn reopen(&mut self) {
+        // Kept snapshots belong to the process that took them.
+        self.check_kept();
+        self.kept.clear();
+        self.store = None;
+        self.store = Some(Store::open(self.root.path(), false, self.options.clone()).unwrap());
+    }
+
+    fn check_kept(&self) {
+        for (state, maps) in &self.kept {
+            for (key, map) in self.keys.iter().zip(maps) {
+                check_range(self.store(), state, key, map, (i64::MIN, i64::MAX), false, None, None);
+            }
+        }
+    }
+
+    fn check(&mut self) {
+        let state = self.store().snapshot();
+        for which in 0..self.keys.len() {
+            let (key, map) = (self.keys[which].clone(), self.maps[which].clone());
+            let series = state.get(&key).unwrap();
+            assert_eq!(series.rows, map.len() as u64, "count of {key}");
+            let bounds = map.first_key_value().zip(map.last_key_value()).map(|((first, _), (last, _))| (*first, *last));
+            assert_eq!(series.bounds, bounds, "bounds of {key}");
+            let (a, b) = (self.ts(), self.ts());
+            let limit = self.rng.random_bool(0.5).then(|| self.rng.random_range(1..2_000));
+            let desc = self.rng.random_bool(0.5);
+            let columns = self.rng.random_bool(0.3).then(|| vec![3, 0]);
+            check_range(self.store(), &state, &key, &map, (i64::MIN, i64::MAX), desc, None, None);
+            check_range(self.store(), &state, &key, &map, (a.min(b), a.max(b)), desc, limit, columns);
+            let count = self.rng.random_range(1..1_500_u64);
+            let start = latest_start(series, self.store().cache(), (i64::MIN, b), count).unwrap();
+            let wanted = map.range(..=b).rev().nth(count as usize - 1).map_or(i64::MIN, |(ts, _)| *ts);
+            assert_eq!(start, wanted, "latest {count} of {key}");
+            let range = (a.min(b), a.max(b));
+            assert_eq!(
+                series.count_rows(self.store().cache(), range).unwrap(),
+                map.range(range.0..=range.1).count() as u64
+            );
+        }
+    }
+}
+
+#[allow(clippy::too_many_arguments)]
+fn check_range(
+    store: &Store,
+    state: &fastk::store::State,
+    key: &SeriesKey,
+    map: &Map,
+    range: (i64, i64),
+    desc: bool,
+    limit: Option<u64>,
+    columns: Option<Vec<usize>>,
+) {
+    let Some(series) = state.get(key) else { return assert!(map.is_empty()) };
+    let wanted_columns = columns.clone().unwrap_or((0..COLUMNS).collect());
+    let mut wanted: Vec<Vec<i64>> = map
+        .range(range.0..=range.1)
+        .map(|(ts, cells)| std::iter::once(*ts).chain(wanted_columns.iter().map(|column| cells[*column])).collect())
+        .collect();
+    if desc {
+        wanted.reverse();
+    }
+    let limit_rows = limit.map_or(usize::MAX, |limit| limit as usize);
+    let next = wanted.get(limit_rows).map(|row| row[0]);
+    wanted.truncate(limit_rows);
+    let mut scan = Scan::new(series, store.cache(), &ScanSpec { range, desc, limit, columns });
+    let mut found: Vec<Vec<i64>> = Vec::new();
+    for block in scan.by_ref() {
+        let block = block.unwrap();
+        assert!(block.rows > 0 && block.columns.len() == wanted_columns.len() + 1);
+        for row in 0..block.rows {
+            found.push((0..block.columns.len()).map(|column| block.words(column)[row]).collect());
+        }
+    }
+    assert_eq!(found.len(), wanted.len(), "rows of {key} in {range:?}, descending {desc}, limit {limit:?}");
+    assert!(found == wanted, "cells of {key} in {range:?}, descending {desc}");
+    assert_eq!(scan.next_ts(), next, "what follows the limit");
+}
+
+fn amount(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+fn run_case(seed: u64, steps: u64) {
+    let mut model = Model::new(seed);
+    for _ in 0..steps {
+        model.step();
+        model.check();
+    }
+    model.check_kept();
+    model.reopen();
+    model.check();
+}
+
+#[test]
+fn the_engine_answers_as_a_plain_ordered_map_does() {
+    let steps = amount("FASTK_MODEL_STEPS", 50);
+    if let Ok(seed) = std::env::var("FASTK_MODEL_SEED") {
+        return run_case(seed.parse().unwrap(), steps);
+    }
+    for seed in 0..amount("FASTK_MODEL_CASES", 40) {
+        let outcome = std::panic::catch_unwind(|| run_case(seed, steps));
+        if let Err(cause) = outcome {
+            eprintln!(
+                "replay: FASTK_MODEL_SEED={seed} FASTK_MODEL_STEPS={steps} cargo test --no-default-features --test engine the_engine_answers"
+            );
+            std::panic::resume_unwind(cause);
+        }
+    }
+}
+
+#[test]
+fn a_store_opened_twice_is_the_same_store() {
+    let mut model = Model::new(7);
+    for _ in 0..30 {
+        model.step();
+    }
+    let listing = |root: &Path| -> Vec<(String, Vec<u8>)> {
+        let mut files = Vec::new();
+        for dir in ["manifest", "chunks", "runs"] {
+            let mut waiting = vec![root.join(dir)];
+            while let Some(path) = waiting.pop() {
+                for entry in std::fs::read_dir(path).unwrap() {
+                    let path = entry.unwrap().path();
+                    if path.is_dir() {
+                        waiting.push(path);
+                    } else {
+                        files.push((path.display().to_string(), std::fs::read(&path).unwrap()));
+                    }
+                }
+            }
+        }
+        files.sort();
+        files
+    };
+    model.options.upkeep = false;
+    model.reopen();
+    let first = listing(model.root.path());
+    model.reopen();
+    assert!(listing(model.root.path()) == first, "opening again changed files");
+    model.check();
+}

@@ -1,0 +1,343 @@
+//! One test a promise of the engine.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use fastk::ErrorCode;
+use fastk::query::{Scan, ScanSpec};
+use fastk::store::{Expected, Store, StoreOptions, WriteMode};
+use fastk::types::{Rows, SeriesDef, SeriesKey, SeriesSpec};
+
+const MINUTE: i64 = 60_000;
+
+fn options() -> StoreOptions {
+    StoreOptions { wal_segment_bytes: 1 << 20, upkeep: false, ..StoreOptions::default() }
+}
+
+fn key() -> SeriesKey {
+    SeriesKey::kline("BTCUSDT", "1m").unwrap()
+}
+
+fn def(key: &SeriesKey) -> SeriesDef {
+    let mut spec = SeriesSpec::of_key(key);
+    spec.price_digits = Some(2);
+    spec.volume_digits = Some(8);
+    spec.resolve().unwrap()
+}
+
+/// `count` minutes from `first` on, every cell derived from its timestamp.
+fn minutes(first: i64, count: i64) -> Rows {
+    let ts: Vec<i64> = (first..first + count).map(|minute| minute * MINUTE).collect();
+    let columns = (0..5).map(|column| ts.iter().map(|ts| ts / MINUTE * 10 + column).collect()).collect();
+    Rows { ts, columns }
+}
+
+fn read(store: &Store, key: &SeriesKey) -> fastk::Result<Vec<(i64, i64)>> {
+    let state = store.snapshot();
+    let series = state.get(key).unwrap();
+    let spec = ScanSpec { range: (i64::MIN, i64::MAX), desc: false, limit: None, columns: None };
+    let mut rows = Vec::new();
+    for block in Scan::new(series, store.cache(), &spec) {
+        let block = block?;
+        rows.extend(block.words(0).iter().copied().zip(block.words(4).iter().copied()));
+    }
+    Ok(rows)
+}
+
+fn files(root: &Path, dir: &str, ending: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut waiting = vec![root.join(dir)];
+    while let Some(path) = waiting.pop() {
+        for entry in std::fs::read_dir(path).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                waiting.push(path);
+            } else if path.to_string_lossy().ends_with(ending) {
+                found.push(path);
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+fn flip(path: &Path, byte: usize) {
+    let mut bytes = std::fs::read(path).unwrap();
+    bytes[byte] ^= 1;
+    std::fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn the_second_process_is_told_at_once_that_the_store_is_locked() {
+    let root = tempfile::tempdir().unwrap();
+    let first = Store::open(root.path(), true, options()).unwrap();
+    let begun = std::time::Instant::now();
+    let error = Store::open(root.path(), true, options()).unwrap_err();
+    assert_eq!(error.code(), ErrorCode::StoreLocked);
+    assert!(begun.elapsed().as_millis() < 100);
+    drop(first);
+    Store::open(root.path(), false, options()).unwrap();
+}
+
+#[test]
+fn a_store_goes_only_where_nothing_is_and_opens_only_where_one_is() {
+    let root = tempfile::tempdir().unwrap();
+    assert_eq!(Store::open(root.path(), false, options()).unwrap_err().code(), ErrorCode::NotFound);
+    std::fs::write(root.path().join("thesis.tex"), "mine").unwrap();
+    assert_eq!(Store::open(root.path(), true, options()).unwrap_err().code(), ErrorCode::InvalidArgument);
+    assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 1, "nothing was created");
+}
+
+#[test]
+fn a_newer_format_or_an_unknown_feature_is_refused_untouched() {
+    for body in [r#"{"format":2,"required_features":[]}"#, r#"{"format":1,"required_features":["x"]}"#] {
+        let root = tempfile::tempdir().unwrap();
+        drop(Store::open(root.path(), true, options()).unwrap());
+        let text = format!("{body} {:08x}\n", crc32c::crc32c(body.as_bytes()));
+        std::fs::write(root.path().join("FORMAT"), text).unwrap();
+        let before = files(root.path(), ".", "");
+        assert_eq!(Store::open(root.path(), true, options()).unwrap_err().code(), ErrorCode::UnsupportedFormat);
+        assert_eq!(files(root.path(), ".", ""), before);
+    }
+}
+
+#[test]
+fn the_newest_write_wins_across_chunk_tail_and_reopening() {
+    let root = tempfile::tempdir().unwrap();
+    let mut store = Store::open(root.path(), true, options()).unwrap();
+    store.register(def(&key())).unwrap();
+    store.write(&key(), minutes(0, 40_000), WriteMode::Upsert, None).unwrap();
+    store.seal(&[]).unwrap();
+    let mut correction = minutes(20_000, 1);
+    correction.columns[3][0] = -7;
+    for round in 0..3 {
+        let written = store.write(&key(), correction.clone(), WriteMode::Upsert, None).unwrap();
+        assert_eq!((written.rows_written, written.rows_replaced), (1, 1), "round {round}");
+        assert_eq!(read(&store, &key()).unwrap()[20_000], (20_000 * MINUTE, -7));
+        match round {
+            0 => drop(store.seal(&[]).unwrap()),
+            1 => store.checkpoint().unwrap(),
+            _ => {}
+        }
+        drop(store);
+        store = Store::open(root.path(), false, options()).unwrap();
+        let rows = read(&store, &key()).unwrap();
+        assert_eq!((rows.len(), rows[20_000].1, rows[20_001].1), (40_000, -7, 200_013));
+    }
+}
+
+#[test]
+fn a_whole_block_is_served_from_the_map_and_equals_the_file() {
+    let root = tempfile::tempdir().unwrap();
+    let store = Store::open(root.path(), true, options()).unwrap();
+    store.register(def(&key())).unwrap();
+    store.write(&key(), minutes(0, 40_000), WriteMode::Upsert, None).unwrap();
+    store.seal(&[]).unwrap();
+    let chunk = std::fs::read(&files(root.path(), "chunks", ".arrow")[0]).unwrap();
+    let state = store.snapshot();
+    let spec = ScanSpec { range: (i64::MIN, i64::MAX), desc: false, limit: None, columns: None };
+    let blocks: Vec<_> = Scan::new(state.get(&key()).unwrap(), store.cache(), &spec).map(Result::unwrap).collect();
+    assert_eq!(blocks.iter().map(|b| b.rows).collect::<Vec<_>>(), [16_384, 16_384, 7_232]);
+    let report = fastk::format::inspect::inspect(&chunk).unwrap();
+    for (position, block) in blocks.iter().enumerate() {
+        let verbatim = block.verbatim.as_ref().unwrap();
+        let at = report["blocks"][position]["offset"].as_u64().unwrap() as usize;
+        assert!(chunk[at..at + verbatim.message.len()] == verbatim.message[..], "block {position} as in the file");
+        for column in &block.columns {
+            assert!(verbatim.body.as_ptr_range().contains(&column.as_ptr()), "the column lies inside the map");
+            assert_eq!(column.capacity(), column.len(), "the buffer does not claim the whole map");
+        }
+    }
+    // One newer row over the second block rebuilds that block only.
+    store.write(&key(), minutes(20_000, 1), WriteMode::Upsert, None).unwrap();
+    let state = store.snapshot();
+    let blocks: Vec<_> = Scan::new(state.get(&key()).unwrap(), store.cache(), &spec).map(Result::unwrap).collect();
+    assert!(blocks[0].verbatim.is_some() && blocks[blocks.len() - 1].verbatim.is_some());
+    assert_eq!(blocks.iter().map(|b| b.rows).sum::<usize>(), 40_000);
+}
+
+#[test]
+fn one_flipped_bit_is_an_error_for_its_block_and_the_other_blocks_still_read() {
+    let root = tempfile::tempdir().unwrap();
+    let store = Store::open(root.path(), true, options()).unwrap();
+    store.register(def(&key())).unwrap();
+    store.write(&key(), minutes(0, 40_000), WriteMode::Upsert, None).unwrap();
+    store.seal(&[]).unwrap();
+    drop(store);
+    let path = files(root.path(), "chunks", ".arrow").remove(0);
+    // The middle of the second block.
+    flip(&path, 1_200_000);
+    let store = Store::open(root.path(), false, options()).unwrap();
+    let error = read(&store, &key()).unwrap_err();
+    assert_eq!(error.code(), ErrorCode::CorruptData);
+    assert!(error.detail().contains("block 1") && error.detail().contains(".arrow"), "{error}");
+    let state = store.snapshot();
+    for (range, rows) in [((0, 16_383 * MINUTE), 16_384), ((32_768 * MINUTE, i64::MAX), 7_232)] {
+        let spec = ScanSpec { range, desc: false, limit: None, columns: None };
+        let found: usize =
+            Scan::new(state.get(&key()).unwrap(), store.cache(), &spec).map(|block| block.unwrap().rows).sum();
+        assert_eq!(found, rows);
+    }
+}
+
+#[test]
+fn a_damaged_manifest_run_or_format_stops_the_opening_with_its_name() {
+    let root = tempfile::tempdir().unwrap();
+    let store = Store::open(root.path(), true, options()).unwrap();
+    store.register(def(&key())).unwrap();
+    store.write(&key(), minutes(0, 10), WriteMode::Upsert, None).unwrap();
+    store.checkpoint().unwrap();
+    drop(store);
+    for (dir, ending) in [("manifest", ".edit"), ("runs", ".run"), (".", "FORMAT")] {
+        let path = files(root.path(), dir, ending).pop().unwrap();
+        let length = std::fs::metadata(&path).unwrap().len() as usize;
+        for byte in (0..length).step_by(1 + length / 50) {
+            flip(&path, byte);
+            let error = Store::open(root.path(), false, options()).unwrap_err();
+            let named = error.detail().contains(path.file_name().unwrap().to_str().unwrap());
+            assert!(named, "{}: {error}", path.display());
+            flip(&path, byte);
+        }
+    }
+    assert_eq!(read(&Store::open(root.path(), false, options()).unwrap(), &key()).unwrap().len(), 10);
+}
+
+#[test]
+fn a_torn_tail_is_cut_and_rot_in_synced_frames_stops_the_writer_only() {
+    let root = tempfile::tempdir().unwrap();
+    let store = Store::open(root.path(), true, options()).unwrap();
+    store.register(def(&key())).unwrap();
+    for minute in 0..20 {
+        store.write(&key(), minutes(minute, 1), WriteMode::Append, None).unwrap();
+    }
+    drop(store);
+    let segment = files(root.path(), "wal", ".wal").pop().unwrap();
+    let whole = std::fs::read(&segment).unwrap();
+    let report = fastk::format::inspect::inspect(&whole).unwrap();
+    let offsets: Vec<usize> =
+        report["frames"].as_array().unwrap().iter().map(|f| f["offset"].as_u64().unwrap() as usize).collect();
+    assert_eq!(report["end"], "clean");
+    // The marker written at closing, and the last commit, are cut anywhere: the store opens with the rows before.
+    let (last_commit, marker) = (offsets[offsets.len() - 2], offsets[offsets.len() - 1]);
+    let mut torn = whole.clone();
+    torn[last_commit + 100..].fill(0);
+    std::fs::write(&segment, &torn).unwrap();
+    let store = Store::open(root.path(), false, options()).unwrap();
+    assert_eq!(read(&store, &key()).unwrap().len(), 19);
+    assert!(store.recovery().rot.is_none() && !store.recovery().torn.is_empty());
+    store.write(&key(), minutes(50, 1), WriteMode::Append, None).unwrap();
+    drop(store);
+    assert_eq!(read(&Store::open(root.path(), false, options()).unwrap(), &key()).unwrap().len(), 20);
+    // Rot in the middle: later frames say it was synced.
+    assert!(marker > last_commit);
+    let mut rotten = whole;
+    rotten[offsets[10] + 70] ^= 1;
+    std::fs::write(&segment, &rotten).unwrap();
+    let store = Store::open(root.path(), false, options()).unwrap();
+    assert_eq!(read(&store, &key()).unwrap().len(), 19, "every intact frame is served");
+    let error = store.write(&key(), minutes(60, 1), WriteMode::Append, None).unwrap_err();
+    assert_eq!(error.code(), ErrorCode::WriterStopped);
+    drop(store);
+    assert_eq!(std::fs::read(&segment).unwrap(), rotten, "opening a damaged log changes nothing in it");
+}
+
+#[test]
+fn changes_with_a_stale_version_are_refused_and_change_nothing() {
+    let root = tempfile::tempdir().unwrap();
+    let store = Store::open(root.path(), true, options()).unwrap();
+    store.register(def(&key())).unwrap();
+    let written = store.write(&key(), minutes(0, 3), WriteMode::Upsert, None).unwrap();
+    let stale = Some(Expected { series_id: None, version: written.version - 1 });
+    for error in [
+        store.write(&key(), minutes(5, 1), WriteMode::Upsert, stale).unwrap_err(),
+        store.delete_range(&key(), (0, MINUTE), stale).unwrap_err(),
+        store.drop_series(&key(), stale).unwrap_err(),
+    ] {
+        assert_eq!(error.code(), ErrorCode::CommitConflict);
+    }
+    assert_eq!(read(&store, &key()).unwrap().len(), 3);
+    let fresh = Some(Expected { series_id: Some(written.series_id), version: written.version });
+    store.write(&key(), minutes(5, 1), WriteMode::Upsert, fresh).unwrap();
+}
+
+#[test]
+fn many_threads_writing_one_bar_and_reading_it_never_see_it_torn() {
+    let root = tempfile::tempdir().unwrap();
+    let store = Arc::new(Store::open(root.path(), true, options()).unwrap());
+    store.register(def(&key())).unwrap();
+    std::thread::scope(|scope| {
+        for writer in 0..8_i64 {
+            let store = Arc::clone(&store);
+            scope.spawn(move || {
+                for round in 0..50 {
+                    let value = writer * 1_000 + round;
+                    let rows = Rows { ts: vec![0], columns: vec![vec![value]; 5] };
+                    store.write(&key(), rows, WriteMode::Upsert, None).unwrap();
+                    let state = store.snapshot();
+                    let spec = ScanSpec { range: (0, 0), desc: false, limit: None, columns: None };
+                    let block = Scan::new(state.get(&key()).unwrap(), store.cache(), &spec).next().unwrap().unwrap();
+                    let first = block.words(1)[0];
+                    assert!((1..=5).all(|column| block.words(column) == [first]), "a torn bar");
+                }
+            });
+        }
+    });
+    let state = store.snapshot();
+    assert_eq!((state.get(&key()).unwrap().version, state.get(&key()).unwrap().rows), (401, 1));
+}
+
+#[test]
+fn a_kept_commit_repeats_its_answer_until_it_is_gone() {
+    let root = tempfile::tempdir().unwrap();
+    let store = Store::open(root.path(), true, StoreOptions { history_keep_ms: 300, ..options() }).unwrap();
+    store.register(def(&key())).unwrap();
+    store.write(&key(), minutes(0, 5), WriteMode::Upsert, None).unwrap();
+    let state = store.snapshot();
+    store.pin(&state);
+    store.write(&key(), minutes(5, 5), WriteMode::Upsert, None).unwrap();
+    assert_eq!(store.at_commit(state.commit).unwrap().get(&key()).unwrap().rows, 5);
+    std::thread::sleep(std::time::Duration::from_millis(400));
+    assert_eq!(store.at_commit(state.commit).unwrap_err().code(), ErrorCode::CommitGone);
+    assert_eq!(store.at_commit(state.commit + 100).unwrap_err().code(), ErrorCode::InvalidArgument);
+}
+
+#[test]
+fn checkpoints_trim_the_log_and_lose_nothing() {
+    let root = tempfile::tempdir().unwrap();
+    let mut store = Store::open(root.path(), true, StoreOptions { wal_segment_bytes: 64 << 10, ..options() }).unwrap();
+    let keys: Vec<SeriesKey> = (0..50).map(|n| SeriesKey::kline(&format!("S{n}"), "1m").unwrap()).collect();
+    for key in &keys {
+        store.register(def(key)).unwrap();
+    }
+    for round in 0..6_i64 {
+        for key in &keys {
+            store.write(key, minutes(round * 10, 10), WriteMode::Append, None).unwrap();
+        }
+        store.checkpoint().unwrap();
+        assert_eq!(files(root.path(), "wal", ".wal").len(), 1, "round {round}");
+        assert_eq!(files(root.path(), "runs", ".run").len(), 1, "round {round}");
+        drop(store);
+        store = Store::open(root.path(), false, options()).unwrap();
+        assert_eq!(store.recovery().commits_replayed, 0, "round {round}");
+        for key in &keys {
+            assert_eq!(read(&store, key).unwrap().len() as i64, (round + 1) * 10);
+        }
+    }
+    assert!(files(root.path(), "chunks", ".arrow").is_empty(), "small tails get no file of their own");
+}
+
+#[test]
+fn intervals_and_none_acknowledge_before_the_sync_and_keep_what_a_closed_store_had() {
+    use fastk::store::Durability;
+    for durability in [Durability::Interval, Durability::None] {
+        let root = tempfile::tempdir().unwrap();
+        let options = StoreOptions { durability, upkeep: true, sync_interval_ms: 20, ..options() };
+        let store = Store::open(root.path(), true, options.clone()).unwrap();
+        store.register(def(&key())).unwrap();
+        let written = store.write(&key(), minutes(0, 10), WriteMode::Upsert, None).unwrap();
+        assert!(!written.durable);
+        assert_eq!(read(&store, &key()).unwrap().len(), 10);
+        drop(store);
+        assert_eq!(read(&Store::open(root.path(), false, options).unwrap(), &key()).unwrap().len(), 10);
+    }
+}
