@@ -14,6 +14,7 @@ mod show;
 pub mod target;
 
 pub mod demo;
+pub mod import;
 pub mod serve;
 
 use std::process::ExitCode;
@@ -36,6 +37,8 @@ enum Verb {
     Serve(serve::ServeArgs),
     /// Start a server over sample data in a temporary directory and show what to ask it.
     Demo(demo::DemoArgs),
+    /// Import files of bars into a series, exact to the last digit.
+    Import(Box<import::ImportArgs>),
     /// Register a series.
     Register(register::RegisterArgs),
     /// Write the rows of a file or of standard input to a series.
@@ -102,6 +105,7 @@ fn run(verb: Verb) -> Result<u8> {
     match verb {
         Verb::Serve(args) => serve::run(args),
         Verb::Demo(args) => demo::run(args),
+        Verb::Import(args) => import::run(*args),
         Verb::Register(args) => register::run(args),
         Verb::Write(args) => mutate::write(args),
         Verb::Delete(args) => mutate::delete(args),

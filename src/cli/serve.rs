@@ -22,7 +22,7 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::service::Service;
 
 /// Longest wait for requests in flight after a signal; the faces cut theirs earlier.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(15);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(25);
 
 #[derive(Debug, clap::Args)]
 pub struct ServeArgs {

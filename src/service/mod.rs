@@ -5,6 +5,7 @@
 mod page;
 mod read;
 pub mod replies;
+pub mod verbs;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -10,6 +10,7 @@ use crate::types::number::parse_f64;
 use crate::types::schema::DIGITS_MAX;
 use crate::types::{Rounding, SeriesKey};
 
+use super::super::target::TargetArgs;
 use super::clock::Zone;
 
 /// `fastk import FILE… --series KEY (--root DIR | --server URL)`
@@ -21,12 +22,8 @@ pub struct ImportArgs {
     /// Series to import into, such as kline/BTCUSDT/1m; registered when it is new
     #[arg(long, value_name = "KEY")]
     pub series: String,
-    /// Directory of the store
-    #[arg(long, value_name = "DIR", conflicts_with = "server", required_unless_present_any = ["server", "dry_run"])]
-    pub root: Option<PathBuf>,
-    /// Address of a running server, such as http://127.0.0.1:8080
-    #[arg(long, value_name = "URL")]
-    pub server: Option<String>,
+    #[command(flatten)]
+    pub target: TargetArgs,
     /// Where each column comes from, by name or zero-based position: ts=open_time,open=1; ts=0+1 joins two with a space
     #[arg(long, value_name = "COLUMN=SOURCE,…", value_delimiter = ',')]
     pub map: Vec<String>,

@@ -56,7 +56,7 @@ pub struct Outcome {
 /// be read, else what the store or the server answers.
 pub fn run(args: ImportArgs) -> Result<u8> {
     let settings = Settings::of(&args)?;
-    let mut sink = sink::open(&args)?;
+    let mut sink = sink::open(&args.target, args.dry_run)?;
     let sink: Option<&mut dyn Sink> = match &mut sink {
         Some(sink) => Some(sink.as_mut()),
         None => None,
