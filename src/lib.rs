@@ -10,9 +10,9 @@
 
 #[cfg(feature = "server")]
 pub mod cli;
-pub mod disk;
 #[cfg(feature = "server")]
 pub mod config;
+pub mod disk;
 #[cfg(feature = "server")]
 pub mod egress;
 pub mod error;

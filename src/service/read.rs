@@ -284,7 +284,8 @@ impl Service {
         let resolved = self.resolve(query)?;
         let rows = resolved.series.count_rows(self.store.cache(), resolved.range)?;
         let total_records = resolved.limit.map_or(rows, |limit| rows.min(limit));
-        let row_bytes = 8 + resolved.shape.columns.iter().map(|column| cell_bytes(column.kind, query.numbers)).sum::<u64>();
+        let row_bytes =
+            8 + resolved.shape.columns.iter().map(|column| cell_bytes(column.kind, query.numbers)).sum::<u64>();
         self.store.pin(&resolved.state);
         let pinned = Query { commit: Some(resolved.state.commit), endpoints: None, ..query.clone() };
         let wanted = query.endpoints.unwrap_or(1);
