@@ -10,6 +10,8 @@
 
 #[cfg(feature = "server")]
 pub mod cli;
+#[cfg(feature = "server")]
+pub mod config;
 pub mod disk;
 #[cfg(feature = "server")]
 pub mod egress;

@@ -1,4 +1,8 @@
+//! The program: an allocator and the command line.
+
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    fastk::cli::main()
+}

@@ -1,1 +1,137 @@
 //! The command line: raw flags in, validated settings out, one file a verb.
+//!
+//! Errors go to standard error as `error[code]: …` and `hint: …`; the exit status comes from the error table.
+
+mod admin;
+mod engine;
+mod inspect;
+mod log;
+mod mutate;
+mod read;
+mod register;
+pub mod remote;
+mod show;
+pub mod target;
+
+pub mod demo;
+pub mod import;
+pub mod serve;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+use crate::error::{Error, ErrorCode, Result};
+
+/// FastK: a storage engine and query server for market-data time series.
+#[derive(Debug, Parser)]
+#[command(name = "fastk", version, max_term_width = 100, disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Start the server over a data directory.
+    Serve(serve::ServeArgs),
+    /// Start a server over sample data in a temporary directory and show what to ask it.
+    Demo(demo::DemoArgs),
+    /// Import files of bars into a series, exact to the last digit.
+    Import(Box<import::ImportArgs>),
+    /// Register a series.
+    Register(register::RegisterArgs),
+    /// Write the rows of a file or of standard input to a series.
+    Write(mutate::WriteArgs),
+    /// Delete a closed time range of a series.
+    Delete(mutate::DeleteArgs),
+    /// Drop a series and all its rows.
+    Drop(mutate::DropArgs),
+    /// Read rows of a series.
+    Query(read::QueryArgs),
+    /// Read rows of a series into a file.
+    Export(read::ExportArgs),
+    /// Show what stands in a file of a data directory.
+    Inspect(inspect::InspectArgs),
+    /// Look after a store.
+    Admin(admin::AdminArgs),
+    /// Not offered by this version.
+    #[command(hide = true, disable_help_flag = true)]
+    Coverage(Later),
+    /// Not offered by this version.
+    #[command(hide = true, disable_help_flag = true)]
+    Snapshot(Later),
+    /// Not offered by this version.
+    #[command(hide = true, disable_help_flag = true)]
+    Bridge(Later),
+}
+
+/// Arguments of a verb that a later version offers.
+#[derive(Debug, clap::Args)]
+struct Later {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+    rest: Vec<String>,
+}
+
+/// Runs the program on its own arguments.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli.verb) {
+        Ok(status) => ExitCode::from(status),
+        Err(error) => {
+            show::error(&error);
+            ExitCode::from(error.code().exit())
+        }
+    }
+}
+
+/// All verbs as they are typed, such as `query` or `admin health`; those of later versions are left out.
+pub fn verbs() -> Vec<String> {
+    let mut out = Vec::new();
+    for verb in Cli::command().get_subcommands().filter(|verb| !verb.is_hide_set()) {
+        let mut nested = verb.get_subcommands().filter(|inner| !inner.is_hide_set()).peekable();
+        if nested.peek().is_none() {
+            out.push(verb.get_name().to_string());
+        }
+        out.extend(nested.map(|inner| format!("{} {}", verb.get_name(), inner.get_name())));
+    }
+    out
+}
+
+fn run(verb: Verb) -> Result<u8> {
+    if !matches!(verb, Verb::Serve(_) | Verb::Demo(_)) {
+        log::init("warn", crate::config::LogFormat::Text)?;
+    }
+    match verb {
+        Verb::Serve(args) => serve::run(args),
+        Verb::Demo(args) => demo::run(args),
+        Verb::Import(args) => import::run(*args),
+        Verb::Register(args) => register::run(args),
+        Verb::Write(args) => mutate::write(args),
+        Verb::Delete(args) => mutate::delete(args),
+        Verb::Drop(args) => mutate::drop(args),
+        Verb::Query(args) => read::query(args),
+        Verb::Export(args) => read::export(args),
+        Verb::Inspect(args) => inspect::run(args),
+        Verb::Admin(args) => admin::run(args),
+        Verb::Coverage(later) => not_offered("coverage", &later),
+        Verb::Snapshot(later) => not_offered("snapshot", &later),
+        Verb::Bridge(later) => not_offered("bridge", &later),
+    }
+}
+
+fn not_offered(verb: &str, later: &Later) -> Result<u8> {
+    let words: Vec<&str> = later.rest.iter().map(String::as_str).take_while(|word| !word.starts_with('-')).collect();
+    let typed = [&[verb], words.as_slice()].concat().join(" ");
+    Err(Error::new(ErrorCode::Unimplemented, format!("`fastk {typed}` is not offered by this version")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_do_not_contradict_each_other() {
+        Cli::command().debug_assert();
+    }
+}

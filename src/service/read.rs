@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use super::Service;
 use crate::error::{Error, ErrorCode, Result};
-use crate::query::{Block, Order, Query, Scan, ScanSpec, Shape, When, latest_start};
+use crate::query::{Block, Numbers, Order, Query, Scan, ScanSpec, Shape, When, latest_start};
 use crate::store::{SeriesState, State};
 use crate::types::time::{self, Bound};
-use crate::types::{SeriesDef, SeriesKey, TimeUnit};
+use crate::types::{ColumnType, SeriesDef, SeriesKey, TimeUnit};
 
 /// The rows of one answer, block by block, in the order of the query.
 ///
@@ -284,7 +284,8 @@ impl Service {
         let resolved = self.resolve(query)?;
         let rows = resolved.series.count_rows(self.store.cache(), resolved.range)?;
         let total_records = resolved.limit.map_or(rows, |limit| rows.min(limit));
-        let row_bytes = 8 + resolved.shape.columns.len() as u64 * 8;
+        let row_bytes =
+            8 + resolved.shape.columns.iter().map(|column| cell_bytes(column.kind, query.numbers)).sum::<u64>();
         self.store.pin(&resolved.state);
         let pinned = Query { commit: Some(resolved.state.commit), endpoints: None, ..query.clone() };
         let wanted = query.endpoints.unwrap_or(1);
@@ -309,6 +310,11 @@ impl Service {
         };
         Ok(Plan { shape: resolved.shape, total_records, total_bytes: total_records * row_bytes, endpoints })
     }
+}
+
+/// Bytes of a cell as it is sent. Text has no fixed size: it counts as the number it shows.
+fn cell_bytes(kind: ColumnType, numbers: Numbers) -> u64 {
+    if numbers == Numbers::Decimal128 && kind.digits().is_some() { 16 } else { 8 }
 }
 
 /// A closed range in `parts` closed ranges of like length that touch.

@@ -1,4 +1,5 @@
 //! The engine alone: builds with `--no-default-features`, so that no server is linked.
 
+mod format_doc;
 mod model;
 mod promises;

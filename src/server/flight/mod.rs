@@ -1,1 +1,129 @@
-//! Arrow Flight over gRPC.
+//! Arrow Flight over gRPC: translation only, the verbs are [`Service`]'s.
+//!
+//! Every stream either says how it failed or is whole. Nothing a client sends reaches Arrow unchecked, and nothing
+//! here waits for disk or mapped memory on an async worker.
+
+mod acks;
+mod actions;
+mod decode;
+mod describe;
+mod encode;
+mod get;
+mod put;
+mod service;
+mod status;
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow_flight::flight_service_server::FlightServiceServer;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+
+use crate::error::{Error, ErrorCode, Result};
+use crate::service::Service;
+
+pub use acks::WAITING_MAX;
+pub use actions::ACTIONS;
+pub use status::{CODE_KEY, PROBLEM_KEY};
+
+/// Room in a message beside its columns: header, descriptor, framing.
+const MESSAGE_SLACK_BYTES: usize = 2 * 1024 * 1024;
+/// Columns of a block go out as one message of about 1 MiB, text up to four times that.
+const STREAM_WINDOW_BYTES: u32 = 8 * 1024 * 1024;
+const CONNECTION_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
+/// Most bytes of the headers of one request.
+const HEADER_BYTES_MAX: u32 = 16 * 1024;
+/// Streams that a client reset before they were accepted, before its connection is closed.
+const RESET_STREAMS_MAX: usize = 64;
+/// Streams that were reset for an error of the client, before its connection is closed.
+const ERROR_STREAMS_MAX: usize = 1024;
+
+/// Limits of the Flight listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FlightConfig {
+    /// Answers that are sent at the same time; more are refused as `overloaded`.
+    pub readers_max: usize,
+    /// Streams of one connection.
+    pub streams_max: u32,
+    /// Most bytes of the columns of one record batch of a put.
+    pub message_bytes_max: usize,
+    /// Bytes of record batches in work, of all puts together; more wait.
+    pub put_bytes_max: usize,
+    /// How long a reader may take nothing before its answer is cut.
+    pub stall: Duration,
+    /// A connection that is silent this long is asked whether it lives.
+    pub ping_interval: Duration,
+    /// A connection that does not answer this long is closed.
+    pub ping_timeout: Duration,
+    /// How long streams may go on after the server was told to stop.
+    pub drain: Duration,
+}
+
+impl Default for FlightConfig {
+    fn default() -> Self {
+        Self {
+            readers_max: 64,
+            streams_max: 128,
+            message_bytes_max: 64 * 1024 * 1024,
+            put_bytes_max: 256 * 1024 * 1024,
+            stall: Duration::from_secs(60),
+            ping_interval: Duration::from_secs(15),
+            ping_timeout: Duration::from_secs(15),
+            drain: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Serves until `shutdown` is ready, then lets streams finish for [`FlightConfig::drain`].
+///
+/// # Errors
+/// `io` when the listener fails.
+pub async fn serve(
+    listener: TcpListener,
+    service: Arc<Service>,
+    config: FlightConfig,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<()> {
+    let stop = CancellationToken::new();
+    let face = service::Face {
+        puts: put::Puts::new(service.clone(), &config, stop.clone()),
+        service,
+        readers: Arc::new(Semaphore::new(config.readers_max)),
+        readers_max: config.readers_max,
+        stall: config.stall,
+    };
+    let flight = FlightServiceServer::new(face)
+        .max_decoding_message_size(config.message_bytes_max.saturating_add(MESSAGE_SLACK_BYTES));
+    let (health, health_server) = tonic_health::server::health_reporter();
+    health.set_serving::<FlightServiceServer<service::Face>>().await;
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true)).with_keepalive(Some(config.ping_interval));
+    let server = Server::builder()
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_concurrent_streams(config.streams_max)
+        .http2_max_header_list_size(HEADER_BYTES_MAX)
+        .http2_max_pending_accept_reset_streams(Some(RESET_STREAMS_MAX))
+        .http2_max_local_error_reset_streams(Some(ERROR_STREAMS_MAX))
+        .http2_keepalive_interval(Some(config.ping_interval))
+        .http2_keepalive_timeout(Some(config.ping_timeout))
+        .add_service(health_server)
+        .add_service(flight)
+        .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
+    tokio::pin!(server, shutdown);
+    let served = tokio::select! {
+        served = &mut server => served,
+        () = &mut shutdown => {
+            health.set_not_serving::<FlightServiceServer<service::Face>>().await;
+            health.set_service_status("", tonic_health::ServingStatus::NotServing).await;
+            stop.cancel();
+            // Watchers of the health service never end by themselves.
+            tokio::time::timeout(config.drain, server).await.unwrap_or(Ok(()))
+        }
+    };
+    served.map_err(|error| Error::new(ErrorCode::Io, format!("the flight listener failed: {error}")))
+}

@@ -1,0 +1,178 @@
+//! `fastk admin`: what is stored, how it is, and sealing on request.
+
+use clap::Subcommand;
+
+use super::show;
+use super::target::{Target, TargetArgs};
+use crate::error::{Error, ErrorCode, Result};
+use crate::service::{SeriesFilter, Status};
+use crate::types::{Kind, SeriesKey};
+
+#[derive(Debug, clap::Args)]
+pub struct AdminArgs {
+    #[command(subcommand)]
+    verb: AdminVerb,
+}
+
+#[derive(Debug, Subcommand)]
+enum AdminVerb {
+    /// Rows, bytes and time span of every series.
+    Inventory(FilterArgs),
+    /// Registered series.
+    ListSeries(FilterArgs),
+    /// How the store is; exit status 1 when something was found.
+    Health(PlainArgs),
+    /// Move rows of the log into chunk files.
+    Compact(CompactArgs),
+    #[command(external_subcommand)]
+    Later(Vec<String>),
+}
+
+#[derive(Debug, clap::Args)]
+struct FilterArgs {
+    /// kline or scalar.
+    #[arg(long)]
+    kind: Option<String>,
+    #[arg(long)]
+    symbol: Option<String>,
+    #[arg(long)]
+    timeframe: Option<String>,
+    #[arg(long)]
+    category: Option<String>,
+    #[arg(long)]
+    name: Option<String>,
+    /// Beginning of the key.
+    #[arg(long)]
+    prefix: Option<String>,
+    #[command(flatten)]
+    plain: PlainArgs,
+}
+
+#[derive(Debug, clap::Args)]
+struct PlainArgs {
+    #[command(flatten)]
+    target: TargetArgs,
+    /// Print the reply as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+struct CompactArgs {
+    /// Series keys; all when left out.
+    series: Vec<String>,
+    #[command(flatten)]
+    plain: PlainArgs,
+}
+
+impl FilterArgs {
+    fn filter(&self) -> Result<SeriesFilter> {
+        let kind = match self.kind.as_deref() {
+            None => None,
+            Some("kline") => Some(Kind::Kline),
+            Some("scalar") => Some(Kind::Scalar),
+            Some(other) => return Err(Error::invalid(format!("kind {other:?} is not kline or scalar"))),
+        };
+        Ok(SeriesFilter {
+            kind,
+            symbol: self.symbol.clone(),
+            timeframe: self.timeframe.clone(),
+            category: self.category.clone(),
+            name: self.name.clone(),
+            prefix: self.prefix.clone(),
+            limit: Some(10_000),
+            cursor: None,
+        })
+    }
+}
+
+/// Runs one of the verbs under `admin`.
+pub fn run(args: AdminArgs) -> Result<u8> {
+    match args.verb {
+        AdminVerb::Inventory(args) => inventory(&args),
+        AdminVerb::ListSeries(args) => list_series(&args),
+        AdminVerb::Health(args) => health(&args),
+        AdminVerb::Compact(args) => {
+            let series = args.series.iter().map(|text| SeriesKey::parse(text)).collect::<Result<Vec<_>>>()?;
+            show::reply(&Target::open(&args.plain.target, false)?.seal(&series)?, args.plain.json)?;
+            Ok(0)
+        }
+        AdminVerb::Later(words) => {
+            let word = words.first().map_or("", String::as_str);
+            Err(Error::new(ErrorCode::Unimplemented, format!("`fastk admin {word}` is not offered by this version")))
+        }
+    }
+}
+
+fn inventory(args: &FilterArgs) -> Result<u8> {
+    let target = Target::open(&args.plain.target, false)?;
+    let mut filter = args.filter()?;
+    let mut whole = target.inventory(&filter)?;
+    while let Some(cursor) = whole.next_cursor.take() {
+        filter.cursor = Some(cursor);
+        let page = target.inventory(&filter)?;
+        whole.series.extend(page.series);
+        whole.next_cursor = page.next_cursor;
+    }
+    if args.plain.json {
+        show::reply(&whole, true)?;
+        return Ok(0);
+    }
+    let or_dash = |value: Option<String>| value.unwrap_or("-".into());
+    let rows = whole.series.iter().map(|row| {
+        vec![
+            row.series.to_string(),
+            row.rows.to_string(),
+            row.bytes.to_string(),
+            row.chunks.to_string(),
+            row.tail_rows.to_string(),
+            or_dash(row.first_ts.map(|ts| ts.to_string())),
+            or_dash(row.last_ts.map(|ts| ts.to_string())),
+            or_dash(row.coverage_ratio.map(|ratio| format!("{ratio:.4}"))),
+            row.version.to_string(),
+        ]
+    });
+    let header = ["series", "rows", "bytes", "chunks", "tail_rows", "first_ts", "last_ts", "coverage", "version"];
+    show::out(&show::table(&header, rows.collect()))?;
+    let t = &whole.totals;
+    show::out(&format!(
+        "{} series, {} rows, {} bytes in {} chunks, {} tail rows, {} bytes of log, commit {}\n",
+        t.series, t.rows, t.bytes, t.chunks, t.tail_rows, t.wal_bytes, whole.commit
+    ))?;
+    Ok(0)
+}
+
+fn list_series(args: &FilterArgs) -> Result<u8> {
+    let target = Target::open(&args.plain.target, false)?;
+    let mut filter = args.filter()?;
+    let mut whole = target.list(&filter)?;
+    while let Some(cursor) = whole.next_cursor.take() {
+        filter.cursor = Some(cursor);
+        let page = target.list(&filter)?;
+        whole.series.extend(page.series);
+        whole.next_cursor = page.next_cursor;
+    }
+    if args.plain.json {
+        show::reply(&whole, true)?;
+        return Ok(0);
+    }
+    let rows = whole.series.iter().map(|info| {
+        let columns: Vec<String> = info
+            .columns
+            .iter()
+            .map(|column| match column.kind.digits() {
+                Some(digits) => format!("{}:{digits}", column.name),
+                None => column.name.clone(),
+            })
+            .collect();
+        vec![info.series.to_string(), info.unit.name().into(), columns.join(" "), info.version.to_string()]
+    });
+    show::out(&show::table(&["series", "unit", "columns", "version"], rows.collect()))?;
+    Ok(0)
+}
+
+fn health(args: &PlainArgs) -> Result<u8> {
+    let health = Target::open(&args.target, false)?.health()?;
+    show::reply(&health, args.json)?;
+    Ok(u8::from(health.status != Status::Ok))
+}

@@ -1,0 +1,60 @@
+//! The first lines to ask a server with, as the demo prints them and the README shows them.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+/// Exact minutes.
+pub const KLINE: &str = "kline/BTCUSDT/1m";
+/// Hours in float64.
+pub const KLINE_FLOAT: &str = "kline/ETHUSDT/1h";
+/// An indicator of the minutes.
+pub const SCALAR: &str = "scalar/feature/BTCUSDT/1m/rsi_14";
+
+/// Lines for a shell.
+pub const CURL: &str = "\
+curl 'http://127.0.0.1:8080/v1/klines/BTCUSDT/1m?latest=3&format=csv&times=rfc3339'
+curl 'http://127.0.0.1:8080/v1/scalars/feature/BTCUSDT/1m/rsi_14?latest=3'
+curl 'http://127.0.0.1:8080/inventory'
+";
+
+/// Lines for Python with pyarrow.
+pub const PYARROW: &str = "\
+import json, pyarrow.flight as flight
+client = flight.connect('grpc://127.0.0.1:8815')
+ticket = flight.Ticket(json.dumps({'series': ['kline/BTCUSDT/1m'], 'start': '2024-02-01', 'end': '2024-02-29', 'numbers': 'float64'}))
+klines = client.do_get(ticket).read_all()
+print(klines.num_rows, klines.schema.names)
+";
+
+/// Lines for Python with Polars.
+pub const POLARS: &str = "\
+import polars as pl
+df = pl.read_ipc_stream('http://127.0.0.1:8080/v1/klines/BTCUSDT/1m?format=arrow&numbers=float64')
+print(df.group_by_dynamic('ts', every='1d').agg(pl.first('open'), pl.max('high'), pl.min('low'), pl.last('close'), pl.sum('volume')))
+";
+
+/// Lines for Python with DuckDB, after [`PYARROW`].
+pub const DUCKDB: &str = "\
+import duckdb
+print(duckdb.sql(\"select month(ts) as month, count(*) as minutes, max(high) as high, min(low) as low from klines group by all\"))
+";
+
+/// The ports that stand in the lines.
+pub const PORTS: [&str; 2] = ["127.0.0.1:8080", "127.0.0.1:8815"];
+
+/// All lines with the addresses of a running demo.
+pub fn printed(http: SocketAddr, flight: SocketAddr, root: &Path) -> String {
+    let here = |text: &str| {
+        let [usual_http, usual_flight] = PORTS;
+        text.replace(usual_http, &http.to_string()).replace(usual_flight, &flight.to_string())
+    };
+    format!(
+        "\n# from a shell\n{}\n# Python: pip install pyarrow polars duckdb\n{}\n{}\n{}\n# the API by hand: http://{http}/docs\n\
+         # the files: {} (gone when this stops; Ctrl-C)\n",
+        here(CURL),
+        here(PYARROW),
+        here(POLARS),
+        here(DUCKDB),
+        root.display()
+    )
+}

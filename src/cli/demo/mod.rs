@@ -1,0 +1,159 @@
+//! `fastk demo`: a server over sample data in a directory of its own, and the first lines to ask it with.
+//!
+//! The data is the same on every machine and at every start; the directory is removed at the end.
+
+pub mod lines;
+mod sample;
+
+use std::io::ErrorKind;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+
+use super::read::table_rows;
+use super::remote::RestClient;
+use super::serve::Running;
+use super::target::{ReadOptions, Target};
+use super::{engine, log, show};
+use crate::config::{Config, address};
+use crate::error::{Error, Result};
+use crate::ingest::Parsed;
+use crate::query::{Numbers, Query};
+use crate::service::{Condition, Durability, Mode, SeriesFilter, Service};
+use crate::types::SeriesKey;
+
+#[derive(Debug, clap::Args)]
+pub struct DemoArgs {
+    /// REST address; 127.0.0.1:8080, or a free port when that one is taken.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    http: Option<String>,
+    /// Arrow Flight address; 127.0.0.1:8815, or a free port when that one is taken.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    flight: Option<String>,
+    /// Show the demo's own answers and stop.
+    #[arg(long)]
+    exit: bool,
+}
+
+/// Serves the sample until SIGTERM or Ctrl-C, or shows its answers under `--exit`.
+pub fn run(args: DemoArgs) -> Result<u8> {
+    log::init("warn", crate::config::LogFormat::Text)?;
+    let mut config = Config::default();
+    let http = choose(args.http.as_deref(), &config.http.listen)?;
+    let flight = choose(args.flight.as_deref(), &config.flight.listen)?;
+    let directory = Temporary::new()?;
+    config.store.root = directory.0.join("store");
+    // The directory does not outlive the process, so that flushing it would be for nothing.
+    config.store.durability = Durability::None;
+    let service = engine::open(&config.store.root, true, &config)?;
+    fill(&service)?;
+    let running = Running::start(service, &config, http, flight)?;
+    show::out(&running.ready_line())?;
+    if args.exit {
+        let shown = answers(&running);
+        return running.stop().and_then(|status| shown.map(|()| status));
+    }
+    show::out(&lines::printed(running.http, running.flight, &config.store.root))?;
+    running.until_signal()
+}
+
+/// The address that was asked for, or the usual one, or a free port beside it.
+fn choose(given: Option<&str>, usual: &str) -> Result<SocketAddr> {
+    if let Some(given) = given {
+        let address = address(given)?;
+        if !address.ip().is_loopback() {
+            return Err(Error::invalid(format!("{address} can be reached from other machines"))
+                .with_hint("the demo listens on loopback addresses only"));
+        }
+        return Ok(address);
+    }
+    let usual = address(usual)?;
+    Ok(match TcpListener::bind(usual) {
+        Ok(_) => usual,
+        Err(_) => SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+    })
+}
+
+/// Registers and writes the sample series, and moves them into chunk files.
+fn fill(service: &Service) -> Result<()> {
+    for (spec, rows) in sample::series()? {
+        let key = service.register(spec)?.info.series;
+        service.write(&key, Parsed { rows, ..Parsed::default() }, Mode::Insert, &Condition::default())?;
+    }
+    service.seal(&[])?;
+    Ok(())
+}
+
+/// Asks the running server over REST and prints what it says.
+fn answers(running: &Running) -> Result<()> {
+    let client = Target::Remote(RestClient::new(&running.http.to_string())?);
+    let csv = ReadOptions { format: "csv".into(), times: Some("rfc3339".into()), shape: None };
+    for key in [lines::KLINE, lines::KLINE_FLOAT, lines::SCALAR] {
+        let key = SeriesKey::parse(key)?;
+        let mut query = Query::of(&key);
+        query.latest = Some(3);
+        query.numbers = Numbers::Stored;
+        let (header, rows) = table_rows(&client, &key, &query, &csv)?;
+        let header: Vec<&str> = header.iter().map(String::as_str).collect();
+        show::out(&format!("\nlast 3 rows of {key}\n{}", show::table(&header, rows)))?;
+    }
+    let inventory = client.inventory(&SeriesFilter::default())?;
+    let rows = inventory.series.iter().map(|row| {
+        let ratio = row.coverage_ratio.map_or("-".into(), |ratio| format!("{ratio:.4}"));
+        vec![row.series.to_string(), row.rows.to_string(), row.bytes.to_string(), row.chunks.to_string(), ratio]
+    });
+    let header = ["series", "rows", "bytes", "chunks", "coverage"];
+    show::out(&format!("\n{}", show::table(&header, rows.collect())))
+}
+
+/// A directory that is removed with everything in it.
+struct Temporary(PathBuf);
+
+impl Temporary {
+    fn new() -> Result<Self> {
+        let base = std::env::temp_dir();
+        for attempt in 0..1000_u32 {
+            let path = base.join(format!("fastk-demo-{}-{attempt}", std::process::id()));
+            match std::fs::create_dir(&path) {
+                Ok(()) => return Ok(Self(path)),
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(Error::io("make", &path, &error)),
+            }
+        }
+        Err(Error::io("make a directory in", &base, &ErrorKind::AlreadyExists.into()))
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        remove(&self.0);
+    }
+}
+
+fn remove(path: &Path) {
+    if let Err(error) = std::fs::remove_dir_all(path) {
+        tracing::warn!(%error, path = %path.display(), "the demo's directory stays");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_taken_port_is_replaced_by_a_free_one() {
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let usual = taken.local_addr().unwrap().to_string();
+        assert_eq!(choose(None, &usual).unwrap().port(), 0);
+        assert!(choose(Some("0.0.0.0:1"), &usual).is_err());
+    }
+
+    #[test]
+    fn the_directory_goes_with_everything_in_it() {
+        let path = {
+            let directory = Temporary::new().unwrap();
+            std::fs::create_dir_all(directory.0.join("a/b")).unwrap();
+            directory.0.clone()
+        };
+        assert!(!path.exists());
+    }
+}

@@ -1,0 +1,342 @@
+//! The flags of `fastk import`, raw ([`ImportArgs`]) and validated ([`Settings`]).
+//!
+//! Nothing here reads a file: what depends on the input is settled when its header is known.
+
+use std::path::PathBuf;
+
+use crate::error::{Error, Result};
+use crate::service::Mode;
+use crate::types::number::parse_f64;
+use crate::types::schema::DIGITS_MAX;
+use crate::types::{Rounding, SeriesKey};
+
+use super::super::target::TargetArgs;
+use super::clock::Zone;
+
+/// `fastk import FILE… --series KEY (--root DIR | --server URL)`
+#[derive(Clone, Debug, clap::Args)]
+pub struct ImportArgs {
+    /// CSV, JSON arrays, NDJSON, Parquet or Arrow/Feather files, plain, gzip or zstd; the content decides
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// Series to import into, such as kline/BTCUSDT/1m; registered when it is new
+    #[arg(long, value_name = "KEY")]
+    pub series: String,
+    #[command(flatten)]
+    pub target: TargetArgs,
+    /// Where each column comes from, by name or zero-based position: ts=open_time,open=1; ts=0+1 joins two with a space
+    #[arg(long, value_name = "COLUMN=SOURCE,…", value_delimiter = ',')]
+    pub map: Vec<String>,
+    /// A constant for a column the source lacks, such as volume=0
+    #[arg(long, value_name = "COLUMN=NUMBER,…", value_delimiter = ',', allow_hyphen_values = true)]
+    pub set: Vec<String>,
+    /// The first row is data, whatever it looks like
+    #[arg(long)]
+    pub no_header: bool,
+    /// Field separator of CSV: one character, or `tab`; found by itself when left out
+    #[arg(long, value_name = "CHAR")]
+    pub delimiter: Option<String>,
+    /// Unit of epoch times; by their magnitude when left out
+    #[arg(long, value_name = "UNIT")]
+    pub time_unit: Option<EpochUnit>,
+    /// Layout of written times in strftime letters, such as "%d/%m/%Y %H:%M"
+    #[arg(long, value_name = "FORMAT")]
+    pub time_format: Option<String>,
+    /// Zone of written times that carry no offset: an IANA name or a fixed offset such as -05:00
+    #[arg(long, value_name = "ZONE", default_value = "UTC", allow_hyphen_values = true)]
+    pub time_zone: String,
+    /// Digits of open, high, low and close; as many as the source uses when left out
+    #[arg(long, value_name = "N")]
+    pub price_digits: Option<u8>,
+    /// Digits of volume; as many as the source uses when left out
+    #[arg(long, value_name = "N")]
+    pub volume_digits: Option<u8>,
+    /// Digits of the value of a scalar series; as many as the source uses when left out
+    #[arg(long, value_name = "N")]
+    pub value_digits: Option<u8>,
+    /// Further columns to keep, each NAME or NAME:digits
+    #[arg(long, value_name = "NAME[:DIGITS],…", value_delimiter = ',')]
+    pub extra: Vec<String>,
+    /// What happens to more digits than a column has
+    #[arg(long, value_enum, default_value = "nearest")]
+    pub rounding: RoundingFlag,
+    /// How rows meet those that are stored
+    #[arg(long, value_enum, default_value = "upsert")]
+    pub mode: ModeFlag,
+    /// Whether open, high, low, close and volume must agree
+    #[arg(long, value_enum, default_value = "ohlc")]
+    pub validate: Validate,
+    /// What an invalid row does: refuse the whole import, or stay out of it
+    #[arg(long, value_enum, default_value = "reject")]
+    pub on_invalid: OnInvalid,
+    /// Read and check everything, write nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Print the summary as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Unit of epoch integers in a source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum EpochUnit {
+    S,
+    Ms,
+    Us,
+    Ns,
+}
+
+impl EpochUnit {
+    /// Ticks in a second.
+    pub fn per_second(self) -> i64 {
+        match self {
+            EpochUnit::S => 1,
+            EpochUnit::Ms => 1_000,
+            EpochUnit::Us => 1_000_000,
+            EpochUnit::Ns => 1_000_000_000,
+        }
+    }
+}
+
+/// `--rounding`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum RoundingFlag {
+    /// Such a row is invalid
+    Exact,
+    /// Half to even on the decimal form, counted per column
+    Nearest,
+}
+
+impl From<RoundingFlag> for Rounding {
+    fn from(flag: RoundingFlag) -> Self {
+        match flag {
+            RoundingFlag::Exact => Rounding::Exact,
+            RoundingFlag::Nearest => Rounding::Nearest,
+        }
+    }
+}
+
+/// `--mode`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum ModeFlag {
+    /// A row replaces the stored one of the same time
+    Upsert,
+    /// A stored row of the same time refuses the write
+    Insert,
+    /// Every row must be later than those stored
+    Append,
+}
+
+impl From<ModeFlag> for Mode {
+    fn from(flag: ModeFlag) -> Self {
+        match flag {
+            ModeFlag::Upsert => Mode::Upsert,
+            ModeFlag::Insert => Mode::Insert,
+            ModeFlag::Append => Mode::Append,
+        }
+    }
+}
+
+/// `--validate`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Validate {
+    /// high ≥ open, close, low; low ≤ open, close, high; volume ≥ 0; other rows are invalid
+    Ohlc,
+    /// Such rows are kept and reported
+    None,
+}
+
+/// `--on-invalid`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum OnInvalid {
+    Reject,
+    Skip,
+}
+
+/// A further column to keep.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Extra {
+    pub name: String,
+    pub digits: Option<u8>,
+}
+
+/// Flags after validation.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub key: SeriesKey,
+    pub files: Vec<PathBuf>,
+    /// Column of the series → name or position in the source, as written.
+    pub map: Vec<(String, String)>,
+    /// Column of the series → constant, as written.
+    pub set: Vec<(String, String)>,
+    pub no_header: bool,
+    pub delimiter: Option<u8>,
+    pub time_unit: Option<EpochUnit>,
+    pub time_format: Option<String>,
+    pub zone: Zone,
+    pub price_digits: Option<u8>,
+    pub volume_digits: Option<u8>,
+    pub value_digits: Option<u8>,
+    pub extra: Vec<Extra>,
+    pub rounding: Rounding,
+    pub mode: Mode,
+    pub validate: Validate,
+    pub on_invalid: OnInvalid,
+    pub dry_run: bool,
+}
+
+impl Settings {
+    /// Validates what can be validated without the files.
+    ///
+    /// # Errors
+    /// `invalid_argument`, naming the flag.
+    pub fn of(args: &ImportArgs) -> Result<Self> {
+        let extra = args.extra.iter().map(|text| parse_extra(text)).collect::<Result<Vec<_>>>()?;
+        let map = pairs("--map", &args.map)?;
+        let set = pairs("--set", &args.set)?;
+        for (name, number) in &set {
+            if name == "ts" {
+                return Err(Error::invalid("--set cannot give ts: every row needs its own time"));
+            }
+            if parse_f64(number.as_bytes()).is_err() {
+                return Err(Error::invalid(format!("--set {name}={number}: {number:?} is not a number")));
+            }
+            if map.iter().any(|(mapped, _)| mapped == name) {
+                return Err(Error::invalid(format!("column {name} stands in both --map and --set")));
+            }
+        }
+        for (flag, digits) in [
+            ("--price-digits", args.price_digits),
+            ("--volume-digits", args.volume_digits),
+            ("--value-digits", args.value_digits),
+        ] {
+            check_digits(flag, digits)?;
+        }
+        let mut files: Vec<PathBuf> = Vec::new();
+        for file in &args.files {
+            if files.contains(file) {
+                return Err(Error::invalid(format!("{} is given twice", file.display())));
+            }
+            files.push(file.clone());
+        }
+        Ok(Self {
+            key: SeriesKey::parse(&args.series)?,
+            files,
+            map,
+            set,
+            no_header: args.no_header,
+            delimiter: args.delimiter.as_deref().map(parse_delimiter).transpose()?,
+            time_unit: args.time_unit,
+            time_format: args.time_format.clone(),
+            zone: Zone::parse(&args.time_zone)?,
+            price_digits: args.price_digits,
+            volume_digits: args.volume_digits,
+            value_digits: args.value_digits,
+            extra,
+            rounding: args.rounding.into(),
+            mode: args.mode.into(),
+            validate: args.validate,
+            on_invalid: args.on_invalid,
+            dry_run: args.dry_run,
+        })
+    }
+}
+
+fn check_digits(flag: &str, digits: Option<u8>) -> Result<()> {
+    match digits {
+        Some(digits) if digits > DIGITS_MAX => {
+            Err(Error::invalid(format!("{flag}: {digits} digits are more than {DIGITS_MAX}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// `name=value` pairs, each name once.
+fn pairs(flag: &str, entries: &[String]) -> Result<Vec<(String, String)>> {
+    let mut found: Vec<(String, String)> = Vec::new();
+    for entry in entries {
+        let (name, value) = entry
+            .split_once('=')
+            .map(|(name, value)| (name.trim(), value.trim()))
+            .filter(|(name, value)| !name.is_empty() && !value.is_empty())
+            .ok_or_else(|| Error::invalid(format!("{flag} {entry:?} is not COLUMN=…")))?;
+        if found.iter().any(|(seen, _)| seen == name) {
+            return Err(Error::invalid(format!("{flag} names {name} twice")));
+        }
+        found.push((name.into(), value.into()));
+    }
+    Ok(found)
+}
+
+fn parse_extra(text: &str) -> Result<Extra> {
+    let (name, digits) = match text.split_once(':') {
+        None => (text, None),
+        Some((name, digits)) => {
+            let digits =
+                digits.parse().map_err(|_| Error::invalid(format!("--extra {text}: {digits:?} is not a count")))?;
+            (name, Some(digits))
+        }
+    };
+    check_digits(&format!("--extra {name}"), digits)?;
+    Ok(Extra { name: name.trim().into(), digits })
+}
+
+fn parse_delimiter(text: &str) -> Result<u8> {
+    match text.as_bytes() {
+        _ if text.eq_ignore_ascii_case("tab") || text == "\\t" => Ok(b'\t'),
+        [byte] if !byte.is_ascii_alphanumeric() && !b"\"\r\n.+-".contains(byte) => Ok(*byte),
+        _ => Err(Error::invalid(format!("--delimiter {text:?} is not one separator character, nor tab"))),
+    }
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(clap::Parser)]
+    struct Cli {
+        #[command(flatten)]
+        import: ImportArgs,
+    }
+
+    /// The flags of a command line as a shell without quotes would split it.
+    pub fn args(line: &str) -> ImportArgs {
+        let words = std::iter::once("import").chain(line.split_whitespace());
+        Cli::try_parse_from(words).unwrap_or_else(|error| panic!("{line}: {error}")).import
+    }
+
+    #[test]
+    fn flags_are_read_as_documented() {
+        let line = "a.csv b.csv --series kline/X/1m --root /r --map ts=0+1,open=2 --set volume=-0.5,high=1 --delimiter ; \
+                    --time-zone -05:00 --extra quote_volume:4,trades";
+        let settings = Settings::of(&args(line)).unwrap();
+        assert_eq!(settings.map, [("ts".into(), "0+1".into()), ("open".into(), "2".into())]);
+        assert_eq!(settings.set.first().unwrap(), &("volume".to_string(), "-0.5".to_string()));
+        assert_eq!(settings.delimiter, Some(b';'));
+        assert_eq!(settings.extra.first().unwrap(), &Extra { name: "quote_volume".into(), digits: Some(4) });
+        assert_eq!(settings.extra.last().unwrap().digits, None);
+        assert_eq!(settings.rounding, Rounding::Nearest);
+    }
+
+    #[test]
+    fn contradicting_flags_are_refused_by_name() {
+        for (flags, word) in [
+            ("--map open", "--map"),
+            ("--map open=1,open=2", "twice"),
+            ("--map volume=1 --set volume=0", "both"),
+            ("--set volume=none", "not a number"),
+            ("--set ts=0", "ts"),
+            ("--extra trades:x", "--extra"),
+            ("--extra trades:19", "19"),
+            ("--price-digits 19", "--price-digits"),
+            ("--delimiter ab", "--delimiter"),
+            ("--time-zone Mars/Olympus", "Mars/Olympus"),
+        ] {
+            let error = Settings::of(&args(&format!("a.csv --series kline/X/1m --root r {flags}"))).unwrap_err();
+            assert_eq!(error.code(), crate::ErrorCode::InvalidArgument);
+            assert!(error.detail().contains(word), "{flags}: {error}");
+        }
+        assert!(Settings::of(&args("a.csv a.csv --series kline/X/1m --root r")).is_err());
+    }
+}

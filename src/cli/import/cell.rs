@@ -1,0 +1,67 @@
+//! What every kind of source hands over: a row of borrowed cells.
+
+use std::borrow::Cow;
+
+/// One value of a source row, borrowed from the reader.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Cell<'a> {
+    /// Absent, empty or null.
+    Missing,
+    /// Text of a CSV field, a JSON number or a JSON string; not empty.
+    Text(&'a [u8]),
+    Int(i64),
+    Float(f64),
+    /// A typed timestamp; `zoned` when it is an instant rather than a wall-clock time.
+    Time {
+        ticks: i64,
+        per_second: i64,
+        zoned: bool,
+    },
+    /// Something that can be neither a number nor a time, with its name for the message.
+    Wrong(&'static str),
+}
+
+impl<'a> Cell<'a> {
+    /// A text cell; empty text counts as missing.
+    pub fn text(text: &'a [u8]) -> Self {
+        if text.is_empty() { Cell::Missing } else { Cell::Text(text) }
+    }
+
+    /// The cell as text for messages and for joining.
+    pub fn show(self) -> Cow<'a, str> {
+        match self {
+            Cell::Missing => Cow::Borrowed(""),
+            Cell::Text(text) => String::from_utf8_lossy(text),
+            Cell::Int(number) => number.to_string().into(),
+            Cell::Float(number) => number.to_string().into(),
+            Cell::Time { ticks, .. } => ticks.to_string().into(),
+            Cell::Wrong(what) => what.into(),
+        }
+    }
+}
+
+/// One row of a source.
+#[derive(Clone, Copy, Debug)]
+pub struct Record<'a> {
+    /// Zero-based position among the data rows of its file.
+    pub row: u64,
+    /// Line of the file on which the row begins, from 1, where the format has lines.
+    pub line: Option<u64>,
+    /// The cells asked for, in the order asked for.
+    pub cells: &'a [Cell<'a>],
+}
+
+/// Takes one row after the other; an error ends the reading.
+pub type Visit<'v> = dyn FnMut(Record<'_>) -> crate::Result<()> + 'v;
+
+/// What the beginning of a file shows.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Preview {
+    /// Column names, where the format itself has them (objects, tables).
+    pub names: Option<Vec<String>>,
+    /// The first rows, as text; without names the first of them may be a header.
+    pub rows: Vec<Vec<String>>,
+}
+
+/// How many rows a preview holds at most.
+pub const PREVIEW_ROWS: usize = 1_000;

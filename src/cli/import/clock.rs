@@ -1,0 +1,541 @@
+//! Times of a source: epoch numbers, written layouts, zones.
+//!
+//! A [`Clock`] reads the time cells of one file by one rule. What it cannot read with certainty is an error of that
+//! row: a date that could be day or month first, a wall-clock time that a zone skips or repeats.
+
+use jiff::civil;
+use jiff::fmt::strtime::BrokenDownTime;
+use jiff::tz::TimeZone;
+
+use crate::error::{Error, Result};
+use crate::types::TimeUnit;
+
+use super::args::EpochUnit;
+use super::cell::Cell;
+
+const SECONDS_MAX: u64 = crate::types::time::MAX_SECOND.unsigned_abs();
+
+/// A point in time: whole seconds since the epoch, and nanoseconds after that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moment {
+    pub seconds: i64,
+    pub nanos: u32,
+}
+
+impl Moment {
+    fn of_ticks(ticks: i64, per_second: i64) -> Self {
+        let rest = ticks.rem_euclid(per_second) * (1_000_000_000 / per_second);
+        Self { seconds: ticks.div_euclid(per_second), nanos: u32::try_from(rest).unwrap_or(0) }
+    }
+
+    /// The coarsest unit that holds this moment exactly.
+    pub fn unit(self) -> TimeUnit {
+        match self.nanos {
+            nanos if nanos % 1_000_000 == 0 => TimeUnit::Ms,
+            nanos if nanos % 1_000 == 0 => TimeUnit::Us,
+            _ => TimeUnit::Ns,
+        }
+    }
+
+    /// The timestamp in `unit`, or why there is none.
+    pub fn ticks(self, unit: TimeUnit) -> Result<i64, BadTime> {
+        let step = 1_000_000_000 / unit.per_second();
+        if i64::from(self.nanos) % step != 0 {
+            let message = format!("is finer than the unit of the series, {}", unit.name());
+            return Err(BadTime { reason: "precision_loss", message });
+        }
+        let ticks = self.seconds.checked_mul(unit.per_second());
+        ticks
+            .and_then(|ticks| ticks.checked_add(i64::from(self.nanos) / step))
+            .filter(|ticks| (unit.min_ts()..=unit.max_ts()).contains(ticks))
+            .ok_or_else(|| BadTime {
+                reason: "time_out_of_range",
+                message: "lies outside 1678-01-01 to 2261-12-31".into(),
+            })
+    }
+}
+
+/// Why a time cell is not a time: a stable word and what follows the quoted cell in the message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BadTime {
+    pub reason: &'static str,
+    pub message: String,
+}
+
+fn bad(message: impl Into<String>) -> BadTime {
+    BadTime { reason: "bad_time", message: message.into() }
+}
+
+/// The zone of written times without an offset.
+#[derive(Clone, Debug)]
+pub enum Zone {
+    /// Seconds east of UTC.
+    Fixed(i32),
+    Named(TimeZone),
+}
+
+impl Zone {
+    /// An IANA name or a fixed offset.
+    ///
+    /// # Errors
+    /// `invalid_argument` for an unknown name.
+    pub fn parse(text: &str) -> Result<Self> {
+        if text.eq_ignore_ascii_case("utc") || text.eq_ignore_ascii_case("z") {
+            return Ok(Zone::Fixed(0));
+        }
+        if let Some(seconds) = parse_offset(text.as_bytes()) {
+            return Ok(Zone::Fixed(seconds));
+        }
+        TimeZone::get(text).map(Zone::Named).map_err(|_| {
+            Error::invalid(format!("--time-zone {text:?} is unknown"))
+                .with_hint("an IANA name such as America/New_York, or a fixed offset such as -05:00")
+        })
+    }
+
+    /// Seconds since the epoch of a wall-clock time, its nanoseconds aside.
+    fn seconds(&self, wall: civil::DateTime) -> Result<i64, BadTime> {
+        match self {
+            Zone::Fixed(offset) => Ok(wall_seconds(wall) - i64::from(*offset)),
+            Zone::Named(zone) => {
+                let found = zone.to_ambiguous_timestamp(wall);
+                if found.is_ambiguous() {
+                    return Err(bad("is skipped or repeated where the zone changes its clocks"));
+                }
+                let found = found.compatible().map_err(|_| bad("is outside the range of times"))?;
+                Ok(found.as_nanosecond().div_euclid(1_000_000_000).try_into().unwrap_or(i64::MAX))
+            }
+        }
+    }
+}
+
+/// Seconds since the epoch if the wall clock showed UTC.
+fn wall_seconds(wall: civil::DateTime) -> i64 {
+    let days = crate::types::time::days_from_civil(
+        i64::from(wall.year()),
+        wall.month().unsigned_abs(),
+        wall.day().unsigned_abs(),
+    );
+    days * 86_400 + i64::from(wall.hour()) * 3_600 + i64::from(wall.minute()) * 60 + i64::from(wall.second())
+}
+
+/// How the time cells of a file are read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TimeRule {
+    /// Epoch numbers with this many ticks a second.
+    Epoch(i64),
+    /// A layout in strftime letters.
+    Format(String),
+    /// Any of the common unambiguous layouts.
+    Layouts,
+}
+
+impl TimeRule {
+    /// For people.
+    pub fn describe(&self) -> String {
+        match self {
+            TimeRule::Epoch(1) => "epoch s".into(),
+            TimeRule::Epoch(1_000) => "epoch ms".into(),
+            TimeRule::Epoch(1_000_000) => "epoch us".into(),
+            TimeRule::Epoch(_) => "epoch ns".into(),
+            TimeRule::Format(format) => format.clone(),
+            TimeRule::Layouts => "written".into(),
+        }
+    }
+
+    /// The rule for a file, from flags first, then from the first time cells of the file.
+    pub fn detect(unit: Option<EpochUnit>, format: Option<&str>, sample: &[String]) -> Self {
+        if let Some(format) = format {
+            return TimeRule::Format(format.into());
+        }
+        if let Some(unit) = unit {
+            return TimeRule::Epoch(unit.per_second());
+        }
+        let filled: Vec<&[u8]> = sample.iter().map(|text| text.trim().as_bytes()).filter(|t| !t.is_empty()).collect();
+        let epochs: Option<Vec<u64>> = filled.iter().map(|text| whole_part(text)).collect();
+        match epochs {
+            // Compact dates are integers too: only where every cell is one do they stay dates.
+            Some(epochs) if !epochs.is_empty() && !filled.iter().all(|text| compact(text).is_some()) => {
+                let largest = epochs.into_iter().max().unwrap_or(0);
+                TimeRule::Epoch(match largest {
+                    0..=SECONDS_MAX => 1,
+                    _ if largest <= SECONDS_MAX * 1_000 => 1_000,
+                    _ if largest <= SECONDS_MAX * 1_000_000 => 1_000_000,
+                    _ => 1_000_000_000,
+                })
+            }
+            _ => TimeRule::Layouts,
+        }
+    }
+}
+
+/// Magnitude of an epoch number without its fraction; `None` if the text is no plain number.
+fn whole_part(text: &[u8]) -> Option<u64> {
+    let digits = text.strip_prefix(b"-").unwrap_or(text);
+    let mut parts = digits.splitn(2, |b| *b == b'.');
+    let whole = parts.next()?;
+    if whole.is_empty() || !parts.next().unwrap_or_default().iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    std::str::from_utf8(whole).ok()?.parse().ok()
+}
+
+/// Whether a cell could be a time at all: a common layout, or an integer of at least 9 digits.
+pub fn looks_like_time(text: &str) -> bool {
+    let text = text.trim().as_bytes();
+    layout(text).is_ok() || whole_part(text).is_some_and(|number| number >= 100_000_000)
+}
+
+/// Reads the time cells of one file.
+#[derive(Clone, Debug)]
+pub struct Clock {
+    pub rule: TimeRule,
+    zone: Zone,
+    joined: Vec<u8>,
+}
+
+impl Clock {
+    pub fn new(rule: TimeRule, zone: Zone) -> Self {
+        Self { rule, zone, joined: Vec::new() }
+    }
+
+    /// The moment the time cells of a row stand for; several are joined with a space.
+    pub fn read(&mut self, cells: &[Cell<'_>]) -> Result<Moment, BadTime> {
+        if let [cell] = cells {
+            return self.one(*cell);
+        }
+        let mut joined = std::mem::take(&mut self.joined);
+        joined.clear();
+        for cell in cells {
+            if !joined.is_empty() {
+                joined.push(b' ');
+            }
+            joined.extend_from_slice(cell.show().trim().as_bytes());
+        }
+        let read = self.text(&joined);
+        self.joined = joined;
+        read
+    }
+
+    fn one(&self, cell: Cell<'_>) -> Result<Moment, BadTime> {
+        match cell {
+            Cell::Missing => Err(bad("is empty")),
+            Cell::Wrong(what) => Err(bad(format!("is {what}, not a time"))),
+            Cell::Text(text) => self.text(text),
+            Cell::Int(number) => match &self.rule {
+                TimeRule::Epoch(per_second) => Ok(Moment::of_ticks(number, *per_second)),
+                _ => self.text(itoa::Buffer::new().format(number).as_bytes()),
+            },
+            Cell::Float(number) => self.text(number.to_string().as_bytes()),
+            Cell::Time { ticks, per_second, zoned } => {
+                let moment = Moment::of_ticks(ticks, per_second);
+                if zoned {
+                    return Ok(moment);
+                }
+                match &self.zone {
+                    Zone::Fixed(offset) => {
+                        Ok(Moment { seconds: moment.seconds.saturating_sub(i64::from(*offset)), ..moment })
+                    }
+                    Zone::Named(_) => {
+                        let wall = jiff::Timestamp::from_second(moment.seconds)
+                            .map_err(|_| bad("is outside the range of times"))?;
+                        let wall = TimeZone::UTC.to_datetime(wall);
+                        Ok(Moment { seconds: self.zone.seconds(wall)?, ..moment })
+                    }
+                }
+            }
+        }
+    }
+
+    fn text(&self, text: &[u8]) -> Result<Moment, BadTime> {
+        if text.is_empty() {
+            return Err(bad("is empty"));
+        }
+        match &self.rule {
+            TimeRule::Epoch(per_second) => epoch(text, *per_second),
+            TimeRule::Format(format) => self.format(format, text),
+            TimeRule::Layouts => {
+                let (wall, nanos, offset) = layout(text)?;
+                let seconds = match offset {
+                    Some(offset) => wall_seconds(wall) - i64::from(offset),
+                    None => self.zone.seconds(wall)?,
+                };
+                Ok(Moment { seconds, nanos })
+            }
+        }
+    }
+
+    fn format(&self, format: &str, text: &[u8]) -> Result<Moment, BadTime> {
+        let parsed = BrokenDownTime::parse(format, text).map_err(|_| bad(format!("does not follow {format:?}")))?;
+        if parsed.offset().is_some() || parsed.timestamp().is_some() {
+            let found = parsed.to_timestamp().map_err(|_| bad(format!("is no complete time by {format:?}")))?;
+            let nanos = found.as_nanosecond();
+            return Ok(Moment {
+                seconds: i64::try_from(nanos.div_euclid(1_000_000_000)).unwrap_or(i64::MAX),
+                nanos: u32::try_from(nanos.rem_euclid(1_000_000_000)).unwrap_or(0),
+            });
+        }
+        let date = parsed.to_date().map_err(|_| bad(format!("is no date by {format:?}")))?;
+        let time = if parsed.hour().is_some() {
+            parsed.to_time().map_err(|_| bad(format!("is no time by {format:?}")))?
+        } else {
+            civil::Time::midnight()
+        };
+        let nanos = u32::try_from(time.subsec_nanosecond()).unwrap_or(0);
+        Ok(Moment { seconds: self.zone.seconds(date.to_datetime(time))?, nanos })
+    }
+}
+
+/// An epoch number, with a fraction where its unit leaves room for one.
+fn epoch(text: &[u8], per_second: i64) -> Result<Moment, BadTime> {
+    let not = || bad("is not an epoch number").with_hint();
+    let (negative, digits) = match text {
+        [b'-', rest @ ..] => (true, rest),
+        [b'+', rest @ ..] => (false, rest),
+        rest => (false, rest),
+    };
+    let mut parts = digits.splitn(2, |b| *b == b'.');
+    let whole = parts.next().unwrap_or_default();
+    let fraction = parts.next().unwrap_or_default();
+    if whole.is_empty() || !whole.iter().chain(fraction).all(u8::is_ascii_digit) {
+        // A number such as 1.5e12 still counts when it is whole.
+        let ticks = crate::types::number::parse_i64(text).map_err(|_| not())?;
+        return Ok(Moment::of_ticks(ticks, per_second));
+    }
+    let mut nanos_of_tick = 1_000_000_000 / per_second;
+    let mut extra = 0_i64;
+    for digit in fraction {
+        nanos_of_tick /= 10;
+        if nanos_of_tick == 0 && *digit != b'0' {
+            return Err(bad("has digits below a nanosecond"));
+        }
+        extra += i64::from(digit - b'0') * nanos_of_tick;
+    }
+    let whole: i64 = std::str::from_utf8(whole).ok().and_then(|text| text.parse().ok()).ok_or_else(not)?;
+    let total = i128::from(whole) * i128::from(1_000_000_000 / per_second) + i128::from(extra);
+    let total = if negative { -total } else { total };
+    let seconds = i64::try_from(total.div_euclid(1_000_000_000)).map_err(|_| not())?;
+    Ok(Moment { seconds, nanos: u32::try_from(total.rem_euclid(1_000_000_000)).unwrap_or(0) })
+}
+
+impl BadTime {
+    fn with_hint(mut self) -> Self {
+        self.message.push_str(" (written times need --time-format)");
+        self
+    }
+}
+
+/// `±HH`, `±HHMM` or `±HH:MM` in seconds.
+fn parse_offset(text: &[u8]) -> Option<i32> {
+    let (sign, rest) = match text {
+        [b'+', rest @ ..] => (1, rest),
+        [b'-', rest @ ..] => (-1, rest),
+        _ => return None,
+    };
+    let (hours, minutes) = match rest {
+        [a, b] => (two(*a, *b)?, 0),
+        [a, b, c, d] | [a, b, b':', c, d] => (two(*a, *b)?, two(*c, *d)?),
+        _ => return None,
+    };
+    (hours < 24 && minutes < 60).then(|| sign * (i32::from(hours) * 3_600 + i32::from(minutes) * 60))
+}
+
+fn two(a: u8, b: u8) -> Option<i8> {
+    (a.is_ascii_digit() && b.is_ascii_digit()).then(|| i8::try_from((a - b'0') * 10 + (b - b'0')).unwrap_or(0))
+}
+
+fn year(text: &[u8; 4]) -> Option<i16> {
+    let [a, b, c, d] = *text;
+    Some(i16::from(two(a, b)?) * 100 + i16::from(two(c, d)?))
+}
+
+/// `YYYYMMDD` or `YYYYMMDDHHMMSS`.
+fn compact(text: &[u8]) -> Option<civil::DateTime> {
+    let (date, rest) = text.split_first_chunk::<8>()?;
+    let [y @ .., m1, m2, d1, d2] = date;
+    let date = civil::Date::new(year(y)?, two(*m1, *m2)?, two(*d1, *d2)?).ok()?;
+    let time = match rest {
+        [] => civil::Time::midnight(),
+        [h1, h2, m1, m2, s1, s2] => civil::Time::new(two(*h1, *h2)?, two(*m1, *m2)?, two(*s1, *s2)?, 0).ok()?,
+        _ => return None,
+    };
+    // Numbers that merely read as a date are left to the epoch rules.
+    (1_600..=2_400).contains(&date.year()).then(|| date.to_datetime(time))
+}
+
+/// Reads one of the common layouts: wall clock, nanoseconds, offset in seconds.
+///
+/// `YYYY-MM-DD` (also with `/` or `.`, or without separators), then nothing or a space or `T` and `HH:MM[:SS[.f]]`
+/// or `HHMM[SS]`, then nothing or `Z`, `UTC` or an offset.
+fn layout(text: &[u8]) -> Result<(civil::DateTime, u32, Option<i32>), BadTime> {
+    layout_of(text).ok_or_else(|| {
+        let slashed = text.iter().filter(|b| b"/.-".contains(b)).count() == 2 && text.first() != Some(&b'-');
+        if slashed && text.iter().take(4).any(|b| b"/.-".contains(b)) {
+            bad("may have its day or its month first: give --time-format, such as %m/%d/%Y or %d/%m/%Y")
+        } else {
+            bad("is not a time in a common layout (see --time-format)")
+        }
+    })
+}
+
+fn layout_of(text: &[u8]) -> Option<(civil::DateTime, u32, Option<i32>)> {
+    if let Some(wall) = compact(text) {
+        return Some((wall, 0, None));
+    }
+    let (date, rest) = match text {
+        [a, b, c, d, s1 @ (b'-' | b'/' | b'.'), m1, m2, s2, d1, d2, rest @ ..] if s1 == s2 => {
+            (civil::Date::new(year(&[*a, *b, *c, *d])?, two(*m1, *m2)?, two(*d1, *d2)?).ok()?, rest)
+        }
+        _ => {
+            let (date, rest) = text.split_first_chunk::<8>()?;
+            (compact(date)?.date(), rest)
+        }
+    };
+    let rest = match rest {
+        [] => return Some((date.to_datetime(civil::Time::midnight()), 0, None)),
+        [b' ' | b'T' | b't', rest @ ..] => rest,
+        _ => return None,
+    };
+    let (hour, minute, rest) = match rest {
+        [h1, h2, b':', m1, m2, rest @ ..] | [h1, h2, m1, m2, rest @ ..] => (two(*h1, *h2)?, two(*m1, *m2)?, rest),
+        _ => return None,
+    };
+    let (second, rest) = match rest {
+        [b':', s1, s2, rest @ ..] => (two(*s1, *s2)?, rest),
+        [s1, s2, rest @ ..] if s1.is_ascii_digit() => (two(*s1, *s2)?, rest),
+        rest => (0, rest),
+    };
+    let (nanos, rest) = match rest {
+        [b'.' | b',', rest @ ..] => {
+            let length = rest.iter().position(|b| !b.is_ascii_digit()).unwrap_or(rest.len());
+            let (digits, rest) = rest.split_at(length);
+            let mut place = 1_000_000_000_u32;
+            let mut nanos = 0_u32;
+            for digit in digits {
+                place /= 10;
+                if place == 0 && *digit != b'0' {
+                    return None;
+                }
+                nanos += u32::from(digit - b'0') * place;
+            }
+            (nanos, if digits.is_empty() { return None } else { rest })
+        }
+        rest => (0, rest),
+    };
+    let offset = match rest.trim_ascii_start() {
+        [] => None,
+        b"Z" | b"z" | b"UTC" | b"GMT" => Some(0),
+        offset => Some(parse_offset(offset)?),
+    };
+    Some((date.to_datetime(civil::Time::new(hour, minute, second, 0).ok()?), nanos, offset))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn clock(rule: TimeRule, zone: &str) -> Clock {
+        Clock::new(rule, Zone::parse(zone).unwrap())
+    }
+
+    fn ms(clock: &mut Clock, text: &str) -> Result<i64, BadTime> {
+        clock.read(&[Cell::Text(text.as_bytes())])?.ticks(TimeUnit::Ms)
+    }
+
+    #[test]
+    fn common_layouts_are_read_in_the_zone_given() {
+        let mut utc = clock(TimeRule::Layouts, "UTC");
+        for (text, wanted) in [
+            ("1970-01-01", 0),
+            ("1950-01-03", -630_979_200_000),
+            ("2012-02-01 00:01:00+00:00", 1_328_054_460_000),
+            ("2021-12-31 23:01:00.000000", 1_640_991_660_000),
+            ("2021-12-31T23:01:00.250Z", 1_640_991_660_250),
+            ("2020-12-15 09:30", 1_608_024_600_000),
+            ("20250302 170000", 1_740_934_800_000),
+            ("20250302", 1_740_873_600_000),
+            ("20250302170000", 1_740_934_800_000),
+            ("2025/03/02 17:00", 1_740_934_800_000),
+            ("2025.03.02 17:00", 1_740_934_800_000),
+            ("2025-03-02 17:00 -05:00", 1_740_952_800_000),
+            ("2025-03-02T17:00:00-0500", 1_740_952_800_000),
+        ] {
+            assert_eq!(ms(&mut utc, text), Ok(wanted), "{text}");
+        }
+        let mut est = clock(TimeRule::Layouts, "-05:00");
+        assert_eq!(ms(&mut est, "20250302 170000"), Ok(1_740_952_800_000));
+        assert_eq!(ms(&mut est, "2025-03-02 17:00Z"), Ok(1_740_934_800_000), "a written offset wins");
+    }
+
+    #[test]
+    fn named_zones_follow_their_clocks_and_refuse_the_hours_they_skip_or_repeat() {
+        let mut york = clock(TimeRule::Layouts, "America/New_York");
+        assert_eq!(ms(&mut york, "2024-01-02 09:30"), Ok(1_704_205_800_000));
+        assert_eq!(ms(&mut york, "2024-07-02 09:30"), Ok(1_719_927_000_000));
+        for text in ["2024-03-10 02:30", "2024-11-03 01:30"] {
+            assert_eq!(ms(&mut york, text).unwrap_err().reason, "bad_time", "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_certain_is_not_guessed() {
+        let mut utc = clock(TimeRule::Layouts, "UTC");
+        for text in ["", "01/03/2017", "1-Sep-10", "2017-13-01", "2017-02-29", "12:30", "2017-01-03 25:00", "x"] {
+            assert_eq!(ms(&mut utc, text).unwrap_err().reason, "bad_time", "{text}");
+        }
+        assert!(ms(&mut utc, "01/03/2017").unwrap_err().message.contains("--time-format"));
+        assert_eq!(ms(&mut utc, "2300-01-01").unwrap_err().reason, "time_out_of_range");
+        assert_eq!(ms(&mut utc, "1600-01-01").unwrap_err().reason, "time_out_of_range");
+        assert_eq!(ms(&mut utc, "2020-01-01 00:00:00.0001").unwrap_err().reason, "precision_loss");
+    }
+
+    #[test]
+    fn formats_of_the_user_rule() {
+        let mut day_last = clock(TimeRule::Format("%m/%d/%Y".into()), "UTC");
+        assert_eq!(ms(&mut day_last, "01/03/2017"), Ok(1_483_401_600_000));
+        assert_eq!(ms(&mut day_last, "").unwrap_err().reason, "bad_time");
+        let mut short = clock(TimeRule::Format("%m/%d/%y".into()), "UTC");
+        assert_eq!(ms(&mut short, "01/03/17"), Ok(1_483_401_600_000));
+        let mut stamp = clock(TimeRule::Format("%Y%m%d %H%M%S".into()), "-05:00");
+        assert_eq!(ms(&mut stamp, "20250302 170000"), Ok(1_740_952_800_000));
+        let mut offset = clock(TimeRule::Format("%Y-%m-%d %H:%M %z".into()), "-05:00");
+        assert_eq!(ms(&mut offset, "2025-03-02 17:00 +0100"), Ok(1_740_931_200_000));
+    }
+
+    #[test]
+    fn epoch_numbers_tell_their_unit_by_their_size() {
+        let rule =
+            |cells: &[&str]| TimeRule::detect(None, None, &cells.iter().map(|c| (*c).to_string()).collect::<Vec<_>>());
+        assert_eq!(rule(&["1640995200"]), TimeRule::Epoch(1));
+        assert_eq!(rule(&["1640995200000"]), TimeRule::Epoch(1_000));
+        assert_eq!(rule(&["1640995200000000"]), TimeRule::Epoch(1_000_000));
+        assert_eq!(rule(&["1640995200000000000"]), TimeRule::Epoch(1_000_000_000));
+        assert_eq!(rule(&["-631152000", "0"]), TimeRule::Epoch(1));
+        assert_eq!(rule(&["20250302", "20250303"]), TimeRule::Layouts);
+        assert_eq!(rule(&["2025-03-02"]), TimeRule::Layouts);
+        assert_eq!(rule(&[""]), TimeRule::Layouts);
+        let given = TimeRule::detect(Some(EpochUnit::Ns), None, &["1640995200".to_string()]);
+        assert_eq!(given, TimeRule::Epoch(1_000_000_000));
+        let mut seconds = clock(TimeRule::Epoch(1), "-05:00");
+        assert_eq!(ms(&mut seconds, "1640995200.25"), Ok(1_640_995_200_250));
+        assert_eq!(ms(&mut seconds, "-1.5"), Ok(-1_500));
+        assert_eq!(ms(&mut seconds, "1.6e9"), Ok(1_600_000_000_000));
+        assert_eq!(ms(&mut seconds, "2020-01-01").unwrap_err().reason, "bad_time");
+        assert_eq!(ms(&mut seconds, "99999999999").unwrap_err().reason, "time_out_of_range");
+    }
+
+    #[test]
+    fn two_cells_are_joined_with_a_space() {
+        let mut utc = clock(TimeRule::Layouts, "UTC");
+        let moment = utc.read(&[Cell::Text(b"2006-01-02"), Cell::Text(b"09:01:00")]).unwrap();
+        assert_eq!(moment.ticks(TimeUnit::Ms), Ok(1_136_192_460_000));
+    }
+
+    #[test]
+    fn typed_times_without_a_zone_are_wall_clock() {
+        let naive = Cell::Time { ticks: 1_704_187_800_000, per_second: 1_000, zoned: false };
+        let mut york = clock(TimeRule::Layouts, "America/New_York");
+        assert_eq!(york.read(&[naive]).unwrap().seconds, 1_704_205_800);
+        let zoned = Cell::Time { ticks: 1_704_187_800_000, per_second: 1_000, zoned: true };
+        assert_eq!(york.read(&[zoned]).unwrap().seconds, 1_704_187_800);
+    }
+}

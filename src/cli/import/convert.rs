@@ -1,0 +1,201 @@
+//! One source row becomes one row of the series, or the reason why not.
+
+use std::cmp::Ordering;
+
+use crate::types::number::{NumberError, f64_to_decimal, parse_decimal, parse_f64, parse_i64};
+use crate::types::{ColumnType, Kind, Rounding, SeriesDef};
+
+use super::args::{Settings, Validate};
+use super::cell::Cell;
+use super::plan::SourceRow;
+
+/// Why a row is not accepted, or what is odd about one that is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Issue {
+    /// Column of the series.
+    pub field: String,
+    /// A reason word of row errors.
+    pub reason: &'static str,
+    pub message: String,
+}
+
+/// A row of the series.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Converted {
+    pub ts: i64,
+    pub cells: Vec<i64>,
+    /// A bit for each column that lost digits.
+    pub rounded: u64,
+    /// Open, high, low, close or volume contradict each other.
+    pub odd: Option<Issue>,
+}
+
+/// Converts rows by one registration.
+#[derive(Clone, Debug)]
+pub struct Converter<'a> {
+    def: &'a SeriesDef,
+    rounding: Rounding,
+    validate: Validate,
+    /// Positions of open, high, low, close and volume.
+    bar: Option<[usize; 5]>,
+}
+
+impl<'a> Converter<'a> {
+    pub fn new(def: &'a SeriesDef, settings: &Settings) -> Self {
+        let at = |name| def.column(name);
+        let bar = (def.kind() == Kind::Kline)
+            .then(|| Some([at("open")?, at("high")?, at("low")?, at("close")?, at("volume")?]))
+            .flatten();
+        Self { def, rounding: settings.rounding, validate: settings.validate, bar }
+    }
+
+    /// Converts `row` into `out`, which is overwritten.
+    pub fn convert(&self, row: &SourceRow<'_>, out: &mut Converted) -> Result<(), Issue> {
+        out.cells.clear();
+        out.rounded = 0;
+        out.odd = None;
+        let time = row.time.as_ref().map_err(Clone::clone).and_then(|moment| moment.ticks(self.def.unit));
+        out.ts = time.map_err(|bad| {
+            let written: Vec<_> = row.time_cells.iter().map(|cell| cell.show()).collect();
+            Issue {
+                field: "ts".into(),
+                reason: bad.reason,
+                message: format!("{} {}", quote(&written.join(" ")), bad.message),
+            }
+        })?;
+        for (at, (column, cell)) in self.def.columns.iter().zip(row.cells).enumerate() {
+            let (word, rounded) = number(*cell, column.kind, self.rounding).map_err(|reason| Issue {
+                field: column.name.clone(),
+                reason,
+                message: describe(*cell, reason, column.kind),
+            })?;
+            out.cells.push(word);
+            out.rounded |= u64::from(rounded) << (at & 63);
+        }
+        out.odd = self.contradiction(&out.cells);
+        match (&out.odd, self.validate) {
+            (Some(issue), Validate::Ohlc) => Err(issue.clone()),
+            _ => Ok(()),
+        }
+    }
+
+    /// high ≥ max(open, close, low), low ≤ min(open, close, high), volume ≥ 0.
+    fn contradiction(&self, cells: &[i64]) -> Option<Issue> {
+        let [open, high, low, close, volume] = self.bar?;
+        let value = |at: usize| Some((*cells.get(at)?, self.def.columns.get(at)?.kind));
+        let below = |a: usize, b: usize| compare(value(a), value(b)) == Some(Ordering::Less);
+        let issue = |field: &str, reason, message: String| Some(Issue { field: field.into(), reason, message });
+        for (at, name) in [(open, "open"), (close, "close"), (low, "low")] {
+            if below(high, at) {
+                return issue("high", "ohlc", format!("high is below {name}"));
+            }
+        }
+        for (at, name) in [(open, "open"), (close, "close")] {
+            if below(at, low) {
+                return issue("low", "ohlc", format!("low is above {name}"));
+            }
+        }
+        let negative = match value(volume)? {
+            (word, ColumnType::Float64) => f64::from_bits(word.cast_unsigned()) < 0.0,
+            (word, _) => word < 0,
+        };
+        if negative { issue("volume", "negative_volume", "volume is below zero".into()) } else { None }
+    }
+}
+
+fn compare(a: Option<(i64, ColumnType)>, b: Option<(i64, ColumnType)>) -> Option<Ordering> {
+    match (a?, b?) {
+        ((a, ColumnType::Float64), (b, _)) => {
+            f64::from_bits(a.cast_unsigned()).partial_cmp(&f64::from_bits(b.cast_unsigned()))
+        }
+        ((a, _), (b, _)) => Some(a.cmp(&b)),
+    }
+}
+
+/// The word of a cell and whether digits were lost, or the reason word.
+fn number(cell: Cell<'_>, kind: ColumnType, rounding: Rounding) -> Result<(i64, bool), &'static str> {
+    let reason = NumberError::reason;
+    match (cell, kind) {
+        (Cell::Missing, _) => Err("missing"),
+        (Cell::Wrong(_) | Cell::Time { .. }, _) => Err("wrong_type"),
+        (Cell::Text(text), ColumnType::Decimal { digits }) => {
+            parse_decimal(text, digits, rounding).map(|fixed| (fixed.raw, fixed.rounded)).map_err(reason)
+        }
+        (Cell::Text(text), ColumnType::Float64) => {
+            parse_f64(text).map(|value| (value.to_bits().cast_signed(), false)).map_err(reason)
+        }
+        (Cell::Text(text), ColumnType::Int64) => match parse_i64(text) {
+            Ok(value) => Ok((value, false)),
+            Err(NumberError::PrecisionLoss) if rounding == Rounding::Nearest => {
+                parse_decimal(text, 0, rounding).map(|fixed| (fixed.raw, fixed.rounded)).map_err(reason)
+            }
+            Err(error) => Err(error.reason()),
+        },
+        (Cell::Int(value), ColumnType::Int64) => Ok((value, false)),
+        (Cell::Int(value), _) => number(Cell::Text(itoa::Buffer::new().format(value).as_bytes()), kind, rounding),
+        // Doubles are always rounded: their decimal form is not what anybody wrote.
+        (Cell::Float(value), ColumnType::Decimal { digits }) => {
+            f64_to_decimal(value, digits).map(|fixed| (fixed.raw, fixed.rounded)).map_err(reason)
+        }
+        (Cell::Float(value), ColumnType::Int64) => {
+            f64_to_decimal(value, 0).map(|fixed| (fixed.raw, fixed.rounded)).map_err(reason)
+        }
+        (Cell::Float(value), ColumnType::Float64) if value.is_finite() => Ok((value.to_bits().cast_signed(), false)),
+        (Cell::Float(_), ColumnType::Float64) => Err("not_finite"),
+    }
+}
+
+fn describe(cell: Cell<'_>, reason: &str, kind: ColumnType) -> String {
+    let shown = quote(&cell.show());
+    match (reason, kind) {
+        ("missing", _) => "is missing".into(),
+        ("wrong_type", _) => format!("{shown} is no number"),
+        ("not_a_number", _) => format!("{shown} is not a number"),
+        ("not_finite", _) => format!("{shown} is not finite"),
+        ("precision_loss", ColumnType::Decimal { digits }) => format!("{shown} has more than {digits} digits"),
+        ("precision_loss", _) => format!("{shown} is not an integer"),
+        _ => format!("{shown} is beyond the range of the column"),
+    }
+}
+
+/// The text in quotes, cut to a length that fits a message.
+fn quote(text: &str) -> String {
+    let short: String = text.chars().take(60).collect();
+    if short.len() < text.len() { format!("{short:?}…") } else { format!("{short:?}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DECIMAL: ColumnType = ColumnType::Decimal { digits: 2 };
+
+    #[test]
+    fn every_kind_of_cell_reaches_every_kind_of_column() {
+        let bits = |value: f64| Ok((value.to_bits().cast_signed(), false));
+        for (cell, kind, wanted) in [
+            (Cell::Text(b"1.50"), DECIMAL, Ok((150, false))),
+            (Cell::Text(b"8e-8"), ColumnType::Decimal { digits: 8 }, Ok((8, false))),
+            (Cell::Text(b"1.505"), DECIMAL, Ok((150, true))),
+            (Cell::Text(b"1.515"), DECIMAL, Ok((152, true))),
+            (Cell::Float(0.1 + 0.2), DECIMAL, Ok((30, true))),
+            (Cell::Float(1.25), DECIMAL, Ok((125, false))),
+            (Cell::Int(7), DECIMAL, Ok((700, false))),
+            (Cell::Text(b"0.1"), ColumnType::Float64, bits(0.1)),
+            (Cell::Float(0.1), ColumnType::Float64, bits(0.1)),
+            (Cell::Int(3), ColumnType::Float64, bits(3.0)),
+            (Cell::Int(i64::MAX), ColumnType::Int64, Ok((i64::MAX, false))),
+            (Cell::Text(b"7"), ColumnType::Int64, Ok((7, false))),
+            (Cell::Text(b"7.5"), ColumnType::Int64, Ok((8, true))),
+            (Cell::Missing, DECIMAL, Err("missing")),
+            (Cell::Text(b"x"), DECIMAL, Err("not_a_number")),
+            (Cell::Text(b"nan"), DECIMAL, Err("not_finite")),
+            (Cell::Float(f64::INFINITY), ColumnType::Float64, Err("not_finite")),
+            (Cell::Text(b"1e17"), DECIMAL, Err("overflow")),
+            (Cell::Wrong("a boolean"), DECIMAL, Err("wrong_type")),
+        ] {
+            assert_eq!(number(cell, kind, Rounding::Nearest), wanted, "{cell:?} {kind:?}");
+        }
+        assert_eq!(number(Cell::Text(b"1.505"), DECIMAL, Rounding::Exact), Err("precision_loss"));
+    }
+}

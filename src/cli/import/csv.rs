@@ -1,0 +1,258 @@
+//! Rows of separated text: separator, quotes, lines.
+//!
+//! Spaces round a field do not count, blank lines are no rows, `\r\n` ends a line as `\n` does. A quoted field may hold
+//! line ends; the row then counts from its first line.
+
+use std::io::{BufRead, Read};
+
+use indicatif::ProgressBar;
+
+use crate::error::{Error, Result};
+
+use super::cell::{Cell, PREVIEW_ROWS, Preview, Record, Visit};
+use super::open::Input;
+
+/// Separators that are tried, the likelier first.
+const SEPARATORS: [u8; 4] = [b',', b';', b'\t', b'|'];
+/// Longest row.
+const ROW_BYTES_MAX: u64 = 1 << 20;
+
+/// Cuts the text into rows and the rows into fields.
+struct Rows<'a> {
+    input: &'a Input,
+    reader: Box<dyn BufRead>,
+    separator: u8,
+    /// Lines read so far.
+    lines: u64,
+    text: Vec<u8>,
+    quoted: csv::ByteRecord,
+}
+
+/// The fields of one row.
+enum Fields<'a> {
+    Plain { text: &'a [u8], separator: u8 },
+    Quoted(&'a csv::ByteRecord),
+}
+
+impl<'a> Fields<'a> {
+    fn iter(&self) -> Box<dyn Iterator<Item = &'a [u8]> + 'a> {
+        match *self {
+            Fields::Plain { text, separator } => {
+                Box::new(text.split(move |byte| *byte == separator).map(<[u8]>::trim_ascii))
+            }
+            Fields::Quoted(record) => Box::new(record.iter()),
+        }
+    }
+
+    /// The fields at these positions, as cells.
+    fn pick(&self, positions: &[usize], cells: &mut Vec<Cell<'a>>) {
+        match *self {
+            Fields::Plain { text, separator } => {
+                let mut fields: [&[u8]; FIELDS_KNOWN] = [&[]; FIELDS_KNOWN];
+                let found = text.split(|byte| *byte == separator).map(<[u8]>::trim_ascii);
+                for (place, field) in fields.iter_mut().zip(found) {
+                    *place = field;
+                }
+                cells.extend(positions.iter().map(|at| {
+                    match fields.get(*at) {
+                        Some(field) => Cell::text(field),
+                        None => text
+                            .split(|byte| *byte == separator)
+                            .nth(*at)
+                            .map_or(Cell::Missing, |field| Cell::text(field.trim_ascii())),
+                    }
+                }));
+            }
+            Fields::Quoted(record) => {
+                cells.extend(positions.iter().map(|at| record.get(*at).map_or(Cell::Missing, Cell::text)));
+            }
+        }
+    }
+}
+
+/// Fields of a row that are found in one walk; later ones are looked for one by one.
+const FIELDS_KNOWN: usize = 32;
+
+impl<'a> Rows<'a> {
+    fn new(input: &'a Input, separator: u8, bar: &ProgressBar) -> Result<Self> {
+        let (text, quoted) = (Vec::new(), csv::ByteRecord::new());
+        Ok(Self { input, reader: input.text(bar)?, separator, lines: 0, text, quoted })
+    }
+
+    /// The next row and the line it begins on, from 1.
+    fn next(&mut self) -> Result<Option<(Fields<'_>, u64)>> {
+        self.text.clear();
+        let mut begin = self.lines + 1;
+        loop {
+            let room = ROW_BYTES_MAX - self.text.len().min(1 << 20) as u64;
+            let count = self.reader.by_ref().take(room).read_until(b'\n', &mut self.text);
+            let count = count.map_err(|error| self.input.broken(&error))?;
+            let ended = self.text.ends_with(b"\n");
+            self.lines += u64::from(count > 0);
+            if count > 0 && !ended && self.text.len() as u64 >= ROW_BYTES_MAX {
+                return Err(Error::invalid(format!(
+                    "{} line {begin}: the row is longer than 1 MiB",
+                    self.input.path.display()
+                )));
+            }
+            let open_quote = self.text.iter().filter(|byte| **byte == b'"').count() % 2 == 1;
+            if count > 0 && ended && open_quote {
+                continue;
+            }
+            if self.text.trim_ascii().is_empty() {
+                if count == 0 {
+                    return Ok(None);
+                }
+                self.text.clear();
+                begin = self.lines + 1;
+                continue;
+            }
+            break;
+        }
+        while let [.., b'\n' | b'\r'] = self.text.as_slice() {
+            self.text.pop();
+        }
+        if !self.text.contains(&b'"') {
+            return Ok(Some((Fields::Plain { text: &self.text, separator: self.separator }, begin)));
+        }
+        let mut builder = csv::ReaderBuilder::new();
+        builder.delimiter(self.separator).has_headers(false).flexible(true).trim(csv::Trim::All);
+        let read = builder.from_reader(self.text.as_slice()).read_byte_record(&mut self.quoted);
+        read.map_err(|error| {
+            Error::invalid(format!("{} line {begin} is not CSV: {error}", self.input.path.display()))
+        })?;
+        Ok(Some((Fields::Quoted(&self.quoted), begin)))
+    }
+}
+
+/// The separator that cuts the first rows into the same number of fields, at least two.
+pub fn sniff(input: &Input) -> Result<u8> {
+    let mut best = (0, b',');
+    for separator in SEPARATORS {
+        let mut widths = Vec::new();
+        let mut rows = Rows::new(input, separator, &ProgressBar::hidden())?;
+        while widths.len() < 20
+            && let Some((fields, _)) = rows.next()?
+        {
+            widths.push(fields.iter().count());
+        }
+        // A header may be narrower than its rows, so the last of the first rows tell the width.
+        let width = widths.last().copied().unwrap_or(0);
+        let even = widths.iter().skip(1).all(|other| *other == width);
+        let score = if width < 2 { 0 } else { width + if even { 1_000 } else { 0 } };
+        if score > best.0 {
+            best = (score, separator);
+        }
+    }
+    Ok(best.1)
+}
+
+/// The first rows, all of them still possible data.
+pub fn preview(input: &Input, separator: u8) -> Result<Preview> {
+    let mut found = Vec::new();
+    let mut rows = Rows::new(input, separator, &ProgressBar::hidden())?;
+    while found.len() < PREVIEW_ROWS
+        && let Some((fields, _)) = rows.next()?
+    {
+        found.push(fields.iter().map(|field| String::from_utf8_lossy(field).into_owned()).collect());
+    }
+    Ok(Preview { names: None, rows: found })
+}
+
+/// Reads every row after the header and hands over the fields at `positions`.
+pub fn read(
+    input: &Input,
+    separator: u8,
+    header: bool,
+    positions: &[usize],
+    bar: &ProgressBar,
+    visit: &mut Visit<'_>,
+) -> Result<()> {
+    let mut rows = Rows::new(input, separator, bar)?;
+    if header {
+        rows.next()?;
+    }
+    let mut row = 0;
+    while let Some((fields, line)) = rows.next()? {
+        let mut cells: Vec<Cell<'_>> = Vec::with_capacity(positions.len());
+        fields.pick(positions, &mut cells);
+        visit(Record { row, line: Some(line), cells: &cells })?;
+        row += 1;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::open::tests::{file, gzip};
+    use super::*;
+
+    fn rows(bytes: &[u8], positions: &[usize], header: bool) -> Vec<(u64, Option<u64>, Vec<String>)> {
+        let (_folder, path) = file("x", bytes);
+        let input = Input::detect(&path).unwrap();
+        let separator = sniff(&input).unwrap();
+        let mut found = Vec::new();
+        read(&input, separator, header, positions, &ProgressBar::hidden(), &mut |record| {
+            found.push((record.row, record.line, record.cells.iter().map(|c| c.show().into_owned()).collect()));
+            Ok(())
+        })
+        .unwrap();
+        found
+    }
+
+    fn separator(bytes: &[u8]) -> u8 {
+        let (_folder, path) = file("x", bytes);
+        sniff(&Input::detect(&path).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn separators_are_found() {
+        assert_eq!(separator(b"a,b,c\n1,2,3\n"), b',');
+        assert_eq!(separator(b"20250302 170000;1.04;1.05\n20250302 170100;1.04;1.05\n"), b';');
+        assert_eq!(separator(b"a\tb\n1\t2\n"), b'\t');
+        assert_eq!(separator(b"a|b\n1|2\n"), b'|');
+        assert_eq!(separator(b"Date,Open\n2006-01-02,09:01:00,1\n2006-01-02,09:02:00,1\n"), b',');
+        assert_eq!(separator(b"alone\n"), b',');
+    }
+
+    #[test]
+    fn line_ends_quotes_and_spaces_do_not_change_the_cells() {
+        let wanted = vec![(0, Some(2), vec!["1".into(), "2.5".into()]), (1, Some(4), vec!["2".into(), String::new()])];
+        assert_eq!(rows(b"ts,x,open\r\n1,7, 2.5 \r\n\r\n\"2\",7\r\n", &[0, 2], true), wanted);
+        assert_eq!(rows(&gzip(b"ts,x,open\n1,7,2.5\n\n2,7,"), &[0, 2], true), wanted);
+    }
+
+    #[test]
+    fn a_quoted_field_may_hold_separators_and_line_ends() {
+        let text = b"ts,note,open\n1,\"a,\n\"\"b\",2\n3,c,4\n";
+        let wanted = vec![
+            (0, Some(2), vec!["1".into(), "a,\n\"b".into(), "2".into()]),
+            (1, Some(4), vec!["3".into(), "c".into(), "4".into()]),
+        ];
+        assert_eq!(rows(text, &[0, 1, 2], true), wanted);
+        let wide = format!("{}7\n", "1,".repeat(40));
+        assert_eq!(rows(wide.as_bytes(), &[40, 41], false), [(0, Some(1), vec!["7".to_string(), String::new()])]);
+    }
+
+    #[test]
+    fn a_row_without_end_does_not_fill_the_memory() {
+        let (_folder, path) = file("x", &b"1,2,".repeat(1 << 19));
+        let input = Input::detect(&path).unwrap();
+        assert!(sniff(&input).unwrap_err().detail().contains("1 MiB"));
+    }
+
+    #[test]
+    fn gzip_members_in_a_row_are_one_text() {
+        let bytes = [gzip(b"1,2\n"), gzip(b"3,4\n")].concat();
+        assert_eq!(rows(&bytes, &[1], false).len(), 2);
+    }
+
+    #[test]
+    fn a_text_cut_short_inside_gzip_is_an_error() {
+        let bytes = gzip("1,2,3\n".repeat(50_000).as_bytes());
+        let (_folder, path) = file("x", bytes.split_at(bytes.len() - 30).0);
+        let input = Input::detect(&path).unwrap();
+        let error = read(&input, b',', false, &[0], &ProgressBar::hidden(), &mut |_| Ok(())).unwrap_err();
+        assert_eq!(error.code(), crate::ErrorCode::InvalidArgument, "{error}");
+    }
+}

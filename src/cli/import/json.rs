@@ -1,0 +1,389 @@
+//! Rows of JSON: an array of arrays or objects, or such rows one after the other (NDJSON).
+//!
+//! The text is never held as a whole: one row at a time is cut out by its brackets and then parsed. Numbers keep
+//! the digits they are written with.
+
+use std::borrow::Cow;
+use std::io::{self, BufRead};
+
+use indicatif::ProgressBar;
+use serde::Deserialize;
+use serde::de::{Deserializer, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+use crate::error::{Error, Result};
+
+use super::cell::{Cell, PREVIEW_ROWS, Preview, Record, Visit};
+use super::open::Input;
+
+/// Longest row.
+const ROW_BYTES_MAX: usize = 1 << 20;
+
+/// Cuts the rows out of the text.
+struct Rows<R> {
+    reader: R,
+    /// Line of the next byte, from 1.
+    line: u64,
+    state: State,
+    row: Vec<u8>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Start,
+    /// Inside the outer array; whether a comma must come before the next row.
+    Array {
+        comma: bool,
+    },
+    /// Rows one after the other.
+    Lines,
+    End,
+}
+
+/// Why the text is not rows: what was expected, on which line; or the reader failed.
+enum Broken {
+    Io(io::Error),
+    Text(u64, &'static str),
+}
+
+impl From<io::Error> for Broken {
+    fn from(error: io::Error) -> Self {
+        Broken::Io(error)
+    }
+}
+
+impl<R: BufRead> Rows<R> {
+    fn new(reader: R) -> Self {
+        Self { reader, line: 1, state: State::Start, row: Vec::new() }
+    }
+
+    fn peek(&mut self) -> io::Result<Option<u8>> {
+        Ok(self.reader.fill_buf()?.first().copied())
+    }
+
+    /// The next byte that is not space, not consumed.
+    fn peek_word(&mut self) -> io::Result<Option<u8>> {
+        while let Some(byte) = self.peek()? {
+            match byte {
+                b'\n' => self.line += 1,
+                b' ' | b'\t' | b'\r' => {}
+                _ => return Ok(Some(byte)),
+            }
+            self.reader.consume(1);
+        }
+        Ok(None)
+    }
+
+    /// The text of the next row and the line it begins on.
+    fn next(&mut self) -> Result<Option<(&[u8], u64)>, Broken> {
+        self.row.clear();
+        if self.state == State::Start {
+            if self.peek_word()? == Some(b'[') {
+                self.reader.consume(1);
+                match self.peek_word()? {
+                    Some(b'[' | b'{' | b']') => self.state = State::Array { comma: false },
+                    // The bracket belongs to a row of its own.
+                    _ => {
+                        self.row.push(b'[');
+                        self.state = State::Lines;
+                    }
+                }
+            } else {
+                self.state = State::Lines;
+            }
+        }
+        let mut byte = self.peek_word()?;
+        if let State::Array { comma } = self.state {
+            match byte {
+                Some(b']') => {
+                    self.reader.consume(1);
+                    self.state = State::End;
+                    byte = self.peek_word()?;
+                }
+                Some(b',') if comma => {
+                    self.reader.consume(1);
+                    byte = self.peek_word()?;
+                }
+                None => return Err(Broken::Text(self.line, "ends inside its array")),
+                Some(_) if comma => return Err(Broken::Text(self.line, "lacks a comma between two rows")),
+                Some(_) => {}
+            }
+            if self.state != State::End {
+                self.state = State::Array { comma: true };
+            }
+        }
+        if self.state == State::End {
+            return match byte {
+                None => Ok(None),
+                Some(_) => Err(Broken::Text(self.line, "goes on after its array")),
+            };
+        }
+        let line = self.line;
+        if self.row.is_empty() {
+            match byte {
+                Some(b'[' | b'{') => {}
+                None if self.state == State::Lines => return Ok(None),
+                _ => return Err(Broken::Text(line, "holds something that is neither an array nor an object")),
+            }
+        }
+        self.cut()?;
+        Ok(Some((&self.row, line)))
+    }
+
+    /// Copies bytes up to the bracket that closes the row.
+    fn cut(&mut self) -> Result<(), Broken> {
+        let mut depth = self.row.len();
+        let (mut quoted, mut escaped) = (false, false);
+        loop {
+            let bytes = self.reader.fill_buf()?;
+            if bytes.is_empty() {
+                return Err(Broken::Text(self.line, "ends inside a row"));
+            }
+            let mut used = 0;
+            let mut closed = false;
+            for byte in bytes {
+                used += 1;
+                self.line += u64::from(*byte == b'\n');
+                if quoted {
+                    match byte {
+                        _ if escaped => escaped = false,
+                        b'\\' => escaped = true,
+                        b'"' => quoted = false,
+                        _ => {}
+                    }
+                    continue;
+                }
+                match byte {
+                    b'"' => quoted = true,
+                    b'[' | b'{' => depth += 1,
+                    b']' | b'}' => {
+                        depth = depth.saturating_sub(1);
+                        if depth == 0 {
+                            closed = true;
+                            break;
+                        }
+                    }
+                    _ => {}
+                }
+            }
+            self.row.extend_from_slice(bytes.get(..used).unwrap_or_default());
+            self.reader.consume(used);
+            if closed {
+                return Ok(());
+            }
+            if self.row.len() > ROW_BYTES_MAX {
+                return Err(Broken::Text(self.line, "has a row of more than 1 MiB"));
+            }
+        }
+    }
+}
+
+fn broken(input: &Input, broken: Broken) -> Error {
+    match broken {
+        Broken::Io(error) => input.broken(&error),
+        Broken::Text(line, what) => Error::invalid(format!("{} line {line}: the JSON {what}", input.path.display()))
+            .with_hint("an array of arrays or objects, or one array or object after the other"),
+    }
+}
+
+/// The members of an object, in order.
+struct Members<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
+        struct Read;
+        impl<'de> Visitor<'de> for Read {
+            type Value = Members<'de>;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Self::Value, A::Error> {
+                let mut members = Vec::new();
+                while let Some(Name(name)) = map.next_key()? {
+                    members.push((name, map.next_value()?));
+                }
+                Ok(Members(members))
+            }
+        }
+        deserializer.deserialize_map(Read)
+    }
+}
+
+/// A row, parsed as far as its values.
+enum Row<'a> {
+    Array(Vec<&'a RawValue>),
+    Object(Members<'a>),
+}
+
+fn parse<'a>(input: &Input, text: &'a [u8], line: u64) -> Result<Row<'a>> {
+    let row = match text {
+        [b'{', ..] => serde_json::from_slice(text).map(Row::Object),
+        _ => serde_json::from_slice(text).map(Row::Array),
+    };
+    row.map_err(|error| {
+        let at = line + u64::try_from(error.line()).unwrap_or(1).saturating_sub(1);
+        Error::invalid(format!("{} line {at}: the JSON is malformed: {error}", input.path.display()))
+    })
+}
+
+/// Text of a string that holds escapes.
+fn unescape(value: &RawValue) -> Option<String> {
+    let text = value.get();
+    (text.starts_with('"') && text.contains('\\')).then(|| serde_json::from_str(text).unwrap_or_default())
+}
+
+fn cell<'a>(value: &'a RawValue, unescaped: Option<&'a str>) -> Cell<'a> {
+    if let Some(text) = unescaped {
+        return Cell::text(text.trim().as_bytes());
+    }
+    let text = value.get();
+    match text.as_bytes() {
+        [b'"', inner @ .., b'"'] => Cell::text(inner.trim_ascii()),
+        [b'n', ..] => Cell::Missing,
+        [b't' | b'f', ..] => Cell::Wrong("a boolean"),
+        [b'[', ..] => Cell::Wrong("an array"),
+        [b'{', ..] => Cell::Wrong("an object"),
+        number => Cell::Text(number),
+    }
+}
+
+/// The first rows; names where the first row is an object.
+pub fn preview(input: &Input) -> Result<Preview> {
+    let mut rows = Rows::new(input.text(&ProgressBar::hidden())?);
+    let mut names: Option<Vec<String>> = None;
+    let mut cells: Vec<Vec<String>> = Vec::new();
+    while cells.len() < PREVIEW_ROWS {
+        let Some((text, line)) = rows.next().map_err(|error| broken(input, error))? else { break };
+        let show = |value: &RawValue| cell(value, unescape(value).as_deref()).show().into_owned();
+        match (parse(input, text, line)?, &mut names) {
+            (Row::Array(values), None) => cells.push(values.into_iter().map(show).collect()),
+            (Row::Object(Members(members)), names) if names.is_some() || cells.is_empty() => {
+                let names = names.get_or_insert_default();
+                let mut row = vec![String::new(); names.len()];
+                for (name, value) in members {
+                    let at = names.iter().position(|known| *known == name).unwrap_or_else(|| {
+                        names.push(name.into_owned());
+                        row.push(String::new());
+                        names.len() - 1
+                    });
+                    if let Some(place) = row.get_mut(at) {
+                        *place = show(value);
+                    }
+                }
+                cells.push(row);
+            }
+            // Arrays among objects, or the other way round: the rows are reported when they are read.
+            _ => cells.push(Vec::new()),
+        }
+    }
+    Ok(Preview { names, rows: cells })
+}
+
+/// Reads every row and hands over the values at `positions`; with `names` the positions are those of the names.
+pub fn read(
+    input: &Input,
+    names: Option<&[String]>,
+    header: bool,
+    positions: &[usize],
+    bar: &ProgressBar,
+    visit: &mut Visit<'_>,
+) -> Result<()> {
+    let mut rows = Rows::new(input.text(bar)?);
+    let mut row = 0;
+    let mut skip = header;
+    while let Some((text, line)) = rows.next().map_err(|error| broken(input, error))? {
+        if std::mem::take(&mut skip) {
+            continue;
+        }
+        let values: Vec<Option<&RawValue>> = match (parse(input, text, line)?, names) {
+            (Row::Array(values), None) => positions.iter().map(|at| values.get(*at).copied()).collect(),
+            (Row::Object(Members(members)), Some(names)) => positions
+                .iter()
+                .map(|at| {
+                    let wanted = names.get(*at)?;
+                    members.iter().rev().find(|(name, _)| name == wanted).map(|(_, value)| *value)
+                })
+                .collect(),
+            _ => {
+                let cells = vec![Cell::Wrong("in a row of another shape than the first"); positions.len()];
+                visit(Record { row, line: Some(line), cells: &cells })?;
+                row += 1;
+                continue;
+            }
+        };
+        let unescaped: Vec<Option<String>> = values.iter().map(|value| value.and_then(unescape)).collect();
+        let cells: Vec<Cell<'_>> = values
+            .iter()
+            .zip(&unescaped)
+            .map(|(value, text)| value.map_or(Cell::Missing, |value| cell(value, text.as_deref())))
+            .collect();
+        visit(Record { row, line: Some(line), cells: &cells })?;
+        row += 1;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::open::tests::file;
+    use super::*;
+
+    fn rows(text: &str, names: Option<&[&str]>, positions: &[usize]) -> Result<Vec<Vec<String>>> {
+        let (_folder, path) = file("x.json", text.as_bytes());
+        let input = Input::detect(&path)?;
+        let names: Option<Vec<String>> = names.map(|names| names.iter().map(|n| (*n).to_string()).collect());
+        let mut found = Vec::new();
+        read(&input, names.as_deref(), false, positions, &ProgressBar::hidden(), &mut |record| {
+            found.push(record.cells.iter().map(|cell| cell.show().into_owned()).collect());
+            Ok(())
+        })?;
+        Ok(found)
+    }
+
+    #[test]
+    fn arrays_are_read_one_row_at_a_time_with_their_digits() {
+        let wanted = vec![vec!["1".to_string(), "8e-8".into()], vec!["2".into(), "1.50".into()]];
+        assert_eq!(rows("[[1, 7, 8e-8],\n [2,7,1.50]]", None, &[0, 2]).unwrap(), wanted);
+        assert_eq!(rows("[1,7,8e-8]\n[2,7,1.50]\n", None, &[0, 2]).unwrap(), wanted);
+        assert_eq!(rows("[]", None, &[0]).unwrap(), Vec::<Vec<String>>::new());
+    }
+
+    #[test]
+    fn objects_are_read_by_name() {
+        let wanted = vec![vec!["2017-01-03".to_string(), "1.5".into()], vec!["b]\"".into(), String::new()]];
+        let text = r#"[{"ts":"2017-01-03","x":{"close":9},"close":1.5},{"close":null,"ts":"b]\""}]"#;
+        assert_eq!(rows(text, Some(&["ts", "close"]), &[0, 1]).unwrap(), wanted);
+        let lines = "{\"ts\":\"2017-01-03\",\"close\":1.5}\n{\n \"ts\":\"b]\\\"\"}";
+        assert_eq!(rows(lines, Some(&["ts", "close"]), &[0, 1]).unwrap(), wanted);
+    }
+
+    #[test]
+    fn broken_text_is_an_error_with_its_line() {
+        for (text, line) in [
+            ("[[1,2],\n[3,", "line 2"),
+            ("[[1,2]\n[3,4]]", "line 2"),
+            ("[[1,2]] [3]", "line 1"),
+            ("[[1,2],3]", "line 1"),
+            ("{\"ts\":1}\nx", "line 2"),
+            ("[[1,2},\n", "line 1"),
+            ("[[1,2", "line 1"),
+            ("[[1,2]", "line 1"),
+        ] {
+            let error = rows(text, None, &[0]).unwrap_err();
+            assert_eq!(error.code(), crate::ErrorCode::InvalidArgument);
+            assert!(error.detail().contains(line), "{text}: {error}");
+        }
+        let deep = "[".repeat(3 << 20);
+        assert!(rows(&deep, None, &[0]).unwrap_err().detail().contains("1 MiB"));
+    }
+
+    #[test]
+    fn names_are_gathered_from_the_first_rows() {
+        let (_folder, path) = file("x.json", br#"[{"ts":1},{"ts":2,"open":3}]"#);
+        let preview = preview(&Input::detect(&path).unwrap()).unwrap();
+        assert_eq!(preview.names.unwrap(), ["ts", "open"]);
+        assert_eq!(preview.rows, [vec!["1".to_string()], vec!["2".into(), "3".into()]]);
+    }
+}

@@ -1,0 +1,426 @@
+//! Which source column feeds which column of the series, and whether a file has a header row.
+//!
+//! Flags rule; what they leave open is found by name, without case. Nothing is guessed from the order of columns:
+//! sources disagree about it.
+
+use crate::error::{Error, Result};
+use crate::types::SeriesDef;
+
+use super::args::Settings;
+use super::cell::Preview;
+use super::clock::looks_like_time;
+
+/// Names that mean the time of a row, the surest first.
+const TIME_NAMES: [&str; 6] = ["ts", "open_time", "timestamp", "time", "date", "datetime"];
+
+/// What a number column of the series is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Open, high, low, close: one number of digits for all four.
+    Price,
+    Volume,
+    Value,
+    Extra,
+}
+
+/// A number column of the series.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    pub name: String,
+    pub role: Role,
+    /// Other names it may have in a source.
+    aliases: Vec<String>,
+}
+
+/// The number columns an import fills, in the order of the registration.
+///
+/// # Errors
+/// `invalid_argument` for `--extra`, `--map` or `--set` of a column that cannot be.
+pub fn targets(settings: &Settings, registered: Option<&SeriesDef>) -> Result<Vec<Target>> {
+    let mut names: Vec<(String, Role)> = match settings.key.name() {
+        None => ["open", "high", "low", "close"].map(|name| (name.to_string(), Role::Price)).to_vec(),
+        Some(_) => vec![("value".into(), Role::Value)],
+    };
+    if settings.key.name().is_none() {
+        names.push(("volume".into(), Role::Volume));
+    }
+    match registered {
+        Some(def) => {
+            names = def
+                .columns
+                .iter()
+                .map(|column| {
+                    let role =
+                        names.iter().find(|(name, _)| *name == column.name).map_or(Role::Extra, |(_, role)| *role);
+                    (column.name.clone(), role)
+                })
+                .collect();
+            if let Some(extra) = settings.extra.iter().find(|extra| def.column(&extra.name).is_none()) {
+                return Err(Error::invalid(format!("--extra {}: {} has no such column", extra.name, def.key))
+                    .with_hint("the columns of a series are fixed by its registration"));
+            }
+        }
+        None => {
+            for extra in &settings.extra {
+                if names.iter().any(|(name, _)| *name == extra.name) {
+                    return Err(Error::invalid(format!("--extra {}: the column is there already", extra.name)));
+                }
+                names.push((extra.name.clone(), Role::Extra));
+            }
+        }
+    }
+    for (flag, pairs) in [("--map", &settings.map), ("--set", &settings.set)] {
+        if let Some((name, _)) = pairs.iter().find(|(name, _)| name != "ts" && !names.iter().any(|(n, _)| n == name)) {
+            return Err(Error::invalid(format!("{flag} {name}: the series has no such column"))
+                .with_hint(format!("columns: ts, {}; more with --extra", joined(names.iter().map(|(n, _)| n)))));
+        }
+    }
+    let alias = settings.key.name().map(str::to_string);
+    Ok(names
+        .into_iter()
+        .map(|(name, role)| {
+            let aliases = if role == Role::Value { alias.iter().cloned().collect() } else { Vec::new() };
+            Target { name, role, aliases }
+        })
+        .collect())
+}
+
+fn joined<'a>(names: impl Iterator<Item = &'a String>) -> String {
+    names.map(String::as_str).collect::<Vec<_>>().join(", ")
+}
+
+/// Where the cells of one column come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    Position(usize),
+    /// The number of `--set`, as written.
+    Constant(String),
+}
+
+/// How the rows of one file become rows of the series.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// Whether the first row names the columns.
+    pub header: bool,
+    /// The time cells, joined with a space when several.
+    pub ts: Vec<usize>,
+    /// One origin for each target.
+    pub columns: Vec<Origin>,
+    /// Names of the source columns where it has any.
+    pub names: Option<Vec<String>>,
+}
+
+impl Layout {
+    /// Positions to read: the time cells first, then the mapped columns.
+    pub fn positions(&self) -> Vec<usize> {
+        let mapped = self.columns.iter().filter_map(|origin| match origin {
+            Origin::Position(at) => Some(*at),
+            Origin::Constant(_) => None,
+        });
+        self.ts.iter().copied().chain(mapped).collect()
+    }
+
+    /// The name of a source column for people.
+    pub fn source_name(&self, position: usize) -> String {
+        match self.names.as_ref().and_then(|names| names.get(position)) {
+            Some(name) if !name.is_empty() => name.clone(),
+            _ => format!("column {position}"),
+        }
+    }
+}
+
+/// Settles the layout of a file. `file` names it in messages.
+///
+/// # Errors
+/// `invalid_argument` when a column has no source or more than one.
+pub fn resolve(settings: &Settings, targets: &[Target], preview: &Preview, file: &str) -> Result<Layout> {
+    if let Some(names) = &preview.names {
+        let rows: Vec<&[String]> = preview.rows.iter().map(Vec::as_slice).collect();
+        return Resolver { settings, targets, names: Some(names), rows: &rows, file }.layout(false);
+    }
+    let rows: Vec<&[String]> = preview.rows.iter().map(Vec::as_slice).collect();
+    let Some((first, rest)) = rows.split_first() else {
+        return Resolver { settings, targets, names: None, rows: &rows, file }.layout(false);
+    };
+    let by_position = Resolver { settings, targets, names: None, rows: &rows, file };
+    if settings.no_header {
+        return by_position.layout(false);
+    }
+    let positional = by_position.layout(false);
+    match positional {
+        // Everything is mapped by position: the first row is a header where its numbers are words.
+        Ok(mut layout) => {
+            let cells: Vec<&String> = layout
+                .columns
+                .iter()
+                .filter_map(|origin| match origin {
+                    Origin::Position(at) => first.get(*at),
+                    Origin::Constant(_) => None,
+                })
+                .collect();
+            let word =
+                |cell: &&String| !cell.is_empty() && crate::types::number::fraction_digits(cell.as_bytes()).is_none();
+            layout.header = !cells.is_empty() && cells.iter().all(word) && !cells.iter().any(|cell| is_nan(cell));
+            if layout.header {
+                layout.names = Some(first.to_vec());
+            }
+            Ok(layout)
+        }
+        Err(_) => {
+            let layout = Resolver { settings, targets, names: Some(first), rows: rest, file }.layout(true)?;
+            let width =
+                rest.iter().map(|row| row.iter().rposition(|cell| !cell.is_empty()).map_or(0, |at| at + 1)).max();
+            if width > Some(first.len()) {
+                return Err(Error::invalid(format!(
+                    "{file}: the header names {} columns, its rows have {}",
+                    first.len(),
+                    width.unwrap_or(0)
+                ))
+                .with_hint("map the columns by position, such as --map ts=0+1,open=2,high=3,low=4,close=5,volume=6"));
+            }
+            Ok(layout)
+        }
+    }
+}
+
+fn is_nan(cell: &str) -> bool {
+    ["nan", "inf", "-inf", "null", "none", "na", "n/a"].iter().any(|word| cell.eq_ignore_ascii_case(word))
+}
+
+struct Resolver<'a> {
+    settings: &'a Settings,
+    targets: &'a [Target],
+    names: Option<&'a [String]>,
+    /// Data rows.
+    rows: &'a [&'a [String]],
+    file: &'a str,
+}
+
+impl Resolver<'_> {
+    fn layout(&self, header: bool) -> Result<Layout> {
+        let ts = match self.mapped("ts") {
+            Some(source) => self.ts_source(source)?,
+            None => self.ts_by_name()?,
+        };
+        let mut columns = Vec::new();
+        let mut missing = Vec::new();
+        for target in self.targets {
+            let constant = self.settings.set.iter().find(|(name, _)| *name == target.name);
+            if let Some((_, number)) = constant {
+                columns.push(Origin::Constant(number.clone()));
+            } else if let Some(source) = self.mapped(&target.name) {
+                columns.push(Origin::Position(self.position(&target.name, source)?));
+            } else {
+                match self.by_name(target)? {
+                    Some(at) => columns.push(Origin::Position(at)),
+                    None => missing.push(&target.name),
+                }
+            }
+        }
+        if !missing.is_empty() {
+            return Err(self.no_source(&joined(missing.into_iter())));
+        }
+        Ok(Layout { header, ts, columns, names: self.names.map(<[String]>::to_vec) })
+    }
+
+    fn mapped(&self, name: &str) -> Option<&str> {
+        self.settings.map.iter().find(|(column, _)| column == name).map(|(_, source)| source.as_str())
+    }
+
+    fn no_source(&self, columns: &str) -> Error {
+        let has = match self.names {
+            Some(names) => {
+                format!("its columns are {}", names.iter().map(|n| format!("{n:?}")).collect::<Vec<_>>().join(", "))
+            }
+            None => "it has no header".into(),
+        };
+        Error::invalid(format!("{}: nothing to take {columns} from; {has}", self.file)).with_hint(
+            "--map COLUMN=SOURCE by name or zero-based position, such as --map ts=0,open=1; --set volume=0 for a constant",
+        )
+    }
+
+    /// The position a source stands for, which is a name or a number.
+    fn position(&self, column: &str, source: &str) -> Result<usize> {
+        if let Some(at) = self.find(source)? {
+            return Ok(at);
+        }
+        if let Ok(at) = source.parse::<usize>() {
+            let width = self.names.map(<[String]>::len).into_iter().chain(self.rows.iter().map(|row| row.len())).max();
+            if at < width.unwrap_or(0) {
+                return Ok(at);
+            }
+            return Err(Error::invalid(format!(
+                "{}: --map {column}={source}, but it has {} columns, counted from 0",
+                self.file,
+                width.unwrap_or(0)
+            )));
+        }
+        Err(self.no_source(&format!("{column}={source}")))
+    }
+
+    /// The column of a name: as written, else without case.
+    fn find(&self, name: &str) -> Result<Option<usize>> {
+        let Some(names) = self.names else { return Ok(None) };
+        for same in [|a: &str, b: &str| a == b, |a: &str, b: &str| a.eq_ignore_ascii_case(b)] {
+            let mut hits = names.iter().enumerate().filter(|(_, known)| same(known.trim(), name)).map(|(at, _)| at);
+            if let Some(at) = hits.next() {
+                if hits.next().is_some() {
+                    return Err(Error::invalid(format!("{}: more than one column is called {name:?}", self.file))
+                        .with_hint("map it by its zero-based position"));
+                }
+                return Ok(Some(at));
+            }
+        }
+        Ok(None)
+    }
+
+    fn by_name(&self, target: &Target) -> Result<Option<usize>> {
+        for name in std::iter::once(&target.name).chain(&target.aliases) {
+            if let Some(at) = self.find(name)? {
+                return Ok(Some(at));
+            }
+        }
+        let Some(names) = self.names.filter(|_| target.role == Role::Extra) else { return Ok(None) };
+        // `adj_close` finds `Adj Close`.
+        let mut hits = names.iter().enumerate().filter(|(_, name)| column_name(name) == target.name);
+        Ok(hits.next().filter(|_| hits.next().is_none()).map(|(at, _)| at))
+    }
+
+    /// `ts=a+b`, unless a column has just that name.
+    fn ts_source(&self, source: &str) -> Result<Vec<usize>> {
+        if self.find(source)?.is_some() || !source.contains('+') {
+            return Ok(vec![self.position("ts", source)?]);
+        }
+        source.split('+').map(|part| self.position("ts", part.trim())).collect()
+    }
+
+    fn ts_by_name(&self) -> Result<Vec<usize>> {
+        let first = |at: usize| self.rows.first().and_then(|row| row.get(at)).map_or("", |cell| cell.as_str());
+        // A date and a time of day in two columns.
+        if let (Some(date), Some(time)) = (self.find("date")?, self.find("time")?)
+            && looks_like_time(first(date))
+            && !looks_like_time(first(time))
+            && first(time).contains(':')
+        {
+            return Ok(vec![date, time]);
+        }
+        for name in TIME_NAMES {
+            if let Some(at) = self.find(name)? {
+                return Ok(vec![at]);
+            }
+        }
+        let unnamed: Vec<usize> = self
+            .names
+            .into_iter()
+            .flat_map(|names| names.iter().enumerate())
+            .filter(|(at, name)| name.trim().is_empty() && looks_like_time(first(*at)))
+            .map(|(at, _)| at)
+            .collect();
+        match unnamed.as_slice() {
+            [at] => Ok(vec![*at]),
+            _ => Err(self.no_source("ts")),
+        }
+    }
+}
+
+/// A header as a column name: lower case, `_` for what else stands between letters and digits.
+fn column_name(text: &str) -> String {
+    let lower = text.trim().to_ascii_lowercase();
+    lower.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::args::{Settings, tests::args};
+    use super::*;
+
+    fn resolved(flags: &str, named: Option<&[&str]>, rows: &[&[&str]]) -> Result<Layout> {
+        let settings = Settings::of(&args(&format!("f --root r --series kline/X/1m {flags}"))).unwrap();
+        let text = |row: &[&str]| row.iter().map(|cell| (*cell).to_string()).collect::<Vec<String>>();
+        let preview = Preview { names: named.map(text), rows: rows.iter().map(|row| text(row)).collect() };
+        resolve(&settings, &targets(&settings, None)?, &preview, "f")
+    }
+
+    fn at(positions: &[usize]) -> Vec<Origin> {
+        positions.iter().map(|at| Origin::Position(*at)).collect()
+    }
+
+    const ROW: &[&str] = &["1640995200000", "1", "3", "0.5", "2", "10"];
+
+    #[test]
+    fn headers_are_matched_without_case() {
+        let layout = resolved("", None, &[&["DATE", "Volume", "OPEN", "HIGH", "LOW", "CLOSE"], ROW]).unwrap();
+        assert_eq!((layout.header, layout.ts.as_slice()), (true, &[0][..]));
+        assert_eq!(layout.columns, at(&[2, 3, 4, 5, 1]));
+        let names = &["open_time", "date", "open", "high", "low", "close", "volume"];
+        assert_eq!(resolved("", Some(names), &[ROW]).unwrap().ts, [0], "open_time goes before date");
+    }
+
+    #[test]
+    fn a_first_row_of_words_is_a_header_and_one_of_numbers_is_not() {
+        let map = "--map ts=0,open=1,close=2,high=3,low=4,volume=5";
+        assert!(!resolved(map, None, &[ROW, ROW]).unwrap().header);
+        assert_eq!(resolved(map, None, &[ROW]).unwrap().columns, at(&[1, 3, 4, 2, 5]));
+        let words: &[&str] = &["t", "o", "c", "h", "l", "v"];
+        assert!(resolved(map, None, &[words, ROW]).unwrap().header);
+        assert!(!resolved(&format!("{map} --no-header"), None, &[words, ROW]).unwrap().header);
+        let holes: &[&str] = &["1640995200000", "NaN", "NaN", "NaN", "NaN", ""];
+        assert!(!resolved(map, None, &[holes, ROW]).unwrap().header, "a row of holes is data");
+        let bad: &[&str] = &["1640995200000", "x", "1", "1", "1", "1"];
+        assert!(!resolved(map, None, &[bad, ROW]).unwrap().header, "one bad cell makes no header");
+    }
+
+    #[test]
+    fn a_header_narrower_than_its_rows_needs_positions() {
+        let header: &[&str] = &["Date", "Open", "High", "Low", "Close", "Volume"];
+        let row: &[&str] = &["2006-01-02", "09:01:00", "1", "3", "0.5", "2", "10"];
+        assert!(resolved("", None, &[header, row]).unwrap_err().hint().unwrap().contains("ts=0+1"));
+        let layout = resolved("--map ts=0+1,open=2,high=3,low=4,close=5,volume=6", None, &[header, row]).unwrap();
+        assert_eq!((layout.header, layout.ts.as_slice()), (true, &[0, 1][..]));
+    }
+
+    #[test]
+    fn an_unnamed_column_of_times_is_the_time() {
+        let header: &[&str] = &["", "Open", "High", "Low", "Close", "Volume"];
+        assert_eq!(resolved("", None, &[header, &["2004-08-19", "1", "1", "1", "1", "1"]]).unwrap().ts, [0]);
+        let counter: &[&str] = &["0", "1", "1", "1", "1", "1"];
+        assert!(resolved("", None, &[header, counter]).is_err(), "a row counter is no time");
+    }
+
+    #[test]
+    fn date_and_time_columns_are_joined() {
+        let header: &[&str] = &["Date", "Time", "Open", "High", "Low", "Close", "Volume"];
+        let row: &[&str] = &["2006-01-02", "09:01:00", "1", "3", "0.5", "2", "10"];
+        assert_eq!(resolved("", None, &[header, row]).unwrap().ts, [0, 1]);
+        assert_eq!(resolved("--map ts=date+Time", None, &[header, row]).unwrap().ts, [0, 1]);
+    }
+
+    #[test]
+    fn constants_and_extras_fill_the_rest() {
+        let header: &[&str] = &["timestamp", "open", "high", "low", "close", "Adj Close", "n"];
+        let row: &[&str] = &["2012-02-01", "1", "1", "1", "1", "2", "3"];
+        let flags = "--set volume=0 --extra adj_close:6,trades --map trades=n";
+        let layout = resolved(flags, None, &[header, row]).unwrap();
+        assert_eq!(
+            layout.columns.get(4..).unwrap(),
+            [Origin::Constant("0".into()), Origin::Position(5), Origin::Position(6)]
+        );
+        assert_eq!(layout.positions(), [0, 1, 2, 3, 4, 5, 6]);
+    }
+
+    #[test]
+    fn what_has_no_source_is_named() {
+        let header: &[&str] = &["timestamp", "open", "high", "low", "close"];
+        let row: &[&str] = &["2012-02-01", "1", "1", "1", "1"];
+        let error = resolved("", None, &[header, row]).unwrap_err();
+        assert!(error.detail().contains("volume from"), "{error}");
+        assert!(resolved("--map volume=Vol", None, &[header, row]).unwrap_err().detail().contains("volume=Vol"));
+        assert!(resolved("--map volume=9", None, &[header, row]).unwrap_err().detail().contains("5 columns"));
+        assert!(resolved("--map vol=1", None, &[header, row]).unwrap_err().detail().contains("no such column"));
+        assert!(resolved("", None, &[ROW, ROW]).is_err(), "the order of columns is not guessed");
+        let twice: &[&str] = &["timestamp", "open", "Open", "OPEN", "high", "low", "close", "volume"];
+        assert!(resolved("", None, &[twice, row]).is_ok(), "the exact name goes first");
+        let twice: &[&str] = &["timestamp", "Open", "OPEN", "high", "low", "close", "volume"];
+        assert!(resolved("", None, &[twice, row]).unwrap_err().detail().contains("more than one"));
+    }
+}

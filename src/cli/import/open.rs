@@ -1,0 +1,244 @@
+//! What a file is, by its content, and its bytes without the compression around them.
+//!
+//! Names and extensions decide nothing. A byte-order mark of UTF-8 is dropped; other encodings are refused by name.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+
+use indicatif::ProgressBar;
+
+use crate::error::{Error, ErrorCode, Result};
+
+/// The shape of the bytes inside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    Csv,
+    Json,
+    Parquet,
+    ArrowFile,
+    ArrowStream,
+}
+
+impl Format {
+    pub fn name(self) -> &'static str {
+        match self {
+            Format::Csv => "csv",
+            Format::Json => "json",
+            Format::Parquet => "parquet",
+            Format::ArrowFile => "arrow file",
+            Format::ArrowStream => "arrow stream",
+        }
+    }
+}
+
+/// What lies around them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compression {
+    None,
+    Gzip,
+    Zstd,
+}
+
+/// A file to import, its kind known.
+#[derive(Clone, Debug)]
+pub struct Input {
+    pub path: PathBuf,
+    pub format: Format,
+    pub compression: Compression,
+    /// Bytes on disk.
+    pub bytes: u64,
+}
+
+const BOM: &[u8] = b"\xef\xbb\xbf";
+/// Bytes looked at to tell a format.
+const HEAD_BYTES: usize = 4_096;
+
+impl Input {
+    /// Looks at the first bytes of a file.
+    ///
+    /// # Errors
+    /// `io` when it cannot be read, `unsupported_media_type` when its content is none of the formats, `invalid_argument`
+    /// when it is empty or no file.
+    pub fn detect(path: &Path) -> Result<Self> {
+        let file = File::open(path).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => Error::new(ErrorCode::NotFound, format!("there is no file {}", path.display())),
+            _ => Error::io("open", path, &error),
+        })?;
+        let meta = file.metadata().map_err(|error| Error::io("read", path, &error))?;
+        if !meta.is_file() {
+            return Err(Error::invalid(format!("{} is not a regular file", path.display()))
+                .with_hint("the input is read more than once; save a pipe to a file first"));
+        }
+        let head = read_head(file).map_err(|error| Error::io("read", path, &error))?;
+        let compression = match head.as_slice() {
+            [0x1f, 0x8b, ..] => Compression::Gzip,
+            [0x28, 0xb5, 0x2f, 0xfd, ..] => Compression::Zstd,
+            _ => Compression::None,
+        };
+        let mut input = Self { path: path.into(), format: Format::Csv, compression, bytes: meta.len() };
+        let head = match compression {
+            Compression::None => head,
+            _ => read_head(input.bytes(&ProgressBar::hidden())?).map_err(|error| input.broken(&error))?,
+        };
+        input.format = input.tell(&head)?;
+        Ok(input)
+    }
+
+    fn tell(&self, head: &[u8]) -> Result<Format> {
+        let refuse = |what: &str| {
+            Error::new(ErrorCode::UnsupportedMediaType, format!("{} is {what}", self.path.display())).with_hint(
+                "import reads CSV, JSON arrays, NDJSON, Parquet, Arrow and Feather, plain or in gzip or zstd",
+            )
+        };
+        if head.is_empty() {
+            return Err(Error::invalid(format!("{} is empty", self.path.display())));
+        }
+        match head {
+            [b'P', b'A', b'R', b'1', ..] => return Ok(Format::Parquet),
+            [b'A', b'R', b'R', b'O', b'W', b'1', ..] => return Ok(Format::ArrowFile),
+            [b'F', b'E', b'A', b'1', ..] => return Err(refuse("a Feather file of version 1")),
+            [0xff, 0xff, 0xff, 0xff, ..] => return Ok(Format::ArrowStream),
+            [b'P', b'K', 3 | 5, ..] => return Err(refuse("a zip archive")),
+            [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => return Err(refuse("text in UTF-16")),
+            [0x1f, 0x8b, ..] | [0x28, 0xb5, 0x2f, 0xfd, ..] => return Err(refuse("compressed twice")),
+            _ => {}
+        }
+        let text = head.strip_prefix(BOM).unwrap_or(head);
+        if text.contains(&0) {
+            return Err(refuse("of an unknown binary format"));
+        }
+        match text.trim_ascii_start() {
+            [] => Err(Error::invalid(format!("{} holds nothing but space", self.path.display()))),
+            [b'[' | b'{', ..] => Ok(Format::Json),
+            _ => Ok(Format::Csv),
+        }
+    }
+
+    /// The bytes inside the compression; `bar` follows the bytes on disk.
+    pub fn bytes(&self, bar: &ProgressBar) -> Result<Box<dyn Read>> {
+        let file = File::open(&self.path).map_err(|error| Error::io("open", &self.path, &error))?;
+        let file = Counted { inner: file, bar: bar.clone() };
+        Ok(match self.compression {
+            Compression::None => Box::new(file),
+            Compression::Gzip => {
+                Box::new(flate2::bufread::MultiGzDecoder::new(BufReader::with_capacity(1 << 16, file)))
+            }
+            Compression::Zstd => Box::new(zstd::stream::read::Decoder::new(file).map_err(|error| self.broken(&error))?),
+        })
+    }
+
+    /// The text inside the compression, without a byte-order mark.
+    pub fn text(&self, bar: &ProgressBar) -> Result<Box<dyn BufRead>> {
+        let mut reader = BufReader::with_capacity(1 << 16, self.bytes(bar)?);
+        let mut first = Vec::with_capacity(BOM.len());
+        reader.by_ref().take(3).read_to_end(&mut first).map_err(|error| self.broken(&error))?;
+        if first == BOM {
+            return Ok(Box::new(reader));
+        }
+        Ok(Box::new(io::Cursor::new(first).chain(reader)))
+    }
+
+    /// The error for bytes that cannot be read: damage inside is the input's fault, the rest the system's.
+    pub fn broken(&self, error: &io::Error) -> Error {
+        use io::ErrorKind::{InvalidData, InvalidInput, Other, UnexpectedEof};
+        match error.kind() {
+            InvalidData | InvalidInput | UnexpectedEof | Other => {
+                Error::invalid(format!("{} is damaged or cut short: {error}", self.path.display()))
+            }
+            _ => Error::io("read", &self.path, error),
+        }
+    }
+}
+
+fn read_head(reader: impl Read) -> io::Result<Vec<u8>> {
+    let mut head = Vec::with_capacity(HEAD_BYTES);
+    reader.take(HEAD_BYTES as u64).read_to_end(&mut head)?;
+    Ok(head)
+}
+
+/// Tells the progress bar how many bytes went by.
+struct Counted<R> {
+    inner: R,
+    bar: ProgressBar,
+}
+
+impl<R: Read> Read for Counted<R> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let count = self.inner.read(out)?;
+        self.bar.inc(count as u64);
+        Ok(count)
+    }
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+    use std::io::Write;
+
+    /// A file of these bytes in a fresh directory, which lives as long as the pair.
+    pub fn file(name: &str, bytes: &[u8]) -> (tempfile::TempDir, PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        (folder, path)
+    }
+
+    pub fn gzip(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    #[test]
+    fn content_decides_not_the_name() {
+        let zstd = zstd::encode_all(&b"{\"ts\":1}\n"[..], 1).unwrap();
+        for (bytes, format, compression) in [
+            (b"ts,open\n1,2\n".to_vec(), Format::Csv, Compression::None),
+            (b"\xef\xbb\xbfts,open\n".to_vec(), Format::Csv, Compression::None),
+            (b" [[1,2]]".to_vec(), Format::Json, Compression::None),
+            (gzip(b"{\"ts\":1}"), Format::Json, Compression::Gzip),
+            (zstd, Format::Json, Compression::Zstd),
+            (b"PAR1....".to_vec(), Format::Parquet, Compression::None),
+            (b"ARROW1\0\0".to_vec(), Format::ArrowFile, Compression::None),
+            (gzip(b"ARROW1\0\0"), Format::ArrowFile, Compression::Gzip),
+            (b"\xff\xff\xff\xff\x10\0\0\0".to_vec(), Format::ArrowStream, Compression::None),
+        ] {
+            let (_folder, path) = file("x.parquet", &bytes);
+            let input = Input::detect(&path).unwrap();
+            assert_eq!((input.format, input.compression), (format, compression));
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_named() {
+        for (bytes, code) in [
+            (b"PK\x03\x04....".to_vec(), ErrorCode::UnsupportedMediaType),
+            (b"\xff\xfet\0s\0".to_vec(), ErrorCode::UnsupportedMediaType),
+            (b"a\0b".to_vec(), ErrorCode::UnsupportedMediaType),
+            (gzip(&gzip(b"x")), ErrorCode::UnsupportedMediaType),
+            (b"".to_vec(), ErrorCode::InvalidArgument),
+            (b" \n".to_vec(), ErrorCode::InvalidArgument),
+            (gzip(b"ts,open\n1,2\n").split_at(12).0.to_vec(), ErrorCode::InvalidArgument),
+        ] {
+            let (_folder, path) = file("x.csv", &bytes);
+            let error = Input::detect(&path).unwrap_err();
+            assert_eq!(error.code(), code, "{error}");
+            assert!(error.detail().contains("x.csv"), "{error}");
+        }
+        assert_eq!(Input::detect(Path::new("/nowhere/x")).unwrap_err().code(), ErrorCode::NotFound);
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(Input::detect(folder.path()).unwrap_err().code(), ErrorCode::InvalidArgument);
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_dropped_once() {
+        for (bytes, wanted) in [(&b"\xef\xbb\xbfts"[..], "ts"), (b"ts", "ts"), (b"t", "t")] {
+            let (_folder, path) = file("x", &gzip(bytes));
+            let input = Input::detect(&path).unwrap();
+            let mut text = String::new();
+            input.text(&ProgressBar::hidden()).unwrap().read_to_string(&mut text).unwrap();
+            assert_eq!(text, wanted);
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! What the numbers and times of the files need: digits of each column, unit of the series.
+//!
+//! Written numbers ask for the digits they are written with, reduced where the largest of them would otherwise reach
+//! 10^18. Doubles ask for the fewest digits at which the decimal nearest to each of them still reads back as the same
+//! double; where no decimal column can do that, the column stays float64.
+
+use indicatif::ProgressBar;
+
+use crate::error::Result;
+use crate::types::number::{fraction_digits, shortest_digits};
+use crate::types::schema::{ColumnSpec, DECIMAL_LIMIT, DIGITS_MAX};
+use crate::types::{ColumnType, SeriesSpec, TimeUnit};
+
+use super::args::Settings;
+use super::cell::Cell;
+use super::mapping::Role;
+use super::plan::Plan;
+
+/// What one column was seen to hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Seen {
+    /// Most digits after the point.
+    after: u8,
+    /// Most digits before it, of written numbers.
+    before: u8,
+    /// Largest magnitude among doubles.
+    largest: f64,
+    floats: bool,
+    /// A written or typed number.
+    any: bool,
+}
+
+impl Seen {
+    fn add(&mut self, cell: Cell<'_>) {
+        match cell {
+            Cell::Text(text) => {
+                if let Some((after, before)) = fraction_digits(text) {
+                    self.written(after, before);
+                }
+            }
+            Cell::Int(number) => {
+                let before = number.checked_abs().and_then(i64::checked_ilog10).map_or(0, |log| log + 1);
+                self.written(0, u8::try_from(before).unwrap_or(u8::MAX));
+            }
+            Cell::Float(number) if number.is_finite() => {
+                self.any = true;
+                self.floats = true;
+                self.after = self.after.max(shortest_digits(number));
+                self.largest = self.largest.max(number.abs());
+            }
+            _ => {}
+        }
+    }
+
+    fn written(&mut self, after: u8, before: u8) {
+        self.any = true;
+        self.after = self.after.max(after);
+        self.before = self.before.max(before);
+    }
+
+    fn join(self, other: Seen) -> Seen {
+        Seen {
+            after: self.after.max(other.after),
+            before: self.before.max(other.before),
+            largest: self.largest.max(other.largest),
+            floats: self.floats || other.floats,
+            any: self.any || other.any,
+        }
+    }
+
+    /// The digits this column asks for; `None` where only float64 keeps its doubles.
+    fn digits(self) -> Option<u8> {
+        let room = DIGITS_MAX.saturating_sub(self.before);
+        if !self.floats {
+            return Some(self.after.min(room));
+        }
+        #[allow(clippy::cast_precision_loss, reason = "10^18 is a double")]
+        let limit = DECIMAL_LIMIT as f64;
+        let fits = self.after <= room && self.largest * 10_f64.powi(i32::from(self.after)) < limit;
+        fits.then_some(self.after)
+    }
+}
+
+/// The finding of the first pass.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Profile {
+    pub rows: u64,
+    /// Coarsest unit that holds every time.
+    pub unit: TimeUnit,
+    columns: Vec<Seen>,
+}
+
+/// Reads every row for its digits and its times.
+pub fn profile(plan: &Plan, bar: &ProgressBar) -> Result<Profile> {
+    let mut found = Profile { rows: 0, unit: TimeUnit::Ms, columns: vec![Seen::default(); plan.targets.len()] };
+    plan.read(bar, &mut |row| {
+        found.rows += 1;
+        for (seen, cell) in found.columns.iter_mut().zip(row.cells) {
+            seen.add(*cell);
+        }
+        if let Ok(moment) = row.time
+            && moment.unit().per_second() > found.unit.per_second()
+        {
+            found.unit = moment.unit();
+        }
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+impl Profile {
+    /// The registration that holds these rows: what the flags leave open follows the source.
+    pub fn spec(&self, settings: &Settings, plan: &Plan) -> SeriesSpec {
+        let of = |role: Role| {
+            let seen = plan.targets.iter().zip(&self.columns).filter(|(target, _)| target.role == role);
+            seen.fold(Seen::default(), |sum, (_, seen)| sum.join(*seen)).digits()
+        };
+        let mut spec = SeriesSpec::of_key(&settings.key);
+        spec.unit = self.unit;
+        if settings.key.name().is_none() {
+            spec.price_digits = settings.price_digits.or_else(|| of(Role::Price));
+            spec.volume_digits = settings.volume_digits.or_else(|| of(Role::Volume));
+        } else {
+            let digits = settings.value_digits.or_else(|| of(Role::Value));
+            spec.value = Some(ColumnSpec { name: None, kind: None, digits, merge: None });
+        }
+        for (target, seen) in plan.targets.iter().zip(&self.columns).filter(|(target, _)| target.role == Role::Extra) {
+            let given = settings.extra.iter().find(|extra| extra.name == target.name).and_then(|extra| extra.digits);
+            // A column that only counts is an integer.
+            let counts = given.is_none() && seen.after == 0 && seen.before > 0 && !seen.floats;
+            let digits = if counts { None } else { given.or_else(|| seen.digits()) };
+            let kind = counts.then(|| "int64".to_string());
+            spec.extra_columns.push(ColumnSpec { name: Some(target.name.clone()), kind, digits, merge: None });
+        }
+        spec
+    }
+}
+
+/// A column type for people and for the summary.
+pub fn describe(kind: ColumnType) -> String {
+    match kind {
+        ColumnType::Decimal { digits } => format!("decimal({digits})"),
+        ColumnType::Float64 => "float64".into(),
+        ColumnType::Int64 => "int64".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn digits(cells: &[Cell<'_>]) -> Option<u8> {
+        let mut seen = Seen::default();
+        cells.iter().for_each(|cell| seen.add(*cell));
+        seen.digits()
+    }
+
+    #[test]
+    fn written_numbers_keep_the_digits_they_are_written_with() {
+        assert_eq!(digits(&[Cell::Text(b"1.50"), Cell::Text(b"8e-8")]), Some(8));
+        assert_eq!(digits(&[Cell::Text(b"100"), Cell::Int(7)]), Some(0));
+        assert_eq!(digits(&[Cell::Text(b"x"), Cell::Missing]), Some(0));
+    }
+
+    #[test]
+    fn digits_shrink_before_a_column_reaches_ten_to_the_eighteenth() {
+        assert_eq!(digits(&[Cell::Text(b"2300413.7295"), Cell::Text(b"0.12345678901")]), Some(11));
+        assert_eq!(digits(&[Cell::Text(b"23004137.5"), Cell::Text(b"0.12345678901")]), Some(10));
+        assert_eq!(digits(&[Cell::Text(b"999999999999999999.5")]), Some(0));
+        assert_eq!(digits(&[Cell::Text(b"0.123456789012345678901")]), Some(18));
+    }
+
+    #[test]
+    fn doubles_take_the_fewest_digits_that_read_back() {
+        assert_eq!(digits(&[Cell::Float(0.1), Cell::Float(28_288.6), Cell::Float(3.0)]), Some(1));
+        assert_eq!(digits(&[Cell::Float(2.198e-5)]), Some(8));
+        assert_eq!(digits(&[Cell::Float(0.1 + 0.2), Cell::Float(1.0)]), Some(17));
+        assert_eq!(digits(&[Cell::Float(0.1 + 0.2), Cell::Float(10.0)]), None, "no decimal holds both");
+        assert_eq!(digits(&[Cell::Float(1e300)]), None);
+        assert_eq!(digits(&[Cell::Float(f64::NAN), Cell::Float(0.5)]), Some(1));
+    }
+}

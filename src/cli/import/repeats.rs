@@ -1,0 +1,242 @@
+//! Rows of the input that share a timestamp.
+//!
+//! While rows pass, [`Order`] keeps only the spans in which times rise or fall; where spans do not touch, no time can
+//! repeat and nothing else is remembered. Only rows in touching spans are looked at again, by a [`Collector`].
+
+use std::collections::{HashMap, HashSet};
+
+/// More spans than this are treated as one: the input is in no order.
+const SPANS_MAX: usize = 1 << 20;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Direction {
+    Up,
+    Down,
+}
+
+/// The order of the times seen.
+#[derive(Clone, Debug, Default)]
+pub struct Order {
+    spans: Vec<(i64, i64)>,
+    last: Option<i64>,
+    direction: Option<Direction>,
+    /// Times equal to the one before.
+    stutters: Vec<(i64, i64)>,
+    /// Whether times always rose.
+    pub rising: bool,
+    scattered: bool,
+}
+
+impl Order {
+    pub fn new() -> Self {
+        Self { rising: true, ..Self::default() }
+    }
+
+    pub fn push(&mut self, ts: i64) {
+        let last = self.last.replace(ts);
+        let going = match last {
+            Some(last) if ts > last => Direction::Up,
+            Some(last) if ts < last => Direction::Down,
+            Some(_) => {
+                self.rising = false;
+                self.keep_stutter(ts);
+                return;
+            }
+            None => {
+                self.spans.push((ts, ts));
+                return;
+            }
+        };
+        self.rising &= going == Direction::Up;
+        match self.spans.last_mut() {
+            Some(span) if self.direction.is_none_or(|direction| direction == going) => {
+                self.direction = Some(going);
+                *span = (span.0.min(ts), span.1.max(ts));
+            }
+            _ => {
+                self.direction = None;
+                self.spans.push((ts, ts));
+                if self.spans.len() > SPANS_MAX {
+                    self.scattered = true;
+                    let all = self.spans.iter().fold((ts, ts), |all, span| (all.0.min(span.0), all.1.max(span.1)));
+                    self.spans = vec![all];
+                }
+            }
+        }
+    }
+
+    fn keep_stutter(&mut self, ts: i64) {
+        if self.stutters.last().is_none_or(|last| last.0 != ts) {
+            self.stutters.push((ts, ts));
+        }
+        if self.stutters.len() > SPANS_MAX {
+            self.scattered = true;
+            self.stutters.clear();
+        }
+    }
+
+    /// Closed ranges in which a time may stand more than once, rising and apart; empty when none can.
+    pub fn suspects(&self) -> Vec<(i64, i64)> {
+        if self.scattered {
+            return vec![(i64::MIN, i64::MAX)];
+        }
+        let mut spans = self.spans.clone();
+        spans.sort_unstable();
+        let mut touching = self.stutters.clone();
+        let mut end: Option<i64> = None;
+        for span in spans {
+            if let Some(end) = end.filter(|end| span.0 <= *end) {
+                touching.push((span.0, span.1.min(end)));
+            }
+            end = Some(end.map_or(span.1, |end| end.max(span.1)));
+        }
+        touching.sort_unstable();
+        let mut merged: Vec<(i64, i64)> = Vec::new();
+        for span in touching {
+            match merged.last_mut() {
+                Some(last) if span.0 <= last.1 => last.1 = last.1.max(span.1),
+                _ => merged.push(span),
+            }
+        }
+        merged
+    }
+}
+
+/// Where a row stands in the input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    pub file: usize,
+    pub row: u64,
+    pub line: Option<u64>,
+    /// Zero-based number over all files.
+    pub number: u64,
+}
+
+/// A row that another of the same time takes the place of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Repeat {
+    pub ts: i64,
+    pub dropped: Place,
+    pub kept: Place,
+    /// Whether both hold the same values.
+    pub identical: bool,
+}
+
+/// Which row of a time stays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    First,
+    Last,
+}
+
+/// Collects the rows of suspicious times.
+#[derive(Clone, Debug, Default)]
+pub struct Collector {
+    suspects: Vec<(i64, i64)>,
+    rows: HashMap<i64, Vec<(Place, u64)>>,
+}
+
+impl Collector {
+    pub fn new(suspects: Vec<(i64, i64)>) -> Self {
+        Self { suspects, rows: HashMap::new() }
+    }
+
+    /// Remembers a row if its time is among the suspects; `hash` stands for its values.
+    pub fn push(&mut self, ts: i64, place: Place, hash: impl FnOnce() -> u64) {
+        let after = self.suspects.partition_point(|span| span.0 <= ts);
+        if self.suspects.get(..after).and_then(<[_]>::last).is_some_and(|span| ts <= span.1) {
+            self.rows.entry(ts).or_default().push((place, hash()));
+        }
+    }
+
+    /// The rows to leave out.
+    pub fn repeats(self, keep: Keep) -> Repeats {
+        let mut list = Vec::new();
+        for (ts, rows) in self.rows {
+            let kept = match keep {
+                Keep::First => rows.first(),
+                Keep::Last => rows.last(),
+            };
+            let Some((kept, values)) = kept.copied() else { continue };
+            let others = rows.into_iter().filter(|(place, _)| *place != kept);
+            list.extend(others.map(|(dropped, hash)| Repeat { ts, dropped, kept, identical: hash == values }));
+        }
+        list.sort_unstable_by_key(|repeat| repeat.dropped.number);
+        let dropped = list.iter().map(|repeat| repeat.dropped.number).collect();
+        Repeats { list, dropped }
+    }
+}
+
+/// All repeated rows, in the order of the input.
+#[derive(Clone, Debug, Default)]
+pub struct Repeats {
+    pub list: Vec<Repeat>,
+    dropped: HashSet<u64>,
+}
+
+impl Repeats {
+    /// The same rows left out, but no longer listed: they are reported elsewhere.
+    pub fn hidden(self) -> Self {
+        Self { list: Vec::new(), dropped: self.dropped }
+    }
+
+    /// Whether the row of this number is left out.
+    pub fn drops(&self, number: u64) -> bool {
+        self.dropped.contains(&number)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn suspects(times: &[i64]) -> Vec<(i64, i64)> {
+        let mut order = Order::new();
+        times.iter().for_each(|ts| order.push(*ts));
+        order.suspects()
+    }
+
+    fn place(number: u64) -> Place {
+        Place { file: 0, row: number, line: None, number }
+    }
+
+    fn dropped(times: &[i64], keep: Keep) -> Vec<u64> {
+        let mut collector = Collector::new(suspects(times));
+        for (number, ts) in times.iter().enumerate() {
+            collector.push(*ts, place(number as u64), || 0);
+        }
+        collector.repeats(keep).list.iter().map(|repeat| repeat.dropped.number).collect()
+    }
+
+    #[test]
+    fn ordered_input_needs_no_second_look() {
+        assert_eq!(suspects(&[1, 2, 3, 9]), []);
+        assert_eq!(suspects(&[9, 5, 3, 1]), []);
+        assert_eq!(suspects(&[5, 6, 7, 1, 2, 3]), [], "files given out of order");
+        assert_eq!(suspects(&[]), []);
+    }
+
+    #[test]
+    fn only_touching_spans_are_suspect() {
+        assert_eq!(suspects(&[1, 2, 2, 3]), [(2, 2)]);
+        assert_eq!(suspects(&[1, 2, 3, 4, 3, 4, 5, 6]), [(3, 4)]);
+    }
+
+    #[test]
+    fn the_row_of_the_mode_stays() {
+        assert_eq!(dropped(&[1, 2, 2, 3], Keep::Last), [1]);
+        assert_eq!(dropped(&[1, 2, 2, 3], Keep::First), [2]);
+        assert_eq!(dropped(&[4, 1, 4, 2, 4], Keep::Last), [0, 2]);
+    }
+
+    proptest! {
+        #[test]
+        fn every_repeated_row_is_found_and_no_other(times in prop::collection::vec(0_i64..40, 0..60)) {
+            let last: HashMap<i64, usize> = times.iter().enumerate().map(|(at, ts)| (*ts, at)).collect();
+            let wanted: Vec<u64> =
+                times.iter().enumerate().filter(|(at, ts)| last[*ts] != *at).map(|(at, _)| at as u64).collect();
+            prop_assert_eq!(dropped(&times, Keep::Last), wanted);
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! Where imported rows go: an open store, or a running server.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayData, RecordBatch, make_array};
+use arrow::buffer::Buffer;
+use arrow::datatypes::{Field, Schema};
+use arrow::error::ArrowError;
+use arrow::ipc::writer::StreamWriter;
+
+use crate::error::{Error, ErrorCode, Result};
+use crate::ingest::Parsed;
+use crate::query::Numbers;
+use crate::query::answer::{arrow_type, timestamp_type};
+use crate::service::{Condition, Mode, SeriesInfo};
+use crate::types::{Rows, SeriesDef, SeriesKey, SeriesSpec};
+
+use super::super::target::{Target, TargetArgs, WriteOptions};
+
+/// What a write did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Written {
+    /// Distinct rows stored.
+    pub rows: u64,
+    /// How many of them replaced a stored row.
+    pub replaced: u64,
+}
+
+/// A place that takes rows of one series.
+pub trait Sink {
+    /// For people: a directory or an address.
+    fn name(&self) -> String;
+
+    /// The definition of a series, if it is registered.
+    fn registered(&mut self, key: &SeriesKey) -> Result<Option<SeriesDef>>;
+
+    /// Registers a series; the same definition again is no error.
+    fn register(&mut self, spec: &SeriesSpec) -> Result<SeriesDef>;
+
+    /// Writes rows as one atomic commit and returns when they are durable. Their agreement (high, low, …) was
+    /// checked before and is not checked again.
+    fn write(&mut self, def: &SeriesDef, rows: Rows, mode: Mode) -> Result<Written>;
+
+    /// Moves what was written into chunk files.
+    fn seal(&mut self, key: &SeriesKey) -> Result<()>;
+}
+
+/// Opens the target of the flags. A dry run makes no store, and does without one where none is.
+pub fn open(target: &TargetArgs, dry_run: bool) -> Result<Option<Box<dyn Sink>>> {
+    match Target::open(target, !dry_run) {
+        Ok(target) => Ok(Some(Box::new(Stored { target }))),
+        Err(error) if dry_run && error.code() == ErrorCode::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// A store that is open here, or the server that owns it.
+struct Stored {
+    target: Target,
+}
+
+impl Sink for Stored {
+    fn name(&self) -> String {
+        match &self.target {
+            Target::Local(_) => "local".into(),
+            Target::Remote(client) => client.url(),
+        }
+    }
+
+    fn registered(&mut self, key: &SeriesKey) -> Result<Option<SeriesDef>> {
+        match self.target.series(key) {
+            Ok(info) => Ok(Some(definition(info))),
+            Err(error) if error.code() == ErrorCode::SeriesNotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn register(&mut self, spec: &SeriesSpec) -> Result<SeriesDef> {
+        Ok(definition(self.target.register(spec.clone())?.info))
+    }
+
+    fn write(&mut self, def: &SeriesDef, rows: Rows, mode: Mode) -> Result<Written> {
+        let condition = Condition::default();
+        let reply = match &self.target {
+            Target::Local(service) => {
+                let parsed = Parsed { rows, ..Parsed::default() };
+                service.write(&def.key, parsed, mode, &condition)?
+            }
+            Target::Remote(_) => {
+                let options = WriteOptions {
+                    mode,
+                    format: "arrow".into(),
+                    validate: Some("none".into()),
+                    ..WriteOptions::default()
+                };
+                self.target.write(&def.key, arrow_stream(def, rows)?.into(), &options, &condition)?
+            }
+        };
+        Ok(Written { rows: reply.rows_written, replaced: reply.rows_replaced })
+    }
+
+    fn seal(&mut self, key: &SeriesKey) -> Result<()> {
+        self.target.seal(std::slice::from_ref(key)).map(|_| ())
+    }
+}
+
+fn definition(info: SeriesInfo) -> SeriesDef {
+    SeriesDef {
+        key: info.series,
+        unit: info.unit,
+        partition: info.partition,
+        interval_ms: info.interval_ms,
+        origin: info.origin,
+        calendar: info.calendar,
+        retention: info.retention,
+        value_index: info.value_index,
+        description: info.description,
+        columns: info.columns,
+    }
+}
+
+/// Rows of one Arrow message: 64 columns of them stay within 64 MiB.
+const MESSAGE_ROWS: usize = 65_536;
+
+/// The rows as an Arrow IPC stream whose columns are those of the series.
+fn arrow_stream(def: &SeriesDef, rows: Rows) -> Result<Vec<u8>> {
+    let broken = |error: ArrowError| Error::internal(format!("cannot encode rows as Arrow: {error}"));
+    let mut fields = vec![Field::new("ts", timestamp_type(def.unit), false)];
+    fields.extend(
+        def.columns.iter().map(|column| Field::new(&column.name, arrow_type(column.kind, Numbers::Stored), false)),
+    );
+    let schema = Arc::new(Schema::new(fields));
+    let count = rows.len();
+    let words = std::iter::once(rows.ts).chain(rows.columns);
+    let arrays = schema.fields().iter().zip(words).map(|(field, words)| {
+        // Every type has 8-byte cells, so the words are its buffer.
+        let data = ArrayData::builder(field.data_type().clone()).len(words.len()).add_buffer(Buffer::from_vec(words));
+        Ok(make_array(data.build().map_err(broken)?))
+    });
+    let batch = RecordBatch::try_new(schema.clone(), arrays.collect::<Result<Vec<_>>>()?).map_err(broken)?;
+    let mut writer =
+        StreamWriter::try_new(Vec::with_capacity(count * 8 * (def.columns.len() + 1)), &schema).map_err(broken)?;
+    for first in (0..count).step_by(MESSAGE_ROWS) {
+        writer.write(&batch.slice(first, MESSAGE_ROWS.min(count - first))).map_err(broken)?;
+    }
+    writer.into_inner().map_err(broken)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ingest;
+
+    #[test]
+    fn the_stream_for_a_server_reads_back_as_the_same_rows() {
+        let mut spec = SeriesSpec::of_key(&SeriesKey::parse("kline/X/1m").unwrap());
+        spec.price_digits = Some(2);
+        spec.extra_columns = serde_json::from_str(r#"[{"name":"count","type":"int64"}]"#).unwrap();
+        let def = spec.resolve().unwrap();
+        let mut rows = Rows::with_capacity(6, 70_000);
+        for row in 0..70_000_i64 {
+            rows.push(row * 60_000, &[row, row + 2, row, row, 0.5_f64.to_bits().cast_signed(), -row]);
+        }
+        let body = arrow_stream(&def, rows.clone()).unwrap();
+        let options = ingest::Options { validate: ingest::Validate::None, ..ingest::Options::default() };
+        assert_eq!(ingest::parse(ingest::BodyFormat::Arrow, &def, &body, &options).unwrap().rows, rows);
+    }
+}

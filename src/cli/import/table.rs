@@ -1,0 +1,316 @@
+//! Rows of typed tables: Parquet, Arrow files (Feather) and Arrow streams, compressed bodies too.
+//!
+//! A file is read batch by batch; inside gzip or zstd it must be held whole, since its directory stands at its end.
+//! The decoders are not proof against every damaged byte: a panic of theirs becomes an error naming the file.
+
+use std::fs::File;
+use std::io::{BufReader, Cursor, Read};
+use std::panic::AssertUnwindSafe;
+
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Float64Type, Int64Type, Schema, TimeUnit as ArrowUnit};
+use arrow::error::ArrowError;
+use arrow::ipc::reader::{FileReader, StreamReader};
+use indicatif::ProgressBar;
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::file::reader::ChunkReader;
+
+use crate::error::{Error, Result};
+
+use super::cell::{Cell, PREVIEW_ROWS, Preview, Record, Visit};
+use super::open::{Compression, Format, Input};
+
+/// Rows a Parquet file is read by.
+const BATCH_ROWS: usize = 16_384;
+/// Largest table that is unpacked in memory.
+const UNPACKED_BYTES_MAX: u64 = 1 << 30;
+
+type Batches = Box<dyn Iterator<Item = std::result::Result<RecordBatch, ArrowError>>>;
+
+fn broken(input: &Input, error: impl std::fmt::Display) -> Error {
+    Error::invalid(format!("{} is damaged or of an unknown kind: {error}", input.path.display()))
+}
+
+/// Runs a decoder; its panic on damaged bytes becomes an error.
+fn guard<T>(input: &Input, decode: impl FnOnce() -> Result<T>) -> Result<T> {
+    std::panic::catch_unwind(AssertUnwindSafe(decode)).unwrap_or_else(|_| Err(broken(input, "its decoder gave up")))
+}
+
+/// The schema, and the batches of the columns at `keep` (rising), or of all.
+fn open(input: &Input, keep: Option<&[usize]>) -> Result<(Schema, Batches)> {
+    let file = || File::open(&input.path).map_err(|error| Error::io("open", &input.path, &error));
+    let unpacked = || {
+        let mut bytes = Vec::new();
+        let mut reader = input.bytes(&ProgressBar::hidden())?.take(UNPACKED_BYTES_MAX + 1);
+        reader.read_to_end(&mut bytes).map_err(|error| input.broken(&error))?;
+        if bytes.len() as u64 > UNPACKED_BYTES_MAX {
+            return Err(Error::invalid(format!("{} holds more than 1 GiB unpacked", input.path.display()))
+                .with_hint("unpack it first"));
+        }
+        Ok(bytes)
+    };
+    guard(input, || match (input.format, input.compression) {
+        (Format::Parquet, Compression::None) => parquet(input, file()?, keep),
+        (Format::Parquet, _) => parquet(input, bytes::Bytes::from(unpacked()?), keep),
+        (Format::ArrowFile, Compression::None) => arrow_file(input, BufReader::new(file()?), keep),
+        (Format::ArrowFile, _) => arrow_file(input, Cursor::new(unpacked()?), keep),
+        _ => {
+            let bytes = BufReader::new(input.bytes(&ProgressBar::hidden())?);
+            let reader = StreamReader::try_new(bytes, None).map_err(|error| broken(input, error))?;
+            let schema = reader.schema().as_ref().clone();
+            let keep = keep.map(<[usize]>::to_vec);
+            let batches = reader.map(move |batch| match &keep {
+                Some(keep) => batch?.project(keep),
+                None => batch,
+            });
+            Ok((schema, Box::new(batches) as Batches))
+        }
+    })
+}
+
+fn parquet<R: ChunkReader + 'static>(input: &Input, reader: R, keep: Option<&[usize]>) -> Result<(Schema, Batches)> {
+    let builder = ParquetRecordBatchReaderBuilder::try_new(reader).map_err(|error| broken(input, error))?;
+    let schema = builder.schema().as_ref().clone();
+    let mask = match keep {
+        Some(keep) => ProjectionMask::roots(builder.parquet_schema(), keep.iter().copied()),
+        None => ProjectionMask::all(),
+    };
+    let reader =
+        builder.with_projection(mask).with_batch_size(BATCH_ROWS).build().map_err(|error| broken(input, error))?;
+    Ok((schema, Box::new(reader)))
+}
+
+fn arrow_file<R: Read + std::io::Seek + 'static>(
+    input: &Input,
+    reader: R,
+    keep: Option<&[usize]>,
+) -> Result<(Schema, Batches)> {
+    let reader = FileReader::try_new(reader, None).map_err(|error| broken(input, error))?;
+    let schema = reader.schema().as_ref().clone();
+    let keep = keep.map(<[usize]>::to_vec);
+    let batches = reader.map(move |batch| match &keep {
+        Some(keep) => batch?.project(keep),
+        None => batch,
+    });
+    Ok((schema, Box::new(batches)))
+}
+
+/// A column in one of the forms a cell can take.
+enum Column {
+    Float(ArrayRef),
+    Int(ArrayRef),
+    Text(ArrayRef),
+    Time { ticks: ArrayRef, per_second: i64, zoned: bool },
+    Wrong(&'static str),
+}
+
+impl Column {
+    fn of(array: &ArrayRef) -> std::result::Result<Self, ArrowError> {
+        use DataType as T;
+        Ok(match array.data_type() {
+            T::Float16 | T::Float32 | T::Float64 => Column::Float(cast(array, &T::Float64)?),
+            T::Int8 | T::Int16 | T::Int32 | T::Int64 | T::UInt8 | T::UInt16 | T::UInt32 => {
+                Column::Int(cast(array, &T::Int64)?)
+            }
+            // Decimals keep their digits as text; an unsigned word may exceed the signed one.
+            T::UInt64 | T::Decimal32(..) | T::Decimal64(..) | T::Decimal128(..) | T::Decimal256(..) => {
+                Column::Text(cast(array, &T::Utf8)?)
+            }
+            T::Utf8 | T::LargeUtf8 | T::Utf8View => Column::Text(cast(array, &T::Utf8)?),
+            T::Dictionary(_, values) => return Self::of(&cast(array, values)?),
+            T::Timestamp(unit, zone) => {
+                let per_second = match unit {
+                    ArrowUnit::Second => 1,
+                    ArrowUnit::Millisecond => 1_000,
+                    ArrowUnit::Microsecond => 1_000_000,
+                    ArrowUnit::Nanosecond => 1_000_000_000,
+                };
+                Column::Time { ticks: cast(array, &T::Int64)?, per_second, zoned: zone.is_some() }
+            }
+            T::Date32 | T::Date64 => {
+                let seconds = cast(array, &T::Timestamp(ArrowUnit::Millisecond, None))?;
+                Column::Time { ticks: cast(&seconds, &T::Int64)?, per_second: 1_000, zoned: false }
+            }
+            T::Boolean => Column::Wrong("a boolean"),
+            T::Null => Column::Wrong("null"),
+            _ => Column::Wrong("neither a number nor a time"),
+        })
+    }
+
+    fn cell(&self, row: usize) -> Cell<'_> {
+        let (Column::Float(array) | Column::Int(array) | Column::Text(array) | Column::Time { ticks: array, .. }) =
+            self
+        else {
+            return match self {
+                Column::Wrong(what) => Cell::Wrong(what),
+                _ => Cell::Missing,
+            };
+        };
+        if row >= array.len() || array.is_null(row) {
+            return Cell::Missing;
+        }
+        match self {
+            Column::Float(array) => Cell::Float(array.as_primitive::<Float64Type>().value(row)),
+            Column::Int(array) => Cell::Int(array.as_primitive::<Int64Type>().value(row)),
+            Column::Text(array) => Cell::text(array.as_string::<i32>().value(row).trim().as_bytes()),
+            Column::Time { ticks, per_second, zoned } => Cell::Time {
+                ticks: ticks.as_primitive::<Int64Type>().value(row),
+                per_second: *per_second,
+                zoned: *zoned,
+            },
+            Column::Wrong(what) => Cell::Wrong(what),
+        }
+    }
+}
+
+/// Names and the first rows.
+pub fn preview(input: &Input) -> Result<Preview> {
+    let (schema, mut batches) = open(input, None)?;
+    let names = schema.fields().iter().map(|field| field.name().clone()).collect();
+    let rows = guard(input, || {
+        let Some(batch) = batches.next() else { return Ok(Vec::new()) };
+        let batch = batch.map_err(|error| broken(input, error))?;
+        let batch = batch.slice(0, batch.num_rows().min(PREVIEW_ROWS));
+        let columns = columns(&batch).map_err(|error| broken(input, error))?;
+        let row = |row| columns.iter().map(|column| column.cell(row).show().into_owned()).collect();
+        Ok((0..batch.num_rows()).map(row).collect())
+    })?;
+    Ok(Preview { names: Some(names), rows })
+}
+
+fn columns(batch: &RecordBatch) -> std::result::Result<Vec<Column>, ArrowError> {
+    batch.columns().iter().map(Column::of).collect()
+}
+
+/// Reads every row and hands over the cells at `positions`.
+pub fn read(input: &Input, positions: &[usize], bar: &ProgressBar, visit: &mut Visit<'_>) -> Result<()> {
+    let mut keep = positions.to_vec();
+    keep.sort_unstable();
+    keep.dedup();
+    // Where each position went among the columns kept.
+    let places: Vec<usize> = positions.iter().filter_map(|at| keep.binary_search(at).ok()).collect();
+    let (_, mut batches) = open(input, Some(&keep))?;
+    let mut first = 0_u64;
+    loop {
+        let decoded = guard(input, || {
+            let Some(batch) = batches.next() else { return Ok(None) };
+            let batch = batch.map_err(|error| broken(input, error))?;
+            Ok(Some((batch.num_rows(), columns(&batch).map_err(|error| broken(input, error))?)))
+        })?;
+        let Some((rows, columns)) = decoded else { break };
+        let columns: Vec<&Column> = places.iter().filter_map(|place| columns.get(*place)).collect();
+        for row in 0..rows {
+            let cells: Vec<Cell<'_>> = columns.iter().map(|column| column.cell(row)).collect();
+            visit(Record { row: first + row as u64, line: None, cells: &cells })?;
+        }
+        first += rows as u64;
+    }
+    bar.inc(input.bytes);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{
+        DictionaryArray, Float64Array, Int64Array, StringArray, TimestampMillisecondArray, UInt64Array,
+    };
+    use arrow::datatypes::Int32Type;
+    use arrow::ipc::writer::{FileWriter, IpcWriteOptions, StreamWriter};
+
+    use super::super::open::tests::{file, gzip};
+    use super::*;
+
+    fn batch() -> RecordBatch {
+        let columns: Vec<(&str, ArrayRef)> = vec![
+            ("date", Arc::new(TimestampMillisecondArray::from(vec![1_000, 2_000]).with_timezone("UTC"))),
+            ("open", Arc::new(Float64Array::from(vec![Some(1.5), None]))),
+            ("count", Arc::new(Int64Array::from(vec![3, 4]))),
+            ("big", Arc::new(UInt64Array::from(vec![u64::MAX, 1]))),
+            ("text", Arc::new(StringArray::from(vec!["2.50", ""]))),
+            ("venue", Arc::new(vec!["a", "b"].into_iter().collect::<DictionaryArray<Int32Type>>())),
+        ];
+        RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(n, c)| (n, c, true))).unwrap()
+    }
+
+    fn feather(lz4: bool) -> Vec<u8> {
+        let compression = lz4.then_some(arrow::ipc::CompressionType::LZ4_FRAME);
+        let options = IpcWriteOptions::default().try_with_compression(compression).unwrap();
+        let mut bytes = Vec::new();
+        let mut writer = FileWriter::try_new_with_options(&mut bytes, &batch().schema(), options).unwrap();
+        writer.write(&batch()).unwrap();
+        writer.finish().unwrap();
+        drop(writer);
+        bytes
+    }
+
+    fn stream() -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let mut writer = StreamWriter::try_new(&mut bytes, &batch().schema()).unwrap();
+        writer.write(&batch()).unwrap();
+        writer.finish().unwrap();
+        drop(writer);
+        bytes
+    }
+
+    fn parquet() -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let mut writer = parquet::arrow::ArrowWriter::try_new(&mut bytes, batch().schema(), None).unwrap();
+        writer.write(&batch()).unwrap();
+        writer.close().unwrap();
+        bytes
+    }
+
+    #[test]
+    fn every_container_gives_the_same_cells() {
+        let containers = [
+            feather(false),
+            feather(true),
+            stream(),
+            parquet(),
+            gzip(&feather(true)),
+            gzip(&parquet()),
+            gzip(&stream()),
+        ];
+        for bytes in containers {
+            let (_folder, path) = file("x", &bytes);
+            let input = Input::detect(&path).unwrap();
+            assert_eq!(preview(&input).unwrap().names.unwrap(), ["date", "open", "count", "big", "text", "venue"]);
+            let mut found = Vec::new();
+            read(&input, &[4, 0, 1, 2, 3, 5], &ProgressBar::hidden(), &mut |record| {
+                found.push(format!("{:?}", record.cells));
+                Ok(())
+            })
+            .unwrap();
+            let first = [
+                Cell::Text(b"2.50"),
+                Cell::Time { ticks: 1_000, per_second: 1_000, zoned: true },
+                Cell::Float(1.5),
+                Cell::Int(3),
+                Cell::Text(b"18446744073709551615"),
+                Cell::Text(b"a"),
+            ];
+            assert_eq!(found.first().unwrap(), &format!("{first:?}"), "{:?}", input.format);
+            assert!(found.last().unwrap().starts_with("[Missing, Time"), "{found:?}");
+            assert_eq!(found.len(), 2);
+        }
+    }
+
+    #[test]
+    fn damaged_tables_are_errors_and_never_end_the_process() {
+        for bytes in [feather(true), feather(false), parquet(), stream()] {
+            for cut in [bytes.len() / 2, bytes.len() - 9] {
+                let (_folder, path) = file("cut", bytes.split_at(cut).0);
+                let Ok(input) = Input::detect(&path) else { continue };
+                let read = read(&input, &[0, 1], &ProgressBar::hidden(), &mut |_| Ok(()));
+                // A stream cut behind its last message lacks only its end marker.
+                if input.format != Format::ArrowStream {
+                    assert_eq!(read.unwrap_err().code(), crate::ErrorCode::InvalidArgument);
+                }
+            }
+        }
+    }
+}

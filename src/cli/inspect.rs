@@ -1,0 +1,34 @@
+//! `fastk inspect`: what stands in a file of a data directory, without opening the store.
+
+use std::path::PathBuf;
+
+use super::show;
+use crate::error::{Error, Result};
+use crate::format::inspect::inspect;
+
+#[derive(Debug, clap::Args)]
+pub struct InspectArgs {
+    /// A chunk, WAL segment, run or manifest file.
+    #[arg(required = true)]
+    files: Vec<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Describes each file; the first that cannot be read ends it.
+pub fn run(args: InspectArgs) -> Result<u8> {
+    for (position, path) in args.files.iter().enumerate() {
+        let bytes = std::fs::read(path).map_err(|error| Error::io("read", path, &error))?;
+        let named = |error: Error| Error::new(error.code(), format!("{}: {}", path.display(), error.detail()));
+        let described = inspect(&bytes).map_err(|error| match error.hint() {
+            Some(hint) => named(error.clone()).with_hint(hint),
+            None => named(error),
+        })?;
+        if !args.json && args.files.len() > 1 {
+            show::out(&format!("{}{}\n", if position > 0 { "\n" } else { "" }, path.display()))?;
+        }
+        show::reply(&described, args.json)?;
+    }
+    Ok(0)
+}

@@ -1,0 +1,159 @@
+//! `fastk write`, `delete` and `drop`.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use super::show;
+use super::target::{Target, TargetArgs, WriteOptions};
+use crate::error::{Error, Result};
+use crate::service::{Condition, Mode};
+use crate::types::SeriesKey;
+
+#[derive(Debug, clap::Args)]
+pub struct WriteArgs {
+    key: String,
+    /// File with rows; standard input when left out or `-`.
+    file: Option<PathBuf>,
+    /// json, ndjson, csv, arrow or parquet; by the file's ending when left out, else json.
+    #[arg(long)]
+    format: Option<String>,
+    /// upsert, insert or append.
+    #[arg(long, default_value = "upsert")]
+    mode: String,
+    /// ohlc or none.
+    #[arg(long)]
+    validate: Option<String>,
+    /// exact or nearest.
+    #[arg(long)]
+    rounding: Option<String>,
+    /// raw: numbers are scaled integers.
+    #[arg(long)]
+    numbers: Option<String>,
+    /// reject or skip rows without a value; scalars only.
+    #[arg(long)]
+    missing: Option<String>,
+    #[command(flatten)]
+    condition: ConditionArgs,
+    #[command(flatten)]
+    target: TargetArgs,
+    /// Print the reply as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct DeleteArgs {
+    key: String,
+    /// First timestamp; the range is closed.
+    #[arg(long, required_unless_present = "all", requires = "end", allow_negative_numbers = true)]
+    start: Option<String>,
+    /// Last timestamp; the range is closed.
+    #[arg(long, requires = "start", allow_negative_numbers = true)]
+    end: Option<String>,
+    /// Delete every row; the series stays registered.
+    #[arg(long, conflicts_with_all = ["start", "end"])]
+    all: bool,
+    /// Only tell how many rows it would delete.
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    condition: ConditionArgs,
+    #[command(flatten)]
+    target: TargetArgs,
+    /// Print the reply as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct DropArgs {
+    key: String,
+    #[command(flatten)]
+    condition: ConditionArgs,
+    #[command(flatten)]
+    target: TargetArgs,
+    /// Print the reply as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+struct ConditionArgs {
+    /// Only if the series is at this version, else commit_conflict.
+    #[arg(long, value_name = "VERSION")]
+    if_version: Option<u64>,
+}
+
+impl ConditionArgs {
+    fn condition(&self) -> Condition {
+        Condition { if_match: None, if_version: self.if_version }
+    }
+}
+
+/// Writes the rows of a file as one commit.
+pub fn write(args: WriteArgs) -> Result<u8> {
+    let key = SeriesKey::parse(&args.key)?;
+    let format = match &args.format {
+        Some(format) => format.clone(),
+        None => args.file.as_deref().and_then(format_of).unwrap_or("json").to_string(),
+    };
+    let options = WriteOptions {
+        mode: Mode::from_name(&args.mode)?,
+        format,
+        validate: args.validate,
+        rounding: args.rounding,
+        numbers: args.numbers,
+        missing: args.missing,
+    };
+    let body = read_input(args.file.as_deref())?;
+    let target = Target::open(&args.target, false)?;
+    let reply = target.write(&key, body.into(), &options, &args.condition.condition())?;
+    show::reply(&reply, args.json)?;
+    Ok(0)
+}
+
+/// Deletes a closed range.
+pub fn delete(args: DeleteArgs) -> Result<u8> {
+    let key = SeriesKey::parse(&args.key)?;
+    let range = args.start.as_deref().zip(args.end.as_deref());
+    if range.is_none() && !args.all {
+        return Err(Error::invalid("delete needs both --start and --end, or --all"));
+    }
+    let target = Target::open(&args.target, false)?;
+    let reply = target.delete(&key, range, &args.condition.condition(), args.dry_run)?;
+    show::reply(&reply, args.json)?;
+    Ok(0)
+}
+
+/// Drops a series.
+pub fn drop(args: DropArgs) -> Result<u8> {
+    let key = SeriesKey::parse(&args.key)?;
+    let reply = Target::open(&args.target, false)?.drop_series(&key, &args.condition.condition())?;
+    show::reply(&reply, args.json)?;
+    Ok(0)
+}
+
+/// The whole file, or standard input for `-` or nothing.
+pub fn read_input(path: Option<&Path>) -> Result<Vec<u8>> {
+    match path.filter(|path| path.as_os_str() != "-") {
+        Some(path) => std::fs::read(path).map_err(|error| Error::io("read", path, &error)),
+        None => {
+            let mut bytes = Vec::new();
+            let read = std::io::stdin().lock().read_to_end(&mut bytes);
+            read.map_err(|error| Error::io("read", Path::new("standard input"), &error))?;
+            Ok(bytes)
+        }
+    }
+}
+
+/// Format by the ending of a file name.
+pub fn format_of(path: &Path) -> Option<&'static str> {
+    Some(match path.extension()?.to_str()?.to_ascii_lowercase().as_str() {
+        "json" => "json",
+        "ndjson" | "jsonl" => "ndjson",
+        "csv" => "csv",
+        "arrow" | "arrows" => "arrow",
+        "parquet" => "parquet",
+        _ => return None,
+    })
+}

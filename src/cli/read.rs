@@ -1,0 +1,232 @@
+//! `fastk query` (to standard output) and `fastk export` (to a file that appears whole or not at all).
+
+use std::fs::File;
+use std::io::{BufWriter, ErrorKind, Write};
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+
+use super::engine::when;
+use super::mutate::format_of;
+use super::show;
+use super::target::{ReadOptions, Target, TargetArgs};
+use crate::error::{Error, ErrorCode, Result};
+use crate::query::{Numbers, Order, Query};
+use crate::types::SeriesKey;
+
+/// Rows of a table when neither --limit nor --latest is given.
+const TABLE_ROWS_DEFAULT: u64 = 50;
+/// Most rows of a table: its widths are known only when all rows are there.
+const TABLE_ROWS_MAX: u64 = 100_000;
+
+#[derive(Debug, clap::Args)]
+struct SelectArgs {
+    /// kline/{symbol}/{timeframe} or scalar/{category}/{symbol}/{timeframe}/{name}
+    key: String,
+    /// First timestamp: epoch in the unit of the series, RFC 3339, or a date. The range is closed.
+    #[arg(long, allow_negative_numbers = true)]
+    start: Option<String>,
+    /// Last timestamp, as --start; a date means its last instant.
+    #[arg(long, allow_negative_numbers = true)]
+    end: Option<String>,
+    /// The last N rows of the range.
+    #[arg(long, value_name = "N")]
+    latest: Option<u64>,
+    /// At most N rows, in the order of the answer.
+    #[arg(long, value_name = "N")]
+    limit: Option<u64>,
+    /// asc or desc.
+    #[arg(long, default_value = "asc")]
+    order: String,
+    /// Columns, separated by commas; ts always comes first.
+    #[arg(long, value_delimiter = ',')]
+    columns: Vec<String>,
+    /// A predicate column:op:value; may be repeated.
+    #[arg(long = "where", value_name = "PREDICATE")]
+    predicates: Vec<String>,
+    /// stored, float64, decimal128, raw or string.
+    #[arg(long, default_value = "stored")]
+    numbers: String,
+    /// epoch or rfc3339, in text formats.
+    #[arg(long)]
+    times: Option<String>,
+    /// rows or columns, in JSON.
+    #[arg(long)]
+    shape: Option<String>,
+    #[command(flatten)]
+    target: TargetArgs,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct QueryArgs {
+    #[command(flatten)]
+    select: SelectArgs,
+    /// table, csv, json, ndjson, arrow or parquet.
+    #[arg(long, default_value = "table")]
+    format: String,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct ExportArgs {
+    #[command(flatten)]
+    select: SelectArgs,
+    /// File to write; it appears when it is complete.
+    #[arg(long, short, value_name = "FILE")]
+    output: PathBuf,
+    /// csv, json, ndjson, arrow or parquet; by the file's ending when left out.
+    #[arg(long)]
+    format: Option<String>,
+    /// Replace the file if it exists.
+    #[arg(long)]
+    force: bool,
+}
+
+impl SelectArgs {
+    fn query(&self, key: &SeriesKey) -> Result<Query> {
+        let mut query = Query::of(key);
+        query.start = self.start.as_deref().map(when);
+        query.end = self.end.as_deref().map(when);
+        query.latest = self.latest;
+        query.limit = self.limit;
+        query.order = match self.order.as_str() {
+            "asc" => Order::Asc,
+            "desc" => Order::Desc,
+            other => return Err(Error::invalid(format!("order {other:?} is not asc or desc"))),
+        };
+        query.columns = (!self.columns.is_empty()).then(|| self.columns.clone());
+        query.predicates = (!self.predicates.is_empty()).then(|| self.predicates.clone().into());
+        query.numbers = serde_json::from_value::<Numbers>(self.numbers.as_str().into()).map_err(|_| {
+            let detail = format!("numbers {:?} is not one of stored, float64, decimal128, raw, string", self.numbers);
+            Error::invalid(detail)
+        })?;
+        Ok(query)
+    }
+
+    fn options(&self, format: &str) -> ReadOptions {
+        ReadOptions { format: format.to_string(), times: self.times.clone(), shape: self.shape.clone() }
+    }
+}
+
+/// Prints rows.
+pub fn query(args: QueryArgs) -> Result<u8> {
+    let key = SeriesKey::parse(&args.select.key)?;
+    let mut query = args.select.query(&key)?;
+    let target = Target::open(&args.select.target, false)?;
+    if args.format == "table" {
+        let bounded = query.limit.or(query.latest);
+        if bounded.is_some_and(|rows| rows > TABLE_ROWS_MAX) {
+            return Err(Error::invalid(format!("a table has at most {TABLE_ROWS_MAX} rows")).with_hint("--format csv"));
+        }
+        if bounded.is_none() {
+            // One more tells whether there are more.
+            query.limit = Some(TABLE_ROWS_DEFAULT + 1);
+        }
+        let options = ReadOptions {
+            format: "csv".into(),
+            times: Some(args.select.times.clone().unwrap_or("rfc3339".into())),
+            shape: None,
+        };
+        let (header, mut rows) = table_rows(&target, &key, &query, &options)?;
+        let more = bounded.is_none() && rows.len() as u64 > TABLE_ROWS_DEFAULT;
+        if more {
+            rows.pop();
+        }
+        let header: Vec<&str> = header.iter().map(String::as_str).collect();
+        show::out(&show::table(&header, rows))?;
+        if more {
+            show::note(&format!("the first {TABLE_ROWS_DEFAULT} rows; --limit, --latest or --format give more"));
+        }
+        return Ok(0);
+    }
+    let mut stdout = BufWriter::with_capacity(1 << 18, std::io::stdout().lock());
+    let mut gone = false;
+    let result = target.read(&key, &query, &args.select.options(&args.format), &mut |bytes| {
+        write_or_gone(&mut stdout, &bytes, &mut gone)
+    });
+    if gone {
+        return Ok(0);
+    }
+    result?;
+    stdout.flush().or_else(|error| match error.kind() {
+        ErrorKind::BrokenPipe => Ok(()),
+        _ => Err(Error::io("write to", Path::new("standard output"), &error)),
+    })?;
+    Ok(0)
+}
+
+/// A reader that has gone away ends the answer, and is no failure.
+fn write_or_gone(out: &mut impl Write, bytes: &[u8], gone: &mut bool) -> Result<()> {
+    out.write_all(bytes).map_err(|error| {
+        *gone = error.kind() == ErrorKind::BrokenPipe;
+        Error::io("write to", Path::new("standard output"), &error)
+    })
+}
+
+/// Header and rows of an answer in CSV.
+pub fn table_rows(
+    target: &Target,
+    key: &SeriesKey,
+    query: &Query,
+    options: &ReadOptions,
+) -> Result<(Vec<String>, Vec<Vec<String>>)> {
+    let mut text = Vec::new();
+    target.read(key, query, options, &mut |bytes: Bytes| {
+        text.extend_from_slice(&bytes);
+        Ok(())
+    })?;
+    let broken = |error: csv::Error| Error::internal(format!("answer as CSV: {error}"));
+    let words = |record: &csv::StringRecord| record.iter().map(str::to_string).collect::<Vec<_>>();
+    let mut reader = csv::Reader::from_reader(text.as_slice());
+    let header = words(reader.headers().map_err(broken)?);
+    let rows =
+        reader.records().map(|record| record.map(|record| words(&record)).map_err(broken)).collect::<Result<_>>()?;
+    Ok((header, rows))
+}
+
+/// Writes rows to a file: under a temporary name first, so that a broken answer leaves nothing behind.
+pub fn export(args: ExportArgs) -> Result<u8> {
+    let key = SeriesKey::parse(&args.select.key)?;
+    let query = args.select.query(&key)?;
+    let path = &args.output;
+    let format = match args.format.as_deref().or_else(|| format_of(path)) {
+        Some(format) => format.to_string(),
+        None => {
+            return Err(Error::invalid(format!("the ending of {} names no format", path.display()))
+                .with_hint("--format csv|json|ndjson|arrow|parquet"));
+        }
+    };
+    if !args.force && path.exists() {
+        return Err(Error::invalid(format!("{} exists", path.display())).with_hint("--force replaces it"));
+    }
+    let target = Target::open(&args.select.target, false)?;
+    let mut partial = path.clone().into_os_string();
+    partial.push(".partial");
+    let partial = PathBuf::from(partial);
+    let result = write_file(&partial, &target, &key, &query, &args.select.options(&format)).and_then(|bytes| {
+        std::fs::rename(&partial, path).map_err(|error| Error::io("rename", &partial, &error))?;
+        Ok(bytes)
+    });
+    match result {
+        Ok(bytes) => {
+            show::note(&format!("{} as {format}, {bytes} bytes: {}", key, path.display()));
+            Ok(0)
+        }
+        Err(error) => {
+            let _ = std::fs::remove_file(&partial);
+            Err(error)
+        }
+    }
+}
+
+fn write_file(path: &Path, target: &Target, key: &SeriesKey, query: &Query, options: &ReadOptions) -> Result<u64> {
+    let failed = |error: std::io::Error| Error::io("write", path, &error);
+    let mut file = BufWriter::with_capacity(1 << 20, File::create(path).map_err(failed)?);
+    let mut total = 0_u64;
+    target.read(key, query, options, &mut |bytes| {
+        total += bytes.len() as u64;
+        file.write_all(&bytes).map_err(failed)
+    })?;
+    let file = file.into_inner().map_err(|error| Error::new(ErrorCode::Io, error.to_string()))?;
+    file.sync_all().map_err(failed)?;
+    Ok(total)
+}

@@ -1,0 +1,121 @@
+//! `fastk register`: a key and flags, or a registration as JSON.
+
+use std::path::PathBuf;
+
+use super::show;
+use super::target::{Target, TargetArgs};
+use crate::error::{Error, Result};
+use crate::types::schema::ColumnSpec;
+use crate::types::{Kind, MergeRule, SeriesKey, SeriesSpec, TimeUnit};
+
+#[derive(Debug, clap::Args)]
+pub struct RegisterArgs {
+    /// kline/{symbol}/{timeframe} or scalar/{category}/{symbol}/{timeframe}/{name}
+    #[arg(required_unless_present = "file", conflicts_with = "file")]
+    key: Option<String>,
+    /// Registration as JSON, as POST /v1/series takes it; `-` reads standard input.
+    #[arg(long, value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// Digits of open, high, low and close; float64 without.
+    #[arg(long, value_name = "N")]
+    price_digits: Option<u8>,
+    /// Digits of volume; float64 without.
+    #[arg(long, value_name = "N")]
+    volume_digits: Option<u8>,
+    /// Digits of the value of a scalar; float64 without.
+    #[arg(long, value_name = "N")]
+    value_digits: Option<u8>,
+    /// A further column: NAME:TYPE[:MERGE], where TYPE is digits, float64 or int64 and MERGE is sum, min, max or last.
+    #[arg(long, value_name = "COLUMN")]
+    extra: Vec<String>,
+    /// Unit of timestamps: ms, us or ns.
+    #[arg(long, default_value = "ms")]
+    unit: String,
+    /// auto, day, month, year or all.
+    #[arg(long)]
+    partition: Option<String>,
+    /// Length of an interval, for timeframes that do not tell it.
+    #[arg(long, value_name = "MS")]
+    interval_ms: Option<i64>,
+    /// A timestamp that starts a bar.
+    #[arg(long, value_name = "TS", allow_negative_numbers = true)]
+    origin: Option<i64>,
+    #[arg(long, value_name = "TEXT")]
+    description: Option<String>,
+    #[command(flatten)]
+    target: TargetArgs,
+    /// Print the reply as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Registers the series.
+pub fn run(args: RegisterArgs) -> Result<u8> {
+    let spec = match (&args.file, &args.key) {
+        (Some(path), _) => {
+            let bytes = super::mutate::read_input(Some(path))?;
+            serde_json::from_slice(&bytes)
+                .map_err(|error| Error::invalid(format!("registration in {}: {error}", path.display())))?
+        }
+        (None, Some(key)) => spec(&args, &SeriesKey::parse(key)?)?,
+        (None, None) => return Err(Error::invalid("a key or --file is needed")),
+    };
+    let reply = Target::open(&args.target, true)?.register(spec)?;
+    show::reply(&reply, args.json)?;
+    Ok(0)
+}
+
+fn spec(args: &RegisterArgs, key: &SeriesKey) -> Result<SeriesSpec> {
+    let mut spec = SeriesSpec::of_key(key);
+    if let (Kind::Kline, Some(_)) = (key.kind(), args.value_digits) {
+        return Err(Error::invalid("--value-digits is for scalars").with_hint("a kline takes --price-digits"));
+    }
+    spec.price_digits = args.price_digits;
+    spec.volume_digits = args.volume_digits;
+    spec.value =
+        args.value_digits.map(|digits| ColumnSpec { name: None, kind: None, digits: Some(digits), merge: None });
+    spec.extra_columns = args.extra.iter().map(|text| extra_column(text)).collect::<Result<_>>()?;
+    spec.unit = word::<TimeUnit>("unit", &args.unit)?;
+    spec.partition = args.partition.clone();
+    spec.interval_ms = args.interval_ms;
+    spec.origin = args.origin;
+    spec.description = args.description.clone();
+    Ok(spec)
+}
+
+fn extra_column(text: &str) -> Result<ColumnSpec> {
+    let mut parts = text.split(':');
+    let name = parts.next().filter(|name| !name.is_empty());
+    let (kind, merge, rest) = (parts.next(), parts.next(), parts.next());
+    if name.is_none() || rest.is_some() {
+        return Err(Error::invalid(format!("extra column {text:?} is not NAME:TYPE[:MERGE]")));
+    }
+    let digits = kind.and_then(|kind| kind.parse::<u8>().ok());
+    Ok(ColumnSpec {
+        name: name.map(Into::into),
+        kind: kind.filter(|_| digits.is_none()).map(Into::into),
+        digits,
+        merge: merge.map(|merge| word::<MergeRule>("merge", merge)).transpose()?,
+    })
+}
+
+/// A value of an enumeration by its word.
+fn word<T: serde::de::DeserializeOwned>(what: &str, text: &str) -> Result<T> {
+    serde_json::from_value(text.into()).map_err(|error| Error::invalid(format!("{what} {text:?}: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn extra_columns_are_read_from_words() {
+        let column = extra_column("quote_volume:4:sum").unwrap();
+        assert_eq!((column.digits, column.merge), (Some(4), Some(MergeRule::Sum)));
+        let column = extra_column("trades:int64").unwrap();
+        assert_eq!((column.kind.as_deref(), column.digits), (Some("int64"), None));
+        for bad in ["", ":4", "a:4:sum:x", "a:4:median"] {
+            assert!(extra_column(bad).is_err(), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! `fastk serve`: settings, the store, both listeners, one `ready` line, and a clean end.
+//!
+//! Invariants:
+//! - The store is opened, and with it locked, before anything is bound.
+//! - The `ready` line is the only line on standard output, written when both listeners accept.
+//! - An address other than loopback is bound only under `--insecure`, since nothing authenticates clients.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use super::{engine, log, show};
+use crate::config::{Config, FlagValue, Loaded, address};
+use crate::error::{Error, ErrorCode, Result};
+use crate::service::Service;
+
+/// Longest wait for requests in flight after a signal; the faces cut theirs earlier.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(25);
+
+#[derive(Debug, clap::Args)]
+pub struct ServeArgs {
+    /// Data directory; made when missing.
+    #[arg(long, value_name = "DIR")]
+    root: Option<PathBuf>,
+    /// REST address; port 0 picks a free one.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    http: Option<String>,
+    /// Arrow Flight address; port 0 picks a free one.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    flight: Option<String>,
+    /// Configuration file.
+    #[arg(long, value_name = "FILE", env = "FASTK_CONFIG")]
+    config: Option<PathBuf>,
+    /// sync, interval or none: when a write is acknowledged.
+    #[arg(long)]
+    durability: Option<String>,
+    /// Listen on addresses that other machines reach, though nothing authenticates clients.
+    #[arg(long)]
+    insecure: bool,
+    /// Print the effective configuration with the origin of each value, and stop.
+    #[arg(long)]
+    print_config: bool,
+}
+
+impl ServeArgs {
+    fn flags(&self) -> Vec<FlagValue> {
+        let root = self.root.as_ref().map(|root| root.to_string_lossy().into_owned());
+        let given = [
+            ("store", "root", "--root", root),
+            ("store", "durability", "--durability", self.durability.clone()),
+            ("http", "listen", "--http", self.http.clone()),
+            ("flight", "listen", "--flight", self.flight.clone()),
+        ];
+        given
+            .into_iter()
+            .filter_map(|(section, key, flag, value)| Some(FlagValue { section, key, flag, value: value?.into() }))
+            .collect()
+    }
+}
+
+/// Serves until SIGTERM or Ctrl-C.
+pub fn run(args: ServeArgs) -> Result<u8> {
+    let loaded = Loaded::read(args.config.as_deref(), &args.flags())?;
+    if args.print_config {
+        show::out(&loaded.print()?)?;
+        return Ok(0);
+    }
+    let config = loaded.config;
+    log::init(&config.log.level, config.log.format)?;
+    let http = address(&config.http.listen)?;
+    let flight = address(&config.flight.listen)?;
+    if !args.insecure {
+        refuse_open_addresses(&[http, flight])?;
+    }
+    let service = engine::open(&config.store.root, true, &config)?;
+    let running = Running::start(service, &config, http, flight)?;
+    show::out(&running.ready_line())?;
+    running.until_signal()
+}
+
+/// Nothing authenticates clients yet, so only this machine may reach the listeners.
+fn refuse_open_addresses(addresses: &[SocketAddr]) -> Result<()> {
+    match addresses.iter().find(|address| !address.ip().is_loopback()) {
+        None => Ok(()),
+        Some(open) => Err(Error::invalid(format!("{open} can be reached from other machines"))
+            .with_hint("clients are not authenticated; --insecure listens there all the same")),
+    }
+}
+
+/// A server in this process.
+pub struct Running {
+    runtime: Runtime,
+    service: Arc<Service>,
+    pub http: SocketAddr,
+    pub flight: SocketAddr,
+    stop: watch::Sender<bool>,
+    faces: [JoinHandle<Result<()>>; 2],
+}
+
+impl std::fmt::Debug for Running {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Running").field("http", &self.http).field("flight", &self.flight).finish_non_exhaustive()
+    }
+}
+
+impl Running {
+    /// Binds both listeners and starts to answer.
+    pub fn start(service: Arc<Service>, config: &Config, http: SocketAddr, flight: SocketAddr) -> Result<Self> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .thread_name("fastk")
+            .build()
+            .map_err(|error| Error::new(ErrorCode::Io, format!("cannot start threads: {error}")))?;
+        let http_listener = runtime.block_on(bind("REST", "--http", http))?;
+        let flight_listener = runtime.block_on(bind("Flight", "--flight", flight))?;
+        let bound = |listener: &TcpListener| {
+            listener.local_addr().map_err(|error| Error::new(ErrorCode::Io, format!("bound address: {error}")))
+        };
+        let (http, flight) = (bound(&http_listener)?, bound(&flight_listener)?);
+        let (stop, stopped) = watch::channel(false);
+        let when_stopped = |mut stopped: watch::Receiver<bool>| async move {
+            let _ = stopped.wait_for(|stop| *stop).await;
+        };
+        let faces = [
+            runtime.spawn(engine::serve_http(http_listener, service.clone(), config, when_stopped(stopped.clone()))),
+            runtime.spawn(engine::serve_flight(flight_listener, service.clone(), config, when_stopped(stopped))),
+        ];
+        engine::announce(&service, http, flight)?;
+        tracing::info!(%http, %flight, root = %config.store.root.display(), "ready");
+        Ok(Self { runtime, service, http, flight, stop, faces })
+    }
+
+    /// The line that says where both listeners answer.
+    pub fn ready_line(&self) -> String {
+        format!("ready http={} flight={}\n", self.http, self.flight)
+    }
+
+    /// Waits for SIGTERM, Ctrl-C or the failure of a listener, then drains.
+    pub fn until_signal(mut self) -> Result<u8> {
+        let [http, flight] = &mut self.faces;
+        let failed = self.runtime.block_on(async {
+            let caught = |error| Error::new(ErrorCode::Io, format!("cannot wait for signals: {error}"));
+            let mut terminate = signal(SignalKind::terminate()).map_err(caught)?;
+            let mut interrupt = signal(SignalKind::interrupt()).map_err(caught)?;
+            tokio::select! {
+                _ = terminate.recv() => Ok(None),
+                _ = interrupt.recv() => Ok(None),
+                ended = http => Ok(Some(("REST", ended))),
+                ended = flight => Ok(Some(("Flight", ended))),
+            }
+        })?;
+        if let Some((face, ended)) = failed {
+            let cause = match ended {
+                Ok(Ok(())) => "it stopped by itself".to_string(),
+                Ok(Err(error)) => error.detail().to_string(),
+                Err(error) => error.to_string(),
+            };
+            return Err(Error::new(ErrorCode::Io, format!("the {face} listener failed: {cause}")));
+        }
+        self.stop()
+    }
+
+    /// Stops accepting, lets requests finish, and closes the store.
+    pub fn stop(self) -> Result<u8> {
+        tracing::info!("draining");
+        let _ = self.stop.send(true);
+        self.runtime.block_on(async {
+            for face in self.faces {
+                match tokio::time::timeout(DRAIN_TIMEOUT, face).await {
+                    Ok(Ok(Ok(()))) => {}
+                    Ok(Ok(Err(error))) => tracing::warn!(%error, "a listener failed while draining"),
+                    Ok(Err(error)) => tracing::warn!(%error, "a listener failed while draining"),
+                    Err(_) => tracing::warn!("requests were cut after {} s", DRAIN_TIMEOUT.as_secs()),
+                }
+            }
+        });
+        self.runtime.shutdown_timeout(Duration::from_secs(1));
+        engine::close(self.service);
+        tracing::info!("stopped");
+        Ok(0)
+    }
+}
+
+async fn bind(face: &str, flag: &str, address: SocketAddr) -> Result<TcpListener> {
+    TcpListener::bind(address).await.map_err(|error| {
+        let error = Error::new(ErrorCode::Io, format!("cannot listen on {address} for {face}: {error}"));
+        error.with_hint(format!("{flag} 127.0.0.1:0 picks a free port"))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_loopback_is_bound_without_being_told() {
+        let of = |text: &str| refuse_open_addresses(&[text.parse().unwrap()]);
+        assert!(of("127.0.0.1:1").is_ok() && of("[::1]:1").is_ok());
+        for open in ["0.0.0.0:1", "[::]:1", "192.168.0.1:1"] {
+            assert_eq!(of(open).unwrap_err().code(), ErrorCode::InvalidArgument);
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! What people and pipes see: replies as text or JSON, tables, errors.
+
+use std::io::{ErrorKind, Write};
+use std::path::Path;
+
+use comfy_table::{CellAlignment, Table, presets};
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::error::{Error, Result};
+
+/// Most row errors shown; the JSON of the faces carries more.
+const ROW_ERRORS_SHOWN: usize = 10;
+
+/// Prints an error the way every verb does.
+pub fn error(error: &Error) {
+    let mut text = format!("error[{}]: {}\n", error.code(), error.detail());
+    for row in error.rows().iter().take(ROW_ERRORS_SHOWN) {
+        text.push_str(&format!("  row {}, {}: {} ({})\n", row.row, row.field, row.message, row.reason));
+    }
+    if let Some(more) = error.rows().len().checked_sub(ROW_ERRORS_SHOWN).filter(|more| *more > 0) {
+        text.push_str(&format!("  and {more} more\n"));
+    }
+    if let Some(hint) = error.hint() {
+        text.push_str(&format!("hint: {hint}\n"));
+    }
+    let _ = std::io::stderr().write_all(text.as_bytes());
+}
+
+/// A line for people on standard error.
+pub fn note(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+/// Text on standard output. A reader that has gone away is no error.
+pub fn out(text: &str) -> Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+    written.or_else(|error| match error.kind() {
+        ErrorKind::BrokenPipe => Ok(()),
+        _ => Err(Error::io("write to", Path::new("standard output"), &error)),
+    })
+}
+
+/// A reply: pretty JSON, or one `name: value` a line.
+pub fn reply<T: Serialize>(value: &T, json: bool) -> Result<()> {
+    let broken = |error: serde_json::Error| Error::internal(format!("reply as JSON: {error}"));
+    if json {
+        return out(&format!("{}\n", serde_json::to_string_pretty(value).map_err(broken)?));
+    }
+    let mut text = String::new();
+    lines(&serde_json::to_value(value).map_err(broken)?, 0, &mut text);
+    out(&text)
+}
+
+/// Nested values as indented lines.
+fn lines(value: &Value, depth: usize, text: &mut String) {
+    let indent = "  ".repeat(depth);
+    match value {
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                match value {
+                    Value::Object(inner) if !inner.is_empty() => {
+                        text.push_str(&format!("{indent}{name}:\n"));
+                        lines(value, depth + 1, text);
+                    }
+                    Value::Array(items) if items.iter().any(|item| item.is_object() || item.is_array()) => {
+                        text.push_str(&format!("{indent}{name}:\n"));
+                        for item in items {
+                            text.push_str(&format!("{indent}  - {}\n", inline(item)));
+                        }
+                    }
+                    _ => text.push_str(&format!("{indent}{name}: {}\n", inline(value))),
+                }
+            }
+        }
+        Value::Array(items) => {
+            for item in items {
+                text.push_str(&format!("{indent}- {}\n", inline(item)));
+            }
+        }
+        other => text.push_str(&format!("{indent}{}\n", inline(other))),
+    }
+}
+
+/// A value on one line, without the quotes of JSON where they say nothing.
+fn inline(value: &Value) -> String {
+    match value {
+        Value::Null => "-".into(),
+        Value::String(text) => text.clone(),
+        Value::Array(items) => items.iter().map(inline).collect::<Vec<_>>().join(", "),
+        Value::Object(fields) => {
+            fields.iter().map(|(name, value)| format!("{name} {}", inline(value))).collect::<Vec<_>>().join(", ")
+        }
+        other => other.to_string(),
+    }
+}
+
+/// A table with a header; every column but the first is set flush right.
+pub fn table(header: &[&str], rows: Vec<Vec<String>>) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(header.to_vec());
+    for row in rows {
+        table.add_row(row);
+    }
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    let mut text = String::new();
+    for line in table.lines() {
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replies_become_lines() {
+        let mut text = String::new();
+        let value = serde_json::json!({"a": 1, "b": {"c": null}, "d": [1, 2], "e": [{"f": "x", "g": 2}]});
+        lines(&value, 0, &mut text);
+        assert_eq!(text, "a: 1\nb:\n  c: -\nd: 1, 2\ne:\n  - f x, g 2\n");
+    }
+
+    #[test]
+    fn tables_have_a_line_a_row() {
+        let text = table(&["series", "rows"], vec![vec!["kline/X/1m".into(), "12".into()]]);
+        assert_eq!(text.lines().count(), 2);
+        assert!(text.lines().all(|line| line == line.trim_end()));
+    }
+}

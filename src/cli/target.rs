@@ -1,0 +1,308 @@
+//! Where a verb works: on the store it opens itself, or through the server that owns it.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use hyper::Method;
+
+use super::remote::{Call, RestClient, series_path};
+use super::{engine, show};
+use crate::config::Loaded;
+use crate::error::{Error, ErrorCode, Result};
+use crate::query::Query;
+use crate::service::{
+    Condition, DeleteReply, DropReply, Health, Inventory, Mode, Registered, SealReply, SeriesFilter, SeriesInfo,
+    SeriesPage, Service, WriteReply,
+};
+use crate::types::{SeriesKey, SeriesSpec};
+
+/// Which store a verb means.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct TargetArgs {
+    /// Data directory; the one of the configuration when left out. A server that owns it is asked instead.
+    #[arg(long, value_name = "DIR", conflicts_with = "server")]
+    pub root: Option<PathBuf>,
+    /// REST address of a running server.
+    #[arg(long, value_name = "URL")]
+    pub server: Option<String>,
+}
+
+/// Most rows of a JSON answer, as servers are configured by default.
+const JSON_ROWS_MAX: u64 = 1_000_000;
+/// Bytes at the end of a JSON answer among which its cursor stands.
+const END_BYTES: usize = 512;
+
+/// What the server answers to `compact`.
+#[derive(serde::Deserialize)]
+struct Jobs {
+    jobs: Vec<Job>,
+}
+
+#[derive(serde::Deserialize)]
+struct Job {
+    result: SealReply,
+}
+
+/// An open store, or a server to ask.
+#[derive(Debug)]
+pub enum Target {
+    Local(Arc<Service>),
+    Remote(RestClient),
+}
+
+/// How the rows of a body are read.
+#[derive(Clone, Debug, Default)]
+pub struct WriteOptions {
+    pub mode: Mode,
+    pub format: String,
+    pub validate: Option<String>,
+    pub rounding: Option<String>,
+    pub numbers: Option<String>,
+    pub missing: Option<String>,
+}
+
+/// How rows are written out.
+#[derive(Clone, Debug, Default)]
+pub struct ReadOptions {
+    /// `json`, `ndjson`, `csv`, `arrow` or `parquet`.
+    pub format: String,
+    /// `epoch` or `rfc3339`.
+    pub times: Option<String>,
+    /// `rows` or `columns`.
+    pub shape: Option<String>,
+}
+
+impl Target {
+    /// Opens the store, or finds the server that owns it and says so on standard error. A missing store is made
+    /// when `create` is set, else it is `not_found`.
+    pub fn open(args: &TargetArgs, create: bool) -> Result<Self> {
+        if let Some(server) = &args.server {
+            return Ok(Target::Remote(RestClient::new(server)?));
+        }
+        let file = std::env::var_os("FASTK_CONFIG").map(PathBuf::from);
+        let config = Loaded::read(file.as_deref(), &[])?.config;
+        let root = args.root.clone().unwrap_or_else(|| config.store.root.clone());
+        match engine::open(&root, create, &config) {
+            Ok(service) => Ok(Target::Local(service)),
+            Err(error) if error.code() == ErrorCode::StoreLocked => Self::through_owner(&root, error),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn through_owner(root: &Path, locked: Error) -> Result<Self> {
+        let owner = engine::owner(root);
+        let Some(http) = owner.as_ref().and_then(|owner| owner.http.clone()) else {
+            return Err(locked);
+        };
+        let pid = owner.map(|owner| owner.pid).unwrap_or_default();
+        show::note(&format!("{} is owned by process {pid}: going through http://{http}", root.display()));
+        Ok(Target::Remote(RestClient::new(&http)?))
+    }
+
+    pub fn register(&self, spec: SeriesSpec) -> Result<Registered> {
+        match self {
+            Target::Local(service) => service.register(spec),
+            Target::Remote(client) => client.json(json_body(Call::new(Method::POST, "/v1/series"), &spec)?),
+        }
+    }
+
+    pub fn series(&self, key: &SeriesKey) -> Result<SeriesInfo> {
+        match self {
+            Target::Local(service) => service.series(key),
+            Target::Remote(client) => client.json(Call::new(Method::GET, series_path(key, false))),
+        }
+    }
+
+    pub fn list(&self, filter: &SeriesFilter) -> Result<SeriesPage> {
+        match self {
+            Target::Local(service) => service.list(filter),
+            Target::Remote(client) => client.json(filtered(Call::new(Method::GET, "/v1/series"), filter)),
+        }
+    }
+
+    pub fn inventory(&self, filter: &SeriesFilter) -> Result<Inventory> {
+        match self {
+            Target::Local(service) => service.inventory(filter),
+            Target::Remote(client) => client.json(filtered(Call::new(Method::GET, "/inventory"), filter)),
+        }
+    }
+
+    pub fn health(&self) -> Result<Health> {
+        match self {
+            Target::Local(service) => service.health(),
+            Target::Remote(client) => client.json(Call::new(Method::GET, "/health").unavailable_is_answer()),
+        }
+    }
+
+    /// Moves the tail of these series (all when empty) into chunk files.
+    pub fn seal(&self, series: &[SeriesKey]) -> Result<SealReply> {
+        match self {
+            Target::Local(service) => service.seal(series),
+            Target::Remote(client) => {
+                let call = Call::new(Method::POST, "/v1/admin/compact");
+                let call =
+                    if series.is_empty() { call } else { json_body(call, &serde_json::json!({ "series": series }))? };
+                let jobs: Jobs = client.json(call)?;
+                let job = jobs.jobs.into_iter().next();
+                Ok(job.ok_or_else(|| Error::internal("the server answered compact without a job"))?.result)
+            }
+        }
+    }
+
+    pub fn drop_series(&self, key: &SeriesKey, condition: &Condition) -> Result<DropReply> {
+        match self {
+            Target::Local(service) => service.drop_series(key, condition),
+            Target::Remote(client) => {
+                let tag = self.tag(key, condition)?;
+                client.json(Call::new(Method::DELETE, series_path(key, false)).if_match(tag.as_deref()))
+            }
+        }
+    }
+
+    /// Deletes a closed range, or everything when `range` is `None`.
+    pub fn delete(
+        &self,
+        key: &SeriesKey,
+        range: Option<(&str, &str)>,
+        condition: &Condition,
+        dry_run: bool,
+    ) -> Result<DeleteReply> {
+        match self {
+            Target::Local(service) => {
+                let range = match range {
+                    Some((start, end)) => Some(engine::closed_range(service, key, start, end)?),
+                    None => None,
+                };
+                service.delete_range(key, range, condition, dry_run)
+            }
+            Target::Remote(client) => {
+                let call = Call::new(Method::DELETE, series_path(key, true));
+                let call = match range {
+                    Some((start, end)) => call.param("start", start).param("end", end),
+                    None => call.param("all", "true"),
+                };
+                let call = if dry_run { call.param("dry_run", "true") } else { call };
+                client.json(call.if_match(self.tag(key, condition)?.as_deref()))
+            }
+        }
+    }
+
+    /// Writes the rows of a body as one commit.
+    pub fn write(
+        &self,
+        key: &SeriesKey,
+        body: Bytes,
+        options: &WriteOptions,
+        condition: &Condition,
+    ) -> Result<WriteReply> {
+        match self {
+            Target::Local(service) => engine::write(service, key, &body, options, condition),
+            Target::Remote(client) => {
+                let mode = serde_json::to_value(options.mode).ok();
+                let call = Call::new(Method::POST, series_path(key, true))
+                    .maybe("mode", mode.as_ref().and_then(|mode| mode.as_str()))
+                    .maybe("validate", options.validate.as_deref())
+                    .maybe("rounding", options.rounding.as_deref())
+                    .maybe("numbers", options.numbers.as_deref())
+                    .maybe("missing", options.missing.as_deref())
+                    .if_match(self.tag(key, condition)?.as_deref())
+                    .body(engine::media_type(&options.format)?, body);
+                client.json(call)
+            }
+        }
+    }
+
+    /// Gives the rows of a query to `sink`, piece by piece. After an error what came before is no answer.
+    ///
+    /// JSON without a limit means every row, or `too_large`: a page that looks whole would be a trap.
+    pub fn read(
+        &self,
+        key: &SeriesKey,
+        query: &Query,
+        options: &ReadOptions,
+        sink: &mut dyn FnMut(Bytes) -> Result<()>,
+    ) -> Result<()> {
+        let mut query = query.clone();
+        let whole = options.format == "json" && query.limit.is_none();
+        if whole {
+            query.limit = Some(JSON_ROWS_MAX);
+        }
+        let mut end = Vec::new();
+        let mut sink = |piece: Bytes| {
+            if whole {
+                end.extend_from_slice(piece.get(piece.len().saturating_sub(END_BYTES)..).unwrap_or_default());
+                end.drain(..end.len().saturating_sub(END_BYTES));
+            }
+            sink(piece)
+        };
+        match self {
+            Target::Local(service) => engine::read(service, &query, options, &mut sink)?,
+            Target::Remote(client) => client.stream(read_call(key, &query, options)?, &mut sink)?,
+        }
+        if whole && !String::from_utf8_lossy(&end).contains("\"next_cursor\":null") {
+            let detail = format!("{key} has more rows than the {JSON_ROWS_MAX} of one JSON answer");
+            return Err(Error::new(ErrorCode::TooLarge, detail).with_hint("--format ndjson has no limit, or --limit N"));
+        }
+        Ok(())
+    }
+
+    /// The entity tag a condition stands for. REST knows conditions as tags only, so a version number is looked up:
+    /// a series at another version is a conflict at once, and the tag guards what happens in between.
+    fn tag(&self, key: &SeriesKey, condition: &Condition) -> Result<Option<String>> {
+        let Some(version) = condition.if_version else { return Ok(condition.if_match.clone()) };
+        let info = self.series(key)?;
+        if info.version != version {
+            let detail = format!("series {key} is at version {}, not {version}", info.version);
+            return Err(Error::new(ErrorCode::CommitConflict, detail));
+        }
+        Ok(Some(info.etag))
+    }
+}
+
+fn json_body<T: serde::Serialize>(call: Call, value: &T) -> Result<Call> {
+    let body = serde_json::to_vec(value).map_err(|error| Error::internal(format!("request as JSON: {error}")))?;
+    Ok(call.body("application/json", body.into()))
+}
+
+fn filtered(call: Call, filter: &SeriesFilter) -> Call {
+    let limit = filter.limit.map(|limit| limit.to_string());
+    call.maybe("kind", filter.kind.map(|kind| kind.name()))
+        .maybe("symbol", filter.symbol.as_deref())
+        .maybe("timeframe", filter.timeframe.as_deref())
+        .maybe("category", filter.category.as_deref())
+        .maybe("name", filter.name.as_deref())
+        .maybe("prefix", filter.prefix.as_deref())
+        .maybe("limit", limit.as_deref())
+        .maybe("cursor", filter.cursor.as_deref())
+}
+
+/// The query as parameters of a read of one series.
+fn read_call(key: &SeriesKey, query: &Query, options: &ReadOptions) -> Result<Call> {
+    let mut call = Call::new(Method::GET, series_path(key, true))
+        .param("format", &options.format)
+        .maybe("times", options.times.as_deref())
+        .maybe("shape", options.shape.as_deref());
+    let Ok(serde_json::Value::Object(fields)) = serde_json::to_value(query) else {
+        return Err(Error::internal("a query is no object"));
+    };
+    for (name, value) in fields {
+        match value {
+            serde_json::Value::String(text) => call = call.param(&name, &text),
+            serde_json::Value::Number(number) => call = call.param(&name, &number.to_string()),
+            serde_json::Value::Array(_) if name == "series" => {}
+            serde_json::Value::Array(items) if name == "where" => {
+                for item in items.iter().filter_map(|item| item.as_str()) {
+                    call = call.param(&name, item);
+                }
+            }
+            serde_json::Value::Array(items) => {
+                let words: Vec<&str> = items.iter().filter_map(|item| item.as_str()).collect();
+                call = call.param(&name, &words.join(","));
+            }
+            serde_json::Value::Bool(true) => call = call.param(&name, "true"),
+            _ => {}
+        }
+    }
+    Ok(call)
+}

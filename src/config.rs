@@ -1,0 +1,449 @@
+//! Configuration: built-in defaults < file < environment < flags, with the origin of every value.
+//!
+//! `config/fastk.toml` is the reference and equals [`Config::default`]; a test compares them. Loading reports all
+//! problems of all sources at once, and an unknown key names the nearest known one.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::{Path, PathBuf};
+
+use figment::Figment;
+use figment::providers::{Env, Format, Toml};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::error::{Error, Result};
+use crate::store::{Durability, StoreOptions};
+
+/// Prefix of environment variables that set a key: `FASTK__SECTION__KEY`.
+pub const ENV_PREFIX: &str = "FASTK__";
+
+/// Effective settings.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    pub store: StoreConfig,
+    pub http: HttpConfig,
+    pub flight: FlightConfig,
+    pub log: LogConfig,
+}
+
+/// `[store]`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StoreConfig {
+    /// Data directory.
+    pub root: PathBuf,
+    pub durability: Durability,
+    /// Longest time between two flushes under `interval`, 1 to 60,000 ms.
+    pub sync_interval_ms: u64,
+    /// Size of one log segment, 64 KiB to 1 GiB.
+    pub wal_segment_bytes: u64,
+    /// Most bytes of log kept, at least four segments.
+    pub wal_bytes_max: u64,
+    /// Rows of one series in the tail that start a seal, at least 1.
+    pub seal_rows: u64,
+    /// How long cursors and tickets stay repeatable.
+    pub history_keep_ms: u64,
+}
+
+/// `[http]`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HttpConfig {
+    /// `address:port` of the REST listener; port 0 picks a free one.
+    pub listen: String,
+    /// Largest request body.
+    pub body_bytes_max: u64,
+    /// Bytes of all bodies being received or written at one time.
+    pub ingest_bytes_max: u64,
+    /// Rows of a JSON answer without `limit`.
+    pub json_rows_default: u64,
+    /// Largest `limit` of a JSON answer.
+    pub json_rows_max: u64,
+    /// Most answers under way at one time.
+    pub reads_max: u64,
+    /// Most connections at one time; more wait.
+    pub connections_max: u64,
+}
+
+/// `[flight]`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct FlightConfig {
+    /// `address:port` of the Flight listener; port 0 picks a free one.
+    pub listen: String,
+    /// Bytes of record batches being written, of all clients together; more wait.
+    pub put_bytes_max: u64,
+    /// Most answers being sent at one time; more are refused as `overloaded`.
+    pub readers_max: u64,
+}
+
+/// `[log]`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LogConfig {
+    pub format: LogFormat,
+    /// A level or tracing directives.
+    pub level: String,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    #[default]
+    Text,
+    Json,
+}
+
+impl Default for StoreConfig {
+    fn default() -> Self {
+        let engine = StoreOptions::default();
+        Self {
+            root: "fastk-data".into(),
+            durability: engine.durability,
+            sync_interval_ms: engine.sync_interval_ms,
+            wal_segment_bytes: engine.wal_segment_bytes,
+            wal_bytes_max: engine.wal_bytes_max,
+            seal_rows: engine.seal_rows,
+            history_keep_ms: engine.history_keep_ms,
+        }
+    }
+}
+
+impl StoreConfig {
+    /// What the engine needs of it.
+    pub fn options(&self) -> StoreOptions {
+        StoreOptions {
+            durability: self.durability,
+            sync_interval_ms: self.sync_interval_ms,
+            wal_segment_bytes: self.wal_segment_bytes,
+            wal_bytes_max: self.wal_bytes_max,
+            seal_rows: self.seal_rows,
+            history_keep_ms: self.history_keep_ms,
+            ..StoreOptions::default()
+        }
+    }
+}
+
+impl Default for HttpConfig {
+    fn default() -> Self {
+        Self {
+            listen: "127.0.0.1:8080".into(),
+            body_bytes_max: 256 << 20,
+            ingest_bytes_max: 1 << 30,
+            json_rows_default: 10_000,
+            json_rows_max: 1_000_000,
+            reads_max: 256,
+            connections_max: 1_024,
+        }
+    }
+}
+
+impl Default for FlightConfig {
+    fn default() -> Self {
+        Self { listen: "127.0.0.1:8815".into(), put_bytes_max: 256 << 20, readers_max: 64 }
+    }
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self { format: LogFormat::Text, level: "info".into() }
+    }
+}
+
+/// Where a value came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    Default,
+    File(PathBuf),
+    /// Name of the variable.
+    Environment(String),
+    /// Name of the flag, with its dashes.
+    Flag(&'static str),
+}
+
+impl std::fmt::Display for Origin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Origin::Default => f.write_str("default"),
+            Origin::File(path) => write!(f, "file {}", path.display()),
+            Origin::Environment(name) => write!(f, "environment {name}"),
+            Origin::Flag(name) => write!(f, "flag {name}"),
+        }
+    }
+}
+
+/// A value given on the command line for one key.
+#[derive(Clone, Debug)]
+pub struct FlagValue {
+    pub section: &'static str,
+    pub key: &'static str,
+    pub flag: &'static str,
+    pub value: Value,
+}
+
+/// Settings, and the origin of each by `section.key`.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    pub config: Config,
+    origins: BTreeMap<String, Origin>,
+}
+
+impl Loaded {
+    /// Merges all sources. `file` must exist when given.
+    ///
+    /// # Errors
+    /// `invalid_argument` with every problem found: unreadable file, unknown keys, wrong types, values out of range.
+    pub fn read(file: Option<&Path>, flags: &[FlagValue]) -> Result<Self> {
+        let environment =
+            std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()).filter(|n| n.starts_with(ENV_PREFIX));
+        Self::from_sources(file, environment.collect(), flags)
+    }
+
+    fn from_sources(file: Option<&Path>, variables: Vec<String>, flags: &[FlagValue]) -> Result<Self> {
+        let mut merge = Merge::new()?;
+        if let Some(path) = file {
+            let text = std::fs::read_to_string(path).map_err(|error| Error::io("read", path, &error))?;
+            match Figment::from(Toml::string(&text)).extract::<Value>() {
+                Ok(values) => merge.layer(&values, |_, _| Origin::File(path.to_path_buf())),
+                Err(error) => merge.problems.push(format!("{} is not TOML: {error}", path.display())),
+            }
+        }
+        if !variables.is_empty() {
+            match Figment::from(Env::prefixed(ENV_PREFIX).split("__")).extract::<Value>() {
+                Ok(values) => merge.layer(&values, |section, key| {
+                    let name = format!("{section}__{key}").to_uppercase();
+                    Origin::Environment(format!("{ENV_PREFIX}{name}"))
+                }),
+                Err(error) => merge.problems.push(format!("environment: {error}")),
+            }
+        }
+        for flag in flags {
+            merge.set(flag.section, flag.key, &flag.value, Origin::Flag(flag.flag));
+        }
+        merge.finish()
+    }
+
+    /// Where the value of `section.key` came from.
+    pub fn origin(&self, path: &str) -> &Origin {
+        self.origins.get(path).unwrap_or(&Origin::Default)
+    }
+
+    /// The effective values as TOML, each line with its origin as a comment.
+    pub fn print(&self) -> Result<String> {
+        let mut out = String::new();
+        for (section, keys) in sections(&self.config)? {
+            let _ = writeln!(out, "{}[{section}]", if out.is_empty() { "" } else { "\n" });
+            for (key, value) in keys {
+                let line = format!("{key} = {value}");
+                let _ = writeln!(out, "{line:<40} # {}", self.origin(&format!("{section}.{key}")));
+            }
+        }
+        Ok(out)
+    }
+}
+
+/// Sections and keys with their values, in order.
+fn sections(config: &Config) -> Result<Vec<(String, Map<String, Value>)>> {
+    let Value::Object(sections) = to_json(config)? else { return Err(Error::internal("configuration is no table")) };
+    Ok(sections.into_iter().filter_map(|(name, keys)| Some((name, keys.as_object()?.clone()))).collect())
+}
+
+fn to_json(config: &Config) -> Result<Value> {
+    serde_json::to_value(config).map_err(|error| Error::internal(format!("configuration as JSON: {error}")))
+}
+
+/// Values collected so far, and what is wrong with them.
+struct Merge {
+    known: Vec<(String, Map<String, Value>)>,
+    values: Map<String, Value>,
+    origins: BTreeMap<String, Origin>,
+    problems: Vec<String>,
+}
+
+impl Merge {
+    fn new() -> Result<Self> {
+        let known = sections(&Config::default())?;
+        let values = known.iter().map(|(name, keys)| (name.clone(), Value::Object(keys.clone()))).collect();
+        Ok(Self { known, values, origins: BTreeMap::new(), problems: Vec::new() })
+    }
+
+    fn layer(&mut self, values: &Value, origin: impl Fn(&str, &str) -> Origin) {
+        let Some(sections) = values.as_object() else { return };
+        for (section, keys) in sections {
+            match keys.as_object() {
+                Some(keys) => {
+                    for (key, value) in keys {
+                        self.set(section, key, value, origin(section, key));
+                    }
+                }
+                None => self.unknown(section, &origin("", section)),
+            }
+        }
+    }
+
+    fn set(&mut self, section: &str, key: &str, value: &Value, origin: Origin) {
+        let path = format!("{section}.{key}");
+        let default = self.known.iter().find(|(name, _)| name == section).and_then(|(_, keys)| keys.get(key));
+        let Some(default) = default else { return self.unknown(&path, &origin) };
+        // A word of digits in the environment reads as a number; where text is meant it is text.
+        let value = match (default, value) {
+            (Value::String(_), Value::Number(number)) if matches!(origin, Origin::Environment(_)) => {
+                Value::String(number.to_string())
+            }
+            _ => value.clone(),
+        };
+        let alone = serde_json::json!({ section: { key: value.clone() } });
+        if let Err(error) = serde_json::from_value::<Config>(alone) {
+            self.problems.push(format!("{path}: {error} ({origin})"));
+            return;
+        }
+        if let Some(keys) = self.values.get_mut(section).and_then(Value::as_object_mut) {
+            keys.insert(key.to_string(), value);
+        }
+        self.origins.insert(path, origin);
+    }
+
+    fn unknown(&mut self, path: &str, origin: &Origin) {
+        let known: Vec<String> = self
+            .known
+            .iter()
+            .flat_map(|(section, keys)| keys.keys().map(move |key| format!("{section}.{key}")))
+            .collect();
+        let nearest = known.iter().min_by_key(|name| edit_distance(name, path)).cloned().unwrap_or_default();
+        self.problems.push(format!("unknown key {path} ({origin}); the nearest known key is {nearest}"));
+    }
+
+    fn finish(mut self) -> Result<Loaded> {
+        let config: Config = serde_json::from_value(Value::Object(self.values))
+            .map_err(|error| Error::internal(format!("merged configuration: {error}")))?;
+        self.problems.extend(config.problems());
+        if self.problems.is_empty() {
+            return Ok(Loaded { config, origins: self.origins });
+        }
+        let detail = match self.problems.as_slice() {
+            [one] => format!("configuration: {one}"),
+            many => format!("configuration has {} problems:\n  {}", many.len(), many.join("\n  ")),
+        };
+        Err(Error::invalid(detail).with_hint("config/fastk.toml lists every key with its default"))
+    }
+}
+
+impl Config {
+    /// What is out of range or does not fit together.
+    fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        let mut range = |path: &str, value: u64, min: u64, max: u64| {
+            if value < min || value > max {
+                problems.push(format!("{path} = {value} is not within {min} to {max}"));
+            }
+        };
+        let store = &self.store;
+        range("store.sync_interval_ms", store.sync_interval_ms, 1, 60_000);
+        range("store.wal_segment_bytes", store.wal_segment_bytes, 64 << 10, 1 << 30);
+        range("store.wal_bytes_max", store.wal_bytes_max, store.wal_segment_bytes.saturating_mul(4), 1 << 40);
+        range("store.seal_rows", store.seal_rows, 1, 1 << 32);
+        range("store.history_keep_ms", store.history_keep_ms, 0, 7 * 86_400_000);
+        range("http.body_bytes_max", self.http.body_bytes_max, 1 << 10, 1 << 40);
+        range("http.json_rows_max", self.http.json_rows_max, 1, 1 << 32);
+        range("http.json_rows_default", self.http.json_rows_default, 1, self.http.json_rows_max);
+        range("http.ingest_bytes_max", self.http.ingest_bytes_max, self.http.body_bytes_max, 1 << 42);
+        range("http.reads_max", self.http.reads_max, 1, 1 << 16);
+        range("http.connections_max", self.http.connections_max, 1, 1 << 16);
+        range("flight.put_bytes_max", self.flight.put_bytes_max, 64 << 20, 1 << 42);
+        range("flight.readers_max", self.flight.readers_max, 1, 1 << 16);
+        if store.root.as_os_str().is_empty() {
+            problems.push("store.root is empty".into());
+        }
+        for (path, text) in [("http.listen", &self.http.listen), ("flight.listen", &self.flight.listen)] {
+            if let Err(error) = address(text) {
+                problems.push(format!("{path}: {}", error.detail()));
+            }
+        }
+        problems
+    }
+}
+
+/// Resolves `address:port`.
+pub fn address(text: &str) -> Result<SocketAddr> {
+    let found = text.to_socket_addrs().ok().and_then(|mut addresses| addresses.next());
+    found.ok_or_else(|| Error::invalid(format!("{text:?} is not address:port")))
+}
+
+/// Levenshtein distance in bytes.
+fn edit_distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.bytes().enumerate() {
+        let mut next = Vec::with_capacity(row.len());
+        let mut left = i + 1;
+        next.push(left);
+        for ((y, diagonal), up) in b.bytes().zip(&row).zip(row.iter().skip(1)) {
+            left = (left + 1).min(up + 1).min(diagonal + usize::from(x != y));
+            next.push(left);
+        }
+        row = next;
+    }
+    row.last().copied().unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str, flags: &[FlagValue]) -> Result<Loaded> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        Loaded::from_sources(Some(file.path()), Vec::new(), flags)
+    }
+
+    #[test]
+    fn later_sources_win_and_are_named() {
+        let flag = FlagValue { section: "http", key: "listen", flag: "--http", value: "127.0.0.1:0".into() };
+        let loaded = load("[http]\nlisten = '127.0.0.1:9'\n[store]\nseal_rows = 7\n", &[flag]).unwrap();
+        assert_eq!(loaded.config.http.listen, "127.0.0.1:0");
+        assert_eq!(loaded.config.store.seal_rows, 7);
+        assert_eq!(loaded.origin("http.listen"), &Origin::Flag("--http"));
+        assert!(matches!(loaded.origin("store.seal_rows"), Origin::File(_)));
+        assert_eq!(loaded.origin("store.root"), &Origin::Default);
+        let printed = loaded.print().unwrap();
+        assert!(printed.contains("# flag --http") && printed.contains("# default"), "{printed}");
+        assert!(printed.parse::<toml::Table>().is_ok());
+    }
+
+    #[test]
+    fn every_problem_is_reported_at_once_with_the_nearest_key() {
+        let error = load(
+            "[htpp]\nlisten = 'x'\n[store]\ndurabilty = 'sync'\nseal_rows = 'many'\nsync_interval_ms = 0\n[http]\nlisten = 'nowhere'\n",
+            &[],
+        )
+        .unwrap_err();
+        let text = error.detail();
+        for expected in [
+            "5 problems",
+            "htpp.listen",
+            "nearest known key is http.listen",
+            "nearest known key is store.durability",
+            "store.seal_rows: invalid type",
+            "store.sync_interval_ms = 0",
+            "http.listen: \"nowhere\"",
+        ] {
+            assert!(text.contains(expected), "{expected} not in {text}");
+        }
+    }
+
+    #[test]
+    fn a_missing_file_is_an_error() {
+        assert!(Loaded::from_sources(Some(Path::new("/nonexistent/fastk.toml")), Vec::new(), &[]).is_err());
+        assert_eq!(Loaded::from_sources(None, Vec::new(), &[]).unwrap().config, Config::default());
+    }
+
+    #[test]
+    fn distances_are_edits() {
+        assert_eq!(edit_distance("kitten", "sitting"), 3);
+        assert_eq!(edit_distance("", "abc"), 3);
+        assert_eq!(edit_distance("abc", "abc"), 0);
+    }
+}

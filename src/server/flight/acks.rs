@@ -1,0 +1,195 @@
+//! Acknowledgements of a put on their way to a client that may not read them.
+//!
+//! At most [`WAITING_MAX`] wait. Then each further one is merged into the newest, counts summed, so that input goes
+//! on and memory does not grow. What ended the input comes after all of them.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use arrow_flight::PutResult;
+use futures::Stream;
+use tonic::Status;
+
+use crate::error::Error;
+use crate::service::WriteReply;
+
+/// Most acknowledgements that wait for their reader.
+pub const WAITING_MAX: usize = 1024;
+
+#[derive(Debug, Default)]
+struct Queue {
+    waiting: VecDeque<WriteReply>,
+    /// How the input ended; nothing is added afterwards.
+    end: Option<Result<(), Status>>,
+    reader: Option<Waker>,
+    /// The client is gone.
+    abandoned: bool,
+}
+
+/// The writing end; exactly one [`Reader`] belongs to it.
+///
+/// Dropped without [`Acks::end`], the reader gets an error, never a clean end.
+#[derive(Debug)]
+pub(super) struct Acks(Arc<Mutex<Queue>>);
+
+/// The reading end: the answer of the put.
+#[derive(Debug)]
+pub(super) struct Reader(Arc<Mutex<Queue>>);
+
+pub(super) fn queue() -> (Acks, Reader) {
+    let queue = Arc::new(Mutex::new(Queue::default()));
+    (Acks(queue.clone()), Reader(queue))
+}
+
+fn lock(queue: &Mutex<Queue>) -> MutexGuard<'_, Queue> {
+    queue.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Acks {
+    /// Adds one acknowledgement, merging it when too many wait.
+    pub(super) fn push(&self, reply: WriteReply) {
+        let mut queue = lock(&self.0);
+        let full = queue.waiting.len() >= WAITING_MAX;
+        match queue.waiting.back_mut() {
+            Some(newest) if full => merge(newest, reply),
+            _ => queue.waiting.push_back(reply),
+        }
+        wake(&mut queue);
+    }
+
+    /// Says how the input ended.
+    pub(super) fn end(&self, how: Result<(), Status>) {
+        let mut queue = lock(&self.0);
+        queue.end.get_or_insert(how);
+        wake(&mut queue);
+    }
+
+    /// Whether nobody will read what is added.
+    pub(super) fn is_abandoned(&self) -> bool {
+        lock(&self.0).abandoned
+    }
+}
+
+impl Drop for Acks {
+    fn drop(&mut self) {
+        if lock(&self.0).end.is_none() {
+            self.end(Err(super::status::status(&Error::internal("a put ended without saying how"))));
+        }
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        lock(&self.0).abandoned = true;
+    }
+}
+
+fn wake(queue: &mut Queue) {
+    if let Some(reader) = queue.reader.take() {
+        reader.wake();
+    }
+}
+
+/// `newest` afterwards stands for both writes; `later` is the later one.
+fn merge(newest: &mut WriteReply, later: WriteReply) {
+    newest.rows_written += later.rows_written;
+    newest.rows_replaced += later.rows_replaced;
+    newest.rows_duplicate += later.rows_duplicate;
+    newest.rows_skipped += later.rows_skipped;
+    newest.version = later.version;
+    newest.commit = later.commit;
+    newest.etag = later.etag;
+    newest.first_ts = newest.first_ts.into_iter().chain(later.first_ts).min();
+    newest.last_ts = newest.last_ts.into_iter().chain(later.last_ts).max();
+    newest.durable &= later.durable;
+}
+
+impl Stream for Reader {
+    type Item = Result<PutResult, Status>;
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let mut queue = lock(&self.0);
+        if let Some(reply) = queue.waiting.pop_front() {
+            let body = serde_json::to_vec(&reply).unwrap_or_default();
+            return Poll::Ready(Some(Ok(PutResult { app_metadata: body.into() })));
+        }
+        match &mut queue.end {
+            // After an error the stream is over: the next poll finds a clean end.
+            Some(end) => Poll::Ready(std::mem::replace(end, Ok(())).err().map(Err)),
+            None => {
+                queue.reader = Some(context.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::SeriesKey;
+    use futures::StreamExt;
+
+    fn reply(commit: u64) -> WriteReply {
+        let ts = i64::try_from(commit).unwrap();
+        WriteReply {
+            series: SeriesKey::kline("X", "1m").unwrap(),
+            rows_written: 2,
+            rows_replaced: 1,
+            rows_duplicate: 0,
+            rows_skipped: 0,
+            version: commit,
+            commit,
+            etag: format!("\"{commit}\""),
+            first_ts: Some(-ts),
+            last_ts: Some(ts),
+            durable: true,
+        }
+    }
+
+    fn read(item: Option<Result<PutResult, Status>>) -> WriteReply {
+        serde_json::from_slice(&item.unwrap().unwrap().app_metadata).unwrap()
+    }
+
+    #[tokio::test]
+    async fn unread_acknowledgements_are_merged_and_no_row_is_lost_from_the_sums() {
+        let (acks, mut reader) = queue();
+        let writes = 5_000;
+        for commit in 1..=writes {
+            acks.push(reply(commit));
+        }
+        acks.end(Ok(()));
+        let mut seen = Vec::new();
+        while let Some(item) = reader.next().await {
+            seen.push(read(Some(item)));
+        }
+        assert_eq!(seen.len(), WAITING_MAX);
+        assert_eq!(seen.iter().map(|reply| reply.rows_written).sum::<u64>(), 2 * writes);
+        assert_eq!(seen.iter().map(|reply| reply.rows_replaced).sum::<u64>(), writes);
+        let last = seen.last().unwrap();
+        assert_eq!((last.commit, last.etag.as_str()), (writes, "\"5000\""));
+        assert_eq!((last.first_ts, last.last_ts), (Some(-5_000), Some(5_000)));
+    }
+
+    #[tokio::test]
+    async fn a_rejection_comes_after_the_acknowledgements_before_it() {
+        let (acks, mut reader) = queue();
+        acks.push(reply(1));
+        acks.end(Err(Status::invalid_argument("bad batch")));
+        assert_eq!(read(reader.next().await).commit, 1);
+        assert!(reader.next().await.unwrap().is_err());
+        assert!(reader.next().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_writer_that_vanishes_is_no_clean_end() {
+        let (acks, mut reader) = queue();
+        drop(acks);
+        assert!(reader.next().await.unwrap().is_err());
+        let (acks, reader) = queue();
+        drop(reader);
+        assert!(acks.is_abandoned());
+    }
+}

@@ -1,0 +1,123 @@
+//! DoAction: the verbs that are neither a read nor a write, JSON in and JSON out.
+
+use std::sync::Arc;
+
+use arrow_flight::{Action, ActionType};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::describe::json;
+use super::status::unimplemented;
+use crate::error::{Error, Result};
+use crate::query::When;
+use crate::service::{Condition, SeriesFilter, Service};
+use crate::types::time::{Bound, parse_param};
+use crate::types::{SeriesKey, SeriesSpec, TimeUnit};
+
+/// Name and description of every action, as ListActions gives them.
+pub const ACTIONS: &[(&str, &str)] = &[
+    ("register_series", "registers a series; body: the registration as JSON"),
+    ("drop_series", "drops a series with all its rows; body: {\"series\": key, \"if_version\": n?}"),
+    (
+        "delete_range",
+        "deletes the closed range of rows; body: {\"series\": key, \"start\": t, \"end\": t} or {\"series\": key, \"all\": true}; \
+         optional: if_version, dry_run",
+    ),
+    ("inventory", "lists what is stored; body: empty, or a filter as JSON"),
+    ("health", "tells how the server is; no body"),
+    ("compact", "moves rows of the log into chunk files; body: empty, or {\"series\": [key, …]}"),
+];
+
+pub(super) fn list() -> Vec<ActionType> {
+    let action =
+        |(name, description): &(&str, &str)| ActionType { r#type: (*name).into(), description: (*description).into() };
+    ACTIONS.iter().map(action).collect()
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Drop {
+    series: SeriesKey,
+    if_version: Option<u64>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DeleteRange {
+    series: SeriesKey,
+    start: Option<When>,
+    end: Option<When>,
+    #[serde(default)]
+    all: bool,
+    if_version: Option<u64>,
+    #[serde(default)]
+    dry_run: bool,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Compact {
+    #[serde(default)]
+    series: Vec<SeriesKey>,
+}
+
+/// Carries out an action and gives its answer.
+pub(super) fn run(service: &Arc<Service>, action: &Action) -> Result<Bytes> {
+    let body = action.body.as_ref();
+    match action.r#type.as_str() {
+        "register_series" => answer(&service.register(json::<SeriesSpec>("registration", body)?)?),
+        "drop_series" => {
+            let asked: Drop = json("body of drop_series", body)?;
+            answer(&service.drop_series(&asked.series, &version(asked.if_version))?)
+        }
+        "delete_range" => {
+            let asked: DeleteRange = json("body of delete_range", body)?;
+            let range = range(service, &asked)?;
+            answer(&service.delete_range(&asked.series, range, &version(asked.if_version), asked.dry_run)?)
+        }
+        "inventory" => answer(&service.inventory(&or_default::<SeriesFilter>("filter", body)?)?),
+        "health" => answer(&service.health()?),
+        "compact" => answer(&service.seal(&or_default::<Compact>("body of compact", body)?.series)?),
+        other => {
+            let names: Vec<&str> = ACTIONS.iter().map(|(name, _)| *name).collect();
+            let shown: String = other.chars().take(80).collect();
+            Err(unimplemented(&format!("action {shown:?}")).with_hint(format!("actions: {}", names.join(", "))))
+        }
+    }
+}
+
+fn or_default<T: Default + serde::de::DeserializeOwned>(what: &str, body: &[u8]) -> Result<T> {
+    if body.is_empty() { Ok(T::default()) } else { json(what, body) }
+}
+
+fn version(if_version: Option<u64>) -> Condition {
+    Condition { if_match: None, if_version }
+}
+
+fn answer(reply: &impl Serialize) -> Result<Bytes> {
+    let text = serde_json::to_vec(reply).map_err(|error| Error::internal(format!("reply: {error}")))?;
+    Ok(text.into())
+}
+
+/// The closed range of a delete; `None` is everything, which has to be said.
+fn range(service: &Service, asked: &DeleteRange) -> Result<Option<(i64, i64)>> {
+    match (&asked.start, &asked.end, asked.all) {
+        (None, None, true) => Ok(None),
+        (Some(start), Some(end), false) => {
+            let unit = service.def(&asked.series)?.unit;
+            let range = (instant(start, unit, Bound::Start)?, instant(end, unit, Bound::End)?);
+            if range.0 > range.1 {
+                return Err(Error::invalid(format!("start {} is after end {}", range.0, range.1)));
+            }
+            Ok(Some(range))
+        }
+        _ => Err(Error::invalid("delete_range needs both start and end, or all=true")),
+    }
+}
+
+fn instant(when: &When, unit: TimeUnit, bound: Bound) -> Result<i64> {
+    match when {
+        When::Epoch(ts) => parse_param(&ts.to_string(), unit, bound),
+        When::Text(text) => parse_param(text, unit, bound),
+    }
+}

@@ -1,0 +1,119 @@
+//! Messages of a put become Arrow batches, carefully: nothing in them is believed.
+//!
+//! Lengths and offsets are checked before Arrow sees a message, the body is copied to aligned memory, and what
+//! still panics inside Arrow is caught and becomes `invalid_argument`. Compressed bodies and dictionaries are refused.
+
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use arrow::buffer::Buffer;
+use arrow::datatypes::SchemaRef;
+use arrow::ipc::reader::read_record_batch;
+use arrow::ipc::root_as_message;
+use arrow::record_batch::RecordBatch;
+use arrow_flight::FlightData;
+
+use crate::error::{Error, ErrorCode, Result};
+use crate::ingest::arrow_guard;
+
+/// Most bytes of a schema message: far more than any series needs, also with pandas metadata.
+const SCHEMA_BYTES_MAX: usize = 1024 * 1024;
+/// Most columns a stream may announce.
+const COLUMNS_MAX: usize = 1024;
+
+fn malformed(detail: impl Into<String>) -> Error {
+    Error::invalid(detail)
+}
+
+/// Runs code of Arrow on outside bytes.
+fn guarded<T>(what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err(malformed(format!("the {what} is malformed"))))
+}
+
+/// Reads the first message of a put.
+pub(super) fn schema(message: &FlightData) -> Result<SchemaRef> {
+    if message.data_header.len() > SCHEMA_BYTES_MAX {
+        return Err(Error::new(ErrorCode::TooLarge, format!("the schema is larger than {SCHEMA_BYTES_MAX} bytes")));
+    }
+    let schema = arrow_guard::schema_of(&message.data_header)?;
+    let columns = schema.fields().len();
+    if columns == 0 || columns > COLUMNS_MAX {
+        return Err(malformed(format!("the schema has {columns} columns, not 1 to {COLUMNS_MAX}")));
+    }
+    Ok(Arc::new(schema))
+}
+
+/// Whether a message only carries metadata and no rows.
+pub(super) fn is_bare(message: &FlightData) -> bool {
+    message.data_header.is_empty() && message.data_body.is_empty()
+}
+
+/// Reads a record batch of a put.
+pub(super) fn batch(message: &FlightData, schema: &SchemaRef) -> Result<RecordBatch> {
+    let header = message.data_header.as_ref();
+    arrow_guard::check_message(header, &message.data_body, schema)?;
+    guarded("record batch", || {
+        let root = root_as_message(header).map_err(|error| malformed(format!("a message cannot be read: {error}")))?;
+        let batch = root.header_as_record_batch().ok_or_else(|| malformed("a message is not a record batch"))?;
+        let body = Buffer::from_slice_ref(&message.data_body);
+        read_record_batch(&body, batch, schema.clone(), &HashMap::new(), None, &root.version())
+            .map_err(|error| malformed(format!("a record batch cannot be read: {error}")))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow::array::{Float64Array, Int64Array};
+    use arrow::datatypes::{DataType, Field, Schema};
+    use arrow_flight::utils::batches_to_flight_data;
+    use rand::rngs::StdRng;
+    use rand::{RngExt, SeedableRng};
+
+    fn messages() -> Vec<FlightData> {
+        let schema =
+            Schema::new(vec![Field::new("ts", DataType::Int64, false), Field::new("value", DataType::Float64, true)]);
+        let ts = Int64Array::from_iter_values(0..100);
+        let value: Float64Array = (0..100).map(|n| (n % 7 > 0).then_some(f64::from(n))).collect();
+        let batch = RecordBatch::try_new(Arc::new(schema.clone()), vec![Arc::new(ts), Arc::new(value)]).unwrap();
+        batches_to_flight_data(&schema, vec![batch]).unwrap()
+    }
+
+    #[test]
+    fn a_good_stream_is_read() {
+        let messages = messages();
+        let schema = schema(&messages[0]).unwrap();
+        assert_eq!(batch(&messages[1], &schema).unwrap().num_rows(), 100);
+        assert!(super::schema(&messages[1]).is_err());
+        assert!(batch(&messages[0], &schema).is_err());
+    }
+
+    #[test]
+    fn damaged_messages_are_refused_or_read_but_never_panic_out() {
+        let good = messages();
+        let schema = schema(&good[0]).unwrap();
+        let seed = rand::random::<u64>();
+        let mut random = StdRng::seed_from_u64(seed);
+        let mut refused = 0;
+        let rounds = 20_000;
+        for round in 0..rounds {
+            let at = round % 2;
+            let mut message = good[at].clone();
+            let mut header = message.data_header.to_vec();
+            for _ in 0..random.random_range(1..4) {
+                if random.random_bool(0.5) {
+                    let byte = random.random_range(0..header.len());
+                    header[byte] = random.random();
+                } else {
+                    let word = random.random_range(0..header.len() / 8) * 8;
+                    header[word..word + 8].copy_from_slice(&random.random_range(-1..=i64::MAX).to_le_bytes());
+                }
+            }
+            message.data_header = header.into();
+            let read = if at == 0 { super::schema(&message).map(|_| ()) } else { batch(&message, &schema).map(|_| ()) };
+            refused += usize::from(read.is_err());
+        }
+        assert!(refused > rounds / 4, "seed {seed}: only {refused} refused");
+    }
+}

@@ -1,0 +1,152 @@
+//! Descriptors and tickets in, FlightInfo out.
+//!
+//! A ticket is the query object as JSON, whether a client wrote it or GetFlightInfo did.
+
+use arrow::datatypes::Schema;
+use arrow_flight::flight_descriptor::DescriptorType;
+use arrow_flight::{FlightDescriptor, FlightEndpoint, FlightInfo, Ticket};
+use bytes::Bytes;
+use serde::de::DeserializeOwned;
+
+use crate::error::{Error, Result};
+use crate::format::ipc;
+use crate::query::{Query, Shape};
+use crate::service::{InventoryRow, Plan};
+use crate::types::SeriesKey;
+
+/// Most bytes of a ticket, a command or the body of an action.
+pub const JSON_BYTES_MAX: usize = 256 * 1024;
+
+/// What a descriptor says, before its meaning is known.
+#[derive(Debug)]
+pub(super) enum Target<'a> {
+    Path(SeriesKey),
+    Command(&'a [u8]),
+}
+
+/// Tells a path from a command.
+pub(super) fn target(descriptor: &FlightDescriptor) -> Result<Target<'_>> {
+    match DescriptorType::try_from(descriptor.r#type) {
+        Ok(DescriptorType::Path) => Ok(Target::Path(SeriesKey::parse(&descriptor.path.join("/"))?)),
+        Ok(DescriptorType::Cmd) => Ok(Target::Command(&descriptor.cmd)),
+        _ => Err(Error::invalid("the descriptor is neither a path nor a command")
+            .with_hint("a path such as [\"kline\", \"BTCUSDT\", \"1m\"], or a command that is JSON")),
+    }
+}
+
+/// Reads JSON that a client sent as `what`.
+pub(super) fn json<T: DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T> {
+    if bytes.len() > JSON_BYTES_MAX {
+        return Err(Error::new(
+            crate::ErrorCode::TooLarge,
+            format!("the {what} has {} bytes, more than {JSON_BYTES_MAX}", bytes.len()),
+        ));
+    }
+    serde_json::from_slice(bytes).map_err(|error| Error::invalid(format!("the {what} cannot be read: {error}")))
+}
+
+/// The query of a descriptor: all rows of a path, or the command itself.
+pub(super) fn query_of_descriptor(descriptor: &FlightDescriptor) -> Result<Query> {
+    match target(descriptor)? {
+        Target::Path(key) => Ok(Query::of(&key)),
+        Target::Command(bytes) => json("command", bytes),
+    }
+}
+
+/// The query of a ticket.
+pub(super) fn query_of_ticket(ticket: &Ticket) -> Result<Query> {
+    json("ticket", &ticket.ticket)
+        .map_err(|error| error.with_hint("a ticket is the query object as JSON: {\"series\": [\"kline/BTCUSDT/1m\"]}"))
+}
+
+/// A schema as FlightInfo and SchemaResult carry it: one framed message.
+pub(super) fn schema_bytes(schema: &Schema) -> Bytes {
+    ipc::framed(&ipc::schema_header(schema)).into()
+}
+
+fn endpoint(query: &Query) -> Result<FlightEndpoint> {
+    let ticket = serde_json::to_vec(query).map_err(|error| Error::internal(format!("ticket: {error}")))?;
+    Ok(FlightEndpoint { ticket: Some(Ticket { ticket: ticket.into() }), ..FlightEndpoint::default() })
+}
+
+fn info(
+    shape: &Shape,
+    descriptor: FlightDescriptor,
+    endpoints: &[Query],
+    total_records: u64,
+    total_bytes: u64,
+) -> Result<FlightInfo> {
+    Ok(FlightInfo {
+        schema: schema_bytes(&shape.arrow_schema()),
+        flight_descriptor: Some(descriptor),
+        endpoint: endpoints.iter().map(endpoint).collect::<Result<_>>()?,
+        total_records: signed(total_records),
+        total_bytes: signed(total_bytes),
+        ordered: true,
+        app_metadata: Bytes::new(),
+    })
+}
+
+/// The answer of GetFlightInfo: exact counts, tickets pinned to the commit, no locations (the same server).
+pub(super) fn of_plan(plan: &Plan, descriptor: FlightDescriptor) -> Result<FlightInfo> {
+    info(&plan.shape, descriptor, &plan.endpoints, plan.total_records, plan.total_bytes)
+}
+
+/// One entry of ListFlights: a whole series, its ticket not pinned so that it stays good.
+pub(super) fn of_series(shape: &Shape, row: &InventoryRow) -> Result<FlightInfo> {
+    let descriptor = FlightDescriptor {
+        r#type: DescriptorType::Path.into(),
+        path: row.series.as_str().split('/').map(Into::into).collect(),
+        ..FlightDescriptor::default()
+    };
+    let cells = row.rows.saturating_mul(shape.columns.len() as u64 + 1);
+    let mut info = info(shape, descriptor, &[Query::of(&row.series)], row.rows, cells.saturating_mul(8))?;
+    info.app_metadata = serde_json::to_vec(row).map_err(|error| Error::internal(format!("inventory: {error}")))?.into();
+    Ok(info)
+}
+
+fn signed(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::query::Numbers;
+    use arrow_flight::IpcMessage;
+
+    fn shape() -> Shape {
+        let spec = crate::types::SeriesSpec::of_key(&SeriesKey::kline("BTCUSDT", "1m").unwrap());
+        Shape::of(&spec.resolve().unwrap(), None, Numbers::Stored, 3, 4)
+    }
+
+    #[test]
+    fn a_path_means_the_whole_series_and_a_command_what_it_says() {
+        let path = FlightDescriptor::new_path(["kline", "BTCUSDT", "1m"].map(Into::into).into());
+        assert_eq!(query_of_descriptor(&path).unwrap().series, ["kline/BTCUSDT/1m"]);
+        let command = FlightDescriptor::new_cmd(r#"{"series":["kline/BTCUSDT/1m"],"latest":5}"#);
+        assert_eq!(query_of_descriptor(&command).unwrap().latest, Some(5));
+        for bad in ["", "{}", "[]", r#"{"series":["a"],"unknown":1}"#, "\u{0}\u{1}"] {
+            let error = query_of_descriptor(&FlightDescriptor::new_cmd(bad.to_string())).unwrap_err();
+            assert_eq!(error.code(), crate::ErrorCode::InvalidArgument, "{bad}");
+        }
+        assert!(query_of_descriptor(&FlightDescriptor::default()).is_err());
+        let path = FlightDescriptor::new_path(vec!["..".into(), "..".into(), "etc".into()]);
+        assert!(query_of_descriptor(&path).is_err());
+    }
+
+    #[test]
+    fn info_repeats_its_descriptor_and_its_tickets_are_queries() {
+        let query = Query { commit: Some(4), ..Query::of(&shape().series) };
+        let plan =
+            Plan { shape: shape(), total_records: 10, total_bytes: 480, endpoints: vec![query.clone(), query.clone()] };
+        let descriptor = FlightDescriptor::new_cmd("{}");
+        let info = of_plan(&plan, descriptor.clone()).unwrap();
+        assert_eq!((info.total_records, info.total_bytes, info.ordered), (10, 480, true));
+        assert_eq!(info.flight_descriptor, Some(descriptor));
+        assert!(info.endpoint.iter().all(|endpoint| endpoint.location.is_empty()));
+        assert_eq!(query_of_ticket(info.endpoint[1].ticket.as_ref().unwrap()).unwrap(), query);
+        let schema = Schema::try_from(IpcMessage(info.schema)).unwrap();
+        assert_eq!(&schema, shape().arrow_schema().as_ref());
+    }
+}

@@ -1,0 +1,163 @@
+//! Answers become Flight messages: one for the schema, one for each block.
+//!
+//! A whole block of a chunk goes out as it stands in the file, header and columns, without being looked at. The
+//! stock encoder is not used: it measures a batch by the capacity of its buffers, which for a slice of a mapped
+//! file is the whole file, and cuts it into crumbs.
+
+use arrow::array::Array;
+use arrow::datatypes::{DataType, SchemaRef};
+use arrow::ipc::writer::{DictionaryTracker, IpcDataGenerator, IpcWriteContext, IpcWriteOptions};
+use arrow::record_batch::RecordBatch;
+use arrow_flight::FlightData;
+use bytes::Bytes;
+
+use crate::error::{Error, Result};
+use crate::format::ipc;
+use crate::query::{Block, Shape};
+
+/// Distance between the bytes that are read to bring a mapped body into memory.
+const PAGE_BYTES: usize = 4096;
+
+/// Turns the blocks of one answer into messages.
+#[derive(Debug)]
+pub(super) struct Encoder {
+    shape: Shape,
+    schema: SchemaRef,
+    /// Blocks are sent word for word.
+    plain: bool,
+    /// Some column is text, which is not 8 bytes a cell.
+    text: bool,
+}
+
+impl Encoder {
+    pub(super) fn new(shape: &Shape) -> Self {
+        let schema = shape.arrow_schema();
+        let text = schema.fields().iter().any(|field| field.data_type() == &DataType::Utf8);
+        Self { shape: shape.clone(), schema, plain: shape.is_plain(), text }
+    }
+
+    /// The first message of every stream.
+    pub(super) fn schema_message(&self) -> FlightData {
+        FlightData { data_header: ipc::schema_header(&self.schema).into(), ..FlightData::default() }
+    }
+
+    /// One message for one block. Reads mapped memory, so it belongs on a blocking thread.
+    pub(super) fn block_message(&self, block: &Block) -> Result<FlightData> {
+        if !self.plain {
+            let batch = self.shape.record_batch(&self.schema, block)?;
+            return if self.text { text_message(&batch) } else { Ok(converted_message(&batch)) };
+        }
+        if let Some(verbatim) = &block.verbatim {
+            touch(&verbatim.body);
+            return Ok(message(verbatim.header.clone(), verbatim.body.clone()));
+        }
+        let columns: Vec<&[u8]> = block.columns.iter().map(|buffer| buffer.as_slice()).collect();
+        if columns.len() != self.shape.columns.len() + 1 || columns.iter().any(|cells| cells.len() != 8 * block.rows) {
+            return Err(Error::internal(format!("a block of {} has other columns than its answer", self.shape.series)));
+        }
+        Ok(columns_message(block.rows, &columns))
+    }
+}
+
+fn message(data_header: Bytes, data_body: Bytes) -> FlightData {
+    FlightData { data_header, data_body, ..FlightData::default() }
+}
+
+/// Reads a byte of every page, so that a page fault happens here and not on an async worker.
+fn touch(body: &[u8]) {
+    std::hint::black_box(body.iter().step_by(PAGE_BYTES).fold(0_u8, |seen, byte| seen ^ byte));
+}
+
+/// Fixed-width columns side by side.
+fn columns_message(rows: usize, columns: &[&[u8]]) -> FlightData {
+    let sizes: Vec<usize> = columns.iter().map(|column| column.len()).collect();
+    let mut body = Vec::with_capacity(ipc::body_bytes(&sizes));
+    for column in columns {
+        body.extend_from_slice(column);
+        body.resize(ipc::padded(body.len()), 0);
+    }
+    message(ipc::batch_header(rows, &sizes).into(), body.into())
+}
+
+fn converted_message(batch: &RecordBatch) -> FlightData {
+    let arrays: Vec<_> = batch.columns().iter().map(|array| array.to_data()).collect();
+    let columns: Vec<&[u8]> = arrays
+        .iter()
+        .map(|data| {
+            let width = data.data_type().primitive_width().unwrap_or(8);
+            let cells = data.offset() * width..(data.offset() + data.len()) * width;
+            data.buffers().first().and_then(|buffer| buffer.as_slice().get(cells)).unwrap_or_default()
+        })
+        .collect();
+    columns_message(batch.num_rows(), &columns)
+}
+
+fn text_message(batch: &RecordBatch) -> Result<FlightData> {
+    let (_, encoded) = IpcDataGenerator::default()
+        .encode(batch, &mut DictionaryTracker::new(false), &IpcWriteOptions::default(), &mut IpcWriteContext::default())
+        .map_err(|error| Error::internal(format!("cannot encode a block as text: {error}")))?;
+    Ok(message(encoded.ipc_message.into(), encoded.arrow_data.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::query::{Numbers, Verbatim};
+    use crate::types::SeriesSpec;
+    use arrow::buffer::Buffer;
+    use arrow_flight::utils::flight_data_to_batches;
+
+    fn shape(numbers: Numbers) -> Shape {
+        let spec: SeriesSpec = serde_json::from_str(
+            r#"{"kind":"scalar","category":"c","symbol":"X","timeframe":"1m","name":"n","value":{"digits":2},
+                "extra_columns":[{"name":"half","type":"float64"},{"name":"count","type":"int64"}]}"#,
+        )
+        .unwrap();
+        Shape::of(&spec.resolve().unwrap(), None, numbers, 7, 9)
+    }
+
+    fn words(words: &[i64]) -> Buffer {
+        Buffer::from_vec(words.to_vec())
+    }
+
+    fn block() -> Block {
+        let half = [0.5_f64, -1.25, 3.0].map(|x| i64::from_ne_bytes(x.to_ne_bytes()));
+        let columns = vec![words(&[1, 2, 3]), words(&[100, 250, -75]), words(&half), words(&[1, 2, 3])];
+        Block { rows: 3, columns, verbatim: None }
+    }
+
+    #[test]
+    fn every_way_of_showing_numbers_is_read_by_arrow_as_the_shape_makes_it() {
+        for numbers in [Numbers::Stored, Numbers::Float64, Numbers::Decimal128, Numbers::Raw, Numbers::String] {
+            let shape = shape(numbers);
+            let encoder = Encoder::new(&shape);
+            let messages = [encoder.schema_message(), encoder.block_message(&block()).unwrap()];
+            let read = flight_data_to_batches(&messages).unwrap();
+            let expected = shape.record_batch(&shape.arrow_schema(), &block()).unwrap();
+            assert_eq!(read, vec![expected], "{numbers:?}");
+            assert_eq!(read[0].schema().metadata()["fastk.commit"], "9");
+        }
+    }
+
+    #[test]
+    fn slices_of_a_large_buffer_are_sent_alone() {
+        let large = words(&(0..100_000).collect::<Vec<_>>());
+        let slice = |at: usize| large.slice_with_length(at * 8, 24);
+        let block = Block { rows: 3, columns: vec![slice(5), slice(50), slice(500), slice(5_000)], verbatim: None };
+        let shape = shape(Numbers::Raw);
+        let message = Encoder::new(&shape).block_message(&block).unwrap();
+        assert_eq!(message.data_body.len(), 4 * ipc::ALIGNMENT);
+    }
+
+    #[test]
+    fn a_whole_block_goes_out_as_it_stands_unless_numbers_are_converted() {
+        let plain = columns_message(3, &block().columns.iter().map(|c| c.as_slice()).collect::<Vec<_>>());
+        let body = plain.data_body.clone();
+        let verbatim = Verbatim { header: plain.data_header.clone(), body: body.clone(), message: Bytes::new() };
+        let whole = Block { verbatim: Some(verbatim), ..block() };
+        let sent = Encoder::new(&shape(Numbers::Stored)).block_message(&whole).unwrap();
+        assert_eq!(sent.data_body.as_ptr(), body.as_ptr(), "the body was copied");
+        let sent = Encoder::new(&shape(Numbers::Float64)).block_message(&whole).unwrap();
+        assert_ne!(sent.data_body, body);
+    }
+}

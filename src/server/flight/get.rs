@@ -1,0 +1,141 @@
+//! DoGet: an answer as a stream of messages.
+//!
+//! 1. The schema goes out first, rows or no rows.
+//! 2. The scan runs on blocking threads and stays at most [`QUEUE_BLOCKS`] blocks ahead; while the client is slow no
+//!    thread waits for it.
+//! 3. The stream ends cleanly only after the scan said that it was at its end. Whatever else stops it (damage, a
+//!    panic, a client that takes nothing for too long) ends it with a status.
+//! 4. A client that goes away drops the receiver, and the scan stops with its next block.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use arrow_flight::FlightData;
+use futures::Stream;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::mpsc::{Receiver, Sender, channel};
+use tonic::Status;
+
+use super::encode::Encoder;
+use super::status::status;
+use crate::error::{Error, ErrorCode, Result};
+use crate::service::Answer;
+
+/// Blocks that wait for the client, of at most 1 MiB each.
+const QUEUE_BLOCKS: usize = 2;
+
+/// A message, the end of the answer, or what cut it short.
+type Item = Result<Option<FlightData>, Status>;
+
+/// The body of an answer.
+#[derive(Debug)]
+pub(super) struct Rows {
+    items: Receiver<Item>,
+    ended: bool,
+    /// One of the readers allowed at a time.
+    _permit: OwnedSemaphorePermit,
+}
+
+/// Starts sending an answer.
+pub(super) fn stream(answer: Answer, stall: Duration, permit: OwnedSemaphorePermit) -> Rows {
+    let (sender, items) = channel(QUEUE_BLOCKS);
+    let scan = Scan { encoder: Encoder::new(&answer.shape), answer, started: false };
+    tokio::spawn(run(scan, sender, stall));
+    Rows { items, ended: false, _permit: permit }
+}
+
+struct Scan {
+    encoder: Encoder,
+    answer: Answer,
+    started: bool,
+}
+
+/// How a run of blocks stopped.
+enum Pause {
+    /// The queue is full; this item is the next.
+    Full(Item),
+    /// The last item is in the queue, or nobody reads it.
+    Over,
+}
+
+impl Scan {
+    fn next(&mut self) -> Item {
+        if !self.started {
+            self.started = true;
+            return Ok(Some(self.encoder.schema_message()));
+        }
+        let block = self.answer.find(|block| !matches!(block, Ok(block) if block.rows == 0));
+        let block = block.map(|block| block.and_then(|block| self.encoder.block_message(&block)));
+        block.transpose().map_err(|error| status(&error))
+    }
+
+    /// Sends items until the queue is full or the answer is over.
+    fn fill(&mut self, sender: &Sender<Item>) -> Pause {
+        loop {
+            let item = self.next();
+            let last = !matches!(item, Ok(Some(_)));
+            match sender.try_send(item) {
+                Ok(()) if last => return Pause::Over,
+                Ok(()) => {}
+                Err(TrySendError::Full(item)) => return Pause::Full(item),
+                Err(TrySendError::Closed(_)) => return Pause::Over,
+            }
+        }
+    }
+}
+
+async fn run(mut scan: Scan, sender: Sender<Item>, stall: Duration) {
+    loop {
+        let filling = sender.clone();
+        let filled = tokio::task::spawn_blocking(move || {
+            let pause = scan.fill(&filling);
+            (scan, pause)
+        });
+        let item = match filled.await {
+            Ok((_, Pause::Over)) => return,
+            Ok((back, Pause::Full(item))) => {
+                scan = back;
+                item
+            }
+            Err(join) => {
+                let broken = status(&Error::internal(format!("a scan ended early: {join}")));
+                let _ = sender.send_timeout(Err(broken), stall).await;
+                return;
+            }
+        };
+        let last = !matches!(item, Ok(Some(_)));
+        // Without a last item the receiver ends with a status of its own.
+        if sender.send_timeout(item, stall).await.is_err() || last {
+            return;
+        }
+    }
+}
+
+impl Stream for Rows {
+    type Item = Result<FlightData, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        let item = match self.items.poll_recv(context) {
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(item) => item,
+        };
+        let item = match item {
+            Some(Ok(Some(message))) => return Poll::Ready(Some(Ok(message))),
+            Some(Ok(None)) => None,
+            Some(Err(status)) => Some(Err(status)),
+            None => Some(Err(status(&stalled()))),
+        };
+        self.ended = true;
+        Poll::Ready(item)
+    }
+}
+
+fn stalled() -> Error {
+    Error::new(ErrorCode::DeadlineExceeded, "the answer was cut because its reader took nothing for too long")
+        .with_hint("read faster, or ask for less at a time")
+}

@@ -1,0 +1,240 @@
+//! DoPut: every record batch is one atomic commit, acknowledged after its sync.
+//!
+//! The first rejected batch ends the stream with its status; batches acknowledged before it stay. Under `if_version`
+//! the first batch needs that version and each further one the version its predecessor made, so that a stream never
+//! writes over somebody else's.
+
+use std::sync::Arc;
+
+use arrow_flight::FlightData;
+use serde::Deserialize;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tonic::{Status, Streaming};
+
+use super::FlightConfig;
+use super::acks::{Acks, Reader, queue};
+use super::decode;
+use super::describe::{Target, json, target};
+use super::status::{blocking, of_input, status, too_large, unimplemented};
+use crate::error::{Error, ErrorCode, Result};
+use crate::ingest::{self, Parsed};
+use crate::service::{Condition, Mode, Service, WriteReply};
+use crate::types::{Rounding, Rows, SeriesDef, SeriesKey, SeriesSpec};
+
+/// Bytes of record batches that all puts together may have in work, and the unit they are counted in.
+const BUDGET_UNIT_BYTES: usize = 64 * 1024;
+
+/// A command descriptor of a put.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Command {
+    series: Option<SeriesKey>,
+    mode: Option<String>,
+    #[serde(default)]
+    validate: ingest::Validate,
+    #[serde(default)]
+    rounding: Rounding,
+    #[serde(default)]
+    numbers: ingest::Numbers,
+    #[serde(default)]
+    missing: ingest::Missing,
+    if_version: Option<u64>,
+    idempotency_key: Option<String>,
+    op: Option<String>,
+    create: Option<SeriesSpec>,
+}
+
+/// Where and how to write, as a descriptor says.
+#[derive(Debug)]
+struct Intent {
+    key: SeriesKey,
+    create: Option<SeriesSpec>,
+    mode: Mode,
+    options: ingest::Options,
+    condition: Condition,
+}
+
+impl Intent {
+    fn of(message: &FlightData) -> Result<Self> {
+        let descriptor = message.flight_descriptor.as_ref().ok_or_else(|| {
+            Error::invalid("the first message has no descriptor").with_hint("a path or a command names the series")
+        })?;
+        let command = match target(descriptor)? {
+            Target::Path(key) => Command { series: Some(key), ..Command::default() },
+            Target::Command(bytes) => json("command", bytes)?,
+        };
+        if command.idempotency_key.is_some() {
+            return Err(unimplemented("idempotency_key"));
+        }
+        let mode = command.mode.as_deref().map_or(Ok(Mode::default()), Mode::from_name)?;
+        if command.op.is_some() {
+            return Err(Error::invalid("op is for mode merge only"));
+        }
+        let created = command.create.clone().map(|spec| spec.resolve()).transpose()?.map(|def| def.key);
+        let key = match (command.series, created) {
+            (Some(key), Some(created)) if key != created => {
+                return Err(Error::invalid(format!("series {key} is not what create registers, {created}")));
+            }
+            (Some(key), _) | (None, Some(key)) => key,
+            (None, None) => return Err(Error::invalid("the command names no series")),
+        };
+        let options = ingest::Options {
+            numbers: command.numbers,
+            rounding: command.rounding,
+            missing: command.missing,
+            validate: command.validate,
+        };
+        let condition = Condition { if_match: None, if_version: command.if_version };
+        Ok(Self { key, create: command.create, mode, options, condition })
+    }
+}
+
+/// What all puts share.
+#[derive(Clone, Debug)]
+pub(super) struct Puts {
+    pub service: Arc<Service>,
+    message_bytes_max: usize,
+    /// Permits of [`BUDGET_UNIT_BYTES`] each.
+    budget: Arc<Semaphore>,
+    budget_units: u32,
+    /// Fires when the server stops.
+    stop: CancellationToken,
+}
+
+impl Puts {
+    pub(super) fn new(service: Arc<Service>, config: &FlightConfig, stop: CancellationToken) -> Self {
+        let budget_units = u32::try_from(config.put_bytes_max / BUDGET_UNIT_BYTES).unwrap_or(u32::MAX).max(1);
+        let message_bytes_max = config.message_bytes_max;
+        Self { service, message_bytes_max, budget: Arc::new(Semaphore::new(budget_units as usize)), budget_units, stop }
+    }
+
+    /// Reads the input to its end on a task of its own; the reader gives the acknowledgements.
+    pub(super) fn start(&self, input: Streaming<FlightData>) -> Reader {
+        let (acks, reader) = queue();
+        let puts = self.clone();
+        tokio::spawn(async move {
+            let how = puts.run(input, &acks).await;
+            acks.end(how);
+        });
+        reader
+    }
+
+    async fn run(&self, mut input: Streaming<FlightData>, acks: &Acks) -> Result<(), Status> {
+        let Some(first) = self.message(&mut input).await? else {
+            return Err(status(&Error::invalid("the put has no message, not even a schema")));
+        };
+        let service = self.service.clone();
+        let (mut intent, schema, def) = blocking(move || {
+            let intent = Intent::of(&first)?;
+            let schema = decode::schema(&first)?;
+            let def = open(&service, &intent)?;
+            Ok((intent, schema, def))
+        })
+        .await?;
+        let mut empty = true;
+        while let Some(message) = self.message(&mut input).await? {
+            if acks.is_abandoned() {
+                return Ok(());
+            }
+            if decode::is_bare(&message) {
+                continue;
+            }
+            if message.data_body.len() > self.message_bytes_max {
+                return Err(status(&too_large(self.message_bytes_max)));
+            }
+            let units = u32::try_from(message.data_body.len() / BUDGET_UNIT_BYTES + 1).unwrap_or(u32::MAX);
+            let budget = self.budget.clone().acquire_many_owned(units.min(self.budget_units)).await;
+            let (service, schema, def) = (self.service.clone(), schema.clone(), def.clone());
+            let (back, reply) = blocking(move || {
+                let batch = decode::batch(&message, &schema)?;
+                drop(message);
+                let parsed = ingest::from_batch(&def, &batch, &intent.options)?;
+                drop(batch);
+                let reply = write(&service, &intent, parsed)?;
+                drop(budget);
+                Ok((intent, reply))
+            })
+            .await?;
+            intent = back;
+            if intent.condition.if_version.is_some() {
+                intent.condition.if_version = Some(reply.version);
+            }
+            empty = false;
+            acks.push(reply);
+        }
+        if empty && !acks.is_abandoned() {
+            let service = self.service.clone();
+            let rows = Rows::with_capacity(def.columns.len(), 0);
+            let nothing = Parsed { rows, skipped: 0, rounded: vec![0; def.columns.len()] };
+            acks.push(blocking(move || write(&service, &intent, nothing)).await?);
+        }
+        Ok(())
+    }
+
+    async fn message(&self, input: &mut Streaming<FlightData>) -> Result<Option<FlightData>, Status> {
+        tokio::select! {
+            biased;
+            message = input.message() => message.map_err(|status| of_input(status, self.message_bytes_max)),
+            () = self.stop.cancelled() => {
+                Err(status(&Error::new(ErrorCode::NotReady, "the server is stopping; unacknowledged batches were not written")))
+            }
+        }
+    }
+}
+
+/// The definition of the series, registered first if the descriptor says so.
+fn open(service: &Service, intent: &Intent) -> Result<Arc<SeriesDef>> {
+    if let Some(spec) = &intent.create {
+        service.register(spec.clone())?;
+    }
+    service.def(&intent.key)
+}
+
+fn write(service: &Service, intent: &Intent, parsed: Parsed) -> Result<WriteReply> {
+    service.write(&intent.key, parsed, intent.mode, &intent.condition)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow_flight::FlightDescriptor;
+
+    fn intent(command: &str) -> Result<Intent> {
+        let descriptor = FlightDescriptor::new_cmd(command.to_string());
+        Intent::of(&FlightData { flight_descriptor: Some(descriptor), ..FlightData::default() })
+    }
+
+    #[test]
+    fn a_command_says_where_and_how_to_write() {
+        let said = intent(
+            r#"{"series":"kline/X/1m","mode":"append","validate":"none","rounding":"nearest","numbers":"raw","if_version":3}"#,
+        )
+        .unwrap();
+        assert_eq!((said.key.as_str(), said.mode), ("kline/X/1m", Mode::Append));
+        assert_eq!(said.options.validate, ingest::Validate::None);
+        assert_eq!(said.options.numbers, ingest::Numbers::Raw);
+        assert_eq!(said.condition.if_version, Some(3));
+        let said = intent(r#"{"create":{"kind":"kline","symbol":"Y","timeframe":"1m"}}"#).unwrap();
+        assert_eq!((said.key.as_str(), said.mode), ("kline/Y/1m", Mode::Upsert));
+    }
+
+    #[test]
+    fn commands_that_cannot_be_followed_are_refused_by_their_code() {
+        for (command, code) in [
+            (r#"{}"#, ErrorCode::InvalidArgument),
+            (r#"{"series":"kline/../1m"}"#, ErrorCode::InvalidArgument),
+            (r#"{"series":"kline/X/1m","mode":"merge"}"#, ErrorCode::Unimplemented),
+            (r#"{"series":"kline/X/1m","idempotency_key":"k"}"#, ErrorCode::Unimplemented),
+            (r#"{"series":"kline/X/1m","op":"add"}"#, ErrorCode::InvalidArgument),
+            (r#"{"series":"kline/X/1m","validate":"maybe"}"#, ErrorCode::InvalidArgument),
+            (r#"{"series":"kline/X/1m","typo":1}"#, ErrorCode::InvalidArgument),
+            (
+                r#"{"series":"kline/X/1m","create":{"kind":"kline","symbol":"Y","timeframe":"1m"}}"#,
+                ErrorCode::InvalidArgument,
+            ),
+        ] {
+            assert_eq!(intent(command).unwrap_err().code(), code, "{command}");
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! The Flight methods: each finds its verb and hands the work to a blocking thread.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow_flight::flight_service_server::FlightService;
+use arrow_flight::{
+    Action, ActionType, Criteria, Empty, FlightData, FlightDescriptor, FlightInfo, HandshakeRequest, HandshakeResponse,
+    PollInfo, SchemaResult, Ticket,
+};
+use futures::{Stream, StreamExt, TryStreamExt, stream};
+use tokio::sync::Semaphore;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::acks::Reader;
+use super::get::{self, Rows};
+use super::put::Puts;
+use super::status::{blocking, status, unimplemented};
+use super::{actions, describe};
+use crate::error::{Error, ErrorCode, Result};
+use crate::query::{Numbers, Shape};
+use crate::service::{SeriesFilter, Service};
+
+/// Series of one page of ListFlights.
+const LIST_PAGE: u64 = 500;
+
+/// The Flight face of one store.
+#[derive(Debug)]
+pub(super) struct Face {
+    pub service: Arc<Service>,
+    pub puts: Puts,
+    /// One permit an answer that is being sent.
+    pub readers: Arc<Semaphore>,
+    pub readers_max: usize,
+    /// How long a reader may take nothing.
+    pub stall: Duration,
+}
+
+type Boxed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// One page of ListFlights, and where the next begins.
+fn page(service: &Service, filter: &SeriesFilter) -> Result<(Vec<FlightInfo>, Option<String>)> {
+    let inventory = service.inventory(filter)?;
+    let mut infos = Vec::with_capacity(inventory.series.len());
+    for row in &inventory.series {
+        let def = match service.def(&row.series) {
+            Ok(def) => def,
+            // Dropped since the inventory was taken.
+            Err(error) if error.code() == ErrorCode::SeriesNotFound => continue,
+            Err(error) => return Err(error),
+        };
+        let shape = Shape::of(&def, None, Numbers::Stored, row.version, inventory.commit);
+        infos.push(describe::of_series(&shape, row)?);
+    }
+    Ok((infos, inventory.next_cursor))
+}
+
+#[tonic::async_trait]
+impl FlightService for Face {
+    type HandshakeStream = Boxed<HandshakeResponse>;
+    type ListFlightsStream = Boxed<FlightInfo>;
+    type DoGetStream = Rows;
+    type DoPutStream = Reader;
+    type DoExchangeStream = Boxed<FlightData>;
+    type DoActionStream = Boxed<arrow_flight::Result>;
+    type ListActionsStream = Boxed<ActionType>;
+
+    async fn handshake(
+        &self,
+        _request: Request<Streaming<HandshakeRequest>>,
+    ) -> Result<Response<Self::HandshakeStream>, Status> {
+        Err(status(&unimplemented("handshake").with_hint("this server asks for no credentials")))
+    }
+
+    async fn list_flights(&self, request: Request<Criteria>) -> Result<Response<Self::ListFlightsStream>, Status> {
+        let prefix = String::from_utf8(request.into_inner().expression.into())
+            .map_err(|_| status(&Error::invalid("the criteria are not UTF-8").with_hint("a prefix of a series key")))?;
+        let filter = SeriesFilter {
+            prefix: (!prefix.is_empty()).then_some(prefix),
+            limit: Some(LIST_PAGE),
+            ..SeriesFilter::default()
+        };
+        let first = Some((self.service.clone(), filter));
+        let pages = stream::try_unfold(first, |state| async move {
+            let Some((service, filter)) = state else { return Ok(None) };
+            blocking(move || {
+                let (infos, next) = page(&service, &filter)?;
+                let rest = next.map(|cursor| (service, SeriesFilter { cursor: Some(cursor), ..filter }));
+                Ok(Some((stream::iter(infos.into_iter().map(Ok)), rest)))
+            })
+            .await
+        });
+        Ok(Response::new(pages.try_flatten().boxed()))
+    }
+
+    async fn get_flight_info(&self, request: Request<FlightDescriptor>) -> Result<Response<FlightInfo>, Status> {
+        let (service, descriptor) = (self.service.clone(), request.into_inner());
+        blocking(move || {
+            let plan = service.plan(&describe::query_of_descriptor(&descriptor)?)?;
+            describe::of_plan(&plan, descriptor).map(Response::new)
+        })
+        .await
+    }
+
+    async fn poll_flight_info(&self, _request: Request<FlightDescriptor>) -> Result<Response<PollInfo>, Status> {
+        Err(status(&unimplemented("poll_flight_info").with_hint("use get_flight_info")))
+    }
+
+    async fn get_schema(&self, request: Request<FlightDescriptor>) -> Result<Response<SchemaResult>, Status> {
+        let service = self.service.clone();
+        blocking(move || {
+            let plan = service.plan(&describe::query_of_descriptor(request.get_ref())?)?;
+            let schema = describe::schema_bytes(&plan.shape.arrow_schema());
+            Ok(Response::new(SchemaResult { schema }))
+        })
+        .await
+    }
+
+    async fn do_get(&self, request: Request<Ticket>) -> Result<Response<Self::DoGetStream>, Status> {
+        let permit = self.readers.clone().try_acquire_owned().map_err(|_| {
+            let detail = format!("{} answers are being sent already", self.readers_max);
+            status(&Error::new(ErrorCode::Overloaded, detail).with_hint("try again shortly"))
+        })?;
+        let service = self.service.clone();
+        let answer = blocking(move || service.read(&describe::query_of_ticket(request.get_ref())?)).await?;
+        Ok(Response::new(get::stream(answer, self.stall, permit)))
+    }
+
+    async fn do_put(&self, request: Request<Streaming<FlightData>>) -> Result<Response<Self::DoPutStream>, Status> {
+        Ok(Response::new(self.puts.start(request.into_inner())))
+    }
+
+    async fn do_exchange(
+        &self,
+        _request: Request<Streaming<FlightData>>,
+    ) -> Result<Response<Self::DoExchangeStream>, Status> {
+        Err(status(&unimplemented("do_exchange")))
+    }
+
+    async fn do_action(&self, request: Request<Action>) -> Result<Response<Self::DoActionStream>, Status> {
+        let service = self.service.clone();
+        let body = blocking(move || actions::run(&service, request.get_ref())).await?;
+        Ok(Response::new(stream::iter([Ok(arrow_flight::Result { body })]).boxed()))
+    }
+
+    async fn list_actions(&self, _request: Request<Empty>) -> Result<Response<Self::ListActionsStream>, Status> {
+        Ok(Response::new(stream::iter(actions::list().into_iter().map(Ok)).boxed()))
+    }
+}

@@ -1,0 +1,198 @@
+//! `docs/format.md` says what the code does: every table is compared with encoded bytes.
+
+use fastk::format::chunk::{self, BlockMeta, ChunkMeta};
+use fastk::format::{envelope, ipc, manifest, run, wal};
+use fastk::types::{Rows, SeriesKey, SeriesSpec};
+use prost::Message;
+
+/// Rows of the table whose header contains `title`, cells trimmed of blanks and backquotes.
+fn table(title: &str) -> Vec<Vec<String>> {
+    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/format.md")).unwrap();
+    let cells = |line: &str| -> Vec<String> {
+        line.trim_matches('|').split('|').map(|cell| cell.trim().trim_matches('`').to_owned()).collect()
+    };
+    let mut lines = text.lines().skip_while(|line| !(line.starts_with('|') && line.replace('`', "").contains(title)));
+    assert!(lines.next().is_some(), "docs/format.md has no table {title:?}");
+    lines.skip(1).take_while(|line| line.starts_with('|')).map(cells).collect()
+}
+
+/// Checks a table of offset, bytes and field against encoded bytes; the fields must follow without a hole.
+fn check_layout(title: &str, bytes: &[u8], expected: &[(&str, Vec<u8>)]) {
+    let rows = table(title);
+    assert_eq!(rows.len(), expected.len(), "{title}");
+    let mut end = 0;
+    for (row, (field, value)) in rows.iter().zip(expected) {
+        let (offset, length): (usize, usize) = (row[0].parse().unwrap(), row[1].parse().unwrap());
+        assert!(row[2].starts_with(field), "{title}: {} is not {field}", row[2]);
+        assert_eq!((offset, length), (end, value.len()), "{title}: {field}");
+        assert_eq!(&bytes[offset..offset + length], value, "{title}: {field}");
+        end = offset + length;
+    }
+}
+
+fn le(value: u64) -> Vec<u8> {
+    value.to_le_bytes().to_vec()
+}
+
+fn le4(value: u32) -> Vec<u8> {
+    value.to_le_bytes().to_vec()
+}
+
+#[test]
+fn the_log_is_laid_out_as_documented() {
+    let segment = wal::encode_segment_header(&wal::SegmentHeader { number: 11, epoch: 12, first_lsn: 13 });
+    assert_eq!(segment.len(), 64);
+    check_layout(
+        "field of a segment header",
+        &segment,
+        &[
+            ("magic", b"FASTKWAL".to_vec()),
+            ("version", le4(1)),
+            ("zero", le4(0)),
+            ("number", le(11)),
+            ("epoch", le(12)),
+            ("LSN", le(13)),
+            ("checksum", le4(crc32c::crc32c(&segment[..40]))),
+        ],
+    );
+    let header = wal::FrameHeader {
+        kind: wal::FrameKind::Commit,
+        lsn: 21,
+        epoch: 22,
+        durable_lsn: 23,
+        commit: 24,
+        payload_bytes: 3,
+    };
+    let mut frame = Vec::new();
+    wal::put_frame(&mut frame, &header, b"abc");
+    assert_eq!(&frame[wal::FRAME_HEADER_BYTES..wal::FRAME_HEADER_BYTES + 3], b"abc");
+    check_layout(
+        "field of a frame",
+        &frame,
+        &[
+            ("magic", b"FKWF".to_vec()),
+            ("checksum", le4(crc32c::crc32c(&frame[8..wal::FRAME_HEADER_BYTES + 3]))),
+            ("kind", le4(1)),
+            ("zero", le4(0)),
+            ("LSN", le(21)),
+            ("epoch", le(22)),
+            ("durable LSN", le(23)),
+            ("commit", le(24)),
+            ("bytes", le(3)),
+        ],
+    );
+    let rows = Rows { ts: vec![1], columns: vec![vec![2]] };
+    let operations = [
+        ("write", wal::Operation::Write { series_id: 5, replaced: 0, rows }),
+        ("delete", wal::Operation::Delete { series_id: 5, start: 0, end: 1, deleted: 0 }),
+        ("register or change", wal::Operation::Register { series_id: 5, def: "{}".into() }),
+        ("drop", wal::Operation::Drop { series_id: 5 }),
+    ];
+    for (row, (name, operation)) in table("what follows").iter().zip(operations) {
+        let payload = wal::encode_commit(&wal::Commit { operations: vec![operation], ..wal::Commit::default() });
+        assert_eq!((row[0].as_str(), row[1].as_str()), (payload[16].to_string().as_str(), name));
+        assert_eq!(payload[17..25], 5_u64.to_le_bytes());
+    }
+}
+
+#[test]
+fn runs_and_envelopes_are_laid_out_as_documented() {
+    let rows = Rows { ts: vec![1], columns: vec![vec![2]] };
+    let file = run::encode_run(31, [(1, 2, 3, &rows)].into_iter());
+    check_layout(
+        "field of a run file",
+        &file,
+        &[
+            ("magic", b"FASTKRUN".to_vec()),
+            ("version", le4(1)),
+            ("checksum", le4(crc32c::crc32c(&file[16..32]))),
+            ("base commit", le(31)),
+            ("number of entries", le(1)),
+        ],
+    );
+    let file = manifest::encode_edit(&manifest::Edit::default());
+    let payload_bytes = file.len() - envelope::ENVELOPE_BYTES;
+    check_layout(
+        "field of an envelope",
+        &file,
+        &[
+            ("magic", manifest::EDIT_MAGIC.to_vec()),
+            ("version", le4(1)),
+            ("checksum", le4(crc32c::crc32c(&file[16..]))),
+            ("bytes", le(payload_bytes as u64)),
+        ],
+    );
+}
+
+/// Names and tags of a documented message against messages that have one field set each.
+fn check_tags(title: &str, messages: Vec<(&str, Vec<u8>)>) {
+    let rows = table(title);
+    assert_eq!(rows.len(), messages.len(), "{title}");
+    for (row, (name, bytes)) in rows.iter().zip(messages) {
+        let key = prost::encoding::decode_varint(&mut bytes.as_slice()).unwrap();
+        assert_eq!((row[0].as_str(), row[1].as_str()), ((key >> 3).to_string().as_str(), name), "{title}");
+    }
+}
+
+#[test]
+fn manifest_fields_have_the_documented_tags() {
+    use manifest::{ChunkRecord, Edit, RunRecord, SeriesRecord, TombstoneRecord};
+    macro_rules! one {
+        ($type:ident: $($field:ident = $value:expr),* $(,)?) => {
+            vec![$((stringify!($field), $type { $field: $value, ..Default::default() }.encode_to_vec())),*]
+        };
+    }
+    check_tags(
+        "field of an edit",
+        one!(Edit: number = 1, series = vec![SeriesRecord::default()], series_dropped = vec![1],
+            chunks = vec![ChunkRecord::default()], chunks_removed = vec![1],
+            tombstones = vec![TombstoneRecord::default()], tombstones_removed = vec![TombstoneRecord::default()],
+            run = Some(RunRecord::default()), base_commit = 1, wal_first_segment = 1, wal_first_lsn = 1,
+            next_series_id = 1, next_chunk_id = 1, epoch = "x".into(), run_removed = true, fences = vec![1]),
+    );
+    check_tags(
+        "field of a series",
+        one!(SeriesRecord: id = 1, def = "x".into(), version = 1, rows = 1, first_ts = Some(1), last_ts = Some(1),
+            sealed_commit = 1, last_write_ms = 1),
+    );
+    check_tags(
+        "field of a chunk |",
+        one!(ChunkRecord: id = 1, series_id = 1, partition = "x".into(), rows = 1, ts_min = 1, ts_max = 1,
+            commit_lo = 1, commit_hi = 1, file_bytes = 1, file_crc = 1, footer_crc = 1),
+    );
+}
+
+#[test]
+fn chunk_metadata_has_the_documented_fields() {
+    let block = BlockMeta { offset: 0, header_bytes: 0, body_bytes: 0, rows: 0, ts_min: 0, ts_max: 0, crc: 0 };
+    let meta = ChunkMeta {
+        format: chunk::CHUNK_VERSION,
+        series_id: 1,
+        chunk_id: 1,
+        partition: "all".into(),
+        series: SeriesSpec::of_key(&SeriesKey::kline("X", "1m").unwrap()).resolve().unwrap(),
+        rows: 0,
+        ts_min: 0,
+        ts_max: 0,
+        commit_lo: 0,
+        commit_hi: 0,
+        replaces: Vec::new(),
+        head_crc: 0,
+        blocks: vec![block],
+    };
+    let fields = |value: &serde_json::Value| -> Vec<String> {
+        let mut names: Vec<String> = value.as_object().unwrap().keys().cloned().collect();
+        names.sort();
+        names
+    };
+    let documented = |title: &str| -> Vec<String> {
+        let mut names: Vec<String> = table(title).into_iter().map(|row| row[0].clone()).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(documented("field of fastk.chunk"), fields(&serde_json::to_value(&meta).unwrap()));
+    assert_eq!(documented("field of a block"), fields(&serde_json::to_value(block).unwrap()));
+    let constants: Vec<String> = table("constant |").into_iter().map(|row| row[1].clone()).collect();
+    let code = [chunk::ZONE_ROWS, chunk::BLOCK_ROWS_MAX, chunk::BLOCK_BYTES_MAX, ipc::ALIGNMENT];
+    assert_eq!(constants, code.map(|value| value.to_string()));
+}

@@ -1,0 +1,780 @@
+//! Arrow Flight as a client sees it: a real server on loopback, a real store in a temporary folder.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arrow::array::{Array, Decimal64Array, Float64Array, Int64Array, RecordBatch, TimestampMillisecondArray};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use arrow::ipc::writer::IpcWriteOptions;
+use arrow_flight::flight_service_client::FlightServiceClient;
+use arrow_flight::utils::{batches_to_flight_data, flight_data_to_batches};
+use arrow_flight::{
+    Action, Criteria, Empty, FlightData, FlightDescriptor, FlightInfo, IpcMessage, SchemaAsIpc, Ticket,
+};
+use bytes::Bytes;
+use fastk::server::flight::{self, ACTIONS, CODE_KEY, FlightConfig, PROBLEM_KEY, WAITING_MAX};
+use fastk::service::{InventoryRow, Service, StoreOptions, WriteReply};
+use futures::{Stream, StreamExt, TryStreamExt, stream};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use serde_json::{Value, json};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tonic::transport::Channel;
+use tonic::{Code, Status};
+
+type Client = FlightServiceClient<Channel>;
+
+/// 2024-02-01T00:00:00Z.
+const T0: i64 = 1_706_745_600_000;
+const MINUTE: i64 = 60_000;
+const KEY: &str = "kline/BTCUSDT/1m";
+
+/// A server over a store in a temporary folder.
+struct Running {
+    address: String,
+    stop: oneshot::Sender<()>,
+    served: JoinHandle<fastk::Result<()>>,
+    root: tempfile::TempDir,
+}
+
+impl Running {
+    async fn start() -> Self {
+        Self::with(FlightConfig::default()).await
+    }
+
+    async fn with(config: FlightConfig) -> Self {
+        Self::over(tempfile::tempdir().unwrap(), config).await
+    }
+
+    async fn over(root: tempfile::TempDir, config: FlightConfig) -> Self {
+        let service = Service::open(root.path(), true, StoreOptions::default()).unwrap();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        let (stop, stopped) = oneshot::channel();
+        let served = tokio::spawn(flight::serve(listener, service, config, async {
+            let _ = stopped.await;
+        }));
+        Self { address, stop, served, root }
+    }
+
+    async fn client(&self) -> Client {
+        Client::new(self.channel().await).max_decoding_message_size(usize::MAX)
+    }
+
+    async fn channel(&self) -> Channel {
+        Channel::from_shared(self.address.clone()).unwrap().connect().await.unwrap()
+    }
+
+    /// Ends the server and gives its store.
+    async fn stop(self) -> tempfile::TempDir {
+        self.stop.send(()).unwrap();
+        self.served.await.unwrap().unwrap();
+        self.root
+    }
+}
+
+/// A client with a kline series of two price digits and four of volume.
+async fn registered(server: &Running) -> Client {
+    let mut client = server.client().await;
+    register(&mut client, KEY).await;
+    client
+}
+
+async fn register(client: &mut Client, key: &str) {
+    let parts: Vec<&str> = key.split('/').collect();
+    let spec =
+        json!({"kind": "kline", "symbol": parts[1], "timeframe": parts[2], "price_digits": 2, "volume_digits": 4});
+    act(client, "register_series", spec).await.unwrap();
+}
+
+fn kline_schema() -> SchemaRef {
+    let mut fields = vec![Field::new("ts", DataType::Timestamp(TimeUnit::Millisecond, Some("UTC".into())), false)];
+    for name in ["open", "high", "low", "close"] {
+        fields.push(Field::new(name, DataType::Decimal64(18, 2), false));
+    }
+    fields.push(Field::new("volume", DataType::Decimal64(18, 4), false));
+    Arc::new(Schema::new(fields))
+}
+
+fn decimals(words: Vec<i64>, digits: i8) -> Arc<Decimal64Array> {
+    Arc::new(Decimal64Array::from(words).with_precision_and_scale(18, digits).unwrap())
+}
+
+/// Klines at these minutes after [`T0`]; every cell follows from its minute and `salt`.
+fn klines(minutes: impl IntoIterator<Item = i64>, salt: i64) -> RecordBatch {
+    let minutes: Vec<i64> = minutes.into_iter().collect();
+    let price = |add: i64| minutes.iter().map(|m| 4_200_000 + m * 7 + salt + add).collect::<Vec<_>>();
+    let ts: Vec<i64> = minutes.iter().map(|m| T0 + m * MINUTE).collect();
+    RecordBatch::try_new(
+        kline_schema(),
+        vec![
+            Arc::new(TimestampMillisecondArray::from(ts).with_timezone("UTC")),
+            decimals(price(1), 2),
+            decimals(price(5), 2),
+            decimals(price(-5), 2),
+            decimals(price(2), 2),
+            decimals(minutes.iter().map(|m| m * 10_001).collect(), 4),
+        ],
+    )
+    .unwrap()
+}
+
+/// The messages of a put.
+fn put_messages(descriptor: FlightDescriptor, batches: &[RecordBatch]) -> Vec<FlightData> {
+    let mut messages = batches_to_flight_data(&kline_schema(), batches.to_vec()).unwrap();
+    messages[0].flight_descriptor = Some(descriptor);
+    messages
+}
+
+fn path(key: &str) -> FlightDescriptor {
+    FlightDescriptor::new_path(key.split('/').map(Into::into).collect())
+}
+
+fn command(value: Value) -> FlightDescriptor {
+    FlightDescriptor::new_cmd(value.to_string())
+}
+
+fn reply(result: arrow_flight::PutResult) -> WriteReply {
+    serde_json::from_slice(&result.app_metadata).unwrap()
+}
+
+/// Sends a put and reads every acknowledgement; the status is what ended it, if not the end.
+async fn send(
+    client: &mut Client,
+    messages: impl Stream<Item = FlightData> + Send + 'static,
+) -> (Vec<WriteReply>, Option<Status>) {
+    let mut acks = match client.do_put(messages).await {
+        Ok(response) => response.into_inner(),
+        Err(status) => return (Vec::new(), Some(status)),
+    };
+    let mut replies = Vec::new();
+    loop {
+        match acks.message().await {
+            Ok(Some(result)) => replies.push(reply(result)),
+            Ok(None) => return (replies, None),
+            Err(status) => return (replies, Some(status)),
+        }
+    }
+}
+
+async fn put(client: &mut Client, batches: &[RecordBatch]) -> Vec<WriteReply> {
+    let (replies, failed) = send(client, stream::iter(put_messages(path(KEY), batches))).await;
+    assert!(failed.is_none(), "{failed:?}");
+    replies
+}
+
+async fn get_ticket(client: &mut Client, ticket: Ticket) -> Result<Vec<RecordBatch>, Status> {
+    let messages: Vec<FlightData> = client.do_get(ticket).await?.into_inner().try_collect().await?;
+    Ok(flight_data_to_batches(&messages).unwrap())
+}
+
+async fn get(client: &mut Client, query: Value) -> Result<RecordBatch, Status> {
+    let messages: Vec<FlightData> =
+        client.do_get(Ticket::new(query.to_string())).await?.into_inner().try_collect().await?;
+    let schema = Arc::new(Schema::try_from(&messages[0]).unwrap());
+    let batches = flight_data_to_batches(&messages).unwrap();
+    Ok(arrow::compute::concat_batches(&schema, &batches).unwrap())
+}
+
+/// All rows of the series.
+async fn all(client: &mut Client) -> RecordBatch {
+    get(client, json!({"series": [KEY]})).await.unwrap()
+}
+
+/// Columns alone: the schema of an answer also carries its version.
+fn assert_same_rows(answer: &RecordBatch, expected: &RecordBatch) {
+    assert_eq!(answer.schema().fields(), expected.schema().fields());
+    assert_eq!(answer.columns(), expected.columns());
+}
+
+async fn act(client: &mut Client, name: &str, body: Value) -> Result<Value, Status> {
+    let body = if body.is_null() { Bytes::new() } else { Bytes::from(body.to_string()) };
+    let results: Vec<_> = client.do_action(Action::new(name, body)).await?.into_inner().try_collect().await?;
+    Ok(serde_json::from_slice(&results[0].body).unwrap())
+}
+
+fn code_of(status: &Status) -> &str {
+    status.metadata().get(CODE_KEY).and_then(|value| value.to_str().ok()).unwrap_or("none")
+}
+
+fn problem_of(status: &Status) -> Value {
+    let problem = status.metadata().get_bin(PROBLEM_KEY).expect("no problem came with the status");
+    serde_json::from_slice(&problem.to_bytes().unwrap()).unwrap()
+}
+
+#[track_caller]
+fn assert_code<T: std::fmt::Debug>(result: Result<T, Status>, code: &str) -> Status {
+    let status = result.unwrap_err();
+    assert_eq!(code_of(&status), code, "{status:?}");
+    assert_eq!(problem_of(&status)["code"], code);
+    assert!(status.message().starts_with(&format!("{code}: ")), "{}", status.message());
+    status
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_put_come_back_exactly_from_the_log_and_from_chunks() {
+    let server = Running::start().await;
+    let mut client = registered(&server).await;
+    // Over several blocks, a month border, with late and repeated rows.
+    let first = klines(0..40_000, 0);
+    let late = klines(39_000..41_000, 300);
+    let acks = put(&mut client, &[first.clone(), late.clone()]).await;
+    assert_eq!(acks.iter().map(|ack| ack.rows_written).collect::<Vec<_>>(), [40_000, 2_000]);
+    assert_eq!(acks.iter().map(|ack| ack.rows_replaced).collect::<Vec<_>>(), [0, 1_000]);
+    assert!(acks.iter().all(|ack| ack.durable && ack.series.as_str() == KEY));
+    assert!(acks[0].commit < acks[1].commit);
+
+    let expected = arrow::compute::concat_batches(&kline_schema(), &[first.slice(0, 39_000), late]).unwrap();
+    assert_same_rows(&all(&mut client).await, &expected);
+    act(&mut client, "compact", Value::Null).await.unwrap();
+    let stored = &act(&mut client, "inventory", Value::Null).await.unwrap()["series"][0];
+    assert_eq!((&stored["rows"], &stored["tail_rows"]), (&json!(41_000), &json!(0)));
+    assert_same_rows(&all(&mut client).await, &expected);
+
+    // New rows over old chunks.
+    put(&mut client, &[klines(100..200, 900)]).await;
+    let expected = arrow::compute::concat_batches(
+        &kline_schema(),
+        &[expected.slice(0, 100), klines(100..200, 900), expected.slice(200, 40_800)],
+    )
+    .unwrap();
+    assert_same_rows(&all(&mut client).await, &expected);
+
+    let (start, end) = (T0 + 90 * MINUTE, T0 + 20_000 * MINUTE);
+    let range = get(&mut client, json!({"series": [KEY], "start": start, "end": end})).await.unwrap();
+    assert_same_rows(&range, &expected.slice(90, 20_000 - 90 + 1));
+    let latest = get(&mut client, json!({"series": [KEY], "latest": 3})).await.unwrap();
+    assert_same_rows(&latest, &expected.slice(40_997, 3));
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn columns_order_and_numbers_are_as_asked() {
+    let server = Running::start().await;
+    let mut client = registered(&server).await;
+    put(&mut client, &[klines(0..20_000, 0)]).await;
+    for sealed in [false, true] {
+        if sealed {
+            act(&mut client, "compact", json!({"series": [KEY]})).await.unwrap();
+        }
+        let falling =
+            get(&mut client, json!({"series": [KEY], "order": "desc", "columns": ["close"], "limit": 17_000}))
+                .await
+                .unwrap();
+        assert_eq!(falling.num_columns(), 2);
+        let ts = falling.column(0).as_any().downcast_ref::<TimestampMillisecondArray>().unwrap();
+        let expected: Vec<i64> = (3_000..20_000).rev().map(|m| T0 + m * MINUTE).collect();
+        assert_eq!(ts.values(), expected.as_slice());
+
+        let ask = |numbers: &str| json!({"series": [KEY], "columns": ["close", "volume"], "numbers": numbers});
+        let raw = get(&mut client, ask("raw")).await.unwrap();
+        let raw = raw.column(1).as_any().downcast_ref::<Int64Array>().unwrap().values().to_vec();
+        assert_eq!(raw, (0..20_000).map(|m| 4_200_002 + m * 7).collect::<Vec<_>>());
+        let doubles = get(&mut client, ask("float64")).await.unwrap();
+        let doubles = doubles.column(1).as_any().downcast_ref::<Float64Array>().unwrap();
+        for (raw, double) in raw.iter().zip(doubles.values()) {
+            assert_eq!(*double, format!("{}.{:02}", raw / 100, raw % 100).parse::<f64>().unwrap());
+        }
+        let wide = get(&mut client, ask("decimal128")).await.unwrap();
+        assert_eq!(wide.schema().field(2).data_type(), &DataType::Decimal128(18, 4));
+        let text = get(&mut client, ask("string")).await.unwrap();
+        let text = text.column(1).as_any().downcast_ref::<arrow::array::StringArray>().unwrap();
+        assert_eq!((text.value(0), text.value(19_999)), ("42000.02", "43399.95"));
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_schema_comes_also_when_no_row_matches() {
+    let server = Running::start().await;
+    let mut client = registered(&server).await;
+    for _ in 0..2 {
+        let none =
+            get(&mut client, json!({"series": [KEY], "start": "1999-01-01", "end": "1999-01-02"})).await.unwrap();
+        assert_eq!(none.num_rows(), 0);
+        assert_eq!(none.schema().fields(), kline_schema().fields());
+        let schema = none.schema();
+        assert_eq!(schema.metadata()["fastk.series"], KEY);
+        assert!(schema.metadata().contains_key("fastk.version") && schema.metadata().contains_key("fastk.commit"));
+        put(&mut client, &[klines(0..10, 0)]).await;
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn info_is_exact_and_its_tickets_stay_at_their_commit() {
+    let server = Running::start().await;
+    let mut client = registered(&server).await;
+    put(&mut client, &[klines(0..30_000, 0)]).await;
+    act(&mut client, "compact", Value::Null).await.unwrap();
+    put(&mut client, &[klines(30_000..30_100, 0)]).await;
+    let before = all(&mut client).await;
+
+    let whole = client.get_flight_info(path(KEY)).await.unwrap().into_inner();
+    assert_eq!(whole.flight_descriptor, Some(path(KEY)));
+    assert_eq!((whole.total_records, whole.ordered, whole.endpoint.len()), (30_100, true, 1));
+    assert!(whole.total_bytes >= 30_100 * 48);
+    let asked = command(json!({"series": [KEY], "endpoints": 4, "columns": ["close"]}));
+    let split = client.get_flight_info(asked.clone()).await.unwrap().into_inner();
+    assert_eq!(split.flight_descriptor, Some(asked.clone()));
+    assert_eq!((split.total_records, split.endpoint.len()), (30_100, 4));
+
+    // Everything changes, the tickets do not.
+    put(&mut client, &[klines(0..31_000, 5_000)]).await;
+    act(&mut client, "compact", Value::Null).await.unwrap();
+    let tickets = |info: &FlightInfo| {
+        let endpoints = info.endpoint.clone();
+        assert!(endpoints.iter().all(|endpoint| endpoint.location.is_empty()));
+        endpoints.into_iter().map(|endpoint| endpoint.ticket.unwrap()).collect::<Vec<_>>()
+    };
+    let again = get_ticket(&mut client, tickets(&whole).remove(0)).await.unwrap();
+    assert_same_rows(&arrow::compute::concat_batches(&kline_schema(), &again).unwrap(), &before);
+    let mut parts = Vec::new();
+    for ticket in tickets(&split) {
+        let part = get_ticket(&mut client, ticket).await.unwrap();
+        assert!(!part.is_empty());
+        parts.extend(part);
+    }
+    let whole = arrow::compute::concat_batches(&parts[0].schema(), &parts).unwrap();
+    assert_same_rows(&whole, &before.project(&[0, 4]).unwrap());
+
+    let schema = client.get_schema(asked).await.unwrap().into_inner();
+    let schema = Schema::try_from(IpcMessage(schema.schema)).unwrap();
+    assert_eq!(schema.fields().iter().map(|f| f.name().as_str()).collect::<Vec<_>>(), ["ts", "close"]);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_series_is_listed_with_its_schema_counts_and_inventory() {
+    let server = Running::start().await;
+    let mut client = registered(&server).await;
+    // More than one page.
+    let spec = |n: usize| json!({"kind": "scalar", "category": "feature", "symbol": format!("S{n:04}"), "timeframe": "1m", "name": "rsi"});
+    for n in 0..1_001 {
+        act(&mut client, "register_series", spec(n)).await.unwrap();
+    }
+    put(&mut client, &[klines(0..50, 0)]).await;
+    let list = |client: &mut Client, prefix: &str| {
+        let criteria = Criteria { expression: Bytes::from(prefix.to_string()) };
+        let mut client = client.clone();
+        async move { client.list_flights(criteria).await.unwrap().into_inner().try_collect::<Vec<FlightInfo>>().await }
+    };
+    let infos = list(&mut client, "").await.unwrap();
+    assert_eq!(infos.len(), 1_002);
+    let infos = list(&mut client, "kline/").await.unwrap();
+    assert_eq!(infos.len(), 1);
+    assert_eq!((infos[0].total_records, &infos[0].flight_descriptor), (50, &Some(path(KEY))));
+    let row: InventoryRow = serde_json::from_slice(&infos[0].app_metadata).unwrap();
+    assert_eq!((row.rows, row.tail_rows, row.first_ts), (50, 50, Some(T0)));
+    let schema = Schema::try_from(IpcMessage(infos[0].schema.clone())).unwrap();
+    assert_eq!(schema.fields(), kline_schema().fields());
+    let ticket = infos[0].endpoint[0].ticket.clone().unwrap();
+    assert_eq!(get_ticket(&mut client, ticket).await.unwrap().iter().map(RecordBatch::num_rows).sum::<usize>(), 50);
+    assert_eq!(list(&mut client, "nothing/").await.unwrap().len(), 0);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn actions_do_what_the_verbs_do() {
+    let server = Running::start().await;
+    let mut client = registered(&server).await;
+    let listed: Vec<_> = client.list_actions(Empty {}).await.unwrap().into_inner().try_collect().await.unwrap();
+    let listed: Vec<String> = listed.into_iter().map(|action| action.r#type).collect();
+    assert_eq!(listed, ACTIONS.iter().map(|(name, _)| name.to_string()).collect::<Vec<_>>());
+
+    let spec = json!({"kind": "kline", "symbol": "BTCUSDT", "timeframe": "1m", "price_digits": 2, "volume_digits": 4});
+    assert_eq!(act(&mut client, "register_series", spec).await.unwrap()["created"], false);
+    let other = json!({"kind": "kline", "symbol": "BTCUSDT", "timeframe": "1m", "price_digits": 3});
+    assert_code(act(&mut client, "register_series", other).await, "series_exists");
+
+    put(&mut client, &[klines(0..100, 0)]).await;
+    let delete = |body: Value| ("delete_range", body);
+    let range = json!({"series": KEY, "start": T0 + 10 * MINUTE, "end": T0 + 19 * MINUTE, "dry_run": true});
+    let (name, body) = delete(range.clone());
+    assert_eq!(act(&mut client, name, body).await.unwrap()["rows_deleted"], 10);
+    assert_eq!(all(&mut client).await.num_rows(), 100);
+    let mut range = range;
+    range["dry_run"] = json!(false);
+    assert_eq!(act(&mut client, "delete_range", range).await.unwrap()["rows_deleted"], 10);
+    assert_eq!(all(&mut client).await.num_rows(), 90);
+    for body in
+        [json!({"series": KEY}), json!({"series": KEY, "start": T0}), json!({"series": KEY, "start": 2, "end": 1})]
+    {
+        assert_code(act(&mut client, "delete_range", body).await, "invalid_argument");
+    }
+    let everything = json!({"series": KEY, "all": true});
+    assert_eq!(act(&mut client, "delete_range", everything).await.unwrap()["rows_deleted"], 90);
+
+    let inventory = act(&mut client, "inventory", json!({"prefix": "kline/"})).await.unwrap();
+    assert_eq!(inventory["series"][0]["series"], KEY);
+    assert_eq!(act(&mut client, "health", Value::Null).await.unwrap()["status"], "ok");
+    assert_code(act(&mut client, "drop_series", json!({"series": KEY, "if_version": 99})).await, "commit_conflict");
+    act(&mut client, "drop_series", json!({"series": KEY})).await.unwrap();
+    assert_code(get(&mut client, json!({"series": [KEY]})).await, "series_not_found");
+    assert_code(act(&mut client, "drop_series", json!({"series": KEY})).await, "series_not_found");
+    for name in ["create_snapshot", "nonsense", ""] {
+        let status = assert_code(act(&mut client, name, Value::Null).await, "unimplemented");
+        assert_eq!(status.code(), Code::Unimplemented);
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bad_tickets_and_descriptors_get_their_codes() {
+    let server = Running::start().await;
+    let mut client = registered(&server).await;
+    put(&mut client, &[klines(0..100, 0)]).await;
+    let mut cases: Vec<(Vec<u8>, &str)> = [
+        ("", "invalid_argument"),
+        ("{", "invalid_argument"),
+        ("null", "invalid_argument"),
+        ("\u{0}\u{0}\u{0}", "invalid_argument"),
+        (r#"{"series":[]}"#, "invalid_argument"),
+        (r#"{"series":["kline/../1m"]}"#, "invalid_argument"),
+        (r#"{"series":["kline/NOPE/1m"]}"#, "series_not_found"),
+        (r#"{"series":["kline/BTCUSDT/1m"],"limit":0}"#, "invalid_argument"),
+        (r#"{"series":["kline/BTCUSDT/1m"],"latest":0}"#, "invalid_argument"),
+        (r#"{"series":["kline/BTCUSDT/1m"],"start":2,"end":1}"#, "invalid_argument"),
+        (r#"{"series":["kline/BTCUSDT/1m"],"start":"yesterday"}"#, "invalid_argument"),
+        (r#"{"series":["kline/BTCUSDT/1m"],"columns":["nope"]}"#, "schema_mismatch"),
+        (r#"{"series":["kline/BTCUSDT/1m"],"nope":1}"#, "invalid_argument"),
+        (r#"{"series":["kline/BTCUSDT/1m"],"commit":18446744073709551615}"#, "invalid_argument"),
+    ]
+    .into_iter()
+    .map(|(text, code)| (text.as_bytes().to_vec(), code))
+    .collect();
+    cases.push((vec![0xff, 0xfe], "invalid_argument"));
+    cases.push(("[".repeat(200_000).into_bytes(), "invalid_argument"));
+    cases.push((vec![b' '; 300_000], "too_large"));
+    for (ticket, code) in cases {
+        let shown: String = String::from_utf8_lossy(&ticket).chars().take(60).collect();
+        let status = client.do_get(Ticket { ticket: ticket.into() }).await.map(|_| ()).unwrap_err();
+        assert_eq!(code_of(&status), code, "{shown}: {status:?}");
+    }
+    for descriptor in [
+        FlightDescriptor::default(),
+        path("kline"),
+        path("kline/a b/1m"),
+        command(json!({})),
+        FlightDescriptor::new_path(vec!["kline".into(), "../..".into(), "1m".into()]),
+    ] {
+        assert_code(client.get_flight_info(descriptor.clone()).await, "invalid_argument");
+        assert_code(client.get_schema(descriptor).await, "invalid_argument");
+    }
+    assert_code(client.get_flight_info(path("kline/NOPE/1m")).await, "series_not_found");
+    assert_code(client.poll_flight_info(path(KEY)).await, "unimplemented");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rejected_batch_ends_the_put_and_leaves_the_ones_before_it() {
+    let server = Running::start().await;
+    let mut client = registered(&server).await;
+    let broken = {
+        let good = klines(10..20, 0);
+        let mut columns = good.columns().to_vec();
+        // The low above everything.
+        columns[3] = decimals(vec![99_999_999; 10], 2);
+        RecordBatch::try_new(kline_schema(), columns).unwrap()
+    };
+    let messages = put_messages(path(KEY), &[klines(0..10, 0), broken.clone(), klines(20..30, 0)]);
+    let (acks, failed) = send(&mut client, stream::iter(messages)).await;
+    assert_eq!(acks.len(), 1);
+    let status = assert_code(Err::<(), _>(failed.unwrap()), "invalid_rows");
+    let problem = problem_of(&status);
+    assert_eq!((&problem["errors"][0]["row"], &problem["errors"][0]["reason"]), (&json!(0), &json!("ohlc")));
+    assert_eq!(all(&mut client).await.num_rows(), 10);
+
+    let unchecked = command(json!({"series": KEY, "validate": "none"}));
+    let (acks, failed) = send(&mut client, stream::iter(put_messages(unchecked, &[broken]))).await;
+    assert!(failed.is_none() && acks[0].rows_written == 10);
+
+    for (mode, minutes, code) in [("insert", 5..40, "rows_exist"), ("append", 19..40, "out_of_order")] {
+        let descriptor = command(json!({"series": KEY, "mode": mode}));
+        let (acks, failed) = send(&mut client, stream::iter(put_messages(descriptor, &[klines(minutes, 0)]))).await;
+        assert!(acks.is_empty());
+        assert_code(Err::<(), _>(failed.unwrap()), code);
+    }
+    assert_eq!(all(&mut client).await.num_rows(), 20);
+    let (_, failed) = send(&mut client, stream::iter(put_messages(path("kline/NOPE/1m"), &[klines(0..1, 0)]))).await;
+    assert_code(Err::<(), _>(failed.unwrap()), "series_not_found");
+    let (_, failed) = send(&mut client, stream::iter(Vec::new())).await;
+    assert_code(Err::<(), _>(failed.unwrap()), "invalid_argument");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_put_without_rows_is_answered_once() {
+    let server = Running::start().await;
+    let mut client = registered(&server).await;
+    put(&mut client, &[klines(0..5, 0)]).await;
+    let acks = put(&mut client, &[]).await;
+    assert_eq!(acks.len(), 1);
+    assert_eq!((acks[0].rows_written, acks[0].first_ts), (0, None));
+    let acks = put(&mut client, &[klines([], 0), klines([], 0)]).await;
+    assert_eq!(acks.iter().map(|ack| ack.rows_written).collect::<Vec<_>>(), [0, 0]);
+    assert_eq!(all(&mut client).await.num_rows(), 5);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_put_can_register_and_be_conditional() {
+    let server = Running::start().await;
+    let mut client = server.client().await;
+    let create =
+        json!({"kind": "kline", "symbol": "BTCUSDT", "timeframe": "1m", "price_digits": 2, "volume_digits": 4});
+    let descriptor = command(json!({"series": KEY, "create": create}));
+    let (acks, failed) = send(&mut client, stream::iter(put_messages(descriptor, &[klines(0..5, 0)]))).await;
+    assert!(failed.is_none(), "{failed:?}");
+    let version = acks[0].version;
+
+    let descriptor = command(json!({"series": KEY, "if_version": version}));
+    let batches = [klines(5..6, 0), klines(6..7, 0), klines(7..8, 0)];
+    let (acks, failed) = send(&mut client, stream::iter(put_messages(descriptor.clone(), &batches))).await;
+    assert!(failed.is_none(), "{failed:?}");
+    assert_eq!(acks.len(), 3);
+    let (acks, failed) = send(&mut client, stream::iter(put_messages(descriptor, &batches))).await;
+    assert!(acks.is_empty());
+    let status = assert_code(Err::<(), _>(failed.unwrap()), "commit_conflict");
+    assert_eq!(status.code(), Code::Aborted);
+    assert_eq!(all(&mut client).await.num_rows(), 8);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_reads_no_acknowledgement_gets_all_its_rows_written() {
+    let server = Running::start().await;
+    registered(&server).await;
+    // Beyond what waits and what HTTP/2 buffers on both sides.
+    let batches = 6 * WAITING_MAX as i64;
+    let narrow = Channel::from_shared(server.address.clone()).unwrap().initial_stream_window_size(65_535);
+    let mut client = Client::new(narrow.connect().await.unwrap());
+    let (sent, all_sent) = oneshot::channel();
+    let messages = put_messages(path(KEY), &[]).into_iter();
+    let schema = stream::iter(messages.collect::<Vec<_>>());
+    let rows = stream::iter(0..batches)
+        .map(|n| batches_to_flight_data(&kline_schema(), vec![klines(n..n + 1, 0)]).unwrap().remove(1));
+    let input = schema.chain(rows).chain(
+        stream::once(async move {
+            let _ = sent.send(());
+            None
+        })
+        .filter_map(|nothing: Option<FlightData>| async move { nothing }),
+    );
+    let mut unread = client.do_put(input).await.unwrap().into_inner();
+    tokio::time::timeout(Duration::from_secs(120), all_sent).await.expect("the input stopped").unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let mut other = server.client().await;
+    while (all(&mut other).await.num_rows() as i64) < batches {
+        assert!(Instant::now() < deadline, "rows are missing");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    // Read late, they still account for every row.
+    let mut replies = Vec::new();
+    while let Some(result) = unread.message().await.unwrap() {
+        replies.push(reply(result));
+    }
+    assert!((replies.len() as i64) < batches, "{} acknowledgements waited", replies.len());
+    assert_eq!(replies.iter().map(|reply| reply.rows_written).sum::<u64>() as i64, batches);
+    assert_eq!(replies.last().unwrap().last_ts, Some(T0 + (batches - 1) * MINUTE));
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn batches_over_the_limit_are_too_large_with_a_hint() {
+    let server = Running::start().await;
+    let mut client = registered(&server).await;
+    // Just over our limit, and over what the transport takes.
+    for excess in [64 * 1024, 8 * 1024 * 1024] {
+        let mut messages = put_messages(path(KEY), &[klines(0..1, 0)]);
+        messages[1].data_body = Bytes::from(vec![0; FlightConfig::default().message_bytes_max + excess]);
+        let (_, failed) = send(&mut client, stream::iter(messages)).await;
+        let status = assert_code(Err::<(), _>(failed.unwrap()), "too_large");
+        assert!(status.message().contains("max_chunksize"), "{}", status.message());
+        assert_eq!(status.code(), Code::OutOfRange);
+    }
+    assert_eq!(all(&mut client).await.num_rows(), 0);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damaged_put_messages_never_stop_the_server() {
+    let server = Running::start().await;
+    let mut client = registered(&server).await;
+    let good = put_messages(command(json!({"series": KEY, "validate": "none"})), &[klines(0..100, 0)]);
+    let seed = rand::random::<u64>();
+    let mut random = StdRng::seed_from_u64(seed);
+    let (mut refused, mut taken) = (0, 0);
+    for round in 0..600 {
+        let mut messages = good.clone();
+        let at = random.random_range(0..2);
+        let mut header = messages[at].data_header.to_vec();
+        match random.random_range(0..6) {
+            0 => header.truncate(random.random_range(0..header.len())),
+            1 => {
+                let bytes = random.random_range(0..messages[1].data_body.len());
+                messages[1].data_body.truncate(bytes);
+            }
+            2 => {
+                // A length or an offset that is far too large.
+                let word = random.random_range(0..header.len() / 8) * 8;
+                header[word..word + 8].copy_from_slice(&random.random::<i64>().to_le_bytes());
+            }
+            _ => {
+                for _ in 0..random.random_range(1..6) {
+                    let byte = random.random_range(0..header.len());
+                    header[byte] = random.random();
+                }
+            }
+        }
+        messages[at].data_header = header.into();
+        let sent = tokio::time::timeout(Duration::from_secs(30), send(&mut client, stream::iter(messages))).await;
+        match sent.unwrap_or_else(|_| panic!("round {round} of seed {seed} was never answered")) {
+            (_, None) => taken += 1,
+            (_, Some(status)) => {
+                refused += 1;
+                let expected = ["invalid_argument", "schema_mismatch", "invalid_rows", "too_large"];
+                assert!(expected.contains(&code_of(&status)), "round {round} of seed {seed}: {status:?}");
+            }
+        }
+    }
+    assert!(refused > taken, "{refused} refused, {taken} taken: the damage does not bite");
+    assert_eq!(act(&mut client, "health", Value::Null).await.unwrap()["status"], "ok");
+    put(&mut client, &[klines(0..100, 1)]).await;
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_that_are_no_rows_of_the_series_are_refused() {
+    let server = Running::start().await;
+    let mut client = registered(&server).await;
+    let options = IpcWriteOptions::default();
+    let with_schema = |schema: Schema| {
+        let mut message: FlightData = SchemaAsIpc::new(&schema, &options).into();
+        message.flight_descriptor = Some(path(KEY));
+        message
+    };
+    let dictionary = DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8));
+    for field in [
+        Field::new("series", dictionary, false),
+        Field::new_list("ts", Field::new_list_field(DataType::Int64, true), true),
+    ] {
+        let batch = put_messages(path(KEY), &[klines(0..1, 0)]).remove(1);
+        let (acks, failed) = send(&mut client, stream::iter([with_schema(Schema::new(vec![field])), batch])).await;
+        assert!(acks.is_empty() && failed.is_some());
+    }
+    let (_, failed) = send(&mut client, stream::iter([put_messages(path(KEY), &[klines(0..1, 0)]).remove(1)])).await;
+    assert_code(Err::<(), _>(failed.unwrap()), "invalid_argument");
+    assert_eq!(all(&mut client).await.num_rows(), 0);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damage_in_the_last_block_ends_the_answer_with_data_loss_and_names_the_file() {
+    let server = Running::start().await;
+    let mut client = registered(&server).await;
+    put(&mut client, &[klines(0..40_000, 0)]).await;
+    act(&mut client, "compact", Value::Null).await.unwrap();
+    let good = all(&mut client).await;
+    drop(client);
+    let root = server.stop().await;
+
+    // The raw word of the last close of February stands once in its chunk.
+    let series = std::fs::read_dir(root.path().join("chunks")).unwrap().next().unwrap().unwrap().path();
+    let close = good.column(4).as_any().downcast_ref::<Decimal64Array>().unwrap();
+    let mut damaged = None;
+    for entry in std::fs::read_dir(series).unwrap() {
+        let path = entry.unwrap().path();
+        let mut bytes = std::fs::read(&path).unwrap();
+        let word = close.value(29 * 1_440 - 5_000).to_le_bytes();
+        if let Some(at) = bytes.windows(8).position(|window| window == word) {
+            bytes[at] ^= 1;
+            std::fs::write(&path, bytes).unwrap();
+            damaged = path.file_name().map(|name| name.to_string_lossy().into_owned());
+        }
+    }
+    let damaged = damaged.expect("no chunk holds the row");
+
+    let server = Running::over(root, FlightConfig::default()).await;
+    let mut client = server.client().await;
+    for numbers in ["stored", "float64", "stored"] {
+        let ticket = Ticket::new(json!({"series": [KEY], "numbers": numbers}).to_string());
+        let mut rows = client.do_get(ticket).await.unwrap().into_inner();
+        let mut messages = 0;
+        let status = loop {
+            match rows.message().await {
+                Ok(Some(_)) => messages += 1,
+                Ok(None) => panic!("a damaged answer ended as if it were whole"),
+                Err(status) => break status,
+            }
+        };
+        assert!(messages > 1, "the healthy blocks before it were not sent");
+        assert_eq!((code_of(&status), status.code()), ("corrupt_data", Code::DataLoss));
+        assert!(status.message().contains(&damaged), "{} does not name {damaged}", status.message());
+    }
+    let healthy = get(&mut client, json!({"series": [KEY], "end": T0 + 9_999 * MINUTE})).await.unwrap();
+    assert_same_rows(&healthy, &good.slice(0, 10_000));
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readers_over_the_limit_are_refused_until_one_goes_away() {
+    let server = Running::with(FlightConfig { readers_max: 1, ..FlightConfig::default() }).await;
+    let mut client = registered(&server).await;
+    put(&mut client, &[klines(0..400_000, 0)]).await;
+    let ticket = || Ticket::new(json!({"series": [KEY]}).to_string());
+    let mut slow = server.client().await.do_get(ticket()).await.unwrap().into_inner();
+    slow.message().await.unwrap();
+    let status = client.do_get(ticket()).await.map(|_| ()).unwrap_err();
+    assert_eq!((code_of(&status), status.code()), ("overloaded", Code::Unavailable));
+    drop(slow);
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while client.do_get(ticket()).await.is_err() {
+        assert!(Instant::now() < deadline, "the place of a reader that went away stays taken");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_cut_for_a_stalled_reader_does_not_end_cleanly() {
+    let stall = Duration::from_millis(200);
+    let server = Running::with(FlightConfig { stall, ..FlightConfig::default() }).await;
+    let mut client = registered(&server).await;
+    put(&mut client, &[klines(0..400_000, 0)]).await;
+    let ticket = Ticket::new(json!({"series": [KEY]}).to_string());
+    let mut rows = client.do_get(ticket).await.unwrap().into_inner();
+    rows.message().await.unwrap();
+    tokio::time::sleep(5 * stall).await;
+    let status = loop {
+        match rows.message().await {
+            Ok(Some(_)) => {}
+            Ok(None) => panic!("a cut answer ended as if it were whole"),
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(code_of(&status), "deadline_exceeded");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn health_is_told_without_flight_and_open_puts_do_not_hold_up_the_end() {
+    let server = Running::start().await;
+    let mut client = registered(&server).await;
+    let mut health = tonic_health::pb::health_client::HealthClient::new(server.channel().await);
+    for service in ["", "arrow.flight.protocol.FlightService"] {
+        let request = tonic_health::pb::HealthCheckRequest { service: service.into() };
+        assert_eq!(health.check(request).await.unwrap().into_inner().status, 1);
+    }
+    let open = stream::iter(put_messages(path(KEY), &[klines(0..5, 0)])).chain(stream::pending());
+    let mut acks = client.do_put(open).await.unwrap().into_inner();
+    assert_eq!(reply(acks.message().await.unwrap().unwrap()).rows_written, 5);
+    let began = Instant::now();
+    let ended = tokio::spawn(server.stop());
+    let status = acks.message().await.unwrap_err();
+    assert_eq!(code_of(&status), "not_ready");
+    drop((acks, client, health));
+    ended.await.unwrap();
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+}

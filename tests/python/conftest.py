@@ -1,0 +1,61 @@
+"""Fixtures: a running server over an empty store, and the command line."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import support
+
+
+@pytest.fixture
+def server(tmp_path):
+    """A server of its own: `.http`, `.flight`, `.root`, `.stop()`, `.kill()`, `.restart()`."""
+    running = support.Server(tmp_path / "store").start()
+    try:
+        yield running
+    finally:
+        running.kill()
+
+
+@pytest.fixture
+def fastk():
+    """`fastk(*args, check=True)` runs the command line and gives the finished process."""
+    return support.run
+
+
+@pytest.fixture(scope="session")
+def test_data() -> Path:
+    """The folder of real klines that FASTK_TEST_DATA names."""
+    named = os.environ.get("FASTK_TEST_DATA")
+    if not named:
+        pytest.skip("FASTK_TEST_DATA names no folder of real klines")
+    return Path(named)
+
+
+@pytest.fixture
+def client(server):
+    """A Flight client."""
+    import pyarrow.flight as flight
+
+    with flight.connect(server.flight) as connected:
+        yield connected
+
+
+@pytest.fixture
+def filled(server, client):
+    """The server with 100,000 klines: most in chunks, some on top of them, the last ones only in the log."""
+    import pyarrow.flight as flight
+
+    every = support.klines(100_000)
+    command = flight.FlightDescriptor.for_command(
+        json.dumps({"series": support.KEY, "create": support.REGISTRATION})
+    )
+    for rows in (every.slice(0, 99_000), every.slice(99_000)):
+        writer, _ = client.do_put(command, rows.schema)
+        writer.write_table(rows, max_chunksize=65_536)
+        writer.close()
+        if rows.num_rows > 1_000:
+            server.seal()
+    server.rows = every
+    return server
