@@ -12,7 +12,7 @@ const PARQUET: &str = "application/vnd.apache.parquet";
 
 /// A good row with one field replaced.
 fn row(field: &str, text: &str) -> String {
-    let mut cells = vec![
+    let mut cells = [
         ("ts", "0"),
         ("open", "1"),
         ("high", "2"),
