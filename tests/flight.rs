@@ -12,7 +12,7 @@ use arrow_flight::{
     Action, Criteria, Empty, FlightData, FlightDescriptor, FlightInfo, IpcMessage, SchemaAsIpc, Ticket,
 };
 use bytes::Bytes;
-use fastk::server::flight::{self, ACTIONS, CODE_KEY, FlightConfig, MESSAGE_BYTES_MAX, PROBLEM_KEY, WAITING_MAX};
+use fastk::server::flight::{self, ACTIONS, CODE_KEY, FlightConfig, PROBLEM_KEY, WAITING_MAX};
 use fastk::service::{InventoryRow, Service, StoreOptions, WriteReply};
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 use rand::rngs::StdRng;
@@ -588,7 +588,7 @@ async fn batches_over_the_limit_are_too_large_with_a_hint() {
     // Just over our limit, and over what the transport takes.
     for excess in [64 * 1024, 8 * 1024 * 1024] {
         let mut messages = put_messages(path(KEY), &[klines(0..1, 0)]);
-        messages[1].data_body = Bytes::from(vec![0; MESSAGE_BYTES_MAX + excess]);
+        messages[1].data_body = Bytes::from(vec![0; FlightConfig::default().message_bytes_max + excess]);
         let (_, failed) = send(&mut client, stream::iter(messages)).await;
         let status = assert_code(Err::<(), _>(failed.unwrap()), "too_large");
         assert!(status.message().contains("max_chunksize"), "{}", status.message());

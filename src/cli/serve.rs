@@ -22,7 +22,7 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::service::Service;
 
 /// Longest wait for requests in flight after a signal; the faces cut theirs earlier.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(15);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(25);
 
 #[derive(Debug, clap::Args)]
 pub struct ServeArgs {
@@ -182,7 +182,7 @@ impl Running {
             }
         });
         self.runtime.shutdown_timeout(Duration::from_secs(1));
-        engine::close(&self.service)?;
+        engine::close(self.service);
         tracing::info!("stopped");
         Ok(0)
     }

@@ -5,6 +5,7 @@
 mod page;
 mod read;
 pub mod replies;
+pub mod verbs;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use crate::types::schema::{ValueIndexSpec, series_not_found};
 use crate::types::{SeriesDef, SeriesKey, SeriesSpec, time};
 
 pub use crate::store::{Durability, StoreOptions};
-pub use read::{Answer, Plan};
+pub use read::{Answer, Plan, range_of};
 pub use replies::*;
 
 /// The verbs over one open store. Shared by all faces behind an `Arc`.

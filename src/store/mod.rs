@@ -63,7 +63,7 @@ impl Default for StoreOptions {
             durability: Durability::Sync,
             sync_interval_ms: 200,
             wal_segment_bytes: 16 << 20,
-            wal_bytes_max: 256 << 20,
+            wal_bytes_max: 64 << 20,
             seal_rows: 262_144,
             history_keep_ms: 600_000,
             maps_max: 8_192,

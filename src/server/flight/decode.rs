@@ -14,8 +14,6 @@ use arrow::ipc::root_as_message;
 use arrow::record_batch::RecordBatch;
 use arrow_flight::FlightData;
 
-use super::MESSAGE_BYTES_MAX;
-use super::status::too_large;
 use crate::error::{Error, ErrorCode, Result};
 use crate::ingest::arrow_guard;
 
@@ -53,9 +51,6 @@ pub(super) fn is_bare(message: &FlightData) -> bool {
 
 /// Reads a record batch of a put.
 pub(super) fn batch(message: &FlightData, schema: &SchemaRef) -> Result<RecordBatch> {
-    if message.data_body.len() > MESSAGE_BYTES_MAX {
-        return Err(too_large());
-    }
     let header = message.data_header.as_ref();
     arrow_guard::check_message(header, &message.data_body, schema)?;
     guarded("record batch", || {

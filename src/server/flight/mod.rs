@@ -31,8 +31,6 @@ pub use acks::WAITING_MAX;
 pub use actions::ACTIONS;
 pub use status::{CODE_KEY, PROBLEM_KEY};
 
-/// Most bytes of the columns of one record batch of a put.
-pub const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Room in a message beside its columns: header, descriptor, framing.
 const MESSAGE_SLACK_BYTES: usize = 2 * 1024 * 1024;
 /// Columns of a block go out as one message of about 1 MiB, text up to four times that.
@@ -52,6 +50,8 @@ pub struct FlightConfig {
     pub readers_max: usize,
     /// Streams of one connection.
     pub streams_max: u32,
+    /// Most bytes of the columns of one record batch of a put.
+    pub message_bytes_max: usize,
     /// Bytes of record batches in work, of all puts together; more wait.
     pub put_bytes_max: usize,
     /// How long a reader may take nothing before its answer is cut.
@@ -69,6 +69,7 @@ impl Default for FlightConfig {
         Self {
             readers_max: 64,
             streams_max: 128,
+            message_bytes_max: 64 * 1024 * 1024,
             put_bytes_max: 256 * 1024 * 1024,
             stall: Duration::from_secs(60),
             ping_interval: Duration::from_secs(15),
@@ -90,13 +91,14 @@ pub async fn serve(
 ) -> Result<()> {
     let stop = CancellationToken::new();
     let face = service::Face {
-        puts: put::Puts::new(service.clone(), config.put_bytes_max, stop.clone()),
+        puts: put::Puts::new(service.clone(), &config, stop.clone()),
         service,
         readers: Arc::new(Semaphore::new(config.readers_max)),
         readers_max: config.readers_max,
         stall: config.stall,
     };
-    let flight = FlightServiceServer::new(face).max_decoding_message_size(MESSAGE_BYTES_MAX + MESSAGE_SLACK_BYTES);
+    let flight = FlightServiceServer::new(face)
+        .max_decoding_message_size(config.message_bytes_max.saturating_add(MESSAGE_SLACK_BYTES));
     let (health, health_server) = tonic_health::server::health_reporter();
     health.set_serving::<FlightServiceServer<service::Face>>().await;
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true)).with_keepalive(Some(config.ping_interval));

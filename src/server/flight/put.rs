@@ -12,10 +12,11 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
+use super::FlightConfig;
 use super::acks::{Acks, Reader, queue};
 use super::decode;
 use super::describe::{Target, json, target};
-use super::status::{blocking, of_input, status, unimplemented};
+use super::status::{blocking, of_input, status, too_large, unimplemented};
 use crate::error::{Error, ErrorCode, Result};
 use crate::ingest::{self, Parsed};
 use crate::service::{Condition, Mode, Service, WriteReply};
@@ -93,6 +94,7 @@ impl Intent {
 #[derive(Clone, Debug)]
 pub(super) struct Puts {
     pub service: Arc<Service>,
+    message_bytes_max: usize,
     /// Permits of [`BUDGET_UNIT_BYTES`] each.
     budget: Arc<Semaphore>,
     budget_units: u32,
@@ -101,9 +103,10 @@ pub(super) struct Puts {
 }
 
 impl Puts {
-    pub(super) fn new(service: Arc<Service>, budget_bytes: usize, stop: CancellationToken) -> Self {
-        let budget_units = u32::try_from(budget_bytes / BUDGET_UNIT_BYTES).unwrap_or(u32::MAX).max(1);
-        Self { service, budget: Arc::new(Semaphore::new(budget_units as usize)), budget_units, stop }
+    pub(super) fn new(service: Arc<Service>, config: &FlightConfig, stop: CancellationToken) -> Self {
+        let budget_units = u32::try_from(config.put_bytes_max / BUDGET_UNIT_BYTES).unwrap_or(u32::MAX).max(1);
+        let message_bytes_max = config.message_bytes_max;
+        Self { service, message_bytes_max, budget: Arc::new(Semaphore::new(budget_units as usize)), budget_units, stop }
     }
 
     /// Reads the input to its end on a task of its own; the reader gives the acknowledgements.
@@ -137,6 +140,9 @@ impl Puts {
             if decode::is_bare(&message) {
                 continue;
             }
+            if message.data_body.len() > self.message_bytes_max {
+                return Err(status(&too_large(self.message_bytes_max)));
+            }
             let units = u32::try_from(message.data_body.len() / BUDGET_UNIT_BYTES + 1).unwrap_or(u32::MAX);
             let budget = self.budget.clone().acquire_many_owned(units.min(self.budget_units)).await;
             let (service, schema, def) = (self.service.clone(), schema.clone(), def.clone());
@@ -169,7 +175,7 @@ impl Puts {
     async fn message(&self, input: &mut Streaming<FlightData>) -> Result<Option<FlightData>, Status> {
         tokio::select! {
             biased;
-            message = input.message() => message.map_err(of_input),
+            message = input.message() => message.map_err(|status| of_input(status, self.message_bytes_max)),
             () = self.stop.cancelled() => {
                 Err(status(&Error::new(ErrorCode::NotReady, "the server is stopping; unacknowledged batches were not written")))
             }

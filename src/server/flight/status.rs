@@ -79,17 +79,16 @@ fn cut(text: &str, bytes_max: usize) -> &str {
 }
 
 /// The status of a failure to read a client's message: our own error where the message was too large.
-pub(super) fn of_input(from_library: Status) -> Status {
+pub(super) fn of_input(from_library: Status, message_bytes_max: usize) -> Status {
     if from_library.code() == Code::OutOfRange && from_library.message().contains(DECODER_TOO_LARGE) {
-        return status(&too_large());
+        return status(&too_large(message_bytes_max));
     }
     from_library
 }
 
 /// A message over the size limit.
-pub(super) fn too_large() -> Error {
-    let limit = super::MESSAGE_BYTES_MAX;
-    Error::new(ErrorCode::TooLarge, format!("the record batch is larger than {limit} bytes"))
+pub(super) fn too_large(message_bytes_max: usize) -> Error {
+    Error::new(ErrorCode::TooLarge, format!("the record batch is larger than {message_bytes_max} bytes"))
         .with_hint("send smaller batches: write_table(table, max_chunksize=65536)")
 }
 

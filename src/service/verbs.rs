@@ -1,0 +1,126 @@
+//! Which verb is reached how: one line a verb, one column a face, and a reason wherever a face has no way in.
+//!
+//! A test walks the table in both directions: every entry exists in its face, and every operation of a face stands
+//! here.
+
+/// Ways into a verb through one face, or why there is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Face {
+    At(&'static [&'static str]),
+    /// The reason.
+    Dash(&'static str),
+}
+
+/// A verb and its ways in.
+#[derive(Clone, Copy, Debug)]
+pub struct Verb {
+    pub name: &'static str,
+    /// `METHOD /path`, as the OpenAPI document writes it.
+    pub rest: Face,
+    /// A method of the Flight protocol, or the name of an action of `DoAction`.
+    pub flight: Face,
+    /// As typed after `fastk`.
+    pub cli: Face,
+}
+
+use Face::{At, Dash};
+
+/// Every verb.
+pub const VERBS: &[Verb] = &[
+    Verb { name: "register", rest: At(&["POST /v1/series"]), flight: At(&["register_series"]), cli: At(&["register"]) },
+    Verb { name: "list", rest: At(&["GET /v1/series"]), flight: At(&["ListFlights"]), cli: At(&["admin list-series"]) },
+    Verb {
+        name: "describe",
+        rest: At(&[
+            "GET /v1/series/kline/{symbol}/{timeframe}",
+            "GET /v1/series/scalar/{category}/{symbol}/{timeframe}/{name}",
+        ]),
+        flight: At(&["GetSchema"]),
+        cli: Dash("`admin list-series --prefix KEY --json` prints it"),
+    },
+    Verb {
+        name: "change",
+        rest: At(&[
+            "PATCH /v1/series/kline/{symbol}/{timeframe}",
+            "PATCH /v1/series/scalar/{category}/{symbol}/{timeframe}/{name}",
+        ]),
+        flight: Dash("a rare act of an operator; REST has it"),
+        cli: Dash("a rare act of an operator; REST has it"),
+    },
+    Verb {
+        name: "drop",
+        rest: At(&[
+            "DELETE /v1/series/kline/{symbol}/{timeframe}",
+            "DELETE /v1/series/scalar/{category}/{symbol}/{timeframe}/{name}",
+        ]),
+        flight: At(&["drop_series"]),
+        cli: At(&["drop"]),
+    },
+    Verb {
+        name: "write",
+        rest: At(&["POST /v1/klines/{symbol}/{timeframe}", "POST /v1/scalars/{category}/{symbol}/{timeframe}/{name}"]),
+        flight: At(&["DoPut"]),
+        cli: At(&["write", "import"]),
+    },
+    Verb {
+        name: "delete",
+        rest: At(&[
+            "DELETE /v1/klines/{symbol}/{timeframe}",
+            "DELETE /v1/scalars/{category}/{symbol}/{timeframe}/{name}",
+        ]),
+        flight: At(&["delete_range"]),
+        cli: At(&["delete"]),
+    },
+    Verb {
+        name: "read",
+        rest: At(&[
+            "GET /v1/klines/{symbol}/{timeframe}",
+            "GET /v1/scalars/{category}/{symbol}/{timeframe}/{name}",
+            "POST /v1/query",
+        ]),
+        flight: At(&["DoGet"]),
+        cli: At(&["query", "export"]),
+    },
+    Verb {
+        name: "plan",
+        rest: Dash("an answer tells its size itself"),
+        flight: At(&["GetFlightInfo"]),
+        cli: Dash("an answer tells its size itself"),
+    },
+    Verb {
+        name: "inventory",
+        rest: At(&["GET /inventory"]),
+        flight: At(&["inventory"]),
+        cli: At(&["admin inventory"]),
+    },
+    Verb {
+        name: "health",
+        rest: At(&["GET /health", "GET /health/live", "GET /health/ready"]),
+        flight: At(&["health"]),
+        cli: At(&["admin health"]),
+    },
+    Verb {
+        name: "compact",
+        rest: At(&["POST /v1/admin/compact"]),
+        flight: At(&["compact"]),
+        cli: At(&["admin compact"]),
+    },
+    Verb {
+        name: "actions",
+        rest: Dash("the OpenAPI document lists the operations"),
+        flight: At(&["ListActions"]),
+        cli: Dash("`fastk --help` lists the verbs"),
+    },
+    Verb {
+        name: "inspect",
+        rest: Dash("reads files, not the store"),
+        flight: Dash("reads files, not the store"),
+        cli: At(&["inspect"]),
+    },
+    Verb {
+        name: "serve",
+        rest: Dash("starts the faces"),
+        flight: Dash("starts the faces"),
+        cli: At(&["serve", "demo"]),
+    },
+];

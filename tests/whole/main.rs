@@ -1,0 +1,4 @@
+//! The whole program: the server killed while it is loaded, and one model behind all faces.
+
+mod crash;
+mod faces;
