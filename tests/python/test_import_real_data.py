@@ -274,7 +274,7 @@ def scaled(digits):
 def digits_of(columns):
     """The digits these columns share, and whether no decimal holds them."""
     after = before = 0
-    largest = 0.0
+    largest = Decimal(0)
     doubles = any(isinstance(column, np.ndarray) for column in columns)
     for column in columns:
         for value in set(column.tolist() if isinstance(column, np.ndarray) else column):
