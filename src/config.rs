@@ -74,6 +74,8 @@ pub struct HttpConfig {
 pub struct FlightConfig {
     /// `address:port` of the Flight listener; port 0 picks a free one.
     pub listen: String,
+    /// Most bytes of the columns of one record batch of a put.
+    pub message_bytes_max: u64,
     /// Bytes of record batches being written, of all clients together; more wait.
     pub put_bytes_max: u64,
     /// Most answers being sent at one time; more are refused as `overloaded`.
@@ -144,7 +146,7 @@ impl Default for HttpConfig {
 
 impl Default for FlightConfig {
     fn default() -> Self {
-        Self { listen: "127.0.0.1:8815".into(), put_bytes_max: 256 << 20, readers_max: 64 }
+        Self { listen: "127.0.0.1:8815".into(), message_bytes_max: 64 << 20, put_bytes_max: 256 << 20, readers_max: 64 }
     }
 }
 
@@ -353,7 +355,8 @@ impl Config {
         range("http.ingest_bytes_max", self.http.ingest_bytes_max, self.http.body_bytes_max, 1 << 42);
         range("http.reads_max", self.http.reads_max, 1, 1 << 16);
         range("http.connections_max", self.http.connections_max, 1, 1 << 16);
-        range("flight.put_bytes_max", self.flight.put_bytes_max, 64 << 20, 1 << 42);
+        range("flight.message_bytes_max", self.flight.message_bytes_max, 1 << 16, 1 << 30);
+        range("flight.put_bytes_max", self.flight.put_bytes_max, self.flight.message_bytes_max, 1 << 42);
         range("flight.readers_max", self.flight.readers_max, 1, 1 << 16);
         if store.root.as_os_str().is_empty() {
             problems.push("store.root is empty".into());

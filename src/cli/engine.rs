@@ -154,6 +154,7 @@ pub fn serve_flight(
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> impl Future<Output = Result<()>> + Send + 'static {
     let config = flight::FlightConfig {
+        message_bytes_max: count(config.flight.message_bytes_max),
         put_bytes_max: count(config.flight.put_bytes_max),
         readers_max: count(config.flight.readers_max),
         drain: DRAIN,
