@@ -10,8 +10,8 @@ use arrow::ipc::writer::StreamWriter;
 
 use crate::error::{Error, ErrorCode, Result};
 use crate::ingest::Parsed;
-use crate::query::answer::{arrow_type, timestamp_type};
 use crate::query::Numbers;
+use crate::query::answer::{arrow_type, timestamp_type};
 use crate::service::{Condition, Mode, SeriesInfo};
 use crate::types::{Rows, SeriesDef, SeriesKey, SeriesSpec};
 
@@ -138,8 +138,8 @@ fn arrow_stream(def: &SeriesDef, rows: Rows) -> Result<Vec<u8>> {
         Ok(make_array(data.build().map_err(broken)?))
     });
     let batch = RecordBatch::try_new(schema.clone(), arrays.collect::<Result<Vec<_>>>()?).map_err(broken)?;
-    let mut writer = StreamWriter::try_new(Vec::with_capacity(count * 8 * (def.columns.len() + 1)), &schema)
-        .map_err(broken)?;
+    let mut writer =
+        StreamWriter::try_new(Vec::with_capacity(count * 8 * (def.columns.len() + 1)), &schema).map_err(broken)?;
     for first in (0..count).step_by(MESSAGE_ROWS) {
         writer.write(&batch.slice(first, MESSAGE_ROWS.min(count - first))).map_err(broken)?;
     }
