@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
+use crate::store::{Durability, StoreOptions};
 
 /// Prefix of environment variables that set a key: `FASTK__SECTION__KEY`.
 pub const ENV_PREFIX: &str = "FASTK__";
@@ -47,19 +48,6 @@ pub struct StoreConfig {
     pub history_keep_ms: u64,
 }
 
-/// When a write is acknowledged.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Durability {
-    /// After its bytes are flushed to disk.
-    #[default]
-    Sync,
-    /// After its bytes are written; flushed every `sync_interval_ms`.
-    Interval,
-    /// After its bytes are written; flushed when the operating system likes.
-    None,
-}
-
 /// `[http]`
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -68,10 +56,16 @@ pub struct HttpConfig {
     pub listen: String,
     /// Largest request body.
     pub body_bytes_max: u64,
+    /// Bytes of all bodies being received or written at one time.
+    pub ingest_bytes_max: u64,
     /// Rows of a JSON answer without `limit`.
     pub json_rows_default: u64,
     /// Largest `limit` of a JSON answer.
     pub json_rows_max: u64,
+    /// Most answers under way at one time.
+    pub reads_max: u64,
+    /// Most connections at one time; more wait.
+    pub connections_max: u64,
 }
 
 /// `[flight]`
@@ -80,8 +74,12 @@ pub struct HttpConfig {
 pub struct FlightConfig {
     /// `address:port` of the Flight listener; port 0 picks a free one.
     pub listen: String,
-    /// Largest message a client may send.
+    /// Most bytes of the columns of one record batch of a put.
     pub message_bytes_max: u64,
+    /// Bytes of record batches being written, of all clients together; more wait.
+    pub put_bytes_max: u64,
+    /// Most answers being sent at one time; more are refused as `overloaded`.
+    pub readers_max: u64,
 }
 
 /// `[log]`
@@ -104,14 +102,30 @@ pub enum LogFormat {
 
 impl Default for StoreConfig {
     fn default() -> Self {
+        let engine = StoreOptions::default();
         Self {
             root: "fastk-data".into(),
-            durability: Durability::Sync,
-            sync_interval_ms: 100,
-            wal_segment_bytes: 16 << 20,
-            wal_bytes_max: 1 << 30,
-            seal_rows: 65_536,
-            history_keep_ms: 600_000,
+            durability: engine.durability,
+            sync_interval_ms: engine.sync_interval_ms,
+            wal_segment_bytes: engine.wal_segment_bytes,
+            wal_bytes_max: engine.wal_bytes_max,
+            seal_rows: engine.seal_rows,
+            history_keep_ms: engine.history_keep_ms,
+        }
+    }
+}
+
+impl StoreConfig {
+    /// What the engine needs of it.
+    pub fn options(&self) -> StoreOptions {
+        StoreOptions {
+            durability: self.durability,
+            sync_interval_ms: self.sync_interval_ms,
+            wal_segment_bytes: self.wal_segment_bytes,
+            wal_bytes_max: self.wal_bytes_max,
+            seal_rows: self.seal_rows,
+            history_keep_ms: self.history_keep_ms,
+            ..StoreOptions::default()
         }
     }
 }
@@ -121,15 +135,18 @@ impl Default for HttpConfig {
         Self {
             listen: "127.0.0.1:8080".into(),
             body_bytes_max: 256 << 20,
+            ingest_bytes_max: 1 << 30,
             json_rows_default: 10_000,
             json_rows_max: 1_000_000,
+            reads_max: 256,
+            connections_max: 1_024,
         }
     }
 }
 
 impl Default for FlightConfig {
     fn default() -> Self {
-        Self { listen: "127.0.0.1:8815".into(), message_bytes_max: 64 << 20 }
+        Self { listen: "127.0.0.1:8815".into(), message_bytes_max: 64 << 20, put_bytes_max: 256 << 20, readers_max: 64 }
     }
 }
 
@@ -335,7 +352,12 @@ impl Config {
         range("http.body_bytes_max", self.http.body_bytes_max, 1 << 10, 1 << 40);
         range("http.json_rows_max", self.http.json_rows_max, 1, 1 << 32);
         range("http.json_rows_default", self.http.json_rows_default, 1, self.http.json_rows_max);
-        range("flight.message_bytes_max", self.flight.message_bytes_max, 1 << 10, 1 << 31);
+        range("http.ingest_bytes_max", self.http.ingest_bytes_max, self.http.body_bytes_max, 1 << 42);
+        range("http.reads_max", self.http.reads_max, 1, 1 << 16);
+        range("http.connections_max", self.http.connections_max, 1, 1 << 16);
+        range("flight.message_bytes_max", self.flight.message_bytes_max, 1 << 16, 1 << 30);
+        range("flight.put_bytes_max", self.flight.put_bytes_max, self.flight.message_bytes_max, 1 << 42);
+        range("flight.readers_max", self.flight.readers_max, 1, 1 << 16);
         if store.root.as_os_str().is_empty() {
             problems.push("store.root is empty".into());
         }

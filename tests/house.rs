@@ -295,9 +295,35 @@ fn named(face: fn(&fastk::service::verbs::Verb) -> Face) -> Vec<&'static str> {
     out
 }
 
+/// Methods of the Flight protocol that are answered, and actions.
+fn flight_ways() -> BTreeSet<String> {
+    let methods = ["DoGet", "DoPut", "GetFlightInfo", "GetSchema", "ListFlights", "ListActions"];
+    let actions = fastk::server::flight::ACTIONS.iter().map(|(name, _)| *name);
+    methods.into_iter().chain(actions).map(str::to_string).collect()
+}
+
+/// Operations of the OpenAPI document, without those that document the server itself or only say that a later
+/// version offers them.
+fn rest_ways() -> BTreeSet<String> {
+    let document: serde_json::Value = serde_json::from_str(&fastk::server::http::openapi_json()).unwrap();
+    let mut out = BTreeSet::new();
+    for (path, operations) in document["paths"].as_object().unwrap() {
+        for (method, operation) in operations.as_object().unwrap() {
+            let answers = |status: &str| operation["responses"].get(status).is_some();
+            let later = !["200", "201", "204"].into_iter().any(answers);
+            if path != "/openapi.json" && !later {
+                out.insert(format!("{} {path}", method.to_uppercase()));
+            }
+        }
+    }
+    out
+}
+
 #[test]
 fn every_verb_is_where_the_table_says() {
     compare("command line", named(|verb| verb.cli), fastk::cli::verbs().into_iter().collect());
+    compare("Flight", named(|verb| verb.flight), flight_ways());
+    compare("REST", named(|verb| verb.rest), rest_ways());
 }
 
 #[test]

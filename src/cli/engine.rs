@@ -1,17 +1,27 @@
-//! How the command line reaches the engine: opening, bodies in, answers out.
+//! How the command line reaches what is below it: opening a store, bodies in, answers out, the two listeners.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use serde::Deserialize;
+use tokio::net::TcpListener;
 
 use super::target::{ReadOptions, WriteOptions};
 use crate::config::Config;
+use crate::egress::{self, Encoder, OutFormat, RowsShape, Times};
 use crate::error::{Error, Result};
-use crate::query::Query;
-use crate::service::{Condition, Service, WriteReply};
+use crate::format::FORMAT_VERSION;
+use crate::ingest::{self, BodyFormat};
+use crate::query::{Query, When};
+use crate::server::{flight, http};
+use crate::service::{Condition, Service, WriteReply, range_of};
 use crate::types::SeriesKey;
+
+/// How long open requests may go on once the server was told to stop.
+const DRAIN: Duration = Duration::from_secs(10);
 
 /// The process that owns a store, as its `LOCK` file tells.
 #[derive(Clone, Debug, Deserialize)]
@@ -22,85 +32,138 @@ pub struct Owner {
     pub http: Option<String>,
 }
 
-/// Who owns the store; only meaningful after `store_locked`, since the file stays when its owner dies.
+/// Who owns the store; only meaningful after `store_locked`, since the file stays when its owner is gone.
 pub fn owner(root: &Path) -> Option<Owner> {
     serde_json::from_slice(&std::fs::read(root.join("LOCK")).ok()?).ok()
 }
 
-// STAND-IN: everything below is replaced when engine, http and ingest are merged.
-
-pub fn open(_root: &Path, _create: bool, _config: &Config) -> Result<Arc<Service>> {
-    Err(Error::internal("the engine is not connected yet"))
+/// Opens the store, and says in its `LOCK` that no server answers yet: what stands there may be of a process that
+/// is gone.
+pub fn open(root: &Path, create: bool, config: &Config) -> Result<Arc<Service>> {
+    let service = Service::open(root, create, config.store.options())?;
+    let holder = serde_json::json!({ "pid": std::process::id(), "format": FORMAT_VERSION });
+    service.store().describe_holder(&format!("{holder}\n"))?;
+    Ok(service)
 }
 
-pub fn closed_range(_service: &Service, _key: &SeriesKey, _start: &str, _end: &str) -> Result<(i64, i64)> {
-    Err(Error::internal("the engine is not connected yet"))
+/// Says in `LOCK` where the server answers.
+pub fn announce(service: &Service, http: SocketAddr, flight: SocketAddr) -> Result<()> {
+    service.announce(&http.to_string(), &flight.to_string())
 }
 
+/// Closes the store: syncs its log and gives the directory free.
+pub fn close(service: Arc<Service>) {
+    match Arc::try_unwrap(service) {
+        Ok(service) => drop(service),
+        // What was acknowledged is safe all the same; the next opening has a little more to do.
+        Err(_) => tracing::warn!("a request is still at work; the store is left as after a crash"),
+    }
+}
+
+/// A closed range from words, in the unit of the series.
+pub fn closed_range(service: &Service, key: &SeriesKey, start: &str, end: &str) -> Result<(i64, i64)> {
+    let (start, end) = (when(start), when(end));
+    range_of(service.def(key)?.as_ref(), Some(&start), Some(&end))
+}
+
+/// An integer is an epoch, everything else is left to the reader.
+pub fn when(text: &str) -> When {
+    text.parse().map_or_else(|_| When::Text(text.to_string()), When::Epoch)
+}
+
+/// Writes the rows of a body as one commit.
 pub fn write(
-    _service: &Service,
-    _key: &SeriesKey,
-    _body: &[u8],
-    _options: &WriteOptions,
-    _condition: &Condition,
+    service: &Service,
+    key: &SeriesKey,
+    body: &[u8],
+    options: &WriteOptions,
+    condition: &Condition,
 ) -> Result<WriteReply> {
-    Err(Error::internal("the engine is not connected yet"))
+    let reading = ingest::Options {
+        numbers: word("numbers", options.numbers.as_deref())?,
+        rounding: word("rounding", options.rounding.as_deref())?,
+        missing: word("missing", options.missing.as_deref())?,
+        validate: word("validate", options.validate.as_deref())?,
+    };
+    let format = body_format(&options.format)?;
+    let def = service.def(key)?;
+    service.write(key, ingest::parse(format, &def, body, &reading)?, options.mode, condition)
 }
 
+/// A value of an enumeration by its word, or its default.
+fn word<T: serde::de::DeserializeOwned + Default>(what: &str, text: Option<&str>) -> Result<T> {
+    let Some(text) = text else { return Ok(T::default()) };
+    serde_json::from_value(text.into()).map_err(|error| Error::invalid(format!("{what}: {error}")))
+}
+
+fn body_format(name: &str) -> Result<BodyFormat> {
+    let unknown = || Error::invalid(format!("format {name:?} is not one of json, ndjson, csv, arrow, parquet"));
+    BodyFormat::from_name(name).ok_or_else(unknown)
+}
+
+/// The media type of a body in this format.
 pub fn media_type(format: &str) -> Result<&'static str> {
-    Ok(match format {
-        "json" => "application/json",
-        "ndjson" => "application/x-ndjson",
-        "csv" => "text/csv",
-        "arrow" => "application/vnd.apache.arrow.stream",
-        "parquet" => "application/vnd.apache.parquet",
-        other => {
-            return Err(Error::invalid(format!("format {other:?} is not one of json, ndjson, csv, arrow, parquet")));
-        }
-    })
+    Ok(body_format(format)?.media_type())
 }
 
+/// Gives the rows of a query to `sink` piece by piece.
 pub fn read(
-    _service: &Service,
-    _query: &Query,
-    _options: &ReadOptions,
-    _sink: &mut dyn FnMut(Bytes) -> Result<()>,
+    service: &Service,
+    query: &Query,
+    options: &ReadOptions,
+    sink: &mut dyn FnMut(Bytes) -> Result<()>,
 ) -> Result<()> {
-    Err(Error::internal("the engine is not connected yet"))
-}
-
-pub fn describe(_bytes: &[u8], _name: &str) -> Result<serde_json::Value> {
-    Err(Error::internal("the engine is not connected yet"))
-}
-
-pub fn announce(_service: &Service, _http: std::net::SocketAddr, _flight: std::net::SocketAddr) -> Result<()> {
+    let writing = egress::Options {
+        format: OutFormat::from_name(&options.format)?,
+        times: options.times.as_deref().map(Times::from_name).transpose()?.unwrap_or_default(),
+        shape: options.shape.as_deref().map(RowsShape::from_name).transpose()?.unwrap_or_default(),
+    };
+    let answer = service.read(query)?;
+    let shape = answer.shape.clone();
+    for piece in Encoder::new(&shape, writing, answer, |answer| answer.next_cursor())? {
+        sink(piece?)?;
+    }
     Ok(())
 }
 
-pub fn close(_service: &Service) -> Result<()> {
-    Ok(())
-}
-
+/// Serves REST until `shutdown`.
 pub fn serve_http(
-    _listener: tokio::net::TcpListener,
-    _service: Arc<Service>,
-    _config: &Config,
+    listener: TcpListener,
+    service: Arc<Service>,
+    config: &Config,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> impl Future<Output = Result<()>> + Send + 'static {
-    async move {
-        shutdown.await;
-        Ok(())
-    }
+    let config = http::HttpConfig {
+        body_bytes_max: config.http.body_bytes_max,
+        ingest_bytes_max: config.http.ingest_bytes_max,
+        json_rows_default: config.http.json_rows_default,
+        json_rows_max: config.http.json_rows_max,
+        reads_max: count(config.http.reads_max),
+        connections_max: count(config.http.connections_max),
+        drain: DRAIN,
+        ..http::HttpConfig::default()
+    };
+    http::serve(listener, service, config, shutdown)
 }
 
+/// Serves Arrow Flight until `shutdown`.
 pub fn serve_flight(
-    _listener: tokio::net::TcpListener,
-    _service: Arc<Service>,
-    _config: &Config,
+    listener: TcpListener,
+    service: Arc<Service>,
+    config: &Config,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> impl Future<Output = Result<()>> + Send + 'static {
-    async move {
-        shutdown.await;
-        Ok(())
-    }
+    let config = flight::FlightConfig {
+        message_bytes_max: count(config.flight.message_bytes_max),
+        put_bytes_max: count(config.flight.put_bytes_max),
+        readers_max: count(config.flight.readers_max),
+        drain: DRAIN,
+        ..flight::FlightConfig::default()
+    };
+    flight::serve(listener, service, config, shutdown)
+}
+
+/// Limits lie far below what a machine word holds.
+fn count(value: u64) -> usize {
+    usize::try_from(value).unwrap_or(usize::MAX)
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::show;
 use crate::error::{Error, Result};
+use crate::format::inspect::inspect;
 
 #[derive(Debug, clap::Args)]
 pub struct InspectArgs {
@@ -19,8 +20,11 @@ pub struct InspectArgs {
 pub fn run(args: InspectArgs) -> Result<u8> {
     for (position, path) in args.files.iter().enumerate() {
         let bytes = std::fs::read(path).map_err(|error| Error::io("read", path, &error))?;
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let described = super::engine::describe(&bytes, &name)?;
+        let named = |error: Error| Error::new(error.code(), format!("{}: {}", path.display(), error.detail()));
+        let described = inspect(&bytes).map_err(|error| match error.hint() {
+            Some(hint) => named(error.clone()).with_hint(hint),
+            None => named(error),
+        })?;
         if !args.json && args.files.len() > 1 {
             show::out(&format!("{}{}\n", if position > 0 { "\n" } else { "" }, path.display()))?;
         }

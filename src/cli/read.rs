@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 
+use super::engine::when;
 use super::mutate::format_of;
 use super::show;
 use super::target::{ReadOptions, Target, TargetArgs};
 use crate::error::{Error, ErrorCode, Result};
-use crate::query::{Numbers, Order, Query, When};
+use crate::query::{Numbers, Order, Query};
 use crate::types::SeriesKey;
 
 /// Rows of a table when neither --limit nor --latest is given.
@@ -83,8 +84,8 @@ pub struct ExportArgs {
 impl SelectArgs {
     fn query(&self, key: &SeriesKey) -> Result<Query> {
         let mut query = Query::of(key);
-        query.start = self.start.clone().map(when);
-        query.end = self.end.clone().map(when);
+        query.start = self.start.as_deref().map(when);
+        query.end = self.end.as_deref().map(when);
         query.latest = self.latest;
         query.limit = self.limit;
         query.order = match self.order.as_str() {
@@ -104,11 +105,6 @@ impl SelectArgs {
     fn options(&self, format: &str) -> ReadOptions {
         ReadOptions { format: format.to_string(), times: self.times.clone(), shape: self.shape.clone() }
     }
-}
-
-/// An integer is an epoch, everything else is left to the reader.
-fn when(text: String) -> When {
-    text.parse().map_or(When::Text(text), When::Epoch)
 }
 
 /// Prints rows.

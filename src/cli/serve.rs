@@ -182,7 +182,7 @@ impl Running {
             }
         });
         self.runtime.shutdown_timeout(Duration::from_secs(1));
-        engine::close(&self.service)?;
+        engine::close(self.service);
         tracing::info!("stopped");
         Ok(0)
     }

@@ -103,8 +103,11 @@ pub fn table(header: &[&str], rows: Vec<Vec<String>>) -> String {
     for row in rows {
         table.add_row(row);
     }
-    for column in table.column_iter_mut().skip(1) {
-        column.set_cell_alignment(CellAlignment::Right);
+    for (position, column) in table.column_iter_mut().enumerate() {
+        column.set_padding((0, 2));
+        if position > 0 {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
     }
     let mut text = String::new();
     for line in table.lines() {

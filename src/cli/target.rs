@@ -28,6 +28,22 @@ pub struct TargetArgs {
     pub server: Option<String>,
 }
 
+/// Most rows of a JSON answer, as servers are configured by default.
+const JSON_ROWS_MAX: u64 = 1_000_000;
+/// Bytes at the end of a JSON answer among which its cursor stands.
+const END_BYTES: usize = 512;
+
+/// What the server answers to `compact`.
+#[derive(serde::Deserialize)]
+struct Jobs {
+    jobs: Vec<Job>,
+}
+
+#[derive(serde::Deserialize)]
+struct Job {
+    result: SealReply,
+}
+
 /// An open store, or a server to ask.
 #[derive(Debug)]
 pub enum Target {
@@ -127,7 +143,9 @@ impl Target {
                 let call = Call::new(Method::POST, "/v1/admin/compact");
                 let call =
                     if series.is_empty() { call } else { json_body(call, &serde_json::json!({ "series": series }))? };
-                client.json(call)
+                let jobs: Jobs = client.json(call)?;
+                let job = jobs.jobs.into_iter().next();
+                Ok(job.ok_or_else(|| Error::internal("the server answered compact without a job"))?.result)
             }
         }
     }
@@ -196,6 +214,8 @@ impl Target {
     }
 
     /// Gives the rows of a query to `sink`, piece by piece. After an error what came before is no answer.
+    ///
+    /// JSON without a limit means every row, or `too_large`: a page that looks whole would be a trap.
     pub fn read(
         &self,
         key: &SeriesKey,
@@ -203,10 +223,28 @@ impl Target {
         options: &ReadOptions,
         sink: &mut dyn FnMut(Bytes) -> Result<()>,
     ) -> Result<()> {
-        match self {
-            Target::Local(service) => engine::read(service, query, options, sink),
-            Target::Remote(client) => client.stream(read_call(key, query, options)?, sink),
+        let mut query = query.clone();
+        let whole = options.format == "json" && query.limit.is_none();
+        if whole {
+            query.limit = Some(JSON_ROWS_MAX);
         }
+        let mut end = Vec::new();
+        let mut sink = |piece: Bytes| {
+            if whole {
+                end.extend_from_slice(piece.get(piece.len().saturating_sub(END_BYTES)..).unwrap_or_default());
+                end.drain(..end.len().saturating_sub(END_BYTES));
+            }
+            sink(piece)
+        };
+        match self {
+            Target::Local(service) => engine::read(service, &query, options, &mut sink)?,
+            Target::Remote(client) => client.stream(read_call(key, &query, options)?, &mut sink)?,
+        }
+        if whole && !String::from_utf8_lossy(&end).contains("\"next_cursor\":null") {
+            let detail = format!("{key} has more rows than the {JSON_ROWS_MAX} of one JSON answer");
+            return Err(Error::new(ErrorCode::TooLarge, detail).with_hint("--format ndjson has no limit, or --limit N"));
+        }
+        Ok(())
     }
 
     /// The entity tag a condition stands for. REST knows conditions as tags only, so a version number is looked up:

@@ -19,7 +19,7 @@ use crate::types::schema::{ValueIndexSpec, series_not_found};
 use crate::types::{SeriesDef, SeriesKey, SeriesSpec, time};
 
 pub use crate::store::{Durability, StoreOptions};
-pub use read::{Answer, Plan};
+pub use read::{Answer, Plan, range_of};
 pub use replies::*;
 
 /// The verbs over one open store. Shared by all faces behind an `Arc`.
@@ -294,6 +294,10 @@ impl Service {
     /// Moves the tail of these series (all when empty) into chunk files.
     pub fn seal(&self, series: &[SeriesKey]) -> Result<SealReply> {
         let report = self.store.seal(series)?;
+        if series.is_empty() {
+            // Nothing is left in the log then: let its segments go.
+            self.store.checkpoint()?;
+        }
         Ok(SealReply {
             series_sealed: report.series_sealed,
             chunks_written: report.chunks_written,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::Service;
 use crate::error::{Error, ErrorCode, Result};
 use crate::query::{Block, Numbers, Order, Query, Scan, ScanSpec, Shape, When, latest_start};
-use crate::store::{SeriesState, State};
+use crate::store::{Pins, SeriesState, State};
 use crate::types::time::{self, Bound};
 use crate::types::{ColumnType, SeriesDef, SeriesKey, TimeUnit};
 
@@ -25,7 +25,7 @@ pub struct Answer {
 #[derive(Clone, Debug)]
 struct Resume {
     state: Arc<State>,
-    commit: u64,
+    pins: Arc<Pins>,
     series_id: u64,
     range: (i64, i64),
     order: Order,
@@ -44,13 +44,14 @@ impl Answer {
     /// commit stays readable for `history_keep_ms`.
     pub fn next_cursor(&self) -> Option<String> {
         let next = self.scan.next_ts()?;
+        self.resume.pins.keep(&self.resume.state);
         let (start, end) = match self.resume.order {
             Order::Asc => (next, self.resume.range.1),
             Order::Desc => (self.resume.range.0, next),
         };
         Some(
             Cursor {
-                commit: self.resume.commit,
+                commit: self.resume.state.commit,
                 series_id: self.resume.series_id,
                 start,
                 end,
@@ -254,16 +255,12 @@ impl Service {
             columns: resolved.columns,
         };
         let scan = Scan::new(&resolved.series, self.store.cache(), &spec);
-        if resolved.limit.is_some() {
-            // A cursor may be made at the end of this answer: its commit must still be there then.
-            self.store.pin(&resolved.state);
-        }
         Ok(Answer {
             etag_stem: self.stem(resolved.series.id, resolved.series.version),
             shape: resolved.shape,
             scan,
             resume: Resume {
-                commit: resolved.state.commit,
+                pins: Arc::clone(self.store.pins()),
                 state: resolved.state,
                 series_id: resolved.series.id,
                 range: resolved.range,
@@ -286,7 +283,7 @@ impl Service {
         let total_records = resolved.limit.map_or(rows, |limit| rows.min(limit));
         let row_bytes =
             8 + resolved.shape.columns.iter().map(|column| cell_bytes(column.kind, query.numbers)).sum::<u64>();
-        self.store.pin(&resolved.state);
+        self.store.pins().keep(&resolved.state);
         let pinned = Query { commit: Some(resolved.state.commit), endpoints: None, ..query.clone() };
         let wanted = query.endpoints.unwrap_or(1);
         if wanted == 0 || wanted > ENDPOINTS_MAX {

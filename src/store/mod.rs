@@ -9,6 +9,7 @@ mod commit;
 mod log;
 mod manifest;
 mod merge;
+mod pins;
 mod recover;
 mod seal;
 mod state;
@@ -18,11 +19,11 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
 
 pub use chunk::{BlockColumns, BlockMessage, ChunkFile, MapCache};
 pub use commit::Durability;
 pub use merge::{Merge, Piece};
+pub use pins::Pins;
 pub use recover::RecoveryReport;
 pub use seal::SealReport;
 pub use state::{SeriesId, SeriesState, State};
@@ -137,7 +138,7 @@ pub(crate) struct Inner {
     cache: Arc<MapCache>,
     /// Sealing, trimming and publishing happen one at a time.
     maintenance: Mutex<Maintenance>,
-    pins: Mutex<BTreeMap<u64, Pin>>,
+    pins: Arc<Pins>,
     /// Series dropped by this process whose files are still there: readers may need them.
     dropped: Mutex<BTreeMap<SeriesId, Arc<SeriesState>>>,
     epoch: String,
@@ -153,16 +154,6 @@ pub(crate) struct Maintenance {
     /// Why the last background step failed, for `/health`.
     failed: Option<String>,
 }
-
-/// A state that some cursor or ticket names.
-#[derive(Debug)]
-struct Pin {
-    state: Arc<State>,
-    last_used: Instant,
-}
-
-/// Most commits kept for cursors and tickets at once.
-const PINS_MAX: usize = 1_024;
 
 impl Store {
     /// Opens the store in `root`, creating it when `create` is set and there is none.
@@ -224,20 +215,9 @@ impl Store {
         self.inner.queue.log_bytes()
     }
 
-    /// Keeps a state readable under its commit for `history_keep`.
-    pub fn pin(&self, state: &Arc<State>) {
-        let mut pins = self.inner.pins();
-        let now = Instant::now();
-        let keep = Duration::from_millis(self.inner.options.history_keep_ms);
-        pins.retain(|_, pin| now.duration_since(pin.last_used) < keep);
-        pins.insert(state.commit, Pin { state: Arc::clone(state), last_used: now });
-        while pins.len() > PINS_MAX {
-            let oldest = pins.iter().min_by_key(|(_, pin)| pin.last_used).map(|(commit, _)| *commit);
-            match oldest {
-                Some(commit) => pins.remove(&commit),
-                None => break,
-            };
-        }
+    /// Commits kept readable for cursors and tickets.
+    pub fn pins(&self) -> &Arc<Pins> {
+        &self.inner.pins
     }
 
     /// The state of an earlier commit.
@@ -252,19 +232,13 @@ impl Store {
         if commit > now.commit {
             return Err(Error::invalid(format!("commit {commit} lies ahead of the store, which is at {}", now.commit)));
         }
-        let keep = Duration::from_millis(self.inner.options.history_keep_ms);
-        let mut pins = self.inner.pins();
-        match pins.get_mut(&commit).filter(|pin| pin.last_used.elapsed() < keep) {
-            Some(pin) => {
-                pin.last_used = Instant::now();
-                Ok(Arc::clone(&pin.state))
-            }
-            None => Err(Error::new(
+        self.inner.pins.get(commit).ok_or_else(|| {
+            Error::new(
                 ErrorCode::CommitGone,
                 format!("commit {commit} is no longer kept; the store is at {}", now.commit),
             )
-            .with_hint("start the read again without cursor or ticket")),
-        }
+            .with_hint("start the read again without cursor or ticket")
+        })
     }
 
     /// Registers a series. `created` is false when the same definition is there already.
@@ -509,10 +483,6 @@ impl Inner {
 
     fn dropped(&self) -> MutexGuard<'_, BTreeMap<SeriesId, Arc<SeriesState>>> {
         self.dropped.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn pins(&self) -> MutexGuard<'_, BTreeMap<u64, Pin>> {
-        self.pins.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

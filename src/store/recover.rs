@@ -11,6 +11,7 @@ use super::chunk::{ChunkFile, MapCache, series_dir};
 use super::commit::CommitQueue;
 use super::log::Log;
 use super::manifest::{Contents, Manifest};
+use super::pins::Pins;
 use super::seal::{DROP_MARKER, run_path};
 use super::state::{Run, SeriesState, State, Tombstone};
 use super::{Inner, Maintenance, StoreOptions};
@@ -109,12 +110,12 @@ impl Inner {
         report.duration_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         let inner = Self {
             root: root.to_owned(),
+            pins: Arc::new(Pins::new(options.history_keep_ms)),
             options,
             queue,
             cache,
             epoch: manifest.contents.epoch.clone(),
             maintenance: Mutex::new(Maintenance { manifest, failed: None }),
-            pins: Mutex::default(),
             dropped: Mutex::default(),
             recovery: report,
             next_series_id: AtomicU64::new(next_series_id),

@@ -102,6 +102,7 @@ fn keep_log(inner: &Weak<Inner>, desk: &Desk) {
 fn keep_files(inner: &Weak<Inner>, desk: &Desk) {
     while let Some(due) = desk.next(Duration::from_millis(500)) {
         let Some(inner) = inner.upgrade() else { return };
+        inner.pins.expire();
         if inner.queue.stopped().is_some() {
             continue;
         }

@@ -293,7 +293,7 @@ fn a_kept_commit_repeats_its_answer_until_it_is_gone() {
     store.register(def(&key())).unwrap();
     store.write(&key(), minutes(0, 5), WriteMode::Upsert, None).unwrap();
     let state = store.snapshot();
-    store.pin(&state);
+    store.pins().keep(&state);
     store.write(&key(), minutes(5, 5), WriteMode::Upsert, None).unwrap();
     assert_eq!(store.at_commit(state.commit).unwrap().get(&key()).unwrap().rows, 5);
     std::thread::sleep(std::time::Duration::from_millis(400));

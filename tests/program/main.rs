@@ -1,1 +1,6 @@
-//! placeholder
+//! The program as its user meets it: the binary is started, its output read, its exit status checked.
+
+mod data;
+mod run;
+mod server;
+mod verbs;

@@ -14,11 +14,11 @@ use super::remote::RestClient;
 use super::serve::Running;
 use super::target::{ReadOptions, Target};
 use super::{engine, log, show};
-use crate::config::{Config, Durability, address};
+use crate::config::{Config, address};
 use crate::error::{Error, Result};
 use crate::ingest::Parsed;
 use crate::query::{Numbers, Query};
-use crate::service::{Condition, Mode, SeriesFilter, Service};
+use crate::service::{Condition, Durability, Mode, SeriesFilter, Service};
 use crate::types::SeriesKey;
 
 #[derive(Debug, clap::Args)]

@@ -1,0 +1,178 @@
+//! The verbs over a directory and through a server: the same words in, the same answers out.
+
+use std::path::Path;
+
+use super::run::{Done, Server, run, run_with};
+
+const KEY: &str = "kline/BTCUSDT/1m";
+const BODY: &str = "ts,open,high,low,close,volume\n\
+                    1706745600000,42000.10,42001.00,41999.99,42000.50,1.00000001\n\
+                    1706745660000,42000.50,42010.00,42000.00,42009.00,0.5\n\
+                    1709251200000,61000,61000.01,60999.99,61000,2\n";
+
+/// One directory, reached in one of two ways.
+struct Place<'a> {
+    flag: &'static str,
+    at: &'a str,
+}
+
+impl Place<'_> {
+    fn run(&self, words: &[&str], input: &str) -> Done {
+        run_with(&[words, &[self.flag, self.at]].concat(), input)
+    }
+
+    fn ok(&self, words: &[&str]) -> String {
+        self.run(words, "").ok()
+    }
+}
+
+/// Every verb once; gives what each said, without what is random (the epoch in entity tags).
+fn conversation(place: &Place, folder: &Path) -> Vec<String> {
+    let csv = folder.join("rows.csv");
+    std::fs::write(&csv, BODY).unwrap();
+    let csv = csv.to_string_lossy();
+    let out = |name: &str| folder.join(name).to_string_lossy().into_owned();
+    let mut said = vec![
+        place.ok(&["register", KEY, "--price-digits", "2", "--volume-digits", "8"]),
+        place.ok(&["register", KEY, "--price-digits", "2", "--volume-digits", "8", "--json"]),
+        place.ok(&["write", KEY, &csv]),
+        place.run(&["write", KEY, "--format", "csv", "--mode", "append"], &BODY.replace("17", "18")).ok(),
+        place.ok(&["query", KEY]),
+        place.ok(&["query", KEY, "--latest", "2", "--columns", "close,volume", "--format", "csv"]),
+        place.ok(&[
+            "query",
+            KEY,
+            "--start",
+            "2024-02-01",
+            "--end",
+            "2024-02-01",
+            "--format",
+            "json",
+            "--order",
+            "desc",
+        ]),
+        place.ok(&["query", KEY, "--format", "ndjson", "--numbers", "raw", "--times", "rfc3339"]),
+        place.ok(&["admin", "compact", KEY]),
+    ];
+    for format in ["csv", "json", "ndjson", "arrow", "parquet"] {
+        let file = out(&format!("all.{format}"));
+        place.ok(&["export", KEY, "--output", &file]);
+        let bytes = std::fs::read(&file).unwrap();
+        said.push(format!("{format} {} {:08x}", bytes.len(), crc32c::crc32c(&bytes)));
+    }
+    // What was exported can be written again, and changes nothing.
+    for format in ["csv", "ndjson", "arrow", "parquet"] {
+        said.push(place.ok(&["write", KEY, &out(&format!("all.{format}"))]));
+    }
+    said.extend([
+        place.ok(&["delete", KEY, "--start", "1706745600000", "--end", "1706745600000", "--dry-run"]),
+        place.ok(&["delete", KEY, "--start", "1706745600000", "--end", "1706745600000"]),
+        place.ok(&["query", KEY, "--limit", "1", "--format", "csv"]),
+        place.ok(&["delete", KEY, "--all"]),
+        place.ok(&["query", KEY, "--format", "csv"]),
+        place.ok(&["admin", "list-series"]),
+        place.ok(&["drop", KEY]),
+        place.ok(&["admin", "list-series", "--json"]),
+    ]);
+    let hide = |text: &str| {
+        let tag = |line: &&str| !line.trim_start().trim_start_matches('"').starts_with("etag");
+        text.lines().filter(tag).collect::<Vec<_>>().join("\n")
+    };
+    said.iter().map(|text| hide(text)).collect()
+}
+
+#[test]
+fn a_directory_and_its_server_say_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let [alone, served] = ["alone", "served"].map(|name| folder.path().join(name));
+    std::fs::create_dir_all(folder.path().join("a")).unwrap();
+    std::fs::create_dir_all(folder.path().join("b")).unwrap();
+    let by_hand = conversation(&Place { flag: "--root", at: &alone.to_string_lossy() }, &folder.path().join("a"));
+    let server = Server::start(&served);
+    let by_url = conversation(&Place { flag: "--server", at: &server.http }, &folder.path().join("b"));
+    assert_eq!(by_hand.len(), by_url.len());
+    for (left, right) in by_hand.iter().zip(&by_url) {
+        assert_eq!(left, right);
+    }
+    let text = by_hand.join("\n");
+    for part in ["rows_written: 3", "created: true", "42000.10", "61000.00", "rows_deleted: 1", "1.00000001"] {
+        assert!(text.contains(part), "{part} in {text}");
+    }
+}
+
+#[test]
+fn a_directory_that_a_server_owns_is_reached_through_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().to_string_lossy().into_owned();
+    let server = Server::start(folder.path());
+    let done = run(&["register", KEY, "--root", &root]);
+    assert!(done.err.contains(&format!("going through http://{}", server.http)), "{done:?}");
+    assert!(done.err.contains(&server.pid().to_string()), "{done:?}");
+    done.ok();
+    run_with(&["write", KEY, "--format", "csv", "--root", &root], BODY).ok();
+    let there = run(&["query", KEY, "--format", "csv", "--server", &server.http]).ok();
+    assert_eq!(there.lines().count(), 4);
+    server.stop();
+    let here = run(&["query", KEY, "--format", "csv", "--root", &root]);
+    assert_eq!(here.err, "", "nothing to say when it opens the store itself");
+    assert_eq!(here.ok(), there);
+}
+
+/// Failures with their status and code, the same on both ways.
+#[test]
+fn failures_end_with_their_status_and_write_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join("store");
+    let root = root.to_string_lossy();
+    run(&["query", KEY, "--root", &root]).fails(3, "not_found");
+    assert!(!Path::new(&*root).exists(), "only verbs that make a store make one");
+    let check = |place: &Place| {
+        place.run(&["query", "kline/NONE/1m"], "").fails(3, "series_not_found");
+        place.run(&["write", KEY, "--format", "csv"], &BODY.replace("0.5", "0.5e-9")).fails(2, "invalid_rows");
+        place.run(&["write", KEY, "--format", "csv"], &BODY.replace("volume", "volumes")).fails(2, "schema_mismatch");
+        place.run(&["write", KEY], "{").fails(2, "invalid_argument");
+        place.run(&["write", KEY, "--mode", "insert", "--format", "csv"], BODY).fails(4, "rows_exist");
+        place.run(&["write", KEY, "--mode", "append", "--format", "csv"], BODY).fails(4, "out_of_order");
+        place.run(&["write", KEY, "--if-version", "99", "--format", "csv"], BODY).fails(4, "commit_conflict");
+        place.run(&["delete", KEY, "--all", "--if-version", "99"], "").fails(4, "commit_conflict");
+        place.run(&["drop", KEY, "--if-version", "99"], "").fails(4, "commit_conflict");
+        place.run(&["register", KEY, "--price-digits", "3"], "").fails(4, "series_exists");
+        place.run(&["query", KEY, "--latest", "0"], "").fails(2, "invalid_argument");
+        place.run(&["query", KEY, "--start", "2024-02-02", "--end", "2024-02-01"], "").fails(2, "invalid_argument");
+        place.run(&["query", KEY, "--columns", "ask"], "").fails(2, "schema_mismatch");
+        place.run(&["query", KEY, "--where", "close:gt:1"], "").fails(2, "unimplemented");
+        place.run(&["query", "kline/../1m"], "").fails(2, "invalid_argument");
+        place.run(&["query", KEY, "--format", "xlsx"], "").fails(2, "invalid_argument");
+        let stored = place.ok(&["query", KEY, "--format", "csv"]);
+        assert_eq!(stored.lines().count(), 4, "{stored}");
+    };
+    run(&["register", KEY, "--price-digits", "2", "--volume-digits", "8", "--root", &root]).ok();
+    run_with(&["write", KEY, "--format", "csv", "--root", &root], BODY).ok();
+    check(&Place { flag: "--root", at: &root });
+    let server = Server::start(Path::new(&*root));
+    check(&Place { flag: "--server", at: &server.http });
+    let address = server.http.clone();
+    server.stop();
+    run(&["admin", "health", "--server", &address]).fails(7, "not_ready");
+    for verb in [&["coverage", KEY][..], &["snapshot", "create", "x"], &["bridge", "read-kline-range", "--root", "x"]] {
+        run(verb).fails(2, "unimplemented");
+    }
+    run(&["admin", "scrub"]).fails(2, "unimplemented");
+    assert_eq!(run(&["no-such-verb"]).status, 2);
+}
+
+#[test]
+fn a_missing_row_error_names_the_row() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().to_string_lossy().into_owned();
+    run(&["register", KEY, "--price-digits", "2", "--root", &root]).ok();
+    let done =
+        run_with(&["write", KEY, "--format", "csv", "--root", &root], &BODY.replace("42000.50,0.5", "42000.501,0.5"));
+    let done = match done.status {
+        0 => run_with(&["write", KEY, "--format", "csv", "--root", &root], &BODY.replace("42009.00", "42009.001")),
+        _ => done,
+    };
+    let done = done.fails(2, "invalid_rows");
+    assert!(done.err.contains("row 1, close: "), "{}", done.err);
+    assert!(done.err.contains("precision_loss"), "{}", done.err);
+}

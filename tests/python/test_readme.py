@@ -1,0 +1,97 @@
+"""The lines of the README, run as a newcomer would: against the demo, in their order."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import support
+
+README = Path(__file__).parents[2] / "README.md"
+USUAL = ("127.0.0.1:8080", "127.0.0.1:8815")
+
+
+@pytest.fixture(scope="module")
+def demo():
+    """A demo on free ports: its REST address, its Flight address, and what it printed."""
+    process = subprocess.Popen(
+        [support.binary(), "demo", "--http", "127.0.0.1:0", "--flight", "127.0.0.1:0"],
+        stdout=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+    )
+    try:
+        ready = process.stdout.readline()
+        http, flight = re.fullmatch(r"ready http=(\S+) flight=(\S+)\n", ready).groups()
+        printed = []
+        while "the files:" not in (line := process.stdout.readline()):
+            assert line, "the demo ended early"
+            printed.append(line)
+        yield http, flight, "".join(printed)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == 0
+
+
+def blocks(language):
+    text = README.read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def here(text, demo):
+    for usual, real in zip(USUAL, demo):
+        text = text.replace(usual, real)
+    return text
+
+
+def python(code):
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, encoding="utf-8", timeout=120)
+    assert done.returncode == 0, f"{code}\n{done.stderr}"
+    return done.stdout
+
+
+def test_the_curl_lines_answer(demo):
+    lines = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("curl ")]
+    assert len(lines) == 3
+    answers = []
+    for line in lines:
+        done = subprocess.run(
+            ["bash", "-c", here(line, demo) + " --silent --show-error --fail"], capture_output=True, text=True, timeout=60
+        )
+        if done.returncode == 127:
+            pytest.skip("curl is not installed")
+        assert done.returncode == 0, f"{line}\n{done.stderr}"
+        answers.append(done.stdout)
+    rows = answers[0].splitlines()
+    assert rows[0] == "ts,open,high,low,close,volume" and len(rows) == 4
+    assert rows[-1] == "2024-03-31T23:59:00Z,41603.49,41610.78,41590.97,41591.54,14.76765492"
+    assert '"value":37.61' in answers[1].replace(" ", "")
+    assert "kline/ETHUSDT/1h" in answers[2]
+
+
+def test_the_python_lines_compute(demo):
+    flight, polars, duckdb = blocks("python")
+    assert "import json, pyarrow.flight" in flight and "import polars" in polars and "import duckdb" in duckdb
+    out = python(here(flight, demo))
+    assert out.startswith("41753 ") or re.match(r"\d{5} \[", out), out
+    assert "'ts', 'open', 'high', 'low', 'close', 'volume'" in out
+    out = python(here(polars, demo))
+    assert "shape: (91, 6)" in out, out
+    out = python(here(flight + duckdb, demo))
+    assert "minutes" in out and re.search(r"\b2\b", out), out
+
+
+def test_the_demo_prints_what_the_readme_shows(demo):
+    printed = demo[2]
+    shown = [block for block in blocks("sh") if block.startswith("curl ")] + blocks("python")
+    for block in shown:
+        assert here(block, demo) in printed
+
+
+def test_there_are_two_commands_to_set_up():
+    first = blocks("sh")[0].splitlines()
+    assert first == ["cargo run --release -- demo", "pip install pyarrow polars duckdb"]
+    assert os.access(README.parent / "tests" / "run", os.X_OK)
