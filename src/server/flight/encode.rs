@@ -15,6 +15,9 @@ use crate::error::{Error, Result};
 use crate::format::ipc;
 use crate::query::{Block, Shape};
 
+/// Most rows of a message whose cells are converted: conversion takes memory, which a client that does not read
+/// would hold.
+const CONVERTED_ROWS_MAX: usize = 4096;
 /// Distance between the bytes that are read to bring a mapped body into memory.
 const PAGE_BYTES: usize = 4096;
 
@@ -41,7 +44,21 @@ impl Encoder {
         FlightData { data_header: ipc::schema_header(&self.schema).into(), ..FlightData::default() }
     }
 
-    /// One message for one block. Reads mapped memory, so it belongs on a blocking thread.
+    /// Most rows of a block that [`Encoder::block_message`] should be given.
+    pub(super) fn rows_max(&self) -> usize {
+        if self.plain { usize::MAX } else { CONVERTED_ROWS_MAX }
+    }
+
+    /// An error unless the block has the columns of its answer, each as long as it says.
+    pub(super) fn check(&self, block: &Block) -> Result<()> {
+        let whole = block.columns.iter().all(|column| column.len() == 8 * block.rows);
+        if whole && block.columns.len() == self.shape.columns.len() + 1 {
+            return Ok(());
+        }
+        Err(Error::internal(format!("a block of {} has other columns than its answer", self.shape.series)))
+    }
+
+    /// One message for one block that passed the check. Reads mapped memory, so it belongs on a blocking thread.
     pub(super) fn block_message(&self, block: &Block) -> Result<FlightData> {
         if !self.plain {
             let batch = self.shape.record_batch(&self.schema, block)?;
@@ -52,9 +69,6 @@ impl Encoder {
             return Ok(message(verbatim.header.clone(), verbatim.body.clone()));
         }
         let columns: Vec<&[u8]> = block.columns.iter().map(|buffer| buffer.as_slice()).collect();
-        if columns.len() != self.shape.columns.len() + 1 || columns.iter().any(|cells| cells.len() != 8 * block.rows) {
-            return Err(Error::internal(format!("a block of {} has other columns than its answer", self.shape.series)));
-        }
         Ok(columns_message(block.rows, &columns))
     }
 }

@@ -21,6 +21,7 @@ use tonic::Status;
 use super::encode::Encoder;
 use super::status::status;
 use crate::error::{Error, ErrorCode, Result};
+use crate::query::Block;
 use crate::service::Answer;
 
 /// Blocks that wait for the client, of at most 1 MiB each.
@@ -41,7 +42,7 @@ pub(super) struct Rows {
 /// Starts sending an answer.
 pub(super) fn stream(answer: Answer, stall: Duration, permit: OwnedSemaphorePermit) -> Rows {
     let (sender, items) = channel(QUEUE_BLOCKS);
-    let scan = Scan { encoder: Encoder::new(&answer.shape), answer, started: false };
+    let scan = Scan { encoder: Encoder::new(&answer.shape), answer, started: false, rest: None };
     tokio::spawn(run(scan, sender, stall));
     Rows { items, ended: false, _permit: permit }
 }
@@ -50,6 +51,14 @@ struct Scan {
     encoder: Encoder,
     answer: Answer,
     started: bool,
+    /// What is left of a block that goes out in pieces.
+    rest: Option<Block>,
+}
+
+/// Rows of a block from a position on; the block has that many.
+fn slice(block: &Block, from: usize, rows: usize) -> Block {
+    let columns = block.columns.iter().map(|column| column.slice_with_length(8 * from, 8 * rows)).collect();
+    Block { rows, columns, verbatim: None }
 }
 
 /// How a run of blocks stopped.
@@ -66,9 +75,26 @@ impl Scan {
             self.started = true;
             return Ok(Some(self.encoder.schema_message()));
         }
-        let block = self.answer.find(|block| !matches!(block, Ok(block) if block.rows == 0));
-        let block = block.map(|block| block.and_then(|block| self.encoder.block_message(&block)));
-        block.transpose().map_err(|error| status(&error))
+        let message = self.piece().and_then(|piece| piece.map(|piece| self.encoder.block_message(&piece)).transpose());
+        message.map_err(|error| status(&error))
+    }
+
+    /// The next rows that go into one message; `None` at the end.
+    fn piece(&mut self) -> Result<Option<Block>> {
+        let block = match self.rest.take() {
+            Some(rest) => rest,
+            None => match self.answer.find(|block| !matches!(block, Ok(block) if block.rows == 0)) {
+                None => return Ok(None),
+                Some(block) => block?,
+            },
+        };
+        self.encoder.check(&block)?;
+        let rows_max = self.encoder.rows_max();
+        if block.rows <= rows_max {
+            return Ok(Some(block));
+        }
+        self.rest = Some(slice(&block, rows_max, block.rows - rows_max));
+        Ok(Some(slice(&block, 0, rows_max)))
     }
 
     /// Sends items until the queue is full or the answer is over.
