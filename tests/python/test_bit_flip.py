@@ -70,8 +70,6 @@ READERS = {
     "urllib arrow float64": lambda server: read_body(server, "arrow", "&numbers=float64"),
     "urllib arrow descending": lambda server: read_body(server, "arrow", "&order=desc"),
     "polars ipc stream": lambda server: pl.read_ipc_stream(url(server, "arrow")),
-    "polars csv": lambda server: pl.read_csv(url(server, "csv")),
-    "polars parquet": lambda server: pl.read_parquet(url(server, "parquet")),
     "pyarrow stream of urllib": lambda server: pyarrow.ipc.open_stream(
         urllib.request.urlopen(url(server, "arrow"), timeout=60)
     ).read_all(),

@@ -77,7 +77,7 @@ def test_polars_reads_the_chunk_files_alone(sealed):
 
 
 def test_duckdb_reads_answers_and_chunk_files_over_pyarrow(sealed):
-    query = "select count(*), min(ts), max(ts), sum(close), max(volume), typeof(any_value(close)) from rows"
+    query = "select count(*), epoch_ms(min(ts)), epoch_ms(max(ts)), sum(close), max(volume), typeof(any_value(close)) from rows"
 
     def ask(rows):
         return duckdb.connect().execute(query).fetchone()
@@ -92,7 +92,7 @@ def test_duckdb_reads_answers_and_chunk_files_over_pyarrow(sealed):
         count, first, last, total, most, kind = ask(rows)
         assert (count, total, most) == (100_000, sum(close), max(volume)), type(rows)
         assert kind == "DECIMAL(18,2)"
-        assert (first.timestamp() * 1000, last.timestamp() * 1000) == (T0, T0 + 99_999 * MINUTE)
+        assert (first, last) == (T0, T0 + 99_999 * MINUTE)
 
 
 def test_every_rest_format_says_the_same(filled):

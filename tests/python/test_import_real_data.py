@@ -274,7 +274,7 @@ def scaled(digits):
 def digits_of(columns):
     """The digits these columns share, and whether no decimal holds them."""
     after = before = 0
-    largest = 0.0
+    largest = Decimal(0)
     doubles = any(isinstance(column, np.ndarray) for column in columns)
     for column in columns:
         for value in set(column.tolist() if isinstance(column, np.ndarray) else column):
@@ -432,7 +432,7 @@ def check_chunks(server, key, source, wanted, order):
 
 
 def run_import(fastk, path, key, target, flags=""):
-    result = fastk("import", str(path), "--series", key, *target, *shlex.split(flags), "--json")
+    result = fastk("import", str(path), "--series", key, *target, *shlex.split(flags), "--json", check=False)
     text = result.stdout.decode() if isinstance(result.stdout, bytes) else result.stdout
     return result, json.loads(text) if text.strip() else None
 

@@ -19,6 +19,8 @@ def operations(document):
 def test_the_served_document_is_valid_openapi_3_1_and_the_committed_one(server):
     document = server.json("GET", "/openapi.json")
     assert document["openapi"].startswith("3.1")
+    refs = set(re.findall(r'"\$ref": "#/components/schemas/(\w+)"', json.dumps(document)))
+    assert refs <= set(document["components"]["schemas"])
     errors = [f"{list(error.absolute_path)}: {error.message}" for error in OpenAPIV31SpecValidator(document).iter_errors()]
     assert errors == []
     assert document == json.loads(COMMITTED.read_text(encoding="utf-8"))

@@ -2,7 +2,7 @@
 
 use indicatif::ProgressBar;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::service::Mode;
 use crate::types::{Rows, SeriesDef};
 
@@ -15,39 +15,54 @@ use super::sink::{Sink, Written};
 /// Most rows of one commit.
 pub const BATCH_ROWS: usize = 262_144;
 
-/// Writes every accepted row. `done` counts what was written, also when an error ends it.
-pub fn deliver(
-    plan: &Plan,
-    converter: &Converter<'_>,
-    settings: &Settings,
-    checked: &Checked,
-    def: &SeriesDef,
-    sink: &mut dyn Sink,
-    bar: &ProgressBar,
-    done: &mut Written,
-) -> Result<()> {
-    let capacity = BATCH_ROWS.min(usize::try_from(checked.accepted()).unwrap_or(BATCH_ROWS));
-    let mut rows = Rows::with_capacity(def.columns.len(), capacity);
-    let mut flush = |rows: &mut Rows| -> Result<()> {
-        if rows.is_empty() {
+/// Rows that were checked, on their way into a series.
+#[derive(Clone, Copy, Debug)]
+pub struct Delivery<'a> {
+    pub plan: &'a Plan,
+    pub settings: &'a Settings,
+    pub checked: &'a Checked,
+    pub def: &'a SeriesDef,
+}
+
+impl Delivery<'_> {
+    /// Writes every accepted row. `done` counts what was written, also when an error ends it.
+    ///
+    /// # Errors
+    /// What the sink answers, and `invalid_argument` when a file is no longer what was checked.
+    pub fn run(&self, sink: &mut dyn Sink, bar: &ProgressBar, done: &mut Written) -> Result<()> {
+        let Self { plan, settings, checked, def } = *self;
+        let accepted = checked.accepted();
+        let capacity = BATCH_ROWS.min(usize::try_from(accepted).unwrap_or(BATCH_ROWS));
+        let mut rows = Rows::with_capacity(def.columns.len(), capacity);
+        let mut flush = |rows: &mut Rows| -> Result<()> {
+            if rows.is_empty() {
+                return Ok(());
+            }
+            let mut batch = std::mem::replace(rows, Rows::with_capacity(def.columns.len(), capacity));
+            if settings.mode != Mode::Append {
+                batch.sort_last_wins();
+            }
+            let written = sink.write(def, batch, settings.mode)?;
+            done.rows += written.rows;
+            done.replaced += written.replaced;
+            Ok(())
+        };
+        let converter = Converter::new(def, settings);
+        let mut converted = Converted::default();
+        let mut seen = 0_u64;
+        plan.read(bar, &mut |row| {
+            if checked.repeats.drops(row.number) || converter.convert(&row, &mut converted).is_err() {
+                return Ok(());
+            }
+            seen += 1;
+            rows.push(converted.ts, &converted.cells);
+            if rows.len() >= BATCH_ROWS { flush(&mut rows) } else { Ok(()) }
+        })?;
+        flush(&mut rows)?;
+        if seen == accepted {
             return Ok(());
         }
-        let mut batch = std::mem::replace(rows, Rows::with_capacity(def.columns.len(), capacity));
-        if settings.mode != Mode::Append {
-            batch.sort_last_wins();
-        }
-        let written = sink.write(def, batch, settings.mode)?;
-        done.rows += written.rows;
-        done.replaced += written.replaced;
-        Ok(())
-    };
-    let mut converted = Converted::default();
-    plan.read(bar, &mut |row| {
-        if checked.repeats.drops(row.number) || converter.convert(&row, &mut converted).is_err() {
-            return Ok(());
-        }
-        rows.push(converted.ts, &converted.cells);
-        if rows.len() >= BATCH_ROWS { flush(&mut rows) } else { Ok(()) }
-    })?;
-    flush(&mut rows)
+        Err(Error::invalid(format!("the files changed while they were imported: {accepted} rows became {seen}"))
+            .with_hint("import them again"))
+    }
 }

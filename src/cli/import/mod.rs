@@ -37,6 +37,7 @@ use crate::error::{Error, Result};
 
 use args::{OnInvalid, Settings};
 use convert::Converter;
+use deliver::Delivery;
 use plan::Plan;
 use report::Summary;
 use sink::{Sink, Written};
@@ -113,8 +114,8 @@ pub fn import(settings: &Settings, mut sink: Option<&mut dyn Sink>, tell: &mut d
     }
     let mut written = Written::default();
     let bar = progress(&plan, "writing");
-    let delivered =
-        deliver::deliver(&plan, &Converter::new(&def, settings), settings, &checked, &def, sink, &bar, &mut written);
+    let delivery = Delivery { plan: &plan, settings, checked: &checked, def: &def };
+    let delivered = delivery.run(sink, &bar, &mut written);
     bar.finish_and_clear();
     summary.wrote(written);
     let sealed = delivered.and_then(|()| sink.seal(&settings.key));

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use utoipa::openapi::schema::{ArrayBuilder, ObjectBuilder, OneOfBuilder, Schema, SchemaType, Type};
+use utoipa::openapi::schema::{
+    ArrayBuilder, KnownFormat, ObjectBuilder, OneOfBuilder, Schema, SchemaFormat, SchemaType, Type,
+};
 use utoipa::openapi::{Content, Ref, RefOr, Response, ResponseBuilder};
 use utoipa::{IntoResponses, OpenApi, PartialSchema, ToSchema};
 
@@ -20,7 +22,11 @@ use crate::error::ErrorCode;
         license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0"),
     ),
     servers((url = "http://127.0.0.1:8080", description = "a server on this machine")),
-    components(schemas(Problem, RowsBody, RowsReply)),
+    components(schemas(
+        Problem, RowsBody, RowsReply, Binary, crate::egress::OutFormat, crate::egress::Times, crate::egress::RowsShape,
+        crate::service::Mode, crate::ingest::BodyFormat, crate::ingest::Numbers, crate::ingest::Missing,
+        crate::ingest::Validate, crate::types::Rounding,
+    )),
     tags(
         (name = "series", description = "Register, list, change and drop series"),
         (name = "rows", description = "Write, read and delete rows"),
@@ -54,6 +60,20 @@ pub fn problems(codes: &[ErrorCode]) -> BTreeMap<String, RefOr<Response>> {
         .collect()
 }
 
+/// Codes of every route.
+const EVERYWHERE: [ErrorCode; 4] =
+    [ErrorCode::UriTooLong, ErrorCode::HeadersTooLarge, ErrorCode::Internal, ErrorCode::Io];
+
+/// Asking how the server is, whose 503 is an answer and no problem document.
+#[derive(Debug)]
+pub struct HealthFailure;
+
+impl IntoResponses for HealthFailure {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        problems(&[&[ErrorCode::InvalidArgument][..], &EVERYWHERE].concat())
+    }
+}
+
 macro_rules! failures {
     ($($(#[$outer:meta])* $name:ident: $($code:ident)*;)*) => {
         $(
@@ -63,11 +83,8 @@ macro_rules! failures {
 
             impl IntoResponses for $name {
                 fn responses() -> BTreeMap<String, RefOr<Response>> {
-                    problems(&[
-                        $(ErrorCode::$code,)*
-                        ErrorCode::UriTooLong, ErrorCode::HeadersTooLarge, ErrorCode::Internal, ErrorCode::Io,
-                        ErrorCode::NotReady,
-                    ])
+                    let own = [$(ErrorCode::$code,)* ErrorCode::NotReady];
+                    problems(&[&own[..], &EVERYWHERE].concat())
                 }
             }
         )*
@@ -167,6 +184,19 @@ impl PartialSchema for RowsReply {
 }
 
 impl ToSchema for RowsReply {}
+
+/// Bytes that are no text.
+#[derive(Debug)]
+pub struct Binary;
+
+impl PartialSchema for Binary {
+    fn schema() -> RefOr<Schema> {
+        let format = SchemaFormat::KnownFormat(KnownFormat::Binary);
+        RefOr::T(Schema::Object(object("Bytes").schema_type(Type::String).format(Some(format)).build()))
+    }
+}
+
+impl ToSchema for Binary {}
 
 #[cfg(test)]
 mod tests {

@@ -119,7 +119,7 @@ impl Iterator for Pieces {
 
 /// What is known when the first pieces are made.
 struct Head {
-    etag_stem: String,
+    tag: String,
     version: u64,
     commit: u64,
     first: Vec<Bytes>,
@@ -133,10 +133,20 @@ enum Part {
     End,
 }
 
-fn open(service: &Service, query: &Query, options: Options, coding: Coding) -> Result<(Head, Pieces)> {
+/// What became of a query.
+enum Opened {
+    /// The client knows the answer of this entity tag.
+    Known(String),
+    Answer(Box<(Head, Pieces)>),
+}
+
+fn open(service: &Service, query: &Query, options: Options, coding: Coding, known: &HeaderMap) -> Result<Opened> {
     let answer = service.read(query)?;
     let shape = answer.shape.clone();
-    let etag_stem = answer.etag_stem.clone();
+    let tag = entity_tag(&answer.etag_stem, options.format, coding);
+    if is_known(known, &tag) {
+        return Ok(Opened::Known(tag));
+    }
     let encoder = Encoder::new(&shape, options, answer, Answer::next_cursor as CursorOf)?;
     let mut pieces = Pieces { encoder, coder: Some(coding.coder()?) };
     let (mut first, mut bytes, mut is_whole) = (Vec::new(), 0, false);
@@ -150,7 +160,8 @@ fn open(service: &Service, query: &Query, options: Options, coding: Coding) -> R
             None => is_whole = true,
         }
     }
-    Ok((Head { etag_stem, version: shape.version, commit: shape.commit, first, is_whole }, pieces))
+    let head = Head { tag, version: shape.version, commit: shape.commit, first, is_whole };
+    Ok(Opened::Answer(Box::new((head, pieces))))
 }
 
 /// Answers a query: 304 where the client knows the answer, else its rows.
@@ -160,12 +171,10 @@ fn open(service: &Service, query: &Query, options: Options, coding: Coding) -> R
 pub async fn answer(app: &App, headers: &HeaderMap, query: Query, options: Options, is_get: bool) -> Result<Response> {
     // Parquet is compressed inside.
     let coding = if options.format == OutFormat::Parquet { Coding::Identity } else { Coding::of(headers) };
-    if is_get && headers.contains_key(header::IF_NONE_MATCH) {
-        let asked = query.clone();
-        let stem = app.blocking(move |service| service.etag_stem(&asked)).await?;
-        let tag = entity_tag(&stem, options.format, coding);
-        if is_known(headers, &tag) {
-            return Ok(not_modified(&tag));
+    let mut known = HeaderMap::new();
+    if is_get {
+        for value in headers.get_all(header::IF_NONE_MATCH) {
+            known.append(header::IF_NONE_MATCH, value.clone());
         }
     }
     let config = app.config();
@@ -185,15 +194,19 @@ pub async fn answer(app: &App, headers: &HeaderMap, query: Query, options: Optio
     tokio::task::spawn_blocking(move || {
         let _in_span = span.entered();
         let _slot = slot;
-        let (head, pieces) = match open(&service, &query, options, coding) {
-            Ok(opened) => opened,
+        let (head, pieces) = match open(&service, &query, options, coding, &known) {
+            Ok(Opened::Answer(opened)) => *opened,
+            Ok(Opened::Known(tag)) => {
+                let _ = head_tx.send(Ok(Err(tag)));
+                return;
+            }
             Err(error) => {
                 let _ = head_tx.send(Err(error));
                 return;
             }
         };
         let is_whole = head.is_whole;
-        if head_tx.send(Ok(head)).is_err() || is_whole {
+        if head_tx.send(Ok(Ok(head))).is_err() || is_whole {
             return;
         }
         let send = |part: Part| match tx.try_send(part) {
@@ -219,13 +232,17 @@ pub async fn answer(app: &App, headers: &HeaderMap, query: Query, options: Optio
         send(Part::End);
     });
     let head = head_rx.await.map_err(|_| Error::internal("the producer of an answer vanished"))??;
+    let head = match head {
+        Ok(head) => head,
+        Err(tag) => return Ok(not_modified(&tag)),
+    };
     let mut response = Response::new(body_of(head.first, head.is_whole, rx));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(options.format.content_type()));
     if let Some(coding) = coding.header() {
         headers.insert(header::CONTENT_ENCODING, coding);
     }
-    tag_headers(headers, &entity_tag(&head.etag_stem, options.format, coding));
+    tag_headers(headers, &head.tag);
     headers.insert("fastk-version", HeaderValue::from(head.version));
     headers.insert("fastk-commit", HeaderValue::from(head.commit));
     Ok(response)

@@ -12,7 +12,9 @@ use crate::query::{Query, When};
 use crate::server::http::body::Limits;
 use crate::server::http::etag::condition;
 use crate::server::http::extract::{Kline, Scalar};
-use crate::server::http::openapi::{DeleteFailure, QueryFailure, ReadFailure, RowsBody, RowsReply, WriteFailure};
+use crate::server::http::openapi::{
+    Binary, DeleteFailure, QueryFailure, ReadFailure, RowsBody, RowsReply, WriteFailure,
+};
 use crate::server::http::params::{DeleteParams, Params, QueryParams, READ_NOT_YET, ReadParams, WriteParams};
 use crate::server::http::{body, reply};
 use crate::service::{Condition, DeleteReply, Mode, WriteReply};
@@ -52,8 +54,8 @@ fn accept(headers: &HeaderMap) -> String {
             (RowsReply = "application/json"),
             (String = "application/x-ndjson"),
             (String = "text/csv"),
-            (Vec<u8> = "application/vnd.apache.arrow.stream"),
-            (Vec<u8> = "application/vnd.apache.parquet"),
+            (Binary = "application/vnd.apache.arrow.stream"),
+            (Binary = "application/vnd.apache.parquet"),
         ), headers(("ETag" = String), ("fastk-version" = u64), ("fastk-commit" = u64))),
         (status = 304, description = "The client knows the answer"),
         ReadFailure,
@@ -83,8 +85,8 @@ pub async fn read_klines(State(app): State<App>, Kline(key): Kline, headers: Hea
             (RowsReply = "application/json"),
             (String = "application/x-ndjson"),
             (String = "text/csv"),
-            (Vec<u8> = "application/vnd.apache.arrow.stream"),
-            (Vec<u8> = "application/vnd.apache.parquet"),
+            (Binary = "application/vnd.apache.arrow.stream"),
+            (Binary = "application/vnd.apache.parquet"),
         ), headers(("ETag" = String), ("fastk-version" = u64), ("fastk-commit" = u64))),
         (status = 304, description = "The client knows the answer"),
         ReadFailure,
@@ -137,8 +139,8 @@ fn read_query(key: &SeriesKey, headers: &HeaderMap, uri: &Uri) -> Result<(Query,
             (RowsReply = "application/json"),
             (String = "application/x-ndjson"),
             (String = "text/csv"),
-            (Vec<u8> = "application/vnd.apache.arrow.stream"),
-            (Vec<u8> = "application/vnd.apache.parquet"),
+            (Binary = "application/vnd.apache.arrow.stream"),
+            (Binary = "application/vnd.apache.parquet"),
         ), headers(("ETag" = String), ("fastk-version" = u64), ("fastk-commit" = u64))),
         QueryFailure,
     ),
@@ -168,8 +170,8 @@ pub async fn query(State(app): State<App>, headers: HeaderMap, uri: Uri, body: B
         )),
         (String = "application/x-ndjson"),
         (String = "text/csv"),
-        (Vec<u8> = "application/vnd.apache.arrow.stream"),
-        (Vec<u8> = "application/vnd.apache.parquet"),
+        (Binary = "application/vnd.apache.arrow.stream"),
+        (Binary = "application/vnd.apache.parquet"),
     )),
     responses((status = 200, description = "Written", body = WriteReply), WriteFailure),
 )]
@@ -201,8 +203,8 @@ pub async fn write_klines(
         (RowsBody = "application/json", example = json!([{"ts": 1706745600000_u64, "value": "71.25"}])),
         (String = "application/x-ndjson"),
         (String = "text/csv"),
-        (Vec<u8> = "application/vnd.apache.arrow.stream"),
-        (Vec<u8> = "application/vnd.apache.parquet"),
+        (Binary = "application/vnd.apache.arrow.stream"),
+        (Binary = "application/vnd.apache.parquet"),
     )),
     responses((status = 200, description = "Written", body = WriteReply), WriteFailure),
 )]

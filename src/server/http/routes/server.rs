@@ -14,7 +14,7 @@ use super::{App, Outcome};
 use crate::server::http::coding::Coding;
 use crate::server::http::edge::random_id;
 use crate::server::http::etag::{is_known, not_modified};
-use crate::server::http::openapi::{AdminFailure, AnyFailure};
+use crate::server::http::openapi::{AdminFailure, AnyFailure, HealthFailure};
 use crate::server::http::params::{FilterParams, NoParams, Params};
 use crate::server::http::{body, openapi_json, reply};
 use crate::service::{Health, Inventory, SealReply, Status};
@@ -56,7 +56,7 @@ pub async fn inventory(State(app): State<App>, headers: HeaderMap, uri: Uri) -> 
     responses(
         (status = 200, description = "Healthy, or degraded with the reason", body = Health),
         (status = 503, description = "Failing, with the reason", body = Health),
-        AnyFailure,
+        HealthFailure,
     ),
 )]
 pub async fn health(State(app): State<App>, uri: Uri) -> Outcome {
@@ -98,7 +98,7 @@ pub async fn live(uri: Uri) -> Outcome {
     responses(
         (status = 200, description = "Ready", body = StatusReply),
         (status = 503, description = "Not ready", body = StatusReply),
-        AnyFailure,
+        HealthFailure,
     ),
 )]
 pub async fn ready(State(app): State<App>, uri: Uri) -> Outcome {

@@ -1,0 +1,7 @@
+//! REST through a real server on a real socket, over a temporary store.
+
+mod client;
+mod reads;
+mod refusals;
+mod server;
+mod writes;

@@ -1,0 +1,386 @@
+//! Reading rows: formats, ranges, pages, entity tags, encodings, and what an error leaves of a body.
+
+use std::io::{Read, Write};
+
+use arrow::array::AsArray;
+use arrow::datatypes::{DataType, Decimal64Type, Float64Type, Int64Type, TimestampMillisecondType};
+use arrow::ipc::reader::StreamReader;
+use arrow::record_batch::RecordBatch;
+use fastk::server::http::HttpConfig;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+
+use crate::client::{Reply, Server, csv_body, csv_rows};
+
+const X: &str = "/v1/klines/X/1m";
+const ARROW: &str = "application/vnd.apache.arrow.stream";
+const PARQUET: &str = "application/vnd.apache.parquet";
+
+fn loaded(rows: i64) -> Server {
+    let server = Server::start();
+    server.kline("X");
+    server.post(X, "text/csv", csv_body(0, rows)).expect(200);
+    server
+}
+
+fn arrow(reply: &Reply) -> Vec<RecordBatch> {
+    StreamReader::try_new(reply.body.as_slice(), None).unwrap().map(|batch| batch.unwrap()).collect()
+}
+
+fn rows_of(reply: &Reply) -> Vec<serde_json::Value> {
+    reply.json()["rows"].as_array().unwrap().clone()
+}
+
+fn times_of(reply: &Reply) -> Vec<i64> {
+    rows_of(reply).iter().map(|row| row["ts"].as_i64().unwrap()).collect()
+}
+
+/// The array of rows inside a JSON answer, as it is written.
+fn rows_text(reply: &Reply) -> String {
+    let text = reply.text();
+    let (first, last) = (text.find("\"rows\":").unwrap() + 7, text.rfind(",\"next_cursor\"").unwrap());
+    text[first..last].to_string()
+}
+
+#[test]
+fn every_format_in_gives_the_same_rows_in_every_format_out() {
+    let server = loaded(3_000);
+    let expected = csv_body(0, 3_000);
+    // What one series answers is written to another, format by format, and read back as CSV.
+    for (symbol, format, kind) in [
+        ("J", "json", "application/json"),
+        ("N", "ndjson", "application/x-ndjson"),
+        ("C", "csv", "text/csv"),
+        ("A", "arrow", ARROW),
+        ("P", "parquet", PARQUET),
+    ] {
+        let out = server.get(&format!("{X}?format={format}")).expect(200);
+        assert!(out.header("content-type").unwrap().starts_with(kind), "{format}");
+        let same = server.get_with(X, &[("accept", kind)]).expect(200);
+        assert!(same.body == out.body, "{format} by Accept");
+        server.kline(symbol);
+        let path = format!("/v1/klines/{symbol}/1m");
+        let body = if format == "json" { rows_text(&out).into_bytes() } else { out.body };
+        let reply = server.post(&path, kind, &body).expect(200).json();
+        assert_eq!((&reply["rows_written"], &reply["durable"]), (&3_000.into(), &true.into()), "{format}");
+        let back = server.get(&format!("{path}?format=csv")).expect(200).text();
+        // 42000.10 and 0.5 are written as the columns have them: all digits of decimals, doubles as short as can be.
+        assert!(back == expected, "{format}: {}", &back[..200]);
+    }
+}
+
+#[test]
+fn json_answers_have_the_documented_shape() {
+    let server = loaded(2);
+    let reply = server.get(X).expect(200);
+    assert_eq!(
+        reply.text(),
+        "{\"series\":\"kline/X/1m\",\"version\":2,\"commit\":2,\"rows\":[\
+         {\"ts\":0,\"open\":42000.10,\"high\":42001.00,\"low\":41999.55,\"close\":42000.25,\"volume\":0.125,\"trades\":-5,\"vwap\":0.5},\n\
+         {\"ts\":60000,\"open\":42001.10,\"high\":42002.00,\"low\":42000.55,\"close\":42001.25,\"volume\":1.125,\"trades\":-4,\"vwap\":1.5}\
+         ],\"next_cursor\":null}\n"
+    );
+    assert_eq!(reply.header("content-type"), Some("application/json"));
+    assert_eq!(reply.header("fastk-commit"), Some("2"));
+    let columns = server.get(&format!("{X}?shape=columns&columns=close")).expect(200).text();
+    assert!(columns.contains("\"columns\":{\"ts\":[0,60000],\"close\":[42000.25,42001.25]}"), "{columns}");
+    let query = r#"{"series":["kline/X/1m"],"columns":["close"],"order":"desc","limit":1}"#;
+    let queried = server.post_json("/v1/query", query).expect(200).text();
+    assert!(queried.contains("\"rows\":[{\"ts\":60000,\"close\":42001.25}],\"next_cursor\":\""), "{queried}");
+    let queried = server.post_json("/v1/query?format=csv&times=rfc3339", query).expect(200).text();
+    assert_eq!(queried, "ts,close\n1970-01-01T00:01:00Z,42001.25\n");
+}
+
+#[test]
+fn numbers_are_shown_as_asked() {
+    let server = loaded(1);
+    for (numbers, row) in [
+        ("stored", r#"{"ts":0,"close":42000.25,"trades":-5,"vwap":0.5}"#),
+        ("float64", r#"{"ts":0,"close":42000.25,"trades":-5,"vwap":0.5}"#),
+        ("decimal128", r#"{"ts":0,"close":42000.25,"trades":-5,"vwap":0.5}"#),
+        ("raw", r#"{"ts":0,"close":4200025,"trades":-5,"vwap":0.5}"#),
+        ("string", r#"{"ts":"0","close":"42000.25","trades":"-5","vwap":0.5}"#),
+    ] {
+        let target = format!("{X}?columns=close,trades,vwap&numbers={numbers}");
+        let line = server.get(&format!("{target}&format=ndjson")).expect(200).text();
+        assert_eq!(line.trim_end(), row, "{numbers}");
+        for format in ["arrow", "parquet"] {
+            let reply = server.get(&format!("{target}&format={format}")).expect(200);
+            let (schema, batch) = if format == "arrow" {
+                let batch = arrow(&reply).remove(0);
+                (batch.schema(), batch)
+            } else {
+                let file = ParquetRecordBatchReaderBuilder::try_new(bytes::Bytes::from(reply.body)).unwrap();
+                (file.schema().clone(), file.build().unwrap().next().unwrap().unwrap())
+            };
+            assert_eq!(schema.metadata()["fastk.series"], "kline/X/1m", "{format}");
+            assert_eq!(batch["ts"].as_primitive::<TimestampMillisecondType>().value(0), 0);
+            let close = &batch["close"];
+            match numbers {
+                "stored" => {
+                    assert_eq!(close.data_type(), &DataType::Decimal64(18, 2));
+                    assert_eq!(close.as_primitive::<Decimal64Type>().value(0), 4_200_025);
+                }
+                "float64" => assert_eq!(close.as_primitive::<Float64Type>().value(0), 42_000.25),
+                "decimal128" => assert_eq!(close.data_type(), &DataType::Decimal128(18, 2)),
+                "raw" => assert_eq!(close.as_primitive::<Int64Type>().value(0), 4_200_025),
+                _ => assert_eq!(close.as_string::<i32>().value(0), "42000.25"),
+            }
+        }
+    }
+}
+
+#[test]
+fn ranges_are_closed_and_latest_comes_before_order_and_limit() {
+    let server = loaded(5_000);
+    let times = |query: &str| times_of(&server.get(&format!("{X}?{query}")).expect(200));
+    assert_eq!(times("start=60000&end=180000"), [60_000, 120_000, 180_000]);
+    assert_eq!(times("start=1970-01-01T00:01:00Z&end=1970-01-01T00:02:30Z"), [60_000, 120_000]);
+    assert_eq!(times("start=1970-01-01T01:01:00+01:00&end=120000"), [60_000, 120_000]);
+    assert_eq!(times("end=1970-01-01").len(), 1_440);
+    assert_eq!(times("latest=2"), [4_998 * 60_000, 4_999 * 60_000]);
+    assert_eq!(times("latest=3&order=desc&limit=2"), [4_999 * 60_000, 4_998 * 60_000]);
+    assert_eq!(times("end=120000&latest=2"), [60_000, 120_000]);
+    assert_eq!(times("start=2030-01-01"), [0_i64; 0]);
+    let only_ts = server.get(&format!("{X}?columns=ts&limit=1")).expect(200);
+    assert_eq!(rows_of(&only_ts)[0].as_object().unwrap().len(), 1);
+}
+
+#[test]
+fn pages_join_without_gap_and_never_mix_commits() {
+    let server = loaded(1_000);
+    for order in ["asc", "desc"] {
+        let mut expected: Vec<i64> = (0..1_000).map(|row| row * 60_000).collect();
+        if order == "desc" {
+            expected.reverse();
+        }
+        let (mut all, mut cursor, mut commits) = (Vec::new(), String::new(), Vec::new());
+        loop {
+            let page = server.get(&format!("{X}?order={order}&limit=137{cursor}")).expect(200);
+            all.extend(times_of(&page));
+            let page = page.json();
+            commits.push(page["commit"].as_u64().unwrap());
+            // A write between two pages is not seen by the next one.
+            server.post(X, "text/csv", csv_body(5_000, 1)).expect(200);
+            match page["next_cursor"].as_str() {
+                Some(next) => cursor = format!("&cursor={next}"),
+                None => break,
+            }
+        }
+        assert_eq!(all, expected, "{order}");
+        assert_eq!(commits.len(), 8);
+        assert!(commits.windows(2).all(|pair| pair[0] == pair[1]), "{commits:?}");
+        server.delete(&format!("{X}?start=300000000&end=300000000")).expect(200);
+    }
+    server.get(&format!("{X}?cursor=nonsense")).refused("invalid_argument");
+}
+
+#[test]
+fn json_has_a_default_limit_and_other_formats_have_none() {
+    let config = HttpConfig { json_rows_default: 10, json_rows_max: 20, ..HttpConfig::default() };
+    let server = Server::with(config);
+    server.kline("X");
+    server.post(X, "text/csv", csv_body(0, 50)).expect(200);
+    let page = server.get(X).expect(200);
+    assert_eq!(times_of(&page).len(), 10);
+    assert!(page.json()["next_cursor"].is_string());
+    assert_eq!(times_of(&server.get(&format!("{X}?limit=20")).expect(200)).len(), 20);
+    server.get(&format!("{X}?limit=21")).refused("invalid_argument");
+    assert_eq!(server.get(&format!("{X}?format=csv")).expect(200).text().lines().count(), 51);
+    assert_eq!(server.get(&format!("{X}?format=csv&limit=30")).expect(200).text().lines().count(), 31);
+}
+
+#[test]
+fn entity_tags_change_with_version_format_and_encoding() {
+    let server = loaded(10);
+    let first = server.get(X).expect(200);
+    let tag = first.header("etag").unwrap().to_string();
+    assert!(tag.starts_with('"') && tag.ends_with("-json\""), "{tag}");
+    assert_eq!(first.header("vary"), Some("Accept, Accept-Encoding"));
+    for known in [tag.clone(), format!("W/{tag}"), format!("\"other\", {tag}"), "*".into()] {
+        let reply = server.get_with(X, &[("if-none-match", &known)]).expect(304);
+        assert_eq!(reply.header("etag"), Some(tag.as_str()));
+        assert_eq!(reply.header("vary"), Some("Accept, Accept-Encoding"));
+    }
+    let csv = server.get_with(X, &[("if-none-match", &tag), ("accept", "text/csv")]).expect(200);
+    assert_eq!(csv.header("etag").unwrap(), tag.replace("-json", "-csv"));
+    let zipped = server.get_with(X, &[("if-none-match", &tag), ("accept-encoding", "gzip")]).expect(200);
+    assert_eq!(zipped.header("etag").unwrap(), tag.replace("-json", "-json+gzip"));
+    server.get_with(&format!("{X}?limit=0"), &[("if-none-match", "*")]).refused("invalid_argument");
+    server.post(X, "text/csv", csv_body(10, 1)).expect(200);
+    let later = server.get_with(X, &[("if-none-match", &tag)]).expect(200);
+    assert_ne!(later.header("etag"), Some(tag.as_str()));
+    assert_eq!(times_of(&later).len(), 11);
+}
+
+#[test]
+fn answers_are_compressed_only_when_asked() {
+    let server = loaded(20_000);
+    let plain = server.get_with(&format!("{X}?format=ndjson"), &[]).expect(200);
+    assert_eq!(plain.header("content-encoding"), None);
+    let gzip = server.get_with(&format!("{X}?format=ndjson"), &[("accept-encoding", "gzip, deflate")]).expect(200);
+    assert_eq!(gzip.header("content-encoding"), Some("gzip"));
+    let mut text = Vec::new();
+    flate2::read::GzDecoder::new(gzip.body.as_slice()).read_to_end(&mut text).unwrap();
+    assert!(text == plain.body);
+    let zstd = server.get_with(&format!("{X}?format=arrow"), &[("accept-encoding", "gzip, zstd")]).expect(200);
+    assert_eq!(zstd.header("content-encoding"), Some("zstd"));
+    let arrow = server.get(&format!("{X}?format=arrow")).expect(200);
+    assert!(zstd::decode_all(zstd.body.as_slice()).unwrap() == arrow.body);
+    let parquet = server.get_with(&format!("{X}?format=parquet"), &[("accept-encoding", "gzip")]).expect(200);
+    assert_eq!((parquet.header("content-encoding"), parquet.body.get(..4)), (None, Some(&b"PAR1"[..])));
+}
+
+#[test]
+fn a_head_request_gives_the_head_alone() {
+    let server = loaded(10);
+    let whole = server.get(X).expect(200);
+    let head = server.send("HEAD", X, &[], &[]);
+    assert_eq!((head.status, head.header("etag")), (200, whole.header("etag")));
+    assert_eq!(head.header("content-length"), whole.header("content-length"));
+}
+
+#[test]
+fn long_answers_are_the_same_from_tail_and_chunks() {
+    let server = loaded(100_000);
+    let expected = csv_body(0, 100_000);
+    let mut seen = Vec::new();
+    for stage in ["tail", "chunks"] {
+        if stage == "chunks" {
+            let jobs = server.post_json("/v1/admin/compact", "").expect(200).json();
+            assert_eq!(jobs["jobs"][0]["status"], "done");
+            assert_eq!(jobs["jobs"][0]["verb"], "compact");
+            assert_eq!(jobs["jobs"][0]["result"]["rows_sealed"], 100_000);
+        }
+        assert!(server.get(&format!("{X}?format=csv")).expect(200).text() == expected, "{stage}");
+        let reply = server.get(&format!("{X}?format=arrow")).expect(200);
+        assert_eq!(reply.header("transfer-encoding"), Some("chunked"));
+        let batches = arrow(&reply);
+        let cells: Vec<i64> =
+            batches.iter().flat_map(|batch| batch["close"].as_primitive::<Decimal64Type>().values().to_vec()).collect();
+        assert_eq!(cells.len(), 100_000);
+        seen.push(cells);
+        let part = server.get(&format!("{X}?format=csv&start=3000000&end=2999940000&columns=volume")).expect(200);
+        assert_eq!(part.text().lines().count(), 49_999 - 50 + 1 + 1, "{stage}");
+    }
+    assert!(seen[0] == seen[1]);
+    assert!(seen[0].iter().enumerate().all(|(row, cell)| *cell == 4_200_025 + 100 * row as i64));
+}
+
+/// Flips a bit near the end of the only chunk's columns.
+fn damage(server: &Server) {
+    fn files(dir: &std::path::Path, found: &mut Vec<std::path::PathBuf>) {
+        for entry in std::fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                files(&path, found);
+            } else if path.extension().is_some_and(|extension| extension == "arrow") {
+                found.push(path);
+            }
+        }
+    }
+    let mut found = Vec::new();
+    files(&server.root.path().join("chunks"), &mut found);
+    found.sort();
+    let path = found.last().unwrap();
+    let mut bytes = std::fs::read(path).unwrap();
+    let at = bytes.len() - 40_000;
+    bytes[at] ^= 1;
+    std::fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn a_damaged_block_breaks_an_answer_off_and_never_ends_it() {
+    for (query, encoding) in [
+        ("format=ndjson", ""),
+        ("format=csv", ""),
+        ("format=arrow", ""),
+        ("format=arrow&numbers=float64", ""),
+        ("format=parquet", ""),
+        ("format=json&limit=1000000", ""),
+        ("format=ndjson", "gzip"),
+        ("format=csv", "zstd"),
+    ] {
+        let server = loaded(40_000);
+        let whole = server.get_with(&format!("{X}?{query}"), &[("accept-encoding", encoding)]).expect(200);
+        server.post_json("/v1/admin/compact", "").expect(200);
+        damage(&server);
+        let broken = server.get_with(&format!("{X}?{query}"), &[("accept-encoding", encoding)]);
+        if broken.status == 200 {
+            assert!(!broken.is_whole, "{query} {encoding}");
+            assert!(broken.body.len() < whole.body.len(), "{query} {encoding}");
+            let end = &whole.body[whole.body.len() - 8..];
+            assert!(!broken.body.ends_with(end), "{query} {encoding}");
+        } else {
+            broken.refused("corrupt_data");
+        }
+        // What is all in memory before the first byte is a proper error.
+        server.get(&format!("{X}?shape=columns&limit=1000000")).refused("corrupt_data");
+        server.get(&format!("{X}?limit=10")).expect(200);
+    }
+}
+
+#[test]
+fn a_client_that_goes_away_frees_its_slot() {
+    let config = HttpConfig { reads_max: 1, ..HttpConfig::default() };
+    let server = Server::with(config);
+    server.kline("X");
+    for part in 0..4 {
+        server.post(X, "text/csv", csv_body(part * 100_000, 100_000)).expect(200);
+    }
+    for _ in 0..3 {
+        let mut stream = server.connect();
+        stream.write_all(format!("GET {X}?format=ndjson HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes()).unwrap();
+        let mut some = [0; 1000];
+        stream.read_exact(&mut some).unwrap();
+        drop(stream);
+        server.get(&format!("{X}?limit=1")).expect(200);
+    }
+}
+
+#[test]
+fn too_many_answers_at_once_are_refused() {
+    let wait = std::time::Duration::from_millis(200);
+    let server = Server::with(HttpConfig { reads_max: 1, slot_wait: wait, ..HttpConfig::default() });
+    server.kline("X");
+    for part in 0..4 {
+        server.post(X, "text/csv", csv_body(part * 100_000, 100_000)).expect(200);
+    }
+    let mut stream = server.connect();
+    stream.write_all(format!("GET {X}?format=ndjson HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes()).unwrap();
+    let mut some = [0; 1000];
+    stream.read_exact(&mut some).unwrap();
+    let refused = server.get(X);
+    assert_eq!(refused.header("retry-after"), Some("1"));
+    refused.refused("overloaded");
+}
+
+#[test]
+fn a_client_that_stalls_is_cut() {
+    let stall = std::time::Duration::from_millis(300);
+    let server = Server::with(HttpConfig { stall, reads_max: 1, ..HttpConfig::default() });
+    server.kline("X");
+    for part in 0..4 {
+        server.post(X, "text/csv", csv_body(part * 100_000, 100_000)).expect(200);
+    }
+    let mut stream = server.connect();
+    stream.write_all(format!("GET {X}?format=ndjson HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes()).unwrap();
+    // Its slot is free again although the client still holds its connection.
+    std::thread::sleep(stall * 4);
+    server.get(&format!("{X}?limit=1")).expect(200);
+    let cut = Reply::read(stream, false);
+    assert!(!cut.is_whole);
+}
+
+#[test]
+fn scalars_read_like_klines() {
+    let server = Server::start();
+    let body = r#"{"kind":"scalar","category":"feature","symbol":"X","timeframe":"1m","name":"rsi_14",
+        "value":{"type":"decimal","digits":2}}"#;
+    server.post_json("/v1/series", body).expect(201);
+    let path = "/v1/scalars/feature/X/1m/rsi_14";
+    server.post_json(path, r#"{"columns":{"ts":[60000,120000],"value":["70.25",-1]}}"#).expect(200);
+    let reply = server.get(path).expect(200).text();
+    assert!(reply.contains(r#""rows":[{"ts":60000,"value":70.25},"#), "{reply}");
+    assert_eq!(server.get(&format!("{path}?format=csv&latest=1")).expect(200).text(), "ts,value\n120000,-1.00\n");
+    assert!(csv_rows(0, 1).starts_with("0,"));
+}

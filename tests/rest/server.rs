@@ -1,0 +1,224 @@
+//! The server itself: paths, methods, ids, limits of the head, health, documents, patience, the end.
+
+use std::io::{Read, Write};
+use std::time::{Duration, Instant};
+
+use fastk::server::http::{HttpConfig, openapi_json};
+
+use crate::client::{Reply, Server, csv_body};
+
+#[test]
+fn paths_and_methods_that_do_not_exist_are_told_apart() {
+    let server = Server::start();
+    for path in ["/", "/v1", "/v1/klines", "/v1/klines/X", "/nope", "/v1/admin/nope", "/docs/nope.js"] {
+        server.get(path).refused("not_found");
+    }
+    for (method, path, allowed) in [
+        ("PUT", "/v1/series", &["GET", "POST"][..]),
+        ("PATCH", "/v1/klines/X/1m", &["GET", "POST", "DELETE"]),
+        ("GET", "/v1/query", &["POST"]),
+        ("DELETE", "/health", &["GET"]),
+        ("GET", "/v1/write", &["POST"]),
+    ] {
+        let reply = server.send(method, path, &[], &[]);
+        let allow = reply.header("allow").unwrap().to_string();
+        for method in allowed {
+            assert!(allow.contains(method), "{path}: {allow}");
+        }
+        reply.refused("method_not_allowed");
+    }
+}
+
+#[test]
+fn paths_of_later_versions_are_refused_as_such() {
+    let server = Server::start();
+    for (method, path) in [
+        ("POST", "/v1/klines/X/1m/merge"),
+        ("POST", "/v1/scalars/c/X/1m/n/merge"),
+        ("POST", "/v1/write"),
+        ("GET", "/v1/coverage/kline/X/1m"),
+        ("GET", "/v1/snapshots"),
+        ("POST", "/v1/snapshots"),
+        ("DELETE", "/v1/snapshots/x"),
+        ("GET", "/v1/datasets"),
+        ("GET", "/v1/features/x/versions"),
+        ("POST", "/v1/factors"),
+        ("POST", "/v1/admin/verify"),
+        ("POST", "/v1/admin/scrub"),
+        ("POST", "/v1/admin/backup"),
+        ("GET", "/v1/admin/jobs"),
+        ("GET", "/v1/admin/jobs/1"),
+        ("GET", "/v1/admin/orphans"),
+        ("GET", "/v1/admin/overlaps"),
+        ("GET", "/metrics"),
+    ] {
+        server.send(method, path, &[], &[]).refused("unimplemented");
+    }
+}
+
+#[test]
+fn every_answer_carries_an_id() {
+    let server = Server::start();
+    let own = server.get_with("/health", &[("x-request-id", "my-id.1")]).expect(200);
+    assert_eq!(own.header("x-request-id"), Some("my-id.1"));
+    let failed = server.get_with("/nope", &[("x-request-id", "my-id.2")]);
+    assert_eq!(failed.refused("not_found")["request_id"], "my-id.2");
+    let replaced = server.get_with("/health", &[("x-request-id", "not a legal id")]).expect(200);
+    assert_eq!(replaced.header("x-request-id").unwrap().len(), 16);
+}
+
+#[test]
+fn heads_over_their_limits_are_refused() {
+    let server = Server::start();
+    server.get(&format!("/v1/series?prefix={}", "x".repeat(10_000))).refused("uri_too_long");
+    server.get_with("/health", &[("x-long", &"x".repeat(40_000))]).refused("headers_too_large");
+}
+
+#[test]
+fn health_inventory_and_documents_answer() {
+    let server = Server::start();
+    server.kline("X");
+    server.post("/v1/klines/X/1m", "text/csv", csv_body(0, 10)).expect(200);
+    let health = server.get("/health").expect(200).json();
+    assert_eq!((&health["status"], &health["durability"]), (&"ok".into(), &"sync".into()));
+    for path in ["/health/live", "/health/ready"] {
+        assert_eq!(server.get(path).expect(200).text(), "{\"status\":\"ok\"}\n");
+    }
+    server.get("/health?verbose=1").refused("invalid_argument");
+    let inventory = server.get("/inventory").expect(200);
+    let tag = inventory.header("etag").unwrap().to_string();
+    let rows = inventory.json();
+    assert_eq!((&rows["totals"]["rows"], &rows["series"][0]["tail_rows"]), (&10.into(), &10.into()));
+    server.get_with("/inventory", &[("if-none-match", &tag)]).expect(304);
+    server.post_json("/v1/admin/compact", r#"{"series":["kline/X/1m"]}"#).expect(200);
+    let sealed = server.get_with("/inventory", &[("if-none-match", &tag)]).expect(200).json();
+    assert_eq!((&sealed["series"][0]["tail_rows"], &sealed["series"][0]["chunks"]), (&0.into(), &1.into()));
+    assert_eq!(server.get("/openapi.json").expect(200).text(), openapi_json());
+    let docs = server.get("/docs/").expect(200).text();
+    assert!(docs.contains("swagger-ui") && !docs.contains("https://"), "{docs}");
+    server.get("/docs/swagger-ui.css").expect(200);
+    assert_eq!(server.get("/docs").status, 303);
+}
+
+#[test]
+fn every_documented_operation_is_routed() {
+    let server = Server::start();
+    let document: serde_json::Value = serde_json::from_str(&openapi_json()).unwrap();
+    for (path, item) in document["paths"].as_object().unwrap() {
+        let path = path.replace("{category}", "c").replace("{symbol}", "X").replace("{timeframe}", "1m");
+        let path = path.replace("{name}", "n");
+        for method in item.as_object().unwrap().keys() {
+            let reply = server.send(&method.to_uppercase(), &path, &[], &[]);
+            if reply.status >= 400 {
+                let code = reply.json()["code"].as_str().unwrap_or("none").to_string();
+                assert!(["series_not_found", "invalid_argument"].contains(&code.as_str()), "{method} {path}: {code}");
+            }
+        }
+    }
+}
+
+#[test]
+fn two_requests_share_a_connection() {
+    let server = Server::start();
+    let mut stream = server.connect();
+    for _ in 0..2 {
+        stream.write_all(b"GET /health/live HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
+        let mut bytes = vec![0; 4096];
+        let read = stream.read(&mut bytes).unwrap();
+        assert!(bytes[..read].starts_with(b"HTTP/1.1 200"));
+    }
+    // A refused body does not spoil the connection for what follows.
+    stream.write_all(b"POST /v1/klines/Y/1m HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\n12345").unwrap();
+    stream.write_all(b"GET /health/live HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
+    let mut rest = String::new();
+    stream.read_to_string(&mut rest).unwrap();
+    assert!(rest.starts_with("HTTP/1.1 404") && rest.contains("HTTP/1.1 200"), "{rest}");
+}
+
+#[test]
+fn half_open_requests_are_cut() {
+    let header_timeout = Duration::from_millis(400);
+    let server = Server::with(HttpConfig { header_timeout, ..HttpConfig::default() });
+    for opening in ["", "P", "GET /health HTTP/1.1\r\nhost:", "PRI * HTTP/2.0\r\n\r\n"] {
+        let mut stream = server.connect();
+        stream.write_all(opening.as_bytes()).unwrap();
+        let begun = Instant::now();
+        let mut rest = Vec::new();
+        let _ = stream.read_to_end(&mut rest);
+        assert!(begun.elapsed() < Duration::from_secs(5), "{opening:?} lived on");
+    }
+}
+
+#[test]
+fn a_body_that_stops_coming_times_out() {
+    let body_idle = Duration::from_millis(300);
+    let server = Server::with(HttpConfig { body_idle, ..HttpConfig::default() });
+    server.kline("X");
+    let before = server.state("kline/X/1m");
+    let mut stream = server.connect();
+    let head = "POST /v1/klines/X/1m HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 1000\r\n\r\n[{";
+    stream.write_all(head.as_bytes()).unwrap();
+    Reply::read(stream, false).refused("request_timeout");
+    assert_eq!(server.state("kline/X/1m"), before);
+}
+
+#[test]
+fn a_body_that_ends_early_writes_nothing() {
+    let server = Server::start();
+    server.kline("X");
+    let before = server.state("kline/X/1m");
+    let body = csv_body(0, 100);
+    let mut stream = server.connect();
+    let head = "POST /v1/klines/X/1m?format=csv HTTP/1.1\r\nhost: x\r\ncontent-length: 100000\r\n\r\n";
+    stream.write_all(head.as_bytes()).unwrap();
+    stream.write_all(body.as_bytes()).unwrap();
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    let mut rest = Vec::new();
+    let _ = stream.read_to_end(&mut rest);
+    assert_eq!(server.state("kline/X/1m"), before);
+}
+
+#[test]
+fn shutdown_lets_open_answers_finish() {
+    let mut server = Server::start();
+    server.kline("X");
+    for part in 0..3 {
+        server.post("/v1/klines/X/1m", "text/csv", csv_body(part * 100_000, 100_000)).expect(200);
+    }
+    let mut stream = server.connect();
+    stream.write_all(b"GET /v1/klines/X/1m?format=csv HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
+    let mut first = [0; 20];
+    stream.read_exact(&mut first).unwrap();
+    let address = server.address;
+    let reader = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(200));
+        let mut rest = Vec::new();
+        stream.read_to_end(&mut rest).unwrap();
+        rest
+    });
+    server.stop().unwrap();
+    let rest = reader.join().unwrap();
+    assert!(rest.ends_with(b"\r\n0\r\n\r\n"), "the answer was cut");
+    assert!(rest.windows(13).any(|window| window == b"\n17999940000,"), "the last row is missing");
+    assert!(std::net::TcpStream::connect(address).is_err(), "still listening");
+}
+
+#[test]
+fn http2_is_spoken_too() {
+    use http_body_util::{BodyExt, Empty};
+    use hyper_util::client::legacy::Client;
+    use hyper_util::rt::TokioExecutor;
+    let server = Server::start();
+    server.kline("X");
+    server.post("/v1/klines/X/1m", "text/csv", csv_body(0, 20_000)).expect(200);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let client: Client<_, Empty<bytes::Bytes>> =
+            Client::builder(TokioExecutor::new()).http2_only(true).build_http();
+        let uri = format!("http://{}/v1/klines/X/1m?format=csv", server.address).parse().unwrap();
+        let reply = client.get(uri).await.unwrap();
+        assert_eq!(reply.version(), hyper::Version::HTTP_2);
+        let body = reply.into_body().collect().await.unwrap().to_bytes();
+        assert!(body == csv_body(0, 20_000).as_bytes());
+    });
+}

@@ -1,0 +1,208 @@
+//! Series and rows: registering, writing, conditions, deleting, dropping.
+
+use std::io::Write;
+
+use crate::client::{Server, csv_body, csv_rows};
+
+const X: &str = "/v1/klines/X/1m";
+
+#[test]
+fn a_series_is_registered_once_and_found_again() {
+    let server = Server::start();
+    let body = r#"{"kind":"kline","symbol":"^GSPC","timeframe":"1d","price_digits":2}"#;
+    let first = server.post_json("/v1/series", body).expect(201);
+    assert_eq!(first.header("location"), Some("/v1/series/kline/%5EGSPC/1d"));
+    let first = first.json();
+    assert_eq!((&first["created"], &first["series"]), (&true.into(), &"kline/^GSPC/1d".into()));
+    assert_eq!(server.post_json("/v1/series", body).expect(200).json()["created"], false);
+    server.post_json("/v1/series", &body.replace(":2", ":3")).refused("series_exists");
+    let found = server.get("/v1/series/kline/%5EGSPC/1d").expect(200);
+    assert_eq!(found.header("etag"), found.json()["etag"].as_str());
+    assert_eq!(found.json()["columns"][0]["type"], "decimal");
+    let tag = found.header("etag").unwrap();
+    server.get_with("/v1/series/kline/%5EGSPC/1d", &[("if-none-match", tag)]).expect(304);
+    server.get("/v1/series/kline/%5EGSPC/1h").refused("series_not_found");
+}
+
+#[test]
+fn lists_are_filtered_and_paged() {
+    let server = Server::start();
+    for symbol in ["A", "B", "C"] {
+        server.kline(symbol);
+    }
+    let body = r#"{"kind":"scalar","category":"signal","symbol":"A","timeframe":"1m","name":"s"}"#;
+    server.post_json("/v1/series", body).expect(201);
+    let keys = |target: &str| -> Vec<String> {
+        let reply = server.get(target).expect(200).json();
+        reply["series"].as_array().unwrap().iter().map(|one| one["series"].as_str().unwrap().into()).collect()
+    };
+    assert_eq!(keys("/v1/series"), ["kline/A/1m", "kline/B/1m", "kline/C/1m", "scalar/signal/A/1m/s"]);
+    assert_eq!(keys("/v1/series?kind=scalar"), ["scalar/signal/A/1m/s"]);
+    assert_eq!(keys("/v1/series?symbol=A&kind=kline"), ["kline/A/1m"]);
+    assert_eq!(keys("/inventory?prefix=kline/B"), ["kline/B/1m"]);
+    let page = server.get("/v1/series?limit=3").expect(200).json();
+    let cursor = page["next_cursor"].as_str().unwrap();
+    assert_eq!(keys(&format!("/v1/series?limit=3&cursor={cursor}")), ["scalar/signal/A/1m/s"]);
+    server.get("/v1/series?kind=tick").refused("invalid_argument");
+    server.get("/v1/series?limit=0").refused("invalid_argument");
+}
+
+#[test]
+fn a_series_is_changed_and_dropped_under_conditions() {
+    let server = Server::start();
+    server.kline("X");
+    let path = "/v1/series/kline/X/1m";
+    let tag = server.get(path).expect(200).header("etag").unwrap().to_string();
+    let patch = r#"{"description":"hello"}"#;
+    let changed = server.send("PATCH", path, &[("if-match", &tag)], patch.as_bytes()).expect(200).json();
+    assert_eq!(changed["description"], "hello");
+    server.send("PATCH", path, &[("if-match", &tag)], patch.as_bytes()).refused("commit_conflict");
+    server.send("PATCH", path, &[], br#"{"price_digits":3}"#).refused("invalid_argument");
+    server.send("DELETE", path, &[("if-match", &tag)], &[]).refused("commit_conflict");
+    assert_eq!(server.delete(path).expect(200).json()["series"], "kline/X/1m");
+    server.get(path).refused("series_not_found");
+    server.delete(path).refused("series_not_found");
+    // Scalars have paths of their own.
+    let body = r#"{"kind":"scalar","category":"c","symbol":"A","timeframe":"1m","name":"n"}"#;
+    server.post_json("/v1/series", body).expect(201);
+    let path = "/v1/series/scalar/c/A/1m/n";
+    assert_eq!(server.send("PATCH", path, &[], patch.as_bytes()).expect(200).json()["description"], "hello");
+    server.get(path).expect(200);
+    server.delete(path).expect(200);
+}
+
+#[test]
+fn replies_count_written_replaced_and_repeated_rows() {
+    let server = Server::start();
+    server.kline("X");
+    let reply = server.post(X, "text/csv", csv_body(0, 10)).expect(200).json();
+    assert_eq!(reply["series"], "kline/X/1m");
+    for (field, value) in
+        [("rows_written", 10), ("rows_replaced", 0), ("rows_duplicate", 0), ("rows_skipped", 0), ("version", 2)]
+    {
+        assert_eq!(reply[field], value, "{field}");
+    }
+    assert_eq!((&reply["first_ts"], &reply["last_ts"]), (&0.into(), &540_000.into()));
+    // 5 to 14, of which 5 to 9 are there, and 14 twice.
+    let body = format!("{}{}", csv_body(5, 10), csv_rows(14, 1));
+    let reply = server.post(X, "text/csv", body).expect(200).json();
+    assert_eq!((&reply["rows_written"], &reply["rows_replaced"]), (&10.into(), &5.into()));
+    assert_eq!(reply["rows_duplicate"], 1);
+    // The last of the equal ones wins.
+    let row =
+        |close: f64| format!(r#"{{"ts":0,"open":1,"high":9,"low":1,"close":{close},"volume":0,"trades":1,"vwap":0}}"#);
+    server.post_json(X, &format!("[{},{}]", row(2.0), row(3.0))).expect(200);
+    let read = server.get(&format!("{X}?end=0")).expect(200).json();
+    assert_eq!(read["rows"][0]["close"], 3.0);
+}
+
+#[test]
+fn modes_refuse_what_they_promise_to_refuse() {
+    let server = Server::start();
+    server.kline("X");
+    server.post(&format!("{X}?mode=append"), "text/csv", csv_body(0, 10)).expect(200);
+    let before = server.state("kline/X/1m");
+    server.post(&format!("{X}?mode=append"), "text/csv", csv_body(9, 2)).refused("out_of_order");
+    server.post(&format!("{X}?mode=insert"), "text/csv", csv_body(9, 2)).refused("rows_exist");
+    let twice = format!("{}{}", csv_body(20, 1), csv_rows(20, 1));
+    server.post(&format!("{X}?mode=insert"), "text/csv", &twice).refused("invalid_rows");
+    server.post(&format!("{X}?mode=append"), "text/csv", &twice).refused("invalid_rows");
+    server.post(&format!("{X}?mode=merge"), "text/csv", csv_body(20, 1)).refused("unimplemented");
+    server.post(&format!("{X}?mode=replace"), "text/csv", csv_body(20, 1)).refused("invalid_argument");
+    assert_eq!(server.state("kline/X/1m"), before);
+    server.post(&format!("{X}?mode=insert"), "text/csv", csv_body(10, 2)).expect(200);
+    server.post(&format!("{X}?mode=append"), "text/csv", csv_body(12, 2)).expect(200);
+}
+
+#[test]
+fn a_write_under_a_condition_needs_the_version_it_names() {
+    let server = Server::start();
+    server.kline("X");
+    let tag = server.post(X, "text/csv", csv_body(0, 1)).expect(200).json()["etag"].as_str().unwrap().to_string();
+    let csv = ("content-type", "text/csv");
+    // The format part of a tag does not count.
+    let read = server.get(X).expect(200).header("etag").unwrap().to_string();
+    assert_ne!(read, tag);
+    server.send("POST", X, &[csv, ("if-match", &read)], csv_body(1, 1).as_bytes()).expect(200);
+    let before = server.state("kline/X/1m");
+    server.send("POST", X, &[csv, ("if-match", &tag)], csv_body(2, 1).as_bytes()).refused("commit_conflict");
+    server.send("DELETE", &format!("{X}?all=true"), &[("if-match", &tag)], &[]).refused("commit_conflict");
+    assert_eq!(server.state("kline/X/1m"), before);
+    server.send("POST", X, &[csv, ("if-match", "*")], csv_body(2, 1).as_bytes()).expect(200);
+}
+
+#[test]
+fn deletes_take_a_closed_range_or_everything() {
+    let server = Server::start();
+    server.kline("X");
+    server.post(X, "text/csv", csv_body(0, 100)).expect(200);
+    server.delete(X).refused("invalid_argument");
+    server.delete(&format!("{X}?start=0")).refused("invalid_argument");
+    server.delete(&format!("{X}?end=0&all=true")).refused("invalid_argument");
+    server.delete(&format!("{X}?start=1&end=0")).refused("invalid_argument");
+    let range = "start=60000&end=1970-01-01T00:03:00Z";
+    let counted = server.delete(&format!("{X}?{range}&dry_run=true")).expect(200).json();
+    assert_eq!((&counted["rows_deleted"], &counted["dry_run"]), (&3.into(), &true.into()));
+    assert_eq!(server.state("kline/X/1m").1, 100);
+    assert_eq!(server.delete(&format!("{X}?{range}")).expect(200).json()["rows_deleted"], 3);
+    let read = server.get(&format!("{X}?limit=2")).expect(200).json();
+    assert_eq!((&read["rows"][0]["ts"], &read["rows"][1]["ts"]), (&0.into(), &240_000.into()));
+    assert_eq!(server.delete(&format!("{X}?all=true")).expect(200).json()["rows_deleted"], 97);
+    assert_eq!(server.state("kline/X/1m").1, 0);
+}
+
+#[test]
+fn bodies_may_be_compressed_long_or_chunked() {
+    let server = Server::start();
+    server.kline("X");
+    let body = csv_body(0, 60_000);
+    assert!(body.len() > 2 << 20, "longer than what stays in memory");
+    let csv = ("content-type", "text/csv");
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(body.as_bytes()).unwrap();
+    let zstd = zstd::encode_all(body.as_bytes(), 1).unwrap();
+    for (coding, bytes) in [("identity", body.clone().into_bytes()), ("gzip", gzip.finish().unwrap()), ("zstd", zstd)] {
+        let reply = server.send("POST", X, &[csv, ("content-encoding", coding)], &bytes).expect(200).json();
+        assert_eq!(reply["rows_written"], 60_000, "{coding}");
+    }
+    let mut stream = server.connect();
+    let head = format!("POST {X} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: text/csv\r\n");
+    stream.write_all(format!("{head}transfer-encoding: chunked\r\n\r\n").as_bytes()).unwrap();
+    for part in csv_body(0, 50).as_bytes().chunks(100) {
+        stream.write_all(format!("{:x}\r\n", part.len()).as_bytes()).unwrap();
+        stream.write_all(part).unwrap();
+        stream.write_all(b"\r\n").unwrap();
+    }
+    stream.write_all(b"0\r\n\r\n").unwrap();
+    assert_eq!(crate::client::Reply::read(stream, false).expect(200).json()["rows_written"], 50);
+    // Staged bodies leave nothing behind.
+    let left: Vec<_> = std::fs::read_dir(server.root.path().join("tmp")).unwrap().collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn options_of_a_write_are_obeyed() {
+    let server = Server::start();
+    server.kline("X");
+    let row = |close: &str| {
+        format!(r#"[{{"ts":0,"open":1,"high":2,"low":1,"close":{close},"volume":0,"trades":1,"vwap":0}}]"#)
+    };
+    server.post_json(X, &row("1.005")).refused("invalid_rows");
+    server.post_json(&format!("{X}?rounding=nearest"), &row("1.005")).expect(200);
+    assert_eq!(server.get(X).expect(200).json()["rows"][0]["close"], 1.0);
+    server.post_json(X, &row("3")).refused("invalid_rows");
+    server.post_json(&format!("{X}?validate=none"), &row("3")).expect(200);
+    let raw = r#"[{"ts":0,"open":100,"high":200,"low":100,"close":150,"volume":1,"trades":1,"vwap":0}]"#;
+    server.post_json(&format!("{X}?numbers=raw"), raw).expect(200);
+    assert_eq!(server.get(X).expect(200).json()["rows"][0]["close"], 1.5);
+    server.post_json(&format!("{X}?missing=skip"), &row("1")).refused("invalid_argument");
+    let body = r#"{"kind":"scalar","category":"c","symbol":"A","timeframe":"1m","name":"n"}"#;
+    server.post_json("/v1/series", body).expect(201);
+    let path = "/v1/scalars/c/A/1m/n";
+    let rows = r#"[{"ts":0,"value":1.5},{"ts":60000,"value":null}]"#;
+    server.post_json(path, rows).refused("invalid_rows");
+    let reply = server.post_json(&format!("{path}?missing=skip"), rows).expect(200).json();
+    assert_eq!((&reply["rows_written"], &reply["rows_skipped"]), (&1.into(), &1.into()));
+    // The format may be named in the target too, and goes before the header.
+    server.post(&format!("{X}?format=csv"), "application/json", csv_body(0, 1)).expect(200);
+}
