@@ -158,13 +158,16 @@ pub fn resolve(settings: &Settings, targets: &[Target], preview: &Preview, file:
                     Origin::Constant(_) => None,
                 })
                 .collect();
-            let word =
-                |cell: &&String| !cell.is_empty() && crate::types::number::fraction_digits(cell.as_bytes()).is_none();
+            let word = |cell: &&String| !cell.is_empty() && !is_number(cell);
             layout.header = !cells.is_empty() && cells.iter().all(word) && !cells.iter().any(|cell| is_nan(cell));
             if layout.header {
                 layout.names = Some(first.to_vec());
             }
             Ok(layout)
+        }
+        // Numbers and times name no columns.
+        Err(error) if first.iter().all(|cell| cell.is_empty() || is_number(cell) || looks_like_time(cell)) => {
+            Err(error)
         }
         Err(_) => {
             let layout = Resolver { settings, targets, names: Some(first), rows: rest, file }.layout(true)?;
@@ -181,6 +184,10 @@ pub fn resolve(settings: &Settings, targets: &[Target], preview: &Preview, file:
             Ok(layout)
         }
     }
+}
+
+fn is_number(cell: &str) -> bool {
+    crate::types::number::fraction_digits(cell.as_bytes()).is_some()
 }
 
 fn is_nan(cell: &str) -> bool {
@@ -417,7 +424,8 @@ mod tests {
         assert!(resolved("--map volume=Vol", None, &[header, row]).unwrap_err().detail().contains("volume=Vol"));
         assert!(resolved("--map volume=9", None, &[header, row]).unwrap_err().detail().contains("5 columns"));
         assert!(resolved("--map vol=1", None, &[header, row]).unwrap_err().detail().contains("no such column"));
-        assert!(resolved("", None, &[ROW, ROW]).is_err(), "the order of columns is not guessed");
+        let error = resolved("", None, &[ROW, ROW]).unwrap_err();
+        assert!(error.detail().contains("no header"), "the order of columns is not guessed: {error}");
         let twice: &[&str] = &["timestamp", "open", "Open", "OPEN", "high", "low", "close", "volume"];
         assert!(resolved("", None, &[twice, row]).is_ok(), "the exact name goes first");
         let twice: &[&str] = &["timestamp", "Open", "OPEN", "high", "low", "close", "volume"];

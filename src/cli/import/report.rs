@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use serde::Serialize;
 
-use crate::error::{Error, ErrorCode, RowError};
+use crate::error::{Error, ErrorCode};
 use crate::types::schema::Column;
 use crate::types::time::write_rfc3339;
 use crate::types::{SeriesDef, SeriesKey, TimeUnit};
@@ -127,29 +127,25 @@ impl Summary {
         self.rows_replaced = written.replaced;
     }
 
-    /// The error of an import that `--on-invalid reject` refuses.
+    /// The error of an import that `--on-invalid reject` refuses. The rows stand in the summary.
     pub fn refusal(&self) -> Error {
-        let rows = self.invalid.iter().map(|row| RowError {
-            row: row.row,
-            field: row.field.clone(),
-            reason: row.reason.into(),
-            message: format!("{}: {} {}", at(&row.file, row.line, row.row), row.field, row.message),
-        });
         Error::new(
             ErrorCode::InvalidRows,
             format!("{} of {} rows are invalid, nothing was written", self.rows_invalid, self.rows_read),
         )
         .with_hint("--on-invalid skip leaves them out; --validate none keeps rows whose high, low or volume contradict")
-        .with_rows(rows.collect())
     }
 
     /// The text form.
     pub fn text(&self) -> String {
         let mut out = String::new();
-        let verb = if self.dry_run { "would import" } else { "imported" };
         let whole = self.rows_read.saturating_sub(self.rows_invalid).saturating_sub(self.rows_duplicate);
-        let count = if self.dry_run { whole } else { self.rows_written };
-        let _ = writeln!(out, "{verb} {count} rows into {}", self.series);
+        let verb = match self.rows_written {
+            _ if self.rows_invalid > self.rows_skipped => "nothing imported".into(),
+            _ if self.dry_run => format!("would import {whole} rows"),
+            rows => format!("imported {rows} rows"),
+        };
+        let _ = writeln!(out, "{verb} into {}", self.series);
         let mut line = |name: &str, value: String| {
             let _ = writeln!(out, "  {name:<13} {value}");
         };
