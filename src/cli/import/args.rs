@@ -320,6 +320,20 @@ pub mod tests {
     }
 
     #[test]
+    fn every_flag_is_documented_and_no_other() {
+        let page = include_str!("../../../docs/import.md");
+        let section = page.split("## Flags").nth(1).unwrap().split("\n## ").next().unwrap();
+        let rows = section.lines().filter_map(|line| line.strip_prefix("| `--"));
+        let mut documented: Vec<&str> = rows.map(|row| row.split(['`', ' ']).next().unwrap()).collect();
+        let command = <Cli as clap::CommandFactory>::command();
+        let mut known: Vec<&str> = command.get_arguments().filter_map(|flag| flag.get_long()).collect();
+        documented.sort_unstable();
+        known.sort_unstable();
+        known.retain(|flag| !["help", "version"].contains(flag));
+        assert_eq!(documented, known);
+    }
+
+    #[test]
     fn contradicting_flags_are_refused_by_name() {
         for (flags, word) in [
             ("--map open", "--map"),
