@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -101,6 +101,8 @@ pub struct Running {
     pub http: SocketAddr,
     pub flight: SocketAddr,
     stop: watch::Sender<bool>,
+    /// SIGTERM and Ctrl-C, caught from before the listeners answer.
+    signals: [Signal; 2],
     faces: [JoinHandle<Result<()>>; 2],
 }
 
@@ -118,6 +120,11 @@ impl Running {
             .thread_name("fastk")
             .build()
             .map_err(|error| Error::new(ErrorCode::Io, format!("cannot start threads: {error}")))?;
+        let caught = |kind| {
+            let _inside = runtime.enter();
+            signal(kind).map_err(|error| Error::new(ErrorCode::Io, format!("cannot wait for signals: {error}")))
+        };
+        let signals = [caught(SignalKind::terminate())?, caught(SignalKind::interrupt())?];
         let http_listener = runtime.block_on(bind("REST", "--http", http))?;
         let flight_listener = runtime.block_on(bind("Flight", "--flight", flight))?;
         let bound = |listener: &TcpListener| {
@@ -134,7 +141,7 @@ impl Running {
         ];
         engine::announce(&service, http, flight)?;
         tracing::info!(%http, %flight, root = %config.store.root.display(), "ready");
-        Ok(Self { runtime, service, http, flight, stop, faces })
+        Ok(Self { runtime, service, http, flight, stop, signals, faces })
     }
 
     /// The line that says where both listeners answer.
@@ -145,17 +152,15 @@ impl Running {
     /// Waits for SIGTERM, Ctrl-C or the failure of a listener, then drains.
     pub fn until_signal(mut self) -> Result<u8> {
         let [http, flight] = &mut self.faces;
+        let [terminate, interrupt] = &mut self.signals;
         let failed = self.runtime.block_on(async {
-            let caught = |error| Error::new(ErrorCode::Io, format!("cannot wait for signals: {error}"));
-            let mut terminate = signal(SignalKind::terminate()).map_err(caught)?;
-            let mut interrupt = signal(SignalKind::interrupt()).map_err(caught)?;
             tokio::select! {
-                _ = terminate.recv() => Ok(None),
-                _ = interrupt.recv() => Ok(None),
-                ended = http => Ok(Some(("REST", ended))),
-                ended = flight => Ok(Some(("Flight", ended))),
+                _ = terminate.recv() => None,
+                _ = interrupt.recv() => None,
+                ended = http => Some(("REST", ended)),
+                ended = flight => Some(("Flight", ended)),
             }
-        })?;
+        });
         if let Some((face, ended)) = failed {
             let cause = match ended {
                 Ok(Ok(())) => "it stopped by itself".to_string(),

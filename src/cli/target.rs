@@ -48,7 +48,7 @@ struct Job {
 #[derive(Debug)]
 pub enum Target {
     Local(Arc<Service>),
-    Remote(RestClient),
+    Remote(Box<RestClient>),
 }
 
 /// How the rows of a body are read.
@@ -78,7 +78,7 @@ impl Target {
     /// when `create` is set, else it is `not_found`.
     pub fn open(args: &TargetArgs, create: bool) -> Result<Self> {
         if let Some(server) = &args.server {
-            return Ok(Target::Remote(RestClient::new(server)?));
+            return Ok(Target::Remote(Box::new(RestClient::new(server)?)));
         }
         let file = std::env::var_os("FASTK_CONFIG").map(PathBuf::from);
         let config = Loaded::read(file.as_deref(), &[])?.config;
@@ -97,7 +97,7 @@ impl Target {
         };
         let pid = owner.map(|owner| owner.pid).unwrap_or_default();
         show::note(&format!("{} is owned by process {pid}: going through http://{http}", root.display()));
-        Ok(Target::Remote(RestClient::new(&http)?))
+        Ok(Target::Remote(Box::new(RestClient::new(&http)?)))
     }
 
     pub fn register(&self, spec: SeriesSpec) -> Result<Registered> {

@@ -176,14 +176,19 @@ impl Output {
     /// Shorter foreign pieces are copied, longer ones passed on.
     const COPY_BYTES_MAX: usize = 16 * 1024;
 
+    /// About the most that one step of a text writer appends.
+    const STEP_BYTES: usize = 64 * 1024;
+
     fn is_full(&self) -> bool {
         self.open.len() >= PIECE_BYTES
     }
 
-    /// Ends the piece being written.
+    /// Ends the piece being written. A long answer gets room for its next piece at once, so that pieces are neither
+    /// moved while they grow nor carry unused room along.
     fn cut(&mut self) {
         if !self.open.is_empty() {
-            self.ready.push_back(Bytes::from(std::mem::take(&mut self.open)));
+            let next = if self.is_full() { Vec::with_capacity(PIECE_BYTES + Self::STEP_BYTES) } else { Vec::new() };
+            self.ready.push_back(Bytes::from(std::mem::replace(&mut self.open, next)));
         }
     }
 

@@ -189,7 +189,7 @@ fn arrow_concat(batches: &[RecordBatch]) -> RecordBatch {
             let parts: Vec<_> = batches.iter().map(|batch| batch.column(column).to_data()).collect();
             let mut all = arrow::array::MutableArrayData::new(parts.iter().collect(), false, 0);
             for (position, part) in parts.iter().enumerate() {
-                all.extend(position, 0, part.len());
+                all.try_extend(position, 0, part.len()).unwrap();
             }
             arrow::array::make_array(all.freeze())
         })

@@ -8,8 +8,8 @@ use crate::error::{Error, Result};
 use crate::query::{Block, Numbers, Shape};
 use crate::types::{ColumnType, TimeUnit, number, time};
 
-/// Rows written between two looks at the size of the piece.
-const ROWS_A_STEP: usize = 512;
+/// Cells written between two looks at the size of the piece; a cell takes 15 to 40 bytes.
+const CELLS_A_STEP: usize = 2_048;
 
 /// What a word means.
 #[derive(Clone, Copy, Debug)]
@@ -173,7 +173,7 @@ impl Writer for Rows {
 
     fn print(&mut self, out: &mut Output) -> Result<bool> {
         let Some(block) = &self.block else { return Ok(true) };
-        let end = block.rows.min(self.row + ROWS_A_STEP);
+        let end = block.rows.min(self.row + (CELLS_A_STEP / self.cells.len().max(1)).max(1));
         let columns: Vec<(&Cell, &[i64])> =
             self.cells.iter().enumerate().map(|(column, cell)| (cell, block.words(column))).collect();
         for row in self.row..end {
@@ -258,7 +258,7 @@ impl Writer for Columns {
             return Ok(false);
         };
         let words = block.words(self.column);
-        let end = words.len().min(self.row + 8 * ROWS_A_STEP);
+        let end = words.len().min(self.row + CELLS_A_STEP);
         for (position, word) in words.iter().enumerate().take(end).skip(self.row) {
             if position + self.block > 0 {
                 out.open.push(b',');

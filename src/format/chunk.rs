@@ -437,7 +437,9 @@ mod tests {
         assert_eq!(block_rows(9), 12_288);
         for columns in 1..=64 {
             let rows = block_rows(columns);
-            assert!(rows % ZONE_ROWS == 0 && rows <= BLOCK_ROWS_MAX && rows * 8 * (columns + 1) <= BLOCK_BYTES_MAX);
+            assert!(
+                rows.is_multiple_of(ZONE_ROWS) && rows <= BLOCK_ROWS_MAX && rows * 8 * (columns + 1) <= BLOCK_BYTES_MAX
+            );
         }
     }
 }

@@ -41,7 +41,7 @@ pub struct Condition {
 impl Service {
     /// Opens the store in `root`, creating it when `create` is set. See [`Store::open`] for the errors.
     pub fn open(root: &Path, create: bool, options: StoreOptions) -> Result<Arc<Self>> {
-        let store = Store::open(root, create, options)?;
+        let store = Store::open(root, create, StoreOptions { prefetch: true, ..options })?;
         Ok(Arc::new(Self { store, begun: Instant::now() }))
     }
 

@@ -251,11 +251,13 @@ fn rescaled(buffer: Buffer, stored: Option<ColumnType>, wanted: ColumnType) -> R
 pub struct MapCache {
     open: Mutex<VecDeque<Weak<ChunkFile>>>,
     maps_max: usize,
+    /// Whether a block is brought into memory when it is read.
+    pub prefetch: bool,
 }
 
 impl MapCache {
-    pub fn new(maps_max: usize) -> Self {
-        Self { open: Mutex::new(VecDeque::new()), maps_max }
+    pub fn new(maps_max: usize, prefetch: bool) -> Self {
+        Self { open: Mutex::new(VecDeque::new()), maps_max, prefetch }
     }
 
     fn opened(&self, chunk: &Arc<ChunkFile>) {

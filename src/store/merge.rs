@@ -165,7 +165,12 @@ impl Cursor {
             return Ok(Arc::clone(loaded));
         }
         let columns = match (&self.open, &self.source) {
-            (Some(open), _) => open.block(self.block, context.def)?,
+            (Some(open), _) => {
+                if context.cache.prefetch {
+                    open.populate(self.block);
+                }
+                open.block(self.block, context.def)?
+            }
             (None, Source::Run(run)) => run.columns(),
             (None, Source::Chunk(_)) => return Err(crate::Error::internal("a chunk is read before it is open")),
         };

@@ -56,6 +56,9 @@ pub struct StoreOptions {
     pub maps_max: usize,
     /// Whether upkeep (sealing, trimming) runs in the background.
     pub upkeep: bool,
+    /// Whether blocks are brought into memory when they are read, so that nobody downstream waits for the disk. A
+    /// server wants it; an embedder whose own thread reads the cells does not need it.
+    pub prefetch: bool,
 }
 
 impl Default for StoreOptions {
@@ -69,6 +72,7 @@ impl Default for StoreOptions {
             history_keep_ms: 600_000,
             maps_max: 8_192,
             upkeep: true,
+            prefetch: false,
         }
     }
 }
@@ -138,6 +142,8 @@ pub(crate) struct Inner {
     cache: Arc<MapCache>,
     /// Sealing, trimming and publishing happen one at a time.
     maintenance: Mutex<Maintenance>,
+    /// Why the last of them failed, if it did. Not under their lock: looking at it never waits for them.
+    upkeep_failed: Mutex<Option<String>>,
     pins: Arc<Pins>,
     /// Series dropped by this process whose files are still there: readers may need them.
     dropped: Mutex<BTreeMap<SeriesId, Arc<SeriesState>>>,
@@ -151,8 +157,6 @@ pub(crate) struct Inner {
 #[derive(Debug)]
 pub(crate) struct Maintenance {
     manifest: Manifest,
-    /// Why the last background step failed, for `/health`.
-    failed: Option<String>,
 }
 
 impl Store {
@@ -192,7 +196,7 @@ impl Store {
 
     /// Why the last background step failed, if it did.
     pub fn upkeep_failed(&self) -> Option<String> {
-        self.inner.maintenance().failed.clone()
+        self.inner.upkeep_failed.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Writes into `LOCK` who serves the store, for other processes to find.
@@ -479,6 +483,11 @@ impl Drop for Store {
 impl Inner {
     fn maintenance(&self) -> MutexGuard<'_, Maintenance> {
         self.maintenance.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note_upkeep<T>(&self, outcome: &Result<T>) {
+        let failed = outcome.as_ref().err().map(ToString::to_string);
+        *self.upkeep_failed.lock().unwrap_or_else(PoisonError::into_inner) = failed;
     }
 
     fn dropped(&self) -> MutexGuard<'_, BTreeMap<SeriesId, Arc<SeriesState>>> {

@@ -81,7 +81,7 @@ impl Inner {
             };
             manifest.publish(edit)?;
         }
-        let cache = Arc::new(MapCache::new(options.maps_max));
+        let cache = Arc::new(MapCache::new(options.maps_max, options.prefetch));
         let mut state = state_of(root, &manifest.contents)?;
         load_run(root, &manifest.contents, &mut state)?;
         let contents = &manifest.contents;
@@ -115,7 +115,8 @@ impl Inner {
             queue,
             cache,
             epoch: manifest.contents.epoch.clone(),
-            maintenance: Mutex::new(Maintenance { manifest, failed: None }),
+            maintenance: Mutex::new(Maintenance { manifest }),
+            upkeep_failed: Mutex::default(),
             dropped: Mutex::default(),
             recovery: report,
             next_series_id: AtomicU64::new(next_series_id),

@@ -47,7 +47,7 @@ impl Inner {
     pub fn seal(&self, ids: &[SeriesId]) -> Result<SealReport> {
         let mut maintenance = self.maintenance();
         let outcome = self.seal_with(&mut maintenance, ids);
-        maintenance.failed = outcome.as_ref().err().map(ToString::to_string);
+        self.note_upkeep(&outcome);
         outcome
     }
 
@@ -264,7 +264,7 @@ impl Inner {
     pub fn checkpoint(&self) -> Result<()> {
         let mut maintenance = self.maintenance();
         let outcome = self.checkpoint_with(&mut maintenance);
-        maintenance.failed = outcome.as_ref().err().map(ToString::to_string);
+        self.note_upkeep(&outcome);
         outcome
     }
 

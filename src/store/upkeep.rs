@@ -32,11 +32,14 @@ pub struct Upkeep {
     threads: Vec<JoinHandle<()>>,
 }
 
+/// What one thread does until the store closes.
+type Work = fn(&Weak<Inner>, &Desk);
+
 impl Upkeep {
     pub fn start(inner: &Arc<Inner>) -> Result<Self> {
         let desk = Arc::new(Desk::default());
         let mut upkeep = Self { desk: Arc::clone(&desk), threads: Vec::new() };
-        let works: [(&str, fn(&Weak<Inner>, &Desk)); 2] = [("fastk-log", keep_log), ("fastk-seal", keep_files)];
+        let works: [(&str, Work); 2] = [("fastk-log", keep_log), ("fastk-seal", keep_files)];
         for (name, work) in works {
             let (inner, desk) = (Arc::downgrade(inner), Arc::clone(&desk));
             let thread = std::thread::Builder::new()

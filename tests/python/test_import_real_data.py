@@ -9,6 +9,7 @@ The files are not part of the repository: FASTK_TEST_DATA names the folder they 
 
 import csv
 import fnmatch
+import functools
 import gzip
 import io
 import json
@@ -125,7 +126,7 @@ def pick(rows, time, **columns):
 
 
 def bitfinex_csv(path):
-    return pick(table_of(path), lambda row: int(row[0]), open=1, close=2, high=3, low=4, volume=5)
+    return pick(table_of(path), lambda row: int(row[0]), open=1, high=3, low=4, close=2, volume=5)
 
 
 def json_arrays(path, **order):
@@ -134,7 +135,7 @@ def json_arrays(path, **order):
 
 
 def bitfinex_json(path):
-    return json_arrays(path, open=1, close=2, high=3, low=4, volume=5)
+    return json_arrays(path, open=1, high=3, low=4, close=2, volume=5)
 
 
 def freqtrade_json(path):
@@ -258,6 +259,7 @@ class Memo(dict):
         return value
 
 
+@functools.lru_cache(maxsize=4)
 def scaled(digits):
     """text -> (integer of that many digits, whether digits were lost), half to even."""
 
@@ -413,7 +415,7 @@ def check_chunks(server, key, source, wanted, order):
             if not any(key in value.decode(errors="replace") for value in (reader.schema.metadata or {}).values()):
                 continue
             tables.append(reader.read_all().replace_schema_metadata(None))
-        frames.append(pl.read_ipc(file, memory_map=False))
+        frames.append(pl.read_ipc(file))
     assert tables, f"no chunk file of {key}: the import did not seal"
     tables.sort(key=lambda table: words_of(table.column("ts"))[0])
     check_table(pa.concat_tables(tables), source, wanted, order)

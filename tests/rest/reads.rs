@@ -305,7 +305,10 @@ fn a_damaged_block_breaks_an_answer_off_and_never_ends_it() {
         server.post_json("/v1/admin/compact", "").expect(200);
         damage(&server);
         let broken = server.get_with(&format!("{X}?{query}"), &[("accept-encoding", encoding)]);
-        if broken.status == 200 {
+        // A Parquet file of one row group and what compresses to little are made whole before their first byte; all
+        // others are under way by then.
+        if query != "format=parquet" && encoding != "zstd" {
+            assert_eq!(broken.status, 200, "{query} {encoding}");
             assert!(!broken.is_whole, "{query} {encoding}");
             assert!(broken.body.len() < whole.body.len(), "{query} {encoding}");
             let end = &whole.body[whole.body.len() - 8..];

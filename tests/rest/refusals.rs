@@ -1,10 +1,12 @@
 //! Bad input: each with its documented code, and nothing written.
 
+use std::io::Write;
+
 use arrow::array::{ArrayRef, Float64Array, Int64Array};
 use arrow::record_batch::RecordBatch;
 use fastk::server::http::HttpConfig;
 
-use crate::client::{Server, csv_body};
+use crate::client::{Reply, Server, csv_body};
 
 const X: &str = "/v1/klines/X/1m";
 const ARROW: &str = "application/vnd.apache.arrow.stream";
@@ -157,6 +159,13 @@ fn bodies_over_the_limit_are_refused() {
     assert!(packed.len() < 1 << 20);
     let headers = [("content-type", "text/csv"), ("content-encoding", "zstd")];
     server.send("POST", X, &headers, &packed).refused("too_large");
+    // Without a length the limit is met on the way.
+    let mut stream = server.connect();
+    let head = format!("POST {X}?format=csv HTTP/1.1\r\nhost: x\r\nconnection: close\r\n");
+    stream.write_all(format!("{head}transfer-encoding: chunked\r\n\r\n{:x}\r\n", body.len()).as_bytes()).unwrap();
+    stream.write_all(body.as_bytes()).unwrap();
+    stream.write_all(b"\r\n0\r\n\r\n").unwrap();
+    Reply::read(stream, false).refused("too_large");
     assert_eq!(server.state("kline/X/1m"), before);
     server.post_json("/v1/series", &" ".repeat(2 << 20)).refused("too_large");
 }

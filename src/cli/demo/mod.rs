@@ -85,7 +85,7 @@ fn fill(service: &Service) -> Result<()> {
 
 /// Asks the running server over REST and prints what it says.
 fn answers(running: &Running) -> Result<()> {
-    let client = Target::Remote(RestClient::new(&running.http.to_string())?);
+    let client = Target::Remote(Box::new(RestClient::new(&running.http.to_string())?));
     let csv = ReadOptions { format: "csv".into(), times: Some("rfc3339".into()), shape: None };
     for key in [lines::KLINE, lines::KLINE_FLOAT, lines::SCALAR] {
         let key = SeriesKey::parse(key)?;

@@ -123,6 +123,8 @@ pub struct Limits<'a> {
     pub bytes_max: u64,
     /// Longest wait for the next bytes.
     pub idle: Duration,
+    /// Longest wait for all of them.
+    pub whole: Duration,
     pub budget: &'a Arc<Semaphore>,
     /// Where long bodies wait.
     pub staging_dir: &'a Path,
@@ -164,6 +166,7 @@ pub async fn stage(headers: &HeaderMap, body: Body, limits: &Limits<'_>) -> Resu
     let mut memory: Vec<u8> = Vec::with_capacity(first.unwrap_or(64 * 1024).min(MEMORY_BYTES_MAX));
     let mut file: Option<tokio::fs::File> = None;
     let (mut length, mut permit) = (0_u64, None);
+    let deadline = tokio::time::Instant::now() + limits.whole;
     loop {
         if memory.len() >= MEMORY_BYTES_MAX {
             let file = match &mut file {
@@ -178,10 +181,12 @@ pub async fn stage(headers: &HeaderMap, body: Body, limits: &Limits<'_>) -> Resu
         if memory.capacity() == memory.len() {
             memory.reserve(64 * 1024);
         }
-        let read = tokio::time::timeout(limits.idle, reader.read_buf(&mut memory)).await.map_err(|_| {
+        let patience = limits.idle.min(deadline.saturating_duration_since(tokio::time::Instant::now()));
+        let read = tokio::time::timeout(patience, reader.read_buf(&mut memory)).await.map_err(|_| {
+            let (idle, whole) = (limits.idle.as_secs(), limits.whole.as_secs());
             Error::new(
                 ErrorCode::RequestTimeout,
-                format!("no byte of the body arrived for {} seconds", limits.idle.as_secs()),
+                format!("the body did not arrive within {whole} seconds, or paused for {idle}"),
             )
         })?;
         let read = read.map_err(|error| unreadable(coding, &error))?;
@@ -190,7 +195,9 @@ pub async fn stage(headers: &HeaderMap, body: Body, limits: &Limits<'_>) -> Resu
         }
         length += read as u64;
         if length > limits.bytes_max {
-            drop(reader);
+            if coding == Coding::Identity {
+                drain_reader(reader).await;
+            }
             return Err(too_large(limits.bytes_max));
         }
         reserve(limits.budget, &mut permit, length)?;
@@ -267,6 +274,15 @@ pub async fn drain(headers: &HeaderMap, mut body: Body) {
     let _ = tokio::time::timeout(Duration::from_secs(5), all).await;
 }
 
+/// The same for a body that is being read already.
+async fn drain_reader(mut reader: Pin<Box<dyn AsyncRead + Send>>) {
+    let all = async {
+        let mut scratch = vec![0; 64 * 1024];
+        while reader.read(&mut scratch).await.is_ok_and(|read| read > 0) {}
+    };
+    let _ = tokio::time::timeout(Duration::from_secs(5), all).await;
+}
+
 /// Takes in the JSON of a control request that may have no body.
 ///
 /// # Errors
@@ -308,6 +324,7 @@ pub async fn json<T: serde::de::DeserializeOwned>(
     let limits = Limits {
         bytes_max: (MEMORY_BYTES_MAX as u64 - 1).min(config.body_bytes_max),
         idle: config.body_idle,
+        whole: config.body_whole,
         budget,
         // Bodies of this limit never leave memory.
         staging_dir: Path::new(""),
@@ -335,7 +352,13 @@ mod tests {
             headers.insert(header::CONTENT_ENCODING, coding.parse().unwrap());
         }
         let budget = budget(budget_bytes);
-        let limits = Limits { bytes_max, idle: Duration::from_secs(5), budget: &budget, staging_dir: dir.path() };
+        let limits = Limits {
+            bytes_max,
+            idle: Duration::from_secs(5),
+            whole: Duration::from_secs(60),
+            budget: &budget,
+            staging_dir: dir.path(),
+        };
         let result = run(stage(&headers, Body::from(body), &limits));
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "a staged body has no name");
         let loaded = result?.load()?;

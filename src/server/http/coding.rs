@@ -30,8 +30,8 @@ impl Coding {
                 match name.as_str() {
                     "gzip" | "x-gzip" => gzip = Some(quality),
                     "zstd" => zstd = Some(quality),
-                    // A wildcard only fills in, and a client that says nothing else is better off without.
                     "identity" => rest = quality,
+                    // A wildcard asks for nothing in particular.
                     _ => {}
                 }
             }

@@ -85,3 +85,41 @@ pub fn random_id() -> String {
     let _ = getrandom::fill(&mut bytes);
     format!("{:016x}", u64::from_le_bytes(bytes))
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::Router;
+    use axum::body::{Body, to_bytes};
+    use axum::routing::get;
+    use tower::ServiceExt;
+
+    use super::*;
+    use crate::server::http::{HttpConfig, Problem};
+    use crate::service::{Service, StoreOptions};
+
+    async fn boom() -> &'static str {
+        panic!("a secret")
+    }
+
+    #[test]
+    fn a_panic_becomes_an_internal_error_that_tells_nothing() {
+        let root = tempfile::tempdir().unwrap();
+        let service = Service::open(root.path(), true, StoreOptions { upkeep: false, ..Default::default() }).unwrap();
+        let app = App::new(service, HttpConfig::default());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let layer = axum::middleware::from_fn_with_state(app.clone(), edge);
+            let router = Router::new().route("/boom", get(boom)).layer(layer);
+            let request = Request::get("/boom").header(REQUEST_ID, "id1").body(Body::empty()).unwrap();
+            let response = router.oneshot(request).await.unwrap();
+            assert_eq!((response.status().as_u16(), &response.headers()[&REQUEST_ID]), (500, &"id1".parse().unwrap()));
+            let body = to_bytes(response.into_body(), 10_000).await.unwrap();
+            let problem: Problem = serde_json::from_slice(&body).unwrap();
+            assert_eq!((problem.code.as_str(), problem.request_id.as_str()), ("internal", "id1"));
+            assert!(!String::from_utf8_lossy(&body).contains("secret"));
+            // A verb that panics on its blocking thread is no different.
+            let error = app.blocking::<(), _>(|_| panic!("a secret")).await.unwrap_err();
+            assert_eq!(error.code(), ErrorCode::Internal);
+        });
+    }
+}

@@ -48,6 +48,8 @@ pub struct HttpConfig {
     pub header_timeout: Duration,
     /// Longest wait for the next bytes of a body.
     pub body_idle: Duration,
+    /// Longest wait for a whole body.
+    pub body_whole: Duration,
     /// Longest time a client may take no byte of an answer.
     pub stall: Duration,
     /// How long open requests may go on after the shutdown was asked for.
@@ -70,6 +72,7 @@ impl Default for HttpConfig {
             connections_max: 1_024,
             header_timeout: Duration::from_secs(10),
             body_idle: Duration::from_secs(30),
+            body_whole: Duration::from_secs(600),
             stall: Duration::from_secs(60),
             drain: Duration::from_secs(20),
             uri_bytes_max: 8 << 10,

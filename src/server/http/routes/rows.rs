@@ -278,6 +278,7 @@ async fn write(app: &App, key: SeriesKey, headers: &HeaderMap, uri: &Uri, body: 
     let limits = Limits {
         bytes_max: config.body_bytes_max,
         idle: config.body_idle,
+        whole: config.body_whole,
         budget: &app.0.ingest,
         staging_dir: &staging_dir,
     };
