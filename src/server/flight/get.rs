@@ -14,11 +14,12 @@ use std::time::Duration;
 use arrow_flight::FlightData;
 use futures::Stream;
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::mpsc::error::{SendTimeoutError, TrySendError};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tonic::Status;
 
 use super::encode::Encoder;
+use super::line::HangUp;
 use super::status::status;
 use crate::error::{Error, ErrorCode, Result};
 use crate::query::Block;
@@ -40,10 +41,12 @@ pub(super) struct Rows {
 }
 
 /// Starts sending an answer.
-pub(super) fn stream(answer: Answer, stall: Duration, permit: OwnedSemaphorePermit) -> Rows {
+///
+/// When the client takes nothing for `stall`, its connection `line` is ended: nothing else frees what the answer holds.
+pub(super) fn stream(answer: Answer, stall: Duration, line: Option<HangUp>, permit: OwnedSemaphorePermit) -> Rows {
     let (sender, items) = channel(QUEUE_BLOCKS);
     let scan = Scan { encoder: Encoder::new(&answer.shape), answer, started: false, rest: None };
-    tokio::spawn(run(scan, sender, stall));
+    tokio::spawn(run(scan, sender, stall, line));
     Rows { items, ended: false, _permit: permit }
 }
 
@@ -112,7 +115,7 @@ impl Scan {
     }
 }
 
-async fn run(mut scan: Scan, sender: Sender<Item>, stall: Duration) {
+async fn run(mut scan: Scan, sender: Sender<Item>, stall: Duration, line: Option<HangUp>) {
     loop {
         let filling = sender.clone();
         let filled = tokio::task::spawn_blocking(move || {
@@ -132,9 +135,18 @@ async fn run(mut scan: Scan, sender: Sender<Item>, stall: Duration) {
             }
         };
         let last = !matches!(item, Ok(Some(_)));
-        // Without a last item the receiver ends with a status of its own.
-        if sender.send_timeout(item, stall).await.is_err() || last {
-            return;
+        match sender.send_timeout(item, stall).await {
+            Ok(()) if last => return,
+            Ok(()) => {}
+            Err(SendTimeoutError::Closed(_)) => return,
+            Err(SendTimeoutError::Timeout(_)) => {
+                tracing::info!("hung up on a reader that took nothing for {} s", stall.as_secs());
+                if let Some(line) = line {
+                    line.now();
+                }
+                // Without a last item the receiver, should it still be asked, ends with a status of its own.
+                return;
+            }
         }
     }
 }

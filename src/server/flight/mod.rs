@@ -9,6 +9,7 @@ mod decode;
 mod describe;
 mod encode;
 mod get;
+mod line;
 mod put;
 mod service;
 mod status;
@@ -22,7 +23,6 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 
 use crate::error::{Error, ErrorCode, Result};
 use crate::service::Service;
@@ -46,6 +46,8 @@ const ERROR_STREAMS_MAX: usize = 1024;
 /// Limits of the Flight listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FlightConfig {
+    /// Connections at the same time; more wait to be accepted.
+    pub connections_max: usize,
     /// Answers that are sent at the same time; more are refused as `overloaded`.
     pub readers_max: usize,
     /// Streams of one connection.
@@ -54,7 +56,9 @@ pub struct FlightConfig {
     pub message_bytes_max: usize,
     /// Bytes of record batches in work, of all puts together; more wait.
     pub put_bytes_max: usize,
-    /// How long a reader may take nothing before its answer is cut.
+    /// How long a new connection may say nothing.
+    pub greeting: Duration,
+    /// How long a reader may take nothing before its connection is ended.
     pub stall: Duration,
     /// A connection that is silent this long is asked whether it lives.
     pub ping_interval: Duration,
@@ -67,10 +71,12 @@ pub struct FlightConfig {
 impl Default for FlightConfig {
     fn default() -> Self {
         Self {
+            connections_max: 1024,
             readers_max: 64,
             streams_max: 128,
             message_bytes_max: 64 * 1024 * 1024,
             put_bytes_max: 256 * 1024 * 1024,
+            greeting: Duration::from_secs(20),
             stall: Duration::from_secs(60),
             ping_interval: Duration::from_secs(15),
             ping_timeout: Duration::from_secs(15),
@@ -101,7 +107,7 @@ pub async fn serve(
         .max_decoding_message_size(config.message_bytes_max.saturating_add(MESSAGE_SLACK_BYTES));
     let (health, health_server) = tonic_health::server::health_reporter();
     health.set_serving::<FlightServiceServer<service::Face>>().await;
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true)).with_keepalive(Some(config.ping_interval));
+    let incoming = line::incoming(listener, config.connections_max, config.greeting);
     let server = Server::builder()
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)

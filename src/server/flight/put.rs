@@ -175,10 +175,10 @@ impl Puts {
     async fn message(&self, input: &mut Streaming<FlightData>) -> Result<Option<FlightData>, Status> {
         tokio::select! {
             biased;
-            message = input.message() => message.map_err(|status| of_input(status, self.message_bytes_max)),
             () = self.stop.cancelled() => {
                 Err(status(&Error::new(ErrorCode::NotReady, "the server is stopping; unacknowledged batches were not written")))
             }
+            message = input.message() => message.map_err(|status| of_input(status, self.message_bytes_max)),
         }
     }
 }

@@ -15,6 +15,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::acks::Reader;
 use super::get::{self, Rows};
+use super::line::HangUp;
 use super::put::Puts;
 use super::status::{blocking, status, unimplemented};
 use super::{actions, describe};
@@ -33,7 +34,7 @@ pub(super) struct Face {
     /// One permit an answer that is being sent.
     pub readers: Arc<Semaphore>,
     pub readers_max: usize,
-    /// How long a reader may take nothing.
+    /// How long a reader may take nothing before its connection is ended.
     pub stall: Duration,
 }
 
@@ -123,8 +124,9 @@ impl FlightService for Face {
             status(&Error::new(ErrorCode::Overloaded, detail).with_hint("try again shortly"))
         })?;
         let service = self.service.clone();
+        let line = request.extensions().get::<HangUp>().cloned();
         let answer = blocking(move || service.read(&describe::query_of_ticket(request.get_ref())?)).await?;
-        Ok(Response::new(get::stream(answer, self.stall, permit)))
+        Ok(Response::new(get::stream(answer, self.stall, line, permit)))
     }
 
     async fn do_put(&self, request: Request<Streaming<FlightData>>) -> Result<Response<Self::DoPutStream>, Status> {

@@ -1,0 +1,152 @@
+//! Accepted connections: bounded in number, closed when they never speak, and hung up on from inside.
+//!
+//! A gRPC stream whose client takes nothing cannot be ended from the server's side: nothing asks its body again, and
+//! everything it holds stays. [`HangUp`] ends the connection under it, whose other streams end with it.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures::task::AtomicWaker;
+use futures::{FutureExt, Stream, stream};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Sleep;
+use tonic::transport::server::Connected;
+
+/// Bytes of the HTTP/2 preface, the least a client says.
+const GREETING_BYTES: usize = 24;
+/// Pause after a failed accept, which mostly means that no descriptor is left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+#[derive(Debug, Default)]
+struct End {
+    is_over: AtomicBool,
+    reader: AtomicWaker,
+}
+
+/// Ends a connection. Streams find it among the extensions of their request.
+#[derive(Clone, Debug)]
+pub(super) struct HangUp(Arc<End>);
+
+impl HangUp {
+    pub(super) fn now(&self) {
+        self.0.is_over.store(true, Ordering::Release);
+        self.0.reader.wake();
+    }
+}
+
+/// An accepted connection.
+#[derive(Debug)]
+pub(super) struct Line {
+    stream: TcpStream,
+    end: Arc<End>,
+    /// How much of the greeting is missing, and until when it may.
+    greeting: Option<(usize, Pin<Box<Sleep>>)>,
+    /// One of the connections allowed at a time.
+    _slot: OwnedSemaphorePermit,
+}
+
+/// Accepts connections while there are fewer than `connections_max`; each has to speak within `greeting`.
+pub(super) fn incoming(
+    listener: TcpListener,
+    connections_max: usize,
+    greeting: Duration,
+) -> impl Stream<Item = io::Result<Line>> {
+    let slots = Arc::new(Semaphore::new(connections_max));
+    stream::unfold((listener, slots), move |(listener, slots)| async move {
+        // Only fails when the semaphore is closed, which it never is.
+        let slot = slots.clone().acquire_owned().await.ok()?;
+        let stream = loop {
+            match listener.accept().await {
+                Ok((stream, _)) => break stream,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a Flight connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        };
+        let _ = stream.set_nodelay(true);
+        let greeting = Some((GREETING_BYTES, Box::pin(tokio::time::sleep(greeting))));
+        let line = Line { stream, end: Arc::default(), greeting, _slot: slot };
+        Some((Ok(line), (listener, slots)))
+    })
+}
+
+fn hung_up() -> io::Error {
+    io::Error::new(io::ErrorKind::ConnectionAborted, "the connection was ended by this side")
+}
+
+impl Line {
+    fn check(&self) -> io::Result<()> {
+        if self.end.is_over.load(Ordering::Acquire) { Err(hung_up()) } else { Ok(()) }
+    }
+}
+
+impl Connected for Line {
+    type ConnectInfo = HangUp;
+
+    fn connect_info(&self) -> HangUp {
+        HangUp(self.end.clone())
+    }
+}
+
+impl AsyncRead for Line {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.end.reader.register(context.waker());
+        self.check()?;
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
+        let bytes = buffer.filled().len() - before;
+        let heard = self.greeting.as_mut().is_some_and(|(missing, _)| {
+            *missing = missing.saturating_sub(bytes);
+            *missing == 0
+        });
+        if heard {
+            self.greeting = None;
+        }
+        if read.is_pending()
+            && let Some((_, patience)) = &mut self.greeting
+            && patience.poll_unpin(context).is_ready()
+        {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        read
+    }
+}
+
+impl AsyncWrite for Line {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.check()?;
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.check()?;
+        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
