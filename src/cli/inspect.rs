@@ -16,8 +16,9 @@ pub struct InspectArgs {
     json: bool,
 }
 
-/// Describes each file; the first that cannot be read ends it.
+/// Describes each file; the first that cannot be read ends it. Gives 1 when a chunk has damaged blocks.
 pub fn run(args: InspectArgs) -> Result<u8> {
+    let mut status = 0;
     for (position, path) in args.files.iter().enumerate() {
         let bytes = std::fs::read(path).map_err(|error| Error::io("read", path, &error))?;
         let named = |error: Error| Error::new(error.code(), format!("{}: {}", path.display(), error.detail()));
@@ -29,6 +30,10 @@ pub fn run(args: InspectArgs) -> Result<u8> {
             show::out(&format!("{}{}\n", if position > 0 { "\n" } else { "" }, path.display()))?;
         }
         show::reply(&described, args.json)?;
+        if described["damaged_blocks"].as_array().is_some_and(|blocks| !blocks.is_empty()) {
+            show::note(&format!("{}: damaged blocks", path.display()));
+            status = 1;
+        }
     }
-    Ok(0)
+    Ok(status)
 }

@@ -74,8 +74,12 @@ fn damage_fails_the_export_and_leaves_no_file() {
     // In the columns of the last block: the footer begins some kilobytes before the end.
     let at = bytes.len() - bytes.len() / 8;
     bytes[at] ^= 0x10;
+    let healthy = run(&["inspect", &chunk.to_string_lossy()]).ok();
+    assert!(healthy.contains("damaged_blocks: -\n"), "{healthy}");
     std::fs::write(&chunk, &bytes).unwrap();
-    assert!(run(&["inspect", &chunk.to_string_lossy(), "--json"]).out.contains("damaged_blocks"));
+    let inspected = run(&["inspect", &chunk.to_string_lossy()]);
+    assert_eq!(inspected.status, 1, "{inspected:?}");
+    assert!(inspected.out.contains("damaged_blocks: 2\n"), "{inspected:?}");
     let target = folder.path().join("all.csv");
     let export = |flag: &str, at: &str| {
         let done = run(&["export", KEY, "--output", &target.to_string_lossy(), flag, at]);
