@@ -40,7 +40,7 @@ fn write(store: &Store, rows: Rows) {
 fn read(store: &Store, range: (i64, i64), rows: usize) -> i64 {
     let state = store.snapshot();
     let series = state.get(&key()).expect("registered");
-    let spec = ScanSpec { range, desc: false, limit: None, columns: None };
+    let spec = ScanSpec::range(range);
     let mut found = 0;
     let mut sum = 0_i64;
     for block in Scan::new(series, store.cache(), &spec) {
@@ -119,7 +119,7 @@ fn reads(c: &mut Criterion) {
         b.iter(|| {
             let state = store.snapshot();
             let series = state.get(&key()).expect("registered");
-            let from = latest_start(series, store.cache(), (i64::MIN, i64::MAX), 100).expect("a start");
+            let from = latest_start(series, store.cache(), (i64::MIN, i64::MAX), 100, &[]).expect("a start");
             black_box(read(&store, (from, i64::MAX), 100))
         });
     });

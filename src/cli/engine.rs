@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 
 use super::target::{ReadOptions, WriteOptions};
 use crate::config::Config;
-use crate::egress::{self, Encoder, OutFormat, RowsShape, Times};
+use crate::egress::{self, Closing, Encoder, OutFormat, RowsShape, Times};
 use crate::error::{Error, Result};
 use crate::format::FORMAT_VERSION;
 use crate::ingest::{self, BodyFormat};
@@ -120,7 +120,10 @@ pub fn read(
     };
     let answer = service.read(query)?;
     let shape = answer.shape.clone();
-    for piece in Encoder::new(&shape, writing, answer, |answer| answer.next_cursor())? {
+    for piece in Encoder::new(&shape, writing, answer, |answer| Closing {
+        next_cursor: answer.next_cursor(),
+        stats: answer.stats(),
+    })? {
         sink(piece?)?;
     }
     Ok(())

@@ -11,7 +11,7 @@ use super::mutate::format_of;
 use super::show;
 use super::target::{ReadOptions, Target, TargetArgs};
 use crate::error::{Error, ErrorCode, Result};
-use crate::query::{Numbers, Order, Query};
+use crate::query::{Numbers, Order, Predicate, Query};
 use crate::types::SeriesKey;
 
 /// Rows of a table when neither --limit nor --latest is given.
@@ -94,7 +94,8 @@ impl SelectArgs {
             other => return Err(Error::invalid(format!("order {other:?} is not asc or desc"))),
         };
         query.columns = (!self.columns.is_empty()).then(|| self.columns.clone());
-        query.predicates = (!self.predicates.is_empty()).then(|| self.predicates.clone().into());
+        let predicates = self.predicates.iter().map(|text| Predicate::parse(text)).collect::<Result<Vec<_>>>()?;
+        query.predicates = (!predicates.is_empty()).then_some(predicates);
         query.numbers = serde_json::from_value::<Numbers>(self.numbers.as_str().into()).map_err(|_| {
             let detail = format!("numbers {:?} is not one of stored, float64, decimal128, raw, string", self.numbers);
             Error::invalid(detail)

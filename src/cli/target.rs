@@ -10,7 +10,7 @@ use super::remote::{Call, RestClient, series_path};
 use super::{engine, show};
 use crate::config::Loaded;
 use crate::error::{Error, ErrorCode, Result};
-use crate::query::Query;
+use crate::query::{Predicate, Query};
 use crate::service::{
     Condition, DeleteReply, DropReply, Health, Inventory, Mode, Registered, SealReply, SeriesFilter, SeriesInfo,
     SeriesPage, Service, WriteReply,
@@ -292,8 +292,10 @@ fn read_call(key: &SeriesKey, query: &Query, options: &ReadOptions) -> Result<Ca
             serde_json::Value::Number(number) => call = call.param(&name, &number.to_string()),
             serde_json::Value::Array(_) if name == "series" => {}
             serde_json::Value::Array(items) if name == "where" => {
-                for item in items.iter().filter_map(|item| item.as_str()) {
-                    call = call.param(&name, item);
+                for item in items {
+                    let predicate: Predicate = serde_json::from_value(item)
+                        .map_err(|error| Error::internal(format!("a predicate is no object: {error}")))?;
+                    call = call.param(&name, &predicate.to_text());
                 }
             }
             serde_json::Value::Array(items) => {

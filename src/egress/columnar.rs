@@ -8,7 +8,7 @@ use parquet::errors::ParquetError;
 use parquet::file::properties::WriterProperties;
 use parquet::schema::types::ColumnPath;
 
-use super::{Output, ROW_GROUP_ROWS, Writer};
+use super::{Closing, Output, ROW_GROUP_ROWS, Writer};
 use crate::error::{Error, Result};
 use crate::query::{Block, Shape};
 
@@ -68,7 +68,7 @@ impl Writer for Parquet {
         Ok(true)
     }
 
-    fn finish(&mut self, _next_cursor: Option<&str>, out: &mut Output) -> Result<bool> {
+    fn finish(&mut self, _closing: &Closing, out: &mut Output) -> Result<bool> {
         let file = self.file.take().ok_or_else(|| Error::internal("a parquet file was ended twice"))?;
         let rest = file.into_inner().map_err(internal)?;
         out.push(Bytes::from(rest));

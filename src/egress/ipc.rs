@@ -5,7 +5,7 @@ use arrow::datatypes::SchemaRef;
 use arrow::ipc::writer::StreamWriter;
 use bytes::Bytes;
 
-use super::{Output, Writer};
+use super::{Closing, Output, Writer};
 use crate::error::{Error, Result};
 use crate::format::ipc;
 use crate::query::{Block, Numbers, Shape};
@@ -108,7 +108,7 @@ impl Writer for Framed {
         Ok(true)
     }
 
-    fn finish(&mut self, _next_cursor: Option<&str>, out: &mut Output) -> Result<bool> {
+    fn finish(&mut self, _closing: &Closing, out: &mut Output) -> Result<bool> {
         out.open.extend_from_slice(&ipc::END_OF_STREAM);
         Ok(true)
     }
@@ -148,7 +148,7 @@ impl Writer for Strings {
         Ok(true)
     }
 
-    fn finish(&mut self, _next_cursor: Option<&str>, out: &mut Output) -> Result<bool> {
+    fn finish(&mut self, _closing: &Closing, out: &mut Output) -> Result<bool> {
         self.stream.finish().map_err(internal)?;
         self.drain(out);
         Ok(true)

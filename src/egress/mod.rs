@@ -18,7 +18,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::query::{Block, Shape};
+use crate::query::{Block, ScanStats, Shape};
 
 /// Bytes after which text is handed on. Pieces are about this long; blocks of an Arrow stream may be up to 1 MiB.
 pub const PIECE_BYTES: usize = 256 * 1024;
@@ -153,6 +153,15 @@ impl Options {
     }
 }
 
+/// What stands behind the rows of a JSON answer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Closing {
+    /// Where to go on, when rows are left.
+    pub next_cursor: Option<String>,
+    /// How the answer was found, when that was asked for.
+    pub stats: Option<ScanStats>,
+}
+
 /// What one format does with the blocks of an answer. Methods that return `false` want to be called again.
 trait Writer: Send {
     /// What comes before the first row.
@@ -162,7 +171,7 @@ trait Writer: Send {
     /// Writes some of the block it took; true when nothing of it is left.
     fn print(&mut self, out: &mut Output) -> Result<bool>;
     /// Writes some of what comes after the last row; true when the body is complete.
-    fn finish(&mut self, next_cursor: Option<&str>, out: &mut Output) -> Result<bool>;
+    fn finish(&mut self, closing: &Closing, out: &mut Output) -> Result<bool>;
 }
 
 /// Bytes on their way out: finished pieces, and the one being written.
@@ -208,17 +217,17 @@ enum Stage {
     Begin,
     Pull,
     Print,
-    Finish(Option<String>),
+    Finish(Closing),
     Ended,
 }
 
 /// Yields the body of an answer in pieces.
 ///
-/// `blocks` gives the rows; `next_cursor` is asked once, after the last block, where to go on. The iterator ends
+/// `blocks` gives the rows; `closing` is asked once, after the last block, what stands behind them. The iterator ends
 /// after an error: a consumer must then abandon the body, never end it as if it were whole.
 pub struct Encoder<I, C> {
     blocks: I,
-    next_cursor: C,
+    closing: C,
     writer: Box<dyn Writer>,
     out: Output,
     stage: Stage,
@@ -228,11 +237,11 @@ pub struct Encoder<I, C> {
 impl<I, C> Encoder<I, C>
 where
     I: Iterator<Item = Result<Block>>,
-    C: FnMut(&I) -> Option<String>,
+    C: FnMut(&I) -> Closing,
 {
     /// # Errors
     /// `invalid_argument` when the options contradict each other.
-    pub fn new(shape: &Shape, options: Options, blocks: I, next_cursor: C) -> Result<Self> {
+    pub fn new(shape: &Shape, options: Options, blocks: I, closing: C) -> Result<Self> {
         options.check()?;
         let writer: Box<dyn Writer> = match (options.format, options.shape) {
             (OutFormat::Json, RowsShape::Columns) => Box::new(text::Columns::new(shape, options.times)?),
@@ -243,7 +252,7 @@ where
             (OutFormat::Parquet, _) => Box::new(columnar::Parquet::new(shape)?),
         };
         let columns = shape.columns.len() + 1;
-        Ok(Self { blocks, next_cursor, writer, out: Output::default(), stage: Stage::Begin, columns })
+        Ok(Self { blocks, closing, writer, out: Output::default(), stage: Stage::Begin, columns })
     }
 
     /// Does one step of the work; true when there is more.
@@ -254,7 +263,7 @@ where
                 Stage::Pull
             }
             Stage::Pull => match self.blocks.next() {
-                None => Stage::Finish((self.next_cursor)(&self.blocks)),
+                None => Stage::Finish((self.closing)(&self.blocks)),
                 Some(block) => {
                     let block = block?;
                     let whole = (0..self.columns).all(|column| block.words(column).len() == block.rows);
@@ -270,8 +279,8 @@ where
             },
             Stage::Print if self.writer.print(&mut self.out)? => Stage::Pull,
             Stage::Print => Stage::Print,
-            Stage::Finish(cursor) => {
-                if !self.writer.finish(cursor.as_deref(), &mut self.out)? {
+            Stage::Finish(closing) => {
+                if !self.writer.finish(closing, &mut self.out)? {
                     return Ok(true);
                 }
                 self.out.cut();
@@ -287,7 +296,7 @@ where
 impl<I, C> Iterator for Encoder<I, C>
 where
     I: Iterator<Item = Result<Block>>,
-    C: FnMut(&I) -> Option<String>,
+    C: FnMut(&I) -> Closing,
 {
     type Item = Result<Bytes>;
 

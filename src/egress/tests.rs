@@ -46,7 +46,9 @@ fn block(first: usize, rows: usize) -> Block {
 }
 
 fn pieces(shape: &Shape, options: Options, blocks: Vec<Result<Block>>) -> Vec<Result<Bytes>> {
-    Encoder::new(shape, options, blocks.into_iter(), |_| Some("next".into())).unwrap().collect()
+    Encoder::new(shape, options, blocks.into_iter(), |_| Closing { next_cursor: Some("next".into()), stats: None })
+        .unwrap()
+        .collect()
 }
 
 fn body(shape: &Shape, options: Options, blocks: Vec<Block>) -> Vec<u8> {

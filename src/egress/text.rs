@@ -3,7 +3,7 @@
 //! Decimals are written with all their digits, doubles as the shortest text that reads back the same. Nothing is
 //! allocated per cell.
 
-use super::{Output, Times, Writer};
+use super::{Closing, Output, Times, Writer};
 use crate::error::{Error, Result};
 use crate::query::{Block, Numbers, Shape};
 use crate::types::{ColumnType, TimeUnit, number, time};
@@ -84,11 +84,15 @@ fn json_head(shape: &Shape) -> Result<Vec<u8>> {
 }
 
 /// `,"next_cursor":…}` after the rows of a JSON answer.
-fn json_tail(next_cursor: Option<&str>) -> Result<Vec<u8>> {
+fn json_tail(closing: &Closing) -> Result<Vec<u8>> {
     let mut tail = b",\"next_cursor\":".to_vec();
-    match next_cursor {
+    match closing.next_cursor.as_deref() {
         Some(cursor) => tail.extend(json_text(cursor)?),
         None => tail.extend_from_slice(b"null"),
+    }
+    if let Some(stats) = &closing.stats {
+        tail.extend_from_slice(b",\"stats\":");
+        serde_json::to_writer(&mut tail, stats).map_err(|error| Error::internal(format!("stats: {error}")))?;
     }
     tail.extend_from_slice(b"}\n");
     Ok(tail)
@@ -104,7 +108,7 @@ pub(super) struct Rows {
     /// After the cells of each row.
     after: &'static [u8],
     /// After the last row of a JSON answer, before its cursor.
-    closing: Option<&'static [u8]>,
+    end: Option<&'static [u8]>,
     block: Option<Block>,
     row: usize,
     is_first: bool,
@@ -137,14 +141,14 @@ impl Rows {
         head: Vec<u8>,
         between: &'static [u8],
         after: &'static [u8],
-        closing: Option<&'static [u8]>,
+        end: Option<&'static [u8]>,
     ) -> Self {
         let mut all = cells(shape, times, true);
         for (position, (name, cell)) in all.iter_mut().enumerate() {
             // Column names are of a-z, 0-9 and _ only.
             cell.before = format!("{}\"{name}\":", if position == 0 { '{' } else { ',' }).into_bytes();
         }
-        Self::new(all, head, between, after, closing)
+        Self::new(all, head, between, after, end)
     }
 
     fn new(
@@ -152,10 +156,10 @@ impl Rows {
         head: Vec<u8>,
         between: &'static [u8],
         after: &'static [u8],
-        closing: Option<&'static [u8]>,
+        end: Option<&'static [u8]>,
     ) -> Self {
         let cells = cells.into_iter().map(|(_, cell)| cell).collect();
-        Self { cells, head, between, after, closing, block: None, row: 0, is_first: true }
+        Self { cells, head, between, after, end, block: None, row: 0, is_first: true }
     }
 }
 
@@ -196,10 +200,10 @@ impl Writer for Rows {
         Ok(done)
     }
 
-    fn finish(&mut self, next_cursor: Option<&str>, out: &mut Output) -> Result<bool> {
-        if let Some(closing) = self.closing {
-            out.open.extend_from_slice(closing);
-            out.open.extend(json_tail(next_cursor)?);
+    fn finish(&mut self, closing: &Closing, out: &mut Output) -> Result<bool> {
+        if let Some(end) = self.end {
+            out.open.extend_from_slice(end);
+            out.open.extend(json_tail(closing)?);
         }
         Ok(true)
     }
@@ -243,10 +247,10 @@ impl Writer for Columns {
         Ok(true)
     }
 
-    fn finish(&mut self, next_cursor: Option<&str>, out: &mut Output) -> Result<bool> {
+    fn finish(&mut self, closing: &Closing, out: &mut Output) -> Result<bool> {
         let Some(cell) = self.cells.get(self.column) else {
             out.open.push(b'}');
-            out.open.extend(json_tail(next_cursor)?);
+            out.open.extend(json_tail(closing)?);
             return Ok(true);
         };
         if self.block == 0 && self.row == 0 {

@@ -9,6 +9,7 @@ pub mod manifest;
 pub mod run;
 pub mod tombstone;
 pub mod wal;
+pub mod zone_map;
 
 /// Version of the data directory as a whole, written in `FORMAT`.
 pub const FORMAT_VERSION: u32 = 1;

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::answer::Numbers;
+use super::predicate::Predicate;
 use crate::types::SeriesKey;
 
 /// Direction of the answer.
@@ -41,9 +42,9 @@ pub struct Query {
     /// Number columns wanted, in this order; `ts` always comes first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub columns: Option<Vec<String>>,
-    /// Predicates; this version refuses them as `unimplemented`.
+    /// Conditions every row has to meet, all of them.
     #[serde(default, rename = "where", skip_serializing_if = "Option::is_none")]
-    pub predicates: Option<serde_json::Value>,
+    pub predicates: Option<Vec<Predicate>>,
     /// Keep only the last N rows of the range.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub latest: Option<u64>,

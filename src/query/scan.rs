@@ -3,14 +3,17 @@
 //! Long pieces of one source come out as slices of the map or run they stand in; whole chunk blocks come out with
 //! their message. Only short pieces, where rows of several sources interleave, and descending answers are copied.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use arrow::buffer::Buffer;
+use serde::{Deserialize, Serialize};
 
 use super::answer::{Block, Verbatim};
+use super::predicate::KeyRanges;
 use crate::error::Result;
 use crate::format::chunk::block_rows;
-use crate::store::{MapCache, Merge, Piece, SeriesState};
+use crate::store::{MapCache, Merge, Piece, SeriesState, Wanted};
 
 /// Pieces of fewer rows are gathered into one block.
 const GATHER_ROWS: usize = 512;
@@ -29,6 +32,15 @@ pub struct Scan {
     gathered: Vec<Vec<i64>>,
     /// A piece taken from the merge and not given yet.
     held: Option<Piece>,
+    filter: Vec<KeyRanges>,
+    /// Matching parts of the last piece of the merge, in the order of the answer.
+    matching: VecDeque<Piece>,
+    marks: Vec<bool>,
+    /// The block the last piece stood in, to count blocks.
+    last_block: usize,
+    blocks_scanned: u64,
+    rows_checked: u64,
+    rows_matched: u64,
     next_ts: Option<i64>,
     ended: bool,
 }
@@ -42,6 +54,47 @@ pub struct ScanSpec {
     pub limit: Option<u64>,
     /// Positions of the number columns wanted; all when absent.
     pub columns: Option<Vec<usize>>,
+    /// Conditions every row has to meet.
+    pub filter: Vec<KeyRanges>,
+}
+
+impl ScanSpec {
+    /// All columns of the rows of a closed range, forwards.
+    pub fn range(range: (i64, i64)) -> Self {
+        Self { range, desc: false, limit: None, columns: None, filter: Vec::new() }
+    }
+}
+
+/// How a predicate was answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub struct ScanStats {
+    /// Chunks within the range that were looked at, and those no row of which had to be read.
+    pub chunks_considered: u64,
+    pub chunks_pruned: u64,
+    /// Blocks of chunks and tail that rows were read from.
+    pub blocks_scanned: u64,
+    /// Zones of 1,024 rows within the range, those the zone maps ruled out, and the rest.
+    pub zones_considered: u64,
+    pub zones_pruned: u64,
+    pub zones_scanned: u64,
+    pub rows_checked: u64,
+    pub rows_matched: u64,
+    /// `zone_map`, or `none` when nothing could be ruled out beforehand.
+    #[cfg_attr(feature = "server", schema(inline))]
+    pub index_used: IndexUsed,
+    /// Whether some chunk had no usable zone map and was read whole.
+    pub fallback: bool,
+}
+
+/// What narrowed a scan.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum IndexUsed {
+    #[default]
+    None,
+    ZoneMap,
 }
 
 impl Scan {
@@ -54,7 +107,16 @@ impl Scan {
         };
         let whole = columns.iter().copied().eq(0..=column_count);
         Self {
-            merge: series.merge(cache, spec.range, spec.desc),
+            merge: series.merge(cache, spec.range, spec.desc).looking_for(
+                spec.filter.iter().map(|f| Wanted { column: f.column, ranges: f.ranges.clone() }).collect(),
+            ),
+            filter: spec.filter.clone(),
+            matching: VecDeque::new(),
+            marks: Vec::new(),
+            last_block: 0,
+            blocks_scanned: 0,
+            rows_checked: 0,
+            rows_matched: 0,
             gathered: vec![Vec::new(); columns.len()],
             columns,
             whole,
@@ -70,6 +132,68 @@ impl Scan {
     /// Timestamp of the first row beyond the limit, once the scan has ended; `None` when there is none.
     pub fn next_ts(&self) -> Option<i64> {
         self.next_ts
+    }
+
+    /// How the scan went so far.
+    pub fn stats(&self) -> ScanStats {
+        let merge = self.merge.stats();
+        ScanStats {
+            chunks_considered: merge.chunks_considered,
+            chunks_pruned: merge.chunks_pruned,
+            blocks_scanned: self.blocks_scanned,
+            zones_considered: merge.zones_considered,
+            zones_pruned: merge.zones_pruned,
+            zones_scanned: merge.zones_considered - merge.zones_pruned,
+            rows_checked: self.rows_checked,
+            rows_matched: self.rows_matched,
+            index_used: if merge.zones_considered > 0 { IndexUsed::ZoneMap } else { IndexUsed::None },
+            fallback: merge.zone_maps_missing > 0,
+        }
+    }
+
+    /// The next piece whose rows all match.
+    fn next_match(&mut self) -> Result<Option<Piece>> {
+        loop {
+            if let Some(piece) = self.matching.pop_front() {
+                return Ok(Some(piece));
+            }
+            let Some(piece) = self.merge.next_piece()? else { return Ok(None) };
+            let block = Arc::as_ptr(&piece.block) as usize;
+            if block != self.last_block {
+                self.last_block = block;
+                self.blocks_scanned += 1;
+            }
+            if self.filter.is_empty() {
+                return Ok(Some(piece));
+            }
+            self.split(&piece);
+        }
+    }
+
+    /// Cuts a piece into its runs of matching rows.
+    fn split(&mut self, piece: &Piece) {
+        self.marks.clear();
+        self.marks.resize(piece.hi - piece.lo, true);
+        for condition in &self.filter {
+            let words = piece.block.columns.columns.get(condition.column);
+            let words = words.map_or(&[][..], |column| column.typed_data::<i64>());
+            condition.keep(words.get(piece.lo..piece.hi).unwrap_or_default(), &mut self.marks);
+        }
+        self.rows_checked += self.marks.len() as u64;
+        let mut at = 0;
+        while let Some(from) = self.marks.get(at..).and_then(|rest| rest.iter().position(|mark| *mark)) {
+            let from = at + from;
+            let rest = self.marks.get(from..).unwrap_or_default();
+            let to = from + rest.iter().position(|mark| !mark).unwrap_or(rest.len());
+            self.rows_matched += (to - from) as u64;
+            let run = Piece { block: Arc::clone(&piece.block), lo: piece.lo + from, hi: piece.lo + to };
+            if self.desc {
+                self.matching.push_front(run);
+            } else {
+                self.matching.push_back(run);
+            }
+            at = to;
+        }
     }
 
     fn gathered_rows(&self) -> usize {
@@ -113,7 +237,7 @@ impl Scan {
         if let Some(piece) = self.held.take() {
             return Ok(Some(piece));
         }
-        let Some(mut piece) = self.merge.next_piece()? else { return Ok(None) };
+        let Some(mut piece) = self.next_match()? else { return Ok(None) };
         let rows = (piece.hi - piece.lo) as u64;
         let edge = |piece: &Piece, row: usize| {
             piece.block.columns.columns.first().and_then(|ts| ts.typed_data::<i64>().get(row).copied())
@@ -204,11 +328,19 @@ impl Iterator for Scan {
     }
 }
 
-/// Timestamp of the n-th row from the end of a closed range, or the start of the range when there are fewer.
-pub fn latest_start(series: &SeriesState, cache: &Arc<MapCache>, range: (i64, i64), count: u64) -> Result<i64> {
-    let mut merge = series.merge(cache, range, true);
+/// Timestamp of the n-th matching row from the end of a closed range, or the start of the range when there are fewer.
+pub fn latest_start(
+    series: &SeriesState,
+    cache: &Arc<MapCache>,
+    range: (i64, i64),
+    count: u64,
+    filter: &[KeyRanges],
+) -> Result<i64> {
+    let spec = ScanSpec { range, desc: true, limit: Some(count), columns: Some(Vec::new()), filter: filter.to_vec() };
+    let mut scan = Scan::new(series, cache, &spec);
     let mut left = count;
-    while let Some(piece) = merge.next_piece()? {
+    // Only positions are needed: pieces are counted, not copied.
+    while let Some(piece) = scan.next_match()? {
         let rows = (piece.hi - piece.lo) as u64;
         if rows >= left {
             let row = piece.hi - usize::try_from(left).unwrap_or(usize::MAX).min(piece.hi);

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use super::Service;
 use crate::error::{Error, ErrorCode, Result};
-use crate::query::{Block, Numbers, Order, Query, Scan, ScanSpec, Shape, When, latest_start};
+use crate::query::{
+    Block, KeyRanges, Numbers, Order, Query, Scan, ScanSpec, ScanStats, Shape, When, latest_start, predicate,
+};
 use crate::store::{Pins, SeriesState, State};
 use crate::types::time::{self, Bound};
 use crate::types::{ColumnType, SeriesDef, SeriesKey, TimeUnit};
@@ -18,6 +20,7 @@ pub struct Answer {
     /// `"<store epoch>-<series id>-<version>-"`: the entity tag up to its format part, without quotes.
     pub etag_stem: String,
     scan: Scan,
+    explain: bool,
     resume: Resume,
 }
 
@@ -61,6 +64,11 @@ impl Answer {
         )
     }
 
+    /// How the answer was found, so far; asked for with `explain`.
+    pub fn stats(&self) -> Option<ScanStats> {
+        self.explain.then(|| self.scan.stats())
+    }
+
     /// The state that is answered.
     pub fn state(&self) -> &Arc<State> {
         &self.resume.state
@@ -71,10 +79,10 @@ impl Answer {
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub shape: Shape,
-    /// Exact.
-    pub total_records: u64,
-    /// Bytes of the columns as they are sent.
-    pub total_bytes: u64,
+    /// Exact; unknown under a predicate.
+    pub total_records: Option<u64>,
+    /// Bytes of the columns as they are sent; unknown under a predicate.
+    pub total_bytes: Option<u64>,
     /// One query per endpoint, pinned to the commit, in time order.
     pub endpoints: Vec<Query>,
 }
@@ -85,6 +93,7 @@ struct Resolved {
     series: Arc<SeriesState>,
     range: (i64, i64),
     columns: Option<Vec<usize>>,
+    filter: Vec<KeyRanges>,
     limit: Option<u64>,
     order: Order,
     shape: Shape,
@@ -157,11 +166,9 @@ fn unimplemented(what: &str) -> Error {
 
 fn check_offered(query: &Query) -> Result<()> {
     let asked = [
-        (query.predicates.as_ref().is_some_and(|p| !p.is_null() && p != &serde_json::json!([])), "where"),
         (query.as_of.is_some(), "as_of"),
         (query.latest_complete.is_some(), "latest_complete"),
         (query.layout.as_deref().is_some_and(|layout| layout != "by_series"), "layout by_time"),
-        (query.explain, "explain"),
     ];
     match asked.iter().find(|(asked, _)| *asked) {
         Some((_, what)) => Err(unimplemented(what)),
@@ -224,6 +231,8 @@ impl Service {
         };
         let series = self.series_state(&state, &key)?;
         let columns = columns_of(&series.def, query.columns.as_ref())?;
+        let predicates = query.predicates.as_deref().unwrap_or_default();
+        let filter = predicate::compile(&series.def, predicates, query.numbers)?;
         let range = match &cursor {
             Some(cursor) if cursor.series_id != series.id || cursor.order != query.order => {
                 return Err(Error::invalid("the cursor belongs to another read"));
@@ -233,12 +242,12 @@ impl Service {
                 let (start, end) = range_of(&series.def, query.start.as_ref(), query.end.as_ref())?;
                 match query.latest {
                     None => (start, end),
-                    Some(count) => (latest_start(&series, self.store.cache(), (start, end), count)?, end),
+                    Some(count) => (latest_start(&series, self.store.cache(), (start, end), count, &filter)?, end),
                 }
             }
         };
         let shape = Shape::of(&series.def, columns.as_deref(), query.numbers, series.version, state.commit);
-        Ok(Resolved { state, series, range, columns, limit: query.limit, order: query.order, shape })
+        Ok(Resolved { state, series, range, columns, filter, limit: query.limit, order: query.order, shape })
     }
 
     /// Starts a read; rows come out of the iterator.
@@ -253,12 +262,14 @@ impl Service {
             desc: resolved.order == Order::Desc,
             limit: resolved.limit,
             columns: resolved.columns,
+            filter: resolved.filter,
         };
         let scan = Scan::new(&resolved.series, self.store.cache(), &spec);
         Ok(Answer {
             etag_stem: self.stem(resolved.series.id, resolved.series.version),
             shape: resolved.shape,
             scan,
+            explain: query.explain,
             resume: Resume {
                 pins: Arc::clone(self.store.pins()),
                 state: resolved.state,
@@ -279,8 +290,12 @@ impl Service {
     /// Schema, exact size and endpoints of an answer; its commit is kept readable for a while.
     pub fn plan(&self, query: &Query) -> Result<Plan> {
         let resolved = self.resolve(query)?;
-        let rows = resolved.series.count_rows(self.store.cache(), resolved.range)?;
-        let total_records = resolved.limit.map_or(rows, |limit| rows.min(limit));
+        let total_records = if resolved.filter.is_empty() {
+            let rows = resolved.series.count_rows(self.store.cache(), resolved.range)?;
+            Some(resolved.limit.map_or(rows, |limit| rows.min(limit)))
+        } else {
+            None
+        };
         let row_bytes =
             8 + resolved.shape.columns.iter().map(|column| cell_bytes(column.kind, query.numbers)).sum::<u64>();
         self.store.pins().keep(&resolved.state);
@@ -305,7 +320,8 @@ impl Service {
             }
             _ => vec![pinned],
         };
-        Ok(Plan { shape: resolved.shape, total_records, total_bytes: total_records * row_bytes, endpoints })
+        let total_bytes = total_records.map(|rows| rows * row_bytes);
+        Ok(Plan { shape: resolved.shape, total_records, total_bytes, endpoints })
     }
 }
 

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use arc_swap::ArcSwapOption;
 use arrow::buffer::Buffer;
@@ -16,6 +16,7 @@ use crate::error::{Error, Result};
 use crate::format::chunk::{self, BlockMeta, ChunkMeta};
 use crate::format::ipc::PREFIX_BYTES;
 use crate::format::manifest::ChunkRecord;
+use crate::format::zone_map::ZoneMap;
 use crate::types::{ColumnType, SeriesDef, number};
 
 /// A chunk file the manifest names.
@@ -35,6 +36,8 @@ pub struct OpenChunk {
     map: Map,
     checked: Vec<AtomicU64>,
     path: PathBuf,
+    footer_crc: u32,
+    zones: OnceLock<Option<ZoneMap>>,
 }
 
 /// One block's columns, each its own slice of the map.
@@ -104,7 +107,7 @@ impl Drop for ChunkFile {
     fn drop(&mut self) {
         if self.obsolete.load(Ordering::Acquire) {
             self.open.store(None);
-            if let Err(error) = disk::remove(&self.path) {
+            if let Err(error) = disk::remove(&self.path).and_then(|()| disk::remove(&zone_map_path(&self.path))) {
                 tracing::warn!(%error, "a replaced chunk stays behind");
             }
         }
@@ -140,7 +143,14 @@ impl OpenChunk {
         }
         let map = Map::new(&file, path)?;
         let words = meta.blocks.len().div_ceil(64);
-        Ok(Self { meta, map, checked: (0..words).map(|_| AtomicU64::new(0)).collect(), path: path.to_owned() })
+        Ok(Self {
+            meta,
+            map,
+            checked: (0..words).map(|_| AtomicU64::new(0)).collect(),
+            path: path.to_owned(),
+            footer_crc,
+            zones: OnceLock::new(),
+        })
     }
 
     /// Block table.
@@ -224,6 +234,19 @@ impl OpenChunk {
         Ok(Buffer::from(self.map.slice(offset + usize::try_from(block.header_bytes).unwrap_or(0), rows * 8)))
     }
 
+    /// The zone map beside the file. `None` when it is missing or damaged: that only costs time.
+    pub fn zones(&self) -> Option<&ZoneMap> {
+        self.zones
+            .get_or_init(|| match read_zones(&self.path, &self.meta, self.footer_crc) {
+                Ok(zones) => Some(zones),
+                Err(error) => {
+                    tracing::warn!(%error, "a zone map is not used");
+                    None
+                }
+            })
+            .as_ref()
+    }
+
     /// Brings a block into memory.
     pub fn populate(&self, position: usize) {
         if let Some(block) = self.meta.blocks.get(position) {
@@ -231,6 +254,23 @@ impl OpenChunk {
             self.map.populate(offset, length);
         }
     }
+}
+
+/// Name of the zone map of a chunk file.
+pub fn zone_map_path(chunk: &Path) -> PathBuf {
+    chunk.with_extension("zmap")
+}
+
+fn read_zones(chunk: &Path, meta: &ChunkMeta, footer_crc: u32) -> Result<ZoneMap> {
+    let path = zone_map_path(chunk);
+    let zones = ZoneMap::decode(&disk::read(&path)?)
+        .map_err(|error| Error::new(error.code(), format!("{}: {}", path.display(), error.detail())))?;
+    let rows = usize::try_from(meta.rows).unwrap_or(usize::MAX);
+    let fits = zones.columns.len() == meta.series.columns.len() + 1 && zones.zones() == rows.div_ceil(chunk::ZONE_ROWS);
+    if zones.chunk_id != meta.chunk_id || zones.footer_crc != footer_crc || !fits {
+        return Err(Error::corrupt(format!("{} belongs to another chunk", path.display())));
+    }
+    Ok(zones)
 }
 
 /// A column under the type the series has now.

@@ -63,20 +63,61 @@ impl Source {
 
 /// Ranges that tombstones hide from one source, sorted and apart, within the range of the merge.
 fn holes_of(source: &Source, tombstones: &[Tombstone], start: i64, end: i64) -> Vec<(i64, i64)> {
-    let mut holes: Vec<(i64, i64)> = tombstones
+    let holes: Vec<(i64, i64)> = tombstones
         .iter()
         .filter(|t| t.commit > source.commit_hi() && t.start <= end && t.end >= start)
         .map(|t| (t.start, t.end))
         .collect();
-    holes.sort_unstable();
-    let mut joined: Vec<(i64, i64)> = Vec::with_capacity(holes.len());
-    for (from, to) in holes {
+    joined(holes)
+}
+
+/// Closed ranges sorted, with those that touch made one.
+fn joined(mut ranges: Vec<(i64, i64)>) -> Vec<(i64, i64)> {
+    ranges.sort_unstable();
+    let mut joined: Vec<(i64, i64)> = Vec::with_capacity(ranges.len());
+    for (from, to) in ranges {
         match joined.last_mut() {
             Some(last) if from <= last.1.saturating_add(1) => last.1 = last.1.max(to),
             _ => joined.push((from, to)),
         }
     }
     joined
+}
+
+/// Ranges of time whose zones hold no wanted row.
+fn prunable(open: &OpenChunk, context: &Context<'_>, older: &[(i64, i64)], stats: &mut MergeStats) -> Vec<(i64, i64)> {
+    stats.chunks_considered += 1;
+    if open.meta.series.columns != context.def.columns {
+        // Keys of other digits do not compare.
+        stats.zone_maps_missing += 1;
+        return Vec::new();
+    }
+    let Some(zones) = open.zones() else {
+        stats.zone_maps_missing += 1;
+        return Vec::new();
+    };
+    let Some(times) = zones.columns.first() else { return Vec::new() };
+    let mut pruned = Vec::new();
+    let mut left = 0_u64;
+    for (zone, (first, last)) in times.min.iter().zip(&times.max).enumerate() {
+        if *last < context.start || *first > context.end {
+            continue;
+        }
+        stats.zones_considered += 1;
+        let possible = context.wanted.iter().all(|wanted| {
+            let bounds = zones.columns.get(wanted.column).and_then(|c| Some((*c.min.get(zone)?, *c.max.get(zone)?)));
+            bounds.is_none_or(|(min, max)| wanted.ranges.iter().any(|(low, high)| *low <= max && min <= *high))
+        });
+        let hides = older.iter().any(|(from, to)| from <= last && first <= to);
+        if possible || hides {
+            left += 1;
+        } else {
+            stats.zones_pruned += 1;
+            pruned.push((*first, *last));
+        }
+    }
+    stats.chunks_pruned += u64::from(left == 0);
+    pruned
 }
 
 /// Rows of one source that stand next to each other in the answer: positions `lo..hi` of a block.
@@ -118,18 +159,51 @@ struct Cursor {
 struct Context<'a> {
     cache: &'a MapCache,
     def: &'a SeriesDef,
+    wanted: &'a [Wanted],
     desc: bool,
     start: i64,
     end: i64,
 }
 
+/// Rows a reader looks for: those whose cell in one column has an order key inside some range. A merge may leave out
+/// zones that cannot hold any; it does not check rows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// Position of the column in the registration; `ts` is 0.
+    pub column: usize,
+    /// Closed ranges of order keys, rising and apart.
+    pub ranges: Vec<(i64, i64)>,
+}
+
+/// What a merge looked at and what it could leave out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MergeStats {
+    pub chunks_considered: u64,
+    pub chunks_pruned: u64,
+    pub zones_considered: u64,
+    pub zones_pruned: u64,
+    /// Chunks whose zone map was missing or unusable.
+    pub zone_maps_missing: u64,
+}
+
 impl Cursor {
-    fn new(source: Source, tombstones: &[Tombstone], context: &Context<'_>) -> Result<Self> {
-        let holes = holes_of(&source, tombstones, context.start, context.end);
+    /// `older` are the spans of sources with lower commits: rows there must stay, to hide the older ones.
+    fn new(
+        source: Source,
+        tombstones: &[Tombstone],
+        context: &Context<'_>,
+        older: &[(i64, i64)],
+        stats: &mut MergeStats,
+    ) -> Result<Self> {
+        let mut holes = holes_of(&source, tombstones, context.start, context.end);
         let open = match &source {
             Source::Chunk(chunk) => Some(chunk.open(context.cache)?),
             Source::Run(_) => None,
         };
+        if let (Some(open), false) = (&open, context.wanted.is_empty()) {
+            holes.extend(prunable(open, context, older, stats));
+            holes = joined(holes);
+        }
         let block_count = open.as_ref().map_or(1, |open| open.blocks().len());
         let mut cursor =
             Self { source, open, holes, block: 0, block_count, loaded: None, lo: 0, hi: 0, done: block_count == 0 };
@@ -230,7 +304,7 @@ impl Cursor {
                 continue;
             }
             let head = self.head(context)?;
-            match self.holes.iter().find(|(from, to)| *from <= head && head <= *to) {
+            match self.hole_at(head) {
                 None => break,
                 Some((from, to)) => {
                     let beyond = if context.desc { from.checked_sub(1) } else { to.checked_add(1) };
@@ -251,6 +325,12 @@ impl Cursor {
         Ok(())
     }
 
+    /// The hole a timestamp lies in.
+    fn hole_at(&self, ts: i64) -> Option<(i64, i64)> {
+        let position = self.holes.partition_point(|(_, to)| *to < ts);
+        self.holes.get(position).copied().filter(|(from, _)| *from <= ts)
+    }
+
     /// Timestamp of the next row.
     fn head(&mut self, context: &Context<'_>) -> Result<i64> {
         let (first, last, rows) = self.span(self.block);
@@ -269,10 +349,12 @@ impl Cursor {
     /// the next hole.
     fn limit(&self, head: i64, context: &Context<'_>) -> i64 {
         if context.desc {
-            let hole = self.holes.iter().rev().find(|(_, to)| *to < head).map(|(_, to)| to.saturating_add(1));
+            let below = self.holes.partition_point(|(_, to)| *to < head).checked_sub(1);
+            let hole = below.and_then(|at| self.holes.get(at)).map(|(_, to)| to.saturating_add(1));
             hole.map_or(context.start, |hole| hole.max(context.start))
         } else {
-            let hole = self.holes.iter().find(|(from, _)| *from > head).map(|(from, _)| from.saturating_sub(1));
+            let above = self.holes.partition_point(|(from, _)| *from <= head);
+            let hole = self.holes.get(above).map(|(from, _)| from.saturating_sub(1));
             hole.map_or(context.end, |hole| hole.min(context.end))
         }
     }
@@ -315,6 +397,10 @@ pub struct Merge {
     tombstones: Arc<Vec<Tombstone>>,
     def: Arc<SeriesDef>,
     cache: Arc<MapCache>,
+    wanted: Vec<Wanted>,
+    /// Span and highest commit of every source, to know what a row may hide.
+    spans: Vec<(i64, i64, u64)>,
+    stats: MergeStats,
     desc: bool,
     start: i64,
     end: i64,
@@ -337,7 +423,33 @@ impl Merge {
         } else {
             waiting.sort_by_key(|source| Reverse(source.ts_min()));
         }
-        Self { cursors: Vec::new(), heads: BinaryHeap::new(), waiting, tombstones, def, cache, desc, start, end }
+        Self {
+            cursors: Vec::new(),
+            heads: BinaryHeap::new(),
+            spans: Vec::new(),
+            waiting,
+            tombstones,
+            def,
+            cache,
+            wanted: Vec::new(),
+            stats: MergeStats::default(),
+            desc,
+            start,
+            end,
+        }
+    }
+
+    /// Lets the merge leave out zones without wanted rows (all conditions together). What it gives still has to be
+    /// checked row by row.
+    pub fn looking_for(mut self, wanted: Vec<Wanted>) -> Self {
+        self.spans = self.waiting.iter().map(|s| (s.ts_min(), s.ts_max(), s.commit_hi())).collect();
+        self.wanted = wanted;
+        self
+    }
+
+    /// What was looked at so far.
+    pub fn stats(&self) -> MergeStats {
+        self.stats
     }
 
     /// Orders timestamps so that the next one in the direction of the merge is the largest key.
@@ -365,13 +477,26 @@ impl Merge {
             let rank = source.commit_hi();
             let (def, cache, tombstones) =
                 (Arc::clone(&self.def), Arc::clone(&self.cache), Arc::clone(&self.tombstones));
-            let context = Context { cache: &cache, def: &def, desc: self.desc, start: self.start, end: self.end };
-            let cursor = Cursor::new(source, &tombstones, &context)?;
+            let wanted = std::mem::take(&mut self.wanted);
+            let context = self.context(&cache, &def, &wanted);
+            let older: Vec<(i64, i64)> =
+                self.spans.iter().filter(|(.., hi)| *hi < rank).map(|(first, last, _)| (*first, *last)).collect();
+            let mut stats = self.stats;
+            let cursor = Cursor::new(source, &tombstones, &context, &older, &mut stats);
             let index = self.cursors.len();
-            self.cursors.push(cursor);
-            self.push_head(index, rank, &context)?;
+            let pushed = cursor.and_then(|cursor| {
+                self.cursors.push(cursor);
+                self.push_head(index, rank, &context)
+            });
+            self.wanted = wanted;
+            self.stats = stats;
+            pushed?;
         }
         Ok(())
+    }
+
+    fn context<'a>(&self, cache: &'a MapCache, def: &'a SeriesDef, wanted: &'a [Wanted]) -> Context<'a> {
+        Context { cache, def, wanted, desc: self.desc, start: self.start, end: self.end }
     }
 
     fn push_head(&mut self, index: usize, rank: u64, context: &Context<'_>) -> Result<()> {
@@ -395,7 +520,7 @@ impl Merge {
         let Some((key, rank, index)) = self.heads.pop() else { return Ok(None) };
         let head = self.ts_of(key);
         let (def, cache) = (Arc::clone(&self.def), Arc::clone(&self.cache));
-        let context = Context { cache: &cache, def: &def, desc: self.desc, start: self.start, end: self.end };
+        let context = self.context(&cache, &def, &[]);
         // Older rows of the same timestamp are overwritten: step over them.
         while let Some((other_key, other_rank, other)) = self.heads.peek().copied() {
             if other_key != key {

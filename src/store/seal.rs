@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::chunk::{ChunkFile, chunk_name, series_dir};
+use super::chunk::{ChunkFile, chunk_name, series_dir, zone_map_path};
 use super::merge::{Merge, Source};
 use super::state::{SeriesId, SeriesState, Structural, Tombstone};
 use super::{Inner, Maintenance, def_json};
@@ -18,7 +18,8 @@ use crate::format::chunk::{ChunkHead, ChunkSummary, ChunkWriter, block_rows};
 use crate::format::manifest::{ChunkRecord, Edit, RunRecord, SeriesRecord, TombstoneRecord};
 use crate::format::run::encode_run;
 use crate::format::tombstone::{DropFile, TombstoneFile, encode_drop, encode_tombstone};
-use crate::types::Rows;
+use crate::format::zone_map::ZoneMap;
+use crate::types::{ColumnType, Rows};
 
 /// Chunks of one partition from which sealing merges them into one.
 const PARTITION_CHUNKS_MAX: usize = 8;
@@ -208,11 +209,15 @@ impl Inner {
                 commit_hi,
                 replaces,
             };
-            let mut staged = Staged::create(&self.root.join("tmp"))?;
-            let Some(summary) = fill(&mut staged, head, merge)? else { return Ok(None) };
+            let tmp = self.root.join("tmp");
+            let mut staged = Staged::create(&tmp)?;
+            let Some((summary, mut zones)) = fill(&mut staged, head, merge)? else { return Ok(None) };
             if !staged.publish(&path)? {
                 return Err(Error::internal(format!("{} appeared while it was written", path.display())));
             }
+            // Derived, so after the chunk: without it reads only take longer.
+            zones.footer_crc = summary.footer_crc;
+            disk::publish(&tmp, &zone_map_path(&path), &zones.encode())?;
             return Ok(Some(ChunkRecord {
                 id: chunk_id,
                 series_id: series.id,
@@ -399,13 +404,17 @@ fn series_record(series: &SeriesState, sealed_commit: u64) -> Result<SeriesRecor
 }
 
 /// Writes the merged rows as blocks; `None` when there are none (the file is not published then).
-fn fill(staged: &mut Staged, head: ChunkHead<'_>, mut merge: Merge) -> Result<Option<ChunkSummary>> {
+fn fill(staged: &mut Staged, head: ChunkHead<'_>, mut merge: Merge) -> Result<Option<(ChunkSummary, ZoneMap)>> {
     let column_count = head.series.columns.len() + 1;
     let full = block_rows(head.series.columns.len());
     let path = staged.path().to_owned();
     let fail = |e: &std::io::Error| Error::io("write", &path, e);
+    let is_float: Vec<bool> = std::iter::once(false)
+        .chain(head.series.columns.iter().map(|column| column.kind == ColumnType::Float64))
+        .collect();
+    let zones = ZoneMap::new(head.chunk_id, column_count);
     let out = std::io::BufWriter::with_capacity(1 << 20, staged.file()?);
-    let mut writer = ChunkWriter::new(out, head).map_err(|e| fail(&e))?;
+    let mut blocks = Blocks { writer: ChunkWriter::new(out, head).map_err(|e| fail(&e))?, zones, is_float };
     let mut buffered: Vec<Vec<i64>> = vec![Vec::with_capacity(full); column_count];
     let mut any = false;
     while let Some(piece) = merge.next_piece()? {
@@ -419,22 +428,32 @@ fn fill(staged: &mut Staged, head: ChunkHead<'_>, mut merge: Merge) -> Result<Op
             }
             lo = hi;
             if buffered.first().map_or(0, Vec::len) == full {
-                write_block(&mut writer, &mut buffered).map_err(|e| fail(&e))?;
+                blocks.write(&mut buffered).map_err(|e| fail(&e))?;
             }
         }
     }
     if !any {
         return Ok(None);
     }
-    write_block(&mut writer, &mut buffered).map_err(|e| fail(&e))?;
-    let (out, summary) = writer.finish().map_err(|e| fail(&e))?;
+    blocks.write(&mut buffered).map_err(|e| fail(&e))?;
+    let (out, summary) = blocks.writer.finish().map_err(|e| fail(&e))?;
     out.into_inner().map_err(|e| fail(e.error()))?;
-    Ok(Some(summary))
+    Ok(Some((summary, blocks.zones)))
 }
 
-fn write_block<W: std::io::Write>(writer: &mut ChunkWriter<W>, buffered: &mut [Vec<i64>]) -> std::io::Result<()> {
-    let columns: Vec<&[i64]> = buffered.iter().map(Vec::as_slice).collect();
-    writer.write_block(&columns)?;
-    buffered.iter_mut().for_each(Vec::clear);
-    Ok(())
+/// A chunk and its zone map, growing together.
+struct Blocks<W> {
+    writer: ChunkWriter<W>,
+    zones: ZoneMap,
+    is_float: Vec<bool>,
+}
+
+impl<W: std::io::Write> Blocks<W> {
+    fn write(&mut self, buffered: &mut [Vec<i64>]) -> std::io::Result<()> {
+        let columns: Vec<&[i64]> = buffered.iter().map(Vec::as_slice).collect();
+        self.writer.write_block(&columns)?;
+        self.zones.add_block(&columns, |column| self.is_float.get(column).copied().unwrap_or(false));
+        buffered.iter_mut().for_each(Vec::clear);
+        Ok(())
+    }
 }

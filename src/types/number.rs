@@ -250,6 +250,84 @@ pub fn parse_i64(text: &[u8]) -> Result<i64, NumberError> {
     if rounded { Err(NumberError::PrecisionLoss) } else { Ok(value) }
 }
 
+/// Significant digits without zeros at either end, and the power of ten of the first of them; `None` for zero.
+fn magnitude(parts: &Parts<'_>) -> Option<(Vec<u8>, i64)> {
+    let written = parts.int.len() + parts.frac.len();
+    let leading = parts.digits().take_while(|digit| *digit == 0).count();
+    let trailing = parts.digits().rev().take_while(|digit| *digit == 0).count();
+    if leading == written {
+        return None;
+    }
+    let first = i64::try_from(written - leading - 1).unwrap_or(i64::MAX).saturating_add(parts.last_power());
+    Some((parts.digits().skip(leading).take(written - leading - trailing).collect(), first))
+}
+
+/// Compares two numbers exactly, whatever their length.
+fn compare(a: &Parts<'_>, b: &Parts<'_>) -> Ordering {
+    let (digits_a, digits_b) = (magnitude(a), magnitude(b));
+    let sign = |negative: bool, zero: bool| {
+        if zero {
+            0
+        } else if negative {
+            -1
+        } else {
+            1
+        }
+    };
+    let signs = (sign(a.negative, digits_a.is_none()), sign(b.negative, digits_b.is_none()));
+    let sizes = match (digits_a, digits_b) {
+        (Some((digits_a, first_a)), Some((digits_b, first_b))) if signs.0 == signs.1 => {
+            first_a.cmp(&first_b).then_with(|| digits_a.cmp(&digits_b))
+        }
+        _ => return signs.0.cmp(&signs.1),
+    };
+    if signs.0 < 0 { sizes.reverse() } else { sizes }
+}
+
+/// The highest and lowest `i64` at or below, and at or above, a written number times 10^`digits`; `None` beyond the
+/// range of `i64`. Both are the same where the number is one of them.
+pub fn integers_around(text: &[u8], digits: u8) -> Result<(Option<i64>, Option<i64>), NumberError> {
+    let parts = Parts::of(text)?;
+    let beyond = if parts.negative { (None, Some(i64::MIN)) } else { (Some(i64::MAX), None) };
+    let (size, rounded) = match parts.scaled(digits) {
+        Ok(scaled) => scaled,
+        Err(NumberError::Overflow) => return Ok(beyond),
+        Err(other) => return Err(other),
+    };
+    let signed = if parts.negative { -i128::from(size) } else { i128::from(size) };
+    let Ok(near) = i64::try_from(signed) else { return Ok(beyond) };
+    if !rounded {
+        return Ok((Some(near), Some(near)));
+    }
+    let mut shown = Vec::new();
+    write_decimal(&mut shown, near, digits);
+    Ok(match compare(&Parts::of(&shown)?, &parts) {
+        Ordering::Equal => (Some(near), Some(near)),
+        Ordering::Greater => (near.checked_sub(1), Some(near)),
+        Ordering::Less => (Some(near), near.checked_add(1)),
+    })
+}
+
+/// The finite doubles next to a written number, at or below and at or above it; `None` beyond the range of doubles.
+/// Both are the same where the number is a double.
+pub fn doubles_around(text: &[u8]) -> Result<(Option<f64>, Option<f64>), NumberError> {
+    let parts = Parts::of(text)?;
+    let near = match parse_f64(text) {
+        Ok(near) => near,
+        Err(NumberError::Overflow) if parts.negative => return Ok((None, Some(f64::MIN))),
+        Err(NumberError::Overflow) => return Ok((Some(f64::MAX), None)),
+        Err(other) => return Err(other),
+    };
+    // Every double has at most 1,074 digits after the point.
+    let shown = format!("{near:.1074}");
+    let finite = |value: f64| value.is_finite().then_some(value);
+    Ok(match compare(&Parts::of(shown.as_bytes())?, &parts) {
+        Ordering::Equal => (Some(near), Some(near)),
+        Ordering::Greater => (finite(near.next_down()), Some(near)),
+        Ordering::Less => (Some(near), finite(near.next_up())),
+    })
+}
+
 /// Digits after and before the point a number was written with, its exponent applied; `None` if it is no number.
 ///
 /// After the point zeros count as written (`100.50` → 2, `8e-8` → 8); before it leading zeros do not (`0.5` → 0).
@@ -616,6 +694,27 @@ mod tests {
         assert_eq!(written(123, 3), "0.123");
         assert_eq!(written(1234, 3), "1.234");
         assert_eq!(written(i64::MIN, 0), i64::MIN.to_string());
+    }
+
+    #[test]
+    fn neighbours_of_a_number_are_found_exactly() {
+        let ints = |text: &str, digits| integers_around(text.as_bytes(), digits).unwrap();
+        assert_eq!(ints("1.25", 2), (Some(125), Some(125)));
+        assert_eq!(ints("1.251", 2), (Some(125), Some(126)));
+        assert_eq!(ints("1.259999999999999999999999999", 2), (Some(125), Some(126)));
+        assert_eq!(ints("-1.251", 2), (Some(-126), Some(-125)));
+        assert_eq!(ints("1e-400", 2), (Some(0), Some(1)));
+        assert_eq!(ints("-1e-400", 2), (Some(-1), Some(0)));
+        assert_eq!(ints("1e30", 2), (Some(i64::MAX), None));
+        assert_eq!(ints("-1e30", 2), (None, Some(i64::MIN)));
+        assert_eq!(ints("-0", 2), (Some(0), Some(0)));
+        let doubles = |text: &str| doubles_around(text.as_bytes()).unwrap();
+        assert_eq!(doubles("0.5"), (Some(0.5), Some(0.5)));
+        assert_eq!(doubles("0.1"), (Some(0.1_f64.next_down()), Some(0.1)));
+        assert_eq!(doubles("0.3"), (Some(0.3), Some(0.3_f64.next_up())));
+        assert_eq!(doubles("1e400"), (Some(f64::MAX), None));
+        assert_eq!(doubles("1e-400"), (Some(0.0), Some(f64::from_bits(1))));
+        assert!(integers_around(b"nan", 2).is_err() && doubles_around(b"x").is_err());
     }
 
     proptest! {

@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use fastk::ErrorCode;
-use fastk::query::{Scan, ScanSpec, latest_start};
+use fastk::query::predicate::compile;
+use fastk::query::{Numbers, Operator, Predicate, Scan, ScanSpec, latest_start};
 use fastk::store::{Store, StoreOptions, WriteMode};
 use fastk::types::{Rows, SeriesKey, SeriesSpec};
 use rand::rngs::StdRng;
@@ -166,7 +167,7 @@ impl Model {
     fn check_kept(&self) {
         for (state, maps) in &self.kept {
             for (key, map) in self.keys.iter().zip(maps) {
-                check_range(self.store(), state, key, map, (i64::MIN, i64::MAX), false, None, None);
+                check_range(self.store(), state, key, map, (i64::MIN, i64::MAX), false, None, None, &[]);
             }
         }
     }
@@ -183,10 +184,11 @@ impl Model {
             let limit = self.rng.random_bool(0.5).then(|| self.rng.random_range(1..2_000));
             let desc = self.rng.random_bool(0.5);
             let columns = self.rng.random_bool(0.3).then(|| vec![3, 0]);
-            check_range(self.store(), &state, &key, &map, (i64::MIN, i64::MAX), desc, None, None);
-            check_range(self.store(), &state, &key, &map, (a.min(b), a.max(b)), desc, limit, columns);
+            let filter = if self.rng.random_bool(0.5) { self.predicates() } else { Vec::new() };
+            check_range(self.store(), &state, &key, &map, (i64::MIN, i64::MAX), desc, None, None, &[]);
+            check_range(self.store(), &state, &key, &map, (a.min(b), a.max(b)), desc, limit, columns, &filter);
             let count = self.rng.random_range(1..1_500_u64);
-            let start = latest_start(series, self.store().cache(), (i64::MIN, b), count).unwrap();
+            let start = latest_start(series, self.store().cache(), (i64::MIN, b), count, &[]).unwrap();
             let wanted = map.range(..=b).rev().nth(count as usize - 1).map_or(i64::MIN, |(ts, _)| *ts);
             assert_eq!(start, wanted, "latest {count} of {key}");
             let range = (a.min(b), a.max(b));
@@ -208,11 +210,13 @@ fn check_range(
     desc: bool,
     limit: Option<u64>,
     columns: Option<Vec<usize>>,
+    filter: &[Condition],
 ) {
     let Some(series) = state.get(key) else { return assert!(map.is_empty()) };
     let wanted_columns = columns.clone().unwrap_or((0..COLUMNS).collect());
     let mut wanted: Vec<Vec<i64>> = map
         .range(range.0..=range.1)
+        .filter(|(ts, cells)| filter.iter().all(|condition| condition.holds(**ts, cells)))
         .map(|(ts, cells)| std::iter::once(*ts).chain(wanted_columns.iter().map(|column| cells[*column])).collect())
         .collect();
     if desc {
@@ -221,7 +225,9 @@ fn check_range(
     let limit_rows = limit.map_or(usize::MAX, |limit| limit as usize);
     let next = wanted.get(limit_rows).map(|row| row[0]);
     wanted.truncate(limit_rows);
-    let mut scan = Scan::new(series, store.cache(), &ScanSpec { range, desc, limit, columns });
+    let predicates: Vec<Predicate> = filter.iter().map(|condition| condition.predicate.clone()).collect();
+    let compiled = compile(&series.def, &predicates, Numbers::Stored).unwrap();
+    let mut scan = Scan::new(series, store.cache(), &ScanSpec { range, desc, limit, columns, filter: compiled });
     let mut found: Vec<Vec<i64>> = Vec::new();
     for block in scan.by_ref() {
         let block = block.unwrap();
@@ -233,6 +239,75 @@ fn check_range(
     assert_eq!(found.len(), wanted.len(), "rows of {key} in {range:?}, descending {desc}, limit {limit:?}");
     assert!(found == wanted, "cells of {key} in {range:?}, descending {desc}");
     assert_eq!(scan.next_ts(), next, "what follows the limit");
+}
+
+/// A predicate and what it means for the map, worked out without the code under test.
+struct Condition {
+    predicate: Predicate,
+    /// Position among the cells; `None` for `ts`.
+    column: Option<usize>,
+    /// Values times 1,000: between two steps of a column of two digits when not a multiple of ten.
+    values: Vec<i64>,
+}
+
+impl Condition {
+    fn holds(&self, ts: i64, cells: &[i64; COLUMNS]) -> bool {
+        let cell = self.column.map_or(ts * 1_000, |column| cells[column] * 10);
+        let (first, last) = (self.values[0], self.values[self.values.len() - 1]);
+        match self.predicate.op {
+            Operator::Eq => cell == first,
+            Operator::Ne => cell != first,
+            Operator::Gt => cell > first,
+            Operator::Gte => cell >= first,
+            Operator::Lt => cell < first,
+            Operator::Lte => cell <= first,
+            Operator::Between => first <= cell && cell <= last,
+            Operator::BetweenExclusive => first < cell && cell < last,
+            Operator::In => self.values.contains(&cell),
+            Operator::NotIn => !self.values.contains(&cell),
+        }
+    }
+}
+
+impl Model {
+    fn predicates(&mut self) -> Vec<Condition> {
+        let count = self.rng.random_range(1..3);
+        (0..count).map(|_| self.predicate()).collect()
+    }
+
+    fn predicate(&mut self) -> Condition {
+        let (op, name) = Operator::ALL[self.rng.random_range(0..Operator::ALL.len())];
+        let column = self.rng.random_bool(0.8).then(|| self.rng.random_range(0..4));
+        let count = match name {
+            "between" | "between_exclusive" => 2,
+            "in" | "not_in" => self.rng.random_range(1..5),
+            _ => 1,
+        };
+        let which = self.rng.random_range(0..self.maps.len());
+        let mut values: Vec<i64> = (0..count)
+            .map(|_| {
+                let stored = self.maps[which].values().nth(self.rng.random_range(0..200)).map(|cells| cells[0] * 10);
+                match (column, stored) {
+                    (None, _) => self.ts() * 1_000 + self.rng.random_range(-1..2),
+                    (Some(_), Some(stored)) if self.rng.random_bool(0.4) => stored,
+                    (Some(_), _) => self.rng.random_range(-12_000_000..12_000_000),
+                }
+            })
+            .collect();
+        if count == 2 && self.rng.random_bool(0.9) {
+            values.sort_unstable();
+        }
+        let texts: Vec<String> = values.iter().map(|value| thousandths(*value)).collect();
+        let name = column.map_or("ts", |column| ["open", "high", "low", "close"][column]);
+        let op_name = Operator::ALL.iter().find(|(known, _)| *known == op).unwrap().1;
+        let predicate = Predicate::parse(&format!("{name}:{op_name}:{}", texts.join(","))).unwrap();
+        Condition { predicate, column, values }
+    }
+}
+
+fn thousandths(value: i64) -> String {
+    let sign = if value < 0 { "-" } else { "" };
+    format!("{sign}{}.{:03}", value.abs() / 1_000, value.abs() % 1_000)
 }
 
 fn amount(name: &str, default: u64) -> u64 {

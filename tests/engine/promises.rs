@@ -35,7 +35,7 @@ fn minutes(first: i64, count: i64) -> Rows {
 fn read(store: &Store, key: &SeriesKey) -> fastk::Result<Vec<(i64, i64)>> {
     let state = store.snapshot();
     let series = state.get(key).unwrap();
-    let spec = ScanSpec { range: (i64::MIN, i64::MAX), desc: false, limit: None, columns: None };
+    let spec = ScanSpec::range((i64::MIN, i64::MAX));
     let mut rows = Vec::new();
     for block in Scan::new(series, store.cache(), &spec) {
         let block = block?;
@@ -135,7 +135,7 @@ fn a_whole_block_is_served_from_the_map_and_equals_the_file() {
     store.seal(&[]).unwrap();
     let chunk = std::fs::read(&files(root.path(), "chunks", ".arrow")[0]).unwrap();
     let state = store.snapshot();
-    let spec = ScanSpec { range: (i64::MIN, i64::MAX), desc: false, limit: None, columns: None };
+    let spec = ScanSpec::range((i64::MIN, i64::MAX));
     let blocks: Vec<_> = Scan::new(state.get(&key()).unwrap(), store.cache(), &spec).map(Result::unwrap).collect();
     assert_eq!(blocks.iter().map(|b| b.rows).collect::<Vec<_>>(), [16_384, 16_384, 7_232]);
     let report = fastk::format::inspect::inspect(&chunk).unwrap();
@@ -173,7 +173,7 @@ fn one_flipped_bit_is_an_error_for_its_block_and_the_other_blocks_still_read() {
     assert!(error.detail().contains("block 1") && error.detail().contains(".arrow"), "{error}");
     let state = store.snapshot();
     for (range, rows) in [((0, 16_383 * MINUTE), 16_384), ((32_768 * MINUTE, i64::MAX), 7_232)] {
-        let spec = ScanSpec { range, desc: false, limit: None, columns: None };
+        let spec = ScanSpec::range(range);
         let found: usize =
             Scan::new(state.get(&key()).unwrap(), store.cache(), &spec).map(|block| block.unwrap().rows).sum();
         assert_eq!(found, rows);
@@ -274,7 +274,7 @@ fn many_threads_writing_one_bar_and_reading_it_never_see_it_torn() {
                     let rows = Rows { ts: vec![0], columns: vec![vec![value]; 5] };
                     store.write(&key(), rows, WriteMode::Upsert, None).unwrap();
                     let state = store.snapshot();
-                    let spec = ScanSpec { range: (0, 0), desc: false, limit: None, columns: None };
+                    let spec = ScanSpec::range((0, 0));
                     let block = Scan::new(state.get(&key()).unwrap(), store.cache(), &spec).next().unwrap().unwrap();
                     let first = block.words(1)[0];
                     assert!((1..=5).all(|column| block.words(column) == [first]), "a torn bar");
@@ -339,5 +339,73 @@ fn intervals_and_none_acknowledge_before_the_sync_and_keep_what_a_closed_store_h
         assert_eq!(read(&store, &key()).unwrap().len(), 10);
         drop(store);
         assert_eq!(read(&Store::open(root.path(), false, options).unwrap(), &key()).unwrap().len(), 10);
+    }
+}
+
+#[test]
+fn a_predicate_reads_only_the_zones_that_can_match_and_answers_without_zone_maps_too() {
+    use fastk::query::predicate::compile;
+    use fastk::query::{Numbers, Predicate};
+    let root = tempfile::tempdir().unwrap();
+    let store = Store::open(root.path(), true, options()).unwrap();
+    store.register(def(&key())).unwrap();
+    // Values rise with time, so zones are clustered: 200 of 200,000 rows match.
+    store.write(&key(), minutes(0, 200_000), WriteMode::Upsert, None).unwrap();
+    store.seal(&[]).unwrap();
+    let ask = |store: &Store| {
+        let state = store.snapshot();
+        let series = state.get(&key()).unwrap();
+        let predicate = Predicate::parse("open:between:10000.00,10019.90").unwrap();
+        let filter = compile(&series.def, &[predicate], Numbers::Stored).unwrap();
+        let mut scan = Scan::new(series, store.cache(), &ScanSpec { filter, ..ScanSpec::range((i64::MIN, i64::MAX)) });
+        let rows: usize = scan.by_ref().map(|block| block.unwrap().rows).sum();
+        (rows, scan.stats())
+    };
+    let (rows, stats) = ask(&store);
+    assert_eq!((rows, stats.rows_matched, stats.fallback), (200, 200, false));
+    assert!(stats.zones_scanned * 20 < stats.zones_considered, "{stats:?}");
+    assert!(stats.rows_checked <= 2 * 1_024 && stats.chunks_pruned + 1 >= stats.chunks_considered, "{stats:?}");
+    drop(store);
+    let maps = files(root.path(), "chunks", ".zmap");
+    assert!(!maps.is_empty());
+    for damage in [false, true] {
+        for path in &maps {
+            if damage {
+                flip(path, 40)
+            } else {
+                std::fs::remove_file(path).unwrap_or_default()
+            }
+            if !damage {
+                std::fs::write(path, b"garbage of some length that is no zone map at all").unwrap();
+            }
+        }
+        let store = Store::open(root.path(), false, options()).unwrap();
+        let (rows, stats) = ask(&store);
+        assert_eq!((rows, stats.zones_considered, stats.fallback), (200, 0, true));
+    }
+}
+
+#[test]
+fn a_newer_row_that_does_not_match_still_hides_the_older_one_that_does() {
+    use fastk::query::predicate::compile;
+    use fastk::query::{Numbers, Predicate};
+    let root = tempfile::tempdir().unwrap();
+    let store = Store::open(root.path(), true, options()).unwrap();
+    store.register(def(&key())).unwrap();
+    store.write(&key(), minutes(0, 5_000), WriteMode::Upsert, None).unwrap();
+    store.seal(&[]).unwrap();
+    let mut rows = minutes(1_000, 1);
+    rows.columns[3][0] = -1;
+    for sealed in [false, true] {
+        store.write(&key(), rows.clone(), WriteMode::Upsert, None).unwrap();
+        if sealed {
+            store.seal(&[]).unwrap();
+        }
+        let state = store.snapshot();
+        let series = state.get(&key()).unwrap();
+        let predicate = Predicate::parse("close:eq:100.03").unwrap();
+        let filter = compile(&series.def, &[predicate], Numbers::Stored).unwrap();
+        let mut scan = Scan::new(series, store.cache(), &ScanSpec { filter, ..ScanSpec::range((i64::MIN, i64::MAX)) });
+        assert!(scan.next().is_none(), "the row at minute 1000 has another close now, sealed {sealed}");
     }
 }

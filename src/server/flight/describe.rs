@@ -73,15 +73,16 @@ fn info(
     shape: &Shape,
     descriptor: FlightDescriptor,
     endpoints: &[Query],
-    total_records: u64,
-    total_bytes: u64,
+    total_records: Option<u64>,
+    total_bytes: Option<u64>,
 ) -> Result<FlightInfo> {
     Ok(FlightInfo {
         schema: schema_bytes(&shape.arrow_schema()),
         flight_descriptor: Some(descriptor),
         endpoint: endpoints.iter().map(endpoint).collect::<Result<_>>()?,
-        total_records: signed(total_records),
-        total_bytes: signed(total_bytes),
+        // Unknown is -1 in Flight.
+        total_records: total_records.map_or(-1, signed),
+        total_bytes: total_bytes.map_or(-1, signed),
         ordered: true,
         app_metadata: Bytes::new(),
     })
@@ -100,7 +101,7 @@ pub(super) fn of_series(shape: &Shape, row: &InventoryRow) -> Result<FlightInfo>
         ..FlightDescriptor::default()
     };
     let cells = row.rows.saturating_mul(shape.columns.len() as u64 + 1);
-    let mut info = info(shape, descriptor, &[Query::of(&row.series)], row.rows, cells.saturating_mul(8))?;
+    let mut info = info(shape, descriptor, &[Query::of(&row.series)], Some(row.rows), Some(cells.saturating_mul(8)))?;
     info.app_metadata = serde_json::to_vec(row).map_err(|error| Error::internal(format!("inventory: {error}")))?.into();
     Ok(info)
 }
@@ -138,8 +139,12 @@ mod tests {
     #[test]
     fn info_repeats_its_descriptor_and_its_tickets_are_queries() {
         let query = Query { commit: Some(4), ..Query::of(&shape().series) };
-        let plan =
-            Plan { shape: shape(), total_records: 10, total_bytes: 480, endpoints: vec![query.clone(), query.clone()] };
+        let plan = Plan {
+            shape: shape(),
+            total_records: Some(10),
+            total_bytes: Some(480),
+            endpoints: vec![query.clone(), query.clone()],
+        };
         let descriptor = FlightDescriptor::new_cmd("{}");
         let info = of_plan(&plan, descriptor.clone()).unwrap();
         assert_eq!((info.total_records, info.total_bytes, info.ordered), (10, 480, true));

@@ -10,6 +10,7 @@ use utoipa::{IntoResponses, OpenApi, PartialSchema, ToSchema};
 
 use super::problem::{PROBLEM, Problem};
 use crate::error::ErrorCode;
+use crate::query::ScanStats;
 
 /// The document without its paths.
 #[derive(Debug, OpenApi)]
@@ -175,6 +176,7 @@ impl PartialSchema for RowsReply {
             .property("rows", row_objects())
             .property("columns", column_arrays())
             .property("next_cursor", Schema::Object(cursor))
+            .property("stats", <ScanStats as PartialSchema>::schema())
             .required("series")
             .required("version")
             .required("commit")

@@ -14,7 +14,7 @@ use crate::service::Mode;
 use crate::types::{Kind, Rounding};
 
 /// Parameters of a read that this version refuses instead of ignoring them.
-pub const READ_NOT_YET: &[&str] = &["where", "as_of", "latest_complete"];
+pub const READ_NOT_YET: &[&str] = &["as_of", "latest_complete"];
 
 macro_rules! documented {
     ($(#[$outer:meta])* $name:ident { $($(#[$inner:meta])* $field:ident,)* }) => {
@@ -27,9 +27,17 @@ macro_rules! documented {
         }
 
         impl Known for $name {
-            const NAMES: &'static [&'static str] = &[$(stringify!($field),)*];
+            const NAMES: &'static [&'static str] = &[$(plain(stringify!($field)),)*];
         }
     };
+}
+
+/// A field name without the mark of a raw identifier.
+const fn plain(name: &'static str) -> &'static str {
+    match name.as_bytes() {
+        b"r#where" => "where",
+        _ => name,
+    }
 }
 
 /// The parameters a route knows.
@@ -49,7 +57,11 @@ documented! {
         /// Number columns wanted, separated by commas; `ts` always comes first.
         #[param(example = "close,volume")]
         columns,
-        /// Keep only the last N rows of the range.
+        /// A condition `column:op:value[,value…]`; may be repeated, all of them count. Operators: eq, ne, gt, gte, lt,
+        /// lte, between, between_exclusive, in, not_in. A scalar may leave the column out.
+        #[param(example = "close:gt:42000")]
+        r#where,
+        /// Keep only the last N of these rows.
         #[param(value_type = Option<u64>, minimum = 1)]
         latest,
         /// Direction of the answer.
@@ -72,7 +84,7 @@ documented! {
         /// Format of the answer; goes before `Accept`.
         #[param(value_type = Option<OutFormat>)]
         format,
-        /// Not offered by this version; only `false` is accepted.
+        /// Adds to a JSON answer how it was found.
         #[param(value_type = Option<bool>)]
         explain,
     }
@@ -180,7 +192,7 @@ impl Params {
             if !P::NAMES.contains(&name.as_str()) {
                 return Err(unknown(name, P::NAMES));
             }
-            if pairs.iter().take(position).any(|(earlier, _)| earlier == name) {
+            if name != "where" && pairs.iter().take(position).any(|(earlier, _)| earlier == name) {
                 return Err(Error::invalid(format!("parameter {name} is given twice")));
             }
         }
@@ -190,6 +202,11 @@ impl Params {
     /// The value of a parameter.
     pub fn text(&self, name: &str) -> Option<&str> {
         self.0.iter().find(|(given, _)| given == name).map(|(_, value)| value.as_str())
+    }
+
+    /// All values of a parameter that may be repeated.
+    pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+        self.0.iter().filter(move |(given, _)| given == name).map(|(_, value)| value.as_str())
     }
 
     /// A count.
@@ -277,7 +294,7 @@ mod tests {
 
     #[test]
     fn parameters_of_later_versions_are_not_ignored() {
-        for query in ["where=close:gt:1", "as_of=x", "latest_complete=5"] {
+        for query in ["as_of=x", "latest_complete=5"] {
             assert_eq!(read(query).unwrap_err().code(), ErrorCode::Unimplemented, "{query}");
         }
     }

@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::App;
 use super::coding::{Coder, Coding};
 use super::etag::{entity_tag, is_known, not_modified, tag_headers};
-use crate::egress::{Encoder, Options, OutFormat, PIECE_BYTES};
+use crate::egress::{Closing, Encoder, Options, OutFormat, PIECE_BYTES};
 use crate::error::{Error, ErrorCode, Result};
 use crate::query::{Block, Query};
 use crate::service::{Answer, Service};
@@ -81,11 +81,15 @@ pub fn json_coded<T: Serialize>(headers: &HeaderMap, value: &T, tag: Option<&str
     Ok(response)
 }
 
-type CursorOf = fn(&Answer) -> Option<String>;
+type ClosingOf = fn(&Answer) -> Closing;
+
+fn closing(answer: &Answer) -> Closing {
+    Closing { next_cursor: answer.next_cursor(), stats: answer.stats() }
+}
 
 /// The body of an answer, encoded.
 struct Pieces {
-    encoder: Encoder<Answer, CursorOf>,
+    encoder: Encoder<Answer, ClosingOf>,
     coder: Option<Coder>,
 }
 
@@ -147,7 +151,7 @@ fn open(service: &Service, query: &Query, options: Options, coding: Coding, know
     if is_known(known, &tag) {
         return Ok(Opened::Known(tag));
     }
-    let encoder = Encoder::new(&shape, options, answer, Answer::next_cursor as CursorOf)?;
+    let encoder = Encoder::new(&shape, options, answer, closing as ClosingOf)?;
     let mut pieces = Pieces { encoder, coder: Some(coding.coder()?) };
     let (mut first, mut bytes, mut is_whole) = (Vec::new(), 0, false);
     while bytes < PIECE_BYTES && !is_whole {

@@ -8,7 +8,7 @@ use super::{App, Outcome};
 use crate::egress::Options;
 use crate::error::{Error, ErrorCode, Result};
 use crate::ingest::{self, BodyFormat};
-use crate::query::{Query, When};
+use crate::query::{Predicate, Query, When};
 use crate::server::http::body::Limits;
 use crate::server::http::etag::condition;
 use crate::server::http::extract::{Kline, Scalar};
@@ -104,12 +104,12 @@ async fn read(app: &App, key: &SeriesKey, headers: &HeaderMap, uri: &Uri) -> Out
 
 fn read_query(key: &SeriesKey, headers: &HeaderMap, uri: &Uri) -> Result<(Query, Options)> {
     let params = Params::of::<ReadParams>(uri, READ_NOT_YET)?;
-    if params.flag("explain")? {
-        return Err(Error::new(ErrorCode::Unimplemented, "explain is not offered by this version"));
-    }
     let when = |name: &str| params.text(name).map(|text| When::Text(text.into()));
     let columns = params.text("columns").map(|text| text.split(',').map(|name| name.trim().to_string()).collect());
+    let predicates = params.all("where").map(Predicate::parse).collect::<Result<Vec<_>>>()?;
     let query = Query {
+        predicates: (!predicates.is_empty()).then_some(predicates),
+        explain: params.flag("explain")?,
         start: when("start"),
         end: when("end"),
         columns,

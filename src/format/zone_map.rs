@@ -1,0 +1,134 @@
+//! Zone maps: lowest and highest value of every column in every zone of a chunk, in a sidecar beside it.
+//!
+//! Derived data: a missing or damaged one costs time, never an answer. Values are kept as order keys, so that
+//! doubles and integers compare alike.
+//!
+//! The payload of the envelope: chunk id (`u64`), footer checksum of the chunk (`u32`), number of columns with `ts`
+//! first (`u32`), number of zones (`u32`), then for each column the lowest keys of all zones and the highest keys of
+//! all zones (`i64` each).
+
+use super::bytes::{Reader, put_words};
+use super::chunk::ZONE_ROWS;
+use super::envelope;
+use crate::error::{Error, Result};
+use crate::types::schema::COLUMNS_MAX;
+
+/// First bytes of a zone map.
+pub const ZONE_MAP_MAGIC: &[u8; 8] = b"FASTKZMP";
+/// Version of zone maps.
+pub const ZONE_MAP_VERSION: u32 = 1;
+
+/// Position of a cell in the order of its column: the integer itself, or for a double an integer that rises with it
+/// (both zeros are one).
+pub fn order_key(word: i64, is_float: bool) -> i64 {
+    if !is_float {
+        return word;
+    }
+    // The sign bit alone is minus zero.
+    let bits = if word == i64::MIN { 0 } else { word };
+    // Negative doubles order backwards by their bits: flip all but the sign.
+    bits ^ ((bits >> 63) & i64::MAX)
+}
+
+/// Lowest and highest keys by column and zone.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ZoneMap {
+    pub chunk_id: u64,
+    /// Footer checksum of the chunk: a map of another file of the same number is noticed.
+    pub footer_crc: u32,
+    /// One entry a column, `ts` first; all have the same number of zones.
+    pub columns: Vec<ZoneColumn>,
+}
+
+/// One column's zones.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ZoneColumn {
+    pub min: Vec<i64>,
+    pub max: Vec<i64>,
+}
+
+impl ZoneMap {
+    /// A map without zones yet.
+    pub fn new(chunk_id: u64, column_count: usize) -> Self {
+        Self { chunk_id, footer_crc: 0, columns: vec![ZoneColumn::default(); column_count] }
+    }
+
+    /// Adds the zones of a block; blocks begin on zone borders.
+    pub fn add_block(&mut self, columns: &[&[i64]], is_float: impl Fn(usize) -> bool) {
+        for (position, (zones, words)) in self.columns.iter_mut().zip(columns).enumerate() {
+            let float = is_float(position);
+            for zone in words.chunks(ZONE_ROWS) {
+                let keys = zone.iter().map(|word| order_key(*word, float));
+                let (min, max) = keys.fold((i64::MAX, i64::MIN), |(min, max), key| (min.min(key), max.max(key)));
+                zones.min.push(min);
+                zones.max.push(max);
+            }
+        }
+    }
+
+    /// How many zones.
+    pub fn zones(&self) -> usize {
+        self.columns.first().map_or(0, |column| column.min.len())
+    }
+
+    /// Bytes of the sidecar file.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut payload = Vec::new();
+        payload.extend_from_slice(&self.chunk_id.to_le_bytes());
+        payload.extend_from_slice(&self.footer_crc.to_le_bytes());
+        payload.extend_from_slice(&u32::try_from(self.columns.len()).unwrap_or(u32::MAX).to_le_bytes());
+        payload.extend_from_slice(&u32::try_from(self.zones()).unwrap_or(u32::MAX).to_le_bytes());
+        for column in &self.columns {
+            put_words(&mut payload, &column.min);
+            put_words(&mut payload, &column.max);
+        }
+        envelope::seal(ZONE_MAP_MAGIC, ZONE_MAP_VERSION, &payload)
+    }
+
+    /// Reads a sidecar file.
+    pub fn decode(file: &[u8]) -> Result<Self> {
+        let payload = envelope::open("zone map", ZONE_MAP_MAGIC, ZONE_MAP_VERSION, file)?;
+        let mut reader = Reader::new(payload, "zone map");
+        let (chunk_id, footer_crc) = (reader.u64()?, reader.u32()?);
+        let column_count = reader.length()?;
+        if column_count > COLUMNS_MAX + 1 {
+            return Err(Error::corrupt(format!("zone map with {column_count} columns")));
+        }
+        let zones = reader.length()?;
+        let mut columns = Vec::with_capacity(column_count);
+        for _ in 0..column_count {
+            columns.push(ZoneColumn { min: reader.words(zones)?, max: reader.words(zones)? });
+        }
+        reader.finish()?;
+        Ok(Self { chunk_id, footer_crc, columns })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_of_doubles_rise_with_them() {
+        let rising = [f64::NEG_INFINITY, -1e300, -2.5, -1e-300, 0.0, 1e-300, 1.0, 1.5, 1e300, f64::INFINITY];
+        let keys: Vec<i64> = rising.iter().map(|v| order_key(v.to_bits() as i64, true)).collect();
+        assert!(keys.windows(2).all(|pair| pair[0] < pair[1]), "{keys:?}");
+        assert_eq!(order_key((-0.0_f64).to_bits() as i64, true), order_key(0.0_f64.to_bits() as i64, true));
+    }
+
+    #[test]
+    fn a_zone_map_survives_its_bytes_and_notices_every_flipped_bit() {
+        let mut map = ZoneMap::new(7, 2);
+        let ts: Vec<i64> = (0..2_000).collect();
+        let values: Vec<i64> = (0..2_000).map(|row| (f64::from(row) - 1_000.0).to_bits() as i64).collect();
+        map.add_block(&[&ts, &values], |column| column == 1);
+        assert_eq!((map.zones(), map.columns[0].max[0], map.columns[0].min[1]), (2, 1_023, 1_024));
+        let file = map.encode();
+        assert_eq!(ZoneMap::decode(&file).unwrap(), map);
+        for bit in 0..file.len() * 8 {
+            let mut damaged = file.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            assert!(ZoneMap::decode(&damaged).is_err(), "bit {bit}");
+        }
+    }
+}

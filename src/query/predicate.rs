@@ -1,0 +1,304 @@
+//! Predicates on columns: `column op value`, all of them together.
+//!
+//! Every operator becomes a set of closed ranges of order keys, decided once and exactly: a value with more digits
+//! than the column, or between two doubles, is never rounded into a match. Rows, zones and chunks are then checked
+//! against the same ranges.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::error::{Error, ErrorCode, Result};
+use crate::format::zone_map::order_key;
+use crate::query::Numbers;
+use crate::types::{ColumnType, SeriesDef, number};
+
+/// How a cell is compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum Operator {
+    Eq,
+    Ne,
+    Gt,
+    Gte,
+    Lt,
+    Lte,
+    /// From the first to the second value, both included.
+    Between,
+    /// Between two values, both excluded.
+    BetweenExclusive,
+    In,
+    NotIn,
+}
+
+impl Operator {
+    /// All operators with their names.
+    pub const ALL: [(Operator, &'static str); 10] = [
+        (Operator::Eq, "eq"),
+        (Operator::Ne, "ne"),
+        (Operator::Gt, "gt"),
+        (Operator::Gte, "gte"),
+        (Operator::Lt, "lt"),
+        (Operator::Lte, "lte"),
+        (Operator::Between, "between"),
+        (Operator::BetweenExclusive, "between_exclusive"),
+        (Operator::In, "in"),
+        (Operator::NotIn, "not_in"),
+    ];
+
+    /// Reads an operator by name; `-` stands for `_`.
+    pub fn from_name(name: &str) -> Result<Self> {
+        let plain = name.replace('-', "_");
+        Self::ALL.iter().find(|(_, known)| *known == plain).map(|(operator, _)| *operator).ok_or_else(|| {
+            let known: Vec<&str> = Self::ALL.iter().map(|(_, name)| *name).collect();
+            Error::invalid(format!("operator {name:?} is not one of {}", known.join(", ")))
+        })
+    }
+}
+
+/// A predicate as a caller writes it. Values are numbers or their text, so that no digit is lost.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct Predicate {
+    /// `ts` or a number column; a scalar's `value` when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub column: Option<String>,
+    pub op: Operator,
+    /// One value, two for `between`, a list for `in` and `not_in`.
+    pub value: Value,
+}
+
+impl Predicate {
+    /// Reads `column:op:value[,value…]`; the column may be left out.
+    pub fn parse(text: &str) -> Result<Self> {
+        let malformed =
+            || Error::invalid(format!("predicate {text:?} is not column:op:value")).with_hint("such as close:gt:100");
+        let parts: Vec<&str> = text.splitn(3, ':').collect();
+        let (column, op, values) = match parts.as_slice() {
+            [column, op, values] => (Some((*column).to_owned()), *op, *values),
+            [op, values] => (None, *op, *values),
+            _ => return Err(malformed()),
+        };
+        if values.is_empty() {
+            return Err(malformed());
+        }
+        let values: Vec<Value> = values.split(',').map(|value| Value::String(value.trim().to_owned())).collect();
+        let value = match <[Value; 1]>::try_from(values) {
+            Ok([one]) => one,
+            Err(several) => Value::Array(several),
+        };
+        Ok(Self { column, op: Operator::from_name(op)?, value })
+    }
+}
+
+impl Predicate {
+    /// The form that [`Predicate::parse`] reads.
+    pub fn to_text(&self) -> String {
+        let name = Operator::ALL.iter().find(|(op, _)| *op == self.op).map_or("", |(_, name)| *name);
+        let values = texts_of(&self.value).unwrap_or_default().join(",");
+        match &self.column {
+            Some(column) => format!("{column}:{name}:{values}"),
+            None => format!("{name}:{values}"),
+        }
+    }
+}
+
+/// A predicate decided for one column: closed, rising, apart ranges of order keys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyRanges {
+    /// Position of the column; `ts` is 0.
+    pub column: usize,
+    pub is_float: bool,
+    pub ranges: Vec<(i64, i64)>,
+}
+
+impl KeyRanges {
+    /// Whether a cell matches.
+    pub fn matches(&self, word: i64) -> bool {
+        let key = order_key(word, self.is_float);
+        self.ranges.iter().any(|(low, high)| *low <= key && key <= *high)
+    }
+
+    /// Clears the marks of rows that do not match.
+    pub fn keep(&self, words: &[i64], marks: &mut [bool]) {
+        match self.ranges.as_slice() {
+            [(low, high)] if !self.is_float => {
+                // One subtraction and one comparison a row, which the compiler turns into vector code.
+                let span = high.wrapping_sub(*low) as u64;
+                for (mark, word) in marks.iter_mut().zip(words) {
+                    *mark &= (word.wrapping_sub(*low) as u64) <= span;
+                }
+            }
+            [(low, high)] => {
+                let span = high.wrapping_sub(*low) as u64;
+                for (mark, word) in marks.iter_mut().zip(words) {
+                    *mark &= (order_key(*word, true).wrapping_sub(*low) as u64) <= span;
+                }
+            }
+            _ => {
+                for (mark, word) in marks.iter_mut().zip(words) {
+                    *mark &= self.matches(*word);
+                }
+            }
+        }
+    }
+}
+
+/// Decides predicates for a series. `numbers=raw` takes values as scaled integers.
+///
+/// # Errors
+/// `schema_mismatch` for an unknown column, `invalid_argument` for a value that is no number or the wrong count.
+pub fn compile(def: &SeriesDef, predicates: &[Predicate], numbers: Numbers) -> Result<Vec<KeyRanges>> {
+    predicates.iter().map(|predicate| compile_one(def, predicate, numbers)).collect()
+}
+
+fn compile_one(def: &SeriesDef, predicate: &Predicate, numbers: Numbers) -> Result<KeyRanges> {
+    let (column, kind) = match predicate.column.as_deref() {
+        Some("ts") => (0, ColumnType::Int64),
+        None if def.columns.len() != 1 => {
+            return Err(Error::invalid("a predicate on a series of several columns names its column"));
+        }
+        name => {
+            let position = name.map_or(Some(0), |name| def.column(name));
+            let found = position.and_then(|position| def.columns.get(position).map(|c| (position + 1, c.kind)));
+            found.ok_or_else(|| {
+                let known: Vec<&str> = def.columns.iter().map(|column| column.name.as_str()).collect();
+                Error::new(
+                    ErrorCode::SchemaMismatch,
+                    format!("series {} has no column {:?}", def.key, name.unwrap_or_default()),
+                )
+                .with_hint(format!("it has ts, {}", known.join(", ")))
+            })?
+        }
+    };
+    let kind = match kind {
+        ColumnType::Decimal { .. } if numbers == Numbers::Raw => ColumnType::Int64,
+        other => other,
+    };
+    let texts = texts_of(&predicate.value)?;
+    let values: Vec<Place> = texts.iter().map(|text| place(text, kind)).collect::<Result<_>>()?;
+    let ranges = ranges_of(predicate.op, &values)?;
+    Ok(KeyRanges { column, is_float: kind == ColumnType::Float64, ranges })
+}
+
+fn texts_of(value: &Value) -> Result<Vec<String>> {
+    match value {
+        Value::Number(number) => Ok(vec![number.to_string()]),
+        Value::String(text) => Ok(vec![text.clone()]),
+        Value::Array(values) => {
+            let mut texts = Vec::with_capacity(values.len());
+            for value in values {
+                match value {
+                    Value::Number(number) => texts.push(number.to_string()),
+                    Value::String(text) => texts.push(text.clone()),
+                    other => return Err(Error::invalid(format!("predicate value {other} is not a number"))),
+                }
+            }
+            Ok(texts)
+        }
+        other => Err(Error::invalid(format!("predicate value {other} is not a number"))),
+    }
+}
+
+/// Where a value lies among the keys of a column: the highest key at or below it, and the lowest at or above it. They
+/// are the same key when the column can hold the value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Place {
+    floor: Option<i64>,
+    ceil: Option<i64>,
+}
+
+fn place(text: &str, kind: ColumnType) -> Result<Place> {
+    let (floor, ceil) = match kind {
+        ColumnType::Float64 => number::doubles_around(text.as_bytes()).map(|(below, above)| {
+            let key = |value: f64| order_key(value.to_bits().cast_signed(), true);
+            (below.map(key), above.map(key))
+        }),
+        ColumnType::Decimal { digits } => number::integers_around(text.as_bytes(), digits),
+        ColumnType::Int64 => number::integers_around(text.as_bytes(), 0),
+    }
+    .map_err(|error| Error::invalid(format!("predicate value {text:?}: {}", error.reason())))?;
+    Ok(Place { floor, ceil })
+}
+
+fn ranges_of(op: Operator, values: &[Place]) -> Result<Vec<(i64, i64)>> {
+    let count = |wanted: usize| {
+        if values.len() == wanted {
+            Ok(())
+        } else {
+            Err(Error::invalid(format!("a predicate of this operator takes {wanted} values, not {}", values.len())))
+        }
+    };
+    let one = || -> Result<Place> {
+        count(1)?;
+        values.first().copied().ok_or_else(|| Error::invalid("a predicate has no value"))
+    };
+    let exact = |place: &Place| place.floor.filter(|floor| Some(*floor) == place.ceil);
+    let at_least = |place: Place| place.ceil.map(|low| (low, i64::MAX));
+    let at_most = |place: Place| place.floor.map(|high| (i64::MIN, high));
+    let above = |place: Place| match exact(&place) {
+        Some(key) => key.checked_add(1).map(|low| (low, i64::MAX)),
+        None => at_least(place),
+    };
+    let below = |place: Place| match exact(&place) {
+        Some(key) => key.checked_sub(1).map(|high| (i64::MIN, high)),
+        None => at_most(place),
+    };
+    let meet = |a: Option<(i64, i64)>, b: Option<(i64, i64)>| {
+        let (a, b) = (a?, b?);
+        let (low, high) = (a.0.max(b.0), a.1.min(b.1));
+        (low <= high).then_some((low, high))
+    };
+    let points = || {
+        let mut points: Vec<(i64, i64)> = values.iter().filter_map(exact).map(|key| (key, key)).collect();
+        points.sort_unstable();
+        points.dedup();
+        points
+    };
+    Ok(match op {
+        Operator::Eq => {
+            one()?;
+            points()
+        }
+        Operator::Ne => {
+            one()?;
+            complement(&points())
+        }
+        Operator::Gt => above(one()?).into_iter().collect(),
+        Operator::Gte => at_least(one()?).into_iter().collect(),
+        Operator::Lt => below(one()?).into_iter().collect(),
+        Operator::Lte => at_most(one()?).into_iter().collect(),
+        Operator::Between | Operator::BetweenExclusive => {
+            count(2)?;
+            let [first, second] = values else { return Err(Error::invalid("between takes two values")) };
+            if op == Operator::Between {
+                meet(at_least(*first), at_most(*second)).into_iter().collect()
+            } else {
+                meet(above(*first), below(*second)).into_iter().collect()
+            }
+        }
+        Operator::In | Operator::NotIn => {
+            if values.is_empty() {
+                return Err(Error::invalid("a set of values is empty"));
+            }
+            if op == Operator::In { points() } else { complement(&points()) }
+        }
+    })
+}
+
+/// What lies outside rising points.
+fn complement(points: &[(i64, i64)]) -> Vec<(i64, i64)> {
+    let mut ranges = Vec::with_capacity(points.len() + 1);
+    let mut low = Some(i64::MIN);
+    for (point, _) in points {
+        if let (Some(from), Some(to)) = (low, point.checked_sub(1))
+            && from <= to
+        {
+            ranges.push((from, to));
+        }
+        low = point.checked_add(1);
+    }
+    ranges.extend(low.map(|low| (low, i64::MAX)));
+    ranges
+}
