@@ -30,7 +30,8 @@ pub fn run(args: InspectArgs) -> Result<u8> {
             show::out(&format!("{}{}\n", if position > 0 { "\n" } else { "" }, path.display()))?;
         }
         show::reply(&described, args.json)?;
-        if described["damaged_blocks"].as_array().is_some_and(|blocks| !blocks.is_empty()) {
+        let damaged = described.get("damaged_blocks").and_then(serde_json::Value::as_array);
+        if damaged.is_some_and(|blocks| !blocks.is_empty()) {
             show::note(&format!("{}: damaged blocks", path.display()));
             status = 1;
         }

@@ -41,8 +41,8 @@ struct SelectArgs {
     /// Columns, separated by commas; ts always comes first.
     #[arg(long, value_delimiter = ',')]
     columns: Vec<String>,
-    /// A predicate column:op:value; may be repeated.
-    #[arg(long = "where", value_name = "PREDICATE")]
+    /// Not offered by this version.
+    #[arg(long = "where", value_name = "PREDICATE", hide = true)]
     predicates: Vec<String>,
     /// stored, float64, decimal128, raw or string.
     #[arg(long, default_value = "stored")]
