@@ -41,8 +41,9 @@ struct SelectArgs {
     /// Columns, separated by commas; ts always comes first.
     #[arg(long, value_delimiter = ',')]
     columns: Vec<String>,
-    /// Not offered by this version.
-    #[arg(long = "where", value_name = "PREDICATE", hide = true)]
+    /// Only rows whose cell matches: column:op:value[,value…] with op eq, ne, gt, gte, lt, lte, between,
+    /// between_exclusive, in or not_in; all of several must match.
+    #[arg(long = "where", value_name = "PREDICATE")]
     predicates: Vec<String>,
     /// stored, float64, decimal128, raw or string.
     #[arg(long, default_value = "stored")]

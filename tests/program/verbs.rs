@@ -52,7 +52,9 @@ fn conversation(place: &Place, folder: &Path) -> Vec<String> {
             "desc",
         ]),
         place.ok(&["query", KEY, "--format", "ndjson", "--numbers", "raw", "--times", "rfc3339"]),
+        place.ok(&["query", KEY, "--where", "close:gt:42000.5", "--where", "volume:in:0.5,7", "--format", "csv"]),
         place.ok(&["admin", "compact", KEY]),
+        place.ok(&["query", KEY, "--where", "close:between:42000.50,42009", "--columns", "close", "--format", "csv"]),
     ];
     for format in ["csv", "json", "ndjson", "arrow", "parquet"] {
         let file = out(&format!("all.{format}"));
@@ -94,6 +96,12 @@ fn a_directory_and_its_server_say_the_same() {
     for (left, right) in by_hand.iter().zip(&by_url) {
         assert_eq!(left, right);
     }
+    let row = "42000.50,42010.00,42000.00,42009.00,0.50000000";
+    let matching = format!("ts,open,high,low,close,volume\n1706745660000,{row}\n1806745660000,{row}");
+    assert!(by_hand.contains(&matching), "{by_hand:?}");
+    let closes =
+        "ts,close\n1706745600000,42000.50\n1706745660000,42009.00\n1806745600000,42000.50\n1806745660000,42009.00";
+    assert!(by_hand.iter().any(|text| text == closes), "{by_hand:?}");
     let text = by_hand.join("\n");
     for part in ["rows_written: 3", "created: true", "42000.10", "61000.00", "rows_deleted: 1", "1.00000001"] {
         assert!(text.contains(part), "{part} in {text}");
@@ -140,7 +148,8 @@ fn failures_end_with_their_status_and_write_nothing() {
         place.run(&["query", KEY, "--latest", "0"], "").fails(2, "invalid_argument");
         place.run(&["query", KEY, "--start", "2024-02-02", "--end", "2024-02-01"], "").fails(2, "invalid_argument");
         place.run(&["query", KEY, "--columns", "ask"], "").fails(2, "schema_mismatch");
-        place.run(&["query", KEY, "--where", "close:gt:1"], "").fails(2, "unimplemented");
+        place.run(&["query", KEY, "--where", "close:above:1"], "").fails(2, "invalid_argument");
+        place.run(&["query", KEY, "--where", "ask:gt:1"], "").fails(2, "schema_mismatch");
         place.run(&["query", "kline/../1m"], "").fails(2, "invalid_argument");
         place.run(&["query", KEY, "--format", "xlsx"], "").fails(2, "invalid_argument");
         let stored = place.ok(&["query", KEY, "--format", "csv"]);
