@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{chunk, manifest, run, tombstone, wal};
+use super::{chunk, manifest, run, tombstone, wal, zone_map};
 use crate::error::{Error, Result};
 
 /// Describes a file by its first bytes and checks its checksums.
@@ -23,11 +23,17 @@ pub fn inspect(bytes: &[u8]) -> Result<Value> {
         Ok(inspect_manifest("manifest checkpoint", &manifest::decode_checkpoint(bytes)?))
     } else if magic == tombstone::TOMBSTONE_MAGIC {
         Ok(json!({"kind": "tombstone", "tombstone": tombstone::decode_tombstone(bytes)?}))
+    } else if magic == zone_map::ZONE_MAP_MAGIC {
+        let map = zone_map::ZoneMap::decode(bytes)?;
+        let crc = format!("{:08x}", map.footer_crc);
+        Ok(json!({"kind": "zone map", "chunk_id": map.chunk_id, "footer_crc32c": crc, "zones": map.zones(),
+                  "columns": map.columns.len()}))
     } else if magic == tombstone::DROP_MAGIC {
         Ok(json!({"kind": "drop marker", "drop": tombstone::decode_drop(bytes)?}))
     } else {
-        Err(Error::invalid("the file is no FastK file")
-            .with_hint("chunks, log segments, runs, manifest edits and checkpoints, tombstones and drop markers are"))
+        Err(Error::invalid("the file is no FastK file").with_hint(
+            "chunks, zone maps, log segments, runs, manifest edits and checkpoints, tombstones and drop markers are",
+        ))
     }
 }
 

@@ -13,7 +13,7 @@ use super::answer::{Block, Verbatim};
 use super::predicate::KeyRanges;
 use crate::error::Result;
 use crate::format::chunk::block_rows;
-use crate::store::{MapCache, Merge, Piece, SeriesState, Wanted};
+use crate::store::{Loaded, MapCache, Merge, Piece, SeriesState, Wanted};
 
 /// Pieces of fewer rows are gathered into one block.
 const GATHER_ROWS: usize = 512;
@@ -37,7 +37,7 @@ pub struct Scan {
     matching: VecDeque<Piece>,
     marks: Vec<bool>,
     /// The block the last piece stood in, to count blocks.
-    last_block: usize,
+    last_block: Option<Arc<Loaded>>,
     blocks_scanned: u64,
     rows_checked: u64,
     rows_matched: u64,
@@ -113,7 +113,7 @@ impl Scan {
             filter: spec.filter.clone(),
             matching: VecDeque::new(),
             marks: Vec::new(),
-            last_block: 0,
+            last_block: None,
             blocks_scanned: 0,
             rows_checked: 0,
             rows_matched: 0,
@@ -158,9 +158,8 @@ impl Scan {
                 return Ok(Some(piece));
             }
             let Some(piece) = self.merge.next_piece()? else { return Ok(None) };
-            let block = Arc::as_ptr(&piece.block) as usize;
-            if block != self.last_block {
-                self.last_block = block;
+            if self.last_block.as_ref().is_none_or(|last| !Arc::ptr_eq(last, &piece.block)) {
+                self.last_block = Some(Arc::clone(&piece.block));
                 self.blocks_scanned += 1;
             }
             if self.filter.is_empty() {

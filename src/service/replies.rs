@@ -257,6 +257,7 @@ pub struct Health {
 pub struct SealReply {
     pub series_sealed: u64,
     pub chunks_written: u64,
+    /// Rows of the chunks written.
     pub rows_sealed: u64,
 }
 

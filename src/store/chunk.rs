@@ -24,6 +24,8 @@ use crate::types::{ColumnType, SeriesDef, number};
 pub struct ChunkFile {
     pub record: ChunkRecord,
     path: PathBuf,
+    /// Path below the store, for messages: they reach clients, who need not know where the store lies.
+    name: String,
     open: ArcSwapOption<OpenChunk>,
     used: AtomicBool,
     obsolete: AtomicBool,
@@ -36,6 +38,8 @@ pub struct OpenChunk {
     map: Map,
     checked: Vec<AtomicU64>,
     path: PathBuf,
+    /// Path below the store.
+    name: String,
     footer_crc: u32,
     zones: OnceLock<Option<ZoneMap>>,
 }
@@ -72,9 +76,11 @@ impl ChunkFile {
     /// The file of a manifest record; it is not touched yet.
     pub fn new(root: &Path, record: ChunkRecord) -> Self {
         let path = series_dir(root, record.series_id).join(chunk_name(&record.partition, record.id));
+        let name = path.strip_prefix(root).unwrap_or(&path).display().to_string();
         Self {
             record,
             path,
+            name,
             open: ArcSwapOption::empty(),
             used: AtomicBool::new(false),
             obsolete: AtomicBool::new(false),
@@ -96,7 +102,7 @@ impl ChunkFile {
         if let Some(open) = self.open.load_full() {
             return Ok(open);
         }
-        let open = Arc::new(OpenChunk::open(&self.path, &self.record)?);
+        let open = Arc::new(OpenChunk::open(&self.path, &self.name, &self.record)?);
         self.open.store(Some(Arc::clone(&open)));
         cache.opened(self);
         Ok(open)
@@ -115,30 +121,28 @@ impl Drop for ChunkFile {
 }
 
 impl OpenChunk {
-    fn open(path: &Path, record: &ChunkRecord) -> Result<Self> {
-        let name = |error: Error| Error::new(error.code(), format!("chunk {}: {}", path.display(), error.detail()));
+    fn open(path: &Path, shown: &str, record: &ChunkRecord) -> Result<Self> {
+        let name = |error: Error| Error::new(error.code(), format!("chunk {shown}: {}", error.detail()));
+        if !path.exists() {
+            return Err(Error::corrupt(format!("chunk {shown} is missing")));
+        }
         let file = disk::open(path)?;
         let found = disk::file_bytes(&file, path)?;
         if found != record.file_bytes {
-            return Err(Error::corrupt(format!(
-                "chunk {}: {found} bytes, expected {}",
-                path.display(),
-                record.file_bytes
-            )));
+            return Err(Error::corrupt(format!("chunk {}: {found} bytes, expected {}", shown, record.file_bytes)));
         }
         let trailer_at = found.saturating_sub(chunk::TRAILER_BYTES as u64);
         let trailer = disk::read_at(&file, path, trailer_at, chunk::TRAILER_BYTES)?;
         let footer_bytes = chunk::footer_bytes(&trailer).map_err(name)?;
         let footer_at = trailer_at
             .checked_sub(footer_bytes as u64)
-            .ok_or_else(|| Error::corrupt(format!("chunk {}: the footer is longer than the file", path.display())))?;
+            .ok_or_else(|| Error::corrupt(format!("chunk {shown}: the footer is longer than the file")))?;
         let footer = disk::read_at(&file, path, footer_at, footer_bytes)?;
         let (meta, footer_crc) = chunk::decode_footer(&footer, found).map_err(name)?;
         if footer_crc != record.footer_crc || meta.chunk_id != record.id || meta.series_id != record.series_id {
             return Err(Error::corrupt(format!(
                 "chunk {}: footer checksum {footer_crc:08x}, expected {:08x}",
-                path.display(),
-                record.footer_crc
+                shown, record.footer_crc
             )));
         }
         let map = Map::new(&file, path)?;
@@ -148,6 +152,7 @@ impl OpenChunk {
             map,
             checked: (0..words).map(|_| AtomicU64::new(0)).collect(),
             path: path.to_owned(),
+            name: shown.to_owned(),
             footer_crc,
             zones: OnceLock::new(),
         })
@@ -169,7 +174,7 @@ impl OpenChunk {
             .meta
             .blocks
             .get(position)
-            .ok_or_else(|| Error::internal(format!("{} has no block {position}", self.path.display())))?;
+            .ok_or_else(|| Error::internal(format!("{} has no block {position}", self.name)))?;
         let bit = 1_u64 << (position % 64);
         let word = self.checked.get(position / 64);
         if word.is_some_and(|word| word.load(Ordering::Acquire) & bit != 0) {
@@ -181,10 +186,7 @@ impl OpenChunk {
         if crc != block.crc {
             return Err(Error::corrupt(format!(
                 "chunk {}: block {position} at byte {offset} (timestamps {} to {}): checksum {crc:08x}, expected {:08x}",
-                self.path.display(),
-                block.ts_min,
-                block.ts_max,
-                block.crc
+                self.name, block.ts_min, block.ts_max, block.crc
             )));
         }
         if let Some(word) = word {
@@ -214,7 +216,7 @@ impl OpenChunk {
                 .meta
                 .series
                 .column(&wanted.name)
-                .ok_or_else(|| Error::internal(format!("{} has no column {}", self.path.display(), wanted.name)))?;
+                .ok_or_else(|| Error::internal(format!("{} has no column {}", self.name, wanted.name)))?;
             let kind = self.meta.series.columns.get(stored).map(|column| column.kind);
             columns.push(rescaled(column(stored + 1), kind, wanted.kind)?);
         }

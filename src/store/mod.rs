@@ -22,7 +22,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use chunk::{BlockColumns, BlockMessage, ChunkFile, MapCache};
 pub use commit::Durability;
-pub use merge::{Merge, MergeStats, Piece, Wanted};
+pub use merge::{Loaded, Merge, MergeStats, Piece, Wanted};
 pub use pins::Pins;
 pub use recover::RecoveryReport;
 pub use seal::SealReport;

@@ -31,6 +31,7 @@ const CHUNK_ROWS_MIN: u64 = 4_096;
 pub struct SealReport {
     pub series_sealed: u64,
     pub chunks_written: u64,
+    /// Rows of the chunks written.
     pub rows_sealed: u64,
 }
 
@@ -96,7 +97,7 @@ impl Inner {
             let part = self.write_chunks(series, commit, &mut next_chunk_id)?;
             report.series_sealed += 1;
             report.chunks_written += part.added.len() as u64;
-            report.rows_sealed += series.frozen.iter().map(|run| run.rows() as u64).sum::<u64>();
+            report.rows_sealed += part.added.iter().map(|chunk| chunk.rows).sum::<u64>();
             self.tombstone_files(&maintenance.manifest.contents, series, &part.tombstones, &mut edit)?;
             edit.series.push(part.record.clone());
             edit.chunks.extend(part.added.iter().cloned());

@@ -1,7 +1,7 @@
 //! `docs/format.md` says what the code does: every table is compared with encoded bytes.
 
 use fastk::format::chunk::{self, BlockMeta, ChunkMeta};
-use fastk::format::{envelope, ipc, manifest, run, wal};
+use fastk::format::{envelope, ipc, manifest, run, wal, zone_map};
 use fastk::types::{Rows, SeriesKey, SeriesSpec};
 use prost::Message;
 
@@ -122,6 +122,26 @@ fn runs_and_envelopes_are_laid_out_as_documented() {
             ("bytes", le(payload_bytes as u64)),
         ],
     );
+}
+
+#[test]
+fn zone_maps_are_laid_out_as_documented() {
+    let mut map = zone_map::ZoneMap::new(41, 2);
+    map.footer_crc = 42;
+    map.add_block(&[&[1, 2], &[7, 5]], |_| false);
+    let file = map.encode();
+    let payload = envelope::open("zone map", zone_map::ZONE_MAP_MAGIC, 1, &file).unwrap();
+    check_layout(
+        "field of a zone map",
+        payload,
+        &[
+            ("chunk id", le(41)),
+            ("footer checksum", le4(42)),
+            ("number of columns", le4(2)),
+            ("number of zones", le4(1)),
+        ],
+    );
+    assert_eq!(payload[20..], [1_i64, 2, 5, 7].map(i64::to_le_bytes).concat());
 }
 
 /// Names and tags of a documented message against messages that have one field set each.

@@ -387,3 +387,50 @@ fn scalars_read_like_klines() {
     assert_eq!(server.get(&format!("{path}?format=csv&latest=1")).expect(200).text(), "ts,value\n120000,-1.00\n");
     assert!(csv_rows(0, 1).starts_with("0,"));
 }
+
+#[test]
+fn predicates_select_rows_and_say_how_they_were_found() {
+    let server = Server::start();
+    server.kline("X");
+    server.post(X, "text/csv", csv_body(0, 40_000)).expect(200);
+    server.post_json("/v1/admin/compact", "{}").expect(200);
+    let all = server.get(&format!("{X}?format=csv&numbers=raw")).expect(200).text();
+    let (head, rows) = all.split_once('\n').unwrap();
+    let close = head.split(',').position(|name| name == "close").unwrap();
+    let raw = |row: &str| row.split(',').nth(close).unwrap().parse::<i64>().unwrap();
+    let mut closes: Vec<i64> = rows.lines().map(raw).collect();
+    closes.sort_unstable();
+    let (low, high) = (closes[closes.len() / 3], closes[closes.len() / 2]);
+    for (condition, holds) in [
+        (format!("close:gt:{high}"), Box::new(move |v: i64| v > high) as Box<dyn Fn(i64) -> bool>),
+        (format!("close:between:{low},{high}"), Box::new(move |v| (low..=high).contains(&v))),
+        (format!("close:between_exclusive:{low},{high}"), Box::new(move |v| low < v && v < high)),
+        (format!("close:not_in:{low},{high}"), Box::new(move |v| v != low && v != high)),
+        (format!("close:eq:{low}"), Box::new(move |v| v == low)),
+    ] {
+        let wanted: Vec<&str> = rows.lines().filter(|row| holds(raw(row))).collect();
+        let found = server.get(&format!("{X}?format=csv&numbers=raw&where={condition}")).expect(200).text();
+        assert_eq!(found.lines().skip(1).collect::<Vec<_>>(), wanted, "{condition}");
+    }
+    // Two conditions are both asked; decimals are compared exactly, whatever their digits.
+    let query = format!("{X}?format=csv&where=close:gte:{0}.{1:02}0&where=close:lt:{0}.{1:02}1", low / 100, low % 100);
+    let found = server.get(&query).expect(200).text();
+    assert_eq!(found.lines().count() - 1, closes.iter().filter(|close| **close == low).count());
+    let explained = server.get(&format!("{X}?where=ts:lt:60000000&explain=true")).expect(200).json();
+    let stats = &explained["stats"];
+    assert_eq!(stats["rows_matched"].as_u64().unwrap() as usize, explained["rows"].as_array().unwrap().len());
+    assert!(stats["zones_scanned"].as_u64() < stats["zones_considered"].as_u64(), "{stats}");
+    assert_eq!(stats["index_used"], "zone_map");
+    for (condition, code) in [
+        ("close:like:1", "invalid_argument"),
+        ("close:gt:many", "invalid_argument"),
+        ("close:gt:nan", "invalid_argument"),
+        ("close:between:1", "invalid_argument"),
+        ("close:gt:1,2", "invalid_argument"),
+        ("close", "invalid_argument"),
+        ("gt:1", "invalid_argument"),
+        ("turnover:gt:1", "schema_mismatch"),
+    ] {
+        server.get(&format!("{X}?where={condition}")).refused(code);
+    }
+}

@@ -207,10 +207,8 @@ fn queries_that_cannot_be_answered_are_refused() {
         ("format=arrow&times=rfc3339", "invalid_argument"),
         ("format=csv&shape=columns", "invalid_argument"),
         ("columns=nope", "schema_mismatch"),
-        ("where=close:gt:1", "unimplemented"),
         ("as_of=x", "unimplemented"),
         ("latest_complete=1", "unimplemented"),
-        ("explain=true", "unimplemented"),
     ] {
         server.get(&format!("{X}?{target}")).refused(code);
     }
@@ -225,9 +223,7 @@ fn queries_that_cannot_be_answered_are_refused() {
         (r#"{"series":["kline/X/1m"],"limit":0}"#, "invalid_argument"),
         (r#"{"series":["kline/X/1m","kline/X/1m"]}"#, "unimplemented"),
         (r#"{"series":["kline/*/1m"]}"#, "unimplemented"),
-        (r#"{"series":["kline/X/1m"],"where":[{"column":"close","op":"gt","value":1}]}"#, "unimplemented"),
         (r#"{"series":["kline/X/1m"],"as_of":"x"}"#, "unimplemented"),
-        (r#"{"series":["kline/X/1m"],"explain":true}"#, "unimplemented"),
         (r#"{"series":["kline/X/1m"],"commit":999}"#, "invalid_argument"),
     ] {
         server.post_json("/v1/query", body).refused(code);
