@@ -118,6 +118,11 @@ impl CommitQueue {
         self.lock().stopped.clone()
     }
 
+    /// Stops acknowledging writes until the store is opened again.
+    pub fn stop(&self, cause: &Error) {
+        self.lock().stopped.get_or_insert(cause.to_string());
+    }
+
     pub fn durability(&self) -> Durability {
         self.durability
     }

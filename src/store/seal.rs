@@ -13,7 +13,7 @@ use super::merge::{Merge, Source};
 use super::state::{SeriesId, SeriesState, Structural, Tombstone};
 use super::{Inner, Maintenance, def_json};
 use crate::disk::{self, Staged};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorCode, Result};
 use crate::format::chunk::{ChunkHead, ChunkSummary, ChunkWriter, block_rows};
 use crate::format::manifest::{ChunkRecord, Edit, RunRecord, SeriesRecord, TombstoneRecord};
 use crate::format::run::encode_run;
@@ -76,6 +76,16 @@ impl Inner {
         outcome
     }
 
+    /// Publishes an edit. When the system refuses it halfway nobody knows what of it is on disk: the writer stops, as
+    /// it does after a failed write of the log. A full disk is noticed before the edit has a name and only fails this.
+    fn publish(&self, maintenance: &mut Maintenance, edit: Edit) -> Result<u64> {
+        maintenance.manifest.publish(edit).inspect_err(|error| {
+            if error.code() != ErrorCode::StorageFull {
+                self.queue.stop(error);
+            }
+        })
+    }
+
     /// Seals series as they were at `commit`, when their runs were frozen.
     fn seal_frozen(
         &self,
@@ -105,7 +115,7 @@ impl Inner {
             parts.push(part);
         }
         edit.next_chunk_id = next_chunk_id;
-        let number = maintenance.manifest.publish(edit)?;
+        let number = self.publish(maintenance, edit)?;
         let mut pending = self.queue.lock();
         for part in &parts {
             let change = Structural::Sealed {
@@ -323,7 +333,7 @@ impl Inner {
         } else {
             edit.run = Some(self.write_run(state.commit, &entries)?);
         }
-        let number = maintenance.manifest.publish(edit)?;
+        let number = self.publish(maintenance, edit)?;
         self.queue.apply(&mut self.queue.lock(), Structural::Edit { edit: number });
         self.queue.trim(segment)?;
         if let Some(id) = old_run.filter(|id| *id != state.commit) {

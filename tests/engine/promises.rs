@@ -409,3 +409,24 @@ fn a_newer_row_that_does_not_match_still_hides_the_older_one_that_does() {
         assert!(scan.next().is_none(), "the row at minute 1000 has another close now, sealed {sealed}");
     }
 }
+
+#[test]
+fn a_manifest_edit_that_cannot_be_published_stops_the_writer_and_readers_go_on() {
+    let root = tempfile::tempdir().unwrap();
+    let store = Store::open(root.path(), true, options()).unwrap();
+    store.register(def(&key())).unwrap();
+    store.write(&key(), minutes(0, 10), WriteMode::Upsert, None).unwrap();
+    // The number of the next edit is taken, as if another process had written it.
+    let edits = files(root.path(), "manifest", ".edit");
+    let taken = root.path().join("manifest").join(format!("{:020}.edit", edits.len() + 1));
+    std::fs::write(&taken, b"not ours").unwrap();
+    assert_eq!(store.seal(&[]).unwrap_err().code(), ErrorCode::CommitConflict);
+    let error = store.write(&key(), minutes(20, 1), WriteMode::Upsert, None).unwrap_err();
+    assert_eq!(error.code(), ErrorCode::WriterStopped);
+    assert_eq!(read(&store, &key()).unwrap().len(), 10);
+    drop(store);
+    std::fs::remove_file(taken).unwrap();
+    let store = Store::open(root.path(), false, options()).unwrap();
+    assert_eq!(read(&store, &key()).unwrap().len(), 10);
+    store.write(&key(), minutes(20, 1), WriteMode::Upsert, None).unwrap();
+}
