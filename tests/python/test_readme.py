@@ -93,5 +93,5 @@ def test_the_demo_prints_what_the_readme_shows(demo):
 
 def test_there_are_two_commands_to_set_up():
     first = blocks("sh")[0].splitlines()
-    assert first == ["cargo run --release -- demo", "pip install pyarrow polars duckdb"]
+    assert first == ["cargo run --release -- demo"]
     assert os.access(README.parent / "tests" / "run", os.X_OK)
