@@ -1,7 +1,7 @@
 //! FastK: a storage engine and query server for market-data time series.
 //!
-//! Layers point strictly down: `error` < `types` < `format`, `disk` < `store` < `query`, `ingest`, `egress` <
-//! `service` < `server` < `cli`. `docs/architecture.md` says what each owns.
+//! Layers point strictly down: `error` < `types` < `format`, `disk` < `store` < `query`, `ingest` < `egress` <
+//! `service`, `config` < `server` < `cli`. `docs/architecture.md` says what each owns.
 
 #![warn(missing_debug_implementations)]
 #![deny(unsafe_op_in_unsafe_fn)]
