@@ -15,7 +15,7 @@ use futures::{FutureExt, Stream, stream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::Sleep;
+use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Connected;
 
 /// Bytes of the HTTP/2 preface, the least a client says.
@@ -40,25 +40,29 @@ impl HangUp {
     }
 }
 
+/// Ends when the wait for a greeting is over.
+type Patience = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 /// An accepted connection.
-#[derive(Debug)]
 pub(super) struct Line {
     stream: TcpStream,
     end: Arc<End>,
     /// How much of the greeting is missing, and until when it may.
-    greeting: Option<(usize, Pin<Box<Sleep>>)>,
+    greeting: Option<(usize, Patience)>,
     /// One of the connections allowed at a time.
     _slot: OwnedSemaphorePermit,
 }
 
-/// Accepts connections while there are fewer than `connections_max`; each has to speak within `greeting`.
+/// Accepts connections while there are fewer than `connections_max`; each has to speak within `greeting`, and before
+/// `draining`: nobody who has asked nothing holds up the end.
 pub(super) fn incoming(
     listener: TcpListener,
     connections_max: usize,
     greeting: Duration,
+    draining: CancellationToken,
 ) -> impl Stream<Item = io::Result<Line>> {
     let slots = Arc::new(Semaphore::new(connections_max));
-    stream::unfold((listener, slots), move |(listener, slots)| async move {
+    stream::unfold((listener, slots, draining), move |(listener, slots, draining)| async move {
         // Only fails when the semaphore is closed, which it never is.
         let slot = slots.clone().acquire_owned().await.ok()?;
         let stream = loop {
@@ -71,9 +75,16 @@ pub(super) fn incoming(
             }
         };
         let _ = stream.set_nodelay(true);
-        let greeting = Some((GREETING_BYTES, Box::pin(tokio::time::sleep(greeting))));
+        let over = draining.clone();
+        let patience: Patience = Box::pin(async move {
+            tokio::select! {
+                () = tokio::time::sleep(greeting) => {}
+                () = over.cancelled() => {}
+            }
+        });
+        let greeting = Some((GREETING_BYTES, patience));
         let line = Line { stream, end: Arc::default(), greeting, _slot: slot };
-        Some((Ok(line), (listener, slots)))
+        Some((Ok(line), (listener, slots, draining)))
     })
 }
 

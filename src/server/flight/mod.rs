@@ -107,7 +107,7 @@ pub async fn serve(
         .max_decoding_message_size(config.message_bytes_max.saturating_add(MESSAGE_SLACK_BYTES));
     let (health, health_server) = tonic_health::server::health_reporter();
     health.set_serving::<FlightServiceServer<service::Face>>().await;
-    let incoming = line::incoming(listener, config.connections_max, config.greeting);
+    let incoming = line::incoming(listener, config.connections_max, config.greeting, stop.clone());
     let server = Server::builder()
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)

@@ -16,6 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, Sleep};
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use super::{HttpConfig, router};
@@ -33,6 +34,7 @@ pub async fn serve(
     let builder = Arc::new(builder(&config));
     let slots = Arc::new(Semaphore::new(config.connections_max));
     let graceful = GracefulShutdown::new();
+    let draining = CancellationToken::new();
     let app = router(service, config.clone());
     tokio::pin!(shutdown);
     loop {
@@ -58,6 +60,7 @@ pub async fn serve(
         let _ = stream.set_nodelay(true);
         let (app, builder, watcher) = (app.clone(), builder.clone(), graceful.watcher());
         let (header_timeout, stall) = (config.header_timeout, config.stall);
+        let draining = draining.clone();
         tokio::spawn(async move {
             let _slot = slot;
             let has_asked = Arc::new(AtomicBool::new(false));
@@ -69,6 +72,8 @@ pub async fn serve(
             let ended = tokio::select! {
                 ended = &mut connection => Some(ended),
                 () = tokio::time::sleep(header_timeout) => None,
+                // Nobody who has asked nothing holds up the end.
+                () = draining.cancelled() => None,
             };
             let ended = match ended {
                 Some(ended) => ended,
@@ -81,6 +86,7 @@ pub async fn serve(
         });
     }
     drop(listener);
+    draining.cancel();
     if tokio::time::timeout(config.drain, graceful.shutdown()).await.is_err() {
         return Err(Error::new(
             crate::ErrorCode::DeadlineExceeded,
