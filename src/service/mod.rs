@@ -15,7 +15,7 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::format::FORMAT_VERSION;
 use crate::ingest::Parsed;
 use crate::store::{Expected, IfVersion, SeriesState, State, Store, WriteMode};
-use crate::types::schema::{ValueIndexSpec, series_not_found};
+use crate::types::schema::series_not_found;
 use crate::types::{SeriesDef, SeriesKey, SeriesSpec, time};
 
 pub use crate::store::{Durability, StoreOptions};
@@ -137,18 +137,8 @@ impl Service {
             if let Some(description) = patch.description {
                 def.description = Some(description);
             }
-            match patch.value_index {
-                None => {}
-                Some(ValueIndexSpec::All(false)) => def.value_index = Vec::new(),
-                Some(ValueIndexSpec::All(true)) => {
-                    def.value_index = def.columns.iter().map(|column| column.name.clone()).collect();
-                }
-                Some(ValueIndexSpec::Columns(names)) => {
-                    if let Some(unknown) = names.iter().find(|name| def.column(name).is_none()) {
-                        return Err(Error::invalid(format!("value_index names {unknown:?}, which is no column")));
-                    }
-                    def.value_index = names;
-                }
+            if let Some(wanted) = patch.value_index {
+                def.value_index = wanted.resolve(&def.columns)?;
             }
             Ok(())
         })?;

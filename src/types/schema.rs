@@ -160,6 +160,25 @@ pub enum ValueIndexSpec {
     Columns(Vec<String>),
 }
 
+impl ValueIndexSpec {
+    /// The columns meant, by name.
+    ///
+    /// # Errors
+    /// `invalid_argument` for a name that is no column.
+    pub fn resolve(self, columns: &[Column]) -> Result<Vec<String>> {
+        match self {
+            ValueIndexSpec::All(false) => Ok(Vec::new()),
+            ValueIndexSpec::All(true) => Ok(columns.iter().map(|column| column.name.clone()).collect()),
+            ValueIndexSpec::Columns(names) => {
+                match names.iter().find(|name| !columns.iter().any(|column| column.name == **name)) {
+                    Some(unknown) => Err(Error::invalid(format!("value_index names {unknown:?}, which is no column"))),
+                    None => Ok(names),
+                }
+            }
+        }
+    }
+}
+
 /// A registration as a caller writes it, in the body of `POST /v1/series`, in `create` of a Flight write and in
 /// the flags of the command line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -277,14 +296,8 @@ impl SeriesSpec {
             }
         };
         let value_index = match self.value_index {
-            None | Some(ValueIndexSpec::All(false)) => Vec::new(),
-            Some(ValueIndexSpec::All(true)) => columns.iter().map(|column| column.name.clone()).collect(),
-            Some(ValueIndexSpec::Columns(names)) => {
-                if let Some(unknown) = names.iter().find(|name| !columns.iter().any(|c| &c.name == *name)) {
-                    return Err(Error::invalid(format!("value_index names {unknown:?}, which is no column")));
-                }
-                names
-            }
+            None => Vec::new(),
+            Some(wanted) => wanted.resolve(&columns)?,
         };
         if let Some(text) = &self.description
             && text.len() > 4096
