@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::io::Write;
 use std::sync::Arc;
 
-use arrow::datatypes::{Field, Schema};
+use arrow::datatypes::{DataType, Field, Schema, TimeUnit as ArrowUnit};
 use arrow::ipc::convert::IpcSchemaEncoder;
 use arrow::ipc::{Block as BlockEntry, FooterBuilder, KeyValue, KeyValueArgs, MetadataVersion, root_as_footer};
 use flatbuffers::FlatBufferBuilder;
@@ -114,23 +114,37 @@ pub struct ChunkSummary {
     pub footer_crc: u32,
 }
 
-/// The Arrow schema of a chunk of this series.
-pub fn chunk_schema(def: &SeriesDef) -> Schema {
-    use arrow::datatypes::{DataType, TimeUnit as ArrowUnit};
-    let unit = match def.unit {
+/// Precision of every decimal column in Arrow.
+pub const DECIMAL_PRECISION: u8 = 18;
+
+/// Arrow type of `ts`.
+pub fn timestamp_type(unit: TimeUnit) -> DataType {
+    let unit = match unit {
         TimeUnit::Ms => ArrowUnit::Millisecond,
         TimeUnit::Us => ArrowUnit::Microsecond,
         TimeUnit::Ns => ArrowUnit::Nanosecond,
     };
-    let mut fields = vec![Field::new("ts", DataType::Timestamp(unit, Some("UTC".into())), false)];
-    for column in &def.columns {
-        let kind = match column.kind {
-            ColumnType::Decimal { digits } => DataType::Decimal64(18, i8::try_from(digits).unwrap_or(i8::MAX)),
-            ColumnType::Float64 => DataType::Float64,
-            ColumnType::Int64 => DataType::Int64,
-        };
-        fields.push(Field::new(&column.name, kind, false));
+    DataType::Timestamp(unit, Some("UTC".into()))
+}
+
+/// Arrow type of a number column as it is stored.
+pub fn stored_type(kind: ColumnType) -> DataType {
+    match kind {
+        ColumnType::Decimal { digits } => DataType::Decimal64(DECIMAL_PRECISION, decimal_scale(digits)),
+        ColumnType::Float64 => DataType::Float64,
+        ColumnType::Int64 => DataType::Int64,
     }
+}
+
+/// Digits are at most 18, so they fit Arrow's `i8` scale.
+pub fn decimal_scale(digits: u8) -> i8 {
+    i8::try_from(digits).unwrap_or(i8::MAX)
+}
+
+/// The Arrow schema of a chunk of this series.
+pub fn chunk_schema(def: &SeriesDef) -> Schema {
+    let mut fields = vec![Field::new("ts", timestamp_type(def.unit), false)];
+    fields.extend(def.columns.iter().map(|column| Field::new(&column.name, stored_type(column.kind), false)));
     let metadata = HashMap::from([("fastk.series".to_string(), def.key.to_string())]);
     Schema::new_with_metadata(fields, metadata)
 }

@@ -11,16 +11,14 @@ use arrow::array::{
     TimestampMillisecondArray, TimestampNanosecondArray,
 };
 use arrow::buffer::{Buffer, ScalarBuffer};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit as ArrowUnit};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::format::chunk::{DECIMAL_PRECISION, decimal_scale, stored_type, timestamp_type};
 use crate::types::{ColumnType, SeriesDef, SeriesKey, TimeUnit, number};
-
-/// Precision of every decimal column in Arrow.
-pub const DECIMAL_PRECISION: u8 = 18;
 
 /// How number columns are shown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -139,21 +137,13 @@ impl Shape {
     }
 }
 
-/// Arrow type of `ts`.
-pub fn timestamp_type(unit: TimeUnit) -> DataType {
-    let unit = match unit {
-        TimeUnit::Ms => ArrowUnit::Millisecond,
-        TimeUnit::Us => ArrowUnit::Microsecond,
-        TimeUnit::Ns => ArrowUnit::Nanosecond,
-    };
-    DataType::Timestamp(unit, Some("UTC".into()))
-}
-
 /// Arrow type of a number column under `numbers`.
 pub fn arrow_type(kind: ColumnType, numbers: Numbers) -> DataType {
     match (kind, numbers) {
-        (ColumnType::Decimal { digits }, Numbers::Stored) => DataType::Decimal64(DECIMAL_PRECISION, scale(digits)),
-        (ColumnType::Decimal { digits }, Numbers::Decimal128) => DataType::Decimal128(DECIMAL_PRECISION, scale(digits)),
+        (kind, Numbers::Stored) => stored_type(kind),
+        (ColumnType::Decimal { digits }, Numbers::Decimal128) => {
+            DataType::Decimal128(DECIMAL_PRECISION, decimal_scale(digits))
+        }
         (ColumnType::Decimal { .. }, Numbers::Float64) | (ColumnType::Float64, _) => DataType::Float64,
         (ColumnType::Decimal { .. } | ColumnType::Int64, Numbers::String) => DataType::Utf8,
         (ColumnType::Decimal { .. }, Numbers::Raw) | (ColumnType::Int64, _) => DataType::Int64,
@@ -176,7 +166,7 @@ fn number_array(buffer: &Buffer, kind: ColumnType, numbers: Numbers) -> Result<A
     Ok(match (kind, numbers) {
         (ColumnType::Decimal { digits }, Numbers::Stored) => typed(
             Decimal64Array::new(words(), None)
-                .with_precision_and_scale(DECIMAL_PRECISION, scale(digits))
+                .with_precision_and_scale(DECIMAL_PRECISION, decimal_scale(digits))
                 .map(|array| Arc::new(array) as ArrayRef),
         )?,
         (ColumnType::Decimal { digits }, Numbers::Decimal128) => typed(
@@ -184,7 +174,7 @@ fn number_array(buffer: &Buffer, kind: ColumnType, numbers: Numbers) -> Result<A
                 .iter()
                 .map(|raw| i128::from(*raw))
                 .collect::<Decimal128Array>()
-                .with_precision_and_scale(DECIMAL_PRECISION, scale(digits))
+                .with_precision_and_scale(DECIMAL_PRECISION, decimal_scale(digits))
                 .map(|array| Arc::new(array) as ArrayRef),
         )?,
         (ColumnType::Decimal { digits }, Numbers::Float64) => {
@@ -208,9 +198,4 @@ fn text_array(words: &[i64], digits: u8) -> ArrayRef {
         builder.append_value(std::str::from_utf8(&text).unwrap_or_default());
     }
     Arc::new(builder.finish())
-}
-
-/// Digits are at most 18, so they fit Arrow's `i8` scale.
-fn scale(digits: u8) -> i8 {
-    i8::try_from(digits).unwrap_or(i8::MAX)
 }

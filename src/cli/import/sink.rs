@@ -2,16 +2,14 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayData, RecordBatch, make_array};
 use arrow::buffer::Buffer;
-use arrow::datatypes::{Field, Schema};
 use arrow::error::ArrowError;
 use arrow::ipc::writer::StreamWriter;
 
 use crate::error::{Error, ErrorCode, Result};
+use crate::format::chunk::chunk_schema;
 use crate::ingest::Parsed;
-use crate::query::Numbers;
-use crate::query::answer::{arrow_type, timestamp_type};
+use crate::query::{Block, Numbers, Shape};
 use crate::service::{Condition, Mode, SeriesInfo};
 use crate::types::{Rows, SeriesDef, SeriesKey, SeriesSpec};
 
@@ -125,19 +123,11 @@ const MESSAGE_ROWS: usize = 65_536;
 /// The rows as an Arrow IPC stream whose columns are those of the series.
 fn arrow_stream(def: &SeriesDef, rows: Rows) -> Result<Vec<u8>> {
     let broken = |error: ArrowError| Error::internal(format!("cannot encode rows as Arrow: {error}"));
-    let mut fields = vec![Field::new("ts", timestamp_type(def.unit), false)];
-    fields.extend(
-        def.columns.iter().map(|column| Field::new(&column.name, arrow_type(column.kind, Numbers::Stored), false)),
-    );
-    let schema = Arc::new(Schema::new(fields));
+    let schema = Arc::new(chunk_schema(def));
     let count = rows.len();
-    let words = std::iter::once(rows.ts).chain(rows.columns);
-    let arrays = schema.fields().iter().zip(words).map(|(field, words)| {
-        // Every type has 8-byte cells, so the words are its buffer.
-        let data = ArrayData::builder(field.data_type().clone()).len(words.len()).add_buffer(Buffer::from_vec(words));
-        Ok(make_array(data.build().map_err(broken)?))
-    });
-    let batch = RecordBatch::try_new(schema.clone(), arrays.collect::<Result<Vec<_>>>()?).map_err(broken)?;
+    let columns = std::iter::once(rows.ts).chain(rows.columns).map(Buffer::from_vec).collect();
+    let shape = Shape::of(def, None, Numbers::Stored, 0, 0);
+    let batch = shape.record_batch(&schema, &Block { rows: count, columns, verbatim: None })?;
     let mut writer =
         StreamWriter::try_new(Vec::with_capacity(count * 8 * (def.columns.len() + 1)), &schema).map_err(broken)?;
     for first in (0..count).step_by(MESSAGE_ROWS) {
