@@ -277,27 +277,15 @@ impl CommitQueue {
 
     /// Syncs what was written without a sync (`interval`, `none`, markers).
     pub fn sync(&self) -> Result<()> {
-        self.with_log(|pending, log| {
-            if pending.durable_lsn >= pending.written_lsn || pending.stopped.is_some() {
-                return Ok(());
-            }
-            match log.sync() {
-                Ok(()) => {
-                    pending.durable_lsn = pending.written_lsn;
-                    Ok(())
-                }
-                Err(error) => {
-                    pending.stopped = Some(error.to_string());
-                    Err(error)
-                }
-            }
-        })
+        self.with_log(Pending::sync)
     }
 
-    /// Where the log stands after everything in the pending state: the open segment and the next LSN.
+    /// Where the log stands behind everything published: the open segment and the next LSN. All frames before it are
+    /// synced, markers included, so that no later recovery finds a hole in front of it.
     pub fn log_position(&self) -> Result<(u64, u64, Arc<State>)> {
         self.flush()?;
         self.with_log(|pending, log| {
+            pending.sync(log)?;
             let first_queued = pending.frames.first().map_or(pending.next_lsn, |frame| frame.lsn);
             Ok((log.segment(), first_queued, self.published.load_full()))
         })
@@ -316,6 +304,23 @@ impl CommitQueue {
 }
 
 impl Pending {
+    /// Makes every written frame durable.
+    fn sync(&mut self, log: &mut Log) -> Result<()> {
+        if self.durable_lsn >= self.written_lsn || self.stopped.is_some() {
+            return Ok(());
+        }
+        match log.sync() {
+            Ok(()) => {
+                self.durable_lsn = self.written_lsn;
+                Ok(())
+            }
+            Err(error) => {
+                self.stopped = Some(error.to_string());
+                Err(error)
+            }
+        }
+    }
+
     /// `writer_stopped` once a write or sync failed.
     pub fn check_writable(&self) -> Result<()> {
         match &self.stopped {

@@ -290,8 +290,6 @@ impl Inner {
             state.series.values().filter(|s| s.tail_rows() >= CHUNK_ROWS_MIN).map(|s| s.id).collect()
         };
         self.seal_with(maintenance, &large)?;
-        self.queue.flush()?;
-        self.queue.sync()?;
         let (segment, first_lsn, state) = self.queue.log_position()?;
         let contents = &maintenance.manifest.contents;
         if contents.wal_first_lsn == first_lsn {
