@@ -55,15 +55,6 @@ pub fn read(path: &Path) -> Result<Vec<u8>> {
     })
 }
 
-/// The whole file, or `None` when there is none.
-pub fn read_if_exists(path: &Path) -> Result<Option<Vec<u8>>> {
-    match std::fs::read(path) {
-        Ok(bytes) => Ok(Some(bytes)),
-        Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(Error::io("read", path, &e)),
-    }
-}
-
 /// `length` bytes at `offset`.
 pub fn read_at(file: &File, path: &Path, offset: u64, length: usize) -> Result<Vec<u8>> {
     let mut out = vec![0; length];

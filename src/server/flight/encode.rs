@@ -18,8 +18,6 @@ use crate::query::{Block, Shape};
 /// Most rows of a message whose cells are converted: conversion takes memory, which a client that does not read
 /// would hold.
 const CONVERTED_ROWS_MAX: usize = 4096;
-/// Distance between the bytes that are read to bring a mapped body into memory.
-const PAGE_BYTES: usize = 4096;
 
 /// Turns the blocks of one answer into messages.
 #[derive(Debug)]
@@ -65,7 +63,6 @@ impl Encoder {
             return if self.text { text_message(&batch) } else { Ok(converted_message(&batch)) };
         }
         if let Some(verbatim) = &block.verbatim {
-            touch(&verbatim.body);
             return Ok(message(verbatim.header.clone(), verbatim.body.clone()));
         }
         let columns: Vec<&[u8]> = block.columns.iter().map(|buffer| buffer.as_slice()).collect();
@@ -75,11 +72,6 @@ impl Encoder {
 
 fn message(data_header: Bytes, data_body: Bytes) -> FlightData {
     FlightData { data_header, data_body, ..FlightData::default() }
-}
-
-/// Reads a byte of every page, so that a page fault happens here and not on an async worker.
-fn touch(body: &[u8]) {
-    std::hint::black_box(body.iter().step_by(PAGE_BYTES).fold(0_u8, |seen, byte| seen ^ byte));
 }
 
 /// Fixed-width columns side by side.
