@@ -8,6 +8,7 @@ pub mod ipc;
 pub mod manifest;
 pub mod run;
 pub mod tombstone;
+pub mod value_index;
 pub mod wal;
 pub mod zone_map;
 
