@@ -9,6 +9,7 @@ pub mod manifest;
 pub mod receipt;
 pub mod run;
 pub mod tombstone;
+pub mod value_index;
 pub mod wal;
 pub mod zone_map;
 

@@ -12,6 +12,7 @@ mod merge;
 mod pins;
 mod recover;
 mod seal;
+mod sidecar;
 mod state;
 mod upkeep;
 mod write;
@@ -27,6 +28,7 @@ pub use merge::{Loaded, Merge, MergeStats, Piece, Wanted};
 pub use pins::Pins;
 pub use recover::RecoveryReport;
 pub use seal::SealReport;
+pub use sidecar::SidecarReport;
 pub use state::{SeriesId, SeriesState, Snapshot, State};
 pub use write::{RECEIPT_KEEP_MS, RECEIPTS_MAX, SeriesWrite, WriteMode, WriteOutcome};
 
@@ -278,6 +280,10 @@ impl Store {
         let batch = queue.enqueue(&mut pending, state, frame(vec![operation]))?;
         drop(pending);
         queue.wait(&batch)?;
+        if next.def.value_index != series.def.value_index {
+            // Upkeep writes the new indexes and removes those nobody wants any more.
+            next.chunks.iter().for_each(|chunk| self.inner.cache.orders.add_chunk(next.id, chunk.record.id));
+        }
         Ok(Arc::new(next))
     }
 
