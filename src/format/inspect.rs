@@ -123,6 +123,8 @@ fn inspect_operation(operation: &wal::Operation) -> Value {
             json!({"register": {"series_id": series_id, "series": def}})
         }
         wal::Operation::Drop { series_id } => json!({"drop": {"series_id": series_id}}),
+        wal::Operation::CreateSnapshot { name } => json!({"create_snapshot": {"name": name}}),
+        wal::Operation::DropSnapshot { name } => json!({"drop_snapshot": {"name": name}}),
     }
 }
 

@@ -700,6 +700,11 @@ impl Merge {
         Ok(())
     }
 
+    /// Whether there is nothing more to give.
+    pub fn is_at_end(&self) -> bool {
+        self.heads.is_empty() && self.waiting.is_empty()
+    }
+
     /// The next piece in the direction of the merge, or `None` at the end.
     pub fn next_piece(&mut self) -> Result<Option<Piece>> {
         self.admit()?;

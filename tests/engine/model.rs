@@ -134,7 +134,7 @@ impl Model {
             WriteMode::Insert if replaced > 0 => Some(ErrorCode::RowsExist),
             WriteMode::Append if !rises => Some(ErrorCode::InvalidRows),
             WriteMode::Append if !follows => Some(ErrorCode::OutOfOrder),
-            WriteMode::Insert | WriteMode::Append => None,
+            WriteMode::Insert | WriteMode::Append | WriteMode::Merge { .. } => None,
         };
         let outcome = self.store().write(&self.keys[which], rows, mode, None);
         match (outcome, expected) {
