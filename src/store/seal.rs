@@ -243,7 +243,11 @@ impl Inner {
                 file_crc: summary.file_crc,
                 footer_crc: summary.footer_crc,
             };
-            sidecar::index_new_chunk(&ChunkFile::new(&self.root, record.clone()), &tmp, &series.def)?;
+            let chunk = ChunkFile::new(&self.root, record.clone());
+            if let Err(error) = sidecar::index_new_chunk(&chunk, &tmp, &series.def) {
+                tracing::warn!(%error, "a chunk goes without its value index for now");
+                self.cache.orders.add_chunk(series.id, record.id);
+            }
             return Ok(Some(record));
         }
     }
