@@ -245,14 +245,8 @@ impl Inner {
         let ChunkWrite { partition, range, sources, tombstones, as_of, replaces } = write;
         let commit_lo = sources.iter().map(Source::commit_lo).min().unwrap_or(0);
         let commit_hi = sources.iter().map(Source::commit_hi).chain(as_of).max().unwrap_or(0);
-        let merge = Merge::new(
-            sources,
-            Arc::new(tombstones),
-            Arc::clone(&series.def),
-            Arc::clone(&self.cache),
-            range,
-            false,
-        );
+        let merge =
+            Merge::new(sources, Arc::new(tombstones), Arc::clone(&series.def), Arc::clone(&self.cache), range, false);
         let dir = series_dir(&self.root, series.id);
         loop {
             // A file of this name can stand there from a seal that never reached the manifest: take the next id.
