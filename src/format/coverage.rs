@@ -159,7 +159,8 @@ mod tests {
 
     #[test]
     fn coverage_survives_its_bytes_and_notices_every_flipped_bit() {
-        for grid in [Grid::Fixed { length: 60_000, phase: 7 }, Grid::Months { length: 3, phase: 1, unit: TimeUnit::Us }] {
+        for grid in [Grid::Fixed { length: 60_000, phase: 7 }, Grid::Months { length: 3, phase: 1, unit: TimeUnit::Us }]
+        {
             let mut coverage = Coverage::new(7, grid);
             coverage.footer_crc = 42;
             let mut ts: Vec<i64> = (-900..900).filter(|n| n % 7 != 0).map(|n| grid.start_of(n)).collect();

@@ -10,10 +10,12 @@ use arc_swap::ArcSwapOption;
 use arrow::buffer::Buffer;
 use bytes::Bytes;
 
+use super::coverage::{PresenceCache, coverage_path};
 use crate::disk;
 use crate::disk::mmap::Map;
 use crate::error::{Error, Result};
 use crate::format::chunk::{self, BlockMeta, ChunkMeta};
+use crate::format::coverage::Coverage;
 use crate::format::ipc::PREFIX_BYTES;
 use crate::format::manifest::ChunkRecord;
 use crate::format::zone_map::ZoneMap;
@@ -42,6 +44,8 @@ pub struct OpenChunk {
     name: String,
     footer_crc: u32,
     zones: OnceLock<Option<ZoneMap>>,
+    /// Coverage on the grid it was last asked for.
+    pub(super) coverage: ArcSwapOption<Coverage>,
 }
 
 /// One block's columns, each its own slice of the map.
@@ -96,6 +100,11 @@ impl ChunkFile {
         self.obsolete.store(true, Ordering::Release);
     }
 
+    /// The mapped chunk, if it is open already.
+    pub(super) fn opened(&self) -> Option<Arc<OpenChunk>> {
+        self.open.load_full()
+    }
+
     /// The mapped chunk, opened and checked when it is not yet.
     pub fn open(self: &Arc<Self>, cache: &MapCache) -> Result<Arc<OpenChunk>> {
         self.used.store(true, Ordering::Relaxed);
@@ -113,7 +122,10 @@ impl Drop for ChunkFile {
     fn drop(&mut self) {
         if self.obsolete.load(Ordering::Acquire) {
             self.open.store(None);
-            if let Err(error) = disk::remove(&self.path).and_then(|()| disk::remove(&zone_map_path(&self.path))) {
+            let sidecars = [zone_map_path(&self.path), coverage_path(&self.path)];
+            let removed =
+                disk::remove(&self.path).and_then(|()| sidecars.iter().try_for_each(|path| disk::remove(path)));
+            if let Err(error) = removed {
                 tracing::warn!(%error, "a replaced chunk stays behind");
             }
         }
@@ -155,6 +167,7 @@ impl OpenChunk {
             name: shown.to_owned(),
             footer_crc,
             zones: OnceLock::new(),
+            coverage: ArcSwapOption::empty(),
         })
     }
 
@@ -295,11 +308,12 @@ pub struct MapCache {
     maps_max: usize,
     /// Whether a block is brought into memory when it is read.
     pub prefetch: bool,
+    pub(super) presence: PresenceCache,
 }
 
 impl MapCache {
     pub fn new(maps_max: usize, prefetch: bool) -> Self {
-        Self { open: Mutex::new(VecDeque::new()), maps_max, prefetch }
+        Self { open: Mutex::new(VecDeque::new()), maps_max, prefetch, presence: PresenceCache::default() }
     }
 
     fn opened(&self, chunk: &Arc<ChunkFile>) {

@@ -6,6 +6,7 @@
 
 mod chunk;
 mod commit;
+mod coverage;
 mod log;
 mod manifest;
 mod merge;
@@ -22,6 +23,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use chunk::{BlockColumns, BlockMessage, ChunkFile, MapCache};
 pub use commit::Durability;
+pub use coverage::{Buckets, Presence, Runs, coverage_path};
 pub use merge::{Loaded, Merge, MergeStats, Piece, Wanted};
 pub use pins::Pins;
 pub use recover::RecoveryReport;
