@@ -194,7 +194,7 @@ pub fn coverage(series: &SeriesState, cache: &MapCache, spec: &CoverageSpec<'_>)
     let expected = Expected::new(grid, series.def.unit, spec.calendar, span.buckets);
     // First and last missing bucket of the gap that may go on, and how many are missing.
     let mut open: Option<(i64, i64, u64)> = None;
-    let mut close = |gap: Option<(i64, i64, u64)>, report: &mut CoverageReport| {
+    let close = |gap: Option<(i64, i64, u64)>, report: &mut CoverageReport| {
         let Some((first, last, missing)) = gap else { return };
         let gap = Gap { start: grid.start_of(first), end: grid.start_of(last), missing };
         if report.longest_gap.is_none_or(|longest| longest.missing < missing) {

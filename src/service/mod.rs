@@ -19,8 +19,8 @@ use crate::store::{Expected, IfVersion, SeriesState, State, Store, WriteMode};
 use crate::types::schema::series_not_found;
 use crate::types::{Calendar, SeriesDef, SeriesKey, SeriesSpec, time};
 
-pub use coverage::{CoverageReply, CoverageRequest};
 pub use crate::store::{Durability, StoreOptions};
+pub use coverage::{CoverageReply, CoverageRequest};
 pub use read::{Answer, Plan, range_of};
 pub use replies::*;
 

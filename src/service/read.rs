@@ -205,7 +205,9 @@ impl Service {
     fn resolve(&self, query: &Query) -> Result<Resolved> {
         check_offered(query)?;
         let key = series_key(query)?;
-        for (what, value) in [("limit", query.limit), ("latest", query.latest), ("latest_complete", query.latest_complete)] {
+        for (what, value) in
+            [("limit", query.limit), ("latest", query.latest), ("latest_complete", query.latest_complete)]
+        {
             if value == Some(0) {
                 return Err(Error::invalid(format!("{what} is 0")));
             }
@@ -306,7 +308,10 @@ impl Service {
         if wanted == 0 || wanted > ENDPOINTS_MAX {
             return Err(Error::invalid(format!("endpoints {wanted} is not between 1 and {ENDPOINTS_MAX}")));
         }
-        let whole = query.limit.is_some() || query.latest_complete.is_some() || query.cursor.is_some() || query.order == Order::Desc;
+        let whole = query.limit.is_some()
+            || query.latest_complete.is_some()
+            || query.cursor.is_some()
+            || query.order == Order::Desc;
         let endpoints = match resolved.series.bounds {
             Some((first, last)) if wanted > 1 && !whole => {
                 let (start, end) = (resolved.range.0.max(first), resolved.range.1.min(last));
