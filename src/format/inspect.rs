@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{chunk, coverage, manifest, run, tombstone, wal, zone_map};
+use super::{chunk, coverage, manifest, run, tombstone, value_index, wal, zone_map};
 use crate::error::{Error, Result};
 
 /// Describes a file by its first bytes and checks its checksums.
@@ -38,11 +38,19 @@ pub fn inspect(bytes: &[u8]) -> Result<Value> {
         };
         Ok(json!({"kind": "coverage", "chunk_id": found.chunk_id, "footer_crc32c": crc, "interval": interval,
                   "aligned": found.aligned.len(), "off_grid": found.off_grid.len()}))
+    } else if magic == value_index::VALUE_INDEX_MAGIC {
+        let index = value_index::ValueIndex::check(bytes)?;
+        let crc = format!("{:08x}", index.footer_crc);
+        let columns: Vec<Value> =
+            index.columns.iter().map(|c| json!({"position": c.position, "pages": c.pages.len()})).collect();
+        Ok(json!({"kind": "value index", "chunk_id": index.chunk_id, "footer_crc32c": crc, "rows": index.rows,
+                  "columns": columns}))
     } else if magic == tombstone::DROP_MAGIC {
         Ok(json!({"kind": "drop marker", "drop": tombstone::decode_drop(bytes)?}))
     } else {
         Err(Error::invalid("the file is no FastK file").with_hint(
-            "chunks, zone maps, coverage, log segments, runs, manifest edits and checkpoints, tombstones and drop markers are",
+            "chunks, zone maps, value indexes, coverage, log segments, runs, manifest edits and checkpoints, tombstones and drop \
+             markers are",
         ))
     }
 }
@@ -125,6 +133,8 @@ fn inspect_operation(operation: &wal::Operation) -> Value {
             json!({"register": {"series_id": series_id, "series": def}})
         }
         wal::Operation::Drop { series_id } => json!({"drop": {"series_id": series_id}}),
+        wal::Operation::CreateSnapshot { name } => json!({"create_snapshot": {"name": name}}),
+        wal::Operation::DropSnapshot { name } => json!({"drop_snapshot": {"name": name}}),
     }
 }
 

@@ -1,7 +1,8 @@
 //! A scan: the merge of a series' sources as blocks in the order of the answer.
 //!
 //! Long pieces of one source come out as slices of the map or run they stand in; whole chunk blocks come out with
-//! their message. Only short pieces, where rows of several sources interleave, and descending answers are copied.
+//! their message. Only short pieces, where rows of several sources interleave, scattered matches and descending answers
+//! are copied.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -17,6 +18,65 @@ use crate::store::{Loaded, MapCache, Merge, Piece, SeriesState, Wanted};
 
 /// Pieces of fewer rows are gathered into one block.
 const GATHER_ROWS: usize = 512;
+/// Matches that stand side by side in fewer rows than this on average are picked row by row.
+const RUN_ROWS: usize = 16;
+
+/// Rows of one block, in time order.
+#[derive(Debug)]
+struct Part {
+    block: Arc<Loaded>,
+    /// Rows that do not stand side by side; else `lo..hi` are the rows themselves.
+    picked: Option<Arc<Vec<u32>>>,
+    /// Positions in `picked`, or in the block.
+    lo: usize,
+    hi: usize,
+}
+
+impl From<Piece> for Part {
+    fn from(piece: Piece) -> Self {
+        Self { block: piece.block, picked: None, lo: piece.lo, hi: piece.hi }
+    }
+}
+
+impl Part {
+    fn rows(&self) -> usize {
+        self.hi - self.lo
+    }
+
+    /// Some of the rows.
+    fn cut(&self, lo: usize, hi: usize) -> Self {
+        Self { block: Arc::clone(&self.block), picked: self.picked.clone(), lo, hi }
+    }
+
+    fn words(&self, column: usize) -> &[i64] {
+        self.block.columns.columns.get(column).map_or(&[], |column| column.typed_data::<i64>())
+    }
+
+    /// Timestamp at a position.
+    fn ts(&self, at: usize) -> Option<i64> {
+        let row = match &self.picked {
+            Some(picked) => *picked.get(at)? as usize,
+            None => at,
+        };
+        self.words(0).get(row).copied()
+    }
+
+    /// Appends one column's cells, backwards under `desc`.
+    fn copy(&self, column: usize, desc: bool, to: &mut Vec<i64>) {
+        let words = self.words(column);
+        match &self.picked {
+            None => {
+                let words = words.get(self.lo..self.hi).unwrap_or_default();
+                if desc { to.extend(words.iter().rev()) } else { to.extend_from_slice(words) }
+            }
+            Some(picked) => {
+                let picked = picked.get(self.lo..self.hi).unwrap_or_default();
+                let cell = |row: &u32| words.get(*row as usize).copied().unwrap_or_default();
+                if desc { to.extend(picked.iter().rev().map(cell)) } else { to.extend(picked.iter().map(cell)) }
+            }
+        }
+    }
+}
 
 /// Rows of one series, block by block.
 #[derive(Debug)]
@@ -31,10 +91,12 @@ pub struct Scan {
     left: u64,
     gathered: Vec<Vec<i64>>,
     /// A piece taken from the merge and not given yet.
-    held: Option<Piece>,
+    held: Option<Part>,
     filter: Vec<KeyRanges>,
+    /// Whether conditions on `ts` alone were asked: then the range says what matches.
+    by_range: bool,
     /// Matching parts of the last piece of the merge, in the order of the answer.
-    matching: VecDeque<Piece>,
+    matching: VecDeque<Part>,
     marks: Vec<bool>,
     /// The block the last piece stood in, to count blocks.
     last_block: Option<Arc<Loaded>>,
@@ -80,7 +142,7 @@ pub struct ScanStats {
     pub zones_scanned: u64,
     pub rows_checked: u64,
     pub rows_matched: u64,
-    /// `zone_map`, or `none` when nothing could be ruled out beforehand.
+    /// `zone_map`, `value_index` or `both`; `none` when nothing could be ruled out beforehand.
     #[cfg_attr(feature = "server", schema(inline))]
     pub index_used: IndexUsed,
     /// Whether some chunk had no usable zone map and was read whole.
@@ -95,6 +157,28 @@ pub enum IndexUsed {
     #[default]
     None,
     ZoneMap,
+    /// Only rows were read that a value index names.
+    ValueIndex,
+    /// Zone maps, and in some chunk a value index.
+    Both,
+}
+
+/// Conditions on `ts` narrow the range; those that the range now says in full are left out. `None` when no row can
+/// match at all.
+fn narrowed(range: (i64, i64), filter: &[KeyRanges]) -> Option<((i64, i64), Vec<KeyRanges>)> {
+    let (mut start, mut end) = range;
+    let mut rest = Vec::with_capacity(filter.len());
+    for condition in filter {
+        let (first, last) = (condition.ranges.first()?, condition.ranges.last()?);
+        if condition.column == 0 {
+            start = start.max(first.0);
+            end = end.min(last.1);
+        }
+        if condition.column != 0 || condition.ranges.len() > 1 {
+            rest.push(condition.clone());
+        }
+    }
+    (start <= end).then_some(((start, end), rest))
 }
 
 impl Scan {
@@ -106,11 +190,14 @@ impl Scan {
             Some(wanted) => std::iter::once(0).chain(wanted.iter().map(|position| position + 1)).collect(),
         };
         let whole = columns.iter().copied().eq(0..=column_count);
+        let narrowed = narrowed(spec.range, &spec.filter);
+        let ended = narrowed.is_none();
+        let (range, filter) = narrowed.unwrap_or((spec.range, Vec::new()));
+        let wanted = filter.iter().map(|f| Wanted { column: f.column, ranges: f.ranges.clone() }).collect();
         Self {
-            merge: series.merge(cache, spec.range, spec.desc).looking_for(
-                spec.filter.iter().map(|f| Wanted { column: f.column, ranges: f.ranges.clone() }).collect(),
-            ),
-            filter: spec.filter.clone(),
+            merge: series.merge(cache, range, spec.desc).looking_for(wanted),
+            by_range: filter.is_empty() && !spec.filter.is_empty(),
+            filter,
             matching: VecDeque::new(),
             marks: Vec::new(),
             last_block: None,
@@ -125,7 +212,7 @@ impl Scan {
             left: spec.limit.unwrap_or(u64::MAX),
             held: None,
             next_ts: None,
-            ended: false,
+            ended,
         }
     }
 
@@ -146,16 +233,24 @@ impl Scan {
             zones_scanned: merge.zones_considered - merge.zones_pruned,
             rows_checked: self.rows_checked,
             rows_matched: self.rows_matched,
-            index_used: if merge.zones_considered > 0 { IndexUsed::ZoneMap } else { IndexUsed::None },
+            index_used: match (merge.zones_considered > 0, merge.value_indexes_used > 0) {
+                (false, false) => IndexUsed::None,
+                (true, false) => IndexUsed::ZoneMap,
+                (false, true) => IndexUsed::ValueIndex,
+                (true, true) => IndexUsed::Both,
+            },
             fallback: merge.zone_maps_missing > 0,
         }
     }
 
-    /// The next piece whose rows all match.
-    fn next_match(&mut self) -> Result<Option<Piece>> {
+    /// The next rows, all of which match.
+    fn next_match(&mut self) -> Result<Option<Part>> {
+        if self.ended {
+            return Ok(None);
+        }
         loop {
-            if let Some(piece) = self.matching.pop_front() {
-                return Ok(Some(piece));
+            if let Some(part) = self.matching.pop_front() {
+                return Ok(Some(part));
             }
             let Some(piece) = self.merge.next_piece()? else { return Ok(None) };
             if self.last_block.as_ref().is_none_or(|last| !Arc::ptr_eq(last, &piece.block)) {
@@ -163,14 +258,18 @@ impl Scan {
                 self.blocks_scanned += 1;
             }
             if self.filter.is_empty() {
-                return Ok(Some(piece));
+                if self.by_range {
+                    self.rows_checked += (piece.hi - piece.lo) as u64;
+                    self.rows_matched += (piece.hi - piece.lo) as u64;
+                }
+                return Ok(Some(piece.into()));
             }
-            self.split(&piece);
+            self.split(piece);
         }
     }
 
-    /// Cuts a piece into its runs of matching rows.
-    fn split(&mut self, piece: &Piece) {
+    /// Takes the matching rows out of a piece: as runs of rows side by side, or one by one where those are short.
+    fn split(&mut self, piece: Piece) {
         self.marks.clear();
         self.marks.resize(piece.hi - piece.lo, true);
         for condition in &self.filter {
@@ -179,13 +278,23 @@ impl Scan {
             condition.keep(words.get(piece.lo..piece.hi).unwrap_or_default(), &mut self.marks);
         }
         self.rows_checked += self.marks.len() as u64;
+        let matched = self.marks.iter().filter(|mark| **mark).count();
+        self.rows_matched += matched as u64;
+        if matched == self.marks.len() {
+            return self.matching.push_back(piece.into());
+        }
+        let borders = self.marks.iter().zip(self.marks.get(1..).unwrap_or_default()).filter(|(a, b)| a != b).count();
+        if matched > RUN_ROWS && matched < borders / 2 * RUN_ROWS {
+            let picked = Arc::new(picked(&self.marks, piece.lo, matched));
+            return self.matching.push_back(Part { block: piece.block, picked: Some(picked), lo: 0, hi: matched });
+        }
         let mut at = 0;
         while let Some(from) = self.marks.get(at..).and_then(|rest| rest.iter().position(|mark| *mark)) {
             let from = at + from;
             let rest = self.marks.get(from..).unwrap_or_default();
             let to = from + rest.iter().position(|mark| !mark).unwrap_or(rest.len());
-            self.rows_matched += (to - from) as u64;
-            let run = Piece { block: Arc::clone(&piece.block), lo: piece.lo + from, hi: piece.lo + to };
+            let (lo, hi) = (piece.lo + from, piece.lo + to);
+            let run = Part { block: Arc::clone(&piece.block), picked: None, lo, hi };
             if self.desc {
                 self.matching.push_front(run);
             } else {
@@ -199,15 +308,9 @@ impl Scan {
         self.gathered.first().map_or(0, Vec::len)
     }
 
-    fn gather(&mut self, piece: &Piece) {
+    fn gather(&mut self, part: &Part) {
         for (buffer, position) in self.gathered.iter_mut().zip(&self.columns) {
-            let words = piece.block.columns.columns.get(*position).map_or(&[][..], |column| column.typed_data::<i64>());
-            let words = words.get(piece.lo..piece.hi).unwrap_or_default();
-            if self.desc {
-                buffer.extend(words.iter().rev());
-            } else {
-                buffer.extend_from_slice(words);
-            }
+            part.copy(*position, self.desc, buffer);
         }
     }
 
@@ -217,7 +320,7 @@ impl Scan {
         Block { rows, columns, verbatim: None }
     }
 
-    fn give_piece(&self, piece: &Piece) -> Block {
+    fn give_piece(&self, piece: &Part) -> Block {
         let rows = piece.hi - piece.lo;
         let stored = &piece.block.columns;
         let slice = |position: &usize| {
@@ -232,28 +335,25 @@ impl Scan {
         Block { rows, columns, verbatim }
     }
 
-    fn next_piece(&mut self) -> Result<Option<Piece>> {
+    fn next_piece(&mut self) -> Result<Option<Part>> {
         if let Some(piece) = self.held.take() {
             return Ok(Some(piece));
         }
         let Some(mut piece) = self.next_match()? else { return Ok(None) };
         let rows = (piece.hi - piece.lo) as u64;
-        let edge = |piece: &Piece, row: usize| {
-            piece.block.columns.columns.first().and_then(|ts| ts.typed_data::<i64>().get(row).copied())
-        };
         if self.left == 0 {
-            self.next_ts = edge(&piece, if self.desc { piece.hi.saturating_sub(1) } else { piece.lo });
+            self.next_ts = piece.ts(if self.desc { piece.hi.saturating_sub(1) } else { piece.lo });
             return Ok(None);
         }
         if rows > self.left {
             let keep = usize::try_from(self.left).unwrap_or(usize::MAX);
             if self.desc {
                 let cut = piece.hi.saturating_sub(keep);
-                self.next_ts = edge(&piece, cut.saturating_sub(1));
+                self.next_ts = piece.ts(cut.saturating_sub(1));
                 piece.lo = cut;
             } else {
                 let cut = piece.lo + keep;
-                self.next_ts = edge(&piece, cut);
+                self.next_ts = piece.ts(cut);
                 piece.hi = cut;
             }
             self.left = 0;
@@ -274,7 +374,7 @@ impl Scan {
                 self.ended = true;
                 return Ok((self.gathered_rows() > 0).then(|| self.give_gathered()));
             };
-            if self.desc || piece.hi - piece.lo < GATHER_ROWS {
+            if self.desc || piece.picked.is_some() || piece.rows() < GATHER_ROWS {
                 // A descending piece can be a whole run: cut it to what still fits.
                 let room = self.full.saturating_sub(self.gathered_rows()).max(1);
                 self.gather_within(piece, room);
@@ -284,8 +384,8 @@ impl Scan {
             } else if piece.hi - piece.lo > self.full {
                 // A run can be longer than a block.
                 let cut = piece.lo + self.full;
-                let head = Piece { block: Arc::clone(&piece.block), lo: piece.lo, hi: cut };
-                self.held = Some(Piece { block: piece.block, lo: cut, hi: piece.hi });
+                let head = piece.cut(piece.lo, cut);
+                self.held = Some(piece.cut(cut, piece.hi));
                 return Ok(Some(self.give_piece(&head)));
             } else {
                 return Ok(Some(self.give_piece(&piece)));
@@ -293,7 +393,7 @@ impl Scan {
         }
     }
 
-    fn gather_within(&mut self, piece: Piece, room: usize) {
+    fn gather_within(&mut self, piece: Part, room: usize) {
         if piece.hi - piece.lo <= room {
             self.gather(&piece);
             return;
@@ -305,9 +405,24 @@ impl Scan {
             let cut = piece.lo + room;
             ((piece.lo, cut), (cut, piece.hi))
         };
-        self.gather(&Piece { block: Arc::clone(&piece.block), lo: now.0, hi: now.1 });
-        self.held = Some(Piece { block: piece.block, lo: later.0, hi: later.1 });
+        self.gather(&piece.cut(now.0, now.1));
+        self.held = Some(piece.cut(later.0, later.1));
     }
+}
+
+/// Positions in the block of the marked rows, of which there are `matched`; the first mark is row `first`.
+fn picked(marks: &[bool], first: usize, matched: usize) -> Vec<u32> {
+    // Every row is written and only a match moves on: no branch that random matches would mislead.
+    let mut rows = vec![0_u32; matched + 1];
+    let mut at = 0;
+    for (row, mark) in (first as u32..).zip(marks) {
+        if let Some(slot) = rows.get_mut(at) {
+            *slot = row;
+        }
+        at += usize::from(*mark);
+    }
+    rows.truncate(matched);
+    rows
 }
 
 impl Iterator for Scan {
@@ -342,9 +457,8 @@ pub fn latest_start(
     while let Some(piece) = scan.next_match()? {
         let rows = (piece.hi - piece.lo) as u64;
         if rows >= left {
-            let row = piece.hi - usize::try_from(left).unwrap_or(usize::MAX).min(piece.hi);
-            let ts = piece.block.columns.columns.first().map_or(&[][..], |ts| ts.typed_data::<i64>());
-            return Ok(ts.get(row).copied().unwrap_or(range.0));
+            let at = piece.hi - usize::try_from(left).unwrap_or(usize::MAX).min(piece.hi);
+            return Ok(piece.ts(at).unwrap_or(range.0));
         }
         left -= rows;
     }

@@ -6,18 +6,18 @@
 //! question, within a bound of bytes.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use roaring::RoaringTreemap;
 
-use super::chunk::{ChunkFile, MapCache};
+use super::chunk::{ChunkFile, MapCache, OpenChunk};
 use super::merge::{Source, holes_of};
+use super::sidecar::coverage_path;
 use super::state::{SeriesId, SeriesState, Tombstone};
 use crate::disk;
 use crate::error::{Error, Result};
 use crate::format::coverage::{Coverage, bit_of, bucket_of};
-use crate::types::Grid;
+use crate::types::{Grid, TimeUnit};
 
 /// Most bytes of presence kept between questions.
 const KEPT_BYTES_MAX: usize = 64 << 20;
@@ -223,18 +223,8 @@ impl SeriesState {
     }
 }
 
-/// Name of the coverage sidecar of a chunk file.
-pub fn coverage_path(chunk: &Path) -> PathBuf {
-    chunk.with_extension("cov")
-}
-
 /// Coverage of a chunk: as it was worked out before, from its sidecar, or from its timestamps.
-fn of_chunk(
-    chunk: &Arc<ChunkFile>,
-    grid: Grid,
-    cache: &MapCache,
-    unit: crate::types::TimeUnit,
-) -> Result<Arc<Coverage>> {
+fn of_chunk(chunk: &Arc<ChunkFile>, grid: Grid, cache: &MapCache, unit: TimeUnit) -> Result<Arc<Coverage>> {
     if let Some(known) = chunk.opened().and_then(|open| open.coverage.load_full()).filter(|known| known.grid == grid) {
         return Ok(known);
     }
@@ -250,17 +240,34 @@ fn of_chunk(
         Err(error) => tracing::warn!(%error, "coverage of a chunk is worked out anew"),
     }
     let open = chunk.open(cache)?;
-    let mut found = Coverage::new(chunk.record.id, grid);
+    let found = Arc::new(count_rows(&open, grid)?);
+    open.coverage.store(Some(Arc::clone(&found)));
+    cache.orders.add_chunk(chunk.record.series_id, chunk.record.id);
+    Ok(found)
+}
+
+fn count_rows(open: &OpenChunk, grid: Grid) -> Result<Coverage> {
+    let mut found = Coverage::new(open.meta.chunk_id, grid);
+    found.footer_crc = open.footer_crc();
     for position in 0..open.blocks().len() {
         found.add(open.timestamps(position)?.typed_data::<i64>());
     }
     found.optimize();
-    let found = Arc::new(found);
-    open.coverage.store(Some(Arc::clone(&found)));
     Ok(found)
 }
 
-fn read_sidecar(chunk: &ChunkFile, unit: crate::types::TimeUnit) -> Result<Coverage> {
+/// Coverage of an open chunk from its rows; `None` when the series has no grid.
+pub fn from_rows(series: &SeriesState, open: &OpenChunk) -> Result<Option<Coverage>> {
+    series.grid().ok().map(|grid| count_rows(open, grid)).transpose()
+}
+
+/// Whether a chunk has the coverage its series wants, if it wants one.
+pub fn is_whole(series: &SeriesState, chunk: &ChunkFile) -> bool {
+    let Ok(grid) = series.grid() else { return true };
+    read_sidecar(chunk, series.def.unit).is_ok_and(|found| found.grid == grid)
+}
+
+fn read_sidecar(chunk: &ChunkFile, unit: TimeUnit) -> Result<Coverage> {
     let path = coverage_path(chunk.path());
     let found = Coverage::decode(&disk::read(&path)?, unit)
         .map_err(|error| Error::new(error.code(), format!("{}: {}", path.display(), error.detail())))?;

@@ -8,9 +8,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::chunk::{ChunkFile, chunk_name, series_dir, zone_map_path};
-use super::coverage::coverage_path;
+use super::chunk::{ChunkFile, chunk_name, series_dir};
 use super::merge::{Merge, Source};
+use super::sidecar::{self, coverage_path, zone_map_path};
 use super::state::{SeriesId, SeriesState, Structural, Tombstone};
 use super::{Inner, Maintenance, def_json};
 use crate::disk::{self, Staged};
@@ -239,7 +239,7 @@ impl Inner {
                 coverage.optimize();
                 disk::publish(&tmp, &coverage_path(&path), &coverage.encode())?;
             }
-            return Ok(Some(ChunkRecord {
+            let record = ChunkRecord {
                 id: chunk_id,
                 series_id: series.id,
                 partition: partition.to_owned(),
@@ -251,7 +251,9 @@ impl Inner {
                 file_bytes: summary.file_bytes,
                 file_crc: summary.file_crc,
                 footer_crc: summary.footer_crc,
-            }));
+            };
+            sidecar::index_new_chunk(&ChunkFile::new(&self.root, record.clone()), &tmp, &series.def)?;
+            return Ok(Some(record));
         }
     }
 
