@@ -214,8 +214,9 @@ impl Bench {
                         0 => std::fs::remove_file(path).unwrap(),
                         1 => {
                             let mut bytes = std::fs::read(&path).unwrap();
-                            let at = self.rng.random_range(0..bytes.len());
-                            bytes[at] ^= 1 << self.rng.random_range(0..8);
+                            let at = self.rng.random_range(0..bytes.len().max(1));
+                            let bit = 1 << self.rng.random_range(0..8);
+                            bytes.iter_mut().skip(at).take(1).for_each(|byte| *byte ^= bit);
                             std::fs::write(path, bytes).unwrap();
                         }
                         2 => std::fs::write(path, b"").unwrap(),
