@@ -75,7 +75,7 @@ fn text(found: &CoverageReply) -> String {
         or_dash(found.end.as_ref().map(stamp)),
     );
     text.push_str(&format!(
-        "{} rows, {} off the grid, {} outside the calendar {}; {} gaps\n",
+        "{} rows, {} off the grid, {} outside the calendar {}; gaps: {}\n",
         found.rows,
         found.off_grid,
         found.outside_calendar,
