@@ -10,7 +10,7 @@ use super::describe::json;
 use super::status::unimplemented;
 use crate::error::{Error, Result};
 use crate::query::When;
-use crate::service::{Condition, SeriesFilter, Service};
+use crate::service::{Condition, CoverageRequest, SeriesFilter, Service};
 use crate::types::time::{Bound, parse_param};
 use crate::types::{SeriesKey, SeriesSpec, TimeUnit};
 
@@ -22,6 +22,10 @@ pub const ACTIONS: &[(&str, &str)] = &[
         "delete_range",
         "deletes the closed range of rows; body: {\"series\": key, \"start\": t, \"end\": t} or {\"series\": key, \"all\": true}; \
          optional: if_version, dry_run",
+    ),
+    (
+        "coverage",
+        "tells which intervals have rows; body: {\"series\": key}; optional: start, end, calendar, min_missing, limit, times",
     ),
     ("inventory", "lists what is stored; body: empty, or a filter as JSON"),
     ("health", "tells how the server is; no body"),
@@ -75,6 +79,7 @@ pub(super) fn run(service: &Arc<Service>, action: &Action) -> Result<Bytes> {
             let range = range(service, &asked)?;
             answer(&service.delete_range(&asked.series, range, &version(asked.if_version), asked.dry_run)?)
         }
+        "coverage" => answer(&service.coverage(&json::<CoverageRequest>("body of coverage", body)?)?),
         "inventory" => answer(&service.inventory(&or_default::<SeriesFilter>("filter", body)?)?),
         "health" => answer(&service.health()?),
         "compact" => answer(&service.seal(&or_default::<Compact>("body of compact", body)?.series)?),

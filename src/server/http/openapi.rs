@@ -109,6 +109,8 @@ failures! {
     /// Reading rows by a query in the body.
     QueryFailure: InvalidArgument SchemaMismatch SeriesNotFound NotAcceptable RequestTimeout CommitGone TooLarge
         UnsupportedMediaType CorruptData Unimplemented Overloaded;
+    /// Coverage of a series.
+    CoverageFailure: InvalidArgument SeriesNotFound CorruptData Unimplemented;
     /// Writing rows.
     WriteFailure: InvalidArgument SchemaMismatch SeriesNotFound RequestTimeout RowsExist OutOfOrder CommitConflict
         TooLarge UnsupportedMediaType InvalidRows Unimplemented Overloaded WriterStopped StorageFull;

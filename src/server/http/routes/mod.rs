@@ -1,5 +1,6 @@
 //! The routes, one file per subject.
 
+mod coverage;
 mod not_yet;
 mod rows;
 mod series;
@@ -30,6 +31,8 @@ pub fn all() -> OpenApiRouter<App> {
         .routes(routes!(rows::read_klines, rows::write_klines, rows::delete_klines))
         .routes(routes!(rows::read_scalars, rows::write_scalars, rows::delete_scalars))
         .routes(routes!(rows::query))
+        .routes(routes!(coverage::kline_coverage))
+        .routes(routes!(coverage::scalar_coverage))
         .routes(routes!(server::compact))
         .routes(routes!(server::inventory))
         .routes(routes!(server::health))
