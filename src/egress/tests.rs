@@ -10,7 +10,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use super::*;
 use crate::query::answer::OutColumn;
-use crate::query::{Numbers, Verbatim};
+use crate::query::{Labels, Numbers, Verbatim};
 use crate::types::{ColumnType, SeriesKey, TimeUnit};
 
 fn shape(numbers: Numbers) -> Shape {
@@ -42,7 +42,7 @@ fn block(first: usize, rows: usize) -> Block {
         range().map(|row| bits(row as f64 + 0.1)).collect(),
         range().map(|row| row - 3).collect(),
     ];
-    Block { rows, columns: buffers.into_iter().map(Buffer::from_vec).collect(), verbatim: None }
+    Block { rows, labels: Labels::Only, columns: buffers.into_iter().map(Buffer::from_vec).collect(), verbatim: None }
 }
 
 fn pieces(shape: &Shape, options: Options, blocks: Vec<Result<Block>>) -> Vec<Result<Bytes>> {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use arrow::buffer::Buffer;
 use serde::{Deserialize, Serialize};
 
-use super::answer::{Block, Verbatim};
+use super::answer::{Block, Labels, Verbatim};
 use super::predicate::KeyRanges;
 use crate::error::Result;
 use crate::format::chunk::block_rows;
@@ -17,6 +17,13 @@ use crate::store::{Loaded, MapCache, Merge, Piece, SeriesState, Wanted};
 
 /// Pieces of fewer rows are gathered into one block.
 const GATHER_ROWS: usize = 512;
+
+/// Rows looked through at a time for matches: what a scan holds of them stays small however many there are, as
+/// thousands of scans may be merged.
+const WINDOW_ROWS: usize = 1024;
+
+/// Runs of matches after which no further window is looked through.
+const RUNS_MAX: usize = 64;
 
 /// Rows of one series, block by block.
 #[derive(Debug)]
@@ -33,7 +40,9 @@ pub struct Scan {
     /// A piece taken from the merge and not given yet.
     held: Option<Piece>,
     filter: Vec<KeyRanges>,
-    /// Matching parts of the last piece of the merge, in the order of the answer.
+    /// What is left to look through of the last piece of the merge.
+    unchecked: Option<Piece>,
+    /// Matching parts of the last window, in the order of the answer.
     matching: VecDeque<Piece>,
     marks: Vec<bool>,
     /// The block the last piece stood in, to count blocks.
@@ -97,6 +106,24 @@ pub enum IndexUsed {
     ZoneMap,
 }
 
+impl ScanStats {
+    /// Adds how another scan of the same answer went.
+    pub fn add(&mut self, other: &ScanStats) {
+        self.chunks_considered += other.chunks_considered;
+        self.chunks_pruned += other.chunks_pruned;
+        self.blocks_scanned += other.blocks_scanned;
+        self.zones_considered += other.zones_considered;
+        self.zones_pruned += other.zones_pruned;
+        self.zones_scanned += other.zones_scanned;
+        self.rows_checked += other.rows_checked;
+        self.rows_matched += other.rows_matched;
+        if self.index_used == IndexUsed::None {
+            self.index_used = other.index_used;
+        }
+        self.fallback |= other.fallback;
+    }
+}
+
 impl Scan {
     /// Starts a scan; nothing is read before the first block is asked for.
     pub fn new(series: &SeriesState, cache: &Arc<MapCache>, spec: &ScanSpec) -> Self {
@@ -111,6 +138,7 @@ impl Scan {
                 spec.filter.iter().map(|f| Wanted { column: f.column, ranges: f.ranges.clone() }).collect(),
             ),
             filter: spec.filter.clone(),
+            unchecked: None,
             matching: VecDeque::new(),
             marks: Vec::new(),
             last_block: None,
@@ -157,6 +185,14 @@ impl Scan {
             if let Some(piece) = self.matching.pop_front() {
                 return Ok(Some(piece));
             }
+            if let Some(mut window) = self.window() {
+                // Runs go on over windows, so that a block whose rows all match stays whole.
+                while self.split(&window) && self.matching.len() < RUNS_MAX {
+                    let Some(next) = self.window() else { break };
+                    window = next;
+                }
+                continue;
+            }
             let Some(piece) = self.merge.next_piece()? else { return Ok(None) };
             if self.last_block.as_ref().is_none_or(|last| !Arc::ptr_eq(last, &piece.block)) {
                 self.last_block = Some(Arc::clone(&piece.block));
@@ -165,12 +201,29 @@ impl Scan {
             if self.filter.is_empty() {
                 return Ok(Some(piece));
             }
-            self.split(&piece);
+            self.unchecked = Some(piece);
         }
     }
 
-    /// Cuts a piece into its runs of matching rows.
-    fn split(&mut self, piece: &Piece) {
+    /// The next rows to look through.
+    fn window(&mut self) -> Option<Piece> {
+        let piece = self.unchecked.as_mut()?;
+        let rows = piece.hi.saturating_sub(piece.lo).min(WINDOW_ROWS);
+        if rows == 0 {
+            self.unchecked = None;
+            return None;
+        }
+        let (lo, hi) = if self.desc { (piece.hi - rows, piece.hi) } else { (piece.lo, piece.lo + rows) };
+        if self.desc {
+            piece.hi = lo;
+        } else {
+            piece.lo = hi;
+        }
+        Some(Piece { block: Arc::clone(&piece.block), lo, hi })
+    }
+
+    /// Cuts a window into its runs of matching rows. Says whether its last row matches, so that the run may go on.
+    fn split(&mut self, piece: &Piece) -> bool {
         self.marks.clear();
         self.marks.resize(piece.hi - piece.lo, true);
         for condition in &self.filter {
@@ -179,20 +232,27 @@ impl Scan {
             condition.keep(words.get(piece.lo..piece.hi).unwrap_or_default(), &mut self.marks);
         }
         self.rows_checked += self.marks.len() as u64;
+        let mut runs = Vec::new();
         let mut at = 0;
         while let Some(from) = self.marks.get(at..).and_then(|rest| rest.iter().position(|mark| *mark)) {
             let from = at + from;
             let rest = self.marks.get(from..).unwrap_or_default();
             let to = from + rest.iter().position(|mark| !mark).unwrap_or(rest.len());
             self.rows_matched += (to - from) as u64;
-            let run = Piece { block: Arc::clone(&piece.block), lo: piece.lo + from, hi: piece.lo + to };
-            if self.desc {
-                self.matching.push_front(run);
-            } else {
-                self.matching.push_back(run);
-            }
+            runs.push((piece.lo + from, piece.lo + to));
             at = to;
         }
+        if self.desc {
+            runs.reverse();
+        }
+        for (lo, hi) in runs {
+            match self.matching.back_mut() {
+                Some(last) if self.desc && last.lo == hi => last.lo = lo,
+                Some(last) if !self.desc && last.hi == lo => last.hi = hi,
+                _ => self.matching.push_back(Piece { block: Arc::clone(&piece.block), lo, hi }),
+            }
+        }
+        self.matching.back().is_some_and(|last| if self.desc { last.lo == piece.lo } else { last.hi == piece.hi })
     }
 
     fn gathered_rows(&self) -> usize {
@@ -214,7 +274,7 @@ impl Scan {
     fn give_gathered(&mut self) -> Block {
         let rows = self.gathered_rows();
         let columns = self.gathered.iter_mut().map(|words| Buffer::from_vec(std::mem::take(words))).collect();
-        Block { rows, columns, verbatim: None }
+        Block { rows, labels: Labels::Only, columns, verbatim: None }
     }
 
     fn give_piece(&self, piece: &Piece) -> Block {
@@ -229,10 +289,11 @@ impl Scan {
             body: message.body.clone(),
             message: message.message.clone(),
         });
-        Block { rows, columns, verbatim }
+        Block { rows, labels: Labels::Only, columns, verbatim }
     }
 
-    fn next_piece(&mut self) -> Result<Option<Piece>> {
+    /// The next matching rows where they stand, in the direction of the scan. Not to be mixed with blocks.
+    pub(super) fn next_piece(&mut self) -> Result<Option<Piece>> {
         if let Some(piece) = self.held.take() {
             return Ok(Some(piece));
         }
