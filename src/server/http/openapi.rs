@@ -169,16 +169,21 @@ impl PartialSchema for RowsReply {
         let cursor = object("Continues after the last row; null when nothing is left")
             .schema_type(SchemaType::from_iter([Type::String, Type::Null]))
             .build();
+        let asked = ArrayBuilder::new().items(RefOr::T(text("A key or glob"))).description(Some("What was asked for"));
+        let subject = OneOfBuilder::new()
+            .item(text("Key of the series"))
+            .item(Schema::Array(asked.build()))
+            .description(Some("A list for several series, whose rows have a `series` of their own"))
+            .build();
         let reply = object("An answer: `rows`, or `columns` under `shape=columns`")
-            .property("series", text("Key of the series"))
-            .property("version", count("Version of the series"))
+            .property("series", Schema::OneOf(subject))
+            .property("version", count("Version of the series; not there for several"))
             .property("commit", count("Commit of the store"))
             .property("rows", row_objects())
             .property("columns", column_arrays())
             .property("next_cursor", Schema::Object(cursor))
             .property("stats", <ScanStats as PartialSchema>::schema())
             .required("series")
-            .required("version")
             .required("commit")
             .required("next_cursor");
         RefOr::T(Schema::Object(reply.build()))

@@ -125,7 +125,8 @@ fn read_query(key: &SeriesKey, headers: &HeaderMap, uri: &Uri) -> Result<(Query,
 
 /// Query rows
 ///
-/// The query object in the body; one series in this version.
+/// The query object in the body: one series, or several by a list of keys and globs. Rows of several series tell
+/// theirs in a first column `series`; their entity tag changes when any of them does.
 #[utoipa::path(
     post, path = "/v1/query", operation_id = "queryRows", tag = "rows",
     params(
