@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{chunk, manifest, run, tombstone, wal, zone_map};
+use super::{chunk, manifest, run, tombstone, value_index, wal, zone_map};
 use crate::error::{Error, Result};
 
 /// Describes a file by its first bytes and checks its checksums.
@@ -28,11 +28,19 @@ pub fn inspect(bytes: &[u8]) -> Result<Value> {
         let crc = format!("{:08x}", map.footer_crc);
         Ok(json!({"kind": "zone map", "chunk_id": map.chunk_id, "footer_crc32c": crc, "zones": map.zones(),
                   "columns": map.columns.len()}))
+    } else if magic == value_index::VALUE_INDEX_MAGIC {
+        let index = value_index::ValueIndex::check(bytes)?;
+        let crc = format!("{:08x}", index.footer_crc);
+        let columns: Vec<Value> =
+            index.columns.iter().map(|c| json!({"position": c.position, "pages": c.pages.len()})).collect();
+        Ok(json!({"kind": "value index", "chunk_id": index.chunk_id, "footer_crc32c": crc, "rows": index.rows,
+                  "columns": columns}))
     } else if magic == tombstone::DROP_MAGIC {
         Ok(json!({"kind": "drop marker", "drop": tombstone::decode_drop(bytes)?}))
     } else {
         Err(Error::invalid("the file is no FastK file").with_hint(
-            "chunks, zone maps, log segments, runs, manifest edits and checkpoints, tombstones and drop markers are",
+            "chunks, zone maps, value indexes, log segments, runs, manifest edits and checkpoints, tombstones and drop \
+             markers are",
         ))
     }
 }
@@ -115,6 +123,8 @@ fn inspect_operation(operation: &wal::Operation) -> Value {
             json!({"register": {"series_id": series_id, "series": def}})
         }
         wal::Operation::Drop { series_id } => json!({"drop": {"series_id": series_id}}),
+        wal::Operation::CreateSnapshot { name } => json!({"create_snapshot": {"name": name}}),
+        wal::Operation::DropSnapshot { name } => json!({"drop_snapshot": {"name": name}}),
     }
 }
 

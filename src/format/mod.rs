@@ -6,8 +6,10 @@ pub mod envelope;
 pub mod inspect;
 pub mod ipc;
 pub mod manifest;
+pub mod receipt;
 pub mod run;
 pub mod tombstone;
+pub mod value_index;
 pub mod wal;
 pub mod zone_map;
 

@@ -6,6 +6,7 @@
 //! frame below a later `durable_lsn` is rot in synced data, otherwise it is the torn end of an unfinished write.
 
 use super::bytes::{Reader, put_blob, put_words};
+use super::receipt::Receipt;
 use crate::error::{Error, ErrorCode, Result};
 use crate::types::Rows;
 use crate::types::schema::COLUMNS_MAX;
@@ -82,13 +83,20 @@ pub enum Operation {
     Drop {
         series_id: u64,
     },
+    /// A named view of the store at this commit.
+    CreateSnapshot {
+        name: String,
+    },
+    DropSnapshot {
+        name: String,
+    },
 }
 
 /// The payload of a commit frame.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Commit {
-    /// Empty when the caller gave none.
-    pub idempotency_key: Vec<u8>,
+    /// What a retry is answered, when the caller gave an idempotency key.
+    pub receipt: Option<Receipt>,
     /// Wall clock in milliseconds, for people only.
     pub wall_ms: i64,
     pub operations: Vec<Operation>,
@@ -199,6 +207,8 @@ const OP_WRITE: u8 = 1;
 const OP_DELETE: u8 = 2;
 const OP_REGISTER: u8 = 3;
 const OP_DROP: u8 = 4;
+const OP_CREATE_SNAPSHOT: u8 = 5;
+const OP_DROP_SNAPSHOT: u8 = 6;
 
 /// Appends rows: column count, row count, then `ts` and each column.
 pub fn put_rows(out: &mut Vec<u8>, rows: &Rows) {
@@ -228,7 +238,11 @@ pub fn read_rows(reader: &mut Reader<'_>) -> Result<Rows> {
 /// Bytes of a commit's payload.
 pub fn encode_commit(commit: &Commit) -> Vec<u8> {
     let mut out = Vec::new();
-    put_blob(&mut out, &commit.idempotency_key);
+    let mut receipt = Vec::new();
+    if let Some(given) = &commit.receipt {
+        given.put(&mut receipt);
+    }
+    put_blob(&mut out, &receipt);
     out.extend_from_slice(&commit.wall_ms.to_le_bytes());
     out.extend_from_slice(&u32::try_from(commit.operations.len()).unwrap_or(u32::MAX).to_le_bytes());
     for operation in &commit.operations {
@@ -255,6 +269,14 @@ pub fn encode_commit(commit: &Commit) -> Vec<u8> {
                 out.push(OP_DROP);
                 out.extend_from_slice(&series_id.to_le_bytes());
             }
+            Operation::CreateSnapshot { name } => {
+                out.push(OP_CREATE_SNAPSHOT);
+                put_blob(&mut out, name.as_bytes());
+            }
+            Operation::DropSnapshot { name } => {
+                out.push(OP_DROP_SNAPSHOT);
+                put_blob(&mut out, name.as_bytes());
+            }
         }
     }
     out
@@ -263,29 +285,39 @@ pub fn encode_commit(commit: &Commit) -> Vec<u8> {
 /// Reads a commit's payload.
 pub fn decode_commit(payload: &[u8]) -> Result<Commit> {
     let mut reader = Reader::new(payload, "commit");
-    let idempotency_key = reader.blob()?.to_vec();
+    let receipt = match reader.blob()? {
+        [] => None,
+        bytes => Some(Receipt::read(bytes)?),
+    };
     let wall_ms = reader.i64()?;
     let count = reader.u32()?;
+    let text = |reader: &mut Reader<'_>, what: &str| -> Result<String> {
+        let bytes = reader.blob()?;
+        std::str::from_utf8(bytes)
+            .map(str::to_owned)
+            .map_err(|_| Error::corrupt(format!("commit: a {what} is not UTF-8")))
+    };
     let mut operations = Vec::new();
     for _ in 0..count {
-        let kind = reader.u8()?;
-        let series_id = reader.u64()?;
-        operations.push(match kind {
-            OP_WRITE => Operation::Write { series_id, replaced: reader.u64()?, rows: read_rows(&mut reader)? },
-            OP_DELETE => {
-                Operation::Delete { series_id, start: reader.i64()?, end: reader.i64()?, deleted: reader.u64()? }
+        operations.push(match reader.u8()? {
+            OP_WRITE => {
+                Operation::Write { series_id: reader.u64()?, replaced: reader.u64()?, rows: read_rows(&mut reader)? }
             }
-            OP_REGISTER => {
-                let def = std::str::from_utf8(reader.blob()?)
-                    .map_err(|_| Error::corrupt("commit: a registration is not UTF-8"))?;
-                Operation::Register { series_id, def: def.to_owned() }
-            }
-            OP_DROP => Operation::Drop { series_id },
+            OP_DELETE => Operation::Delete {
+                series_id: reader.u64()?,
+                start: reader.i64()?,
+                end: reader.i64()?,
+                deleted: reader.u64()?,
+            },
+            OP_REGISTER => Operation::Register { series_id: reader.u64()?, def: text(&mut reader, "registration")? },
+            OP_DROP => Operation::Drop { series_id: reader.u64()? },
+            OP_CREATE_SNAPSHOT => Operation::CreateSnapshot { name: text(&mut reader, "snapshot name")? },
+            OP_DROP_SNAPSHOT => Operation::DropSnapshot { name: text(&mut reader, "snapshot name")? },
             other => return Err(Error::corrupt(format!("commit has an unknown operation {other}"))),
         });
     }
     reader.finish()?;
-    Ok(Commit { idempotency_key, wall_ms, operations })
+    Ok(Commit { receipt, wall_ms, operations })
 }
 
 #[cfg(test)]
@@ -294,7 +326,7 @@ mod tests {
 
     fn sample() -> Commit {
         Commit {
-            idempotency_key: b"key".to_vec(),
+            receipt: Some(Receipt { key: 1, fingerprint: 2, wall_ms: 3, written: Vec::new() }),
             wall_ms: 7,
             operations: vec![
                 Operation::Register { series_id: 1, def: "{}".into() },
@@ -305,6 +337,8 @@ mod tests {
                 },
                 Operation::Delete { series_id: 1, start: i64::MIN, end: 5, deleted: 2 },
                 Operation::Drop { series_id: 1 },
+                Operation::CreateSnapshot { name: "monday".into() },
+                Operation::DropSnapshot { name: "monday".into() },
             ],
         }
     }

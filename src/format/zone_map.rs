@@ -71,6 +71,13 @@ impl ZoneMap {
         self.columns.first().map_or(0, |column| column.min.len())
     }
 
+    /// Lowest and highest key of each column in the whole chunk.
+    pub fn whole(&self) -> Vec<(i64, i64)> {
+        let lowest = |keys: &[i64]| keys.iter().copied().min().unwrap_or(i64::MAX);
+        let highest = |keys: &[i64]| keys.iter().copied().max().unwrap_or(i64::MIN);
+        self.columns.iter().map(|column| (lowest(&column.min), highest(&column.max))).collect()
+    }
+
     /// Bytes of the sidecar file.
     pub fn encode(&self) -> Vec<u8> {
         let mut payload = Vec::new();

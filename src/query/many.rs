@@ -17,10 +17,10 @@ use arrow::buffer::Buffer;
 use super::answer::{Block, Labels, Numbers, OutColumn, Shape, Subject};
 use super::predicate::KeyRanges;
 use super::request::{Layout, Order};
-use super::scan::{Scan, ScanSpec, ScanStats};
+use super::scan::{Part, Scan, ScanSpec, ScanStats};
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::chunk::block_rows;
-use crate::store::{Loaded, MapCache, Piece, SeriesState};
+use crate::store::{Loaded, MapCache, SeriesState};
 use crate::types::{ColumnType, SeriesDef, SeriesKey, number};
 
 /// What becomes of the words of one column of one series, so that all series answer the same type.
@@ -244,7 +244,7 @@ struct ByTime {
 #[derive(Debug, Default)]
 struct Feed {
     scan: Option<Box<Scan>>,
-    piece: Option<Piece>,
+    piece: Option<Part>,
     /// Where the piece stands among those of the block being made.
     slot: Option<usize>,
 }
@@ -261,6 +261,7 @@ struct Run {
 struct Used {
     member: usize,
     block: Arc<Loaded>,
+    picked: Option<Arc<Vec<u32>>>,
 }
 
 impl ManyScan {
@@ -345,7 +346,7 @@ impl ManyScan {
                     for (column, cast) in block.columns.iter_mut().skip(1).zip(&member.casts) {
                         if *cast != Cast::Keep {
                             let mut words = Vec::with_capacity(block.rows);
-                            extend(&mut words, column.typed_data::<i64>(), *cast)
+                            extend(&mut words, column.typed_data::<i64>().iter().copied(), *cast)
                                 .map_err(|raw| too_large(member, *cast, raw))?;
                             *column = Buffer::from_vec(words);
                         }
@@ -386,16 +387,16 @@ fn label(position: usize) -> i32 {
 }
 
 /// Appends words as the answer has them; the word that does not fit is the error.
-fn extend(out: &mut Vec<i64>, words: &[i64], cast: Cast) -> Result<(), i64> {
+fn extend(out: &mut Vec<i64>, words: impl Iterator<Item = i64>, cast: Cast) -> Result<(), i64> {
     match cast {
-        Cast::Keep => out.extend_from_slice(words),
+        Cast::Keep => out.extend(words),
         Cast::Rescale { from, to } => {
             for raw in words {
-                out.push(number::rescale(*raw, from, to).ok_or(*raw)?);
+                out.push(number::rescale(raw, from, to).ok_or(raw)?);
             }
         }
         Cast::Double { from } => {
-            out.extend(words.iter().map(|raw| number::decimal_to_f64(*raw, from).to_bits().cast_signed()));
+            out.extend(words.map(|raw| number::decimal_to_f64(raw, from).to_bits().cast_signed()));
         }
     }
     Ok(())
@@ -426,9 +427,15 @@ fn order_of(ts: i64, order: Order) -> i64 {
     }
 }
 
-fn timestamps(piece: &Piece) -> &[i64] {
-    let ts = piece.block.columns.columns.first().map_or(&[][..], |ts| ts.typed_data::<i64>());
-    ts.get(piece.lo..piece.hi).unwrap_or_default()
+/// Timestamp of the n-th row that is left of a piece.
+fn ts_of(piece: &Part, n: usize, order: Order) -> Option<i64> {
+    if n >= piece.rows() {
+        return None;
+    }
+    piece.ts(match order {
+        Order::Asc => piece.lo + n,
+        Order::Desc => piece.hi - 1 - n,
+    })
 }
 
 impl Feed {
@@ -442,13 +449,12 @@ impl Feed {
     ) -> Result<Option<i64>> {
         loop {
             if let Some(piece) = &self.piece {
-                let ts = timestamps(piece);
-                if let Some(ts) = if order == Order::Desc { ts.last() } else { ts.first() } {
-                    return Ok(Some(*ts));
+                if let Some(ts) = ts_of(piece, 0, order) {
+                    return Ok(Some(ts));
                 }
             }
             self.slot = None;
-            let scan = self.scan.get_or_insert_with(|| Box::new(member.scan(cache, order, None)));
+            let scan = self.scan.get_or_insert_with(|| Box::new(member.scan(cache, order, None).in_small_steps()));
             self.piece = scan.next_piece()?;
             if self.piece.is_none() {
                 stats.add(&scan.stats());
@@ -526,9 +532,9 @@ impl ByTime {
             }
             let rival = self.heads.peek().map(|Reverse(rival)| *rival);
             let Some(piece) = &mut feed.piece else { continue };
-            let count = leading(timestamps(piece), position, rival, order).min(rows_max - rows);
+            let count = leading(piece, position, rival, order).min(rows_max - rows);
             let slot = *feed.slot.get_or_insert_with(|| {
-                used.push(Used { member: position, block: Arc::clone(&piece.block) });
+                used.push(Used { member: position, block: Arc::clone(&piece.block), picked: piece.picked.clone() });
                 used.len() - 1
             });
             let (lo, hi) = match order {
@@ -554,19 +560,23 @@ impl ByTime {
 }
 
 /// How many rows of a piece come before the next row of all others; at least one.
-fn leading(ts: &[i64], position: usize, rival: Option<(i64, usize)>, order: Order) -> usize {
-    let Some(rival) = rival else { return ts.len() };
-    let before = |ts: i64| (order_of(ts, order), position) < rival;
-    match order {
-        Order::Asc => match ts.get(1) {
-            Some(second) if before(*second) => ts.partition_point(|ts| before(*ts)),
-            _ => 1,
-        },
-        Order::Desc => match ts.len().checked_sub(2).and_then(|at| ts.get(at)) {
-            Some(second) if before(*second) => ts.len() - ts.partition_point(|ts| !before(*ts)),
-            _ => 1,
-        },
+fn leading(piece: &Part, position: usize, rival: Option<(i64, usize)>, order: Order) -> usize {
+    let Some(rival) = rival else { return piece.rows() };
+    let before = |n: usize| ts_of(piece, n, order).is_some_and(|ts| (order_of(ts, order), position) < rival);
+    if !before(1) {
+        return 1;
     }
+    // The first row that does not come before lies within `low..=high`.
+    let (mut low, mut high) = (2, piece.rows());
+    while low < high {
+        let middle = low + (high - low) / 2;
+        if before(middle) {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    low
 }
 
 /// Copies runs into one block, column by column.
@@ -579,7 +589,7 @@ fn gather(members: &[Member], used: &[Used], runs: &[Run], rows: usize, order: O
     let column_count = members.first().map_or(0, |member| member.columns.len());
     let mut columns = Vec::with_capacity(column_count + 1);
     for column in 0..=column_count {
-        let sources: Vec<(&[i64], Cast, usize)> = used
+        let sources: Vec<(&[i64], Option<&Vec<u32>>, Cast, usize)> = used
             .iter()
             .map(|used| {
                 let member = members.get(used.member);
@@ -587,15 +597,26 @@ fn gather(members: &[Member], used: &[Used], runs: &[Run], rows: usize, order: O
                 let cast = at.and_then(|at| member?.casts.get(at).copied()).unwrap_or(Cast::Keep);
                 let stored = at.map_or(Some(0), |at| Some(member?.columns.get(at)? + 1));
                 let buffer = stored.and_then(|stored| used.block.columns.columns.get(stored));
-                (buffer.map_or(&[][..], |buffer| buffer.typed_data::<i64>()), cast, used.member)
+                let words = buffer.map_or(&[][..], |buffer| buffer.typed_data::<i64>());
+                (words, used.picked.as_deref(), cast, used.member)
             })
             .collect();
         let mut words: Vec<i64> = Vec::with_capacity(rows);
         for run in runs {
-            let Some((source, cast, position)) = sources.get(run.slot) else { continue };
-            let slice = source.get(run.lo..run.hi).unwrap_or_default();
+            let Some((source, picked, cast, position)) = sources.get(run.slot) else { continue };
             let from = words.len();
-            extend(&mut words, slice, *cast).map_err(|raw| match members.get(*position) {
+            let appended = match picked {
+                None => {
+                    let cells = source.get(run.lo..run.hi).unwrap_or_default();
+                    extend(&mut words, cells.iter().copied(), *cast)
+                }
+                Some(picked) => {
+                    let rows = picked.get(run.lo..run.hi).unwrap_or_default();
+                    let cell = |row: &u32| source.get(*row as usize).copied().unwrap_or_default();
+                    extend(&mut words, rows.iter().map(cell), *cast)
+                }
+            };
+            appended.map_err(|raw| match members.get(*position) {
                 Some(member) => too_large(member, *cast, raw),
                 None => Error::internal("a row of no series"),
             })?;

@@ -1,7 +1,8 @@
 //! A scan: the merge of a series' sources as blocks in the order of the answer.
 //!
 //! Long pieces of one source come out as slices of the map or run they stand in; whole chunk blocks come out with
-//! their message. Only short pieces, where rows of several sources interleave, and descending answers are copied.
+//! their message. Only short pieces, where rows of several sources interleave, scattered matches and descending answers
+//! are copied.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -17,13 +18,68 @@ use crate::store::{Loaded, MapCache, Merge, Piece, SeriesState, Wanted};
 
 /// Pieces of fewer rows are gathered into one block.
 const GATHER_ROWS: usize = 512;
+/// Matches that stand side by side in fewer rows than this on average are picked row by row.
+const RUN_ROWS: usize = 16;
 
-/// Rows looked through at a time for matches: what a scan holds of them stays small however many there are, as
-/// thousands of scans may be merged.
-const WINDOW_ROWS: usize = 1024;
+/// Rows looked through at a time for matches where thousands of scans are merged: what each holds stays small.
+const SMALL_STEP_ROWS: usize = 4096;
 
-/// Runs of matches after which no further window is looked through.
-const RUNS_MAX: usize = 64;
+/// Rows of one block, in time order.
+#[derive(Debug)]
+pub(super) struct Part {
+    pub(super) block: Arc<Loaded>,
+    /// Rows that do not stand side by side; else `lo..hi` are the rows themselves.
+    pub(super) picked: Option<Arc<Vec<u32>>>,
+    /// Positions in `picked`, or in the block.
+    pub(super) lo: usize,
+    pub(super) hi: usize,
+}
+
+impl From<Piece> for Part {
+    fn from(piece: Piece) -> Self {
+        Self { block: piece.block, picked: None, lo: piece.lo, hi: piece.hi }
+    }
+}
+
+impl Part {
+    pub(super) fn rows(&self) -> usize {
+        self.hi - self.lo
+    }
+
+    /// Some of the rows.
+    fn cut(&self, lo: usize, hi: usize) -> Self {
+        Self { block: Arc::clone(&self.block), picked: self.picked.clone(), lo, hi }
+    }
+
+    fn words(&self, column: usize) -> &[i64] {
+        self.block.columns.columns.get(column).map_or(&[], |column| column.typed_data::<i64>())
+    }
+
+    /// Timestamp at a position.
+    pub(super) fn ts(&self, at: usize) -> Option<i64> {
+        let row = match &self.picked {
+            Some(picked) => *picked.get(at)? as usize,
+            None => at,
+        };
+        self.words(0).get(row).copied()
+    }
+
+    /// Appends one column's cells, backwards under `desc`.
+    fn copy(&self, column: usize, desc: bool, to: &mut Vec<i64>) {
+        let words = self.words(column);
+        match &self.picked {
+            None => {
+                let words = words.get(self.lo..self.hi).unwrap_or_default();
+                if desc { to.extend(words.iter().rev()) } else { to.extend_from_slice(words) }
+            }
+            Some(picked) => {
+                let picked = picked.get(self.lo..self.hi).unwrap_or_default();
+                let cell = |row: &u32| words.get(*row as usize).copied().unwrap_or_default();
+                if desc { to.extend(picked.iter().rev().map(cell)) } else { to.extend(picked.iter().map(cell)) }
+            }
+        }
+    }
+}
 
 /// Rows of one series, block by block.
 #[derive(Debug)]
@@ -38,12 +94,16 @@ pub struct Scan {
     left: u64,
     gathered: Vec<Vec<i64>>,
     /// A piece taken from the merge and not given yet.
-    held: Option<Piece>,
+    held: Option<Part>,
     filter: Vec<KeyRanges>,
+    /// Whether conditions on `ts` alone were asked: then the range says what matches.
+    by_range: bool,
+    /// Matching parts of the last piece of the merge, in the order of the answer.
+    matching: VecDeque<Part>,
+    /// Most rows that are looked through at a time.
+    step_rows: usize,
     /// What is left to look through of the last piece of the merge.
     unchecked: Option<Piece>,
-    /// Matching parts of the last window, in the order of the answer.
-    matching: VecDeque<Piece>,
     marks: Vec<bool>,
     /// The block the last piece stood in, to count blocks.
     last_block: Option<Arc<Loaded>>,
@@ -89,7 +149,7 @@ pub struct ScanStats {
     pub zones_scanned: u64,
     pub rows_checked: u64,
     pub rows_matched: u64,
-    /// `zone_map`, or `none` when nothing could be ruled out beforehand.
+    /// `zone_map`, `value_index` or `both`; `none` when nothing could be ruled out beforehand.
     #[cfg_attr(feature = "server", schema(inline))]
     pub index_used: IndexUsed,
     /// Whether some chunk had no usable zone map and was read whole.
@@ -104,6 +164,28 @@ pub enum IndexUsed {
     #[default]
     None,
     ZoneMap,
+    /// Only rows were read that a value index names.
+    ValueIndex,
+    /// Zone maps, and in some chunk a value index.
+    Both,
+}
+
+/// Conditions on `ts` narrow the range; those that the range now says in full are left out. `None` when no row can
+/// match at all.
+fn narrowed(range: (i64, i64), filter: &[KeyRanges]) -> Option<((i64, i64), Vec<KeyRanges>)> {
+    let (mut start, mut end) = range;
+    let mut rest = Vec::with_capacity(filter.len());
+    for condition in filter {
+        let (first, last) = (condition.ranges.first()?, condition.ranges.last()?);
+        if condition.column == 0 {
+            start = start.max(first.0);
+            end = end.min(last.1);
+        }
+        if condition.column != 0 || condition.ranges.len() > 1 {
+            rest.push(condition.clone());
+        }
+    }
+    (start <= end).then_some(((start, end), rest))
 }
 
 impl ScanStats {
@@ -117,9 +199,11 @@ impl ScanStats {
         self.zones_scanned += other.zones_scanned;
         self.rows_checked += other.rows_checked;
         self.rows_matched += other.rows_matched;
-        if self.index_used == IndexUsed::None {
-            self.index_used = other.index_used;
-        }
+        self.index_used = match (self.index_used, other.index_used) {
+            (IndexUsed::None, used) | (used, IndexUsed::None) => used,
+            (one, same) if one == same => one,
+            _ => IndexUsed::Both,
+        };
         self.fallback |= other.fallback;
     }
 }
@@ -133,13 +217,17 @@ impl Scan {
             Some(wanted) => std::iter::once(0).chain(wanted.iter().map(|position| position + 1)).collect(),
         };
         let whole = columns.iter().copied().eq(0..=column_count);
+        let narrowed = narrowed(spec.range, &spec.filter);
+        let ended = narrowed.is_none();
+        let (range, filter) = narrowed.unwrap_or((spec.range, Vec::new()));
+        let wanted = filter.iter().map(|f| Wanted { column: f.column, ranges: f.ranges.clone() }).collect();
         Self {
-            merge: series.merge(cache, spec.range, spec.desc).looking_for(
-                spec.filter.iter().map(|f| Wanted { column: f.column, ranges: f.ranges.clone() }).collect(),
-            ),
-            filter: spec.filter.clone(),
-            unchecked: None,
+            merge: series.merge(cache, range, spec.desc).looking_for(wanted),
+            by_range: filter.is_empty() && !spec.filter.is_empty(),
+            filter,
             matching: VecDeque::new(),
+            step_rows: usize::MAX,
+            unchecked: None,
             marks: Vec::new(),
             last_block: None,
             blocks_scanned: 0,
@@ -153,8 +241,13 @@ impl Scan {
             left: spec.limit.unwrap_or(u64::MAX),
             held: None,
             next_ts: None,
-            ended: false,
+            ended,
         }
+    }
+
+    /// Looks through few rows at a time, so that many scans can go on side by side.
+    pub(super) fn in_small_steps(self) -> Self {
+        Self { step_rows: SMALL_STEP_ROWS, ..self }
     }
 
     /// Timestamp of the first row beyond the limit, once the scan has ended; `None` when there is none.
@@ -174,23 +267,27 @@ impl Scan {
             zones_scanned: merge.zones_considered - merge.zones_pruned,
             rows_checked: self.rows_checked,
             rows_matched: self.rows_matched,
-            index_used: if merge.zones_considered > 0 { IndexUsed::ZoneMap } else { IndexUsed::None },
+            index_used: match (merge.zones_considered > 0, merge.value_indexes_used > 0) {
+                (false, false) => IndexUsed::None,
+                (true, false) => IndexUsed::ZoneMap,
+                (false, true) => IndexUsed::ValueIndex,
+                (true, true) => IndexUsed::Both,
+            },
             fallback: merge.zone_maps_missing > 0,
         }
     }
 
-    /// The next piece whose rows all match.
-    fn next_match(&mut self) -> Result<Option<Piece>> {
+    /// The next rows, all of which match.
+    fn next_match(&mut self) -> Result<Option<Part>> {
+        if self.ended {
+            return Ok(None);
+        }
         loop {
-            if let Some(piece) = self.matching.pop_front() {
-                return Ok(Some(piece));
+            if let Some(part) = self.matching.pop_front() {
+                return Ok(Some(part));
             }
-            if let Some(mut window) = self.window() {
-                // Runs go on over windows, so that a block whose rows all match stays whole.
-                while self.split(&window) && self.matching.len() < RUNS_MAX {
-                    let Some(next) = self.window() else { break };
-                    window = next;
-                }
+            if let Some(step) = self.next_step() {
+                self.split(step);
                 continue;
             }
             let Some(piece) = self.merge.next_piece()? else { return Ok(None) };
@@ -199,31 +296,36 @@ impl Scan {
                 self.blocks_scanned += 1;
             }
             if self.filter.is_empty() {
-                return Ok(Some(piece));
+                if self.by_range {
+                    self.rows_checked += (piece.hi - piece.lo) as u64;
+                    self.rows_matched += (piece.hi - piece.lo) as u64;
+                }
+                return Ok(Some(piece.into()));
             }
             self.unchecked = Some(piece);
         }
     }
 
     /// The next rows to look through.
-    fn window(&mut self) -> Option<Piece> {
-        let piece = self.unchecked.as_mut()?;
-        let rows = piece.hi.saturating_sub(piece.lo).min(WINDOW_ROWS);
-        if rows == 0 {
-            self.unchecked = None;
-            return None;
+    fn next_step(&mut self) -> Option<Piece> {
+        let mut piece = self.unchecked.take()?;
+        if piece.hi - piece.lo <= self.step_rows {
+            return Some(piece);
         }
-        let (lo, hi) = if self.desc { (piece.hi - rows, piece.hi) } else { (piece.lo, piece.lo + rows) };
-        if self.desc {
-            piece.hi = lo;
+        let block = Arc::clone(&piece.block);
+        let (lo, hi) = if self.desc {
+            let lo = piece.hi - self.step_rows;
+            (lo, std::mem::replace(&mut piece.hi, lo))
         } else {
-            piece.lo = hi;
-        }
-        Some(Piece { block: Arc::clone(&piece.block), lo, hi })
+            let hi = piece.lo + self.step_rows;
+            (std::mem::replace(&mut piece.lo, hi), hi)
+        };
+        self.unchecked = Some(piece);
+        Some(Piece { block, lo, hi })
     }
 
-    /// Cuts a window into its runs of matching rows. Says whether its last row matches, so that the run may go on.
-    fn split(&mut self, piece: &Piece) -> bool {
+    /// Takes the matching rows out of a piece: as runs of rows side by side, or one by one where those are short.
+    fn split(&mut self, piece: Piece) {
         self.marks.clear();
         self.marks.resize(piece.hi - piece.lo, true);
         for condition in &self.filter {
@@ -232,42 +334,39 @@ impl Scan {
             condition.keep(words.get(piece.lo..piece.hi).unwrap_or_default(), &mut self.marks);
         }
         self.rows_checked += self.marks.len() as u64;
-        let mut runs = Vec::new();
+        let matched = self.marks.iter().filter(|mark| **mark).count();
+        self.rows_matched += matched as u64;
+        if matched == self.marks.len() {
+            return self.matching.push_back(piece.into());
+        }
+        let borders = self.marks.iter().zip(self.marks.get(1..).unwrap_or_default()).filter(|(a, b)| a != b).count();
+        if matched > RUN_ROWS && matched < borders / 2 * RUN_ROWS {
+            let picked = Arc::new(picked(&self.marks, piece.lo, matched));
+            return self.matching.push_back(Part { block: piece.block, picked: Some(picked), lo: 0, hi: matched });
+        }
         let mut at = 0;
         while let Some(from) = self.marks.get(at..).and_then(|rest| rest.iter().position(|mark| *mark)) {
             let from = at + from;
             let rest = self.marks.get(from..).unwrap_or_default();
             let to = from + rest.iter().position(|mark| !mark).unwrap_or(rest.len());
-            self.rows_matched += (to - from) as u64;
-            runs.push((piece.lo + from, piece.lo + to));
+            let (lo, hi) = (piece.lo + from, piece.lo + to);
+            let run = Part { block: Arc::clone(&piece.block), picked: None, lo, hi };
+            if self.desc {
+                self.matching.push_front(run);
+            } else {
+                self.matching.push_back(run);
+            }
             at = to;
         }
-        if self.desc {
-            runs.reverse();
-        }
-        for (lo, hi) in runs {
-            match self.matching.back_mut() {
-                Some(last) if self.desc && last.lo == hi => last.lo = lo,
-                Some(last) if !self.desc && last.hi == lo => last.hi = hi,
-                _ => self.matching.push_back(Piece { block: Arc::clone(&piece.block), lo, hi }),
-            }
-        }
-        self.matching.back().is_some_and(|last| if self.desc { last.lo == piece.lo } else { last.hi == piece.hi })
     }
 
     fn gathered_rows(&self) -> usize {
         self.gathered.first().map_or(0, Vec::len)
     }
 
-    fn gather(&mut self, piece: &Piece) {
+    fn gather(&mut self, part: &Part) {
         for (buffer, position) in self.gathered.iter_mut().zip(&self.columns) {
-            let words = piece.block.columns.columns.get(*position).map_or(&[][..], |column| column.typed_data::<i64>());
-            let words = words.get(piece.lo..piece.hi).unwrap_or_default();
-            if self.desc {
-                buffer.extend(words.iter().rev());
-            } else {
-                buffer.extend_from_slice(words);
-            }
+            part.copy(*position, self.desc, buffer);
         }
     }
 
@@ -277,7 +376,7 @@ impl Scan {
         Block { rows, labels: Labels::Only, columns, verbatim: None }
     }
 
-    fn give_piece(&self, piece: &Piece) -> Block {
+    fn give_piece(&self, piece: &Part) -> Block {
         let rows = piece.hi - piece.lo;
         let stored = &piece.block.columns;
         let slice = |position: &usize| {
@@ -293,28 +392,25 @@ impl Scan {
     }
 
     /// The next matching rows where they stand, in the direction of the scan. Not to be mixed with blocks.
-    pub(super) fn next_piece(&mut self) -> Result<Option<Piece>> {
+    pub(super) fn next_piece(&mut self) -> Result<Option<Part>> {
         if let Some(piece) = self.held.take() {
             return Ok(Some(piece));
         }
         let Some(mut piece) = self.next_match()? else { return Ok(None) };
         let rows = (piece.hi - piece.lo) as u64;
-        let edge = |piece: &Piece, row: usize| {
-            piece.block.columns.columns.first().and_then(|ts| ts.typed_data::<i64>().get(row).copied())
-        };
         if self.left == 0 {
-            self.next_ts = edge(&piece, if self.desc { piece.hi.saturating_sub(1) } else { piece.lo });
+            self.next_ts = piece.ts(if self.desc { piece.hi.saturating_sub(1) } else { piece.lo });
             return Ok(None);
         }
         if rows > self.left {
             let keep = usize::try_from(self.left).unwrap_or(usize::MAX);
             if self.desc {
                 let cut = piece.hi.saturating_sub(keep);
-                self.next_ts = edge(&piece, cut.saturating_sub(1));
+                self.next_ts = piece.ts(cut.saturating_sub(1));
                 piece.lo = cut;
             } else {
                 let cut = piece.lo + keep;
-                self.next_ts = edge(&piece, cut);
+                self.next_ts = piece.ts(cut);
                 piece.hi = cut;
             }
             self.left = 0;
@@ -335,7 +431,7 @@ impl Scan {
                 self.ended = true;
                 return Ok((self.gathered_rows() > 0).then(|| self.give_gathered()));
             };
-            if self.desc || piece.hi - piece.lo < GATHER_ROWS {
+            if self.desc || piece.picked.is_some() || piece.rows() < GATHER_ROWS {
                 // A descending piece can be a whole run: cut it to what still fits.
                 let room = self.full.saturating_sub(self.gathered_rows()).max(1);
                 self.gather_within(piece, room);
@@ -345,8 +441,8 @@ impl Scan {
             } else if piece.hi - piece.lo > self.full {
                 // A run can be longer than a block.
                 let cut = piece.lo + self.full;
-                let head = Piece { block: Arc::clone(&piece.block), lo: piece.lo, hi: cut };
-                self.held = Some(Piece { block: piece.block, lo: cut, hi: piece.hi });
+                let head = piece.cut(piece.lo, cut);
+                self.held = Some(piece.cut(cut, piece.hi));
                 return Ok(Some(self.give_piece(&head)));
             } else {
                 return Ok(Some(self.give_piece(&piece)));
@@ -354,7 +450,7 @@ impl Scan {
         }
     }
 
-    fn gather_within(&mut self, piece: Piece, room: usize) {
+    fn gather_within(&mut self, piece: Part, room: usize) {
         if piece.hi - piece.lo <= room {
             self.gather(&piece);
             return;
@@ -366,9 +462,24 @@ impl Scan {
             let cut = piece.lo + room;
             ((piece.lo, cut), (cut, piece.hi))
         };
-        self.gather(&Piece { block: Arc::clone(&piece.block), lo: now.0, hi: now.1 });
-        self.held = Some(Piece { block: piece.block, lo: later.0, hi: later.1 });
+        self.gather(&piece.cut(now.0, now.1));
+        self.held = Some(piece.cut(later.0, later.1));
     }
+}
+
+/// Positions in the block of the marked rows, of which there are `matched`; the first mark is row `first`.
+fn picked(marks: &[bool], first: usize, matched: usize) -> Vec<u32> {
+    // Every row is written and only a match moves on: no branch that random matches would mislead.
+    let mut rows = vec![0_u32; matched + 1];
+    let mut at = 0;
+    for (row, mark) in (first as u32..).zip(marks) {
+        if let Some(slot) = rows.get_mut(at) {
+            *slot = row;
+        }
+        at += usize::from(*mark);
+    }
+    rows.truncate(matched);
+    rows
 }
 
 impl Iterator for Scan {
@@ -403,9 +514,8 @@ pub fn latest_start(
     while let Some(piece) = scan.next_match()? {
         let rows = (piece.hi - piece.lo) as u64;
         if rows >= left {
-            let row = piece.hi - usize::try_from(left).unwrap_or(usize::MAX).min(piece.hi);
-            let ts = piece.block.columns.columns.first().map_or(&[][..], |ts| ts.typed_data::<i64>());
-            return Ok(ts.get(row).copied().unwrap_or(range.0));
+            let at = piece.hi - usize::try_from(left).unwrap_or(usize::MAX).min(piece.hi);
+            return Ok(piece.ts(at).unwrap_or(range.0));
         }
         left -= rows;
     }

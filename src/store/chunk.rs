@@ -1,7 +1,7 @@
 //! Published chunk files in use: opened on demand, mapped, and checked block by block before the first row of a
 //! block is served. A bit a block remembers that it was checked since the file was opened.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
@@ -10,13 +10,13 @@ use arc_swap::ArcSwapOption;
 use arrow::buffer::Buffer;
 use bytes::Bytes;
 
+use super::sidecar::{self, IndexFile, Zones};
 use crate::disk;
 use crate::disk::mmap::Map;
 use crate::error::{Error, Result};
 use crate::format::chunk::{self, BlockMeta, ChunkMeta};
 use crate::format::ipc::PREFIX_BYTES;
 use crate::format::manifest::ChunkRecord;
-use crate::format::zone_map::ZoneMap;
 use crate::types::{ColumnType, SeriesDef, number};
 
 /// A chunk file the manifest names.
@@ -41,7 +41,12 @@ pub struct OpenChunk {
     /// Path below the store.
     name: String,
     footer_crc: u32,
-    zones: OnceLock<Option<ZoneMap>>,
+    /// First row of each block.
+    block_rows: Vec<usize>,
+    zones: OnceLock<Option<Zones>>,
+    index: OnceLock<Option<IndexFile>>,
+    /// A page of the index was damaged.
+    index_bad: AtomicBool,
 }
 
 /// One block's columns, each its own slice of the map.
@@ -91,6 +96,11 @@ impl ChunkFile {
         &self.path
     }
 
+    /// Path below the store.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Unlinks the file when the last reader lets go of it. Called after the manifest no longer names it.
     pub fn retire(&self) {
         self.obsolete.store(true, Ordering::Release);
@@ -102,10 +112,20 @@ impl ChunkFile {
         if let Some(open) = self.open.load_full() {
             return Ok(open);
         }
-        let open = Arc::new(OpenChunk::open(&self.path, &self.name, &self.record)?);
+        let open = Arc::new(self.open_uncached()?);
         self.open.store(Some(Arc::clone(&open)));
         cache.opened(self);
         Ok(open)
+    }
+
+    /// The mapped chunk for one use by maintenance.
+    pub fn open_uncached(&self) -> Result<OpenChunk> {
+        OpenChunk::open(&self.path, &self.name, &self.record)
+    }
+
+    /// Lets the next reader open the file anew, with the sidecars it has now.
+    pub fn forget(&self) {
+        self.open.store(None);
     }
 }
 
@@ -113,7 +133,7 @@ impl Drop for ChunkFile {
     fn drop(&mut self) {
         if self.obsolete.load(Ordering::Acquire) {
             self.open.store(None);
-            if let Err(error) = disk::remove(&self.path).and_then(|()| disk::remove(&zone_map_path(&self.path))) {
+            if let Err(error) = disk::remove(&self.path).and_then(|()| sidecar::remove_all(&self.path)) {
                 tracing::warn!(%error, "a replaced chunk stays behind");
             }
         }
@@ -147,7 +167,14 @@ impl OpenChunk {
         }
         let map = Map::new(&file, path)?;
         let words = meta.blocks.len().div_ceil(64);
+        let mut row = 0;
+        let block_rows = meta.blocks.iter().map(|block| {
+            let first = row;
+            row += usize::try_from(block.rows).unwrap_or(0);
+            first
+        });
         Ok(Self {
+            block_rows: block_rows.collect(),
             meta,
             map,
             checked: (0..words).map(|_| AtomicU64::new(0)).collect(),
@@ -155,6 +182,8 @@ impl OpenChunk {
             name: shown.to_owned(),
             footer_crc,
             zones: OnceLock::new(),
+            index: OnceLock::new(),
+            index_bad: AtomicBool::new(false),
         })
     }
 
@@ -236,17 +265,69 @@ impl OpenChunk {
         Ok(Buffer::from(self.map.slice(offset + usize::try_from(block.header_bytes).unwrap_or(0), rows * 8)))
     }
 
-    /// The zone map beside the file. `None` when it is missing or damaged: that only costs time.
-    pub fn zones(&self) -> Option<&ZoneMap> {
-        self.zones
-            .get_or_init(|| match read_zones(&self.path, &self.meta, self.footer_crc) {
-                Ok(zones) => Some(zones),
-                Err(error) => {
-                    tracing::warn!(%error, "a zone map is not used");
-                    None
-                }
+    /// First row of a block, counted from the first row of the chunk.
+    pub fn first_row(&self, block: usize) -> usize {
+        self.block_rows.get(block).copied().unwrap_or(usize::MAX)
+    }
+
+    /// The block a row of the chunk stands in.
+    pub fn block_of(&self, row: usize) -> usize {
+        self.block_rows.partition_point(|first| *first <= row).saturating_sub(1)
+    }
+
+    /// Checksum of the footer.
+    pub fn footer_crc(&self) -> u32 {
+        self.footer_crc
+    }
+
+    /// The zone map beside the file. `None`, and a new one ordered, when it is missing or damaged: that only costs
+    /// time.
+    pub fn zones(&self, cache: &MapCache) -> Option<&Zones> {
+        let zones = self.zones.get_or_init(|| match sidecar::read_zones(&self.path, &self.meta, self.footer_crc) {
+            Ok(map) => Some(Zones { whole: map.whole(), map }),
+            Err(error) => {
+                tracing::warn!(%error, "a zone map is not used");
+                cache.orders.add(&self.meta);
+                None
+            }
+        });
+        zones.as_ref()
+    }
+
+    /// Rising positions of the rows with a key in one of the ranges, by the value index; `None` when the index is
+    /// missing, unusable or no help for leaving out some of `rows_left` rows. Asked for indexed columns only: one that
+    /// is not in the index yet is ordered.
+    pub fn indexed_rows(
+        &self,
+        cache: &MapCache,
+        column: usize,
+        ranges: &[(i64, i64)],
+        rows_left: usize,
+    ) -> Option<Vec<u32>> {
+        let drop_it = |error: Error| {
+            if !self.index_bad.swap(true, Ordering::AcqRel) {
+                tracing::warn!(%error, "a value index is not used");
+                cache.orders.add(&self.meta);
+            }
+        };
+        let index = self.index.get_or_init(|| {
+            let found = IndexFile::open(&self.path, &self.meta, self.footer_crc);
+            found.unwrap_or_else(|error| {
+                drop_it(error);
+                None
             })
-            .as_ref()
+        });
+        if self.index_bad.load(Ordering::Acquire) {
+            return None;
+        }
+        let Some(index) = index.as_ref().filter(|index| index.has(column)) else {
+            cache.orders.add(&self.meta);
+            return None;
+        };
+        index.rows(column, ranges, rows_left).unwrap_or_else(|error| {
+            drop_it(error);
+            None
+        })
     }
 
     /// Brings a block into memory.
@@ -256,23 +337,6 @@ impl OpenChunk {
             self.map.populate(offset, length);
         }
     }
-}
-
-/// Name of the zone map of a chunk file.
-pub fn zone_map_path(chunk: &Path) -> PathBuf {
-    chunk.with_extension("zmap")
-}
-
-fn read_zones(chunk: &Path, meta: &ChunkMeta, footer_crc: u32) -> Result<ZoneMap> {
-    let path = zone_map_path(chunk);
-    let zones = ZoneMap::decode(&disk::read(&path)?)
-        .map_err(|error| Error::new(error.code(), format!("{}: {}", path.display(), error.detail())))?;
-    let rows = usize::try_from(meta.rows).unwrap_or(usize::MAX);
-    let fits = zones.columns.len() == meta.series.columns.len() + 1 && zones.zones() == rows.div_ceil(chunk::ZONE_ROWS);
-    if zones.chunk_id != meta.chunk_id || zones.footer_crc != footer_crc || !fits {
-        return Err(Error::corrupt(format!("{} belongs to another chunk", path.display())));
-    }
-    Ok(zones)
 }
 
 /// A column under the type the series has now.
@@ -288,18 +352,38 @@ fn rescaled(buffer: Buffer, stored: Option<ColumnType>, wanted: ColumnType) -> R
     }
 }
 
+/// Chunks, by series and number, that somebody found without a usable sidecar. At most one entry a chunk.
+#[derive(Debug, Default)]
+pub(super) struct Orders(Mutex<BTreeSet<(u64, u64)>>);
+
+impl Orders {
+    fn add(&self, meta: &ChunkMeta) {
+        self.add_chunk(meta.series_id, meta.chunk_id);
+    }
+
+    pub fn add_chunk(&self, series_id: u64, chunk_id: u64) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert((series_id, chunk_id));
+    }
+
+    pub fn take(&self) -> BTreeSet<(u64, u64)> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
 /// Bounds how many chunk files stay mapped: the least recently used one is let go (second-chance order).
 #[derive(Debug)]
 pub struct MapCache {
     open: Mutex<VecDeque<Weak<ChunkFile>>>,
     maps_max: usize,
+    /// Chunks whose sidecars are wanted anew.
+    pub(super) orders: Orders,
     /// Whether a block is brought into memory when it is read.
     pub prefetch: bool,
 }
 
 impl MapCache {
     pub fn new(maps_max: usize, prefetch: bool) -> Self {
-        Self { open: Mutex::new(VecDeque::new()), maps_max, prefetch }
+        Self { open: Mutex::new(VecDeque::new()), maps_max, orders: Orders::default(), prefetch }
     }
 
     fn opened(&self, chunk: &Arc<ChunkFile>) {

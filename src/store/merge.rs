@@ -6,13 +6,16 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::buffer::Buffer;
 
 use super::chunk::{BlockColumns, ChunkFile, MapCache, OpenChunk};
+use super::sidecar::Zones;
 use super::state::{Run, Tombstone};
 use crate::error::Result;
+use crate::format::chunk::{BlockMeta, ZONE_ROWS};
 use crate::types::SeriesDef;
 
 /// Something sorted to read from.
@@ -84,40 +87,148 @@ fn joined(mut ranges: Vec<(i64, i64)>) -> Vec<(i64, i64)> {
     joined
 }
 
-/// Ranges of time whose zones hold no wanted row.
-fn prunable(open: &OpenChunk, context: &Context<'_>, older: &[(i64, i64)], stats: &mut MergeStats) -> Vec<(i64, i64)> {
+/// Rows of a chunk, side by side, that are left out or looked at together: a zone, or a block where there is no zone
+/// map.
+struct Stretch {
+    rows: Range<usize>,
+    /// Whether rows of it may hide older ones of other sources: then all of them are looked at.
+    hides: bool,
+}
+
+/// Appends rows, joined with those before when they follow at once.
+fn push_rows(kept: &mut Vec<(usize, usize)>, rows: Range<usize>) {
+    match kept.last_mut() {
+        Some((_, end)) if *end == rows.start => *end = rows.end,
+        _ => kept.push((rows.start, rows.end)),
+    }
+}
+
+/// Rows of a chunk that have to be looked at: half-open ranges of positions, rising and apart. `None` for all of them.
+///
+/// Zones that cannot hold a wanted row go first, then, where an indexed column selects few rows of the rest, all rows
+/// but those. Rows that may hide something in an older source always stay.
+fn rows_to_check(
+    open: &OpenChunk,
+    context: &Context<'_>,
+    older: &[(i64, i64)],
+    stats: &mut MergeStats,
+) -> Option<Vec<(usize, usize)>> {
     stats.chunks_considered += 1;
     if open.meta.series.columns != context.def.columns {
         // Keys of other digits do not compare.
         stats.zone_maps_missing += 1;
-        return Vec::new();
+        return None;
     }
-    let Some(zones) = open.zones() else {
-        stats.zone_maps_missing += 1;
-        return Vec::new();
+    let hides = |first: i64, last: i64| {
+        let at = older.partition_point(|(_, to)| *to < first);
+        older.get(at).is_some_and(|(from, _)| *from <= last)
     };
-    let Some(times) = zones.columns.first() else { return Vec::new() };
-    let mut pruned = Vec::new();
-    let mut left = 0_u64;
-    for (zone, (first, last)) in times.min.iter().zip(&times.max).enumerate() {
-        if *last < context.start || *first > context.end {
-            continue;
+    let zones = open.zones(context.cache);
+    let stretches = match zones {
+        Some(zones) => match zones_to_check(open, zones, context, hides, stats) {
+            Some(stretches) => stretches,
+            None => return Some(Vec::new()),
+        },
+        None => {
+            stats.zone_maps_missing += 1;
+            let blocks = open.blocks().iter().enumerate();
+            let within = blocks.filter(|(_, block)| block.ts_max >= context.start && block.ts_min <= context.end);
+            let stretch = |(position, block): (usize, &BlockMeta)| {
+                let first = open.first_row(position);
+                let rows = usize::try_from(block.rows).unwrap_or(0);
+                Stretch { rows: first..first + rows, hides: hides(block.ts_min, block.ts_max) }
+            };
+            within.map(stretch).collect()
         }
-        stats.zones_considered += 1;
-        let possible = context.wanted.iter().all(|wanted| {
-            let bounds = zones.columns.get(wanted.column).and_then(|c| Some((*c.min.get(zone)?, *c.max.get(zone)?)));
-            bounds.is_none_or(|(min, max)| wanted.ranges.iter().any(|(low, high)| *low <= max && min <= *high))
-        });
-        let hides = older.iter().any(|(from, to)| from <= last && first <= to);
-        if possible || hides {
-            left += 1;
+    };
+    let named = rows_by_index(open, context, &stretches);
+    if zones.is_none() && named.is_none() {
+        return None;
+    }
+    stats.value_indexes_used += u64::from(named.is_some());
+    let mut kept = Vec::new();
+    for stretch in stretches {
+        match &named {
+            Some(named) if !stretch.hides => {
+                let from = named.partition_point(|row| *row < stretch.rows.start);
+                let inside = named.get(from..).unwrap_or_default().iter();
+                let mut found = false;
+                for row in inside.take_while(|row| **row < stretch.rows.end) {
+                    found = true;
+                    push_rows(&mut kept, *row..*row + 1);
+                }
+                stats.zones_pruned += u64::from(!found && zones.is_some());
+            }
+            _ => push_rows(&mut kept, stretch.rows),
+        }
+    }
+    stats.chunks_pruned += u64::from(kept.is_empty());
+    Some(kept)
+}
+
+/// Zones within the range that can hold a wanted row or may hide an older one; `None` when none of the chunk can.
+fn zones_to_check(
+    open: &OpenChunk,
+    zones: &Zones,
+    context: &Context<'_>,
+    hides: impl Fn(i64, i64) -> bool,
+    stats: &mut MergeStats,
+) -> Option<Vec<Stretch>> {
+    let times = zones.map.columns.first()?;
+    let first = times.max.partition_point(|last| *last < context.start);
+    let end = times.min.partition_point(|first| *first <= context.end).max(first);
+    stats.zones_considered += (end - first) as u64;
+    let within = |wanted: &Wanted, (min, max): (i64, i64)| {
+        let at = wanted.ranges.partition_point(|(_, high)| *high < min);
+        wanted.ranges.get(at).is_some_and(|(low, _)| *low <= max)
+    };
+    // The bounds of the whole chunk say for most chunks that nothing of them is wanted.
+    let possible = context.wanted.iter().all(|w| zones.whole.get(w.column).is_none_or(|bounds| within(w, *bounds)));
+    if !possible && !hides(open.meta.ts_min, open.meta.ts_max) {
+        stats.zones_pruned += (end - first) as u64;
+        stats.chunks_pruned += 1;
+        return None;
+    }
+    let rows = usize::try_from(open.meta.rows).unwrap_or(usize::MAX);
+    let mut stretches = Vec::new();
+    for zone in first..end {
+        let bounds = |column: usize| {
+            zones.map.columns.get(column).and_then(|column| Some((*column.min.get(zone)?, *column.max.get(zone)?)))
+        };
+        let hides = bounds(0).is_none_or(|(first, last)| hides(first, last));
+        if hides || context.wanted.iter().all(|w| bounds(w.column).is_none_or(|bounds| within(w, bounds))) {
+            let from = zone * ZONE_ROWS;
+            stretches.push(Stretch { rows: from..rows.min(from + ZONE_ROWS), hides });
         } else {
             stats.zones_pruned += 1;
-            pruned.push((*first, *last));
         }
     }
-    stats.chunks_pruned += u64::from(left == 0);
-    pruned
+    if stretches.is_empty() {
+        stats.chunks_pruned += 1;
+        return None;
+    }
+    Some(stretches)
+}
+
+/// The fewest rows an index of one of the wanted columns names, where that is worth reading them one by one.
+fn rows_by_index(open: &OpenChunk, context: &Context<'_>, stretches: &[Stretch]) -> Option<Vec<usize>> {
+    let mut rows_left: usize =
+        stretches.iter().filter(|stretch| !stretch.hides).map(|stretch| stretch.rows.len()).sum();
+    let mut best: Option<Vec<u32>> = None;
+    for wanted in context.wanted {
+        let name = wanted.column.checked_sub(1).and_then(|column| context.def.columns.get(column));
+        if !name.is_some_and(|column| context.def.value_index.contains(&column.name)) {
+            continue;
+        }
+        if let Some(rows) = open.indexed_rows(context.cache, wanted.column, &wanted.ranges, rows_left)
+            && best.as_ref().is_none_or(|best| rows.len() < best.len())
+        {
+            // Another index has to name fewer rows than this one.
+            rows_left = rows_left.min(rows.len());
+            best = Some(rows);
+        }
+    }
+    best.map(|rows| rows.into_iter().map(|row| row as usize).collect())
 }
 
 /// Rows of one source that stand next to each other in the answer: positions `lo..hi` of a block.
@@ -146,6 +257,8 @@ struct Cursor {
     source: Source,
     open: Option<Arc<OpenChunk>>,
     holes: Vec<(i64, i64)>,
+    /// Rows of the chunk that are looked at, half-open, rising and apart; all when absent.
+    kept: Option<Vec<(usize, usize)>>,
     /// Current block; the cursor is at its end when this is past the last one.
     block: usize,
     block_count: usize,
@@ -166,7 +279,7 @@ struct Context<'a> {
 }
 
 /// Rows a reader looks for: those whose cell in one column has an order key inside some range. A merge may leave out
-/// zones that cannot hold any; it does not check rows.
+/// rows that zone maps or value indexes rule out; it does not check those it gives.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wanted {
     /// Position of the column in the registration; `ts` is 0.
@@ -184,6 +297,8 @@ pub struct MergeStats {
     pub zones_pruned: u64,
     /// Chunks whose zone map was missing or unusable.
     pub zone_maps_missing: u64,
+    /// Chunks of which only rows were read that a value index names.
+    pub value_indexes_used: u64,
 }
 
 impl Cursor {
@@ -195,18 +310,28 @@ impl Cursor {
         older: &[(i64, i64)],
         stats: &mut MergeStats,
     ) -> Result<Self> {
-        let mut holes = holes_of(&source, tombstones, context.start, context.end);
+        let holes = holes_of(&source, tombstones, context.start, context.end);
         let open = match &source {
             Source::Chunk(chunk) => Some(chunk.open(context.cache)?),
             Source::Run(_) => None,
         };
-        if let (Some(open), false) = (&open, context.wanted.is_empty()) {
-            holes.extend(prunable(open, context, older, stats));
-            holes = joined(holes);
-        }
+        let kept = match &open {
+            Some(open) if !context.wanted.is_empty() => rows_to_check(open, context, older, stats),
+            _ => None,
+        };
         let block_count = open.as_ref().map_or(1, |open| open.blocks().len());
-        let mut cursor =
-            Self { source, open, holes, block: 0, block_count, loaded: None, lo: 0, hi: 0, done: block_count == 0 };
+        let mut cursor = Self {
+            source,
+            open,
+            holes,
+            kept,
+            block: 0,
+            block_count,
+            loaded: None,
+            lo: 0,
+            hi: 0,
+            done: block_count == 0,
+        };
         if cursor.done {
             return Ok(cursor);
         }
@@ -281,12 +406,66 @@ impl Cursor {
         }
     }
 
+    /// Leaves rows nobody looks at; whether it moved.
+    fn skip_left_out(&mut self, desc: bool) -> bool {
+        let (Some(kept), Some(open)) = (&self.kept, &self.open) else { return false };
+        let base = open.first_row(self.block);
+        let next = if desc {
+            let row = (base + self.hi).saturating_sub(1);
+            let below = kept.partition_point(|(from, _)| *from <= row).checked_sub(1);
+            match below.and_then(|at| kept.get(at)) {
+                Some((_, end)) if *end > row => return false,
+                other => other.map(|(_, end)| end.saturating_sub(1)),
+            }
+        } else {
+            let row = base + self.lo;
+            match kept.get(kept.partition_point(|(_, end)| *end <= row)) {
+                Some((from, _)) if *from <= row => return false,
+                other => other.map(|(from, _)| *from),
+            }
+        };
+        let Some(row) = next else {
+            self.done = true;
+            return true;
+        };
+        let block = open.block_of(row);
+        let within = row - open.first_row(block);
+        if block != self.block {
+            self.enter(block);
+        }
+        if desc {
+            self.hi = within + 1;
+        } else {
+            self.lo = within;
+        }
+        true
+    }
+
+    /// Rows from `lo` on (up to `hi` when descending) that are looked at without a gap, as a border in the block.
+    fn kept_border(&self, desc: bool) -> usize {
+        let (Some(kept), Some(open)) = (&self.kept, &self.open) else { return if desc { 0 } else { usize::MAX } };
+        let base = open.first_row(self.block);
+        if desc {
+            let row = (base + self.hi).saturating_sub(1);
+            let at = kept.partition_point(|(from, _)| *from <= row).checked_sub(1);
+            at.and_then(|at| kept.get(at)).map_or(0, |(from, _)| from.saturating_sub(base))
+        } else {
+            let row = base + self.lo;
+            let run = kept.get(kept.partition_point(|(_, end)| *end <= row));
+            run.map_or(usize::MAX, |(_, end)| end.saturating_sub(base))
+        }
+    }
+
     /// Moves to the first row at or after `target` (at or before it when descending) that no tombstone hides.
     fn seek(&mut self, mut target: i64, context: &Context<'_>) -> Result<()> {
         loop {
             self.skip_blocks(target, context.desc);
             if self.done {
                 return Ok(());
+            }
+            // Before anything is loaded: a block nobody looks at is not read either.
+            if self.skip_left_out(context.desc) {
+                continue;
             }
             let (first, last, rows) = self.span(self.block);
             if context.desc {
@@ -301,6 +480,9 @@ impl Cursor {
             debug_assert!(self.hi <= rows, "a cursor stays in its block");
             if self.lo >= self.hi {
                 self.next_block(context.desc);
+                continue;
+            }
+            if self.skip_left_out(context.desc) {
                 continue;
             }
             let head = self.head(context)?;
@@ -363,13 +545,16 @@ impl Cursor {
     fn take(&mut self, limit: i64, context: &Context<'_>) -> Result<Piece> {
         let (first, last, _) = self.span(self.block);
         let loaded = self.load(context)?;
+        let border = self.kept_border(context.desc);
         let piece = if context.desc {
             let lo = if first >= limit { self.lo } else { loaded.ts().partition_point(|ts| *ts < limit).max(self.lo) };
+            let lo = lo.max(border);
             let piece = Piece { block: loaded, lo, hi: self.hi };
             self.hi = lo;
             piece
         } else {
             let hi = if last <= limit { self.hi } else { loaded.ts().partition_point(|ts| *ts <= limit).min(self.hi) };
+            let hi = hi.min(border);
             let piece = Piece { block: loaded, lo: self.lo, hi };
             self.lo = hi;
             piece
@@ -439,7 +624,7 @@ impl Merge {
         }
     }
 
-    /// Lets the merge leave out zones without wanted rows (all conditions together). What it gives still has to be
+    /// Lets the merge leave out rows that are not wanted (all conditions together), where sidecars tell. What it gives still has to be
     /// checked row by row.
     pub fn looking_for(mut self, wanted: Vec<Wanted>) -> Self {
         self.spans = self.waiting.iter().map(|s| (s.ts_min(), s.ts_max(), s.commit_hi())).collect();
@@ -479,8 +664,9 @@ impl Merge {
                 (Arc::clone(&self.def), Arc::clone(&self.cache), Arc::clone(&self.tombstones));
             let wanted = std::mem::take(&mut self.wanted);
             let context = self.context(&cache, &def, &wanted);
-            let older: Vec<(i64, i64)> =
-                self.spans.iter().filter(|(.., hi)| *hi < rank).map(|(first, last, _)| (*first, *last)).collect();
+            let older = joined(
+                self.spans.iter().filter(|(.., hi)| *hi < rank).map(|(first, last, _)| (*first, *last)).collect(),
+            );
             let mut stats = self.stats;
             let cursor = Cursor::new(source, &tombstones, &context, &older, &mut stats);
             let index = self.cursors.len();
@@ -512,6 +698,11 @@ impl Merge {
             }
         }
         Ok(())
+    }
+
+    /// Whether there is nothing more to give.
+    pub fn is_at_end(&self) -> bool {
+        self.heads.is_empty() && self.waiting.is_empty()
     }
 
     /// The next piece in the direction of the merge, or `None` at the end.

@@ -12,8 +12,10 @@ mod merge;
 mod pins;
 mod recover;
 mod seal;
+mod sidecar;
 mod state;
 mod upkeep;
+mod write;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -26,13 +28,16 @@ pub use merge::{Loaded, Merge, MergeStats, Piece, Wanted};
 pub use pins::Pins;
 pub use recover::RecoveryReport;
 pub use seal::SealReport;
-pub use state::{SeriesId, SeriesState, State};
+pub use sidecar::SidecarReport;
+pub use state::{SeriesId, SeriesState, Snapshot, State};
+pub use write::{RECEIPT_KEEP_MS, RECEIPTS_MAX, SeriesWrite, WriteMode, WriteOutcome};
 
 use crate::disk;
 use crate::error::{Error, ErrorCode, Result};
+pub use crate::format::receipt::Written;
 use crate::format::wal::{Commit, Operation, encode_commit};
 use crate::types::schema::series_not_found;
-use crate::types::{Rows, SeriesDef, SeriesKey};
+use crate::types::{SeriesDef, SeriesKey};
 use commit::CommitQueue;
 use manifest::Manifest;
 use upkeep::Upkeep;
@@ -87,32 +92,6 @@ pub struct Expected {
 
 /// Condition of a change; `None` for any version.
 pub type IfVersion = Option<Expected>;
-
-/// How rows that exist already are treated.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum WriteMode {
-    /// The new row replaces the old one.
-    #[default]
-    Upsert,
-    /// Any stored timestamp refuses the write.
-    Insert,
-    /// Any timestamp at or before the last stored one refuses the write.
-    Append,
-}
-
-/// What a write did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Written {
-    pub series_id: SeriesId,
-    pub rows_written: u64,
-    pub rows_replaced: u64,
-    pub rows_duplicate: u64,
-    pub version: u64,
-    pub commit: u64,
-    pub first_ts: Option<i64>,
-    pub last_ts: Option<i64>,
-    pub durable: bool,
-}
 
 /// What a delete did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -271,8 +250,7 @@ impl Store {
         let mut state = pending.state.as_ref().clone();
         state.commit += 1;
         let commit = state.commit;
-        let mut series = SeriesState::empty(id, Arc::new(def));
-        series.version = 1;
+        let series = SeriesState::new(id, Arc::new(def), commit);
         let operation = Operation::Register { series_id: id, def: def_json(&series.def)? };
         state.put(series.clone());
         let batch = queue.enqueue(&mut pending, state, frame(vec![operation]))?;
@@ -293,16 +271,19 @@ impl Store {
         let series = current(&pending.state, key, if_version)?;
         let mut def = series.def.as_ref().clone();
         change(&mut def)?;
-        let mut next = series.as_ref().clone();
-        next.def = Arc::new(def);
-        next.version += 1;
-        let operation = Operation::Register { series_id: next.id, def: def_json(&next.def)? };
         let mut state = pending.state.as_ref().clone();
         state.commit += 1;
+        let mut next = series.touched(state.commit, &state.fences);
+        next.def = Arc::new(def);
+        let operation = Operation::Register { series_id: next.id, def: def_json(&next.def)? };
         state.put(next.clone());
         let batch = queue.enqueue(&mut pending, state, frame(vec![operation]))?;
         drop(pending);
         queue.wait(&batch)?;
+        if next.def.value_index != series.def.value_index {
+            // Upkeep writes the new indexes and removes those nobody wants any more.
+            next.chunks.iter().for_each(|chunk| self.inner.cache.orders.add_chunk(next.id, chunk.record.id));
+        }
         Ok(Arc::new(next))
     }
 
@@ -314,104 +295,13 @@ impl Store {
         let mut state = pending.state.as_ref().clone();
         state.commit += 1;
         let commit = state.commit;
-        state.remove(series.id);
+        let gone = state.drop_series(series.id, commit);
         let batch = queue.enqueue(&mut pending, state, frame(vec![Operation::Drop { series_id: series.id }]))?;
         drop(pending);
         queue.wait(&batch)?;
         let dropped = Deleted { series_id: series.id, rows_deleted: series.rows, version: series.version + 1, commit };
-        self.inner.dropped().insert(series.id, series);
+        self.inner.dropped().extend(gone.map(|gone| (gone.id, gone)));
         Ok(dropped)
-    }
-
-    /// Writes rows as one commit: all of them, or none. Returns when they are durable under the configured mode and
-    /// visible to every reader.
-    ///
-    /// # Errors
-    /// `series_not_found`, `schema_mismatch`, `rows_exist`, `out_of_order`, `invalid_rows` for a repeated timestamp
-    /// under `insert` and an unordered one under `append`, `commit_conflict`, `writer_stopped`, `storage_full`.
-    pub fn write(&self, key: &SeriesKey, mut rows: Rows, mode: WriteMode, if_version: IfVersion) -> Result<Written> {
-        let queue = &self.inner.queue;
-        let before = self.snapshot();
-        if let Some(series) = before.get(key) {
-            rows.check_shape(series.def.columns.len())?;
-        }
-        if mode == WriteMode::Append {
-            check_rising(&rows)?;
-        }
-        let duplicates = rows.sort_last_wins();
-        if mode == WriteMode::Insert && duplicates > 0 {
-            return Err(Error::new(
-                ErrorCode::InvalidRows,
-                format!("{duplicates} rows repeat a timestamp of the same write"),
-            )
-            .with_hint("mode=upsert keeps the last of them"));
-        }
-        // Counting what is replaced may read chunks, so it is done before the lock and again only if it was in vain.
-        let mut counted = None;
-        if let Some(series) = before.get(key)
-            && mode != WriteMode::Append
-        {
-            counted = Some((series.id, series.version, series.count_present(&self.inner.cache, &rows.ts)?));
-        }
-        let mut pending = queue.lock();
-        pending.check_writable()?;
-        let series = current(&pending.state, key, if_version)?;
-        rows.check_shape(series.def.columns.len())?;
-        let (first_ts, last_ts) = (rows.ts.first().copied(), rows.ts.last().copied());
-        if let (WriteMode::Append, Some(first), Some((_, last))) = (mode, first_ts, series.bounds)
-            && first <= last
-        {
-            return Err(Error::new(
-                ErrorCode::OutOfOrder,
-                format!("{key}: timestamp {first} does not follow the last stored one, {last}"),
-            )
-            .with_hint("mode=upsert accepts rows in any order"));
-        }
-        let replaced = match (mode, counted) {
-            (WriteMode::Append, _) => 0,
-            (_, Some((id, version, count))) if id == series.id && version == series.version => count,
-            _ => series.count_present(&self.inner.cache, &rows.ts)?,
-        };
-        if mode == WriteMode::Insert && replaced > 0 {
-            return Err(Error::new(
-                ErrorCode::RowsExist,
-                format!("{key}: {replaced} of {} timestamps are stored already", rows.len()),
-            )
-            .with_hint("mode=upsert replaces them"));
-        }
-        let durable = self.inner.options.durability == Durability::Sync;
-        let mut written = Written {
-            series_id: series.id,
-            rows_written: rows.len() as u64,
-            rows_replaced: replaced,
-            rows_duplicate: duplicates as u64,
-            version: series.version,
-            commit: pending.state.commit,
-            first_ts,
-            last_ts,
-            durable,
-        };
-        if rows.is_empty() {
-            drop(pending);
-            queue.flush()?;
-            return Ok(written);
-        }
-        let wall_ms = wall_ms();
-        let mut state = pending.state.as_ref().clone();
-        state.commit += 1;
-        let operation = Operation::Write { series_id: series.id, replaced, rows: rows.clone() };
-        let next = series.with_rows(rows, replaced, state.commit, wall_ms);
-        written.version = next.version;
-        written.commit = state.commit;
-        let due = next.tail_rows() >= self.inner.options.seal_rows;
-        state.put(next);
-        let batch = queue.enqueue(&mut pending, state, frame(vec![operation]))?;
-        drop(pending);
-        queue.wait(&batch)?;
-        if due && let Some(upkeep) = &self.upkeep {
-            upkeep.seal_soon(series.id);
-        }
-        Ok(written)
     }
 
     /// How many rows a delete would take.
@@ -437,7 +327,7 @@ impl Store {
         let mut state = pending.state.as_ref().clone();
         state.commit += 1;
         let commit = state.commit;
-        let next = series.without_range(&self.inner.cache, range, deleted, commit, wall_ms())?;
+        let next = series.without_range(&self.inner.cache, range, deleted, commit, wall_ms(), &state.fences)?;
         let version = next.version;
         let operation = Operation::Delete { series_id: series.id, start: range.0, end: range.1, deleted };
         state.put(next);
@@ -451,7 +341,7 @@ impl Store {
     pub fn seal(&self, keys: &[SeriesKey]) -> Result<SealReport> {
         let state = self.snapshot();
         let ids = if keys.is_empty() {
-            state.series.values().filter(|series| series.tail_rows() > 0).map(|series| series.id).collect()
+            state.registered().filter(|series| series.tail_rows() > 0).map(|series| series.id).collect()
         } else {
             keys.iter()
                 .map(|key| state.get(key).map(|series| series.id).ok_or_else(|| series_not_found(key)))
@@ -512,31 +402,8 @@ fn current(state: &State, key: &SeriesKey, if_version: IfVersion) -> Result<Arc<
     }
 }
 
-fn check_rising(rows: &Rows) -> Result<()> {
-    let mut previous = None;
-    for (row, ts) in rows.ts.iter().enumerate() {
-        if let Some(previous) = previous
-            && *ts <= previous
-        {
-            return Err(Error::new(
-                ErrorCode::InvalidRows,
-                format!("row {row}: timestamp {ts} does not follow {previous}"),
-            )
-            .with_hint("append needs rising timestamps; mode=upsert accepts rows in any order")
-            .with_rows(vec![crate::error::RowError {
-                row: row as u64,
-                field: "ts".into(),
-                reason: "duplicate".into(),
-                message: format!("timestamp {ts} does not follow {previous}"),
-            }]));
-        }
-        previous = Some(*ts);
-    }
-    Ok(())
-}
-
 fn frame(operations: Vec<Operation>) -> Vec<u8> {
-    encode_commit(&Commit { idempotency_key: Vec::new(), wall_ms: wall_ms(), operations })
+    encode_commit(&Commit { receipt: None, wall_ms: wall_ms(), operations })
 }
 
 fn def_json(def: &SeriesDef) -> Result<String> {

@@ -13,7 +13,7 @@ use super::log::Log;
 use super::manifest::{Contents, Manifest};
 use super::pins::Pins;
 use super::seal::{DROP_MARKER, run_path};
-use super::state::{Run, SeriesState, State, Tombstone};
+use super::state::{Run, SeriesState, Snapshot, State, Tombstone};
 use super::{Inner, Maintenance, StoreOptions};
 use crate::disk;
 use crate::error::{Error, ErrorCode, Result};
@@ -214,7 +214,7 @@ fn state_of(root: &Path, contents: &Contents) -> Result<State> {
         tombstones.entry(*series_id).or_default().push(tombstone);
     }
     for record in contents.series.values() {
-        let mut series = SeriesState::empty(record.id, parse_def(&record.def)?);
+        let mut series = SeriesState::new(record.id, parse_def(&record.def)?, 0);
         series.version = record.version;
         series.rows = record.rows;
         series.bounds = record.first_ts.zip(record.last_ts);
@@ -264,12 +264,24 @@ fn replay(
     next_series_id: &mut u64,
 ) -> Result<()> {
     state.commit = state.commit.max(number);
+    if let Some(receipt) = commit.receipt {
+        state.receipts.insert(receipt.key, Arc::new(receipt));
+    }
+    let fences = Arc::clone(&state.fences);
     for operation in commit.operations {
         let id = match &operation {
             Operation::Write { series_id, .. }
             | Operation::Delete { series_id, .. }
             | Operation::Register { series_id, .. }
             | Operation::Drop { series_id } => *series_id,
+            Operation::CreateSnapshot { name } => {
+                state.create_snapshot(name.clone(), Snapshot { commit: number, created_ms: commit.wall_ms });
+                continue;
+            }
+            Operation::DropSnapshot { name } => {
+                state.drop_snapshot(name);
+                continue;
+            }
         };
         *next_series_id = (*next_series_id).max(id + 1);
         let series = state.series.get(&id).cloned();
@@ -279,27 +291,27 @@ fn replay(
         match (operation, series) {
             (Operation::Register { def, .. }, None) => {
                 // A series the manifest once knew and no longer does was dropped; ids are never used twice.
-                let mut series = SeriesState::empty(id, parse_def(&def)?);
-                series.version = 1;
-                state.put(series);
+                state.put(SeriesState::new(id, parse_def(&def)?, number));
             }
             (Operation::Register { def, .. }, Some(series)) => {
-                let mut next = series.as_ref().clone();
+                let mut next = series.touched(number, &fences);
                 next.def = parse_def(&def)?;
-                next.version += 1;
                 state.put(next);
             }
             (Operation::Write { replaced, rows, .. }, Some(series)) => {
-                state.put(series.with_rows(rows, replaced, number, commit.wall_ms));
+                state.put(series.with_rows(rows, replaced, number, commit.wall_ms, &fences));
             }
             (Operation::Delete { start, end, deleted, .. }, Some(series)) => {
-                state.put(series.without_range(cache, (start, end), deleted, number, commit.wall_ms)?);
+                state.put(series.without_range(cache, (start, end), deleted, number, commit.wall_ms, &fences)?);
             }
             (Operation::Drop { .. }, Some(_)) => {
-                state.remove(id);
+                state.drop_series(id, number);
             }
             // Rows of a series that a later commit dropped, with the drop already in the manifest.
-            (_, None) => tracing::debug!(id, number, base = contents.base_commit, "a logged change has no series"),
+            (Operation::Write { .. } | Operation::Delete { .. } | Operation::Drop { .. }, None) => {
+                tracing::debug!(id, number, base = contents.base_commit, "a logged change has no series");
+            }
+            (Operation::CreateSnapshot { .. } | Operation::DropSnapshot { .. }, _) => {}
         }
     }
     Ok(())

@@ -8,8 +8,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::chunk::{ChunkFile, chunk_name, series_dir, zone_map_path};
+use super::chunk::{ChunkFile, chunk_name, series_dir};
 use super::merge::{Merge, Source};
+use super::sidecar::{self, zone_map_path};
 use super::state::{SeriesId, SeriesState, Structural, Tombstone};
 use super::{Inner, Maintenance, def_json};
 use crate::disk::{self, Staged};
@@ -229,7 +230,7 @@ impl Inner {
             // Derived, so after the chunk: without it reads only take longer.
             zones.footer_crc = summary.footer_crc;
             disk::publish(&tmp, &zone_map_path(&path), &zones.encode())?;
-            return Ok(Some(ChunkRecord {
+            let record = ChunkRecord {
                 id: chunk_id,
                 series_id: series.id,
                 partition: partition.to_owned(),
@@ -241,7 +242,9 @@ impl Inner {
                 file_bytes: summary.file_bytes,
                 file_crc: summary.file_crc,
                 footer_crc: summary.footer_crc,
-            }));
+            };
+            sidecar::index_new_chunk(&ChunkFile::new(&self.root, record.clone()), &tmp, &series.def)?;
+            return Ok(Some(record));
         }
     }
 

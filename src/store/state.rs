@@ -6,11 +6,12 @@
 use std::sync::Arc;
 
 use arrow::buffer::Buffer;
-use imbl::OrdMap;
+use imbl::{HashMap, OrdMap};
 
 use super::chunk::{BlockColumns, ChunkFile, MapCache};
 use super::merge::{Merge, Source, mark_present};
 use crate::error::{Error, Result};
+use crate::format::receipt::Receipt;
 use crate::types::{Rows, SeriesDef, SeriesKey};
 
 /// Number of a series inside its store; never used twice.
@@ -18,6 +19,9 @@ pub type SeriesId = u64;
 
 /// Most rows a run grows to by merging with its neighbours.
 const RUN_ROWS_MAX: usize = 262_144;
+/// A run of up to this many rows takes every newer one in: rows that arrive one at a time are read as few pieces.
+/// Bounds what an append of one row copies.
+const RUN_ROWS_SMALL: usize = 1_024;
 
 /// The store at one commit.
 #[derive(Clone, Debug, Default)]
@@ -27,6 +31,20 @@ pub struct State {
     pub edit: u64,
     pub series: OrdMap<SeriesId, Arc<SeriesState>>,
     pub keys: OrdMap<SeriesKey, SeriesId>,
+    /// Writes done under an idempotency key, by the hash of the key.
+    pub receipts: HashMap<u128, Arc<Receipt>>,
+    /// Named views, by name.
+    pub snapshots: OrdMap<String, Snapshot>,
+    /// Rising commits of the snapshots: rows on both sides of one are never merged.
+    pub fences: Arc<Vec<u64>>,
+}
+
+/// A named view of the store at one commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    pub commit: u64,
+    /// Wall clock in milliseconds; for people only.
+    pub created_ms: i64,
 }
 
 impl State {
@@ -38,7 +56,7 @@ impl State {
     /// Sets or replaces a series. During replay a dropped series and its successor of the same key can be there
     /// together: the key means the younger one.
     pub fn put(&mut self, series: SeriesState) {
-        if self.keys.get(&series.def.key).is_none_or(|id| *id < series.id) {
+        if series.dropped_commit.is_none() && self.keys.get(&series.def.key).is_none_or(|id| *id < series.id) {
             self.keys.insert(series.def.key.clone(), series.id);
         }
         self.series.insert(series.id, Arc::new(series));
@@ -51,6 +69,53 @@ impl State {
             self.keys.remove(&series.def.key);
         }
         Some(series)
+    }
+
+    /// Every registered series; `series` also holds dropped ones that a snapshot still shows.
+    pub fn registered(&self) -> impl Iterator<Item = &Arc<SeriesState>> {
+        self.series.values().filter(|series| series.dropped_commit.is_none())
+    }
+
+    /// Drops a series at a commit. It stays out of sight while a snapshot needs it; else it is given back.
+    pub fn drop_series(&mut self, id: SeriesId, commit: u64) -> Option<Arc<SeriesState>> {
+        let series = self.remove(id)?;
+        let mut next = series.touched(commit, &self.fences);
+        next.dropped_commit = Some(commit);
+        if next.is_reachable(&self.fences) {
+            self.series.insert(id, Arc::new(next));
+            return None;
+        }
+        Some(series)
+    }
+
+    /// Adds a named view at a commit.
+    pub fn create_snapshot(&mut self, name: String, snapshot: Snapshot) {
+        self.snapshots.insert(name, snapshot);
+        self.set_fences();
+    }
+
+    /// Takes a named view away. Gives the dropped series that nothing shows any more; they are out of the state.
+    pub fn drop_snapshot(&mut self, name: &str) -> Vec<Arc<SeriesState>> {
+        self.snapshots.remove(name);
+        self.set_fences();
+        let gone: Vec<SeriesId> =
+            self.series.values().filter(|series| !series.is_reachable(&self.fences)).map(|series| series.id).collect();
+        gone.into_iter().filter_map(|id| self.series.remove(&id)).collect()
+    }
+
+    fn set_fences(&mut self) {
+        let mut fences: Vec<u64> = self.snapshots.values().map(|snapshot| snapshot.commit).collect();
+        fences.sort_unstable();
+        self.fences = Arc::new(fences);
+    }
+
+    /// The store as it was at the commit of a snapshot that is still there.
+    pub fn as_of(&self, commit: u64) -> State {
+        let mut view = State { commit, edit: self.edit, ..State::default() };
+        for series in self.series.values().filter_map(|series| series.as_of(commit)) {
+            view.put(series);
+        }
+        view
     }
 }
 
@@ -151,6 +216,25 @@ pub struct Tombstone {
     pub end: i64,
 }
 
+/// What a series was at a fence and up to it: kept when the series changes for the first time behind it.
+#[derive(Clone, Debug)]
+pub struct View {
+    /// The fence.
+    pub commit: u64,
+    /// Commit of the last change before it.
+    pub last_commit: u64,
+    pub def: Arc<SeriesDef>,
+    pub version: u64,
+    pub rows: u64,
+    pub bounds: Option<(i64, i64)>,
+}
+
+/// Whether a fence lies between two commits: at or behind `older`, before `newer`.
+pub fn fenced(fences: &[u64], older: u64, newer: u64) -> bool {
+    let next = fences.partition_point(|fence| *fence < older);
+    fences.get(next).is_some_and(|fence| *fence < newer)
+}
+
 /// One series at one commit.
 #[derive(Clone, Debug)]
 pub struct SeriesState {
@@ -162,9 +246,19 @@ pub struct SeriesState {
     pub rows: u64,
     /// First and last timestamp stored.
     pub bounds: Option<(i64, i64)>,
+    /// Commit of the registration.
+    pub created_commit: u64,
+    /// Commit of the last change.
+    pub last_commit: u64,
+    /// Commit at which the series was dropped; it is only kept for snapshots then.
+    pub dropped_commit: Option<u64>,
+    /// What snapshots see of it where that differs from now, oldest first.
+    pub views: Arc<Vec<View>>,
     /// Ordered by partition, then commit.
     pub chunks: Arc<Vec<Arc<ChunkFile>>>,
-    /// Runs that are being sealed: not merged with newer ones any more.
+    /// Runs that stand in a run file, oldest first: mapped, and not merged with newer ones any more.
+    pub settled: Vec<Arc<Run>>,
+    /// Runs that are being moved to a file: not merged with newer ones any more.
     pub frozen: Vec<Arc<Run>>,
     /// Runs in commit order, the newest last.
     pub runs: Vec<Arc<Run>>,
@@ -176,21 +270,79 @@ pub struct SeriesState {
 }
 
 impl SeriesState {
-    /// A series without rows.
-    pub fn empty(id: SeriesId, def: Arc<SeriesDef>) -> Self {
+    /// A series just registered at a commit, without rows.
+    pub fn new(id: SeriesId, def: Arc<SeriesDef>, commit: u64) -> Self {
         Self {
             id,
             def,
-            version: 0,
+            version: 1,
+            created_commit: commit,
+            last_commit: commit,
+            dropped_commit: None,
+            views: Arc::default(),
             rows: 0,
             bounds: None,
             chunks: Arc::default(),
+            settled: Vec::new(),
             frozen: Vec::new(),
             runs: Vec::new(),
             tombstones: Arc::default(),
             sealed_commit: 0,
             last_write_ms: 0,
         }
+    }
+
+    /// Whether readers of now or of a snapshot can see the series.
+    pub fn is_reachable(&self, fences: &[u64]) -> bool {
+        self.dropped_commit.is_none_or(|dropped| fenced(fences, self.created_commit, dropped))
+    }
+
+    /// The series after one more commit; what snapshots before it see is kept.
+    pub fn touched(&self, commit: u64, fences: &[u64]) -> Self {
+        let mut next = self.clone();
+        let last_fence = fences.partition_point(|fence| *fence < commit).checked_sub(1).and_then(|at| fences.get(at));
+        if let Some(fence) = last_fence
+            && self.last_commit <= *fence
+        {
+            let needed = |view: &View| fenced(fences, view.last_commit, view.commit.saturating_add(1));
+            let mut views: Vec<View> = self.views.iter().filter(|view| needed(view)).cloned().collect();
+            views.push(View {
+                commit: *fence,
+                last_commit: self.last_commit,
+                def: Arc::clone(&self.def),
+                version: self.version,
+                rows: self.rows,
+                bounds: self.bounds,
+            });
+            next.views = Arc::new(views);
+        }
+        next.version += 1;
+        next.last_commit = commit;
+        next
+    }
+
+    /// The series as it was at the commit of a snapshot; `None` when it was not there.
+    pub fn as_of(&self, commit: u64) -> Option<Self> {
+        if self.created_commit > commit || self.dropped_commit.is_some_and(|dropped| dropped <= commit) {
+            return None;
+        }
+        let mut view = self.clone();
+        view.dropped_commit = None;
+        if self.last_commit <= commit {
+            return Some(view);
+        }
+        let then = self.views.iter().find(|view| view.last_commit <= commit && commit <= view.commit)?;
+        view.def = Arc::clone(&then.def);
+        view.version = then.version;
+        view.rows = then.rows;
+        view.bounds = then.bounds;
+        view.last_commit = then.last_commit;
+        view.chunks = Arc::new(self.chunks.iter().filter(|chunk| chunk.record.commit_hi <= commit).cloned().collect());
+        for runs in [&mut view.settled, &mut view.frozen, &mut view.runs] {
+            runs.retain(|run| run.commit_hi <= commit);
+        }
+        view.tombstones = Arc::new(self.tombstones.iter().filter(|t| t.commit <= commit).copied().collect());
+        Some(view)
     }
 
     /// Everything rows can come from.
@@ -201,7 +353,7 @@ impl SeriesState {
 
     /// Runs not yet in chunks, oldest first.
     pub fn tail(&self) -> impl Iterator<Item = &Arc<Run>> {
-        self.frozen.iter().chain(&self.runs)
+        self.settled.iter().chain(&self.frozen).chain(&self.runs)
     }
 
     /// Rows of the tail, before overwritten and deleted ones are taken off.
@@ -232,6 +384,46 @@ impl SeriesState {
         Ok(found.iter().filter(|found| **found).count() as u64)
     }
 
+    /// The cells stored at each of these rising timestamps, in the order of the registration.
+    pub fn rows_at(&self, cache: &Arc<MapCache>, wanted: &[i64]) -> Result<Vec<Option<Vec<i64>>>> {
+        let mut found = vec![None; wanted.len()];
+        let (Some(first), Some(last)) = (wanted.first(), wanted.last()) else { return Ok(found) };
+        if self.bounds.is_none_or(|(low, high)| *first > high || *last < low) {
+            return Ok(found);
+        }
+        let mut at = 0;
+        while let Some(ts) = wanted.get(at) {
+            // Timestamps that lie close are found in one pass, those far apart each by its own search.
+            let mut merge = self.merge(cache, (*ts, *last), false);
+            let mut passed = 0;
+            while let Some(piece) = merge.next_piece()? {
+                let columns = &piece.block.columns.columns;
+                let stored = columns.first().map_or(&[][..], |ts| ts.typed_data::<i64>());
+                let stored = stored.get(piece.lo..piece.hi).unwrap_or_default();
+                let Some(high) = stored.last() else { continue };
+                let mut row = 0;
+                while let Some(ts) = wanted.get(at).filter(|ts| *ts <= high) {
+                    row += stored.get(row..).map_or(0, |rest| rest.partition_point(|stored| stored < ts));
+                    if let (true, Some(slot)) = (stored.get(row) == Some(ts), found.get_mut(at)) {
+                        let cells = columns.iter().skip(1);
+                        *slot =
+                            Some(cells.filter_map(|c| c.typed_data::<i64>().get(piece.lo + row).copied()).collect());
+                    }
+                    at += 1;
+                    passed = 0;
+                }
+                passed += 1;
+                if passed > 2 || at == wanted.len() {
+                    break;
+                }
+            }
+            if merge.is_at_end() {
+                break;
+            }
+        }
+        Ok(found)
+    }
+
     /// Exact number of rows in a closed range.
     pub fn count_rows(&self, cache: &Arc<MapCache>, (start, end): (i64, i64)) -> Result<u64> {
         match self.bounds {
@@ -249,26 +441,27 @@ impl SeriesState {
     }
 
     /// The series after a write of sorted, distinct rows, `replaced` of which existed.
-    pub fn with_rows(&self, rows: Rows, replaced: u64, commit: u64, wall_ms: i64) -> Self {
-        let mut next = self.clone();
-        next.version += 1;
+    pub fn with_rows(&self, rows: Rows, replaced: u64, commit: u64, wall_ms: i64, fences: &[u64]) -> Self {
+        let mut next = self.touched(commit, fences);
         next.last_write_ms = wall_ms;
         next.rows += (rows.len() as u64).saturating_sub(replaced);
         let Some(run) = Run::new(rows, commit, commit) else { return next };
         let (low, high) = (run.ts_min(), run.ts_max());
         next.bounds = Some(next.bounds.map_or((low, high), |(first, last)| (first.min(low), last.max(high))));
-        next.push_run(run);
+        next.push_run(run, fences);
         next
     }
 
-    /// Adds a run and merges it with its older neighbours while they are of like size, so that there are never
-    /// more than about log(rows) runs. Runs on both sides of a delete stay apart.
-    pub fn push_run(&mut self, run: Run) {
+    /// Adds a run and merges it with its older neighbours while they are small or of like size, so that there are
+    /// never more than about log(rows) runs. Runs on both sides of a delete or a fence stay apart.
+    pub fn push_run(&mut self, run: Run, fences: &[u64]) {
         let mut newest = run;
         while let Some(older) = self.runs.last() {
-            let fenced = self.tombstones.iter().any(|t| older.commit_hi < t.commit && t.commit < newest.commit_lo);
-            let alike = older.rows() <= 2 * newest.rows() && older.rows() + newest.rows() <= RUN_ROWS_MAX;
-            if fenced || !alike {
+            let apart = fenced(fences, older.commit_hi, newest.commit_lo)
+                || self.tombstones.iter().any(|t| older.commit_hi < t.commit && t.commit < newest.commit_lo);
+            let alike =
+                older.rows() <= RUN_ROWS_SMALL.max(2 * newest.rows()) && older.rows() + newest.rows() <= RUN_ROWS_MAX;
+            if apart || !alike {
                 break;
             }
             newest = older.merged_with(&newest);
@@ -285,15 +478,18 @@ impl SeriesState {
         deleted: u64,
         commit: u64,
         wall_ms: i64,
+        fences: &[u64],
     ) -> Result<Self> {
-        let mut next = self.clone();
-        next.version += 1;
+        let mut next = self.touched(commit, fences);
         next.last_write_ms = wall_ms;
         next.rows = next.rows.saturating_sub(deleted);
-        let inside = |run: &Arc<Run>| start <= run.ts_min() && run.ts_max() <= end;
+        let inside =
+            |run: &Arc<Run>| start <= run.ts_min() && run.ts_max() <= end && !fenced(fences, run.commit_hi, commit);
         next.runs.retain(|run| !inside(run));
         if next.sources().iter().any(|s| s.ts_min() <= end && s.ts_max() >= start) {
-            let mut tombstones = next.tombstones.as_ref().clone();
+            // One that this one covers says nothing more, unless a snapshot stands between them.
+            let covered = |t: &Tombstone| start <= t.start && t.end <= end && !fenced(fences, t.commit, commit);
+            let mut tombstones: Vec<Tombstone> = next.tombstones.iter().filter(|t| !covered(t)).copied().collect();
             tombstones.push(Tombstone { commit, start, end });
             next.tombstones = Arc::new(tombstones);
         }

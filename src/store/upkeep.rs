@@ -112,6 +112,7 @@ fn keep_files(inner: &Weak<Inner>, desk: &Desk) {
         if !due.is_empty() {
             report("seal", inner.seal(&due).map(|_| ()));
         }
+        report("rebuild sidecars", inner.rebuild_ordered().map(|_| ()));
         let StoreOptions { wal_bytes_max, .. } = inner.options;
         if inner.queue.log_bytes().1 > wal_bytes_max {
             report("checkpoint", inner.checkpoint());

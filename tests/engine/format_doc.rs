@@ -1,7 +1,7 @@
 //! `docs/format.md` says what the code does: every table is compared with encoded bytes.
 
 use fastk::format::chunk::{self, BlockMeta, ChunkMeta};
-use fastk::format::{envelope, ipc, manifest, run, wal, zone_map};
+use fastk::format::{envelope, ipc, manifest, run, value_index, wal, zone_map};
 use fastk::types::{Rows, SeriesKey, SeriesSpec};
 use prost::Message;
 
@@ -142,6 +142,39 @@ fn zone_maps_are_laid_out_as_documented() {
         ],
     );
     assert_eq!(payload[20..], [1_i64, 2, 5, 7].map(i64::to_le_bytes).concat());
+}
+
+#[test]
+fn value_indexes_are_laid_out_as_documented() {
+    let mut pages = Vec::new();
+    let offset = value_index::ValueIndex::directory_bytes(3, 1) as u64;
+    let put = |bytes: &[u8]| -> fastk::Result<()> {
+        pages.extend_from_slice(bytes);
+        Ok(())
+    };
+    let (column, end) = value_index::write_pages(&[(300, 1), (300, 2), (701, 0)], 4, offset, put).unwrap();
+    let index = value_index::ValueIndex { chunk_id: 41, footer_crc: 42, rows: 3, columns: vec![column] };
+    let mut file = index.encode();
+    let payload = envelope::open("value index", value_index::VALUE_INDEX_MAGIC, 1, &file).unwrap();
+    check_layout(
+        "field of a value index",
+        payload,
+        &[
+            ("chunk id", le(41)),
+            ("footer checksum", le4(42)),
+            ("rows", le4(3)),
+            ("number of columns", le4(1)),
+            ("position", le4(4)),
+            ("lowest key", le(300)),
+            ("bytes of a key", le4(2)),
+            ("checksum", le4(crc32c::crc32c(&pages))),
+        ],
+    );
+    assert_eq!(pages, [1, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 145, 1]);
+    assert_eq!(value_index::PAGE_ENTRIES, 1_024);
+    file.extend_from_slice(&pages);
+    assert_eq!(file.len() as u64, end);
+    assert_eq!(value_index::ValueIndex::check(&file).unwrap(), index);
 }
 
 /// Names and tags of a documented message against messages that have one field set each.

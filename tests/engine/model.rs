@@ -3,12 +3,13 @@
 //! `FASTK_MODEL_CASES` and `FASTK_MODEL_STEPS` set the amount, `FASTK_MODEL_SEED` replays one failing case.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use fastk::ErrorCode;
 use fastk::query::predicate::compile;
 use fastk::query::{Numbers, Operator, Predicate, Scan, ScanSpec, latest_start};
 use fastk::store::{Store, StoreOptions, WriteMode};
+use fastk::types::schema::ValueIndexSpec;
 use fastk::types::{Rows, SeriesKey, SeriesSpec};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -45,6 +46,9 @@ fn register(store: &Store, key: &SeriesKey, partition: &str) {
     let mut spec = SeriesSpec::of_key(key);
     spec.price_digits = Some(2);
     spec.partition = Some(partition.into());
+    if key.symbol() == "S1" {
+        spec.value_index = Some(ValueIndexSpec::Columns(vec!["open".into(), "close".into()]));
+    }
     store.register(spec.resolve().unwrap()).unwrap();
 }
 
@@ -99,8 +103,15 @@ impl Model {
                 self.store().seal(&keys).unwrap();
             }
             80..86 => self.store().checkpoint().unwrap(),
-            86..94 => self.reopen(),
-            94..97 => self.drop_and_register(which),
+            86..90 => self.reopen(),
+            90..93 => self.spoil_sidecars(),
+            93..95 => {
+                let report = self.store().rebuild_sidecars().unwrap();
+                let again = self.store().rebuild_sidecars().unwrap();
+                assert_eq!((again.rebuilt, again.removed), (0, 0), "after {report:?}");
+            }
+            95..96 => self.change_index(which),
+            96..98 => self.drop_and_register(which),
             _ => {
                 let snapshot = self.store().snapshot();
                 self.kept.push((snapshot, self.maps.clone()));
@@ -123,7 +134,7 @@ impl Model {
             WriteMode::Insert if replaced > 0 => Some(ErrorCode::RowsExist),
             WriteMode::Append if !rises => Some(ErrorCode::InvalidRows),
             WriteMode::Append if !follows => Some(ErrorCode::OutOfOrder),
-            WriteMode::Insert | WriteMode::Append => None,
+            WriteMode::Insert | WriteMode::Append | WriteMode::Merge { .. } => None,
         };
         let outcome = self.store().write(&self.keys[which], rows, mode, None);
         match (outcome, expected) {
@@ -154,6 +165,41 @@ impl Model {
         self.maps[which].clear();
         let partition = ["day", "month", "all"][self.rng.random_range(0..3)];
         register(self.store(), &key, partition);
+    }
+
+    /// Removes, cuts, overwrites and swaps sidecars: nothing of that may show in an answer.
+    fn spoil_sidecars(&mut self) {
+        let sidecars: Vec<PathBuf> = sidecars(self.root.path());
+        for path in &sidecars {
+            // Upkeep may remove a chunk with its sidecars at any time.
+            let Ok(mut bytes) = std::fs::read(path) else { continue };
+            let bit = self.rng.random_range(0..bytes.len().max(1) * 8);
+            match self.rng.random_range(0..8) {
+                0 => std::fs::remove_file(path).unwrap_or_default(),
+                1 => bytes.truncate(bit / 8),
+                2 => bytes[bit / 8] ^= 1 << (bit % 8),
+                3 => {
+                    let other = &sidecars[self.rng.random_range(0..sidecars.len())];
+                    bytes = std::fs::read(other).unwrap_or_default();
+                }
+                _ => continue,
+            }
+            if path.exists() {
+                std::fs::write(path, bytes).unwrap();
+            }
+        }
+    }
+
+    fn change_index(&mut self, which: usize) {
+        let wanted = [vec![], vec!["high".to_owned()], vec!["close".to_owned(), "open".to_owned()]];
+        let wanted = wanted[self.rng.random_range(0..3)].clone();
+        let key = self.keys[which].clone();
+        self.store()
+            .change_series(&key, None, |def| {
+                def.value_index = wanted;
+                Ok(())
+            })
+            .unwrap();
     }
 
     fn reopen(&mut self) {
@@ -303,6 +349,17 @@ impl Model {
         let predicate = Predicate::parse(&format!("{name}:{op_name}:{}", texts.join(","))).unwrap();
         Condition { predicate, column, values }
     }
+}
+
+/// Zone maps and value indexes of all chunks.
+fn sidecars(root: &Path) -> Vec<PathBuf> {
+    let series = std::fs::read_dir(root.join("chunks")).into_iter().flatten().flatten();
+    let files = series.flat_map(|dir| std::fs::read_dir(dir.path()).into_iter().flatten().flatten());
+    let paths = files.map(|file| file.path());
+    let mut paths: Vec<PathBuf> =
+        paths.filter(|path| path.extension().is_some_and(|kind| kind == "zmap" || kind == "vix")).collect();
+    paths.sort();
+    paths
 }
 
 fn thousandths(value: i64) -> String {

@@ -430,3 +430,202 @@ fn a_manifest_edit_that_cannot_be_published_stops_the_writer_and_readers_go_on()
     assert_eq!(read(&store, &key()).unwrap().len(), 10);
     store.write(&key(), minutes(20, 1), WriteMode::Upsert, None).unwrap();
 }
+
+/// Rows and stats of a scan for one predicate.
+fn ask(store: &Store, key: &SeriesKey, predicate: &str) -> (Vec<(i64, i64)>, fastk::query::ScanStats) {
+    use fastk::query::predicate::compile;
+    use fastk::query::{Numbers, Predicate};
+    let state = store.snapshot();
+    let series = state.get(key).unwrap();
+    let filter = compile(&series.def, &[Predicate::parse(predicate).unwrap()], Numbers::Raw).unwrap();
+    let mut scan = Scan::new(series, store.cache(), &ScanSpec { filter, ..ScanSpec::range((i64::MIN, i64::MAX)) });
+    let mut rows = Vec::new();
+    for block in scan.by_ref() {
+        let block = block.unwrap();
+        rows.extend(block.words(0).iter().copied().zip(block.words(4).iter().copied()));
+    }
+    (rows, scan.stats())
+}
+
+/// Minutes whose close repeats every `period` rows, in an order that no zone map can use.
+fn scattered(count: i64, period: i64) -> Rows {
+    let mut rows = minutes(0, count);
+    rows.columns[3] = (0..count).map(|row| (row * 7_919) % period).collect();
+    rows
+}
+
+#[test]
+fn a_value_looked_up_in_its_index_checks_about_the_rows_that_have_it() {
+    use fastk::query::IndexUsed;
+    let root = tempfile::tempdir().unwrap();
+    let store = Store::open(root.path(), true, options()).unwrap();
+    let indexed = SeriesDef { value_index: vec!["close".into()], ..def(&key()) };
+    let plain = def(&SeriesKey::kline("PLAIN", "1m").unwrap());
+    for def in [&indexed, &plain] {
+        let mut def = def.clone();
+        // One chunk, so that it is the index and not the partition that narrows.
+        def.partition = fastk::types::Partition::All;
+        store.register(def).unwrap();
+    }
+    for key in [&indexed.key, &plain.key] {
+        store.write(key, scattered(200_000, 20_000), WriteMode::Upsert, None).unwrap();
+    }
+    store.seal(&[]).unwrap();
+    assert_eq!(files(root.path(), "chunks", ".vix").len(), 1);
+    for (predicate, matches) in
+        [("close:eq:17", 10), ("close:in:17,3,19999", 30), ("close:between:100,104", 50), ("close:eq:20000", 0)]
+    {
+        let (rows, stats) = ask(&store, &indexed.key, predicate);
+        let (wanted, unaided) = ask(&store, &plain.key, predicate);
+        assert_eq!((rows.len(), &rows), (matches, &wanted), "{predicate}");
+        assert!(matches == 0 || unaided.rows_checked > 100_000, "{predicate}: {unaided:?}");
+        assert_eq!((stats.rows_checked, stats.rows_matched), (matches as u64, matches as u64), "{predicate}");
+        let expected = if matches == 0 { IndexUsed::ZoneMap } else { IndexUsed::Both };
+        assert_eq!((stats.index_used, stats.fallback), (expected, false), "{predicate}");
+        assert_eq!(stats.zones_considered, 196);
+        assert!(stats.zones_scanned <= matches as u64, "{predicate}: {stats:?}");
+    }
+    // Half of the rows: one by one would cost more than all side by side.
+    let (rows, stats) = ask(&store, &indexed.key, "close:lt:10000");
+    assert_eq!((rows.len(), stats.rows_checked, stats.index_used), (100_000, 200_000, IndexUsed::ZoneMap));
+    // Without zone maps the index still narrows.
+    for path in files(root.path(), "chunks", ".zmap") {
+        std::fs::remove_file(path).unwrap();
+    }
+    drop(store);
+    let store = Store::open(root.path(), false, options()).unwrap();
+    let (rows, stats) = ask(&store, &indexed.key, "close:eq:17");
+    assert_eq!((rows.len(), stats.rows_checked, stats.index_used), (10, 10, IndexUsed::ValueIndex));
+    assert!(stats.fallback);
+}
+
+#[test]
+fn an_indexed_row_that_a_newer_one_overwrote_or_a_delete_took_does_not_come_out() {
+    let root = tempfile::tempdir().unwrap();
+    let store = Store::open(root.path(), true, options()).unwrap();
+    store.register(SeriesDef { value_index: vec!["close".into()], ..def(&key()) }).unwrap();
+    store.write(&key(), scattered(40_000, 4_000), WriteMode::Upsert, None).unwrap();
+    store.seal(&[]).unwrap();
+    let minutes_of = |rows: &[(i64, i64)]| rows.iter().map(|(ts, _)| ts / MINUTE).collect::<Vec<i64>>();
+    let first = minutes_of(&ask(&store, &key(), "close:eq:7").0);
+    assert_eq!(first.len(), 10);
+    // One loses the value, another row gains it, one is deleted; in the tail first, then in chunks.
+    let mut rows = minutes(first[2], 2);
+    rows.columns[3] = vec![-1, 7];
+    store.write(&key(), rows, WriteMode::Upsert, None).unwrap();
+    let gone = first[5] * MINUTE;
+    store.delete_range(&key(), (gone, gone), None).unwrap();
+    let mut wanted: Vec<i64> = first.iter().copied().filter(|m| *m != first[2] && *m != first[5]).collect();
+    wanted.push(first[2] + 1);
+    wanted.sort_unstable();
+    assert_eq!(minutes_of(&ask(&store, &key(), "close:eq:7").0), wanted);
+    store.seal(&[]).unwrap();
+    let (rows, stats) = ask(&store, &key(), "close:eq:7");
+    assert_eq!(minutes_of(&rows), wanted);
+    assert!(stats.rows_checked <= 12, "{stats:?}");
+    assert_eq!(minutes_of(&ask(&store, &key(), "close:eq:-1").0), [first[2]]);
+}
+
+#[test]
+fn a_damaged_sidecar_is_left_out_and_written_anew_in_the_background() {
+    let root = tempfile::tempdir().unwrap();
+    let store = Store::open(root.path(), true, options()).unwrap();
+    let def = SeriesDef { value_index: vec!["close".into()], ..def(&key()) };
+    store.register(SeriesDef { partition: fastk::types::Partition::All, ..def }).unwrap();
+    store.write(&key(), scattered(50_000, 5_000), WriteMode::Upsert, None).unwrap();
+    store.seal(&[]).unwrap();
+    drop(store);
+    let sidecars: Vec<PathBuf> = [".zmap", ".vix"].iter().flat_map(|kind| files(root.path(), "chunks", kind)).collect();
+    let whole: Vec<Vec<u8>> = sidecars.iter().map(|path| std::fs::read(path).unwrap()).collect();
+    let right = |store: &Store| assert_eq!(ask(store, &key(), "close:eq:7").0.len(), 10);
+    for (damaged, (path, bytes)) in sidecars.iter().zip(&whole).enumerate() {
+        // The head, the directory, the last byte, all of it, and the file of another chunk.
+        for damage in 0..5 {
+            let mut spoilt = bytes.clone();
+            let last = spoilt.len() - 1;
+            match damage {
+                0 => spoilt[0] ^= 1,
+                1 => spoilt[40] ^= 1,
+                2 => spoilt[last] ^= 1,
+                3 => spoilt.clear(),
+                _ => spoilt = whole[1 - damaged].clone(),
+            }
+            std::fs::write(path, &spoilt).unwrap();
+            let store = Store::open(root.path(), false, options()).unwrap();
+            right(&store);
+            let report = store.rebuild_sidecars().unwrap();
+            assert_eq!((report.rebuilt, report.removed), (1, 0), "{}, damage {damage}", path.display());
+            assert!(std::fs::read(path).unwrap() == *bytes, "{} is as it was", path.display());
+            right(&store);
+            assert_eq!(ask(&store, &key(), "close:eq:7").1.rows_checked, 10);
+        }
+    }
+    for path in &sidecars {
+        std::fs::remove_file(path).unwrap();
+    }
+    let store = Store::open(root.path(), false, StoreOptions { upkeep: true, ..options() }).unwrap();
+    right(&store);
+    let begun = std::time::Instant::now();
+    while sidecars.iter().zip(&whole).any(|(path, bytes)| std::fs::read(path).ok().as_ref() != Some(bytes)) {
+        assert!(begun.elapsed().as_secs() < 20, "the query that found them missing ordered new ones");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    right(&store);
+}
+
+#[test]
+fn a_changed_value_index_reaches_the_chunks_that_are_there() {
+    let root = tempfile::tempdir().unwrap();
+    let store = Store::open(root.path(), true, options()).unwrap();
+    store.register(SeriesDef { partition: fastk::types::Partition::All, ..def(&key()) }).unwrap();
+    store.write(&key(), scattered(50_000, 5_000), WriteMode::Upsert, None).unwrap();
+    store.seal(&[]).unwrap();
+    let change = |columns: &[&str]| {
+        let columns: Vec<String> = columns.iter().map(|name| (*name).to_owned()).collect();
+        store
+            .change_series(&key(), None, |def| {
+                def.value_index = columns;
+                Ok(())
+            })
+            .unwrap();
+    };
+    let checked = || {
+        let (rows, stats) = ask(&store, &key(), "close:eq:7");
+        assert_eq!(rows.len(), 10);
+        stats.rows_checked
+    };
+    let unaided = checked();
+    assert!(unaided > 20_000, "{unaided}");
+    change(&["close", "volume"]);
+    assert_eq!(checked(), unaided, "not there yet");
+    let report = store.rebuild_sidecars().unwrap();
+    assert_eq!((report.chunks_checked, report.rebuilt, report.removed), (1, 1, 0));
+    assert_eq!(checked(), 10);
+    change(&["volume"]);
+    assert_eq!(store.rebuild_sidecars().unwrap().rebuilt, 1);
+    assert_eq!(checked(), unaided);
+    change(&[]);
+    assert_eq!(store.rebuild_sidecars().unwrap().removed, 1);
+    assert!(files(root.path(), "chunks", ".vix").is_empty());
+    assert_eq!(checked(), unaided);
+}
+
+#[test]
+fn conditions_on_ts_narrow_the_range_before_anything_is_opened() {
+    let root = tempfile::tempdir().unwrap();
+    let store = Store::open(root.path(), true, options()).unwrap();
+    store.register(SeriesDef { partition: fastk::types::Partition::Day, ..def(&key()) }).unwrap();
+    store.write(&key(), minutes(0, 20_000), WriteMode::Upsert, None).unwrap();
+    store.seal(&[]).unwrap();
+    let chunks = files(root.path(), "chunks", ".arrow");
+    assert_eq!(chunks.len(), 14);
+    // All but the first day cannot be opened any more.
+    for path in &chunks[1..] {
+        std::fs::remove_file(path).unwrap();
+    }
+    let limit = 1_440 * MINUTE;
+    let (rows, stats) = ask(&store, &key(), &format!("ts:lt:{limit}"));
+    assert_eq!((rows.len(), stats.rows_matched), (1_440, 1_440));
+    assert_eq!(ask(&store, &key(), "ts:in:0,60000,60001").0.len(), 2);
+    assert_eq!(ask(&store, &key(), "ts:lt:0").0.len(), 0);
+}

@@ -1,0 +1,334 @@
+//! Value indexes: which rows of a chunk hold a value, for the columns a registration asks for, in a sidecar beside it.
+//!
+//! Derived data, as zone maps are. The entries of a column (order key and row) are sorted by key, then row, and cut
+//! into pages. A directory in the usual envelope comes first, the pages follow it: a search reads the directory once
+//! and then only the pages it needs, each under its own checksum.
+//!
+//! The payload of the envelope: chunk id (`u64`), footer checksum of the chunk (`u32`), rows of the chunk (`u32`),
+//! number of columns (`u32`), then for each column its position in the registration (`u32`, `ts` is 0) and for each
+//! of its pages the lowest key (`i64`), the bytes of a key (`u32`: 0, 1, 2, 4 or 8) and the checksum of the page
+//! (`u32`). Every page but the last of a column has [`PAGE_ENTRIES`] entries. A page: the rows (`u32` each), then the
+//! keys, each less the lowest one of the page. Pages follow the directory in its order, without a hole.
+
+use std::ops::Range;
+
+use super::bytes::Reader;
+use super::envelope::{self, ENVELOPE_BYTES};
+use crate::error::{Error, Result};
+use crate::types::schema::COLUMNS_MAX;
+
+/// First bytes of a value index.
+pub const VALUE_INDEX_MAGIC: &[u8; 8] = b"FASTKVIX";
+/// Version of value indexes.
+pub const VALUE_INDEX_VERSION: u32 = 1;
+/// Entries of a page.
+pub const PAGE_ENTRIES: usize = 1_024;
+
+/// Bytes of the payload before the first column.
+const HEAD_BYTES: usize = 20;
+/// Bytes of a page in the directory.
+const PAGE_RECORD_BYTES: usize = 16;
+
+/// The directory of a value index.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ValueIndex {
+    pub chunk_id: u64,
+    /// Footer checksum of the chunk: an index of another file of the same number is noticed.
+    pub footer_crc: u32,
+    /// Rows of the chunk: each column has an entry a row.
+    pub rows: u32,
+    pub columns: Vec<IndexColumn>,
+}
+
+/// One indexed column.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct IndexColumn {
+    /// Position in the registration; `ts` is 0.
+    pub position: usize,
+    pub pages: Vec<Page>,
+}
+
+/// One page of a column.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Page {
+    /// Lowest key inside.
+    pub low: i64,
+    key_bytes: u32,
+    crc: u32,
+    /// Where it begins in the file.
+    pub offset: u64,
+    pub entries: usize,
+}
+
+impl ValueIndex {
+    /// Bytes of the directory with its envelope, for a chunk of this many rows.
+    pub fn directory_bytes(rows: u32, column_count: usize) -> usize {
+        ENVELOPE_BYTES + HEAD_BYTES + column_count * (4 + page_count(rows) * PAGE_RECORD_BYTES)
+    }
+
+    /// Bytes of the directory of a file that begins so.
+    ///
+    /// # Errors
+    /// `corrupt_data` when these are not the first bytes of a value index.
+    pub fn directory_length(head: &[u8]) -> Result<usize> {
+        let mut reader = Reader::new(head, "value index");
+        if reader.take(8)? != VALUE_INDEX_MAGIC {
+            return Err(Error::corrupt("value index does not begin with its magic"));
+        }
+        reader.take(8)?;
+        let payload = usize::try_from(reader.u64()?).unwrap_or(usize::MAX);
+        payload.checked_add(ENVELOPE_BYTES).ok_or_else(|| Error::corrupt("value index of impossible length"))
+    }
+
+    /// The directory with its envelope.
+    pub fn encode(&self) -> Vec<u8> {
+        let narrow = |value: usize| u32::try_from(value).unwrap_or(u32::MAX).to_le_bytes();
+        let mut payload = Vec::new();
+        payload.extend_from_slice(&self.chunk_id.to_le_bytes());
+        payload.extend_from_slice(&self.footer_crc.to_le_bytes());
+        payload.extend_from_slice(&self.rows.to_le_bytes());
+        payload.extend_from_slice(&narrow(self.columns.len()));
+        for column in &self.columns {
+            payload.extend_from_slice(&narrow(column.position));
+            for page in &column.pages {
+                payload.extend_from_slice(&page.low.to_le_bytes());
+                payload.extend_from_slice(&page.key_bytes.to_le_bytes());
+                payload.extend_from_slice(&page.crc.to_le_bytes());
+            }
+        }
+        envelope::seal(VALUE_INDEX_MAGIC, VALUE_INDEX_VERSION, &payload)
+    }
+
+    /// Reads the directory of a file of `file_bytes` bytes.
+    pub fn decode(directory: &[u8], file_bytes: u64) -> Result<Self> {
+        let payload = envelope::open("value index", VALUE_INDEX_MAGIC, VALUE_INDEX_VERSION, directory)?;
+        let mut reader = Reader::new(payload, "value index");
+        let (chunk_id, footer_crc, rows) = (reader.u64()?, reader.u32()?, reader.u32()?);
+        let column_count = reader.length()?;
+        if column_count > COLUMNS_MAX {
+            return Err(Error::corrupt(format!("value index with {column_count} columns")));
+        }
+        let mut offset = u64::try_from(directory.len()).unwrap_or(u64::MAX);
+        let mut columns = Vec::with_capacity(column_count);
+        for _ in 0..column_count {
+            let mut column = IndexColumn { position: reader.length()?, pages: Vec::new() };
+            let mut left = usize::try_from(rows).unwrap_or(usize::MAX);
+            while left > 0 {
+                let (low, key_bytes, crc) = (reader.i64()?, reader.u32()?, reader.u32()?);
+                if !matches!(key_bytes, 0 | 1 | 2 | 4 | 8) {
+                    return Err(Error::corrupt(format!("value index with keys of {key_bytes} bytes")));
+                }
+                let page = Page { low, key_bytes, crc, offset, entries: left.min(PAGE_ENTRIES) };
+                left -= page.entries;
+                offset = offset.saturating_add(page.bytes() as u64);
+                column.pages.push(page);
+            }
+            columns.push(column);
+        }
+        reader.finish()?;
+        if offset != file_bytes {
+            return Err(Error::corrupt(format!("value index of {file_bytes} bytes, expected {offset}")));
+        }
+        Ok(Self { chunk_id, footer_crc, rows, columns })
+    }
+
+    /// Reads a whole file, all its pages included.
+    pub fn check(file: &[u8]) -> Result<Self> {
+        let directory = Self::directory_length(file)?;
+        let directory = file.get(..directory).ok_or_else(|| Error::corrupt("value index is cut"))?;
+        let index = Self::decode(directory, u64::try_from(file.len()).unwrap_or(u64::MAX))?;
+        for page in index.columns.iter().flat_map(|column| &column.pages) {
+            let begin = usize::try_from(page.offset).unwrap_or(usize::MAX);
+            page.check(file.get(begin..begin.saturating_add(page.bytes())).unwrap_or_default())?;
+        }
+        Ok(index)
+    }
+
+    /// The index of a column by its position in the registration.
+    pub fn column(&self, position: usize) -> Option<&IndexColumn> {
+        self.columns.iter().find(|column| column.position == position)
+    }
+}
+
+fn page_count(rows: u32) -> usize {
+    usize::try_from(rows).unwrap_or(usize::MAX).div_ceil(PAGE_ENTRIES)
+}
+
+impl IndexColumn {
+    /// Pages that can hold a key of the closed range.
+    pub fn pages_of(&self, low: i64, high: i64) -> Range<usize> {
+        // A page ends where the next one begins: the one before the first lowest key at or above `low` can reach it.
+        let first = self.pages.partition_point(|page| page.low < low).saturating_sub(1);
+        let end = self.pages.partition_point(|page| page.low <= high);
+        first..end.max(first)
+    }
+
+    /// Whether every key of a page lies in the closed range, told from the directory alone.
+    pub fn is_inside(&self, page: usize, low: i64, high: i64) -> bool {
+        let begins = self.pages.get(page).is_some_and(|page| low <= page.low);
+        begins && self.pages.get(page + 1).is_some_and(|next| next.low <= high)
+    }
+}
+
+impl Page {
+    /// Bytes in the file.
+    pub fn bytes(&self) -> usize {
+        self.entries * (4 + self.key_bytes as usize)
+    }
+
+    /// Checks the bytes of the page against its checksum.
+    pub fn check(&self, bytes: &[u8]) -> Result<()> {
+        let crc = crc32c::crc32c(bytes);
+        if bytes.len() != self.bytes() || crc != self.crc {
+            return Err(Error::corrupt(format!(
+                "value index: page at byte {}: checksum {crc:08x}, expected {:08x}",
+                self.offset, self.crc
+            )));
+        }
+        Ok(())
+    }
+
+    /// Adds the rows whose key lies in the closed range; `bytes` are those of the page.
+    ///
+    /// # Errors
+    /// `corrupt_data` when the bytes do not have the checksum of the directory.
+    pub fn rows_of(&self, bytes: &[u8], low: i64, high: i64, rows: &mut Vec<u32>) -> Result<()> {
+        self.check(bytes)?;
+        let (row_bytes, key_bytes) = bytes.split_at_checked(self.entries * 4).unwrap_or((bytes, &[]));
+        let row = |entry: &[u8]| u32::from_le_bytes(entry.try_into().unwrap_or_default());
+        if self.key_bytes == 0 {
+            if low <= self.low && self.low <= high {
+                rows.extend(row_bytes.chunks_exact(4).map(row));
+            }
+            return Ok(());
+        }
+        let key = |bytes: &[u8]| {
+            let mut wide = [0; 8];
+            wide.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
+            self.low.wrapping_add(u64::from_le_bytes(wide).cast_signed())
+        };
+        for (entry, bytes) in row_bytes.chunks_exact(4).zip(key_bytes.chunks_exact(self.key_bytes as usize)) {
+            let key = key(bytes);
+            if key > high {
+                break;
+            }
+            if key >= low {
+                rows.push(row(entry));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Cuts the entries of one column, sorted by key and then row, into pages; `put` writes a page's bytes.
+pub fn write_pages<E>(
+    entries: &[(i64, u32)],
+    position: usize,
+    mut offset: u64,
+    mut put: impl FnMut(&[u8]) -> std::result::Result<(), E>,
+) -> std::result::Result<(IndexColumn, u64), E> {
+    let mut column = IndexColumn { position, pages: Vec::with_capacity(entries.len().div_ceil(PAGE_ENTRIES)) };
+    let mut bytes = Vec::new();
+    for part in entries.chunks(PAGE_ENTRIES) {
+        let low = part.first().map_or(0, |(key, _)| *key);
+        let span = part.last().map_or(0, |(key, _)| key.wrapping_sub(low).cast_unsigned());
+        let key_bytes: u32 = match span {
+            0 => 0,
+            1..=0xFF => 1,
+            0x100..=0xFFFF => 2,
+            0x1_0000..=0xFFFF_FFFF => 4,
+            _ => 8,
+        };
+        bytes.clear();
+        part.iter().for_each(|(_, row)| bytes.extend_from_slice(&row.to_le_bytes()));
+        for (key, _) in part {
+            let wide = key.wrapping_sub(low).to_le_bytes();
+            bytes.extend_from_slice(wide.get(..key_bytes as usize).unwrap_or(&wide));
+        }
+        put(&bytes)?;
+        let page = Page { low, key_bytes, crc: crc32c::crc32c(&bytes), offset, entries: part.len() };
+        offset += page.bytes() as u64;
+        column.pages.push(page);
+    }
+    Ok((column, offset))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(columns: &[Vec<i64>]) -> Vec<u8> {
+        let rows = u32::try_from(columns[0].len()).unwrap();
+        let mut offset = ValueIndex::directory_bytes(rows, columns.len()) as u64;
+        let mut index = ValueIndex { chunk_id: 7, footer_crc: 8, rows, columns: Vec::new() };
+        let mut pages = Vec::new();
+        for (position, keys) in columns.iter().enumerate() {
+            let mut entries: Vec<(i64, u32)> = keys.iter().copied().zip(0..).collect();
+            entries.sort_unstable();
+            let put = |bytes: &[u8]| -> Result<()> {
+                pages.extend_from_slice(bytes);
+                Ok(())
+            };
+            let (column, end) = write_pages(&entries, position + 1, offset, put).unwrap();
+            offset = end;
+            index.columns.push(column);
+        }
+        let mut file = index.encode();
+        assert_eq!(file.len(), ValueIndex::directory_bytes(rows, columns.len()));
+        file.extend_from_slice(&pages);
+        assert_eq!(ValueIndex::check(&file).unwrap(), index);
+        file
+    }
+
+    fn find(file: &[u8], position: usize, low: i64, high: i64) -> Vec<u32> {
+        let index = ValueIndex::check(file).unwrap();
+        let column = index.column(position).unwrap();
+        let mut rows = Vec::new();
+        for (at, page) in column.pages.iter().enumerate().take(column.pages_of(low, high).end) {
+            let begin = page.offset as usize;
+            let mut found = Vec::new();
+            page.rows_of(&file[begin..begin + page.bytes()], low, high, &mut found).unwrap();
+            assert!(found.is_empty() || column.pages_of(low, high).contains(&at), "page {at} is left out");
+            assert!(!column.is_inside(at, low, high) || found.len() == page.entries, "page {at} is not all inside");
+            rows.extend(found);
+        }
+        rows.sort_unstable();
+        rows
+    }
+
+    #[test]
+    fn every_key_finds_exactly_its_rows_whatever_the_keys_look_like() {
+        let count = 5_000_i64;
+        let columns = [
+            (0..count).map(|row| row % 3).collect::<Vec<i64>>(),
+            (0..count).map(|row| (row * 7_919) % count).collect(),
+            (0..count).map(|row| (row - 2_500) * 3_000_000_000_000_000).collect(),
+            (0..count).map(|row| if row == 17 { i64::MIN } else { i64::MAX - row % 2 }).collect(),
+            vec![-5; count as usize],
+        ];
+        let file = file(&columns);
+        for (position, keys) in columns.iter().enumerate() {
+            let mut ranges = vec![(i64::MIN, i64::MAX), (i64::MIN, i64::MIN), (i64::MAX, i64::MAX), (-5, -5), (3, 2)];
+            ranges.extend(keys.iter().step_by(97).flat_map(|key| [(*key, *key), (key.saturating_sub(9), *key)]));
+            for (low, high) in ranges {
+                let wanted: Vec<u32> =
+                    (0..).zip(keys).filter(|(_, key)| (low..=high).contains(*key)).map(|(row, _)| row).collect();
+                assert!(find(&file, position + 1, low, high) == wanted, "column {position}, {low} to {high}");
+            }
+        }
+        assert!(file.len() < columns.len() * columns[0].len() * 10, "{} bytes", file.len());
+    }
+
+    #[test]
+    fn every_flipped_bit_and_every_cut_is_noticed() {
+        let file = file(&[(0..1_100).map(|row| row / 3).collect()]);
+        for bit in 0..file.len() * 8 {
+            let mut damaged = file.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            assert!(ValueIndex::check(&damaged).is_err(), "bit {bit}");
+        }
+        for length in 0..file.len() {
+            assert!(ValueIndex::check(&file[..length]).is_err(), "cut at {length}");
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! Named snapshots: views of the whole store that stay readable, whatever is written, sealed or dropped later.
+//!
+//! A snapshot is one commit. Its number is a fence: rows from both sides of it are never merged into one run or
+//! chunk, a delete behind it hides rows instead of dropping them, and what a series was at it is kept when the series
+//! changes. So creating one costs the same in a store of any size, and what it shows survives a restart.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::state::{Snapshot, State};
+use super::{Store, frame, wall_ms};
+use crate::error::{Error, ErrorCode, Result};
+use crate::format::wal::Operation;
+
+/// Most snapshots at once.
+pub const SNAPSHOTS_MAX: usize = 1_024;
+
+/// Views of snapshots worked out for the present files; let go when those change.
+#[derive(Debug, Default)]
+pub struct Views(Mutex<Vec<(u64, Arc<State>)>>);
+
+impl Views {
+    fn get(&self, now: &State, commit: u64) -> Arc<State> {
+        let mut views = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        views.retain(|(edit, _)| *edit == now.edit);
+        if let Some((_, view)) = views.iter().find(|(_, view)| view.commit == commit) {
+            return Arc::clone(view);
+        }
+        let view = Arc::new(now.as_of(commit));
+        views.push((now.edit, Arc::clone(&view)));
+        view
+    }
+
+    /// Lets go of views of other files than the present ones, which could be unlinked otherwise.
+    pub fn expire(&self, edit: u64) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|(of, _)| *of == edit);
+    }
+
+    fn forget(&self, commit: u64) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|(_, view)| view.commit != commit);
+    }
+}
+
+/// Refuses names that are not 1 to 64 of ASCII letters, digits and `. _ - : @ + = ^ $ &`, not beginning with `.`.
+fn check_name(name: &str) -> Result<()> {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-:@+=^$&".contains(&byte);
+    if name.is_empty() || name.len() > 64 || name.starts_with('.') || !name.bytes().all(allowed) {
+        return Err(Error::invalid(format!(
+            "snapshot name {name:?} is not 1 to 64 letters, digits or . _ - : @ + = ^ $ & (and no dot first)"
+        )));
+    }
+    Ok(())
+}
+
+fn not_found(name: &str) -> Error {
+    Error::new(ErrorCode::SnapshotNotFound, format!("there is no snapshot {name:?}"))
+        .with_hint("list them with GET /v1/snapshots or `fastk snapshot list`")
+}
+
+impl Store {
+    /// Names the store as it is now. Durable on return.
+    ///
+    /// # Errors
+    /// `invalid_argument` for a bad name, `snapshot_exists`, `too_large` beyond [`SNAPSHOTS_MAX`], and those of a
+    /// write.
+    pub fn create_snapshot(&self, name: &str) -> Result<Snapshot> {
+        check_name(name)?;
+        let queue = &self.inner.queue;
+        let mut pending = queue.lock();
+        pending.check_writable()?;
+        if pending.state.snapshots.contains_key(name) {
+            return Err(Error::new(ErrorCode::SnapshotExists, format!("a snapshot {name:?} exists"))
+                .with_hint("drop it first, or take another name"));
+        }
+        if pending.state.snapshots.len() >= SNAPSHOTS_MAX {
+            return Err(Error::new(ErrorCode::TooLarge, format!("there are {SNAPSHOTS_MAX} snapshots already"))
+                .with_hint("drop some"));
+        }
+        let mut state = pending.state.as_ref().clone();
+        state.commit += 1;
+        let snapshot = Snapshot { commit: state.commit, created_ms: wall_ms() };
+        state.create_snapshot(name.to_owned(), snapshot);
+        let operation = Operation::CreateSnapshot { name: name.to_owned() };
+        let batch = queue.enqueue(&mut pending, state, frame(vec![operation]))?;
+        drop(pending);
+        queue.wait(&batch)?;
+        Ok(snapshot)
+    }
+
+    /// Takes a named view away; what only it showed is removed in time. Gives the commit of the drop.
+    ///
+    /// # Errors
+    /// `snapshot_not_found`, and those of a write.
+    pub fn drop_snapshot(&self, name: &str) -> Result<u64> {
+        let queue = &self.inner.queue;
+        let mut pending = queue.lock();
+        pending.check_writable()?;
+        let dropped = *pending.state.snapshots.get(name).ok_or_else(|| not_found(name))?;
+        let mut state = pending.state.as_ref().clone();
+        state.commit += 1;
+        let commit = state.commit;
+        let gone = state.drop_snapshot(name);
+        let operation = Operation::DropSnapshot { name: name.to_owned() };
+        let batch = queue.enqueue(&mut pending, state, frame(vec![operation]))?;
+        drop(pending);
+        queue.wait(&batch)?;
+        self.inner.views.forget(dropped.commit);
+        self.inner.dropped().extend(gone.into_iter().map(|series| (series.id, series)));
+        if let Some(upkeep) = &self.upkeep {
+            upkeep.compact_all_soon();
+        }
+        Ok(commit)
+    }
+
+    /// Every named snapshot, by name.
+    pub fn snapshots(&self) -> Vec<(String, Snapshot)> {
+        self.snapshot().snapshots.iter().map(|(name, snapshot)| (name.clone(), *snapshot)).collect()
+    }
+
+    /// The store as a named snapshot shows it.
+    ///
+    /// # Errors
+    /// `snapshot_not_found`.
+    pub fn as_of(&self, name: &str) -> Result<Arc<State>> {
+        let now = self.snapshot();
+        let snapshot = now.snapshots.get(name).ok_or_else(|| not_found(name))?;
+        Ok(self.inner.views.get(&now, snapshot.commit))
+    }
+}

@@ -1,0 +1,429 @@
+//! Writing: rows of one or many series become one commit, or none.
+//!
+//! What can be done before the lock is done before it: hashing, sorting, reading stored rows. Under the lock only the
+//! condition is checked again and, when another commit came in between, the stored rows are read again. So a merge
+//! is atomic among any number of writers, and of two retries under one idempotency key exactly one applies.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use arrow::datatypes::ToByteSlice;
+use xxhash_rust::xxh3::{Xxh3, xxh3_128};
+
+use super::chunk::MapCache;
+use super::commit::{Durability, Pending};
+use super::state::SeriesState;
+use super::{IfVersion, Store, current, wall_ms};
+use crate::error::{Error, ErrorCode, Result, RowError};
+use crate::format::receipt::{Receipt, Written};
+use crate::format::wal::{Commit, Operation, encode_commit};
+use crate::types::schema::{ColumnType, DECIMAL_LIMIT, MergeRule, SeriesDef};
+use crate::types::{Rows, SeriesKey};
+
+/// How long a receipt answers retries: 24 hours.
+pub const RECEIPT_KEEP_MS: i64 = 86_400_000;
+/// Most receipts kept at once.
+pub const RECEIPTS_MAX: usize = 1_000_000;
+
+/// How rows that exist already are treated.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WriteMode {
+    /// The new row replaces the old one.
+    #[default]
+    Upsert,
+    /// Any stored timestamp refuses the write.
+    Insert,
+    /// Any timestamp at or before the last stored one refuses the write.
+    Append,
+    /// Stored and new row become one, column by column, by the rules of the registration. Rows of the same timestamp
+    /// in one write are taken one after the other.
+    Merge {
+        /// Rule of the first column instead of its own.
+        first: Option<MergeRule>,
+    },
+}
+
+/// Rows for one series.
+#[derive(Clone, Debug)]
+pub struct SeriesWrite {
+    pub key: SeriesKey,
+    /// In any order, except under `append`.
+    pub rows: Rows,
+    pub mode: WriteMode,
+    pub if_version: IfVersion,
+    /// Rows the caller left out beforehand; only carried into the reply.
+    pub skipped: u64,
+}
+
+impl SeriesWrite {
+    pub fn new(key: SeriesKey, rows: Rows, mode: WriteMode) -> Self {
+        Self { key, rows, mode, if_version: None, skipped: 0 }
+    }
+}
+
+/// What a write of several series did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WriteOutcome {
+    /// One entry a series, in the order of the write.
+    pub written: Vec<Written>,
+    /// The commit, or that of the store when there was nothing to write.
+    pub commit: u64,
+    /// The idempotency key was used before: this is what its first write did, and nothing was changed now.
+    pub repeated: bool,
+}
+
+/// What was found out before the lock, good as long as the series is still at this version.
+struct Prepared {
+    seen: Option<(u64, u64)>,
+    found: Found,
+    duplicates: u64,
+}
+
+/// Stored rows the write is about.
+enum Found {
+    Unknown,
+    Count(u64),
+    /// Cells of every row of the write that is stored.
+    Rows(Vec<Option<Vec<i64>>>),
+}
+
+impl Store {
+    /// Writes rows of one series as one commit: all of them, or none. Returns when they are durable under the
+    /// configured mode and visible to every reader.
+    ///
+    /// # Errors
+    /// `series_not_found`, `schema_mismatch`, `rows_exist`, `out_of_order`, `invalid_rows` for a repeated timestamp
+    /// under `insert`, an unordered one under `append` and a sum out of range under `merge`, `commit_conflict`,
+    /// `writer_stopped`, `storage_full`.
+    pub fn write(&self, key: &SeriesKey, rows: Rows, mode: WriteMode, if_version: IfVersion) -> Result<Written> {
+        let write = SeriesWrite { if_version, ..SeriesWrite::new(key.clone(), rows, mode) };
+        let outcome = self.write_many(vec![write], None)?;
+        outcome.written.first().copied().ok_or_else(|| Error::internal("a write without a result"))
+    }
+
+    /// Writes rows of many series as one commit with one sync: all of them, or none.
+    ///
+    /// Under an idempotency key a repeat within 24 hours, also after a restart, is answered as the first time and
+    /// changes nothing.
+    ///
+    /// # Errors
+    /// Those of [`Store::write`], each naming its series; `invalid_argument` for a series named twice;
+    /// `idempotency_mismatch` when the key was used for something else; `overloaded` when a million keys are kept.
+    pub fn write_many(&self, mut writes: Vec<SeriesWrite>, idempotency_key: Option<&str>) -> Result<WriteOutcome> {
+        let mut named = HashSet::new();
+        if let Some(twice) = writes.iter().find(|write| !named.insert(write.key.clone())) {
+            return Err(Error::invalid(format!("series {} stands twice in one write", twice.key))
+                .with_hint("put all its rows into one entry"));
+        }
+        let once = idempotency_key.map(|key| (xxh3_128(key.as_bytes()), fingerprint(&writes)));
+        let queue = &self.inner.queue;
+        if let Some(once) = once {
+            let known = answered(&queue.lock(), once);
+            if let Some(known) = known {
+                return self.repeat(known?.as_ref());
+            }
+        }
+        let before = self.snapshot();
+        let mut prepared = Vec::with_capacity(writes.len());
+        for write in &mut writes {
+            prepared.push(prepare(write, before.get(&write.key), &self.inner.cache)?);
+        }
+
+        let mut pending = queue.lock();
+        if let Some(known) = once.and_then(|once| answered(&pending, once)) {
+            drop(pending);
+            return self.repeat(known?.as_ref());
+        }
+        pending.check_writable()?;
+        let mut state = pending.state.as_ref().clone();
+        let commit = state.commit + 1;
+        let wall_ms = wall_ms();
+        let durable = self.inner.options.durability == Durability::Sync;
+        let mut outcome = WriteOutcome { written: Vec::new(), commit: state.commit, repeated: false };
+        let mut operations = Vec::with_capacity(writes.len());
+        let mut touched = Vec::with_capacity(writes.len());
+        for (mut write, prepared) in writes.into_iter().zip(prepared) {
+            let series = current(&state, &write.key, write.if_version)?;
+            let duplicates = prepared.duplicates;
+            let replaced = decide(&series, &mut write, prepared, &self.inner.cache)?;
+            let rows = write.rows;
+            let changes = !rows.is_empty();
+            outcome.written.push(Written {
+                series_id: series.id,
+                rows_written: rows.len() as u64,
+                rows_replaced: replaced,
+                rows_duplicate: duplicates,
+                rows_skipped: write.skipped,
+                version: series.version + u64::from(changes),
+                commit: if changes { commit } else { state.commit },
+                first_ts: rows.ts.first().copied(),
+                last_ts: rows.ts.last().copied(),
+                durable,
+            });
+            if changes {
+                operations.push(Operation::Write { series_id: series.id, replaced, rows });
+                touched.push(series);
+            }
+        }
+        if operations.is_empty() {
+            drop(pending);
+            queue.flush()?;
+            return Ok(outcome);
+        }
+        outcome.commit = commit;
+        state.commit = commit;
+        let receipt = match once {
+            None => None,
+            Some(_) if state.receipts.len() >= RECEIPTS_MAX => {
+                return Err(Error::new(
+                    ErrorCode::Overloaded,
+                    format!("{RECEIPTS_MAX} idempotency keys of the last 24 hours are kept already"),
+                )
+                .with_hint("put more rows under one key"));
+            }
+            Some((key, fingerprint)) => Some(Receipt { key, fingerprint, wall_ms, written: outcome.written.clone() }),
+        };
+        if let Some(receipt) = &receipt {
+            state.receipts.insert(receipt.key, Arc::new(receipt.clone()));
+        }
+        let frame = Commit { receipt, wall_ms, operations };
+        let payload = encode_commit(&frame);
+        let mut due = Vec::new();
+        for (series, operation) in touched.into_iter().zip(frame.operations) {
+            if let Operation::Write { replaced, rows, .. } = operation {
+                let next = series.with_rows(rows, replaced, commit, wall_ms, &state.fences);
+                if next.tail_rows() >= self.inner.options.seal_rows {
+                    due.push(next.id);
+                }
+                state.put(next);
+            }
+        }
+        let batch = queue.enqueue(&mut pending, state, payload)?;
+        drop(pending);
+        queue.wait(&batch)?;
+        if let Some(upkeep) = &self.upkeep {
+            due.into_iter().for_each(|id| upkeep.seal_soon(id));
+        }
+        Ok(outcome)
+    }
+
+    /// Answers a retry once the first write is durable.
+    fn repeat(&self, receipt: &Receipt) -> Result<WriteOutcome> {
+        self.inner.queue.flush()?;
+        let commit = receipt.written.iter().map(|written| written.commit).max().unwrap_or(0);
+        Ok(WriteOutcome { written: receipt.written.clone(), commit, repeated: true })
+    }
+}
+
+/// The receipt of an earlier write under this key, or why the key does not fit.
+fn answered(pending: &Pending, (key, fingerprint): (u128, u128)) -> Option<Result<Arc<Receipt>>> {
+    let receipt = pending.state.receipts.get(&key)?;
+    if receipt.wall_ms.saturating_add(RECEIPT_KEEP_MS) <= wall_ms() {
+        return None;
+    }
+    Some(if receipt.fingerprint == fingerprint {
+        Ok(Arc::clone(receipt))
+    } else {
+        Err(Error::new(ErrorCode::IdempotencyMismatch, "the idempotency key was used for another write")
+            .with_hint("a retry repeats the same rows in the same mode; a new write takes a new key"))
+    })
+}
+
+/// Hash of everything that decides what a write does.
+fn fingerprint(writes: &[SeriesWrite]) -> u128 {
+    let mut hash = Xxh3::new();
+    for write in writes {
+        hash.update(write.key.as_str().as_bytes());
+        hash.update(format!("\n{:?} {} {}\n", write.mode, write.rows.len(), write.rows.columns.len()).as_bytes());
+        hash.update(write.rows.ts.to_byte_slice());
+        for column in &write.rows.columns {
+            hash.update(column.as_slice().to_byte_slice());
+        }
+    }
+    hash.digest128()
+}
+
+/// Sorts the rows and reads what is stored at their timestamps.
+fn prepare(write: &mut SeriesWrite, series: Option<&Arc<SeriesState>>, cache: &Arc<MapCache>) -> Result<Prepared> {
+    let (rows, mode) = (&mut write.rows, write.mode);
+    if let Some(series) = series {
+        rows.check_shape(series.def.columns.len())?;
+    }
+    if mode == WriteMode::Append {
+        check_rising(rows)?;
+    }
+    let duplicates = match (mode, series) {
+        (WriteMode::Merge { first }, Some(series)) => fold(rows, &series.def, first)?,
+        (WriteMode::Merge { .. }, None) => 0,
+        _ => rows.sort_last_wins(),
+    };
+    if mode == WriteMode::Insert && duplicates > 0 {
+        return Err(Error::new(
+            ErrorCode::InvalidRows,
+            format!("{}: {duplicates} rows repeat a timestamp of the same write", write.key),
+        )
+        .with_hint("mode=upsert keeps the last of them"));
+    }
+    let found = match (mode, series) {
+        (WriteMode::Append, _) | (_, None) => Found::Unknown,
+        (WriteMode::Merge { .. }, Some(series)) => Found::Rows(series.rows_at(cache, &rows.ts)?),
+        (_, Some(series)) => Found::Count(series.count_present(cache, &rows.ts)?),
+    };
+    Ok(Prepared { seen: series.map(|series| (series.id, series.version)), found, duplicates: duplicates as u64 })
+}
+
+/// Checks the condition of the mode and tells how many rows exist; under `merge` the rows become those to store.
+fn decide(series: &SeriesState, write: &mut SeriesWrite, prepared: Prepared, cache: &Arc<MapCache>) -> Result<u64> {
+    let (key, rows) = (&write.key, &mut write.rows);
+    rows.check_shape(series.def.columns.len())?;
+    let fresh = prepared.seen == Some((series.id, series.version));
+    match write.mode {
+        WriteMode::Append => match (rows.ts.first(), series.bounds) {
+            (Some(first), Some((_, last))) if *first <= last => Err(Error::new(
+                ErrorCode::OutOfOrder,
+                format!("{key}: timestamp {first} does not follow the last stored one, {last}"),
+            )
+            .with_hint("mode=upsert accepts rows in any order")),
+            _ => Ok(0),
+        },
+        WriteMode::Merge { first } => {
+            if prepared.seen.is_none_or(|(id, _)| id != series.id) {
+                fold(rows, &series.def, first)?;
+            }
+            let stored = match prepared.found {
+                Found::Rows(stored) if fresh => stored,
+                _ => series.rows_at(cache, &rows.ts)?,
+            };
+            for (row, stored) in stored.iter().enumerate() {
+                if let Some(stored) = stored {
+                    combine(rows, row, stored, &series.def, first)?;
+                }
+            }
+            Ok(stored.iter().flatten().count() as u64)
+        }
+        WriteMode::Upsert | WriteMode::Insert => {
+            let replaced = match prepared.found {
+                Found::Count(count) if fresh => count,
+                _ => series.count_present(cache, &rows.ts)?,
+            };
+            if write.mode == WriteMode::Insert && replaced > 0 {
+                return Err(Error::new(
+                    ErrorCode::RowsExist,
+                    format!("{key}: {replaced} of {} timestamps are stored already", rows.len()),
+                )
+                .with_hint("mode=upsert replaces them"));
+            }
+            Ok(replaced)
+        }
+    }
+}
+
+fn rule_of(def: &SeriesDef, column: usize, first: Option<MergeRule>) -> (MergeRule, ColumnType) {
+    let own = def.columns.get(column).map_or((MergeRule::Last, ColumnType::Int64), |c| (c.merge, c.kind));
+    match (column, first) {
+        (0, Some(rule)) => (rule, own.1),
+        _ => own,
+    }
+}
+
+/// Sorts by timestamp, rows of the same one folded in the order given. Returns how many were folded away.
+fn fold(rows: &mut Rows, def: &SeriesDef, first: Option<MergeRule>) -> Result<usize> {
+    if rows.is_rising() {
+        return Ok(0);
+    }
+    let mut order: Vec<usize> = (0..rows.len()).collect();
+    order.sort_by_key(|row| rows.ts.get(*row).copied());
+    let before = rows.len();
+    let mut folded = Rows::with_capacity(rows.columns.len(), before);
+    for row in order {
+        let Some(ts) = rows.ts.get(row).copied() else { continue };
+        let cells: Vec<i64> = rows.columns.iter().filter_map(|column| column.get(row).copied()).collect();
+        if folded.ts.last() == Some(&ts) {
+            let at = folded.len() - 1;
+            let stored: Vec<i64> = folded.columns.iter().filter_map(|column| column.get(at).copied()).collect();
+            for (column, cell) in folded.columns.iter_mut().zip(&cells) {
+                if let Some(last) = column.last_mut() {
+                    *last = *cell;
+                }
+            }
+            combine(&mut folded, at, &stored, def, first)?;
+        } else {
+            folded.push(ts, &cells);
+        }
+    }
+    *rows = folded;
+    Ok(before - rows.len())
+}
+
+/// Merges the stored cells into a row of the write.
+fn combine(rows: &mut Rows, row: usize, stored: &[i64], def: &SeriesDef, first: Option<MergeRule>) -> Result<()> {
+    let ts = rows.ts.get(row).copied().unwrap_or_default();
+    for (position, (column, old)) in rows.columns.iter_mut().zip(stored).enumerate() {
+        let (rule, kind) = rule_of(def, position, first);
+        let Some(cell) = column.get_mut(row) else { continue };
+        *cell = match (rule, kind) {
+            (MergeRule::Last, _) => *cell,
+            (MergeRule::First, _) => *old,
+            (MergeRule::Max, ColumnType::Float64) => double(f64::max(as_double(*old), as_double(*cell))),
+            (MergeRule::Min, ColumnType::Float64) => double(f64::min(as_double(*old), as_double(*cell))),
+            (MergeRule::Max, _) => (*cell).max(*old),
+            (MergeRule::Min, _) => (*cell).min(*old),
+            (MergeRule::Sum, kind) => sum(*old, *cell, kind).ok_or_else(|| sum_error(def, position, row, ts))?,
+        };
+    }
+    Ok(())
+}
+
+fn as_double(word: i64) -> f64 {
+    f64::from_bits(word.cast_unsigned())
+}
+
+fn double(value: f64) -> i64 {
+    value.to_bits().cast_signed()
+}
+
+fn sum(old: i64, new: i64, kind: ColumnType) -> Option<i64> {
+    match kind {
+        ColumnType::Float64 => Some(as_double(old) + as_double(new)).filter(|sum| sum.is_finite()).map(double),
+        ColumnType::Int64 => old.checked_add(new),
+        ColumnType::Decimal { .. } => {
+            old.checked_add(new).filter(|sum| sum.unsigned_abs() < DECIMAL_LIMIT.unsigned_abs())
+        }
+    }
+}
+
+fn sum_error(def: &SeriesDef, column: usize, row: usize, ts: i64) -> Error {
+    let name = def.columns.get(column).map_or("", |column| column.name.as_str());
+    let message = format!("the sum of {name} at timestamp {ts} does not fit the column");
+    Error::new(ErrorCode::InvalidRows, format!("{}: {message}", def.key)).with_rows(vec![RowError {
+        series: None,
+        row: row as u64,
+        field: name.into(),
+        reason: "overflow".into(),
+        message,
+    }])
+}
+
+fn check_rising(rows: &Rows) -> Result<()> {
+    let mut previous = None;
+    for (row, ts) in rows.ts.iter().enumerate() {
+        if let Some(previous) = previous
+            && *ts <= previous
+        {
+            return Err(Error::new(
+                ErrorCode::InvalidRows,
+                format!("row {row}: timestamp {ts} does not follow {previous}"),
+            )
+            .with_hint("append needs rising timestamps; mode=upsert accepts rows in any order")
+            .with_rows(vec![RowError {
+                series: None,
+                row: row as u64,
+                field: "ts".into(),
+                reason: "duplicate".into(),
+                message: format!("timestamp {ts} does not follow {previous}"),
+            }]));
+        }
+        previous = Some(*ts);
+    }
+    Ok(())
+}
