@@ -13,7 +13,7 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::query::{Predicate, Query};
 use crate::service::{
     Condition, DeleteReply, DropReply, Health, Inventory, Mode, Registered, SealReply, SeriesFilter, SeriesInfo,
-    SeriesPage, Service, WriteReply,
+    SeriesPage, Service, WriteManyReply, WriteReply,
 };
 use crate::types::{SeriesKey, SeriesSpec};
 
@@ -199,16 +199,21 @@ impl Target {
         match self {
             Target::Local(service) => engine::write(service, key, &body, options, condition),
             Target::Remote(client) => {
-                let mode = serde_json::to_value(options.mode).ok();
-                let call = Call::new(Method::POST, series_path(key, true))
-                    .maybe("mode", mode.as_ref().and_then(|mode| mode.as_str()))
-                    .maybe("validate", options.validate.as_deref())
-                    .maybe("rounding", options.rounding.as_deref())
-                    .maybe("numbers", options.numbers.as_deref())
-                    .maybe("missing", options.missing.as_deref())
+                let call = written(Call::new(Method::POST, series_path(key, true)), options)
                     .if_match(self.tag(key, condition)?.as_deref())
                     .body(engine::media_type(&options.format)?, body);
                 client.json(call)
+            }
+        }
+    }
+
+    /// Writes the rows of many series as one commit.
+    pub fn write_many(&self, body: Bytes, options: &WriteOptions) -> Result<WriteManyReply> {
+        match self {
+            Target::Local(service) => engine::write_many(service, &body, options),
+            Target::Remote(client) => {
+                let call = written(Call::new(Method::POST, "/v1/write"), options);
+                client.json(call.body(engine::media_type(&options.format)?, body))
             }
         }
     }
@@ -258,6 +263,16 @@ impl Target {
 fn json_body<T: serde::Serialize>(call: Call, value: &T) -> Result<Call> {
     let body = serde_json::to_vec(value).map_err(|error| Error::internal(format!("request as JSON: {error}")))?;
     Ok(call.body("application/json", body.into()))
+}
+
+/// A write with its options as parameters.
+fn written(call: Call, options: &WriteOptions) -> Call {
+    let mode = serde_json::to_value(options.mode).ok();
+    call.maybe("mode", mode.as_ref().and_then(|mode| mode.as_str()))
+        .maybe("validate", options.validate.as_deref())
+        .maybe("rounding", options.rounding.as_deref())
+        .maybe("numbers", options.numbers.as_deref())
+        .maybe("missing", options.missing.as_deref())
 }
 
 fn filtered(call: Call, filter: &SeriesFilter) -> Call {

@@ -24,7 +24,7 @@ use crate::query::ScanStats;
     ),
     servers((url = "http://127.0.0.1:8080", description = "a server on this machine")),
     components(schemas(
-        Problem, RowsBody, RowsReply, Binary, crate::egress::OutFormat, crate::egress::Times, crate::egress::RowsShape,
+        Problem, RowsBody, WritesBody, RowsReply, Binary, crate::egress::OutFormat, crate::egress::Times, crate::egress::RowsShape,
         crate::service::Mode, crate::ingest::BodyFormat, crate::ingest::Numbers, crate::ingest::Missing,
         crate::ingest::Validate, crate::types::Rounding,
     )),
@@ -112,6 +112,9 @@ failures! {
     /// Writing rows.
     WriteFailure: InvalidArgument SchemaMismatch SeriesNotFound RequestTimeout RowsExist OutOfOrder CommitConflict
         TooLarge UnsupportedMediaType InvalidRows Unimplemented Overloaded WriterStopped StorageFull;
+    /// Writing rows of many series.
+    WriteManyFailure: InvalidArgument SchemaMismatch SeriesNotFound RequestTimeout RowsExist OutOfOrder TooLarge
+        UnsupportedMediaType InvalidRows Unimplemented Overloaded WriterStopped StorageFull;
     /// Deleting rows.
     DeleteFailure: InvalidArgument SeriesNotFound CommitConflict Unimplemented WriterStopped StorageFull;
     /// Maintenance.
@@ -157,6 +160,27 @@ impl PartialSchema for RowsBody {
 }
 
 impl ToSchema for RowsBody {}
+
+/// Body of a JSON write of many series.
+#[derive(Debug)]
+pub struct WritesBody;
+
+impl PartialSchema for WritesBody {
+    fn schema() -> RefOr<Schema> {
+        let series = object("Key of the series; each stands once").schema_type(Type::String).build();
+        let entry = object("Rows of one series: `rows` or `columns`")
+            .property("series", Schema::Object(series))
+            .property("rows", row_objects())
+            .property("columns", column_arrays())
+            .required("series")
+            .build();
+        let entries = ArrayBuilder::new().items(RefOr::T(Schema::Object(entry))).build();
+        let body = object("Rows to write, by series").property("writes", Schema::Array(entries)).required("writes");
+        RefOr::T(Schema::Object(body.build()))
+    }
+}
+
+impl ToSchema for WritesBody {}
 
 /// A JSON answer to a read.
 #[derive(Debug)]

@@ -30,6 +30,7 @@ pub fn all() -> OpenApiRouter<App> {
         .routes(routes!(rows::read_klines, rows::write_klines, rows::delete_klines))
         .routes(routes!(rows::read_scalars, rows::write_scalars, rows::delete_scalars))
         .routes(routes!(rows::query))
+        .routes(routes!(rows::write_many))
         .routes(routes!(server::compact))
         .routes(routes!(server::inventory))
         .routes(routes!(server::health))
