@@ -448,10 +448,8 @@ impl Feed {
         stats: &mut ScanStats,
     ) -> Result<Option<i64>> {
         loop {
-            if let Some(piece) = &self.piece {
-                if let Some(ts) = ts_of(piece, 0, order) {
-                    return Ok(Some(ts));
-                }
+            if let Some(ts) = self.piece.as_ref().and_then(|piece| ts_of(piece, 0, order)) {
+                return Ok(Some(ts));
             }
             self.slot = None;
             let scan = self.scan.get_or_insert_with(|| Box::new(member.scan(cache, order, None).in_small_steps()));
@@ -589,7 +587,7 @@ fn gather(members: &[Member], used: &[Used], runs: &[Run], rows: usize, order: O
     let column_count = members.first().map_or(0, |member| member.columns.len());
     let mut columns = Vec::with_capacity(column_count + 1);
     for column in 0..=column_count {
-        let sources: Vec<(&[i64], Option<&Vec<u32>>, Cast, usize)> = used
+        let sources: Vec<_> = used
             .iter()
             .map(|used| {
                 let member = members.get(used.member);

@@ -32,12 +32,10 @@ const DIGITS: u32 = 4;
 /// Series, timestamp, price of four digits, volume of three.
 type Row = (String, i64, i64, i64);
 
-pub struct World {
+struct World {
     rng: StdRng,
-    pub runtime: Runtime,
-    pub service: Arc<Service>,
-    pub rest: RestClient,
-    pub http: String,
+    runtime: Runtime,
+    rest: RestClient,
     flight: FlightClient,
     _stop: Vec<oneshot::Sender<()>>,
     map: BTreeMap<String, BTreeMap<i64, (i64, i64)>>,
@@ -45,7 +43,7 @@ pub struct World {
 }
 
 impl World {
-    pub fn new(seed: u64) -> Self {
+    fn new(seed: u64) -> Self {
         let root = tempfile::tempdir().unwrap();
         let options = StoreOptions { wal_segment_bytes: 1 << 20, seal_rows: 3_000, ..StoreOptions::default() };
         let service = Service::open(root.path(), true, options).unwrap();
@@ -67,9 +65,7 @@ impl World {
             rng: StdRng::seed_from_u64(seed),
             flight: FlightClient::new(channel),
             rest: RestClient::new(&address).unwrap(),
-            http: address,
             runtime,
-            service,
             _stop: stop,
             map: SERIES.iter().map(|(symbol, _)| (key(symbol), BTreeMap::new())).collect(),
             _root: root,
@@ -86,7 +82,7 @@ impl World {
         world
     }
 
-    pub fn post(&self, path: &str, body: String) -> fastk::Result<Value> {
+    fn post(&self, path: &str, body: String) -> fastk::Result<Value> {
         self.rest.json(Call::new(Method::POST, path).body("application/json", body.into()))
     }
 
