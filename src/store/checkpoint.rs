@@ -125,8 +125,8 @@ impl Inner {
     }
 
     /// Publishes what the log held up to the freeze: runs, registrations, snapshots, receipts.
-    fn settle(&self, maintenance: &mut Maintenance, frozen: &Frozen) -> Result<()> {
-        self.queue.flush()?;
+    pub fn settle(&self, maintenance: &mut Maintenance, frozen: &Frozen) -> Result<()> {
+        self.queue.wait(&frozen.decided)?;
         self.queue.sync()?;
         let state = &frozen.state;
         let contents = &maintenance.manifest.contents;

@@ -257,6 +257,7 @@ impl Store {
         let mut pending = queue.lock();
         if let Some(existing) = pending.state.get(&def.key).cloned() {
             let commit = pending.state.commit;
+            let decided = pending.decided();
             drop(pending);
             if !existing.def.same_rows_as(&def) {
                 return Err(Error::new(
@@ -266,7 +267,8 @@ impl Store {
                 .with_hint("GET the series to compare; drop it first to register it anew"));
             }
             // It may not be durable yet.
-            queue.flush()?;
+            let decided = decided?;
+            queue.wait(&decided)?;
             return Ok((existing, false, commit));
         }
         pending.check_writable()?;
@@ -408,8 +410,9 @@ impl Inner {
         let deleted = series.count_rows(&self.cache, range)?;
         if deleted == 0 {
             let commit = pending.state.commit;
+            let decided = pending.decided()?;
             drop(pending);
-            queue.flush()?;
+            queue.wait(&decided)?;
             return Ok(Deleted { series_id: series.id, rows_deleted: 0, version: series.version, commit });
         }
         let mut state = pending.state.as_ref().clone();

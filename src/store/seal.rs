@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::chunk::{ChunkFile, chunk_name, series_dir};
+use super::commit::Frozen;
 use super::merge::{Merge, Source};
 use super::sidecar::{self, coverage_path, zone_map_path};
 use super::state::{NewChunks, SeriesId, SeriesState, Structural, Tombstone, fenced};
@@ -89,7 +90,7 @@ impl Inner {
             .filter(|series| series.tail().next().is_some())
             .cloned()
             .collect();
-        let outcome = self.seal_frozen(maintenance, &series, frozen.state.commit, &frozen.state.fences);
+        let outcome = self.seal_frozen(maintenance, &series, &frozen);
         if outcome.is_err() {
             self.queue.apply(&mut self.queue.lock(), Structural::Thaw(frozen.ids));
         }
@@ -107,25 +108,25 @@ impl Inner {
         })
     }
 
-    /// Seals series as they were at `commit`, when their runs were frozen.
-    fn seal_frozen(
+    /// Seals series as they were when their runs were frozen.
+    pub fn seal_frozen(
         &self,
         maintenance: &mut Maintenance,
-        frozen: &[Arc<SeriesState>],
-        commit: u64,
-        fences: &[u64],
+        chosen: &[Arc<SeriesState>],
+        frozen: &Frozen,
     ) -> Result<SealReport> {
         let mut report = SealReport::default();
-        if frozen.is_empty() {
+        if chosen.is_empty() {
             return Ok(report);
         }
         // Everything frozen must be durable and published before it may reach a chunk.
-        self.queue.flush()?;
+        self.queue.wait(&frozen.decided)?;
         self.queue.sync()?;
+        let (commit, fences) = (frozen.state.commit, &frozen.state.fences);
         let mut next_file_id = maintenance.manifest.contents.next_file_id;
         let mut edit = Edit::default();
         let mut parts = Vec::new();
-        for series in frozen {
+        for series in chosen {
             let part = self.write_chunks(series, commit, fences, &mut next_file_id)?;
             report.series_sealed += 1;
             report.chunks_written += part.added.len() as u64;

@@ -109,6 +109,9 @@ fn keep_log(inner: &Weak<Inner>, desk: &Desk) {
     let mut synced = Instant::now();
     while desk.sleep(MARK_INTERVAL) {
         let Some(inner) = inner.upgrade() else { return };
+        if inner.queue.stopped().is_some() {
+            continue;
+        }
         let due = synced.elapsed() >= Duration::from_millis(inner.options.sync_interval_ms);
         if inner.queue.durability() == Durability::Interval && due {
             synced = Instant::now();
