@@ -154,6 +154,7 @@ impl Inner {
             let mut garbage = 0;
             for group in groups_of(series, &state.fences) {
                 report.partitions_considered += 1;
+                let first = next_file_id;
                 match self.compact_group(series, &group, &mut next_file_id) {
                     Ok(Outcome::Left { garbage_bytes }) => garbage += garbage_bytes,
                     Ok(Outcome::Compacted(part)) => {
@@ -165,6 +166,7 @@ impl Inner {
                         parts.push((part, None, Arc::clone(series)));
                     }
                     Err(error) => {
+                        self.remove_unpublished(series.id, first);
                         tracing::error!(series = %series.def.key, partition = group.partition, %error, "not compacted");
                         failed.get_or_insert(error);
                     }
@@ -208,7 +210,13 @@ impl Inner {
         for (part, _, series) in joined.values_mut() {
             part.tombstones = self.tombstones_after(series.as_ref().clone(), &part.added, &part.removed);
         }
-        self.publish_chunks(maintenance, joined.into_values().collect(), Edit::default(), next_file_id)
+        let ids: Vec<SeriesId> = joined.keys().copied().collect();
+        let published = self.publish_chunks(maintenance, joined.into_values().collect(), Edit::default(), next_file_id);
+        if published.is_err() {
+            let first = maintenance.manifest.contents.next_file_id;
+            ids.iter().for_each(|id| self.remove_unpublished(*id, first));
+        }
+        published
     }
 
     fn compact_group(&self, series: &Arc<SeriesState>, group: &Group, next_file_id: &mut u64) -> Result<Outcome> {

@@ -207,7 +207,11 @@ impl Manifest {
     pub fn publish(&mut self, mut edit: Edit) -> Result<u64> {
         edit.number = self.contents.number + 1;
         let path = edit_path(&self.dir, edit.number);
-        if !disk::publish(&self.tmp, &path, &encode_edit(&edit))? {
+        let published = disk::publish(&self.tmp, &path, &encode_edit(&edit)).map_err(|error| {
+            // Full or not: once the edit has its name it may count.
+            if path.exists() { Error::new(ErrorCode::Io, error.detail()) } else { error }
+        });
+        if !published? {
             return Err(Error::new(ErrorCode::CommitConflict, format!("{} exists already", path.display())));
         }
         self.contents.apply(edit);

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::chunk::{ChunkFile, chunk_name, series_dir};
+use super::chunk::{ChunkFile, chunk_id_of, chunk_name, series_dir};
 use super::commit::Frozen;
 use super::merge::{Merge, Source};
 use super::sidecar::{self, coverage_path, zone_map_path};
@@ -92,6 +92,8 @@ impl Inner {
             .collect();
         let outcome = self.seal_frozen(maintenance, &series, &frozen);
         if outcome.is_err() {
+            let first = maintenance.manifest.contents.next_file_id;
+            series.iter().for_each(|series| self.remove_unpublished(series.id, first));
             self.queue.apply(&mut self.queue.lock(), Structural::Thaw(frozen.ids));
         }
         outcome
@@ -137,6 +139,23 @@ impl Inner {
         self.publish_chunks(maintenance, parts, edit, next_file_id)?;
         self.counters.add_seal(report);
         Ok(report)
+    }
+
+    /// Unlinks chunk files, from the id `first` on, that were written for an edit which was not published. Nobody else
+    /// would, and on a full disk every attempt would take more of what room is left.
+    pub fn remove_unpublished(&self, series_id: SeriesId, first: u64) {
+        // An edit that failed halfway may count after all.
+        if self.queue.stopped().is_some() {
+            return;
+        }
+        let dir = series_dir(&self.root, series_id);
+        for name in disk::list(&dir).unwrap_or_default() {
+            if chunk_id_of(&name).is_some_and(|id| id >= first)
+                && let Err(error) = disk::remove(&dir.join(name))
+            {
+                tracing::warn!(%error, "an unpublished file stays behind");
+            }
+        }
     }
 
     /// Publishes new chunks, then lets readers see them, then lets the files they replace go.
