@@ -86,6 +86,7 @@ impl Inner {
         let cache = Arc::new(MapCache::new(options.maps_max, options.prefetch));
         let mut state = state_of(root, &manifest.contents)?;
         load_runs(root, &manifest.contents, &mut state)?;
+        remove_given_up(root, &manifest.contents)?;
         let contents = &manifest.contents;
         let (log, found) =
             Log::open(root, contents.wal_first_segment, contents.wal_first_lsn, options.wal_segment_bytes)?;
@@ -277,6 +278,24 @@ fn load_runs(root: &Path, contents: &Contents, state: &mut State) -> Result<()> 
     for record in contents.receipts.values() {
         for receipt in load_receipts(root, record)? {
             state.receipts.insert(receipt.key, Arc::new(receipt));
+        }
+    }
+    Ok(())
+}
+
+/// Removes run and receipt files that the manifest gave up and a crash kept. Files with ids the manifest did not give
+/// out yet stay: they would be those of an edit that was lost.
+fn remove_given_up(root: &Path, contents: &Contents) -> Result<()> {
+    let dir = root.join("runs");
+    for name in disk::list(&dir)? {
+        let Some((Ok(id), kind)) = name.split_once('.').map(|(id, kind)| (id.parse::<u64>(), kind)) else { continue };
+        let named = match kind {
+            "run" => contents.runs.contains_key(&id),
+            "receipts" => contents.receipts.contains_key(&id),
+            _ => true,
+        };
+        if !named && id < contents.next_file_id {
+            disk::remove(&dir.join(&name))?;
         }
     }
     Ok(())
