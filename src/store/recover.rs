@@ -240,7 +240,7 @@ fn state_of(root: &Path, contents: &Contents) -> Result<State> {
             Ok(View {
                 commit: view.commit,
                 last_commit: view.last_commit,
-                def: parse_def(&view.def)?,
+                def: if view.def.is_empty() { Arc::clone(&series.def) } else { parse_def(&view.def)? },
                 version: view.version,
                 rows: view.rows,
                 bounds: view.first_ts.zip(view.last_ts),

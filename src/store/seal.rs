@@ -395,7 +395,7 @@ pub fn series_record(series: &SeriesState, sealed_commit: u64) -> Result<SeriesR
         Ok(ViewRecord {
             commit: view.commit,
             last_commit: view.last_commit,
-            def: def_json(&view.def)?,
+            def: if view.def == series.def { String::new() } else { def_json(&view.def)? },
             version: view.version,
             rows: view.rows,
             first_ts: view.bounds.map(|(first, _)| first),
