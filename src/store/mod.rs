@@ -321,13 +321,13 @@ impl Store {
         let mut state = pending.state.as_ref().clone();
         state.commit += 1;
         let commit = state.commit;
-        let gone = state.drop_series(series.id, commit);
+        let gone: Vec<Arc<SeriesState>> = state.drop_series(series.id, commit).into_iter().collect();
         let batch = queue.enqueue(&mut pending, state, frame(vec![Operation::Drop { series_id: series.id }]))?;
+        // Before it is durable: a checkpoint right behind it must know that readers may hold the files.
+        self.inner.keep_files_of(&gone);
         drop(pending);
-        queue.wait(&batch)?;
-        let dropped = Deleted { series_id: series.id, rows_deleted: series.rows, version: series.version + 1, commit };
-        self.inner.dropped().extend(gone.map(|gone| (gone.id, gone)));
-        Ok(dropped)
+        queue.wait(&batch).inspect_err(|_| self.inner.forget_files_of(&gone))?;
+        Ok(Deleted { series_id: series.id, rows_deleted: series.rows, version: series.version + 1, commit })
     }
 
     /// How many rows a delete would take.
@@ -437,6 +437,14 @@ impl Inner {
     fn note_upkeep<T>(&self, outcome: &Result<T>) {
         let failed = outcome.as_ref().err().map(ToString::to_string);
         *self.upkeep_failed.lock().unwrap_or_else(PoisonError::into_inner) = failed;
+    }
+
+    fn keep_files_of(&self, gone: &[Arc<SeriesState>]) {
+        self.dropped().extend(gone.iter().map(|series| (series.id, Arc::clone(series))));
+    }
+
+    fn forget_files_of(&self, gone: &[Arc<SeriesState>]) {
+        self.dropped().retain(|id, _| gone.iter().all(|series| series.id != *id));
     }
 
     fn dropped(&self) -> MutexGuard<'_, BTreeMap<SeriesId, Arc<SeriesState>>> {
