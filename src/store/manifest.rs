@@ -41,6 +41,11 @@ fn tombstone_key(record: &TombstoneRecord) -> (u64, u64, i64, i64) {
 }
 
 impl Contents {
+    /// The deletes of a series.
+    pub fn tombstones_of(&self, series_id: u64) -> impl Iterator<Item = &(u64, u64, i64, i64)> {
+        self.tombstones.range((series_id, 0, i64::MIN, i64::MIN)..=(series_id, u64::MAX, i64::MAX, i64::MAX))
+    }
+
     fn apply(&mut self, edit: Edit) {
         let newer = |old: &mut u64, new: u64| {
             if new != 0 {

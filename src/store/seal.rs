@@ -347,7 +347,7 @@ impl Inner {
             disk::publish(&self.root.join("tmp"), &dir.join(tombstone_name(t.commit)), &encode_tombstone(&file)?)?;
             edit.tombstones.push(TombstoneRecord { series_id, commit: t.commit, start: t.start, end: t.end });
         }
-        for (id, commit, start, end) in manifest.tombstones.iter().filter(|(id, ..)| *id == series_id) {
+        for (id, commit, start, end) in manifest.tombstones_of(series_id) {
             if !needed.contains(&Tombstone { commit: *commit, start: *start, end: *end }) {
                 let (series_id, commit, start, end) = (*id, *commit, *start, *end);
                 edit.tombstones_removed.push(TombstoneRecord { series_id, commit, start, end });

@@ -553,6 +553,9 @@ impl SeriesState {
 
     /// Tombstones that still hide rows of something.
     pub fn needed_tombstones(&self) -> Vec<Tombstone> {
+        if self.tombstones.is_empty() {
+            return Vec::new();
+        }
         let sources = self.sources();
         let needed = |t: &Tombstone| {
             sources.iter().any(|s| s.commit_hi() < t.commit && s.ts_min() <= t.end && s.ts_max() >= t.start)

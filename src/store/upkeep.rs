@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::commit::Durability;
 use super::state::SeriesId;
+use super::write::RECEIPTS_MAX;
 use super::{Inner, StoreOptions};
 use crate::error::{Error, Result};
 
@@ -141,6 +142,10 @@ fn keep_files(inner: &Weak<Inner>, desk: &Desk) {
         if retained.elapsed() >= RETENTION_INTERVAL {
             retained = Instant::now();
             report("retention", inner.retain(false).map(|_| ()));
+            if inner.queue.published().receipts.len() >= RECEIPTS_MAX / 2 {
+                // A checkpoint does it as well, but may be far off, and at the limit writes under a key are refused.
+                inner.forget_receipts();
+            }
         }
         let ordered: Vec<SeriesId> = orders.compact.into_iter().collect();
         let compacted = if orders.compact_all { inner.compact(&[]) } else { inner.compact_changed(&ordered) };
