@@ -15,7 +15,7 @@ use super::sidecar;
 use super::state::{SeriesId, SeriesState, Tombstone};
 use super::{Deleted, Inner, Maintenance, Store, wall_ms};
 use crate::disk;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorCode, Result};
 use crate::format::manifest::{ChunkRecord, Edit};
 use crate::types::SeriesDef;
 
@@ -313,21 +313,36 @@ impl Inner {
     /// that background upkeep is not a delete a minute.
     pub fn retain(&self, exact: bool) -> Result<Vec<(SeriesId, Deleted)>> {
         let mut cuts = Vec::new();
-        let state = self.queue.published();
-        for series in state.registered() {
-            if let Some(end) = self.retention_end(series, exact)? {
-                match self.delete_range(&series.def.key, (i64::MIN, end), None) {
-                    Ok(deleted) => {
-                        self.counters.add_retention(deleted.rows_deleted);
-                        cuts.push((series.id, deleted));
-                    }
-                    // Dropped in between.
-                    Err(error) if error.code() == crate::ErrorCode::SeriesNotFound => {}
-                    Err(error) => return Err(error),
+        let mut failed = None;
+        let ids: Vec<SeriesId> = self.queue.published().registered().map(|series| series.id).collect();
+        for id in ids {
+            // As it is now: what keeps it may have changed while the series before it were cut.
+            let state = self.queue.published();
+            let Some(series) = state.series.get(&id) else { continue };
+            match self.retain_series(series, exact) {
+                Ok(None) => {}
+                Ok(Some(deleted)) => {
+                    self.counters.add_retention(deleted.rows_deleted);
+                    cuts.push((id, deleted));
+                }
+                // Dropped or changed in between: the next time will tell.
+                Err(error) if matches!(error.code(), ErrorCode::SeriesNotFound | ErrorCode::CommitConflict) => {}
+                Err(error) => {
+                    tracing::error!(series = %series.def.key, %error, "retention could not be applied");
+                    failed.get_or_insert(error);
                 }
             }
         }
-        Ok(cuts)
+        match failed {
+            None => Ok(cuts),
+            Some(error) => Err(error),
+        }
+    }
+
+    pub fn retain_series(&self, series: &SeriesState, exact: bool) -> Result<Option<Deleted>> {
+        let Some(end) = self.retention_end(series, exact)? else { return Ok(None) };
+        let unchanged = |now: &SeriesState| now.id == series.id && now.def.retention == series.def.retention;
+        self.delete_range_if(&series.def.key, (i64::MIN, end), None, unchanged).map(Some)
     }
 
     /// Last timestamp that retention does not keep.

@@ -403,11 +403,35 @@ impl Drop for Store {
 
 impl Inner {
     fn delete_range(&self, key: &SeriesKey, range: (i64, i64), if_version: IfVersion) -> Result<Deleted> {
+        self.delete_range_if(key, range, if_version, |_| true)
+    }
+
+    /// Deletes a range of the series that is there when it comes to it, if that one is `wanted`; else
+    /// `commit_conflict`.
+    fn delete_range_if(
+        &self,
+        key: &SeriesKey,
+        range: (i64, i64),
+        if_version: IfVersion,
+        wanted: impl Fn(&SeriesState) -> bool,
+    ) -> Result<Deleted> {
         let queue = &self.queue;
+        // The range is read before the lock, and again under it only when the series changed in between.
+        let before = queue.published();
+        let read = match before.get(key) {
+            Some(series) => Some((series.id, series.version, self.read_for_delete(series, range)?)),
+            None => None,
+        };
         let mut pending = queue.lock();
         pending.check_writable()?;
         let series = current(&pending.state, key, if_version)?;
-        let deleted = series.count_rows(&self.cache, range)?;
+        if !wanted(&series) {
+            return Err(Error::new(ErrorCode::CommitConflict, format!("series {key} was changed in between")));
+        }
+        let (deleted, left) = match read {
+            Some((id, version, read)) if (id, version) == (series.id, series.version) => read,
+            _ => self.read_for_delete(&series, range)?,
+        };
         if deleted == 0 {
             let commit = pending.state.commit;
             let decided = pending.decided()?;
@@ -419,7 +443,7 @@ impl Inner {
         state.commit += 1;
         let commit = state.commit;
         let mut next = series.without_range(range, deleted, commit, wall_ms(), &state.fences);
-        next.bounds = next.bounds_after(&self.cache, range)?;
+        next.bounds = left;
         let version = next.version;
         let operation =
             Operation::Delete { series_id: series.id, start: range.0, end: range.1, deleted, left: next.bounds };
@@ -428,6 +452,16 @@ impl Inner {
         drop(pending);
         queue.wait(&batch)?;
         Ok(Deleted { series_id: series.id, rows_deleted: deleted, version, commit })
+    }
+
+    /// How many rows a delete takes, and between which timestamps the others lie.
+    fn read_for_delete(&self, series: &SeriesState, range: (i64, i64)) -> Result<(u64, Option<(i64, i64)>)> {
+        let deleted = series.count_rows(&self.cache, range)?;
+        if deleted == 0 {
+            return Ok((0, series.bounds));
+        }
+        let next = series.without_range(range, deleted, series.last_commit + 1, 0, &[]);
+        Ok((deleted, next.bounds_after(&self.cache, range)?))
     }
 
     fn maintenance(&self) -> MutexGuard<'_, Maintenance> {
