@@ -58,11 +58,16 @@ impl Views {
 
     /// Lets go of views of other files than the present ones, which could be unlinked otherwise.
     pub fn expire(&self, edit: u64) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|(of, _)| *of == edit);
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).expire(edit);
+    }
+
+    #[cfg(test)]
+    pub fn len(&self) -> usize {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).views.len()
     }
 
     fn forget(&self, commit: u64) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|(_, view)| view.commit != commit);
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).views.retain(|view| view.commit != commit);
     }
 }
 

@@ -522,4 +522,56 @@ mod tests {
             assert_eq!(series.tail_rows(), 1);
         }
     }
+
+    #[test]
+    fn a_delete_reads_its_range_before_it_takes_the_lock() {
+        let (_root, store, key) = store();
+        store.write(&key, rows(1), WriteMode::Upsert, None).unwrap();
+        store.write(&key, rows(3), WriteMode::Upsert, None).unwrap();
+        store.seal(&[]).unwrap();
+        let chunk = Arc::clone(&store.snapshot().get(&key).unwrap().chunks[0]);
+        assert!(chunk.opened().is_none());
+        std::thread::scope(|scope| {
+            let pending = store.inner.queue.lock();
+            let deleting = scope.spawn(|| store.delete_range(&key, (i64::MIN, 60_000), None).unwrap());
+            let begun = std::time::Instant::now();
+            while chunk.opened().is_none() && begun.elapsed().as_secs() < 20 {
+                std::thread::yield_now();
+            }
+            assert!(chunk.opened().is_some(), "nothing was read while the lock was held");
+            drop(pending);
+            assert_eq!(deleting.join().unwrap().rows_deleted, 1);
+        });
+        assert_eq!(store.snapshot().get(&key).unwrap().bounds, Some((180_000, 180_000)));
+    }
+
+    #[test]
+    fn retention_that_was_changed_in_between_takes_nothing() {
+        use crate::types::schema::Retention;
+        let (_root, store, key) = store();
+        (0..20).for_each(|ts| drop(store.write(&key, rows(ts), WriteMode::Upsert, None).unwrap()));
+        let set = |max_rows| {
+            let retention = Some(Retention { max_rows: Some(max_rows), max_age: None });
+            store.change_series(&key, None, |def| Ok(def.retention = retention)).unwrap()
+        };
+        let before = set(5);
+        set(15);
+        assert_eq!(store.inner.retain_series(&before, true).unwrap_err().code(), ErrorCode::CommitConflict);
+        assert_eq!(store.snapshot().get(&key).unwrap().rows, 20);
+        assert_eq!(store.apply_retention().unwrap()[0].1.rows_deleted, 5);
+    }
+
+    #[test]
+    fn views_of_few_snapshots_are_held_however_many_are_asked_for() {
+        let (_root, store, key) = store();
+        for number in 0..40 {
+            store.create_snapshot(&format!("s{number}")).unwrap();
+            store.write(&key, rows(number), WriteMode::Upsert, None).unwrap();
+        }
+        for number in (0..40).chain(0..40) {
+            let view = store.as_of(&format!("s{number}")).unwrap();
+            assert_eq!(view.get(&key).unwrap().rows, u64::try_from(number).unwrap());
+        }
+        assert_eq!(store.inner.views.len(), 16);
+    }
 }
