@@ -1,7 +1,8 @@
 //! Compaction, retention and vacuum: what keeps a store small without anybody noticing.
 //!
 //! - A compaction writes one chunk from all chunks of a partition between two fences, reads it back beside what it
-//!   replaces, and only then publishes it. It is due from [`CHUNKS_MAX`] chunks or 30 % garbage on.
+//!   replaces, and only then publishes it. It is due from [`CHUNKS_MAX`] chunks or 30 % garbage on, or when many
+//!   deletes hang over few bytes.
 //! - Retention is an ordinary delete of what is too old or too much.
 //! - Vacuum unlinks files that the manifest gave up and nobody reads. Nothing else is ever unlinked.
 
@@ -23,6 +24,10 @@ use crate::types::SeriesDef;
 const CHUNKS_MAX: usize = 8;
 /// Percent of a partition's chunk bytes that may be garbage.
 const GARBAGE_PERCENT: u64 = 30;
+/// Bytes of chunks that may be written anew to get rid of one delete, and the bytes a group counts as at least: 256
+/// deletes over a small group, more over a larger one. Each costs every reader time and is a file.
+const BYTES_PER_DELETE: u64 = 64 << 10;
+const GROUP_BYTES_MIN: u64 = 16 << 20;
 /// Partitions that are compacted before the result is published.
 const PARTS_MAX: usize = 64;
 
@@ -222,13 +227,6 @@ impl Inner {
     fn compact_group(&self, series: &Arc<SeriesState>, group: &Group, next_file_id: &mut u64) -> Result<Outcome> {
         let live = group.live_rows(series, self)?;
         let garbage_bytes = group.garbage_bytes(live);
-        let many = group.chunks.len() >= CHUNKS_MAX;
-        if !many && garbage_bytes * 100 < group.bytes() * GARBAGE_PERCENT.max(1) {
-            return Ok(Outcome::Left { garbage_bytes });
-        }
-        let span = group.chunks.iter().fold((i64::MAX, i64::MIN), |span, chunk| {
-            (span.0.min(chunk.record.ts_min), span.1.max(chunk.record.ts_max))
-        });
         let tombstones = group.tombstones(series);
         // The chunk is the partition as of the last delete, unless rows came before that delete from elsewhere.
         let last_delete = tombstones.iter().map(|t| t.commit).max();
@@ -239,12 +237,24 @@ impl Inner {
         });
         let highest = group.chunks.iter().map(|chunk| chunk.record.commit_hi).max().unwrap_or(0);
         let between = others.map(|source| source.commit_lo()).filter(|lo| *lo > highest).min().unwrap_or(u64::MAX);
+        let as_of = last_delete.filter(|commit| *commit < between);
+        let many = group.chunks.len() >= CHUNKS_MAX;
+        let garbage = garbage_bytes * 100 >= group.bytes() * GARBAGE_PERCENT.max(1);
+        // Only when the new chunk leaves all of them behind: it would be due again at once otherwise.
+        let deletes = as_of.is_some()
+            && (tombstones.len() as u64).saturating_mul(BYTES_PER_DELETE) >= group.bytes().max(GROUP_BYTES_MIN);
+        if !many && !garbage && !deletes {
+            return Ok(Outcome::Left { garbage_bytes });
+        }
+        let span = group.chunks.iter().fold((i64::MAX, i64::MIN), |span, chunk| {
+            (span.0.min(chunk.record.ts_min), span.1.max(chunk.record.ts_max))
+        });
         let write = ChunkWrite {
             partition: &group.partition,
             range: span,
             sources: group.sources(),
             tombstones,
-            as_of: last_delete.filter(|commit| *commit < between),
+            as_of,
             replaces: ids,
         };
         let added = if live == 0 { None } else { self.write_chunk(series, write, next_file_id)? };
@@ -424,7 +434,7 @@ fn in_unit(def: &SeriesDef, ms: i64) -> i64 {
 }
 
 impl Store {
-    /// Merges chunks where it is due: 8 or more in a partition, or 30 % of a partition's bytes garbage. Readers of the
+    /// Merges chunks where it is due: 8 or more in a partition, 30 % of its bytes garbage, or many deletes. Readers of the
     /// old files are not disturbed.
     ///
     /// # Errors

@@ -844,3 +844,32 @@ fn readers_of_now_and_of_snapshots_see_whole_commits_beside_writers_and_upkeep()
     }
     store.vacuum().unwrap();
 }
+
+#[test]
+fn many_small_deletes_are_compacted_away_long_before_they_are_garbage() {
+    let root = tempfile::tempdir().unwrap();
+    let store = Store::open(root.path(), true, options()).unwrap();
+    let mut spec = SeriesSpec::of_key(&key());
+    (spec.price_digits, spec.volume_digits, spec.partition) = (Some(2), Some(8), Some("all".into()));
+    store.register(spec.resolve().unwrap()).unwrap();
+    store.write(&key(), minutes(0, 20_000), WriteMode::Upsert, None).unwrap();
+    store.seal(&[]).unwrap();
+    for delete in 0..300 {
+        let ts = delete * 60 * MINUTE;
+        store.delete_range(&key(), (ts, ts), None).unwrap();
+        if delete == 100 {
+            store.create_snapshot("between").unwrap();
+        }
+    }
+    // The first 101 are too few yet, and those behind the snapshot must not touch what it shows.
+    assert_eq!(store.compact().unwrap().partitions_compacted, 0);
+    store.drop_snapshot("between").unwrap();
+    assert_eq!(store.compact().unwrap().partitions_compacted, 1);
+    assert_eq!(store.compact().unwrap().partitions_compacted, 0);
+    let series = Arc::clone(store.snapshot().get(&key()).unwrap());
+    assert!(series.tombstones.is_empty());
+    assert_eq!(read(&store, &key()).unwrap().len(), 19_700);
+    drop((series, store));
+    let store = Store::open(root.path(), false, options()).unwrap();
+    assert_eq!(read(&store, &key()).unwrap().len(), 19_700);
+}
