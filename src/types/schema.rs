@@ -326,10 +326,10 @@ impl SeriesSpec {
             None => Vec::new(),
             Some(wanted) => wanted.resolve(&columns)?,
         };
-        super::calendar::Calendar::of(self.calendar.as_ref())?;
         if let Some(retention) = &self.retention {
             retention.check()?;
         }
+        super::calendar::Calendar::of(self.calendar.as_ref())?;
         if let Some(text) = &self.description
             && text.len() > 4096
         {
