@@ -17,7 +17,7 @@ use crate::format::FORMAT_VERSION;
 use crate::ingest::{self, BodyFormat};
 use crate::query::{Query, When};
 use crate::server::{flight, http};
-use crate::service::{Condition, Service, WriteReply, range_of};
+use crate::service::{Condition, Service, WriteManyReply, WriteReply, range_of};
 use crate::types::SeriesKey;
 
 /// How long open requests may go on once the server was told to stop.
@@ -79,15 +79,26 @@ pub fn write(
     options: &WriteOptions,
     condition: &Condition,
 ) -> Result<WriteReply> {
-    let reading = ingest::Options {
+    let reading = reading(options)?;
+    let format = body_format(&options.format)?;
+    let def = service.def(key)?;
+    service.write(key, ingest::parse(format, &def, body, &reading)?, options.mode, condition)
+}
+
+/// Writes the rows of many series as one commit.
+pub fn write_many(service: &Service, body: &[u8], options: &WriteOptions) -> Result<WriteManyReply> {
+    let parsed = ingest::parse_many(body_format(&options.format)?, body, &reading(options)?, &|key| service.def(key))?;
+    service.write_many(parsed, options.mode)
+}
+
+/// How the rows of a body are read.
+fn reading(options: &WriteOptions) -> Result<ingest::Options> {
+    Ok(ingest::Options {
         numbers: word("numbers", options.numbers.as_deref())?,
         rounding: word("rounding", options.rounding.as_deref())?,
         missing: word("missing", options.missing.as_deref())?,
         validate: word("validate", options.validate.as_deref())?,
-    };
-    let format = body_format(&options.format)?;
-    let def = service.def(key)?;
-    service.write(key, ingest::parse(format, &def, body, &reading)?, options.mode, condition)
+    })
 }
 
 /// A value of an enumeration by its word, or its default.

@@ -13,7 +13,7 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::query::{Predicate, Query};
 use crate::service::{
     Condition, CoverageReply, CoverageRequest, DeleteReply, DropReply, Health, Inventory, Mode, Registered, SealReply,
-    SeriesFilter, SeriesInfo, SeriesPage, Service, WriteReply,
+    SeriesFilter, SeriesInfo, SeriesPage, Service, WriteManyReply, WriteReply,
 };
 use crate::types::{SeriesKey, SeriesSpec};
 
@@ -206,13 +206,7 @@ impl Target {
         match self {
             Target::Local(service) => engine::write(service, key, &body, options, condition),
             Target::Remote(client) => {
-                let mode = serde_json::to_value(options.mode).ok();
-                let call = Call::new(Method::POST, series_path(key, true))
-                    .maybe("mode", mode.as_ref().and_then(|mode| mode.as_str()))
-                    .maybe("validate", options.validate.as_deref())
-                    .maybe("rounding", options.rounding.as_deref())
-                    .maybe("numbers", options.numbers.as_deref())
-                    .maybe("missing", options.missing.as_deref())
+                let call = written(Call::new(Method::POST, series_path(key, true)), options)
                     .if_match(self.tag(key, condition)?.as_deref())
                     .body(engine::media_type(&options.format)?, body);
                 client.json(call)
@@ -220,16 +214,21 @@ impl Target {
         }
     }
 
+    /// Writes the rows of many series as one commit.
+    pub fn write_many(&self, body: Bytes, options: &WriteOptions) -> Result<WriteManyReply> {
+        match self {
+            Target::Local(service) => engine::write_many(service, &body, options),
+            Target::Remote(client) => {
+                let call = written(Call::new(Method::POST, "/v1/write"), options);
+                client.json(call.body(engine::media_type(&options.format)?, body))
+            }
+        }
+    }
+
     /// Gives the rows of a query to `sink`, piece by piece. After an error what came before is no answer.
     ///
     /// JSON without a limit means every row, or `too_large`: a page that looks whole would be a trap.
-    pub fn read(
-        &self,
-        key: &SeriesKey,
-        query: &Query,
-        options: &ReadOptions,
-        sink: &mut dyn FnMut(Bytes) -> Result<()>,
-    ) -> Result<()> {
+    pub fn read(&self, query: &Query, options: &ReadOptions, sink: &mut dyn FnMut(Bytes) -> Result<()>) -> Result<()> {
         let mut query = query.clone();
         let whole = options.format == "json" && query.limit.is_none();
         if whole {
@@ -245,10 +244,11 @@ impl Target {
         };
         match self {
             Target::Local(service) => engine::read(service, &query, options, &mut sink)?,
-            Target::Remote(client) => client.stream(read_call(key, &query, options)?, &mut sink)?,
+            Target::Remote(client) => client.stream(read_call(&query, options)?, &mut sink)?,
         }
         if whole && !String::from_utf8_lossy(&end).contains("\"next_cursor\":null") {
-            let detail = format!("{key} has more rows than the {JSON_ROWS_MAX} of one JSON answer");
+            let detail =
+                format!("{} has more rows than the {JSON_ROWS_MAX} of one JSON answer", query.series.join(", "));
             return Err(Error::new(ErrorCode::TooLarge, detail).with_hint("--format ndjson has no limit, or --limit N"));
         }
         Ok(())
@@ -270,6 +270,16 @@ impl Target {
 fn json_body<T: serde::Serialize>(call: Call, value: &T) -> Result<Call> {
     let body = serde_json::to_vec(value).map_err(|error| Error::internal(format!("request as JSON: {error}")))?;
     Ok(call.body("application/json", body.into()))
+}
+
+/// A write with its options as parameters.
+fn written(call: Call, options: &WriteOptions) -> Call {
+    let mode = serde_json::to_value(options.mode).ok();
+    call.maybe("mode", mode.as_ref().and_then(|mode| mode.as_str()))
+        .maybe("validate", options.validate.as_deref())
+        .maybe("rounding", options.rounding.as_deref())
+        .maybe("numbers", options.numbers.as_deref())
+        .maybe("missing", options.missing.as_deref())
 }
 
 fn filtered(call: Call, filter: &SeriesFilter) -> Call {
@@ -300,17 +310,25 @@ fn coverage_call(request: &CoverageRequest) -> Result<Call> {
     Ok(call)
 }
 
-/// The query as parameters of a read of one series.
-fn read_call(key: &SeriesKey, query: &Query, options: &ReadOptions) -> Result<Call> {
-    let mut call = Call::new(Method::GET, series_path(key, true))
-        .param("format", &options.format)
-        .maybe("times", options.times.as_deref())
-        .maybe("shape", options.shape.as_deref());
+/// The query as parameters of a read of one series, or as the body of one over several.
+fn read_call(query: &Query, options: &ReadOptions) -> Result<Call> {
+    let shown = |call: Call| {
+        call.param("format", &options.format)
+            .maybe("times", options.times.as_deref())
+            .maybe("shape", options.shape.as_deref())
+    };
+    let key = match query.series.as_slice() {
+        [only] if !only.contains('*') => SeriesKey::parse(only)?,
+        _ => return json_body(shown(Call::new(Method::POST, "/v1/query")), query),
+    };
+    let mut call = shown(Call::new(Method::GET, series_path(&key, true)));
     let Ok(serde_json::Value::Object(fields)) = serde_json::to_value(query) else {
         return Err(Error::internal("a query is no object"));
     };
     for (name, value) in fields {
         match value {
+            // Of one series every layout is the same.
+            _ if name == "layout" => {}
             serde_json::Value::String(text) => call = call.param(&name, &text),
             serde_json::Value::Number(number) => call = call.param(&name, &number.to_string()),
             serde_json::Value::Array(_) if name == "series" => {}

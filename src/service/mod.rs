@@ -15,7 +15,7 @@ use std::time::Instant;
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::FORMAT_VERSION;
 use crate::ingest::Parsed;
-use crate::store::{Expected, IfVersion, SeriesState, State, Store, WriteMode};
+use crate::store::{Expected, IfVersion, SeriesState, SeriesWrite, State, Store, WriteMode};
 use crate::types::schema::series_not_found;
 use crate::types::{Calendar, SeriesDef, SeriesKey, SeriesSpec, time};
 
@@ -177,6 +177,40 @@ impl Service {
             last_ts: written.last_ts,
             durable: written.durable,
         })
+    }
+
+    /// Writes parsed rows of many series (see [`crate::ingest::parse_many`]), each once, as one atomic commit with one
+    /// sync: all of them, or none.
+    ///
+    /// # Errors
+    /// Those of [`Service::write`], each naming its series; `invalid_argument` for a series that stands twice.
+    pub fn write_many(&self, parsed: Vec<(SeriesKey, Parsed)>, mode: Mode) -> Result<WriteManyReply> {
+        let mode = match mode {
+            Mode::Upsert => WriteMode::Upsert,
+            Mode::Insert => WriteMode::Insert,
+            Mode::Append => WriteMode::Append,
+        };
+        let keys: Vec<SeriesKey> = parsed.iter().map(|(key, _)| key.clone()).collect();
+        let writes = parsed
+            .into_iter()
+            .map(|(key, parsed)| SeriesWrite { skipped: parsed.skipped, ..SeriesWrite::new(key, parsed.rows, mode) })
+            .collect();
+        let outcome = self.store.write_many(writes, None)?;
+        let durable = self.store.options().durability == Durability::Sync;
+        let series = keys.into_iter().zip(outcome.written).map(|(key, written)| WriteReply {
+            series: key,
+            rows_written: written.rows_written,
+            rows_replaced: written.rows_replaced,
+            rows_duplicate: written.rows_duplicate,
+            rows_skipped: written.rows_skipped,
+            version: written.version,
+            commit: written.commit,
+            etag: self.etag(written.series_id, written.version),
+            first_ts: written.first_ts,
+            last_ts: written.last_ts,
+            durable: written.durable,
+        });
+        Ok(WriteManyReply::new(outcome.commit, durable, series.collect()))
     }
 
     /// Deletes the closed range `start..=end`, or everything when `range` is `None`.

@@ -2,6 +2,7 @@
 
 mod client;
 mod coverage;
+mod many;
 mod reads;
 mod refusals;
 mod server;

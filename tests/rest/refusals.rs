@@ -221,8 +221,10 @@ fn queries_that_cannot_be_answered_are_refused() {
         (r#"{"series":["nope"]}"#, "invalid_argument"),
         (r#"{"series":["kline/X/1m"],"unknown":1}"#, "invalid_argument"),
         (r#"{"series":["kline/X/1m"],"limit":0}"#, "invalid_argument"),
-        (r#"{"series":["kline/X/1m","kline/X/1m"]}"#, "unimplemented"),
-        (r#"{"series":["kline/*/1m"]}"#, "unimplemented"),
+        (r#"{"series":["kline/X/1m","kline/NONE/1m"]}"#, "series_not_found"),
+        (r#"{"series":["kline/*/1h"]}"#, "series_not_found"),
+        (r#"{"series":["kline/*"]}"#, "invalid_argument"),
+        (r#"{"series":["kline/X/1m"],"layout":"sideways"}"#, "invalid_argument"),
         (r#"{"series":["kline/X/1m"],"as_of":"x"}"#, "unimplemented"),
         (r#"{"series":["kline/X/1m"],"commit":999}"#, "invalid_argument"),
     ] {

@@ -35,7 +35,6 @@ fn paths_of_later_versions_are_refused_as_such() {
     for (method, path) in [
         ("POST", "/v1/klines/X/1m/merge"),
         ("POST", "/v1/scalars/c/X/1m/n/merge"),
-        ("POST", "/v1/write"),
         ("GET", "/v1/snapshots"),
         ("POST", "/v1/snapshots"),
         ("DELETE", "/v1/snapshots/x"),

@@ -21,7 +21,6 @@ pub fn all() -> OpenApiRouter<App> {
     let mut router = OpenApiRouter::new()
         .route("/v1/klines/{symbol}/{timeframe}/merge", post())
         .route("/v1/scalars/{category}/{symbol}/{timeframe}/{name}/merge", post())
-        .route("/v1/write", post())
         .route("/v1/snapshots", both())
         .route("/v1/snapshots/{name}", delete(refuse))
         .route("/v1/admin/jobs", get())

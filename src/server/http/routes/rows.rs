@@ -13,11 +13,11 @@ use crate::server::http::body::Limits;
 use crate::server::http::etag::condition;
 use crate::server::http::extract::{Kline, Scalar};
 use crate::server::http::openapi::{
-    Binary, DeleteFailure, QueryFailure, ReadFailure, RowsBody, RowsReply, WriteFailure,
+    Binary, DeleteFailure, QueryFailure, ReadFailure, RowsBody, RowsReply, WriteFailure, WriteManyFailure, WritesBody,
 };
 use crate::server::http::params::{DeleteParams, Params, QueryParams, READ_NOT_YET, ReadParams, WriteParams};
 use crate::server::http::{body, reply};
-use crate::service::{Condition, DeleteReply, Mode, WriteReply};
+use crate::service::{Condition, DeleteReply, Mode, WriteManyReply, WriteReply};
 use crate::types::time::{Bound, parse_param};
 use crate::types::{SeriesDef, SeriesKey};
 
@@ -126,7 +126,8 @@ fn read_query(key: &SeriesKey, headers: &HeaderMap, uri: &Uri) -> Result<(Query,
 
 /// Query rows
 ///
-/// The query object in the body; one series in this version.
+/// The query object in the body: one series, or several by a list of keys and globs. Rows of several series tell
+/// theirs in a first column `series`; their entity tag changes when any of them does.
 #[utoipa::path(
     post, path = "/v1/query", operation_id = "queryRows", tag = "rows",
     params(
@@ -217,6 +218,66 @@ pub async fn write_scalars(
     body: Body,
 ) -> Outcome {
     write(&app, key, &headers, &uri, body).await
+}
+
+/// Write rows of many series
+///
+/// All rows of all series become one atomic commit, or none; the reply comes when they are durable. JSON names a series
+/// in each entry; NDJSON, CSV, Arrow and Parquet have a column `series`, and then all series have the columns of the
+/// body. Offending rows are numbered over the whole body.
+#[utoipa::path(
+    post, path = "/v1/write", operation_id = "writeMany", tag = "rows",
+    params(
+        WriteParams,
+        ("Content-Encoding" = Option<String>, Header, description = "gzip or zstd"),
+    ),
+    request_body(description = "The rows", content(
+        (WritesBody = "application/json", example = json!({"writes": [
+            {"series": "scalar/feature/BTCUSDT/1h/rsi_14", "rows": [{"ts": 1706745600000_u64, "value": "71.25"}]},
+            {"series": "scalar/feature/ETHUSDT/1h/rsi_14", "columns": {"ts": [1706745600000_u64], "value": ["64.5"]}}
+        ]})),
+        (String = "application/x-ndjson"),
+        (String = "text/csv"),
+        (Binary = "application/vnd.apache.arrow.stream"),
+        (Binary = "application/vnd.apache.parquet"),
+    )),
+    responses((status = 200, description = "Written", body = WriteManyReply), WriteManyFailure),
+)]
+pub async fn write_many(State(app): State<App>, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
+    let head = write_head(&headers, &uri).and_then(|head| {
+        if headers.contains_key(header::IF_MATCH) {
+            return Err(Error::invalid("If-Match is for a write of one series"));
+        }
+        Ok(head)
+    });
+    let head = match head {
+        Ok(head) => head,
+        Err(error) => {
+            body::drain(&headers, body).await;
+            return Err(error.into());
+        }
+    };
+    let staging_dir = app.blocking(move |service| Ok(service.staging_dir())).await?;
+    let config = app.config();
+    let limits = Limits {
+        bytes_max: config.body_bytes_max,
+        idle: config.body_idle,
+        whole: config.body_whole,
+        budget: &app.0.ingest,
+        staging_dir: &staging_dir,
+    };
+    let staged = body::stage(&headers, body, &limits).await?;
+    let reply = app
+        .blocking(move |service| {
+            let loaded = staged.load()?;
+            let parsed = ingest::parse_many(head.format, &loaded.bytes, &head.options, &|key| service.def(key))?;
+            let reply = service.write_many(parsed, head.mode)?;
+            // The share of the budget covers the parsed rows too, so it is held until here.
+            drop(loaded);
+            Ok(reply)
+        })
+        .await?;
+    Ok(reply::json(StatusCode::OK, &reply)?)
 }
 
 /// What the head of a write says.
