@@ -17,7 +17,7 @@ use crate::format::FORMAT_VERSION;
 use crate::ingest::{self, BodyFormat};
 use crate::query::{Query, When};
 use crate::server::{flight, http};
-use crate::service::{Condition, Service, WriteReply, range_of};
+use crate::service::{Acknowledged, Service, Terms, range_of};
 use crate::types::SeriesKey;
 
 /// How long open requests may go on once the server was told to stop.
@@ -77,8 +77,9 @@ pub fn write(
     key: &SeriesKey,
     body: &[u8],
     options: &WriteOptions,
-    condition: &Condition,
-) -> Result<WriteReply> {
+    terms: &Terms,
+) -> Result<Acknowledged> {
+    terms.check(key)?;
     let reading = ingest::Options {
         numbers: word("numbers", options.numbers.as_deref())?,
         rounding: word("rounding", options.rounding.as_deref())?,
@@ -87,7 +88,7 @@ pub fn write(
     };
     let format = body_format(&options.format)?;
     let def = service.def(key)?;
-    service.write(key, ingest::parse(format, &def, body, &reading)?, options.mode, condition)
+    service.write_under(key, ingest::parse(format, &def, body, &reading)?, terms)
 }
 
 /// A value of an enumeration by its word, or its default.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::show;
 use super::target::{Target, TargetArgs, WriteOptions};
 use crate::error::{Error, Result};
-use crate::service::{Condition, Mode};
+use crate::service::{Condition, Manner, Terms};
 use crate::types::SeriesKey;
 
 #[derive(Debug, clap::Args)]
@@ -17,9 +17,17 @@ pub struct WriteArgs {
     /// json, ndjson, csv, arrow or parquet; by the file's ending when left out, else json.
     #[arg(long)]
     format: Option<String>,
-    /// upsert, insert or append.
+    /// upsert, insert, append or merge. merge makes one row of each given and stored one: a kline keeps open, takes the
+    /// larger high, the smaller low, the new close and the sum of volumes.
     #[arg(long, default_value = "upsert")]
     mode: String,
+    /// What merge makes of a scalar: set, add, min, max or last; the rule of the registration when left out.
+    #[arg(long)]
+    op: Option<String>,
+    /// Carry the write out once: a repeat under the same key within 24 hours is answered as the first time and changes
+    /// nothing. merge needs it.
+    #[arg(long, value_name = "KEY")]
+    idempotency_key: Option<String>,
     /// ohlc or none.
     #[arg(long)]
     validate: Option<String>,
@@ -98,17 +106,25 @@ pub fn write(args: WriteArgs) -> Result<u8> {
         None => args.file.as_deref().and_then(format_of).unwrap_or("json").to_string(),
     };
     let options = WriteOptions {
-        mode: Mode::from_name(&args.mode)?,
         format,
         validate: args.validate,
         rounding: args.rounding,
         numbers: args.numbers,
         missing: args.missing,
     };
+    let terms = Terms {
+        manner: Manner::of(Some(&args.mode), args.op.as_deref())?,
+        condition: args.condition.condition(),
+        idempotency_key: args.idempotency_key.as_deref().map(str::parse).transpose()?,
+    };
+    terms.check(&key)?;
     let body = read_input(args.file.as_deref())?;
     let target = Target::open(&args.target, false)?;
-    let reply = target.write(&key, body.into(), &options, &args.condition.condition())?;
-    show::reply(&reply, args.json)?;
+    let done = target.write(&key, body.into(), &options, &terms)?;
+    if done.repeated {
+        show::note("the idempotency key was used before: this is its first answer, nothing was changed now");
+    }
+    show::reply(&done.reply, args.json)?;
     Ok(0)
 }
 

@@ -12,8 +12,8 @@ use crate::config::Loaded;
 use crate::error::{Error, ErrorCode, Result};
 use crate::query::{Predicate, Query};
 use crate::service::{
-    Condition, DeleteReply, DropReply, Health, Inventory, Mode, Registered, SealReply, SeriesFilter, SeriesInfo,
-    SeriesPage, Service, WriteReply,
+    Acknowledged, Condition, DeleteReply, DropReply, Health, Inventory, Manner, Registered, SealReply, SeriesFilter,
+    SeriesInfo, SeriesPage, Service, Terms,
 };
 use crate::types::{SeriesKey, SeriesSpec};
 
@@ -54,7 +54,6 @@ pub enum Target {
 /// How the rows of a body are read.
 #[derive(Clone, Debug, Default)]
 pub struct WriteOptions {
-    pub mode: Mode,
     pub format: String,
     pub validate: Option<String>,
     pub rounding: Option<String>,
@@ -189,28 +188,35 @@ impl Target {
     }
 
     /// Writes the rows of a body as one commit.
-    pub fn write(
-        &self,
-        key: &SeriesKey,
-        body: Bytes,
-        options: &WriteOptions,
-        condition: &Condition,
-    ) -> Result<WriteReply> {
-        match self {
-            Target::Local(service) => engine::write(service, key, &body, options, condition),
-            Target::Remote(client) => {
-                let mode = serde_json::to_value(options.mode).ok();
-                let call = Call::new(Method::POST, series_path(key, true))
-                    .maybe("mode", mode.as_ref().and_then(|mode| mode.as_str()))
-                    .maybe("validate", options.validate.as_deref())
-                    .maybe("rounding", options.rounding.as_deref())
-                    .maybe("numbers", options.numbers.as_deref())
-                    .maybe("missing", options.missing.as_deref())
-                    .if_match(self.tag(key, condition)?.as_deref())
-                    .body(engine::media_type(&options.format)?, body);
-                client.json(call)
+    pub fn write(&self, key: &SeriesKey, body: Bytes, options: &WriteOptions, terms: &Terms) -> Result<Acknowledged> {
+        let client = match self {
+            Target::Local(service) => return engine::write(service, key, &body, options, terms),
+            Target::Remote(client) => client,
+        };
+        terms.check(key)?;
+        let path = series_path(key, true);
+        let call = match terms.manner {
+            Manner::Mode(mode) => {
+                let mode = serde_json::to_value(mode).ok();
+                Call::new(Method::POST, path).maybe("mode", mode.as_ref().and_then(|mode| mode.as_str()))
             }
-        }
+            Manner::Merge(op) => Call::new(Method::POST, path + "/merge").maybe("op", op.map(|op| op.name())),
+        };
+        let once = terms.idempotency_key.as_ref().map(|key| key.as_str());
+        let tag = match once {
+            None => self.tag(key, &terms.condition)?,
+            Some(_) => self.tag_of_retry(key, &terms.condition)?,
+        };
+        let call = call
+            .maybe("validate", options.validate.as_deref())
+            .maybe("rounding", options.rounding.as_deref())
+            .maybe("numbers", options.numbers.as_deref())
+            .maybe("missing", options.missing.as_deref())
+            .if_match(tag.as_deref())
+            .idempotency_key(once)
+            .body(engine::media_type(&options.format)?, body);
+        let (reply, repeated) = client.json_replayed(call)?;
+        Ok(Acknowledged { reply, repeated })
     }
 
     /// Gives the rows of a query to `sink`, piece by piece. After an error what came before is no answer.
@@ -257,6 +263,18 @@ impl Target {
             return Err(Error::new(ErrorCode::CommitConflict, detail));
         }
         Ok(Some(info.etag))
+    }
+
+    /// The same for a write that may be a retry, which only the server can tell: a version that the series is not at
+    /// is sent all the same.
+    fn tag_of_retry(&self, key: &SeriesKey, condition: &Condition) -> Result<Option<String>> {
+        let Some(version) = condition.if_version else { return Ok(condition.if_match.clone()) };
+        let tag = self.series(key)?.etag;
+        let mut parts = tag.rsplitn(3, '-');
+        match (parts.next(), parts.next(), parts.next()) {
+            (Some(format), Some(_), Some(stem)) => Ok(Some(format!("{stem}-{version}-{format}"))),
+            _ => Err(Error::internal(format!("the entity tag {tag} of {key} is not understood"))),
+        }
     }
 }
 

@@ -6,6 +6,7 @@ mod page;
 mod read;
 pub mod replies;
 pub mod verbs;
+mod write;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,14 +14,14 @@ use std::time::Instant;
 
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::FORMAT_VERSION;
-use crate::ingest::Parsed;
-use crate::store::{Expected, IfVersion, SeriesState, State, Store, WriteMode};
+use crate::store::{Expected, IfVersion, SeriesState, State, Store};
 use crate::types::schema::series_not_found;
 use crate::types::{SeriesDef, SeriesKey, SeriesSpec, time};
 
 pub use crate::store::{Durability, StoreOptions};
 pub use read::{Answer, Plan, range_of};
 pub use replies::*;
+pub use write::{Acknowledged, IdempotencyKey, Manner, MergeOp, Terms};
 
 /// The verbs over one open store. Shared by all faces behind an `Arc`.
 #[derive(Debug)]
@@ -149,30 +150,6 @@ impl Service {
     pub fn drop_series(&self, key: &SeriesKey, condition: &Condition) -> Result<DropReply> {
         let dropped = self.store.drop_series(key, self.expected(key, condition)?)?;
         Ok(DropReply { series: key.clone(), rows_deleted: dropped.rows_deleted, commit: dropped.commit })
-    }
-
-    /// Writes parsed rows (see [`crate::ingest::parse`]) as one atomic commit; returns when it is durable.
-    pub fn write(&self, key: &SeriesKey, parsed: Parsed, mode: Mode, condition: &Condition) -> Result<WriteReply> {
-        let if_version = self.expected(key, condition)?;
-        let mode = match mode {
-            Mode::Upsert => WriteMode::Upsert,
-            Mode::Insert => WriteMode::Insert,
-            Mode::Append => WriteMode::Append,
-        };
-        let written = self.store.write(key, parsed.rows, mode, if_version)?;
-        Ok(WriteReply {
-            series: key.clone(),
-            rows_written: written.rows_written,
-            rows_replaced: written.rows_replaced,
-            rows_duplicate: written.rows_duplicate,
-            rows_skipped: parsed.skipped,
-            version: written.version,
-            commit: written.commit,
-            etag: self.etag(written.series_id, written.version),
-            first_ts: written.first_ts,
-            last_ts: written.last_ts,
-            durable: written.durable,
-        })
     }
 
     /// Deletes the closed range `start..=end`, or everything when `range` is `None`.

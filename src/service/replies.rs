@@ -2,7 +2,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
 use crate::types::schema::{Column, Retention, ValueIndexSpec};
 use crate::types::{Kind, Partition, SeriesDef, SeriesKey, TimeUnit};
 
@@ -18,19 +17,6 @@ pub enum Mode {
     Insert,
     /// Any timestamp at or before the last stored one refuses the whole write (`out_of_order`).
     Append,
-}
-
-impl Mode {
-    /// Reads `upsert`, `insert` or `append`.
-    pub fn from_name(name: &str) -> Result<Self> {
-        match name {
-            "upsert" => Ok(Mode::Upsert),
-            "insert" => Ok(Mode::Insert),
-            "append" => Ok(Mode::Append),
-            "merge" => Err(Error::new(crate::ErrorCode::Unimplemented, "mode merge is not offered by this version")),
-            other => Err(Error::invalid(format!("mode {other:?} is not one of upsert, insert, append"))),
-        }
-    }
 }
 
 /// Reply to a write.

@@ -63,6 +63,15 @@ pub const VERBS: &[Verb] = &[
         cli: At(&["write", "import"]),
     },
     Verb {
+        name: "merge",
+        rest: At(&[
+            "POST /v1/klines/{symbol}/{timeframe}/merge",
+            "POST /v1/scalars/{category}/{symbol}/{timeframe}/{name}/merge",
+        ]),
+        flight: At(&["DoPut"]),
+        cli: At(&["write"]),
+    },
+    Verb {
         name: "delete",
         rest: At(&[
             "DELETE /v1/klines/{symbol}/{timeframe}",

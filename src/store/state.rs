@@ -337,8 +337,7 @@ impl SeriesState {
         view.rows = then.rows;
         view.bounds = then.bounds;
         view.last_commit = then.last_commit;
-        view.chunks =
-            Arc::new(self.chunks.iter().filter(|chunk| chunk.record.commit_hi <= commit).cloned().collect());
+        view.chunks = Arc::new(self.chunks.iter().filter(|chunk| chunk.record.commit_hi <= commit).cloned().collect());
         for runs in [&mut view.settled, &mut view.frozen, &mut view.runs] {
             runs.retain(|run| run.commit_hi <= commit);
         }
@@ -407,9 +406,8 @@ impl SeriesState {
                     row += stored.get(row..).map_or(0, |rest| rest.partition_point(|stored| stored < ts));
                     if let (true, Some(slot)) = (stored.get(row) == Some(ts), found.get_mut(at)) {
                         let cells = columns.iter().skip(1);
-                        *slot = Some(
-                            cells.filter_map(|c| c.typed_data::<i64>().get(piece.lo + row).copied()).collect(),
-                        );
+                        *slot =
+                            Some(cells.filter_map(|c| c.typed_data::<i64>().get(piece.lo + row).copied()).collect());
                     }
                     at += 1;
                     passed = 0;
@@ -461,8 +459,8 @@ impl SeriesState {
         while let Some(older) = self.runs.last() {
             let apart = fenced(fences, older.commit_hi, newest.commit_lo)
                 || self.tombstones.iter().any(|t| older.commit_hi < t.commit && t.commit < newest.commit_lo);
-            let alike = older.rows() <= RUN_ROWS_SMALL.max(2 * newest.rows())
-                && older.rows() + newest.rows() <= RUN_ROWS_MAX;
+            let alike =
+                older.rows() <= RUN_ROWS_SMALL.max(2 * newest.rows()) && older.rows() + newest.rows() <= RUN_ROWS_MAX;
             if apart || !alike {
                 break;
             }
@@ -485,14 +483,12 @@ impl SeriesState {
         let mut next = self.touched(commit, fences);
         next.last_write_ms = wall_ms;
         next.rows = next.rows.saturating_sub(deleted);
-        let inside = |run: &Arc<Run>| {
-            start <= run.ts_min() && run.ts_max() <= end && !fenced(fences, run.commit_hi, commit)
-        };
+        let inside =
+            |run: &Arc<Run>| start <= run.ts_min() && run.ts_max() <= end && !fenced(fences, run.commit_hi, commit);
         next.runs.retain(|run| !inside(run));
         if next.sources().iter().any(|s| s.ts_min() <= end && s.ts_max() >= start) {
             // One that this one covers says nothing more, unless a snapshot stands between them.
-            let covered =
-                |t: &Tombstone| start <= t.start && t.end <= end && !fenced(fences, t.commit, commit);
+            let covered = |t: &Tombstone| start <= t.start && t.end <= end && !fenced(fences, t.commit, commit);
             let mut tombstones: Vec<Tombstone> = next.tombstones.iter().filter(|t| !covered(t)).copied().collect();
             tombstones.push(Tombstone { commit, start, end });
             next.tombstones = Arc::new(tombstones);

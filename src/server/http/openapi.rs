@@ -25,7 +25,7 @@ use crate::query::ScanStats;
     servers((url = "http://127.0.0.1:8080", description = "a server on this machine")),
     components(schemas(
         Problem, RowsBody, RowsReply, Binary, crate::egress::OutFormat, crate::egress::Times, crate::egress::RowsShape,
-        crate::service::Mode, crate::ingest::BodyFormat, crate::ingest::Numbers, crate::ingest::Missing,
+        crate::service::Mode, crate::service::MergeOp, crate::ingest::BodyFormat, crate::ingest::Numbers, crate::ingest::Missing,
         crate::ingest::Validate, crate::types::Rounding,
     )),
     tags(
@@ -102,7 +102,7 @@ failures! {
     SeriesFailure: InvalidArgument SeriesNotFound;
     /// Changing or dropping a series.
     ChangeFailure: InvalidArgument SeriesNotFound RequestTimeout CommitConflict TooLarge UnsupportedMediaType
-        Unimplemented Overloaded WriterStopped StorageFull;
+        Overloaded WriterStopped StorageFull;
     /// Reading rows.
     ReadFailure: InvalidArgument SchemaMismatch SeriesNotFound NotAcceptable CommitGone CorruptData Unimplemented
         Overloaded;
@@ -110,10 +110,10 @@ failures! {
     QueryFailure: InvalidArgument SchemaMismatch SeriesNotFound NotAcceptable RequestTimeout CommitGone TooLarge
         UnsupportedMediaType CorruptData Unimplemented Overloaded;
     /// Writing rows.
-    WriteFailure: InvalidArgument SchemaMismatch SeriesNotFound RequestTimeout RowsExist OutOfOrder CommitConflict
-        TooLarge UnsupportedMediaType InvalidRows Unimplemented Overloaded WriterStopped StorageFull;
+    WriteFailure: InvalidArgument SchemaMismatch SeriesNotFound RequestTimeout RowsExist OutOfOrder IdempotencyMismatch
+        CommitConflict TooLarge UnsupportedMediaType InvalidRows Overloaded WriterStopped StorageFull;
     /// Deleting rows.
-    DeleteFailure: InvalidArgument SeriesNotFound CommitConflict Unimplemented WriterStopped StorageFull;
+    DeleteFailure: InvalidArgument SeriesNotFound CommitConflict WriterStopped StorageFull;
     /// Maintenance.
     AdminFailure: InvalidArgument SeriesNotFound RequestTimeout TooLarge UnsupportedMediaType CorruptData Overloaded
         WriterStopped StorageFull;

@@ -10,7 +10,7 @@ use crate::egress::{Options, OutFormat, RowsShape, Times};
 use crate::error::{Error, ErrorCode, Result};
 use crate::ingest;
 use crate::query::{Numbers, Order};
-use crate::service::Mode;
+use crate::service::{MergeOp, Mode};
 use crate::types::{Kind, Rounding};
 
 /// Parameters of a read that this version refuses instead of ignoring them.
@@ -121,6 +121,51 @@ documented! {
         #[param(value_type = Option<ingest::Numbers>)]
         numbers,
         /// What happens to a row whose value is missing; `skip` is for scalars.
+        #[param(value_type = Option<ingest::Missing>)]
+        missing,
+        /// Format of the body; goes before `Content-Type`.
+        #[param(value_type = Option<ingest::BodyFormat>)]
+        format,
+    }
+}
+
+documented! {
+    /// Parameters of a merge into a kline series.
+    MergeKlineParams {
+        /// Which rules between the columns of the given rows are checked.
+        #[param(value_type = Option<ingest::Validate>)]
+        validate,
+        /// What happens to more digits than a column has.
+        #[param(value_type = Option<Rounding>)]
+        rounding,
+        /// Whether decimals are written as numbers or as scaled integers.
+        #[param(value_type = Option<ingest::Numbers>)]
+        numbers,
+        /// What happens to a row whose value is missing; `skip` is for scalars.
+        #[param(value_type = Option<ingest::Missing>)]
+        missing,
+        /// Format of the body; goes before `Content-Type`.
+        #[param(value_type = Option<ingest::BodyFormat>)]
+        format,
+    }
+}
+
+documented! {
+    /// Parameters of a merge into a scalar series.
+    MergeScalarParams {
+        /// What becomes of the stored and the given value; by default the rule of the registration.
+        #[param(value_type = Option<MergeOp>)]
+        op,
+        /// For klines; scalars have no rules between columns.
+        #[param(value_type = Option<ingest::Validate>)]
+        validate,
+        /// What happens to more digits than the column has.
+        #[param(value_type = Option<Rounding>)]
+        rounding,
+        /// Whether decimals are written as numbers or as scaled integers.
+        #[param(value_type = Option<ingest::Numbers>)]
+        numbers,
+        /// What happens to a row whose value is missing.
         #[param(value_type = Option<ingest::Missing>)]
         missing,
         /// Format of the body; goes before `Content-Type`.
@@ -322,6 +367,8 @@ mod tests {
         check::<ReadParams>();
         check::<QueryParams>();
         check::<WriteParams>();
+        check::<MergeKlineParams>();
+        check::<MergeScalarParams>();
         check::<DeleteParams>();
         check::<FilterParams>();
     }

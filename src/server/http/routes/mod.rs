@@ -29,6 +29,8 @@ pub fn all() -> OpenApiRouter<App> {
         .routes(routes!(series::get_scalar, series::change_scalar, series::drop_scalar))
         .routes(routes!(rows::read_klines, rows::write_klines, rows::delete_klines))
         .routes(routes!(rows::read_scalars, rows::write_scalars, rows::delete_scalars))
+        .routes(routes!(rows::merge_klines))
+        .routes(routes!(rows::merge_scalars))
         .routes(routes!(rows::query))
         .routes(routes!(server::compact))
         .routes(routes!(server::inventory))

@@ -19,8 +19,6 @@ pub fn all() -> OpenApiRouter<App> {
     let both = || get().post(refuse);
     let any = || both().put(refuse).patch(refuse).delete(refuse);
     let mut router = OpenApiRouter::new()
-        .route("/v1/klines/{symbol}/{timeframe}/merge", post())
-        .route("/v1/scalars/{category}/{symbol}/{timeframe}/{name}/merge", post())
         .route("/v1/write", post())
         .route("/v1/coverage/{*key}", get())
         .route("/v1/snapshots", both())

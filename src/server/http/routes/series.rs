@@ -12,7 +12,7 @@ use crate::server::http::etag::{condition, is_known, not_modified};
 use crate::server::http::extract::{Kline, Scalar};
 use crate::server::http::openapi::{AnyFailure, ChangeFailure, RegisterFailure, SeriesFailure};
 use crate::server::http::params::{FilterParams, NoParams, Params};
-use crate::server::http::{body, reply};
+use crate::server::http::{body, once, reply};
 use crate::service::{DropReply, Registered, SeriesFilter, SeriesInfo, SeriesPage, SeriesPatch};
 use crate::types::{Kind, SeriesKey, SeriesSpec};
 
@@ -68,6 +68,7 @@ pub async fn list_series(State(app): State<App>, headers: HeaderMap, uri: Uri) -
 )]
 pub async fn register_series(State(app): State<App>, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
     Params::of::<NoParams>(&uri, &[])?;
+    once::refuse(&headers)?;
     let spec: SeriesSpec = body::json(&headers, body, app.config(), &app.0.ingest).await?;
     let registered = app.blocking(move |service| service.register(spec)).await?;
     let status = if registered.created { StatusCode::CREATED } else { StatusCode::OK };
@@ -181,7 +182,7 @@ pub async fn change_scalar(
 
 async fn change(app: &App, key: SeriesKey, headers: &HeaderMap, uri: &Uri, body: Body) -> Outcome {
     Params::of::<NoParams>(uri, &[])?;
-    super::rows::refuse_idempotency(headers)?;
+    once::refuse(headers)?;
     let condition = condition(headers)?;
     let patch: SeriesPatch = body::json(headers, body, app.config(), &app.0.ingest).await?;
     let info = app.blocking(move |service| service.change(&key, patch, &condition)).await?;
@@ -225,7 +226,7 @@ pub async fn drop_scalar(State(app): State<App>, Scalar(key): Scalar, headers: H
 
 async fn drop_one(app: &App, key: SeriesKey, headers: &HeaderMap, uri: &Uri) -> Outcome<Response> {
     Params::of::<NoParams>(uri, &[])?;
-    super::rows::refuse_idempotency(headers)?;
+    once::refuse(headers)?;
     let condition = condition(headers)?;
     let dropped = app.blocking(move |service| service.drop_series(&key, &condition)).await?;
     Ok(reply::json(StatusCode::OK, &dropped)?)
