@@ -413,7 +413,7 @@ async fn actions_do_what_the_verbs_do() {
     act(&mut client, "drop_series", json!({"series": KEY})).await.unwrap();
     assert_code(get(&mut client, json!({"series": [KEY]})).await, "series_not_found");
     assert_code(act(&mut client, "drop_series", json!({"series": KEY})).await, "series_not_found");
-    for name in ["create_snapshot", "nonsense", ""] {
+    for name in ["verify", "nonsense", ""] {
         let status = assert_code(act(&mut client, name, Value::Null).await, "unimplemented");
         assert_eq!(status.code(), Code::Unimplemented);
     }

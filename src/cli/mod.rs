@@ -11,6 +11,7 @@ mod read;
 mod register;
 pub mod remote;
 mod show;
+mod snapshot;
 pub mod target;
 
 pub mod demo;
@@ -51,6 +52,8 @@ enum Verb {
     Query(read::QueryArgs),
     /// Read rows of a series into a file.
     Export(read::ExportArgs),
+    /// Name, list and drop views of the whole store that stay readable.
+    Snapshot(snapshot::SnapshotArgs),
     /// Show what stands in a file of a data directory.
     Inspect(inspect::InspectArgs),
     /// Look after a store.
@@ -58,9 +61,6 @@ enum Verb {
     /// Not offered by this version.
     #[command(hide = true, disable_help_flag = true)]
     Coverage(Later),
-    /// Not offered by this version.
-    #[command(hide = true, disable_help_flag = true)]
-    Snapshot(Later),
     /// Not offered by this version.
     #[command(hide = true, disable_help_flag = true)]
     Bridge(Later),
@@ -112,10 +112,10 @@ fn run(verb: Verb) -> Result<u8> {
         Verb::Drop(args) => mutate::drop(args),
         Verb::Query(args) => read::query(args),
         Verb::Export(args) => read::export(args),
+        Verb::Snapshot(args) => snapshot::run(args),
         Verb::Inspect(args) => inspect::run(args),
         Verb::Admin(args) => admin::run(args),
         Verb::Coverage(later) => not_offered("coverage", &later),
-        Verb::Snapshot(later) => not_offered("snapshot", &later),
         Verb::Bridge(later) => not_offered("bridge", &later),
     }
 }

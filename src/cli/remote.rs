@@ -222,6 +222,11 @@ pub fn series_path(key: &SeriesKey, rows: bool) -> String {
     path
 }
 
+/// A segment of a path, encoded.
+pub fn segment(text: &str) -> impl std::fmt::Display {
+    utf8_percent_encode(text, PLAIN)
+}
+
 /// A problem document; members this program does not use are left out.
 #[derive(Deserialize)]
 struct Problem {

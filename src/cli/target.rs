@@ -6,14 +6,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 use hyper::Method;
 
-use super::remote::{Call, RestClient, series_path};
+use super::remote::{Call, RestClient, segment, series_path};
 use super::{engine, show};
 use crate::config::Loaded;
 use crate::error::{Error, ErrorCode, Result};
 use crate::query::{Predicate, Query};
 use crate::service::{
     Acknowledged, Condition, DeleteReply, DropReply, Health, Inventory, Manner, Registered, SealReply, SeriesFilter,
-    SeriesInfo, SeriesPage, Service, Terms,
+    SeriesInfo, SeriesPage, Service, SnapshotDropped, SnapshotInfo, SnapshotList, Terms,
 };
 use crate::types::{SeriesKey, SeriesSpec};
 
@@ -28,6 +28,7 @@ pub struct TargetArgs {
     pub server: Option<String>,
 }
 
+const SNAPSHOTS: &str = "/v1/snapshots";
 /// Most rows of a JSON answer, as servers are configured by default.
 const JSON_ROWS_MAX: u64 = 1_000_000;
 /// Bytes at the end of a JSON answer among which its cursor stands.
@@ -146,6 +147,29 @@ impl Target {
                 let job = jobs.jobs.into_iter().next();
                 Ok(job.ok_or_else(|| Error::internal("the server answered compact without a job"))?.result)
             }
+        }
+    }
+
+    pub fn create_snapshot(&self, name: &str) -> Result<SnapshotInfo> {
+        match self {
+            Target::Local(service) => service.create_snapshot(name),
+            Target::Remote(client) => {
+                client.json(json_body(Call::new(Method::POST, SNAPSHOTS), &serde_json::json!({ "name": name }))?)
+            }
+        }
+    }
+
+    pub fn drop_snapshot(&self, name: &str) -> Result<SnapshotDropped> {
+        match self {
+            Target::Local(service) => service.drop_snapshot(name),
+            Target::Remote(client) => client.json(Call::new(Method::DELETE, format!("{SNAPSHOTS}/{}", segment(name)))),
+        }
+    }
+
+    pub fn snapshots(&self) -> Result<SnapshotList> {
+        match self {
+            Target::Local(service) => Ok(service.snapshots()),
+            Target::Remote(client) => client.json(Call::new(Method::GET, SNAPSHOTS)),
         }
     }
 

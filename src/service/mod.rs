@@ -5,6 +5,7 @@
 mod page;
 mod read;
 pub mod replies;
+mod snapshots;
 pub mod verbs;
 mod write;
 
@@ -16,7 +17,7 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::format::FORMAT_VERSION;
 use crate::store::{Expected, IfVersion, SeriesState, State, Store};
 use crate::types::schema::series_not_found;
-use crate::types::{SeriesDef, SeriesKey, SeriesSpec, time};
+use crate::types::{SeriesDef, SeriesKey, SeriesSpec};
 
 pub use crate::store::{Durability, StoreOptions};
 pub use read::{Answer, Plan, range_of};
@@ -217,7 +218,8 @@ impl Service {
     pub fn inventory(&self, filter: &SeriesFilter) -> Result<Inventory> {
         let state = self.store.snapshot();
         let mut totals = InventoryTotals { wal_bytes: self.store.log_bytes().0, ..InventoryTotals::default() };
-        for series in state.series.values() {
+        totals.snapshots = state.snapshots.len() as u64;
+        for series in state.registered() {
             totals.series += 1;
             totals.rows += series.rows;
             totals.bytes += series.file_bytes();
@@ -284,11 +286,7 @@ fn inventory_row(series: &SeriesState) -> InventoryRow {
         let expected = last.saturating_sub(first) / interval.max(1) + 1;
         (series.rows as f64 / expected as f64).min(1.0)
     });
-    let last_write_at = (series.last_write_ms > 0).then(|| {
-        let mut text = Vec::new();
-        time::write_rfc3339(&mut text, series.last_write_ms, crate::types::TimeUnit::Ms);
-        String::from_utf8_lossy(&text).into_owned()
-    });
+    let last_write_at = (series.last_write_ms > 0).then(|| snapshots::rfc3339(series.last_write_ms));
     InventoryRow {
         series: series.def.key.clone(),
         rows: series.rows,

@@ -166,7 +166,6 @@ fn unimplemented(what: &str) -> Error {
 
 fn check_offered(query: &Query) -> Result<()> {
     let asked = [
-        (query.as_of.is_some(), "as_of"),
         (query.latest_complete.is_some(), "latest_complete"),
         (query.layout.as_deref().is_some_and(|layout| layout != "by_series"), "layout by_time"),
     ];
@@ -203,6 +202,27 @@ fn columns_of(def: &SeriesDef, names: Option<&Vec<String>>) -> Result<Option<Vec
 }
 
 impl Service {
+    /// The one state a query is answered from.
+    fn state_of(&self, query: &Query, cursor: Option<&Cursor>) -> Result<Arc<State>> {
+        let asked = match (&query.as_of, query.commit) {
+            (Some(_), Some(_)) => return Err(Error::invalid("as_of and commit each name a state; give one of them")),
+            (Some(name), None) => {
+                let state = self.store.as_of(name)?;
+                Some((state.commit, Some(state)))
+            }
+            (None, commit) => commit.map(|commit| (commit, None)),
+        };
+        match (asked, cursor) {
+            (Some((commit, _)), Some(cursor)) if cursor.commit != commit => {
+                Err(Error::invalid(format!("the cursor is of commit {}, not {commit}", cursor.commit)))
+            }
+            (Some((_, Some(state))), _) => Ok(state),
+            (Some((commit, None)), _) => self.store.at_commit(commit),
+            (None, Some(cursor)) => self.store.at_commit(cursor.commit),
+            (None, None) => Ok(self.store.snapshot()),
+        }
+    }
+
     fn resolve(&self, query: &Query) -> Result<Resolved> {
         check_offered(query)?;
         let key = series_key(query)?;
@@ -218,17 +238,7 @@ impl Service {
                     .ok_or_else(|| Error::invalid(format!("cursor {text:?} was not made by this server")))?,
             ),
         };
-        let commit = match (&cursor, query.commit) {
-            (Some(cursor), Some(commit)) if cursor.commit != commit => {
-                return Err(Error::invalid(format!("the cursor is of commit {}, not {commit}", cursor.commit)));
-            }
-            (Some(cursor), _) => Some(cursor.commit),
-            (None, commit) => commit,
-        };
-        let state = match commit {
-            None => self.store.snapshot(),
-            Some(commit) => self.store.at_commit(commit)?,
-        };
+        let state = self.state_of(query, cursor.as_ref())?;
         let series = self.series_state(&state, &key)?;
         let columns = columns_of(&series.def, query.columns.as_ref())?;
         let predicates = query.predicates.as_deref().unwrap_or_default();
@@ -253,7 +263,8 @@ impl Service {
     /// Starts a read; rows come out of the iterator.
     ///
     /// # Errors
-    /// `series_not_found`, `invalid_argument`, `schema_mismatch` for an unknown column, `commit_gone`; the iterator
+    /// `series_not_found`, `snapshot_not_found`, `invalid_argument`, `schema_mismatch` for an unknown column,
+    /// `commit_gone`; the iterator
     /// itself gives `corrupt_data` when a stored block fails its checksum.
     pub fn read(&self, query: &Query) -> Result<Answer> {
         let resolved = self.resolve(query)?;
@@ -283,7 +294,7 @@ impl Service {
     /// Entity-tag stem of what `read` would answer now, without reading: for 304.
     pub fn etag_stem(&self, query: &Query) -> Result<String> {
         let key = series_key(query)?;
-        let series = self.series_state(&self.store.snapshot(), &key)?;
+        let series = self.series_state(&*self.state_of(query, None)?, &key)?;
         Ok(self.stem(series.id, series.version))
     }
 
@@ -299,7 +310,8 @@ impl Service {
         let row_bytes =
             8 + resolved.shape.columns.iter().map(|column| cell_bytes(column.kind, query.numbers)).sum::<u64>();
         self.store.pins().keep(&resolved.state);
-        let pinned = Query { commit: Some(resolved.state.commit), endpoints: None, ..query.clone() };
+        // The commit stands for the snapshot: it stays good as long as that does.
+        let pinned = Query { commit: Some(resolved.state.commit), as_of: None, endpoints: None, ..query.clone() };
         let wanted = query.endpoints.unwrap_or(1);
         if wanted == 0 || wanted > ENDPOINTS_MAX {
             return Err(Error::invalid(format!("endpoints {wanted} is not between 1 and {ENDPOINTS_MAX}")));

@@ -66,6 +66,33 @@ pub struct DropReply {
     pub commit: u64,
 }
 
+/// A named snapshot: the whole store as it was at a commit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub struct SnapshotInfo {
+    pub name: String,
+    /// Its own commit; it shows every write up to it.
+    pub commit: u64,
+    /// Wall-clock time, RFC 3339, for people only.
+    pub created_at: String,
+}
+
+/// Every named snapshot, by name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub struct SnapshotList {
+    pub snapshots: Vec<SnapshotInfo>,
+}
+
+/// Reply to dropping a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub struct SnapshotDropped {
+    pub name: String,
+    /// Commit of the drop.
+    pub commit: u64,
+}
+
 /// A registered series: its definition, and what is stored.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
@@ -189,6 +216,9 @@ pub struct InventoryTotals {
     pub tail_rows: u64,
     /// Bytes of the log segments on disk.
     pub wal_bytes: u64,
+    /// Named snapshots.
+    #[serde(default)]
+    pub snapshots: u64,
 }
 
 /// What is stored, by series.

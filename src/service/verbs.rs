@@ -97,6 +97,24 @@ pub const VERBS: &[Verb] = &[
         cli: Dash("an answer tells its size itself"),
     },
     Verb {
+        name: "create a snapshot",
+        rest: At(&["POST /v1/snapshots"]),
+        flight: At(&["create_snapshot"]),
+        cli: At(&["snapshot create"]),
+    },
+    Verb {
+        name: "list snapshots",
+        rest: At(&["GET /v1/snapshots"]),
+        flight: At(&["list_snapshots"]),
+        cli: At(&["snapshot list"]),
+    },
+    Verb {
+        name: "drop a snapshot",
+        rest: At(&["DELETE /v1/snapshots/{name}"]),
+        flight: At(&["drop_snapshot"]),
+        cli: At(&["snapshot drop"]),
+    },
+    Verb {
         name: "inventory",
         rest: At(&["GET /inventory"]),
         flight: At(&["inventory"]),

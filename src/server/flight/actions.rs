@@ -23,6 +23,9 @@ pub const ACTIONS: &[(&str, &str)] = &[
         "deletes the closed range of rows; body: {\"series\": key, \"start\": t, \"end\": t} or {\"series\": key, \"all\": true}; \
          optional: if_version, dry_run",
     ),
+    ("create_snapshot", "names the store as it is now, for as_of; body: {\"name\": name}"),
+    ("drop_snapshot", "takes a named snapshot away; body: {\"name\": name}"),
+    ("list_snapshots", "lists the named snapshots; no body"),
     ("inventory", "lists what is stored; body: empty, or a filter as JSON"),
     ("health", "tells how the server is; no body"),
     ("compact", "moves rows of the log into chunk files; body: empty, or {\"series\": [key, …]}"),
@@ -54,6 +57,12 @@ struct DeleteRange {
     dry_run: bool,
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Named {
+    name: String,
+}
+
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Compact {
@@ -75,6 +84,9 @@ pub(super) fn run(service: &Arc<Service>, action: &Action) -> Result<Bytes> {
             let range = range(service, &asked)?;
             answer(&service.delete_range(&asked.series, range, &version(asked.if_version), asked.dry_run)?)
         }
+        "create_snapshot" => answer(&service.create_snapshot(&json::<Named>("body of create_snapshot", body)?.name)?),
+        "drop_snapshot" => answer(&service.drop_snapshot(&json::<Named>("body of drop_snapshot", body)?.name)?),
+        "list_snapshots" => answer(&service.snapshots()),
         "inventory" => answer(&service.inventory(&or_default::<SeriesFilter>("filter", body)?)?),
         "health" => answer(&service.health()?),
         "compact" => answer(&service.seal(&or_default::<Compact>("body of compact", body)?.series)?),

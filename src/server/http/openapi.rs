@@ -31,6 +31,7 @@ use crate::query::ScanStats;
     tags(
         (name = "series", description = "Register, list, change and drop series"),
         (name = "rows", description = "Write, read and delete rows"),
+        (name = "snapshots", description = "Named views of the whole store that stay readable"),
         (name = "server", description = "What is stored and how the server is"),
     ),
 )]
@@ -104,16 +105,21 @@ failures! {
     ChangeFailure: InvalidArgument SeriesNotFound RequestTimeout CommitConflict TooLarge UnsupportedMediaType
         Overloaded WriterStopped StorageFull;
     /// Reading rows.
-    ReadFailure: InvalidArgument SchemaMismatch SeriesNotFound NotAcceptable CommitGone CorruptData Unimplemented
+    ReadFailure: InvalidArgument SchemaMismatch SeriesNotFound SnapshotNotFound NotAcceptable CommitGone CorruptData Unimplemented
         Overloaded;
     /// Reading rows by a query in the body.
-    QueryFailure: InvalidArgument SchemaMismatch SeriesNotFound NotAcceptable RequestTimeout CommitGone TooLarge
+    QueryFailure: InvalidArgument SchemaMismatch SeriesNotFound SnapshotNotFound NotAcceptable RequestTimeout CommitGone TooLarge
         UnsupportedMediaType CorruptData Unimplemented Overloaded;
     /// Writing rows.
     WriteFailure: InvalidArgument SchemaMismatch SeriesNotFound RequestTimeout RowsExist OutOfOrder IdempotencyMismatch
         CommitConflict TooLarge UnsupportedMediaType InvalidRows Overloaded WriterStopped StorageFull;
     /// Deleting rows.
     DeleteFailure: InvalidArgument SeriesNotFound CommitConflict WriterStopped StorageFull;
+    /// Creating a snapshot.
+    CreateSnapshotFailure: InvalidArgument RequestTimeout SnapshotExists TooLarge UnsupportedMediaType Overloaded
+        WriterStopped StorageFull;
+    /// Dropping a snapshot.
+    DropSnapshotFailure: InvalidArgument SnapshotNotFound WriterStopped StorageFull;
     /// Maintenance.
     AdminFailure: InvalidArgument SeriesNotFound RequestTimeout TooLarge UnsupportedMediaType CorruptData Overloaded
         WriterStopped StorageFull;

@@ -14,7 +14,7 @@ use crate::service::{MergeOp, Mode};
 use crate::types::{Kind, Rounding};
 
 /// Parameters of a read that this version refuses instead of ignoring them.
-pub const READ_NOT_YET: &[&str] = &["as_of", "latest_complete"];
+pub const READ_NOT_YET: &[&str] = &["latest_complete"];
 
 macro_rules! documented {
     ($(#[$outer:meta])* $name:ident { $($(#[$inner:meta])* $field:ident,)* }) => {
@@ -84,6 +84,9 @@ documented! {
         /// Format of the answer; goes before `Accept`.
         #[param(value_type = Option<OutFormat>)]
         format,
+        /// Answer as the snapshot of this name shows the store.
+        #[param(example = "before-repair")]
+        as_of,
         /// Adds to a JSON answer how it was found.
         #[param(value_type = Option<bool>)]
         explain,
@@ -339,7 +342,7 @@ mod tests {
 
     #[test]
     fn parameters_of_later_versions_are_not_ignored() {
-        for query in ["as_of=x", "latest_complete=5"] {
+        for query in ["latest_complete=5"] {
             assert_eq!(read(query).unwrap_err().code(), ErrorCode::Unimplemented, "{query}");
         }
     }

@@ -4,6 +4,7 @@ mod not_yet;
 mod rows;
 mod series;
 mod server;
+mod snapshots;
 
 use axum::Router;
 use axum::http::{Method, Uri};
@@ -32,6 +33,8 @@ pub fn all() -> OpenApiRouter<App> {
         .routes(routes!(rows::merge_klines))
         .routes(routes!(rows::merge_scalars))
         .routes(routes!(rows::query))
+        .routes(routes!(snapshots::list_snapshots, snapshots::create_snapshot))
+        .routes(routes!(snapshots::drop_snapshot))
         .routes(routes!(server::compact))
         .routes(routes!(server::inventory))
         .routes(routes!(server::health))

@@ -1,7 +1,7 @@
 //! Paths of the contract that this version does not offer: known, and refused as such.
 
 use axum::http::{Method, Uri};
-use axum::routing::{MethodRouter, delete, get, post};
+use axum::routing::{MethodRouter, get, post};
 use utoipa_axum::router::OpenApiRouter;
 
 use super::{App, Failure};
@@ -21,8 +21,6 @@ pub fn all() -> OpenApiRouter<App> {
     let mut router = OpenApiRouter::new()
         .route("/v1/write", post())
         .route("/v1/coverage/{*key}", get())
-        .route("/v1/snapshots", both())
-        .route("/v1/snapshots/{name}", delete(refuse))
         .route("/v1/admin/jobs", get())
         .route("/v1/admin/jobs/{id}", get())
         .route("/v1/admin/orphans", get())

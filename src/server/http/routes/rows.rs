@@ -111,6 +111,7 @@ fn read_query(key: &SeriesKey, headers: &HeaderMap, uri: &Uri) -> Result<(Query,
         order: params.word("order")?,
         numbers: params.word("numbers")?,
         cursor: params.text("cursor").map(String::from),
+        as_of: params.text("as_of").map(String::from),
         ..Query::of(key)
     };
     Ok((query, params.options(&accept(headers))?))

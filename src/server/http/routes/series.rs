@@ -81,8 +81,13 @@ pub async fn register_series(State(app): State<App>, headers: HeaderMap, uri: Ur
 
 /// Path of a series, percent-encoded.
 fn location(key: &SeriesKey) -> String {
+    format!("/v1/series/{}", encoded(key.as_str()))
+}
+
+/// Part of a path, percent-encoded.
+pub fn encoded(part: &str) -> impl std::fmt::Display {
     const SET: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'.').remove(b'_').remove(b'-');
-    format!("/v1/series/{}", utf8_percent_encode(key.as_str(), SET))
+    utf8_percent_encode(part, SET)
 }
 
 /// Get a kline series

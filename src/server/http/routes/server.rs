@@ -16,7 +16,7 @@ use crate::server::http::edge::random_id;
 use crate::server::http::etag::{is_known, not_modified};
 use crate::server::http::openapi::{AdminFailure, AnyFailure, HealthFailure};
 use crate::server::http::params::{FilterParams, NoParams, Params};
-use crate::server::http::{body, openapi_json, reply};
+use crate::server::http::{body, once, openapi_json, reply};
 use crate::service::{Health, Inventory, SealReply, Status};
 use crate::types::SeriesKey;
 
@@ -163,6 +163,7 @@ pub struct Jobs {
 )]
 pub async fn compact(State(app): State<App>, headers: HeaderMap, uri: Uri, body: Body) -> Outcome<Response> {
     Params::of::<NoParams>(&uri, &[])?;
+    once::refuse(&headers)?;
     let request: CompactRequest = body::json_or_default(&headers, body, app.config(), &app.0.ingest).await?;
     let result = app.blocking(move |service| service.seal(&request.series)).await?;
     let job = Job { id: random_id(), verb: "compact".into(), status: JobStatus::Done, progress: 1.0, result };
