@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{chunk, manifest, run, tombstone, value_index, wal, zone_map};
+use super::{chunk, manifest, receipt, run, tombstone, value_index, wal, zone_map};
 use crate::error::{Error, Result};
 
 /// Describes a file by its first bytes and checks its checksums.
@@ -35,11 +35,13 @@ pub fn inspect(bytes: &[u8]) -> Result<Value> {
             index.columns.iter().map(|c| json!({"position": c.position, "pages": c.pages.len()})).collect();
         Ok(json!({"kind": "value index", "chunk_id": index.chunk_id, "footer_crc32c": crc, "rows": index.rows,
                   "columns": columns}))
+    } else if magic == receipt::RECEIPTS_MAGIC {
+        inspect_receipts(bytes)
     } else if magic == tombstone::DROP_MAGIC {
         Ok(json!({"kind": "drop marker", "drop": tombstone::decode_drop(bytes)?}))
     } else {
         Err(Error::invalid("the file is no FastK file").with_hint(
-            "chunks, zone maps, value indexes, log segments, runs, manifest edits and checkpoints, tombstones and drop \
+            "chunks, zone maps, value indexes, log segments, runs, receipts, manifest edits and checkpoints, tombstones and drop \
              markers are",
         ))
     }
@@ -129,15 +131,27 @@ fn inspect_operation(operation: &wal::Operation) -> Value {
 }
 
 fn inspect_run(bytes: &[u8]) -> Result<Value> {
-    let (base_commit, entries) = run::decode_run(bytes)?;
+    let (crc, entries) = run::decode_run(bytes)?;
     let entries: Vec<Value> = entries
         .iter()
         .map(|entry| {
             json!({"series_id": entry.series_id, "commit_lo": entry.commit_lo, "commit_hi": entry.commit_hi,
-                   "rows": entry.rows.len(), "ts_min": entry.rows.ts.first(), "ts_max": entry.rows.ts.last()})
+                   "rows": entry.rows, "columns": entry.columns, "offset": entry.offset,
+                   "ts_min": entry.ts_min, "ts_max": entry.ts_max})
         })
         .collect();
-    Ok(json!({"kind": "run", "file_bytes": bytes.len(), "base_commit": base_commit, "entries": entries}))
+    Ok(json!({"kind": "run", "file_bytes": bytes.len(), "crc32c": format!("{crc:08x}"), "entries": entries}))
+}
+
+fn inspect_receipts(bytes: &[u8]) -> Result<Value> {
+    let receipts: Vec<Value> = receipt::decode_receipts(bytes)?
+        .iter()
+        .map(|r| {
+            let commits: Vec<u64> = r.written.iter().map(|written| written.commit).collect();
+            json!({"key_hash": format!("{:032x}", r.key), "wall_ms": r.wall_ms, "commits": commits})
+        })
+        .collect();
+    Ok(json!({"kind": "receipts", "file_bytes": bytes.len(), "receipts": receipts}))
 }
 
 fn inspect_manifest(kind: &str, edit: &manifest::Edit) -> Value {
@@ -153,7 +167,10 @@ fn inspect_manifest(kind: &str, edit: &manifest::Edit) -> Value {
         .map(|s| {
             let def = serde_json::from_str(&s.def).unwrap_or_else(|_| Value::String(s.def.clone()));
             json!({"id": s.id, "series": def, "version": s.version, "rows": s.rows, "first_ts": s.first_ts,
-                   "last_ts": s.last_ts, "sealed_commit": s.sealed_commit})
+                   "last_ts": s.last_ts, "sealed_commit": s.sealed_commit, "created_commit": s.created_commit,
+                   "last_commit": s.last_commit, "dropped_commit": s.dropped_commit,
+                   "views": s.views.iter().map(|v| json!({"commit": v.commit, "version": v.version, "rows": v.rows}))
+                       .collect::<Vec<_>>()})
         })
         .collect();
     let chunks: Vec<Value> = edit
@@ -169,11 +186,17 @@ fn inspect_manifest(kind: &str, edit: &manifest::Edit) -> Value {
     json!({
         "kind": kind, "number": edit.number, "epoch": edit.epoch, "base_commit": edit.base_commit,
         "wal_first_segment": edit.wal_first_segment, "wal_first_lsn": edit.wal_first_lsn,
-        "next_series_id": edit.next_series_id, "next_chunk_id": edit.next_chunk_id,
+        "next_series_id": edit.next_series_id, "next_file_id": edit.next_file_id,
         "series": series, "series_dropped": edit.series_dropped, "chunks": chunks,
         "chunks_removed": edit.chunks_removed, "tombstones": tombstones(&edit.tombstones),
         "tombstones_removed": tombstones(&edit.tombstones_removed),
-        "run": edit.run.as_ref().map(|r| json!({"id": r.id, "bytes": r.bytes, "crc32c": format!("{:08x}", r.crc)})),
-        "run_removed": edit.run_removed, "fences": edit.fences,
+        "runs": edit.runs.iter().map(|r| json!({"id": r.id, "bytes": r.bytes, "level": r.level,
+            "base_commit": r.base_commit, "crc32c": format!("{:08x}", r.crc)})).collect::<Vec<_>>(),
+        "runs_removed": edit.runs_removed,
+        "snapshots": edit.snapshots.iter().map(|s| json!({"name": s.name, "commit": s.commit})).collect::<Vec<_>>(),
+        "snapshots_removed": edit.snapshots_removed,
+        "receipts": edit.receipts.iter().map(|r| json!({"id": r.id, "bytes": r.bytes})).collect::<Vec<_>>(),
+        "receipts_removed": edit.receipts_removed, "chunks_unlinked": edit.chunks_unlinked,
+        "chunks_waiting": edit.chunks_waiting.iter().map(|c| c.id).collect::<Vec<_>>(),
     })
 }

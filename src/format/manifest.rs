@@ -36,10 +36,10 @@ pub struct Edit {
     pub tombstones: Vec<TombstoneRecord>,
     #[prost(message, repeated, tag = "7")]
     pub tombstones_removed: Vec<TombstoneRecord>,
-    /// Run that holds every tail row of commits up to `base_commit`; replaces the run before it.
-    #[prost(message, optional, tag = "8")]
-    pub run: Option<RunRecord>,
-    /// Everything up to this commit is in chunks, the run and this manifest; 0 leaves it as it was.
+    /// Run files published: with those before them they hold every tail row of commits up to `base_commit`.
+    #[prost(message, repeated, tag = "8")]
+    pub runs: Vec<RunRecord>,
+    /// Everything up to this commit is in chunks, runs and this manifest; 0 leaves it as it was.
     #[prost(uint64, tag = "9")]
     pub base_commit: u64,
     /// First log segment that recovery needs; 0 leaves it as it was.
@@ -50,17 +50,34 @@ pub struct Edit {
     pub wal_first_lsn: u64,
     #[prost(uint64, tag = "12")]
     pub next_series_id: u64,
+    /// Number of the next chunk, run or receipt file.
     #[prost(uint64, tag = "13")]
-    pub next_chunk_id: u64,
+    pub next_file_id: u64,
     /// Random name of this history of the store; empty leaves it as it was.
     #[prost(string, tag = "14")]
     pub epoch: String,
-    /// Set when the run before is gone and there is no new one.
-    #[prost(bool, tag = "15")]
-    pub run_removed: bool,
-    /// Commits that something still needs to see apart from its neighbours (named snapshots).
-    #[prost(uint64, repeated, tag = "16")]
-    pub fences: Vec<u64>,
+    /// Ids of run files gone.
+    #[prost(uint64, repeated, tag = "15")]
+    pub runs_removed: Vec<u64>,
+    /// Named snapshots new.
+    #[prost(message, repeated, tag = "16")]
+    pub snapshots: Vec<SnapshotRecord>,
+    /// Names of snapshots gone.
+    #[prost(string, repeated, tag = "17")]
+    pub snapshots_removed: Vec<String>,
+    /// Receipt files published.
+    #[prost(message, repeated, tag = "18")]
+    pub receipts: Vec<ReceiptsRecord>,
+    /// Ids of receipt files gone.
+    #[prost(uint64, repeated, tag = "19")]
+    pub receipts_removed: Vec<u64>,
+    /// Ids of removed chunks whose files are unlinked; a checkpoint lists those whose files may still be there in
+    /// `chunks_waiting`.
+    #[prost(uint64, repeated, tag = "20")]
+    pub chunks_unlinked: Vec<u64>,
+    /// In a checkpoint: chunks removed whose files may still be there.
+    #[prost(message, repeated, tag = "21")]
+    pub chunks_waiting: Vec<ChunkRecord>,
 }
 
 /// A series as of the commit up to which it is sealed.
@@ -85,6 +102,64 @@ pub struct SeriesRecord {
     /// Wall clock of the last write in milliseconds; for people only.
     #[prost(sint64, tag = "8")]
     pub last_write_ms: i64,
+    /// Commit of the registration.
+    #[prost(uint64, tag = "9")]
+    pub created_commit: u64,
+    /// Commit of the last change.
+    #[prost(uint64, tag = "10")]
+    pub last_commit: u64,
+    /// Commit of the drop, for a series that only snapshots show any more; else 0.
+    #[prost(uint64, tag = "11")]
+    pub dropped_commit: u64,
+    /// What snapshots see of it where that differs.
+    #[prost(message, repeated, tag = "12")]
+    pub views: Vec<ViewRecord>,
+}
+
+/// A series as a snapshot sees it.
+#[derive(Clone, PartialEq, Message)]
+pub struct ViewRecord {
+    /// Highest commit it was so at.
+    #[prost(uint64, tag = "1")]
+    pub commit: u64,
+    /// Commit of the last change before.
+    #[prost(uint64, tag = "2")]
+    pub last_commit: u64,
+    /// The registration as JSON.
+    #[prost(string, tag = "3")]
+    pub def: String,
+    #[prost(uint64, tag = "4")]
+    pub version: u64,
+    #[prost(uint64, tag = "5")]
+    pub rows: u64,
+    #[prost(sint64, optional, tag = "6")]
+    pub first_ts: Option<i64>,
+    #[prost(sint64, optional, tag = "7")]
+    pub last_ts: Option<i64>,
+}
+
+/// A named snapshot.
+#[derive(Clone, PartialEq, Message)]
+pub struct SnapshotRecord {
+    #[prost(string, tag = "1")]
+    pub name: String,
+    #[prost(uint64, tag = "2")]
+    pub commit: u64,
+    /// Wall clock in milliseconds; for people only.
+    #[prost(sint64, tag = "3")]
+    pub created_ms: i64,
+}
+
+/// A receipt file.
+#[derive(Clone, PartialEq, Message)]
+pub struct ReceiptsRecord {
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+    #[prost(uint64, tag = "2")]
+    pub bytes: u64,
+    /// Wall clock of its newest receipt in milliseconds: the file goes when that one is too old.
+    #[prost(sint64, tag = "3")]
+    pub newest_ms: i64,
 }
 
 /// A published chunk file.
@@ -137,8 +212,15 @@ pub struct RunRecord {
     pub id: u64,
     #[prost(uint64, tag = "2")]
     pub bytes: u64,
+    /// Checksum in its trailer, which covers the whole file.
     #[prost(fixed32, tag = "3")]
     pub crc: u32,
+    /// 0 as a checkpoint wrote it; one more for every time it was merged.
+    #[prost(uint32, tag = "4")]
+    pub level: u32,
+    /// Its rows are those of commits up to this one; files are ordered by it.
+    #[prost(uint64, tag = "5")]
+    pub base_commit: u64,
 }
 
 fn encode(magic: &[u8; 8], edit: &Edit) -> Vec<u8> {

@@ -300,16 +300,20 @@ pub fn decode_commit(payload: &[u8]) -> Result<Commit> {
     let mut operations = Vec::new();
     for _ in 0..count {
         operations.push(match reader.u8()? {
-            OP_WRITE => {
-                Operation::Write { series_id: reader.u64()?, replaced: reader.u64()?, rows: read_rows(&mut reader)? }
-            }
+            OP_WRITE => Operation::Write {
+                series_id: reader.u64()?,
+                replaced: reader.u64()?,
+                rows: read_rows(&mut reader)?,
+            },
             OP_DELETE => Operation::Delete {
                 series_id: reader.u64()?,
                 start: reader.i64()?,
                 end: reader.i64()?,
                 deleted: reader.u64()?,
             },
-            OP_REGISTER => Operation::Register { series_id: reader.u64()?, def: text(&mut reader, "registration")? },
+            OP_REGISTER => {
+                Operation::Register { series_id: reader.u64()?, def: text(&mut reader, "registration")? }
+            }
             OP_DROP => Operation::Drop { series_id: reader.u64()? },
             OP_CREATE_SNAPSHOT => Operation::CreateSnapshot { name: text(&mut reader, "snapshot name")? },
             OP_DROP_SNAPSHOT => Operation::DropSnapshot { name: text(&mut reader, "snapshot name")? },

@@ -13,7 +13,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use arc_swap::ArcSwap;
 
 use super::log::{Log, QueuedFrame};
-use super::state::{State, Structural};
+use super::state::{SeriesId, State, Structural};
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::wal::FrameKind;
 
@@ -62,6 +62,17 @@ pub struct Pending {
     /// Highest `durable_lsn` that a frame on disk carries.
     marked_lsn: u64,
     stopped: Option<String>,
+}
+
+/// A state whose runs were frozen, and where the log stands behind it.
+#[derive(Debug)]
+pub struct Frozen {
+    pub ids: Arc<Vec<SeriesId>>,
+    /// Not durable before the next flush and sync.
+    pub state: Arc<State>,
+    /// Segment that is open, and the LSN of the next frame.
+    pub segment: u64,
+    pub first_lsn: u64,
 }
 
 /// The queue. See the head of this module.
@@ -280,14 +291,19 @@ impl CommitQueue {
         self.with_log(Pending::sync)
     }
 
-    /// Where the log stands behind everything published: the open segment and the next LSN. All frames before it are
-    /// synced, markers included, so that no later recovery finds a hole in front of it.
-    pub fn log_position(&self) -> Result<(u64, u64, Arc<State>)> {
-        self.flush()?;
+    /// Freezes the runs of these series (all with runs when `None`) at one commit, and tells where the log stands
+    /// behind it: what the state holds comes from frames before `first_lsn`, everything later from frames behind it.
+    pub fn freeze(&self, ids: Option<&[SeriesId]>) -> Result<Frozen> {
         self.with_log(|pending, log| {
-            pending.sync(log)?;
-            let first_queued = pending.frames.first().map_or(pending.next_lsn, |frame| frame.lsn);
-            Ok((log.segment(), first_queued, self.published.load_full()))
+            pending.check_writable()?;
+            let has_runs = |id: &SeriesId| pending.state.series.get(id).is_some_and(|series| !series.runs.is_empty());
+            let ids: Vec<SeriesId> = match ids {
+                Some(ids) => ids.iter().copied().filter(has_runs).collect(),
+                None => pending.state.series.keys().copied().filter(has_runs).collect(),
+            };
+            let ids = Arc::new(ids);
+            self.apply(pending, Structural::Freeze(Arc::clone(&ids)));
+            Ok(Frozen { ids, state: Arc::clone(&pending.state), segment: log.segment(), first_lsn: pending.next_lsn })
         })
     }
 

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use crate::disk;
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::manifest::{
-    ChunkRecord, Edit, RunRecord, SeriesRecord, TombstoneRecord, decode_checkpoint, decode_edit, encode_checkpoint,
+    ChunkRecord, Edit, ReceiptsRecord, RunRecord, SeriesRecord, SnapshotRecord, TombstoneRecord, decode_checkpoint, decode_edit, encode_checkpoint,
     encode_edit,
 };
 
@@ -24,12 +24,16 @@ pub struct Contents {
     pub series: BTreeMap<u64, SeriesRecord>,
     pub chunks: BTreeMap<u64, ChunkRecord>,
     pub tombstones: BTreeSet<(u64, u64, i64, i64)>,
-    pub run: Option<RunRecord>,
+    pub runs: BTreeMap<u64, RunRecord>,
+    pub snapshots: BTreeMap<String, SnapshotRecord>,
+    pub receipts: BTreeMap<u64, ReceiptsRecord>,
+    /// Chunks no longer in use whose files may still be there.
+    pub waiting: BTreeMap<u64, ChunkRecord>,
     pub base_commit: u64,
     pub wal_first_segment: u64,
     pub wal_first_lsn: u64,
     pub next_series_id: u64,
-    pub next_chunk_id: u64,
+    pub next_file_id: u64,
 }
 
 fn tombstone_key(record: &TombstoneRecord) -> (u64, u64, i64, i64) {
@@ -57,7 +61,11 @@ impl Contents {
             self.tombstones.remove(&tombstone_key(record));
         }
         for id in edit.chunks_removed {
-            self.chunks.remove(&id);
+            self.waiting.extend(self.chunks.remove(&id).map(|chunk| (id, chunk)));
+        }
+        self.waiting.extend(edit.chunks_waiting.into_iter().map(|chunk| (chunk.id, chunk)));
+        for id in edit.chunks_unlinked {
+            self.waiting.remove(&id);
         }
         for chunk in edit.chunks {
             self.chunks.insert(chunk.id, chunk);
@@ -67,17 +75,23 @@ impl Contents {
             self.chunks.retain(|_, chunk| chunk.series_id != id);
             self.tombstones.retain(|(series_id, ..)| *series_id != id);
         }
-        if edit.run_removed {
-            self.run = None;
+        for id in edit.runs_removed {
+            self.runs.remove(&id);
         }
-        if edit.run.is_some() {
-            self.run = edit.run;
+        self.runs.extend(edit.runs.into_iter().map(|run| (run.id, run)));
+        for name in edit.snapshots_removed {
+            self.snapshots.remove(&name);
         }
+        self.snapshots.extend(edit.snapshots.into_iter().map(|snapshot| (snapshot.name.clone(), snapshot)));
+        for id in edit.receipts_removed {
+            self.receipts.remove(&id);
+        }
+        self.receipts.extend(edit.receipts.into_iter().map(|file| (file.id, file)));
         newer(&mut self.base_commit, edit.base_commit);
         newer(&mut self.wal_first_segment, edit.wal_first_segment);
         newer(&mut self.wal_first_lsn, edit.wal_first_lsn);
         newer(&mut self.next_series_id, edit.next_series_id);
-        newer(&mut self.next_chunk_id, edit.next_chunk_id);
+        newer(&mut self.next_file_id, edit.next_file_id);
     }
 
     fn as_edit(&self) -> Edit {
@@ -95,12 +109,15 @@ impl Contents {
                     end: *end,
                 })
                 .collect(),
-            run: self.run.clone(),
+            runs: self.runs.values().cloned().collect(),
+            snapshots: self.snapshots.values().cloned().collect(),
+            receipts: self.receipts.values().cloned().collect(),
+            chunks_waiting: self.waiting.values().cloned().collect(),
             base_commit: self.base_commit,
             wal_first_segment: self.wal_first_segment,
             wal_first_lsn: self.wal_first_lsn,
             next_series_id: self.next_series_id,
-            next_chunk_id: self.next_chunk_id,
+            next_file_id: self.next_file_id,
             epoch: self.epoch.clone(),
             ..Edit::default()
         }
@@ -137,7 +154,7 @@ impl Manifest {
             wal_first_segment: 1,
             wal_first_lsn: 1,
             next_series_id: 1,
-            next_chunk_id: 1,
+            next_file_id: 1,
             ..Contents::default()
         };
         let mut checkpoint = 0;

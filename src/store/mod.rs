@@ -4,8 +4,11 @@
 //! published [`State`] and never wait. Sealing moves the tail into chunk files; a manifest edit makes them count.
 //! All methods block and may be called from any thread.
 
+mod checkpoint;
 mod chunk;
 mod commit;
+mod compact;
+mod counters;
 mod log;
 mod manifest;
 mod merge;
@@ -13,22 +16,26 @@ mod pins;
 mod recover;
 mod seal;
 mod sidecar;
+mod snapshot;
 mod state;
 mod upkeep;
 mod write;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 pub use chunk::{BlockColumns, BlockMessage, ChunkFile, MapCache};
 pub use commit::Durability;
+pub use compact::{CompactReport, VacuumReport};
+pub use counters::UpkeepCounts;
 pub use merge::{Loaded, Merge, MergeStats, Piece, Wanted};
 pub use pins::Pins;
 pub use recover::RecoveryReport;
 pub use seal::SealReport;
 pub use sidecar::SidecarReport;
+pub use snapshot::SNAPSHOTS_MAX;
 pub use state::{SeriesId, SeriesState, Snapshot, State};
 pub use write::{RECEIPT_KEEP_MS, RECEIPTS_MAX, SeriesWrite, WriteMode, WriteOutcome};
 
@@ -55,6 +62,8 @@ pub struct StoreOptions {
     pub wal_bytes_max: u64,
     /// Tail rows of one series after which it is sealed.
     pub seal_rows: u64,
+    /// Bytes of rows that all tails may hold in run files; beyond it the longest are sealed.
+    pub tail_bytes_max: u64,
     /// How long commits that a cursor or ticket names stay readable.
     pub history_keep_ms: u64,
     /// Most chunk files mapped at once.
@@ -74,6 +83,7 @@ impl Default for StoreOptions {
             wal_segment_bytes: 16 << 20,
             wal_bytes_max: 64 << 20,
             seal_rows: 262_144,
+            tail_bytes_max: 1 << 30,
             history_keep_ms: 600_000,
             maps_max: 8_192,
             upkeep: true,
@@ -124,6 +134,8 @@ pub(crate) struct Inner {
     /// Why the last of them failed, if it did. Not under their lock: looking at it never waits for them.
     upkeep_failed: Mutex<Option<String>>,
     pins: Arc<Pins>,
+    views: snapshot::Views,
+    counters: counters::Counters,
     /// Series dropped by this process whose files are still there: readers may need them.
     dropped: Mutex<BTreeMap<SeriesId, Arc<SeriesState>>>,
     epoch: String,
@@ -136,6 +148,10 @@ pub(crate) struct Inner {
 #[derive(Debug)]
 pub(crate) struct Maintenance {
     manifest: Manifest,
+    /// Chunks this process gave up: whoever holds one still reads its file.
+    retired: BTreeMap<u64, Weak<ChunkFile>>,
+    /// Series whose chunks changed since they were last looked at for compaction.
+    uncompacted: BTreeSet<SeriesId>,
 }
 
 impl Store {
@@ -215,7 +231,13 @@ impl Store {
         if commit > now.commit {
             return Err(Error::invalid(format!("commit {commit} lies ahead of the store, which is at {}", now.commit)));
         }
-        self.inner.pins.get(commit).ok_or_else(|| {
+        if let Some(kept) = self.inner.pins.get(commit) {
+            return Ok(kept);
+        }
+        if let Some((name, _)) = now.snapshots.iter().find(|(_, snapshot)| snapshot.commit == commit) {
+            return self.as_of(name);
+        }
+        Err({
             Error::new(
                 ErrorCode::CommitGone,
                 format!("commit {commit} is no longer kept; the store is at {}", now.commit),
@@ -313,28 +335,11 @@ impl Store {
 
     /// Deletes a closed range as one commit. Deleting nothing changes nothing.
     pub fn delete_range(&self, key: &SeriesKey, range: (i64, i64), if_version: IfVersion) -> Result<Deleted> {
-        let queue = &self.inner.queue;
-        let mut pending = queue.lock();
-        pending.check_writable()?;
-        let series = current(&pending.state, key, if_version)?;
-        let deleted = series.count_rows(&self.inner.cache, range)?;
-        if deleted == 0 {
-            let commit = pending.state.commit;
-            drop(pending);
-            queue.flush()?;
-            return Ok(Deleted { series_id: series.id, rows_deleted: 0, version: series.version, commit });
+        let deleted = self.inner.delete_range(key, range, if_version)?;
+        if let Some(upkeep) = self.upkeep.as_ref().filter(|_| deleted.rows_deleted > 0) {
+            upkeep.compact_soon(deleted.series_id);
         }
-        let mut state = pending.state.as_ref().clone();
-        state.commit += 1;
-        let commit = state.commit;
-        let next = series.without_range(&self.inner.cache, range, deleted, commit, wall_ms(), &state.fences)?;
-        let version = next.version;
-        let operation = Operation::Delete { series_id: series.id, start: range.0, end: range.1, deleted };
-        state.put(next);
-        let batch = queue.enqueue(&mut pending, state, frame(vec![operation]))?;
-        drop(pending);
-        queue.wait(&batch)?;
-        Ok(Deleted { series_id: series.id, rows_deleted: deleted, version, commit })
+        Ok(deleted)
     }
 
     /// Moves the tails of these series (all when empty) into chunk files.
@@ -348,6 +353,28 @@ impl Store {
                 .collect::<Result<Vec<_>>>()?
         };
         self.inner.seal(&ids)
+    }
+
+    /// What upkeep did since the store was opened.
+    pub fn upkeep_counts(&self) -> UpkeepCounts {
+        self.inner.counters.counts()
+    }
+
+    /// Bytes of a series' chunk files that hold nothing readable, as of the last compaction step.
+    pub fn garbage_bytes(&self, series_id: SeriesId) -> u64 {
+        self.inner.counters.garbage(series_id)
+    }
+
+    /// Bytes of the run files, and how many there are.
+    pub fn run_files(&self) -> (u64, u64) {
+        let state = self.snapshot();
+        let mut bytes = 0;
+        let mut files = BTreeSet::new();
+        for run in state.series.values().flat_map(|series| &series.settled) {
+            bytes += run.bytes();
+            files.extend(run.file);
+        }
+        (bytes, files.len() as u64)
     }
 
     /// Moves everything out of the log (large tails into chunks, small ones into one run file) and trims it.
@@ -371,6 +398,31 @@ impl Drop for Store {
 }
 
 impl Inner {
+    fn delete_range(&self, key: &SeriesKey, range: (i64, i64), if_version: IfVersion) -> Result<Deleted> {
+        let queue = &self.queue;
+        let mut pending = queue.lock();
+        pending.check_writable()?;
+        let series = current(&pending.state, key, if_version)?;
+        let deleted = series.count_rows(&self.cache, range)?;
+        if deleted == 0 {
+            let commit = pending.state.commit;
+            drop(pending);
+            queue.flush()?;
+            return Ok(Deleted { series_id: series.id, rows_deleted: 0, version: series.version, commit });
+        }
+        let mut state = pending.state.as_ref().clone();
+        state.commit += 1;
+        let commit = state.commit;
+        let next = series.without_range(&self.cache, range, deleted, commit, wall_ms(), &state.fences)?;
+        let version = next.version;
+        let operation = Operation::Delete { series_id: series.id, start: range.0, end: range.1, deleted };
+        state.put(next);
+        let batch = queue.enqueue(&mut pending, state, frame(vec![operation]))?;
+        drop(pending);
+        queue.wait(&batch)?;
+        Ok(Deleted { series_id: series.id, rows_deleted: deleted, version, commit })
+    }
+
     fn maintenance(&self) -> MutexGuard<'_, Maintenance> {
         self.maintenance.lock().unwrap_or_else(PoisonError::into_inner)
     }

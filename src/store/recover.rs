@@ -3,6 +3,7 @@
 //! Opening twice changes nothing the second time. What is never guessed: a damaged manifest or run file stops the
 //! opening with its name; damage in synced log frames opens the store for reading only.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
@@ -12,14 +13,15 @@ use super::commit::CommitQueue;
 use super::log::Log;
 use super::manifest::{Contents, Manifest};
 use super::pins::Pins;
-use super::seal::{DROP_MARKER, run_path};
-use super::state::{Run, SeriesState, Snapshot, State, Tombstone};
+use super::checkpoint::{load_receipts, load_run};
+use super::seal::DROP_MARKER;
+use super::state::{Run, SeriesState, Snapshot, State, Tombstone, View};
 use super::{Inner, Maintenance, StoreOptions};
 use crate::disk;
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::manifest::Edit;
 use crate::format::wal::{Commit, Operation, decode_commit};
-use crate::format::{FORMAT_VERSION, run};
+use crate::format::FORMAT_VERSION;
 use crate::types::SeriesDef;
 
 /// What opening found.
@@ -76,14 +78,14 @@ impl Inner {
                 wal_first_segment: 1,
                 wal_first_lsn: 1,
                 next_series_id: 1,
-                next_chunk_id: 1,
+                next_file_id: 1,
                 ..Edit::default()
             };
             manifest.publish(edit)?;
         }
         let cache = Arc::new(MapCache::new(options.maps_max, options.prefetch));
         let mut state = state_of(root, &manifest.contents)?;
-        load_run(root, &manifest.contents, &mut state)?;
+        load_runs(root, &manifest.contents, &mut state)?;
         let contents = &manifest.contents;
         let (log, found) =
             Log::open(root, contents.wal_first_segment, contents.wal_first_lsn, options.wal_segment_bytes)?;
@@ -115,8 +117,14 @@ impl Inner {
             queue,
             cache,
             epoch: manifest.contents.epoch.clone(),
-            maintenance: Mutex::new(Maintenance { manifest }),
+            maintenance: Mutex::new(Maintenance {
+                uncompacted: manifest.contents.series.keys().copied().collect(),
+                retired: BTreeMap::new(),
+                manifest,
+            }),
             upkeep_failed: Mutex::default(),
+            views: super::snapshot::Views::default(),
+            counters: super::counters::Counters::default(),
             dropped: Mutex::default(),
             recovery: report,
             next_series_id: AtomicU64::new(next_series_id),
@@ -204,6 +212,10 @@ fn parse_def(text: &str) -> Result<Arc<SeriesDef>> {
 /// The state the manifest describes, without tails.
 fn state_of(root: &Path, contents: &Contents) -> Result<State> {
     let mut state = State { commit: contents.base_commit, edit: contents.number, ..State::default() };
+    for record in contents.snapshots.values() {
+        let snapshot = Snapshot { commit: record.commit, created_ms: record.created_ms };
+        state.create_snapshot(record.name.clone(), snapshot);
+    }
     let mut chunks: std::collections::HashMap<u64, Vec<Arc<ChunkFile>>> = std::collections::HashMap::new();
     for record in contents.chunks.values() {
         chunks.entry(record.series_id).or_default().push(Arc::new(ChunkFile::new(root, record.clone())));
@@ -220,6 +232,20 @@ fn state_of(root: &Path, contents: &Contents) -> Result<State> {
         series.bounds = record.first_ts.zip(record.last_ts);
         series.sealed_commit = record.sealed_commit;
         series.last_write_ms = record.last_write_ms;
+        series.created_commit = record.created_commit;
+        series.last_commit = record.last_commit;
+        series.dropped_commit = (record.dropped_commit > 0).then_some(record.dropped_commit);
+        let views = record.views.iter().map(|view| {
+            Ok(View {
+                commit: view.commit,
+                last_commit: view.last_commit,
+                def: parse_def(&view.def)?,
+                version: view.version,
+                rows: view.rows,
+                bounds: view.first_ts.zip(view.last_ts),
+            })
+        });
+        series.views = Arc::new(views.collect::<Result<_>>()?);
         let mut own = chunks.remove(&record.id).unwrap_or_default();
         own.sort_by_key(|chunk| (chunk.record.ts_min, chunk.record.commit_hi));
         series.chunks = Arc::new(own);
@@ -230,26 +256,28 @@ fn state_of(root: &Path, contents: &Contents) -> Result<State> {
     Ok(state)
 }
 
-/// Tail rows that left the log for the run file.
-fn load_run(root: &Path, contents: &Contents, state: &mut State) -> Result<()> {
-    let Some(record) = &contents.run else { return Ok(()) };
-    let path = run_path(root, record.id);
-    let bytes = disk::read(&path)?;
-    if bytes.len() as u64 != record.bytes || crc32c::crc32c(&bytes) != record.crc {
-        return Err(Error::corrupt(format!("{} does not have the checksum the manifest expects", path.display())));
+/// Tail rows, and receipts, that left the log for files.
+fn load_runs(root: &Path, contents: &Contents, state: &mut State) -> Result<()> {
+    let mut by_series: BTreeMap<u64, Vec<Arc<Run>>> = BTreeMap::new();
+    for record in contents.runs.values() {
+        for (series_id, run) in load_run(root, record)? {
+            if state.series.get(&series_id).is_some_and(|series| run.commit_hi > series.sealed_commit) {
+                by_series.entry(series_id).or_default().push(Arc::new(run));
+            }
+        }
     }
-    let (_, entries) =
-        run::decode_run(&bytes).map_err(|e| Error::new(e.code(), format!("{}: {}", path.display(), e.detail())))?;
-    for entry in entries {
-        let Some(series) = state.series.get(&entry.series_id) else { continue };
-        if entry.commit_hi <= series.sealed_commit {
-            continue;
+    for (series_id, mut runs) in by_series {
+        if let Some(series) = state.series.get(&series_id) {
+            runs.sort_by_key(|run| run.commit_lo);
+            let mut next = series.as_ref().clone();
+            next.settled = runs;
+            state.put(next);
         }
-        let mut next = series.as_ref().clone();
-        if let Some(run) = Run::new(entry.rows, entry.commit_lo, entry.commit_hi) {
-            next.runs.push(Arc::new(run));
+    }
+    for record in contents.receipts.values() {
+        for receipt in load_receipts(root, record)? {
+            state.receipts.insert(receipt.key, Arc::new(receipt));
         }
-        state.put(next);
     }
     Ok(())
 }

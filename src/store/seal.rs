@@ -1,4 +1,4 @@
-//! Sealing: the tail becomes chunk files. Checkpoint: the log is trimmed.
+//! Sealing: the tail becomes chunk files.
 //!
 //! Order of every publication: chunk written, synced, linked, directory synced; tombstone files likewise; then the
 //! manifest edit that makes them count; then the state readers see; files nobody needs are unlinked last. A crash
@@ -11,21 +11,15 @@ use std::sync::Arc;
 use super::chunk::{ChunkFile, chunk_name, series_dir};
 use super::merge::{Merge, Source};
 use super::sidecar::{self, zone_map_path};
-use super::state::{SeriesId, SeriesState, Structural, Tombstone};
+use super::state::{NewChunks, SeriesId, SeriesState, Structural, Tombstone, fenced};
 use super::{Inner, Maintenance, def_json};
 use crate::disk::{self, Staged};
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::chunk::{ChunkHead, ChunkSummary, ChunkWriter, block_rows};
-use crate::format::manifest::{ChunkRecord, Edit, RunRecord, SeriesRecord, TombstoneRecord};
-use crate::format::run::encode_run;
+use crate::format::manifest::{ChunkRecord, Edit, SeriesRecord, TombstoneRecord, ViewRecord};
 use crate::format::tombstone::{DropFile, TombstoneFile, encode_drop, encode_tombstone};
 use crate::format::zone_map::ZoneMap;
-use crate::types::{ColumnType, Rows};
-
-/// Chunks of one partition from which sealing merges them into one.
-const PARTITION_CHUNKS_MAX: usize = 8;
-/// Tail rows from which a checkpoint gives a series a chunk instead of a place in the run file.
-const CHUNK_ROWS_MIN: u64 = 4_096;
+use crate::types::ColumnType;
 
 /// What a seal did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -37,12 +31,44 @@ pub struct SealReport {
 }
 
 /// One series' part of a publication.
-struct Sealed {
-    series_id: SeriesId,
-    added: Vec<ChunkRecord>,
-    removed: Vec<Arc<ChunkFile>>,
-    record: SeriesRecord,
-    tombstones: Vec<Tombstone>,
+pub struct Sealed {
+    pub series_id: SeriesId,
+    pub added: Vec<ChunkRecord>,
+    pub removed: Vec<Arc<ChunkFile>>,
+    /// Tombstones that still hide something afterwards.
+    pub tombstones: Vec<Tombstone>,
+}
+
+/// What goes into a chunk.
+pub struct ChunkWrite<'a> {
+    pub partition: &'a str,
+    /// Closed range of the partition.
+    pub range: (i64, i64),
+    pub sources: Vec<Source>,
+    /// Deletes to take rows away by.
+    pub tombstones: Vec<Tombstone>,
+    /// The rows are those as of this commit, when it lies behind the last one of the sources.
+    pub as_of: Option<u64>,
+    pub replaces: Vec<u64>,
+}
+
+/// The rows of one partition between two fences, which may become one chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Interval {
+    /// First fence at or behind the commits inside; later deletes must not take rows from it.
+    pub upper: u64,
+}
+
+impl Interval {
+    pub fn of(fences: &[u64], commit: u64) -> Self {
+        let next = fences.partition_point(|fence| *fence < commit);
+        Self { upper: fences.get(next).copied().unwrap_or(u64::MAX) }
+    }
+
+    /// The deletes that may take rows of the interval away for good.
+    pub fn tombstones(self, series: &SeriesState) -> Vec<Tombstone> {
+        series.tombstones.iter().filter(|t| t.commit <= self.upper).copied().collect()
+    }
 }
 
 impl Inner {
@@ -54,32 +80,25 @@ impl Inner {
         outcome
     }
 
-    fn seal_with(&self, maintenance: &mut Maintenance, ids: &[SeriesId]) -> Result<SealReport> {
-        let (frozen, commit) = {
-            let mut pending = self.queue.lock();
-            pending.check_writable()?;
-            let mut frozen = Vec::new();
-            for id in ids {
-                if pending.state.series.get(id).is_some_and(|series| !series.runs.is_empty()) {
-                    self.queue.apply(&mut pending, Structural::Freeze { series_id: *id });
-                    frozen.extend(pending.state.series.get(id).cloned());
-                }
-            }
-            (frozen, pending.state.commit)
-        };
-        let outcome = self.seal_frozen(maintenance, &frozen, commit);
+    pub fn seal_with(&self, maintenance: &mut Maintenance, ids: &[SeriesId]) -> Result<SealReport> {
+        let frozen = self.queue.freeze(Some(ids))?;
+        let series: Vec<Arc<SeriesState>> = ids
+            .iter()
+            .filter_map(|id| frozen.state.series.get(id))
+            .filter(|series| series.tail().next().is_some())
+            .cloned()
+            .collect();
+        let outcome = self.seal_frozen(maintenance, &series, frozen.state.commit, &frozen.state.fences);
         if outcome.is_err() {
-            let mut pending = self.queue.lock();
-            for series in frozen {
-                self.queue.apply(&mut pending, Structural::Thaw { series_id: series.id });
-            }
+            self.queue.apply(&mut self.queue.lock(), Structural::Thaw(frozen.ids));
         }
         outcome
     }
 
     /// Publishes an edit. When the system refuses it halfway nobody knows what of it is on disk: the writer stops, as
     /// it does after a failed write of the log. A full disk is noticed before the edit has a name and only fails this.
-    fn publish(&self, maintenance: &mut Maintenance, edit: Edit) -> Result<u64> {
+    pub fn publish(&self, maintenance: &mut Maintenance, mut edit: Edit) -> Result<u64> {
+        edit.chunks_unlinked = self.vacuum_files(maintenance);
         maintenance.manifest.publish(edit).inspect_err(|error| {
             if error.code() != ErrorCode::StorageFull {
                 self.queue.stop(error);
@@ -93,6 +112,7 @@ impl Inner {
         maintenance: &mut Maintenance,
         frozen: &[Arc<SeriesState>],
         commit: u64,
+        fences: &[u64],
     ) -> Result<SealReport> {
         let mut report = SealReport::default();
         if frozen.is_empty() {
@@ -101,103 +121,133 @@ impl Inner {
         // Everything frozen must be durable and published before it may reach a chunk.
         self.queue.flush()?;
         self.queue.sync()?;
-        let mut next_chunk_id = maintenance.manifest.contents.next_chunk_id;
+        let mut next_file_id = maintenance.manifest.contents.next_file_id;
         let mut edit = Edit::default();
         let mut parts = Vec::new();
         for series in frozen {
-            let part = self.write_chunks(series, commit, &mut next_chunk_id)?;
+            let part = self.write_chunks(series, commit, fences, &mut next_file_id)?;
             report.series_sealed += 1;
             report.chunks_written += part.added.len() as u64;
             report.rows_sealed += part.added.iter().map(|chunk| chunk.rows).sum::<u64>();
-            self.tombstone_files(&maintenance.manifest.contents, series, &part.tombstones, &mut edit)?;
-            edit.series.push(part.record.clone());
-            edit.chunks.extend(part.added.iter().cloned());
-            edit.chunks_removed.extend(part.removed.iter().map(|chunk| chunk.record.id));
-            parts.push(part);
+            edit.series.push(series_record(series, commit)?);
+            parts.push((part, Some(commit), Arc::clone(series)));
         }
-        edit.next_chunk_id = next_chunk_id;
-        let number = self.publish(maintenance, edit)?;
-        let mut pending = self.queue.lock();
-        for part in &parts {
-            let change = Structural::Sealed {
-                series_id: part.series_id,
-                added: part.added.iter().map(|r| Arc::new(ChunkFile::new(&self.root, r.clone()))).collect(),
-                removed: part.removed.iter().map(|chunk| chunk.record.id).collect(),
-                sealed_commit: part.record.sealed_commit,
-                edit: number,
-            };
-            self.queue.apply(&mut pending, change);
-        }
-        drop(pending);
-        parts.iter().flat_map(|part| &part.removed).for_each(|chunk| chunk.retire());
+        self.publish_chunks(maintenance, parts, edit, next_file_id)?;
+        self.counters.add_seal(report);
         Ok(report)
     }
 
-    /// Writes the chunks of one series: one for each partition its frozen runs touch.
-    fn write_chunks(&self, series: &Arc<SeriesState>, commit: u64, next_chunk_id: &mut u64) -> Result<Sealed> {
-        let dir = series_dir(&self.root, series.id);
-        disk::create_dir(&dir)?;
-        let mut by_partition: BTreeMap<String, (i64, i64)> = BTreeMap::new();
-        for run in &series.frozen {
+    /// Publishes new chunks, then lets readers see them, then lets the files they replace go.
+    pub fn publish_chunks(
+        &self,
+        maintenance: &mut Maintenance,
+        parts: Vec<(Sealed, Option<u64>, Arc<SeriesState>)>,
+        mut edit: Edit,
+        next_file_id: u64,
+    ) -> Result<()> {
+        for (part, _, series) in &parts {
+            self.tombstone_files(&maintenance.manifest.contents, series, &part.tombstones, &mut edit)?;
+            edit.chunks.extend(part.added.iter().cloned());
+            edit.chunks_removed.extend(part.removed.iter().map(|chunk| chunk.record.id));
+        }
+        edit.next_file_id = next_file_id;
+        let number = self.publish(maintenance, edit)?;
+        let changes: Vec<NewChunks> = parts
+            .iter()
+            .map(|(part, sealed_commit, _)| NewChunks {
+                series_id: part.series_id,
+                added: part.added.iter().map(|r| Arc::new(ChunkFile::new(&self.root, r.clone()))).collect(),
+                removed: part.removed.iter().map(|chunk| chunk.record.id).collect(),
+                sealed_commit: *sealed_commit,
+            })
+            .collect();
+        self.queue.apply(&mut self.queue.lock(), Structural::Chunks { parts: Arc::new(changes), edit: number });
+        self.views.expire(number);
+        maintenance
+            .uncompacted
+            .extend(parts.iter().filter(|(_, sealed, _)| sealed.is_some()).map(|(part, ..)| part.series_id));
+        for chunk in parts.iter().flat_map(|(part, ..)| &part.removed) {
+            maintenance.retired.insert(chunk.record.id, Arc::downgrade(chunk));
+            chunk.retire();
+        }
+        Ok(())
+    }
+
+    /// Writes the chunks of one series: one for each partition its tail touches, on each side of every fence.
+    fn write_chunks(
+        &self,
+        series: &Arc<SeriesState>,
+        commit: u64,
+        fences: &[u64],
+        next_file_id: &mut u64,
+    ) -> Result<Sealed> {
+        disk::create_dir(&series_dir(&self.root, series.id))?;
+        let mut groups: BTreeMap<(String, Interval), (i64, i64)> = BTreeMap::new();
+        for run in series.settled.iter().chain(&series.frozen) {
+            let interval = Interval::of(fences, run.commit_hi);
             let mut row = 0;
             let ts = run.timestamps();
             while let Some(first) = ts.get(row) {
                 let span = series.def.partition.span_of(*first, series.def.unit);
                 row += ts.get(row..).map_or(0, |rest| rest.partition_point(|ts| *ts <= span.end));
-                by_partition.insert(span.name, (span.start, span.end));
+                groups.insert((span.name, interval), (span.start, span.end));
             }
         }
         let mut added = Vec::new();
-        let mut removed = Vec::new();
-        for (partition, range) in by_partition {
-            let neighbours: Vec<Arc<ChunkFile>> =
-                series.chunks.iter().filter(|c| c.record.partition == partition).cloned().collect();
-            let mut sources: Vec<Source> = series.frozen.iter().cloned().map(Source::Run).collect();
-            let mut replaces = Vec::new();
-            if neighbours.len() + 1 >= PARTITION_CHUNKS_MAX {
-                replaces = neighbours.iter().map(|chunk| chunk.record.id).collect();
-                sources.extend(neighbours.iter().cloned().map(Source::Chunk));
-                removed.extend(neighbours);
-            }
-            if let Some(record) = self.write_chunk(series, &partition, range, sources, replaces, next_chunk_id)? {
-                added.push(record);
-            }
+        for ((partition, interval), range) in groups {
+            let runs = series.settled.iter().chain(&series.frozen);
+            let runs = runs.filter(|run| Interval::of(fences, run.commit_hi) == interval);
+            let sources: Vec<Source> = runs.cloned().map(Source::Run).collect();
+            let tombstones = interval.tombstones(series);
+            // The whole tail up to `commit` is here, so the chunk is the partition as of the last delete among them.
+            let as_of = tombstones.iter().map(|t| t.commit).filter(|t| *t <= commit).max();
+            let write = ChunkWrite { partition: &partition, range, sources, tombstones, as_of, replaces: Vec::new() };
+            added.extend(self.write_chunk(series, write, next_file_id)?);
         }
-        // Chunks that a delete covers whole go now.
-        let covered = |chunk: &Arc<ChunkFile>| {
+        // Chunks that a delete covers whole go now, unless a snapshot still shows them.
+        let covered = |chunk: &ChunkFile| {
             series.tombstones.iter().any(|t| {
-                chunk.record.commit_hi < t.commit && t.start <= chunk.record.ts_min && chunk.record.ts_max <= t.end
+                chunk.record.commit_hi < t.commit
+                    && t.start <= chunk.record.ts_min
+                    && chunk.record.ts_max <= t.end
+                    && !fenced(fences, chunk.record.commit_hi, t.commit)
             })
         };
-        for chunk in series.chunks.iter().filter(|chunk| covered(chunk)) {
-            if !removed.iter().any(|gone| gone.record.id == chunk.record.id) {
-                removed.push(Arc::clone(chunk));
-            }
-        }
-        // What tombstones are still about, once the frozen runs are gone.
+        let removed: Vec<Arc<ChunkFile>> = series.chunks.iter().filter(|chunk| covered(chunk)).cloned().collect();
         let mut after = series.as_ref().clone();
+        after.settled.clear();
         after.frozen.clear();
-        let gone = |chunk: &Arc<ChunkFile>| removed.iter().any(|r| r.record.id == chunk.record.id);
-        after.chunks = Arc::new(after.chunks.iter().filter(|chunk| !gone(chunk)).cloned().collect());
-        let tombstones = after.needed_tombstones();
-        let record = series_record(series, commit)?;
-        Ok(Sealed { series_id: series.id, added, removed, record, tombstones })
+        let tombstones = self.tombstones_after(after, &added, &removed);
+        Ok(Sealed { series_id: series.id, added, removed, tombstones })
     }
 
-    fn write_chunk(
+    /// What tombstones are still about once chunks came and went.
+    pub fn tombstones_after(
+        &self,
+        mut series: SeriesState,
+        added: &[ChunkRecord],
+        removed: &[Arc<ChunkFile>],
+    ) -> Vec<Tombstone> {
+        let gone = |chunk: &Arc<ChunkFile>| removed.iter().any(|gone| gone.record.id == chunk.record.id);
+        let kept = series.chunks.iter().filter(|chunk| !gone(chunk)).cloned();
+        let new = added.iter().map(|record| Arc::new(ChunkFile::new(&self.root, record.clone())));
+        series.chunks = Arc::new(kept.chain(new).collect());
+        series.needed_tombstones()
+    }
+
+    /// Writes one chunk; `None` when there are no rows for it.
+    pub fn write_chunk(
         &self,
         series: &SeriesState,
-        partition: &str,
-        range: (i64, i64),
-        sources: Vec<Source>,
-        replaces: Vec<u64>,
-        next_chunk_id: &mut u64,
+        write: ChunkWrite<'_>,
+        next_file_id: &mut u64,
     ) -> Result<Option<ChunkRecord>> {
+        let ChunkWrite { partition, range, sources, tombstones, as_of, replaces } = write;
         let commit_lo = sources.iter().map(Source::commit_lo).min().unwrap_or(0);
-        let commit_hi = sources.iter().map(Source::commit_hi).max().unwrap_or(0);
+        let commit_hi = sources.iter().map(Source::commit_hi).chain(as_of).max().unwrap_or(0);
         let merge = Merge::new(
             sources,
-            Arc::clone(&series.tombstones),
+            Arc::new(tombstones),
             Arc::clone(&series.def),
             Arc::clone(&self.cache),
             range,
@@ -206,8 +256,8 @@ impl Inner {
         let dir = series_dir(&self.root, series.id);
         loop {
             // A file of this name can stand there from a seal that never reached the manifest: take the next id.
-            let chunk_id = *next_chunk_id;
-            *next_chunk_id += 1;
+            let chunk_id = *next_file_id;
+            *next_file_id += 1;
             let path = dir.join(chunk_name(partition, chunk_id));
             if path.exists() {
                 continue;
@@ -250,7 +300,7 @@ impl Inner {
 
     /// Writes tombstone files the manifest does not know yet, and lists those it may forget. The files stay: what
     /// they say remains true for any chunk that turns up again.
-    fn tombstone_files(
+    pub fn tombstone_files(
         &self,
         manifest: &super::manifest::Contents,
         series: &SeriesState,
@@ -279,92 +329,7 @@ impl Inner {
         Ok(())
     }
 
-    /// Moves everything out of the log and trims it.
-    pub fn checkpoint(&self) -> Result<()> {
-        let mut maintenance = self.maintenance();
-        let outcome = self.checkpoint_with(&mut maintenance);
-        self.note_upkeep(&outcome);
-        outcome
-    }
-
-    fn checkpoint_with(&self, maintenance: &mut Maintenance) -> Result<()> {
-        let large: Vec<SeriesId> = {
-            let state = self.queue.published();
-            state.series.values().filter(|s| s.tail_rows() >= CHUNK_ROWS_MIN).map(|s| s.id).collect()
-        };
-        self.seal_with(maintenance, &large)?;
-        let (segment, first_lsn, state) = self.queue.log_position()?;
-        let contents = &maintenance.manifest.contents;
-        if contents.wal_first_lsn == first_lsn {
-            return Ok(());
-        }
-        let mut edit = Edit {
-            base_commit: state.commit,
-            wal_first_segment: segment,
-            wal_first_lsn: first_lsn,
-            next_series_id: self.next_series_id.load(std::sync::atomic::Ordering::Relaxed),
-            next_chunk_id: contents.next_chunk_id,
-            ..Edit::default()
-        };
-        let mut entries = Vec::new();
-        for series in state.series.values() {
-            for run in series.tail() {
-                entries.push((series.id, run.commit_lo, run.commit_hi, run.to_rows()));
-            }
-            let recorded = contents.series.get(&series.id);
-            if recorded.is_none_or(|record| record.version != series.version) {
-                let mut record = series_record(series, state.commit)?;
-                // The run file holds the tail: the chunks end where they ended before.
-                record.sealed_commit = series.sealed_commit;
-                edit.series.push(record);
-            }
-            let needed = series.needed_tombstones();
-            if !needed.is_empty() || contents.tombstones.iter().any(|(id, ..)| *id == series.id) {
-                self.tombstone_files(contents, series, &needed, &mut edit)?;
-            }
-        }
-        let dropped: Vec<u64> = contents.series.keys().filter(|id| !state.series.contains_key(*id)).copied().collect();
-        for id in &dropped {
-            self.mark_dropped(contents, *id, state.commit)?;
-        }
-        edit.series_dropped = dropped.clone();
-        let old_run = contents.run.as_ref().map(|run| run.id);
-        if entries.is_empty() {
-            edit.run_removed = old_run.is_some();
-        } else {
-            edit.run = Some(self.write_run(state.commit, &entries)?);
-        }
-        let number = self.publish(maintenance, edit)?;
-        self.queue.apply(&mut self.queue.lock(), Structural::Edit { edit: number });
-        self.queue.trim(segment)?;
-        if let Some(id) = old_run.filter(|id| *id != state.commit) {
-            disk::remove(&run_path(&self.root, id))?;
-        }
-        for id in dropped {
-            match self.dropped().remove(&id) {
-                // The last reader of each chunk unlinks it; the marker stays for the next opening.
-                Some(series) => series.chunks.iter().for_each(|chunk| chunk.retire()),
-                None => self.remove_series_files(id),
-            }
-        }
-        Ok(())
-    }
-
-    /// A run file is named by the commit it is complete up to.
-    fn write_run(&self, base_commit: u64, entries: &[(u64, u64, u64, Rows)]) -> Result<RunRecord> {
-        let bytes = encode_run(base_commit, entries.iter().map(|(id, lo, hi, rows)| (*id, *lo, *hi, rows)));
-        let path = run_path(&self.root, base_commit);
-        if !disk::publish(&self.root.join("tmp"), &path, &bytes)? {
-            // Left by a checkpoint that never reached the manifest; nothing names it.
-            disk::remove(&path)?;
-            if !disk::publish(&self.root.join("tmp"), &path, &bytes)? {
-                return Err(Error::internal(format!("{} cannot be replaced", path.display())));
-            }
-        }
-        Ok(RunRecord { id: base_commit, bytes: bytes.len() as u64, crc: crc32c::crc32c(&bytes) })
-    }
-
-    fn mark_dropped(&self, manifest: &super::manifest::Contents, series_id: u64, commit: u64) -> Result<()> {
+    pub fn mark_dropped(&self, manifest: &super::manifest::Contents, series_id: u64, commit: u64) -> Result<()> {
         let dir = series_dir(&self.root, series_id);
         let Some(record) = manifest.series.get(&series_id).filter(|_| dir.is_dir()) else { return Ok(()) };
         let def: crate::types::SeriesDef = serde_json::from_str(&record.def)
@@ -397,12 +362,19 @@ fn tombstone_name(commit: u64) -> String {
     format!("{commit:020}.tombstone")
 }
 
-/// Path of a run file.
-pub fn run_path(root: &std::path::Path, id: u64) -> std::path::PathBuf {
-    root.join("runs").join(format!("{id:020}.run"))
-}
-
-fn series_record(series: &SeriesState, sealed_commit: u64) -> Result<SeriesRecord> {
+/// A series as the manifest keeps it.
+pub fn series_record(series: &SeriesState, sealed_commit: u64) -> Result<SeriesRecord> {
+    let views = series.views.iter().map(|view| {
+        Ok(ViewRecord {
+            commit: view.commit,
+            last_commit: view.last_commit,
+            def: def_json(&view.def)?,
+            version: view.version,
+            rows: view.rows,
+            first_ts: view.bounds.map(|(first, _)| first),
+            last_ts: view.bounds.map(|(_, last)| last),
+        })
+    });
     Ok(SeriesRecord {
         id: series.id,
         def: def_json(&series.def)?,
@@ -412,6 +384,10 @@ fn series_record(series: &SeriesState, sealed_commit: u64) -> Result<SeriesRecor
         last_ts: series.bounds.map(|(_, last)| last),
         sealed_commit,
         last_write_ms: series.last_write_ms,
+        created_commit: series.created_commit,
+        last_commit: series.last_commit,
+        dropped_commit: series.dropped_commit.unwrap_or(0),
+        views: views.collect::<Result<Vec<_>>>()?,
     })
 }
 

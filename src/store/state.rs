@@ -124,6 +124,8 @@ impl State {
 pub struct Run {
     pub commit_lo: u64,
     pub commit_hi: u64,
+    /// Run file it is mapped from; `None` while only the log has it.
+    pub file: Option<u64>,
     /// `ts`, then the columns; never empty.
     columns: Vec<Buffer>,
 }
@@ -136,7 +138,12 @@ impl Run {
         }
         let mut columns = vec![Buffer::from_vec(rows.ts)];
         columns.extend(rows.columns.into_iter().map(Buffer::from_vec));
-        Some(Self { commit_lo, commit_hi, columns })
+        Some(Self { commit_lo, commit_hi, file: None, columns })
+    }
+
+    /// A run in a mapped file, whose bytes were checked.
+    pub fn mapped(file: u64, (commit_lo, commit_hi): (u64, u64), columns: Vec<Buffer>) -> Self {
+        Self { commit_lo, commit_hi, file: Some(file), columns }
     }
 
     pub fn timestamps(&self) -> &[i64] {
@@ -152,6 +159,16 @@ impl Run {
         self.timestamps().len()
     }
 
+    /// How many columns, `ts` among them.
+    pub fn column_count(&self) -> usize {
+        self.columns.len()
+    }
+
+    /// Bytes of all cells.
+    pub fn bytes(&self) -> u64 {
+        self.columns.iter().map(|column| column.len() as u64).sum()
+    }
+
     pub fn ts_min(&self) -> i64 {
         self.timestamps().first().copied().unwrap_or(i64::MAX)
     }
@@ -165,14 +182,8 @@ impl Run {
         BlockColumns { rows: self.rows(), columns: self.columns.clone(), message: None }
     }
 
-    /// The rows as they are encoded.
-    pub fn to_rows(&self) -> Rows {
-        let mut columns = self.columns.iter().map(|buffer| buffer.typed_data::<i64>().to_vec());
-        Rows { ts: columns.next().unwrap_or_default(), columns: columns.collect() }
-    }
-
     /// Both runs in one; rows of `newer` win.
-    fn merged_with(&self, newer: &Run) -> Run {
+    pub fn merged_with(&self, newer: &Run) -> Run {
         let (old, new) = (self.timestamps(), newer.timestamps());
         let mut columns: Vec<Vec<i64>> =
             self.columns.iter().map(|_| Vec::with_capacity(old.len() + new.len())).collect();
@@ -203,6 +214,7 @@ impl Run {
         Run {
             commit_lo: self.commit_lo.min(newer.commit_lo),
             commit_hi: self.commit_hi.max(newer.commit_hi),
+            file: None,
             columns: columns.into_iter().map(Buffer::from_vec).collect(),
         }
     }
@@ -337,7 +349,8 @@ impl SeriesState {
         view.rows = then.rows;
         view.bounds = then.bounds;
         view.last_commit = then.last_commit;
-        view.chunks = Arc::new(self.chunks.iter().filter(|chunk| chunk.record.commit_hi <= commit).cloned().collect());
+        view.chunks =
+            Arc::new(self.chunks.iter().filter(|chunk| chunk.record.commit_hi <= commit).cloned().collect());
         for runs in [&mut view.settled, &mut view.frozen, &mut view.runs] {
             runs.retain(|run| run.commit_hi <= commit);
         }
@@ -368,7 +381,11 @@ impl SeriesState {
 
     /// Rows in time order within the closed range.
     pub fn merge(&self, cache: &Arc<MapCache>, range: (i64, i64), desc: bool) -> Merge {
-        Merge::new(self.sources(), Arc::clone(&self.tombstones), Arc::clone(&self.def), Arc::clone(cache), range, desc)
+        let (start, end) = range;
+        let chunks = self.chunks.iter().filter(|c| c.record.ts_min <= end && c.record.ts_max >= start);
+        let runs = self.tail().filter(|run| run.ts_min() <= end && run.ts_max() >= start);
+        let sources = chunks.cloned().map(Source::Chunk).chain(runs.cloned().map(Source::Run)).collect();
+        Merge::new(sources, Arc::clone(&self.tombstones), Arc::clone(&self.def), Arc::clone(cache), range, desc)
     }
 
     /// How many of these rising timestamps are stored.
@@ -406,8 +423,9 @@ impl SeriesState {
                     row += stored.get(row..).map_or(0, |rest| rest.partition_point(|stored| stored < ts));
                     if let (true, Some(slot)) = (stored.get(row) == Some(ts), found.get_mut(at)) {
                         let cells = columns.iter().skip(1);
-                        *slot =
-                            Some(cells.filter_map(|c| c.typed_data::<i64>().get(piece.lo + row).copied()).collect());
+                        *slot = Some(
+                            cells.filter_map(|c| c.typed_data::<i64>().get(piece.lo + row).copied()).collect(),
+                        );
                     }
                     at += 1;
                     passed = 0;
@@ -440,6 +458,23 @@ impl SeriesState {
         }
     }
 
+    /// Timestamp of the n-th row, counted from 1.
+    pub fn nth_timestamp(&self, cache: &Arc<MapCache>, n: u64) -> Result<Option<i64>> {
+        let Some((first, last)) = self.bounds.filter(|_| n > 0) else { return Ok(None) };
+        let mut merge = self.merge(cache, (first, last), false);
+        let mut left = n;
+        while let Some(piece) = merge.next_piece()? {
+            let rows = (piece.hi - piece.lo) as u64;
+            if rows >= left {
+                let row = piece.lo + usize::try_from(left - 1).unwrap_or(usize::MAX);
+                let ts = piece.block.columns.columns.first().map_or(&[][..], |ts| ts.typed_data::<i64>());
+                return Ok(ts.get(row).copied());
+            }
+            left -= rows;
+        }
+        Ok(None)
+    }
+
     /// The series after a write of sorted, distinct rows, `replaced` of which existed.
     pub fn with_rows(&self, rows: Rows, replaced: u64, commit: u64, wall_ms: i64, fences: &[u64]) -> Self {
         let mut next = self.touched(commit, fences);
@@ -457,10 +492,9 @@ impl SeriesState {
     pub fn push_run(&mut self, run: Run, fences: &[u64]) {
         let mut newest = run;
         while let Some(older) = self.runs.last() {
-            let apart = fenced(fences, older.commit_hi, newest.commit_lo)
-                || self.tombstones.iter().any(|t| older.commit_hi < t.commit && t.commit < newest.commit_lo);
-            let alike =
-                older.rows() <= RUN_ROWS_SMALL.max(2 * newest.rows()) && older.rows() + newest.rows() <= RUN_ROWS_MAX;
+            let apart = self.apart(older, &newest, fences);
+            let alike = older.rows() <= RUN_ROWS_SMALL.max(2 * newest.rows())
+                && older.rows() + newest.rows() <= RUN_ROWS_MAX;
             if apart || !alike {
                 break;
             }
@@ -468,6 +502,12 @@ impl SeriesState {
             self.runs.pop();
         }
         self.runs.push(Arc::new(newest));
+    }
+
+    /// Whether a delete or a fence stands between two runs.
+    pub fn apart(&self, older: &Run, newer: &Run, fences: &[u64]) -> bool {
+        fenced(fences, older.commit_hi, newer.commit_lo)
+            || self.tombstones.iter().any(|t| older.commit_hi < t.commit && t.commit < newer.commit_lo)
     }
 
     /// The series after a delete of `deleted` rows.
@@ -483,12 +523,14 @@ impl SeriesState {
         let mut next = self.touched(commit, fences);
         next.last_write_ms = wall_ms;
         next.rows = next.rows.saturating_sub(deleted);
-        let inside =
-            |run: &Arc<Run>| start <= run.ts_min() && run.ts_max() <= end && !fenced(fences, run.commit_hi, commit);
+        let inside = |run: &Arc<Run>| {
+            start <= run.ts_min() && run.ts_max() <= end && !fenced(fences, run.commit_hi, commit)
+        };
         next.runs.retain(|run| !inside(run));
         if next.sources().iter().any(|s| s.ts_min() <= end && s.ts_max() >= start) {
             // One that this one covers says nothing more, unless a snapshot stands between them.
-            let covered = |t: &Tombstone| start <= t.start && t.end <= end && !fenced(fences, t.commit, commit);
+            let covered =
+                |t: &Tombstone| start <= t.start && t.end <= end && !fenced(fences, t.commit, commit);
             let mut tombstones: Vec<Tombstone> = next.tombstones.iter().filter(|t| !covered(t)).copied().collect();
             tombstones.push(Tombstone { commit, start, end });
             next.tombstones = Arc::new(tombstones);
@@ -525,25 +567,26 @@ impl SeriesState {
 /// A change of a state that carries no rows of its own: what maintenance does.
 #[derive(Clone, Debug)]
 pub enum Structural {
-    /// The frozen runs are in chunks now.
-    Sealed {
-        series_id: SeriesId,
-        added: Vec<Arc<ChunkFile>>,
-        removed: Vec<u64>,
-        sealed_commit: u64,
-        edit: u64,
-    },
     /// Runs may not be merged with newer ones any more.
-    Freeze {
-        series_id: SeriesId,
-    },
-    /// Sealing failed: frozen runs are ordinary ones again.
-    Thaw {
-        series_id: SeriesId,
-    },
-    Edit {
-        edit: u64,
-    },
+    Freeze(Arc<Vec<SeriesId>>),
+    /// It failed: frozen runs are ordinary ones again.
+    Thaw(Arc<Vec<SeriesId>>),
+    /// Chunks take the place of chunks, and of the settled and frozen runs where `sealed_commit` is set.
+    Chunks { parts: Arc<Vec<NewChunks>>, edit: u64 },
+    /// Runs of a file take the place of the frozen runs, or of those of other files.
+    Settled { runs: Arc<Vec<(SeriesId, Vec<Arc<Run>>)>>, replaced: Arc<Vec<u64>>, edit: u64 },
+    /// Receipts older than this wall clock answer no retry any more.
+    Forget { before_ms: i64 },
+}
+
+/// One series' part of a publication of chunks.
+#[derive(Clone, Debug)]
+pub struct NewChunks {
+    pub series_id: SeriesId,
+    pub added: Vec<Arc<ChunkFile>>,
+    pub removed: Vec<u64>,
+    /// Rows of commits up to this one are in chunks now; `None` for a compaction, which leaves the tail alone.
+    pub sealed_commit: Option<u64>,
 }
 
 impl Structural {
@@ -557,29 +600,57 @@ impl Structural {
             }
         };
         match self {
-            Structural::Freeze { series_id } => change(state, *series_id, &|series| {
-                let runs = std::mem::take(&mut series.runs);
-                series.frozen.extend(runs);
-            }),
-            Structural::Thaw { series_id } => change(state, *series_id, &|series| {
-                let runs = std::mem::take(&mut series.runs);
-                series.runs = std::mem::take(&mut series.frozen);
-                series.runs.extend(runs);
-            }),
-            Structural::Sealed { series_id, added, removed, sealed_commit, edit } => {
-                state.edit = state.edit.max(*edit);
-                change(state, *series_id, &|series| {
-                    series.frozen.clear();
-                    series.sealed_commit = series.sealed_commit.max(*sealed_commit);
-                    let mut chunks: Vec<Arc<ChunkFile>> =
-                        series.chunks.iter().filter(|c| !removed.contains(&c.record.id)).cloned().collect();
-                    chunks.extend(added.iter().cloned());
-                    chunks.sort_by_key(|c| (c.record.ts_min, c.record.commit_hi));
-                    series.chunks = Arc::new(chunks);
-                    series.tombstones = Arc::new(series.needed_tombstones());
-                });
+            Structural::Freeze(ids) => {
+                for id in ids.iter() {
+                    change(state, *id, &|series| {
+                        let runs = std::mem::take(&mut series.runs);
+                        series.frozen.extend(runs);
+                    });
+                }
             }
-            Structural::Edit { edit } => state.edit = state.edit.max(*edit),
+            Structural::Thaw(ids) => {
+                for id in ids.iter() {
+                    change(state, *id, &|series| {
+                        let runs = std::mem::take(&mut series.runs);
+                        series.runs = std::mem::take(&mut series.frozen);
+                        series.runs.extend(runs);
+                    });
+                }
+            }
+            Structural::Chunks { parts, edit } => {
+                state.edit = state.edit.max(*edit);
+                for part in parts.iter() {
+                    change(state, part.series_id, &|series| {
+                        if let Some(commit) = part.sealed_commit {
+                            series.settled.clear();
+                            series.frozen.clear();
+                            series.sealed_commit = series.sealed_commit.max(commit);
+                        }
+                        let kept = series.chunks.iter().filter(|c| !part.removed.contains(&c.record.id));
+                        let mut chunks: Vec<Arc<ChunkFile>> = kept.cloned().collect();
+                        chunks.extend(part.added.iter().cloned());
+                        chunks.sort_by_key(|c| (c.record.ts_min, c.record.commit_hi));
+                        series.chunks = Arc::new(chunks);
+                        series.tombstones = Arc::new(series.needed_tombstones());
+                    });
+                }
+            }
+            Structural::Settled { runs, replaced, edit } => {
+                state.edit = state.edit.max(*edit);
+                for (id, runs) in runs.iter() {
+                    change(state, *id, &|series| {
+                        if replaced.is_empty() {
+                            series.frozen.clear();
+                        }
+                        series.settled.retain(|run| run.file.is_none_or(|file| !replaced.contains(&file)));
+                        series.settled.extend(runs.iter().cloned());
+                        series.settled.sort_by_key(|run| run.commit_lo);
+                    });
+                }
+            }
+            Structural::Forget { before_ms } => {
+                state.receipts.retain(|_, receipt| receipt.wall_ms >= *before_ms);
+            }
         }
     }
 }

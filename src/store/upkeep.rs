@@ -1,4 +1,5 @@
-//! Upkeep in the background: marker frames, interval syncs, sealing of long tails, trimming of the log.
+//! Upkeep in the background: marker frames, interval syncs, sealing of long tails, trimming of the log, compaction,
+//! retention. Each is a step that can be taken by hand as well.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
@@ -13,9 +14,14 @@ use crate::error::{Error, Result};
 /// Longest time acknowledged frames stay last in the log without a marker behind them.
 const MARK_INTERVAL: Duration = Duration::from_millis(40);
 
+/// How often retention is looked at.
+const RETENTION_INTERVAL: Duration = Duration::from_secs(60);
+
 #[derive(Debug, Default)]
 struct Orders {
     seal: BTreeSet<SeriesId>,
+    compact: BTreeSet<SeriesId>,
+    compact_all: bool,
     stop: bool,
 }
 
@@ -57,6 +63,16 @@ impl Upkeep {
         self.desk.wake.notify_all();
     }
 
+    /// Asks for a series' chunks to be looked at.
+    pub fn compact_soon(&self, id: SeriesId) {
+        self.desk.orders.lock().unwrap_or_else(PoisonError::into_inner).compact.insert(id);
+    }
+
+    /// Asks for all chunks to be looked at.
+    pub fn compact_all_soon(&self) {
+        self.desk.orders.lock().unwrap_or_else(PoisonError::into_inner).compact_all = true;
+    }
+
     /// Ends the threads after the step they are in.
     pub fn stop(self) {
         self.desk.orders.lock().unwrap_or_else(PoisonError::into_inner).stop = true;
@@ -70,14 +86,14 @@ impl Upkeep {
 }
 
 impl Desk {
-    /// Waits for orders or time; `None` when asked to stop.
-    fn next(&self, wait: Duration) -> Option<Vec<SeriesId>> {
+    /// Waits for series to seal or time; `None` when asked to stop.
+    fn next(&self, wait: Duration) -> Option<Orders> {
         let orders = self.orders.lock().unwrap_or_else(PoisonError::into_inner);
         let (mut orders, _) = self
             .wake
             .wait_timeout_while(orders, wait, |orders| !orders.stop && orders.seal.is_empty())
             .unwrap_or_else(PoisonError::into_inner);
-        if orders.stop { None } else { Some(std::mem::take(&mut orders.seal).into_iter().collect()) }
+        if orders.stop { None } else { Some(std::mem::take(&mut orders)) }
     }
 
     /// Waits for time only; `false` when asked to stop.
@@ -103,13 +119,15 @@ fn keep_log(inner: &Weak<Inner>, desk: &Desk) {
 }
 
 fn keep_files(inner: &Weak<Inner>, desk: &Desk) {
-    while let Some(due) = desk.next(Duration::from_millis(500)) {
+    let mut retained = Instant::now();
+    while let Some(orders) = desk.next(Duration::from_millis(500)) {
         let Some(inner) = inner.upgrade() else { return };
         inner.pins.expire();
         if inner.queue.stopped().is_some() {
             continue;
         }
-        if !due.is_empty() {
+        if !orders.seal.is_empty() {
+            let due: Vec<SeriesId> = orders.seal.into_iter().collect();
             report("seal", inner.seal(&due).map(|_| ()));
         }
         report("rebuild sidecars", inner.rebuild_ordered().map(|_| ()));
@@ -117,6 +135,14 @@ fn keep_files(inner: &Weak<Inner>, desk: &Desk) {
         if inner.queue.log_bytes().1 > wal_bytes_max {
             report("checkpoint", inner.checkpoint());
         }
+        if retained.elapsed() >= RETENTION_INTERVAL {
+            retained = Instant::now();
+            report("retention", inner.retain(false).map(|_| ()));
+        }
+        let ordered: Vec<SeriesId> = orders.compact.into_iter().collect();
+        let compacted = if orders.compact_all { inner.compact(&[]) } else { inner.compact_changed(&ordered) };
+        report("compact", compacted.map(|_| ()));
+        report("vacuum", inner.vacuum().map(|_| ()));
     }
 }
 

@@ -88,6 +88,32 @@ pub struct Retention {
     pub max_rows: Option<u64>,
 }
 
+impl Retention {
+    /// The oldest age kept, in milliseconds.
+    ///
+    /// # Errors
+    /// `invalid_argument` for anything but a count and one of `s m h d w`.
+    pub fn max_age_ms(&self) -> Result<Option<i64>> {
+        let Some(text) = &self.max_age else { return Ok(None) };
+        let age = timeframe_ms(text).ok_or_else(|| {
+            Error::invalid(format!("retention: max_age {text:?} is no duration")).with_hint("such as 90m, 30d or 52w")
+        })?;
+        Ok(Some(age))
+    }
+
+    /// Refuses what cannot be meant.
+    ///
+    /// # Errors
+    /// `invalid_argument`.
+    pub fn check(&self) -> Result<()> {
+        self.max_age_ms()?;
+        match self.max_rows {
+            Some(0) => Err(Error::invalid("retention: max_rows is 0").with_hint("delete or drop the series instead")),
+            _ => Ok(()),
+        }
+    }
+}
+
 /// A complete registration. Its JSON form stands in every chunk file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SeriesDef {
@@ -299,6 +325,9 @@ impl SeriesSpec {
             None => Vec::new(),
             Some(wanted) => wanted.resolve(&columns)?,
         };
+        if let Some(retention) = &self.retention {
+            retention.check()?;
+        }
         if let Some(text) = &self.description
             && text.len() > 4096
         {

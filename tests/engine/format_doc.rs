@@ -1,6 +1,7 @@
 //! `docs/format.md` says what the code does: every table is compared with encoded bytes.
 
 use fastk::format::chunk::{self, BlockMeta, ChunkMeta};
+use fastk::format::receipt::{Receipt, Written};
 use fastk::format::{envelope, ipc, manifest, run, value_index, wal, zone_map};
 use fastk::types::{Rows, SeriesKey, SeriesSpec};
 use prost::Message;
@@ -87,27 +88,98 @@ fn the_log_is_laid_out_as_documented() {
         ("delete", wal::Operation::Delete { series_id: 5, start: 0, end: 1, deleted: 0 }),
         ("register or change", wal::Operation::Register { series_id: 5, def: "{}".into() }),
         ("drop", wal::Operation::Drop { series_id: 5 }),
+        ("create snapshot", wal::Operation::CreateSnapshot { name: "x".into() }),
+        ("drop snapshot", wal::Operation::DropSnapshot { name: "x".into() }),
     ];
+    assert_eq!(table("what follows").len(), operations.len());
     for (row, (name, operation)) in table("what follows").iter().zip(operations) {
+        let named = matches!(
+            operation,
+            wal::Operation::CreateSnapshot { .. } | wal::Operation::DropSnapshot { .. }
+        );
         let payload = wal::encode_commit(&wal::Commit { operations: vec![operation], ..wal::Commit::default() });
         assert_eq!((row[0].as_str(), row[1].as_str()), (payload[16].to_string().as_str(), name));
-        assert_eq!(payload[17..25], 5_u64.to_le_bytes());
+        if named {
+            assert_eq!(payload[17..], [&1_u32.to_le_bytes()[..], b"x"].concat());
+        } else {
+            assert_eq!(payload[17..25], 5_u64.to_le_bytes());
+        }
     }
 }
 
 #[test]
 fn runs_and_envelopes_are_laid_out_as_documented() {
-    let rows = Rows { ts: vec![1], columns: vec![vec![2]] };
-    let file = run::encode_run(31, [(1, 2, 3, &rows)].into_iter());
+    let mut writer = run::RunWriter::new(Vec::new()).unwrap();
+    writer.add(1, (2, 3), &[&[11, 12], &[13, 14]]).unwrap();
+    let (file, _, crc) = writer.finish().unwrap();
     check_layout(
         "field of a run file",
         &file,
+        &[("magic", b"FASTKRUN".to_vec()), ("version", le4(run::RUN_VERSION)), ("zeros", vec![0; 52])],
+    );
+    let run_bytes = &file[64..192];
+    assert_eq!(run_bytes[..16], [le(11), le(12)].concat());
+    assert_eq!(run_bytes[64..80], [le(13), le(14)].concat());
+    check_layout(
+        "field of a run entry",
+        &file[192..],
         &[
-            ("magic", b"FASTKRUN".to_vec()),
-            ("version", le4(1)),
-            ("checksum", le4(crc32c::crc32c(&file[16..32]))),
-            ("base commit", le(31)),
+            ("series id", le(1)),
+            ("lowest commit", le(2)),
+            ("highest commit", le(3)),
+            ("rows", le(2)),
+            ("offset", le(64)),
+            ("first timestamp", le(11)),
+            ("last timestamp", le(12)),
+            ("number of columns", le4(2)),
+            ("checksum", le4(crc32c::crc32c(run_bytes))),
+            ("zeros", le(0)),
+        ],
+    );
+    check_layout(
+        "field of a run trailer",
+        &file[264..],
+        &[
+            ("offset", le(192)),
             ("number of entries", le(1)),
+            ("checksum", le4(crc)),
+            ("zeros", le4(0)),
+            ("magic", b"FASTKRUN".to_vec()),
+        ],
+    );
+    let written = Written {
+        series_id: 4,
+        rows_written: 5,
+        rows_replaced: 6,
+        rows_duplicate: 7,
+        rows_skipped: 8,
+        version: 9,
+        commit: 10,
+        first_ts: Some(11),
+        last_ts: Some(12),
+        durable: true,
+    };
+    let mut bytes = Vec::new();
+    Receipt { key: 1, fingerprint: 2, wall_ms: 3, written: vec![written] }.put(&mut bytes);
+    check_layout(
+        "field of a receipt",
+        &bytes,
+        &[
+            ("hash of the idempotency key", 1_u128.to_le_bytes().to_vec()),
+            ("hash of what", 2_u128.to_le_bytes().to_vec()),
+            ("wall clock", le(3)),
+            ("number of series", le4(1)),
+            ("series id", le(4)),
+            ("rows written", le(5)),
+            ("rows replaced", le(6)),
+            ("rows of the same", le(7)),
+            ("rows the caller", le(8)),
+            ("version", le(9)),
+            ("commit", le(10)),
+            ("1 when", vec![1]),
+            ("1 when", vec![1]),
+            ("first timestamp", le(11)),
+            ("last timestamp", le(12)),
         ],
     );
     let file = manifest::encode_edit(&manifest::Edit::default());
@@ -189,7 +261,9 @@ fn check_tags(title: &str, messages: Vec<(&str, Vec<u8>)>) {
 
 #[test]
 fn manifest_fields_have_the_documented_tags() {
-    use manifest::{ChunkRecord, Edit, RunRecord, SeriesRecord, TombstoneRecord};
+    use manifest::{
+        ChunkRecord, Edit, ReceiptsRecord, RunRecord, SeriesRecord, SnapshotRecord, TombstoneRecord, ViewRecord,
+    };
     macro_rules! one {
         ($type:ident: $($field:ident = $value:expr),* $(,)?) => {
             vec![$((stringify!($field), $type { $field: $value, ..Default::default() }.encode_to_vec())),*]
@@ -200,14 +274,26 @@ fn manifest_fields_have_the_documented_tags() {
         one!(Edit: number = 1, series = vec![SeriesRecord::default()], series_dropped = vec![1],
             chunks = vec![ChunkRecord::default()], chunks_removed = vec![1],
             tombstones = vec![TombstoneRecord::default()], tombstones_removed = vec![TombstoneRecord::default()],
-            run = Some(RunRecord::default()), base_commit = 1, wal_first_segment = 1, wal_first_lsn = 1,
-            next_series_id = 1, next_chunk_id = 1, epoch = "x".into(), run_removed = true, fences = vec![1]),
+            runs = vec![RunRecord::default()], base_commit = 1, wal_first_segment = 1, wal_first_lsn = 1,
+            next_series_id = 1, next_file_id = 1, epoch = "x".into(), runs_removed = vec![1],
+            snapshots = vec![SnapshotRecord::default()], snapshots_removed = vec!["x".into()],
+            receipts = vec![ReceiptsRecord::default()], receipts_removed = vec![1], chunks_unlinked = vec![1],
+            chunks_waiting = vec![ChunkRecord::default()]),
     );
     check_tags(
         "field of a series",
         one!(SeriesRecord: id = 1, def = "x".into(), version = 1, rows = 1, first_ts = Some(1), last_ts = Some(1),
-            sealed_commit = 1, last_write_ms = 1),
+            sealed_commit = 1, last_write_ms = 1, created_commit = 1, last_commit = 1, dropped_commit = 1,
+            views = vec![ViewRecord::default()]),
     );
+    check_tags(
+        "field of a view",
+        one!(ViewRecord: commit = 1, last_commit = 1, def = "x".into(), version = 1, rows = 1, first_ts = Some(1),
+            last_ts = Some(1)),
+    );
+    check_tags("field of a snapshot", one!(SnapshotRecord: name = "x".into(), commit = 1, created_ms = 1));
+    check_tags("field of a run record", one!(RunRecord: id = 1, bytes = 1, crc = 1, level = 1, base_commit = 1));
+    check_tags("field of a receipts record", one!(ReceiptsRecord: id = 1, bytes = 1, newest_ms = 1));
     check_tags(
         "field of a chunk |",
         one!(ChunkRecord: id = 1, series_id = 1, partition = "x".into(), rows = 1, ts_min = 1, ts_max = 1,

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use fastk::ErrorCode;
 use fastk::query::predicate::compile;
 use fastk::query::{Numbers, Operator, Predicate, Scan, ScanSpec, latest_start};
-use fastk::store::{Store, StoreOptions, WriteMode};
-use fastk::types::schema::ValueIndexSpec;
+use fastk::store::{SeriesWrite, Store, StoreOptions, WriteMode, WriteOutcome};
+use fastk::types::schema::{Retention, ValueIndexSpec};
 use fastk::types::{Rows, SeriesKey, SeriesSpec};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -29,6 +29,11 @@ struct Model {
     rng: StdRng,
     /// Snapshots taken on the way, with what they must go on answering.
     kept: Vec<(std::sync::Arc<fastk::store::State>, Vec<Map>)>,
+    /// Named snapshots with what they must go on answering: rows and version of every series.
+    named: BTreeMap<String, Vec<(Map, u64)>>,
+    /// Writes done under an idempotency key.
+    once: Vec<(String, SeriesWrite, WriteOutcome)>,
+    names: u64,
 }
 
 fn options(rng: &mut StdRng) -> StoreOptions {
@@ -36,6 +41,7 @@ fn options(rng: &mut StdRng) -> StoreOptions {
         wal_segment_bytes: 16 << 10,
         seal_rows: [50, 400, 1 << 40][rng.random_range(0..3)],
         wal_bytes_max: [32 << 10, 1 << 30][rng.random_range(0..2)],
+        tail_bytes_max: [2 << 10, 256 << 10, 1 << 30][rng.random_range(0..3)],
         maps_max: [1, 4, 8_192][rng.random_range(0..3)],
         upkeep: rng.random_bool(0.5),
         ..StoreOptions::default()
@@ -45,6 +51,7 @@ fn options(rng: &mut StdRng) -> StoreOptions {
 fn register(store: &Store, key: &SeriesKey, partition: &str) {
     let mut spec = SeriesSpec::of_key(key);
     spec.price_digits = Some(2);
+    spec.volume_digits = Some(0);
     spec.partition = Some(partition.into());
     if key.symbol() == "S1" {
         spec.value_index = Some(ValueIndexSpec::Columns(vec!["open".into(), "close".into()]));
@@ -63,7 +70,7 @@ impl Model {
             register(&store, key, partition);
         }
         let maps = vec![Map::new(); keys.len()];
-        Self { store: Some(store), root, keys, maps, options, rng, kept: Vec::new() }
+        Self { store: Some(store), root, keys, maps, options, rng, kept: Vec::new(), named: BTreeMap::new(), once: Vec::new(), names: 0 }
     }
 
     fn store(&self) -> &Store {
@@ -93,7 +100,7 @@ impl Model {
 
     fn step(&mut self) {
         let which = self.rng.random_range(0..self.keys.len());
-        match self.rng.random_range(0..100) {
+        match self.rng.random_range(0..132) {
             0..45 => self.write(which, WriteMode::Upsert),
             45..52 => self.write(which, WriteMode::Insert),
             52..60 => self.write(which, WriteMode::Append),
@@ -112,9 +119,190 @@ impl Model {
             }
             95..96 => self.change_index(which),
             96..98 => self.drop_and_register(which),
-            _ => {
+            98..100 => {
                 let snapshot = self.store().snapshot();
                 self.kept.push((snapshot, self.maps.clone()));
+            }
+            100..108 => self.merge(which),
+            108..112 => self.write_all(),
+            112..116 => self.repeat(),
+            116..121 => self.name_snapshot(),
+            121..124 => self.drop_snapshot(),
+            124..127 => {
+                self.store().compact().unwrap();
+            }
+            127..129 => self.vacuum(),
+            _ => self.retain(which),
+        }
+    }
+
+    /// Volume adds up, the other columns take first, highest, lowest and last.
+    fn merge(&mut self, which: usize) {
+        let (rows, listed) = self.rows();
+        let outcome = self.write_once(vec![(which, rows, WriteMode::Merge { first: None })]);
+        let map = &mut self.maps[which];
+        let before = map.len();
+        for (ts, cells) in &listed {
+            map.entry(*ts)
+                .and_modify(|old| {
+                    *old = [old[0], old[1].max(cells[1]), old[2].min(cells[2]), cells[3], old[4] + cells[4]];
+                })
+                .or_insert(*cells);
+        }
+        let written = outcome.written[0];
+        assert_eq!(written.rows_written - written.rows_replaced, (map.len() - before) as u64);
+        assert_eq!(written.rows_written + written.rows_duplicate, listed.len() as u64);
+    }
+
+    /// One commit for all series, or for none.
+    fn write_all(&mut self) {
+        let mut parts = Vec::new();
+        let mut lists = Vec::new();
+        for which in 0..self.keys.len() {
+            let (rows, listed) = self.rows();
+            parts.push((which, rows, WriteMode::Upsert));
+            lists.push(listed);
+        }
+        if self.rng.random_bool(0.2) {
+            let absent = SeriesKey::kline("ABSENT", "1m").unwrap();
+            let mut writes: Vec<SeriesWrite> = parts
+                .into_iter()
+                .map(|(which, rows, mode)| SeriesWrite::new(self.keys[which].clone(), rows, mode))
+                .collect();
+            writes.push(SeriesWrite::new(absent, writes[0].rows.clone(), WriteMode::Upsert));
+            let before = self.store().snapshot().commit;
+            assert_eq!(self.store().write_many(writes, None).unwrap_err().code(), ErrorCode::SeriesNotFound);
+            assert_eq!(self.store().snapshot().commit, before);
+            return;
+        }
+        let outcome = self.write_once(parts);
+        assert!(outcome.written.iter().all(|written| written.commit == outcome.commit));
+        for (map, listed) in self.maps.iter_mut().zip(lists) {
+            map.extend(listed);
+        }
+    }
+
+    fn write_once(&mut self, parts: Vec<(usize, Rows, WriteMode)>) -> WriteOutcome {
+        self.names += 1;
+        let key = format!("key {}", self.names);
+        let writes: Vec<SeriesWrite> = parts
+            .into_iter()
+            .map(|(which, rows, mode)| SeriesWrite::new(self.keys[which].clone(), rows, mode))
+            .collect();
+        let first = writes[0].clone();
+        let several = writes.len() > 1;
+        let outcome = self.store().write_many(writes, Some(&key)).unwrap();
+        assert!(!outcome.repeated);
+        if !several {
+            self.once.push((key, first, outcome.clone()));
+        }
+        outcome
+    }
+
+    /// A retry gets the first answer and changes nothing; another write under the key is refused.
+    fn repeat(&mut self) {
+        if self.once.is_empty() {
+            return;
+        }
+        let (key, write, outcome) = self.once[self.rng.random_range(0..self.once.len())].clone();
+        let before = self.store().snapshot().commit;
+        let again = self.store().write_many(vec![write.clone()], Some(&key)).unwrap();
+        assert!(again.repeated);
+        assert_eq!((again.written, again.commit), (outcome.written, outcome.commit));
+        let mut other = write;
+        other.rows.ts[0] += 1;
+        let refused = self.store().write_many(vec![other], Some(&key)).unwrap_err();
+        assert_eq!(refused.code(), ErrorCode::IdempotencyMismatch);
+        assert_eq!(self.store().snapshot().commit, before);
+    }
+
+    fn name_snapshot(&mut self) {
+        self.names += 1;
+        let name = format!("s{}", self.names % 7);
+        let exists = self.named.contains_key(&name);
+        let state = self.store().snapshot();
+        match self.store().create_snapshot(&name) {
+            Ok(_) => {
+                assert!(!exists);
+                let versions = self.keys.iter().map(|key| state.get(key).unwrap().version);
+                self.named.insert(name, self.maps.iter().cloned().zip(versions).collect());
+            }
+            Err(error) => assert!(exists && error.code() == ErrorCode::SnapshotExists, "{error}"),
+        }
+    }
+
+    fn drop_snapshot(&mut self) {
+        let Some(name) = self.named.keys().nth(self.rng.random_range(0..4)).cloned() else { return };
+        self.named.remove(&name);
+        self.store().drop_snapshot(&name).unwrap();
+        assert_eq!(self.store().as_of(&name).unwrap_err().code(), ErrorCode::SnapshotNotFound);
+    }
+
+    /// What is on disk is what the store says it has, once nobody reads older files.
+    fn vacuum(&mut self) {
+        self.check_kept();
+        self.kept.clear();
+        if self.options.upkeep {
+            self.store().vacuum().unwrap();
+            return;
+        }
+        assert_eq!(self.store().vacuum().unwrap().files_waiting, 0);
+        let state = self.store().snapshot();
+        for series in state.series.values() {
+            let mut named: Vec<_> = series.chunks.iter().map(|chunk| chunk.path().to_owned()).collect();
+            named.sort();
+            let dir = self.root.path().join(format!("chunks/{:010}", series.id));
+            let mut found: Vec<_> = std::fs::read_dir(dir)
+                .map(|entries| entries.map(|entry| entry.unwrap().path()).collect())
+                .unwrap_or_default();
+            found.retain(|path: &std::path::PathBuf| path.extension().is_some_and(|e| e == "arrow"));
+            found.sort();
+            assert_eq!(found, named, "files of series {}", series.id);
+            let bytes: u64 = found.iter().map(|path| std::fs::metadata(path).unwrap().len()).sum();
+            assert_eq!(bytes, series.file_bytes());
+        }
+    }
+
+    fn retain(&mut self, which: usize) {
+        let key = self.keys[which].clone();
+        let map = &self.maps[which];
+        let by_rows = self.rng.random_bool(0.5);
+        let (retention, first_kept) = if by_rows {
+            let keep = self.rng.random_range(1..4_000_u64);
+            let first = map.keys().rev().nth(keep as usize - 1).copied().unwrap_or(i64::MIN);
+            (Retention { max_rows: Some(keep), max_age: None }, first)
+        } else {
+            let minutes = self.rng.random_range(1..20_000_i64);
+            let first = map.last_key_value().map_or(i64::MIN, |(last, _)| last - minutes * MINUTE);
+            (Retention { max_age: Some(format!("{minutes}m")), max_rows: None }, first)
+        };
+        let set = |retention: Option<Retention>| {
+            self.store().change_series(&key, None, |def| {
+                def.retention = retention;
+                Ok(())
+            })
+        };
+        set(Some(retention)).unwrap();
+        let cut = self.store().apply_retention().unwrap();
+        set(None).unwrap();
+        let before = map.len();
+        let kept: Map = map.range(first_kept..).map(|(ts, cells)| (*ts, *cells)).collect();
+        let deleted: u64 = cut.iter().map(|(_, deleted)| deleted.rows_deleted).sum();
+        assert_eq!(deleted, (before - kept.len()) as u64);
+        self.maps[which] = kept;
+    }
+
+    fn check_named(&self) {
+        let listed: Vec<String> = self.store().snapshots().into_iter().map(|(name, _)| name).collect();
+        assert!(listed.iter().eq(self.named.keys()), "{listed:?}");
+        for (name, series) in &self.named {
+            let state = self.store().as_of(name).unwrap();
+            for (key, (map, version)) in self.keys.iter().zip(series) {
+                check_range(self.store(), &state, key, map, (i64::MIN, i64::MAX), false, None, None, &[]);
+                let found = state.get(key).unwrap();
+                assert_eq!((found.rows, found.version), (map.len() as u64, *version), "{key} as of {name}");
+                let bounds = map.first_key_value().zip(map.last_key_value()).map(|((a, _), (b, _))| (*a, *b));
+                assert_eq!(found.bounds, bounds, "bounds of {key} as of {name}");
             }
         }
     }
@@ -376,7 +564,11 @@ fn run_case(seed: u64, steps: u64) {
     for _ in 0..steps {
         model.step();
         model.check();
+        if model.rng.random_bool(0.2) {
+            model.check_named();
+        }
     }
+    model.check_named();
     model.check_kept();
     model.reopen();
     model.check();

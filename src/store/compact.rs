@@ -1,0 +1,424 @@
+//! Compaction, retention and vacuum: what keeps a store small without anybody noticing.
+//!
+//! - A compaction writes one chunk from all chunks of a partition between two fences, reads it back beside what it
+//!   replaces, and only then publishes it. It is due from [`CHUNKS_MAX`] chunks or 30 % garbage on.
+//! - Retention is an ordinary delete of what is too old or too much.
+//! - Vacuum unlinks files that the manifest gave up and nobody reads. Nothing else is ever unlinked.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::chunk::{ChunkFile, chunk_name, series_dir};
+use super::merge::{Merge, Source};
+use super::seal::{ChunkWrite, Interval, Sealed};
+use super::sidecar;
+use super::state::{SeriesId, SeriesState, Tombstone};
+use super::{Deleted, Inner, Maintenance, Store, wall_ms};
+use crate::disk;
+use crate::error::{Error, Result};
+use crate::format::manifest::{ChunkRecord, Edit};
+use crate::types::SeriesDef;
+
+/// Chunks of one partition between two fences from which they are merged into one.
+const CHUNKS_MAX: usize = 8;
+/// Percent of a partition's chunk bytes that may be garbage.
+const GARBAGE_PERCENT: u64 = 30;
+/// Partitions that are compacted before the result is published.
+const PARTS_MAX: usize = 64;
+
+/// What a compaction did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CompactReport {
+    /// Groups of chunks looked at, and those rewritten.
+    pub partitions_considered: u64,
+    pub partitions_compacted: u64,
+    pub chunks_removed: u64,
+    pub chunks_written: u64,
+    /// Bytes of the chunk files read, and of those written instead.
+    pub bytes_before: u64,
+    pub bytes_after: u64,
+}
+
+/// What a vacuum did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct VacuumReport {
+    pub files_removed: u64,
+    /// Files given up that a reader still has open.
+    pub files_waiting: u64,
+    pub bytes_waiting: u64,
+}
+
+/// Chunks that may become one.
+struct Group {
+    partition: String,
+    interval: Interval,
+    chunks: Vec<Arc<ChunkFile>>,
+}
+
+impl Group {
+    fn bytes(&self) -> u64 {
+        self.chunks.iter().map(|chunk| chunk.record.file_bytes).sum()
+    }
+
+    fn rows(&self) -> u64 {
+        self.chunks.iter().map(|chunk| chunk.record.rows).sum()
+    }
+
+    fn sources(&self) -> Vec<Source> {
+        self.chunks.iter().cloned().map(Source::Chunk).collect()
+    }
+
+    /// Deletes that take rows of these chunks.
+    fn tombstones(&self, series: &SeriesState) -> Vec<Tombstone> {
+        let hits = |t: &Tombstone| {
+            self.chunks.iter().any(|chunk| {
+                let record = &chunk.record;
+                record.commit_hi < t.commit && record.ts_min <= t.end && t.start <= record.ts_max
+            })
+        };
+        self.interval.tombstones(series).into_iter().filter(hits).collect()
+    }
+
+    fn merge(&self, series: &SeriesState, inner: &Inner) -> Merge {
+        let tombstones = Arc::new(self.tombstones(series));
+        let (def, cache) = (Arc::clone(&series.def), Arc::clone(&inner.cache));
+        Merge::new(self.sources(), tombstones, def, cache, (i64::MIN, i64::MAX), false)
+    }
+
+    /// Rows that no newer chunk and no delete took.
+    fn live_rows(&self, series: &SeriesState, inner: &Inner) -> Result<u64> {
+        let mut spans: Vec<(i64, i64)> = self.chunks.iter().map(|c| (c.record.ts_min, c.record.ts_max)).collect();
+        spans.sort_unstable();
+        let apart = spans.windows(2).all(|pair| matches!(pair, [(_, end), (start, _)] if end < start));
+        if apart && self.tombstones(series).is_empty() {
+            return Ok(self.rows());
+        }
+        let mut merge = self.merge(series, inner);
+        let mut rows = 0;
+        while let Some(piece) = merge.next_piece()? {
+            rows += (piece.hi - piece.lo) as u64;
+        }
+        Ok(rows)
+    }
+
+    /// Bytes of the files that hold nothing anybody can read.
+    fn garbage_bytes(&self, live_rows: u64) -> u64 {
+        let (bytes, rows) = (u128::from(self.bytes()), u128::from(self.rows().max(1)));
+        let dead = u128::from(self.rows().saturating_sub(live_rows));
+        u64::try_from(bytes * dead / rows).unwrap_or(u64::MAX)
+    }
+}
+
+/// The chunks of a series by partition and fences.
+fn groups_of(series: &SeriesState, fences: &[u64]) -> Vec<Group> {
+    let mut groups: BTreeMap<(String, Interval), Vec<Arc<ChunkFile>>> = BTreeMap::new();
+    for chunk in series.chunks.iter() {
+        let interval = Interval::of(fences, chunk.record.commit_hi);
+        groups.entry((chunk.record.partition.clone(), interval)).or_default().push(Arc::clone(chunk));
+    }
+    let group = |((partition, interval), chunks)| Group { partition, interval, chunks };
+    groups.into_iter().map(group).collect()
+}
+
+impl Inner {
+    /// Compacts what is due among the series whose chunks changed since the last time, and these.
+    pub fn compact_changed(&self, also: &[SeriesId]) -> Result<CompactReport> {
+        let ids: Vec<SeriesId> = {
+            let mut maintenance = self.maintenance();
+            maintenance.uncompacted.extend(also);
+            std::mem::take(&mut maintenance.uncompacted).into_iter().collect()
+        };
+        if ids.is_empty() { Ok(CompactReport::default()) } else { self.compact(&ids) }
+    }
+
+    /// Compacts what is due among these series, all when empty. A damaged chunk is left as it is, for its readers to
+    /// be told; the others go on.
+    pub fn compact(&self, ids: &[SeriesId]) -> Result<CompactReport> {
+        let mut maintenance = self.maintenance();
+        let outcome = self.compact_with(&mut maintenance, ids);
+        self.note_upkeep(&outcome);
+        outcome
+    }
+
+    fn compact_with(&self, maintenance: &mut Maintenance, ids: &[SeriesId]) -> Result<CompactReport> {
+        let mut report = CompactReport::default();
+        let state = self.queue.published();
+        let chosen: Vec<SeriesId> =
+            if ids.is_empty() { state.series.keys().copied().collect() } else { ids.to_vec() };
+        let mut parts = Vec::new();
+        let mut next_file_id = maintenance.manifest.contents.next_file_id;
+        let mut failed = None;
+        for series in chosen.iter().filter_map(|id| state.series.get(id)) {
+            let mut garbage = 0;
+            for group in groups_of(series, &state.fences) {
+                report.partitions_considered += 1;
+                match self.compact_group(series, &group, &mut next_file_id) {
+                    Ok(Outcome::Left { garbage_bytes }) => garbage += garbage_bytes,
+                    Ok(Outcome::Compacted(part)) => {
+                        report.partitions_compacted += 1;
+                        report.chunks_removed += part.removed.len() as u64;
+                        report.chunks_written += part.added.len() as u64;
+                        report.bytes_before += group.bytes();
+                        report.bytes_after += part.added.iter().map(|chunk| chunk.file_bytes).sum::<u64>();
+                        parts.push((part, None, Arc::clone(series)));
+                    }
+                    Err(error) => {
+                        tracing::error!(series = %series.def.key, partition = group.partition, %error, "not compacted");
+                        failed.get_or_insert(error);
+                    }
+                }
+            }
+            self.counters.set_garbage(series.id, garbage);
+            if parts.len() >= PARTS_MAX {
+                self.publish_compacted(maintenance, std::mem::take(&mut parts), next_file_id)?;
+            }
+        }
+        if !parts.is_empty() {
+            self.publish_compacted(maintenance, parts, next_file_id)?;
+        }
+        self.counters.add_compaction(report);
+        match failed {
+            None => Ok(report),
+            Some(error) => Err(error),
+        }
+    }
+
+    /// Tombstones that are no longer needed are worked out for all parts of a series together.
+    fn publish_compacted(
+        &self,
+        maintenance: &mut Maintenance,
+        parts: Vec<(Sealed, Option<u64>, Arc<SeriesState>)>,
+        next_file_id: u64,
+    ) -> Result<()> {
+        let mut joined: BTreeMap<SeriesId, (Sealed, Option<u64>, Arc<SeriesState>)> = BTreeMap::new();
+        for (part, commit, series) in parts {
+            match joined.get_mut(&series.id) {
+                Some((whole, ..)) => {
+                    whole.added.extend(part.added);
+                    whole.removed.extend(part.removed);
+                }
+                None => {
+                    joined.insert(series.id, (part, commit, series));
+                }
+            }
+        }
+        let now = self.queue.published();
+        for (part, _, series) in joined.values_mut() {
+            // Deletes that came in between are not forgotten.
+            if let Some(current) = now.series.get(&series.id) {
+                *series = Arc::clone(current);
+            }
+            part.tombstones = self.tombstones_after(series.as_ref().clone(), &part.added, &part.removed);
+        }
+        self.publish_chunks(maintenance, joined.into_values().collect(), Edit::default(), next_file_id)
+    }
+
+    fn compact_group(&self, series: &Arc<SeriesState>, group: &Group, next_file_id: &mut u64) -> Result<Outcome> {
+        let live = group.live_rows(series, self)?;
+        let garbage_bytes = group.garbage_bytes(live);
+        let many = group.chunks.len() >= CHUNKS_MAX;
+        if !many && garbage_bytes * 100 < group.bytes() * GARBAGE_PERCENT.max(1) {
+            return Ok(Outcome::Left { garbage_bytes });
+        }
+        let span = group.chunks.iter().fold((i64::MAX, i64::MIN), |span, chunk| {
+            (span.0.min(chunk.record.ts_min), span.1.max(chunk.record.ts_max))
+        });
+        let tombstones = group.tombstones(series);
+        // The chunk is the partition as of the last delete, unless rows came before that delete from elsewhere.
+        let last_delete = tombstones.iter().map(|t| t.commit).max();
+        let ids: Vec<u64> = group.chunks.iter().map(|chunk| chunk.record.id).collect();
+        let others = series.sources().into_iter().filter(|source| match source {
+            Source::Chunk(chunk) => chunk.record.partition == group.partition && !ids.contains(&chunk.record.id),
+            Source::Run(_) => true,
+        });
+        let highest = group.chunks.iter().map(|chunk| chunk.record.commit_hi).max().unwrap_or(0);
+        let between = others.map(|source| source.commit_lo()).filter(|lo| *lo > highest).min().unwrap_or(u64::MAX);
+        let write = ChunkWrite {
+            partition: &group.partition,
+            range: span,
+            sources: group.sources(),
+            tombstones,
+            as_of: last_delete.filter(|commit| *commit < between),
+            replaces: ids,
+        };
+        let added = if live == 0 { None } else { self.write_chunk(series, write, next_file_id)? };
+        self.check_compacted(series, group, added.as_ref(), live)?;
+        Ok(Outcome::Compacted(Sealed {
+            series_id: series.id,
+            added: added.into_iter().collect(),
+            removed: group.chunks.clone(),
+            tombstones: Vec::new(),
+        }))
+    }
+
+    /// Reads the new chunk back and compares it, cell by cell, with what it replaces.
+    fn check_compacted(
+        &self,
+        series: &SeriesState,
+        group: &Group,
+        added: Option<&ChunkRecord>,
+        live: u64,
+    ) -> Result<()> {
+        let rows = added.map_or(0, |record| record.rows);
+        let wrong = |what: String| {
+            Error::internal(format!("compaction of {} {} gave {what}; nothing was changed", series.def.key, group.partition))
+        };
+        if rows != live {
+            return Err(wrong(format!("{rows} rows for {live}")));
+        }
+        let Some(record) = added else { return Ok(()) };
+        let written = Arc::new(ChunkFile::new(&self.root, record.clone()));
+        let mut old = group.merge(series, self);
+        let open = written.open_uncached()?;
+        let mut position = 0;
+        let mut row = 0;
+        let mut block = None;
+        while let Some(piece) = old.next_piece()? {
+            let mut lo = piece.lo;
+            while lo < piece.hi {
+                let current = match block.take() {
+                    Some(current) => current,
+                    None => open.block(position, &series.def)?,
+                };
+                let count = (piece.hi - lo).min(current.rows - row);
+                let same = piece.block.columns.columns.iter().zip(&current.columns).all(|(a, b)| {
+                    a.typed_data::<i64>().get(lo..lo + count) == b.typed_data::<i64>().get(row..row + count)
+                });
+                if !same || count == 0 {
+                    return Err(wrong(format!("other cells in block {position}")));
+                }
+                lo += count;
+                row += count;
+                if row < current.rows {
+                    block = Some(current);
+                } else {
+                    row = 0;
+                    position += 1;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes what retention no longer keeps. `exact` cuts to the row; else only when 5 % more than that is there, so
+    /// that background upkeep is not a delete a minute.
+    pub fn retain(&self, exact: bool) -> Result<Vec<(SeriesId, Deleted)>> {
+        let mut cuts = Vec::new();
+        let state = self.queue.published();
+        for series in state.registered() {
+            if let Some(end) = self.retention_end(series, exact)? {
+                match self.delete_range(&series.def.key, (i64::MIN, end), None) {
+                    Ok(deleted) => {
+                        self.counters.add_retention(deleted.rows_deleted);
+                        cuts.push((series.id, deleted));
+                    }
+                    // Dropped in between.
+                    Err(error) if error.code() == crate::ErrorCode::SeriesNotFound => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(cuts)
+    }
+
+    /// Last timestamp that retention does not keep.
+    fn retention_end(&self, series: &SeriesState, exact: bool) -> Result<Option<i64>> {
+        let (Some(retention), Some((first, last))) = (&series.def.retention, series.bounds) else { return Ok(None) };
+        let mut end: Option<i64> = None;
+        if let Some(age) = retention.max_age_ms()? {
+            let age = in_unit(&series.def, age);
+            // A wrong clock or a row from the future must not take what is young by the other measure.
+            let newest = last.min(in_unit(&series.def, wall_ms()));
+            let cut = newest.saturating_sub(age).saturating_sub(1);
+            let slack = if exact { 0 } else { age / 20 };
+            if first <= cut.saturating_sub(slack) {
+                end = Some(cut);
+            }
+        }
+        if let Some(max_rows) = retention.max_rows {
+            let slack = if exact { 0 } else { max_rows / 20 };
+            if series.rows > max_rows.saturating_add(slack) {
+                end = end.max(series.nth_timestamp(&self.cache, series.rows - max_rows)?);
+            }
+        }
+        Ok(end)
+    }
+
+    /// Unlinks files the manifest gave up and nobody reads, and gives their ids; for the next edit to record.
+    pub fn vacuum_files(&self, maintenance: &mut Maintenance) -> Vec<u64> {
+        let mut unlinked = Vec::new();
+        for record in maintenance.manifest.contents.waiting.values() {
+            // A chunk retired by this process unlinks itself when its last reader lets go.
+            if maintenance.retired.get(&record.id).is_some_and(|chunk| chunk.strong_count() > 0) {
+                continue;
+            }
+            let path = series_dir(&self.root, record.series_id).join(chunk_name(&record.partition, record.id));
+            match disk::remove(&path).and_then(|()| sidecar::remove_all(&path)) {
+                Ok(()) => unlinked.push(record.id),
+                Err(error) => tracing::warn!(%error, "a file that was given up stays behind"),
+            }
+        }
+        for id in &unlinked {
+            maintenance.retired.remove(id);
+        }
+        self.counters.add_vacuum(unlinked.len() as u64);
+        unlinked
+    }
+
+    /// Unlinks what can be unlinked and records it.
+    pub fn vacuum(&self) -> Result<VacuumReport> {
+        let mut maintenance = self.maintenance();
+        let before = maintenance.manifest.contents.waiting.len();
+        if before > 0 {
+            let reachable = maintenance
+                .manifest
+                .contents
+                .waiting
+                .keys()
+                .any(|id| maintenance.retired.get(id).is_none_or(|chunk| chunk.strong_count() == 0));
+            if reachable {
+                self.publish(&mut maintenance, Edit::default())?;
+            }
+        }
+        let waiting = &maintenance.manifest.contents.waiting;
+        Ok(VacuumReport {
+            files_removed: (before - waiting.len()) as u64,
+            files_waiting: waiting.len() as u64,
+            bytes_waiting: waiting.values().map(|record| record.file_bytes).sum(),
+        })
+    }
+}
+
+/// What became of a group.
+enum Outcome {
+    Left { garbage_bytes: u64 },
+    Compacted(Sealed),
+}
+
+fn in_unit(def: &SeriesDef, ms: i64) -> i64 {
+    ms.saturating_mul(def.unit.per_second() / 1_000)
+}
+
+impl Store {
+    /// Merges chunks where it is due: 8 or more in a partition, or 30 % of a partition's bytes garbage. Readers of the
+    /// old files are not disturbed.
+    ///
+    /// # Errors
+    /// `corrupt_data` when a chunk is damaged: its partition stays as it is.
+    pub fn compact(&self) -> Result<CompactReport> {
+        self.inner.compact(&[])
+    }
+
+    /// Unlinks files that were replaced and that no reader holds any more.
+    pub fn vacuum(&self) -> Result<VacuumReport> {
+        self.inner.vacuum()
+    }
+
+    /// Deletes what the retention of each series no longer keeps. Gives what was deleted, by series id.
+    ///
+    /// The age of a row is measured from the newest row of its series, or from the clock when that row lies in the
+    /// future.
+    pub fn apply_retention(&self) -> Result<Vec<(SeriesId, Deleted)>> {
+        self.inner.retain(true)
+    }
+}
