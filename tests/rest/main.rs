@@ -5,4 +5,5 @@ mod merges;
 mod reads;
 mod refusals;
 mod server;
+mod snapshots;
 mod writes;
