@@ -6,7 +6,8 @@ use std::io::Write;
 use std::os::unix::fs::FileExt;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use fastk::query::{Scan, ScanSpec, latest_start};
+use fastk::query::predicate::compile;
+use fastk::query::{Numbers, Predicate, Scan, ScanSpec, latest_start};
 use fastk::store::{Durability, Store, StoreOptions, WriteMode};
 use fastk::types::{Rows, SeriesKey, SeriesSpec};
 
@@ -153,5 +154,73 @@ fn after_appends(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, append, reads, after_appends);
+const MANY: i64 = 10_000_000;
+
+/// A series of ten million rows in one partition: `open` rises with time, `close` and `volume` are scattered.
+fn many(root: &std::path::Path, value_index: &[&str]) -> Store {
+    let options = StoreOptions { durability: Durability::None, upkeep: false, ..StoreOptions::default() };
+    let store = Store::open(root, true, options).expect("a new store");
+    let mut spec = SeriesSpec::of_key(&key());
+    spec.price_digits = Some(2);
+    spec.volume_digits = Some(8);
+    spec.partition = Some("all".into());
+    let mut def = spec.resolve().expect("a valid registration");
+    def.value_index = value_index.iter().map(|name| (*name).to_owned()).collect();
+    store.register(def).expect("registered");
+    for first in (0..MANY).step_by(2_500_000) {
+        let mut rows = minutes(first, 2_500_000);
+        for (row, minute) in (first..first + 2_500_000).enumerate() {
+            rows.columns[0][row] = minute;
+            // A multiplicative hash: every value of close ten times, one bit of volume at random.
+            let mixed = (minute.wrapping_mul(0x9E37_79B9_7F4A_7C15_u64 as i64) >> 20) & 0xFFFF_FFFF;
+            rows.columns[3][row] = mixed % (MANY / 10);
+            rows.columns[4][row] = (mixed >> 7) % 1_000;
+        }
+        write(&store, rows);
+    }
+    store.seal(&[]).expect("sealed");
+    store
+}
+
+/// Reads what a predicate on raw values selects; gives how many rows and zones it took.
+fn select(store: &Store, predicate: &str) -> (usize, f64) {
+    let state = store.snapshot();
+    let series = state.get(&key()).expect("registered");
+    let predicate = Predicate::parse(predicate).expect("a predicate");
+    let filter = compile(&series.def, &[predicate], Numbers::Raw).expect("a known column");
+    let mut scan = Scan::new(series, store.cache(), &ScanSpec { filter, ..ScanSpec::range((i64::MIN, i64::MAX)) });
+    let rows = scan.by_ref().map(|block| black_box(block.expect("a whole block")).rows).sum();
+    let stats = scan.stats();
+    (rows, stats.zones_scanned as f64 / stats.zones_considered.max(1) as f64)
+}
+
+/// Predicates over ten million rows, side by side with and without a value index.
+fn predicates(c: &mut Criterion) {
+    let mut group = c.benchmark_group("predicate");
+    group.sample_size(10);
+    for (how, value_index) in [("zones_only", &[][..]), ("indexed", &["close"][..])] {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = many(dir.path(), value_index);
+        let found = select(&store, "close:eq:4711").0;
+        assert!((1..100).contains(&found), "{found} rows");
+        group.throughput(Throughput::Elements(MANY as u64));
+        group.bench_function(format!("eq_few_rows_{how}"), |b| b.iter(|| black_box(select(&store, "close:eq:4711"))));
+        if !value_index.is_empty() {
+            continue;
+        }
+        let (rows, zones) = select(&store, "open:between:5000000,5009999");
+        assert!(rows == 10_000 && zones < 0.05, "{rows} rows, {zones} of the zones");
+        group.bench_function("clustered_a_thousandth", |b| {
+            b.iter(|| black_box(select(&store, "open:between:5000000,5009999")));
+        });
+        for (name, limit) in [("a_thousandth", 1), ("half", 500), ("all_but_a_thousandth", 999)] {
+            group.bench_function(format!("scattered_{name}"), |b| {
+                b.iter(|| black_box(select(&store, &format!("volume:lt:{limit}"))));
+            });
+        }
+    }
+    group.finish();
+}
+
+criterion_group!(benches, append, reads, after_appends, predicates);
 criterion_main!(benches);

@@ -117,7 +117,7 @@ fn inspect_operation(operation: &wal::Operation) -> Value {
             "write": {"series_id": series_id, "rows": rows.len(), "replaced": replaced,
                       "ts_min": rows.ts.first(), "ts_max": rows.ts.last()}
         }),
-        wal::Operation::Delete { series_id, start, end, deleted } => {
+        wal::Operation::Delete { series_id, start, end, deleted, .. } => {
             json!({"delete": {"series_id": series_id, "start": start, "end": end, "rows": deleted}})
         }
         wal::Operation::Register { series_id, def } => {

@@ -68,12 +68,13 @@ pub enum Operation {
         replaced: u64,
         rows: Rows,
     },
-    /// A closed range; `deleted` rows went.
+    /// A closed range; `deleted` rows went, and the others lie between the timestamps `left`.
     Delete {
         series_id: u64,
         start: i64,
         end: i64,
         deleted: u64,
+        left: Option<(i64, i64)>,
     },
     /// A new series, or a changed registration of an existing one; the registration as JSON.
     Register {
@@ -253,12 +254,14 @@ pub fn encode_commit(commit: &Commit) -> Vec<u8> {
                 out.extend_from_slice(&replaced.to_le_bytes());
                 put_rows(&mut out, rows);
             }
-            Operation::Delete { series_id, start, end, deleted } => {
+            Operation::Delete { series_id, start, end, deleted, left } => {
                 out.push(OP_DELETE);
                 out.extend_from_slice(&series_id.to_le_bytes());
                 out.extend_from_slice(&start.to_le_bytes());
                 out.extend_from_slice(&end.to_le_bytes());
                 out.extend_from_slice(&deleted.to_le_bytes());
+                let (first, last) = left.unwrap_or((i64::MAX, i64::MIN));
+                put_words(&mut out, &[first, last]);
             }
             Operation::Register { series_id, def } => {
                 out.push(OP_REGISTER);
@@ -300,20 +303,17 @@ pub fn decode_commit(payload: &[u8]) -> Result<Commit> {
     let mut operations = Vec::new();
     for _ in 0..count {
         operations.push(match reader.u8()? {
-            OP_WRITE => Operation::Write {
-                series_id: reader.u64()?,
-                replaced: reader.u64()?,
-                rows: read_rows(&mut reader)?,
-            },
+            OP_WRITE => {
+                Operation::Write { series_id: reader.u64()?, replaced: reader.u64()?, rows: read_rows(&mut reader)? }
+            }
             OP_DELETE => Operation::Delete {
                 series_id: reader.u64()?,
                 start: reader.i64()?,
                 end: reader.i64()?,
                 deleted: reader.u64()?,
+                left: Some((reader.i64()?, reader.i64()?)).filter(|(first, last)| first <= last),
             },
-            OP_REGISTER => {
-                Operation::Register { series_id: reader.u64()?, def: text(&mut reader, "registration")? }
-            }
+            OP_REGISTER => Operation::Register { series_id: reader.u64()?, def: text(&mut reader, "registration")? },
             OP_DROP => Operation::Drop { series_id: reader.u64()? },
             OP_CREATE_SNAPSHOT => Operation::CreateSnapshot { name: text(&mut reader, "snapshot name")? },
             OP_DROP_SNAPSHOT => Operation::DropSnapshot { name: text(&mut reader, "snapshot name")? },
@@ -339,7 +339,8 @@ mod tests {
                     replaced: 1,
                     rows: Rows { ts: vec![-1, 5], columns: vec![vec![10, -20], vec![3, 4]] },
                 },
-                Operation::Delete { series_id: 1, start: i64::MIN, end: 5, deleted: 2 },
+                Operation::Delete { series_id: 1, start: i64::MIN, end: 5, deleted: 2, left: None },
+                Operation::Delete { series_id: 1, start: 1, end: 5, deleted: 2, left: Some((-7, 9)) },
                 Operation::Drop { series_id: 1 },
                 Operation::CreateSnapshot { name: "monday".into() },
                 Operation::DropSnapshot { name: "monday".into() },

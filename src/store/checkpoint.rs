@@ -221,9 +221,7 @@ impl Inner {
         for (series_id, runs) in entries {
             for run in runs {
                 let columns: Vec<&[i64]> = (0..run.column_count()).map(|column| run.words(column)).collect();
-                writer
-                    .add(*series_id, (run.commit_lo, run.commit_hi), &columns)
-                    .map_err(|error| fail(&error))?;
+                writer.add(*series_id, (run.commit_lo, run.commit_hi), &columns).map_err(|error| fail(&error))?;
             }
         }
         let (out, bytes, crc) = writer.finish().map_err(|error| fail(&error))?;

@@ -143,8 +143,10 @@ impl Inner {
     fn compact_with(&self, maintenance: &mut Maintenance, ids: &[SeriesId]) -> Result<CompactReport> {
         let mut report = CompactReport::default();
         let state = self.queue.published();
-        let chosen: Vec<SeriesId> =
-            if ids.is_empty() { state.series.keys().copied().collect() } else { ids.to_vec() };
+        // A delete takes rows out of files for good only when it is itself durable.
+        self.queue.flush()?;
+        self.queue.sync()?;
+        let chosen: Vec<SeriesId> = if ids.is_empty() { state.series.keys().copied().collect() } else { ids.to_vec() };
         let mut parts = Vec::new();
         let mut next_file_id = maintenance.manifest.contents.next_file_id;
         let mut failed = None;
@@ -202,12 +204,8 @@ impl Inner {
                 }
             }
         }
-        let now = self.queue.published();
+        // Deletes that came in between are in the log only, and stay there.
         for (part, _, series) in joined.values_mut() {
-            // Deletes that came in between are not forgotten.
-            if let Some(current) = now.series.get(&series.id) {
-                *series = Arc::clone(current);
-            }
             part.tombstones = self.tombstones_after(series.as_ref().clone(), &part.added, &part.removed);
         }
         self.publish_chunks(maintenance, joined.into_values().collect(), Edit::default(), next_file_id)
@@ -261,7 +259,10 @@ impl Inner {
     ) -> Result<()> {
         let rows = added.map_or(0, |record| record.rows);
         let wrong = |what: String| {
-            Error::internal(format!("compaction of {} {} gave {what}; nothing was changed", series.def.key, group.partition))
+            Error::internal(format!(
+                "compaction of {} {} gave {what}; nothing was changed",
+                series.def.key, group.partition
+            ))
         };
         if rows != live {
             return Err(wrong(format!("{rows} rows for {live}")));

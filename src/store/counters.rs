@@ -44,7 +44,6 @@ impl Counters {
         *self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-
     pub fn add_seal(&self, report: SealReport) {
         self.change(|counts| {
             counts.seals += report.series_sealed;

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use crate::disk;
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::manifest::{
-    ChunkRecord, Edit, ReceiptsRecord, RunRecord, SeriesRecord, SnapshotRecord, TombstoneRecord, decode_checkpoint, decode_edit, encode_checkpoint,
-    encode_edit,
+    ChunkRecord, Edit, ReceiptsRecord, RunRecord, SeriesRecord, SnapshotRecord, TombstoneRecord, decode_checkpoint,
+    decode_edit, encode_checkpoint, encode_edit,
 };
 
 /// Edits between two checkpoints.

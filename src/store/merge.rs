@@ -624,8 +624,8 @@ impl Merge {
         }
     }
 
-    /// Lets the merge leave out rows that are not wanted (all conditions together), where sidecars tell. What it gives still has to be
-    /// checked row by row.
+    /// Lets the merge leave out rows that are not wanted (all conditions together), where sidecars tell. What it gives
+    /// still has to be checked row by row.
     pub fn looking_for(mut self, wanted: Vec<Wanted>) -> Self {
         self.spans = self.waiting.iter().map(|s| (s.ts_min(), s.ts_max(), s.commit_hi())).collect();
         self.wanted = wanted;

@@ -413,9 +413,11 @@ impl Inner {
         let mut state = pending.state.as_ref().clone();
         state.commit += 1;
         let commit = state.commit;
-        let next = series.without_range(&self.cache, range, deleted, commit, wall_ms(), &state.fences)?;
+        let mut next = series.without_range(range, deleted, commit, wall_ms(), &state.fences);
+        next.bounds = next.bounds_after(&self.cache, range)?;
         let version = next.version;
-        let operation = Operation::Delete { series_id: series.id, start: range.0, end: range.1, deleted };
+        let operation =
+            Operation::Delete { series_id: series.id, start: range.0, end: range.1, deleted, left: next.bounds };
         state.put(next);
         let batch = queue.enqueue(&mut pending, state, frame(vec![operation]))?;
         drop(pending);

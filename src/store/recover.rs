@@ -8,20 +8,20 @@ use std::path::Path;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 
+use super::checkpoint::{load_receipts, load_run};
 use super::chunk::{ChunkFile, MapCache, series_dir};
 use super::commit::CommitQueue;
 use super::log::Log;
 use super::manifest::{Contents, Manifest};
 use super::pins::Pins;
-use super::checkpoint::{load_receipts, load_run};
 use super::seal::DROP_MARKER;
 use super::state::{Run, SeriesState, Snapshot, State, Tombstone, View};
 use super::{Inner, Maintenance, StoreOptions};
 use crate::disk;
 use crate::error::{Error, ErrorCode, Result};
+use crate::format::FORMAT_VERSION;
 use crate::format::manifest::Edit;
 use crate::format::wal::{Commit, Operation, decode_commit};
-use crate::format::FORMAT_VERSION;
 use crate::types::SeriesDef;
 
 /// What opening found.
@@ -96,7 +96,7 @@ impl Inner {
             }
             let commit = decode_commit(payload)
                 .map_err(|error| Error::corrupt(format!("log frame {}: {}", frame.lsn, error.detail())))?;
-            replay(&mut state, &cache, contents, frame.commit, commit, &mut next_series_id)?;
+            replay(&mut state, contents, frame.commit, commit, &mut next_series_id)?;
             report.commits_replayed += 1;
         }
         report.torn = found.torn;
@@ -283,14 +283,7 @@ fn load_runs(root: &Path, contents: &Contents, state: &mut State) -> Result<()> 
 }
 
 /// Applies a logged commit unless chunks hold it already.
-fn replay(
-    state: &mut State,
-    cache: &Arc<MapCache>,
-    contents: &Contents,
-    number: u64,
-    commit: Commit,
-    next_series_id: &mut u64,
-) -> Result<()> {
+fn replay(state: &mut State, contents: &Contents, number: u64, commit: Commit, next_series_id: &mut u64) -> Result<()> {
     state.commit = state.commit.max(number);
     if let Some(receipt) = commit.receipt {
         state.receipts.insert(receipt.key, Arc::new(receipt));
@@ -329,8 +322,11 @@ fn replay(
             (Operation::Write { replaced, rows, .. }, Some(series)) => {
                 state.put(series.with_rows(rows, replaced, number, commit.wall_ms, &fences));
             }
-            (Operation::Delete { start, end, deleted, .. }, Some(series)) => {
-                state.put(series.without_range(cache, (start, end), deleted, number, commit.wall_ms, &fences)?);
+            (Operation::Delete { start, end, deleted, left, .. }, Some(series)) => {
+                // Chunks may be ahead of the log, so nothing is read here: what was left is in the log.
+                let mut next = series.without_range((start, end), deleted, number, commit.wall_ms, &fences);
+                next.bounds = left;
+                state.put(next);
             }
             (Operation::Drop { .. }, Some(_)) => {
                 state.drop_series(id, number);

@@ -245,14 +245,8 @@ impl Inner {
         let ChunkWrite { partition, range, sources, tombstones, as_of, replaces } = write;
         let commit_lo = sources.iter().map(Source::commit_lo).min().unwrap_or(0);
         let commit_hi = sources.iter().map(Source::commit_hi).chain(as_of).max().unwrap_or(0);
-        let merge = Merge::new(
-            sources,
-            Arc::new(tombstones),
-            Arc::clone(&series.def),
-            Arc::clone(&self.cache),
-            range,
-            false,
-        );
+        let merge =
+            Merge::new(sources, Arc::new(tombstones), Arc::clone(&series.def), Arc::clone(&self.cache), range, false);
         let dir = series_dir(&self.root, series.id);
         loop {
             // A file of this name can stand there from a seal that never reached the manifest: take the next id.
@@ -293,7 +287,11 @@ impl Inner {
                 file_crc: summary.file_crc,
                 footer_crc: summary.footer_crc,
             };
-            sidecar::index_new_chunk(&ChunkFile::new(&self.root, record.clone()), &tmp, &series.def)?;
+            let chunk = ChunkFile::new(&self.root, record.clone());
+            if let Err(error) = sidecar::index_new_chunk(&chunk, &tmp, &series.def) {
+                tracing::warn!(%error, "a chunk goes without its value index for now");
+                self.cache.orders.add_chunk(series.id, record.id);
+            }
             return Ok(Some(record));
         }
     }

@@ -349,8 +349,7 @@ impl SeriesState {
         view.rows = then.rows;
         view.bounds = then.bounds;
         view.last_commit = then.last_commit;
-        view.chunks =
-            Arc::new(self.chunks.iter().filter(|chunk| chunk.record.commit_hi <= commit).cloned().collect());
+        view.chunks = Arc::new(self.chunks.iter().filter(|chunk| chunk.record.commit_hi <= commit).cloned().collect());
         for runs in [&mut view.settled, &mut view.frozen, &mut view.runs] {
             runs.retain(|run| run.commit_hi <= commit);
         }
@@ -423,9 +422,8 @@ impl SeriesState {
                     row += stored.get(row..).map_or(0, |rest| rest.partition_point(|stored| stored < ts));
                     if let (true, Some(slot)) = (stored.get(row) == Some(ts), found.get_mut(at)) {
                         let cells = columns.iter().skip(1);
-                        *slot = Some(
-                            cells.filter_map(|c| c.typed_data::<i64>().get(piece.lo + row).copied()).collect(),
-                        );
+                        *slot =
+                            Some(cells.filter_map(|c| c.typed_data::<i64>().get(piece.lo + row).copied()).collect());
                     }
                     at += 1;
                     passed = 0;
@@ -493,8 +491,8 @@ impl SeriesState {
         let mut newest = run;
         while let Some(older) = self.runs.last() {
             let apart = self.apart(older, &newest, fences);
-            let alike = older.rows() <= RUN_ROWS_SMALL.max(2 * newest.rows())
-                && older.rows() + newest.rows() <= RUN_ROWS_MAX;
+            let alike =
+                older.rows() <= RUN_ROWS_SMALL.max(2 * newest.rows()) && older.rows() + newest.rows() <= RUN_ROWS_MAX;
             if apart || !alike {
                 break;
             }
@@ -510,48 +508,47 @@ impl SeriesState {
             || self.tombstones.iter().any(|t| older.commit_hi < t.commit && t.commit < newer.commit_lo)
     }
 
-    /// The series after a delete of `deleted` rows.
+    /// The series after a delete of `deleted` rows. Reads nothing: the bounds stay as they were.
     pub fn without_range(
         &self,
-        cache: &Arc<MapCache>,
         (start, end): (i64, i64),
         deleted: u64,
         commit: u64,
         wall_ms: i64,
         fences: &[u64],
-    ) -> Result<Self> {
+    ) -> Self {
         let mut next = self.touched(commit, fences);
         next.last_write_ms = wall_ms;
         next.rows = next.rows.saturating_sub(deleted);
-        let inside = |run: &Arc<Run>| {
-            start <= run.ts_min() && run.ts_max() <= end && !fenced(fences, run.commit_hi, commit)
-        };
+        let inside =
+            |run: &Arc<Run>| start <= run.ts_min() && run.ts_max() <= end && !fenced(fences, run.commit_hi, commit);
         next.runs.retain(|run| !inside(run));
         if next.sources().iter().any(|s| s.ts_min() <= end && s.ts_max() >= start) {
             // One that this one covers says nothing more, unless a snapshot stands between them.
-            let covered =
-                |t: &Tombstone| start <= t.start && t.end <= end && !fenced(fences, t.commit, commit);
+            let covered = |t: &Tombstone| start <= t.start && t.end <= end && !fenced(fences, t.commit, commit);
             let mut tombstones: Vec<Tombstone> = next.tombstones.iter().filter(|t| !covered(t)).copied().collect();
             tombstones.push(Tombstone { commit, start, end });
             next.tombstones = Arc::new(tombstones);
         }
-        if next.rows == 0 {
-            next.bounds = None;
-        } else if let Some((first, last)) = next.bounds
-            && (start <= first || end >= last)
-        {
-            let edge = |desc: bool| -> Result<i64> {
-                let piece = next.merge(cache, (first, last), desc).next_piece()?;
-                piece
-                    .and_then(|piece| {
-                        let ts = piece.block.columns.columns.first()?.typed_data::<i64>();
-                        ts.get(if desc { piece.hi.checked_sub(1)? } else { piece.lo }).copied()
-                    })
-                    .ok_or_else(|| Error::internal(format!("{} lost count of its rows", next.def.key)))
-            };
-            next.bounds = Some((edge(false)?, edge(true)?));
+        next
+    }
+
+    /// First and last timestamp, where a delete of a range may have taken them.
+    pub fn bounds_after(&self, cache: &Arc<MapCache>, (start, end): (i64, i64)) -> Result<Option<(i64, i64)>> {
+        let Some((first, last)) = self.bounds.filter(|_| self.rows > 0) else { return Ok(None) };
+        if start > first && end < last {
+            return Ok(Some((first, last)));
         }
-        Ok(next)
+        let edge = |desc: bool| -> Result<i64> {
+            let piece = self.merge(cache, (first, last), desc).next_piece()?;
+            piece
+                .and_then(|piece| {
+                    let ts = piece.block.columns.columns.first()?.typed_data::<i64>();
+                    ts.get(if desc { piece.hi.checked_sub(1)? } else { piece.lo }).copied()
+                })
+                .ok_or_else(|| Error::internal(format!("{} lost count of its rows", self.def.key)))
+        };
+        Ok(Some((edge(false)?, edge(true)?)))
     }
 
     /// Tombstones that still hide rows of something.

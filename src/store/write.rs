@@ -181,9 +181,7 @@ impl Store {
                 )
                 .with_hint("put more rows under one key"));
             }
-            Some((key, fingerprint)) => {
-                Some(Receipt { key, fingerprint, wall_ms, written: outcome.written.clone() })
-            }
+            Some((key, fingerprint)) => Some(Receipt { key, fingerprint, wall_ms, written: outcome.written.clone() }),
         };
         if let Some(receipt) = &receipt {
             state.receipts.insert(receipt.key, Arc::new(receipt.clone()));
@@ -275,12 +273,7 @@ fn prepare(write: &mut SeriesWrite, series: Option<&Arc<SeriesState>>, cache: &A
 }
 
 /// Checks the condition of the mode and tells how many rows exist; under `merge` the rows become those to store.
-fn decide(
-    series: &SeriesState,
-    write: &mut SeriesWrite,
-    prepared: Prepared,
-    cache: &Arc<MapCache>,
-) -> Result<u64> {
+fn decide(series: &SeriesState, write: &mut SeriesWrite, prepared: Prepared, cache: &Arc<MapCache>) -> Result<u64> {
     let (key, rows) = (&write.key, &mut write.rows);
     rows.check_shape(series.def.columns.len())?;
     let fresh = prepared.seen == Some((series.id, series.version));

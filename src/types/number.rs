@@ -309,7 +309,8 @@ pub fn integers_around(text: &[u8], digits: u8) -> Result<(Option<i64>, Option<i
 }
 
 /// The finite doubles next to a written number, at or below and at or above it; `None` beyond the range of doubles.
-/// Both are the same where the number is a double.
+/// A double stands for its shortest written form, which is how it is shown: `0.1` is a double, `0.10000000000000001`
+/// lies between two.
 pub fn doubles_around(text: &[u8]) -> Result<(Option<f64>, Option<f64>), NumberError> {
     let parts = Parts::of(text)?;
     let near = match parse_f64(text) {
@@ -318,8 +319,8 @@ pub fn doubles_around(text: &[u8]) -> Result<(Option<f64>, Option<f64>), NumberE
         Err(NumberError::Overflow) => return Ok((Some(f64::MAX), None)),
         Err(other) => return Err(other),
     };
-    // Every double has at most 1,074 digits after the point.
-    let shown = format!("{near:.1074}");
+    // The shortest form lies among the numbers nearest to its double, so these forms rise as the doubles do.
+    let shown = format!("{near}");
     let finite = |value: f64| value.is_finite().then_some(value);
     Ok(match compare(&Parts::of(shown.as_bytes())?, &parts) {
         Ordering::Equal => (Some(near), Some(near)),
@@ -710,8 +711,13 @@ mod tests {
         assert_eq!(ints("-0", 2), (Some(0), Some(0)));
         let doubles = |text: &str| doubles_around(text.as_bytes()).unwrap();
         assert_eq!(doubles("0.5"), (Some(0.5), Some(0.5)));
-        assert_eq!(doubles("0.1"), (Some(0.1_f64.next_down()), Some(0.1)));
-        assert_eq!(doubles("0.3"), (Some(0.3), Some(0.3_f64.next_up())));
+        // A double is what it is shown as, and nothing next to it.
+        assert_eq!(doubles("0.1"), (Some(0.1), Some(0.1)));
+        assert_eq!(doubles("1e-1"), (Some(0.1), Some(0.1)));
+        assert_eq!(doubles("0.10000000000000001"), (Some(0.1), Some(0.1_f64.next_up())));
+        assert_eq!(doubles("0.09999999999999999999"), (Some(0.1_f64.next_down()), Some(0.1)));
+        assert_eq!(doubles("-0.3"), (Some(-0.3), Some(-0.3)));
+        assert_eq!(doubles("1.7976931348623157e308"), (Some(f64::MAX), Some(f64::MAX)));
         assert_eq!(doubles("1e400"), (Some(f64::MAX), None));
         assert_eq!(doubles("1e-400"), (Some(0.0), Some(f64::from_bits(1))));
         assert!(integers_around(b"nan", 2).is_err() && doubles_around(b"x").is_err());

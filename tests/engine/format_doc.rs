@@ -85,7 +85,7 @@ fn the_log_is_laid_out_as_documented() {
     let rows = Rows { ts: vec![1], columns: vec![vec![2]] };
     let operations = [
         ("write", wal::Operation::Write { series_id: 5, replaced: 0, rows }),
-        ("delete", wal::Operation::Delete { series_id: 5, start: 0, end: 1, deleted: 0 }),
+        ("delete", wal::Operation::Delete { series_id: 5, start: 0, end: 1, deleted: 0, left: None }),
         ("register or change", wal::Operation::Register { series_id: 5, def: "{}".into() }),
         ("drop", wal::Operation::Drop { series_id: 5 }),
         ("create snapshot", wal::Operation::CreateSnapshot { name: "x".into() }),
@@ -93,10 +93,7 @@ fn the_log_is_laid_out_as_documented() {
     ];
     assert_eq!(table("what follows").len(), operations.len());
     for (row, (name, operation)) in table("what follows").iter().zip(operations) {
-        let named = matches!(
-            operation,
-            wal::Operation::CreateSnapshot { .. } | wal::Operation::DropSnapshot { .. }
-        );
+        let named = matches!(operation, wal::Operation::CreateSnapshot { .. } | wal::Operation::DropSnapshot { .. });
         let payload = wal::encode_commit(&wal::Commit { operations: vec![operation], ..wal::Commit::default() });
         assert_eq!((row[0].as_str(), row[1].as_str()), (payload[16].to_string().as_str(), name));
         if named {

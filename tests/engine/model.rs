@@ -70,7 +70,18 @@ impl Model {
             register(&store, key, partition);
         }
         let maps = vec![Map::new(); keys.len()];
-        Self { store: Some(store), root, keys, maps, options, rng, kept: Vec::new(), named: BTreeMap::new(), once: Vec::new(), names: 0 }
+        Self {
+            store: Some(store),
+            root,
+            keys,
+            maps,
+            options,
+            rng,
+            kept: Vec::new(),
+            named: BTreeMap::new(),
+            once: Vec::new(),
+            names: 0,
+        }
     }
 
     fn store(&self) -> &Store {
@@ -365,7 +376,7 @@ impl Model {
             match self.rng.random_range(0..8) {
                 0 => std::fs::remove_file(path).unwrap_or_default(),
                 1 => bytes.truncate(bit / 8),
-                2 => bytes[bit / 8] ^= 1 << (bit % 8),
+                2 if !bytes.is_empty() => bytes[bit / 8] ^= 1 << (bit % 8),
                 3 => {
                     let other = &sidecars[self.rng.random_range(0..sidecars.len())];
                     bytes = std::fs::read(other).unwrap_or_default();
