@@ -91,7 +91,7 @@ fn merges_of_one_open_bar_by_many_writers_lose_nothing_and_count_once() {
     in_order.dedup_by_key(|(commit, _)| *commit);
     assert_eq!(in_order.len() as i64, total, "each merge is a commit of its own");
     let all = |column: &str| in_order.iter().map(|(_, row)| row[column].as_i64().unwrap()).collect::<Vec<_>>();
-    let expected = json!({
+    let expected = vec![json!({
         "ts": 0,
         "open": all("open")[0],
         "high": all("high").into_iter().max(),
@@ -102,12 +102,12 @@ fn merges_of_one_open_bar_by_many_writers_lose_nothing_and_count_once() {
         "best": all("best").into_iter().max(),
         "worst": all("worst").into_iter().min(),
         "mark": all("mark").last(),
-    });
-    assert_eq!(rows(&server, X), [expected.clone()]);
+    })];
+    assert_eq!(rows(&server, X), expected);
     server.post_json("/v1/admin/compact", "{}").expect(200);
-    assert_eq!(rows(&server, X), [expected.clone()]);
+    assert_eq!(rows(&server, X), expected);
     let server = server.restarted();
-    assert_eq!(rows(&server, X), [expected]);
+    assert_eq!(rows(&server, X), expected);
 }
 
 #[test]
