@@ -1003,3 +1003,25 @@ async fn health_is_told_without_flight_and_open_puts_do_not_hold_up_the_end() {
     ended.await.unwrap();
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
 }
+
+#[tokio::test]
+async fn coverage_is_an_action_and_the_last_complete_intervals_are_a_query() {
+    let server = Running::start().await;
+    let mut client = registered(&server).await;
+    put(&mut client, &[klines(0..100, 0)]).await;
+    put(&mut client, &[klines(103..105, 0)]).await;
+    let found = act(&mut client, "coverage", json!({"series": KEY})).await.unwrap();
+    assert_eq!((&found["expected"], &found["present"]), (&json!(105), &json!(102)));
+    assert_eq!((&found["gaps"], &found["gaps_total"]), (&json!([found["longest_gap"]]), &json!(1)));
+    assert_eq!(found["longest_gap"]["missing"], 3);
+    let part = json!({"series": KEY, "start": T0, "end": T0 + 99 * MINUTE, "times": "rfc3339", "calendar": "24x7", "limit": 5});
+    let part = act(&mut client, "coverage", part).await.unwrap();
+    assert_eq!((&part["ratio"], &part["start"]), (&json!(1.0), &json!("2024-02-01T00:00:00Z")));
+    assert_code(act(&mut client, "coverage", json!({"series": KEY, "calendar": "nyse"})).await, "invalid_argument");
+    assert_code(act(&mut client, "coverage", json!({"series": KEY, "unknown": 1})).await, "invalid_argument");
+    assert_code(act(&mut client, "coverage", json!({"series": "kline/NOPE/1m"})).await, "series_not_found");
+    for (wanted, rows) in [(2, klines(103..105, 0)), (3, klines(97..100, 0)), (101, klines(0..0, 0))] {
+        let query = json!({"series": [KEY], "latest_complete": wanted, "endpoints": 4});
+        assert_eq!(get(&mut client, query).await.unwrap().columns(), rows.columns(), "the last {wanted}");
+    }
+}

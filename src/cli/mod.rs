@@ -3,6 +3,7 @@
 //! Errors go to standard error as `error[code]: …` and `hint: …`; the exit status comes from the error table.
 
 mod admin;
+mod coverage;
 mod engine;
 mod inspect;
 mod log;
@@ -58,9 +59,8 @@ enum Verb {
     Inspect(inspect::InspectArgs),
     /// Look after a store.
     Admin(admin::AdminArgs),
-    /// Not offered by this version.
-    #[command(hide = true, disable_help_flag = true)]
-    Coverage(Later),
+    /// Show which intervals of a series have rows, and the gaps.
+    Coverage(coverage::CoverageArgs),
     /// Not offered by this version.
     #[command(hide = true, disable_help_flag = true)]
     Bridge(Later),
@@ -115,7 +115,7 @@ fn run(verb: Verb) -> Result<u8> {
         Verb::Snapshot(args) => snapshot::run(args),
         Verb::Inspect(args) => inspect::run(args),
         Verb::Admin(args) => admin::run(args),
-        Verb::Coverage(later) => not_offered("coverage", &later),
+        Verb::Coverage(args) => coverage::run(args),
         Verb::Bridge(later) => not_offered("bridge", &later),
     }
 }

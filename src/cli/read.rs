@@ -32,6 +32,9 @@ struct SelectArgs {
     /// The last N rows of the range.
     #[arg(long, value_name = "N")]
     latest: Option<u64>,
+    /// The rows of the last N intervals that are covered without a gap.
+    #[arg(long, value_name = "N", conflicts_with = "latest")]
+    latest_complete: Option<u64>,
     /// At most N rows, in the order of the answer.
     #[arg(long, value_name = "N")]
     limit: Option<u64>,
@@ -92,6 +95,7 @@ impl SelectArgs {
         query.end = self.end.as_deref().map(when);
         query.latest = self.latest;
         query.as_of = self.as_of.clone();
+        query.latest_complete = self.latest_complete;
         query.limit = self.limit;
         query.order = match self.order.as_str() {
             "asc" => Order::Asc,

@@ -12,8 +12,9 @@ use crate::config::Loaded;
 use crate::error::{Error, ErrorCode, Result};
 use crate::query::{Predicate, Query};
 use crate::service::{
-    Acknowledged, Condition, DeleteReply, DropReply, Health, Inventory, Manner, Registered, SealReply, SeriesFilter,
-    SeriesInfo, SeriesPage, Service, SnapshotDropped, SnapshotInfo, SnapshotList, Terms,
+    Acknowledged, Condition, CoverageReply, CoverageRequest, DeleteReply, DropReply, Health, Inventory, Manner,
+    Registered, SealReply, SeriesFilter, SeriesInfo, SeriesPage, Service, SnapshotDropped, SnapshotInfo, SnapshotList,
+    Terms,
 };
 use crate::types::{SeriesKey, SeriesSpec};
 
@@ -125,6 +126,13 @@ impl Target {
         match self {
             Target::Local(service) => service.inventory(filter),
             Target::Remote(client) => client.json(filtered(Call::new(Method::GET, "/inventory"), filter)),
+        }
+    }
+
+    pub fn coverage(&self, request: &CoverageRequest) -> Result<CoverageReply> {
+        match self {
+            Target::Local(service) => service.coverage(request),
+            Target::Remote(client) => client.json(coverage_call(request)?),
         }
     }
 
@@ -317,6 +325,22 @@ fn filtered(call: Call, filter: &SeriesFilter) -> Call {
         .maybe("prefix", filter.prefix.as_deref())
         .maybe("limit", limit.as_deref())
         .maybe("cursor", filter.cursor.as_deref())
+}
+
+/// The request as parameters of a GET.
+fn coverage_call(request: &CoverageRequest) -> Result<Call> {
+    let mut path = String::from("/v1/coverage");
+    path.push_str(series_path(&request.series, false).trim_start_matches("/v1/series"));
+    let mut call = Call::new(Method::GET, path);
+    let Ok(serde_json::Value::Object(fields)) = serde_json::to_value(request) else {
+        return Err(Error::internal("a request is no object"));
+    };
+    for (name, value) in fields.iter().filter(|(name, _)| *name != "series") {
+        // Text goes as it is, numbers and calendars as their JSON.
+        let text = value.as_str().map_or_else(|| value.to_string(), str::to_string);
+        call = call.param(name, &text);
+    }
+    Ok(call)
 }
 
 /// The query as parameters of a read of one series.

@@ -72,6 +72,11 @@ impl<'a> Reader<'a> {
         Ok(cells.map(|cell| i64::from_le_bytes(cell.try_into().unwrap_or_default())).collect())
     }
 
+    /// What was not read yet, for a reader of its own.
+    pub fn rest(self) -> &'a [u8] {
+        self.rest
+    }
+
     /// Whether everything was read.
     pub fn is_at_end(&self) -> bool {
         self.rest.is_empty()

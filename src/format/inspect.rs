@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{chunk, manifest, receipt, run, tombstone, value_index, wal, zone_map};
+use super::{chunk, coverage, manifest, receipt, run, tombstone, value_index, wal, zone_map};
 use crate::error::{Error, Result};
 
 /// Describes a file by its first bytes and checks its checksums.
@@ -28,6 +28,16 @@ pub fn inspect(bytes: &[u8]) -> Result<Value> {
         let crc = format!("{:08x}", map.footer_crc);
         Ok(json!({"kind": "zone map", "chunk_id": map.chunk_id, "footer_crc32c": crc, "zones": map.zones(),
                   "columns": map.columns.len()}))
+    } else if magic == coverage::COVERAGE_MAGIC {
+        // The unit only tells the length of months, which is not shown.
+        let found = coverage::Coverage::decode(bytes, crate::types::TimeUnit::Ms)?;
+        let crc = format!("{:08x}", found.footer_crc);
+        let interval = match found.grid {
+            crate::types::Grid::Fixed { length, phase } => json!({"ticks": length, "phase": phase}),
+            crate::types::Grid::Months { length, phase, .. } => json!({"months": length, "phase": phase}),
+        };
+        Ok(json!({"kind": "coverage", "chunk_id": found.chunk_id, "footer_crc32c": crc, "interval": interval,
+                  "aligned": found.aligned.len(), "off_grid": found.off_grid.len()}))
     } else if magic == value_index::VALUE_INDEX_MAGIC {
         let index = value_index::ValueIndex::check(bytes)?;
         let crc = format!("{:08x}", index.footer_crc);
@@ -41,7 +51,8 @@ pub fn inspect(bytes: &[u8]) -> Result<Value> {
         Ok(json!({"kind": "drop marker", "drop": tombstone::decode_drop(bytes)?}))
     } else {
         Err(Error::invalid("the file is no FastK file").with_hint(
-            "chunks, zone maps, value indexes, log segments, runs, receipts, manifest edits and checkpoints, tombstones and drop \
+            "chunks, zone maps, value indexes, coverage, log segments, runs, receipts, manifest edits and checkpoints, \
+             tombstones and drop \
              markers are",
         ))
     }

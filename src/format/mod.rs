@@ -2,6 +2,7 @@
 
 pub mod bytes;
 pub mod chunk;
+pub mod coverage;
 pub mod envelope;
 pub mod inspect;
 pub mod ipc;

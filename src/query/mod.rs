@@ -1,6 +1,7 @@
 //! Questions and answers: the query object, the scan that merges chunks and tail, and the blocks it yields.
 
 pub mod answer;
+pub mod coverage;
 pub mod predicate;
 pub mod request;
 pub mod scan;

@@ -2,6 +2,7 @@
 //!
 //! Every method blocks (it may sync a file or touch mapped memory), so async faces call it on a blocking thread.
 
+pub mod coverage;
 mod page;
 mod read;
 pub mod replies;
@@ -17,9 +18,10 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::format::FORMAT_VERSION;
 use crate::store::{Expected, IfVersion, SeriesState, State, Store};
 use crate::types::schema::series_not_found;
-use crate::types::{SeriesDef, SeriesKey, SeriesSpec};
+use crate::types::{Calendar, SeriesDef, SeriesKey, SeriesSpec};
 
 pub use crate::store::{Durability, StoreOptions};
+pub use coverage::{CoverageReply, CoverageRequest};
 pub use read::{Answer, Plan, range_of};
 pub use replies::*;
 pub use write::{Acknowledged, IdempotencyKey, Manner, MergeOp, Terms};
@@ -29,6 +31,7 @@ pub use write::{Acknowledged, IdempotencyKey, Manner, MergeOp, Terms};
 pub struct Service {
     store: Store,
     begun: Instant,
+    ratios: coverage::Ratios,
 }
 
 /// Condition of a write or delete.
@@ -44,7 +47,7 @@ impl Service {
     /// Opens the store in `root`, creating it when `create` is set. See [`Store::open`] for the errors.
     pub fn open(root: &Path, create: bool, options: StoreOptions) -> Result<Arc<Self>> {
         let store = Store::open(root, create, StoreOptions { prefetch: true, ..options })?;
-        Ok(Arc::new(Self { store, begun: Instant::now() }))
+        Ok(Arc::new(Self { store, begun: Instant::now(), ratios: coverage::Ratios::default() }))
     }
 
     /// The engine below.
@@ -135,6 +138,7 @@ impl Service {
             }
             if let Some(calendar) = patch.calendar {
                 def.calendar = (!calendar.is_null()).then_some(calendar);
+                Calendar::of(def.calendar.as_ref())?;
             }
             if let Some(description) = patch.description {
                 def.description = Some(description);
@@ -227,7 +231,7 @@ impl Service {
             totals.tail_rows += series.tail_rows();
         }
         let (found, next_cursor) = page::select(&state, filter)?;
-        let series = found.iter().map(|series| inventory_row(series)).collect();
+        let series = found.iter().map(|series| inventory_row(series, self.coverage_ratio(&state, series))).collect();
         Ok(Inventory { commit: state.commit, totals, series, next_cursor })
     }
 
@@ -280,12 +284,7 @@ impl Service {
     }
 }
 
-fn inventory_row(series: &SeriesState) -> InventoryRow {
-    let interval = series.def.interval_ms.map(|ms| ms.saturating_mul(series.def.unit.per_second() / 1_000));
-    let coverage_ratio = series.bounds.zip(interval).map(|((first, last), interval)| {
-        let expected = last.saturating_sub(first) / interval.max(1) + 1;
-        (series.rows as f64 / expected as f64).min(1.0)
-    });
+fn inventory_row(series: &SeriesState, coverage_ratio: Option<f64>) -> InventoryRow {
     let last_write_at = (series.last_write_ms > 0).then(|| snapshots::rfc3339(series.last_write_ms));
     InventoryRow {
         series: series.def.key.clone(),

@@ -165,13 +165,9 @@ fn unimplemented(what: &str) -> Error {
 }
 
 fn check_offered(query: &Query) -> Result<()> {
-    let asked = [
-        (query.latest_complete.is_some(), "latest_complete"),
-        (query.layout.as_deref().is_some_and(|layout| layout != "by_series"), "layout by_time"),
-    ];
-    match asked.iter().find(|(asked, _)| *asked) {
-        Some((_, what)) => Err(unimplemented(what)),
-        None => Ok(()),
+    match query.layout.as_deref() {
+        None | Some("by_series") => Ok(()),
+        Some(_) => Err(unimplemented("layout by_time")),
     }
 }
 
@@ -226,7 +222,9 @@ impl Service {
     fn resolve(&self, query: &Query) -> Result<Resolved> {
         check_offered(query)?;
         let key = series_key(query)?;
-        for (what, value) in [("limit", query.limit), ("latest", query.latest)] {
+        for (what, value) in
+            [("limit", query.limit), ("latest", query.latest), ("latest_complete", query.latest_complete)]
+        {
             if value == Some(0) {
                 return Err(Error::invalid(format!("{what} is 0")));
             }
@@ -242,13 +240,16 @@ impl Service {
         let series = self.series_state(&state, &key)?;
         let columns = columns_of(&series.def, query.columns.as_ref())?;
         let predicates = query.predicates.as_deref().unwrap_or_default();
-        let filter = predicate::compile(&series.def, predicates, query.numbers)?;
-        let range = match &cursor {
-            Some(cursor) if cursor.series_id != series.id || cursor.order != query.order => {
+        let mut filter = predicate::compile(&series.def, predicates, query.numbers)?;
+        let complete = query.latest_complete.map(|count| self.latest_complete(&series, query, count)).transpose()?;
+        filter.extend(complete.iter().flat_map(|complete| complete.only.clone()));
+        let range = match (&cursor, &complete) {
+            (Some(cursor), _) if cursor.series_id != series.id || cursor.order != query.order => {
                 return Err(Error::invalid("the cursor belongs to another read"));
             }
-            Some(cursor) => (cursor.start, cursor.end),
-            None => {
+            (Some(cursor), _) => (cursor.start, cursor.end),
+            (None, Some(complete)) => complete.range,
+            (None, None) => {
                 let (start, end) = range_of(&series.def, query.start.as_ref(), query.end.as_ref())?;
                 match query.latest {
                     None => (start, end),
@@ -316,7 +317,10 @@ impl Service {
         if wanted == 0 || wanted > ENDPOINTS_MAX {
             return Err(Error::invalid(format!("endpoints {wanted} is not between 1 and {ENDPOINTS_MAX}")));
         }
-        let whole = query.limit.is_some() || query.cursor.is_some() || query.order == Order::Desc;
+        let whole = query.limit.is_some()
+            || query.latest_complete.is_some()
+            || query.cursor.is_some()
+            || query.order == Order::Desc;
         let endpoints = match resolved.series.bounds {
             Some((first, last)) if wanted > 1 && !whole => {
                 let (start, end) = (resolved.range.0.max(first), resolved.range.1.min(last));

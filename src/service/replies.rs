@@ -198,7 +198,8 @@ pub struct InventoryRow {
     pub tail_rows: u64,
     pub first_ts: Option<i64>,
     pub last_ts: Option<i64>,
-    /// Rows over expected intervals between first and last row; null without a fixed interval.
+    /// Present over expected intervals from the first to the last row, by the calendar of the series; null without
+    /// rows or a length of interval.
     pub coverage_ratio: Option<f64>,
     pub version: u64,
     /// Wall-clock time of the last write, RFC 3339, for people only.

@@ -1,8 +1,10 @@
 //! Named snapshots: creating, listing and dropping them. What reads under one is in `read`.
 
+use std::sync::Arc;
+
 use super::{Service, SnapshotDropped, SnapshotInfo, SnapshotList};
 use crate::error::Result;
-use crate::store::Snapshot;
+use crate::store::{Snapshot, State};
 use crate::types::{TimeUnit, time};
 
 impl Service {
@@ -14,6 +16,11 @@ impl Service {
     /// Takes a named view away; `snapshot_not_found`.
     pub fn drop_snapshot(&self, name: &str) -> Result<SnapshotDropped> {
         Ok(SnapshotDropped { name: name.into(), commit: self.store.drop_snapshot(name)? })
+    }
+
+    /// The store as a snapshot shows it, or as it is now; `snapshot_not_found`.
+    pub(super) fn state_as_of(&self, name: Option<&str>) -> Result<Arc<State>> {
+        name.map_or_else(|| Ok(self.store.snapshot()), |name| self.store.as_of(name))
     }
 
     /// Every named snapshot, by name.

@@ -91,6 +91,15 @@ pub const VERBS: &[Verb] = &[
         cli: At(&["query", "export"]),
     },
     Verb {
+        name: "coverage",
+        rest: At(&[
+            "GET /v1/coverage/kline/{symbol}/{timeframe}",
+            "GET /v1/coverage/scalar/{category}/{symbol}/{timeframe}/{name}",
+        ]),
+        flight: At(&["coverage"]),
+        cli: At(&["coverage"]),
+    },
+    Verb {
         name: "plan",
         rest: Dash("an answer tells its size itself"),
         flight: At(&["GetFlightInfo"]),

@@ -10,11 +10,13 @@ use arc_swap::ArcSwapOption;
 use arrow::buffer::Buffer;
 use bytes::Bytes;
 
+use super::coverage::PresenceCache;
 use super::sidecar::{self, IndexFile, Zones};
 use crate::disk;
 use crate::disk::mmap::Map;
 use crate::error::{Error, Result};
 use crate::format::chunk::{self, BlockMeta, ChunkMeta};
+use crate::format::coverage::Coverage;
 use crate::format::ipc::PREFIX_BYTES;
 use crate::format::manifest::ChunkRecord;
 use crate::types::{ColumnType, SeriesDef, number};
@@ -47,6 +49,8 @@ pub struct OpenChunk {
     index: OnceLock<Option<IndexFile>>,
     /// A page of the index was damaged.
     index_bad: AtomicBool,
+    /// Coverage on the grid it was last asked for.
+    pub(super) coverage: ArcSwapOption<Coverage>,
 }
 
 /// One block's columns, each its own slice of the map.
@@ -104,6 +108,11 @@ impl ChunkFile {
     /// Unlinks the file when the last reader lets go of it. Called after the manifest no longer names it.
     pub fn retire(&self) {
         self.obsolete.store(true, Ordering::Release);
+    }
+
+    /// The mapped chunk, if it is open already.
+    pub(super) fn opened(&self) -> Option<Arc<OpenChunk>> {
+        self.open.load_full()
     }
 
     /// The mapped chunk, opened and checked when it is not yet.
@@ -184,6 +193,7 @@ impl OpenChunk {
             zones: OnceLock::new(),
             index: OnceLock::new(),
             index_bad: AtomicBool::new(false),
+            coverage: ArcSwapOption::empty(),
         })
     }
 
@@ -379,11 +389,18 @@ pub struct MapCache {
     pub(super) orders: Orders,
     /// Whether a block is brought into memory when it is read.
     pub prefetch: bool,
+    pub(super) presence: PresenceCache,
 }
 
 impl MapCache {
     pub fn new(maps_max: usize, prefetch: bool) -> Self {
-        Self { open: Mutex::new(VecDeque::new()), maps_max, orders: Orders::default(), prefetch }
+        Self {
+            open: Mutex::new(VecDeque::new()),
+            maps_max,
+            orders: Orders::default(),
+            prefetch,
+            presence: PresenceCache::default(),
+        }
     }
 
     fn opened(&self, chunk: &Arc<ChunkFile>) {

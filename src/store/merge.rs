@@ -65,7 +65,7 @@ impl Source {
 }
 
 /// Ranges that tombstones hide from one source, sorted and apart, within the range of the merge.
-fn holes_of(source: &Source, tombstones: &[Tombstone], start: i64, end: i64) -> Vec<(i64, i64)> {
+pub(super) fn holes_of(source: &Source, tombstones: &[Tombstone], start: i64, end: i64) -> Vec<(i64, i64)> {
     let holes: Vec<(i64, i64)> = tombstones
         .iter()
         .filter(|t| t.commit > source.commit_hi() && t.start <= end && t.end >= start)

@@ -10,12 +10,13 @@ use std::sync::Arc;
 
 use super::chunk::{ChunkFile, chunk_name, series_dir};
 use super::merge::{Merge, Source};
-use super::sidecar::{self, zone_map_path};
+use super::sidecar::{self, coverage_path, zone_map_path};
 use super::state::{NewChunks, SeriesId, SeriesState, Structural, Tombstone, fenced};
 use super::{Inner, Maintenance, def_json};
 use crate::disk::{self, Staged};
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::chunk::{ChunkHead, ChunkSummary, ChunkWriter, block_rows};
+use crate::format::coverage::Coverage;
 use crate::format::manifest::{ChunkRecord, Edit, SeriesRecord, TombstoneRecord, ViewRecord};
 use crate::format::tombstone::{DropFile, TombstoneFile, encode_drop, encode_tombstone};
 use crate::format::zone_map::ZoneMap;
@@ -267,13 +268,21 @@ impl Inner {
             };
             let tmp = self.root.join("tmp");
             let mut staged = Staged::create(&tmp)?;
-            let Some((summary, mut zones)) = fill(&mut staged, head, merge)? else { return Ok(None) };
+            let coverage = series.grid().ok().map(|grid| Coverage::new(chunk_id, grid));
+            let Some((summary, mut zones, coverage)) = fill(&mut staged, head, merge, coverage)? else {
+                return Ok(None);
+            };
             if !staged.publish(&path)? {
                 return Err(Error::internal(format!("{} appeared while it was written", path.display())));
             }
             // Derived, so after the chunk: without it reads only take longer.
             zones.footer_crc = summary.footer_crc;
             disk::publish(&tmp, &zone_map_path(&path), &zones.encode())?;
+            if let Some(mut coverage) = coverage {
+                coverage.footer_crc = summary.footer_crc;
+                coverage.optimize();
+                disk::publish(&tmp, &coverage_path(&path), &coverage.encode())?;
+            }
             let record = ChunkRecord {
                 id: chunk_id,
                 series_id: series.id,
@@ -390,7 +399,12 @@ pub fn series_record(series: &SeriesState, sealed_commit: u64) -> Result<SeriesR
 }
 
 /// Writes the merged rows as blocks; `None` when there are none (the file is not published then).
-fn fill(staged: &mut Staged, head: ChunkHead<'_>, mut merge: Merge) -> Result<Option<(ChunkSummary, ZoneMap)>> {
+fn fill(
+    staged: &mut Staged,
+    head: ChunkHead<'_>,
+    mut merge: Merge,
+    coverage: Option<Coverage>,
+) -> Result<Option<(ChunkSummary, ZoneMap, Option<Coverage>)>> {
     let column_count = head.series.columns.len() + 1;
     let full = block_rows(head.series.columns.len());
     let path = staged.path().to_owned();
@@ -400,7 +414,7 @@ fn fill(staged: &mut Staged, head: ChunkHead<'_>, mut merge: Merge) -> Result<Op
         .collect();
     let zones = ZoneMap::new(head.chunk_id, column_count);
     let out = std::io::BufWriter::with_capacity(1 << 20, staged.file()?);
-    let mut blocks = Blocks { writer: ChunkWriter::new(out, head).map_err(|e| fail(&e))?, zones, is_float };
+    let mut blocks = Blocks { writer: ChunkWriter::new(out, head).map_err(|e| fail(&e))?, zones, coverage, is_float };
     let mut buffered: Vec<Vec<i64>> = vec![Vec::with_capacity(full); column_count];
     let mut any = false;
     while let Some(piece) = merge.next_piece()? {
@@ -424,13 +438,14 @@ fn fill(staged: &mut Staged, head: ChunkHead<'_>, mut merge: Merge) -> Result<Op
     blocks.write(&mut buffered).map_err(|e| fail(&e))?;
     let (out, summary) = blocks.writer.finish().map_err(|e| fail(&e))?;
     out.into_inner().map_err(|e| fail(e.error()))?;
-    Ok(Some((summary, blocks.zones)))
+    Ok(Some((summary, blocks.zones, blocks.coverage)))
 }
 
-/// A chunk and its zone map, growing together.
+/// A chunk and its sidecars, growing together.
 struct Blocks<W> {
     writer: ChunkWriter<W>,
     zones: ZoneMap,
+    coverage: Option<Coverage>,
     is_float: Vec<bool>,
 }
 
@@ -438,6 +453,9 @@ impl<W: std::io::Write> Blocks<W> {
     fn write(&mut self, buffered: &mut [Vec<i64>]) -> std::io::Result<()> {
         let columns: Vec<&[i64]> = buffered.iter().map(Vec::as_slice).collect();
         self.writer.write_block(&columns)?;
+        if let (Some(coverage), Some(ts)) = (&mut self.coverage, columns.first()) {
+            coverage.add(ts);
+        }
         self.zones.add_block(&columns, |column| self.is_float.get(column).copied().unwrap_or(false));
         buffered.iter_mut().for_each(Vec::clear);
         Ok(())

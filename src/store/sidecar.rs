@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::chunk::{ChunkFile, OpenChunk};
+use super::coverage;
 use super::state::SeriesState;
 use super::{Inner, Store};
 use crate::disk::{self, Staged};
@@ -22,11 +23,13 @@ use crate::format::zone_map::{ZoneMap, order_key};
 use crate::types::{ColumnType, SeriesDef};
 
 /// Extensions of all kinds of sidecar.
-pub const EXTENSIONS: [&str; 2] = [ZONE_MAP, VALUE_INDEX];
+pub const EXTENSIONS: [&str; 3] = [ZONE_MAP, VALUE_INDEX, COVERAGE];
 /// Extension of zone maps.
 const ZONE_MAP: &str = "zmap";
 /// Extension of value indexes.
 const VALUE_INDEX: &str = "vix";
+/// Extension of coverage.
+const COVERAGE: &str = "cov";
 
 /// Rows whose check takes about as long as reading one row by itself.
 const ROW_COST: usize = 16;
@@ -39,6 +42,11 @@ pub fn zone_map_path(chunk: &Path) -> PathBuf {
 /// Path of the value index of a chunk file.
 pub fn value_index_path(chunk: &Path) -> PathBuf {
     chunk.with_extension(VALUE_INDEX)
+}
+
+/// Path of the coverage of a chunk file.
+pub fn coverage_path(chunk: &Path) -> PathBuf {
+    chunk.with_extension(COVERAGE)
 }
 
 /// Removes whatever sidecars a chunk file has.
@@ -324,6 +332,14 @@ impl Inner {
         let open = chunk.open_uncached()?;
         let before = *report;
         put_in_order(&open, chunk.path(), &self.root.join("tmp"), &series.def, report)?;
+        if !coverage::is_whole(series, chunk) {
+            let mut staged = Staged::create(&self.root.join("tmp"))?;
+            if let Some(coverage) = coverage::from_rows(series, &open)? {
+                staged.write(&coverage.encode())?;
+                replace(staged, &coverage_path(chunk.path()))?;
+                report.rebuilt += 1;
+            }
+        }
         if *report != before {
             tracing::info!(chunk = chunk.name(), "sidecars are in order again");
             chunk.forget();

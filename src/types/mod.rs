@@ -1,5 +1,7 @@
 //! Small values without I/O: keys, schemas, numbers, times and rows.
 
+pub mod calendar;
+pub mod grid;
 pub mod key;
 pub mod number;
 pub mod partition;
@@ -7,6 +9,8 @@ pub mod rows;
 pub mod schema;
 pub mod time;
 
+pub use calendar::Calendar;
+pub use grid::Grid;
 pub use key::{Kind, SeriesKey};
 pub use number::Rounding;
 pub use rows::Rows;

@@ -127,6 +127,7 @@ pub struct SeriesDef {
     /// Phase of several-day bars: a timestamp in `unit` that starts a bar.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin: Option<i64>,
+    /// When rows are expected; `24x7` when absent. See [`Calendar`](super::Calendar).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub calendar: Option<serde_json::Value>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -328,6 +329,7 @@ impl SeriesSpec {
         if let Some(retention) = &self.retention {
             retention.check()?;
         }
+        super::calendar::Calendar::of(self.calendar.as_ref())?;
         if let Some(text) = &self.description
             && text.len() > 4096
         {

@@ -2,7 +2,7 @@
 
 use fastk::format::chunk::{self, BlockMeta, ChunkMeta};
 use fastk::format::receipt::{Receipt, Written};
-use fastk::format::{envelope, ipc, manifest, run, value_index, wal, zone_map};
+use fastk::format::{coverage, envelope, ipc, manifest, run, value_index, wal, zone_map};
 use fastk::types::{Rows, SeriesKey, SeriesSpec};
 use prost::Message;
 
@@ -244,6 +244,36 @@ fn value_indexes_are_laid_out_as_documented() {
     file.extend_from_slice(&pages);
     assert_eq!(file.len() as u64, end);
     assert_eq!(value_index::ValueIndex::check(&file).unwrap(), index);
+}
+
+#[test]
+fn coverage_is_laid_out_as_documented() {
+    use fastk::types::{Grid, TimeUnit};
+    for (kind, grid) in
+        [(1, Grid::Fixed { length: 60, phase: 7 }), (2, Grid::Months { length: 60, phase: 7, unit: TimeUnit::Ms })]
+    {
+        let mut found = coverage::Coverage::new(41, grid);
+        found.footer_crc = 42;
+        found.add(&[grid.start_of(-1), grid.start_of(2), grid.start_of(2) + 5]);
+        let file = found.encode();
+        assert_eq!(&file[..8], coverage::COVERAGE_MAGIC);
+        let payload = envelope::open("coverage", coverage::COVERAGE_MAGIC, 1, &file).unwrap();
+        check_layout(
+            "field of coverage",
+            payload,
+            &[
+                ("chunk id", le(41)),
+                ("footer checksum", le4(42)),
+                ("kind of interval", le4(kind)),
+                ("length", le(60)),
+                ("phase", le(7)),
+                ("number of rows", le(1)),
+            ],
+        );
+        assert_eq!(payload[40..48], (grid.start_of(2) + 5).to_le_bytes());
+        let bits = roaring::RoaringTreemap::deserialize_from(&payload[48..]).unwrap();
+        assert_eq!(bits.iter().collect::<Vec<_>>(), [(1 << 63) - 1, (1 << 63) + 2]);
+    }
 }
 
 /// Names and tags of a documented message against messages that have one field set each.

@@ -5,6 +5,7 @@ use std::path::Path;
 use super::run::{Done, Server, run, run_with};
 
 const KEY: &str = "kline/BTCUSDT/1m";
+const WINDOWS: &str = r#"{"zone":"UTC","windows":[{"from":"Thu 00:00","to":"Fri 24:00"}]}"#;
 const BODY: &str = "ts,open,high,low,close,volume\n\
                     1706745600000,42000.10,42001.00,41999.99,42000.50,1.00000001\n\
                     1706745660000,42000.50,42010.00,42000.00,42009.00,0.5\n\
@@ -92,9 +93,15 @@ fn conversation(place: &Place, folder: &Path) -> Vec<String> {
     said.push(first.ok());
     place.run(&guarded, &BODY.replace("42000.50,1", "42000.50,2")).fails(4, "idempotency_mismatch");
     said.extend([
+        place.ok(&["coverage", KEY, "--as-of", "before"]),
         place.ok(&["snapshot", "list", "--json"]),
         place.ok(&["snapshot", "drop", "before"]),
         place.ok(&["snapshot", "list"]),
+        place.ok(&["coverage", KEY]),
+        place.ok(&["coverage", KEY, "--start", "2024-02-01", "--end", "2024-02-01", "--json", "--min-missing", "2"]),
+        place.ok(&["coverage", KEY, "--calendar", "weekdays", "--limit", "1", "--times", "epoch"]),
+        place.ok(&["coverage", KEY, "--json", "--calendar", WINDOWS]),
+        place.ok(&["query", KEY, "--latest-complete", "2", "--columns", "close", "--format", "csv"]),
         place.ok(&["delete", KEY, "--start", "1706745600000", "--end", "1706745600000", "--dry-run"]),
         place.ok(&["delete", KEY, "--start", "1706745600000", "--end", "1706745600000"]),
         place.ok(&["query", KEY, "--limit", "1", "--format", "csv"]),
@@ -209,7 +216,7 @@ fn failures_end_with_their_status_and_write_nothing() {
     let address = server.http.clone();
     server.stop();
     run(&["admin", "health", "--server", &address]).fails(7, "not_ready");
-    for verb in [&["coverage", KEY][..], &["bridge", "read-kline-range", "--root", "x"]] {
+    for verb in [&["bridge", "read-kline-range", "--root", "x"][..]] {
         run(verb).fails(2, "unimplemented");
     }
     run(&["admin", "scrub"]).fails(2, "unimplemented");
@@ -230,4 +237,25 @@ fn a_missing_row_error_names_the_row() {
     let done = done.fails(2, "invalid_rows");
     assert!(done.err.contains("row 1, close: "), "{}", done.err);
     assert!(done.err.contains("precision_loss"), "{}", done.err);
+}
+
+#[test]
+fn coverage_shows_gaps_to_people_and_programs() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().to_string_lossy().into_owned();
+    run(&["register", KEY, "--price-digits", "2", "--volume-digits", "8", "--root", &root]).ok();
+    run_with(&["write", KEY, "--format", "csv", "--root", &root], BODY).ok();
+    let shown = run(&["coverage", KEY, "--root", &root]).ok();
+    assert!(shown.starts_with("kline/BTCUSDT/1m: 3 of 41761 intervals present (0.0072 %), 2024-02-01"), "{shown}");
+    assert!(
+        shown.contains("41758") && shown.contains("2024-02-01T00:02:00Z") && shown.contains("2024-02-29T23:59:00Z")
+    );
+    let found = run(&["coverage", KEY, "--end", "1706745720000", "--json", "--root", &root]).ok();
+    let found: serde_json::Value = serde_json::from_str(&found).unwrap();
+    assert_eq!((&found["expected"], &found["gaps"][0]["start"]), (&3.into(), &1_706_745_720_000_u64.into()));
+    let rows =
+        run(&["query", KEY, "--latest-complete", "2", "--columns", "close", "--format", "csv", "--root", &root]).ok();
+    assert_eq!(rows, "ts,close\n1706745600000,42000.50\n1706745660000,42009.00\n");
+    run(&["coverage", KEY, "--calendar", "nyse", "--root", &root]).fails(2, "invalid_argument");
+    run(&["coverage", "kline/NOPE/1m", "--root", &root]).fails(3, "series_not_found");
 }

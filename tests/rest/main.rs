@@ -1,6 +1,7 @@
 //! REST through a real server on a real socket, over a temporary store.
 
 mod client;
+mod coverage;
 mod merges;
 mod reads;
 mod refusals;

@@ -208,7 +208,7 @@ fn queries_that_cannot_be_answered_are_refused() {
         ("format=csv&shape=columns", "invalid_argument"),
         ("columns=nope", "schema_mismatch"),
         ("as_of=x", "snapshot_not_found"),
-        ("latest_complete=1", "unimplemented"),
+        ("latest_complete=0", "invalid_argument"),
     ] {
         server.get(&format!("{X}?{target}")).refused(code);
     }

@@ -48,6 +48,12 @@ fn everything(server: &Server, as_of: Option<&str>) -> Vec<Seen> {
         let batches: Vec<RecordBatch> = batches.map(Result::unwrap).collect();
         seen.push(Seen::Arrow(concat_batches(&schema, &batches).unwrap()));
     }
+    for path in ["kline/X/1m", "scalar/c/X/1m/n"] {
+        let coverage = server.get(&format!("/v1/coverage/{path}?min_missing=1{under}")).expect(200);
+        seen.push(Seen::Text(coverage.text()));
+    }
+    let complete = server.get(&format!("{X}?format=csv&latest_complete=100{under}")).expect(200);
+    seen.push(Seen::Text(complete.text()));
     let found = server.get(&format!("{X}?format=csv&where=close:between:42010,42400{under}")).expect(200);
     seen.push(Seen::Text(found.text()));
     for series in ["kline/X/1m", "scalar/c/X/1m/n"] {
@@ -234,5 +240,7 @@ fn an_answer_under_a_snapshot_keeps_its_entity_tag() {
     let again = server.get_with(&target, &[("if-none-match", &tag)]).expect(304);
     assert_eq!(again.header("etag"), Some(tag.as_str()));
     server.get_with(X, &[("if-none-match", &tag)]).expect(200);
+    let coverage = "/v1/coverage/kline/X/1m?as_of=s";
+    server.get_with(coverage, &[("if-none-match", &tag)]).expect(304);
     assert_eq!(server.get(&target).expect(200).header("fastk-version"), before.header("fastk-version"));
 }

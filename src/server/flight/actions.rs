@@ -10,7 +10,7 @@ use super::describe::json;
 use super::status::unimplemented;
 use crate::error::{Error, Result};
 use crate::query::When;
-use crate::service::{Condition, SeriesFilter, Service};
+use crate::service::{Condition, CoverageRequest, SeriesFilter, Service};
 use crate::types::time::{Bound, parse_param};
 use crate::types::{SeriesKey, SeriesSpec, TimeUnit};
 
@@ -26,6 +26,10 @@ pub const ACTIONS: &[(&str, &str)] = &[
     ("create_snapshot", "names the store as it is now, for as_of; body: {\"name\": name}"),
     ("drop_snapshot", "takes a named snapshot away; body: {\"name\": name}"),
     ("list_snapshots", "lists the named snapshots; no body"),
+    (
+        "coverage",
+        "tells which intervals have rows; body: {\"series\": key}; optional: start, end, calendar, min_missing, limit, times, as_of",
+    ),
     ("inventory", "lists what is stored; body: empty, or a filter as JSON"),
     ("health", "tells how the server is; no body"),
     ("compact", "moves rows of the log into chunk files; body: empty, or {\"series\": [key, …]}"),
@@ -87,6 +91,7 @@ pub(super) fn run(service: &Arc<Service>, action: &Action) -> Result<Bytes> {
         "create_snapshot" => answer(&service.create_snapshot(&json::<Named>("body of create_snapshot", body)?.name)?),
         "drop_snapshot" => answer(&service.drop_snapshot(&json::<Named>("body of drop_snapshot", body)?.name)?),
         "list_snapshots" => answer(&service.snapshots()),
+        "coverage" => answer(&service.coverage(&json::<CoverageRequest>("body of coverage", body)?)?),
         "inventory" => answer(&service.inventory(&or_default::<SeriesFilter>("filter", body)?)?),
         "health" => answer(&service.health()?),
         "compact" => answer(&service.seal(&or_default::<Compact>("body of compact", body)?.series)?),

@@ -105,11 +105,13 @@ failures! {
     ChangeFailure: InvalidArgument SeriesNotFound RequestTimeout CommitConflict TooLarge UnsupportedMediaType
         Overloaded WriterStopped StorageFull;
     /// Reading rows.
-    ReadFailure: InvalidArgument SchemaMismatch SeriesNotFound SnapshotNotFound NotAcceptable CommitGone CorruptData Unimplemented
+    ReadFailure: InvalidArgument SchemaMismatch SeriesNotFound SnapshotNotFound NotAcceptable CommitGone CorruptData
         Overloaded;
     /// Reading rows by a query in the body.
     QueryFailure: InvalidArgument SchemaMismatch SeriesNotFound SnapshotNotFound NotAcceptable RequestTimeout CommitGone TooLarge
         UnsupportedMediaType CorruptData Unimplemented Overloaded;
+    /// Coverage of a series.
+    CoverageFailure: InvalidArgument SeriesNotFound SnapshotNotFound CorruptData;
     /// Writing rows.
     WriteFailure: InvalidArgument SchemaMismatch SeriesNotFound RequestTimeout RowsExist OutOfOrder IdempotencyMismatch
         CommitConflict TooLarge UnsupportedMediaType InvalidRows Overloaded WriterStopped StorageFull;

@@ -13,9 +13,6 @@ use crate::query::{Numbers, Order};
 use crate::service::{MergeOp, Mode};
 use crate::types::{Kind, Rounding};
 
-/// Parameters of a read that this version refuses instead of ignoring them.
-pub const READ_NOT_YET: &[&str] = &["latest_complete"];
-
 macro_rules! documented {
     ($(#[$outer:meta])* $name:ident { $($(#[$inner:meta])* $field:ident,)* }) => {
         $(#[$outer])*
@@ -64,6 +61,10 @@ documented! {
         /// Keep only the last N of these rows.
         #[param(value_type = Option<u64>, minimum = 1)]
         latest,
+        /// Keep only the rows of the last N intervals that are covered without a gap, by the calendar of the series; no
+        /// rows when there are not so many in a row. Not together with `latest`; `where` filters these rows.
+        #[param(value_type = Option<u64>, minimum = 1)]
+        latest_complete,
         /// Direction of the answer.
         #[param(value_type = Option<Order>)]
         order,
@@ -90,6 +91,35 @@ documented! {
         /// Adds to a JSON answer how it was found.
         #[param(value_type = Option<bool>)]
         explain,
+    }
+}
+
+documented! {
+    /// Parameters of coverage.
+    CoverageParams {
+        /// First timestamp of the closed range: an epoch integer in the unit of the series, RFC 3339, or a date. The bucket
+        /// of the first row by default.
+        #[param(example = "2024-02-01")]
+        start,
+        /// Last timestamp of the closed range; a date means its last instant. The last row by default.
+        #[param(example = "2024-02-29")]
+        end,
+        /// When rows are expected, instead of the calendar of the series: `24x7`, `weekdays`, or JSON of weekly windows in
+        /// an IANA time zone, `{"zone":"America/New_York","windows":[{"from":"Sun 17:00","to":"Fri 17:00"}]}`.
+        #[param(example = "weekdays")]
+        calendar,
+        /// List only gaps of at least so many intervals.
+        #[param(value_type = Option<u64>, minimum = 1)]
+        min_missing,
+        /// List at most this many gaps; 10,000 by default.
+        #[param(value_type = Option<u64>, minimum = 1, maximum = 1_000_000)]
+        limit,
+        /// How timestamps are shown.
+        #[param(value_type = Option<Times>)]
+        times,
+        /// As the snapshot of this name shows it, with the calendar of then.
+        #[param(example = "before-repair")]
+        as_of,
     }
 }
 
@@ -329,7 +359,7 @@ mod tests {
     use super::*;
 
     fn read(query: &str) -> Result<Params> {
-        Params::of::<ReadParams>(&format!("/x?{query}").parse().unwrap(), READ_NOT_YET)
+        Params::of::<ReadParams>(&format!("/x?{query}").parse().unwrap(), &[])
     }
 
     #[test]
@@ -338,11 +368,6 @@ mod tests {
         assert_eq!((error.code(), error.hint()), (ErrorCode::InvalidArgument, Some("did you mean start?")));
         assert!(read("something=1").unwrap_err().hint().unwrap().starts_with("known: start"));
         assert!(read("limit=1&limit=2").unwrap_err().detail().contains("twice"));
-    }
-
-    #[test]
-    fn parameters_of_later_versions_are_not_ignored() {
-        assert_eq!(read("latest_complete=5").unwrap_err().code(), ErrorCode::Unimplemented);
     }
 
     #[test]
@@ -367,6 +392,7 @@ mod tests {
         }
         check::<ReadParams>();
         check::<QueryParams>();
+        check::<CoverageParams>();
         check::<WriteParams>();
         check::<MergeKlineParams>();
         check::<MergeScalarParams>();

@@ -1,5 +1,6 @@
 //! The routes, one file per subject.
 
+mod coverage;
 mod not_yet;
 mod rows;
 mod series;
@@ -35,6 +36,8 @@ pub fn all() -> OpenApiRouter<App> {
         .routes(routes!(rows::query))
         .routes(routes!(snapshots::list_snapshots, snapshots::create_snapshot))
         .routes(routes!(snapshots::drop_snapshot))
+        .routes(routes!(coverage::kline_coverage))
+        .routes(routes!(coverage::scalar_coverage))
         .routes(routes!(server::compact))
         .routes(routes!(server::inventory))
         .routes(routes!(server::health))

@@ -20,7 +20,6 @@ pub fn all() -> OpenApiRouter<App> {
     let any = || both().put(refuse).patch(refuse).delete(refuse);
     let mut router = OpenApiRouter::new()
         .route("/v1/write", post())
-        .route("/v1/coverage/{*key}", get())
         .route("/v1/admin/jobs", get())
         .route("/v1/admin/jobs/{id}", get())
         .route("/v1/admin/orphans", get())

@@ -16,7 +16,7 @@ use crate::server::http::openapi::{
     Binary, DeleteFailure, QueryFailure, ReadFailure, RowsBody, RowsReply, WriteFailure,
 };
 use crate::server::http::params::{
-    DeleteParams, MergeKlineParams, MergeScalarParams, Params, QueryParams, READ_NOT_YET, ReadParams, WriteParams,
+    DeleteParams, MergeKlineParams, MergeScalarParams, Params, QueryParams, ReadParams, WriteParams,
 };
 use crate::server::http::{body, once, reply};
 use crate::service::{DeleteReply, Manner, Terms, WriteReply};
@@ -96,7 +96,7 @@ async fn read(app: &App, key: &SeriesKey, headers: &HeaderMap, uri: &Uri) -> Out
 }
 
 fn read_query(key: &SeriesKey, headers: &HeaderMap, uri: &Uri) -> Result<(Query, Options)> {
-    let params = Params::of::<ReadParams>(uri, READ_NOT_YET)?;
+    let params = Params::of::<ReadParams>(uri, &[])?;
     let when = |name: &str| params.text(name).map(|text| When::Text(text.into()));
     let columns = params.text("columns").map(|text| text.split(',').map(|name| name.trim().to_string()).collect());
     let predicates = params.all("where").map(Predicate::parse).collect::<Result<Vec<_>>>()?;
@@ -107,6 +107,7 @@ fn read_query(key: &SeriesKey, headers: &HeaderMap, uri: &Uri) -> Result<(Query,
         end: when("end"),
         columns,
         latest: params.count("latest")?,
+        latest_complete: params.count("latest_complete")?,
         limit: params.count("limit")?,
         order: params.word("order")?,
         numbers: params.word("numbers")?,

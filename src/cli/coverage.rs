@@ -1,0 +1,97 @@
+//! `fastk coverage`: which intervals of a series have rows, and where the gaps are.
+
+use super::engine::when;
+use super::show;
+use super::target::{Target, TargetArgs};
+use crate::egress::Times;
+use crate::error::Result;
+use crate::service::coverage::Stamp;
+use crate::service::{CoverageReply, CoverageRequest};
+use crate::types::{Calendar, SeriesKey};
+
+#[derive(Debug, clap::Args)]
+pub struct CoverageArgs {
+    /// kline/{symbol}/{timeframe} or scalar/{category}/{symbol}/{timeframe}/{name}
+    key: String,
+    /// First timestamp: epoch in the unit of the series, RFC 3339, or a date. The range is closed.
+    #[arg(long, allow_negative_numbers = true)]
+    start: Option<String>,
+    /// Last timestamp, as --start; a date means its last instant.
+    #[arg(long, allow_negative_numbers = true)]
+    end: Option<String>,
+    /// 24x7, weekdays, or JSON of weekly windows; that of the series when left out.
+    #[arg(long)]
+    calendar: Option<String>,
+    /// List only gaps of at least N intervals.
+    #[arg(long, value_name = "N")]
+    min_missing: Option<u64>,
+    /// List at most N gaps; 10,000 when left out.
+    #[arg(long, value_name = "N")]
+    limit: Option<u64>,
+    /// As the snapshot of this name shows it, with the calendar of then.
+    #[arg(long, value_name = "NAME")]
+    as_of: Option<String>,
+    /// epoch or rfc3339; rfc3339 when left out, epoch under --json.
+    #[arg(long)]
+    times: Option<String>,
+    /// Print the reply as JSON.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    target: TargetArgs,
+}
+
+/// Prints the coverage of a series.
+pub fn run(args: CoverageArgs) -> Result<u8> {
+    let default = if args.json { Times::Epoch } else { Times::Rfc3339 };
+    let request = CoverageRequest {
+        start: args.start.as_deref().map(when),
+        end: args.end.as_deref().map(when),
+        calendar: args.calendar.as_deref().map(Calendar::parse_text).transpose()?,
+        min_missing: args.min_missing,
+        as_of: args.as_of,
+        limit: args.limit,
+        times: Some(args.times.as_deref().map_or(Ok(default), Times::from_name)?),
+        ..CoverageRequest::of(SeriesKey::parse(&args.key)?)
+    };
+    let found = Target::open(&args.target, false)?.coverage(&request)?;
+    if args.json {
+        show::reply(&found, true)?;
+    } else {
+        show::out(&text(&found))?;
+    }
+    Ok(0)
+}
+
+fn text(found: &CoverageReply) -> String {
+    let stamp = |stamp: &Stamp| match stamp {
+        Stamp::Epoch(ts) => ts.to_string(),
+        Stamp::Text(text) => text.clone(),
+    };
+    let or_dash = |value: Option<String>| value.unwrap_or("-".into());
+    let mut text = format!(
+        "{}: {} of {} intervals present ({}), {} to {}\n",
+        found.series,
+        found.present,
+        found.expected,
+        or_dash(found.ratio.map(|ratio| format!("{:.4} %", ratio * 100.0))),
+        or_dash(found.start.as_ref().map(stamp)),
+        or_dash(found.end.as_ref().map(stamp)),
+    );
+    text.push_str(&format!(
+        "{} rows, {} off the grid, {} outside the calendar {}; gaps: {}\n",
+        found.rows,
+        found.off_grid,
+        found.outside_calendar,
+        found.calendar.as_str().map_or_else(|| found.calendar.to_string(), str::to_string),
+        found.gaps_total,
+    ));
+    if !found.gaps.is_empty() {
+        let rows = found.gaps.iter().map(|gap| vec![gap.missing.to_string(), stamp(&gap.start), stamp(&gap.end)]);
+        text.push_str(&show::table(&["missing", "first", "last"], rows.collect()));
+    }
+    if found.truncated {
+        text.push_str(&format!("the first {} gaps; --limit or --min-missing choose others\n", found.gaps.len()));
+    }
+    text
+}

@@ -1,0 +1,93 @@
+//! Coverage: which intervals of a series have rows.
+
+use axum::extract::State;
+use axum::http::{HeaderMap, Uri};
+
+use super::{App, Outcome};
+use crate::egress::OutFormat;
+use crate::error::Result;
+use crate::query::When;
+use crate::server::http::coding::Coding;
+use crate::server::http::etag::{entity_tag, is_known, not_modified};
+use crate::server::http::extract::{Kline, Scalar};
+use crate::server::http::openapi::CoverageFailure;
+use crate::server::http::params::{CoverageParams, Params};
+use crate::server::http::reply;
+use crate::service::{CoverageReply, CoverageRequest};
+use crate::types::{Calendar, SeriesKey};
+
+/// Coverage of klines
+///
+/// Expected and present intervals of the closed range, and the gaps.
+#[utoipa::path(
+    get, path = "/v1/coverage/kline/{symbol}/{timeframe}", operation_id = "getKlineCoverage", tag = "rows",
+    params(
+        ("symbol" = String, Path, description = "Symbol", example = "BTCUSDT"),
+        ("timeframe" = String, Path, description = "Timeframe", example = "1m"),
+        CoverageParams,
+        ("Accept-Encoding" = Option<String>, Header, description = "gzip or zstd"),
+        ("If-None-Match" = Option<String>, Header, description = "Entity tags of known answers"),
+    ),
+    responses(
+        (status = 200, description = "How the range is covered", body = CoverageReply, headers(("ETag" = String))),
+        (status = 304, description = "The client knows the answer"),
+        CoverageFailure,
+    ),
+)]
+pub async fn kline_coverage(State(app): State<App>, Kline(key): Kline, headers: HeaderMap, uri: Uri) -> Outcome {
+    coverage(&app, key, &headers, &uri).await
+}
+
+/// Coverage of a scalar series
+///
+/// Expected and present intervals of the closed range, and the gaps.
+#[utoipa::path(
+    get, path = "/v1/coverage/scalar/{category}/{symbol}/{timeframe}/{name}", operation_id = "getScalarCoverage",
+    tag = "rows",
+    params(
+        ("category" = String, Path, description = "Category", example = "feature"),
+        ("symbol" = String, Path, description = "Symbol", example = "BTCUSDT"),
+        ("timeframe" = String, Path, description = "Timeframe", example = "1m"),
+        ("name" = String, Path, description = "Name", example = "rsi_14"),
+        CoverageParams,
+        ("Accept-Encoding" = Option<String>, Header, description = "gzip or zstd"),
+        ("If-None-Match" = Option<String>, Header, description = "Entity tags of known answers"),
+    ),
+    responses(
+        (status = 200, description = "How the range is covered", body = CoverageReply, headers(("ETag" = String))),
+        (status = 304, description = "The client knows the answer"),
+        CoverageFailure,
+    ),
+)]
+pub async fn scalar_coverage(State(app): State<App>, Scalar(key): Scalar, headers: HeaderMap, uri: Uri) -> Outcome {
+    coverage(&app, key, &headers, &uri).await
+}
+
+async fn coverage(app: &App, key: SeriesKey, headers: &HeaderMap, uri: &Uri) -> Outcome {
+    let request = request(key, uri)?;
+    let coding = Coding::of(headers);
+    let asked = request.clone();
+    // The tag is taken first: if the series changes in between, it is too old, which only costs a request.
+    let stem = app.blocking(move |service| service.coverage_stem(&asked)).await?;
+    let tag = entity_tag(&stem, OutFormat::Json, coding);
+    if is_known(headers, &tag) {
+        return Ok(not_modified(&tag));
+    }
+    let found = app.blocking(move |service| service.coverage(&request)).await?;
+    Ok(reply::json_coded(headers, &found, Some(&tag))?)
+}
+
+fn request(key: SeriesKey, uri: &Uri) -> Result<CoverageRequest> {
+    let params = Params::of::<CoverageParams>(uri, &[])?;
+    let when = |name: &str| params.text(name).map(|text| When::Text(text.into()));
+    Ok(CoverageRequest {
+        start: when("start"),
+        end: when("end"),
+        calendar: params.text("calendar").map(Calendar::parse_text).transpose()?,
+        min_missing: params.count("min_missing")?,
+        limit: params.count("limit")?,
+        times: Some(params.word("times")?),
+        as_of: params.text("as_of").map(String::from),
+        ..CoverageRequest::of(key)
+    })
+}

@@ -1,0 +1,275 @@
+//! The verb `coverage`, `latest_complete` of reads, and the ratio the inventory shows.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::Service;
+use super::read::range_of;
+use crate::egress::Times;
+use crate::error::{Error, Result};
+use crate::query::coverage::{Complete, CoverageSpec, Gap, coverage, last_complete, ratio};
+use crate::query::{Query, When};
+use crate::store::{SeriesId, SeriesState, State};
+use crate::types::{Calendar, Grid, SeriesKey, TimeUnit, time};
+
+/// Gaps listed when no limit is given, and at most.
+const GAPS_DEFAULT: u64 = 10_000;
+const GAPS_MAX: u64 = 1_000_000;
+
+/// What to tell of the coverage of a series. Everything but `series` may be left out.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CoverageRequest {
+    pub series: SeriesKey,
+    /// First timestamp of the closed range; the bucket of the first row by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<When>,
+    /// Last timestamp of the closed range; the last row by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end: Option<When>,
+    /// Instead of the calendar of the series.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calendar: Option<Value>,
+    /// Lists gaps of at least so many buckets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_missing: Option<u64>,
+    /// Lists so many gaps at most: 1 to 1,000,000, 10,000 by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u64>,
+    /// How timestamps are shown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub times: Option<Times>,
+    /// As the snapshot of this name shows it, with the calendar of then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub as_of: Option<String>,
+}
+
+impl CoverageRequest {
+    /// The whole of a series by its own calendar.
+    pub fn of(series: SeriesKey) -> Self {
+        Self {
+            series,
+            start: None,
+            end: None,
+            calendar: None,
+            min_missing: None,
+            limit: None,
+            times: None,
+            as_of: None,
+        }
+    }
+}
+
+/// A timestamp as it is shown: an integer in the unit of the series, or RFC 3339 under `times=rfc3339`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub enum Stamp {
+    Epoch(i64),
+    Text(String),
+}
+
+impl Stamp {
+    fn new(ts: i64, unit: TimeUnit, times: Times) -> Self {
+        match times {
+            Times::Epoch => Stamp::Epoch(ts),
+            Times::Rfc3339 => {
+                let mut text = Vec::new();
+                time::write_rfc3339(&mut text, ts, unit);
+                Stamp::Text(String::from_utf8_lossy(&text).into_owned())
+            }
+        }
+    }
+}
+
+/// Neighbouring expected buckets without a row.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub struct GapReply {
+    /// Start of the first missing bucket.
+    pub start: Stamp,
+    /// Start of the last missing bucket.
+    pub end: Stamp,
+    /// How many expected buckets are missing; closed ones in between do not count.
+    pub missing: u64,
+}
+
+/// How a range of a series is covered.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub struct CoverageReply {
+    #[cfg_attr(feature = "server", schema(value_type = String, example = "kline/BTCUSDT/1m"))]
+    pub series: SeriesKey,
+    pub version: u64,
+    pub commit: u64,
+    /// The calendar that was used.
+    #[cfg_attr(feature = "server", schema(value_type = Value, example = "24x7"))]
+    pub calendar: Value,
+    /// Length of a bucket in milliseconds; null for calendar months.
+    pub interval_ms: Option<i64>,
+    /// Length of a bucket in calendar months; null otherwise.
+    pub interval_months: Option<i64>,
+    /// A timestamp that starts a bucket: the phase of the grid.
+    #[cfg_attr(feature = "server", schema(inline))]
+    pub origin: Stamp,
+    /// First and last row of the series; null when it has none.
+    #[cfg_attr(feature = "server", schema(inline))]
+    pub first_ts: Option<Stamp>,
+    #[cfg_attr(feature = "server", schema(inline))]
+    pub last_ts: Option<Stamp>,
+    /// First and last bucket that start in the range; null when none does.
+    #[cfg_attr(feature = "server", schema(inline))]
+    pub start: Option<Stamp>,
+    #[cfg_attr(feature = "server", schema(inline))]
+    pub end: Option<Stamp>,
+    /// Buckets that start in the range while the calendar is open.
+    pub expected: u64,
+    /// Those with at least one row.
+    pub present: u64,
+    /// Present over expected; null when nothing is expected.
+    pub ratio: Option<f64>,
+    /// Rows of the range.
+    pub rows: u64,
+    /// Rows that are not at the start of their bucket.
+    pub off_grid: u64,
+    /// Rows in buckets the calendar closes.
+    pub outside_calendar: u64,
+    /// Gaps in the order of time, at most as many as the limit.
+    pub gaps: Vec<GapReply>,
+    /// How many gaps there are, listed or not.
+    pub gaps_total: u64,
+    /// Whether there are more gaps than are listed.
+    pub truncated: bool,
+    /// The gap with the most missing buckets, the earliest of equal ones; null when nothing is missing.
+    pub longest_gap: Option<GapReply>,
+}
+
+/// Ratios by series and version.
+#[derive(Debug, Default)]
+pub struct Ratios(Mutex<HashMap<SeriesId, (u64, Option<f64>)>>);
+
+impl Ratios {
+    fn get(&self, series: &SeriesState) -> Option<Option<f64>> {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get(&series.id).filter(|(version, _)| *version == series.version).map(|(_, ratio)| *ratio)
+    }
+
+    fn keep(&self, series: &SeriesState, ratio: Option<f64>, state: &State) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() > 2 * state.series.len() + 1_000 {
+            known.retain(|id, _| state.series.contains_key(id));
+        }
+        known.insert(series.id, (series.version, ratio));
+    }
+}
+
+/// A count of a request that is at least one.
+fn positive(what: &str, value: Option<u64>, default: u64) -> Result<u64> {
+    match value {
+        Some(0) => Err(Error::invalid(format!("{what} is 0"))),
+        value => Ok(value.unwrap_or(default)),
+    }
+}
+
+impl Service {
+    /// Which intervals of a series have rows, and where the gaps are.
+    ///
+    /// # Errors
+    /// `series_not_found`, `snapshot_not_found`; `invalid_argument` for a series without a length of interval, a calendar that cannot be read,
+    /// a wrong range or limit.
+    pub fn coverage(&self, request: &CoverageRequest) -> Result<CoverageReply> {
+        let state = self.state_as_of(request.as_of.as_deref())?;
+        let series = self.series_state(&state, &request.series)?;
+        let value = request.calendar.clone().or_else(|| series.def.calendar.clone());
+        let calendar = Calendar::of(value.as_ref())?;
+        let missing_min = positive("min_missing", request.min_missing, 1)?;
+        let gaps_max = positive("limit", request.limit, GAPS_DEFAULT)?;
+        if gaps_max > GAPS_MAX {
+            return Err(Error::invalid(format!("limit {gaps_max} is above {GAPS_MAX}")));
+        }
+        let (start, end) = ends(&series, request.start.as_ref(), request.end.as_ref())?;
+        let spec = CoverageSpec {
+            start,
+            end,
+            calendar: &calendar,
+            missing_min,
+            gaps_max: usize::try_from(gaps_max).unwrap_or(usize::MAX),
+        };
+        let report = coverage(&series, self.store().cache(), &spec)?;
+        let (unit, times) = (series.def.unit, request.times.unwrap_or_default());
+        let stamp = |ts: i64| Stamp::new(ts, unit, times);
+        let gap = |gap: &Gap| GapReply { start: stamp(gap.start), end: stamp(gap.end), missing: gap.missing };
+        let (interval_ms, interval_months) = match report.grid {
+            Grid::Fixed { length, .. } => (Some(length / (unit.per_second() / 1_000)), None),
+            Grid::Months { length, .. } => (None, Some(length)),
+        };
+        Ok(CoverageReply {
+            series: series.def.key.clone(),
+            version: series.version,
+            commit: state.commit,
+            calendar: value.unwrap_or_else(|| "24x7".into()),
+            interval_ms,
+            interval_months,
+            origin: stamp(report.grid.start_of(0)),
+            first_ts: series.bounds.map(|(first, _)| stamp(first)),
+            last_ts: series.bounds.map(|(_, last)| stamp(last)),
+            start: report.bounds.map(|(first, _)| stamp(first)),
+            end: report.bounds.map(|(_, last)| stamp(last)),
+            expected: report.expected,
+            present: report.present,
+            ratio: report.ratio(),
+            rows: report.rows,
+            off_grid: report.off_grid,
+            outside_calendar: report.outside_calendar,
+            gaps: report.gaps.iter().map(gap).collect(),
+            gaps_total: report.gaps_total,
+            truncated: report.gaps_total > report.gaps.len() as u64,
+            longest_gap: report.longest_gap.as_ref().map(gap),
+        })
+    }
+
+    /// Entity-tag stem of the coverage of a series.
+    pub fn coverage_stem(&self, request: &CoverageRequest) -> Result<String> {
+        let series = self.series_state(&*self.state_as_of(request.as_of.as_deref())?, &request.series)?;
+        Ok(self.stem(series.id, series.version))
+    }
+
+    /// What `latest_complete` of a query selects: the range and condition of the last complete intervals. An empty
+    /// range when there are not so many in a row.
+    pub(super) fn latest_complete(&self, series: &SeriesState, query: &Query, wanted: u64) -> Result<Complete> {
+        if query.latest.is_some() {
+            return Err(Error::invalid("latest and latest_complete are both given").with_hint("ask for one of them"));
+        }
+        let calendar = Calendar::of(series.def.calendar.as_ref())?;
+        let ends = ends(series, query.start.as_ref(), query.end.as_ref())?;
+        let found = last_complete(series, self.store().cache(), &calendar, ends, wanted)?;
+        // No row lies before its own beginning: the range selects nothing.
+        Ok(found.unwrap_or(Complete { range: (i64::MAX, i64::MIN), only: None }))
+    }
+
+    /// Ratio of a series for the inventory; null without a grid or rows, and when it cannot be told.
+    pub(super) fn coverage_ratio(&self, state: &State, series: &SeriesState) -> Option<f64> {
+        if let Some(known) = self.ratios.get(series) {
+            return known;
+        }
+        match ratio(series, self.store().cache()) {
+            Ok(ratio) => {
+                self.ratios.keep(series, ratio, state);
+                ratio
+            }
+            Err(error) => {
+                tracing::warn!(%error, series = %series.def.key, "coverage is not known");
+                None
+            }
+        }
+    }
+}
+
+/// Both ends of a range as they are given.
+fn ends(series: &SeriesState, start: Option<&When>, end: Option<&When>) -> Result<(Option<i64>, Option<i64>)> {
+    let range = range_of(&series.def, start, end)?;
+    Ok((start.map(|_| range.0), end.map(|_| range.1)))
+}
