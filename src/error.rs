@@ -127,6 +127,9 @@ pub const ROW_ERRORS_MAX: usize = 100;
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct RowError {
+    /// Key of the series, where the body has rows of several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub series: Option<String>,
     /// Zero-based position in the body.
     pub row: u64,
     /// Column name.

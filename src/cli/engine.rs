@@ -17,7 +17,7 @@ use crate::format::FORMAT_VERSION;
 use crate::ingest::{self, BodyFormat};
 use crate::query::{Query, When};
 use crate::server::{flight, http};
-use crate::service::{Acknowledged, Service, Terms, range_of};
+use crate::service::{Acknowledged, IdempotencyKey, Mode, Service, Terms, WriteManyReply, range_of};
 use crate::types::SeriesKey;
 
 /// How long open requests may go on once the server was told to stop.
@@ -80,15 +80,32 @@ pub fn write(
     terms: &Terms,
 ) -> Result<Acknowledged> {
     terms.check(key)?;
-    let reading = ingest::Options {
+    let reading = reading(options)?;
+    let format = body_format(&options.format)?;
+    let def = service.def(key)?;
+    service.write_under(key, ingest::parse(format, &def, body, &reading)?, terms)
+}
+
+/// Writes the rows of many series as one commit.
+pub fn write_many(
+    service: &Service,
+    body: &[u8],
+    options: &WriteOptions,
+    mode: Mode,
+    once: Option<&IdempotencyKey>,
+) -> Result<Acknowledged<WriteManyReply>> {
+    let parsed = ingest::parse_many(body_format(&options.format)?, body, &reading(options)?, &|key| service.def(key))?;
+    service.write_many(parsed, mode, once)
+}
+
+/// How the rows of a body are read.
+fn reading(options: &WriteOptions) -> Result<ingest::Options> {
+    Ok(ingest::Options {
         numbers: word("numbers", options.numbers.as_deref())?,
         rounding: word("rounding", options.rounding.as_deref())?,
         missing: word("missing", options.missing.as_deref())?,
         validate: word("validate", options.validate.as_deref())?,
-    };
-    let format = body_format(&options.format)?;
-    let def = service.def(key)?;
-    service.write_under(key, ingest::parse(format, &def, body, &reading)?, terms)
+    })
 }
 
 /// A value of an enumeration by its word, or its default.

@@ -11,9 +11,14 @@ use crate::types::SeriesKey;
 
 #[derive(Debug, clap::Args)]
 pub struct WriteArgs {
-    key: String,
+    /// kline/{symbol}/{timeframe} or scalar/{category}/{symbol}/{timeframe}/{name}; the file under --many.
+    #[arg(value_name = "KEY", required_unless_present = "many")]
+    key: Option<String>,
     /// File with rows; standard input when left out or `-`.
     file: Option<PathBuf>,
+    /// Rows of many series as one commit: {"writes": […]} in JSON, else a column named series.
+    #[arg(long, conflicts_with = "if_version")]
+    many: bool,
     /// json, ndjson, csv, arrow or parquet; by the file's ending when left out, else json.
     #[arg(long)]
     format: Option<String>,
@@ -100,10 +105,15 @@ impl ConditionArgs {
 
 /// Writes the rows of a file as one commit.
 pub fn write(args: WriteArgs) -> Result<u8> {
-    let key = SeriesKey::parse(&args.key)?;
+    let (key, file) = match (args.many, args.key, args.file) {
+        (true, Some(_), Some(_)) => return Err(Error::invalid("--many takes a file and no key")),
+        (true, key, file) => (None, key.map(PathBuf::from).or(file)),
+        (false, Some(key), file) => (Some(SeriesKey::parse(&key)?), file),
+        (false, None, _) => return Err(Error::invalid("a write names its series, or has --many")),
+    };
     let format = match &args.format {
         Some(format) => format.clone(),
-        None => args.file.as_deref().and_then(format_of).unwrap_or("json").to_string(),
+        None => file.as_deref().and_then(format_of).unwrap_or("json").to_string(),
     };
     let options = WriteOptions {
         format,
@@ -112,20 +122,33 @@ pub fn write(args: WriteArgs) -> Result<u8> {
         numbers: args.numbers,
         missing: args.missing,
     };
-    let terms = Terms {
-        manner: Manner::of(Some(&args.mode), args.op.as_deref())?,
-        condition: args.condition.condition(),
-        idempotency_key: args.idempotency_key.as_deref().map(str::parse).transpose()?,
+    let manner = Manner::of(Some(&args.mode), args.op.as_deref())?;
+    let idempotency_key = args.idempotency_key.as_deref().map(str::parse).transpose()?;
+    let Some(key) = key else {
+        let Manner::Mode(mode) = manner else {
+            return Err(Error::invalid("a merge is into one series").with_hint("leave --many out and name the series"));
+        };
+        let body = read_input(file.as_deref())?;
+        let target = Target::open(&args.target, false)?;
+        let done = target.write_many(body.into(), &options, mode, idempotency_key.as_ref())?;
+        note_repeat(done.repeated);
+        show::reply(&done.reply, args.json)?;
+        return Ok(0);
     };
+    let terms = Terms { manner, condition: args.condition.condition(), idempotency_key };
     terms.check(&key)?;
-    let body = read_input(args.file.as_deref())?;
+    let body = read_input(file.as_deref())?;
     let target = Target::open(&args.target, false)?;
     let done = target.write(&key, body.into(), &options, &terms)?;
-    if done.repeated {
-        show::note("the idempotency key was used before: this is its first answer, nothing was changed now");
-    }
+    note_repeat(done.repeated);
     show::reply(&done.reply, args.json)?;
     Ok(0)
+}
+
+fn note_repeat(repeated: bool) {
+    if repeated {
+        show::note("the idempotency key was used before: this is its first answer, nothing was changed now");
+    }
 }
 
 /// Deletes a closed range.

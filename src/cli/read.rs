@@ -11,8 +11,7 @@ use super::mutate::format_of;
 use super::show;
 use super::target::{ReadOptions, Target, TargetArgs};
 use crate::error::{Error, ErrorCode, Result};
-use crate::query::{Numbers, Order, Predicate, Query};
-use crate::types::SeriesKey;
+use crate::query::{Layout, Numbers, Order, Predicate, Query};
 
 /// Rows of a table when neither --limit nor --latest is given.
 const TABLE_ROWS_DEFAULT: u64 = 50;
@@ -21,8 +20,13 @@ const TABLE_ROWS_MAX: u64 = 100_000;
 
 #[derive(Debug, clap::Args)]
 struct SelectArgs {
-    /// kline/{symbol}/{timeframe} or scalar/{category}/{symbol}/{timeframe}/{name}
-    key: String,
+    /// kline/{symbol}/{timeframe} or scalar/{category}/{symbol}/{timeframe}/{name}; * in a part stands for any
+    /// characters. Several, or a glob, answer a series column first.
+    #[arg(required = true, value_name = "KEY")]
+    keys: Vec<String>,
+    /// by_series or by_time, for several series.
+    #[arg(long)]
+    layout: Option<String>,
     /// First timestamp: epoch in the unit of the series, RFC 3339, or a date. The range is closed.
     #[arg(long, allow_negative_numbers = true)]
     start: Option<String>,
@@ -89,8 +93,9 @@ pub struct ExportArgs {
 }
 
 impl SelectArgs {
-    fn query(&self, key: &SeriesKey) -> Result<Query> {
-        let mut query = Query::of(key);
+    fn query(&self) -> Result<Query> {
+        let mut query = Query { series: self.keys.clone(), ..Query::default() };
+        query.layout = self.layout.as_deref().map(Layout::from_name).transpose()?;
         query.start = self.start.as_deref().map(when);
         query.end = self.end.as_deref().map(when);
         query.latest = self.latest;
@@ -119,8 +124,7 @@ impl SelectArgs {
 
 /// Prints rows.
 pub fn query(args: QueryArgs) -> Result<u8> {
-    let key = SeriesKey::parse(&args.select.key)?;
-    let mut query = args.select.query(&key)?;
+    let mut query = args.select.query()?;
     let target = Target::open(&args.select.target, false)?;
     if args.format == "table" {
         let bounded = query.limit.or(query.latest);
@@ -136,7 +140,7 @@ pub fn query(args: QueryArgs) -> Result<u8> {
             times: Some(args.select.times.clone().unwrap_or("rfc3339".into())),
             shape: None,
         };
-        let (header, mut rows) = table_rows(&target, &key, &query, &options)?;
+        let (header, mut rows) = table_rows(&target, &query, &options)?;
         let more = bounded.is_none() && rows.len() as u64 > TABLE_ROWS_DEFAULT;
         if more {
             rows.pop();
@@ -150,9 +154,8 @@ pub fn query(args: QueryArgs) -> Result<u8> {
     }
     let mut stdout = BufWriter::with_capacity(1 << 18, std::io::stdout().lock());
     let mut gone = false;
-    let result = target.read(&key, &query, &args.select.options(&args.format), &mut |bytes| {
-        write_or_gone(&mut stdout, &bytes, &mut gone)
-    });
+    let result = target
+        .read(&query, &args.select.options(&args.format), &mut |bytes| write_or_gone(&mut stdout, &bytes, &mut gone));
     if gone {
         return Ok(0);
     }
@@ -173,14 +176,9 @@ fn write_or_gone(out: &mut impl Write, bytes: &[u8], gone: &mut bool) -> Result<
 }
 
 /// Header and rows of an answer in CSV.
-pub fn table_rows(
-    target: &Target,
-    key: &SeriesKey,
-    query: &Query,
-    options: &ReadOptions,
-) -> Result<(Vec<String>, Vec<Vec<String>>)> {
+pub fn table_rows(target: &Target, query: &Query, options: &ReadOptions) -> Result<(Vec<String>, Vec<Vec<String>>)> {
     let mut text = Vec::new();
-    target.read(key, query, options, &mut |bytes: Bytes| {
+    target.read(query, options, &mut |bytes: Bytes| {
         text.extend_from_slice(&bytes);
         Ok(())
     })?;
@@ -195,8 +193,7 @@ pub fn table_rows(
 
 /// Writes rows to a file: under a temporary name first, so that a broken answer leaves nothing behind.
 pub fn export(args: ExportArgs) -> Result<u8> {
-    let key = SeriesKey::parse(&args.select.key)?;
-    let query = args.select.query(&key)?;
+    let query = args.select.query()?;
     let path = &args.output;
     let format = match args.format.as_deref().or_else(|| format_of(path)) {
         Some(format) => format.to_string(),
@@ -212,13 +209,13 @@ pub fn export(args: ExportArgs) -> Result<u8> {
     let mut partial = path.clone().into_os_string();
     partial.push(".partial");
     let partial = PathBuf::from(partial);
-    let result = write_file(&partial, &target, &key, &query, &args.select.options(&format)).and_then(|bytes| {
+    let result = write_file(&partial, &target, &query, &args.select.options(&format)).and_then(|bytes| {
         std::fs::rename(&partial, path).map_err(|error| Error::io("rename", &partial, &error))?;
         Ok(bytes)
     });
     match result {
         Ok(bytes) => {
-            show::note(&format!("{} as {format}, {bytes} bytes: {}", key, path.display()));
+            show::note(&format!("{} as {format}, {bytes} bytes: {}", query.series.join(", "), path.display()));
             Ok(0)
         }
         Err(error) => {
@@ -228,11 +225,11 @@ pub fn export(args: ExportArgs) -> Result<u8> {
     }
 }
 
-fn write_file(path: &Path, target: &Target, key: &SeriesKey, query: &Query, options: &ReadOptions) -> Result<u64> {
+fn write_file(path: &Path, target: &Target, query: &Query, options: &ReadOptions) -> Result<u64> {
     let failed = |error: std::io::Error| Error::io("write", path, &error);
     let mut file = BufWriter::with_capacity(1 << 20, File::create(path).map_err(failed)?);
     let mut total = 0_u64;
-    target.read(key, query, options, &mut |bytes| {
+    target.read(query, options, &mut |bytes| {
         total += bytes.len() as u64;
         file.write_all(&bytes).map_err(failed)
     })?;

@@ -12,9 +12,9 @@ use crate::config::Loaded;
 use crate::error::{Error, ErrorCode, Result};
 use crate::query::{Predicate, Query};
 use crate::service::{
-    Acknowledged, Condition, CoverageReply, CoverageRequest, DeleteReply, DropReply, Health, Inventory, Manner,
-    Registered, SealReply, SeriesFilter, SeriesInfo, SeriesPage, Service, SnapshotDropped, SnapshotInfo, SnapshotList,
-    Terms,
+    Acknowledged, Condition, CoverageReply, CoverageRequest, DeleteReply, DropReply, Health, IdempotencyKey, Inventory,
+    Manner, Mode, Registered, SealReply, SeriesFilter, SeriesInfo, SeriesPage, Service, SnapshotDropped, SnapshotInfo,
+    SnapshotList, Terms, WriteManyReply,
 };
 use crate::types::{SeriesKey, SeriesSpec};
 
@@ -228,39 +228,43 @@ impl Target {
         terms.check(key)?;
         let path = series_path(key, true);
         let call = match terms.manner {
-            Manner::Mode(mode) => {
-                let mode = serde_json::to_value(mode).ok();
-                Call::new(Method::POST, path).maybe("mode", mode.as_ref().and_then(|mode| mode.as_str()))
-            }
+            Manner::Mode(mode) => moded(Call::new(Method::POST, path), mode),
             Manner::Merge(op) => Call::new(Method::POST, path + "/merge").maybe("op", op.map(|op| op.name())),
         };
-        let once = terms.idempotency_key.as_ref().map(|key| key.as_str());
+        let once = terms.idempotency_key.as_ref().map(IdempotencyKey::as_str);
         let tag = match once {
             None => self.tag(key, &terms.condition)?,
             Some(_) => self.tag_of_retry(key, &terms.condition)?,
         };
-        let call = call
-            .maybe("validate", options.validate.as_deref())
-            .maybe("rounding", options.rounding.as_deref())
-            .maybe("numbers", options.numbers.as_deref())
-            .maybe("missing", options.missing.as_deref())
-            .if_match(tag.as_deref())
-            .idempotency_key(once)
-            .body(engine::media_type(&options.format)?, body);
-        let (reply, repeated) = client.json_replayed(call)?;
+        let call = read_as(call, options).if_match(tag.as_deref()).idempotency_key(once);
+        let (reply, repeated) = client.json_replayed(call.body(engine::media_type(&options.format)?, body))?;
         Ok(Acknowledged { reply, repeated })
+    }
+
+    /// Writes the rows of many series as one commit.
+    pub fn write_many(
+        &self,
+        body: Bytes,
+        options: &WriteOptions,
+        mode: Mode,
+        once: Option<&IdempotencyKey>,
+    ) -> Result<Acknowledged<WriteManyReply>> {
+        match self {
+            Target::Local(service) => engine::write_many(service, &body, options, mode, once),
+            Target::Remote(client) => {
+                let call = read_as(moded(Call::new(Method::POST, "/v1/write"), mode), options)
+                    .idempotency_key(once.map(IdempotencyKey::as_str))
+                    .body(engine::media_type(&options.format)?, body);
+                let (reply, repeated) = client.json_replayed(call)?;
+                Ok(Acknowledged { reply, repeated })
+            }
+        }
     }
 
     /// Gives the rows of a query to `sink`, piece by piece. After an error what came before is no answer.
     ///
     /// JSON without a limit means every row, or `too_large`: a page that looks whole would be a trap.
-    pub fn read(
-        &self,
-        key: &SeriesKey,
-        query: &Query,
-        options: &ReadOptions,
-        sink: &mut dyn FnMut(Bytes) -> Result<()>,
-    ) -> Result<()> {
+    pub fn read(&self, query: &Query, options: &ReadOptions, sink: &mut dyn FnMut(Bytes) -> Result<()>) -> Result<()> {
         let mut query = query.clone();
         let whole = options.format == "json" && query.limit.is_none();
         if whole {
@@ -276,10 +280,11 @@ impl Target {
         };
         match self {
             Target::Local(service) => engine::read(service, &query, options, &mut sink)?,
-            Target::Remote(client) => client.stream(read_call(key, &query, options)?, &mut sink)?,
+            Target::Remote(client) => client.stream(read_call(&query, options)?, &mut sink)?,
         }
         if whole && !String::from_utf8_lossy(&end).contains("\"next_cursor\":null") {
-            let detail = format!("{key} has more rows than the {JSON_ROWS_MAX} of one JSON answer");
+            let detail =
+                format!("{} has more rows than the {JSON_ROWS_MAX} of one JSON answer", query.series.join(", "));
             return Err(Error::new(ErrorCode::TooLarge, detail).with_hint("--format ndjson has no limit, or --limit N"));
         }
         Ok(())
@@ -315,6 +320,20 @@ fn json_body<T: serde::Serialize>(call: Call, value: &T) -> Result<Call> {
     Ok(call.body("application/json", body.into()))
 }
 
+/// A write with its mode as a parameter.
+fn moded(call: Call, mode: Mode) -> Call {
+    let mode = serde_json::to_value(mode).ok();
+    call.maybe("mode", mode.as_ref().and_then(|mode| mode.as_str()))
+}
+
+/// A write with how its body is read as parameters.
+fn read_as(call: Call, options: &WriteOptions) -> Call {
+    call.maybe("validate", options.validate.as_deref())
+        .maybe("rounding", options.rounding.as_deref())
+        .maybe("numbers", options.numbers.as_deref())
+        .maybe("missing", options.missing.as_deref())
+}
+
 fn filtered(call: Call, filter: &SeriesFilter) -> Call {
     let limit = filter.limit.map(|limit| limit.to_string());
     call.maybe("kind", filter.kind.map(|kind| kind.name()))
@@ -343,17 +362,25 @@ fn coverage_call(request: &CoverageRequest) -> Result<Call> {
     Ok(call)
 }
 
-/// The query as parameters of a read of one series.
-fn read_call(key: &SeriesKey, query: &Query, options: &ReadOptions) -> Result<Call> {
-    let mut call = Call::new(Method::GET, series_path(key, true))
-        .param("format", &options.format)
-        .maybe("times", options.times.as_deref())
-        .maybe("shape", options.shape.as_deref());
+/// The query as parameters of a read of one series, or as the body of one over several.
+fn read_call(query: &Query, options: &ReadOptions) -> Result<Call> {
+    let shown = |call: Call| {
+        call.param("format", &options.format)
+            .maybe("times", options.times.as_deref())
+            .maybe("shape", options.shape.as_deref())
+    };
+    let key = match query.series.as_slice() {
+        [only] if !only.contains('*') => SeriesKey::parse(only)?,
+        _ => return json_body(shown(Call::new(Method::POST, "/v1/query")), query),
+    };
+    let mut call = shown(Call::new(Method::GET, series_path(&key, true)));
     let Ok(serde_json::Value::Object(fields)) = serde_json::to_value(query) else {
         return Err(Error::internal("a query is no object"));
     };
     for (name, value) in fields {
         match value {
+            // Of one series every layout is the same.
+            _ if name == "layout" => {}
             serde_json::Value::String(text) => call = call.param(&name, &text),
             serde_json::Value::Number(number) => call = call.param(&name, &number.to_string()),
             serde_json::Value::Array(_) if name == "series" => {}

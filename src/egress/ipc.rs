@@ -1,5 +1,8 @@
 //! Arrow streams. Whole chunk blocks are passed on as they stand in the file; other blocks are framed anew.
 
+use std::sync::Arc;
+
+use arrow::array::StringArray;
 use arrow::buffer::{Buffer, ScalarBuffer};
 use arrow::datatypes::SchemaRef;
 use arrow::ipc::writer::StreamWriter;
@@ -27,7 +30,7 @@ pub(super) fn writer(shape: &Shape) -> Result<Box<dyn Writer>> {
             _ => Conversion::None,
         })
         .collect();
-    Ok(Box::new(Framed { is_plain: shape.is_plain(), conversions, schema, block: None }))
+    Ok(Box::new(Framed { is_plain: shape.is_plain(), keys: shape.keys().cloned(), conversions, schema, block: None }))
 }
 
 fn internal(error: arrow::error::ArrowError) -> Error {
@@ -47,6 +50,8 @@ enum Conversion {
 /// Columns of fixed width, without validity buffers.
 struct Framed {
     schema: SchemaRef,
+    /// The words of the series column, where there is one.
+    keys: Option<Arc<StringArray>>,
     is_plain: bool,
     conversions: Vec<Conversion>,
     block: Option<Block>,
@@ -66,6 +71,11 @@ const PADDING: [u8; ipc::ALIGNMENT] = [0; ipc::ALIGNMENT];
 impl Writer for Framed {
     fn begin(&mut self, out: &mut Output) -> Result<()> {
         out.open.extend(ipc::framed(&ipc::schema_header(&self.schema)));
+        if let Some(keys) = &self.keys {
+            let (header, body) = ipc::dictionary_message(keys.iter().flatten());
+            out.open.extend(ipc::framed(&header));
+            out.push(body.into());
+        }
         Ok(())
     }
 
@@ -81,23 +91,20 @@ impl Writer for Framed {
             return Ok(true);
         }
         let conversions = std::iter::once(&Conversion::None).chain(&self.conversions);
-        let columns: Vec<Buffer> = block
-            .columns
-            .into_iter()
-            .zip(conversions)
-            .map(|(buffer, conversion)| match conversion {
-                Conversion::None => buffer,
-                Conversion::Double(digits) => {
-                    let mut doubles = Vec::with_capacity(block.rows);
-                    number::decimals_to_f64(buffer.typed_data::<i64>(), *digits, &mut doubles);
-                    Buffer::from_vec(doubles)
-                }
-                Conversion::Wide => {
-                    let words = ScalarBuffer::<i64>::from(buffer);
-                    Buffer::from_vec(words.iter().map(|word| i128::from(*word)).collect::<Vec<_>>())
-                }
-            })
-            .collect();
+        let series = self.keys.as_ref().map(|_| block.labels.positions(block.rows).into_inner());
+        let numbers = block.columns.into_iter().zip(conversions).map(|(buffer, conversion)| match conversion {
+            Conversion::None => buffer,
+            Conversion::Double(digits) => {
+                let mut doubles = Vec::with_capacity(block.rows);
+                number::decimals_to_f64(buffer.typed_data::<i64>(), *digits, &mut doubles);
+                Buffer::from_vec(doubles)
+            }
+            Conversion::Wide => {
+                let words = ScalarBuffer::<i64>::from(buffer);
+                Buffer::from_vec(words.iter().map(|word| i128::from(*word)).collect::<Vec<_>>())
+            }
+        });
+        let columns: Vec<Buffer> = series.into_iter().chain(numbers).collect();
         let sizes: Vec<usize> = columns.iter().map(Buffer::len).collect();
         out.open.extend(ipc::framed(&ipc::batch_header(block.rows, &sizes)));
         for column in columns {

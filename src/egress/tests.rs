@@ -10,13 +10,13 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use super::*;
 use crate::query::answer::OutColumn;
-use crate::query::{Numbers, Verbatim};
+use crate::query::{Labels, Numbers, Subject, Verbatim};
 use crate::types::{ColumnType, SeriesKey, TimeUnit};
 
 fn shape(numbers: Numbers) -> Shape {
     let column = |name: &str, kind| OutColumn { name: name.into(), kind };
     Shape {
-        series: SeriesKey::kline("BTC-USD", "1m").unwrap(),
+        subject: Subject::One { series: SeriesKey::kline("BTC-USD", "1m").unwrap(), version: 7 },
         unit: TimeUnit::Ms,
         columns: vec![
             column("close", ColumnType::Decimal { digits: 2 }),
@@ -24,7 +24,6 @@ fn shape(numbers: Numbers) -> Shape {
             column("trades", ColumnType::Int64),
         ],
         numbers,
-        version: 7,
         commit: 9,
     }
 }
@@ -42,7 +41,7 @@ fn block(first: usize, rows: usize) -> Block {
         range().map(|row| bits(row as f64 + 0.1)).collect(),
         range().map(|row| row - 3).collect(),
     ];
-    Block { rows, columns: buffers.into_iter().map(Buffer::from_vec).collect(), verbatim: None }
+    Block { rows, labels: Labels::Only, columns: buffers.into_iter().map(Buffer::from_vec).collect(), verbatim: None }
 }
 
 fn pieces(shape: &Shape, options: Options, blocks: Vec<Result<Block>>) -> Vec<Result<Bytes>> {

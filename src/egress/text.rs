@@ -5,7 +5,8 @@
 
 use super::{Closing, Output, Times, Writer};
 use crate::error::{Error, Result};
-use crate::query::{Block, Numbers, Shape};
+use crate::query::answer::SERIES_COLUMN;
+use crate::query::{Block, Numbers, Shape, Subject};
 use crate::types::{ColumnType, TimeUnit, number, time};
 
 /// Cells written between two looks at the size of the piece; a cell takes 15 to 40 bytes.
@@ -75,12 +76,32 @@ fn json_text(text: &str) -> Result<Vec<u8>> {
     serde_json::to_vec(text).map_err(|error| Error::internal(format!("cannot write {text:?} as JSON: {error}")))
 }
 
-/// `{"series":…,"version":…,"commit":…,` before the rows of a JSON answer.
+/// `{"series":…,"version":…,"commit":…,` before the rows of a JSON answer; several series are a list and have no
+/// version.
 fn json_head(shape: &Shape) -> Result<Vec<u8>> {
     let mut head = b"{\"series\":".to_vec();
-    head.extend(json_text(shape.series.as_str())?);
-    head.extend_from_slice(format!(",\"version\":{},\"commit\":{},", shape.version, shape.commit).as_bytes());
+    match &shape.subject {
+        Subject::One { series, version } => {
+            head.extend(json_text(series.as_str())?);
+            head.extend_from_slice(format!(",\"version\":{version}").as_bytes());
+        }
+        Subject::Many { asked, .. } => {
+            for (position, text) in asked.iter().enumerate() {
+                head.push(if position == 0 { b'[' } else { b',' });
+                head.extend(json_text(text)?);
+            }
+            head.push(b']');
+        }
+    }
+    head.extend_from_slice(format!(",\"commit\":{},", shape.commit).as_bytes());
     Ok(head)
+}
+
+/// The cells of the series column, one for each key of an answer of several series, with what stands before them.
+/// Nothing in a key needs quotes in CSV or a backslash in JSON.
+fn series_cells(shape: &Shape, before: &str, quote: &str) -> Option<Vec<Vec<u8>>> {
+    let cell = |key: &str| format!("{before}{quote}{key}{quote}").into_bytes();
+    shape.keys().map(|keys| keys.iter().flatten().map(cell).collect())
 }
 
 /// `,"next_cursor":…}` after the rows of a JSON answer.
@@ -100,6 +121,8 @@ fn json_tail(closing: &Closing) -> Result<Vec<u8>> {
 
 /// One line or object a row.
 pub(super) struct Rows {
+    /// The first cell of a row by its series, where there are several.
+    series: Option<Vec<Vec<u8>>>,
     cells: Vec<Cell>,
     /// Before the first row.
     head: Vec<u8>,
@@ -127,12 +150,14 @@ impl Rows {
 
     pub(super) fn csv(shape: &Shape, times: Times) -> Self {
         let mut all = cells(shape, times, false);
-        let names: Vec<&str> = all.iter().map(|(name, _)| name.as_str()).collect();
+        let series = series_cells(shape, "", "");
+        let leading = series.as_ref().map(|_| SERIES_COLUMN);
+        let names: Vec<&str> = leading.into_iter().chain(all.iter().map(|(name, _)| name.as_str())).collect();
         let head = format!("{}\n", names.join(",")).into_bytes();
-        for (_, cell) in all.iter_mut().skip(1) {
+        for (_, cell) in all.iter_mut().skip(usize::from(series.is_none())) {
             cell.before.push(b',');
         }
-        Self::new(all, head, b"", b"\n", None)
+        Self::new(series, all, head, b"", b"\n", None)
     }
 
     fn objects(
@@ -144,14 +169,17 @@ impl Rows {
         end: Option<&'static [u8]>,
     ) -> Self {
         let mut all = cells(shape, times, true);
+        let series = series_cells(shape, &format!("{{\"{SERIES_COLUMN}\":"), "\"");
         for (position, (name, cell)) in all.iter_mut().enumerate() {
+            let is_first = position == 0 && series.is_none();
             // Column names are of a-z, 0-9 and _ only.
-            cell.before = format!("{}\"{name}\":", if position == 0 { '{' } else { ',' }).into_bytes();
+            cell.before = format!("{}\"{name}\":", if is_first { '{' } else { ',' }).into_bytes();
         }
-        Self::new(all, head, between, after, end)
+        Self::new(series, all, head, between, after, end)
     }
 
     fn new(
+        series: Option<Vec<Vec<u8>>>,
         cells: Vec<(String, Cell)>,
         head: Vec<u8>,
         between: &'static [u8],
@@ -159,7 +187,7 @@ impl Rows {
         end: Option<&'static [u8]>,
     ) -> Self {
         let cells = cells.into_iter().map(|(_, cell)| cell).collect();
-        Self { cells, head, between, after, end, block: None, row: 0, is_first: true }
+        Self { series, cells, head, between, after, end, block: None, row: 0, is_first: true }
     }
 }
 
@@ -185,6 +213,10 @@ impl Writer for Rows {
                 out.open.extend_from_slice(self.between);
             }
             self.is_first = false;
+            if let Some(series) = &self.series {
+                let cell = series.get(block.labels.at(row));
+                out.open.extend_from_slice(cell.ok_or_else(|| Error::internal("a row of no series of its answer"))?);
+            }
             for (cell, words) in &columns {
                 out.open.extend_from_slice(&cell.before);
                 // All columns were found to have as many words as the block has rows.
@@ -211,6 +243,8 @@ impl Writer for Rows {
 
 /// One array a column. Keeps the blocks until all have come, then writes them column by column.
 pub(super) struct Columns {
+    /// The cells of the series column, by series; written first, where there are several.
+    series: Option<Vec<Vec<u8>>>,
     cells: Vec<Cell>,
     head: Vec<u8>,
     blocks: Vec<Block>,
@@ -224,11 +258,40 @@ impl Columns {
         let mut head = json_head(shape)?;
         head.extend_from_slice(b"\"columns\":{");
         let mut all = cells(shape, times, true);
+        let series = series_cells(shape, "", "\"");
         for (position, (name, cell)) in all.iter_mut().enumerate() {
-            cell.before = format!("{}\"{name}\":[", if position == 0 { "" } else { "," }).into_bytes();
+            let is_first = position == 0 && series.is_none();
+            cell.before = format!("{}\"{name}\":[", if is_first { "" } else { "," }).into_bytes();
         }
         let cells = all.into_iter().map(|(_, cell)| cell).collect();
-        Ok(Self { cells, head, blocks: Vec::new(), column: 0, block: 0, row: 0 })
+        Ok(Self { series, cells, head, blocks: Vec::new(), column: 0, block: 0, row: 0 })
+    }
+
+    /// Writes some of the series column; true when there is no more of it.
+    fn print_series(&mut self, out: &mut Output) -> Result<bool> {
+        let Some(series) = &self.series else { return Ok(true) };
+        if self.block == 0 && self.row == 0 {
+            out.open.extend_from_slice(format!("\"{SERIES_COLUMN}\":[").as_bytes());
+        }
+        let Some(block) = self.blocks.get(self.block) else {
+            out.open.push(b']');
+            self.series = None;
+            self.block = 0;
+            return Ok(false);
+        };
+        let end = block.rows.min(self.row + CELLS_A_STEP);
+        for row in self.row..end {
+            if row + self.block > 0 {
+                out.open.push(b',');
+            }
+            let cell = series.get(block.labels.at(row));
+            out.open.extend_from_slice(cell.ok_or_else(|| Error::internal("a row of no series of its answer"))?);
+        }
+        self.row = end;
+        if end == block.rows {
+            (self.block, self.row) = (self.block + 1, 0);
+        }
+        Ok(false)
     }
 }
 
@@ -248,6 +311,9 @@ impl Writer for Columns {
     }
 
     fn finish(&mut self, closing: &Closing, out: &mut Output) -> Result<bool> {
+        if !self.print_series(out)? {
+            return Ok(false);
+        }
         let Some(cell) = self.cells.get(self.column) else {
             out.open.push(b'}');
             out.open.extend(json_tail(closing)?);

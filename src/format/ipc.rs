@@ -3,12 +3,15 @@
 //! A message is `FF FF FF FF`, the length of the header as `i32`, the header (a flatbuffer padded so that the body
 //! starts on a multiple of [`ALIGNMENT`] when the message does) and the body: each column's cells, padded with
 //! zeros to [`ALIGNMENT`]. There are no validity buffers. The same bytes serve in a chunk file, in an Arrow stream
-//! and, header and body apart, in Flight.
+//! and, header and body apart, in Flight. A column of words from a dictionary is its positions, 4 bytes each; the words
+//! go ahead in a message of their own. No chunk file has any.
 
 use arrow::datatypes::Schema;
 use arrow::ipc::convert::IpcSchemaEncoder;
+use arrow::ipc::writer::DictionaryTracker;
 use arrow::ipc::{
-    Buffer as BufferEntry, FieldNode, MessageBuilder, MessageHeader, MetadataVersion, RecordBatchBuilder,
+    Buffer as BufferEntry, DictionaryBatchBuilder, FieldNode, MessageBuilder, MessageHeader, MetadataVersion,
+    RecordBatchBuilder,
 };
 use flatbuffers::FlatBufferBuilder;
 
@@ -29,7 +32,9 @@ pub const fn padded(bytes: usize) -> usize {
 /// The header of a schema message: a flatbuffer without prefix or padding.
 pub fn schema_header(schema: &Schema) -> Vec<u8> {
     let mut fbb = FlatBufferBuilder::new();
-    let root = IpcSchemaEncoder::new().schema_to_fb_offset(&mut fbb, schema);
+    // Numbers the dictionaries from zero.
+    let mut dictionaries = DictionaryTracker::new(true);
+    let root = IpcSchemaEncoder::new().with_dictionary_tracker(&mut dictionaries).schema_to_fb_offset(&mut fbb, schema);
     let mut message = MessageBuilder::new(&mut fbb);
     message.add_version(MetadataVersion::V5);
     message.add_header_type(MessageHeader::Schema);
@@ -68,6 +73,48 @@ pub fn batch_header(rows: usize, column_bytes: &[usize]) -> Vec<u8> {
     let message = message.finish();
     fbb.finish(message, None);
     fbb.finished_data().to_vec()
+}
+
+/// Header and body of the message that carries the words of the only dictionary of a schema.
+pub fn dictionary_message<'w>(words: impl Iterator<Item = &'w str>) -> (Vec<u8>, Vec<u8>) {
+    let mut offsets: Vec<u8> = 0_i32.to_le_bytes().to_vec();
+    let mut text: Vec<u8> = Vec::new();
+    let mut count = 0_usize;
+    for word in words {
+        text.extend_from_slice(word.as_bytes());
+        offsets.extend_from_slice(&i32::try_from(text.len()).unwrap_or(i32::MAX).to_le_bytes());
+        count += 1;
+    }
+    let text_at = padded(offsets.len());
+    let buffers = [
+        BufferEntry::new(0, 0),
+        BufferEntry::new(0, wide(offsets.len())),
+        BufferEntry::new(wide(text_at), wide(text.len())),
+    ];
+    let mut body = offsets;
+    body.resize(text_at, 0);
+    body.extend_from_slice(&text);
+    body.resize(padded(body.len()), 0);
+    let mut fbb = FlatBufferBuilder::new();
+    let nodes = fbb.create_vector(&[FieldNode::new(wide(count), 0)]);
+    let buffers = fbb.create_vector(&buffers);
+    let mut batch = RecordBatchBuilder::new(&mut fbb);
+    batch.add_length(wide(count));
+    batch.add_nodes(nodes);
+    batch.add_buffers(buffers);
+    let batch = batch.finish();
+    let mut dictionary = DictionaryBatchBuilder::new(&mut fbb);
+    dictionary.add_id(0);
+    dictionary.add_data(batch);
+    let dictionary = dictionary.finish();
+    let mut message = MessageBuilder::new(&mut fbb);
+    message.add_version(MetadataVersion::V5);
+    message.add_header_type(MessageHeader::DictionaryBatch);
+    message.add_header(dictionary.as_union_value());
+    message.add_bodyLength(wide(body.len()));
+    let message = message.finish();
+    fbb.finish(message, None);
+    (fbb.finished_data().to_vec(), body)
 }
 
 /// Prefix, header and padding of a message, so that its body starts on a multiple of [`ALIGNMENT`].

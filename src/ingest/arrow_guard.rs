@@ -27,6 +27,19 @@ pub fn message(header: &[u8]) -> Result<ipc::Message<'_>> {
 /// # Errors
 /// `invalid_argument` for anything else, and for columns that are nested or a dictionary.
 pub fn schema_of(header: &[u8]) -> Result<Schema> {
+    read_schema(header, None).map(|(schema, _)| schema)
+}
+
+/// Decodes a schema message whose column of this name may be a dictionary; gives the number of that.
+///
+/// # Errors
+/// As [`schema_of`].
+pub fn schema_of_labelled(header: &[u8], labels: &str) -> Result<(Schema, Option<i64>)> {
+    read_schema(header, Some(labels))
+}
+
+fn read_schema(header: &[u8], labels: Option<&str>) -> Result<(Schema, Option<i64>)> {
+    let mut id = None;
     let message = message(header)?;
     let schema = message.header_as_schema().ok_or_else(|| broken("the stream does not start with its schema"))?;
     if schema.endianness() != ipc::Endianness::Little {
@@ -37,14 +50,16 @@ pub fn schema_of(header: &[u8]) -> Result<Schema> {
     }
     for field in schema.fields().iter().flatten() {
         let name = field.name().unwrap_or_default();
-        if field.dictionary().is_some() {
+        if let (Some(dictionary), true) = (field.dictionary(), labels == Some(name)) {
+            id = Some(dictionary.id());
+        } else if field.dictionary().is_some() {
             return Err(Error::invalid(format!("arrow column {name:?} is a dictionary")));
         }
         if field.children().is_some_and(|children| !children.is_empty()) {
             return Err(Error::invalid(format!("arrow column {name:?} is nested")));
         }
     }
-    super::guarded("arrow", || Ok(ipc::convert::fb_to_schema(schema)))
+    super::guarded("arrow", || Ok((ipc::convert::fb_to_schema(schema), id)))
 }
 
 /// Bytes of a cell, for the types that may come in.
@@ -63,6 +78,19 @@ fn cell_bytes(kind: &DataType) -> Option<u64> {
 /// # Errors
 /// `invalid_argument` naming what is wrong.
 pub fn check_message(header: &[u8], body: &[u8], schema: &Schema) -> Result<()> {
+    check_batch(header, body, schema, None)
+}
+
+/// The same for a stream with a column of strings, or of positions in a dictionary, at a place of its own: its buffers
+/// lie within the body, too, but what they hold is not looked at.
+///
+/// # Errors
+/// As [`check_message`].
+pub fn check_labelled(header: &[u8], body: &[u8], schema: &Schema, labels: usize) -> Result<()> {
+    check_batch(header, body, schema, Some(labels))
+}
+
+fn check_batch(header: &[u8], body: &[u8], schema: &Schema, labels: Option<usize>) -> Result<()> {
     let message = message(header)?;
     let batch = match message.header_type() {
         ipc::MessageHeader::RecordBatch => message.header_as_record_batch(),
@@ -88,7 +116,10 @@ pub fn check_message(header: &[u8], body: &[u8], schema: &Schema) -> Result<()> 
         return Err(broken("a record batch without nodes or buffers"));
     };
     let columns = schema.fields();
-    if nodes.len() != columns.len() || buffers.len() != 2 * columns.len() {
+    let is_string =
+        |at: usize| labels == Some(at) && matches!(schema.field(at).data_type(), DataType::Utf8 | DataType::LargeUtf8);
+    let expected = 2 * columns.len() + usize::from(labels.is_some_and(is_string));
+    if nodes.len() != columns.len() || buffers.len() != expected {
         return Err(broken(format!(
             "{} columns, but {} nodes and {} buffers",
             columns.len(),
@@ -97,16 +128,25 @@ pub fn check_message(header: &[u8], body: &[u8], schema: &Schema) -> Result<()> 
         )));
     }
     let mut buffers = buffers.iter();
-    for (column, node) in columns.iter().zip(nodes) {
+    for (at, (column, node)) in columns.iter().zip(nodes).enumerate() {
         let name = column.name();
         let wrong = |what: &str| broken(format!("column {name:?}: {what}"));
         let nulls = unsigned("null count", node.null_count())?;
         if unsigned("node length", node.length())? != rows || nulls > rows {
             return Err(wrong("its node contradicts the row count"));
         }
-        let width = cell_bytes(column.data_type()).ok_or_else(|| wrong("not a fixed-width number"))?;
         let validity = if nulls == 0 { 0 } else { rows.div_ceil(8) };
-        for (what, needed) in [("validity", Some(validity)), ("values", rows.checked_mul(width))] {
+        let offsets = |width: u64| if rows == 0 { Some(0) } else { rows.checked_add(1)?.checked_mul(width) };
+        let values = match column.data_type() {
+            DataType::Utf8 if is_string(at) => offsets(4),
+            DataType::LargeUtf8 if is_string(at) => offsets(8),
+            DataType::Dictionary(index, _) if labels == Some(at) => {
+                cell_bytes(index).and_then(|width| rows.checked_mul(width))
+            }
+            kind => rows.checked_mul(cell_bytes(kind).ok_or_else(|| wrong("not a fixed-width number"))?),
+        };
+        let text = is_string(at).then_some(("text", Some(0)));
+        for (what, needed) in [("validity", Some(validity)), ("values", values)].into_iter().chain(text) {
             let buffer = buffers.next().ok_or_else(|| wrong("a buffer is missing"))?;
             let offset = unsigned("buffer offset", buffer.offset())?;
             let length = unsigned("buffer length", buffer.length())?;

@@ -4,15 +4,21 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::buffer::Buffer;
+use arrow::datatypes::{DataType, SchemaRef};
 use arrow::ipc;
+use arrow::record_batch::RecordBatch;
 
-use crate::error::{Error, Result};
-use crate::types::SeriesDef;
+use crate::error::{Error, ErrorCode, Result};
+use crate::types::{SeriesDef, SeriesKey};
 
 use super::batch::{ColumnReader, check_schema};
+use super::many::{Labels, SERIES, no_series_column};
 use super::{Options, Parsed, arrow_guard, guarded};
 
 const CONTINUATION: [u8; 4] = [0xff; 4];
+
+/// Most words of the dictionary of a series column.
+const WORDS_MAX: usize = 1_000_000;
 
 fn cut() -> Error {
     Error::invalid("arrow body is cut short").with_hint("an Arrow IPC stream ends with its end-of-stream marker")
@@ -57,8 +63,8 @@ impl<'b> Walker<'b> {
     }
 }
 
-/// Reads an Arrow stream.
-pub(super) fn parse(def: &SeriesDef, body: &[u8], options: &Options) -> Result<Parsed> {
+/// The header of the schema message, and what follows it.
+fn open(body: &[u8]) -> Result<(&[u8], Walker<'_>)> {
     if body.starts_with(b"ARROW1") {
         return Err(Error::invalid("the body is an Arrow file, not an Arrow stream")
             .with_hint("write it as IPC stream (pyarrow.ipc.new_stream), or use `fastk import`"));
@@ -67,25 +73,218 @@ pub(super) fn parse(def: &SeriesDef, body: &[u8], options: &Options) -> Result<P
     let Step::Message(header, _) = walker.next()? else {
         return Err(Error::invalid("arrow body has no schema"));
     };
+    Ok((header, walker))
+}
+
+fn check_end(walker: &Walker<'_>) -> Result<()> {
+    if !walker.0.is_empty() {
+        return Err(Error::invalid(format!("arrow body goes on for {} bytes after its end", walker.0.len())));
+    }
+    Ok(())
+}
+
+/// Decodes the columns at these positions, all when `None`, of a message that passed its check.
+fn decode(header: &[u8], buffers: &[u8], schema: &SchemaRef, columns: Option<&[usize]>) -> Result<RecordBatch> {
+    guarded("arrow", || {
+        let message = arrow_guard::message(header)?;
+        let batch = message.header_as_record_batch().ok_or_else(cut)?;
+        // A copy, aligned as the decoder wants it.
+        let buffers = Buffer::from(buffers);
+        let none = HashMap::new();
+        let decoded =
+            ipc::reader::read_record_batch(&buffers, batch, schema.clone(), &none, columns, &message.version());
+        decoded.map_err(|error| Error::invalid(format!("arrow body is malformed: {error}")))
+    })
+}
+
+/// Reads an Arrow stream.
+pub(super) fn parse(def: &SeriesDef, body: &[u8], options: &Options) -> Result<Parsed> {
+    let (header, mut walker) = open(body)?;
     let schema = Arc::new(arrow_guard::schema_of(header)?);
     check_schema(def, &schema)?;
     let mut columns = ColumnReader::new(def, options);
     while let Step::Message(header, buffers) = walker.next()? {
         arrow_guard::check_message(header, buffers, &schema)?;
-        let batch = guarded("arrow", || {
-            let message = arrow_guard::message(header)?;
-            let batch = message.header_as_record_batch().ok_or_else(cut)?;
-            // A copy, aligned as the decoder wants it.
-            let buffers = Buffer::from(buffers);
-            let none = HashMap::new();
-            let decoded =
-                ipc::reader::read_record_batch(&buffers, batch, schema.clone(), &none, None, &message.version());
-            decoded.map_err(|error| Error::invalid(format!("arrow body is malformed: {error}")))
-        })?;
+        let batch = decode(header, buffers, &schema, None)?;
         columns.add(&batch)?;
     }
-    if !walker.0.is_empty() {
-        return Err(Error::invalid(format!("arrow body goes on for {} bytes after its end", walker.0.len())));
-    }
+    check_end(&walker)?;
     columns.finish()
+}
+
+/// The column that tells the series of a row: its place and type, and the number of its dictionary.
+struct LabelColumn {
+    schema: SchemaRef,
+    at: usize,
+    dictionary: Option<i64>,
+}
+
+impl LabelColumn {
+    fn of(header: &[u8]) -> Result<Self> {
+        let (schema, dictionary) = arrow_guard::schema_of_labelled(header, SERIES)?;
+        let named = |field: &&usize| schema.field(**field).name() == SERIES;
+        let places: Vec<usize> = (0..schema.fields().len()).collect();
+        let found: Vec<usize> = places.iter().filter(named).copied().collect();
+        let at = match found.as_slice() {
+            [] => return Err(no_series_column()),
+            [only] => *only,
+            _ => return Err(Error::new(ErrorCode::SchemaMismatch, "column \"series\" comes twice")),
+        };
+        let is_text = |kind: &DataType| matches!(kind, DataType::Utf8 | DataType::LargeUtf8);
+        let kind = schema.field(at).data_type();
+        let fits = match kind {
+            DataType::Dictionary(index, words) => index.is_dictionary_key_type() && is_text(words),
+            kind => is_text(kind),
+        };
+        if !fits {
+            let detail = format!("column series is {kind}, not utf8, large_utf8 or a dictionary of those");
+            return Err(Error::new(ErrorCode::SchemaMismatch, detail)
+                .with_hint("Polars: write_ipc_stream(…, compat_level=pl.CompatLevel.oldest())"));
+        }
+        Ok(Self { schema: Arc::new(schema), at, dictionary })
+    }
+
+    fn kind(&self) -> &DataType {
+        self.schema.field(self.at).data_type()
+    }
+}
+
+fn broken(what: &str) -> Error {
+    Error::invalid(format!("arrow body is malformed: column series: {what}"))
+}
+
+/// A buffer of a batch, within the body.
+fn buffer<'b>(batch: &ipc::RecordBatch<'_>, position: usize, body: &'b [u8]) -> Result<&'b [u8]> {
+    let found = batch.buffers().filter(|buffers| position < buffers.len()).map(|buffers| *buffers.get(position));
+    let found = found.ok_or_else(|| broken("a buffer is missing"))?;
+    let (offset, length) = (usize::try_from(found.offset()), usize::try_from(found.length()));
+    let (Ok(offset), Ok(length)) = (offset, length) else { return Err(broken("a negative buffer")) };
+    body.get(offset..).and_then(|rest| rest.get(..length)).ok_or_else(|| broken("a buffer leaves the body"))
+}
+
+/// Signed integers of so many bytes, the bytes of unsigned ones of 8 bytes as their bits.
+fn integers(bytes: &[u8], width: usize, is_signed: bool) -> impl Iterator<Item = i64> {
+    bytes.chunks_exact(width.max(1)).map(move |cell| {
+        let fill = if is_signed && cell.last().is_some_and(|last| last & 0x80 != 0) { 0xff } else { 0 };
+        let mut wide = [fill; 8];
+        for (to, from) in wide.iter_mut().zip(cell) {
+            *to = *from;
+        }
+        i64::from_le_bytes(wide)
+    })
+}
+
+/// Words of a column of strings, as slices of the body.
+fn words<'b>(
+    batch: &ipc::RecordBatch<'_>,
+    first: usize,
+    rows: usize,
+    kind: &DataType,
+    body: &'b [u8],
+) -> Result<Vec<&'b [u8]>> {
+    if rows == 0 {
+        return Ok(Vec::new());
+    }
+    let width = if kind == &DataType::LargeUtf8 { 8 } else { 4 };
+    let (offsets, text) = (buffer(batch, first + 1, body)?, buffer(batch, first + 2, body)?);
+    let mut ends = integers(offsets, width, true).map(usize::try_from);
+    let mut next = || ends.next().and_then(Result::ok).ok_or_else(|| broken("bad offsets"));
+    let mut from = next()?;
+    let mut all = Vec::with_capacity(rows.min(offsets.len()));
+    for _ in 0..rows {
+        let to = next()?;
+        all.push(text.get(from..to).ok_or_else(|| broken("offsets leave the text"))?);
+        from = to;
+    }
+    Ok(all)
+}
+
+/// Rows of the only column of a batch, or of one of its columns; none may be null.
+fn rows_of(batch: &ipc::RecordBatch<'_>, position: usize) -> Result<usize> {
+    let node = batch.nodes().filter(|nodes| position < nodes.len()).map(|nodes| *nodes.get(position));
+    let node = node.ok_or_else(|| broken("it is missing"))?;
+    if node.null_count() != 0 {
+        return Err(Error::new(ErrorCode::InvalidRows, format!("{} rows have no series", node.null_count())));
+    }
+    usize::try_from(node.length()).map_err(|_| broken("a negative length"))
+}
+
+/// Words of a dictionary message.
+fn dictionary<'b>(header: &[u8], body: &'b [u8], column: &LabelColumn) -> Result<(Vec<&'b [u8]>, bool)> {
+    let message = arrow_guard::message(header)?;
+    let found = message.header_as_dictionary_batch().ok_or_else(|| broken("no dictionary"))?;
+    let (DataType::Dictionary(_, kind), true) = (column.kind(), Some(found.id()) == column.dictionary) else {
+        return Err(Error::invalid("the arrow body has a dictionary that is not of column series"));
+    };
+    let batch = found.data().ok_or_else(|| broken("an empty dictionary"))?;
+    if batch.compression().is_some() {
+        return Err(Error::invalid("arrow bodies with compressed buffers are not taken"));
+    }
+    let count = rows_of(&batch, 0)?;
+    if count > WORDS_MAX {
+        return Err(Error::new(ErrorCode::TooLarge, format!("a dictionary of {count} words, more than {WORDS_MAX}")));
+    }
+    Ok((words(&batch, 0, count, kind, body)?, found.isDelta()))
+}
+
+/// The keys of a stream, and the position of each row's among them. The column is read here, by hand: no decoder of a
+/// library gets to see it.
+pub(super) fn series_of_rows(body: &[u8]) -> Result<(Vec<SeriesKey>, Vec<u32>)> {
+    let (header, mut walker) = open(body)?;
+    let column = LabelColumn::of(header)?;
+    let mut labels = Labels::default();
+    let mut known: Vec<&[u8]> = Vec::new();
+    while let Step::Message(header, buffers) = walker.next()? {
+        if arrow_guard::message(header)?.header_type() == ipc::MessageHeader::DictionaryBatch {
+            let (words, is_delta) = dictionary(header, buffers, &column)?;
+            if !is_delta {
+                known.clear();
+            }
+            known.extend(words);
+            if known.len() > WORDS_MAX {
+                return Err(Error::new(ErrorCode::TooLarge, format!("a dictionary of more than {WORDS_MAX} words")));
+            }
+            continue;
+        }
+        arrow_guard::check_labelled(header, buffers, &column.schema, column.at)?;
+        let message = arrow_guard::message(header)?;
+        let batch = message.header_as_record_batch().ok_or_else(cut)?;
+        let rows = rows_of(&batch, column.at)?;
+        let first = 2 * column.at;
+        match column.kind() {
+            DataType::Dictionary(index, _) => {
+                let width = index.primitive_width().unwrap_or(8);
+                let positions = buffer(&batch, first + 1, buffers)?;
+                let positions = integers(positions, width, index.is_signed_integer()).take(rows);
+                for position in positions {
+                    let word = usize::try_from(position).ok().and_then(|position| known.get(position));
+                    labels.push(word.ok_or_else(|| broken("a position beyond its dictionary"))?)?;
+                }
+            }
+            kind => {
+                for word in words(&batch, first, rows, kind, buffers)? {
+                    labels.push(word)?;
+                }
+            }
+        }
+    }
+    check_end(&walker)?;
+    Ok(labels.into_parts())
+}
+
+/// Gives the batches of a stream without the column `series`, until the sink has enough.
+pub(super) fn each_batch(body: &[u8], sink: &mut dyn FnMut(&RecordBatch) -> Result<bool>) -> Result<()> {
+    let (header, mut walker) = open(body)?;
+    let column = LabelColumn::of(header)?;
+    let others: Vec<usize> = (0..column.schema.fields().len()).filter(|at| *at != column.at).collect();
+    while let Step::Message(header, buffers) = walker.next()? {
+        if arrow_guard::message(header)?.header_type() == ipc::MessageHeader::DictionaryBatch {
+            continue;
+        }
+        arrow_guard::check_labelled(header, buffers, &column.schema, column.at)?;
+        if !sink(&decode(header, buffers, &column.schema, Some(&others))?)? {
+            return Ok(());
+        }
+    }
+    check_end(&walker)
 }

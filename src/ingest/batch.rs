@@ -114,7 +114,14 @@ impl<'a> ColumnSet<'a> {
     }
 
     /// The rows, without those that lack a value, if all are valid.
-    pub(super) fn finish(mut self) -> Result<Parsed> {
+    pub(super) fn finish(self) -> Result<Parsed> {
+        let (def, options) = (self.def, self.options);
+        let (parsed, errors) = self.into_parts();
+        super::finish(def, parsed, errors, options)
+    }
+
+    /// The rows, without those that lack a value, and what is wrong with them.
+    pub(super) fn into_parts(mut self) -> (Parsed, RowErrors) {
         self.missing.sort_unstable();
         self.missing.dedup();
         if !self.missing.is_empty() {
@@ -135,7 +142,7 @@ impl<'a> ColumnSet<'a> {
             skipped: wide(self.missing.len()),
             rounded: self.rounded,
         };
-        super::finish(self.def, parsed, self.errors, self.options)
+        (parsed, self.errors)
     }
 }
 
@@ -207,6 +214,15 @@ impl<'a> ColumnReader<'a> {
 
     pub(super) fn finish(self) -> Result<Parsed> {
         self.set.finish()
+    }
+
+    /// Offending cells that are kept.
+    pub(super) fn wrong(&self) -> usize {
+        self.set.errors.kept()
+    }
+
+    pub(super) fn into_parts(self) -> (Parsed, RowErrors) {
+        self.set.into_parts()
     }
 }
 

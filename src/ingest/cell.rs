@@ -4,7 +4,7 @@ use crate::error::{Error, ErrorCode, ROW_ERRORS_MAX, Result, RowError};
 use crate::types::number::{NumberError, parse_decimal, parse_f64, parse_i64};
 use crate::types::schema::DECIMAL_LIMIT;
 use crate::types::time;
-use crate::types::{Column, ColumnType, Rounding, SeriesDef};
+use crate::types::{Column, ColumnType, Rounding, SeriesDef, SeriesKey};
 
 use super::{Numbers, Options};
 
@@ -100,7 +100,13 @@ impl RowErrors {
             None => "ts",
             Some(column) => def.columns.get(column).map_or("", |column| column.name.as_str()),
         };
-        self.kept.push(RowError { row, field: name.into(), reason: reason.into(), message: message(name) });
+        self.kept.push(RowError {
+            series: None,
+            row,
+            field: name.into(),
+            reason: reason.into(),
+            message: message(name),
+        });
     }
 
     /// Adds a number cell that cannot be stored. `shown` is its source text.
@@ -156,6 +162,21 @@ impl RowErrors {
         self.kept.len() >= ROW_ERRORS_MAX
     }
 
+    /// Offending cells that are kept.
+    pub(super) fn kept(&self) -> usize {
+        self.kept.len()
+    }
+
+    /// Takes over the offenders of one series of several; `place` gives the position of its rows in the body.
+    pub(super) fn absorb(&mut self, other: RowErrors, series: &SeriesKey, place: impl Fn(u64) -> u64) {
+        self.total += other.total;
+        self.kept.extend(other.kept.into_iter().map(|error| RowError {
+            series: Some(series.to_string()),
+            row: place(error.row),
+            ..error
+        }));
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.total == 0
     }
@@ -173,7 +194,8 @@ impl RowErrors {
         self.kept.sort_by_key(|error| error.row);
         self.kept.truncate(ROW_ERRORS_MAX);
         let Some(first) = self.kept.first() else { return Ok(()) };
-        let mut detail = format!("row {}: {}", first.row, first.message);
+        let of = first.series.as_ref().map_or(String::new(), |series| format!(" of {series}"));
+        let mut detail = format!("row {}{of}: {}", first.row, first.message);
         if self.total > 1 {
             detail.push_str(&format!(", and {} more", self.total - 1));
         }
@@ -317,6 +339,11 @@ impl<'a> RowReader<'a> {
         }
         self.row += 1;
         (self.seen, self.rounded, self.is_skipped) = (0, 0, false);
+    }
+
+    /// The rows as far as they were read, and what is wrong with them.
+    pub(super) fn into_parts(self) -> (super::Parsed, RowErrors) {
+        (self.parsed, self.errors)
     }
 
     /// The rows, if all are valid.

@@ -1,37 +1,52 @@
 //! CSV bodies: a header that names every column in any order, then rows.
 
+use std::sync::Arc;
+
 use crate::error::{Error, Result};
-use crate::types::SeriesDef;
+use crate::types::{SeriesDef, SeriesKey};
 
 use super::cell::{RowReader, fields_of_header};
+use super::many::{Labels, Part, Readers, SERIES, fields_by_series, no_series_column};
 use super::{Options, Parsed};
 
-/// Reads a CSV body.
-pub(super) fn parse(def: &SeriesDef, body: &[u8], options: &Options) -> Result<Parsed> {
+type Records<'b> = csv::Reader<&'b [u8]>;
+
+fn broken(error: csv::Error) -> Error {
+    Error::invalid(format!("csv body is malformed: {error}"))
+}
+
+/// The names of the header, and a reader of what follows it.
+fn open(body: &[u8]) -> Result<(Vec<String>, Records<'_>)> {
     let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
     // The reader takes the end of the body for the end of a quoted cell.
     if body.iter().filter(|byte| **byte == b'"').count() % 2 != 0 {
         return Err(Error::invalid("csv body is malformed: a quote is not closed"));
     }
     let mut reader = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(body);
-    let broken = |error: csv::Error| Error::invalid(format!("csv body is malformed: {error}"));
     let mut record = csv::ByteRecord::new();
     if !reader.read_byte_record(&mut record).map_err(broken)? {
         return Err(Error::invalid("csv body is empty").with_hint("its first line names the columns"));
     }
-    let names: Vec<String> = record.iter().map(|name| String::from_utf8_lossy(name).into_owned()).collect();
+    let names = record.iter().map(|name| String::from_utf8_lossy(name).into_owned()).collect();
+    Ok((names, reader))
+}
+
+fn check_length(record: &csv::ByteRecord, names: usize, row: impl std::fmt::Display) -> Result<()> {
+    if record.len() != names {
+        return Err(Error::invalid(format!("row {row} has {} cells, the header has {names}", record.len())));
+    }
+    Ok(())
+}
+
+/// Reads a CSV body.
+pub(super) fn parse(def: &SeriesDef, body: &[u8], options: &Options) -> Result<Parsed> {
+    let (names, mut reader) = open(body)?;
     let fields = fields_of_header(def, names.iter().map(String::as_str))?;
     // Eight bytes a cell: no more than the body again.
     let mut rows = RowReader::new(def, options, body.len() / (fields.len() * 8));
+    let mut record = csv::ByteRecord::new();
     while !rows.errors.is_full() && reader.read_byte_record(&mut record).map_err(broken)? {
-        if record.len() != fields.len() {
-            return Err(Error::invalid(format!(
-                "row {} has {} cells, the header has {}",
-                rows.row(),
-                record.len(),
-                fields.len()
-            )));
-        }
+        check_length(&record, fields.len(), rows.row())?;
         for (field, text) in fields.iter().zip(&record) {
             rows.name(*field);
             rows.text(*field, text);
@@ -39,4 +54,55 @@ pub(super) fn parse(def: &SeriesDef, body: &[u8], options: &Options) -> Result<P
         rows.end_row();
     }
     rows.finish()
+}
+
+fn series_position(names: &[String]) -> Result<usize> {
+    names.iter().position(|name| name == SERIES).ok_or_else(no_series_column)
+}
+
+/// The keys of a body, and the position of each row's among them.
+pub(super) fn series_of_rows(body: &[u8]) -> Result<(Vec<SeriesKey>, Vec<u32>)> {
+    let (names, mut reader) = open(body)?;
+    let at = series_position(&names)?;
+    let mut labels = Labels::default();
+    let mut record = csv::ByteRecord::new();
+    let mut row = 0_u64;
+    while reader.read_byte_record(&mut record).map_err(broken)? {
+        check_length(&record, names.len(), row)?;
+        labels.push(record.get(at).unwrap_or_default())?;
+        row += 1;
+    }
+    Ok(labels.into_parts())
+}
+
+/// Reads a body with a series column, whose rows are of these series.
+pub(super) fn parse_labelled(
+    defs: &[Arc<SeriesDef>],
+    of_row: &[u32],
+    body: &[u8],
+    options: &Options,
+) -> Result<Vec<Part>> {
+    let (names, mut reader) = open(body)?;
+    let at = series_position(&names)?;
+    let fields = fields_by_series(defs, &names.iter().map(String::as_str).collect::<Vec<_>>())?;
+    let mut readers = Readers::new(defs, options);
+    let mut record = csv::ByteRecord::new();
+    for label in of_row {
+        if !reader.read_byte_record(&mut record).map_err(broken)? {
+            break;
+        }
+        let Some(fields) = fields.get(*label as usize) else { continue };
+        let goes_on = readers.row(*label, |rows| {
+            let cells = record.iter().enumerate().filter(|(position, _)| *position != at).map(|(_, cell)| cell);
+            for (field, text) in fields.iter().zip(cells) {
+                rows.name(*field);
+                rows.text(*field, text);
+            }
+            rows.end_row();
+        });
+        if !goes_on {
+            break;
+        }
+    }
+    Ok(readers.into_parts())
 }

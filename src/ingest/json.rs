@@ -4,19 +4,21 @@
 //! a cell: nested values are skipped without a stack, then refused.
 
 use std::fmt;
+use std::sync::Arc;
 
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::error::{Error, ErrorCode, Result};
-use crate::types::{SeriesDef, time};
+use crate::error::{Error, ErrorCode, ROW_ERRORS_MAX, Result};
+use crate::types::{SeriesDef, SeriesKey, time};
 
 use super::batch::ColumnSet;
 use super::cell::{Cell, FieldFinder, RowReader, fields_of_header, quote, repeated_column, text_cell, unknown_columns};
+use super::many::{Labels, Part, SERIES};
 use super::{Options, Parsed};
 
 /// Text of a body, without a byte order mark.
-fn as_text(body: &[u8]) -> Result<&str> {
+pub(super) fn as_text(body: &[u8]) -> Result<&str> {
     let text = std::str::from_utf8(body)
         .map_err(|error| Error::invalid(format!("json body is not UTF-8 after byte {}", error.valid_up_to())))?;
     Ok(text.strip_prefix('\u{feff}').unwrap_or(text))
@@ -25,13 +27,7 @@ fn as_text(body: &[u8]) -> Result<&str> {
 /// Reads a JSON body.
 pub(super) fn parse_json(def: &SeriesDef, body: &[u8], options: &Options) -> Result<Parsed> {
     let mut reader = serde_json::Deserializer::from_str(as_text(body)?);
-    let mut state = State {
-        rows: RowReader::new(def, options, 0),
-        finder: FieldFinder::default(),
-        failure: None,
-        columns: None,
-        stopped: false,
-    };
+    let mut state = State::new(def, options);
     let read = Body(&mut state).deserialize(&mut reader).and_then(|()| reader.end());
     if let Some(failure) = state.failure {
         return Err(failure);
@@ -50,13 +46,7 @@ pub(super) fn parse_json(def: &SeriesDef, body: &[u8], options: &Options) -> Res
 
 /// Reads an NDJSON body: one row object a line.
 pub(super) fn parse_ndjson(def: &SeriesDef, body: &[u8], options: &Options) -> Result<Parsed> {
-    let mut state = State {
-        rows: RowReader::new(def, options, 0),
-        finder: FieldFinder::default(),
-        failure: None,
-        columns: None,
-        stopped: false,
-    };
+    let mut state = State::new(def, options);
     for (line, text) in (1_u64..).zip(as_text(body)?.split('\n')) {
         if text.trim_ascii().is_empty() {
             continue;
@@ -74,6 +64,82 @@ pub(super) fn parse_ndjson(def: &SeriesDef, body: &[u8], options: &Options) -> R
     state.rows.finish()
 }
 
+/// Reads the rows or columns of one entry of a body of many, as they stand in it.
+///
+/// # Errors
+/// What refuses the whole body; offending rows come with the rest.
+pub(super) fn parse_raw(def: &SeriesDef, raw: &str, is_rows: bool, options: &Options) -> Result<Part> {
+    let mut reader = serde_json::Deserializer::from_str(raw);
+    let mut state = State::new(def, options);
+    let read = if is_rows {
+        RowList(&mut state).deserialize(&mut reader)
+    } else {
+        ColumnMap(&mut state).deserialize(&mut reader)
+    };
+    if let Some(failure) = state.failure {
+        return Err(failure);
+    }
+    match read {
+        Err(_) if state.stopped => {}
+        Err(error) => return Err(Error::invalid(format!("the entry is malformed: {error}"))),
+        Ok(()) => {}
+    }
+    Ok(match state.columns {
+        Some(columns) => columns.into_parts(),
+        None => state.rows.into_parts(),
+    })
+}
+
+/// The lines of an NDJSON body that hold rows, with their numbers.
+fn lines(body: &[u8]) -> Result<impl Iterator<Item = (u64, &str)>> {
+    Ok((1_u64..).zip(as_text(body)?.split('\n')).filter(|(_, text)| !text.trim_ascii().is_empty()))
+}
+
+/// The one field of a line that is looked at first.
+#[derive(serde::Deserialize)]
+struct SeriesOf<'l> {
+    #[serde(borrow)]
+    series: Option<std::borrow::Cow<'l, str>>,
+}
+
+/// The keys of an NDJSON body, and the position of each row's among them.
+pub(super) fn series_of_lines(body: &[u8]) -> Result<(Vec<SeriesKey>, Vec<u32>)> {
+    let mut labels = Labels::default();
+    for (line, text) in lines(body)? {
+        let found: SeriesOf<'_> = serde_json::from_str(text)
+            .map_err(|error| Error::invalid(format!("ndjson line {line} is malformed: {error}")))?;
+        labels.push(found.series.ok_or_else(|| labels.missing())?.as_bytes())?;
+    }
+    Ok(labels.into_parts())
+}
+
+/// Reads an NDJSON body whose rows tell their series.
+pub(super) fn parse_labelled(
+    defs: &[Arc<SeriesDef>],
+    of_row: &[u32],
+    body: &[u8],
+    options: &Options,
+) -> Result<Vec<Part>> {
+    let mut states: Vec<State<'_>> =
+        defs.iter().map(|def| State { is_labelled: true, ..State::new(def, options) }).collect();
+    let mut wrong = 0;
+    for ((line, text), label) in lines(body)?.zip(of_row) {
+        let Some(state) = states.get_mut(*label as usize) else { continue };
+        let before = state.rows.errors.kept();
+        let mut reader = serde_json::Deserializer::from_str(text);
+        let read = Row(&mut *state).deserialize(&mut reader).and_then(|()| reader.end());
+        if let Some(failure) = state.failure.take() {
+            return Err(failure);
+        }
+        read.map_err(|error| Error::invalid(format!("ndjson line {line} is malformed: {error}")))?;
+        wrong += state.rows.errors.kept() - before;
+        if wrong >= ROW_ERRORS_MAX {
+            break;
+        }
+    }
+    Ok(states.into_iter().map(|state| state.rows.into_parts()).collect())
+}
+
 /// What is read so far.
 struct State<'a> {
     rows: RowReader<'a>,
@@ -83,6 +149,21 @@ struct State<'a> {
     columns: Option<ColumnSet<'a>>,
     /// Reading ended early because enough rows offend.
     stopped: bool,
+    /// Rows name their series too, which is known already.
+    is_labelled: bool,
+}
+
+impl<'a> State<'a> {
+    fn new(def: &'a SeriesDef, options: &'a Options) -> Self {
+        Self {
+            rows: RowReader::new(def, options, 0),
+            finder: FieldFinder::default(),
+            failure: None,
+            columns: None,
+            stopped: false,
+            is_labelled: false,
+        }
+    }
 }
 
 impl State<'_> {
@@ -228,7 +309,9 @@ impl<'de> Visitor<'de> for Row<'_, '_> {
                 Ok(field) => field,
                 Err(name) => {
                     map.next_value::<IgnoredAny>()?;
-                    unknown.push(name);
+                    if !state.is_labelled || name != SERIES {
+                        unknown.push(name);
+                    }
                     continue;
                 }
             };

@@ -14,12 +14,14 @@ mod cell;
 mod check;
 mod csv_text;
 mod json;
+mod many;
 mod parquet_file;
 mod parquet_guard;
 
 use serde::{Deserialize, Serialize};
 
 pub use check::validate;
+pub use many::{Lookup, parse_many};
 
 use crate::error::{Error, Result};
 use crate::types::{Kind, Rounding, Rows, SeriesDef};

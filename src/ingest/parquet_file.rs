@@ -3,13 +3,19 @@
 //! A small file can decode into a huge one: row counts are checked before anything is decoded and again while
 //! decoding, and page headers before their pages are unpacked.
 
+use arrow::datatypes::DataType;
+use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
+use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ParquetRecordBatchReaderBuilder};
+use parquet::column::reader::ColumnReader as ColumnReaders;
+use parquet::file::reader::{FileReader, SerializedFileReader};
 
 use crate::error::{Error, ErrorCode, Result};
-use crate::types::SeriesDef;
+use crate::types::{SeriesDef, SeriesKey};
 
 use super::batch::{ColumnReader, check_schema, check_size};
+use super::many::{Labels, SERIES, no_series_column};
 use super::{DECODED_BYTES_MAX, Options, Parsed, guarded};
 
 /// Rows decoded at a time.
@@ -19,8 +25,8 @@ fn broken(error: impl std::fmt::Display) -> Error {
     Error::invalid(format!("parquet body is malformed: {error}"))
 }
 
-/// Reads a Parquet file.
-pub(super) fn parse(def: &SeriesDef, body: &[u8], options: &Options) -> Result<Parsed> {
+/// The metadata of a file whose size and pages were checked, and its rows.
+fn open(body: &[u8]) -> Result<(ArrowReaderMetadata, Bytes, u64)> {
     // The footer ends with its length and these four bytes; without them there is nothing to decode.
     if body.len() < 12 || !body.starts_with(b"PAR1") || !body.ends_with(b"PAR1") {
         return Err(Error::invalid("parquet body is cut short or no Parquet file"));
@@ -29,7 +35,6 @@ pub(super) fn parse(def: &SeriesDef, body: &[u8], options: &Options) -> Result<P
     let bytes = Bytes::copy_from_slice(body);
     guarded("parquet", || {
         let metadata = ArrowReaderMetadata::load(&bytes, Default::default()).map_err(broken)?;
-        check_schema(def, metadata.schema())?;
         let mut rows = 0_u64;
         let mut unpacked = 0_u64;
         for group in metadata.metadata().row_groups() {
@@ -40,28 +45,121 @@ pub(super) fn parse(def: &SeriesDef, body: &[u8], options: &Options) -> Result<P
                 unpacked = unpacked.saturating_add(size);
             }
         }
-        check_size(def, rows)?;
         if unpacked > DECODED_BYTES_MAX {
             return Err(Error::new(
                 ErrorCode::TooLarge,
                 format!("the body unpacks into {unpacked} bytes, more than {DECODED_BYTES_MAX}"),
             ));
         }
+        Ok((metadata, bytes.clone(), rows))
+    })
+}
+
+/// Gives the batches of the columns at these positions, all when `None`, until the sink has enough.
+fn read(
+    metadata: ArrowReaderMetadata,
+    bytes: Bytes,
+    columns: Option<&[usize]>,
+    rows: u64,
+    sink: &mut dyn FnMut(&RecordBatch) -> Result<bool>,
+) -> Result<()> {
+    let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(bytes, metadata).with_batch_size(BATCH_ROWS);
+    let reader = match columns {
+        Some(columns) => {
+            let mask = ProjectionMask::roots(reader.parquet_schema(), columns.iter().copied());
+            reader.with_projection(mask)
+        }
+        None => reader,
+    };
+    let mut decoded = 0_u64;
+    for batch in reader.build().map_err(broken)? {
+        let batch = batch.map_err(broken)?;
+        decoded += u64::try_from(batch.num_rows()).unwrap_or(u64::MAX);
+        if !sink(&batch)? {
+            return Ok(());
+        }
+    }
+    if decoded != rows {
+        return Err(broken(format!("its footer promises {rows} rows, its pages hold {decoded}")));
+    }
+    Ok(())
+}
+
+/// Reads a Parquet file.
+pub(super) fn parse(def: &SeriesDef, body: &[u8], options: &Options) -> Result<Parsed> {
+    let (metadata, bytes, rows) = open(body)?;
+    guarded("parquet", || {
+        check_schema(def, metadata.schema())?;
+        check_size(def, rows)?;
         super::parquet_guard::check_pages(body, metadata.metadata())?;
-        let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(bytes, metadata)
-            .with_batch_size(BATCH_ROWS)
-            .build()
-            .map_err(broken)?;
         let mut columns = ColumnReader::new(def, options);
-        let mut decoded = 0_u64;
-        for batch in reader {
-            let batch = batch.map_err(broken)?;
-            decoded += u64::try_from(batch.num_rows()).unwrap_or(u64::MAX);
-            columns.add(&batch)?;
-        }
-        if decoded != rows {
-            return Err(broken(format!("its footer promises {rows} rows, its pages hold {decoded}")));
-        }
+        read(metadata, bytes, None, rows, &mut |batch| columns.add(batch).map(|()| true))?;
         columns.finish()
+    })
+}
+
+fn series_position(metadata: &ArrowReaderMetadata) -> Result<usize> {
+    metadata.schema().fields().iter().position(|field| field.name() == SERIES).ok_or_else(no_series_column)
+}
+
+/// The keys of a file, and the position of each row's among them. Values are read as slices of their pages: as strings
+/// of their own a few bytes could become gigabytes.
+pub(super) fn series_of_rows(body: &[u8]) -> Result<(Vec<SeriesKey>, Vec<u32>)> {
+    let (metadata, bytes, rows) = open(body)?;
+    if rows.saturating_mul(16) > DECODED_BYTES_MAX {
+        return Err(Error::new(ErrorCode::TooLarge, format!("a body of {rows} rows decodes into too many bytes")));
+    }
+    guarded("parquet", || {
+        let at = series_position(&metadata)?;
+        super::parquet_guard::check_pages(body, metadata.metadata())?;
+        let file = SerializedFileReader::new(bytes).map_err(broken)?;
+        let mut labels = Labels::default();
+        let mut seen = 0_u64;
+        for group in 0..file.num_row_groups() {
+            let group = file.get_row_group(group).map_err(broken)?;
+            let ColumnReaders::ByteArrayColumnReader(mut column) = group.get_column_reader(at).map_err(broken)? else {
+                return Err(Error::new(ErrorCode::SchemaMismatch, "column series is no string"));
+            };
+            loop {
+                let (mut levels, mut words) = (Vec::new(), Vec::new());
+                let (records, found, _) =
+                    column.read_records(BATCH_ROWS, Some(&mut levels), None, &mut words).map_err(broken)?;
+                for word in &words {
+                    labels.push(word.data())?;
+                }
+                if found < records {
+                    return Err(labels.missing());
+                }
+                seen += records as u64;
+                if records == 0 {
+                    break;
+                }
+            }
+        }
+        if seen != rows {
+            return Err(broken(format!("its footer promises {rows} rows, column series holds {seen}")));
+        }
+        Ok(labels.into_parts())
+    })
+}
+
+/// Gives the batches of a file without the column `series`, until the sink has enough.
+pub(super) fn each_batch(body: &[u8], sink: &mut dyn FnMut(&RecordBatch) -> Result<bool>) -> Result<()> {
+    let (metadata, bytes, rows) = open(body)?;
+    guarded("parquet", || {
+        let at = series_position(&metadata)?;
+        // Only numbers may be decoded: strings could grow without bound.
+        let fields = metadata.schema().fields();
+        let others: Vec<usize> = (0..fields.len()).filter(|position| *position != at).collect();
+        let odd = fields.iter().enumerate().find(|(position, field)| {
+            let kind = field.data_type();
+            *position != at && !kind.is_numeric() && !matches!(kind, DataType::Timestamp(..))
+        });
+        if let Some((_, field)) = odd {
+            let detail = format!("column {} is {}, not a number or a timestamp", field.name(), field.data_type());
+            return Err(Error::new(ErrorCode::SchemaMismatch, detail));
+        }
+        super::parquet_guard::check_pages(body, metadata.metadata())?;
+        read(metadata, bytes, Some(&others), rows, sink)
     })
 }

@@ -1,14 +1,15 @@
 //! What a read yields: a [`Shape`] that names and types the columns, and [`Block`]s of at most one chunk block each.
 //!
 //! A block's columns are buffers of 8-byte words, mostly slices of a mapped chunk: nothing is copied on the way
-//! from the file to an Arrow array. `numbers` decides how the words are shown, at the very end.
+//! from the file to an Arrow array. `numbers` decides how the words are shown, at the very end. An answer of several
+//! series has a `series` column before `ts`: positions in the list of keys that its shape holds.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, Decimal64Array, Decimal128Array, Float64Array, Int64Array, StringBuilder, TimestampMicrosecondArray,
-    TimestampMillisecondArray, TimestampNanosecondArray,
+    ArrayRef, Decimal64Array, Decimal128Array, DictionaryArray, Float64Array, Int32Array, Int64Array, StringArray,
+    StringBuilder, TimestampMicrosecondArray, TimestampMillisecondArray, TimestampNanosecondArray,
 };
 use arrow::buffer::{Buffer, ScalarBuffer};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
@@ -45,18 +46,66 @@ pub struct OutColumn {
     pub kind: ColumnType,
 }
 
+/// Name of the column that tells the series of a row, where an answer has several.
+pub const SERIES_COLUMN: &str = "series";
+
+/// What an answer is about.
+#[derive(Clone, Debug)]
+pub enum Subject {
+    /// One series and its version.
+    One { series: SeriesKey, version: u64 },
+    /// Several series, or a glob: rows tell their series. A version is of one series, so there is none here.
+    Many {
+        /// Keys and globs as they were asked for.
+        asked: Arc<[String]>,
+        /// Every series asked for, by key, whether it has rows or not: what [`Labels`] point into.
+        keys: Arc<StringArray>,
+    },
+}
+
 /// Names and types of an answer's columns, and what it is an answer about.
 #[derive(Clone, Debug)]
 pub struct Shape {
-    pub series: SeriesKey,
+    pub subject: Subject,
     pub unit: TimeUnit,
-    /// Number columns in order; `ts` comes before them.
+    /// Number columns in order; `series`, where there are several, and `ts` come before them.
     pub columns: Vec<OutColumn>,
     pub numbers: Numbers,
-    /// Version of the series that is answered.
-    pub version: u64,
     /// Commit of the store that is answered.
     pub commit: u64,
+}
+
+/// Which series the rows of a block are of: positions in the keys of [`Subject::Many`].
+#[derive(Clone, Debug, Default)]
+pub enum Labels {
+    /// The only one of the answer.
+    #[default]
+    Only,
+    /// All rows are of this one.
+    All(i32),
+    /// Row by row.
+    Each(ScalarBuffer<i32>),
+}
+
+impl Labels {
+    /// The position of a row's series.
+    pub fn at(&self, row: usize) -> usize {
+        let position = match self {
+            Labels::Only => 0,
+            Labels::All(position) => *position,
+            Labels::Each(positions) => positions.get(row).copied().unwrap_or_default(),
+        };
+        usize::try_from(position).unwrap_or_default()
+    }
+
+    /// A position for each of `rows` rows.
+    pub fn positions(&self, rows: usize) -> ScalarBuffer<i32> {
+        match self {
+            Labels::Only => vec![0; rows].into(),
+            Labels::All(position) => vec![*position; rows].into(),
+            Labels::Each(positions) => positions.clone(),
+        }
+    }
 }
 
 /// A block exactly as it stands in a chunk file: header and body of its IPC message.
@@ -70,10 +119,11 @@ pub struct Verbatim {
     pub message: Bytes,
 }
 
-/// Rows of an answer, rising in time.
+/// Rows of an answer, in its order.
 #[derive(Clone, Debug)]
 pub struct Block {
     pub rows: usize,
+    pub labels: Labels,
     /// `ts`, then the columns of the shape: each `rows` words of 8 bytes.
     pub columns: Vec<Buffer>,
     /// Set when the block is a whole chunk block with all its columns.
@@ -81,6 +131,16 @@ pub struct Block {
 }
 
 impl Block {
+    /// Rows `from..from + rows`, which the block has.
+    pub fn slice(&self, from: usize, rows: usize) -> Self {
+        let columns = self.columns.iter().map(|column| column.slice_with_length(8 * from, 8 * rows)).collect();
+        let labels = match &self.labels {
+            Labels::Each(positions) => Labels::Each(positions.slice(from, rows)),
+            same => same.clone(),
+        };
+        Block { rows, labels, columns, verbatim: None }
+    }
+
     /// The words of one column; `ts` is column 0.
     pub fn words(&self, column: usize) -> &[i64] {
         self.columns.get(column).map_or(&[], |buffer| buffer.typed_data::<i64>())
@@ -97,20 +157,50 @@ impl Shape {
             .filter_map(|position| def.columns.get(*position))
             .map(|column| OutColumn { name: column.name.clone(), kind: column.kind })
             .collect();
-        Self { series: def.key.clone(), unit: def.unit, columns, numbers, version, commit }
+        let subject = Subject::One { series: def.key.clone(), version };
+        Self { subject, unit: def.unit, columns, numbers, commit }
     }
 
-    /// The Arrow schema, with `fastk.series`, `fastk.version` and `fastk.commit` in its metadata.
+    /// The keys that [`Labels`] point into, where the answer has a `series` column.
+    pub fn keys(&self) -> Option<&Arc<StringArray>> {
+        match &self.subject {
+            Subject::One { .. } => None,
+            Subject::Many { keys, .. } => Some(keys),
+        }
+    }
+
+    /// Version of the series that is answered, where it is one.
+    pub fn version(&self) -> Option<u64> {
+        match &self.subject {
+            Subject::One { version, .. } => Some(*version),
+            Subject::Many { .. } => None,
+        }
+    }
+
+    /// What was asked for: a key, or keys and globs separated by commas.
+    pub fn title(&self) -> String {
+        match &self.subject {
+            Subject::One { series, .. } => series.to_string(),
+            Subject::Many { asked, .. } => asked.join(","),
+        }
+    }
+
+    /// The Arrow schema, with `fastk.series`, `fastk.commit` and, for one series, `fastk.version` in its metadata.
     pub fn arrow_schema(&self) -> SchemaRef {
-        let mut fields = vec![Field::new("ts", timestamp_type(self.unit), false)];
+        let mut fields = Vec::with_capacity(self.columns.len() + 2);
+        if self.keys().is_some() {
+            let words = DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8));
+            fields.push(Field::new(SERIES_COLUMN, words, false));
+        }
+        fields.push(Field::new("ts", timestamp_type(self.unit), false));
         for column in &self.columns {
             fields.push(Field::new(&column.name, arrow_type(column.kind, self.numbers), false));
         }
-        let metadata = HashMap::from([
-            ("fastk.series".to_string(), self.series.to_string()),
-            ("fastk.version".to_string(), self.version.to_string()),
+        let mut metadata = HashMap::from([
+            ("fastk.series".to_string(), self.title()),
             ("fastk.commit".to_string(), self.commit.to_string()),
         ]);
+        metadata.extend(self.version().map(|version| ("fastk.version".to_string(), version.to_string())));
         Arc::new(Schema::new_with_metadata(fields, metadata))
     }
 
@@ -125,7 +215,14 @@ impl Shape {
 
     /// The block as an Arrow record batch under [`Shape::arrow_schema`] (pass it in, it is the same for all blocks).
     pub fn record_batch(&self, schema: &SchemaRef, block: &Block) -> Result<RecordBatch> {
-        let mut arrays: Vec<ArrayRef> = Vec::with_capacity(block.columns.len());
+        let mut arrays: Vec<ArrayRef> = Vec::with_capacity(block.columns.len() + 1);
+        if let Some(keys) = self.keys() {
+            let positions = Int32Array::new(block.labels.positions(block.rows), None);
+            let words = DictionaryArray::try_new(positions, Arc::clone(keys) as ArrayRef).map_err(|error| {
+                Error::internal(format!("a row of {} is of no series of it: {error}", self.title()))
+            })?;
+            arrays.push(Arc::new(words));
+        }
         let mut buffers = block.columns.iter();
         let ts = buffers.next().cloned().ok_or_else(|| Error::internal("a block without ts"))?;
         arrays.push(timestamp_array(ts.into(), self.unit));
@@ -133,7 +230,7 @@ impl Shape {
             arrays.push(number_array(buffer, column.kind, self.numbers)?);
         }
         RecordBatch::try_new(schema.clone(), arrays)
-            .map_err(|error| Error::internal(format!("block of {} does not fit its schema: {error}", self.series)))
+            .map_err(|error| Error::internal(format!("block of {} does not fit its schema: {error}", self.title())))
     }
 }
 

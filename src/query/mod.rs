@@ -2,11 +2,14 @@
 
 pub mod answer;
 pub mod coverage;
+pub mod many;
 pub mod predicate;
 pub mod request;
 pub mod scan;
+pub mod select;
 
-pub use answer::{Block, Numbers, Shape, Verbatim};
+pub use answer::{Block, Labels, Numbers, OutColumn, Shape, Subject, Verbatim};
+pub use many::{ManyScan, Member};
 pub use predicate::{KeyRanges, Operator, Predicate};
-pub use request::{Order, Query, When};
+pub use request::{Layout, Order, Query, When};
 pub use scan::{IndexUsed, Scan, ScanSpec, ScanStats, latest_start};

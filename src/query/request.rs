@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::answer::Numbers;
 use super::predicate::Predicate;
+use crate::error::{Error, Result};
 use crate::types::SeriesKey;
 
 /// Direction of the answer.
@@ -14,6 +15,32 @@ pub enum Order {
     #[default]
     Asc,
     Desc,
+}
+
+/// How an answer of several series is arranged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub enum Layout {
+    /// One series after the other, by key; inside a series by time.
+    #[default]
+    BySeries,
+    /// By time; rows of one timestamp by series key: the cross-section.
+    ByTime,
+}
+
+impl Layout {
+    /// Reads `by_series` or `by_time`; `-` stands for `_`.
+    ///
+    /// # Errors
+    /// `invalid_argument` naming the word.
+    pub fn from_name(name: &str) -> Result<Self> {
+        match name.replace('-', "_").as_str() {
+            "by_series" => Ok(Layout::BySeries),
+            "by_time" => Ok(Layout::ByTime),
+            _ => Err(Error::invalid(format!("layout {name:?} is not one of by_series, by_time"))),
+        }
+    }
 }
 
 /// An end of a closed range as a caller writes it: an epoch integer in the unit of the series, or text
@@ -31,7 +58,8 @@ pub enum When {
 #[serde(deny_unknown_fields)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct Query {
-    /// Series keys. Globs and several series are refused as `unimplemented` by this version.
+    /// Series keys and globs, all klines or all scalars; `*` stands for any characters within one part of a key. A
+    /// single key answers the columns of its series. A glob, or more than one entry, answers a `series` column first.
     pub series: Vec<String>,
     /// First timestamp wanted; the range is closed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -39,16 +67,17 @@ pub struct Query {
     /// Last timestamp wanted; the range is closed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub end: Option<When>,
-    /// Number columns wanted, in this order; `ts` always comes first.
+    /// Number columns wanted, in this order; `ts` always comes first. Of several series those common to all, in the
+    /// order of the first one, unless named.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub columns: Option<Vec<String>>,
     /// Conditions every row has to meet, all of them.
     #[serde(default, rename = "where", skip_serializing_if = "Option::is_none")]
     pub predicates: Option<Vec<Predicate>>,
-    /// Keep only the last N rows of the range.
+    /// Keep only the last N rows of the range, of each series.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub latest: Option<u64>,
-    /// Give at most this many rows, in the order of the answer.
+    /// Give at most this many rows, of all series together, in the order of the answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<u64>,
     #[serde(default)]
@@ -63,8 +92,9 @@ pub struct Query {
     pub commit: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub latest_complete: Option<u64>,
+    /// How several series are arranged; `by_series` by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub layout: Option<String>,
+    pub layout: Option<Layout>,
     #[serde(default)]
     pub explain: bool,
     /// Continues an earlier answer.

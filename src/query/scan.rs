@@ -10,7 +10,7 @@ use std::sync::Arc;
 use arrow::buffer::Buffer;
 use serde::{Deserialize, Serialize};
 
-use super::answer::{Block, Verbatim};
+use super::answer::{Block, Labels, Verbatim};
 use super::predicate::KeyRanges;
 use crate::error::Result;
 use crate::format::chunk::block_rows;
@@ -21,15 +21,18 @@ const GATHER_ROWS: usize = 512;
 /// Matches that stand side by side in fewer rows than this on average are picked row by row.
 const RUN_ROWS: usize = 16;
 
+/// Rows looked through at a time for matches where thousands of scans are merged: what each holds stays small.
+const SMALL_STEP_ROWS: usize = 4096;
+
 /// Rows of one block, in time order.
 #[derive(Debug)]
-struct Part {
-    block: Arc<Loaded>,
+pub(super) struct Part {
+    pub(super) block: Arc<Loaded>,
     /// Rows that do not stand side by side; else `lo..hi` are the rows themselves.
-    picked: Option<Arc<Vec<u32>>>,
+    pub(super) picked: Option<Arc<Vec<u32>>>,
     /// Positions in `picked`, or in the block.
-    lo: usize,
-    hi: usize,
+    pub(super) lo: usize,
+    pub(super) hi: usize,
 }
 
 impl From<Piece> for Part {
@@ -39,7 +42,7 @@ impl From<Piece> for Part {
 }
 
 impl Part {
-    fn rows(&self) -> usize {
+    pub(super) fn rows(&self) -> usize {
         self.hi - self.lo
     }
 
@@ -53,7 +56,7 @@ impl Part {
     }
 
     /// Timestamp at a position.
-    fn ts(&self, at: usize) -> Option<i64> {
+    pub(super) fn ts(&self, at: usize) -> Option<i64> {
         let row = match &self.picked {
             Some(picked) => *picked.get(at)? as usize,
             None => at,
@@ -97,6 +100,10 @@ pub struct Scan {
     by_range: bool,
     /// Matching parts of the last piece of the merge, in the order of the answer.
     matching: VecDeque<Part>,
+    /// Most rows that are looked through at a time.
+    step_rows: usize,
+    /// What is left to look through of the last piece of the merge.
+    unchecked: Option<Piece>,
     marks: Vec<bool>,
     /// The block the last piece stood in, to count blocks.
     last_block: Option<Arc<Loaded>>,
@@ -181,6 +188,26 @@ fn narrowed(range: (i64, i64), filter: &[KeyRanges]) -> Option<((i64, i64), Vec<
     (start <= end).then_some(((start, end), rest))
 }
 
+impl ScanStats {
+    /// Adds how another scan of the same answer went.
+    pub fn add(&mut self, other: &ScanStats) {
+        self.chunks_considered += other.chunks_considered;
+        self.chunks_pruned += other.chunks_pruned;
+        self.blocks_scanned += other.blocks_scanned;
+        self.zones_considered += other.zones_considered;
+        self.zones_pruned += other.zones_pruned;
+        self.zones_scanned += other.zones_scanned;
+        self.rows_checked += other.rows_checked;
+        self.rows_matched += other.rows_matched;
+        self.index_used = match (self.index_used, other.index_used) {
+            (IndexUsed::None, used) | (used, IndexUsed::None) => used,
+            (one, same) if one == same => one,
+            _ => IndexUsed::Both,
+        };
+        self.fallback |= other.fallback;
+    }
+}
+
 impl Scan {
     /// Starts a scan; nothing is read before the first block is asked for.
     pub fn new(series: &SeriesState, cache: &Arc<MapCache>, spec: &ScanSpec) -> Self {
@@ -199,6 +226,8 @@ impl Scan {
             by_range: filter.is_empty() && !spec.filter.is_empty(),
             filter,
             matching: VecDeque::new(),
+            step_rows: usize::MAX,
+            unchecked: None,
             marks: Vec::new(),
             last_block: None,
             blocks_scanned: 0,
@@ -214,6 +243,11 @@ impl Scan {
             next_ts: None,
             ended,
         }
+    }
+
+    /// Looks through few rows at a time, so that many scans can go on side by side.
+    pub(super) fn in_small_steps(self) -> Self {
+        Self { step_rows: SMALL_STEP_ROWS, ..self }
     }
 
     /// Timestamp of the first row beyond the limit, once the scan has ended; `None` when there is none.
@@ -252,6 +286,10 @@ impl Scan {
             if let Some(part) = self.matching.pop_front() {
                 return Ok(Some(part));
             }
+            if let Some(step) = self.next_step() {
+                self.split(step);
+                continue;
+            }
             let Some(piece) = self.merge.next_piece()? else { return Ok(None) };
             if self.last_block.as_ref().is_none_or(|last| !Arc::ptr_eq(last, &piece.block)) {
                 self.last_block = Some(Arc::clone(&piece.block));
@@ -264,8 +302,26 @@ impl Scan {
                 }
                 return Ok(Some(piece.into()));
             }
-            self.split(piece);
+            self.unchecked = Some(piece);
         }
+    }
+
+    /// The next rows to look through.
+    fn next_step(&mut self) -> Option<Piece> {
+        let mut piece = self.unchecked.take()?;
+        if piece.hi - piece.lo <= self.step_rows {
+            return Some(piece);
+        }
+        let block = Arc::clone(&piece.block);
+        let (lo, hi) = if self.desc {
+            let lo = piece.hi - self.step_rows;
+            (lo, std::mem::replace(&mut piece.hi, lo))
+        } else {
+            let hi = piece.lo + self.step_rows;
+            (std::mem::replace(&mut piece.lo, hi), hi)
+        };
+        self.unchecked = Some(piece);
+        Some(Piece { block, lo, hi })
     }
 
     /// Takes the matching rows out of a piece: as runs of rows side by side, or one by one where those are short.
@@ -317,7 +373,7 @@ impl Scan {
     fn give_gathered(&mut self) -> Block {
         let rows = self.gathered_rows();
         let columns = self.gathered.iter_mut().map(|words| Buffer::from_vec(std::mem::take(words))).collect();
-        Block { rows, columns, verbatim: None }
+        Block { rows, labels: Labels::Only, columns, verbatim: None }
     }
 
     fn give_piece(&self, piece: &Part) -> Block {
@@ -332,10 +388,11 @@ impl Scan {
             body: message.body.clone(),
             message: message.message.clone(),
         });
-        Block { rows, columns, verbatim }
+        Block { rows, labels: Labels::Only, columns, verbatim }
     }
 
-    fn next_piece(&mut self) -> Result<Option<Part>> {
+    /// The next matching rows where they stand, in the direction of the scan. Not to be mixed with blocks.
+    pub(super) fn next_piece(&mut self) -> Result<Option<Part>> {
         if let Some(piece) = self.held.take() {
             return Ok(Some(piece));
         }

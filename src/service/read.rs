@@ -1,27 +1,38 @@
 //! Reading: the query object becomes a pinned, bounded scan.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use super::Service;
 use crate::error::{Error, ErrorCode, Result};
+use crate::query::select::{Selection, select};
 use crate::query::{
-    Block, KeyRanges, Numbers, Order, Query, Scan, ScanSpec, ScanStats, Shape, When, latest_start, predicate,
+    Block, KeyRanges, Layout, ManyScan, Member, Numbers, Order, Query, Scan, ScanSpec, ScanStats, Shape, When,
+    latest_start, many, predicate,
 };
 use crate::store::{Pins, SeriesState, State};
 use crate::types::time::{self, Bound};
-use crate::types::{ColumnType, SeriesDef, SeriesKey, TimeUnit};
+use crate::types::{ColumnType, SeriesDef, TimeUnit};
 
 /// The rows of one answer, block by block, in the order of the query.
 ///
-/// Under `desc` the rows inside a block fall, else they rise. Holds its snapshot: files stay until it is dropped.
+/// Holds its snapshot: files stay until it is dropped.
 #[derive(Debug)]
 pub struct Answer {
     pub shape: Shape,
-    /// `"<store epoch>-<series id>-<version>-"`: the entity tag up to its format part, without quotes.
+    /// `"<store epoch>-<series id>-<version>-"`: the entity tag up to its format part, without quotes. Of several
+    /// series: their number and a hash of all ids and versions.
     pub etag_stem: String,
-    scan: Scan,
+    scan: AnyScan,
     explain: bool,
     resume: Resume,
+}
+
+/// Rows of one series, or of several.
+#[derive(Debug)]
+enum AnyScan {
+    One(Box<Scan>),
+    Many(Box<ManyScan>),
 }
 
 /// What a cursor says besides where to go on.
@@ -29,16 +40,23 @@ pub struct Answer {
 struct Resume {
     state: Arc<State>,
     pins: Arc<Pins>,
-    series_id: u64,
+    /// By key.
+    series_ids: Vec<u64>,
+    /// Of one series: the range that is read.
     range: (i64, i64),
     order: Order,
+    /// Of several series: what the rows depend on.
+    question: u64,
 }
 
 impl Iterator for Answer {
     type Item = Result<Block>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        self.scan.next()
+        match &mut self.scan {
+            AnyScan::One(scan) => scan.next(),
+            AnyScan::Many(scan) => scan.next(),
+        }
     }
 }
 
@@ -46,27 +64,31 @@ impl Answer {
     /// Continues after the last row given, once the iterator has ended; `None` when nothing is left. Its
     /// commit stays readable for `history_keep_ms`.
     pub fn next_cursor(&self) -> Option<String> {
-        let next = self.scan.next_ts()?;
-        self.resume.pins.keep(&self.resume.state);
-        let (start, end) = match self.resume.order {
-            Order::Asc => (next, self.resume.range.1),
-            Order::Desc => (self.resume.range.0, next),
-        };
-        Some(
-            Cursor {
-                commit: self.resume.state.commit,
-                series_id: self.resume.series_id,
-                start,
-                end,
-                order: self.resume.order,
+        let Resume { state, pins, series_ids, range, order, question } = &self.resume;
+        let place = match &self.scan {
+            AnyScan::One(scan) => {
+                let next = scan.next_ts()?;
+                let (start, end) = match order {
+                    Order::Asc => (next, range.1),
+                    Order::Desc => (range.0, next),
+                };
+                Place::One { series_id: *series_ids.first()?, start, end }
             }
-            .to_text(),
-        )
+            AnyScan::Many(scan) => {
+                let (position, ts) = scan.next_row()?;
+                Place::Many { series_id: *series_ids.get(position)?, ts, question: *question }
+            }
+        };
+        pins.keep(state);
+        Some(Cursor { commit: state.commit, order: *order, place }.to_text())
     }
 
-    /// How the answer was found, so far; asked for with `explain`.
+    /// How the answer was found, so far; asked for with `explain`. Of several series the sum.
     pub fn stats(&self) -> Option<ScanStats> {
-        self.explain.then(|| self.scan.stats())
+        self.explain.then(|| match &self.scan {
+            AnyScan::One(scan) => scan.stats(),
+            AnyScan::Many(scan) => scan.stats(),
+        })
     }
 
     /// The state that is answered.
@@ -85,35 +107,67 @@ pub struct Plan {
     pub total_bytes: Option<u64>,
     /// One query per endpoint, pinned to the commit, in time order.
     pub endpoints: Vec<Query>,
+    /// Whether the endpoints one after the other are in the order of the answer: not where time is cut while one
+    /// series follows the other.
+    pub ordered: bool,
 }
 
 /// A query against one state.
 struct Resolved {
     state: Arc<State>,
-    series: Arc<SeriesState>,
-    range: (i64, i64),
-    columns: Option<Vec<usize>>,
-    filter: Vec<KeyRanges>,
+    /// At least one, by key.
+    members: Vec<Member>,
     limit: Option<u64>,
     order: Order,
+    layout: Layout,
     shape: Shape,
+    question: u64,
+}
+
+impl Resolved {
+    /// Whether rows tell their series.
+    fn is_many(&self) -> bool {
+        self.shape.keys().is_some()
+    }
+
+    fn series_ids(&self) -> Vec<u64> {
+        self.members.iter().map(|member| member.series.id).collect()
+    }
+
+    fn is_filtered(&self) -> bool {
+        self.members.iter().any(|member| !member.filter.is_empty())
+    }
 }
 
 /// Most endpoints of one answer.
 const ENDPOINTS_MAX: u64 = 256;
+/// Most ranges of predicates that all series of a merge by time hold together, of 16 bytes each.
+const MERGED_RANGES_MAX: usize = 4_000_000;
 
+/// Where an answer goes on.
 struct Cursor {
     commit: u64,
-    series_id: u64,
-    start: i64,
-    end: i64,
     order: Order,
+    place: Place,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// The rest of the range of the only series.
+    One { series_id: u64, start: i64, end: i64 },
+    /// The next row of several series. The ranges follow from the question, which has to be the same.
+    Many { series_id: u64, ts: i64, question: u64 },
 }
 
 impl Cursor {
     fn to_text(&self) -> String {
         let order = if self.order == Order::Asc { 'a' } else { 'd' };
-        let body = format!("{}.{}.{}.{}.{order}", self.commit, self.series_id, self.start, self.end);
+        let body = match self.place {
+            Place::One { series_id, start, end } => format!("{}.{series_id}.{start}.{end}.{order}", self.commit),
+            Place::Many { series_id, ts, question } => {
+                format!("{}.{series_id}.{ts}.m{question:016x}.{order}", self.commit)
+            }
+        };
         format!("{body}.{:08x}", crc32c::crc32c(body.as_bytes()))
     }
 
@@ -123,18 +177,20 @@ impl Cursor {
             return None;
         }
         let mut parts = body.split('.');
-        let cursor = Self {
-            commit: parts.next()?.parse().ok()?,
-            series_id: parts.next()?.parse().ok()?,
-            start: parts.next()?.parse().ok()?,
-            end: parts.next()?.parse().ok()?,
-            order: match parts.next()? {
-                "a" => Order::Asc,
-                "d" => Order::Desc,
-                _ => return None,
-            },
+        let commit = parts.next()?.parse().ok()?;
+        let series_id = parts.next()?.parse().ok()?;
+        let first = parts.next()?.parse().ok()?;
+        let second = parts.next()?;
+        let place = match second.strip_prefix('m') {
+            Some(question) => Place::Many { series_id, ts: first, question: u64::from_str_radix(question, 16).ok()? },
+            None => Place::One { series_id, start: first, end: second.parse().ok()? },
         };
-        parts.next().is_none().then_some(cursor)
+        let order = match parts.next()? {
+            "a" => Order::Asc,
+            "d" => Order::Desc,
+            _ => return None,
+        };
+        parts.next().is_none().then_some(Self { commit, order, place })
     }
 }
 
@@ -160,24 +216,17 @@ pub fn range_of(def: &SeriesDef, start: Option<&When>, end: Option<&When>) -> Re
     Ok(range)
 }
 
-fn unimplemented(what: &str) -> Error {
-    Error::new(ErrorCode::Unimplemented, format!("{what} is not offered by this version"))
+fn hash_of(value: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
 }
 
-fn check_offered(query: &Query) -> Result<()> {
-    match query.layout.as_deref() {
-        None | Some("by_series") => Ok(()),
-        Some(_) => Err(unimplemented("layout by_time")),
-    }
-}
-
-fn series_key(query: &Query) -> Result<SeriesKey> {
-    match query.series.as_slice() {
-        [] => Err(Error::invalid("series names no series")),
-        [one] if one.contains('*') => Err(unimplemented("a glob of series")),
-        [one] => SeriesKey::parse(one),
-        _ => Err(unimplemented("a query over several series")),
-    }
+/// A number for everything that decides which rows of several series come in which order: a cursor goes on only with
+/// the same question. Columns, numbers and the length of a page may change.
+fn question_of(query: &Query) -> u64 {
+    let Query { series, start, end, predicates, latest, latest_complete, layout, order, .. } = query;
+    hash_of(&format!("{series:?} {start:?} {end:?} {predicates:?} {latest:?} {latest_complete:?} {layout:?} {order:?}"))
 }
 
 fn columns_of(def: &SeriesDef, names: Option<&Vec<String>>) -> Result<Option<Vec<usize>>> {
@@ -198,7 +247,7 @@ fn columns_of(def: &SeriesDef, names: Option<&Vec<String>>) -> Result<Option<Vec
 }
 
 impl Service {
-    /// The one state a query is answered from.
+    /// The one state a query is answered from, however many series it names.
     fn state_of(&self, query: &Query, cursor: Option<&Cursor>) -> Result<Arc<State>> {
         let asked = match (&query.as_of, query.commit) {
             (Some(_), Some(_)) => return Err(Error::invalid("as_of and commit each name a state; give one of them")),
@@ -219,9 +268,31 @@ impl Service {
         }
     }
 
+    /// The closed range and the conditions of one series that a query means, without a cursor: of several series each
+    /// has its own.
+    fn selection_of(
+        &self,
+        series: &SeriesState,
+        query: &Query,
+        filter: &Arc<Vec<KeyRanges>>,
+    ) -> Result<((i64, i64), Arc<Vec<KeyRanges>>)> {
+        if let Some(count) = query.latest_complete {
+            let complete = self.latest_complete(series, query, count)?;
+            let filter = match complete.only {
+                None => Arc::clone(filter),
+                Some(only) => Arc::new(filter.iter().cloned().chain([only]).collect()),
+            };
+            return Ok((complete.range, filter));
+        }
+        let (start, end) = range_of(&series.def, query.start.as_ref(), query.end.as_ref())?;
+        let range = match query.latest {
+            None => (start, end),
+            Some(count) => (latest_start(series, self.store.cache(), (start, end), count, filter)?, end),
+        };
+        Ok((range, Arc::clone(filter)))
+    }
+
     fn resolve(&self, query: &Query) -> Result<Resolved> {
-        check_offered(query)?;
-        let key = series_key(query)?;
         for (what, value) in
             [("limit", query.limit), ("latest", query.latest), ("latest_complete", query.latest_complete)]
         {
@@ -237,79 +308,150 @@ impl Service {
             ),
         };
         let state = self.state_of(query, cursor.as_ref())?;
-        let series = self.series_state(&state, &key)?;
+        match select(&state, &query.series)? {
+            Selection::One(series) => self.resolve_one(query, state, series, cursor.as_ref()),
+            Selection::Many(series) => self.resolve_many(query, state, &series, cursor.as_ref()),
+        }
+    }
+
+    fn resolve_one(
+        &self,
+        query: &Query,
+        state: Arc<State>,
+        series: Arc<SeriesState>,
+        cursor: Option<&Cursor>,
+    ) -> Result<Resolved> {
         let columns = columns_of(&series.def, query.columns.as_ref())?;
         let predicates = query.predicates.as_deref().unwrap_or_default();
-        let mut filter = predicate::compile(&series.def, predicates, query.numbers)?;
-        let complete = query.latest_complete.map(|count| self.latest_complete(&series, query, count)).transpose()?;
-        filter.extend(complete.iter().flat_map(|complete| complete.only.clone()));
-        let range = match (&cursor, &complete) {
-            (Some(cursor), _) if cursor.series_id != series.id || cursor.order != query.order => {
-                return Err(Error::invalid("the cursor belongs to another read"));
+        let filter = Arc::new(predicate::compile(&series.def, predicates, query.numbers)?);
+        let (whole, filter) = self.selection_of(&series, query, &filter)?;
+        let range = match cursor {
+            Some(Cursor { order, place: Place::One { series_id, start, end }, .. })
+                if *series_id == series.id && *order == query.order =>
+            {
+                (*start, *end)
             }
-            (Some(cursor), _) => (cursor.start, cursor.end),
-            (None, Some(complete)) => complete.range,
-            (None, None) => {
-                let (start, end) = range_of(&series.def, query.start.as_ref(), query.end.as_ref())?;
-                match query.latest {
-                    None => (start, end),
-                    Some(count) => (latest_start(&series, self.store.cache(), (start, end), count, &filter)?, end),
-                }
-            }
+            Some(_) => return Err(foreign_cursor()),
+            None => whole,
         };
         let shape = Shape::of(&series.def, columns.as_deref(), query.numbers, series.version, state.commit);
-        Ok(Resolved { state, series, range, columns, filter, limit: query.limit, order: query.order, shape })
+        let columns = columns.unwrap_or_else(|| (0..series.def.columns.len()).collect());
+        let member = Member { series, range, columns, casts: Vec::new(), filter };
+        Ok(Resolved {
+            state,
+            members: vec![member],
+            limit: query.limit,
+            order: query.order,
+            layout: Layout::BySeries,
+            shape,
+            question: 0,
+        })
+    }
+
+    fn resolve_many(
+        &self,
+        query: &Query,
+        state: Arc<State>,
+        series: &[Arc<SeriesState>],
+        cursor: Option<&Cursor>,
+    ) -> Result<Resolved> {
+        let layout = query.layout.unwrap_or_default();
+        let question = question_of(query);
+        let defs: Vec<&SeriesDef> = series.iter().map(|series| series.def.as_ref()).collect();
+        let common = many::common(&defs, query.columns.as_deref(), query.numbers)?;
+        let predicates = query.predicates.as_deref().unwrap_or_default();
+        if query.numbers == Numbers::Raw {
+            // A scalar may leave the name of its only column out.
+            let only = defs.first().and_then(|def| def.columns.first()).map(|column| column.name.as_str());
+            let names: Vec<&str> = predicates.iter().filter_map(|p| p.column.as_deref().or(only)).collect();
+            many::check_raw(&defs, &names)?;
+        }
+        let mut members: Vec<Member> = Vec::with_capacity(series.len());
+        for (series, (columns, casts)) in series.iter().zip(common.members) {
+            // Thousands of series mostly have the same columns: what a predicate means is decided once for them.
+            let filter = match members.last() {
+                Some(last) if last.series.def.columns == series.def.columns => Arc::clone(&last.filter),
+                _ => Arc::new(predicate::compile(&series.def, predicates, query.numbers)?),
+            };
+            members.push(Member { series: Arc::clone(series), range: (0, 0), columns, casts, filter });
+        }
+        if layout == Layout::ByTime {
+            let ranges = |member: &Member| member.filter.iter().map(|filter| filter.ranges.len()).sum::<usize>();
+            let held: usize = members.iter().map(ranges).sum();
+            if held > MERGED_RANGES_MAX {
+                let detail = format!("a merge by time of {} series holds {held} values of predicates", members.len());
+                return Err(Error::new(ErrorCode::TooLarge, detail).with_hint("ask by_series, or with fewer values"));
+            }
+        }
+        for member in &mut members {
+            (member.range, member.filter) = self.selection_of(&member.series, query, &member.filter)?;
+        }
+        // Named for every series, read or not: labels point into the same list on every page.
+        let shape = many::shape(&query.series, &members, common.columns, query.numbers, state.commit);
+        if let Some(cursor) = cursor {
+            go_on(&mut members, cursor, layout, query.order, question)?;
+        }
+        Ok(Resolved { state, members, limit: query.limit, order: query.order, layout, shape, question })
     }
 
     /// Starts a read; rows come out of the iterator.
     ///
     /// # Errors
-    /// `series_not_found`, `snapshot_not_found`, `invalid_argument`, `schema_mismatch` for an unknown column,
-    /// `commit_gone`; the iterator
-    /// itself gives `corrupt_data` when a stored block fails its checksum.
+    /// `series_not_found`, `snapshot_not_found`, `invalid_argument`, `schema_mismatch` for an unknown column or series whose columns do not
+    /// go together, `too_large`, `commit_gone`; the iterator itself gives `corrupt_data` when a stored block fails its
+    /// checksum, and `schema_mismatch` when a cell does not fit the digits that several series have in common.
     pub fn read(&self, query: &Query) -> Result<Answer> {
         let resolved = self.resolve(query)?;
-        let spec = ScanSpec {
-            range: resolved.range,
-            desc: resolved.order == Order::Desc,
-            limit: resolved.limit,
-            columns: resolved.columns,
-            filter: resolved.filter,
+        let etag_stem = self.stem_of(&resolved);
+        let series_ids = resolved.series_ids();
+        let range = resolved.members.first().map_or((0, 0), |member| member.range);
+        let is_many = resolved.is_many();
+        let Resolved { state, mut members, limit, order, layout, shape, question } = resolved;
+        let cache = self.store.cache();
+        let scan = if is_many {
+            AnyScan::Many(Box::new(ManyScan::new(members, cache, layout, order, limit)))
+        } else {
+            let member = members.pop().ok_or_else(|| Error::internal("a read of no series"))?;
+            let spec = ScanSpec {
+                range: member.range,
+                desc: order == Order::Desc,
+                limit,
+                columns: Some(member.columns),
+                filter: member.filter.as_ref().clone(),
+            };
+            AnyScan::One(Box::new(Scan::new(&member.series, cache, &spec)))
         };
-        let scan = Scan::new(&resolved.series, self.store.cache(), &spec);
-        Ok(Answer {
-            etag_stem: self.stem(resolved.series.id, resolved.series.version),
-            shape: resolved.shape,
-            scan,
-            explain: query.explain,
-            resume: Resume {
-                pins: Arc::clone(self.store.pins()),
-                state: resolved.state,
-                series_id: resolved.series.id,
-                range: resolved.range,
-                order: resolved.order,
-            },
-        })
+        let pins = Arc::clone(self.store.pins());
+        let resume = Resume { state, pins, series_ids, range, order, question };
+        Ok(Answer { shape, etag_stem, scan, explain: query.explain, resume })
     }
 
-    /// Entity-tag stem of what `read` would answer now, without reading: for 304.
-    pub fn etag_stem(&self, query: &Query) -> Result<String> {
-        let key = series_key(query)?;
-        let series = self.series_state(&*self.state_of(query, None)?, &key)?;
-        Ok(self.stem(series.id, series.version))
+    /// Entity tag up to its format part, without quotes. Of several series it changes when any of them does.
+    fn stem_of(&self, resolved: &Resolved) -> String {
+        match resolved.members.as_slice() {
+            [only] if !resolved.is_many() => self.stem(only.series.id, only.series.version),
+            members => {
+                let all: Vec<(u64, u64)> = members.iter().map(|m| (m.series.id, m.series.version)).collect();
+                format!("{}-m{}-{:016x}-", self.store.epoch(), all.len(), hash_of(&all))
+            }
+        }
     }
 
     /// Schema, exact size and endpoints of an answer; its commit is kept readable for a while.
     pub fn plan(&self, query: &Query) -> Result<Plan> {
         let resolved = self.resolve(query)?;
-        let total_records = if resolved.filter.is_empty() {
-            let rows = resolved.series.count_rows(self.store.cache(), resolved.range)?;
-            Some(resolved.limit.map_or(rows, |limit| rows.min(limit)))
-        } else {
+        let total_records = if resolved.is_filtered() {
             None
+        } else {
+            let mut rows = 0_u64;
+            for member in &resolved.members {
+                rows = rows.saturating_add(member.series.count_rows(self.store.cache(), member.range)?);
+            }
+            Some(resolved.limit.map_or(rows, |limit| rows.min(limit)))
         };
-        let row_bytes =
-            8 + resolved.shape.columns.iter().map(|column| cell_bytes(column.kind, query.numbers)).sum::<u64>();
+        let label_bytes = if resolved.is_many() { 4 } else { 0 };
+        let cells = resolved.shape.columns.iter().map(|column| cell_bytes(column.kind, query.numbers)).sum::<u64>();
+        let row_bytes = label_bytes + 8 + cells;
         self.store.pins().keep(&resolved.state);
         // The commit stands for the snapshot: it stays good as long as that does.
         let pinned = Query { commit: Some(resolved.state.commit), as_of: None, endpoints: None, ..query.clone() };
@@ -317,28 +459,72 @@ impl Service {
         if wanted == 0 || wanted > ENDPOINTS_MAX {
             return Err(Error::invalid(format!("endpoints {wanted} is not between 1 and {ENDPOINTS_MAX}")));
         }
+        // The last rows of each of several series are no range of time they share.
         let whole = query.limit.is_some()
             || query.latest_complete.is_some()
             || query.cursor.is_some()
-            || query.order == Order::Desc;
-        let endpoints = match resolved.series.bounds {
-            Some((first, last)) if wanted > 1 && !whole => {
-                let (start, end) = (resolved.range.0.max(first), resolved.range.1.min(last));
-                split(start, end, wanted)
-                    .into_iter()
-                    .map(|(start, end)| Query {
-                        start: Some(When::Epoch(start)),
-                        end: Some(When::Epoch(end)),
-                        latest: None,
-                        ..pinned.clone()
-                    })
-                    .collect()
-            }
+            || query.order == Order::Desc
+            || (query.latest.is_some() && resolved.is_many());
+        let endpoints: Vec<Query> = match span_of(&resolved.members) {
+            Some((start, end)) if wanted > 1 && !whole => split(start, end, wanted)
+                .into_iter()
+                .map(|(start, end)| Query {
+                    start: Some(When::Epoch(start)),
+                    end: Some(When::Epoch(end)),
+                    latest: None,
+                    ..pinned.clone()
+                })
+                .collect(),
             _ => vec![pinned],
         };
+        let ordered = endpoints.len() == 1 || resolved.layout == Layout::ByTime || !resolved.is_many();
         let total_bytes = total_records.map(|rows| rows * row_bytes);
-        Ok(Plan { shape: resolved.shape, total_records, total_bytes, endpoints })
+        Ok(Plan { shape: resolved.shape, total_records, total_bytes, endpoints, ordered })
     }
+}
+
+fn foreign_cursor() -> Error {
+    Error::invalid("the cursor belongs to another read")
+        .with_hint("repeat the query with the cursor; only columns, numbers and limit may change")
+}
+
+/// A range without timestamps.
+const NOTHING: (i64, i64) = (i64::MAX, i64::MIN);
+
+/// Takes away from the ranges of several series what came before a cursor.
+fn go_on(members: &mut [Member], cursor: &Cursor, layout: Layout, order: Order, question: u64) -> Result<()> {
+    let Place::Many { series_id, ts, question: asked } = cursor.place else { return Err(foreign_cursor()) };
+    let at = members.iter().position(|member| member.series.id == series_id);
+    let Some(at) = at.filter(|_| asked == question && cursor.order == order) else { return Err(foreign_cursor()) };
+    for (position, member) in members.iter_mut().enumerate() {
+        // By time a series before the next row's has given its row of that timestamp already.
+        let (is_over, is_given) = match layout {
+            Layout::BySeries if position != at => (position < at, false),
+            Layout::BySeries => (false, false),
+            Layout::ByTime => (false, position < at),
+        };
+        if is_over {
+            member.range = NOTHING;
+        } else if layout == Layout::ByTime || position == at {
+            match order {
+                Order::Asc => member.range.0 = member.range.0.max(ts.saturating_add(i64::from(is_given))),
+                Order::Desc => member.range.1 = member.range.1.min(ts.saturating_sub(i64::from(is_given))),
+            }
+            if member.range.0 > member.range.1 {
+                member.range = NOTHING;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// First and last timestamp that some series can answer.
+fn span_of(members: &[Member]) -> Option<(i64, i64)> {
+    let of = |member: &Member| {
+        let (first, last) = member.series.bounds?;
+        Some((member.range.0.max(first), member.range.1.min(last)))
+    };
+    members.iter().filter_map(of).reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)))
 }
 
 /// Bytes of a cell as it is sent. Text has no fixed size: it counts as the number it shows.
@@ -380,10 +566,16 @@ mod tests {
 
     #[test]
     fn cursors_survive_their_text_and_refuse_changed_ones() {
-        let text = Cursor { commit: 5, series_id: 2, start: -3, end: i64::MAX, order: Order::Desc }.to_text();
-        let back = Cursor::from_text(&text).unwrap();
-        assert_eq!((back.commit, back.series_id, back.start, back.end), (5, 2, -3, i64::MAX));
-        assert!(Cursor::from_text(&text.replace('5', "6")).is_none());
+        for place in [
+            Place::One { series_id: 2, start: -3, end: i64::MAX },
+            Place::Many { series_id: 2, ts: -3, question: u64::MAX - 7 },
+            Place::Many { series_id: 2, ts: i64::MAX, question: 0 },
+        ] {
+            let text = Cursor { commit: 5, order: Order::Desc, place }.to_text();
+            let back = Cursor::from_text(&text).unwrap();
+            assert_eq!((back.commit, back.order, back.place), (5, Order::Desc, place));
+            assert!(Cursor::from_text(&text.replacen('5', "6", 1)).is_none());
+        }
         assert!(Cursor::from_text("garbage").is_none());
     }
 }

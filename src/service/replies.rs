@@ -43,6 +43,41 @@ pub struct WriteReply {
     pub durable: bool,
 }
 
+/// Reply to a write of many series: one commit, or none.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub struct WriteManyReply {
+    /// The commit, or that of the store when there was nothing to write.
+    pub commit: u64,
+    pub series_count: u64,
+    /// Sums over all series, as in the reply of each.
+    pub rows_written: u64,
+    pub rows_replaced: u64,
+    pub rows_duplicate: u64,
+    pub rows_skipped: u64,
+    /// Whether the rows were synced to disk before this reply.
+    pub durable: bool,
+    /// One a series, in the order of the body.
+    pub series: Vec<WriteReply>,
+}
+
+impl WriteManyReply {
+    /// The replies of all series with their sums.
+    pub fn new(commit: u64, durable: bool, series: Vec<WriteReply>) -> Self {
+        let sum = |count: fn(&WriteReply) -> u64| series.iter().map(count).sum();
+        Self {
+            commit,
+            series_count: series.len() as u64,
+            rows_written: sum(|reply| reply.rows_written),
+            rows_replaced: sum(|reply| reply.rows_replaced),
+            rows_duplicate: sum(|reply| reply.rows_duplicate),
+            rows_skipped: sum(|reply| reply.rows_skipped),
+            durable,
+            series,
+        }
+    }
+}
+
 /// Reply to a delete.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]

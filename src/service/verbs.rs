@@ -58,7 +58,11 @@ pub const VERBS: &[Verb] = &[
     },
     Verb {
         name: "write",
-        rest: At(&["POST /v1/klines/{symbol}/{timeframe}", "POST /v1/scalars/{category}/{symbol}/{timeframe}/{name}"]),
+        rest: At(&[
+            "POST /v1/klines/{symbol}/{timeframe}",
+            "POST /v1/scalars/{category}/{symbol}/{timeframe}/{name}",
+            "POST /v1/write",
+        ]),
         flight: At(&["DoPut"]),
         cli: At(&["write", "import"]),
     },

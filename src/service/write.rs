@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Condition, Mode, Service, WriteReply};
+use super::{Condition, Durability, Mode, Service, WriteManyReply, WriteReply};
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::receipt::Written;
 use crate::ingest::Parsed;
@@ -170,8 +170,8 @@ impl Terms {
 
 /// A write that was carried out, now or before.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Acknowledged {
-    pub reply: WriteReply,
+pub struct Acknowledged<T = WriteReply> {
+    pub reply: T,
     /// The idempotency key was used before: this is the first reply, and nothing was changed now.
     pub repeated: bool,
 }
@@ -210,6 +210,30 @@ impl Service {
         })?;
         let written = outcome.written.first().ok_or_else(|| Error::internal("a write without a result"))?;
         Ok(Acknowledged { reply: self.write_reply(key, written), repeated: outcome.repeated })
+    }
+
+    /// Writes parsed rows of many series (see [`crate::ingest::parse_many`]), each once, as one atomic commit with one
+    /// sync: all of them, or none. Under an idempotency key a repeat is answered as the first time.
+    ///
+    /// # Errors
+    /// Those of [`crate::Store::write_many`].
+    pub fn write_many(
+        &self,
+        parsed: Vec<(SeriesKey, Parsed)>,
+        mode: Mode,
+        once: Option<&IdempotencyKey>,
+    ) -> Result<Acknowledged<WriteManyReply>> {
+        let keys: Vec<SeriesKey> = parsed.iter().map(|(key, _)| key.clone()).collect();
+        let mode = Manner::Mode(mode).mode();
+        let writes = parsed
+            .into_iter()
+            .map(|(key, parsed)| SeriesWrite { skipped: parsed.skipped, ..SeriesWrite::new(key, parsed.rows, mode) })
+            .collect();
+        let outcome = self.store.write_many(writes, once.map(IdempotencyKey::as_str))?;
+        let durable = self.store.options().durability == Durability::Sync;
+        let durable = outcome.written.first().map_or(durable, |written| written.durable);
+        let series = keys.iter().zip(&outcome.written).map(|(key, written)| self.write_reply(key, written)).collect();
+        Ok(Acknowledged { reply: WriteManyReply::new(outcome.commit, durable, series), repeated: outcome.repeated })
     }
 
     /// What a write of one series did, as its caller is told. The entity tag is of the series that was written, also

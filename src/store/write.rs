@@ -396,6 +396,7 @@ fn sum_error(def: &SeriesDef, column: usize, row: usize, ts: i64) -> Error {
     let name = def.columns.get(column).map_or("", |column| column.name.as_str());
     let message = format!("the sum of {name} at timestamp {ts} does not fit the column");
     Error::new(ErrorCode::InvalidRows, format!("{}: {message}", def.key)).with_rows(vec![RowError {
+        series: None,
         row: row as u64,
         field: name.into(),
         reason: "overflow".into(),
@@ -415,6 +416,7 @@ fn check_rising(rows: &Rows) -> Result<()> {
             )
             .with_hint("append needs rising timestamps; mode=upsert accepts rows in any order")
             .with_rows(vec![RowError {
+                series: None,
                 row: row as u64,
                 field: "ts".into(),
                 reason: "duplicate".into(),

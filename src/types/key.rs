@@ -67,6 +67,11 @@ impl SeriesKey {
         }
     }
 
+    /// The place of a text among keys: no key that begins with it comes before. Not a key itself.
+    pub(crate) fn least(text: &str) -> Self {
+        Self(text.into())
+    }
+
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -2,6 +2,7 @@
 
 mod client;
 mod coverage;
+mod many;
 mod merges;
 mod reads;
 mod refusals;

@@ -295,3 +295,36 @@ fn of_many_retries_at_one_time_exactly_one_writes() {
     }
     assert_eq!(rows(&server, X)[0]["volume"], 20 * 7);
 }
+
+#[test]
+fn a_write_of_many_series_is_answered_once_too() {
+    let mut server = Server::start();
+    server.kline("X");
+    server.kline("Y");
+    let row =
+        |ts: i64| json!({"ts": ts, "open": 1, "high": 2, "low": 1, "close": 1, "volume": 0, "trades": 1, "vwap": 0});
+    let body = |keys: &[&str]| {
+        let writes: Vec<Value> = keys
+            .iter()
+            .map(|key| json!({"series": key, "rows": [row(0), row(60_000)]}))
+            .chain([json!({"series": "kline/Z/1m", "rows": []})])
+            .collect();
+        json!({ "writes": writes }).to_string()
+    };
+    server.kline("Z");
+    let target = "/v1/write?mode=insert";
+    let first = server.post_once(target, "k", &body(&["kline/X/1m", "kline/Y/1m"])).expect(200);
+    assert!(!is_replay(&first));
+    assert_eq!(first.json()["rows_written"], 4);
+    server.post(X, "text/csv", csv_body(0, 5)).expect(200);
+    for _ in 0..2 {
+        let again = server.post_once(target, "k", &body(&["kline/X/1m", "kline/Y/1m"])).expect(200);
+        assert!(is_replay(&again));
+        assert_eq!(again.text(), first.text());
+        server = server.restarted();
+    }
+    server.post_once(target, "k", &body(&["kline/Y/1m", "kline/X/1m"])).refused("idempotency_mismatch");
+    server.post_once(target, "other", &body(&["kline/X/1m", "kline/Y/1m"])).refused("rows_exist");
+    server.post_once(target, "a b", &body(&["kline/X/1m"])).refused("invalid_argument");
+    server.post_once("/v1/write?mode=merge", "m", &body(&["kline/X/1m"])).refused("invalid_argument");
+}

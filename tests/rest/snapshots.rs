@@ -63,6 +63,14 @@ fn everything(server: &Server, as_of: Option<&str>) -> Vec<Seen> {
         }
         seen.push(Seen::Text(server.post_json("/v1/query", &query.to_string()).expect(200).text()));
     }
+    // Several series at once, the same ones as there were then.
+    for layout in ["by_series", "by_time"] {
+        let mut query = json!({"series": ["kline/*/1m"], "layout": layout, "columns": ["open", "close"]});
+        if let Some(name) = as_of {
+            query["as_of"] = name.into();
+        }
+        seen.push(Seen::Text(server.post_json("/v1/query?format=csv", &query.to_string()).expect(200).text()));
+    }
     seen
 }
 
@@ -73,6 +81,8 @@ fn what_a_snapshot_shows_does_not_change_whatever_happens_to_the_store() {
     scalar(&server);
     server.post(X, "text/csv", csv_body(0, 3_000)).expect(200);
     values(&server, 0, 2_000, 0);
+    server.kline("Y");
+    server.post("/v1/klines/Y/1m", "text/csv", csv_body(10, 40)).expect(200);
     server.post_json("/v1/admin/compact", "").expect(200);
     // Rows in chunks, over them, deleted from them, and in the log alone.
     server.post(X, "text/csv", csv_body(2_500, 1_000)).expect(200);
@@ -121,10 +131,12 @@ fn what_a_snapshot_shows_does_not_change_whatever_happens_to_the_store() {
 
     server.delete("/v1/series/kline/X/1m").expect(200);
     server.delete("/v1/series/scalar/c/X/1m/n").expect(200);
+    server.kline("Z");
     server.get(X).refused("series_not_found");
     check(&server, &kept, "the series were dropped");
     // The same key again, with other digits, is another series.
-    server.post_json("/v1/series", r#"{"kind":"kline","symbol":"X","timeframe":"1m","price_digits":5}"#).expect(201);
+    let body = r#"{"kind":"kline","symbol":"X","timeframe":"1m","price_digits":5}"#;
+    server.post_json("/v1/series", body).expect(201);
     check(&server, &kept, "another series took the key");
     server.service.store().checkpoint().unwrap();
     server.service.store().vacuum().unwrap();

@@ -92,7 +92,7 @@ fn answers(running: &Running) -> Result<()> {
         let mut query = Query::of(&key);
         query.latest = Some(3);
         query.numbers = Numbers::Stored;
-        let (header, rows) = table_rows(&client, &key, &query, &csv)?;
+        let (header, rows) = table_rows(&client, &query, &csv)?;
         let header: Vec<&str> = header.iter().map(String::as_str).collect();
         show::out(&format!("\nlast 3 rows of {key}\n{}", show::table(&header, rows)))?;
     }

@@ -9,7 +9,7 @@ use arrow::ipc::writer::StreamWriter;
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::chunk::chunk_schema;
 use crate::ingest::Parsed;
-use crate::query::{Block, Numbers, Shape};
+use crate::query::{Block, Labels, Numbers, Shape};
 use crate::service::{Condition, Manner, Mode, SeriesInfo, Terms};
 use crate::types::{Rows, SeriesDef, SeriesKey, SeriesSpec};
 
@@ -123,7 +123,7 @@ fn arrow_stream(def: &SeriesDef, rows: Rows) -> Result<Vec<u8>> {
     let count = rows.len();
     let columns = std::iter::once(rows.ts).chain(rows.columns).map(Buffer::from_vec).collect();
     let shape = Shape::of(def, None, Numbers::Stored, 0, 0);
-    let batch = shape.record_batch(&schema, &Block { rows: count, columns, verbatim: None })?;
+    let batch = shape.record_batch(&schema, &Block { rows: count, labels: Labels::Only, columns, verbatim: None })?;
     let mut writer =
         StreamWriter::try_new(Vec::with_capacity(count * 8 * (def.columns.len() + 1)), &schema).map_err(broken)?;
     for first in (0..count).step_by(MESSAGE_ROWS) {

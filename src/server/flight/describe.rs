@@ -75,6 +75,7 @@ fn info(
     endpoints: &[Query],
     total_records: Option<u64>,
     total_bytes: Option<u64>,
+    ordered: bool,
 ) -> Result<FlightInfo> {
     Ok(FlightInfo {
         schema: schema_bytes(&shape.arrow_schema()),
@@ -83,14 +84,14 @@ fn info(
         // Unknown is -1 in Flight.
         total_records: total_records.map_or(-1, signed),
         total_bytes: total_bytes.map_or(-1, signed),
-        ordered: true,
+        ordered,
         app_metadata: Bytes::new(),
     })
 }
 
 /// The answer of GetFlightInfo: exact counts, tickets pinned to the commit, no locations (the same server).
 pub(super) fn of_plan(plan: &Plan, descriptor: FlightDescriptor) -> Result<FlightInfo> {
-    info(&plan.shape, descriptor, &plan.endpoints, plan.total_records, plan.total_bytes)
+    info(&plan.shape, descriptor, &plan.endpoints, plan.total_records, plan.total_bytes, plan.ordered)
 }
 
 /// One entry of ListFlights: a whole series, its ticket not pinned so that it stays good.
@@ -101,7 +102,8 @@ pub(super) fn of_series(shape: &Shape, row: &InventoryRow) -> Result<FlightInfo>
         ..FlightDescriptor::default()
     };
     let cells = row.rows.saturating_mul(shape.columns.len() as u64 + 1);
-    let mut info = info(shape, descriptor, &[Query::of(&row.series)], Some(row.rows), Some(cells.saturating_mul(8)))?;
+    let mut info =
+        info(shape, descriptor, &[Query::of(&row.series)], Some(row.rows), Some(cells.saturating_mul(8)), true)?;
     info.app_metadata = serde_json::to_vec(row).map_err(|error| Error::internal(format!("inventory: {error}")))?.into();
     Ok(info)
 }
@@ -116,8 +118,12 @@ mod tests {
     use crate::query::Numbers;
     use arrow_flight::IpcMessage;
 
+    fn key() -> SeriesKey {
+        SeriesKey::kline("BTCUSDT", "1m").unwrap()
+    }
+
     fn shape() -> Shape {
-        let spec = crate::types::SeriesSpec::of_key(&SeriesKey::kline("BTCUSDT", "1m").unwrap());
+        let spec = crate::types::SeriesSpec::of_key(&key());
         Shape::of(&spec.resolve().unwrap(), None, Numbers::Stored, 3, 4)
     }
 
@@ -138,12 +144,13 @@ mod tests {
 
     #[test]
     fn info_repeats_its_descriptor_and_its_tickets_are_queries() {
-        let query = Query { commit: Some(4), ..Query::of(&shape().series) };
+        let query = Query { commit: Some(4), ..Query::of(&key()) };
         let plan = Plan {
             shape: shape(),
             total_records: Some(10),
             total_bytes: Some(480),
             endpoints: vec![query.clone(), query.clone()],
+            ordered: true,
         };
         let descriptor = FlightDescriptor::new_cmd("{}");
         let info = of_plan(&plan, descriptor.clone()).unwrap();

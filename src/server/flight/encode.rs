@@ -1,11 +1,13 @@
-//! Answers become Flight messages: one for the schema, one for each block.
+//! Answers become Flight messages: one for the schema, one for the keys of several series, one for each block.
 //!
 //! A whole block of a chunk goes out as it stands in the file, header and columns, without being looked at. The
 //! stock encoder is not used: it measures a batch by the capacity of its buffers, which for a slice of a mapped
 //! file is the whole file, and cuts it into crumbs.
 
-use arrow::array::Array;
-use arrow::datatypes::{DataType, SchemaRef};
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray};
+use arrow::datatypes::{DataType, Int32Type, SchemaRef};
 use arrow::ipc::writer::{DictionaryTracker, IpcDataGenerator, IpcWriteContext, IpcWriteOptions};
 use arrow::record_batch::RecordBatch;
 use arrow_flight::FlightData;
@@ -37,9 +39,14 @@ impl Encoder {
         Self { shape: shape.clone(), schema, plain: shape.is_plain(), text }
     }
 
-    /// The first message of every stream.
-    pub(super) fn schema_message(&self) -> FlightData {
-        FlightData { data_header: ipc::schema_header(&self.schema).into(), ..FlightData::default() }
+    /// What goes out before the rows.
+    pub(super) fn head_messages(&self) -> Vec<FlightData> {
+        let mut head = vec![message(ipc::schema_header(&self.schema).into(), Bytes::new())];
+        if let Some(keys) = self.shape.keys() {
+            let (header, body) = ipc::dictionary_message(keys.iter().flatten());
+            head.push(message(header.into(), body.into()));
+        }
+        head
     }
 
     /// Most rows of a block that [`Encoder::block_message`] should be given.
@@ -53,19 +60,20 @@ impl Encoder {
         if whole && block.columns.len() == self.shape.columns.len() + 1 {
             return Ok(());
         }
-        Err(Error::internal(format!("a block of {} has other columns than its answer", self.shape.series)))
+        Err(Error::internal(format!("a block of {} has other columns than its answer", self.shape.title())))
     }
 
     /// One message for one block that passed the check. Reads mapped memory, so it belongs on a blocking thread.
     pub(super) fn block_message(&self, block: &Block) -> Result<FlightData> {
         if !self.plain {
             let batch = self.shape.record_batch(&self.schema, block)?;
-            return if self.text { text_message(&batch) } else { Ok(converted_message(&batch)) };
+            return if self.text { text_message(batch) } else { Ok(converted_message(&batch)) };
         }
         if let Some(verbatim) = &block.verbatim {
             return Ok(message(verbatim.header.clone(), verbatim.body.clone()));
         }
-        let columns: Vec<&[u8]> = block.columns.iter().map(|buffer| buffer.as_slice()).collect();
+        let series = self.shape.keys().map(|_| block.labels.positions(block.rows).into_inner());
+        let columns: Vec<&[u8]> = series.iter().chain(&block.columns).map(|buffer| buffer.as_slice()).collect();
         Ok(columns_message(block.rows, &columns))
     }
 }
@@ -85,8 +93,16 @@ fn columns_message(rows: usize, columns: &[&[u8]]) -> FlightData {
     message(ipc::batch_header(rows, &sizes).into(), body.into())
 }
 
+/// A column of words from a dictionary as their positions: the words went ahead.
+fn without_words(array: &ArrayRef) -> ArrayRef {
+    match array.as_dictionary_opt::<Int32Type>() {
+        Some(words) => Arc::new(words.keys().clone()),
+        None => Arc::clone(array),
+    }
+}
+
 fn converted_message(batch: &RecordBatch) -> FlightData {
-    let arrays: Vec<_> = batch.columns().iter().map(|array| array.to_data()).collect();
+    let arrays: Vec<_> = batch.columns().iter().map(|array| without_words(array).to_data()).collect();
     let columns: Vec<&[u8]> = arrays
         .iter()
         .map(|data| {
@@ -98,17 +114,26 @@ fn converted_message(batch: &RecordBatch) -> FlightData {
     columns_message(batch.num_rows(), &columns)
 }
 
-fn text_message(batch: &RecordBatch) -> Result<FlightData> {
+fn text_message(batch: RecordBatch) -> Result<FlightData> {
+    let failed = |error| Error::internal(format!("cannot encode a block as text: {error}"));
+    // The message of a batch does not name types, so that positions may stand for words.
+    let columns = batch.columns().iter().map(|array| (String::new(), without_words(array)));
+    let batch = RecordBatch::try_from_iter(columns).map_err(failed)?;
     let (_, encoded) = IpcDataGenerator::default()
-        .encode(batch, &mut DictionaryTracker::new(false), &IpcWriteOptions::default(), &mut IpcWriteContext::default())
-        .map_err(|error| Error::internal(format!("cannot encode a block as text: {error}")))?;
+        .encode(
+            &batch,
+            &mut DictionaryTracker::new(false),
+            &IpcWriteOptions::default(),
+            &mut IpcWriteContext::default(),
+        )
+        .map_err(failed)?;
     Ok(message(encoded.ipc_message.into(), encoded.arrow_data.into()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::query::{Numbers, Verbatim};
+    use crate::query::{Labels, Numbers, Verbatim};
     use crate::types::SeriesSpec;
     use arrow::buffer::Buffer;
     use arrow_flight::utils::flight_data_to_batches;
@@ -129,7 +154,7 @@ mod tests {
     fn block() -> Block {
         let half = [0.5_f64, -1.25, 3.0].map(|x| i64::from_ne_bytes(x.to_ne_bytes()));
         let columns = vec![words(&[1, 2, 3]), words(&[100, 250, -75]), words(&half), words(&[1, 2, 3])];
-        Block { rows: 3, columns, verbatim: None }
+        Block { rows: 3, labels: Labels::Only, columns, verbatim: None }
     }
 
     #[test]
@@ -137,7 +162,7 @@ mod tests {
         for numbers in [Numbers::Stored, Numbers::Float64, Numbers::Decimal128, Numbers::Raw, Numbers::String] {
             let shape = shape(numbers);
             let encoder = Encoder::new(&shape);
-            let messages = [encoder.schema_message(), encoder.block_message(&block()).unwrap()];
+            let messages = [encoder.head_messages().remove(0), encoder.block_message(&block()).unwrap()];
             let read = flight_data_to_batches(&messages).unwrap();
             let expected = shape.record_batch(&shape.arrow_schema(), &block()).unwrap();
             assert_eq!(read, vec![expected], "{numbers:?}");
@@ -149,7 +174,12 @@ mod tests {
     fn slices_of_a_large_buffer_are_sent_alone() {
         let large = words(&(0..100_000).collect::<Vec<_>>());
         let slice = |at: usize| large.slice_with_length(at * 8, 24);
-        let block = Block { rows: 3, columns: vec![slice(5), slice(50), slice(500), slice(5_000)], verbatim: None };
+        let block = Block {
+            rows: 3,
+            labels: Labels::Only,
+            columns: vec![slice(5), slice(50), slice(500), slice(5_000)],
+            verbatim: None,
+        };
         let shape = shape(Numbers::Raw);
         let message = Encoder::new(&shape).block_message(&block).unwrap();
         assert_eq!(message.data_body.len(), 4 * ipc::ALIGNMENT);

@@ -1,12 +1,13 @@
 //! DoGet: an answer as a stream of messages.
 //!
-//! 1. The schema goes out first, rows or no rows.
+//! 1. The schema goes out first, rows or no rows; behind it the keys of an answer of several series.
 //! 2. The scan runs on blocking threads and stays at most [`QUEUE_BLOCKS`] blocks ahead; while the client is slow no
 //!    thread waits for it.
 //! 3. The stream ends cleanly only after the scan said that it was at its end. Whatever else stops it (damage, a
 //!    panic, a client that takes nothing for too long) ends it with a status.
 //! 4. A client that goes away drops the receiver, and the scan stops with its next block.
 
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -45,7 +46,8 @@ pub(super) struct Rows {
 /// When the client takes nothing for `stall`, its connection `line` is ended: nothing else frees what the answer holds.
 pub(super) fn stream(answer: Answer, stall: Duration, line: Option<HangUp>, permit: OwnedSemaphorePermit) -> Rows {
     let (sender, items) = channel(QUEUE_BLOCKS);
-    let scan = Scan { encoder: Encoder::new(&answer.shape), answer, started: false, rest: None };
+    let encoder = Encoder::new(&answer.shape);
+    let scan = Scan { head: encoder.head_messages().into(), encoder, answer, rest: None };
     tokio::spawn(run(scan, sender, stall, line));
     Rows { items, ended: false, _permit: permit }
 }
@@ -53,15 +55,10 @@ pub(super) fn stream(answer: Answer, stall: Duration, line: Option<HangUp>, perm
 struct Scan {
     encoder: Encoder,
     answer: Answer,
-    started: bool,
+    /// What goes out before the rows.
+    head: VecDeque<FlightData>,
     /// What is left of a block that goes out in pieces.
     rest: Option<Block>,
-}
-
-/// Rows of a block from a position on; the block has that many.
-fn slice(block: &Block, from: usize, rows: usize) -> Block {
-    let columns = block.columns.iter().map(|column| column.slice_with_length(8 * from, 8 * rows)).collect();
-    Block { rows, columns, verbatim: None }
 }
 
 /// How a run of blocks stopped.
@@ -74,9 +71,8 @@ enum Pause {
 
 impl Scan {
     fn next(&mut self) -> Item {
-        if !self.started {
-            self.started = true;
-            return Ok(Some(self.encoder.schema_message()));
+        if let Some(message) = self.head.pop_front() {
+            return Ok(Some(message));
         }
         let message = self.piece().and_then(|piece| piece.map(|piece| self.encoder.block_message(&piece)).transpose());
         message.map_err(|error| status(&error))
@@ -96,8 +92,8 @@ impl Scan {
         if block.rows <= rows_max {
             return Ok(Some(block));
         }
-        self.rest = Some(slice(&block, rows_max, block.rows - rows_max));
-        Ok(Some(slice(&block, 0, rows_max)))
+        self.rest = Some(block.slice(rows_max, block.rows - rows_max));
+        Ok(Some(block.slice(0, rows_max)))
     }
 
     /// Sends items until the queue is full or the answer is over.

@@ -157,7 +157,13 @@ mod tests {
 
     #[test]
     fn trailers_stay_under_what_clients_accept() {
-        let row = |row| RowError { row, field: "close".into(), reason: "ohlc".into(), message: "ä".repeat(100) };
+        let row = |row| RowError {
+            series: None,
+            row,
+            field: "close".into(),
+            reason: "ohlc".into(),
+            message: "ä".repeat(100),
+        };
         let error = Error::new(ErrorCode::InvalidRows, "ü".repeat(4_000)).with_rows((0..100).map(row).collect());
         let status = status(&error);
         assert!(status.message().len() <= TEXT_BYTES_MAX);

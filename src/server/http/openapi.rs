@@ -24,8 +24,9 @@ use crate::query::ScanStats;
     ),
     servers((url = "http://127.0.0.1:8080", description = "a server on this machine")),
     components(schemas(
-        Problem, RowsBody, RowsReply, Binary, crate::egress::OutFormat, crate::egress::Times, crate::egress::RowsShape,
-        crate::service::Mode, crate::service::MergeOp, crate::ingest::BodyFormat, crate::ingest::Numbers, crate::ingest::Missing,
+        Problem, RowsBody, WritesBody, RowsReply, Binary, crate::egress::OutFormat, crate::egress::Times,
+        crate::egress::RowsShape, crate::service::Mode, crate::service::MergeOp, crate::ingest::BodyFormat,
+        crate::ingest::Numbers, crate::ingest::Missing,
         crate::ingest::Validate, crate::types::Rounding,
     )),
     tags(
@@ -108,13 +109,16 @@ failures! {
     ReadFailure: InvalidArgument SchemaMismatch SeriesNotFound SnapshotNotFound NotAcceptable CommitGone CorruptData
         Overloaded;
     /// Reading rows by a query in the body.
-    QueryFailure: InvalidArgument SchemaMismatch SeriesNotFound SnapshotNotFound NotAcceptable RequestTimeout CommitGone TooLarge
-        UnsupportedMediaType CorruptData Unimplemented Overloaded;
+    QueryFailure: InvalidArgument SchemaMismatch SeriesNotFound SnapshotNotFound NotAcceptable RequestTimeout CommitGone
+        TooLarge UnsupportedMediaType CorruptData Overloaded;
     /// Coverage of a series.
     CoverageFailure: InvalidArgument SeriesNotFound SnapshotNotFound CorruptData;
     /// Writing rows.
     WriteFailure: InvalidArgument SchemaMismatch SeriesNotFound RequestTimeout RowsExist OutOfOrder IdempotencyMismatch
         CommitConflict TooLarge UnsupportedMediaType InvalidRows Overloaded WriterStopped StorageFull;
+    /// Writing rows of many series.
+    WriteManyFailure: InvalidArgument SchemaMismatch SeriesNotFound RequestTimeout RowsExist OutOfOrder
+        IdempotencyMismatch TooLarge UnsupportedMediaType InvalidRows Overloaded WriterStopped StorageFull;
     /// Deleting rows.
     DeleteFailure: InvalidArgument SeriesNotFound CommitConflict WriterStopped StorageFull;
     /// Creating a snapshot.
@@ -166,6 +170,27 @@ impl PartialSchema for RowsBody {
 
 impl ToSchema for RowsBody {}
 
+/// Body of a JSON write of many series.
+#[derive(Debug)]
+pub struct WritesBody;
+
+impl PartialSchema for WritesBody {
+    fn schema() -> RefOr<Schema> {
+        let series = object("Key of the series; each stands once").schema_type(Type::String).build();
+        let entry = object("Rows of one series: `rows` or `columns`")
+            .property("series", Schema::Object(series))
+            .property("rows", row_objects())
+            .property("columns", column_arrays())
+            .required("series")
+            .build();
+        let entries = ArrayBuilder::new().items(RefOr::T(Schema::Object(entry))).build();
+        let body = object("Rows to write, by series").property("writes", Schema::Array(entries)).required("writes");
+        RefOr::T(Schema::Object(body.build()))
+    }
+}
+
+impl ToSchema for WritesBody {}
+
 /// A JSON answer to a read.
 #[derive(Debug)]
 pub struct RowsReply;
@@ -177,16 +202,21 @@ impl PartialSchema for RowsReply {
         let cursor = object("Continues after the last row; null when nothing is left")
             .schema_type(SchemaType::from_iter([Type::String, Type::Null]))
             .build();
+        let asked = ArrayBuilder::new().items(RefOr::T(text("A key or glob"))).description(Some("What was asked for"));
+        let subject = OneOfBuilder::new()
+            .item(text("Key of the series"))
+            .item(Schema::Array(asked.build()))
+            .description(Some("A list for several series, whose rows have a `series` of their own"))
+            .build();
         let reply = object("An answer: `rows`, or `columns` under `shape=columns`")
-            .property("series", text("Key of the series"))
-            .property("version", count("Version of the series"))
+            .property("series", Schema::OneOf(subject))
+            .property("version", count("Version of the series; not there for several"))
             .property("commit", count("Commit of the store"))
             .property("rows", row_objects())
             .property("columns", column_arrays())
             .property("next_cursor", Schema::Object(cursor))
             .property("stats", <ScanStats as PartialSchema>::schema())
             .required("series")
-            .required("version")
             .required("commit")
             .required("next_cursor");
         RefOr::T(Schema::Object(reply.build()))

@@ -256,17 +256,11 @@ impl Params {
     /// Reads the parameters of a request.
     ///
     /// # Errors
-    /// `invalid_argument` for an unknown or repeated one, `unimplemented` for one of `not_yet`.
-    pub fn of<P: Known>(uri: &Uri, not_yet: &[&str]) -> Result<Self> {
+    /// `invalid_argument` for an unknown or repeated one.
+    pub fn of<P: Known>(uri: &Uri) -> Result<Self> {
         let UrlQuery(pairs) = UrlQuery::<Vec<(String, String)>>::try_from_uri(uri)
             .map_err(|error| Error::invalid(format!("the query string cannot be read: {error}")))?;
         for (position, (name, _)) in pairs.iter().enumerate() {
-            if not_yet.contains(&name.as_str()) {
-                return Err(Error::new(
-                    ErrorCode::Unimplemented,
-                    format!("parameter {name} is not offered by this version"),
-                ));
-            }
             if !P::NAMES.contains(&name.as_str()) {
                 return Err(unknown(name, P::NAMES));
             }

@@ -124,7 +124,7 @@ impl Iterator for Pieces {
 /// What is known when the first pieces are made.
 struct Head {
     tag: String,
-    version: u64,
+    version: Option<u64>,
     commit: u64,
     first: Vec<Bytes>,
     is_whole: bool,
@@ -164,7 +164,7 @@ fn open(service: &Service, query: &Query, options: Options, coding: Coding, know
             None => is_whole = true,
         }
     }
-    let head = Head { tag, version: shape.version, commit: shape.commit, first, is_whole };
+    let head = Head { tag, version: shape.version(), commit: shape.commit, first, is_whole };
     Ok(Opened::Answer(Box::new((head, pieces))))
 }
 
@@ -247,7 +247,9 @@ pub async fn answer(app: &App, headers: &HeaderMap, query: Query, options: Optio
         headers.insert(header::CONTENT_ENCODING, coding);
     }
     tag_headers(headers, &head.tag);
-    headers.insert("fastk-version", HeaderValue::from(head.version));
+    if let Some(version) = head.version {
+        headers.insert("fastk-version", HeaderValue::from(version));
+    }
     headers.insert("fastk-commit", HeaderValue::from(head.commit));
     Ok(response)
 }

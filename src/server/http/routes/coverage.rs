@@ -78,7 +78,7 @@ async fn coverage(app: &App, key: SeriesKey, headers: &HeaderMap, uri: &Uri) -> 
 }
 
 fn request(key: SeriesKey, uri: &Uri) -> Result<CoverageRequest> {
-    let params = Params::of::<CoverageParams>(uri, &[])?;
+    let params = Params::of::<CoverageParams>(uri)?;
     let when = |name: &str| params.text(name).map(|text| When::Text(text.into()));
     Ok(CoverageRequest {
         start: when("start"),

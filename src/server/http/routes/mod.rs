@@ -38,6 +38,7 @@ pub fn all() -> OpenApiRouter<App> {
         .routes(routes!(snapshots::drop_snapshot))
         .routes(routes!(coverage::kline_coverage))
         .routes(routes!(coverage::scalar_coverage))
+        .routes(routes!(rows::write_many))
         .routes(routes!(server::compact))
         .routes(routes!(server::inventory))
         .routes(routes!(server::health))

@@ -19,7 +19,6 @@ pub fn all() -> OpenApiRouter<App> {
     let both = || get().post(refuse);
     let any = || both().put(refuse).patch(refuse).delete(refuse);
     let mut router = OpenApiRouter::new()
-        .route("/v1/write", post())
         .route("/v1/admin/jobs", get())
         .route("/v1/admin/jobs/{id}", get())
         .route("/v1/admin/orphans", get())

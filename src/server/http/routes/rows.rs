@@ -13,13 +13,13 @@ use crate::server::http::body::Limits;
 use crate::server::http::etag::condition;
 use crate::server::http::extract::{Kline, Scalar};
 use crate::server::http::openapi::{
-    Binary, DeleteFailure, QueryFailure, ReadFailure, RowsBody, RowsReply, WriteFailure,
+    Binary, DeleteFailure, QueryFailure, ReadFailure, RowsBody, RowsReply, WriteFailure, WriteManyFailure, WritesBody,
 };
 use crate::server::http::params::{
     DeleteParams, MergeKlineParams, MergeScalarParams, Params, QueryParams, ReadParams, WriteParams,
 };
 use crate::server::http::{body, once, reply};
-use crate::service::{DeleteReply, Manner, Terms, WriteReply};
+use crate::service::{DeleteReply, Manner, Terms, WriteManyReply, WriteReply};
 use crate::types::time::{Bound, parse_param};
 use crate::types::{SeriesDef, SeriesKey};
 
@@ -96,7 +96,7 @@ async fn read(app: &App, key: &SeriesKey, headers: &HeaderMap, uri: &Uri) -> Out
 }
 
 fn read_query(key: &SeriesKey, headers: &HeaderMap, uri: &Uri) -> Result<(Query, Options)> {
-    let params = Params::of::<ReadParams>(uri, &[])?;
+    let params = Params::of::<ReadParams>(uri)?;
     let when = |name: &str| params.text(name).map(|text| When::Text(text.into()));
     let columns = params.text("columns").map(|text| text.split(',').map(|name| name.trim().to_string()).collect());
     let predicates = params.all("where").map(Predicate::parse).collect::<Result<Vec<_>>>()?;
@@ -120,7 +120,8 @@ fn read_query(key: &SeriesKey, headers: &HeaderMap, uri: &Uri) -> Result<(Query,
 
 /// Query rows
 ///
-/// The query object in the body; one series in this version.
+/// The query object in the body: one series, or several by a list of keys and globs. Rows of several series tell
+/// theirs in a first column `series`; their entity tag changes when any of them does.
 #[utoipa::path(
     post, path = "/v1/query", operation_id = "queryRows", tag = "rows",
     params(
@@ -141,7 +142,7 @@ fn read_query(key: &SeriesKey, headers: &HeaderMap, uri: &Uri) -> Result<(Query,
     ),
 )]
 pub async fn query(State(app): State<App>, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
-    let options = Params::of::<QueryParams>(&uri, &[]).and_then(|params| params.options(&accept(&headers)))?;
+    let options = Params::of::<QueryParams>(&uri).and_then(|params| params.options(&accept(&headers)))?;
     let mut query: Query = body::json(&headers, body, app.config(), &app.0.ingest).await?;
     reply::limit_rows(&app, &mut query, options.format)?;
     Ok(reply::answer(&app, &headers, query, options, false).await?)
@@ -311,6 +312,78 @@ pub async fn merge_scalars(
     write(&app, key, &headers, merge_head(&headers, &uri), body).await
 }
 
+/// Write rows of many series
+///
+/// All rows of all series become one atomic commit, or none; the reply comes when they are durable. JSON names a series
+/// in each entry; NDJSON, CSV, Arrow and Parquet have a column `series`, and then all series have the columns of the
+/// body. Offending rows are numbered over the whole body.
+#[utoipa::path(
+    post, path = "/v1/write", operation_id = "writeMany", tag = "rows",
+    params(
+        WriteParams,
+        ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible ASCII characters. A repeat \
+            within 24 hours is answered as the first time and changes nothing."),
+        ("Content-Encoding" = Option<String>, Header, description = "gzip or zstd"),
+    ),
+    request_body(description = "The rows", content(
+        (WritesBody = "application/json", example = json!({"writes": [
+            {"series": "scalar/feature/BTCUSDT/1h/rsi_14", "rows": [{"ts": 1706745600000_u64, "value": "71.25"}]},
+            {"series": "scalar/feature/ETHUSDT/1h/rsi_14", "columns": {"ts": [1706745600000_u64], "value": ["64.5"]}}
+        ]})),
+        (String = "application/x-ndjson"),
+        (String = "text/csv"),
+        (Binary = "application/vnd.apache.arrow.stream"),
+        (Binary = "application/vnd.apache.parquet"),
+    )),
+    responses(
+        (status = 200, description = "Written", body = WriteManyReply, headers(
+            ("Idempotency-Replayed" = Option<bool>, description = "true: the key was used before, this is its first answer"),
+        )),
+        WriteManyFailure,
+    ),
+)]
+pub async fn write_many(State(app): State<App>, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
+    let head = write_head(&headers, &uri).and_then(|head| {
+        if headers.contains_key(header::IF_MATCH) {
+            return Err(Error::invalid("If-Match is for a write of one series"));
+        }
+        match head.terms.manner {
+            Manner::Mode(mode) => Ok((head, mode)),
+            Manner::Merge(_) => Err(Error::invalid("a merge is into one series")),
+        }
+    });
+    let (head, mode) = match head {
+        Ok(head) => head,
+        Err(error) => {
+            body::drain(&headers, body).await;
+            return Err(error.into());
+        }
+    };
+    let staging_dir = app.blocking(move |service| Ok(service.staging_dir())).await?;
+    let config = app.config();
+    let limits = Limits {
+        bytes_max: config.body_bytes_max,
+        idle: config.body_idle,
+        whole: config.body_whole,
+        budget: &app.0.ingest,
+        staging_dir: &staging_dir,
+    };
+    let staged = body::stage(&headers, body, &limits).await?;
+    let done = app
+        .blocking(move |service| {
+            let loaded = staged.load()?;
+            let parsed = ingest::parse_many(head.format, &loaded.bytes, &head.options, &|key| service.def(key))?;
+            let done = service.write_many(parsed, mode, head.terms.idempotency_key.as_ref())?;
+            // The share of the budget covers the parsed rows too, so it is held until here.
+            drop(loaded);
+            Ok(done)
+        })
+        .await?;
+    let mut response = reply::json(StatusCode::OK, &done.reply)?;
+    once::mark(&mut response, done.repeated);
+    Ok(response)
+}
+
 /// What the head of a write says.
 struct WriteHead {
     format: BodyFormat,
@@ -319,7 +392,7 @@ struct WriteHead {
 }
 
 fn write_head(headers: &HeaderMap, uri: &Uri) -> Result<WriteHead> {
-    let params = Params::of::<WriteParams>(uri, &[])?;
+    let params = Params::of::<WriteParams>(uri)?;
     let mode = params.text("mode");
     if mode == Some("merge") {
         return Err(Error::invalid("mode merge has a path of its own").with_hint("POST to …/merge"));
@@ -329,7 +402,7 @@ fn write_head(headers: &HeaderMap, uri: &Uri) -> Result<WriteHead> {
 
 fn merge_head(headers: &HeaderMap, uri: &Uri) -> Result<WriteHead> {
     // A kline knows no op; it is told so by the verb, not called unknown.
-    let params = Params::of::<MergeScalarParams>(uri, &[])?;
+    let params = Params::of::<MergeScalarParams>(uri)?;
     head(headers, &params, Manner::of(Some("merge"), params.text("op"))?)
 }
 
@@ -441,7 +514,7 @@ pub async fn delete_scalars(State(app): State<App>, Scalar(key): Scalar, headers
 }
 
 async fn delete(app: &App, key: SeriesKey, headers: &HeaderMap, uri: &Uri) -> Outcome {
-    let params = Params::of::<DeleteParams>(uri, &[])?;
+    let params = Params::of::<DeleteParams>(uri)?;
     once::refuse(headers)?;
     let condition = condition(headers)?;
     let (all, dry_run) = (params.flag("all")?, params.flag("dry_run")?);

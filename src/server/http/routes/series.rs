@@ -18,7 +18,7 @@ use crate::types::{Kind, SeriesKey, SeriesSpec};
 
 /// Reads the filter of a list.
 pub fn filter(uri: &Uri) -> Result<SeriesFilter> {
-    let params = Params::of::<FilterParams>(uri, &[])?;
+    let params = Params::of::<FilterParams>(uri)?;
     let own = |name: &str| params.text(name).map(String::from);
     Ok(SeriesFilter {
         kind: match params.text("kind") {
@@ -67,7 +67,7 @@ pub async fn list_series(State(app): State<App>, headers: HeaderMap, uri: Uri) -
     ),
 )]
 pub async fn register_series(State(app): State<App>, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
-    Params::of::<NoParams>(&uri, &[])?;
+    Params::of::<NoParams>(&uri)?;
     once::refuse(&headers)?;
     let spec: SeriesSpec = body::json(&headers, body, app.config(), &app.0.ingest).await?;
     let registered = app.blocking(move |service| service.register(spec)).await?;
@@ -128,7 +128,7 @@ pub async fn get_scalar(State(app): State<App>, Scalar(key): Scalar, headers: He
 }
 
 async fn get_one(app: &App, key: SeriesKey, headers: &HeaderMap, uri: &Uri) -> Outcome {
-    Params::of::<NoParams>(uri, &[])?;
+    Params::of::<NoParams>(uri)?;
     let info = app.blocking(move |service| service.series(&key)).await?;
     if is_known(headers, &info.etag) {
         return Ok(not_modified(&info.etag));
@@ -186,7 +186,7 @@ pub async fn change_scalar(
 }
 
 async fn change(app: &App, key: SeriesKey, headers: &HeaderMap, uri: &Uri, body: Body) -> Outcome {
-    Params::of::<NoParams>(uri, &[])?;
+    Params::of::<NoParams>(uri)?;
     once::refuse(headers)?;
     let condition = condition(headers)?;
     let patch: SeriesPatch = body::json(headers, body, app.config(), &app.0.ingest).await?;
@@ -230,7 +230,7 @@ pub async fn drop_scalar(State(app): State<App>, Scalar(key): Scalar, headers: H
 }
 
 async fn drop_one(app: &App, key: SeriesKey, headers: &HeaderMap, uri: &Uri) -> Outcome<Response> {
-    Params::of::<NoParams>(uri, &[])?;
+    Params::of::<NoParams>(uri)?;
     once::refuse(headers)?;
     let condition = condition(headers)?;
     let dropped = app.blocking(move |service| service.drop_series(&key, &condition)).await?;

@@ -37,7 +37,7 @@ pub struct SnapshotSpec {
     ),
 )]
 pub async fn create_snapshot(State(app): State<App>, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
-    Params::of::<NoParams>(&uri, &[])?;
+    Params::of::<NoParams>(&uri)?;
     once::refuse(&headers)?;
     let spec: SnapshotSpec = body::json(&headers, body, app.config(), &app.0.ingest).await?;
     let created = app.blocking(move |service| service.create_snapshot(&spec.name)).await?;
@@ -56,7 +56,7 @@ pub async fn create_snapshot(State(app): State<App>, headers: HeaderMap, uri: Ur
     responses((status = 200, description = "The snapshots", body = SnapshotList), AnyFailure),
 )]
 pub async fn list_snapshots(State(app): State<App>, headers: HeaderMap, uri: Uri) -> Outcome {
-    Params::of::<NoParams>(&uri, &[])?;
+    Params::of::<NoParams>(&uri)?;
     let list = app.blocking(|service| Ok(service.snapshots())).await?;
     Ok(reply::json_coded(&headers, &list, None)?)
 }
@@ -75,7 +75,7 @@ pub async fn drop_snapshot(
     headers: HeaderMap,
     uri: Uri,
 ) -> Outcome {
-    Params::of::<NoParams>(&uri, &[])?;
+    Params::of::<NoParams>(&uri)?;
     once::refuse(&headers)?;
     let dropped = app.blocking(move |service| service.drop_snapshot(&name)).await?;
     Ok(reply::json(StatusCode::OK, &dropped)?)

@@ -1,0 +1,630 @@
+//! A scan over several series of one state, one after the other or merged by time.
+//!
+//! Invariants:
+//! 1. Rows come in the order of the answer: series rise by key and, inside each, time in the direction asked for; by
+//!    time, rows of one timestamp come by key in both directions.
+//! 2. Memory does not grow with the rows: one series after the other opens one scan at a time; by time every scan holds
+//!    the place of its next rows in a mapped file or run, never a copy, and rows are copied into one block at a time.
+//! 3. By time a series is opened only when its first row may be the next one.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::sync::Arc;
+
+use arrow::array::StringArray;
+use arrow::buffer::Buffer;
+
+use super::answer::{Block, Labels, Numbers, OutColumn, Shape, Subject};
+use super::predicate::KeyRanges;
+use super::request::{Layout, Order};
+use super::scan::{Part, Scan, ScanSpec, ScanStats};
+use crate::error::{Error, ErrorCode, Result};
+use crate::format::chunk::block_rows;
+use crate::store::{Loaded, MapCache, SeriesState};
+use crate::types::{ColumnType, SeriesDef, SeriesKey, number};
+
+/// What becomes of the words of one column of one series, so that all series answer the same type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cast {
+    Keep,
+    /// More digits; exact, or an error.
+    Rescale {
+        from: u8,
+        to: u8,
+    },
+    /// The double nearest to a decimal of this many digits.
+    Double {
+        from: u8,
+    },
+}
+
+/// One series of an answer, and which of its rows.
+#[derive(Clone, Debug)]
+pub struct Member {
+    pub series: Arc<SeriesState>,
+    /// Closed range of timestamps.
+    pub range: (i64, i64),
+    /// Positions of the number columns wanted.
+    pub columns: Vec<usize>,
+    /// What becomes of each of them.
+    pub casts: Vec<Cast>,
+    /// Conditions every row has to meet; shared by series of the same columns.
+    pub filter: Arc<Vec<KeyRanges>>,
+}
+
+impl Member {
+    fn scan(&self, cache: &Arc<MapCache>, order: Order, limit: Option<u64>) -> Scan {
+        let spec = ScanSpec {
+            range: self.range,
+            desc: order == Order::Desc,
+            limit,
+            columns: Some(self.columns.clone()),
+            filter: self.filter.as_ref().clone(),
+        };
+        Scan::new(&self.series, cache, &spec)
+    }
+}
+
+/// How the columns of several series become those of one answer.
+#[derive(Debug)]
+pub struct Common {
+    /// Columns of the answer.
+    pub columns: Vec<OutColumn>,
+    /// For each series the positions of those columns, and what becomes of them.
+    pub members: Vec<(Vec<usize>, Vec<Cast>)>,
+}
+
+fn mismatch(detail: String) -> Error {
+    Error::new(ErrorCode::SchemaMismatch, detail)
+}
+
+/// Finds the columns of an answer over these series, at least one: those named, or those common to all in the order of
+/// the first series. A decimal column takes the largest digits present.
+///
+/// # Errors
+/// `schema_mismatch` naming series and column where a series lacks a named column, types do not go together, or units
+/// differ; `invalid_argument` for a column named twice.
+pub fn common(defs: &[&SeriesDef], names: Option<&[String]>, numbers: Numbers) -> Result<Common> {
+    let first = *defs.first().ok_or_else(|| Error::invalid("series names no series"))?;
+    if let Some(other) = defs.iter().find(|def| def.unit != first.unit) {
+        return Err(mismatch(format!(
+            "series {} has timestamps in {}, series {} in {}",
+            first.key,
+            first.unit.name(),
+            other.key,
+            other.unit.name()
+        ))
+        .with_hint("a query takes series of one unit"));
+    }
+    let names: Vec<&str> = match names {
+        Some(names) => {
+            let names: Vec<&str> = names.iter().map(String::as_str).filter(|name| !is_leading(name)).collect();
+            for (position, name) in names.iter().enumerate() {
+                if names.iter().take(position).any(|earlier| earlier == name) {
+                    return Err(Error::invalid(format!("column {name:?} is named twice")));
+                }
+            }
+            names
+        }
+        None => {
+            let everywhere = |name: &str| defs.iter().all(|def| def.column(name).is_some());
+            first.columns.iter().map(|column| column.name.as_str()).filter(|name| everywhere(name)).collect()
+        }
+    };
+    let mut columns = Vec::with_capacity(names.len());
+    let mut members = vec![(Vec::with_capacity(names.len()), Vec::with_capacity(names.len())); defs.len()];
+    for name in names {
+        let kinds = kinds_of(defs, name)?;
+        let kind = common_kind(defs, name, &kinds, numbers)?;
+        for ((positions, casts), (position, own)) in members.iter_mut().zip(kinds) {
+            positions.push(position);
+            casts.push(match (own, kind) {
+                (ColumnType::Decimal { digits: from }, ColumnType::Decimal { digits: to }) if from != to => {
+                    Cast::Rescale { from, to }
+                }
+                (ColumnType::Decimal { digits: from }, ColumnType::Float64) => Cast::Double { from },
+                _ => Cast::Keep,
+            });
+        }
+        columns.push(OutColumn { name: name.to_owned(), kind });
+    }
+    Ok(Common { columns, members })
+}
+
+/// Columns that lead every answer, named or not.
+fn is_leading(name: &str) -> bool {
+    name == "ts" || name == super::answer::SERIES_COLUMN
+}
+
+/// Position and type of a column in each series.
+fn kinds_of(defs: &[&SeriesDef], name: &str) -> Result<Vec<(usize, ColumnType)>> {
+    let of = |def: &&SeriesDef| {
+        let found = def.column(name).and_then(|position| Some((position, def.columns.get(position)?.kind)));
+        found.ok_or_else(|| {
+            let known: Vec<&str> = def.columns.iter().map(|column| column.name.as_str()).collect();
+            mismatch(format!("series {} has no column {name:?}", def.key))
+                .with_hint(format!("it has ts, {}", known.join(", ")))
+        })
+    };
+    defs.iter().map(of).collect()
+}
+
+/// The type a column of several series has in the answer.
+fn common_kind(defs: &[&SeriesDef], name: &str, kinds: &[(usize, ColumnType)], numbers: Numbers) -> Result<ColumnType> {
+    let (Some((_, first)), Some(def)) = (kinds.first(), defs.first()) else {
+        return Err(Error::internal("an answer of no series"));
+    };
+    let Some((other, (_, kind))) = defs.iter().zip(kinds).find(|(_, (_, kind))| kind != first) else {
+        return Ok(*first);
+    };
+    let differ = || {
+        let (a, b) = (shown(*first), shown(*kind));
+        mismatch(format!("column {name} is {a} in series {} and {b} in series {}", def.key, other.key))
+    };
+    if kinds.iter().any(|(_, kind)| *kind == ColumnType::Int64) {
+        return Err(differ().with_hint("name other columns, or ask for the series apart"));
+    }
+    if numbers == Numbers::Float64 {
+        return Ok(ColumnType::Float64);
+    }
+    let digits: Option<Vec<u8>> = kinds.iter().map(|(_, kind)| kind.digits()).collect();
+    match digits.and_then(|digits| digits.into_iter().max()) {
+        Some(_) if numbers == Numbers::Raw => {
+            Err(differ().with_hint("numbers=raw needs equal digits; numbers=stored rescales, numbers=float64 converts"))
+        }
+        Some(digits) => Ok(ColumnType::Decimal { digits }),
+        None => Err(differ().with_hint("numbers=float64 answers both as doubles")),
+    }
+}
+
+fn shown(kind: ColumnType) -> String {
+    match kind {
+        ColumnType::Decimal { digits } => format!("decimal({digits})"),
+        ColumnType::Float64 => "float64".into(),
+        ColumnType::Int64 => "int64".into(),
+    }
+}
+
+/// An error unless predicates on scaled integers mean the same in every series.
+///
+/// # Errors
+/// `schema_mismatch` naming the column.
+pub fn check_raw(defs: &[&SeriesDef], columns: &[&str]) -> Result<()> {
+    for name in columns.iter().filter(|name| **name != "ts") {
+        common_kind(defs, name, &kinds_of(defs, name)?, Numbers::Raw)?;
+    }
+    Ok(())
+}
+
+/// The shape of an answer over several series, in the order of their keys.
+pub fn shape(asked: &[String], members: &[Member], columns: Vec<OutColumn>, numbers: Numbers, commit: u64) -> Shape {
+    let keys = StringArray::from_iter_values(members.iter().map(|member| member.series.def.key.as_str()));
+    let unit = members.first().map(|member| member.series.def.unit).unwrap_or_default();
+    let subject = Subject::Many { asked: asked.into(), keys: Arc::new(keys) };
+    Shape { subject, unit, columns, numbers, commit }
+}
+
+/// Rows of several series, block by block.
+#[derive(Debug)]
+pub struct ManyScan {
+    members: Vec<Member>,
+    cache: Arc<MapCache>,
+    order: Order,
+    /// Rows still allowed by the limit of the whole answer.
+    left: u64,
+    is_limited: bool,
+    walk: Walk,
+    /// Of the scans that are over.
+    stats: ScanStats,
+    next: Option<(usize, i64)>,
+    ended: bool,
+}
+
+/// How far a scan has come.
+#[derive(Debug)]
+enum Walk {
+    /// The series at this position is being read, or the next to be.
+    BySeries {
+        at: usize,
+        scan: Option<Box<Scan>>,
+    },
+    ByTime(ByTime),
+}
+
+/// A merge by time.
+#[derive(Debug)]
+struct ByTime {
+    feeds: Vec<Feed>,
+    /// Order key of the next row of each feed (of one not open: the least it can be) and its position.
+    heads: BinaryHeap<Reverse<(i64, usize)>>,
+    rows_max: usize,
+}
+
+/// One series of a merge.
+#[derive(Debug, Default)]
+struct Feed {
+    scan: Option<Box<Scan>>,
+    piece: Option<Part>,
+    /// Where the piece stands among those of the block being made.
+    slot: Option<usize>,
+}
+
+/// Rows of one piece that stand next to each other in a block.
+#[derive(Clone, Copy, Debug)]
+struct Run {
+    slot: usize,
+    lo: usize,
+    hi: usize,
+}
+
+/// A piece some of whose rows go into the block being made.
+struct Used {
+    member: usize,
+    block: Arc<Loaded>,
+    picked: Option<Arc<Vec<u32>>>,
+}
+
+impl ManyScan {
+    /// Starts a scan over the members, which rise by key; nothing is read before the first block is asked for.
+    pub fn new(members: Vec<Member>, cache: &Arc<MapCache>, layout: Layout, order: Order, limit: Option<u64>) -> Self {
+        let walk = match layout {
+            Layout::BySeries => Walk::BySeries { at: 0, scan: None },
+            Layout::ByTime => Walk::ByTime(ByTime::new(&members, order)),
+        };
+        Self {
+            members,
+            cache: Arc::clone(cache),
+            order,
+            left: limit.unwrap_or(u64::MAX),
+            is_limited: limit.is_some(),
+            walk,
+            stats: ScanStats::default(),
+            next: None,
+            ended: false,
+        }
+    }
+
+    /// Position of the series and timestamp of the first row beyond the limit, once the scan has ended; `None` when
+    /// there is none.
+    pub fn next_row(&self) -> Option<(usize, i64)> {
+        self.next
+    }
+
+    /// How the scan went so far, over all series.
+    pub fn stats(&self) -> ScanStats {
+        let mut stats = self.stats;
+        match &self.walk {
+            Walk::BySeries { scan, .. } => {
+                if let Some(scan) = scan {
+                    stats.add(&scan.stats());
+                }
+            }
+            Walk::ByTime(by_time) => {
+                for scan in by_time.feeds.iter().filter_map(|feed| feed.scan.as_ref()) {
+                    stats.add(&scan.stats());
+                }
+            }
+        }
+        stats
+    }
+
+    fn next_block(&mut self) -> Result<Option<Block>> {
+        match &mut self.walk {
+            Walk::BySeries { .. } => self.next_of_series(),
+            Walk::ByTime(by_time) => {
+                let block = by_time.next_block(
+                    &self.members,
+                    &self.cache,
+                    self.order,
+                    usize::try_from(self.left).unwrap_or(usize::MAX),
+                    &mut self.stats,
+                )?;
+                if let Some(block) = block {
+                    self.left -= block.rows as u64;
+                    return Ok(Some(block));
+                }
+                if self.is_limited && self.left == 0 {
+                    self.next = by_time.head(&self.members, &self.cache, self.order, &mut self.stats)?;
+                }
+                Ok(None)
+            }
+        }
+    }
+
+    fn next_of_series(&mut self) -> Result<Option<Block>> {
+        let Walk::BySeries { at, scan } = &mut self.walk else { return Ok(None) };
+        loop {
+            let Some(member) = self.members.get(*at) else { return Ok(None) };
+            let limit = self.is_limited.then_some(self.left);
+            let open = scan.get_or_insert_with(|| Box::new(member.scan(&self.cache, self.order, limit)));
+            match open.next() {
+                Some(block) => {
+                    let mut block = block?;
+                    self.left = self.left.saturating_sub(block.rows as u64);
+                    block.verbatim = None;
+                    block.labels = Labels::All(label(*at));
+                    for (column, cast) in block.columns.iter_mut().skip(1).zip(&member.casts) {
+                        if *cast != Cast::Keep {
+                            let mut words = Vec::with_capacity(block.rows);
+                            extend(&mut words, column.typed_data::<i64>().iter().copied(), *cast)
+                                .map_err(|raw| too_large(member, *cast, raw))?;
+                            *column = Buffer::from_vec(words);
+                        }
+                    }
+                    return Ok(Some(block));
+                }
+                None => {
+                    self.stats.add(&open.stats());
+                    self.next = open.next_ts().map(|ts| (*at, ts));
+                    *scan = None;
+                    if self.next.is_some() {
+                        return Ok(None);
+                    }
+                    *at += 1;
+                }
+            }
+        }
+    }
+}
+
+impl Iterator for ManyScan {
+    type Item = Result<Block>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.ended {
+            return None;
+        }
+        let block = self.next_block();
+        // Nothing follows an error: an answer is never short without saying so.
+        self.ended = !matches!(block, Ok(Some(_)));
+        block.transpose()
+    }
+}
+
+/// At most [`super::select::SERIES_MAX`] series are read at a time.
+fn label(position: usize) -> i32 {
+    i32::try_from(position).unwrap_or(i32::MAX)
+}
+
+/// Appends words as the answer has them; the word that does not fit is the error.
+fn extend(out: &mut Vec<i64>, words: impl Iterator<Item = i64>, cast: Cast) -> Result<(), i64> {
+    match cast {
+        Cast::Keep => out.extend(words),
+        Cast::Rescale { from, to } => {
+            for raw in words {
+                out.push(number::rescale(raw, from, to).ok_or(raw)?);
+            }
+        }
+        Cast::Double { from } => {
+            out.extend(words.map(|raw| number::decimal_to_f64(raw, from).to_bits().cast_signed()));
+        }
+    }
+    Ok(())
+}
+
+fn too_large(member: &Member, cast: Cast, raw: i64) -> Error {
+    let (from, to) = match cast {
+        Cast::Rescale { from, to } => (from, to),
+        Cast::Keep | Cast::Double { .. } => (0, 0),
+    };
+    let mut cell = Vec::new();
+    number::write_decimal(&mut cell, raw, from);
+    let cell = String::from_utf8_lossy(&cell).into_owned();
+    let positions = member.columns.iter().zip(&member.casts).filter(|(_, own)| **own == cast);
+    let names: Vec<&str> = positions
+        .filter_map(|(position, _)| member.series.def.columns.get(*position).map(|column| column.name.as_str()))
+        .collect();
+    let (key, names): (&SeriesKey, String) = (&member.series.def.key, names.join(" or "));
+    mismatch(format!("column {names} of series {key} holds {cell}, which does not fit 18 digits, {to} after the point"))
+        .with_hint("numbers=float64 answers doubles; or ask for series of like digits")
+}
+
+/// A timestamp as a key that rises in the direction of the scan.
+fn order_of(ts: i64, order: Order) -> i64 {
+    match order {
+        Order::Asc => ts,
+        Order::Desc => !ts,
+    }
+}
+
+/// Timestamp of the n-th row that is left of a piece.
+fn ts_of(piece: &Part, n: usize, order: Order) -> Option<i64> {
+    if n >= piece.rows() {
+        return None;
+    }
+    piece.ts(match order {
+        Order::Asc => piece.lo + n,
+        Order::Desc => piece.hi - 1 - n,
+    })
+}
+
+impl Feed {
+    /// Timestamp of the next row; takes the next piece when there is none. `None` at the end.
+    fn head(
+        &mut self,
+        member: &Member,
+        cache: &Arc<MapCache>,
+        order: Order,
+        stats: &mut ScanStats,
+    ) -> Result<Option<i64>> {
+        loop {
+            if let Some(ts) = self.piece.as_ref().and_then(|piece| ts_of(piece, 0, order)) {
+                return Ok(Some(ts));
+            }
+            self.slot = None;
+            let scan = self.scan.get_or_insert_with(|| Box::new(member.scan(cache, order, None).in_small_steps()));
+            self.piece = scan.next_piece()?;
+            if self.piece.is_none() {
+                stats.add(&scan.stats());
+                return Ok(None);
+            }
+        }
+    }
+}
+
+impl ByTime {
+    fn new(members: &[Member], order: Order) -> Self {
+        let mut heads = Vec::new();
+        for (position, member) in members.iter().enumerate() {
+            let Some((first, last)) = member.series.bounds else { continue };
+            let (start, end) = (member.range.0.max(first), member.range.1.min(last));
+            if start <= end {
+                heads.push(Reverse((order_of(if order == Order::Desc { end } else { start }, order), position)));
+            }
+        }
+        let columns = members.first().map_or(0, |member| member.columns.len());
+        Self {
+            feeds: members.iter().map(|_| Feed::default()).collect(),
+            heads: heads.into(),
+            rows_max: block_rows(columns),
+        }
+    }
+
+    /// The next row that nothing comes before: series and timestamp.
+    fn head(
+        &mut self,
+        members: &[Member],
+        cache: &Arc<MapCache>,
+        order: Order,
+        stats: &mut ScanStats,
+    ) -> Result<Option<(usize, i64)>> {
+        while let Some(Reverse((key, position))) = self.heads.pop() {
+            let (Some(feed), Some(member)) = (self.feeds.get_mut(position), members.get(position)) else { continue };
+            let Some(ts) = feed.head(member, cache, order, stats)? else {
+                // Its place is all that is left of it.
+                *feed = Feed::default();
+                continue;
+            };
+            self.heads.push(Reverse((order_of(ts, order), position)));
+            if order_of(ts, order) == key {
+                return Ok(Some((position, ts)));
+            }
+        }
+        Ok(None)
+    }
+
+    fn next_block(
+        &mut self,
+        members: &[Member],
+        cache: &Arc<MapCache>,
+        order: Order,
+        left: usize,
+        stats: &mut ScanStats,
+    ) -> Result<Option<Block>> {
+        let rows_max = self.rows_max.min(left);
+        let mut rows = 0;
+        let mut runs: Vec<Run> = Vec::new();
+        let mut used: Vec<Used> = Vec::new();
+        for feed in &mut self.feeds {
+            feed.slot = None;
+        }
+        while rows < rows_max {
+            let Some(Reverse((_, position))) = self.heads.pop() else { break };
+            let (Some(feed), Some(member)) = (self.feeds.get_mut(position), members.get(position)) else { continue };
+            if feed.scan.is_none() {
+                match feed.head(member, cache, order, stats)? {
+                    Some(ts) => self.heads.push(Reverse((order_of(ts, order), position))),
+                    None => *feed = Feed::default(),
+                }
+                continue;
+            }
+            let rival = self.heads.peek().map(|Reverse(rival)| *rival);
+            let Some(piece) = &mut feed.piece else { continue };
+            let count = leading(piece, position, rival, order).min(rows_max - rows);
+            let slot = *feed.slot.get_or_insert_with(|| {
+                used.push(Used { member: position, block: Arc::clone(&piece.block), picked: piece.picked.clone() });
+                used.len() - 1
+            });
+            let (lo, hi) = match order {
+                Order::Asc => (piece.lo, piece.lo + count),
+                Order::Desc => (piece.hi - count, piece.hi),
+            };
+            match order {
+                Order::Asc => piece.lo = hi,
+                Order::Desc => piece.hi = lo,
+            }
+            runs.push(Run { slot, lo, hi });
+            rows += count;
+            match feed.head(member, cache, order, stats)? {
+                Some(ts) => self.heads.push(Reverse((order_of(ts, order), position))),
+                None => *feed = Feed::default(),
+            }
+        }
+        if rows == 0 {
+            return Ok(None);
+        }
+        gather(members, &used, &runs, rows, order).map(Some)
+    }
+}
+
+/// How many rows of a piece come before the next row of all others; at least one.
+fn leading(piece: &Part, position: usize, rival: Option<(i64, usize)>, order: Order) -> usize {
+    let Some(rival) = rival else { return piece.rows() };
+    let before = |n: usize| ts_of(piece, n, order).is_some_and(|ts| (order_of(ts, order), position) < rival);
+    if !before(1) {
+        return 1;
+    }
+    // The first row that does not come before lies within `low..=high`.
+    let (mut low, mut high) = (2, piece.rows());
+    while low < high {
+        let middle = low + (high - low) / 2;
+        if before(middle) {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    low
+}
+
+/// Copies runs into one block, column by column.
+fn gather(members: &[Member], used: &[Used], runs: &[Run], rows: usize, order: Order) -> Result<Block> {
+    let mut labels: Vec<i32> = Vec::with_capacity(rows);
+    for run in runs {
+        let position = used.get(run.slot).map_or(0, |used| used.member);
+        labels.extend(std::iter::repeat_n(label(position), run.hi - run.lo));
+    }
+    let column_count = members.first().map_or(0, |member| member.columns.len());
+    let mut columns = Vec::with_capacity(column_count + 1);
+    for column in 0..=column_count {
+        let sources: Vec<_> = used
+            .iter()
+            .map(|used| {
+                let member = members.get(used.member);
+                let at = column.checked_sub(1);
+                let cast = at.and_then(|at| member?.casts.get(at).copied()).unwrap_or(Cast::Keep);
+                let stored = at.map_or(Some(0), |at| Some(member?.columns.get(at)? + 1));
+                let buffer = stored.and_then(|stored| used.block.columns.columns.get(stored));
+                let words = buffer.map_or(&[][..], |buffer| buffer.typed_data::<i64>());
+                (words, used.picked.as_deref(), cast, used.member)
+            })
+            .collect();
+        let mut words: Vec<i64> = Vec::with_capacity(rows);
+        for run in runs {
+            let Some((source, picked, cast, position)) = sources.get(run.slot) else { continue };
+            let from = words.len();
+            let appended = match picked {
+                None => {
+                    let cells = source.get(run.lo..run.hi).unwrap_or_default();
+                    extend(&mut words, cells.iter().copied(), *cast)
+                }
+                Some(picked) => {
+                    let rows = picked.get(run.lo..run.hi).unwrap_or_default();
+                    let cell = |row: &u32| source.get(*row as usize).copied().unwrap_or_default();
+                    extend(&mut words, rows.iter().map(cell), *cast)
+                }
+            };
+            appended.map_err(|raw| match members.get(*position) {
+                Some(member) => too_large(member, *cast, raw),
+                None => Error::internal("a row of no series"),
+            })?;
+            if order == Order::Desc
+                && let Some(run) = words.get_mut(from..)
+            {
+                run.reverse();
+            }
+        }
+        columns.push(Buffer::from_vec(words));
+    }
+    Ok(Block { rows, labels: Labels::Each(labels.into()), columns, verbatim: None })
+}

@@ -1,0 +1,181 @@
+//! Which series a query means: keys, and globs over the parts of keys.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::error::{Error, ErrorCode, Result};
+use crate::store::{SeriesState, State};
+use crate::types::schema::series_not_found;
+use crate::types::{Kind, SeriesKey};
+
+/// Most series of one query.
+pub const SERIES_MAX: usize = 10_000;
+/// Most globs of one query: each is held against every registered key.
+pub const GLOBS_MAX: usize = 100;
+/// Longest glob, in bytes.
+const GLOB_BYTES_MAX: usize = 256;
+
+/// The series of a query.
+#[derive(Debug)]
+pub enum Selection {
+    /// A single key: the answer has the columns of this series.
+    One(Arc<SeriesState>),
+    /// Globs or several entries: rows tell their series. By key, each once, at least one.
+    Many(Vec<Arc<SeriesState>>),
+}
+
+/// Finds the series of a query in a state.
+///
+/// Whether an answer tells the series of its rows is decided by the question alone, not by what a glob finds.
+///
+/// # Errors
+/// `series_not_found` naming the key or the glob that finds nothing, `invalid_argument` for klines and scalars in one
+/// query or text that is neither key nor glob, `too_large` beyond [`SERIES_MAX`] series.
+pub fn select(state: &State, asked: &[String]) -> Result<Selection> {
+    let find = |text: &str| {
+        let key = SeriesKey::parse(text)?;
+        state.get(&key).cloned().ok_or_else(|| series_not_found(&key))
+    };
+    match asked {
+        [] => return Err(Error::invalid("series names no series")),
+        [only] if !only.contains('*') => return Ok(Selection::One(find(only)?)),
+        _ => {}
+    }
+    let globs = asked.iter().filter(|text| text.contains('*')).count();
+    if globs > GLOBS_MAX {
+        return Err(too_many(format!("{globs} globs in one query, more than {GLOBS_MAX}")));
+    }
+    let mut found: BTreeMap<SeriesKey, Arc<SeriesState>> = BTreeMap::new();
+    for text in asked {
+        if text.contains('*') {
+            let glob = Glob::parse(text)?;
+            let mut matches = 0_u64;
+            for (key, id) in state.keys.range(SeriesKey::least(glob.literal())..) {
+                if !key.as_str().starts_with(glob.literal()) {
+                    break;
+                }
+                if glob.matches(key) {
+                    matches += 1;
+                    found.extend(state.series.get(id).map(|series| (key.clone(), Arc::clone(series))));
+                    check_count(found.len())?;
+                }
+            }
+            if matches == 0 {
+                return Err(Error::new(ErrorCode::SeriesNotFound, format!("no series matches {text:?}"))
+                    .with_hint("* stands for any characters within one part of a key, such as kline/*/1m"));
+            }
+        } else {
+            let series = find(text)?;
+            found.insert(series.def.key.clone(), series);
+            check_count(found.len())?;
+        }
+    }
+    let of_kind = |kind: Kind| found.keys().find(|key| key.kind() == kind);
+    if let (Some(kline), Some(scalar)) = (of_kind(Kind::Kline), of_kind(Kind::Scalar)) {
+        return Err(Error::invalid(format!("{kline} and {scalar} are in one query"))
+            .with_hint("a query takes all klines or all scalars"));
+    }
+    Ok(Selection::Many(found.into_values().collect()))
+}
+
+fn too_many(detail: String) -> Error {
+    Error::new(ErrorCode::TooLarge, detail).with_hint("ask in several queries, pinned to one commit by `commit`")
+}
+
+fn check_count(series: usize) -> Result<()> {
+    if series > SERIES_MAX {
+        return Err(too_many(format!("the query asks for more than {SERIES_MAX} series")));
+    }
+    Ok(())
+}
+
+/// A key some parts of which hold `*`.
+#[derive(Debug)]
+struct Glob<'t> {
+    text: &'t str,
+    parts: Vec<&'t str>,
+}
+
+impl<'t> Glob<'t> {
+    fn parse(text: &'t str) -> Result<Self> {
+        let parts: Vec<&str> = text.split('/').collect();
+        let legal = |b: u8| b.is_ascii_alphanumeric() || b"._-:@+=^$&*".contains(&b);
+        let whole = parts.iter().all(|part| !part.is_empty() && part.bytes().all(legal));
+        if text.len() > GLOB_BYTES_MAX || !whole || !matches!(parts.len(), 3 | 5) {
+            let shown: String = text.chars().take(80).collect();
+            return Err(Error::invalid(format!("glob {shown:?} has neither form of a series key")).with_hint(
+                "kline/{symbol}/{timeframe} or scalar/{category}/{symbol}/{timeframe}/{name}, * in any part",
+            ));
+        }
+        Ok(Self { text, parts })
+    }
+
+    /// What every key it matches begins with.
+    fn literal(&self) -> &str {
+        self.text.split('*').next().unwrap_or_default()
+    }
+
+    fn matches(&self, key: &SeriesKey) -> bool {
+        let mut words = key.as_str().split('/');
+        let same = self.parts.iter().all(|part| words.next().is_some_and(|word| part_matches(part, word)));
+        same && words.next().is_none()
+    }
+}
+
+/// Whether a part of a key matches a part of a glob. Of several `*` only the last one seen is ever widened, so the
+/// time is bounded by the product of the lengths.
+fn part_matches(glob: &str, word: &str) -> bool {
+    let (glob, word) = (glob.as_bytes(), word.as_bytes());
+    let (mut g, mut w) = (0, 0);
+    let mut star: Option<(usize, usize)> = None;
+    while let Some(letter) = word.get(w) {
+        match glob.get(g) {
+            Some(b'*') => {
+                star = Some((g, w));
+                g += 1;
+            }
+            Some(other) if other == letter => {
+                g += 1;
+                w += 1;
+            }
+            _ => match &mut star {
+                None => return false,
+                Some((at, taken)) => {
+                    *taken += 1;
+                    g = *at + 1;
+                    w = *taken;
+                }
+            },
+        }
+    }
+    glob.get(g..).unwrap_or_default().iter().all(|rest| *rest == b'*')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_star_stays_within_its_part() {
+        let matches = |glob: &str, key: &str| Glob::parse(glob).unwrap().matches(&SeriesKey::parse(key).unwrap());
+        for (glob, key, expected) in [
+            ("kline/*/1m", "kline/BTCUSDT/1m", true),
+            ("kline/*/1m", "kline/BTCUSDT/1h", false),
+            ("kline/*USDT/*", "kline/BTCUSDT/1h", true),
+            ("kline/*USDT/*", "kline/BTCUSD/1h", false),
+            ("kline/B*C*T/1m", "kline/BTCUSDT/1m", true),
+            ("kline/*/*", "scalar/feature/BTCUSDT/1h/rsi_14", false),
+            ("*/BTCUSDT/1m", "kline/BTCUSDT/1m", true),
+            ("scalar/feature/*/1h/rsi_*", "scalar/feature/BTCUSDT/1h/rsi_14", true),
+            ("scalar/feature/*/1h/rsi_*", "scalar/feature/BTCUSDT/1h/rsi_", true),
+            ("scalar/feature/*/1h/rsi_*", "scalar/factor/BTCUSDT/1h/rsi_14", false),
+            ("scalar/*/*/*/**4", "scalar/factor/BTCUSDT/1h/rsi_14", true),
+            ("kline/*a*a*a*b/1m", "kline/aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa/1m", false),
+        ] {
+            assert_eq!(matches(glob, key), expected, "{glob} {key}");
+        }
+        for bad in ["*", "kline/*", "kline/*/1m/x", "kline//*", "kline/a b*/1m", "kline/*/../1m"] {
+            assert_eq!(Glob::parse(bad).unwrap_err().code(), ErrorCode::InvalidArgument, "{bad}");
+        }
+    }
+}
