@@ -136,8 +136,8 @@ fn inventory(args: &FilterArgs) -> Result<u8> {
     show::out(&show::table(&header, rows.collect()))?;
     let t = &whole.totals;
     show::out(&format!(
-        "{} series, {} rows, {} bytes in {} chunks, {} tail rows, {} bytes of log, commit {}\n",
-        t.series, t.rows, t.bytes, t.chunks, t.tail_rows, t.wal_bytes, whole.commit
+        "{} series, {} rows, {} bytes in {} chunks, {} tail rows, {} bytes of log, {} snapshots, commit {}\n",
+        t.series, t.rows, t.bytes, t.chunks, t.tail_rows, t.wal_bytes, t.snapshots, whole.commit
     ))?;
     Ok(0)
 }

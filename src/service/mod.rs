@@ -6,7 +6,9 @@ pub mod coverage;
 mod page;
 mod read;
 pub mod replies;
+mod snapshots;
 pub mod verbs;
+mod write;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,15 +16,15 @@ use std::time::Instant;
 
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::FORMAT_VERSION;
-use crate::ingest::Parsed;
-use crate::store::{Expected, IfVersion, SeriesState, SeriesWrite, State, Store, WriteMode};
+use crate::store::{Expected, IfVersion, SeriesState, State, Store};
 use crate::types::schema::series_not_found;
-use crate::types::{Calendar, SeriesDef, SeriesKey, SeriesSpec, time};
+use crate::types::{Calendar, SeriesDef, SeriesKey, SeriesSpec};
 
 pub use crate::store::{Durability, StoreOptions};
 pub use coverage::{CoverageReply, CoverageRequest};
 pub use read::{Answer, Plan, range_of};
 pub use replies::*;
+pub use write::{Acknowledged, IdempotencyKey, Manner, MergeOp, Terms};
 
 /// The verbs over one open store. Shared by all faces behind an `Arc`.
 #[derive(Debug)]
@@ -155,64 +157,6 @@ impl Service {
         Ok(DropReply { series: key.clone(), rows_deleted: dropped.rows_deleted, commit: dropped.commit })
     }
 
-    /// Writes parsed rows (see [`crate::ingest::parse`]) as one atomic commit; returns when it is durable.
-    pub fn write(&self, key: &SeriesKey, parsed: Parsed, mode: Mode, condition: &Condition) -> Result<WriteReply> {
-        let if_version = self.expected(key, condition)?;
-        let mode = match mode {
-            Mode::Upsert => WriteMode::Upsert,
-            Mode::Insert => WriteMode::Insert,
-            Mode::Append => WriteMode::Append,
-        };
-        let written = self.store.write(key, parsed.rows, mode, if_version)?;
-        Ok(WriteReply {
-            series: key.clone(),
-            rows_written: written.rows_written,
-            rows_replaced: written.rows_replaced,
-            rows_duplicate: written.rows_duplicate,
-            rows_skipped: parsed.skipped,
-            version: written.version,
-            commit: written.commit,
-            etag: self.etag(written.series_id, written.version),
-            first_ts: written.first_ts,
-            last_ts: written.last_ts,
-            durable: written.durable,
-        })
-    }
-
-    /// Writes parsed rows of many series (see [`crate::ingest::parse_many`]), each once, as one atomic commit with one
-    /// sync: all of them, or none.
-    ///
-    /// # Errors
-    /// Those of [`Service::write`], each naming its series; `invalid_argument` for a series that stands twice.
-    pub fn write_many(&self, parsed: Vec<(SeriesKey, Parsed)>, mode: Mode) -> Result<WriteManyReply> {
-        let mode = match mode {
-            Mode::Upsert => WriteMode::Upsert,
-            Mode::Insert => WriteMode::Insert,
-            Mode::Append => WriteMode::Append,
-        };
-        let keys: Vec<SeriesKey> = parsed.iter().map(|(key, _)| key.clone()).collect();
-        let writes = parsed
-            .into_iter()
-            .map(|(key, parsed)| SeriesWrite { skipped: parsed.skipped, ..SeriesWrite::new(key, parsed.rows, mode) })
-            .collect();
-        let outcome = self.store.write_many(writes, None)?;
-        let durable = self.store.options().durability == Durability::Sync;
-        let series = keys.into_iter().zip(outcome.written).map(|(key, written)| WriteReply {
-            series: key,
-            rows_written: written.rows_written,
-            rows_replaced: written.rows_replaced,
-            rows_duplicate: written.rows_duplicate,
-            rows_skipped: written.rows_skipped,
-            version: written.version,
-            commit: written.commit,
-            etag: self.etag(written.series_id, written.version),
-            first_ts: written.first_ts,
-            last_ts: written.last_ts,
-            durable: written.durable,
-        });
-        Ok(WriteManyReply::new(outcome.commit, durable, series.collect()))
-    }
-
     /// Deletes the closed range `start..=end`, or everything when `range` is `None`.
     pub fn delete_range(
         &self,
@@ -278,7 +222,8 @@ impl Service {
     pub fn inventory(&self, filter: &SeriesFilter) -> Result<Inventory> {
         let state = self.store.snapshot();
         let mut totals = InventoryTotals { wal_bytes: self.store.log_bytes().0, ..InventoryTotals::default() };
-        for series in state.series.values() {
+        totals.snapshots = state.snapshots.len() as u64;
+        for series in state.registered() {
             totals.series += 1;
             totals.rows += series.rows;
             totals.bytes += series.file_bytes();
@@ -340,11 +285,7 @@ impl Service {
 }
 
 fn inventory_row(series: &SeriesState, coverage_ratio: Option<f64>) -> InventoryRow {
-    let last_write_at = (series.last_write_ms > 0).then(|| {
-        let mut text = Vec::new();
-        time::write_rfc3339(&mut text, series.last_write_ms, crate::types::TimeUnit::Ms);
-        String::from_utf8_lossy(&text).into_owned()
-    });
+    let last_write_at = (series.last_write_ms > 0).then(|| snapshots::rfc3339(series.last_write_ms));
     InventoryRow {
         series: series.def.key.clone(),
         rows: series.rows,

@@ -2,7 +2,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
 use crate::types::schema::{Column, Retention, ValueIndexSpec};
 use crate::types::{Kind, Partition, SeriesDef, SeriesKey, TimeUnit};
 
@@ -18,19 +17,6 @@ pub enum Mode {
     Insert,
     /// Any timestamp at or before the last stored one refuses the whole write (`out_of_order`).
     Append,
-}
-
-impl Mode {
-    /// Reads `upsert`, `insert` or `append`.
-    pub fn from_name(name: &str) -> Result<Self> {
-        match name {
-            "upsert" => Ok(Mode::Upsert),
-            "insert" => Ok(Mode::Insert),
-            "append" => Ok(Mode::Append),
-            "merge" => Err(Error::new(crate::ErrorCode::Unimplemented, "mode merge is not offered by this version")),
-            other => Err(Error::invalid(format!("mode {other:?} is not one of upsert, insert, append"))),
-        }
-    }
 }
 
 /// Reply to a write.
@@ -112,6 +98,33 @@ pub struct DropReply {
     #[cfg_attr(feature = "server", schema(value_type = String, example = "kline/BTCUSDT/1m"))]
     pub series: SeriesKey,
     pub rows_deleted: u64,
+    pub commit: u64,
+}
+
+/// A named snapshot: the whole store as it was at a commit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub struct SnapshotInfo {
+    pub name: String,
+    /// Its own commit; it shows every write up to it.
+    pub commit: u64,
+    /// Wall-clock time, RFC 3339, for people only.
+    pub created_at: String,
+}
+
+/// Every named snapshot, by name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub struct SnapshotList {
+    pub snapshots: Vec<SnapshotInfo>,
+}
+
+/// Reply to dropping a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub struct SnapshotDropped {
+    pub name: String,
+    /// Commit of the drop.
     pub commit: u64,
 }
 
@@ -239,6 +252,9 @@ pub struct InventoryTotals {
     pub tail_rows: u64,
     /// Bytes of the log segments on disk.
     pub wal_bytes: u64,
+    /// Named snapshots.
+    #[serde(default)]
+    pub snapshots: u64,
 }
 
 /// What is stored, by series.

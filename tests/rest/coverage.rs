@@ -132,7 +132,7 @@ fn wrong_requests_for_coverage_are_refused_by_name() {
     ] {
         server.get(&format!("{X}?{query}")).refused("invalid_argument");
     }
-    server.get(&format!("{X}?as_of=x")).refused("unimplemented");
+    server.get(&format!("{X}?as_of=x")).refused("snapshot_not_found");
     server.get("/v1/coverage/kline/Y/1m").refused("series_not_found");
     server.get("/v1/coverage/scalar/c/Y/1m/n").refused("series_not_found");
     server.get("/v1/coverage/nope/Y/1m").refused("not_found");
