@@ -166,10 +166,10 @@ impl Inner {
         edit.snapshots_removed =
             contents.snapshots.keys().filter(|name| !state.snapshots.contains_key(*name)).cloned().collect();
         let gone_receipts = self.settle_receipts(contents, state, &mut edit)?;
-        let entries: Vec<(SeriesId, Vec<Arc<Run>>)> = frozen
-            .ids
-            .iter()
-            .filter_map(|id| state.series.get(id))
+        let entries: Vec<(SeriesId, Vec<Arc<Run>>)> = state
+            .series
+            .values()
+            .filter(|series| !series.frozen.is_empty())
             .map(|series| (series.id, series.frozen.clone()))
             .collect();
         let settled = self.write_runs(&entries, (0, state.commit), &mut edit)?;
