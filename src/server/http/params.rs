@@ -7,7 +7,7 @@ use axum::http::Uri;
 use utoipa::IntoParams;
 
 use crate::egress::{Options, OutFormat, RowsShape, Times};
-use crate::error::{Error, ErrorCode, Result};
+use crate::error::{Error, Result};
 use crate::ingest;
 use crate::query::{Numbers, Order};
 use crate::service::{MergeOp, Mode};
@@ -351,6 +351,7 @@ fn distance(a: &str, b: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::ErrorCode;
 
     fn read(query: &str) -> Result<Params> {
         Params::of::<ReadParams>(&format!("/x?{query}").parse().unwrap(), &[])
