@@ -354,7 +354,7 @@ mod tests {
     use crate::error::ErrorCode;
 
     fn read(query: &str) -> Result<Params> {
-        Params::of::<ReadParams>(&format!("/x?{query}").parse().unwrap(), &[])
+        Params::of::<ReadParams>(&format!("/x?{query}").parse().unwrap())
     }
 
     #[test]
