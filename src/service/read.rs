@@ -246,6 +246,9 @@ fn columns_of(def: &SeriesDef, names: Option<&Vec<String>>) -> Result<Option<Vec
     Ok(Some(columns))
 }
 
+/// A closed range, and the conditions of rows in it.
+type Selected = ((i64, i64), Arc<Vec<KeyRanges>>);
+
 impl Service {
     /// The one state a query is answered from, however many series it names.
     fn state_of(&self, query: &Query, cursor: Option<&Cursor>) -> Result<Arc<State>> {
@@ -275,7 +278,7 @@ impl Service {
         series: &SeriesState,
         query: &Query,
         filter: &Arc<Vec<KeyRanges>>,
-    ) -> Result<((i64, i64), Arc<Vec<KeyRanges>>)> {
+    ) -> Result<Selected> {
         if let Some(count) = query.latest_complete {
             let complete = self.latest_complete(series, query, count)?;
             let filter = match complete.only {
