@@ -273,12 +273,7 @@ impl Service {
 
     /// The closed range and the conditions of one series that a query means, without a cursor: of several series each
     /// has its own.
-    fn selection_of(
-        &self,
-        series: &SeriesState,
-        query: &Query,
-        filter: &Arc<Vec<KeyRanges>>,
-    ) -> Result<Selected> {
+    fn selection_of(&self, series: &SeriesState, query: &Query, filter: &Arc<Vec<KeyRanges>>) -> Result<Selected> {
         if let Some(count) = query.latest_complete {
             let complete = self.latest_complete(series, query, count)?;
             let filter = match complete.only {
