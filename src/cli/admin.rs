@@ -94,7 +94,7 @@ pub fn run(args: AdminArgs) -> Result<u8> {
         AdminVerb::Health(args) => health(&args),
         AdminVerb::Compact(args) => {
             let series = args.series.iter().map(|text| SeriesKey::parse(text)).collect::<Result<Vec<_>>>()?;
-            show::reply(&Target::open(&args.plain.target, false)?.seal(&series)?, args.plain.json)?;
+            show::reply(&Target::open(&args.plain.target, false)?.compact(&series)?, args.plain.json)?;
             Ok(0)
         }
         AdminVerb::Later(words) => {

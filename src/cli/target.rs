@@ -12,9 +12,9 @@ use crate::config::Loaded;
 use crate::error::{Error, ErrorCode, Result};
 use crate::query::{Predicate, Query};
 use crate::service::{
-    Acknowledged, Condition, CoverageReply, CoverageRequest, DeleteReply, DropReply, Health, IdempotencyKey, Inventory,
-    Manner, Mode, Registered, SealReply, SeriesFilter, SeriesInfo, SeriesPage, Service, SnapshotDropped, SnapshotInfo,
-    SnapshotList, Terms, WriteManyReply,
+    Acknowledged, CompactReply, Condition, CoverageReply, CoverageRequest, DeleteReply, DropReply, Health,
+    IdempotencyKey, Inventory, Manner, Mode, Registered, SeriesFilter, SeriesInfo, SeriesPage, Service,
+    SnapshotDropped, SnapshotInfo, SnapshotList, Terms, WriteManyReply,
 };
 use crate::types::{SeriesKey, SeriesSpec};
 
@@ -43,7 +43,7 @@ struct Jobs {
 
 #[derive(serde::Deserialize)]
 struct Job {
-    result: SealReply,
+    result: CompactReply,
 }
 
 /// An open store, or a server to ask.
@@ -144,9 +144,9 @@ impl Target {
     }
 
     /// Moves the tail of these series (all when empty) into chunk files.
-    pub fn seal(&self, series: &[SeriesKey]) -> Result<SealReply> {
+    pub fn compact(&self, series: &[SeriesKey]) -> Result<CompactReply> {
         match self {
-            Target::Local(service) => service.seal(series),
+            Target::Local(service) => service.compact(series),
             Target::Remote(client) => {
                 let call = Call::new(Method::POST, "/v1/admin/compact");
                 let call =

@@ -134,6 +134,7 @@ impl Service {
         let if_version = self.expected(key, condition)?;
         let series = self.store.change_series(key, if_version, |def| {
             if let Some(retention) = patch.retention {
+                retention.check()?;
                 def.retention = Some(retention);
             }
             if let Some(calendar) = patch.calendar {
@@ -223,15 +224,25 @@ impl Service {
         let state = self.store.snapshot();
         let mut totals = InventoryTotals { wal_bytes: self.store.log_bytes().0, ..InventoryTotals::default() };
         totals.snapshots = state.snapshots.len() as u64;
-        for series in state.registered() {
-            totals.series += 1;
-            totals.rows += series.rows;
+        totals.garbage_bytes = self.store.garbage_bytes_total();
+        totals.run_bytes = self.store.run_files().0;
+        for series in state.series.values() {
+            // A dropped series that a snapshot shows has files, but is no series any more.
             totals.bytes += series.file_bytes();
             totals.chunks += series.chunks.len() as u64;
-            totals.tail_rows += series.tail_rows();
+            if series.dropped_commit.is_none() {
+                totals.series += 1;
+                totals.rows += series.rows;
+                totals.tail_rows += series.tail_rows();
+            }
         }
         let (found, next_cursor) = page::select(&state, filter)?;
-        let series = found.iter().map(|series| inventory_row(series, self.coverage_ratio(&state, series))).collect();
+        let series = found
+            .iter()
+            .map(|series| {
+                inventory_row(series, self.coverage_ratio(&state, series), self.store.garbage_bytes(series.id))
+            })
+            .collect();
         Ok(Inventory { commit: state.commit, totals, series, next_cursor })
     }
 
@@ -260,22 +271,55 @@ impl Service {
             commit: self.store.snapshot().commit,
             uptime_seconds: self.begun.elapsed().as_secs(),
             durability: self.store.options().durability.name().into(),
+            upkeep: self.upkeep(),
             checks,
         })
     }
 
-    /// Moves the tail of these series (all when empty) into chunk files.
-    pub fn seal(&self, series: &[SeriesKey]) -> Result<SealReply> {
-        let report = self.store.seal(series)?;
+    /// Moves the tail of these series (all when empty) into chunk files, deletes what retention no longer keeps, merges
+    /// what is more than one chunk a partition and unlinks what nobody reads any more.
+    pub fn compact(&self, series: &[SeriesKey]) -> Result<CompactReply> {
+        let retained = self.store.apply_retention(series)?;
+        let sealed = self.store.seal(series)?;
         if series.is_empty() {
             // Nothing is left in the log then: let its segments go.
             self.store.checkpoint()?;
         }
-        Ok(SealReply {
-            series_sealed: report.series_sealed,
-            chunks_written: report.chunks_written,
-            rows_sealed: report.rows_sealed,
+        let compacted = self.store.compact(series, true)?;
+        let vacuumed = self.store.vacuum()?;
+        Ok(CompactReply {
+            series_sealed: sealed.series_sealed,
+            chunks_written: sealed.chunks_written,
+            rows_sealed: sealed.rows_sealed,
+            retention_rows: retained.iter().map(|(_, deleted)| deleted.rows_deleted).sum(),
+            partitions_compacted: compacted.partitions_compacted,
+            chunks_replaced: compacted.chunks_removed,
+            bytes_before: compacted.bytes_before,
+            bytes_after: compacted.bytes_after,
+            files_removed: vacuumed.files_removed,
+            files_waiting: vacuumed.files_waiting,
         })
+    }
+
+    fn upkeep(&self) -> Upkeep {
+        let counts = self.store.upkeep_counts();
+        let (run_bytes, run_files) = self.store.run_files();
+        Upkeep {
+            seals: counts.seals,
+            chunks_sealed: counts.chunks_sealed,
+            checkpoints: counts.checkpoints,
+            compactions: counts.compactions,
+            chunks_compacted: counts.chunks_compacted,
+            compact_bytes_read: counts.compact_bytes_read,
+            compact_bytes_written: counts.compact_bytes_written,
+            retention_rows: counts.retention_rows,
+            files_removed: counts.files_removed,
+            files_waiting: counts.files_waiting,
+            bytes_waiting: counts.bytes_waiting,
+            garbage_bytes: self.store.garbage_bytes_total(),
+            run_files,
+            run_bytes,
+        }
     }
 
     /// Directory for staging bodies; emptied at every opening.
@@ -284,12 +328,13 @@ impl Service {
     }
 }
 
-fn inventory_row(series: &SeriesState, coverage_ratio: Option<f64>) -> InventoryRow {
+fn inventory_row(series: &SeriesState, coverage_ratio: Option<f64>, garbage_bytes: u64) -> InventoryRow {
     let last_write_at = (series.last_write_ms > 0).then(|| snapshots::rfc3339(series.last_write_ms));
     InventoryRow {
         series: series.def.key.clone(),
         rows: series.rows,
         bytes: series.file_bytes(),
+        garbage_bytes,
         chunks: series.chunks.len() as u64,
         tail_rows: series.tail_rows(),
         first_ts: series.bounds.map(|(first, _)| first),

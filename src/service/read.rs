@@ -246,7 +246,7 @@ fn columns_of(def: &SeriesDef, names: Option<&Vec<String>>) -> Result<Option<Vec
     Ok(Some(columns))
 }
 
-/// A closed range, and the conditions of rows in it.
+/// A closed range of timestamps, and the conditions on its rows.
 type Selected = ((i64, i64), Arc<Vec<KeyRanges>>);
 
 impl Service {

@@ -17,7 +17,8 @@ use super::{Deleted, Inner, Maintenance, Store, wall_ms};
 use crate::disk;
 use crate::error::{Error, Result};
 use crate::format::manifest::{ChunkRecord, Edit};
-use crate::types::SeriesDef;
+use crate::types::schema::series_not_found;
+use crate::types::{SeriesDef, SeriesKey};
 
 /// Chunks of one partition between two fences from which they are merged into one.
 const CHUNKS_MAX: usize = 8;
@@ -128,19 +129,19 @@ impl Inner {
             maintenance.uncompacted.extend(also);
             std::mem::take(&mut maintenance.uncompacted).into_iter().collect()
         };
-        if ids.is_empty() { Ok(CompactReport::default()) } else { self.compact(&ids) }
+        if ids.is_empty() { Ok(CompactReport::default()) } else { self.compact(&ids, false) }
     }
 
-    /// Compacts what is due among these series, all when empty. A damaged chunk is left as it is, for its readers to
-    /// be told; the others go on.
-    pub fn compact(&self, ids: &[SeriesId]) -> Result<CompactReport> {
+    /// Compacts what is due among these series, all when empty; with `full` every partition that is more than one chunk
+    /// without garbage. A damaged chunk is left as it is, for its readers to be told; the others go on.
+    pub fn compact(&self, ids: &[SeriesId], full: bool) -> Result<CompactReport> {
         let mut maintenance = self.maintenance();
-        let outcome = self.compact_with(&mut maintenance, ids);
+        let outcome = self.compact_with(&mut maintenance, ids, full);
         self.note_upkeep(&outcome);
         outcome
     }
 
-    fn compact_with(&self, maintenance: &mut Maintenance, ids: &[SeriesId]) -> Result<CompactReport> {
+    fn compact_with(&self, maintenance: &mut Maintenance, ids: &[SeriesId], full: bool) -> Result<CompactReport> {
         let mut report = CompactReport::default();
         let state = self.queue.published();
         // A delete takes rows out of files for good only when it is itself durable.
@@ -154,7 +155,7 @@ impl Inner {
             let mut garbage = 0;
             for group in groups_of(series, &state.fences) {
                 report.partitions_considered += 1;
-                match self.compact_group(series, &group, &mut next_file_id) {
+                match self.compact_group(series, &group, full, &mut next_file_id) {
                     Ok(Outcome::Left { garbage_bytes }) => garbage += garbage_bytes,
                     Ok(Outcome::Compacted(part)) => {
                         report.partitions_compacted += 1;
@@ -211,11 +212,18 @@ impl Inner {
         self.publish_chunks(maintenance, joined.into_values().collect(), Edit::default(), next_file_id)
     }
 
-    fn compact_group(&self, series: &Arc<SeriesState>, group: &Group, next_file_id: &mut u64) -> Result<Outcome> {
+    fn compact_group(
+        &self,
+        series: &Arc<SeriesState>,
+        group: &Group,
+        full: bool,
+        next_file_id: &mut u64,
+    ) -> Result<Outcome> {
         let live = group.live_rows(series, self)?;
         let garbage_bytes = group.garbage_bytes(live);
-        let many = group.chunks.len() >= CHUNKS_MAX;
-        if !many && garbage_bytes * 100 < group.bytes() * GARBAGE_PERCENT.max(1) {
+        let many = group.chunks.len() >= if full { 2 } else { CHUNKS_MAX };
+        let much = garbage_bytes * 100 >= group.bytes() * GARBAGE_PERCENT || (full && garbage_bytes > 0);
+        if !many && !much {
             return Ok(Outcome::Left { garbage_bytes });
         }
         let span = group.chunks.iter().fold((i64::MAX, i64::MIN), |span, chunk| {
@@ -303,10 +311,10 @@ impl Inner {
 
     /// Deletes what retention no longer keeps. `exact` cuts to the row; else only when 5 % more than that is there, so
     /// that background upkeep is not a delete a minute.
-    pub fn retain(&self, exact: bool) -> Result<Vec<(SeriesId, Deleted)>> {
+    pub fn retain(&self, exact: bool, ids: &[SeriesId]) -> Result<Vec<(SeriesId, Deleted)>> {
         let mut cuts = Vec::new();
         let state = self.queue.published();
-        for series in state.registered() {
+        for series in state.registered().filter(|series| ids.is_empty() || ids.contains(&series.id)) {
             if let Some(end) = self.retention_end(series, exact)? {
                 match self.delete_range(&series.def.key, (i64::MIN, end), None) {
                     Ok(deleted) => {
@@ -382,11 +390,13 @@ impl Inner {
             }
         }
         let waiting = &maintenance.manifest.contents.waiting;
-        Ok(VacuumReport {
+        let report = VacuumReport {
             files_removed: (before - waiting.len()) as u64,
             files_waiting: waiting.len() as u64,
             bytes_waiting: waiting.values().map(|record| record.file_bytes).sum(),
-        })
+        };
+        self.counters.set_waiting(report);
+        Ok(report)
     }
 }
 
@@ -401,13 +411,14 @@ fn in_unit(def: &SeriesDef, ms: i64) -> i64 {
 }
 
 impl Store {
-    /// Merges chunks where it is due: 8 or more in a partition, or 30 % of a partition's bytes garbage. Readers of the
-    /// old files are not disturbed.
+    /// Merges chunks of these series (all when empty) where it is due: 8 or more in a partition, or 30 % of a partition's
+    /// bytes garbage; with `full` wherever there is more than one chunk or any garbage. Readers of the old files are not
+    /// disturbed.
     ///
     /// # Errors
-    /// `corrupt_data` when a chunk is damaged: its partition stays as it is.
-    pub fn compact(&self) -> Result<CompactReport> {
-        self.inner.compact(&[])
+    /// `series_not_found`; `corrupt_data` when a chunk is damaged: its partition stays as it is.
+    pub fn compact(&self, keys: &[SeriesKey], full: bool) -> Result<CompactReport> {
+        self.inner.compact(&self.ids_of(keys)?, full)
     }
 
     /// Unlinks files that were replaced and that no reader holds any more.
@@ -415,11 +426,20 @@ impl Store {
         self.inner.vacuum()
     }
 
-    /// Deletes what the retention of each series no longer keeps. Gives what was deleted, by series id.
+    /// Deletes what the retention of these series (all when empty) no longer keeps. Gives what was deleted, by series id.
     ///
     /// The age of a row is measured from the newest row of its series, or from the clock when that row lies in the
     /// future.
-    pub fn apply_retention(&self) -> Result<Vec<(SeriesId, Deleted)>> {
-        self.inner.retain(true)
+    ///
+    /// # Errors
+    /// `series_not_found`, and those of a delete.
+    pub fn apply_retention(&self, keys: &[SeriesKey]) -> Result<Vec<(SeriesId, Deleted)>> {
+        self.inner.retain(true, &self.ids_of(keys)?)
+    }
+
+    fn ids_of(&self, keys: &[SeriesKey]) -> Result<Vec<SeriesId>> {
+        let state = self.snapshot();
+        let id = |key| state.get(key).map(|series| series.id).ok_or_else(|| series_not_found(key));
+        keys.iter().map(id).collect()
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
-use super::compact::CompactReport;
+use super::compact::{CompactReport, VacuumReport};
 use super::seal::SealReport;
 use super::state::SeriesId;
 
@@ -24,8 +24,10 @@ pub struct UpkeepCounts {
     pub compact_bytes_written: u64,
     /// Rows deleted by retention.
     pub retention_rows: u64,
-    /// Files unlinked.
+    /// Chunk files unlinked, and those given up that a reader still held at the last vacuum, with their bytes.
     pub files_removed: u64,
+    pub files_waiting: u64,
+    pub bytes_waiting: u64,
 }
 
 #[derive(Debug, Default)]
@@ -79,6 +81,13 @@ impl Counters {
         self.change(|counts| counts.files_removed += files);
     }
 
+    pub fn set_waiting(&self, report: VacuumReport) {
+        self.change(|counts| {
+            counts.files_waiting = report.files_waiting;
+            counts.bytes_waiting = report.bytes_waiting;
+        });
+    }
+
     pub fn set_garbage(&self, series_id: SeriesId, bytes: u64) {
         let mut garbage = self.garbage.lock().unwrap_or_else(PoisonError::into_inner);
         if bytes == 0 {
@@ -86,6 +95,11 @@ impl Counters {
         } else {
             garbage.insert(series_id, bytes);
         }
+    }
+
+    /// Garbage of all series.
+    pub fn garbage_total(&self) -> u64 {
+        self.garbage.lock().unwrap_or_else(PoisonError::into_inner).values().sum()
     }
 
     /// Garbage of one series.

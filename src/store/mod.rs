@@ -367,6 +367,11 @@ impl Store {
         self.inner.counters.garbage(series_id)
     }
 
+    /// The same of all series.
+    pub fn garbage_bytes_total(&self) -> u64 {
+        self.inner.counters.garbage_total()
+    }
+
     /// Bytes of the run files, and how many there are.
     pub fn run_files(&self) -> (u64, u64) {
         let state = self.snapshot();

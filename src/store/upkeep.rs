@@ -137,10 +137,10 @@ fn keep_files(inner: &Weak<Inner>, desk: &Desk) {
         }
         if retained.elapsed() >= RETENTION_INTERVAL {
             retained = Instant::now();
-            report("retention", inner.retain(false).map(|_| ()));
+            report("retention", inner.retain(false, &[]).map(|_| ()));
         }
         let ordered: Vec<SeriesId> = orders.compact.into_iter().collect();
-        let compacted = if orders.compact_all { inner.compact(&[]) } else { inner.compact_changed(&ordered) };
+        let compacted = if orders.compact_all { inner.compact(&[], false) } else { inner.compact_changed(&ordered) };
         report("compact", compacted.map(|_| ()));
         report("vacuum", inner.vacuum().map(|_| ()));
     }

@@ -140,7 +140,8 @@ impl Model {
             116..121 => self.name_snapshot(),
             121..124 => self.drop_snapshot(),
             124..127 => {
-                self.store().compact().unwrap();
+                let full = self.rng.random_bool(0.5);
+                self.store().compact(&[], full).unwrap();
             }
             127..129 => self.vacuum(),
             _ => self.retain(which),
@@ -294,7 +295,7 @@ impl Model {
             })
         };
         set(Some(retention)).unwrap();
-        let cut = self.store().apply_retention().unwrap();
+        let cut = self.store().apply_retention(&[]).unwrap();
         set(None).unwrap();
         let before = map.len();
         let kept: Map = map.range(first_kept..).map(|(ts, cells)| (*ts, *cells)).collect();

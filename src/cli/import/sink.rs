@@ -94,7 +94,7 @@ impl Sink for Stored {
     }
 
     fn seal(&mut self, key: &SeriesKey) -> Result<()> {
-        self.target.seal(std::slice::from_ref(key)).map(|_| ())
+        self.target.compact(std::slice::from_ref(key)).map(|_| ())
     }
 }
 

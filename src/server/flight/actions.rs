@@ -32,7 +32,7 @@ pub const ACTIONS: &[(&str, &str)] = &[
     ),
     ("inventory", "lists what is stored; body: empty, or a filter as JSON"),
     ("health", "tells how the server is; no body"),
-    ("compact", "moves rows of the log into chunk files; body: empty, or {\"series\": [key, …]}"),
+    ("compact", "moves rows of the log into chunk files and merges chunks; body: empty, or {\"series\": [key, …]}"),
 ];
 
 pub(super) fn list() -> Vec<ActionType> {
@@ -94,7 +94,7 @@ pub(super) fn run(service: &Arc<Service>, action: &Action) -> Result<Bytes> {
         "coverage" => answer(&service.coverage(&json::<CoverageRequest>("body of coverage", body)?)?),
         "inventory" => answer(&service.inventory(&or_default::<SeriesFilter>("filter", body)?)?),
         "health" => answer(&service.health()?),
-        "compact" => answer(&service.seal(&or_default::<Compact>("body of compact", body)?.series)?),
+        "compact" => answer(&service.compact(&or_default::<Compact>("body of compact", body)?.series)?),
         other => {
             let names: Vec<&str> = ACTIONS.iter().map(|(name, _)| *name).collect();
             let shown: String = other.chars().take(80).collect();

@@ -17,7 +17,7 @@ use crate::server::http::etag::{is_known, not_modified};
 use crate::server::http::openapi::{AdminFailure, AnyFailure, HealthFailure};
 use crate::server::http::params::{FilterParams, NoParams, Params};
 use crate::server::http::{body, once, openapi_json, reply};
-use crate::service::{Health, Inventory, SealReply, Status};
+use crate::service::{CompactReply, Health, Inventory, Status};
 use crate::types::SeriesKey;
 
 /// Inventory
@@ -144,7 +144,7 @@ pub struct Job {
     pub status: JobStatus,
     /// 0 to 1.
     pub progress: f64,
-    pub result: SealReply,
+    pub result: CompactReply,
 }
 
 /// The jobs of a request.
@@ -155,7 +155,8 @@ pub struct Jobs {
 
 /// Compact
 ///
-/// Moves rows from the log into chunk files. Answers when it is done.
+/// Moves rows from the log into chunk files, deletes what retention no longer keeps, merges the chunks of each partition
+/// into one and unlinks what nobody reads any more. Answers when it is done.
 #[utoipa::path(
     post, path = "/v1/admin/compact", operation_id = "compact", tag = "server",
     request_body(content = Option<CompactRequest>, description = "No body means every series"),
@@ -165,7 +166,7 @@ pub async fn compact(State(app): State<App>, headers: HeaderMap, uri: Uri, body:
     Params::of::<NoParams>(&uri)?;
     once::refuse(&headers)?;
     let request: CompactRequest = body::json_or_default(&headers, body, app.config(), &app.0.ingest).await?;
-    let result = app.blocking(move |service| service.seal(&request.series)).await?;
+    let result = app.blocking(move |service| service.compact(&request.series)).await?;
     let job = Job { id: random_id(), verb: "compact".into(), status: JobStatus::Done, progress: 1.0, result };
     Ok(reply::json(StatusCode::OK, &Jobs { jobs: vec![job] })?)
 }
