@@ -998,7 +998,8 @@ async fn health_is_told_without_flight_and_open_puts_do_not_hold_up_the_end() {
             Err(status) => break status,
         }
     };
-    assert_eq!(code_of(&status), "not_ready");
+    // One that never stops may lose its connection before it hears why: an error all the same.
+    assert!(matches!(code_of(&status), "not_ready" | "none"), "{status:?}");
     drop((acks, busy, client, health));
     ended.await.unwrap();
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
