@@ -366,6 +366,8 @@ fn a_predicate_reads_only_the_zones_that_can_match_and_answers_without_zone_maps
     assert!(stats.zones_scanned * 20 < stats.zones_considered, "{stats:?}");
     assert!(stats.rows_checked <= wanted as u64 + 2 * 1_024, "{stats:?}");
     assert!(stats.chunks_pruned + 2 >= stats.chunks_considered, "{stats:?}");
+    assert!(stats.blocks_considered > 10 && stats.blocks_pruned + 2 >= stats.blocks_considered, "{stats:?}");
+    assert_eq!(stats.chunks_scanned, stats.chunks_considered - stats.chunks_pruned);
     drop(store);
     let maps = files(root.path(), "chunks", ".zmap");
     assert!(!maps.is_empty());
