@@ -125,7 +125,7 @@ pub struct ViewRecord {
     /// Commit of the last change before.
     #[prost(uint64, tag = "2")]
     pub last_commit: u64,
-    /// The registration as JSON.
+    /// The registration as JSON; empty when it is that of the series.
     #[prost(string, tag = "3")]
     pub def: String,
     #[prost(uint64, tag = "4")]

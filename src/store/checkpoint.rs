@@ -125,8 +125,8 @@ impl Inner {
     }
 
     /// Publishes what the log held up to the freeze: runs, registrations, snapshots, receipts.
-    fn settle(&self, maintenance: &mut Maintenance, frozen: &Frozen) -> Result<()> {
-        self.queue.flush()?;
+    pub fn settle(&self, maintenance: &mut Maintenance, frozen: &Frozen) -> Result<()> {
+        self.queue.wait(&frozen.decided)?;
         self.queue.sync()?;
         let state = &frozen.state;
         let contents = &maintenance.manifest.contents;
@@ -148,7 +148,7 @@ impl Inner {
                 edit.series.push(series_record(series, series.sealed_commit)?);
             }
             let needed = series.needed_tombstones();
-            if !needed.is_empty() || contents.tombstones.iter().any(|(id, ..)| *id == series.id) {
+            if !needed.is_empty() || contents.tombstones_of(series.id).next().is_some() {
                 self.tombstone_files(contents, series, &needed, &mut edit)?;
             }
         }
@@ -320,11 +320,11 @@ impl Inner {
     }
 
     /// Lets go of receipts that answer no retry any more.
-    fn forget_receipts(&self) {
+    pub fn forget_receipts(&self) {
         let before_ms = wall_ms().saturating_sub(RECEIPT_KEEP_MS);
-        let mut pending = self.queue.lock();
-        if pending.state.receipts.values().any(|receipt| receipt.wall_ms < before_ms) {
-            self.queue.apply(&mut pending, Structural::Forget { before_ms });
+        // Looked for without the lock: there can be a million of them.
+        if self.queue.published().receipts.values().any(|receipt| receipt.wall_ms < before_ms) {
+            self.queue.apply(&mut self.queue.lock(), Structural::Forget { before_ms });
         }
     }
 }

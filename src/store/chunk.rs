@@ -81,6 +81,12 @@ pub fn chunk_name(partition: &str, chunk_id: u64) -> String {
     format!("{partition}-{chunk_id:016}.arrow")
 }
 
+/// The id in the name of a chunk or one of its sidecars.
+pub fn chunk_id_of(name: &str) -> Option<u64> {
+    let (stem, _) = name.split_once('.')?;
+    stem.rsplit_once('-')?.1.parse().ok()
+}
+
 impl ChunkFile {
     /// The file of a manifest record; it is not touched yet.
     pub fn new(root: &Path, record: ChunkRecord) -> Self {

@@ -68,8 +68,10 @@ pub struct Pending {
 #[derive(Debug)]
 pub struct Frozen {
     pub ids: Arc<Vec<SeriesId>>,
-    /// Not durable before the next flush and sync.
+    /// Not durable before `decided` and a sync behind it.
     pub state: Arc<State>,
+    /// To wait on before anything of the state is used: a commit in it can still be refused.
+    pub decided: Arc<Batch>,
     /// Segment that is open, and the LSN of the next frame.
     pub segment: u64,
     pub first_lsn: u64,
@@ -184,11 +186,7 @@ impl CommitQueue {
 
     /// Makes everything queued so far durable and visible.
     pub fn flush(&self) -> Result<()> {
-        let batch = {
-            let pending = self.lock();
-            pending.check_writable()?;
-            Arc::clone(&pending.batch)
-        };
+        let batch = self.lock().decided()?;
         self.wait(&batch)
     }
 
@@ -303,13 +301,25 @@ impl CommitQueue {
             };
             let ids = Arc::new(ids);
             self.apply(pending, Structural::Freeze(Arc::clone(&ids)));
-            Ok(Frozen { ids, state: Arc::clone(&pending.state), segment: log.segment(), first_lsn: pending.next_lsn })
+            Ok(Frozen {
+                ids,
+                state: Arc::clone(&pending.state),
+                decided: Arc::clone(&pending.batch),
+                segment: log.segment(),
+                first_lsn: pending.next_lsn,
+            })
         })
     }
 
     /// Removes log segments the manifest no longer needs.
     pub fn trim(&self, first_segment: u64) -> Result<()> {
         self.with_log(|_, log| log.trim(first_segment))
+    }
+
+    /// Lets the next frames find the disk full.
+    #[cfg(test)]
+    pub fn fill_disk_once(&self) {
+        self.log().full_once = true;
     }
 
     /// Bytes of the log on disk, and bytes of frames in it.
@@ -322,7 +332,8 @@ impl CommitQueue {
 impl Pending {
     /// Makes every written frame durable.
     fn sync(&mut self, log: &mut Log) -> Result<()> {
-        if self.durable_lsn >= self.written_lsn || self.stopped.is_some() {
+        self.check_writable()?;
+        if self.durable_lsn >= self.written_lsn {
             return Ok(());
         }
         match log.sync() {
@@ -335,6 +346,13 @@ impl Pending {
                 Err(error)
             }
         }
+    }
+
+    /// What to wait on for everything this state holds. Taken under the lock under which the state is looked at: a
+    /// batch taken later can succeed although what was looked at was refused in between.
+    pub fn decided(&self) -> Result<Arc<Batch>> {
+        self.check_writable()?;
+        Ok(Arc::clone(&self.batch))
     }
 
     /// `writer_stopped` once a write or sync failed.

@@ -15,7 +15,7 @@ use super::sidecar;
 use super::state::{SeriesId, SeriesState, Tombstone};
 use super::{Deleted, Inner, Maintenance, Store, wall_ms};
 use crate::disk;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorCode, Result};
 use crate::format::manifest::{ChunkRecord, Edit};
 use crate::types::schema::series_not_found;
 use crate::types::{SeriesDef, SeriesKey};
@@ -155,6 +155,7 @@ impl Inner {
             let mut garbage = 0;
             for group in groups_of(series, &state.fences) {
                 report.partitions_considered += 1;
+                let first = next_file_id;
                 match self.compact_group(series, &group, full, &mut next_file_id) {
                     Ok(Outcome::Left { garbage_bytes }) => garbage += garbage_bytes,
                     Ok(Outcome::Compacted(part)) => {
@@ -166,6 +167,7 @@ impl Inner {
                         parts.push((part, None, Arc::clone(series)));
                     }
                     Err(error) => {
+                        self.remove_unpublished(series.id, first);
                         tracing::error!(series = %series.def.key, partition = group.partition, %error, "not compacted");
                         failed.get_or_insert(error);
                     }
@@ -209,7 +211,13 @@ impl Inner {
         for (part, _, series) in joined.values_mut() {
             part.tombstones = self.tombstones_after(series.as_ref().clone(), &part.added, &part.removed);
         }
-        self.publish_chunks(maintenance, joined.into_values().collect(), Edit::default(), next_file_id)
+        let ids: Vec<SeriesId> = joined.keys().copied().collect();
+        let published = self.publish_chunks(maintenance, joined.into_values().collect(), Edit::default(), next_file_id);
+        if published.is_err() {
+            let first = maintenance.manifest.contents.next_file_id;
+            ids.iter().for_each(|id| self.remove_unpublished(*id, first));
+        }
+        published
     }
 
     fn compact_group(
@@ -313,21 +321,40 @@ impl Inner {
     /// that background upkeep is not a delete a minute.
     pub fn retain(&self, exact: bool, ids: &[SeriesId]) -> Result<Vec<(SeriesId, Deleted)>> {
         let mut cuts = Vec::new();
-        let state = self.queue.published();
-        for series in state.registered().filter(|series| ids.is_empty() || ids.contains(&series.id)) {
-            if let Some(end) = self.retention_end(series, exact)? {
-                match self.delete_range(&series.def.key, (i64::MIN, end), None) {
-                    Ok(deleted) => {
-                        self.counters.add_retention(deleted.rows_deleted);
-                        cuts.push((series.id, deleted));
-                    }
-                    // Dropped in between.
-                    Err(error) if error.code() == crate::ErrorCode::SeriesNotFound => {}
-                    Err(error) => return Err(error),
+        let mut failed = None;
+        let chosen: Vec<SeriesId> = if ids.is_empty() {
+            self.queue.published().registered().map(|series| series.id).collect()
+        } else {
+            ids.to_vec()
+        };
+        for id in chosen {
+            // As it is now: what keeps it may have changed while the series before it were cut.
+            let state = self.queue.published();
+            let Some(series) = state.series.get(&id).filter(|series| series.dropped_commit.is_none()) else { continue };
+            match self.retain_series(series, exact) {
+                Ok(None) => {}
+                Ok(Some(deleted)) => {
+                    self.counters.add_retention(deleted.rows_deleted);
+                    cuts.push((id, deleted));
+                }
+                // Dropped or changed in between: the next time will tell.
+                Err(error) if matches!(error.code(), ErrorCode::SeriesNotFound | ErrorCode::CommitConflict) => {}
+                Err(error) => {
+                    tracing::error!(series = %series.def.key, %error, "retention could not be applied");
+                    failed.get_or_insert(error);
                 }
             }
         }
-        Ok(cuts)
+        match failed {
+            None => Ok(cuts),
+            Some(error) => Err(error),
+        }
+    }
+
+    pub fn retain_series(&self, series: &SeriesState, exact: bool) -> Result<Option<Deleted>> {
+        let Some(end) = self.retention_end(series, exact)? else { return Ok(None) };
+        let unchanged = |now: &SeriesState| now.id == series.id && now.def.retention == series.def.retention;
+        self.delete_range_if(&series.def.key, (i64::MIN, end), None, unchanged).map(Some)
     }
 
     /// Last timestamp that retention does not keep.

@@ -36,6 +36,9 @@ pub struct Log {
     capacity: u64,
     /// Number and bytes of every segment on disk, oldest first; the last one is open.
     segments: VecDeque<(u64, u64)>,
+    /// Lets the next frames find the disk full.
+    #[cfg(test)]
+    pub full_once: bool,
 }
 
 /// Why appending failed, and whether the log is still as it was before.
@@ -109,6 +112,8 @@ impl Log {
                 offset: SEGMENT_HEADER_BYTES as u64,
                 capacity: segment_bytes,
                 segments: VecDeque::from([(first_segment, segment_bytes)]),
+                #[cfg(test)]
+                full_once: false,
             };
             return Ok((log, found));
         };
@@ -149,7 +154,18 @@ impl Log {
         let file = WriteFile::open(&path)?;
         let capacity = file.bytes()?;
         let (epoch, offset) = end;
-        let log = Self { dir, tmp, segment_bytes, file, epoch, offset, capacity, segments };
+        let log = Self {
+            dir,
+            tmp,
+            segment_bytes,
+            file,
+            epoch,
+            offset,
+            capacity,
+            segments,
+            #[cfg(test)]
+            full_once: false,
+        };
         if found.rot.is_none() {
             log.clear_from_offset(&path)?;
         }
@@ -170,6 +186,11 @@ impl Log {
 
     /// Writes frames; with `sync` they are durable on return.
     pub fn append(&mut self, frames: &[QueuedFrame], sync: bool) -> std::result::Result<(), AppendError> {
+        #[cfg(test)]
+        if std::mem::take(&mut self.full_once) {
+            let error = Error::new(crate::ErrorCode::StorageFull, "no room");
+            return Err(AppendError { error, untouched: true });
+        }
         let mut written = false;
         let mut durable_lsn = 0;
         let mut buffer = Vec::new();

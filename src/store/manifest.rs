@@ -41,6 +41,11 @@ fn tombstone_key(record: &TombstoneRecord) -> (u64, u64, i64, i64) {
 }
 
 impl Contents {
+    /// The deletes of a series.
+    pub fn tombstones_of(&self, series_id: u64) -> impl Iterator<Item = &(u64, u64, i64, i64)> {
+        self.tombstones.range((series_id, 0, i64::MIN, i64::MIN)..=(series_id, u64::MAX, i64::MAX, i64::MAX))
+    }
+
     fn apply(&mut self, edit: Edit) {
         let newer = |old: &mut u64, new: u64| {
             if new != 0 {
@@ -207,7 +212,11 @@ impl Manifest {
     pub fn publish(&mut self, mut edit: Edit) -> Result<u64> {
         edit.number = self.contents.number + 1;
         let path = edit_path(&self.dir, edit.number);
-        if !disk::publish(&self.tmp, &path, &encode_edit(&edit))? {
+        let published = disk::publish(&self.tmp, &path, &encode_edit(&edit)).map_err(|error| {
+            // Full or not: once the edit has its name it may count.
+            if path.exists() { Error::new(ErrorCode::Io, error.detail()) } else { error }
+        });
+        if !published? {
             return Err(Error::new(ErrorCode::CommitConflict, format!("{} exists already", path.display())));
         }
         self.contents.apply(edit);

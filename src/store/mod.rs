@@ -257,6 +257,7 @@ impl Store {
         let mut pending = queue.lock();
         if let Some(existing) = pending.state.get(&def.key).cloned() {
             let commit = pending.state.commit;
+            let decided = pending.decided();
             drop(pending);
             if !existing.def.same_rows_as(&def) {
                 return Err(Error::new(
@@ -266,7 +267,8 @@ impl Store {
                 .with_hint("GET the series to compare; drop it first to register it anew"));
             }
             // It may not be durable yet.
-            queue.flush()?;
+            let decided = decided?;
+            queue.wait(&decided)?;
             return Ok((existing, false, commit));
         }
         pending.check_writable()?;
@@ -319,13 +321,13 @@ impl Store {
         let mut state = pending.state.as_ref().clone();
         state.commit += 1;
         let commit = state.commit;
-        let gone = state.drop_series(series.id, commit);
+        let gone: Vec<Arc<SeriesState>> = state.drop_series(series.id, commit).into_iter().collect();
         let batch = queue.enqueue(&mut pending, state, frame(vec![Operation::Drop { series_id: series.id }]))?;
+        // Before it is durable: a checkpoint right behind it must know that readers may hold the files.
+        self.inner.keep_files_of(&gone);
         drop(pending);
-        queue.wait(&batch)?;
-        let dropped = Deleted { series_id: series.id, rows_deleted: series.rows, version: series.version + 1, commit };
-        self.inner.dropped().extend(gone.map(|gone| (gone.id, gone)));
-        Ok(dropped)
+        queue.wait(&batch).inspect_err(|_| self.inner.forget_files_of(&gone))?;
+        Ok(Deleted { series_id: series.id, rows_deleted: series.rows, version: series.version + 1, commit })
     }
 
     /// How many rows a delete would take.
@@ -406,22 +408,47 @@ impl Drop for Store {
 
 impl Inner {
     fn delete_range(&self, key: &SeriesKey, range: (i64, i64), if_version: IfVersion) -> Result<Deleted> {
+        self.delete_range_if(key, range, if_version, |_| true)
+    }
+
+    /// Deletes a range of the series that is there when it comes to it, if that one is `wanted`; else
+    /// `commit_conflict`.
+    fn delete_range_if(
+        &self,
+        key: &SeriesKey,
+        range: (i64, i64),
+        if_version: IfVersion,
+        wanted: impl Fn(&SeriesState) -> bool,
+    ) -> Result<Deleted> {
         let queue = &self.queue;
+        // The range is read before the lock, and again under it only when the series changed in between.
+        let before = queue.published();
+        let read = match before.get(key) {
+            Some(series) => Some((series.id, series.version, self.read_for_delete(series, range)?)),
+            None => None,
+        };
         let mut pending = queue.lock();
         pending.check_writable()?;
         let series = current(&pending.state, key, if_version)?;
-        let deleted = series.count_rows(&self.cache, range)?;
+        if !wanted(&series) {
+            return Err(Error::new(ErrorCode::CommitConflict, format!("series {key} was changed in between")));
+        }
+        let (deleted, left) = match read {
+            Some((id, version, read)) if (id, version) == (series.id, series.version) => read,
+            _ => self.read_for_delete(&series, range)?,
+        };
         if deleted == 0 {
             let commit = pending.state.commit;
+            let decided = pending.decided()?;
             drop(pending);
-            queue.flush()?;
+            queue.wait(&decided)?;
             return Ok(Deleted { series_id: series.id, rows_deleted: 0, version: series.version, commit });
         }
         let mut state = pending.state.as_ref().clone();
         state.commit += 1;
         let commit = state.commit;
         let mut next = series.without_range(range, deleted, commit, wall_ms(), &state.fences);
-        next.bounds = next.bounds_after(&self.cache, range)?;
+        next.bounds = left;
         let version = next.version;
         let operation =
             Operation::Delete { series_id: series.id, start: range.0, end: range.1, deleted, left: next.bounds };
@@ -432,6 +459,16 @@ impl Inner {
         Ok(Deleted { series_id: series.id, rows_deleted: deleted, version, commit })
     }
 
+    /// How many rows a delete takes, and between which timestamps the others lie.
+    fn read_for_delete(&self, series: &SeriesState, range: (i64, i64)) -> Result<(u64, Option<(i64, i64)>)> {
+        let deleted = series.count_rows(&self.cache, range)?;
+        if deleted == 0 {
+            return Ok((0, series.bounds));
+        }
+        let next = series.without_range(range, deleted, series.last_commit + 1, 0, &[]);
+        Ok((deleted, next.bounds_after(&self.cache, range)?))
+    }
+
     fn maintenance(&self) -> MutexGuard<'_, Maintenance> {
         self.maintenance.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -439,6 +476,14 @@ impl Inner {
     fn note_upkeep<T>(&self, outcome: &Result<T>) {
         let failed = outcome.as_ref().err().map(ToString::to_string);
         *self.upkeep_failed.lock().unwrap_or_else(PoisonError::into_inner) = failed;
+    }
+
+    fn keep_files_of(&self, gone: &[Arc<SeriesState>]) {
+        self.dropped().extend(gone.iter().map(|series| (series.id, Arc::clone(series))));
+    }
+
+    fn forget_files_of(&self, gone: &[Arc<SeriesState>]) {
+        self.dropped().retain(|id, _| gone.iter().all(|series| series.id != *id));
     }
 
     fn dropped(&self) -> MutexGuard<'_, BTreeMap<SeriesId, Arc<SeriesState>>> {

@@ -8,7 +8,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::chunk::{ChunkFile, chunk_name, series_dir};
+use super::chunk::{ChunkFile, chunk_id_of, chunk_name, series_dir};
+use super::commit::Frozen;
 use super::merge::{Merge, Source};
 use super::sidecar::{self, coverage_path, zone_map_path};
 use super::state::{NewChunks, SeriesId, SeriesState, Structural, Tombstone, fenced};
@@ -89,8 +90,10 @@ impl Inner {
             .filter(|series| series.tail().next().is_some())
             .cloned()
             .collect();
-        let outcome = self.seal_frozen(maintenance, &series, frozen.state.commit, &frozen.state.fences);
+        let outcome = self.seal_frozen(maintenance, &series, &frozen);
         if outcome.is_err() {
+            let first = maintenance.manifest.contents.next_file_id;
+            series.iter().for_each(|series| self.remove_unpublished(series.id, first));
             self.queue.apply(&mut self.queue.lock(), Structural::Thaw(frozen.ids));
         }
         outcome
@@ -107,25 +110,25 @@ impl Inner {
         })
     }
 
-    /// Seals series as they were at `commit`, when their runs were frozen.
-    fn seal_frozen(
+    /// Seals series as they were when their runs were frozen.
+    pub fn seal_frozen(
         &self,
         maintenance: &mut Maintenance,
-        frozen: &[Arc<SeriesState>],
-        commit: u64,
-        fences: &[u64],
+        chosen: &[Arc<SeriesState>],
+        frozen: &Frozen,
     ) -> Result<SealReport> {
         let mut report = SealReport::default();
-        if frozen.is_empty() {
+        if chosen.is_empty() {
             return Ok(report);
         }
         // Everything frozen must be durable and published before it may reach a chunk.
-        self.queue.flush()?;
+        self.queue.wait(&frozen.decided)?;
         self.queue.sync()?;
+        let (commit, fences) = (frozen.state.commit, &frozen.state.fences);
         let mut next_file_id = maintenance.manifest.contents.next_file_id;
         let mut edit = Edit::default();
         let mut parts = Vec::new();
-        for series in frozen {
+        for series in chosen {
             let part = self.write_chunks(series, commit, fences, &mut next_file_id)?;
             report.series_sealed += 1;
             report.chunks_written += part.added.len() as u64;
@@ -136,6 +139,23 @@ impl Inner {
         self.publish_chunks(maintenance, parts, edit, next_file_id)?;
         self.counters.add_seal(report);
         Ok(report)
+    }
+
+    /// Unlinks chunk files, from the id `first` on, that were written for an edit which was not published. Nobody else
+    /// would, and on a full disk every attempt would take more of what room is left.
+    pub fn remove_unpublished(&self, series_id: SeriesId, first: u64) {
+        // An edit that failed halfway may count after all.
+        if self.queue.stopped().is_some() {
+            return;
+        }
+        let dir = series_dir(&self.root, series_id);
+        for name in disk::list(&dir).unwrap_or_default() {
+            if chunk_id_of(&name).is_some_and(|id| id >= first)
+                && let Err(error) = disk::remove(&dir.join(name))
+            {
+                tracing::warn!(%error, "an unpublished file stays behind");
+            }
+        }
     }
 
     /// Publishes new chunks, then lets readers see them, then lets the files they replace go.
@@ -327,7 +347,7 @@ impl Inner {
             disk::publish(&self.root.join("tmp"), &dir.join(tombstone_name(t.commit)), &encode_tombstone(&file)?)?;
             edit.tombstones.push(TombstoneRecord { series_id, commit: t.commit, start: t.start, end: t.end });
         }
-        for (id, commit, start, end) in manifest.tombstones.iter().filter(|(id, ..)| *id == series_id) {
+        for (id, commit, start, end) in manifest.tombstones_of(series_id) {
             if !needed.contains(&Tombstone { commit: *commit, start: *start, end: *end }) {
                 let (series_id, commit, start, end) = (*id, *commit, *start, *end);
                 edit.tombstones_removed.push(TombstoneRecord { series_id, commit, start, end });
@@ -375,7 +395,7 @@ pub fn series_record(series: &SeriesState, sealed_commit: u64) -> Result<SeriesR
         Ok(ViewRecord {
             commit: view.commit,
             last_commit: view.last_commit,
-            def: def_json(&view.def)?,
+            def: if view.def == series.def { String::new() } else { def_json(&view.def)? },
             version: view.version,
             rows: view.rows,
             first_ts: view.bounds.map(|(first, _)| first),

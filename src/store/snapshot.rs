@@ -9,34 +9,65 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::state::{Snapshot, State};
 use super::{Store, frame, wall_ms};
 use crate::error::{Error, ErrorCode, Result};
-use crate::format::wal::Operation;
+use crate::format::wal::{Commit, Operation, encode_commit};
 
 /// Most snapshots at once.
 pub const SNAPSHOTS_MAX: usize = 1_024;
 
+/// Most views held at once: each is as large as the list of series.
+const VIEWS_MAX: usize = 16;
+
 /// Views of snapshots worked out for the present files; let go when those change.
 #[derive(Debug, Default)]
-pub struct Views(Mutex<Vec<(u64, Arc<State>)>>);
+pub struct Views(Mutex<Held>);
+
+#[derive(Debug, Default)]
+struct Held {
+    /// The manifest edit whose files the views are of.
+    edit: u64,
+    /// The one asked for last stands last.
+    views: Vec<Arc<State>>,
+}
+
+impl Held {
+    fn expire(&mut self, edit: u64) {
+        if edit > self.edit {
+            self.edit = edit;
+            self.views.clear();
+        }
+    }
+}
 
 impl Views {
     fn get(&self, now: &State, commit: u64) -> Arc<State> {
-        let mut views = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        views.retain(|(edit, _)| *edit == now.edit);
-        if let Some((_, view)) = views.iter().find(|(_, view)| view.commit == commit) {
-            return Arc::clone(view);
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        held.expire(now.edit);
+        if held.edit > now.edit {
+            // Held, it would keep files that were given up since.
+            drop(held);
+            return Arc::new(now.as_of(commit));
         }
-        let view = Arc::new(now.as_of(commit));
-        views.push((now.edit, Arc::clone(&view)));
+        let known = held.views.iter().position(|view| view.commit == commit);
+        let view = known.map_or_else(|| Arc::new(now.as_of(commit)), |at| held.views.remove(at));
+        if held.views.len() >= VIEWS_MAX {
+            held.views.remove(0);
+        }
+        held.views.push(Arc::clone(&view));
         view
     }
 
     /// Lets go of views of other files than the present ones, which could be unlinked otherwise.
     pub fn expire(&self, edit: u64) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|(of, _)| *of == edit);
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).expire(edit);
+    }
+
+    #[cfg(test)]
+    pub fn len(&self) -> usize {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).views.len()
     }
 
     fn forget(&self, commit: u64) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|(_, view)| view.commit != commit);
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).views.retain(|view| view.commit != commit);
     }
 }
 
@@ -80,7 +111,8 @@ impl Store {
         let snapshot = Snapshot { commit: state.commit, created_ms: wall_ms() };
         state.create_snapshot(name.to_owned(), snapshot);
         let operation = Operation::CreateSnapshot { name: name.to_owned() };
-        let batch = queue.enqueue(&mut pending, state, frame(vec![operation]))?;
+        let logged = Commit { receipt: None, wall_ms: snapshot.created_ms, operations: vec![operation] };
+        let batch = queue.enqueue(&mut pending, state, encode_commit(&logged))?;
         drop(pending);
         queue.wait(&batch)?;
         Ok(snapshot)
@@ -101,10 +133,10 @@ impl Store {
         let gone = state.drop_snapshot(name);
         let operation = Operation::DropSnapshot { name: name.to_owned() };
         let batch = queue.enqueue(&mut pending, state, frame(vec![operation]))?;
+        self.inner.keep_files_of(&gone);
         drop(pending);
-        queue.wait(&batch)?;
+        queue.wait(&batch).inspect_err(|_| self.inner.forget_files_of(&gone))?;
         self.inner.views.forget(dropped.commit);
-        self.inner.dropped().extend(gone.into_iter().map(|series| (series.id, series)));
         if let Some(upkeep) = &self.upkeep {
             upkeep.compact_all_soon();
         }

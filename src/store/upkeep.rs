@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::commit::Durability;
 use super::state::SeriesId;
+use super::write::RECEIPTS_MAX;
 use super::{Inner, StoreOptions};
 use crate::error::{Error, Result};
 
@@ -109,6 +110,9 @@ fn keep_log(inner: &Weak<Inner>, desk: &Desk) {
     let mut synced = Instant::now();
     while desk.sleep(MARK_INTERVAL) {
         let Some(inner) = inner.upgrade() else { return };
+        if inner.queue.stopped().is_some() {
+            continue;
+        }
         let due = synced.elapsed() >= Duration::from_millis(inner.options.sync_interval_ms);
         if inner.queue.durability() == Durability::Interval && due {
             synced = Instant::now();
@@ -138,6 +142,10 @@ fn keep_files(inner: &Weak<Inner>, desk: &Desk) {
         if retained.elapsed() >= RETENTION_INTERVAL {
             retained = Instant::now();
             report("retention", inner.retain(false, &[]).map(|_| ()));
+            if inner.queue.published().receipts.len() >= RECEIPTS_MAX / 2 {
+                // A checkpoint does it as well, but may be far off, and at the limit writes under a key are refused.
+                inner.forget_receipts();
+            }
         }
         let ordered: Vec<SeriesId> = orders.compact.into_iter().collect();
         let compacted = if orders.compact_all { inner.compact(&[], false) } else { inner.compact_changed(&ordered) };

@@ -11,7 +11,7 @@ use arrow::datatypes::ToByteSlice;
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
 use super::chunk::MapCache;
-use super::commit::{Durability, Pending};
+use super::commit::{Batch, Durability, Pending};
 use super::state::SeriesState;
 use super::{IfVersion, Store, current, wall_ms};
 use crate::error::{Error, ErrorCode, Result, RowError};
@@ -118,9 +118,9 @@ impl Store {
         let once = idempotency_key.map(|key| (xxh3_128(key.as_bytes()), fingerprint(&writes)));
         let queue = &self.inner.queue;
         if let Some(once) = once {
-            let known = answered(&queue.lock(), once);
+            let known = answered(&queue.lock(), once)?;
             if let Some(known) = known {
-                return self.repeat(known?.as_ref());
+                return self.repeat(&known);
             }
         }
         let before = self.snapshot();
@@ -130,9 +130,11 @@ impl Store {
         }
 
         let mut pending = queue.lock();
-        if let Some(known) = once.and_then(|once| answered(&pending, once)) {
+        if let Some(once) = once
+            && let Some(known) = answered(&pending, once)?
+        {
             drop(pending);
-            return self.repeat(known?.as_ref());
+            return self.repeat(&known);
         }
         pending.check_writable()?;
         let mut state = pending.state.as_ref().clone();
@@ -166,8 +168,9 @@ impl Store {
             }
         }
         if operations.is_empty() {
+            let decided = pending.decided()?;
             drop(pending);
-            queue.flush()?;
+            queue.wait(&decided)?;
             return Ok(outcome);
         }
         outcome.commit = commit;
@@ -208,25 +211,25 @@ impl Store {
     }
 
     /// Answers a retry once the first write is durable.
-    fn repeat(&self, receipt: &Receipt) -> Result<WriteOutcome> {
-        self.inner.queue.flush()?;
+    fn repeat(&self, (receipt, decided): &Answered) -> Result<WriteOutcome> {
+        self.inner.queue.wait(decided)?;
         let commit = receipt.written.iter().map(|written| written.commit).max().unwrap_or(0);
         Ok(WriteOutcome { written: receipt.written.clone(), commit, repeated: true })
     }
 }
 
-/// The receipt of an earlier write under this key, or why the key does not fit.
-fn answered(pending: &Pending, (key, fingerprint): (u128, u128)) -> Option<Result<Arc<Receipt>>> {
-    let receipt = pending.state.receipts.get(&key)?;
-    if receipt.wall_ms.saturating_add(RECEIPT_KEEP_MS) <= wall_ms() {
-        return None;
+/// The receipt of an earlier write, and what to wait on: that write may be under way, and may still be refused.
+type Answered = (Arc<Receipt>, Arc<Batch>);
+
+/// The earlier write under this key, or why the key does not fit.
+fn answered(pending: &Pending, (key, fingerprint): (u128, u128)) -> Result<Option<Answered>> {
+    let alive = |receipt: &&Arc<Receipt>| receipt.wall_ms.saturating_add(RECEIPT_KEEP_MS) > wall_ms();
+    let Some(receipt) = pending.state.receipts.get(&key).filter(alive) else { return Ok(None) };
+    if receipt.fingerprint != fingerprint {
+        return Err(Error::new(ErrorCode::IdempotencyMismatch, "the idempotency key was used for another write")
+            .with_hint("a retry repeats the same rows in the same mode; a new write takes a new key"));
     }
-    Some(if receipt.fingerprint == fingerprint {
-        Ok(Arc::clone(receipt))
-    } else {
-        Err(Error::new(ErrorCode::IdempotencyMismatch, "the idempotency key was used for another write")
-            .with_hint("a retry repeats the same rows in the same mode; a new write takes a new key"))
-    })
+    Ok(Some((Arc::clone(receipt), pending.decided()?)))
 }
 
 /// Hash of everything that decides what a write does.
@@ -426,4 +429,149 @@ fn check_rising(rows: &Rows) -> Result<()> {
         previous = Some(*ts);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::StoreOptions;
+    use crate::types::SeriesSpec;
+
+    fn store() -> (tempfile::TempDir, Store, SeriesKey) {
+        let root = tempfile::tempdir().unwrap();
+        let store = Store::open(root.path(), true, StoreOptions { upkeep: false, ..StoreOptions::default() }).unwrap();
+        let key = SeriesKey::kline("BTC", "1m").unwrap();
+        let mut spec = SeriesSpec::of_key(&key);
+        (spec.price_digits, spec.volume_digits) = (Some(2), Some(0));
+        store.register(spec.resolve().unwrap()).unwrap();
+        (root, store, key)
+    }
+
+    fn rows(ts: i64) -> Rows {
+        Rows { ts: vec![ts * 60_000], columns: vec![vec![ts]; 5] }
+    }
+
+    /// Queues a write whose writer did not yet come to write its frame.
+    fn queue_write(store: &Store, key: &SeriesKey, ts: i64, idempotency_key: &str) -> Arc<Batch> {
+        let queue = &store.inner.queue;
+        let write = SeriesWrite::new(key.clone(), rows(ts), WriteMode::Upsert);
+        let fingerprint = fingerprint(std::slice::from_ref(&write));
+        let mut pending = queue.lock();
+        let mut state = pending.state.as_ref().clone();
+        state.commit += 1;
+        let series = state.get(key).unwrap().with_rows(write.rows.clone(), 0, state.commit, 0, &state.fences);
+        let written = Written {
+            series_id: series.id,
+            rows_written: 1,
+            rows_replaced: 0,
+            rows_duplicate: 0,
+            rows_skipped: 0,
+            version: series.version,
+            commit: state.commit,
+            first_ts: None,
+            last_ts: None,
+            durable: true,
+        };
+        let key = xxh3_128(idempotency_key.as_bytes());
+        let receipt = Receipt { key, fingerprint, wall_ms: wall_ms(), written: vec![written] };
+        state.receipts.insert(key, Arc::new(receipt.clone()));
+        let operations = vec![Operation::Write { series_id: series.id, replaced: 0, rows: write.rows }];
+        state.put(series);
+        let payload = encode_commit(&Commit { receipt: Some(receipt), wall_ms: 0, operations });
+        queue.enqueue(&mut pending, state, payload).unwrap()
+    }
+
+    #[test]
+    fn a_retry_that_saw_a_write_which_was_then_refused_is_refused_too() {
+        let (_root, store, key) = store();
+        let first = queue_write(&store, &key, 1, "once");
+        let write = SeriesWrite::new(key, rows(1), WriteMode::Upsert);
+        let once = (xxh3_128(b"once"), fingerprint(&[write]));
+        let seen = answered(&store.inner.queue.lock(), once).unwrap().unwrap();
+        store.inner.queue.fill_disk_once();
+        assert_eq!(store.inner.queue.wait(&first).unwrap_err().code(), ErrorCode::StorageFull);
+        assert_eq!(store.repeat(&seen).unwrap_err().code(), ErrorCode::StorageFull);
+        assert!(answered(&store.inner.queue.lock(), once).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_write_refused_after_a_freeze_reaches_neither_chunk_nor_run_file() {
+        for sealing in [true, false] {
+            let (root, store, key) = store();
+            let first = queue_write(&store, &key, 1, "once");
+            let id = store.inner.queue.lock().state.get(&key).unwrap().id;
+            let frozen = store.inner.queue.freeze(Some(&[id])).unwrap();
+            store.inner.queue.fill_disk_once();
+            assert_eq!(store.inner.queue.wait(&first).unwrap_err().code(), ErrorCode::StorageFull);
+            let mut maintenance = store.inner.maintenance();
+            let outcome = if sealing {
+                let series = frozen.state.series.get(&id).unwrap();
+                store.inner.seal_frozen(&mut maintenance, std::slice::from_ref(series), &frozen).map(|_| ())
+            } else {
+                store.inner.settle(&mut maintenance, &frozen)
+            };
+            drop(maintenance);
+            assert_eq!(outcome.unwrap_err().code(), ErrorCode::StorageFull);
+            // There is room again; the refused commit's number goes to another write, which must stay.
+            store.write(&key, rows(2), WriteMode::Upsert, None).unwrap();
+            drop(store);
+            let store = Store::open(root.path(), false, StoreOptions::default()).unwrap();
+            let state = store.snapshot();
+            let series = state.get(&key).unwrap();
+            assert_eq!((series.rows, series.bounds), (1, Some((120_000, 120_000))), "sealing {sealing}");
+            assert_eq!(series.tail_rows(), 1);
+        }
+    }
+
+    #[test]
+    fn a_delete_reads_its_range_before_it_takes_the_lock() {
+        let (_root, store, key) = store();
+        store.write(&key, rows(1), WriteMode::Upsert, None).unwrap();
+        store.write(&key, rows(3), WriteMode::Upsert, None).unwrap();
+        store.seal(&[]).unwrap();
+        let chunk = Arc::clone(&store.snapshot().get(&key).unwrap().chunks[0]);
+        assert!(chunk.opened().is_none());
+        std::thread::scope(|scope| {
+            let pending = store.inner.queue.lock();
+            let deleting = scope.spawn(|| store.delete_range(&key, (i64::MIN, 60_000), None).unwrap());
+            let begun = std::time::Instant::now();
+            while chunk.opened().is_none() && begun.elapsed().as_secs() < 20 {
+                std::thread::yield_now();
+            }
+            assert!(chunk.opened().is_some(), "nothing was read while the lock was held");
+            drop(pending);
+            assert_eq!(deleting.join().unwrap().rows_deleted, 1);
+        });
+        assert_eq!(store.snapshot().get(&key).unwrap().bounds, Some((180_000, 180_000)));
+    }
+
+    #[test]
+    fn retention_that_was_changed_in_between_takes_nothing() {
+        use crate::types::schema::Retention;
+        let (_root, store, key) = store();
+        (0..20).for_each(|ts| drop(store.write(&key, rows(ts), WriteMode::Upsert, None).unwrap()));
+        let set = |max_rows| {
+            let retention = Some(Retention { max_rows: Some(max_rows), max_age: None });
+            store.change_series(&key, None, |def| Ok(def.retention = retention)).unwrap()
+        };
+        let before = set(5);
+        set(15);
+        assert_eq!(store.inner.retain_series(&before, true).unwrap_err().code(), ErrorCode::CommitConflict);
+        assert_eq!(store.snapshot().get(&key).unwrap().rows, 20);
+        assert_eq!(store.apply_retention(&[]).unwrap()[0].1.rows_deleted, 5);
+    }
+
+    #[test]
+    fn views_of_few_snapshots_are_held_however_many_are_asked_for() {
+        let (_root, store, key) = store();
+        for number in 0..40 {
+            store.create_snapshot(&format!("s{number}")).unwrap();
+            store.write(&key, rows(number), WriteMode::Upsert, None).unwrap();
+        }
+        for number in (0..40).chain(0..40) {
+            let view = store.as_of(&format!("s{number}")).unwrap();
+            assert_eq!(view.get(&key).unwrap().rows, u64::try_from(number).unwrap());
+        }
+        assert_eq!(store.inner.views.len(), 16);
+    }
 }

@@ -116,6 +116,7 @@ impl Model {
             45..52 => self.write(which, WriteMode::Insert),
             52..60 => self.write(which, WriteMode::Append),
             60..72 => self.delete(which),
+            72..84 if !self.options.upkeep && self.rng.random_bool(0.3) => self.crash_within_upkeep(),
             72..80 => {
                 let keys = if self.rng.random_bool(0.5) { vec![self.keys[which].clone()] } else { Vec::new() };
                 self.store().seal(&keys).unwrap();
@@ -410,6 +411,51 @@ impl Model {
         self.store = Some(Store::open(self.root.path(), false, self.options.clone()).unwrap());
     }
 
+    /// Takes one step of maintenance and opens what a crash between any two of its file operations would leave: all
+    /// files of before and after, with the manifest edits published until then. Each image, opened twice, is the store.
+    fn crash_within_upkeep(&mut self) {
+        self.check_kept();
+        self.kept.clear();
+        let before = files_of(self.root.path());
+        match self.rng.random_range(0..4) {
+            0 => drop(self.store().seal(&[]).unwrap()),
+            1 => self.store().checkpoint().unwrap(),
+            2 => drop(self.store().compact(&[], false).unwrap()),
+            _ => drop(self.store().vacuum().unwrap()),
+        }
+        let after = files_of(self.root.path());
+        let number = |name: &Path| -> u64 { name.file_stem().unwrap().to_str().unwrap().parse().unwrap() };
+        let is_manifest = |name: &Path| name.starts_with("manifest");
+        let last =
+            |files: &Files| files.keys().filter(|name| is_manifest(name)).map(|name| number(name)).max().unwrap();
+        for published in last(&before)..=last(&after) {
+            let image = tempfile::tempdir().unwrap();
+            for (name, bytes) in before.iter().chain(&after) {
+                if !is_manifest(name) || number(name) <= published {
+                    let path = image.path().join(name);
+                    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+                    std::fs::write(path, bytes).unwrap();
+                }
+            }
+            let root = std::mem::replace(&mut self.root, image);
+            let store = self.store.take();
+            for _ in 0..2 {
+                self.store = None;
+                self.store = Some(Store::open(self.root.path(), false, self.options.clone()).unwrap());
+                self.check();
+                self.check_named();
+                self.repeat();
+            }
+            // What goes on from there is right as well.
+            self.store().checkpoint().unwrap();
+            self.store().compact(&[], false).unwrap();
+            self.check();
+            self.check_named();
+            self.store = store;
+            self.root = root;
+        }
+    }
+
     fn check_kept(&self) {
         for (state, maps) in &self.kept {
             for (key, map) in self.keys.iter().zip(maps) {
@@ -549,6 +595,24 @@ impl Model {
         let predicate = Predicate::parse(&format!("{name}:{op_name}:{}", texts.join(","))).unwrap();
         Condition { predicate, column, values }
     }
+}
+
+type Files = BTreeMap<PathBuf, Vec<u8>>;
+
+/// Every file of a store, by its path below.
+fn files_of(root: &Path) -> Files {
+    let mut files = Files::new();
+    let mut waiting = vec![root.to_owned()];
+    while let Some(dir) = waiting.pop() {
+        for path in std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()) {
+            if path.is_dir() {
+                waiting.push(path);
+            } else {
+                files.insert(path.strip_prefix(root).unwrap().to_owned(), std::fs::read(&path).unwrap());
+            }
+        }
+    }
+    files
 }
 
 /// Zone maps and value indexes of all chunks.

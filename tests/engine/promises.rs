@@ -632,3 +632,94 @@ fn conditions_on_ts_narrow_the_range_before_anything_is_opened() {
     assert_eq!(ask(&store, &key(), "ts:in:0,60000,60001").0.len(), 2);
     assert_eq!(ask(&store, &key(), "ts:lt:0").0.len(), 0);
 }
+
+#[test]
+fn chunks_of_a_seal_that_failed_do_not_stay_on_the_disk() {
+    let root = tempfile::tempdir().unwrap();
+    let store = Store::open(root.path(), true, options()).unwrap();
+    let other = SeriesKey::kline("OTHER", "1m").unwrap();
+    for key in [&key(), &other] {
+        store.register(def(key)).unwrap();
+        store.write(key, minutes(0, 10), WriteMode::Upsert, None).unwrap();
+    }
+    // The directory of the second series cannot be made.
+    let in_the_way = root.path().join("chunks/0000000002");
+    std::fs::write(&in_the_way, b"").unwrap();
+    for _ in 0..3 {
+        assert_eq!(store.seal(&[]).unwrap_err().code(), ErrorCode::Io);
+        assert!(files(root.path(), "chunks", "").iter().all(|path| *path == in_the_way));
+    }
+    std::fs::remove_file(&in_the_way).unwrap();
+    store.write(&key(), minutes(20, 1), WriteMode::Upsert, None).unwrap();
+    assert_eq!(store.seal(&[]).unwrap().chunks_written, 2);
+    assert_eq!(read(&store, &key()).unwrap().len(), 11);
+}
+
+#[test]
+fn retention_goes_on_behind_a_series_with_a_damaged_chunk() {
+    let root = tempfile::tempdir().unwrap();
+    let store = Store::open(root.path(), true, options()).unwrap();
+    let other = SeriesKey::kline("OTHER", "1m").unwrap();
+    for key in [&key(), &other] {
+        store.register(def(key)).unwrap();
+        store.write(key, minutes(0, 10), WriteMode::Upsert, None).unwrap();
+        let retention = Some(fastk::types::schema::Retention { max_rows: Some(4), max_age: None });
+        store.change_series(key, None, |def| Ok(def.retention = retention)).unwrap();
+    }
+    store.seal(&[]).unwrap();
+    flip(&files(root.path(), "chunks/0000000001", ".arrow")[0], 3_000);
+    assert_eq!(store.apply_retention(&[]).unwrap_err().code(), ErrorCode::CorruptData);
+    assert_eq!(read(&store, &other).unwrap().len(), 4);
+}
+
+#[test]
+fn many_snapshots_of_a_series_that_goes_on_make_no_large_manifest() {
+    let root = tempfile::tempdir().unwrap();
+    let store = Store::open(root.path(), true, options()).unwrap();
+    let mut def = def(&key());
+    def.description = Some("a long story ".repeat(20));
+    store.register(def).unwrap();
+    let made: Vec<_> = (0..100)
+        .map(|number| {
+            store.write(&key(), minutes(number, 1), WriteMode::Upsert, None).unwrap();
+            store.create_snapshot(&format!("s{number}")).unwrap()
+        })
+        .collect();
+    store.change_series(&key(), None, |def| Ok(def.description = None)).unwrap();
+    store.change_series(&key(), None, |def| Ok(def.description = Some("a long story ".repeat(20)))).unwrap();
+    store.checkpoint().unwrap();
+    let edit = files(root.path(), "manifest", ".edit").pop().unwrap();
+    let bytes = std::fs::metadata(edit).unwrap().len();
+    assert!(bytes < 100 * 100, "{bytes} bytes");
+    drop(store);
+    let store = Store::open(root.path(), false, options()).unwrap();
+    for (number, snapshot) in made.iter().enumerate() {
+        let name = format!("s{number}");
+        let view = store.as_of(&name).unwrap();
+        let series = view.get(&key()).unwrap();
+        assert_eq!(series.rows, number as u64 + 1);
+        assert!(series.def.description.as_ref().is_some_and(|text| text.starts_with("a long story")));
+        assert!(store.snapshots().contains(&(name, *snapshot)));
+    }
+}
+
+#[test]
+fn run_files_that_were_given_up_before_a_crash_are_gone_after_the_next_opening() {
+    let root = tempfile::tempdir().unwrap();
+    let store = Store::open(root.path(), true, options()).unwrap();
+    store.register(def(&key())).unwrap();
+    store.write(&key(), minutes(0, 10), WriteMode::Upsert, None).unwrap();
+    store.checkpoint().unwrap();
+    let old = files(root.path(), "runs", ".run").remove(0);
+    let bytes = std::fs::read(&old).unwrap();
+    store.seal(&[]).unwrap();
+    store.write(&key(), minutes(20, 1), WriteMode::Upsert, None).unwrap();
+    store.checkpoint().unwrap();
+    assert!(!old.exists());
+    drop(store);
+    std::fs::write(&old, bytes).unwrap();
+    let store = Store::open(root.path(), false, options()).unwrap();
+    assert_eq!(files(root.path(), "runs", ".run").len(), 1);
+    assert!(!old.exists());
+    assert_eq!(read(&store, &key()).unwrap().len(), 11);
+}
