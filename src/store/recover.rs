@@ -71,6 +71,21 @@ impl Inner {
             disk::remove(&root.join("tmp").join(name))?;
         }
         let mut manifest = Manifest::open(root)?;
+        if !manifest.contents.epoch.is_empty() && disk::list(&root.join("wal"))?.is_empty() {
+            let first = manifest.contents.wal_first_segment;
+            return Err(Error::corrupt(format!(
+                "the log has no segment, not even {first}; what was only in it is lost"
+            ))
+            .with_hint("put the files under wal/ back"));
+        }
+        let cache = Arc::new(MapCache::new(options.maps_max, options.prefetch));
+        let mut state = state_of(root, &manifest.contents)?;
+        load_runs(root, &manifest.contents, &mut state)?;
+        remove_given_up(root, &manifest.contents)?;
+        let contents = &manifest.contents;
+        let (log, found) =
+            Log::open(root, contents.wal_first_segment, contents.wal_first_lsn, options.wal_segment_bytes)?;
+        // After the log has a segment: a store with a name and without a log lost it.
         if manifest.contents.epoch.is_empty() {
             let epoch = random_name()?;
             let edit = Edit {
@@ -83,13 +98,7 @@ impl Inner {
             };
             manifest.publish(edit)?;
         }
-        let cache = Arc::new(MapCache::new(options.maps_max, options.prefetch));
-        let mut state = state_of(root, &manifest.contents)?;
-        load_runs(root, &manifest.contents, &mut state)?;
-        remove_given_up(root, &manifest.contents)?;
         let contents = &manifest.contents;
-        let (log, found) =
-            Log::open(root, contents.wal_first_segment, contents.wal_first_lsn, options.wal_segment_bytes)?;
         let mut replay =
             Replay { state: &mut state, contents, next_series_id: contents.next_series_id, loose: HashMap::new() };
         for (frame, payload) in &found.commits {

@@ -723,3 +723,126 @@ fn run_files_that_were_given_up_before_a_crash_are_gone_after_the_next_opening()
     assert!(!old.exists());
     assert_eq!(read(&store, &key()).unwrap().len(), 11);
 }
+
+#[test]
+fn a_log_that_lost_all_its_segments_is_not_taken_for_an_empty_one() {
+    for sealed in [false, true] {
+        let root = tempfile::tempdir().unwrap();
+        let store = Store::open(root.path(), true, options()).unwrap();
+        store.register(def(&key())).unwrap();
+        store.write(&key(), minutes(0, 10), WriteMode::Upsert, None).unwrap();
+        if sealed {
+            store.seal(&[]).unwrap();
+            store.write(&key(), minutes(10, 10), WriteMode::Upsert, None).unwrap();
+        }
+        drop(store);
+        let segments = files(root.path(), "wal", ".wal");
+        let kept: Vec<Vec<u8>> = segments.iter().map(|path| std::fs::read(path).unwrap()).collect();
+        segments.iter().for_each(|path| std::fs::remove_file(path).unwrap());
+        for _ in 0..2 {
+            let error = Store::open(root.path(), false, options()).unwrap_err();
+            assert_eq!(error.code(), ErrorCode::CorruptData);
+        }
+        segments.iter().zip(kept).for_each(|(path, bytes)| std::fs::write(path, bytes).unwrap());
+        let store = Store::open(root.path(), false, options()).unwrap();
+        assert_eq!(read(&store, &key()).unwrap().len(), if sealed { 20 } else { 10 });
+    }
+}
+
+#[test]
+fn readers_of_now_and_of_snapshots_see_whole_commits_beside_writers_and_upkeep() {
+    use std::collections::BTreeMap;
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+    let root = tempfile::tempdir().unwrap();
+    let few_maps = StoreOptions { maps_max: 2, wal_segment_bytes: 64 << 10, ..options() };
+    let store = Store::open(root.path(), true, few_maps.clone()).unwrap();
+    let mut spec = SeriesSpec::of_key(&key());
+    (spec.price_digits, spec.volume_digits, spec.partition) = (Some(2), Some(8), Some("day".into()));
+    store.register(spec.resolve().unwrap()).unwrap();
+    // Every write sets the same rows, in three partitions, to one value; every delete takes them all.
+    let write = |value: i64| {
+        let ts: Vec<i64> = (0..60).map(|row| row * 71 * MINUTE).collect();
+        let rows = Rows { columns: vec![vec![value; ts.len()]; 5], ts };
+        store.write(&key(), rows, WriteMode::Upsert, None).unwrap();
+    };
+    let value_in = |state: &fastk::store::State| -> Option<i64> {
+        let series = state.get(&key()).unwrap();
+        let mut values = Vec::new();
+        for block in Scan::new(series, store.cache(), &ScanSpec::range((i64::MIN, i64::MAX))) {
+            let block = block.unwrap();
+            values.extend_from_slice(block.words(4));
+        }
+        assert!(
+            values.is_empty() || (values.len() == 60 && values.iter().all(|value| *value == values[0])),
+            "{values:?}"
+        );
+        assert_eq!(series.rows, values.len() as u64);
+        values.first().copied()
+    };
+    let done = AtomicBool::new(false);
+    let last = AtomicU64::new(0);
+    let named: Mutex<BTreeMap<String, Option<i64>>> = Mutex::default();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let begun = std::time::Instant::now();
+            for value in 1..i64::MAX {
+                if begun.elapsed().as_secs() >= 3 {
+                    break;
+                }
+                if value % 5 == 0 {
+                    store.delete_range(&key(), (i64::MIN, i64::MAX), None).unwrap();
+                } else {
+                    write(value);
+                }
+                last.store(value.cast_unsigned(), Ordering::SeqCst);
+                if value % 7 == 0 {
+                    let name = format!("s{}", value % 11);
+                    if named.lock().unwrap().remove(&name).is_some() {
+                        store.drop_snapshot(&name).unwrap();
+                    }
+                    store.create_snapshot(&name).unwrap();
+                    let seen = if value % 5 == 0 { None } else { Some(value) };
+                    named.lock().unwrap().insert(name, seen);
+                }
+            }
+            done.store(true, Ordering::SeqCst);
+        });
+        scope.spawn(|| {
+            while !done.load(Ordering::SeqCst) {
+                store.seal(&[]).unwrap();
+                store.checkpoint().unwrap();
+                store.compact().unwrap();
+                store.vacuum().unwrap();
+            }
+        });
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !done.load(Ordering::SeqCst) {
+                    let before = last.load(Ordering::SeqCst).cast_signed();
+                    let state = store.snapshot();
+                    let first = value_in(&state);
+                    assert!(first.is_none_or(|value| value >= before), "{first:?} after {before}");
+                    let listed = named.lock().unwrap().clone();
+                    for (name, seen) in listed {
+                        let Ok(view) = store.as_of(&name) else { continue };
+                        let found = value_in(&view);
+                        // It may have been made anew under the same name since.
+                        if named.lock().unwrap().get(&name) == Some(&seen) && store.as_of(&name).is_ok() {
+                            assert_eq!(found, seen, "as of {name}");
+                        }
+                    }
+                    assert_eq!(value_in(&state), first, "a kept state changed");
+                }
+            });
+        }
+    });
+    for round in 0..2 {
+        for (name, seen) in named.lock().unwrap().iter() {
+            assert_eq!(value_in(&store.as_of(name).unwrap()), *seen, "as of {name}, round {round}");
+        }
+        store.checkpoint().unwrap();
+        store.compact().unwrap();
+    }
+    store.vacuum().unwrap();
+}
