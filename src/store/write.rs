@@ -549,7 +549,9 @@ mod tests {
     fn retention_that_was_changed_in_between_takes_nothing() {
         use crate::types::schema::Retention;
         let (_root, store, key) = store();
-        (0..20).for_each(|ts| drop(store.write(&key, rows(ts), WriteMode::Upsert, None).unwrap()));
+        for ts in 0..20 {
+            store.write(&key, rows(ts), WriteMode::Upsert, None).unwrap();
+        }
         let set = |max_rows| {
             let retention = Some(Retention { max_rows: Some(max_rows), max_age: None });
             store.change_series(&key, None, |def| Ok(def.retention = retention)).unwrap()

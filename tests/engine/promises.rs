@@ -812,7 +812,7 @@ fn readers_of_now_and_of_snapshots_see_whole_commits_beside_writers_and_upkeep()
             while !done.load(Ordering::SeqCst) {
                 store.seal(&[]).unwrap();
                 store.checkpoint().unwrap();
-                store.compact().unwrap();
+                store.compact(&[], true).unwrap();
                 store.vacuum().unwrap();
             }
         });
@@ -842,7 +842,7 @@ fn readers_of_now_and_of_snapshots_see_whole_commits_beside_writers_and_upkeep()
             assert_eq!(value_in(&store.as_of(name).unwrap()), *seen, "as of {name}, round {round}");
         }
         store.checkpoint().unwrap();
-        store.compact().unwrap();
+        store.compact(&[], true).unwrap();
     }
     store.vacuum().unwrap();
 }
