@@ -35,6 +35,8 @@ pub struct Counters {
     counts: Mutex<UpkeepCounts>,
     /// Bytes of chunks that hold nothing readable, where there are any; as of the last compaction step.
     garbage: Mutex<BTreeMap<SeriesId, u64>>,
+    /// Bytes of the run files the manifest lists, and how many there are.
+    runs: Mutex<(u64, u64)>,
 }
 
 impl Counters {
@@ -55,6 +57,15 @@ impl Counters {
 
     pub fn add_checkpoint(&self) {
         self.change(|counts| counts.checkpoints += 1);
+    }
+
+    pub fn set_runs(&self, bytes: u64, files: u64) {
+        *self.runs.lock().unwrap_or_else(PoisonError::into_inner) = (bytes, files);
+    }
+
+    /// Bytes of the run files, and how many there are.
+    pub fn runs(&self) -> (u64, u64) {
+        *self.runs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn add_run_file(&self, bytes: u64) {

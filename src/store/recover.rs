@@ -143,6 +143,7 @@ impl Inner {
             next_series_id: AtomicU64::new(next_series_id),
             lock,
         };
+        inner.count_runs(&inner.maintenance());
         inner.remove_dropped()?;
         Ok(inner)
     }

@@ -8,17 +8,17 @@ use fastk::query::{Scan, ScanSpec};
 use fastk::store::{Expected, Store, StoreOptions, WriteMode};
 use fastk::types::{Rows, SeriesDef, SeriesKey, SeriesSpec};
 
-const MINUTE: i64 = 60_000;
+pub(crate) const MINUTE: i64 = 60_000;
 
-fn options() -> StoreOptions {
+pub(crate) fn options() -> StoreOptions {
     StoreOptions { wal_segment_bytes: 1 << 20, upkeep: false, ..StoreOptions::default() }
 }
 
-fn key() -> SeriesKey {
+pub(crate) fn key() -> SeriesKey {
     SeriesKey::kline("BTCUSDT", "1m").unwrap()
 }
 
-fn def(key: &SeriesKey) -> SeriesDef {
+pub(crate) fn def(key: &SeriesKey) -> SeriesDef {
     let mut spec = SeriesSpec::of_key(key);
     spec.price_digits = Some(2);
     spec.volume_digits = Some(8);
@@ -26,13 +26,13 @@ fn def(key: &SeriesKey) -> SeriesDef {
 }
 
 /// `count` minutes from `first` on, every cell derived from its timestamp.
-fn minutes(first: i64, count: i64) -> Rows {
+pub(crate) fn minutes(first: i64, count: i64) -> Rows {
     let ts: Vec<i64> = (first..first + count).map(|minute| minute * MINUTE).collect();
     let columns = (0..5).map(|column| ts.iter().map(|ts| ts / MINUTE * 10 + column).collect()).collect();
     Rows { ts, columns }
 }
 
-fn read(store: &Store, key: &SeriesKey) -> fastk::Result<Vec<(i64, i64)>> {
+pub(crate) fn read(store: &Store, key: &SeriesKey) -> fastk::Result<Vec<(i64, i64)>> {
     let state = store.snapshot();
     let series = state.get(key).unwrap();
     let spec = ScanSpec::range((i64::MIN, i64::MAX));
@@ -44,7 +44,7 @@ fn read(store: &Store, key: &SeriesKey) -> fastk::Result<Vec<(i64, i64)>> {
     Ok(rows)
 }
 
-fn files(root: &Path, dir: &str, ending: &str) -> Vec<PathBuf> {
+pub(crate) fn files(root: &Path, dir: &str, ending: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut waiting = vec![root.join(dir)];
     while let Some(path) = waiting.pop() {
