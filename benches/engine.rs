@@ -134,22 +134,113 @@ fn reads(c: &mut Criterion) {
     group.finish();
 }
 
-/// One-row appends against the same rows written at once: a read must not pay for how rows arrived.
+/// One-row appends against the same rows written at once: a read must not pay for how rows arrived. The pairs stand
+/// side by side, in the unsealed tail first and after a checkpoint and a restart.
 fn after_appends(c: &mut Criterion) {
-    let mut group = c.benchmark_group("read_after");
+    let mut group = c.benchmark_group("appends");
     let rows = 100_000;
-    for (name, one_by_one) in [("100000_rows_at_once", false), ("100000_one_row_appends", true)] {
-        let dir = tempfile::tempdir().expect("a directory");
-        let store = store(dir.path(), StoreOptions { durability: Durability::None, ..StoreOptions::default() });
-        if one_by_one {
-            for minute in 0..rows {
-                write(&store, minutes(minute, 1));
+    let options = || StoreOptions { durability: Durability::None, ..StoreOptions::default() };
+    let ways = [("at_once", rows), ("one_by_one", 1)];
+    let dirs = ways.map(|_| tempfile::tempdir().expect("a directory"));
+    let mut stores: Vec<Store> = ways
+        .iter()
+        .zip(&dirs)
+        .map(|((_, step), dir)| {
+            let store = store(dir.path(), options());
+            for first in (0..rows).step_by(usize::try_from(*step).expect("a step")) {
+                write(&store, minutes(first, *step));
             }
-        } else {
-            write(&store, minutes(0, rows));
+            store
+        })
+        .collect();
+    let day = 1_440;
+    let ranges = [
+        ("day_in_the_middle", rows / 2, rows / 2 + day - 1),
+        ("last_day", rows - day, rows - 1),
+        ("all_rows", 0, rows - 1),
+    ];
+    for place in ["tail", "restarted"] {
+        if place == "restarted" {
+            stores.iter().for_each(|store| store.checkpoint().expect("a checkpoint"));
+            drop(std::mem::take(&mut stores));
+            let open = |dir: &tempfile::TempDir| Store::open(dir.path(), false, options()).expect("opened");
+            stores = dirs.iter().map(open).collect();
         }
-        group.throughput(Throughput::Elements(rows as u64));
-        group.bench_function(name, |b| b.iter(|| black_box(read(&store, (i64::MIN, i64::MAX), rows as usize))));
+        for (range, first, last) in ranges {
+            group.throughput(Throughput::Elements(last.abs_diff(first) + 1));
+            let (range_ms, count) = ((first * MINUTE, last * MINUTE), (last - first + 1) as usize);
+            let sums: Vec<i64> = stores.iter().map(|store| checksum(store, range_ms)).collect();
+            assert!(sums.windows(2).all(|pair| pair[0] == pair[1]), "other cells in {range}");
+            for ((way, _), store) in ways.iter().zip(&stores) {
+                let name = format!("{place}/{range}/{way}");
+                group.bench_function(name, |b| b.iter(|| black_box(read(store, range_ms, count))));
+            }
+        }
+    }
+    drop(stores);
+    // What keeping the tail readable costs the writer: the same without any sync.
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = store(dir.path(), options());
+    let mut minute = 0;
+    group.throughput(Throughput::Elements(1));
+    group.bench_function("cost_of_one_append", |b| {
+        b.iter(|| {
+            minute += 1;
+            write(&store, minutes(minute, 1));
+        });
+    });
+    group.finish();
+}
+
+/// Depends on every cell of a range and its place.
+fn checksum(store: &Store, range: (i64, i64)) -> i64 {
+    let state = store.snapshot();
+    let mut columns = [0_i64; 6];
+    for block in Scan::new(state.get(&key()).expect("registered"), store.cache(), &ScanSpec::range(range)) {
+        let block = block.expect("a whole block");
+        for (position, sum) in columns.iter_mut().enumerate() {
+            let mix = |sum: i64, word: &i64| sum.wrapping_mul(31).wrapping_add(*word);
+            *sum = block.words(position).iter().fold(*sum, mix);
+        }
+    }
+    columns.iter().fold(0, |sum, column| sum.wrapping_mul(31).wrapping_add(*column))
+}
+
+/// The same commits by one thread and by several, each with a series of its own: more writers must not be slower.
+fn writers(c: &mut Criterion) {
+    let mut group = c.benchmark_group("writers");
+    group.sample_size(10);
+    let commits = 2_000_i64;
+    for (name, durability) in [("durable", Durability::Sync), ("unsynced", Durability::None)] {
+        for threads in [1, 2, 4, 16] {
+            let dir = tempfile::tempdir().expect("a directory");
+            let store = Store::open(dir.path(), true, StoreOptions { durability, ..StoreOptions::default() });
+            let store = store.expect("a new store");
+            let keys: Vec<SeriesKey> =
+                (0..threads).map(|n| SeriesKey::kline(&format!("S{n}"), "1m").expect("a valid key")).collect();
+            for key in &keys {
+                store.register(SeriesSpec::of_key(key).resolve().expect("a valid registration")).expect("registered");
+            }
+            let mut round = 0;
+            group.throughput(Throughput::Elements(commits as u64));
+            group.bench_function(format!("{name}/{threads}_threads"), |b| {
+                b.iter(|| {
+                    let (each, first) = (commits / threads, round * commits);
+                    round += 1;
+                    std::thread::scope(|scope| {
+                        for key in &keys {
+                            let store = &store;
+                            scope.spawn(move || {
+                                for minute in first..first + each {
+                                    let written = store.write(key, minutes(minute, 1), WriteMode::Append, None);
+                                    written.expect("written");
+                                }
+                            });
+                        }
+                    });
+                });
+            });
+        }
     }
     group.finish();
 }
@@ -222,5 +313,5 @@ fn predicates(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, append, reads, after_appends, predicates);
+criterion_group!(benches, append, reads, after_appends, writers, predicates);
 criterion_main!(benches);

@@ -44,6 +44,8 @@ pub struct StoreConfig {
     pub wal_bytes_max: u64,
     /// Rows of one series in the tail that start a seal, at least 1.
     pub seal_rows: u64,
+    /// Bytes of rows in run files beyond which the longest tails are sealed, at least 1 MiB.
+    pub tail_bytes_max: u64,
     /// How long cursors and tickets stay repeatable.
     pub history_keep_ms: u64,
 }
@@ -110,6 +112,7 @@ impl Default for StoreConfig {
             wal_segment_bytes: engine.wal_segment_bytes,
             wal_bytes_max: engine.wal_bytes_max,
             seal_rows: engine.seal_rows,
+            tail_bytes_max: engine.tail_bytes_max,
             history_keep_ms: engine.history_keep_ms,
         }
     }
@@ -124,6 +127,7 @@ impl StoreConfig {
             wal_segment_bytes: self.wal_segment_bytes,
             wal_bytes_max: self.wal_bytes_max,
             seal_rows: self.seal_rows,
+            tail_bytes_max: self.tail_bytes_max,
             history_keep_ms: self.history_keep_ms,
             ..StoreOptions::default()
         }
@@ -348,6 +352,7 @@ impl Config {
         range("store.wal_segment_bytes", store.wal_segment_bytes, 64 << 10, 1 << 30);
         range("store.wal_bytes_max", store.wal_bytes_max, store.wal_segment_bytes.saturating_mul(4), 1 << 40);
         range("store.seal_rows", store.seal_rows, 1, 1 << 32);
+        range("store.tail_bytes_max", store.tail_bytes_max, 1 << 20, 1 << 40);
         range("store.history_keep_ms", store.history_keep_ms, 0, 7 * 86_400_000);
         range("http.body_bytes_max", self.http.body_bytes_max, 1 << 10, 1 << 40);
         range("http.json_rows_max", self.http.json_rows_max, 1, 1 << 32);

@@ -94,7 +94,7 @@ pub fn run(args: AdminArgs) -> Result<u8> {
         AdminVerb::Health(args) => health(&args),
         AdminVerb::Compact(args) => {
             let series = args.series.iter().map(|text| SeriesKey::parse(text)).collect::<Result<Vec<_>>>()?;
-            show::reply(&Target::open(&args.plain.target, false)?.seal(&series)?, args.plain.json)?;
+            show::reply(&Target::open(&args.plain.target, false)?.compact(&series)?, args.plain.json)?;
             Ok(0)
         }
         AdminVerb::Later(words) => {
@@ -136,8 +136,8 @@ fn inventory(args: &FilterArgs) -> Result<u8> {
     show::out(&show::table(&header, rows.collect()))?;
     let t = &whole.totals;
     show::out(&format!(
-        "{} series, {} rows, {} bytes in {} chunks, {} tail rows, {} bytes of log, commit {}\n",
-        t.series, t.rows, t.bytes, t.chunks, t.tail_rows, t.wal_bytes, whole.commit
+        "{} series, {} rows, {} bytes in {} chunks, {} tail rows, {} bytes of log, {} snapshots, commit {}\n",
+        t.series, t.rows, t.bytes, t.chunks, t.tail_rows, t.wal_bytes, t.snapshots, whole.commit
     ))?;
     Ok(0)
 }

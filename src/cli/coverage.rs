@@ -28,6 +28,9 @@ pub struct CoverageArgs {
     /// List at most N gaps; 10,000 when left out.
     #[arg(long, value_name = "N")]
     limit: Option<u64>,
+    /// As the snapshot of this name shows it, with the calendar of then.
+    #[arg(long, value_name = "NAME")]
+    as_of: Option<String>,
     /// epoch or rfc3339; rfc3339 when left out, epoch under --json.
     #[arg(long)]
     times: Option<String>,
@@ -46,6 +49,7 @@ pub fn run(args: CoverageArgs) -> Result<u8> {
         end: args.end.as_deref().map(when),
         calendar: args.calendar.as_deref().map(Calendar::parse_text).transpose()?,
         min_missing: args.min_missing,
+        as_of: args.as_of,
         limit: args.limit,
         times: Some(args.times.as_deref().map_or(Ok(default), Times::from_name)?),
         ..CoverageRequest::of(SeriesKey::parse(&args.key)?)

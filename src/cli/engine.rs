@@ -17,7 +17,7 @@ use crate::format::FORMAT_VERSION;
 use crate::ingest::{self, BodyFormat};
 use crate::query::{Query, When};
 use crate::server::{flight, http};
-use crate::service::{Condition, Service, WriteManyReply, WriteReply, range_of};
+use crate::service::{Acknowledged, IdempotencyKey, Mode, Service, Terms, WriteManyReply, range_of};
 use crate::types::SeriesKey;
 
 /// How long open requests may go on once the server was told to stop.
@@ -77,18 +77,25 @@ pub fn write(
     key: &SeriesKey,
     body: &[u8],
     options: &WriteOptions,
-    condition: &Condition,
-) -> Result<WriteReply> {
+    terms: &Terms,
+) -> Result<Acknowledged> {
+    terms.check(key)?;
     let reading = reading(options)?;
     let format = body_format(&options.format)?;
     let def = service.def(key)?;
-    service.write(key, ingest::parse(format, &def, body, &reading)?, options.mode, condition)
+    service.write_under(key, ingest::parse(format, &def, body, &reading)?, terms)
 }
 
 /// Writes the rows of many series as one commit.
-pub fn write_many(service: &Service, body: &[u8], options: &WriteOptions) -> Result<WriteManyReply> {
+pub fn write_many(
+    service: &Service,
+    body: &[u8],
+    options: &WriteOptions,
+    mode: Mode,
+    once: Option<&IdempotencyKey>,
+) -> Result<Acknowledged<WriteManyReply>> {
     let parsed = ingest::parse_many(body_format(&options.format)?, body, &reading(options)?, &|key| service.def(key))?;
-    service.write_many(parsed, options.mode)
+    service.write_many(parsed, mode, once)
 }
 
 /// How the rows of a body are read.

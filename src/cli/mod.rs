@@ -12,6 +12,7 @@ mod read;
 mod register;
 pub mod remote;
 mod show;
+mod snapshot;
 pub mod target;
 
 pub mod demo;
@@ -52,15 +53,14 @@ enum Verb {
     Query(read::QueryArgs),
     /// Read rows of a series into a file.
     Export(read::ExportArgs),
+    /// Name, list and drop views of the whole store that stay readable.
+    Snapshot(snapshot::SnapshotArgs),
     /// Show what stands in a file of a data directory.
     Inspect(inspect::InspectArgs),
     /// Look after a store.
     Admin(admin::AdminArgs),
     /// Show which intervals of a series have rows, and the gaps.
     Coverage(coverage::CoverageArgs),
-    /// Not offered by this version.
-    #[command(hide = true, disable_help_flag = true)]
-    Snapshot(Later),
     /// Not offered by this version.
     #[command(hide = true, disable_help_flag = true)]
     Bridge(Later),
@@ -112,10 +112,10 @@ fn run(verb: Verb) -> Result<u8> {
         Verb::Drop(args) => mutate::drop(args),
         Verb::Query(args) => read::query(args),
         Verb::Export(args) => read::export(args),
+        Verb::Snapshot(args) => snapshot::run(args),
         Verb::Inspect(args) => inspect::run(args),
         Verb::Admin(args) => admin::run(args),
         Verb::Coverage(args) => coverage::run(args),
-        Verb::Snapshot(later) => not_offered("snapshot", &later),
         Verb::Bridge(later) => not_offered("bridge", &later),
     }
 }

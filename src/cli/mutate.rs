@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::show;
 use super::target::{Target, TargetArgs, WriteOptions};
 use crate::error::{Error, Result};
-use crate::service::{Condition, Mode};
+use crate::service::{Condition, Manner, Terms};
 use crate::types::SeriesKey;
 
 #[derive(Debug, clap::Args)]
@@ -22,9 +22,17 @@ pub struct WriteArgs {
     /// json, ndjson, csv, arrow or parquet; by the file's ending when left out, else json.
     #[arg(long)]
     format: Option<String>,
-    /// upsert, insert or append.
+    /// upsert, insert, append or merge. merge makes one row of each given and stored one: a kline keeps open, takes the
+    /// larger high, the smaller low, the new close and the sum of volumes.
     #[arg(long, default_value = "upsert")]
     mode: String,
+    /// What merge makes of a scalar: set, add, min, max or last; the rule of the registration when left out.
+    #[arg(long)]
+    op: Option<String>,
+    /// Carry the write out once: a repeat under the same key within 24 hours is answered as the first time and changes
+    /// nothing. merge needs it.
+    #[arg(long, value_name = "KEY")]
+    idempotency_key: Option<String>,
     /// ohlc or none.
     #[arg(long)]
     validate: Option<String>,
@@ -108,22 +116,39 @@ pub fn write(args: WriteArgs) -> Result<u8> {
         None => file.as_deref().and_then(format_of).unwrap_or("json").to_string(),
     };
     let options = WriteOptions {
-        mode: Mode::from_name(&args.mode)?,
         format,
         validate: args.validate,
         rounding: args.rounding,
         numbers: args.numbers,
         missing: args.missing,
     };
-    let body = read_input(file.as_deref())?;
-    let target = Target::open(&args.target, false)?;
+    let manner = Manner::of(Some(&args.mode), args.op.as_deref())?;
+    let idempotency_key = args.idempotency_key.as_deref().map(str::parse).transpose()?;
     let Some(key) = key else {
-        show::reply(&target.write_many(body.into(), &options)?, args.json)?;
+        let Manner::Mode(mode) = manner else {
+            return Err(Error::invalid("a merge is into one series").with_hint("leave --many out and name the series"));
+        };
+        let body = read_input(file.as_deref())?;
+        let target = Target::open(&args.target, false)?;
+        let done = target.write_many(body.into(), &options, mode, idempotency_key.as_ref())?;
+        note_repeat(done.repeated);
+        show::reply(&done.reply, args.json)?;
         return Ok(0);
     };
-    let reply = target.write(&key, body.into(), &options, &args.condition.condition())?;
-    show::reply(&reply, args.json)?;
+    let terms = Terms { manner, condition: args.condition.condition(), idempotency_key };
+    terms.check(&key)?;
+    let body = read_input(file.as_deref())?;
+    let target = Target::open(&args.target, false)?;
+    let done = target.write(&key, body.into(), &options, &terms)?;
+    note_repeat(done.repeated);
+    show::reply(&done.reply, args.json)?;
     Ok(0)
+}
+
+fn note_repeat(repeated: bool) {
+    if repeated {
+        show::note("the idempotency key was used before: this is its first answer, nothing was changed now");
+    }
 }
 
 /// Deletes a closed range.

@@ -52,6 +52,9 @@ struct SelectArgs {
     /// between_exclusive, in or not_in; all of several must match.
     #[arg(long = "where", value_name = "PREDICATE")]
     predicates: Vec<String>,
+    /// As the snapshot of this name shows it.
+    #[arg(long, value_name = "NAME")]
+    as_of: Option<String>,
     /// stored, float64, decimal128, raw or string.
     #[arg(long, default_value = "stored")]
     numbers: String,
@@ -96,6 +99,7 @@ impl SelectArgs {
         query.start = self.start.as_deref().map(when);
         query.end = self.end.as_deref().map(when);
         query.latest = self.latest;
+        query.as_of = self.as_of.clone();
         query.latest_complete = self.latest_complete;
         query.limit = self.limit;
         query.order = match self.order.as_str() {

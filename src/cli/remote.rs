@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
-use hyper::header::{ACCEPT, CONTENT_TYPE, IF_MATCH};
+use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, IF_MATCH};
 use hyper::{Method, Request, Response, StatusCode, Uri};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -21,6 +21,8 @@ use crate::types::SeriesKey;
 
 /// What stays as it is in a path segment or a query value.
 const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 /// Longest wait for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -31,6 +33,7 @@ pub struct Call {
     target: String,
     accept: Option<String>,
     if_match: Option<String>,
+    idempotency_key: Option<String>,
     body: Option<(String, Bytes)>,
     unavailable_is_answer: bool,
 }
@@ -38,7 +41,15 @@ pub struct Call {
 impl Call {
     /// A request without query or body; `path` is encoded already.
     pub fn new(method: Method, path: impl Into<String>) -> Self {
-        Self { method, target: path.into(), accept: None, if_match: None, body: None, unavailable_is_answer: false }
+        Self {
+            method,
+            target: path.into(),
+            accept: None,
+            if_match: None,
+            idempotency_key: None,
+            body: None,
+            unavailable_is_answer: false,
+        }
     }
 
     /// Adds a query parameter; the value is encoded here.
@@ -73,6 +84,12 @@ impl Call {
     /// Makes the request conditional on an entity tag.
     pub fn if_match(mut self, tag: Option<&str>) -> Self {
         self.if_match = tag.map(str::to_string);
+        self
+    }
+
+    /// Makes the request one that is carried out once.
+    pub fn idempotency_key(mut self, key: Option<&str>) -> Self {
+        self.idempotency_key = key.map(str::to_string);
         self
     }
 
@@ -127,19 +144,29 @@ impl RestClient {
 
     /// The reply as a value.
     pub fn json<T: DeserializeOwned>(&self, call: Call) -> Result<T> {
+        Ok(self.json_replayed(call)?.0)
+    }
+
+    /// The reply as a value, and whether it is that of an earlier request with the same idempotency key.
+    pub fn json_replayed<T: DeserializeOwned>(&self, call: Call) -> Result<(T, bool)> {
         let mut body = Vec::new();
-        self.stream(call.accept("application/json"), &mut |bytes| {
+        let headers = self.fetch(call.accept("application/json"), &mut |bytes| {
             body.extend_from_slice(&bytes);
             Ok(())
         })?;
-        serde_json::from_slice(&body).map_err(|error| {
+        let value = serde_json::from_slice(&body).map_err(|error| {
             Error::internal(format!("the reply of {} is not understood: {error}", self.url()))
                 .with_hint("is this a FastK server of the same version?")
-        })
+        })?;
+        Ok((value, headers.get(REPLAYED).is_some_and(|value| value == "true")))
     }
 
     /// The reply piece by piece, as it comes.
     pub fn stream(&self, call: Call, sink: &mut dyn FnMut(Bytes) -> Result<()>) -> Result<()> {
+        self.fetch(call, sink).map(|_| ())
+    }
+
+    fn fetch(&self, call: Call, sink: &mut dyn FnMut(Bytes) -> Result<()>) -> Result<HeaderMap> {
         self.runtime.block_on(async {
             let what = format!("{} {}{}", call.method, self.url(), call.target);
             let accepted = call.unavailable_is_answer.then_some(StatusCode::SERVICE_UNAVAILABLE);
@@ -155,14 +182,15 @@ impl RestClient {
                     sink(bytes)?;
                 }
             }
-            Ok(())
+            Ok(std::mem::take(response.headers_mut()))
         })
     }
 
     async fn send(&self, call: Call) -> Result<Response<hyper::body::Incoming>> {
         let uri = format!("http://{}{}", self.authority, call.target);
         let mut request = Request::builder().method(call.method).uri(&uri);
-        for (name, value) in [(ACCEPT, call.accept), (IF_MATCH, call.if_match)] {
+        for (name, value) in [(ACCEPT, call.accept), (IF_MATCH, call.if_match), (IDEMPOTENCY_KEY, call.idempotency_key)]
+        {
             if let Some(value) = value {
                 request = request.header(name, value);
             }
@@ -192,6 +220,11 @@ pub fn series_path(key: &SeriesKey, rows: bool) -> String {
         }
     }
     path
+}
+
+/// A segment of a path, encoded.
+pub fn segment(text: &str) -> impl std::fmt::Display {
+    utf8_percent_encode(text, PLAIN)
 }
 
 /// A problem document; members this program does not use are left out.

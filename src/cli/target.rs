@@ -6,14 +6,15 @@ use std::sync::Arc;
 use bytes::Bytes;
 use hyper::Method;
 
-use super::remote::{Call, RestClient, series_path};
+use super::remote::{Call, RestClient, segment, series_path};
 use super::{engine, show};
 use crate::config::Loaded;
 use crate::error::{Error, ErrorCode, Result};
 use crate::query::{Predicate, Query};
 use crate::service::{
-    Condition, CoverageReply, CoverageRequest, DeleteReply, DropReply, Health, Inventory, Mode, Registered, SealReply,
-    SeriesFilter, SeriesInfo, SeriesPage, Service, WriteManyReply, WriteReply,
+    Acknowledged, CompactReply, Condition, CoverageReply, CoverageRequest, DeleteReply, DropReply, Health,
+    IdempotencyKey, Inventory, Manner, Mode, Registered, SeriesFilter, SeriesInfo, SeriesPage, Service,
+    SnapshotDropped, SnapshotInfo, SnapshotList, Terms, WriteManyReply,
 };
 use crate::types::{SeriesKey, SeriesSpec};
 
@@ -28,6 +29,7 @@ pub struct TargetArgs {
     pub server: Option<String>,
 }
 
+const SNAPSHOTS: &str = "/v1/snapshots";
 /// Most rows of a JSON answer, as servers are configured by default.
 const JSON_ROWS_MAX: u64 = 1_000_000;
 /// Bytes at the end of a JSON answer among which its cursor stands.
@@ -41,7 +43,7 @@ struct Jobs {
 
 #[derive(serde::Deserialize)]
 struct Job {
-    result: SealReply,
+    result: CompactReply,
 }
 
 /// An open store, or a server to ask.
@@ -54,7 +56,6 @@ pub enum Target {
 /// How the rows of a body are read.
 #[derive(Clone, Debug, Default)]
 pub struct WriteOptions {
-    pub mode: Mode,
     pub format: String,
     pub validate: Option<String>,
     pub rounding: Option<String>,
@@ -143,9 +144,9 @@ impl Target {
     }
 
     /// Moves the tail of these series (all when empty) into chunk files.
-    pub fn seal(&self, series: &[SeriesKey]) -> Result<SealReply> {
+    pub fn compact(&self, series: &[SeriesKey]) -> Result<CompactReply> {
         match self {
-            Target::Local(service) => service.seal(series),
+            Target::Local(service) => service.compact(series),
             Target::Remote(client) => {
                 let call = Call::new(Method::POST, "/v1/admin/compact");
                 let call =
@@ -154,6 +155,29 @@ impl Target {
                 let job = jobs.jobs.into_iter().next();
                 Ok(job.ok_or_else(|| Error::internal("the server answered compact without a job"))?.result)
             }
+        }
+    }
+
+    pub fn create_snapshot(&self, name: &str) -> Result<SnapshotInfo> {
+        match self {
+            Target::Local(service) => service.create_snapshot(name),
+            Target::Remote(client) => {
+                client.json(json_body(Call::new(Method::POST, SNAPSHOTS), &serde_json::json!({ "name": name }))?)
+            }
+        }
+    }
+
+    pub fn drop_snapshot(&self, name: &str) -> Result<SnapshotDropped> {
+        match self {
+            Target::Local(service) => service.drop_snapshot(name),
+            Target::Remote(client) => client.json(Call::new(Method::DELETE, format!("{SNAPSHOTS}/{}", segment(name)))),
+        }
+    }
+
+    pub fn snapshots(&self) -> Result<SnapshotList> {
+        match self {
+            Target::Local(service) => Ok(service.snapshots()),
+            Target::Remote(client) => client.json(Call::new(Method::GET, SNAPSHOTS)),
         }
     }
 
@@ -196,31 +220,43 @@ impl Target {
     }
 
     /// Writes the rows of a body as one commit.
-    pub fn write(
-        &self,
-        key: &SeriesKey,
-        body: Bytes,
-        options: &WriteOptions,
-        condition: &Condition,
-    ) -> Result<WriteReply> {
-        match self {
-            Target::Local(service) => engine::write(service, key, &body, options, condition),
-            Target::Remote(client) => {
-                let call = written(Call::new(Method::POST, series_path(key, true)), options)
-                    .if_match(self.tag(key, condition)?.as_deref())
-                    .body(engine::media_type(&options.format)?, body);
-                client.json(call)
-            }
-        }
+    pub fn write(&self, key: &SeriesKey, body: Bytes, options: &WriteOptions, terms: &Terms) -> Result<Acknowledged> {
+        let client = match self {
+            Target::Local(service) => return engine::write(service, key, &body, options, terms),
+            Target::Remote(client) => client,
+        };
+        terms.check(key)?;
+        let path = series_path(key, true);
+        let call = match terms.manner {
+            Manner::Mode(mode) => moded(Call::new(Method::POST, path), mode),
+            Manner::Merge(op) => Call::new(Method::POST, path + "/merge").maybe("op", op.map(|op| op.name())),
+        };
+        let once = terms.idempotency_key.as_ref().map(IdempotencyKey::as_str);
+        let tag = match once {
+            None => self.tag(key, &terms.condition)?,
+            Some(_) => self.tag_of_retry(key, &terms.condition)?,
+        };
+        let call = read_as(call, options).if_match(tag.as_deref()).idempotency_key(once);
+        let (reply, repeated) = client.json_replayed(call.body(engine::media_type(&options.format)?, body))?;
+        Ok(Acknowledged { reply, repeated })
     }
 
     /// Writes the rows of many series as one commit.
-    pub fn write_many(&self, body: Bytes, options: &WriteOptions) -> Result<WriteManyReply> {
+    pub fn write_many(
+        &self,
+        body: Bytes,
+        options: &WriteOptions,
+        mode: Mode,
+        once: Option<&IdempotencyKey>,
+    ) -> Result<Acknowledged<WriteManyReply>> {
         match self {
-            Target::Local(service) => engine::write_many(service, &body, options),
+            Target::Local(service) => engine::write_many(service, &body, options, mode, once),
             Target::Remote(client) => {
-                let call = written(Call::new(Method::POST, "/v1/write"), options);
-                client.json(call.body(engine::media_type(&options.format)?, body))
+                let call = read_as(moded(Call::new(Method::POST, "/v1/write"), mode), options)
+                    .idempotency_key(once.map(IdempotencyKey::as_str))
+                    .body(engine::media_type(&options.format)?, body);
+                let (reply, repeated) = client.json_replayed(call)?;
+                Ok(Acknowledged { reply, repeated })
             }
         }
     }
@@ -265,6 +301,18 @@ impl Target {
         }
         Ok(Some(info.etag))
     }
+
+    /// The same for a write that may be a retry, which only the server can tell: a version that the series is not at
+    /// is sent all the same.
+    fn tag_of_retry(&self, key: &SeriesKey, condition: &Condition) -> Result<Option<String>> {
+        let Some(version) = condition.if_version else { return Ok(condition.if_match.clone()) };
+        let tag = self.series(key)?.etag;
+        let mut parts = tag.rsplitn(3, '-');
+        match (parts.next(), parts.next(), parts.next()) {
+            (Some(format), Some(_), Some(stem)) => Ok(Some(format!("{stem}-{version}-{format}"))),
+            _ => Err(Error::internal(format!("the entity tag {tag} of {key} is not understood"))),
+        }
+    }
 }
 
 fn json_body<T: serde::Serialize>(call: Call, value: &T) -> Result<Call> {
@@ -272,11 +320,15 @@ fn json_body<T: serde::Serialize>(call: Call, value: &T) -> Result<Call> {
     Ok(call.body("application/json", body.into()))
 }
 
-/// A write with its options as parameters.
-fn written(call: Call, options: &WriteOptions) -> Call {
-    let mode = serde_json::to_value(options.mode).ok();
+/// A write with its mode as a parameter.
+fn moded(call: Call, mode: Mode) -> Call {
+    let mode = serde_json::to_value(mode).ok();
     call.maybe("mode", mode.as_ref().and_then(|mode| mode.as_str()))
-        .maybe("validate", options.validate.as_deref())
+}
+
+/// A write with how its body is read as parameters.
+fn read_as(call: Call, options: &WriteOptions) -> Call {
+    call.maybe("validate", options.validate.as_deref())
         .maybe("rounding", options.rounding.as_deref())
         .maybe("numbers", options.numbers.as_deref())
         .maybe("missing", options.missing.as_deref())

@@ -51,9 +51,8 @@ pub fn inspect(bytes: &[u8]) -> Result<Value> {
         Ok(json!({"kind": "drop marker", "drop": tombstone::decode_drop(bytes)?}))
     } else {
         Err(Error::invalid("the file is no FastK file").with_hint(
-            "chunks, zone maps, value indexes, coverage, log segments, runs, receipts, manifest edits and checkpoints, \
-             tombstones and drop \
-             markers are",
+            "chunks, zone maps, value indexes, coverage, log segments, runs, receipts, manifest edits and \
+             checkpoints, tombstones and drop markers are",
         ))
     }
 }

@@ -84,9 +84,10 @@ pub struct Query {
     pub order: Order,
     #[serde(default)]
     pub numbers: Numbers,
+    /// Answer as the snapshot of this name shows it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub as_of: Option<String>,
-    /// Answer as of this commit; `commit_gone` when it is no longer kept.
+    /// Answer as of this commit; `commit_gone` when it is no longer kept. Not together with `as_of`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub commit: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -141,7 +141,11 @@ pub struct ScanStats {
     /// Chunks within the range that were looked at, and those no row of which had to be read.
     pub chunks_considered: u64,
     pub chunks_pruned: u64,
-    /// Blocks of chunks and tail that rows were read from.
+    pub chunks_scanned: u64,
+    /// Blocks of these chunks within the range, those no row of which had to be read, and blocks of chunks and tail that
+    /// rows were read from.
+    pub blocks_considered: u64,
+    pub blocks_pruned: u64,
     pub blocks_scanned: u64,
     /// Zones of 1,024 rows within the range, those the zone maps ruled out, and the rest.
     pub zones_considered: u64,
@@ -193,6 +197,9 @@ impl ScanStats {
     pub fn add(&mut self, other: &ScanStats) {
         self.chunks_considered += other.chunks_considered;
         self.chunks_pruned += other.chunks_pruned;
+        self.chunks_scanned += other.chunks_scanned;
+        self.blocks_considered += other.blocks_considered;
+        self.blocks_pruned += other.blocks_pruned;
         self.blocks_scanned += other.blocks_scanned;
         self.zones_considered += other.zones_considered;
         self.zones_pruned += other.zones_pruned;
@@ -261,6 +268,9 @@ impl Scan {
         ScanStats {
             chunks_considered: merge.chunks_considered,
             chunks_pruned: merge.chunks_pruned,
+            chunks_scanned: merge.chunks_considered - merge.chunks_pruned,
+            blocks_considered: merge.blocks_considered,
+            blocks_pruned: merge.blocks_pruned,
             blocks_scanned: self.blocks_scanned,
             zones_considered: merge.zones_considered,
             zones_pruned: merge.zones_pruned,

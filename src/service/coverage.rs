@@ -42,12 +42,24 @@ pub struct CoverageRequest {
     /// How timestamps are shown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub times: Option<Times>,
+    /// As the snapshot of this name shows it, with the calendar of then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub as_of: Option<String>,
 }
 
 impl CoverageRequest {
     /// The whole of a series by its own calendar.
     pub fn of(series: SeriesKey) -> Self {
-        Self { series, start: None, end: None, calendar: None, min_missing: None, limit: None, times: None }
+        Self {
+            series,
+            start: None,
+            end: None,
+            calendar: None,
+            min_missing: None,
+            limit: None,
+            times: None,
+            as_of: None,
+        }
     }
 }
 
@@ -166,10 +178,10 @@ impl Service {
     /// Which intervals of a series have rows, and where the gaps are.
     ///
     /// # Errors
-    /// `series_not_found`; `invalid_argument` for a series without a length of interval, a calendar that cannot be read,
+    /// `series_not_found`, `snapshot_not_found`; `invalid_argument` for a series without a length of interval, a calendar that cannot be read,
     /// a wrong range or limit.
     pub fn coverage(&self, request: &CoverageRequest) -> Result<CoverageReply> {
-        let state = self.store().snapshot();
+        let state = self.state_as_of(request.as_of.as_deref())?;
         let series = self.series_state(&state, &request.series)?;
         let value = request.calendar.clone().or_else(|| series.def.calendar.clone());
         let calendar = Calendar::of(value.as_ref())?;
@@ -219,9 +231,9 @@ impl Service {
         })
     }
 
-    /// Entity-tag stem of the coverage of a series now.
-    pub fn coverage_stem(&self, key: &SeriesKey) -> Result<String> {
-        let series = self.series_state(&self.store().snapshot(), key)?;
+    /// Entity-tag stem of the coverage of a series.
+    pub fn coverage_stem(&self, request: &CoverageRequest) -> Result<String> {
+        let series = self.series_state(&*self.state_as_of(request.as_of.as_deref())?, &request.series)?;
         Ok(self.stem(series.id, series.version))
     }
 

@@ -6,7 +6,9 @@ pub mod coverage;
 mod page;
 mod read;
 pub mod replies;
+mod snapshots;
 pub mod verbs;
+mod write;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,15 +16,15 @@ use std::time::Instant;
 
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::FORMAT_VERSION;
-use crate::ingest::Parsed;
-use crate::store::{Expected, IfVersion, SeriesState, SeriesWrite, State, Store, WriteMode};
+use crate::store::{Expected, IfVersion, SeriesState, State, Store};
 use crate::types::schema::series_not_found;
-use crate::types::{Calendar, SeriesDef, SeriesKey, SeriesSpec, time};
+use crate::types::{Calendar, SeriesDef, SeriesKey, SeriesSpec};
 
 pub use crate::store::{Durability, StoreOptions};
 pub use coverage::{CoverageReply, CoverageRequest};
 pub use read::{Answer, Plan, range_of};
 pub use replies::*;
+pub use write::{Acknowledged, IdempotencyKey, Manner, MergeOp, Terms};
 
 /// The verbs over one open store. Shared by all faces behind an `Arc`.
 #[derive(Debug)]
@@ -132,6 +134,7 @@ impl Service {
         let if_version = self.expected(key, condition)?;
         let series = self.store.change_series(key, if_version, |def| {
             if let Some(retention) = patch.retention {
+                retention.check()?;
                 def.retention = Some(retention);
             }
             if let Some(calendar) = patch.calendar {
@@ -153,64 +156,6 @@ impl Service {
     pub fn drop_series(&self, key: &SeriesKey, condition: &Condition) -> Result<DropReply> {
         let dropped = self.store.drop_series(key, self.expected(key, condition)?)?;
         Ok(DropReply { series: key.clone(), rows_deleted: dropped.rows_deleted, commit: dropped.commit })
-    }
-
-    /// Writes parsed rows (see [`crate::ingest::parse`]) as one atomic commit; returns when it is durable.
-    pub fn write(&self, key: &SeriesKey, parsed: Parsed, mode: Mode, condition: &Condition) -> Result<WriteReply> {
-        let if_version = self.expected(key, condition)?;
-        let mode = match mode {
-            Mode::Upsert => WriteMode::Upsert,
-            Mode::Insert => WriteMode::Insert,
-            Mode::Append => WriteMode::Append,
-        };
-        let written = self.store.write(key, parsed.rows, mode, if_version)?;
-        Ok(WriteReply {
-            series: key.clone(),
-            rows_written: written.rows_written,
-            rows_replaced: written.rows_replaced,
-            rows_duplicate: written.rows_duplicate,
-            rows_skipped: parsed.skipped,
-            version: written.version,
-            commit: written.commit,
-            etag: self.etag(written.series_id, written.version),
-            first_ts: written.first_ts,
-            last_ts: written.last_ts,
-            durable: written.durable,
-        })
-    }
-
-    /// Writes parsed rows of many series (see [`crate::ingest::parse_many`]), each once, as one atomic commit with one
-    /// sync: all of them, or none.
-    ///
-    /// # Errors
-    /// Those of [`Service::write`], each naming its series; `invalid_argument` for a series that stands twice.
-    pub fn write_many(&self, parsed: Vec<(SeriesKey, Parsed)>, mode: Mode) -> Result<WriteManyReply> {
-        let mode = match mode {
-            Mode::Upsert => WriteMode::Upsert,
-            Mode::Insert => WriteMode::Insert,
-            Mode::Append => WriteMode::Append,
-        };
-        let keys: Vec<SeriesKey> = parsed.iter().map(|(key, _)| key.clone()).collect();
-        let writes = parsed
-            .into_iter()
-            .map(|(key, parsed)| SeriesWrite { skipped: parsed.skipped, ..SeriesWrite::new(key, parsed.rows, mode) })
-            .collect();
-        let outcome = self.store.write_many(writes, None)?;
-        let durable = self.store.options().durability == Durability::Sync;
-        let series = keys.into_iter().zip(outcome.written).map(|(key, written)| WriteReply {
-            series: key,
-            rows_written: written.rows_written,
-            rows_replaced: written.rows_replaced,
-            rows_duplicate: written.rows_duplicate,
-            rows_skipped: written.rows_skipped,
-            version: written.version,
-            commit: written.commit,
-            etag: self.etag(written.series_id, written.version),
-            first_ts: written.first_ts,
-            last_ts: written.last_ts,
-            durable: written.durable,
-        });
-        Ok(WriteManyReply::new(outcome.commit, durable, series.collect()))
     }
 
     /// Deletes the closed range `start..=end`, or everything when `range` is `None`.
@@ -278,15 +223,26 @@ impl Service {
     pub fn inventory(&self, filter: &SeriesFilter) -> Result<Inventory> {
         let state = self.store.snapshot();
         let mut totals = InventoryTotals { wal_bytes: self.store.log_bytes().0, ..InventoryTotals::default() };
+        totals.snapshots = state.snapshots.len() as u64;
+        totals.garbage_bytes = self.store.garbage_bytes_total();
+        totals.run_bytes = self.store.run_files().0;
         for series in state.series.values() {
-            totals.series += 1;
-            totals.rows += series.rows;
+            // A dropped series that a snapshot shows has files, but is no series any more.
             totals.bytes += series.file_bytes();
             totals.chunks += series.chunks.len() as u64;
-            totals.tail_rows += series.tail_rows();
+            if series.dropped_commit.is_none() {
+                totals.series += 1;
+                totals.rows += series.rows;
+                totals.tail_rows += series.tail_rows();
+            }
         }
         let (found, next_cursor) = page::select(&state, filter)?;
-        let series = found.iter().map(|series| inventory_row(series, self.coverage_ratio(&state, series))).collect();
+        let series = found
+            .iter()
+            .map(|series| {
+                inventory_row(series, self.coverage_ratio(&state, series), self.store.garbage_bytes(series.id))
+            })
+            .collect();
         Ok(Inventory { commit: state.commit, totals, series, next_cursor })
     }
 
@@ -315,22 +271,55 @@ impl Service {
             commit: self.store.snapshot().commit,
             uptime_seconds: self.begun.elapsed().as_secs(),
             durability: self.store.options().durability.name().into(),
+            upkeep: self.upkeep(),
             checks,
         })
     }
 
-    /// Moves the tail of these series (all when empty) into chunk files.
-    pub fn seal(&self, series: &[SeriesKey]) -> Result<SealReply> {
-        let report = self.store.seal(series)?;
+    /// Moves the tail of these series (all when empty) into chunk files, deletes what retention no longer keeps, merges
+    /// what is more than one chunk a partition and unlinks what nobody reads any more.
+    pub fn compact(&self, series: &[SeriesKey]) -> Result<CompactReply> {
+        let retained = self.store.apply_retention(series)?;
+        let sealed = self.store.seal(series)?;
         if series.is_empty() {
             // Nothing is left in the log then: let its segments go.
             self.store.checkpoint()?;
         }
-        Ok(SealReply {
-            series_sealed: report.series_sealed,
-            chunks_written: report.chunks_written,
-            rows_sealed: report.rows_sealed,
+        let compacted = self.store.compact(series, true)?;
+        let vacuumed = self.store.vacuum()?;
+        Ok(CompactReply {
+            series_sealed: sealed.series_sealed,
+            chunks_written: sealed.chunks_written,
+            rows_sealed: sealed.rows_sealed,
+            retention_rows: retained.iter().map(|(_, deleted)| deleted.rows_deleted).sum(),
+            partitions_compacted: compacted.partitions_compacted,
+            chunks_replaced: compacted.chunks_removed,
+            bytes_before: compacted.bytes_before,
+            bytes_after: compacted.bytes_after,
+            files_removed: vacuumed.files_removed,
+            files_waiting: vacuumed.files_waiting,
         })
+    }
+
+    fn upkeep(&self) -> Upkeep {
+        let counts = self.store.upkeep_counts();
+        let (run_bytes, run_files) = self.store.run_files();
+        Upkeep {
+            seals: counts.seals,
+            chunks_sealed: counts.chunks_sealed,
+            checkpoints: counts.checkpoints,
+            compactions: counts.compactions,
+            chunks_compacted: counts.chunks_compacted,
+            compact_bytes_read: counts.compact_bytes_read,
+            compact_bytes_written: counts.compact_bytes_written,
+            retention_rows: counts.retention_rows,
+            files_removed: counts.files_removed,
+            files_waiting: counts.files_waiting,
+            bytes_waiting: counts.bytes_waiting,
+            garbage_bytes: self.store.garbage_bytes_total(),
+            run_files,
+            run_bytes,
+        }
     }
 
     /// Directory for staging bodies; emptied at every opening.
@@ -339,16 +328,13 @@ impl Service {
     }
 }
 
-fn inventory_row(series: &SeriesState, coverage_ratio: Option<f64>) -> InventoryRow {
-    let last_write_at = (series.last_write_ms > 0).then(|| {
-        let mut text = Vec::new();
-        time::write_rfc3339(&mut text, series.last_write_ms, crate::types::TimeUnit::Ms);
-        String::from_utf8_lossy(&text).into_owned()
-    });
+fn inventory_row(series: &SeriesState, coverage_ratio: Option<f64>, garbage_bytes: u64) -> InventoryRow {
+    let last_write_at = (series.last_write_ms > 0).then(|| snapshots::rfc3339(series.last_write_ms));
     InventoryRow {
         series: series.def.key.clone(),
         rows: series.rows,
         bytes: series.file_bytes(),
+        garbage_bytes,
         chunks: series.chunks.len() as u64,
         tail_rows: series.tail_rows(),
         first_ts: series.bounds.map(|(first, _)| first),

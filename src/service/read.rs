@@ -216,18 +216,6 @@ pub fn range_of(def: &SeriesDef, start: Option<&When>, end: Option<&When>) -> Re
     Ok(range)
 }
 
-fn unimplemented(what: &str) -> Error {
-    Error::new(ErrorCode::Unimplemented, format!("{what} is not offered by this version"))
-}
-
-fn check_offered(query: &Query) -> Result<()> {
-    let asked = [(query.as_of.is_some(), "as_of")];
-    match asked.iter().find(|(asked, _)| *asked) {
-        Some((_, what)) => Err(unimplemented(what)),
-        None => Ok(()),
-    }
-}
-
 fn hash_of(value: &impl Hash) -> u64 {
     let mut hasher = DefaultHasher::new();
     value.hash(&mut hasher);
@@ -237,8 +225,8 @@ fn hash_of(value: &impl Hash) -> u64 {
 /// A number for everything that decides which rows of several series come in which order: a cursor goes on only with
 /// the same question. Columns, numbers and the length of a page may change.
 fn question_of(query: &Query) -> u64 {
-    let Query { series, start, end, predicates, latest, layout, order, .. } = query;
-    hash_of(&format!("{series:?} {start:?} {end:?} {predicates:?} {latest:?} {layout:?} {order:?}"))
+    let Query { series, start, end, predicates, latest, latest_complete, layout, order, .. } = query;
+    hash_of(&format!("{series:?} {start:?} {end:?} {predicates:?} {latest:?} {latest_complete:?} {layout:?} {order:?}"))
 }
 
 fn columns_of(def: &SeriesDef, names: Option<&Vec<String>>) -> Result<Option<Vec<usize>>> {
@@ -258,30 +246,34 @@ fn columns_of(def: &SeriesDef, names: Option<&Vec<String>>) -> Result<Option<Vec
     Ok(Some(columns))
 }
 
+/// A closed range of timestamps, and the conditions on its rows.
+type Selected = ((i64, i64), Arc<Vec<KeyRanges>>);
+
 impl Service {
     /// The one state a query is answered from, however many series it names.
     fn state_of(&self, query: &Query, cursor: Option<&Cursor>) -> Result<Arc<State>> {
-        let commit = match (cursor, query.commit) {
-            (Some(cursor), Some(commit)) if cursor.commit != commit => {
-                return Err(Error::invalid(format!("the cursor is of commit {}, not {commit}", cursor.commit)));
+        let asked = match (&query.as_of, query.commit) {
+            (Some(_), Some(_)) => return Err(Error::invalid("as_of and commit each name a state; give one of them")),
+            (Some(name), None) => {
+                let state = self.store.as_of(name)?;
+                Some((state.commit, Some(state)))
             }
-            (Some(cursor), _) => Some(cursor.commit),
-            (None, commit) => commit,
+            (None, commit) => commit.map(|commit| (commit, None)),
         };
-        match commit {
-            None => Ok(self.store.snapshot()),
-            Some(commit) => self.store.at_commit(commit),
+        match (asked, cursor) {
+            (Some((commit, _)), Some(cursor)) if cursor.commit != commit => {
+                Err(Error::invalid(format!("the cursor is of commit {}, not {commit}", cursor.commit)))
+            }
+            (Some((_, Some(state))), _) => Ok(state),
+            (Some((commit, None)), _) => self.store.at_commit(commit),
+            (None, Some(cursor)) => self.store.at_commit(cursor.commit),
+            (None, None) => Ok(self.store.snapshot()),
         }
     }
 
     /// The closed range and the conditions of one series that a query means, without a cursor: of several series each
     /// has its own.
-    fn selection_of(
-        &self,
-        series: &SeriesState,
-        query: &Query,
-        filter: &Arc<Vec<KeyRanges>>,
-    ) -> Result<((i64, i64), Arc<Vec<KeyRanges>>)> {
+    fn selection_of(&self, series: &SeriesState, query: &Query, filter: &Arc<Vec<KeyRanges>>) -> Result<Selected> {
         if let Some(count) = query.latest_complete {
             let complete = self.latest_complete(series, query, count)?;
             let filter = match complete.only {
@@ -299,7 +291,6 @@ impl Service {
     }
 
     fn resolve(&self, query: &Query) -> Result<Resolved> {
-        check_offered(query)?;
         for (what, value) in
             [("limit", query.limit), ("latest", query.latest), ("latest_complete", query.latest_complete)]
         {
@@ -404,7 +395,7 @@ impl Service {
     /// Starts a read; rows come out of the iterator.
     ///
     /// # Errors
-    /// `series_not_found`, `invalid_argument`, `schema_mismatch` for an unknown column or series whose columns do not
+    /// `series_not_found`, `snapshot_not_found`, `invalid_argument`, `schema_mismatch` for an unknown column or series whose columns do not
     /// go together, `too_large`, `commit_gone`; the iterator itself gives `corrupt_data` when a stored block fails its
     /// checksum, and `schema_mismatch` when a cell does not fit the digits that several series have in common.
     pub fn read(&self, query: &Query) -> Result<Answer> {
@@ -460,7 +451,8 @@ impl Service {
         let cells = resolved.shape.columns.iter().map(|column| cell_bytes(column.kind, query.numbers)).sum::<u64>();
         let row_bytes = label_bytes + 8 + cells;
         self.store.pins().keep(&resolved.state);
-        let pinned = Query { commit: Some(resolved.state.commit), endpoints: None, ..query.clone() };
+        // The commit stands for the snapshot: it stays good as long as that does.
+        let pinned = Query { commit: Some(resolved.state.commit), as_of: None, endpoints: None, ..query.clone() };
         let wanted = query.endpoints.unwrap_or(1);
         if wanted == 0 || wanted > ENDPOINTS_MAX {
             return Err(Error::invalid(format!("endpoints {wanted} is not between 1 and {ENDPOINTS_MAX}")));

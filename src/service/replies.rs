@@ -2,7 +2,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
 use crate::types::schema::{Column, Retention, ValueIndexSpec};
 use crate::types::{Kind, Partition, SeriesDef, SeriesKey, TimeUnit};
 
@@ -18,19 +17,6 @@ pub enum Mode {
     Insert,
     /// Any timestamp at or before the last stored one refuses the whole write (`out_of_order`).
     Append,
-}
-
-impl Mode {
-    /// Reads `upsert`, `insert` or `append`.
-    pub fn from_name(name: &str) -> Result<Self> {
-        match name {
-            "upsert" => Ok(Mode::Upsert),
-            "insert" => Ok(Mode::Insert),
-            "append" => Ok(Mode::Append),
-            "merge" => Err(Error::new(crate::ErrorCode::Unimplemented, "mode merge is not offered by this version")),
-            other => Err(Error::invalid(format!("mode {other:?} is not one of upsert, insert, append"))),
-        }
-    }
 }
 
 /// Reply to a write.
@@ -112,6 +98,33 @@ pub struct DropReply {
     #[cfg_attr(feature = "server", schema(value_type = String, example = "kline/BTCUSDT/1m"))]
     pub series: SeriesKey,
     pub rows_deleted: u64,
+    pub commit: u64,
+}
+
+/// A named snapshot: the whole store as it was at a commit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub struct SnapshotInfo {
+    pub name: String,
+    /// Its own commit; it shows every write up to it.
+    pub commit: u64,
+    /// Wall-clock time, RFC 3339, for people only.
+    pub created_at: String,
+}
+
+/// Every named snapshot, by name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub struct SnapshotList {
+    pub snapshots: Vec<SnapshotInfo>,
+}
+
+/// Reply to dropping a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub struct SnapshotDropped {
+    pub name: String,
+    /// Commit of the drop.
     pub commit: u64,
 }
 
@@ -216,7 +229,10 @@ pub struct InventoryRow {
     /// Bytes of the chunk files on disk.
     pub bytes: u64,
     pub chunks: u64,
-    /// Rows that are durable in the log and not yet in a chunk.
+    /// Of these bytes, those that hold nothing readable any more, as of the last look of upkeep.
+    #[serde(default)]
+    pub garbage_bytes: u64,
+    /// Rows that are durable in the log or a run file and not yet in a chunk.
     pub tail_rows: u64,
     pub first_ts: Option<i64>,
     pub last_ts: Option<i64>,
@@ -237,8 +253,17 @@ pub struct InventoryTotals {
     pub bytes: u64,
     pub chunks: u64,
     pub tail_rows: u64,
+    /// Of the bytes of chunk files, those that hold nothing readable any more, as of the last look of upkeep.
+    #[serde(default)]
+    pub garbage_bytes: u64,
     /// Bytes of the log segments on disk.
     pub wal_bytes: u64,
+    /// Bytes of rows in run files: out of the log, not yet in chunks.
+    #[serde(default)]
+    pub run_bytes: u64,
+    /// Named snapshots.
+    #[serde(default)]
+    pub snapshots: u64,
 }
 
 /// What is stored, by series.
@@ -284,17 +309,58 @@ pub struct Health {
     pub uptime_seconds: u64,
     /// `sync`, `interval` or `none`.
     pub durability: String,
+    /// What upkeep did since the store was opened.
+    #[serde(default)]
+    pub upkeep: Upkeep,
     pub checks: Vec<Check>,
 }
 
-/// Reply of seal and compact requests: what was moved from the tail into chunks.
+/// What upkeep did since the store was opened, and what is left to do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub struct Upkeep {
+    /// Series sealed, and chunks written for them.
+    pub seals: u64,
+    pub chunks_sealed: u64,
+    /// Times the log was trimmed.
+    pub checkpoints: u64,
+    /// Partitions compacted, chunks that went for it, bytes read and written.
+    pub compactions: u64,
+    pub chunks_compacted: u64,
+    pub compact_bytes_read: u64,
+    pub compact_bytes_written: u64,
+    /// Rows deleted by retention.
+    pub retention_rows: u64,
+    /// Chunk files unlinked.
+    pub files_removed: u64,
+    /// Files given up that a reader or snapshot still holds, and their bytes.
+    pub files_waiting: u64,
+    pub bytes_waiting: u64,
+    /// Bytes of chunks that hold nothing readable any more.
+    pub garbage_bytes: u64,
+    /// Run files, and their bytes of rows.
+    pub run_files: u64,
+    pub run_bytes: u64,
+}
+
+/// Reply to a compaction: what was moved from the tail into chunks, what was merged, and what went.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
-pub struct SealReply {
+pub struct CompactReply {
     pub series_sealed: u64,
+    /// Chunks written for the tail, and their rows.
     pub chunks_written: u64,
-    /// Rows of the chunks written.
     pub rows_sealed: u64,
+    /// Rows deleted because the retention of their series no longer keeps them.
+    pub retention_rows: u64,
+    /// Partitions written anew, the chunks replaced by it, and bytes before and after.
+    pub partitions_compacted: u64,
+    pub chunks_replaced: u64,
+    pub bytes_before: u64,
+    pub bytes_after: u64,
+    /// Files unlinked, and those a reader still holds.
+    pub files_removed: u64,
+    pub files_waiting: u64,
 }
 
 impl SeriesInfo {

@@ -67,6 +67,15 @@ pub const VERBS: &[Verb] = &[
         cli: At(&["write", "import"]),
     },
     Verb {
+        name: "merge",
+        rest: At(&[
+            "POST /v1/klines/{symbol}/{timeframe}/merge",
+            "POST /v1/scalars/{category}/{symbol}/{timeframe}/{name}/merge",
+        ]),
+        flight: At(&["DoPut"]),
+        cli: At(&["write"]),
+    },
+    Verb {
         name: "delete",
         rest: At(&[
             "DELETE /v1/klines/{symbol}/{timeframe}",
@@ -99,6 +108,24 @@ pub const VERBS: &[Verb] = &[
         rest: Dash("an answer tells its size itself"),
         flight: At(&["GetFlightInfo"]),
         cli: Dash("an answer tells its size itself"),
+    },
+    Verb {
+        name: "create a snapshot",
+        rest: At(&["POST /v1/snapshots"]),
+        flight: At(&["create_snapshot"]),
+        cli: At(&["snapshot create"]),
+    },
+    Verb {
+        name: "list snapshots",
+        rest: At(&["GET /v1/snapshots"]),
+        flight: At(&["list_snapshots"]),
+        cli: At(&["snapshot list"]),
+    },
+    Verb {
+        name: "drop a snapshot",
+        rest: At(&["DELETE /v1/snapshots/{name}"]),
+        flight: At(&["drop_snapshot"]),
+        cli: At(&["snapshot drop"]),
     },
     Verb {
         name: "inventory",

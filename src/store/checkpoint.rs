@@ -166,13 +166,8 @@ impl Inner {
         edit.snapshots_removed =
             contents.snapshots.keys().filter(|name| !state.snapshots.contains_key(*name)).cloned().collect();
         let gone_receipts = self.settle_receipts(contents, state, &mut edit)?;
-        let entries: Vec<(SeriesId, Vec<Arc<Run>>)> = frozen
-            .ids
-            .iter()
-            .filter_map(|id| state.series.get(id))
-            .map(|series| (series.id, series.frozen.clone()))
-            .collect();
-        let settled = self.write_runs(&entries, (0, state.commit), &mut edit)?;
+        let entries = state.series.values().map(|series| (series.id, series.frozen.clone()));
+        let settled = self.write_runs(entries, (0, state.commit), &mut edit)?;
         // Files none of whose rows is needed any more.
         let used: std::collections::BTreeSet<u64> =
             state.series.values().flat_map(|series| &series.settled).filter_map(|run| run.file).collect();
@@ -203,16 +198,14 @@ impl Inner {
         self.views.expire(edit);
     }
 
-    /// Writes runs as one file, adds it to the edit and gives the runs mapped from it. Nothing for no runs.
+    /// Writes runs, those of one series after those of the other, as one file, adds it to the edit and gives the runs
+    /// mapped from it. Nothing for no runs.
     fn write_runs(
         &self,
-        entries: &[(SeriesId, Vec<Arc<Run>>)],
+        entries: impl Iterator<Item = (SeriesId, Vec<Arc<Run>>)>,
         (level, base_commit): (u32, u64),
         edit: &mut Edit,
     ) -> Result<Vec<(SeriesId, Vec<Arc<Run>>)>> {
-        if entries.iter().all(|(_, runs)| runs.is_empty()) {
-            return Ok(Vec::new());
-        }
         let mut staged = Staged::create(&self.root.join("tmp"))?;
         let staged_path = staged.path().to_owned();
         let fail = |error: &std::io::Error| Error::io("write", &staged_path, error);
@@ -221,8 +214,11 @@ impl Inner {
         for (series_id, runs) in entries {
             for run in runs {
                 let columns: Vec<&[i64]> = (0..run.column_count()).map(|column| run.words(column)).collect();
-                writer.add(*series_id, (run.commit_lo, run.commit_hi), &columns).map_err(|error| fail(&error))?;
+                writer.add(series_id, (run.commit_lo, run.commit_hi), &columns).map_err(|error| fail(&error))?;
             }
+        }
+        if writer.is_empty() {
+            return Ok(Vec::new());
         }
         let (out, bytes, crc) = writer.finish().map_err(|error| fail(&error))?;
         out.into_inner().map_err(|error| fail(error.error()))?;
@@ -266,22 +262,19 @@ impl Inner {
         let base_commit = files.iter().map(|file| file.base_commit).max().unwrap_or(0);
         let ids: Vec<u64> = files.iter().map(|file| file.id).collect();
         let state = self.queue.published();
-        let mut entries = Vec::new();
-        for series in state.series.values() {
-            let old = series.settled.iter().filter(|run| run.file.is_some_and(|file| ids.contains(&file)));
+        // One series at a time: together they would not fit into memory.
+        let entries = state.series.values().map(|series| {
             let mut runs: Vec<Arc<Run>> = Vec::new();
-            for run in old {
+            for run in series.settled.iter().filter(|run| run.file.is_some_and(|file| ids.contains(&file))) {
                 match runs.last_mut() {
                     Some(last) if !series.apart(last, run, &state.fences) => *last = Arc::new(last.merged_with(run)),
                     _ => runs.push(Arc::clone(run)),
                 }
             }
-            if !runs.is_empty() {
-                entries.push((series.id, runs));
-            }
-        }
+            (series.id, runs)
+        });
         let mut edit = Edit { next_file_id: contents.next_file_id, runs_removed: ids.clone(), ..Edit::default() };
-        let merged = self.write_runs(&entries, (level + 1, base_commit), &mut edit)?;
+        let merged = self.write_runs(entries, (level + 1, base_commit), &mut edit)?;
         let number = self.publish(maintenance, edit)?;
         self.show_runs(merged, ids.clone(), number);
         for id in ids {

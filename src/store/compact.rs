@@ -18,7 +18,8 @@ use super::{Deleted, Inner, Maintenance, Store, wall_ms};
 use crate::disk;
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::manifest::{ChunkRecord, Edit};
-use crate::types::SeriesDef;
+use crate::types::schema::series_not_found;
+use crate::types::{SeriesDef, SeriesKey};
 
 /// Chunks of one partition between two fences from which they are merged into one.
 const CHUNKS_MAX: usize = 8;
@@ -133,19 +134,19 @@ impl Inner {
             maintenance.uncompacted.extend(also);
             std::mem::take(&mut maintenance.uncompacted).into_iter().collect()
         };
-        if ids.is_empty() { Ok(CompactReport::default()) } else { self.compact(&ids) }
+        if ids.is_empty() { Ok(CompactReport::default()) } else { self.compact(&ids, false) }
     }
 
-    /// Compacts what is due among these series, all when empty. A damaged chunk is left as it is, for its readers to
-    /// be told; the others go on.
-    pub fn compact(&self, ids: &[SeriesId]) -> Result<CompactReport> {
+    /// Compacts what is due among these series, all when empty; with `full` every partition that is more than one chunk
+    /// without garbage. A damaged chunk is left as it is, for its readers to be told; the others go on.
+    pub fn compact(&self, ids: &[SeriesId], full: bool) -> Result<CompactReport> {
         let mut maintenance = self.maintenance();
-        let outcome = self.compact_with(&mut maintenance, ids);
+        let outcome = self.compact_with(&mut maintenance, ids, full);
         self.note_upkeep(&outcome);
         outcome
     }
 
-    fn compact_with(&self, maintenance: &mut Maintenance, ids: &[SeriesId]) -> Result<CompactReport> {
+    fn compact_with(&self, maintenance: &mut Maintenance, ids: &[SeriesId], full: bool) -> Result<CompactReport> {
         let mut report = CompactReport::default();
         let state = self.queue.published();
         // A delete takes rows out of files for good only when it is itself durable.
@@ -160,7 +161,7 @@ impl Inner {
             for group in groups_of(series, &state.fences) {
                 report.partitions_considered += 1;
                 let first = next_file_id;
-                match self.compact_group(series, &group, &mut next_file_id) {
+                match self.compact_group(series, &group, full, &mut next_file_id) {
                     Ok(Outcome::Left { garbage_bytes }) => garbage += garbage_bytes,
                     Ok(Outcome::Compacted(part)) => {
                         report.partitions_compacted += 1;
@@ -224,7 +225,13 @@ impl Inner {
         published
     }
 
-    fn compact_group(&self, series: &Arc<SeriesState>, group: &Group, next_file_id: &mut u64) -> Result<Outcome> {
+    fn compact_group(
+        &self,
+        series: &Arc<SeriesState>,
+        group: &Group,
+        full: bool,
+        next_file_id: &mut u64,
+    ) -> Result<Outcome> {
         let live = group.live_rows(series, self)?;
         let garbage_bytes = group.garbage_bytes(live);
         let tombstones = group.tombstones(series);
@@ -238,12 +245,12 @@ impl Inner {
         let highest = group.chunks.iter().map(|chunk| chunk.record.commit_hi).max().unwrap_or(0);
         let between = others.map(|source| source.commit_lo()).filter(|lo| *lo > highest).min().unwrap_or(u64::MAX);
         let as_of = last_delete.filter(|commit| *commit < between);
-        let many = group.chunks.len() >= CHUNKS_MAX;
-        let garbage = garbage_bytes * 100 >= group.bytes() * GARBAGE_PERCENT.max(1);
+        let many = group.chunks.len() >= if full { 2 } else { CHUNKS_MAX };
+        let much = garbage_bytes * 100 >= group.bytes() * GARBAGE_PERCENT || (full && garbage_bytes > 0);
         // Only when the new chunk leaves all of them behind: it would be due again at once otherwise.
         let deletes = as_of.is_some()
             && (tombstones.len() as u64).saturating_mul(BYTES_PER_DELETE) >= group.bytes().max(GROUP_BYTES_MIN);
-        if !many && !garbage && !deletes {
+        if !many && !much && !deletes {
             return Ok(Outcome::Left { garbage_bytes });
         }
         let span = group.chunks.iter().fold((i64::MAX, i64::MIN), |span, chunk| {
@@ -321,14 +328,18 @@ impl Inner {
 
     /// Deletes what retention no longer keeps. `exact` cuts to the row; else only when 5 % more than that is there, so
     /// that background upkeep is not a delete a minute.
-    pub fn retain(&self, exact: bool) -> Result<Vec<(SeriesId, Deleted)>> {
+    pub fn retain(&self, exact: bool, ids: &[SeriesId]) -> Result<Vec<(SeriesId, Deleted)>> {
         let mut cuts = Vec::new();
         let mut failed = None;
-        let ids: Vec<SeriesId> = self.queue.published().registered().map(|series| series.id).collect();
-        for id in ids {
+        let chosen: Vec<SeriesId> = if ids.is_empty() {
+            self.queue.published().registered().map(|series| series.id).collect()
+        } else {
+            ids.to_vec()
+        };
+        for id in chosen {
             // As it is now: what keeps it may have changed while the series before it were cut.
             let state = self.queue.published();
-            let Some(series) = state.series.get(&id) else { continue };
+            let Some(series) = state.series.get(&id).filter(|series| series.dropped_commit.is_none()) else { continue };
             match self.retain_series(series, exact) {
                 Ok(None) => {}
                 Ok(Some(deleted)) => {
@@ -415,11 +426,13 @@ impl Inner {
             }
         }
         let waiting = &maintenance.manifest.contents.waiting;
-        Ok(VacuumReport {
+        let report = VacuumReport {
             files_removed: (before - waiting.len()) as u64,
             files_waiting: waiting.len() as u64,
             bytes_waiting: waiting.values().map(|record| record.file_bytes).sum(),
-        })
+        };
+        self.counters.set_waiting(report);
+        Ok(report)
     }
 }
 
@@ -434,13 +447,14 @@ fn in_unit(def: &SeriesDef, ms: i64) -> i64 {
 }
 
 impl Store {
-    /// Merges chunks where it is due: 8 or more in a partition, 30 % of its bytes garbage, or many deletes. Readers of the
-    /// old files are not disturbed.
+    /// Merges chunks of these series (all when empty) where it is due: 8 or more in a partition, 30 % of a partition's
+    /// bytes garbage, or many deletes over it; with `full` wherever there is more than one chunk or any garbage. Readers
+    /// of the old files are not disturbed.
     ///
     /// # Errors
-    /// `corrupt_data` when a chunk is damaged: its partition stays as it is.
-    pub fn compact(&self) -> Result<CompactReport> {
-        self.inner.compact(&[])
+    /// `series_not_found`; `corrupt_data` when a chunk is damaged: its partition stays as it is.
+    pub fn compact(&self, keys: &[SeriesKey], full: bool) -> Result<CompactReport> {
+        self.inner.compact(&self.ids_of(keys)?, full)
     }
 
     /// Unlinks files that were replaced and that no reader holds any more.
@@ -448,11 +462,20 @@ impl Store {
         self.inner.vacuum()
     }
 
-    /// Deletes what the retention of each series no longer keeps. Gives what was deleted, by series id.
+    /// Deletes what the retention of these series (all when empty) no longer keeps. Gives what was deleted, by series id.
     ///
     /// The age of a row is measured from the newest row of its series, or from the clock when that row lies in the
     /// future.
-    pub fn apply_retention(&self) -> Result<Vec<(SeriesId, Deleted)>> {
-        self.inner.retain(true)
+    ///
+    /// # Errors
+    /// `series_not_found`, and those of a delete.
+    pub fn apply_retention(&self, keys: &[SeriesKey]) -> Result<Vec<(SeriesId, Deleted)>> {
+        self.inner.retain(true, &self.ids_of(keys)?)
+    }
+
+    fn ids_of(&self, keys: &[SeriesKey]) -> Result<Vec<SeriesId>> {
+        let state = self.snapshot();
+        let id = |key| state.get(key).map(|series| series.id).ok_or_else(|| series_not_found(key));
+        keys.iter().map(id).collect()
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
-use super::compact::CompactReport;
+use super::compact::{CompactReport, VacuumReport};
 use super::seal::SealReport;
 use super::state::SeriesId;
 
@@ -24,8 +24,10 @@ pub struct UpkeepCounts {
     pub compact_bytes_written: u64,
     /// Rows deleted by retention.
     pub retention_rows: u64,
-    /// Files unlinked.
+    /// Chunk files unlinked, and those given up that a reader still held at the last vacuum, with their bytes.
     pub files_removed: u64,
+    pub files_waiting: u64,
+    pub bytes_waiting: u64,
 }
 
 #[derive(Debug, Default)]
@@ -33,6 +35,8 @@ pub struct Counters {
     counts: Mutex<UpkeepCounts>,
     /// Bytes of chunks that hold nothing readable, where there are any; as of the last compaction step.
     garbage: Mutex<BTreeMap<SeriesId, u64>>,
+    /// Bytes of the run files the manifest lists, and how many there are.
+    runs: Mutex<(u64, u64)>,
 }
 
 impl Counters {
@@ -53,6 +57,15 @@ impl Counters {
 
     pub fn add_checkpoint(&self) {
         self.change(|counts| counts.checkpoints += 1);
+    }
+
+    pub fn set_runs(&self, bytes: u64, files: u64) {
+        *self.runs.lock().unwrap_or_else(PoisonError::into_inner) = (bytes, files);
+    }
+
+    /// Bytes of the run files, and how many there are.
+    pub fn runs(&self) -> (u64, u64) {
+        *self.runs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn add_run_file(&self, bytes: u64) {
@@ -79,6 +92,13 @@ impl Counters {
         self.change(|counts| counts.files_removed += files);
     }
 
+    pub fn set_waiting(&self, report: VacuumReport) {
+        self.change(|counts| {
+            counts.files_waiting = report.files_waiting;
+            counts.bytes_waiting = report.bytes_waiting;
+        });
+    }
+
     pub fn set_garbage(&self, series_id: SeriesId, bytes: u64) {
         let mut garbage = self.garbage.lock().unwrap_or_else(PoisonError::into_inner);
         if bytes == 0 {
@@ -86,6 +106,11 @@ impl Counters {
         } else {
             garbage.insert(series_id, bytes);
         }
+    }
+
+    /// Garbage of all series.
+    pub fn garbage_total(&self) -> u64 {
+        self.garbage.lock().unwrap_or_else(PoisonError::into_inner).values().sum()
     }
 
     /// Garbage of one series.

@@ -166,6 +166,23 @@ fn rows_to_check(
     Some(kept)
 }
 
+/// Counts the blocks of a chunk within the range, and those without any of the rows kept (rising and apart).
+fn count_blocks(open: &OpenChunk, context: &Context<'_>, kept: Option<&[(usize, usize)]>, stats: &mut MergeStats) {
+    for (position, block) in open.blocks().iter().enumerate() {
+        if block.ts_max < context.start || block.ts_min > context.end {
+            continue;
+        }
+        stats.blocks_considered += 1;
+        let first = open.first_row(position);
+        let end = first.saturating_add(usize::try_from(block.rows).unwrap_or(0));
+        let is_kept = kept.is_none_or(|kept| {
+            let next = kept.partition_point(|(_, to)| *to <= first);
+            kept.get(next).is_some_and(|(from, _)| *from < end)
+        });
+        stats.blocks_pruned += u64::from(!is_kept);
+    }
+}
+
 /// Zones within the range that can hold a wanted row or may hide an older one; `None` when none of the chunk can.
 fn zones_to_check(
     open: &OpenChunk,
@@ -293,6 +310,9 @@ pub struct Wanted {
 pub struct MergeStats {
     pub chunks_considered: u64,
     pub chunks_pruned: u64,
+    /// Blocks of these chunks within the range, and those no row of which has to be read.
+    pub blocks_considered: u64,
+    pub blocks_pruned: u64,
     pub zones_considered: u64,
     pub zones_pruned: u64,
     /// Chunks whose zone map was missing or unusable.
@@ -316,7 +336,11 @@ impl Cursor {
             Source::Run(_) => None,
         };
         let kept = match &open {
-            Some(open) if !context.wanted.is_empty() => rows_to_check(open, context, older, stats),
+            Some(open) if !context.wanted.is_empty() => {
+                let kept = rows_to_check(open, context, older, stats);
+                count_blocks(open, context, kept.as_deref(), stats);
+                kept
+            }
             _ => None,
         };
         let block_count = open.as_ref().map_or(1, |open| open.blocks().len());

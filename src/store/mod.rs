@@ -369,16 +369,14 @@ impl Store {
         self.inner.counters.garbage(series_id)
     }
 
-    /// Bytes of the run files, and how many there are.
+    /// The same of all series.
+    pub fn garbage_bytes_total(&self) -> u64 {
+        self.inner.counters.garbage_total()
+    }
+
+    /// Bytes of the run files on disk, and how many there are.
     pub fn run_files(&self) -> (u64, u64) {
-        let state = self.snapshot();
-        let mut bytes = 0;
-        let mut files = BTreeSet::new();
-        for run in state.series.values().flat_map(|series| &series.settled) {
-            bytes += run.bytes();
-            files.extend(run.file);
-        }
-        (bytes, files.len() as u64)
+        self.inner.counters.runs()
     }
 
     /// Moves everything out of the log (large tails into chunks, small ones into one run file) and trims it.

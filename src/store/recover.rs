@@ -3,7 +3,7 @@
 //! Opening twice changes nothing the second time. What is never guessed: a damaged manifest or run file stops the
 //! opening with its name; damage in synced log frames opens the store for reading only.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
@@ -15,14 +15,14 @@ use super::log::Log;
 use super::manifest::{Contents, Manifest};
 use super::pins::Pins;
 use super::seal::DROP_MARKER;
-use super::state::{Run, SeriesState, Snapshot, State, Tombstone, View};
+use super::state::{Run, SeriesId, SeriesState, Snapshot, State, Tombstone, View};
 use super::{Inner, Maintenance, StoreOptions};
 use crate::disk;
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::FORMAT_VERSION;
 use crate::format::manifest::Edit;
 use crate::format::wal::{Commit, Operation, decode_commit};
-use crate::types::SeriesDef;
+use crate::types::{Rows, SeriesDef};
 
 /// What opening found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -99,16 +99,19 @@ impl Inner {
             manifest.publish(edit)?;
         }
         let contents = &manifest.contents;
-        let mut next_series_id = contents.next_series_id;
+        let mut replay =
+            Replay { state: &mut state, contents, next_series_id: contents.next_series_id, loose: HashMap::new() };
         for (frame, payload) in &found.commits {
             if frame.commit <= contents.base_commit {
                 continue;
             }
             let commit = decode_commit(payload)
                 .map_err(|error| Error::corrupt(format!("log frame {}: {}", frame.lsn, error.detail())))?;
-            replay(&mut state, contents, frame.commit, commit, &mut next_series_id)?;
+            replay.commit(frame.commit, commit)?;
             report.commits_replayed += 1;
         }
+        replay.settle_all();
+        let next_series_id = replay.next_series_id;
         report.torn = found.torn;
         report.rot = found.rot;
         for torn in &report.torn {
@@ -140,6 +143,7 @@ impl Inner {
             next_series_id: AtomicU64::new(next_series_id),
             lock,
         };
+        inner.count_runs(&inner.maintenance());
         inner.remove_dropped()?;
         Ok(inner)
     }
@@ -226,11 +230,11 @@ fn state_of(root: &Path, contents: &Contents) -> Result<State> {
         let snapshot = Snapshot { commit: record.commit, created_ms: record.created_ms };
         state.create_snapshot(record.name.clone(), snapshot);
     }
-    let mut chunks: std::collections::HashMap<u64, Vec<Arc<ChunkFile>>> = std::collections::HashMap::new();
+    let mut chunks: HashMap<u64, Vec<Arc<ChunkFile>>> = HashMap::new();
     for record in contents.chunks.values() {
         chunks.entry(record.series_id).or_default().push(Arc::new(ChunkFile::new(root, record.clone())));
     }
-    let mut tombstones: std::collections::HashMap<u64, Vec<Tombstone>> = std::collections::HashMap::new();
+    let mut tombstones: HashMap<u64, Vec<Tombstone>> = HashMap::new();
     for (series_id, commit, start, end) in &contents.tombstones {
         let tombstone = Tombstone { commit: *commit, start: *start, end: *end };
         tombstones.entry(*series_id).or_default().push(tombstone);
@@ -310,61 +314,136 @@ fn remove_given_up(root: &Path, contents: &Contents) -> Result<()> {
     Ok(())
 }
 
-/// Applies a logged commit unless chunks hold it already.
-fn replay(state: &mut State, contents: &Contents, number: u64, commit: Commit, next_series_id: &mut u64) -> Result<()> {
-    state.commit = state.commit.max(number);
-    if let Some(receipt) = commit.receipt {
-        state.receipts.insert(receipt.key, Arc::new(receipt));
-    }
-    let fences = Arc::clone(&state.fences);
-    for operation in commit.operations {
-        let id = match &operation {
-            Operation::Write { series_id, .. }
-            | Operation::Delete { series_id, .. }
-            | Operation::Register { series_id, .. }
-            | Operation::Drop { series_id } => *series_id,
-            Operation::CreateSnapshot { name } => {
-                state.create_snapshot(name.clone(), Snapshot { commit: number, created_ms: commit.wall_ms });
-                continue;
-            }
-            Operation::DropSnapshot { name } => {
-                state.drop_snapshot(name);
-                continue;
-            }
-        };
-        *next_series_id = (*next_series_id).max(id + 1);
-        let series = state.series.get(&id).cloned();
-        if series.as_ref().is_some_and(|series| number <= series.sealed_commit) {
-            continue;
+/// Rows of one series that were read from the log one after the other and are not yet a run: as many as follow each
+/// other in time with nothing between them, so that rows written one at a time are not merged one at a time again.
+#[derive(Debug)]
+struct Loose {
+    rows: Rows,
+    commit_lo: u64,
+    commit_hi: u64,
+}
+
+/// Most rows held so for a series.
+const LOOSE_ROWS_MAX: usize = 65_536;
+
+/// Applies logged commits, oldest first.
+struct Replay<'a> {
+    state: &'a mut State,
+    contents: &'a Contents,
+    next_series_id: u64,
+    loose: HashMap<SeriesId, Loose>,
+}
+
+impl Replay<'_> {
+    /// Makes a run of what is held of a series.
+    fn settle(&mut self, id: SeriesId) {
+        let Some(Loose { rows, commit_lo, commit_hi }) = self.loose.remove(&id) else { return };
+        let fences = Arc::clone(&self.state.fences);
+        if let (Some(run), Some(series)) = (Run::new(rows, commit_lo, commit_hi), self.state.series.get_mut(&id)) {
+            Arc::make_mut(series).push_run(run, &fences);
         }
-        match (operation, series) {
-            (Operation::Register { def, .. }, None) => {
-                // A series the manifest once knew and no longer does was dropped; ids are never used twice.
-                state.put(SeriesState::new(id, parse_def(&def)?, number));
+    }
+
+    fn settle_all(&mut self) {
+        let ids: Vec<SeriesId> = self.loose.keys().copied().collect();
+        ids.into_iter().for_each(|id| self.settle(id));
+    }
+
+    fn write(&mut self, id: SeriesId, rows: Rows, replaced: u64, number: u64, wall_ms: i64) {
+        let fences = Arc::clone(&self.state.fences);
+        let follows = self.loose.get(&id).is_some_and(|loose| {
+            loose.rows.ts.last() < rows.ts.first() && loose.rows.len() + rows.len() <= LOOSE_ROWS_MAX
+        });
+        if !follows {
+            self.settle(id);
+        }
+        if let Some(series) = self.state.series.get_mut(&id) {
+            Arc::make_mut(series).count_rows_written(&rows, replaced, number, wall_ms, &fences);
+        }
+        match self.loose.get_mut(&id) {
+            Some(loose) => {
+                loose.commit_hi = number;
+                loose.rows.append(rows);
             }
-            (Operation::Register { def, .. }, Some(series)) => {
+            None => {
+                self.loose.insert(id, Loose { rows, commit_lo: number, commit_hi: number });
+            }
+        }
+    }
+
+    /// Applies a commit unless chunks hold it already.
+    fn commit(&mut self, number: u64, commit: Commit) -> Result<()> {
+        self.state.commit = self.state.commit.max(number);
+        if let Some(receipt) = commit.receipt {
+            self.state.receipts.insert(receipt.key, Arc::new(receipt));
+        }
+        for operation in commit.operations {
+            let id = match &operation {
+                Operation::Write { series_id, .. }
+                | Operation::Delete { series_id, .. }
+                | Operation::Register { series_id, .. }
+                | Operation::Drop { series_id } => *series_id,
+                Operation::CreateSnapshot { name } => {
+                    // Rows before and behind it stay apart.
+                    self.settle_all();
+                    let snapshot = Snapshot { commit: number, created_ms: commit.wall_ms };
+                    self.state.create_snapshot(name.clone(), snapshot);
+                    continue;
+                }
+                Operation::DropSnapshot { name } => {
+                    self.settle_all();
+                    self.state.drop_snapshot(name);
+                    continue;
+                }
+            };
+            self.next_series_id = self.next_series_id.max(id + 1);
+            let known = self.state.series.get(&id).map(|series| series.sealed_commit);
+            if known.is_some_and(|sealed_commit| number <= sealed_commit) {
+                continue;
+            }
+            match (operation, known) {
+                (Operation::Register { def, .. }, None) => {
+                    // A series the manifest once knew and no longer does was dropped; ids are never used twice.
+                    self.state.put(SeriesState::new(id, parse_def(&def)?, number));
+                }
+                (Operation::Write { replaced, rows, .. }, Some(_)) => {
+                    self.write(id, rows, replaced, number, commit.wall_ms);
+                }
+                (other, Some(_)) => {
+                    self.settle(id);
+                    self.change(id, other, number, commit.wall_ms)?;
+                }
+                // Rows of a series that a later commit dropped, with the drop already in the manifest.
+                (_, None) => {
+                    let base = self.contents.base_commit;
+                    tracing::debug!(id, number, base, "a logged change has no series");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Applies a change of a series that is there, other than a write.
+    fn change(&mut self, id: SeriesId, operation: Operation, number: u64, wall_ms: i64) -> Result<()> {
+        let fences = Arc::clone(&self.state.fences);
+        let Some(series) = self.state.series.get(&id).cloned() else { return Ok(()) };
+        match operation {
+            Operation::Register { def, .. } => {
                 let mut next = series.touched(number, &fences);
                 next.def = parse_def(&def)?;
-                state.put(next);
+                self.state.put(next);
             }
-            (Operation::Write { replaced, rows, .. }, Some(series)) => {
-                state.put(series.with_rows(rows, replaced, number, commit.wall_ms, &fences));
-            }
-            (Operation::Delete { start, end, deleted, left, .. }, Some(series)) => {
+            Operation::Delete { start, end, deleted, left, .. } => {
                 // Chunks may be ahead of the log, so nothing is read here: what was left is in the log.
-                let mut next = series.without_range((start, end), deleted, number, commit.wall_ms, &fences);
+                let mut next = series.without_range((start, end), deleted, number, wall_ms, &fences);
                 next.bounds = left;
-                state.put(next);
+                self.state.put(next);
             }
-            (Operation::Drop { .. }, Some(_)) => {
-                state.drop_series(id, number);
+            Operation::Drop { .. } => {
+                self.state.drop_series(id, number);
             }
-            // Rows of a series that a later commit dropped, with the drop already in the manifest.
-            (Operation::Write { .. } | Operation::Delete { .. } | Operation::Drop { .. }, None) => {
-                tracing::debug!(id, number, base = contents.base_commit, "a logged change has no series");
-            }
-            (Operation::CreateSnapshot { .. } | Operation::DropSnapshot { .. }, _) => {}
+            Operation::Write { .. } | Operation::CreateSnapshot { .. } | Operation::DropSnapshot { .. } => {}
         }
+        Ok(())
     }
-    Ok(())
 }

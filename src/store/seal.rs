@@ -103,11 +103,19 @@ impl Inner {
     /// it does after a failed write of the log. A full disk is noticed before the edit has a name and only fails this.
     pub fn publish(&self, maintenance: &mut Maintenance, mut edit: Edit) -> Result<u64> {
         edit.chunks_unlinked = self.vacuum_files(maintenance);
-        maintenance.manifest.publish(edit).inspect_err(|error| {
+        let number = maintenance.manifest.publish(edit).inspect_err(|error| {
             if error.code() != ErrorCode::StorageFull {
                 self.queue.stop(error);
             }
-        })
+        })?;
+        self.count_runs(maintenance);
+        Ok(number)
+    }
+
+    /// Takes down what the run files are, so that whoever asks need not wait for maintenance.
+    pub fn count_runs(&self, maintenance: &Maintenance) {
+        let runs = &maintenance.manifest.contents.runs;
+        self.counters.set_runs(runs.values().map(|run| run.bytes).sum(), runs.len() as u64);
     }
 
     /// Seals series as they were when their runs were frozen.

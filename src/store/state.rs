@@ -312,6 +312,12 @@ impl SeriesState {
     /// The series after one more commit; what snapshots before it see is kept.
     pub fn touched(&self, commit: u64, fences: &[u64]) -> Self {
         let mut next = self.clone();
+        next.touch(commit, fences);
+        next
+    }
+
+    /// Counts one more commit and keeps what snapshots before it see.
+    fn touch(&mut self, commit: u64, fences: &[u64]) {
         let last_fence = fences.partition_point(|fence| *fence < commit).checked_sub(1).and_then(|at| fences.get(at));
         if let Some(fence) = last_fence
             && self.last_commit <= *fence
@@ -326,11 +332,10 @@ impl SeriesState {
                 rows: self.rows,
                 bounds: self.bounds,
             });
-            next.views = Arc::new(views);
+            self.views = Arc::new(views);
         }
-        next.version += 1;
-        next.last_commit = commit;
-        next
+        self.version += 1;
+        self.last_commit = commit;
     }
 
     /// The series as it was at the commit of a snapshot; `None` when it was not there.
@@ -475,14 +480,22 @@ impl SeriesState {
 
     /// The series after a write of sorted, distinct rows, `replaced` of which existed.
     pub fn with_rows(&self, rows: Rows, replaced: u64, commit: u64, wall_ms: i64, fences: &[u64]) -> Self {
-        let mut next = self.touched(commit, fences);
-        next.last_write_ms = wall_ms;
-        next.rows += (rows.len() as u64).saturating_sub(replaced);
-        let Some(run) = Run::new(rows, commit, commit) else { return next };
-        let (low, high) = (run.ts_min(), run.ts_max());
-        next.bounds = Some(next.bounds.map_or((low, high), |(first, last)| (first.min(low), last.max(high))));
-        next.push_run(run, fences);
+        let mut next = self.clone();
+        next.count_rows_written(&rows, replaced, commit, wall_ms, fences);
+        if let Some(run) = Run::new(rows, commit, commit) {
+            next.push_run(run, fences);
+        }
         next
+    }
+
+    /// Everything a write changes but the rows themselves.
+    pub fn count_rows_written(&mut self, rows: &Rows, replaced: u64, commit: u64, wall_ms: i64, fences: &[u64]) {
+        self.touch(commit, fences);
+        self.last_write_ms = wall_ms;
+        self.rows += (rows.len() as u64).saturating_sub(replaced);
+        if let (Some(low), Some(high)) = (rows.ts.first().copied(), rows.ts.last().copied()) {
+            self.bounds = Some(self.bounds.map_or((low, high), |(first, last)| (first.min(low), last.max(high))));
+        }
     }
 
     /// Adds a run and merges it with its older neighbours while they are small or of like size, so that there are

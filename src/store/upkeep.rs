@@ -141,14 +141,14 @@ fn keep_files(inner: &Weak<Inner>, desk: &Desk) {
         }
         if retained.elapsed() >= RETENTION_INTERVAL {
             retained = Instant::now();
-            report("retention", inner.retain(false).map(|_| ()));
+            report("retention", inner.retain(false, &[]).map(|_| ()));
             if inner.queue.published().receipts.len() >= RECEIPTS_MAX / 2 {
                 // A checkpoint does it as well, but may be far off, and at the limit writes under a key are refused.
                 inner.forget_receipts();
             }
         }
         let ordered: Vec<SeriesId> = orders.compact.into_iter().collect();
-        let compacted = if orders.compact_all { inner.compact(&[]) } else { inner.compact_changed(&ordered) };
+        let compacted = if orders.compact_all { inner.compact(&[], false) } else { inner.compact_changed(&ordered) };
         report("compact", compacted.map(|_| ()));
         report("vacuum", inner.vacuum().map(|_| ()));
     }

@@ -549,16 +549,23 @@ mod tests {
     fn retention_that_was_changed_in_between_takes_nothing() {
         use crate::types::schema::Retention;
         let (_root, store, key) = store();
-        (0..20).for_each(|ts| drop(store.write(&key, rows(ts), WriteMode::Upsert, None).unwrap()));
+        for ts in 0..20 {
+            store.write(&key, rows(ts), WriteMode::Upsert, None).unwrap();
+        }
         let set = |max_rows| {
             let retention = Some(Retention { max_rows: Some(max_rows), max_age: None });
-            store.change_series(&key, None, |def| Ok(def.retention = retention)).unwrap()
+            store
+                .change_series(&key, None, |def| {
+                    def.retention = retention;
+                    Ok(())
+                })
+                .unwrap()
         };
         let before = set(5);
         set(15);
         assert_eq!(store.inner.retain_series(&before, true).unwrap_err().code(), ErrorCode::CommitConflict);
         assert_eq!(store.snapshot().get(&key).unwrap().rows, 20);
-        assert_eq!(store.apply_retention().unwrap()[0].1.rows_deleted, 5);
+        assert_eq!(store.apply_retention(&[]).unwrap()[0].1.rows_deleted, 5);
     }
 
     #[test]

@@ -56,6 +56,14 @@ impl Rows {
         }
     }
 
+    /// Appends the rows of another, which has the same columns.
+    pub fn append(&mut self, mut other: Rows) {
+        self.ts.append(&mut other.ts);
+        for (column, cells) in self.columns.iter_mut().zip(&mut other.columns) {
+            column.append(cells);
+        }
+    }
+
     /// Whether timestamps rise strictly.
     pub fn is_rising(&self) -> bool {
         self.ts.windows(2).all(|pair| matches!(pair, [a, b] if a < b))

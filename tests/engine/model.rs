@@ -6,11 +6,12 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use fastk::ErrorCode;
+use fastk::query::coverage::{CoverageSpec, coverage};
 use fastk::query::predicate::compile;
 use fastk::query::{Numbers, Operator, Predicate, Scan, ScanSpec, latest_start};
-use fastk::store::{SeriesWrite, Store, StoreOptions, WriteMode, WriteOutcome};
+use fastk::store::{SeriesWrite, State, Store, StoreOptions, WriteMode, WriteOutcome};
 use fastk::types::schema::{Retention, ValueIndexSpec};
-use fastk::types::{Rows, SeriesKey, SeriesSpec};
+use fastk::types::{Calendar, Rows, SeriesKey, SeriesSpec};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -141,7 +142,8 @@ impl Model {
             116..121 => self.name_snapshot(),
             121..124 => self.drop_snapshot(),
             124..127 => {
-                self.store().compact().unwrap();
+                let full = self.rng.random_bool(0.5);
+                self.store().compact(&[], full).unwrap();
             }
             127..129 => self.vacuum(),
             _ => self.retain(which),
@@ -295,13 +297,32 @@ impl Model {
             })
         };
         set(Some(retention)).unwrap();
-        let cut = self.store().apply_retention().unwrap();
+        let cut = self.store().apply_retention(&[]).unwrap();
         set(None).unwrap();
         let before = map.len();
         let kept: Map = map.range(first_kept..).map(|(ts, cells)| (*ts, *cells)).collect();
         let deleted: u64 = cut.iter().map(|(_, deleted)| deleted.rows_deleted).sum();
         assert_eq!(deleted, (before - kept.len()) as u64);
         self.maps[which] = kept;
+    }
+
+    /// Intervals and gaps, worked out from the map.
+    fn check_coverage(&self, state: &State, key: &SeriesKey, map: &Map) {
+        let series = state.get(key).unwrap();
+        let spec =
+            CoverageSpec { start: None, end: None, calendar: &Calendar::Always, missing_min: 1, gaps_max: usize::MAX };
+        let found = coverage(series, self.store().cache(), &spec).unwrap();
+        assert_eq!((found.present, found.rows, found.off_grid), (map.len() as u64, map.len() as u64, 0), "{key}");
+        let stamps: Vec<i64> = map.keys().copied().collect();
+        let gaps: Vec<(i64, i64)> = stamps
+            .windows(2)
+            .filter(|pair| pair[1] - pair[0] > MINUTE)
+            .map(|pair| (pair[0] + MINUTE, pair[1] - MINUTE))
+            .collect();
+        let listed: Vec<(i64, i64)> = found.gaps.iter().map(|gap| (gap.start, gap.end)).collect();
+        assert!(listed == gaps, "gaps of {key}: {} found, {} expected", listed.len(), gaps.len());
+        let expected = stamps.first().zip(stamps.last()).map_or(0, |(first, last)| (last - first) / MINUTE + 1);
+        assert_eq!(found.expected, expected as u64, "{key}");
     }
 
     fn check_named(&self) {
@@ -311,6 +332,7 @@ impl Model {
             let state = self.store().as_of(name).unwrap();
             for (key, (map, version)) in self.keys.iter().zip(series) {
                 check_range(self.store(), &state, key, map, (i64::MIN, i64::MAX), false, None, None, &[]);
+                self.check_coverage(&state, key, map);
                 let found = state.get(key).unwrap();
                 assert_eq!((found.rows, found.version), (map.len() as u64, *version), "{key} as of {name}");
                 let bounds = map.first_key_value().zip(map.last_key_value()).map(|((a, _), (b, _))| (*a, *b));
@@ -419,7 +441,7 @@ impl Model {
         match self.rng.random_range(0..4) {
             0 => drop(self.store().seal(&[]).unwrap()),
             1 => self.store().checkpoint().unwrap(),
-            2 => drop(self.store().compact().unwrap()),
+            2 => drop(self.store().compact(&[], false).unwrap()),
             _ => drop(self.store().vacuum().unwrap()),
         }
         let after = files_of(self.root.path());
@@ -447,7 +469,7 @@ impl Model {
             }
             // What goes on from there is right as well.
             self.store().checkpoint().unwrap();
-            self.store().compact().unwrap();
+            self.store().compact(&[], false).unwrap();
             self.check();
             self.check_named();
             self.store = store;
@@ -471,6 +493,7 @@ impl Model {
             assert_eq!(series.rows, map.len() as u64, "count of {key}");
             let bounds = map.first_key_value().zip(map.last_key_value()).map(|((first, _), (last, _))| (*first, *last));
             assert_eq!(series.bounds, bounds, "bounds of {key}");
+            self.check_coverage(&state, &key, &map);
             let (a, b) = (self.ts(), self.ts());
             let limit = self.rng.random_bool(0.5).then(|| self.rng.random_range(1..2_000));
             let desc = self.rng.random_bool(0.5);

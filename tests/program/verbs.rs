@@ -27,7 +27,7 @@ impl Place<'_> {
     }
 }
 
-/// Every verb once; gives what each said, without what is random (the epoch in entity tags).
+/// Every verb once; gives what each said, without what is random (the epoch in entity tags) or of its time.
 fn conversation(place: &Place, folder: &Path) -> Vec<String> {
     let csv = folder.join("rows.csv");
     std::fs::write(&csv, BODY).unwrap();
@@ -67,7 +67,36 @@ fn conversation(place: &Place, folder: &Path) -> Vec<String> {
     for format in ["csv", "ndjson", "arrow", "parquet"] {
         said.push(place.ok(&["write", KEY, &out(&format!("all.{format}"))]));
     }
+    // An open bar is merged once, however often that is said.
+    let merge = ["write", KEY, "--format", "csv", "--mode", "merge", "--idempotency-key", "bar-1"];
+    said.push(place.ok(&["snapshot", "create", "before"]));
+    let bar = "ts,open,high,low,close,volume\n1706745660000,42009,42050,41000,42020,0.25\n";
+    let first = place.run(&merge, bar);
+    assert!(!first.err.contains("first answer"), "{first:?}");
+    let again = place.run(&merge, bar);
+    assert!(again.err.contains("first answer"), "{again:?}");
+    assert_eq!(first.out, again.out);
+    said.push(first.ok());
+    said.push(place.ok(&["query", KEY, "--start", "1706745660000", "--end", "1706745660000", "--format", "csv"]));
+    said.push(place.ok(&["query", KEY, "--as-of", "before"]));
+    let file = out("before.csv");
+    place.ok(&["export", KEY, "--as-of", "before", "--output", &file]);
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), std::fs::read_to_string(out("all.csv")).unwrap());
+    // A retry under a version that the first write itself has passed is answered too.
+    let version =
+        said.iter().rev().find_map(|text| text.lines().find_map(|line| line.strip_prefix("version: "))).unwrap();
+    let guarded =
+        ["write", KEY, "--format", "csv", "--if-version", version, "--idempotency-key", "guarded"].map(str::to_string);
+    let guarded: Vec<&str> = guarded.iter().map(String::as_str).collect();
+    let first = place.run(&guarded, BODY);
+    assert_eq!(first.out, place.run(&guarded, BODY).ok());
+    said.push(first.ok());
+    place.run(&guarded, &BODY.replace("42000.50,1", "42000.50,2")).fails(4, "idempotency_mismatch");
     said.extend([
+        place.ok(&["coverage", KEY, "--as-of", "before"]),
+        place.ok(&["snapshot", "list", "--json"]),
+        place.ok(&["snapshot", "drop", "before"]),
+        place.ok(&["snapshot", "list"]),
         place.ok(&["coverage", KEY]),
         place.ok(&["coverage", KEY, "--start", "2024-02-01", "--end", "2024-02-01", "--json", "--min-missing", "2"]),
         place.ok(&["coverage", KEY, "--calendar", "weekdays", "--limit", "1", "--times", "epoch"]),
@@ -83,8 +112,11 @@ fn conversation(place: &Place, folder: &Path) -> Vec<String> {
         place.ok(&["admin", "list-series", "--json"]),
     ]);
     let hide = |text: &str| {
-        let tag = |line: &&str| !line.trim_start().trim_start_matches('"').starts_with("etag");
-        text.lines().filter(tag).collect::<Vec<_>>().join("\n")
+        let same = |line: &&str| {
+            let name = line.trim_start().trim_start_matches('"');
+            !name.starts_with("etag") && !name.starts_with("created_at")
+        };
+        text.lines().filter(same).collect::<Vec<_>>().join("\n")
     };
     said.iter().map(|text| hide(text)).collect()
 }
@@ -108,6 +140,8 @@ fn a_directory_and_its_server_say_the_same() {
     let closes =
         "ts,close\n1706745600000,42000.50\n1706745660000,42009.00\n1806745600000,42000.50\n1806745660000,42009.00";
     assert!(by_hand.iter().any(|text| text == closes), "{by_hand:?}");
+    let merged = "ts,open,high,low,close,volume\n1706745660000,42000.50,42050.00,41000.00,42020.00,0.75000000";
+    assert!(by_hand.iter().any(|text| text == merged), "{by_hand:?}");
     let text = by_hand.join("\n");
     for part in ["rows_written: 3", "created: true", "42000.10", "61000.00", "rows_deleted: 1", "1.00000001"] {
         assert!(text.contains(part), "{part} in {text}");
@@ -157,6 +191,19 @@ fn failures_end_with_their_status_and_write_nothing() {
         place.run(&["query", KEY, "--where", "close:above:1"], "").fails(2, "invalid_argument");
         place.run(&["query", KEY, "--where", "ask:gt:1"], "").fails(2, "schema_mismatch");
         place.run(&["query", "kline/../1m"], "").fails(2, "invalid_argument");
+        place.run(&["query", KEY, "--as-of", "none"], "").fails(3, "snapshot_not_found");
+        place.run(&["snapshot", "drop", "none"], "").fails(3, "snapshot_not_found");
+        place.run(&["snapshot", "create", ".hidden"], "").fails(2, "invalid_argument");
+        place.ok(&["snapshot", "create", "twice"]);
+        place.run(&["snapshot", "create", "twice"], "").fails(4, "snapshot_exists");
+        place.ok(&["snapshot", "drop", "twice"]);
+        let merge = ["write", KEY, "--format", "csv", "--mode", "merge"];
+        let done = place.run(&merge, BODY).fails(2, "invalid_argument");
+        assert!(done.err.contains("--idempotency-key"), "{done:?}");
+        let merge = [&merge[..], &["--idempotency-key", "k"]].concat();
+        place.run(&[&merge[..], &["--op", "add"]].concat(), BODY).fails(2, "invalid_argument");
+        place.run(&["write", KEY, "--format", "csv", "--op", "add"], BODY).fails(2, "invalid_argument");
+        place.run(&["write", KEY, "--format", "csv", "--idempotency-key", "a b"], BODY).fails(2, "invalid_argument");
         place.run(&["query", KEY, "--format", "xlsx"], "").fails(2, "invalid_argument");
         let stored = place.ok(&["query", KEY, "--format", "csv"]);
         assert_eq!(stored.lines().count(), 4, "{stored}");
@@ -169,9 +216,7 @@ fn failures_end_with_their_status_and_write_nothing() {
     let address = server.http.clone();
     server.stop();
     run(&["admin", "health", "--server", &address]).fails(7, "not_ready");
-    for verb in [&["snapshot", "create", "x"][..], &["bridge", "read-kline-range", "--root", "x"]] {
-        run(verb).fails(2, "unimplemented");
-    }
+    run(&["bridge", "read-kline-range", "--root", "x"]).fails(2, "unimplemented");
     run(&["admin", "scrub"]).fails(2, "unimplemented");
     assert_eq!(run(&["no-such-verb"]).status, 2);
 }

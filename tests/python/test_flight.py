@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.flight as flight
 import pytest
-from support import KEY, MINUTE, PATH, REGISTRATION, T0, assert_same, klines
+from support import KEY, MINUTE, PATH, REGISTRATION, T0, assert_same, klines, words
 
 BY_PATH = flight.FlightDescriptor.for_path(*PATH)
 
@@ -245,3 +245,53 @@ def test_values_are_exact_to_the_last_digit(server, client):
     assert get(client)["close"].to_pylist() == [edge, -edge]
     server.seal()
     assert get(client)["close"].to_pylist() == [edge, -edge]
+
+
+def test_an_open_bar_is_merged_once_however_often_it_is_sent(server, client):
+    register(client)
+    bars = klines(3)
+    cells = {name: words(bars[name]) for name in ("open", "high", "low", "close", "volume")}
+    merge = command(mode="merge", idempotency_key="bar-2024-02-01T00:00")
+    # Three updates of one minute, a batch each.
+    updates = bars.set_column(0, bars.schema.field("ts"), pa.array([T0] * 3, pa.timestamp("ms", "UTC")))
+    first = put(client, updates, merge, chunk=1)
+    assert [ack["rows_replaced"] for ack in first] == [0, 1, 1]
+    assert put(client, updates, merge, chunk=1) == first
+    server.restart()
+    with flight.connect(server.flight) as again:
+        assert put(again, updates, merge, chunk=1) == first
+        bar = get(again, numbers="raw").to_pylist()
+    assert len(bar) == 1
+    assert bar[0]["open"] == cells["open"][0] and bar[0]["close"] == cells["close"][2]
+    assert bar[0]["high"] == cells["high"].max() and bar[0]["low"] == cells["low"].min()
+    assert bar[0]["volume"] == cells["volume"].sum()
+
+
+def test_a_merge_needs_a_key_and_a_key_one_body(client):
+    register(client)
+    with pytest.raises(pa.ArrowInvalid, match="invalid_argument.*Idempotency-Key"):
+        put(client, klines(1), command(mode="merge"))
+    put(client, klines(1), command(idempotency_key="k"))
+    with pytest.raises(pa.ArrowException, match="idempotency_mismatch"):
+        put(client, klines(2), command(idempotency_key="k"))
+
+
+def test_a_snapshot_shows_the_same_rows_until_it_is_dropped(filled, client):
+    made = act(client, "create_snapshot", {"name": "before"})
+    assert set(made) == {"name", "commit", "created_at"}
+    asked = flight.FlightDescriptor.for_command(json.dumps({"series": [KEY], "as_of": "before"}))
+    info = client.get_flight_info(asked)
+    put(client, klines(50_000, salt=5))
+    act(client, "delete_range", {"series": KEY, "start": T0, "end": T0 + 1_000 * MINUTE})
+    filled.seal()
+    filled.restart()
+    with flight.connect(filled.flight) as again:
+        assert act(again, "list_snapshots") == {"snapshots": [made]}
+        shown = get(again, as_of="before")
+        assert_same(shown, filled.rows)
+        assert int(shown.schema.metadata[b"fastk.commit"]) == made["commit"]
+        assert_same(again.do_get(info.endpoints[0].ticket).read_all(), filled.rows)
+        assert get(again).num_rows == 100_000 - 1_001
+        act(again, "drop_snapshot", {"name": "before"})
+        with pytest.raises(pa.ArrowKeyError, match="snapshot_not_found"):
+            get(again, as_of="before")

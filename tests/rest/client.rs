@@ -14,7 +14,7 @@ use serde_json::Value;
 pub struct Server {
     pub address: SocketAddr,
     pub service: Arc<Service>,
-    pub root: tempfile::TempDir,
+    pub root: Arc<tempfile::TempDir>,
     stop: Option<tokio::sync::oneshot::Sender<()>>,
     thread: Option<std::thread::JoinHandle<Result<()>>>,
 }
@@ -25,7 +25,18 @@ impl Server {
     }
 
     pub fn with(config: HttpConfig) -> Self {
-        let root = tempfile::tempdir().unwrap();
+        Self::over(Arc::new(tempfile::tempdir().unwrap()), config)
+    }
+
+    /// Stops the server and starts one over the same store.
+    pub fn restarted(mut self) -> Self {
+        self.stop().unwrap();
+        let root = Arc::clone(&self.root);
+        drop(self);
+        Self::over(root, HttpConfig::default())
+    }
+
+    fn over(root: Arc<tempfile::TempDir>, config: HttpConfig) -> Self {
         let options = StoreOptions { upkeep: false, ..StoreOptions::default() };
         let service = Service::open(root.path(), true, options).unwrap();
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -89,6 +100,11 @@ impl Server {
 
     pub fn post_json(&self, target: &str, body: &str) -> Reply {
         self.post(target, "application/json", body)
+    }
+
+    /// Posts JSON under an idempotency key.
+    pub fn post_once(&self, target: &str, key: &str, body: &str) -> Reply {
+        self.send("POST", target, &[("content-type", "application/json"), ("idempotency-key", key)], body.as_bytes())
     }
 
     /// Registers a kline with 2 price and 3 volume digits.

@@ -3,7 +3,9 @@
 mod client;
 mod coverage;
 mod many;
+mod merges;
 mod reads;
 mod refusals;
 mod server;
+mod snapshots;
 mod writes;

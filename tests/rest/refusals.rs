@@ -207,7 +207,7 @@ fn queries_that_cannot_be_answered_are_refused() {
         ("format=arrow&times=rfc3339", "invalid_argument"),
         ("format=csv&shape=columns", "invalid_argument"),
         ("columns=nope", "schema_mismatch"),
-        ("as_of=x", "unimplemented"),
+        ("as_of=x", "snapshot_not_found"),
         ("latest_complete=0", "invalid_argument"),
     ] {
         server.get(&format!("{X}?{target}")).refused(code);
@@ -225,7 +225,9 @@ fn queries_that_cannot_be_answered_are_refused() {
         (r#"{"series":["kline/*/1h"]}"#, "series_not_found"),
         (r#"{"series":["kline/*"]}"#, "invalid_argument"),
         (r#"{"series":["kline/X/1m"],"layout":"sideways"}"#, "invalid_argument"),
-        (r#"{"series":["kline/X/1m"],"as_of":"x"}"#, "unimplemented"),
+        (r#"{"series":["kline/X/1m"],"as_of":"x"}"#, "snapshot_not_found"),
+        (r#"{"series":["kline/*/1m"],"as_of":"x"}"#, "snapshot_not_found"),
+        (r#"{"series":["kline/X/1m"],"as_of":"x","commit":1}"#, "invalid_argument"),
         (r#"{"series":["kline/X/1m"],"commit":999}"#, "invalid_argument"),
     ] {
         server.post_json("/v1/query", body).refused(code);
@@ -244,13 +246,25 @@ fn headers_that_cannot_be_obeyed_are_refused() {
         (vec![("content-type", "application/x-www-form-urlencoded")], "unsupported_media_type"),
         (vec![csv, ("content-encoding", "br")], "unsupported_media_type"),
         (vec![csv, ("content-encoding", "gzip")], "invalid_argument"),
-        (vec![csv, ("idempotency-key", "k")], "unimplemented"),
+        (vec![csv, ("idempotency-key", "a b")], "invalid_argument"),
+        (vec![csv, ("idempotency-key", "a"), ("idempotency-key", "b")], "invalid_argument"),
         (vec![csv, ("if-match", "nonsense")], "invalid_argument"),
         (vec![csv, ("if-match", "W/\"a\"")], "commit_conflict"),
     ] {
         server.send("POST", X, &headers, body.as_bytes()).refused(code);
     }
-    server.send("DELETE", &format!("{X}?all=true"), &[("idempotency-key", "k")], &[]).refused("unimplemented");
+    let series = "/v1/series/kline/X/1m";
+    for (method, path, body) in [
+        ("DELETE", format!("{X}?all=true"), ""),
+        ("DELETE", series.into(), ""),
+        ("PATCH", series.into(), "{}"),
+        ("POST", "/v1/series".into(), r#"{"kind":"kline","symbol":"Y","timeframe":"1m"}"#),
+        ("POST", "/v1/admin/compact".into(), ""),
+    ] {
+        let problem =
+            server.send(method, &path, &[("idempotency-key", "k")], body.as_bytes()).refused("invalid_argument");
+        assert!(problem["detail"].as_str().unwrap().contains("Idempotency-Key"), "{method} {path}: {problem}");
+    }
     server.post("/v1/series", "text/plain", "{}").refused("unsupported_media_type");
     assert_eq!(server.state("kline/X/1m"), before);
 }

@@ -107,7 +107,7 @@ fn modes_refuse_what_they_promise_to_refuse() {
     let twice = format!("{}{}", csv_body(20, 1), csv_rows(20, 1));
     server.post(&format!("{X}?mode=insert"), "text/csv", &twice).refused("invalid_rows");
     server.post(&format!("{X}?mode=append"), "text/csv", &twice).refused("invalid_rows");
-    server.post(&format!("{X}?mode=merge"), "text/csv", csv_body(20, 1)).refused("unimplemented");
+    server.post(&format!("{X}?mode=merge"), "text/csv", csv_body(20, 1)).refused("invalid_argument");
     server.post(&format!("{X}?mode=replace"), "text/csv", csv_body(20, 1)).refused("invalid_argument");
     assert_eq!(server.state("kline/X/1m"), before);
     server.post(&format!("{X}?mode=insert"), "text/csv", csv_body(10, 2)).expect(200);

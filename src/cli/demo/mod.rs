@@ -79,7 +79,7 @@ fn fill(service: &Service) -> Result<()> {
         let key = service.register(spec)?.info.series;
         service.write(&key, Parsed { rows, ..Parsed::default() }, Mode::Insert, &Condition::default())?;
     }
-    service.seal(&[])?;
+    service.compact(&[])?;
     Ok(())
 }
 

@@ -10,7 +10,7 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::format::chunk::chunk_schema;
 use crate::ingest::Parsed;
 use crate::query::{Block, Labels, Numbers, Shape};
-use crate::service::{Condition, Mode, SeriesInfo};
+use crate::service::{Condition, Manner, Mode, SeriesInfo, Terms};
 use crate::types::{Rows, SeriesDef, SeriesKey, SeriesSpec};
 
 use super::super::target::{Target, TargetArgs, WriteOptions};
@@ -78,27 +78,23 @@ impl Sink for Stored {
     }
 
     fn write(&mut self, def: &SeriesDef, rows: Rows, mode: Mode) -> Result<Written> {
-        let condition = Condition::default();
         let reply = match &self.target {
             Target::Local(service) => {
                 let parsed = Parsed { rows, ..Parsed::default() };
-                service.write(&def.key, parsed, mode, &condition)?
+                service.write(&def.key, parsed, mode, &Condition::default())?
             }
             Target::Remote(_) => {
-                let options = WriteOptions {
-                    mode,
-                    format: "arrow".into(),
-                    validate: Some("none".into()),
-                    ..WriteOptions::default()
-                };
-                self.target.write(&def.key, arrow_stream(def, rows)?.into(), &options, &condition)?
+                let options =
+                    WriteOptions { format: "arrow".into(), validate: Some("none".into()), ..WriteOptions::default() };
+                let terms = Terms { manner: Manner::Mode(mode), ..Terms::default() };
+                self.target.write(&def.key, arrow_stream(def, rows)?.into(), &options, &terms)?.reply
             }
         };
         Ok(Written { rows: reply.rows_written, replaced: reply.rows_replaced })
     }
 
     fn seal(&mut self, key: &SeriesKey) -> Result<()> {
-        self.target.seal(std::slice::from_ref(key)).map(|_| ())
+        self.target.compact(std::slice::from_ref(key)).map(|_| ())
     }
 }
 

@@ -23,13 +23,16 @@ pub const ACTIONS: &[(&str, &str)] = &[
         "deletes the closed range of rows; body: {\"series\": key, \"start\": t, \"end\": t} or {\"series\": key, \"all\": true}; \
          optional: if_version, dry_run",
     ),
+    ("create_snapshot", "names the store as it is now, for as_of; body: {\"name\": name}"),
+    ("drop_snapshot", "takes a named snapshot away; body: {\"name\": name}"),
+    ("list_snapshots", "lists the named snapshots; no body"),
     (
         "coverage",
-        "tells which intervals have rows; body: {\"series\": key}; optional: start, end, calendar, min_missing, limit, times",
+        "tells which intervals have rows; body: {\"series\": key}; optional: start, end, calendar, min_missing, limit, times, as_of",
     ),
     ("inventory", "lists what is stored; body: empty, or a filter as JSON"),
     ("health", "tells how the server is; no body"),
-    ("compact", "moves rows of the log into chunk files; body: empty, or {\"series\": [key, …]}"),
+    ("compact", "moves rows of the log into chunk files and merges chunks; body: empty, or {\"series\": [key, …]}"),
 ];
 
 pub(super) fn list() -> Vec<ActionType> {
@@ -58,6 +61,12 @@ struct DeleteRange {
     dry_run: bool,
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Named {
+    name: String,
+}
+
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Compact {
@@ -79,10 +88,13 @@ pub(super) fn run(service: &Arc<Service>, action: &Action) -> Result<Bytes> {
             let range = range(service, &asked)?;
             answer(&service.delete_range(&asked.series, range, &version(asked.if_version), asked.dry_run)?)
         }
+        "create_snapshot" => answer(&service.create_snapshot(&json::<Named>("body of create_snapshot", body)?.name)?),
+        "drop_snapshot" => answer(&service.drop_snapshot(&json::<Named>("body of drop_snapshot", body)?.name)?),
+        "list_snapshots" => answer(&service.snapshots()),
         "coverage" => answer(&service.coverage(&json::<CoverageRequest>("body of coverage", body)?)?),
         "inventory" => answer(&service.inventory(&or_default::<SeriesFilter>("filter", body)?)?),
         "health" => answer(&service.health()?),
-        "compact" => answer(&service.seal(&or_default::<Compact>("body of compact", body)?.series)?),
+        "compact" => answer(&service.compact(&or_default::<Compact>("body of compact", body)?.series)?),
         other => {
             let names: Vec<&str> = ACTIONS.iter().map(|(name, _)| *name).collect();
             let shown: String = other.chars().take(80).collect();

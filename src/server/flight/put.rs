@@ -1,5 +1,8 @@
 //! DoPut: every record batch is one atomic commit, acknowledged after its sync.
 //!
+//! Under an idempotency key each batch has a key of its own, `key/ordinal`, so that a stream broken off can be sent
+//! again from its beginning: batches that were written are answered as the first time.
+//!
 //! The first rejected batch ends the stream with its status; batches acknowledged before it stay. Under `if_version`
 //! the first batch needs that version and each further one the version its predecessor made, so that a stream never
 //! writes over somebody else's.
@@ -16,10 +19,10 @@ use super::FlightConfig;
 use super::acks::{Acks, Reader, queue};
 use super::decode;
 use super::describe::{Target, json, target};
-use super::status::{blocking, of_input, status, too_large, unimplemented};
+use super::status::{blocking, of_input, status, too_large};
 use crate::error::{Error, ErrorCode, Result};
 use crate::ingest::{self, Parsed};
-use crate::service::{Condition, Mode, Service, WriteReply};
+use crate::service::{Condition, IdempotencyKey, Manner, Service, Terms, WriteReply};
 use crate::types::{Rounding, Rows, SeriesDef, SeriesKey, SeriesSpec};
 
 /// Bytes of record batches that all puts together may have in work, and the unit they are counted in.
@@ -50,9 +53,10 @@ struct Command {
 struct Intent {
     key: SeriesKey,
     create: Option<SeriesSpec>,
-    mode: Mode,
     options: ingest::Options,
-    condition: Condition,
+    terms: Terms,
+    /// Position of the next batch among those that were sent.
+    ordinal: u64,
 }
 
 impl Intent {
@@ -64,13 +68,11 @@ impl Intent {
             Target::Path(key) => Command { series: Some(key), ..Command::default() },
             Target::Command(bytes) => json("command", bytes)?,
         };
-        if command.idempotency_key.is_some() {
-            return Err(unimplemented("idempotency_key"));
-        }
-        let mode = command.mode.as_deref().map_or(Ok(Mode::default()), Mode::from_name)?;
-        if command.op.is_some() {
-            return Err(Error::invalid("op is for mode merge only"));
-        }
+        let terms = Terms {
+            manner: Manner::of(command.mode.as_deref(), command.op.as_deref())?,
+            condition: Condition { if_match: None, if_version: command.if_version },
+            idempotency_key: command.idempotency_key.as_deref().map(str::parse).transpose()?,
+        };
         let created = command.create.clone().map(|spec| spec.resolve()).transpose()?.map(|def| def.key);
         let key = match (command.series, created) {
             (Some(key), Some(created)) if key != created => {
@@ -85,8 +87,8 @@ impl Intent {
             missing: command.missing,
             validate: command.validate,
         };
-        let condition = Condition { if_match: None, if_version: command.if_version };
-        Ok(Self { key, create: command.create, mode, options, condition })
+        terms.check(&key)?;
+        Ok(Self { key, create: command.create, options, terms, ordinal: 0 })
     }
 }
 
@@ -157,8 +159,9 @@ impl Puts {
             })
             .await?;
             intent = back;
-            if intent.condition.if_version.is_some() {
-                intent.condition.if_version = Some(reply.version);
+            intent.ordinal += 1;
+            if intent.terms.condition.if_version.is_some() {
+                intent.terms.condition.if_version = Some(reply.version);
             }
             empty = false;
             acks.push(reply);
@@ -192,12 +195,15 @@ fn open(service: &Service, intent: &Intent) -> Result<Arc<SeriesDef>> {
 }
 
 fn write(service: &Service, intent: &Intent, parsed: Parsed) -> Result<WriteReply> {
-    service.write(&intent.key, parsed, intent.mode, &intent.condition)
+    let own_key = |key: &IdempotencyKey| key.of_batch(intent.ordinal);
+    let terms = Terms { idempotency_key: intent.terms.idempotency_key.as_ref().map(own_key), ..intent.terms.clone() };
+    Ok(service.write_under(&intent.key, parsed, &terms)?.reply)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::service::{MergeOp, Mode};
     use arrow_flight::FlightDescriptor;
 
     fn intent(command: &str) -> Result<Intent> {
@@ -211,12 +217,15 @@ mod tests {
             r#"{"series":"kline/X/1m","mode":"append","validate":"none","rounding":"nearest","numbers":"raw","if_version":3}"#,
         )
         .unwrap();
-        assert_eq!((said.key.as_str(), said.mode), ("kline/X/1m", Mode::Append));
+        assert_eq!((said.key.as_str(), said.terms.manner), ("kline/X/1m", Manner::Mode(Mode::Append)));
         assert_eq!(said.options.validate, ingest::Validate::None);
         assert_eq!(said.options.numbers, ingest::Numbers::Raw);
-        assert_eq!(said.condition.if_version, Some(3));
+        assert_eq!(said.terms.condition.if_version, Some(3));
         let said = intent(r#"{"create":{"kind":"kline","symbol":"Y","timeframe":"1m"}}"#).unwrap();
-        assert_eq!((said.key.as_str(), said.mode), ("kline/Y/1m", Mode::Upsert));
+        assert_eq!((said.key.as_str(), said.terms.manner), ("kline/Y/1m", Manner::default()));
+        let said = intent(r#"{"series":"scalar/c/X/1m/n","mode":"merge","op":"add","idempotency_key":"k"}"#).unwrap();
+        assert_eq!(said.terms.manner, Manner::Merge(Some(MergeOp::Add)));
+        assert_eq!(said.terms.idempotency_key.unwrap().as_str(), "k");
     }
 
     #[test]
@@ -224,8 +233,13 @@ mod tests {
         for (command, code) in [
             (r#"{}"#, ErrorCode::InvalidArgument),
             (r#"{"series":"kline/../1m"}"#, ErrorCode::InvalidArgument),
-            (r#"{"series":"kline/X/1m","mode":"merge"}"#, ErrorCode::Unimplemented),
-            (r#"{"series":"kline/X/1m","idempotency_key":"k"}"#, ErrorCode::Unimplemented),
+            (r#"{"series":"kline/X/1m","mode":"merge"}"#, ErrorCode::InvalidArgument),
+            (r#"{"series":"kline/X/1m","mode":"merge","op":"add","idempotency_key":"k"}"#, ErrorCode::InvalidArgument),
+            (r#"{"series":"kline/X/1m","idempotency_key":""}"#, ErrorCode::InvalidArgument),
+            (
+                r#"{"series":"scalar/c/X/1m/n","mode":"merge","op":"avg","idempotency_key":"k"}"#,
+                ErrorCode::InvalidArgument,
+            ),
             (r#"{"series":"kline/X/1m","op":"add"}"#, ErrorCode::InvalidArgument),
             (r#"{"series":"kline/X/1m","validate":"maybe"}"#, ErrorCode::InvalidArgument),
             (r#"{"series":"kline/X/1m","typo":1}"#, ErrorCode::InvalidArgument),

@@ -1,4 +1,4 @@
-//! Series keys from paths, validated after percent-decoding.
+//! Series keys and names of snapshots from paths, after percent-decoding. Keys are validated.
 
 use axum::extract::{FromRequestParts, Path};
 use axum::http::request::Parts;
@@ -14,6 +14,19 @@ pub struct Kline(pub SeriesKey);
 /// `{category}/{symbol}/{timeframe}/{name}` of a path.
 #[derive(Debug)]
 pub struct Scalar(pub SeriesKey);
+
+/// `{name}` of the path of a snapshot; not validated, since a name that cannot be is not found either.
+#[derive(Debug)]
+pub struct SnapshotName(pub String);
+
+impl<S: Send + Sync> FromRequestParts<S> for SnapshotName {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
+        let Path(name) = Path::<String>::from_request_parts(parts, state).await.map_err(|error| unreadable(&error))?;
+        Ok(SnapshotName(name))
+    }
+}
 
 impl<S: Send + Sync> FromRequestParts<S> for Kline {
     type Rejection = Failure;

@@ -8,6 +8,7 @@ mod edge;
 mod etag;
 mod extract;
 mod listen;
+mod once;
 mod openapi;
 mod params;
 mod problem;

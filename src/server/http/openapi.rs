@@ -24,13 +24,15 @@ use crate::query::ScanStats;
     ),
     servers((url = "http://127.0.0.1:8080", description = "a server on this machine")),
     components(schemas(
-        Problem, RowsBody, WritesBody, RowsReply, Binary, crate::egress::OutFormat, crate::egress::Times, crate::egress::RowsShape,
-        crate::service::Mode, crate::ingest::BodyFormat, crate::ingest::Numbers, crate::ingest::Missing,
+        Problem, RowsBody, WritesBody, RowsReply, Binary, crate::egress::OutFormat, crate::egress::Times,
+        crate::egress::RowsShape, crate::service::Mode, crate::service::MergeOp, crate::ingest::BodyFormat,
+        crate::ingest::Numbers, crate::ingest::Missing,
         crate::ingest::Validate, crate::types::Rounding,
     )),
     tags(
         (name = "series", description = "Register, list, change and drop series"),
         (name = "rows", description = "Write, read and delete rows"),
+        (name = "snapshots", description = "Named views of the whole store that stay readable"),
         (name = "server", description = "What is stored and how the server is"),
     ),
 )]
@@ -102,23 +104,28 @@ failures! {
     SeriesFailure: InvalidArgument SeriesNotFound;
     /// Changing or dropping a series.
     ChangeFailure: InvalidArgument SeriesNotFound RequestTimeout CommitConflict TooLarge UnsupportedMediaType
-        Unimplemented Overloaded WriterStopped StorageFull;
+        Overloaded WriterStopped StorageFull;
     /// Reading rows.
-    ReadFailure: InvalidArgument SchemaMismatch SeriesNotFound NotAcceptable CommitGone CorruptData Unimplemented
+    ReadFailure: InvalidArgument SchemaMismatch SeriesNotFound SnapshotNotFound NotAcceptable CommitGone CorruptData
         Overloaded;
     /// Reading rows by a query in the body.
-    QueryFailure: InvalidArgument SchemaMismatch SeriesNotFound NotAcceptable RequestTimeout CommitGone TooLarge
-        UnsupportedMediaType CorruptData Unimplemented Overloaded;
+    QueryFailure: InvalidArgument SchemaMismatch SeriesNotFound SnapshotNotFound NotAcceptable RequestTimeout CommitGone
+        TooLarge UnsupportedMediaType CorruptData Overloaded;
     /// Coverage of a series.
-    CoverageFailure: InvalidArgument SeriesNotFound CorruptData Unimplemented;
+    CoverageFailure: InvalidArgument SeriesNotFound SnapshotNotFound CorruptData;
     /// Writing rows.
-    WriteFailure: InvalidArgument SchemaMismatch SeriesNotFound RequestTimeout RowsExist OutOfOrder CommitConflict
-        TooLarge UnsupportedMediaType InvalidRows Unimplemented Overloaded WriterStopped StorageFull;
+    WriteFailure: InvalidArgument SchemaMismatch SeriesNotFound RequestTimeout RowsExist OutOfOrder IdempotencyMismatch
+        CommitConflict TooLarge UnsupportedMediaType InvalidRows Overloaded WriterStopped StorageFull;
     /// Writing rows of many series.
-    WriteManyFailure: InvalidArgument SchemaMismatch SeriesNotFound RequestTimeout RowsExist OutOfOrder TooLarge
-        UnsupportedMediaType InvalidRows Unimplemented Overloaded WriterStopped StorageFull;
+    WriteManyFailure: InvalidArgument SchemaMismatch SeriesNotFound RequestTimeout RowsExist OutOfOrder
+        IdempotencyMismatch TooLarge UnsupportedMediaType InvalidRows Overloaded WriterStopped StorageFull;
     /// Deleting rows.
-    DeleteFailure: InvalidArgument SeriesNotFound CommitConflict Unimplemented WriterStopped StorageFull;
+    DeleteFailure: InvalidArgument SeriesNotFound CommitConflict WriterStopped StorageFull;
+    /// Creating a snapshot.
+    CreateSnapshotFailure: InvalidArgument RequestTimeout SnapshotExists TooLarge UnsupportedMediaType Overloaded
+        WriterStopped StorageFull;
+    /// Dropping a snapshot.
+    DropSnapshotFailure: InvalidArgument SnapshotNotFound WriterStopped StorageFull;
     /// Maintenance.
     AdminFailure: InvalidArgument SeriesNotFound RequestTimeout TooLarge UnsupportedMediaType CorruptData Overloaded
         WriterStopped StorageFull;

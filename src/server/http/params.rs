@@ -7,14 +7,11 @@ use axum::http::Uri;
 use utoipa::IntoParams;
 
 use crate::egress::{Options, OutFormat, RowsShape, Times};
-use crate::error::{Error, ErrorCode, Result};
+use crate::error::{Error, Result};
 use crate::ingest;
 use crate::query::{Numbers, Order};
-use crate::service::Mode;
+use crate::service::{MergeOp, Mode};
 use crate::types::{Kind, Rounding};
-
-/// Parameters of a read that this version refuses instead of ignoring them.
-pub const READ_NOT_YET: &[&str] = &["as_of"];
 
 macro_rules! documented {
     ($(#[$outer:meta])* $name:ident { $($(#[$inner:meta])* $field:ident,)* }) => {
@@ -88,6 +85,9 @@ documented! {
         /// Format of the answer; goes before `Accept`.
         #[param(value_type = Option<OutFormat>)]
         format,
+        /// Answer as the snapshot of this name shows the store.
+        #[param(example = "before-repair")]
+        as_of,
         /// Adds to a JSON answer how it was found.
         #[param(value_type = Option<bool>)]
         explain,
@@ -117,6 +117,9 @@ documented! {
         /// How timestamps are shown.
         #[param(value_type = Option<Times>)]
         times,
+        /// As the snapshot of this name shows it, with the calendar of then.
+        #[param(example = "before-repair")]
+        as_of,
     }
 }
 
@@ -151,6 +154,51 @@ documented! {
         #[param(value_type = Option<ingest::Numbers>)]
         numbers,
         /// What happens to a row whose value is missing; `skip` is for scalars.
+        #[param(value_type = Option<ingest::Missing>)]
+        missing,
+        /// Format of the body; goes before `Content-Type`.
+        #[param(value_type = Option<ingest::BodyFormat>)]
+        format,
+    }
+}
+
+documented! {
+    /// Parameters of a merge into a kline series.
+    MergeKlineParams {
+        /// Which rules between the columns of the given rows are checked.
+        #[param(value_type = Option<ingest::Validate>)]
+        validate,
+        /// What happens to more digits than a column has.
+        #[param(value_type = Option<Rounding>)]
+        rounding,
+        /// Whether decimals are written as numbers or as scaled integers.
+        #[param(value_type = Option<ingest::Numbers>)]
+        numbers,
+        /// What happens to a row whose value is missing; `skip` is for scalars.
+        #[param(value_type = Option<ingest::Missing>)]
+        missing,
+        /// Format of the body; goes before `Content-Type`.
+        #[param(value_type = Option<ingest::BodyFormat>)]
+        format,
+    }
+}
+
+documented! {
+    /// Parameters of a merge into a scalar series.
+    MergeScalarParams {
+        /// What becomes of the stored and the given value; by default the rule of the registration.
+        #[param(value_type = Option<MergeOp>)]
+        op,
+        /// For klines; scalars have no rules between columns.
+        #[param(value_type = Option<ingest::Validate>)]
+        validate,
+        /// What happens to more digits than the column has.
+        #[param(value_type = Option<Rounding>)]
+        rounding,
+        /// Whether decimals are written as numbers or as scaled integers.
+        #[param(value_type = Option<ingest::Numbers>)]
+        numbers,
+        /// What happens to a row whose value is missing.
         #[param(value_type = Option<ingest::Missing>)]
         missing,
         /// Format of the body; goes before `Content-Type`.
@@ -208,17 +256,11 @@ impl Params {
     /// Reads the parameters of a request.
     ///
     /// # Errors
-    /// `invalid_argument` for an unknown or repeated one, `unimplemented` for one of `not_yet`.
-    pub fn of<P: Known>(uri: &Uri, not_yet: &[&str]) -> Result<Self> {
+    /// `invalid_argument` for an unknown or repeated one.
+    pub fn of<P: Known>(uri: &Uri) -> Result<Self> {
         let UrlQuery(pairs) = UrlQuery::<Vec<(String, String)>>::try_from_uri(uri)
             .map_err(|error| Error::invalid(format!("the query string cannot be read: {error}")))?;
         for (position, (name, _)) in pairs.iter().enumerate() {
-            if not_yet.contains(&name.as_str()) {
-                return Err(Error::new(
-                    ErrorCode::Unimplemented,
-                    format!("parameter {name} is not offered by this version"),
-                ));
-            }
             if !P::NAMES.contains(&name.as_str()) {
                 return Err(unknown(name, P::NAMES));
             }
@@ -309,9 +351,10 @@ fn distance(a: &str, b: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::ErrorCode;
 
     fn read(query: &str) -> Result<Params> {
-        Params::of::<ReadParams>(&format!("/x?{query}").parse().unwrap(), READ_NOT_YET)
+        Params::of::<ReadParams>(&format!("/x?{query}").parse().unwrap())
     }
 
     #[test]
@@ -320,13 +363,6 @@ mod tests {
         assert_eq!((error.code(), error.hint()), (ErrorCode::InvalidArgument, Some("did you mean start?")));
         assert!(read("something=1").unwrap_err().hint().unwrap().starts_with("known: start"));
         assert!(read("limit=1&limit=2").unwrap_err().detail().contains("twice"));
-    }
-
-    #[test]
-    fn parameters_of_later_versions_are_not_ignored() {
-        for query in ["as_of=x"] {
-            assert_eq!(read(query).unwrap_err().code(), ErrorCode::Unimplemented, "{query}");
-        }
     }
 
     #[test]
@@ -353,6 +389,8 @@ mod tests {
         check::<QueryParams>();
         check::<CoverageParams>();
         check::<WriteParams>();
+        check::<MergeKlineParams>();
+        check::<MergeScalarParams>();
         check::<DeleteParams>();
         check::<FilterParams>();
     }

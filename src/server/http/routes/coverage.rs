@@ -68,7 +68,7 @@ async fn coverage(app: &App, key: SeriesKey, headers: &HeaderMap, uri: &Uri) -> 
     let coding = Coding::of(headers);
     let asked = request.clone();
     // The tag is taken first: if the series changes in between, it is too old, which only costs a request.
-    let stem = app.blocking(move |service| service.coverage_stem(&asked.series)).await?;
+    let stem = app.blocking(move |service| service.coverage_stem(&asked)).await?;
     let tag = entity_tag(&stem, OutFormat::Json, coding);
     if is_known(headers, &tag) {
         return Ok(not_modified(&tag));
@@ -78,7 +78,7 @@ async fn coverage(app: &App, key: SeriesKey, headers: &HeaderMap, uri: &Uri) -> 
 }
 
 fn request(key: SeriesKey, uri: &Uri) -> Result<CoverageRequest> {
-    let params = Params::of::<CoverageParams>(uri, &["as_of"])?;
+    let params = Params::of::<CoverageParams>(uri)?;
     let when = |name: &str| params.text(name).map(|text| When::Text(text.into()));
     Ok(CoverageRequest {
         start: when("start"),
@@ -87,6 +87,7 @@ fn request(key: SeriesKey, uri: &Uri) -> Result<CoverageRequest> {
         min_missing: params.count("min_missing")?,
         limit: params.count("limit")?,
         times: Some(params.word("times")?),
+        as_of: params.text("as_of").map(String::from),
         ..CoverageRequest::of(key)
     })
 }

@@ -5,6 +5,7 @@ mod not_yet;
 mod rows;
 mod series;
 mod server;
+mod snapshots;
 
 use axum::Router;
 use axum::http::{Method, Uri};
@@ -30,7 +31,11 @@ pub fn all() -> OpenApiRouter<App> {
         .routes(routes!(series::get_scalar, series::change_scalar, series::drop_scalar))
         .routes(routes!(rows::read_klines, rows::write_klines, rows::delete_klines))
         .routes(routes!(rows::read_scalars, rows::write_scalars, rows::delete_scalars))
+        .routes(routes!(rows::merge_klines))
+        .routes(routes!(rows::merge_scalars))
         .routes(routes!(rows::query))
+        .routes(routes!(snapshots::list_snapshots, snapshots::create_snapshot))
+        .routes(routes!(snapshots::drop_snapshot))
         .routes(routes!(coverage::kline_coverage))
         .routes(routes!(coverage::scalar_coverage))
         .routes(routes!(rows::write_many))

@@ -1,7 +1,7 @@
 //! Paths of the contract that this version does not offer: known, and refused as such.
 
 use axum::http::{Method, Uri};
-use axum::routing::{MethodRouter, delete, get, post};
+use axum::routing::{MethodRouter, get, post};
 use utoipa_axum::router::OpenApiRouter;
 
 use super::{App, Failure};
@@ -19,10 +19,6 @@ pub fn all() -> OpenApiRouter<App> {
     let both = || get().post(refuse);
     let any = || both().put(refuse).patch(refuse).delete(refuse);
     let mut router = OpenApiRouter::new()
-        .route("/v1/klines/{symbol}/{timeframe}/merge", post())
-        .route("/v1/scalars/{category}/{symbol}/{timeframe}/{name}/merge", post())
-        .route("/v1/snapshots", both())
-        .route("/v1/snapshots/{name}", delete(refuse))
         .route("/v1/admin/jobs", get())
         .route("/v1/admin/jobs/{id}", get())
         .route("/v1/admin/orphans", get())

@@ -15,20 +15,13 @@ use crate::server::http::extract::{Kline, Scalar};
 use crate::server::http::openapi::{
     Binary, DeleteFailure, QueryFailure, ReadFailure, RowsBody, RowsReply, WriteFailure, WriteManyFailure, WritesBody,
 };
-use crate::server::http::params::{DeleteParams, Params, QueryParams, READ_NOT_YET, ReadParams, WriteParams};
-use crate::server::http::{body, reply};
-use crate::service::{Condition, DeleteReply, Mode, WriteManyReply, WriteReply};
+use crate::server::http::params::{
+    DeleteParams, MergeKlineParams, MergeScalarParams, Params, QueryParams, ReadParams, WriteParams,
+};
+use crate::server::http::{body, once, reply};
+use crate::service::{DeleteReply, Manner, Terms, WriteManyReply, WriteReply};
 use crate::types::time::{Bound, parse_param};
 use crate::types::{SeriesDef, SeriesKey};
-
-/// Refuses an `Idempotency-Key`: a caller that relies on it must not believe it was heeded.
-pub fn refuse_idempotency(headers: &HeaderMap) -> Result<()> {
-    if headers.contains_key("idempotency-key") {
-        return Err(Error::new(ErrorCode::Unimplemented, "Idempotency-Key is not offered by this version")
-            .with_hint("upsert writes can be repeated safely without one"));
-    }
-    Ok(())
-}
 
 /// The `Accept` header as one text.
 fn accept(headers: &HeaderMap) -> String {
@@ -103,7 +96,7 @@ async fn read(app: &App, key: &SeriesKey, headers: &HeaderMap, uri: &Uri) -> Out
 }
 
 fn read_query(key: &SeriesKey, headers: &HeaderMap, uri: &Uri) -> Result<(Query, Options)> {
-    let params = Params::of::<ReadParams>(uri, READ_NOT_YET)?;
+    let params = Params::of::<ReadParams>(uri)?;
     let when = |name: &str| params.text(name).map(|text| When::Text(text.into()));
     let columns = params.text("columns").map(|text| text.split(',').map(|name| name.trim().to_string()).collect());
     let predicates = params.all("where").map(Predicate::parse).collect::<Result<Vec<_>>>()?;
@@ -119,6 +112,7 @@ fn read_query(key: &SeriesKey, headers: &HeaderMap, uri: &Uri) -> Result<(Query,
         order: params.word("order")?,
         numbers: params.word("numbers")?,
         cursor: params.text("cursor").map(String::from),
+        as_of: params.text("as_of").map(String::from),
         ..Query::of(key)
     };
     Ok((query, params.options(&accept(headers))?))
@@ -148,7 +142,7 @@ fn read_query(key: &SeriesKey, headers: &HeaderMap, uri: &Uri) -> Result<(Query,
     ),
 )]
 pub async fn query(State(app): State<App>, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
-    let options = Params::of::<QueryParams>(&uri, &[]).and_then(|params| params.options(&accept(&headers)))?;
+    let options = Params::of::<QueryParams>(&uri).and_then(|params| params.options(&accept(&headers)))?;
     let mut query: Query = body::json(&headers, body, app.config(), &app.0.ingest).await?;
     reply::limit_rows(&app, &mut query, options.format)?;
     Ok(reply::answer(&app, &headers, query, options, false).await?)
@@ -164,6 +158,8 @@ pub async fn query(State(app): State<App>, headers: HeaderMap, uri: Uri, body: B
         ("timeframe" = String, Path, description = "Timeframe", example = "1m"),
         WriteParams,
         ("If-Match" = Option<String>, Header, description = "Entity tag the series must have"),
+        ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible ASCII characters. A repeat \
+            within 24 hours is answered as the first time and changes nothing."),
         ("Content-Encoding" = Option<String>, Header, description = "gzip or zstd"),
     ),
     request_body(description = "The rows", content(
@@ -175,7 +171,12 @@ pub async fn query(State(app): State<App>, headers: HeaderMap, uri: Uri, body: B
         (Binary = "application/vnd.apache.arrow.stream"),
         (Binary = "application/vnd.apache.parquet"),
     )),
-    responses((status = 200, description = "Written", body = WriteReply), WriteFailure),
+    responses(
+        (status = 200, description = "Written", body = WriteReply, headers(
+            ("Idempotency-Replayed" = Option<bool>, description = "true: the key was used before, this is its first answer"),
+        )),
+        WriteFailure,
+    ),
 )]
 pub async fn write_klines(
     State(app): State<App>,
@@ -184,7 +185,7 @@ pub async fn write_klines(
     uri: Uri,
     body: Body,
 ) -> Outcome {
-    write(&app, key, &headers, &uri, body).await
+    write(&app, key, &headers, write_head(&headers, &uri), body).await
 }
 
 /// Write a scalar series
@@ -199,6 +200,8 @@ pub async fn write_klines(
         ("name" = String, Path, description = "Name", example = "rsi_14"),
         WriteParams,
         ("If-Match" = Option<String>, Header, description = "Entity tag the series must have"),
+        ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible ASCII characters. A repeat \
+            within 24 hours is answered as the first time and changes nothing."),
         ("Content-Encoding" = Option<String>, Header, description = "gzip or zstd"),
     ),
     request_body(description = "The rows", content(
@@ -208,7 +211,12 @@ pub async fn write_klines(
         (Binary = "application/vnd.apache.arrow.stream"),
         (Binary = "application/vnd.apache.parquet"),
     )),
-    responses((status = 200, description = "Written", body = WriteReply), WriteFailure),
+    responses(
+        (status = 200, description = "Written", body = WriteReply, headers(
+            ("Idempotency-Replayed" = Option<bool>, description = "true: the key was used before, this is its first answer"),
+        )),
+        WriteFailure,
+    ),
 )]
 pub async fn write_scalars(
     State(app): State<App>,
@@ -217,7 +225,91 @@ pub async fn write_scalars(
     uri: Uri,
     body: Body,
 ) -> Outcome {
-    write(&app, key, &headers, &uri, body).await
+    write(&app, key, &headers, write_head(&headers, &uri), body).await
+}
+
+/// Merge klines
+///
+/// Makes one row of each given and stored one: open stays, high is the larger, low the smaller, close the new one,
+/// volume the sum; extra columns go by the `merge` of their registration. A row that is not stored yet is stored as it
+/// is. Atomic among any number of writers.
+#[utoipa::path(
+    post, path = "/v1/klines/{symbol}/{timeframe}/merge", operation_id = "mergeKlines", tag = "rows",
+    params(
+        ("symbol" = String, Path, description = "Symbol", example = "BTCUSDT"),
+        ("timeframe" = String, Path, description = "Timeframe", example = "1m"),
+        MergeKlineParams,
+        ("If-Match" = Option<String>, Header, description = "Entity tag the series must have"),
+        ("Idempotency-Key" = String, Header, description = "1 to 255 visible ASCII characters. A repeat within 24 \
+            hours is answered as the first time and changes nothing."),
+        ("Content-Encoding" = Option<String>, Header, description = "gzip or zstd"),
+    ),
+    request_body(description = "The rows", content(
+        (RowsBody = "application/json", example = json!(
+            [{"ts": 1706745600000_u64, "open": "42000.10", "high": 42010, "low": 41990.5, "close": 42005, "volume": 3.5}]
+        )),
+        (String = "application/x-ndjson"),
+        (String = "text/csv"),
+        (Binary = "application/vnd.apache.arrow.stream"),
+        (Binary = "application/vnd.apache.parquet"),
+    )),
+    responses(
+        (status = 200, description = "Merged", body = WriteReply, headers(
+            ("Idempotency-Replayed" = Option<bool>, description = "true: the key was used before, this is its first answer"),
+        )),
+        WriteFailure,
+    ),
+)]
+pub async fn merge_klines(
+    State(app): State<App>,
+    Kline(key): Kline,
+    headers: HeaderMap,
+    uri: Uri,
+    body: Body,
+) -> Outcome {
+    write(&app, key, &headers, merge_head(&headers, &uri), body).await
+}
+
+/// Merge into a scalar series
+///
+/// Makes one value of each given and stored one, by `op`, or the `merge` of the registration. A row that is not stored
+/// yet is stored as it is. Atomic among any number of writers.
+#[utoipa::path(
+    post, path = "/v1/scalars/{category}/{symbol}/{timeframe}/{name}/merge", operation_id = "mergeScalars",
+    tag = "rows",
+    params(
+        ("category" = String, Path, description = "Category", example = "feature"),
+        ("symbol" = String, Path, description = "Symbol", example = "BTCUSDT"),
+        ("timeframe" = String, Path, description = "Timeframe", example = "1m"),
+        ("name" = String, Path, description = "Name", example = "rsi_14"),
+        MergeScalarParams,
+        ("If-Match" = Option<String>, Header, description = "Entity tag the series must have"),
+        ("Idempotency-Key" = String, Header, description = "1 to 255 visible ASCII characters. A repeat within 24 \
+            hours is answered as the first time and changes nothing."),
+        ("Content-Encoding" = Option<String>, Header, description = "gzip or zstd"),
+    ),
+    request_body(description = "The rows", content(
+        (RowsBody = "application/json", example = json!([{"ts": 1706745600000_u64, "value": "71.25"}])),
+        (String = "application/x-ndjson"),
+        (String = "text/csv"),
+        (Binary = "application/vnd.apache.arrow.stream"),
+        (Binary = "application/vnd.apache.parquet"),
+    )),
+    responses(
+        (status = 200, description = "Merged", body = WriteReply, headers(
+            ("Idempotency-Replayed" = Option<bool>, description = "true: the key was used before, this is its first answer"),
+        )),
+        WriteFailure,
+    ),
+)]
+pub async fn merge_scalars(
+    State(app): State<App>,
+    Scalar(key): Scalar,
+    headers: HeaderMap,
+    uri: Uri,
+    body: Body,
+) -> Outcome {
+    write(&app, key, &headers, merge_head(&headers, &uri), body).await
 }
 
 /// Write rows of many series
@@ -229,6 +321,8 @@ pub async fn write_scalars(
     post, path = "/v1/write", operation_id = "writeMany", tag = "rows",
     params(
         WriteParams,
+        ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible ASCII characters. A repeat \
+            within 24 hours is answered as the first time and changes nothing."),
         ("Content-Encoding" = Option<String>, Header, description = "gzip or zstd"),
     ),
     request_body(description = "The rows", content(
@@ -241,16 +335,24 @@ pub async fn write_scalars(
         (Binary = "application/vnd.apache.arrow.stream"),
         (Binary = "application/vnd.apache.parquet"),
     )),
-    responses((status = 200, description = "Written", body = WriteManyReply), WriteManyFailure),
+    responses(
+        (status = 200, description = "Written", body = WriteManyReply, headers(
+            ("Idempotency-Replayed" = Option<bool>, description = "true: the key was used before, this is its first answer"),
+        )),
+        WriteManyFailure,
+    ),
 )]
 pub async fn write_many(State(app): State<App>, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
     let head = write_head(&headers, &uri).and_then(|head| {
         if headers.contains_key(header::IF_MATCH) {
             return Err(Error::invalid("If-Match is for a write of one series"));
         }
-        Ok(head)
+        match head.terms.manner {
+            Manner::Mode(mode) => Ok((head, mode)),
+            Manner::Merge(_) => Err(Error::invalid("a merge is into one series")),
+        }
     });
-    let head = match head {
+    let (head, mode) = match head {
         Ok(head) => head,
         Err(error) => {
             body::drain(&headers, body).await;
@@ -267,30 +369,44 @@ pub async fn write_many(State(app): State<App>, headers: HeaderMap, uri: Uri, bo
         staging_dir: &staging_dir,
     };
     let staged = body::stage(&headers, body, &limits).await?;
-    let reply = app
+    let done = app
         .blocking(move |service| {
             let loaded = staged.load()?;
             let parsed = ingest::parse_many(head.format, &loaded.bytes, &head.options, &|key| service.def(key))?;
-            let reply = service.write_many(parsed, head.mode)?;
+            let done = service.write_many(parsed, mode, head.terms.idempotency_key.as_ref())?;
             // The share of the budget covers the parsed rows too, so it is held until here.
             drop(loaded);
-            Ok(reply)
+            Ok(done)
         })
         .await?;
-    Ok(reply::json(StatusCode::OK, &reply)?)
+    let mut response = reply::json(StatusCode::OK, &done.reply)?;
+    once::mark(&mut response, done.repeated);
+    Ok(response)
 }
 
 /// What the head of a write says.
 struct WriteHead {
     format: BodyFormat,
-    mode: Mode,
     options: ingest::Options,
-    condition: Condition,
+    terms: Terms,
 }
 
 fn write_head(headers: &HeaderMap, uri: &Uri) -> Result<WriteHead> {
-    let params = Params::of::<WriteParams>(uri, &[])?;
-    refuse_idempotency(headers)?;
+    let params = Params::of::<WriteParams>(uri)?;
+    let mode = params.text("mode");
+    if mode == Some("merge") {
+        return Err(Error::invalid("mode merge has a path of its own").with_hint("POST to …/merge"));
+    }
+    head(headers, &params, Manner::of(mode, None)?)
+}
+
+fn merge_head(headers: &HeaderMap, uri: &Uri) -> Result<WriteHead> {
+    // A kline knows no op; it is told so by the verb, not called unknown.
+    let params = Params::of::<MergeScalarParams>(uri)?;
+    head(headers, &params, Manner::of(Some("merge"), params.text("op"))?)
+}
+
+fn head(headers: &HeaderMap, params: &Params, manner: Manner) -> Result<WriteHead> {
     let format = match params.text("format") {
         Some(name) => BodyFormat::from_name(name).ok_or_else(|| {
             Error::invalid(format!("format {name:?} is not one of json, ndjson, csv, arrow, parquet"))
@@ -303,8 +419,8 @@ fn write_head(headers: &HeaderMap, uri: &Uri) -> Result<WriteHead> {
         missing: params.word("missing")?,
         validate: params.word("validate")?,
     };
-    let mode = params.text("mode").map_or(Ok(Mode::default()), Mode::from_name)?;
-    Ok(WriteHead { format, mode, options, condition: condition(headers)? })
+    let terms = Terms { manner, condition: condition(headers)?, idempotency_key: once::idempotency_key(headers)? };
+    Ok(WriteHead { format, options, terms })
 }
 
 /// The format of a body by its `Content-Type`; JSON without one.
@@ -318,9 +434,10 @@ fn body_format(headers: &HeaderMap) -> Result<BodyFormat> {
     })
 }
 
-async fn write(app: &App, key: SeriesKey, headers: &HeaderMap, uri: &Uri, body: Body) -> Outcome {
+async fn write(app: &App, key: SeriesKey, headers: &HeaderMap, head: Result<WriteHead>, body: Body) -> Outcome {
     // Whatever can be refused without the body is, before it is staged.
-    let known = match write_head(headers, uri) {
+    let checked = head.and_then(|head| head.terms.check(&key).map(|()| head));
+    let known = match checked {
         Ok(head) => {
             let key = key.clone();
             app.blocking(move |service| Ok((service.def(&key)?, service.staging_dir())))
@@ -345,17 +462,19 @@ async fn write(app: &App, key: SeriesKey, headers: &HeaderMap, uri: &Uri, body: 
         staging_dir: &staging_dir,
     };
     let staged = body::stage(headers, body, &limits).await?;
-    let reply = app
+    let done = app
         .blocking(move |service| {
             let loaded = staged.load()?;
             let parsed = ingest::parse(head.format, &def, &loaded.bytes, &head.options)?;
-            let reply = service.write(&key, parsed, head.mode, &head.condition)?;
+            let done = service.write_under(&key, parsed, &head.terms)?;
             // The share of the budget covers the parsed rows too, so it is held until here.
             drop(loaded);
-            Ok(reply)
+            Ok(done)
         })
         .await?;
-    Ok(reply::json(StatusCode::OK, &reply)?)
+    let mut response = reply::json(StatusCode::OK, &done.reply)?;
+    once::mark(&mut response, done.repeated);
+    Ok(response)
 }
 
 /// Delete klines
@@ -395,8 +514,8 @@ pub async fn delete_scalars(State(app): State<App>, Scalar(key): Scalar, headers
 }
 
 async fn delete(app: &App, key: SeriesKey, headers: &HeaderMap, uri: &Uri) -> Outcome {
-    let params = Params::of::<DeleteParams>(uri, &[])?;
-    refuse_idempotency(headers)?;
+    let params = Params::of::<DeleteParams>(uri)?;
+    once::refuse(headers)?;
     let condition = condition(headers)?;
     let (all, dry_run) = (params.flag("all")?, params.flag("dry_run")?);
     let ends = match (params.text("start"), params.text("end"), all) {

@@ -12,13 +12,13 @@ use crate::server::http::etag::{condition, is_known, not_modified};
 use crate::server::http::extract::{Kline, Scalar};
 use crate::server::http::openapi::{AnyFailure, ChangeFailure, RegisterFailure, SeriesFailure};
 use crate::server::http::params::{FilterParams, NoParams, Params};
-use crate::server::http::{body, reply};
+use crate::server::http::{body, once, reply};
 use crate::service::{DropReply, Registered, SeriesFilter, SeriesInfo, SeriesPage, SeriesPatch};
 use crate::types::{Kind, SeriesKey, SeriesSpec};
 
 /// Reads the filter of a list.
 pub fn filter(uri: &Uri) -> Result<SeriesFilter> {
-    let params = Params::of::<FilterParams>(uri, &[])?;
+    let params = Params::of::<FilterParams>(uri)?;
     let own = |name: &str| params.text(name).map(String::from);
     Ok(SeriesFilter {
         kind: match params.text("kind") {
@@ -67,7 +67,8 @@ pub async fn list_series(State(app): State<App>, headers: HeaderMap, uri: Uri) -
     ),
 )]
 pub async fn register_series(State(app): State<App>, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
-    Params::of::<NoParams>(&uri, &[])?;
+    Params::of::<NoParams>(&uri)?;
+    once::refuse(&headers)?;
     let spec: SeriesSpec = body::json(&headers, body, app.config(), &app.0.ingest).await?;
     let registered = app.blocking(move |service| service.register(spec)).await?;
     let status = if registered.created { StatusCode::CREATED } else { StatusCode::OK };
@@ -80,8 +81,13 @@ pub async fn register_series(State(app): State<App>, headers: HeaderMap, uri: Ur
 
 /// Path of a series, percent-encoded.
 fn location(key: &SeriesKey) -> String {
+    format!("/v1/series/{}", encoded(key.as_str()))
+}
+
+/// Part of a path, percent-encoded.
+pub fn encoded(part: &str) -> impl std::fmt::Display {
     const SET: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'.').remove(b'_').remove(b'-');
-    format!("/v1/series/{}", utf8_percent_encode(key.as_str(), SET))
+    utf8_percent_encode(part, SET)
 }
 
 /// Get a kline series
@@ -122,7 +128,7 @@ pub async fn get_scalar(State(app): State<App>, Scalar(key): Scalar, headers: He
 }
 
 async fn get_one(app: &App, key: SeriesKey, headers: &HeaderMap, uri: &Uri) -> Outcome {
-    Params::of::<NoParams>(uri, &[])?;
+    Params::of::<NoParams>(uri)?;
     let info = app.blocking(move |service| service.series(&key)).await?;
     if is_known(headers, &info.etag) {
         return Ok(not_modified(&info.etag));
@@ -180,8 +186,8 @@ pub async fn change_scalar(
 }
 
 async fn change(app: &App, key: SeriesKey, headers: &HeaderMap, uri: &Uri, body: Body) -> Outcome {
-    Params::of::<NoParams>(uri, &[])?;
-    super::rows::refuse_idempotency(headers)?;
+    Params::of::<NoParams>(uri)?;
+    once::refuse(headers)?;
     let condition = condition(headers)?;
     let patch: SeriesPatch = body::json(headers, body, app.config(), &app.0.ingest).await?;
     let info = app.blocking(move |service| service.change(&key, patch, &condition)).await?;
@@ -224,8 +230,8 @@ pub async fn drop_scalar(State(app): State<App>, Scalar(key): Scalar, headers: H
 }
 
 async fn drop_one(app: &App, key: SeriesKey, headers: &HeaderMap, uri: &Uri) -> Outcome<Response> {
-    Params::of::<NoParams>(uri, &[])?;
-    super::rows::refuse_idempotency(headers)?;
+    Params::of::<NoParams>(uri)?;
+    once::refuse(headers)?;
     let condition = condition(headers)?;
     let dropped = app.blocking(move |service| service.drop_series(&key, &condition)).await?;
     Ok(reply::json(StatusCode::OK, &dropped)?)

@@ -16,8 +16,8 @@ use crate::server::http::edge::random_id;
 use crate::server::http::etag::{is_known, not_modified};
 use crate::server::http::openapi::{AdminFailure, AnyFailure, HealthFailure};
 use crate::server::http::params::{FilterParams, NoParams, Params};
-use crate::server::http::{body, openapi_json, reply};
-use crate::service::{Health, Inventory, SealReply, Status};
+use crate::server::http::{body, once, openapi_json, reply};
+use crate::service::{CompactReply, Health, Inventory, Status};
 use crate::types::SeriesKey;
 
 /// Inventory
@@ -60,7 +60,7 @@ pub async fn inventory(State(app): State<App>, headers: HeaderMap, uri: Uri) -> 
     ),
 )]
 pub async fn health(State(app): State<App>, uri: Uri) -> Outcome {
-    Params::of::<NoParams>(&uri, &[])?;
+    Params::of::<NoParams>(&uri)?;
     let health = app.blocking(|service| service.health()).await?;
     Ok(reply::json(status_of(health.status), &health)?)
 }
@@ -86,7 +86,7 @@ pub struct StatusReply {
     responses((status = 200, description = "Alive", body = StatusReply), AnyFailure),
 )]
 pub async fn live(uri: Uri) -> Outcome {
-    Params::of::<NoParams>(&uri, &[])?;
+    Params::of::<NoParams>(&uri)?;
     Ok(reply::json(StatusCode::OK, &StatusReply { status: Status::Ok })?)
 }
 
@@ -102,7 +102,7 @@ pub async fn live(uri: Uri) -> Outcome {
     ),
 )]
 pub async fn ready(State(app): State<App>, uri: Uri) -> Outcome {
-    Params::of::<NoParams>(&uri, &[])?;
+    Params::of::<NoParams>(&uri)?;
     let status = app.blocking(|service| service.health()).await?.status;
     Ok(reply::json(status_of(status), &StatusReply { status })?)
 }
@@ -114,7 +114,7 @@ pub async fn ready(State(app): State<App>, uri: Uri) -> Outcome {
 )]
 pub async fn openapi(uri: Uri) -> Outcome {
     static TEXT: OnceLock<String> = OnceLock::new();
-    Params::of::<NoParams>(&uri, &[])?;
+    Params::of::<NoParams>(&uri)?;
     let text: &'static str = TEXT.get_or_init(openapi_json);
     Ok(([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], text).into_response())
 }
@@ -144,7 +144,7 @@ pub struct Job {
     pub status: JobStatus,
     /// 0 to 1.
     pub progress: f64,
-    pub result: SealReply,
+    pub result: CompactReply,
 }
 
 /// The jobs of a request.
@@ -155,16 +155,18 @@ pub struct Jobs {
 
 /// Compact
 ///
-/// Moves rows from the log into chunk files. Answers when it is done.
+/// Moves rows from the log into chunk files, deletes what retention no longer keeps, merges the chunks of each partition
+/// into one and unlinks what nobody reads any more. Answers when it is done.
 #[utoipa::path(
     post, path = "/v1/admin/compact", operation_id = "compact", tag = "server",
     request_body(content = Option<CompactRequest>, description = "No body means every series"),
     responses((status = 200, description = "Done", body = Jobs), AdminFailure),
 )]
 pub async fn compact(State(app): State<App>, headers: HeaderMap, uri: Uri, body: Body) -> Outcome<Response> {
-    Params::of::<NoParams>(&uri, &[])?;
+    Params::of::<NoParams>(&uri)?;
+    once::refuse(&headers)?;
     let request: CompactRequest = body::json_or_default(&headers, body, app.config(), &app.0.ingest).await?;
-    let result = app.blocking(move |service| service.seal(&request.series)).await?;
+    let result = app.blocking(move |service| service.compact(&request.series)).await?;
     let job = Job { id: random_id(), verb: "compact".into(), status: JobStatus::Done, progress: 1.0, result };
     Ok(reply::json(StatusCode::OK, &Jobs { jobs: vec![job] })?)
 }

@@ -1,0 +1,197 @@
+//! Reading for a program that embeds the engine: one consistent view, and the questions it answers.
+
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use arrow::record_batch::RecordBatch;
+
+use super::coverage::{CoverageReport, CoverageSpec, coverage};
+use super::predicate::{self, Predicate};
+use super::{Block, Numbers, Scan, ScanSpec, Shape, latest_start};
+use crate::error::{Error, ErrorCode, Result};
+use crate::store::{MapCache, SeriesState, State, Store};
+use crate::types::schema::series_not_found;
+use crate::types::{Calendar, SeriesKey};
+
+/// The store at one commit, to read from: every answer of a reader is about the same rows, whatever is written or
+/// compacted meanwhile. Cheap to make; keeps replaced files on the disk while it lives.
+#[derive(Clone, Debug)]
+pub struct Reader {
+    state: Arc<State>,
+    cache: Arc<MapCache>,
+}
+
+/// What a [`Reader`] is to give of a series.
+#[derive(Clone, Debug, Default)]
+pub struct Select<'a> {
+    /// First and last timestamp, both included, in the unit of the series.
+    pub range: Option<RangeInclusive<i64>>,
+    /// Keep only the last so many of the rows that match.
+    pub latest: Option<u64>,
+    /// Number columns by name, in this order; all when absent. `ts` always comes first.
+    pub columns: Option<&'a [&'a str]>,
+    /// Conditions every row has to meet, see [`Predicate::parse`].
+    pub predicates: &'a [Predicate],
+    /// Newest row first.
+    pub descending: bool,
+    /// Give at most so many rows.
+    pub limit: Option<u64>,
+    /// How [`Answer::record_batches`] shows number columns; values of predicates are scaled integers under `raw`.
+    pub numbers: Numbers,
+}
+
+/// Rows of one series, block by block; see [`Reader::select`].
+#[derive(Debug)]
+pub struct Answer {
+    shape: Shape,
+    scan: Scan,
+}
+
+impl Answer {
+    /// Names and types of the columns.
+    pub fn shape(&self) -> &Shape {
+        &self.shape
+    }
+
+    /// The rows as Arrow record batches under the schema of the shape, decimals as [`Select::numbers`] says.
+    pub fn record_batches(self) -> impl Iterator<Item = Result<RecordBatch>> {
+        let schema = self.shape.arrow_schema();
+        let shape = self.shape;
+        self.scan.map(move |block| shape.record_batch(&schema, &block?))
+    }
+
+    /// Cells of one column of all rows as doubles: a decimal column gives the nearest double of each value. `ts` is
+    /// column 0, as are its epoch integers.
+    ///
+    /// # Errors
+    /// `corrupt_data` for a damaged block, `invalid_argument` for a column that is not there.
+    pub fn doubles(self, column: usize) -> Result<Vec<f64>> {
+        use crate::types::{ColumnType, number};
+        let kind = match column.checked_sub(1) {
+            None => ColumnType::Int64,
+            Some(position) => self
+                .shape
+                .columns
+                .get(position)
+                .map(|column| column.kind)
+                .ok_or_else(|| Error::invalid(format!("the answer has no column {column}")))?,
+        };
+        let mut values = Vec::new();
+        for block in self.scan {
+            let block = block?;
+            let words = block.words(column);
+            match kind {
+                ColumnType::Decimal { digits } => number::decimals_to_f64(words, digits, &mut values),
+                ColumnType::Float64 => values.extend(words.iter().map(|word| f64::from_bits(word.cast_unsigned()))),
+                ColumnType::Int64 => values.extend(words.iter().map(|word| *word as f64)),
+            }
+        }
+        Ok(values)
+    }
+}
+
+impl Iterator for Answer {
+    type Item = Result<Block>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.scan.next()
+    }
+}
+
+impl Reader {
+    /// Commit that is read.
+    pub fn commit(&self) -> u64 {
+        self.state.commit
+    }
+
+    /// Every registered series, by key.
+    pub fn keys(&self) -> impl Iterator<Item = &SeriesKey> {
+        self.state.keys.keys()
+    }
+
+    /// What is known of a series: registration, rows, bounds, version.
+    ///
+    /// # Errors
+    /// `series_not_found`.
+    pub fn series(&self, key: &SeriesKey) -> Result<&Arc<SeriesState>> {
+        self.state.get(key).ok_or_else(|| series_not_found(key))
+    }
+
+    /// Rows of a closed range, rising.
+    ///
+    /// # Errors
+    /// `series_not_found`; the blocks themselves can be `corrupt_data`.
+    pub fn range(&self, key: &SeriesKey, range: RangeInclusive<i64>) -> Result<Answer> {
+        self.select(key, &Select { range: Some(range), ..Select::default() })
+    }
+
+    /// The last rows, rising.
+    ///
+    /// # Errors
+    /// `series_not_found`, `invalid_argument` for 0 rows.
+    pub fn latest(&self, key: &SeriesKey, rows: u64) -> Result<Answer> {
+        self.select(key, &Select { latest: Some(rows), ..Select::default() })
+    }
+
+    /// Rows of a series by range, conditions, number and columns.
+    ///
+    /// # Errors
+    /// `series_not_found`, `schema_mismatch` for an unknown column, `invalid_argument` for a range that ends before it
+    /// starts, for 0 rows and for a value that is no number.
+    pub fn select(&self, key: &SeriesKey, select: &Select<'_>) -> Result<Answer> {
+        let series = self.series(key)?;
+        let (start, end) = select.range.clone().map_or((i64::MIN, i64::MAX), RangeInclusive::into_inner);
+        if start > end {
+            return Err(Error::invalid(format!("start {start} lies after end {end}")));
+        }
+        if select.latest == Some(0) || select.limit == Some(0) {
+            return Err(Error::invalid("0 rows are asked for"));
+        }
+        let columns = match select.columns {
+            None => None,
+            Some(names) => {
+                let position = |name: &&str| {
+                    series.def.column(name).ok_or_else(|| {
+                        Error::new(ErrorCode::SchemaMismatch, format!("series {key} has no column {name:?}"))
+                    })
+                };
+                Some(names.iter().map(position).collect::<Result<Vec<_>>>()?)
+            }
+        };
+        let filter = predicate::compile(&series.def, select.predicates, select.numbers)?;
+        let start = match select.latest {
+            None => start,
+            Some(rows) => latest_start(series, &self.cache, (start, end), rows, &filter)?,
+        };
+        let shape = Shape::of(&series.def, columns.as_deref(), select.numbers, series.version, self.state.commit);
+        let spec = ScanSpec { range: (start, end), desc: select.descending, limit: select.limit, columns, filter };
+        Ok(Answer { shape, scan: Scan::new(series, &self.cache, &spec) })
+    }
+
+    /// Expected and present intervals and the gaps between them, from the first to the last row, under the calendar of
+    /// the series.
+    ///
+    /// # Errors
+    /// `series_not_found`, `invalid_argument` when the series has no interval.
+    pub fn coverage(&self, key: &SeriesKey) -> Result<CoverageReport> {
+        let series = self.series(key)?;
+        let calendar = Calendar::of(series.def.calendar.as_ref())?;
+        let spec = CoverageSpec { start: None, end: None, calendar: &calendar, missing_min: 1, gaps_max: usize::MAX };
+        coverage(series, &self.cache, &spec)
+    }
+}
+
+impl Store {
+    /// A view of everything acknowledged so far.
+    pub fn reader(&self) -> Reader {
+        Reader { state: self.snapshot(), cache: Arc::clone(self.cache()) }
+    }
+
+    /// The view that a named snapshot shows.
+    ///
+    /// # Errors
+    /// `snapshot_not_found`.
+    pub fn reader_as_of(&self, name: &str) -> Result<Reader> {
+        Ok(Reader { state: self.as_of(name)?, cache: Arc::clone(self.cache()) })
+    }
+}

@@ -1,0 +1,82 @@
+//! Named snapshots: create, list, drop.
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
+use serde::Deserialize;
+use utoipa::ToSchema;
+
+use super::series::encoded;
+use super::{App, Outcome};
+use crate::server::http::extract::SnapshotName;
+use crate::server::http::openapi::{AnyFailure, CreateSnapshotFailure, DropSnapshotFailure};
+use crate::server::http::params::{NoParams, Params};
+use crate::server::http::{body, once, reply};
+use crate::service::{SnapshotDropped, SnapshotInfo, SnapshotList};
+
+/// A snapshot to create.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SnapshotSpec {
+    /// 1 to 64 of ASCII letters, digits and `. _ - : @ + = ^ $ &`, no dot first.
+    #[schema(example = "before-repair")]
+    name: String,
+}
+
+/// Create a snapshot
+///
+/// Names the store as it is now, for `as_of`. What it shows stays readable until it is dropped, whatever is written,
+/// deleted or compacted.
+#[utoipa::path(
+    post, path = "/v1/snapshots", operation_id = "createSnapshot", tag = "snapshots",
+    request_body = SnapshotSpec,
+    responses(
+        (status = 201, description = "Created", body = SnapshotInfo,
+            headers(("Location" = String, description = "Path of the snapshot"))),
+        CreateSnapshotFailure,
+    ),
+)]
+pub async fn create_snapshot(State(app): State<App>, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
+    Params::of::<NoParams>(&uri)?;
+    once::refuse(&headers)?;
+    let spec: SnapshotSpec = body::json(&headers, body, app.config(), &app.0.ingest).await?;
+    let created = app.blocking(move |service| service.create_snapshot(&spec.name)).await?;
+    let mut response = reply::json(StatusCode::CREATED, &created)?;
+    if let Ok(location) = HeaderValue::from_str(&format!("/v1/snapshots/{}", encoded(&created.name))) {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    Ok(response)
+}
+
+/// List snapshots
+///
+/// All of them, by name.
+#[utoipa::path(
+    get, path = "/v1/snapshots", operation_id = "listSnapshots", tag = "snapshots",
+    responses((status = 200, description = "The snapshots", body = SnapshotList), AnyFailure),
+)]
+pub async fn list_snapshots(State(app): State<App>, headers: HeaderMap, uri: Uri) -> Outcome {
+    Params::of::<NoParams>(&uri)?;
+    let list = app.blocking(|service| Ok(service.snapshots())).await?;
+    Ok(reply::json_coded(&headers, &list, None)?)
+}
+
+/// Drop a snapshot
+///
+/// What only it showed is removed in time.
+#[utoipa::path(
+    delete, path = "/v1/snapshots/{name}", operation_id = "dropSnapshot", tag = "snapshots",
+    params(("name" = String, Path, description = "Name", example = "before-repair")),
+    responses((status = 200, description = "Dropped", body = SnapshotDropped), DropSnapshotFailure),
+)]
+pub async fn drop_snapshot(
+    State(app): State<App>,
+    SnapshotName(name): SnapshotName,
+    headers: HeaderMap,
+    uri: Uri,
+) -> Outcome {
+    Params::of::<NoParams>(&uri)?;
+    once::refuse(&headers)?;
+    let dropped = app.blocking(move |service| service.drop_snapshot(&name)).await?;
+    Ok(reply::json(StatusCode::OK, &dropped)?)
+}

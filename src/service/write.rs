@@ -1,0 +1,295 @@
+//! Writing: rows enter a series under a mode or by merging, and under an idempotency key exactly once.
+//!
+//! Invariant: what an idempotency key was used for is looked at before anything else that could refuse the write. A
+//! retry gets its first answer although the first write itself made the condition fail.
+
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Condition, Durability, Mode, Service, WriteManyReply, WriteReply};
+use crate::error::{Error, ErrorCode, Result};
+use crate::format::receipt::Written;
+use crate::ingest::Parsed;
+use crate::store::{Expected, IfVersion, SeriesWrite, WriteMode};
+use crate::types::schema::MergeRule;
+use crate::types::{Kind, SeriesKey};
+
+/// Name under which a caller repeats a write: 1 to [`IdempotencyKey::CHARS_MAX`] visible ASCII characters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IdempotencyKey(String);
+
+impl IdempotencyKey {
+    /// Most characters of a key.
+    pub const CHARS_MAX: usize = 255;
+
+    /// The key of one record batch of a stream of them.
+    pub fn of_batch(&self, ordinal: u64) -> Self {
+        Self(format!("{}/{ordinal}", self.0))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for IdempotencyKey {
+    type Err = Error;
+
+    /// Reads a key; one pair of quotes around it, as structured headers have them, is taken off.
+    fn from_str(text: &str) -> Result<Self> {
+        let bare = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text);
+        if (1..=Self::CHARS_MAX).contains(&bare.len()) && bare.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Ok(Self(bare.into()));
+        }
+        Err(Error::invalid(format!("Idempotency-Key is not 1 to {} visible ASCII characters", Self::CHARS_MAX))
+            .with_hint("a UUID made anew for each write, and sent again with each retry of it"))
+    }
+}
+
+/// What becomes of a scalar's value when a row is merged into a stored one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub enum MergeOp {
+    /// The new value replaces the stored one.
+    Set,
+    /// Their sum; too large a one refuses the whole merge (`invalid_rows`).
+    Add,
+    /// The smaller one.
+    Min,
+    /// The larger one.
+    Max,
+    /// As `set`.
+    Last,
+}
+
+impl MergeOp {
+    fn rule(self) -> MergeRule {
+        match self {
+            Self::Set | Self::Last => MergeRule::Last,
+            Self::Add => MergeRule::Sum,
+            Self::Min => MergeRule::Min,
+            Self::Max => MergeRule::Max,
+        }
+    }
+
+    /// The word it is written as.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Set => "set",
+            Self::Add => "add",
+            Self::Min => "min",
+            Self::Max => "max",
+            Self::Last => "last",
+        }
+    }
+}
+
+impl FromStr for MergeOp {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        [Self::Set, Self::Add, Self::Min, Self::Max, Self::Last]
+            .into_iter()
+            .find(|op| op.name() == text)
+            .ok_or_else(|| Error::invalid(format!("op {text:?} is not one of set, add, min, max, last")))
+    }
+}
+
+/// How rows enter a series.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Manner {
+    Mode(Mode),
+    /// Stored and new row become one, column by column: by the rule of each column, or a scalar's by this one.
+    Merge(Option<MergeOp>),
+}
+
+impl Default for Manner {
+    fn default() -> Self {
+        Self::Mode(Mode::default())
+    }
+}
+
+impl Manner {
+    /// Reads `upsert`, `insert`, `append` or `merge`, the last with or without an `op`.
+    pub fn of(mode: Option<&str>, op: Option<&str>) -> Result<Self> {
+        let op = op.map(str::parse).transpose()?;
+        match (mode, op) {
+            (Some("merge"), op) => Ok(Self::Merge(op)),
+            (_, Some(_)) => Err(Error::invalid("op is for mode merge only")),
+            (None, None) => Ok(Self::default()),
+            (Some("upsert"), None) => Ok(Self::Mode(Mode::Upsert)),
+            (Some("insert"), None) => Ok(Self::Mode(Mode::Insert)),
+            (Some("append"), None) => Ok(Self::Mode(Mode::Append)),
+            (Some(other), None) => {
+                Err(Error::invalid(format!("mode {other:?} is not one of upsert, insert, append, merge")))
+            }
+        }
+    }
+
+    fn mode(self) -> WriteMode {
+        match self {
+            Self::Mode(Mode::Upsert) => WriteMode::Upsert,
+            Self::Mode(Mode::Insert) => WriteMode::Insert,
+            Self::Mode(Mode::Append) => WriteMode::Append,
+            Self::Merge(op) => WriteMode::Merge { first: op.map(MergeOp::rule) },
+        }
+    }
+}
+
+/// Everything about a write but its rows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Terms {
+    pub manner: Manner,
+    pub condition: Condition,
+    /// A repeat under the same key, within 24 hours, is answered as the first time and changes nothing.
+    pub idempotency_key: Option<IdempotencyKey>,
+}
+
+impl Terms {
+    /// What can be said without the rows.
+    ///
+    /// # Errors
+    /// `invalid_argument` for a merge without an idempotency key, or with an `op` for a kline.
+    pub fn check(&self, key: &SeriesKey) -> Result<()> {
+        let Manner::Merge(op) = self.manner else { return Ok(()) };
+        if op.is_some() && key.kind() == Kind::Kline {
+            return Err(Error::invalid(format!("op is for scalars, {key} is a kline")).with_hint(
+                "a kline keeps open, takes the largest high, the smallest low, the last close and the sum of volumes",
+            ));
+        }
+        if self.idempotency_key.is_none() {
+            return Err(Error::invalid("a merge needs an Idempotency-Key, so that a retry counts once").with_hint(
+                "the header Idempotency-Key, idempotency_key in a command of Flight, --idempotency-key on the command line",
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// A write that was carried out, now or before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Acknowledged<T = WriteReply> {
+    pub reply: T,
+    /// The idempotency key was used before: this is the first reply, and nothing was changed now.
+    pub repeated: bool,
+}
+
+/// The version no series is at: for a condition that is known to fail.
+const NEVER: IfVersion = Some(Expected { series_id: Some(u64::MAX), version: u64::MAX });
+
+impl Service {
+    /// Writes parsed rows (see [`crate::ingest::parse`]) as one atomic commit; returns when it is durable.
+    pub fn write(&self, key: &SeriesKey, parsed: Parsed, mode: Mode, condition: &Condition) -> Result<WriteReply> {
+        let terms = Terms { manner: Manner::Mode(mode), condition: condition.clone(), idempotency_key: None };
+        Ok(self.write_under(key, parsed, &terms)?.reply)
+    }
+
+    /// The same under any terms.
+    ///
+    /// # Errors
+    /// Those of [`crate::Store::write_many`] and of [`Terms::check`].
+    pub fn write_under(&self, key: &SeriesKey, parsed: Parsed, terms: &Terms) -> Result<Acknowledged> {
+        terms.check(key)?;
+        let once = terms.idempotency_key.as_ref().map(IdempotencyKey::as_str);
+        // Under a key only the engine can tell a retry from a conflict.
+        let (if_version, conflict) = match self.expected(key, &terms.condition) {
+            Ok(if_version) => (if_version, None),
+            Err(error) if once.is_some() && error.code() == ErrorCode::CommitConflict => (NEVER, Some(error)),
+            Err(error) => return Err(error),
+        };
+        let write = SeriesWrite {
+            if_version,
+            skipped: parsed.skipped,
+            ..SeriesWrite::new(key.clone(), parsed.rows, terms.manner.mode())
+        };
+        let outcome = self.store.write_many(vec![write], once).map_err(|error| match conflict {
+            Some(conflict) if error.code() == ErrorCode::CommitConflict => conflict,
+            _ => error,
+        })?;
+        let written = outcome.written.first().ok_or_else(|| Error::internal("a write without a result"))?;
+        Ok(Acknowledged { reply: self.write_reply(key, written), repeated: outcome.repeated })
+    }
+
+    /// Writes parsed rows of many series (see [`crate::ingest::parse_many`]), each once, as one atomic commit with one
+    /// sync: all of them, or none. Under an idempotency key a repeat is answered as the first time.
+    ///
+    /// # Errors
+    /// Those of [`crate::Store::write_many`].
+    pub fn write_many(
+        &self,
+        parsed: Vec<(SeriesKey, Parsed)>,
+        mode: Mode,
+        once: Option<&IdempotencyKey>,
+    ) -> Result<Acknowledged<WriteManyReply>> {
+        let keys: Vec<SeriesKey> = parsed.iter().map(|(key, _)| key.clone()).collect();
+        let mode = Manner::Mode(mode).mode();
+        let writes = parsed
+            .into_iter()
+            .map(|(key, parsed)| SeriesWrite { skipped: parsed.skipped, ..SeriesWrite::new(key, parsed.rows, mode) })
+            .collect();
+        let outcome = self.store.write_many(writes, once.map(IdempotencyKey::as_str))?;
+        let durable = self.store.options().durability == Durability::Sync;
+        let durable = outcome.written.first().map_or(durable, |written| written.durable);
+        let series = keys.iter().zip(&outcome.written).map(|(key, written)| self.write_reply(key, written)).collect();
+        Ok(Acknowledged { reply: WriteManyReply::new(outcome.commit, durable, series), repeated: outcome.repeated })
+    }
+
+    /// What a write of one series did, as its caller is told. The entity tag is of the series that was written, also
+    /// when another one has its key by now.
+    pub(super) fn write_reply(&self, key: &SeriesKey, written: &Written) -> WriteReply {
+        WriteReply {
+            series: key.clone(),
+            rows_written: written.rows_written,
+            rows_replaced: written.rows_replaced,
+            rows_duplicate: written.rows_duplicate,
+            rows_skipped: written.rows_skipped,
+            version: written.version,
+            commit: written.commit,
+            etag: self.etag(written.series_id, written.version),
+            first_ts: written.first_ts,
+            last_ts: written.last_ts,
+            durable: written.durable,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_visible_ascii_with_or_without_quotes() {
+        let parse = |text: &str| text.parse::<IdempotencyKey>();
+        assert_eq!(parse("a-1").unwrap(), parse("\"a-1\"").unwrap());
+        assert_eq!(parse("\"a-1\"").unwrap().of_batch(3).as_str(), "a-1/3");
+        assert!(parse(&"x".repeat(255)).is_ok());
+        for bad in ["", "\"\"", "a b", "a\tb", "ä", "a\u{0}", &"x".repeat(256)] {
+            let error = parse(bad).unwrap_err();
+            assert_eq!(error.code(), ErrorCode::InvalidArgument, "{bad:?}");
+            assert!(error.detail().contains("Idempotency-Key"));
+        }
+    }
+
+    #[test]
+    fn a_merge_needs_a_key_and_only_scalars_take_an_op() {
+        let kline = SeriesKey::kline("X", "1m").unwrap();
+        let scalar = SeriesKey::scalar("c", "X", "1m", "n").unwrap();
+        let terms = |mode, op, key: Option<&str>| Terms {
+            manner: Manner::of(Some(mode), op).unwrap(),
+            idempotency_key: key.map(|key| key.parse().unwrap()),
+            ..Terms::default()
+        };
+        assert!(terms("merge", None, None).check(&kline).unwrap_err().detail().contains("Idempotency-Key"));
+        assert!(terms("merge", None, Some("k")).check(&kline).is_ok());
+        assert!(terms("merge", Some("add"), Some("k")).check(&kline).unwrap_err().detail().contains("scalars"));
+        assert!(terms("merge", Some("add"), Some("k")).check(&scalar).is_ok());
+        assert!(terms("append", None, None).check(&kline).is_ok());
+        for (mode, op) in
+            [(Some("upsert"), Some("add")), (None, Some("set")), (Some("merge"), Some("avg")), (Some("x"), None)]
+        {
+            assert_eq!(Manner::of(mode, op).unwrap_err().code(), ErrorCode::InvalidArgument, "{mode:?} {op:?}");
+        }
+    }
+}

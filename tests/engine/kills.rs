@@ -1,0 +1,341 @@
+//! `kill -9` of a process that does everything at once: writes, merges, writes of two series, deletes, retries,
+//! named snapshots, sealing, checkpoints, compaction and vacuum. After each kill every acknowledged thing is there, and
+//! the one change a client had in flight is there whole or not at all.
+//!
+//! The killed process is this test binary itself. Every change follows from its number, so that the parent can work
+//! out what was acknowledged. `FASTK_KILL_ROUNDS` sets the rounds, `FASTK_KILL_SEED` the random choices.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use fastk::store::{SeriesWrite, State, Store, StoreOptions, WriteMode};
+use fastk::types::{Rows, SeriesKey};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+use super::claims::rows_of;
+use super::promises::{MINUTE, def};
+
+const CLIENTS: u64 = 4;
+/// Named snapshots a client has at most.
+const NAMED_MAX: usize = 3;
+/// How far back a client repeats keyed writes.
+const REPEATED: u64 = 60;
+
+type Map = BTreeMap<i64, Vec<i64>>;
+
+/// What one client's two series and snapshots should be.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Model {
+    maps: [Map; 2],
+    named: BTreeMap<String, [Map; 2]>,
+}
+
+/// One change of a client.
+#[derive(Clone)]
+enum Change {
+    Upsert {
+        which: usize,
+        rows: Rows,
+    },
+    /// Under an idempotency key: of one series, or of both as one commit.
+    Merge {
+        parts: Vec<(usize, Rows)>,
+    },
+    Delete {
+        which: usize,
+        range: (i64, i64),
+    },
+    /// An earlier keyed write again.
+    Retry {
+        number: u64,
+    },
+    /// Names a snapshot, or drops the first when there are enough.
+    Snapshot,
+}
+
+fn keys(client: u64) -> [SeriesKey; 2] {
+    ["A", "B"].map(|part| SeriesKey::kline(&format!("C{client}-{part}"), "1m").unwrap())
+}
+
+fn name(client: u64, number: u64) -> String {
+    format!("c{client}-{number:08}")
+}
+
+fn rows(rng: &mut StdRng, number: u64) -> Rows {
+    let (count, step) = (rng.random_range(1..120), rng.random_range(1..90));
+    // Within about three months.
+    let first = rng.random_range(-30_000..90_000);
+    let mut rows = Rows::with_capacity(5, count as usize);
+    for row in 0..count {
+        let cell = number as i64 * 1_000 + row;
+        rows.push((first + row * step) * MINUTE, &[cell, cell + 9, cell - 9, cell + 1, 1]);
+    }
+    rows
+}
+
+fn change(seed: u64, client: u64, number: u64) -> Change {
+    let mut rng = StdRng::seed_from_u64(seed ^ (client << 56) ^ (number << 8));
+    match rng.random_range(0..20) {
+        0..6 => Change::Upsert { which: rng.random_range(0..2), rows: rows(&mut rng, number) },
+        6..10 => Change::Merge { parts: vec![(rng.random_range(0..2), rows(&mut rng, number))] },
+        10..14 => Change::Merge { parts: vec![(0, rows(&mut rng, number)), (1, rows(&mut rng, number))] },
+        14..16 => {
+            let first = rng.random_range(-30_000..90_000) * MINUTE;
+            Change::Delete {
+                which: rng.random_range(0..2),
+                range: (first, first + rng.random_range(0..9_000) * MINUTE),
+            }
+        }
+        16..18 => Change::Retry { number: number.saturating_sub(rng.random_range(1..REPEATED)) },
+        _ => Change::Snapshot,
+    }
+}
+
+fn writes(client: u64, parts: &[(usize, Rows)]) -> Vec<SeriesWrite> {
+    let mode = WriteMode::Merge { first: None };
+    parts.iter().map(|(which, rows)| SeriesWrite::new(keys(client)[*which].clone(), rows.clone(), mode)).collect()
+}
+
+/// Repeats a keyed write; whether it had been done. `None` when that number is another kind of change.
+fn repeat(store: &Store, seed: u64, client: u64, number: u64) -> Option<bool> {
+    let Change::Merge { parts } = change(seed, client, number) else { return None };
+    Some(store.write_many(writes(client, &parts), Some(&name(client, number))).unwrap().repeated)
+}
+
+fn names_of(client: u64, names: impl Iterator<Item = String>) -> Vec<String> {
+    names.filter(|name| name.starts_with(&format!("c{client}-"))).collect()
+}
+
+/// Does a change in the store.
+fn apply(store: &Store, seed: u64, client: u64, number: u64) {
+    match change(seed, client, number) {
+        Change::Upsert { which, rows } => {
+            store.write(&keys(client)[which], rows, WriteMode::Upsert, None).unwrap();
+        }
+        Change::Merge { .. } => assert_eq!(repeat(store, seed, client, number), Some(false)),
+        Change::Delete { which, range } => {
+            store.delete_range(&keys(client)[which], range, None).unwrap();
+        }
+        Change::Retry { number: earlier } if earlier > 0 && earlier < number => {
+            let done = repeat(store, seed, client, earlier);
+            assert!(done != Some(false), "write {earlier} of client {client} was acknowledged and is forgotten");
+        }
+        Change::Retry { .. } => {}
+        Change::Snapshot => {
+            let named = names_of(client, store.snapshots().into_iter().map(|(name, _)| name));
+            match named.first().filter(|_| named.len() >= NAMED_MAX) {
+                Some(first) => drop(store.drop_snapshot(first).unwrap()),
+                None => drop(store.create_snapshot(&name(client, number)).unwrap()),
+            }
+        }
+    }
+}
+
+impl Model {
+    fn after(&self, seed: u64, client: u64, number: u64) -> Self {
+        let mut next = self.clone();
+        match change(seed, client, number) {
+            Change::Upsert { which, rows } => {
+                for (row, ts) in rows.ts.iter().enumerate() {
+                    next.maps[which].insert(*ts, rows.columns.iter().map(|column| column[row]).collect());
+                }
+            }
+            Change::Merge { parts } => {
+                for (which, rows) in parts {
+                    for (row, ts) in rows.ts.iter().enumerate() {
+                        let new: Vec<i64> = rows.columns.iter().map(|column| column[row]).collect();
+                        let cells = match next.maps[which].get(ts) {
+                            None => new,
+                            Some(old) => {
+                                vec![old[0], old[1].max(new[1]), old[2].min(new[2]), new[3], old[4] + new[4]]
+                            }
+                        };
+                        next.maps[which].insert(*ts, cells);
+                    }
+                }
+            }
+            Change::Delete { which, range } => next.maps[which].retain(|ts, _| *ts < range.0 || *ts > range.1),
+            Change::Retry { .. } => {}
+            Change::Snapshot if next.named.len() >= NAMED_MAX => {
+                next.named.pop_first();
+            }
+            Change::Snapshot => {
+                next.named.insert(name(client, number), next.maps.clone());
+            }
+        }
+        next
+    }
+
+    /// What a store has of a client.
+    fn found(store: &Store, client: u64) -> Self {
+        let maps = |state: &State| {
+            keys(client).map(|key| {
+                let Some(series) = state.get(&key) else { return Map::new() };
+                let rows = rows_of(series, store, (i64::MIN, i64::MAX), false);
+                let map: Map = rows.into_iter().map(|row| (row[0], row[1..].to_vec())).collect();
+                assert_eq!(series.rows, map.len() as u64, "the count of {key}");
+                let bounds = map.keys().next().copied().zip(map.keys().last().copied());
+                assert_eq!(series.bounds, bounds, "the bounds of {key}");
+                map
+            })
+        };
+        let named = names_of(client, store.snapshots().into_iter().map(|(name, _)| name));
+        let named = named.into_iter().map(|name| (name.clone(), maps(&store.as_of(&name).unwrap()))).collect();
+        Self { maps: maps(&store.snapshot()), named }
+    }
+}
+
+fn options(upkeep: bool) -> StoreOptions {
+    // Small, so that there is something to interrupt at any time.
+    StoreOptions {
+        wal_segment_bytes: 32 << 10,
+        wal_bytes_max: 96 << 10,
+        seal_rows: 400,
+        tail_bytes_max: 24 << 10,
+        upkeep,
+        ..StoreOptions::default()
+    }
+}
+
+fn setting(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+/// The process that is killed.
+fn child(root: &Path, seed: u64) {
+    let begun = Instant::now();
+    let store = Store::open(root, true, options(true)).unwrap();
+    for key in (0..CLIENTS).flat_map(keys) {
+        store.register(def(&key)).unwrap();
+    }
+    println!("open");
+    let over = || begun.elapsed() > Duration::from_secs(30);
+    std::thread::scope(|scope| {
+        for client in 0..CLIENTS {
+            let store = &store;
+            scope.spawn(move || {
+                let mut number = setting(&format!("FASTK_KILL_NEXT_{client}"), 1);
+                while !over() {
+                    apply(store, seed, client, number);
+                    println!("ack {client} {number}");
+                    number += 1;
+                }
+            });
+        }
+        while !over() {
+            store.checkpoint().unwrap();
+            store.seal(&[]).unwrap();
+            store.compact(&[], false).unwrap();
+            store.vacuum().unwrap();
+            let counts = store.upkeep_counts();
+            println!("upkeep {} {} {} {}", counts.seals, counts.checkpoints, counts.compactions, counts.files_removed);
+        }
+    });
+}
+
+/// Starts this test as another process, kills it after a while, and gives what it said.
+fn killed(root: &Path, seed: u64, next: &[u64], pause: Duration) -> Vec<String> {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    let test = "kills::a_killed_process_keeps_everything_it_acknowledged_and_nothing_half";
+    command
+        .args(["--exact", test, "--nocapture"])
+        .env("FASTK_KILL_ROOT", root)
+        .env("FASTK_KILL_SEED", seed.to_string());
+    for (client, number) in next.iter().enumerate() {
+        command.env(format!("FASTK_KILL_NEXT_{client}"), number.to_string());
+    }
+    let mut process = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(process.stdout.take().unwrap()).lines().map_while(Result::ok);
+    assert!(lines.any(|line| line.ends_with("open")), "the process did not open its store");
+    let reader = std::thread::spawn(move || lines.collect::<Vec<String>>());
+    std::thread::sleep(pause);
+    let alive = process.try_wait().unwrap().is_none();
+    process.kill().unwrap();
+    process.wait().unwrap();
+    let said = reader.join().unwrap();
+    assert!(alive, "the process ended by itself: FASTK_KILL_SEED={seed} replays; it said {:?}", said.last());
+    said
+}
+
+#[test]
+fn a_killed_process_keeps_everything_it_acknowledged_and_nothing_half() {
+    let seed = setting("FASTK_KILL_SEED", 1);
+    if let Some(root) = std::env::var_os("FASTK_KILL_ROOT") {
+        return child(Path::new(&root), seed);
+    }
+    let rounds = setting("FASTK_KILL_ROUNDS", 12);
+    let mut rng = StdRng::seed_from_u64(seed);
+    let root = tempfile::tempdir().unwrap();
+    let mut models = vec![Model::default(); CLIENTS as usize];
+    let mut next = vec![1_u64; CLIENTS as usize];
+    let (mut in_flight, mut receipts) = (0, 0);
+    let mut upkeep = [0_u64; 4];
+    for round in 0..rounds {
+        let replay = format!("round {round}: FASTK_KILL_SEED={seed} FASTK_KILL_ROUNDS={rounds} replays");
+        let said = killed(root.path(), seed, &next, Duration::from_millis(rng.random_range(10..700)));
+        let mut counts = [0_u64; 4];
+        for line in &said {
+            let words: Vec<&str> = line.split(' ').collect();
+            match words[..] {
+                // A line that the kill cut in two counts for nothing.
+                ["ack", client, number] => {
+                    let (Ok(client), Ok(number)) = (client.parse::<u64>(), number.parse::<u64>()) else { continue };
+                    if next[client as usize] == number {
+                        models[client as usize] = models[client as usize].after(seed, client, number);
+                        next[client as usize] += 1;
+                    }
+                }
+                ["upkeep", ..] if words.len() == 5 => {
+                    counts = std::array::from_fn(|at| words[at + 1].parse().unwrap_or(0));
+                }
+                _ => {}
+            }
+        }
+        upkeep.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
+        let store = Store::open(root.path(), false, options(false)).unwrap_or_else(|error| panic!("{replay}: {error}"));
+        assert_eq!(store.recovery().rot, None, "{replay}");
+        for client in 0..CLIENTS {
+            let at = client as usize;
+            let found = Model::found(&store, client);
+            let after = models[at].after(seed, client, next[at]);
+            let there = found != models[at];
+            if there {
+                assert!(found == after, "client {client}, change {}: neither before nor after; {replay}", next[at]);
+                in_flight += 1;
+            }
+            // A receipt stands exactly where its rows do.
+            if let Some(known) = repeat(&store, seed, client, next[at]) {
+                assert_eq!(known, there, "client {client}, change {}: receipt and rows differ; {replay}", next[at]);
+                assert!(
+                    Model::found(&store, client) == after,
+                    "client {client}: the retry is not applied once; {replay}"
+                );
+                models[at] = after;
+                next[at] += 1;
+            } else if there {
+                models[at] = after;
+                next[at] += 1;
+            }
+            let commit = store.snapshot().commit;
+            for number in next[at].saturating_sub(REPEATED).max(1)..next[at] {
+                if let Some(known) = repeat(&store, seed, client, number) {
+                    assert!(known, "client {client}, write {number}: its receipt is gone; {replay}");
+                    receipts += 1;
+                }
+            }
+            assert_eq!(store.snapshot().commit, commit, "{replay}");
+            assert!(Model::found(&store, client) == models[at], "a retry changed something; {replay}");
+        }
+    }
+    println!(
+        "{rounds} kills, {} changes, {in_flight} in flight were there whole, {receipts} receipts asked; \
+         seals, checkpoints, compactions, files removed: {upkeep:?}",
+        next.iter().sum::<u64>() - CLIENTS
+    );
+    assert!(next.iter().all(|number| *number > rounds), "{next:?} changes are too few");
+    assert!(upkeep[..3].iter().all(|count| *count > 0), "{upkeep:?}: maintenance never came to anything");
+}
