@@ -173,7 +173,8 @@ fn after_appends(c: &mut Criterion) {
             assert!(sums.windows(2).all(|pair| pair[0] == pair[1]), "other cells in {range}");
             for ((way, _), store) in ways.iter().zip(&stores) {
                 let name = format!("{place}/{range}/{way}");
-                group.bench_function(name, |b| b.iter(|| black_box(read(store, range_ms, count))));
+                group.bench_function(&name, |b| b.iter(|| black_box(read(store, range_ms, count))));
+                group.bench_function(name + "/every_cell", |b| b.iter(|| black_box(sum(store, range_ms))));
             }
         }
     }
@@ -190,6 +191,17 @@ fn after_appends(c: &mut Criterion) {
         });
     });
     group.finish();
+}
+
+/// Reads every cell of a range, as fast as a sum does.
+fn sum(store: &Store, range: (i64, i64)) -> i64 {
+    let state = store.snapshot();
+    let series = state.get(&key()).expect("registered");
+    let blocks = Scan::new(series, store.cache(), &ScanSpec::range(range)).map(|block| block.expect("a whole block"));
+    blocks.fold(0, |sum, block| {
+        let columns = (0..block.columns.len()).flat_map(|column| block.words(column));
+        columns.fold(sum, |sum: i64, word| sum.wrapping_add(*word))
+    })
 }
 
 /// Depends on every cell of a range and its place.

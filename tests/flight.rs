@@ -48,7 +48,11 @@ impl Running {
     }
 
     async fn over(root: tempfile::TempDir, config: FlightConfig) -> Self {
-        let service = Service::open(root.path(), true, StoreOptions::default()).unwrap();
+        Self::over_store(root, config, StoreOptions::default()).await
+    }
+
+    async fn over_store(root: tempfile::TempDir, config: FlightConfig, options: StoreOptions) -> Self {
+        let service = Service::open(root.path(), true, options).unwrap();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
         let (stop, stopped) = oneshot::channel();
@@ -1025,4 +1029,47 @@ async fn coverage_is_an_action_and_the_last_complete_intervals_are_a_query() {
         let query = json!({"series": [KEY], "latest_complete": wanted, "endpoints": 4});
         assert_eq!(get(&mut client, query).await.unwrap().columns(), rows.columns(), "the last {wanted}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_put_left_open_and_a_reader_that_stalls_delay_no_checkpoint() {
+    let options = StoreOptions { wal_segment_bytes: 1 << 20, wal_bytes_max: 2 << 20, ..StoreOptions::default() };
+    let root = tempfile::tempdir().unwrap();
+    let server = Running::over_store(root, FlightConfig::default(), options).await;
+    let mut client = registered(&server).await;
+    put(&mut client, &[klines(0..400_000, 0)]).await;
+    // One client wrote a batch and says nothing any more, one reads no further than the first message, one holds an
+    // exact commit in its ticket.
+    let open = stream::iter(put_messages(path(KEY), &[klines(400_000..400_005, 0)])).chain(stream::pending());
+    let mut acks = server.client().await.do_put(open).await.unwrap().into_inner();
+    assert_eq!(reply(acks.message().await.unwrap().unwrap()).rows_written, 5);
+    let info = client.get_flight_info(command(json!({"series": [KEY]}))).await.unwrap().into_inner();
+    let held = info.endpoint[0].ticket.clone().unwrap();
+    let mut stalled = server.client().await.do_get(held.clone()).await.unwrap().into_inner();
+    let mut messages = vec![stalled.message().await.unwrap().unwrap()];
+    for part in 0..30 {
+        put(&mut client, &[klines(part * 5_000..part * 5_000 + 5_000, 3)]).await;
+    }
+    let wal = server.root.path().join("wal");
+    let log_bytes = || -> u64 { std::fs::read_dir(&wal).unwrap().map(|e| e.unwrap().metadata().unwrap().len()).sum() };
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while log_bytes() > 4 << 20 {
+        assert!(Instant::now() < deadline, "{} bytes of log wait for somebody", log_bytes());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    // Nobody lost anything by it.
+    while let Some(message) = stalled.message().await.unwrap() {
+        messages.push(message);
+    }
+    let before = flight_data_to_batches(&messages).unwrap();
+    let before = arrow::compute::concat_batches(&before[0].schema(), &before).unwrap();
+    assert_same_rows(&before, &klines(0..400_005, 0));
+    let again = get_ticket(&mut client, held).await.unwrap();
+    let again = arrow::compute::concat_batches(&again[0].schema(), &again).unwrap();
+    assert_same_rows(&again, &klines(0..400_005, 0));
+    let now = all(&mut client).await;
+    assert_same_rows(&now.slice(0, 150_000), &klines(0..150_000, 3));
+    assert_same_rows(&now.slice(150_000, 250_005), &klines(150_000..400_005, 0));
+    drop((acks, stalled));
+    server.stop().await;
 }

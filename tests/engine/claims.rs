@@ -141,7 +141,7 @@ fn sixty_four_threads_reading_one_chunk_get_identical_rows() {
                 scope.spawn(move || {
                     barrier.wait();
                     for (round, key) in [&key(), other, &key()].into_iter().enumerate() {
-                        let first = reader * 500 * round;
+                        let first = reader * 300 * round;
                         let spec = ScanSpec::range((first as i64 * MINUTE, i64::MAX));
                         let mut row = first;
                         for block in Scan::new(state.get(key).unwrap(), store.cache(), &spec) {
@@ -788,7 +788,7 @@ fn long_names_rare_timeframes_and_times_before_the_epoch_work_from_tail_to_chunk
             assert_eq!(Some(&start), wanted.range(..0).rev().nth(6).map(|(ts, _)| ts));
             let report = covered(series, &store);
             assert_eq!(report.rows, wanted.len() as u64, "{key}: {report:?}");
-            assert!(report.present > 0 && report.gaps_total > 0, "{key}: {report:?}");
+            assert!(report.present > 0 && (round == 0 || report.gaps_total > 0), "{key}: {report:?}");
         }
     }
 }

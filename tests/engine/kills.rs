@@ -21,7 +21,7 @@ use super::promises::{MINUTE, def};
 
 const CLIENTS: u64 = 4;
 /// Named snapshots a client has at most.
-const NAMED_MAX: usize = 3;
+const NAMED_MAX: usize = 2;
 /// How far back a client repeats keyed writes.
 const REPEATED: u64 = 60;
 
@@ -67,8 +67,8 @@ fn name(client: u64, number: u64) -> String {
 
 fn rows(rng: &mut StdRng, number: u64) -> Rows {
     let (count, step) = (rng.random_range(1..120), rng.random_range(1..90));
-    // Within about three months.
-    let first = rng.random_range(-30_000..90_000);
+    // Within about a month on both sides of a border of partitions.
+    let first = rng.random_range(-10_000..20_000);
     let mut rows = Rows::with_capacity(5, count as usize);
     for row in 0..count {
         let cell = number as i64 * 1_000 + row;
@@ -79,18 +79,18 @@ fn rows(rng: &mut StdRng, number: u64) -> Rows {
 
 fn change(seed: u64, client: u64, number: u64) -> Change {
     let mut rng = StdRng::seed_from_u64(seed ^ (client << 56) ^ (number << 8));
-    match rng.random_range(0..20) {
-        0..6 => Change::Upsert { which: rng.random_range(0..2), rows: rows(&mut rng, number) },
-        6..10 => Change::Merge { parts: vec![(rng.random_range(0..2), rows(&mut rng, number))] },
-        10..14 => Change::Merge { parts: vec![(0, rows(&mut rng, number)), (1, rows(&mut rng, number))] },
-        14..16 => {
-            let first = rng.random_range(-30_000..90_000) * MINUTE;
+    match rng.random_range(0..32) {
+        0..12 => Change::Upsert { which: rng.random_range(0..2), rows: rows(&mut rng, number) },
+        12..18 => Change::Merge { parts: vec![(rng.random_range(0..2), rows(&mut rng, number))] },
+        18..24 => Change::Merge { parts: vec![(0, rows(&mut rng, number)), (1, rows(&mut rng, number))] },
+        24..27 => {
+            let first = rng.random_range(-10_000..20_000) * MINUTE;
             Change::Delete {
                 which: rng.random_range(0..2),
                 range: (first, first + rng.random_range(0..9_000) * MINUTE),
             }
         }
-        16..18 => Change::Retry { number: number.saturating_sub(rng.random_range(1..REPEATED)) },
+        27..30 => Change::Retry { number: number.saturating_sub(rng.random_range(1..REPEATED)) },
         _ => Change::Snapshot,
     }
 }
@@ -138,36 +138,40 @@ fn apply(store: &Store, seed: u64, client: u64, number: u64) {
 impl Model {
     fn after(&self, seed: u64, client: u64, number: u64) -> Self {
         let mut next = self.clone();
+        next.apply(seed, client, number);
+        next
+    }
+
+    fn apply(&mut self, seed: u64, client: u64, number: u64) {
         match change(seed, client, number) {
             Change::Upsert { which, rows } => {
                 for (row, ts) in rows.ts.iter().enumerate() {
-                    next.maps[which].insert(*ts, rows.columns.iter().map(|column| column[row]).collect());
+                    self.maps[which].insert(*ts, rows.columns.iter().map(|column| column[row]).collect());
                 }
             }
             Change::Merge { parts } => {
                 for (which, rows) in parts {
                     for (row, ts) in rows.ts.iter().enumerate() {
                         let new: Vec<i64> = rows.columns.iter().map(|column| column[row]).collect();
-                        let cells = match next.maps[which].get(ts) {
+                        let cells = match self.maps[which].get(ts) {
                             None => new,
                             Some(old) => {
                                 vec![old[0], old[1].max(new[1]), old[2].min(new[2]), new[3], old[4] + new[4]]
                             }
                         };
-                        next.maps[which].insert(*ts, cells);
+                        self.maps[which].insert(*ts, cells);
                     }
                 }
             }
-            Change::Delete { which, range } => next.maps[which].retain(|ts, _| *ts < range.0 || *ts > range.1),
+            Change::Delete { which, range } => self.maps[which].retain(|ts, _| *ts < range.0 || *ts > range.1),
             Change::Retry { .. } => {}
-            Change::Snapshot if next.named.len() >= NAMED_MAX => {
-                next.named.pop_first();
+            Change::Snapshot if self.named.len() >= NAMED_MAX => {
+                self.named.pop_first();
             }
             Change::Snapshot => {
-                next.named.insert(name(client, number), next.maps.clone());
+                self.named.insert(name(client, number), self.maps.clone());
             }
         }
-        next
     }
 
     /// What a store has of a client.
@@ -212,8 +216,7 @@ fn child(root: &Path, seed: u64) {
     for key in (0..CLIENTS).flat_map(keys) {
         store.register(def(&key)).unwrap();
     }
-    println!("open");
-    let over = || begun.elapsed() > Duration::from_secs(30);
+    let over = || begun.elapsed() > Duration::from_secs(120);
     std::thread::scope(|scope| {
         for client in 0..CLIENTS {
             let store = &store;
@@ -226,37 +229,46 @@ fn child(root: &Path, seed: u64) {
                 }
             });
         }
-        while !over() {
-            store.checkpoint().unwrap();
-            store.seal(&[]).unwrap();
-            store.compact(&[], false).unwrap();
-            store.vacuum().unwrap();
+        // Each round begins with another step, so that each is killed in its middle.
+        for step in (0..4).cycle().skip(setting("FASTK_KILL_STEP", 0) as usize).take_while(|_| !over()) {
+            match step {
+                0 => store.checkpoint().unwrap(),
+                1 => drop(store.seal(&[])),
+                2 => drop(store.compact(&[], false)),
+                _ => drop(store.vacuum()),
+            }
+            assert_eq!(store.upkeep_failed(), None);
             let counts = store.upkeep_counts();
             println!("upkeep {} {} {} {}", counts.seals, counts.checkpoints, counts.compactions, counts.files_removed);
         }
     });
 }
 
-/// Starts this test as another process, kills it after a while, and gives what it said.
-fn killed(root: &Path, seed: u64, next: &[u64], pause: Duration) -> Vec<String> {
+/// Starts this test as another process, kills it a moment after so many acknowledgements, and gives what it said.
+fn killed(root: &Path, seed: u64, round: u64, next: &[u64], acknowledged: usize, pause: Duration) -> Vec<String> {
     let mut command = Command::new(std::env::current_exe().unwrap());
     let test = "kills::a_killed_process_keeps_everything_it_acknowledged_and_nothing_half";
-    command
-        .args(["--exact", test, "--nocapture"])
-        .env("FASTK_KILL_ROOT", root)
-        .env("FASTK_KILL_SEED", seed.to_string());
+    command.args(["--exact", test, "--nocapture"]);
+    command.env("FASTK_KILL_ROOT", root).env("FASTK_KILL_SEED", seed.to_string());
+    command.env("FASTK_KILL_STEP", (round % 4).to_string());
     for (client, number) in next.iter().enumerate() {
         command.env(format!("FASTK_KILL_NEXT_{client}"), number.to_string());
     }
     let mut process = command.stdout(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(process.stdout.take().unwrap()).lines().map_while(Result::ok);
-    assert!(lines.any(|line| line.ends_with("open")), "the process did not open its store");
+    let mut said: Vec<String> = Vec::new();
+    let mut acks = 0;
+    while acks < acknowledged {
+        let Some(line) = lines.next() else { break };
+        acks += usize::from(line.starts_with("ack "));
+        said.push(line);
+    }
     let reader = std::thread::spawn(move || lines.collect::<Vec<String>>());
     std::thread::sleep(pause);
     let alive = process.try_wait().unwrap().is_none();
     process.kill().unwrap();
     process.wait().unwrap();
-    let said = reader.join().unwrap();
+    said.extend(reader.join().unwrap());
     assert!(alive, "the process ended by itself: FASTK_KILL_SEED={seed} replays; it said {:?}", said.last());
     said
 }
@@ -267,16 +279,19 @@ fn a_killed_process_keeps_everything_it_acknowledged_and_nothing_half() {
     if let Some(root) = std::env::var_os("FASTK_KILL_ROOT") {
         return child(Path::new(&root), seed);
     }
-    let rounds = setting("FASTK_KILL_ROUNDS", 12);
+    let rounds = setting("FASTK_KILL_ROUNDS", 8);
     let mut rng = StdRng::seed_from_u64(seed);
     let root = tempfile::tempdir().unwrap();
     let mut models = vec![Model::default(); CLIENTS as usize];
     let mut next = vec![1_u64; CLIENTS as usize];
     let (mut in_flight, mut receipts) = (0, 0);
     let mut upkeep = [0_u64; 4];
-    for round in 0..rounds {
+    let mut round = 0;
+    // More rounds where the disk is so slow that some kind of step never ended.
+    while round < rounds || (round < 5 * rounds && upkeep[..3].contains(&0)) {
         let replay = format!("round {round}: FASTK_KILL_SEED={seed} FASTK_KILL_ROUNDS={rounds} replays");
-        let said = killed(root.path(), seed, &next, Duration::from_millis(rng.random_range(10..700)));
+        let (acknowledged, pause) = (rng.random_range(1..500), Duration::from_micros(rng.random_range(0..40_000)));
+        let said = killed(root.path(), seed, round, &next, acknowledged, pause);
         let mut counts = [0_u64; 4];
         for line in &said {
             let words: Vec<&str> = line.split(' ').collect();
@@ -285,7 +300,7 @@ fn a_killed_process_keeps_everything_it_acknowledged_and_nothing_half() {
                 ["ack", client, number] => {
                     let (Ok(client), Ok(number)) = (client.parse::<u64>(), number.parse::<u64>()) else { continue };
                     if next[client as usize] == number {
-                        models[client as usize] = models[client as usize].after(seed, client, number);
+                        models[client as usize].apply(seed, client, number);
                         next[client as usize] += 1;
                     }
                 }
@@ -330,12 +345,13 @@ fn a_killed_process_keeps_everything_it_acknowledged_and_nothing_half() {
             assert_eq!(store.snapshot().commit, commit, "{replay}");
             assert!(Model::found(&store, client) == models[at], "a retry changed something; {replay}");
         }
+        round += 1;
     }
     println!(
-        "{rounds} kills, {} changes, {in_flight} in flight were there whole, {receipts} receipts asked; \
+        "{round} kills, {} changes, {in_flight} in flight were there whole, {receipts} receipts asked; \
          seals, checkpoints, compactions, files removed: {upkeep:?}",
         next.iter().sum::<u64>() - CLIENTS
     );
-    assert!(next.iter().all(|number| *number > rounds), "{next:?} changes are too few");
+    assert!(next.iter().all(|number| *number > round), "{next:?} changes are too few");
     assert!(upkeep[..3].iter().all(|count| *count > 0), "{upkeep:?}: maintenance never came to anything");
 }

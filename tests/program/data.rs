@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::run::{Server, run, run_with};
+use super::run::{Server, fastk, finish, run, run_with};
 
 const KEY: &str = "kline/BTCUSDT/1m";
 const MINUTE: i64 = 60_000;
@@ -63,6 +63,33 @@ fn every_kind_of_file_is_described() {
     let done = run(&["inspect", &foreign.to_string_lossy()]).fails(2, "invalid_argument");
     assert!(done.err.contains("foreign"), "{}", done.err);
     assert_eq!(run(&["inspect", "/nonexistent/file"]).fails(8, "io").out, "");
+}
+
+#[test]
+fn another_process_changes_no_byte_beside_a_live_server() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = store(folder.path());
+    let server = Server::start(Path::new(&root));
+    let one = r#"[{"ts":60000,"open":1,"high":1,"low":1,"close":1,"volume":1}]"#;
+    run_with(&["write", KEY, "--server", &server.http], one).ok();
+    let seen = || -> Vec<_> {
+        let changed = |path: &PathBuf| std::fs::metadata(path).unwrap().modified().unwrap();
+        files(&root, "").into_iter().map(|path| (changed(&path), std::fs::read(&path).unwrap(), path)).collect()
+    };
+    // The log gets its marker a moment after the last write.
+    std::thread::sleep(std::time::Duration::from_millis(700));
+    let before = seen();
+    let described = before.iter().filter(|(.., path)| run(&["inspect", &path.to_string_lossy()]).status == 0).count();
+    assert!(described >= 4, "{described} files were described");
+    let mut second = fastk();
+    second.args(["serve", "--http", "127.0.0.1:0", "--flight", "127.0.0.1:0", "--root", &root]);
+    finish(second, "").fails(4, "store_locked");
+    // A reader that names the directory is led to the server.
+    run(&["admin", "list-series", "--root", &root]).ok();
+    let rows = run(&["query", KEY, "--root", &root, "--format", "csv"]).ok();
+    assert_eq!(rows.lines().count(), 40_003);
+    assert!(seen() == before, "a byte, a name or a time of change is another one");
+    server.stop();
 }
 
 #[test]

@@ -94,6 +94,55 @@ fn health_inventory_and_documents_answer() {
 }
 
 #[test]
+fn an_inventory_without_filters_has_every_series_and_the_bytes_of_the_files() {
+    let server = Server::start();
+    let bytes = |dir: &str, ending: &str| -> u64 {
+        let mut waiting = vec![server.root.path().join(dir)];
+        let mut sum = 0;
+        while let Some(path) = waiting.pop() {
+            for entry in std::fs::read_dir(path).unwrap().map(Result::unwrap) {
+                let path = entry.path();
+                if path.is_dir() {
+                    waiting.push(path);
+                } else if path.to_string_lossy().ends_with(ending) {
+                    sum += entry.metadata().unwrap().len();
+                }
+            }
+        }
+        sum
+    };
+    let empty = server.get("/inventory").expect(200).json();
+    assert_eq!((&empty["totals"]["series"], &empty["series"]), (&0.into(), &serde_json::json!([])));
+    // More than one page of the registrations of one kind, and one of the other kind.
+    for n in 0..30 {
+        server.kline(&format!("S{n:02}"));
+        server.post(&format!("/v1/klines/S{n:02}/1m"), "text/csv", csv_body(0, 1_000 + n)).expect(200);
+    }
+    let scalar = r#"{"kind":"scalar","category":"metric","symbol":"X","timeframe":"1d","name":"load"}"#;
+    server.post_json("/v1/series", scalar).expect(201);
+    for sealed in [false, true] {
+        if sealed {
+            server.post_json("/v1/admin/compact", "{}").expect(200);
+            // Some rows are in the tail again.
+            server.post("/v1/klines/S03/1m", "text/csv", csv_body(5_000, 7)).expect(200);
+        }
+        let inventory = server.get("/inventory").expect(200).json();
+        let totals = &inventory["totals"];
+        let listed = inventory["series"].as_array().unwrap();
+        assert_eq!((listed.len(), &totals["series"]), (31, &31.into()));
+        let sum = |field: &str| listed.iter().map(|row| row[field].as_u64().unwrap()).sum::<u64>();
+        for field in ["rows", "bytes", "chunks", "tail_rows"] {
+            assert_eq!(totals[field], sum(field), "{field}");
+        }
+        assert_eq!(sum("rows"), 30_435 + 7 * u64::from(sealed));
+        assert_eq!(sum("tail_rows"), if sealed { 7 } else { 30_435 });
+        assert_eq!(sum("bytes"), bytes("chunks", ".arrow"), "sealed {sealed}");
+        assert_eq!(totals["wal_bytes"], bytes("wal", ".wal"), "sealed {sealed}");
+        assert!(sum("bytes") > 0 || !sealed);
+    }
+}
+
+#[test]
 fn every_documented_operation_is_routed() {
     let server = Server::start();
     let document: serde_json::Value = serde_json::from_str(&openapi_json()).unwrap();
