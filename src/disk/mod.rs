@@ -10,6 +10,7 @@ use std::io::{ErrorKind, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use crate::error::{Error, ErrorCode, Result};
 
@@ -217,6 +218,9 @@ impl WriteFile {
     }
 }
 
+/// How long a lock is waited for: a program that starts another one holds what it just closed until that one runs.
+const LOCK_WAIT: Duration = Duration::from_millis(40);
+
 /// The lock on a store, held as long as the value lives and released by the system when the process dies.
 #[derive(Debug)]
 pub struct Lock {
@@ -225,7 +229,7 @@ pub struct Lock {
 }
 
 impl Lock {
-    /// Takes the lock at once or fails with `store_locked`, naming the holder.
+    /// Takes the lock within [`LOCK_WAIT`] or fails with `store_locked`, naming the holder.
     pub fn acquire(path: &Path) -> Result<Self> {
         let file = OpenOptions::new()
             .read(true)
@@ -234,15 +238,21 @@ impl Lock {
             .truncate(false)
             .open(path)
             .map_err(|e| Error::io("open", path, &e))?;
-        match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Self { file, path: path.to_owned() }),
-            Err(rustix::io::Errno::WOULDBLOCK) => {
-                let holder = std::fs::read_to_string(path).unwrap_or_default();
-                let detail = format!("{} is held by another process: {}", path.display(), holder.trim());
-                Err(Error::new(ErrorCode::StoreLocked, detail)
-                    .with_hint("stop the other process, or reach it through its addresses"))
+        let begun = Instant::now();
+        loop {
+            match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(Self { file, path: path.to_owned() }),
+                Err(rustix::io::Errno::WOULDBLOCK) if begun.elapsed() < LOCK_WAIT => {
+                    std::thread::sleep(LOCK_WAIT / 10);
+                }
+                Err(rustix::io::Errno::WOULDBLOCK) => {
+                    let holder = std::fs::read_to_string(path).unwrap_or_default();
+                    let detail = format!("{} is held by another process: {}", path.display(), holder.trim());
+                    return Err(Error::new(ErrorCode::StoreLocked, detail)
+                        .with_hint("stop the other process, or reach it through its addresses"));
+                }
+                Err(e) => return Err(Error::io("lock", path, &e.into())),
             }
-            Err(e) => Err(Error::io("lock", path, &e.into())),
         }
     }
 
