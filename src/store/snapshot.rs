@@ -88,7 +88,7 @@ fn not_found(name: &str) -> Error {
 }
 
 impl Store {
-    /// Names the store as it is now. Durable on return.
+    /// Names the store as it is now. Durable on return as a write is.
     ///
     /// # Errors
     /// `invalid_argument` for a bad name, `snapshot_exists`, `too_large` beyond [`SNAPSHOTS_MAX`], and those of a
