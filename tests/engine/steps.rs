@@ -16,6 +16,9 @@ use super::promises::{MINUTE, def, minutes, options};
 /// Rows of every series, now and under the snapshot.
 type Shown = [BTreeMap<String, Vec<Vec<i64>>>; 2];
 
+/// A step by name: what prepares the store, and the step itself.
+type Step = (&'static str, fn(&Store), fn(&Store));
+
 fn keys() -> [SeriesKey; 2] {
     ["A", "B"].map(|symbol| SeriesKey::kline(symbol, "1m").unwrap())
 }
@@ -96,7 +99,7 @@ fn run_of(id: u64) -> String {
 
 #[test]
 fn whatever_a_crash_leaves_between_two_steps_opens_whole_and_wedges_no_later_writer() {
-    let steps: [(&str, fn(&Store), fn(&Store)); 6] = [
+    let steps: [Step; 6] = [
         ("seal", |_| {}, |store| assert_eq!(store.seal(&[]).unwrap().series_sealed, 2)),
         ("checkpoint", |_| {}, |store| store.checkpoint().unwrap()),
         ("checkpoint that merges run files", checkpoint_often, |store| store.checkpoint().unwrap()),

@@ -21,6 +21,8 @@ use super::promises::{MINUTE, def, files, key};
 
 const READERS: u64 = 8;
 const COLUMNS: i64 = 5;
+/// Rounds of changes that readers stay for, however slow the disk is.
+const ROUNDS_MIN: u64 = 72;
 /// Most anonymous memory of the process, however many rows there are: the readers' blocks, the tails, what one seal or
 /// compaction holds, and what this test itself remembers. Ten million rows alone are 480 MB.
 const ANONYMOUS_BYTES_MAX: u64 = 256 << 20;
@@ -118,7 +120,13 @@ fn anonymous_bytes() -> u64 {
 }
 
 /// Changes the store until told to stop. Gives how often it did each kind of thing.
-fn change(store: &Store, diary: &Diary, count: i64, stop: &AtomicBool) -> BTreeMap<&'static str, u64> {
+fn change(
+    store: &Store,
+    diary: &Diary,
+    count: i64,
+    stop: &AtomicBool,
+    rounds: &AtomicU64,
+) -> BTreeMap<&'static str, u64> {
     let mut rng = StdRng::seed_from_u64(3);
     let mut counts = BTreeMap::new();
     let mut named: Vec<String> = Vec::new();
@@ -173,6 +181,7 @@ fn change(store: &Store, diary: &Diary, count: i64, stop: &AtomicBool) -> BTreeM
             }
             _ => {}
         }
+        rounds.fetch_add(1, Ordering::Relaxed);
         std::thread::sleep(Duration::from_millis(2));
     }
     counts
@@ -185,7 +194,7 @@ fn run(root: &Path, count: i64, passes: u64) {
     let (stop, peak, diary) = (AtomicBool::new(false), AtomicU64::new(0), Diary::default());
     let begun = Instant::now();
     let mut counts = BTreeMap::new();
-    let streamed = AtomicU64::new(0);
+    let (streamed, rounds) = (AtomicU64::new(0), AtomicU64::new(0));
     std::thread::scope(|scope| {
         scope.spawn(|| {
             while !stop.load(Ordering::Relaxed) {
@@ -205,10 +214,11 @@ fn run(root: &Path, count: i64, passes: u64) {
             std::thread::scope(|scope| {
                 let readers: Vec<_> = (0..READERS)
                     .map(|reader| {
-                        let (store, diary, streamed) = (&store, &diary, &streamed);
+                        let (store, diary, streamed, rounds) = (&store, &diary, &streamed, &rounds);
                         scope.spawn(move || {
                             let mut rng = StdRng::seed_from_u64(reader);
-                            for pass in 0..passes {
+                            let more = |pass: u64| pass < passes || rounds.load(Ordering::Relaxed) < ROUNDS_MIN;
+                            for pass in (0..).take_while(|pass| more(*pass)) {
                                 // Now, or as of a snapshot if one is there.
                                 let named = store.snapshots();
                                 let state = match rng.random_range(0..=named.len()) {
@@ -222,10 +232,17 @@ fn run(root: &Path, count: i64, passes: u64) {
                         })
                     })
                     .collect();
-                let writer = scope.spawn(|| change(&store, &diary, count, &stop));
+                let writer = scope.spawn(|| {
+                    let work = || change(&store, &diary, count, &stop, &rounds);
+                    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+                    // Nobody waits for a writer that is no more.
+                    rounds.store(u64::MAX, Ordering::Relaxed);
+                    diary.commit.store(u64::MAX, Ordering::Release);
+                    outcome
+                });
                 let ended: Vec<_> = readers.into_iter().map(|reader| reader.join()).collect();
                 stop.store(true, Ordering::Relaxed);
-                counts = writer.join().unwrap();
+                counts = writer.join().unwrap().unwrap_or_else(|cause| std::panic::resume_unwind(cause));
                 ended.into_iter().for_each(|ended| ended.unwrap());
             });
         }));
