@@ -139,12 +139,9 @@ fn is_leading(name: &str) -> bool {
 /// Position and type of a column in each series.
 fn kinds_of(defs: &[&SeriesDef], name: &str) -> Result<Vec<(usize, ColumnType)>> {
     let of = |def: &&SeriesDef| {
-        let found = def.column(name).and_then(|position| Some((position, def.columns.get(position)?.kind)));
-        found.ok_or_else(|| {
-            let known: Vec<&str> = def.columns.iter().map(|column| column.name.as_str()).collect();
-            mismatch(format!("series {} has no column {name:?}", def.key))
-                .with_hint(format!("it has ts, {}", known.join(", ")))
-        })
+        let position = def.column_named(name)?;
+        let kind = def.columns.get(position).map_or(ColumnType::Int64, |column| column.kind);
+        Ok((position, kind))
     };
     defs.iter().map(of).collect()
 }

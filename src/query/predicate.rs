@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::error::{Error, ErrorCode, Result};
+use crate::error::{Error, Result};
 use crate::format::zone_map::order_key;
 use crate::query::Numbers;
 use crate::types::{ColumnType, SeriesDef, number};
@@ -160,16 +160,8 @@ fn compile_one(def: &SeriesDef, predicate: &Predicate, numbers: Numbers) -> Resu
             return Err(Error::invalid("a predicate on a series of several columns names its column"));
         }
         name => {
-            let position = name.map_or(Some(0), |name| def.column(name));
-            let found = position.and_then(|position| def.columns.get(position).map(|c| (position + 1, c.kind)));
-            found.ok_or_else(|| {
-                let known: Vec<&str> = def.columns.iter().map(|column| column.name.as_str()).collect();
-                Error::new(
-                    ErrorCode::SchemaMismatch,
-                    format!("series {} has no column {:?}", def.key, name.unwrap_or_default()),
-                )
-                .with_hint(format!("it has ts, {}", known.join(", ")))
-            })?
+            let position = name.map_or(Ok(0), |name| def.column_named(name))?;
+            (position + 1, def.columns.get(position).map_or(ColumnType::Int64, |column| column.kind))
         }
     };
     let kind = match kind {

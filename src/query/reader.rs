@@ -8,7 +8,7 @@ use arrow::record_batch::RecordBatch;
 use super::coverage::{CoverageReport, CoverageSpec, coverage};
 use super::predicate::{self, Predicate};
 use super::{Block, Numbers, Scan, ScanSpec, Shape, latest_start};
-use crate::error::{Error, ErrorCode, Result};
+use crate::error::{Error, Result};
 use crate::store::{MapCache, SeriesState, State, Store};
 use crate::types::schema::series_not_found;
 use crate::types::{Calendar, SeriesKey};
@@ -149,14 +149,7 @@ impl Reader {
         }
         let columns = match select.columns {
             None => None,
-            Some(names) => {
-                let position = |name: &&str| {
-                    series.def.column(name).ok_or_else(|| {
-                        Error::new(ErrorCode::SchemaMismatch, format!("series {key} has no column {name:?}"))
-                    })
-                };
-                Some(names.iter().map(position).collect::<Result<Vec<_>>>()?)
-            }
+            Some(names) => Some(names.iter().map(|name| series.def.column_named(name)).collect::<Result<Vec<_>>>()?),
         };
         let filter = predicate::compile(&series.def, select.predicates, select.numbers)?;
         let start = match select.latest {

@@ -233,11 +233,7 @@ fn columns_of(def: &SeriesDef, names: Option<&Vec<String>>) -> Result<Option<Vec
     let Some(names) = names else { return Ok(None) };
     let mut columns = Vec::new();
     for name in names.iter().filter(|name| *name != "ts") {
-        let position = def.column(name).ok_or_else(|| {
-            let known: Vec<&str> = def.columns.iter().map(|column| column.name.as_str()).collect();
-            Error::new(ErrorCode::SchemaMismatch, format!("series {} has no column {name:?}", def.key))
-                .with_hint(format!("it has ts, {}", known.join(", ")))
-        })?;
+        let position = def.column_named(name)?;
         if columns.contains(&position) {
             return Err(Error::invalid(format!("column {name:?} is named twice")));
         }

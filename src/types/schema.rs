@@ -151,6 +151,18 @@ impl SeriesDef {
         self.columns.iter().position(|column| column.name == name)
     }
 
+    /// Position of a number column a caller names.
+    ///
+    /// # Errors
+    /// `schema_mismatch`, with the columns there are.
+    pub fn column_named(&self, name: &str) -> Result<usize> {
+        self.column(name).ok_or_else(|| {
+            let known: Vec<&str> = self.columns.iter().map(|column| column.name.as_str()).collect();
+            Error::new(ErrorCode::SchemaMismatch, format!("series {} has no column {name:?}", self.key))
+                .with_hint(format!("it has ts, {}", known.join(", ")))
+        })
+    }
+
     /// Whether two registrations describe the same rows. What `PATCH` can change does not count.
     pub fn same_rows_as(&self, other: &SeriesDef) -> bool {
         self.key == other.key
