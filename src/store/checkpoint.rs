@@ -103,7 +103,7 @@ impl Inner {
     /// Series whose tail is worth a chunk, and the longest others while all tails together take too much room.
     fn long_tails(&self) -> Vec<SeriesId> {
         let state = self.queue.published();
-        let bytes = |series: &SeriesState| series.tail_rows() * 8 * (series.def.columns.len() as u64 + 1);
+        let bytes = |series: &SeriesState| series.tail().map(|run| run.bytes()).sum::<u64>();
         let (mut long, mut short) = (Vec::new(), Vec::new());
         let mut left = 0;
         for series in state.series.values().filter(|series| series.tail_rows() > 0) {

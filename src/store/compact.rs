@@ -99,12 +99,7 @@ impl Group {
         if apart && self.tombstones(series).is_empty() {
             return Ok(self.rows());
         }
-        let mut merge = self.merge(series, inner);
-        let mut rows = 0;
-        while let Some(piece) = merge.next_piece()? {
-            rows += (piece.hi - piece.lo) as u64;
-        }
-        Ok(rows)
+        self.merge(series, inner).count_rows()
     }
 
     /// Bytes of the files that hold nothing anybody can read.
@@ -394,7 +389,7 @@ impl Inner {
         let mut unlinked = Vec::new();
         for record in maintenance.manifest.contents.waiting.values() {
             // A chunk retired by this process unlinks itself when its last reader lets go.
-            if maintenance.retired.get(&record.id).is_some_and(|chunk| chunk.strong_count() > 0) {
+            if maintenance.is_read(record.id) {
                 continue;
             }
             let path = series_dir(&self.root, record.series_id).join(chunk_name(&record.partition, record.id));
@@ -414,16 +409,9 @@ impl Inner {
     pub fn vacuum(&self) -> Result<VacuumReport> {
         let mut maintenance = self.maintenance();
         let before = maintenance.manifest.contents.waiting.len();
-        if before > 0 {
-            let reachable = maintenance
-                .manifest
-                .contents
-                .waiting
-                .keys()
-                .any(|id| maintenance.retired.get(id).is_none_or(|chunk| chunk.strong_count() == 0));
-            if reachable {
-                self.publish(&mut maintenance, Edit::default())?;
-            }
+        // Publishing anything unlinks them.
+        if maintenance.manifest.contents.waiting.keys().any(|id| !maintenance.is_read(*id)) {
+            self.publish(&mut maintenance, Edit::default())?;
         }
         let waiting = &maintenance.manifest.contents.waiting;
         let report = VacuumReport {
@@ -473,7 +461,7 @@ impl Store {
         self.inner.retain(true, &self.ids_of(keys)?)
     }
 
-    fn ids_of(&self, keys: &[SeriesKey]) -> Result<Vec<SeriesId>> {
+    pub(super) fn ids_of(&self, keys: &[SeriesKey]) -> Result<Vec<SeriesId>> {
         let state = self.snapshot();
         let id = |key| state.get(key).map(|series| series.id).ok_or_else(|| series_not_found(key));
         keys.iter().map(id).collect()

@@ -256,6 +256,13 @@ pub struct Piece {
     pub hi: usize,
 }
 
+impl Piece {
+    /// Timestamps of its rows.
+    pub fn timestamps(&self) -> &[i64] {
+        self.block.ts().get(self.lo..self.hi).unwrap_or_default()
+    }
+}
+
 /// A block in memory: of a mapped chunk, or a whole run.
 #[derive(Debug)]
 pub struct Loaded {
@@ -727,6 +734,15 @@ impl Merge {
     /// Whether there is nothing more to give.
     pub fn is_at_end(&self) -> bool {
         self.heads.is_empty() && self.waiting.is_empty()
+    }
+
+    /// How many rows are left to give.
+    pub fn count_rows(mut self) -> Result<u64> {
+        let mut rows = 0;
+        while let Some(piece) = self.next_piece()? {
+            rows += (piece.hi - piece.lo) as u64;
+        }
+        Ok(rows)
     }
 
     /// The next piece in the direction of the merge, or `None` at the end.

@@ -156,6 +156,13 @@ pub(crate) struct Maintenance {
     uncompacted: BTreeSet<SeriesId>,
 }
 
+impl Maintenance {
+    /// Whether a chunk this process gave up is still read.
+    fn is_read(&self, chunk_id: u64) -> bool {
+        self.retired.get(&chunk_id).is_some_and(|chunk| chunk.strong_count() > 0)
+    }
+}
+
 impl Store {
     /// Opens the store in `root`, creating it when `create` is set and there is none.
     ///
@@ -239,13 +246,8 @@ impl Store {
         if let Some((name, _)) = now.snapshots.iter().find(|(_, snapshot)| snapshot.commit == commit) {
             return self.as_of(name);
         }
-        Err({
-            Error::new(
-                ErrorCode::CommitGone,
-                format!("commit {commit} is no longer kept; the store is at {}", now.commit),
-            )
-            .with_hint("start the read again without cursor or ticket")
-        })
+        let detail = format!("commit {commit} is no longer kept; the store is at {}", now.commit);
+        Err(Error::new(ErrorCode::CommitGone, detail).with_hint("start the read again without cursor or ticket"))
     }
 
     /// Registers a series. `created` is false when the same definition is there already.
@@ -348,13 +350,11 @@ impl Store {
 
     /// Moves the tails of these series (all when empty) into chunk files.
     pub fn seal(&self, keys: &[SeriesKey]) -> Result<SealReport> {
-        let state = self.snapshot();
         let ids = if keys.is_empty() {
+            let state = self.snapshot();
             state.registered().filter(|series| series.tail_rows() > 0).map(|series| series.id).collect()
         } else {
-            keys.iter()
-                .map(|key| state.get(key).map(|series| series.id).ok_or_else(|| series_not_found(key)))
-                .collect::<Result<Vec<_>>>()?
+            self.ids_of(keys)?
         };
         self.inner.seal(&ids)
     }

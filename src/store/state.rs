@@ -419,8 +419,7 @@ impl SeriesState {
             let mut passed = 0;
             while let Some(piece) = merge.next_piece()? {
                 let columns = &piece.block.columns.columns;
-                let stored = columns.first().map_or(&[][..], |ts| ts.typed_data::<i64>());
-                let stored = stored.get(piece.lo..piece.hi).unwrap_or_default();
+                let stored = piece.timestamps();
                 let Some(high) = stored.last() else { continue };
                 let mut row = 0;
                 while let Some(ts) = wanted.get(at).filter(|ts| *ts <= high) {
@@ -450,14 +449,7 @@ impl SeriesState {
         match self.bounds {
             None => Ok(0),
             Some((low, high)) if start <= low && high <= end => Ok(self.rows),
-            Some(_) => {
-                let mut merge = self.merge(cache, (start, end), false);
-                let mut rows = 0;
-                while let Some(piece) = merge.next_piece()? {
-                    rows += (piece.hi - piece.lo) as u64;
-                }
-                Ok(rows)
-            }
+            Some(_) => self.merge(cache, (start, end), false).count_rows(),
         }
     }
 
@@ -469,9 +461,7 @@ impl SeriesState {
         while let Some(piece) = merge.next_piece()? {
             let rows = (piece.hi - piece.lo) as u64;
             if rows >= left {
-                let row = piece.lo + usize::try_from(left - 1).unwrap_or(usize::MAX);
-                let ts = piece.block.columns.columns.first().map_or(&[][..], |ts| ts.typed_data::<i64>());
-                return Ok(ts.get(row).copied());
+                return Ok(piece.timestamps().get(usize::try_from(left - 1).unwrap_or(usize::MAX)).copied());
             }
             left -= rows;
         }
@@ -556,8 +546,8 @@ impl SeriesState {
             let piece = self.merge(cache, (first, last), desc).next_piece()?;
             piece
                 .and_then(|piece| {
-                    let ts = piece.block.columns.columns.first()?.typed_data::<i64>();
-                    ts.get(if desc { piece.hi.checked_sub(1)? } else { piece.lo }).copied()
+                    let ts = piece.timestamps();
+                    if desc { ts.last() } else { ts.first() }.copied()
                 })
                 .ok_or_else(|| Error::internal(format!("{} lost count of its rows", self.def.key)))
         };
