@@ -3,7 +3,7 @@
 use clap::Subcommand;
 
 use super::show;
-use super::target::{Target, TargetArgs};
+use super::target::{PlainArgs, Target};
 use crate::error::{Error, ErrorCode, Result};
 use crate::service::{SeriesFilter, Status};
 use crate::types::{Kind, SeriesKey};
@@ -46,15 +46,6 @@ struct FilterArgs {
     prefix: Option<String>,
     #[command(flatten)]
     plain: PlainArgs,
-}
-
-#[derive(Debug, clap::Args)]
-struct PlainArgs {
-    #[command(flatten)]
-    target: TargetArgs,
-    /// Print the reply as JSON.
-    #[arg(long)]
-    json: bool,
 }
 
 #[derive(Debug, clap::Args)]

@@ -3,7 +3,7 @@
 use clap::Subcommand;
 
 use super::show;
-use super::target::{Target, TargetArgs};
+use super::target::{PlainArgs, Target};
 use crate::error::Result;
 
 #[derive(Debug, clap::Args)]
@@ -27,15 +27,6 @@ struct NameArgs {
     name: String,
     #[command(flatten)]
     plain: PlainArgs,
-}
-
-#[derive(Debug, clap::Args)]
-struct PlainArgs {
-    #[command(flatten)]
-    target: TargetArgs,
-    /// Print the reply as JSON.
-    #[arg(long)]
-    json: bool,
 }
 
 /// Runs one of the verbs under `snapshot`.

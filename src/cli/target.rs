@@ -29,6 +29,16 @@ pub struct TargetArgs {
     pub server: Option<String>,
 }
 
+/// Arguments of a verb that has no others than where it works and how it shows its reply.
+#[derive(Debug, clap::Args)]
+pub struct PlainArgs {
+    #[command(flatten)]
+    pub target: TargetArgs,
+    /// Print the reply as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
 const SNAPSHOTS: &str = "/v1/snapshots";
 /// Most rows of a JSON answer, as servers are configured by default.
 const JSON_ROWS_MAX: u64 = 1_000_000;
