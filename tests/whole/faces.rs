@@ -23,9 +23,10 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
+
+use crate::served::Served;
 
 const MINUTE: i64 = 60_000;
 const COLUMNS: [&str; 5] = ["open", "high", "low", "close", "volume"];
@@ -49,23 +50,11 @@ impl World {
         let root = tempfile::tempdir().unwrap();
         let options = StoreOptions { wal_segment_bytes: 1 << 20, seal_rows: 5_000, ..StoreOptions::default() };
         let service = Service::open(root.path(), true, options).unwrap();
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        let bind = || runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
-        let (http, grpc) = (bind(), bind());
-        let (rest, uri) = (http.local_addr().unwrap(), format!("http://{}", grpc.local_addr().unwrap()));
-        let mut stop = Vec::new();
-        let mut until = || {
-            let (send, receive) = oneshot::channel();
-            stop.push(send);
-            async move { drop(receive.await) }
-        };
-        runtime.spawn(fastk::server::http::serve(http, Arc::clone(&service), Default::default(), until()));
-        runtime.spawn(fastk::server::flight::serve(grpc, Arc::clone(&service), Default::default(), until()));
-        let channel = runtime.block_on(tonic::transport::Endpoint::from_shared(uri).unwrap().connect()).unwrap();
+        let Served { runtime, rest, flight, stop } = Served::start(&service);
         let mut world = Self {
             rng: StdRng::seed_from_u64(seed),
-            flight: FlightClient::new(channel),
-            rest: RestClient::new(&format!("http://{rest}")).unwrap(),
+            flight,
+            rest,
             runtime,
             service,
             stop,

@@ -3,3 +3,4 @@
 mod crash;
 mod faces;
 mod many;
+mod served;

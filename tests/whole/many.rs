@@ -4,7 +4,6 @@
 //! `FASTK_MANY_STEPS` sets the amount, `FASTK_MANY_SEED` the random choices.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Decimal64Type, Int32Type, TimestampMillisecondType};
@@ -20,9 +19,10 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
+
+use crate::served::Served;
 
 const MINUTE: i64 = 60_000;
 /// Symbols and the digits of their prices; the answer has four.
@@ -47,24 +47,11 @@ impl World {
         let root = tempfile::tempdir().unwrap();
         let options = StoreOptions { wal_segment_bytes: 1 << 20, seal_rows: 3_000, ..StoreOptions::default() };
         let service = Service::open(root.path(), true, options).unwrap();
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        let bind = || runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
-        let (http, grpc) = (bind(), bind());
-        let (address, uri) =
-            (format!("http://{}", http.local_addr().unwrap()), format!("http://{}", grpc.local_addr().unwrap()));
-        let mut stop = Vec::new();
-        let mut until = || {
-            let (send, receive) = oneshot::channel();
-            stop.push(send);
-            async move { drop(receive.await) }
-        };
-        runtime.spawn(fastk::server::http::serve(http, Arc::clone(&service), Default::default(), until()));
-        runtime.spawn(fastk::server::flight::serve(grpc, Arc::clone(&service), Default::default(), until()));
-        let channel = runtime.block_on(tonic::transport::Endpoint::from_shared(uri).unwrap().connect()).unwrap();
+        let Served { runtime, rest, flight, stop } = Served::start(&service);
         let world = Self {
             rng: StdRng::seed_from_u64(seed),
-            flight: FlightClient::new(channel),
-            rest: RestClient::new(&address).unwrap(),
+            flight,
+            rest,
             runtime,
             _stop: stop,
             map: SERIES.iter().map(|(symbol, _)| (key(symbol), BTreeMap::new())).collect(),
