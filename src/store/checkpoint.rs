@@ -7,7 +7,6 @@
 
 use std::collections::BTreeMap;
 use std::io::BufWriter;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::buffer::Buffer;
@@ -17,8 +16,7 @@ use super::seal::series_record;
 use super::state::{Run, SeriesId, SeriesState, State, Structural};
 use super::write::RECEIPT_KEEP_MS;
 use super::{Inner, Maintenance, wall_ms};
-use crate::disk::mmap::Map;
-use crate::disk::{self, Staged};
+use crate::disk::{self, DiskPath, Staged};
 use crate::error::{Error, Result};
 use crate::format::manifest::{Edit, ReceiptsRecord, RunRecord, SnapshotRecord};
 use crate::format::receipt::{Receipt, decode_receipts, encode_receipts};
@@ -32,24 +30,24 @@ const RUN_FILES_MERGED: usize = 8;
 const RECEIPT_FILES_MERGED: usize = 8;
 
 /// Path of a run file.
-pub fn run_path(root: &Path, id: u64) -> PathBuf {
+pub fn run_path(root: &DiskPath, id: u64) -> DiskPath {
     root.join("runs").join(format!("{id:020}.run"))
 }
 
 /// Path of a receipt file.
-pub fn receipts_path(root: &Path, id: u64) -> PathBuf {
+pub fn receipts_path(root: &DiskPath, id: u64) -> DiskPath {
     root.join("runs").join(format!("{id:020}.receipts"))
 }
 
 /// Maps a run file and checks every byte of it. Gives its runs by series, each series' in the order of their commits.
-pub fn load_run(root: &Path, record: &RunRecord) -> Result<Vec<(SeriesId, Run)>> {
+pub fn load_run(root: &DiskPath, record: &RunRecord) -> Result<Vec<(SeriesId, Run)>> {
     let path = run_path(root, record.id);
     let file = disk::open(&path)?;
     let found = disk::file_bytes(&file, &path)?;
     if found != record.bytes {
         return Err(Error::corrupt(format!("{}: {found} bytes, expected {}", path.display(), record.bytes)));
     }
-    let map = Map::new(&file, &path)?;
+    let map = disk::map(&file, &path)?;
     let (crc, entries) =
         decode_run(map.as_slice()).map_err(|e| Error::new(e.code(), format!("{}: {}", path.display(), e.detail())))?;
     if crc != record.crc {
@@ -70,7 +68,7 @@ pub fn load_run(root: &Path, record: &RunRecord) -> Result<Vec<(SeriesId, Run)>>
 }
 
 /// Reads a receipt file.
-pub fn load_receipts(root: &Path, record: &ReceiptsRecord) -> Result<Vec<Receipt>> {
+pub fn load_receipts(root: &DiskPath, record: &ReceiptsRecord) -> Result<Vec<Receipt>> {
     let path = receipts_path(root, record.id);
     decode_receipts(&disk::read(&path)?)
         .map_err(|error| Error::new(error.code(), format!("{}: {}", path.display(), error.detail())))
@@ -210,7 +208,7 @@ impl Inner {
         let staged_path = staged.path().to_owned();
         let fail = |error: &std::io::Error| Error::io("write", &staged_path, error);
         let mut writer =
-            RunWriter::new(BufWriter::with_capacity(1 << 20, staged.file()?)).map_err(|error| fail(&error))?;
+            RunWriter::new(BufWriter::with_capacity(1 << 20, &mut staged)).map_err(|error| fail(&error))?;
         for (series_id, runs) in entries {
             for run in runs {
                 let columns: Vec<&[i64]> = (0..run.column_count()).map(|column| run.words(column)).collect();
@@ -235,7 +233,7 @@ impl Inner {
     }
 
     /// Links a finished file to the next free name.
-    fn publish_new(&self, staged: Staged, next_id: &mut u64, path: fn(&Path, u64) -> PathBuf) -> Result<u64> {
+    fn publish_new(&self, staged: Staged, next_id: &mut u64, path: fn(&DiskPath, u64) -> DiskPath) -> Result<u64> {
         // A file of this name can stand there from a step that never reached the manifest.
         while path(&self.root, *next_id).exists() {
             *next_id += 1;
@@ -304,7 +302,7 @@ impl Inner {
         if let Some(newest_ms) = receipts.iter().map(|receipt| receipt.wall_ms).max() {
             let bytes = encode_receipts(receipts.into_iter());
             let mut staged = Staged::create(&self.root.join("tmp"))?;
-            staged.write(&bytes)?;
+            staged.put(&bytes)?;
             let id = self.publish_new(staged, &mut edit.next_file_id, receipts_path)?;
             edit.receipts.push(ReceiptsRecord { id, bytes: bytes.len() as u64, newest_ms });
         }

@@ -2,7 +2,6 @@
 //! block is served. A bit a block remembers that it was checked since the file was opened.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
@@ -12,8 +11,8 @@ use bytes::Bytes;
 
 use super::coverage::PresenceCache;
 use super::sidecar::{self, IndexFile, Zones};
-use crate::disk;
 use crate::disk::mmap::Map;
+use crate::disk::{self, DiskPath};
 use crate::error::{Error, Result};
 use crate::format::chunk::{self, BlockMeta, ChunkMeta};
 use crate::format::coverage::Coverage;
@@ -25,7 +24,7 @@ use crate::types::{ColumnType, SeriesDef, number};
 #[derive(Debug)]
 pub struct ChunkFile {
     pub record: ChunkRecord,
-    path: PathBuf,
+    path: DiskPath,
     /// Path below the store, for messages: they reach clients, who need not know where the store lies.
     name: String,
     open: ArcSwapOption<OpenChunk>,
@@ -39,7 +38,7 @@ pub struct OpenChunk {
     pub meta: ChunkMeta,
     map: Map,
     checked: Vec<AtomicU64>,
-    path: PathBuf,
+    path: DiskPath,
     /// Path below the store.
     name: String,
     footer_crc: u32,
@@ -72,7 +71,7 @@ pub struct BlockMessage {
 }
 
 /// Directory of a series under `chunks/`.
-pub fn series_dir(root: &Path, series_id: u64) -> PathBuf {
+pub fn series_dir(root: &DiskPath, series_id: u64) -> DiskPath {
     root.join("chunks").join(format!("{series_id:010}"))
 }
 
@@ -89,7 +88,7 @@ pub fn chunk_id_of(name: &str) -> Option<u64> {
 
 impl ChunkFile {
     /// The file of a manifest record; it is not touched yet.
-    pub fn new(root: &Path, record: ChunkRecord) -> Self {
+    pub fn new(root: &DiskPath, record: ChunkRecord) -> Self {
         let path = series_dir(root, record.series_id).join(chunk_name(&record.partition, record.id));
         let name = path.strip_prefix(root).unwrap_or(&path).display().to_string();
         Self {
@@ -102,7 +101,7 @@ impl ChunkFile {
         }
     }
 
-    pub fn path(&self) -> &Path {
+    pub fn path(&self) -> &DiskPath {
         &self.path
     }
 
@@ -156,7 +155,7 @@ impl Drop for ChunkFile {
 }
 
 impl OpenChunk {
-    fn open(path: &Path, shown: &str, record: &ChunkRecord) -> Result<Self> {
+    fn open(path: &DiskPath, shown: &str, record: &ChunkRecord) -> Result<Self> {
         let name = |error: Error| Error::new(error.code(), format!("chunk {shown}: {}", error.detail()));
         if !path.exists() {
             return Err(Error::corrupt(format!("chunk {shown} is missing")));
@@ -180,7 +179,7 @@ impl OpenChunk {
                 shown, record.footer_crc
             )));
         }
-        let map = Map::new(&file, path)?;
+        let map = disk::map(&file, path)?;
         let words = meta.blocks.len().div_ceil(64);
         let mut row = 0;
         let block_rows = meta.blocks.iter().map(|block| {

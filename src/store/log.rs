@@ -4,9 +4,8 @@
 //! synced before the first frame of the next one is written; LSNs rise by one from frame to frame.
 
 use std::collections::VecDeque;
-use std::path::{Path, PathBuf};
 
-use crate::disk::{self, WriteFile};
+use crate::disk::{self, DiskPath, WriteFile};
 use crate::error::{Error, Result};
 use crate::format::wal::{
     self, Found, FrameHeader, FrameKind, SEGMENT_HEADER_BYTES, SegmentHeader, decode_segment_header,
@@ -26,8 +25,8 @@ pub struct QueuedFrame {
 /// The log open for appending.
 #[derive(Debug)]
 pub struct Log {
-    dir: PathBuf,
-    tmp: PathBuf,
+    dir: DiskPath,
+    tmp: DiskPath,
     segment_bytes: u64,
     file: WriteFile,
     epoch: u64,
@@ -64,25 +63,19 @@ pub struct Recovered {
     pub rot: Option<String>,
 }
 
-fn segment_path(dir: &Path, number: u64) -> PathBuf {
+fn segment_path(dir: &DiskPath, number: u64) -> DiskPath {
     dir.join(format!("{number:020}.wal"))
 }
 
-fn random_epoch() -> Result<u64> {
-    let mut bytes = [0; 8];
-    getrandom::fill(&mut bytes).map_err(|error| Error::internal(format!("no random numbers: {error}")))?;
-    Ok(u64::from_le_bytes(bytes))
-}
-
 fn create_segment(
-    dir: &Path,
-    tmp: &Path,
+    dir: &DiskPath,
+    tmp: &DiskPath,
     number: u64,
     first_lsn: u64,
     bytes: u64,
     zeroed: bool,
 ) -> Result<(WriteFile, u64)> {
-    let epoch = random_epoch()?;
+    let epoch = disk::random(dir)?;
     let header = encode_segment_header(&SegmentHeader { number, epoch, first_lsn });
     let file = WriteFile::create(tmp, &segment_path(dir, number), &header, bytes, zeroed)?;
     Ok((file, epoch))
@@ -91,7 +84,7 @@ fn create_segment(
 impl Log {
     /// Reads the log from segment `first_segment` on and opens it for appending. Frames before `first_lsn` are
     /// skipped. `first_segment` is created when the log is empty.
-    pub fn open(root: &Path, first_segment: u64, first_lsn: u64, segment_bytes: u64) -> Result<(Self, Recovered)> {
+    pub fn open(root: &DiskPath, first_segment: u64, first_lsn: u64, segment_bytes: u64) -> Result<(Self, Recovered)> {
         let dir = root.join("wal");
         let tmp = root.join("tmp");
         let mut numbers: Vec<u64> =
@@ -175,7 +168,7 @@ impl Log {
     }
 
     /// Zeros what stands after the last whole frame, so that no later recovery takes it for a frame.
-    fn clear_from_offset(&self, path: &Path) -> Result<()> {
+    fn clear_from_offset(&self, path: &DiskPath) -> Result<()> {
         let bytes = disk::read(path)?;
         let from = usize::try_from(self.offset).unwrap_or(usize::MAX);
         let rest = bytes.get(from..).unwrap_or_default();
@@ -311,7 +304,7 @@ impl Scan<'_> {
     }
 
     /// Reads a segment; gives its epoch and the offset after its last whole frame.
-    fn segment(&mut self, number: u64, path: &Path, bytes: &[u8]) -> (u64, u64) {
+    fn segment(&mut self, number: u64, path: &DiskPath, bytes: &[u8]) -> (u64, u64) {
         let header = match decode_segment_header(bytes) {
             Ok(header) => header,
             Err(error) => {
@@ -350,12 +343,12 @@ impl Scan<'_> {
         (header.epoch, end as u64)
     }
 
-    fn note_damage(&mut self, number: u64, path: &Path, from: usize, to: usize) {
+    fn note_damage(&mut self, number: u64, path: &DiskPath, from: usize, to: usize) {
         let place = format!("{}: bytes {from} to {to} hold no whole frame", path.display());
         self.note(place, (number, from as u64), false);
     }
 
-    fn take(&mut self, number: u64, path: &Path, offset: usize, frame: FrameHeader, payload: &[u8]) {
+    fn take(&mut self, number: u64, path: &DiskPath, offset: usize, frame: FrameHeader, payload: &[u8]) {
         if let Some(expected) = self.next_lsn.filter(|expected| *expected != frame.lsn) {
             let place = format!("{}: byte {offset}: lsn {} follows lsn {}", path.display(), frame.lsn, expected - 1);
             self.note(place, (number, offset as u64), false);

@@ -4,9 +4,8 @@
 //! the older one, so that one damaged checkpoint costs nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
 
-use crate::disk;
+use crate::disk::{self, DiskPath};
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::manifest::{
     ChunkRecord, Edit, ReceiptsRecord, RunRecord, SeriesRecord, SnapshotRecord, TombstoneRecord, decode_checkpoint,
@@ -132,23 +131,23 @@ impl Contents {
 /// The manifest open for publishing.
 #[derive(Debug)]
 pub struct Manifest {
-    dir: PathBuf,
-    tmp: PathBuf,
+    dir: DiskPath,
+    tmp: DiskPath,
     pub contents: Contents,
     checkpoint: u64,
 }
 
-fn edit_path(dir: &Path, number: u64) -> PathBuf {
+fn edit_path(dir: &DiskPath, number: u64) -> DiskPath {
     dir.join(format!("{number:020}.edit"))
 }
 
-fn checkpoint_path(dir: &Path, number: u64) -> PathBuf {
+fn checkpoint_path(dir: &DiskPath, number: u64) -> DiskPath {
     dir.join(format!("{number:020}.checkpoint"))
 }
 
 impl Manifest {
     /// Reads the manifest; an empty directory gives the manifest of an empty store.
-    pub fn open(root: &Path) -> Result<Self> {
+    pub fn open(root: &DiskPath) -> Result<Self> {
         let (dir, tmp) = (root.join("manifest"), root.join("tmp"));
         let names = disk::list(&dir)?;
         let numbers = |suffix: &str| -> Vec<u64> {

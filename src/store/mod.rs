@@ -23,7 +23,7 @@ mod upkeep;
 mod write;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -41,7 +41,7 @@ pub use snapshot::SNAPSHOTS_MAX;
 pub use state::{SeriesId, SeriesState, Snapshot, State};
 pub use write::{RECEIPT_KEEP_MS, RECEIPTS_MAX, SeriesWrite, WriteMode, WriteOutcome};
 
-use crate::disk;
+use crate::disk::{self, DiskPath};
 use crate::error::{Error, ErrorCode, Result};
 pub use crate::format::receipt::Written;
 use crate::format::wal::{Commit, Operation, encode_commit};
@@ -127,7 +127,7 @@ impl std::fmt::Debug for Store {
 }
 
 pub(crate) struct Inner {
-    root: PathBuf,
+    root: DiskPath,
     options: StoreOptions,
     queue: CommitQueue,
     cache: Arc<MapCache>,
@@ -170,6 +170,14 @@ impl Store {
     /// `store_locked` when another process has it open, `not_found` when there is none, `unsupported_format` for a
     /// newer one, `corrupt_data` when the manifest or a needed file is damaged.
     pub fn open(root: &Path, create: bool, options: StoreOptions) -> Result<Self> {
+        Self::open_on(&DiskPath::os(root), create, options)
+    }
+
+    /// Opens a store on any disk.
+    ///
+    /// # Errors
+    /// Those of [`Store::open`].
+    pub fn open_on(root: &DiskPath, create: bool, options: StoreOptions) -> Result<Self> {
         let inner = Arc::new(Inner::open(root, create, options)?);
         let upkeep = if inner.options.upkeep { Some(Upkeep::start(&inner)?) } else { None };
         Ok(Self { inner, upkeep })

@@ -4,7 +4,6 @@
 //! opening with its name; damage in synced log frames opens the store for reading only.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 
@@ -17,7 +16,7 @@ use super::pins::Pins;
 use super::seal::DROP_MARKER;
 use super::state::{Run, SeriesId, SeriesState, Snapshot, State, Tombstone, View};
 use super::{Inner, Maintenance, StoreOptions};
-use crate::disk;
+use crate::disk::{self, DiskPath};
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::FORMAT_VERSION;
 use crate::format::manifest::Edit;
@@ -44,7 +43,7 @@ const LOCK_FILE: &str = "LOCK";
 const DIRECTORIES: [&str; 6] = ["wal", "runs", "manifest", "chunks", "tmp", "quarantine"];
 
 impl Inner {
-    pub fn open(root: &Path, create: bool, options: StoreOptions) -> Result<Self> {
+    pub fn open(root: &DiskPath, create: bool, options: StoreOptions) -> Result<Self> {
         let begun = std::time::Instant::now();
         let exists = root.join(FORMAT_FILE).exists();
         if !exists && !create {
@@ -87,7 +86,7 @@ impl Inner {
             Log::open(root, contents.wal_first_segment, contents.wal_first_lsn, options.wal_segment_bytes)?;
         // After the log has a segment: a store with a name and without a log lost it.
         if manifest.contents.epoch.is_empty() {
-            let epoch = random_name()?;
+            let epoch = format!("{:016x}", disk::random(root)?);
             let edit = Edit {
                 epoch,
                 wal_first_segment: 1,
@@ -163,7 +162,7 @@ impl Inner {
 }
 
 /// A new store may only go where nothing is.
-fn check_unused(root: &Path) -> Result<()> {
+fn check_unused(root: &DiskPath) -> Result<()> {
     let foreign: Vec<String> = disk::list(root)?
         .into_iter()
         .filter(|name| name != LOCK_FILE && !DIRECTORIES.contains(&name.as_str()))
@@ -186,7 +185,7 @@ struct Format {
     required_features: Vec<String>,
 }
 
-fn check_format(root: &Path) -> Result<()> {
+fn check_format(root: &DiskPath) -> Result<()> {
     let path = root.join(FORMAT_FILE);
     let text = disk::read(&path)?;
     let damaged = || Error::corrupt(format!("{} is damaged", path.display()));
@@ -211,12 +210,6 @@ fn check_format(root: &Path) -> Result<()> {
     Ok(())
 }
 
-fn random_name() -> Result<String> {
-    let mut bytes = [0; 8];
-    getrandom::fill(&mut bytes).map_err(|error| Error::internal(format!("no random numbers: {error}")))?;
-    Ok(format!("{:016x}", u64::from_le_bytes(bytes)))
-}
-
 fn parse_def(text: &str) -> Result<Arc<SeriesDef>> {
     serde_json::from_str(text)
         .map(Arc::new)
@@ -224,7 +217,7 @@ fn parse_def(text: &str) -> Result<Arc<SeriesDef>> {
 }
 
 /// The state the manifest describes, without tails.
-fn state_of(root: &Path, contents: &Contents) -> Result<State> {
+fn state_of(root: &DiskPath, contents: &Contents) -> Result<State> {
     let mut state = State { commit: contents.base_commit, edit: contents.number, ..State::default() };
     for record in contents.snapshots.values() {
         let snapshot = Snapshot { commit: record.commit, created_ms: record.created_ms };
@@ -271,7 +264,7 @@ fn state_of(root: &Path, contents: &Contents) -> Result<State> {
 }
 
 /// Tail rows, and receipts, that left the log for files.
-fn load_runs(root: &Path, contents: &Contents, state: &mut State) -> Result<()> {
+fn load_runs(root: &DiskPath, contents: &Contents, state: &mut State) -> Result<()> {
     let mut by_series: BTreeMap<u64, Vec<Arc<Run>>> = BTreeMap::new();
     for record in contents.runs.values() {
         for (series_id, run) in load_run(root, record)? {
@@ -298,7 +291,7 @@ fn load_runs(root: &Path, contents: &Contents, state: &mut State) -> Result<()> 
 
 /// Removes run and receipt files that the manifest gave up and a crash kept. Files with ids the manifest did not give
 /// out yet stay: they would be those of an edit that was lost.
-fn remove_given_up(root: &Path, contents: &Contents) -> Result<()> {
+fn remove_given_up(root: &DiskPath, contents: &Contents) -> Result<()> {
     let dir = root.join("runs");
     for name in disk::list(&dir)? {
         let Some((Ok(id), kind)) = name.split_once('.').map(|(id, kind)| (id.parse::<u64>(), kind)) else { continue };

@@ -435,13 +435,13 @@ fn fill(
 ) -> Result<Option<(ChunkSummary, ZoneMap, Option<Coverage>)>> {
     let column_count = head.series.columns.len() + 1;
     let full = block_rows(head.series.columns.len());
-    let path = staged.path().to_owned();
+    let path = staged.path().clone();
     let fail = |e: &std::io::Error| Error::io("write", &path, e);
     let is_float: Vec<bool> = std::iter::once(false)
         .chain(head.series.columns.iter().map(|column| column.kind == ColumnType::Float64))
         .collect();
     let zones = ZoneMap::new(head.chunk_id, column_count);
-    let out = std::io::BufWriter::with_capacity(1 << 20, staged.file()?);
+    let out = std::io::BufWriter::with_capacity(1 << 20, staged);
     let mut blocks = Blocks { writer: ChunkWriter::new(out, head).map_err(|e| fail(&e))?, zones, coverage, is_float };
     let mut buffered: Vec<Vec<i64>> = vec![Vec::with_capacity(full); column_count];
     let mut any = false;

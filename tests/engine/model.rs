@@ -263,7 +263,7 @@ impl Model {
         assert_eq!(self.store().vacuum().unwrap().files_waiting, 0);
         let state = self.store().snapshot();
         for series in state.series.values() {
-            let mut named: Vec<_> = series.chunks.iter().map(|chunk| chunk.path().to_owned()).collect();
+            let mut named: Vec<_> = series.chunks.iter().map(|chunk| chunk.path().to_path_buf()).collect();
             named.sort();
             let dir = self.root.path().join(format!("chunks/{:010}", series.id));
             let mut found: Vec<_> = std::fs::read_dir(dir)

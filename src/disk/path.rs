@@ -1,0 +1,75 @@
+//! Paths that know their disk.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::Disk;
+use super::os::OsDisk;
+
+/// A path on a disk. Reads as a [`Path`] where only its text matters.
+#[derive(Clone, Debug)]
+pub struct DiskPath {
+    disk: Arc<dyn Disk>,
+    path: PathBuf,
+}
+
+impl DiskPath {
+    /// A path on this disk.
+    pub fn new(disk: Arc<dyn Disk>, path: impl Into<PathBuf>) -> Self {
+        Self { disk, path: path.into() }
+    }
+
+    /// A path on the disk of the operating system.
+    pub fn os(path: impl Into<PathBuf>) -> Self {
+        Self::new(Arc::new(OsDisk), path)
+    }
+
+    /// The disk.
+    pub fn disk(&self) -> &dyn Disk {
+        self.disk.as_ref()
+    }
+
+    fn with(&self, path: PathBuf) -> Self {
+        Self { disk: Arc::clone(&self.disk), path }
+    }
+
+    /// Something inside.
+    pub fn join(&self, name: impl AsRef<Path>) -> Self {
+        self.with(self.path.join(name))
+    }
+
+    /// The same with another ending.
+    pub fn with_extension(&self, extension: &str) -> Self {
+        self.with(self.path.with_extension(extension))
+    }
+
+    /// The directory it lies in; `None` for a root and for a bare name.
+    pub fn parent(&self) -> Option<Self> {
+        let parent = self.path.parent().filter(|parent| !parent.as_os_str().is_empty())?;
+        Some(self.with(parent.to_owned()))
+    }
+
+    /// Whether there is anything under this path.
+    pub fn exists(&self) -> bool {
+        self.disk.is_dir(&self.path).is_ok()
+    }
+
+    /// Whether it is a directory.
+    pub fn is_dir(&self) -> bool {
+        self.disk.is_dir(&self.path).unwrap_or(false)
+    }
+}
+
+impl std::ops::Deref for DiskPath {
+    type Target = Path;
+
+    fn deref(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl AsRef<Path> for DiskPath {
+    fn as_ref(&self) -> &Path {
+        &self.path
+    }
+}
