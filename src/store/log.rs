@@ -83,7 +83,7 @@ fn create_segment(
     zeroed: bool,
 ) -> Result<(WriteFile, u64)> {
     let epoch = random_epoch()?;
-    let header = encode_segment_header(&SegmentHeader { number, epoch, first_lsn });
+    let header = encode_segment_header(&SegmentHeader { number, epoch, first_lsn, segment_bytes: bytes });
     let file = WriteFile::create(tmp, &segment_path(dir, number), &header, bytes, zeroed)?;
     Ok((file, epoch))
 }
