@@ -128,6 +128,21 @@ impl Contents {
     }
 }
 
+/// The manifest as it was read. Reading changed nothing on disk.
+#[derive(Debug)]
+pub struct Found {
+    /// Everything that could be read, in order; all of it unless something is `missing`.
+    pub contents: Contents,
+    /// Checkpoint it begins with.
+    pub checkpoint: u64,
+    /// Damage that cost nothing, because what it says stands elsewhere too.
+    pub spare: Vec<String>,
+    /// What is not there or cannot be read, and stands nowhere else.
+    pub missing: Vec<String>,
+    /// Highest number any file of the manifest has.
+    pub highest: u64,
+}
+
 /// The manifest open for publishing.
 #[derive(Debug)]
 pub struct Manifest {
@@ -135,6 +150,11 @@ pub struct Manifest {
     tmp: DiskPath,
     pub contents: Contents,
     checkpoint: u64,
+}
+
+/// Directory of the manifest.
+pub fn manifest_dir(root: &DiskPath) -> DiskPath {
+    root.join("manifest")
 }
 
 fn edit_path(dir: &DiskPath, number: u64) -> DiskPath {
@@ -145,67 +165,72 @@ fn checkpoint_path(dir: &DiskPath, number: u64) -> DiskPath {
     dir.join(format!("{number:020}.checkpoint"))
 }
 
+fn named(path: &DiskPath, error: &Error) -> Error {
+    Error::new(error.code(), format!("{}: {}", path.display(), error.detail()))
+}
+
+/// Reads the manifest; an empty directory gives the manifest of an empty store.
+///
+/// # Errors
+/// `unsupported_format` for a newer one, and those of reading. Damage is no error.
+pub fn read_manifest(root: &DiskPath) -> Result<Found> {
+    let dir = manifest_dir(root);
+    let names = disk::list(&dir)?;
+    let numbers = |suffix: &str| -> Vec<u64> {
+        names.iter().filter_map(|name| name.strip_suffix(suffix)?.parse().ok()).collect()
+    };
+    let (edits, checkpoints) = (numbers(".edit"), numbers(".checkpoint"));
+    let contents =
+        Contents { wal_first_segment: 1, wal_first_lsn: 1, next_series_id: 1, next_file_id: 1, ..Contents::default() };
+    let highest = edits.iter().chain(&checkpoints).copied().max().unwrap_or(0);
+    let mut found = Found { contents, checkpoint: 0, spare: Vec::new(), missing: Vec::new(), highest };
+    let mut bad_checkpoints = Vec::new();
+    for number in checkpoints.iter().rev() {
+        let path = checkpoint_path(&dir, *number);
+        match decode_checkpoint(&disk::read(&path)?) {
+            Ok(edit) if edit.number == *number => {
+                found.contents.apply(edit);
+                found.checkpoint = *number;
+                break;
+            }
+            Ok(edit) => bad_checkpoints.push(format!("{} holds checkpoint {}", path.display(), edit.number)),
+            Err(error) if error.code() == ErrorCode::UnsupportedFormat => return Err(named(&path, &error)),
+            Err(error) => bad_checkpoints.push(named(&path, &error).detail().to_owned()),
+        }
+    }
+    for number in edits.into_iter().filter(|number| *number > found.checkpoint) {
+        let path = edit_path(&dir, number);
+        if number != found.contents.number + 1 {
+            let first = edit_path(&dir, found.contents.number + 1);
+            found.missing.push(format!("{} is missing", first.display()));
+        }
+        match decode_edit(&disk::read(&path)?) {
+            Ok(edit) if edit.number == number => found.contents.apply(edit),
+            Ok(edit) => found.missing.push(format!("{} holds edit {}", path.display(), edit.number)),
+            Err(error) if error.code() == ErrorCode::UnsupportedFormat => return Err(named(&path, &error)),
+            Err(error) => found.missing.push(named(&path, &error).detail().to_owned()),
+        }
+        // What follows is told apart from what is missing.
+        found.contents.number = number;
+    }
+    // An older checkpoint with every edit since says the same as a newer one.
+    let newest_bad = checkpoints.iter().rev().take(bad_checkpoints.len()).max().copied().unwrap_or(0);
+    if newest_bad > found.contents.number {
+        found.missing.append(&mut bad_checkpoints);
+    }
+    found.spare.append(&mut bad_checkpoints);
+    Ok(found)
+}
+
 impl Manifest {
-    /// Reads the manifest; an empty directory gives the manifest of an empty store.
-    pub fn open(root: &DiskPath) -> Result<Self> {
-        let (dir, tmp) = (root.join("manifest"), root.join("tmp"));
-        let names = disk::list(&dir)?;
-        let numbers = |suffix: &str| -> Vec<u64> {
-            names.iter().filter_map(|name| name.strip_suffix(suffix)?.parse().ok()).collect()
-        };
-        let (edits, checkpoints) = (numbers(".edit"), numbers(".checkpoint"));
-        let mut contents = Contents {
-            wal_first_segment: 1,
-            wal_first_lsn: 1,
-            next_series_id: 1,
-            next_file_id: 1,
-            ..Contents::default()
-        };
-        let mut checkpoint = 0;
-        let mut damaged = None;
-        for number in checkpoints.iter().rev() {
-            let path = checkpoint_path(&dir, *number);
-            match decode_checkpoint(&disk::read(&path)?) {
-                Ok(edit) => {
-                    contents.apply(edit);
-                    checkpoint = *number;
-                    break;
-                }
-                Err(error) if error.code() == ErrorCode::UnsupportedFormat => return Err(error),
-                Err(error) => {
-                    let error = Error::corrupt(format!("{}: {}", path.display(), error.detail()));
-                    tracing::error!(%error, "a manifest checkpoint is damaged; an older one is tried");
-                    damaged = Some(error);
-                }
-            }
+    /// The manifest that was read, for publishing.
+    pub fn new(root: &DiskPath, found: Found) -> Self {
+        Self {
+            dir: manifest_dir(root),
+            tmp: root.join("tmp"),
+            contents: found.contents,
+            checkpoint: found.checkpoint,
         }
-        for number in edits.into_iter().filter(|number| *number > checkpoint) {
-            let path = edit_path(&dir, number);
-            if number != contents.number + 1 {
-                return Err(damaged.unwrap_or_else(|| {
-                    Error::corrupt(format!(
-                        "manifest edit {} is missing",
-                        edit_path(&dir, contents.number + 1).display()
-                    ))
-                }));
-            }
-            let (edit, damage) = decode_edit(&disk::read(&path)?)
-                .map_err(|error| Error::new(error.code(), format!("{}: {}", path.display(), error.detail())))?;
-            if let Some(damage) = damage {
-                let (file, offset, reason) = (path.display(), damage.offset, damage.reason);
-                tracing::warn!(%file, offset, reason, "a manifest edit is damaged, but one of its copies is whole");
-            }
-            if edit.number != number {
-                return Err(Error::corrupt(format!("{} holds edit {}", path.display(), edit.number)));
-            }
-            contents.apply(edit);
-        }
-        if let Some(damaged) = damaged
-            && contents.number == 0
-        {
-            return Err(damaged);
-        }
-        Ok(Self { dir, tmp, contents, checkpoint })
     }
 
     /// Publishes an edit as the next number; durable on return.

@@ -4,17 +4,21 @@
 //! published [`State`] and never wait. Sealing moves the tail into chunk files; a manifest edit makes them count.
 //! All methods block and may be called from any thread.
 
+mod ballast;
 mod checkpoint;
 mod chunk;
 mod commit;
 mod compact;
 mod counters;
 mod coverage;
+mod current;
 mod log;
 mod manifest;
 mod merge;
 mod pins;
 mod recover;
+mod repair;
+mod salvage;
 mod seal;
 mod sidecar;
 mod snapshot;
@@ -35,6 +39,7 @@ pub use coverage::{Buckets, Presence, Runs};
 pub use merge::{Loaded, Merge, MergeStats, Piece, Wanted};
 pub use pins::Pins;
 pub use recover::RecoveryReport;
+pub use repair::{LostRows, RepairAction, RepairOptions, RepairReport, repair};
 pub use seal::SealReport;
 pub use sidecar::SidecarReport;
 pub use snapshot::SNAPSHOTS_MAX;
@@ -144,6 +149,8 @@ pub(crate) struct Inner {
     recovery: RecoveryReport,
     /// Never used twice; rises under the queue's lock.
     next_series_id: AtomicU64,
+    ballast: ballast::Ballast,
+    hint: current::Hint,
     lock: disk::Lock,
 }
 
