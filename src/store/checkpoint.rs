@@ -80,7 +80,7 @@ impl Inner {
     /// Moves everything out of the log and trims it.
     pub fn checkpoint(&self) -> Result<()> {
         let mut maintenance = self.maintenance();
-        let outcome = self.checkpoint_with(&mut maintenance);
+        let outcome = self.with_ballast(|| self.checkpoint_with(&mut maintenance));
         self.note_upkeep(&outcome);
         outcome
     }

@@ -106,7 +106,9 @@ impl ChunkFile {
 
     /// Stands for rows that are lost: reading them answers `corrupt_data` with the reason.
     pub fn unreadable(root: &DiskPath, record: ChunkRecord, reason: &str) -> Self {
-        Self { lost: Some(reason.to_owned()), ..Self::new(root, record) }
+        let mut chunk = Self::new(root, record);
+        chunk.lost = Some(reason.to_owned());
+        chunk
     }
 
     /// Why its rows are lost, if they are.
@@ -148,7 +150,9 @@ impl ChunkFile {
     /// The mapped chunk for one use by maintenance.
     pub fn open_uncached(&self) -> Result<OpenChunk> {
         if let Some(reason) = &self.lost {
-            return Err(Error::corrupt(format!("rows are lost: {reason}")).with_hint("`fastk admin repair` takes note of it"));
+            return Err(
+                Error::corrupt(format!("rows are lost: {reason}")).with_hint("`fastk admin repair` takes note of it")
+            );
         }
         OpenChunk::open(&self.path, &self.name, &self.record)
     }

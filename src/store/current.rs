@@ -1,6 +1,7 @@
 //! The hint `manifest/CURRENT`: how far the store had come, at least. Opening notices by it that the newest edits or log
 //! segments were taken away, which leaves no other trace.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use super::Inner;
@@ -23,16 +24,25 @@ pub fn read(root: &DiskPath) -> Current {
     })
 }
 
-/// What was written last.
+/// What was written last, and what could be written.
 #[derive(Debug, Default)]
-pub struct Hint(Mutex<Current>);
+pub struct Hint {
+    written: Mutex<Current>,
+    edit: AtomicU64,
+}
 
 impl Inner {
+    /// Takes note of an edit that is durable.
+    pub fn note_edit(&self, number: u64) {
+        self.hint.edit.store(number, Ordering::Release);
+        self.note_current();
+    }
+
     /// Writes down how far the store is, if that changed. Only what is durable counts; it costs nothing but the notice
     /// when it cannot be written.
     pub fn note_current(&self) {
-        let mut written = self.hint.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Current { edit: self.queue.published().edit, wal_segment: self.queue.segment() };
+        let mut written = self.hint.written.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Current { edit: self.hint.edit.load(Ordering::Acquire), wal_segment: self.queue.segment() };
         if *written == now {
             return;
         }

@@ -137,6 +137,8 @@ pub struct Found {
     pub checkpoint: u64,
     /// Damage that cost nothing, because what it says stands elsewhere too.
     pub spare: Vec<String>,
+    /// Every damaged file, with what is wrong.
+    pub damaged: Vec<(DiskPath, String)>,
     /// What is not there or cannot be read, and stands nowhere else.
     pub missing: Vec<String>,
     /// Highest number any file of the manifest has.
@@ -183,20 +185,23 @@ pub fn read_manifest(root: &DiskPath) -> Result<Found> {
     let contents =
         Contents { wal_first_segment: 1, wal_first_lsn: 1, next_series_id: 1, next_file_id: 1, ..Contents::default() };
     let highest = edits.iter().chain(&checkpoints).copied().max().unwrap_or(0);
-    let mut found = Found { contents, checkpoint: 0, spare: Vec::new(), missing: Vec::new(), highest };
+    let mut found =
+        Found { contents, checkpoint: 0, spare: Vec::new(), damaged: Vec::new(), missing: Vec::new(), highest };
     let mut bad_checkpoints = Vec::new();
     for number in checkpoints.iter().rev() {
         let path = checkpoint_path(&dir, *number);
-        match decode_checkpoint(&disk::read(&path)?) {
+        let reason = match decode_checkpoint(&disk::read(&path)?) {
             Ok(edit) if edit.number == *number => {
                 found.contents.apply(edit);
                 found.checkpoint = *number;
                 break;
             }
-            Ok(edit) => bad_checkpoints.push(format!("{} holds checkpoint {}", path.display(), edit.number)),
+            Ok(edit) => format!("{} holds checkpoint {}", path.display(), edit.number),
             Err(error) if error.code() == ErrorCode::UnsupportedFormat => return Err(named(&path, &error)),
-            Err(error) => bad_checkpoints.push(named(&path, &error).detail().to_owned()),
-        }
+            Err(error) => format!("{}: {}", path.display(), error.detail()),
+        };
+        bad_checkpoints.push(reason.clone());
+        found.damaged.push((path, reason));
     }
     for number in edits.into_iter().filter(|number| *number > found.checkpoint) {
         let path = edit_path(&dir, number);
@@ -204,11 +209,22 @@ pub fn read_manifest(root: &DiskPath) -> Result<Found> {
             let first = edit_path(&dir, found.contents.number + 1);
             found.missing.push(format!("{} is missing", first.display()));
         }
-        match decode_edit(&disk::read(&path)?) {
-            Ok(edit) if edit.number == number => found.contents.apply(edit),
-            Ok(edit) => found.missing.push(format!("{} holds edit {}", path.display(), edit.number)),
+        let (reason, costly) = match decode_edit(&disk::read(&path)?) {
+            Ok((edit, damage)) if edit.number == number => {
+                found.contents.apply(edit);
+                (damage.map(|damage| format!("{}: {}", path.display(), damage.reason)), false)
+            }
+            Ok((edit, _)) => (Some(format!("{} holds edit {}", path.display(), edit.number)), true),
             Err(error) if error.code() == ErrorCode::UnsupportedFormat => return Err(named(&path, &error)),
-            Err(error) => found.missing.push(named(&path, &error).detail().to_owned()),
+            Err(error) => (Some(format!("{}: {}", path.display(), error.detail())), true),
+        };
+        if let Some(reason) = reason {
+            if costly {
+                found.missing.push(reason.clone())
+            } else {
+                found.spare.push(reason.clone())
+            }
+            found.damaged.push((path, reason));
         }
         // What follows is told apart from what is missing.
         found.contents.number = number;
@@ -225,12 +241,7 @@ pub fn read_manifest(root: &DiskPath) -> Result<Found> {
 impl Manifest {
     /// The manifest that was read, for publishing.
     pub fn new(root: &DiskPath, found: Found) -> Self {
-        Self {
-            dir: manifest_dir(root),
-            tmp: root.join("tmp"),
-            contents: found.contents,
-            checkpoint: found.checkpoint,
-        }
+        Self { dir: manifest_dir(root), tmp: root.join("tmp"), contents: found.contents, checkpoint: found.checkpoint }
     }
 
     /// Publishes an edit as the next number; durable on return.
@@ -255,6 +266,16 @@ impl Manifest {
             tracing::warn!(%error, "a manifest checkpoint could not be written");
         }
         Ok(self.contents.number)
+    }
+
+    /// Publishes everything as it is from now on, whatever the manifest said before: a checkpoint with a number that was
+    /// never used.
+    pub fn publish_whole(root: &DiskPath, contents: &Contents) -> Result<()> {
+        let path = checkpoint_path(&manifest_dir(root), contents.number);
+        if disk::publish(&root.join("tmp"), &path, &encode_checkpoint(&contents.as_edit()))? {
+            return Ok(());
+        }
+        Err(Error::new(ErrorCode::CommitConflict, format!("{} exists already", path.display())))
     }
 
     /// Writes a checkpoint and removes what the one before the last made superfluous.

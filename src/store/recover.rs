@@ -9,8 +9,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 
-use super::checkpoint::{load_receipts, load_run};
 use super::ballast::Ballast;
+use super::checkpoint::{load_receipts, load_run, receipts_path, run_path};
 use super::chunk::{ChunkFile, MapCache, chunk_id_of, series_dir};
 use super::commit::CommitQueue;
 use super::log::{self, Log};
@@ -47,17 +47,40 @@ pub struct RecoveryReport {
     pub duration_ms: u64,
 }
 
-const FORMAT_FILE: &str = "FORMAT";
-const LOCK_FILE: &str = "LOCK";
-const DIRECTORIES: [&str; 6] = ["wal", "runs", "manifest", "chunks", "tmp", "quarantine"];
+/// Says which format the store has.
+pub const FORMAT_FILE: &str = "FORMAT";
+/// Held by the process that has the store open.
+pub const LOCK_FILE: &str = "LOCK";
+/// Directories of a store.
+pub const DIRECTORIES: [&str; 6] = ["wal", "runs", "manifest", "chunks", "tmp", "quarantine"];
+
+/// What the manifest of a store is taken for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trust {
+    /// For what it says; where it is damaged the other files are asked.
+    Manifest,
+    /// For lost: the other files alone are asked.
+    FilesOnly,
+}
 
 /// A store as it was read, before anything on disk was changed.
+#[derive(Debug)]
 pub struct Read {
     pub state: State,
+    /// What counts from now on.
     pub manifest: manifest::Found,
+    /// What the manifest itself says, as far as it can be read.
+    pub known: Contents,
+    /// Whether the files were asked instead.
+    pub salvaged: bool,
     pub log: log::Recovered,
     pub start: log::Start,
     pub report: RecoveryReport,
+    pub format_damage: Option<String>,
+    /// Damaged run and receipt files.
+    pub damaged_files: Vec<(DiskPath, String)>,
+    /// Whether the manifest is known to be the newest there was.
+    pub newest: bool,
     pub next_series_id: u64,
 }
 
@@ -65,69 +88,95 @@ pub struct Read {
 ///
 /// # Errors
 /// `unsupported_format`, and those of reading files.
-pub fn read_store(root: &DiskPath) -> Result<Read> {
+pub fn read_store(root: &DiskPath, trust: Trust) -> Result<Read> {
     let mut report = RecoveryReport::default();
-    match check_format(root) {
-        Err(error) if error.code() == ErrorCode::CorruptData => report.damage.push(error.detail().to_owned()),
-        other => other?,
-    }
+    let mut damage = Vec::new();
+    let format_damage = match check_format(root) {
+        Err(error) if error.code() == ErrorCode::CorruptData => Some(error.detail().to_owned()),
+        other => other.map(|()| None)?,
+    };
+    damage.extend(format_damage.clone());
     let mut found = manifest::read_manifest(root)?;
     let hint = current::read(root);
-    report.spare.append(&mut found.spare);
-    report.damage.append(&mut found.missing);
     if hint.edit > found.contents.number {
-        report.damage.push(format!("the manifest ends at edit {}, but there was an edit {}", found.contents.number, hint.edit));
+        let (last, edit) = (found.contents.number, hint.edit);
+        found.missing.push(format!("the manifest ends at edit {last}, but there was an edit {edit}"));
     }
     // A store without a name is new, unless something is in it.
     if found.contents.epoch.is_empty() && salvage::holds_data(root)? {
-        report.damage.push("the manifest is gone".to_owned());
+        found.missing.push("the manifest is gone".to_owned());
     }
-    let mut salvaged = !report.damage.is_empty() && (found.contents.epoch.is_empty() || found.is_incomplete(&report, hint.edit));
-    salvaged &= exists(root);
+    report.spare.extend(found.spare.iter().cloned());
+    damage.extend(found.missing.iter().cloned());
+    let newest = hint.edit == found.contents.number;
+    let known = found.contents.clone();
+    let salvaged = trust == Trust::FilesOnly || !found.missing.is_empty();
     if salvaged {
-        found.contents = salvage::contents(root, &found.contents)?;
+        let nothing = Contents { number: known.number, ..Contents::default() };
+        found.contents = salvage::contents(root, if trust == Trust::FilesOnly { &nothing } else { &known })?;
     }
     let contents = &found.contents;
     let start = log::Start {
         segment: contents.wal_first_segment,
         lsn: contents.wal_first_lsn,
-        last_segment: hint.segment,
-        new: contents.epoch.is_empty(),
+        last_segment: hint.wal_segment,
+        new: known.epoch.is_empty() && !salvaged,
     };
     let mut state = state_of(root, contents)?;
-    load_runs(root, contents, &mut state, &mut report.damage)?;
+    let damaged_files = load_runs(root, contents, &mut state)?;
+    damage.extend(damaged_files.iter().map(|(_, reason)| reason.clone()));
     let mut log = log::read_log(root, start)?;
+    damage.extend(log.rot.iter().cloned());
     let mut replay =
         Replay { state: &mut state, contents, next_series_id: contents.next_series_id, loose: HashMap::new() };
     for (frame, payload) in std::mem::take(&mut log.commits) {
         if frame.commit <= contents.base_commit {
             continue;
         }
-        let commit = decode_commit(&payload)
-            .map_err(|error| Error::corrupt(format!("log frame {}: {}", frame.lsn, error.detail())))?;
-        replay.commit(frame.commit, commit)?;
+        match decode_commit(&payload) {
+            Ok(commit) => replay.commit(frame.commit, commit)?,
+            Err(error) => {
+                // Its checksum is right: whoever wrote it wrote nonsense.
+                damage.push(format!("log frame {}: {}", frame.lsn, error.detail()));
+                log.lost.push((frame.lsn, frame.lsn));
+            }
+        }
         report.commits_replayed += 1;
     }
     replay.settle_all();
     let next_series_id = replay.next_series_id;
     if salvaged {
-        salvage::recount(root, &mut state)?;
+        salvage::recount(&mut state, None);
     }
-    report.torn = log.torn.clone();
-    report.damage.extend(log.rot.iter().cloned());
+    report.torn.clone_from(&log.torn);
     report.lost_lsns.clone_from(&log.lost);
-    Ok(Read { state, manifest: found, log, start, report, next_series_id })
+    report.damage = damage;
+    Ok(Read {
+        state,
+        manifest: found,
+        known,
+        salvaged,
+        log,
+        start,
+        report,
+        format_damage,
+        damaged_files,
+        newest,
+        next_series_id,
+    })
 }
 
 /// Whether there is a store, damaged or not.
-fn exists(root: &DiskPath) -> bool {
-    root.join(FORMAT_FILE).exists() || DIRECTORIES.iter().all(|name| root.join(name).is_dir())
+fn exists(root: &DiskPath) -> Result<bool> {
+    Ok(root.join(FORMAT_FILE).exists()
+        || !disk::list(&manifest::manifest_dir(root))?.is_empty()
+        || salvage::holds_data(root)?)
 }
 
 impl Inner {
     pub fn open(root: &DiskPath, create: bool, options: StoreOptions) -> Result<Self> {
         let begun = std::time::Instant::now();
-        let exists = exists(root);
+        let exists = exists(root)?;
         if !exists && !create {
             return Err(Error::new(ErrorCode::NotFound, format!("{} holds no store", root.display()))
                 .with_hint("serve, demo, import and register create one"));
@@ -141,7 +190,8 @@ impl Inner {
         if !exists {
             create_store(root)?;
         }
-        let Read { state, manifest: found, log: recovered, start, mut report, next_series_id } = read_store(root)?;
+        let Read { state, manifest: found, log: recovered, start, mut report, newest, next_series_id, .. } =
+            read_store(root, Trust::Manifest)?;
         report.created = !exists;
         let cache = Arc::new(MapCache::new(options.maps_max, options.prefetch));
         let next_lsn = recovered.next_lsn;
@@ -150,7 +200,7 @@ impl Inner {
         let log = if damaged {
             Log::closed(root, &recovered, options.wal_segment_bytes)
         } else {
-            tidy(root, &manifest.contents, &mut report)?;
+            tidy(root, &manifest.contents, newest, &mut report)?;
             let log = Log::open(root, start, &recovered, options.wal_segment_bytes)?;
             // After the log has a segment: a store with a name and without a log lost it.
             if manifest.contents.epoch.is_empty() {
@@ -188,7 +238,8 @@ impl Inner {
         if !damaged {
             inner.remove_dropped()?;
             inner.take_ballast();
-            inner.note_current();
+            let number = inner.maintenance().manifest.contents.number;
+            inner.note_edit(number);
         }
         Ok(inner)
     }
@@ -218,25 +269,21 @@ fn create_store(root: &DiskPath) -> Result<()> {
 
 fn first_edit(root: &DiskPath) -> Result<Edit> {
     let epoch = format!("{:016x}", disk::random(root)?);
-    Ok(Edit {
-        epoch,
-        wal_first_segment: 1,
-        wal_first_lsn: 1,
-        next_series_id: 1,
-        next_file_id: 1,
-        ..Edit::default()
-    })
+    Ok(Edit { epoch, wal_first_segment: 1, wal_first_lsn: 1, next_series_id: 1, next_file_id: 1, ..Edit::default() })
 }
 
 /// Removes what a crash left behind and nothing names. Only ever called for a store without damage.
-fn tidy(root: &DiskPath, contents: &Contents, report: &mut RecoveryReport) -> Result<()> {
+fn tidy(root: &DiskPath, contents: &Contents, newest: bool, report: &mut RecoveryReport) -> Result<()> {
     for name in DIRECTORIES {
         disk::create_dir(&root.join(name))?;
     }
     for name in disk::list(&root.join("tmp"))? {
         disk::remove(&root.join("tmp").join(name))?;
     }
-    report.leftovers_removed = remove_unnamed(root, contents)?;
+    // Files with numbers the manifest did not give out could be those of an edit that was taken away, unless it is known
+    // that there was none.
+    let below = if newest { u64::MAX } else { contents.next_file_id };
+    report.leftovers_removed = remove_unnamed(root, contents, below)?;
     Ok(())
 }
 
@@ -268,7 +315,8 @@ fn check_unused(root: &DiskPath) -> Result<()> {
     }
 }
 
-fn format_text() -> String {
+/// Text of FORMAT.
+pub fn format_text() -> String {
     let body = format!("{{\"format\":{FORMAT_VERSION},\"required_features\":[]}}");
     format!("{body} {:08x}\n", crc32c::crc32c(body.as_bytes()))
 }
@@ -357,14 +405,16 @@ fn state_of(root: &DiskPath, contents: &Contents) -> Result<State> {
     Ok(state)
 }
 
-/// Tail rows, and receipts, that left the log for files. What of them is damaged answers `corrupt_data`.
-fn load_runs(root: &DiskPath, contents: &Contents, state: &mut State, damage: &mut Vec<String>) -> Result<()> {
+/// Tail rows, and receipts, that left the log for files. What of them is damaged answers `corrupt_data`; the damaged files
+/// are given back.
+fn load_runs(root: &DiskPath, contents: &Contents, state: &mut State) -> Result<Vec<(DiskPath, String)>> {
+    let mut damaged = Vec::new();
     let mut by_series: BTreeMap<u64, Vec<Arc<Run>>> = BTreeMap::new();
     for record in contents.runs.values() {
         let runs = match load_run(root, record) {
             Ok(runs) => runs,
             Err(error) if error.code() == ErrorCode::CorruptData => {
-                damage.push(error.detail().to_owned());
+                damaged.push((run_path(root, record.id), error.detail().to_owned()));
                 let (runs, lost) = salvage::intact_runs(root, record, contents)?;
                 salvage::mark_lost(root, state, lost);
                 runs
@@ -389,7 +439,7 @@ fn load_runs(root: &DiskPath, contents: &Contents, state: &mut State, damage: &m
         let receipts = match load_receipts(root, record) {
             Ok(receipts) => receipts,
             Err(error) if error.code() == ErrorCode::CorruptData => {
-                damage.push(error.detail().to_owned());
+                damaged.push((receipts_path(root, record.id), error.detail().to_owned()));
                 salvage::intact_receipts(root, record)
             }
             Err(error) => return Err(error),
@@ -398,13 +448,13 @@ fn load_runs(root: &DiskPath, contents: &Contents, state: &mut State, damage: &m
             state.receipts.insert(receipt.key, Arc::new(receipt));
         }
     }
-    Ok(())
+    Ok(damaged)
 }
 
 /// Removes files that the manifest gave up and a crash kept, and those of work that never reached it. Their rows are in
 /// the log or in files the manifest names: nothing is trimmed or removed before an edit says so. Left for ever, they
 /// would come back when a manifest is rebuilt from the files.
-fn remove_unnamed(root: &DiskPath, contents: &Contents) -> Result<u64> {
+fn remove_unnamed(root: &DiskPath, contents: &Contents, below: u64) -> Result<u64> {
     let mut removed = 0;
     let dir = root.join("runs");
     for name in disk::list(&dir)? {
@@ -414,7 +464,7 @@ fn remove_unnamed(root: &DiskPath, contents: &Contents) -> Result<u64> {
             "receipts" => contents.receipts.contains_key(&id),
             _ => true,
         };
-        if !named {
+        if !named && id < below {
             disk::remove(&dir.join(&name))?;
             removed += 1;
         }
@@ -424,7 +474,7 @@ fn remove_unnamed(root: &DiskPath, contents: &Contents) -> Result<u64> {
         let dir = series_dir(root, series_id);
         for name in disk::list(&dir)? {
             let Some(id) = chunk_id_of(&name) else { continue };
-            if !contents.chunks.contains_key(&id) && !contents.waiting.contains_key(&id) {
+            if id < below && !contents.chunks.contains_key(&id) && !contents.waiting.contains_key(&id) {
                 disk::remove(&dir.join(&name))?;
                 removed += 1;
             }

@@ -6,23 +6,23 @@
 //! sidecars are put in order. A crash before the checkpoint leaves the store as damaged as it was, one behind it leaves
 //! files that the next opening removes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::Serialize;
 
 use super::checkpoint::{receipts_path, run_path};
-use super::chunk::{ChunkFile, MapCache, chunk_name, series_dir};
+use super::chunk::{ChunkFile, chunk_name, series_dir};
 use super::log::{self, segment_path};
-use super::manifest::{self, Contents, manifest_dir};
-use super::recover::{Read, Trust, format_text, read_store};
+use super::manifest::{Contents, Manifest, manifest_dir};
+use super::recover::{DIRECTORIES, FORMAT_FILE, LOCK_FILE, Read, Trust, format_text, read_store};
 use super::seal::{series_record, tombstone_name};
-use super::sidecar;
 use super::state::{SeriesId, SeriesState, State};
-use super::{Store, StoreOptions, salvage, wall_ms};
+use super::{Store, StoreOptions, salvage, sidecar, wall_ms};
 use crate::disk::{self, DiskPath, Staged};
 use crate::error::{Error, ErrorCode, Result};
-use crate::format::chunk::{ChunkHead, ChunkWriter};
+use crate::format::bytes::Reader;
+use crate::format::chunk::{ChunkHead, ChunkWriter, column_offset, decode_chunk};
 use crate::format::chunk_salvage::{ChunkSalvage, salvage_chunk};
 use crate::format::manifest::{ChunkRecord, ReceiptsRecord, RunRecord, SnapshotRecord};
 use crate::format::receipt::encode_receipts;
@@ -89,18 +89,18 @@ pub fn repair(root: &DiskPath, options: RepairOptions) -> Result<RepairReport> {
     if !root.is_dir() {
         return Err(Error::new(ErrorCode::NotFound, format!("{} holds no store", root.display())));
     }
-    let lock = disk::Lock::acquire(&root.join(super::recover::LOCK_FILE))?;
+    let lock = disk::Lock::acquire(&root.join(LOCK_FILE))?;
     let trust = if options.rebuild_manifest { Trust::FilesOnly } else { Trust::Manifest };
     let mut plan = Plan::new(root, read_store(root, trust)?, options)?;
     plan.find_chunks()?;
     plan.find_tombstones()?;
     plan.find_lost_runs();
-    plan.recount();
-    let mut report = plan.report();
-    if options.apply && !report.clean {
+    let clean = plan.actions.is_empty() && plan.lost.is_empty();
+    if options.apply && !clean {
         plan.apply()?;
-        report.applied = true;
     }
+    let mut report = plan.report();
+    report.applied = options.apply && !clean;
     drop(lock);
     // Sidecars are derived: any that are damaged are written anew, which is no loss and no repair of data.
     if options.apply {
@@ -137,6 +137,8 @@ struct Plan<'a> {
     tombstones: Vec<(DiskPath, Vec<u8>)>,
     /// Damaged files, to be kept under `quarantine/`.
     quarantine: Vec<(DiskPath, String)>,
+    /// Checksums of the whole chunks whose record has none.
+    checksums: BTreeMap<u64, u32>,
     /// The state after the repair.
     state: State,
 }
@@ -154,6 +156,7 @@ impl<'a> Plan<'a> {
             damaged: BTreeMap::new(),
             tombstones: Vec::new(),
             quarantine: Vec::new(),
+            checksums: BTreeMap::new(),
             state,
         };
         plan.find_files()?;
@@ -248,7 +251,11 @@ impl<'a> Plan<'a> {
                 }
                 let bytes = disk::read(&path)?;
                 let crc = crc32c::crc32c(&bytes);
-                if chunk.record.file_crc == crc || (chunk.record.file_crc == 0 && whole(&bytes, &chunk.record)) {
+                if chunk.record.file_crc == crc {
+                    continue;
+                }
+                if chunk.record.file_crc == 0 && decode_chunk(&bytes).is_ok() {
+                    self.checksums.insert(chunk.record.id, crc);
                     continue;
                 }
                 let left = salvage_chunk(&bytes, Some(&chunk.record))?;
@@ -337,14 +344,6 @@ impl<'a> Plan<'a> {
         Ok(())
     }
 
-    /// The state with what is left, counted anew where rows were lost.
-    fn recount(&mut self) {
-        if self.damaged.is_empty() {
-            return;
-        }
-        self.state.commit += 1;
-    }
-
     fn report(&self) -> RepairReport {
         RepairReport {
             clean: self.actions.is_empty() && self.lost.is_empty(),
@@ -358,4 +357,250 @@ impl<'a> Plan<'a> {
             rows: self.state.registered().map(|series| series.rows).sum(),
         }
     }
+
+    /// Does it. The checkpoint near the end is what makes it count.
+    fn apply(&mut self) -> Result<()> {
+        let root = self.root;
+        let tmp = root.join("tmp");
+        for name in DIRECTORIES {
+            disk::create_dir(&root.join(name))?;
+        }
+        self.keep_damaged()?;
+        if self.read.format_damage.is_some() {
+            disk::replace(&tmp, &root.join(FORMAT_FILE), format_text().as_bytes())?;
+            disk::sync_dir(root)?;
+        }
+        for (path, bytes) in &self.tombstones {
+            if let Some(dir) = path.parent() {
+                disk::create_dir(&dir)?;
+                disk::replace(&tmp, path, bytes)?;
+                disk::sync_dir(&dir)?;
+            }
+        }
+        let lost_lsns: u64 = self.read.log.lost.iter().map(|(first, last)| last - first + 1).sum();
+        // Commits nobody has any more may have had numbers behind the last one that is there.
+        self.state.commit += lost_lsns + u64::from(!self.damaged.is_empty());
+        let mut next_file_id = self.read.manifest.contents.next_file_id.max(self.read.known.next_file_id);
+        let given_up = self.replace_chunks(&mut next_file_id)?;
+        let contents = self.new_contents(next_file_id)?;
+        Manifest::publish_whole(root, &contents)?;
+        self.remove_given_up(&contents, &given_up)
+    }
+
+    /// Gives every damaged file a second name, with the reason beside it.
+    fn keep_damaged(&self) -> Result<()> {
+        if self.quarantine.is_empty() {
+            return Ok(());
+        }
+        let base = self.root.join("quarantine");
+        let mut number = wall_ms();
+        while base.join(number.to_string()).exists() {
+            number += 1;
+        }
+        let dir = base.join(number.to_string());
+        disk::create_dir(&dir)?;
+        for (path, reason) in &self.quarantine {
+            let name = self.name(path);
+            let flat = name.replace('/', "_");
+            let kept = dir.join(&flat);
+            kept.disk().link(path, &kept).map_err(|error| Error::io("keep", path, &error))?;
+            let note = serde_json::json!({"file": name, "reason": reason, "set_aside_ms": wall_ms()});
+            disk::publish(
+                &self.root.join("tmp"),
+                &dir.join(format!("{flat}.reason.json")),
+                note.to_string().as_bytes(),
+            )?;
+        }
+        disk::sync_dir(&dir)
+    }
+
+    /// Writes the whole blocks of damaged chunks into new ones and puts those into the state. Gives the records of the
+    /// old ones.
+    fn replace_chunks(&mut self, next_file_id: &mut u64) -> Result<Vec<ChunkRecord>> {
+        let mut given_up = Vec::new();
+        let ids: Vec<SeriesId> = self.damaged.keys().copied().collect();
+        for (id, damaged) in std::mem::take(&mut self.damaged) {
+            let Some(series) = self.state.series.get(&id) else { continue };
+            let mut next = series.touched(self.state.commit, &self.state.fences);
+            let mut chunks = next.chunks.as_ref().clone();
+            for Damaged { chunk, left } in damaged {
+                chunks.retain(|other| other.record.id != chunk.record.id);
+                if let Some((bytes, left)) = left {
+                    let record = self.write_left(&next, &chunk.record, &bytes, &left, next_file_id)?;
+                    chunks.push(Arc::new(ChunkFile::new(self.root, record)));
+                }
+                if chunk.lost_reason().is_none() {
+                    given_up.push(chunk.record.clone());
+                }
+            }
+            chunks.sort_by_key(|chunk| (chunk.record.ts_min, chunk.record.commit_hi));
+            next.chunks = Arc::new(chunks);
+            self.state.put(next);
+        }
+        salvage::recount(&mut self.state, Some(&ids));
+        Ok(given_up)
+    }
+
+    fn write_left(
+        &self,
+        series: &SeriesState,
+        old: &ChunkRecord,
+        bytes: &[u8],
+        left: &ChunkSalvage,
+        next_file_id: &mut u64,
+    ) -> Result<ChunkRecord> {
+        let dir = series_dir(self.root, series.id);
+        while dir.join(chunk_name(&old.partition, *next_file_id)).exists() {
+            *next_file_id += 1;
+        }
+        let id = *next_file_id;
+        *next_file_id += 1;
+        let path = dir.join(chunk_name(&old.partition, id));
+        let head = ChunkHead {
+            series_id: series.id,
+            chunk_id: id,
+            partition: old.partition.clone(),
+            series: &left.meta.series,
+            commit_lo: old.commit_lo,
+            commit_hi: old.commit_hi,
+            replaces: vec![old.id],
+        };
+        let mut staged = Staged::create(&self.root.join("tmp"))?;
+        let fail = |error: std::io::Error| Error::io("write", &path, &error);
+        let wide = |value: u64| usize::try_from(value).unwrap_or(usize::MAX);
+        let mut writer = ChunkWriter::new(&mut staged, head).map_err(fail)?;
+        for block in left.intact.iter().filter_map(|position| left.meta.blocks.get(*position)) {
+            let rows = wide(u64::from(block.rows));
+            let body = wide(block.offset + u64::from(block.header_bytes));
+            let columns = (0..=left.meta.series.columns.len()).map(|column| {
+                let at = body.saturating_add(column_offset(rows, column));
+                Reader::new(bytes.get(at..).unwrap_or_default(), "block").words(rows)
+            });
+            let columns: Vec<Vec<i64>> = columns.collect::<Result<_>>()?;
+            let columns: Vec<&[i64]> = columns.iter().map(Vec::as_slice).collect();
+            writer.write_block(&columns).map_err(fail)?;
+        }
+        let (_, summary) = writer.finish().map_err(fail)?;
+        if !staged.publish(&path)? {
+            return Err(Error::internal(format!("{} appeared while it was written", path.display())));
+        }
+        Ok(ChunkRecord {
+            id,
+            series_id: series.id,
+            partition: old.partition.clone(),
+            rows: summary.meta.rows,
+            ts_min: summary.meta.ts_min,
+            ts_max: summary.meta.ts_max,
+            commit_lo: old.commit_lo,
+            commit_hi: old.commit_hi,
+            file_bytes: summary.file_bytes,
+            file_crc: summary.file_crc,
+            footer_crc: summary.footer_crc,
+            block_crcs: summary.meta.blocks.iter().map(|block| block.crc).collect(),
+        })
+    }
+
+    /// Publishes the files the new manifest needs, and gives what it says.
+    fn new_contents(&self, mut next_file_id: u64) -> Result<Contents> {
+        let (root, read, state) = (self.root, &self.read, &self.state);
+        let segments = read.log.segments.iter().map(|(number, _)| *number);
+        let segment = segments.chain([read.start.segment, read.start.last_segment]).max().unwrap_or(0) + 1;
+        let first_lsn = read.log.next_lsn.max(read.log.durable_lsn + 1);
+        log::begin_anew(root, segment, first_lsn, StoreOptions::default().wal_segment_bytes)?;
+        let lost = !self.lost.is_empty() || !read.log.lost.is_empty();
+        let anew = read.salvaged || lost || read.known.epoch.is_empty();
+        let mut contents = Contents {
+            number: read.manifest.highest.max(read.known.number) + 1,
+            epoch: if anew { format!("{:016x}", disk::random(root)?) } else { read.known.epoch.clone() },
+            base_commit: state.commit,
+            wal_first_segment: segment,
+            wal_first_lsn: first_lsn,
+            next_series_id: read.next_series_id.max(read.manifest.contents.next_series_id),
+            waiting: if read.salvaged { BTreeMap::new() } else { read.known.waiting.clone() },
+            ..Contents::default()
+        };
+        for series in state.series.values() {
+            contents.series.insert(series.id, series_record(series, series.sealed_commit)?);
+            for t in series.needed_tombstones() {
+                contents.tombstones.insert((series.id, t.commit, t.start, t.end));
+            }
+            for chunk in series.chunks.iter() {
+                let mut record = chunk.record.clone();
+                if let Some(crc) = self.checksums.get(&record.id) {
+                    record.file_crc = *crc;
+                }
+                contents.chunks.insert(record.id, record);
+            }
+        }
+        for (name, snapshot) in &state.snapshots {
+            let (commit, created_ms) = (snapshot.commit, snapshot.created_ms);
+            contents.snapshots.insert(name.clone(), SnapshotRecord { name: name.clone(), commit, created_ms });
+        }
+        if let Some(run) = self.write_tail(&mut next_file_id)? {
+            contents.runs.insert(run.id, run);
+        }
+        let newest_ms = state.receipts.values().map(|receipt| receipt.wall_ms).max();
+        if let Some(newest_ms) = newest_ms {
+            let bytes = encode_receipts(state.receipts.values().map(Arc::as_ref));
+            let id = free_id(root, &mut next_file_id, receipts_path);
+            disk::publish(&root.join("tmp"), &receipts_path(root, id), &bytes)?;
+            contents.receipts.insert(id, ReceiptsRecord { id, bytes: bytes.len() as u64, newest_ms });
+        }
+        contents.next_file_id = next_file_id;
+        Ok(contents)
+    }
+
+    /// Writes every row that is in no chunk into one run file.
+    fn write_tail(&self, next_file_id: &mut u64) -> Result<Option<RunRecord>> {
+        let base_commit = self.state.commit;
+        let mut staged = Staged::create(&self.root.join("tmp"))?;
+        let path = staged.path().clone();
+        let fail = |error: std::io::Error| Error::io("write", &path, &error);
+        let mut writer = RunWriter::new(&mut staged, RunOrigin { level: 0, base_commit }).map_err(fail)?;
+        for series in self.state.series.values() {
+            for run in series.tail() {
+                let columns: Vec<&[i64]> = (0..run.column_count()).map(|column| run.words(column)).collect();
+                writer.add(series.id, &series.def, (run.commit_lo, run.commit_hi), &columns).map_err(fail)?;
+            }
+        }
+        if writer.is_empty() {
+            return Ok(None);
+        }
+        let (_, bytes, crc) = writer.finish().map_err(fail)?;
+        let id = free_id(self.root, next_file_id, run_path);
+        staged.publish(&run_path(self.root, id))?;
+        Ok(Some(RunRecord { id, bytes, crc, level: 0, base_commit }))
+    }
+
+    /// Unlinks what nothing names any more. What a crash leaves of it the next opening removes.
+    fn remove_given_up(&self, contents: &Contents, given_up: &[ChunkRecord]) -> Result<()> {
+        let root = self.root;
+        for record in given_up {
+            let path = series_dir(root, record.series_id).join(chunk_name(&record.partition, record.id));
+            disk::remove(&path)?;
+            sidecar::remove_all(&path)?;
+        }
+        for name in disk::list(&manifest_dir(root))? {
+            let number = name.split_once('.').and_then(|(number, _)| number.parse::<u64>().ok());
+            if number.is_some_and(|number| number < contents.number) {
+                disk::remove(&manifest_dir(root).join(name))?;
+            }
+        }
+        for (number, _) in &self.read.log.segments {
+            disk::remove(&segment_path(&root.join("wal"), *number))?;
+        }
+        for (path, _) in &self.read.damaged_files {
+            disk::remove(path)?;
+        }
+        Ok(())
+    }
+}
+
+fn free_id(root: &DiskPath, next: &mut u64, path: fn(&DiskPath, u64) -> DiskPath) -> u64 {
+    while path(root, *next).exists() {
+        *next += 1;
+    }
+    let id = *next;
+    *next += 1;
+    id
 }

@@ -13,13 +13,13 @@ use std::sync::Arc;
 
 use arrow::buffer::Buffer;
 
-use super::checkpoint::{load_run, receipts_path, run_path};
+use super::checkpoint::{receipts_path, run_path};
 use super::chunk::{ChunkFile, MapCache, chunk_id_of, chunk_name, series_dir};
 use super::def_json;
 use super::log::{segment_number, segment_path};
 use super::manifest::Contents;
 use super::seal::DROP_MARKER;
-use super::state::{Run, SeriesId, State};
+use super::state::{Run, SeriesId, SeriesState, State};
 use crate::disk::mmap::Map;
 use crate::disk::{self, DiskPath};
 use crate::error::{Error, ErrorCode, Result};
@@ -186,9 +186,11 @@ fn read_chunk(path: &DiskPath, known: Option<&ChunkRecord>) -> Result<Option<(Ch
         Ok(found) => found,
         Err(error) if error.code() == ErrorCode::CorruptData => {
             let file = disk::read(path)?;
-            let found = salvage_chunk(&file, known.map(|record| record.footer_crc))?;
-            let Some(meta) = found.meta else { return Ok(None) };
-            (meta, known.map_or(0, |record| record.footer_crc), file.len() as u64)
+            match salvage_chunk(&file, known) {
+                Ok(found) => (found.meta, found.footer_crc, file.len() as u64),
+                Err(error) if error.code() == ErrorCode::CorruptData => return Ok(None),
+                Err(error) => return Err(error),
+            }
         }
         Err(error) => return Err(error),
     };
@@ -205,6 +207,7 @@ fn read_chunk(path: &DiskPath, known: Option<&ChunkRecord>) -> Result<Option<(Ch
         // Nobody has it; a rebuilt manifest reads the file for it.
         file_crc: 0,
         footer_crc,
+        block_crcs: meta.blocks.iter().map(|block| block.crc).collect(),
     });
     Ok(Some((meta, record)))
 }
@@ -312,7 +315,11 @@ pub struct LostRun {
 }
 
 /// The whole runs of a damaged run file, and what is lost of it.
-pub fn intact_runs(root: &DiskPath, record: &RunRecord, contents: &Contents) -> Result<(Vec<(SeriesId, Run)>, Vec<LostRun>)> {
+pub fn intact_runs(
+    root: &DiskPath,
+    record: &RunRecord,
+    contents: &Contents,
+) -> Result<(Vec<(SeriesId, Run)>, Vec<LostRun>)> {
     let path = run_path(root, record.id);
     let name = path.strip_prefix(root).unwrap_or(&path).display().to_string();
     let earlier = contents.runs.values().filter(|run| run.base_commit < record.base_commit);
@@ -358,7 +365,9 @@ pub fn mark_lost(root: &DiskPath, state: &mut State, lost: Vec<LostRun>) {
         let hit: Vec<SeriesId> = match lost.run {
             Some(run) => vec![run.series_id],
             // Whoever had rows that no chunk has could have had some there.
-            None => state.series.values().filter(|s| s.last_commit > s.sealed_commit && s.rows > 0).map(|s| s.id).collect(),
+            None => {
+                state.series.values().filter(|s| s.last_commit > s.sealed_commit && s.rows > 0).map(|s| s.id).collect()
+            }
         };
         for id in hit {
             let Some(series) = state.series.get(&id) else { continue };
@@ -380,20 +389,15 @@ pub fn mark_lost(root: &DiskPath, state: &mut State, lost: Vec<LostRun>) {
     }
 }
 
-/// Counts rows and bounds of every series anew. Where that needs rows that cannot be read, what was known stays.
-pub fn recount(state: &mut State) {
+/// Counts rows and bounds of these series (all when `None`) anew. Where that needs rows that cannot be read, what was known
+/// stays.
+pub fn recount(state: &mut State, only: Option<&[SeriesId]>) {
     let cache = Arc::new(MapCache::new(64, false));
-    let ids: Vec<SeriesId> = state.series.keys().copied().collect();
-    for id in ids {
-        let Some(series) = state.series.get(&id) else { continue };
+    let all: Vec<SeriesId> = state.series.keys().copied().collect();
+    for id in only.unwrap_or(&all) {
+        let Some(series) = state.series.get(id) else { continue };
         let mut next = series.as_ref().clone();
-        let all = (i64::MIN, i64::MAX);
-        let counted = next.merge(&cache, all, false).count_rows().and_then(|rows| {
-            let first = next.merge(&cache, all, false).next_piece()?.and_then(|piece| piece.timestamps().first().copied());
-            let last = next.merge(&cache, all, true).next_piece()?.and_then(|piece| piece.timestamps().last().copied());
-            Ok((rows, first.zip(last)))
-        });
-        match counted {
+        match count(&next, &cache) {
             Ok((rows, bounds)) => (next.rows, next.bounds) = (rows, bounds),
             Err(error) => {
                 tracing::error!(series = %next.def.key, %error, "rows were not counted");
@@ -403,11 +407,25 @@ pub fn recount(state: &mut State) {
                 next.rows = next.rows.max(1);
             }
         }
+        let mut views = next.views.as_ref().clone();
+        for view in &mut views {
+            if let Some(then) = next.as_of(view.commit)
+                && let Ok((rows, bounds)) = count(&then, &cache)
+            {
+                (view.rows, view.bounds) = (rows, bounds);
+            }
+        }
+        next.views = Arc::new(views);
         state.put(next);
     }
 }
 
-/// Checks that a run file is whole; for a manifest that names it anew.
-pub fn run_is_whole(root: &DiskPath, record: &RunRecord) -> bool {
-    load_run(root, record).is_ok()
+type Counted = (u64, Option<(i64, i64)>);
+
+fn count(series: &SeriesState, cache: &Arc<MapCache>) -> Result<Counted> {
+    let all = (i64::MIN, i64::MAX);
+    let rows = series.merge(cache, all, false).count_rows()?;
+    let first = series.merge(cache, all, false).next_piece()?.and_then(|piece| piece.timestamps().first().copied());
+    let last = series.merge(cache, all, true).next_piece()?.and_then(|piece| piece.timestamps().last().copied());
+    Ok((rows, first.zip(last)))
 }
