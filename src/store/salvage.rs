@@ -314,12 +314,11 @@ pub struct LostRun {
     pub reason: String,
 }
 
+/// Runs that can be read, by series, and what is lost.
+type Readable = (Vec<(SeriesId, Run)>, Vec<LostRun>);
+
 /// The whole runs of a damaged run file, and what is lost of it.
-pub fn intact_runs(
-    root: &DiskPath,
-    record: &RunRecord,
-    contents: &Contents,
-) -> Result<(Vec<(SeriesId, Run)>, Vec<LostRun>)> {
+pub fn intact_runs(root: &DiskPath, record: &RunRecord, contents: &Contents) -> Result<Readable> {
     let path = run_path(root, record.id);
     let name = path.strip_prefix(root).unwrap_or(&path).display().to_string();
     let earlier = contents.runs.values().filter(|run| run.base_commit < record.base_commit);
