@@ -1,0 +1,11 @@
+//! The real program from outside: killed, cut off from its disk, on a full one, beside another one, among clients that
+//! stall or vanish.
+
+#[path = "../shared/proof.rs"]
+mod proof;
+
+mod kills;
+mod load;
+mod mounts;
+mod power;
+mod program;
