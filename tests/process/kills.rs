@@ -58,7 +58,7 @@ fn rounds(proof: &Proof, root: &Path, log: &Path, clients: &mut [Client]) -> Cou
             return counts;
         }
         let pause = Duration::from_millis(rng.random_range(10..150));
-        counts.acknowledged += under_load(clients, server, |server| {
+        let tally = under_load(clients, server, |server, _| {
             std::thread::sleep(pause);
             let upkeep = &health(&rest)["upkeep"];
             for (sum, name) in counts.upkeep.iter_mut().zip(["seals", "checkpoints", "compactions", "files_removed"]) {
@@ -66,6 +66,7 @@ fn rounds(proof: &Proof, root: &Path, log: &Path, clients: &mut [Client]) -> Cou
             }
             server.kill();
         });
+        counts.acknowledged += tally.acknowledged.into_inner();
         counts.kills += 1;
         if counts.kills % STARTS == STARTS - 1 {
             kill_while_starting(root, log, &mut rng, start);

@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arrow::array::{Array, Int64Array, RecordBatch, TimestampMillisecondArray};
@@ -46,13 +46,32 @@ pub struct Contents {
 
 #[derive(Clone, Debug)]
 enum Change {
-    Write { which: usize, mode: &'static str, rows: Vec<(i64, Cells)> },
+    Write {
+        which: usize,
+        mode: &'static str,
+        rows: Vec<(i64, Cells)>,
+    },
     /// Both series as one commit, perhaps under a key.
-    Many { rows: [Vec<(i64, Cells)>; 2], key: Option<String> },
-    Merge { which: usize, rows: Vec<(i64, Cells)>, key: String },
-    Delete { which: usize, first: i64, last: i64 },
-    Create { name: String },
-    Drop { name: String },
+    Many {
+        rows: [Vec<(i64, Cells)>; 2],
+        key: Option<String>,
+    },
+    Merge {
+        which: usize,
+        rows: Vec<(i64, Cells)>,
+        key: String,
+    },
+    Delete {
+        which: usize,
+        first: i64,
+        last: i64,
+    },
+    Create {
+        name: String,
+    },
+    Drop {
+        name: String,
+    },
 }
 
 impl Change {
@@ -123,8 +142,9 @@ pub struct Client {
     pub now: Contents,
     in_flight: Option<(Change, Contents)>,
     keyed: VecDeque<Change>,
-    /// Contents after each commit since the last check.
-    pub history: Vec<(u64, Contents)>,
+    /// What the last check found, and the contents after each commit since then.
+    base: Contents,
+    history: Vec<(u64, Contents)>,
     pub changes: u64,
 }
 
@@ -147,6 +167,7 @@ impl Client {
             now: Contents::default(),
             in_flight: None,
             keyed: VecDeque::new(),
+            base: Contents::default(),
             history: Vec::new(),
             changes: 0,
         }
@@ -202,7 +223,7 @@ impl Client {
                 let rows = (1..20).map(|row| (last + row * MINUTE, self.cells(row))).collect();
                 if far {
                     let first = self.span.0 + self.span.1 * MINUTE;
-                    return Change::Delete { which, first, last: i64::MAX / 4 };
+                    return Change::Delete { which, first, last };
                 }
                 Change::Write { which, mode: "append", rows }
             }
@@ -335,6 +356,7 @@ impl Client {
         let found = self.found(rest);
         let mut checked = Checked::default();
         self.history.clear();
+        self.base = found.clone();
         let Some((change, after)) = self.in_flight.take() else {
             self.same(&found, &self.now, replay);
             return checked;
@@ -345,28 +367,35 @@ impl Client {
             self.same(&found, &self.now, replay);
         }
         if change.key().is_some() {
-            let (_, replayed) = self.send(rest, &change).unwrap_or_else(|error| panic!("retry: {error}; {replay}"));
+            let (commit, replayed) =
+                self.send(rest, &change).unwrap_or_else(|error| panic!("retry: {error}; {replay}"));
             assert_eq!(replayed, checked.there, "the receipt of {change:?} and its rows differ; {replay}");
             self.same(&self.found(rest), &after, replay);
             checked.retried = true;
-            self.keyed.push_back(change);
-            self.now = after;
+            if replayed {
+                self.keyed.push_back(change);
+                self.now = after;
+            } else {
+                self.take(change, after, commit);
+            }
         } else if checked.there {
             self.now = after;
         }
         checked
     }
 
-    /// Compares what is left at a commit, where acknowledged commits may be lost after it; what came before is there.
-    /// `true` when something was lost.
-    pub fn check_prefix(&mut self, rest: &RestClient, commit: u64, before: &Contents, replay: &str) -> bool {
+    /// Compares what is left at a commit, where acknowledged commits after it may be lost. `true` when some were.
+    pub fn check_prefix(&mut self, rest: &RestClient, commit: u64, replay: &str) -> bool {
         let found = self.found(rest);
-        let kept = self.history.iter().rfind(|(number, _)| *number <= commit).map_or(before, |(_, contents)| contents);
+        let kept =
+            self.history.iter().rfind(|(number, _)| *number <= commit).map_or(&self.base, |(_, contents)| contents);
         let lost = self.history.last().is_some_and(|(last, _)| *last > commit);
         let there = self.in_flight.take().filter(|(_, after)| !lost && found == *after && found != *kept);
         if there.is_none() {
-            self.same(&found, kept, replay);
+            let last: Vec<u64> = self.history.iter().rev().take(20).map(|(commit, _)| *commit).collect();
+            self.same(&found, kept, &format!("at commit {commit} of {last:?}; {replay}"));
         }
+        self.base = found.clone();
         self.now = found;
         self.history.clear();
         if lost {
@@ -390,7 +419,7 @@ impl Client {
         let names = [found.keys().cloned().collect::<Vec<_>>(), wanted.keys().cloned().collect::<Vec<_>>()];
         for (name, map) in &wanted {
             let Some(other) = found.get(name) else { continue };
-            let differ: Vec<_> = map.diff(other).take(3).collect();
+            let differ: Vec<_> = map.diff(other).take(12).collect();
             if !differ.is_empty() {
                 eprintln!("{name}: {} rows for {}, first differences {differ:?}", other.len(), map.len());
             }
@@ -403,9 +432,7 @@ impl Client {
 fn ended(error: &fastk::Error, repeat: bool) -> Ended {
     match error.code() {
         code @ (ErrorCode::StorageFull | ErrorCode::Overloaded) => Ended::Refused(code),
-        code @ (ErrorCode::Io | ErrorCode::NotReady | ErrorCode::WriterStopped | ErrorCode::CorruptData) => {
-            Ended::Open(code)
-        }
+        code @ (ErrorCode::Io | ErrorCode::NotReady | ErrorCode::WriterStopped) => Ended::Open(code),
         code => panic!("a change{} was answered {code}: {error}", if repeat { " sent again" } else { "" }),
     }
 }
@@ -472,46 +499,60 @@ fn batch(rows: &[(i64, Cells)]) -> RecordBatch {
     RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).unwrap()
 }
 
+/// What happened under load so far.
+#[derive(Debug, Default)]
+pub struct Tally {
+    pub acknowledged: AtomicU64,
+    /// Refused as `storage_full` or `overloaded`.
+    pub refused: AtomicU64,
+    /// Clients that were told `writer_stopped`.
+    pub stopped: AtomicU64,
+}
+
 /// Lets all clients change the server, one more asking for compactions, until `end` returned; `end` stops or kills it.
-/// The last client writes through Flight. Gives how many changes were acknowledged.
-pub fn under_load(clients: &mut [Client], server: Server, end: impl FnOnce(Server)) -> u64 {
-    let stop = AtomicBool::new(false);
+/// The last client writes through Flight.
+pub fn under_load(clients: &mut [Client], server: Server, end: impl FnOnce(Server, &Tally)) -> Tally {
+    let (stop, tally) = (AtomicBool::new(false), Tally::default());
     let last = clients.len() - 1;
     std::thread::scope(|scope| {
-        let threads: Vec<_> = clients
-            .iter_mut()
-            .map(|client| {
-                let (stop, http, address) = (&stop, server.http.clone(), server.flight.clone());
-                scope.spawn(move || {
-                    let rest = RestClient::new(&http).unwrap();
-                    let mut flight = (client.number == last).then(|| Flight::connect(&address)).flatten();
-                    let mut acknowledged = 0;
-                    while !stop.load(Ordering::Relaxed) {
-                        match client.step(&rest, flight.as_mut()) {
-                            Ended::Acknowledged => acknowledged += 1,
-                            Ended::Refused(_) => {}
-                            Ended::Open(_) => break,
+        for client in clients.iter_mut() {
+            let (stop, tally, http, address) = (&stop, &tally, server.http.clone(), server.flight.clone());
+            scope.spawn(move || {
+                let rest = RestClient::new(&http).unwrap();
+                let mut flight = (client.number == last).then(|| Flight::connect(&address)).flatten();
+                let count = |counter: &AtomicU64| {
+                    counter.fetch_add(1, Ordering::Relaxed);
+                };
+                while !stop.load(Ordering::Relaxed) {
+                    match client.step(&rest, flight.as_mut()) {
+                        Ended::Acknowledged => count(&tally.acknowledged),
+                        Ended::Refused(_) => count(&tally.refused),
+                        Ended::Open(code) => {
+                            if code == ErrorCode::WriterStopped {
+                                count(&tally.stopped);
+                            }
+                            break;
                         }
                     }
-                    acknowledged
-                })
-            })
-            .collect();
-        let http = server.http.clone();
-        let stopped = &stop;
+                }
+            });
+        }
+        let (stopped, http) = (&stop, server.http.clone());
         scope.spawn(move || {
             let rest = RestClient::new(&http).unwrap();
             while !stopped.load(Ordering::Relaxed) {
                 std::thread::sleep(Duration::from_millis(15));
-                if post(&rest, "/v1/admin/compact", "{}".into()).is_err() {
-                    break;
-                }
+                let _ = post(&rest, "/v1/admin/compact", "{}".into());
             }
         });
-        end(server);
+        // Also when the end fails: the clients have to come to theirs.
+        let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| end(server, &tally)));
         stop.store(true, Ordering::Relaxed);
-        threads.into_iter().map(|thread| thread.join().expect("a client")).sum()
-    })
+        if let Err(panic) = ended {
+            std::panic::resume_unwind(panic);
+        }
+    });
+    tally
 }
 
 /// Clients over a directory, registered at the server.

@@ -4,8 +4,11 @@
 #[path = "../shared/proof.rs"]
 mod proof;
 
+mod clients;
+mod full;
 mod kills;
 mod load;
 mod mounts;
 mod power;
 mod program;
+mod two;

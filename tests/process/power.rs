@@ -7,9 +7,9 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use super::load::{Contents, check_all, clients, under_load};
+use super::load::{check_all, clients, under_load};
 use super::mounts::Mount;
-use super::program::{Server, health, serve};
+use super::program::{Server, health, keep, serve};
 use super::proof::Proof;
 
 const MODES: [&str; 5] = ["sync", "sync", "sync", "none", "interval"];
@@ -22,11 +22,13 @@ fn cut_power(kind: &'static str, bytes: u64, proof: &Proof) {
     let (root, log) = (mount.point().join("store"), mount.outside("log"));
     let mut rng = StdRng::seed_from_u64(proof.seed);
     let mut clients = clients(proof.seed);
-    let mut before: Vec<Contents> = vec![Contents::default(); clients.len()];
     let (mut cuts, mut acknowledged, mut there, mut lost) = (0, 0, 0, 0_u64);
     let mut mode = MODES[0];
     loop {
         let replay = proof.replay(cuts);
+        if cuts > 0 {
+            keep(&root);
+        }
         let next = MODES[usize::try_from(cuts).unwrap() % MODES.len()];
         let server = Server::of(serve(&root, &[("FASTK__STORE__DURABILITY", next)]), &log)
             .unwrap_or_else(|said| panic!("the server does not start: {said}; {replay}"));
@@ -38,8 +40,8 @@ fn cut_power(kind: &'static str, bytes: u64, proof: &Proof) {
             there += check_all(&mut clients, &rest, &replay).0;
         } else {
             let commit = health(&rest)["commit"].as_u64().unwrap();
-            for (client, before) in clients.iter_mut().zip(&before) {
-                lost += u64::from(client.check_prefix(&rest, commit, before, &replay));
+            for client in &mut clients {
+                lost += u64::from(client.check_prefix(&rest, commit, &replay));
             }
         }
         if !proof.goes_on(cuts) {
@@ -47,13 +49,15 @@ fn cut_power(kind: &'static str, bytes: u64, proof: &Proof) {
             break;
         }
         mode = next;
-        before = clients.iter().map(|client| client.now.clone()).collect();
-        let pause = Duration::from_millis(rng.random_range(10..250));
-        acknowledged += under_load(&mut clients, server, |server| {
+        // At times long enough for upkeep to come to an end.
+        let longest = if rng.random_bool(0.2) { 1_500 } else { 250 };
+        let pause = Duration::from_millis(rng.random_range(10..longest));
+        let tally = under_load(&mut clients, server, |server, _| {
             std::thread::sleep(pause);
             mount.cut();
             server.cut_off();
         });
+        acknowledged += tally.acknowledged.into_inner();
         cuts += 1;
         mount.away().unwrap_or_else(|why| panic!("{why}; {replay}"));
         mount.again().unwrap_or_else(|why| panic!("{why}; {replay}"));

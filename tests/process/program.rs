@@ -286,6 +286,14 @@ pub fn copy(from: &Path, to: &Path) {
     }
 }
 
+/// Where `FASTK_KEEP` names a directory, a copy of the store as the next start finds it is left there.
+pub fn keep(root: &Path) {
+    if let Some(folder) = std::env::var_os("FASTK_KEEP") {
+        let _ = std::fs::remove_dir_all(&folder);
+        copy(root, Path::new(&folder));
+    }
+}
+
 pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }

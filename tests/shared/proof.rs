@@ -51,7 +51,10 @@ impl Proof {
     pub fn replay(&self, round: u64) -> String {
         let (name, upper) = (self.name, self.name.to_uppercase());
         let rounds = round + 1;
-        format!("round {round}; replay: FASTK_{upper}_SEED={} FASTK_{upper}_ROUNDS={rounds} cargo nextest run {name}", self.seed)
+        format!(
+            "round {round}; replay: FASTK_{upper}_SEED={} FASTK_{upper}_ROUNDS={rounds} cargo nextest run {name}",
+            self.seed
+        )
     }
 
     /// Prints the closing line.
