@@ -11,7 +11,7 @@ use rand::{RngExt, SeedableRng};
 use serde_json::Value;
 
 use super::load::{Client, Map, check_all, clients, parse, under_load};
-use super::program::{Server, assert_verified, health, run, serve};
+use super::program::{Server, assert_verified, health, run, serve, stray_chunks};
 use super::proof::Proof;
 
 /// Every so many kills one is during start-up.
@@ -57,7 +57,9 @@ fn rounds(proof: &Proof, root: &Path, log: &Path, clients: &mut [Client]) -> Cou
             server.stop();
             return counts;
         }
-        let pause = Duration::from_millis(rng.random_range(10..150));
+        // At times long enough for upkeep to come to an end.
+        let longest = if rng.random_bool(0.15) { 1_200 } else { 150 };
+        let pause = Duration::from_millis(rng.random_range(10..longest));
         let tally = under_load(clients, server, |server, _| {
             std::thread::sleep(pause);
             let upkeep = &health(&rest)["upkeep"];
@@ -76,14 +78,16 @@ fn rounds(proof: &Proof, root: &Path, log: &Path, clients: &mut [Client]) -> Cou
     }
 }
 
-fn close(proof: &Proof, counts: &Counts, verified: bool) {
+fn close(proof: &Proof, counts: &Counts, root: &Path) {
+    let verified = assert_verified(root, &proof.replay(counts.kills));
+    let stray = stray_chunks(root);
     let Counts { kills, starts, acknowledged, there, retried, upkeep } = counts;
     assert!(acknowledged >= kills, "the server was not loaded");
     let verified = if verified { "verify finds nothing" } else { "no verify in this program" };
     proof.close(format_args!(
         "{kills} kills, {starts} of them during start-up, {acknowledged} changes acknowledged, {there} in flight were \
          there whole, {retried} retries counted once, seals, checkpoints, compactions and files removed {upkeep:?}, \
-         {verified}"
+         {stray} stray chunk files, {verified}"
     ));
 }
 
@@ -94,8 +98,7 @@ fn a_killed_server_keeps_every_acknowledged_change_and_no_half_one() {
     let (root, log) = (folder.path().join("store"), folder.path().join("log"));
     let mut clients = clients(proof.seed);
     let counts = rounds(&proof, &root, &log, &mut clients);
-    let verified = assert_verified(&root, &proof.replay(counts.kills));
-    close(&proof, &counts, verified);
+    close(&proof, &counts, &root);
 }
 
 /// Real files of 1-minute klines, one for the first series of each client that gets one.
@@ -137,6 +140,5 @@ fn real_klines_survive_every_kill_of_the_server_over_them() {
     let before: usize = clients.iter().map(|client| client.now.maps[0].len()).sum();
     assert!(before > 10_000);
     let counts = rounds(&proof, &root, &log, &mut clients);
-    let verified = assert_verified(&root, &proof.replay(counts.kills));
-    close(&proof, &counts, verified);
+    close(&proof, &counts, &root);
 }

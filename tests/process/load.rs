@@ -194,7 +194,7 @@ impl Client {
         for which in (0..2).filter(|which| self.now.maps[*which].is_empty()) {
             let (price, volume) = self.digits[which];
             let body = json!({"kind": "kline", "symbol": self.symbol(which), "timeframe": "1m",
-                "price_digits": price, "volume_digits": volume, "partition": "day"});
+                "price_digits": price, "volume_digits": volume, "partition": "month"});
             post(rest, "/v1/series", body.to_string())?;
         }
         Ok(())

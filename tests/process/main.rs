@@ -11,4 +11,5 @@ mod load;
 mod mounts;
 mod power;
 mod program;
+mod syscalls;
 mod two;

@@ -14,6 +14,30 @@ fn tool(name: &str, words: &[&str]) -> Result<String, String> {
     }
 }
 
+/// What the folders begin with; the process id follows.
+const PREFIX: &str = "fastk-mount-";
+
+/// Takes away what tests left that were killed themselves.
+fn sweep() {
+    let mounts = std::fs::read_to_string("/proc/mounts").unwrap_or_default();
+    for line in mounts.lines() {
+        let mut words = line.split(' ');
+        let (Some(device), Some(point)) = (words.next(), words.next()) else { continue };
+        let Some((_, rest)) = point.split_once(PREFIX) else { continue };
+        let pid = rest.split('-').next().unwrap_or_default();
+        if pid.is_empty() || Path::new("/proc").join(pid).exists() {
+            continue;
+        }
+        let _ = tool("umount", &[point]);
+        if device.starts_with("/dev/loop") {
+            let _ = tool("losetup", &["-d", device]);
+        }
+        if let Some(folder) = Path::new(point).parent() {
+            let _ = std::fs::remove_dir_all(folder);
+        }
+    }
+}
+
 /// A mounted file system; unmounted and detached when dropped.
 #[derive(Debug)]
 pub struct Mount {
@@ -29,7 +53,9 @@ impl Mount {
         if !is_root() {
             return Err("mounting needs root".into());
         }
-        let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
+        sweep();
+        let folder = tempfile::Builder::new().prefix(&format!("{PREFIX}{}-", std::process::id())).tempdir();
+        let folder = folder.map_err(|e| e.to_string())?;
         let point = folder.path().join("mount");
         std::fs::create_dir(&point).map_err(|e| e.to_string())?;
         Ok(Self { point, device: None, mounted: false, kind, folder })

@@ -9,7 +9,7 @@ use rand::{RngExt, SeedableRng};
 
 use super::load::{check_all, clients, under_load};
 use super::mounts::Mount;
-use super::program::{Server, health, keep, serve};
+use super::program::{Server, health, keep, serve, stray_chunks};
 use super::proof::Proof;
 
 const MODES: [&str; 5] = ["sync", "sync", "sync", "none", "interval"];
@@ -62,9 +62,10 @@ fn cut_power(kind: &'static str, bytes: u64, proof: &Proof) {
         mount.away().unwrap_or_else(|why| panic!("{why}; {replay}"));
         mount.again().unwrap_or_else(|why| panic!("{why}; {replay}"));
     }
+    let stray = stray_chunks(&root);
     proof.close(format_args!(
         "{cuts} power cuts on {kind}, {acknowledged} changes acknowledged, {there} in flight were there whole, \
-         {lost} times a client lost changes without sync, never out of order"
+         {lost} times a client lost changes without sync, never out of order; {stray} stray chunk files"
     ));
 }
 

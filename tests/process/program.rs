@@ -286,6 +286,16 @@ pub fn copy(from: &Path, to: &Path) {
     }
 }
 
+/// Compacts a store that nobody serves and gives how many chunk files lie in it that it does not count.
+pub fn stray_chunks(root: &Path) -> u64 {
+    let at = root.to_string_lossy();
+    run(&["admin", "compact", "--root", &at], "").ok();
+    let inventory: Value =
+        serde_json::from_str(&run(&["admin", "inventory", "--root", &at, "--json"], "").ok()).unwrap();
+    let files = tree(root).keys().filter(|path| path.extension().is_some_and(|ending| ending == "arrow")).count();
+    files as u64 - inventory["totals"]["chunks"].as_u64().unwrap()
+}
+
 /// Where `FASTK_KEEP` names a directory, a copy of the store as the next start finds it is left there.
 pub fn keep(root: &Path) {
     if let Some(folder) = std::env::var_os("FASTK_KEEP") {
