@@ -6,5 +6,6 @@ mod format_doc;
 mod kills;
 mod model;
 mod promises;
+mod repair;
 mod steps;
 mod streams;
