@@ -1,7 +1,11 @@
 //! The engine alone: builds with `--no-default-features`, so that no server is linked.
 
+#[path = "../shared/proof.rs"]
+mod proof;
+
 mod claims;
 mod coverage;
+mod damage;
 mod format_doc;
 mod kills;
 mod model;
