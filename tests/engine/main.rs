@@ -3,6 +3,7 @@
 mod claims;
 mod coverage;
 mod format_doc;
+mod golden;
 mod kills;
 mod model;
 mod promises;
