@@ -7,6 +7,7 @@ mod claims;
 mod coverage;
 mod damage;
 mod format_doc;
+mod golden;
 mod kills;
 mod model;
 mod promises;
