@@ -2,7 +2,9 @@
 
 pub mod bytes;
 pub mod chunk;
+pub mod chunk_salvage;
 pub mod coverage;
+pub mod current;
 pub mod envelope;
 pub mod inspect;
 pub mod ipc;

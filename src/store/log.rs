@@ -76,7 +76,7 @@ fn create_segment(
     zeroed: bool,
 ) -> Result<(WriteFile, u64)> {
     let epoch = disk::random(dir)?;
-    let header = encode_segment_header(&SegmentHeader { number, epoch, first_lsn });
+    let header = encode_segment_header(&SegmentHeader { number, epoch, first_lsn, segment_bytes: bytes });
     let file = WriteFile::create(tmp, &segment_path(dir, number), &header, bytes, zeroed)?;
     Ok((file, epoch))
 }

@@ -189,8 +189,12 @@ impl Manifest {
                     ))
                 }));
             }
-            let edit = decode_edit(&disk::read(&path)?)
+            let (edit, damage) = decode_edit(&disk::read(&path)?)
                 .map_err(|error| Error::new(error.code(), format!("{}: {}", path.display(), error.detail())))?;
+            if let Some(damage) = damage {
+                let (file, offset, reason) = (path.display(), damage.offset, damage.reason);
+                tracing::warn!(%file, offset, reason, "a manifest edit is damaged, but one of its copies is whole");
+            }
             if edit.number != number {
                 return Err(Error::corrupt(format!("{} holds edit {}", path.display(), edit.number)));
             }

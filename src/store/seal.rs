@@ -323,6 +323,7 @@ impl Inner {
                 file_bytes: summary.file_bytes,
                 file_crc: summary.file_crc,
                 footer_crc: summary.footer_crc,
+                block_crcs: summary.meta.blocks.iter().map(|block| block.crc).collect(),
             };
             let chunk = ChunkFile::new(&self.root, record.clone());
             if let Err(error) = sidecar::index_new_chunk(&chunk, &tmp, &series.def) {
