@@ -13,7 +13,7 @@ use crate::format::manifest::{
 };
 
 /// Edits between two checkpoints.
-const CHECKPOINT_EDITS: u64 = 64;
+pub const CHECKPOINT_EDITS: u64 = 64;
 
 /// What the manifest says, all edits applied.
 #[derive(Clone, Debug, Default)]

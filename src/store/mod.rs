@@ -41,7 +41,8 @@ pub use sidecar::SidecarReport;
 pub use snapshot::SNAPSHOTS_MAX;
 pub use state::{SeriesId, SeriesState, Snapshot, State};
 pub use verify::{
-    Finding, FindingKind, Orphan, OrphanKind, OrphanReport, Severity, VerifyOptions, VerifyReport, Watch, orphans, verify,
+    Finding, FindingKind, Orphan, OrphanKind, OrphanReport, Severity, VerifyOptions, VerifyReport, Watch, orphans,
+    verify,
 };
 pub use write::{RECEIPT_KEEP_MS, RECEIPTS_MAX, SeriesWrite, WriteMode, WriteOutcome};
 

@@ -331,7 +331,12 @@ impl Inner {
     }
 
     /// Between two other steps of maintenance; readers go on with what they have open.
-    pub fn rebuild_chunk(&self, series: &SeriesState, chunk: &Arc<ChunkFile>, report: &mut SidecarReport) -> Result<()> {
+    pub fn rebuild_chunk(
+        &self,
+        series: &SeriesState,
+        chunk: &Arc<ChunkFile>,
+        report: &mut SidecarReport,
+    ) -> Result<()> {
         let _one_at_a_time = self.maintenance();
         report.chunks_checked += 1;
         let open = chunk.open_uncached()?;

@@ -8,3 +8,4 @@ mod model;
 mod promises;
 mod steps;
 mod streams;
+mod verify;

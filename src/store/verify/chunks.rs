@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use super::finding::{Finding, FindingKind};
-use super::tails::words;
+use super::finding::{Finding, FindingKind, Severity};
+use super::tails::{map_of, words};
 use super::{Check, LOOKS, Look};
 use crate::disk::{self, DiskPath, File};
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::chunk::{self, ChunkMeta, ZONE_ROWS};
+use crate::format::chunk_salvage::{ChunkSalvage, salvage_chunk};
 use crate::format::coverage::Coverage;
 use crate::format::envelope::ENVELOPE_BYTES;
 use crate::format::ipc;
@@ -105,8 +106,13 @@ impl Check<'_> {
         if found < record.file_bytes {
             let message = format!("{} bytes are cut off", record.file_bytes - found);
             let finding = chunk.all_rows(chunk.finding(FindingKind::TruncatedChunk, message));
-            let finding = finding.at(found, record.file_bytes - found);
-            self.add_of(record.series_id, finding.compared(record.file_bytes, found));
+            let mut finding = finding.at(found, record.file_bytes - found).compared(record.file_bytes, found);
+            if let Some(salvage) = salvage(chunk, found) {
+                let lost = lost(&salvage, record);
+                (finding.rows, finding.ts_min, finding.ts_max) = (Some(lost.0), lost.1, lost.2);
+                finding.message = format!("{}; {} rows are lost", finding.message, lost.0);
+            }
+            self.add_of(record.series_id, finding);
             self.watch.advance(record.file_bytes)?;
             return self.sidecars_alone(chunk);
         }
@@ -123,8 +129,7 @@ impl Check<'_> {
                 return self.watch.advance(record.file_bytes);
             }
             Err(error) if error.code() == ErrorCode::CorruptData => {
-                let finding = chunk.all_rows(chunk.finding(FindingKind::DamagedFooter, error.detail()));
-                self.add_of(record.series_id, finding);
+                self.without_footer(chunk, error.detail());
                 self.watch.advance(record.file_bytes)?;
                 return self.sidecars_alone(chunk);
             }
@@ -158,10 +163,36 @@ impl Check<'_> {
         self.value_index(chunk, Some(&meta))
     }
 
+    /// A damaged footer, and the blocks that are damaged besides.
+    fn without_footer(&mut self, chunk: &Chunk<'_>, reason: &str) {
+        let record = chunk.record;
+        let mut finding = chunk.all_rows(chunk.finding(FindingKind::DamagedFooter, reason));
+        let salvage = salvage(chunk, record.file_bytes);
+        match &salvage {
+            None => {
+                finding.message = format!("{reason}; the head is damaged too, so none of its rows can be told");
+                finding.remedy = FindingKind::WrongChunk.remedy().into();
+            }
+            Some(salvage) if salvage.is_complete() => {
+                finding.message = format!("{reason}; every block is whole, so nothing is lost");
+            }
+            Some(_) => {}
+        }
+        self.add_of(record.series_id, finding);
+        for place in salvage.iter().flat_map(|salvage| &salvage.damaged) {
+            let mut finding = chunk.finding(FindingKind::DamagedBlock, place.reason.clone());
+            finding = finding.at(place.offset, place.bytes);
+            finding.block = Some(place.position as u64);
+            finding.rows = place.rows;
+            (finding.ts_min, finding.ts_max) = place.ts.unzip();
+            self.add_of(record.series_id, finding);
+        }
+    }
+
     /// Head, blocks and what follows them. Gives the checksum of the whole file.
     fn blocks(&mut self, chunk: &Chunk<'_>, meta: &ChunkMeta, footer_at: u64, told: &mut Told) -> Result<u32> {
         let record = chunk.record;
-        let head_bytes = meta.blocks.first().map_or(0, |block| block.offset);
+        let head_bytes = chunk::head_bytes(meta)? as u64;
         let head = chunk.read(0, head_bytes)?;
         let found = crc32c::crc32c(&head);
         if found != meta.head_crc {
@@ -199,7 +230,7 @@ impl Check<'_> {
         if tail != ipc::END_OF_STREAM {
             let message = "the bytes between the last block and the footer are damaged; no row is among them";
             let finding = chunk.finding(FindingKind::DamagedFooter, message).at(end, tail.len() as u64);
-            self.add_of(record.series_id, finding);
+            self.add_of(record.series_id, finding.severity(Severity::Warning));
         }
         crc = crc32c::crc32c_append(crc, &tail);
         let mut at = footer_at;
@@ -424,6 +455,22 @@ impl Check<'_> {
     }
 }
 
+/// What is whole of a file without footer; nothing when neither head nor footer can be read.
+fn salvage(chunk: &Chunk<'_>, bytes: u64) -> Option<ChunkSalvage> {
+    let map = map_of(&chunk.file, &chunk.path, bytes).ok()??;
+    let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+    salvage_chunk(map.as_slice().get(..bytes).unwrap_or_default(), Some(chunk.record)).ok()
+}
+
+/// How many rows are lost, and between which timestamps.
+fn lost(salvage: &ChunkSalvage, record: &ChunkRecord) -> (u64, Option<i64>, Option<i64>) {
+    let kept = salvage.intact.iter().filter_map(|position| salvage.meta.blocks.get(*position));
+    let kept: u64 = kept.map(|block| u64::from(block.rows)).sum();
+    let spans = || salvage.damaged.iter().filter_map(|place| place.ts);
+    let (first, last) = (spans().map(|(first, _)| first).min(), spans().map(|(_, last)| last).max());
+    (record.rows.saturating_sub(kept), first, last)
+}
+
 /// The footer, where a file of the right length has it.
 fn footer(chunk: &Chunk<'_>) -> Result<(ChunkMeta, u64)> {
     let end = chunk.record.file_bytes;
@@ -504,4 +551,3 @@ fn is_float(def: &SeriesDef, position: usize) -> bool {
     let column = position.checked_sub(1).and_then(|position| def.columns.get(position));
     column.is_some_and(|column| column.kind == ColumnType::Float64)
 }
-

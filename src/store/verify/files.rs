@@ -190,8 +190,8 @@ fn classify(reading: &Reading, listing: &Listing, dir: &str, name: &str) -> Opti
             let Some(series_id) = dir.strip_prefix("chunks/").and_then(|id| id.parse::<u64>().ok()) else {
                 return Some(OrphanKind::Foreign);
             };
-            let dropped = listing.series.get(&series_id).copied().unwrap_or(false)
-                && !contents.series.contains_key(&series_id);
+            let dropped =
+                listing.series.get(&series_id).copied().unwrap_or(false) && !contents.series.contains_key(&series_id);
             if name == DROP_MARKER || number_of(name, ".tombstone").is_some() {
                 // What they say remains true, whatever the manifest still needs of it.
                 return dropped.then_some(OrphanKind::Dropped);
@@ -268,7 +268,9 @@ impl Check<'_> {
                 Look::Is(bytes) => {
                     self.count(bytes.len() as u64)?;
                     match decode_tombstone(&bytes) {
-                        Ok(file) if (file.series_id, file.commit, file.start, file.end) == (series_id, commit, start, end) => {}
+                        Ok(file)
+                            if (file.series_id, file.commit, file.start, file.end)
+                                == (series_id, commit, start, end) => {}
                         Ok(file) => {
                             let found = format!("{} to {} at commit {}", file.start, file.end, file.commit);
                             let finding = Finding::new(FindingKind::DamagedTombstone, name, message.clone());
@@ -341,7 +343,10 @@ impl Check<'_> {
         // A drop is in the log before its marker is written; while a writer lives, the log read before may be too old.
         let known = reading.contents.series.get(&series_id).is_some_and(|series| series.dropped_commit == 0);
         if known && !self.live && reading.whole && !self.dropped.contains(&series_id) {
-            self.add_of(series_id, Finding::new(FindingKind::StrayDropMarker, name, "neither manifest nor log drops it"));
+            self.add_of(
+                series_id,
+                Finding::new(FindingKind::StrayDropMarker, name, "neither manifest nor log drops it"),
+            );
         }
         Ok(())
     }

@@ -110,7 +110,7 @@ kinds! {
         "`admin repair --apply` writes a new file without what was added; nothing is lost";
     WrongChunk "wrong_chunk" Error "A chunk file is not the one the manifest names."
         "put the right file back; else `admin repair --apply` gives its rows up and names them";
-    DamagedHead "damaged_head" Error "The bytes before the first block of a chunk are damaged."
+    DamagedHead "damaged_head" Warning "The bytes before the first block of a chunk are damaged."
         "`admin repair --apply` writes a new file with a new head; nothing is lost";
     DamagedBlock "damaged_block" Error "A block of a chunk is damaged; its rows are not served."
         "`admin repair --apply` keeps the other blocks in a new file; the rows of this one are lost";

@@ -57,6 +57,12 @@ impl Check<'_> {
             let message = format!("the log ends at position {next}, the manifest begins at {first_lsn}");
             walk.findings.push(Finding::new(FindingKind::MissingSegment, file, message));
         }
+        let newest = self.reading.current.wal_segment;
+        if newest >= expected && self.reading.whole {
+            let file = format!("wal/{expected:020}.wal");
+            let message = format!("CURRENT tells of segment {newest}; what was only in it is lost");
+            walk.findings.push(Finding::new(FindingKind::MissingSegment, file, message));
+        }
         let durable = walk.durable_lsn;
         for gap in walk.gaps {
             let synced = gap.lsn_max.is_some() || gap.lsn_min <= durable;
@@ -163,29 +169,46 @@ impl Check<'_> {
 
 impl Walk {
     fn segment(&mut self, number: u64, file: &str, bytes: &[u8], first_lsn: u64) {
-        let header = match decode_segment_header(bytes) {
-            Ok(header) if header.number == number => header,
+        let damaged = |message: &str| Finding::new(FindingKind::DamagedSegment, file, message);
+        let mut cut = false;
+        let (epoch, first) = match decode_segment_header(bytes) {
+            Ok(header) if header.number == number => {
+                cut = header.segment_bytes != bytes.len() as u64;
+                if cut {
+                    let (expected, found) = (header.segment_bytes, bytes.len() as u64);
+                    let message = if found < expected { "its end is cut off" } else { "bytes were added to it" };
+                    let finding = damaged(message).at(expected.min(found), expected.abs_diff(found));
+                    self.findings.push(finding.compared(format!("{expected} bytes"), format!("{found} bytes")));
+                }
+                (header.epoch, Some(header.first_lsn))
+            }
             Ok(header) => {
-                let message = "it is the segment of another number";
-                let finding = Finding::new(FindingKind::DamagedSegment, file, message).at(0, bytes.len() as u64);
+                let finding = damaged("it is the segment of another number").at(0, bytes.len() as u64);
                 self.findings.push(finding.compared(number, header.number));
                 self.next_lsn = None;
                 return;
             }
             Err(error) => {
-                let finding = Finding::new(FindingKind::DamagedSegment, file, error.detail());
-                self.findings.push(finding.at(0, (bytes.len() as u64).min(SEGMENT_HEADER_BYTES as u64)));
-                self.next_lsn = None;
-                return;
+                let header_bytes = (bytes.len() as u64).min(SEGMENT_HEADER_BYTES as u64);
+                // Any whole frame tells what the header told.
+                let Some((_, frame)) = wal::first_frame(bytes) else {
+                    let message = format!("{}; it has no whole frame", error.detail());
+                    self.findings.push(damaged(&message).at(0, header_bytes));
+                    self.next_lsn = None;
+                    return;
+                };
+                let message = format!("{}; its frames can be read", error.detail());
+                self.findings.push(damaged(&message).at(0, header_bytes));
+                (frame.epoch, None)
             }
         };
         if self.next_lsn.is_none() {
-            self.next_lsn = Some(header.first_lsn);
+            self.next_lsn = first;
         }
         let mut offset = SEGMENT_HEADER_BYTES;
         let mut damaged_at: Option<usize> = None;
         while offset < bytes.len() {
-            match wal::frame_at(bytes, offset, header.epoch) {
+            match wal::frame_at(bytes, offset, epoch) {
                 Found::Frame(frame, payload) => {
                     let expected = self.next_lsn.unwrap_or(frame.lsn);
                     if damaged_at.is_some() || expected != frame.lsn {
@@ -202,8 +225,9 @@ impl Walk {
                 }
             }
         }
-        if let Some(from) = damaged_at {
-            let expected = self.next_lsn.unwrap_or(header.first_lsn);
+        // What stands before the cut of a segment belongs to that damage.
+        if let Some(from) = damaged_at.filter(|_| !cut) {
+            let expected = self.next_lsn.or(first).unwrap_or(0);
             // Zeros at the end belong to what was never used.
             let used = bytes.iter().rposition(|byte| *byte != 0).map_or(from, |last| last + 1);
             self.gap(file, (from, used.max(from)), expected, None);

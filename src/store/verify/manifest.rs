@@ -6,8 +6,9 @@ use super::Look;
 use super::finding::{Finding, FindingKind, Severity};
 use crate::disk::{self, DiskPath};
 use crate::error::{Error, ErrorCode, Result};
+use crate::format::current::{Current, decode_current};
 use crate::format::manifest::{Edit, decode_checkpoint, decode_edit};
-use crate::store::manifest::Contents;
+use crate::store::manifest::{CHECKPOINT_EDITS, Contents};
 
 /// Times the directory is read again when files come and go meanwhile.
 const TRIES: usize = 8;
@@ -23,6 +24,8 @@ pub struct Reading {
     pub ever: BTreeSet<u64>,
     /// Names in the directory that are files of the manifest.
     pub names: BTreeSet<String>,
+    /// How far the store had come at least, as the file that hints it says.
+    pub current: Current,
     pub files: u64,
     pub bytes: u64,
 }
@@ -34,8 +37,10 @@ pub struct Reading {
 pub fn read(root: &DiskPath) -> Result<Reading> {
     let mut last = None;
     for attempt in 0..TRIES {
+        // Before the edits: it is written behind them.
+        let current = read_current(root)?;
         let names = disk::list(&root.join("manifest"))?;
-        let (reading, moved) = read_once(root, &names)?;
+        let (reading, moved) = read_once(root, &names, &current)?;
         if !moved && (reading.findings.is_empty() || Some(&names) == last.as_ref() || attempt + 1 == TRIES) {
             return Ok(reading);
         }
@@ -43,7 +48,25 @@ pub fn read(root: &DiskPath) -> Result<Reading> {
         last = Some(names);
         super::pause();
     }
-    Ok(read_once(root, &disk::list(&root.join("manifest"))?)?.0)
+    let current = read_current(root)?;
+    Ok(read_once(root, &disk::list(&root.join("manifest"))?, &current)?.0)
+}
+
+/// The hint how far the store had come, and what is wrong with its file. It is missing in a store that is new.
+fn read_current(root: &DiskPath) -> Result<(Current, Option<Finding>)> {
+    let file = "manifest/CURRENT";
+    Ok(match super::read(&root.join(file)) {
+        Look::Gone => (Current::default(), None),
+        Look::Unreadable(error) => (Current::default(), Some(super::unreadable(file, &error))),
+        Look::Is(bytes) => match decode_current(&bytes) {
+            Ok(current) => (current, None),
+            Err(error) if error.code() == ErrorCode::UnsupportedFormat => return Err(error),
+            Err(error) => {
+                let finding = Finding::new(FindingKind::DamagedCurrent, file, error.detail());
+                (Current::default(), Some(finding.at(0, bytes.len() as u64)))
+            }
+        },
+    })
 }
 
 /// The number in a file name, when the name is exactly that of the number.
@@ -59,9 +82,14 @@ enum Stands {
 }
 
 /// Reads the files of a listing once; the flag says that one of them went away meanwhile.
-fn read_once(root: &DiskPath, names: &[String]) -> Result<(Reading, bool)> {
+fn read_once(
+    root: &DiskPath,
+    names: &[String],
+    (current, wrong): &(Current, Option<Finding>),
+) -> Result<(Reading, bool)> {
     let dir = root.join("manifest");
-    let mut reading = Reading { whole: true, ..Reading::default() };
+    let mut reading = Reading { whole: true, current: *current, ..Reading::default() };
+    reading.findings.extend(wrong.clone());
     let mut moved = false;
     let (mut edits, mut checkpoints) = (BTreeMap::new(), BTreeMap::new());
     for name in names {
@@ -86,8 +114,14 @@ fn read_once(root: &DiskPath, names: &[String]) -> Result<(Reading, bool)> {
         };
         reading.files += 1;
         reading.bytes += bytes.len() as u64;
-        let decoded = if is_edit { decode_edit(&bytes) } else { decode_checkpoint(&bytes) };
-        let stands = match decoded {
+        let decoded =
+            if is_edit { decode_edit(&bytes) } else { decode_checkpoint(&bytes).map(|checkpoint| (checkpoint, None)) };
+        if let Ok((_, Some(damage))) = &decoded {
+            let length = (bytes.len() as u64).saturating_sub(damage.offset);
+            let finding = Finding::new(FindingKind::DamagedEditCopy, &file, damage.reason.clone());
+            reading.findings.push(finding.at(damage.offset, length));
+        }
+        let stands = match decoded.map(|(edit, _)| edit) {
             Ok(edit) if edit.number == number => Stands::Whole(Box::new(edit)),
             Ok(edit) => {
                 let kind = if is_edit { FindingKind::DamagedEdit } else { FindingKind::DamagedCheckpoint };
@@ -114,6 +148,12 @@ fn read_once(root: &DiskPath, names: &[String]) -> Result<(Reading, bool)> {
         if is_edit { &mut edits } else { &mut checkpoints }.insert(number, stands);
     }
     follow(&mut reading, &edits, &checkpoints);
+    if reading.whole && reading.contents.number < current.edit {
+        reading.whole = false;
+        let file = format!("manifest/{:020}.edit", reading.contents.number + 1);
+        let finding = Finding::new(FindingKind::MissingEdit, file, "CURRENT tells of later edits");
+        reading.findings.push(finding.compared(current.edit, reading.contents.number));
+    }
     Ok((reading, moved))
 }
 
@@ -209,7 +249,8 @@ fn follow(reading: &mut Reading, edits: &BTreeMap<u64, Stands>, checkpoints: &BT
         reading.whole = false;
     }
     // With no whole checkpoint, and edits gone that one had made superfluous, the damage is in the checkpoint.
-    if newest == 0 && let Some(first) = edits.keys().copied().find(|number| *number > 1).filter(|_| !edits.contains_key(&1))
+    if newest == 0
+        && let Some(first) = edits.keys().copied().find(|number| *number > 1).filter(|_| !edits.contains_key(&1))
     {
         reading.findings.retain(|finding| {
             let number = finding.file.strip_prefix("manifest/").and_then(|name| number_of(name, ".edit"));
@@ -227,6 +268,11 @@ fn follow(reading: &mut Reading, edits: &BTreeMap<u64, Stands>, checkpoints: &BT
             let finding = Finding::new(FindingKind::MissingCheckpoint, file, message).severity(Severity::Error);
             reading.findings.push(finding);
         }
+    }
+    if newest > 0 && end > newest + CHECKPOINT_EDITS {
+        let file = format!("manifest/{:020}.checkpoint", newest + CHECKPOINT_EDITS);
+        let message = "no checkpoint was written for a long time, or the newest one is gone; the edits are there";
+        reading.findings.push(Finding::new(FindingKind::MissingCheckpoint, file, message).severity(Severity::Note));
     }
     reading.contents = contents;
 }
