@@ -16,7 +16,7 @@ mod staged;
 use std::io::{self, ErrorKind};
 use std::path::Path;
 
-pub use lock::Lock;
+pub use lock::{Lock, process_lives};
 pub use path::DiskPath;
 pub use staged::{Staged, WriteFile, publish, replace};
 

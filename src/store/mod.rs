@@ -24,6 +24,7 @@ mod sidecar;
 mod snapshot;
 mod state;
 mod upkeep;
+pub mod verify;
 mod write;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -44,6 +45,10 @@ pub use seal::SealReport;
 pub use sidecar::SidecarReport;
 pub use snapshot::SNAPSHOTS_MAX;
 pub use state::{SeriesId, SeriesState, Snapshot, State};
+pub use verify::{
+    Finding, FindingKind, Orphan, OrphanKind, OrphanReport, Severity, VerifyOptions, VerifyReport, Watch, orphans,
+    verify,
+};
 pub use write::{RECEIPT_KEEP_MS, RECEIPTS_MAX, SeriesWrite, WriteMode, WriteOutcome};
 
 use crate::disk::{self, DiskPath};

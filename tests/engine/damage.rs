@@ -262,7 +262,7 @@ fn judge(
     };
     let report = store.recovery().clone();
     let unseen = LAST_SEGMENT_MAY_VANISH && last && matches!(how, Damage::Deleted);
-    let lossy = in_log && (report.rot.is_some() || !report.torn.is_empty() || unseen);
+    let lossy = in_log && (!report.damage.is_empty() || !report.torn.is_empty() || unseen);
     let (mut harmed, mut lost) = (false, false);
     for (question, answer) in answers(&store) {
         let wanted = wanted[&question].as_ref().map_err(|error| error.to_string())?;

@@ -14,3 +14,4 @@ mod promises;
 mod repair;
 mod steps;
 mod streams;
+mod verify;
