@@ -4,6 +4,7 @@
 //! published [`State`] and never wait. Sealing moves the tail into chunk files; a manifest edit makes them count.
 //! All methods block and may be called from any thread.
 
+mod backup;
 mod checkpoint;
 mod chunk;
 mod commit;
@@ -27,6 +28,10 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+pub use backup::{
+    BackupOptions, BackupProgress, BackupReport, FileCount, LISTING as BACKUP_LISTING, RestoreOptions, RestoreReport,
+    Watch, read_listing, restore, restore_on,
+};
 pub use chunk::{BlockColumns, BlockMessage, ChunkFile, MapCache};
 pub use commit::Durability;
 pub use compact::{CompactReport, VacuumReport};
@@ -164,7 +169,8 @@ impl Maintenance {
 }
 
 impl Store {
-    /// Opens the store in `root`, creating it when `create` is set and there is none.
+    /// Opens the store in `root`, creating it when `create` is set and there is none. A backup is opened for reading
+    /// only, and not changed.
     ///
     /// # Errors
     /// `store_locked` when another process has it open, `not_found` when there is none, `unsupported_format` for a
@@ -178,6 +184,9 @@ impl Store {
     /// # Errors
     /// Those of [`Store::open`].
     pub fn open_on(root: &DiskPath, create: bool, options: StoreOptions) -> Result<Self> {
+        if root.join(BACKUP_LISTING).exists() {
+            return backup::open(root, options);
+        }
         let inner = Arc::new(Inner::open(root, create, options)?);
         let upkeep = if inner.options.upkeep { Some(Upkeep::start(&inner)?) } else { None };
         Ok(Self { inner, upkeep })
@@ -398,7 +407,7 @@ impl Drop for Store {
         if let Some(upkeep) = self.upkeep.take() {
             upkeep.stop();
         }
-        if self.inner.queue.stopped().is_none() {
+        if self.inner.queue.takes_writes() {
             let settle = self.inner.queue.flush().and_then(|()| self.inner.queue.sync());
             if let Err(error) = settle.and_then(|()| self.inner.queue.mark()) {
                 tracing::error!(%error, "closing the store");

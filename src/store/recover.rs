@@ -38,9 +38,9 @@ pub struct RecoveryReport {
     pub duration_ms: u64,
 }
 
-const FORMAT_FILE: &str = "FORMAT";
-const LOCK_FILE: &str = "LOCK";
-const DIRECTORIES: [&str; 6] = ["wal", "runs", "manifest", "chunks", "tmp", "quarantine"];
+pub const FORMAT_FILE: &str = "FORMAT";
+pub const LOCK_FILE: &str = "LOCK";
+pub const DIRECTORIES: [&str; 6] = ["wal", "runs", "manifest", "chunks", "tmp", "quarantine"];
 
 impl Inner {
     pub fn open(root: &DiskPath, create: bool, options: StoreOptions) -> Result<Self> {
@@ -174,7 +174,7 @@ fn check_unused(root: &DiskPath) -> Result<()> {
     }
 }
 
-fn format_text() -> String {
+pub fn format_text() -> String {
     let body = format!("{{\"format\":{FORMAT_VERSION},\"required_features\":[]}}");
     format!("{body} {:08x}\n", crc32c::crc32c(body.as_bytes()))
 }

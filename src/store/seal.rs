@@ -393,7 +393,8 @@ impl Inner {
 /// File beside the chunks of a series that was dropped.
 pub const DROP_MARKER: &str = "dropped";
 
-fn tombstone_name(commit: u64) -> String {
+/// File name of a delete.
+pub fn tombstone_name(commit: u64) -> String {
     format!("{commit:020}.tombstone")
 }
 

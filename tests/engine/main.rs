@@ -1,5 +1,6 @@
 //! The engine alone: builds with `--no-default-features`, so that no server is linked.
 
+mod backup;
 mod claims;
 mod coverage;
 mod format_doc;
