@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use super::super::manifest::Contents;
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::manifest::{SeriesRecord, SnapshotRecord};
+use crate::store::manifest::Contents;
+use crate::store::state::fenced;
 
 /// What the manifest would say had the store ended at the commit of a snapshot. Run and receipt files still have what
 /// came later.
@@ -13,10 +14,12 @@ pub fn as_of(contents: &Contents, name: &str) -> Result<Contents> {
     let mut then = contents.clone();
     then.base_commit = commit;
     then.snapshots.retain(|_, snapshot| snapshot.commit <= commit);
+    let mut fences: Vec<u64> = then.snapshots.values().map(|snapshot| snapshot.commit).collect();
+    fences.sort_unstable();
     then.series = contents
         .series
         .values()
-        .filter_map(|series| series_as_of(series, commit).transpose())
+        .filter_map(|series| series_as_of(series, commit, &fences).transpose())
         .map(|series| series.map(|series| (series.id, series)))
         .collect::<Result<_>>()?;
     let series: BTreeSet<u64> = then.series.keys().copied().collect();
@@ -36,14 +39,14 @@ fn snapshot<'a>(contents: &'a Contents, name: &str) -> Result<&'a SnapshotRecord
     })
 }
 
-/// A series at a commit; `None` when it was not there.
-fn series_as_of(series: &SeriesRecord, commit: u64) -> Result<Option<SeriesRecord>> {
+/// A series at a commit; `None` when neither the store nor a snapshot of then shows it.
+fn series_as_of(series: &SeriesRecord, commit: u64, fences: &[u64]) -> Result<Option<SeriesRecord>> {
     let dropped = series.dropped_commit > 0 && series.dropped_commit <= commit;
-    if series.created_commit > commit || dropped {
+    if series.created_commit > commit || (dropped && !fenced(fences, series.created_commit, series.dropped_commit)) {
         return Ok(None);
     }
     let mut then = series.clone();
-    then.dropped_commit = 0;
+    then.dropped_commit = if dropped { series.dropped_commit } else { 0 };
     then.sealed_commit = series.sealed_commit.min(commit);
     if series.last_commit <= commit {
         return Ok(Some(then));

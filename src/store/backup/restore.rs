@@ -10,7 +10,8 @@ use std::path::Path;
 use std::time::Instant;
 
 use super::as_of::as_of;
-use super::{Tally, Watch, check_apart, contents_of, read_listing};
+use super::target::is_litter;
+use super::{EMPTY_LOG_BYTES, Tally, Watch, check_apart, contents_of, read_listing};
 use crate::disk::{self, DiskPath, Lock, Staged};
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::FORMAT_VERSION;
@@ -154,7 +155,7 @@ fn check_unused(root: &DiskPath) -> Result<()> {
     if has(BEGUN) && !has(FORMAT_FILE) {
         return Ok(());
     }
-    match names.iter().find(|name| *name != LOCK_FILE) {
+    match names.iter().find(|name| *name != LOCK_FILE && !is_litter(root, name)) {
         None => Ok(()),
         Some(name) => Err(Error::invalid(format!("{} is not empty (it holds {name:?})", root.display()))
             .with_hint("restore into an empty or a new directory")),
@@ -331,12 +332,13 @@ impl Work<'_> {
     ) -> Result<String> {
         let root = self.root;
         clear(root)?;
-        for name in DIRECTORIES {
-            disk::create_dir(&root.join(name))?;
-        }
         let tmp = root.join("tmp");
+        disk::create_dir(&tmp)?;
         if !root.join(BEGUN).exists() {
             disk::publish(&tmp, &root.join(BEGUN), b"")?;
+        }
+        for name in DIRECTORIES {
+            disk::create_dir(&root.join(name))?;
         }
         let mut dirs = BTreeMap::new();
         let later = if self.options.as_of.is_some() { self.cut(&mut contents)? } else { BTreeSet::new() };
@@ -358,11 +360,11 @@ impl Work<'_> {
         contents.number = 1;
         (contents.wal_first_segment, contents.wal_first_lsn) = (1, 1);
         disk::publish(&tmp, &checkpoint_path(&root.join("manifest"), 1), &contents.to_checkpoint())?;
-        let options = StoreOptions { upkeep: false, ..StoreOptions::default() };
-        Log::open(root, 1, 1, options.wal_segment_bytes)?;
+        // The log grows by segments as long as they are configured.
+        Log::open(root, 1, 1, EMPTY_LOG_BYTES)?;
         disk::publish(&tmp, &root.join(FORMAT_FILE), format_text().as_bytes())?;
         drop(lock);
-        let store = Store::open_on(root, false, options)?;
+        let store = Store::open_on(root, false, StoreOptions { upkeep: false, ..StoreOptions::default() })?;
         compare(&store, &contents, damaged)?;
         drop(store);
         disk::remove(&root.join(BEGUN))?;

@@ -83,10 +83,16 @@ pub fn look(root: &DiskPath, epoch: &str) -> Result<Option<Backup>> {
             false => refuse("holds the beginning of a backup of another store"),
         };
     }
-    match names.iter().find(|name| *name != LOCK) {
+    match names.iter().find(|name| *name != LOCK && !is_litter(root, name)) {
         None => Ok(None),
         Some(name) => refuse(&format!("is not empty (it holds {name:?}) and holds no backup")),
     }
+}
+
+/// Whether this is a directory of unfinished files, which a crash can leave before anything else.
+pub fn is_litter(root: &DiskPath, name: &str) -> bool {
+    let dir = root.join(name);
+    name == "tmp" && dir.is_dir() && disk::list(&dir).is_ok_and(|names| names.iter().all(|name| name.ends_with(".tmp")))
 }
 
 impl<'a> Target<'a> {
@@ -432,28 +438,30 @@ impl<'a> Target<'a> {
             return Err(error);
         }
         disk::sync_dir(&self.root)?;
-        disk::remove(&self.root.join(BEGUN))?;
+        // It counts. What is left over now goes the next time otherwise.
         let named: BTreeSet<&str> = listing.files.iter().map(|file| file.path.as_str()).collect();
         let mut removed = 0;
-        for dir in super::DIRECTORIES {
-            removed += sweep(&self.root.join(dir), dir, &named)?;
+        let swept = disk::remove(&self.root.join(BEGUN)).and_then(|()| {
+            super::DIRECTORIES.iter().try_for_each(|dir| sweep(&self.root.join(dir), dir, &named, &mut removed))
+        });
+        if let Err(error) = swept {
+            tracing::warn!(%error, "files of an earlier backup stay behind");
         }
         Ok(removed)
     }
 }
 
 /// Removes files below a directory that no list names, and directories that are empty then.
-fn sweep(dir: &DiskPath, name: &str, named: &BTreeSet<&str>) -> Result<u64> {
-    let mut removed = 0;
+fn sweep(dir: &DiskPath, name: &str, named: &BTreeSet<&str>, removed: &mut u64) -> Result<()> {
     for inner in disk::list(dir)? {
         let (path, name) = (dir.join(&inner), format!("{name}/{inner}"));
         if path.is_dir() {
-            removed += sweep(&path, &name, named)?;
+            sweep(&path, &name, named, removed)?;
             disk::remove_dir_if_empty(&path);
         } else if !named.contains(name.as_str()) {
             disk::remove(&path)?;
-            removed += 1;
+            *removed += 1;
         }
     }
-    Ok(removed)
+    Ok(())
 }
