@@ -45,6 +45,16 @@ impl Staged {
         self.write_all(bytes).map_err(|e| Error::io("write", &path, &e))
     }
 
+    /// Appends zeros up to this length of the file.
+    pub fn put_zeros(&mut self, bytes: u64) -> Result<()> {
+        let zeros = vec![0_u8; usize::try_from(bytes.min(1 << 20)).unwrap_or(0)];
+        while self.position < bytes {
+            let part = usize::try_from(bytes - self.position).unwrap_or(usize::MAX).min(zeros.len());
+            self.put(zeros.get(..part).unwrap_or(&zeros))?;
+        }
+        Ok(())
+    }
+
     /// Takes room for so many bytes, and makes the file that long.
     pub fn reserve(&self, bytes: u64) -> Result<()> {
         let file = self.open()?;
@@ -146,12 +156,19 @@ impl WriteFile {
         staged.reserve(bytes)?;
         staged.put(head)?;
         if zeroed {
-            let zeros = vec![0_u8; usize::try_from(bytes.min(1 << 20)).unwrap_or(0)];
-            while staged.position < bytes {
-                let part = usize::try_from(bytes - staged.position).unwrap_or(usize::MAX).min(zeros.len());
-                staged.put(zeros.get(..part).unwrap_or(&zeros))?;
-            }
+            staged.put_zeros(bytes)?;
         }
+        Self::publish(staged, target)
+    }
+
+    /// Publishes a file that was made beforehand, with these first bytes.
+    pub fn begin(mut staged: Staged, target: &DiskPath, head: &[u8]) -> Result<Self> {
+        staged.position = 0;
+        staged.put(head)?;
+        Self::publish(staged, target)
+    }
+
+    fn publish(staged: Staged, target: &DiskPath) -> Result<Self> {
         if !staged.publish(target)? {
             return Err(Error::internal(format!("{} exists already", target.display())));
         }

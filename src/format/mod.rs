@@ -3,7 +3,9 @@
 pub mod backup;
 pub mod bytes;
 pub mod chunk;
+pub mod chunk_salvage;
 pub mod coverage;
+pub mod current;
 pub mod envelope;
 pub mod inspect;
 pub mod ipc;

@@ -59,3 +59,30 @@ pub fn decode_drop(file: &[u8]) -> Result<DropFile> {
     let payload = envelope::open("drop marker", DROP_MAGIC, TOMBSTONE_VERSION, file)?;
     serde_json::from_slice(payload).map_err(|error| Error::corrupt(format!("drop marker: {error}")))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ErrorCode;
+
+    fn notices_all<T: std::fmt::Debug + PartialEq>(file: &[u8], value: &T, read: impl Fn(&[u8]) -> Result<T>) {
+        assert_eq!(&read(file).unwrap(), value);
+        for bit in 0..file.len() * 8 {
+            let mut damaged = file.to_vec();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(read(&damaged).unwrap_err().code(), ErrorCode::CorruptData, "bit {bit}");
+        }
+        for length in 0..file.len() {
+            assert!(read(&file[..length]).is_err(), "cut at {length}");
+        }
+    }
+
+    #[test]
+    fn tombstones_and_drop_markers_notice_every_flipped_bit_and_every_cut() {
+        let key = SeriesKey::kline("X", "1m").unwrap();
+        let tombstone = TombstoneFile { series_id: 1, key: key.clone(), commit: 2, start: -3, end: 4 };
+        notices_all(&encode_tombstone(&tombstone).unwrap(), &tombstone, decode_tombstone);
+        let drop = DropFile { series_id: 1, key, commit: 2 };
+        notices_all(&encode_drop(&drop).unwrap(), &drop, decode_drop);
+    }
+}

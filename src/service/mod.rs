@@ -262,7 +262,8 @@ impl Service {
         check("writer", self.store.writer_stopped());
         check("upkeep", self.store.upkeep_failed());
         let recovery = self.store.recovery();
-        check("recovery", recovery.rot.clone());
+        check("recovery", (!recovery.damage.is_empty()).then(|| recovery.damage.join("; ")));
+        check("redundancy", (!recovery.spare.is_empty()).then(|| recovery.spare.join("; ")));
         let status = if checks.iter().all(|check| check.status == Status::Ok) { Status::Ok } else { Status::Degraded };
         Ok(Health {
             status,

@@ -30,6 +30,8 @@ pub struct ChunkFile {
     open: ArcSwapOption<OpenChunk>,
     used: AtomicBool,
     obsolete: AtomicBool,
+    /// Why its rows cannot be read: they are lost, and there is no file.
+    lost: Option<String>,
 }
 
 /// A mapped chunk whose footer was checked.
@@ -103,7 +105,20 @@ impl ChunkFile {
             open: ArcSwapOption::empty(),
             used: AtomicBool::new(false),
             obsolete: AtomicBool::new(false),
+            lost: None,
         }
+    }
+
+    /// Stands for rows that are lost: reading them answers `corrupt_data` with the reason.
+    pub fn unreadable(root: &DiskPath, record: ChunkRecord, reason: &str) -> Self {
+        let mut chunk = Self::new(root, record);
+        chunk.lost = Some(reason.to_owned());
+        chunk
+    }
+
+    /// Why its rows are lost, if they are.
+    pub fn lost_reason(&self) -> Option<&str> {
+        self.lost.as_deref()
     }
 
     pub fn path(&self) -> &DiskPath {
@@ -154,6 +169,11 @@ impl ChunkFile {
 
     /// The mapped chunk for one use by maintenance.
     pub fn open_uncached(&self) -> Result<OpenChunk> {
+        if let Some(reason) = &self.lost {
+            return Err(
+                Error::corrupt(format!("rows are lost: {reason}")).with_hint("`fastk admin repair` takes note of it")
+            );
+        }
         OpenChunk::open(&self.path, &self.name, &self.record)
     }
 

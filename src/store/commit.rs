@@ -12,7 +12,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use arc_swap::ArcSwap;
 
-use super::log::{Log, QueuedFrame};
+use super::log::{Log, QueuedFrame, make_spare};
 use super::state::{SeriesId, State, Structural};
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::wal::FrameKind;
@@ -327,6 +327,24 @@ impl CommitQueue {
     /// Removes log segments the manifest no longer needs.
     pub fn trim(&self, first_segment: u64) -> Result<()> {
         self.with_log(|_, log| log.trim(first_segment))
+    }
+
+    /// Number of the newest log segment.
+    pub fn segment(&self) -> u64 {
+        self.log().segment()
+    }
+
+    /// Makes a spare segment when one is wanted; only taking it over needs the log.
+    pub fn make_spare(&self) -> Result<()> {
+        let wanted = {
+            let log = self.log();
+            log.wants_spare().then(|| log.spare_of())
+        };
+        if let Some((tmp, bytes)) = wanted {
+            let spare = make_spare(&tmp, bytes)?;
+            self.log().give_spare(spare);
+        }
+        Ok(())
     }
 
     /// Lets the next frames find the disk full.

@@ -411,7 +411,7 @@ impl Inner {
         let before = maintenance.manifest.contents.waiting.len();
         // Publishing anything unlinks them.
         if maintenance.manifest.contents.waiting.keys().any(|id| !maintenance.is_read(*id)) {
-            self.publish(&mut maintenance, Edit::default())?;
+            self.with_ballast(|| self.publish(&mut maintenance, Edit::default()))?;
         }
         let waiting = &maintenance.manifest.contents.waiting;
         let report = VacuumReport {

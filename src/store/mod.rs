@@ -5,17 +5,21 @@
 //! All methods block and may be called from any thread.
 
 mod backup;
+mod ballast;
 mod checkpoint;
 mod chunk;
 mod commit;
 mod compact;
 mod counters;
 mod coverage;
+mod current;
 mod log;
 mod manifest;
 mod merge;
 mod pins;
 mod recover;
+mod repair;
+mod salvage;
 mod seal;
 mod sidecar;
 mod snapshot;
@@ -40,6 +44,7 @@ pub use coverage::{Buckets, Presence, Runs};
 pub use merge::{Loaded, Merge, MergeStats, Piece, Wanted};
 pub use pins::Pins;
 pub use recover::RecoveryReport;
+pub use repair::{LostRows, RepairAction, RepairOptions, RepairReport, repair};
 pub use seal::SealReport;
 pub use sidecar::SidecarReport;
 pub use snapshot::SNAPSHOTS_MAX;
@@ -149,6 +154,8 @@ pub(crate) struct Inner {
     recovery: RecoveryReport,
     /// Never used twice; rises under the queue's lock.
     next_series_id: AtomicU64,
+    ballast: ballast::Ballast,
+    hint: current::Hint,
     lock: disk::Lock,
 }
 
@@ -184,6 +191,7 @@ impl Store {
     /// # Errors
     /// Those of [`Store::open`].
     pub fn open_on(root: &DiskPath, create: bool, options: StoreOptions) -> Result<Self> {
+        backup::check_finished(root)?;
         if root.join(BACKUP_LISTING).exists() {
             return backup::open(root, options);
         }

@@ -108,6 +108,7 @@ impl Inner {
                 self.queue.stop(error);
             }
         })?;
+        self.note_edit(number);
         self.count_runs(maintenance);
         Ok(number)
     }
@@ -175,6 +176,7 @@ impl Inner {
         next_file_id: u64,
     ) -> Result<()> {
         for (part, _, series) in &parts {
+            self.keep_deletes(series, &part.removed)?;
             self.tombstone_files(&maintenance.manifest.contents, series, &part.tombstones, &mut edit)?;
             edit.chunks.extend(part.added.iter().cloned());
             edit.chunks_removed.extend(part.removed.iter().map(|chunk| chunk.record.id));
@@ -323,6 +325,7 @@ impl Inner {
                 file_bytes: summary.file_bytes,
                 file_crc: summary.file_crc,
                 footer_crc: summary.footer_crc,
+                block_crcs: summary.meta.blocks.iter().map(|block| block.crc).collect(),
             };
             let chunk = ChunkFile::new(&self.root, record.clone());
             if let Err(error) = sidecar::index_new_chunk(&chunk, &tmp, &series.def) {
@@ -331,6 +334,34 @@ impl Inner {
             }
             return Ok(Some(record));
         }
+    }
+
+    /// Writes the deletes that took rows of chunks which go now. Nobody needs them, unless a manifest has to be made anew
+    /// while the files are still there.
+    fn keep_deletes(&self, series: &SeriesState, removed: &[Arc<ChunkFile>]) -> Result<()> {
+        let took = |t: &Tombstone| {
+            removed.iter().any(|chunk| {
+                let record = &chunk.record;
+                record.commit_hi < t.commit && record.ts_min <= t.end && t.start <= record.ts_max
+            })
+        };
+        for t in series.tombstones.iter().filter(|t| took(t)) {
+            self.tombstone_file(series, t)?;
+        }
+        Ok(())
+    }
+
+    fn tombstone_file(&self, series: &SeriesState, t: &Tombstone) -> Result<()> {
+        let dir = series_dir(&self.root, series.id);
+        let path = dir.join(tombstone_name(t.commit));
+        if path.exists() {
+            // The same delete: written for an earlier step, or before a crash.
+            return Ok(());
+        }
+        disk::create_dir(&dir)?;
+        let key = series.def.key.clone();
+        let file = TombstoneFile { series_id: series.id, key, commit: t.commit, start: t.start, end: t.end };
+        disk::publish(&self.root.join("tmp"), &path, &encode_tombstone(&file)?).map(|_| ())
     }
 
     /// Writes tombstone files the manifest does not know yet, and lists those it may forget. The files stay: what
@@ -347,12 +378,7 @@ impl Inner {
             if manifest.tombstones.contains(&(series_id, t.commit, t.start, t.end)) {
                 continue;
             }
-            let dir = series_dir(&self.root, series_id);
-            disk::create_dir(&dir)?;
-            let key = series.def.key.clone();
-            let file = TombstoneFile { series_id, key, commit: t.commit, start: t.start, end: t.end };
-            // The same delete may have been written before a crash: an existing file is the same file.
-            disk::publish(&self.root.join("tmp"), &dir.join(tombstone_name(t.commit)), &encode_tombstone(&file)?)?;
+            self.tombstone_file(series, t)?;
             edit.tombstones.push(TombstoneRecord { series_id, commit: t.commit, start: t.start, end: t.end });
         }
         for (id, commit, start, end) in manifest.tombstones_of(series_id) {
@@ -393,7 +419,7 @@ impl Inner {
 /// File beside the chunks of a series that was dropped.
 pub const DROP_MARKER: &str = "dropped";
 
-/// File name of a delete.
+/// File name of a tombstone.
 pub fn tombstone_name(commit: u64) -> String {
     format!("{commit:020}.tombstone")
 }

@@ -22,7 +22,7 @@ pub use target::{BEGUN, LISTING};
 
 use super::checkpoint::{receipts_path, run_path};
 use super::chunk::{ChunkFile, series_dir_name};
-use super::log::Log;
+use super::log::{Log, Recovered, Start};
 use super::manifest::{Contents, checkpoint_path};
 use super::recover::{DIRECTORIES, FORMAT_FILE, format_text};
 use super::seal::tombstone_name;
@@ -322,7 +322,7 @@ impl Inner {
         self.put_tombstones(target, contents)?;
         let manifest = checkpoint_path(&DiskPath::os("manifest"), contents.number);
         target.write(&manifest.display().to_string(), &contents.to_checkpoint())?;
-        target.make(&format!("wal/{:020}.wal", 1), |root| Log::open(root, 1, 1, EMPTY_LOG_BYTES).map(|_| ()))?;
+        target.make(&format!("wal/{:020}.wal", 1), empty_log)?;
         target.write(FORMAT_FILE, format_text().as_bytes())?;
         let report = self.report(contents);
         let listing = Backup {
@@ -404,6 +404,37 @@ fn check_apart(store: &DiskPath, other: &DiskPath) -> Result<()> {
         .with_hint("name a directory elsewhere, best on another disk"))
 }
 
+/// Writes a log without frames. It grows by segments as long as they are configured.
+fn empty_log(root: &DiskPath) -> Result<()> {
+    let start = Start { segment: 1, lsn: 1, last_segment: 0, new: true };
+    Log::open(root, start, &Recovered::default(), EMPTY_LOG_BYTES).map(|_| ())
+}
+
+/// Refuses a directory in which a backup or a restore was begun and never finished.
+pub(super) fn check_finished(root: &DiskPath) -> Result<()> {
+    let begun = |what: &str, hint: &str| {
+        Err(Error::new(ErrorCode::NotFound, format!("{} holds an unfinished {what}", root.display())).with_hint(hint))
+    };
+    if root.join(BEGUN).exists() && !root.join(LISTING).exists() {
+        return begun("backup", "run `fastk admin backup` again, or remove it");
+    }
+    if root.join(restore::BEGUN).exists() {
+        return begun("restore", "run `fastk admin restore` again, or remove it");
+    }
+    Ok(())
+}
+
+/// Refuses to change a backup.
+pub(super) fn check_no_backup(root: &DiskPath) -> Result<()> {
+    check_finished(root)?;
+    if root.join(LISTING).exists() { Err(read_only(root)) } else { Ok(()) }
+}
+
+fn read_only(root: &DiskPath) -> Error {
+    Error::new(ErrorCode::WriterStopped, format!("{} is a backup: it is only read", root.display()))
+        .with_hint("make a store of it with `fastk admin restore BACKUP --root DIR --apply`")
+}
+
 /// Opens a finished backup for reading. What opening writes stays in memory.
 pub(super) fn open(root: &DiskPath, options: StoreOptions) -> Result<Store> {
     let listing = read_listing(root)?;
@@ -412,11 +443,9 @@ pub(super) fn open(root: &DiskPath, options: StoreOptions) -> Result<Store> {
     for name in ["wal", "tmp"] {
         disk::create_dir(&view.join(name))?;
     }
-    Log::open(&view, 1, 1, EMPTY_LOG_BYTES)?;
+    empty_log(&view)?;
     let options = StoreOptions { upkeep: false, wal_segment_bytes: EMPTY_LOG_BYTES, ..options };
     let inner = Inner::open(&view, false, options)?;
-    let refusal = Error::new(ErrorCode::WriterStopped, format!("{} is a backup: it is only read", root.display()))
-        .with_hint("make a store of it with `fastk admin restore BACKUP --root DIR --apply`");
-    inner.queue.refuse(refusal);
+    inner.queue.refuse(read_only(root));
     Ok(Store { inner: Arc::new(inner), upkeep: None })
 }

@@ -2,35 +2,35 @@
 //! the old one for true.
 //!
 //! Every file of the backup is checked before anything is made. Until all is done and checked again, [`BEGUN`] stands
-//! in the directory and `FORMAT` does not: no store is opened or made in what a crash leaves behind.
+//! in the directory: no store is opened or made in what a crash leaves behind.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::BufWriter;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::as_of::as_of;
 use super::target::is_litter;
-use super::{EMPTY_LOG_BYTES, Tally, Watch, check_apart, contents_of, read_listing};
+use super::{Tally, Watch, check_apart, contents_of, empty_log, read_listing};
 use crate::disk::{self, DiskPath, Lock, Staged};
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::FORMAT_VERSION;
 use crate::format::backup::{Backup, BackupDamage, BackupFile};
 use crate::format::manifest::{ReceiptsRecord, RunRecord};
 use crate::format::receipt::encode_receipts;
-use crate::format::run::RunWriter;
+use crate::format::run::{RunOrigin, RunWriter};
 use crate::format::tombstone::decode_tombstone;
 use crate::store::checkpoint::{load_receipts, load_run, receipts_path, run_path};
 use crate::store::chunk::{ChunkFile, chunk_id_of, series_dir_name};
-use crate::store::log::Log;
 use crate::store::manifest::{Contents, checkpoint_path};
-use crate::store::recover::{DIRECTORIES, FORMAT_FILE, LOCK_FILE, format_text};
+use crate::store::recover::{DIRECTORIES, FORMAT_FILE, LOCK_FILE, format_text, parse_def};
 use crate::store::seal::tombstone_name;
 use crate::store::state::Run;
-use crate::store::{SeriesId, Store, StoreOptions};
+use crate::store::{Inner, SeriesId, Store, StoreOptions};
 
 /// Stands in a directory that is being restored into.
-const BEGUN: &str = "restore.begun";
+pub const BEGUN: &str = "restore.begun";
 
 /// How a backup is restored.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -152,7 +152,7 @@ fn check_unused(root: &DiskPath) -> Result<()> {
     }
     let names = disk::list(root)?;
     let has = |wanted: &str| names.iter().any(|name| name == wanted);
-    if has(BEGUN) && !has(FORMAT_FILE) {
+    if has(BEGUN) {
         return Ok(());
     }
     match names.iter().find(|name| *name != LOCK_FILE && !is_litter(root, name)) {
@@ -331,6 +331,7 @@ impl Work<'_> {
         damaged: &[BackupDamage],
     ) -> Result<String> {
         let root = self.root;
+        disk::remove(&root.join(FORMAT_FILE))?;
         clear(root)?;
         let tmp = root.join("tmp");
         disk::create_dir(&tmp)?;
@@ -360,11 +361,11 @@ impl Work<'_> {
         contents.number = 1;
         (contents.wal_first_segment, contents.wal_first_lsn) = (1, 1);
         disk::publish(&tmp, &checkpoint_path(&root.join("manifest"), 1), &contents.to_checkpoint())?;
-        // The log grows by segments as long as they are configured.
-        Log::open(root, 1, 1, EMPTY_LOG_BYTES)?;
+        empty_log(root)?;
         disk::publish(&tmp, &root.join(FORMAT_FILE), format_text().as_bytes())?;
         drop(lock);
-        let store = Store::open_on(root, false, StoreOptions { upkeep: false, ..StoreOptions::default() })?;
+        let options = StoreOptions { upkeep: false, ..StoreOptions::default() };
+        let store = Store { inner: Arc::new(Inner::open(root, false, options)?), upkeep: None };
         compare(&store, &contents, damaged)?;
         drop(store);
         disk::remove(&root.join(BEGUN))?;
@@ -418,7 +419,7 @@ impl Work<'_> {
             kept.sort_by_key(|(id, run)| (*id, run.commit_lo));
             let id = contents.next_file_id;
             contents.next_file_id += 1;
-            let record = self.write_runs(id, &kept, commit)?;
+            let record = self.write_runs(id, &kept, contents)?;
             contents.runs.insert(id, record);
         }
         for record in contents.receipts.clone().into_values() {
@@ -440,20 +441,23 @@ impl Work<'_> {
         Ok(left)
     }
 
-    fn write_runs(&self, id: u64, runs: &[(SeriesId, Run)], base_commit: u64) -> Result<RunRecord> {
+    fn write_runs(&self, id: u64, runs: &[(SeriesId, Run)], contents: &Contents) -> Result<RunRecord> {
         let mut staged = Staged::create(&self.root.join("tmp"))?;
         let path = staged.path().clone();
         let fail = |error: &std::io::Error| Error::io("write", &path, error);
+        let origin = RunOrigin { level: 0, base_commit: contents.base_commit };
         let mut writer =
-            RunWriter::new(BufWriter::with_capacity(1 << 20, &mut staged)).map_err(|error| fail(&error))?;
+            RunWriter::new(BufWriter::with_capacity(1 << 20, &mut staged), origin).map_err(|error| fail(&error))?;
         for (series_id, run) in runs {
             let columns: Vec<&[i64]> = (0..run.column_count()).map(|column| run.words(column)).collect();
-            writer.add(*series_id, (run.commit_lo, run.commit_hi), &columns).map_err(|error| fail(&error))?;
+            let series = contents.series.get(series_id).map_or("", |series| &series.def);
+            let def = parse_def(series)?;
+            writer.add(*series_id, &def, (run.commit_lo, run.commit_hi), &columns).map_err(|error| fail(&error))?;
         }
         let (out, bytes, crc) = writer.finish().map_err(|error| fail(&error))?;
         out.into_inner().map_err(|error| fail(error.error()))?;
         staged.publish(&run_path(self.root, id))?;
-        Ok(RunRecord { id, bytes, crc, level: 0, base_commit })
+        Ok(RunRecord { id, bytes, crc, level: 0, base_commit: contents.base_commit })
     }
 }
 
