@@ -102,9 +102,13 @@ fn main() {
     let unread = BackupOptions { verify: false, ..links.clone() };
     let copies = BackupOptions { copy: true, ..links.clone() };
     let report = store.backup(&path("links"), &links, &Watch::new()).expect("backed up");
-    println!("{} rows, {} chunks, {} files, {} bytes", report.rows, report.chunks, report.linked.files, report.linked.bytes);
+    println!(
+        "{} rows, {} chunks, {} files, {} bytes",
+        report.rows, report.chunks, report.linked.files, report.linked.bytes
+    );
     for (name, how) in [("links", &links), ("links without reading", &unread), ("copies", &copies)] {
-        let mut took: Vec<Duration> = (0..5).map(|round| back_up(&store, &path(&format!("{name} {round}")), how)).collect();
+        let mut took: Vec<Duration> =
+            (0..5).map(|round| back_up(&store, &path(&format!("{name} {round}")), how)).collect();
         took.sort_unstable();
         println!("backup with {name}: median {:?} of 5, {:?} to {:?}", took[2], took[0], took[4]);
     }

@@ -25,6 +25,7 @@ mod sidecar;
 mod snapshot;
 mod state;
 mod upkeep;
+mod watch;
 mod write;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -33,8 +34,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 pub use backup::{
-    BackupOptions, BackupProgress, BackupReport, FileCount, LISTING as BACKUP_LISTING, RestoreOptions, RestoreReport,
-    Watch, read_listing, restore, restore_on,
+    BackupOptions, BackupReport, FileCount, LISTING as BACKUP_LISTING, RestoreOptions, RestoreReport, read_listing,
+    restore, restore_on,
 };
 pub use chunk::{BlockColumns, BlockMessage, ChunkFile, MapCache};
 pub use commit::Durability;
@@ -49,6 +50,7 @@ pub use seal::SealReport;
 pub use sidecar::SidecarReport;
 pub use snapshot::SNAPSHOTS_MAX;
 pub use state::{SeriesId, SeriesState, Snapshot, State};
+pub use watch::Watch;
 pub use write::{RECEIPT_KEEP_MS, RECEIPTS_MAX, SeriesWrite, WriteMode, WriteOutcome};
 
 use crate::disk::{self, DiskPath};

@@ -11,8 +11,8 @@ use fastk::disk::DiskPath;
 use fastk::disk::sim::{Dice, Fault, FaultPlan, SimDisk, SimState};
 use fastk::format::backup::{How, decode_backup, encode_backup};
 use fastk::store::{
-    BackupOptions, BackupProgress, BackupReport, RestoreOptions, RestoreReport, SeriesWrite, Store, StoreOptions,
-    WriteMode, read_listing, restore, restore_on,
+    BackupOptions, BackupReport, RestoreOptions, RestoreReport, SeriesWrite, Store, StoreOptions, Watch, WriteMode,
+    read_listing, restore, restore_on,
 };
 use fastk::types::schema::ValueIndexSpec;
 use fastk::types::{Rows, SeriesKey, SeriesSpec};
@@ -23,12 +23,8 @@ use super::promises::{MINUTE, def, minutes, options};
 /// Rows by series.
 type Rowset = BTreeMap<String, Vec<Vec<i64>>>;
 
-fn unwatched(_: BackupProgress) -> fastk::Result<()> {
-    Ok(())
-}
-
 fn back_up(store: &Store, to: &Path, options: &BackupOptions) -> fastk::Result<BackupReport> {
-    store.backup(to, options, &unwatched)
+    store.backup(to, options, &Watch::new())
 }
 
 fn apply() -> RestoreOptions {
@@ -36,7 +32,7 @@ fn apply() -> RestoreOptions {
 }
 
 fn restored(backup: &Path, root: &Path, options: &RestoreOptions) -> fastk::Result<RestoreReport> {
-    restore(backup, root, options, &unwatched)
+    restore(backup, root, options, &Watch::new())
 }
 
 /// What the store shows now, under the name "", and under every snapshot.
@@ -483,28 +479,36 @@ fn a_damaged_chunk_stops_a_backup_by_name_unless_it_may_be_damaged() {
 }
 
 #[test]
-fn a_watcher_that_gives_up_leaves_nothing_behind() {
+fn work_that_is_cancelled_leaves_nothing_behind() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(&dir.path().join("store"), true, small()).unwrap();
     fill(&store);
     let to = dir.path().join("backup");
-    let seen = Mutex::new(Vec::new());
-    let watch = |progress: BackupProgress| {
-        seen.lock().unwrap().push(progress);
-        if seen.lock().unwrap().len() == 3 { Err(fastk::Error::invalid("enough")) } else { Ok(()) }
-    };
-    assert_eq!(store.backup(&to, &BackupOptions::default(), &watch).unwrap_err().detail(), "enough");
+    let watch = Watch::new();
+    watch.cancel();
+    assert_eq!(store.backup(&to, &BackupOptions::default(), &watch).unwrap_err().code(), ErrorCode::NotReady);
     assert!(!to.exists());
-    let seen = Mutex::new(Vec::new());
-    let watch = |progress: BackupProgress| {
-        seen.lock().unwrap().push(progress);
-        Ok(())
-    };
+    // Cancelled on the way: the rate lets it read a part at a time.
+    let watch = Watch::with_rate(1 << 10);
+    std::thread::scope(|scope| {
+        let backup = scope.spawn(|| store.backup(&to, &BackupOptions::default(), &watch));
+        while watch.progress().0 == 0 {
+            std::thread::yield_now();
+        }
+        watch.cancel();
+        assert_eq!(backup.join().unwrap().unwrap_err().code(), ErrorCode::NotReady);
+    });
+    assert!(!to.exists());
+    let watch = Watch::new();
     store.backup(&to, &BackupOptions::default(), &watch).unwrap();
-    let seen = seen.into_inner().unwrap();
-    assert!(seen.is_sorted_by_key(|progress| progress.bytes_done));
-    let last = seen.last().unwrap();
-    assert_eq!(last.bytes_done, last.bytes_total);
+    let (done, total) = watch.progress();
+    assert!(done > 0 && done == total);
+    // A restore that is cancelled leaves the directory as empty as it was.
+    let watch = Watch::new();
+    watch.cancel();
+    let again = dir.path().join("again");
+    assert_eq!(restore(&to, &again, &apply(), &watch).unwrap_err().code(), ErrorCode::NotReady);
+    assert!(!again.exists());
 }
 
 #[test]
@@ -512,12 +516,12 @@ fn a_flipped_bit_anywhere_in_a_backup_is_refused_by_restore_with_the_name_of_the
     let disk = SimDisk::default();
     let store = Store::open_on(&disk.path("/store"), true, small()).unwrap();
     fill(&store);
-    store.backup(Path::new("/backup"), &BackupOptions::default(), &unwatched).unwrap();
+    store.backup(Path::new("/backup"), &BackupOptions::default(), &Watch::new()).unwrap();
     drop(store);
     let whole = disk.state();
     let check = |state: SimState| {
         let disk = SimDisk::new(state, 1);
-        restore_on(&disk.path("/backup"), &disk.path("/again"), &RestoreOptions::default(), &unwatched)
+        restore_on(&disk.path("/backup"), &disk.path("/again"), &RestoreOptions::default(), &Watch::new())
     };
     check(whole.clone()).unwrap();
     let named = |name: &str| name != "LOCK";
@@ -574,7 +578,7 @@ fn a_listing_of_another_manifest_or_without_a_chunk_is_refused() {
 /// What restoring from a disk gives; the error where it does not.
 fn restored_from(state: SimState, seed: u64) -> fastk::Result<BTreeMap<String, Rowset>> {
     let disk = SimDisk::new(state, seed);
-    restore_on(&disk.path("/backup"), &disk.path("/again"), &apply(), &unwatched)?;
+    restore_on(&disk.path("/backup"), &disk.path("/again"), &apply(), &Watch::new())?;
     Ok(all_shown(&Store::open_on(&disk.path("/again"), false, small()).unwrap()))
 }
 
@@ -589,7 +593,7 @@ fn a_crash_at_any_step_of_a_backup_leaves_the_earlier_one_or_the_new_one() {
         let mut earlier = None;
         for round in 0..2 {
             disk.record();
-            store.backup(Path::new("/backup"), &how, &unwatched).unwrap();
+            store.backup(Path::new("/backup"), &how, &Watch::new()).unwrap();
             let moments = disk.recorded();
             let new = all_shown(&store);
             let mut found = [0, 0];
@@ -613,7 +617,7 @@ fn a_crash_at_any_step_of_a_backup_leaves_the_earlier_one_or_the_new_one() {
                 if position % 5 == 0 {
                     let disk = SimDisk::new(crashed, seed);
                     let store = Store::open_on(&disk.path("/store"), false, small()).unwrap();
-                    let report = store.backup(Path::new("/backup"), &how, &unwatched);
+                    let report = store.backup(Path::new("/backup"), &how, &Watch::new());
                     report.unwrap_or_else(|error| panic!("{what}: {error}"));
                     let wanted = all_shown(&store);
                     assert!(restored_from(disk.state(), 1).unwrap() == wanted, "{what}: the next backup");
@@ -637,11 +641,11 @@ fn a_crash_at_any_step_of_a_restore_leaves_no_store_or_the_whole_one() {
     let disk = SimDisk::default();
     let store = Store::open_on(&disk.path("/store"), true, small()).unwrap();
     fill(&store);
-    store.backup(Path::new("/backup"), &BackupOptions::default(), &unwatched).unwrap();
+    store.backup(Path::new("/backup"), &BackupOptions::default(), &Watch::new()).unwrap();
     let wanted = all_shown(&store);
     drop(store);
     disk.record();
-    restore_on(&disk.path("/backup"), &disk.path("/again"), &apply(), &unwatched).unwrap();
+    restore_on(&disk.path("/backup"), &disk.path("/again"), &apply(), &Watch::new()).unwrap();
     let (mut none, mut whole) = (0, 0);
     for (position, moment) in disk.recorded().iter().enumerate() {
         let what = format!("before {:?} {:?}", moment.op, moment.path);
@@ -658,7 +662,7 @@ fn a_crash_at_any_step_of_a_restore_leaves_no_store_or_the_whole_one() {
                 if again.join("restore.begun").exists() {
                     assert!(Store::open_on(&again, true, small()).is_err(), "{what}");
                 }
-                restore_on(&disk.path("/backup"), &again, &apply(), &unwatched)
+                restore_on(&disk.path("/backup"), &again, &apply(), &Watch::new())
                     .unwrap_or_else(|error| panic!("{what}: {error}"));
                 assert!(all_shown(&Store::open_on(&again, false, small()).unwrap()) == wanted, "{what}");
                 none += 1;
@@ -676,7 +680,7 @@ fn a_full_disk_or_a_failing_one_costs_no_earlier_backup_and_leaves_no_litter() {
         fill(&store);
         store.checkpoint().unwrap();
         let empty = disk.state();
-        store.backup(Path::new("/backup"), &BackupOptions::default(), &unwatched).unwrap();
+        store.backup(Path::new("/backup"), &BackupOptions::default(), &Watch::new()).unwrap();
         let earlier = all_shown(&store);
         change(&store);
         store.checkpoint().unwrap();
@@ -693,7 +697,7 @@ fn a_full_disk_or_a_failing_one_costs_no_earlier_backup_and_leaves_no_litter() {
                 };
                 let was = names(&disk);
                 disk.fail(Some(FaultPlan { at, fault, forever: false, only_changes: true }));
-                let outcome = store.backup(Path::new("/backup"), &how, &unwatched);
+                let outcome = store.backup(Path::new("/backup"), &how, &Watch::new());
                 let hit = disk.counted().1 > 0;
                 disk.fail(None);
                 done = !hit;

@@ -11,7 +11,6 @@ mod as_of;
 mod restore;
 mod target;
 
-use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -26,7 +25,7 @@ use super::log::{Log, Recovered, Start};
 use super::manifest::{Contents, checkpoint_path};
 use super::recover::{DIRECTORIES, FORMAT_FILE, format_text};
 use super::seal::tombstone_name;
-use super::{Inner, Store, StoreOptions, sidecar, wall_ms};
+use super::{Inner, Store, StoreOptions, Watch, sidecar, wall_ms};
 use crate::disk::view::ViewDisk;
 use crate::disk::{self, DiskPath, File};
 use crate::error::{Error, ErrorCode, Result};
@@ -62,16 +61,6 @@ impl Default for BackupOptions {
         Self { base: None, copy: false, verify: true, allow_damaged: false, dry_run: false }
     }
 }
-
-/// How far a backup or restore is, in bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct BackupProgress {
-    pub bytes_done: u64,
-    pub bytes_total: u64,
-}
-
-/// Is told how far it is, every megabyte. An error it gives ends the work, which cleans up behind itself.
-pub type Watch<'a> = &'a dyn Fn(BackupProgress) -> Result<()>;
 
 /// Files of one kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -113,8 +102,6 @@ pub struct BackupReport {
 /// Counts what is done.
 #[derive(Debug, Default)]
 struct Tally {
-    total: u64,
-    done: Cell<u64>,
     kept: FileCount,
     linked: FileCount,
     copied: FileCount,
@@ -127,13 +114,6 @@ impl Tally {
             How::Linked => self.linked.add(file.bytes),
             How::Copied | How::Written => self.copied.add(file.bytes),
         }
-    }
-
-    fn pass(&self, bytes: usize, counts: bool) -> BackupProgress {
-        if counts {
-            self.done.set(self.total.min(self.done.get() + bytes as u64));
-        }
-        BackupProgress { bytes_done: self.done.get(), bytes_total: self.total }
     }
 }
 
@@ -174,14 +154,14 @@ impl Store {
     /// # Errors
     /// `invalid_argument` when the directory lies in the store (or the store in it), or holds something else;
     /// `corrupt_data` naming a damaged file of the store; `storage_full`; `writer_stopped` when what is in the log
-    /// cannot be moved out of it; what `watch` gives. Whatever was begun is taken away again.
-    pub fn backup(&self, target: &Path, options: &BackupOptions, watch: Watch<'_>) -> Result<BackupReport> {
+    /// cannot be moved out of it; `not_ready` when it was cancelled. Whatever was begun is taken away again.
+    pub fn backup(&self, target: &Path, options: &BackupOptions, watch: &Watch) -> Result<BackupReport> {
         self.inner.backup(&self.inner.root.elsewhere(target), options, watch)
     }
 }
 
 impl Inner {
-    fn backup(&self, target: &DiskPath, options: &BackupOptions, watch: Watch<'_>) -> Result<BackupReport> {
+    fn backup(&self, target: &DiskPath, options: &BackupOptions, watch: &Watch) -> Result<BackupReport> {
         let begun = Instant::now();
         check_apart(&self.root, target)?;
         if options.dry_run {
@@ -282,8 +262,8 @@ impl Inner {
     /// Brings everything into the target. Gives how many files it removed there.
     fn fill(&self, target: &mut Target<'_>, held: &Held) -> Result<u64> {
         let contents = &held.contents;
-        target.tally.total = contents.chunks.values().map(|chunk| chunk.file_bytes).sum::<u64>()
-            + held.tails.values().map(|(.., bytes)| bytes).sum::<u64>();
+        target.watch.plan(contents.chunks.values().map(|chunk| chunk.file_bytes).sum());
+        target.watch.plan(held.tails.values().map(|(.., bytes)| bytes).sum());
         for (name, (source, file, bytes)) in &held.tails {
             let same = |path: &DiskPath| same_ends(file, source, path);
             let (name, bytes) = (name.clone(), Some(*bytes));

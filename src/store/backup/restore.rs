@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use super::as_of::as_of;
 use super::target::is_litter;
-use super::{Tally, Watch, check_apart, contents_of, empty_log, read_listing};
+use super::{check_apart, contents_of, empty_log, read_listing};
 use crate::disk::{self, DiskPath, Lock, Staged};
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::FORMAT_VERSION;
@@ -27,7 +27,7 @@ use crate::store::manifest::{Contents, checkpoint_path};
 use crate::store::recover::{DIRECTORIES, FORMAT_FILE, LOCK_FILE, format_text, parse_def};
 use crate::store::seal::tombstone_name;
 use crate::store::state::Run;
-use crate::store::{Inner, SeriesId, Store, StoreOptions};
+use crate::store::{Inner, SeriesId, Store, StoreOptions, Watch};
 
 /// Stands in a directory that is being restored into.
 pub const BEGUN: &str = "restore.begun";
@@ -77,7 +77,7 @@ pub struct RestoreReport {
 /// # Errors
 /// `not_found` without a finished backup, `corrupt_data` naming a damaged file of it, `invalid_argument` for a
 /// directory that is not empty, `snapshot_not_found`, `storage_full`. What was begun is taken away again.
-pub fn restore(backup: &Path, root: &Path, options: &RestoreOptions, watch: Watch<'_>) -> Result<RestoreReport> {
+pub fn restore(backup: &Path, root: &Path, options: &RestoreOptions, watch: &Watch) -> Result<RestoreReport> {
     restore_on(&DiskPath::os(backup), &DiskPath::os(root), options, watch)
 }
 
@@ -89,7 +89,7 @@ pub fn restore_on(
     backup: &DiskPath,
     root: &DiskPath,
     options: &RestoreOptions,
-    watch: Watch<'_>,
+    watch: &Watch,
 ) -> Result<RestoreReport> {
     let begun = Instant::now();
     check_apart(backup, root)?;
@@ -101,10 +101,8 @@ pub fn restore_on(
         );
     }
     check_unused(root)?;
-    let mut tally = Tally::default();
-    let bytes: u64 = listing.files.iter().map(|file| file.bytes).sum();
-    tally.total = if options.apply && !options.link { 2 * bytes } else { bytes };
-    let damage = check_files(backup, &listing, options, &tally, watch)?;
+    watch.plan(listing.files.iter().map(|file| file.bytes).sum());
+    let damage = check_files(backup, &listing, options, watch)?;
     let whole = contents_of(backup, &listing)?;
     check_contents(backup, &listing, &whole, &damage)?;
     let contents = match &options.as_of {
@@ -136,8 +134,11 @@ pub fn restore_on(
         ..RestoreReport::default()
     };
     if options.apply {
+        if !options.link {
+            watch.plan(report.bytes);
+        }
         let made = !root.exists();
-        let work = Work { backup, root, options, tally: &tally, watch };
+        let work = Work { backup, root, options, watch };
         report.epoch = Some(work.run(contents, &taken, &report.damaged, made)?);
         report.applied = true;
     }
@@ -167,8 +168,7 @@ fn check_files(
     backup: &DiskPath,
     listing: &Backup,
     options: &RestoreOptions,
-    tally: &Tally,
-    watch: Watch<'_>,
+    watch: &Watch,
 ) -> Result<BTreeMap<String, BackupDamage>> {
     let mut damage = BTreeMap::new();
     let mut note = |path: &str, reason: String, may: bool| {
@@ -192,7 +192,7 @@ fn check_files(
             note(name, format!("{name} is missing"), may)?;
             continue;
         }
-        let (bytes, crc) = read_through(&path, &mut |part| watch(tally.pass(part.len(), true)))?;
+        let (bytes, crc) = read_through(&path, &mut |part| watch.advance(part.len() as u64))?;
         if bytes != file.bytes {
             note(name, format!("{name}: {bytes} bytes, expected {}", file.bytes), may)?;
         } else if crc != file.crc32c {
@@ -310,8 +310,7 @@ struct Work<'a> {
     backup: &'a DiskPath,
     root: &'a DiskPath,
     options: &'a RestoreOptions,
-    tally: &'a Tally,
-    watch: Watch<'a>,
+    watch: &'a Watch,
 }
 
 impl Work<'_> {
@@ -385,7 +384,7 @@ impl Work<'_> {
         let mut staged = Staged::create(&self.root.join("tmp"))?;
         let (bytes, crc) = read_through(&from, &mut |part| {
             staged.put(part)?;
-            (self.watch)(self.tally.pass(part.len(), true))
+            self.watch.advance(part.len() as u64)
         })?;
         let known = damaged.iter().any(|damage| damage.path == file.path);
         if (bytes, crc) != (file.bytes, file.crc32c) && !known {

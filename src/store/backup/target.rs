@@ -7,10 +7,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{BackupOptions, Tally, Watch, read_listing};
+use super::{BackupOptions, Tally, read_listing};
 use crate::disk::{self, DiskPath, File, Lock, Staged};
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::backup::{Backup, BackupDamage, BackupFile, How, encode_backup};
+use crate::store::Watch;
 
 /// The listing of a finished backup.
 pub const LISTING: &str = "backup.json";
@@ -23,7 +24,7 @@ pub struct Target<'a> {
     pub root: DiskPath,
     tmp: DiskPath,
     options: &'a BackupOptions,
-    watch: Watch<'a>,
+    pub watch: &'a Watch,
     pub tally: Tally,
     /// What the backup that is there already has, and what of it was damaged.
     old: BTreeMap<String, BackupFile>,
@@ -97,7 +98,7 @@ pub fn is_litter(root: &DiskPath, name: &str) -> bool {
 
 impl<'a> Target<'a> {
     /// Begins or goes on in a directory.
-    pub fn open(root: &DiskPath, epoch: &str, options: &'a BackupOptions, watch: Watch<'a>) -> Result<Self> {
+    pub fn open(root: &DiskPath, epoch: &str, options: &'a BackupOptions, watch: &'a Watch) -> Result<Self> {
         look(root, epoch)?;
         let base = match &options.base {
             None => None,
@@ -211,6 +212,11 @@ impl<'a> Target<'a> {
         }
     }
 
+    /// Counts bytes that were read, or need not be. Those of sidecars are not planned for.
+    fn pass(&self, bytes: u64, planned: bool) -> Result<()> {
+        if planned { self.watch.advance(bytes) } else { self.watch.advance_unplanned(bytes) }
+    }
+
     fn list(&mut self, file: BackupFile) {
         self.tally.count(&file);
         self.files.push(file);
@@ -222,7 +228,7 @@ impl<'a> Target<'a> {
         disk::read_parts(file, path, &mut |part| {
             bytes += part.len() as u64;
             crc = crc32c::crc32c_append(crc, part);
-            (self.watch)(self.tally.pass(part.len(), counts))
+            self.pass(part.len() as u64, counts)
         })?;
         Ok((bytes, crc))
     }
@@ -244,7 +250,7 @@ impl<'a> Target<'a> {
             return if self.link(wanted, &path)? { Ok(()) } else { self.copy(wanted, &path, None) };
         };
         if fits(&known) && (wanted.same)(&path) {
-            (self.watch)(self.tally.pass(usize::try_from(known.bytes).unwrap_or(0), !wanted.derived))?;
+            self.pass(known.bytes, !wanted.derived)?;
             self.list(BackupFile { how: How::Kept, ..known });
             return Ok(());
         }
@@ -305,7 +311,7 @@ impl<'a> Target<'a> {
             None => self.checksum(&file, path, !wanted.derived),
             Some(crc) => {
                 let bytes = disk::file_bytes(&file, path)?;
-                (self.watch)(self.tally.pass(usize::try_from(bytes).unwrap_or(0), !wanted.derived))?;
+                self.pass(bytes, !wanted.derived)?;
                 Ok((bytes, crc))
             }
         }
@@ -352,7 +358,7 @@ impl<'a> Target<'a> {
             bytes += part.len() as u64;
             crc32c = crc32c::crc32c_append(crc32c, part);
             staged.put(part)?;
-            (self.watch)(self.tally.pass(part.len(), !wanted.derived))
+            self.pass(part.len() as u64, !wanted.derived)
         })?;
         self.judge(wanted, bytes, crc32c)?;
         if known.is_some_and(|known| (known.bytes, known.crc32c) != (bytes, crc32c)) {
