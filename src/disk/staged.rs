@@ -68,17 +68,29 @@ impl Staged {
 
     /// Syncs the bytes, links the file to `target` and syncs the directory. `false`, and nothing changed, when
     /// `target` exists.
-    pub fn publish(mut self, target: &DiskPath) -> Result<bool> {
+    pub fn publish(self, target: &DiskPath) -> Result<bool> {
+        let placed = self.place(target)?;
+        match target.parent().filter(|_| placed) {
+            Some(parent) => sync_dir(&parent).map(|()| true),
+            None => Ok(placed),
+        }
+    }
+
+    /// Does the same but for the directory, which the caller syncs once for many files.
+    pub fn place(mut self, target: &DiskPath) -> Result<bool> {
         self.sync()?;
         match persist(|| target.disk().link(&self.path, target)) {
-            Ok(()) => {}
-            Err(e) if e.kind() == ErrorKind::AlreadyExists => return Ok(false),
-            Err(e) => return Err(Error::io("publish", target, &e)),
+            Ok(()) => Ok(true),
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(false),
+            Err(e) => Err(Error::io("publish", target, &e)),
         }
-        if let Some(parent) = target.parent() {
-            sync_dir(&parent)?;
-        }
-        Ok(true)
+    }
+
+    /// Syncs the bytes and puts the file in the place of whatever has the name of `target`, whose directory is not
+    /// synced.
+    pub fn replace(mut self, target: &DiskPath) -> Result<()> {
+        self.sync()?;
+        persist(|| target.disk().rename(&self.path, target)).map_err(|e| Error::io("replace", target, &e))
     }
 }
 
@@ -126,8 +138,7 @@ pub fn publish(tmp: &DiskPath, target: &DiskPath, bytes: &[u8]) -> Result<bool> 
 pub fn replace(tmp: &DiskPath, target: &DiskPath, bytes: &[u8]) -> Result<()> {
     let mut staged = Staged::create(tmp)?;
     staged.put(bytes)?;
-    staged.sync()?;
-    persist(|| target.disk().rename(&staged.path, target)).map_err(|e| Error::io("replace", target, &e))
+    staged.replace(target)
 }
 
 /// A file written at offsets and synced, such as a log segment.

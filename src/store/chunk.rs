@@ -74,7 +74,12 @@ pub struct BlockMessage {
 
 /// Directory of a series under `chunks/`.
 pub fn series_dir(root: &DiskPath, series_id: u64) -> DiskPath {
-    root.join("chunks").join(format!("{series_id:010}"))
+    root.join("chunks").join(series_dir_name(series_id))
+}
+
+/// Name of that directory.
+pub fn series_dir_name(series_id: u64) -> String {
+    format!("{series_id:010}")
 }
 
 /// File name of a chunk.
@@ -123,6 +128,21 @@ impl ChunkFile {
     /// Path below the store.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Whether a file of another name is this one, by its length and its footer.
+    pub fn is_file(&self, path: &DiskPath) -> bool {
+        let footer_of = || -> Result<(ChunkMeta, u32)> {
+            let file = disk::open(path)?;
+            let found = disk::file_bytes(&file, path)?;
+            let trailer_at = found.saturating_sub(chunk::TRAILER_BYTES as u64);
+            let trailer = disk::read_at(&file, path, trailer_at, chunk::TRAILER_BYTES)?;
+            let footer_bytes = chunk::footer_bytes(&trailer)?;
+            let footer_at = trailer_at.saturating_sub(footer_bytes as u64);
+            chunk::decode_footer(&disk::read_at(&file, path, footer_at, footer_bytes)?, self.record.file_bytes)
+        };
+        path.exists()
+            && footer_of().is_ok_and(|(meta, crc)| crc == self.record.footer_crc && meta.chunk_id == self.record.id)
     }
 
     /// Unlinks the file when the last reader lets go of it. Called after the manifest no longer names it.

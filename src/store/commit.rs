@@ -62,6 +62,8 @@ pub struct Pending {
     /// Highest `durable_lsn` that a frame on disk carries.
     marked_lsn: u64,
     stopped: Option<String>,
+    /// What every change is answered, in a store that is only read.
+    refusal: Option<Error>,
 }
 
 /// A state whose runs were frozen, and where the log stands behind it.
@@ -102,6 +104,7 @@ impl CommitQueue {
             written_lsn: next_lsn - 1,
             marked_lsn: 0,
             stopped,
+            refusal: None,
         };
         Self {
             pending: Mutex::new(pending),
@@ -134,6 +137,16 @@ impl CommitQueue {
     /// Stops acknowledging writes until the store is opened again.
     pub fn stop(&self, cause: &Error) {
         self.lock().stopped.get_or_insert(cause.to_string());
+    }
+
+    /// Whether changes are decided here at all.
+    pub fn takes_writes(&self) -> bool {
+        self.lock().check_writable().is_ok()
+    }
+
+    /// Answers every change with this error from now on.
+    pub fn refuse(&self, refusal: Error) {
+        self.lock().refusal = Some(refusal);
     }
 
     pub fn durability(&self) -> Durability {
@@ -373,8 +386,11 @@ impl Pending {
         Ok(Arc::clone(&self.batch))
     }
 
-    /// `writer_stopped` once a write or sync failed.
+    /// `writer_stopped` once a write or sync failed, and in a store that is only read.
     pub fn check_writable(&self) -> Result<()> {
+        if let Some(refusal) = &self.refusal {
+            return Err(refusal.clone());
+        }
         match &self.stopped {
             None => Ok(()),
             Some(cause) => Err(stopped_error(cause)),

@@ -103,6 +103,20 @@ impl Contents {
         newer(&mut self.next_file_id, edit.next_file_id);
     }
 
+    /// Reads a checkpoint alone.
+    pub fn read(path: &DiskPath) -> Result<Self> {
+        let edit = decode_checkpoint(&disk::read(path)?)
+            .map_err(|error| Error::new(error.code(), format!("{}: {}", path.display(), error.detail())))?;
+        let mut contents = Self::default();
+        contents.apply(edit);
+        Ok(contents)
+    }
+
+    /// Bytes of a checkpoint of all this.
+    pub fn to_checkpoint(&self) -> Vec<u8> {
+        encode_checkpoint(&self.as_edit())
+    }
+
     /// Everything as one edit, as checkpoints have it.
     pub fn as_edit(&self) -> Edit {
         Edit {
@@ -169,7 +183,8 @@ fn edit_path(dir: &DiskPath, number: u64) -> DiskPath {
     dir.join(format!("{number:020}.edit"))
 }
 
-fn checkpoint_path(dir: &DiskPath, number: u64) -> DiskPath {
+/// Path of a checkpoint in the directory of the manifest.
+pub fn checkpoint_path(dir: &DiskPath, number: u64) -> DiskPath {
     dir.join(format!("{number:020}.checkpoint"))
 }
 
@@ -278,7 +293,7 @@ impl Manifest {
     /// never used.
     pub fn publish_whole(root: &DiskPath, contents: &Contents) -> Result<()> {
         let path = checkpoint_path(&manifest_dir(root), contents.number);
-        if disk::publish(&root.join("tmp"), &path, &encode_checkpoint(&contents.as_edit()))? {
+        if disk::publish(&root.join("tmp"), &path, &contents.to_checkpoint())? {
             return Ok(());
         }
         Err(Error::new(ErrorCode::CommitConflict, format!("{} exists already", path.display())))
@@ -287,7 +302,7 @@ impl Manifest {
     /// Writes a checkpoint and removes what the one before the last made superfluous.
     pub fn write_checkpoint(&mut self) -> Result<()> {
         let number = self.contents.number;
-        disk::publish(&self.tmp, &checkpoint_path(&self.dir, number), &encode_checkpoint(&self.contents.as_edit()))?;
+        disk::publish(&self.tmp, &checkpoint_path(&self.dir, number), &self.contents.to_checkpoint())?;
         let kept = std::mem::replace(&mut self.checkpoint, number);
         for name in disk::list(&self.dir)? {
             let old = match (name.strip_suffix(".edit"), name.strip_suffix(".checkpoint")) {

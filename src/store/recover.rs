@@ -353,7 +353,8 @@ pub fn check_format(root: &DiskPath) -> Result<()> {
     Ok(())
 }
 
-fn parse_def(text: &str) -> Result<Arc<SeriesDef>> {
+/// A registration as the manifest has it.
+pub fn parse_def(text: &str) -> Result<Arc<SeriesDef>> {
     serde_json::from_str(text)
         .map(Arc::new)
         .map_err(|error| Error::corrupt(format!("a registration in the store is unreadable: {error}")))

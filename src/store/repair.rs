@@ -18,7 +18,7 @@ use super::manifest::{Contents, Manifest, manifest_dir};
 use super::recover::{DIRECTORIES, FORMAT_FILE, LOCK_FILE, Read, Trust, format_text, read_store};
 use super::seal::{series_record, tombstone_name};
 use super::state::{SeriesId, SeriesState, State};
-use super::{Store, StoreOptions, salvage, sidecar, wall_ms};
+use super::{Store, StoreOptions, backup, salvage, sidecar, wall_ms};
 use crate::disk::{self, DiskPath, Staged};
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::bytes::Reader;
@@ -92,6 +92,7 @@ pub fn repair(root: &DiskPath, options: RepairOptions) -> Result<RepairReport> {
     if !root.is_dir() {
         return Err(Error::new(ErrorCode::NotFound, format!("{} holds no store", root.display())));
     }
+    backup::check_no_backup(root)?;
     let lock = disk::Lock::acquire(&root.join(LOCK_FILE))?;
     let trust = if options.rebuild_manifest { Trust::FilesOnly } else { Trust::Manifest };
     let mut plan = Plan::new(root, read_store(root, trust)?, options)?;

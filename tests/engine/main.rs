@@ -3,6 +3,7 @@
 #[path = "../shared/proof.rs"]
 mod proof;
 
+mod backup;
 mod claims;
 mod coverage;
 mod damage;
