@@ -283,6 +283,11 @@ impl SimState {
         }
     }
 
+    /// Bytes of a file; `None` when it is not there.
+    pub fn file(&self, path: &Path) -> Option<Arc<Vec<u8>>> {
+        self.find(path).and_then(|id| self.bytes_of(id).map(Arc::clone)).ok()
+    }
+
     /// Every file with its bytes, by path.
     pub fn files(&self) -> BTreeMap<PathBuf, Arc<Vec<u8>>> {
         let mut out = BTreeMap::new();
