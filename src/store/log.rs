@@ -231,6 +231,8 @@ impl Log {
         // A frame that fills a segment by itself gains nothing from zeros written before it.
         let zeroed = need <= self.segment_bytes;
         let bytes = need.max(self.segment_bytes);
+        // Left behind where the name was made and its directory could not be synced; it never had a frame.
+        disk::remove(&segment_path(&self.dir, number))?;
         let (file, epoch) = create_segment(&self.dir, &self.tmp, number, first_lsn, bytes, zeroed)?;
         self.file = file;
         self.epoch = epoch;
