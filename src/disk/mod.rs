@@ -20,7 +20,7 @@ pub use lock::Lock;
 pub use path::DiskPath;
 pub use staged::{Staged, WriteFile, publish, replace};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorCode, Result};
 use mmap::Map;
 
 /// A file system, as far as the engine needs one. All methods block.
@@ -197,6 +197,6 @@ pub fn random(path: &DiskPath) -> Result<u64> {
     let mut bytes = [0; 8];
     path.disk()
         .random(&mut bytes)
-        .map_err(|error| Error::internal(format!("the system gives no random numbers: {error}")))?;
+        .map_err(|error| Error::new(ErrorCode::Io, format!("the system gives no random numbers: {error}")))?;
     Ok(u64::from_le_bytes(bytes))
 }

@@ -235,7 +235,7 @@ impl Inner {
     /// Links a finished file to the next free name.
     fn publish_new(&self, staged: Staged, next_id: &mut u64, path: fn(&DiskPath, u64) -> DiskPath) -> Result<u64> {
         // A file of this name can stand there from a step that never reached the manifest.
-        while path(&self.root, *next_id).exists() {
+        while path(&self.root, *next_id).found()? {
             *next_id += 1;
         }
         let id = *next_id;

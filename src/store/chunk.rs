@@ -157,7 +157,7 @@ impl Drop for ChunkFile {
 impl OpenChunk {
     fn open(path: &DiskPath, shown: &str, record: &ChunkRecord) -> Result<Self> {
         let name = |error: Error| Error::new(error.code(), format!("chunk {shown}: {}", error.detail()));
-        if !path.exists() {
+        if !path.found()? {
             return Err(Error::corrupt(format!("chunk {shown} is missing")));
         }
         let file = disk::open(path)?;

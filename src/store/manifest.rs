@@ -213,7 +213,7 @@ impl Manifest {
         let path = edit_path(&self.dir, edit.number);
         let published = disk::publish(&self.tmp, &path, &encode_edit(&edit)).map_err(|error| {
             // Full or not: once the edit has its name it may count.
-            if path.exists() { Error::new(ErrorCode::Io, error.detail()) } else { error }
+            if path.found().unwrap_or(true) { Error::new(ErrorCode::Io, error.detail()) } else { error }
         });
         if !published? {
             return Err(Error::new(ErrorCode::CommitConflict, format!("{} exists already", path.display())));

@@ -45,7 +45,7 @@ const DIRECTORIES: [&str; 6] = ["wal", "runs", "manifest", "chunks", "tmp", "qua
 impl Inner {
     pub fn open(root: &DiskPath, create: bool, options: StoreOptions) -> Result<Self> {
         let begun = std::time::Instant::now();
-        let exists = root.join(FORMAT_FILE).exists();
+        let exists = root.join(FORMAT_FILE).found()?;
         if !exists && !create {
             return Err(Error::new(ErrorCode::NotFound, format!("{} holds no store", root.display()))
                 .with_hint("serve, demo, import and register create one"));

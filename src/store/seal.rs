@@ -282,7 +282,7 @@ impl Inner {
             let chunk_id = *next_file_id;
             *next_file_id += 1;
             let path = dir.join(chunk_name(partition, chunk_id));
-            if path.exists() {
+            if path.found()? {
                 continue;
             }
             let head = ChunkHead {
@@ -366,7 +366,10 @@ impl Inner {
 
     pub fn mark_dropped(&self, manifest: &super::manifest::Contents, series_id: u64, commit: u64) -> Result<()> {
         let dir = series_dir(&self.root, series_id);
-        let Some(record) = manifest.series.get(&series_id).filter(|_| dir.is_dir()) else { return Ok(()) };
+        let Some(record) = manifest.series.get(&series_id) else { return Ok(()) };
+        if !dir.found()? {
+            return Ok(());
+        }
         let def: crate::types::SeriesDef = serde_json::from_str(&record.def)
             .map_err(|error| Error::internal(format!("registration of series {series_id}: {error}")))?;
         let marker = encode_drop(&DropFile { series_id, key: def.key, commit })?;
