@@ -5,6 +5,7 @@
 //! --test proof`.
 
 mod amount;
+mod faults;
 mod order;
 mod power;
 mod recovery;

@@ -599,3 +599,52 @@ impl World {
 pub fn open(disk: &SimDisk, options: &StoreOptions) -> fastk::Result<Store> {
     Store::open_on(&disk.path(ROOT), true, options.clone())
 }
+
+/// What a store shows, taken down as it is: for scenarios without a model.
+pub fn observe(store: &Store) -> (Arc<Shot>, Vec<Once>) {
+    let keys = keys();
+    let state = store.snapshot();
+    let all = |state: &State| -> AllSeries {
+        let found = keys.iter().enumerate().filter_map(|(which, key)| Some((which, state.get(key)?)));
+        let series = found.map(|(which, series)| {
+            let mut rows = Map::new();
+            for block in Scan::new(series, store.cache(), &ScanSpec::range((i64::MIN, i64::MAX))) {
+                let block = block.unwrap();
+                let cells = |row: usize| std::array::from_fn(|column| block.words(column + 1)[row]);
+                rows.extend((0..block.rows).map(|row| (block.words(0)[row], cells(row))));
+            }
+            let (id, version, def, hash) = (series.id, series.version, Arc::clone(&series.def), hash_of(&rows));
+            (which, Arc::new(Series { id, version, def, rows, hash }))
+        });
+        series.collect()
+    };
+    let named = state
+        .snapshots
+        .iter()
+        .map(|(name, snapshot)| (name.clone(), (snapshot.commit, Arc::new(all(&store.as_of(name).unwrap())))));
+    let mut receipts: Vec<Once> = state
+        .receipts
+        .values()
+        .map(|receipt| {
+            let commit = receipt.written.iter().map(|written| written.commit).max().unwrap_or(0);
+            let outcome = WriteOutcome { written: receipt.written.clone(), commit, repeated: false };
+            Once { key: String::new(), writes: Vec::new(), outcome }
+        })
+        .collect();
+    receipts.sort_by_key(|once| once.outcome.commit);
+    let shot = Shot { commit: state.commit, series: all(&state), snapshots: named.collect(), receipts: receipts.len() };
+    (Arc::new(shot), receipts)
+}
+
+/// Registers all series.
+pub fn register_all(store: &Store) {
+    let keys = keys();
+    (0..keys.len()).for_each(|which| drop(store.register(def_of(&keys, which)).unwrap()));
+}
+
+/// `count` minutes from `first` on, every cell derived from its timestamp and `salt`.
+pub fn minutes(first: i64, count: i64, salt: i64) -> Rows {
+    let ts: Vec<i64> = (first..first + count).map(|minute| minute * MINUTE).collect();
+    let column = |column: i64| ts.iter().map(|ts| ts / MINUTE * 10 + column + salt).collect();
+    Rows { columns: (0..COLUMNS as i64).map(column).collect(), ts }
+}
