@@ -21,6 +21,7 @@ pub use path::DiskPath;
 pub use staged::{Staged, WriteFile, publish, replace};
 
 use crate::error::{Error, ErrorCode, Result};
+use crate::planted::{Bug, planted};
 use mmap::Map;
 
 /// A file system, as far as the engine needs one. All methods block.
@@ -123,7 +124,7 @@ pub fn create_dir(path: &DiskPath) -> Result<()> {
         Err(e) if e.kind() == ErrorKind::AlreadyExists && path.is_dir() => {}
         Err(e) => return Err(Error::io("create directory", path, &e)),
     }
-    parent.map_or(Ok(()), |parent| sync_dir(&parent))
+    parent.filter(|_| !planted(Bug::NewDirectoryNotSynced)).map_or(Ok(()), |parent| sync_dir(&parent))
 }
 
 /// Makes the names inside a directory durable.

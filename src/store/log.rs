@@ -11,6 +11,7 @@ use crate::format::wal::{
     self, Found, FrameHeader, FrameKind, SEGMENT_HEADER_BYTES, SegmentHeader, decode_segment_header,
     encode_segment_header, frame_bytes,
 };
+use crate::planted::{Bug, planted};
 
 /// A frame waiting to be written.
 #[derive(Debug)]
@@ -75,7 +76,7 @@ fn create_segment(
     bytes: u64,
     zeroed: bool,
 ) -> Result<(WriteFile, u64)> {
-    let epoch = disk::random(dir)?;
+    let epoch = if planted(Bug::ConstantEpoch) { 1 } else { disk::random(dir)? };
     let header = encode_segment_header(&SegmentHeader { number, epoch, first_lsn });
     let file = WriteFile::create(tmp, &segment_path(dir, number), &header, bytes, zeroed)?;
     Ok((file, epoch))
@@ -126,7 +127,10 @@ impl Log {
         }
         let damage = std::mem::take(&mut scan.damage);
         found.next_lsn = scan.next_lsn.unwrap_or(first_lsn).max(first_lsn);
-        let rotten = damage.iter().find(|damage| damage.was_synced || damage.lsn <= found.durable_lsn);
+        let rotten = damage
+            .iter()
+            .find(|damage| damage.was_synced || damage.lsn <= found.durable_lsn)
+            .filter(|_| !planted(Bug::RotTakenForTorn));
         let mut last_number = last_number;
         if let Some(rotten) = rotten {
             found.rot = Some(format!("{} (lsn {} was synced)", rotten.place, rotten.lsn));
@@ -159,11 +163,13 @@ impl Log {
             #[cfg(test)]
             full_once: false,
         };
-        if found.rot.is_none() {
+        if found.rot.is_none() && !planted(Bug::TornTailKept) {
             log.clear_from_offset(&path)?;
         }
         // What was read may stand in the page cache only; from here on it counts as durable.
-        log.sync()?;
+        if !planted(Bug::RecoveryNotSynced) {
+            log.sync()?;
+        }
         Ok((log, found))
     }
 
@@ -197,7 +203,9 @@ impl Log {
                     buffer.clear();
                 }
                 // The old segment is durable before the new one has a frame.
-                self.file.sync().map_err(|error| fail(error, true))?;
+                if !planted(Bug::SegmentNotSyncedAtRotation) {
+                    self.file.sync().map_err(|error| fail(error, true))?;
+                }
                 durable_lsn = frame.lsn.saturating_sub(1);
                 self.rotate(frame.lsn, bytes).map_err(|error| fail(error, written))?;
             }
@@ -212,7 +220,7 @@ impl Log {
             wal::put_frame(&mut buffer, &header, &frame.payload);
         }
         self.put(&buffer).map_err(|error| fail(error, true))?;
-        if sync {
+        if sync && !planted(Bug::AppendNotSynced) {
             self.file.sync().map_err(|error| fail(error, true))?;
         }
         Ok(())
@@ -232,7 +240,9 @@ impl Log {
         let zeroed = need <= self.segment_bytes;
         let bytes = need.max(self.segment_bytes);
         // Left behind where the name was made and its directory could not be synced; it never had a frame.
-        disk::remove(&segment_path(&self.dir, number))?;
+        if !planted(Bug::FailedRotationLeft) {
+            disk::remove(&segment_path(&self.dir, number))?;
+        }
         let (file, epoch) = create_segment(&self.dir, &self.tmp, number, first_lsn, bytes, zeroed)?;
         self.file = file;
         self.epoch = epoch;
@@ -351,7 +361,8 @@ impl Scan<'_> {
     }
 
     fn take(&mut self, number: u64, path: &DiskPath, offset: usize, frame: FrameHeader, payload: &[u8]) {
-        if let Some(expected) = self.next_lsn.filter(|expected| *expected != frame.lsn) {
+        let expected = self.next_lsn.filter(|_| !planted(Bug::LsnGapUnnoticed));
+        if let Some(expected) = expected.filter(|expected| *expected != frame.lsn) {
             let place = format!("{}: byte {offset}: lsn {} follows lsn {}", path.display(), frame.lsn, expected - 1);
             self.note(place, (number, offset as u64), false);
         }

@@ -11,6 +11,7 @@ use crate::format::manifest::{
     ChunkRecord, Edit, ReceiptsRecord, RunRecord, SeriesRecord, SnapshotRecord, TombstoneRecord, decode_checkpoint,
     decode_edit, encode_checkpoint, encode_edit,
 };
+use crate::planted::{Bug, planted};
 
 /// Edits between two checkpoints.
 const CHECKPOINT_EDITS: u64 = 64;
@@ -231,8 +232,16 @@ impl Manifest {
     /// Writes a checkpoint and removes what the one before the last made superfluous.
     pub fn write_checkpoint(&mut self) -> Result<()> {
         let number = self.contents.number;
+        if planted(Bug::EditsRemovedEarly) {
+            self.remove_before(number)?;
+        }
         disk::publish(&self.tmp, &checkpoint_path(&self.dir, number), &encode_checkpoint(&self.contents.as_edit()))?;
         let kept = std::mem::replace(&mut self.checkpoint, number);
+        self.remove_before(kept)
+    }
+
+    /// Removes checkpoints before this one, and the edits it repeats.
+    fn remove_before(&self, kept: u64) -> Result<()> {
         for name in disk::list(&self.dir)? {
             let old = match (name.strip_suffix(".edit"), name.strip_suffix(".checkpoint")) {
                 (Some(edit), _) => edit.parse().is_ok_and(|number: u64| number <= kept),

@@ -21,6 +21,7 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::format::FORMAT_VERSION;
 use crate::format::manifest::Edit;
 use crate::format::wal::{Commit, Operation, decode_commit};
+use crate::planted::{Bug, planted};
 use crate::types::{Rows, SeriesDef};
 
 /// What opening found.
@@ -195,7 +196,8 @@ fn check_format(root: &DiskPath) -> Result<()> {
         return Err(damaged());
     }
     let format: Format = serde_json::from_str(body).map_err(|_| damaged())?;
-    if format.format > FORMAT_VERSION || !format.required_features.is_empty() {
+    let newer = format.format > FORMAT_VERSION && !planted(Bug::NewerFormatOpened);
+    if newer || !format.required_features.is_empty() {
         return Err(Error::new(
             ErrorCode::UnsupportedFormat,
             format!(
@@ -367,7 +369,7 @@ impl Replay<'_> {
     /// Applies a commit unless chunks hold it already.
     fn commit(&mut self, number: u64, commit: Commit) -> Result<()> {
         self.state.commit = self.state.commit.max(number);
-        if let Some(receipt) = commit.receipt {
+        if let Some(receipt) = commit.receipt.filter(|_| !planted(Bug::ReceiptsNotReplayed)) {
             self.state.receipts.insert(receipt.key, Arc::new(receipt));
         }
         for operation in commit.operations {
@@ -391,7 +393,7 @@ impl Replay<'_> {
             };
             self.next_series_id = self.next_series_id.max(id + 1);
             let known = self.state.series.get(&id).map(|series| series.sealed_commit);
-            if known.is_some_and(|sealed_commit| number <= sealed_commit) {
+            if known.is_some_and(|sealed_commit| number <= sealed_commit) && !planted(Bug::ReplayedTwice) {
                 continue;
             }
             match (operation, known) {

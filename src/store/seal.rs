@@ -21,6 +21,7 @@ use crate::format::coverage::Coverage;
 use crate::format::manifest::{ChunkRecord, Edit, SeriesRecord, TombstoneRecord, ViewRecord};
 use crate::format::tombstone::{DropFile, TombstoneFile, encode_drop, encode_tombstone};
 use crate::format::zone_map::ZoneMap;
+use crate::planted::{Bug, planted};
 use crate::types::ColumnType;
 
 /// What a seal did.
@@ -63,7 +64,8 @@ pub struct Interval {
 
 impl Interval {
     pub fn of(fences: &[u64], commit: u64) -> Self {
-        let next = fences.partition_point(|fence| *fence < commit);
+        let next =
+            if planted(Bug::FencesIgnored) { usize::MAX } else { fences.partition_point(|fence| *fence < commit) };
         Self { upper: fences.get(next).copied().unwrap_or(u64::MAX) }
     }
 
@@ -104,7 +106,7 @@ impl Inner {
     pub fn publish(&self, maintenance: &mut Maintenance, mut edit: Edit) -> Result<u64> {
         edit.chunks_unlinked = self.vacuum_files(maintenance);
         let number = maintenance.manifest.publish(edit).inspect_err(|error| {
-            if error.code() != ErrorCode::StorageFull {
+            if error.code() != ErrorCode::StorageFull && !planted(Bug::WriterGoesOnAfterEdit) {
                 self.queue.stop(error);
             }
         })?;
@@ -130,8 +132,7 @@ impl Inner {
             return Ok(report);
         }
         // Everything frozen must be durable and published before it may reach a chunk.
-        self.queue.wait(&frozen.decided)?;
-        self.queue.sync()?;
+        self.queue.settled(&frozen.decided)?;
         let (commit, fences) = (frozen.state.commit, &frozen.state.fences);
         let mut next_file_id = maintenance.manifest.contents.next_file_id;
         let mut edit = Edit::default();
@@ -179,7 +180,7 @@ impl Inner {
             edit.chunks.extend(part.added.iter().cloned());
             edit.chunks_removed.extend(part.removed.iter().map(|chunk| chunk.record.id));
         }
-        edit.next_file_id = next_file_id;
+        edit.next_file_id = if planted(Bug::FileIdsReused) { 0 } else { next_file_id };
         let number = self.publish(maintenance, edit)?;
         let changes: Vec<NewChunks> = parts
             .iter()
@@ -352,7 +353,9 @@ impl Inner {
             let key = series.def.key.clone();
             let file = TombstoneFile { series_id, key, commit: t.commit, start: t.start, end: t.end };
             // The same delete may have been written before a crash: an existing file is the same file.
-            disk::publish(&self.root.join("tmp"), &dir.join(tombstone_name(t.commit)), &encode_tombstone(&file)?)?;
+            if !planted(Bug::TombstoneFilesLeftOut) {
+                disk::publish(&self.root.join("tmp"), &dir.join(tombstone_name(t.commit)), &encode_tombstone(&file)?)?;
+            }
             edit.tombstones.push(TombstoneRecord { series_id, commit: t.commit, start: t.start, end: t.end });
         }
         for (id, commit, start, end) in manifest.tombstones_of(series_id) {
