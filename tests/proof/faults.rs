@@ -13,22 +13,22 @@ use super::world::{MINUTE, Once, Shot, compare, keys, minutes, observe, open, re
 /// A call that makes at most one commit.
 type Call = fn(&Store) -> fastk::Result<()>;
 
-struct Scenario {
-    name: &'static str,
+pub struct Scenario {
+    pub name: &'static str,
     /// Makes the store that the calls are made on.
     prepare: fn(&Store),
     calls: &'static [Call],
 }
 
-fn options() -> StoreOptions {
+pub fn options() -> StoreOptions {
     StoreOptions { wal_segment_bytes: 4 << 10, durability: Durability::Sync, upkeep: false, ..StoreOptions::default() }
 }
 
-fn put(store: &Store, which: usize, first: i64, count: i64) -> fastk::Result<()> {
+pub fn put(store: &Store, which: usize, first: i64, count: i64) -> fastk::Result<()> {
     store.write(&keys()[which], minutes(first, count, 0), WriteMode::Upsert, None).map(drop)
 }
 
-fn fill(store: &Store) {
+pub fn fill(store: &Store) {
     for which in 0..3 {
         put(store, which, 0, 12).unwrap();
     }
@@ -76,7 +76,7 @@ fn drop_first(store: &Store) -> fastk::Result<()> {
     store.drop_series(&keys()[0], None).map(drop)
 }
 
-const SCENARIOS: &[Scenario] = &[
+pub const SCENARIOS: &[Scenario] = &[
     Scenario { name: "write", prepare: fill, calls: &[|store| put(store, 0, 30, 2)] },
     Scenario {
         name: "write beyond a segment",
@@ -287,6 +287,9 @@ fn run(scenario: &Scenario, plain: &Plain, plans: &[FaultPlan], seed: u64) -> bo
     let crashed = disk.state();
 
     let stopped = store.writer_stopped();
+    if stopped.is_some() && matches!(hit, Some((Op::Write | Op::Sync, ref path)) if path.starts_with("/store/wal")) {
+        assert_eq!(shown.commit, plain.shots[done].commit, "{place}: what was refused is shown");
+    }
     if let (Some((op, _)), [plan]) = (&hit, plans) {
         let role = plain.roles.get(usize::try_from(plan.at).unwrap()).copied();
         let role = if plan.only_changes && plan.fault != Fault::Short { role } else { None };
@@ -294,6 +297,8 @@ fn run(scenario: &Scenario, plain: &Plain, plans: &[FaultPlan], seed: u64) -> bo
             (Some(Role::Frames), Fault::Io) | (Some(Role::Edit), Fault::Io) => {
                 assert!(stopped.is_some(), "{place}: the store goes on after {op:?} failed");
             }
+            // What it wrote beforehand has its room: a full disk is met where nothing is lost by it.
+            (Some(Role::Frames), Fault::Full) => assert!(stopped.is_some(), "{place}: it goes on after {op:?} failed"),
             (Some(Role::Other), _) if !plan.forever => assert_eq!(stopped, None, "{place}"),
             (Some(Role::NewSegment), Fault::Full) => {
                 assert_eq!(stopped, None, "{place}");
@@ -366,23 +371,28 @@ fn every(test: &str, part: usize) {
     // A share of the operations where less than everything is asked for; another one each time is no use.
     let step = usize::try_from(20 / amount(20)).unwrap().max(1);
     let mut count = 0;
-    for (number, scenario) in SCENARIOS.iter().enumerate().filter(|(number, _)| number % 3 == part) {
-        let plain = Plain::of(scenario);
-        for (fault, forever, only_changes) in KINDS {
-            for at in (number as u64 % step as u64..).step_by(step) {
-                let plan = FaultPlan { at, fault, forever, only_changes };
-                count += 1;
-                if !run(scenario, &plain, &[plan], at) {
-                    break;
-                }
+    for number in (0..SCENARIOS.len()).filter(|number| number % 3 == part) {
+        count += exhaust(number, step);
+    }
+    let scenarios = SCENARIOS.len().div_ceil(3);
+    println!("{test}: {count} faults in {scenarios} scenarios, {:.1} s", begun.elapsed().as_secs_f64());
+}
+
+/// Every fault at every so manyth operation of a scenario; gives how many that were.
+pub fn exhaust(number: usize, step: usize) -> u64 {
+    let scenario = &SCENARIOS[number];
+    let plain = Plain::of(scenario);
+    let mut count = 0;
+    for (fault, forever, only_changes) in KINDS {
+        for at in (number as u64 % step as u64..).step_by(step) {
+            let plan = FaultPlan { at, fault, forever, only_changes };
+            count += 1;
+            if !run(scenario, &plain, &[plan], at) {
+                break;
             }
         }
     }
-    println!(
-        "{test}: {count} faults in {} scenarios, {:.1} s",
-        SCENARIOS.len().div_ceil(3),
-        begun.elapsed().as_secs_f64()
-    );
+    count
 }
 
 #[test]

@@ -5,6 +5,7 @@
 //! --test proof`.
 
 mod amount;
+mod damage;
 mod faults;
 mod order;
 mod power;

@@ -17,6 +17,8 @@ pub struct Order {
     receipts: BTreeSet<u64>,
     first_segment: u64,
     last_edit: Option<PathBuf>,
+    /// Every data file an edit ever named.
+    ever: BTreeSet<u64>,
     /// How many names and removals were looked at.
     pub checked: u64,
 }
@@ -97,6 +99,10 @@ impl Order {
         }
         named.extend(edit.runs.iter().map(|run| root().join(format!("runs/{:020}.run", run.id))));
         named.extend(edit.receipts.iter().map(|file| root().join(format!("runs/{:020}.receipts", file.id))));
+        for path in named.iter().filter(|path| path.extension().is_none_or(|ending| ending != "tombstone")) {
+            let id = number(path);
+            assert!(self.ever.insert(id), "{} uses the number {id} again", moment.path.display());
+        }
         let dropped = edit.series_dropped.iter().map(|id| series_dir(*id).join("dropped"));
         named.extend(dropped.filter(|marker| {
             let dir = marker.parent().unwrap();

@@ -61,10 +61,10 @@ fn go_on(mut world: World, span: &Span, place: &str) {
 /// One workload; gives how many images were looked at.
 pub fn workload(seed: u64, steps: u64) -> u64 {
     let mut world = World::new(seed);
-    // A quarter of the stores is old: many edits, several levels of run files.
-    let old = if world.dice.percent(25) { world.dice.roll() % 250 } else { 0 };
-    for _ in 0..old {
-        world.step();
+    // A quarter of the stores is old: about to write a checkpoint of the manifest, several levels of run files.
+    if world.dice.percent(25) {
+        let edits = [30, 58, 62, 63, 122, 126][(world.dice.roll() % 6) as usize];
+        world.age(edits);
     }
     let mut order = Order::of(&world.disk.state());
     world.disk.record();

@@ -19,7 +19,10 @@ fn files(state: &SimState) -> BTreeMap<PathBuf, Arc<Vec<u8>>> {
 
 /// Opens what a cut left, and cuts again within that, so many levels deep. Gives how many images were opened.
 fn cut(state: &SimState, world: &World, span: &Span, allowed: &[Arc<Shot>], depth: u32, dice: &mut Dice) -> u64 {
-    let disk = SimDisk::new(state.after_power_loss(dice.roll()), dice.roll());
+    // A killed process leaves everything, but nothing more is durable than was.
+    let seed = dice.roll();
+    let left = if depth > 0 && seed % 4 == 0 { state.clone() } else { state.after_power_loss(seed) };
+    let disk = SimDisk::new(left, dice.roll());
     disk.record();
     let store =
         open(&disk, world.options_used()).unwrap_or_else(|error| panic!("{}, {depth} more cuts: {error}", span.what));
@@ -57,10 +60,8 @@ fn cut(state: &SimState, world: &World, span: &Span, allowed: &[Arc<Shot>], dept
 
 pub fn workload(seed: u64, steps: u64) -> u64 {
     let mut world = World::new(seed);
-    let old = if world.dice.percent(30) { world.dice.roll() % 150 } else { world.dice.roll() % 20 };
-    for _ in 0..old {
-        world.step();
-    }
+    let edits = if world.dice.percent(20) { 40 + world.dice.roll() % 30 } else { world.dice.roll() % 6 };
+    world.age(edits);
     world.disk.record();
     let mut dice = Dice(!seed);
     let mut count = 0;

@@ -67,6 +67,8 @@ pub struct World {
     shots: VecDeque<Arc<Shot>>,
     receipts: Arc<Vec<Once>>,
     names: u64,
+    /// A state some reader goes on with, and what it shows.
+    kept: Option<(Arc<State>, Arc<Shot>)>,
 }
 
 fn mix(hash: u64, word: i64) -> u64 {
@@ -222,6 +224,7 @@ impl World {
             shots: VecDeque::from([Arc::new(Shot::default())]),
             receipts: Arc::default(),
             names: 0,
+            kept: None,
         }
     }
 
@@ -235,16 +238,13 @@ impl World {
             keys: Arc::new(keys()),
             receipts: Arc::new(receipts[..shot.receipts].to_vec()),
             names: 1_000_000 + shot.commit,
+            kept: None,
             shots: VecDeque::from([shot]),
         }
     }
 
     pub fn store(&self) -> &Store {
         self.store.as_ref().unwrap()
-    }
-
-    pub fn keys(&self) -> &[SeriesKey] {
-        &self.keys
     }
 
     pub fn options_used(&self) -> &StoreOptions {
@@ -255,10 +255,6 @@ impl World {
         self.shots.back().unwrap()
     }
 
-    pub fn receipts(&self) -> &[Once] {
-        &self.receipts
-    }
-
     fn roll(&mut self, below: u64) -> u64 {
         self.dice.roll() % below
     }
@@ -267,11 +263,24 @@ impl World {
         of[self.roll(of.len() as u64) as usize]
     }
 
+    /// Makes the store older, until its manifest has about so many edits.
+    pub fn age(&mut self, edits: u64) {
+        while self.store().snapshot().edit < edits {
+            self.step();
+            match self.roll(4) {
+                0 | 1 => drop(self.store().seal(&[]).unwrap()),
+                2 => self.store().checkpoint().unwrap(),
+                _ => {}
+            }
+        }
+    }
+
     /// One random operation.
     pub fn step(&mut self) -> Span {
         self.disk.recorded();
         let before = self.shots.len() - 1;
         let what = self.operate();
+        self.read_on();
         let moments = self.disk.recorded();
         // What was acknowledged without a sync may be lost, but only from the end.
         let from = if self.options.durability == Durability::Sync { before } else { 0 };
@@ -280,6 +289,20 @@ impl World {
             self.shots.drain(..self.shots.len() - 1);
         }
         Span { what, moments, allowed, receipts: Arc::clone(&self.receipts) }
+    }
+
+    /// A reader that holds an older state still reads what that one shows.
+    fn read_on(&mut self) {
+        if let Some((state, shot)) = &self.kept {
+            if let Some(what) = differs(self.store(), state, &self.keys, &shot.series) {
+                panic!("a reader at commit {}: {what}", shot.commit);
+            }
+            if self.dice.percent(10) {
+                self.kept = None;
+            }
+        } else if self.dice.percent(30) {
+            self.kept = Some((self.store().snapshot(), Arc::clone(self.now())));
+        }
     }
 
     fn operate(&mut self) -> &'static str {
@@ -581,6 +604,7 @@ impl World {
     }
 
     pub fn reopen(&mut self) {
+        self.kept = None;
         drop(self.store.take());
         self.store = Some(self.open());
     }
