@@ -328,7 +328,7 @@ pub fn intact_runs(root: &DiskPath, record: &RunRecord, contents: &Contents) -> 
     let earlier = contents.runs.values().filter(|run| run.base_commit < record.base_commit);
     let commits = (earlier.map(|run| run.base_commit).max().unwrap_or(0) + 1, record.base_commit);
     let unknown = |reason: String| LostRun { run: None, commits, reason };
-    if !path.exists() {
+    if !path.found()? {
         return Ok((Vec::new(), vec![unknown(format!("{name} is missing"))]));
     }
     let map = Map::copied(&disk::read(&path)?);
