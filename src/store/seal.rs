@@ -369,7 +369,7 @@ impl Inner {
 
     /// Writes the registration of a series beside its chunks when no other file but the manifest would tell it: it changed,
     /// or the series has no row in a chunk or run file.
-    pub fn tell_registration(&self, series: &SeriesState, recorded: Option<&SeriesRecord>, commit: u64) -> Result<()> {
+    pub fn tell_registration(&self, series: &SeriesState, recorded: Option<&SeriesRecord>) -> Result<()> {
         let changed = match recorded {
             Some(record) => record.def != def_json(&series.def)?,
             None => false,
@@ -381,6 +381,7 @@ impl Inner {
             return Ok(());
         }
         disk::create_dir(&dir)?;
+        let commit = series.last_commit;
         let file = RegistrationFile { series_id: series.id, commit, series: series.def.as_ref().clone() };
         let path = dir.join(format!("{commit:020}{REGISTRATION}"));
         disk::publish(&self.root.join("tmp"), &path, &encode_registration(&file)?).map(|_| ())
