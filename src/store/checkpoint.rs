@@ -99,7 +99,8 @@ impl Inner {
             self.queue.apply(&mut self.queue.lock(), Structural::Thaw(frozen.ids));
             return outcome;
         }
-        self.queue.trim(frozen.segment)?;
+        // What the manifest gave up, which is less than was frozen when there was nothing to publish.
+        self.queue.trim(maintenance.manifest.contents.wal_first_segment)?;
         while self.merge_runs(maintenance)? {}
         Ok(())
     }
