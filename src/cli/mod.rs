@@ -12,6 +12,7 @@ mod mutate;
 mod read;
 mod register;
 pub mod remote;
+mod repair;
 mod show;
 mod snapshot;
 pub mod target;

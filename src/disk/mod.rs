@@ -17,7 +17,7 @@ pub mod view;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
-pub use lock::Lock;
+pub use lock::{Lock, process_lives};
 pub use path::DiskPath;
 pub use staged::{Staged, WriteFile, publish, replace};
 

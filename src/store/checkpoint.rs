@@ -145,6 +145,7 @@ impl Inner {
             let recorded = contents.series.get(&series.id);
             if recorded.is_none_or(|record| record.version != series.version) {
                 // The run files hold the tail: the chunks end where they ended before.
+                self.tell_registration(series, recorded, state.commit)?;
                 edit.series.push(series_record(series, series.sealed_commit)?);
             }
             let needed = series.needed_tombstones();

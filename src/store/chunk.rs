@@ -197,10 +197,11 @@ impl Drop for ChunkFile {
 impl OpenChunk {
     fn open(path: &DiskPath, shown: &str, record: &ChunkRecord) -> Result<Self> {
         let name = |error: Error| Error::new(error.code(), format!("chunk {shown}: {}", error.detail()));
-        if !path.exists() {
-            return Err(Error::corrupt(format!("chunk {shown} is missing")));
-        }
-        let file = disk::open(path)?;
+        // A disk that refuses to look is no missing file.
+        let file = disk::open(path).map_err(|error| match error.code() {
+            crate::ErrorCode::CorruptData => Error::corrupt(format!("chunk {shown} is missing")),
+            _ => error,
+        })?;
         let found = disk::file_bytes(&file, path)?;
         if found != record.file_bytes {
             return Err(Error::corrupt(format!("chunk {}: {found} bytes, expected {}", shown, record.file_bytes)));

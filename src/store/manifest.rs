@@ -13,7 +13,7 @@ use crate::format::manifest::{
 };
 
 /// Edits between two checkpoints.
-const CHECKPOINT_EDITS: u64 = 64;
+pub const CHECKPOINT_EDITS: u64 = 64;
 
 /// What the manifest says, all edits applied.
 #[derive(Clone, Debug, Default)]
@@ -45,7 +45,12 @@ impl Contents {
         self.tombstones.range((series_id, 0, i64::MIN, i64::MIN)..=(series_id, u64::MAX, i64::MAX, i64::MAX))
     }
 
-    fn apply(&mut self, edit: Edit) {
+    /// The manifest of an empty store.
+    pub fn empty() -> Self {
+        Self { wal_first_segment: 1, wal_first_lsn: 1, next_series_id: 1, next_file_id: 1, ..Self::default() }
+    }
+
+    pub fn apply(&mut self, edit: Edit) {
         let newer = |old: &mut u64, new: u64| {
             if new != 0 {
                 *old = new;
@@ -112,7 +117,8 @@ impl Contents {
         encode_checkpoint(&self.as_edit())
     }
 
-    fn as_edit(&self) -> Edit {
+    /// Everything as one edit, as checkpoints have it.
+    pub fn as_edit(&self) -> Edit {
         Edit {
             number: self.number,
             series: self.series.values().cloned().collect(),

@@ -25,6 +25,7 @@ mod sidecar;
 mod snapshot;
 mod state;
 mod upkeep;
+pub mod verify;
 mod watch;
 mod write;
 
@@ -50,6 +51,9 @@ pub use seal::SealReport;
 pub use sidecar::SidecarReport;
 pub use snapshot::SNAPSHOTS_MAX;
 pub use state::{SeriesId, SeriesState, Snapshot, State};
+pub use verify::{
+    Finding, FindingKind, Orphan, OrphanKind, OrphanReport, Severity, VerifyOptions, VerifyReport, orphans, verify,
+};
 pub use watch::Watch;
 pub use write::{RECEIPT_KEEP_MS, RECEIPTS_MAX, SeriesWrite, WriteMode, WriteOutcome};
 

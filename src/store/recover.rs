@@ -327,7 +327,8 @@ struct Format {
     required_features: Vec<String>,
 }
 
-fn check_format(root: &DiskPath) -> Result<()> {
+/// Refuses a store of a newer format, or one whose format cannot be told.
+pub fn check_format(root: &DiskPath) -> Result<()> {
     let path = root.join(FORMAT_FILE);
     let text = disk::read(&path)?;
     let damaged = || Error::corrupt(format!("{} is damaged", path.display()));

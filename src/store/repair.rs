@@ -39,6 +39,9 @@ pub struct RepairOptions {
     pub rebuild_manifest: bool,
 }
 
+/// Least bytes of a log segment that is not cut.
+const SEGMENT_BYTES_MIN: u64 = 4 << 10;
+
 /// Something a repair does.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct RepairAction {
@@ -221,11 +224,8 @@ impl<'a> Plan<'a> {
     fn forget(&mut self) {
         let (old, new) = (&self.read.known, &self.read.manifest.contents);
         if old.epoch.is_empty() || self.options.rebuild_manifest {
-            self.forgotten.push(
-                "snapshots that are not in the log any more, and changes of registrations (retention, calendar, value \
-                 indexes, description) behind the last sealed row of a series"
-                    .to_owned(),
-            );
+            self.forgotten
+                .push("snapshots that are not in the log any more, and what the series were at them".to_owned());
         }
         let lost: Vec<String> = old
             .series
@@ -259,7 +259,20 @@ impl<'a> Plan<'a> {
                     self.checksums.insert(chunk.record.id, crc);
                     continue;
                 }
-                let left = salvage_chunk(&bytes, Some(&chunk.record))?;
+                let left = match salvage_chunk(&bytes, Some(&chunk.record)) {
+                    Ok(left) => left,
+                    Err(error) if error.code() == ErrorCode::CorruptData => {
+                        // Neither head nor footer is left.
+                        self.lose(&series.def.key, &path, Some(&chunk.record), error.detail());
+                        self.set_aside(&path, error.detail());
+                        self.damaged
+                            .entry(series.id)
+                            .or_default()
+                            .push(Damaged { chunk: Arc::clone(chunk), left: None });
+                        continue;
+                    }
+                    Err(error) => return Err(error),
+                };
                 for place in &left.damaged {
                     self.lost.push(LostRows {
                         series: series.def.key.to_string(),
@@ -507,7 +520,9 @@ impl<'a> Plan<'a> {
         let segments = read.log.segments.iter().map(|(number, _)| *number);
         let segment = segments.chain([read.start.segment, read.start.last_segment]).max().unwrap_or(0) + 1;
         let first_lsn = read.log.next_lsn.max(read.log.durable_lsn + 1);
-        log::begin_anew(root, segment, first_lsn, StoreOptions::default().wal_segment_bytes)?;
+        let bytes = read.log.segments.iter().map(|(_, bytes)| *bytes).find(|bytes| *bytes >= SEGMENT_BYTES_MIN);
+        let bytes = bytes.unwrap_or(StoreOptions::default().wal_segment_bytes);
+        log::begin_anew(root, segment, first_lsn, bytes)?;
         let lost = !self.lost.is_empty() || !read.log.lost.is_empty();
         let anew = read.salvaged || lost || read.known.epoch.is_empty();
         let mut contents = Contents {

@@ -18,7 +18,7 @@ use super::chunk::{ChunkFile, MapCache, chunk_id_of, chunk_name, series_dir};
 use super::def_json;
 use super::log::{segment_number, segment_path};
 use super::manifest::Contents;
-use super::seal::DROP_MARKER;
+use super::seal::{DROP_MARKER, REGISTRATION};
 use super::state::{Run, SeriesId, SeriesState, State};
 use crate::disk::mmap::Map;
 use crate::disk::{self, DiskPath};
@@ -28,7 +28,7 @@ use crate::format::chunk_salvage::salvage_chunk;
 use crate::format::manifest::{ChunkRecord, ReceiptsRecord, RunRecord, SeriesRecord};
 use crate::format::receipt::{Receipt, salvage_receipts};
 use crate::format::run::{RunEntry, salvage_run};
-use crate::format::tombstone::decode_tombstone;
+use crate::format::tombstone::{decode_registration, decode_tombstone};
 use crate::format::wal::{SEGMENT_HEADER_BYTES, decode_segment_header, first_frame};
 use crate::types::SeriesDef;
 
@@ -150,6 +150,10 @@ fn read_series_dir(
             // A damaged one may stand in the manifest.
             if let Ok(file) = decode_tombstone(&disk::read(&path)?) {
                 found.tombstones.insert((file.series_id, file.commit, file.start, file.end));
+            }
+        } else if name.ends_with(REGISTRATION) {
+            if let Ok(file) = decode_registration(&disk::read(&path)?) {
+                newest.add(file.series_id, &file.series, (file.commit, file.commit));
             }
         } else if let Some(id) = chunk_id_of(name).filter(|_| name.ends_with(".arrow")) {
             found.next_file_id = found.next_file_id.max(id + 1);

@@ -19,7 +19,9 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::format::chunk::{ChunkHead, ChunkSummary, ChunkWriter, block_rows};
 use crate::format::coverage::Coverage;
 use crate::format::manifest::{ChunkRecord, Edit, SeriesRecord, TombstoneRecord, ViewRecord};
-use crate::format::tombstone::{DropFile, TombstoneFile, encode_drop, encode_tombstone};
+use crate::format::tombstone::{
+    DropFile, RegistrationFile, TombstoneFile, encode_drop, encode_registration, encode_tombstone,
+};
 use crate::format::zone_map::ZoneMap;
 use crate::types::ColumnType;
 
@@ -364,6 +366,25 @@ impl Inner {
         disk::publish(&self.root.join("tmp"), &path, &encode_tombstone(&file)?).map(|_| ())
     }
 
+    /// Writes the registration of a series beside its chunks when no other file but the manifest would tell it: it changed,
+    /// or the series has no row in a chunk or run file.
+    pub fn tell_registration(&self, series: &SeriesState, recorded: Option<&SeriesRecord>, commit: u64) -> Result<()> {
+        let changed = match recorded {
+            Some(record) => record.def != def_json(&series.def)?,
+            None => false,
+        };
+        let told = !series.chunks.is_empty() || !series.settled.is_empty() || !series.frozen.is_empty();
+        let dir = series_dir(&self.root, series.id);
+        let is_there = || disk::list(&dir).map(|names| names.iter().any(|name| name.ends_with(REGISTRATION)));
+        if !changed && (told || is_there()?) {
+            return Ok(());
+        }
+        disk::create_dir(&dir)?;
+        let file = RegistrationFile { series_id: series.id, commit, series: series.def.as_ref().clone() };
+        let path = dir.join(format!("{commit:020}{REGISTRATION}"));
+        disk::publish(&self.root.join("tmp"), &path, &encode_registration(&file)?).map(|_| ())
+    }
+
     /// Writes tombstone files the manifest does not know yet, and lists those it may forget. The files stay: what
     /// they say remains true for any chunk that turns up again.
     pub fn tombstone_files(
@@ -418,6 +439,9 @@ impl Inner {
 
 /// File beside the chunks of a series that was dropped.
 pub const DROP_MARKER: &str = "dropped";
+
+/// Ending of registration files.
+pub const REGISTRATION: &str = ".registration";
 
 /// File name of a tombstone.
 pub fn tombstone_name(commit: u64) -> String {

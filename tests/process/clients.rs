@@ -77,7 +77,7 @@ fn stalled_readers_hold_little_memory_and_more_are_refused() {
         // Until the server has filled what it may fill.
         std::thread::sleep(Duration::from_millis(1_500));
         let during = server.memory("RssAnon");
-        let refused = runtime.block_on(stalled(&server.flight, numbers)).err().expect("one more is refused");
+        let refused = runtime.block_on(stalled(&server.flight, numbers)).expect_err("one more is refused");
         let code = refused.metadata().get("fastk-error-code").and_then(|code| code.to_str().ok());
         assert_eq!(code, Some("overloaded"), "{refused}");
         // Others are answered meanwhile.
@@ -132,13 +132,13 @@ fn vanished_clients_leave_nothing_behind() {
         // Many at one time; each goes in the middle of what it said, some with a reset.
         if open.len() > 200 {
             let stream = open.pop_front().unwrap();
-            if vanished % 2 == 0 {
+            if vanished.is_multiple_of(2) {
                 let _ = stream.set_nonblocking(true);
                 let _ = (&stream).read(&mut [0; 1]);
             }
         }
         vanished += 1;
-        if vanished % 50 == 0 {
+        if vanished.is_multiple_of(50) {
             files_max = files_max.max(server.open_files());
             let begun = Instant::now();
             let row =

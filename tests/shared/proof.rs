@@ -38,6 +38,7 @@ impl Proof {
     }
 
     /// How many rounds there will be at most.
+    #[allow(dead_code)] // Not every proof counts beforehand.
     pub fn rounds(&self) -> u64 {
         self.rounds
     }
@@ -62,6 +63,7 @@ impl Proof {
         println!("proof {}: {counts}; seed {}, {:.1} s", self.name, self.seed, self.begun.elapsed().as_secs_f64());
     }
 
+    #[allow(dead_code)] // The engine's can run everywhere.
     /// Says loudly that the proof cannot run here.
     pub fn skip(&self, why: impl std::fmt::Display) {
         println!("proof {}: SKIPPED: {why}", self.name);

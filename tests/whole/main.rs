@@ -1,4 +1,4 @@
-//! The whole program: the server killed while it is loaded, and one model behind all faces.
+//! The whole program: one model behind all faces.
 
 mod faces;
 mod many;
