@@ -3,6 +3,7 @@
 //! Errors go to standard error as `error[code]: …` and `hint: …`; the exit status comes from the error table.
 
 mod admin;
+mod backup;
 mod coverage;
 mod engine;
 mod inspect;
