@@ -3,9 +3,11 @@
 //! Errors go to standard error as `error[code]: …` and `hint: …`; the exit status comes from the error table.
 
 mod admin;
+mod check;
 mod coverage;
 mod engine;
 mod inspect;
+mod job;
 mod log;
 mod mutate;
 mod read;
