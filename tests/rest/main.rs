@@ -2,6 +2,7 @@
 
 mod client;
 mod coverage;
+mod jobs;
 mod many;
 mod merges;
 mod reads;

@@ -18,15 +18,7 @@ pub fn all() -> OpenApiRouter<App> {
     let post = || -> MethodRouter<App> { post(refuse) };
     let both = || get().post(refuse);
     let any = || both().put(refuse).patch(refuse).delete(refuse);
-    let mut router = OpenApiRouter::new()
-        .route("/v1/admin/jobs", get())
-        .route("/v1/admin/jobs/{id}", get())
-        .route("/v1/admin/orphans", get())
-        .route("/v1/admin/overlaps", get())
-        .route("/metrics", get());
-    for verb in ["verify", "scrub", "backup"] {
-        router = router.route(&format!("/v1/admin/{verb}"), post());
-    }
+    let mut router = OpenApiRouter::new().route("/v1/admin/backup", post()).route("/metrics", get());
     for registry in ["datasets", "features", "factors"] {
         router = router.route(&format!("/v1/{registry}"), both()).route(&format!("/v1/{registry}/{{*rest}}"), any());
     }
