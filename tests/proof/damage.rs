@@ -122,17 +122,8 @@ fn frames(segment: &[u8]) -> Vec<(usize, usize)> {
 }
 
 /// Every kind of file but tombstones, which an opening does not read.
-const KINDS: [&[&str]; 9] = [
-    &["wal"],
-    &["edit"],
-    &["checkpoint"],
-    &["run"],
-    &["receipts"],
-    &["arrow"],
-    &["zmap"],
-    &["cov"],
-    &["vix"],
-];
+const KINDS: [&[&str]; 9] =
+    [&["wal"], &["edit"], &["checkpoint"], &["run"], &["receipts"], &["arrow"], &["zmap"], &["cov"], &["vix"]];
 
 #[test]
 fn a_flipped_bit_in_any_file_is_reported_or_changes_nothing() {

@@ -600,6 +600,11 @@ impl World {
         let keys = Arc::clone(&self.keys);
         let place = |write: &SeriesWrite| keys.iter().position(|key| *key == write.key).unwrap();
         let which: Vec<usize> = once.writes.iter().map(place).collect();
+        if which.iter().any(|which| !self.now().series.contains_key(which)) {
+            // Lost without a sync, the registration too.
+            let refused = self.store().write_many(once.writes.clone(), Some(&once.key)).unwrap_err();
+            return assert_eq!(refused.code(), ErrorCode::SeriesNotFound);
+        }
         self.write_as(&which, once.writes.clone(), Some(once.key.clone()));
     }
 
