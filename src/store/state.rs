@@ -12,6 +12,7 @@ use super::chunk::{BlockColumns, ChunkFile, MapCache};
 use super::merge::{Merge, Source, mark_present};
 use crate::error::{Error, Result};
 use crate::format::receipt::Receipt;
+use crate::planted::{Bug, planted};
 use crate::types::{Rows, SeriesDef, SeriesKey};
 
 /// Number of a series inside its store; never used twice.
@@ -100,7 +101,8 @@ impl State {
         self.snapshots.remove(name);
         self.set_fences();
         let gone = |series: &&Arc<SeriesState>| {
-            series.dropped_commit.is_some_and(|dropped| dropped <= commit) && !series.is_reachable(&self.fences)
+            let dropped = series.dropped_commit.is_some_and(|dropped| dropped <= commit || planted(Bug::DropForeseen));
+            dropped && !series.is_reachable(&self.fences)
         };
         let gone: Vec<SeriesId> = self.series.values().filter(gone).map(|series| series.id).collect();
         gone.into_iter().filter_map(|id| self.series.remove(&id)).collect()

@@ -10,12 +10,12 @@ use fastk::disk::sim::{Dice, Op, SimDisk, SimState};
 use fastk::format::tombstone::decode_tombstone;
 use fastk::format::wal::{Found, SEGMENT_HEADER_BYTES, decode_segment_header, frame_at, frame_bytes};
 use fastk::planted::{Bug, with};
-use fastk::store::{SNAPSHOTS_MAX, Store};
+use fastk::store::{Durability, SNAPSHOTS_MAX, Store};
 use fastk::{ErrorCode, disk};
 
 use super::damage::Whole;
 use super::faults::{SCENARIOS, exhaust, fill, options, put};
-use super::world::{keys, observe, open, register_all};
+use super::world::{World, keys, observe, open, register_all};
 use super::{power, recovery};
 
 /// What misses a safeguard.
@@ -23,6 +23,10 @@ use super::{power, recovery};
 enum By {
     /// Power cuts at random operations.
     Power,
+    /// The same on stores that sync every interval only.
+    LazyPower,
+    /// The same on stores that are about to write a checkpoint of the manifest.
+    OldPower,
     /// Power cuts within openings.
     Recovery,
     /// Failing operations, in this scenario.
@@ -41,10 +45,10 @@ const TABLE: &[(Bug, By)] = &[
     (Bug::NewDirectoryNotSynced, By::Power),
     (Bug::PublishReplaces, By::Direct("a_taken_name_is_refused", a_taken_name_is_refused)),
     (Bug::LockNotTaken, By::Direct("a_second_opening_is_refused", a_second_opening_is_refused)),
-    (Bug::SegmentNotSyncedAtRotation, By::Power),
+    (Bug::SegmentNotSyncedAtRotation, By::LazyPower),
     (Bug::AppendNotSynced, By::Power),
     (Bug::RecoveryNotSynced, By::Recovery),
-    (Bug::SettledBeforeSynced, By::Power),
+    (Bug::SettledBeforeSynced, By::LazyPower),
     (
         Bug::SettledBeforeDecided,
         By::Elsewhere("src/store/write.rs", "a_write_refused_after_a_freeze_reaches_neither_chunk_nor_run_file"),
@@ -59,7 +63,7 @@ const TABLE: &[(Bug, By)] = &[
     (Bug::ShownBeforeWritten, By::Faults("write")),
     (Bug::MarkerNotWritten, By::Damage(&["wal"])),
     (Bug::RotTakenForTorn, By::Damage(&["wal"])),
-    (Bug::TornTailKept, By::Power),
+    (Bug::TornTailKept, By::LazyPower),
     (Bug::ConstantEpoch, By::Direct("every_segment_has_its_epoch", every_segment_has_its_epoch)),
     (Bug::LsnGapUnnoticed, By::Direct("a_frame_taken_out_is_noticed", a_frame_taken_out_is_noticed)),
     (Bug::FrameUnchecked, By::Power),
@@ -78,7 +82,21 @@ const TABLE: &[(Bug, By)] = &[
     ),
     (Bug::NewerFormatOpened, By::Direct("a_newer_store_is_refused", a_newer_store_is_refused)),
     (Bug::TrimmedEarly, By::Power),
-    (Bug::EditsRemovedEarly, By::Power),
+    (
+        Bug::TrimmedWithoutEdit,
+        By::Direct(
+            "a_segment_without_frames_does_not_cost_the_one_before_it",
+            power::a_segment_without_frames_does_not_cost_the_one_before_it,
+        ),
+    ),
+    (
+        Bug::DropForeseen,
+        By::Direct(
+            "a_snapshot_goes_on_showing_a_dropped_series_that_was_sealed_ahead_of_the_log",
+            power::a_snapshot_goes_on_showing_a_dropped_series_that_was_sealed_ahead_of_the_log,
+        ),
+    ),
+    (Bug::EditsRemovedEarly, By::OldPower),
     (Bug::RunsRemovedEarly, By::Power),
     (Bug::TombstoneFilesLeftOut, By::Power),
     (Bug::ReceiptsNotReplayed, By::Power),
@@ -96,6 +114,17 @@ fn caught(bug: Bug, by: By) -> bool {
     let fails = |work: &mut dyn FnMut()| quiet(|| with(bug, work)).is_err();
     match by {
         By::Power => (0..300).any(|seed| fails(&mut || _ = power::workload(seed, 30))),
+        By::LazyPower => {
+            let lazy = |seed| power::workload_of(World::under(seed, Durability::Interval), seed, 30);
+            (0..300).any(|seed| fails(&mut || _ = lazy(seed)))
+        }
+        By::OldPower => (0..20).any(|seed| {
+            fails(&mut || {
+                let mut world = World::new(seed);
+                world.age(61);
+                power::workload_of(world, seed, 30);
+            })
+        }),
         By::Recovery => (0..40).any(|seed| fails(&mut || _ = recovery::workload(seed, 12))),
         By::Faults(name) => {
             let number = SCENARIOS.iter().position(|scenario| scenario.name == name).unwrap();
@@ -196,7 +225,7 @@ fn every_planted_fault_stands_in_the_table_and_in_the_documentation() {
         .iter()
         .map(|(bug, by)| {
             let by = match by {
-                By::Power => "power cuts at every operation".to_owned(),
+                By::Power | By::LazyPower | By::OldPower => "power cuts at every operation".to_owned(),
                 By::Recovery => "power cuts while opening".to_owned(),
                 By::Faults(name) => format!("failing operations, “{name}”"),
                 By::Damage(kinds) => format!("flipped bits in {}", kinds.join(", ")),

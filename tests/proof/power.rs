@@ -71,6 +71,11 @@ pub fn workload(seed: u64, steps: u64) -> u64 {
         let edits = [30, 58, 62, 63, 122, 126][(world.dice.roll() % 6) as usize];
         world.age(edits);
     }
+    workload_of(world, seed, steps)
+}
+
+/// The same with a store that is there already.
+pub fn workload_of(mut world: World, seed: u64, steps: u64) -> u64 {
     let mut order = Order::of(&world.disk.state());
     world.disk.record();
     let mut count = 0;
@@ -141,7 +146,7 @@ fn a_power_cut_while_a_store_is_made_leaves_one_that_can_be_made() {
 
 /// The cut comes when a segment got its name and has no frame yet: everything before it had left the log already.
 #[test]
-fn a_segment_without_frames_does_not_cost_the_one_before_it() {
+pub fn a_segment_without_frames_does_not_cost_the_one_before_it() {
     let disk = SimDisk::new(fastk::disk::sim::SimState::default(), 1);
     let store = open(&disk, &faults::options()).unwrap();
     register_all(&store);
@@ -163,7 +168,7 @@ fn a_segment_without_frames_does_not_cost_the_one_before_it() {
 /// The cut comes when the rows of a dropped series are in a chunk already and everything else is still in the log, with
 /// a snapshot that was dropped before the one that shows the series.
 #[test]
-fn a_snapshot_goes_on_showing_a_dropped_series_that_was_sealed_ahead_of_the_log() {
+pub fn a_snapshot_goes_on_showing_a_dropped_series_that_was_sealed_ahead_of_the_log() {
     let options = StoreOptions { tail_bytes_max: 0, ..faults::options() };
     let disk = SimDisk::new(fastk::disk::sim::SimState::default(), 1);
     let store = open(&disk, &options).unwrap();

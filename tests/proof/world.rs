@@ -213,6 +213,17 @@ impl World {
     pub fn new(seed: u64) -> Self {
         let mut dice = Dice(seed);
         let options = Self::options(&mut dice);
+        Self::with(options, dice)
+    }
+
+    /// A new store that acknowledges under this condition.
+    pub fn under(seed: u64, durability: Durability) -> Self {
+        let mut dice = Dice(seed);
+        let options = StoreOptions { durability, ..Self::options(&mut dice) };
+        Self::with(options, dice)
+    }
+
+    fn with(options: StoreOptions, mut dice: Dice) -> Self {
         let disk = SimDisk::new(SimState::default(), dice.roll());
         let store = Store::open_on(&disk.path(ROOT), true, options.clone()).unwrap();
         Self {
