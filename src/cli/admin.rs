@@ -2,6 +2,8 @@
 
 use clap::Subcommand;
 
+use super::backup::{self, BackupArgs, RestoreArgs};
+use super::repair::{self, RepairArgs};
 use super::show;
 use super::target::{PlainArgs, Target};
 use crate::error::{Error, ErrorCode, Result};
@@ -24,6 +26,14 @@ enum AdminVerb {
     Health(PlainArgs),
     /// Move rows of the log into chunk files.
     Compact(CompactArgs),
+    /// Copy the whole store as it is now into a directory, while everything goes on.
+    Backup(BackupArgs),
+    /// Check a backup and make a store of it.
+    Restore(RestoreArgs),
+    /// Put what is whole of a damaged store into new files, and set the rest aside.
+    Repair(RepairArgs),
+    /// Make the manifest anew from the other files.
+    RebuildManifest(RepairArgs),
     #[command(external_subcommand)]
     Later(Vec<String>),
 }
@@ -88,6 +98,10 @@ pub fn run(args: AdminArgs) -> Result<u8> {
             show::reply(&Target::open(&args.plain.target, false)?.compact(&series)?, args.plain.json)?;
             Ok(0)
         }
+        AdminVerb::Backup(args) => backup::backup(args),
+        AdminVerb::Restore(args) => backup::restore(args),
+        AdminVerb::Repair(args) => repair::run(&args, false),
+        AdminVerb::RebuildManifest(args) => repair::run(&args, true),
         AdminVerb::Later(words) => {
             let word = words.first().map_or("", String::as_str);
             Err(Error::new(ErrorCode::Unimplemented, format!("`fastk admin {word}` is not offered by this version")))

@@ -8,7 +8,7 @@ use crate::format::inspect::inspect;
 
 #[derive(Debug, clap::Args)]
 pub struct InspectArgs {
-    /// A chunk, WAL segment, run or manifest file.
+    /// Files of a data directory: chunks, log segments, runs, manifest files and the like.
     #[arg(required = true)]
     files: Vec<PathBuf>,
     /// Print JSON.
@@ -16,7 +16,7 @@ pub struct InspectArgs {
     json: bool,
 }
 
-/// Describes each file; the first that cannot be read ends it. Gives 1 when a chunk has damaged blocks.
+/// Describes each file; the first that cannot be read ends it. Gives 1 when one is damaged.
 pub fn run(args: InspectArgs) -> Result<u8> {
     let mut status = 0;
     for (position, path) in args.files.iter().enumerate() {
@@ -30,9 +30,8 @@ pub fn run(args: InspectArgs) -> Result<u8> {
             show::out(&format!("{}{}\n", if position > 0 { "\n" } else { "" }, path.display()))?;
         }
         show::reply(&described, args.json)?;
-        let damaged = described.get("damaged_blocks").and_then(serde_json::Value::as_array);
-        if damaged.is_some_and(|blocks| !blocks.is_empty()) {
-            show::note(&format!("{}: damaged blocks", path.display()));
+        if described.get("intact").and_then(serde_json::Value::as_bool) == Some(false) {
+            show::note(&format!("{}: damaged", path.display()));
             status = 1;
         }
     }

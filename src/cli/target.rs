@@ -6,15 +6,16 @@ use std::sync::Arc;
 use bytes::Bytes;
 use hyper::Method;
 
+use super::backup::watched;
 use super::remote::{Call, RestClient, segment, series_path};
 use super::{engine, show};
 use crate::config::Loaded;
 use crate::error::{Error, ErrorCode, Result};
 use crate::query::{Predicate, Query};
 use crate::service::{
-    Acknowledged, CompactReply, Condition, CoverageReply, CoverageRequest, DeleteReply, DropReply, Health,
-    IdempotencyKey, Inventory, Manner, Mode, Registered, SeriesFilter, SeriesInfo, SeriesPage, Service,
-    SnapshotDropped, SnapshotInfo, SnapshotList, Terms, WriteManyReply,
+    Acknowledged, BackupReply, BackupRequest, CompactReply, Condition, CoverageReply, CoverageRequest, DeleteReply,
+    DropReply, Health, IdempotencyKey, Inventory, Manner, Mode, Registered, SeriesFilter, SeriesInfo, SeriesPage,
+    Service, SnapshotDropped, SnapshotInfo, SnapshotList, Terms, WriteManyReply,
 };
 use crate::types::{SeriesKey, SeriesSpec};
 
@@ -165,6 +166,17 @@ impl Target {
                 let job = jobs.jobs.into_iter().next();
                 Ok(job.ok_or_else(|| Error::internal("the server answered compact without a job"))?.result)
             }
+        }
+    }
+
+    /// Backs the store up.
+    pub fn backup(&self, request: &BackupRequest) -> Result<BackupReply> {
+        match self {
+            Target::Local(service) => {
+                let watch = request.watch();
+                watched(&watch, "backing up", || service.backup(request, &watch))
+            }
+            Target::Remote(_) => Err(Error::new(ErrorCode::Unimplemented, "later")),
         }
     }
 

@@ -49,3 +49,10 @@ impl Lock {
         persist(|| self.file.set_bytes(text.len() as u64)).map_err(fail)
     }
 }
+
+/// Whether a process of this number runs on this machine. Another one may have taken the number.
+pub fn process_lives(pid: u32) -> bool {
+    let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
+    // Not being allowed to ask means that there is one.
+    pid.is_some_and(|pid| rustix::process::test_kill_process(pid) != Err(rustix::io::Errno::SRCH))
+}

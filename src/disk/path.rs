@@ -31,6 +31,11 @@ impl DiskPath {
         self.disk.as_ref()
     }
 
+    /// Another path on the same disk.
+    pub fn elsewhere(&self, path: impl Into<PathBuf>) -> Self {
+        self.with(path.into())
+    }
+
     fn with(&self, path: PathBuf) -> Self {
         Self { disk: Arc::clone(&self.disk), path }
     }

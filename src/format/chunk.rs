@@ -4,6 +4,10 @@
 //! validity buffers. The footer's custom metadata holds one JSON document ([`ChunkMeta`]) and the checksum of the
 //! footer itself, so a chunk can be checked and understood without its manifest. Any Arrow reader opens the file;
 //! only FastK checks the checksums.
+//!
+//! The schema, which stands in the head and again in the footer, has what the footer could not be made anew without as
+//! another document ([`ChunkIdentity`]). So head and footer can each be made from the other: see
+//! [`salvage_chunk`](super::chunk_salvage::salvage_chunk).
 
 use std::collections::HashMap;
 use std::io::Write;
@@ -11,13 +15,17 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, TimeUnit as ArrowUnit};
 use arrow::ipc::convert::IpcSchemaEncoder;
-use arrow::ipc::{Block as BlockEntry, FooterBuilder, KeyValue, KeyValueArgs, MetadataVersion, root_as_footer};
+use arrow::ipc::{
+    Block as BlockEntry, FooterBuilder, KeyValue, KeyValueArgs, MetadataVersion, root_as_footer, root_as_message,
+};
 use flatbuffers::FlatBufferBuilder;
 use serde::{Deserialize, Serialize};
 
+use super::bytes::Reader;
 use super::ipc;
 use crate::error::{Error, ErrorCode, Result};
 use crate::planted::{Bug, planted};
+use crate::types::schema::COLUMNS_MAX;
 use crate::types::{ColumnType, SeriesDef, TimeUnit};
 
 /// Version of the chunk format.
@@ -36,8 +44,10 @@ pub const TRAILER_BYTES: usize = 10;
 pub const META_KEY: &str = "fastk.chunk";
 /// Footer key of the footer's checksum: CRC-32C in eight hex digits over the footer with these digits as zeros.
 pub const FOOTER_CRC_KEY: &str = "fastk.footer_crc32c";
+/// Schema key of the [`ChunkIdentity`] document.
+pub const IDENTITY_KEY: &str = "fastk.head";
 /// Bytes before the schema message.
-const HEAD_BYTES: usize = 8;
+pub(super) const HEAD_BYTES: usize = 8;
 const CRC_PLACEHOLDER: &str = "00000000";
 
 /// Rows of a full block of a series with this many number columns: whole zones within the byte limit.
@@ -68,6 +78,65 @@ pub struct ChunkMeta {
     /// CRC-32C of all bytes before the first block.
     pub head_crc: u32,
     pub blocks: Vec<BlockMeta>,
+}
+
+/// What a chunk says about itself before its first row, as JSON in its schema.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChunkIdentity {
+    pub format: u32,
+    pub series_id: u64,
+    pub chunk_id: u64,
+    pub partition: String,
+    pub series: SeriesDef,
+    pub commit_lo: u64,
+    pub commit_hi: u64,
+    pub replaces: Vec<u64>,
+}
+
+impl ChunkIdentity {
+    /// Metadata of a chunk without a row yet.
+    pub fn into_meta(self) -> ChunkMeta {
+        ChunkMeta {
+            format: self.format,
+            series_id: self.series_id,
+            chunk_id: self.chunk_id,
+            partition: self.partition,
+            series: self.series,
+            rows: 0,
+            ts_min: 0,
+            ts_max: 0,
+            commit_lo: self.commit_lo,
+            commit_hi: self.commit_hi,
+            replaces: self.replaces,
+            head_crc: 0,
+            blocks: Vec::new(),
+        }
+    }
+}
+
+impl ChunkMeta {
+    fn identity(&self) -> ChunkIdentity {
+        ChunkIdentity {
+            format: self.format,
+            series_id: self.series_id,
+            chunk_id: self.chunk_id,
+            partition: self.partition.clone(),
+            series: self.series.clone(),
+            commit_lo: self.commit_lo,
+            commit_hi: self.commit_hi,
+            replaces: self.replaces.clone(),
+        }
+    }
+
+    /// Adds a block and what it says about the rows.
+    pub(super) fn push(&mut self, block: BlockMeta) {
+        if self.rows == 0 {
+            self.ts_min = block.ts_min;
+        }
+        self.ts_max = block.ts_max;
+        self.rows += u64::from(block.rows);
+        self.blocks.push(block);
+    }
 }
 
 /// Where a block stands and what it spans.
@@ -142,12 +211,40 @@ pub fn decimal_scale(digits: u8) -> i8 {
     i8::try_from(digits).unwrap_or(i8::MAX)
 }
 
-/// The Arrow schema of a chunk of this series.
+/// The Arrow schema of the rows of a series as chunks store them.
 pub fn chunk_schema(def: &SeriesDef) -> Schema {
     let mut fields = vec![Field::new("ts", timestamp_type(def.unit), false)];
     fields.extend(def.columns.iter().map(|column| Field::new(&column.name, stored_type(column.kind), false)));
     let metadata = HashMap::from([("fastk.series".to_string(), def.key.to_string())]);
     Schema::new_with_metadata(fields, metadata)
+}
+
+/// The schema of a chunk file: that of its rows, and the identity of the file.
+fn file_schema(meta: &ChunkMeta) -> Result<Schema> {
+    let identity = serde_json::to_string(&meta.identity())
+        .map_err(|error| Error::internal(format!("chunk identity as JSON: {error}")))?;
+    let mut schema = chunk_schema(&meta.series);
+    schema.metadata.insert(IDENTITY_KEY.to_owned(), identity);
+    Ok(schema)
+}
+
+/// All bytes before the first block. They follow from what the footer says.
+pub fn rebuild_head(meta: &ChunkMeta) -> Result<Vec<u8>> {
+    Ok(encode_head(&file_schema(meta)?))
+}
+
+fn encode_head(schema: &Schema) -> Vec<u8> {
+    let mut head = ARROW_MAGIC.to_vec();
+    head.resize(HEAD_BYTES, 0);
+    // The schema message is padded so that the first block starts on a multiple of the alignment.
+    let header = ipc::schema_header(schema);
+    let end = ipc::padded(HEAD_BYTES + ipc::PREFIX_BYTES + header.len());
+    head.extend_from_slice(&ipc::CONTINUATION);
+    let length = i32::try_from(end - HEAD_BYTES - ipc::PREFIX_BYTES).unwrap_or(i32::MAX);
+    head.extend_from_slice(&length.to_le_bytes());
+    head.extend_from_slice(&header);
+    head.resize(end, 0);
+    head
 }
 
 /// Writes a chunk to any sink, block by block, keeping the checksums.
@@ -162,37 +259,23 @@ pub struct ChunkWriter<W> {
 }
 
 impl<W: Write> ChunkWriter<W> {
-    /// Writes the head. `path` only names the file in errors.
+    /// Writes the head.
     pub fn new(out: W, head: ChunkHead<'_>) -> std::io::Result<Self> {
-        let schema = Arc::new(chunk_schema(head.series));
-        let meta = ChunkMeta {
+        let meta = ChunkIdentity {
             format: CHUNK_VERSION,
             series_id: head.series_id,
             chunk_id: head.chunk_id,
             partition: head.partition,
             series: head.series.clone(),
-            rows: 0,
-            ts_min: 0,
-            ts_max: 0,
             commit_lo: head.commit_lo,
             commit_hi: head.commit_hi,
             replaces: head.replaces,
-            head_crc: 0,
-            blocks: Vec::new(),
-        };
+        }
+        .into_meta();
         let column_count = head.series.columns.len();
-        let mut writer = Self { out, position: 0, file_crc: 0, meta, schema, column_count };
-        let mut first = Vec::with_capacity(1024);
-        first.extend_from_slice(ARROW_MAGIC);
-        first.resize(HEAD_BYTES, 0);
-        // The schema message is padded so that the first block starts on a multiple of the alignment.
-        let header = ipc::schema_header(&writer.schema);
-        let end = ipc::padded(HEAD_BYTES + ipc::PREFIX_BYTES + header.len());
-        first.extend_from_slice(&ipc::CONTINUATION);
-        let length = i32::try_from(end - HEAD_BYTES - ipc::PREFIX_BYTES).unwrap_or(i32::MAX);
-        first.extend_from_slice(&length.to_le_bytes());
-        first.extend_from_slice(&header);
-        first.resize(end, 0);
+        let schema = file_schema(&meta).map_err(std::io::Error::other)?;
+        let mut writer = Self { out, position: 0, file_crc: 0, meta, schema: Arc::new(schema), column_count };
+        let first = encode_head(&writer.schema);
         writer.meta.head_crc = crc32c::crc32c(&first);
         writer.put(&first)?;
         Ok(writer)
@@ -221,7 +304,7 @@ impl<W: Write> ChunkWriter<W> {
             message.resize(ipc::padded(message.len()), 0);
         }
         let small = |value: usize| u32::try_from(value).unwrap_or(u32::MAX);
-        self.meta.blocks.push(BlockMeta {
+        self.meta.push(BlockMeta {
             offset: self.position,
             header_bytes: small(header_bytes),
             body_bytes: small(message.len() - header_bytes),
@@ -230,67 +313,72 @@ impl<W: Write> ChunkWriter<W> {
             ts_max: *ts_max,
             crc: crc32c::crc32c(&message),
         });
-        if self.meta.rows == 0 {
-            self.meta.ts_min = *ts_min;
-        }
-        self.meta.ts_max = *ts_max;
-        self.meta.rows += u64::try_from(ts.len()).unwrap_or(u64::MAX);
         self.put(&message)
     }
 
     /// Writes the footer. The caller syncs the sink.
     pub fn finish(mut self) -> std::io::Result<(W, ChunkSummary)> {
-        self.put(&ipc::END_OF_STREAM)?;
-        let (mut footer, crc_at) = self.footer().map_err(std::io::Error::other)?;
-        let footer_crc = crc32c::crc32c(&footer);
-        if let Some(slot) = footer.get_mut(crc_at..crc_at + CRC_PLACEHOLDER.len()) {
-            slot.copy_from_slice(format!("{footer_crc:08x}").as_bytes());
-        }
-        let length = i32::try_from(footer.len()).map_err(std::io::Error::other)?;
-        footer.extend_from_slice(&length.to_le_bytes());
-        footer.extend_from_slice(ARROW_MAGIC);
-        self.put(&footer)?;
+        let (tail, footer_crc) = encode_tail(&self.meta, &self.schema).map_err(std::io::Error::other)?;
+        self.put(&tail)?;
         let summary = ChunkSummary { meta: self.meta, file_bytes: self.position, file_crc: self.file_crc, footer_crc };
         Ok((self.out, summary))
     }
+}
 
-    fn footer(&self) -> Result<(Vec<u8>, usize)> {
-        let json = serde_json::to_string(&self.meta)
-            .map_err(|error| Error::internal(format!("chunk metadata as JSON: {error}")))?;
-        let mut fbb = FlatBufferBuilder::new();
-        let schema = IpcSchemaEncoder::new().schema_to_fb_offset(&mut fbb, &self.schema);
-        let dictionaries = fbb.create_vector::<BlockEntry>(&[]);
-        let blocks: Vec<BlockEntry> = self
-            .meta
-            .blocks
-            .iter()
-            .map(|block| {
-                BlockEntry::new(
-                    i64::try_from(block.offset).unwrap_or(i64::MAX),
-                    i32::try_from(block.header_bytes).unwrap_or(i32::MAX),
-                    i64::from(block.body_bytes),
-                )
-            })
-            .collect();
-        let blocks = fbb.create_vector(&blocks);
-        let mut entries = Vec::new();
-        for (key, value) in [(META_KEY, json.as_str()), (FOOTER_CRC_KEY, CRC_PLACEHOLDER)] {
-            let (key, value) = (Some(fbb.create_string(key)), Some(fbb.create_string(value)));
-            entries.push(KeyValue::create(&mut fbb, &KeyValueArgs { key, value }));
-        }
-        let entries = fbb.create_vector(&entries);
-        let mut footer = FooterBuilder::new(&mut fbb);
-        footer.add_version(MetadataVersion::V5);
-        footer.add_schema(schema);
-        footer.add_dictionaries(dictionaries);
-        footer.add_recordBatches(blocks);
-        footer.add_custom_metadata(entries);
-        let footer = footer.finish();
-        fbb.finish(footer, None);
-        let bytes = fbb.finished_data().to_vec();
-        let (_, crc_at) = read_footer(&bytes)?;
-        Ok((bytes, crc_at))
+/// All bytes behind the last block, and the checksum of the footer among them. They follow from the metadata.
+pub fn rebuild_tail(meta: &ChunkMeta) -> Result<(Vec<u8>, u32)> {
+    encode_tail(meta, &file_schema(meta)?)
+}
+
+fn encode_tail(meta: &ChunkMeta, schema: &Schema) -> Result<(Vec<u8>, u32)> {
+    let mut footer = encode_footer(meta, schema)?;
+    let (_, crc_at) = read_footer(&footer)?;
+    let footer_crc = crc32c::crc32c(&footer);
+    if let Some(slot) = footer.get_mut(crc_at..crc_at + CRC_PLACEHOLDER.len()) {
+        slot.copy_from_slice(format!("{footer_crc:08x}").as_bytes());
     }
+    let length = i32::try_from(footer.len()).map_err(|_| Error::internal("a chunk footer of 2 GiB"))?;
+    let mut tail = ipc::END_OF_STREAM.to_vec();
+    tail.append(&mut footer);
+    tail.extend_from_slice(&length.to_le_bytes());
+    tail.extend_from_slice(ARROW_MAGIC);
+    Ok((tail, footer_crc))
+}
+
+/// A footer with zeros for its checksum.
+fn encode_footer(meta: &ChunkMeta, schema: &Schema) -> Result<Vec<u8>> {
+    let json =
+        serde_json::to_string(meta).map_err(|error| Error::internal(format!("chunk metadata as JSON: {error}")))?;
+    let mut fbb = FlatBufferBuilder::new();
+    let schema = IpcSchemaEncoder::new().schema_to_fb_offset(&mut fbb, schema);
+    let dictionaries = fbb.create_vector::<BlockEntry>(&[]);
+    let blocks: Vec<BlockEntry> = meta
+        .blocks
+        .iter()
+        .map(|block| {
+            BlockEntry::new(
+                i64::try_from(block.offset).unwrap_or(i64::MAX),
+                i32::try_from(block.header_bytes).unwrap_or(i32::MAX),
+                i64::from(block.body_bytes),
+            )
+        })
+        .collect();
+    let blocks = fbb.create_vector(&blocks);
+    let mut entries = Vec::new();
+    for (key, value) in [(META_KEY, json.as_str()), (FOOTER_CRC_KEY, CRC_PLACEHOLDER)] {
+        let (key, value) = (Some(fbb.create_string(key)), Some(fbb.create_string(value)));
+        entries.push(KeyValue::create(&mut fbb, &KeyValueArgs { key, value }));
+    }
+    let entries = fbb.create_vector(&entries);
+    let mut footer = FooterBuilder::new(&mut fbb);
+    footer.add_version(MetadataVersion::V5);
+    footer.add_schema(schema);
+    footer.add_dictionaries(dictionaries);
+    footer.add_recordBatches(blocks);
+    footer.add_custom_metadata(entries);
+    let footer = footer.finish();
+    fbb.finish(footer, None);
+    Ok(fbb.finished_data().to_vec())
 }
 
 /// The metadata document of a footer, and where its checksum digits stand.
@@ -347,10 +435,100 @@ pub fn decode_footer(footer: &[u8], file_bytes: u64) -> Result<(ChunkMeta, u32)>
     }
     let meta: ChunkMeta =
         serde_json::from_str(&json).map_err(|error| Error::corrupt(format!("chunk metadata: {error}")))?;
-    if meta.format > CHUNK_VERSION {
-        return Err(Error::new(ErrorCode::UnsupportedFormat, format!("chunk has format {}", meta.format)));
-    }
+    check_version(meta.format)?;
+    check_columns(&meta.series)?;
     check_blocks(&meta, file_bytes)?;
+    Ok((meta, crc))
+}
+
+/// Reads the head of a file: the identity of the chunk, and how many bytes come before the first block.
+///
+/// # Errors
+/// `corrupt_data` when it cannot be read; `unsupported_format` for a newer chunk. No checksum is compared: that of the
+/// head stands in the footer.
+pub fn decode_head(file: &[u8]) -> Result<(ChunkIdentity, usize)> {
+    let damaged = |what: &str| Error::corrupt(format!("chunk head: {what}"));
+    let mut reader = Reader::new(file, "chunk head");
+    if reader.take(HEAD_BYTES)? != b"ARROW1\0\0" || reader.take(4)? != ipc::CONTINUATION {
+        return Err(damaged("it does not begin as an Arrow file"));
+    }
+    let length = reader.length()?;
+    let message = root_as_message(reader.take(length)?).map_err(|error| damaged(&error.to_string()))?;
+    let schema = message.header_as_schema().ok_or_else(|| damaged("the first message is no schema"))?;
+    let json = schema
+        .custom_metadata()
+        .into_iter()
+        .flatten()
+        .find_map(|entry| entry.value().filter(|_| entry.key() == Some(IDENTITY_KEY)))
+        .ok_or_else(|| damaged("the FastK metadata is missing"))?;
+    let identity: ChunkIdentity = serde_json::from_str(json).map_err(|error| damaged(&error.to_string()))?;
+    check_version(identity.format)?;
+    check_columns(&identity.series)?;
+    Ok((identity, HEAD_BYTES + ipc::PREFIX_BYTES + length))
+}
+
+/// The columns a file can have.
+fn check_columns(def: &SeriesDef) -> Result<()> {
+    if def.columns.len() > COLUMNS_MAX {
+        return Err(Error::corrupt(format!("chunk metadata: {} columns", def.columns.len())));
+    }
+    Ok(())
+}
+
+fn check_version(format: u32) -> Result<()> {
+    if format > CHUNK_VERSION {
+        return Err(Error::new(ErrorCode::UnsupportedFormat, format!("chunk has format {format}")));
+    }
+    Ok(())
+}
+
+/// Footer of a whole file: where it begins, what it says and its checksum.
+pub fn find_footer(file: &[u8]) -> Result<(usize, ChunkMeta, u32)> {
+    let cut = || Error::corrupt("chunk is cut");
+    let trailer_at = file.len().checked_sub(TRAILER_BYTES).ok_or_else(cut)?;
+    let length = footer_bytes(file.get(trailer_at..).unwrap_or_default())?;
+    let footer_at = trailer_at.checked_sub(length).ok_or_else(cut)?;
+    let footer = file.get(footer_at..trailer_at).unwrap_or_default();
+    let (meta, crc) = decode_footer(footer, u64::try_from(file.len()).unwrap_or(u64::MAX))?;
+    Ok((footer_at, meta, crc))
+}
+
+/// Checks the bytes before the first block against the footer.
+pub fn check_head(meta: &ChunkMeta, head: &[u8]) -> Result<()> {
+    let crc = crc32c::crc32c(head);
+    if crc != meta.head_crc {
+        return Err(Error::corrupt(format!("chunk head: checksum {crc:08x}, expected {:08x}", meta.head_crc)));
+    }
+    Ok(())
+}
+
+/// Bytes before the first block.
+pub fn head_bytes(meta: &ChunkMeta) -> Result<usize> {
+    match meta.blocks.first() {
+        Some(block) => Ok(usize::try_from(block.offset).unwrap_or(usize::MAX)),
+        None => Ok(rebuild_head(meta)?.len()),
+    }
+}
+
+/// Checks every byte of a file. Gives its metadata and the checksum of its footer.
+///
+/// # Errors
+/// `corrupt_data` naming what is damaged; `unsupported_format` for a newer chunk.
+pub fn decode_chunk(file: &[u8]) -> Result<(ChunkMeta, u32)> {
+    let (footer_at, meta, crc) = find_footer(file)?;
+    let wide = |value: u64| usize::try_from(value).unwrap_or(usize::MAX);
+    let mut end = head_bytes(&meta)?;
+    check_head(&meta, file.get(..end).unwrap_or_default())?;
+    for (position, block) in meta.blocks.iter().enumerate() {
+        let begin = end;
+        end = begin.saturating_add(wide(block.bytes()));
+        if file.get(begin..end).map(crc32c::crc32c) != Some(block.crc) {
+            return Err(Error::corrupt(format!("chunk: the checksum of block {position} does not match")));
+        }
+    }
+    if file.get(end..footer_at) != Some(ipc::END_OF_STREAM.as_slice()) {
+        return Err(Error::corrupt("chunk: the end of its blocks is damaged"));
+    }
     Ok((meta, crc))
 }
 
@@ -382,13 +560,13 @@ pub fn column_offset(rows: usize, column: usize) -> usize {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::types::{SeriesKey, SeriesSpec};
     use arrow::array::{Array, Decimal64Array, TimestampMillisecondArray};
     use arrow::ipc::reader::FileReader;
 
-    fn sample() -> (Vec<u8>, ChunkSummary) {
+    pub(crate) fn sample() -> (Vec<u8>, ChunkSummary) {
         let mut spec = SeriesSpec::of_key(&SeriesKey::kline("BTCUSDT", "1m").unwrap());
         spec.price_digits = Some(2);
         spec.volume_digits = Some(8);
@@ -412,10 +590,7 @@ mod tests {
     }
 
     fn open(file: &[u8]) -> Result<(ChunkMeta, u32)> {
-        let trailer_at = file.len() - TRAILER_BYTES;
-        let length = footer_bytes(&file[trailer_at..])?;
-        let begin = trailer_at.checked_sub(length).ok_or_else(|| Error::corrupt("short"))?;
-        decode_footer(&file[begin..trailer_at], file.len() as u64)
+        find_footer(file).map(|(_, meta, crc)| (meta, crc))
     }
 
     #[test]
@@ -432,6 +607,31 @@ mod tests {
         let open = batches[1].column(1).as_any().downcast_ref::<Decimal64Array>().unwrap();
         assert_eq!((open.value(7), open.scale(), open.null_count()), (1007, 2, 0));
         assert!(open.nulls().is_none());
+    }
+
+    #[test]
+    fn the_head_says_what_the_footer_needs_and_the_other_way_round() {
+        let (file, summary) = sample();
+        let (identity, head_bytes) = decode_head(&file).unwrap();
+        assert_eq!(identity, summary.meta.identity());
+        assert_eq!(head_bytes as u64, summary.meta.blocks[0].offset);
+        assert_eq!(rebuild_head(&summary.meta).unwrap(), &file[..head_bytes]);
+        let (tail, crc) = rebuild_tail(&summary.meta).unwrap();
+        assert!(file.ends_with(&tail) && crc == summary.footer_crc);
+    }
+
+    #[test]
+    fn every_flipped_bit_and_every_cut_is_noticed() {
+        let (file, summary) = sample();
+        assert_eq!(decode_chunk(&file).unwrap(), (summary.meta, summary.footer_crc));
+        for bit in 0..file.len() * 8 {
+            let mut damaged = file.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(decode_chunk(&damaged).unwrap_err().code(), ErrorCode::CorruptData, "bit {bit}");
+        }
+        for length in 0..file.len() {
+            assert!(decode_chunk(&file[..length]).is_err(), "cut at {length}");
+        }
     }
 
     #[test]

@@ -1,12 +1,14 @@
-//! The frame around small files: manifest edits and checkpoints, tombstones, drop markers.
+//! The frame around small files: manifest edits and checkpoints, tombstones, drop markers and the like.
 //!
 //! | bytes | field |
 //! |---|---|
 //! | 8 | magic, one per kind of file |
 //! | 4 | version of the kind |
-//! | 4 | CRC-32C of the length and the payload |
+//! | 4 | CRC-32C of the 12 bytes before, the length and the payload |
 //! | 8 | length of the payload |
 //! | … | payload |
+//!
+//! The envelope itself is the same in every version, so that a newer file is told from a damaged one.
 
 use super::bytes::Reader;
 use crate::error::{Error, ErrorCode, Result};
@@ -15,43 +17,58 @@ use crate::planted::{Bug, planted};
 /// Bytes before the payload.
 pub const ENVELOPE_BYTES: usize = 24;
 
+fn checksum(magic: &[u8; 8], version: u32, length: [u8; 8], payload: &[u8]) -> u32 {
+    let head = crc32c::crc32c_append(crc32c::crc32c(magic), &version.to_le_bytes());
+    crc32c::crc32c_append(crc32c::crc32c_append(head, &length), payload)
+}
+
 /// Wraps a payload.
 pub fn seal(magic: &[u8; 8], version: u32, payload: &[u8]) -> Vec<u8> {
     let length = u64::try_from(payload.len()).unwrap_or(u64::MAX).to_le_bytes();
-    let crc = crc32c::crc32c_append(crc32c::crc32c(&length), payload);
     let mut out = Vec::with_capacity(ENVELOPE_BYTES + payload.len());
     out.extend_from_slice(magic);
     out.extend_from_slice(&version.to_le_bytes());
-    out.extend_from_slice(&crc.to_le_bytes());
+    out.extend_from_slice(&checksum(magic, version, length, payload).to_le_bytes());
     out.extend_from_slice(&length);
     out.extend_from_slice(payload);
     out
 }
 
-/// Checks the frame and gives the payload.
+/// Checks the frame of a file that ends with it, and gives the payload.
 ///
 /// # Errors
 /// `corrupt_data` for another magic, a wrong length or checksum; `unsupported_format` for a newer version.
 pub fn open<'a>(what: &'static str, magic: &[u8; 8], version: u32, file: &'a [u8]) -> Result<&'a [u8]> {
-    let mut reader = Reader::new(file, what);
+    let (payload, rest) = open_first(what, magic, version, file)?;
+    if rest.is_empty() { Ok(payload) } else { Err(Error::corrupt(format!("{what} has {} bytes too many", rest.len()))) }
+}
+
+/// Checks the frame at the begin of `bytes`. Gives the payload and what follows the frame.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_first<'a>(
+    what: &'static str,
+    magic: &[u8; 8],
+    version: u32,
+    bytes: &'a [u8],
+) -> Result<(&'a [u8], &'a [u8])> {
+    let mut reader = Reader::new(bytes, what);
     if reader.take(8)? != magic {
         return Err(Error::corrupt(format!("{what} does not begin with its magic")));
     }
-    let found = reader.u32()?;
+    let (found, expected) = (reader.u32()?, reader.u32()?);
+    let length = reader.u64()?;
+    let payload = reader.take(usize::try_from(length).unwrap_or(usize::MAX))?;
+    let crc = checksum(magic, found, length.to_le_bytes(), payload);
+    if crc != expected && !unchecked(what) {
+        return Err(Error::corrupt(format!("{what}: checksum {crc:08x}, expected {expected:08x}")));
+    }
     if found != version {
         let code = if found > version { ErrorCode::UnsupportedFormat } else { ErrorCode::CorruptData };
         return Err(Error::new(code, format!("{what} has version {found}, this program knows {version}")));
     }
-    let crc_expected = reader.u32()?;
-    let length_bytes = reader.take(8)?;
-    let length = Reader::new(length_bytes, what).u64()?;
-    let payload = reader.take(usize::try_from(length).unwrap_or(usize::MAX))?;
-    reader.finish()?;
-    let crc = crc32c::crc32c_append(crc32c::crc32c(length_bytes), payload);
-    if crc != crc_expected && !unchecked(what) {
-        return Err(Error::corrupt(format!("{what}: checksum {crc:08x}, expected {crc_expected:08x}")));
-    }
-    Ok(payload)
+    Ok((payload, reader.rest()))
 }
 
 /// Whether a planted fault leaves the checksum of this kind of file out.
@@ -76,10 +93,18 @@ mod tests {
         for bit in 0..file.len() * 8 {
             let mut damaged = file.clone();
             damaged[bit / 8] ^= 1 << (bit % 8);
-            assert!(open("test", b"TESTTEST", 1, &damaged).is_err(), "bit {bit}");
+            let error = open("test", b"TESTTEST", 1, &damaged).unwrap_err();
+            assert_eq!(error.code(), ErrorCode::CorruptData, "bit {bit}");
         }
         for length in 0..file.len() {
             assert!(open("test", b"TESTTEST", 1, &file[..length]).is_err(), "cut at {length}");
         }
+    }
+
+    #[test]
+    fn a_newer_version_is_told_from_damage() {
+        let file = seal(b"TESTTEST", 2, b"payload");
+        assert_eq!(open("test", b"TESTTEST", 1, &file).unwrap_err().code(), ErrorCode::UnsupportedFormat);
+        assert_eq!(open("test", b"TESTTEST", 3, &file).unwrap_err().code(), ErrorCode::CorruptData);
     }
 }

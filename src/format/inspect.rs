@@ -2,97 +2,147 @@
 
 use serde_json::{Value, json};
 
-use super::{chunk, coverage, manifest, receipt, run, tombstone, value_index, wal, zone_map};
-use crate::error::{Error, Result};
+use super::{chunk, chunk_salvage, coverage, current, manifest, receipt, run, tombstone, value_index, wal, zone_map};
+use crate::error::{Error, ErrorCode, Result};
 
-/// Describes a file by its first bytes and checks its checksums.
+/// Describes a file by its first bytes and checks its checksums. `intact` in the answer tells whether every byte is as
+/// it was written; where it is not, the rest of the answer says what is left.
 ///
 /// # Errors
-/// `invalid_argument` when the bytes are no FastK file, `corrupt_data` when they are a damaged one.
+/// `invalid_argument` when the bytes are no FastK file; `corrupt_data` when nothing of them can be read;
+/// `unsupported_format` for a newer file.
 pub fn inspect(bytes: &[u8]) -> Result<Value> {
-    let magic = bytes.get(..8).unwrap_or(bytes);
-    if magic.starts_with(chunk::ARROW_MAGIC) {
-        inspect_chunk(bytes)
-    } else if magic == wal::SEGMENT_MAGIC {
-        inspect_segment(bytes)
-    } else if magic == run::RUN_MAGIC {
-        inspect_run(bytes)
-    } else if magic == manifest::EDIT_MAGIC {
-        Ok(inspect_manifest("manifest edit", &manifest::decode_edit(bytes)?))
-    } else if magic == manifest::CHECKPOINT_MAGIC {
-        Ok(inspect_manifest("manifest checkpoint", &manifest::decode_checkpoint(bytes)?))
-    } else if magic == tombstone::TOMBSTONE_MAGIC {
-        Ok(json!({"kind": "tombstone", "tombstone": tombstone::decode_tombstone(bytes)?}))
-    } else if magic == zone_map::ZONE_MAP_MAGIC {
-        let map = zone_map::ZoneMap::decode(bytes)?;
-        let crc = format!("{:08x}", map.footer_crc);
-        Ok(json!({"kind": "zone map", "chunk_id": map.chunk_id, "footer_crc32c": crc, "zones": map.zones(),
-                  "columns": map.columns.len()}))
-    } else if magic == coverage::COVERAGE_MAGIC {
-        // The unit only tells the length of months, which is not shown.
-        let found = coverage::Coverage::decode(bytes, crate::types::TimeUnit::Ms)?;
-        let crc = format!("{:08x}", found.footer_crc);
-        let interval = match found.grid {
-            crate::types::Grid::Fixed { length, phase } => json!({"ticks": length, "phase": phase}),
-            crate::types::Grid::Months { length, phase, .. } => json!({"months": length, "phase": phase}),
-        };
-        Ok(json!({"kind": "coverage", "chunk_id": found.chunk_id, "footer_crc32c": crc, "interval": interval,
-                  "aligned": found.aligned.len(), "off_grid": found.off_grid.len()}))
-    } else if magic == value_index::VALUE_INDEX_MAGIC {
-        let index = value_index::ValueIndex::check(bytes)?;
-        let crc = format!("{:08x}", index.footer_crc);
-        let columns: Vec<Value> =
-            index.columns.iter().map(|c| json!({"position": c.position, "pages": c.pages.len()})).collect();
-        Ok(json!({"kind": "value index", "chunk_id": index.chunk_id, "footer_crc32c": crc, "rows": index.rows,
-                  "columns": columns}))
-    } else if magic == receipt::RECEIPTS_MAGIC {
-        inspect_receipts(bytes)
-    } else if magic == tombstone::DROP_MAGIC {
-        Ok(json!({"kind": "drop marker", "drop": tombstone::decode_drop(bytes)?}))
-    } else {
-        Err(Error::invalid("the file is no FastK file").with_hint(
+    match magic_of(bytes) {
+        Some(magic) if magic == chunk::ARROW_MAGIC => inspect_chunk(bytes),
+        Some(magic) => {
+            let magic: &[u8; 8] = magic.try_into().unwrap_or(&[0; 8]);
+            match magic {
+                wal::SEGMENT_MAGIC => inspect_segment(bytes),
+                run::RUN_MAGIC => inspect_run(bytes),
+                manifest::EDIT_MAGIC => inspect_edit(bytes),
+                receipt::RECEIPTS_MAGIC => inspect_receipts(bytes),
+                _ => inspect_small(magic, bytes).map(|report| with(report, "intact", Value::Bool(true))),
+            }
+        }
+        None => Err(Error::invalid("the file is no FastK file").with_hint(
             "chunks, zone maps, value indexes, coverage, log segments, runs, receipts, manifest edits and \
-             checkpoints, tombstones and drop markers are",
-        ))
+             checkpoints, CURRENT, tombstones, drop markers and registrations are",
+        )),
     }
 }
 
+/// The magic of the file: its first bytes, or what else gives away a file whose first bytes are damaged.
+fn magic_of(bytes: &[u8]) -> Option<&'static [u8]> {
+    const SMALL: [&[u8; 8]; 9] = [
+        manifest::CHECKPOINT_MAGIC,
+        current::CURRENT_MAGIC,
+        tombstone::TOMBSTONE_MAGIC,
+        tombstone::DROP_MAGIC,
+        tombstone::REGISTRATION_MAGIC,
+        zone_map::ZONE_MAP_MAGIC,
+        coverage::COVERAGE_MAGIC,
+        value_index::VALUE_INDEX_MAGIC,
+        receipt::RECEIPTS_MAGIC,
+    ];
+    const LARGE: [&[u8]; 4] = [chunk::ARROW_MAGIC, wal::SEGMENT_MAGIC, run::RUN_MAGIC, manifest::EDIT_MAGIC];
+    let all = || LARGE.into_iter().chain(SMALL.into_iter().map(|magic| magic.as_slice()));
+    let second_copy = bytes.get(manifest::COPY_ALIGNMENT..).unwrap_or_default();
+    all()
+        .find(|magic| bytes.starts_with(magic))
+        .or_else(|| [LARGE[0], LARGE[2]].into_iter().find(|magic| bytes.ends_with(magic)))
+        .or_else(|| second_copy.starts_with(manifest::EDIT_MAGIC).then_some(manifest::EDIT_MAGIC.as_slice()))
+        .or_else(|| wal::first_frame(bytes).map(|_| wal::SEGMENT_MAGIC.as_slice()))
+}
+
+/// Files that are one envelope: whole or not readable.
+fn inspect_small(magic: &[u8; 8], bytes: &[u8]) -> Result<Value> {
+    let crc = |crc: u32| format!("{crc:08x}");
+    Ok(match magic {
+        manifest::CHECKPOINT_MAGIC => inspect_manifest("manifest checkpoint", &manifest::decode_checkpoint(bytes)?),
+        current::CURRENT_MAGIC => {
+            let found = current::decode_current(bytes)?;
+            json!({"kind": "current", "edit": found.edit, "wal_segment": found.wal_segment})
+        }
+        tombstone::TOMBSTONE_MAGIC => json!({"kind": "tombstone", "tombstone": tombstone::decode_tombstone(bytes)?}),
+        tombstone::DROP_MAGIC => json!({"kind": "drop marker", "drop": tombstone::decode_drop(bytes)?}),
+        tombstone::REGISTRATION_MAGIC => {
+            json!({"kind": "registration", "registration": tombstone::decode_registration(bytes)?})
+        }
+        zone_map::ZONE_MAP_MAGIC => {
+            let map = zone_map::ZoneMap::decode(bytes)?;
+            json!({"kind": "zone map", "chunk_id": map.chunk_id, "footer_crc32c": crc(map.footer_crc),
+                   "zones": map.zones(), "columns": map.columns.len()})
+        }
+        coverage::COVERAGE_MAGIC => {
+            // The unit only tells the length of months, which is not shown.
+            let found = coverage::Coverage::decode(bytes, crate::types::TimeUnit::Ms)?;
+            let interval = match found.grid {
+                crate::types::Grid::Fixed { length, phase } => json!({"ticks": length, "phase": phase}),
+                crate::types::Grid::Months { length, phase, .. } => json!({"months": length, "phase": phase}),
+            };
+            json!({"kind": "coverage", "chunk_id": found.chunk_id, "footer_crc32c": crc(found.footer_crc),
+                   "interval": interval, "aligned": found.aligned.len(), "off_grid": found.off_grid.len()})
+        }
+        value_index::VALUE_INDEX_MAGIC => {
+            let index = value_index::ValueIndex::check(bytes)?;
+            let columns: Vec<Value> =
+                index.columns.iter().map(|c| json!({"position": c.position, "pages": c.pages.len()})).collect();
+            json!({"kind": "value index", "chunk_id": index.chunk_id, "footer_crc32c": crc(index.footer_crc),
+                   "rows": index.rows, "columns": columns})
+        }
+        _ => return Err(Error::invalid("the file is no FastK file")),
+    })
+}
+
+fn with(mut report: Value, field: &str, value: Value) -> Value {
+    if let Some(fields) = report.as_object_mut() {
+        fields.insert(field.to_owned(), value);
+    }
+    report
+}
+
 fn inspect_chunk(bytes: &[u8]) -> Result<Value> {
-    let trailer_at = bytes.len().checked_sub(chunk::TRAILER_BYTES).ok_or_else(|| Error::corrupt("chunk is cut"))?;
-    let length = chunk::footer_bytes(bytes.get(trailer_at..).unwrap_or_default())?;
-    let footer_at = trailer_at.checked_sub(length).ok_or_else(|| Error::corrupt("chunk is cut"))?;
-    let file_bytes = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-    let (meta, footer_crc) = chunk::decode_footer(bytes.get(footer_at..trailer_at).unwrap_or_default(), file_bytes)?;
-    let damaged: Vec<usize> = meta
-        .blocks
+    let found = chunk_salvage::salvage_chunk(bytes, None)?;
+    let lost: Vec<Value> = found
+        .damaged
         .iter()
-        .enumerate()
-        .filter(|(_, block)| {
-            let begin = usize::try_from(block.offset).unwrap_or(usize::MAX);
-            let end = usize::try_from(block.offset.saturating_add(block.bytes())).unwrap_or(usize::MAX);
-            bytes.get(begin..end).map(crc32c::crc32c) != Some(block.crc)
+        .map(|block| {
+            json!({"position": block.position, "offset": block.offset, "bytes": block.bytes, "rows": block.rows,
+                   "ts_min": block.ts.map(|ts| ts.0), "ts_max": block.ts.map(|ts| ts.1), "reason": block.reason})
         })
-        .map(|(position, _)| position)
         .collect();
     let mut report = json!({
         "kind": "chunk",
+        "intact": found.is_whole(),
         "file_bytes": bytes.len(),
         "file_crc32c": format!("{:08x}", crc32c::crc32c(bytes)),
-        "footer_crc32c": format!("{footer_crc:08x}"),
-        "damaged_blocks": damaged,
+        "footer_crc32c": format!("{:08x}", found.footer_crc),
+        "head_intact": found.head.is_none(),
+        "footer_intact": found.tail.is_none() && !found.footer_lost,
+        "damaged_blocks": found.damaged.iter().map(|block| block.position).collect::<Vec<_>>(),
+        "damage": lost,
+        "unproven_blocks": found.unproven,
     });
-    if let (Some(report), Ok(Value::Object(meta))) = (report.as_object_mut(), serde_json::to_value(&meta)) {
+    if let (Some(report), Ok(Value::Object(meta))) = (report.as_object_mut(), serde_json::to_value(&found.meta)) {
         report.extend(meta);
     }
     Ok(report)
 }
 
 fn inspect_segment(bytes: &[u8]) -> Result<Value> {
-    let header = wal::decode_segment_header(bytes)?;
+    let header = match wal::decode_segment_header(bytes) {
+        Err(error) if error.code() == ErrorCode::CorruptData => None,
+        header => Some(header?),
+    };
+    // A frame tells the epoch, too.
+    let epoch = header.map(|header| header.epoch).or_else(|| Some(wal::first_frame(bytes)?.1.epoch));
+    let Some(epoch) = epoch else {
+        return Err(Error::corrupt("log segment: its header is damaged, and it has no frame"));
+    };
     let mut frames = Vec::new();
     let mut offset = wal::SEGMENT_HEADER_BYTES;
     let end = loop {
-        match wal::frame_at(bytes, offset, header.epoch) {
+        match wal::frame_at(bytes, offset, epoch) {
             wal::Found::Nothing => break "clean",
             wal::Found::Damaged => break "damaged",
             wal::Found::Frame(frame, payload) => {
@@ -101,10 +151,22 @@ fn inspect_segment(bytes: &[u8]) -> Result<Value> {
             }
         }
     };
+    let has_all_bytes = header.is_some_and(|header| header.segment_bytes == bytes.len() as u64);
     Ok(json!({
-        "kind": "log segment", "number": header.number, "epoch": format!("{:016x}", header.epoch),
-        "first_lsn": header.first_lsn, "file_bytes": bytes.len(), "used_bytes": offset, "end": end, "frames": frames,
+        "kind": "log segment", "intact": has_all_bytes && end == "clean",
+        "header_intact": header.is_some(), "number": header.map(|header| header.number),
+        "epoch": format!("{epoch:016x}"), "first_lsn": header.map(|header| header.first_lsn),
+        "segment_bytes": header.map(|header| header.segment_bytes),
+        "file_bytes": bytes.len(), "used_bytes": offset, "end": end, "frames": frames,
     }))
+}
+
+fn inspect_edit(bytes: &[u8]) -> Result<Value> {
+    let (edit, damage) = manifest::decode_edit(bytes)?;
+    let intact = damage.is_none();
+    let damage = damage.map(|damage| json!({"offset": damage.offset, "reason": damage.reason}));
+    let report = with(inspect_manifest("manifest edit", &edit), "damage", json!(damage.as_slice()));
+    Ok(with(report, "intact", Value::Bool(intact)))
 }
 
 fn inspect_frame(offset: usize, frame: &wal::FrameHeader, payload: &[u8]) -> Value {
@@ -141,27 +203,48 @@ fn inspect_operation(operation: &wal::Operation) -> Value {
 }
 
 fn inspect_run(bytes: &[u8]) -> Result<Value> {
-    let (crc, entries) = run::decode_run(bytes)?;
-    let entries: Vec<Value> = entries
-        .iter()
-        .map(|entry| {
-            json!({"series_id": entry.series_id, "commit_lo": entry.commit_lo, "commit_hi": entry.commit_hi,
-                   "rows": entry.rows, "columns": entry.columns, "offset": entry.offset,
-                   "ts_min": entry.ts_min, "ts_max": entry.ts_max})
-        })
-        .collect();
-    Ok(json!({"kind": "run", "file_bytes": bytes.len(), "crc32c": format!("{crc:08x}"), "entries": entries}))
+    let found = run::salvage_run(bytes)?;
+    let show = |entry: &run::RunEntry| {
+        json!({"series_id": entry.series_id, "commit_lo": entry.commit_lo, "commit_hi": entry.commit_hi,
+               "rows": entry.rows, "columns": entry.columns, "offset": entry.offset,
+               "ts_min": entry.ts_min, "ts_max": entry.ts_max})
+    };
+    let damaged = found.damaged.iter().map(|place| {
+        json!({"offset": place.offset, "bytes": place.bytes, "reason": place.reason,
+               "run": place.run.as_ref().map(show)})
+    });
+    let damaged: Vec<Value> = damaged.collect();
+    let harmless: Vec<Value> = found.harmless.iter().map(shown_range).collect();
+    Ok(json!({
+        "kind": "run", "intact": damaged.is_empty() && harmless.is_empty() && found.complete,
+        "file_bytes": bytes.len(), "crc32c": found.crc.map(|crc| format!("{crc:08x}")),
+        "level": found.origin.map(|origin| origin.level),
+        "base_commit": found.origin.map(|origin| origin.base_commit),
+        "index_intact": found.index_intact, "complete": found.complete,
+        "entries": found.runs.iter().map(show).collect::<Vec<_>>(), "series": found.defs,
+        "damage": damaged, "damage_without_loss": harmless,
+    }))
+}
+
+/// A damaged range of bytes.
+fn shown_range(range: &std::ops::Range<u64>) -> Value {
+    json!({"offset": range.start, "bytes": range.end.saturating_sub(range.start)})
 }
 
 fn inspect_receipts(bytes: &[u8]) -> Result<Value> {
-    let receipts: Vec<Value> = receipt::decode_receipts(bytes)?
+    let found = receipt::salvage_receipts(bytes)?;
+    let receipts: Vec<Value> = found
+        .receipts
         .iter()
         .map(|r| {
             let commits: Vec<u64> = r.written.iter().map(|written| written.commit).collect();
             json!({"key_hash": format!("{:032x}", r.key), "wall_ms": r.wall_ms, "commits": commits})
         })
         .collect();
-    Ok(json!({"kind": "receipts", "file_bytes": bytes.len(), "receipts": receipts}))
+    let intact = found.damaged.is_empty() && found.pages_lost == Some(0);
+    Ok(json!({"kind": "receipts", "intact": intact, "file_bytes": bytes.len(), "receipts": receipts,
+              "pages_lost": found.pages_lost,
+              "damage": found.damaged.iter().map(shown_range).collect::<Vec<_>>()}))
 }
 
 fn inspect_manifest(kind: &str, edit: &manifest::Edit) -> Value {

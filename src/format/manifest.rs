@@ -3,11 +3,15 @@
 //! An edit says what changed, a checkpoint repeats the whole state as one edit. Both are a protobuf message in an
 //! envelope: unknown fields are skipped, so a field can be added without a new version. Edit `n` follows edit
 //! `n - 1`; a number is used once, because its file is created exclusively.
+//!
+//! An edit file holds its envelope twice, so that damage in one place costs nothing: nothing else has what an edit says.
+//! The second copy begins on a multiple of [`COPY_ALIGNMENT`], with zeros between, so that a lost sector does not take
+//! both. Of checkpoints there are two files, and all edits since the older one.
 
 use prost::Message;
 
 use super::envelope;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorCode, Result};
 
 /// First bytes of an edit.
 pub const EDIT_MAGIC: &[u8; 8] = b"FASTKEDT";
@@ -15,6 +19,8 @@ pub const EDIT_MAGIC: &[u8; 8] = b"FASTKEDT";
 pub const CHECKPOINT_MAGIC: &[u8; 8] = b"FASTKCHK";
 /// Version of both.
 pub const MANIFEST_VERSION: u32 = 1;
+/// The second copy of an edit begins on a multiple of this many bytes.
+pub const COPY_ALIGNMENT: usize = 4_096;
 
 /// What one publication changes.
 #[derive(Clone, PartialEq, Message)]
@@ -190,6 +196,9 @@ pub struct ChunkRecord {
     /// CRC-32C of the footer, as it stands in the footer.
     #[prost(fixed32, tag = "11")]
     pub footer_crc: u32,
+    /// CRC-32C of each block, as they stand in the footer: a chunk that lost its footer proves its blocks by them.
+    #[prost(fixed32, repeated, tag = "12")]
+    pub block_crcs: Vec<u32>,
 }
 
 /// A delete that still hides rows of older chunks.
@@ -227,14 +236,20 @@ fn encode(magic: &[u8; 8], edit: &Edit) -> Vec<u8> {
     envelope::seal(magic, MANIFEST_VERSION, &edit.encode_to_vec())
 }
 
-fn decode(what: &'static str, magic: &[u8; 8], file: &[u8]) -> Result<Edit> {
-    let payload = envelope::open(what, magic, MANIFEST_VERSION, file)?;
+fn decode(what: &'static str, payload: &[u8]) -> Result<Edit> {
     Edit::decode(payload).map_err(|error| Error::corrupt(format!("{what}: {error}")))
 }
 
 /// Bytes of an edit file.
 pub fn encode_edit(edit: &Edit) -> Vec<u8> {
-    encode(EDIT_MAGIC, edit)
+    twice(&encode(EDIT_MAGIC, edit))
+}
+
+fn twice(copy: &[u8]) -> Vec<u8> {
+    let mut file = copy.to_vec();
+    file.resize(copy.len().next_multiple_of(COPY_ALIGNMENT), 0);
+    file.extend_from_slice(copy);
+    file
 }
 
 /// Bytes of a checkpoint file.
@@ -242,12 +257,114 @@ pub fn encode_checkpoint(edit: &Edit) -> Vec<u8> {
     encode(CHECKPOINT_MAGIC, edit)
 }
 
-/// Reads an edit file.
-pub fn decode_edit(file: &[u8]) -> Result<Edit> {
-    decode("manifest edit", EDIT_MAGIC, file)
+/// Damage in an edit file that costs nothing, because a copy is whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EditDamage {
+    /// First byte of it, as far as that can be told.
+    pub offset: u64,
+    pub reason: String,
+}
+
+/// Reads an edit file, and tells when one of its copies is damaged.
+///
+/// # Errors
+/// `corrupt_data` when no copy is whole, `unsupported_format` for a newer file.
+pub fn decode_edit(file: &[u8]) -> Result<(Edit, Option<EditDamage>)> {
+    const WHAT: &str = "manifest edit";
+    let open = |bytes| envelope::open_first(WHAT, EDIT_MAGIC, MANIFEST_VERSION, bytes);
+    match open(file) {
+        Ok((payload, rest)) => {
+            let whole = twice(file.get(..file.len() - rest.len()).unwrap_or_default());
+            let damage = (whole != file).then(|| {
+                let same = whole.iter().zip(file).take_while(|(wanted, found)| wanted == found).count();
+                let reason = match file.len() == whole.len() {
+                    true => "its second copy is damaged".to_owned(),
+                    false => format!("{} bytes, expected {}", file.len(), whole.len()),
+                };
+                EditDamage { offset: same as u64, reason }
+            });
+            Ok((decode(WHAT, payload)?, damage))
+        }
+        Err(error) if error.code() == ErrorCode::UnsupportedFormat => Err(error),
+        Err(error) => {
+            let second = (COPY_ALIGNMENT..file.len())
+                .step_by(COPY_ALIGNMENT)
+                .filter_map(|at| file.get(at..).map(open))
+                .find(|opened| !opened.as_ref().is_err_and(|error| error.code() == ErrorCode::CorruptData));
+            let reason = format!("its first copy is damaged: {}", error.detail());
+            match second {
+                Some(opened) => Ok((decode(WHAT, opened?.0)?, Some(EditDamage { offset: 0, reason }))),
+                None => Err(error),
+            }
+        }
+    }
 }
 
 /// Reads a checkpoint file.
+///
+/// # Errors
+/// `corrupt_data` for a damaged one, `unsupported_format` for a newer one.
 pub fn decode_checkpoint(file: &[u8]) -> Result<Edit> {
-    decode("manifest checkpoint", CHECKPOINT_MAGIC, file)
+    const WHAT: &str = "manifest checkpoint";
+    decode(WHAT, envelope::open(WHAT, CHECKPOINT_MAGIC, MANIFEST_VERSION, file)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> Edit {
+        Edit { number: 7, series_dropped: vec![3], epoch: "x".repeat(40), ..Edit::default() }
+    }
+
+    #[test]
+    fn an_edit_survives_damage_in_one_place_and_tells_of_it() {
+        let file = encode_edit(&sample());
+        let copy_bytes = file.len() - COPY_ALIGNMENT;
+        assert_eq!(decode_edit(&file).unwrap(), (sample(), None));
+        // A bit of every byte, each time another one.
+        for bit in (0..file.len()).map(|byte| byte * 8 + byte % 8) {
+            let mut damaged = file.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            let (edit, damage) = decode_edit(&damaged).unwrap();
+            assert_eq!(edit, sample(), "bit {bit}");
+            let offset = if bit / 8 < copy_bytes { 0 } else { bit as u64 / 8 };
+            assert_eq!(damage.unwrap().offset, offset, "bit {bit}");
+        }
+        for sector in [0, COPY_ALIGNMENT] {
+            let mut damaged = file.clone();
+            let end = (sector + COPY_ALIGNMENT).min(file.len());
+            damaged[sector..end].fill(0);
+            assert!(decode_edit(&damaged).is_ok_and(|(edit, damage)| edit == sample() && damage.is_some()));
+        }
+        let mut both = file.clone();
+        both[9] ^= 1;
+        both[COPY_ALIGNMENT + 9] ^= 1;
+        assert_eq!(decode_edit(&both).unwrap_err().code(), ErrorCode::CorruptData);
+    }
+
+    #[test]
+    fn a_cut_edit_is_read_as_long_as_its_first_copy_is_whole() {
+        let file = encode_edit(&sample());
+        let copy_bytes = file.len() - COPY_ALIGNMENT;
+        for length in (0..copy_bytes + 2).chain(COPY_ALIGNMENT - 2..file.len()) {
+            let found = decode_edit(&file[..length]);
+            assert_eq!(found.is_ok(), length >= copy_bytes, "cut at {length}");
+            assert!(found.is_err() || found.is_ok_and(|(edit, damage)| edit == sample() && damage.is_some()));
+        }
+    }
+
+    #[test]
+    fn a_checkpoint_notices_every_flipped_bit_and_every_cut() {
+        let file = encode_checkpoint(&sample());
+        assert_eq!(decode_checkpoint(&file).unwrap(), sample());
+        for bit in 0..file.len() * 8 {
+            let mut damaged = file.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(decode_checkpoint(&damaged).unwrap_err().code(), ErrorCode::CorruptData, "bit {bit}");
+        }
+        for length in 0..file.len() {
+            assert!(decode_checkpoint(&file[..length]).is_err(), "cut at {length}");
+        }
+    }
 }

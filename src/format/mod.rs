@@ -1,8 +1,11 @@
 //! Bytes on disk and on the wire, to and from values. Pure: nothing here opens a file.
 
+pub mod backup;
 pub mod bytes;
 pub mod chunk;
+pub mod chunk_salvage;
 pub mod coverage;
+pub mod current;
 pub mod envelope;
 pub mod inspect;
 pub mod ipc;

@@ -3,16 +3,22 @@
 //! A receipt stands in the log with its commit; when the log is trimmed it moves to a receipt file. Keys and bodies
 //! are kept as 128-bit XXH3 hashes.
 //!
-//! The payload of a receipt file's envelope: number of receipts (`u32`), then each as a `u32` length and its bytes.
+//! A receipt file is one page after the other, each in an envelope of its own, so that damage costs one page. The
+//! payload of a page: its number from 0 (`u32`), number of pages (`u32`), number of receipts (`u32`), then each receipt
+//! as a `u32` length and its bytes. A file has at least one page.
+
+use std::ops::Range;
 
 use super::bytes::{Reader, put_blob};
 use super::envelope;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorCode, Result};
 
 /// First bytes of a receipt file.
 pub const RECEIPTS_MAGIC: &[u8; 8] = b"FASTKRCP";
 /// Version of receipt files.
 pub const RECEIPTS_VERSION: u32 = 1;
+/// Most receipts of a page.
+pub const PAGE_RECEIPTS: usize = 1_024;
 
 /// What a write did to one series.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,31 +109,116 @@ impl Receipt {
 
 /// Bytes of a receipt file.
 pub fn encode_receipts<'a>(receipts: impl Iterator<Item = &'a Receipt>) -> Vec<u8> {
-    let mut body = Vec::new();
-    let mut one = Vec::new();
-    let mut count = 0_u32;
-    for receipt in receipts {
-        one.clear();
-        receipt.put(&mut one);
-        put_blob(&mut body, &one);
-        count += 1;
+    let receipts: Vec<&Receipt> = receipts.collect();
+    let small = |value: usize| u32::try_from(value).unwrap_or(u32::MAX).to_le_bytes();
+    let page_count = receipts.len().div_ceil(PAGE_RECEIPTS).max(1);
+    let mut file = Vec::new();
+    let (mut payload, mut one) = (Vec::new(), Vec::new());
+    for number in 0..page_count {
+        let page = receipts.iter().skip(number * PAGE_RECEIPTS).take(PAGE_RECEIPTS);
+        payload.clear();
+        for value in [number, page_count, page.len()] {
+            payload.extend_from_slice(&small(value));
+        }
+        for receipt in page {
+            one.clear();
+            receipt.put(&mut one);
+            put_blob(&mut payload, &one);
+        }
+        file.append(&mut envelope::seal(RECEIPTS_MAGIC, RECEIPTS_VERSION, &payload));
     }
-    let mut payload = count.to_le_bytes().to_vec();
-    payload.append(&mut body);
-    envelope::seal(RECEIPTS_MAGIC, RECEIPTS_VERSION, &payload)
+    file
 }
 
-/// Reads a receipt file.
-pub fn decode_receipts(file: &[u8]) -> Result<Vec<Receipt>> {
-    let payload = envelope::open("receipt file", RECEIPTS_MAGIC, RECEIPTS_VERSION, file)?;
-    let mut reader = Reader::new(payload, "receipt file");
-    let count = reader.u32()?;
-    let mut receipts = Vec::new();
-    for _ in 0..count {
-        receipts.push(Receipt::read(reader.blob()?)?);
+/// One page of a receipt file.
+struct Page {
+    number: u32,
+    page_count: u32,
+    receipts: Vec<Receipt>,
+}
+
+impl Page {
+    /// The page at the begin of `bytes`, and what follows it.
+    fn read(bytes: &[u8]) -> Result<(Self, &[u8])> {
+        let (payload, rest) = envelope::open_first("receipt file", RECEIPTS_MAGIC, RECEIPTS_VERSION, bytes)?;
+        let mut reader = Reader::new(payload, "receipt file");
+        let (number, page_count, count) = (reader.u32()?, reader.u32()?, reader.u32()?);
+        let mut receipts = Vec::new();
+        for _ in 0..count {
+            receipts.push(Receipt::read(reader.blob()?)?);
+        }
+        reader.finish()?;
+        Ok((Self { number, page_count, receipts }, rest))
     }
-    reader.finish().map_err(|error| Error::corrupt(error.detail().to_owned()))?;
-    Ok(receipts)
+}
+
+/// Reads a receipt file and checks every byte of it.
+pub fn decode_receipts(file: &[u8]) -> Result<Vec<Receipt>> {
+    let mut receipts = Vec::new();
+    let mut rest = file;
+    for expected in 0.. {
+        let (mut page, after) = Page::read(rest)?;
+        if page.number != expected {
+            return Err(Error::corrupt(format!("receipt file: page {} stands where page {expected} was", page.number)));
+        }
+        receipts.append(&mut page.receipts);
+        rest = after;
+        if page.number.saturating_add(1) >= page.page_count {
+            break;
+        }
+    }
+    if rest.is_empty() {
+        Ok(receipts)
+    } else {
+        Err(Error::corrupt(format!("receipt file has {} bytes too many", rest.len())))
+    }
+}
+
+/// What is left of a damaged receipt file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ReceiptSalvage {
+    pub receipts: Vec<Receipt>,
+    /// Bytes that hold no whole page.
+    pub damaged: Vec<Range<u64>>,
+    /// Pages that are lost, as far as a whole page tells how many there were.
+    pub pages_lost: Option<u32>,
+}
+
+/// Reads the whole pages of a receipt file.
+///
+/// # Errors
+/// `unsupported_format` for a newer file. Anything else is damage and reported.
+pub fn salvage_receipts(file: &[u8]) -> Result<ReceiptSalvage> {
+    let mut found = ReceiptSalvage::default();
+    let (mut at, mut lost_from, mut pages_found) = (0, None, 0);
+    let lose = |from: usize, to: usize, found: &mut ReceiptSalvage| found.damaged.push(from as u64..to as u64);
+    while at < file.len() {
+        let rest = file.get(at..).unwrap_or_default();
+        match Page::read(rest) {
+            Ok((mut page, after)) => {
+                if let Some(from) = lost_from.take() {
+                    lose(from, at, &mut found);
+                }
+                pages_found += 1;
+                found.pages_lost = Some(page.page_count);
+                found.receipts.append(&mut page.receipts);
+                at += rest.len() - after.len();
+            }
+            Err(error) if error.code() == ErrorCode::UnsupportedFormat => return Err(error),
+            Err(_) => {
+                lost_from.get_or_insert(at);
+                // The next place where a page could begin.
+                let ahead = rest.get(1..).unwrap_or_default();
+                let next = ahead.windows(RECEIPTS_MAGIC.len()).position(|bytes| bytes == RECEIPTS_MAGIC);
+                at = next.map_or(file.len(), |next| at + 1 + next);
+            }
+        }
+    }
+    if let Some(from) = lost_from {
+        lose(from, file.len(), &mut found);
+    }
+    found.pages_lost = found.pages_lost.map(|count| count.saturating_sub(pages_found));
+    Ok(found)
 }
 
 #[cfg(test)]
@@ -158,7 +249,53 @@ mod tests {
         for bit in 0..file.len() * 8 {
             let mut damaged = file.clone();
             damaged[bit / 8] ^= 1 << (bit % 8);
-            assert!(decode_receipts(&damaged).is_err(), "bit {bit}");
+            assert_eq!(decode_receipts(&damaged).unwrap_err().code(), ErrorCode::CorruptData, "bit {bit}");
+        }
+    }
+
+    /// A file of three pages.
+    fn long() -> (Vec<u8>, Vec<Receipt>) {
+        let receipts: Vec<Receipt> = (0..2 * PAGE_RECEIPTS as i64 + 9)
+            .map(|at| Receipt { key: at as u128, fingerprint: 1, wall_ms: at, written: Vec::new() })
+            .collect();
+        let file = encode_receipts(receipts.iter());
+        assert_eq!(decode_receipts(&file).unwrap(), receipts);
+        assert_eq!(decode_receipts(&encode_receipts([].iter())).unwrap(), []);
+        let whole = salvage_receipts(&file).unwrap();
+        assert_eq!(whole, ReceiptSalvage { receipts: receipts.clone(), damaged: Vec::new(), pages_lost: Some(0) });
+        (file, receipts)
+    }
+
+    #[test]
+    fn damage_costs_the_page_it_hits_and_no_other() {
+        let (file, receipts) = long();
+        let page_bytes = envelope::ENVELOPE_BYTES + 12 + PAGE_RECEIPTS * (4 + 44);
+        for byte in (0..file.len()).step_by(1_009).chain([page_bytes - 1, page_bytes, 2 * page_bytes, file.len() - 1]) {
+            let mut damaged = file.clone();
+            damaged[byte] ^= 0x20;
+            assert!(decode_receipts(&damaged).is_err(), "byte {byte}");
+            let found = salvage_receipts(&damaged).unwrap();
+            let page = byte / page_bytes;
+            let mut left = receipts.clone();
+            left.drain(page * PAGE_RECEIPTS..((page + 1) * PAGE_RECEIPTS).min(receipts.len()));
+            assert!(found.receipts == left, "byte {byte}");
+            assert_eq!(found.pages_lost, Some(1), "byte {byte}");
+            let range = (page * page_bytes) as u64..((page + 1) * page_bytes).min(file.len()) as u64;
+            assert_eq!(found.damaged, [range], "byte {byte}");
+        }
+    }
+
+    #[test]
+    fn a_cut_costs_the_pages_behind_it_and_is_noticed_even_between_two_pages() {
+        let (file, receipts) = long();
+        let page_bytes = envelope::ENVELOPE_BYTES + 12 + PAGE_RECEIPTS * (4 + 44);
+        for length in (0..file.len()).step_by(1_013).chain([page_bytes, 2 * page_bytes, file.len() - 1]) {
+            let cut = &file[..length];
+            assert!(decode_receipts(cut).is_err(), "cut at {length}");
+            let found = salvage_receipts(cut).unwrap();
+            let pages = length / page_bytes;
+            assert!(found.receipts == receipts[..pages * PAGE_RECEIPTS], "cut at {length}");
+            assert_eq!(found.pages_lost, (pages > 0).then_some(3 - pages as u32), "cut at {length}");
         }
     }
 }

@@ -1,37 +1,44 @@
 //! Run files: tail rows of many series in one immutable file, so that the log can be trimmed without a chunk a
 //! series. The file is mapped and read in place: columns begin on multiples of 64 bytes.
 //!
-//! | bytes | field |
+//! | bytes | part |
 //! |---|---|
-//! | 8 | magic `FASTKRUN` |
-//! | 4 | version |
-//! | … | zeros up to byte 64 |
-//! | … | runs: `ts`, then each column, 8 bytes a cell, each padded with zeros to 64 bytes |
+//! | 64 | head |
+//! | … | runs: a header padded to 64 bytes, `ts`, then each column, 8 bytes a cell, each padded with zeros to 64 bytes |
 //! | … | index: one entry of 72 bytes a run |
-//! | 32 | trailer |
+//! | 40 | trailer |
 //!
-//! An index entry: series id, lowest and highest commit, rows, offset of the run, first and last timestamp (8 bytes
-//! each), number of columns with `ts` and CRC-32C of the run's bytes (4 bytes each), 8 zeros. The trailer: offset of
-//! the index, number of entries (8 bytes each), CRC-32C of the first 64 bytes of the file, the index and the 16 bytes
-//! of the trailer before it (4 bytes), 4 zeros, magic `FASTKRUN`.
+//! `docs/format.md` has the fields. Everything is there twice, but for the rows themselves and the registrations
+//! (which the manifest and other files have too): head and trailer say what the manifest says about the file, a header
+//! says what the entry of its run says. So one damaged place costs the run whose columns it hit, or nothing:
+//! [`salvage_run`] goes by the index while that is whole, else from header to header.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
+use std::ops::Range;
 
 use super::bytes::{Reader, put_words};
 use crate::error::{Error, ErrorCode, Result};
 use crate::planted::{Bug, planted};
+use crate::types::SeriesDef;
 use crate::types::schema::COLUMNS_MAX;
 
 /// First and last bytes of a run file.
 pub const RUN_MAGIC: &[u8; 8] = b"FASTKRUN";
 /// Version of run files.
-pub const RUN_VERSION: u32 = 2;
+pub const RUN_VERSION: u32 = 1;
 /// Bytes before the first run.
 pub const RUN_HEAD_BYTES: usize = 64;
+/// First bytes of a run's header.
+pub const RUN_HEADER_MAGIC: [u8; 4] = *b"FKRN";
+/// Bytes of a run's header before the registration.
+pub const RUN_HEADER_BYTES: usize = 64;
 /// Bytes of an index entry.
 pub const RUN_ENTRY_BYTES: usize = 72;
 /// Bytes of the trailer.
-pub const RUN_TRAILER_BYTES: usize = 32;
+pub const RUN_TRAILER_BYTES: usize = 40;
+/// Bytes of the trailer under its checksum.
+const TRAILER_COVERED: usize = 28;
 
 /// One sorted run of one series inside a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +53,12 @@ pub struct RunEntry {
     pub ts_max: i64,
     /// Columns, `ts` among them.
     pub columns: u32,
+    /// Checksum of its columns with their padding.
     pub crc: u32,
+    /// Bytes of its header, which stands before the columns.
+    pub header_bytes: u32,
+    /// Checksum in its header, which covers registration and padding.
+    pub header_crc: u32,
 }
 
 impl RunEntry {
@@ -55,9 +67,67 @@ impl RunEntry {
         stride(self.rows)
     }
 
-    /// Bytes of the run in the file.
+    /// Bytes of the columns in the file.
     pub fn bytes(&self) -> u64 {
         self.stride().saturating_mul(u64::from(self.columns))
+    }
+
+    fn has_possible_shape(&self) -> bool {
+        let columns = usize::try_from(self.columns).unwrap_or(usize::MAX);
+        self.rows > 0 && u32::try_from(self.rows).is_ok() && (1..=COLUMNS_MAX + 1).contains(&columns)
+    }
+
+    /// Its columns in the file; nothing when they lie outside.
+    fn columns_in<'a>(&self, file: &'a [u8]) -> Option<&'a [u8]> {
+        file.get(wide(self.offset)..wide(self.offset.checked_add(self.bytes())?))
+    }
+
+    fn put(&self, out: &mut Vec<u8>) {
+        for value in [self.series_id, self.commit_lo, self.commit_hi, self.rows, self.offset] {
+            out.extend_from_slice(&value.to_le_bytes());
+        }
+        put_words(out, &[self.ts_min, self.ts_max]);
+        for value in [self.columns, self.crc, self.header_bytes, self.header_crc] {
+            out.extend_from_slice(&value.to_le_bytes());
+        }
+    }
+
+    fn read(reader: &mut Reader<'_>) -> Result<Self> {
+        Ok(Self {
+            series_id: reader.u64()?,
+            commit_lo: reader.u64()?,
+            commit_hi: reader.u64()?,
+            rows: reader.u64()?,
+            offset: reader.u64()?,
+            ts_min: reader.i64()?,
+            ts_max: reader.i64()?,
+            columns: reader.u32()?,
+            crc: reader.u32()?,
+            header_bytes: reader.u32()?,
+            header_crc: reader.u32()?,
+        })
+    }
+
+    /// The header of this run; `header_bytes`, `header_crc` and `offset` are not read.
+    fn header(&self, def: &[u8]) -> Vec<u8> {
+        let small = |value: usize| u32::try_from(value).unwrap_or(u32::MAX);
+        let mut out = RUN_HEADER_MAGIC.to_vec();
+        out.extend_from_slice(&[0; 4]);
+        out.extend_from_slice(&small(def.len()).to_le_bytes());
+        out.extend_from_slice(&self.columns.to_le_bytes());
+        for value in [self.series_id, self.commit_lo, self.commit_hi] {
+            out.extend_from_slice(&value.to_le_bytes());
+        }
+        put_words(&mut out, &[self.ts_min, self.ts_max]);
+        out.extend_from_slice(&u32::try_from(self.rows).unwrap_or(u32::MAX).to_le_bytes());
+        out.extend_from_slice(&self.crc.to_le_bytes());
+        out.extend_from_slice(def);
+        out.resize(out.len().div_ceil(64) * 64, 0);
+        let crc = out.get(8..).map_or(0, crc32c::crc32c);
+        if let Some(slot) = out.get_mut(4..8) {
+            slot.copy_from_slice(&crc.to_le_bytes());
+        }
+        out
     }
 }
 
@@ -65,48 +135,106 @@ fn stride(rows: u64) -> u64 {
     rows.saturating_mul(8).div_ceil(64).saturating_mul(64)
 }
 
-fn head() -> Vec<u8> {
+fn wide(value: u64) -> usize {
+    usize::try_from(value).unwrap_or(usize::MAX)
+}
+
+fn damaged(what: &str) -> Error {
+    Error::corrupt(format!("run file: {what}"))
+}
+
+/// What the manifest says about the file, too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RunOrigin {
+    /// 0 as a checkpoint wrote it; one more for every time it was merged.
+    pub level: u32,
+    /// Its rows are those of commits up to this one.
+    pub base_commit: u64,
+}
+
+fn encode_head(origin: RunOrigin) -> Vec<u8> {
     let mut head = RUN_MAGIC.to_vec();
     head.extend_from_slice(&RUN_VERSION.to_le_bytes());
+    head.extend_from_slice(&origin.level.to_le_bytes());
+    head.extend_from_slice(&origin.base_commit.to_le_bytes());
+    let crc = crc32c::crc32c(&head);
+    head.extend_from_slice(&crc.to_le_bytes());
     head.resize(RUN_HEAD_BYTES, 0);
     head
+}
+
+fn decode_head(file: &[u8]) -> Result<RunOrigin> {
+    let mut reader = Reader::new(file, "run file");
+    if reader.take(8)? != RUN_MAGIC {
+        return Err(damaged("it does not begin with its magic"));
+    }
+    let version = reader.u32()?;
+    let origin = RunOrigin { level: reader.u32()?, base_commit: reader.u64()? };
+    if version > RUN_VERSION && reader.u32()? == file.get(..24).map_or(0, crc32c::crc32c) {
+        return Err(Error::new(ErrorCode::UnsupportedFormat, format!("run file has version {version}")));
+    }
+    if file.get(..RUN_HEAD_BYTES) != Some(encode_head(origin).as_slice()) {
+        return Err(damaged("its head is damaged"));
+    }
+    Ok(origin)
 }
 
 /// Writes a run file from front to back.
 #[derive(Debug)]
 pub struct RunWriter<W> {
     out: W,
+    origin: RunOrigin,
     offset: u64,
     entries: Vec<RunEntry>,
+    registered: BTreeSet<u64>,
 }
 
 impl<W: Write> RunWriter<W> {
-    pub fn new(mut out: W) -> io::Result<Self> {
-        out.write_all(&head())?;
-        Ok(Self { out, offset: RUN_HEAD_BYTES as u64, entries: Vec::new() })
+    pub fn new(mut out: W, origin: RunOrigin) -> io::Result<Self> {
+        out.write_all(&encode_head(origin))?;
+        Ok(Self { out, origin, offset: RUN_HEAD_BYTES as u64, entries: Vec::new(), registered: BTreeSet::new() })
     }
 
-    /// Adds a run: `ts` first, all columns of the same length, rising in time.
-    pub fn add(&mut self, series_id: u64, commits: (u64, u64), columns: &[&[i64]]) -> io::Result<()> {
+    /// Adds a run: `ts` first, all columns of the same length, rising in time. The first run of a series carries its
+    /// registration.
+    ///
+    /// # Errors
+    /// `InvalidInput` for 2^32 rows or more.
+    pub fn add(&mut self, series_id: u64, def: &SeriesDef, commits: (u64, u64), columns: &[&[i64]]) -> io::Result<()> {
         let ts = columns.first().copied().unwrap_or_default();
+        if u32::try_from(ts.len()).is_err() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "a run of more than 2^32 rows"));
+        }
+        let def = match self.registered.insert(series_id) {
+            true => serde_json::to_vec(def)?,
+            false => Vec::new(),
+        };
         let mut bytes = Vec::new();
         for column in columns {
             put_words(&mut bytes, column);
             bytes.resize(bytes.len().div_ceil(64) * 64, 0);
         }
-        self.out.write_all(&bytes)?;
-        self.entries.push(RunEntry {
+        let mut entry = RunEntry {
             series_id,
             commit_lo: commits.0,
             commit_hi: commits.1,
             rows: ts.len() as u64,
-            offset: self.offset,
+            offset: 0,
             ts_min: ts.first().copied().unwrap_or_default(),
             ts_max: ts.last().copied().unwrap_or_default(),
             columns: u32::try_from(columns.len()).unwrap_or(u32::MAX),
             crc: crc32c::crc32c(&bytes),
-        });
-        self.offset += bytes.len() as u64;
+            header_bytes: 0,
+            header_crc: 0,
+        };
+        let header = entry.header(&def);
+        entry.header_bytes = u32::try_from(header.len()).unwrap_or(u32::MAX);
+        entry.header_crc = header_crc(&header);
+        entry.offset = self.offset + header.len() as u64;
+        self.out.write_all(&header)?;
+        self.out.write_all(&bytes)?;
+        self.entries.push(entry);
+        self.offset = entry.offset + bytes.len() as u64;
         Ok(())
     }
 
@@ -121,132 +249,383 @@ impl<W: Write> RunWriter<W> {
 
     /// Writes index and trailer. Gives the output, the bytes of the file and its checksum, which covers everything.
     pub fn finish(mut self) -> io::Result<(W, u64, u32)> {
-        let mut end = Vec::with_capacity(self.entries.len() * RUN_ENTRY_BYTES + RUN_TRAILER_BYTES);
-        for entry in &self.entries {
-            for value in [entry.series_id, entry.commit_lo, entry.commit_hi, entry.rows, entry.offset] {
-                end.extend_from_slice(&value.to_le_bytes());
-            }
-            put_words(&mut end, &[entry.ts_min, entry.ts_max]);
-            end.extend_from_slice(&entry.columns.to_le_bytes());
-            end.extend_from_slice(&entry.crc.to_le_bytes());
-            end.extend_from_slice(&[0; 8]);
-        }
-        end.extend_from_slice(&self.offset.to_le_bytes());
-        end.extend_from_slice(&(self.entries.len() as u64).to_le_bytes());
-        let crc = crc32c::crc32c_append(crc32c::crc32c(&head()), &end);
-        end.extend_from_slice(&crc.to_le_bytes());
-        end.extend_from_slice(&[0; 4]);
-        end.extend_from_slice(RUN_MAGIC);
+        let (end, crc) = encode_end(self.origin, &self.entries, self.offset);
         self.out.write_all(&end)?;
         Ok((self.out, self.offset + end.len() as u64, crc))
     }
 }
 
-/// Checks every byte of a run file. Gives its checksum and its runs.
-pub fn decode_run(file: &[u8]) -> Result<(u32, Vec<RunEntry>)> {
-    let damaged = |what: &str| Error::corrupt(format!("run file: {what}"));
-    let mut reader = Reader::new(file, "run file");
-    if reader.take(8)? != RUN_MAGIC {
-        return Err(damaged("it does not begin with its magic"));
-    }
-    let version = reader.u32()?;
-    if version > RUN_VERSION {
-        return Err(Error::new(ErrorCode::UnsupportedFormat, format!("run file has version {version}")));
-    }
+/// Index and trailer, and the checksum there.
+fn encode_end(origin: RunOrigin, entries: &[RunEntry], index_at: u64) -> (Vec<u8>, u32) {
+    let mut end = Vec::with_capacity(entries.len() * RUN_ENTRY_BYTES + RUN_TRAILER_BYTES);
+    entries.iter().for_each(|entry| entry.put(&mut end));
+    end.extend_from_slice(&index_at.to_le_bytes());
+    end.extend_from_slice(&(entries.len() as u64).to_le_bytes());
+    end.extend_from_slice(&origin.base_commit.to_le_bytes());
+    end.extend_from_slice(&origin.level.to_le_bytes());
+    let crc = crc32c::crc32c_append(crc32c::crc32c(&encode_head(origin)), &end);
+    end.extend_from_slice(&crc.to_le_bytes());
+    end.extend_from_slice(RUN_MAGIC);
+    (end, crc)
+}
+
+fn header_crc(header: &[u8]) -> u32 {
+    header.get(4..8).and_then(|bytes| bytes.try_into().ok()).map_or(0, u32::from_le_bytes)
+}
+
+/// A run file whose every byte was checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunFile {
+    /// Checksum in the trailer, which covers everything.
+    pub crc: u32,
+    pub origin: RunOrigin,
+    pub runs: Vec<RunEntry>,
+}
+
+/// Index and trailer, as far as they can be checked by themselves. The runs follow each other without a hole from the
+/// head to the index.
+fn decode_index(file: &[u8]) -> Result<RunFile> {
     let trailer_at = file.len().checked_sub(RUN_TRAILER_BYTES).ok_or_else(|| damaged("it is cut"))?;
     let (before, trailer) = file.split_at_checked(trailer_at).ok_or_else(|| damaged("it is cut"))?;
     let mut reader = Reader::new(trailer, "run file trailer");
-    let (index_at, count, crc) = (reader.u64()?, reader.u64()?, reader.u32()?);
-    if reader.take(4)? != [0; 4] || reader.take(8)? != RUN_MAGIC {
+    let (index_at, count) = (reader.u64()?, reader.u64()?);
+    let (base_commit, level, crc) = (reader.u64()?, reader.u32()?, reader.u32()?);
+    let origin = RunOrigin { level, base_commit };
+    if reader.take(8)? != RUN_MAGIC {
         return Err(damaged("it does not end with its magic"));
     }
-    let wide = |value: u64| usize::try_from(value).unwrap_or(usize::MAX);
     let index = before.get(wide(index_at)..).unwrap_or_default();
-    let head = before.get(..RUN_HEAD_BYTES).unwrap_or_default();
-    let found = crc32c::crc32c_append(
-        crc32c::crc32c_append(crc32c::crc32c(head), index),
-        trailer.get(..16).unwrap_or_default(),
-    );
+    // The head as it should be: that it is so is checked apart.
+    let mut found = crc32c::crc32c_append(crc32c::crc32c(&encode_head(origin)), index);
+    found = crc32c::crc32c_append(found, trailer.get(..TRAILER_COVERED).unwrap_or_default());
     let other = found != crc && !planted(Bug::RunUnchecked);
     if other || Some(index.len()) != wide(count).checked_mul(RUN_ENTRY_BYTES) {
         return Err(damaged(&format!("the checksum of its index is {found:08x}, expected {crc:08x}")));
     }
-    let mut entries = Vec::with_capacity(wide(count));
+    let mut runs = Vec::with_capacity(index.len() / RUN_ENTRY_BYTES);
     let mut reader = Reader::new(index, "run file index");
     let mut end = RUN_HEAD_BYTES as u64;
     for position in 0..count {
-        let entry = RunEntry {
-            series_id: reader.u64()?,
-            commit_lo: reader.u64()?,
-            commit_hi: reader.u64()?,
-            rows: reader.u64()?,
-            offset: reader.u64()?,
-            ts_min: reader.i64()?,
-            ts_max: reader.i64()?,
-            columns: reader.u32()?,
-            crc: reader.u32()?,
-        };
-        reader.take(8)?;
-        let stop = entry.offset.saturating_add(entry.bytes());
-        let bytes = file.get(wide(entry.offset)..wide(stop)).filter(|_| entry.offset == end && stop <= index_at);
-        let columns = wide(u64::from(entry.columns));
-        if columns == 0 || columns > COLUMNS_MAX + 1 || entry.rows == 0 {
-            return Err(damaged(&format!("run {position} has an impossible shape")));
+        let run = RunEntry::read(&mut reader)?;
+        let is_next = run.offset.checked_sub(u64::from(run.header_bytes)) == Some(end);
+        end = run.offset.saturating_add(run.bytes());
+        if !run.has_possible_shape() || !is_next || end > index_at {
+            return Err(damaged(&format!("its index does not fit run {position}")));
         }
-        match bytes.map(crc32c::crc32c) {
-            Some(crc) if crc == entry.crc || planted(Bug::RunUnchecked) => {}
-            _ => {
-                return Err(damaged(&format!(
-                    "the checksum of run {position} (series {}, timestamps {} to {}) does not match",
-                    entry.series_id, entry.ts_min, entry.ts_max
-                )));
-            }
-        }
-        end = stop;
-        entries.push(entry);
+        runs.push(run);
     }
-    reader.finish()?;
     if end != index_at {
         return Err(damaged("its index does not follow its runs"));
     }
-    Ok((crc, entries))
+    Ok(RunFile { crc, origin, runs })
+}
+
+/// A run by its header at `at`, and the registration there.
+fn header_at(file: &[u8], at: usize) -> Option<(RunEntry, &[u8])> {
+    let bytes = file.get(at..)?;
+    let mut reader = Reader::new(bytes, "run header");
+    if reader.take(4).ok()? != RUN_HEADER_MAGIC {
+        return None;
+    }
+    let header_crc = reader.u32().ok()?;
+    let def_bytes = reader.length().ok()?;
+    let columns = reader.u32().ok()?;
+    let (series_id, commit_lo, commit_hi) = (reader.u64().ok()?, reader.u64().ok()?, reader.u64().ok()?);
+    let (ts_min, ts_max) = (reader.i64().ok()?, reader.i64().ok()?);
+    let (rows, crc) = (u64::from(reader.u32().ok()?), reader.u32().ok()?);
+    let def = reader.take(def_bytes).ok()?;
+    let header_bytes = RUN_HEADER_BYTES.checked_add(def_bytes)?.checked_next_multiple_of(64)?;
+    let offset = u64::try_from(at.checked_add(header_bytes)?).ok()?;
+    if crc32c::crc32c(bytes.get(8..header_bytes)?) != header_crc
+        || bytes.get(RUN_HEADER_BYTES + def_bytes..header_bytes)?.iter().any(|byte| *byte != 0)
+    {
+        return None;
+    }
+    let header_bytes = u32::try_from(header_bytes).ok()?;
+    let run = RunEntry {
+        series_id,
+        commit_lo,
+        commit_hi,
+        rows,
+        offset,
+        ts_min,
+        ts_max,
+        columns,
+        crc,
+        header_bytes,
+        header_crc,
+    };
+    run.has_possible_shape().then_some((run, def))
+}
+
+/// Checks every byte of a run file.
+pub fn decode_run(file: &[u8]) -> Result<RunFile> {
+    let origin = decode_head(file)?;
+    let decoded = decode_index(file)?;
+    if decoded.origin != origin {
+        return Err(damaged("its head is that of another file"));
+    }
+    for (position, run) in decoded.runs.iter().enumerate() {
+        let at = run.offset.saturating_sub(u64::from(run.header_bytes));
+        if header_at(file, wide(at)).map(|(header, _)| header) != Some(*run) {
+            return Err(damaged(&format!("the header of run {position} at byte {at} is damaged")));
+        }
+        if run.columns_in(file).map(crc32c::crc32c) != Some(run.crc) && !planted(Bug::RunUnchecked) {
+            return Err(damaged(&format!(
+                "the checksum of run {position} (series {}, timestamps {} to {}) does not match",
+                run.series_id, run.ts_min, run.ts_max
+            )));
+        }
+    }
+    Ok(decoded)
+}
+
+/// What is left of a damaged run file.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct RunSalvage {
+    /// Runs whose columns are whole, as they stand in the file.
+    pub runs: Vec<RunEntry>,
+    /// Registrations by series, as far as their headers are whole.
+    pub defs: BTreeMap<u64, SeriesDef>,
+    /// Places where rows are lost.
+    pub damaged: Vec<DamagedRun>,
+    /// Damaged bytes that cost no row.
+    pub harmless: Vec<Range<u64>>,
+    pub index_intact: bool,
+    /// Whether `runs` and `damaged` are all the file ever had. A file cut behind a run could have had more.
+    pub complete: bool,
+    /// Known while head or index is whole.
+    pub origin: Option<RunOrigin>,
+    /// Checksum in the trailer, when the index is whole.
+    pub crc: Option<u32>,
+}
+
+/// A place of a run file where rows are lost.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DamagedRun {
+    /// First byte of the place, and bytes in the file.
+    pub offset: u64,
+    pub bytes: u64,
+    /// What was there, when header or index tell.
+    pub run: Option<RunEntry>,
+    pub reason: String,
+}
+
+/// Reads what is whole of a run file, by its index or, when that is damaged, from header to header.
+///
+/// # Errors
+/// `unsupported_format` for a newer file. Anything else is damage and reported.
+pub fn salvage_run(file: &[u8]) -> Result<RunSalvage> {
+    let mut found = RunSalvage::default();
+    match decode_head(file) {
+        Ok(origin) => found.origin = Some(origin),
+        Err(error) if error.code() == ErrorCode::UnsupportedFormat => return Err(error),
+        Err(_) => found.harmless.push(0..file.len().min(RUN_HEAD_BYTES) as u64),
+    }
+    match decode_index(file) {
+        Ok(decoded) => {
+            found.index_intact = true;
+            found.complete = true;
+            found.crc = Some(decoded.crc);
+            found.origin = Some(decoded.origin);
+            for run in decoded.runs {
+                let at = run.offset.saturating_sub(u64::from(run.header_bytes));
+                match header_at(file, wide(at)).filter(|(header, _)| *header == run) {
+                    Some((_, def)) => found.register(&run, def),
+                    None => found.harmless.push(at..run.offset),
+                }
+                found.judge(file, run);
+            }
+        }
+        Err(_) => found.walk(file),
+    }
+    Ok(found)
+}
+
+impl RunSalvage {
+    fn register(&mut self, run: &RunEntry, def: &[u8]) {
+        if let Ok(def) = serde_json::from_slice(def) {
+            self.defs.entry(run.series_id).or_insert(def);
+        }
+    }
+
+    fn judge(&mut self, file: &[u8], run: RunEntry) {
+        let reason = match run.columns_in(file).map(crc32c::crc32c) {
+            Some(crc) if crc == run.crc => return self.runs.push(run),
+            Some(crc) => format!("checksum {crc:08x}, expected {:08x}", run.crc),
+            None => "the file is cut".to_owned(),
+        };
+        let bytes = run.bytes().min((file.len() as u64).saturating_sub(run.offset));
+        self.damaged.push(DamagedRun { offset: run.offset, bytes, run: Some(run), reason });
+    }
+
+    /// From header to header; what is between runs and holds none is damage.
+    fn walk(&mut self, file: &[u8]) {
+        let mut at = RUN_HEAD_BYTES;
+        let mut gap = None;
+        let mut entries = Vec::new();
+        while at < file.len() {
+            let Some((run, def)) = header_at(file, at) else {
+                gap.get_or_insert(at);
+                at += 64;
+                continue;
+            };
+            if let Some(from) = gap.take() {
+                self.lose(from, at);
+            }
+            self.register(&run, def);
+            self.judge(file, run);
+            entries.push(run);
+            at = wide(run.offset.saturating_add(run.bytes()));
+        }
+        // What follows the last run is the index. When it is that of the runs found, they were all.
+        let from = gap.unwrap_or(file.len());
+        let rest = file.get(from..).unwrap_or_default();
+        let origin = self.origin.unwrap_or(RunOrigin { level: 0, base_commit: 0 });
+        let (end, _) = encode_end(origin, &entries, from as u64);
+        let is_alike = rest.get(..8) == end.get(..8) || rest.ends_with(RUN_MAGIC);
+        self.complete = self.damaged.iter().all(|place| place.run.is_some()) && rest.len() == end.len() && is_alike;
+        let index_at = file.len().saturating_sub(end.len()).max(from);
+        if index_at > from {
+            self.lose(from, index_at);
+        }
+        if index_at < file.len() {
+            self.harmless.push(index_at as u64..file.len() as u64);
+        }
+    }
+
+    fn lose(&mut self, from: usize, to: usize) {
+        let (offset, bytes) = (from as u64, to.saturating_sub(from) as u64);
+        self.damaged.push(DamagedRun { offset, bytes, run: None, reason: "no header of a run".to_owned() });
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::types::{SeriesKey, SeriesSpec};
+
+    const ORIGIN: RunOrigin = RunOrigin { level: 3, base_commit: 9 };
+
+    fn def(symbol: &str) -> SeriesDef {
+        SeriesSpec::of_key(&SeriesKey::kline(symbol, "1m").unwrap()).resolve().unwrap()
+    }
+
+    /// Three runs of two series.
+    fn sample() -> (Vec<u8>, RunFile) {
+        let mut writer = RunWriter::new(Vec::new(), ORIGIN).unwrap();
+        writer.add(5, &def("A"), (6, 9), &[&[1, 2, 3], &[30, 40, 50]]).unwrap();
+        writer.add(5, &def("A"), (10, 11), &[&[2], &[41]]).unwrap();
+        let long: Vec<i64> = (0..9).collect();
+        writer.add(6, &def("B"), (7, 7), &[&long, &long, &long]).unwrap();
+        assert_eq!(writer.len(), 3);
+        let (file, bytes, crc) = writer.finish().unwrap();
+        assert_eq!(file.len() as u64, bytes);
+        let decoded = decode_run(&file).unwrap();
+        assert_eq!((decoded.crc, decoded.origin, decoded.runs.len()), (crc, ORIGIN, 3));
+        (file, decoded)
+    }
 
     #[test]
     fn runs_survive_their_bytes_and_notice_every_flipped_bit() {
-        let mut writer = RunWriter::new(Vec::new()).unwrap();
-        writer.add(5, (6, 9), &[&[1, 2, 3], &[30, 40, 50]]).unwrap();
-        let long: Vec<i64> = (0..9).collect();
-        writer.add(6, (7, 7), &[&long, &long, &long]).unwrap();
-        let (file, bytes, crc) = writer.finish().unwrap();
-        assert_eq!(file.len() as u64, bytes);
-        let (found, entries) = decode_run(&file).unwrap();
-        assert_eq!((found, entries.len()), (crc, 2));
+        let (file, RunFile { runs, .. }) = sample();
+        let json = serde_json::to_vec(&def("A")).unwrap();
+        let header_bytes = (64 + json.len()).next_multiple_of(64);
         let wanted = RunEntry {
             series_id: 5,
             commit_lo: 6,
             commit_hi: 9,
             rows: 3,
-            offset: 64,
+            offset: 64 + header_bytes as u64,
             ts_min: 1,
             ts_max: 3,
             columns: 2,
-            crc: entries[0].crc,
+            crc: runs[0].crc,
+            header_bytes: header_bytes as u32,
+            header_crc: runs[0].header_crc,
         };
-        assert_eq!(entries[0], wanted);
-        assert_eq!((entries[1].offset, entries[1].bytes()), (192, 384));
-        assert_eq!(&file[128..152], [30_i64, 40, 50].map(i64::to_le_bytes).concat());
+        assert_eq!(runs[0], wanted);
+        assert_eq!(file[128..128 + json.len()], json);
+        assert_eq!((runs[1].offset, runs[1].header_bytes), (runs[0].offset + 128 + 64, 64), "no second registration");
+        let second = runs[0].offset as usize + 64;
+        assert_eq!(&file[second..second + 24], [30_i64, 40, 50].map(i64::to_le_bytes).concat());
         for bit in 0..file.len() * 8 {
             let mut damaged = file.clone();
             damaged[bit / 8] ^= 1 << (bit % 8);
-            assert!(decode_run(&damaged).is_err(), "bit {bit}");
+            assert_eq!(decode_run(&damaged).unwrap_err().code(), ErrorCode::CorruptData, "bit {bit}");
         }
         for length in 0..file.len() {
             assert!(decode_run(&file[..length]).is_err(), "cut at {length}");
         }
+    }
+
+    #[test]
+    fn a_flipped_bit_costs_the_run_it_hits_and_nothing_else() {
+        let (file, whole) = sample();
+        let defs = BTreeMap::from([(5, def("A")), (6, def("B"))]);
+        for bit in 0..file.len() * 8 {
+            let mut damaged = file.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            let found = salvage_run(&damaged).unwrap();
+            let at = bit as u64 / 8;
+            let is_hit = |run: &RunEntry| (run.offset..run.offset + run.bytes()).contains(&at);
+            let hit: Vec<RunEntry> = whole.runs.iter().copied().filter(is_hit).collect();
+            let left: Vec<RunEntry> = whole.runs.iter().copied().filter(|run| !is_hit(run)).collect();
+            assert_eq!(found.runs, left, "bit {bit}");
+            assert_eq!(found.damaged.iter().filter_map(|d| d.run).collect::<Vec<_>>(), hit, "bit {bit}");
+            assert_eq!(found.damaged.len(), hit.len(), "bit {bit}: {found:?}");
+            assert!(hit.len() == 1 || found.harmless.iter().any(|range| range.contains(&at)), "bit {bit}");
+            assert!(found.complete && found.origin == Some(ORIGIN), "bit {bit}");
+            for (series_id, def) in &found.defs {
+                assert_eq!(defs.get(series_id), Some(def), "bit {bit}");
+            }
+            let headers_hit = whole.runs.iter().any(|r| (r.offset - u64::from(r.header_bytes)..r.offset).contains(&at));
+            assert!(headers_hit || found.defs.len() == 2, "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn a_cut_costs_the_runs_behind_it_and_nothing_else() {
+        let (file, whole) = sample();
+        for length in 0..file.len() {
+            let found = salvage_run(&file[..length]).unwrap();
+            let end = |run: &RunEntry| (run.offset + run.bytes()) as usize;
+            let left: Vec<RunEntry> = whole.runs.iter().copied().filter(|run| end(run) <= length).collect();
+            assert_eq!(found.runs, left, "cut at {length}");
+            assert!(!found.complete && !found.index_intact, "cut at {length}");
+            assert_eq!(found.origin, (length >= RUN_HEAD_BYTES).then_some(ORIGIN), "cut at {length}");
+        }
+        let whole_again = salvage_run(&file).unwrap();
+        assert_eq!((whole_again.runs, whole_again.crc), (whole.runs, Some(whole.crc)));
+        assert!(whole_again.harmless.is_empty() && whole_again.damaged.is_empty() && whole_again.complete);
+    }
+
+    #[test]
+    fn a_lost_sector_anywhere_costs_what_it_hits() {
+        let (file, whole) = sample();
+        for from in (0..file.len()).step_by(64) {
+            for bytes in [64, 128, 512] {
+                let mut damaged = file.clone();
+                let to = (from + bytes).min(file.len());
+                damaged[from..to].fill(0);
+                let found = salvage_run(&damaged).unwrap();
+                let hit = |run: &RunEntry| {
+                    let columns = run.offset as usize..(run.offset + run.bytes()) as usize;
+                    file[columns.clone()] != damaged[columns]
+                };
+                let left: Vec<RunEntry> = whole.runs.iter().copied().filter(|run| !hit(run)).collect();
+                // With its header and the index gone at once, nobody knows of a run.
+                let index_at = end_of(&whole);
+                if to <= index_at {
+                    assert_eq!(found.runs, left, "{bytes} bytes at {from}");
+                } else {
+                    assert!(found.runs.iter().all(|run| left.contains(run)), "{bytes} bytes at {from}");
+                }
+            }
+        }
+    }
+
+    fn end_of(file: &RunFile) -> usize {
+        file.runs.last().map_or(RUN_HEAD_BYTES, |run| (run.offset + run.bytes()) as usize)
     }
 }

@@ -18,6 +18,8 @@ pub const SEGMENT_MAGIC: &[u8; 8] = b"FASTKWAL";
 pub const WAL_VERSION: u32 = 1;
 /// Bytes of a segment header.
 pub const SEGMENT_HEADER_BYTES: usize = 64;
+/// Bytes of a segment header under its checksum.
+const HEADER_COVERED: usize = 48;
 /// First bytes of a frame.
 pub const FRAME_MAGIC: [u8; 4] = *b"FKWF";
 /// Bytes of a frame before its payload.
@@ -36,6 +38,8 @@ pub struct SegmentHeader {
     pub epoch: u64,
     /// LSN of the first frame.
     pub first_lsn: u64,
+    /// Bytes of the whole file. It gets its name when it has them all, so a shorter one was cut.
+    pub segment_bytes: u64,
 }
 
 /// What a frame holds.
@@ -110,28 +114,36 @@ pub fn encode_segment_header(header: &SegmentHeader) -> [u8; SEGMENT_HEADER_BYTE
     out.extend_from_slice(SEGMENT_MAGIC);
     out.extend_from_slice(&WAL_VERSION.to_le_bytes());
     out.extend_from_slice(&[0; 4]);
-    out.extend_from_slice(&header.number.to_le_bytes());
-    out.extend_from_slice(&header.epoch.to_le_bytes());
-    out.extend_from_slice(&header.first_lsn.to_le_bytes());
+    for value in [header.number, header.epoch, header.first_lsn, header.segment_bytes] {
+        out.extend_from_slice(&value.to_le_bytes());
+    }
     let crc = crc32c::crc32c(&out);
     out.extend_from_slice(&crc.to_le_bytes());
     out.resize(SEGMENT_HEADER_BYTES, 0);
     out.try_into().unwrap_or([0; SEGMENT_HEADER_BYTES])
 }
 
-/// Reads a segment header.
+/// Reads a segment header. Whether the file has the bytes it tells is for the caller to check.
+///
+/// # Errors
+/// `corrupt_data` for a damaged one, `unsupported_format` for a newer one.
 pub fn decode_segment_header(bytes: &[u8]) -> Result<SegmentHeader> {
     let mut reader = Reader::new(bytes, "log segment header");
     if reader.take(8)? != SEGMENT_MAGIC {
         return Err(Error::corrupt("log segment does not begin with its magic"));
     }
     let version = reader.u32()?;
-    if version > WAL_VERSION {
+    reader.take(4)?;
+    let header = SegmentHeader {
+        number: reader.u64()?,
+        epoch: reader.u64()?,
+        first_lsn: reader.u64()?,
+        segment_bytes: reader.u64()?,
+    };
+    let crc = reader.u32()?;
+    if version > WAL_VERSION && bytes.get(..HEADER_COVERED).map(crc32c::crc32c) == Some(crc) {
         return Err(Error::new(ErrorCode::UnsupportedFormat, format!("log segment has version {version}")));
     }
-    reader.take(4)?;
-    let header = SegmentHeader { number: reader.u64()?, epoch: reader.u64()?, first_lsn: reader.u64()? };
-    let crc = reader.u32()?;
     if bytes.get(..SEGMENT_HEADER_BYTES) != Some(encode_segment_header(&header).as_slice()) {
         return Err(Error::corrupt(format!("log segment header {}: checksum {crc:08x} does not match", header.number)));
     }
@@ -178,10 +190,21 @@ pub fn frame_at(segment: &[u8], offset: usize, epoch: u64) -> Found<'_> {
     if rest.iter().take(FRAME_HEADER_BYTES).all(|byte| *byte == 0) {
         return Found::Nothing;
     }
-    read_frame(rest, epoch).map_or(Found::Damaged, |(header, payload)| Found::Frame(header, payload))
+    match read_frame(rest) {
+        Some((header, payload)) if header.epoch == epoch => Found::Frame(header, payload),
+        _ => Found::Damaged,
+    }
 }
 
-fn read_frame(bytes: &[u8], epoch: u64) -> Option<(FrameHeader, &[u8])> {
+/// The first whole frame of a segment whose header is damaged, of whatever epoch, and its offset. It tells the epoch:
+/// the checksum of a frame covers it. Only a segment without a whole frame gives none.
+pub fn first_frame(segment: &[u8]) -> Option<(usize, FrameHeader)> {
+    (SEGMENT_HEADER_BYTES..segment.len())
+        .step_by(FRAME_ALIGNMENT)
+        .find_map(|offset| Some((offset, read_frame(segment.get(offset..)?)?.0)))
+}
+
+fn read_frame(bytes: &[u8]) -> Option<(FrameHeader, &[u8])> {
     let mut reader = Reader::new(bytes, "frame");
     if reader.take(4).ok()? != FRAME_MAGIC {
         return None;
@@ -193,10 +216,10 @@ fn read_frame(bytes: &[u8], epoch: u64) -> Option<(FrameHeader, &[u8])> {
         _ => return None,
     };
     reader.take(4).ok()?;
-    let (lsn, found_epoch) = (reader.u64().ok()?, reader.u64().ok()?);
+    let (lsn, epoch) = (reader.u64().ok()?, reader.u64().ok()?);
     let (durable_lsn, commit) = (reader.u64().ok()?, reader.u64().ok()?);
     let payload_bytes = usize::try_from(reader.u64().ok()?).ok()?;
-    if found_epoch != epoch || payload_bytes > PAYLOAD_BYTES_MAX {
+    if payload_bytes > PAYLOAD_BYTES_MAX {
         return None;
     }
     let payload = reader.take(payload_bytes).ok()?;
@@ -383,12 +406,26 @@ mod tests {
     }
 
     #[test]
-    fn a_segment_header_with_any_flipped_bit_is_refused() {
-        let bytes = encode_segment_header(&SegmentHeader { number: 1, epoch: 2, first_lsn: 3 });
-        for bit in 0..bytes.len() * 8 {
-            let mut damaged = bytes;
+    fn a_segment_header_with_any_flipped_bit_or_cut_is_refused_and_costs_no_frame() {
+        let header = SegmentHeader { number: 1, epoch: 77, first_lsn: 9, segment_bytes: 4_096 };
+        let mut segment = encode_segment_header(&header).to_vec();
+        assert_eq!(first_frame(&segment), None);
+        let marker =
+            |lsn| FrameHeader { kind: FrameKind::Marker, lsn, epoch: 77, durable_lsn: 8, commit: 0, payload_bytes: 0 };
+        put_frame(&mut segment, &marker(9), &[]);
+        put_frame(&mut segment, &marker(10), &[]);
+        segment.resize(4_096, 0);
+        assert_eq!(decode_segment_header(&segment).unwrap(), header);
+        for bit in 0..SEGMENT_HEADER_BYTES * 8 {
+            let mut damaged = segment.clone();
             damaged[bit / 8] ^= 1 << (bit % 8);
-            assert!(decode_segment_header(&damaged).is_err(), "bit {bit}");
+            assert_eq!(decode_segment_header(&damaged).unwrap_err().code(), ErrorCode::CorruptData, "bit {bit}");
+            assert_eq!(first_frame(&damaged), Some((64, marker(9))), "bit {bit}");
         }
+        for length in 0..SEGMENT_HEADER_BYTES {
+            assert!(decode_segment_header(&segment[..length]).is_err(), "cut at {length}");
+        }
+        segment[70] ^= 1;
+        assert_eq!(first_frame(&segment), Some((128, marker(10))), "the next one has the epoch too");
     }
 }

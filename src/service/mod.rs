@@ -2,6 +2,7 @@
 //!
 //! Every method blocks (it may sync a file or touch mapped memory), so async faces call it on a blocking thread.
 
+pub mod backup;
 pub mod coverage;
 mod page;
 mod read;
@@ -20,7 +21,9 @@ use crate::store::{Expected, IfVersion, SeriesState, State, Store};
 use crate::types::schema::series_not_found;
 use crate::types::{Calendar, SeriesDef, SeriesKey, SeriesSpec};
 
+pub use crate::store::RestoreOptions;
 pub use crate::store::{Durability, StoreOptions};
+pub use backup::{BackupReply, BackupRequest, DamagedFile, RestoreReply, restore_backup};
 pub use coverage::{CoverageReply, CoverageRequest};
 pub use read::{Answer, Plan, range_of};
 pub use replies::*;
@@ -32,6 +35,7 @@ pub struct Service {
     store: Store,
     begun: Instant,
     ratios: coverage::Ratios,
+    backup_dir: backup::BackupDir,
 }
 
 /// Condition of a write or delete.
@@ -47,7 +51,12 @@ impl Service {
     /// Opens the store in `root`, creating it when `create` is set. See [`Store::open`] for the errors.
     pub fn open(root: &Path, create: bool, options: StoreOptions) -> Result<Arc<Self>> {
         let store = Store::open(root, create, StoreOptions { prefetch: true, ..options })?;
-        Ok(Arc::new(Self { store, begun: Instant::now(), ratios: coverage::Ratios::default() }))
+        Ok(Arc::new(Self {
+            store,
+            begun: Instant::now(),
+            ratios: coverage::Ratios::default(),
+            backup_dir: backup::BackupDir::default(),
+        }))
     }
 
     /// The engine below.
@@ -262,7 +271,8 @@ impl Service {
         check("writer", self.store.writer_stopped());
         check("upkeep", self.store.upkeep_failed());
         let recovery = self.store.recovery();
-        check("recovery", recovery.rot.clone());
+        check("recovery", (!recovery.damage.is_empty()).then(|| recovery.damage.join("; ")));
+        check("redundancy", (!recovery.spare.is_empty()).then(|| recovery.spare.join("; ")));
         let status = if checks.iter().all(|check| check.status == Status::Ok) { Status::Ok } else { Status::Degraded };
         Ok(Health {
             status,

@@ -20,7 +20,7 @@ use crate::disk::{self, DiskPath, Staged};
 use crate::error::{Error, Result};
 use crate::format::manifest::{Edit, ReceiptsRecord, RunRecord, SnapshotRecord};
 use crate::format::receipt::{Receipt, decode_receipts, encode_receipts};
-use crate::format::run::{RunWriter, decode_run};
+use crate::format::run::{RunOrigin, RunWriter, decode_run};
 use crate::planted::{Bug, planted};
 
 /// Tail rows from which a checkpoint gives a series a chunk instead of a place in the run file: one block.
@@ -49,13 +49,15 @@ pub fn load_run(root: &DiskPath, record: &RunRecord) -> Result<Vec<(SeriesId, Ru
         return Err(Error::corrupt(format!("{}: {found} bytes, expected {}", path.display(), record.bytes)));
     }
     let map = disk::map(&file, &path)?;
-    let (crc, entries) =
+    let decoded =
         decode_run(map.as_slice()).map_err(|e| Error::new(e.code(), format!("{}: {}", path.display(), e.detail())))?;
+    let crc = decoded.crc;
     if crc != record.crc {
         return Err(Error::corrupt(format!("{}: checksum {crc:08x}, expected {:08x}", path.display(), record.crc)));
     }
     let wide = |value: u64| usize::try_from(value).unwrap_or(usize::MAX);
-    Ok(entries
+    Ok(decoded
+        .runs
         .into_iter()
         .map(|entry| {
             let column = |position: u32| {
@@ -79,7 +81,7 @@ impl Inner {
     /// Moves everything out of the log and trims it.
     pub fn checkpoint(&self) -> Result<()> {
         let mut maintenance = self.maintenance();
-        let outcome = self.checkpoint_with(&mut maintenance);
+        let outcome = self.with_ballast(|| self.checkpoint_with(&mut maintenance));
         self.note_upkeep(&outcome);
         outcome
     }
@@ -148,6 +150,7 @@ impl Inner {
             let recorded = contents.series.get(&series.id);
             if recorded.is_none_or(|record| record.version != series.version) {
                 // The run files hold the tail: the chunks end where they ended before.
+                self.tell_registration(series, recorded)?;
                 edit.series.push(series_record(series, series.sealed_commit)?);
             }
             let needed = series.needed_tombstones();
@@ -169,7 +172,7 @@ impl Inner {
         edit.snapshots_removed =
             contents.snapshots.keys().filter(|name| !state.snapshots.contains_key(*name)).cloned().collect();
         let gone_receipts = self.settle_receipts(contents, state, &mut edit)?;
-        let entries = state.series.values().map(|series| (series.id, series.frozen.clone()));
+        let entries = state.series.values().map(|series| (series.as_ref(), series.frozen.clone()));
         let settled = self.write_runs(entries, (0, state.commit), &mut edit)?;
         // Files none of whose rows is needed any more.
         let used: std::collections::BTreeSet<u64> =
@@ -206,21 +209,22 @@ impl Inner {
 
     /// Writes runs, those of one series after those of the other, as one file, adds it to the edit and gives the runs
     /// mapped from it. Nothing for no runs.
-    fn write_runs(
+    fn write_runs<'s>(
         &self,
-        entries: impl Iterator<Item = (SeriesId, Vec<Arc<Run>>)>,
+        entries: impl Iterator<Item = (&'s SeriesState, Vec<Arc<Run>>)>,
         (level, base_commit): (u32, u64),
         edit: &mut Edit,
     ) -> Result<Vec<(SeriesId, Vec<Arc<Run>>)>> {
         let mut staged = Staged::create(&self.root.join("tmp"))?;
         let staged_path = staged.path().to_owned();
         let fail = |error: &std::io::Error| Error::io("write", &staged_path, error);
-        let mut writer =
-            RunWriter::new(BufWriter::with_capacity(1 << 20, &mut staged)).map_err(|error| fail(&error))?;
-        for (series_id, runs) in entries {
+        let out = BufWriter::with_capacity(1 << 20, &mut staged);
+        let mut writer = RunWriter::new(out, RunOrigin { level, base_commit }).map_err(|error| fail(&error))?;
+        for (series, runs) in entries {
             for run in runs {
                 let columns: Vec<&[i64]> = (0..run.column_count()).map(|column| run.words(column)).collect();
-                writer.add(series_id, (run.commit_lo, run.commit_hi), &columns).map_err(|error| fail(&error))?;
+                let commits = (run.commit_lo, run.commit_hi);
+                writer.add(series.id, &series.def, commits, &columns).map_err(|error| fail(&error))?;
             }
         }
         if writer.is_empty() {
@@ -277,7 +281,7 @@ impl Inner {
                     _ => runs.push(Arc::clone(run)),
                 }
             }
-            (series.id, runs)
+            (series.as_ref(), runs)
         });
         let mut edit = Edit { next_file_id: contents.next_file_id, runs_removed: ids.clone(), ..Edit::default() };
         let merged = self.write_runs(entries, (level + 1, base_commit), &mut edit)?;

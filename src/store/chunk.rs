@@ -31,6 +31,8 @@ pub struct ChunkFile {
     open: ArcSwapOption<OpenChunk>,
     used: AtomicBool,
     obsolete: AtomicBool,
+    /// Why its rows cannot be read: they are lost, and there is no file.
+    lost: Option<String>,
 }
 
 /// A mapped chunk whose footer was checked.
@@ -73,7 +75,12 @@ pub struct BlockMessage {
 
 /// Directory of a series under `chunks/`.
 pub fn series_dir(root: &DiskPath, series_id: u64) -> DiskPath {
-    root.join("chunks").join(format!("{series_id:010}"))
+    root.join("chunks").join(series_dir_name(series_id))
+}
+
+/// Name of that directory.
+pub fn series_dir_name(series_id: u64) -> String {
+    format!("{series_id:010}")
 }
 
 /// File name of a chunk.
@@ -99,7 +106,20 @@ impl ChunkFile {
             open: ArcSwapOption::empty(),
             used: AtomicBool::new(false),
             obsolete: AtomicBool::new(false),
+            lost: None,
         }
+    }
+
+    /// Stands for rows that are lost: reading them answers `corrupt_data` with the reason.
+    pub fn unreadable(root: &DiskPath, record: ChunkRecord, reason: &str) -> Self {
+        let mut chunk = Self::new(root, record);
+        chunk.lost = Some(reason.to_owned());
+        chunk
+    }
+
+    /// Why its rows are lost, if they are.
+    pub fn lost_reason(&self) -> Option<&str> {
+        self.lost.as_deref()
     }
 
     pub fn path(&self) -> &DiskPath {
@@ -109,6 +129,21 @@ impl ChunkFile {
     /// Path below the store.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Whether a file of another name is this one, by its length and its footer.
+    pub fn is_file(&self, path: &DiskPath) -> bool {
+        let footer_of = || -> Result<(ChunkMeta, u32)> {
+            let file = disk::open(path)?;
+            let found = disk::file_bytes(&file, path)?;
+            let trailer_at = found.saturating_sub(chunk::TRAILER_BYTES as u64);
+            let trailer = disk::read_at(&file, path, trailer_at, chunk::TRAILER_BYTES)?;
+            let footer_bytes = chunk::footer_bytes(&trailer)?;
+            let footer_at = trailer_at.saturating_sub(footer_bytes as u64);
+            chunk::decode_footer(&disk::read_at(&file, path, footer_at, footer_bytes)?, self.record.file_bytes)
+        };
+        path.exists()
+            && footer_of().is_ok_and(|(meta, crc)| crc == self.record.footer_crc && meta.chunk_id == self.record.id)
     }
 
     /// Unlinks the file when the last reader lets go of it. Called after the manifest no longer names it.
@@ -135,6 +170,11 @@ impl ChunkFile {
 
     /// The mapped chunk for one use by maintenance.
     pub fn open_uncached(&self) -> Result<OpenChunk> {
+        if let Some(reason) = &self.lost {
+            return Err(
+                Error::corrupt(format!("rows are lost: {reason}")).with_hint("`fastk admin repair` takes note of it")
+            );
+        }
         OpenChunk::open(&self.path, &self.name, &self.record)
     }
 
@@ -158,10 +198,11 @@ impl Drop for ChunkFile {
 impl OpenChunk {
     fn open(path: &DiskPath, shown: &str, record: &ChunkRecord) -> Result<Self> {
         let name = |error: Error| Error::new(error.code(), format!("chunk {shown}: {}", error.detail()));
-        if !path.found()? {
-            return Err(Error::corrupt(format!("chunk {shown} is missing")));
-        }
-        let file = disk::open(path)?;
+        // A disk that refuses to look is no missing file.
+        let file = disk::open(path).map_err(|error| match error.code() {
+            crate::ErrorCode::CorruptData => Error::corrupt(format!("chunk {shown} is missing")),
+            _ => error,
+        })?;
         let found = disk::file_bytes(&file, path)?;
         if found != record.file_bytes && !planted(Bug::ChunkLengthUnchecked) {
             return Err(Error::corrupt(format!("chunk {}: {found} bytes, expected {}", shown, record.file_bytes)));

@@ -12,7 +12,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use arc_swap::ArcSwap;
 
-use super::log::{Log, QueuedFrame};
+use super::log::{Log, QueuedFrame, make_spare};
 use super::state::{SeriesId, State, Structural};
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::wal::FrameKind;
@@ -63,6 +63,8 @@ pub struct Pending {
     /// Highest `durable_lsn` that a frame on disk carries.
     marked_lsn: u64,
     stopped: Option<String>,
+    /// What every change is answered, in a store that is only read.
+    refusal: Option<Error>,
 }
 
 /// A state whose runs were frozen, and where the log stands behind it.
@@ -103,6 +105,7 @@ impl CommitQueue {
             written_lsn: next_lsn - 1,
             marked_lsn: 0,
             stopped,
+            refusal: None,
         };
         Self {
             pending: Mutex::new(pending),
@@ -135,6 +138,16 @@ impl CommitQueue {
     /// Stops acknowledging writes until the store is opened again.
     pub fn stop(&self, cause: &Error) {
         self.lock().stopped.get_or_insert(cause.to_string());
+    }
+
+    /// Whether changes are decided here at all.
+    pub fn takes_writes(&self) -> bool {
+        self.lock().check_writable().is_ok()
+    }
+
+    /// Answers every change with this error from now on.
+    pub fn refuse(&self, refusal: Error) {
+        self.lock().refusal = Some(refusal);
     }
 
     pub fn durability(&self) -> Durability {
@@ -332,6 +345,24 @@ impl CommitQueue {
         self.with_log(|_, log| log.trim(first_segment))
     }
 
+    /// Number of the newest log segment.
+    pub fn segment(&self) -> u64 {
+        self.log().segment()
+    }
+
+    /// Makes a spare segment when one is wanted; only taking it over needs the log.
+    pub fn make_spare(&self) -> Result<()> {
+        let wanted = {
+            let log = self.log();
+            log.wants_spare().then(|| log.spare_of())
+        };
+        if let Some((tmp, bytes)) = wanted {
+            let spare = make_spare(&tmp, bytes)?;
+            self.log().give_spare(spare);
+        }
+        Ok(())
+    }
+
     /// Lets the next frames find the disk full.
     #[cfg(test)]
     pub fn fill_disk_once(&self) {
@@ -371,8 +402,11 @@ impl Pending {
         Ok(Arc::clone(&self.batch))
     }
 
-    /// `writer_stopped` once a write or sync failed.
+    /// `writer_stopped` once a write or sync failed, and in a store that is only read.
     pub fn check_writable(&self) -> Result<()> {
+        if let Some(refusal) = &self.refusal {
+            return Err(refusal.clone());
+        }
         match &self.stopped {
             None => Ok(()),
             Some(cause) => Err(stopped_error(cause)),

@@ -411,14 +411,9 @@ impl Inner {
         let mut maintenance = self.maintenance();
         let before = maintenance.manifest.contents.waiting.len();
         // Publishing anything unlinks them.
-        if maintenance
-            .manifest
-            .contents
-            .waiting
-            .keys()
-            .any(|id| !maintenance.is_read(*id) || planted(Bug::ReadersIgnored))
-        {
-            self.publish(&mut maintenance, Edit::default())?;
+        let waiting = maintenance.manifest.contents.waiting.keys();
+        if waiting.into_iter().any(|id| !maintenance.is_read(*id) || planted(Bug::ReadersIgnored)) {
+            self.with_ballast(|| self.publish(&mut maintenance, Edit::default()))?;
         }
         let waiting = &maintenance.manifest.contents.waiting;
         let report = VacuumReport {

@@ -19,7 +19,9 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::format::chunk::{ChunkHead, ChunkSummary, ChunkWriter, block_rows};
 use crate::format::coverage::Coverage;
 use crate::format::manifest::{ChunkRecord, Edit, SeriesRecord, TombstoneRecord, ViewRecord};
-use crate::format::tombstone::{DropFile, TombstoneFile, encode_drop, encode_tombstone};
+use crate::format::tombstone::{
+    DropFile, RegistrationFile, TombstoneFile, encode_drop, encode_registration, encode_tombstone,
+};
 use crate::format::zone_map::ZoneMap;
 use crate::planted::{Bug, planted};
 use crate::types::ColumnType;
@@ -110,6 +112,7 @@ impl Inner {
                 self.queue.stop(error);
             }
         })?;
+        self.note_edit(number);
         self.count_runs(maintenance);
         Ok(number)
     }
@@ -176,6 +179,7 @@ impl Inner {
         next_file_id: u64,
     ) -> Result<()> {
         for (part, _, series) in &parts {
+            self.keep_deletes(series, &part.removed)?;
             self.tombstone_files(&maintenance.manifest.contents, series, &part.tombstones, &mut edit)?;
             edit.chunks.extend(part.added.iter().cloned());
             edit.chunks_removed.extend(part.removed.iter().map(|chunk| chunk.record.id));
@@ -324,6 +328,7 @@ impl Inner {
                 file_bytes: summary.file_bytes,
                 file_crc: summary.file_crc,
                 footer_crc: summary.footer_crc,
+                block_crcs: summary.meta.blocks.iter().map(|block| block.crc).collect(),
             };
             let chunk = ChunkFile::new(&self.root, record.clone());
             if let Err(error) = sidecar::index_new_chunk(&chunk, &tmp, &series.def) {
@@ -332,6 +337,54 @@ impl Inner {
             }
             return Ok(Some(record));
         }
+    }
+
+    /// Writes the deletes that took rows of chunks which go now. Nobody needs them, unless a manifest has to be made anew
+    /// while the files are still there.
+    fn keep_deletes(&self, series: &SeriesState, removed: &[Arc<ChunkFile>]) -> Result<()> {
+        let took = |t: &Tombstone| {
+            removed.iter().any(|chunk| {
+                let record = &chunk.record;
+                record.commit_hi < t.commit && record.ts_min <= t.end && t.start <= record.ts_max
+            })
+        };
+        for t in series.tombstones.iter().filter(|t| took(t)) {
+            self.tombstone_file(series, t)?;
+        }
+        Ok(())
+    }
+
+    fn tombstone_file(&self, series: &SeriesState, t: &Tombstone) -> Result<()> {
+        let dir = series_dir(&self.root, series.id);
+        let path = dir.join(tombstone_name(t.commit));
+        if path.found()? {
+            // The same delete: written for an earlier step, or before a crash.
+            return Ok(());
+        }
+        disk::create_dir(&dir)?;
+        let key = series.def.key.clone();
+        let file = TombstoneFile { series_id: series.id, key, commit: t.commit, start: t.start, end: t.end };
+        disk::publish(&self.root.join("tmp"), &path, &encode_tombstone(&file)?).map(|_| ())
+    }
+
+    /// Writes the registration of a series beside its chunks when no other file but the manifest would tell it: it changed,
+    /// or the series has no row in a chunk or run file.
+    pub fn tell_registration(&self, series: &SeriesState, recorded: Option<&SeriesRecord>) -> Result<()> {
+        let changed = match recorded {
+            Some(record) => record.def != def_json(&series.def)?,
+            None => false,
+        };
+        let told = !series.chunks.is_empty() || !series.settled.is_empty() || !series.frozen.is_empty();
+        let dir = series_dir(&self.root, series.id);
+        let is_there = || disk::list(&dir).map(|names| names.iter().any(|name| name.ends_with(REGISTRATION)));
+        if !changed && (told || is_there()?) {
+            return Ok(());
+        }
+        disk::create_dir(&dir)?;
+        let commit = series.last_commit;
+        let file = RegistrationFile { series_id: series.id, commit, series: series.def.as_ref().clone() };
+        let path = dir.join(format!("{commit:020}{REGISTRATION}"));
+        disk::publish(&self.root.join("tmp"), &path, &encode_registration(&file)?).map(|_| ())
     }
 
     /// Writes tombstone files the manifest does not know yet, and lists those it may forget. The files stay: what
@@ -348,13 +401,8 @@ impl Inner {
             if manifest.tombstones.contains(&(series_id, t.commit, t.start, t.end)) {
                 continue;
             }
-            let dir = series_dir(&self.root, series_id);
-            disk::create_dir(&dir)?;
-            let key = series.def.key.clone();
-            let file = TombstoneFile { series_id, key, commit: t.commit, start: t.start, end: t.end };
-            // The same delete may have been written before a crash: an existing file is the same file.
             if !planted(Bug::TombstoneFilesLeftOut) {
-                disk::publish(&self.root.join("tmp"), &dir.join(tombstone_name(t.commit)), &encode_tombstone(&file)?)?;
+                self.tombstone_file(series, t)?;
             }
             edit.tombstones.push(TombstoneRecord { series_id, commit: t.commit, start: t.start, end: t.end });
         }
@@ -399,7 +447,11 @@ impl Inner {
 /// File beside the chunks of a series that was dropped.
 pub const DROP_MARKER: &str = "dropped";
 
-fn tombstone_name(commit: u64) -> String {
+/// Ending of registration files.
+pub const REGISTRATION: &str = ".registration";
+
+/// File name of a tombstone.
+pub fn tombstone_name(commit: u64) -> String {
     format!("{commit:020}.tombstone")
 }
 

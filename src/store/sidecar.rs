@@ -183,7 +183,7 @@ pub fn read_zones(chunk: &DiskPath, meta: &ChunkMeta, footer_crc: u32) -> Result
 
 /// Positions of the columns a registration wants indexed, as they are in a chunk; `ts` would be 0. None when the chunk
 /// has more rows than an index can name.
-fn wanted_columns(meta: &ChunkMeta, def: &SeriesDef) -> Vec<usize> {
+pub fn wanted_columns(meta: &ChunkMeta, def: &SeriesDef) -> Vec<usize> {
     if u32::try_from(meta.rows).is_err() {
         return Vec::new();
     }
@@ -331,7 +331,12 @@ impl Inner {
     }
 
     /// Between two other steps of maintenance; readers go on with what they have open.
-    fn rebuild_chunk(&self, series: &SeriesState, chunk: &Arc<ChunkFile>, report: &mut SidecarReport) -> Result<()> {
+    pub fn rebuild_chunk(
+        &self,
+        series: &SeriesState,
+        chunk: &Arc<ChunkFile>,
+        report: &mut SidecarReport,
+    ) -> Result<()> {
         let _one_at_a_time = self.maintenance();
         report.chunks_checked += 1;
         let open = chunk.open_uncached()?;

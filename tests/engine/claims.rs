@@ -685,7 +685,7 @@ fn opening_a_store_of_many_chunks_opens_none_of_them() {
     store.seal(&[]).unwrap();
     drop(store);
     let edits = files(root.path(), "manifest", ".edit");
-    let last = decode_edit(&std::fs::read(edits.last().unwrap()).unwrap()).unwrap();
+    let (last, _) = decode_edit(&std::fs::read(edits.last().unwrap()).unwrap()).unwrap();
     let (mut series, chunk) = (last.series[0].clone(), last.chunks[0].clone());
     // Chunks whose files are not there: whoever opens one fails.
     let chunks: Vec<ChunkRecord> = (1..=count)

@@ -2,7 +2,7 @@
 
 use fastk::format::chunk::{self, BlockMeta, ChunkMeta};
 use fastk::format::receipt::{Receipt, Written};
-use fastk::format::{coverage, envelope, ipc, manifest, run, value_index, wal, zone_map};
+use fastk::format::{coverage, current, envelope, ipc, manifest, receipt, run, value_index, wal, zone_map};
 use fastk::types::{Rows, SeriesKey, SeriesSpec};
 use prost::Message;
 
@@ -41,7 +41,8 @@ fn le4(value: u32) -> Vec<u8> {
 
 #[test]
 fn the_log_is_laid_out_as_documented() {
-    let segment = wal::encode_segment_header(&wal::SegmentHeader { number: 11, epoch: 12, first_lsn: 13 });
+    let header = wal::SegmentHeader { number: 11, epoch: 12, first_lsn: 13, segment_bytes: 14 };
+    let segment = wal::encode_segment_header(&header);
     assert_eq!(segment.len(), 64);
     check_layout(
         "field of a segment header",
@@ -53,7 +54,8 @@ fn the_log_is_laid_out_as_documented() {
             ("number", le(11)),
             ("epoch", le(12)),
             ("LSN", le(13)),
-            ("checksum", le4(crc32c::crc32c(&segment[..40]))),
+            ("bytes", le(14)),
+            ("checksum", le4(crc32c::crc32c(&segment[..48]))),
         ],
     );
     let header = wal::FrameHeader {
@@ -105,45 +107,87 @@ fn the_log_is_laid_out_as_documented() {
 }
 
 #[test]
-fn runs_and_envelopes_are_laid_out_as_documented() {
-    let mut writer = run::RunWriter::new(Vec::new()).unwrap();
-    writer.add(1, (2, 3), &[&[11, 12], &[13, 14]]).unwrap();
+fn runs_are_laid_out_as_documented() {
+    let def = SeriesSpec::of_key(&SeriesKey::kline("X", "1m").unwrap()).resolve().unwrap();
+    let json = serde_json::to_vec(&def).unwrap();
+    let mut writer = run::RunWriter::new(Vec::new(), run::RunOrigin { level: 8, base_commit: 9 }).unwrap();
+    writer.add(1, &def, (2, 3), &[&[11, 12], &[13, 14]]).unwrap();
+    writer.add(1, &def, (4, 5), &[&[15], &[16]]).unwrap();
     let (file, _, crc) = writer.finish().unwrap();
     check_layout(
         "field of a run file",
         &file,
-        &[("magic", b"FASTKRUN".to_vec()), ("version", le4(run::RUN_VERSION)), ("zeros", vec![0; 52])],
+        &[
+            ("magic", b"FASTKRUN".to_vec()),
+            ("version", le4(1)),
+            ("level", le4(8)),
+            ("commit", le(9)),
+            ("checksum", le4(crc32c::crc32c(&file[..24]))),
+            ("zeros", vec![0; 36]),
+        ],
     );
-    let run_bytes = &file[64..192];
+    let columns_at = 64 + (64 + json.len()).next_multiple_of(64);
+    let header = &file[64..columns_at];
+    let run_bytes = &file[columns_at..columns_at + 128];
+    check_layout(
+        "field of a run header",
+        header,
+        &[
+            ("magic", b"FKRN".to_vec()),
+            ("checksum", le4(crc32c::crc32c(&header[8..]))),
+            ("bytes", le4(json.len() as u32)),
+            ("number of columns", le4(2)),
+            ("series id", le(1)),
+            ("lowest commit", le(2)),
+            ("highest commit", le(3)),
+            ("first timestamp", le(11)),
+            ("last timestamp", le(12)),
+            ("rows", le4(2)),
+            ("checksum", le4(crc32c::crc32c(run_bytes))),
+        ],
+    );
+    assert!(header[64..].starts_with(&json) && header[64 + json.len()..].iter().all(|byte| *byte == 0));
     assert_eq!(run_bytes[..16], [le(11), le(12)].concat());
     assert_eq!(run_bytes[64..80], [le(13), le(14)].concat());
+    let second_at = columns_at + 128;
+    assert_eq!((&file[second_at..second_at + 4], &file[second_at + 8..second_at + 12]), (&b"FKRN"[..], &[0; 4][..]));
+    let index_at = second_at + 64 + 128;
     check_layout(
         "field of a run entry",
-        &file[192..],
+        &file[index_at..],
         &[
             ("series id", le(1)),
             ("lowest commit", le(2)),
             ("highest commit", le(3)),
             ("rows", le(2)),
-            ("offset", le(64)),
+            ("offset", le(columns_at as u64)),
             ("first timestamp", le(11)),
             ("last timestamp", le(12)),
             ("number of columns", le4(2)),
             ("checksum", le4(crc32c::crc32c(run_bytes))),
-            ("zeros", le(0)),
+            ("bytes", le4(header.len() as u32)),
+            ("checksum", header[4..8].to_vec()),
         ],
     );
+    let trailer = &file[index_at + 2 * run::RUN_ENTRY_BYTES..];
+    let covered = [&file[..64], &file[index_at..file.len() - 12]].concat();
+    assert_eq!((trailer.len(), crc), (run::RUN_TRAILER_BYTES, crc32c::crc32c(&covered)));
     check_layout(
         "field of a run trailer",
-        &file[264..],
+        trailer,
         &[
-            ("offset", le(192)),
-            ("number of entries", le(1)),
+            ("offset", le(index_at as u64)),
+            ("number of entries", le(2)),
+            ("commit", le(9)),
+            ("level", le4(8)),
             ("checksum", le4(crc)),
-            ("zeros", le4(0)),
             ("magic", b"FASTKRUN".to_vec()),
         ],
     );
+}
+
+#[test]
+fn receipts_and_envelopes_are_laid_out_as_documented() {
     let written = Written {
         series_id: 4,
         rows_written: 5,
@@ -159,7 +203,7 @@ fn runs_and_envelopes_are_laid_out_as_documented() {
     let mut bytes = Vec::new();
     Receipt { key: 1, fingerprint: 2, wall_ms: 3, written: vec![written] }.put(&mut bytes);
     check_layout(
-        "field of a receipt",
+        "field of a receipt |",
         &bytes,
         &[
             ("hash of the idempotency key", 1_u128.to_le_bytes().to_vec()),
@@ -179,18 +223,36 @@ fn runs_and_envelopes_are_laid_out_as_documented() {
             ("last timestamp", le(12)),
         ],
     );
-    let file = manifest::encode_edit(&manifest::Edit::default());
+    let one = Receipt { key: 1, fingerprint: 2, wall_ms: 3, written: Vec::new() };
+    let file = receipt::encode_receipts([one].iter());
+    let payload = envelope::open("receipts", receipt::RECEIPTS_MAGIC, 1, &file).unwrap();
+    check_layout(
+        "field of a receipt page",
+        payload,
+        &[("number", le4(0)), ("number of pages", le4(1)), ("number of receipts", le4(1))],
+    );
+    assert_eq!(payload[12..16], 44_u32.to_le_bytes());
+    assert_eq!(receipt::PAGE_RECEIPTS, 1_024);
+    let edit = manifest::Edit { number: 7, ..manifest::Edit::default() };
+    let file = manifest::encode_checkpoint(&edit);
     let payload_bytes = file.len() - envelope::ENVELOPE_BYTES;
     check_layout(
         "field of an envelope",
         &file,
         &[
-            ("magic", manifest::EDIT_MAGIC.to_vec()),
+            ("magic", manifest::CHECKPOINT_MAGIC.to_vec()),
             ("version", le4(1)),
-            ("checksum", le4(crc32c::crc32c(&file[16..]))),
+            ("checksum", le4(crc32c::crc32c(&[&file[..12], &file[16..]].concat()))),
             ("bytes", le(payload_bytes as u64)),
         ],
     );
+    let twice = manifest::encode_edit(&edit);
+    let copy = &twice[4_096..];
+    assert!(copy.starts_with(manifest::EDIT_MAGIC) && twice.starts_with(copy));
+    assert!(twice[copy.len()..4_096].iter().all(|byte| *byte == 0));
+    let file = current::encode_current(&current::Current { edit: 3, wal_segment: 4 });
+    let payload = envelope::open("CURRENT", current::CURRENT_MAGIC, 1, &file).unwrap();
+    check_layout("field of CURRENT", payload, &[("number of an edit", le(3)), ("number of a log segment", le(4))]);
 }
 
 #[test]
@@ -324,7 +386,7 @@ fn manifest_fields_have_the_documented_tags() {
     check_tags(
         "field of a chunk |",
         one!(ChunkRecord: id = 1, series_id = 1, partition = "x".into(), rows = 1, ts_min = 1, ts_max = 1,
-            commit_lo = 1, commit_hi = 1, file_bytes = 1, file_crc = 1, footer_crc = 1),
+            commit_lo = 1, commit_hi = 1, file_bytes = 1, file_crc = 1, footer_crc = 1, block_crcs = vec![1]),
     );
 }
 
@@ -357,6 +419,10 @@ fn chunk_metadata_has_the_documented_fields() {
         names
     };
     assert_eq!(documented("field of fastk.chunk"), fields(&serde_json::to_value(&meta).unwrap()));
+    let head = chunk::rebuild_head(&meta).unwrap();
+    let (identity, _) = chunk::decode_head(&head).unwrap();
+    assert_eq!(documented("field of fastk.head"), fields(&serde_json::to_value(&identity).unwrap()));
+    assert_eq!((chunk::IDENTITY_KEY, chunk::META_KEY), ("fastk.head", "fastk.chunk"));
     assert_eq!(documented("field of a block"), fields(&serde_json::to_value(block).unwrap()));
     let constants: Vec<String> = table("constant |").into_iter().map(|row| row[1].clone()).collect();
     let code = [chunk::ZONE_ROWS, chunk::BLOCK_ROWS_MAX, chunk::BLOCK_BYTES_MAX, ipc::ALIGNMENT];

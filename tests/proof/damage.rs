@@ -75,7 +75,7 @@ impl Whole {
             Err(error) if matches!(error.code(), ErrorCode::CorruptData | ErrorCode::UnsupportedFormat) => return,
             Err(error) => panic!("{place}: {error}"),
         };
-        if store.recovery().rot.is_some() {
+        if !store.recovery().damage.is_empty() {
             return;
         }
         if let Err(what) = compare(&store, &keys(), &[Arc::clone(&self.shot)], &self.receipts) {

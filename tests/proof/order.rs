@@ -50,7 +50,7 @@ impl Order {
             from = number + 1;
         }
         for (_, path) in manifest_numbers(state, "edit").range(from..) {
-            order.apply(&decode_edit(&state.file(path).unwrap()).unwrap());
+            order.apply(&decode_edit(&state.file(path).unwrap()).unwrap().0);
         }
         order
     }
@@ -86,7 +86,7 @@ impl Order {
     }
 
     fn edit(&mut self, moment: &Moment, next: &SimState) {
-        let edit = decode_edit(&next.file(&moment.path).unwrap()).unwrap();
+        let edit = decode_edit(&next.file(&moment.path).unwrap()).unwrap().0;
         if let Some(last) = self.last_edit.as_ref().filter(|last| moment.before.file(last).is_some()) {
             assert_eq!(moment.before.not_durable(last), None, "{} follows an edit", moment.path.display());
         }

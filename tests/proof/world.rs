@@ -162,7 +162,7 @@ pub fn compare(
     allowed: &[Arc<Shot>],
     receipts: &[Once],
 ) -> Result<Arc<Shot>, String> {
-    if let Some(rot) = &store.recovery().rot {
+    if let Some(rot) = store.recovery().damage.first() {
         return Err(format!("rot: {rot}"));
     }
     let state = store.snapshot();
