@@ -106,7 +106,8 @@ impl Inner {
             return outcome;
         }
         // What the manifest gave up, which is less than was frozen when there was nothing to publish.
-        self.queue.trim(maintenance.manifest.contents.wal_first_segment)?;
+        let given_up = maintenance.manifest.contents.wal_first_segment;
+        self.queue.trim(if planted(Bug::TrimmedWithoutEdit) { frozen.segment } else { given_up })?;
         while self.merge_runs(maintenance)? {}
         Ok(())
     }

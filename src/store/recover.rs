@@ -565,7 +565,7 @@ impl Replay<'_> {
                 }
                 Operation::DropSnapshot { name } => {
                     self.settle_all();
-                    self.state.drop_snapshot(name);
+                    self.state.drop_snapshot(name, number);
                     continue;
                 }
             };

@@ -131,7 +131,7 @@ impl Store {
         let mut state = pending.state.as_ref().clone();
         state.commit += 1;
         let commit = state.commit;
-        let gone = state.drop_snapshot(name);
+        let gone = state.drop_snapshot(name, commit);
         let operation = Operation::DropSnapshot { name: name.to_owned() };
         let batch = queue.enqueue(&mut pending, state, frame(vec![operation]))?;
         self.inner.keep_files_of(&gone);

@@ -60,7 +60,7 @@ fn cut(state: &SimState, world: &World, span: &Span, allowed: &[Arc<Shot>], dept
 
 pub fn workload(seed: u64, steps: u64) -> u64 {
     let mut world = World::new(seed);
-    let edits = if world.dice.percent(20) { 40 + world.dice.roll() % 30 } else { world.dice.roll() % 6 };
+    let edits = if world.dice.percent(8) { 40 + world.dice.roll() % 30 } else { world.dice.roll() % 6 };
     world.age(edits);
     world.disk.record();
     let mut dice = Dice(!seed);
