@@ -4,9 +4,11 @@
 
 mod admin;
 mod backup;
+mod check;
 mod coverage;
 mod engine;
 mod inspect;
+mod job;
 mod log;
 mod mutate;
 mod read;

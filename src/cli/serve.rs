@@ -178,6 +178,7 @@ impl Running {
     pub fn stop(self) -> Result<u8> {
         tracing::info!("draining");
         let _ = self.stop.send(true);
+        engine::cancel_jobs(&self.service);
         self.runtime.block_on(async {
             for face in self.faces {
                 match tokio::time::timeout(DRAIN_TIMEOUT, face).await {

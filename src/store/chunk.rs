@@ -13,7 +13,7 @@ use super::coverage::PresenceCache;
 use super::sidecar::{self, IndexFile, Zones};
 use crate::disk::mmap::Map;
 use crate::disk::{self, DiskPath};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorCode, Result};
 use crate::format::chunk::{self, BlockMeta, ChunkMeta};
 use crate::format::coverage::Coverage;
 use crate::format::ipc::PREFIX_BYTES;
@@ -50,6 +50,8 @@ pub struct OpenChunk {
     index: OnceLock<Option<IndexFile>>,
     /// A page of the index was damaged.
     index_bad: AtomicBool,
+    /// Where readers' damage is counted; maintenance counts none.
+    damage: Option<Arc<DamageMet>>,
     /// Coverage on the grid it was last asked for.
     pub(super) coverage: ArcSwapOption<Coverage>,
 }
@@ -161,7 +163,9 @@ impl ChunkFile {
         if let Some(open) = self.open.load_full() {
             return Ok(open);
         }
-        let open = Arc::new(self.open_uncached()?);
+        let mut open = self.open_uncached().inspect_err(|error| cache.damage.note(error))?;
+        open.damage = Some(Arc::clone(&cache.damage));
+        let open = Arc::new(open);
         self.open.store(Some(Arc::clone(&open)));
         cache.opened(self);
         Ok(open)
@@ -239,6 +243,7 @@ impl OpenChunk {
             zones: OnceLock::new(),
             index: OnceLock::new(),
             index_bad: AtomicBool::new(false),
+            damage: None,
             coverage: ArcSwapOption::empty(),
         })
     }
@@ -269,10 +274,14 @@ impl OpenChunk {
         let bytes = self.map.as_slice().get(offset..offset.saturating_add(length)).unwrap_or_default();
         let crc = crc32c::crc32c(bytes);
         if crc != block.crc {
-            return Err(Error::corrupt(format!(
+            let error = Error::corrupt(format!(
                 "chunk {}: block {position} at byte {offset} (timestamps {} to {}): checksum {crc:08x}, expected {:08x}",
                 self.name, block.ts_min, block.ts_max, block.crc
-            )));
+            ));
+            if let Some(damage) = &self.damage {
+                damage.note(&error);
+            }
+            return Err(error);
         }
         if let Some(word) = word {
             word.fetch_or(bit, Ordering::AcqRel);
@@ -426,6 +435,30 @@ impl Orders {
     }
 }
 
+/// Damage that readers met since the store was opened, or since a check found none.
+#[derive(Debug, Default)]
+pub struct DamageMet(Mutex<(u64, String)>);
+
+impl DamageMet {
+    fn note(&self, error: &Error) {
+        if error.code() == ErrorCode::CorruptData {
+            let mut met = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            met.0 += 1;
+            error.detail().clone_into(&mut met.1);
+        }
+    }
+
+    /// How often, and what it was the last time.
+    pub fn met(&self) -> (u64, String) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Begins to count anew.
+    pub fn forget(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = (0, String::new());
+    }
+}
+
 /// Bounds how many chunk files stay mapped: the least recently used one is let go (second-chance order).
 #[derive(Debug)]
 pub struct MapCache {
@@ -436,6 +469,8 @@ pub struct MapCache {
     /// Whether a block is brought into memory when it is read.
     pub prefetch: bool,
     pub(super) presence: PresenceCache,
+    /// Damaged blocks and files that readers met.
+    pub damage: Arc<DamageMet>,
 }
 
 impl MapCache {
@@ -446,6 +481,7 @@ impl MapCache {
             orders: Orders::default(),
             prefetch,
             presence: PresenceCache::default(),
+            damage: Arc::default(),
         }
     }
 

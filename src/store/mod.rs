@@ -16,6 +16,7 @@ mod current;
 mod log;
 mod manifest;
 mod merge;
+mod overlaps;
 mod pins;
 mod recover;
 mod repair;
@@ -38,12 +39,13 @@ pub use backup::{
     BackupOptions, BackupReport, FileCount, LISTING as BACKUP_LISTING, RestoreOptions, RestoreReport, read_listing,
     restore, restore_on,
 };
-pub use chunk::{BlockColumns, BlockMessage, ChunkFile, MapCache};
+pub use chunk::{BlockColumns, BlockMessage, ChunkFile, DamageMet, MapCache};
 pub use commit::Durability;
 pub use compact::{CompactReport, VacuumReport};
 pub use counters::UpkeepCounts;
 pub use coverage::{Buckets, Presence, Runs};
 pub use merge::{Loaded, Merge, MergeStats, Piece, Wanted};
+pub use overlaps::{Overlap, OverlapChunk, OverlapPair, OverlapReport, overlaps};
 pub use pins::Pins;
 pub use recover::RecoveryReport;
 pub use repair::{LostRows, RepairAction, RepairOptions, RepairReport, repair};

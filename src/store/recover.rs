@@ -361,7 +361,7 @@ pub fn parse_def(text: &str) -> Result<Arc<SeriesDef>> {
 }
 
 /// The state the manifest describes, without tails.
-fn state_of(root: &DiskPath, contents: &Contents) -> Result<State> {
+pub fn state_of(root: &DiskPath, contents: &Contents) -> Result<State> {
     let mut state = State { commit: contents.base_commit, edit: contents.number, ..State::default() };
     for record in contents.snapshots.values() {
         let snapshot = Snapshot { commit: record.commit, created_ms: record.created_ms };

@@ -254,7 +254,7 @@ impl<'a> Check<'a> {
 }
 
 /// `not_found` unless a store lies there.
-fn check_is_store(root: &DiskPath) -> Result<()> {
+pub(super) fn check_is_store(root: &DiskPath) -> Result<()> {
     if root.join("FORMAT").exists() || !disk::list(&root.join("manifest"))?.is_empty() {
         return Ok(());
     }
