@@ -35,7 +35,7 @@ pub struct ScrubArgs {
 }
 
 /// A count of bytes with `K`, `M` or `G` behind it.
-fn bytes(text: &str) -> std::result::Result<u64, String> {
+pub fn bytes(text: &str) -> std::result::Result<u64, String> {
     let (digits, shift) = match text.char_indices().next_back() {
         Some((at, 'k' | 'K')) => (text.get(..at), 10),
         Some((at, 'm' | 'M')) => (text.get(..at), 20),

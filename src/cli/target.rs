@@ -6,7 +6,6 @@ use std::sync::Arc;
 use bytes::Bytes;
 use hyper::Method;
 
-use super::backup::watched;
 use super::remote::{Call, RestClient, segment, series_path};
 use super::{engine, job, show};
 use crate::config::{Config, Loaded};
@@ -172,7 +171,7 @@ impl Target {
         match self {
             Target::Local(service) => {
                 let watch = request.watch();
-                watched(&watch, "backing up", || service.backup(request, &watch))
+                job::local(&watch, "bytes", || service.backup(request, &watch))
             }
             Target::Remote(client) => job::remote(client, "backup", Some(value(request)?)),
         }
