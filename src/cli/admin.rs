@@ -2,6 +2,8 @@
 
 use clap::Subcommand;
 
+use super::backup::{self, BackupArgs, RestoreArgs};
+use super::repair::{self, RepairArgs};
 use super::target::{PlainArgs, Target};
 use super::{check, show};
 use crate::error::{Error, ErrorCode, Result};
@@ -32,6 +34,14 @@ enum AdminVerb {
     ListOrphans(PlainArgs),
     /// Which chunks span the same times, which one wins there, and what compaction would do.
     ExplainOverlap(PlainArgs),
+    /// Copy the whole store as it is now into a directory, while everything goes on.
+    Backup(BackupArgs),
+    /// Check a backup and make a store of it.
+    Restore(RestoreArgs),
+    /// Put what is whole of a damaged store into new files, and set the rest aside.
+    Repair(RepairArgs),
+    /// Make the manifest anew from the other files.
+    RebuildManifest(RepairArgs),
     #[command(external_subcommand)]
     Later(Vec<String>),
 }
@@ -100,6 +110,10 @@ pub fn run(args: AdminArgs) -> Result<u8> {
         AdminVerb::Scrub(args) => check::scrub(&args),
         AdminVerb::ListOrphans(args) => check::list_orphans(&args),
         AdminVerb::ExplainOverlap(args) => check::explain_overlap(&args),
+        AdminVerb::Backup(args) => backup::backup(args),
+        AdminVerb::Restore(args) => backup::restore(args),
+        AdminVerb::Repair(args) => repair::run(&args, false),
+        AdminVerb::RebuildManifest(args) => repair::run(&args, true),
         AdminVerb::Later(words) => {
             let word = words.first().map_or("", String::as_str);
             Err(Error::new(ErrorCode::Unimplemented, format!("`fastk admin {word}` is not offered by this version")))

@@ -46,6 +46,7 @@ pub fn owner(root: &Path) -> Option<Owner> {
 /// is gone.
 pub fn open(root: &Path, create: bool, config: &Config) -> Result<Arc<Service>> {
     let service = Service::open(root, create, config.store.options())?;
+    service.allow_backups(&config.store.backup_dir);
     let holder = serde_json::json!({ "pid": std::process::id(), "format": FORMAT_VERSION });
     service.store().describe_holder(&format!("{holder}\n"))?;
     Ok(service)

@@ -3,6 +3,7 @@
 //! Errors go to standard error as `error[code]: …` and `hint: …`; the exit status comes from the error table.
 
 mod admin;
+mod backup;
 mod check;
 mod coverage;
 mod engine;
@@ -13,6 +14,7 @@ mod mutate;
 mod read;
 mod register;
 pub mod remote;
+mod repair;
 mod show;
 mod snapshot;
 pub mod target;

@@ -125,6 +125,8 @@ impl Running {
             signal(kind).map_err(|error| Error::new(ErrorCode::Io, format!("cannot wait for signals: {error}")))
         };
         let signals = [caught(SignalKind::terminate())?, caught(SignalKind::interrupt())?];
+        // Caught once, it no longer ends the process: a write beyond a limit on file sizes fails like one on a full disk.
+        drop(caught(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))?);
         let http_listener = runtime.block_on(bind("REST", "--http", http))?;
         let flight_listener = runtime.block_on(bind("Flight", "--flight", flight))?;
         let bound = |listener: &TcpListener| {

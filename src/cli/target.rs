@@ -6,16 +6,17 @@ use std::sync::Arc;
 use bytes::Bytes;
 use hyper::Method;
 
+use super::backup::watched;
 use super::remote::{Call, RestClient, segment, series_path};
 use super::{engine, job, show};
 use crate::config::{Config, Loaded};
 use crate::error::{Error, ErrorCode, Result};
 use crate::query::{Predicate, Query};
 use crate::service::{
-    Acknowledged, CompactReply, Condition, CoverageReply, CoverageRequest, DeleteReply, DropReply, Health,
-    IdempotencyKey, Inventory, Manner, Mode, OrphanReport, OverlapReport, Registered, ScrubRequest, SeriesFilter,
-    SeriesInfo, SeriesPage, Service, SnapshotDropped, SnapshotInfo, SnapshotList, Terms, VerifyReport, VerifyRequest,
-    Watch, WriteManyReply, scrub_watch,
+    Acknowledged, BackupReply, BackupRequest, CompactReply, Condition, CoverageReply, CoverageRequest, DeleteReply,
+    DropReply, Health, IdempotencyKey, Inventory, Manner, Mode, OrphanReport, OverlapReport, Registered, ScrubRequest,
+    SeriesFilter, SeriesInfo, SeriesPage, Service, SnapshotDropped, SnapshotInfo, SnapshotList, Terms, VerifyReport,
+    VerifyRequest, Watch, WriteManyReply, scrub_watch,
 };
 use crate::types::{SeriesKey, SeriesSpec};
 
@@ -193,6 +194,17 @@ impl Target {
         match self {
             Target::Local(service) => Ok(service.overlaps()),
             Target::Remote(client) => client.json(Call::new(Method::GET, "/v1/admin/overlaps")),
+        }
+    }
+
+    /// Backs the store up.
+    pub fn backup(&self, request: &BackupRequest) -> Result<BackupReply> {
+        match self {
+            Target::Local(service) => {
+                let watch = request.watch();
+                watched(&watch, "backing up", || service.backup(request, &watch))
+            }
+            Target::Remote(_) => Err(Error::new(ErrorCode::Unimplemented, "later")),
         }
     }
 

@@ -12,15 +12,17 @@ mod path;
 #[cfg(feature = "proof")]
 pub mod sim;
 mod staged;
+pub mod view;
 
 use std::io::{self, ErrorKind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 pub use lock::{Lock, process_lives};
 pub use path::DiskPath;
 pub use staged::{Staged, WriteFile, publish, replace};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorCode, Result};
+use crate::planted::{Bug, planted};
 use mmap::Map;
 
 /// A file system, as far as the engine needs one. All methods block.
@@ -49,6 +51,10 @@ pub trait Disk: Send + Sync + std::fmt::Debug {
     fn lock(&self, path: &Path) -> io::Result<File>;
     /// Fills with random bytes.
     fn random(&self, bytes: &mut [u8]) -> io::Result<()>;
+    /// The one path of something that is there, whatever links lead to it.
+    fn resolve(&self, path: &Path) -> io::Result<PathBuf> {
+        std::path::absolute(path)
+    }
 }
 
 /// An open file. Reads and writes may do less than they are asked for, and be interrupted.
@@ -123,7 +129,7 @@ pub fn create_dir(path: &DiskPath) -> Result<()> {
         Err(e) if e.kind() == ErrorKind::AlreadyExists && path.is_dir() => {}
         Err(e) => return Err(Error::io("create directory", path, &e)),
     }
-    parent.map_or(Ok(()), |parent| sync_dir(&parent))
+    parent.filter(|_| !planted(Bug::NewDirectoryNotSynced)).map_or(Ok(()), |parent| sync_dir(&parent))
 }
 
 /// Makes the names inside a directory durable.
@@ -158,6 +164,58 @@ pub fn read_at(file: &File, path: &DiskPath, offset: u64, length: usize) -> Resu
         _ => Error::io("read", path, &e),
     })?;
     Ok(out)
+}
+
+/// Bytes read and written at a time where a whole file is.
+const PART_BYTES: u64 = 1 << 20;
+
+/// Reads a whole file, part by part, in order.
+pub fn read_parts(file: &File, path: &DiskPath, each: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
+    let bytes = file_bytes(file, path)?;
+    let mut offset = 0;
+    while offset < bytes {
+        let part = (bytes - offset).min(PART_BYTES);
+        each(&read_at(file, path, offset, usize::try_from(part).unwrap_or(usize::MAX))?)?;
+        offset += part;
+    }
+    Ok(())
+}
+
+/// Gives a file a second name, whose directory is not synced. `false`, and nothing changed, where that cannot be: the
+/// file is gone, lies on another file system, on one without second names, or has too many already.
+pub fn link(from: &DiskPath, to: &DiskPath) -> Result<bool> {
+    match persist(|| to.disk().link(from, to)) {
+        Ok(()) => Ok(true),
+        Err(e) => match e.kind() {
+            ErrorKind::NotFound
+            | ErrorKind::CrossesDevices
+            | ErrorKind::PermissionDenied
+            | ErrorKind::Unsupported
+            | ErrorKind::TooManyLinks => Ok(false),
+            _ => Err(Error::io("link", to, &e)),
+        },
+    }
+}
+
+/// The one path of a file or directory, or of what it would be, were it made: links on the way are followed.
+pub fn resolve(path: &DiskPath) -> Result<PathBuf> {
+    let whole = std::path::absolute(path.as_ref() as &Path).map_err(|e| Error::io("resolve", path, &e))?;
+    for parent in whole.ancestors() {
+        if let Ok(found) = persist(|| path.disk().resolve(parent)) {
+            return Ok(found.join(whole.strip_prefix(parent).unwrap_or(Path::new(""))));
+        }
+    }
+    Ok(whole)
+}
+
+/// Removes a directory with everything in it; a missing one is fine.
+pub fn remove_tree(path: &DiskPath) -> Result<()> {
+    for name in list(path)? {
+        let inner = path.join(name);
+        if inner.is_dir() { remove_tree(&inner)? } else { remove(&inner)? }
+    }
+    remove_dir_if_empty(path);
+    Ok(())
 }
 
 /// Opens a file for reading.
@@ -197,6 +255,6 @@ pub fn random(path: &DiskPath) -> Result<u64> {
     let mut bytes = [0; 8];
     path.disk()
         .random(&mut bytes)
-        .map_err(|error| Error::internal(format!("the system gives no random numbers: {error}")))?;
+        .map_err(|error| Error::new(ErrorCode::Io, format!("the system gives no random numbers: {error}")))?;
     Ok(u64::from_le_bytes(bytes))
 }

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::{DiskPath, File, file_bytes, persist, read, remove, sync_dir, write_all_at};
 use crate::error::{Error, Result};
+use crate::planted::{Bug, planted};
 
 /// A file being written under `tmp/`, removed unless it is published.
 #[derive(Debug)]
@@ -45,6 +46,16 @@ impl Staged {
         self.write_all(bytes).map_err(|e| Error::io("write", &path, &e))
     }
 
+    /// Appends zeros up to this length of the file.
+    pub fn put_zeros(&mut self, bytes: u64) -> Result<()> {
+        let zeros = vec![0_u8; usize::try_from(bytes.min(1 << 20)).unwrap_or(0)];
+        while self.position < bytes {
+            let part = usize::try_from(bytes - self.position).unwrap_or(usize::MAX).min(zeros.len());
+            self.put(zeros.get(..part).unwrap_or(&zeros))?;
+        }
+        Ok(())
+    }
+
     /// Takes room for so many bytes, and makes the file that long.
     pub fn reserve(&self, bytes: u64) -> Result<()> {
         let file = self.open()?;
@@ -53,22 +64,40 @@ impl Staged {
 
     fn sync(&mut self) -> Result<()> {
         let file = self.file.take().ok_or_else(|| Error::internal("staged file published twice"))?;
+        if planted(Bug::FileNotSynced) {
+            return Ok(());
+        }
         file.sync().map_err(|e| Error::io("sync", &self.path, &e))
     }
 
     /// Syncs the bytes, links the file to `target` and syncs the directory. `false`, and nothing changed, when
     /// `target` exists.
-    pub fn publish(mut self, target: &DiskPath) -> Result<bool> {
+    pub fn publish(self, target: &DiskPath) -> Result<bool> {
+        let placed = self.place(target)?;
+        match target.parent().filter(|_| placed && !planted(Bug::DirectoryNotSynced)) {
+            Some(parent) => sync_dir(&parent).map(|()| true),
+            None => Ok(placed),
+        }
+    }
+
+    /// Does the same but for the directory, which the caller syncs once for many files.
+    pub fn place(mut self, target: &DiskPath) -> Result<bool> {
         self.sync()?;
+        if planted(Bug::PublishReplaces) {
+            remove(target)?;
+        }
         match persist(|| target.disk().link(&self.path, target)) {
-            Ok(()) => {}
-            Err(e) if e.kind() == ErrorKind::AlreadyExists => return Ok(false),
-            Err(e) => return Err(Error::io("publish", target, &e)),
+            Ok(()) => Ok(true),
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(false),
+            Err(e) => Err(Error::io("publish", target, &e)),
         }
-        if let Some(parent) = target.parent() {
-            sync_dir(&parent)?;
-        }
-        Ok(true)
+    }
+
+    /// Syncs the bytes and puts the file in the place of whatever has the name of `target`, whose directory is not
+    /// synced.
+    pub fn replace(mut self, target: &DiskPath) -> Result<()> {
+        self.sync()?;
+        persist(|| target.disk().rename(&self.path, target)).map_err(|e| Error::io("replace", target, &e))
     }
 }
 
@@ -116,8 +145,7 @@ pub fn publish(tmp: &DiskPath, target: &DiskPath, bytes: &[u8]) -> Result<bool> 
 pub fn replace(tmp: &DiskPath, target: &DiskPath, bytes: &[u8]) -> Result<()> {
     let mut staged = Staged::create(tmp)?;
     staged.put(bytes)?;
-    staged.sync()?;
-    persist(|| target.disk().rename(&staged.path, target)).map_err(|e| Error::io("replace", target, &e))
+    staged.replace(target)
 }
 
 /// A file written at offsets and synced, such as a log segment.
@@ -132,15 +160,24 @@ impl WriteFile {
     /// (a later sync then has no block to allocate), else the space is only reserved.
     pub fn create(tmp: &DiskPath, target: &DiskPath, head: &[u8], bytes: u64, zeroed: bool) -> Result<Self> {
         let mut staged = Staged::create(tmp)?;
-        staged.reserve(bytes)?;
+        if !planted(Bug::SpaceNotReserved) {
+            staged.reserve(bytes)?;
+        }
         staged.put(head)?;
         if zeroed {
-            let zeros = vec![0_u8; usize::try_from(bytes.min(1 << 20)).unwrap_or(0)];
-            while staged.position < bytes {
-                let part = usize::try_from(bytes - staged.position).unwrap_or(usize::MAX).min(zeros.len());
-                staged.put(zeros.get(..part).unwrap_or(&zeros))?;
-            }
+            staged.put_zeros(bytes)?;
         }
+        Self::publish(staged, target)
+    }
+
+    /// Publishes a file that was made beforehand, with these first bytes.
+    pub fn begin(mut staged: Staged, target: &DiskPath, head: &[u8]) -> Result<Self> {
+        staged.position = 0;
+        staged.put(head)?;
+        Self::publish(staged, target)
+    }
+
+    fn publish(staged: Staged, target: &DiskPath) -> Result<Self> {
         if !staged.publish(target)? {
             return Err(Error::internal(format!("{} exists already", target.display())));
         }
@@ -165,7 +202,12 @@ impl WriteFile {
     /// Makes the written bytes durable. A failed sync is never repeated: the system may have dropped what it could
     /// not write, and a second sync would not tell.
     pub fn sync(&self) -> Result<()> {
-        self.file.sync().map_err(|e| Error::io("sync", &self.path, &e))
+        let synced = match self.file.sync() {
+            Err(_) if planted(Bug::FailedSyncRetried) => self.file.sync(),
+            Err(_) if planted(Bug::FailedSyncIgnored) => Ok(()),
+            other => other,
+        };
+        synced.map_err(|e| Error::io("sync", &self.path, &e))
     }
 
     pub fn bytes(&self) -> Result<u64> {

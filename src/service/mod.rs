@@ -3,6 +3,7 @@
 //! Every method blocks (it may sync a file or touch mapped memory), so async faces call it on a blocking thread.
 
 mod admin;
+pub mod backup;
 pub mod coverage;
 pub mod jobs;
 mod page;
@@ -23,9 +24,11 @@ use crate::types::schema::series_not_found;
 use crate::types::{Calendar, SeriesDef, SeriesKey, SeriesSpec};
 
 pub use crate::store::{
-    Durability, Finding, FindingKind, OrphanReport, OverlapReport, StoreOptions, VerifyOptions, VerifyReport, Watch,
+    Durability, Finding, FindingKind, OrphanReport, OverlapReport, RestoreOptions, StoreOptions, VerifyOptions,
+    VerifyReport, Watch,
 };
 pub use admin::{CompactRequest, SCRUB_BYTES_PER_SECOND, ScrubRequest, VerifyRequest, scrub_watch};
+pub use backup::{BackupReply, BackupRequest, DamagedFile, RestoreReply, restore_backup};
 pub use coverage::{CoverageReply, CoverageRequest};
 pub use jobs::{Job, JobError, JobList, JobStatus, Jobs, Progress};
 pub use read::{Answer, Plan, range_of};
@@ -42,6 +45,7 @@ pub struct Service {
     checked: admin::Checked,
     /// Itself, for the threads of jobs.
     me: Weak<Service>,
+    backup_dir: backup::BackupDir,
 }
 
 /// Condition of a write or delete.
@@ -64,6 +68,7 @@ impl Service {
             jobs: Jobs::default(),
             checked: admin::Checked::default(),
             me: Weak::clone(me),
+            backup_dir: backup::BackupDir::default(),
         }))
     }
 
@@ -279,10 +284,11 @@ impl Service {
         check("writer", self.store.writer_stopped());
         check("upkeep", self.store.upkeep_failed());
         let recovery = self.store.recovery();
-        check("recovery", recovery.rot.clone());
         check("integrity", self.checked.found());
         let (met, last) = self.store.cache().damage.met();
         check("reads", (met > 0).then(|| format!("{met} reads met damaged data, the last one {last}")));
+        check("recovery", (!recovery.damage.is_empty()).then(|| recovery.damage.join("; ")));
+        check("redundancy", (!recovery.spare.is_empty()).then(|| recovery.spare.join("; ")));
         let status = if checks.iter().all(|check| check.status == Status::Ok) { Status::Ok } else { Status::Degraded };
         Ok(Health {
             status,

@@ -171,6 +171,18 @@ pub const VERBS: &[Verb] = &[
         cli: Dash("its verbs wait for their jobs and show how far they are"),
     },
     Verb {
+        name: "backup",
+        rest: Dash("REST"),
+        flight: Dash("an act of an operator; REST has it as a job"),
+        cli: At(&["admin backup"]),
+    },
+    Verb {
+        name: "restore",
+        rest: Dash("makes a store that no server has open"),
+        flight: Dash("makes a store that no server has open"),
+        cli: At(&["admin restore"]),
+    },
+    Verb {
         name: "actions",
         rest: Dash("the OpenAPI document lists the operations"),
         flight: At(&["ListActions"]),

@@ -447,12 +447,21 @@ impl Model {
         let after = files_of(self.root.path());
         let number = |name: &Path| -> u64 { name.file_stem().unwrap().to_str().unwrap().parse().unwrap() };
         let is_manifest = |name: &Path| name.starts_with("manifest");
-        let last =
-            |files: &Files| files.keys().filter(|name| is_manifest(name)).map(|name| number(name)).max().unwrap();
+        let last = |files: &Files| {
+            files
+                .keys()
+                .filter(|name| is_manifest(name) && !name.ends_with("CURRENT"))
+                .map(|name| number(name))
+                .max()
+                .unwrap()
+        };
         for published in last(&before)..=last(&after) {
             let image = tempfile::tempdir().unwrap();
             for (name, bytes) in before.iter().chain(&after) {
-                if !is_manifest(name) || number(name) <= published {
+                let hint = name.ends_with("CURRENT");
+                if (hint && !image.path().join(name).exists())
+                    || (!hint && (!is_manifest(name) || number(name) <= published))
+                {
                     let path = image.path().join(name);
                     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
                     std::fs::write(path, bytes).unwrap();

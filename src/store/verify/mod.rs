@@ -14,19 +14,17 @@ mod log;
 pub(super) mod manifest;
 mod scrub;
 mod tails;
-mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 pub use files::{Orphan, OrphanKind, OrphanReport, orphans};
 pub use finding::{FINDINGS_MAX, Finding, FindingKind, Severity, VerifyReport};
-pub use watch::Watch;
 
 use super::chunk::series_dir;
 use super::manifest::Contents;
 use super::recover::check_format;
-use super::{Inner, Store};
+use super::{Inner, Store, Watch};
 use crate::disk::{self, DiskPath, File};
 use crate::error::{Error, ErrorCode, Result};
 use crate::types::{SeriesDef, SeriesKey};

@@ -1,7 +1,7 @@
 //! Scrubbing: a check that also puts sidecars in order.
 
+use super::super::Watch;
 use super::finding::{FindingKind, VerifyReport};
-use super::watch::Watch;
 use crate::disk;
 use crate::error::Result;
 use crate::store::Inner;
