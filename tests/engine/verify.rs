@@ -517,3 +517,18 @@ fn overlaps_are_explained_alike_from_inside_and_outside() {
     store.compact(&[], false).unwrap();
     assert_eq!(store.overlaps(), Default::default());
 }
+
+#[test]
+fn the_page_about_checks_lists_every_kind_of_finding() {
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/verify.md")).unwrap();
+    let (_, table) = page.split_once("## Findings").unwrap();
+    let (table, _) = table.split_once("\n## ").unwrap();
+    let documented: Vec<String> =
+        table.lines().filter_map(|line| line.strip_prefix("| `")).map(|line| format!("| `{line}")).collect();
+    let severity = |kind: &FindingKind| serde_json::to_value(kind.severity()).unwrap().as_str().unwrap().to_owned();
+    let coded: Vec<String> = FindingKind::ALL
+        .iter()
+        .map(|kind| format!("| `{}` | {} | {} | {} |", kind.name(), severity(kind), kind.title(), kind.remedy()))
+        .collect();
+    assert_eq!(documented, coded);
+}

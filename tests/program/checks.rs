@@ -61,7 +61,7 @@ fn damage_is_found_from_outside_beside_the_owner_and_through_it() {
         assert_eq!(text.status, 1, "{text:?}");
         let lines: Vec<&str> = text.out.lines().collect();
         assert!(lines[0].starts_with("error  damaged_block  chunks/") && lines[0].contains(KEY), "{text:?}");
-        assert!(text.out.contains("what to do:\n  damaged_block: ") && text.out.contains("damaged: 1 errors"));
+        assert!(text.out.contains("what to do:\n  damaged_block: ") && text.out.contains("not clean: 1 error,"));
         let report = run(&[&["admin", "verify", "--json", "--rate", "1G"][..], &place].concat());
         assert_eq!(report.status, 1);
         reports.push(json(&report)["findings"].clone());
@@ -105,7 +105,7 @@ fn orphans_and_overlaps_are_the_same_from_both_sides() {
         "0 files that the manifest does not name, 0 bytes\n"
     );
     std::fs::write(Path::new(&root).join("notes.txt"), "mine").unwrap();
-    assert!(run(&["admin", "explain-overlap", "--root", &root]).ok().starts_with("0 partitions"));
+    assert!(run(&["admin", "explain-overlap", "--root", &root]).ok().starts_with("0 partitions with"));
     let server = Server::start(Path::new(&root));
     for place in [["--root", root.as_str()], ["--server", &server.http]] {
         let orphans = run(&[&["admin", "list-orphans"][..], &place].concat());
