@@ -37,7 +37,7 @@ pub use pins::Pins;
 pub use recover::RecoveryReport;
 pub use seal::SealReport;
 pub use sidecar::SidecarReport;
-pub use snapshot::SNAPSHOTS_MAX;
+pub use snapshot::{SNAPSHOTS_MAX, check_snapshot_name};
 pub use state::{SeriesId, SeriesState, Snapshot, State};
 pub use write::{RECEIPT_KEEP_MS, RECEIPTS_MAX, SeriesWrite, WriteMode, WriteOutcome};
 
