@@ -3,6 +3,7 @@
 mod claims;
 mod coverage;
 mod format_doc;
+mod fuzz;
 mod golden;
 mod kills;
 mod model;

@@ -2,6 +2,7 @@
 
 mod client;
 mod coverage;
+mod fuzz;
 mod many;
 mod merges;
 mod reads;
