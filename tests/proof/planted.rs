@@ -13,6 +13,7 @@ use fastk::planted::{Bug, with};
 use fastk::store::{Durability, SNAPSHOTS_MAX, Store};
 use fastk::{ErrorCode, disk};
 
+use super::amount::close;
 use super::damage::Whole;
 use super::faults::{SCENARIOS, exhaust, fill, options, put};
 use super::world::{World, keys, observe, open, register_all};
@@ -180,15 +181,8 @@ fn part(part: usize) {
         }
     }
     let slowest = slow.iter().max().unwrap();
-    let name = "planted::every_planted_fault_makes_a_proof_fail_part";
-    println!(
-        "{name}_{}: {} planted faults, the slowest {} ({} ms), {:.1} s",
-        part + 1,
-        slow.len(),
-        slowest.1,
-        slowest.0,
-        begun.elapsed().as_secs_f64()
-    );
+    let counts = format!("{} planted faults, the slowest {} ({} ms)", slow.len(), slowest.1, slowest.0);
+    close(&format!("every_planted_fault_makes_a_proof_fail_part_{}", part + 1), &counts, begun);
     assert!(missed.is_empty(), "nothing fails without these: {missed:?}");
 }
 
