@@ -428,6 +428,7 @@ impl Drop for Store {
             if let Err(error) = settle.and_then(|()| self.inner.queue.mark()) {
                 tracing::error!(%error, "closing the store");
             }
+            self.inner.note_current();
         }
     }
 }

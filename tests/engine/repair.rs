@@ -150,7 +150,7 @@ fn check(damaged: &SimState, wanted: &[Shown; 2], what: &str) -> (RepairReport, 
     let store = open(&disk);
     let (now, _) = shown(&store, &store.snapshot(), what);
     let noted = !store.recovery().damage.is_empty() || !store.recovery().torn.is_empty();
-    let lost_log = !store.recovery().lost_lsns.is_empty();
+    let lost_log = !store.recovery().lost_lsns.is_empty() || store.recovery().lost_from.is_some();
     for (key, rows) in &now {
         let right = &wanted[0][key];
         if lost_log {
@@ -192,7 +192,7 @@ fn check(damaged: &SimState, wanted: &[Shown; 2], what: &str) -> (RepairReport, 
                     && lost.ts_min.is_none_or(|first| first <= ts)
                     && lost.ts_max.is_none_or(|last| ts <= last)
             });
-            named || !report.lost_lsns.is_empty()
+            named || !report.lost_lsns.is_empty() || report.lost_from.is_some()
         };
         // An older version of a lost row can show again.
         let (left, were): (BTreeSet<&Vec<i64>>, BTreeSet<&Vec<i64>>) = (rows.iter().collect(), right.iter().collect());
@@ -204,7 +204,7 @@ fn check(damaged: &SimState, wanted: &[Shown; 2], what: &str) -> (RepairReport, 
             assert!(named(row[0]), "{what}: {key} {} is gone unnamed", row[0]);
         }
     }
-    if report.lost.is_empty() && report.lost_lsns.is_empty() {
+    if report.lost.is_empty() && report.lost_lsns.is_empty() && report.lost_from.is_none() {
         assert!(now == wanted[0], "{what}: other rows");
         if store.snapshots().iter().any(|(name, _)| name == "before") {
             let (then, bad) = shown(&store, &store.as_of("before").unwrap(), what);
