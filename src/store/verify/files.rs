@@ -10,13 +10,14 @@ use super::{Check, LOOKS, Look};
 use crate::disk::{self, DiskPath};
 use crate::error::Result;
 use crate::format::manifest::ChunkRecord;
-use crate::format::tombstone::{decode_drop, decode_tombstone};
+use crate::format::tombstone::{decode_drop, decode_registration, decode_tombstone};
+use crate::store::backup;
 use crate::store::chunk::{chunk_id_of, chunk_name, series_dir};
-use crate::store::seal::{DROP_MARKER, tombstone_name};
+use crate::store::seal::{DROP_MARKER, REGISTRATION, tombstone_name};
 use crate::store::sidecar::EXTENSIONS;
 
 /// Names at the top of a data directory. Those of the control plane are not the engine's, but belong there.
-const ROOT_NAMES: [&str; 12] = [
+const ROOT_NAMES: [&str; 15] = [
     "LOCK",
     "FORMAT",
     "wal",
@@ -25,6 +26,9 @@ const ROOT_NAMES: [&str; 12] = [
     "chunks",
     "tmp",
     "quarantine",
+    backup::LISTING,
+    backup::BEGUN,
+    "restore.begun",
     "registry.sqlite",
     "registry.sqlite-wal",
     "registry.sqlite-shm",
@@ -44,7 +48,7 @@ pub enum OrphanKind {
     Dropped,
     /// Written by a seal or compaction that is under way, or was cut off before it was published.
     Unfinished,
-    /// In `tmp`: being written, or left behind; the next opening removes it.
+    /// In `tmp`: being written, held in reserve, or left behind; the next opening removes it.
     Temporary,
     /// Set aside by a repair.
     Quarantined,
@@ -59,7 +63,7 @@ impl OrphanKind {
             Self::GivenUp => "given up by the manifest; the next opening or the next edit removes it",
             Self::Dropped => "of a dropped series; it goes when its last reader does",
             Self::Unfinished => "written by a seal or compaction that is under way or was cut off; it is not read",
-            Self::Temporary => "being written, or left behind; the next opening removes it",
+            Self::Temporary => "being written, held in reserve, or left behind; the next opening removes it",
             Self::Quarantined => "set aside by a repair; remove it when you do not need it any more",
             Self::Foreign => "FastK did not put it there",
         }
@@ -192,7 +196,8 @@ fn classify(reading: &Reading, listing: &Listing, dir: &str, name: &str) -> Opti
             };
             let dropped =
                 listing.series.get(&series_id).copied().unwrap_or(false) && !contents.series.contains_key(&series_id);
-            if name == DROP_MARKER || number_of(name, ".tombstone").is_some() {
+            let told = number_of(name, ".tombstone").or(number_of(name, REGISTRATION));
+            if name == DROP_MARKER || told.is_some() {
                 // What they say remains true, whatever the manifest still needs of it.
                 return dropped.then_some(OrphanKind::Dropped);
             }
@@ -233,6 +238,8 @@ impl Check<'_> {
         for (dir, name) in &listing.files {
             if name == DROP_MARKER {
                 self.drop_marker(&reading, dir)?;
+            } else if dir.starts_with("chunks/") && number_of(name, REGISTRATION).is_some() {
+                self.registration(dir, name)?;
             } else if dir.starts_with("chunks/") && number_of(name, ".tombstone").is_some() {
                 self.superseded_tombstone(dir, name)?;
             }
@@ -318,6 +325,24 @@ impl Check<'_> {
         let mut finding = Finding::new(FindingKind::DamagedTombstone, joined(dir, name), message);
         finding.remedy = "`admin repair --apply` sets it aside; nothing that is read now depends on it".into();
         self.add_of(series_id, finding);
+        Ok(())
+    }
+
+    /// A registration beside the chunks: it is read when a manifest is rebuilt.
+    fn registration(&mut self, dir: &str, name: &str) -> Result<()> {
+        let (Some(commit), Some(series_id)) =
+            (number_of(name, REGISTRATION), dir.strip_prefix("chunks/").and_then(|id| id.parse::<u64>().ok()))
+        else {
+            return Ok(());
+        };
+        let Look::Is(bytes) = super::read(&path_of(self.root, dir, name)) else { return Ok(()) };
+        self.count(bytes.len() as u64)?;
+        let wrong = match decode_registration(&bytes) {
+            Ok(file) if (file.series_id, file.commit) == (series_id, commit) => return Ok(()),
+            Ok(_) => "it is that of another series".to_owned(),
+            Err(error) => error.detail().to_owned(),
+        };
+        self.add_of(series_id, Finding::new(FindingKind::DamagedRegistration, joined(dir, name), wrong));
         Ok(())
     }
 

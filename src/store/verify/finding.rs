@@ -98,6 +98,8 @@ kinds! {
         "`admin repair --apply` writes it anew; without it a rebuilt manifest would show the deleted rows again";
     DamagedTombstone "damaged_tombstone" Warning "The file of a delete is damaged, or says something else than the manifest."
         "`admin repair --apply` writes it anew; without it a rebuilt manifest would show the deleted rows again";
+    DamagedRegistration "damaged_registration" Warning "The file that tells a registration beside the manifest is damaged."
+        "nothing is lost while the manifest is whole; without both a rebuilt manifest would show an older registration, or none";
     DamagedDropMarker "damaged_drop_marker" Warning "The marker of a dropped series is damaged."
         "`admin repair --apply` writes it anew; without it a rebuilt manifest would show the series again";
     StrayDropMarker "stray_drop_marker" Warning "A series that was not dropped has the marker of a dropped one."

@@ -90,6 +90,7 @@ fn read_once(
     let dir = root.join("manifest");
     let mut reading = Reading { whole: true, current: *current, ..Reading::default() };
     reading.findings.extend(wrong.clone());
+    reading.files += u64::from(root.join("manifest/CURRENT").exists());
     let mut moved = false;
     let (mut edits, mut checkpoints) = (BTreeMap::new(), BTreeMap::new());
     for name in names {
