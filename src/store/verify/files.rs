@@ -16,8 +16,9 @@ use crate::store::seal::{DROP_MARKER, tombstone_name};
 use crate::store::sidecar::EXTENSIONS;
 
 /// Names at the top of a data directory. Those of the control plane are not the engine's, but belong there.
-const ROOT_NAMES: [&str; 12] = [
+const ROOT_NAMES: [&str; 13] = [
     "LOCK",
+    "backup.json",
     "FORMAT",
     "wal",
     "runs",
