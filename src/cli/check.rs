@@ -4,9 +4,10 @@
 
 use std::collections::BTreeMap;
 
+use super::backup::watched;
+use super::engine;
 use super::show;
 use super::target::{PlainArgs, Target, root_of};
-use super::{engine, job};
 use crate::error::Result;
 use crate::service::{
     FindingKind, OrphanReport, OverlapReport, ScrubRequest, VerifyReport, VerifyRequest, scrub_watch,
@@ -56,7 +57,7 @@ pub fn verify(args: &VerifyArgs) -> Result<u8> {
         None => {
             let root = root_of(&args.plain.target)?;
             let watch = Watch::with_rate(args.rate.unwrap_or(0));
-            job::local(&watch, "bytes", || engine::verify(&root, &watch))?
+            watched(&watch, "checking", || engine::verify(&root, &watch))?
         }
     };
     tell(&report, args.plain.json)
@@ -68,7 +69,7 @@ pub fn scrub(args: &ScrubArgs) -> Result<u8> {
     let report = match Target::open(&args.plain.target, false)? {
         Target::Local(service) => {
             let watch = scrub_watch(request);
-            job::local(&watch, "bytes", || service.scrub(request.dry_run, &watch))?
+            watched(&watch, "scrubbing", || service.scrub(request.dry_run, &watch))?
         }
         remote @ Target::Remote(_) => remote.scrub(request)?,
     };
@@ -92,7 +93,8 @@ pub fn list_orphans(args: &PlainArgs) -> Result<u8> {
     for orphan in &report.orphans {
         text.push_str(&format!("{}  {} bytes  {}\n", orphan.file, orphan.bytes, orphan.why));
     }
-    text.push_str(&format!("{} files that the manifest does not name, {} bytes\n", report.files, report.bytes));
+    let (files, bytes) = (counted(report.files, "file"), counted(report.bytes, "byte"));
+    text.push_str(&format!("{files} that the manifest does not name, {bytes}\n"));
     show::out(&text)?;
     Ok(status)
 }
@@ -131,8 +133,9 @@ pub fn explain_overlap(args: &PlainArgs) -> Result<u8> {
         }
     }
     text.push_str(&format!(
-        "{} partitions have more than one chunk, in {} of them chunks overlap\n",
-        report.partitions, report.overlapping
+        "{} with more than one chunk; in {} of them chunks overlap\n",
+        counted(report.partitions, "partition"),
+        report.overlapping
     ));
     show::out(&text)?;
     Ok(status)
@@ -166,21 +169,25 @@ fn tell(report: &VerifyReport, json: bool) -> Result<u8> {
     for (kind, remedy) in remedies.iter().flat_map(|(kind, remedies)| remedies.iter().map(move |one| (kind, one))) {
         text.push_str(&format!("  {}: {remedy}\n", kind.name()));
     }
-    let verdict = if report.clean { "clean" } else { "damaged" };
+    let verdict = if report.clean { "clean" } else { "not clean" };
     text.push_str(&format!(
-        "{verdict}: {} errors, {} warnings, {} notes, {} rebuilt; {} files, {} bytes, {} rows in {} chunks, edit {}\n",
-        report.errors,
-        report.warnings,
-        report.notes,
+        "{verdict}: {}, {}, {}, {} rebuilt; {}, {}, {} in {}, edit {}\n",
+        counted(report.errors, "error"),
+        counted(report.warnings, "warning"),
+        counted(report.notes, "note"),
         report.rebuilt.len(),
-        report.files_checked,
-        report.bytes_checked,
-        report.rows,
-        report.chunks,
+        counted(report.files_checked, "file"),
+        counted(report.bytes_checked, "byte"),
+        counted(report.rows, "row"),
+        counted(report.chunks, "chunk"),
         report.edit
     ));
     show::out(&text)?;
     Ok(status)
+}
+
+fn counted(count: u64, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 fn line(finding: &Finding) -> String {

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::{DiskPath, File, persist, write_all_at};
 use crate::error::{Error, ErrorCode, Result};
+use crate::planted::{Bug, planted};
 
 /// How long a lock is waited for: a program that starts another one holds what it just closed until that one runs.
 const LOCK_WAIT: Duration = Duration::from_millis(40);
@@ -23,6 +24,9 @@ impl Lock {
         loop {
             match persist(|| path.disk().lock(path)) {
                 Ok(file) => return Ok(Self { file, path: path.clone() }),
+                Err(e) if e.kind() == ErrorKind::WouldBlock && planted(Bug::LockNotTaken) => {
+                    return Ok(Self { file: super::open(path)?, path: path.clone() });
+                }
                 Err(e) if e.kind() == ErrorKind::WouldBlock && begun.elapsed() < LOCK_WAIT => {
                     std::thread::sleep(LOCK_WAIT / 10);
                 }

@@ -21,7 +21,8 @@ pub use lock::{Lock, process_lives};
 pub use path::DiskPath;
 pub use staged::{Staged, WriteFile, publish, replace};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorCode, Result};
+use crate::planted::{Bug, planted};
 use mmap::Map;
 
 /// A file system, as far as the engine needs one. All methods block.
@@ -128,7 +129,7 @@ pub fn create_dir(path: &DiskPath) -> Result<()> {
         Err(e) if e.kind() == ErrorKind::AlreadyExists && path.is_dir() => {}
         Err(e) => return Err(Error::io("create directory", path, &e)),
     }
-    parent.map_or(Ok(()), |parent| sync_dir(&parent))
+    parent.filter(|_| !planted(Bug::NewDirectoryNotSynced)).map_or(Ok(()), |parent| sync_dir(&parent))
 }
 
 /// Makes the names inside a directory durable.
@@ -254,6 +255,6 @@ pub fn random(path: &DiskPath) -> Result<u64> {
     let mut bytes = [0; 8];
     path.disk()
         .random(&mut bytes)
-        .map_err(|error| Error::internal(format!("the system gives no random numbers: {error}")))?;
+        .map_err(|error| Error::new(ErrorCode::Io, format!("the system gives no random numbers: {error}")))?;
     Ok(u64::from_le_bytes(bytes))
 }

@@ -1,10 +1,12 @@
 //! Paths that know their disk.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::Disk;
 use super::os::OsDisk;
+use super::{Disk, persist};
+use crate::error::{Error, Result};
 
 /// A path on a disk. Reads as a [`Path`] where only its text matters.
 #[derive(Clone, Debug)]
@@ -54,14 +56,26 @@ impl DiskPath {
         Some(self.with(parent.to_owned()))
     }
 
-    /// Whether there is anything under this path.
+    /// Whether there is anything under this path; `false` also where the system cannot tell. For what only costs time.
     pub fn exists(&self) -> bool {
-        self.disk.is_dir(&self.path).is_ok()
+        self.found().unwrap_or(false)
+    }
+
+    /// Whether there is anything under this path.
+    ///
+    /// # Errors
+    /// `io` when the system cannot tell.
+    pub fn found(&self) -> Result<bool> {
+        match persist(|| self.disk.is_dir(&self.path)) {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(Error::io("look at", self, &error)),
+        }
     }
 
     /// Whether it is a directory.
     pub fn is_dir(&self) -> bool {
-        self.disk.is_dir(&self.path).unwrap_or(false)
+        persist(|| self.disk.is_dir(&self.path)).unwrap_or(false)
     }
 }
 

@@ -90,6 +90,16 @@ pub struct FaultPlan {
     pub only_changes: bool,
 }
 
+impl FaultPlan {
+    fn counts(&self, op: Op) -> bool {
+        (op.changes() || !self.only_changes) && (self.fault != Fault::Short || matches!(op, Op::Read | Op::Write))
+    }
+
+    fn fails(&self, now: u64) -> bool {
+        now == self.at || (self.forever && now > self.at)
+    }
+}
+
 #[derive(Clone, Debug)]
 enum DirChange {
     Put(String, usize),
@@ -283,6 +293,11 @@ impl SimState {
         }
     }
 
+    /// Bytes of a file; `None` when it is not there.
+    pub fn file(&self, path: &Path) -> Option<Arc<Vec<u8>>> {
+        self.find(path).and_then(|id| self.bytes_of(id).map(Arc::clone)).ok()
+    }
+
     /// Every file with its bytes, by path.
     pub fn files(&self) -> BTreeMap<PathBuf, Arc<Vec<u8>>> {
         let mut out = BTreeMap::new();
@@ -414,7 +429,11 @@ struct Sim {
     dice: Option<Dice>,
     ops: u64,
     plan: Option<FaultPlan>,
+    /// A second plan, with a count of its own.
+    second: Option<(FaultPlan, u64)>,
     faults: u64,
+    /// The first operation that failed.
+    hit: Option<(Op, PathBuf)>,
     /// What happened, when it is recorded.
     moments: Option<Vec<Moment>>,
 }
@@ -462,8 +481,20 @@ impl SimDisk {
     pub fn fail(&self, plan: Option<FaultPlan>) {
         let mut sim = self.sim();
         sim.plan = plan;
+        sim.second = None;
         sim.ops = 0;
         sim.faults = 0;
+        sim.hit = None;
+    }
+
+    /// Lets a second operation fail, counted by itself from now on.
+    pub fn fail_also(&self, plan: FaultPlan) {
+        self.sim().second = Some((plan, 0));
+    }
+
+    /// The first operation that failed since [`SimDisk::fail`].
+    pub fn hit(&self) -> Option<(Op, PathBuf)> {
+        self.sim().hit.clone()
     }
 
     /// Operations since [`SimDisk::fail`] that a plan would have counted, and how many failed.
@@ -481,13 +512,17 @@ impl SimDisk {
                 moments.push(Moment { op, path: path.to_owned(), before });
             }
         }
-        let counts = sim.plan.is_none_or(|plan| {
-            (op.changes() || !plan.only_changes) && (plan.fault != Fault::Short || matches!(op, Op::Read | Op::Write))
-        });
-        let now = sim.ops;
-        let fault = sim.plan.filter(|plan| counts && (now == plan.at || (plan.forever && now > plan.at)));
+        let counts = sim.plan.is_none_or(|plan| plan.counts(op));
+        let mut fault = sim.plan.filter(|plan| counts && plan.fails(sim.ops));
         sim.ops += u64::from(counts);
-        sim.faults += u64::from(fault.is_some());
+        if let Some((plan, now)) = sim.second.as_mut().filter(|(plan, _)| plan.counts(op)) {
+            fault = fault.or(Some(*plan).filter(|plan| plan.fails(*now)));
+            *now += 1;
+        }
+        if fault.is_some() {
+            sim.faults += 1;
+            sim.hit.get_or_insert_with(|| (op, path.to_owned()));
+        }
         (sim, fault.map(|plan| plan.fault))
     }
 

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::{DiskPath, File, file_bytes, persist, read, remove, sync_dir, write_all_at};
 use crate::error::{Error, Result};
+use crate::planted::{Bug, planted};
 
 /// A file being written under `tmp/`, removed unless it is published.
 #[derive(Debug)]
@@ -63,6 +64,9 @@ impl Staged {
 
     fn sync(&mut self) -> Result<()> {
         let file = self.file.take().ok_or_else(|| Error::internal("staged file published twice"))?;
+        if planted(Bug::FileNotSynced) {
+            return Ok(());
+        }
         file.sync().map_err(|e| Error::io("sync", &self.path, &e))
     }
 
@@ -70,7 +74,7 @@ impl Staged {
     /// `target` exists.
     pub fn publish(self, target: &DiskPath) -> Result<bool> {
         let placed = self.place(target)?;
-        match target.parent().filter(|_| placed) {
+        match target.parent().filter(|_| placed && !planted(Bug::DirectoryNotSynced)) {
             Some(parent) => sync_dir(&parent).map(|()| true),
             None => Ok(placed),
         }
@@ -79,6 +83,9 @@ impl Staged {
     /// Does the same but for the directory, which the caller syncs once for many files.
     pub fn place(mut self, target: &DiskPath) -> Result<bool> {
         self.sync()?;
+        if planted(Bug::PublishReplaces) {
+            remove(target)?;
+        }
         match persist(|| target.disk().link(&self.path, target)) {
             Ok(()) => Ok(true),
             Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(false),
@@ -153,7 +160,9 @@ impl WriteFile {
     /// (a later sync then has no block to allocate), else the space is only reserved.
     pub fn create(tmp: &DiskPath, target: &DiskPath, head: &[u8], bytes: u64, zeroed: bool) -> Result<Self> {
         let mut staged = Staged::create(tmp)?;
-        staged.reserve(bytes)?;
+        if !planted(Bug::SpaceNotReserved) {
+            staged.reserve(bytes)?;
+        }
         staged.put(head)?;
         if zeroed {
             staged.put_zeros(bytes)?;
@@ -193,7 +202,12 @@ impl WriteFile {
     /// Makes the written bytes durable. A failed sync is never repeated: the system may have dropped what it could
     /// not write, and a second sync would not tell.
     pub fn sync(&self) -> Result<()> {
-        self.file.sync().map_err(|e| Error::io("sync", &self.path, &e))
+        let synced = match self.file.sync() {
+            Err(_) if planted(Bug::FailedSyncRetried) => self.file.sync(),
+            Err(_) if planted(Bug::FailedSyncIgnored) => Ok(()),
+            other => other,
+        };
+        synced.map_err(|e| Error::io("sync", &self.path, &e))
     }
 
     pub fn bytes(&self) -> Result<u64> {

@@ -21,6 +21,7 @@ use crate::error::{Error, Result};
 use crate::format::manifest::{Edit, ReceiptsRecord, RunRecord, SnapshotRecord};
 use crate::format::receipt::{Receipt, decode_receipts, encode_receipts};
 use crate::format::run::{RunOrigin, RunWriter, decode_run};
+use crate::planted::{Bug, planted};
 
 /// Tail rows from which a checkpoint gives a series a chunk instead of a place in the run file: one block.
 const CHUNK_ROWS_MIN: u64 = 16_384;
@@ -72,8 +73,14 @@ pub fn load_run(root: &DiskPath, record: &RunRecord) -> Result<Vec<(SeriesId, Ru
 /// Reads a receipt file.
 pub fn load_receipts(root: &DiskPath, record: &ReceiptsRecord) -> Result<Vec<Receipt>> {
     let path = receipts_path(root, record.id);
-    decode_receipts(&disk::read(&path)?)
-        .map_err(|error| Error::new(error.code(), format!("{}: {}", path.display(), error.detail())))
+    let bytes = disk::read(&path)?;
+    let receipts = decode_receipts(&bytes)
+        .map_err(|error| Error::new(error.code(), format!("{}: {}", path.display(), error.detail())))?;
+    let newest_ms = receipts.iter().map(|receipt| receipt.wall_ms).max().unwrap_or(0);
+    if (bytes.len() as u64, newest_ms) != (record.bytes, record.newest_ms) {
+        return Err(Error::corrupt(format!("{} is another file", path.display())));
+    }
+    Ok(receipts)
 }
 
 impl Inner {
@@ -90,12 +97,17 @@ impl Inner {
         let long = self.long_tails();
         self.seal_with(maintenance, &long)?;
         let frozen = self.queue.freeze(None)?;
+        if planted(Bug::TrimmedEarly) {
+            self.queue.trim(frozen.segment)?;
+        }
         let outcome = self.settle(maintenance, &frozen);
         if outcome.is_err() {
             self.queue.apply(&mut self.queue.lock(), Structural::Thaw(frozen.ids));
             return outcome;
         }
-        self.queue.trim(frozen.segment)?;
+        // What the manifest gave up, which is less than was frozen when there was nothing to publish.
+        let given_up = maintenance.manifest.contents.wal_first_segment;
+        self.queue.trim(if planted(Bug::TrimmedWithoutEdit) { frozen.segment } else { given_up })?;
         while self.merge_runs(maintenance)? {}
         Ok(())
     }
@@ -126,8 +138,7 @@ impl Inner {
 
     /// Publishes what the log held up to the freeze: runs, registrations, snapshots, receipts.
     pub fn settle(&self, maintenance: &mut Maintenance, frozen: &Frozen) -> Result<()> {
-        self.queue.wait(&frozen.decided)?;
-        self.queue.sync()?;
+        self.queue.settled(&frozen.decided)?;
         let state = &frozen.state;
         let contents = &maintenance.manifest.contents;
         if contents.wal_first_lsn == frozen.first_lsn {
@@ -145,7 +156,7 @@ impl Inner {
             let recorded = contents.series.get(&series.id);
             if recorded.is_none_or(|record| record.version != series.version) {
                 // The run files hold the tail: the chunks end where they ended before.
-                self.tell_registration(series, recorded, state.commit)?;
+                self.tell_registration(series, recorded)?;
                 edit.series.push(series_record(series, series.sealed_commit)?);
             }
             let needed = series.needed_tombstones();
@@ -174,6 +185,9 @@ impl Inner {
             state.series.values().flat_map(|series| &series.settled).filter_map(|run| run.file).collect();
         edit.runs_removed = contents.runs.keys().filter(|id| !used.contains(id)).copied().collect();
         let gone_runs = edit.runs_removed.clone();
+        if planted(Bug::RunsRemovedEarly) {
+            gone_runs.iter().try_for_each(|id| disk::remove(&run_path(&self.root, *id)))?;
+        }
         let number = self.publish(maintenance, edit)?;
         self.show_runs(settled, Vec::new(), number);
         for id in gone_runs {
@@ -239,7 +253,7 @@ impl Inner {
     /// Links a finished file to the next free name.
     fn publish_new(&self, staged: Staged, next_id: &mut u64, path: fn(&DiskPath, u64) -> DiskPath) -> Result<u64> {
         // A file of this name can stand there from a step that never reached the manifest.
-        while path(&self.root, *next_id).exists() {
+        while path(&self.root, *next_id).found()? {
             *next_id += 1;
         }
         let id = *next_id;
@@ -301,8 +315,8 @@ impl Inner {
             gone = contents.receipts.keys().copied().collect();
         }
         let unsettled = |receipt: &Receipt| receipt.written.iter().any(|w| w.commit > contents.base_commit);
-        let receipts: Vec<&Receipt> =
-            state.receipts.values().map(Arc::as_ref).filter(|receipt| whole || unsettled(receipt)).collect();
+        let receipts = state.receipts.values().map(Arc::as_ref).filter(|receipt| whole || unsettled(receipt));
+        let receipts: Vec<&Receipt> = receipts.filter(|_| !planted(Bug::ReceiptsNotSettled)).collect();
         if let Some(newest_ms) = receipts.iter().map(|receipt| receipt.wall_ms).max() {
             let bytes = encode_receipts(receipts.into_iter());
             let mut staged = Staged::create(&self.root.join("tmp"))?;

@@ -16,6 +16,7 @@ use super::log::{Log, QueuedFrame, make_spare};
 use super::state::{SeriesId, State, Structural};
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::wal::FrameKind;
+use crate::planted::{Bug, planted};
 
 /// When a commit is acknowledged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
@@ -197,6 +198,14 @@ impl CommitQueue {
         }
     }
 
+    /// Waits until a batch is decided and everything written is durable: for what moves it out of the log.
+    pub fn settled(&self, batch: &Batch) -> Result<()> {
+        if !planted(Bug::SettledBeforeDecided) {
+            self.wait(batch)?;
+        }
+        if planted(Bug::SettledBeforeSynced) { Ok(()) } else { self.sync() }
+    }
+
     /// Makes everything queued so far durable and visible.
     pub fn flush(&self) -> Result<()> {
         let batch = self.lock().decided()?;
@@ -209,6 +218,9 @@ impl CommitQueue {
         let state = Arc::clone(&pending.state);
         pending.structural.clear();
         pending.leading = true;
+        if planted(Bug::ShownBeforeWritten) {
+            self.published.store(Arc::clone(&state));
+        }
         drop(pending);
 
         let sync = self.durability == Durability::Sync;
@@ -238,11 +250,15 @@ impl CommitQueue {
             Err(failure) => {
                 tracing::error!(error = %failure.error, "the log could not be written");
                 // Nothing queued behind can stand without what failed.
-                let error = if failure.untouched && failure.error.code() == ErrorCode::StorageFull {
+                let error = if (failure.untouched || planted(Bug::FullNoticedLate))
+                    && failure.error.code() == ErrorCode::StorageFull
+                {
                     pending.next_lsn = pending.written_lsn + 1;
                     failure.error
                 } else {
-                    pending.stopped = Some(failure.error.to_string());
+                    if !planted(Bug::WriterGoesOn) {
+                        pending.stopped = Some(failure.error.to_string());
+                    }
                     stopped_error(&failure.error.to_string())
                 };
                 pending.state = self.published.load_full();
@@ -272,7 +288,7 @@ impl CommitQueue {
     pub fn mark(&self) -> Result<()> {
         self.with_log(|pending, log| {
             let due = pending.frames.is_empty() && pending.durable_lsn > pending.marked_lsn;
-            if !due || pending.stopped.is_some() || !log.has_room_for_marker() {
+            if planted(Bug::MarkerNotWritten) || !due || pending.stopped.is_some() || !log.has_room_for_marker() {
                 return Ok(());
             }
             let marker = QueuedFrame {

@@ -18,6 +18,7 @@ use super::{Deleted, Inner, Maintenance, Store, wall_ms};
 use crate::disk;
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::manifest::{ChunkRecord, Edit};
+use crate::planted::{Bug, planted};
 use crate::types::schema::series_not_found;
 use crate::types::{SeriesDef, SeriesKey};
 
@@ -419,7 +420,7 @@ impl Inner {
         let mut unlinked = Vec::new();
         for record in maintenance.manifest.contents.waiting.values() {
             // A chunk retired by this process unlinks itself when its last reader lets go.
-            if maintenance.is_read(record.id) {
+            if maintenance.is_read(record.id) && !planted(Bug::ReadersIgnored) {
                 continue;
             }
             let path = series_dir(&self.root, record.series_id).join(chunk_name(&record.partition, record.id));
@@ -440,7 +441,8 @@ impl Inner {
         let mut maintenance = self.maintenance();
         let before = maintenance.manifest.contents.waiting.len();
         // Publishing anything unlinks them.
-        if maintenance.manifest.contents.waiting.keys().any(|id| !maintenance.is_read(*id)) {
+        let waiting = maintenance.manifest.contents.waiting.keys();
+        if waiting.into_iter().any(|id| !maintenance.is_read(*id) || planted(Bug::ReadersIgnored)) {
             self.with_ballast(|| self.publish(&mut maintenance, Edit::default()))?;
         }
         let waiting = &maintenance.manifest.contents.waiting;

@@ -14,6 +14,7 @@ use crate::format::wal::{
     self, Found, FrameHeader, FrameKind, SEGMENT_HEADER_BYTES, SegmentHeader, decode_segment_header,
     encode_segment_header, frame_bytes,
 };
+use crate::planted::{Bug, planted};
 
 /// A frame waiting to be written.
 #[derive(Debug)]
@@ -139,7 +140,7 @@ pub fn read_log(root: &DiskPath, start: Start) -> Result<Recovered> {
     let behind = scan.next_lsn.unwrap_or(start.lsn).max(start.lsn);
     found.next_lsn = behind;
     let rotten = damage.iter().any(|damage| damage.was_synced || damage.lsn <= found.durable_lsn);
-    if rotten {
+    if rotten && !planted(Bug::RotTakenForTorn) {
         found.rot = damage.iter().map(|damage| damage.place.clone()).collect();
         found.lost = damage.iter().filter_map(|damage| damage.lost).collect();
         if found.durable_lsn >= behind {
@@ -220,9 +221,13 @@ impl Log {
         log.segments = kept.into();
         let file = WriteFile::open(&segment_path(&log.dir, number))?;
         let bytes = file.bytes()?;
-        clear_behind(&file, offset)?;
+        if !planted(Bug::TornTailKept) {
+            clear_behind(&file, offset)?;
+        }
         // What was read may stand in the page cache only; from here on it counts as durable.
-        file.sync()?;
+        if !planted(Bug::RecoveryNotSynced) {
+            file.sync()?;
+        }
         log.open = Some(Segment { number, file, epoch, offset, bytes });
         Ok(log)
     }
@@ -247,11 +252,13 @@ impl Log {
 
     /// Publishes a new segment; durable on return.
     fn create(&mut self, number: u64, first_lsn: u64, bytes: u64, zeroed: bool) -> Result<Segment> {
-        let epoch = disk::random(&self.dir)?;
+        let epoch = if planted(Bug::ConstantEpoch) { 1 } else { disk::random(&self.dir)? };
         let header = encode_segment_header(&SegmentHeader { number, epoch, first_lsn, segment_bytes: bytes });
         let target = segment_path(&self.dir, number);
         // Nobody waits for a name that is not in use: it is one that was prepared and then not needed.
-        disk::remove(&target)?;
+        if !planted(Bug::FailedRotationLeft) {
+            disk::remove(&target)?;
+        }
         let file = match self.spare.take().filter(|_| bytes == self.segment_bytes) {
             Some(spare) => WriteFile::begin(spare, &target, &header)?,
             None => WriteFile::create(&self.tmp, &target, &header, bytes, zeroed)?,
@@ -311,7 +318,9 @@ impl Log {
             if current.offset + buffer.len() as u64 + need > current.bytes {
                 // The old segment is durable before the new one has a frame.
                 self.put(&buffer)?;
-                self.sync()?;
+                if !planted(Bug::SegmentNotSyncedAtRotation) {
+                    self.sync()?;
+                }
                 buffer.clear();
                 durable_lsn = frame.lsn.saturating_sub(1);
                 let next = prepared.pop_front().ok_or_else(|| Error::internal("a log segment was not prepared"))?;
@@ -329,7 +338,7 @@ impl Log {
             wal::put_frame(&mut buffer, &header, &frame.payload);
         }
         self.put(&buffer)?;
-        if sync { self.sync() } else { Ok(()) }
+        if sync && !planted(Bug::AppendNotSynced) { self.sync() } else { Ok(()) }
     }
 
     fn put(&mut self, buffer: &[u8]) -> Result<()> {
@@ -507,7 +516,7 @@ impl Scan<'_> {
         let expected = self.next_lsn.unwrap_or(self.first_lsn);
         let first = self.next_lsn.is_none();
         // The first segment may begin with frames the manifest covers.
-        if frame.lsn != expected && !(first && frame.lsn < expected) {
+        if frame.lsn != expected && !(first && frame.lsn < expected) && !planted(Bug::LsnGapUnnoticed) {
             if self.damage.last().is_none_or(|damage| damage.lsn != expected || damage.lost.is_some()) {
                 let place = format!("{}: byte {offset}: lsn {} instead of {expected}", path.display(), frame.lsn);
                 self.note(place, (number, offset as u64), false);

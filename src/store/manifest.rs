@@ -11,6 +11,7 @@ use crate::format::manifest::{
     ChunkRecord, Edit, ReceiptsRecord, RunRecord, SeriesRecord, SnapshotRecord, TombstoneRecord, decode_checkpoint,
     decode_edit, encode_checkpoint, encode_edit,
 };
+use crate::planted::{Bug, planted};
 
 /// Edits between two checkpoints.
 pub const CHECKPOINT_EDITS: u64 = 64;
@@ -274,7 +275,7 @@ impl Manifest {
         let path = edit_path(&self.dir, edit.number);
         let published = disk::publish(&self.tmp, &path, &encode_edit(&edit)).map_err(|error| {
             // Full or not: once the edit has its name it may count.
-            if path.exists() { Error::new(ErrorCode::Io, error.detail()) } else { error }
+            if path.found().unwrap_or(true) { Error::new(ErrorCode::Io, error.detail()) } else { error }
         });
         if !published? {
             return Err(Error::new(ErrorCode::CommitConflict, format!("{} exists already", path.display())));
@@ -302,8 +303,16 @@ impl Manifest {
     /// Writes a checkpoint and removes what the one before the last made superfluous.
     pub fn write_checkpoint(&mut self) -> Result<()> {
         let number = self.contents.number;
+        if planted(Bug::EditsRemovedEarly) {
+            self.remove_before(number)?;
+        }
         disk::publish(&self.tmp, &checkpoint_path(&self.dir, number), &self.contents.to_checkpoint())?;
         let kept = std::mem::replace(&mut self.checkpoint, number);
+        self.remove_before(kept)
+    }
+
+    /// Removes checkpoints before this one, and the edits it repeats.
+    fn remove_before(&self, kept: u64) -> Result<()> {
         for name in disk::list(&self.dir)? {
             let old = match (name.strip_suffix(".edit"), name.strip_suffix(".checkpoint")) {
                 (Some(edit), _) => edit.parse().is_ok_and(|number: u64| number <= kept),

@@ -24,6 +24,7 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::format::FORMAT_VERSION;
 use crate::format::manifest::Edit;
 use crate::format::wal::{Commit, Operation, decode_commit};
+use crate::planted::{Bug, planted};
 use crate::types::{Rows, SeriesDef};
 
 /// What opening found.
@@ -168,7 +169,7 @@ pub fn read_store(root: &DiskPath, trust: Trust) -> Result<Read> {
 
 /// Whether there is a store, damaged or not.
 fn exists(root: &DiskPath) -> Result<bool> {
-    Ok(root.join(FORMAT_FILE).exists()
+    Ok(root.join(FORMAT_FILE).found()?
         || !disk::list(&manifest::manifest_dir(root))?.is_empty()
         || salvage::holds_data(root)?)
 }
@@ -250,7 +251,7 @@ impl Inner {
         let known = &maintenance.manifest.contents.series;
         for name in disk::list(&self.root.join("chunks"))? {
             let Ok(id) = name.parse::<u64>() else { continue };
-            if !known.contains_key(&id) && series_dir(&self.root, id).join(DROP_MARKER).exists() {
+            if !known.contains_key(&id) && series_dir(&self.root, id).join(DROP_MARKER).found()? {
                 self.remove_series_files(id);
             }
         }
@@ -338,7 +339,8 @@ pub fn check_format(root: &DiskPath) -> Result<()> {
         return Err(damaged());
     }
     let format: Format = serde_json::from_str(body).map_err(|_| damaged())?;
-    if format.format > FORMAT_VERSION || !format.required_features.is_empty() {
+    let newer = format.format > FORMAT_VERSION && !planted(Bug::NewerFormatOpened);
+    if newer || !format.required_features.is_empty() {
         return Err(Error::new(
             ErrorCode::UnsupportedFormat,
             format!(
@@ -545,7 +547,7 @@ impl Replay<'_> {
     /// Applies a commit unless chunks hold it already.
     fn commit(&mut self, number: u64, commit: Commit) -> Result<()> {
         self.state.commit = self.state.commit.max(number);
-        if let Some(receipt) = commit.receipt {
+        if let Some(receipt) = commit.receipt.filter(|_| !planted(Bug::ReceiptsNotReplayed)) {
             self.state.receipts.insert(receipt.key, Arc::new(receipt));
         }
         for operation in commit.operations {
@@ -563,13 +565,13 @@ impl Replay<'_> {
                 }
                 Operation::DropSnapshot { name } => {
                     self.settle_all();
-                    self.state.drop_snapshot(name);
+                    self.state.drop_snapshot(name, number);
                     continue;
                 }
             };
             self.next_series_id = self.next_series_id.max(id + 1);
             let known = self.state.series.get(&id).map(|series| series.sealed_commit);
-            if known.is_some_and(|sealed_commit| number <= sealed_commit) {
+            if known.is_some_and(|sealed_commit| number <= sealed_commit) && !planted(Bug::ReplayedTwice) {
                 continue;
             }
             match (operation, known) {

@@ -244,7 +244,7 @@ impl<'a> Plan<'a> {
                     continue;
                 }
                 let path = chunk.path().clone();
-                if !path.exists() {
+                if !path.found()? {
                     self.lose(&series.def.key, &path, Some(&chunk.record), "the file is missing");
                     self.act("accept", &path, "the file is missing");
                     self.damaged.entry(series.id).or_default().push(Damaged { chunk: Arc::clone(chunk), left: None });
@@ -337,7 +337,7 @@ impl<'a> Plan<'a> {
         for series in self.read.state.series.values().cloned().collect::<Vec<_>>() {
             for t in series.needed_tombstones() {
                 let path = series_dir(self.root, series.id).join(tombstone_name(t.commit));
-                let whole = path.exists()
+                let whole = path.found()?
                     && disk::read(&path).and_then(|bytes| decode_tombstone(&bytes)).is_ok_and(|file| {
                         (file.series_id, file.commit, file.start, file.end) == (series.id, t.commit, t.start, t.end)
                     });
@@ -408,7 +408,7 @@ impl<'a> Plan<'a> {
         }
         let base = self.root.join("quarantine");
         let mut number = wall_ms();
-        while base.join(number.to_string()).exists() {
+        while base.join(number.to_string()).found()? {
             number += 1;
         }
         let dir = base.join(number.to_string());
@@ -464,7 +464,7 @@ impl<'a> Plan<'a> {
         next_file_id: &mut u64,
     ) -> Result<ChunkRecord> {
         let dir = series_dir(self.root, series.id);
-        while dir.join(chunk_name(&old.partition, *next_file_id)).exists() {
+        while dir.join(chunk_name(&old.partition, *next_file_id)).found()? {
             *next_file_id += 1;
         }
         let id = *next_file_id;

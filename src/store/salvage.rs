@@ -25,7 +25,7 @@ use crate::disk::{self, DiskPath};
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::chunk::{self, ChunkMeta};
 use crate::format::chunk_salvage::salvage_chunk;
-use crate::format::manifest::{ChunkRecord, ReceiptsRecord, RunRecord, SeriesRecord};
+use crate::format::manifest::{ChunkRecord, ReceiptsRecord, RunRecord, SeriesRecord, ViewRecord};
 use crate::format::receipt::{Receipt, salvage_receipts};
 use crate::format::run::{RunEntry, salvage_run};
 use crate::format::tombstone::{decode_registration, decode_tombstone};
@@ -71,10 +71,11 @@ pub fn contents(root: &DiskPath, known: &Contents) -> Result<Contents> {
     }
     add_missing_chunks(root, known, &mut found, &dropped);
     read_runs_dir(root, known, &mut found, &mut newest)?;
+    let fences: Vec<u64> = known.snapshots.values().map(|snapshot| snapshot.commit).collect();
     let mut ids: BTreeSet<SeriesId> = known.series.keys().copied().collect();
     ids.extend(newest.0.keys());
     for id in ids.difference(&dropped) {
-        if let Some(record) = newest.record(*id, known.series.get(id))? {
+        if let Some(record) = newest.record(*id, known.series.get(id), &fences)? {
             found.series.insert(*id, record);
         }
         found.next_series_id = found.next_series_id.max(id + 1);
@@ -106,7 +107,7 @@ impl Newest {
     }
 
     /// The series as far as it is known; rows and bounds are counted once everything is there.
-    fn record(&self, id: SeriesId, known: Option<&SeriesRecord>) -> Result<Option<SeriesRecord>> {
+    fn record(&self, id: SeriesId, known: Option<&SeriesRecord>, fences: &[u64]) -> Result<Option<SeriesRecord>> {
         let seen = self.0.get(&id);
         let mut record = match (known, seen) {
             (Some(known), _) => known.clone(),
@@ -122,6 +123,19 @@ impl Newest {
         if let Some(seen) = seen
             && (known.is_none() || seen.commit_hi > record.last_commit)
         {
+            // What the snapshots in between see stays what it was.
+            let fences = fences.iter().filter(|fence| record.last_commit <= **fence && **fence < seen.commit_hi);
+            if let (Some(fence), Some(known)) = (fences.max(), known) {
+                record.views.push(ViewRecord {
+                    commit: *fence,
+                    last_commit: known.last_commit,
+                    def: known.def.clone(),
+                    version: known.version,
+                    rows: known.rows,
+                    first_ts: known.first_ts,
+                    last_ts: known.last_ts,
+                });
+            }
             record.def = def_json(&seen.def)?;
             record.last_commit = seen.commit_hi;
         }
@@ -328,11 +342,20 @@ pub fn intact_runs(root: &DiskPath, record: &RunRecord, contents: &Contents) -> 
     let earlier = contents.runs.values().filter(|run| run.base_commit < record.base_commit);
     let commits = (earlier.map(|run| run.base_commit).max().unwrap_or(0) + 1, record.base_commit);
     let unknown = |reason: String| LostRun { run: None, commits, reason };
-    if !path.exists() {
+    if !path.found()? {
         return Ok((Vec::new(), vec![unknown(format!("{name} is missing"))]));
     }
     let map = Map::copied(&disk::read(&path)?);
     let salvaged = salvage_run(map.as_slice())?;
+    // What is whole of another file is not what was here.
+    let foreign = match (salvaged.crc, salvaged.origin) {
+        (Some(crc), _) => crc != record.crc && record.crc != 0,
+        (None, Some(origin)) => (origin.level, origin.base_commit) != (record.level, record.base_commit),
+        (None, None) => false,
+    };
+    if foreign {
+        return Ok((Vec::new(), vec![unknown(format!("{name} is another file"))]));
+    }
     let mut lost: Vec<LostRun> = salvaged
         .damaged
         .iter()

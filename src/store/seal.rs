@@ -23,6 +23,7 @@ use crate::format::tombstone::{
     DropFile, RegistrationFile, TombstoneFile, encode_drop, encode_registration, encode_tombstone,
 };
 use crate::format::zone_map::ZoneMap;
+use crate::planted::{Bug, planted};
 use crate::types::ColumnType;
 
 /// What a seal did.
@@ -65,7 +66,8 @@ pub struct Interval {
 
 impl Interval {
     pub fn of(fences: &[u64], commit: u64) -> Self {
-        let next = fences.partition_point(|fence| *fence < commit);
+        let next =
+            if planted(Bug::FencesIgnored) { usize::MAX } else { fences.partition_point(|fence| *fence < commit) };
         Self { upper: fences.get(next).copied().unwrap_or(u64::MAX) }
     }
 
@@ -106,7 +108,7 @@ impl Inner {
     pub fn publish(&self, maintenance: &mut Maintenance, mut edit: Edit) -> Result<u64> {
         edit.chunks_unlinked = self.vacuum_files(maintenance);
         let number = maintenance.manifest.publish(edit).inspect_err(|error| {
-            if error.code() != ErrorCode::StorageFull {
+            if error.code() != ErrorCode::StorageFull && !planted(Bug::WriterGoesOnAfterEdit) {
                 self.queue.stop(error);
             }
         })?;
@@ -133,8 +135,7 @@ impl Inner {
             return Ok(report);
         }
         // Everything frozen must be durable and published before it may reach a chunk.
-        self.queue.wait(&frozen.decided)?;
-        self.queue.sync()?;
+        self.queue.settled(&frozen.decided)?;
         let (commit, fences) = (frozen.state.commit, &frozen.state.fences);
         let mut next_file_id = maintenance.manifest.contents.next_file_id;
         let mut edit = Edit::default();
@@ -183,7 +184,7 @@ impl Inner {
             edit.chunks.extend(part.added.iter().cloned());
             edit.chunks_removed.extend(part.removed.iter().map(|chunk| chunk.record.id));
         }
-        edit.next_file_id = next_file_id;
+        edit.next_file_id = if planted(Bug::FileIdsReused) { 0 } else { next_file_id };
         let number = self.publish(maintenance, edit)?;
         let changes: Vec<NewChunks> = parts
             .iter()
@@ -286,7 +287,7 @@ impl Inner {
             let chunk_id = *next_file_id;
             *next_file_id += 1;
             let path = dir.join(chunk_name(partition, chunk_id));
-            if path.exists() {
+            if path.found()? {
                 continue;
             }
             let head = ChunkHead {
@@ -356,7 +357,7 @@ impl Inner {
     fn tombstone_file(&self, series: &SeriesState, t: &Tombstone) -> Result<()> {
         let dir = series_dir(&self.root, series.id);
         let path = dir.join(tombstone_name(t.commit));
-        if path.exists() {
+        if path.found()? {
             // The same delete: written for an earlier step, or before a crash.
             return Ok(());
         }
@@ -368,7 +369,7 @@ impl Inner {
 
     /// Writes the registration of a series beside its chunks when no other file but the manifest would tell it: it changed,
     /// or the series has no row in a chunk or run file.
-    pub fn tell_registration(&self, series: &SeriesState, recorded: Option<&SeriesRecord>, commit: u64) -> Result<()> {
+    pub fn tell_registration(&self, series: &SeriesState, recorded: Option<&SeriesRecord>) -> Result<()> {
         let changed = match recorded {
             Some(record) => record.def != def_json(&series.def)?,
             None => false,
@@ -380,6 +381,7 @@ impl Inner {
             return Ok(());
         }
         disk::create_dir(&dir)?;
+        let commit = series.last_commit;
         let file = RegistrationFile { series_id: series.id, commit, series: series.def.as_ref().clone() };
         let path = dir.join(format!("{commit:020}{REGISTRATION}"));
         disk::publish(&self.root.join("tmp"), &path, &encode_registration(&file)?).map(|_| ())
@@ -399,7 +401,9 @@ impl Inner {
             if manifest.tombstones.contains(&(series_id, t.commit, t.start, t.end)) {
                 continue;
             }
-            self.tombstone_file(series, t)?;
+            if !planted(Bug::TombstoneFilesLeftOut) {
+                self.tombstone_file(series, t)?;
+            }
             edit.tombstones.push(TombstoneRecord { series_id, commit: t.commit, start: t.start, end: t.end });
         }
         for (id, commit, start, end) in manifest.tombstones_of(series_id) {
@@ -413,7 +417,10 @@ impl Inner {
 
     pub fn mark_dropped(&self, manifest: &super::manifest::Contents, series_id: u64, commit: u64) -> Result<()> {
         let dir = series_dir(&self.root, series_id);
-        let Some(record) = manifest.series.get(&series_id).filter(|_| dir.is_dir()) else { return Ok(()) };
+        let Some(record) = manifest.series.get(&series_id) else { return Ok(()) };
+        if !dir.found()? {
+            return Ok(());
+        }
         let def: crate::types::SeriesDef = serde_json::from_str(&record.def)
             .map_err(|error| Error::internal(format!("registration of series {series_id}: {error}")))?;
         let marker = encode_drop(&DropFile { series_id, key: def.key, commit })?;

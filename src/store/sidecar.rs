@@ -75,7 +75,7 @@ impl IndexFile {
     /// Reads the directory; `None` when there is no such file.
     pub fn open(chunk: &DiskPath, meta: &ChunkMeta, footer_crc: u32) -> Result<Option<Self>> {
         let path = value_index_path(chunk);
-        if !path.exists() {
+        if !path.found()? {
             return Ok(None);
         }
         let file = disk::open(&path)?;

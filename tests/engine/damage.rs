@@ -2,8 +2,8 @@
 //! of their kind, one bit flipped. Opening and reading give exactly the rows there were, or say which file is damaged;
 //! never a wrong number, never a panic.
 //!
-//! Frames of the log are the exception that is allowed: what only a damaged frame had is lost, the store says so, and
-//! every row it serves is one that was written.
+//! What only a damaged file had may be lost where the store says so when it opens: it names the file then, and every row
+//! it serves is one that was written.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -217,22 +217,23 @@ struct Counts {
     lost: u64,
 }
 
-/// Whether an error may be about this file.
-fn names(error: &Error, file: &Path, damage: &Damage) -> bool {
+/// Whether a text names a damaged file.
+fn names(text: &str, file: &Path, damage: &Damage) -> bool {
     let mut about = vec![file.to_owned()];
     match damage {
         Damage::CopiedTo(other) | Damage::ExchangedWith(other) => about.push(other.clone()),
         _ => {}
     }
-    let number = |path: &Path| path.file_stem().unwrap().to_string_lossy().trim_start_matches('0').to_owned();
     // An edit far ahead looks as if those between were lost.
-    let ahead = matches!(damage, Damage::CopiedTo(_)) && file.starts_with("manifest");
-    if ahead && error.detail().contains(".edit is missing") {
+    if matches!(damage, Damage::CopiedTo(_)) && file.starts_with("manifest") && text.contains(".edit is missing") {
         return true;
     }
     about.iter().any(|path| {
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
-        error.detail().contains(&name) || error.detail().contains(&number(path))
+        let number = path.file_stem().unwrap().to_string_lossy().trim_start_matches('0').to_owned();
+        text.contains(&name)
+            || text.contains(&format!("segment {number} "))
+            || text.contains(&format!("not even {number};"))
     })
 }
 
@@ -244,7 +245,6 @@ fn judge(
     written: &Written,
     counts: &mut Counts,
 ) -> Result<(), String> {
-    let in_log = file.starts_with("wal");
     let store = match Store::open(root, false, options()) {
         Ok(store) => store,
         Err(error) => {
@@ -254,15 +254,16 @@ fn judge(
             let known = matches!(code, ErrorCode::CorruptData | ErrorCode::UnsupportedFormat)
                 || (format && code == ErrorCode::NotFound);
             counts.not_opened += 1;
-            return match known && (format || (OPENING_MAY_FAIL && names(&error, file, how))) {
+            return match known && (format || (OPENING_MAY_FAIL && names(error.detail(), file, how))) {
                 true => Ok(()),
                 false => Err(format!("opening: {error}")),
             };
         }
     };
-    let report = store.recovery().clone();
+    // What was lost, torn or rotten stands in the report of the opening.
+    let said = format!("{:?}", store.recovery());
     let unseen = LAST_SEGMENT_MAY_VANISH && last && matches!(how, Damage::Deleted);
-    let lossy = in_log && (!report.damage.is_empty() || !report.torn.is_empty() || unseen);
+    let lossy = names(&said, file, how) || unseen;
     let (mut harmed, mut lost) = (false, false);
     for (question, answer) in answers(&store) {
         let wanted = wanted[&question].as_ref().map_err(|error| error.to_string())?;
@@ -278,11 +279,15 @@ fn judge(
             }
             Ok(rows) => {
                 let differ = rows.iter().zip(wanted).position(|(a, b)| a != b);
-                return Err(format!("{question}: {} rows for {}, first at {differ:?}", rows.len(), wanted.len()));
+                return Err(format!(
+                    "{question}: {} rows for {}, first at {differ:?}; {said}",
+                    rows.len(),
+                    wanted.len()
+                ));
             }
-            Err(error) if error.code() == ErrorCode::CorruptData && names(&error, file, how) => harmed = true,
+            Err(error) if error.code() == ErrorCode::CorruptData && names(error.detail(), file, how) => harmed = true,
             Err(_) if lossy => lost = true,
-            Err(error) => return Err(format!("{question}: {error}")),
+            Err(error) => return Err(format!("{question}: {error}; {said}")),
         }
     }
     match (lost, harmed) {
@@ -336,7 +341,7 @@ fn file_damage_is_named_and_never_read_as_numbers() {
     let Counts { harmless, not_opened, named, lost } = counts;
     proof.close(format_args!(
         "{done} damages to {} files of kinds {kinds:?}: {harmless} did no harm, {named} were named by reads, {not_opened} \
-         by the opening, {lost} lost frames of the log and said so",
+         by the opening, {lost} lost something and said so",
         listed(&whole).len()
     ));
 }

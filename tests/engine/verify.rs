@@ -493,3 +493,42 @@ fn a_check_ends_when_it_is_told_to_and_asks_for_a_store() {
     assert_eq!(done, total);
     assert!(report.bytes_checked <= done);
 }
+
+#[test]
+fn overlaps_are_explained_alike_from_inside_and_outside() {
+    let root = tempfile::tempdir().unwrap();
+    let store = Store::open(root.path(), true, options()).unwrap();
+    store.register(def(&key())).unwrap();
+    for round in 0..3 {
+        store.write(&key(), minutes(round * 100, 5_000), WriteMode::Upsert, None).unwrap();
+        store.seal(&[]).unwrap();
+    }
+    let inside = store.overlaps();
+    assert_eq!((inside.partitions, inside.overlapping), (1, 1));
+    let [overlap] = inside.overlaps.as_slice() else { panic!("{inside:?}") };
+    let ids: Vec<u64> = overlap.chunks.iter().map(|chunk| chunk.id).collect();
+    let pairs: Vec<(u64, u64)> = overlap.pairs.iter().map(|pair| (pair.older, pair.newer)).collect();
+    assert_eq!(pairs, [(ids[0], ids[1]), (ids[0], ids[2]), (ids[1], ids[2])]);
+    assert_eq!((overlap.pairs[1].ts_min, overlap.pairs[1].ts_max), (200 * MINUTE, 4_999 * MINUTE));
+    // 15,000 rows for 5,200 timestamps: more than 30 % garbage.
+    assert_eq!((overlap.rows, overlap.rows_hidden, overlap.due), (15_000, 9_800, true));
+    assert!(overlap.compaction[0].contains("become one of 5200 rows"), "{overlap:?}");
+    assert_eq!(fastk::store::overlaps(&DiskPath::os(root.path())).unwrap(), inside);
+    store.compact(&[], false).unwrap();
+    assert_eq!(store.overlaps(), Default::default());
+}
+
+#[test]
+fn the_page_about_checks_lists_every_kind_of_finding() {
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/verify.md")).unwrap();
+    let (_, table) = page.split_once("## Findings").unwrap();
+    let (table, _) = table.split_once("\n## ").unwrap();
+    let documented: Vec<String> =
+        table.lines().filter_map(|line| line.strip_prefix("| `")).map(|line| format!("| `{line}")).collect();
+    let severity = |kind: &FindingKind| serde_json::to_value(kind.severity()).unwrap().as_str().unwrap().to_owned();
+    let coded: Vec<String> = FindingKind::ALL
+        .iter()
+        .map(|kind| format!("| `{}` | {} | {} | {} |", kind.name(), severity(kind), kind.title(), kind.remedy()))
+        .collect();
+    assert_eq!(documented, coded);
+}

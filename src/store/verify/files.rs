@@ -62,7 +62,7 @@ impl OrphanKind {
             Self::Unfinished => "written by a seal or compaction that is under way or was cut off; it is not read",
             Self::Temporary => "being written, or left behind; the next opening removes it",
             Self::Quarantined => "set aside by a repair; remove it when you do not need it any more",
-            Self::Foreign => "FastK did not put it there; move it away",
+            Self::Foreign => "FastK did not put it there",
         }
     }
 }

@@ -158,7 +158,9 @@ impl Check<'_> {
                 walk.gaps.extend(found.gaps);
                 walk.findings.extend(found.findings);
                 walk.operations.extend(found.operations);
-                return self.count(bytes.len() as u64);
+                self.report.files_checked += 1;
+                self.report.bytes_checked += bytes.len() as u64;
+                return self.watch.advance(bytes.len() as u64);
             }
             self.watch.check()?;
             before = Some(bytes);

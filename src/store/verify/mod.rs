@@ -228,6 +228,12 @@ impl<'a> Check<'a> {
             contents.chunks.values().map(|chunk| chunk.file_bytes).sum::<u64>()
                 + contents.runs.values().map(|run| run.bytes).sum::<u64>(),
         );
+        for name in disk::list(&self.root.join("wal"))? {
+            let path = self.root.join("wal").join(name);
+            if let Look::Is(file) = open(&path) {
+                self.watch.plan(disk::file_bytes(&file, &path).unwrap_or(0));
+            }
+        }
         self.watch.advance_unplanned(self.reading.bytes)?;
         for (id, record) in &self.reading.contents.series {
             if let Ok(def) = serde_json::from_str(&record.def) {
