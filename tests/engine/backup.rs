@@ -11,8 +11,8 @@ use fastk::disk::DiskPath;
 use fastk::disk::sim::{Dice, Fault, FaultPlan, SimDisk, SimState};
 use fastk::format::backup::{How, decode_backup, encode_backup};
 use fastk::store::{
-    BackupOptions, BackupReport, RepairOptions, RestoreOptions, RestoreReport, SeriesWrite, Store, StoreOptions, Watch,
-    WriteMode, read_listing, restore, restore_on,
+    BackupOptions, BackupReport, RepairOptions, RestoreOptions, RestoreReport, SeriesWrite, Store, StoreOptions,
+    VerifyOptions, Watch, WriteMode, read_listing, repair, restore, restore_on, verify,
 };
 use fastk::types::schema::ValueIndexSpec;
 use fastk::types::{Rows, SeriesKey, SeriesSpec};
