@@ -330,7 +330,8 @@ fn a_later_backup_keeps_what_is_there_and_adds_only_what_is_new() {
         let listed = read_listing(&DiskPath::os(&to)).unwrap();
         let mut found: Vec<String> = contents(&to).into_keys().filter(|name| name != "backup.json").collect();
         let mut named: Vec<String> = listed.files.into_iter().map(|file| file.path).collect();
-        (found.sort(), named.sort());
+        found.sort();
+        named.sort();
         assert_eq!(found, named);
         assert!(all_shown(&Store::open(&to, false, small()).unwrap()) == wanted);
 
