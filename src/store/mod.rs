@@ -51,7 +51,7 @@ pub use recover::RecoveryReport;
 pub use repair::{LostRows, RepairAction, RepairOptions, RepairReport, repair};
 pub use seal::SealReport;
 pub use sidecar::SidecarReport;
-pub use snapshot::SNAPSHOTS_MAX;
+pub use snapshot::{SNAPSHOTS_MAX, check_snapshot_name};
 pub use state::{SeriesId, SeriesState, Snapshot, State};
 pub use verify::{
     Finding, FindingKind, Orphan, OrphanKind, OrphanReport, Severity, VerifyOptions, VerifyReport, orphans, verify,

@@ -8,6 +8,7 @@ mod claims;
 mod coverage;
 mod damage;
 mod format_doc;
+mod fuzz;
 mod golden;
 mod kills;
 mod model;

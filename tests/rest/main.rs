@@ -3,6 +3,7 @@
 mod backups;
 mod client;
 mod coverage;
+mod fuzz;
 mod jobs;
 mod many;
 mod merges;
