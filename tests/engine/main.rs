@@ -2,6 +2,7 @@
 
 mod claims;
 mod coverage;
+mod damage;
 mod format_doc;
 mod fuzz;
 mod golden;
