@@ -48,6 +48,8 @@ pub struct StoreConfig {
     pub tail_bytes_max: u64,
     /// How long cursors and tickets stay repeatable.
     pub history_keep_ms: u64,
+    /// Directory below which clients may ask for backups; empty for nowhere.
+    pub backup_dir: PathBuf,
 }
 
 /// `[http]`
@@ -114,6 +116,7 @@ impl Default for StoreConfig {
             seal_rows: engine.seal_rows,
             tail_bytes_max: engine.tail_bytes_max,
             history_keep_ms: engine.history_keep_ms,
+            backup_dir: PathBuf::new(),
         }
     }
 }

@@ -187,10 +187,12 @@ impl Error {
         Self::new(ErrorCode::CorruptData, detail)
     }
 
-    /// An operating-system error on a path; a full file system becomes `storage_full`.
+    /// An operating-system error on a path; a full file system or a limit on the size of files becomes `storage_full`.
     pub fn io(action: &str, path: &std::path::Path, source: &std::io::Error) -> Self {
         let code = match source.kind() {
-            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => ErrorCode::StorageFull,
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded | std::io::ErrorKind::FileTooLarge => {
+                ErrorCode::StorageFull
+            }
             _ => ErrorCode::Io,
         };
         Self::new(code, format!("cannot {action} {}: {source}", path.display()))

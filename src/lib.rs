@@ -71,6 +71,8 @@ pub mod error;
 pub mod format;
 #[cfg(feature = "server")]
 pub mod ingest;
+#[doc(hidden)]
+pub mod planted;
 pub mod query;
 #[cfg(feature = "server")]
 pub mod server;

@@ -417,7 +417,12 @@ async fn actions_do_what_the_verbs_do() {
     act(&mut client, "drop_series", json!({"series": KEY})).await.unwrap();
     assert_code(get(&mut client, json!({"series": [KEY]})).await, "series_not_found");
     assert_code(act(&mut client, "drop_series", json!({"series": KEY})).await, "series_not_found");
-    for name in ["verify", "nonsense", ""] {
+    let report = act(&mut client, "verify", Value::Null).await.unwrap();
+    assert_eq!((&report["clean"], &report["findings"]), (&json!(true), &json!([])));
+    assert!(report["bytes_checked"].as_u64().unwrap() > 0);
+    assert_code(act(&mut client, "verify", json!({"series": [KEY]})).await, "invalid_argument");
+    assert_code(act(&mut client, "compact", json!({"series": [KEY]})).await, "series_not_found");
+    for name in ["scrub", "nonsense", ""] {
         let status = assert_code(act(&mut client, name, Value::Null).await, "unimplemented");
         assert_eq!(status.code(), Code::Unimplemented);
     }

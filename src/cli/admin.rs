@@ -1,9 +1,11 @@
-//! `fastk admin`: what is stored, how it is, and sealing on request.
+//! `fastk admin`: what is stored, how it is, whether it is whole, and sealing on request.
 
 use clap::Subcommand;
 
-use super::show;
+use super::backup::{self, BackupArgs, RestoreArgs};
+use super::repair::{self, RepairArgs};
 use super::target::{PlainArgs, Target};
+use super::{check, show};
 use crate::error::{Error, ErrorCode, Result};
 use crate::service::{SeriesFilter, Status};
 use crate::types::{Kind, SeriesKey};
@@ -24,6 +26,22 @@ enum AdminVerb {
     Health(PlainArgs),
     /// Move rows of the log into chunk files.
     Compact(CompactArgs),
+    /// Copy the whole store as it is now into a directory, while everything goes on.
+    Backup(BackupArgs),
+    /// Check a backup and make a store of it.
+    Restore(RestoreArgs),
+    /// Put what is whole of a damaged store into new files, and set the rest aside.
+    Repair(RepairArgs),
+    /// Make the manifest anew from the other files.
+    RebuildManifest(RepairArgs),
+    /// Check every file of a store; also beside the process that owns it. Exit status 1 when something was found.
+    Verify(check::VerifyArgs),
+    /// Check every file and write damaged sidecars anew. Exit status 1 when something is left.
+    Scrub(check::ScrubArgs),
+    /// Files of a data directory that nothing names, and why they may be there.
+    ListOrphans(PlainArgs),
+    /// Which chunks span the same times, which one wins there, and what compaction would do.
+    ExplainOverlap(PlainArgs),
     #[command(external_subcommand)]
     Later(Vec<String>),
 }
@@ -88,6 +106,14 @@ pub fn run(args: AdminArgs) -> Result<u8> {
             show::reply(&Target::open(&args.plain.target, false)?.compact(&series)?, args.plain.json)?;
             Ok(0)
         }
+        AdminVerb::Backup(args) => backup::backup(args),
+        AdminVerb::Restore(args) => backup::restore(args),
+        AdminVerb::Repair(args) => repair::run(&args, false),
+        AdminVerb::RebuildManifest(args) => repair::run(&args, true),
+        AdminVerb::Verify(args) => check::verify(&args),
+        AdminVerb::Scrub(args) => check::scrub(&args),
+        AdminVerb::ListOrphans(args) => check::list_orphans(&args),
+        AdminVerb::ExplainOverlap(args) => check::explain_overlap(&args),
         AdminVerb::Later(words) => {
             let word = words.first().map_or("", String::as_str);
             Err(Error::new(ErrorCode::Unimplemented, format!("`fastk admin {word}` is not offered by this version")))

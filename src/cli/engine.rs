@@ -11,13 +11,18 @@ use tokio::net::TcpListener;
 
 use super::target::{ReadOptions, WriteOptions};
 use crate::config::Config;
+use crate::disk::DiskPath;
 use crate::egress::{self, Closing, Encoder, OutFormat, RowsShape, Times};
 use crate::error::{Error, Result};
 use crate::format::FORMAT_VERSION;
 use crate::ingest::{self, BodyFormat};
 use crate::query::{Query, When};
 use crate::server::{flight, http};
-use crate::service::{Acknowledged, IdempotencyKey, Mode, Service, Terms, WriteManyReply, range_of};
+use crate::service::{
+    Acknowledged, IdempotencyKey, Mode, OrphanReport, OverlapReport, Service, Terms, VerifyOptions, VerifyReport,
+    Watch, WriteManyReply, range_of,
+};
+use crate::store;
 use crate::types::SeriesKey;
 
 /// How long open requests may go on once the server was told to stop.
@@ -41,6 +46,7 @@ pub fn owner(root: &Path) -> Option<Owner> {
 /// is gone.
 pub fn open(root: &Path, create: bool, config: &Config) -> Result<Arc<Service>> {
     let service = Service::open(root, create, config.store.options())?;
+    service.allow_backups(&config.store.backup_dir);
     let holder = serde_json::json!({ "pid": std::process::id(), "format": FORMAT_VERSION });
     service.store().describe_holder(&format!("{holder}\n"))?;
     Ok(service)
@@ -51,8 +57,29 @@ pub fn announce(service: &Service, http: SocketAddr, flight: SocketAddr) -> Resu
     service.announce(&http.to_string(), &flight.to_string())
 }
 
-/// Closes the store: syncs its log and gives the directory free.
+/// Checks every file of a store, without opening it.
+pub fn verify(root: &Path, watch: &Watch) -> Result<VerifyReport> {
+    store::verify(&DiskPath::os(root), VerifyOptions::default(), watch)
+}
+
+/// Files that the manifest of a store does not name, without opening it.
+pub fn orphans(root: &Path) -> Result<OrphanReport> {
+    store::orphans(&DiskPath::os(root))
+}
+
+/// Which chunks overlap, without opening the store.
+pub fn overlaps(root: &Path) -> Result<OverlapReport> {
+    store::overlaps(&DiskPath::os(root))
+}
+
+/// Asks jobs to stop, so that requests that wait for them end.
+pub fn cancel_jobs(service: &Service) {
+    service.jobs().cancel_all();
+}
+
+/// Closes the store: ends its jobs, syncs its log and gives the directory free.
 pub fn close(service: Arc<Service>) {
+    service.jobs().close();
     match Arc::try_unwrap(service) {
         Ok(service) => drop(service),
         // What was acknowledged is safe all the same; the next opening has a little more to do.

@@ -3,14 +3,18 @@
 //! Errors go to standard error as `error[code]: …` and `hint: …`; the exit status comes from the error table.
 
 mod admin;
+mod backup;
+mod check;
 mod coverage;
 mod engine;
 mod inspect;
+mod job;
 mod log;
 mod mutate;
 mod read;
 mod register;
 pub mod remote;
+mod repair;
 mod show;
 mod snapshot;
 pub mod target;

@@ -24,6 +24,9 @@ use crate::service::Service;
 /// Longest wait for requests in flight after a signal; the faces cut theirs earlier.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(25);
 
+/// The signal that says that a file would become larger than the limit.
+const SIGXFSZ: i32 = 25;
+
 #[derive(Debug, clap::Args)]
 pub struct ServeArgs {
     /// Data directory; made when missing.
@@ -125,6 +128,8 @@ impl Running {
             signal(kind).map_err(|error| Error::new(ErrorCode::Io, format!("cannot wait for signals: {error}")))
         };
         let signals = [caught(SignalKind::terminate())?, caught(SignalKind::interrupt())?];
+        // Caught once, it no longer ends the process: a write beyond a limit on file sizes fails like one on a full disk.
+        drop(caught(SignalKind::from_raw(SIGXFSZ))?);
         let http_listener = runtime.block_on(bind("REST", "--http", http))?;
         let flight_listener = runtime.block_on(bind("Flight", "--flight", flight))?;
         let bound = |listener: &TcpListener| {
@@ -176,6 +181,7 @@ impl Running {
     pub fn stop(self) -> Result<u8> {
         tracing::info!("draining");
         let _ = self.stop.send(true);
+        engine::cancel_jobs(&self.service);
         self.runtime.block_on(async {
             for face in self.faces {
                 match tokio::time::timeout(DRAIN_TIMEOUT, face).await {

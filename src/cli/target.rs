@@ -7,14 +7,15 @@ use bytes::Bytes;
 use hyper::Method;
 
 use super::remote::{Call, RestClient, segment, series_path};
-use super::{engine, show};
-use crate::config::Loaded;
+use super::{engine, job, show};
+use crate::config::{Config, Loaded};
 use crate::error::{Error, ErrorCode, Result};
 use crate::query::{Predicate, Query};
 use crate::service::{
-    Acknowledged, CompactReply, Condition, CoverageReply, CoverageRequest, DeleteReply, DropReply, Health,
-    IdempotencyKey, Inventory, Manner, Mode, Registered, SeriesFilter, SeriesInfo, SeriesPage, Service,
-    SnapshotDropped, SnapshotInfo, SnapshotList, Terms, WriteManyReply,
+    Acknowledged, BackupReply, BackupRequest, CompactReply, Condition, CoverageReply, CoverageRequest, DeleteReply,
+    DropReply, Health, IdempotencyKey, Inventory, Manner, Mode, OrphanReport, OverlapReport, Registered, ScrubRequest,
+    SeriesFilter, SeriesInfo, SeriesPage, Service, SnapshotDropped, SnapshotInfo, SnapshotList, Terms, VerifyReport,
+    VerifyRequest, Watch, WriteManyReply, scrub_watch,
 };
 use crate::types::{SeriesKey, SeriesSpec};
 
@@ -45,22 +46,24 @@ const JSON_ROWS_MAX: u64 = 1_000_000;
 /// Bytes at the end of a JSON answer among which its cursor stands.
 const END_BYTES: usize = 512;
 
-/// What the server answers to `compact`.
-#[derive(serde::Deserialize)]
-struct Jobs {
-    jobs: Vec<Job>,
-}
-
-#[derive(serde::Deserialize)]
-struct Job {
-    result: CompactReply,
-}
-
 /// An open store, or a server to ask.
 #[derive(Debug)]
 pub enum Target {
     Local(Arc<Service>),
     Remote(Box<RestClient>),
+}
+
+fn config() -> Result<Config> {
+    let file = std::env::var_os("FASTK_CONFIG").map(PathBuf::from);
+    Ok(Loaded::read(file.as_deref(), &[])?.config)
+}
+
+/// The data directory that is meant, for verbs that read its files themselves.
+pub fn root_of(args: &TargetArgs) -> Result<PathBuf> {
+    match &args.root {
+        Some(root) => Ok(root.clone()),
+        None => Ok(config()?.store.root),
+    }
 }
 
 /// How the rows of a body are read.
@@ -91,8 +94,7 @@ impl Target {
         if let Some(server) = &args.server {
             return Ok(Target::Remote(Box::new(RestClient::new(server)?)));
         }
-        let file = std::env::var_os("FASTK_CONFIG").map(PathBuf::from);
-        let config = Loaded::read(file.as_deref(), &[])?.config;
+        let config = config()?;
         let root = args.root.clone().unwrap_or_else(|| config.store.root.clone());
         match engine::open(&root, create, &config) {
             Ok(service) => Ok(Target::Local(service)),
@@ -158,13 +160,50 @@ impl Target {
         match self {
             Target::Local(service) => service.compact(series),
             Target::Remote(client) => {
-                let call = Call::new(Method::POST, "/v1/admin/compact");
-                let call =
-                    if series.is_empty() { call } else { json_body(call, &serde_json::json!({ "series": series }))? };
-                let jobs: Jobs = client.json(call)?;
-                let job = jobs.jobs.into_iter().next();
-                Ok(job.ok_or_else(|| Error::internal("the server answered compact without a job"))?.result)
+                let body = (!series.is_empty()).then(|| serde_json::json!({ "series": series }));
+                job::remote(client, "compact", body)
             }
+        }
+    }
+
+    /// Backs the store up.
+    pub fn backup(&self, request: &BackupRequest) -> Result<BackupReply> {
+        match self {
+            Target::Local(service) => {
+                let watch = request.watch();
+                job::local(&watch, "bytes", || service.backup(request, &watch))
+            }
+            Target::Remote(client) => job::remote(client, "backup", Some(value(request)?)),
+        }
+    }
+
+    /// Has the server check every file, or checks the store that is open here.
+    pub fn verify(&self, request: VerifyRequest) -> Result<VerifyReport> {
+        match self {
+            Target::Local(service) => service.verify(&Watch::with_rate(request.bytes_per_second.unwrap_or(0))),
+            Target::Remote(client) => job::remote(client, "verify", Some(value(&request)?)),
+        }
+    }
+
+    /// The same, and writes damaged sidecars anew.
+    pub fn scrub(&self, request: ScrubRequest) -> Result<VerifyReport> {
+        match self {
+            Target::Local(service) => service.scrub(request.dry_run, &scrub_watch(request)),
+            Target::Remote(client) => job::remote(client, "scrub", Some(value(&request)?)),
+        }
+    }
+
+    pub fn orphans(&self) -> Result<OrphanReport> {
+        match self {
+            Target::Local(service) => service.orphans(),
+            Target::Remote(client) => client.json(Call::new(Method::GET, "/v1/admin/orphans")),
+        }
+    }
+
+    pub fn overlaps(&self) -> Result<OverlapReport> {
+        match self {
+            Target::Local(service) => Ok(service.overlaps()),
+            Target::Remote(client) => client.json(Call::new(Method::GET, "/v1/admin/overlaps")),
         }
     }
 
@@ -323,6 +362,10 @@ impl Target {
             _ => Err(Error::internal(format!("the entity tag {tag} of {key} is not understood"))),
         }
     }
+}
+
+fn value<T: serde::Serialize>(value: &T) -> Result<serde_json::Value> {
+    serde_json::to_value(value).map_err(|error| Error::internal(format!("request as JSON: {error}")))
 }
 
 fn json_body<T: serde::Serialize>(call: Call, value: &T) -> Result<Call> {

@@ -6,22 +6,30 @@
 //! truncates a live file makes the kernel raise SIGBUS; the documentation says so.
 
 use std::fs::File;
-use std::path::Path;
+use std::io;
 use std::sync::Arc;
 
+use arrow::buffer::Buffer;
 use bytes::Bytes;
 use memmap2::{Advice, Mmap};
-
-use crate::error::{Error, Result};
 
 /// A mapped file. Cheap to clone; unmapped when the last slice is gone.
 #[derive(Clone, Debug)]
 pub struct Map {
-    map: Arc<Mmap>,
+    /// `None` for bytes that are in memory anyway.
+    map: Option<Arc<Mmap>>,
     bytes: Bytes,
 }
 
 struct Owner(Arc<Mmap>);
+
+struct Copied(Buffer);
+
+impl AsRef<[u8]> for Copied {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
 
 impl AsRef<[u8]> for Owner {
     fn as_ref(&self) -> &[u8] {
@@ -31,13 +39,17 @@ impl AsRef<[u8]> for Owner {
 
 impl Map {
     /// Maps a published, immutable file.
-    pub fn new(file: &File, path: &Path) -> Result<Self> {
+    pub fn of(file: &File) -> io::Result<Self> {
         // SAFETY: the file is published and immutable (see the head of this module), so the bytes behind the
         // shared reference do not change while the map lives.
-        let map = unsafe { Mmap::map(file) }.map_err(|e| Error::io("map", path, &e))?;
-        let map = Arc::new(map);
+        let map = Arc::new(unsafe { Mmap::map(file) }?);
         let bytes = Bytes::from_owner(Owner(Arc::clone(&map)));
-        Ok(Self { map, bytes })
+        Ok(Self { map: Some(map), bytes })
+    }
+
+    /// Bytes in memory in the place of a map; they begin on a multiple of 64.
+    pub fn copied(bytes: &[u8]) -> Self {
+        Self { map: None, bytes: Bytes::from_owner(Copied(Buffer::from_slice_ref(bytes))) }
     }
 
     /// All bytes.
@@ -55,8 +67,9 @@ impl Map {
 
     /// Brings a part into memory, so that nobody downstream waits for the disk. Best effort.
     pub fn populate(&self, offset: usize, length: usize) {
-        if self.map.advise_range(Advice::PopulateRead, offset, length).is_err() {
-            let _ = self.map.advise_range(Advice::WillNeed, offset, length);
+        let Some(map) = &self.map else { return };
+        if map.advise_range(Advice::PopulateRead, offset, length).is_err() {
+            let _ = map.advise_range(Advice::WillNeed, offset, length);
         }
     }
 }

@@ -26,18 +26,19 @@ pub fn inspect(bytes: &[u8]) -> Result<Value> {
         }
         None => Err(Error::invalid("the file is no FastK file").with_hint(
             "chunks, zone maps, value indexes, coverage, log segments, runs, receipts, manifest edits and \
-             checkpoints, CURRENT, tombstones and drop markers are",
+             checkpoints, CURRENT, tombstones, drop markers and registrations are",
         )),
     }
 }
 
 /// The magic of the file: its first bytes, or what else gives away a file whose first bytes are damaged.
 fn magic_of(bytes: &[u8]) -> Option<&'static [u8]> {
-    const SMALL: [&[u8; 8]; 8] = [
+    const SMALL: [&[u8; 8]; 9] = [
         manifest::CHECKPOINT_MAGIC,
         current::CURRENT_MAGIC,
         tombstone::TOMBSTONE_MAGIC,
         tombstone::DROP_MAGIC,
+        tombstone::REGISTRATION_MAGIC,
         zone_map::ZONE_MAP_MAGIC,
         coverage::COVERAGE_MAGIC,
         value_index::VALUE_INDEX_MAGIC,
@@ -64,6 +65,9 @@ fn inspect_small(magic: &[u8; 8], bytes: &[u8]) -> Result<Value> {
         }
         tombstone::TOMBSTONE_MAGIC => json!({"kind": "tombstone", "tombstone": tombstone::decode_tombstone(bytes)?}),
         tombstone::DROP_MAGIC => json!({"kind": "drop marker", "drop": tombstone::decode_drop(bytes)?}),
+        tombstone::REGISTRATION_MAGIC => {
+            json!({"kind": "registration", "registration": tombstone::decode_registration(bytes)?})
+        }
         zone_map::ZONE_MAP_MAGIC => {
             let map = zone_map::ZoneMap::decode(bytes)?;
             json!({"kind": "zone map", "chunk_id": map.chunk_id, "footer_crc32c": crc(map.footer_crc),

@@ -1,5 +1,6 @@
 //! Bytes on disk and on the wire, to and from values. Pure: nothing here opens a file.
 
+pub mod backup;
 pub mod bytes;
 pub mod chunk;
 pub mod chunk_salvage;

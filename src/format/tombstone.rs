@@ -1,17 +1,20 @@
 //! The small files a delete or a drop leaves beside the chunks, so that a manifest can be rebuilt without them
-//! coming back to life. The payload inside the envelope is JSON and says everything.
+//! coming back to life, and a registration that no chunk or run file tells. The payload inside the envelope is JSON and
+//! says everything.
 
 use serde::{Deserialize, Serialize};
 
 use super::envelope;
 use crate::error::{Error, Result};
-use crate::types::SeriesKey;
+use crate::types::{SeriesDef, SeriesKey};
 
 /// First bytes of a tombstone file.
 pub const TOMBSTONE_MAGIC: &[u8; 8] = b"FASTKDEL";
 /// First bytes of a drop marker.
 pub const DROP_MAGIC: &[u8; 8] = b"FASTKDRP";
-/// Version of both.
+/// First bytes of a registration file.
+pub const REGISTRATION_MAGIC: &[u8; 8] = b"FASTKREG";
+/// Version of all three.
 pub const TOMBSTONE_VERSION: u32 = 1;
 
 /// A deleted closed range: it hides rows of commits before its own.
@@ -34,6 +37,15 @@ pub struct DropFile {
     pub commit: u64,
 }
 
+/// The registration of a series that is newer than what its chunks and run files say, or that has none of them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RegistrationFile {
+    pub series_id: u64,
+    /// Commit as of which it is so.
+    pub commit: u64,
+    pub series: SeriesDef,
+}
+
 fn to_json<T: Serialize>(value: &T) -> Result<Vec<u8>> {
     serde_json::to_vec(value).map_err(|error| Error::internal(format!("tombstone as JSON: {error}")))
 }
@@ -46,6 +58,17 @@ pub fn encode_tombstone(value: &TombstoneFile) -> Result<Vec<u8>> {
 /// Bytes of a drop marker.
 pub fn encode_drop(value: &DropFile) -> Result<Vec<u8>> {
     Ok(envelope::seal(DROP_MAGIC, TOMBSTONE_VERSION, &to_json(value)?))
+}
+
+/// Bytes of a registration file.
+pub fn encode_registration(value: &RegistrationFile) -> Result<Vec<u8>> {
+    Ok(envelope::seal(REGISTRATION_MAGIC, TOMBSTONE_VERSION, &to_json(value)?))
+}
+
+/// Reads a registration file.
+pub fn decode_registration(file: &[u8]) -> Result<RegistrationFile> {
+    let payload = envelope::open("registration", REGISTRATION_MAGIC, TOMBSTONE_VERSION, file)?;
+    serde_json::from_slice(payload).map_err(|error| Error::corrupt(format!("registration: {error}")))
 }
 
 /// Reads a tombstone file.

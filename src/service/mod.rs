@@ -2,7 +2,10 @@
 //!
 //! Every method blocks (it may sync a file or touch mapped memory), so async faces call it on a blocking thread.
 
+mod admin;
+pub mod backup;
 pub mod coverage;
+pub mod jobs;
 mod page;
 mod read;
 pub mod replies;
@@ -11,7 +14,7 @@ pub mod verbs;
 mod write;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use crate::error::{Error, ErrorCode, Result};
@@ -20,8 +23,14 @@ use crate::store::{Expected, IfVersion, SeriesState, State, Store};
 use crate::types::schema::series_not_found;
 use crate::types::{Calendar, SeriesDef, SeriesKey, SeriesSpec};
 
-pub use crate::store::{Durability, StoreOptions};
+pub use crate::store::{
+    Durability, Finding, FindingKind, OrphanReport, OverlapReport, RestoreOptions, StoreOptions, VerifyOptions,
+    VerifyReport, Watch,
+};
+pub use admin::{CompactRequest, SCRUB_BYTES_PER_SECOND, ScrubRequest, VerifyRequest, scrub_watch};
+pub use backup::{BackupReply, BackupRequest, DamagedFile, RestoreReply, restore_backup};
 pub use coverage::{CoverageReply, CoverageRequest};
+pub use jobs::{Job, JobError, JobList, JobStatus, Jobs, Progress};
 pub use read::{Answer, Plan, range_of};
 pub use replies::*;
 pub use write::{Acknowledged, IdempotencyKey, Manner, MergeOp, Terms};
@@ -32,6 +41,11 @@ pub struct Service {
     store: Store,
     begun: Instant,
     ratios: coverage::Ratios,
+    backup_dir: backup::BackupDir,
+    jobs: Jobs,
+    checked: admin::Checked,
+    /// Itself, for the threads of jobs.
+    me: Weak<Service>,
 }
 
 /// Condition of a write or delete.
@@ -47,7 +61,15 @@ impl Service {
     /// Opens the store in `root`, creating it when `create` is set. See [`Store::open`] for the errors.
     pub fn open(root: &Path, create: bool, options: StoreOptions) -> Result<Arc<Self>> {
         let store = Store::open(root, create, StoreOptions { prefetch: true, ..options })?;
-        Ok(Arc::new(Self { store, begun: Instant::now(), ratios: coverage::Ratios::default() }))
+        Ok(Arc::new_cyclic(|me| Self {
+            store,
+            begun: Instant::now(),
+            ratios: coverage::Ratios::default(),
+            backup_dir: backup::BackupDir::default(),
+            jobs: Jobs::default(),
+            checked: admin::Checked::default(),
+            me: Weak::clone(me),
+        }))
     }
 
     /// The engine below.
@@ -262,7 +284,11 @@ impl Service {
         check("writer", self.store.writer_stopped());
         check("upkeep", self.store.upkeep_failed());
         let recovery = self.store.recovery();
-        check("recovery", recovery.rot.clone());
+        check("recovery", (!recovery.damage.is_empty()).then(|| recovery.damage.join("; ")));
+        check("redundancy", (!recovery.spare.is_empty()).then(|| recovery.spare.join("; ")));
+        check("integrity", self.checked.found());
+        let (met, last) = self.store.cache().damage.met();
+        check("reads", (met > 0).then(|| format!("{met} reads met damaged data, the last one {last}")));
         let status = if checks.iter().all(|check| check.status == Status::Ok) { Status::Ok } else { Status::Degraded };
         Ok(Health {
             status,
@@ -273,31 +299,6 @@ impl Service {
             durability: self.store.options().durability.name().into(),
             upkeep: self.upkeep(),
             checks,
-        })
-    }
-
-    /// Moves the tail of these series (all when empty) into chunk files, deletes what retention no longer keeps, merges
-    /// what is more than one chunk a partition and unlinks what nobody reads any more.
-    pub fn compact(&self, series: &[SeriesKey]) -> Result<CompactReply> {
-        let retained = self.store.apply_retention(series)?;
-        let sealed = self.store.seal(series)?;
-        if series.is_empty() {
-            // Nothing is left in the log then: let its segments go.
-            self.store.checkpoint()?;
-        }
-        let compacted = self.store.compact(series, true)?;
-        let vacuumed = self.store.vacuum()?;
-        Ok(CompactReply {
-            series_sealed: sealed.series_sealed,
-            chunks_written: sealed.chunks_written,
-            rows_sealed: sealed.rows_sealed,
-            retention_rows: retained.iter().map(|(_, deleted)| deleted.rows_deleted).sum(),
-            partitions_compacted: compacted.partitions_compacted,
-            chunks_replaced: compacted.chunks_removed,
-            bytes_before: compacted.bytes_before,
-            bytes_after: compacted.bytes_after,
-            files_removed: vacuumed.files_removed,
-            files_waiting: vacuumed.files_waiting,
         })
     }
 

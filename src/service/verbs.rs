@@ -145,6 +145,43 @@ pub const VERBS: &[Verb] = &[
         flight: At(&["compact"]),
         cli: At(&["admin compact"]),
     },
+    Verb { name: "verify", rest: At(&["POST /v1/admin/verify"]), flight: At(&["verify"]), cli: At(&["admin verify"]) },
+    Verb {
+        name: "scrub",
+        rest: At(&["POST /v1/admin/scrub"]),
+        flight: Dash("work for the background; REST has it"),
+        cli: At(&["admin scrub"]),
+    },
+    Verb {
+        name: "list orphans",
+        rest: At(&["GET /v1/admin/orphans"]),
+        flight: Dash("a rare look of an operator; REST has it"),
+        cli: At(&["admin list-orphans"]),
+    },
+    Verb {
+        name: "explain overlaps",
+        rest: At(&["GET /v1/admin/overlaps"]),
+        flight: Dash("a rare look of an operator; REST has it"),
+        cli: At(&["admin explain-overlap"]),
+    },
+    Verb {
+        name: "jobs",
+        rest: At(&["GET /v1/admin/jobs", "GET /v1/admin/jobs/{id}", "DELETE /v1/admin/jobs/{id}"]),
+        flight: Dash("its actions answer when they are done"),
+        cli: Dash("its verbs wait for their jobs and show how far they are"),
+    },
+    Verb {
+        name: "backup",
+        rest: At(&["POST /v1/admin/backup"]),
+        flight: Dash("an act of an operator; REST has it as a job"),
+        cli: At(&["admin backup"]),
+    },
+    Verb {
+        name: "restore",
+        rest: Dash("makes a store that no server has open"),
+        flight: Dash("makes a store that no server has open"),
+        cli: At(&["admin restore"]),
+    },
     Verb {
         name: "actions",
         rest: Dash("the OpenAPI document lists the operations"),

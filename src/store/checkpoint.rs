@@ -7,7 +7,6 @@
 
 use std::collections::BTreeMap;
 use std::io::BufWriter;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::buffer::Buffer;
@@ -17,12 +16,12 @@ use super::seal::series_record;
 use super::state::{Run, SeriesId, SeriesState, State, Structural};
 use super::write::RECEIPT_KEEP_MS;
 use super::{Inner, Maintenance, wall_ms};
-use crate::disk::mmap::Map;
-use crate::disk::{self, Staged};
+use crate::disk::{self, DiskPath, Staged};
 use crate::error::{Error, Result};
 use crate::format::manifest::{Edit, ReceiptsRecord, RunRecord, SnapshotRecord};
 use crate::format::receipt::{Receipt, decode_receipts, encode_receipts};
 use crate::format::run::{RunOrigin, RunWriter, decode_run};
+use crate::planted::{Bug, planted};
 
 /// Tail rows from which a checkpoint gives a series a chunk instead of a place in the run file: one block.
 const CHUNK_ROWS_MIN: u64 = 16_384;
@@ -32,24 +31,24 @@ const RUN_FILES_MERGED: usize = 8;
 const RECEIPT_FILES_MERGED: usize = 8;
 
 /// Path of a run file.
-pub fn run_path(root: &Path, id: u64) -> PathBuf {
+pub fn run_path(root: &DiskPath, id: u64) -> DiskPath {
     root.join("runs").join(format!("{id:020}.run"))
 }
 
 /// Path of a receipt file.
-pub fn receipts_path(root: &Path, id: u64) -> PathBuf {
+pub fn receipts_path(root: &DiskPath, id: u64) -> DiskPath {
     root.join("runs").join(format!("{id:020}.receipts"))
 }
 
 /// Maps a run file and checks every byte of it. Gives its runs by series, each series' in the order of their commits.
-pub fn load_run(root: &Path, record: &RunRecord) -> Result<Vec<(SeriesId, Run)>> {
+pub fn load_run(root: &DiskPath, record: &RunRecord) -> Result<Vec<(SeriesId, Run)>> {
     let path = run_path(root, record.id);
     let file = disk::open(&path)?;
     let found = disk::file_bytes(&file, &path)?;
     if found != record.bytes {
         return Err(Error::corrupt(format!("{}: {found} bytes, expected {}", path.display(), record.bytes)));
     }
-    let map = Map::new(&file, &path)?;
+    let map = disk::map(&file, &path)?;
     let decoded =
         decode_run(map.as_slice()).map_err(|e| Error::new(e.code(), format!("{}: {}", path.display(), e.detail())))?;
     let crc = decoded.crc;
@@ -72,17 +71,23 @@ pub fn load_run(root: &Path, record: &RunRecord) -> Result<Vec<(SeriesId, Run)>>
 }
 
 /// Reads a receipt file.
-pub fn load_receipts(root: &Path, record: &ReceiptsRecord) -> Result<Vec<Receipt>> {
+pub fn load_receipts(root: &DiskPath, record: &ReceiptsRecord) -> Result<Vec<Receipt>> {
     let path = receipts_path(root, record.id);
-    decode_receipts(&disk::read(&path)?)
-        .map_err(|error| Error::new(error.code(), format!("{}: {}", path.display(), error.detail())))
+    let bytes = disk::read(&path)?;
+    let receipts = decode_receipts(&bytes)
+        .map_err(|error| Error::new(error.code(), format!("{}: {}", path.display(), error.detail())))?;
+    let newest_ms = receipts.iter().map(|receipt| receipt.wall_ms).max().unwrap_or(0);
+    if (bytes.len() as u64, newest_ms) != (record.bytes, record.newest_ms) {
+        return Err(Error::corrupt(format!("{} is another file", path.display())));
+    }
+    Ok(receipts)
 }
 
 impl Inner {
     /// Moves everything out of the log and trims it.
     pub fn checkpoint(&self) -> Result<()> {
         let mut maintenance = self.maintenance();
-        let outcome = self.checkpoint_with(&mut maintenance);
+        let outcome = self.with_ballast(|| self.checkpoint_with(&mut maintenance));
         self.note_upkeep(&outcome);
         outcome
     }
@@ -92,12 +97,17 @@ impl Inner {
         let long = self.long_tails();
         self.seal_with(maintenance, &long)?;
         let frozen = self.queue.freeze(None)?;
+        if planted(Bug::TrimmedEarly) {
+            self.queue.trim(frozen.segment)?;
+        }
         let outcome = self.settle(maintenance, &frozen);
         if outcome.is_err() {
             self.queue.apply(&mut self.queue.lock(), Structural::Thaw(frozen.ids));
             return outcome;
         }
-        self.queue.trim(frozen.segment)?;
+        // What the manifest gave up, which is less than was frozen when there was nothing to publish.
+        let given_up = maintenance.manifest.contents.wal_first_segment;
+        self.queue.trim(if planted(Bug::TrimmedWithoutEdit) { frozen.segment } else { given_up })?;
         while self.merge_runs(maintenance)? {}
         Ok(())
     }
@@ -128,8 +138,7 @@ impl Inner {
 
     /// Publishes what the log held up to the freeze: runs, registrations, snapshots, receipts.
     pub fn settle(&self, maintenance: &mut Maintenance, frozen: &Frozen) -> Result<()> {
-        self.queue.wait(&frozen.decided)?;
-        self.queue.sync()?;
+        self.queue.settled(&frozen.decided)?;
         let state = &frozen.state;
         let contents = &maintenance.manifest.contents;
         if contents.wal_first_lsn == frozen.first_lsn {
@@ -147,6 +156,7 @@ impl Inner {
             let recorded = contents.series.get(&series.id);
             if recorded.is_none_or(|record| record.version != series.version) {
                 // The run files hold the tail: the chunks end where they ended before.
+                self.tell_registration(series, recorded)?;
                 edit.series.push(series_record(series, series.sealed_commit)?);
             }
             let needed = series.needed_tombstones();
@@ -175,6 +185,9 @@ impl Inner {
             state.series.values().flat_map(|series| &series.settled).filter_map(|run| run.file).collect();
         edit.runs_removed = contents.runs.keys().filter(|id| !used.contains(id)).copied().collect();
         let gone_runs = edit.runs_removed.clone();
+        if planted(Bug::RunsRemovedEarly) {
+            gone_runs.iter().try_for_each(|id| disk::remove(&run_path(&self.root, *id)))?;
+        }
         let number = self.publish(maintenance, edit)?;
         self.show_runs(settled, Vec::new(), number);
         for id in gone_runs {
@@ -211,7 +224,7 @@ impl Inner {
         let mut staged = Staged::create(&self.root.join("tmp"))?;
         let staged_path = staged.path().to_owned();
         let fail = |error: &std::io::Error| Error::io("write", &staged_path, error);
-        let out = BufWriter::with_capacity(1 << 20, staged.file()?);
+        let out = BufWriter::with_capacity(1 << 20, &mut staged);
         let mut writer = RunWriter::new(out, RunOrigin { level, base_commit }).map_err(|error| fail(&error))?;
         for (series, runs) in entries {
             for run in runs {
@@ -238,9 +251,9 @@ impl Inner {
     }
 
     /// Links a finished file to the next free name.
-    fn publish_new(&self, staged: Staged, next_id: &mut u64, path: fn(&Path, u64) -> PathBuf) -> Result<u64> {
+    fn publish_new(&self, staged: Staged, next_id: &mut u64, path: fn(&DiskPath, u64) -> DiskPath) -> Result<u64> {
         // A file of this name can stand there from a step that never reached the manifest.
-        while path(&self.root, *next_id).exists() {
+        while path(&self.root, *next_id).found()? {
             *next_id += 1;
         }
         let id = *next_id;
@@ -302,12 +315,12 @@ impl Inner {
             gone = contents.receipts.keys().copied().collect();
         }
         let unsettled = |receipt: &Receipt| receipt.written.iter().any(|w| w.commit > contents.base_commit);
-        let receipts: Vec<&Receipt> =
-            state.receipts.values().map(Arc::as_ref).filter(|receipt| whole || unsettled(receipt)).collect();
+        let receipts = state.receipts.values().map(Arc::as_ref).filter(|receipt| whole || unsettled(receipt));
+        let receipts: Vec<&Receipt> = receipts.filter(|_| !planted(Bug::ReceiptsNotSettled)).collect();
         if let Some(newest_ms) = receipts.iter().map(|receipt| receipt.wall_ms).max() {
             let bytes = encode_receipts(receipts.into_iter());
             let mut staged = Staged::create(&self.root.join("tmp"))?;
-            staged.write(&bytes)?;
+            staged.put(&bytes)?;
             let id = self.publish_new(staged, &mut edit.next_file_id, receipts_path)?;
             edit.receipts.push(ReceiptsRecord { id, bytes: bytes.len() as u64, newest_ms });
         }

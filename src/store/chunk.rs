@@ -2,7 +2,6 @@
 //! block is served. A bit a block remembers that it was checked since the file was opened.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
@@ -12,25 +11,28 @@ use bytes::Bytes;
 
 use super::coverage::PresenceCache;
 use super::sidecar::{self, IndexFile, Zones};
-use crate::disk;
 use crate::disk::mmap::Map;
-use crate::error::{Error, Result};
+use crate::disk::{self, DiskPath};
+use crate::error::{Error, ErrorCode, Result};
 use crate::format::chunk::{self, BlockMeta, ChunkMeta};
 use crate::format::coverage::Coverage;
 use crate::format::ipc::PREFIX_BYTES;
 use crate::format::manifest::ChunkRecord;
+use crate::planted::{Bug, planted};
 use crate::types::{ColumnType, SeriesDef, number};
 
 /// A chunk file the manifest names.
 #[derive(Debug)]
 pub struct ChunkFile {
     pub record: ChunkRecord,
-    path: PathBuf,
+    path: DiskPath,
     /// Path below the store, for messages: they reach clients, who need not know where the store lies.
     name: String,
     open: ArcSwapOption<OpenChunk>,
     used: AtomicBool,
     obsolete: AtomicBool,
+    /// Why its rows cannot be read: they are lost, and there is no file.
+    lost: Option<String>,
 }
 
 /// A mapped chunk whose footer was checked.
@@ -39,7 +41,7 @@ pub struct OpenChunk {
     pub meta: ChunkMeta,
     map: Map,
     checked: Vec<AtomicU64>,
-    path: PathBuf,
+    path: DiskPath,
     /// Path below the store.
     name: String,
     footer_crc: u32,
@@ -49,6 +51,8 @@ pub struct OpenChunk {
     index: OnceLock<Option<IndexFile>>,
     /// A page of the index was damaged.
     index_bad: AtomicBool,
+    /// Where readers' damage is counted; maintenance counts none.
+    damage: Option<Arc<DamageMet>>,
     /// Coverage on the grid it was last asked for.
     pub(super) coverage: ArcSwapOption<Coverage>,
 }
@@ -72,8 +76,13 @@ pub struct BlockMessage {
 }
 
 /// Directory of a series under `chunks/`.
-pub fn series_dir(root: &Path, series_id: u64) -> PathBuf {
-    root.join("chunks").join(format!("{series_id:010}"))
+pub fn series_dir(root: &DiskPath, series_id: u64) -> DiskPath {
+    root.join("chunks").join(series_dir_name(series_id))
+}
+
+/// Name of that directory.
+pub fn series_dir_name(series_id: u64) -> String {
+    format!("{series_id:010}")
 }
 
 /// File name of a chunk.
@@ -89,7 +98,7 @@ pub fn chunk_id_of(name: &str) -> Option<u64> {
 
 impl ChunkFile {
     /// The file of a manifest record; it is not touched yet.
-    pub fn new(root: &Path, record: ChunkRecord) -> Self {
+    pub fn new(root: &DiskPath, record: ChunkRecord) -> Self {
         let path = series_dir(root, record.series_id).join(chunk_name(&record.partition, record.id));
         let name = path.strip_prefix(root).unwrap_or(&path).display().to_string();
         Self {
@@ -99,16 +108,44 @@ impl ChunkFile {
             open: ArcSwapOption::empty(),
             used: AtomicBool::new(false),
             obsolete: AtomicBool::new(false),
+            lost: None,
         }
     }
 
-    pub fn path(&self) -> &Path {
+    /// Stands for rows that are lost: reading them answers `corrupt_data` with the reason.
+    pub fn unreadable(root: &DiskPath, record: ChunkRecord, reason: &str) -> Self {
+        let mut chunk = Self::new(root, record);
+        chunk.lost = Some(reason.to_owned());
+        chunk
+    }
+
+    /// Why its rows are lost, if they are.
+    pub fn lost_reason(&self) -> Option<&str> {
+        self.lost.as_deref()
+    }
+
+    pub fn path(&self) -> &DiskPath {
         &self.path
     }
 
     /// Path below the store.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Whether a file of another name is this one, by its length and its footer.
+    pub fn is_file(&self, path: &DiskPath) -> bool {
+        let footer_of = || -> Result<(ChunkMeta, u32)> {
+            let file = disk::open(path)?;
+            let found = disk::file_bytes(&file, path)?;
+            let trailer_at = found.saturating_sub(chunk::TRAILER_BYTES as u64);
+            let trailer = disk::read_at(&file, path, trailer_at, chunk::TRAILER_BYTES)?;
+            let footer_bytes = chunk::footer_bytes(&trailer)?;
+            let footer_at = trailer_at.saturating_sub(footer_bytes as u64);
+            chunk::decode_footer(&disk::read_at(&file, path, footer_at, footer_bytes)?, self.record.file_bytes)
+        };
+        path.exists()
+            && footer_of().is_ok_and(|(meta, crc)| crc == self.record.footer_crc && meta.chunk_id == self.record.id)
     }
 
     /// Unlinks the file when the last reader lets go of it. Called after the manifest no longer names it.
@@ -127,7 +164,9 @@ impl ChunkFile {
         if let Some(open) = self.open.load_full() {
             return Ok(open);
         }
-        let open = Arc::new(self.open_uncached()?);
+        let mut open = self.open_uncached().inspect_err(|error| cache.damage.note(error))?;
+        open.damage = Some(Arc::clone(&cache.damage));
+        let open = Arc::new(open);
         self.open.store(Some(Arc::clone(&open)));
         cache.opened(self);
         Ok(open)
@@ -135,6 +174,11 @@ impl ChunkFile {
 
     /// The mapped chunk for one use by maintenance.
     pub fn open_uncached(&self) -> Result<OpenChunk> {
+        if let Some(reason) = &self.lost {
+            return Err(
+                Error::corrupt(format!("rows are lost: {reason}")).with_hint("`fastk admin repair` takes note of it")
+            );
+        }
         OpenChunk::open(&self.path, &self.name, &self.record)
     }
 
@@ -156,14 +200,15 @@ impl Drop for ChunkFile {
 }
 
 impl OpenChunk {
-    fn open(path: &Path, shown: &str, record: &ChunkRecord) -> Result<Self> {
+    fn open(path: &DiskPath, shown: &str, record: &ChunkRecord) -> Result<Self> {
         let name = |error: Error| Error::new(error.code(), format!("chunk {shown}: {}", error.detail()));
-        if !path.exists() {
-            return Err(Error::corrupt(format!("chunk {shown} is missing")));
-        }
-        let file = disk::open(path)?;
+        // A disk that refuses to look is no missing file.
+        let file = disk::open(path).map_err(|error| match error.code() {
+            crate::ErrorCode::CorruptData => Error::corrupt(format!("chunk {shown} is missing")),
+            _ => error,
+        })?;
         let found = disk::file_bytes(&file, path)?;
-        if found != record.file_bytes {
+        if found != record.file_bytes && !planted(Bug::ChunkLengthUnchecked) {
             return Err(Error::corrupt(format!("chunk {}: {found} bytes, expected {}", shown, record.file_bytes)));
         }
         let trailer_at = found.saturating_sub(chunk::TRAILER_BYTES as u64);
@@ -174,13 +219,14 @@ impl OpenChunk {
             .ok_or_else(|| Error::corrupt(format!("chunk {shown}: the footer is longer than the file")))?;
         let footer = disk::read_at(&file, path, footer_at, footer_bytes)?;
         let (meta, footer_crc) = chunk::decode_footer(&footer, found).map_err(name)?;
-        if footer_crc != record.footer_crc || meta.chunk_id != record.id || meta.series_id != record.series_id {
+        let other = footer_crc != record.footer_crc && !planted(Bug::FooterUnchecked);
+        if other || meta.chunk_id != record.id || meta.series_id != record.series_id {
             return Err(Error::corrupt(format!(
                 "chunk {}: footer checksum {footer_crc:08x}, expected {:08x}",
                 shown, record.footer_crc
             )));
         }
-        let map = Map::new(&file, path)?;
+        let map = disk::map(&file, path)?;
         let words = meta.blocks.len().div_ceil(64);
         let mut row = 0;
         let block_rows = meta.blocks.iter().map(|block| {
@@ -199,6 +245,7 @@ impl OpenChunk {
             zones: OnceLock::new(),
             index: OnceLock::new(),
             index_bad: AtomicBool::new(false),
+            damage: None,
             coverage: ArcSwapOption::empty(),
         })
     }
@@ -228,11 +275,15 @@ impl OpenChunk {
         let (offset, length) = self.message_at(block);
         let bytes = self.map.as_slice().get(offset..offset.saturating_add(length)).unwrap_or_default();
         let crc = crc32c::crc32c(bytes);
-        if crc != block.crc {
-            return Err(Error::corrupt(format!(
+        if crc != block.crc && !planted(Bug::BlockUnchecked) {
+            let error = Error::corrupt(format!(
                 "chunk {}: block {position} at byte {offset} (timestamps {} to {}): checksum {crc:08x}, expected {:08x}",
                 self.name, block.ts_min, block.ts_max, block.crc
-            )));
+            ));
+            if let Some(damage) = &self.damage {
+                damage.note(&error);
+            }
+            return Err(error);
         }
         if let Some(word) = word {
             word.fetch_or(bit, Ordering::AcqRel);
@@ -386,6 +437,30 @@ impl Orders {
     }
 }
 
+/// Damage that readers met since the store was opened, or since a check found none.
+#[derive(Debug, Default)]
+pub struct DamageMet(Mutex<(u64, String)>);
+
+impl DamageMet {
+    fn note(&self, error: &Error) {
+        if error.code() == ErrorCode::CorruptData {
+            let mut met = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            met.0 += 1;
+            error.detail().clone_into(&mut met.1);
+        }
+    }
+
+    /// How often, and what it was the last time.
+    pub fn met(&self) -> (u64, String) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Begins to count anew.
+    pub fn forget(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = (0, String::new());
+    }
+}
+
 /// Bounds how many chunk files stay mapped: the least recently used one is let go (second-chance order).
 #[derive(Debug)]
 pub struct MapCache {
@@ -396,6 +471,8 @@ pub struct MapCache {
     /// Whether a block is brought into memory when it is read.
     pub prefetch: bool,
     pub(super) presence: PresenceCache,
+    /// Damaged blocks and files that readers met.
+    pub damage: Arc<DamageMet>,
 }
 
 impl MapCache {
@@ -406,6 +483,7 @@ impl MapCache {
             orders: Orders::default(),
             prefetch,
             presence: PresenceCache::default(),
+            damage: Arc::default(),
         }
     }
 

@@ -12,10 +12,11 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use arc_swap::ArcSwap;
 
-use super::log::{Log, QueuedFrame};
+use super::log::{Log, QueuedFrame, make_spare};
 use super::state::{SeriesId, State, Structural};
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::wal::FrameKind;
+use crate::planted::{Bug, planted};
 
 /// When a commit is acknowledged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
@@ -62,6 +63,8 @@ pub struct Pending {
     /// Highest `durable_lsn` that a frame on disk carries.
     marked_lsn: u64,
     stopped: Option<String>,
+    /// What every change is answered, in a store that is only read.
+    refusal: Option<Error>,
 }
 
 /// A state whose runs were frozen, and where the log stands behind it.
@@ -102,6 +105,7 @@ impl CommitQueue {
             written_lsn: next_lsn - 1,
             marked_lsn: 0,
             stopped,
+            refusal: None,
         };
         Self {
             pending: Mutex::new(pending),
@@ -134,6 +138,16 @@ impl CommitQueue {
     /// Stops acknowledging writes until the store is opened again.
     pub fn stop(&self, cause: &Error) {
         self.lock().stopped.get_or_insert(cause.to_string());
+    }
+
+    /// Whether changes are decided here at all.
+    pub fn takes_writes(&self) -> bool {
+        self.lock().check_writable().is_ok()
+    }
+
+    /// Answers every change with this error from now on.
+    pub fn refuse(&self, refusal: Error) {
+        self.lock().refusal = Some(refusal);
     }
 
     pub fn durability(&self) -> Durability {
@@ -184,6 +198,14 @@ impl CommitQueue {
         }
     }
 
+    /// Waits until a batch is decided and everything written is durable: for what moves it out of the log.
+    pub fn settled(&self, batch: &Batch) -> Result<()> {
+        if !planted(Bug::SettledBeforeDecided) {
+            self.wait(batch)?;
+        }
+        if planted(Bug::SettledBeforeSynced) { Ok(()) } else { self.sync() }
+    }
+
     /// Makes everything queued so far durable and visible.
     pub fn flush(&self) -> Result<()> {
         let batch = self.lock().decided()?;
@@ -196,6 +218,9 @@ impl CommitQueue {
         let state = Arc::clone(&pending.state);
         pending.structural.clear();
         pending.leading = true;
+        if planted(Bug::ShownBeforeWritten) {
+            self.published.store(Arc::clone(&state));
+        }
         drop(pending);
 
         let sync = self.durability == Durability::Sync;
@@ -225,11 +250,15 @@ impl CommitQueue {
             Err(failure) => {
                 tracing::error!(error = %failure.error, "the log could not be written");
                 // Nothing queued behind can stand without what failed.
-                let error = if failure.untouched && failure.error.code() == ErrorCode::StorageFull {
+                let error = if (failure.untouched || planted(Bug::FullNoticedLate))
+                    && failure.error.code() == ErrorCode::StorageFull
+                {
                     pending.next_lsn = pending.written_lsn + 1;
                     failure.error
                 } else {
-                    pending.stopped = Some(failure.error.to_string());
+                    if !planted(Bug::WriterGoesOn) {
+                        pending.stopped = Some(failure.error.to_string());
+                    }
                     stopped_error(&failure.error.to_string())
                 };
                 pending.state = self.published.load_full();
@@ -259,7 +288,7 @@ impl CommitQueue {
     pub fn mark(&self) -> Result<()> {
         self.with_log(|pending, log| {
             let due = pending.frames.is_empty() && pending.durable_lsn > pending.marked_lsn;
-            if !due || pending.stopped.is_some() || !log.has_room_for_marker() {
+            if planted(Bug::MarkerNotWritten) || !due || pending.stopped.is_some() || !log.has_room_for_marker() {
                 return Ok(());
             }
             let marker = QueuedFrame {
@@ -316,6 +345,24 @@ impl CommitQueue {
         self.with_log(|_, log| log.trim(first_segment))
     }
 
+    /// Number of the newest log segment.
+    pub fn segment(&self) -> u64 {
+        self.log().segment()
+    }
+
+    /// Makes a spare segment when one is wanted; only taking it over needs the log.
+    pub fn make_spare(&self) -> Result<()> {
+        let wanted = {
+            let log = self.log();
+            log.wants_spare().then(|| log.spare_of())
+        };
+        if let Some((tmp, bytes)) = wanted {
+            let spare = make_spare(&tmp, bytes)?;
+            self.log().give_spare(spare);
+        }
+        Ok(())
+    }
+
     /// Lets the next frames find the disk full.
     #[cfg(test)]
     pub fn fill_disk_once(&self) {
@@ -355,8 +402,11 @@ impl Pending {
         Ok(Arc::clone(&self.batch))
     }
 
-    /// `writer_stopped` once a write or sync failed.
+    /// `writer_stopped` once a write or sync failed, and in a store that is only read.
     pub fn check_writable(&self) -> Result<()> {
+        if let Some(refusal) = &self.refusal {
+            return Err(refusal.clone());
+        }
         match &self.stopped {
             None => Ok(()),
             Some(cause) => Err(stopped_error(cause)),

@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::chunk::{ChunkFile, chunk_name, series_dir};
+use super::chunk::{ChunkFile, MapCache, chunk_name, series_dir};
 use super::merge::{Merge, Source};
 use super::seal::{ChunkWrite, Interval, Sealed};
 use super::sidecar;
@@ -18,13 +18,14 @@ use super::{Deleted, Inner, Maintenance, Store, wall_ms};
 use crate::disk;
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::manifest::{ChunkRecord, Edit};
+use crate::planted::{Bug, planted};
 use crate::types::schema::series_not_found;
 use crate::types::{SeriesDef, SeriesKey};
 
 /// Chunks of one partition between two fences from which they are merged into one.
-const CHUNKS_MAX: usize = 8;
+pub const CHUNKS_MAX: usize = 8;
 /// Percent of a partition's chunk bytes that may be garbage.
-const GARBAGE_PERCENT: u64 = 30;
+pub const GARBAGE_PERCENT: u64 = 30;
 /// Bytes of chunks that may be written anew to get rid of one delete, and the bytes a group counts as at least: 256
 /// deletes over a small group, more over a larger one. Each costs every reader time and is a file.
 const BYTES_PER_DELETE: u64 = 64 << 10;
@@ -55,18 +56,37 @@ pub struct VacuumReport {
 }
 
 /// Chunks that may become one.
-struct Group {
-    partition: String,
-    interval: Interval,
-    chunks: Vec<Arc<ChunkFile>>,
+pub struct Group {
+    pub partition: String,
+    pub interval: Interval,
+    pub chunks: Vec<Arc<ChunkFile>>,
+}
+
+/// Why a group is to become one chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Due {
+    /// It has too many chunks.
+    pub many: bool,
+    /// Too many of its bytes are garbage.
+    pub much: bool,
+    /// Too many deletes lie over it, and one chunk leaves all of them behind.
+    pub deletes: bool,
+    /// The chunk would be the partition as of this commit.
+    as_of: Option<u64>,
+}
+
+impl Due {
+    pub fn any(self) -> bool {
+        self.many || self.much || self.deletes
+    }
 }
 
 impl Group {
-    fn bytes(&self) -> u64 {
+    pub fn bytes(&self) -> u64 {
         self.chunks.iter().map(|chunk| chunk.record.file_bytes).sum()
     }
 
-    fn rows(&self) -> u64 {
+    pub fn rows(&self) -> u64 {
         self.chunks.iter().map(|chunk| chunk.record.rows).sum()
     }
 
@@ -75,7 +95,7 @@ impl Group {
     }
 
     /// Deletes that take rows of these chunks.
-    fn tombstones(&self, series: &SeriesState) -> Vec<Tombstone> {
+    pub fn tombstones(&self, series: &SeriesState) -> Vec<Tombstone> {
         let hits = |t: &Tombstone| {
             self.chunks.iter().any(|chunk| {
                 let record = &chunk.record;
@@ -85,25 +105,49 @@ impl Group {
         self.interval.tombstones(series).into_iter().filter(hits).collect()
     }
 
-    fn merge(&self, series: &SeriesState, inner: &Inner) -> Merge {
+    fn merge(&self, series: &SeriesState, cache: &Arc<MapCache>) -> Merge {
         let tombstones = Arc::new(self.tombstones(series));
-        let (def, cache) = (Arc::clone(&series.def), Arc::clone(&inner.cache));
+        let (def, cache) = (Arc::clone(&series.def), Arc::clone(cache));
         Merge::new(self.sources(), tombstones, def, cache, (i64::MIN, i64::MAX), false)
     }
 
     /// Rows that no newer chunk and no delete took.
-    fn live_rows(&self, series: &SeriesState, inner: &Inner) -> Result<u64> {
+    pub fn live_rows(&self, series: &SeriesState, cache: &Arc<MapCache>) -> Result<u64> {
         let mut spans: Vec<(i64, i64)> = self.chunks.iter().map(|c| (c.record.ts_min, c.record.ts_max)).collect();
         spans.sort_unstable();
         let apart = spans.windows(2).all(|pair| matches!(pair, [(_, end), (start, _)] if end < start));
         if apart && self.tombstones(series).is_empty() {
             return Ok(self.rows());
         }
-        self.merge(series, inner).count_rows()
+        self.merge(series, cache).count_rows()
+    }
+
+    /// Whether it is to become one chunk; with `full` as soon as it is more than that or has any garbage.
+    pub fn due(&self, series: &SeriesState, garbage_bytes: u64, full: bool) -> Due {
+        let tombstones = self.tombstones(series);
+        // The chunk is the partition as of the last delete, unless rows came before that delete from elsewhere.
+        let last_delete = tombstones.iter().map(|t| t.commit).max();
+        let is_own = |id: u64| self.chunks.iter().any(|chunk| chunk.record.id == id);
+        let others = series.sources().into_iter().filter(|source| match source {
+            Source::Chunk(chunk) => chunk.record.partition == self.partition && !is_own(chunk.record.id),
+            Source::Run(_) => true,
+        });
+        let highest = self.chunks.iter().map(|chunk| chunk.record.commit_hi).max().unwrap_or(0);
+        let between = others.map(|source| source.commit_lo()).filter(|lo| *lo > highest).min().unwrap_or(u64::MAX);
+        let as_of = last_delete.filter(|commit| *commit < between);
+        let bytes = self.bytes();
+        Due {
+            many: self.chunks.len() >= if full { 2 } else { CHUNKS_MAX },
+            much: garbage_bytes * 100 >= bytes * GARBAGE_PERCENT || (full && garbage_bytes > 0),
+            // Only when the new chunk leaves all of them behind: it would be due again at once otherwise.
+            deletes: as_of.is_some()
+                && (tombstones.len() as u64).saturating_mul(BYTES_PER_DELETE) >= bytes.max(GROUP_BYTES_MIN),
+            as_of,
+        }
     }
 
     /// Bytes of the files that hold nothing anybody can read.
-    fn garbage_bytes(&self, live_rows: u64) -> u64 {
+    pub fn garbage_bytes(&self, live_rows: u64) -> u64 {
         let (bytes, rows) = (u128::from(self.bytes()), u128::from(self.rows().max(1)));
         let dead = u128::from(self.rows().saturating_sub(live_rows));
         u64::try_from(bytes * dead / rows).unwrap_or(u64::MAX)
@@ -111,7 +155,7 @@ impl Group {
 }
 
 /// The chunks of a series by partition and fences.
-fn groups_of(series: &SeriesState, fences: &[u64]) -> Vec<Group> {
+pub fn groups_of(series: &SeriesState, fences: &[u64]) -> Vec<Group> {
     let mut groups: BTreeMap<(String, Interval), Vec<Arc<ChunkFile>>> = BTreeMap::new();
     for chunk in series.chunks.iter() {
         let interval = Interval::of(fences, chunk.record.commit_hi);
@@ -227,27 +271,14 @@ impl Inner {
         full: bool,
         next_file_id: &mut u64,
     ) -> Result<Outcome> {
-        let live = group.live_rows(series, self)?;
+        let live = group.live_rows(series, &self.cache)?;
         let garbage_bytes = group.garbage_bytes(live);
-        let tombstones = group.tombstones(series);
-        // The chunk is the partition as of the last delete, unless rows came before that delete from elsewhere.
-        let last_delete = tombstones.iter().map(|t| t.commit).max();
-        let ids: Vec<u64> = group.chunks.iter().map(|chunk| chunk.record.id).collect();
-        let others = series.sources().into_iter().filter(|source| match source {
-            Source::Chunk(chunk) => chunk.record.partition == group.partition && !ids.contains(&chunk.record.id),
-            Source::Run(_) => true,
-        });
-        let highest = group.chunks.iter().map(|chunk| chunk.record.commit_hi).max().unwrap_or(0);
-        let between = others.map(|source| source.commit_lo()).filter(|lo| *lo > highest).min().unwrap_or(u64::MAX);
-        let as_of = last_delete.filter(|commit| *commit < between);
-        let many = group.chunks.len() >= if full { 2 } else { CHUNKS_MAX };
-        let much = garbage_bytes * 100 >= group.bytes() * GARBAGE_PERCENT || (full && garbage_bytes > 0);
-        // Only when the new chunk leaves all of them behind: it would be due again at once otherwise.
-        let deletes = as_of.is_some()
-            && (tombstones.len() as u64).saturating_mul(BYTES_PER_DELETE) >= group.bytes().max(GROUP_BYTES_MIN);
-        if !many && !much && !deletes {
+        let due = group.due(series, garbage_bytes, full);
+        if !due.any() {
             return Ok(Outcome::Left { garbage_bytes });
         }
+        let (tombstones, as_of) = (group.tombstones(series), due.as_of);
+        let ids: Vec<u64> = group.chunks.iter().map(|chunk| chunk.record.id).collect();
         let span = group.chunks.iter().fold((i64::MAX, i64::MIN), |span, chunk| {
             (span.0.min(chunk.record.ts_min), span.1.max(chunk.record.ts_max))
         });
@@ -289,7 +320,7 @@ impl Inner {
         }
         let Some(record) = added else { return Ok(()) };
         let written = Arc::new(ChunkFile::new(&self.root, record.clone()));
-        let mut old = group.merge(series, self);
+        let mut old = group.merge(series, &self.cache);
         let open = written.open_uncached()?;
         let mut position = 0;
         let mut row = 0;
@@ -389,7 +420,7 @@ impl Inner {
         let mut unlinked = Vec::new();
         for record in maintenance.manifest.contents.waiting.values() {
             // A chunk retired by this process unlinks itself when its last reader lets go.
-            if maintenance.is_read(record.id) {
+            if maintenance.is_read(record.id) && !planted(Bug::ReadersIgnored) {
                 continue;
             }
             let path = series_dir(&self.root, record.series_id).join(chunk_name(&record.partition, record.id));
@@ -410,8 +441,9 @@ impl Inner {
         let mut maintenance = self.maintenance();
         let before = maintenance.manifest.contents.waiting.len();
         // Publishing anything unlinks them.
-        if maintenance.manifest.contents.waiting.keys().any(|id| !maintenance.is_read(*id)) {
-            self.publish(&mut maintenance, Edit::default())?;
+        let waiting = maintenance.manifest.contents.waiting.keys();
+        if waiting.into_iter().any(|id| !maintenance.is_read(*id) || planted(Bug::ReadersIgnored)) {
+            self.with_ballast(|| self.publish(&mut maintenance, Edit::default()))?;
         }
         let waiting = &maintenance.manifest.contents.waiting;
         let report = VacuumReport {
@@ -443,6 +475,25 @@ impl Store {
     /// `series_not_found`; `corrupt_data` when a chunk is damaged: its partition stays as it is.
     pub fn compact(&self, keys: &[SeriesKey], full: bool) -> Result<CompactReport> {
         self.inner.compact(&self.ids_of(keys)?, full)
+    }
+
+    /// The same by series id. Ids of series that are gone are passed over.
+    ///
+    /// # Errors
+    /// `corrupt_data` when a chunk is damaged: its partition stays as it is.
+    pub fn compact_ids(&self, ids: &[SeriesId], full: bool) -> Result<CompactReport> {
+        if ids.is_empty() {
+            return Ok(CompactReport::default());
+        }
+        self.inner.compact(ids, full)
+    }
+
+    /// Ids of these series.
+    ///
+    /// # Errors
+    /// `series_not_found`.
+    pub fn series_ids(&self, keys: &[SeriesKey]) -> Result<Vec<SeriesId>> {
+        self.ids_of(keys)
     }
 
     /// Unlinks files that were replaced and that no reader holds any more.

@@ -1,17 +1,20 @@
 //! The write-ahead log on disk: segments, appended and synced by one thread at a time, read back at recovery.
 //!
 //! Invariants: a segment is published and its directory synced before its first frame is acknowledged; a segment is
-//! synced before the first frame of the next one is written; LSNs rise by one from frame to frame.
+//! synced before the first frame of the next one is written; LSNs rise by one from frame to frame; every segment that a
+//! batch of frames needs is there before the first byte of the batch is written, so that a full disk costs the batch and
+//! nothing else.
 
 use std::collections::VecDeque;
-use std::path::{Path, PathBuf};
+use std::io::{Seek, SeekFrom};
 
-use crate::disk::{self, WriteFile};
-use crate::error::{Error, Result};
+use crate::disk::{self, DiskPath, Staged, WriteFile};
+use crate::error::{Error, ErrorCode, Result};
 use crate::format::wal::{
     self, Found, FrameHeader, FrameKind, SEGMENT_HEADER_BYTES, SegmentHeader, decode_segment_header,
     encode_segment_header, frame_bytes,
 };
+use crate::planted::{Bug, planted};
 
 /// A frame waiting to be written.
 #[derive(Debug)]
@@ -26,19 +29,29 @@ pub struct QueuedFrame {
 /// The log open for appending.
 #[derive(Debug)]
 pub struct Log {
-    dir: PathBuf,
-    tmp: PathBuf,
+    dir: DiskPath,
+    tmp: DiskPath,
     segment_bytes: u64,
+    /// The newest segment; `None` for a damaged log, which takes no frames.
+    open: Option<Segment>,
+    /// Number and bytes of every segment on disk, oldest first; the last one is open.
+    segments: VecDeque<(u64, u64)>,
+    /// A file of zeros that becomes the next segment.
+    spare: Option<Staged>,
+    /// Lets the next frames find the disk full.
+    #[cfg(test)]
+    pub full_once: bool,
+}
+
+/// A segment open for appending.
+#[derive(Debug)]
+struct Segment {
+    number: u64,
     file: WriteFile,
     epoch: u64,
     /// Where the next frame goes.
     offset: u64,
-    capacity: u64,
-    /// Number and bytes of every segment on disk, oldest first; the last one is open.
-    segments: VecDeque<(u64, u64)>,
-    /// Lets the next frames find the disk full.
-    #[cfg(test)]
-    pub full_once: bool,
+    bytes: u64,
 }
 
 /// Why appending failed, and whether the log is still as it was before.
@@ -49,7 +62,20 @@ pub struct AppendError {
     pub untouched: bool,
 }
 
-/// What recovery found in the log.
+/// Where in the log reading begins and what it has to find there, as far as the manifest knows.
+#[derive(Clone, Copy, Debug)]
+pub struct Start {
+    /// First segment that is needed.
+    pub segment: u64,
+    /// Frames before this LSN are skipped.
+    pub lsn: u64,
+    /// Highest segment known to have been there; 0 when nobody knows.
+    pub last_segment: u64,
+    /// Whether the store is new, so that there need be no segment.
+    pub new: bool,
+}
+
+/// What recovery found in the log. Reading changed nothing on disk.
 #[derive(Debug, Default)]
 pub struct Recovered {
     /// Commit frames in order.
@@ -58,208 +84,300 @@ pub struct Recovered {
     pub next_lsn: u64,
     /// Highest LSN that some frame says was synced.
     pub durable_lsn: u64,
-    /// Torn ends that were cut, for the report.
+    /// Torn ends of writes nobody was told of, to be cut.
     pub torn: Vec<String>,
     /// Damage in data that was synced: the store is read-only until it is repaired.
-    pub rot: Option<String>,
+    pub rot: Vec<String>,
+    /// Closed ranges of LSNs that are lost for it.
+    pub lost: Vec<(u64, u64)>,
+    /// Number and bytes of every segment, oldest first.
+    pub segments: Vec<(u64, u64)>,
+    /// Segments before the first one that is needed.
+    superseded: Vec<u64>,
+    /// Segment, epoch and offset behind the last whole frame.
+    end: Option<(u64, u64, u64)>,
 }
 
-fn segment_path(dir: &Path, number: u64) -> PathBuf {
+/// Path of a segment.
+pub fn segment_path(dir: &DiskPath, number: u64) -> DiskPath {
     dir.join(format!("{number:020}.wal"))
 }
 
-fn random_epoch() -> Result<u64> {
-    let mut bytes = [0; 8];
-    getrandom::fill(&mut bytes).map_err(|error| Error::internal(format!("no random numbers: {error}")))?;
-    Ok(u64::from_le_bytes(bytes))
+/// The number in the name of a segment.
+pub fn segment_number(name: &str) -> Option<u64> {
+    name.strip_suffix(".wal")?.parse().ok()
 }
 
-fn create_segment(
-    dir: &Path,
-    tmp: &Path,
-    number: u64,
-    first_lsn: u64,
-    bytes: u64,
-    zeroed: bool,
-) -> Result<(WriteFile, u64)> {
-    let epoch = random_epoch()?;
-    let header = encode_segment_header(&SegmentHeader { number, epoch, first_lsn, segment_bytes: bytes });
-    let file = WriteFile::create(tmp, &segment_path(dir, number), &header, bytes, zeroed)?;
-    Ok((file, epoch))
+/// Reads the log. Nothing on disk is changed.
+pub fn read_log(root: &DiskPath, start: Start) -> Result<Recovered> {
+    let dir = root.join("wal");
+    let all: Vec<u64> = disk::list(&dir)?.iter().filter_map(|name| segment_number(name)).collect();
+    let (superseded, numbers): (Vec<u64>, Vec<u64>) = all.into_iter().partition(|number| *number < start.segment);
+    let mut found = Recovered { next_lsn: start.lsn, superseded, ..Recovered::default() };
+    let mut scan = Scan { next_lsn: None, first_lsn: start.lsn, damage: Vec::new(), found: &mut found };
+    let mut expected = start.segment;
+    for (number, named) in in_order(&dir, &numbers, &mut scan)? {
+        if number < expected {
+            scan.note(format!("{} repeats segment {number}", segment_path(&dir, named).display()), (named, 0), true);
+            scan.found.segments.push((named, 0));
+            continue;
+        }
+        if number != expected {
+            scan.note(missing(&dir, expected, number - 1), (expected, 0), true);
+        }
+        expected = number + 1;
+        let path = segment_path(&dir, named);
+        let bytes = disk::read(&path)?;
+        let end = scan.segment(named, &path, &bytes);
+        scan.found.segments.push((named, bytes.len() as u64));
+        scan.found.end = Some(end);
+    }
+    let last = start.last_segment.max(if start.new { 0 } else { start.segment });
+    if expected <= last {
+        scan.note(missing(&dir, expected, last), (expected, 0), true);
+    }
+    let damage = std::mem::take(&mut scan.damage);
+    let behind = scan.next_lsn.unwrap_or(start.lsn).max(start.lsn);
+    found.next_lsn = behind;
+    let rotten = damage.iter().any(|damage| damage.was_synced || damage.lsn <= found.durable_lsn);
+    if rotten && !planted(Bug::RotTakenForTorn) {
+        found.rot = damage.iter().map(|damage| damage.place.clone()).collect();
+        found.lost = damage.iter().filter_map(|damage| damage.lost).collect();
+        if found.durable_lsn >= behind {
+            found.lost.push((behind, found.durable_lsn));
+            found.next_lsn = found.durable_lsn + 1;
+        }
+    } else if let Some(first) = damage.first() {
+        // The torn end of writes nobody was told of: it is cut, with whatever came after it.
+        found.torn = damage.iter().map(|damage| damage.place.clone()).collect();
+        found.commits.retain(|(frame, _)| frame.lsn < first.lsn);
+        found.next_lsn = first.lsn;
+        found.end = Some((first.at.0, first.epoch, first.at.1));
+    }
+    Ok(found)
+}
+
+/// The segments in the order in which they were written: their number by their header, and by their name.
+fn in_order(dir: &DiskPath, numbers: &[u64], scan: &mut Scan<'_>) -> Result<Vec<(u64, u64)>> {
+    let mut order = Vec::with_capacity(numbers.len());
+    for named in numbers {
+        let path = segment_path(dir, *named);
+        let file = disk::open(&path)?;
+        let head = SEGMENT_HEADER_BYTES.min(usize::try_from(disk::file_bytes(&file, &path)?).unwrap_or(0));
+        let number = match decode_segment_header(&disk::read_at(&file, &path, 0, head)?) {
+            Ok(header) => header.number,
+            Err(error) if error.code() == ErrorCode::UnsupportedFormat => return Err(error),
+            Err(_) => *named,
+        };
+        if number != *named {
+            scan.note(format!("{} holds segment {number}", path.display()), (*named, 0), true);
+        }
+        order.push((number, *named));
+    }
+    order.sort_unstable();
+    Ok(order)
+}
+
+fn missing(dir: &DiskPath, from: u64, to: u64) -> String {
+    let first = segment_path(dir, from);
+    if from == to {
+        format!("{} is missing", first.display())
+    } else {
+        format!("{} to {} are missing", first.display(), segment_path(dir, to).display())
+    }
 }
 
 impl Log {
-    /// Reads the log from segment `first_segment` on and opens it for appending. Frames before `first_lsn` are
-    /// skipped. `first_segment` is created when the log is empty.
-    pub fn open(root: &Path, first_segment: u64, first_lsn: u64, segment_bytes: u64) -> Result<(Self, Recovered)> {
-        let dir = root.join("wal");
-        let tmp = root.join("tmp");
-        let mut numbers: Vec<u64> =
-            disk::list(&dir)?.iter().filter_map(|name| name.strip_suffix(".wal")?.parse().ok()).collect();
-        for old in numbers.iter().filter(|number| **number < first_segment) {
+    /// Opens the log that was read for appending: cuts what is torn and removes what is superseded. The first segment
+    /// of a new store is created.
+    pub fn open(root: &DiskPath, start: Start, found: &Recovered, segment_bytes: u64) -> Result<Self> {
+        let (dir, tmp) = (root.join("wal"), root.join("tmp"));
+        for old in &found.superseded {
             disk::remove(&segment_path(&dir, *old))?;
         }
-        numbers.retain(|number| *number >= first_segment);
-        let mut found = Recovered { next_lsn: first_lsn, ..Recovered::default() };
-        let Some(last_number) = numbers.last().copied() else {
-            let (file, epoch) = create_segment(&dir, &tmp, first_segment, first_lsn, segment_bytes, true)?;
-            let log = Self {
-                dir,
-                tmp,
-                segment_bytes,
-                file,
-                epoch,
-                offset: SEGMENT_HEADER_BYTES as u64,
-                capacity: segment_bytes,
-                segments: VecDeque::from([(first_segment, segment_bytes)]),
-                #[cfg(test)]
-                full_once: false,
-            };
-            return Ok((log, found));
-        };
-        let mut scan = Scan { next_lsn: None, first_lsn, damage: Vec::new(), found: &mut found };
-        let mut segments = VecDeque::new();
-        let mut end = (0, SEGMENT_HEADER_BYTES as u64);
-        for (position, number) in numbers.iter().enumerate() {
-            let expected = first_segment + position as u64;
-            if *number != expected {
-                scan.note(format!("log segment {expected} is missing"), (expected, 0), true);
-                break;
-            }
-            let path = segment_path(&dir, *number);
-            let bytes = disk::read(&path)?;
-            segments.push_back((*number, bytes.len() as u64));
-            end = scan.segment(*number, &path, &bytes);
-        }
-        let damage = std::mem::take(&mut scan.damage);
-        found.next_lsn = scan.next_lsn.unwrap_or(first_lsn).max(first_lsn);
-        let rotten = damage.iter().find(|damage| damage.was_synced || damage.lsn <= found.durable_lsn);
-        let mut last_number = last_number;
-        if let Some(rotten) = rotten {
-            found.rot = Some(format!("{} (lsn {} was synced)", rotten.place, rotten.lsn));
-        } else if let Some(first) = damage.first() {
-            // The torn end of writes nobody was told of: cut it, and whatever came after it.
-            let (number, offset) = first.at;
-            found.torn = damage.iter().map(|damage| damage.place.clone()).collect();
-            found.commits.retain(|(frame, _)| frame.lsn < first.lsn);
-            found.next_lsn = first.lsn;
-            for (later, _) in segments.iter().filter(|(segment, _)| *segment > number) {
-                disk::remove(&segment_path(&dir, *later))?;
-            }
-            segments.retain(|(segment, _)| *segment <= number);
-            last_number = number;
-            end = (first.epoch, offset);
-        }
-        let path = segment_path(&dir, last_number);
-        let file = WriteFile::open(&path)?;
-        let capacity = file.bytes()?;
-        let (epoch, offset) = end;
-        let log = Self {
+        let mut log = Self {
             dir,
             tmp,
             segment_bytes,
-            file,
-            epoch,
-            offset,
-            capacity,
-            segments,
+            open: None,
+            segments: VecDeque::new(),
+            spare: None,
             #[cfg(test)]
             full_once: false,
         };
-        if found.rot.is_none() {
-            log.clear_from_offset(&path)?;
+        let Some((number, epoch, offset)) = found.end else {
+            let first = log.create(start.segment, start.lsn, segment_bytes, true)?;
+            log.segments.push_back((first.number, first.bytes));
+            log.open = Some(first);
+            return Ok(log);
+        };
+        let (kept, cut): (Vec<_>, Vec<_>) = found.segments.iter().partition(|(segment, _)| *segment <= number);
+        for (segment, _) in &cut {
+            disk::remove(&segment_path(&log.dir, *segment))?;
+        }
+        if !cut.is_empty() {
+            disk::sync_dir(&log.dir)?;
+        }
+        log.segments = kept.into();
+        let file = WriteFile::open(&segment_path(&log.dir, number))?;
+        let bytes = file.bytes()?;
+        if !planted(Bug::TornTailKept) {
+            clear_behind(&file, offset)?;
         }
         // What was read may stand in the page cache only; from here on it counts as durable.
-        log.sync()?;
-        Ok((log, found))
+        if !planted(Bug::RecoveryNotSynced) {
+            file.sync()?;
+        }
+        log.open = Some(Segment { number, file, epoch, offset, bytes });
+        Ok(log)
     }
 
-    /// Zeros what stands after the last whole frame, so that no later recovery takes it for a frame.
-    fn clear_from_offset(&self, path: &Path) -> Result<()> {
-        let bytes = disk::read(path)?;
-        let from = usize::try_from(self.offset).unwrap_or(usize::MAX);
-        let rest = bytes.get(from..).unwrap_or_default();
-        let Some(last) = rest.iter().rposition(|byte| *byte != 0) else { return Ok(()) };
-        self.file.write_at(&vec![0; last + 1], self.offset)?;
-        self.file.sync()
+    /// A damaged log, which is left as it is and takes no frames.
+    pub fn closed(root: &DiskPath, found: &Recovered, segment_bytes: u64) -> Self {
+        Self {
+            dir: root.join("wal"),
+            tmp: root.join("tmp"),
+            segment_bytes,
+            open: None,
+            segments: found.segments.iter().copied().collect(),
+            spare: None,
+            #[cfg(test)]
+            full_once: false,
+        }
+    }
+
+    fn current(&self) -> Result<&Segment> {
+        self.open.as_ref().ok_or_else(|| Error::internal("a damaged log was written to"))
+    }
+
+    /// Publishes a new segment; durable on return.
+    fn create(&mut self, number: u64, first_lsn: u64, bytes: u64, zeroed: bool) -> Result<Segment> {
+        let epoch = if planted(Bug::ConstantEpoch) { 1 } else { disk::random(&self.dir)? };
+        let header = encode_segment_header(&SegmentHeader { number, epoch, first_lsn, segment_bytes: bytes });
+        let target = segment_path(&self.dir, number);
+        // Nobody waits for a name that is not in use: it is one that was prepared and then not needed.
+        if !planted(Bug::FailedRotationLeft) {
+            disk::remove(&target)?;
+        }
+        let file = match self.spare.take().filter(|_| bytes == self.segment_bytes) {
+            Some(spare) => WriteFile::begin(spare, &target, &header)?,
+            None => WriteFile::create(&self.tmp, &target, &header, bytes, zeroed)?,
+        };
+        Ok(Segment { number, file, epoch, offset: SEGMENT_HEADER_BYTES as u64, bytes })
+    }
+
+    /// Publishes the segments that these frames need behind the open one. When one cannot be had none is kept.
+    fn prepare(&mut self, frames: &[QueuedFrame]) -> Result<VecDeque<Segment>> {
+        let current = self.current()?;
+        let (mut number, mut offset, mut capacity) = (current.number, current.offset, current.bytes);
+        let mut prepared = VecDeque::new();
+        for frame in frames {
+            let need = frame_bytes(frame.payload.len()) as u64;
+            if offset + need > capacity {
+                number += 1;
+                let whole = need + SEGMENT_HEADER_BYTES as u64;
+                capacity = whole.max(self.segment_bytes);
+                // A frame that fills a segment by itself gains nothing from zeros written before it.
+                match self.create(number, frame.lsn, capacity, whole <= self.segment_bytes) {
+                    Ok(segment) => prepared.push_back(segment),
+                    Err(error) => {
+                        for segment in prepared {
+                            disk::remove(&segment_path(&self.dir, segment.number))?;
+                        }
+                        return Err(error);
+                    }
+                }
+                offset = SEGMENT_HEADER_BYTES as u64;
+            }
+            offset += need;
+        }
+        Ok(prepared)
     }
 
     /// Writes frames; with `sync` they are durable on return.
     pub fn append(&mut self, frames: &[QueuedFrame], sync: bool) -> std::result::Result<(), AppendError> {
         #[cfg(test)]
         if std::mem::take(&mut self.full_once) {
-            let error = Error::new(crate::ErrorCode::StorageFull, "no room");
+            let error = Error::new(ErrorCode::StorageFull, "no room");
             return Err(AppendError { error, untouched: true });
         }
-        let mut written = false;
+        let prepared = self.prepare(frames).map_err(|error| {
+            // Space for it could not be had, or the directory could not be synced: only the former is over by itself.
+            let untouched = error.code() == ErrorCode::StorageFull;
+            AppendError { error, untouched }
+        })?;
+        self.write(frames, prepared, sync).map_err(|error| AppendError { error, untouched: false })
+    }
+
+    fn write(&mut self, frames: &[QueuedFrame], mut prepared: VecDeque<Segment>, sync: bool) -> Result<()> {
         let mut durable_lsn = 0;
         let mut buffer = Vec::new();
-        let fail = |error: Error, written: bool| AppendError { error, untouched: !written };
         for frame in frames {
-            let bytes = frame_bytes(frame.payload.len()) as u64;
-            if self.offset + buffer.len() as u64 + bytes > self.capacity {
-                if !buffer.is_empty() {
-                    written = true;
-                    self.put(&buffer).map_err(|error| fail(error, true))?;
-                    buffer.clear();
-                }
+            let need = frame_bytes(frame.payload.len()) as u64;
+            let current = self.current()?;
+            if current.offset + buffer.len() as u64 + need > current.bytes {
                 // The old segment is durable before the new one has a frame.
-                self.file.sync().map_err(|error| fail(error, true))?;
+                self.put(&buffer)?;
+                if !planted(Bug::SegmentNotSyncedAtRotation) {
+                    self.sync()?;
+                }
+                buffer.clear();
                 durable_lsn = frame.lsn.saturating_sub(1);
-                self.rotate(frame.lsn, bytes).map_err(|error| fail(error, written))?;
+                let next = prepared.pop_front().ok_or_else(|| Error::internal("a log segment was not prepared"))?;
+                self.segments.push_back((next.number, next.bytes));
+                self.open = Some(next);
             }
             let header = FrameHeader {
                 kind: frame.kind,
                 lsn: frame.lsn,
-                epoch: self.epoch,
+                epoch: self.current()?.epoch,
                 durable_lsn: frame.durable_lsn.max(durable_lsn),
                 commit: frame.commit,
                 payload_bytes: frame.payload.len(),
             };
             wal::put_frame(&mut buffer, &header, &frame.payload);
         }
-        self.put(&buffer).map_err(|error| fail(error, true))?;
-        if sync {
-            self.file.sync().map_err(|error| fail(error, true))?;
+        self.put(&buffer)?;
+        if sync && !planted(Bug::AppendNotSynced) { self.sync() } else { Ok(()) }
+    }
+
+    fn put(&mut self, buffer: &[u8]) -> Result<()> {
+        let current = self.open.as_mut().ok_or_else(|| Error::internal("a damaged log was written to"))?;
+        if !buffer.is_empty() {
+            current.file.write_at(buffer, current.offset)?;
+            current.offset += buffer.len() as u64;
         }
         Ok(())
     }
 
-    fn put(&mut self, buffer: &[u8]) -> Result<()> {
-        self.file.write_at(buffer, self.offset)?;
-        self.offset += buffer.len() as u64;
-        Ok(())
+    /// Whether a spare segment is worth having: there is none, and the open one is filling.
+    pub fn wants_spare(&self) -> bool {
+        self.spare.is_none() && self.open.as_ref().is_some_and(|open| open.offset > open.bytes / 2)
     }
 
-    /// Opens the next segment with room for a frame of `need` bytes.
-    fn rotate(&mut self, first_lsn: u64, need: u64) -> Result<()> {
-        let number = self.segments.back().map_or(1, |(number, _)| number + 1);
-        let need = need + SEGMENT_HEADER_BYTES as u64;
-        // A frame that fills a segment by itself gains nothing from zeros written before it.
-        let zeroed = need <= self.segment_bytes;
-        let bytes = need.max(self.segment_bytes);
-        let (file, epoch) = create_segment(&self.dir, &self.tmp, number, first_lsn, bytes, zeroed)?;
-        self.file = file;
-        self.epoch = epoch;
-        self.offset = SEGMENT_HEADER_BYTES as u64;
-        self.capacity = bytes;
-        self.segments.push_back((number, bytes));
-        Ok(())
+    /// What a spare segment is made of: the directory for it and its bytes.
+    pub fn spare_of(&self) -> (DiskPath, u64) {
+        (self.tmp.clone(), self.segment_bytes)
+    }
+
+    /// Takes a file of zeros to be the next segment.
+    pub fn give_spare(&mut self, spare: Staged) {
+        self.spare = Some(spare);
     }
 
     /// Whether a marker fits without a new segment.
     pub fn has_room_for_marker(&self) -> bool {
-        self.offset + frame_bytes(0) as u64 <= self.capacity
+        self.open.as_ref().is_some_and(|open| open.offset + frame_bytes(0) as u64 <= open.bytes)
     }
 
     /// Makes everything appended durable.
     pub fn sync(&self) -> Result<()> {
-        self.file.sync()
+        self.current()?.file.sync()
     }
 
-    /// Number of the open segment.
+    /// Number of the newest segment; 0 when there is none.
     pub fn segment(&self) -> u64 {
-        self.segments.back().map_or(1, |(number, _)| *number)
+        self.segments.back().map_or(0, |(number, _)| *number)
     }
 
     /// Bytes of all segments on disk.
@@ -269,7 +387,8 @@ impl Log {
 
     /// Bytes written since the oldest segment began.
     pub fn used_bytes(&self) -> u64 {
-        self.bytes() - self.capacity + self.offset
+        let unused = self.open.as_ref().map_or(0, |open| open.bytes - open.offset);
+        self.bytes().saturating_sub(unused)
     }
 
     /// Removes segments before `first`, which the manifest no longer needs.
@@ -285,10 +404,38 @@ impl Log {
     }
 }
 
+/// Zeros what stands after the last whole frame, so that no later recovery takes it for a frame.
+fn clear_behind(file: &WriteFile, offset: u64) -> Result<()> {
+    let bytes = file.read()?;
+    let from = usize::try_from(offset).unwrap_or(usize::MAX);
+    let rest = bytes.get(from..).unwrap_or_default();
+    let Some(last) = rest.iter().rposition(|byte| *byte != 0) else { return Ok(()) };
+    file.write_at(&vec![0; last + 1], offset)
+}
+
+/// Publishes an empty segment that follows all others, for a log that goes on behind what is lost.
+pub fn begin_anew(root: &DiskPath, number: u64, first_lsn: u64, bytes: u64) -> Result<()> {
+    let dir = root.join("wal");
+    let header = SegmentHeader { number, epoch: disk::random(root)?, first_lsn, segment_bytes: bytes };
+    let target = segment_path(&dir, number);
+    WriteFile::create(&root.join("tmp"), &target, &encode_segment_header(&header), bytes, true).map(|_| ())
+}
+
+/// A file of zeros to become a segment; it is made without anybody waiting for it.
+pub fn make_spare(tmp: &DiskPath, bytes: u64) -> Result<Staged> {
+    let mut spare = Staged::create(tmp)?;
+    spare.reserve(bytes)?;
+    spare.put_zeros(bytes)?;
+    spare.seek(SeekFrom::Start(0)).map_err(|error| Error::io("write", spare.path(), &error))?;
+    Ok(spare)
+}
+
 struct Damage {
     place: String,
     /// First LSN that could be lost.
     lsn: u64,
+    /// LSNs that are lost for certain, once a later frame was seen.
+    lost: Option<(u64, u64)>,
     /// Segment and offset where it begins, and the epoch of that segment.
     at: (u64, u64),
     epoch: u64,
@@ -307,25 +454,35 @@ struct Scan<'a> {
 impl Scan<'_> {
     fn note(&mut self, place: String, at: (u64, u64), was_synced: bool) {
         let lsn = self.next_lsn.unwrap_or(self.first_lsn);
-        self.damage.push(Damage { place, lsn, at, epoch: 0, was_synced });
+        self.damage.push(Damage { place, lsn, lost: None, at, epoch: 0, was_synced });
     }
 
-    /// Reads a segment; gives its epoch and the offset after its last whole frame.
-    fn segment(&mut self, number: u64, path: &Path, bytes: &[u8]) -> (u64, u64) {
-        let header = match decode_segment_header(bytes) {
-            Ok(header) => header,
+    /// Reads a segment; gives its number, its epoch and the offset after its last whole frame.
+    fn segment(&mut self, number: u64, path: &DiskPath, bytes: &[u8]) -> (u64, u64, u64) {
+        let noted = self.damage.len();
+        let epoch = match decode_segment_header(bytes) {
+            Ok(header) => {
+                if header.segment_bytes > bytes.len() as u64 {
+                    // It had its whole length before it had a name.
+                    let cut = format!("{}: {} bytes of {}", path.display(), bytes.len(), header.segment_bytes);
+                    self.note(cut, (number, bytes.len() as u64), true);
+                }
+                header.epoch
+            }
             Err(error) => {
-                // A header is synced before its segment gets a name.
+                // A header is synced before its segment gets a name. Every frame repeats what it says.
                 self.note(format!("{}: {}", path.display(), error.detail()), (number, 0), true);
-                return (0, bytes.len() as u64);
+                match wal::first_frame(bytes) {
+                    Some((_, frame)) => frame.epoch,
+                    None => return (number, 0, bytes.len() as u64),
+                }
             }
         };
-        let noted = self.damage.len();
         let mut offset = SEGMENT_HEADER_BYTES;
         let mut end = offset;
         let mut damaged_at: Option<usize> = None;
         while offset < bytes.len() {
-            match wal::frame_at(bytes, offset, header.epoch) {
+            match wal::frame_at(bytes, offset, epoch) {
                 Found::Frame(frame, payload) => {
                     if let Some(at) = damaged_at.take() {
                         self.note_damage(number, path, at, offset);
@@ -345,20 +502,31 @@ impl Scan<'_> {
             self.note_damage(number, path, at, bytes.len());
         }
         for damage in self.damage.iter_mut().skip(noted) {
-            damage.epoch = header.epoch;
+            damage.epoch = epoch;
         }
-        (header.epoch, end as u64)
+        (number, epoch, end as u64)
     }
 
-    fn note_damage(&mut self, number: u64, path: &Path, from: usize, to: usize) {
+    fn note_damage(&mut self, number: u64, path: &DiskPath, from: usize, to: usize) {
         let place = format!("{}: bytes {from} to {to} hold no whole frame", path.display());
         self.note(place, (number, from as u64), false);
     }
 
-    fn take(&mut self, number: u64, path: &Path, offset: usize, frame: FrameHeader, payload: &[u8]) {
-        if let Some(expected) = self.next_lsn.filter(|expected| *expected != frame.lsn) {
-            let place = format!("{}: byte {offset}: lsn {} follows lsn {}", path.display(), frame.lsn, expected - 1);
-            self.note(place, (number, offset as u64), false);
+    fn take(&mut self, number: u64, path: &DiskPath, offset: usize, frame: FrameHeader, payload: &[u8]) {
+        let expected = self.next_lsn.unwrap_or(self.first_lsn);
+        let first = self.next_lsn.is_none();
+        // The first segment may begin with frames the manifest covers.
+        if frame.lsn != expected && !(first && frame.lsn < expected) && !planted(Bug::LsnGapUnnoticed) {
+            if self.damage.last().is_none_or(|damage| damage.lsn != expected || damage.lost.is_some()) {
+                let place = format!("{}: byte {offset}: lsn {} instead of {expected}", path.display(), frame.lsn);
+                self.note(place, (number, offset as u64), false);
+            }
+            if let Some(damage) = self.damage.last_mut().filter(|_| frame.lsn > expected) {
+                damage.lost = Some((expected, frame.lsn - 1));
+            }
+        }
+        if frame.lsn < expected && !first {
+            return;
         }
         self.next_lsn = Some(frame.lsn + 1);
         self.found.durable_lsn = self.found.durable_lsn.max(frame.durable_lsn);

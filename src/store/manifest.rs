@@ -4,17 +4,17 @@
 //! the older one, so that one damaged checkpoint costs nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
 
-use crate::disk;
+use crate::disk::{self, DiskPath};
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::manifest::{
     ChunkRecord, Edit, ReceiptsRecord, RunRecord, SeriesRecord, SnapshotRecord, TombstoneRecord, decode_checkpoint,
     decode_edit, encode_checkpoint, encode_edit,
 };
+use crate::planted::{Bug, planted};
 
 /// Edits between two checkpoints.
-const CHECKPOINT_EDITS: u64 = 64;
+pub const CHECKPOINT_EDITS: u64 = 64;
 
 /// What the manifest says, all edits applied.
 #[derive(Clone, Debug, Default)]
@@ -46,7 +46,12 @@ impl Contents {
         self.tombstones.range((series_id, 0, i64::MIN, i64::MIN)..=(series_id, u64::MAX, i64::MAX, i64::MAX))
     }
 
-    fn apply(&mut self, edit: Edit) {
+    /// The manifest of an empty store.
+    pub fn empty() -> Self {
+        Self { wal_first_segment: 1, wal_first_lsn: 1, next_series_id: 1, next_file_id: 1, ..Self::default() }
+    }
+
+    pub fn apply(&mut self, edit: Edit) {
         let newer = |old: &mut u64, new: u64| {
             if new != 0 {
                 *old = new;
@@ -99,7 +104,22 @@ impl Contents {
         newer(&mut self.next_file_id, edit.next_file_id);
     }
 
-    fn as_edit(&self) -> Edit {
+    /// Reads a checkpoint alone.
+    pub fn read(path: &DiskPath) -> Result<Self> {
+        let edit = decode_checkpoint(&disk::read(path)?)
+            .map_err(|error| Error::new(error.code(), format!("{}: {}", path.display(), error.detail())))?;
+        let mut contents = Self::default();
+        contents.apply(edit);
+        Ok(contents)
+    }
+
+    /// Bytes of a checkpoint of all this.
+    pub fn to_checkpoint(&self) -> Vec<u8> {
+        encode_checkpoint(&self.as_edit())
+    }
+
+    /// Everything as one edit, as checkpoints have it.
+    pub fn as_edit(&self) -> Edit {
         Edit {
             number: self.number,
             series: self.series.values().cloned().collect(),
@@ -129,84 +149,121 @@ impl Contents {
     }
 }
 
+/// The manifest as it was read. Reading changed nothing on disk.
+#[derive(Debug)]
+pub struct Found {
+    /// Everything that could be read, in order; all of it unless something is `missing`.
+    pub contents: Contents,
+    /// Checkpoint it begins with.
+    pub checkpoint: u64,
+    /// Damage that cost nothing, because what it says stands elsewhere too.
+    pub spare: Vec<String>,
+    /// Every damaged file, with what is wrong.
+    pub damaged: Vec<(DiskPath, String)>,
+    /// What is not there or cannot be read, and stands nowhere else.
+    pub missing: Vec<String>,
+    /// Highest number any file of the manifest has.
+    pub highest: u64,
+}
+
 /// The manifest open for publishing.
 #[derive(Debug)]
 pub struct Manifest {
-    dir: PathBuf,
-    tmp: PathBuf,
+    dir: DiskPath,
+    tmp: DiskPath,
     pub contents: Contents,
     checkpoint: u64,
 }
 
-fn edit_path(dir: &Path, number: u64) -> PathBuf {
+/// Directory of the manifest.
+pub fn manifest_dir(root: &DiskPath) -> DiskPath {
+    root.join("manifest")
+}
+
+fn edit_path(dir: &DiskPath, number: u64) -> DiskPath {
     dir.join(format!("{number:020}.edit"))
 }
 
-fn checkpoint_path(dir: &Path, number: u64) -> PathBuf {
+/// Path of a checkpoint in the directory of the manifest.
+pub fn checkpoint_path(dir: &DiskPath, number: u64) -> DiskPath {
     dir.join(format!("{number:020}.checkpoint"))
 }
 
+fn named(path: &DiskPath, error: &Error) -> Error {
+    Error::new(error.code(), format!("{}: {}", path.display(), error.detail()))
+}
+
+/// Reads the manifest; an empty directory gives the manifest of an empty store.
+///
+/// # Errors
+/// `unsupported_format` for a newer one, and those of reading. Damage is no error.
+pub fn read_manifest(root: &DiskPath) -> Result<Found> {
+    let dir = manifest_dir(root);
+    let names = disk::list(&dir)?;
+    let numbers = |suffix: &str| -> Vec<u64> {
+        names.iter().filter_map(|name| name.strip_suffix(suffix)?.parse().ok()).collect()
+    };
+    let (edits, checkpoints) = (numbers(".edit"), numbers(".checkpoint"));
+    let contents =
+        Contents { wal_first_segment: 1, wal_first_lsn: 1, next_series_id: 1, next_file_id: 1, ..Contents::default() };
+    let highest = edits.iter().chain(&checkpoints).copied().max().unwrap_or(0);
+    let mut found =
+        Found { contents, checkpoint: 0, spare: Vec::new(), damaged: Vec::new(), missing: Vec::new(), highest };
+    let mut bad_checkpoints = Vec::new();
+    for number in checkpoints.iter().rev() {
+        let path = checkpoint_path(&dir, *number);
+        let reason = match decode_checkpoint(&disk::read(&path)?) {
+            Ok(edit) if edit.number == *number => {
+                found.contents.apply(edit);
+                found.checkpoint = *number;
+                break;
+            }
+            Ok(edit) => format!("{} holds checkpoint {}", path.display(), edit.number),
+            Err(error) if error.code() == ErrorCode::UnsupportedFormat => return Err(named(&path, &error)),
+            Err(error) => format!("{}: {}", path.display(), error.detail()),
+        };
+        bad_checkpoints.push(reason.clone());
+        found.damaged.push((path, reason));
+    }
+    for number in edits.into_iter().filter(|number| *number > found.checkpoint) {
+        let path = edit_path(&dir, number);
+        if number != found.contents.number + 1 {
+            let first = edit_path(&dir, found.contents.number + 1);
+            found.missing.push(format!("{} is missing", first.display()));
+        }
+        let (reason, costly) = match decode_edit(&disk::read(&path)?) {
+            Ok((edit, damage)) if edit.number == number => {
+                found.contents.apply(edit);
+                (damage.map(|damage| format!("{}: {}", path.display(), damage.reason)), false)
+            }
+            Ok((edit, _)) => (Some(format!("{} holds edit {}", path.display(), edit.number)), true),
+            Err(error) if error.code() == ErrorCode::UnsupportedFormat => return Err(named(&path, &error)),
+            Err(error) => (Some(format!("{}: {}", path.display(), error.detail())), true),
+        };
+        if let Some(reason) = reason {
+            if costly {
+                found.missing.push(reason.clone())
+            } else {
+                found.spare.push(reason.clone())
+            }
+            found.damaged.push((path, reason));
+        }
+        // What follows is told apart from what is missing.
+        found.contents.number = number;
+    }
+    // An older checkpoint with every edit since says the same as a newer one.
+    let newest_bad = checkpoints.iter().rev().take(bad_checkpoints.len()).max().copied().unwrap_or(0);
+    if newest_bad > found.contents.number {
+        found.missing.append(&mut bad_checkpoints);
+    }
+    found.spare.append(&mut bad_checkpoints);
+    Ok(found)
+}
+
 impl Manifest {
-    /// Reads the manifest; an empty directory gives the manifest of an empty store.
-    pub fn open(root: &Path) -> Result<Self> {
-        let (dir, tmp) = (root.join("manifest"), root.join("tmp"));
-        let names = disk::list(&dir)?;
-        let numbers = |suffix: &str| -> Vec<u64> {
-            names.iter().filter_map(|name| name.strip_suffix(suffix)?.parse().ok()).collect()
-        };
-        let (edits, checkpoints) = (numbers(".edit"), numbers(".checkpoint"));
-        let mut contents = Contents {
-            wal_first_segment: 1,
-            wal_first_lsn: 1,
-            next_series_id: 1,
-            next_file_id: 1,
-            ..Contents::default()
-        };
-        let mut checkpoint = 0;
-        let mut damaged = None;
-        for number in checkpoints.iter().rev() {
-            let path = checkpoint_path(&dir, *number);
-            match decode_checkpoint(&disk::read(&path)?) {
-                Ok(edit) => {
-                    contents.apply(edit);
-                    checkpoint = *number;
-                    break;
-                }
-                Err(error) if error.code() == ErrorCode::UnsupportedFormat => return Err(error),
-                Err(error) => {
-                    let error = Error::corrupt(format!("{}: {}", path.display(), error.detail()));
-                    tracing::error!(%error, "a manifest checkpoint is damaged; an older one is tried");
-                    damaged = Some(error);
-                }
-            }
-        }
-        for number in edits.into_iter().filter(|number| *number > checkpoint) {
-            let path = edit_path(&dir, number);
-            if number != contents.number + 1 {
-                return Err(damaged.unwrap_or_else(|| {
-                    Error::corrupt(format!(
-                        "manifest edit {} is missing",
-                        edit_path(&dir, contents.number + 1).display()
-                    ))
-                }));
-            }
-            let (edit, damage) = decode_edit(&disk::read(&path)?)
-                .map_err(|error| Error::new(error.code(), format!("{}: {}", path.display(), error.detail())))?;
-            if let Some(damage) = damage {
-                let (file, offset, reason) = (path.display(), damage.offset, damage.reason);
-                tracing::warn!(%file, offset, reason, "a manifest edit is damaged, but one of its copies is whole");
-            }
-            if edit.number != number {
-                return Err(Error::corrupt(format!("{} holds edit {}", path.display(), edit.number)));
-            }
-            contents.apply(edit);
-        }
-        if let Some(damaged) = damaged
-            && contents.number == 0
-        {
-            return Err(damaged);
-        }
-        Ok(Self { dir, tmp, contents, checkpoint })
+    /// The manifest that was read, for publishing.
+    pub fn new(root: &DiskPath, found: Found) -> Self {
+        Self { dir: manifest_dir(root), tmp: root.join("tmp"), contents: found.contents, checkpoint: found.checkpoint }
     }
 
     /// Publishes an edit as the next number; durable on return.
@@ -218,7 +275,7 @@ impl Manifest {
         let path = edit_path(&self.dir, edit.number);
         let published = disk::publish(&self.tmp, &path, &encode_edit(&edit)).map_err(|error| {
             // Full or not: once the edit has its name it may count.
-            if path.exists() { Error::new(ErrorCode::Io, error.detail()) } else { error }
+            if path.found().unwrap_or(true) { Error::new(ErrorCode::Io, error.detail()) } else { error }
         });
         if !published? {
             return Err(Error::new(ErrorCode::CommitConflict, format!("{} exists already", path.display())));
@@ -233,11 +290,29 @@ impl Manifest {
         Ok(self.contents.number)
     }
 
+    /// Publishes everything as it is from now on, whatever the manifest said before: a checkpoint with a number that was
+    /// never used.
+    pub fn publish_whole(root: &DiskPath, contents: &Contents) -> Result<()> {
+        let path = checkpoint_path(&manifest_dir(root), contents.number);
+        if disk::publish(&root.join("tmp"), &path, &contents.to_checkpoint())? {
+            return Ok(());
+        }
+        Err(Error::new(ErrorCode::CommitConflict, format!("{} exists already", path.display())))
+    }
+
     /// Writes a checkpoint and removes what the one before the last made superfluous.
     pub fn write_checkpoint(&mut self) -> Result<()> {
         let number = self.contents.number;
-        disk::publish(&self.tmp, &checkpoint_path(&self.dir, number), &encode_checkpoint(&self.contents.as_edit()))?;
+        if planted(Bug::EditsRemovedEarly) {
+            self.remove_before(number)?;
+        }
+        disk::publish(&self.tmp, &checkpoint_path(&self.dir, number), &self.contents.to_checkpoint())?;
         let kept = std::mem::replace(&mut self.checkpoint, number);
+        self.remove_before(kept)
+    }
+
+    /// Removes checkpoints before this one, and the edits it repeats.
+    fn remove_before(&self, kept: u64) -> Result<()> {
         for name in disk::list(&self.dir)? {
             let old = match (name.strip_suffix(".edit"), name.strip_suffix(".checkpoint")) {
                 (Some(edit), _) => edit.parse().is_ok_and(|number: u64| number <= kept),

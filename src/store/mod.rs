@@ -4,44 +4,62 @@
 //! published [`State`] and never wait. Sealing moves the tail into chunk files; a manifest edit makes them count.
 //! All methods block and may be called from any thread.
 
+mod backup;
+mod ballast;
 mod checkpoint;
 mod chunk;
 mod commit;
 mod compact;
 mod counters;
 mod coverage;
+mod current;
 mod log;
 mod manifest;
 mod merge;
+mod overlaps;
 mod pins;
 mod recover;
+mod repair;
+mod salvage;
 mod seal;
 mod sidecar;
 mod snapshot;
 mod state;
 mod upkeep;
+pub mod verify;
+mod watch;
 mod write;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-pub use chunk::{BlockColumns, BlockMessage, ChunkFile, MapCache};
+pub use backup::{
+    BackupOptions, BackupReport, FileCount, LISTING as BACKUP_LISTING, RestoreOptions, RestoreReport, read_listing,
+    restore, restore_on,
+};
+pub use chunk::{BlockColumns, BlockMessage, ChunkFile, DamageMet, MapCache};
 pub use commit::Durability;
 pub use compact::{CompactReport, VacuumReport};
 pub use counters::UpkeepCounts;
 pub use coverage::{Buckets, Presence, Runs};
 pub use merge::{Loaded, Merge, MergeStats, Piece, Wanted};
+pub use overlaps::{Overlap, OverlapChunk, OverlapPair, OverlapReport, overlaps};
 pub use pins::Pins;
 pub use recover::RecoveryReport;
+pub use repair::{LostRows, RepairAction, RepairOptions, RepairReport, repair};
 pub use seal::SealReport;
 pub use sidecar::SidecarReport;
 pub use snapshot::{SNAPSHOTS_MAX, check_snapshot_name};
 pub use state::{SeriesId, SeriesState, Snapshot, State};
+pub use verify::{
+    Finding, FindingKind, Orphan, OrphanKind, OrphanReport, Severity, VerifyOptions, VerifyReport, orphans, verify,
+};
+pub use watch::Watch;
 pub use write::{RECEIPT_KEEP_MS, RECEIPTS_MAX, SeriesWrite, WriteMode, WriteOutcome};
 
-use crate::disk;
+use crate::disk::{self, DiskPath};
 use crate::error::{Error, ErrorCode, Result};
 pub use crate::format::receipt::Written;
 use crate::format::wal::{Commit, Operation, encode_commit};
@@ -127,7 +145,7 @@ impl std::fmt::Debug for Store {
 }
 
 pub(crate) struct Inner {
-    root: PathBuf,
+    root: DiskPath,
     options: StoreOptions,
     queue: CommitQueue,
     cache: Arc<MapCache>,
@@ -144,6 +162,8 @@ pub(crate) struct Inner {
     recovery: RecoveryReport,
     /// Never used twice; rises under the queue's lock.
     next_series_id: AtomicU64,
+    ballast: ballast::Ballast,
+    hint: current::Hint,
     lock: disk::Lock,
 }
 
@@ -164,12 +184,25 @@ impl Maintenance {
 }
 
 impl Store {
-    /// Opens the store in `root`, creating it when `create` is set and there is none.
+    /// Opens the store in `root`, creating it when `create` is set and there is none. A backup is opened for reading
+    /// only, and not changed.
     ///
     /// # Errors
     /// `store_locked` when another process has it open, `not_found` when there is none, `unsupported_format` for a
     /// newer one, `corrupt_data` when the manifest or a needed file is damaged.
     pub fn open(root: &Path, create: bool, options: StoreOptions) -> Result<Self> {
+        Self::open_on(&DiskPath::os(root), create, options)
+    }
+
+    /// Opens a store on any disk.
+    ///
+    /// # Errors
+    /// Those of [`Store::open`].
+    pub fn open_on(root: &DiskPath, create: bool, options: StoreOptions) -> Result<Self> {
+        backup::check_finished(root)?;
+        if root.join(BACKUP_LISTING).exists() {
+            return backup::open(root, options);
+        }
         let inner = Arc::new(Inner::open(root, create, options)?);
         let upkeep = if inner.options.upkeep { Some(Upkeep::start(&inner)?) } else { None };
         Ok(Self { inner, upkeep })
@@ -390,7 +423,7 @@ impl Drop for Store {
         if let Some(upkeep) = self.upkeep.take() {
             upkeep.stop();
         }
-        if self.inner.queue.stopped().is_none() {
+        if self.inner.queue.takes_writes() {
             let settle = self.inner.queue.flush().and_then(|()| self.inner.queue.sync());
             if let Err(error) = settle.and_then(|()| self.inner.queue.mark()) {
                 tracing::error!(%error, "closing the store");

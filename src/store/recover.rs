@@ -1,27 +1,30 @@
-//! Opening a store: lock, format, manifest, run file, log, in this order.
+//! Opening a store, in the steps that `docs/recovery.md` numbers: lock, format, manifest, files of the tail, log, replay;
+//! only then, and only when nothing is damaged, what is left over is tidied away and the log opened for writing.
 //!
-//! Opening twice changes nothing the second time. What is never guessed: a damaged manifest or run file stops the
-//! opening with its name; damage in synced log frames opens the store for reading only.
+//! Reading changes nothing on disk, so a crash before the tidying leaves what was there, and each step of the tidying can
+//! be taken again. Damage in the log, the manifest, the files of the tail or FORMAT never stops the opening: what is
+//! intact is served, the rest is named, and the store takes no writes until it is repaired.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 
-use super::checkpoint::{load_receipts, load_run};
-use super::chunk::{ChunkFile, MapCache, series_dir};
+use super::ballast::Ballast;
+use super::checkpoint::{load_receipts, load_run, receipts_path, run_path};
+use super::chunk::{ChunkFile, MapCache, chunk_id_of, series_dir};
 use super::commit::CommitQueue;
-use super::log::Log;
-use super::manifest::{Contents, Manifest};
+use super::log::{self, Log};
+use super::manifest::{self, Contents, Manifest};
 use super::pins::Pins;
 use super::seal::DROP_MARKER;
 use super::state::{Run, SeriesId, SeriesState, Snapshot, State, Tombstone, View};
-use super::{Inner, Maintenance, StoreOptions};
-use crate::disk;
+use super::{Inner, Maintenance, StoreOptions, current, salvage};
+use crate::disk::{self, DiskPath};
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::FORMAT_VERSION;
 use crate::format::manifest::Edit;
 use crate::format::wal::{Commit, Operation, decode_commit};
+use crate::planted::{Bug, planted};
 use crate::types::{Rows, SeriesDef};
 
 /// What opening found.
@@ -33,20 +36,148 @@ pub struct RecoveryReport {
     pub commits_replayed: u64,
     /// Torn ends of unfinished writes that were cut.
     pub torn: Vec<String>,
-    /// Damage in synced frames: the store takes no writes until it is repaired.
-    pub rot: Option<String>,
+    /// Damage that keeps the store from taking writes until it is repaired.
+    pub damage: Vec<String>,
+    /// Closed ranges of log sequence numbers whose commits are lost.
+    pub lost_lsns: Vec<(u64, u64)>,
+    /// Damage that cost nothing.
+    pub spare: Vec<String>,
+    /// Files of unfinished work that were removed.
+    pub leftovers_removed: u64,
     /// Milliseconds it took.
     pub duration_ms: u64,
 }
 
-const FORMAT_FILE: &str = "FORMAT";
-const LOCK_FILE: &str = "LOCK";
-const DIRECTORIES: [&str; 6] = ["wal", "runs", "manifest", "chunks", "tmp", "quarantine"];
+/// Says which format the store has.
+pub const FORMAT_FILE: &str = "FORMAT";
+/// Held by the process that has the store open.
+pub const LOCK_FILE: &str = "LOCK";
+/// Directories of a store.
+pub const DIRECTORIES: [&str; 6] = ["wal", "runs", "manifest", "chunks", "tmp", "quarantine"];
+
+/// What the manifest of a store is taken for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trust {
+    /// For what it says; where it is damaged the other files are asked.
+    Manifest,
+    /// For lost: the other files alone are asked.
+    FilesOnly,
+}
+
+/// A store as it was read, before anything on disk was changed.
+#[derive(Debug)]
+pub struct Read {
+    pub state: State,
+    /// What counts from now on.
+    pub manifest: manifest::Found,
+    /// What the manifest itself says, as far as it can be read.
+    pub known: Contents,
+    /// Whether the files were asked instead.
+    pub salvaged: bool,
+    pub log: log::Recovered,
+    pub start: log::Start,
+    pub report: RecoveryReport,
+    pub format_damage: Option<String>,
+    /// Damaged run and receipt files.
+    pub damaged_files: Vec<(DiskPath, String)>,
+    /// Whether the manifest is known to be the newest there was.
+    pub newest: bool,
+    pub next_series_id: u64,
+}
+
+/// Reads a store without changing anything. Damage is no error: it is told in the report.
+///
+/// # Errors
+/// `unsupported_format`, and those of reading files.
+pub fn read_store(root: &DiskPath, trust: Trust) -> Result<Read> {
+    let mut report = RecoveryReport::default();
+    let mut damage = Vec::new();
+    let format_damage = match check_format(root) {
+        Err(error) if error.code() == ErrorCode::CorruptData => Some(error.detail().to_owned()),
+        other => other.map(|()| None)?,
+    };
+    damage.extend(format_damage.clone());
+    let mut found = manifest::read_manifest(root)?;
+    let hint = current::read(root);
+    if hint.edit > found.contents.number {
+        let (last, edit) = (found.contents.number, hint.edit);
+        found.missing.push(format!("the manifest ends at edit {last}, but there was an edit {edit}"));
+    }
+    // A store without a name is new, unless something is in it.
+    if found.contents.epoch.is_empty() && salvage::holds_data(root)? {
+        found.missing.push("the manifest is gone".to_owned());
+    }
+    report.spare.extend(found.spare.iter().cloned());
+    damage.extend(found.missing.iter().cloned());
+    let newest = hint.edit == found.contents.number;
+    let known = found.contents.clone();
+    let salvaged = trust == Trust::FilesOnly || !found.missing.is_empty();
+    if salvaged {
+        let nothing = Contents { number: known.number, ..Contents::default() };
+        found.contents = salvage::contents(root, if trust == Trust::FilesOnly { &nothing } else { &known })?;
+    }
+    let contents = &found.contents;
+    let start = log::Start {
+        segment: contents.wal_first_segment,
+        lsn: contents.wal_first_lsn,
+        last_segment: hint.wal_segment,
+        new: known.epoch.is_empty() && !salvaged,
+    };
+    let mut state = state_of(root, contents)?;
+    let damaged_files = load_runs(root, contents, &mut state)?;
+    damage.extend(damaged_files.iter().map(|(_, reason)| reason.clone()));
+    let mut log = log::read_log(root, start)?;
+    damage.extend(log.rot.iter().cloned());
+    let mut replay =
+        Replay { state: &mut state, contents, next_series_id: contents.next_series_id, loose: HashMap::new() };
+    for (frame, payload) in std::mem::take(&mut log.commits) {
+        if frame.commit <= contents.base_commit {
+            continue;
+        }
+        match decode_commit(&payload) {
+            Ok(commit) => replay.commit(frame.commit, commit)?,
+            Err(error) => {
+                // Its checksum is right: whoever wrote it wrote nonsense.
+                damage.push(format!("log frame {}: {}", frame.lsn, error.detail()));
+                log.lost.push((frame.lsn, frame.lsn));
+            }
+        }
+        report.commits_replayed += 1;
+    }
+    replay.settle_all();
+    let next_series_id = replay.next_series_id;
+    if salvaged {
+        salvage::recount(&mut state, None);
+    }
+    report.torn.clone_from(&log.torn);
+    report.lost_lsns.clone_from(&log.lost);
+    report.damage = damage;
+    Ok(Read {
+        state,
+        manifest: found,
+        known,
+        salvaged,
+        log,
+        start,
+        report,
+        format_damage,
+        damaged_files,
+        newest,
+        next_series_id,
+    })
+}
+
+/// Whether there is a store, damaged or not.
+fn exists(root: &DiskPath) -> Result<bool> {
+    Ok(root.join(FORMAT_FILE).found()?
+        || !disk::list(&manifest::manifest_dir(root))?.is_empty()
+        || salvage::holds_data(root)?)
+}
 
 impl Inner {
-    pub fn open(root: &Path, create: bool, options: StoreOptions) -> Result<Self> {
+    pub fn open(root: &DiskPath, create: bool, options: StoreOptions) -> Result<Self> {
         let begun = std::time::Instant::now();
-        let exists = root.join(FORMAT_FILE).exists();
+        let exists = exists(root)?;
         if !exists && !create {
             return Err(Error::new(ErrorCode::NotFound, format!("{} holds no store", root.display()))
                 .with_hint("serve, demo, import and register create one"));
@@ -57,74 +188,33 @@ impl Inner {
         }
         let lock = disk::Lock::acquire(&root.join(LOCK_FILE))?;
         lock.describe(&format!("{{\"pid\":{},\"format\":{FORMAT_VERSION}}}\n", std::process::id()))?;
-        let mut report = RecoveryReport { created: !exists, ..RecoveryReport::default() };
-        if exists {
-            check_format(root)?;
-        }
-        for name in DIRECTORIES {
-            disk::create_dir(&root.join(name))?;
-        }
         if !exists {
-            disk::publish(&root.join("tmp"), &root.join(FORMAT_FILE), format_text().as_bytes())?;
+            create_store(root)?;
         }
-        for name in disk::list(&root.join("tmp"))? {
-            disk::remove(&root.join("tmp").join(name))?;
-        }
-        let mut manifest = Manifest::open(root)?;
-        if !manifest.contents.epoch.is_empty() && disk::list(&root.join("wal"))?.is_empty() {
-            let first = manifest.contents.wal_first_segment;
-            return Err(Error::corrupt(format!(
-                "the log has no segment, not even {first}; what was only in it is lost"
-            ))
-            .with_hint("put the files under wal/ back"));
-        }
+        let Read { state, manifest: found, log: recovered, start, mut report, newest, next_series_id, .. } =
+            read_store(root, Trust::Manifest)?;
+        report.created = !exists;
         let cache = Arc::new(MapCache::new(options.maps_max, options.prefetch));
-        let mut state = state_of(root, &manifest.contents)?;
-        load_runs(root, &manifest.contents, &mut state)?;
-        remove_given_up(root, &manifest.contents)?;
-        let contents = &manifest.contents;
-        let (log, found) =
-            Log::open(root, contents.wal_first_segment, contents.wal_first_lsn, options.wal_segment_bytes)?;
-        // After the log has a segment: a store with a name and without a log lost it.
-        if manifest.contents.epoch.is_empty() {
-            let epoch = random_name()?;
-            let edit = Edit {
-                epoch,
-                wal_first_segment: 1,
-                wal_first_lsn: 1,
-                next_series_id: 1,
-                next_file_id: 1,
-                ..Edit::default()
-            };
-            manifest.publish(edit)?;
-        }
-        let contents = &manifest.contents;
-        let mut replay =
-            Replay { state: &mut state, contents, next_series_id: contents.next_series_id, loose: HashMap::new() };
-        for (frame, payload) in &found.commits {
-            if frame.commit <= contents.base_commit {
-                continue;
+        let next_lsn = recovered.next_lsn;
+        let mut manifest = Manifest::new(root, found);
+        let damaged = !report.damage.is_empty();
+        let log = if damaged {
+            Log::closed(root, &recovered, options.wal_segment_bytes)
+        } else {
+            tidy(root, &manifest.contents, newest, &mut report)?;
+            let log = Log::open(root, start, &recovered, options.wal_segment_bytes)?;
+            // After the log has a segment: a store with a name and without a log lost it.
+            if manifest.contents.epoch.is_empty() {
+                manifest.publish(first_edit(root)?)?;
             }
-            let commit = decode_commit(payload)
-                .map_err(|error| Error::corrupt(format!("log frame {}: {}", frame.lsn, error.detail())))?;
-            replay.commit(frame.commit, commit)?;
-            report.commits_replayed += 1;
-        }
-        replay.settle_all();
-        let next_series_id = replay.next_series_id;
-        report.torn = found.torn;
-        report.rot = found.rot;
-        for torn in &report.torn {
-            tracing::warn!(torn, "the torn end of an unfinished write was cut");
-        }
-        if let Some(rot) = &report.rot {
-            tracing::error!(rot, "synced log frames are damaged; the store takes no writes");
-        }
-        let stopped = report.rot.as_ref().map(|rot| format!("the log is damaged: {rot}"));
-        let queue = CommitQueue::new(state, log, found.next_lsn, options.durability, stopped);
+            log
+        };
+        say(&report);
+        let stopped = damaged.then(|| format!("the store is damaged: {}", report.damage.join("; ")));
+        let queue = CommitQueue::new(state, log, next_lsn, options.durability, stopped);
         report.duration_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         let inner = Self {
-            root: root.to_owned(),
+            root: root.clone(),
             pins: Arc::new(Pins::new(options.history_keep_ms)),
             options,
             queue,
@@ -141,10 +231,17 @@ impl Inner {
             dropped: Mutex::default(),
             recovery: report,
             next_series_id: AtomicU64::new(next_series_id),
+            ballast: Ballast::default(),
+            hint: current::Hint::default(),
             lock,
         };
         inner.count_runs(&inner.maintenance());
-        inner.remove_dropped()?;
+        if !damaged {
+            inner.remove_dropped()?;
+            inner.take_ballast();
+            let number = inner.maintenance().manifest.contents.number;
+            inner.note_edit(number);
+        }
         Ok(inner)
     }
 
@@ -154,7 +251,7 @@ impl Inner {
         let known = &maintenance.manifest.contents.series;
         for name in disk::list(&self.root.join("chunks"))? {
             let Ok(id) = name.parse::<u64>() else { continue };
-            if !known.contains_key(&id) && series_dir(&self.root, id).join(DROP_MARKER).exists() {
+            if !known.contains_key(&id) && series_dir(&self.root, id).join(DROP_MARKER).found()? {
                 self.remove_series_files(id);
             }
         }
@@ -162,8 +259,52 @@ impl Inner {
     }
 }
 
+/// The parts of a new store that are there before anything is in it.
+fn create_store(root: &DiskPath) -> Result<()> {
+    for name in DIRECTORIES {
+        disk::create_dir(&root.join(name))?;
+    }
+    disk::publish(&root.join("tmp"), &root.join(FORMAT_FILE), format_text().as_bytes())?;
+    Ok(())
+}
+
+fn first_edit(root: &DiskPath) -> Result<Edit> {
+    let epoch = format!("{:016x}", disk::random(root)?);
+    Ok(Edit { epoch, wal_first_segment: 1, wal_first_lsn: 1, next_series_id: 1, next_file_id: 1, ..Edit::default() })
+}
+
+/// Removes what a crash left behind and nothing names. Only ever called for a store without damage.
+fn tidy(root: &DiskPath, contents: &Contents, newest: bool, report: &mut RecoveryReport) -> Result<()> {
+    for name in DIRECTORIES {
+        disk::create_dir(&root.join(name))?;
+    }
+    for name in disk::list(&root.join("tmp"))? {
+        disk::remove(&root.join("tmp").join(name))?;
+    }
+    // Files with numbers the manifest did not give out could be those of an edit that was taken away, unless it is known
+    // that there was none.
+    let below = if newest { u64::MAX } else { contents.next_file_id };
+    report.leftovers_removed = remove_unnamed(root, contents, below)?;
+    Ok(())
+}
+
+fn say(report: &RecoveryReport) {
+    for torn in &report.torn {
+        tracing::warn!(torn, "the torn end of an unfinished write was cut");
+    }
+    for spare in &report.spare {
+        tracing::warn!(spare, "damage that cost nothing; `fastk admin repair` puts it in order");
+    }
+    for damage in &report.damage {
+        tracing::error!(damage, "the store is damaged and takes no writes until `fastk admin repair`");
+    }
+    for (first, last) in &report.lost_lsns {
+        tracing::error!(first, last, "commits of these log sequence numbers are lost");
+    }
+}
+
 /// A new store may only go where nothing is.
-fn check_unused(root: &Path) -> Result<()> {
+fn check_unused(root: &DiskPath) -> Result<()> {
     let foreign: Vec<String> = disk::list(root)?
         .into_iter()
         .filter(|name| name != LOCK_FILE && !DIRECTORIES.contains(&name.as_str()))
@@ -175,7 +316,8 @@ fn check_unused(root: &Path) -> Result<()> {
     }
 }
 
-fn format_text() -> String {
+/// Text of FORMAT.
+pub fn format_text() -> String {
     let body = format!("{{\"format\":{FORMAT_VERSION},\"required_features\":[]}}");
     format!("{body} {:08x}\n", crc32c::crc32c(body.as_bytes()))
 }
@@ -186,7 +328,8 @@ struct Format {
     required_features: Vec<String>,
 }
 
-fn check_format(root: &Path) -> Result<()> {
+/// Refuses a store of a newer format, or one whose format cannot be told.
+pub fn check_format(root: &DiskPath) -> Result<()> {
     let path = root.join(FORMAT_FILE);
     let text = disk::read(&path)?;
     let damaged = || Error::corrupt(format!("{} is damaged", path.display()));
@@ -196,7 +339,8 @@ fn check_format(root: &Path) -> Result<()> {
         return Err(damaged());
     }
     let format: Format = serde_json::from_str(body).map_err(|_| damaged())?;
-    if format.format > FORMAT_VERSION || !format.required_features.is_empty() {
+    let newer = format.format > FORMAT_VERSION && !planted(Bug::NewerFormatOpened);
+    if newer || !format.required_features.is_empty() {
         return Err(Error::new(
             ErrorCode::UnsupportedFormat,
             format!(
@@ -211,20 +355,15 @@ fn check_format(root: &Path) -> Result<()> {
     Ok(())
 }
 
-fn random_name() -> Result<String> {
-    let mut bytes = [0; 8];
-    getrandom::fill(&mut bytes).map_err(|error| Error::internal(format!("no random numbers: {error}")))?;
-    Ok(format!("{:016x}", u64::from_le_bytes(bytes)))
-}
-
-fn parse_def(text: &str) -> Result<Arc<SeriesDef>> {
+/// A registration as the manifest has it.
+pub fn parse_def(text: &str) -> Result<Arc<SeriesDef>> {
     serde_json::from_str(text)
         .map(Arc::new)
         .map_err(|error| Error::corrupt(format!("a registration in the store is unreadable: {error}")))
 }
 
 /// The state the manifest describes, without tails.
-fn state_of(root: &Path, contents: &Contents) -> Result<State> {
+pub fn state_of(root: &DiskPath, contents: &Contents) -> Result<State> {
     let mut state = State { commit: contents.base_commit, edit: contents.number, ..State::default() };
     for record in contents.snapshots.values() {
         let snapshot = Snapshot { commit: record.commit, created_ms: record.created_ms };
@@ -270,11 +409,23 @@ fn state_of(root: &Path, contents: &Contents) -> Result<State> {
     Ok(state)
 }
 
-/// Tail rows, and receipts, that left the log for files.
-fn load_runs(root: &Path, contents: &Contents, state: &mut State) -> Result<()> {
+/// Tail rows, and receipts, that left the log for files. What of them is damaged answers `corrupt_data`; the damaged files
+/// are given back.
+fn load_runs(root: &DiskPath, contents: &Contents, state: &mut State) -> Result<Vec<(DiskPath, String)>> {
+    let mut damaged = Vec::new();
     let mut by_series: BTreeMap<u64, Vec<Arc<Run>>> = BTreeMap::new();
     for record in contents.runs.values() {
-        for (series_id, run) in load_run(root, record)? {
+        let runs = match load_run(root, record) {
+            Ok(runs) => runs,
+            Err(error) if error.code() == ErrorCode::CorruptData => {
+                damaged.push((run_path(root, record.id), error.detail().to_owned()));
+                let (runs, lost) = salvage::intact_runs(root, record, contents)?;
+                salvage::mark_lost(root, state, lost);
+                runs
+            }
+            Err(error) => return Err(error),
+        };
+        for (series_id, run) in runs {
             if state.series.get(&series_id).is_some_and(|series| run.commit_hi > series.sealed_commit) {
                 by_series.entry(series_id).or_default().push(Arc::new(run));
             }
@@ -289,16 +440,26 @@ fn load_runs(root: &Path, contents: &Contents, state: &mut State) -> Result<()> 
         }
     }
     for record in contents.receipts.values() {
-        for receipt in load_receipts(root, record)? {
+        let receipts = match load_receipts(root, record) {
+            Ok(receipts) => receipts,
+            Err(error) if error.code() == ErrorCode::CorruptData => {
+                damaged.push((receipts_path(root, record.id), error.detail().to_owned()));
+                salvage::intact_receipts(root, record)
+            }
+            Err(error) => return Err(error),
+        };
+        for receipt in receipts {
             state.receipts.insert(receipt.key, Arc::new(receipt));
         }
     }
-    Ok(())
+    Ok(damaged)
 }
 
-/// Removes run and receipt files that the manifest gave up and a crash kept. Files with ids the manifest did not give
-/// out yet stay: they would be those of an edit that was lost.
-fn remove_given_up(root: &Path, contents: &Contents) -> Result<()> {
+/// Removes files that the manifest gave up and a crash kept, and those of work that never reached it. Their rows are in
+/// the log or in files the manifest names: nothing is trimmed or removed before an edit says so. Left for ever, they
+/// would come back when a manifest is rebuilt from the files.
+fn remove_unnamed(root: &DiskPath, contents: &Contents, below: u64) -> Result<u64> {
+    let mut removed = 0;
     let dir = root.join("runs");
     for name in disk::list(&dir)? {
         let Some((Ok(id), kind)) = name.split_once('.').map(|(id, kind)| (id.parse::<u64>(), kind)) else { continue };
@@ -307,11 +468,23 @@ fn remove_given_up(root: &Path, contents: &Contents) -> Result<()> {
             "receipts" => contents.receipts.contains_key(&id),
             _ => true,
         };
-        if !named && id < contents.next_file_id {
+        if !named && id < below {
             disk::remove(&dir.join(&name))?;
+            removed += 1;
         }
     }
-    Ok(())
+    for series in disk::list(&root.join("chunks"))? {
+        let Ok(series_id) = series.parse::<u64>() else { continue };
+        let dir = series_dir(root, series_id);
+        for name in disk::list(&dir)? {
+            let Some(id) = chunk_id_of(&name) else { continue };
+            if id < below && !contents.chunks.contains_key(&id) && !contents.waiting.contains_key(&id) {
+                disk::remove(&dir.join(&name))?;
+                removed += 1;
+            }
+        }
+    }
+    Ok(removed)
 }
 
 /// Rows of one series that were read from the log one after the other and are not yet a run: as many as follow each
@@ -374,7 +547,7 @@ impl Replay<'_> {
     /// Applies a commit unless chunks hold it already.
     fn commit(&mut self, number: u64, commit: Commit) -> Result<()> {
         self.state.commit = self.state.commit.max(number);
-        if let Some(receipt) = commit.receipt {
+        if let Some(receipt) = commit.receipt.filter(|_| !planted(Bug::ReceiptsNotReplayed)) {
             self.state.receipts.insert(receipt.key, Arc::new(receipt));
         }
         for operation in commit.operations {
@@ -392,13 +565,13 @@ impl Replay<'_> {
                 }
                 Operation::DropSnapshot { name } => {
                     self.settle_all();
-                    self.state.drop_snapshot(name);
+                    self.state.drop_snapshot(name, number);
                     continue;
                 }
             };
             self.next_series_id = self.next_series_id.max(id + 1);
             let known = self.state.series.get(&id).map(|series| series.sealed_commit);
-            if known.is_some_and(|sealed_commit| number <= sealed_commit) {
+            if known.is_some_and(|sealed_commit| number <= sealed_commit) && !planted(Bug::ReplayedTwice) {
                 continue;
             }
             match (operation, known) {

@@ -19,8 +19,11 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::format::chunk::{ChunkHead, ChunkSummary, ChunkWriter, block_rows};
 use crate::format::coverage::Coverage;
 use crate::format::manifest::{ChunkRecord, Edit, SeriesRecord, TombstoneRecord, ViewRecord};
-use crate::format::tombstone::{DropFile, TombstoneFile, encode_drop, encode_tombstone};
+use crate::format::tombstone::{
+    DropFile, RegistrationFile, TombstoneFile, encode_drop, encode_registration, encode_tombstone,
+};
 use crate::format::zone_map::ZoneMap;
+use crate::planted::{Bug, planted};
 use crate::types::ColumnType;
 
 /// What a seal did.
@@ -63,7 +66,8 @@ pub struct Interval {
 
 impl Interval {
     pub fn of(fences: &[u64], commit: u64) -> Self {
-        let next = fences.partition_point(|fence| *fence < commit);
+        let next =
+            if planted(Bug::FencesIgnored) { usize::MAX } else { fences.partition_point(|fence| *fence < commit) };
         Self { upper: fences.get(next).copied().unwrap_or(u64::MAX) }
     }
 
@@ -104,10 +108,11 @@ impl Inner {
     pub fn publish(&self, maintenance: &mut Maintenance, mut edit: Edit) -> Result<u64> {
         edit.chunks_unlinked = self.vacuum_files(maintenance);
         let number = maintenance.manifest.publish(edit).inspect_err(|error| {
-            if error.code() != ErrorCode::StorageFull {
+            if error.code() != ErrorCode::StorageFull && !planted(Bug::WriterGoesOnAfterEdit) {
                 self.queue.stop(error);
             }
         })?;
+        self.note_edit(number);
         self.count_runs(maintenance);
         Ok(number)
     }
@@ -130,8 +135,7 @@ impl Inner {
             return Ok(report);
         }
         // Everything frozen must be durable and published before it may reach a chunk.
-        self.queue.wait(&frozen.decided)?;
-        self.queue.sync()?;
+        self.queue.settled(&frozen.decided)?;
         let (commit, fences) = (frozen.state.commit, &frozen.state.fences);
         let mut next_file_id = maintenance.manifest.contents.next_file_id;
         let mut edit = Edit::default();
@@ -175,11 +179,12 @@ impl Inner {
         next_file_id: u64,
     ) -> Result<()> {
         for (part, _, series) in &parts {
+            self.keep_deletes(series, &part.removed)?;
             self.tombstone_files(&maintenance.manifest.contents, series, &part.tombstones, &mut edit)?;
             edit.chunks.extend(part.added.iter().cloned());
             edit.chunks_removed.extend(part.removed.iter().map(|chunk| chunk.record.id));
         }
-        edit.next_file_id = next_file_id;
+        edit.next_file_id = if planted(Bug::FileIdsReused) { 0 } else { next_file_id };
         let number = self.publish(maintenance, edit)?;
         let changes: Vec<NewChunks> = parts
             .iter()
@@ -282,7 +287,7 @@ impl Inner {
             let chunk_id = *next_file_id;
             *next_file_id += 1;
             let path = dir.join(chunk_name(partition, chunk_id));
-            if path.exists() {
+            if path.found()? {
                 continue;
             }
             let head = ChunkHead {
@@ -334,6 +339,54 @@ impl Inner {
         }
     }
 
+    /// Writes the deletes that took rows of chunks which go now. Nobody needs them, unless a manifest has to be made anew
+    /// while the files are still there.
+    fn keep_deletes(&self, series: &SeriesState, removed: &[Arc<ChunkFile>]) -> Result<()> {
+        let took = |t: &Tombstone| {
+            removed.iter().any(|chunk| {
+                let record = &chunk.record;
+                record.commit_hi < t.commit && record.ts_min <= t.end && t.start <= record.ts_max
+            })
+        };
+        for t in series.tombstones.iter().filter(|t| took(t)) {
+            self.tombstone_file(series, t)?;
+        }
+        Ok(())
+    }
+
+    fn tombstone_file(&self, series: &SeriesState, t: &Tombstone) -> Result<()> {
+        let dir = series_dir(&self.root, series.id);
+        let path = dir.join(tombstone_name(t.commit));
+        if path.found()? {
+            // The same delete: written for an earlier step, or before a crash.
+            return Ok(());
+        }
+        disk::create_dir(&dir)?;
+        let key = series.def.key.clone();
+        let file = TombstoneFile { series_id: series.id, key, commit: t.commit, start: t.start, end: t.end };
+        disk::publish(&self.root.join("tmp"), &path, &encode_tombstone(&file)?).map(|_| ())
+    }
+
+    /// Writes the registration of a series beside its chunks when no other file but the manifest would tell it: it changed,
+    /// or the series has no row in a chunk or run file.
+    pub fn tell_registration(&self, series: &SeriesState, recorded: Option<&SeriesRecord>) -> Result<()> {
+        let changed = match recorded {
+            Some(record) => record.def != def_json(&series.def)?,
+            None => false,
+        };
+        let told = !series.chunks.is_empty() || !series.settled.is_empty() || !series.frozen.is_empty();
+        let dir = series_dir(&self.root, series.id);
+        let is_there = || disk::list(&dir).map(|names| names.iter().any(|name| name.ends_with(REGISTRATION)));
+        if !changed && (told || is_there()?) {
+            return Ok(());
+        }
+        disk::create_dir(&dir)?;
+        let commit = series.last_commit;
+        let file = RegistrationFile { series_id: series.id, commit, series: series.def.as_ref().clone() };
+        let path = dir.join(format!("{commit:020}{REGISTRATION}"));
+        disk::publish(&self.root.join("tmp"), &path, &encode_registration(&file)?).map(|_| ())
+    }
+
     /// Writes tombstone files the manifest does not know yet, and lists those it may forget. The files stay: what
     /// they say remains true for any chunk that turns up again.
     pub fn tombstone_files(
@@ -348,12 +401,9 @@ impl Inner {
             if manifest.tombstones.contains(&(series_id, t.commit, t.start, t.end)) {
                 continue;
             }
-            let dir = series_dir(&self.root, series_id);
-            disk::create_dir(&dir)?;
-            let key = series.def.key.clone();
-            let file = TombstoneFile { series_id, key, commit: t.commit, start: t.start, end: t.end };
-            // The same delete may have been written before a crash: an existing file is the same file.
-            disk::publish(&self.root.join("tmp"), &dir.join(tombstone_name(t.commit)), &encode_tombstone(&file)?)?;
+            if !planted(Bug::TombstoneFilesLeftOut) {
+                self.tombstone_file(series, t)?;
+            }
             edit.tombstones.push(TombstoneRecord { series_id, commit: t.commit, start: t.start, end: t.end });
         }
         for (id, commit, start, end) in manifest.tombstones_of(series_id) {
@@ -367,7 +417,10 @@ impl Inner {
 
     pub fn mark_dropped(&self, manifest: &super::manifest::Contents, series_id: u64, commit: u64) -> Result<()> {
         let dir = series_dir(&self.root, series_id);
-        let Some(record) = manifest.series.get(&series_id).filter(|_| dir.is_dir()) else { return Ok(()) };
+        let Some(record) = manifest.series.get(&series_id) else { return Ok(()) };
+        if !dir.found()? {
+            return Ok(());
+        }
         let def: crate::types::SeriesDef = serde_json::from_str(&record.def)
             .map_err(|error| Error::internal(format!("registration of series {series_id}: {error}")))?;
         let marker = encode_drop(&DropFile { series_id, key: def.key, commit })?;
@@ -394,7 +447,11 @@ impl Inner {
 /// File beside the chunks of a series that was dropped.
 pub const DROP_MARKER: &str = "dropped";
 
-fn tombstone_name(commit: u64) -> String {
+/// Ending of registration files.
+pub const REGISTRATION: &str = ".registration";
+
+/// File name of a tombstone.
+pub fn tombstone_name(commit: u64) -> String {
     format!("{commit:020}.tombstone")
 }
 
@@ -436,13 +493,13 @@ fn fill(
 ) -> Result<Option<(ChunkSummary, ZoneMap, Option<Coverage>)>> {
     let column_count = head.series.columns.len() + 1;
     let full = block_rows(head.series.columns.len());
-    let path = staged.path().to_owned();
+    let path = staged.path().clone();
     let fail = |e: &std::io::Error| Error::io("write", &path, e);
     let is_float: Vec<bool> = std::iter::once(false)
         .chain(head.series.columns.iter().map(|column| column.kind == ColumnType::Float64))
         .collect();
     let zones = ZoneMap::new(head.chunk_id, column_count);
-    let out = std::io::BufWriter::with_capacity(1 << 20, staged.file()?);
+    let out = std::io::BufWriter::with_capacity(1 << 20, staged);
     let mut blocks = Blocks { writer: ChunkWriter::new(out, head).map_err(|e| fail(&e))?, zones, coverage, is_float };
     let mut buffered: Vec<Vec<i64>> = vec![Vec::with_capacity(full); column_count];
     let mut any = false;

@@ -7,14 +7,13 @@
 //! - It goes with the chunk.
 
 use std::io::{BufWriter, Seek, SeekFrom, Write};
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::chunk::{ChunkFile, OpenChunk};
 use super::coverage;
 use super::state::SeriesState;
 use super::{Inner, Store};
-use crate::disk::{self, Staged};
+use crate::disk::{self, DiskPath, Staged};
 use crate::error::{Error, Result};
 use crate::format::chunk::{ChunkMeta, ZONE_ROWS};
 use crate::format::envelope::ENVELOPE_BYTES;
@@ -35,22 +34,22 @@ const COVERAGE: &str = "cov";
 const ROW_COST: usize = 16;
 
 /// Path of the zone map of a chunk file.
-pub fn zone_map_path(chunk: &Path) -> PathBuf {
+pub fn zone_map_path(chunk: &DiskPath) -> DiskPath {
     chunk.with_extension(ZONE_MAP)
 }
 
 /// Path of the value index of a chunk file.
-pub fn value_index_path(chunk: &Path) -> PathBuf {
+pub fn value_index_path(chunk: &DiskPath) -> DiskPath {
     chunk.with_extension(VALUE_INDEX)
 }
 
 /// Path of the coverage of a chunk file.
-pub fn coverage_path(chunk: &Path) -> PathBuf {
+pub fn coverage_path(chunk: &DiskPath) -> DiskPath {
     chunk.with_extension(COVERAGE)
 }
 
 /// Removes whatever sidecars a chunk file has.
-pub fn remove_all(chunk: &Path) -> Result<()> {
+pub fn remove_all(chunk: &DiskPath) -> Result<()> {
     EXTENSIONS.iter().try_for_each(|extension| disk::remove(&chunk.with_extension(extension)))
 }
 
@@ -69,14 +68,14 @@ pub struct SidecarReport {
 #[derive(Debug)]
 pub struct IndexFile {
     index: ValueIndex,
-    path: PathBuf,
+    path: DiskPath,
 }
 
 impl IndexFile {
     /// Reads the directory; `None` when there is no such file.
-    pub fn open(chunk: &Path, meta: &ChunkMeta, footer_crc: u32) -> Result<Option<Self>> {
+    pub fn open(chunk: &DiskPath, meta: &ChunkMeta, footer_crc: u32) -> Result<Option<Self>> {
         let path = value_index_path(chunk);
-        if !path.exists() {
+        if !path.found()? {
             return Ok(None);
         }
         let file = disk::open(&path)?;
@@ -153,7 +152,7 @@ impl IndexFile {
     }
 }
 
-fn named(path: &Path, error: &Error) -> Error {
+fn named(path: &DiskPath, error: &Error) -> Error {
     Error::new(error.code(), format!("{}: {}", path.display(), error.detail()))
 }
 
@@ -171,7 +170,7 @@ pub struct Zones {
 }
 
 /// Reads the zone map beside a chunk.
-pub fn read_zones(chunk: &Path, meta: &ChunkMeta, footer_crc: u32) -> Result<ZoneMap> {
+pub fn read_zones(chunk: &DiskPath, meta: &ChunkMeta, footer_crc: u32) -> Result<ZoneMap> {
     let path = zone_map_path(chunk);
     let zones = ZoneMap::decode(&disk::read(&path)?).map_err(|error| named(&path, &error))?;
     let rows = usize::try_from(meta.rows).unwrap_or(usize::MAX);
@@ -184,7 +183,7 @@ pub fn read_zones(chunk: &Path, meta: &ChunkMeta, footer_crc: u32) -> Result<Zon
 
 /// Positions of the columns a registration wants indexed, as they are in a chunk; `ts` would be 0. None when the chunk
 /// has more rows than an index can name.
-fn wanted_columns(meta: &ChunkMeta, def: &SeriesDef) -> Vec<usize> {
+pub fn wanted_columns(meta: &ChunkMeta, def: &SeriesDef) -> Vec<usize> {
     if u32::try_from(meta.rows).is_err() {
         return Vec::new();
     }
@@ -214,15 +213,15 @@ fn zone_map_of(open: &OpenChunk) -> Result<ZoneMap> {
 }
 
 /// Writes a value index of these columns; one column's entries (16 bytes a row) are in memory at a time.
-fn stage_value_index(open: &OpenChunk, tmp: &Path, positions: &[usize]) -> Result<Staged> {
+fn stage_value_index(open: &OpenChunk, tmp: &DiskPath, positions: &[usize]) -> Result<Staged> {
     let meta = &open.meta;
     let rows = u32::try_from(meta.rows).map_err(|_| Error::internal("a chunk with too many rows for an index"))?;
     let mut index = ValueIndex { chunk_id: meta.chunk_id, footer_crc: open.footer_crc(), rows, columns: Vec::new() };
     let mut offset = ValueIndex::directory_bytes(rows, positions.len()) as u64;
     let mut staged = Staged::create(tmp)?;
-    let path = staged.path().to_owned();
+    let path = staged.path().clone();
     let fail = |error: std::io::Error| Error::io("write", &path, &error);
-    let mut out = BufWriter::with_capacity(1 << 18, staged.file()?);
+    let mut out = BufWriter::with_capacity(1 << 18, &mut staged);
     // The directory comes first in the file and is known last.
     out.seek(SeekFrom::Start(offset)).map_err(fail)?;
     for position in positions {
@@ -245,7 +244,7 @@ fn stage_value_index(open: &OpenChunk, tmp: &Path, positions: &[usize]) -> Resul
 }
 
 /// Puts a finished file in the place of whatever has its name.
-fn replace(staged: Staged, target: &Path) -> Result<()> {
+fn replace(staged: Staged, target: &DiskPath) -> Result<()> {
     disk::remove(target)?;
     if staged.publish(target)? {
         return Ok(());
@@ -254,11 +253,17 @@ fn replace(staged: Staged, target: &Path) -> Result<()> {
 }
 
 /// Puts the sidecars of an open chunk in order: whole ones that are wanted stay.
-fn put_in_order(open: &OpenChunk, path: &Path, tmp: &Path, def: &SeriesDef, report: &mut SidecarReport) -> Result<()> {
+fn put_in_order(
+    open: &OpenChunk,
+    path: &DiskPath,
+    tmp: &DiskPath,
+    def: &SeriesDef,
+    report: &mut SidecarReport,
+) -> Result<()> {
     let (meta, footer_crc) = (&open.meta, open.footer_crc());
     if read_zones(path, meta, footer_crc).is_err() {
         let mut staged = Staged::create(tmp)?;
-        staged.write(&zone_map_of(open)?.encode())?;
+        staged.put(&zone_map_of(open)?.encode())?;
         replace(staged, &zone_map_path(path))?;
         report.rebuilt += 1;
     }
@@ -281,7 +286,7 @@ fn put_in_order(open: &OpenChunk, path: &Path, tmp: &Path, def: &SeriesDef, repo
 }
 
 /// Writes the value index of a chunk that was just published.
-pub fn index_new_chunk(chunk: &ChunkFile, tmp: &Path, def: &SeriesDef) -> Result<()> {
+pub fn index_new_chunk(chunk: &ChunkFile, tmp: &DiskPath, def: &SeriesDef) -> Result<()> {
     if def.value_index.is_empty() {
         return Ok(());
     }
@@ -326,7 +331,12 @@ impl Inner {
     }
 
     /// Between two other steps of maintenance; readers go on with what they have open.
-    fn rebuild_chunk(&self, series: &SeriesState, chunk: &Arc<ChunkFile>, report: &mut SidecarReport) -> Result<()> {
+    pub fn rebuild_chunk(
+        &self,
+        series: &SeriesState,
+        chunk: &Arc<ChunkFile>,
+        report: &mut SidecarReport,
+    ) -> Result<()> {
         let _one_at_a_time = self.maintenance();
         report.chunks_checked += 1;
         let open = chunk.open_uncached()?;
@@ -335,7 +345,7 @@ impl Inner {
         if !coverage::is_whole(series, chunk) {
             let mut staged = Staged::create(&self.root.join("tmp"))?;
             if let Some(coverage) = coverage::from_rows(series, &open)? {
-                staged.write(&coverage.encode())?;
+                staged.put(&coverage.encode())?;
                 replace(staged, &coverage_path(chunk.path()))?;
                 report.rebuilt += 1;
             }

@@ -10,6 +10,7 @@ use super::state::{Snapshot, State};
 use super::{Store, frame, wall_ms};
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::wal::{Commit, Operation, encode_commit};
+use crate::planted::{Bug, planted};
 
 /// Most snapshots at once.
 pub const SNAPSHOTS_MAX: usize = 1_024;
@@ -102,7 +103,7 @@ impl Store {
             return Err(Error::new(ErrorCode::SnapshotExists, format!("a snapshot {name:?} exists"))
                 .with_hint("drop it first, or take another name"));
         }
-        if pending.state.snapshots.len() >= SNAPSHOTS_MAX {
+        if pending.state.snapshots.len() >= SNAPSHOTS_MAX && !planted(Bug::SnapshotsUnlimited) {
             return Err(Error::new(ErrorCode::TooLarge, format!("there are {SNAPSHOTS_MAX} snapshots already"))
                 .with_hint("drop some"));
         }
@@ -130,7 +131,7 @@ impl Store {
         let mut state = pending.state.as_ref().clone();
         state.commit += 1;
         let commit = state.commit;
-        let gone = state.drop_snapshot(name);
+        let gone = state.drop_snapshot(name, commit);
         let operation = Operation::DropSnapshot { name: name.to_owned() };
         let batch = queue.enqueue(&mut pending, state, frame(vec![operation]))?;
         self.inner.keep_files_of(&gone);

@@ -119,6 +119,11 @@ fn keep_log(inner: &Weak<Inner>, desk: &Desk) {
             report("sync", inner.queue.sync());
         }
         report("mark", inner.queue.mark());
+        inner.note_current();
+        if let Err(error) = inner.queue.make_spare() {
+            // The next segment is made when it is needed, or cannot be had then either.
+            tracing::debug!(%error, "no spare log segment");
+        }
     }
 }
 
@@ -151,6 +156,7 @@ fn keep_files(inner: &Weak<Inner>, desk: &Desk) {
         let compacted = if orders.compact_all { inner.compact(&[], false) } else { inner.compact_changed(&ordered) };
         report("compact", compacted.map(|_| ()));
         report("vacuum", inner.vacuum().map(|_| ()));
+        inner.take_ballast();
     }
 }
 

@@ -581,7 +581,7 @@ fn a_store_of_version_1_opens_and_answers_what_was_written() {
     let root = copy_of_store();
     for round in 0..2 {
         let store = Store::open(root.path(), false, store_options()).unwrap();
-        assert!(store.recovery().rot.is_none() && store.recovery().torn.is_empty(), "{:?}", store.recovery());
+        assert!(store.recovery().damage.is_empty() && store.recovery().torn.is_empty(), "{:?}", store.recovery());
         for (snapshot, wanted) in filled() {
             let state = snapshot.map_or_else(|| Ok(store.snapshot()), |name| store.as_of(name)).unwrap();
             assert_eq!(shown(&store, &state), wanted, "round {round}, {snapshot:?}: {CHANGED}");

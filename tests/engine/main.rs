@@ -1,13 +1,20 @@
 //! The engine alone: builds with `--no-default-features`, so that no server is linked.
 
+#[path = "../shared/proof.rs"]
+mod proof;
+
+mod backup;
 mod claims;
 mod coverage;
 mod damage;
 mod format_doc;
 mod fuzz;
 mod golden;
+mod golden_damage;
 mod kills;
 mod model;
 mod promises;
+mod repair;
 mod steps;
 mod streams;
+mod verify;

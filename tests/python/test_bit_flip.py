@@ -126,3 +126,13 @@ def test_damage_is_named_and_stays_in_its_block(damaged):
     assert_same(by_flight(damaged, end=T0 + (healthy - 1) * MINUTE), damaged.rows.slice(0, healthy))
     body = read_body(damaged, "arrow", f"&end={T0 + (healthy - 1) * MINUTE}")
     assert_same(pyarrow.ipc.open_stream(io.BytesIO(body)).read_all(), damaged.rows.slice(0, healthy))
+
+
+def test_a_check_names_the_damaged_block_and_nothing_else(damaged):
+    job = damaged.json("POST", "/v1/admin/verify?wait=true")["jobs"][0]
+    assert (job["status"], job["result"]["clean"]) == ("done", False)
+    (finding,) = job["result"]["findings"]
+    chunk = damaged.chunks()[-1].relative_to(damaged.root)
+    assert (finding["kind"], finding["file"], finding["series"]) == ("damaged_block", str(chunk), KEY)
+    health = damaged.json("GET", "/health")
+    assert (health["status"], KEY in json.dumps(health["checks"])) == ("degraded", True)

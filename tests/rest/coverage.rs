@@ -33,7 +33,7 @@ fn coverage_tells_what_is_there_and_what_is_missing() {
     let server = loaded();
     for sealed in [false, true] {
         if sealed {
-            server.post_json("/v1/admin/compact", "").expect(200);
+            server.post_json("/v1/admin/compact?wait=true", "").expect(200);
         }
         let (version, commit) = (5, 5);
         assert_eq!(

@@ -367,7 +367,7 @@ fn every_reader_sees_one_value_in_all_series() {
         for value in 1..150 {
             write(value);
         }
-        server.post_json("/v1/admin/compact", "{}").expect(200);
+        server.post_json("/v1/admin/compact?wait=true", "{}").expect(200);
         for value in 150..200 {
             write(value);
         }

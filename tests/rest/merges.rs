@@ -104,7 +104,7 @@ fn merges_of_one_open_bar_by_many_writers_lose_nothing_and_count_once() {
         "mark": all("mark").last(),
     })];
     assert_eq!(rows(&server, X), expected);
-    server.post_json("/v1/admin/compact", "{}").expect(200);
+    server.post_json("/v1/admin/compact?wait=true", "{}").expect(200);
     assert_eq!(rows(&server, X), expected);
     let server = server.restarted();
     assert_eq!(rows(&server, X), expected);
@@ -118,7 +118,7 @@ fn rows_of_one_merge_are_merged_one_after_the_other_into_sealed_and_new_ones() {
     let first = json!([bar(0, [10, 20, 5, 15], 100, 7), bar(60_000, [30, 40, 30, 30], 1, 8)]).to_string();
     let reply = server.post_once(&target, "a", &first).expect(200).json();
     assert_eq!((&reply["rows_written"], &reply["rows_replaced"]), (&json!(2), &json!(0)));
-    server.post_json("/v1/admin/compact", "{}").expect(200);
+    server.post_json("/v1/admin/compact?wait=true", "{}").expect(200);
     let second =
         json!([bar(120_000, [1, 2, 1, 2], 3, 1), bar(0, [16, 25, 16, 16], 10, 9), bar(0, [17, 18, 3, 4], 20, 2),])
             .to_string();
@@ -267,7 +267,7 @@ fn a_retry_gets_its_first_reply_whatever_happened_since() {
     assert_eq!(server.state("kline/X/1m").1, 0, "it is not written again");
     server = server.restarted();
     same(&server, "after a restart");
-    server.post_json("/v1/admin/compact", "").expect(200);
+    server.post_json("/v1/admin/compact?wait=true", "").expect(200);
     server = server.restarted();
     same(&server, "after the log was trimmed");
     server.delete("/v1/series/kline/X/1m").expect(200);

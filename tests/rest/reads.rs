@@ -246,7 +246,7 @@ fn long_answers_are_the_same_from_tail_and_chunks() {
     let mut seen = Vec::new();
     for stage in ["tail", "chunks"] {
         if stage == "chunks" {
-            let jobs = server.post_json("/v1/admin/compact", "").expect(200).json();
+            let jobs = server.post_json("/v1/admin/compact?wait=true", "").expect(200).json();
             assert_eq!(jobs["jobs"][0]["status"], "done");
             assert_eq!(jobs["jobs"][0]["verb"], "compact");
             assert_eq!(jobs["jobs"][0]["result"]["rows_sealed"], 100_000);
@@ -302,7 +302,7 @@ fn a_damaged_block_breaks_an_answer_off_and_never_ends_it() {
     ] {
         let server = loaded(40_000);
         let whole = server.get_with(&format!("{X}?{query}"), &[("accept-encoding", encoding)]).expect(200);
-        server.post_json("/v1/admin/compact", "").expect(200);
+        server.post_json("/v1/admin/compact?wait=true", "").expect(200);
         damage(&server);
         let broken = server.get_with(&format!("{X}?{query}"), &[("accept-encoding", encoding)]);
         // A Parquet file of one row group and what compresses to little are made whole before their first byte; all
@@ -393,7 +393,7 @@ fn predicates_select_rows_and_say_how_they_were_found() {
     let server = Server::start();
     server.kline("X");
     server.post(X, "text/csv", csv_body(0, 40_000)).expect(200);
-    server.post_json("/v1/admin/compact", "{}").expect(200);
+    server.post_json("/v1/admin/compact?wait=true", "{}").expect(200);
     let all = server.get(&format!("{X}?format=csv&numbers=raw")).expect(200).text();
     let (head, rows) = all.split_once('\n').unwrap();
     let close = head.split(',').position(|name| name == "close").unwrap();

@@ -143,7 +143,7 @@ fn unknown_series_are_not_found_by_any_verb() {
     server.delete(&format!("{X}?all=true")).refused("series_not_found");
     server.delete(&format!("{X}?start=0&end=1")).refused("series_not_found");
     server.post_json("/v1/query", r#"{"series":["kline/X/1m"]}"#).refused("series_not_found");
-    server.post_json("/v1/admin/compact", r#"{"series":["kline/X/1m"]}"#).refused("series_not_found");
+    server.post_json("/v1/admin/compact?wait=true", r#"{"series":["kline/X/1m"]}"#).refused("series_not_found");
 }
 
 #[test]
@@ -260,6 +260,8 @@ fn headers_that_cannot_be_obeyed_are_refused() {
         ("PATCH", series.into(), "{}"),
         ("POST", "/v1/series".into(), r#"{"kind":"kline","symbol":"Y","timeframe":"1m"}"#),
         ("POST", "/v1/admin/compact".into(), ""),
+        ("POST", "/v1/admin/verify".into(), ""),
+        ("POST", "/v1/admin/scrub".into(), ""),
     ] {
         let problem =
             server.send(method, &path, &[("idempotency-key", "k")], body.as_bytes()).refused("invalid_argument");

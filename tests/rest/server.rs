@@ -36,13 +36,7 @@ fn paths_of_later_versions_are_refused_as_such() {
         ("GET", "/v1/datasets"),
         ("GET", "/v1/features/x/versions"),
         ("POST", "/v1/factors"),
-        ("POST", "/v1/admin/verify"),
-        ("POST", "/v1/admin/scrub"),
         ("POST", "/v1/admin/backup"),
-        ("GET", "/v1/admin/jobs"),
-        ("GET", "/v1/admin/jobs/1"),
-        ("GET", "/v1/admin/orphans"),
-        ("GET", "/v1/admin/overlaps"),
         ("GET", "/metrics"),
     ] {
         server.send(method, path, &[], &[]).refused("unimplemented");
@@ -83,7 +77,7 @@ fn health_inventory_and_documents_answer() {
     let rows = inventory.json();
     assert_eq!((&rows["totals"]["rows"], &rows["series"][0]["tail_rows"]), (&10.into(), &10.into()));
     server.get_with("/inventory", &[("if-none-match", &tag)]).expect(304);
-    server.post_json("/v1/admin/compact", r#"{"series":["kline/X/1m"]}"#).expect(200);
+    server.post_json("/v1/admin/compact?wait=true", r#"{"series":["kline/X/1m"]}"#).expect(200);
     let sealed = server.get_with("/inventory", &[("if-none-match", &tag)]).expect(200).json();
     assert_eq!((&sealed["series"][0]["tail_rows"], &sealed["series"][0]["chunks"]), (&0.into(), &1.into()));
     assert_eq!(server.get("/openapi.json").expect(200).text(), openapi_json());
@@ -122,7 +116,7 @@ fn an_inventory_without_filters_has_every_series_and_the_bytes_of_the_files() {
     server.post_json("/v1/series", scalar).expect(201);
     for sealed in [false, true] {
         if sealed {
-            server.post_json("/v1/admin/compact", "{}").expect(200);
+            server.post_json("/v1/admin/compact?wait=true", "{}").expect(200);
             // Some rows are in the tail again.
             server.post("/v1/klines/S03/1m", "text/csv", csv_body(5_000, 7)).expect(200);
         }
@@ -154,7 +148,8 @@ fn every_documented_operation_is_routed() {
             if reply.status >= 400 {
                 let code = reply.json()["code"].as_str().unwrap_or("none").to_string();
                 assert!(
-                    ["series_not_found", "snapshot_not_found", "invalid_argument"].contains(&code.as_str()),
+                    ["series_not_found", "snapshot_not_found", "job_not_found", "invalid_argument"]
+                        .contains(&code.as_str()),
                     "{method} {path}: {code}"
                 );
             }

@@ -83,7 +83,7 @@ fn what_a_snapshot_shows_does_not_change_whatever_happens_to_the_store() {
     values(&server, 0, 2_000, 0);
     server.kline("Y");
     server.post("/v1/klines/Y/1m", "text/csv", csv_body(10, 40)).expect(200);
-    server.post_json("/v1/admin/compact", "").expect(200);
+    server.post_json("/v1/admin/compact?wait=true", "").expect(200);
     // Rows in chunks, over them, deleted from them, and in the log alone.
     server.post(X, "text/csv", csv_body(2_500, 1_000)).expect(200);
     server.delete(&format!("{X}?start=600000&end=1200000")).expect(200);
@@ -108,7 +108,7 @@ fn what_a_snapshot_shows_does_not_change_whatever_happens_to_the_store() {
     check(&server, &kept, "an upsert");
     server.delete(&format!("{X}?start=0&end=60000000")).expect(200);
     check(&server, &kept, "a delete");
-    server.post_json("/v1/admin/compact", "").expect(200);
+    server.post_json("/v1/admin/compact?wait=true", "").expect(200);
     check(&server, &kept, "a seal");
     server = server.restarted();
     check(&server, &kept, "a restart");
@@ -121,7 +121,7 @@ fn what_a_snapshot_shows_does_not_change_whatever_happens_to_the_store() {
     server.delete(&format!("{S}?all=true")).expect(200);
     for round in 0..10 {
         values(&server, round * 7, 30, round);
-        server.post_json("/v1/admin/compact", "").expect(200);
+        server.post_json("/v1/admin/compact?wait=true", "").expect(200);
     }
     server.service.store().compact(&[], true).unwrap();
     server.service.store().vacuum().unwrap();
@@ -248,7 +248,7 @@ fn an_answer_under_a_snapshot_keeps_its_entity_tag() {
     let tag = server.get(&target).expect(200).header("etag").unwrap().to_string();
     assert_eq!(before.header("etag"), Some(tag.as_str()), "the series is the same at the same version");
     server.post(X, "text/csv", csv_body(5, 10)).expect(200);
-    server.post_json("/v1/admin/compact", "").expect(200);
+    server.post_json("/v1/admin/compact?wait=true", "").expect(200);
     let again = server.get_with(&target, &[("if-none-match", &tag)]).expect(304);
     assert_eq!(again.header("etag"), Some(tag.as_str()));
     server.get_with(X, &[("if-none-match", &tag)]).expect(200);

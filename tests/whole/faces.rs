@@ -362,7 +362,7 @@ fn every_face_answers_as_a_plain_ordered_map_does() {
         match world.rng.random_range(0..10) {
             0..6 => world.write(),
             6..8 => world.delete(),
-            8 => drop(world.post("/v1/admin/compact", &[], "application/json", b"{}".to_vec())),
+            8 => drop(world.post("/v1/admin/compact?wait=true", &[], "application/json", b"{}".to_vec())),
             _ => world.service.store().checkpoint().unwrap(),
         }
         world.check();

@@ -1,6 +1,5 @@
-//! The whole program: the server killed while it is loaded, and one model behind all faces.
+//! The whole program: one model behind all faces.
 
-mod crash;
 mod faces;
 mod many;
 mod served;

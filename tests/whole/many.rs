@@ -299,7 +299,7 @@ fn several_series_are_answered_as_sorted_maps_are() {
         match world.rng.random_range(0..10) {
             0..7 => world.write(),
             7..9 => world.delete(),
-            _ => drop(world.post("/v1/admin/compact", "{}".into()).unwrap()),
+            _ => drop(world.post("/v1/admin/compact?wait=true", "{}".into()).unwrap()),
         }
         world.check();
     }

@@ -10,7 +10,7 @@ use super::describe::json;
 use super::status::unimplemented;
 use crate::error::{Error, Result};
 use crate::query::When;
-use crate::service::{Condition, CoverageRequest, SeriesFilter, Service};
+use crate::service::{Condition, CoverageRequest, Job, SeriesFilter, Service};
 use crate::types::time::{Bound, parse_param};
 use crate::types::{SeriesKey, SeriesSpec, TimeUnit};
 
@@ -32,6 +32,10 @@ pub const ACTIONS: &[(&str, &str)] = &[
     ),
     ("inventory", "lists what is stored; body: empty, or a filter as JSON"),
     ("health", "tells how the server is; no body"),
+    (
+        "verify",
+        "checks every file of the store and answers the report when it is done; body: empty, or {\"bytes_per_second\": n}",
+    ),
     ("compact", "moves rows of the log into chunk files and merges chunks; body: empty, or {\"series\": [key, …]}"),
 ];
 
@@ -67,13 +71,6 @@ struct Named {
     name: String,
 }
 
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Compact {
-    #[serde(default)]
-    series: Vec<SeriesKey>,
-}
-
 /// Carries out an action and gives its answer.
 pub(super) fn run(service: &Arc<Service>, action: &Action) -> Result<Bytes> {
     let body = action.body.as_ref();
@@ -94,13 +91,19 @@ pub(super) fn run(service: &Arc<Service>, action: &Action) -> Result<Bytes> {
         "coverage" => answer(&service.coverage(&json::<CoverageRequest>("body of coverage", body)?)?),
         "inventory" => answer(&service.inventory(&or_default::<SeriesFilter>("filter", body)?)?),
         "health" => answer(&service.health()?),
-        "compact" => answer(&service.compact(&or_default::<Compact>("body of compact", body)?.series)?),
+        // Jobs, so that one of a verb runs at a time; the answer is what came out.
+        "verify" => finished(service, service.start_verify(or_default("body of verify", body)?)?),
+        "compact" => finished(service, service.start_compact(or_default("body of compact", body)?)?),
         other => {
             let names: Vec<&str> = ACTIONS.iter().map(|(name, _)| *name).collect();
             let shown: String = other.chars().take(80).collect();
             Err(unimplemented(&format!("action {shown:?}")).with_hint(format!("actions: {}", names.join(", "))))
         }
     }
+}
+
+fn finished(service: &Service, job: Job) -> Result<Bytes> {
+    answer(&service.jobs().wait(&job.id)?.outcome()?)
 }
 
 fn or_default<T: Default + serde::de::DeserializeOwned>(what: &str, body: &[u8]) -> Result<T> {

@@ -20,6 +20,8 @@ use crate::query::{Block, Shape};
 /// Most rows of a message whose cells are converted: conversion takes memory, which a client that does not read
 /// would hold.
 const CONVERTED_ROWS_MAX: usize = 4096;
+/// The same for cells that become text, which is made in several copies of more bytes.
+const TEXT_ROWS_MAX: usize = 1024;
 
 /// Turns the blocks of one answer into messages.
 #[derive(Debug)]
@@ -51,7 +53,11 @@ impl Encoder {
 
     /// Most rows of a block that [`Encoder::block_message`] should be given.
     pub(super) fn rows_max(&self) -> usize {
-        if self.plain { usize::MAX } else { CONVERTED_ROWS_MAX }
+        match (self.plain, self.text) {
+            (true, _) => usize::MAX,
+            (false, false) => CONVERTED_ROWS_MAX,
+            (false, true) => TEXT_ROWS_MAX,
+        }
     }
 
     /// An error unless the block has the columns of its answer, each as long as it says.

@@ -1,4 +1,4 @@
-//! Series keys and names of snapshots from paths, after percent-decoding. Keys are validated.
+//! Series keys, names of snapshots and ids of jobs from paths, after percent-decoding. Keys are validated.
 
 use axum::extract::{FromRequestParts, Path};
 use axum::http::request::Parts;
@@ -18,6 +18,19 @@ pub struct Scalar(pub SeriesKey);
 /// `{name}` of the path of a snapshot; not validated, since a name that cannot be is not found either.
 #[derive(Debug)]
 pub struct SnapshotName(pub String);
+
+/// `{id}` of the path of a job; not validated, since an id that cannot be is not found either.
+#[derive(Debug)]
+pub struct JobId(pub String);
+
+impl<S: Send + Sync> FromRequestParts<S> for JobId {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
+        let Path(id) = Path::<String>::from_request_parts(parts, state).await.map_err(|error| unreadable(&error))?;
+        Ok(JobId(id))
+    }
+}
 
 impl<S: Send + Sync> FromRequestParts<S> for SnapshotName {
     type Rejection = Failure;

@@ -24,6 +24,7 @@ use crate::query::ScanStats;
     ),
     servers((url = "http://127.0.0.1:8080", description = "a server on this machine")),
     components(schemas(
+        crate::service::VerifyReport, crate::service::Finding, crate::service::CompactReply,
         Problem, RowsBody, WritesBody, RowsReply, Binary, crate::egress::OutFormat, crate::egress::Times,
         crate::egress::RowsShape, crate::service::Mode, crate::service::MergeOp, crate::ingest::BodyFormat,
         crate::ingest::Numbers, crate::ingest::Missing,
@@ -126,9 +127,14 @@ failures! {
         WriterStopped StorageFull;
     /// Dropping a snapshot.
     DropSnapshotFailure: InvalidArgument SnapshotNotFound WriterStopped StorageFull;
-    /// Maintenance.
-    AdminFailure: InvalidArgument SeriesNotFound RequestTimeout TooLarge UnsupportedMediaType CorruptData Overloaded
-        WriterStopped StorageFull;
+    /// Starting a job about the whole store.
+    StartFailure: InvalidArgument RequestTimeout TooLarge UnsupportedMediaType Overloaded;
+    /// Starting a backup.
+    BackupFailure: InvalidArgument PermissionDenied RequestTimeout TooLarge UnsupportedMediaType Overloaded;
+    /// Starting a job about some series.
+    AdminFailure: InvalidArgument SeriesNotFound RequestTimeout TooLarge UnsupportedMediaType Overloaded;
+    /// Looking at a job.
+    JobFailure: InvalidArgument JobNotFound;
 }
 
 fn object(description: &str) -> ObjectBuilder {

@@ -244,6 +244,15 @@ documented! {
 }
 
 documented! {
+    /// Starting a job.
+    WaitParams {
+        /// Answer when the job is finished, not when it was taken on.
+        #[param(value_type = Option<bool>)]
+        wait,
+    }
+}
+
+documented! {
     /// A route without parameters.
     NoParams {}
 }
@@ -393,5 +402,6 @@ mod tests {
         check::<MergeScalarParams>();
         check::<DeleteParams>();
         check::<FilterParams>();
+        check::<WaitParams>();
     }
 }

@@ -1,5 +1,6 @@
 //! The routes, one file per subject.
 
+mod admin;
 mod coverage;
 mod not_yet;
 mod rows;
@@ -39,7 +40,14 @@ pub fn all() -> OpenApiRouter<App> {
         .routes(routes!(coverage::kline_coverage))
         .routes(routes!(coverage::scalar_coverage))
         .routes(routes!(rows::write_many))
-        .routes(routes!(server::compact))
+        .routes(routes!(admin::verify))
+        .routes(routes!(admin::scrub))
+        .routes(routes!(admin::compact))
+        .routes(routes!(admin::backup))
+        .routes(routes!(admin::list_jobs))
+        .routes(routes!(admin::get_job, admin::cancel_job))
+        .routes(routes!(admin::orphans))
+        .routes(routes!(admin::overlaps))
         .routes(routes!(server::inventory))
         .routes(routes!(server::health))
         .routes(routes!(server::live))

@@ -1,24 +1,21 @@
-//! The server itself: what is stored, how it is, its documentation, maintenance.
+//! The server itself: what is stored, how it is, its documentation.
 
 use std::sync::OnceLock;
 
-use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
-use axum::response::{IntoResponse, Response};
-use serde::{Deserialize, Serialize};
+use axum::response::IntoResponse;
+use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::series::filter;
 use super::{App, Outcome};
 use crate::server::http::coding::Coding;
-use crate::server::http::edge::random_id;
 use crate::server::http::etag::{is_known, not_modified};
-use crate::server::http::openapi::{AdminFailure, AnyFailure, HealthFailure};
+use crate::server::http::openapi::{AnyFailure, HealthFailure};
 use crate::server::http::params::{FilterParams, NoParams, Params};
-use crate::server::http::{body, once, openapi_json, reply};
-use crate::service::{CompactReply, Health, Inventory, Status};
-use crate::types::SeriesKey;
+use crate::server::http::{openapi_json, reply};
+use crate::service::{Health, Inventory, Status};
 
 /// Inventory
 ///
@@ -117,56 +114,4 @@ pub async fn openapi(uri: Uri) -> Outcome {
     Params::of::<NoParams>(&uri)?;
     let text: &'static str = TEXT.get_or_init(openapi_json);
     Ok(([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], text).into_response())
-}
-
-/// Which series to compact; all when it is left out.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct CompactRequest {
-    #[serde(default)]
-    #[schema(value_type = Vec<String>)]
-    pub series: Vec<SeriesKey>,
-}
-
-/// How far a job is: this version answers when it is done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum JobStatus {
-    Done,
-}
-
-/// A piece of maintenance.
-#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
-pub struct Job {
-    pub id: String,
-    #[schema(example = "compact")]
-    pub verb: String,
-    pub status: JobStatus,
-    /// 0 to 1.
-    pub progress: f64,
-    pub result: CompactReply,
-}
-
-/// The jobs of a request.
-#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
-pub struct Jobs {
-    pub jobs: Vec<Job>,
-}
-
-/// Compact
-///
-/// Moves rows from the log into chunk files, deletes what retention no longer keeps, merges the chunks of each partition
-/// into one and unlinks what nobody reads any more. Answers when it is done.
-#[utoipa::path(
-    post, path = "/v1/admin/compact", operation_id = "compact", tag = "server",
-    request_body(content = Option<CompactRequest>, description = "No body means every series"),
-    responses((status = 200, description = "Done", body = Jobs), AdminFailure),
-)]
-pub async fn compact(State(app): State<App>, headers: HeaderMap, uri: Uri, body: Body) -> Outcome<Response> {
-    Params::of::<NoParams>(&uri)?;
-    once::refuse(&headers)?;
-    let request: CompactRequest = body::json_or_default(&headers, body, app.config(), &app.0.ingest).await?;
-    let result = app.blocking(move |service| service.compact(&request.series)).await?;
-    let job = Job { id: random_id(), verb: "compact".into(), status: JobStatus::Done, progress: 1.0, result };
-    Ok(reply::json(StatusCode::OK, &Jobs { jobs: vec![job] })?)
 }

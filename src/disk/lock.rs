@@ -1,0 +1,58 @@
+//! The lock on a store: held as long as the value lives, released by the system when the process dies.
+
+use std::io::ErrorKind;
+use std::time::{Duration, Instant};
+
+use super::{DiskPath, File, persist, write_all_at};
+use crate::error::{Error, ErrorCode, Result};
+use crate::planted::{Bug, planted};
+
+/// How long a lock is waited for: a program that starts another one holds what it just closed until that one runs.
+const LOCK_WAIT: Duration = Duration::from_millis(40);
+
+/// The lock. See the head of this module.
+#[derive(Debug)]
+pub struct Lock {
+    file: File,
+    path: DiskPath,
+}
+
+impl Lock {
+    /// Takes the lock within [`LOCK_WAIT`] or fails with `store_locked`, naming the holder.
+    pub fn acquire(path: &DiskPath) -> Result<Self> {
+        let begun = Instant::now();
+        loop {
+            match persist(|| path.disk().lock(path)) {
+                Ok(file) => return Ok(Self { file, path: path.clone() }),
+                Err(e) if e.kind() == ErrorKind::WouldBlock && planted(Bug::LockNotTaken) => {
+                    return Ok(Self { file: super::open(path)?, path: path.clone() });
+                }
+                Err(e) if e.kind() == ErrorKind::WouldBlock && begun.elapsed() < LOCK_WAIT => {
+                    std::thread::sleep(LOCK_WAIT / 10);
+                }
+                Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                    let holder = super::read(path).unwrap_or_default();
+                    let holder = String::from_utf8_lossy(&holder);
+                    let detail = format!("{} is held by another process: {}", path.display(), holder.trim());
+                    return Err(Error::new(ErrorCode::StoreLocked, detail)
+                        .with_hint("stop the other process, or reach it through its addresses"));
+                }
+                Err(e) => return Err(Error::io("lock", path, &e)),
+            }
+        }
+    }
+
+    /// Writes who holds the lock.
+    pub fn describe(&self, text: &str) -> Result<()> {
+        let fail = |e: std::io::Error| Error::io("write", &self.path, &e);
+        write_all_at(self.file.as_ref(), text.as_bytes(), 0).map_err(fail)?;
+        persist(|| self.file.set_bytes(text.len() as u64)).map_err(fail)
+    }
+}
+
+/// Whether a process of this number runs on this machine. Another one may have taken the number.
+pub fn process_lives(pid: u32) -> bool {
+    let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
+    // Not being allowed to ask means that there is one.
+    pid.is_some_and(|pid| rustix::process::test_kill_process(pid) != Err(rustix::io::Errno::SRCH))
+}

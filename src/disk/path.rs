@@ -1,0 +1,94 @@
+//! Paths that know their disk.
+
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::os::OsDisk;
+use super::{Disk, persist};
+use crate::error::{Error, Result};
+
+/// A path on a disk. Reads as a [`Path`] where only its text matters.
+#[derive(Clone, Debug)]
+pub struct DiskPath {
+    disk: Arc<dyn Disk>,
+    path: PathBuf,
+}
+
+impl DiskPath {
+    /// A path on this disk.
+    pub fn new(disk: Arc<dyn Disk>, path: impl Into<PathBuf>) -> Self {
+        Self { disk, path: path.into() }
+    }
+
+    /// A path on the disk of the operating system.
+    pub fn os(path: impl Into<PathBuf>) -> Self {
+        Self::new(Arc::new(OsDisk), path)
+    }
+
+    /// The disk.
+    pub fn disk(&self) -> &dyn Disk {
+        self.disk.as_ref()
+    }
+
+    /// Another path on the same disk.
+    pub fn elsewhere(&self, path: impl Into<PathBuf>) -> Self {
+        self.with(path.into())
+    }
+
+    fn with(&self, path: PathBuf) -> Self {
+        Self { disk: Arc::clone(&self.disk), path }
+    }
+
+    /// Something inside.
+    pub fn join(&self, name: impl AsRef<Path>) -> Self {
+        self.with(self.path.join(name))
+    }
+
+    /// The same with another ending.
+    pub fn with_extension(&self, extension: &str) -> Self {
+        self.with(self.path.with_extension(extension))
+    }
+
+    /// The directory it lies in; `None` for a root and for a bare name.
+    pub fn parent(&self) -> Option<Self> {
+        let parent = self.path.parent().filter(|parent| !parent.as_os_str().is_empty())?;
+        Some(self.with(parent.to_owned()))
+    }
+
+    /// Whether there is anything under this path; `false` also where the system cannot tell. For what only costs time.
+    pub fn exists(&self) -> bool {
+        self.found().unwrap_or(false)
+    }
+
+    /// Whether there is anything under this path.
+    ///
+    /// # Errors
+    /// `io` when the system cannot tell.
+    pub fn found(&self) -> Result<bool> {
+        match persist(|| self.disk.is_dir(&self.path)) {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(Error::io("look at", self, &error)),
+        }
+    }
+
+    /// Whether it is a directory.
+    pub fn is_dir(&self) -> bool {
+        persist(|| self.disk.is_dir(&self.path)).unwrap_or(false)
+    }
+}
+
+impl std::ops::Deref for DiskPath {
+    type Target = Path;
+
+    fn deref(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl AsRef<Path> for DiskPath {
+    fn as_ref(&self) -> &Path {
+        &self.path
+    }
+}

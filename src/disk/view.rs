@@ -1,0 +1,256 @@
+//! A directory as a list says it is: the listed files, which are never changed, and above them whatever is written,
+//! in memory. So a store can be opened that nobody may touch.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::mmap::Map;
+use super::{Disk, DiskFile, DiskPath, File};
+
+/// The view. See the head of this module.
+#[derive(Debug)]
+pub struct ViewDisk {
+    below: DiskPath,
+    top: Mutex<Top>,
+}
+
+#[derive(Debug, Default)]
+struct Top {
+    dirs: BTreeSet<PathBuf>,
+    files: BTreeMap<PathBuf, Entry>,
+}
+
+#[derive(Clone, Debug)]
+enum Entry {
+    Below,
+    Memory(Memory),
+}
+
+/// Bytes of a file that is only in memory.
+#[derive(Clone, Debug, Default)]
+struct Memory(Arc<Mutex<Vec<u8>>>);
+
+impl ViewDisk {
+    /// `root` as if it held these files, named from it, and nothing else.
+    pub fn of(root: &DiskPath, names: impl IntoIterator<Item = impl AsRef<Path>>) -> DiskPath {
+        let mut top = Top::default();
+        top.dirs.extend(root.ancestors().map(Path::to_path_buf));
+        for name in names {
+            let path = root.join(name);
+            top.dirs.extend(path.ancestors().skip(1).map(Path::to_path_buf));
+            top.files.insert(path.to_path_buf(), Entry::Below);
+        }
+        DiskPath::new(Arc::new(Self { below: root.clone(), top: Mutex::new(top) }), root.to_path_buf())
+    }
+
+    fn top(&self) -> MutexGuard<'_, Top> {
+        self.top.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Top {
+    fn find(&self, path: &Path) -> io::Result<&Entry> {
+        self.files.get(path).ok_or_else(|| ErrorKind::NotFound.into())
+    }
+
+    fn put(&mut self, path: &Path, entry: Entry) -> io::Result<()> {
+        if self.files.contains_key(path) || self.dirs.contains(path) {
+            return Err(ErrorKind::AlreadyExists.into());
+        }
+        if path.parent().is_some_and(|parent| !self.dirs.contains(parent)) {
+            return Err(ErrorKind::NotFound.into());
+        }
+        self.files.insert(path.to_path_buf(), entry);
+        Ok(())
+    }
+
+    fn names<'a>(&'a self, path: &'a Path) -> impl Iterator<Item = String> + 'a {
+        let inside = self.files.keys().chain(&self.dirs).filter(move |inner| inner.parent() == Some(path));
+        inside.filter_map(|inner| Some(inner.file_name()?.to_string_lossy().into_owned()))
+    }
+}
+
+impl Disk for ViewDisk {
+    fn create_dir(&self, path: &Path) -> io::Result<()> {
+        let mut top = self.top();
+        if top.files.contains_key(path) || !top.dirs.insert(path.to_path_buf()) {
+            return Err(ErrorKind::AlreadyExists.into());
+        }
+        Ok(())
+    }
+
+    fn sync_dir(&self, _path: &Path) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn list(&self, path: &Path) -> io::Result<Vec<String>> {
+        let top = self.top();
+        if top.dirs.contains(path) { Ok(top.names(path).collect()) } else { Err(ErrorKind::NotFound.into()) }
+    }
+
+    fn is_dir(&self, path: &Path) -> io::Result<bool> {
+        let top = self.top();
+        if top.dirs.contains(path) {
+            return Ok(true);
+        }
+        match top.find(path)? {
+            // It may be gone since the list was made.
+            Entry::Below => self.below.disk().is_dir(path),
+            Entry::Memory(_) => Ok(false),
+        }
+    }
+
+    fn create(&self, path: &Path) -> io::Result<File> {
+        let file = Memory::default();
+        self.top().put(path, Entry::Memory(file.clone()))?;
+        Ok(Box::new(file))
+    }
+
+    fn open(&self, path: &Path, writing: bool) -> io::Result<File> {
+        match self.top().find(path)? {
+            Entry::Memory(file) => Ok(Box::new(file.clone())),
+            Entry::Below if writing => Err(ErrorKind::ReadOnlyFilesystem.into()),
+            Entry::Below => self.below.disk().open(path, false),
+        }
+    }
+
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let mut top = self.top();
+        match top.find(from)?.clone() {
+            Entry::Below => Err(ErrorKind::ReadOnlyFilesystem.into()),
+            entry => top.put(to, entry),
+        }
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let mut top = self.top();
+        match top.find(from)?.clone() {
+            Entry::Below => Err(ErrorKind::ReadOnlyFilesystem.into()),
+            entry => {
+                top.files.remove(from);
+                top.files.insert(to.to_path_buf(), entry);
+                Ok(())
+            }
+        }
+    }
+
+    /// A listed file only goes out of sight.
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.top().files.remove(path).map(|_| ()).ok_or_else(|| ErrorKind::NotFound.into())
+    }
+
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        let mut top = self.top();
+        if top.names(path).next().is_some() {
+            return Err(ErrorKind::DirectoryNotEmpty.into());
+        }
+        if top.dirs.remove(path) { Ok(()) } else { Err(ErrorKind::NotFound.into()) }
+    }
+
+    /// Nobody else sees what is written here, so there is nobody to keep out.
+    fn lock(&self, path: &Path) -> io::Result<File> {
+        let file = Memory::default();
+        self.top().files.insert(path.to_path_buf(), Entry::Memory(file.clone()));
+        Ok(Box::new(file))
+    }
+
+    fn random(&self, bytes: &mut [u8]) -> io::Result<()> {
+        self.below.disk().random(bytes)
+    }
+
+    fn resolve(&self, path: &Path) -> io::Result<PathBuf> {
+        self.below.disk().resolve(path)
+    }
+}
+
+impl Memory {
+    fn bytes(&self) -> MutexGuard<'_, Vec<u8>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl DiskFile for Memory {
+    fn read_at(&self, into: &mut [u8], offset: u64) -> io::Result<usize> {
+        let bytes = self.bytes();
+        let found = bytes.get(usize::try_from(offset).unwrap_or(usize::MAX)..).unwrap_or_default();
+        let count = found.len().min(into.len());
+        if let (Some(into), Some(found)) = (into.get_mut(..count), found.get(..count)) {
+            into.copy_from_slice(found);
+        }
+        Ok(count)
+    }
+
+    fn write_at(&self, data: &[u8], offset: u64) -> io::Result<usize> {
+        let mut bytes = self.bytes();
+        let from = usize::try_from(offset).map_err(io::Error::other)?;
+        let end = from.saturating_add(data.len());
+        if bytes.len() < end {
+            bytes.resize(end, 0);
+        }
+        if let Some(slot) = bytes.get_mut(from..end) {
+            slot.copy_from_slice(data);
+        }
+        Ok(data.len())
+    }
+
+    fn reserve(&self, bytes: u64) -> io::Result<()> {
+        let bytes = usize::try_from(bytes).map_err(io::Error::other)?;
+        let mut held = self.bytes();
+        let longer = held.len().max(bytes);
+        held.resize(longer, 0);
+        Ok(())
+    }
+
+    fn set_bytes(&self, bytes: u64) -> io::Result<()> {
+        self.bytes().resize(usize::try_from(bytes).map_err(io::Error::other)?, 0);
+        Ok(())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn bytes(&self) -> io::Result<u64> {
+        Ok(Memory::bytes(self).len() as u64)
+    }
+
+    fn map(&self) -> io::Result<Map> {
+        Ok(Map::copied(&Memory::bytes(self)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{self as disk, Staged};
+    use super::*;
+
+    #[test]
+    fn what_is_written_on_top_stays_there_and_files_that_are_not_listed_are_not_seen() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::create_dir(root.path().join("in")).unwrap();
+        for name in ["in/a", "in/b", "c"] {
+            std::fs::write(root.path().join(name), name).unwrap();
+        }
+        let view = ViewDisk::of(&DiskPath::os(root.path()), ["in/a", "c", "gone"]);
+        assert_eq!(disk::list(&view).unwrap(), ["c", "gone", "in"]);
+        assert_eq!(disk::list(&view.join("in")).unwrap(), ["a"]);
+        assert_eq!(disk::read(&view.join("in/a")).unwrap(), b"in/a");
+        assert!(!view.join("in/b").exists() && !view.join("gone").exists() && view.join("c").exists());
+        assert!(disk::read(&view.join("in/b")).is_err());
+        disk::create_dir(&view.join("tmp/deep")).unwrap();
+        let mut staged = Staged::create(&view.join("tmp")).unwrap();
+        staged.put(b"new").unwrap();
+        assert!(staged.publish(&view.join("in/new")).unwrap());
+        assert_eq!(disk::read(&view.join("in/new")).unwrap(), b"new");
+        assert!(!disk::publish(&view.join("tmp"), &view.join("c"), b"other").unwrap());
+        disk::remove(&view.join("c")).unwrap();
+        assert!(!view.join("c").exists());
+        assert_eq!(disk::list(&view.join("tmp")).unwrap(), ["deep"]);
+        let mut left: Vec<_> = std::fs::read_dir(root.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["c", "in"]);
+        assert_eq!(std::fs::read_dir(root.path().join("in")).unwrap().count(), 2);
+    }
+}

@@ -1,0 +1,178 @@
+//! `backup.json`: what a backup directory holds. It is written last, so a directory without it is no backup.
+//!
+//! One line of JSON, `{"crc32c":"<8 hex digits>","backup":{…}}`, and a line end. The checksum is that of the bytes of
+//! the inner object, so the text must not be formatted anew.
+
+use std::path::{Component, Path};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, ErrorCode, Result};
+
+/// Version of the file.
+pub const BACKUP_VERSION: u32 = 1;
+
+const HEAD: &str = "{\"crc32c\":\"";
+const MIDDLE: &str = "\",\"backup\":";
+const END: &str = "}\n";
+
+/// What a backup is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Backup {
+    /// Version of this file.
+    pub version: u32,
+    /// Format of the store inside.
+    pub format: u32,
+    /// Wall clock in milliseconds; for people only.
+    pub created_ms: i64,
+    /// Random name of the history of the store that was backed up.
+    pub epoch: String,
+    /// The backup is the store at this commit.
+    pub commit: u64,
+    /// Number of the manifest checkpoint.
+    pub manifest: u64,
+    /// Registered series, and their rows.
+    pub series: u64,
+    pub rows: u64,
+    pub chunks: u64,
+    /// Names of the snapshots, in order.
+    pub snapshots: Vec<String>,
+    /// Files that were damaged or missing in the store already.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub damaged: Vec<BackupDamage>,
+    /// Every file, by path.
+    pub files: Vec<BackupFile>,
+}
+
+/// A file that could not be backed up whole.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackupDamage {
+    pub path: String,
+    pub reason: String,
+}
+
+/// How a file came into a backup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum How {
+    /// It was there already.
+    Kept,
+    /// A second name of a file of the store, or of an earlier backup.
+    Linked,
+    Copied,
+    /// Made for the backup.
+    Written,
+}
+
+/// A file of a backup.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackupFile {
+    /// Path from the directory of the backup.
+    pub path: String,
+    pub bytes: u64,
+    /// Of the whole file, as 8 hex digits.
+    #[serde(with = "hex")]
+    pub crc32c: u32,
+    pub how: How,
+    /// Whether it is the same file as that of the store, with one place on the disk for both.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub shared: bool,
+}
+
+mod hex {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub fn serialize<S: Serializer>(value: &u32, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(&format!("{value:08x}"))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<u32, D::Error> {
+        let text = String::deserialize(from)?;
+        u32::from_str_radix(&text, 16).map_err(D::Error::custom)
+    }
+}
+
+/// Bytes of the file.
+pub fn encode_backup(backup: &Backup) -> Result<Vec<u8>> {
+    let body = serde_json::to_string(backup).map_err(|error| Error::internal(format!("backup as JSON: {error}")))?;
+    Ok(format!("{HEAD}{:08x}{MIDDLE}{body}{END}", crc32c::crc32c(body.as_bytes())).into_bytes())
+}
+
+/// Reads the file.
+///
+/// # Errors
+/// `corrupt_data` for a damaged one, and for one that names a file outside of its directory; `unsupported_format` for
+/// a newer one.
+pub fn decode_backup(file: &[u8]) -> Result<Backup> {
+    let damaged = |what: &str| Error::corrupt(format!("backup.json is damaged: {what}"));
+    let text = std::str::from_utf8(file).map_err(|_| damaged("it is no text"))?;
+    let rest = text.strip_prefix(HEAD).ok_or_else(|| damaged("it does not begin with its checksum"))?;
+    let (crc, body) = rest.split_once(MIDDLE).ok_or_else(|| damaged("it does not begin with its checksum"))?;
+    let body = body.strip_suffix(END).ok_or_else(|| damaged("it is cut"))?;
+    let found = format!("{:08x}", crc32c::crc32c(body.as_bytes()));
+    if found != crc {
+        return Err(damaged(&format!("checksum {found}, expected {crc}")));
+    }
+    #[derive(Deserialize)]
+    struct Version {
+        version: u32,
+    }
+    let Version { version } = serde_json::from_str(body).map_err(|error| damaged(&error.to_string()))?;
+    if version > BACKUP_VERSION {
+        let detail = format!("backup.json has version {version}, this program knows {BACKUP_VERSION}");
+        return Err(Error::new(ErrorCode::UnsupportedFormat, detail));
+    }
+    let backup: Backup = serde_json::from_str(body).map_err(|error| damaged(&error.to_string()))?;
+    match backup.files.iter().find(|file| !is_inside(&file.path)) {
+        None => Ok(backup),
+        Some(file) => Err(damaged(&format!("it names {:?}", file.path))),
+    }
+}
+
+/// Whether a path stays below the directory it begins in.
+fn is_inside(path: &str) -> bool {
+    !path.is_empty() && Path::new(path).components().all(|part| matches!(part, Component::Normal(_)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listing_survives_its_bytes_and_notices_every_flipped_bit_and_every_cut() {
+        let file = |path: &str, crc32c, shared| BackupFile {
+            path: path.into(),
+            bytes: 7,
+            crc32c,
+            how: if shared { How::Linked } else { How::Kept },
+            shared,
+        };
+        let backup = Backup {
+            version: BACKUP_VERSION,
+            epoch: "0f".into(),
+            commit: 9,
+            snapshots: vec!["then".into()],
+            damaged: vec![BackupDamage { path: "runs/2".into(), reason: "gone".into() }],
+            files: vec![file("FORMAT", 7, false), file("chunks/1/all.arrow", u32::MAX, true)],
+            ..Backup::default()
+        };
+        let bytes = encode_backup(&backup).unwrap();
+        assert_eq!(decode_backup(&bytes).unwrap(), backup);
+        serde_json::from_slice::<serde_json::Value>(&bytes).unwrap();
+        for bit in 0..bytes.len() * 8 {
+            let mut damaged = bytes.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(decode_backup(&damaged).unwrap_err().code(), ErrorCode::CorruptData, "bit {bit}");
+        }
+        for length in 0..bytes.len() {
+            assert!(decode_backup(&bytes[..length]).is_err(), "cut at {length}");
+        }
+        let newer = Backup { version: BACKUP_VERSION + 1, ..backup.clone() };
+        let error = decode_backup(&encode_backup(&newer).unwrap()).unwrap_err();
+        assert_eq!(error.code(), ErrorCode::UnsupportedFormat);
+        for outside in ["../x", "/etc/passwd", "a/../../x", "", "./a"] {
+            let evil = Backup { files: vec![file(outside, 0, false)], ..backup.clone() };
+            assert!(decode_backup(&encode_backup(&evil).unwrap()).is_err(), "{outside:?}");
+        }
+    }
+}

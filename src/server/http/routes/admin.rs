@@ -1,0 +1,196 @@
+//! Looking after the store: long verbs as jobs, and what lies and overlaps in the data directory.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
+
+use super::{App, Outcome};
+use crate::server::http::extract::JobId;
+use crate::server::http::openapi::{AdminFailure, AnyFailure, BackupFailure, JobFailure, StartFailure};
+use crate::server::http::params::{NoParams, Params, WaitParams};
+use crate::server::http::{body, once, reply};
+use crate::service::{
+    BackupRequest, CompactRequest, Job, JobList, OrphanReport, OverlapReport, ScrubRequest, VerifyRequest,
+};
+
+/// Time between two looks at a job that is waited for.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Verify
+///
+/// Checks every file of the store: every checksum, every row's place, and what files say of each other. Changes
+/// nothing. The result of the job is the report.
+#[utoipa::path(
+    post, path = "/v1/admin/verify", operation_id = "verify", tag = "server",
+    params(WaitParams),
+    request_body(content = Option<VerifyRequest>, description = "No body means as fast as it can"),
+    responses(
+        (status = 202, description = "Taken on", body = JobList,
+            headers(("Location" = String, description = "Path of the job"))),
+        (status = 200, description = "Finished, under `wait=true`", body = JobList),
+        StartFailure,
+    ),
+)]
+pub async fn verify(State(app): State<App>, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
+    let wait = wait(&headers, &uri)?;
+    let request: VerifyRequest = body::json_or_default(&headers, body, app.config(), &app.0.ingest).await?;
+    let job = app.blocking(move |service| service.start_verify(request)).await?;
+    started(&app, job, wait).await
+}
+
+/// Scrub
+///
+/// Verifies at a limited rate, and writes damaged or missing sidecars anew. Changes no data.
+#[utoipa::path(
+    post, path = "/v1/admin/scrub", operation_id = "scrub", tag = "server",
+    params(WaitParams),
+    request_body(content = Option<ScrubRequest>, description = "No body means 64 MiB a second"),
+    responses(
+        (status = 202, description = "Taken on", body = JobList,
+            headers(("Location" = String, description = "Path of the job"))),
+        (status = 200, description = "Finished, under `wait=true`", body = JobList),
+        StartFailure,
+    ),
+)]
+pub async fn scrub(State(app): State<App>, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
+    let wait = wait(&headers, &uri)?;
+    let request: ScrubRequest = body::json_or_default(&headers, body, app.config(), &app.0.ingest).await?;
+    let job = app.blocking(move |service| service.start_scrub(request)).await?;
+    started(&app, job, wait).await
+}
+
+/// Back up
+///
+/// Copies the whole store, as it is at one commit, into a directory below the one the configuration names for backups
+/// (`store.backup_dir`), while everything goes on. A directory with an earlier backup of the store keeps what is the same.
+#[utoipa::path(
+    post, path = "/v1/admin/backup", operation_id = "backup", tag = "server",
+    params(WaitParams),
+    request_body(content = BackupRequest),
+    responses(
+        (status = 202, description = "Taken on", body = JobList,
+            headers(("Location" = String, description = "Path of the job"))),
+        (status = 200, description = "Finished, under `wait=true`", body = JobList),
+        BackupFailure,
+    ),
+)]
+pub async fn backup(State(app): State<App>, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
+    let wait = wait(&headers, &uri)?;
+    let request: BackupRequest = body::json(&headers, body, app.config(), &app.0.ingest).await?;
+    let job = app.blocking(move |service| service.start_backup(request)).await?;
+    started(&app, job, wait).await
+}
+
+/// Compact
+///
+/// Moves rows from the log into chunk files, deletes what retention no longer keeps, merges the chunks of each partition
+/// into one and unlinks what nobody reads any more.
+#[utoipa::path(
+    post, path = "/v1/admin/compact", operation_id = "compact", tag = "server",
+    params(WaitParams),
+    request_body(content = Option<CompactRequest>, description = "No body means every series"),
+    responses(
+        (status = 202, description = "Taken on", body = JobList,
+            headers(("Location" = String, description = "Path of the job"))),
+        (status = 200, description = "Finished, under `wait=true`", body = JobList),
+        AdminFailure,
+    ),
+)]
+pub async fn compact(State(app): State<App>, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
+    let wait = wait(&headers, &uri)?;
+    let request: CompactRequest = body::json_or_default(&headers, body, app.config(), &app.0.ingest).await?;
+    let job = app.blocking(move |service| service.start_compact(request)).await?;
+    started(&app, job, wait).await
+}
+
+/// List jobs
+///
+/// The newest first, without their results; the last ones that finished are remembered until the server stops.
+#[utoipa::path(
+    get, path = "/v1/admin/jobs", operation_id = "listJobs", tag = "server",
+    responses((status = 200, description = "The jobs", body = JobList), AnyFailure),
+)]
+pub async fn list_jobs(State(app): State<App>, headers: HeaderMap, uri: Uri) -> Outcome {
+    Params::of::<NoParams>(&uri)?;
+    let list = app.blocking(|service| Ok(service.jobs().list())).await?;
+    Ok(reply::json_coded(&headers, &list, None)?)
+}
+
+/// Look at a job
+///
+/// How far it is, and its result once it is done.
+#[utoipa::path(
+    get, path = "/v1/admin/jobs/{id}", operation_id = "getJob", tag = "server",
+    params(("id" = String, Path, description = "Id of the job")),
+    responses((status = 200, description = "The job", body = JobList), JobFailure),
+)]
+pub async fn get_job(State(app): State<App>, JobId(id): JobId, headers: HeaderMap, uri: Uri) -> Outcome {
+    Params::of::<NoParams>(&uri)?;
+    let job = app.blocking(move |service| service.jobs().get(&id)).await?;
+    Ok(reply::json_coded(&headers, &JobList::from(job), None)?)
+}
+
+/// Cancel a job
+///
+/// One that waits fails at once, one that runs at its next step. What it did stays done.
+#[utoipa::path(
+    delete, path = "/v1/admin/jobs/{id}", operation_id = "cancelJob", tag = "server",
+    params(("id" = String, Path, description = "Id of the job")),
+    responses((status = 200, description = "Asked to stop", body = JobList), JobFailure),
+)]
+pub async fn cancel_job(State(app): State<App>, JobId(id): JobId, headers: HeaderMap, uri: Uri) -> Outcome {
+    Params::of::<NoParams>(&uri)?;
+    once::refuse(&headers)?;
+    let job = app.blocking(move |service| service.jobs().cancel(&id)).await?;
+    Ok(reply::json(StatusCode::OK, &JobList::from(job))?)
+}
+
+/// List orphans
+///
+/// Files of the data directory that the manifest does not name, each with why it may be there.
+#[utoipa::path(
+    get, path = "/v1/admin/orphans", operation_id = "listOrphans", tag = "server",
+    responses((status = 200, description = "The files", body = OrphanReport), AnyFailure),
+)]
+pub async fn orphans(State(app): State<App>, headers: HeaderMap, uri: Uri) -> Outcome {
+    Params::of::<NoParams>(&uri)?;
+    let report = app.blocking(|service| service.orphans()).await?;
+    Ok(reply::json_coded(&headers, &report, None)?)
+}
+
+/// Explain overlaps
+///
+/// Partitions with more than one chunk: which chunks span the same times, which one wins there, and what compaction
+/// would do.
+#[utoipa::path(
+    get, path = "/v1/admin/overlaps", operation_id = "explainOverlaps", tag = "server",
+    responses((status = 200, description = "The partitions", body = OverlapReport), AnyFailure),
+)]
+pub async fn overlaps(State(app): State<App>, headers: HeaderMap, uri: Uri) -> Outcome {
+    Params::of::<NoParams>(&uri)?;
+    let report = app.blocking(|service| Ok(service.overlaps())).await?;
+    Ok(reply::json_coded(&headers, &report, None)?)
+}
+
+/// Whether the answer is to wait for the end of the job.
+fn wait(headers: &HeaderMap, uri: &Uri) -> Outcome<bool> {
+    once::refuse(headers)?;
+    Ok(Params::of::<WaitParams>(uri)?.flag("wait")?)
+}
+
+/// The answer to a job that was taken on: 202 at once, or 200 when it is finished. Whoever goes away meanwhile does not
+/// end it.
+pub async fn started(app: &App, mut job: Job, wait: bool) -> Outcome {
+    while wait && !job.status.is_finished() {
+        tokio::time::sleep(LOOK).await;
+        job = app.0.service.jobs().get(&job.id)?;
+    }
+    let location = HeaderValue::from_str(&format!("/v1/admin/jobs/{}", job.id));
+    let mut response = reply::json(if wait { StatusCode::OK } else { StatusCode::ACCEPTED }, &JobList::from(job))?;
+    if let Ok(location) = location {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    Ok(response)
+}

@@ -1,0 +1,220 @@
+//! Looking after the store: the long verbs as jobs, and what a check found last.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde::{Deserialize, Serialize};
+
+use super::jobs::{Job, Jobs};
+use super::{BackupRequest, CompactReply, Service};
+use crate::disk::DiskPath;
+use crate::error::{Error, Result};
+use crate::store::{OrphanReport, OverlapReport, Severity, VerifyReport, Watch, orphans};
+use crate::types::SeriesKey;
+
+/// Bytes a second that a scrub reads when nothing else is said.
+pub const SCRUB_BYTES_PER_SECOND: u64 = 64 << 20;
+/// Series compacted at a time.
+const COMPACT_SERIES: usize = 64;
+/// Findings that health names.
+const NAMED_MAX: usize = 3;
+
+/// How a store is to be checked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub struct VerifyRequest {
+    /// Bytes read a second at most; as many as it can when left out.
+    #[serde(default)]
+    pub bytes_per_second: Option<u64>,
+}
+
+/// How a store is to be scrubbed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub struct ScrubRequest {
+    /// Bytes read a second at most; 0 for as many as it can, 64 MiB when left out.
+    #[serde(default)]
+    pub bytes_per_second: Option<u64>,
+    /// Only tell what would be written anew.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// Which series to compact; all when it is left out.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub struct CompactRequest {
+    #[serde(default)]
+    #[cfg_attr(feature = "server", schema(value_type = Vec<String>))]
+    pub series: Vec<SeriesKey>,
+}
+
+/// What the last check found, until one finds nothing.
+#[derive(Debug, Default)]
+pub(super) struct Checked(Mutex<Option<String>>);
+
+impl Checked {
+    fn set(&self, found: Option<String>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = found;
+    }
+
+    pub fn found(&self) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Service {
+    /// The jobs of this store.
+    pub fn jobs(&self) -> &Jobs {
+        &self.jobs
+    }
+
+    /// Takes on long work under a verb: `work` gets this service, and the watch whose `unit` it counts. Its reply
+    /// becomes the result of the job.
+    ///
+    /// # Errors
+    /// Those of [`Jobs::start`].
+    pub fn start_job<R: Serialize>(
+        &self,
+        verb: &'static str,
+        unit: &str,
+        watch: Watch,
+        work: impl FnOnce(&Service, &Watch) -> Result<R> + Send + 'static,
+    ) -> Result<Job> {
+        let service = self.me.upgrade().ok_or_else(|| Error::internal("the service is being dropped"))?;
+        self.jobs.start(verb, unit, watch, move |watch| {
+            let service: Arc<Service> = service;
+            let reply = work(&service, watch)?;
+            serde_json::to_value(reply).map_err(|error| Error::internal(format!("reply as JSON: {error}")))
+        })
+    }
+
+    /// Checks every file of the store, as a job whose result is a [`VerifyReport`].
+    pub fn start_verify(&self, request: VerifyRequest) -> Result<Job> {
+        let watch = Watch::with_rate(request.bytes_per_second.unwrap_or(0));
+        self.start_job("verify", "bytes", watch, |service, watch| service.verify(watch))
+    }
+
+    /// Checks every file and writes damaged sidecars anew, as a job whose result is a [`VerifyReport`].
+    pub fn start_scrub(&self, request: ScrubRequest) -> Result<Job> {
+        let watch = scrub_watch(request);
+        self.start_job("scrub", "bytes", watch, move |service, watch| service.scrub(request.dry_run, watch))
+    }
+
+    /// Backs the store up for a client, as a job whose result is a [`BackupReply`](super::BackupReply).
+    ///
+    /// # Errors
+    /// `permission_denied` and `invalid_argument` for the directory, and those of [`Jobs::start`].
+    pub fn start_backup(&self, request: BackupRequest) -> Result<Job> {
+        self.check_backup(&request)?;
+        let watch = request.watch();
+        self.start_job("backup", "bytes", watch, move |service, watch| service.backup_for_client(&request, watch))
+    }
+
+    /// Compacts, as a job whose result is a [`CompactReply`].
+    ///
+    /// # Errors
+    /// `series_not_found`, and those of [`Jobs::start`].
+    pub fn start_compact(&self, request: CompactRequest) -> Result<Job> {
+        request.series.iter().try_for_each(|key| self.def(key).map(|_| ()))?;
+        self.start_job("compact", "series", Watch::new(), move |service, watch| {
+            service.compact_watched(&request.series, watch)
+        })
+    }
+
+    /// Checks every file of the store. Health tells of what was found until a check finds nothing.
+    pub fn verify(&self, watch: &Watch) -> Result<VerifyReport> {
+        let report = self.store.verify(watch)?;
+        self.note_check("verify", &report);
+        Ok(report)
+    }
+
+    /// Checks every file and writes damaged or missing sidecars anew, unless it is a dry run.
+    pub fn scrub(&self, dry_run: bool, watch: &Watch) -> Result<VerifyReport> {
+        let report = self.store.scrub(dry_run, watch)?;
+        self.note_check("scrub", &report);
+        Ok(report)
+    }
+
+    fn note_check(&self, verb: &str, report: &VerifyReport) {
+        if report.clean {
+            self.checked.set(None);
+            self.store.cache().damage.forget();
+            return;
+        }
+        let weighty = report.findings.iter().filter(|finding| finding.severity > Severity::Note);
+        let named: Vec<String> = weighty
+            .take(NAMED_MAX)
+            .map(|finding| {
+                let series = finding.series.as_ref().map(|key| format!(" ({key})")).unwrap_or_default();
+                format!("{} in {}{series}", finding.kind.name(), finding.file)
+            })
+            .collect();
+        self.checked.set(Some(format!(
+            "the last {verb} found {} errors and {} warnings: {}{}; `fastk admin verify` lists them",
+            report.errors,
+            report.warnings,
+            named.join(", "),
+            if report.errors + report.warnings > NAMED_MAX as u64 { " and others" } else { "" },
+        )));
+    }
+
+    /// Moves the tail of these series (all when empty) into chunk files, deletes what retention no longer keeps, merges
+    /// what is more than one chunk a partition and unlinks what nobody reads any more.
+    pub fn compact(&self, series: &[SeriesKey]) -> Result<CompactReply> {
+        self.compact_watched(series, &Watch::new())
+    }
+
+    /// The same; what was done before it was cancelled stays done.
+    pub fn compact_watched(&self, series: &[SeriesKey], watch: &Watch) -> Result<CompactReply> {
+        let retained = self.store.apply_retention(series)?;
+        watch.check()?;
+        let sealed = self.store.seal(series)?;
+        if series.is_empty() {
+            // Nothing is left in the log then: let its segments go.
+            self.store.checkpoint()?;
+        }
+        let mut reply = CompactReply {
+            series_sealed: sealed.series_sealed,
+            chunks_written: sealed.chunks_written,
+            rows_sealed: sealed.rows_sealed,
+            retention_rows: retained.iter().map(|(_, deleted)| deleted.rows_deleted).sum(),
+            ..CompactReply::default()
+        };
+        let ids = if series.is_empty() {
+            self.store.snapshot().series.keys().copied().collect()
+        } else {
+            self.store.series_ids(series)?
+        };
+        watch.plan(ids.len() as u64);
+        for some in ids.chunks(COMPACT_SERIES) {
+            let compacted = self.store.compact_ids(some, true)?;
+            reply.partitions_compacted += compacted.partitions_compacted;
+            reply.chunks_replaced += compacted.chunks_removed;
+            reply.bytes_before += compacted.bytes_before;
+            reply.bytes_after += compacted.bytes_after;
+            watch.advance(some.len() as u64)?;
+        }
+        let vacuumed = self.store.vacuum()?;
+        reply.files_removed = vacuumed.files_removed;
+        reply.files_waiting = vacuumed.files_waiting;
+        Ok(reply)
+    }
+
+    /// Files that the manifest does not name.
+    pub fn orphans(&self) -> Result<OrphanReport> {
+        orphans(&DiskPath::os(self.store.root()))
+    }
+
+    /// Which chunks overlap, which wins, and what compaction would do.
+    pub fn overlaps(&self) -> OverlapReport {
+        self.store.overlaps()
+    }
+}
+
+/// The watch of a scrub.
+pub fn scrub_watch(request: ScrubRequest) -> Watch {
+    Watch::with_rate(request.bytes_per_second.unwrap_or(SCRUB_BYTES_PER_SECOND))
+}

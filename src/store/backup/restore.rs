@@ -1,0 +1,489 @@
+//! Restoring: a backup becomes a store of its own, with a new random epoch, so that no reader takes what it knew of
+//! the old one for true.
+//!
+//! Every file of the backup is checked before anything is made. Until all is done and checked again, [`BEGUN`] stands
+//! in the directory: no store is opened or made in what a crash leaves behind.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::BufWriter;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::as_of::as_of;
+use super::target::is_litter;
+use super::{check_apart, contents_of, empty_log, read_listing};
+use crate::disk::{self, DiskPath, Lock, Staged};
+use crate::error::{Error, ErrorCode, Result};
+use crate::format::FORMAT_VERSION;
+use crate::format::backup::{Backup, BackupDamage, BackupFile};
+use crate::format::manifest::{ReceiptsRecord, RunRecord};
+use crate::format::receipt::encode_receipts;
+use crate::format::run::{RunOrigin, RunWriter};
+use crate::format::tombstone::decode_tombstone;
+use crate::store::checkpoint::{load_receipts, load_run, receipts_path, run_path};
+use crate::store::chunk::{ChunkFile, chunk_id_of, series_dir_name};
+use crate::store::manifest::{Contents, checkpoint_path};
+use crate::store::recover::{DIRECTORIES, FORMAT_FILE, LOCK_FILE, format_text, parse_def};
+use crate::store::seal::tombstone_name;
+use crate::store::state::Run;
+use crate::store::{Inner, SeriesId, Store, StoreOptions, Watch};
+
+/// Stands in a directory that is being restored into.
+pub const BEGUN: &str = "restore.begun";
+
+/// How a backup is restored.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RestoreOptions {
+    /// Does it; else it is only checked and told what would be done.
+    pub apply: bool,
+    /// The store as this named snapshot showed it: what came later is left out.
+    pub as_of: Option<String>,
+    /// Gives files of the backup a second name instead of copying them, where that can be: it costs no room, and
+    /// damage of the disk hits both.
+    pub link: bool,
+    /// Takes chunks that are damaged as they are, and leaves damaged sidecars out.
+    pub allow_damaged: bool,
+}
+
+/// What a restore did or would do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RestoreReport {
+    pub applied: bool,
+    /// The store at this commit of the one that was backed up.
+    pub commit: u64,
+    /// Epoch of the store that was backed up, and of the restored one.
+    pub epoch_before: String,
+    pub epoch: Option<String>,
+    /// Registered series, and their rows.
+    pub series: u64,
+    pub rows: u64,
+    pub chunks: u64,
+    /// Names of the snapshots it has.
+    pub snapshots: Vec<String>,
+    /// Files taken from the backup.
+    pub files: u64,
+    pub bytes: u64,
+    /// What a restore as of a snapshot leaves out.
+    pub series_left_out: u64,
+    pub chunks_left_out: u64,
+    pub snapshots_left_out: Vec<String>,
+    pub damaged: Vec<BackupDamage>,
+    pub duration_ms: u64,
+}
+
+/// Restores a backup into a new or empty directory.
+///
+/// # Errors
+/// `not_found` without a finished backup, `corrupt_data` naming a damaged file of it, `invalid_argument` for a
+/// directory that is not empty, `snapshot_not_found`, `storage_full`. What was begun is taken away again.
+pub fn restore(backup: &Path, root: &Path, options: &RestoreOptions, watch: &Watch) -> Result<RestoreReport> {
+    restore_on(&DiskPath::os(backup), &DiskPath::os(root), options, watch)
+}
+
+/// Restores on any disk.
+///
+/// # Errors
+/// Those of [`restore`].
+pub fn restore_on(
+    backup: &DiskPath,
+    root: &DiskPath,
+    options: &RestoreOptions,
+    watch: &Watch,
+) -> Result<RestoreReport> {
+    let begun = Instant::now();
+    check_apart(backup, root)?;
+    let listing = read_listing(backup)?;
+    if listing.format > FORMAT_VERSION {
+        let detail = format!("the backup has format {}, this program knows {FORMAT_VERSION}", listing.format);
+        return Err(
+            Error::new(ErrorCode::UnsupportedFormat, detail).with_hint("restore it with the program that made it")
+        );
+    }
+    check_unused(root)?;
+    watch.plan(listing.files.iter().map(|file| file.bytes).sum());
+    let damage = check_files(backup, &listing, options, watch)?;
+    let whole = contents_of(backup, &listing)?;
+    check_contents(backup, &listing, &whole, &damage)?;
+    let contents = match &options.as_of {
+        Some(name) => as_of(&whole, name)?,
+        None => whole.clone(),
+    };
+    let taken: Vec<&BackupFile> =
+        listing.files.iter().filter(|file| !is_sidecar_of(&damage, file) && is_named(&contents, &file.path)).collect();
+    let registered = contents.series.values().filter(|series| series.dropped_commit == 0);
+    let left_out = |before: usize, after: usize| before.saturating_sub(after) as u64;
+    let mut report = RestoreReport {
+        commit: contents.base_commit,
+        epoch_before: listing.epoch.clone(),
+        series: registered.clone().count() as u64,
+        rows: registered.map(|series| series.rows).sum(),
+        chunks: contents.chunks.len() as u64,
+        snapshots: contents.snapshots.keys().cloned().collect(),
+        files: taken.len() as u64,
+        bytes: taken.iter().map(|file| file.bytes).sum(),
+        series_left_out: left_out(whole.series.len(), contents.series.len()),
+        chunks_left_out: left_out(whole.chunks.len(), contents.chunks.len()),
+        snapshots_left_out: whole
+            .snapshots
+            .keys()
+            .filter(|name| !contents.snapshots.contains_key(*name))
+            .cloned()
+            .collect(),
+        damaged: damage.into_values().collect(),
+        ..RestoreReport::default()
+    };
+    if options.apply {
+        if !options.link {
+            watch.plan(report.bytes);
+        }
+        let made = !root.exists();
+        let work = Work { backup, root, options, watch };
+        report.epoch = Some(work.run(contents, &taken, &report.damaged, made)?);
+        report.applied = true;
+    }
+    report.duration_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+    Ok(report)
+}
+
+/// Refuses a directory that holds anything but what an unfinished restore left.
+fn check_unused(root: &DiskPath) -> Result<()> {
+    if root.exists() && !root.is_dir() {
+        return Err(Error::invalid(format!("{} is no directory", root.display())));
+    }
+    let names = disk::list(root)?;
+    let has = |wanted: &str| names.iter().any(|name| name == wanted);
+    if has(BEGUN) {
+        return Ok(());
+    }
+    match names.iter().find(|name| *name != LOCK_FILE && !is_litter(root, name)) {
+        None => Ok(()),
+        Some(name) => Err(Error::invalid(format!("{} is not empty (it holds {name:?})", root.display()))
+            .with_hint("restore into an empty or a new directory")),
+    }
+}
+
+/// Reads every file the listing names. Gives the damaged ones by path, where those are allowed.
+fn check_files(
+    backup: &DiskPath,
+    listing: &Backup,
+    options: &RestoreOptions,
+    watch: &Watch,
+) -> Result<BTreeMap<String, BackupDamage>> {
+    let mut damage = BTreeMap::new();
+    let mut note = |path: &str, reason: String, may: bool| {
+        if !(options.allow_damaged && may) {
+            let error = Error::corrupt(format!("the backup is damaged: {reason}"));
+            return Err(match may {
+                true => error.with_hint("take another backup, or go on with --allow-damaged"),
+                false => error.with_hint("take another backup"),
+            });
+        }
+        damage.insert(path.to_owned(), BackupDamage { path: path.to_owned(), reason });
+        Ok(())
+    };
+    for known in &listing.damaged {
+        note(&known.path, format!("{} (it was so when the backup was made)", known.reason), true)?;
+    }
+    for file in &listing.files {
+        let (path, name) = (backup.join(&file.path), &file.path);
+        let may = name.starts_with("chunks/") && !name.ends_with(TOMBSTONE);
+        if !path.exists() {
+            note(name, format!("{name} is missing"), may)?;
+            continue;
+        }
+        let (bytes, crc) = read_through(&path, &mut |part| watch.advance(part.len() as u64))?;
+        if bytes != file.bytes {
+            note(name, format!("{name}: {bytes} bytes, expected {}", file.bytes), may)?;
+        } else if crc != file.crc32c {
+            note(name, format!("{name}: checksum {crc:08x}, expected {:08x}", file.crc32c), may)?;
+        }
+    }
+    Ok(damage)
+}
+
+fn read_through(path: &DiskPath, each: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<(u64, u32)> {
+    let (mut bytes, mut crc) = (0, 0);
+    disk::read_parts(&disk::open(path)?, path, &mut |part| {
+        bytes += part.len() as u64;
+        crc = crc32c::crc32c_append(crc, part);
+        each(part)
+    })?;
+    Ok((bytes, crc))
+}
+
+const TOMBSTONE: &str = ".tombstone";
+
+/// Refuses a listing that is not the one of its manifest, and files that are not what they are named.
+fn check_contents(
+    backup: &DiskPath,
+    listing: &Backup,
+    contents: &Contents,
+    damage: &BTreeMap<String, BackupDamage>,
+) -> Result<()> {
+    if contents.epoch != listing.epoch || contents.base_commit != listing.commit {
+        return Err(Error::corrupt("the manifest of the backup is not the one backup.json is about"));
+    }
+    let listed: BTreeMap<&str, &BackupFile> = listing.files.iter().map(|file| (file.path.as_str(), file)).collect();
+    for record in contents.chunks.values() {
+        let chunk = ChunkFile::new(backup, record.clone());
+        if damage.contains_key(chunk.name()) {
+            continue;
+        }
+        let fits = |file: &&BackupFile| (file.bytes, file.crc32c) == (record.file_bytes, record.file_crc);
+        if !listed.get(chunk.name()).is_some_and(fits) {
+            let detail = format!("the backup is damaged: {} is not the chunk its manifest names", chunk.name());
+            return Err(Error::corrupt(detail).with_hint("take another backup"));
+        }
+    }
+    for record in contents.runs.values() {
+        load_run(backup, record)?;
+    }
+    for record in contents.receipts.values() {
+        load_receipts(backup, record)?;
+    }
+    for (series_id, commit, start, end) in &contents.tombstones {
+        let name = format!("chunks/{}/{}", series_dir_name(*series_id), tombstone_name(*commit));
+        let found = decode_tombstone(&disk::read(&backup.join(&name))?)
+            .map_err(|error| Error::new(error.code(), format!("{name}: {}", error.detail())))?;
+        if (found.series_id, found.commit, found.start, found.end) != (*series_id, *commit, *start, *end) {
+            return Err(Error::corrupt(format!("the backup is damaged: {name} is another delete")));
+        }
+    }
+    Ok(())
+}
+
+/// Whether a file is a sidecar that is left out because it is damaged.
+fn is_sidecar_of(damage: &BTreeMap<String, BackupDamage>, file: &BackupFile) -> bool {
+    damage.contains_key(&file.path) && !file.path.ends_with(".arrow")
+}
+
+/// Whether a file is a chunk, sidecar, delete, run or receipt file that the manifest names.
+fn is_named(contents: &Contents, path: &str) -> bool {
+    let mut parts = path.split('/');
+    let (dir, second) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+    match (dir, parts.next()) {
+        ("chunks", Some(name)) => {
+            let series_id = second.parse::<u64>().unwrap_or(0);
+            match name.strip_suffix(TOMBSTONE) {
+                Some(commit) => {
+                    let commit = commit.parse::<u64>().unwrap_or(0);
+                    contents.tombstones_of(series_id).any(|(_, at, ..)| *at == commit)
+                }
+                None => chunk_id_of(name).is_some_and(|id| contents.chunks.contains_key(&id)),
+            }
+        }
+        ("runs", None) => match second.split_once('.') {
+            Some((id, "run")) => id.parse().is_ok_and(|id| contents.runs.contains_key(&id)),
+            Some((id, "receipts")) => id.parse().is_ok_and(|id| contents.receipts.contains_key(&id)),
+            _ => false,
+        },
+        _ => false,
+    }
+}
+
+/// Takes back what was done, as well as that goes.
+fn abandon(root: &DiskPath, made: bool) {
+    let undo = || -> Result<()> {
+        // Nobody else may have come in meanwhile.
+        let _lock = Lock::acquire(&root.join(LOCK_FILE))?;
+        disk::remove(&root.join(FORMAT_FILE))?;
+        clear(root)?;
+        disk::remove(&root.join(LOCK_FILE))?;
+        disk::remove(&root.join(BEGUN))?;
+        if made {
+            disk::remove_dir_if_empty(root);
+        }
+        Ok(())
+    };
+    if let Err(error) = undo() {
+        tracing::warn!(%error, "a part of an unfinished restore stays behind");
+    }
+}
+
+fn clear(root: &DiskPath) -> Result<()> {
+    DIRECTORIES.iter().try_for_each(|name| disk::remove_tree(&root.join(name)))
+}
+
+/// The work once everything is checked.
+struct Work<'a> {
+    backup: &'a DiskPath,
+    root: &'a DiskPath,
+    options: &'a RestoreOptions,
+    watch: &'a Watch,
+}
+
+impl Work<'_> {
+    /// Makes the store. Gives its epoch.
+    fn run(&self, contents: Contents, taken: &[&BackupFile], damaged: &[BackupDamage], made: bool) -> Result<String> {
+        disk::create_dir(self.root)?;
+        let lock = Lock::acquire(&self.root.join(LOCK_FILE))?;
+        check_unused(self.root)?;
+        self.fill(lock, contents, taken, damaged).inspect_err(|_| abandon(self.root, made))
+    }
+
+    fn fill(
+        &self,
+        lock: Lock,
+        mut contents: Contents,
+        taken: &[&BackupFile],
+        damaged: &[BackupDamage],
+    ) -> Result<String> {
+        let root = self.root;
+        disk::remove(&root.join(FORMAT_FILE))?;
+        clear(root)?;
+        let tmp = root.join("tmp");
+        disk::create_dir(&tmp)?;
+        if !root.join(BEGUN).exists() {
+            disk::publish(&tmp, &root.join(BEGUN), b"")?;
+        }
+        for name in DIRECTORIES {
+            disk::create_dir(&root.join(name))?;
+        }
+        let mut dirs = BTreeMap::new();
+        let later = if self.options.as_of.is_some() { self.cut(&mut contents)? } else { BTreeSet::new() };
+        for file in taken.iter().filter(|file| !later.contains(&file.path)) {
+            let path = root.join(&file.path);
+            if let Some(dir) = path.parent()
+                && !dirs.contains_key(dir.as_ref() as &Path)
+            {
+                disk::create_dir(&dir)?;
+                dirs.insert(dir.to_path_buf(), dir);
+            }
+            self.take(file, &path, damaged)?;
+        }
+        for dir in dirs.values() {
+            disk::sync_dir(dir)?;
+        }
+        let epoch = format!("{:016x}", disk::random(root)?);
+        contents.epoch.clone_from(&epoch);
+        contents.number = 1;
+        (contents.wal_first_segment, contents.wal_first_lsn) = (1, 1);
+        disk::publish(&tmp, &checkpoint_path(&root.join("manifest"), 1), &contents.to_checkpoint())?;
+        empty_log(root)?;
+        disk::publish(&tmp, &root.join(FORMAT_FILE), format_text().as_bytes())?;
+        drop(lock);
+        let options = StoreOptions { upkeep: false, ..StoreOptions::default() };
+        let store = Store { inner: Arc::new(Inner::open(root, false, options)?), upkeep: None };
+        compare(&store, &contents, damaged)?;
+        drop(store);
+        disk::remove(&root.join(BEGUN))?;
+        disk::sync_dir(root)?;
+        Ok(epoch)
+    }
+
+    /// Brings one file over.
+    fn take(&self, file: &BackupFile, path: &DiskPath, damaged: &[BackupDamage]) -> Result<()> {
+        let from = self.backup.join(&file.path);
+        if !from.exists() && damaged.iter().any(|damage| damage.path == file.path) {
+            return Ok(());
+        }
+        if self.options.link && disk::link(&from, path)? {
+            return Ok(());
+        }
+        let mut staged = Staged::create(&self.root.join("tmp"))?;
+        let (bytes, crc) = read_through(&from, &mut |part| {
+            staged.put(part)?;
+            self.watch.advance(part.len() as u64)
+        })?;
+        let known = damaged.iter().any(|damage| damage.path == file.path);
+        if (bytes, crc) != (file.bytes, file.crc32c) && !known {
+            return Err(Error::corrupt(format!("{} changed while it was copied", from.display())));
+        }
+        if !staged.place(path)? {
+            return Err(Error::new(ErrorCode::Io, format!("{} appeared while it was written", path.display())));
+        }
+        Ok(())
+    }
+
+    /// Makes run and receipt files without what came after the snapshot. Gives the paths of those that are not taken
+    /// over as they are.
+    fn cut(&self, contents: &mut Contents) -> Result<BTreeSet<String>> {
+        let commit = contents.base_commit;
+        let mut left = BTreeSet::new();
+        let name = |path: DiskPath| path.strip_prefix(self.backup).unwrap_or(&path).display().to_string();
+        let mut kept: Vec<(SeriesId, Run)> = Vec::new();
+        for record in contents.runs.clone().into_values() {
+            let runs = load_run(self.backup, &record)?;
+            let shown = |id: &SeriesId, run: &Run| run.commit_hi <= commit && contents.series.contains_key(id);
+            if runs.iter().all(|(id, run)| shown(id, run)) {
+                continue;
+            }
+            left.insert(name(run_path(self.backup, record.id)));
+            contents.runs.remove(&record.id);
+            kept.extend(runs.into_iter().filter(|(id, run)| shown(id, run)));
+        }
+        if !kept.is_empty() {
+            // Those of one series behind each other.
+            kept.sort_by_key(|(id, run)| (*id, run.commit_lo));
+            let id = contents.next_file_id;
+            contents.next_file_id += 1;
+            let record = self.write_runs(id, &kept, contents)?;
+            contents.runs.insert(id, record);
+        }
+        for record in contents.receipts.clone().into_values() {
+            let mut receipts = load_receipts(self.backup, &record)?;
+            let before = receipts.len();
+            receipts.retain(|receipt| receipt.written.iter().all(|written| written.commit <= commit));
+            if receipts.len() == before {
+                continue;
+            }
+            left.insert(name(receipts_path(self.backup, record.id)));
+            contents.receipts.remove(&record.id);
+            let Some(newest_ms) = receipts.iter().map(|receipt| receipt.wall_ms).max() else { continue };
+            let bytes = encode_receipts(receipts.iter());
+            let id = contents.next_file_id;
+            contents.next_file_id += 1;
+            disk::publish(&self.root.join("tmp"), &receipts_path(self.root, id), &bytes)?;
+            contents.receipts.insert(id, ReceiptsRecord { id, bytes: bytes.len() as u64, newest_ms });
+        }
+        Ok(left)
+    }
+
+    fn write_runs(&self, id: u64, runs: &[(SeriesId, Run)], contents: &Contents) -> Result<RunRecord> {
+        let mut staged = Staged::create(&self.root.join("tmp"))?;
+        let path = staged.path().clone();
+        let fail = |error: &std::io::Error| Error::io("write", &path, error);
+        let origin = RunOrigin { level: 0, base_commit: contents.base_commit };
+        let mut writer =
+            RunWriter::new(BufWriter::with_capacity(1 << 20, &mut staged), origin).map_err(|error| fail(&error))?;
+        for (series_id, run) in runs {
+            let columns: Vec<&[i64]> = (0..run.column_count()).map(|column| run.words(column)).collect();
+            let series = contents.series.get(series_id).map_or("", |series| &series.def);
+            let def = parse_def(series)?;
+            writer.add(*series_id, &def, (run.commit_lo, run.commit_hi), &columns).map_err(|error| fail(&error))?;
+        }
+        let (out, bytes, crc) = writer.finish().map_err(|error| fail(&error))?;
+        out.into_inner().map_err(|error| fail(error.error()))?;
+        staged.publish(&run_path(self.root, id))?;
+        Ok(RunRecord { id, bytes, crc, level: 0, base_commit: contents.base_commit })
+    }
+}
+
+/// Counts what the opened store has against what it should have.
+fn compare(store: &Store, contents: &Contents, damaged: &[BackupDamage]) -> Result<()> {
+    let state = store.snapshot();
+    let wrong = |what: String| Err(Error::internal(format!("the restored store has {what}; it is taken away again")));
+    if store.epoch() != contents.epoch || state.commit != contents.base_commit {
+        return wrong(format!("commit {} instead of {}", state.commit, contents.base_commit));
+    }
+    if !state.snapshots.keys().eq(contents.snapshots.keys()) || !state.series.keys().eq(contents.series.keys()) {
+        return wrong("other series or snapshots".into());
+    }
+    for (series, record) in state.series.values().zip(contents.series.values()) {
+        let bounds = record.first_ts.zip(record.last_ts);
+        if (series.version, series.rows, series.bounds) != (record.version, record.rows, bounds) {
+            return wrong(format!("{} rows of {} instead of {}", series.rows, series.def.key, record.rows));
+        }
+        let is_damaged = |chunk: &ChunkFile| damaged.iter().any(|damage| damage.path == chunk.name());
+        // A dropped series has the rows of the snapshots that show it, which its own count is not about.
+        if series.dropped_commit.is_some() || series.chunks.iter().any(|chunk| is_damaged(chunk)) {
+            continue;
+        }
+        let rows = series.merge(store.cache(), (i64::MIN, i64::MAX), false).count_rows()?;
+        if rows != record.rows {
+            return wrong(format!("{rows} rows of {} instead of {}", series.def.key, record.rows));
+        }
+    }
+    Ok(())
+}

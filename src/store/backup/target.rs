@@ -1,0 +1,473 @@
+//! The directory a backup is made in.
+//!
+//! - Nothing an earlier backup in it names is changed or removed before the new listing is in its place and durable,
+//!   so a crash leaves the one or the other.
+//! - A file gets its name when its bytes are on the disk; directories are synced before the listing.
+//! - While there is no listing yet, [`BEGUN`] stands in the directory, which no store is opened or made beside.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{BackupOptions, Tally, read_listing};
+use crate::disk::{self, DiskPath, File, Lock, Staged};
+use crate::error::{Error, ErrorCode, Result};
+use crate::format::backup::{Backup, BackupDamage, BackupFile, How, encode_backup};
+use crate::store::Watch;
+
+/// The listing of a finished backup.
+pub const LISTING: &str = "backup.json";
+/// Says of which history of a store an unfinished first backup is.
+pub const BEGUN: &str = "backup.begun";
+const LOCK: &str = "LOCK";
+
+/// A backup being made.
+pub struct Target<'a> {
+    pub root: DiskPath,
+    tmp: DiskPath,
+    options: &'a BackupOptions,
+    pub watch: &'a Watch,
+    pub tally: Tally,
+    /// What the backup that is there already has, and what of it was damaged.
+    old: BTreeMap<String, BackupFile>,
+    old_damaged: BTreeSet<String>,
+    base: Option<(DiskPath, BTreeMap<String, BackupFile>)>,
+    pub files: Vec<BackupFile>,
+    pub damaged: Vec<BackupDamage>,
+    /// Names given since it began that nothing had before.
+    added: Vec<DiskPath>,
+    /// Directories looked at, and whether something in them is not synced.
+    dirs: BTreeMap<std::path::PathBuf, (DiskPath, bool)>,
+    /// Whether there was nothing, not even a directory.
+    made: bool,
+    lock: Lock,
+}
+
+/// What is known of a file before it is read.
+pub struct Wanted<'a> {
+    /// Path from the directory of the store, and of the backup.
+    pub name: String,
+    pub source: &'a DiskPath,
+    /// The file, where its name may be gone by now.
+    pub held: Option<&'a File>,
+    pub bytes: Option<u64>,
+    pub crc: Option<u32>,
+    /// Whether a file elsewhere is the same one, by a look at a little of it.
+    pub same: &'a dyn Fn(&DiskPath) -> bool,
+    /// A file that others can be made from: it is left out where it cannot be had, and where the earlier backup has
+    /// another one of the name.
+    pub derived: bool,
+}
+
+fn by_path(backup: Backup) -> BTreeMap<String, BackupFile> {
+    backup.files.into_iter().map(|file| (file.path.clone(), file)).collect()
+}
+
+/// What is in a directory that a backup of this history of a store may be made in.
+pub fn look(root: &DiskPath, epoch: &str) -> Result<Option<Backup>> {
+    let refuse = |what: &str| {
+        Err(Error::invalid(format!("{} {what}", root.display())).with_hint("name an empty or a new directory"))
+    };
+    if root.exists() && !root.is_dir() {
+        return refuse("is no directory");
+    }
+    let names = disk::list(root)?;
+    let has = |wanted: &str| names.iter().any(|name| name == wanted);
+    if has(LISTING) {
+        let backup = read_listing(root)?;
+        if backup.epoch != epoch {
+            return refuse("holds a backup of another store, or of this one before it was restored or repaired");
+        }
+        return Ok(Some(backup));
+    }
+    if has(BEGUN) {
+        return match disk::read(&root.join(BEGUN))? == epoch.as_bytes() {
+            true => Ok(None),
+            false => refuse("holds the beginning of a backup of another store"),
+        };
+    }
+    match names.iter().find(|name| *name != LOCK && !is_litter(root, name)) {
+        None => Ok(None),
+        Some(name) => refuse(&format!("is not empty (it holds {name:?}) and holds no backup")),
+    }
+}
+
+/// Whether this is a directory of unfinished files, which a crash can leave before anything else.
+pub fn is_litter(root: &DiskPath, name: &str) -> bool {
+    let dir = root.join(name);
+    name == "tmp" && dir.is_dir() && disk::list(&dir).is_ok_and(|names| names.iter().all(|name| name.ends_with(".tmp")))
+}
+
+impl<'a> Target<'a> {
+    /// Begins or goes on in a directory.
+    pub fn open(root: &DiskPath, epoch: &str, options: &'a BackupOptions, watch: &'a Watch) -> Result<Self> {
+        look(root, epoch)?;
+        let base = match &options.base {
+            None => None,
+            Some(base) => {
+                let base = root.elsewhere(base);
+                if disk::resolve(&base)? == disk::resolve(root)? {
+                    return Err(Error::invalid("the base is the directory of the backup itself")
+                        .with_hint("without a base, files that are already there are kept"));
+                }
+                let backup = read_listing(&base)?;
+                if backup.epoch != epoch {
+                    let detail = format!("{} is a backup of another store", base.display());
+                    return Err(Error::invalid(detail).with_hint("name a backup of this store, or none"));
+                }
+                Some((base, by_path(backup)))
+            }
+        };
+        let made = !root.exists();
+        disk::create_dir(root)?;
+        let lock = Lock::acquire(&root.join(LOCK))?;
+        let old = look(root, epoch)?;
+        let tmp = root.join("tmp");
+        let mut target = Self {
+            root: root.clone(),
+            tmp: tmp.clone(),
+            options,
+            watch,
+            tally: Tally::default(),
+            old: BTreeMap::new(),
+            old_damaged: BTreeSet::new(),
+            base,
+            files: Vec::new(),
+            damaged: Vec::new(),
+            added: Vec::new(),
+            dirs: BTreeMap::new(),
+            made,
+            lock,
+        };
+        let first = old.is_none();
+        if let Some(old) = old {
+            target.old_damaged = old.damaged.iter().map(|damage| damage.path.clone()).collect();
+            target.old = by_path(old);
+        }
+        let begun = || {
+            disk::create_dir(&tmp)?;
+            for name in disk::list(&tmp)? {
+                disk::remove(&tmp.join(name))?;
+            }
+            if first && !root.join(BEGUN).exists() {
+                disk::publish(&tmp, &root.join(BEGUN), epoch.as_bytes())?;
+            }
+            Ok(())
+        };
+        match begun() {
+            Ok(()) => Ok(target),
+            Err(error) => {
+                target.abandon();
+                Err(error)
+            }
+        }
+    }
+
+    /// Takes back what was done, as well as that goes.
+    pub fn abandon(self) {
+        let undo = || -> Result<()> {
+            for path in self.added.iter().rev() {
+                disk::remove(path)?;
+            }
+            if !self.root.join(LISTING).exists() {
+                for name in super::DIRECTORIES {
+                    disk::remove_tree(&self.root.join(name))?;
+                }
+                disk::remove(&self.root.join(super::FORMAT_FILE))?;
+                disk::remove(&self.root.join(BEGUN))?;
+                disk::remove(&self.root.join(LOCK))?;
+            }
+            for (dir, _) in self.dirs.values().rev() {
+                disk::remove_dir_if_empty(dir);
+            }
+            if self.made {
+                disk::remove_dir_if_empty(&self.root);
+            }
+            Ok(())
+        };
+        if let Err(error) = undo() {
+            tracing::warn!(%error, "a part of an unfinished backup stays behind");
+        }
+        drop(self.lock);
+    }
+
+    /// The place of a file, in a directory that is there.
+    fn place_of(&mut self, name: &str) -> Result<DiskPath> {
+        let path = self.root.join(name);
+        if let Some(dir) = path.parent()
+            && !self.dirs.contains_key(dir.as_ref() as &std::path::Path)
+        {
+            disk::create_dir(&dir)?;
+            self.dirs.insert(dir.to_path_buf(), (dir, false));
+        }
+        Ok(path)
+    }
+
+    fn add(&mut self, path: &DiskPath) {
+        self.added.push(path.clone());
+        self.changed(path);
+    }
+
+    fn changed(&mut self, path: &DiskPath) {
+        if let Some((_, unsynced)) = path.parent().and_then(|dir| self.dirs.get_mut(dir.as_ref() as &std::path::Path)) {
+            *unsynced = true;
+        }
+    }
+
+    /// Counts bytes that were read, or need not be. Those of sidecars are not planned for.
+    fn pass(&self, bytes: u64, planned: bool) -> Result<()> {
+        if planned { self.watch.advance(bytes) } else { self.watch.advance_unplanned(bytes) }
+    }
+
+    fn list(&mut self, file: BackupFile) {
+        self.tally.count(&file);
+        self.files.push(file);
+    }
+
+    /// Reads a file and gives its bytes and checksum.
+    fn checksum(&self, file: &File, path: &DiskPath, counts: bool) -> Result<(u64, u32)> {
+        let (mut bytes, mut crc) = (0, 0);
+        disk::read_parts(file, path, &mut |part| {
+            bytes += part.len() as u64;
+            crc = crc32c::crc32c_append(crc, part);
+            self.pass(part.len() as u64, counts)
+        })?;
+        Ok((bytes, crc))
+    }
+
+    /// Puts a file of the store, or of the base, in its place.
+    ///
+    /// # Errors
+    /// `corrupt_data` naming a file that is not what the manifest says, unless damage is allowed.
+    pub fn put(&mut self, wanted: &Wanted<'_>) -> Result<()> {
+        let path = self.place_of(&wanted.name)?;
+        let fits = |known: &BackupFile| {
+            wanted.bytes.is_none_or(|bytes| bytes == known.bytes)
+                && wanted.crc.is_none_or(|crc| crc == known.crc32c)
+                && !(self.options.copy && known.shared)
+        };
+        let Some(known) = self.old.get(&wanted.name).cloned() else {
+            // What a backup that was never finished left behind.
+            disk::remove(&path)?;
+            return if self.link(wanted, &path)? { Ok(()) } else { self.copy(wanted, &path, None) };
+        };
+        if fits(&known) && (wanted.same)(&path) {
+            self.pass(known.bytes, !wanted.derived)?;
+            self.list(BackupFile { how: How::Kept, ..known });
+            return Ok(());
+        }
+        if wanted.derived {
+            // Put over the other one, it would spoil the earlier backup. The next one takes it.
+            return Ok(());
+        }
+        if wanted.crc.is_some_and(|crc| crc != known.crc32c) && !self.old_damaged.contains(&wanted.name) {
+            return Err(self.diverged(&wanted.name));
+        }
+        self.copy(wanted, &path, Some(&known))
+    }
+
+    fn diverged(&self, name: &str) -> Error {
+        let root = self.root.display();
+        Error::invalid(format!("{root} holds another {name} than the store: it is a backup of another copy of it"))
+            .with_hint("name an empty or a new directory")
+    }
+
+    /// Gives a file that is there already its second name here.
+    fn link(&mut self, wanted: &Wanted<'_>, path: &DiskPath) -> Result<bool> {
+        let known =
+            self.base.as_ref().and_then(|(root, files)| Some((root.join(&wanted.name), files.get(&wanted.name)?)));
+        let known = known.filter(|(_, file)| {
+            wanted.bytes.is_none_or(|bytes| bytes == file.bytes)
+                && wanted.crc.is_none_or(|crc| crc == file.crc32c)
+                && !(self.options.copy && file.shared)
+        });
+        let known = known.map(|(from, file)| (from, file.clone())).filter(|(from, _)| (wanted.same)(from));
+        if let Some((from, file)) = known
+            && disk::link(&from, path)?
+        {
+            self.add(path);
+            match self.linked(wanted, path, Some(file.crc32c))? {
+                (bytes, crc32c) if (bytes, crc32c) == (file.bytes, file.crc32c) => {
+                    self.list(BackupFile { how: How::Linked, ..file });
+                    return Ok(true);
+                }
+                // The store still has it whole, perhaps.
+                _ => disk::remove(path)?,
+            }
+        }
+        if self.options.copy || !disk::link(wanted.source, path)? {
+            return Ok(false);
+        }
+        self.add(path);
+        let (bytes, crc32c) = self.linked(wanted, path, wanted.crc)?;
+        self.judge(wanted, bytes, crc32c)?;
+        let (path, how) = (wanted.name.clone(), How::Linked);
+        self.list(BackupFile { path, bytes, crc32c, how, shared: true });
+        Ok(true)
+    }
+
+    /// Bytes and checksum of a file that was linked; read for it unless that is not wanted.
+    fn linked(&self, wanted: &Wanted<'_>, path: &DiskPath, crc: Option<u32>) -> Result<(u64, u32)> {
+        let file = disk::open(path)?;
+        match crc.filter(|_| !self.options.verify) {
+            None => self.checksum(&file, path, !wanted.derived),
+            Some(crc) => {
+                let bytes = disk::file_bytes(&file, path)?;
+                self.pass(bytes, !wanted.derived)?;
+                Ok((bytes, crc))
+            }
+        }
+    }
+
+    /// Refuses a file that is not the one the manifest names, or takes it down as damaged.
+    fn judge(&mut self, wanted: &Wanted<'_>, bytes: u64, crc: u32) -> Result<()> {
+        let name = &wanted.name;
+        let reason = match (wanted.bytes, wanted.crc) {
+            (Some(expected), _) if expected != bytes => format!("{name}: {bytes} bytes, expected {expected}"),
+            (_, Some(expected)) if expected != crc => format!("{name}: checksum {crc:08x}, expected {expected:08x}"),
+            _ => return Ok(()),
+        };
+        self.note_damage(name, reason)
+    }
+
+    /// Takes a damaged or missing file of the store down, where that is allowed.
+    pub fn note_damage(&mut self, name: &str, reason: String) -> Result<()> {
+        if !self.options.allow_damaged {
+            let hint = "repair the store first, or back up with --allow-damaged";
+            return Err(Error::corrupt(format!("the store is damaged: {reason}")).with_hint(hint));
+        }
+        self.damaged.push(BackupDamage { path: name.to_owned(), reason });
+        Ok(())
+    }
+
+    /// Copies a file, in the place of a `known` one that is damaged or should be a file of its own.
+    fn copy(&mut self, wanted: &Wanted<'_>, path: &DiskPath, known: Option<&BackupFile>) -> Result<()> {
+        let opened;
+        let file = match wanted.held {
+            Some(file) => file,
+            None if !wanted.source.exists() && wanted.derived => return Ok(()),
+            None if !wanted.source.exists() => {
+                return self.note_damage(&wanted.name, format!("{} is missing", wanted.name));
+            }
+            None => {
+                opened = disk::open(wanted.source)?;
+                &opened
+            }
+        };
+        let mut staged = Staged::create(&self.tmp)?;
+        let (mut bytes, mut crc32c) = (0, 0);
+        disk::read_parts(file, wanted.source, &mut |part| {
+            bytes += part.len() as u64;
+            crc32c = crc32c::crc32c_append(crc32c, part);
+            staged.put(part)?;
+            self.pass(part.len() as u64, !wanted.derived)
+        })?;
+        self.judge(wanted, bytes, crc32c)?;
+        if known.is_some_and(|known| (known.bytes, known.crc32c) != (bytes, crc32c)) {
+            return Err(self.diverged(&wanted.name));
+        }
+        self.publish(staged, path, known.is_some())?;
+        self.list(BackupFile { path: wanted.name.clone(), bytes, crc32c, how: How::Copied, shared: false });
+        Ok(())
+    }
+
+    fn publish(&mut self, staged: Staged, path: &DiskPath, replaces: bool) -> Result<()> {
+        if replaces {
+            staged.replace(path)?;
+            self.changed(path);
+            return Ok(());
+        }
+        if !staged.place(path)? {
+            return Err(Error::new(ErrorCode::Io, format!("{} appeared while it was written", path.display())));
+        }
+        self.add(path);
+        Ok(())
+    }
+
+    /// Writes a file made for the backup, unless it is there already.
+    pub fn write(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
+        let path = self.place_of(name)?;
+        let crc32c = crc32c::crc32c(bytes);
+        let file =
+            BackupFile { path: name.to_owned(), bytes: bytes.len() as u64, crc32c, how: How::Written, shared: false };
+        let mut replaces = false;
+        if let Some(known) = self.old.get(name) {
+            if (known.bytes, known.crc32c) != (file.bytes, crc32c) {
+                let detail = format!("{} was made by another version of the program ({name})", self.root.display());
+                return Err(Error::invalid(detail).with_hint("name an empty or a new directory"));
+            }
+            if disk::read(&path).is_ok_and(|found| found == bytes) {
+                self.list(BackupFile { how: How::Kept, ..file });
+                return Ok(());
+            }
+            replaces = true;
+        } else {
+            disk::remove(&path)?;
+        }
+        let mut staged = Staged::create(&self.tmp)?;
+        staged.put(bytes)?;
+        self.publish(staged, &path, replaces)?;
+        self.list(file);
+        Ok(())
+    }
+
+    /// Adds a file that `make` puts at its path, unless it is there already.
+    pub fn make(&mut self, name: &str, make: impl FnOnce(&DiskPath) -> Result<()>) -> Result<()> {
+        let path = self.place_of(name)?;
+        if let Some(known) = self.old.get(name)
+            && path.exists()
+        {
+            let kept = BackupFile { how: How::Kept, ..known.clone() };
+            self.list(kept);
+            return Ok(());
+        }
+        disk::remove(&path)?;
+        make(&self.root)?;
+        self.add(&path);
+        let bytes = disk::read(&path)?;
+        let (bytes, crc32c) = (bytes.len() as u64, crc32c::crc32c(&bytes));
+        self.list(BackupFile { path: name.to_owned(), bytes, crc32c, how: How::Written, shared: false });
+        Ok(())
+    }
+
+    /// Makes everything durable, then the listing, then removes what it does not name. Gives how many files went.
+    pub fn finish(&mut self, listing: &Backup) -> Result<u64> {
+        for (dir, _) in self.dirs.values().filter(|(_, unsynced)| *unsynced) {
+            disk::sync_dir(dir)?;
+        }
+        disk::sync_dir(&self.root)?;
+        let (path, bytes) = (self.root.join(LISTING), encode_backup(listing)?);
+        let added = std::mem::take(&mut self.added);
+        if let Err(error) = disk::replace(&self.tmp, &path, &bytes) {
+            // Full or not: once the listing has its name it may count.
+            if disk::read(&path).is_ok_and(|found| found != bytes) || !path.exists() {
+                self.added = added;
+            }
+            return Err(error);
+        }
+        disk::sync_dir(&self.root)?;
+        // It counts. What is left over now goes the next time otherwise.
+        let named: BTreeSet<&str> = listing.files.iter().map(|file| file.path.as_str()).collect();
+        let mut removed = 0;
+        let swept = disk::remove(&self.root.join(BEGUN)).and_then(|()| {
+            super::DIRECTORIES.iter().try_for_each(|dir| sweep(&self.root.join(dir), dir, &named, &mut removed))
+        });
+        if let Err(error) = swept {
+            tracing::warn!(%error, "files of an earlier backup stay behind");
+        }
+        Ok(removed)
+    }
+}
+
+/// Removes files below a directory that no list names, and directories that are empty then.
+fn sweep(dir: &DiskPath, name: &str, named: &BTreeSet<&str>, removed: &mut u64) -> Result<()> {
+    for inner in disk::list(dir)? {
+        let (path, name) = (dir.join(&inner), format!("{name}/{inner}"));
+        if path.is_dir() {
+            sweep(&path, &name, named, removed)?;
+            disk::remove_dir_if_empty(&path);
+        } else if !named.contains(name.as_str()) {
+            disk::remove(&path)?;
+            *removed += 1;
+        }
+    }
+    Ok(())
+}

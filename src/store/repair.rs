@@ -1,0 +1,622 @@
+//! Repair: what is damaged is set aside with the reason beside it, what is whole is put into new files, and one new
+//! manifest checkpoint makes them count. Nothing is edited in place, and without `apply` nothing is changed at all.
+//!
+//! Order: damaged files get a second name under `quarantine/`; a new log segment, new chunks, run and receipt files are
+//! published; the checkpoint is published, which is the moment at which the repair happened; what it gave up is unlinked;
+//! sidecars are put in order. A crash before the checkpoint leaves the store as damaged as it was, one behind it leaves
+//! files that the next opening removes.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::checkpoint::{receipts_path, run_path};
+use super::chunk::{ChunkFile, chunk_name, series_dir};
+use super::log::{self, segment_path};
+use super::manifest::{Contents, Manifest, manifest_dir};
+use super::recover::{DIRECTORIES, FORMAT_FILE, LOCK_FILE, Read, Trust, format_text, read_store};
+use super::seal::{series_record, tombstone_name};
+use super::state::{SeriesId, SeriesState, State};
+use super::{Store, StoreOptions, backup, salvage, sidecar, wall_ms};
+use crate::disk::{self, DiskPath, Staged};
+use crate::error::{Error, ErrorCode, Result};
+use crate::format::bytes::Reader;
+use crate::format::chunk::{ChunkHead, ChunkWriter, column_offset, decode_chunk};
+use crate::format::chunk_salvage::{ChunkSalvage, salvage_chunk};
+use crate::format::manifest::{ChunkRecord, ReceiptsRecord, RunRecord, SnapshotRecord};
+use crate::format::receipt::encode_receipts;
+use crate::format::run::{RunOrigin, RunWriter};
+use crate::format::tombstone::{TombstoneFile, decode_tombstone, encode_tombstone};
+use crate::types::SeriesKey;
+
+/// How a store is repaired.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RepairOptions {
+    /// Change the store; else only say what would be done.
+    pub apply: bool,
+    /// Make the manifest anew from the other files alone, whatever it says.
+    pub rebuild_manifest: bool,
+}
+
+/// Least bytes of a log segment that is not cut.
+const SEGMENT_BYTES_MIN: u64 = 4 << 10;
+
+/// Something a repair does.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RepairAction {
+    /// `rewrite`, `quarantine`, `remove` or `accept`.
+    pub action: &'static str,
+    /// File below the store; empty for the store as a whole.
+    pub file: String,
+    pub reason: String,
+}
+
+/// Rows that are lost.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct LostRows {
+    pub series: String,
+    pub file: String,
+    /// They lie between these timestamps, in the unit of the series; `null` when nobody knows.
+    pub ts_min: Option<i64>,
+    pub ts_max: Option<i64>,
+    /// How many at most; newer rows over them are not lost. `null` when nobody knows.
+    pub rows: Option<u64>,
+    pub reason: String,
+}
+
+/// What a repair did, or would do.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct RepairReport {
+    /// Whether there was nothing to do.
+    pub clean: bool,
+    pub applied: bool,
+    pub actions: Vec<RepairAction>,
+    pub lost: Vec<LostRows>,
+    /// Closed ranges of log sequence numbers whose commits are lost.
+    pub lost_lsns: Vec<(u64, u64)>,
+    /// What only the manifest knew, and is not known any more.
+    pub forgotten: Vec<String>,
+    /// Commit of the repair.
+    pub commit: u64,
+    /// Series and rows the store has afterwards.
+    pub series: u64,
+    pub rows: u64,
+}
+
+/// Repairs a store that no process has open.
+///
+/// # Errors
+/// `store_locked`, `unsupported_format`, and those of reading and writing files. Damage is no error.
+pub fn repair(root: &DiskPath, options: RepairOptions) -> Result<RepairReport> {
+    if !root.is_dir() {
+        return Err(Error::new(ErrorCode::NotFound, format!("{} holds no store", root.display())));
+    }
+    backup::check_no_backup(root)?;
+    let lock = disk::Lock::acquire(&root.join(LOCK_FILE))?;
+    let trust = if options.rebuild_manifest { Trust::FilesOnly } else { Trust::Manifest };
+    let mut plan = Plan::new(root, read_store(root, trust)?, options)?;
+    plan.find_chunks()?;
+    plan.find_tombstones()?;
+    plan.find_lost_runs();
+    let clean = plan.actions.is_empty() && plan.lost.is_empty();
+    if options.apply && !clean {
+        plan.apply()?;
+    }
+    let mut report = plan.report();
+    report.applied = options.apply && !clean;
+    drop(lock);
+    // Sidecars are derived: any that are damaged are written anew, which is no loss and no repair of data.
+    if options.apply {
+        let store = Store::open_on(root, false, StoreOptions { upkeep: false, ..StoreOptions::default() })?;
+        let sidecars = store.rebuild_sidecars()?;
+        if sidecars.rebuilt > 0 {
+            report.actions.push(RepairAction {
+                action: "rewrite",
+                file: "chunks".to_owned(),
+                reason: format!("{} sidecars were damaged or missing", sidecars.rebuilt),
+            });
+        }
+    }
+    Ok(report)
+}
+
+/// A chunk that is written anew from its whole blocks.
+struct Damaged {
+    chunk: Arc<ChunkFile>,
+    /// What is left of it; `None` for nothing.
+    left: Option<(Vec<u8>, ChunkSalvage)>,
+}
+
+struct Plan<'a> {
+    root: &'a DiskPath,
+    read: Read,
+    options: RepairOptions,
+    actions: Vec<RepairAction>,
+    lost: Vec<LostRows>,
+    forgotten: Vec<String>,
+    /// Damaged chunks by series.
+    damaged: BTreeMap<SeriesId, Vec<Damaged>>,
+    /// Tombstone files to write anew.
+    tombstones: Vec<(DiskPath, Vec<u8>)>,
+    /// Damaged files, to be kept under `quarantine/`.
+    quarantine: Vec<(DiskPath, String)>,
+    /// Checksums of the whole chunks whose record has none.
+    checksums: BTreeMap<u64, u32>,
+    /// The state after the repair.
+    state: State,
+}
+
+impl<'a> Plan<'a> {
+    fn new(root: &'a DiskPath, read: Read, options: RepairOptions) -> Result<Self> {
+        let state = read.state.clone();
+        let mut plan = Self {
+            root,
+            read,
+            options,
+            actions: Vec::new(),
+            lost: Vec::new(),
+            forgotten: Vec::new(),
+            damaged: BTreeMap::new(),
+            tombstones: Vec::new(),
+            quarantine: Vec::new(),
+            checksums: BTreeMap::new(),
+            state,
+        };
+        plan.find_files()?;
+        Ok(plan)
+    }
+
+    fn name(&self, path: &DiskPath) -> String {
+        path.strip_prefix(self.root).unwrap_or(path).display().to_string()
+    }
+
+    fn act(&mut self, action: &'static str, path: &DiskPath, reason: impl Into<String>) {
+        let file = self.name(path);
+        self.actions.push(RepairAction { action, file, reason: reason.into() });
+    }
+
+    fn set_aside(&mut self, path: &DiskPath, reason: &str) {
+        if path.exists() && self.quarantine.iter().all(|(known, _)| **known != **path) {
+            self.act("quarantine", path, reason);
+            self.quarantine.push((path.clone(), reason.to_owned()));
+        }
+    }
+
+    /// Damage that reading the store told of: FORMAT, manifest, log, run and receipt files.
+    fn find_files(&mut self) -> Result<()> {
+        if let Some(reason) = self.read.format_damage.clone() {
+            self.act("rewrite", &self.root.join("FORMAT"), reason);
+        }
+        for (path, reason) in self.read.manifest.damaged.clone() {
+            self.set_aside(&path, &reason);
+        }
+        if self.read.salvaged {
+            let reason = if self.options.rebuild_manifest {
+                "the manifest is made anew from the other files".to_owned()
+            } else {
+                format!("the manifest is made anew from the other files: {}", self.read.manifest.missing.join("; "))
+            };
+            self.act("rewrite", &manifest_dir(self.root), reason);
+            self.forget();
+        }
+        for (path, reason) in self.read.damaged_files.clone() {
+            self.set_aside(&path, &reason);
+            self.act("rewrite", &path, "what is whole of it goes into a new file");
+        }
+        for place in self.read.log.rot.clone() {
+            self.actions.push(RepairAction { action: "accept", file: "wal".to_owned(), reason: place });
+        }
+        if !self.read.log.rot.is_empty() {
+            let dir = self.root.join("wal");
+            for (number, _) in self.read.log.segments.clone() {
+                let path = segment_path(&dir, number);
+                let text = path.display().to_string();
+                if let Some(reason) = self.read.log.rot.iter().find(|place| place.contains(&text)).cloned() {
+                    self.set_aside(&path, &reason);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What only the manifest knew.
+    fn forget(&mut self) {
+        let (old, new) = (&self.read.known, &self.read.manifest.contents);
+        if old.epoch.is_empty() || self.options.rebuild_manifest {
+            self.forgotten
+                .push("snapshots that are not in the log any more, and what the series were at them".to_owned());
+        }
+        let lost: Vec<String> = old
+            .series
+            .iter()
+            .filter(|(id, record)| record.dropped_commit == 0 && !new.series.contains_key(id))
+            .map(|(id, _)| format!("series {id}"))
+            .collect();
+        self.forgotten.extend(lost);
+    }
+
+    /// Reads every chunk to the last byte.
+    fn find_chunks(&mut self) -> Result<()> {
+        for series in self.read.state.series.values().cloned().collect::<Vec<_>>() {
+            for chunk in series.chunks.iter() {
+                if chunk.lost_reason().is_some() {
+                    continue;
+                }
+                let path = chunk.path().clone();
+                if !path.found()? {
+                    self.lose(&series.def.key, &path, Some(&chunk.record), "the file is missing");
+                    self.act("accept", &path, "the file is missing");
+                    self.damaged.entry(series.id).or_default().push(Damaged { chunk: Arc::clone(chunk), left: None });
+                    continue;
+                }
+                let bytes = disk::read(&path)?;
+                let crc = crc32c::crc32c(&bytes);
+                if chunk.record.file_crc == crc {
+                    continue;
+                }
+                if chunk.record.file_crc == 0 && decode_chunk(&bytes).is_ok() {
+                    self.checksums.insert(chunk.record.id, crc);
+                    continue;
+                }
+                let left = match salvage_chunk(&bytes, Some(&chunk.record)) {
+                    Ok(left) => left,
+                    Err(error) if error.code() == ErrorCode::CorruptData => {
+                        // Neither head nor footer is left.
+                        self.lose(&series.def.key, &path, Some(&chunk.record), error.detail());
+                        self.set_aside(&path, error.detail());
+                        self.damaged
+                            .entry(series.id)
+                            .or_default()
+                            .push(Damaged { chunk: Arc::clone(chunk), left: None });
+                        continue;
+                    }
+                    Err(error) => return Err(error),
+                };
+                for place in &left.damaged {
+                    self.lost.push(LostRows {
+                        series: series.def.key.to_string(),
+                        file: self.name(&path),
+                        ts_min: place.ts.map(|(first, _)| first),
+                        ts_max: place.ts.map(|(_, last)| last),
+                        rows: place.rows,
+                        reason: format!("block {} at byte {}: {}", place.position, place.offset, place.reason),
+                    });
+                }
+                for position in &left.unproven {
+                    let block = left.meta.blocks.get(*position);
+                    self.lost.push(LostRows {
+                        series: series.def.key.to_string(),
+                        file: self.name(&path),
+                        ts_min: block.map(|block| block.ts_min),
+                        ts_max: block.map(|block| block.ts_max),
+                        rows: block.map(|block| u64::from(block.rows)),
+                        reason: format!("block {position}: nothing proves that it is whole"),
+                    });
+                }
+                let reason = if left.is_complete() {
+                    "bytes outside its rows are damaged; every row is whole".to_owned()
+                } else {
+                    format!("{} of its blocks are damaged", left.damaged.len() + left.unproven.len())
+                };
+                self.set_aside(&path, &reason);
+                self.act("rewrite", &path, "its whole blocks go into a new chunk");
+                let left = (!left.intact.is_empty()).then_some((bytes, left));
+                self.damaged.entry(series.id).or_default().push(Damaged { chunk: Arc::clone(chunk), left });
+            }
+        }
+        Ok(())
+    }
+
+    fn lose(&mut self, key: &SeriesKey, path: &DiskPath, record: Option<&ChunkRecord>, reason: &str) {
+        self.lost.push(LostRows {
+            series: key.to_string(),
+            file: self.name(path),
+            ts_min: record.map(|record| record.ts_min).filter(|ts| *ts != i64::MIN),
+            ts_max: record.map(|record| record.ts_max).filter(|ts| *ts != i64::MAX),
+            rows: record.filter(|record| record.ts_min != i64::MIN).map(|record| record.rows),
+            reason: reason.to_owned(),
+        });
+    }
+
+    /// Rows of damaged run files.
+    fn find_lost_runs(&mut self) {
+        for series in self.read.state.series.values().cloned().collect::<Vec<_>>() {
+            for chunk in series.chunks.iter() {
+                if let Some(reason) = chunk.lost_reason() {
+                    let (reason, runs) = (reason.to_owned(), self.root.join("runs"));
+                    self.lose(&series.def.key, &runs, Some(&chunk.record), &reason);
+                    self.damaged.entry(series.id).or_default().push(Damaged { chunk: Arc::clone(chunk), left: None });
+                }
+            }
+        }
+    }
+
+    /// Tombstone files that the manifest makes superfluous to lose.
+    fn find_tombstones(&mut self) -> Result<()> {
+        for series in self.read.state.series.values().cloned().collect::<Vec<_>>() {
+            for t in series.needed_tombstones() {
+                let path = series_dir(self.root, series.id).join(tombstone_name(t.commit));
+                let whole = path.found()?
+                    && disk::read(&path).and_then(|bytes| decode_tombstone(&bytes)).is_ok_and(|file| {
+                        (file.series_id, file.commit, file.start, file.end) == (series.id, t.commit, t.start, t.end)
+                    });
+                if whole {
+                    continue;
+                }
+                // One that only the log has so far has no file yet.
+                let known = (series.id, t.commit, t.start, t.end);
+                if self.read.manifest.contents.tombstones.contains(&known) {
+                    self.set_aside(&path, "the tombstone is damaged");
+                    self.act("rewrite", &path, "the tombstone is written anew from the manifest");
+                }
+                let key = series.def.key.clone();
+                let file = TombstoneFile { series_id: series.id, key, commit: t.commit, start: t.start, end: t.end };
+                self.tombstones.push((path, encode_tombstone(&file)?));
+            }
+        }
+        Ok(())
+    }
+
+    fn report(&self) -> RepairReport {
+        RepairReport {
+            clean: self.actions.is_empty() && self.lost.is_empty(),
+            applied: false,
+            actions: self.actions.clone(),
+            lost: self.lost.clone(),
+            lost_lsns: self.read.log.lost.clone(),
+            forgotten: self.forgotten.clone(),
+            commit: self.state.commit,
+            series: self.state.registered().count() as u64,
+            rows: self.state.registered().map(|series| series.rows).sum(),
+        }
+    }
+
+    /// Does it. The checkpoint near the end is what makes it count.
+    fn apply(&mut self) -> Result<()> {
+        let root = self.root;
+        let tmp = root.join("tmp");
+        for name in DIRECTORIES {
+            disk::create_dir(&root.join(name))?;
+        }
+        self.keep_damaged()?;
+        if self.read.format_damage.is_some() {
+            disk::replace(&tmp, &root.join(FORMAT_FILE), format_text().as_bytes())?;
+            disk::sync_dir(root)?;
+        }
+        for (path, bytes) in &self.tombstones {
+            if let Some(dir) = path.parent() {
+                disk::create_dir(&dir)?;
+                disk::replace(&tmp, path, bytes)?;
+                disk::sync_dir(&dir)?;
+            }
+        }
+        let lost_lsns: u64 = self.read.log.lost.iter().map(|(first, last)| last - first + 1).sum();
+        // Commits nobody has any more may have had numbers behind the last one that is there.
+        self.state.commit += lost_lsns + u64::from(!self.damaged.is_empty());
+        let mut next_file_id = self.read.manifest.contents.next_file_id.max(self.read.known.next_file_id);
+        let given_up = self.replace_chunks(&mut next_file_id)?;
+        let contents = self.new_contents(next_file_id)?;
+        Manifest::publish_whole(root, &contents)?;
+        self.remove_given_up(&contents, &given_up)
+    }
+
+    /// Gives every damaged file a second name, with the reason beside it.
+    fn keep_damaged(&self) -> Result<()> {
+        if self.quarantine.is_empty() {
+            return Ok(());
+        }
+        let base = self.root.join("quarantine");
+        let mut number = wall_ms();
+        while base.join(number.to_string()).found()? {
+            number += 1;
+        }
+        let dir = base.join(number.to_string());
+        disk::create_dir(&dir)?;
+        for (path, reason) in &self.quarantine {
+            let name = self.name(path);
+            let flat = name.replace('/', "_");
+            let kept = dir.join(&flat);
+            kept.disk().link(path, &kept).map_err(|error| Error::io("keep", path, &error))?;
+            let note = serde_json::json!({"file": name, "reason": reason, "set_aside_ms": wall_ms()});
+            disk::publish(
+                &self.root.join("tmp"),
+                &dir.join(format!("{flat}.reason.json")),
+                note.to_string().as_bytes(),
+            )?;
+        }
+        disk::sync_dir(&dir)
+    }
+
+    /// Writes the whole blocks of damaged chunks into new ones and puts those into the state. Gives the records of the
+    /// old ones.
+    fn replace_chunks(&mut self, next_file_id: &mut u64) -> Result<Vec<ChunkRecord>> {
+        let mut given_up = Vec::new();
+        let ids: Vec<SeriesId> = self.damaged.keys().copied().collect();
+        for (id, damaged) in std::mem::take(&mut self.damaged) {
+            let Some(series) = self.state.series.get(&id) else { continue };
+            let mut next = series.touched(self.state.commit, &self.state.fences);
+            let mut chunks = next.chunks.as_ref().clone();
+            for Damaged { chunk, left } in damaged {
+                chunks.retain(|other| other.record.id != chunk.record.id);
+                if let Some((bytes, left)) = left {
+                    let record = self.write_left(&next, &chunk.record, &bytes, &left, next_file_id)?;
+                    chunks.push(Arc::new(ChunkFile::new(self.root, record)));
+                }
+                if chunk.lost_reason().is_none() {
+                    given_up.push(chunk.record.clone());
+                }
+            }
+            chunks.sort_by_key(|chunk| (chunk.record.ts_min, chunk.record.commit_hi));
+            next.chunks = Arc::new(chunks);
+            self.state.put(next);
+        }
+        salvage::recount(&mut self.state, Some(&ids));
+        Ok(given_up)
+    }
+
+    fn write_left(
+        &self,
+        series: &SeriesState,
+        old: &ChunkRecord,
+        bytes: &[u8],
+        left: &ChunkSalvage,
+        next_file_id: &mut u64,
+    ) -> Result<ChunkRecord> {
+        let dir = series_dir(self.root, series.id);
+        while dir.join(chunk_name(&old.partition, *next_file_id)).found()? {
+            *next_file_id += 1;
+        }
+        let id = *next_file_id;
+        *next_file_id += 1;
+        let path = dir.join(chunk_name(&old.partition, id));
+        let head = ChunkHead {
+            series_id: series.id,
+            chunk_id: id,
+            partition: old.partition.clone(),
+            series: &left.meta.series,
+            commit_lo: old.commit_lo,
+            commit_hi: old.commit_hi,
+            replaces: vec![old.id],
+        };
+        let mut staged = Staged::create(&self.root.join("tmp"))?;
+        let fail = |error: std::io::Error| Error::io("write", &path, &error);
+        let wide = |value: u64| usize::try_from(value).unwrap_or(usize::MAX);
+        let mut writer = ChunkWriter::new(&mut staged, head).map_err(fail)?;
+        for block in left.intact.iter().filter_map(|position| left.meta.blocks.get(*position)) {
+            let rows = wide(u64::from(block.rows));
+            let body = wide(block.offset + u64::from(block.header_bytes));
+            let columns = (0..=left.meta.series.columns.len()).map(|column| {
+                let at = body.saturating_add(column_offset(rows, column));
+                Reader::new(bytes.get(at..).unwrap_or_default(), "block").words(rows)
+            });
+            let columns: Vec<Vec<i64>> = columns.collect::<Result<_>>()?;
+            let columns: Vec<&[i64]> = columns.iter().map(Vec::as_slice).collect();
+            writer.write_block(&columns).map_err(fail)?;
+        }
+        let (_, summary) = writer.finish().map_err(fail)?;
+        if !staged.publish(&path)? {
+            return Err(Error::internal(format!("{} appeared while it was written", path.display())));
+        }
+        Ok(ChunkRecord {
+            id,
+            series_id: series.id,
+            partition: old.partition.clone(),
+            rows: summary.meta.rows,
+            ts_min: summary.meta.ts_min,
+            ts_max: summary.meta.ts_max,
+            commit_lo: old.commit_lo,
+            commit_hi: old.commit_hi,
+            file_bytes: summary.file_bytes,
+            file_crc: summary.file_crc,
+            footer_crc: summary.footer_crc,
+            block_crcs: summary.meta.blocks.iter().map(|block| block.crc).collect(),
+        })
+    }
+
+    /// Publishes the files the new manifest needs, and gives what it says.
+    fn new_contents(&self, mut next_file_id: u64) -> Result<Contents> {
+        let (root, read, state) = (self.root, &self.read, &self.state);
+        let segments = read.log.segments.iter().map(|(number, _)| *number);
+        let segment = segments.chain([read.start.segment, read.start.last_segment]).max().unwrap_or(0) + 1;
+        let first_lsn = read.log.next_lsn.max(read.log.durable_lsn + 1);
+        let bytes = read.log.segments.iter().map(|(_, bytes)| *bytes).find(|bytes| *bytes >= SEGMENT_BYTES_MIN);
+        let bytes = bytes.unwrap_or(StoreOptions::default().wal_segment_bytes);
+        log::begin_anew(root, segment, first_lsn, bytes)?;
+        let lost = !self.lost.is_empty() || !read.log.lost.is_empty();
+        let anew = read.salvaged || lost || read.known.epoch.is_empty();
+        let mut contents = Contents {
+            number: read.manifest.highest.max(read.known.number) + 1,
+            epoch: if anew { format!("{:016x}", disk::random(root)?) } else { read.known.epoch.clone() },
+            base_commit: state.commit,
+            wal_first_segment: segment,
+            wal_first_lsn: first_lsn,
+            next_series_id: read.next_series_id.max(read.manifest.contents.next_series_id),
+            waiting: if read.salvaged { BTreeMap::new() } else { read.known.waiting.clone() },
+            ..Contents::default()
+        };
+        for series in state.series.values() {
+            contents.series.insert(series.id, series_record(series, series.sealed_commit)?);
+            for t in series.needed_tombstones() {
+                contents.tombstones.insert((series.id, t.commit, t.start, t.end));
+            }
+            for chunk in series.chunks.iter() {
+                let mut record = chunk.record.clone();
+                if let Some(crc) = self.checksums.get(&record.id) {
+                    record.file_crc = *crc;
+                }
+                contents.chunks.insert(record.id, record);
+            }
+        }
+        for (name, snapshot) in &state.snapshots {
+            let (commit, created_ms) = (snapshot.commit, snapshot.created_ms);
+            contents.snapshots.insert(name.clone(), SnapshotRecord { name: name.clone(), commit, created_ms });
+        }
+        if let Some(run) = self.write_tail(&mut next_file_id)? {
+            contents.runs.insert(run.id, run);
+        }
+        let newest_ms = state.receipts.values().map(|receipt| receipt.wall_ms).max();
+        if let Some(newest_ms) = newest_ms {
+            let bytes = encode_receipts(state.receipts.values().map(Arc::as_ref));
+            let id = free_id(root, &mut next_file_id, receipts_path);
+            disk::publish(&root.join("tmp"), &receipts_path(root, id), &bytes)?;
+            contents.receipts.insert(id, ReceiptsRecord { id, bytes: bytes.len() as u64, newest_ms });
+        }
+        contents.next_file_id = next_file_id;
+        Ok(contents)
+    }
+
+    /// Writes every row that is in no chunk into one run file.
+    fn write_tail(&self, next_file_id: &mut u64) -> Result<Option<RunRecord>> {
+        let base_commit = self.state.commit;
+        let mut staged = Staged::create(&self.root.join("tmp"))?;
+        let path = staged.path().clone();
+        let fail = |error: std::io::Error| Error::io("write", &path, &error);
+        let mut writer = RunWriter::new(&mut staged, RunOrigin { level: 0, base_commit }).map_err(fail)?;
+        for series in self.state.series.values() {
+            for run in series.tail() {
+                let columns: Vec<&[i64]> = (0..run.column_count()).map(|column| run.words(column)).collect();
+                writer.add(series.id, &series.def, (run.commit_lo, run.commit_hi), &columns).map_err(fail)?;
+            }
+        }
+        if writer.is_empty() {
+            return Ok(None);
+        }
+        let (_, bytes, crc) = writer.finish().map_err(fail)?;
+        let id = free_id(self.root, next_file_id, run_path);
+        staged.publish(&run_path(self.root, id))?;
+        Ok(Some(RunRecord { id, bytes, crc, level: 0, base_commit }))
+    }
+
+    /// Unlinks what nothing names any more. What a crash leaves of it the next opening removes.
+    fn remove_given_up(&self, contents: &Contents, given_up: &[ChunkRecord]) -> Result<()> {
+        let root = self.root;
+        for record in given_up {
+            let path = series_dir(root, record.series_id).join(chunk_name(&record.partition, record.id));
+            disk::remove(&path)?;
+            sidecar::remove_all(&path)?;
+        }
+        for name in disk::list(&manifest_dir(root))? {
+            let number = name.split_once('.').and_then(|(number, _)| number.parse::<u64>().ok());
+            if number.is_some_and(|number| number < contents.number) {
+                disk::remove(&manifest_dir(root).join(name))?;
+            }
+        }
+        for (number, _) in &self.read.log.segments {
+            disk::remove(&segment_path(&root.join("wal"), *number))?;
+        }
+        for (path, _) in &self.read.damaged_files {
+            disk::remove(path)?;
+        }
+        Ok(())
+    }
+}
+
+fn free_id(root: &DiskPath, next: &mut u64, path: fn(&DiskPath, u64) -> DiskPath) -> u64 {
+    while path(root, *next).exists() {
+        *next += 1;
+    }
+    let id = *next;
+    *next += 1;
+    id
+}

@@ -1,0 +1,352 @@
+//! What a check found: one [`Finding`] for each damaged, missing or unexpected thing, and the report over all of them.
+
+use serde::{Deserialize, Serialize};
+
+/// Most findings a report carries; the others are counted.
+pub const FINDINGS_MAX: usize = 10_000;
+
+/// How much a finding matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub enum Severity {
+    /// Nothing is wrong: what a crash or a change leaves behind, and upkeep or the next opening takes away.
+    Note,
+    /// Nothing is lost, but something that protects or speeds up is damaged, or a file does not belong here.
+    Warning,
+    /// Stored data is damaged or missing.
+    Error,
+}
+
+macro_rules! kinds {
+    ($($variant:ident $name:literal $severity:ident $title:literal $remedy:literal;)*) => {
+        /// What was found, as a stable word.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        #[serde(rename_all = "snake_case")]
+        #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+        pub enum FindingKind {
+            $(#[doc = $title] $variant,)*
+        }
+
+        impl FindingKind {
+            /// All kinds, in the order of the documentation.
+            pub const ALL: &'static [FindingKind] = &[$(FindingKind::$variant,)*];
+
+            /// The word in reports.
+            pub fn name(self) -> &'static str {
+                match self { $(FindingKind::$variant => $name,)* }
+            }
+
+            /// How much it matters, unless the finding says otherwise.
+            pub fn severity(self) -> Severity {
+                match self { $(FindingKind::$variant => Severity::$severity,)* }
+            }
+
+            /// One sentence about what it means.
+            pub fn title(self) -> &'static str {
+                match self { $(FindingKind::$variant => $title,)* }
+            }
+
+            /// What to do about it, and what that costs.
+            pub fn remedy(self) -> &'static str {
+                match self { $(FindingKind::$variant => $remedy,)* }
+            }
+        }
+    };
+}
+
+kinds! {
+    DamagedFormat "damaged_format" Error "The file that names the store's format is damaged or missing."
+        "`admin repair --apply` writes it anew; nothing is lost";
+    NewerFormat "newer_format" Error "A file was written by a newer program."
+        "use the program that wrote it";
+    UnreadableFile "unreadable_file" Error "The operating system could not read a file."
+        "check the disk and its permissions, then verify again";
+    DamagedEdit "damaged_edit" Error "A manifest edit is damaged."
+        "`admin repair --apply` sets it aside when a checkpoint has what it said; else `admin rebuild-manifest` reads the manifest from the other files";
+    DamagedEditCopy "damaged_edit_copy" Warning "One of the two copies in a manifest edit is damaged; the other one is whole."
+        "nothing is lost; the next checkpoints make the file superfluous, `admin repair --apply` does so at once";
+    MissingEdit "missing_edit" Error "A manifest edit is missing."
+        "`admin rebuild-manifest` reads the manifest from the other files";
+    DamagedCheckpoint "damaged_checkpoint" Warning "A manifest checkpoint is damaged, or says something else than the edits before it."
+        "nothing is lost while the other checkpoint and the edits behind it are there; `admin repair --apply` sets it aside and writes a new one";
+    MissingCheckpoint "missing_checkpoint" Warning "The older one of the two manifest checkpoints is missing."
+        "nothing is lost while the newer one is whole; `admin repair --apply` writes a new one";
+    DamagedCurrent "damaged_current" Warning "The hint how far the manifest has come is damaged."
+        "nothing is lost; the next edit writes it anew";
+    DamagedSegment "damaged_segment" Error "The header of a log segment is damaged, or the segment is cut."
+        "the store takes no writes; `admin repair --apply` keeps every whole frame and names the log positions that are lost";
+    MissingSegment "missing_segment" Error "A log segment is missing."
+        "put the file back; else `admin repair --apply` keeps every whole frame and names the log positions that are lost";
+    DamagedFrame "damaged_frame" Error "Frames of the log that were synced are damaged."
+        "the store takes no writes; `admin repair --apply` keeps every whole frame and names the log positions that are lost";
+    TornTail "torn_tail" Note "The log ends with an unfinished write that nobody was told of."
+        "nothing to do: the next opening cuts it";
+    StrayBytes "stray_bytes" Note "Bytes of the log that hold nothing are not zero."
+        "nothing to do: no reader looks at them";
+    MissingRunFile "missing_run_file" Error "A file of tail rows is missing."
+        "put the file back; else `admin repair --apply` gives its rows up and names the series";
+    DamagedRunFile "damaged_run_file" Error "Head, index or trailer of a file of tail rows is damaged."
+        "`admin repair --apply` writes a new file from the whole runs";
+    DamagedRun "damaged_run" Error "Rows in a file of tail rows are damaged."
+        "`admin repair --apply` writes a new file from the other runs; the rows of this one are lost";
+    MissingReceipts "missing_receipts" Error "A file of receipts is missing: retries of those writes would be applied again."
+        "put the file back; else `admin repair --apply` gives it up";
+    DamagedReceipts "damaged_receipts" Error "A file of receipts is damaged: retries of those writes would be applied again."
+        "`admin repair --apply` keeps the whole pages";
+    MissingTombstone "missing_tombstone" Warning "The file of a delete is missing; the manifest still has the delete."
+        "`admin repair --apply` writes it anew; without it a rebuilt manifest would show the deleted rows again";
+    DamagedTombstone "damaged_tombstone" Warning "The file of a delete is damaged, or says something else than the manifest."
+        "`admin repair --apply` writes it anew; without it a rebuilt manifest would show the deleted rows again";
+    DamagedDropMarker "damaged_drop_marker" Warning "The marker of a dropped series is damaged."
+        "`admin repair --apply` writes it anew; without it a rebuilt manifest would show the series again";
+    StrayDropMarker "stray_drop_marker" Warning "A series that was not dropped has the marker of a dropped one."
+        "`admin repair --apply` sets it aside; with it a rebuilt manifest would leave the series out";
+    MissingChunk "missing_chunk" Error "A chunk file is missing."
+        "put the file back; else `admin repair --apply` gives its rows up and names them";
+    TruncatedChunk "truncated_chunk" Error "A chunk file is shorter than the manifest says."
+        "`admin repair --apply` keeps the whole blocks in a new file; the others are lost";
+    GrownChunk "grown_chunk" Error "A chunk file is longer than the manifest says."
+        "`admin repair --apply` writes a new file without what was added; nothing is lost";
+    WrongChunk "wrong_chunk" Error "A chunk file is not the one the manifest names."
+        "put the right file back; else `admin repair --apply` gives its rows up and names them";
+    DamagedHead "damaged_head" Warning "The bytes before the first block of a chunk are damaged."
+        "`admin repair --apply` writes a new file with a new head; nothing is lost";
+    DamagedBlock "damaged_block" Error "A block of a chunk is damaged; its rows are not served."
+        "`admin repair --apply` keeps the other blocks in a new file; the rows of this one are lost";
+    DamagedFooter "damaged_footer" Error "The footer of a chunk is damaged; none of its rows are served."
+        "`admin repair --apply` makes the footer anew from the head and the blocks";
+    WrongRows "wrong_rows" Error "A block has the checksum it should have, but its rows cannot be right."
+        "a defect of the program that wrote it: please report it; `admin repair --apply` keeps the other blocks in a new file";
+    ClashingChunks "clashing_chunks" Error "Two chunks have rows of the same times and the same commits: which one wins is not defined."
+        "a defect of the program that wrote them: please report it";
+    MissingSidecar "missing_sidecar" Warning "A sidecar is missing: queries take longer."
+        "`admin scrub` writes it anew from the chunk; nothing is lost";
+    DamagedSidecar "damaged_sidecar" Warning "A sidecar is damaged, or does not say what the rows of its chunk say."
+        "`admin scrub` writes it anew from the chunk; nothing is lost";
+    StaleSidecar "stale_sidecar" Note "A value index does not have the columns the registration asks for now."
+        "nothing to do: upkeep or `admin scrub` writes it anew";
+    OrphanFile "orphan_file" Note "A file that nothing names: a crash left it behind."
+        "nothing to do: it is not read; `admin list-orphans` tells what it is";
+    ForeignFile "foreign_file" Warning "A file that FastK did not put there."
+        "move it out of the data directory";
+}
+
+/// One damaged, missing or unexpected thing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub struct Finding {
+    pub severity: Severity,
+    pub kind: FindingKind,
+    /// Path below the data directory.
+    pub file: String,
+    /// Where in the file the damage begins, and how many bytes it takes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub offset: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
+    /// Key of the series, where it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub series: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub series_id: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub partition: Option<String>,
+    /// Number of the chunk, run or receipt file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file_id: Option<u64>,
+    /// Position of the block in its chunk, from 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub block: Option<u64>,
+    /// Rows that are in question: how many at most, and between which timestamps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rows: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ts_min: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ts_max: Option<i64>,
+    /// Log positions that are in question.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lsn_min: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lsn_max: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expected: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub found: Option<String>,
+    /// What is wrong with this one.
+    pub message: String,
+    /// What to do about it, and what that costs.
+    pub remedy: String,
+}
+
+impl Finding {
+    /// A finding of a kind in a file below the root.
+    pub fn new(kind: FindingKind, file: impl Into<String>, message: impl Into<String>) -> Self {
+        Self {
+            severity: kind.severity(),
+            kind,
+            file: file.into(),
+            offset: None,
+            bytes: None,
+            series: None,
+            series_id: None,
+            partition: None,
+            file_id: None,
+            block: None,
+            rows: None,
+            ts_min: None,
+            ts_max: None,
+            lsn_min: None,
+            lsn_max: None,
+            expected: None,
+            found: None,
+            message: message.into(),
+            remedy: kind.remedy().into(),
+        }
+    }
+
+    /// Where in the file.
+    pub fn at(mut self, offset: u64, bytes: u64) -> Self {
+        self.offset = Some(offset);
+        self.bytes = Some(bytes);
+        self
+    }
+
+    /// Which rows are in question.
+    pub fn rows(mut self, rows: u64, ts_min: i64, ts_max: i64) -> Self {
+        self.rows = Some(rows);
+        self.ts_min = Some(ts_min);
+        self.ts_max = Some(ts_max);
+        self
+    }
+
+    /// What should be there and what is.
+    pub fn compared(mut self, expected: impl ToString, found: impl ToString) -> Self {
+        self.expected = Some(expected.to_string());
+        self.found = Some(found.to_string());
+        self
+    }
+
+    /// Which file it is.
+    pub fn file_id(mut self, id: u64) -> Self {
+        self.file_id = Some(id);
+        self
+    }
+
+    /// Another weight than that of the kind.
+    pub fn severity(mut self, severity: Severity) -> Self {
+        self.severity = severity;
+        self
+    }
+}
+
+/// What a check of a whole store found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub struct VerifyReport {
+    /// Whether there is no error and no warning. Notes are no reason to do anything.
+    pub clean: bool,
+    /// Last manifest edit that was read.
+    pub edit: u64,
+    pub series: u64,
+    pub chunks: u64,
+    /// Rows of the chunks that were checked.
+    pub rows: u64,
+    pub files_checked: u64,
+    pub bytes_checked: u64,
+    pub duration_ms: u64,
+    pub errors: u64,
+    pub warnings: u64,
+    pub notes: u64,
+    /// The first [`FINDINGS_MAX`] findings.
+    pub findings: Vec<Finding>,
+    /// Findings beyond those.
+    pub findings_left_out: u64,
+    /// Sidecars that a scrub found damaged or missing and wrote anew; they are not among the findings.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rebuilt: Vec<Finding>,
+}
+
+impl Default for VerifyReport {
+    fn default() -> Self {
+        Self {
+            clean: true,
+            edit: 0,
+            series: 0,
+            chunks: 0,
+            rows: 0,
+            files_checked: 0,
+            bytes_checked: 0,
+            duration_ms: 0,
+            errors: 0,
+            warnings: 0,
+            notes: 0,
+            findings: Vec::new(),
+            findings_left_out: 0,
+            rebuilt: Vec::new(),
+        }
+    }
+}
+
+impl VerifyReport {
+    /// Adds a finding.
+    pub fn add(&mut self, finding: Finding) {
+        *self.count_of(finding.severity) += 1;
+        self.clean = self.errors == 0 && self.warnings == 0;
+        if self.findings.len() < FINDINGS_MAX {
+            self.findings.push(finding);
+        } else {
+            self.findings_left_out += 1;
+        }
+    }
+
+    /// Takes out a finding that is no longer one, and lists it as rebuilt.
+    pub fn set_rebuilt(&mut self, position: usize) {
+        if position >= self.findings.len() {
+            return;
+        }
+        let finding = self.findings.remove(position);
+        let count = self.count_of(finding.severity);
+        *count = count.saturating_sub(1);
+        self.clean = self.errors == 0 && self.warnings == 0;
+        self.rebuilt.push(finding);
+    }
+
+    fn count_of(&mut self, severity: Severity) -> &mut u64 {
+        match severity {
+            Severity::Note => &mut self.notes,
+            Severity::Warning => &mut self.warnings,
+            Severity::Error => &mut self.errors,
+        }
+    }
+
+    /// How many findings there are, notes included.
+    pub fn count(&self) -> u64 {
+        self.errors + self.warnings + self.notes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_is_written_as_its_name() {
+        for kind in FindingKind::ALL {
+            assert_eq!(serde_json::to_value(kind).unwrap(), kind.name());
+        }
+    }
+
+    #[test]
+    fn a_report_counts_what_it_does_not_carry() {
+        let mut report = VerifyReport::default();
+        report.add(Finding::new(FindingKind::TornTail, "wal/1", "x"));
+        assert!(report.clean, "a note is no reason to do anything");
+        for _ in 0..FINDINGS_MAX {
+            report.add(Finding::new(FindingKind::DamagedBlock, "chunks/1", "x"));
+        }
+        assert_eq!((report.findings.len(), report.findings_left_out), (FINDINGS_MAX, 1));
+        assert_eq!((report.clean, report.count()), (false, FINDINGS_MAX as u64 + 1));
+    }
+}

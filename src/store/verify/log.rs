@@ -1,0 +1,292 @@
+//! The log: every segment from the first one the manifest needs, every frame, and what the frames say of each other.
+//!
+//! Damage below a position that a later frame knows to be synced is damaged data; damage behind it is the torn end of a
+//! write nobody was told of. A frame that is being written while it is read looks damaged, so a segment with damage is
+//! read again as long as it changes.
+
+use super::finding::{Finding, FindingKind};
+use super::manifest::number_of;
+use super::{Check, LOOKS, Look};
+use crate::disk;
+use crate::error::Result;
+use crate::format::wal::{
+    self, FRAME_ALIGNMENT, FRAME_HEADER_BYTES, Found, FrameKind, Operation, SEGMENT_HEADER_BYTES, decode_commit,
+    decode_segment_header, frame_bytes,
+};
+
+/// A place that holds no whole frame.
+struct Gap {
+    file: String,
+    offset: u64,
+    bytes: u64,
+    /// Positions that could have stood there; the last one is known once a frame follows.
+    lsn_min: u64,
+    lsn_max: Option<u64>,
+    message: String,
+}
+
+/// What the frames said so far.
+#[derive(Default)]
+struct Walk {
+    next_lsn: Option<u64>,
+    durable_lsn: u64,
+    gaps: Vec<Gap>,
+    findings: Vec<Finding>,
+    /// Registrations and drops, in order.
+    operations: Vec<Operation>,
+    last_commit: u64,
+}
+
+impl Check<'_> {
+    pub(super) fn log(&mut self) -> Result<()> {
+        let Some(numbers) = self.segments()? else { return Ok(()) };
+        let mut walk = Walk::default();
+        let mut expected = self.contents().wal_first_segment;
+        for number in numbers {
+            for missing in expected..number {
+                let file = format!("wal/{missing:020}.wal");
+                walk.findings.push(Finding::new(FindingKind::MissingSegment, file, "what was only in it is lost"));
+                walk.next_lsn = None;
+            }
+            expected = number + 1;
+            self.segment(number, &mut walk)?;
+        }
+        let first_lsn = self.contents().wal_first_lsn;
+        if let Some(next) = walk.next_lsn.filter(|next| *next < first_lsn && self.reading.whole && !self.live) {
+            let file = format!("wal/{:020}.wal", expected.saturating_sub(1));
+            let message = format!("the log ends at position {next}, the manifest begins at {first_lsn}");
+            walk.findings.push(Finding::new(FindingKind::MissingSegment, file, message));
+        }
+        let newest = self.reading.current.wal_segment;
+        if newest >= expected && self.reading.whole {
+            let file = format!("wal/{expected:020}.wal");
+            let message = format!("CURRENT tells of segment {newest}; what was only in it is lost");
+            walk.findings.push(Finding::new(FindingKind::MissingSegment, file, message));
+        }
+        let durable = walk.durable_lsn;
+        for gap in walk.gaps {
+            let synced = gap.lsn_max.is_some() || gap.lsn_min <= durable;
+            let kind = if synced { FindingKind::DamagedFrame } else { FindingKind::TornTail };
+            let mut finding = Finding::new(kind, gap.file, gap.message).at(gap.offset, gap.bytes);
+            finding.lsn_min = Some(gap.lsn_min);
+            finding.lsn_max = gap.lsn_max;
+            self.add(finding);
+        }
+        walk.findings.into_iter().for_each(|finding| self.add(finding));
+        for operation in walk.operations {
+            match operation {
+                Operation::Register { series_id, def } => {
+                    if let Ok(def) = serde_json::from_str(&def) {
+                        self.defs.insert(series_id, def);
+                    }
+                }
+                Operation::Drop { series_id } => {
+                    self.dropped.insert(series_id);
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Numbers of the segments that recovery would read; `None`, and a finding, when there is no log at all.
+    fn segments(&mut self) -> Result<Option<Vec<u64>>> {
+        for look in 0..LOOKS {
+            let first = self.contents().wal_first_segment;
+            let names = disk::list(&self.root.join("wal"))?;
+            let mut numbers: Vec<u64> = names.iter().filter_map(|name| number_of(name, ".wal")).collect();
+            numbers.retain(|number| *number >= first);
+            let begins = numbers.first() == Some(&first);
+            if begins || !self.reading.whole {
+                return Ok(Some(numbers));
+            }
+            if self.live && look + 1 < LOOKS {
+                // The writer may have trimmed it: then the manifest begins later now.
+                super::pause();
+                let fresh = super::manifest::read(self.root)?;
+                if fresh.whole {
+                    self.reading.contents = fresh.contents;
+                    self.reading.ever = fresh.ever;
+                    self.reading.names = fresh.names;
+                }
+                continue;
+            }
+            if numbers.is_empty() {
+                if !self.contents().epoch.is_empty() {
+                    let file = format!("wal/{first:020}.wal");
+                    let message = "the log has no segment; what was only in it is lost";
+                    self.add(Finding::new(FindingKind::MissingSegment, file, message));
+                }
+                return Ok(None);
+            }
+            return Ok(Some(numbers));
+        }
+        Ok(None)
+    }
+
+    /// Reads one segment, again while it changes under the eye.
+    fn segment(&mut self, number: u64, walk: &mut Walk) -> Result<()> {
+        let path = self.root.join("wal").join(format!("{number:020}.wal"));
+        let file = self.name(&path);
+        let mut before: Option<Vec<u8>> = None;
+        let mut same = 0;
+        loop {
+            let bytes = match super::read(&path) {
+                Look::Is(bytes) => bytes,
+                Look::Gone => {
+                    if self.still(|contents| contents.wal_first_segment <= number)? {
+                        let message = "it vanished while the log was read";
+                        walk.findings.push(Finding::new(FindingKind::MissingSegment, file, message));
+                    }
+                    walk.next_lsn = None;
+                    return Ok(());
+                }
+                Look::Unreadable(error) => {
+                    walk.findings.push(super::unreadable(&file, &error));
+                    walk.next_lsn = None;
+                    return Ok(());
+                }
+            };
+            let mut found = Walk { next_lsn: walk.next_lsn, durable_lsn: walk.durable_lsn, ..Walk::default() };
+            found.segment(number, &file, &bytes, self.contents().wal_first_lsn);
+            let clean = found.gaps.is_empty() && found.findings.is_empty();
+            same = if before.as_ref() == Some(&bytes) { same + 1 } else { 0 };
+            if clean || !self.live || same + 1 >= LOOKS {
+                walk.next_lsn = found.next_lsn;
+                walk.durable_lsn = found.durable_lsn;
+                walk.last_commit = walk.last_commit.max(found.last_commit);
+                walk.gaps.extend(found.gaps);
+                walk.findings.extend(found.findings);
+                walk.operations.extend(found.operations);
+                self.report.files_checked += 1;
+                self.report.bytes_checked += bytes.len() as u64;
+                return self.watch.advance(bytes.len() as u64);
+            }
+            self.watch.check()?;
+            before = Some(bytes);
+            super::pause();
+        }
+    }
+}
+
+impl Walk {
+    fn segment(&mut self, number: u64, file: &str, bytes: &[u8], first_lsn: u64) {
+        let damaged = |message: &str| Finding::new(FindingKind::DamagedSegment, file, message);
+        let mut cut = false;
+        let (epoch, first) = match decode_segment_header(bytes) {
+            Ok(header) if header.number == number => {
+                cut = header.segment_bytes != bytes.len() as u64;
+                if cut {
+                    let (expected, found) = (header.segment_bytes, bytes.len() as u64);
+                    let message = if found < expected { "its end is cut off" } else { "bytes were added to it" };
+                    let finding = damaged(message).at(expected.min(found), expected.abs_diff(found));
+                    self.findings.push(finding.compared(format!("{expected} bytes"), format!("{found} bytes")));
+                }
+                (header.epoch, Some(header.first_lsn))
+            }
+            Ok(header) => {
+                let finding = damaged("it is the segment of another number").at(0, bytes.len() as u64);
+                self.findings.push(finding.compared(number, header.number));
+                self.next_lsn = None;
+                return;
+            }
+            Err(error) => {
+                let header_bytes = (bytes.len() as u64).min(SEGMENT_HEADER_BYTES as u64);
+                // Any whole frame tells what the header told.
+                let Some((_, frame)) = wal::first_frame(bytes) else {
+                    let message = format!("{}; it has no whole frame", error.detail());
+                    self.findings.push(damaged(&message).at(0, header_bytes));
+                    self.next_lsn = None;
+                    return;
+                };
+                let message = format!("{}; its frames can be read", error.detail());
+                self.findings.push(damaged(&message).at(0, header_bytes));
+                (frame.epoch, None)
+            }
+        };
+        if self.next_lsn.is_none() {
+            self.next_lsn = first;
+        }
+        let mut offset = SEGMENT_HEADER_BYTES;
+        let mut damaged_at: Option<usize> = None;
+        while offset < bytes.len() {
+            match wal::frame_at(bytes, offset, epoch) {
+                Found::Frame(frame, payload) => {
+                    let expected = self.next_lsn.unwrap_or(frame.lsn);
+                    if damaged_at.is_some() || expected != frame.lsn {
+                        let from = damaged_at.take().unwrap_or(offset);
+                        self.gap(file, (from, offset), expected, Some(frame.lsn.saturating_sub(1)));
+                    }
+                    self.frame(file, bytes, offset, &frame, payload, first_lsn);
+                    offset += frame_bytes(frame.payload_bytes);
+                }
+                Found::Nothing if damaged_at.is_none() && is_zero(bytes, offset) => return,
+                Found::Nothing | Found::Damaged => {
+                    damaged_at.get_or_insert(offset);
+                    offset += FRAME_ALIGNMENT;
+                }
+            }
+        }
+        // What stands before the cut of a segment belongs to that damage.
+        if let Some(from) = damaged_at.filter(|_| !cut) {
+            let expected = self.next_lsn.or(first).unwrap_or(0);
+            // Zeros at the end belong to what was never used.
+            let used = bytes.iter().rposition(|byte| *byte != 0).map_or(from, |last| last + 1);
+            self.gap(file, (from, used.max(from)), expected, None);
+        }
+    }
+
+    fn gap(&mut self, file: &str, (from, to): (usize, usize), lsn_min: u64, lsn_max: Option<u64>) {
+        let message = match lsn_max {
+            Some(last) if last < lsn_min => format!("bytes {from} to {to} hold no frame; no position is missing"),
+            Some(last) => format!("bytes {from} to {to} hold no whole frame: positions {lsn_min} to {last} are lost"),
+            None => format!("bytes {from} to {to} hold no whole frame: positions from {lsn_min} on"),
+        };
+        let (offset, bytes) = (from as u64, to.saturating_sub(from) as u64);
+        self.gaps.push(Gap { file: file.into(), offset, bytes, lsn_min, lsn_max, message });
+    }
+
+    fn frame(
+        &mut self,
+        file: &str,
+        bytes: &[u8],
+        offset: usize,
+        frame: &wal::FrameHeader,
+        payload: &[u8],
+        first_lsn: u64,
+    ) {
+        self.next_lsn = Some(frame.lsn + 1);
+        self.durable_lsn = self.durable_lsn.max(frame.durable_lsn);
+        self.last_commit = self.last_commit.max(frame.commit);
+        let (begin, end) = (offset + FRAME_HEADER_BYTES + payload.len(), offset + frame_bytes(frame.payload_bytes));
+        let padding = bytes.get(begin..end.min(bytes.len())).unwrap_or_default();
+        if padding.iter().any(|byte| *byte != 0) {
+            let message = format!("the bytes behind frame {} are not zero", frame.lsn);
+            let finding = Finding::new(FindingKind::StrayBytes, file, message);
+            self.findings.push(finding.at(begin as u64, padding.len() as u64));
+        }
+        if frame.kind != FrameKind::Commit || frame.lsn < first_lsn {
+            return;
+        }
+        match decode_commit(payload) {
+            Ok(commit) => self.operations.extend(
+                commit
+                    .operations
+                    .into_iter()
+                    .filter(|operation| matches!(operation, Operation::Register { .. } | Operation::Drop { .. })),
+            ),
+            Err(error) => {
+                let message = format!("frame {} is whole but cannot be read: {}", frame.lsn, error.detail());
+                let finding = Finding::new(FindingKind::DamagedFrame, file, message);
+                let mut finding = finding.at(offset as u64, frame_bytes(frame.payload_bytes) as u64);
+                finding.lsn_min = Some(frame.lsn);
+                finding.lsn_max = Some(frame.lsn);
+                self.findings.push(finding);
+            }
+        }
+    }
+}
+
+fn is_zero(bytes: &[u8], from: usize) -> bool {
+    bytes.get(from..).is_none_or(|rest| rest.iter().all(|byte| *byte == 0))
+}

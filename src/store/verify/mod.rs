@@ -1,0 +1,268 @@
+//! Checking a whole store: every file, every checksum, and what files say of each other. Reads only.
+//!
+//! - It works on the files alone, so it is the same with and without a writer beside it. No lock is taken and no byte
+//!   is changed, not even a time of last access that the system does not change by itself.
+//! - What looks wrong is looked at again while a writer lives: a file that vanished counts as missing only when a
+//!   manifest read afterwards still names it.
+//! - One damaged thing is one finding. What follows from it (sidecars of a damaged block, files only a lost edit named)
+//!   is none.
+
+mod chunks;
+mod files;
+pub mod finding;
+mod log;
+pub(super) mod manifest;
+mod scrub;
+mod tails;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+pub use files::{Orphan, OrphanKind, OrphanReport, orphans};
+pub use finding::{FINDINGS_MAX, Finding, FindingKind, Severity, VerifyReport};
+
+use super::chunk::series_dir;
+use super::manifest::Contents;
+use super::recover::check_format;
+use super::{Inner, Store, Watch};
+use crate::disk::{self, DiskPath, File};
+use crate::error::{Error, ErrorCode, Result};
+use crate::types::{SeriesDef, SeriesKey};
+use manifest::Reading;
+
+/// How often something is looked at again before it counts, while a writer may be at work.
+const LOOKS: usize = 4;
+/// Time between two looks.
+const PAUSE: Duration = Duration::from_millis(25);
+
+/// How a store is checked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct VerifyOptions {
+    /// Whether a process may be writing to it meanwhile: files it is about to publish are no findings then. `None` to
+    /// tell by whether the process named in `LOCK` lives.
+    pub live: Option<bool>,
+}
+
+/// Checks the store in `root` without its lock.
+///
+/// # Errors
+/// `not_found` when there is none, `unsupported_format` for a newer one, `not_ready` when `watch` was cancelled, `io`
+/// when a directory cannot be listed. Damage is no error but a finding.
+pub fn verify(root: &DiskPath, options: VerifyOptions, watch: &Watch) -> Result<VerifyReport> {
+    let live = options.live.unwrap_or_else(|| has_owner(root));
+    run(root, live, 0, watch)
+}
+
+impl Inner {
+    pub fn verify(&self, watch: &Watch) -> Result<VerifyReport> {
+        run(&self.root, true, self.queue.published().edit, watch)
+    }
+}
+
+impl Store {
+    /// Checks every file of the store, as [`verify`] does from outside.
+    ///
+    /// # Errors
+    /// `not_ready` when `watch` was cancelled, `io` when a directory cannot be listed.
+    pub fn verify(&self, watch: &Watch) -> Result<VerifyReport> {
+        self.inner.verify(watch)
+    }
+
+    /// The same, and writes sidecars anew that are damaged or missing, unless it is a dry run. No other file is
+    /// changed. What was written anew is listed apart from the findings.
+    ///
+    /// # Errors
+    /// As [`Store::verify`], and those of writing.
+    pub fn scrub(&self, dry_run: bool, watch: &Watch) -> Result<VerifyReport> {
+        self.inner.scrub(dry_run, watch)
+    }
+}
+
+fn run(root: &DiskPath, live: bool, edit_min: u64, watch: &Watch) -> Result<VerifyReport> {
+    let begun = Instant::now();
+    check_is_store(root)?;
+    let mut check = Check::new(root, live, watch)?;
+    check.format()?;
+    check.manifest(edit_min)?;
+    check.log()?;
+    check.tails()?;
+    check.chunks()?;
+    check.files()?;
+    check.report.duration_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+    Ok(check.report)
+}
+
+/// Whether the process named in `LOCK` lives.
+pub fn has_owner(root: &DiskPath) -> bool {
+    #[derive(serde::Deserialize)]
+    struct Owner {
+        pid: u32,
+    }
+    let owner = match read(&root.join("LOCK")) {
+        Look::Is(bytes) => serde_json::from_slice::<Owner>(&bytes).ok(),
+        _ => None,
+    };
+    owner.is_some_and(|owner| disk::process_lives(owner.pid))
+}
+
+/// What became of the attempt to read a file.
+enum Look<T> {
+    Is(T),
+    Gone,
+    Unreadable(Error),
+}
+
+fn open(path: &DiskPath) -> Look<File> {
+    match disk::open(path) {
+        Ok(file) => Look::Is(file),
+        // The disk tells a missing file as missing data.
+        Err(error) if error.code() == ErrorCode::CorruptData => Look::Gone,
+        Err(error) => Look::Unreadable(error),
+    }
+}
+
+fn read(path: &DiskPath) -> Look<Vec<u8>> {
+    let file = match open(path) {
+        Look::Is(file) => file,
+        Look::Gone => return Look::Gone,
+        Look::Unreadable(error) => return Look::Unreadable(error),
+    };
+    let read = disk::file_bytes(&file, path)
+        .and_then(|bytes| disk::read_at(&file, path, 0, usize::try_from(bytes).unwrap_or(usize::MAX)));
+    match read {
+        Ok(bytes) => Look::Is(bytes),
+        Err(error) => Look::Unreadable(error),
+    }
+}
+
+fn pause() {
+    std::thread::sleep(PAUSE);
+}
+
+fn unreadable(file: &str, error: &Error) -> Finding {
+    Finding::new(FindingKind::UnreadableFile, file, error.detail())
+}
+
+/// A check under way.
+struct Check<'a> {
+    root: &'a DiskPath,
+    live: bool,
+    watch: &'a Watch,
+    report: VerifyReport,
+    reading: Reading,
+    /// Registrations as the manifest and the log have them.
+    defs: BTreeMap<u64, SeriesDef>,
+    /// Series that a frame of the log drops.
+    dropped: BTreeSet<u64>,
+}
+
+impl<'a> Check<'a> {
+    fn new(root: &'a DiskPath, live: bool, watch: &'a Watch) -> Result<Self> {
+        Ok(Self {
+            root,
+            live,
+            watch,
+            report: VerifyReport::default(),
+            reading: manifest::read(root)?,
+            defs: BTreeMap::new(),
+            dropped: BTreeSet::new(),
+        })
+    }
+
+    fn contents(&self) -> &Contents {
+        &self.reading.contents
+    }
+
+    fn add(&mut self, finding: Finding) {
+        self.report.add(finding);
+    }
+
+    /// Adds a finding about a series.
+    fn add_of(&mut self, series_id: u64, mut finding: Finding) {
+        finding.series = self.key(series_id).map(|key| key.to_string());
+        finding.series_id = Some(series_id);
+        self.report.add(finding);
+    }
+
+    fn key(&self, series_id: u64) -> Option<&SeriesKey> {
+        self.defs.get(&series_id).map(|def| &def.key)
+    }
+
+    /// Counts a file that was read.
+    fn count(&mut self, bytes: u64) -> Result<()> {
+        self.report.files_checked += 1;
+        self.report.bytes_checked += bytes;
+        self.watch.advance_unplanned(bytes)
+    }
+
+    /// Whether something that vanished is still wanted by the manifest as it is now.
+    fn still(&self, wanted: impl Fn(&Contents) -> bool) -> Result<bool> {
+        Ok(!self.live || wanted(&manifest::read(self.root)?.contents))
+    }
+
+    fn format(&mut self) -> Result<()> {
+        match check_format(self.root) {
+            Ok(()) => {}
+            Err(error) if error.code() == ErrorCode::UnsupportedFormat => return Err(error),
+            Err(error) if error.code() == ErrorCode::CorruptData => {
+                let exists = self.root.join("FORMAT").exists();
+                let message = if exists { "its checksum does not match" } else { "it is missing" };
+                self.add(Finding::new(FindingKind::DamagedFormat, "FORMAT", message));
+            }
+            Err(error) => self.add(unreadable("FORMAT", &error)),
+        }
+        self.count(0)
+    }
+
+    /// Takes over what reading the manifest found. `edit_min` is the least edit that must be there.
+    fn manifest(&mut self, edit_min: u64) -> Result<()> {
+        let findings = std::mem::take(&mut self.reading.findings);
+        findings.into_iter().for_each(|finding| self.add(finding));
+        let contents = &self.reading.contents;
+        let number = contents.number;
+        self.report.edit = number;
+        self.report.series = contents.series.len() as u64;
+        self.report.files_checked += self.reading.files;
+        self.report.bytes_checked += self.reading.bytes;
+        self.watch.plan(
+            contents.chunks.values().map(|chunk| chunk.file_bytes).sum::<u64>()
+                + contents.runs.values().map(|run| run.bytes).sum::<u64>(),
+        );
+        for name in disk::list(&self.root.join("wal"))? {
+            let path = self.root.join("wal").join(name);
+            if let Look::Is(file) = open(&path) {
+                self.watch.plan(disk::file_bytes(&file, &path).unwrap_or(0));
+            }
+        }
+        self.watch.advance_unplanned(self.reading.bytes)?;
+        for (id, record) in &self.reading.contents.series {
+            if let Ok(def) = serde_json::from_str(&record.def) {
+                self.defs.insert(*id, def);
+            }
+        }
+        if number < edit_min && self.reading.whole {
+            self.reading.whole = false;
+            let file = format!("manifest/{:020}.edit", number + 1);
+            let message = format!("the open store is at edit {edit_min} or later");
+            self.add(Finding::new(FindingKind::MissingEdit, file, message).compared(edit_min, number));
+        }
+        Ok(())
+    }
+
+    fn dir(&self, series_id: u64) -> DiskPath {
+        series_dir(self.root, series_id)
+    }
+
+    /// A path below the root, for people.
+    fn name(&self, path: &DiskPath) -> String {
+        path.strip_prefix(self.root).unwrap_or(path).display().to_string()
+    }
+}
+
+/// `not_found` unless a store lies there.
+pub(super) fn check_is_store(root: &DiskPath) -> Result<()> {
+    if root.join("FORMAT").exists() || !disk::list(&root.join("manifest"))?.is_empty() {
+        return Ok(());
+    }
+    Err(Error::new(ErrorCode::NotFound, format!("{} holds no store", root.display())))
+}

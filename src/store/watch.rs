@@ -1,0 +1,115 @@
+//! Long work, watched: how far it is, how fast it may go, and whether it is still wanted.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::error::{Error, ErrorCode, Result};
+
+/// Longest sleep before the wish to stop is looked at again.
+const NAP: Duration = Duration::from_millis(50);
+
+/// Shared between the thread that works and those that look at it.
+#[derive(Debug, Default)]
+pub struct Watch {
+    done: AtomicU64,
+    total: AtomicU64,
+    cancelled: AtomicBool,
+    /// Bytes a second; 0 for as fast as it goes.
+    rate: u64,
+    /// When the work may go on, so that it keeps to its rate.
+    next: Mutex<Option<Instant>>,
+}
+
+impl Watch {
+    /// Work that goes as fast as it can.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Work that reads at most so many bytes a second; 0 for as many as it can.
+    pub fn with_rate(bytes_per_second: u64) -> Self {
+        Self { rate: bytes_per_second, ..Self::default() }
+    }
+
+    /// Adds to what there is to do.
+    pub fn plan(&self, units: u64) {
+        self.total.fetch_add(units, Ordering::Relaxed);
+    }
+
+    /// Counts what was done, and waits as the rate asks.
+    ///
+    /// # Errors
+    /// `not_ready` when the work was cancelled.
+    pub fn advance(&self, units: u64) -> Result<()> {
+        self.done.fetch_add(units, Ordering::Relaxed);
+        if let (true, Some(span)) = (units > 0, units.saturating_mul(1_000_000).checked_div(self.rate)) {
+            let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+            let now = Instant::now();
+            let until = next.map_or(now, |next| next.max(now)) + Duration::from_micros(span);
+            *next = Some(until);
+            drop(next);
+            while let Some(left) = until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
+                self.check()?;
+                std::thread::sleep(left.min(NAP));
+            }
+        }
+        self.check()
+    }
+
+    /// Counts work that was not planned.
+    ///
+    /// # Errors
+    /// As [`Watch::advance`].
+    pub fn advance_unplanned(&self, units: u64) -> Result<()> {
+        self.plan(units);
+        self.advance(units)
+    }
+
+    /// Asks the work to stop.
+    pub fn cancel(&self) {
+        self.cancelled.store(true, Ordering::Release);
+    }
+
+    /// Whether it was asked to stop.
+    pub fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::Acquire)
+    }
+
+    /// An error once the work was asked to stop.
+    ///
+    /// # Errors
+    /// `not_ready`.
+    pub fn check(&self) -> Result<()> {
+        if self.is_cancelled() {
+            return Err(Error::new(ErrorCode::NotReady, "it was cancelled before it was done"));
+        }
+        Ok(())
+    }
+
+    /// Units done, and units in all as far as they are known.
+    pub fn progress(&self) -> (u64, u64) {
+        let done = self.done.load(Ordering::Relaxed);
+        (done, self.total.load(Ordering::Relaxed).max(done))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn work_that_was_cancelled_stops_even_while_it_waits_for_its_rate() {
+        let watch = Watch::with_rate(1);
+        watch.plan(10);
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| watch.advance(1_000_000));
+            while watch.progress().0 == 0 {
+                std::thread::yield_now();
+            }
+            watch.cancel();
+            assert_eq!(waiting.join().unwrap().unwrap_err().code(), ErrorCode::NotReady);
+        });
+        assert_eq!(watch.progress(), (1_000_000, 1_000_000));
+    }
+}

@@ -1,0 +1,399 @@
+//! A bad day for every kind of file: what is damaged is named, what is whole is served, nothing wrong ever is, and a
+//! repair loses no more than the block, run or frame that was hit.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use fastk::ErrorCode;
+use fastk::disk::sim::{Dice, SimDisk, SimState};
+use fastk::query::{Scan, ScanSpec};
+use fastk::store::{LostRows, RepairOptions, RepairReport, SeriesWrite, State, Store, StoreOptions, WriteMode, repair};
+use fastk::types::schema::Retention;
+use fastk::types::{Rows, SeriesKey, SeriesSpec};
+
+use super::promises::{MINUTE, def, minutes, options};
+
+const ROOT: &str = "/lab/store";
+
+type Shown = BTreeMap<String, Vec<Vec<i64>>>;
+
+fn bars() -> SeriesKey {
+    SeriesKey::kline("BTCUSDT", "1m").unwrap()
+}
+
+fn feature() -> SeriesKey {
+    SeriesKey::parse("scalar/feature/BTCUSDT/1m/rsi_14").unwrap()
+}
+
+fn slow() -> SeriesKey {
+    SeriesKey::kline("SLOW", "1m").unwrap()
+}
+
+fn fast() -> SeriesKey {
+    SeriesKey::kline("FAST", "1m").unwrap()
+}
+
+fn small() -> StoreOptions {
+    StoreOptions { wal_segment_bytes: 8 << 10, ..options() }
+}
+
+fn open(disk: &SimDisk) -> Store {
+    Store::open_on(&disk.path(ROOT), false, small()).unwrap()
+}
+
+fn scalars(first: i64, rows: i64) -> Rows {
+    let ts: Vec<i64> = (first..first + rows).map(|minute| minute * MINUTE).collect();
+    let values = ts.iter().map(|ts| (*ts as f64 / 7.0).to_bits() as i64).collect();
+    Rows { ts, columns: vec![values] }
+}
+
+/// A store with a file of every kind, each of which is needed.
+fn filled() -> SimDisk {
+    let disk = SimDisk::new(SimState::default(), 7);
+    let store = Store::open_on(&disk.path(ROOT), true, small()).unwrap();
+    let mut indexed = def(&bars());
+    indexed.value_index = vec!["close".into()];
+    store.register(indexed).unwrap();
+    let mut spec = SeriesSpec::of_key(&feature());
+    spec.partition = Some("all".into());
+    store.register(spec.resolve().unwrap()).unwrap();
+    store.register(def(&slow())).unwrap();
+    store.register(def(&fast())).unwrap();
+    store.write(&bars(), minutes(44_000, 1_500), WriteMode::Upsert, None).unwrap();
+    store.write(&feature(), scalars(0, 40_000), WriteMode::Upsert, None).unwrap();
+    store.seal(&[]).unwrap();
+    store.create_snapshot("before").unwrap();
+    store.write(&bars(), minutes(44_200, 300), WriteMode::Merge { first: None }, None).unwrap();
+    store.delete_range(&bars(), (44_900 * MINUTE, 45_000 * MINUTE), None).unwrap();
+    store.delete_range(&feature(), (100 * MINUTE, 120 * MINUTE), None).unwrap();
+    store.seal(&[bars()]).unwrap();
+    // Enough edits for a manifest checkpoint, and run files.
+    for minute in 0..70 {
+        store.write(&slow(), minutes(minute, 1), WriteMode::Upsert, None).unwrap();
+        store.checkpoint().unwrap();
+    }
+    let once = vec![SeriesWrite::new(slow(), minutes(100, 5), WriteMode::Upsert)];
+    store.write_many(once, Some("once")).unwrap();
+    store
+        .change_series(&slow(), None, |def| {
+            def.retention = Some(Retention { max_rows: Some(1_000_000), max_age: None });
+            Ok(())
+        })
+        .unwrap();
+    store.checkpoint().unwrap();
+    for minute in 0..12 {
+        store.write(&fast(), minutes(minute * 3, 1), WriteMode::Append, None).unwrap();
+    }
+    drop(store);
+    disk
+}
+
+/// Every row of every series; what cannot be read is left out, and must say `corrupt_data`.
+fn shown(store: &Store, state: &Arc<State>, what: &str) -> (Shown, usize) {
+    let mut unreadable = 0;
+    let mut all = Shown::new();
+    for series in state.registered() {
+        let mut rows = Vec::new();
+        let mut failed = false;
+        for block in Scan::new(series, store.cache(), &ScanSpec::range((i64::MIN, i64::MAX))) {
+            match block {
+                Ok(block) => {
+                    let columns: Vec<&[i64]> = (0..block.columns.len()).map(|column| block.words(column)).collect();
+                    rows.extend((0..block.rows).map(|row| columns.iter().map(|c| c[row]).collect::<Vec<i64>>()));
+                }
+                Err(error) => {
+                    assert_eq!(error.code(), ErrorCode::CorruptData, "{what}: {error}");
+                    failed = true;
+                    break;
+                }
+            }
+        }
+        if failed {
+            unreadable += 1;
+        } else {
+            assert_eq!(series.rows, rows.len() as u64, "{what}: rows of {}", series.def.key);
+            all.insert(series.def.key.to_string(), rows);
+        }
+    }
+    (all, unreadable)
+}
+
+/// The whole store: now, and under its snapshot.
+fn whole(disk: &SimDisk) -> [Shown; 2] {
+    let store = open(disk);
+    assert!(store.recovery().damage.is_empty(), "{:?}", store.recovery().damage);
+    let (now, bad) = shown(&store, &store.snapshot(), "whole");
+    let (then, bad_then) = shown(&store, &store.as_of("before").unwrap(), "whole");
+    assert_eq!(bad + bad_then, 0);
+    [now, then]
+}
+
+fn copy(state: &SimState) -> SimDisk {
+    SimDisk::new(state.clone(), 99)
+}
+
+fn files(state: &SimState) -> BTreeMap<PathBuf, Arc<Vec<u8>>> {
+    let mut files = state.files();
+    files.retain(|path, _| !path.ends_with("LOCK"));
+    files
+}
+
+fn mend(disk: &SimDisk, apply: bool) -> RepairReport {
+    repair(&disk.path(ROOT), RepairOptions { apply, rebuild_manifest: false }).unwrap()
+}
+
+/// Reads, repairs, and compares a damaged store with what it was. Gives how many rows the repair lost.
+fn check(damaged: &SimState, wanted: &[Shown; 2], what: &str) -> (RepairReport, usize) {
+    // Served: right or refused.
+    let disk = copy(damaged);
+    let store = open(&disk);
+    let (now, _) = shown(&store, &store.snapshot(), what);
+    let noted = !store.recovery().damage.is_empty() || !store.recovery().torn.is_empty();
+    let lost_log = !store.recovery().lost_lsns.is_empty();
+    for (key, rows) in &now {
+        let right = &wanted[0][key];
+        if lost_log {
+            let right: BTreeSet<&Vec<i64>> = right.iter().collect();
+            assert!(rows.iter().all(|row| right.contains(row)), "{what}: {key} shows rows that never were");
+        } else {
+            assert!(rows == right, "{what}: {key} shows other rows: {} for {}", rows.len(), right.len());
+        }
+    }
+    assert_eq!(now.len() + shown(&store, &store.snapshot(), what).1, wanted[0].len(), "{what}: a series is gone");
+    drop(store);
+    // Shown only: nothing changes.
+    let disk = copy(damaged);
+    let plan = mend(&disk, false);
+    assert!(files(&disk.state()) == files(damaged), "{what}: looking changed the store");
+    if noted && plan.clean {
+        // Only the torn end of a write, which opening cuts.
+        assert!(plan.lost.is_empty(), "{what}");
+    }
+    let report = mend(&disk, true);
+    assert_eq!(report.clean, plan.clean, "{what}");
+    assert_eq!(report.lost, plan.lost, "{what}: the plan promised another loss");
+    let again = mend(&copy(&disk.state()), false);
+    assert!(again.clean, "{what}: not whole afterwards: {again:?}");
+    // Repaired: what is not named as lost is there.
+    let store = open(&disk);
+    assert!(store.recovery().damage.is_empty(), "{what}: {:?}", store.recovery().damage);
+    let (now, bad) = shown(&store, &store.snapshot(), what);
+    assert_eq!(bad, 0, "{what}: still unreadable");
+    let mut gone = 0;
+    for (key, right) in &wanted[0] {
+        let rows = now.get(key).unwrap_or_else(|| panic!("{what}: {key} is gone"));
+        if rows == right {
+            continue;
+        }
+        let named = |ts: i64| {
+            let named = report.lost.iter().any(|lost| {
+                lost.series == *key
+                    && lost.ts_min.is_none_or(|first| first <= ts)
+                    && lost.ts_max.is_none_or(|last| ts <= last)
+            });
+            named || !report.lost_lsns.is_empty()
+        };
+        // An older version of a lost row can show again.
+        let (left, were): (BTreeSet<&Vec<i64>>, BTreeSet<&Vec<i64>>) = (rows.iter().collect(), right.iter().collect());
+        for row in left.difference(&were) {
+            assert!(named(row[0]), "{what}: {key} {} is another row", row[0]);
+        }
+        for row in were.difference(&left) {
+            gone += 1;
+            assert!(named(row[0]), "{what}: {key} {} is gone unnamed", row[0]);
+        }
+    }
+    if report.lost.is_empty() && report.lost_lsns.is_empty() {
+        assert!(now == wanted[0], "{what}: other rows");
+        if store.snapshots().iter().any(|(name, _)| name == "before") {
+            let (then, bad) = shown(&store, &store.as_of("before").unwrap(), what);
+            assert_eq!(bad, 0, "{what}");
+            for (key, rows) in &wanted[1] {
+                let found = then.get(key).map(Vec::len);
+                assert!(then.get(key) == Some(rows), "{what}: before: {key}: {found:?} rows for {}", rows.len());
+            }
+        }
+    }
+    // And it takes writes.
+    store.write(&fast(), minutes(900, 2), WriteMode::Append, None).unwrap();
+    store.checkpoint().unwrap();
+    (report, gone)
+}
+
+fn is(path: &Path, text: &str) -> bool {
+    path.to_string_lossy().contains(text)
+}
+
+/// Whether rows may be lost when one bit of a file flips, and how many at most.
+fn loss_max(path: &Path) -> usize {
+    if is(path, ".arrow") {
+        16_384
+    } else if is(path, ".run") {
+        // The longest run.
+        70
+    } else if is(path, ".wal") {
+        1
+    } else {
+        0
+    }
+}
+
+#[test]
+fn one_flipped_bit_in_any_file_is_found_contained_and_repaired() {
+    let disk = filled();
+    let wanted = whole(&disk);
+    let state = disk.state();
+    let mut dice = Dice(std::env::var("FASTK_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1));
+    let flips = (crate::proof::percent() / 2.0).ceil() as u64;
+    let mut kinds: BTreeMap<String, (usize, usize)> = BTreeMap::new();
+    let all = files(&state);
+    for ending in [".arrow", ".zmap", ".vix", ".cov", ".run", ".receipts", ".wal", ".edit", ".checkpoint", ".tombstone"]
+    {
+        assert!(all.keys().any(|path| is(path, ending)), "there is no {ending} file");
+    }
+    for (path, bytes) in &all {
+        for _ in 0..flips.max(1) {
+            let at = (dice.roll() % bytes.len() as u64) as usize;
+            // Half of the flips go where something is.
+            let at = if dice.percent(50) { at } else { at.min(2_000) % bytes.len() };
+            let mut spoilt = bytes.as_ref().clone();
+            spoilt[at] ^= 1 << (dice.roll() % 8);
+            let mut damaged = state.clone();
+            damaged.put_file(path, spoilt).unwrap();
+            let what = format!("{} byte {at}", path.display());
+            let (_, gone) = check(&damaged, &wanted, &what);
+            assert!(gone <= loss_max(path), "{what}: {gone} rows are gone");
+            let kind = path.extension().map_or("FORMAT, CURRENT".into(), |e| e.to_string_lossy().into_owned());
+            let entry = kinds.entry(kind).or_default();
+            *entry = (entry.0 + 1, entry.1 + gone);
+        }
+    }
+    println!("proof repaired_flips: flips and rows lost by kind of file: {kinds:?}");
+}
+
+#[test]
+fn a_file_that_is_cut_empty_missing_doubled_or_swapped_never_shows_a_wrong_row_and_is_repaired() {
+    let disk = filled();
+    let wanted = whole(&disk);
+    let state = disk.state();
+    let all = files(&state);
+    let mut cases = 0;
+    for (path, bytes) in &all {
+        let mut spoilt: Vec<(String, SimState)> = Vec::new();
+        for length in [0, 1, bytes.len() / 3, bytes.len().saturating_sub(1)] {
+            let mut damaged = state.clone();
+            damaged.put_file(path, bytes[..length].to_vec()).unwrap();
+            spoilt.push((format!("cut to {length}"), damaged));
+        }
+        let mut damaged = state.clone();
+        damaged.remove_file(path).unwrap();
+        spoilt.push(("missing".into(), damaged));
+        let sibling = all.keys().filter(|other| *other != path && other.parent() == path.parent());
+        if let Some(other) = sibling.filter(|other| other.extension() == path.extension()).last() {
+            let mut damaged = state.clone();
+            damaged.put_file(path, all[other].as_ref().clone()).unwrap();
+            spoilt.push((format!("replaced by {}", other.display()), damaged.clone()));
+            damaged.put_file(other, bytes.as_ref().clone()).unwrap();
+            spoilt.push((format!("swapped with {}", other.display()), damaged));
+        }
+        for (how, damaged) in spoilt {
+            check(&damaged, &wanted, &format!("{}: {how}", path.display()));
+            cases += 1;
+        }
+    }
+    println!("{cases} damaged stores");
+}
+
+#[test]
+fn a_rebuilt_manifest_answers_every_query_as_before() {
+    let disk = filled();
+    let wanted = whole(&disk);
+    let before = {
+        let store = open(&disk);
+        let state = store.snapshot();
+        state.registered().map(|s| (s.def.clone(), s.rows, s.bounds)).collect::<Vec<_>>()
+    };
+    let state = disk.state();
+    // With the manifest gone, and with one that is there and not believed.
+    let mut gone = state.clone();
+    for path in files(&state).keys().filter(|path| is(path, "/manifest/")) {
+        gone.remove_file(path).unwrap();
+    }
+    for (what, damaged) in [("gone", gone), ("not believed", state)] {
+        let disk = copy(&damaged);
+        let options = RepairOptions { apply: false, rebuild_manifest: true };
+        let plan = repair(&disk.path(ROOT), options).unwrap();
+        assert!(!plan.clean && !plan.forgotten.is_empty() && plan.lost.is_empty(), "{what}: {plan:?}");
+        assert!(files(&disk.state()) == files(&damaged), "{what}: looking changed the store");
+        let report = repair(&disk.path(ROOT), RepairOptions { apply: true, ..options }).unwrap();
+        assert!(report.applied && report.lost.is_empty() && report.lost_lsns.is_empty(), "{what}: {report:?}");
+        let store = open(&disk);
+        assert!(store.recovery().damage.is_empty());
+        let (now, bad) = shown(&store, &store.snapshot(), what);
+        for (key, rows) in &wanted[0] {
+            let found = now.get(key).map_or(0, Vec::len);
+            assert!(now.get(key) == Some(rows), "{what}: {key}: {found} rows for {}, {bad} unreadable", rows.len());
+        }
+        let state = store.snapshot();
+        for (series, (def, rows, bounds)) in state.registered().zip(&before) {
+            assert_eq!(series.def.columns, def.columns, "{what}: digits and columns");
+            assert_eq!((&series.def.unit, &series.def.partition), (&def.unit, &def.partition), "{what}");
+            assert_eq!((series.rows, series.bounds), (*rows, *bounds), "{what}: {}", def.key);
+        }
+        assert!(
+            store
+                .write_many(vec![SeriesWrite::new(slow(), minutes(100, 5), WriteMode::Upsert)], Some("once"))
+                .unwrap()
+                .repeated
+        );
+        store.compact(&[], true).unwrap();
+        let (now, _) = shown(&store, &store.snapshot(), what);
+        assert!(now == wanted[0], "{what}: other rows after a compaction");
+    }
+}
+
+#[test]
+fn a_repair_that_is_interrupted_anywhere_can_be_taken_again() {
+    let disk = filled();
+    let wanted = whole(&disk);
+    let state = disk.state();
+    for part in [".arrow", ".run", ".wal", ".edit"] {
+        let path = files(&state).into_keys().filter(|path| is(path, part)).next_back().unwrap();
+        let mut bytes = files(&state)[&path].as_ref().clone();
+        for at in [300, 4_200] {
+            let at = at % bytes.len();
+            bytes[at] ^= 4;
+        }
+        let mut damaged = state.clone();
+        damaged.put_file(&path, bytes).unwrap();
+        let disk = copy(&damaged);
+        disk.record();
+        let report = mend(&disk, true);
+        let moments = disk.recorded();
+        assert!(moments.len() > 5);
+        for (position, moment) in moments.iter().enumerate().step_by(3) {
+            let what = format!("{part}: before {:?} {} ({position})", moment.op, moment.path.display());
+            let left = moment.before.after_power_loss(position as u64);
+            let disk = copy(&left);
+            mend(&disk, true);
+            assert!(mend(&disk, false).clean, "{what}: not whole afterwards");
+            let store = open(&disk);
+            assert!(store.recovery().damage.is_empty(), "{what}");
+            let (now, bad) = shown(&store, &store.snapshot(), &what);
+            assert_eq!(bad, 0, "{what}");
+            for (key, right) in &wanted[0] {
+                let named = |row: &&Vec<i64>| {
+                    let within = |lost: &&LostRows| {
+                        lost.ts_min.is_none_or(|first| first <= row[0]) && lost.ts_max.is_none_or(|last| row[0] <= last)
+                    };
+                    !report.lost_lsns.is_empty()
+                        || report.lost.iter().filter(|lost| lost.series == *key).any(|l| within(&l))
+                };
+                let kept: Vec<_> = right.iter().filter(|row| !named(row)).collect();
+                let found: Vec<_> = now[key].iter().filter(|row| !named(row)).collect();
+                assert!(kept == found, "{what}: {key} has other rows outside of what was lost");
+            }
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! Clients that stall or vanish: 64 that ask for much and read nothing stay within bounded memory and more are refused, and
+//! a thousand that send half a request and go leave nothing behind.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use arrow_flight::flight_service_client::FlightServiceClient;
+use arrow_flight::{FlightData, Ticket};
+use bytes::Bytes;
+use fastk::cli::remote::Call;
+use futures::StreamExt;
+use hyper::Method;
+use serde_json::{Value, json};
+use tonic::Streaming;
+
+use super::load::MINUTE;
+use super::program::{Server, get, post, run, serve};
+use super::proof::Proof;
+
+const KEY: &str = "kline/LARGE/1m";
+const ROWS: i64 = 400_000;
+/// Readers at one time, as the configuration has it by default.
+const READERS: usize = 64;
+/// What the process may hold beside mapped files while all of them stall.
+const ANONYMOUS_MAX: u64 = 256 << 20;
+
+/// A sealed series of 400,000 rows.
+fn large(root: &Path, log: &Path) {
+    let server = Server::of(serve(root, &[("FASTK__STORE__SEAL_ROWS", "262144")]), log).unwrap();
+    let rest = server.rest();
+    let body = r#"{"kind":"kline","symbol":"LARGE","timeframe":"1m","price_digits":2,"volume_digits":3}"#;
+    post(&rest, "/v1/series", body.into()).unwrap();
+    for part in 0..4 {
+        let mut text = String::from("ts,open,high,low,close,volume\n");
+        for row in part * ROWS / 4..(part + 1) * ROWS / 4 {
+            let price = 4_000_000 + row * 7_919 % 100_000;
+            let (high, low, volume) = (price + 50, price - 50, row * 104_729 % 1_000_000);
+            text.push_str(&format!("{},{price},{high},{low},{price},{volume}\n", row * MINUTE));
+        }
+        let call = Call::new(Method::POST, "/v1/klines/LARGE/1m").param("numbers", "raw");
+        rest.json::<Value>(call.body("text/csv", Bytes::from(text))).unwrap();
+    }
+    post(&rest, "/v1/admin/compact", "{}".into()).unwrap();
+    server.stop();
+}
+
+/// Opens a stream on a connection of its own and takes its first message.
+async fn stalled(
+    address: &str,
+    numbers: &str,
+) -> Result<(FlightServiceClient<tonic::transport::Channel>, Streaming<FlightData>), tonic::Status> {
+    let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{address}")).unwrap();
+    let mut client = FlightServiceClient::new(endpoint.connect().await.unwrap()).max_decoding_message_size(64 << 20);
+    let ticket = Ticket::new(json!({"series": [KEY], "numbers": numbers}).to_string());
+    let mut stream = client.do_get(ticket).await?.into_inner();
+    stream.next().await.unwrap()?;
+    Ok((client, stream))
+}
+
+#[test]
+fn stalled_readers_hold_little_memory_and_more_are_refused() {
+    let proof = Proof::new("stalled_readers", 1);
+    let folder = tempfile::tempdir().unwrap();
+    let (root, log) = (folder.path().join("store"), folder.path().join("log"));
+    large(&root, &log);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let (mut said, mut worst) = (Vec::new(), 0);
+    for numbers in ["stored", "raw", "float64", "decimal128", "string"] {
+        let server = Server::start(&root, &log);
+        let before = server.memory("RssAnon");
+        let mut held = Vec::new();
+        for _ in 0..READERS {
+            held.push(runtime.block_on(stalled(&server.flight, numbers)).unwrap());
+        }
+        // Until the server has filled what it may fill.
+        std::thread::sleep(Duration::from_millis(1_500));
+        let during = server.memory("RssAnon");
+        let refused = runtime.block_on(stalled(&server.flight, numbers)).expect_err("one more is refused");
+        let code = refused.metadata().get("fastk-error-code").and_then(|code| code.to_str().ok());
+        assert_eq!(code, Some("overloaded"), "{refused}");
+        // Others are answered meanwhile.
+        let latest = Call::new(Method::GET, "/v1/klines/LARGE/1m").param("latest", "1").param("format", "csv");
+        assert_eq!(get(&server.rest(), latest).unwrap().iter().filter(|byte| **byte == b'\n').count(), 2);
+        worst = worst.max(during);
+        drop(held);
+        let begun = Instant::now();
+        loop {
+            // A place is free again once the server saw that its reader went.
+            match runtime.block_on(stalled(&server.flight, numbers)) {
+                Ok(_) => break,
+                Err(status) => assert!(begun.elapsed() < Duration::from_secs(20), "no place is free again: {status}"),
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        said.push(format!("{numbers} {} MiB (before {} MiB)", during >> 20, before >> 20));
+        server.kill();
+    }
+    let said = said.join(", ");
+    assert!(worst <= ANONYMOUS_MAX, "more than {} MiB: {said}", ANONYMOUS_MAX >> 20);
+    proof.close(format_args!("{READERS} stalled readers of {ROWS} rows, one more refused; {said}"));
+}
+
+#[test]
+fn vanished_clients_leave_nothing_behind() {
+    let proof = Proof::new("vanished_clients", 1_000);
+    let folder = tempfile::tempdir().unwrap();
+    let (root, log) = (folder.path().join("store"), folder.path().join("log"));
+    let server = Server::start(&root, &log);
+    let body = r#"{"kind":"kline","symbol":"X","timeframe":"1m","price_digits":0,"volume_digits":0}"#;
+    post(&server.rest(), "/v1/series", body.into()).unwrap();
+    let (files, memory) = (server.open_files(), server.memory("RssAnon"));
+    let halves: [&[u8]; 6] = [
+        b"",
+        b"GET /v1/klines/X/1m?for",
+        b"POST /v1/klines/X/1m HTTP/1.1\r\nhost: x\r\ncontent-type: text/csv\r\ncontent-length: 100000\r\n\r\nts,open\n",
+        b"POST /v1/klines/X/1m HTTP/1.1\r\nhost: x\r\ncontent-type: text/csv\r\ntransfer-encoding: chunked\r\n\r\n100\r\nts,",
+        b"GET /health HTTP/1.1\r\nhost: x\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0",
+    ];
+    let mut vanished = 0_u64;
+    let mut worst = Duration::ZERO;
+    let mut open = std::collections::VecDeque::new();
+    let mut files_max = files;
+    while proof.goes_on(vanished) {
+        let address = if vanished % 5 == 4 { &server.flight } else { &server.http };
+        let mut stream = TcpStream::connect(address).unwrap();
+        let half = halves[usize::try_from(vanished).unwrap() % halves.len()];
+        stream.write_all(half).unwrap();
+        open.push_back(stream);
+        // Many at one time; each goes in the middle of what it said, some with a reset.
+        if open.len() > 200 {
+            let stream = open.pop_front().unwrap();
+            if vanished.is_multiple_of(2) {
+                let _ = stream.set_nonblocking(true);
+                let _ = (&stream).read(&mut [0; 1]);
+            }
+        }
+        vanished += 1;
+        if vanished.is_multiple_of(50) {
+            files_max = files_max.max(server.open_files());
+            let begun = Instant::now();
+            let row =
+                json!([{"ts": vanished as i64 * MINUTE, "open": 1, "high": 1, "low": 1, "close": 1, "volume": 1}]);
+            post(&server.rest(), "/v1/klines/X/1m", row.to_string()).unwrap();
+            get(&server.rest(), Call::new(Method::GET, "/v1/klines/X/1m").param("format", "csv")).unwrap();
+            worst = worst.max(begun.elapsed());
+        }
+    }
+    drop(open);
+    let begun = Instant::now();
+    // A client of another process may have a connection open for a moment.
+    while server.open_files() > files + 4 {
+        assert!(begun.elapsed() < Duration::from_secs(45), "{} files are open, {files} before", server.open_files());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let returned = begun.elapsed();
+    let after = server.memory("RssAnon");
+    assert!(after < memory + (64 << 20), "{} MiB, {} MiB before", after >> 20, memory >> 20);
+    let inventory = run(&["admin", "inventory", "--server", &server.http], "");
+    assert!(inventory.status.success(), "{inventory:?}");
+    server.stop();
+    proof.close(format_args!(
+        "{vanished} clients vanished, {files_max} files open at most and {files} again after {} ms, a write and a read \
+         beside them took {} ms at most, memory {} MiB before and {} MiB after",
+        returned.as_millis(),
+        worst.as_millis(),
+        memory >> 20,
+        after >> 20
+    ));
+}
