@@ -10,6 +10,7 @@ mod damage;
 mod format_doc;
 mod fuzz;
 mod golden;
+mod golden_damage;
 mod kills;
 mod model;
 mod promises;
