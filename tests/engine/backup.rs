@@ -509,6 +509,28 @@ fn a_damaged_chunk_stops_a_backup_by_name_unless_it_may_be_damaged() {
 }
 
 #[test]
+fn a_run_file_that_went_bad_since_it_was_read_stops_a_backup_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let (root, to) = (dir.path().join("store"), dir.path().join("backup"));
+    let store = Store::open(&root, true, small()).unwrap();
+    fill(&store);
+    store.checkpoint().unwrap();
+    for (ending, at) in [(".run", 200), (".receipts", 40)] {
+        let path = super::promises::files(&root, "runs", ending)[0].clone();
+        let whole = std::fs::read(&path).unwrap();
+        let mut bytes = whole.clone();
+        bytes[at] ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+        let name = path.strip_prefix(&root).unwrap().display().to_string();
+        let error = back_up(&store, &to, &BackupOptions { copy: true, ..BackupOptions::default() }).unwrap_err();
+        assert!(error.code() == ErrorCode::CorruptData && error.detail().contains(&name), "{error}");
+        assert!(!to.exists());
+        std::fs::write(&path, whole).unwrap();
+    }
+    back_up(&store, &to, &BackupOptions::default()).unwrap();
+}
+
+#[test]
 fn work_that_is_cancelled_leaves_nothing_behind() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(&dir.path().join("store"), true, small()).unwrap();
