@@ -21,7 +21,7 @@ fn files(state: &SimState) -> BTreeMap<PathBuf, Arc<Vec<u8>>> {
 fn cut(state: &SimState, world: &World, span: &Span, allowed: &[Arc<Shot>], depth: u32, dice: &mut Dice) -> u64 {
     // A killed process leaves everything, but nothing more is durable than was.
     let seed = dice.roll();
-    let left = if depth > 0 && seed % 4 == 0 { state.clone() } else { state.after_power_loss(seed) };
+    let left = if depth > 0 && seed.is_multiple_of(4) { state.clone() } else { state.after_power_loss(seed) };
     let disk = SimDisk::new(left, dice.roll());
     disk.record();
     let store =
