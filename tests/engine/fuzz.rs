@@ -42,5 +42,5 @@ macro_rules! tests {
 }
 
 tests! {
-    segment commit manifest chunk chunk_meta run receipts zone_map value_index coverage tombstone inspect names
+    segment commit manifest chunk chunk_meta run receipts zone_map value_index coverage tombstone backup inspect names
 }

@@ -8,13 +8,17 @@ use std::path::{Path, PathBuf};
 
 use arrow::array::{Array, Decimal64Array, Float64Array, Int64Array};
 use arrow::ipc::reader::FileReader;
+use fastk::format::backup::{Backup, BackupDamage, BackupFile, How, decode_backup, encode_backup};
 use fastk::format::chunk::{self, ChunkHead, ChunkSummary, ChunkWriter};
 use fastk::format::coverage::Coverage;
 use fastk::format::current::{Current, decode_current, encode_current};
 use fastk::format::manifest::{self, Edit};
 use fastk::format::receipt::{Receipt, Written, decode_receipts, encode_receipts};
 use fastk::format::run::{RunOrigin, RunWriter, decode_run};
-use fastk::format::tombstone::{DropFile, TombstoneFile, decode_drop, decode_tombstone, encode_drop, encode_tombstone};
+use fastk::format::tombstone::{
+    DropFile, RegistrationFile, TombstoneFile, decode_drop, decode_registration, decode_tombstone, encode_drop,
+    encode_registration, encode_tombstone,
+};
 use fastk::format::value_index::{ValueIndex, write_pages};
 use fastk::format::wal::{self, Commit, FrameHeader, FrameKind, Operation, SegmentHeader};
 use fastk::format::zone_map::{ZoneMap, order_key};
@@ -455,7 +459,7 @@ fn run_and_receipt_files_of_version_1_are_read_and_written_as_they_were() {
 }
 
 #[test]
-fn tombstones_and_drop_markers_of_version_1_are_read_and_written_as_they_were() {
+fn tombstones_drop_markers_and_registrations_of_version_1_are_read_and_written_as_they_were() {
     let key = decimal_def().key;
     let tombstone = TombstoneFile { series_id: 1, key: key.clone(), commit: 2, start: -START, end: START };
     compare("one.tombstone", &encode_tombstone(&tombstone).unwrap());
@@ -463,6 +467,36 @@ fn tombstones_and_drop_markers_of_version_1_are_read_and_written_as_they_were() 
     let drop = DropFile { series_id: 1, key, commit: 2 };
     compare("dropped", &encode_drop(&drop).unwrap());
     assert_eq!(decode_drop(&golden("dropped")).unwrap(), drop);
+    let registration = RegistrationFile { series_id: 1, commit: 2, series: decimal_def() };
+    compare("one.registration", &encode_registration(&registration).unwrap());
+    assert_eq!(decode_registration(&golden("one.registration")).unwrap(), registration);
+}
+
+#[test]
+fn a_listing_of_a_backup_of_version_1_is_read_and_written_as_it_was() {
+    let file =
+        |path: &str, how, shared| BackupFile { path: path.into(), bytes: 4_096, crc32c: 0x0BAD_CAFE, how, shared };
+    let backup = Backup {
+        version: 1,
+        format: 1,
+        created_ms: START,
+        epoch: "0123456789abcdef".into(),
+        commit: 9,
+        manifest: 12,
+        series: 2,
+        rows: 1_000,
+        chunks: 1,
+        snapshots: vec!["monday".into()],
+        damaged: vec![BackupDamage { path: "runs/00000000000000000002.run".into(), reason: "it is cut".into() }],
+        files: vec![
+            file("FORMAT", How::Kept, false),
+            file("chunks/0000000001/all-0000000000000003.arrow", How::Linked, true),
+            file("runs/00000000000000000002.run", How::Copied, false),
+            file("manifest/00000000000000000012.checkpoint", How::Written, false),
+        ],
+    };
+    compare("backup.json", &encode_backup(&backup).unwrap());
+    assert_eq!(decode_backup(&golden("backup.json")).unwrap(), backup);
 }
 
 fn store_options() -> StoreOptions {
@@ -478,8 +512,8 @@ fn bars(first: i64, count: i64, base: i64) -> Rows {
 /// Every kind of file comes into the directory: what was sealed, what was settled and what is only in the log.
 fn fill(root: &Path) {
     let store = Store::open(root, true, store_options()).unwrap();
-    let (bars_of, rates, gone) = (decimal_def(), scalar_def(), float_def());
-    for def in [&bars_of, &rates, &gone] {
+    let (bars_of, rates, gone, empty) = (decimal_def(), scalar_def(), float_def(), extra_def());
+    for def in [&bars_of, &rates, &gone, &empty] {
         store.register(def.clone()).unwrap();
     }
     let write = |key: &SeriesKey, rows| store.write(key, rows, WriteMode::Upsert, None).unwrap();
@@ -507,6 +541,7 @@ type Shown = BTreeMap<String, Vec<Vec<i64>>>;
 /// Rows that `fill` leaves, and those of the snapshots.
 fn filled() -> [(Option<&'static str>, Shown); 3] {
     let (bars_of, rates, gone) = (decimal_def().key, scalar_def().key, float_def().key);
+    let empty = (extra_def().key.to_string(), Vec::new());
     let list = |parts: &[Rows]| -> Vec<Vec<i64>> {
         let mut rows = BTreeMap::new();
         for part in parts {
@@ -525,12 +560,18 @@ fn filled() -> [(Option<&'static str>, Shown); 3] {
     let rate = |first: &[(i64, i64)]| first.iter().map(|(ts, value)| vec![*ts, *value]).collect::<Vec<_>>();
     let two = [(START * 1_000, -5), ((START + 1) * 1_000, 6)];
     let sealed = BTreeMap::from([
+        empty.clone(),
         (bars_of.to_string(), list(&old)),
         (rates.to_string(), Vec::new()),
         (gone.to_string(), vec![[&[0][..], &[bits(1.0); 5]].concat()]),
     ]);
-    let logged = BTreeMap::from([(bars_of.to_string(), without(list(&all), 5, 9)), (rates.to_string(), rate(&two))]);
+    let logged = BTreeMap::from([
+        empty.clone(),
+        (bars_of.to_string(), without(list(&all), 5, 9)),
+        (rates.to_string(), rate(&two)),
+    ]);
     let now = BTreeMap::from([
+        empty,
         (bars_of.to_string(), without(without(list(&all), 5, 9), 0, 0)),
         (rates.to_string(), rate(&[&[(0, 7)], &two[..]].concat())),
     ]);
@@ -575,7 +616,21 @@ fn a_store_of_version_1_opens_and_answers_what_was_written() {
         }
     }
     let names: Vec<String> = tree(&committed).into_keys().collect();
-    for kind in [".arrow", ".zmap", ".cov", ".vix", ".tombstone", ".run", ".receipts", ".edit", ".wal", "FORMAT"] {
+    let kinds = [
+        ".arrow",
+        ".zmap",
+        ".cov",
+        ".vix",
+        ".tombstone",
+        ".registration",
+        ".run",
+        ".receipts",
+        ".edit",
+        "CURRENT",
+        ".wal",
+        "FORMAT",
+    ];
+    for kind in kinds {
         assert!(names.iter().any(|name| name.ends_with(kind)), "no {kind} in {names:?}");
     }
     let root = copy_of_store();
@@ -605,6 +660,7 @@ fn the_golden_files_are_few_and_small() {
     assert!(bytes < 300_000, "{bytes} bytes");
     for (name, bytes) in &files {
         let report = fastk::format::inspect::inspect(bytes);
-        assert!(name.ends_with("FORMAT") || report.is_ok_and(|report| report["intact"] == true), "{name}");
+        let is_text = name.ends_with("FORMAT") || name.ends_with(".json");
+        assert!(is_text || report.is_ok_and(|report| report["intact"] == true), "{name}");
     }
 }

@@ -1,6 +1,7 @@
 //! Targets of the engine: every file format, and names.
 
 use fastk::ErrorCode;
+use fastk::format::backup::{decode_backup, encode_backup};
 use fastk::format::chunk::{self, ChunkMeta};
 use fastk::format::chunk_salvage::{rebuild_footer, salvage_chunk};
 use fastk::format::coverage::{COVERAGE_MAGIC, Coverage};
@@ -14,7 +15,8 @@ use fastk::format::manifest::{
 use fastk::format::receipt::{decode_receipts, encode_receipts, salvage_receipts};
 use fastk::format::run::{decode_run, salvage_run};
 use fastk::format::tombstone::{
-    DROP_MAGIC, TOMBSTONE_MAGIC, decode_drop, decode_tombstone, encode_drop, encode_tombstone,
+    DROP_MAGIC, REGISTRATION_MAGIC, TOMBSTONE_MAGIC, decode_drop, decode_registration, decode_tombstone, encode_drop,
+    encode_registration, encode_tombstone,
 };
 use fastk::format::value_index::ValueIndex;
 use fastk::format::wal::{self, Found};
@@ -123,7 +125,16 @@ pub const TARGETS: &[Target] = &[
         run: tombstone,
         strict: Some(strict_tombstone),
         fix: Some(fix_envelopes),
-        seeds: || golden(&[".tombstone", "dropped"]),
+        seeds: || golden(&[".tombstone", "dropped", ".registration"]),
+        memory_factor: 64,
+        catches_panics: false,
+    },
+    Target {
+        name: "backup",
+        run: backup,
+        strict: Some(|data| Some(format!("{:?}", decode_backup(data).ok()?))),
+        fix: Some(fix_backup),
+        seeds: || golden(&["backup.json"]),
         memory_factor: 64,
         catches_panics: false,
     },
@@ -133,7 +144,19 @@ pub const TARGETS: &[Target] = &[
         strict: None,
         fix: None,
         seeds: || {
-            golden(&[".wal", ".edit", ".checkpoint", ".arrow", ".run", ".zmap", ".cov", ".vix", "CURRENT", "dropped"])
+            golden(&[
+                ".wal",
+                ".edit",
+                ".checkpoint",
+                ".arrow",
+                ".run",
+                ".zmap",
+                ".cov",
+                ".vix",
+                "CURRENT",
+                "dropped",
+                ".registration",
+            ])
         },
         // The answer is a tree of JSON values.
         memory_factor: 256,
@@ -377,14 +400,18 @@ pub fn coverage(data: &[u8]) {
     }
 }
 
-/// A tombstone or a drop marker; any bytes as the document in each, too.
+/// A tombstone, a drop marker or a registration; any bytes as the document in each, too.
 pub fn tombstone(data: &[u8]) {
-    for file in [data, &envelope::seal(TOMBSTONE_MAGIC, 1, data), &envelope::seal(DROP_MAGIC, 1, data)] {
+    let sealed = [TOMBSTONE_MAGIC, DROP_MAGIC, REGISTRATION_MAGIC].map(|magic| envelope::seal(magic, 1, data));
+    for file in std::iter::once(data).chain(sealed.iter().map(Vec::as_slice)) {
         if let Ok(tombstone) = decode_tombstone(file) {
             assert_eq!(decode_tombstone(&encode_tombstone(&tombstone).unwrap()).unwrap(), tombstone);
         }
         if let Ok(drop) = decode_drop(file) {
             assert_eq!(decode_drop(&encode_drop(&drop).unwrap()).unwrap(), drop);
+        }
+        if let Ok(registration) = decode_registration(file) {
+            assert_eq!(decode_registration(&encode_registration(&registration).unwrap()).unwrap(), registration);
         }
     }
 }
@@ -393,7 +420,27 @@ fn strict_tombstone(data: &[u8]) -> Option<String> {
     decode_tombstone(data)
         .map(|tombstone| format!("{tombstone:?}"))
         .or_else(|_| decode_drop(data).map(|drop| format!("{drop:?}")))
+        .or_else(|_| decode_registration(data).map(|registration| format!("{registration:?}")))
         .ok()
+}
+
+/// The listing of a backup.
+pub fn backup(data: &[u8]) {
+    if let Ok(backup) = decode_backup(data) {
+        assert_eq!(decode_backup(&encode_backup(&backup).unwrap()).unwrap(), backup);
+        for file in &backup.files {
+            assert!(!file.path.starts_with('/') && !file.path.split('/').any(|part| part == ".."), "{}", file.path);
+        }
+    }
+}
+
+/// The checksum in a listing.
+fn fix_backup(data: &mut [u8]) {
+    let body_at = b"{\"crc32c\":\"00000000\",\"backup\":".len();
+    if data.len() > body_at + 2 {
+        let crc = crc32c::crc32c(&data[body_at..data.len() - 2]);
+        data[11..19].copy_from_slice(format!("{crc:08x}").as_bytes());
+    }
 }
 
 /// Any file, described.
