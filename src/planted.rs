@@ -100,6 +100,10 @@ bugs! {
     NewerFormatOpened,
     /// The log is trimmed before the edit that gives it up is published.
     TrimmedEarly,
+    /// The log is trimmed up to its open segment although no edit gave that up.
+    TrimmedWithoutEdit,
+    /// Replay takes a dropped series for unreachable before it comes to the snapshot that shows it.
+    DropForeseen,
     /// Old manifest edits are removed before the checkpoint that repeats them is there.
     EditsRemovedEarly,
     /// Run files are removed before the edit that gives them up is published.

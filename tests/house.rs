@@ -11,6 +11,7 @@ use fastk::service::verbs::{Face, VERBS};
 /// Height of each module. A module may use what is strictly lower.
 const LAYERS: &[(&str, u8)] = &[
     ("error", 0),
+    ("planted", 0),
     ("types", 1),
     ("format", 2),
     ("disk", 2),

@@ -26,14 +26,6 @@ enum AdminVerb {
     Health(PlainArgs),
     /// Move rows of the log into chunk files.
     Compact(CompactArgs),
-    /// Check every file of a store; also beside the process that owns it. Exit status 1 when something was found.
-    Verify(check::VerifyArgs),
-    /// Check every file and write damaged sidecars anew. Exit status 1 when something is left.
-    Scrub(check::ScrubArgs),
-    /// Files of a data directory that nothing names, and why they may be there.
-    ListOrphans(PlainArgs),
-    /// Which chunks span the same times, which one wins there, and what compaction would do.
-    ExplainOverlap(PlainArgs),
     /// Copy the whole store as it is now into a directory, while everything goes on.
     Backup(BackupArgs),
     /// Check a backup and make a store of it.
@@ -42,6 +34,14 @@ enum AdminVerb {
     Repair(RepairArgs),
     /// Make the manifest anew from the other files.
     RebuildManifest(RepairArgs),
+    /// Check every file of a store; also beside the process that owns it. Exit status 1 when something was found.
+    Verify(check::VerifyArgs),
+    /// Check every file and write damaged sidecars anew. Exit status 1 when something is left.
+    Scrub(check::ScrubArgs),
+    /// Files of a data directory that nothing names, and why they may be there.
+    ListOrphans(PlainArgs),
+    /// Which chunks span the same times, which one wins there, and what compaction would do.
+    ExplainOverlap(PlainArgs),
     #[command(external_subcommand)]
     Later(Vec<String>),
 }
@@ -106,14 +106,14 @@ pub fn run(args: AdminArgs) -> Result<u8> {
             show::reply(&Target::open(&args.plain.target, false)?.compact(&series)?, args.plain.json)?;
             Ok(0)
         }
-        AdminVerb::Verify(args) => check::verify(&args),
-        AdminVerb::Scrub(args) => check::scrub(&args),
-        AdminVerb::ListOrphans(args) => check::list_orphans(&args),
-        AdminVerb::ExplainOverlap(args) => check::explain_overlap(&args),
         AdminVerb::Backup(args) => backup::backup(args),
         AdminVerb::Restore(args) => backup::restore(args),
         AdminVerb::Repair(args) => repair::run(&args, false),
         AdminVerb::RebuildManifest(args) => repair::run(&args, true),
+        AdminVerb::Verify(args) => check::verify(&args),
+        AdminVerb::Scrub(args) => check::scrub(&args),
+        AdminVerb::ListOrphans(args) => check::list_orphans(&args),
+        AdminVerb::ExplainOverlap(args) => check::explain_overlap(&args),
         AdminVerb::Later(words) => {
             let word = words.first().map_or("", String::as_str);
             Err(Error::new(ErrorCode::Unimplemented, format!("`fastk admin {word}` is not offered by this version")))

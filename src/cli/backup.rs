@@ -1,18 +1,12 @@
 //! `fastk admin backup` and `fastk admin restore`.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressStyle};
-
-use super::show;
+use super::check::bytes;
 use super::target::{Target, TargetArgs};
+use super::{job, show};
 use crate::error::Result;
-use crate::service::{BackupRequest, RestoreOptions, restore_backup};
-use crate::store::Watch;
-
-/// How often a bar is drawn.
-const DRAW_INTERVAL: Duration = Duration::from_millis(100);
+use crate::service::{BackupRequest, RestoreOptions, Watch, restore_backup};
 
 #[derive(Debug, clap::Args)]
 pub struct BackupArgs {
@@ -31,9 +25,9 @@ pub struct BackupArgs {
     /// Take files that are damaged in the store as they are, and list them.
     #[arg(long)]
     allow_damaged: bool,
-    /// Bytes read a second at most.
-    #[arg(long, value_name = "BYTES")]
-    bytes_per_second: Option<u64>,
+    /// Bytes to read a second at most, such as 64M; as many as it can when left out.
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    rate: Option<u64>,
     /// Change nothing, and tell what would be done.
     #[arg(long)]
     dry_run: bool,
@@ -78,7 +72,7 @@ pub fn backup(args: BackupArgs) -> Result<u8> {
         no_verify: args.no_verify,
         allow_damaged: args.allow_damaged,
         dry_run: args.dry_run,
-        bytes_per_second: args.bytes_per_second,
+        bytes_per_second: args.rate,
     };
     let reply = Target::open(&args.target, false)?.backup(&request)?;
     show::reply(&reply, args.json)?;
@@ -90,32 +84,10 @@ pub fn restore(args: RestoreArgs) -> Result<u8> {
     let options =
         RestoreOptions { apply: args.apply, as_of: args.as_of, link: args.link, allow_damaged: args.allow_damaged };
     let watch = Watch::new();
-    let phase = if options.apply { "restoring" } else { "checking" };
-    let reply = watched(&watch, phase, || restore_backup(&args.backup, &args.root, &options, &watch))?;
+    let reply = job::local(&watch, "bytes", || restore_backup(&args.backup, &args.root, &options, &watch))?;
     show::reply(&reply, args.json)?;
     if !reply.applied {
         show::note("nothing was made: --apply restores");
     }
     Ok(u8::from(!reply.damaged.is_empty()))
-}
-
-/// Does long work with a bar over its bytes, on a terminal only.
-pub fn watched<T: Send>(watch: &Watch, phase: &'static str, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
-    let bar = ProgressBar::new(0);
-    if let Ok(style) = ProgressStyle::with_template("{msg:10} {bar:40} {bytes}/{total_bytes} {eta}") {
-        bar.set_style(style);
-    }
-    bar.set_message(phase);
-    let outcome = std::thread::scope(|scope| {
-        let working = scope.spawn(work);
-        while !working.is_finished() {
-            let (done, total) = watch.progress();
-            bar.set_length(total);
-            bar.set_position(done);
-            std::thread::sleep(DRAW_INTERVAL.min(Duration::from_millis(1 + done)));
-        }
-        working.join()
-    });
-    bar.finish_and_clear();
-    outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }

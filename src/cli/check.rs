@@ -4,10 +4,9 @@
 
 use std::collections::BTreeMap;
 
-use super::backup::watched;
-use super::engine;
 use super::show;
 use super::target::{PlainArgs, Target, root_of};
+use super::{engine, job};
 use crate::error::Result;
 use crate::service::{
     FindingKind, OrphanReport, OverlapReport, ScrubRequest, VerifyReport, VerifyRequest, scrub_watch,
@@ -36,7 +35,7 @@ pub struct ScrubArgs {
 }
 
 /// A count of bytes with `K`, `M` or `G` behind it.
-fn bytes(text: &str) -> std::result::Result<u64, String> {
+pub fn bytes(text: &str) -> std::result::Result<u64, String> {
     let (digits, shift) = match text.char_indices().next_back() {
         Some((at, 'k' | 'K')) => (text.get(..at), 10),
         Some((at, 'm' | 'M')) => (text.get(..at), 20),
@@ -57,7 +56,7 @@ pub fn verify(args: &VerifyArgs) -> Result<u8> {
         None => {
             let root = root_of(&args.plain.target)?;
             let watch = Watch::with_rate(args.rate.unwrap_or(0));
-            watched(&watch, "checking", || engine::verify(&root, &watch))?
+            job::local(&watch, "bytes", || engine::verify(&root, &watch))?
         }
     };
     tell(&report, args.plain.json)
@@ -69,7 +68,7 @@ pub fn scrub(args: &ScrubArgs) -> Result<u8> {
     let report = match Target::open(&args.plain.target, false)? {
         Target::Local(service) => {
             let watch = scrub_watch(request);
-            watched(&watch, "scrubbing", || service.scrub(request.dry_run, &watch))?
+            job::local(&watch, "bytes", || service.scrub(request.dry_run, &watch))?
         }
         remote @ Target::Remote(_) => remote.scrub(request)?,
     };

@@ -1,5 +1,6 @@
 //! Long work from the command line: how far it is, on standard error while that is a terminal.
 
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,7 +11,7 @@ use serde::de::DeserializeOwned;
 use super::remote::{Call, RestClient, segment};
 use super::show;
 use crate::error::{Error, Result};
-use crate::service::{Job, JobList};
+use crate::service::{Job, JobList, Watch};
 
 /// Time between two looks at the work.
 const LOOK: Duration = Duration::from_millis(100);
@@ -23,6 +24,26 @@ fn bar(unit: &str) -> ProgressBar {
     };
     let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
     ProgressBar::new(0).with_style(style)
+}
+
+/// Does work in this process and shows how far its watch is.
+pub fn local<T>(watch: &Watch, unit: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    let bar = bar(unit);
+    std::thread::scope(|scope| {
+        let (done, is_done) = mpsc::channel::<()>();
+        let shown = bar.clone();
+        scope.spawn(move || {
+            while is_done.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
+                let (position, total) = watch.progress();
+                shown.set_length(total);
+                shown.set_position(position);
+            }
+        });
+        let outcome = work();
+        drop(done);
+        bar.finish_and_clear();
+        outcome
+    })
 }
 
 /// Has the server do it as a job, shows how far that is, and gives what came out.

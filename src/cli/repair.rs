@@ -32,7 +32,8 @@ pub fn run(args: &RepairArgs, rebuild_manifest: bool) -> Result<u8> {
         show::out(&text(&report, args.apply))?;
     }
     let pending = !report.clean && !report.applied;
-    Ok(u8::from(pending || !report.lost.is_empty() || !report.lost_lsns.is_empty()))
+    let lost = !report.lost.is_empty() || !report.lost_lsns.is_empty() || report.lost_from.is_some();
+    Ok(u8::from(pending || lost))
 }
 
 fn text(report: &RepairReport, apply: bool) -> String {
@@ -51,6 +52,9 @@ fn text(report: &RepairReport, apply: bool) -> String {
     }
     for (first, last) in &report.lost_lsns {
         out.push_str(&format!("lost       commits of log sequence numbers {first} to {last}\n"));
+    }
+    if let Some(first) = report.lost_from {
+        out.push_str(&format!("lost       commits from log sequence number {first} on, if there were any\n"));
     }
     for forgotten in &report.forgotten {
         out.push_str(&format!("forgotten  {forgotten}\n"));

@@ -24,6 +24,9 @@ use crate::service::Service;
 /// Longest wait for requests in flight after a signal; the faces cut theirs earlier.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(25);
 
+/// The signal that says that a file would become larger than the limit.
+const SIGXFSZ: i32 = 25;
+
 #[derive(Debug, clap::Args)]
 pub struct ServeArgs {
     /// Data directory; made when missing.
@@ -126,7 +129,7 @@ impl Running {
         };
         let signals = [caught(SignalKind::terminate())?, caught(SignalKind::interrupt())?];
         // Caught once, it no longer ends the process: a write beyond a limit on file sizes fails like one on a full disk.
-        drop(caught(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))?);
+        drop(caught(SignalKind::from_raw(SIGXFSZ))?);
         let http_listener = runtime.block_on(bind("REST", "--http", http))?;
         let flight_listener = runtime.block_on(bind("Flight", "--flight", flight))?;
         let bound = |listener: &TcpListener| {

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use bytes::Bytes;
 use hyper::Method;
 
-use super::backup::watched;
 use super::remote::{Call, RestClient, segment, series_path};
 use super::{engine, job, show};
 use crate::config::{Config, Loaded};
@@ -167,6 +166,17 @@ impl Target {
         }
     }
 
+    /// Backs the store up.
+    pub fn backup(&self, request: &BackupRequest) -> Result<BackupReply> {
+        match self {
+            Target::Local(service) => {
+                let watch = request.watch();
+                job::local(&watch, "bytes", || service.backup(request, &watch))
+            }
+            Target::Remote(client) => job::remote(client, "backup", Some(value(request)?)),
+        }
+    }
+
     /// Has the server check every file, or checks the store that is open here.
     pub fn verify(&self, request: VerifyRequest) -> Result<VerifyReport> {
         match self {
@@ -194,17 +204,6 @@ impl Target {
         match self {
             Target::Local(service) => Ok(service.overlaps()),
             Target::Remote(client) => client.json(Call::new(Method::GET, "/v1/admin/overlaps")),
-        }
-    }
-
-    /// Backs the store up.
-    pub fn backup(&self, request: &BackupRequest) -> Result<BackupReply> {
-        match self {
-            Target::Local(service) => {
-                let watch = request.watch();
-                watched(&watch, "backing up", || service.backup(request, &watch))
-            }
-            Target::Remote(_) => Err(Error::new(ErrorCode::Unimplemented, "later")),
         }
     }
 

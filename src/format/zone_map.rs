@@ -98,7 +98,7 @@ impl ZoneMap {
         let mut reader = Reader::new(payload, "zone map");
         let (chunk_id, footer_crc) = (reader.u64()?, reader.u32()?);
         let column_count = reader.length()?;
-        if column_count > COLUMNS_MAX + 1 {
+        if !(1..=COLUMNS_MAX + 1).contains(&column_count) {
             return Err(Error::corrupt(format!("zone map with {column_count} columns")));
         }
         let zones = reader.length()?;
@@ -137,5 +137,7 @@ mod tests {
             damaged[bit / 8] ^= 1 << (bit % 8);
             assert!(ZoneMap::decode(&damaged).is_err(), "bit {bit}");
         }
+        let no_columns = [&[0; 16][..], &7_u32.to_le_bytes()].concat();
+        assert!(ZoneMap::decode(&envelope::seal(ZONE_MAP_MAGIC, 1, &no_columns)).is_err());
     }
 }

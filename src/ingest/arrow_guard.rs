@@ -48,7 +48,8 @@ fn read_schema(header: &[u8], labels: Option<&str>) -> Result<(Schema, Option<i6
     if message.bodyLength() != 0 {
         return Err(broken("the schema message has a body"));
     }
-    for field in schema.fields().iter().flatten() {
+    let fields = schema.fields().ok_or_else(|| broken("a schema without columns"))?;
+    for field in fields {
         let name = field.name().unwrap_or_default();
         if let (Some(dictionary), true) = (field.dictionary(), labels == Some(name)) {
             id = Some(dictionary.id());
@@ -58,8 +59,43 @@ fn read_schema(header: &[u8], labels: Option<&str>) -> Result<(Schema, Option<i6
         if field.children().is_some_and(|children| !children.is_empty()) {
             return Err(Error::invalid(format!("arrow column {name:?} is nested")));
         }
+        let is_index = |dictionary: ipc::DictionaryEncoding<'_>| dictionary.indexType().is_some_and(is_integer);
+        if !has_known_type(field) || !field.dictionary().is_none_or(is_index) {
+            return Err(broken(format!("column {name:?} has no type that is known")));
+        }
     }
     super::guarded("arrow", || Ok((ipc::convert::fb_to_schema(schema), id)))
+}
+
+fn is_integer(int: ipc::Int<'_>) -> bool {
+    matches!(int.bitWidth(), 8 | 16 | 32 | 64)
+}
+
+/// Whether the flat type of a field is one the decoder knows: it panics on others.
+fn has_known_type(field: ipc::Field<'_>) -> bool {
+    let is_unit = |unit: ipc::TimeUnit| unit.variant_name().is_some();
+    let known = match field.type_type() {
+        ipc::Type::Null | ipc::Type::Bool => Some(true),
+        ipc::Type::Binary | ipc::Type::BinaryView | ipc::Type::LargeBinary => Some(true),
+        ipc::Type::Utf8 | ipc::Type::Utf8View | ipc::Type::LargeUtf8 => Some(true),
+        ipc::Type::Int => field.type_as_int().map(is_integer),
+        ipc::Type::FixedSizeBinary => field.type_as_fixed_size_binary().map(|_| true),
+        ipc::Type::FloatingPoint => field.type_as_floating_point().map(|t| t.precision().variant_name().is_some()),
+        ipc::Type::Date => field.type_as_date().map(|t| t.unit().variant_name().is_some()),
+        ipc::Type::Time => field.type_as_time().map(|time| match time.unit() {
+            ipc::TimeUnit::SECOND | ipc::TimeUnit::MILLISECOND => time.bitWidth() == 32,
+            unit => is_unit(unit) && time.bitWidth() == 64,
+        }),
+        ipc::Type::Timestamp => field.type_as_timestamp().map(|t| is_unit(t.unit())),
+        ipc::Type::Duration => field.type_as_duration().map(|t| is_unit(t.unit())),
+        ipc::Type::Interval => field.type_as_interval().map(|t| t.unit().variant_name().is_some()),
+        ipc::Type::Decimal => field.type_as_decimal().map(|decimal| {
+            let fits = u8::try_from(decimal.precision()).is_ok() && i8::try_from(decimal.scale()).is_ok();
+            fits && matches!(decimal.bitWidth(), 32 | 64 | 128 | 256)
+        }),
+        _ => None,
+    };
+    known.unwrap_or(false)
 }
 
 /// Bytes of a cell, for the types that may come in.

@@ -663,6 +663,30 @@ fn the_arrow_guard_alone_keeps_the_decoder_from_panicking() {
 }
 
 #[test]
+fn no_patched_schema_message_reaches_a_decoder_that_panics() {
+    let body = stream(&kline_batch());
+    let header_bytes = i32::from_le_bytes(body[4..8].try_into().unwrap()) as usize;
+    let header = &body[8..8 + header_bytes];
+    assert_eq!(arrow_guard::schema_of(header).unwrap(), *kline_batch().schema());
+    // What the last net says, which catches the panics of a decoder.
+    std::panic::set_hook(Box::new(|_| {}));
+    let caught = guarded::<()>("arrow", || panic!("on purpose")).unwrap_err();
+    let _ = std::panic::take_hook();
+    let mut refused = 0;
+    for at in 0..header.len() {
+        for value in [0, 1, 7, 0x7F, 0xFF] {
+            let mut patched = header.to_vec();
+            patched[at] = value;
+            if let Err(error) = arrow_guard::schema_of(&patched) {
+                assert_ne!(error.detail(), caught.detail(), "byte {at} as {value}");
+                refused += 1;
+            }
+        }
+    }
+    assert!(refused > 100, "{refused}");
+}
+
+#[test]
 fn media_types_and_words_name_the_formats() {
     for format in BodyFormat::ALL {
         assert_eq!(BodyFormat::from_name(format.name()), Some(format));

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde::{Deserialize, Serialize};
 
 use super::jobs::{Job, Jobs};
-use super::{CompactReply, Service};
+use super::{BackupRequest, CompactReply, Service};
 use crate::disk::DiskPath;
 use crate::error::{Error, Result};
 use crate::store::{OrphanReport, OverlapReport, Severity, VerifyReport, Watch, orphans};
@@ -101,6 +101,16 @@ impl Service {
     pub fn start_scrub(&self, request: ScrubRequest) -> Result<Job> {
         let watch = scrub_watch(request);
         self.start_job("scrub", "bytes", watch, move |service, watch| service.scrub(request.dry_run, watch))
+    }
+
+    /// Backs the store up for a client, as a job whose result is a [`BackupReply`](super::BackupReply).
+    ///
+    /// # Errors
+    /// `permission_denied` and `invalid_argument` for the directory, and those of [`Jobs::start`].
+    pub fn start_backup(&self, request: BackupRequest) -> Result<Job> {
+        self.check_backup(&request)?;
+        let watch = request.watch();
+        self.start_job("backup", "bytes", watch, move |service, watch| service.backup_for_client(&request, watch))
     }
 
     /// Compacts, as a job whose result is a [`CompactReply`].

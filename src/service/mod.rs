@@ -41,11 +41,11 @@ pub struct Service {
     store: Store,
     begun: Instant,
     ratios: coverage::Ratios,
+    backup_dir: backup::BackupDir,
     jobs: Jobs,
     checked: admin::Checked,
     /// Itself, for the threads of jobs.
     me: Weak<Service>,
-    backup_dir: backup::BackupDir,
 }
 
 /// Condition of a write or delete.
@@ -65,10 +65,10 @@ impl Service {
             store,
             begun: Instant::now(),
             ratios: coverage::Ratios::default(),
+            backup_dir: backup::BackupDir::default(),
             jobs: Jobs::default(),
             checked: admin::Checked::default(),
             me: Weak::clone(me),
-            backup_dir: backup::BackupDir::default(),
         }))
     }
 
@@ -284,11 +284,11 @@ impl Service {
         check("writer", self.store.writer_stopped());
         check("upkeep", self.store.upkeep_failed());
         let recovery = self.store.recovery();
+        check("recovery", (!recovery.damage.is_empty()).then(|| recovery.damage.join("; ")));
+        check("redundancy", (!recovery.spare.is_empty()).then(|| recovery.spare.join("; ")));
         check("integrity", self.checked.found());
         let (met, last) = self.store.cache().damage.met();
         check("reads", (met > 0).then(|| format!("{met} reads met damaged data, the last one {last}")));
-        check("recovery", (!recovery.damage.is_empty()).then(|| recovery.damage.join("; ")));
-        check("redundancy", (!recovery.spare.is_empty()).then(|| recovery.spare.join("; ")));
         let status = if checks.iter().all(|check| check.status == Status::Ok) { Status::Ok } else { Status::Degraded };
         Ok(Health {
             status,

@@ -172,7 +172,7 @@ pub const VERBS: &[Verb] = &[
     },
     Verb {
         name: "backup",
-        rest: Dash("REST"),
+        rest: At(&["POST /v1/admin/backup"]),
         flight: Dash("an act of an operator; REST has it as a job"),
         cli: At(&["admin backup"]),
     },

@@ -73,8 +73,14 @@ pub fn load_run(root: &DiskPath, record: &RunRecord) -> Result<Vec<(SeriesId, Ru
 /// Reads a receipt file.
 pub fn load_receipts(root: &DiskPath, record: &ReceiptsRecord) -> Result<Vec<Receipt>> {
     let path = receipts_path(root, record.id);
-    decode_receipts(&disk::read(&path)?)
-        .map_err(|error| Error::new(error.code(), format!("{}: {}", path.display(), error.detail())))
+    let bytes = disk::read(&path)?;
+    let receipts = decode_receipts(&bytes)
+        .map_err(|error| Error::new(error.code(), format!("{}: {}", path.display(), error.detail())))?;
+    let newest_ms = receipts.iter().map(|receipt| receipt.wall_ms).max().unwrap_or(0);
+    if (bytes.len() as u64, newest_ms) != (record.bytes, record.newest_ms) {
+        return Err(Error::corrupt(format!("{} is another file", path.display())));
+    }
+    Ok(receipts)
 }
 
 impl Inner {
@@ -100,7 +106,8 @@ impl Inner {
             return outcome;
         }
         // What the manifest gave up, which is less than was frozen when there was nothing to publish.
-        self.queue.trim(maintenance.manifest.contents.wal_first_segment)?;
+        let given_up = maintenance.manifest.contents.wal_first_segment;
+        self.queue.trim(if planted(Bug::TrimmedWithoutEdit) { frozen.segment } else { given_up })?;
         while self.merge_runs(maintenance)? {}
         Ok(())
     }

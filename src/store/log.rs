@@ -90,6 +90,8 @@ pub struct Recovered {
     pub rot: Vec<String>,
     /// Closed ranges of LSNs that are lost for it.
     pub lost: Vec<(u64, u64)>,
+    /// LSN from which on frames may be lost without a trace, because the end of the log is gone.
+    pub lost_from: Option<u64>,
     /// Number and bytes of every segment, oldest first.
     pub segments: Vec<(u64, u64)>,
     /// Segments before the first one that is needed.
@@ -143,9 +145,12 @@ pub fn read_log(root: &DiskPath, start: Start) -> Result<Recovered> {
     if rotten && !planted(Bug::RotTakenForTorn) {
         found.rot = damage.iter().map(|damage| damage.place.clone()).collect();
         found.lost = damage.iter().filter_map(|damage| damage.lost).collect();
+        let at_end = |damage: &&Damage| damage.was_synced && damage.lost.is_none() && damage.lsn >= behind;
+        found.lost_from = damage.iter().find(at_end).map(|_| behind);
         if found.durable_lsn >= behind {
             found.lost.push((behind, found.durable_lsn));
             found.next_lsn = found.durable_lsn + 1;
+            found.lost_from = found.lost_from.map(|_| found.next_lsn);
         }
     } else if let Some(first) = damage.first() {
         // The torn end of writes nobody was told of: it is cut, with whatever came after it.

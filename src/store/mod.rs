@@ -51,7 +51,7 @@ pub use recover::RecoveryReport;
 pub use repair::{LostRows, RepairAction, RepairOptions, RepairReport, repair};
 pub use seal::SealReport;
 pub use sidecar::SidecarReport;
-pub use snapshot::SNAPSHOTS_MAX;
+pub use snapshot::{SNAPSHOTS_MAX, check_snapshot_name};
 pub use state::{SeriesId, SeriesState, Snapshot, State};
 pub use verify::{
     Finding, FindingKind, Orphan, OrphanKind, OrphanReport, Severity, VerifyOptions, VerifyReport, orphans, verify,
@@ -428,6 +428,7 @@ impl Drop for Store {
             if let Err(error) = settle.and_then(|()| self.inner.queue.mark()) {
                 tracing::error!(%error, "closing the store");
             }
+            self.inner.note_current();
         }
     }
 }

@@ -40,6 +40,8 @@ pub struct RecoveryReport {
     pub damage: Vec<String>,
     /// Closed ranges of log sequence numbers whose commits are lost.
     pub lost_lsns: Vec<(u64, u64)>,
+    /// Log sequence number from which on commits may be lost without a trace: the end of the log is gone.
+    pub lost_from: Option<u64>,
     /// Damage that cost nothing.
     pub spare: Vec<String>,
     /// Files of unfinished work that were removed.
@@ -151,6 +153,7 @@ pub fn read_store(root: &DiskPath, trust: Trust) -> Result<Read> {
     }
     report.torn.clone_from(&log.torn);
     report.lost_lsns.clone_from(&log.lost);
+    report.lost_from = log.lost_from;
     report.damage = damage;
     Ok(Read {
         state,
@@ -300,6 +303,9 @@ fn say(report: &RecoveryReport) {
     }
     for (first, last) in &report.lost_lsns {
         tracing::error!(first, last, "commits of these log sequence numbers are lost");
+    }
+    if let Some(first) = report.lost_from {
+        tracing::error!(first, "the end of the log is gone; commits from this log sequence number on may be lost");
     }
 }
 
@@ -565,7 +571,7 @@ impl Replay<'_> {
                 }
                 Operation::DropSnapshot { name } => {
                     self.settle_all();
-                    self.state.drop_snapshot(name);
+                    self.state.drop_snapshot(name, number);
                     continue;
                 }
             };

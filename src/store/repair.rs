@@ -75,6 +75,8 @@ pub struct RepairReport {
     pub lost: Vec<LostRows>,
     /// Closed ranges of log sequence numbers whose commits are lost.
     pub lost_lsns: Vec<(u64, u64)>,
+    /// Log sequence number from which on commits may be lost without a trace: the end of the log is gone.
+    pub lost_from: Option<u64>,
     /// What only the manifest knew, and is not known any more.
     pub forgotten: Vec<String>,
     /// Commit of the repair.
@@ -365,6 +367,7 @@ impl<'a> Plan<'a> {
             actions: self.actions.clone(),
             lost: self.lost.clone(),
             lost_lsns: self.read.log.lost.clone(),
+            lost_from: self.read.log.lost_from,
             forgotten: self.forgotten.clone(),
             commit: self.state.commit,
             series: self.state.registered().count() as u64,
@@ -523,7 +526,7 @@ impl<'a> Plan<'a> {
         let bytes = read.log.segments.iter().map(|(_, bytes)| *bytes).find(|bytes| *bytes >= SEGMENT_BYTES_MIN);
         let bytes = bytes.unwrap_or(StoreOptions::default().wal_segment_bytes);
         log::begin_anew(root, segment, first_lsn, bytes)?;
-        let lost = !self.lost.is_empty() || !read.log.lost.is_empty();
+        let lost = !self.lost.is_empty() || !read.log.lost.is_empty() || read.log.lost_from.is_some();
         let anew = read.salvaged || lost || read.known.epoch.is_empty();
         let mut contents = Contents {
             number: read.manifest.highest.max(read.known.number) + 1,

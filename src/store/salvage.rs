@@ -347,6 +347,15 @@ pub fn intact_runs(root: &DiskPath, record: &RunRecord, contents: &Contents) -> 
     }
     let map = Map::copied(&disk::read(&path)?);
     let salvaged = salvage_run(map.as_slice())?;
+    // What is whole of another file is not what was here.
+    let foreign = match (salvaged.crc, salvaged.origin) {
+        (Some(crc), _) => crc != record.crc && record.crc != 0,
+        (None, Some(origin)) => (origin.level, origin.base_commit) != (record.level, record.base_commit),
+        (None, None) => false,
+    };
+    if foreign {
+        return Ok((Vec::new(), vec![unknown(format!("{name} is another file"))]));
+    }
     let mut lost: Vec<LostRun> = salvaged
         .damaged
         .iter()

@@ -73,7 +73,7 @@ impl Views {
 }
 
 /// Refuses names that are not 1 to 64 of ASCII letters, digits and `. _ - : @ + = ^ $ &`, not beginning with `.`.
-fn check_name(name: &str) -> Result<()> {
+pub fn check_snapshot_name(name: &str) -> Result<()> {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-:@+=^$&".contains(&byte);
     if name.is_empty() || name.len() > 64 || name.starts_with('.') || !name.bytes().all(allowed) {
         return Err(Error::invalid(format!(
@@ -95,7 +95,7 @@ impl Store {
     /// `invalid_argument` for a bad name, `snapshot_exists`, `too_large` beyond [`SNAPSHOTS_MAX`], and those of a
     /// write.
     pub fn create_snapshot(&self, name: &str) -> Result<Snapshot> {
-        check_name(name)?;
+        check_snapshot_name(name)?;
         let queue = &self.inner.queue;
         let mut pending = queue.lock();
         pending.check_writable()?;
@@ -131,7 +131,7 @@ impl Store {
         let mut state = pending.state.as_ref().clone();
         state.commit += 1;
         let commit = state.commit;
-        let gone = state.drop_snapshot(name);
+        let gone = state.drop_snapshot(name, commit);
         let operation = Operation::DropSnapshot { name: name.to_owned() };
         let batch = queue.enqueue(&mut pending, state, frame(vec![operation]))?;
         self.inner.keep_files_of(&gone);

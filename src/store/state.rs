@@ -12,6 +12,7 @@ use super::chunk::{BlockColumns, ChunkFile, MapCache};
 use super::merge::{Merge, Source, mark_present};
 use crate::error::{Error, Result};
 use crate::format::receipt::Receipt;
+use crate::planted::{Bug, planted};
 use crate::types::{Rows, SeriesDef, SeriesKey};
 
 /// Number of a series inside its store; never used twice.
@@ -94,12 +95,16 @@ impl State {
         self.set_fences();
     }
 
-    /// Takes a named view away. Gives the dropped series that nothing shows any more; they are out of the state.
-    pub fn drop_snapshot(&mut self, name: &str) -> Vec<Arc<SeriesState>> {
+    /// Takes a named view away at a commit. Gives the series dropped by then that nothing shows any more; they are out
+    /// of the state. Replay can know of series that are dropped later: a snapshot in between may show them.
+    pub fn drop_snapshot(&mut self, name: &str, commit: u64) -> Vec<Arc<SeriesState>> {
         self.snapshots.remove(name);
         self.set_fences();
-        let gone: Vec<SeriesId> =
-            self.series.values().filter(|series| !series.is_reachable(&self.fences)).map(|series| series.id).collect();
+        let gone = |series: &&Arc<SeriesState>| {
+            let dropped = series.dropped_commit.is_some_and(|dropped| dropped <= commit || planted(Bug::DropForeseen));
+            dropped && !series.is_reachable(&self.fences)
+        };
+        let gone: Vec<SeriesId> = self.series.values().filter(gone).map(|series| series.id).collect();
         gone.into_iter().filter_map(|id| self.series.remove(&id)).collect()
     }
 

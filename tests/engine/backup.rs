@@ -11,8 +11,8 @@ use fastk::disk::DiskPath;
 use fastk::disk::sim::{Dice, Fault, FaultPlan, SimDisk, SimState};
 use fastk::format::backup::{How, decode_backup, encode_backup};
 use fastk::store::{
-    BackupOptions, BackupReport, RestoreOptions, RestoreReport, SeriesWrite, Store, StoreOptions, Watch, WriteMode,
-    read_listing, restore, restore_on,
+    BackupOptions, BackupReport, RepairOptions, RestoreOptions, RestoreReport, SeriesWrite, Store, StoreOptions,
+    VerifyOptions, Watch, WriteMode, read_listing, repair, restore, restore_on, verify,
 };
 use fastk::types::schema::ValueIndexSpec;
 use fastk::types::{Rows, SeriesKey, SeriesSpec};
@@ -33,6 +33,12 @@ fn apply() -> RestoreOptions {
 
 fn restored(backup: &Path, root: &Path, options: &RestoreOptions) -> fastk::Result<RestoreReport> {
     restore(backup, root, options, &Watch::new())
+}
+
+/// Nothing is damaged, missing or left over.
+fn assert_whole(root: &Path) {
+    let report = verify(&DiskPath::os(root), VerifyOptions { live: Some(false) }, &Watch::new()).unwrap();
+    assert!(report.clean && report.findings.is_empty(), "{report:?}");
 }
 
 /// What the store shows now, under the name "", and under every snapshot.
@@ -139,6 +145,8 @@ fn a_backup_shows_all_the_store_does_and_so_does_the_store_restored_from_it() {
     assert_ne!(other.epoch(), store.epoch());
     assert!(all_shown(&other) == wanted);
     assert!(other.write_many(once(), Some("once")).unwrap().repeated, "the receipt is gone");
+    assert_whole(&to);
+    assert_whole(&again);
     // It is a store like any other, and what it does changes nothing of the backup or the first store.
     change(&other);
     let changed = all_shown(&other);
@@ -322,7 +330,8 @@ fn a_later_backup_keeps_what_is_there_and_adds_only_what_is_new() {
         let listed = read_listing(&DiskPath::os(&to)).unwrap();
         let mut found: Vec<String> = contents(&to).into_keys().filter(|name| name != "backup.json").collect();
         let mut named: Vec<String> = listed.files.into_iter().map(|file| file.path).collect();
-        (found.sort(), named.sort());
+        found.sort();
+        named.sort();
         assert_eq!(found, named);
         assert!(all_shown(&Store::open(&to, false, small()).unwrap()) == wanted);
 
@@ -427,6 +436,7 @@ fn a_restored_store_is_what_the_snapshot_showed_and_no_more() {
         }
         // The write under a key came behind "early": it is not done there, so its retry is no repetition.
         assert_eq!(other.write_many(once(), Some("once")).unwrap().repeated, name == "late");
+        assert_whole(&again);
         let rows = all_shown(&other);
         other.seal(&[]).unwrap();
         other.checkpoint().unwrap();
@@ -440,6 +450,26 @@ fn a_restored_store_is_what_the_snapshot_showed_and_no_more() {
     let error = restored(&to, &dir.path().join("never"), &options).unwrap_err();
     assert_eq!((error.code(), error.hint()), (ErrorCode::SnapshotNotFound, Some("it has early, late")));
     assert!(!dir.path().join("never").exists());
+}
+
+#[test]
+fn the_manifest_of_a_restored_store_can_be_made_anew_from_its_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let (to, again) = (dir.path().join("backup"), dir.path().join("again"));
+    let store = Store::open(&dir.path().join("store"), true, small()).unwrap();
+    fill(&store);
+    // A snapshot is known to the manifest alone, and so is what only it shows.
+    store.drop_snapshot("early").unwrap();
+    store.drop_snapshot("late").unwrap();
+    let wanted = all_shown(&store);
+    back_up(&store, &to, &BackupOptions::default()).unwrap();
+    restored(&to, &again, &apply()).unwrap();
+    let before = inodes(&to);
+    let refused = repair(&DiskPath::os(&to), RepairOptions { apply: true, rebuild_manifest: true }).unwrap_err();
+    assert_eq!(refused.code(), ErrorCode::WriterStopped);
+    assert_eq!(inodes(&to), before);
+    repair(&DiskPath::os(&again), RepairOptions { apply: true, rebuild_manifest: true }).unwrap();
+    assert!(all_shown(&Store::open(&again, false, small()).unwrap()) == wanted);
 }
 
 #[test]
@@ -476,6 +506,28 @@ fn a_damaged_chunk_stops_a_backup_by_name_unless_it_may_be_damaged() {
         let error = back_up(&store, &dir.path().join("third"), &BackupOptions::default()).unwrap_err();
         assert!(error.code() == ErrorCode::CorruptData && error.detail().contains(&name), "{error}");
     }
+}
+
+#[test]
+fn a_run_file_that_went_bad_since_it_was_read_stops_a_backup_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let (root, to) = (dir.path().join("store"), dir.path().join("backup"));
+    let store = Store::open(&root, true, small()).unwrap();
+    fill(&store);
+    store.checkpoint().unwrap();
+    for (ending, at) in [(".run", 200), (".receipts", 40)] {
+        let path = super::promises::files(&root, "runs", ending)[0].clone();
+        let whole = std::fs::read(&path).unwrap();
+        let mut bytes = whole.clone();
+        bytes[at] ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+        let name = path.strip_prefix(&root).unwrap().display().to_string();
+        let error = back_up(&store, &to, &BackupOptions { copy: true, ..BackupOptions::default() }).unwrap_err();
+        assert!(error.code() == ErrorCode::CorruptData && error.detail().contains(&name), "{error}");
+        assert!(!to.exists());
+        std::fs::write(&path, whole).unwrap();
+    }
+    back_up(&store, &to, &BackupOptions::default()).unwrap();
 }
 
 #[test]

@@ -21,10 +21,10 @@ use super::promises::{MINUTE, def, files};
 use super::proof::Proof;
 
 /// Whether a damaged manifest, run or receipt file may still stop the opening; else the store has to open for reading.
-const OPENING_MAY_FAIL: bool = true;
+const OPENING_MAY_FAIL: bool = false;
 
 /// Whether the loss of the whole last segment of the log may go unnoticed: nothing else says today that there was one.
-const LAST_SEGMENT_MAY_VANISH: bool = true;
+const LAST_SEGMENT_MAY_VANISH: bool = false;
 
 /// Minutes of a month, so that a series has several chunks.
 const MONTH: i64 = 44_640;

@@ -150,7 +150,7 @@ fn check(damaged: &SimState, wanted: &[Shown; 2], what: &str) -> (RepairReport, 
     let store = open(&disk);
     let (now, _) = shown(&store, &store.snapshot(), what);
     let noted = !store.recovery().damage.is_empty() || !store.recovery().torn.is_empty();
-    let lost_log = !store.recovery().lost_lsns.is_empty();
+    let lost_log = !store.recovery().lost_lsns.is_empty() || store.recovery().lost_from.is_some();
     for (key, rows) in &now {
         let right = &wanted[0][key];
         if lost_log {
@@ -192,7 +192,7 @@ fn check(damaged: &SimState, wanted: &[Shown; 2], what: &str) -> (RepairReport, 
                     && lost.ts_min.is_none_or(|first| first <= ts)
                     && lost.ts_max.is_none_or(|last| ts <= last)
             });
-            named || !report.lost_lsns.is_empty()
+            named || !report.lost_lsns.is_empty() || report.lost_from.is_some()
         };
         // An older version of a lost row can show again.
         let (left, were): (BTreeSet<&Vec<i64>>, BTreeSet<&Vec<i64>>) = (rows.iter().collect(), right.iter().collect());
@@ -204,7 +204,7 @@ fn check(damaged: &SimState, wanted: &[Shown; 2], what: &str) -> (RepairReport, 
             assert!(named(row[0]), "{what}: {key} {} is gone unnamed", row[0]);
         }
     }
-    if report.lost.is_empty() && report.lost_lsns.is_empty() {
+    if report.lost.is_empty() && report.lost_lsns.is_empty() && report.lost_from.is_none() {
         assert!(now == wanted[0], "{what}: other rows");
         if store.snapshots().iter().any(|(name, _)| name == "before") {
             let (then, bad) = shown(&store, &store.as_of("before").unwrap(), what);
@@ -245,7 +245,7 @@ fn one_flipped_bit_in_any_file_is_found_contained_and_repaired() {
     let wanted = whole(&disk);
     let state = disk.state();
     let mut dice = Dice(std::env::var("FASTK_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1));
-    let percent: u64 = std::env::var("FASTK_PROOF").ok().and_then(|text| text.parse().ok()).unwrap_or(2);
+    let flips = (crate::proof::percent() / 2.0).ceil() as u64;
     let mut kinds: BTreeMap<String, (usize, usize)> = BTreeMap::new();
     let all = files(&state);
     for ending in [".arrow", ".zmap", ".vix", ".cov", ".run", ".receipts", ".wal", ".edit", ".checkpoint", ".tombstone"]
@@ -253,7 +253,7 @@ fn one_flipped_bit_in_any_file_is_found_contained_and_repaired() {
         assert!(all.keys().any(|path| is(path, ending)), "there is no {ending} file");
     }
     for (path, bytes) in &all {
-        for _ in 0..(percent / 2).max(1) {
+        for _ in 0..flips.max(1) {
             let at = (dice.roll() % bytes.len() as u64) as usize;
             // Half of the flips go where something is.
             let at = if dice.percent(50) { at } else { at.min(2_000) % bytes.len() };
@@ -269,7 +269,7 @@ fn one_flipped_bit_in_any_file_is_found_contained_and_repaired() {
             *entry = (entry.0 + 1, entry.1 + gone);
         }
     }
-    println!("flips and rows lost by kind of file: {kinds:?}");
+    println!("proof repaired_flips: flips and rows lost by kind of file: {kinds:?}");
 }
 
 #[test]

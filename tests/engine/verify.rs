@@ -131,7 +131,7 @@ fn a_check_changes_no_byte_and_needs_no_lock() {
 fn one_by_one(what: &str, damage: impl Fn(&Path, &[u8], usize) -> bool, rounds: usize) {
     let root = tempfile::tempdir().unwrap();
     sample(root.path());
-    let proof = std::env::var_os("FASTK_PROOF").is_some();
+    let proof = crate::proof::percent() >= 50.0;
     let mut edits = 0;
     for (name, path) in all_files(root.path()) {
         // One edit is like the other.
@@ -340,7 +340,7 @@ fn a_replaced_chunk_that_a_reader_holds_is_no_finding_but_listed() {
 
 #[test]
 fn beside_a_busy_writer_nothing_is_found() {
-    let rounds = if std::env::var_os("FASTK_PROOF").is_some() { 200 } else { 15 };
+    let rounds = if crate::proof::percent() >= 50.0 { 200 } else { 15 };
     let root = tempfile::tempdir().unwrap();
     sample(root.path());
     let small = StoreOptions {

@@ -25,7 +25,7 @@ const HEALTH_SAYS_SO: bool = false;
 const DELETES_GO_ON: bool = false;
 /// Whether the writer has to survive every full disk. Commits that share a flush and do not fit into one segment stop it
 /// today, when the next segment finds no room.
-const WRITER_STAYS: bool = false;
+const WRITER_STAYS: bool = true;
 /// Longest wait for the disk to be full, or for writes to go on.
 const PATIENCE: Duration = Duration::from_secs(20);
 

@@ -28,13 +28,19 @@ pub fn cases(test: &str, what: &str, stated: u64, mut case: impl FnMut(u64) -> u
             Ok(more) => tried += more,
             Err(cause) => {
                 println!(
-                    "replay: FASTK_SEED={seed} cargo test --profile proof --no-default-features --test proof -- --exact \
-                     {test}"
+                    "replay: FASTK_SEED={seed} cargo test --profile proof --no-default-features --test proof \
+                     -- --exact {test}"
                 );
                 resume_unwind(cause);
             }
         }
         count += 1;
     }
-    println!("{test}: {tried} {what} in {count} cases, {:.1} s", begun.elapsed().as_secs_f64());
+    close(test, &format!("{tried} {what} in {count} cases"), begun);
+}
+
+/// Prints the closing line of a test.
+pub fn close(test: &str, counts: &str, begun: Instant) {
+    let name = test.rsplit("::").next().unwrap_or(test);
+    println!("proof {name}: {counts}, {:.1} s", begun.elapsed().as_secs_f64());
 }

@@ -7,7 +7,7 @@ use fastk::disk::sim::{Dice, Fault, FaultPlan, Moment, Op, SimDisk, SimState};
 use fastk::store::{Durability, SeriesWrite, Store, StoreOptions, WriteMode};
 use fastk::{Error, ErrorCode};
 
-use super::amount::{amount, cases};
+use super::amount::{amount, cases, close};
 use super::world::{MINUTE, Once, Shot, compare, keys, minutes, observe, open, register_all};
 
 /// A call that makes at most one commit.
@@ -374,8 +374,7 @@ fn every(test: &str, part: usize) {
     for number in (0..SCENARIOS.len()).filter(|number| number % 3 == part) {
         count += exhaust(number, step);
     }
-    let scenarios = SCENARIOS.len().div_ceil(3);
-    println!("{test}: {count} faults in {scenarios} scenarios, {:.1} s", begun.elapsed().as_secs_f64());
+    close(test, &format!("{count} faults in {} scenarios", SCENARIOS.len().div_ceil(3)), begun);
 }
 
 /// Every fault at every so manyth operation of a scenario; gives how many that were.
@@ -521,14 +520,13 @@ fn whatever_operation_fails_while_opening_the_next_opening_finds_everything() {
             }
         }
     }
-    println!(
-        "faults::whatever_operation_fails_while_opening_the_next_opening_finds_everything: {count} faults, {:.1} s",
-        begun.elapsed().as_secs_f64()
-    );
+    let name = "whatever_operation_fails_while_opening_the_next_opening_finds_everything";
+    close(name, &format!("{count} faults"), begun);
 }
 
 #[test]
 fn whatever_operation_fails_while_closing_the_next_opening_finds_everything() {
+    let (begun, mut count) = (std::time::Instant::now(), 0);
     let plain = Plain::of(&SCENARIOS[0]);
     for (fault, forever, only_changes) in KINDS {
         for at in 0.. {
@@ -541,9 +539,12 @@ fn whatever_operation_fails_while_closing_the_next_opening_finds_everything() {
             disk.fail(None);
             let store = open(&disk, &options()).unwrap();
             compare(&store, &keys(), &plain.shots[1..], &plain.receipts).unwrap();
+            count += 1;
             if faults == 0 {
                 break;
             }
         }
     }
+    let name = "whatever_operation_fails_while_closing_the_next_opening_finds_everything";
+    close(name, &format!("{count} faults"), begun);
 }

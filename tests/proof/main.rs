@@ -8,6 +8,7 @@ mod amount;
 mod damage;
 mod faults;
 mod order;
+mod planted;
 mod power;
 mod recovery;
 mod world;

@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
-use fastk::disk::sim::SimDisk;
+use fastk::disk::sim::{Op, SimDisk};
+use fastk::store::StoreOptions;
 
 use super::amount::cases;
+use super::faults;
 use super::order::Order;
-use super::world::{Span, World, compare, keys, open};
+use super::world::{Span, World, compare, keys, open, register_all};
 
 /// Images of each moment.
 const IMAGES: u64 = 4;
@@ -41,11 +43,14 @@ fn images_of(span: &Span, world: &World, seed: u64) -> u64 {
 
 /// Goes on with every kind of operation, then opens once more.
 fn go_on(mut world: World, span: &Span, place: &str) {
+    let mut order = Order::of(&world.disk.state());
+    world.disk.record();
     if let Some(last) = span.receipts.last().filter(|_| span.what.starts_with("write")) {
         world.retry(last);
     }
     for _ in 0..4 {
-        world.step();
+        let step = world.step();
+        order.check(&step.moments, &world.disk.state());
     }
     let check = |world: &World, what: &str| world.check().unwrap_or_else(|error| panic!("{place}; {what}: {error}"));
     check(&world, "after more operations");
@@ -61,11 +66,16 @@ fn go_on(mut world: World, span: &Span, place: &str) {
 /// One workload; gives how many images were looked at.
 pub fn workload(seed: u64, steps: u64) -> u64 {
     let mut world = World::new(seed);
-    // A quarter of the stores is old: about to write a checkpoint of the manifest, several levels of run files.
-    if world.dice.percent(25) {
+    // One store in eight is old: about to write a checkpoint of the manifest, several levels of run files.
+    if world.dice.percent(12) {
         let edits = [30, 58, 62, 63, 122, 126][(world.dice.roll() % 6) as usize];
         world.age(edits);
     }
+    workload_of(world, seed, steps)
+}
+
+/// The same with a store that is there already.
+pub fn workload_of(mut world: World, seed: u64, steps: u64) -> u64 {
     let mut order = Order::of(&world.disk.state());
     world.disk.record();
     let mut count = 0;
@@ -132,4 +142,51 @@ fn a_power_cut_while_a_store_is_made_leaves_one_that_can_be_made() {
         }
         count
     });
+}
+
+/// The cut comes when a segment got its name and has no frame yet: everything before it had left the log already.
+#[test]
+pub fn a_segment_without_frames_does_not_cost_the_one_before_it() {
+    let disk = SimDisk::new(fastk::disk::sim::SimState::default(), 1);
+    let store = open(&disk, &faults::options()).unwrap();
+    register_all(&store);
+    faults::put(&store, 0, 0, 5).unwrap();
+    store.checkpoint().unwrap();
+    disk.record();
+    faults::put(&store, 0, 10, 200).unwrap();
+    let moments = disk.recorded();
+    let linked = moments.iter().find(|moment| moment.op == Op::SyncDir && moment.path.ends_with("wal")).unwrap();
+    let disk = SimDisk::new(linked.before.clone(), 1);
+    let store = open(&disk, &faults::options()).unwrap();
+    store.checkpoint().unwrap();
+    drop(store);
+    let store = open(&disk, &faults::options()).unwrap();
+    assert_eq!(store.recovery().damage, Vec::<String>::new());
+    faults::put(&store, 0, 10, 5).unwrap();
+}
+
+/// The cut comes when the rows of a dropped series are in a chunk already and everything else is still in the log, with
+/// a snapshot that was dropped before the one that shows the series.
+#[test]
+pub fn a_snapshot_goes_on_showing_a_dropped_series_that_was_sealed_ahead_of_the_log() {
+    let options = StoreOptions { tail_bytes_max: 0, ..faults::options() };
+    let disk = SimDisk::new(fastk::disk::sim::SimState::default(), 1);
+    let store = open(&disk, &options).unwrap();
+    register_all(&store);
+    store.create_snapshot("older").unwrap();
+    faults::put(&store, 0, 0, 5).unwrap();
+    store.drop_snapshot("older").unwrap();
+    store.create_snapshot("then").unwrap();
+    store.drop_series(&keys()[0], None).unwrap();
+    disk.record();
+    store.checkpoint().unwrap();
+    let mut moments = disk.recorded().into_iter();
+    let named = moments.find(|moment| moment.op == Op::SyncDir && moment.path.ends_with("manifest")).unwrap();
+    let disk = SimDisk::new(named.before, 1);
+    let store = open(&disk, &options).unwrap();
+    assert_eq!(store.as_of("then").unwrap().get(&keys()[0]).map(|series| series.rows), Some(5));
+    store.checkpoint().unwrap();
+    drop(store);
+    let store = open(&disk, &options).unwrap();
+    assert_eq!(store.as_of("then").unwrap().get(&keys()[0]).map(|series| series.rows), Some(5));
 }

@@ -213,6 +213,17 @@ impl World {
     pub fn new(seed: u64) -> Self {
         let mut dice = Dice(seed);
         let options = Self::options(&mut dice);
+        Self::with(options, dice)
+    }
+
+    /// A new store that acknowledges under this condition.
+    pub fn under(seed: u64, durability: Durability) -> Self {
+        let mut dice = Dice(seed);
+        let options = StoreOptions { durability, ..Self::options(&mut dice) };
+        Self::with(options, dice)
+    }
+
+    fn with(options: StoreOptions, mut dice: Dice) -> Self {
         let disk = SimDisk::new(SimState::default(), dice.roll());
         let store = Store::open_on(&disk.path(ROOT), true, options.clone()).unwrap();
         Self {
@@ -600,6 +611,11 @@ impl World {
         let keys = Arc::clone(&self.keys);
         let place = |write: &SeriesWrite| keys.iter().position(|key| *key == write.key).unwrap();
         let which: Vec<usize> = once.writes.iter().map(place).collect();
+        if which.iter().any(|which| !self.now().series.contains_key(which)) {
+            // Lost without a sync, the registration too.
+            let refused = self.store().write_many(once.writes.clone(), Some(&once.key)).unwrap_err();
+            return assert_eq!(refused.code(), ErrorCode::SeriesNotFound);
+        }
         self.write_as(&which, once.writes.clone(), Some(once.key.clone()));
     }
 

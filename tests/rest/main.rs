@@ -1,7 +1,9 @@
 //! REST through a real server on a real socket, over a temporary store.
 
+mod backups;
 mod client;
 mod coverage;
+mod fuzz;
 mod jobs;
 mod many;
 mod merges;

@@ -129,6 +129,8 @@ failures! {
     DropSnapshotFailure: InvalidArgument SnapshotNotFound WriterStopped StorageFull;
     /// Starting a job about the whole store.
     StartFailure: InvalidArgument RequestTimeout TooLarge UnsupportedMediaType Overloaded;
+    /// Starting a backup.
+    BackupFailure: InvalidArgument PermissionDenied RequestTimeout TooLarge UnsupportedMediaType Overloaded;
     /// Starting a job about some series.
     AdminFailure: InvalidArgument SeriesNotFound RequestTimeout TooLarge UnsupportedMediaType Overloaded;
     /// Looking at a job.

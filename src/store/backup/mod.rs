@@ -19,7 +19,7 @@ use std::time::Instant;
 pub use restore::{RestoreOptions, RestoreReport, restore, restore_on};
 pub use target::{BEGUN, LISTING};
 
-use super::checkpoint::{receipts_path, run_path};
+use super::checkpoint::{load_receipts, load_run, receipts_path, run_path};
 use super::chunk::{ChunkFile, series_dir_name};
 use super::log::{Log, Recovered, Start};
 use super::manifest::{Contents, checkpoint_path};
@@ -233,6 +233,11 @@ impl Inner {
         Ok(report)
     }
 
+    /// Path of a file below the store.
+    fn name_of(&self, path: &DiskPath) -> String {
+        path.strip_prefix(&self.root).unwrap_or(path).display().to_string()
+    }
+
     /// Moves everything out of the log and takes hold of all files the manifest names then.
     fn hold(&self) -> Result<Held> {
         let mut maintenance = self.maintenance();
@@ -249,9 +254,8 @@ impl Inner {
         let runs = contents.runs.values().map(|run| (run_path(&self.root, run.id), run.bytes));
         let receipts = contents.receipts.values().map(|file| (receipts_path(&self.root, file.id), file.bytes));
         for (path, bytes) in runs.chain(receipts) {
-            let name = path.strip_prefix(&self.root).unwrap_or(&path).display().to_string();
             let file = disk::open(&path)?;
-            tails.insert(name, (path, file, bytes));
+            tails.insert(self.name_of(&path), (path, file, bytes));
         }
         drop(maintenance);
         contents.waiting.clear();
@@ -268,6 +272,15 @@ impl Inner {
             let same = |path: &DiskPath| same_ends(file, source, path);
             let (name, bytes) = (name.clone(), Some(*bytes));
             target.put(&Wanted { name, source, held: Some(file), bytes, crc: None, same: &same, derived: false })?;
+        }
+        // The manifest has no checksum of all their bytes, so they are read as an opening reads them.
+        for record in contents.runs.values() {
+            let read = load_run(&target.root, record).map(|_| ());
+            target.note_unreadable(&self.name_of(&run_path(&self.root, record.id)), read)?;
+        }
+        for record in contents.receipts.values() {
+            let read = load_receipts(&target.root, record).map(|_| ());
+            target.note_unreadable(&self.name_of(&receipts_path(&self.root, record.id)), read)?;
         }
         for record in contents.chunks.values() {
             let chunk = held.chunks.get(&record.id);

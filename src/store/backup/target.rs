@@ -338,6 +338,18 @@ impl<'a> Target<'a> {
         Ok(())
     }
 
+    /// Takes a file down that was brought over and is none of its kind.
+    pub fn note_unreadable(&mut self, name: &str, read: Result<()>) -> Result<()> {
+        match read {
+            Err(error) if error.code() == ErrorCode::CorruptData => {
+                // The message names the file in the backup, which is as it is in the store.
+                let reason = error.detail().replace(&format!("{}/", self.root.display()), "");
+                self.note_damage(name, reason)
+            }
+            other => other,
+        }
+    }
+
     /// Copies a file, in the place of a `known` one that is damaged or should be a file of its own.
     fn copy(&mut self, wanted: &Wanted<'_>, path: &DiskPath, known: Option<&BackupFile>) -> Result<()> {
         let opened;

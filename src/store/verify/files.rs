@@ -17,7 +17,7 @@ use crate::store::seal::{DROP_MARKER, REGISTRATION, tombstone_name};
 use crate::store::sidecar::EXTENSIONS;
 
 /// Names at the top of a data directory. Those of the control plane are not the engine's, but belong there.
-const ROOT_NAMES: [&str; 15] = [
+const ROOT_NAMES: [&str; 14] = [
     "LOCK",
     "FORMAT",
     "wal",
@@ -28,7 +28,6 @@ const ROOT_NAMES: [&str; 15] = [
     "quarantine",
     backup::LISTING,
     backup::BEGUN,
-    "restore.begun",
     "registry.sqlite",
     "registry.sqlite-wal",
     "registry.sqlite-shm",

@@ -8,10 +8,12 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 
 use super::{App, Outcome};
 use crate::server::http::extract::JobId;
-use crate::server::http::openapi::{AdminFailure, AnyFailure, JobFailure, StartFailure};
+use crate::server::http::openapi::{AdminFailure, AnyFailure, BackupFailure, JobFailure, StartFailure};
 use crate::server::http::params::{NoParams, Params, WaitParams};
 use crate::server::http::{body, once, reply};
-use crate::service::{CompactRequest, Job, JobList, OrphanReport, OverlapReport, ScrubRequest, VerifyRequest};
+use crate::service::{
+    BackupRequest, CompactRequest, Job, JobList, OrphanReport, OverlapReport, ScrubRequest, VerifyRequest,
+};
 
 /// Time between two looks at a job that is waited for.
 const LOOK: Duration = Duration::from_millis(50);
@@ -56,6 +58,28 @@ pub async fn scrub(State(app): State<App>, headers: HeaderMap, uri: Uri, body: B
     let wait = wait(&headers, &uri)?;
     let request: ScrubRequest = body::json_or_default(&headers, body, app.config(), &app.0.ingest).await?;
     let job = app.blocking(move |service| service.start_scrub(request)).await?;
+    started(&app, job, wait).await
+}
+
+/// Back up
+///
+/// Copies the whole store, as it is at one commit, into a directory below the one the configuration names for backups
+/// (`store.backup_dir`), while everything goes on. A directory with an earlier backup of the store keeps what is the same.
+#[utoipa::path(
+    post, path = "/v1/admin/backup", operation_id = "backup", tag = "server",
+    params(WaitParams),
+    request_body(content = BackupRequest),
+    responses(
+        (status = 202, description = "Taken on", body = JobList,
+            headers(("Location" = String, description = "Path of the job"))),
+        (status = 200, description = "Finished, under `wait=true`", body = JobList),
+        BackupFailure,
+    ),
+)]
+pub async fn backup(State(app): State<App>, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
+    let wait = wait(&headers, &uri)?;
+    let request: BackupRequest = body::json(&headers, body, app.config(), &app.0.ingest).await?;
+    let job = app.blocking(move |service| service.start_backup(request)).await?;
     started(&app, job, wait).await
 }
 

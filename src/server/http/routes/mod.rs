@@ -43,6 +43,7 @@ pub fn all() -> OpenApiRouter<App> {
         .routes(routes!(admin::verify))
         .routes(routes!(admin::scrub))
         .routes(routes!(admin::compact))
+        .routes(routes!(admin::backup))
         .routes(routes!(admin::list_jobs))
         .routes(routes!(admin::get_job, admin::cancel_job))
         .routes(routes!(admin::orphans))

@@ -1,7 +1,7 @@
 //! Paths of the contract that this version does not offer: known, and refused as such.
 
 use axum::http::{Method, Uri};
-use axum::routing::{MethodRouter, get, post};
+use axum::routing::{MethodRouter, get};
 use utoipa_axum::router::OpenApiRouter;
 
 use super::{App, Failure};
@@ -15,10 +15,9 @@ async fn refuse(method: Method, uri: Uri) -> Failure {
 /// The routes; they are left out of the OpenAPI document.
 pub fn all() -> OpenApiRouter<App> {
     let get = || -> MethodRouter<App> { get(refuse) };
-    let post = || -> MethodRouter<App> { post(refuse) };
     let both = || get().post(refuse);
     let any = || both().put(refuse).patch(refuse).delete(refuse);
-    let mut router = OpenApiRouter::new().route("/v1/admin/backup", post()).route("/metrics", get());
+    let mut router = OpenApiRouter::new().route("/metrics", get());
     for registry in ["datasets", "features", "factors"] {
         router = router.route(&format!("/v1/{registry}"), both()).route(&format!("/v1/{registry}/{{*rest}}"), any());
     }

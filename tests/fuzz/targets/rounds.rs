@@ -1,0 +1,154 @@
+//! Runs targets on mutated seeds, without a fuzzer: the inputs follow from a seed.
+//!
+//! `FASTK_FUZZ_INPUTS` says how many inputs each target gets (2,000), `FASTK_FUZZ_SEED` where they begin (1). A failure
+//! names both for the one input it needs.
+
+use std::cell::{Cell, RefCell};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+use super::memory::most_bytes;
+use super::targets::{MEMORY_FREE, Target};
+
+fn setting(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name}={text:?}")))
+}
+
+thread_local! {
+    static LAST_PANIC: RefCell<String> = const { RefCell::new(String::new()) };
+    static PANICS: Cell<u64> = const { Cell::new(0) };
+    static IN_TARGET: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Panics inside a target are noted and not printed: guards catch those of decoders, and a backtrace takes memory of its
+/// own.
+fn note_panics() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        let usual = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            if IN_TARGET.get() {
+                PANICS.set(PANICS.get() + 1);
+                LAST_PANIC.set(info.to_string());
+            } else {
+                usual(info);
+            }
+        }));
+    });
+}
+
+/// Feeds a target.
+pub fn feed(target: &Target) {
+    note_panics();
+    PANICS.set(0);
+    let (inputs, seed) = (setting("FASTK_FUZZ_INPUTS", 2_000), setting("FASTK_FUZZ_SEED", 1));
+    let seeds = (target.seeds)();
+    let wanted: Vec<Option<String>> = seeds.iter().map(|seed| target.strict.and_then(|strict| strict(seed))).collect();
+    for seed in &seeds {
+        (target.run)(seed);
+    }
+    assert!(target.strict.is_none() || wanted.iter().all(Option::is_some), "{}: a seed is refused", target.name);
+    let mut most = (0.0, 0);
+    for at in seed..seed + inputs {
+        let mut random = StdRng::seed_from_u64(at);
+        let mut input = mutated(&mut random, &seeds);
+        let mut fixed = false;
+        if let Some(fix) = target.fix
+            && random.random_bool(0.5)
+        {
+            fix(&mut input);
+            fixed = true;
+        }
+        IN_TARGET.set(true);
+        let outcome = catch_unwind(AssertUnwindSafe(|| {
+            let bytes = most_bytes(|| (target.run)(&input));
+            let allowed = input.len() * target.memory_factor + MEMORY_FREE;
+            assert!(bytes <= allowed, "{bytes} bytes held for {} bytes of input", input.len());
+            if let (false, Some(strict)) = (fixed, target.strict) {
+                let found = strict(&input);
+                assert!(found.is_none() || wanted.contains(&found), "a damaged file is taken for {found:?}");
+            }
+            bytes
+        }));
+        IN_TARGET.set(false);
+        match outcome {
+            Ok(bytes) => most = if bytes > most.1 { (bytes as f64 / input.len().max(1) as f64, bytes) } else { most },
+            Err(_) => panic!(
+                "target {}, input {at} of {} bytes: {}\nReplay: FASTK_FUZZ_SEED={at} FASTK_FUZZ_INPUTS=1 cargo nextest run \
+                 -E 'test(/fuzz::{}$/)'",
+                target.name,
+                input.len(),
+                LAST_PANIC.take(),
+                target.name
+            ),
+        }
+    }
+    println!("{}: {inputs} inputs from seed {seed}, at most {} bytes held ({:.1} a byte)", target.name, most.1, most.0);
+    let caught = PANICS.get();
+    println!("{}: {caught} panics of decoders were caught", target.name);
+    assert!(caught == 0 || target.catches_panics, "{}: a decoder panicked: {}", target.name, LAST_PANIC.take());
+}
+
+/// A seed with a few changes.
+fn mutated(random: &mut StdRng, seeds: &[Vec<u8>]) -> Vec<u8> {
+    let pick = |random: &mut StdRng| seeds[random.random_range(0..seeds.len())].clone();
+    let mut data = pick(random);
+    if random.random_bool(0.02) {
+        data = (0..random.random_range(0..300)).map(|_| random.random()).collect();
+    }
+    for _ in 0..random.random_range(1..4) {
+        if data.is_empty() {
+            return data;
+        }
+        // Formats say most at their begin and end.
+        let near = data.len().min(160);
+        let at = match random.random_range(0..4) {
+            0 => random.random_range(0..near),
+            1 => data.len() - 1 - random.random_range(0..near),
+            _ => random.random_range(0..data.len()),
+        };
+        let wide = [0, 1, 2, 63, 64, 1 << 20, i64::MAX as u64, 1 << 63, u64::MAX, data.len() as u64, at as u64];
+        let word = wide[random.random_range(0..wide.len())].wrapping_add(random.random_range(0..3)).wrapping_sub(1);
+        match random.random_range(0..12) {
+            0 | 1 => data[at] ^= 1 << random.random_range(0..8),
+            2 => data[at] = [0, 0xFF, 0x7F, 0x80, b'"', b'0'][random.random_range(0..6)],
+            3 => data[at] = random.random(),
+            4 => overwrite(&mut data, at & !7, &word.to_le_bytes()),
+            5 => overwrite(&mut data, at & !3, &(word as u32).to_le_bytes()),
+            6 => data.truncate(at),
+            7 => data.extend((0..random.random_range(1..100)).map(|_| random.random::<u8>())),
+            8 => {
+                let end = (at + [1, 8, 64, 512, 4_096][random.random_range(0..5)]).min(data.len());
+                data[at..end].fill([0, 0xFF][random.random_range(0..2)]);
+            }
+            9 => {
+                // A part of another file at the same place.
+                let other = pick(random);
+                let end = (at + random.random_range(1..2_000)).min(data.len()).min(other.len());
+                if at < end {
+                    data[at..end].copy_from_slice(&other[at..end]);
+                }
+            }
+            10 => {
+                // A part of a file goes in, or another one's end comes after the begin.
+                let other = pick(random);
+                let from = random.random_range(0..=other.len());
+                let to = (from + random.random_range(0..300)).min(other.len());
+                data.splice(at..at, other[from..to].iter().copied());
+            }
+            _ => {
+                let end = (at + random.random_range(1..300)).min(data.len());
+                data.drain(at..end);
+            }
+        }
+    }
+    data
+}
+
+fn overwrite(data: &mut [u8], at: usize, bytes: &[u8]) {
+    if let Some(slot) = data.get_mut(at..at + bytes.len()) {
+        slot.copy_from_slice(bytes);
+    }
+}
