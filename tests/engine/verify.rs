@@ -328,10 +328,9 @@ fn a_replaced_chunk_that_a_reader_holds_is_no_finding_but_listed() {
     store.compact(&[], true).unwrap();
     store.vacuum().unwrap();
     assert_eq!(kinds(&check(root.path())), []);
-    // What the open store holds in reserve is in `tmp`.
     let listed = || {
         let listed = orphans(&DiskPath::os(root.path())).unwrap().orphans;
-        listed.into_iter().map(|orphan| orphan.kind).filter(|kind| *kind != OrphanKind::Temporary).collect::<Vec<_>>()
+        listed.into_iter().map(|orphan| orphan.kind).collect::<Vec<_>>()
     };
     assert!(!listed().is_empty() && listed().iter().all(|kind| *kind == OrphanKind::Waiting));
     drop(held);

@@ -100,8 +100,13 @@ pub fn orphans(root: &DiskPath) -> Result<OrphanReport> {
     let listing = Listing::read(root)?;
     let reading = super::manifest::read(root)?;
     let mut report = OrphanReport::default();
+    // What a living owner has in `tmp` is in use.
+    let in_use = super::owner(root).map(|pid| format!("{pid}-"));
     for (dir, name) in &listing.files {
         let Some(kind) = classify(&reading, &listing, dir, name) else { continue };
+        if dir == "tmp" && in_use.as_ref().is_some_and(|in_use| name.starts_with(in_use)) {
+            continue;
+        }
         let path = path_of(root, dir, name);
         let bytes = match super::open(&path) {
             Look::Is(file) => disk::file_bytes(&file, &path).unwrap_or(0),

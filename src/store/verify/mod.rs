@@ -94,6 +94,11 @@ fn run(root: &DiskPath, live: bool, edit_min: u64, watch: &Watch) -> Result<Veri
 
 /// Whether the process named in `LOCK` lives.
 pub fn has_owner(root: &DiskPath) -> bool {
+    owner(root).is_some()
+}
+
+/// The process named in `LOCK`, if it lives.
+fn owner(root: &DiskPath) -> Option<u32> {
     #[derive(serde::Deserialize)]
     struct Owner {
         pid: u32,
@@ -102,7 +107,7 @@ pub fn has_owner(root: &DiskPath) -> bool {
         Look::Is(bytes) => serde_json::from_slice::<Owner>(&bytes).ok(),
         _ => None,
     };
-    owner.is_some_and(|owner| disk::process_lives(owner.pid))
+    owner.map(|owner| owner.pid).filter(|pid| disk::process_lives(*pid))
 }
 
 /// What became of the attempt to read a file.
