@@ -242,6 +242,9 @@ impl Inner {
         if !damaged {
             inner.remove_dropped()?;
             inner.take_ballast();
+            // Names that a killed process had not synced were read above: they last before the hint tells of them.
+            disk::sync_dir(&manifest::manifest_dir(root))?;
+            disk::sync_dir(&root.join("wal"))?;
             let number = inner.maintenance().manifest.contents.number;
             inner.note_edit(number);
         }
