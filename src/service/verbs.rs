@@ -177,6 +177,18 @@ pub const VERBS: &[Verb] = &[
         cli: At(&["admin backup"]),
     },
     Verb {
+        name: "repair",
+        rest: Dash("needs the data directory to itself"),
+        flight: Dash("needs the data directory to itself"),
+        cli: At(&["admin repair"]),
+    },
+    Verb {
+        name: "rebuild the manifest",
+        rest: Dash("needs the data directory to itself"),
+        flight: Dash("needs the data directory to itself"),
+        cli: At(&["admin rebuild-manifest"]),
+    },
+    Verb {
         name: "restore",
         rest: Dash("makes a store that no server has open"),
         flight: Dash("makes a store that no server has open"),

@@ -290,7 +290,7 @@ fn a_file_that_is_cut_empty_missing_doubled_or_swapped_never_shows_a_wrong_row_a
         damaged.remove_file(path).unwrap();
         spoilt.push(("missing".into(), damaged));
         let sibling = all.keys().filter(|other| *other != path && other.parent() == path.parent());
-        if let Some(other) = sibling.filter(|other| other.extension() == path.extension()).last() {
+        if let Some(other) = sibling.rev().find(|other| other.extension() == path.extension()) {
             let mut damaged = state.clone();
             damaged.put_file(path, all[other].as_ref().clone()).unwrap();
             spoilt.push((format!("replaced by {}", other.display()), damaged.clone()));
@@ -359,7 +359,7 @@ fn a_repair_that_is_interrupted_anywhere_can_be_taken_again() {
     let wanted = whole(&disk);
     let state = disk.state();
     for part in [".arrow", ".run", ".wal", ".edit"] {
-        let path = files(&state).into_keys().filter(|path| is(path, part)).next_back().unwrap();
+        let path = files(&state).into_keys().rfind(|path| is(path, part)).unwrap();
         let mut bytes = files(&state)[&path].as_ref().clone();
         for at in [300, 4_200] {
             let at = at % bytes.len();
