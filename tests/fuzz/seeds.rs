@@ -1,9 +1,13 @@
 //! Writes the seeds of every target to `corpus/`, where cargo-fuzz looks for them.
 
-fn main() {
-    for target in fastk_fuzz::engine::TARGETS.iter().chain(fastk_fuzz::server::TARGETS) {
+fn main() -> std::io::Result<()> {
+    for target in fastk_fuzz::all() {
         let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target.name);
-        fastk_fuzz::write_seeds(target.name, &folder);
+        std::fs::create_dir_all(&folder)?;
+        for (number, seed) in (target.seeds)().into_iter().enumerate() {
+            std::fs::write(folder.join(format!("seed-{number}")), seed)?;
+        }
         println!("{}", folder.display());
     }
+    Ok(())
 }
