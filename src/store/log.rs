@@ -231,6 +231,10 @@ impl Log {
         }
         // What was read may stand in the page cache only; from here on it counts as durable.
         if !planted(Bug::RecoveryNotSynced) {
+            // The open segment can be empty, with unsynced frames in the one before it.
+            for (earlier, _) in log.segments.iter().filter(|(earlier, _)| *earlier != number) {
+                WriteFile::open(&segment_path(&log.dir, *earlier))?.sync()?;
+            }
             file.sync()?;
         }
         log.open = Some(Segment { number, file, epoch, offset, bytes });

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use fastk::disk::sim::{Op, SimDisk};
-use fastk::store::StoreOptions;
+use fastk::store::{Durability, StoreOptions};
 
 use super::amount::cases;
 use super::faults;
@@ -163,6 +163,33 @@ pub fn a_segment_without_frames_does_not_cost_the_one_before_it() {
     let store = open(&disk, &faults::options()).unwrap();
     assert_eq!(store.recovery().damage, Vec::<String>::new());
     faults::put(&store, 0, 10, 5).unwrap();
+}
+
+/// Without a sync a commit, the log can end in an empty segment behind frames that only the page cache has. What an
+/// opening of that shows stays, also when the power goes right behind it.
+#[test]
+fn what_an_opening_showed_stays_although_an_empty_segment_follows_it() {
+    let options = StoreOptions { durability: Durability::None, ..faults::options() };
+    let disk = SimDisk::new(fastk::disk::sim::SimState::default(), 1);
+    let store = open(&disk, &options).unwrap();
+    register_all(&store);
+    disk.record();
+    for first in 0..8 {
+        faults::put(&store, 0, first * 20, 15).unwrap();
+    }
+    let mut shown_more = 0;
+    for moment in disk.recorded() {
+        let killed = SimDisk::new(moment.before.clone(), 1);
+        let store = open(&killed, &options).unwrap();
+        let (shown, left) = (store.snapshot().commit, killed.state());
+        for seed in 0..8 {
+            let store = open(&SimDisk::new(left.after_power_loss(seed), 1), &options).unwrap();
+            let commit = store.snapshot().commit;
+            assert!(commit >= shown, "{:?} {}: {commit} after {shown}", moment.op, moment.path.display());
+            shown_more += u64::from(commit == shown);
+        }
+    }
+    assert!(shown_more > 0);
 }
 
 /// The cut comes when the rows of a dropped series are in a chunk already and everything else is still in the log, with
