@@ -42,7 +42,7 @@ fn large(root: &Path, log: &Path) {
         let call = Call::new(Method::POST, "/v1/klines/LARGE/1m").param("numbers", "raw");
         rest.json::<Value>(call.body("text/csv", Bytes::from(text))).unwrap();
     }
-    post(&rest, "/v1/admin/compact", "{}".into()).unwrap();
+    post(&rest, "/v1/admin/compact?wait=true", "{}".into()).unwrap();
     server.stop();
 }
 

@@ -542,7 +542,7 @@ pub fn under_load(clients: &mut [Client], server: Server, end: impl FnOnce(Serve
             let rest = RestClient::new(&http).unwrap();
             while !stopped.load(Ordering::Relaxed) {
                 std::thread::sleep(Duration::from_millis(15));
-                let _ = post(&rest, "/v1/admin/compact", "{}".into());
+                let _ = post(&rest, "/v1/admin/compact?wait=true", "{}".into());
             }
         });
         // Also when the end fails: the clients have to come to theirs.

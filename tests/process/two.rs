@@ -62,7 +62,7 @@ fn second_server_is_told_that_the_store_is_locked_and_changes_no_byte() {
     server.kill();
     // The lock goes with its process.
     let next = Server::start(&root, &log);
-    post(&next.rest(), "/v1/admin/compact", "{}".into()).unwrap();
+    post(&next.rest(), "/v1/admin/compact?wait=true", "{}".into()).unwrap();
     next.stop();
     let mean = sum.as_millis() / u128::from(rounds);
     proof.close(format_args!(
