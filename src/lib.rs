@@ -79,6 +79,8 @@ pub mod server;
 #[cfg(feature = "server")]
 pub mod service;
 pub mod store;
+#[doc(hidden)]
+pub mod sync;
 pub mod types;
 
 pub use error::{Error, ErrorCode, Result};

@@ -126,6 +126,12 @@ bugs! {
     SnapshotsUnlimited,
     /// Any number of commits is kept for cursors.
     PinsUnlimited,
+    /// Who waits for a commit is not woken when it is decided.
+    WaitersNotWoken,
+    /// What maintenance changed while a commit was written is not in the state shown with that commit.
+    MaintenanceForgotten,
+    /// Any number of chunk files stays mapped.
+    MapsUnlimited,
 }
 
 #[cfg(feature = "proof")]

@@ -12,6 +12,7 @@ use fastk::service::verbs::{Face, VERBS};
 const LAYERS: &[(&str, u8)] = &[
     ("error", 0),
     ("planted", 0),
+    ("sync", 0),
     ("types", 1),
     ("format", 2),
     ("disk", 2),

@@ -148,7 +148,7 @@ impl Inner {
             base_commit: state.commit,
             wal_first_segment: frozen.segment,
             wal_first_lsn: frozen.first_lsn,
-            next_series_id: self.next_series_id.load(std::sync::atomic::Ordering::Relaxed),
+            next_series_id: self.next_series_id.load(crate::sync::atomic::Ordering::Relaxed),
             next_file_id: contents.next_file_id,
             ..Edit::default()
         };

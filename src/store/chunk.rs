@@ -2,10 +2,8 @@
 //! block is served. A bit a block remembers that it was checked since the file was opened.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, OnceLock, PoisonError, Weak};
 
-use arc_swap::ArcSwapOption;
 use arrow::buffer::Buffer;
 use bytes::Bytes;
 
@@ -19,6 +17,8 @@ use crate::format::coverage::Coverage;
 use crate::format::ipc::PREFIX_BYTES;
 use crate::format::manifest::ChunkRecord;
 use crate::planted::{Bug, planted};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::{ArcSwapOption, Mutex};
 use crate::types::{ColumnType, SeriesDef, number};
 
 /// A chunk file the manifest names.
@@ -421,7 +421,7 @@ fn rescaled(buffer: Buffer, stored: Option<ColumnType>, wanted: ColumnType) -> R
 
 /// Chunks, by series and number, that somebody found without a usable sidecar. At most one entry a chunk.
 #[derive(Debug, Default)]
-pub(super) struct Orders(Mutex<BTreeSet<(u64, u64)>>);
+pub(super) struct Orders(std::sync::Mutex<BTreeSet<(u64, u64)>>);
 
 impl Orders {
     fn add(&self, meta: &ChunkMeta) {
@@ -439,7 +439,7 @@ impl Orders {
 
 /// Damage that readers met since the store was opened, or since a check found none.
 #[derive(Debug, Default)]
-pub struct DamageMet(Mutex<(u64, String)>);
+pub struct DamageMet(std::sync::Mutex<(u64, String)>);
 
 impl DamageMet {
     fn note(&self, error: &Error) {
@@ -491,7 +491,7 @@ impl MapCache {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         open.push_back(Arc::downgrade(chunk));
         let mut second_chances = open.len();
-        while open.len() > self.maps_max {
+        while open.len() > self.maps_max && !planted(Bug::MapsUnlimited) {
             let Some(front) = open.pop_front() else { break };
             let Some(candidate) = front.upgrade() else { continue };
             if second_chances > 0 && candidate.used.swap(false, Ordering::Relaxed) {

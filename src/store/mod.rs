@@ -32,8 +32,7 @@ mod write;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, PoisonError, Weak};
 
 pub use backup::{
     BackupOptions, BackupReport, FileCount, LISTING as BACKUP_LISTING, RestoreOptions, RestoreReport, read_listing,
@@ -63,6 +62,8 @@ use crate::disk::{self, DiskPath};
 use crate::error::{Error, ErrorCode, Result};
 pub use crate::format::receipt::Written;
 use crate::format::wal::{Commit, Operation, encode_commit};
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{Mutex, MutexGuard};
 use crate::types::schema::series_not_found;
 use crate::types::{SeriesDef, SeriesKey};
 use commit::CommitQueue;

@@ -1,11 +1,12 @@
 //! Commits that a cursor or ticket names, kept readable for a while.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::state::State;
 use crate::planted::{Bug, planted};
+use crate::sync::Mutex;
 
 /// Most commits kept at once; beyond it the least recently used one goes early. A kept commit costs the tail rows
 /// that were merged or sealed since, so their number is bounded.

@@ -6,8 +6,7 @@
 //! intact is served, the rest is named, and the store takes no writes until it is repaired.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use super::ballast::Ballast;
 use super::checkpoint::{load_receipts, load_run, receipts_path, run_path};
@@ -25,6 +24,8 @@ use crate::format::FORMAT_VERSION;
 use crate::format::manifest::Edit;
 use crate::format::wal::{Commit, Operation, decode_commit};
 use crate::planted::{Bug, planted};
+use crate::sync::Mutex;
+use crate::sync::atomic::AtomicU64;
 use crate::types::{Rows, SeriesDef};
 
 /// What opening found.

@@ -4,13 +4,14 @@
 //! chunk, a delete behind it hides rows instead of dropping them, and what a series was at it is kept when the series
 //! changes. So creating one costs the same in a store of any size, and what it shows survives a restart.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use super::state::{Snapshot, State};
 use super::{Store, frame, wall_ms};
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::wal::{Commit, Operation, encode_commit};
 use crate::planted::{Bug, planted};
+use crate::sync::Mutex;
 
 /// Most snapshots at once.
 pub const SNAPSHOTS_MAX: usize = 1_024;

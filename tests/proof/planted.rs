@@ -108,6 +108,12 @@ const TABLE: &[(Bug, By)] = &[
     (Bug::FileIdsReused, By::Power),
     (Bug::SnapshotsUnlimited, By::Direct("snapshots_have_a_limit", snapshots_have_a_limit)),
     (Bug::PinsUnlimited, By::Direct("kept_commits_have_a_limit", kept_commits_have_a_limit)),
+    (Bug::WaitersNotWoken, By::Elsewhere("tests/schedules.rs", "schedules_find_waiters_that_are_not_woken")),
+    (
+        Bug::MaintenanceForgotten,
+        By::Elsewhere("tests/schedules.rs", "schedules_find_maintenance_that_a_leader_forgets"),
+    ),
+    (Bug::MapsUnlimited, By::Elsewhere("tests/schedules.rs", "schedules_find_maps_without_a_bound")),
 ];
 
 /// Whether the fault makes its proof fail, within a small amount of it.
