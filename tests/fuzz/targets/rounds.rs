@@ -166,3 +166,35 @@ fn overwrite(data: &mut [u8], at: usize, bytes: &[u8]) {
         slot.copy_from_slice(bytes);
     }
 }
+
+/// A test for each target of a list, and one that none is left out.
+#[allow(unused_macros)]
+macro_rules! fuzz_tests {
+    ($list:path: $($name:ident)*) => {
+        $(
+            #[test]
+            fn $name() {
+                let name = stringify!($name);
+                rounds::feed($list.iter().find(|target| target.name == name).unwrap());
+            }
+        )*
+
+        #[test]
+        fn every_target_is_fed() {
+            let all: Vec<&str> = $list.iter().map(|target| target.name).collect();
+            assert_eq!(all, [$(stringify!($name)),*]);
+            rounds::each_has_its_program(&all);
+        }
+    };
+}
+
+/// Each target has its program for cargo-fuzz.
+pub fn each_has_its_program(names: &[&str]) {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz");
+    let manifest = std::fs::read_to_string(folder.join("Cargo.toml")).unwrap();
+    for name in names {
+        let program = std::fs::read_to_string(folder.join(format!("fuzz_targets/{name}.rs"))).unwrap();
+        assert!(program.contains(&format!("run(\"{name}\", data)")), "{name}");
+        assert!(manifest.contains(&format!("\"fuzz_targets/{name}.rs\"")), "{name}");
+    }
+}
