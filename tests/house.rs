@@ -34,6 +34,7 @@ const LIBRARIES: &[(&str, &str)] = &[
     ("utoipa_swagger_ui", "server/http"),
     ("tonic", "server/flight"),
     ("tonic_health", "server/flight"),
+    ("tonic_prost", "server/flight"),
     ("arrow_flight", "server/flight"),
     ("clap", "cli"),
     ("comfy_table", "cli"),

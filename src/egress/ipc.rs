@@ -58,7 +58,7 @@ struct Framed {
 }
 
 /// A column's buffer as the owner of bytes on their way out: nothing is copied.
-struct Column(Buffer);
+pub(crate) struct Column(pub(crate) Buffer);
 
 impl AsRef<[u8]> for Column {
     fn as_ref(&self) -> &[u8] {

@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::query::{Block, ScanStats, Shape};
+pub(crate) use ipc::Column;
 
 /// Bytes after which text is handed on. Pieces are about this long; blocks of an Arrow stream may be up to 1 MiB.
 pub const PIECE_BYTES: usize = 256 * 1024;
@@ -175,8 +176,8 @@ trait Writer: Send {
 }
 
 /// Bytes on their way out: finished pieces, and the one being written.
-#[derive(Default)]
-struct Output {
+#[derive(Debug, Default)]
+pub(crate) struct Output {
     ready: VecDeque<Bytes>,
     open: Vec<u8>,
 }
@@ -201,8 +202,24 @@ impl Output {
         }
     }
 
+    /// The piece being written.
+    pub(crate) fn open(&mut self) -> &mut Vec<u8> {
+        &mut self.open
+    }
+
+    /// Ends the piece being written and takes all there are.
+    pub(crate) fn pieces(&mut self) -> Vec<Bytes> {
+        self.cut();
+        std::mem::take(&mut self.ready).into()
+    }
+
+    /// Bytes that wait to be taken.
+    pub(crate) fn bytes(&self) -> usize {
+        self.ready.iter().map(Bytes::len).sum::<usize>() + self.open.len()
+    }
+
     /// Appends bytes that exist already, without copying them when they are many.
-    fn push(&mut self, bytes: Bytes) {
+    pub(crate) fn push(&mut self, bytes: Bytes) {
         if bytes.len() <= Self::COPY_BYTES_MAX {
             self.open.extend_from_slice(&bytes);
         } else {

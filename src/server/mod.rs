@@ -2,3 +2,6 @@
 
 pub mod flight;
 pub mod http;
+
+#[cfg(test)]
+mod zero_copy;

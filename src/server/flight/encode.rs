@@ -7,12 +7,14 @@
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray};
+use arrow::buffer::Buffer;
 use arrow::datatypes::{DataType, Int32Type, SchemaRef};
 use arrow::ipc::writer::{DictionaryTracker, IpcDataGenerator, IpcWriteContext, IpcWriteOptions};
 use arrow::record_batch::RecordBatch;
-use arrow_flight::FlightData;
 use bytes::Bytes;
+use prost::encoding::{encode_varint, encoded_len_varint};
 
+use crate::egress::{Column, Output};
 use crate::error::{Error, Result};
 use crate::format::ipc;
 use crate::query::{Block, Shape};
@@ -22,6 +24,47 @@ use crate::query::{Block, Shape};
 const CONVERTED_ROWS_MAX: usize = 4096;
 /// The same for cells that become text, which is made in several copies of more bytes.
 const TEXT_ROWS_MAX: usize = 1024;
+
+/// One `FlightData` on its way out, in the pieces it is made of: nothing of the body is copied.
+#[derive(Debug, Default)]
+pub(super) struct Message {
+    header: Bytes,
+    body: Vec<Bytes>,
+}
+
+/// Tag of `FlightData.data_header`: field 2, bytes.
+const HEADER_TAG: u64 = 2 << 3 | 2;
+/// Tag of `FlightData.data_body`: field 1000, bytes.
+const BODY_TAG: u64 = 1000 << 3 | 2;
+
+impl Message {
+    /// Writes the message as gRPC carries it: a byte that says it is not compressed, its length in four bytes, the
+    /// header and the body as fields of the protobuf message `FlightData`.
+    pub(super) fn write(self, out: &mut Output) -> Result<()> {
+        let body_bytes: usize = self.body.iter().map(Bytes::len).sum();
+        let field = |tag, bytes: usize| {
+            if bytes == 0 { 0 } else { encoded_len_varint(tag) + encoded_len_varint(bytes as u64) + bytes }
+        };
+        let bytes = field(HEADER_TAG, self.header.len()) + field(BODY_TAG, body_bytes);
+        let length = u32::try_from(bytes).map_err(|_| Error::internal("a message of 4 GiB"))?;
+        let open = out.open();
+        open.push(0);
+        open.extend_from_slice(&length.to_be_bytes());
+        if !self.header.is_empty() {
+            encode_varint(HEADER_TAG, open);
+            encode_varint(self.header.len() as u64, open);
+            open.extend_from_slice(&self.header);
+        }
+        if body_bytes > 0 {
+            encode_varint(BODY_TAG, open);
+            encode_varint(body_bytes as u64, open);
+        }
+        for piece in self.body {
+            out.push(piece);
+        }
+        Ok(())
+    }
+}
 
 /// Turns the blocks of one answer into messages.
 #[derive(Debug)]
@@ -42,7 +85,7 @@ impl Encoder {
     }
 
     /// What goes out before the rows.
-    pub(super) fn head_messages(&self) -> Vec<FlightData> {
+    pub(super) fn head_messages(&self) -> Vec<Message> {
         let mut head = vec![message(ipc::schema_header(&self.schema).into(), Bytes::new())];
         if let Some(keys) = self.shape.keys() {
             let (header, body) = ipc::dictionary_message(keys.iter().flatten());
@@ -70,7 +113,7 @@ impl Encoder {
     }
 
     /// One message for one block that passed the check. Reads mapped memory, so it belongs on a blocking thread.
-    pub(super) fn block_message(&self, block: &Block) -> Result<FlightData> {
+    pub(super) fn block_message(&self, block: &Block) -> Result<Message> {
         if !self.plain {
             let batch = self.shape.record_batch(&self.schema, block)?;
             return if self.text { text_message(batch) } else { Ok(converted_message(&batch)) };
@@ -79,24 +122,28 @@ impl Encoder {
             return Ok(message(verbatim.header.clone(), verbatim.body.clone()));
         }
         let series = self.shape.keys().map(|_| block.labels.positions(block.rows).into_inner());
-        let columns: Vec<&[u8]> = series.iter().chain(&block.columns).map(|buffer| buffer.as_slice()).collect();
-        Ok(columns_message(block.rows, &columns))
+        Ok(columns_message(block.rows, series.into_iter().chain(block.columns.iter().cloned())))
     }
 }
 
-fn message(data_header: Bytes, data_body: Bytes) -> FlightData {
-    FlightData { data_header, data_body, ..FlightData::default() }
+fn message(header: Bytes, body: Bytes) -> Message {
+    Message { header, body: vec![body] }
 }
+
+/// Zeros behind a column.
+const PADDING: &[u8] = &[0; ipc::ALIGNMENT];
 
 /// Fixed-width columns side by side.
-fn columns_message(rows: usize, columns: &[&[u8]]) -> FlightData {
-    let sizes: Vec<usize> = columns.iter().map(|column| column.len()).collect();
-    let mut body = Vec::with_capacity(ipc::body_bytes(&sizes));
+fn columns_message(rows: usize, columns: impl Iterator<Item = Buffer>) -> Message {
+    let mut sizes = Vec::new();
+    let mut body = Vec::new();
     for column in columns {
-        body.extend_from_slice(column);
-        body.resize(ipc::padded(body.len()), 0);
+        let bytes = column.len();
+        sizes.push(bytes);
+        body.push(Bytes::from_owner(Column(column)));
+        body.extend(PADDING.get(..ipc::padded(bytes) - bytes).map(Bytes::from_static));
     }
-    message(ipc::batch_header(rows, &sizes).into(), body.into())
+    Message { header: ipc::batch_header(rows, &sizes).into(), body }
 }
 
 /// A column of words from a dictionary as their positions: the words went ahead.
@@ -107,20 +154,17 @@ fn without_words(array: &ArrayRef) -> ArrayRef {
     }
 }
 
-fn converted_message(batch: &RecordBatch) -> FlightData {
-    let arrays: Vec<_> = batch.columns().iter().map(|array| without_words(array).to_data()).collect();
-    let columns: Vec<&[u8]> = arrays
-        .iter()
-        .map(|data| {
-            let width = data.data_type().primitive_width().unwrap_or(8);
-            let cells = data.offset() * width..(data.offset() + data.len()) * width;
-            data.buffers().first().and_then(|buffer| buffer.as_slice().get(cells)).unwrap_or_default()
-        })
-        .collect();
-    columns_message(batch.num_rows(), &columns)
+fn converted_message(batch: &RecordBatch) -> Message {
+    let columns = batch.columns().iter().map(|array| {
+        let data = without_words(array).to_data();
+        let width = data.data_type().primitive_width().unwrap_or(8);
+        let (offset, bytes) = (data.offset() * width, data.len() * width);
+        data.buffers().first().map_or_else(Buffer::default, |buffer| buffer.slice_with_length(offset, bytes))
+    });
+    columns_message(batch.num_rows(), columns)
 }
 
-fn text_message(batch: RecordBatch) -> Result<FlightData> {
+fn text_message(batch: RecordBatch) -> Result<Message> {
     let failed = |error| Error::internal(format!("cannot encode a block as text: {error}"));
     // The message of a batch does not name types, so that positions may stand for words.
     let columns = batch.columns().iter().map(|array| (String::new(), without_words(array)));
@@ -141,8 +185,9 @@ mod tests {
     use super::*;
     use crate::query::{Labels, Numbers, Verbatim};
     use crate::types::SeriesSpec;
-    use arrow::buffer::Buffer;
+    use arrow_flight::FlightData;
     use arrow_flight::utils::flight_data_to_batches;
+    use prost::Message as _;
 
     fn shape(numbers: Numbers) -> Shape {
         let spec: SeriesSpec = serde_json::from_str(
@@ -157,6 +202,17 @@ mod tests {
         Buffer::from_vec(words.to_vec())
     }
 
+    /// A message as a client decodes it.
+    fn received(message: Message) -> FlightData {
+        let mut out = Output::default();
+        message.write(&mut out).unwrap();
+        let bytes = out.pieces().concat();
+        let (prefix, message) = bytes.split_at(5);
+        assert_eq!(prefix[0], 0, "not compressed");
+        assert_eq!(u32::from_be_bytes(prefix[1..].try_into().unwrap()) as usize, message.len());
+        FlightData::decode(message).unwrap()
+    }
+
     fn block() -> Block {
         let half = [0.5_f64, -1.25, 3.0].map(|x| i64::from_ne_bytes(x.to_ne_bytes()));
         let columns = vec![words(&[1, 2, 3]), words(&[100, 250, -75]), words(&half), words(&[1, 2, 3])];
@@ -168,7 +224,7 @@ mod tests {
         for numbers in [Numbers::Stored, Numbers::Float64, Numbers::Decimal128, Numbers::Raw, Numbers::String] {
             let shape = shape(numbers);
             let encoder = Encoder::new(&shape);
-            let messages = [encoder.head_messages().remove(0), encoder.block_message(&block()).unwrap()];
+            let messages = [encoder.head_messages().remove(0), encoder.block_message(&block()).unwrap()].map(received);
             let read = flight_data_to_batches(&messages).unwrap();
             let expected = shape.record_batch(&shape.arrow_schema(), &block()).unwrap();
             assert_eq!(read, vec![expected], "{numbers:?}");
@@ -187,19 +243,21 @@ mod tests {
             verbatim: None,
         };
         let shape = shape(Numbers::Raw);
-        let message = Encoder::new(&shape).block_message(&block).unwrap();
+        let message = received(Encoder::new(&shape).block_message(&block).unwrap());
         assert_eq!(message.data_body.len(), 4 * ipc::ALIGNMENT);
     }
 
     #[test]
     fn a_whole_block_goes_out_as_it_stands_unless_numbers_are_converted() {
-        let plain = columns_message(3, &block().columns.iter().map(|c| c.as_slice()).collect::<Vec<_>>());
-        let body = plain.data_body.clone();
+        let plain = received(columns_message(3, block().columns.into_iter()));
+        // Longer than what is copied rather than sent as a piece of its own.
+        let body = Bytes::from([plain.data_body.as_ref(), &[0; 32 * 1024]].concat());
         let verbatim = Verbatim { header: plain.data_header.clone(), body: body.clone(), message: Bytes::new() };
         let whole = Block { verbatim: Some(verbatim), ..block() };
-        let sent = Encoder::new(&shape(Numbers::Stored)).block_message(&whole).unwrap();
-        assert_eq!(sent.data_body.as_ptr(), body.as_ptr(), "the body was copied");
-        let sent = Encoder::new(&shape(Numbers::Float64)).block_message(&whole).unwrap();
+        let mut out = Output::default();
+        Encoder::new(&shape(Numbers::Stored)).block_message(&whole).unwrap().write(&mut out).unwrap();
+        assert_eq!(out.pieces()[1].as_ptr(), body.as_ptr(), "the body was copied");
+        let sent = received(Encoder::new(&shape(Numbers::Float64)).block_message(&whole).unwrap());
         assert_ne!(sent.data_body, body);
     }
 }

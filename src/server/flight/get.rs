@@ -1,64 +1,100 @@
-//! DoGet: an answer as a stream of messages.
+//! DoGet: an answer as a stream of messages, framed here.
 //!
 //! 1. The schema goes out first, rows or no rows; behind it the keys of an answer of several series.
-//! 2. The scan runs on blocking threads and stays at most [`QUEUE_BLOCKS`] blocks ahead; while the client is slow no
-//!    thread waits for it.
-//! 3. The stream ends cleanly only after the scan said that it was at its end. Whatever else stops it (damage, a
+//! 2. A message is the few bytes before its columns and the columns as slices of the maps they stand in. tonic would copy
+//!    each into a buffer of its own, so this body is not tonic's: it yields gRPC's frames itself and ends with the trailers.
+//! 3. The scan runs on blocking threads and stays at most [`QUEUE_PARTS`] parts ahead; while the client is slow no
+//!    thread waits for it. A short answer is whole before its first byte goes out.
+//! 4. The stream ends cleanly only after the scan said that it was at its end. Whatever else stops it (damage, a
 //!    panic, a client that takes nothing for too long) ends it with a status.
-//! 4. A client that goes away drops the receiver, and the scan stops with its next block.
+//! 5. A client that goes away drops the receiver, and the scan stops with its next block.
 
 use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use arrow_flight::FlightData;
-use futures::Stream;
+use bytes::Bytes;
+use http_body::Frame;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::mpsc::error::{SendTimeoutError, TrySendError};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
-use tonic::Status;
+use tonic::{Code, Status};
 
-use super::encode::Encoder;
+use super::encode::{Encoder, Message};
 use super::line::HangUp;
 use super::status::status;
+use crate::egress::Output;
 use crate::error::{Error, ErrorCode, Result};
 use crate::query::Block;
 use crate::service::Answer;
 
-/// Blocks that wait for the client, of at most 1 MiB each.
-const QUEUE_BLOCKS: usize = 2;
+/// Parts that wait for the client, of about 1 MiB each at most.
+const QUEUE_PARTS: usize = 2;
 
-/// A message, the end of the answer, or what cut it short.
-type Item = Result<Option<FlightData>, Status>;
+/// Short messages go out together until they are so many bytes.
+const PART_BYTES: usize = 64 * 1024;
+
+/// Pieces of messages, the end of the answer, or what cut it short.
+type Item = Result<Option<Vec<Bytes>>, Status>;
 
 /// The body of an answer.
 #[derive(Debug)]
 pub(super) struct Rows {
-    items: Receiver<Item>,
+    /// What goes out before anything else.
+    ready: VecDeque<Bytes>,
+    /// How the answer ended, once that is known.
+    end: Option<Result<(), Status>>,
+    items: Option<Receiver<Item>>,
     ended: bool,
     /// One of the readers allowed at a time.
     _permit: OwnedSemaphorePermit,
 }
 
+/// An answer whose first part was made.
+#[derive(Debug)]
+pub(super) struct Started {
+    first: Item,
+    scan: Scan,
+}
+
+/// Makes the first part of an answer. Reads mapped memory, so it belongs on a blocking thread.
+pub(super) fn start(answer: Answer) -> Started {
+    let encoder = Encoder::new(&answer.shape);
+    let mut scan = Scan { head: encoder.head_messages(), encoder, answer, rest: None, after: None };
+    Started { first: scan.next(), scan }
+}
+
 /// Starts sending an answer.
 ///
 /// When the client takes nothing for `stall`, its connection `line` is ended: nothing else frees what the answer holds.
-pub(super) fn stream(answer: Answer, stall: Duration, line: Option<HangUp>, permit: OwnedSemaphorePermit) -> Rows {
-    let (sender, items) = channel(QUEUE_BLOCKS);
-    let encoder = Encoder::new(&answer.shape);
-    let scan = Scan { head: encoder.head_messages().into(), encoder, answer, rest: None };
-    tokio::spawn(run(scan, sender, stall, line));
-    Rows { items, ended: false, _permit: permit }
+pub(super) fn stream(started: Started, stall: Duration, line: Option<HangUp>, permit: OwnedSemaphorePermit) -> Rows {
+    let Started { first, mut scan } = started;
+    let mut rows = Rows { ready: VecDeque::new(), end: None, items: None, ended: false, _permit: permit };
+    rows.take(Some(first));
+    match scan.after.take() {
+        Some(after) => rows.take(Some(after)),
+        None if rows.end.is_none() => {
+            let (sender, items) = channel(QUEUE_PARTS);
+            rows.items = Some(items);
+            tokio::spawn(run(scan, sender, stall, line));
+        }
+        None => {}
+    }
+    rows
 }
 
+#[derive(Debug)]
 struct Scan {
     encoder: Encoder,
     answer: Answer,
     /// What goes out before the rows.
-    head: VecDeque<FlightData>,
+    head: Vec<Message>,
     /// What is left of a block that goes out in pieces.
     rest: Option<Block>,
+    /// What follows the last part, when that is known already.
+    after: Option<Item>,
 }
 
 /// How a run of blocks stopped.
@@ -70,12 +106,41 @@ enum Pause {
 }
 
 impl Scan {
+    /// The next messages, together at least [`PART_BYTES`] unless they are the last.
     fn next(&mut self) -> Item {
-        if let Some(message) = self.head.pop_front() {
-            return Ok(Some(message));
+        if let Some(after) = self.after.take() {
+            return after;
         }
-        let message = self.piece().and_then(|piece| piece.map(|piece| self.encoder.block_message(&piece)).transpose());
-        message.map_err(|error| status(&error))
+        let mut out = Output::default();
+        loop {
+            let more = self.write_next(&mut out).map_err(|error| status(&error));
+            if matches!(more, Ok(true)) && out.bytes() < PART_BYTES {
+                continue;
+            }
+            let after = match more {
+                Ok(true) => None,
+                Ok(false) => Some(Ok(None)),
+                Err(status) => Some(Err(status)),
+            };
+            let pieces = out.pieces();
+            return match after {
+                Some(after) if pieces.is_empty() => after,
+                after => {
+                    self.after = after;
+                    Ok(Some(pieces))
+                }
+            };
+        }
+    }
+
+    /// Writes the next message; false at the end.
+    fn write_next(&mut self, out: &mut Output) -> Result<bool> {
+        for message in std::mem::take(&mut self.head) {
+            message.write(out)?;
+        }
+        let Some(piece) = self.piece()? else { return Ok(false) };
+        self.encoder.block_message(&piece)?.write(out)?;
+        Ok(true)
     }
 
     /// The next rows that go into one message; `None` at the end.
@@ -147,29 +212,70 @@ async fn run(mut scan: Scan, sender: Sender<Item>, stall: Duration, line: Option
     }
 }
 
-impl Stream for Rows {
-    type Item = Result<FlightData, Status>;
-
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        if self.ended {
-            return Poll::Ready(None);
+impl Rows {
+    fn take(&mut self, item: Option<Item>) {
+        match item {
+            Some(Ok(Some(pieces))) => self.ready = pieces.into(),
+            Some(Ok(None)) => self.end = Some(Ok(())),
+            Some(Err(status)) => self.end = Some(Err(status)),
+            None => self.end = Some(Err(status(&stalled()))),
         }
-        let item = match self.items.poll_recv(context) {
-            Poll::Pending => return Poll::Pending,
-            Poll::Ready(item) => item,
-        };
-        let item = match item {
-            Some(Ok(Some(message))) => return Poll::Ready(Some(Ok(message))),
-            Some(Ok(None)) => None,
-            Some(Err(status)) => Some(Err(status)),
-            None => Some(Err(status(&stalled()))),
-        };
-        self.ended = true;
-        Poll::Ready(item)
     }
+}
+
+impl http_body::Body for Rows {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<std::result::Result<Frame<Bytes>, Infallible>>> {
+        loop {
+            if let Some(piece) = self.ready.pop_front() {
+                return Poll::Ready(Some(Ok(Frame::data(piece))));
+            }
+            if self.ended {
+                return Poll::Ready(None);
+            }
+            if let Some(end) = self.end.take() {
+                self.ended = true;
+                self.items = None;
+                return Poll::Ready(Some(Ok(Frame::trailers(trailers(end)))));
+            }
+            let item = match &mut self.items {
+                Some(items) => ready!(items.poll_recv(context)),
+                None => None,
+            };
+            self.take(item);
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.ended && self.ready.is_empty()
+    }
+}
+
+/// The trailers that say how a stream ended.
+fn trailers(end: Result<(), Status>) -> http::HeaderMap {
+    let status = end.err().unwrap_or_else(|| Status::new(Code::Ok, ""));
+    let mut trailers = http::HeaderMap::new();
+    if let Err(status) = status.add_header(&mut trailers) {
+        // A message that no header can carry.
+        trailers.insert(Status::GRPC_STATUS, http::HeaderValue::from(i32::from(status.code())));
+    }
+    trailers
 }
 
 fn stalled() -> Error {
     Error::new(ErrorCode::DeadlineExceeded, "the answer was cut because its reader took nothing for too long")
         .with_hint("read faster, or ask for less at a time")
+}
+
+/// All pieces of an answer.
+#[cfg(test)]
+pub(super) fn pieces(answer: Answer) -> Vec<Bytes> {
+    let Started { first, mut scan } = start(answer);
+    let rest = std::iter::from_fn(|| scan.next().unwrap());
+    first.unwrap().into_iter().chain(rest).flatten().collect()
 }

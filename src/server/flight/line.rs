@@ -1,4 +1,9 @@
-//! Accepted connections: bounded in number, closed when they never speak, and hung up on from inside.
+//! Accepted connections: bounded in number, closed when they never speak, hung up on from inside, and written to in
+//! large pieces.
+//!
+//! HTTP/2 hands over a frame of 16 KiB at a time and asks for each to be flushed; a system call for each costs more than
+//! the copy that saves it. So what is flushed after a long frame waits until the connection is looked at next, which
+//! it asks for itself: by then either more frames came behind it or it goes out.
 //!
 //! A gRPC stream whose client takes nothing cannot be ended from the server's side: nothing asks its body again, and
 //! everything it holds stays. [`HangUp`] ends the connection under it, whose other streams end with it.
@@ -7,7 +12,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures::task::AtomicWaker;
@@ -20,6 +25,10 @@ use tonic::transport::server::Connected;
 
 /// Bytes of the HTTP/2 preface, the least a client says.
 const GREETING_BYTES: usize = 24;
+/// Bytes that are written at once.
+const WRITE_BYTES: usize = 256 * 1024;
+/// What is flushed with fewer bytes goes out at once: nothing says that more will follow.
+const SHORT_BYTES: usize = 8 * 1024;
 /// Pause after a failed accept, which mostly means that no descriptor is left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -47,6 +56,13 @@ type Patience = Pin<Box<dyn Future<Output = ()> + Send>>;
 pub(super) struct Line {
     stream: TcpStream,
     end: Arc<End>,
+    /// What is not written yet, from `written` on.
+    waiting: Vec<u8>,
+    written: usize,
+    /// Something was added to `waiting` since the last flush.
+    is_fresh: bool,
+    /// `waiting` goes out when the connection is looked at next.
+    is_due: bool,
     /// How much of the greeting is missing, and until when it may.
     greeting: Option<(usize, Patience)>,
     /// One of the connections allowed at a time.
@@ -83,7 +99,16 @@ pub(super) fn incoming(
             }
         });
         let greeting = Some((GREETING_BYTES, patience));
-        let line = Line { stream, end: Arc::default(), greeting, _slot: slot };
+        let line = Line {
+            stream,
+            end: Arc::default(),
+            waiting: Vec::new(),
+            written: 0,
+            is_fresh: false,
+            is_due: false,
+            greeting,
+            _slot: slot,
+        };
         Some((Ok(line), (listener, slots, draining)))
     })
 }
@@ -95,6 +120,36 @@ fn hung_up() -> io::Error {
 impl Line {
     fn check(&self) -> io::Result<()> {
         if self.end.is_over.load(Ordering::Acquire) { Err(hung_up()) } else { Ok(()) }
+    }
+
+    /// Writes everything that waits.
+    fn poll_drain(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while let Some(rest) = self.waiting.get(self.written..).filter(|rest| !rest.is_empty()) {
+            let bytes = ready!(Pin::new(&mut self.stream).poll_write(context, rest))?;
+            if bytes == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.written += bytes;
+        }
+        self.written = 0;
+        self.is_due = false;
+        if self.waiting.len() <= SHORT_BYTES {
+            // A connection that says little keeps little.
+            self.waiting = Vec::new();
+        } else {
+            self.waiting.clear();
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// How many more bytes can wait, once some can.
+    fn poll_room(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        self.check()?;
+        if self.waiting.len() >= WRITE_BYTES {
+            ready!(self.poll_drain(context))?;
+        }
+        self.is_fresh = true;
+        Poll::Ready(Ok(WRITE_BYTES - self.waiting.len()))
     }
 }
 
@@ -114,6 +169,11 @@ impl AsyncRead for Line {
     ) -> Poll<io::Result<()>> {
         self.end.reader.register(context.waker());
         self.check()?;
+        if self.is_due
+            && let Poll::Ready(Err(error)) = self.poll_drain(context)
+        {
+            return Poll::Ready(Err(error));
+        }
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(context, buffer);
         let bytes = buffer.filled().len() - before;
@@ -136,8 +196,10 @@ impl AsyncRead for Line {
 
 impl AsyncWrite for Line {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.check()?;
-        Pin::new(&mut self.stream).poll_write(context, bytes)
+        let room = ready!(self.poll_room(context))?;
+        let taken = bytes.get(..room).unwrap_or(bytes);
+        self.waiting.extend_from_slice(taken);
+        Poll::Ready(Ok(taken.len()))
     }
 
     fn poll_write_vectored(
@@ -145,19 +207,33 @@ impl AsyncWrite for Line {
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.check()?;
-        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+        let mut room = ready!(self.poll_room(context))?;
+        let before = self.waiting.len();
+        for slice in slices {
+            let taken = slice.get(..room).unwrap_or(slice);
+            self.waiting.extend_from_slice(taken);
+            room -= taken.len();
+        }
+        Poll::Ready(Ok(self.waiting.len() - before))
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        true
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // Asked for a second time, it waits for the socket like any other.
+        if self.waiting.len() > SHORT_BYTES && self.is_fresh {
+            (self.is_fresh, self.is_due) = (false, true);
+            context.waker().wake_by_ref();
+            return Poll::Ready(Ok(()));
+        }
+        ready!(self.poll_drain(context))?;
         Pin::new(&mut self.stream).poll_flush(context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_drain(context))?;
         Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }

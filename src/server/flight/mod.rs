@@ -18,7 +18,6 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow_flight::flight_service_server::FlightServiceServer;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -103,10 +102,9 @@ pub async fn serve(
         readers_max: config.readers_max,
         stall: config.stall,
     };
-    let flight = FlightServiceServer::new(face)
-        .max_decoding_message_size(config.message_bytes_max.saturating_add(MESSAGE_SLACK_BYTES));
+    let flight = service::Front::new(face, config.message_bytes_max.saturating_add(MESSAGE_SLACK_BYTES));
     let (health, health_server) = tonic_health::server::health_reporter();
-    health.set_serving::<FlightServiceServer<service::Face>>().await;
+    health.set_serving::<service::Front>().await;
     let incoming = line::incoming(listener, config.connections_max, config.greeting, stop.clone());
     let server = Server::builder()
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
@@ -124,7 +122,7 @@ pub async fn serve(
     let served = tokio::select! {
         served = &mut server => served,
         () = &mut shutdown => {
-            health.set_not_serving::<FlightServiceServer<service::Face>>().await;
+            health.set_not_serving::<service::Front>().await;
             health.set_service_status("", tonic_health::ServingStatus::NotServing).await;
             stop.cancel();
             // Watchers of the health service never end by themselves.
@@ -132,4 +130,10 @@ pub async fn serve(
         }
     };
     served.map_err(|error| Error::new(ErrorCode::Io, format!("the flight listener failed: {error}")))
+}
+
+/// The body of an answer, without its trailers.
+#[cfg(test)]
+pub(super) fn pieces(answer: crate::service::Answer) -> Vec<bytes::Bytes> {
+    get::pieces(answer)
 }

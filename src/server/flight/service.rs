@@ -1,20 +1,28 @@
 //! The Flight methods: each finds its verb and hands the work to a blocking thread.
+//!
+//! [`Front`] stands before tonic's service and answers DoGet itself; everything else goes on to that.
 
+use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use arrow_flight::flight_service_server::FlightService;
+use arrow_flight::flight_service_server::{FlightService, FlightServiceServer};
 use arrow_flight::{
     Action, ActionType, Criteria, Empty, FlightData, FlightDescriptor, FlightInfo, HandshakeRequest, HandshakeResponse,
     PollInfo, SchemaResult, Ticket,
 };
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 use tokio::sync::Semaphore;
+use tonic::body::Body;
+use tonic::codec::Codec;
+use tonic::server::NamedService;
 use tonic::{Request, Response, Status, Streaming};
+use tonic_prost::ProstCodec;
 
 use super::acks::Reader;
-use super::get::{self, Rows};
+use super::get;
 use super::line::HangUp;
 use super::put::Puts;
 use super::status::{blocking, status, unimplemented};
@@ -36,6 +44,68 @@ pub(super) struct Face {
     pub readers_max: usize,
     /// How long a reader may take nothing before its connection is ended.
     pub stall: Duration,
+}
+
+/// Path of the method that [`Front`] answers.
+const DO_GET: &str = "/arrow.flight.protocol.FlightService/DoGet";
+/// Most bytes of a ticket.
+const TICKET_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// The Flight service as it is served.
+#[derive(Clone, Debug)]
+pub(super) struct Front {
+    face: Arc<Face>,
+    rest: FlightServiceServer<Face>,
+}
+
+impl Front {
+    /// Takes messages of at most so many bytes.
+    pub(super) fn new(face: Face, message_bytes_max: usize) -> Self {
+        let face = Arc::new(face);
+        let rest = FlightServiceServer::from_arc(face.clone()).max_decoding_message_size(message_bytes_max);
+        Self { face, rest }
+    }
+}
+
+impl NamedService for Front {
+    const NAME: &'static str = <FlightServiceServer<Face> as NamedService>::NAME;
+}
+
+impl tower::Service<http::Request<Body>> for Front {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = std::result::Result<http::Response<Body>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<std::result::Result<(), Infallible>> {
+        tower::Service::<http::Request<Body>>::poll_ready(&mut self.rest, context)
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        if request.uri().path() != DO_GET {
+            return self.rest.call(request);
+        }
+        let face = self.face.clone();
+        Box::pin(async move { Ok(face.answer(request).await.unwrap_or_else(Status::into_http)) })
+    }
+}
+
+impl Face {
+    /// DoGet.
+    async fn answer(&self, request: http::Request<Body>) -> Result<http::Response<Body>, Status> {
+        let permit = self.readers.clone().try_acquire_owned().map_err(|_| {
+            let detail = format!("{} answers are being sent already", self.readers_max);
+            status(&Error::new(ErrorCode::Overloaded, detail).with_hint("try again shortly"))
+        })?;
+        let service = self.service.clone();
+        let line = request.extensions().get::<HangUp>().cloned();
+        let decoder = ProstCodec::<Ticket, Ticket>::default().decoder();
+        let mut messages = Streaming::new_request(decoder, request.into_body(), None, Some(TICKET_BYTES_MAX));
+        let ticket = messages.message().await?.ok_or_else(|| status(&Error::invalid("the request has no ticket")))?;
+        let started = blocking(move || Ok(get::start(service.read(&describe::query_of_ticket(&ticket)?)?))).await?;
+        let mut response = http::Response::new(Body::new(get::stream(started, self.stall, line, permit)));
+        response.headers_mut().insert(http::header::CONTENT_TYPE, tonic::metadata::GRPC_CONTENT_TYPE);
+        Ok(response)
+    }
 }
 
 type Boxed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -61,7 +131,7 @@ fn page(service: &Service, filter: &SeriesFilter) -> Result<(Vec<FlightInfo>, Op
 impl FlightService for Face {
     type HandshakeStream = Boxed<HandshakeResponse>;
     type ListFlightsStream = Boxed<FlightInfo>;
-    type DoGetStream = Rows;
+    type DoGetStream = Boxed<FlightData>;
     type DoPutStream = Reader;
     type DoExchangeStream = Boxed<FlightData>;
     type DoActionStream = Boxed<arrow_flight::Result>;
@@ -118,15 +188,9 @@ impl FlightService for Face {
         .await
     }
 
-    async fn do_get(&self, request: Request<Ticket>) -> Result<Response<Self::DoGetStream>, Status> {
-        let permit = self.readers.clone().try_acquire_owned().map_err(|_| {
-            let detail = format!("{} answers are being sent already", self.readers_max);
-            status(&Error::new(ErrorCode::Overloaded, detail).with_hint("try again shortly"))
-        })?;
-        let service = self.service.clone();
-        let line = request.extensions().get::<HangUp>().cloned();
-        let answer = blocking(move || service.read(&describe::query_of_ticket(request.get_ref())?)).await?;
-        Ok(Response::new(get::stream(answer, self.stall, line, permit)))
+    /// [`Front`] answers before a request comes here.
+    async fn do_get(&self, _request: Request<Ticket>) -> Result<Response<Self::DoGetStream>, Status> {
+        Err(status(&Error::internal("a DoGet came past its own answer")))
     }
 
     async fn do_put(&self, request: Request<Streaming<FlightData>>) -> Result<Response<Self::DoPutStream>, Status> {

@@ -1,0 +1,138 @@
+//! Whole blocks of chunk files leave through both faces as they lie in the mapped file: never copied, never re-encoded.
+
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::flight;
+use crate::egress::{Closing, Encoder, Options, OutFormat};
+use crate::query::{Numbers, Query};
+use crate::service::Service;
+use crate::store::{StoreOptions, WriteMode};
+use crate::types::{Rows, SeriesKey, SeriesSpec};
+
+const MINUTE: i64 = 60_000;
+/// Two blocks and the better part of a third.
+const ROWS: i64 = 42_768;
+const BLOCK: i64 = 16_384;
+/// Shorter pieces are headers and padding.
+const LONG: usize = 64 * 1024;
+
+struct Sealed {
+    _dir: tempfile::TempDir,
+    service: Arc<Service>,
+    key: SeriesKey,
+    file: PathBuf,
+    bytes: Vec<u8>,
+}
+
+fn sealed() -> Sealed {
+    let dir = tempfile::tempdir().unwrap();
+    let options = StoreOptions { upkeep: false, ..StoreOptions::default() };
+    let service = Service::open(dir.path(), true, options).unwrap();
+    let key = SeriesKey::kline("BTC", "1m").unwrap();
+    let mut spec = SeriesSpec::of_key(&key);
+    (spec.price_digits, spec.volume_digits, spec.partition) = (Some(2), Some(0), Some("all".into()));
+    let store = service.store();
+    store.register(spec.resolve().unwrap()).unwrap();
+    let ts: Vec<i64> = (0..ROWS).map(|minute| minute * MINUTE).collect();
+    let columns = (0..5).map(|column| ts.iter().map(|ts| ts / MINUTE + column).collect()).collect();
+    store.write(&key, Rows { ts, columns }, WriteMode::Append, None).unwrap();
+    store.seal(&[]).unwrap();
+    let folder = std::fs::read_dir(dir.path().join("chunks")).unwrap().next().unwrap().unwrap().path();
+    let mut files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let file = files.find(|path| path.extension().is_some_and(|ending| ending == "arrow")).unwrap();
+    let bytes = std::fs::read(&file).unwrap();
+    Sealed { _dir: dir, service, key, file: file.canonicalize().unwrap(), bytes }
+}
+
+impl Sealed {
+    fn query(&self, range: Range<i64>) -> Query {
+        let when = |minute: i64| Some(crate::query::When::Epoch(minute * MINUTE));
+        Query { start: when(range.start), end: when(range.end - 1), ..Query::of(&self.key) }
+    }
+
+    fn by_flight(&self, query: &Query) -> Vec<Bytes> {
+        flight::pieces(self.service.read(query).unwrap())
+    }
+
+    fn by_rest(&self, query: &Query) -> Vec<Bytes> {
+        let answer = self.service.read(query).unwrap();
+        let options = Options { format: OutFormat::Arrow, ..Options::default() };
+        let encoder = Encoder::new(&answer.shape.clone(), options, answer, |_| Closing::default()).unwrap();
+        encoder.map(Result::unwrap).collect()
+    }
+
+    /// Where the system says that the file is mapped.
+    fn mapped(&self) -> Vec<Range<usize>> {
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+        let of_file = maps.lines().filter(|line| line.ends_with(self.file.to_str().unwrap()));
+        let address = |text: &str| usize::from_str_radix(text, 16).unwrap();
+        let spans = of_file.map(|line| line.split(' ').next().unwrap().split_once('-').unwrap());
+        spans.map(|(from, to)| address(from)..address(to)).collect()
+    }
+
+    /// The long pieces, each of which must lie in the map.
+    fn check_mapped<'p>(&self, pieces: &'p [Bytes]) -> Vec<&'p Bytes> {
+        let mapped = self.mapped();
+        let long: Vec<&Bytes> = pieces.iter().filter(|piece| piece.len() > LONG).collect();
+        for piece in &long {
+            let (from, to) = (piece.as_ptr().addr(), piece.as_ptr().addr() + piece.len());
+            assert!(mapped.iter().any(|map| map.start <= from && to <= map.end), "{from:x} is not in {mapped:x?}");
+        }
+        long
+    }
+
+    fn is_in_file(&self, piece: &[u8]) -> bool {
+        self.bytes.windows(piece.len()).any(|window| window == piece)
+    }
+}
+
+#[test]
+fn whole_blocks_leave_as_they_lie_in_the_file() {
+    let sealed = sealed();
+    let query = sealed.query(0..ROWS);
+    for (face, pieces) in [("flight", sealed.by_flight(&query)), ("rest", sealed.by_rest(&query))] {
+        let long = sealed.check_mapped(&pieces);
+        assert_eq!(long.len(), 3, "{face}: a piece for each block");
+        assert!(long.iter().all(|piece| sealed.is_in_file(piece)), "{face}");
+        // Everything else is framing.
+        let rest: usize = pieces.iter().map(Bytes::len).sum::<usize>() - long.iter().map(|p| p.len()).sum::<usize>();
+        assert!(rest < 8 * 1024, "{face}: {rest} bytes beside the blocks");
+    }
+}
+
+#[test]
+fn blocks_cut_by_a_range_leave_as_slices_of_the_file() {
+    let sealed = sealed();
+    let query = sealed.query(1..2 * BLOCK + 9_000);
+    for (face, pieces) in [("flight", sealed.by_flight(&query)), ("rest", sealed.by_rest(&query))] {
+        let long = sealed.check_mapped(&pieces);
+        // Six columns of the first and of the last block, the second block whole.
+        assert_eq!(long.len(), 6 + 1 + 6, "{face}");
+        assert!(long.iter().all(|piece| sealed.is_in_file(piece)), "{face}");
+    }
+}
+
+#[test]
+fn chosen_columns_leave_as_slices_of_the_file() {
+    let sealed = sealed();
+    let query = Query { columns: Some(vec!["close".into(), "volume".into()]), ..sealed.query(0..ROWS) };
+    for (face, pieces) in [("flight", sealed.by_flight(&query)), ("rest", sealed.by_rest(&query))] {
+        let long = sealed.check_mapped(&pieces);
+        // `ts` and two more of three blocks; the half block's columns are long enough, too.
+        assert_eq!(long.len(), 9, "{face}");
+    }
+}
+
+#[test]
+fn converted_numbers_do_not_lie_in_the_file() {
+    let sealed = sealed();
+    let query = Query { numbers: Numbers::Float64, ..sealed.query(0..ROWS) };
+    let pieces = sealed.by_rest(&query);
+    let mapped = sealed.mapped();
+    let outside = |piece: &&Bytes| !mapped.iter().any(|map| map.contains(&piece.as_ptr().addr()));
+    assert!(pieces.iter().filter(|piece| piece.len() > LONG).any(|piece| outside(&piece)));
+}
