@@ -152,6 +152,13 @@ pub fn decode_segment_header(bytes: &[u8]) -> Result<SegmentHeader> {
 
 /// Appends a frame, padded to [`FRAME_ALIGNMENT`], to `out`.
 pub fn put_frame(out: &mut Vec<u8>, header: &FrameHeader, payload: &[u8]) {
+    put_frame_head(out, header, payload);
+    out.extend_from_slice(payload);
+    put_frame_padding(out, payload.len());
+}
+
+/// Appends what stands before the payload of a frame.
+pub fn put_frame_head(out: &mut Vec<u8>, header: &FrameHeader, payload: &[u8]) {
     let begin = out.len();
     out.extend_from_slice(&FRAME_MAGIC);
     out.extend_from_slice(&[0; 4]);
@@ -161,12 +168,16 @@ pub fn put_frame(out: &mut Vec<u8>, header: &FrameHeader, payload: &[u8]) {
         out.extend_from_slice(&value.to_le_bytes());
     }
     out.extend_from_slice(&u64::try_from(payload.len()).unwrap_or(u64::MAX).to_le_bytes());
-    out.extend_from_slice(payload);
-    let crc = out.get(begin + 8..).map_or(0, crc32c::crc32c);
+    let crc = crc32c::crc32c_append(out.get(begin + 8..).map_or(0, crc32c::crc32c), payload);
     if let Some(slot) = out.get_mut(begin + 4..begin + 8) {
         slot.copy_from_slice(&crc.to_le_bytes());
     }
-    out.resize(begin + frame_bytes(payload.len()), 0);
+}
+
+/// Appends the zeros that stand behind the payload of a frame.
+pub fn put_frame_padding(out: &mut Vec<u8>, payload_bytes: usize) {
+    let padding = frame_bytes(payload_bytes) - FRAME_HEADER_BYTES - payload_bytes;
+    out.resize(out.len() + padding, 0);
 }
 
 /// Bytes a frame with this payload takes in a segment.
@@ -262,7 +273,12 @@ pub fn read_rows(reader: &mut Reader<'_>) -> Result<Rows> {
 
 /// Bytes of a commit's payload.
 pub fn encode_commit(commit: &Commit) -> Vec<u8> {
-    let mut out = Vec::new();
+    let bytes = |operation: &Operation| match operation {
+        Operation::Write { rows, .. } => 64 + rows.len() * (rows.columns.len() + 1) * 8,
+        _ => 64,
+    };
+    // Large writes are not to be moved while their payload grows.
+    let mut out = Vec::with_capacity(64 + commit.operations.iter().map(bytes).sum::<usize>());
     let mut receipt = Vec::new();
     if let Some(given) = &commit.receipt {
         given.put(&mut receipt);

@@ -15,6 +15,7 @@ use arrow::record_batch::RecordBatch;
 
 use crate::error::{Error, ErrorCode, Result};
 use crate::types::number::{NumberError, decimal_to_f64, f64_to_decimal, parse_decimal, rescale};
+use crate::types::schema::DECIMAL_LIMIT;
 use crate::types::{ColumnType, Rounding, Rows, SeriesDef, time};
 
 use super::cell::{Cell, RowErrors, double_word, fields_of_header, number_word, quote, raw_word};
@@ -265,6 +266,14 @@ fn add_times(set: &mut ColumnSet<'_>, array: &ArrayRef) -> Result<()> {
 fn add_time_array<T: ArrowPrimitiveType<Native = i64>>(set: &mut ColumnSet<'_>, array: &ArrayRef, per_second: i64) {
     let unit = set.def.unit;
     let array = array.as_primitive::<T>();
+    let times: &[i64] = array.values();
+    if array.null_count() == 0 && per_second == unit.per_second() {
+        let is_good = times.iter().fold(true, |good, ts| good & time::in_range(*ts, unit));
+        if is_good {
+            set.ts.extend_from_slice(times);
+            return;
+        }
+    }
     set.ts.reserve(array.len());
     for (row, cell) in array.iter().enumerate() {
         let Some(source) = cell else {
@@ -292,6 +301,10 @@ fn add_numbers(set: &mut ColumnSet<'_>, column: usize, array: &ArrayRef) -> Resu
     let is_raw = set.options.numbers == Numbers::Raw && kind.digits().is_some();
     let target = if is_raw { ColumnType::Int64 } else { kind };
     let rounding = set.options.rounding;
+    if let (Some(words), Some(column)) = (stored_words(array, target, is_raw), set.columns.get_mut(column)) {
+        column.extend_from_slice(words);
+        return Ok(());
+    }
     let bound = move |word: Result<(i64, bool), NumberError>| match word {
         Ok((word, rounded)) if is_raw => raw_word(word).map(|word| (word, rounded)),
         word => word,
@@ -347,6 +360,32 @@ fn add_numbers(set: &mut ColumnSet<'_>, column: usize, array: &ArrayRef) -> Resu
         _ => return Err(mismatch(array)),
     }
     Ok(())
+}
+
+/// The cells of an array that are what is stored, every one of them; `None` where each has to be looked at.
+fn stored_words(array: &ArrayRef, target: ColumnType, is_raw: bool) -> Option<&[i64]> {
+    if array.null_count() > 0 {
+        return None;
+    }
+    // Without a way out of the loop it is done many at a time.
+    let all = |words: &[i64], is_good: fn(i64) -> bool| words.iter().fold(true, |good, word| good & is_good(*word));
+    let is_decimal = |word: i64| word.unsigned_abs() < DECIMAL_LIMIT.unsigned_abs();
+    let words = match (array.data_type(), target) {
+        (DataType::Float64, ColumnType::Float64) => {
+            let words = array.as_primitive::<Float64Type>().values().inner().typed_data::<i64>();
+            all(words, |word| f64::from_bits(word.cast_unsigned()).is_finite()).then_some(words)
+        }
+        (DataType::Int64, ColumnType::Int64) => {
+            let words = array.as_primitive::<Int64Type>().values().as_ref();
+            (!is_raw || all(words, is_decimal)).then_some(words)
+        }
+        (DataType::Decimal64(_, scale), ColumnType::Decimal { digits }) if i16::from(*scale) == i16::from(digits) => {
+            let words = array.as_primitive::<Decimal64Type>().values().as_ref();
+            all(words, is_decimal).then_some(words)
+        }
+        _ => None,
+    };
+    words.filter(|words| words.len() == array.len())
 }
 
 /// The integer of a decimal where it fits 64 bits.

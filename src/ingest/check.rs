@@ -55,12 +55,30 @@ fn show(word: i64, column: &Column) -> String {
 
 /// A word made comparable: doubles by their order (all finite, zeros equal), integers by themselves.
 fn ordered(word: i64, kind: ColumnType) -> i64 {
-    match kind {
-        ColumnType::Float64 if word == i64::MIN => 0,
+    if kind == ColumnType::Float64 { double_order(word) } else { word }
+}
+
+fn double_order(word: i64) -> i64 {
+    match word {
+        i64::MIN => 0,
         // The magnitude bits of a negative double, inverted, order as its value does.
-        ColumnType::Float64 if word < 0 => word ^ i64::MAX,
-        _ => word,
+        word if word < 0 => word ^ i64::MAX,
+        word => word,
     }
+}
+
+/// Whether all rows keep the rules. Without a way out of the loop many are looked at at a time.
+fn keep(
+    [open, high, low, close, volume]: [&Vec<i64>; 5],
+    price: impl Fn(i64) -> i64,
+    amount: impl Fn(i64) -> i64,
+) -> bool {
+    let rows = open.iter().zip(high).zip(low).zip(close).zip(volume);
+    rows.fold(true, |good, ((((open, high), low), close), volume)| {
+        let (open, high, low, close) = (price(*open), price(*high), price(*low), price(*close));
+        let high_fits = (high >= open) & (high >= close) & (high >= low);
+        good & high_fits & (low <= open) & (low <= close) & (amount(*volume) >= 0)
+    })
 }
 
 /// Adds the rows of a kline that break its rules. Rows that have an error already are left out.
@@ -74,6 +92,16 @@ pub(super) fn check_ohlc(def: &SeriesDef, rows: &Rows, options: &Options, errors
         return;
     };
     let Some([price, _, _, _, volume_column]) = def.columns.first_chunk::<5>() else { return };
+    let columns = [open, high, low, close, volume];
+    let keeps = match (price.kind == ColumnType::Float64, volume_column.kind == ColumnType::Float64) {
+        (false, false) => keep(columns, |word| word, |word| word),
+        (false, true) => keep(columns, |word| word, double_order),
+        (true, false) => keep(columns, double_order, |word| word),
+        (true, true) => keep(columns, double_order, double_order),
+    };
+    if keeps {
+        return;
+    }
     let known_bad = if errors.is_empty() { Vec::new() } else { errors.rows() };
     let prices = open.iter().zip(high).zip(low).zip(close).zip(volume);
     for (row, ((((open, high), low), close), volume)) in (0_u64..).zip(prices) {

@@ -33,7 +33,7 @@ pub use coverage::{CoverageReply, CoverageRequest};
 pub use jobs::{Job, JobError, JobList, JobStatus, Jobs, Progress};
 pub use read::{Answer, Plan, range_of};
 pub use replies::*;
-pub use write::{Acknowledged, IdempotencyKey, Manner, MergeOp, Terms};
+pub use write::{Acknowledged, Begun, IdempotencyKey, Manner, MergeOp, Terms};
 
 /// The verbs over one open store. Shared by all faces behind an `Arc`.
 #[derive(Debug)]

@@ -11,7 +11,7 @@ use super::{Condition, Durability, Mode, Service, WriteManyReply, WriteReply};
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::receipt::Written;
 use crate::ingest::Parsed;
-use crate::store::{Expected, IfVersion, SeriesWrite, WriteMode};
+use crate::store::{Expected, IfVersion, SeriesWrite, WriteMode, Writing};
 use crate::types::schema::MergeRule;
 use crate::types::{Kind, SeriesKey};
 
@@ -176,6 +176,22 @@ pub struct Acknowledged<T = WriteReply> {
     pub repeated: bool,
 }
 
+/// A write that is decided but not durable yet.
+#[derive(Debug)]
+#[must_use = "it is not durable before it is finished"]
+pub struct Begun {
+    /// What will be answered once it is.
+    reply: WriteReply,
+    writing: Writing,
+}
+
+impl Begun {
+    /// The version that the write makes.
+    pub fn version(&self) -> u64 {
+        self.reply.version
+    }
+}
+
 /// The version no series is at: for a condition that is known to fail.
 const NEVER: IfVersion = Some(Expected { series_id: Some(u64::MAX), version: u64::MAX });
 
@@ -191,6 +207,15 @@ impl Service {
     /// # Errors
     /// Those of [`crate::Store::write_many`] and of [`Terms::check`].
     pub fn write_under(&self, key: &SeriesKey, parsed: Parsed, terms: &Terms) -> Result<Acknowledged> {
+        self.finish_write(self.begin_write(key, parsed, terms)?)
+    }
+
+    /// Decides a write as [`Service::write_under`] does, and does not wait until it is durable: that is for
+    /// [`Service::finish_write`], before which nothing of it may be acknowledged.
+    ///
+    /// # Errors
+    /// Those of [`Service::write_under`].
+    pub fn begin_write(&self, key: &SeriesKey, parsed: Parsed, terms: &Terms) -> Result<Begun> {
         terms.check(key)?;
         let once = terms.idempotency_key.as_ref().map(IdempotencyKey::as_str);
         // Under a key only the engine can tell a retry from a conflict.
@@ -204,12 +229,21 @@ impl Service {
             skipped: parsed.skipped,
             ..SeriesWrite::new(key.clone(), parsed.rows, terms.manner.mode())
         };
-        let outcome = self.store.write_many(vec![write], once).map_err(|error| match conflict {
+        let writing = self.store.begin_write(vec![write], once).map_err(|error| match conflict {
             Some(conflict) if error.code() == ErrorCode::CommitConflict => conflict,
             _ => error,
         })?;
-        let written = outcome.written.first().ok_or_else(|| Error::internal("a write without a result"))?;
-        Ok(Acknowledged { reply: self.write_reply(key, written), repeated: outcome.repeated })
+        let written = writing.outcome().written.first().ok_or_else(|| Error::internal("a write without a result"))?;
+        Ok(Begun { reply: self.write_reply(key, written), writing })
+    }
+
+    /// Waits until a write is durable and visible.
+    ///
+    /// # Errors
+    /// `writer_stopped`, `storage_full`: then nothing of it was written.
+    pub fn finish_write(&self, begun: Begun) -> Result<Acknowledged> {
+        let outcome = self.store.finish_write(begun.writing)?;
+        Ok(Acknowledged { reply: begun.reply, repeated: outcome.repeated })
     }
 
     /// Writes parsed rows of many series (see [`crate::ingest::parse_many`]), each once, as one atomic commit with one

@@ -16,6 +16,10 @@ use crate::format::wal::{
 };
 use crate::planted::{Bug, planted};
 
+/// Frames with shorter payloads are gathered and written together; longer ones are not copied. Proofs write few rows,
+/// and are to see both.
+const COPY_BYTES_MAX: usize = if cfg!(feature = "proof") { 512 } else { 256 * 1024 };
+
 /// A frame waiting to be written.
 #[derive(Debug)]
 pub struct QueuedFrame {
@@ -344,7 +348,15 @@ impl Log {
                 commit: frame.commit,
                 payload_bytes: frame.payload.len(),
             };
-            wal::put_frame(&mut buffer, &header, &frame.payload);
+            if frame.payload.len() < COPY_BYTES_MAX {
+                wal::put_frame(&mut buffer, &header, &frame.payload);
+                continue;
+            }
+            wal::put_frame_head(&mut buffer, &header, &frame.payload);
+            self.put(&buffer)?;
+            self.put(&frame.payload)?;
+            buffer.clear();
+            wal::put_frame_padding(&mut buffer, frame.payload.len());
         }
         self.put(&buffer)?;
         if sync && !planted(Bug::AppendNotSynced) { self.sync() } else { Ok(()) }

@@ -56,7 +56,7 @@ pub use verify::{
     Finding, FindingKind, Orphan, OrphanKind, OrphanReport, Severity, VerifyOptions, VerifyReport, orphans, verify,
 };
 pub use watch::Watch;
-pub use write::{RECEIPT_KEEP_MS, RECEIPTS_MAX, SeriesWrite, WriteMode, WriteOutcome};
+pub use write::{RECEIPT_KEEP_MS, RECEIPTS_MAX, SeriesWrite, WriteMode, WriteOutcome, Writing};
 
 use crate::disk::{self, DiskPath};
 use crate::error::{Error, ErrorCode, Result};

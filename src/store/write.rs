@@ -12,7 +12,7 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
 use super::chunk::MapCache;
 use super::commit::{Batch, Durability, Pending};
-use super::state::SeriesState;
+use super::state::{SeriesId, SeriesState};
 use super::{IfVersion, Store, current, wall_ms};
 use crate::error::{Error, ErrorCode, Result, RowError};
 use crate::format::receipt::{Receipt, Written};
@@ -72,6 +72,24 @@ pub struct WriteOutcome {
     pub repeated: bool,
 }
 
+/// A write that is decided but not durable yet. Others may be decided behind it before it is waited for, so that they
+/// share a sync.
+#[derive(Debug)]
+#[must_use = "it is not durable before it is finished"]
+pub struct Writing {
+    outcome: WriteOutcome,
+    decided: Arc<Batch>,
+    /// Series whose tail is long enough for a chunk.
+    due: Vec<SeriesId>,
+}
+
+impl Writing {
+    /// What the write will have done once it is durable.
+    pub fn outcome(&self) -> &WriteOutcome {
+        &self.outcome
+    }
+}
+
 /// What was found out before the lock, good as long as the series is still at this version.
 struct Prepared {
     seen: Option<(u64, u64)>,
@@ -109,7 +127,16 @@ impl Store {
     /// # Errors
     /// Those of [`Store::write`], each naming its series; `invalid_argument` for a series named twice;
     /// `idempotency_mismatch` when the key was used for something else; `overloaded` when a million keys are kept.
-    pub fn write_many(&self, mut writes: Vec<SeriesWrite>, idempotency_key: Option<&str>) -> Result<WriteOutcome> {
+    pub fn write_many(&self, writes: Vec<SeriesWrite>, idempotency_key: Option<&str>) -> Result<WriteOutcome> {
+        self.finish_write(self.begin_write(writes, idempotency_key)?)
+    }
+
+    /// Decides a write as [`Store::write_many`] does and does not wait for it. Nothing of it is acknowledged or visible
+    /// before [`Store::finish_write`]; writes become durable in the order in which they were begun.
+    ///
+    /// # Errors
+    /// Those of [`Store::write_many`].
+    pub fn begin_write(&self, mut writes: Vec<SeriesWrite>, idempotency_key: Option<&str>) -> Result<Writing> {
         let mut named = HashSet::new();
         if let Some(twice) = writes.iter().find(|write| !named.insert(write.key.clone())) {
             return Err(Error::invalid(format!("series {} stands twice in one write", twice.key))
@@ -120,7 +147,7 @@ impl Store {
         if let Some(once) = once {
             let known = answered(&queue.lock(), once)?;
             if let Some(known) = known {
-                return self.repeat(&known);
+                return Ok(known);
             }
         }
         let before = self.snapshot();
@@ -133,8 +160,7 @@ impl Store {
         if let Some(once) = once
             && let Some(known) = answered(&pending, once)?
         {
-            drop(pending);
-            return self.repeat(&known);
+            return Ok(known);
         }
         pending.check_writable()?;
         let mut state = pending.state.as_ref().clone();
@@ -168,10 +194,7 @@ impl Store {
             }
         }
         if operations.is_empty() {
-            let decided = pending.decided()?;
-            drop(pending);
-            queue.wait(&decided)?;
-            return Ok(outcome);
+            return Ok(Writing { outcome, decided: pending.decided()?, due: Vec::new() });
         }
         outcome.commit = commit;
         state.commit = commit;
@@ -201,35 +224,35 @@ impl Store {
                 state.put(next);
             }
         }
-        let batch = queue.enqueue(&mut pending, state, payload)?;
-        drop(pending);
-        queue.wait(&batch)?;
-        if let Some(upkeep) = &self.upkeep {
-            due.into_iter().for_each(|id| upkeep.seal_soon(id));
-        }
-        Ok(outcome)
+        let decided = queue.enqueue(&mut pending, state, payload)?;
+        Ok(Writing { outcome, decided, due })
     }
 
-    /// Answers a retry once the first write is durable.
-    fn repeat(&self, (receipt, decided): &Answered) -> Result<WriteOutcome> {
-        self.inner.queue.wait(decided)?;
-        let commit = receipt.written.iter().map(|written| written.commit).max().unwrap_or(0);
-        Ok(WriteOutcome { written: receipt.written.clone(), commit, repeated: true })
+    /// Waits until a write is durable under the configured mode and visible to every reader.
+    ///
+    /// # Errors
+    /// `writer_stopped`, `storage_full`: then nothing of it was written.
+    pub fn finish_write(&self, writing: Writing) -> Result<WriteOutcome> {
+        self.inner.queue.wait(&writing.decided)?;
+        if let Some(upkeep) = &self.upkeep {
+            writing.due.into_iter().for_each(|id| upkeep.seal_soon(id));
+        }
+        Ok(writing.outcome)
     }
 }
 
-/// The receipt of an earlier write, and what to wait on: that write may be under way, and may still be refused.
-type Answered = (Arc<Receipt>, Arc<Batch>);
-
-/// The earlier write under this key, or why the key does not fit.
-fn answered(pending: &Pending, (key, fingerprint): (u128, u128)) -> Result<Option<Answered>> {
+/// The answer to a repeat: the receipt of the earlier write under this key, which may be under way and may still be
+/// refused; or why the key does not fit.
+fn answered(pending: &Pending, (key, fingerprint): (u128, u128)) -> Result<Option<Writing>> {
     let alive = |receipt: &&Arc<Receipt>| receipt.wall_ms.saturating_add(RECEIPT_KEEP_MS) > wall_ms();
     let Some(receipt) = pending.state.receipts.get(&key).filter(alive) else { return Ok(None) };
     if receipt.fingerprint != fingerprint {
         return Err(Error::new(ErrorCode::IdempotencyMismatch, "the idempotency key was used for another write")
             .with_hint("a retry repeats the same rows in the same mode; a new write takes a new key"));
     }
-    Ok(Some((Arc::clone(receipt), pending.decided()?)))
+    let commit = receipt.written.iter().map(|written| written.commit).max().unwrap_or(0);
+    let outcome = WriteOutcome { written: receipt.written.clone(), commit, repeated: true };
+    Ok(Some(Writing { outcome, decided: pending.decided()?, due: Vec::new() }))
 }
 
 /// Hash of everything that decides what a write does.
@@ -490,7 +513,7 @@ mod tests {
         let seen = answered(&store.inner.queue.lock(), once).unwrap().unwrap();
         store.inner.queue.fill_disk_once();
         assert_eq!(store.inner.queue.wait(&first).unwrap_err().code(), ErrorCode::StorageFull);
-        assert_eq!(store.repeat(&seen).unwrap_err().code(), ErrorCode::StorageFull);
+        assert_eq!(store.finish_write(seen).unwrap_err().code(), ErrorCode::StorageFull);
         assert!(answered(&store.inner.queue.lock(), once).unwrap().is_none());
     }
 

@@ -1,5 +1,8 @@
 //! DoPut: every record batch is one atomic commit, acknowledged after its sync.
 //!
+//! While batches are synced those behind them are decoded and decided, so that a stream keeps the disk busy and several
+//! batches share a sync. They become durable, and are acknowledged, in their order.
+//!
 //! Under an idempotency key each batch has a key of its own, `key/ordinal`, so that a stream broken off can be sent
 //! again from its beginning: batches that were written are answered as the first time.
 //!
@@ -12,6 +15,7 @@ use std::sync::Arc;
 use arrow_flight::FlightData;
 use serde::Deserialize;
 use tokio::sync::Semaphore;
+use tokio::sync::mpsc::{Receiver, channel};
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
@@ -22,11 +26,14 @@ use super::describe::{Target, json, target};
 use super::status::{blocking, of_input, status, too_large};
 use crate::error::{Error, ErrorCode, Result};
 use crate::ingest::{self, Parsed};
-use crate::service::{Condition, IdempotencyKey, Manner, Service, Terms, WriteReply};
+use crate::service::{Begun, Condition, IdempotencyKey, Manner, Service, Terms};
 use crate::types::{Rounding, Rows, SeriesDef, SeriesKey, SeriesSpec};
 
 /// Bytes of record batches that all puts together may have in work, and the unit they are counted in.
 const BUDGET_UNIT_BYTES: usize = 64 * 1024;
+
+/// Batches of one put that wait for their sync.
+const AHEAD_MAX: usize = 4;
 
 /// A command descriptor of a put.
 #[derive(Debug, Default, Deserialize)]
@@ -134,43 +141,70 @@ impl Puts {
             Ok((intent, schema, def))
         })
         .await?;
-        let mut empty = true;
-        while let Some(message) = self.message(&mut input).await? {
-            if acks.is_abandoned() {
-                return Ok(());
+        let (begun, deciding) = channel(AHEAD_MAX);
+        let feed = async {
+            let mut empty = true;
+            while let Some(message) = self.message(&mut input).await? {
+                if acks.is_abandoned() {
+                    return Ok(());
+                }
+                if decode::is_bare(&message) {
+                    continue;
+                }
+                if message.data_body.len() > self.message_bytes_max {
+                    return Err(status(&too_large(self.message_bytes_max)));
+                }
+                let units = u32::try_from(message.data_body.len() / BUDGET_UNIT_BYTES + 1).unwrap_or(u32::MAX);
+                let budget = self.budget.clone().acquire_many_owned(units.min(self.budget_units)).await;
+                let (service, schema, def) = (self.service.clone(), schema.clone(), def.clone());
+                let (back, next) = blocking(move || {
+                    let batch = decode::batch(&message, &schema)?;
+                    drop(message);
+                    let parsed = ingest::from_batch(&def, &batch, &intent.options)?;
+                    drop(batch);
+                    let next = begin(&service, &intent, parsed)?;
+                    Ok((intent, next))
+                })
+                .await?;
+                intent = back;
+                intent.ordinal += 1;
+                if intent.terms.condition.if_version.is_some() {
+                    intent.terms.condition.if_version = Some(next.version());
+                }
+                empty = false;
+                if begun.send((next, budget)).await.is_err() {
+                    // One before it failed, which is what the client is told.
+                    return Ok(());
+                }
             }
-            if decode::is_bare(&message) {
-                continue;
+            if empty && !acks.is_abandoned() {
+                let service = self.service.clone();
+                let rows = Rows::with_capacity(def.columns.len(), 0);
+                let nothing = Parsed { rows, skipped: 0, rounded: vec![0; def.columns.len()] };
+                let budget = self.budget.clone().acquire_many_owned(1).await;
+                let next = blocking(move || begin(&service, &intent, nothing)).await?;
+                let _ = begun.send((next, budget)).await;
             }
-            if message.data_body.len() > self.message_bytes_max {
-                return Err(status(&too_large(self.message_bytes_max)));
-            }
-            let units = u32::try_from(message.data_body.len() / BUDGET_UNIT_BYTES + 1).unwrap_or(u32::MAX);
-            let budget = self.budget.clone().acquire_many_owned(units.min(self.budget_units)).await;
-            let (service, schema, def) = (self.service.clone(), schema.clone(), def.clone());
-            let (back, reply) = blocking(move || {
-                let batch = decode::batch(&message, &schema)?;
-                drop(message);
-                let parsed = ingest::from_batch(&def, &batch, &intent.options)?;
-                drop(batch);
-                let reply = write(&service, &intent, parsed)?;
-                drop(budget);
-                Ok((intent, reply))
-            })
-            .await?;
-            intent = back;
-            intent.ordinal += 1;
-            if intent.terms.condition.if_version.is_some() {
-                intent.terms.condition.if_version = Some(reply.version);
-            }
-            empty = false;
-            acks.push(reply);
+            drop(begun);
+            Ok(())
+        };
+        let finish = self.finish(deciding, acks);
+        tokio::pin!(feed, finish);
+        tokio::select! {
+            biased;
+            fed = &mut feed => finish.await.and(fed),
+            // Before the end of the input only a failure ends it: the client is told at once.
+            finished = &mut finish => finished,
         }
-        if empty && !acks.is_abandoned() {
+    }
+
+    /// Acknowledges batches in their order, each after its sync.
+    async fn finish<P>(&self, mut deciding: Receiver<(Begun, P)>, acks: &Acks) -> Result<(), Status> {
+        while let Some((begun, budget)) = deciding.recv().await {
             let service = self.service.clone();
-            let rows = Rows::with_capacity(def.columns.len(), 0);
-            let nothing = Parsed { rows, skipped: 0, rounded: vec![0; def.columns.len()] };
-            acks.push(blocking(move || write(&service, &intent, nothing)).await?);
+            let acknowledged = blocking(move || service.finish_write(begun)).await?;
+            acks.push(acknowledged.reply);
+            drop(budget);
         }
         Ok(())
     }
@@ -194,10 +228,10 @@ fn open(service: &Service, intent: &Intent) -> Result<Arc<SeriesDef>> {
     service.def(&intent.key)
 }
 
-fn write(service: &Service, intent: &Intent, parsed: Parsed) -> Result<WriteReply> {
+fn begin(service: &Service, intent: &Intent, parsed: Parsed) -> Result<Begun> {
     let own_key = |key: &IdempotencyKey| key.of_batch(intent.ordinal);
     let terms = Terms { idempotency_key: intent.terms.idempotency_key.as_ref().map(own_key), ..intent.terms.clone() };
-    Ok(service.write_under(&intent.key, parsed, &terms)?.reply)
+    service.begin_write(&intent.key, parsed, &terms)
 }
 
 #[cfg(test)]
