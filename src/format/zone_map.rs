@@ -20,6 +20,7 @@ pub const ZONE_MAP_VERSION: u32 = 1;
 
 /// Position of a cell in the order of its column: the integer itself, or for a double an integer that rises with it
 /// (both zeros are one).
+#[inline]
 pub fn order_key(word: i64, is_float: bool) -> i64 {
     if !is_float {
         return word;

@@ -5,6 +5,7 @@
 //! are copied.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::buffer::Buffer;
@@ -20,6 +21,9 @@ use crate::store::{Loaded, MapCache, Merge, Piece, SeriesState, Wanted};
 const GATHER_ROWS: usize = 512;
 /// Matches that stand side by side in fewer rows than this on average are picked row by row.
 const RUN_ROWS: usize = 16;
+
+/// Rows whose matches are counted together before any is looked at by itself.
+const CHECK_ROWS: usize = 256;
 
 /// Rows looked through at a time for matches where thousands of scans are merged: what each holds stays small.
 const SMALL_STEP_ROWS: usize = 4096;
@@ -104,7 +108,8 @@ pub struct Scan {
     step_rows: usize,
     /// What is left to look through of the last piece of the merge.
     unchecked: Option<Piece>,
-    marks: Vec<bool>,
+    /// Positions of the matches of one piece, kept for its room.
+    picked: Vec<u32>,
     /// The block the last piece stood in, to count blocks.
     last_block: Option<Arc<Loaded>>,
     blocks_scanned: u64,
@@ -235,7 +240,7 @@ impl Scan {
             matching: VecDeque::new(),
             step_rows: usize::MAX,
             unchecked: None,
-            marks: Vec::new(),
+            picked: Vec::new(),
             last_block: None,
             blocks_scanned: 0,
             rows_checked: 0,
@@ -336,37 +341,43 @@ impl Scan {
 
     /// Takes the matching rows out of a piece: as runs of rows side by side, or one by one where those are short.
     fn split(&mut self, piece: Piece) {
-        self.marks.clear();
-        self.marks.resize(piece.hi - piece.lo, true);
-        for condition in &self.filter {
-            let words = piece.block.columns.columns.get(condition.column);
-            let words = words.map_or(&[][..], |column| column.typed_data::<i64>());
-            condition.keep(words.get(piece.lo..piece.hi).unwrap_or_default(), &mut self.marks);
+        let rows = piece.hi - piece.lo;
+        let words = |condition: &KeyRanges| {
+            let column = piece.block.columns.columns.get(condition.column);
+            column.and_then(|column| column.typed_data::<i64>().get(piece.lo..piece.hi)).unwrap_or_default()
+        };
+        self.picked.clear();
+        let mut from = 0;
+        while from < rows {
+            let to = rows.min(from + CHECK_ROWS);
+            pick(
+                self.filter.iter().map(|condition| (condition, words(condition))),
+                from..to,
+                piece.lo,
+                &mut self.picked,
+            );
+            from = to;
         }
-        self.rows_checked += self.marks.len() as u64;
-        let matched = self.marks.iter().filter(|mark| **mark).count();
+        let matched = self.picked.len();
+        self.rows_checked += rows as u64;
         self.rows_matched += matched as u64;
-        if matched == self.marks.len() {
+        if matched == rows {
             return self.matching.push_back(piece.into());
         }
-        let borders = self.marks.iter().zip(self.marks.get(1..).unwrap_or_default()).filter(|(a, b)| a != b).count();
-        if matched > RUN_ROWS && matched < borders / 2 * RUN_ROWS {
-            let picked = Arc::new(picked(&self.marks, piece.lo, matched));
+        let next = self.picked.get(1..).unwrap_or_default();
+        let runs = self.picked.iter().zip(next).filter(|(row, next)| **next != **row + 1).count() + 1;
+        if matched > RUN_ROWS && matched < runs * RUN_ROWS {
+            let picked = Arc::new(self.picked.clone());
             return self.matching.push_back(Part { block: piece.block, picked: Some(picked), lo: 0, hi: matched });
         }
-        let mut at = 0;
-        while let Some(from) = self.marks.get(at..).and_then(|rest| rest.iter().position(|mark| *mark)) {
-            let from = at + from;
-            let rest = self.marks.get(from..).unwrap_or_default();
-            let to = from + rest.iter().position(|mark| !mark).unwrap_or(rest.len());
-            let (lo, hi) = (piece.lo + from, piece.lo + to);
-            let run = Part { block: Arc::clone(&piece.block), picked: None, lo, hi };
+        for run in self.picked.chunk_by(|row, next| *next == *row + 1) {
+            let Some(lo) = run.first().map(|row| *row as usize) else { continue };
+            let run = Part { block: Arc::clone(&piece.block), picked: None, lo, hi: lo + run.len() };
             if self.desc {
                 self.matching.push_front(run);
             } else {
                 self.matching.push_back(run);
             }
-            at = to;
         }
     }
 
@@ -477,19 +488,40 @@ impl Scan {
     }
 }
 
-/// Positions in the block of the marked rows, of which there are `matched`; the first mark is row `first`.
-fn picked(marks: &[bool], first: usize, matched: usize) -> Vec<u32> {
-    // Every row is written and only a match moves on: no branch that random matches would mislead.
-    let mut rows = vec![0_u32; matched + 1];
-    let mut at = 0;
-    for (row, mark) in (first as u32..).zip(marks) {
-        if let Some(slot) = rows.get_mut(at) {
-            *slot = row;
+/// Adds the positions in the block of those among some rows of a piece, of [`CHECK_ROWS`] at most, that meet every
+/// condition; the first row of the piece is row `first` of the block.
+fn pick<'w>(
+    mut conditions: impl ExactSizeIterator<Item = (&'w KeyRanges, &'w [i64])>,
+    rows: Range<usize>,
+    first: usize,
+    picked: &mut Vec<u32>,
+) {
+    let positions = (first + rows.start) as u32..(first + rows.end) as u32;
+    let mut marks = [true; CHECK_ROWS];
+    let marks = marks.get_mut(..rows.len()).unwrap_or_default();
+    let only = conditions.len() == 1;
+    for (condition, words) in &mut conditions {
+        let words = words.get(rows.clone()).unwrap_or_default();
+        // Most rows are ruled out, or let through, without being looked at by themselves.
+        if only {
+            match condition.count(words) {
+                0 => return,
+                all if all == rows.len() => return picked.extend(positions),
+                _ => {}
+            }
+        }
+        condition.keep(words, marks);
+    }
+    // Every position is written and only a match moves on: no branch that random matches would mislead.
+    let mut at = picked.len();
+    picked.resize(at + rows.len(), 0);
+    for (position, mark) in positions.zip(marks) {
+        if let Some(slot) = picked.get_mut(at) {
+            *slot = position;
         }
         at += usize::from(*mark);
     }
-    rows.truncate(matched);
-    rows
+    picked.truncate(at);
 }
 
 impl Iterator for Scan {
