@@ -3,14 +3,19 @@
 //! Decimals are written with all their digits, doubles as the shortest text that reads back the same. Nothing is
 //! allocated per cell.
 
-use super::{Closing, Output, Times, Writer};
+use super::{Closing, Output, PIECE_BYTES, Times, Writer};
 use crate::error::{Error, Result};
 use crate::query::answer::SERIES_COLUMN;
 use crate::query::{Block, Numbers, Shape, Subject};
 use crate::types::{ColumnType, TimeUnit, number, time};
 
-/// Cells written between two looks at the size of the piece; a cell takes 15 to 40 bytes.
+/// Cells of a column written between two looks at the size of the piece; a cell takes 15 to 40 bytes.
 const CELLS_A_STEP: usize = 2_048;
+/// Bytes that rows written between two looks at the size of the piece take at most.
+const ROWS_A_STEP_BYTES: usize = 48 * 1024;
+/// Most bytes of a number or time, quotes included: a double has up to 24, a time of a far year 40.
+const VALUE_BYTES_MAX: usize = 32;
+const TIME_BYTES_MAX: usize = 48;
 
 /// What a word means.
 #[derive(Clone, Copy, Debug)]
@@ -27,11 +32,80 @@ enum Value {
 struct Cell {
     /// What stands before the cell: a separator and, in JSON, the name.
     before: Vec<u8>,
+    /// The same in an array, and its length, where it fits.
+    short: Option<([u8; 16], usize)>,
     value: Value,
     quoted: bool,
 }
 
+/// Text written to a room that is large enough for it.
+struct Line<'a> {
+    room: &'a mut [u8],
+    at: usize,
+    /// There was less room than was said.
+    is_short: bool,
+}
+
+impl Line<'_> {
+    #[inline]
+    fn put(&mut self, text: &[u8]) {
+        match self.room.get_mut(self.at..self.at + text.len()) {
+            Some(slot) => slot.copy_from_slice(text),
+            None => self.is_short = true,
+        }
+        self.at += text.len();
+    }
+
+    #[inline]
+    fn put_number(&mut self, write: impl FnOnce(&mut [u8; number::TEXT_ROOM]) -> usize) {
+        match self.room.get_mut(self.at..).and_then(|rest| rest.first_chunk_mut()) {
+            Some(room) => self.at += write(room),
+            None => self.is_short = true,
+        }
+    }
+}
+
 impl Cell {
+    /// Most bytes that [`Cell::put`] writes.
+    fn bytes_max(&self) -> usize {
+        let value = if matches!(self.value, Value::Rfc3339(_)) { TIME_BYTES_MAX } else { VALUE_BYTES_MAX };
+        self.before.len() + value
+    }
+
+    #[inline]
+    fn put(&self, line: &mut Line<'_>, word: i64, scratch: &mut Vec<u8>) {
+        match self.short {
+            // Copied in a piece of fixed length: what follows overwrites the rest.
+            Some((text, bytes)) => {
+                match line.room.get_mut(line.at..).and_then(|rest| rest.first_chunk_mut()) {
+                    Some(slot) => *slot = text,
+                    None => line.is_short = true,
+                }
+                line.at += bytes;
+            }
+            None => line.put(&self.before),
+        }
+        if self.quoted {
+            line.put(b"\"");
+        }
+        match self.value {
+            Value::Int => line.put_number(|out| number::format_i64(out, word)),
+            Value::Decimal(digits) => line.put_number(|out| number::format_decimal(out, word, digits)),
+            Value::Double => line.put_number(|out| number::format_f64(out, f64::from_bits(word.cast_unsigned()))),
+            Value::DecimalAsDouble(digits) => {
+                line.put_number(|out| number::format_f64(out, number::decimal_to_f64(word, digits)));
+            }
+            Value::Rfc3339(unit) => {
+                scratch.clear();
+                time::write_rfc3339(scratch, word, unit);
+                line.put(scratch);
+            }
+        }
+        if self.quoted {
+            line.put(b"\"");
+        }
+    }
+
     #[inline]
     fn write(&self, out: &mut Vec<u8>, word: i64) {
         if self.quoted {
@@ -53,7 +127,7 @@ impl Cell {
 /// The columns of an answer, `ts` first, with their names. CSV knows no quotes: its cells never need them.
 fn cells(shape: &Shape, times: Times, quotes: bool) -> Vec<(String, Cell)> {
     let text = shape.numbers == Numbers::String;
-    let cell = |value, quoted| Cell { before: Vec::new(), value, quoted: quoted && quotes };
+    let cell = |value, quoted| Cell { before: Vec::new(), short: None, value, quoted: quoted && quotes };
     let ts = match times {
         Times::Epoch => cell(Value::Int, text),
         Times::Rfc3339 => cell(Value::Rfc3339(shape.unit), true),
@@ -186,8 +260,25 @@ impl Rows {
         after: &'static [u8],
         end: Option<&'static [u8]>,
     ) -> Self {
-        let cells = cells.into_iter().map(|(_, cell)| cell).collect();
+        let with_short = |(_, mut cell): (_, Cell)| {
+            let mut text = [0; 16];
+            cell.short = text
+                .get_mut(..cell.before.len())
+                .map(|slot| slot.copy_from_slice(&cell.before))
+                .map(|()| (text, cell.before.len()));
+            cell
+        };
+        let cells = cells.into_iter().map(with_short).collect();
         Self { series, cells, head, between, after, end, block: None, row: 0, is_first: true }
+    }
+}
+
+impl Rows {
+    /// Most bytes of a row.
+    fn row_bytes_max(&self) -> usize {
+        let series = self.series.iter().flatten().map(Vec::len).max().unwrap_or(0);
+        let cells: usize = self.cells.iter().map(Cell::bytes_max).sum();
+        series + cells + self.between.len() + self.after.len()
     }
 }
 
@@ -205,25 +296,36 @@ impl Writer for Rows {
 
     fn print(&mut self, out: &mut Output) -> Result<bool> {
         let Some(block) = &self.block else { return Ok(true) };
-        let end = block.rows.min(self.row + (CELLS_A_STEP / self.cells.len().max(1)).max(1));
+        let row_bytes = self.row_bytes_max();
+        let end = block.rows.min(self.row + (ROWS_A_STEP_BYTES / row_bytes).max(1));
         let columns: Vec<(&Cell, &[i64])> =
             self.cells.iter().enumerate().map(|(column, cell)| (cell, block.words(column))).collect();
+        let before = out.open.len();
+        // Room for the rest of the block at once: a short answer is not moved while it grows.
+        out.open.reserve(((block.rows - self.row) * row_bytes).min(PIECE_BYTES + Output::STEP_BYTES));
+        out.open.resize(before + (end - self.row) * row_bytes + number::TEXT_ROOM, 0);
+        let mut line = Line { room: &mut out.open, at: before, is_short: false };
+        let mut scratch = Vec::new();
         for row in self.row..end {
             if !self.is_first {
-                out.open.extend_from_slice(self.between);
+                line.put(self.between);
             }
             self.is_first = false;
             if let Some(series) = &self.series {
                 let cell = series.get(block.labels.at(row));
-                out.open.extend_from_slice(cell.ok_or_else(|| Error::internal("a row of no series of its answer"))?);
+                line.put(cell.ok_or_else(|| Error::internal("a row of no series of its answer"))?);
             }
             for (cell, words) in &columns {
-                out.open.extend_from_slice(&cell.before);
                 // All columns were found to have as many words as the block has rows.
-                cell.write(&mut out.open, words.get(row).copied().unwrap_or_default());
+                cell.put(&mut line, words.get(row).copied().unwrap_or_default(), &mut scratch);
             }
-            out.open.extend_from_slice(self.after);
+            line.put(self.after);
         }
+        let Line { at: written, is_short, .. } = line;
+        if is_short {
+            return Err(Error::internal("a row is longer than the room for it"));
+        }
+        out.open.truncate(written);
         self.row = end;
         let done = end == block.rows;
         if done {

@@ -483,29 +483,104 @@ pub fn rescale(raw: i64, from: u8, to: u8) -> Option<i64> {
     (scaled.unsigned_abs() < DECIMAL_LIMIT.unsigned_abs()).then_some(scaled)
 }
 
+/// Bytes that writing a number may touch. Text is copied in pieces of fixed length, which is faster than to its end, so
+/// that what stands behind it is overwritten.
+pub const TEXT_ROOM: usize = 48;
+
+/// Most digits of a number, and where their last one stands.
+const DIGITS_END: usize = 24;
+/// Length of the pieces: no integer is longer.
+const PIECE: usize = 20;
+
+/// Two digits for each number below 100.
+const PAIRS: [[u8; 2]; 100] = {
+    let mut pairs = [[b'0'; 2]; 100];
+    let mut n = 0_u8;
+    while n < 100 {
+        #[allow(clippy::indexing_slicing, reason = "evaluated by the compiler")]
+        {
+            pairs[n as usize] = [b'0' + n / 10, b'0' + n % 10];
+        }
+        n += 1;
+    }
+    pairs
+};
+
+/// The digits of a number, ending at [`DIGITS_END`] with zeros before them, and where they begin.
+fn digits_of(mut number: u64) -> ([u8; TEXT_ROOM], usize) {
+    let mut text = [b'0'; TEXT_ROOM];
+    let mut at = DIGITS_END;
+    let mut put = |at: usize, pair: u64| {
+        let pair = usize::try_from(pair).ok().and_then(|pair| PAIRS.get(pair));
+        if let (Some(slot), Some(pair)) = (text.get_mut(at..at + 2), pair) {
+            slot.copy_from_slice(pair);
+        }
+    };
+    while number >= 100 {
+        at -= 2;
+        put(at, number % 100);
+        number /= 100;
+    }
+    at -= 2;
+    put(at, number);
+    (text, at + usize::from(number < 10))
+}
+
+/// Copies a piece of the digits to a place of the text.
+fn copy_piece(out: &mut [u8; TEXT_ROOM], at: usize, digits: &[u8; TEXT_ROOM], from: usize) {
+    if let (Some(slot), Some(piece)) = (out.get_mut(at..at + PIECE), digits.get(from..from + PIECE)) {
+        slot.copy_from_slice(piece);
+    }
+}
+
+/// Writes an integer and gives its length; what stands behind it in `out` may change.
+#[inline]
+pub fn format_i64(out: &mut [u8; TEXT_ROOM], value: i64) -> usize {
+    let (digits, begin) = digits_of(value.unsigned_abs());
+    out[0] = b'-';
+    let sign = usize::from(value < 0);
+    copy_piece(out, sign, &digits, begin);
+    sign + DIGITS_END - begin
+}
+
+/// Writes `raw / 10^digits` with exactly `digits` digits after the point, such as `-0.05`, and gives its length; what
+/// stands behind it in `out` may change.
+#[inline]
+pub fn format_decimal(out: &mut [u8; TEXT_ROOM], raw: i64, digits: u8) -> usize {
+    let (text, begin) = digits_of(raw.unsigned_abs());
+    out[0] = b'-';
+    let sign = usize::from(raw < 0);
+    if digits == 0 {
+        copy_piece(out, sign, &text, begin);
+        return sign + DIGITS_END - begin;
+    }
+    // At least one digit stands before the point.
+    let point = DIGITS_END - usize::from(digits).min(PIECE);
+    let begin = begin.min(point - 1);
+    let at = sign + point - begin;
+    copy_piece(out, sign, &text, begin);
+    if let Some(byte) = out.get_mut(at) {
+        *byte = b'.';
+    }
+    copy_piece(out, at + 1, &text, point);
+    at + 1 + DIGITS_END - point
+}
+
+/// Writes a double as [`write_f64`] does and gives its length.
+#[inline]
+pub fn format_f64(out: &mut [u8; TEXT_ROOM], value: f64) -> usize {
+    let short = Short::of_f64(value);
+    if let Some(room) = out.first_chunk_mut() {
+        *room = short.bytes;
+    }
+    short.used
+}
+
 /// Appends `raw / 10^digits` with exactly `digits` digits after the point, such as `-0.05`.
 pub fn write_decimal(out: &mut Vec<u8>, raw: i64, digits: u8) {
-    if raw < 0 {
-        out.push(b'-');
-    }
-    let mut buffer = itoa::Buffer::new();
-    let text = buffer.format(raw.unsigned_abs()).as_bytes();
-    let digits = usize::from(digits);
-    match text.len().checked_sub(digits) {
-        Some(split) if split > 0 => {
-            let (int, frac) = text.split_at(split);
-            out.extend_from_slice(int);
-            if digits > 0 {
-                out.push(b'.');
-                out.extend_from_slice(frac);
-            }
-        }
-        _ => {
-            out.extend_from_slice(b"0.");
-            out.extend(std::iter::repeat_n(b'0', digits - text.len()));
-            out.extend_from_slice(text);
-        }
-    }
+    let mut text = [0; TEXT_ROOM];
+    let bytes = format_decimal(&mut text, raw, digits);
+    out.extend_from_slice(text.get(..bytes).unwrap_or_default());
 }
 
 /// Appends the shortest text that reads back as the same double, a JSON number; `null` for NaN and infinities.
@@ -727,6 +802,19 @@ mod tests {
         #[test]
         fn written_decimals_read_back(raw in -DECIMAL_LIMIT + 1..DECIMAL_LIMIT, digits in 0_u8..=18) {
             prop_assert_eq!(exact(&written(raw, digits), digits), Ok(raw));
+        }
+
+        #[test]
+        fn numbers_are_written_as_the_library_writes_them(raw in any::<i64>(), shift in 0_u32..64, digits in 0_u8..=18) {
+            let raw = raw >> shift;
+            let mut room = [7; TEXT_ROOM];
+            let bytes = format_i64(&mut room, raw);
+            prop_assert_eq!(std::str::from_utf8(&room[..bytes]).unwrap(), raw.to_string());
+            let bytes = format_decimal(&mut room, raw, digits);
+            let text = format!("{:0>width$}", raw.unsigned_abs(), width = usize::from(digits) + 1);
+            let (int, frac) = text.split_at(text.len() - usize::from(digits));
+            let (sign, point) = (if raw < 0 { "-" } else { "" }, if digits > 0 { "." } else { "" });
+            prop_assert_eq!(std::str::from_utf8(&room[..bytes]).unwrap(), format!("{sign}{int}{point}{frac}"));
         }
 
         #[test]
