@@ -22,7 +22,7 @@ pub type SeriesId = u64;
 const RUN_ROWS_MAX: usize = 262_144;
 /// A run of up to this many rows takes every newer one in: rows that arrive one at a time are read as few pieces.
 /// Bounds what an append of one row copies.
-const RUN_ROWS_SMALL: usize = 1_024;
+const RUN_ROWS_SMALL: usize = 256;
 
 /// The store at one commit.
 #[derive(Clone, Debug, Default)]
@@ -187,9 +187,31 @@ impl Run {
         BlockColumns { rows: self.rows(), columns: self.columns.clone(), message: None }
     }
 
+    /// Both runs in one, all rows of `newer` behind those of this one: one allocation for all columns, because this is
+    /// what every append of a row does.
+    fn followed_by(&self, newer: &Run) -> Run {
+        let rows = self.rows() + newer.rows();
+        let mut words = Vec::with_capacity(rows * self.columns.len());
+        for column in 0..self.columns.len() {
+            words.extend_from_slice(self.words(column));
+            words.extend_from_slice(newer.words(column));
+        }
+        let all = Buffer::from_vec(words);
+        let columns = (0..self.columns.len()).map(|column| all.slice_with_length(column * rows * 8, rows * 8));
+        Run {
+            commit_lo: self.commit_lo.min(newer.commit_lo),
+            commit_hi: self.commit_hi.max(newer.commit_hi),
+            file: None,
+            columns: columns.collect(),
+        }
+    }
+
     /// Both runs in one; rows of `newer` win.
     pub fn merged_with(&self, newer: &Run) -> Run {
         let (old, new) = (self.timestamps(), newer.timestamps());
+        if old.last() < new.first() && self.columns.len() == newer.columns.len() {
+            return self.followed_by(newer);
+        }
         let mut columns: Vec<Vec<i64>> =
             self.columns.iter().map(|_| Vec::with_capacity(old.len() + new.len())).collect();
         let mut copy = |from: &Run, range: std::ops::Range<usize>| {
