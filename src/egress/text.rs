@@ -93,7 +93,7 @@ impl Cell {
             Value::Decimal(digits) => line.put_number(|out| number::format_decimal(out, word, digits)),
             Value::Double => line.put_number(|out| number::format_f64(out, f64::from_bits(word.cast_unsigned()))),
             Value::DecimalAsDouble(digits) => {
-                line.put_number(|out| number::format_f64(out, number::decimal_to_f64(word, digits)));
+                line.put_number(|out| number::format_decimal_as_f64(out, word, digits));
             }
             Value::Rfc3339(unit) => {
                 scratch.clear();

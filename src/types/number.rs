@@ -576,6 +576,33 @@ pub fn format_f64(out: &mut [u8; TEXT_ROOM], value: f64) -> usize {
     short.used
 }
 
+/// Writes the double nearest to `raw / 10^digits` as [`write_f64`] does and gives its length.
+///
+/// Decimals of up to 15 digits and their doubles determine each other, so that the digits of the decimal are the
+/// shortest text of the double: nothing has to be searched for.
+#[inline]
+pub fn format_decimal_as_f64(out: &mut [u8; TEXT_ROOM], raw: i64, digits: u8) -> usize {
+    let size = raw.unsigned_abs();
+    // Doubles below 0.00001 are written with an exponent.
+    let is_plain = size < 1_000_000_000_000_000
+        && (raw == 0 || pow10(u64::from(digits.saturating_sub(5))).is_some_and(|least| size >= least));
+    if !is_plain {
+        return format_f64(out, decimal_to_f64(raw, digits));
+    }
+    let mut bytes = format_decimal(out, raw, digits);
+    if digits == 0 {
+        if let Some(point) = out.get_mut(bytes..bytes + 2) {
+            point.copy_from_slice(b".0");
+        }
+        return bytes + 2;
+    }
+    // One digit stays behind the point.
+    while matches!(out.get(bytes - 2..bytes), Some([before, b'0']) if *before != b'.') {
+        bytes -= 1;
+    }
+    bytes
+}
+
 /// Appends `raw / 10^digits` with exactly `digits` digits after the point, such as `-0.05`.
 pub fn write_decimal(out: &mut Vec<u8>, raw: i64, digits: u8) {
     let mut text = [0; TEXT_ROOM];
@@ -815,6 +842,16 @@ mod tests {
             let (int, frac) = text.split_at(text.len() - usize::from(digits));
             let (sign, point) = (if raw < 0 { "-" } else { "" }, if digits > 0 { "." } else { "" });
             prop_assert_eq!(std::str::from_utf8(&room[..bytes]).unwrap(), format!("{sign}{int}{point}{frac}"));
+        }
+
+        #[test]
+        fn decimals_are_written_as_their_doubles(raw in any::<i64>(), shift in 0_u32..64, zeros in 0_u32..9, digits in 0_u8..=18) {
+            let raw = (raw >> shift) / 10_i64.pow(zeros) * 10_i64.pow(zeros);
+            let mut room = [7; TEXT_ROOM];
+            let bytes = format_decimal_as_f64(&mut room, raw, digits);
+            let mut wanted = Vec::new();
+            write_f64(&mut wanted, decimal_to_f64(raw, digits));
+            prop_assert_eq!(String::from_utf8_lossy(&room[..bytes]), String::from_utf8_lossy(&wanted));
         }
 
         #[test]
