@@ -85,6 +85,11 @@ impl Cell {
             }
             None => line.put(&self.before),
         }
+        self.put_value(line, word, scratch);
+    }
+
+    #[inline]
+    fn put_value(&self, line: &mut Line<'_>, word: i64, scratch: &mut Vec<u8>) {
         if self.quoted {
             line.put(b"\"");
         }
@@ -106,21 +111,15 @@ impl Cell {
         }
     }
 
+    /// Appends the cell alone, without what stands before it.
     #[inline]
-    fn write(&self, out: &mut Vec<u8>, word: i64) {
-        if self.quoted {
-            out.push(b'"');
-        }
-        match self.value {
-            Value::Int => out.extend_from_slice(itoa::Buffer::new().format(word).as_bytes()),
-            Value::Decimal(digits) => number::write_decimal(out, word, digits),
-            Value::Double => number::write_f64(out, f64::from_bits(word.cast_unsigned())),
-            Value::DecimalAsDouble(digits) => number::write_f64(out, number::decimal_to_f64(word, digits)),
-            Value::Rfc3339(unit) => time::write_rfc3339(out, word, unit),
-        }
-        if self.quoted {
-            out.push(b'"');
-        }
+    fn write(&self, out: &mut Vec<u8>, word: i64, scratch: &mut Vec<u8>) {
+        let at = out.len();
+        out.resize(at + TIME_BYTES_MAX + number::TEXT_ROOM, 0);
+        let mut line = Line { room: out, at, is_short: false };
+        self.put_value(&mut line, word, scratch);
+        let end = line.at;
+        out.truncate(end);
     }
 }
 
@@ -198,6 +197,8 @@ pub(super) struct Rows {
     /// The first cell of a row by its series, where there are several.
     series: Option<Vec<Vec<u8>>>,
     cells: Vec<Cell>,
+    /// Most bytes of a row.
+    row_bytes_max: usize,
     /// Before the first row.
     head: Vec<u8>,
     /// Between rows.
@@ -268,17 +269,11 @@ impl Rows {
                 .map(|()| (text, cell.before.len()));
             cell
         };
-        let cells = cells.into_iter().map(with_short).collect();
-        Self { series, cells, head, between, after, end, block: None, row: 0, is_first: true }
-    }
-}
-
-impl Rows {
-    /// Most bytes of a row.
-    fn row_bytes_max(&self) -> usize {
-        let series = self.series.iter().flatten().map(Vec::len).max().unwrap_or(0);
-        let cells: usize = self.cells.iter().map(Cell::bytes_max).sum();
-        series + cells + self.between.len() + self.after.len()
+        let cells: Vec<Cell> = cells.into_iter().map(with_short).collect();
+        let series_bytes = series.iter().flatten().map(Vec::len).max().unwrap_or(0);
+        let cell_bytes: usize = cells.iter().map(Cell::bytes_max).sum();
+        let row_bytes_max = series_bytes + cell_bytes + between.len() + after.len();
+        Self { series, cells, row_bytes_max, head, between, after, end, block: None, row: 0, is_first: true }
     }
 }
 
@@ -296,7 +291,7 @@ impl Writer for Rows {
 
     fn print(&mut self, out: &mut Output) -> Result<bool> {
         let Some(block) = &self.block else { return Ok(true) };
-        let row_bytes = self.row_bytes_max();
+        let row_bytes = self.row_bytes_max;
         let end = block.rows.min(self.row + (ROWS_A_STEP_BYTES / row_bytes).max(1));
         let columns: Vec<(&Cell, &[i64])> =
             self.cells.iter().enumerate().map(|(column, cell)| (cell, block.words(column))).collect();
@@ -431,11 +426,12 @@ impl Writer for Columns {
         };
         let words = block.words(self.column);
         let end = words.len().min(self.row + CELLS_A_STEP);
+        let mut scratch = Vec::new();
         for (position, word) in words.iter().enumerate().take(end).skip(self.row) {
             if position + self.block > 0 {
                 out.open.push(b',');
             }
-            cell.write(&mut out.open, *word);
+            cell.write(&mut out.open, *word, &mut scratch);
         }
         self.row = end;
         if end == words.len() {

@@ -547,13 +547,12 @@ pub fn format_i64(out: &mut [u8; TEXT_ROOM], value: i64) -> usize {
 /// stands behind it in `out` may change.
 #[inline]
 pub fn format_decimal(out: &mut [u8; TEXT_ROOM], raw: i64, digits: u8) -> usize {
+    if digits == 0 {
+        return format_i64(out, raw);
+    }
     let (text, begin) = digits_of(raw.unsigned_abs());
     out[0] = b'-';
     let sign = usize::from(raw < 0);
-    if digits == 0 {
-        copy_piece(out, sign, &text, begin);
-        return sign + DIGITS_END - begin;
-    }
     // At least one digit stands before the point.
     let point = DIGITS_END - usize::from(digits).min(PIECE);
     let begin = begin.min(point - 1);
