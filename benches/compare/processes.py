@@ -18,7 +18,17 @@ PUT_ROWS = 65_536
 READY_SECONDS_MAX = 120
 IDLE_SECONDS_MAX = 5
 END_SECONDS_MAX = 60
+
 HERE = Path(__file__).parent
+
+
+def wait_for_end(process: subprocess.Popen) -> None:
+    """Waits for a process that was told to end, and ends it when it does not."""
+    try:
+        process.wait(END_SECONDS_MAX)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 class Process:
@@ -56,11 +66,7 @@ class Process:
     def stop(self) -> None:
         if self.process.poll() is None:
             self.process.terminate()
-            try:
-                self.process.wait(END_SECONDS_MAX)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
+            wait_for_end(self.process)
         self.process.stdin.close()
         self.process.stdout.close()
 
@@ -146,11 +152,7 @@ class Embedded:
 
     def stop(self) -> None:
         self.process.stdin.close()
-        try:
-            self.process.wait(END_SECONDS_MAX)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        wait_for_end(self.process)
         self.process.stdout.close()
 
 
