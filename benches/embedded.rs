@@ -49,6 +49,10 @@ const DAY: i64 = 1_440 * MINUTE;
 /// What a file that is synced again and again holds before the first time.
 const ZEROED_BYTES: usize = 64 << 20;
 
+/// That of the program.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() {
     // Cargo runs every benchmark with a flag; this one does nothing by itself.
     if std::env::args().len() > 1 {

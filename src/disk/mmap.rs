@@ -1,4 +1,5 @@
-//! Read-only maps of immutable files: the only `unsafe` of the project.
+//! Read-only maps of immutable files, and whether they are in memory: with the rooms that runs grow in
+//! the only `unsafe` of the project.
 //!
 //! A map is safe as long as nobody changes or truncates the file under it. FastK never writes a published file in
 //! place and unlinks it only (an unlinked file stays mapped), the store's directory is locked against a second
@@ -7,8 +8,10 @@
 
 use std::fs::File;
 use std::io;
+use std::ptr::NonNull;
 use std::sync::Arc;
 
+use arrow::alloc::Allocation;
 use arrow::buffer::Buffer;
 use bytes::Bytes;
 use memmap2::{Advice, Mmap};
@@ -37,6 +40,21 @@ impl AsRef<[u8]> for Owner {
     }
 }
 
+/// Whether every page of some bytes is in memory, so that looking at them waits for no disk. False when unknown.
+pub fn is_resident(bytes: &[u8]) -> bool {
+    const PAGES_MAX: usize = 512;
+    let page = rustix::param::page_size();
+    let lead = bytes.as_ptr().addr() % page;
+    let pages = (lead + bytes.len()).div_ceil(page);
+    let mut known = [0_u8; PAGES_MAX];
+    let Some(known) = known.get_mut(..pages) else { return false };
+    let first = bytes.as_ptr().wrapping_sub(lead).cast_mut().cast();
+    // SAFETY: the range is made of the whole pages that a live slice lies in, the kernel only looks at it, and it
+    // writes one byte a page into `known`, which has as many.
+    let outcome = unsafe { libc::mincore(first, lead + bytes.len(), known.as_mut_ptr()) };
+    outcome == 0 && known.iter().all(|state| state & 1 != 0)
+}
+
 impl Map {
     /// Maps a published, immutable file.
     pub fn of(file: &File) -> io::Result<Self> {
@@ -63,6 +81,15 @@ impl Map {
             Some(end) if end <= self.bytes.len() => self.bytes.slice(offset..end),
             _ => Bytes::new(),
         }
+    }
+
+    /// A part of the map as a column that keeps it alive and claims no more than itself. Empty when it lies outside.
+    pub fn column(&self, offset: usize, length: usize) -> Buffer {
+        let Some(map) = &self.map else { return Buffer::from(self.slice(offset, length)) };
+        let part = offset.checked_add(length).and_then(|end| map.get(offset..end)).unwrap_or_default();
+        let owner: Arc<dyn Allocation> = Arc::clone(map) as _;
+        // SAFETY: the bytes lie within the map, which `owner` keeps, and do not change (see the head of this module).
+        unsafe { Buffer::from_custom_allocation(NonNull::from(part).cast(), part.len(), owner) }
     }
 
     /// Brings a part into memory, so that nobody downstream waits for the disk. Best effort.

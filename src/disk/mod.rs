@@ -18,6 +18,7 @@ use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 pub use lock::{Lock, process_lives};
+pub use mmap::is_resident;
 pub use path::DiskPath;
 pub use staged::{Staged, WriteFile, publish, replace};
 

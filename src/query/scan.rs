@@ -106,6 +106,8 @@ pub struct Scan {
     matching: VecDeque<Part>,
     /// Most rows that are looked through at a time.
     step_rows: usize,
+    /// Whether rows are brought into memory before they are given.
+    prefetch: bool,
     /// What is left to look through of the last piece of the merge.
     unchecked: Option<Piece>,
     /// Positions of the matches of one piece, kept for its room.
@@ -239,6 +241,7 @@ impl Scan {
             filter,
             matching: VecDeque::new(),
             step_rows: usize::MAX,
+            prefetch: cache.prefetch,
             unchecked: None,
             picked: Vec::new(),
             last_block: None,
@@ -401,7 +404,11 @@ impl Scan {
         let rows = piece.hi - piece.lo;
         let stored = &piece.block.columns;
         let slice = |position: &usize| {
-            stored.columns.get(*position).map(|column| column.slice_with_length(piece.lo * 8, rows * 8))
+            let column = stored.columns.get(*position)?.slice_with_length(piece.lo * 8, rows * 8);
+            if self.prefetch {
+                touch(&column);
+            }
+            Some(column)
         };
         let columns = self.columns.iter().filter_map(slice).collect();
         let verbatim = stored.message.as_ref().filter(|_| self.whole && rows == stored.rows).map(|message| Verbatim {
@@ -488,6 +495,13 @@ impl Scan {
     }
 }
 
+/// Looks at a byte of every page, so that whoever sends the bytes does not wait for the disk.
+fn touch(bytes: &[u8]) {
+    const PAGE_BYTES: usize = 4096;
+    let sum = bytes.iter().step_by(PAGE_BYTES).chain(bytes.last()).fold(0_u8, |sum, byte| sum.wrapping_add(*byte));
+    std::hint::black_box(sum);
+}
+
 /// Adds the positions in the block of those among some rows of a piece, of [`CHECK_ROWS`] at most, that meet every
 /// condition; the first row of the piece is row `first` of the block.
 fn pick<'w>(
@@ -549,17 +563,31 @@ pub fn latest_start(
     count: u64,
     filter: &[KeyRanges],
 ) -> Result<i64> {
-    let spec = ScanSpec { range, desc: true, limit: Some(count), columns: Some(Vec::new()), filter: filter.to_vec() };
-    let mut scan = Scan::new(series, cache, &spec);
-    let mut left = count;
-    // Only positions are needed: pieces are counted, not copied.
-    while let Some(piece) = scan.next_match()? {
-        let rows = (piece.hi - piece.lo) as u64;
-        if rows >= left {
-            let at = piece.hi - usize::try_from(left).unwrap_or(usize::MAX).min(piece.hi);
-            return Ok(piece.ts(at).unwrap_or(range.0));
+    let (mut left, mut end, mut reach) = (count, range.1, count);
+    // From the end in growing steps: chunks of long ago are not even looked at.
+    loop {
+        let start = series.start_of_last((range.0, end), reach);
+        let spec = ScanSpec {
+            range: (start, end),
+            desc: true,
+            limit: Some(left),
+            columns: Some(Vec::new()),
+            filter: filter.to_vec(),
+        };
+        let mut scan = Scan::new(series, cache, &spec);
+        // Only positions are needed: pieces are counted, not copied.
+        while let Some(piece) = scan.next_match()? {
+            let rows = (piece.hi - piece.lo) as u64;
+            if rows >= left {
+                let at = piece.hi - usize::try_from(left).unwrap_or(usize::MAX).min(piece.hi);
+                return Ok(piece.ts(at).unwrap_or(range.0));
+            }
+            left -= rows;
         }
-        left -= rows;
+        if start <= range.0 {
+            return Ok(range.0);
+        }
+        end = start - 1;
+        reach = reach.saturating_mul(4);
     }
-    Ok(range.0)
 }

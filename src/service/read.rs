@@ -388,6 +388,23 @@ impl Service {
         Ok(Resolved { state, members, limit: query.limit, order: query.order, layout, shape, question })
     }
 
+    /// Whether a query is plain, and its rows are few and in memory already: then reading it waits for nothing.
+    pub fn is_at_hand(&self, query: &Query) -> bool {
+        let Query { predicates, latest_complete, as_of, commit, cursor, .. } = query;
+        let is_plain = predicates.as_ref().is_none_or(Vec::is_empty)
+            && latest_complete.is_none()
+            && as_of.is_none()
+            && commit.is_none()
+            && cursor.is_none();
+        if !is_plain {
+            return false;
+        }
+        let Ok(Selection::One(series)) = select(&self.store.snapshot(), &query.series) else { return false };
+        let Ok((start, end)) = range_of(&series.def, query.start.as_ref(), query.end.as_ref()) else { return false };
+        let start = query.latest.map_or(start, |rows| series.start_of_last((start, end), rows));
+        series.is_at_hand((start, end))
+    }
+
     /// Starts a read; rows come out of the iterator.
     ///
     /// # Errors

@@ -9,8 +9,6 @@ use std::collections::BTreeMap;
 use std::io::BufWriter;
 use std::sync::Arc;
 
-use arrow::buffer::Buffer;
-
 use super::commit::Frozen;
 use super::seal::series_record;
 use super::state::{Run, SeriesId, SeriesState, State, Structural};
@@ -62,7 +60,7 @@ pub fn load_run(root: &DiskPath, record: &RunRecord) -> Result<Vec<(SeriesId, Ru
         .map(|entry| {
             let column = |position: u32| {
                 let at = entry.offset + entry.stride() * u64::from(position);
-                Buffer::from(map.slice(wide(at), wide(entry.rows * 8)))
+                map.column(wide(at), wide(entry.rows * 8))
             };
             let columns = (0..entry.columns).map(column).collect();
             (entry.series_id, Run::mapped(record.id, (entry.commit_lo, entry.commit_hi), columns))

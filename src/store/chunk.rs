@@ -260,6 +260,12 @@ impl OpenChunk {
         (wide(block.offset), wide(block.bytes()))
     }
 
+    /// Whether a block's checksum was checked since the file was opened.
+    pub fn is_verified(&self, position: usize) -> bool {
+        let bit = 1_u64 << (position % 64);
+        self.checked.get(position / 64).is_some_and(|word| word.load(Ordering::Acquire) & bit != 0)
+    }
+
     /// Checks a block's checksum unless that was done since the file was opened.
     pub fn verify(&self, position: usize) -> Result<&BlockMeta> {
         let block = self
@@ -267,9 +273,7 @@ impl OpenChunk {
             .blocks
             .get(position)
             .ok_or_else(|| Error::internal(format!("{} has no block {position}", self.name)))?;
-        let bit = 1_u64 << (position % 64);
-        let word = self.checked.get(position / 64);
-        if word.is_some_and(|word| word.load(Ordering::Acquire) & bit != 0) {
+        if self.is_verified(position) {
             return Ok(block);
         }
         let (offset, length) = self.message_at(block);
@@ -285,8 +289,8 @@ impl OpenChunk {
             }
             return Err(error);
         }
-        if let Some(word) = word {
-            word.fetch_or(bit, Ordering::AcqRel);
+        if let Some(word) = self.checked.get(position / 64) {
+            word.fetch_or(1 << (position % 64), Ordering::AcqRel);
         }
         Ok(block)
     }
@@ -299,10 +303,10 @@ impl OpenChunk {
         let (offset, length) = self.message_at(block);
         let header_bytes = usize::try_from(block.header_bytes).unwrap_or(0);
         let body_at = offset + header_bytes;
-        let column =
-            |position: usize| Buffer::from(self.map.slice(body_at + chunk::column_offset(rows, position), rows * 8));
+        let column = |position: usize| self.map.column(body_at + chunk::column_offset(rows, position), rows * 8);
         let same = self.meta.series.columns == def.columns;
-        let mut columns = vec![column(0)];
+        let mut columns = Vec::with_capacity(def.columns.len() + 1);
+        columns.push(column(0));
         for (position, wanted) in def.columns.iter().enumerate() {
             if same {
                 columns.push(column(position + 1));
@@ -329,7 +333,7 @@ impl OpenChunk {
         let block = self.verify(position)?;
         let rows = usize::try_from(block.rows).unwrap_or(0);
         let (offset, _) = self.message_at(block);
-        Ok(Buffer::from(self.map.slice(offset + usize::try_from(block.header_bytes).unwrap_or(0), rows * 8)))
+        Ok(self.map.column(offset + usize::try_from(block.header_bytes).unwrap_or(0), rows * 8))
     }
 
     /// First row of a block, counted from the first row of the chunk.
@@ -395,6 +399,22 @@ impl OpenChunk {
             drop_it(error);
             None
         })
+    }
+
+    /// Whether the blocks with rows of a closed range can be read without waiting for the disk. Takes them from `left`;
+    /// false when there are more.
+    pub fn is_at_hand(&self, (start, end): (i64, i64), left: &mut usize) -> bool {
+        let first = self.meta.blocks.partition_point(|block| block.ts_max < start);
+        let near = self.meta.blocks.iter().enumerate().skip(first).take_while(|(_, block)| block.ts_min <= end);
+        for (position, block) in near {
+            let (offset, length) = self.message_at(block);
+            let bytes = self.map.as_slice().get(offset..offset.saturating_add(length)).unwrap_or_default();
+            if *left == 0 || !self.is_verified(position) || !disk::is_resident(bytes) {
+                return false;
+            }
+            *left -= 1;
+        }
+        true
     }
 
     /// Brings a block into memory.

@@ -13,7 +13,7 @@ use roaring::RoaringTreemap;
 use super::chunk::{ChunkFile, MapCache, OpenChunk};
 use super::merge::{Source, holes_of};
 use super::sidecar::coverage_path;
-use super::state::{SeriesId, SeriesState, Tombstone};
+use super::state::{Chunks, SeriesId, SeriesState, Tombstone};
 use crate::disk;
 use crate::error::{Error, Result};
 use crate::format::coverage::{Coverage, bit_of, bucket_of};
@@ -295,7 +295,7 @@ struct Kept {
 #[derive(Debug)]
 struct Entry {
     /// What it was made of. Weak, so that a kept answer never keeps files.
-    chunks: Weak<Vec<Arc<ChunkFile>>>,
+    chunks: Weak<Chunks>,
     tombstones: Weak<Vec<Tombstone>>,
     presence: Arc<Presence>,
     bytes: usize,

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use arrow::buffer::Buffer;
 
 use super::chunk::{BlockColumns, ChunkFile, MapCache, OpenChunk};
+use super::search::{before, up_to};
 use super::sidecar::Zones;
 use super::state::{Run, Tombstone};
 use crate::error::Result;
@@ -396,7 +397,7 @@ impl Cursor {
         }
         let columns = match (&self.open, &self.source) {
             (Some(open), _) => {
-                if context.cache.prefetch {
+                if context.cache.prefetch && !open.is_verified(self.block) {
                     open.populate(self.block);
                 }
                 open.block(self.block, context.def)?
@@ -502,11 +503,13 @@ impl Cursor {
             if context.desc {
                 if last > target {
                     let loaded = self.load(context)?;
-                    self.hi = self.hi.min(loaded.ts().partition_point(|ts| *ts <= target));
+                    self.hi = self.hi.min(up_to(loaded.ts(), target));
                 }
             } else if first < target {
                 let loaded = self.load(context)?;
-                self.lo = self.lo.max(loaded.ts().partition_point(|ts| *ts < target));
+                if loaded.ts().get(self.lo).is_none_or(|ts| *ts < target) {
+                    self.lo = self.lo.max(before(loaded.ts(), target));
+                }
             }
             debug_assert!(self.hi <= rows, "a cursor stays in its block");
             if self.lo >= self.hi {
@@ -578,13 +581,13 @@ impl Cursor {
         let loaded = self.load(context)?;
         let border = self.kept_border(context.desc);
         let piece = if context.desc {
-            let lo = if first >= limit { self.lo } else { loaded.ts().partition_point(|ts| *ts < limit).max(self.lo) };
+            let lo = if first >= limit { self.lo } else { before(loaded.ts(), limit).max(self.lo) };
             let lo = lo.max(border);
             let piece = Piece { block: loaded, lo, hi: self.hi };
             self.hi = lo;
             piece
         } else {
-            let hi = if last <= limit { self.hi } else { loaded.ts().partition_point(|ts| *ts <= limit).min(self.hi) };
+            let hi = if last <= limit { self.hi } else { up_to(loaded.ts(), limit).min(self.hi) };
             let hi = hi.min(border);
             let piece = Piece { block: loaded, lo: self.lo, hi };
             self.lo = hi;
@@ -658,6 +661,9 @@ impl Merge {
     /// Lets the merge leave out rows that are not wanted (all conditions together), where sidecars tell. What it gives
     /// still has to be checked row by row.
     pub fn looking_for(mut self, wanted: Vec<Wanted>) -> Self {
+        if wanted.is_empty() {
+            return self;
+        }
         self.spans = self.waiting.iter().map(|s| (s.ts_min(), s.ts_max(), s.commit_hi())).collect();
         self.wanted = wanted;
         self

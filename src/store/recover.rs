@@ -409,9 +409,7 @@ pub fn state_of(root: &DiskPath, contents: &Contents) -> Result<State> {
             })
         });
         series.views = Arc::new(views.collect::<Result<_>>()?);
-        let mut own = chunks.remove(&record.id).unwrap_or_default();
-        own.sort_by_key(|chunk| (chunk.record.ts_min, chunk.record.commit_hi));
-        series.chunks = Arc::new(own);
+        series.chunks = Arc::new(chunks.remove(&record.id).unwrap_or_default().into_iter().collect());
         series.tombstones = Arc::new(tombstones.remove(&record.id).unwrap_or_default());
         state.commit = state.commit.max(record.sealed_commit);
         state.put(series);

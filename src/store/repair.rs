@@ -439,7 +439,7 @@ impl<'a> Plan<'a> {
         for (id, damaged) in std::mem::take(&mut self.damaged) {
             let Some(series) = self.state.series.get(&id) else { continue };
             let mut next = series.touched(self.state.commit, &self.state.fences);
-            let mut chunks = next.chunks.as_ref().clone();
+            let mut chunks = next.chunks.to_vec();
             for Damaged { chunk, left } in damaged {
                 chunks.retain(|other| other.record.id != chunk.record.id);
                 if let Some((bytes, left)) = left {
@@ -450,8 +450,7 @@ impl<'a> Plan<'a> {
                     given_up.push(chunk.record.clone());
                 }
             }
-            chunks.sort_by_key(|chunk| (chunk.record.ts_min, chunk.record.commit_hi));
-            next.chunks = Arc::new(chunks);
+            next.chunks = Arc::new(chunks.into_iter().collect());
             self.state.put(next);
         }
         salvage::recount(&mut self.state, Some(&ids));

@@ -11,8 +11,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use arrow::buffer::Buffer;
-
 use super::checkpoint::{receipts_path, run_path};
 use super::chunk::{ChunkFile, MapCache, chunk_id_of, chunk_name, series_dir};
 use super::def_json;
@@ -370,9 +368,8 @@ pub fn intact_runs(root: &DiskPath, record: &RunRecord, contents: &Contents) -> 
     }
     let wide = |value: u64| usize::try_from(value).unwrap_or(usize::MAX);
     let runs = salvaged.runs.iter().map(|entry| {
-        let column = |position: u32| {
-            Buffer::from(map.slice(wide(entry.offset + entry.stride() * u64::from(position)), wide(entry.rows * 8)))
-        };
+        let column =
+            |position: u32| map.column(wide(entry.offset + entry.stride() * u64::from(position)), wide(entry.rows * 8));
         let columns = (0..entry.columns).map(column).collect();
         (entry.series_id, Run::mapped(record.id, (entry.commit_lo, entry.commit_hi), columns))
     });
@@ -409,7 +406,8 @@ pub fn mark_lost(root: &DiskPath, state: &mut State, lost: Vec<LostRun>) {
                 commit_hi: lost.run.map_or(lost.commits.1, |run| run.commit_hi),
                 ..ChunkRecord::default()
             };
-            Arc::make_mut(&mut next.chunks).push(Arc::new(ChunkFile::unreadable(root, record, &lost.reason)));
+            let unreadable = Arc::new(ChunkFile::unreadable(root, record, &lost.reason));
+            next.chunks = Arc::new(next.chunks.iter().cloned().chain([unreadable]).collect());
             state.put(next);
         }
     }

@@ -3,6 +3,7 @@
 //! States share everything that did not change (persistent maps, shared runs and chunks), so making the next one
 //! costs the logarithm of the number of series, and taking one costs nothing.
 
+use std::ops::Deref;
 use std::sync::Arc;
 
 use arrow::buffer::Buffer;
@@ -10,6 +11,8 @@ use imbl::{HashMap, OrdMap};
 
 use super::chunk::{BlockColumns, ChunkFile, MapCache};
 use super::merge::{Merge, Source, mark_present};
+use super::room::Room;
+use crate::disk::is_resident;
 use crate::error::{Error, Result};
 use crate::format::receipt::Receipt;
 use crate::planted::{Bug, planted};
@@ -21,8 +24,14 @@ pub type SeriesId = u64;
 /// Most rows a run grows to by merging with its neighbours.
 const RUN_ROWS_MAX: usize = 262_144;
 /// A run of up to this many rows takes every newer one in: rows that arrive one at a time are read as few pieces.
-/// Bounds what an append of one row copies.
+/// Bounds what an append of one row copies where it cannot go behind the others.
 const RUN_ROWS_SMALL: usize = 256;
+/// Rows that a run of one row has room for.
+const ROOM_ROWS: usize = 8;
+
+/// What is called few blocks and runs.
+const BLOCKS_AT_HAND: usize = 2;
+const RUNS_AT_HAND: usize = 16;
 
 /// The store at one commit.
 #[derive(Clone, Debug, Default)]
@@ -60,6 +69,16 @@ impl State {
         if series.dropped_commit.is_none() && self.keys.get(&series.def.key).is_none_or(|id| *id < series.id) {
             self.keys.insert(series.def.key.clone(), series.id);
         }
+        self.series.insert(series.id, Arc::new(series));
+    }
+
+    /// Whether this very state of a series is in here.
+    pub fn has(&self, series: &Arc<SeriesState>) -> bool {
+        self.series.get(&series.id).is_some_and(|own| Arc::ptr_eq(own, series))
+    }
+
+    /// Sets a later state of a series that is in here under the same key.
+    pub fn replace(&mut self, series: SeriesState) {
         self.series.insert(series.id, Arc::new(series));
     }
 
@@ -133,6 +152,8 @@ pub struct Run {
     pub file: Option<u64>,
     /// `ts`, then the columns; never empty.
     columns: Vec<Buffer>,
+    /// Where the columns stand, when more rows may come behind them there.
+    room: Option<Room>,
 }
 
 impl Run {
@@ -143,12 +164,45 @@ impl Run {
         }
         let mut columns = vec![Buffer::from_vec(rows.ts)];
         columns.extend(rows.columns.into_iter().map(Buffer::from_vec));
-        Some(Self { commit_lo, commit_hi, file: None, columns })
+        Some(Self { commit_lo, commit_hi, file: None, columns, room: None })
+    }
+
+    /// A run of few sorted, distinct rows that more will come behind.
+    fn growing(rows: &Rows, commit: u64) -> Self {
+        let columns: Vec<&[i64]> = std::iter::once(&rows.ts).chain(&rows.columns).map(Vec::as_slice).collect();
+        let room = Room::with((2 * rows.len()).max(ROOM_ROWS), &columns);
+        Self { commit_lo: commit, commit_hi: commit, file: None, columns: room.view(rows.len()), room: Some(room) }
+    }
+
+    /// This run and rows behind its last one, without copying it while its room has space. A room that is full moves
+    /// into one twice as large.
+    fn grown(&self, rows: &Rows, commit: u64) -> Run {
+        let before = self.rows();
+        let all = before + rows.len();
+        let room = match &self.room {
+            Some(room) if room.append(before, rows) => room.clone(),
+            _ => {
+                let columns: Vec<&[i64]> = (0..self.columns.len()).map(|column| self.words(column)).collect();
+                let room = Room::with((2 * all).min(RUN_ROWS_MAX.max(all)), &columns);
+                let appended = room.append(before, rows);
+                debug_assert!(appended, "a new room has space");
+                room
+            }
+        };
+        let (commit_lo, commit_hi) = (self.commit_lo.min(commit), self.commit_hi.max(commit));
+        Run { commit_lo, commit_hi, file: None, columns: room.view(all), room: Some(room) }
+    }
+
+    /// Whether rows go behind the last one at little cost: into its room, or into one that is made for many more.
+    fn takes(&self, rows: &Rows) -> bool {
+        let after = self.timestamps().last() < rows.ts.first() && self.columns.len() == rows.columns.len() + 1;
+        let grows = self.room.is_some() || self.rows() <= RUN_ROWS_SMALL;
+        after && grows && rows.len() <= RUN_ROWS_SMALL && self.rows() + rows.len() <= RUN_ROWS_MAX
     }
 
     /// A run in a mapped file, whose bytes were checked.
     pub fn mapped(file: u64, (commit_lo, commit_hi): (u64, u64), columns: Vec<Buffer>) -> Self {
-        Self { commit_lo, commit_hi, file: Some(file), columns }
+        Self { commit_lo, commit_hi, file: Some(file), columns, room: None }
     }
 
     pub fn timestamps(&self) -> &[i64] {
@@ -184,34 +238,14 @@ impl Run {
 
     /// The rows as one block.
     pub fn columns(&self) -> BlockColumns {
-        BlockColumns { rows: self.rows(), columns: self.columns.clone(), message: None }
-    }
-
-    /// Both runs in one, all rows of `newer` behind those of this one: one allocation for all columns, because this is
-    /// what every append of a row does.
-    fn followed_by(&self, newer: &Run) -> Run {
-        let rows = self.rows() + newer.rows();
-        let mut words = Vec::with_capacity(rows * self.columns.len());
-        for column in 0..self.columns.len() {
-            words.extend_from_slice(self.words(column));
-            words.extend_from_slice(newer.words(column));
-        }
-        let all = Buffer::from_vec(words);
-        let columns = (0..self.columns.len()).map(|column| all.slice_with_length(column * rows * 8, rows * 8));
-        Run {
-            commit_lo: self.commit_lo.min(newer.commit_lo),
-            commit_hi: self.commit_hi.max(newer.commit_hi),
-            file: None,
-            columns: columns.collect(),
-        }
+        let rows = self.rows();
+        let columns = self.room.as_ref().map_or_else(|| self.columns.clone(), |room| room.columns(rows));
+        BlockColumns { rows, columns, message: None }
     }
 
     /// Both runs in one; rows of `newer` win.
     pub fn merged_with(&self, newer: &Run) -> Run {
         let (old, new) = (self.timestamps(), newer.timestamps());
-        if old.last() < new.first() && self.columns.len() == newer.columns.len() {
-            return self.followed_by(newer);
-        }
         let mut columns: Vec<Vec<i64>> =
             self.columns.iter().map(|_| Vec::with_capacity(old.len() + new.len())).collect();
         let mut copy = |from: &Run, range: std::ops::Range<usize>| {
@@ -243,7 +277,47 @@ impl Run {
             commit_hi: self.commit_hi.max(newer.commit_hi),
             file: None,
             columns: columns.into_iter().map(Buffer::from_vec).collect(),
+            room: None,
         }
+    }
+}
+
+/// Chunks of a series, ordered by first timestamp, then commit.
+#[derive(Clone, Debug, Default)]
+pub struct Chunks {
+    chunks: Vec<Arc<ChunkFile>>,
+    /// For each chunk the last timestamp of it and all before it.
+    reach: Vec<i64>,
+}
+
+impl FromIterator<Arc<ChunkFile>> for Chunks {
+    fn from_iter<I: IntoIterator<Item = Arc<ChunkFile>>>(chunks: I) -> Self {
+        let mut chunks: Vec<Arc<ChunkFile>> = chunks.into_iter().collect();
+        chunks.sort_by_key(|chunk| (chunk.record.ts_min, chunk.record.commit_hi));
+        let mut last = i64::MIN;
+        let reach = |chunk: &Arc<ChunkFile>| {
+            last = last.max(chunk.record.ts_max);
+            last
+        };
+        Self { reach: chunks.iter().map(reach).collect(), chunks }
+    }
+}
+
+impl Deref for Chunks {
+    type Target = [Arc<ChunkFile>];
+
+    fn deref(&self) -> &Self::Target {
+        &self.chunks
+    }
+}
+
+impl Chunks {
+    /// Those that can hold rows of a closed range. Found by search, however many others there are.
+    pub fn within(&self, (start, end): (i64, i64)) -> impl DoubleEndedIterator<Item = &Arc<ChunkFile>> {
+        let first = self.reach.partition_point(|last| *last < start);
+        let until = self.chunks.partition_point(|chunk| chunk.record.ts_min <= end);
+        let near = self.chunks.get(first..until).unwrap_or_default();
+        near.iter().filter(move |chunk| chunk.record.ts_max >= start)
     }
 }
 
@@ -274,6 +348,11 @@ pub fn fenced(fences: &[u64], older: u64, newer: u64) -> bool {
     fences.get(next).is_some_and(|fence| *fence < newer)
 }
 
+/// Whether a delete or a fence stands between two commits.
+fn is_apart(tombstones: &[Tombstone], older: u64, newer: u64, fences: &[u64]) -> bool {
+    fenced(fences, older, newer) || tombstones.iter().any(|t| older < t.commit && t.commit < newer)
+}
+
 /// One series at one commit.
 #[derive(Clone, Debug)]
 pub struct SeriesState {
@@ -293,8 +372,7 @@ pub struct SeriesState {
     pub dropped_commit: Option<u64>,
     /// What snapshots see of it where that differs from now, oldest first.
     pub views: Arc<Vec<View>>,
-    /// Ordered by partition, then commit.
-    pub chunks: Arc<Vec<Arc<ChunkFile>>>,
+    pub chunks: Arc<Chunks>,
     /// Runs that stand in a run file, oldest first: mapped, and not merged with newer ones any more.
     pub settled: Vec<Arc<Run>>,
     /// Runs that are being moved to a file: not merged with newer ones any more.
@@ -413,10 +491,43 @@ impl SeriesState {
     /// Rows in time order within the closed range.
     pub fn merge(&self, cache: &Arc<MapCache>, range: (i64, i64), desc: bool) -> Merge {
         let (start, end) = range;
-        let chunks = self.chunks.iter().filter(|c| c.record.ts_min <= end && c.record.ts_max >= start);
+        let chunks = self.chunks.within(range);
         let runs = self.tail().filter(|run| run.ts_min() <= end && run.ts_max() >= start);
         let sources = chunks.cloned().map(Source::Chunk).chain(runs.cloned().map(Source::Run)).collect();
         Merge::new(sources, Arc::clone(&self.tombstones), Arc::clone(&self.def), Arc::clone(cache), range, desc)
+    }
+
+    /// Where the blocks or chunks begin that hold the last `rows` rows of a closed range, as far as their numbers of
+    /// rows tell.
+    pub fn start_of_last(&self, (start, end): (i64, i64), rows: u64) -> i64 {
+        let mut left = rows;
+        for chunk in self.chunks.within((start, end)).rev() {
+            if let Some(open) = chunk.opened() {
+                for block in open.blocks().iter().rev().filter(|block| block.ts_min <= end) {
+                    left = left.saturating_sub(u64::from(block.rows));
+                    if left == 0 {
+                        return block.ts_min.max(start);
+                    }
+                }
+            } else {
+                left = left.saturating_sub(chunk.record.rows);
+                if left == 0 {
+                    return chunk.record.ts_min.max(start);
+                }
+            }
+        }
+        start
+    }
+
+    /// Whether the rows of a closed range are few and in memory already.
+    pub fn is_at_hand(&self, (start, end): (i64, i64)) -> bool {
+        let mut blocks = BLOCKS_AT_HAND;
+        let runs = self.tail().filter(|run| run.ts_min() <= end && run.ts_max() >= start);
+        let is_near = |run: &Arc<Run>| run.file.is_none() || run.columns.iter().all(|column| is_resident(column));
+        self.chunks
+            .within((start, end))
+            .all(|chunk| chunk.opened().is_some_and(|open| open.is_at_hand((start, end), &mut blocks)))
+            && runs.take(RUNS_AT_HAND + 1).enumerate().all(|(position, run)| position < RUNS_AT_HAND && is_near(run))
     }
 
     /// How many of these rising timestamps are stored.
@@ -499,9 +610,7 @@ impl SeriesState {
     pub fn with_rows(&self, rows: Rows, replaced: u64, commit: u64, wall_ms: i64, fences: &[u64]) -> Self {
         let mut next = self.clone();
         next.count_rows_written(&rows, replaced, commit, wall_ms, fences);
-        if let Some(run) = Run::new(rows, commit, commit) {
-            next.push_run(run, fences);
-        }
+        next.push_rows(rows, commit, fences);
         next
     }
 
@@ -512,6 +621,20 @@ impl SeriesState {
         self.rows += (rows.len() as u64).saturating_sub(replaced);
         if let (Some(low), Some(high)) = (rows.ts.first().copied(), rows.ts.last().copied()) {
             self.bounds = Some(self.bounds.map_or((low, high), |(first, last)| (first.min(low), last.max(high))));
+        }
+    }
+
+    /// Adds sorted, distinct rows of one commit. Few of them behind the newest run go into its room.
+    fn push_rows(&mut self, rows: Rows, commit: u64, fences: &[u64]) {
+        if let Some(newest) = self.runs.last_mut()
+            && newest.takes(&rows)
+            && !is_apart(&self.tombstones, newest.commit_hi, commit, fences)
+        {
+            *newest = Arc::new(newest.grown(&rows, commit));
+        } else if rows.len() <= RUN_ROWS_SMALL && !rows.is_empty() {
+            self.push_run(Run::growing(&rows, commit), fences);
+        } else if let Some(run) = Run::new(rows, commit, commit) {
+            self.push_run(run, fences);
         }
     }
 
@@ -534,8 +657,7 @@ impl SeriesState {
 
     /// Whether a delete or a fence stands between two runs.
     pub fn apart(&self, older: &Run, newer: &Run, fences: &[u64]) -> bool {
-        fenced(fences, older.commit_hi, newer.commit_lo)
-            || self.tombstones.iter().any(|t| older.commit_hi < t.commit && t.commit < newer.commit_lo)
+        is_apart(&self.tombstones, older.commit_hi, newer.commit_lo, fences)
     }
 
     /// The series after a delete of `deleted` rows. Reads nothing: the bounds stay as they were.
@@ -657,10 +779,7 @@ impl Structural {
                             series.sealed_commit = series.sealed_commit.max(commit);
                         }
                         let kept = series.chunks.iter().filter(|c| !part.removed.contains(&c.record.id));
-                        let mut chunks: Vec<Arc<ChunkFile>> = kept.cloned().collect();
-                        chunks.extend(part.added.iter().cloned());
-                        chunks.sort_by_key(|c| (c.record.ts_min, c.record.commit_hi));
-                        series.chunks = Arc::new(chunks);
+                        series.chunks = Arc::new(kept.chain(&part.added).cloned().collect());
                         series.tombstones = Arc::new(series.needed_tombstones());
                     });
                 }

@@ -92,7 +92,7 @@ impl Writing {
 
 /// What was found out before the lock, good as long as the series is still at this version.
 struct Prepared {
-    seen: Option<(u64, u64)>,
+    seen: Option<Arc<SeriesState>>,
     found: Found,
     duplicates: u64,
 }
@@ -137,8 +137,8 @@ impl Store {
     /// # Errors
     /// Those of [`Store::write_many`].
     pub fn begin_write(&self, mut writes: Vec<SeriesWrite>, idempotency_key: Option<&str>) -> Result<Writing> {
-        let mut named = HashSet::new();
-        if let Some(twice) = writes.iter().find(|write| !named.insert(write.key.clone())) {
+        let mut named = HashSet::with_capacity(writes.len());
+        if let Some(twice) = writes.iter().find(|write| !named.insert(&write.key)) {
             return Err(Error::invalid(format!("series {} stands twice in one write", twice.key))
                 .with_hint("put all its rows into one entry"));
         }
@@ -171,7 +171,10 @@ impl Store {
         let mut operations = Vec::with_capacity(writes.len());
         let mut touched = Vec::with_capacity(writes.len());
         for (mut write, prepared) in writes.into_iter().zip(prepared) {
-            let series = current(&state, &write.key, write.if_version)?;
+            let series = match prepared.seen.as_ref().filter(|seen| write.if_version.is_none() && state.has(seen)) {
+                Some(unchanged) => Arc::clone(unchanged),
+                None => current(&state, &write.key, write.if_version)?,
+            };
             let duplicates = prepared.duplicates;
             let replaced = decide(&series, &mut write, prepared, &self.inner.cache)?;
             let rows = write.rows;
@@ -221,7 +224,7 @@ impl Store {
                 if next.tail_rows() >= self.inner.options.seal_rows {
                     due.push(next.id);
                 }
-                state.put(next);
+                state.replace(next);
             }
         }
         let decided = queue.enqueue(&mut pending, state, payload)?;
@@ -295,14 +298,14 @@ fn prepare(write: &mut SeriesWrite, series: Option<&Arc<SeriesState>>, cache: &A
         (WriteMode::Merge { .. }, Some(series)) => Found::Rows(series.rows_at(cache, &rows.ts)?),
         (_, Some(series)) => Found::Count(series.count_present(cache, &rows.ts)?),
     };
-    Ok(Prepared { seen: series.map(|series| (series.id, series.version)), found, duplicates: duplicates as u64 })
+    Ok(Prepared { seen: series.cloned(), found, duplicates: duplicates as u64 })
 }
 
 /// Checks the condition of the mode and tells how many rows exist; under `merge` the rows become those to store.
 fn decide(series: &SeriesState, write: &mut SeriesWrite, prepared: Prepared, cache: &Arc<MapCache>) -> Result<u64> {
     let (key, rows) = (&write.key, &mut write.rows);
     rows.check_shape(series.def.columns.len())?;
-    let fresh = prepared.seen == Some((series.id, series.version));
+    let fresh = prepared.seen.as_ref().is_some_and(|seen| (seen.id, seen.version) == (series.id, series.version));
     match write.mode {
         WriteMode::Append => match (rows.ts.first(), series.bounds) {
             (Some(first), Some((_, last))) if *first <= last => Err(Error::new(
@@ -313,7 +316,7 @@ fn decide(series: &SeriesState, write: &mut SeriesWrite, prepared: Prepared, cac
             _ => Ok(0),
         },
         WriteMode::Merge { first } => {
-            if prepared.seen.is_none_or(|(id, _)| id != series.id) {
+            if prepared.seen.is_none_or(|seen| seen.id != series.id) {
                 fold(rows, &series.def, first)?;
             }
             let stored = match prepared.found {

@@ -1,0 +1,183 @@
+//! Memory that a run grows in: rows are put behind those that readers see, and nothing is copied.
+//!
+//! A room holds whole columns, each with space for more rows. A run is a view of its first rows. Whoever puts rows
+//! behind the last ones of a room makes a longer view; every shorter one stays as it is, because no cell is written
+//! twice. With [`crate::disk::mmap`] the only `unsafe` of the project.
+
+use std::fmt;
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use arrow::alloc::Allocation;
+use arrow::buffer::Buffer;
+
+use crate::types::Rows;
+
+/// The cells: column after column, each of `capacity` words. Freed with the last view.
+struct Cells {
+    words: NonNull<i64>,
+    capacity: usize,
+    columns: usize,
+    /// Rows that are written or being written. Only grows.
+    used: AtomicUsize,
+}
+
+// SAFETY: a cell is written once, by whoever moved `used` over it, and read only through views made behind that write
+// and handed to other threads by something that synchronises (the lock of the commit queue, a swapped pointer). So no
+// cell is ever read and written at the same time.
+unsafe impl Send for Cells {}
+// SAFETY: as above.
+unsafe impl Sync for Cells {}
+
+impl std::panic::RefUnwindSafe for Cells {}
+
+impl Drop for Cells {
+    fn drop(&mut self) {
+        let words = self.capacity * self.columns;
+        // SAFETY: `Room::with` made the words from a vector of exactly this length and capacity, and every view that
+        // could look at them held this alive.
+        drop(unsafe { Vec::from_raw_parts(self.words.as_ptr(), words, words) });
+    }
+}
+
+/// Cells, and the same memory as a buffer that views are cut from.
+#[derive(Clone)]
+pub struct Room {
+    cells: Arc<Cells>,
+    all: Buffer,
+}
+
+impl fmt::Debug for Room {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Room").field("capacity", &self.cells.capacity).field("used", &self.cells.used).finish()
+    }
+}
+
+impl Room {
+    /// A room for `capacity` rows that begins with these columns, all of one length of at most that.
+    pub fn with(capacity: usize, columns: &[&[i64]]) -> Self {
+        let rows = columns.first().map_or(0, |column| column.len());
+        let capacity = capacity.max(rows).max(1);
+        let mut words = Vec::with_capacity(capacity * columns.len());
+        for column in columns {
+            words.extend_from_slice(column);
+            words.resize(words.len() + capacity - column.len(), 0);
+        }
+        // A boxed slice has no room beyond its length.
+        let words = Box::leak(words.into_boxed_slice());
+        let bytes = size_of_val(words);
+        let begin = NonNull::from(words).cast::<i64>();
+        let cells = Arc::new(Cells { words: begin, capacity, columns: columns.len(), used: AtomicUsize::new(rows) });
+        // SAFETY: the memory is as long as said and lives as long as `cells`, which the buffer holds. Of the buffer only
+        // slices of written cells are ever looked at.
+        let all = unsafe { Buffer::from_custom_allocation(begin.cast(), bytes, Arc::clone(&cells) as _) };
+        Self { cells, all }
+    }
+
+    /// The first rows, column by column.
+    pub fn view(&self, rows: usize) -> Vec<Buffer> {
+        let Cells { capacity, columns, .. } = *self.cells;
+        debug_assert!(rows <= self.cells.used.load(Ordering::Relaxed), "a view shows written rows");
+        let column = |column: usize| self.all.slice_with_length(column * capacity * 8, rows.min(capacity) * 8);
+        (0..columns).map(column).collect()
+    }
+
+    /// The first rows as columns that claim no more than themselves: for those who add up what memory a batch takes.
+    pub fn columns(&self, rows: usize) -> Vec<Buffer> {
+        let Cells { words, capacity, columns, .. } = *self.cells;
+        let rows = rows.min(self.cells.used.load(Ordering::Acquire));
+        let column = |column: usize| {
+            let owner: Arc<dyn Allocation> = Arc::clone(&self.cells) as _;
+            // SAFETY: `column < columns` and `rows <= used <= capacity`, so the cells lie within the allocation, which
+            // `owner` keeps, and are written for good.
+            unsafe { Buffer::from_custom_allocation(words.add(column * capacity).cast(), rows * 8, owner) }
+        };
+        (0..columns).map(column).collect()
+    }
+
+    /// Puts rows of as many columns behind the first `rows`. False, and nothing done, when there is no space or other
+    /// rows stand there already: of two that go on from the same view one has to move out.
+    pub fn append(&self, rows: usize, new: &Rows) -> bool {
+        let Cells { words, capacity, columns, ref used } = *self.cells;
+        let count = new.len();
+        let fits = rows.checked_add(count).filter(|end| *end <= capacity);
+        let alike = new.columns.len() + 1 == columns && new.columns.iter().all(|column| column.len() == count);
+        let Some(end) = fits.filter(|_| alike) else { return false };
+        if used.compare_exchange(rows, end, Ordering::AcqRel, Ordering::Relaxed).is_err() {
+            return false;
+        }
+        for (column, cells) in std::iter::once(&new.ts).chain(&new.columns).enumerate() {
+            // SAFETY: `column < columns` and `rows + count <= capacity`, so the cells lie within the allocation. They
+            // are nobody else's: `used` was moved over them just now, once, and no view reaches beyond `rows` yet.
+            unsafe {
+                let at = words.as_ptr().add(column * capacity + rows);
+                std::ptr::copy_nonoverlapping(cells.as_ptr(), at, count);
+            }
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rows(ts: &[i64]) -> Rows {
+        Rows { ts: ts.to_vec(), columns: vec![ts.iter().map(|ts| ts * 10).collect()] }
+    }
+
+    fn shown(view: &[Buffer]) -> Vec<&[i64]> {
+        view.iter().map(|column| column.typed_data::<i64>()).collect()
+    }
+
+    #[test]
+    fn a_view_stays_as_it_is_while_rows_come_behind_it() {
+        let room = Room::with(4, &[&[1, 2], &[10, 20]]);
+        let before = room.view(2);
+        assert!(room.append(2, &rows(&[3])));
+        let after = room.view(3);
+        assert_eq!(shown(&before), [[1, 2], [10, 20]]);
+        assert_eq!(shown(&after), [[1, 2, 3], [10, 20, 30]]);
+        let columns = room.columns(3);
+        assert_eq!((shown(&columns), columns[1].capacity()), (shown(&after), 24));
+        assert_eq!(before[0].as_ptr(), after[0].as_ptr(), "nothing was copied");
+        drop(room);
+        assert_eq!(shown(&after), [[1, 2, 3], [10, 20, 30]]);
+    }
+
+    #[test]
+    fn only_one_goes_on_from_a_view_and_nobody_beyond_the_end() {
+        let room = Room::with(4, &[&[1, 2], &[10, 20]]);
+        assert!(room.append(2, &rows(&[3])));
+        assert!(!room.append(2, &rows(&[4])), "another row stands there");
+        assert!(!room.append(3, &rows(&[4, 5])), "no space");
+        assert!(!room.append(3, &Rows { ts: vec![4], columns: Vec::new() }), "other columns");
+        assert!(room.append(3, &rows(&[4])));
+        assert_eq!(shown(&room.view(4)), [[1, 2, 3, 4], [10, 20, 30, 40]]);
+    }
+
+    #[test]
+    fn readers_see_whole_rows_while_others_come() {
+        let room = Room::with(10_000, &[&[0], &[0]]);
+        let newest = std::sync::Mutex::new(room.view(1));
+        std::thread::scope(|scope| {
+            let reader = || {
+                loop {
+                    let view = newest.lock().unwrap().clone();
+                    let columns = shown(&view);
+                    assert!(columns[0].iter().zip(columns[1]).all(|(ts, cell)| ts * 10 == *cell));
+                    if columns[0].len() == 10_000 {
+                        return;
+                    }
+                }
+            };
+            scope.spawn(reader);
+            scope.spawn(reader);
+            for ts in 1..10_000 {
+                assert!(room.append(usize::try_from(ts).unwrap(), &rows(&[ts])));
+                *newest.lock().unwrap() = room.view(usize::try_from(ts + 1).unwrap());
+            }
+        });
+    }
+}
