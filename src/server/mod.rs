@@ -1,5 +1,6 @@
 //! The two protocol faces: translation only, strangers to each other.
 
+mod begin;
 pub mod flight;
 pub mod http;
 

@@ -507,6 +507,7 @@ const PAIRS: [[u8; 2]; 100] = {
 };
 
 /// The digits of a number, ending at [`DIGITS_END`] with zeros before them, and where they begin.
+#[inline]
 fn digits_of(mut number: u64) -> ([u8; TEXT_ROOM], usize) {
     let mut text = [b'0'; TEXT_ROOM];
     let mut at = DIGITS_END;
@@ -527,6 +528,7 @@ fn digits_of(mut number: u64) -> ([u8; TEXT_ROOM], usize) {
 }
 
 /// Copies a piece of the digits to a place of the text.
+#[inline]
 fn copy_piece(out: &mut [u8; TEXT_ROOM], at: usize, digits: &[u8; TEXT_ROOM], from: usize) {
     if let (Some(slot), Some(piece)) = (out.get_mut(at..at + PIECE), digits.get(from..from + PIECE)) {
         slot.copy_from_slice(piece);

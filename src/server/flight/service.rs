@@ -29,6 +29,7 @@ use super::status::{blocking, status, unimplemented};
 use super::{actions, describe};
 use crate::error::{Error, ErrorCode, Result};
 use crate::query::{Numbers, Shape};
+use crate::server::begin::begin;
 use crate::service::{SeriesFilter, Service};
 
 /// Series of one page of ListFlights.
@@ -101,7 +102,9 @@ impl Face {
         let decoder = ProstCodec::<Ticket, Ticket>::default().decoder();
         let mut messages = Streaming::new_request(decoder, request.into_body(), None, Some(TICKET_BYTES_MAX));
         let ticket = messages.message().await?.ok_or_else(|| status(&Error::invalid("the request has no ticket")))?;
-        let started = blocking(move || Ok(get::start(service.read(&describe::query_of_ticket(&ticket)?)?))).await?;
+        let query = describe::query_of_ticket(&ticket).map_err(|error| status(&error))?;
+        let started = begin(service.is_at_hand(&query), move || Ok(get::start(service.read(&query)?)));
+        let started = started.await.map_err(|error| status(&error))?;
         let mut response = http::Response::new(Body::new(get::stream(started, self.stall, line, permit)));
         response.headers_mut().insert(http::header::CONTENT_TYPE, tonic::metadata::GRPC_CONTENT_TYPE);
         Ok(response)

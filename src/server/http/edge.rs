@@ -13,6 +13,7 @@ use tracing::Instrument;
 use super::App;
 use super::problem::{Failure, render};
 use crate::error::{Error, ErrorCode};
+use crate::server::begin::panicked;
 
 /// Header that names a request; a caller's own value of up to 64 letters, digits and `. _ -` is kept.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -38,16 +39,6 @@ pub async fn edge(State(app): State<App>, request: Request, next: Next) -> Respo
     let status = response.status().as_u16();
     tracing::debug!(request_id = id, %method, path, status, elapsed_us = started.elapsed().as_micros(), "answered");
     response
-}
-
-/// The error of a panic: its message is for the log.
-pub fn panicked(panic: &(dyn std::any::Any + Send)) -> Error {
-    let text = panic
-        .downcast_ref::<&str>()
-        .map(ToString::to_string)
-        .or_else(|| panic.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "no message".into());
-    Error::internal(format!("panic: {text}"))
 }
 
 fn head_limits(app: &App, request: &Request) -> Result<(), Error> {

@@ -22,6 +22,7 @@ use axum::Router;
 use tokio::sync::Semaphore;
 
 use crate::error::{Error, Result};
+use crate::server::begin::panicked;
 use crate::service::Service;
 pub use edge::REQUEST_ID;
 pub use listen::serve;
@@ -114,7 +115,7 @@ impl App {
         let service = Arc::clone(&self.0.service);
         match tokio::task::spawn_blocking(move || verb(&service)).await {
             Ok(result) => result,
-            Err(error) if error.is_panic() => Err(edge::panicked(error.into_panic().as_ref())),
+            Err(error) if error.is_panic() => Err(panicked(error.into_panic().as_ref())),
             Err(_) => Err(Error::new(crate::ErrorCode::NotReady, "the server is stopping")),
         }
     }

@@ -7,13 +7,14 @@
 //!    does one that is gone.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::{Bytes, BytesMut};
 use serde::Serialize;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::App;
 use super::coding::{Coder, Coding};
@@ -21,6 +22,7 @@ use super::etag::{entity_tag, is_known, not_modified, tag_headers};
 use crate::egress::{Closing, Encoder, Options, OutFormat, PIECE_BYTES};
 use crate::error::{Error, ErrorCode, Result};
 use crate::query::{Block, Query};
+use crate::server::begin::begin;
 use crate::service::{Answer, Service};
 
 /// Pieces that wait between the producer and the socket.
@@ -189,58 +191,16 @@ pub async fn answer(app: &App, headers: &HeaderMap, query: Query, options: Optio
         .ok_or_else(|| {
             Error::new(ErrorCode::Overloaded, format!("{} answers are under way already", config.reads_max))
         })?;
-    let (head_tx, head_rx) = oneshot::channel();
-    let (tx, rx) = mpsc::channel(PIECES_AHEAD);
     let service = Arc::clone(&app.0.service);
-    let stall = config.stall;
-    let runtime = tokio::runtime::Handle::current();
-    let span = tracing::Span::current();
-    tokio::task::spawn_blocking(move || {
-        let _in_span = span.entered();
-        let _slot = slot;
-        let (head, pieces) = match open(&service, &query, options, coding, &known) {
-            Ok(Opened::Answer(opened)) => *opened,
-            Ok(Opened::Known(tag)) => {
-                let _ = head_tx.send(Ok(Err(tag)));
-                return;
-            }
-            Err(error) => {
-                let _ = head_tx.send(Err(error));
-                return;
-            }
-        };
-        let is_whole = head.is_whole;
-        if head_tx.send(Ok(Ok(head))).is_err() || is_whole {
-            return;
-        }
-        let send = |part: Part| match tx.try_send(part) {
-            Ok(()) => true,
-            Err(mpsc::error::TrySendError::Closed(_)) => false,
-            Err(mpsc::error::TrySendError::Full(part)) => runtime
-                .block_on(async { tokio::time::timeout(stall, tx.send(part)).await })
-                .is_ok_and(|sent| sent.is_ok()),
-        };
-        for piece in pieces {
-            let part = match piece {
-                Ok(piece) => Part::Piece(piece),
-                Err(error) => {
-                    tracing::error!(%error, series = ?query.series, "an answer was broken off");
-                    send(Part::Failed);
-                    return;
-                }
-            };
-            if !send(part) {
-                return;
-            }
-        }
-        send(Part::End);
-    });
-    let head = head_rx.await.map_err(|_| Error::internal("the producer of an answer vanished"))??;
-    let head = match head {
-        Ok(head) => head,
-        Err(tag) => return Ok(not_modified(&tag)),
+    let series = query.series.clone();
+    let is_quick = coding == Coding::Identity && options.format != OutFormat::Parquet && service.is_at_hand(&query);
+    let opened = begin(is_quick, move || open(&service, &query, options, coding, &known)).await?;
+    let (head, pieces) = match opened {
+        Opened::Answer(opened) => *opened,
+        Opened::Known(tag) => return Ok(not_modified(&tag)),
     };
-    let mut response = Response::new(body_of(head.first, head.is_whole, rx));
+    let rest = (!head.is_whole).then(|| produce(pieces, series, slot, config.stall));
+    let mut response = Response::new(body_of(head.first, rest));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(options.format.content_type()));
     if let Some(coding) = coding.header() {
@@ -254,16 +214,49 @@ pub async fn answer(app: &App, headers: &HeaderMap, query: Query, options: Optio
     Ok(response)
 }
 
+/// Makes the rest of an answer on a blocking thread, at most [`PIECES_AHEAD`] pieces ahead of the client.
+fn produce(pieces: Pieces, series: Vec<String>, slot: OwnedSemaphorePermit, stall: Duration) -> mpsc::Receiver<Part> {
+    let (tx, rx) = mpsc::channel(PIECES_AHEAD);
+    let runtime = tokio::runtime::Handle::current();
+    let span = tracing::Span::current();
+    tokio::task::spawn_blocking(move || {
+        let _in_span = span.entered();
+        let _slot = slot;
+        let send = |part: Part| match tx.try_send(part) {
+            Ok(()) => true,
+            Err(mpsc::error::TrySendError::Closed(_)) => false,
+            Err(mpsc::error::TrySendError::Full(part)) => runtime
+                .block_on(async { tokio::time::timeout(stall, tx.send(part)).await })
+                .is_ok_and(|sent| sent.is_ok()),
+        };
+        for piece in pieces {
+            let part = match piece {
+                Ok(piece) => Part::Piece(piece),
+                Err(error) => {
+                    tracing::error!(%error, ?series, "an answer was broken off");
+                    send(Part::Failed);
+                    return;
+                }
+            };
+            if !send(part) {
+                return;
+            }
+        }
+        send(Part::End);
+    });
+    rx
+}
+
 /// A body of known length when it is whole already, else the first pieces and what the producer sends.
-fn body_of(mut first: Vec<Bytes>, is_whole: bool, rx: mpsc::Receiver<Part>) -> Body {
-    if is_whole {
+fn body_of(mut first: Vec<Bytes>, rest: Option<mpsc::Receiver<Part>>) -> Body {
+    let Some(rx) = rest else {
         let only = if first.len() == 1 { first.pop() } else { None };
         return Body::from(only.unwrap_or_else(|| {
             let mut all = BytesMut::with_capacity(first.iter().map(Bytes::len).sum());
             first.iter().for_each(|piece| all.extend_from_slice(piece));
             all.freeze()
         }));
-    }
+    };
     let state = (first.into_iter(), Some(rx));
     Body::from_stream(futures::stream::unfold(state, |(mut first, rx)| async move {
         if let Some(piece) = first.next() {
