@@ -14,7 +14,9 @@ from fixtures import ALL, Bench
 from measure import PRODUCT, Line, flushed, same, take_turns
 from reads import checked
 
-RANGES, RANGE_BARS = 100, 1_024
+RANGES, # The peers take minutes a round.
+ROUNDS = 3
+RANGE_BARS = 100, 1_024
 INSERT = "INSERT INTO bars VALUES (?, ?, ?, ?, ?, ?, ?)"
 
 
@@ -169,7 +171,7 @@ def older(bench: Bench) -> list[Line]:
     run = Older(bench)
     sqlite, text = "SQLite (WAL, NORMAL)", "CSV"
     writes = {PRODUCT: run.write_ours, sqlite: run.write_sqlite, text: run.write_csv}
-    samples = take_turns({name: flushed(work) for name, work in writes.items()}, bench.rounds_long, run.check)
+    samples = take_turns({name: flushed(work) for name, work in writes.items()}, ROUNDS, run.check)
     rows = run.rows * len(run.symbols)
     what = f"{bench.older_symbols} symbols × {run.months} months × {run.bars:,} bars"
     lines = [Line("older", f"{what}: write", samples, amount=rows, amount_unit="rows")]
@@ -184,10 +186,10 @@ def older(bench: Bench) -> list[Line]:
     taken = {name: [one] for name, one in size.items()}
     lines.append(Line("older", f"{what}: size on disk", taken, unit="B", notes=note))
     full = {PRODUCT: run.full_ours, sqlite: run.full_sqlite, text: run.full_csv}
-    samples = take_turns(full, bench.rounds_long)
+    samples = take_turns(full, ROUNDS)
     lines.append(Line("older", f"{what}: full read, every cell", samples, amount=rows, amount_unit="rows"))
     ranges = {PRODUCT: run.ranges_ours, sqlite: run.ranges_sqlite, text: run.ranges_csv}
-    samples = take_turns(ranges, bench.rounds_long)
+    samples = take_turns(ranges, ROUNDS)
     lines.append(Line("older", f"{RANGES} ranges of {RANGE_BARS:,} bars", samples))
     run.engine.stop()
     return lines
