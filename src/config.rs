@@ -26,6 +26,7 @@ pub struct Config {
     pub store: StoreConfig,
     pub http: HttpConfig,
     pub flight: FlightConfig,
+    pub tls: TlsConfig,
     pub log: LogConfig,
 }
 
@@ -70,6 +71,10 @@ pub struct HttpConfig {
     pub reads_max: u64,
     /// Most connections at one time; more wait.
     pub connections_max: u64,
+    /// `address:port` of a listener for health and metrics alone, with threads of its own; empty for none.
+    pub health_listen: String,
+    /// Origins whose pages may ask from a browser.
+    pub cors_origins: Vec<String>,
 }
 
 /// `[flight]`
@@ -84,6 +89,25 @@ pub struct FlightConfig {
     pub put_bytes_max: u64,
     /// Most answers being sent at one time; more are refused as `overloaded`.
     pub readers_max: u64,
+}
+
+/// `[tls]`
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TlsConfig {
+    /// PEM file with the certificate of the server and those between it and its root; empty for no TLS.
+    pub cert: PathBuf,
+    /// PEM file with its private key.
+    pub key: PathBuf,
+    /// PEM file with the certificates that sign those of clients; empty when clients need none.
+    pub client_ca: PathBuf,
+}
+
+impl TlsConfig {
+    /// Whether both listeners speak TLS.
+    pub fn is_on(&self) -> bool {
+        !self.cert.as_os_str().is_empty()
+    }
 }
 
 /// `[log]`
@@ -147,6 +171,8 @@ impl Default for HttpConfig {
             json_rows_max: 1_000_000,
             reads_max: 256,
             connections_max: 1_024,
+            health_listen: String::new(),
+            cors_origins: Vec::new(),
         }
     }
 }
@@ -366,8 +392,20 @@ impl Config {
         range("flight.message_bytes_max", self.flight.message_bytes_max, 1 << 16, 1 << 30);
         range("flight.put_bytes_max", self.flight.put_bytes_max, self.flight.message_bytes_max, 1 << 42);
         range("flight.readers_max", self.flight.readers_max, 1, 1 << 16);
+        let given = |path: &PathBuf| !path.as_os_str().is_empty();
+        let tls = &self.tls;
+        if given(&tls.cert) != given(&tls.key) {
+            problems.push("tls.cert and tls.key are given together or not at all".into());
+        }
+        if given(&tls.client_ca) && !given(&tls.cert) {
+            problems.push("tls.client_ca needs tls.cert and tls.key".into());
+        }
         if store.root.as_os_str().is_empty() {
             problems.push("store.root is empty".into());
+        }
+        let health = &self.http.health_listen;
+        if let Some(error) = (!health.is_empty()).then(|| address(health).err()).flatten() {
+            problems.push(format!("http.health_listen: {}", error.detail()));
         }
         for (path, text) in [("http.listen", &self.http.listen), ("flight.listen", &self.flight.listen)] {
             if let Err(error) = address(text) {

@@ -53,10 +53,11 @@ impl Running {
 
     async fn over_store(root: tempfile::TempDir, config: FlightConfig, options: StoreOptions) -> Self {
         let service = Service::open(root.path(), true, options).unwrap();
+        let gate = Arc::new(fastk::access::Gate::of(root.path()).unwrap());
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
         let (stop, stopped) = oneshot::channel();
-        let served = tokio::spawn(flight::serve(listener, service, config, async {
+        let served = tokio::spawn(flight::serve(listener, service, gate, config, async {
             let _ = stopped.await;
         }));
         Self { address, stop, served, root }
@@ -1076,5 +1077,133 @@ async fn a_put_left_open_and_a_reader_that_stalls_delay_no_checkpoint() {
     assert_same_rows(&now.slice(0, 150_000), &klines(0..150_000, 3));
     assert_same_rows(&now.slice(150_000, 250_005), &klines(150_000..400_005, 0));
     drop((acks, stalled));
+    server.stop().await;
+}
+
+/// A channel's calls with this header.
+fn with_header(header: &str) -> impl FnMut(tonic::Request<()>) -> Result<tonic::Request<()>, Status> + Clone + use<> {
+    let value: tonic::metadata::MetadataValue<_> = header.parse().unwrap();
+    move |mut request| {
+        request.metadata_mut().insert("authorization", value.clone());
+        Ok(request)
+    }
+}
+
+/// How a call ended.
+fn code<T>(outcome: Result<tonic::Response<T>, Status>) -> Result<(), Code> {
+    outcome.map(|_| ()).map_err(|status| status.code())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_method_asks_for_a_token_and_every_ticket_for_its_series() {
+    use fastk::access;
+    use fastk::service::Scope;
+    let root = tempfile::tempdir().unwrap();
+    let make = |scope, prefixes: &[String]| access::create(root.path(), "t", scope, prefixes).unwrap().token;
+    let (reader, writer, admin) = (make(Scope::Read, &[]), make(Scope::Write, &[]), make(Scope::Admin, &[]));
+    let limited = make(Scope::Admin, &["kline/ETH".to_owned()]);
+    let server = Running::over(root, FlightConfig::default()).await;
+    let channel = server.channel().await;
+    let client =
+        |token: &str| FlightServiceClient::with_interceptor(channel.clone(), with_header(&access::header_of(token)));
+    let ticket = |key: &str| Ticket::new(json!({ "series": [key] }).to_string());
+    let action = |kind: &str, body: Value| Action { r#type: kind.into(), body: body.to_string().into() };
+    let spec = |symbol: &str| json!({"kind": "kline", "symbol": symbol, "timeframe": "1m"});
+    let batch = || put_messages(path(KEY), &[klines(0..3, 0)]);
+
+    // Without a token, and with a wrong one, no method answers.
+    for token in [None, Some("fastk_wrong")] {
+        let mut bare = FlightServiceClient::with_interceptor(channel.clone(), move |mut request: tonic::Request<()>| {
+            if let Some(token) = token {
+                request.metadata_mut().insert("authorization", access::header_of(token).parse().unwrap());
+            }
+            Ok(request)
+        });
+        let refused = [
+            bare.handshake(tokio_stream::empty()).await.err(),
+            bare.list_flights(Criteria::default()).await.err(),
+            bare.get_flight_info(path(KEY)).await.err(),
+            bare.poll_flight_info(path(KEY)).await.err(),
+            bare.get_schema(path(KEY)).await.err(),
+            bare.do_get(ticket(KEY)).await.err(),
+            bare.do_put(tokio_stream::iter(batch())).await.err(),
+            bare.do_exchange(tokio_stream::iter(batch())).await.err(),
+            bare.do_action(action("health", json!({}))).await.err(),
+            bare.list_actions(Empty {}).await.err(),
+        ];
+        for (method, status) in refused.into_iter().enumerate() {
+            assert_eq!(status.map(|status| status.code()), Some(Code::Unauthenticated), "method {method}, {token:?}");
+        }
+    }
+    // Its health service answers everybody.
+    let mut health = tonic_health::pb::health_client::HealthClient::new(channel.clone());
+    health.check(tonic_health::pb::HealthCheckRequest { service: String::new() }).await.unwrap();
+
+    assert_eq!(
+        code(client(&reader).do_action(action("register_series", spec("BTCUSDT"))).await),
+        Err(Code::PermissionDenied)
+    );
+    for symbol in ["BTCUSDT", "ETHUSDT"] {
+        assert_eq!(code(client(&writer).do_action(action("register_series", spec(symbol))).await), Ok(()));
+    }
+    let put = async |token: &str| {
+        let mut acks = client(token).do_put(tokio_stream::iter(batch())).await?.into_inner();
+        while acks.message().await?.is_some() {}
+        Ok::<_, Status>(())
+    };
+    assert_eq!(put(&reader).await.unwrap_err().code(), Code::PermissionDenied);
+    assert_eq!(put(&limited).await.unwrap_err().code(), Code::PermissionDenied);
+    put(&writer).await.unwrap();
+    assert_eq!(code(client(&reader).do_get(ticket(KEY)).await), Ok(()));
+    for key in [KEY, "kline/NOSUCH/1m"] {
+        assert_eq!(code(client(&limited).do_get(ticket(key)).await), Err(Code::PermissionDenied), "{key}");
+        assert_eq!(client(&limited).get_flight_info(path(key)).await.unwrap_err().code(), Code::PermissionDenied);
+        assert_eq!(client(&limited).get_schema(path(key)).await.unwrap_err().code(), Code::PermissionDenied);
+    }
+    assert_eq!(code(client(&limited).do_get(ticket("kline/ETHUSDT/1m")).await), Ok(()));
+    let mut seen = client(&limited).list_flights(Criteria::default()).await.unwrap().into_inner();
+    let mut listed = 0;
+    while seen.message().await.unwrap().is_some() {
+        listed += 1;
+    }
+    assert_eq!(listed, 1, "the series that the token reaches");
+
+    // Each action, with the scope it needs and what a token limited to other series may do with it.
+    let of_key = json!({ "series": KEY });
+    let table = [
+        ("list_snapshots", json!({}), Scope::Read, true),
+        ("inventory", json!({}), Scope::Read, true),
+        ("health", json!({}), Scope::Read, true),
+        ("coverage", of_key.clone(), Scope::Read, false),
+        ("register_series", spec("BTCUSDT"), Scope::Write, false),
+        ("create_snapshot", json!({ "name": "s" }), Scope::Write, false),
+        ("delete_range", json!({ "series": KEY, "all": true }), Scope::Write, false),
+        ("drop_snapshot", json!({ "name": "s" }), Scope::Admin, false),
+        ("verify", json!({}), Scope::Admin, false),
+        ("compact", json!({}), Scope::Admin, false),
+        ("drop_series", of_key, Scope::Admin, false),
+    ];
+    let mut known: Vec<&str> = table.iter().map(|row| row.0).collect();
+    let mut offered: Vec<&str> = flight::ACTIONS.iter().map(|(name, _)| *name).collect();
+    known.sort_unstable();
+    offered.sort_unstable();
+    assert_eq!(known, offered, "each action stands in the table");
+    for (name, body, needed, is_partly) in table {
+        let outcome = code(client(&limited).do_action(action(name, body.clone())).await);
+        assert_eq!(outcome == Err(Code::PermissionDenied), !is_partly, "{name} for other series: {outcome:?}");
+        for (own, token) in [(Scope::Read, &reader), (Scope::Write, &writer), (Scope::Admin, &admin)] {
+            let outcome = code(client(token).do_action(action(name, body.clone())).await);
+            assert_eq!(outcome == Err(Code::PermissionDenied), own < needed, "{name} with {own:?}: {outcome:?}");
+        }
+    }
+
+    // Basic becomes Bearer, with the padding or without.
+    for header in [access::basic_header_of("lab", &reader), access::basic_header_of("lab", &reader).replace('=', "")] {
+        let mut basic = FlightServiceClient::with_interceptor(channel.clone(), with_header(&header));
+        let reply = basic.handshake(tokio_stream::empty()).await.unwrap();
+        assert_eq!(reply.metadata().get("authorization").unwrap().to_str().unwrap(), access::header_of(&reader));
+        assert_eq!(code(basic.do_get(ticket("kline/ETHUSDT/1m")).await), Ok(()));
+    }
+    drop(channel);
     server.stop().await;
 }

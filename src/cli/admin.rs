@@ -5,7 +5,7 @@ use clap::Subcommand;
 use super::backup::{self, BackupArgs, RestoreArgs};
 use super::repair::{self, RepairArgs};
 use super::target::{PlainArgs, Target};
-use super::{check, show};
+use super::{check, show, token};
 use crate::error::{Error, ErrorCode, Result};
 use crate::service::{SeriesFilter, Status};
 use crate::types::{Kind, SeriesKey};
@@ -42,6 +42,10 @@ enum AdminVerb {
     ListOrphans(PlainArgs),
     /// Which chunks span the same times, which one wins there, and what compaction would do.
     ExplainOverlap(PlainArgs),
+    /// Whether a server is ready; needs no token. Exit status 1 when it is not.
+    Ping(PlainArgs),
+    /// Make, list and take away the tokens that clients of a server need.
+    Token(token::TokenArgs),
     #[command(external_subcommand)]
     Later(Vec<String>),
 }
@@ -114,6 +118,12 @@ pub fn run(args: AdminArgs) -> Result<u8> {
         AdminVerb::Scrub(args) => check::scrub(&args),
         AdminVerb::ListOrphans(args) => check::list_orphans(&args),
         AdminVerb::ExplainOverlap(args) => check::explain_overlap(&args),
+        AdminVerb::Ping(args) => {
+            let ready = Target::open(&args.target, false)?.ready()?;
+            show::reply(&ready, args.json)?;
+            Ok(u8::from(ready.status == Status::Failing))
+        }
+        AdminVerb::Token(args) => token::run(args),
         AdminVerb::Later(words) => {
             let word = words.first().map_or("", String::as_str);
             Err(Error::new(ErrorCode::Unimplemented, format!("`fastk admin {word}` is not offered by this version")))

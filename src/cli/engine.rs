@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,13 +11,15 @@ use serde::Deserialize;
 use tokio::net::TcpListener;
 
 use super::target::{ReadOptions, WriteOptions};
-use crate::config::Config;
+use crate::access::Gate;
+use crate::config::{Config, TlsConfig};
 use crate::disk::DiskPath;
 use crate::egress::{self, Closing, Encoder, OutFormat, RowsShape, Times};
 use crate::error::{Error, Result};
 use crate::format::FORMAT_VERSION;
 use crate::ingest::{self, BodyFormat};
 use crate::query::{Query, When};
+use crate::server::wire::Tls;
 use crate::server::{flight, http};
 use crate::service::{
     Acknowledged, IdempotencyKey, Mode, OrphanReport, OverlapReport, Service, Terms, VerifyOptions, VerifyReport,
@@ -74,17 +77,60 @@ pub fn overlaps(root: &Path) -> Result<OverlapReport> {
 
 /// Asks jobs to stop, so that requests that wait for them end.
 pub fn cancel_jobs(service: &Service) {
-    service.jobs().cancel_all();
+    service.end_jobs(false);
 }
 
 /// Closes the store: ends its jobs, syncs its log and gives the directory free.
 pub fn close(service: Arc<Service>) {
-    service.jobs().close();
-    match Arc::try_unwrap(service) {
-        Ok(service) => drop(service),
+    service.end_jobs(true);
+    if !service.close() {
         // What was acknowledged is safe all the same; the next opening has a little more to do.
-        Err(_) => tracing::warn!("a request is still at work; the store is left as after a crash"),
+        tracing::warn!("a request is still at work; the store is left as after a crash");
     }
+}
+
+fn http_config(config: &Config, tls: Tls) -> http::HttpConfig {
+    http::HttpConfig {
+        tls,
+        // They were looked at when the settings were read.
+        cors_origins: config.http.cors_origins.iter().filter_map(|text| http::cors::origin(text).ok()).collect(),
+        body_bytes_max: config.http.body_bytes_max,
+        ingest_bytes_max: config.http.ingest_bytes_max,
+        json_rows_default: config.http.json_rows_default,
+        json_rows_max: config.http.json_rows_max,
+        reads_max: count(config.http.reads_max),
+        connections_max: count(config.http.connections_max),
+        drain: DRAIN,
+        ..http::HttpConfig::default()
+    }
+}
+
+/// The end of a server, and its work.
+pub type Ended = Pin<Box<dyn Future<Output = ()> + Send>>;
+pub type Serving = Pin<Box<dyn Future<Output = Result<()>> + Send>>;
+
+/// Serves health and metrics alone, once there is a listener.
+pub fn serve_health(
+    service: &Arc<Service>,
+    gate: &Arc<Gate>,
+    config: &Config,
+    tls: Tls,
+) -> impl FnOnce(TcpListener, Ended) -> Serving + Send + use<> {
+    let (service, gate, config) = (Arc::clone(service), Arc::clone(gate), http_config(config, tls));
+    move |listener, shutdown| Box::pin(http::serve_health(listener, service, gate, config, shutdown))
+}
+
+/// How both listeners are secured: what REST and what Flight speaks.
+///
+/// # Errors
+/// Those of [`Tls::load`].
+pub fn secured(config: &TlsConfig) -> Result<(Tls, Tls)> {
+    if !config.is_on() {
+        return Ok((Tls::off(), Tls::off()));
+    }
+    let client_ca = (!config.client_ca.as_os_str().is_empty()).then_some(config.client_ca.as_path());
+    let load = |protocols: &[&str]| Tls::load(&config.cert, &config.key, client_ca, protocols);
+    Ok((load(&["h2", "http/1.1"])?, load(&["h2"])?))
 }
 
 /// A closed range from words, in the unit of the series.
@@ -178,37 +224,33 @@ pub fn read(
 pub fn serve_http(
     listener: TcpListener,
     service: Arc<Service>,
+    gate: Arc<Gate>,
     config: &Config,
+    tls: Tls,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> impl Future<Output = Result<()>> + Send + 'static {
-    let config = http::HttpConfig {
-        body_bytes_max: config.http.body_bytes_max,
-        ingest_bytes_max: config.http.ingest_bytes_max,
-        json_rows_default: config.http.json_rows_default,
-        json_rows_max: config.http.json_rows_max,
-        reads_max: count(config.http.reads_max),
-        connections_max: count(config.http.connections_max),
-        drain: DRAIN,
-        ..http::HttpConfig::default()
-    };
-    http::serve(listener, service, config, shutdown)
+    let config = http_config(config, tls);
+    http::serve(listener, service, gate, config, shutdown)
 }
 
 /// Serves Arrow Flight until `shutdown`.
 pub fn serve_flight(
     listener: TcpListener,
     service: Arc<Service>,
+    gate: Arc<Gate>,
     config: &Config,
+    tls: Tls,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> impl Future<Output = Result<()>> + Send + 'static {
     let config = flight::FlightConfig {
+        tls,
         message_bytes_max: count(config.flight.message_bytes_max),
         put_bytes_max: count(config.flight.put_bytes_max),
         readers_max: count(config.flight.readers_max),
         drain: DRAIN,
         ..flight::FlightConfig::default()
     };
-    flight::serve(listener, service, config, shutdown)
+    flight::serve(listener, service, gate, config, shutdown)
 }
 
 /// Limits lie far below what a machine word holds.

@@ -4,6 +4,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::LogFormat;
 use crate::error::{Error, Result};
+use crate::server::AUDIT;
 
 /// Variable that overrides the level of the configuration.
 pub const LOG_VARIABLE: &str = "FASTK_LOG";
@@ -17,6 +18,11 @@ pub fn init(level: &str, format: LogFormat) -> Result<()> {
     let directives = directives.as_deref().unwrap_or(level);
     let filter = EnvFilter::try_new(directives)
         .map_err(|error| Error::invalid(format!("log level {directives:?} cannot be read: {error}")))?;
+    // Who deleted what is told whatever the level.
+    let filter = match format!("{AUDIT}=info").parse() {
+        Ok(audit) => filter.add_directive(audit),
+        Err(_) => filter,
+    };
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let started = match format {
         LogFormat::Text => builder.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).try_init(),

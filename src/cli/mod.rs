@@ -18,6 +18,7 @@ mod repair;
 mod show;
 mod snapshot;
 pub mod target;
+mod token;
 
 pub mod demo;
 pub mod import;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
-use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, IF_MATCH};
+use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, IF_MATCH};
 use hyper::{Method, Request, Response, StatusCode, Uri};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -16,6 +16,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use crate::access::header_of;
 use crate::error::{Error, ErrorCode, Result, RowError};
 use crate::types::SeriesKey;
 
@@ -103,6 +104,7 @@ impl Call {
 /// A connection pool to one server, and the runtime it lives in.
 pub struct RestClient {
     authority: String,
+    token: Option<String>,
     runtime: tokio::runtime::Runtime,
     client: Client<HttpConnector, Full<Bytes>>,
 }
@@ -134,7 +136,12 @@ impl RestClient {
         connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
         connector.set_nodelay(true);
         let client = Client::builder(TokioExecutor::new()).build(connector);
-        Ok(Self { authority, runtime, client })
+        Ok(Self { authority, token: None, runtime, client })
+    }
+
+    /// Sends this token with every request.
+    pub fn with_token(self, token: Option<&str>) -> Self {
+        Self { token: token.map(str::to_owned), ..self }
     }
 
     /// `http://host:port`.
@@ -194,6 +201,9 @@ impl RestClient {
             if let Some(value) = value {
                 request = request.header(name, value);
             }
+        }
+        if let Some(token) = &self.token {
+            request = request.header(AUTHORIZATION, header_of(token));
         }
         let (media_type, body) = call.body.map_or((None, Bytes::new()), |(media_type, body)| (Some(media_type), body));
         if let Some(media_type) = media_type {

@@ -3,7 +3,7 @@
 //! Invariants:
 //! - The store is opened, and with it locked, before anything is bound.
 //! - The `ready` line is the only line on standard output, written when both listeners accept.
-//! - An address other than loopback is bound only under `--insecure`, since nothing authenticates clients.
+//! - An address other than loopback is bound only where clients need a token, or under `--insecure`.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::{engine, log, show};
+use crate::access::{self, Gate};
 use crate::config::{Config, FlagValue, Loaded, address};
 use crate::error::{Error, ErrorCode, Result};
 use crate::service::Service;
@@ -44,7 +45,7 @@ pub struct ServeArgs {
     /// sync, interval or none: when a write is acknowledged.
     #[arg(long)]
     durability: Option<String>,
-    /// Listen on addresses that other machines reach, though nothing authenticates clients.
+    /// Listen on addresses that other machines reach although no token was made for this store.
     #[arg(long)]
     insecure: bool,
     /// Print the effective configuration with the origin of each value, and stop.
@@ -77,23 +78,29 @@ pub fn run(args: ServeArgs) -> Result<u8> {
     }
     let config = loaded.config;
     log::init(&config.log.level, config.log.format)?;
+    config.http.cors_origins.iter().try_for_each(|text| crate::server::http::cors::origin(text).map(|_| ()))?;
     let http = address(&config.http.listen)?;
     let flight = address(&config.flight.listen)?;
-    if !args.insecure {
-        refuse_open_addresses(&[http, flight])?;
+    let mut open = vec![http, flight];
+    if !config.http.health_listen.is_empty() {
+        open.push(address(&config.http.health_listen)?);
     }
+    if !args.insecure && access::list(&config.store.root)?.is_empty() {
+        refuse_open_addresses(&open)?;
+    }
+    crate::server::metrics::start();
     let service = engine::open(&config.store.root, true, &config)?;
     let running = Running::start(service, &config, http, flight)?;
     show::out(&running.ready_line())?;
     running.until_signal()
 }
 
-/// Nothing authenticates clients yet, so only this machine may reach the listeners.
+/// Where nothing authenticates clients, only this machine may reach the listeners.
 fn refuse_open_addresses(addresses: &[SocketAddr]) -> Result<()> {
     match addresses.iter().find(|address| !address.ip().is_loopback()) {
         None => Ok(()),
         Some(open) => Err(Error::invalid(format!("{open} can be reached from other machines"))
-            .with_hint("clients are not authenticated; --insecure listens there all the same")),
+            .with_hint("`fastk admin token create` makes clients need a token; --insecure listens there without")),
     }
 }
 
@@ -103,6 +110,9 @@ pub struct Running {
     service: Arc<Service>,
     pub http: SocketAddr,
     pub flight: SocketAddr,
+    /// Address of the listener for health alone.
+    pub health: Option<SocketAddr>,
+    watchman: Option<std::thread::JoinHandle<()>>,
     stop: watch::Sender<bool>,
     /// SIGTERM and Ctrl-C, caught from before the listeners answer.
     signals: [Signal; 2],
@@ -118,6 +128,8 @@ impl std::fmt::Debug for Running {
 impl Running {
     /// Binds both listeners and starts to answer.
     pub fn start(service: Arc<Service>, config: &Config, http: SocketAddr, flight: SocketAddr) -> Result<Self> {
+        let (http_tls, flight_tls) = engine::secured(&config.tls)?;
+        let gate = Arc::new(Gate::of(&config.store.root)?);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .thread_name("fastk")
@@ -140,18 +152,42 @@ impl Running {
         let when_stopped = |mut stopped: watch::Receiver<bool>| async move {
             let _ = stopped.wait_for(|stop| *stop).await;
         };
+        let (health, watchman) = match config.http.health_listen.as_str() {
+            "" => (None, None),
+            text => {
+                let listener = runtime.block_on(bind("health", "http.health_listen", address(text)?))?;
+                let at = bound(&listener)?;
+                let serving = engine::serve_health(&service, &gate, config, http_tls.clone());
+                (Some(at), Some(watch_alone(listener, serving, when_stopped(stopped.clone()))?))
+            }
+        };
         let faces = [
-            runtime.spawn(engine::serve_http(http_listener, service.clone(), config, when_stopped(stopped.clone()))),
-            runtime.spawn(engine::serve_flight(flight_listener, service.clone(), config, when_stopped(stopped))),
+            runtime.spawn(engine::serve_http(
+                http_listener,
+                service.clone(),
+                gate.clone(),
+                config,
+                http_tls,
+                when_stopped(stopped.clone()),
+            )),
+            runtime.spawn(engine::serve_flight(
+                flight_listener,
+                service.clone(),
+                gate,
+                config,
+                flight_tls,
+                when_stopped(stopped),
+            )),
         ];
         engine::announce(&service, http, flight)?;
         tracing::info!(%http, %flight, root = %config.store.root.display(), "ready");
-        Ok(Self { runtime, service, http, flight, stop, signals, faces })
+        Ok(Self { runtime, service, http, flight, health, watchman, stop, signals, faces })
     }
 
     /// The line that says where both listeners answer.
     pub fn ready_line(&self) -> String {
-        format!("ready http={} flight={}\n", self.http, self.flight)
+        let health = self.health.map(|health| format!(" health={health}")).unwrap_or_default();
+        format!("ready http={} flight={}{health}\n", self.http, self.flight)
     }
 
     /// Waits for SIGTERM, Ctrl-C or the failure of a listener, then drains.
@@ -192,11 +228,37 @@ impl Running {
                 }
             }
         });
+        if let Some(watchman) = self.watchman {
+            let _ = watchman.join();
+        }
         self.runtime.shutdown_timeout(Duration::from_secs(1));
         engine::close(self.service);
         tracing::info!("stopped");
         Ok(0)
     }
+}
+
+/// Serves health on a thread and a runtime of its own.
+fn watch_alone(
+    listener: TcpListener,
+    serving: impl FnOnce(TcpListener, engine::Ended) -> engine::Serving + Send + 'static,
+    stopped: impl Future<Output = ()> + Send + 'static,
+) -> Result<std::thread::JoinHandle<()>> {
+    let cannot =
+        |error: std::io::Error| Error::new(ErrorCode::Io, format!("cannot start the thread of health: {error}"));
+    let listener = listener.into_std().map_err(cannot)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(cannot)?;
+    let watch = move || {
+        let served = runtime.block_on(async {
+            let listener = TcpListener::from_std(listener)
+                .map_err(|error| Error::new(ErrorCode::Io, format!("health: {error}")))?;
+            serving(listener, Box::pin(stopped)).await
+        });
+        if let Err(error) = served {
+            tracing::warn!(%error, "the listener for health failed");
+        }
+    };
+    std::thread::Builder::new().name("fastk-health".into()).spawn(watch).map_err(cannot)
 }
 
 async fn bind(face: &str, flag: &str, address: SocketAddr) -> Result<TcpListener> {

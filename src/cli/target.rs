@@ -14,8 +14,8 @@ use crate::query::{Predicate, Query};
 use crate::service::{
     Acknowledged, BackupReply, BackupRequest, CompactReply, Condition, CoverageReply, CoverageRequest, DeleteReply,
     DropReply, Health, IdempotencyKey, Inventory, Manner, Mode, OrphanReport, OverlapReport, Registered, ScrubRequest,
-    SeriesFilter, SeriesInfo, SeriesPage, Service, SnapshotDropped, SnapshotInfo, SnapshotList, Terms, VerifyReport,
-    VerifyRequest, Watch, WriteManyReply, scrub_watch,
+    SeriesFilter, SeriesInfo, SeriesPage, Service, SnapshotDropped, SnapshotInfo, SnapshotList, StatusReply, Terms,
+    VerifyReport, VerifyRequest, Watch, WriteManyReply, scrub_watch,
 };
 use crate::types::{SeriesKey, SeriesSpec};
 
@@ -28,6 +28,9 @@ pub struct TargetArgs {
     /// REST address of a running server.
     #[arg(long, value_name = "URL")]
     pub server: Option<String>,
+    /// Token for a server that asks for one.
+    #[arg(long, value_name = "TOKEN", env = "FASTK_TOKEN", hide_env_values = true)]
+    pub token: Option<String>,
 }
 
 /// Arguments of a verb that has no others than where it works and how it shows its reply.
@@ -92,25 +95,27 @@ impl Target {
     /// when `create` is set, else it is `not_found`.
     pub fn open(args: &TargetArgs, create: bool) -> Result<Self> {
         if let Some(server) = &args.server {
-            return Ok(Target::Remote(Box::new(RestClient::new(server)?)));
+            return Ok(Target::Remote(Box::new(RestClient::new(server)?.with_token(args.token.as_deref()))));
         }
         let config = config()?;
         let root = args.root.clone().unwrap_or_else(|| config.store.root.clone());
         match engine::open(&root, create, &config) {
             Ok(service) => Ok(Target::Local(service)),
-            Err(error) if error.code() == ErrorCode::StoreLocked => Self::through_owner(&root, error),
+            Err(error) if error.code() == ErrorCode::StoreLocked => {
+                Self::through_owner(&root, args.token.as_deref(), error)
+            }
             Err(error) => Err(error),
         }
     }
 
-    fn through_owner(root: &Path, locked: Error) -> Result<Self> {
+    fn through_owner(root: &Path, token: Option<&str>, locked: Error) -> Result<Self> {
         let owner = engine::owner(root);
         let Some(http) = owner.as_ref().and_then(|owner| owner.http.clone()) else {
             return Err(locked);
         };
         let pid = owner.map(|owner| owner.pid).unwrap_or_default();
         show::note(&format!("{} is owned by process {pid}: going through http://{http}", root.display()));
-        Ok(Target::Remote(Box::new(RestClient::new(&http)?)))
+        Ok(Target::Remote(Box::new(RestClient::new(&http)?.with_token(token))))
     }
 
     pub fn register(&self, spec: SeriesSpec) -> Result<Registered> {
@@ -152,6 +157,14 @@ impl Target {
         match self {
             Target::Local(service) => service.health(),
             Target::Remote(client) => client.json(Call::new(Method::GET, "/health").unavailable_is_answer()),
+        }
+    }
+
+    /// Whether requests would be answered.
+    pub fn ready(&self) -> Result<StatusReply> {
+        match self {
+            Target::Local(service) => Ok(StatusReply { status: service.health()?.status }),
+            Target::Remote(client) => client.json(Call::new(Method::GET, "/health/ready").unavailable_is_answer()),
         }
     }
 
@@ -202,7 +215,7 @@ impl Target {
 
     pub fn overlaps(&self) -> Result<OverlapReport> {
         match self {
-            Target::Local(service) => Ok(service.overlaps()),
+            Target::Local(service) => service.overlaps(),
             Target::Remote(client) => client.json(Call::new(Method::GET, "/v1/admin/overlaps")),
         }
     }
@@ -225,7 +238,7 @@ impl Target {
 
     pub fn snapshots(&self) -> Result<SnapshotList> {
         match self {
-            Target::Local(service) => Ok(service.snapshots()),
+            Target::Local(service) => service.snapshots(),
             Target::Remote(client) => client.json(Call::new(Method::GET, SNAPSHOTS)),
         }
     }

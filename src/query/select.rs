@@ -24,14 +24,14 @@ pub enum Selection {
     Many(Vec<Arc<SeriesState>>),
 }
 
-/// Finds the series of a query in a state.
+/// Finds the series of a query in a state; globs find only those that `sees` lets through.
 ///
 /// Whether an answer tells the series of its rows is decided by the question alone, not by what a glob finds.
 ///
 /// # Errors
 /// `series_not_found` naming the key or the glob that finds nothing, `invalid_argument` for klines and scalars in one
 /// query or text that is neither key nor glob, `too_large` beyond [`SERIES_MAX`] series.
-pub fn select(state: &State, asked: &[String]) -> Result<Selection> {
+pub fn select(state: &State, asked: &[String], sees: &dyn Fn(&SeriesKey) -> bool) -> Result<Selection> {
     let find = |text: &str| {
         let key = SeriesKey::parse(text)?;
         state.get(&key).cloned().ok_or_else(|| series_not_found(&key))
@@ -54,7 +54,7 @@ pub fn select(state: &State, asked: &[String]) -> Result<Selection> {
                 if !key.as_str().starts_with(glob.literal()) {
                     break;
                 }
-                if glob.matches(key) {
+                if glob.matches(key) && sees(key) {
                     matches += 1;
                     found.extend(state.series.get(id).map(|series| (key.clone(), Arc::clone(series))));
                     check_count(found.len())?;

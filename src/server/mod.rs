@@ -3,6 +3,11 @@
 mod begin;
 pub mod flight;
 pub mod http;
+pub mod metrics;
+pub mod wire;
+
+/// Target of the lines that tell who deleted or administered what.
+pub const AUDIT: &str = "fastk::audit";
 
 #[cfg(test)]
 mod zero_copy;

@@ -1,11 +1,11 @@
 //! Looking after the store: the long verbs as jobs, and what a check found last.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
 use super::jobs::{Job, Jobs};
-use super::{BackupRequest, CompactReply, Service};
+use super::{BackupRequest, CompactReply, Scope, Service};
 use crate::disk::DiskPath;
 use crate::error::{Error, Result};
 use crate::store::{OrphanReport, OverlapReport, Severity, VerifyReport, Watch, orphans};
@@ -66,9 +66,38 @@ impl Checked {
 }
 
 impl Service {
-    /// The jobs of this store.
-    pub fn jobs(&self) -> &Jobs {
-        &self.jobs
+    /// The jobs of this store, which concern it as a whole.
+    ///
+    /// # Errors
+    /// `permission_denied`.
+    pub fn jobs(&self) -> Result<&Jobs> {
+        self.caller.may_all(Scope::Admin)?;
+        Ok(&self.jobs)
+    }
+
+    /// A job as it is now, for the caller who was given it.
+    ///
+    /// # Errors
+    /// Those of [`Jobs::get`].
+    pub fn look(&self, job: &Job) -> Result<Job> {
+        self.jobs.get(&job.id)
+    }
+
+    /// The same once it is finished.
+    ///
+    /// # Errors
+    /// Those of [`Jobs::wait`].
+    pub fn wait_for(&self, job: &Job) -> Result<Job> {
+        self.jobs.wait(&job.id)
+    }
+
+    /// Asks all jobs to stop and, when `for_good`, waits until they have and takes no more.
+    pub fn end_jobs(&self, for_good: bool) {
+        if for_good {
+            self.jobs.close();
+        } else {
+            self.jobs.cancel_all();
+        }
     }
 
     /// Takes on long work under a verb: `work` gets this service, and the watch whose `unit` it counts. Its reply
@@ -83,9 +112,9 @@ impl Service {
         watch: Watch,
         work: impl FnOnce(&Service, &Watch) -> Result<R> + Send + 'static,
     ) -> Result<Job> {
-        let service = self.me.upgrade().ok_or_else(|| Error::internal("the service is being dropped"))?;
+        self.caller.may(Scope::Admin)?;
+        let service = self.clone();
         self.jobs.start(verb, unit, watch, move |watch| {
-            let service: Arc<Service> = service;
             let reply = work(&service, watch)?;
             serde_json::to_value(reply).map_err(|error| Error::internal(format!("reply as JSON: {error}")))
         })
@@ -93,12 +122,14 @@ impl Service {
 
     /// Checks every file of the store, as a job whose result is a [`VerifyReport`].
     pub fn start_verify(&self, request: VerifyRequest) -> Result<Job> {
+        self.caller.may_all(Scope::Admin)?;
         let watch = Watch::with_rate(request.bytes_per_second.unwrap_or(0));
         self.start_job("verify", "bytes", watch, |service, watch| service.verify(watch))
     }
 
     /// Checks every file and writes damaged sidecars anew, as a job whose result is a [`VerifyReport`].
     pub fn start_scrub(&self, request: ScrubRequest) -> Result<Job> {
+        self.caller.may_all(Scope::Admin)?;
         let watch = scrub_watch(request);
         self.start_job("scrub", "bytes", watch, move |service, watch| service.scrub(request.dry_run, watch))
     }
@@ -108,6 +139,7 @@ impl Service {
     /// # Errors
     /// `permission_denied` and `invalid_argument` for the directory, and those of [`Jobs::start`].
     pub fn start_backup(&self, request: BackupRequest) -> Result<Job> {
+        self.caller.may_all(Scope::Admin)?;
         self.check_backup(&request)?;
         let watch = request.watch();
         self.start_job("backup", "bytes", watch, move |service, watch| service.backup_for_client(&request, watch))
@@ -118,6 +150,10 @@ impl Service {
     /// # Errors
     /// `series_not_found`, and those of [`Jobs::start`].
     pub fn start_compact(&self, request: CompactRequest) -> Result<Job> {
+        self.caller.may(Scope::Admin)?;
+        if request.series.is_empty() {
+            self.caller.may_all(Scope::Admin)?;
+        }
         request.series.iter().try_for_each(|key| self.def(key).map(|_| ()))?;
         self.start_job("compact", "series", Watch::new(), move |service, watch| {
             service.compact_watched(&request.series, watch)
@@ -126,6 +162,7 @@ impl Service {
 
     /// Checks every file of the store. Health tells of what was found until a check finds nothing.
     pub fn verify(&self, watch: &Watch) -> Result<VerifyReport> {
+        self.caller.may_all(Scope::Admin)?;
         let report = self.store.verify(watch)?;
         self.note_check("verify", &report);
         Ok(report)
@@ -133,6 +170,7 @@ impl Service {
 
     /// Checks every file and writes damaged or missing sidecars anew, unless it is a dry run.
     pub fn scrub(&self, dry_run: bool, watch: &Watch) -> Result<VerifyReport> {
+        self.caller.may_all(Scope::Admin)?;
         let report = self.store.scrub(dry_run, watch)?;
         self.note_check("scrub", &report);
         Ok(report)
@@ -169,6 +207,10 @@ impl Service {
 
     /// The same; what was done before it was cancelled stays done.
     pub fn compact_watched(&self, series: &[SeriesKey], watch: &Watch) -> Result<CompactReply> {
+        if series.is_empty() {
+            self.caller.may_all(Scope::Admin)?;
+        }
+        series.iter().try_for_each(|key| self.caller.may_touch(Scope::Admin, key))?;
         let retained = self.store.apply_retention(series)?;
         watch.check()?;
         let sealed = self.store.seal(series)?;
@@ -205,12 +247,14 @@ impl Service {
 
     /// Files that the manifest does not name.
     pub fn orphans(&self) -> Result<OrphanReport> {
+        self.caller.may_all(Scope::Admin)?;
         orphans(&DiskPath::os(self.store.root()))
     }
 
     /// Which chunks overlap, which wins, and what compaction would do.
-    pub fn overlaps(&self) -> OverlapReport {
-        self.store.overlaps()
+    pub fn overlaps(&self) -> Result<OverlapReport> {
+        self.caller.may_all(Scope::Admin)?;
+        Ok(self.store.overlaps())
     }
 }
 

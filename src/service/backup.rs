@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 
 use serde::{Deserialize, Serialize};
 
-use super::Service;
+use super::{Scope, Service};
 use crate::disk::{self, DiskPath};
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::backup::BackupDamage;
@@ -190,6 +190,7 @@ impl Service {
     /// # Errors
     /// Those of [`Store::backup`](crate::Store::backup).
     pub fn backup(&self, request: &BackupRequest, watch: &Watch) -> Result<BackupReply> {
+        self.caller.may_all(Scope::Admin)?;
         let options = request.options(request.base.as_ref().map(PathBuf::from));
         let report = self.store.backup(Path::new(&request.dir), &options, watch)?;
         Ok(BackupReply::new(request.dir.clone(), report))
@@ -201,6 +202,7 @@ impl Service {
     /// `permission_denied` when it gives none, `invalid_argument` for a directory that is not below it, and those of
     /// [`Store::backup`](crate::Store::backup), none of which names a path outside of it.
     pub fn backup_for_client(&self, request: &BackupRequest, watch: &Watch) -> Result<BackupReply> {
+        self.caller.may_all(Scope::Admin)?;
         let places = self.client_places(request)?;
         let report = self.store.backup(&places.dir, &request.options(places.base.clone()), watch);
         let report = report.map_err(|error| places.hide(self, &error))?;

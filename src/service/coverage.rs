@@ -6,8 +6,8 @@ use std::sync::{Mutex, PoisonError};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::Service;
 use super::read::range_of;
+use super::{Scope, Service};
 use crate::egress::Times;
 use crate::error::{Error, Result};
 use crate::query::coverage::{Complete, CoverageSpec, Gap, coverage, last_complete, ratio};
@@ -181,6 +181,7 @@ impl Service {
     /// `series_not_found`, `snapshot_not_found`; `invalid_argument` for a series without a length of interval, a calendar that cannot be read,
     /// a wrong range or limit.
     pub fn coverage(&self, request: &CoverageRequest) -> Result<CoverageReply> {
+        self.caller.may_touch(Scope::Read, &request.series)?;
         let state = self.state_as_of(request.as_of.as_deref())?;
         let series = self.series_state(&state, &request.series)?;
         let value = request.calendar.clone().or_else(|| series.def.calendar.clone());
@@ -233,6 +234,7 @@ impl Service {
 
     /// Entity-tag stem of the coverage of a series.
     pub fn coverage_stem(&self, request: &CoverageRequest) -> Result<String> {
+        self.caller.may_touch(Scope::Read, &request.series)?;
         let series = self.series_state(&*self.state_as_of(request.as_of.as_deref())?, &request.series)?;
         Ok(self.stem(series.id, series.version))
     }

@@ -4,6 +4,7 @@
 
 mod admin;
 pub mod backup;
+mod caller;
 pub mod coverage;
 pub mod jobs;
 mod page;
@@ -13,9 +14,12 @@ mod snapshots;
 pub mod verbs;
 mod write;
 
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Weak};
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::FORMAT_VERSION;
@@ -29,23 +33,54 @@ pub use crate::store::{
 };
 pub use admin::{CompactRequest, SCRUB_BYTES_PER_SECOND, ScrubRequest, VerifyRequest, scrub_watch};
 pub use backup::{BackupReply, BackupRequest, DamagedFile, RestoreReply, restore_backup};
+pub use caller::{Caller, Scope};
 pub use coverage::{CoverageReply, CoverageRequest};
 pub use jobs::{Job, JobError, JobList, JobStatus, Jobs, Progress};
 pub use read::{Answer, Plan, range_of};
 pub use replies::*;
 pub use write::{Acknowledged, Begun, IdempotencyKey, Manner, MergeOp, Terms};
 
-/// The verbs over one open store. Shared by all faces behind an `Arc`.
-#[derive(Debug)]
+/// The verbs over one open store, as one caller may use them.
+#[derive(Clone, Debug)]
 pub struct Service {
+    shared: Arc<Shared>,
+    caller: Caller,
+}
+
+/// What the verbs of all callers share.
+#[derive(Debug)]
+pub struct Shared {
     store: Store,
     begun: Instant,
     ratios: coverage::Ratios,
     backup_dir: backup::BackupDir,
     jobs: Jobs,
     checked: admin::Checked,
-    /// Itself, for the threads of jobs.
-    me: Weak<Service>,
+}
+
+impl Deref for Service {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.shared
+    }
+}
+
+/// What a store knows of itself.
+#[derive(Clone, Debug)]
+pub struct Gauges {
+    pub commit: u64,
+    pub series: u64,
+    pub snapshots: u64,
+    pub open_maps: u64,
+    pub wal_bytes: u64,
+    pub writer_stopped: bool,
+    pub degraded: bool,
+    pub uptime: Duration,
+    pub recovery: Duration,
+    pub recovered_commits: u64,
+    pub damaged_reads: u64,
+    pub upkeep: Upkeep,
 }
 
 /// Condition of a write or delete.
@@ -61,15 +96,32 @@ impl Service {
     /// Opens the store in `root`, creating it when `create` is set. See [`Store::open`] for the errors.
     pub fn open(root: &Path, create: bool, options: StoreOptions) -> Result<Arc<Self>> {
         let store = Store::open(root, create, StoreOptions { prefetch: true, ..options })?;
-        Ok(Arc::new_cyclic(|me| Self {
+        let shared = Shared {
             store,
             begun: Instant::now(),
             ratios: coverage::Ratios::default(),
             backup_dir: backup::BackupDir::default(),
             jobs: Jobs::default(),
             checked: admin::Checked::default(),
-            me: Weak::clone(me),
-        }))
+        };
+        Ok(Arc::new(Self { shared: Arc::new(shared), caller: Caller::trusted() }))
+    }
+
+    /// The same verbs as another caller may use them.
+    pub fn as_caller(&self, caller: Caller) -> Arc<Self> {
+        Arc::new(Self { shared: Arc::clone(&self.shared), caller })
+    }
+
+    /// Who asks.
+    pub fn caller(&self) -> &Caller {
+        &self.caller
+    }
+
+    /// Closes the store, unless somebody still works with it: then it is left as after a crash. Whether it was closed.
+    pub fn close(self: Arc<Self>) -> bool {
+        let shared = Arc::clone(&self.shared);
+        drop(self);
+        Arc::try_unwrap(shared).map(drop).is_ok()
     }
 
     /// The engine below.
@@ -95,6 +147,7 @@ impl Service {
         };
         let def = spec.resolve()?;
         let key = def.key.clone();
+        self.caller.may_touch(Scope::Write, &key)?;
         let wanted = def.clone();
         let (series, created, commit) = self.store.register(def)?;
         // Registering again with other changeable fields is another definition, fields left out are not.
@@ -135,24 +188,28 @@ impl Service {
 
     /// One series; `series_not_found`.
     pub fn series(&self, key: &SeriesKey) -> Result<SeriesInfo> {
+        self.caller.may_touch(Scope::Read, key)?;
         Ok(self.info_of(self.series_state(&self.store.snapshot(), key)?.as_ref()))
     }
 
     /// Its definition, for parsing bodies.
     pub fn def(&self, key: &SeriesKey) -> Result<Arc<SeriesDef>> {
+        self.caller.may_touch(Scope::Read, key)?;
         Ok(Arc::clone(&self.series_state(&self.store.snapshot(), key)?.def))
     }
 
     /// Registered series by key.
     pub fn list(&self, filter: &SeriesFilter) -> Result<SeriesPage> {
+        self.caller.may(Scope::Read)?;
         let state = self.store.snapshot();
-        let (found, next_cursor) = page::select(&state, filter)?;
+        let (found, next_cursor) = page::select(&state, filter, &self.caller)?;
         let series = found.iter().map(|series| self.info_of(series)).collect();
         Ok(SeriesPage { commit: state.commit, series, next_cursor })
     }
 
     /// Changes retention, calendar, value index or description.
     pub fn change(&self, key: &SeriesKey, patch: SeriesPatch, condition: &Condition) -> Result<SeriesInfo> {
+        self.caller.may_touch(Scope::Write, key)?;
         let if_version = self.expected(key, condition)?;
         let series = self.store.change_series(key, if_version, |def| {
             if let Some(retention) = patch.retention {
@@ -176,6 +233,7 @@ impl Service {
 
     /// Drops a series with all its rows.
     pub fn drop_series(&self, key: &SeriesKey, condition: &Condition) -> Result<DropReply> {
+        self.caller.may_touch(Scope::Admin, key)?;
         let dropped = self.store.drop_series(key, self.expected(key, condition)?)?;
         Ok(DropReply { series: key.clone(), rows_deleted: dropped.rows_deleted, commit: dropped.commit })
     }
@@ -188,6 +246,7 @@ impl Service {
         condition: &Condition,
         dry_run: bool,
     ) -> Result<DeleteReply> {
+        self.caller.may_touch(Scope::Write, key)?;
         let if_version = self.expected(key, condition)?;
         let range = range.unwrap_or((i64::MIN, i64::MAX));
         if range.0 > range.1 {
@@ -241,14 +300,18 @@ impl Service {
         .with_hint("read it again and repeat the change"))
     }
 
-    /// What is stored, by series.
+    /// What is stored, by series. The totals are of what the caller may see; what cannot be told by series is 0 for one
+    /// limited to some.
     pub fn inventory(&self, filter: &SeriesFilter) -> Result<Inventory> {
+        self.caller.may(Scope::Read)?;
         let state = self.store.snapshot();
-        let mut totals = InventoryTotals { wal_bytes: self.store.log_bytes().0, ..InventoryTotals::default() };
-        totals.snapshots = state.snapshots.len() as u64;
-        totals.garbage_bytes = self.store.garbage_bytes_total();
-        totals.run_bytes = self.store.run_files().0;
-        for series in state.series.values() {
+        let mut totals = InventoryTotals { snapshots: state.snapshots.len() as u64, ..InventoryTotals::default() };
+        if !self.caller.is_limited() {
+            totals.wal_bytes = self.store.log_bytes().0;
+            totals.garbage_bytes = self.store.garbage_bytes_total();
+            totals.run_bytes = self.store.run_files().0;
+        }
+        for series in state.series.values().filter(|series| self.caller.sees(&series.def.key)) {
             // A dropped series that a snapshot shows has files, but is no series any more.
             totals.bytes += series.file_bytes();
             totals.chunks += series.chunks.len() as u64;
@@ -258,7 +321,7 @@ impl Service {
                 totals.tail_rows += series.tail_rows();
             }
         }
-        let (found, next_cursor) = page::select(&state, filter)?;
+        let (found, next_cursor) = page::select(&state, filter, &self.caller)?;
         let series = found
             .iter()
             .map(|series| {
@@ -270,16 +333,23 @@ impl Service {
 
     /// Entity tag of the inventory, without quotes.
     pub fn inventory_etag(&self) -> Result<String> {
+        self.caller.may(Scope::Read)?;
         let state = self.store.snapshot();
-        Ok(format!("{}-{}-{}", self.store.epoch(), state.commit, state.edit))
+        // Callers limited to other series see another inventory.
+        let limits = xxh3_64(self.caller.prefixes.join("\n").as_bytes());
+        let limits = if self.caller.is_limited() { format!("-{limits:016x}") } else { String::new() };
+        Ok(format!("{}-{}-{}{limits}", self.store.epoch(), state.commit, state.edit))
     }
 
     /// How the store is. `degraded` when it takes no writes or upkeep fails.
     pub fn health(&self) -> Result<Health> {
+        self.caller.may(Scope::Read)?;
         let mut checks = Vec::new();
+        let tells = !self.caller.is_limited();
         let mut check = |name: &str, problem: Option<String>| {
             let status = if problem.is_some() { Status::Degraded } else { Status::Ok };
-            checks.push(Check { name: name.into(), status, detail: problem });
+            // A detail can name series that are none of the caller's business.
+            checks.push(Check { name: name.into(), status, detail: problem.filter(|_| tells) });
         };
         check("writer", self.store.writer_stopped());
         check("upkeep", self.store.upkeep_failed());
@@ -299,6 +369,30 @@ impl Service {
             durability: self.store.options().durability.name().into(),
             upkeep: self.upkeep(),
             checks,
+        })
+    }
+
+    /// What the store knows of itself, for metrics.
+    ///
+    /// # Errors
+    /// `permission_denied`.
+    pub fn gauges(&self) -> Result<Gauges> {
+        self.caller.may(Scope::Read)?;
+        let state = self.store.snapshot();
+        let recovery = self.store.recovery();
+        Ok(Gauges {
+            commit: state.commit,
+            series: state.keys.len() as u64,
+            snapshots: state.snapshots.len() as u64,
+            open_maps: self.store.cache().len() as u64,
+            wal_bytes: self.store.log_bytes().0,
+            writer_stopped: self.store.writer_stopped().is_some(),
+            degraded: self.health()?.status != Status::Ok,
+            uptime: self.begun.elapsed(),
+            recovery: Duration::from_millis(recovery.duration_ms),
+            recovered_commits: recovery.commits_replayed,
+            damaged_reads: self.store.cache().damage.met().0,
+            upkeep: self.upkeep(),
         })
     }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::Caller;
 use super::replies::SeriesFilter;
 use crate::error::{Error, Result};
 use crate::store::{SeriesState, State};
@@ -11,8 +12,12 @@ use crate::types::SeriesKey;
 const PAGE_DEFAULT: u64 = 1_000;
 const PAGE_MAX: u64 = 10_000;
 
-/// The series a filter selects, and the cursor behind them.
-pub fn select(state: &State, filter: &SeriesFilter) -> Result<(Vec<Arc<SeriesState>>, Option<String>)> {
+/// The series of those a caller may see that a filter selects, and the cursor behind them.
+pub fn select(
+    state: &State,
+    filter: &SeriesFilter,
+    caller: &Caller,
+) -> Result<(Vec<Arc<SeriesState>>, Option<String>)> {
     let limit = filter.limit.unwrap_or(PAGE_DEFAULT);
     if limit == 0 || limit > PAGE_MAX {
         return Err(Error::invalid(format!("limit {limit} is not between 1 and {PAGE_MAX}")));
@@ -28,6 +33,7 @@ pub fn select(state: &State, filter: &SeriesFilter) -> Result<(Vec<Arc<SeriesSta
             && same(&filter.timeframe, Some(key.timeframe()))
             && same(&filter.category, key.category())
             && same(&filter.name, key.name())
+            && caller.sees(key)
             && filter.prefix.as_deref().is_none_or(|prefix| key.as_str().starts_with(prefix))
     };
     let range = match after {

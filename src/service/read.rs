@@ -3,7 +3,7 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
-use super::Service;
+use super::{Scope, Service};
 use crate::error::{Error, ErrorCode, Result};
 use crate::query::select::{Selection, select};
 use crate::query::{
@@ -12,7 +12,7 @@ use crate::query::{
 };
 use crate::store::{Pins, SeriesState, State};
 use crate::types::time::{self, Bound};
-use crate::types::{ColumnType, SeriesDef, TimeUnit};
+use crate::types::{ColumnType, SeriesDef, SeriesKey, TimeUnit};
 
 /// The rows of one answer, block by block, in the order of the query.
 ///
@@ -53,10 +53,14 @@ impl Iterator for Answer {
     type Item = Result<Block>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        match &mut self.scan {
+        let block = match &mut self.scan {
             AnyScan::One(scan) => scan.next(),
             AnyScan::Many(scan) => scan.next(),
+        };
+        if let Some(Ok(block)) = &block {
+            metrics::counter!("fastk_rows_read_total").increment(block.rows as u64);
         }
+        block
     }
 }
 
@@ -301,8 +305,13 @@ impl Service {
                     .ok_or_else(|| Error::invalid(format!("cursor {text:?} was not made by this server")))?,
             ),
         };
+        self.caller.may(Scope::Read)?;
+        // Asked for by name they are refused whether or not they are there; globs find only what the caller sees.
+        for key in query.series.iter().filter(|text| !text.contains('*')) {
+            self.caller.may_touch(Scope::Read, &SeriesKey::parse(key)?)?;
+        }
         let state = self.state_of(query, cursor.as_ref())?;
-        match select(&state, &query.series)? {
+        match select(&state, &query.series, &|key| self.caller.sees(key))? {
             Selection::One(series) => self.resolve_one(query, state, series, cursor.as_ref()),
             Selection::Many(series) => self.resolve_many(query, state, &series, cursor.as_ref()),
         }
@@ -399,7 +408,9 @@ impl Service {
         if !is_plain {
             return false;
         }
-        let Ok(Selection::One(series)) = select(&self.store.snapshot(), &query.series) else { return false };
+        let Ok(Selection::One(series)) = select(&self.store.snapshot(), &query.series, &|_| true) else {
+            return false;
+        };
         let Ok((start, end)) = range_of(&series.def, query.start.as_ref(), query.end.as_ref()) else { return false };
         let start = query.latest.map_or(start, |rows| series.start_of_last((start, end), rows));
         series.is_at_hand((start, end))

@@ -296,6 +296,13 @@ pub struct Check {
     pub detail: Option<String>,
 }
 
+/// A status word and nothing else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub struct StatusReply {
+    pub status: Status,
+}
+
 /// Reply of `/health`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Service, SnapshotDropped, SnapshotInfo, SnapshotList};
+use super::{Scope, Service, SnapshotDropped, SnapshotInfo, SnapshotList};
 use crate::error::Result;
 use crate::store::{Snapshot, State};
 use crate::types::{TimeUnit, time};
@@ -10,11 +10,13 @@ use crate::types::{TimeUnit, time};
 impl Service {
     /// Names the store as it is now; `snapshot_exists`.
     pub fn create_snapshot(&self, name: &str) -> Result<SnapshotInfo> {
+        self.caller.may_all(Scope::Write)?;
         Ok(info(name.into(), self.store.create_snapshot(name)?))
     }
 
     /// Takes a named view away; `snapshot_not_found`.
     pub fn drop_snapshot(&self, name: &str) -> Result<SnapshotDropped> {
+        self.caller.may_all(Scope::Admin)?;
         Ok(SnapshotDropped { name: name.into(), commit: self.store.drop_snapshot(name)? })
     }
 
@@ -24,10 +26,10 @@ impl Service {
     }
 
     /// Every named snapshot, by name.
-    pub fn snapshots(&self) -> SnapshotList {
-        SnapshotList {
-            snapshots: self.store.snapshots().into_iter().map(|(name, snapshot)| info(name, snapshot)).collect(),
-        }
+    pub fn snapshots(&self) -> Result<SnapshotList> {
+        self.caller.may(Scope::Read)?;
+        let snapshots = self.store.snapshots().into_iter();
+        Ok(SnapshotList { snapshots: snapshots.map(|(name, snapshot)| info(name, snapshot)).collect() })
     }
 }
 

@@ -137,7 +137,7 @@ pub const VERBS: &[Verb] = &[
         name: "health",
         rest: At(&["GET /health", "GET /health/live", "GET /health/ready"]),
         flight: At(&["health"]),
-        cli: At(&["admin health"]),
+        cli: At(&["admin health", "admin ping"]),
     },
     Verb {
         name: "compact",
@@ -193,6 +193,24 @@ pub const VERBS: &[Verb] = &[
         rest: Dash("makes a store that no server has open"),
         flight: Dash("makes a store that no server has open"),
         cli: At(&["admin restore"]),
+    },
+    Verb {
+        name: "metrics",
+        rest: At(&["GET /metrics"]),
+        flight: Dash("Prometheus asks over HTTP"),
+        cli: Dash("Prometheus asks over HTTP"),
+    },
+    Verb {
+        name: "tokens",
+        rest: Dash("only who can write the data directory makes tokens"),
+        flight: Dash("only who can write the data directory makes tokens"),
+        cli: At(&["admin token"]),
+    },
+    Verb {
+        name: "log in",
+        rest: Dash("every request carries its token"),
+        flight: At(&["Handshake"]),
+        cli: Dash("every request carries its token"),
     },
     Verb {
         name: "actions",

@@ -7,11 +7,11 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Condition, Durability, Mode, Service, WriteManyReply, WriteReply};
+use super::{Condition, Durability, Mode, Scope, Service, WriteManyReply, WriteReply};
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::receipt::Written;
 use crate::ingest::Parsed;
-use crate::store::{Expected, IfVersion, SeriesWrite, WriteMode, Writing};
+use crate::store::{Expected, IfVersion, SeriesWrite, WriteMode, WriteOutcome, Writing};
 use crate::types::schema::MergeRule;
 use crate::types::{Kind, SeriesKey};
 
@@ -195,6 +195,13 @@ impl Begun {
 /// The version no series is at: for a condition that is known to fail.
 const NEVER: IfVersion = Some(Expected { series_id: Some(u64::MAX), version: u64::MAX });
 
+fn count_rows(outcome: &WriteOutcome) {
+    if !outcome.repeated {
+        let rows = outcome.written.iter().map(|written| written.rows_written).sum();
+        metrics::counter!("fastk_rows_written_total").increment(rows);
+    }
+}
+
 impl Service {
     /// Writes parsed rows (see [`crate::ingest::parse`]) as one atomic commit; returns when it is durable.
     pub fn write(&self, key: &SeriesKey, parsed: Parsed, mode: Mode, condition: &Condition) -> Result<WriteReply> {
@@ -216,6 +223,7 @@ impl Service {
     /// # Errors
     /// Those of [`Service::write_under`].
     pub fn begin_write(&self, key: &SeriesKey, parsed: Parsed, terms: &Terms) -> Result<Begun> {
+        self.caller.may_touch(Scope::Write, key)?;
         terms.check(key)?;
         let once = terms.idempotency_key.as_ref().map(IdempotencyKey::as_str);
         // Under a key only the engine can tell a retry from a conflict.
@@ -243,6 +251,7 @@ impl Service {
     /// `writer_stopped`, `storage_full`: then nothing of it was written.
     pub fn finish_write(&self, begun: Begun) -> Result<Acknowledged> {
         let outcome = self.store.finish_write(begun.writing)?;
+        count_rows(&outcome);
         Ok(Acknowledged { reply: begun.reply, repeated: outcome.repeated })
     }
 
@@ -258,12 +267,15 @@ impl Service {
         once: Option<&IdempotencyKey>,
     ) -> Result<Acknowledged<WriteManyReply>> {
         let keys: Vec<SeriesKey> = parsed.iter().map(|(key, _)| key.clone()).collect();
+        self.caller.may(Scope::Write)?;
+        keys.iter().try_for_each(|key| self.caller.may_touch(Scope::Write, key))?;
         let mode = Manner::Mode(mode).mode();
         let writes = parsed
             .into_iter()
             .map(|(key, parsed)| SeriesWrite { skipped: parsed.skipped, ..SeriesWrite::new(key, parsed.rows, mode) })
             .collect();
         let outcome = self.store.write_many(writes, once.map(IdempotencyKey::as_str))?;
+        count_rows(&outcome);
         let durable = self.store.options().durability == Durability::Sync;
         let durable = outcome.written.first().map_or(durable, |written| written.durable);
         let series = keys.iter().zip(&outcome.written).map(|(key, written)| self.write_reply(key, written)).collect();

@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::io::BufWriter;
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::commit::Frozen;
 use super::seal::series_record;
@@ -85,7 +86,9 @@ impl Inner {
     /// Moves everything out of the log and trims it.
     pub fn checkpoint(&self) -> Result<()> {
         let mut maintenance = self.maintenance();
+        let begun = Instant::now();
         let outcome = self.with_ballast(|| self.checkpoint_with(&mut maintenance));
+        metrics::histogram!("fastk_checkpoint_seconds").record(begun.elapsed());
         self.note_upkeep(&outcome);
         outcome
     }

@@ -166,6 +166,7 @@ impl ChunkFile {
         }
         let mut open = self.open_uncached().inspect_err(|error| cache.damage.note(error))?;
         open.damage = Some(Arc::clone(&cache.damage));
+        metrics::counter!("fastk_chunks_opened_total").increment(1);
         let open = Arc::new(open);
         self.open.store(Some(Arc::clone(&open)));
         cache.opened(self);

@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::chunk::{ChunkFile, MapCache, chunk_name, series_dir};
 use super::merge::{Merge, Source};
@@ -180,7 +181,9 @@ impl Inner {
     /// without garbage. A damaged chunk is left as it is, for its readers to be told; the others go on.
     pub fn compact(&self, ids: &[SeriesId], full: bool) -> Result<CompactReport> {
         let mut maintenance = self.maintenance();
+        let begun = Instant::now();
         let outcome = self.compact_with(&mut maintenance, ids, full);
+        metrics::histogram!("fastk_compaction_seconds").record(begun.elapsed());
         self.note_upkeep(&outcome);
         outcome
     }

@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 use std::io::{Seek, SeekFrom};
+use std::time::Instant;
 
 use crate::disk::{self, DiskPath, Staged, WriteFile};
 use crate::error::{Error, ErrorCode, Result};
@@ -367,6 +368,7 @@ impl Log {
         if !buffer.is_empty() {
             current.file.write_at(buffer, current.offset)?;
             current.offset += buffer.len() as u64;
+            metrics::counter!("fastk_wal_written_bytes_total").increment(buffer.len() as u64);
         }
         Ok(())
     }
@@ -393,7 +395,11 @@ impl Log {
 
     /// Makes everything appended durable.
     pub fn sync(&self) -> Result<()> {
-        self.current()?.file.sync()
+        let begun = Instant::now();
+        self.current()?.file.sync()?;
+        metrics::counter!("fastk_wal_syncs_total").increment(1);
+        metrics::histogram!("fastk_wal_sync_seconds").record(begun.elapsed());
+        Ok(())
     }
 
     /// Number of the newest segment; 0 when there is none.

@@ -313,11 +313,16 @@ fn say(report: &RecoveryReport) {
     }
 }
 
+/// Whether a file of a data directory belongs to who may use the store, not to the store.
+pub fn is_beside(name: &str) -> bool {
+    name.starts_with("tokens.")
+}
+
 /// A new store may only go where nothing is.
 fn check_unused(root: &DiskPath) -> Result<()> {
     let foreign: Vec<String> = disk::list(root)?
         .into_iter()
-        .filter(|name| name != LOCK_FILE && !DIRECTORIES.contains(&name.as_str()))
+        .filter(|name| name != LOCK_FILE && !DIRECTORIES.contains(&name.as_str()) && !is_beside(name))
         .collect();
     match foreign.first() {
         None => Ok(()),

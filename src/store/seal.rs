@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::chunk::{ChunkFile, chunk_id_of, chunk_name, series_dir};
 use super::commit::Frozen;
@@ -134,6 +135,7 @@ impl Inner {
         if chosen.is_empty() {
             return Ok(report);
         }
+        let begun = Instant::now();
         // Everything frozen must be durable and published before it may reach a chunk.
         self.queue.settled(&frozen.decided)?;
         let (commit, fences) = (frozen.state.commit, &frozen.state.fences);
@@ -150,6 +152,7 @@ impl Inner {
         }
         self.publish_chunks(maintenance, parts, edit, next_file_id)?;
         self.counters.add_seal(report);
+        metrics::histogram!("fastk_seal_seconds").record(begun.elapsed());
         Ok(report)
     }
 

@@ -812,6 +812,60 @@ mod tests {
         Run::new(Rows { ts: ts.to_vec(), columns: vec![vec![value; ts.len()]] }, commit, commit).unwrap()
     }
 
+    fn one(ts: i64, value: i64) -> Rows {
+        Rows { ts: vec![ts], columns: vec![vec![value]] }
+    }
+
+    fn series() -> SeriesState {
+        let spec = crate::types::SeriesSpec::of_key(&SeriesKey::parse("scalar/metric/A/1m/x").unwrap());
+        SeriesState::new(1, Arc::new(spec.resolve().unwrap()), 1)
+    }
+
+    #[test]
+    fn rows_that_come_one_by_one_stay_one_run_and_are_not_copied() {
+        let mut now = series();
+        let mut copies = 0;
+        let mut before = Vec::new();
+        for ts in 0..5_000 {
+            let next = now.with_rows(one(ts, ts * 10), 0, ts.unsigned_abs() + 2, 0, &[]);
+            let at = |series: &SeriesState| series.runs.first().map(|run| run.timestamps().as_ptr());
+            copies += usize::from(at(&next) != at(&now));
+            before.push(std::mem::replace(&mut now, next));
+        }
+        assert_eq!((now.runs.len(), now.rows), (1, 5_000));
+        assert!(copies < 15, "{copies} copies of the run");
+        // What a reader took before stays what it was.
+        for (rows, then) in before.iter().enumerate().skip(1).step_by(97) {
+            let run = &then.runs[0];
+            assert_eq!((run.rows(), run.ts_max()), (rows, rows as i64 - 1));
+            assert_eq!(run.words(1).last(), Some(&((rows as i64 - 1) * 10)));
+            assert_eq!(run.columns().columns[1].capacity(), rows * 8, "a column claims no more than itself");
+        }
+    }
+
+    #[test]
+    fn two_states_that_go_on_from_one_do_not_write_over_each_other() {
+        let base = series().with_rows(one(1, 10), 0, 2, 0, &[]).with_rows(one(2, 20), 0, 3, 0, &[]);
+        // The first was refused, as on a full disk; the second goes on from the same rows.
+        let refused = base.with_rows(one(3, 30), 0, 4, 0, &[]);
+        let kept = base.with_rows(one(4, 40), 0, 4, 0, &[]);
+        assert_eq!(refused.runs[0].words(1), [10, 20, 30]);
+        assert_eq!(kept.runs[0].words(1), [10, 20, 40]);
+        assert_eq!(kept.with_rows(one(5, 50), 0, 5, 0, &[]).runs[0].words(1), [10, 20, 40, 50]);
+        assert_eq!(base.runs[0].timestamps(), [1, 2]);
+    }
+
+    #[test]
+    fn a_row_behind_a_fence_or_a_delete_begins_a_run() {
+        let fenced = series().with_rows(one(1, 10), 0, 2, 0, &[]).with_rows(one(2, 20), 0, 4, 0, &[3]);
+        assert_eq!(fenced.runs.len(), 2);
+        let deleted = series().with_rows(one(1, 10), 0, 2, 0, &[]).without_range((0, 0), 0, 3, 0, &[]);
+        assert_eq!(deleted.with_rows(one(2, 20), 0, 4, 0, &[]).runs.len(), 1, "it hides nothing, so it is not kept");
+        let deleted = series().with_rows(one(1, 10), 0, 2, 0, &[]).with_rows(one(2, 20), 0, 3, 0, &[]);
+        let deleted = deleted.without_range((2, 9), 1, 4, 0, &[]).with_rows(one(3, 30), 0, 5, 0, &[]);
+        assert_eq!(deleted.runs.len(), 2);
+    }
+
     #[test]
     fn merging_runs_keeps_every_timestamp_once_and_the_newest_value() {
         let merged = run(&[1, 3, 5, 9], 1, 1).merged_with(&run(&[0, 3, 4, 9, 12], 2, 2));

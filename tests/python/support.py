@@ -59,21 +59,23 @@ def run(*args, check=True, **options) -> subprocess.CompletedProcess:
 class Server:
     """`fastk serve` on free ports, over a store in `root`."""
 
-    def __init__(self, root: Path, *flags: str):
+    def __init__(self, root: Path, *flags: str, http: str = "127.0.0.1:0"):
         self.root = Path(root)
         self.flags = flags
+        self.listen = http
         self.http = self.flight = ""
         self.process = None
         self.log = self.root.with_name(self.root.name + ".log")
 
     def start(self) -> "Server":
         command = [binary(), "serve", "--root", str(self.root)]
-        command += ["--http", "127.0.0.1:0", "--flight", "127.0.0.1:0", *self.flags]
+        command += ["--http", self.listen, "--flight", "127.0.0.1:0", *self.flags]
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log)
         line = self._ready_line()
         fields = dict(word.split("=", 1) for word in line.split()[1:])
         assert line.startswith("ready "), f"not the ready line: {line!r}"
+        self.fields = fields
         self.http = f"http://{fields['http']}"
         self.flight = f"grpc://{fields['flight']}"
         return self

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fastk::Result;
+use fastk::access::Gate;
 use fastk::server::http::{HttpConfig, serve};
 use fastk::service::{Service, StoreOptions};
 use serde_json::Value;
@@ -36,9 +37,10 @@ impl Server {
         Self::over(root, HttpConfig::default())
     }
 
-    fn over(root: Arc<tempfile::TempDir>, config: HttpConfig) -> Self {
+    pub fn over(root: Arc<tempfile::TempDir>, config: HttpConfig) -> Self {
         let options = StoreOptions { upkeep: false, ..StoreOptions::default() };
         let service = Service::open(root.path(), true, options).unwrap();
+        let gate = Arc::new(Gate::of(root.path()).unwrap());
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
@@ -48,7 +50,7 @@ impl Server {
             let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
             runtime.block_on(async {
                 let listener = tokio::net::TcpListener::from_std(listener).unwrap();
-                serve(listener, served, config, async { drop(stopped.await) }).await
+                serve(listener, served, gate, config, async { drop(stopped.await) }).await
             })
         });
         Self { address, service, root, stop: Some(stop), thread: Some(thread) }

@@ -143,7 +143,7 @@ fn jobs_that_cannot_be_are_refused() {
         reply.expect(202);
     }
     assert!(refused, "the queue has no end");
-    server.service.jobs().close();
+    server.service.end_jobs(true);
     server.post_json("/v1/admin/verify", "").refused("not_ready");
 }
 

@@ -1,5 +1,6 @@
 //! REST through a real server on a real socket, over a temporary store.
 
+mod access;
 mod backups;
 mod client;
 mod coverage;

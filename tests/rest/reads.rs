@@ -6,7 +6,9 @@ use arrow::array::AsArray;
 use arrow::datatypes::{DataType, Decimal64Type, Float64Type, Int64Type, TimestampMillisecondType};
 use arrow::ipc::reader::StreamReader;
 use arrow::record_batch::RecordBatch;
+use fastk::query::{Query, When};
 use fastk::server::http::HttpConfig;
+use fastk::types::SeriesKey;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use crate::client::{Reply, Server, csv_body, csv_rows};
@@ -438,4 +440,39 @@ fn predicates_select_rows_and_say_how_they_were_found() {
     ] {
         server.get(&format!("{X}?where={condition}")).refused(code);
     }
+}
+
+#[test]
+fn only_what_is_in_memory_and_small_is_read_where_it_was_asked_for() {
+    let server = Server::start();
+    server.kline("BTC");
+    server.post("/v1/klines/BTC/1m", "text/csv", csv_body(0, 60_000)).expect(200);
+    server.service.store().seal(&[]).unwrap();
+    let query = |change: &dyn Fn(&mut Query)| {
+        let mut query = Query::of(&SeriesKey::kline("BTC", "1m").unwrap());
+        change(&mut query);
+        server.service.is_at_hand(&query)
+    };
+    let day = |query: &mut Query| {
+        (query.start, query.end) = (Some(When::Epoch(60_000 * 40_000)), Some(When::Epoch(60_000 * 41_000)));
+    };
+    assert!(!query(&day), "its checksum was not looked at yet");
+    server.get("/v1/klines/BTC/1m?start=2400000000&end=2460000000").expect(200);
+    assert!(query(&day), "it is in memory and checked now");
+    assert!(!query(&|_| {}), "four blocks are not few");
+    assert!(!query(&|query| query.latest = Some(10)), "the last block was not read yet");
+    server.get("/v1/klines/BTC/1m?latest=10").expect(200);
+    assert!(query(&|query| query.latest = Some(10)));
+    let filtered = |query: &mut Query| {
+        day(query);
+        query.predicates = Some(vec![fastk::Predicate::parse("close:gt:1").unwrap()]);
+    };
+    assert!(!query(&filtered), "a condition may look at much");
+    assert!(!query(&|query| query.series = vec!["kline/*/1m".into()]));
+    assert!(!query(&|query| query.series = vec!["kline/NOSUCH/1m".into()]));
+    // Whether it is made here or elsewhere, the answer is the same.
+    let path = "/v1/klines/BTC/1m?start=2400000000&end=2460000000&limit=20000";
+    let here = server.get(path).expect(200).body;
+    let elsewhere = server.get(&format!("{path}&where=close:gt:0")).expect(200).body;
+    assert_eq!(here, elsewhere);
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use arrow_flight::FlightClient;
+use fastk::access::Gate;
 use fastk::cli::remote::RestClient;
 use fastk::service::Service;
 use tokio::net::TcpListener;
@@ -20,6 +21,7 @@ pub struct Served {
 impl Served {
     pub fn start(service: &Arc<Service>) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let gate = Arc::new(Gate::of(service.store().root()).unwrap());
         let bind = || runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
         let (http, grpc) = (bind(), bind());
         let (rest, uri) = (http.local_addr().unwrap(), format!("http://{}", grpc.local_addr().unwrap()));
@@ -29,8 +31,8 @@ impl Served {
             stop.push(send);
             async move { drop(receive.await) }
         };
-        runtime.spawn(fastk::server::http::serve(http, Arc::clone(service), Default::default(), until()));
-        runtime.spawn(fastk::server::flight::serve(grpc, Arc::clone(service), Default::default(), until()));
+        runtime.spawn(fastk::server::http::serve(http, Arc::clone(service), gate.clone(), Default::default(), until()));
+        runtime.spawn(fastk::server::flight::serve(grpc, Arc::clone(service), gate, Default::default(), until()));
         let channel = runtime.block_on(tonic::transport::Endpoint::from_shared(uri).unwrap().connect()).unwrap();
         let (rest, flight) = (RestClient::new(&format!("http://{rest}")).unwrap(), FlightClient::new(channel));
         Self { runtime, rest, flight, stop }

@@ -39,6 +39,9 @@ pub const ACTIONS: &[(&str, &str)] = &[
     ("compact", "moves rows of the log into chunk files and merges chunks; body: empty, or {\"series\": [key, …]}"),
 ];
 
+/// Those the log tells of, with who called them.
+pub(super) const AUDITED: [&str; 5] = ["drop_series", "delete_range", "drop_snapshot", "verify", "compact"];
+
 pub(super) fn list() -> Vec<ActionType> {
     let action =
         |(name, description): &(&str, &str)| ActionType { r#type: (*name).into(), description: (*description).into() };
@@ -87,7 +90,7 @@ pub(super) fn run(service: &Arc<Service>, action: &Action) -> Result<Bytes> {
         }
         "create_snapshot" => answer(&service.create_snapshot(&json::<Named>("body of create_snapshot", body)?.name)?),
         "drop_snapshot" => answer(&service.drop_snapshot(&json::<Named>("body of drop_snapshot", body)?.name)?),
-        "list_snapshots" => answer(&service.snapshots()),
+        "list_snapshots" => answer(&service.snapshots()?),
         "coverage" => answer(&service.coverage(&json::<CoverageRequest>("body of coverage", body)?)?),
         "inventory" => answer(&service.inventory(&or_default::<SeriesFilter>("filter", body)?)?),
         "health" => answer(&service.health()?),
@@ -103,7 +106,7 @@ pub(super) fn run(service: &Arc<Service>, action: &Action) -> Result<Bytes> {
 }
 
 fn finished(service: &Service, job: Job) -> Result<Bytes> {
-    answer(&service.jobs().wait(&job.id)?.outcome()?)
+    answer(&service.wait_for(&job)?.outcome()?)
 }
 
 fn or_default<T: Default + serde::de::DeserializeOwned>(what: &str, body: &[u8]) -> Result<T> {

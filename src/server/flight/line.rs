@@ -16,13 +16,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use futures::stream::FuturesUnordered;
 use futures::task::AtomicWaker;
-use futures::{FutureExt, Stream, stream};
+use futures::{FutureExt, Stream, StreamExt, stream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Connected;
+
+use crate::server::wire::{Tls, Wire};
 
 /// Bytes of the HTTP/2 preface, the least a client says.
 const GREETING_BYTES: usize = 24;
@@ -59,7 +62,7 @@ type Patience = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// An accepted connection.
 pub(super) struct Line {
-    stream: TcpStream,
+    stream: Wire,
     end: Arc<End>,
     /// What is not written yet, from `written` on.
     waiting: Vec<u8>,
@@ -80,22 +83,47 @@ pub(super) fn incoming(
     listener: TcpListener,
     connections_max: usize,
     greeting: Duration,
+    tls: Tls,
     draining: CancellationToken,
 ) -> impl Stream<Item = io::Result<Line>> {
     let slots = Arc::new(Semaphore::new(connections_max));
-    stream::unfold((listener, slots, draining), move |(listener, slots, draining)| async move {
-        // Only fails when the semaphore is closed, which it never is.
-        let slot = slots.clone().acquire_owned().await.ok()?;
-        let stream = loop {
-            match listener.accept().await {
-                Ok((stream, _)) => break stream,
-                Err(error) => {
-                    tracing::warn!(%error, "cannot accept a Flight connection");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
+    let securing = FuturesUnordered::new();
+    stream::unfold((listener, slots, securing, tls, draining), move |mut state| async move {
+        let (listener, slots, securing, tls, draining) = &mut state;
+        let (stream, slot) = loop {
+            let accepting = async {
+                // Only fails when the semaphore is closed, which it never is.
+                let slot = slots.clone().acquire_owned().await.ok()?;
+                Some((listener.accept().await, slot))
+            };
+            let (stream, slot) = tokio::select! {
+                accepted = accepting => match accepted? {
+                    (Ok((stream, _)), slot) => (stream, slot),
+                    (Err(error), _) => {
+                        tracing::warn!(%error, "cannot accept a Flight connection");
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                        continue;
+                    }
+                },
+                Some(secured) = securing.next() => match secured {
+                    Some(secured) => break secured,
+                    None => continue,
+                },
+            };
+            let _ = stream.set_nodelay(true);
+            let tls = tls.clone();
+            if !tls.is_on() {
+                break (Wire::Plain(stream), slot);
             }
+            // Others are accepted while this one agrees how it is secured.
+            securing.push(async move {
+                let secured = tls.accept(stream, greeting).await;
+                secured
+                    .inspect_err(|error| tracing::debug!(%error, "a connection was not secured"))
+                    .ok()
+                    .zip(Some(slot))
+            });
         };
-        let _ = stream.set_nodelay(true);
         let over = draining.clone();
         let patience: Patience = Box::pin(async move {
             tokio::select! {
@@ -114,7 +142,7 @@ pub(super) fn incoming(
             greeting,
             _slot: slot,
         };
-        Some((Ok(line), (listener, slots, draining)))
+        Some((Ok(line), state))
     })
 }
 
@@ -205,10 +233,9 @@ impl AsyncRead for Line {
     ) -> Poll<io::Result<()>> {
         self.end.reader.register(context.waker());
         self.check()?;
-        if self.is_due
-            && let Poll::Ready(Err(error)) = self.poll_drain(context)
-        {
-            return Poll::Ready(Err(error));
+        if self.is_due && self.poll_drain(context)?.is_ready() {
+            // What TLS holds back goes out too.
+            let _ = Pin::new(&mut self.stream).poll_flush(context)?;
         }
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(context, buffer);

@@ -23,7 +23,9 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 
+use crate::access::Gate;
 use crate::error::{Error, ErrorCode, Result};
+use crate::server::wire::Tls;
 use crate::service::Service;
 
 pub use acks::WAITING_MAX;
@@ -43,7 +45,7 @@ const RESET_STREAMS_MAX: usize = 64;
 const ERROR_STREAMS_MAX: usize = 1024;
 
 /// Limits of the Flight listener.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct FlightConfig {
     /// Connections at the same time; more wait to be accepted.
     pub connections_max: usize,
@@ -65,6 +67,8 @@ pub struct FlightConfig {
     pub ping_timeout: Duration,
     /// How long streams may go on after the server was told to stop.
     pub drain: Duration,
+    /// How connections are secured.
+    pub tls: Tls,
 }
 
 impl Default for FlightConfig {
@@ -80,6 +84,7 @@ impl Default for FlightConfig {
             ping_interval: Duration::from_secs(15),
             ping_timeout: Duration::from_secs(15),
             drain: Duration::from_secs(10),
+            tls: Tls::off(),
         }
     }
 }
@@ -91,21 +96,22 @@ impl Default for FlightConfig {
 pub async fn serve(
     listener: TcpListener,
     service: Arc<Service>,
+    gate: Arc<Gate>,
     config: FlightConfig,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<()> {
     let stop = CancellationToken::new();
     let face = service::Face {
-        puts: put::Puts::new(service.clone(), &config, stop.clone()),
-        service,
+        puts: put::Puts::new(&config, stop.clone()),
         readers: Arc::new(Semaphore::new(config.readers_max)),
         readers_max: config.readers_max,
         stall: config.stall,
     };
-    let flight = service::Front::new(face, config.message_bytes_max.saturating_add(MESSAGE_SLACK_BYTES));
+    let door = service::Door { service, gate };
+    let flight = service::Front::new(door, face, config.message_bytes_max.saturating_add(MESSAGE_SLACK_BYTES));
     let (health, health_server) = tonic_health::server::health_reporter();
     health.set_serving::<service::Front>().await;
-    let incoming = line::incoming(listener, config.connections_max, config.greeting, stop.clone());
+    let incoming = line::incoming(listener, config.connections_max, config.greeting, config.tls.clone(), stop.clone());
     let server = Server::builder()
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)

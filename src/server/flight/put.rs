@@ -10,6 +10,7 @@
 //! the first batch needs that version and each further one the version its predecessor made, so that a stream never
 //! writes over somebody else's.
 
+use std::ops::Deref;
 use std::sync::Arc;
 
 use arrow_flight::FlightData;
@@ -102,7 +103,6 @@ impl Intent {
 /// What all puts share.
 #[derive(Clone, Debug)]
 pub(super) struct Puts {
-    pub service: Arc<Service>,
     message_bytes_max: usize,
     /// Permits of [`BUDGET_UNIT_BYTES`] each.
     budget: Arc<Semaphore>,
@@ -112,23 +112,39 @@ pub(super) struct Puts {
 }
 
 impl Puts {
-    pub(super) fn new(service: Arc<Service>, config: &FlightConfig, stop: CancellationToken) -> Self {
+    pub(super) fn new(config: &FlightConfig, stop: CancellationToken) -> Self {
         let budget_units = u32::try_from(config.put_bytes_max / BUDGET_UNIT_BYTES).unwrap_or(u32::MAX).max(1);
         let message_bytes_max = config.message_bytes_max;
-        Self { service, message_bytes_max, budget: Arc::new(Semaphore::new(budget_units as usize)), budget_units, stop }
+        Self { message_bytes_max, budget: Arc::new(Semaphore::new(budget_units as usize)), budget_units, stop }
     }
 
     /// Reads the input to its end on a task of its own; the reader gives the acknowledgements.
-    pub(super) fn start(&self, input: Streaming<FlightData>) -> Reader {
+    pub(super) fn start(&self, service: Arc<Service>, input: Streaming<FlightData>) -> Reader {
         let (acks, reader) = queue();
-        let puts = self.clone();
+        let puts = Put { all: self.clone(), service };
         tokio::spawn(async move {
             let how = puts.run(input, &acks).await;
             acks.end(how);
         });
         reader
     }
+}
 
+/// One put, as its caller may do it.
+struct Put {
+    all: Puts,
+    service: Arc<Service>,
+}
+
+impl Deref for Put {
+    type Target = Puts;
+
+    fn deref(&self) -> &Puts {
+        &self.all
+    }
+}
+
+impl Put {
     async fn run(&self, mut input: Streaming<FlightData>, acks: &Acks) -> Result<(), Status> {
         let Some(first) = self.message(&mut input).await? else {
             return Err(status(&Error::invalid("the put has no message, not even a schema")));

@@ -6,7 +6,7 @@ use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arrow_flight::flight_service_server::{FlightService, FlightServiceServer};
 use arrow_flight::{
@@ -18,7 +18,7 @@ use tokio::sync::Semaphore;
 use tonic::body::Body;
 use tonic::codec::Codec;
 use tonic::server::NamedService;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 use tonic_prost::ProstCodec;
 
 use super::acks::Reader;
@@ -27,9 +27,11 @@ use super::line::HangUp;
 use super::put::Puts;
 use super::status::{blocking, status, unimplemented};
 use super::{actions, describe};
+use crate::access::{Gate, header_of, token_of};
 use crate::error::{Error, ErrorCode, Result};
 use crate::query::{Numbers, Shape};
 use crate::server::begin::begin;
+use crate::server::{AUDIT, metrics};
 use crate::service::{SeriesFilter, Service};
 
 /// Series of one page of ListFlights.
@@ -38,7 +40,6 @@ const LIST_PAGE: u64 = 500;
 /// The Flight face of one store.
 #[derive(Debug)]
 pub(super) struct Face {
-    pub service: Arc<Service>,
     pub puts: Puts,
     /// One permit an answer that is being sent.
     pub readers: Arc<Semaphore>,
@@ -52,20 +53,60 @@ const DO_GET: &str = "/arrow.flight.protocol.FlightService/DoGet";
 /// Most bytes of a ticket.
 const TICKET_BYTES_MAX: usize = 4 * 1024 * 1024;
 
+/// Where every call comes in.
+#[derive(Clone, Debug)]
+pub(super) struct Door {
+    pub service: Arc<Service>,
+    pub gate: Arc<Gate>,
+}
+
+impl Door {
+    /// The verbs as whoever calls may use them.
+    fn admit(&self, headers: &http::HeaderMap) -> Result<Arc<Service>> {
+        let values = headers.get_all(http::header::AUTHORIZATION).iter().map(http::HeaderValue::as_bytes);
+        Ok(self.service.as_caller(self.gate.admit(values)?))
+    }
+}
+
+/// The verbs of the caller of this request: only one that was let in has them.
+fn admitted(extensions: &http::Extensions) -> Result<Arc<Service>, Status> {
+    let service = extensions.get::<Arc<Service>>().cloned();
+    service.ok_or_else(|| status(&Error::internal("a call came past the gate")))
+}
+
 /// The Flight service as it is served.
 #[derive(Clone, Debug)]
 pub(super) struct Front {
+    door: Door,
     face: Arc<Face>,
     rest: FlightServiceServer<Face>,
 }
 
 impl Front {
     /// Takes messages of at most so many bytes.
-    pub(super) fn new(face: Face, message_bytes_max: usize) -> Self {
+    pub(super) fn new(door: Door, face: Face, message_bytes_max: usize) -> Self {
         let face = Arc::new(face);
         let rest = FlightServiceServer::from_arc(face.clone()).max_decoding_message_size(message_bytes_max);
-        Self { face, rest }
+        Self { door, face, rest }
     }
+}
+
+/// A method as a label, of which there are few.
+fn method_of(path: &str) -> &'static str {
+    const METHODS: [&str; 10] = [
+        "DoGet",
+        "DoPut",
+        "DoAction",
+        "DoExchange",
+        "GetFlightInfo",
+        "GetSchema",
+        "Handshake",
+        "ListActions",
+        "ListFlights",
+        "PollFlightInfo",
+    ];
+    let name = path.rsplit('/').next().unwrap_or_default();
+    METHODS.into_iter().find(|known| *known == name).unwrap_or("other")
 }
 
 impl NamedService for Front {
@@ -81,12 +122,30 @@ impl tower::Service<http::Request<Body>> for Front {
         tower::Service::<http::Request<Body>>::poll_ready(&mut self.rest, context)
     }
 
-    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+    fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
+        let (method, begun) = (method_of(request.uri().path()), Instant::now());
+        match self.door.admit(request.headers()) {
+            Ok(service) => request.extensions_mut().insert(service),
+            Err(error) => {
+                metrics::refused("flight");
+                metrics::flight_call(method, false, begun.elapsed());
+                return Box::pin(async move { Ok(status(&error).into_http()) });
+            }
+        };
         if request.uri().path() != DO_GET {
-            return self.rest.call(request);
+            let answering = self.rest.call(request);
+            return Box::pin(async move {
+                let answer = answering.await;
+                metrics::flight_call(method, true, begun.elapsed());
+                answer
+            });
         }
         let face = self.face.clone();
-        Box::pin(async move { Ok(face.answer(request).await.unwrap_or_else(Status::into_http)) })
+        Box::pin(async move {
+            let answer = face.answer(request).await.unwrap_or_else(Status::into_http);
+            metrics::flight_call(method, true, begun.elapsed());
+            Ok(answer)
+        })
     }
 }
 
@@ -97,7 +156,7 @@ impl Face {
             let detail = format!("{} answers are being sent already", self.readers_max);
             status(&Error::new(ErrorCode::Overloaded, detail).with_hint("try again shortly"))
         })?;
-        let service = self.service.clone();
+        let service = admitted(request.extensions())?;
         let line = request.extensions().get::<HangUp>().cloned();
         let decoder = ProstCodec::<Ticket, Ticket>::default().decoder();
         let mut messages = Streaming::new_request(decoder, request.into_body(), None, Some(TICKET_BYTES_MAX));
@@ -142,12 +201,20 @@ impl FlightService for Face {
 
     async fn handshake(
         &self,
-        _request: Request<Streaming<HandshakeRequest>>,
+        request: Request<Streaming<HandshakeRequest>>,
     ) -> Result<Response<Self::HandshakeStream>, Status> {
-        Err(status(&unimplemented("handshake").with_hint("this server asks for no credentials")))
+        // Whoever comes here was let in. The token comes back as the header that clients repeat with every call.
+        let token = request.metadata().get("authorization").and_then(|value| token_of(value.as_bytes()));
+        let mut response = Response::new(stream::empty().boxed());
+        if let Some(token) = token {
+            let bearer = header_of(&token).parse().map_err(|_| Status::unauthenticated("the token is no header"))?;
+            response.metadata_mut().insert("authorization", bearer);
+        }
+        Ok(response)
     }
 
     async fn list_flights(&self, request: Request<Criteria>) -> Result<Response<Self::ListFlightsStream>, Status> {
+        let service = admitted(request.extensions())?;
         let prefix = String::from_utf8(request.into_inner().expression.into())
             .map_err(|_| status(&Error::invalid("the criteria are not UTF-8").with_hint("a prefix of a series key")))?;
         let filter = SeriesFilter {
@@ -155,7 +222,7 @@ impl FlightService for Face {
             limit: Some(LIST_PAGE),
             ..SeriesFilter::default()
         };
-        let first = Some((self.service.clone(), filter));
+        let first = Some((service, filter));
         let pages = stream::try_unfold(first, |state| async move {
             let Some((service, filter)) = state else { return Ok(None) };
             blocking(move || {
@@ -169,7 +236,7 @@ impl FlightService for Face {
     }
 
     async fn get_flight_info(&self, request: Request<FlightDescriptor>) -> Result<Response<FlightInfo>, Status> {
-        let (service, descriptor) = (self.service.clone(), request.into_inner());
+        let (service, descriptor) = (admitted(request.extensions())?, request.into_inner());
         blocking(move || {
             let plan = service.plan(&describe::query_of_descriptor(&descriptor)?)?;
             describe::of_plan(&plan, descriptor).map(Response::new)
@@ -182,7 +249,7 @@ impl FlightService for Face {
     }
 
     async fn get_schema(&self, request: Request<FlightDescriptor>) -> Result<Response<SchemaResult>, Status> {
-        let service = self.service.clone();
+        let service = admitted(request.extensions())?;
         blocking(move || {
             let plan = service.plan(&describe::query_of_descriptor(request.get_ref())?)?;
             let schema = describe::schema_bytes(&plan.shape.arrow_schema());
@@ -197,7 +264,8 @@ impl FlightService for Face {
     }
 
     async fn do_put(&self, request: Request<Streaming<FlightData>>) -> Result<Response<Self::DoPutStream>, Status> {
-        Ok(Response::new(self.puts.start(request.into_inner())))
+        let service = admitted(request.extensions())?;
+        Ok(Response::new(self.puts.start(service, request.into_inner())))
     }
 
     async fn do_exchange(
@@ -208,8 +276,14 @@ impl FlightService for Face {
     }
 
     async fn do_action(&self, request: Request<Action>) -> Result<Response<Self::DoActionStream>, Status> {
-        let service = self.service.clone();
-        let body = blocking(move || actions::run(&service, request.get_ref())).await?;
+        let service = admitted(request.extensions())?;
+        let (caller, verb) = (service.caller().id.clone(), request.get_ref().r#type.clone());
+        let outcome = blocking(move || actions::run(&service, request.get_ref())).await;
+        if actions::AUDITED.contains(&verb.as_str()) {
+            let code = outcome.as_ref().err().map_or(Code::Ok, Status::code);
+            tracing::info!(target: AUDIT, caller = &*caller, verb, ?code, "audit");
+        }
+        let body = outcome?;
         Ok(Response::new(stream::iter([Ok(arrow_flight::Result { body })]).boxed()))
     }
 

@@ -3,31 +3,35 @@
 use std::panic::AssertUnwindSafe;
 use std::time::Instant;
 
-use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures::FutureExt;
 use tracing::Instrument;
 
-use super::App;
+use super::Gated;
 use super::problem::{Failure, render};
 use crate::error::{Error, ErrorCode};
 use crate::server::begin::panicked;
+use crate::server::{AUDIT, metrics};
 
 /// Header that names a request; a caller's own value of up to 64 letters, digits and `. _ -` is kept.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Runs a request inside all that every request needs.
-pub async fn edge(State(app): State<App>, request: Request, next: Next) -> Response {
+pub async fn edge(State(app): State<Gated>, mut request: Request, next: Next) -> Response {
     let id = request_id(request.headers());
     let method = request.method().clone();
     let path = request.uri().path().to_string();
+    let route = request.extensions().get::<MatchedPath>().cloned();
     let started = Instant::now();
     let span = tracing::info_span!("request", id);
-    let response = match head_limits(&app, &request) {
+    let admitted = head_limits(&app, &request).and_then(|()| app.admit(&path, request.headers()));
+    let caller = admitted.as_ref().map(|service| service.caller().id.clone()).unwrap_or_default();
+    let response = match admitted.map(|service| request.extensions_mut().insert(service)) {
         Err(error) => Failure(error).into_response(),
-        Ok(()) => match AssertUnwindSafe(next.run(request).instrument(span)).catch_unwind().await {
+        Ok(_) => match AssertUnwindSafe(next.run(request).instrument(span)).catch_unwind().await {
             Ok(response) => response,
             Err(panic) => Failure(panicked(panic.as_ref())).into_response(),
         },
@@ -36,12 +40,32 @@ pub async fn edge(State(app): State<App>, request: Request, next: Next) -> Respo
     if let Ok(value) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(REQUEST_ID, value);
     }
+    if response.status() == StatusCode::UNAUTHORIZED {
+        let ask = HeaderValue::from_static("Bearer realm=\"fastk\"");
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, ask);
+    }
     let status = response.status().as_u16();
+    if status == 401 {
+        metrics::refused("rest");
+    }
+    let route = route.as_ref().map_or("none", MatchedPath::as_str);
+    metrics::http_request(route, known_method(&method), status, started.elapsed());
+    if method == Method::DELETE || (path.starts_with("/v1/admin/") && method != Method::GET) {
+        tracing::info!(target: AUDIT, request_id = id, caller = &*caller, %method, path, status, "audit");
+    }
     tracing::debug!(request_id = id, %method, path, status, elapsed_us = started.elapsed().as_micros(), "answered");
     response
 }
 
-fn head_limits(app: &App, request: &Request) -> Result<(), Error> {
+/// A method as a label, of which there are few.
+fn known_method(method: &Method) -> &'static str {
+    const KNOWN: [Method; 7] =
+        [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS];
+    const NAMES: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
+    KNOWN.iter().zip(NAMES).find(|(known, _)| *known == method).map_or("other", |(_, name)| name)
+}
+
+fn head_limits(app: &Gated, request: &Request) -> Result<(), Error> {
     let config = app.config();
     let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
     if target > config.uri_bytes_max {
@@ -84,8 +108,11 @@ mod tests {
     use axum::routing::get;
     use tower::ServiceExt;
 
+    use std::sync::Arc;
+
     use super::*;
-    use crate::server::http::{HttpConfig, Problem};
+    use crate::access::Gate;
+    use crate::server::http::{App, HttpConfig, Problem};
     use crate::service::{Service, StoreOptions};
 
     async fn boom() -> &'static str {
@@ -96,10 +123,11 @@ mod tests {
     fn a_panic_becomes_an_internal_error_that_tells_nothing() {
         let root = tempfile::tempdir().unwrap();
         let service = Service::open(root.path(), true, StoreOptions { upkeep: false, ..Default::default() }).unwrap();
-        let app = App::new(service, HttpConfig::default());
+        let gate = Arc::new(Gate::of(root.path()).unwrap());
+        let gated = Gated::new(service.clone(), gate, HttpConfig::default());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let layer = axum::middleware::from_fn_with_state(app.clone(), edge);
+            let layer = axum::middleware::from_fn_with_state(gated.clone(), edge);
             let router = Router::new().route("/boom", get(boom)).layer(layer);
             let request = Request::get("/boom").header(REQUEST_ID, "id1").body(Body::empty()).unwrap();
             let response = router.oneshot(request).await.unwrap();
@@ -109,6 +137,7 @@ mod tests {
             assert_eq!((problem.code.as_str(), problem.request_id.as_str()), ("internal", "id1"));
             assert!(!String::from_utf8_lossy(&body).contains("secret"));
             // A verb that panics on its blocking thread is no different.
+            let app = App { shared: gated.0.clone(), service };
             let error = app.blocking::<(), _>(|_| panic!("a secret")).await.unwrap_err();
             assert_eq!(error.code(), ErrorCode::Internal);
         });

@@ -13,14 +13,16 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
-use super::{HttpConfig, router};
+use super::{HttpConfig, health_router, router};
+use crate::access::Gate;
 use crate::error::{Error, Result};
+use crate::server::wire::Wire;
 use crate::service::Service;
 
 /// Serves HTTP/1.1 and HTTP/2 until `shutdown` completes, then lets open requests finish for as long as the
@@ -28,6 +30,27 @@ use crate::service::Service;
 pub async fn serve(
     listener: TcpListener,
     service: Arc<Service>,
+    gate: Arc<Gate>,
+    config: HttpConfig,
+    shutdown: impl Future<Output = ()>,
+) -> Result<()> {
+    serve_router(listener, router(service, gate, config.clone()), config, shutdown).await
+}
+
+/// Serves health and metrics alone: for a runtime of their own, where they are answered however busy the other is.
+pub async fn serve_health(
+    listener: TcpListener,
+    service: Arc<Service>,
+    gate: Arc<Gate>,
+    config: HttpConfig,
+    shutdown: impl Future<Output = ()>,
+) -> Result<()> {
+    serve_router(listener, health_router(service, gate, config.clone()), config, shutdown).await
+}
+
+async fn serve_router(
+    listener: TcpListener,
+    app: Router,
     config: HttpConfig,
     shutdown: impl Future<Output = ()>,
 ) -> Result<()> {
@@ -35,7 +58,6 @@ pub async fn serve(
     let slots = Arc::new(Semaphore::new(config.connections_max));
     let graceful = GracefulShutdown::new();
     let draining = CancellationToken::new();
-    let app = router(service, config.clone());
     tokio::pin!(shutdown);
     loop {
         let accepted = async {
@@ -59,12 +81,16 @@ pub async fn serve(
         let Ok(slot) = slot else { break };
         let _ = stream.set_nodelay(true);
         let (app, builder, watcher) = (app.clone(), builder.clone(), graceful.watcher());
-        let (header_timeout, stall) = (config.header_timeout, config.stall);
+        let (header_timeout, stall, tls) = (config.header_timeout, config.stall, config.tls.clone());
         let draining = draining.clone();
         tokio::spawn(async move {
             let _slot = slot;
             let has_asked = Arc::new(AtomicBool::new(false));
             let service = service_of(app, has_asked.clone());
+            let stream = match tls.accept(stream, header_timeout).await {
+                Ok(stream) => stream,
+                Err(error) => return tracing::debug!(%error, "a connection was not secured"),
+            };
             let io = TokioIo::new(Patient::new(stream, stall));
             let connection = watcher.watch(builder.serve_connection(io, service).into_owned());
             tokio::pin!(connection);
@@ -135,14 +161,14 @@ fn service_of(
 
 /// A stream whose writer loses patience: when the other side takes no byte for `stall`, writing fails.
 struct Patient {
-    stream: TcpStream,
+    stream: Wire,
     stall: Duration,
     deadline: Pin<Box<Sleep>>,
     is_waiting: bool,
 }
 
 impl Patient {
-    fn new(stream: TcpStream, stall: Duration) -> Self {
+    fn new(stream: Wire, stall: Duration) -> Self {
         Self { stream, stall, deadline: Box::pin(tokio::time::sleep(stall)), is_waiting: false }
     }
 

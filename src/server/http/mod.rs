@@ -4,6 +4,7 @@
 
 mod body;
 mod coding;
+pub mod cors;
 mod edge;
 mod etag;
 mod extract;
@@ -19,13 +20,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderValue, header};
 use tokio::sync::Semaphore;
 
+use crate::access::Gate;
 use crate::error::{Error, Result};
 use crate::server::begin::panicked;
+use crate::server::wire::Tls;
 use crate::service::Service;
 pub use edge::REQUEST_ID;
-pub use listen::serve;
+pub use listen::{serve, serve_health};
 pub use openapi::openapi_json;
 pub use problem::{PROBLEM, Problem};
 
@@ -60,6 +66,10 @@ pub struct HttpConfig {
     pub uri_bytes_max: usize,
     /// Bytes of all request headers.
     pub header_bytes_max: usize,
+    /// How connections are secured.
+    pub tls: Tls,
+    /// Origins whose pages may ask from a browser.
+    pub cors_origins: Vec<HeaderValue>,
 }
 
 impl Default for HttpConfig {
@@ -79,31 +89,75 @@ impl Default for HttpConfig {
             drain: Duration::from_secs(20),
             uri_bytes_max: 8 << 10,
             header_bytes_max: 32 << 10,
+            tls: Tls::off(),
+            cors_origins: Vec::new(),
         }
     }
 }
 
-/// What the handlers share.
+/// What requests share before it is known who asks.
 #[derive(Clone, Debug)]
-struct App(Arc<Shared>);
+struct Gated(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
     service: Arc<Service>,
+    gate: Arc<Gate>,
     config: HttpConfig,
     ingest: Arc<Semaphore>,
     reads: Arc<Semaphore>,
 }
 
-impl App {
-    fn new(service: Arc<Service>, config: HttpConfig) -> Self {
+/// Paths that everybody may ask: they tell nothing of what is stored.
+const OPEN_PATHS: [&str; 5] = ["/health/live", "/health/ready", "/openapi.json", "/docs", "/docs/"];
+const OPEN_BELOW: &str = "/docs/";
+
+impl Gated {
+    fn new(service: Arc<Service>, gate: Arc<Gate>, config: HttpConfig) -> Self {
         let ingest = body::budget(config.ingest_bytes_max);
         let reads = Arc::new(Semaphore::new(config.reads_max));
-        Self(Arc::new(Shared { service, config, ingest, reads }))
+        Self(Arc::new(Shared { service, gate, config, ingest, reads }))
     }
 
     fn config(&self) -> &HttpConfig {
         &self.0.config
+    }
+
+    /// The verbs as whoever sent this request may use them.
+    fn admit(&self, path: &str, headers: &HeaderMap) -> Result<Arc<Service>> {
+        if OPEN_PATHS.contains(&path) || path.starts_with(OPEN_BELOW) {
+            return Ok(Arc::clone(&self.0.service));
+        }
+        let values = headers.get_all(header::AUTHORIZATION).iter().map(HeaderValue::as_bytes);
+        let caller = self.0.gate.admit(values)?;
+        Ok(self.0.service.as_caller(caller))
+    }
+}
+
+/// What a handler works with: only a request that was let in gets one.
+#[derive(Clone, Debug)]
+struct App {
+    shared: Arc<Shared>,
+    service: Arc<Service>,
+}
+
+impl FromRequestParts<Gated> for App {
+    type Rejection = problem::Failure;
+
+    async fn from_request_parts(parts: &mut Parts, gated: &Gated) -> std::result::Result<Self, Self::Rejection> {
+        let service = parts.extensions.get::<Arc<Service>>().cloned();
+        let service = service.ok_or_else(|| Error::internal("a request came past the gate"))?;
+        Ok(Self { shared: Arc::clone(&gated.0), service })
+    }
+}
+
+impl App {
+    fn config(&self) -> &HttpConfig {
+        &self.shared.config
+    }
+
+    fn service(&self) -> &Arc<Service> {
+        &self.service
     }
 
     /// Runs a verb on a blocking thread; a panic in it becomes `internal`.
@@ -112,7 +166,7 @@ impl App {
         T: Send + 'static,
         F: FnOnce(&Service) -> Result<T> + Send + 'static,
     {
-        let service = Arc::clone(&self.0.service);
+        let service = Arc::clone(&self.service);
         match tokio::task::spawn_blocking(move || verb(&service)).await {
             Ok(result) => result,
             Err(error) if error.is_panic() => Err(panicked(error.into_panic().as_ref())),
@@ -121,10 +175,20 @@ impl App {
     }
 }
 
+/// Health and metrics alone.
+fn health_router(service: Arc<Service>, gate: Arc<Gate>, config: HttpConfig) -> Router {
+    let app = Gated::new(service, gate, config);
+    let edge = axum::middleware::from_fn_with_state(app.clone(), edge::edge);
+    routes::health().with_state(app).fallback(routes::nothing_here).layer(edge)
+}
+
 /// The whole face as one router.
-pub fn router(service: Arc<Service>, config: HttpConfig) -> Router {
-    let app = App::new(service, config);
+pub fn router(service: Arc<Service>, gate: Arc<Gate>, config: HttpConfig) -> Router {
+    let origins = config.cors_origins.clone();
+    let app = Gated::new(service, gate, config);
     let (router, _) = routes::all().split_for_parts();
     let edge = axum::middleware::from_fn_with_state(app.clone(), edge::edge);
-    router.with_state(app).merge(routes::docs()).fallback(routes::nothing_here).layer(edge)
+    let router = router.with_state(app).merge(routes::docs()).fallback(routes::nothing_here).layer(edge);
+    // Outermost: a browser asks whether it may before it sends a token.
+    if origins.is_empty() { router } else { router.layer(cors::layer(origins)) }
 }

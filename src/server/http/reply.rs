@@ -184,14 +184,14 @@ pub async fn answer(app: &App, headers: &HeaderMap, query: Query, options: Optio
         }
     }
     let config = app.config();
-    let slot = tokio::time::timeout(config.slot_wait, app.0.reads.clone().acquire_owned())
+    let slot = tokio::time::timeout(config.slot_wait, app.shared.reads.clone().acquire_owned())
         .await
         .ok()
         .and_then(std::result::Result::ok)
         .ok_or_else(|| {
             Error::new(ErrorCode::Overloaded, format!("{} answers are under way already", config.reads_max))
         })?;
-    let service = Arc::clone(&app.0.service);
+    let service = Arc::clone(app.service());
     let series = query.series.clone();
     let is_quick = coding == Coding::Identity && options.format != OutFormat::Parquet && service.is_at_hand(&query);
     let opened = begin(is_quick, move || open(&service, &query, options, coding, &known)).await?;

@@ -24,7 +24,7 @@ use crate::format::tombstone::decode_tombstone;
 use crate::store::checkpoint::{load_receipts, load_run, receipts_path, run_path};
 use crate::store::chunk::{ChunkFile, chunk_id_of, series_dir_name};
 use crate::store::manifest::{Contents, checkpoint_path};
-use crate::store::recover::{DIRECTORIES, FORMAT_FILE, LOCK_FILE, format_text, parse_def};
+use crate::store::recover::{DIRECTORIES, FORMAT_FILE, LOCK_FILE, format_text, is_beside, parse_def};
 use crate::store::seal::tombstone_name;
 use crate::store::state::Run;
 use crate::store::{Inner, SeriesId, Store, StoreOptions, Watch};
@@ -156,7 +156,7 @@ fn check_unused(root: &DiskPath) -> Result<()> {
     if has(BEGUN) {
         return Ok(());
     }
-    match names.iter().find(|name| *name != LOCK_FILE && !is_litter(root, name)) {
+    match names.iter().find(|name| *name != LOCK_FILE && !is_beside(name) && !is_litter(root, name)) {
         None => Ok(()),
         Some(name) => Err(Error::invalid(format!("{} is not empty (it holds {name:?})", root.display()))
             .with_hint("restore into an empty or a new directory")),

@@ -17,7 +17,7 @@ use crate::store::seal::{DROP_MARKER, REGISTRATION, tombstone_name};
 use crate::store::sidecar::EXTENSIONS;
 
 /// Names at the top of a data directory. Those of the control plane are not the engine's, but belong there.
-const ROOT_NAMES: [&str; 14] = [
+const ROOT_NAMES: [&str; 16] = [
     "LOCK",
     "FORMAT",
     "wal",
@@ -28,6 +28,8 @@ const ROOT_NAMES: [&str; 14] = [
     "quarantine",
     backup::LISTING,
     backup::BEGUN,
+    "tokens.json",
+    "tokens.lock",
     "registry.sqlite",
     "registry.sqlite-wal",
     "registry.sqlite-shm",

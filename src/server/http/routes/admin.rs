@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 
 use super::{App, Outcome};
@@ -33,9 +32,9 @@ const LOOK: Duration = Duration::from_millis(50);
         StartFailure,
     ),
 )]
-pub async fn verify(State(app): State<App>, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
+pub async fn verify(app: App, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
     let wait = wait(&headers, &uri)?;
-    let request: VerifyRequest = body::json_or_default(&headers, body, app.config(), &app.0.ingest).await?;
+    let request: VerifyRequest = body::json_or_default(&headers, body, app.config(), &app.shared.ingest).await?;
     let job = app.blocking(move |service| service.start_verify(request)).await?;
     started(&app, job, wait).await
 }
@@ -54,9 +53,9 @@ pub async fn verify(State(app): State<App>, headers: HeaderMap, uri: Uri, body: 
         StartFailure,
     ),
 )]
-pub async fn scrub(State(app): State<App>, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
+pub async fn scrub(app: App, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
     let wait = wait(&headers, &uri)?;
-    let request: ScrubRequest = body::json_or_default(&headers, body, app.config(), &app.0.ingest).await?;
+    let request: ScrubRequest = body::json_or_default(&headers, body, app.config(), &app.shared.ingest).await?;
     let job = app.blocking(move |service| service.start_scrub(request)).await?;
     started(&app, job, wait).await
 }
@@ -76,9 +75,9 @@ pub async fn scrub(State(app): State<App>, headers: HeaderMap, uri: Uri, body: B
         BackupFailure,
     ),
 )]
-pub async fn backup(State(app): State<App>, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
+pub async fn backup(app: App, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
     let wait = wait(&headers, &uri)?;
-    let request: BackupRequest = body::json(&headers, body, app.config(), &app.0.ingest).await?;
+    let request: BackupRequest = body::json(&headers, body, app.config(), &app.shared.ingest).await?;
     let job = app.blocking(move |service| service.start_backup(request)).await?;
     started(&app, job, wait).await
 }
@@ -98,9 +97,9 @@ pub async fn backup(State(app): State<App>, headers: HeaderMap, uri: Uri, body: 
         AdminFailure,
     ),
 )]
-pub async fn compact(State(app): State<App>, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
+pub async fn compact(app: App, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
     let wait = wait(&headers, &uri)?;
-    let request: CompactRequest = body::json_or_default(&headers, body, app.config(), &app.0.ingest).await?;
+    let request: CompactRequest = body::json_or_default(&headers, body, app.config(), &app.shared.ingest).await?;
     let job = app.blocking(move |service| service.start_compact(request)).await?;
     started(&app, job, wait).await
 }
@@ -112,9 +111,9 @@ pub async fn compact(State(app): State<App>, headers: HeaderMap, uri: Uri, body:
     get, path = "/v1/admin/jobs", operation_id = "listJobs", tag = "server",
     responses((status = 200, description = "The jobs", body = JobList), AnyFailure),
 )]
-pub async fn list_jobs(State(app): State<App>, headers: HeaderMap, uri: Uri) -> Outcome {
+pub async fn list_jobs(app: App, headers: HeaderMap, uri: Uri) -> Outcome {
     Params::of::<NoParams>(&uri)?;
-    let list = app.blocking(|service| Ok(service.jobs().list())).await?;
+    let list = app.blocking(|service| Ok(service.jobs()?.list())).await?;
     Ok(reply::json_coded(&headers, &list, None)?)
 }
 
@@ -126,9 +125,9 @@ pub async fn list_jobs(State(app): State<App>, headers: HeaderMap, uri: Uri) -> 
     params(("id" = String, Path, description = "Id of the job")),
     responses((status = 200, description = "The job", body = JobList), JobFailure),
 )]
-pub async fn get_job(State(app): State<App>, JobId(id): JobId, headers: HeaderMap, uri: Uri) -> Outcome {
+pub async fn get_job(app: App, JobId(id): JobId, headers: HeaderMap, uri: Uri) -> Outcome {
     Params::of::<NoParams>(&uri)?;
-    let job = app.blocking(move |service| service.jobs().get(&id)).await?;
+    let job = app.blocking(move |service| service.jobs()?.get(&id)).await?;
     Ok(reply::json_coded(&headers, &JobList::from(job), None)?)
 }
 
@@ -140,10 +139,10 @@ pub async fn get_job(State(app): State<App>, JobId(id): JobId, headers: HeaderMa
     params(("id" = String, Path, description = "Id of the job")),
     responses((status = 200, description = "Asked to stop", body = JobList), JobFailure),
 )]
-pub async fn cancel_job(State(app): State<App>, JobId(id): JobId, headers: HeaderMap, uri: Uri) -> Outcome {
+pub async fn cancel_job(app: App, JobId(id): JobId, headers: HeaderMap, uri: Uri) -> Outcome {
     Params::of::<NoParams>(&uri)?;
     once::refuse(&headers)?;
-    let job = app.blocking(move |service| service.jobs().cancel(&id)).await?;
+    let job = app.blocking(move |service| service.jobs()?.cancel(&id)).await?;
     Ok(reply::json(StatusCode::OK, &JobList::from(job))?)
 }
 
@@ -154,7 +153,7 @@ pub async fn cancel_job(State(app): State<App>, JobId(id): JobId, headers: Heade
     get, path = "/v1/admin/orphans", operation_id = "listOrphans", tag = "server",
     responses((status = 200, description = "The files", body = OrphanReport), AnyFailure),
 )]
-pub async fn orphans(State(app): State<App>, headers: HeaderMap, uri: Uri) -> Outcome {
+pub async fn orphans(app: App, headers: HeaderMap, uri: Uri) -> Outcome {
     Params::of::<NoParams>(&uri)?;
     let report = app.blocking(|service| service.orphans()).await?;
     Ok(reply::json_coded(&headers, &report, None)?)
@@ -168,9 +167,9 @@ pub async fn orphans(State(app): State<App>, headers: HeaderMap, uri: Uri) -> Ou
     get, path = "/v1/admin/overlaps", operation_id = "explainOverlaps", tag = "server",
     responses((status = 200, description = "The partitions", body = OverlapReport), AnyFailure),
 )]
-pub async fn overlaps(State(app): State<App>, headers: HeaderMap, uri: Uri) -> Outcome {
+pub async fn overlaps(app: App, headers: HeaderMap, uri: Uri) -> Outcome {
     Params::of::<NoParams>(&uri)?;
-    let report = app.blocking(|service| Ok(service.overlaps())).await?;
+    let report = app.blocking(|service| service.overlaps()).await?;
     Ok(reply::json_coded(&headers, &report, None)?)
 }
 
@@ -185,7 +184,7 @@ fn wait(headers: &HeaderMap, uri: &Uri) -> Outcome<bool> {
 pub async fn started(app: &App, mut job: Job, wait: bool) -> Outcome {
     while wait && !job.status.is_finished() {
         tokio::time::sleep(LOOK).await;
-        job = app.0.service.jobs().get(&job.id)?;
+        job = app.service().look(&job)?;
     }
     let location = HeaderValue::from_str(&format!("/v1/admin/jobs/{}", job.id));
     let mut response = reply::json(if wait { StatusCode::OK } else { StatusCode::ACCEPTED }, &JobList::from(job))?;

@@ -1,6 +1,5 @@
 //! Coverage: which intervals of a series have rows.
 
-use axum::extract::State;
 use axum::http::{HeaderMap, Uri};
 
 use super::{App, Outcome};
@@ -34,7 +33,7 @@ use crate::types::{Calendar, SeriesKey};
         CoverageFailure,
     ),
 )]
-pub async fn kline_coverage(State(app): State<App>, Kline(key): Kline, headers: HeaderMap, uri: Uri) -> Outcome {
+pub async fn kline_coverage(app: App, Kline(key): Kline, headers: HeaderMap, uri: Uri) -> Outcome {
     coverage(&app, key, &headers, &uri).await
 }
 
@@ -59,7 +58,7 @@ pub async fn kline_coverage(State(app): State<App>, Kline(key): Kline, headers: 
         CoverageFailure,
     ),
 )]
-pub async fn scalar_coverage(State(app): State<App>, Scalar(key): Scalar, headers: HeaderMap, uri: Uri) -> Outcome {
+pub async fn scalar_coverage(app: App, Scalar(key): Scalar, headers: HeaderMap, uri: Uri) -> Outcome {
     coverage(&app, key, &headers, &uri).await
 }
 

@@ -11,21 +11,22 @@ mod snapshots;
 use axum::Router;
 use axum::http::{Method, Uri};
 use axum::response::{IntoResponse, Response};
+use axum::routing::get;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
-use super::App;
 use super::openapi::Document;
 use super::problem::Failure;
+use super::{App, Gated};
 use crate::error::{Error, ErrorCode};
 
 /// What a handler gives.
 type Outcome<T = Response> = Result<T, Failure>;
 
 /// All routes with their documentation.
-pub fn all() -> OpenApiRouter<App> {
+pub fn all() -> OpenApiRouter<Gated> {
     OpenApiRouter::with_openapi(Document::openapi())
         .routes(routes!(series::list_series, series::register_series))
         .routes(routes!(series::get_kline, series::change_kline, series::drop_kline))
@@ -52,8 +53,18 @@ pub fn all() -> OpenApiRouter<App> {
         .routes(routes!(server::health))
         .routes(routes!(server::live))
         .routes(routes!(server::ready))
+        .routes(routes!(server::metrics))
         .routes(routes!(server::openapi))
         .merge(not_yet::all())
+}
+
+/// What tells how the server is.
+pub fn health() -> Router<Gated> {
+    Router::new()
+        .route("/health", get(server::health))
+        .route("/health/live", get(server::live))
+        .route("/health/ready", get(server::ready))
+        .route("/metrics", get(server::metrics))
 }
 
 /// The documentation for people, served from the program itself.

@@ -4,7 +4,7 @@ use axum::http::{Method, Uri};
 use axum::routing::{MethodRouter, get};
 use utoipa_axum::router::OpenApiRouter;
 
-use super::{App, Failure};
+use super::{Failure, Gated};
 use crate::error::{Error, ErrorCode};
 
 async fn refuse(method: Method, uri: Uri) -> Failure {
@@ -13,11 +13,10 @@ async fn refuse(method: Method, uri: Uri) -> Failure {
 }
 
 /// The routes; they are left out of the OpenAPI document.
-pub fn all() -> OpenApiRouter<App> {
-    let get = || -> MethodRouter<App> { get(refuse) };
-    let both = || get().post(refuse);
+pub fn all() -> OpenApiRouter<Gated> {
+    let both = || -> MethodRouter<Gated> { get(refuse).post(refuse) };
     let any = || both().put(refuse).patch(refuse).delete(refuse);
-    let mut router = OpenApiRouter::new().route("/metrics", get());
+    let mut router = OpenApiRouter::new();
     for registry in ["datasets", "features", "factors"] {
         router = router.route(&format!("/v1/{registry}"), both()).route(&format!("/v1/{registry}/{{*rest}}"), any());
     }

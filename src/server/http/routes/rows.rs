@@ -1,7 +1,6 @@
 //! Rows: write, read, delete, query.
 
 use axum::body::Body;
-use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, Uri, header};
 
 use super::{App, Outcome};
@@ -19,6 +18,7 @@ use crate::server::http::params::{
     DeleteParams, MergeKlineParams, MergeScalarParams, Params, QueryParams, ReadParams, WriteParams,
 };
 use crate::server::http::{body, once, reply};
+use crate::service::Scope;
 use crate::service::{DeleteReply, Manner, Terms, WriteManyReply, WriteReply};
 use crate::types::time::{Bound, parse_param};
 use crate::types::{SeriesDef, SeriesKey};
@@ -54,7 +54,7 @@ fn accept(headers: &HeaderMap) -> String {
         ReadFailure,
     ),
 )]
-pub async fn read_klines(State(app): State<App>, Kline(key): Kline, headers: HeaderMap, uri: Uri) -> Outcome {
+pub async fn read_klines(app: App, Kline(key): Kline, headers: HeaderMap, uri: Uri) -> Outcome {
     read(&app, &key, &headers, &uri).await
 }
 
@@ -85,7 +85,7 @@ pub async fn read_klines(State(app): State<App>, Kline(key): Kline, headers: Hea
         ReadFailure,
     ),
 )]
-pub async fn read_scalars(State(app): State<App>, Scalar(key): Scalar, headers: HeaderMap, uri: Uri) -> Outcome {
+pub async fn read_scalars(app: App, Scalar(key): Scalar, headers: HeaderMap, uri: Uri) -> Outcome {
     read(&app, &key, &headers, &uri).await
 }
 
@@ -141,9 +141,9 @@ fn read_query(key: &SeriesKey, headers: &HeaderMap, uri: &Uri) -> Result<(Query,
         QueryFailure,
     ),
 )]
-pub async fn query(State(app): State<App>, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
+pub async fn query(app: App, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
     let options = Params::of::<QueryParams>(&uri).and_then(|params| params.options(&accept(&headers)))?;
-    let mut query: Query = body::json(&headers, body, app.config(), &app.0.ingest).await?;
+    let mut query: Query = body::json(&headers, body, app.config(), &app.shared.ingest).await?;
     reply::limit_rows(&app, &mut query, options.format)?;
     Ok(reply::answer(&app, &headers, query, options, false).await?)
 }
@@ -178,13 +178,7 @@ pub async fn query(State(app): State<App>, headers: HeaderMap, uri: Uri, body: B
         WriteFailure,
     ),
 )]
-pub async fn write_klines(
-    State(app): State<App>,
-    Kline(key): Kline,
-    headers: HeaderMap,
-    uri: Uri,
-    body: Body,
-) -> Outcome {
+pub async fn write_klines(app: App, Kline(key): Kline, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
     write(&app, key, &headers, write_head(&headers, &uri), body).await
 }
 
@@ -218,13 +212,7 @@ pub async fn write_klines(
         WriteFailure,
     ),
 )]
-pub async fn write_scalars(
-    State(app): State<App>,
-    Scalar(key): Scalar,
-    headers: HeaderMap,
-    uri: Uri,
-    body: Body,
-) -> Outcome {
+pub async fn write_scalars(app: App, Scalar(key): Scalar, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
     write(&app, key, &headers, write_head(&headers, &uri), body).await
 }
 
@@ -260,13 +248,7 @@ pub async fn write_scalars(
         WriteFailure,
     ),
 )]
-pub async fn merge_klines(
-    State(app): State<App>,
-    Kline(key): Kline,
-    headers: HeaderMap,
-    uri: Uri,
-    body: Body,
-) -> Outcome {
+pub async fn merge_klines(app: App, Kline(key): Kline, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
     write(&app, key, &headers, merge_head(&headers, &uri), body).await
 }
 
@@ -302,13 +284,7 @@ pub async fn merge_klines(
         WriteFailure,
     ),
 )]
-pub async fn merge_scalars(
-    State(app): State<App>,
-    Scalar(key): Scalar,
-    headers: HeaderMap,
-    uri: Uri,
-    body: Body,
-) -> Outcome {
+pub async fn merge_scalars(app: App, Scalar(key): Scalar, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
     write(&app, key, &headers, merge_head(&headers, &uri), body).await
 }
 
@@ -342,7 +318,8 @@ pub async fn merge_scalars(
         WriteManyFailure,
     ),
 )]
-pub async fn write_many(State(app): State<App>, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
+pub async fn write_many(app: App, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
+    app.service().caller().may(Scope::Write)?;
     let head = write_head(&headers, &uri).and_then(|head| {
         if headers.contains_key(header::IF_MATCH) {
             return Err(Error::invalid("If-Match is for a write of one series"));
@@ -365,7 +342,7 @@ pub async fn write_many(State(app): State<App>, headers: HeaderMap, uri: Uri, bo
         bytes_max: config.body_bytes_max,
         idle: config.body_idle,
         whole: config.body_whole,
-        budget: &app.0.ingest,
+        budget: &app.shared.ingest,
         staging_dir: &staging_dir,
     };
     let staged = body::stage(&headers, body, &limits).await?;
@@ -435,6 +412,8 @@ fn body_format(headers: &HeaderMap) -> Result<BodyFormat> {
 }
 
 async fn write(app: &App, key: SeriesKey, headers: &HeaderMap, head: Result<WriteHead>, body: Body) -> Outcome {
+    // Before a byte of the body is read.
+    app.service().caller().may_touch(Scope::Write, &key)?;
     // Whatever can be refused without the body is, before it is staged.
     let checked = head.and_then(|head| head.terms.check(&key).map(|()| head));
     let known = match checked {
@@ -458,7 +437,7 @@ async fn write(app: &App, key: SeriesKey, headers: &HeaderMap, head: Result<Writ
         bytes_max: config.body_bytes_max,
         idle: config.body_idle,
         whole: config.body_whole,
-        budget: &app.0.ingest,
+        budget: &app.shared.ingest,
         staging_dir: &staging_dir,
     };
     let staged = body::stage(headers, body, &limits).await?;
@@ -490,7 +469,7 @@ async fn write(app: &App, key: SeriesKey, headers: &HeaderMap, head: Result<Writ
     ),
     responses((status = 200, description = "Deleted, or counted", body = DeleteReply), DeleteFailure),
 )]
-pub async fn delete_klines(State(app): State<App>, Kline(key): Kline, headers: HeaderMap, uri: Uri) -> Outcome {
+pub async fn delete_klines(app: App, Kline(key): Kline, headers: HeaderMap, uri: Uri) -> Outcome {
     delete(&app, key, &headers, &uri).await
 }
 
@@ -509,7 +488,7 @@ pub async fn delete_klines(State(app): State<App>, Kline(key): Kline, headers: H
     ),
     responses((status = 200, description = "Deleted, or counted", body = DeleteReply), DeleteFailure),
 )]
-pub async fn delete_scalars(State(app): State<App>, Scalar(key): Scalar, headers: HeaderMap, uri: Uri) -> Outcome {
+pub async fn delete_scalars(app: App, Scalar(key): Scalar, headers: HeaderMap, uri: Uri) -> Outcome {
     delete(&app, key, &headers, &uri).await
 }
 

@@ -1,7 +1,6 @@
 //! Series: register, list, look at, change, drop.
 
 use axum::body::Body;
-use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::response::Response;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -47,7 +46,7 @@ pub fn filter(uri: &Uri) -> Result<SeriesFilter> {
     params(FilterParams),
     responses((status = 200, description = "A page of series", body = SeriesPage), AnyFailure),
 )]
-pub async fn list_series(State(app): State<App>, headers: HeaderMap, uri: Uri) -> Outcome {
+pub async fn list_series(app: App, headers: HeaderMap, uri: Uri) -> Outcome {
     let filter = filter(&uri)?;
     let page = app.blocking(move |service| service.list(&filter)).await?;
     Ok(reply::json_coded(&headers, &page, None)?)
@@ -66,10 +65,10 @@ pub async fn list_series(State(app): State<App>, headers: HeaderMap, uri: Uri) -
         RegisterFailure,
     ),
 )]
-pub async fn register_series(State(app): State<App>, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
+pub async fn register_series(app: App, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
     Params::of::<NoParams>(&uri)?;
     once::refuse(&headers)?;
-    let spec: SeriesSpec = body::json(&headers, body, app.config(), &app.0.ingest).await?;
+    let spec: SeriesSpec = body::json(&headers, body, app.config(), &app.shared.ingest).await?;
     let registered = app.blocking(move |service| service.register(spec)).await?;
     let status = if registered.created { StatusCode::CREATED } else { StatusCode::OK };
     let mut response = reply::json(status, &registered)?;
@@ -103,7 +102,7 @@ pub fn encoded(part: &str) -> impl std::fmt::Display {
         (status = 304, description = "Unchanged"), SeriesFailure,
     ),
 )]
-pub async fn get_kline(State(app): State<App>, Kline(key): Kline, headers: HeaderMap, uri: Uri) -> Outcome {
+pub async fn get_kline(app: App, Kline(key): Kline, headers: HeaderMap, uri: Uri) -> Outcome {
     get_one(&app, key, &headers, &uri).await
 }
 
@@ -123,7 +122,7 @@ pub async fn get_kline(State(app): State<App>, Kline(key): Kline, headers: Heade
         (status = 304, description = "Unchanged"), SeriesFailure,
     ),
 )]
-pub async fn get_scalar(State(app): State<App>, Scalar(key): Scalar, headers: HeaderMap, uri: Uri) -> Outcome {
+pub async fn get_scalar(app: App, Scalar(key): Scalar, headers: HeaderMap, uri: Uri) -> Outcome {
     get_one(&app, key, &headers, &uri).await
 }
 
@@ -149,13 +148,7 @@ async fn get_one(app: &App, key: SeriesKey, headers: &HeaderMap, uri: &Uri) -> O
     request_body = SeriesPatch,
     responses((status = 200, description = "The series as it is now", body = SeriesInfo), ChangeFailure),
 )]
-pub async fn change_kline(
-    State(app): State<App>,
-    Kline(key): Kline,
-    headers: HeaderMap,
-    uri: Uri,
-    body: Body,
-) -> Outcome {
+pub async fn change_kline(app: App, Kline(key): Kline, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
     change(&app, key, &headers, &uri, body).await
 }
 
@@ -175,13 +168,7 @@ pub async fn change_kline(
     request_body = SeriesPatch,
     responses((status = 200, description = "The series as it is now", body = SeriesInfo), ChangeFailure),
 )]
-pub async fn change_scalar(
-    State(app): State<App>,
-    Scalar(key): Scalar,
-    headers: HeaderMap,
-    uri: Uri,
-    body: Body,
-) -> Outcome {
+pub async fn change_scalar(app: App, Scalar(key): Scalar, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
     change(&app, key, &headers, &uri, body).await
 }
 
@@ -189,7 +176,7 @@ async fn change(app: &App, key: SeriesKey, headers: &HeaderMap, uri: &Uri, body:
     Params::of::<NoParams>(uri)?;
     once::refuse(headers)?;
     let condition = condition(headers)?;
-    let patch: SeriesPatch = body::json(headers, body, app.config(), &app.0.ingest).await?;
+    let patch: SeriesPatch = body::json(headers, body, app.config(), &app.shared.ingest).await?;
     let info = app.blocking(move |service| service.change(&key, patch, &condition)).await?;
     Ok(reply::json(StatusCode::OK, &info)?)
 }
@@ -206,7 +193,7 @@ async fn change(app: &App, key: SeriesKey, headers: &HeaderMap, uri: &Uri, body:
     ),
     responses((status = 200, description = "Dropped", body = DropReply), ChangeFailure),
 )]
-pub async fn drop_kline(State(app): State<App>, Kline(key): Kline, headers: HeaderMap, uri: Uri) -> Outcome {
+pub async fn drop_kline(app: App, Kline(key): Kline, headers: HeaderMap, uri: Uri) -> Outcome {
     drop_one(&app, key, &headers, &uri).await
 }
 
@@ -225,7 +212,7 @@ pub async fn drop_kline(State(app): State<App>, Kline(key): Kline, headers: Head
     ),
     responses((status = 200, description = "Dropped", body = DropReply), ChangeFailure),
 )]
-pub async fn drop_scalar(State(app): State<App>, Scalar(key): Scalar, headers: HeaderMap, uri: Uri) -> Outcome {
+pub async fn drop_scalar(app: App, Scalar(key): Scalar, headers: HeaderMap, uri: Uri) -> Outcome {
     drop_one(&app, key, &headers, &uri).await
 }
 

@@ -2,11 +2,8 @@
 
 use std::sync::OnceLock;
 
-use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::response::IntoResponse;
-use serde::Serialize;
-use utoipa::ToSchema;
 
 use super::series::filter;
 use super::{App, Outcome};
@@ -15,7 +12,7 @@ use crate::server::http::etag::{is_known, not_modified};
 use crate::server::http::openapi::{AnyFailure, HealthFailure};
 use crate::server::http::params::{FilterParams, NoParams, Params};
 use crate::server::http::{openapi_json, reply};
-use crate::service::{Health, Inventory, Status};
+use crate::service::{Health, Inventory, Status, StatusReply};
 
 /// Inventory
 ///
@@ -32,7 +29,7 @@ use crate::service::{Health, Inventory, Status};
         AnyFailure,
     ),
 )]
-pub async fn inventory(State(app): State<App>, headers: HeaderMap, uri: Uri) -> Outcome {
+pub async fn inventory(app: App, headers: HeaderMap, uri: Uri) -> Outcome {
     let filter = filter(&uri)?;
     let coding = Coding::of(&headers);
     // The tag is taken first: if the store changes in between, it is too old, which only costs a request.
@@ -56,7 +53,7 @@ pub async fn inventory(State(app): State<App>, headers: HeaderMap, uri: Uri) -> 
         HealthFailure,
     ),
 )]
-pub async fn health(State(app): State<App>, uri: Uri) -> Outcome {
+pub async fn health(app: App, uri: Uri) -> Outcome {
     Params::of::<NoParams>(&uri)?;
     let health = app.blocking(|service| service.health()).await?;
     Ok(reply::json(status_of(health.status), &health)?)
@@ -67,12 +64,6 @@ fn status_of(status: Status) -> StatusCode {
         Status::Ok | Status::Degraded => StatusCode::OK,
         Status::Failing => StatusCode::SERVICE_UNAVAILABLE,
     }
-}
-
-/// A status word and nothing else.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
-pub struct StatusReply {
-    pub status: Status,
 }
 
 /// Liveness
@@ -98,10 +89,23 @@ pub async fn live(uri: Uri) -> Outcome {
         HealthFailure,
     ),
 )]
-pub async fn ready(State(app): State<App>, uri: Uri) -> Outcome {
+pub async fn ready(app: App, uri: Uri) -> Outcome {
     Params::of::<NoParams>(&uri)?;
     let status = app.blocking(|service| service.health()).await?.status;
     Ok(reply::json(status_of(status), &StatusReply { status })?)
+}
+
+/// Metrics
+///
+/// Counts and times in the text format of Prometheus; no symbol is a label.
+#[utoipa::path(
+    get, path = "/metrics", operation_id = "getMetrics", tag = "server",
+    responses((status = 200, description = "Metrics", body = String, content_type = "text/plain"), AnyFailure),
+)]
+pub async fn metrics(app: App, uri: Uri) -> Outcome {
+    Params::of::<NoParams>(&uri)?;
+    let text = app.blocking(crate::server::metrics::render).await?;
+    Ok(([(header::CONTENT_TYPE, HeaderValue::from_static(crate::server::metrics::TEXT))], text).into_response())
 }
 
 /// This document

@@ -1,7 +1,6 @@
 //! Named snapshots: create, list, drop.
 
 use axum::body::Body;
-use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use serde::Deserialize;
 use utoipa::ToSchema;
@@ -36,10 +35,10 @@ pub struct SnapshotSpec {
         CreateSnapshotFailure,
     ),
 )]
-pub async fn create_snapshot(State(app): State<App>, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
+pub async fn create_snapshot(app: App, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
     Params::of::<NoParams>(&uri)?;
     once::refuse(&headers)?;
-    let spec: SnapshotSpec = body::json(&headers, body, app.config(), &app.0.ingest).await?;
+    let spec: SnapshotSpec = body::json(&headers, body, app.config(), &app.shared.ingest).await?;
     let created = app.blocking(move |service| service.create_snapshot(&spec.name)).await?;
     let mut response = reply::json(StatusCode::CREATED, &created)?;
     if let Ok(location) = HeaderValue::from_str(&format!("/v1/snapshots/{}", encoded(&created.name))) {
@@ -55,9 +54,9 @@ pub async fn create_snapshot(State(app): State<App>, headers: HeaderMap, uri: Ur
     get, path = "/v1/snapshots", operation_id = "listSnapshots", tag = "snapshots",
     responses((status = 200, description = "The snapshots", body = SnapshotList), AnyFailure),
 )]
-pub async fn list_snapshots(State(app): State<App>, headers: HeaderMap, uri: Uri) -> Outcome {
+pub async fn list_snapshots(app: App, headers: HeaderMap, uri: Uri) -> Outcome {
     Params::of::<NoParams>(&uri)?;
-    let list = app.blocking(|service| Ok(service.snapshots())).await?;
+    let list = app.blocking(|service| service.snapshots()).await?;
     Ok(reply::json_coded(&headers, &list, None)?)
 }
 
@@ -69,12 +68,7 @@ pub async fn list_snapshots(State(app): State<App>, headers: HeaderMap, uri: Uri
     params(("name" = String, Path, description = "Name", example = "before-repair")),
     responses((status = 200, description = "Dropped", body = SnapshotDropped), DropSnapshotFailure),
 )]
-pub async fn drop_snapshot(
-    State(app): State<App>,
-    SnapshotName(name): SnapshotName,
-    headers: HeaderMap,
-    uri: Uri,
-) -> Outcome {
+pub async fn drop_snapshot(app: App, SnapshotName(name): SnapshotName, headers: HeaderMap, uri: Uri) -> Outcome {
     Params::of::<NoParams>(&uri)?;
     once::refuse(&headers)?;
     let dropped = app.blocking(move |service| service.drop_snapshot(&name)).await?;

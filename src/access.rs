@@ -1,0 +1,497 @@
+//! Tokens: who may use a server, kept in a file beside the store.
+//!
+//! Invariants:
+//! 1. The file holds hashes only; a token is shown once, when it is made. It has 256 random bits, so a plain SHA-256 is
+//!    no weaker than the token, and there is nothing to guess.
+//! 2. A server whose store has the file lets nobody in without a token, also when every token is revoked or the file
+//!    goes away while it runs. A file it cannot read changes nothing: those of before stay good, and the log says so.
+//! 3. What is compared is compared in constant time, with every token there is.
+//! 4. Two programs that change the file wait for each other; a crash leaves the old file or the new one.
+
+use std::fs::{File, OpenOptions};
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use base64::Engine;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STANDARD, URL_SAFE_NO_PAD};
+use base64::engine::{DecodePaddingMode, general_purpose};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+
+use crate::error::{Error, ErrorCode, Result};
+use crate::service::{Caller, Scope};
+
+/// Name of the file in a data directory.
+pub const FILE: &str = "tokens.json";
+/// What programs that change the file lock.
+const LOCK_FILE: &str = "tokens.lock";
+/// Version of the file.
+const VERSION: u32 = 1;
+/// Beginning of every token.
+const TOKEN_START: &str = "fastk_";
+const SECRET_BYTES: usize = 32;
+const ID_BYTES: usize = 4;
+/// Longest name of a token, in characters.
+const NAME_CHARS_MAX: usize = 100;
+/// Most tokens of a file.
+const TOKENS_MAX: usize = 10_000;
+/// Most beginnings of keys a token is limited to, and the longest.
+const PREFIXES_MAX: usize = 100;
+const PREFIX_BYTES_MAX: usize = 256;
+/// How often a server looks whether the file changed.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// Longest value of an `authorization` header.
+const HEADER_BYTES_MAX: usize = 1_024;
+
+/// Base64 as clients write it, with or without the `=` at the end.
+const LENIENT: GeneralPurpose = GeneralPurpose::new(
+    &base64::alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+const LENIENT_URL: GeneralPurpose = GeneralPurpose::new(
+    &base64::alphabet::URL_SAFE,
+    general_purpose::GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
+/// A token as it is kept.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Token {
+    pub id: String,
+    pub name: String,
+    pub scope: Scope,
+    /// Beginnings of the keys it reaches; all series when empty.
+    #[serde(default)]
+    pub prefixes: Vec<String>,
+    /// SHA-256 of the token, in hexadecimal digits.
+    sha256: String,
+    /// RFC 3339.
+    pub created_at: String,
+}
+
+/// A token just made; the only time it is told.
+#[derive(Clone, Debug, Serialize)]
+pub struct NewToken {
+    pub id: String,
+    pub name: String,
+    pub scope: Scope,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub prefixes: Vec<String>,
+    pub token: String,
+}
+
+/// What of a token may be shown.
+#[derive(Debug, Serialize)]
+pub struct TokenInfo<'t> {
+    pub id: &'t str,
+    pub name: &'t str,
+    pub scope: Scope,
+    pub prefixes: &'t [String],
+    pub created_at: &'t str,
+}
+
+/// Tokens as they are listed.
+#[derive(Debug, Serialize)]
+pub struct TokenList<'t> {
+    pub tokens: Vec<TokenInfo<'t>>,
+}
+
+/// Tokens without their hashes.
+pub fn shown(tokens: &[Token]) -> TokenList<'_> {
+    let info = |token| {
+        let Token { id, name, scope, prefixes, created_at, .. }: &Token = token;
+        TokenInfo { id, name, scope: *scope, prefixes, created_at }
+    };
+    TokenList { tokens: tokens.iter().map(info).collect() }
+}
+
+/// The file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Tokens {
+    version: u32,
+    tokens: Vec<Token>,
+}
+
+fn io(what: &str, path: &Path, error: &std::io::Error) -> Error {
+    Error::io(what, path, error)
+}
+
+/// Reads the file; `None` when there is none.
+fn read(path: &Path) -> Result<Option<Tokens>> {
+    let text = match std::fs::read(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(io("read", path, &error)),
+    };
+    let tokens: Tokens = serde_json::from_slice(&text)
+        .map_err(|error| Error::corrupt(format!("{} is no file of tokens: {error}", path.display())))?;
+    if tokens.version != VERSION {
+        return Err(Error::new(
+            ErrorCode::UnsupportedFormat,
+            format!("{} has version {}, this program knows {VERSION}", path.display(), tokens.version),
+        ));
+    }
+    Ok(Some(tokens))
+}
+
+/// Changes the file of a data directory, one program at a time.
+fn change<T>(root: &Path, change: impl FnOnce(&mut Tokens) -> Result<T>) -> Result<T> {
+    let lock_path = root.join(LOCK_FILE);
+    let lock = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&lock_path);
+    let lock = lock.map_err(|error| io("open", &lock_path, &error))?;
+    lock.lock().map_err(|error| io("lock", &lock_path, &error))?;
+    let path = root.join(FILE);
+    let mut tokens = read(&path)?.unwrap_or(Tokens { version: VERSION, tokens: Vec::new() });
+    let done = change(&mut tokens)?;
+    let mut text = serde_json::to_vec_pretty(&tokens).map_err(|error| Error::internal(format!("tokens: {error}")))?;
+    text.push(b'\n');
+    let fresh = root.join(format!("{FILE}.new"));
+    let written = (|| {
+        let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&fresh)?;
+        file.write_all(&text)?;
+        file.sync_all()?;
+        std::fs::rename(&fresh, &path)?;
+        File::open(root)?.sync_all()
+    })();
+    written.map_err(|error: std::io::Error| io("write", &path, &error))?;
+    Ok(done)
+}
+
+fn random<const N: usize>() -> Result<[u8; N]> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).map_err(|error| Error::internal(format!("no random bytes: {error}")))?;
+    Ok(bytes)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+fn hash(token: &str) -> String {
+    hex(&Sha256::digest(token.as_bytes()))
+}
+
+/// Makes a token. The data directory is made when it is missing.
+///
+/// # Errors
+/// `invalid_argument` for a name or a prefix that cannot be, `too_large` beyond 10,000 tokens, `io`.
+pub fn create(root: &Path, name: &str, scope: Scope, prefixes: &[String]) -> Result<NewToken> {
+    if name.is_empty() || name.chars().count() > NAME_CHARS_MAX || name.chars().any(char::is_control) {
+        return Err(Error::invalid(format!("the name of a token has 1 to {NAME_CHARS_MAX} visible characters")));
+    }
+    if prefixes.len() > PREFIXES_MAX {
+        return Err(Error::invalid(format!("{} prefixes, more than {PREFIXES_MAX}", prefixes.len())));
+    }
+    let begins_key = |prefix: &str| {
+        let whole = ["kline/", "scalar/"].iter().any(|kind| prefix.starts_with(kind) || kind.starts_with(prefix));
+        let legal = |b: u8| b.is_ascii_alphanumeric() || b"._-:@+=^$&/".contains(&b);
+        whole && !prefix.is_empty() && prefix.len() <= PREFIX_BYTES_MAX && prefix.bytes().all(legal)
+    };
+    if let Some(prefix) = prefixes.iter().find(|prefix| !begins_key(prefix)) {
+        return Err(Error::invalid(format!("prefix {prefix:?} is not how a series key begins"))
+            .with_hint("such as kline/BTC or scalar/risk/"));
+    }
+    std::fs::create_dir_all(root).map_err(|error| io("make", root, &error))?;
+    let token = format!("{TOKEN_START}{}", URL_SAFE_NO_PAD.encode(random::<SECRET_BYTES>()?));
+    let created_at = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    let id = change(root, |file| {
+        if file.tokens.len() >= TOKENS_MAX {
+            return Err(Error::new(ErrorCode::TooLarge, format!("there are {TOKENS_MAX} tokens already")));
+        }
+        let id = loop {
+            let id = hex(&random::<ID_BYTES>()?);
+            if file.tokens.iter().all(|other| other.id != id) {
+                break id;
+            }
+        };
+        file.tokens.push(Token {
+            id: id.clone(),
+            name: name.into(),
+            scope,
+            prefixes: prefixes.to_vec(),
+            sha256: hash(&token),
+            created_at,
+        });
+        Ok(id)
+    })?;
+    Ok(NewToken { id, name: name.into(), scope, prefixes: prefixes.to_vec(), token })
+}
+
+/// The tokens of a data directory, oldest first; what is secret about them is not there.
+///
+/// # Errors
+/// `corrupt_data`, `unsupported_format`, `io`.
+pub fn list(root: &Path) -> Result<Vec<Token>> {
+    Ok(read(&root.join(FILE))?.map(|file| file.tokens).unwrap_or_default())
+}
+
+/// Takes a token away. The file stays, so that a server without tokens lets nobody in.
+///
+/// # Errors
+/// `not_found` for an id that is not there, and those of [`list`].
+pub fn revoke(root: &Path, id: &str) -> Result<Token> {
+    let missing = || Error::new(ErrorCode::NotFound, format!("there is no token {id:?}"));
+    if read(&root.join(FILE))?.is_none() {
+        return Err(missing());
+    }
+    change(root, |file| {
+        let at = file.tokens.iter().position(|token| token.id == id).ok_or_else(missing)?;
+        Ok(file.tokens.remove(at))
+    })
+}
+
+/// What tells one state of a file from another.
+type Stamp = (u64, i64, i64, u64);
+
+fn stamp(path: &Path) -> Option<Stamp> {
+    let meta = std::fs::metadata(path).ok()?;
+    Some((meta.ino(), meta.mtime(), meta.mtime_nsec(), meta.size()))
+}
+
+/// Lets callers of a server in, or not.
+#[derive(Debug)]
+pub struct Gate {
+    path: PathBuf,
+    /// `None` where no token was ever made: then everybody is let in.
+    known: ArcSwap<Option<Tokens>>,
+    looked: Mutex<(Instant, Option<Stamp>)>,
+}
+
+impl Gate {
+    /// The gate of a data directory.
+    ///
+    /// # Errors
+    /// Those of [`list`].
+    pub fn of(root: &Path) -> Result<Self> {
+        let path = root.join(FILE);
+        let seen = stamp(&path);
+        let known = ArcSwap::from_pointee(read(&path)?);
+        Ok(Self { path, known, looked: Mutex::new((Instant::now(), seen)) })
+    }
+
+    /// Whether callers need a token.
+    pub fn asks(&self) -> bool {
+        self.known.load().is_some()
+    }
+
+    /// Whether somebody can get in with a token.
+    pub fn has_tokens(&self) -> bool {
+        self.known.load().as_ref().as_ref().is_some_and(|file| !file.tokens.is_empty())
+    }
+
+    /// Looks from time to time whether the file changed.
+    fn look(&self) {
+        let Ok(mut looked) = self.looked.try_lock() else { return };
+        if looked.0.elapsed() >= LOOK_EVERY {
+            self.look_now(&mut looked);
+        }
+    }
+
+    fn look_now(&self, looked: &mut (Instant, Option<Stamp>)) {
+        looked.0 = Instant::now();
+        let seen = stamp(&self.path);
+        if seen.is_none() || seen == looked.1 {
+            return;
+        }
+        match read(&self.path) {
+            Ok(Some(file)) => {
+                tracing::info!(tokens = file.tokens.len(), "tokens were read anew");
+                self.known.store(Arc::new(Some(file)));
+                looked.1 = seen;
+            }
+            Ok(None) => {}
+            Err(error) => {
+                tracing::error!(%error, "the tokens of before stay good");
+                looked.1 = seen;
+            }
+        }
+    }
+
+    /// Who comes with these values of the header `authorization`.
+    ///
+    /// # Errors
+    /// `unauthenticated` without a good token where one is needed.
+    pub fn admit<'v>(&self, values: impl IntoIterator<Item = &'v [u8]>) -> Result<Caller> {
+        self.look();
+        let mut values = values.into_iter();
+        let (value, more) = (values.next(), values.next());
+        let known = self.known.load();
+        let Some(file) = known.as_ref() else { return Ok(Caller::trusted()) };
+        let Some(value) = value else {
+            return Err(refused("this server asks for a token").with_hint("send `authorization: Bearer TOKEN`"));
+        };
+        let token = if more.is_some() { None } else { token_of(value) };
+        let token = token.ok_or_else(|| {
+            refused("the header authorization cannot be read").with_hint("send `authorization: Bearer TOKEN`")
+        })?;
+        match file.find(&token) {
+            Some(token) => Ok(token.caller()),
+            // The file may have changed since it was looked at: a new token is good at once.
+            None => {
+                self.look_now(&mut self.looked.lock().unwrap_or_else(PoisonError::into_inner));
+                let known = self.known.load();
+                let found = known.as_ref().as_ref().and_then(|file| file.find(&token)).map(Token::caller);
+                found.ok_or_else(|| refused("the token is not known here, or was revoked"))
+            }
+        }
+    }
+}
+
+fn refused(detail: &str) -> Error {
+    Error::new(ErrorCode::Unauthenticated, detail)
+}
+
+impl Tokens {
+    /// The token with this text. Takes as long whichever it is.
+    fn find(&self, text: &str) -> Option<&Token> {
+        let hash = hash(text);
+        let mut found = None;
+        for token in &self.tokens {
+            if bool::from(token.sha256.as_bytes().ct_eq(hash.as_bytes())) {
+                found = Some(token);
+            }
+        }
+        found
+    }
+}
+
+impl Token {
+    fn caller(&self) -> Caller {
+        Caller { id: self.id.as_str().into(), scope: self.scope, prefixes: self.prefixes.clone().into() }
+    }
+}
+
+/// The token in a value of `authorization`: after `Bearer`, or the password after `Basic`, whatever the user name.
+pub fn token_of(value: &[u8]) -> Option<String> {
+    if value.len() > HEADER_BYTES_MAX {
+        return None;
+    }
+    let (scheme, rest) = std::str::from_utf8(value).ok()?.trim().split_once(' ')?;
+    let rest = rest.trim();
+    if scheme.eq_ignore_ascii_case("bearer") {
+        return Some(rest.to_owned()).filter(|token| !token.is_empty());
+    }
+    if !scheme.eq_ignore_ascii_case("basic") {
+        return None;
+    }
+    let pair = LENIENT.decode(rest).or_else(|_| LENIENT_URL.decode(rest)).ok()?;
+    let (_, password) = std::str::from_utf8(&pair).ok()?.split_once(':')?;
+    Some(password.to_owned()).filter(|token| !token.is_empty())
+}
+
+/// `authorization` of a client with this token.
+pub fn header_of(token: &str) -> String {
+    format!("Bearer {token}")
+}
+
+/// The same in the form that database clients send.
+pub fn basic_header_of(user: &str, token: &str) -> String {
+    format!("Basic {}", STANDARD.encode(format!("{user}:{token}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn admit(gate: &Gate, header: &str) -> Result<Caller> {
+        gate.admit([header.as_bytes()])
+    }
+
+    #[test]
+    fn tokens_open_the_gate_until_they_are_revoked() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        let gate = Gate::of(root).unwrap();
+        assert!(!gate.asks());
+        assert_eq!(gate.admit([]).unwrap(), Caller::trusted());
+        let made = create(root, "lab", Scope::Write, &["kline/BTC".into()]).unwrap();
+        let gate = Gate::of(root).unwrap();
+        assert!(gate.asks() && gate.has_tokens());
+        assert_eq!(gate.admit([]).unwrap_err().code(), ErrorCode::Unauthenticated);
+        let caller = admit(&gate, &header_of(&made.token)).unwrap();
+        assert_eq!((caller.scope, &*caller.id, caller.prefixes.len()), (Scope::Write, made.id.as_str(), 1));
+        assert_eq!(admit(&gate, &basic_header_of("anyone", &made.token)).unwrap(), caller);
+        // A second one is good at once, without a new gate; so is a revocation after a moment.
+        let second = create(root, "second", Scope::Read, &[]).unwrap();
+        assert_eq!(admit(&gate, &header_of(&second.token)).unwrap().scope, Scope::Read);
+        assert_eq!(revoke(root, &made.id).unwrap().name, "lab");
+        std::thread::sleep(LOOK_EVERY + Duration::from_millis(50));
+        assert_eq!(admit(&gate, &header_of(&made.token)).unwrap_err().code(), ErrorCode::Unauthenticated);
+        revoke(root, &second.id).unwrap();
+        std::thread::sleep(LOOK_EVERY + Duration::from_millis(50));
+        assert!(admit(&gate, &header_of(&second.token)).is_err());
+        assert!(gate.admit([]).is_err(), "a server without tokens lets nobody in");
+        assert!(Gate::of(root).unwrap().asks());
+        assert_eq!(revoke(root, "nobody").unwrap_err().code(), ErrorCode::NotFound);
+    }
+
+    #[test]
+    fn a_file_that_goes_or_breaks_opens_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        let made = create(root, "lab", Scope::Read, &[]).unwrap();
+        let gate = Gate::of(root).unwrap();
+        for broken in [Some("nonsense"), None] {
+            match broken {
+                Some(text) => std::fs::write(root.join(FILE), text).unwrap(),
+                None => std::fs::remove_file(root.join(FILE)).unwrap(),
+            }
+            std::thread::sleep(LOOK_EVERY + Duration::from_millis(50));
+            assert!(gate.admit([]).is_err() && admit(&gate, "Bearer x").is_err());
+            assert!(admit(&gate, &header_of(&made.token)).is_ok());
+        }
+        std::fs::write(root.join(FILE), "{\"version\":1,\"tokens\":[{}]}").unwrap();
+        assert_eq!(Gate::of(root).unwrap_err().code(), ErrorCode::CorruptData);
+    }
+
+    #[test]
+    fn the_file_tells_no_secret_and_nobody_else_reads_it() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let made = create(dir.path(), "lab", Scope::Admin, &[]).unwrap();
+        let text = std::fs::read_to_string(dir.path().join(FILE)).unwrap();
+        assert!(!text.contains(&made.token) && !text.contains(&made.token[6..]));
+        assert_eq!(std::fs::metadata(dir.path().join(FILE)).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_ne!(made.token, create(dir.path(), "lab", Scope::Admin, &[]).unwrap().token);
+        assert_eq!(list(dir.path()).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn headers_are_read_as_clients_write_them_and_nothing_else() {
+        for good in ["Bearer abc", "bearer abc", "BEARER  abc ", "Basic dTphYmM=", "basic dTphYmM", "Basic OmFiYw"] {
+            assert_eq!(token_of(good.as_bytes()).as_deref(), Some("abc"), "{good}");
+        }
+        let long = format!("Bearer {}", "x".repeat(2_000));
+        for bad in ["", "abc", "Bearer", "Bearer ", "Digest abc", "Basic !!", "Basic dQ==", "Basic dTo=", &long] {
+            assert_eq!(token_of(bad.as_bytes()), None, "{bad}");
+        }
+        assert_eq!(token_of(b"Bearer \xff"), None);
+        let dir = tempfile::tempdir().unwrap();
+        let made = create(dir.path(), "lab", Scope::Admin, &[]).unwrap();
+        let header = header_of(&made.token);
+        let twice = Gate::of(dir.path()).unwrap().admit([header.as_bytes(), header.as_bytes()]);
+        assert_eq!(twice.unwrap_err().code(), ErrorCode::Unauthenticated);
+    }
+
+    #[test]
+    fn names_and_prefixes_that_cannot_be_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let create = |name: &str, prefix: &str| create(dir.path(), name, Scope::Read, &[prefix.to_owned()]);
+        for (name, prefix) in
+            [("", "kline/"), ("a\nb", "kline/"), ("a", ""), ("a", "BTC"), ("a", "kline/*"), ("a", "kline/ ")]
+        {
+            assert_eq!(create(name, prefix).unwrap_err().code(), ErrorCode::InvalidArgument, "{name:?} {prefix:?}");
+        }
+        assert!(create("a", "kl").is_ok() && create("a", "scalar/risk/BTC").is_ok());
+    }
+}

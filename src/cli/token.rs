@@ -1,0 +1,109 @@
+//! `fastk admin token`: who may use a server over a data directory.
+//!
+//! The file is changed in place, also beside a running server, which notices. Only somebody who can write the directory
+//! makes tokens: no server hands them out.
+
+use std::path::PathBuf;
+
+use clap::Subcommand;
+
+use super::show;
+use super::target::{TargetArgs, root_of};
+use crate::access;
+use crate::error::{Error, Result};
+use crate::service::Scope;
+
+#[derive(Debug, clap::Args)]
+pub struct TokenArgs {
+    #[command(subcommand)]
+    verb: TokenVerb,
+}
+
+#[derive(Debug, Subcommand)]
+enum TokenVerb {
+    /// Make a token and show it, this once. From the first one on a server over this directory asks for tokens.
+    Create(CreateArgs),
+    /// Tokens, without what is secret about them.
+    List(WhereArgs),
+    /// Take a token away. A server that has no token left lets nobody in.
+    Revoke(RevokeArgs),
+}
+
+#[derive(Debug, clap::Args)]
+struct WhereArgs {
+    #[command(flatten)]
+    target: TargetArgs,
+    /// Print the reply as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+struct CreateArgs {
+    /// What it is for.
+    #[arg(long)]
+    name: String,
+    /// read, write or admin; each includes those before it.
+    #[arg(long)]
+    scope: String,
+    /// How the keys of the series begin that it reaches, such as kline/BTC; may be given again. All when left out.
+    #[arg(long, value_name = "KEY")]
+    prefix: Vec<String>,
+    #[command(flatten)]
+    place: WhereArgs,
+}
+
+#[derive(Debug, clap::Args)]
+struct RevokeArgs {
+    /// Id of the token.
+    id: String,
+    #[command(flatten)]
+    place: WhereArgs,
+}
+
+impl WhereArgs {
+    fn root(&self) -> Result<PathBuf> {
+        if self.target.server.is_some() {
+            return Err(Error::invalid("tokens are not made through a server")
+                .with_hint("--root DIR on the machine of the data; a server that runs there notices"));
+        }
+        root_of(&self.target)
+    }
+}
+
+/// Runs one of the verbs under `admin token`.
+pub fn run(args: TokenArgs) -> Result<u8> {
+    match args.verb {
+        TokenVerb::Create(args) => {
+            let made = access::create(&args.place.root()?, &args.name, args.scope.parse::<Scope>()?, &args.prefix)?;
+            if args.place.json {
+                show::reply(&made, true)?;
+            } else {
+                show::out(&format!("{}\n", made.token))?;
+                show::note(&format!("token {} ({}, {}) is not shown again", made.id, made.name, made.scope.name()));
+            }
+        }
+        TokenVerb::List(place) => {
+            let tokens = access::list(&place.root()?)?;
+            if place.json {
+                show::reply(&access::shown(&tokens), true)?;
+            } else {
+                let row = |token: access::Token| {
+                    let prefixes = if token.prefixes.is_empty() { "all".to_owned() } else { token.prefixes.join(" ") };
+                    vec![token.id, token.name, token.scope.name().to_owned(), prefixes, token.created_at]
+                };
+                let rows = tokens.into_iter().map(row).collect();
+                show::out(&show::table(&["id", "name", "scope", "series", "created_at"], rows))?;
+            }
+        }
+        TokenVerb::Revoke(args) => {
+            let token = access::revoke(&args.place.root()?, &args.id)?;
+            if args.place.json {
+                show::reply(&access::shown(std::slice::from_ref(&token)), true)?;
+            } else {
+                show::out(&format!("token {} ({}) is no longer good\n", token.id, token.name))?;
+            }
+        }
+    }
+    Ok(0)
+}

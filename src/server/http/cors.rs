@@ -1,0 +1,62 @@
+//! Pages of other origins: none by default, those the configuration lists where there are some.
+
+use std::time::Duration;
+
+use axum::http::{HeaderName, HeaderValue, Method, header};
+use tower_http::cors::{AllowOrigin, CorsLayer};
+
+use super::edge::REQUEST_ID;
+use crate::error::{Error, Result};
+
+/// How long a browser keeps what it was told.
+const KEPT: Duration = Duration::from_secs(600);
+
+/// An origin as browsers send it: scheme, host and port, nothing behind them.
+///
+/// # Errors
+/// `invalid_argument` naming the text; `*` is none, since answers need a token.
+pub fn origin(text: &str) -> Result<HeaderValue> {
+    let wrong = || {
+        Error::invalid(format!("{text:?} is no origin"))
+            .with_hint("such as https://charts.example.com or http://127.0.0.1:5173")
+    };
+    let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://")).ok_or_else(wrong)?;
+    let legal = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-.:[]".contains(&b);
+    if rest.is_empty() || !rest.bytes().all(legal) {
+        return Err(wrong());
+    }
+    HeaderValue::from_str(text).map_err(|_| wrong())
+}
+
+/// Lets pages of these origins ask and read answers.
+pub(super) fn layer(origins: Vec<HeaderValue>) -> CorsLayer {
+    let named = |names: &[&'static str]| names.iter().map(|name| HeaderName::from_static(name)).collect::<Vec<_>>();
+    let mut asked =
+        vec![header::AUTHORIZATION, header::CONTENT_TYPE, header::IF_MATCH, header::IF_NONE_MATCH, REQUEST_ID];
+    asked.extend(named(&["idempotency-key"]));
+    let mut shown = vec![header::ETAG, header::LOCATION, REQUEST_ID];
+    shown.extend(named(&["fastk-version", "fastk-commit", "idempotency-replayed"]));
+    CorsLayer::new()
+        .allow_origin(AllowOrigin::list(origins))
+        .allow_methods([Method::GET, Method::POST, Method::PATCH, Method::DELETE])
+        .allow_headers(asked)
+        .expose_headers(shown)
+        .max_age(KEPT)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn origins_are_scheme_host_and_port() {
+        for good in ["http://127.0.0.1:5173", "https://charts.example.com", "http://[::1]:80", "http://localhost"] {
+            assert_eq!(origin(good).unwrap(), good);
+        }
+        for bad in
+            ["*", "", "null", "charts.example.com", "https://", "https://a/b", "https://a/", "HTTPS://A", "https://a b"]
+        {
+            assert!(origin(bad).is_err(), "{bad}");
+        }
+    }
+}

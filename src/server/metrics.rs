@@ -1,0 +1,192 @@
+//! Counts and times for Prometheus.
+//!
+//! Engine and faces count where things happen; with no recorder in the process that costs nothing. What the store knows
+//! of itself anyway is asked only when somebody looks. No symbol is ever a label: labels are routes, methods, verbs and
+//! outcomes, of which there are few.
+
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+
+use crate::error::{Error, Result};
+use crate::service::{Gauges, Service};
+
+/// Media type of the text.
+pub const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// Bounds of every histogram of seconds: from a sync of fast disks to a request that is too long.
+const SECONDS: [f64; 16] =
+    [0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5, 10.0, 60.0];
+
+enum Kind {
+    Counter,
+    Gauge,
+    Histogram,
+}
+
+/// Every name, its kind and what it tells. `docs/metrics.md` has the same.
+const NAMES: &[(&str, Kind, &str)] = {
+    use Kind::{Counter, Gauge, Histogram};
+    &[
+        ("fastk_http_requests_total", Counter, "Requests answered over REST, by route, method and status"),
+        ("fastk_http_request_seconds", Histogram, "Time to the head of an answer over REST, by route and method"),
+        ("fastk_flight_calls_total", Counter, "Calls of Flight methods, by method and whether they were let in"),
+        ("fastk_flight_call_seconds", Histogram, "Time to the head of an answer over Flight, by method"),
+        ("fastk_refused_total", Counter, "Requests refused by the gate, by face"),
+        ("fastk_received_bytes_total", Counter, "Bytes received from clients"),
+        ("fastk_sent_bytes_total", Counter, "Bytes sent to clients"),
+        ("fastk_rows_written_total", Counter, "Rows of acknowledged writes"),
+        ("fastk_rows_read_total", Counter, "Rows given to readers"),
+        ("fastk_wal_syncs_total", Counter, "Syncs of the log"),
+        ("fastk_wal_sync_seconds", Histogram, "Time of a sync of the log"),
+        ("fastk_wal_written_bytes_total", Counter, "Bytes written to the log"),
+        ("fastk_seal_seconds", Histogram, "Time to move tails into chunks"),
+        ("fastk_compaction_seconds", Histogram, "Time of a round of compaction"),
+        ("fastk_checkpoint_seconds", Histogram, "Time of a checkpoint"),
+        ("fastk_chunks_opened_total", Counter, "Chunk files opened and mapped"),
+        ("fastk_commit", Gauge, "Number of the last commit"),
+        ("fastk_series", Gauge, "Registered series"),
+        ("fastk_snapshots", Gauge, "Named snapshots"),
+        ("fastk_open_maps", Gauge, "Chunk files that are mapped"),
+        ("fastk_wal_bytes", Gauge, "Bytes of the log on disk"),
+        ("fastk_run_files", Gauge, "Run files"),
+        ("fastk_run_bytes", Gauge, "Bytes of run files"),
+        ("fastk_garbage_bytes", Gauge, "Bytes of chunks that nothing reads any more"),
+        ("fastk_waiting_bytes", Gauge, "Bytes of files given up that a reader still holds"),
+        ("fastk_writer_stopped", Gauge, "1 when the store takes no writes any more"),
+        ("fastk_degraded", Gauge, "1 when health is not ok"),
+        ("fastk_uptime_seconds", Gauge, "Time since the store was opened"),
+        ("fastk_recovery_seconds", Gauge, "Time the last opening took"),
+        ("fastk_recovered_commits", Gauge, "Commits that the last opening read from the log"),
+        ("fastk_seals_total", Counter, "Series sealed"),
+        ("fastk_chunks_sealed_total", Counter, "Chunks written by seals"),
+        ("fastk_checkpoints_total", Counter, "Checkpoints"),
+        ("fastk_compactions_total", Counter, "Partitions compacted"),
+        ("fastk_compaction_read_bytes_total", Counter, "Bytes read by compaction"),
+        ("fastk_compaction_written_bytes_total", Counter, "Bytes written by compaction"),
+        ("fastk_retention_rows_total", Counter, "Rows deleted by retention"),
+        ("fastk_files_removed_total", Counter, "Chunk files unlinked"),
+        ("fastk_damaged_reads_total", Counter, "Reads that met damaged data"),
+        ("fastk_build_info", Gauge, "1, with the version as a label"),
+    ]
+};
+
+/// The recorder of this process, made when it is first wanted.
+fn recorder() -> Result<&'static PrometheusHandle> {
+    static RECORDER: OnceLock<std::result::Result<PrometheusHandle, String>> = OnceLock::new();
+    let made = RECORDER.get_or_init(|| {
+        let seconds = Matcher::Suffix("_seconds".into());
+        let builder = PrometheusBuilder::new().set_buckets_for_metric(seconds, &SECONDS);
+        let handle =
+            builder.map_err(|error| error.to_string())?.install_recorder().map_err(|error| error.to_string())?;
+        for (name, kind, text) in NAMES {
+            match kind {
+                Kind::Counter => describe_counter!(*name, *text),
+                Kind::Gauge => describe_gauge!(*name, *text),
+                Kind::Histogram => describe_histogram!(*name, *text),
+            }
+        }
+        Ok(handle)
+    });
+    made.as_ref().map_err(|error| Error::internal(format!("metrics: {error}")))
+}
+
+/// Begins to count, so that what happens from here on is told.
+pub fn start() {
+    if let Err(error) = recorder() {
+        tracing::warn!(%error, "nothing is counted");
+    }
+}
+
+/// Everything counted so far, in the text format of Prometheus.
+///
+/// # Errors
+/// `permission_denied`; `internal` when another recorder was there first.
+pub fn render(service: &Service) -> Result<String> {
+    let now = service.gauges()?;
+    let handle = recorder()?;
+    show(&now);
+    handle.run_upkeep();
+    Ok(handle.render())
+}
+
+/// Gauges and counts are small enough for every digit of them to stay.
+fn set(name: &'static str, value: u64) {
+    gauge!(name).set(value as f64);
+}
+
+fn show(now: &Gauges) {
+    let Gauges { upkeep, .. } = now;
+    set("fastk_commit", now.commit);
+    set("fastk_series", now.series);
+    set("fastk_snapshots", now.snapshots);
+    set("fastk_open_maps", now.open_maps);
+    set("fastk_wal_bytes", now.wal_bytes);
+    set("fastk_run_files", upkeep.run_files);
+    set("fastk_run_bytes", upkeep.run_bytes);
+    set("fastk_garbage_bytes", upkeep.garbage_bytes);
+    set("fastk_waiting_bytes", upkeep.bytes_waiting);
+    set("fastk_writer_stopped", u64::from(now.writer_stopped));
+    set("fastk_degraded", u64::from(now.degraded));
+    set("fastk_uptime_seconds", now.uptime.as_secs());
+    gauge!("fastk_recovery_seconds").set(now.recovery.as_secs_f64());
+    set("fastk_recovered_commits", now.recovered_commits);
+    gauge!("fastk_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+    for (name, value) in [
+        ("fastk_seals_total", upkeep.seals),
+        ("fastk_chunks_sealed_total", upkeep.chunks_sealed),
+        ("fastk_checkpoints_total", upkeep.checkpoints),
+        ("fastk_compactions_total", upkeep.compactions),
+        ("fastk_compaction_read_bytes_total", upkeep.compact_bytes_read),
+        ("fastk_compaction_written_bytes_total", upkeep.compact_bytes_written),
+        ("fastk_retention_rows_total", upkeep.retention_rows),
+        ("fastk_files_removed_total", upkeep.files_removed),
+        ("fastk_damaged_reads_total", now.damaged_reads),
+    ] {
+        counter!(name).absolute(value);
+    }
+}
+
+/// A request over REST whose head was answered. `route` is the pattern, never the path.
+pub(super) fn http_request(route: &str, method: &'static str, status: u16, elapsed: Duration) {
+    let (route, status) = (route.to_owned(), status.to_string());
+    counter!("fastk_http_requests_total", "route" => route.clone(), "method" => method, "status" => status)
+        .increment(1);
+    histogram!("fastk_http_request_seconds", "route" => route, "method" => method).record(elapsed);
+}
+
+/// A call over Flight whose head was answered.
+pub(super) fn flight_call(method: &'static str, admitted: bool, elapsed: Duration) {
+    let outcome = if admitted { "admitted" } else { "refused" };
+    counter!("fastk_flight_calls_total", "method" => method, "outcome" => outcome).increment(1);
+    histogram!("fastk_flight_call_seconds", "method" => method).record(elapsed);
+}
+
+/// A request the gate let nobody in for.
+pub(super) fn refused(face: &'static str) {
+    counter!("fastk_refused_total", "face" => face).increment(1);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_says_its_unit_and_stands_in_the_documentation() {
+        let documented = include_str!("../../docs/metrics.md");
+        for (name, kind, text) in NAMES {
+            let ending = match kind {
+                Kind::Counter => name.ends_with("_total"),
+                Kind::Histogram => name.ends_with("_seconds"),
+                Kind::Gauge => !name.ends_with("_total"),
+            };
+            assert!(ending && name.starts_with("fastk_"), "{name}");
+            assert!(documented.contains(&format!("| `{name}` |")), "{name} is not documented");
+            assert!(documented.contains(text), "{name}: {text}");
+        }
+        let named = documented.matches("| `fastk_").count();
+        assert_eq!(named, NAMES.len(), "the documentation names others");
+    }
+}

@@ -1,0 +1,156 @@
+//! The bytes of a connection, plain or under TLS.
+
+use std::io;
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use crate::error::{Error, Result};
+
+/// What a listener needs to speak TLS; `None` inside for one that does not.
+#[derive(Clone, Default)]
+pub struct Tls(Option<TlsAcceptor>);
+
+impl std::fmt::Debug for Tls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.0.is_some() { "Tls" } else { "plain" })
+    }
+}
+
+impl Tls {
+    /// Plain connections.
+    pub fn off() -> Self {
+        Self(None)
+    }
+
+    /// TLS 1.2 and 1.3 with the certificates and the key in these PEM files. With `client_ca` every client has to show a
+    /// certificate that one of those in this file signed.
+    ///
+    /// # Errors
+    /// `invalid_argument` naming the file that cannot be read or does not fit.
+    pub fn load(cert: &Path, key: &Path, client_ca: Option<&Path>, protocols: &[&str]) -> Result<Self> {
+        let cannot = |what: &str, path: &Path, error: &dyn std::fmt::Display| {
+            Error::invalid(format!("{what} {}: {error}", path.display())).with_hint("TLS takes PEM files")
+        };
+        let certificates = |what: &'static str, path: &Path| -> Result<Vec<CertificateDer<'static>>> {
+            let found = CertificateDer::pem_file_iter(path).and_then(Iterator::collect);
+            let found: Vec<CertificateDer<'static>> = found.map_err(|error| cannot(what, path, &error))?;
+            if found.is_empty() {
+                return Err(cannot(what, path, &"it holds no certificate"));
+            }
+            Ok(found)
+        };
+        let chain = certificates("tls.cert", cert)?;
+        let secret = PrivateKeyDer::from_pem_file(key).map_err(|error| cannot("tls.key", key, &error))?;
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()
+            .map_err(|error| Error::internal(format!("TLS: {error}")))?;
+        let builder = match client_ca {
+            None => builder.with_no_client_auth(),
+            Some(path) => {
+                let mut roots = RootCertStore::empty();
+                for certificate in certificates("tls.client_ca", path)? {
+                    roots.add(certificate).map_err(|error| cannot("tls.client_ca", path, &error))?;
+                }
+                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
+                builder.with_client_cert_verifier(verifier.map_err(|error| cannot("tls.client_ca", path, &error))?)
+            }
+        };
+        let mut config = builder.with_single_cert(chain, secret).map_err(|error| cannot("tls.key", key, &error))?;
+        config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
+        Ok(Self(Some(TlsAcceptor::from(Arc::new(config)))))
+    }
+
+    /// Whether a connection has to be secured before it can be used.
+    pub(super) fn is_on(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// The connection, once both sides agreed how it is secured. A client that does not within `patience` is gone.
+    pub(super) async fn accept(&self, stream: TcpStream, patience: Duration) -> io::Result<Wire> {
+        match &self.0 {
+            None => Ok(Wire::Plain(stream)),
+            Some(acceptor) => match tokio::time::timeout(patience, acceptor.accept(stream)).await {
+                Ok(stream) => Ok(Wire::Tls(Box::new(stream?))),
+                Err(_) => Err(io::ErrorKind::TimedOut.into()),
+            },
+        }
+    }
+}
+
+/// A connection.
+#[derive(Debug)]
+pub(super) enum Wire {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+/// Counts what was sent.
+fn count(written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+    if let Poll::Ready(Ok(bytes)) = &written {
+        metrics::counter!("fastk_sent_bytes_total").increment(*bytes as u64);
+    }
+    written
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let read = match self.get_mut() {
+            Wire::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Wire::Tls(stream) => Pin::new(stream.as_mut()).poll_read(cx, buffer),
+        };
+        metrics::counter!("fastk_received_bytes_total").increment((buffer.filled().len() - before) as u64);
+        read
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        count(match self.get_mut() {
+            Wire::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Wire::Tls(stream) => Pin::new(stream.as_mut()).poll_write(cx, bytes),
+        })
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        count(match self.get_mut() {
+            Wire::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+            Wire::Tls(stream) => Pin::new(stream.as_mut()).poll_write_vectored(cx, slices),
+        })
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Wire::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Wire::Tls(stream) => Pin::new(stream.as_mut()).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Wire::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Wire::Tls(stream) => Pin::new(stream.as_mut()).poll_shutdown(cx),
+        }
+    }
+}

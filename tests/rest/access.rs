@@ -1,0 +1,238 @@
+//! Who may do what: every route of the document, with every kind of token.
+
+use std::collections::BTreeSet;
+use std::io::Write;
+
+use fastk::access;
+use fastk::service::Scope;
+use serde_json::Value;
+
+use crate::client::{Reply, Server};
+
+/// What a token limited to other series may still do with a route.
+#[derive(Clone, Copy, PartialEq)]
+enum Limited {
+    /// It sees its own part.
+    Part,
+    /// Nothing.
+    Refused,
+}
+
+const KLINE: &str = "/v1/klines/BTCUSDT/1m";
+const SCALAR: &str = "/v1/scalars/feature/BTCUSDT/1m/rsi";
+const KLINE_SERIES: &str = "/v1/series/kline/BTCUSDT/1m";
+const SCALAR_SERIES: &str = "/v1/series/scalar/feature/BTCUSDT/1m/rsi";
+const SPEC: &str = r#"{"kind":"kline","symbol":"BTCUSDT","timeframe":"1m"}"#;
+const QUERY: &str = r#"{"series":["kline/BTCUSDT/1m"]}"#;
+const BARS: &str = r#"[{"ts":60000,"open":1,"high":1,"low":1,"close":1,"volume":1}]"#;
+const MANY: &str = r#"{"writes":[{"series":"kline/BTCUSDT/1m","rows":[{"ts":60000,"open":1,"high":1,"low":1,"close":1,"volume":1}]}]}"#;
+
+/// Method, path of the document, a path to ask, a body, the scope it needs (none for open paths).
+type Route = (&'static str, &'static str, &'static str, &'static str, Option<Scope>, Limited);
+
+#[rustfmt::skip]
+const ROUTES: &[Route] = {
+    use Limited::{Part, Refused};
+    use Scope::{Admin, Read, Write};
+    &[
+        ("get", "/health/live", "/health/live", "", None, Part),
+        ("get", "/health/ready", "/health/ready", "", None, Part),
+        ("get", "/openapi.json", "/openapi.json", "", None, Part),
+        ("get", "/health", "/health", "", Some(Read), Part),
+        ("get", "/metrics", "/metrics", "", Some(Read), Part),
+        ("get", "/inventory", "/inventory", "", Some(Read), Part),
+        ("get", "/v1/series", "/v1/series", "", Some(Read), Part),
+        ("get", "/v1/snapshots", "/v1/snapshots", "", Some(Read), Part),
+        ("get", "/v1/series/kline/{symbol}/{timeframe}", KLINE_SERIES, "", Some(Read), Refused),
+        ("get", "/v1/series/scalar/{category}/{symbol}/{timeframe}/{name}", SCALAR_SERIES, "", Some(Read), Refused),
+        ("get", "/v1/klines/{symbol}/{timeframe}", KLINE, "", Some(Read), Refused),
+        ("get", "/v1/scalars/{category}/{symbol}/{timeframe}/{name}", SCALAR, "", Some(Read), Refused),
+        ("post", "/v1/query", "/v1/query", QUERY, Some(Read), Refused),
+        ("get", "/v1/coverage/kline/{symbol}/{timeframe}", "/v1/coverage/kline/BTCUSDT/1m", "", Some(Read), Refused),
+        ("get", "/v1/coverage/scalar/{category}/{symbol}/{timeframe}/{name}", "/v1/coverage/scalar/feature/BTCUSDT/1m/rsi",
+            "", Some(Read), Refused),
+        ("post", "/v1/series", "/v1/series", SPEC, Some(Write), Refused),
+        ("patch", "/v1/series/kline/{symbol}/{timeframe}", KLINE_SERIES, "{\"description\":\"x\"}", Some(Write), Refused),
+        ("patch", "/v1/series/scalar/{category}/{symbol}/{timeframe}/{name}", SCALAR_SERIES, "{\"description\":\"x\"}",
+            Some(Write), Refused),
+        ("post", "/v1/klines/{symbol}/{timeframe}", KLINE, BARS, Some(Write), Refused),
+        ("post", "/v1/scalars/{category}/{symbol}/{timeframe}/{name}", SCALAR, "[{\"ts\":60000,\"value\":1}]", Some(Write), Refused),
+        ("post", "/v1/klines/{symbol}/{timeframe}/merge", "/v1/klines/BTCUSDT/1m/merge", BARS, Some(Write), Refused),
+        ("post", "/v1/scalars/{category}/{symbol}/{timeframe}/{name}/merge", "/v1/scalars/feature/BTCUSDT/1m/rsi/merge",
+            "[{\"ts\":60000,\"value\":1}]", Some(Write), Refused),
+        ("post", "/v1/write", "/v1/write", MANY, Some(Write), Refused),
+        ("delete", "/v1/klines/{symbol}/{timeframe}", "/v1/klines/BTCUSDT/1m?all=true", "", Some(Write), Refused),
+        ("delete", "/v1/scalars/{category}/{symbol}/{timeframe}/{name}", "/v1/scalars/feature/BTCUSDT/1m/rsi?all=true", "",
+            Some(Write), Refused),
+        ("post", "/v1/snapshots", "/v1/snapshots", "{\"name\":\"s\"}", Some(Write), Refused),
+        ("delete", "/v1/snapshots/{name}", "/v1/snapshots/s", "", Some(Admin), Refused),
+        ("delete", "/v1/series/kline/{symbol}/{timeframe}", KLINE_SERIES, "", Some(Admin), Refused),
+        ("delete", "/v1/series/scalar/{category}/{symbol}/{timeframe}/{name}", SCALAR_SERIES, "", Some(Admin), Refused),
+        ("post", "/v1/admin/verify", "/v1/admin/verify", "", Some(Admin), Refused),
+        ("post", "/v1/admin/scrub", "/v1/admin/scrub", "", Some(Admin), Refused),
+        ("post", "/v1/admin/backup", "/v1/admin/backup", "{\"dir\":\"b\"}", Some(Admin), Refused),
+        ("post", "/v1/admin/compact", "/v1/admin/compact", "", Some(Admin), Refused),
+        ("get", "/v1/admin/jobs", "/v1/admin/jobs", "", Some(Admin), Refused),
+        ("get", "/v1/admin/jobs/{id}", "/v1/admin/jobs/none", "", Some(Admin), Refused),
+        ("delete", "/v1/admin/jobs/{id}", "/v1/admin/jobs/none", "", Some(Admin), Refused),
+        ("get", "/v1/admin/orphans", "/v1/admin/orphans", "", Some(Admin), Refused),
+        ("get", "/v1/admin/overlaps", "/v1/admin/overlaps", "", Some(Admin), Refused),
+    ]
+};
+
+/// A server that asks for tokens, with one of each scope, and an administrator of other series.
+struct Guarded {
+    server: Server,
+    tokens: Vec<(Scope, String)>,
+    limited: String,
+}
+
+impl Guarded {
+    fn start() -> Self {
+        let root = tempfile::tempdir().unwrap();
+        let make = |scope: Scope, prefixes: &[String]| {
+            access::create(root.path(), scope.name(), scope, prefixes).unwrap().token
+        };
+        let tokens = Scope::ALL.into_iter().map(|scope| (scope, make(scope, &[]))).collect();
+        let limited = make(Scope::Admin, &["kline/ETH".to_owned()]);
+        let server = Server::over(root.into(), Default::default());
+        Self { server, tokens, limited }
+    }
+
+    fn ask(&self, token: Option<&str>, method: &str, path: &str, body: &str) -> Reply {
+        let bearer = token.map(|token| format!("Bearer {token}"));
+        let mut headers = vec![("content-type", "application/json")];
+        headers.extend(bearer.as_deref().map(|bearer| ("authorization", bearer)));
+        self.server.send(&method.to_uppercase(), path, &headers, body.as_bytes())
+    }
+}
+
+#[test]
+fn every_route_asks_for_its_scope_and_for_its_series() {
+    let guarded = Guarded::start();
+    let document: Value =
+        serde_json::from_slice(&guarded.ask(None, "get", "/openapi.json", "").expect(200).body).unwrap();
+    let documented: BTreeSet<(String, String)> = document["paths"]
+        .as_object()
+        .unwrap()
+        .iter()
+        .flat_map(|(path, verbs)| verbs.as_object().unwrap().keys().map(move |verb| (verb.clone(), path.clone())))
+        .collect();
+    let known: BTreeSet<(String, String)> =
+        ROUTES.iter().map(|route| (route.0.to_owned(), route.1.to_owned())).collect();
+    assert_eq!(known, documented, "each route stands in the table, and the other way round");
+
+    for (method, path, asked, body, needed, limited) in ROUTES {
+        let status = |token: Option<&str>| guarded.ask(token, method, asked, body).status;
+        let route = format!("{method} {path}");
+        for token in [None, Some("fastk_wrong"), Some("")] {
+            let status = status(token);
+            assert_eq!(status == 401, needed.is_some(), "{route} without a good token: {status}");
+        }
+        for (own, token) in &guarded.tokens {
+            let status = status(Some(token));
+            let refused = needed.is_some_and(|needed| *own < needed);
+            assert_eq!(status == 403, refused || *path == "/v1/admin/backup", "{route} with scope {own:?}: {status}");
+            assert!(status < 500 && status != 401, "{route} with scope {own:?}: {status}");
+        }
+        let status = status(Some(&guarded.limited));
+        assert_eq!(status == 403, *limited == Limited::Refused, "{route} for other series: {status}");
+        assert_ne!(status, 401, "{route}");
+    }
+}
+
+#[test]
+fn a_refusal_says_what_to_send_and_tells_nothing() {
+    let guarded = Guarded::start();
+    let reply = guarded.ask(None, "get", KLINE, "");
+    assert_eq!(reply.header("www-authenticate").unwrap(), "Bearer realm=\"fastk\"");
+    reply.refused("unauthenticated");
+    let basic = access::basic_header_of("anyone", &guarded.tokens[0].1);
+    guarded.server.get_with("/inventory", &[("authorization", &basic)]).expect(200);
+    // Whether a series is there is none of the business of somebody who does not reach it.
+    let of = |symbol: &str| guarded.ask(Some(&guarded.limited), "get", &format!("/v1/klines/{symbol}/1m"), "");
+    of("BTCUSDT").refused("permission_denied");
+    of("NOSUCH").refused("permission_denied");
+    of("ETHUSDT").refused("series_not_found");
+    // A body is not even read: none comes here.
+    let mut stream = guarded.server.connect();
+    let bearer = access::header_of(&guarded.tokens[0].1);
+    let head =
+        format!("POST {KLINE} HTTP/1.1\r\nhost: test\r\nauthorization: {bearer}\r\ncontent-length: 100000\r\n\r\n");
+    stream.write_all(head.as_bytes()).unwrap();
+    Reply::read(stream, false).refused("permission_denied");
+}
+
+#[test]
+fn pages_of_other_origins_are_answered_only_where_they_are_listed() {
+    let listed = "https://charts.example.com";
+    let ask = |server: &Server, method: &str, origin: &str, extra: &[(&str, &str)]| {
+        let mut headers = vec![("origin", origin)];
+        headers.extend_from_slice(extra);
+        server.send(method, "/inventory", &headers, b"")
+    };
+    let preflight = [("access-control-request-method", "GET"), ("access-control-request-headers", "authorization")];
+    let closed = Server::start();
+    assert_eq!(ask(&closed, "GET", listed, &[]).expect(200).header("access-control-allow-origin"), None);
+    let config = fastk::server::http::HttpConfig {
+        cors_origins: vec![fastk::server::http::cors::origin(listed).unwrap()],
+        ..Default::default()
+    };
+    let root = tempfile::tempdir().unwrap();
+    let token = access::create(root.path(), "page", Scope::Read, &[]).unwrap().token;
+    let server = Server::over(root.into(), config);
+    // A browser asks first, without a token.
+    let reply = ask(&server, "OPTIONS", listed, &preflight).expect(200);
+    assert_eq!(reply.header("access-control-allow-origin"), Some(listed));
+    assert!(reply.header("access-control-allow-headers").unwrap().contains("authorization"));
+    assert!(reply.header("access-control-allow-credentials").is_none());
+    let bearer = access::header_of(&token);
+    let reply = ask(&server, "GET", listed, &[("authorization", &bearer)]).expect(200);
+    assert_eq!(reply.header("access-control-allow-origin"), Some(listed));
+    assert!(reply.header("access-control-expose-headers").unwrap().contains("etag"));
+    assert_eq!(ask(&server, "GET", listed, &[]).status, 401);
+    for other in ["https://evil.example.com", "null", "https://charts.example.com.evil.com"] {
+        assert_eq!(ask(&server, "OPTIONS", other, &preflight).header("access-control-allow-origin"), None, "{other}");
+        let reply = ask(&server, "GET", other, &[("authorization", &bearer)]);
+        assert_eq!(reply.header("access-control-allow-origin"), None, "{other}");
+    }
+}
+
+#[test]
+fn a_limited_token_sees_its_part_of_the_store() {
+    let guarded = Guarded::start();
+    let admin = Some(guarded.tokens[2].1.as_str());
+    for symbol in ["BTCUSDT", "ETHUSDT", "ETHBTC"] {
+        let spec = format!(r#"{{"kind":"kline","symbol":"{symbol}","timeframe":"1m"}}"#);
+        guarded.ask(admin, "post", "/v1/series", &spec).expect(201);
+        guarded.ask(admin, "post", &format!("/v1/klines/{symbol}/1m"), BARS).expect(200);
+    }
+    let limited = Some(guarded.limited.as_str());
+    let json = |token, path: &str| -> Value {
+        serde_json::from_slice(&guarded.ask(token, "get", path, "").expect(200).body).unwrap()
+    };
+    let keys = |whole: &Value| -> Vec<String> {
+        whole["series"].as_array().unwrap().iter().map(|row| row["series"].as_str().unwrap().to_owned()).collect()
+    };
+    let part = json(limited, "/inventory");
+    assert_eq!(keys(&part), ["kline/ETHBTC/1m", "kline/ETHUSDT/1m"]);
+    assert_eq!((part["totals"]["series"].as_u64(), part["totals"]["rows"].as_u64()), (Some(2), Some(2)));
+    assert_eq!(json(admin, "/inventory")["totals"]["series"], 3);
+    assert_eq!(json(limited, "/v1/series")["series"].as_array().unwrap().len(), 2);
+    // A glob finds what the token reaches, a name outside is refused as a whole.
+    let query = |body: &str| guarded.ask(limited, "post", "/v1/query", body);
+    let text = String::from_utf8(query(r#"{"series":["kline/*/1m"]}"#).expect(200).body).unwrap();
+    assert!(text.contains("ETHBTC") && text.contains("ETHUSDT") && !text.contains("BTCUSDT/1m"), "{text}");
+    query(r#"{"series":["kline/ETHUSDT/1m","kline/BTCUSDT/1m"]}"#).refused("permission_denied");
+    let one = |symbol: &str| format!(r#"{{"series":"kline/{symbol}/1m","rows":{BARS}}}"#);
+    let both = format!(r#"{{"writes":[{},{}]}}"#, one("ETHUSDT"), one("BTCUSDT"));
+    guarded.ask(limited, "post", "/v1/write", &both).refused("permission_denied");
+    guarded
+        .ask(limited, "post", "/v1/admin/compact", r#"{"series":["kline/BTCUSDT/1m"]}"#)
+        .refused("permission_denied");
+    guarded.ask(limited, "post", "/v1/admin/compact?wait=true", r#"{"series":["kline/ETHUSDT/1m"]}"#).expect(200);
+    assert_eq!(json(admin, "/v1/klines/BTCUSDT/1m")["rows"].as_array().unwrap().len(), 1);
+    // An entity tag of one caller's inventory is no tag of another's.
+    let tag = |token| guarded.ask(token, "get", "/inventory", "").header("etag").unwrap().to_owned();
+    assert_ne!(tag(limited), tag(admin));
+}
