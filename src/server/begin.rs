@@ -13,7 +13,11 @@ pub(super) async fn begin<T: Send + 'static>(
     is_quick: bool,
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
-    let caught = move || catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| Err(panicked(panic.as_ref())));
+    let span = tracing::Span::current();
+    let caught = move || {
+        let _in_span = span.entered();
+        catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| Err(panicked(panic.as_ref())))
+    };
     if is_quick {
         return caught();
     }

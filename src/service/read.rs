@@ -405,15 +405,19 @@ impl Service {
             && as_of.is_none()
             && commit.is_none()
             && cursor.is_none();
-        if !is_plain {
+        // Lists and globs are looked up where there is time for it.
+        if !is_plain || !matches!(query.series.as_slice(), [only] if !only.contains('*')) {
             return false;
         }
         let Ok(Selection::One(series)) = select(&self.store.snapshot(), &query.series, &|_| true) else {
             return false;
         };
         let Ok((start, end)) = range_of(&series.def, query.start.as_ref(), query.end.as_ref()) else { return false };
-        let start = query.latest.map_or(start, |rows| series.start_of_last((start, end), rows));
-        series.is_at_hand((start, end))
+        let first = query.latest.map_or(start, |rows| series.start_of_last((start, end), rows));
+        if query.latest.is_some() && first > start && !series.counts_hold((first, end)) {
+            return false;
+        }
+        series.is_at_hand((first, end))
     }
 
     /// Starts a read; rows come out of the iterator.

@@ -21,11 +21,12 @@ struct Cells {
     columns: usize,
     /// Rows that are written or being written. Only grows.
     used: AtomicUsize,
+    /// Rows that are written.
+    written: AtomicUsize,
 }
 
-// SAFETY: a cell is written once, by whoever moved `used` over it, and read only through views made behind that write
-// and handed to other threads by something that synchronises (the lock of the commit queue, a swapped pointer). So no
-// cell is ever read and written at the same time.
+// SAFETY: a cell is written once, by whoever moved `used` over it, and read only through columns of rows that `written`
+// was moved over behind that write. So no cell is ever read and written at the same time.
 unsafe impl Send for Cells {}
 // SAFETY: as above.
 unsafe impl Sync for Cells {}
@@ -35,22 +36,19 @@ impl std::panic::RefUnwindSafe for Cells {}
 impl Drop for Cells {
     fn drop(&mut self) {
         let words = self.capacity * self.columns;
-        // SAFETY: `Room::with` made the words from a vector of exactly this length and capacity, and every view that
-        // could look at them held this alive.
+        // SAFETY: `Room::with` made the words from a vector of exactly this length and capacity, and every column that
+        // looks at them holds this alive.
         drop(unsafe { Vec::from_raw_parts(self.words.as_ptr(), words, words) });
     }
 }
 
-/// Cells, and the same memory as a buffer that views are cut from.
+/// Cells with space for more rows.
 #[derive(Clone)]
-pub struct Room {
-    cells: Arc<Cells>,
-    all: Buffer,
-}
+pub struct Room(Arc<Cells>);
 
 impl fmt::Debug for Room {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Room").field("capacity", &self.cells.capacity).field("used", &self.cells.used).finish()
+        f.debug_struct("Room").field("capacity", &self.0.capacity).field("used", &self.0.used).finish()
     }
 }
 
@@ -65,41 +63,35 @@ impl Room {
             words.resize(words.len() + capacity - column.len(), 0);
         }
         // A boxed slice has no room beyond its length.
-        let words = Box::leak(words.into_boxed_slice());
-        let bytes = size_of_val(words);
-        let begin = NonNull::from(words).cast::<i64>();
-        let cells = Arc::new(Cells { words: begin, capacity, columns: columns.len(), used: AtomicUsize::new(rows) });
-        // SAFETY: the memory is as long as said and lives as long as `cells`, which the buffer holds. Of the buffer only
-        // slices of written cells are ever looked at.
-        let all = unsafe { Buffer::from_custom_allocation(begin.cast(), bytes, Arc::clone(&cells) as _) };
-        Self { cells, all }
+        let words = NonNull::from(Box::leak(words.into_boxed_slice())).cast::<i64>();
+        let (used, written) = (AtomicUsize::new(rows), AtomicUsize::new(rows));
+        Self(Arc::new(Cells { words, capacity, columns: columns.len(), used, written }))
     }
 
-    /// The first rows, column by column.
-    pub fn view(&self, rows: usize) -> Vec<Buffer> {
-        let Cells { capacity, columns, .. } = *self.cells;
-        debug_assert!(rows <= self.cells.used.load(Ordering::Relaxed), "a view shows written rows");
-        let column = |column: usize| self.all.slice_with_length(column * capacity * 8, rows.min(capacity) * 8);
-        (0..columns).map(column).collect()
-    }
-
-    /// The first rows as columns that claim no more than themselves: for those who add up what memory a batch takes.
+    /// The first rows, column by column. A column spans its own written cells and nothing else: whoever looks at all of
+    /// its memory, or adds up how much that is, meets no cell of another row.
     pub fn columns(&self, rows: usize) -> Vec<Buffer> {
-        let Cells { words, capacity, columns, .. } = *self.cells;
-        let rows = rows.min(self.cells.used.load(Ordering::Acquire));
+        let Cells { words, capacity, columns, ref written, .. } = *self.0;
+        debug_assert!(rows <= written.load(Ordering::Acquire), "only written rows are shown");
+        let rows = rows.min(written.load(Ordering::Acquire));
         let column = |column: usize| {
-            let owner: Arc<dyn Allocation> = Arc::clone(&self.cells) as _;
-            // SAFETY: `column < columns` and `rows <= used <= capacity`, so the cells lie within the allocation, which
-            // `owner` keeps, and are written for good.
+            let owner: Arc<dyn Allocation> = Arc::clone(&self.0) as _;
+            // SAFETY: `column < columns` and `rows <= written <= capacity`, so the cells lie within the allocation, which
+            // `owner` keeps, and nobody writes them again.
             unsafe { Buffer::from_custom_allocation(words.add(column * capacity).cast(), rows * 8, owner) }
         };
         (0..columns).map(column).collect()
     }
 
+    /// Whether nothing stands behind so many rows yet.
+    pub fn ends_at(&self, rows: usize) -> bool {
+        self.0.used.load(Ordering::Acquire) == rows
+    }
+
     /// Puts rows of as many columns behind the first `rows`. False, and nothing done, when there is no space or other
     /// rows stand there already: of two that go on from the same view one has to move out.
     pub fn append(&self, rows: usize, new: &Rows) -> bool {
-        let Cells { words, capacity, columns, ref used } = *self.cells;
+        let Cells { words, capacity, columns, ref used, ref written } = *self.0;
         let count = new.len();
         let fits = rows.checked_add(count).filter(|end| *end <= capacity);
         let alike = new.columns.len() + 1 == columns && new.columns.iter().all(|column| column.len() == count);
@@ -109,12 +101,13 @@ impl Room {
         }
         for (column, cells) in std::iter::once(&new.ts).chain(&new.columns).enumerate() {
             // SAFETY: `column < columns` and `rows + count <= capacity`, so the cells lie within the allocation. They
-            // are nobody else's: `used` was moved over them just now, once, and no view reaches beyond `rows` yet.
+            // are nobody else's: `used` was moved over them just now, once, and no column reaches beyond `rows` yet.
             unsafe {
                 let at = words.as_ptr().add(column * capacity + rows);
                 std::ptr::copy_nonoverlapping(cells.as_ptr(), at, count);
             }
         }
+        written.store(end, Ordering::Release);
         true
     }
 }
@@ -134,13 +127,13 @@ mod tests {
     #[test]
     fn a_view_stays_as_it_is_while_rows_come_behind_it() {
         let room = Room::with(4, &[&[1, 2], &[10, 20]]);
-        let before = room.view(2);
+        let before = room.columns(2);
         assert!(room.append(2, &rows(&[3])));
-        let after = room.view(3);
+        let after = room.columns(3);
         assert_eq!(shown(&before), [[1, 2], [10, 20]]);
         assert_eq!(shown(&after), [[1, 2, 3], [10, 20, 30]]);
-        let columns = room.columns(3);
-        assert_eq!((shown(&columns), columns[1].capacity()), (shown(&after), 24));
+        assert_eq!(after[1].capacity(), 24, "a column claims no more than itself");
+        assert_eq!(before[1].capacity(), 16);
         assert_eq!(before[0].as_ptr(), after[0].as_ptr(), "nothing was copied");
         drop(room);
         assert_eq!(shown(&after), [[1, 2, 3], [10, 20, 30]]);
@@ -154,13 +147,13 @@ mod tests {
         assert!(!room.append(3, &rows(&[4, 5])), "no space");
         assert!(!room.append(3, &Rows { ts: vec![4], columns: Vec::new() }), "other columns");
         assert!(room.append(3, &rows(&[4])));
-        assert_eq!(shown(&room.view(4)), [[1, 2, 3, 4], [10, 20, 30, 40]]);
+        assert_eq!(shown(&room.columns(4)), [[1, 2, 3, 4], [10, 20, 30, 40]]);
     }
 
     #[test]
     fn readers_see_whole_rows_while_others_come() {
         let room = Room::with(10_000, &[&[0], &[0]]);
-        let newest = std::sync::Mutex::new(room.view(1));
+        let newest = std::sync::Mutex::new(room.columns(1));
         std::thread::scope(|scope| {
             let reader = || {
                 loop {
@@ -176,7 +169,7 @@ mod tests {
             scope.spawn(reader);
             for ts in 1..10_000 {
                 assert!(room.append(usize::try_from(ts).unwrap(), &rows(&[ts])));
-                *newest.lock().unwrap() = room.view(usize::try_from(ts + 1).unwrap());
+                *newest.lock().unwrap() = room.columns(usize::try_from(ts + 1).unwrap());
             }
         });
     }

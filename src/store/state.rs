@@ -32,6 +32,7 @@ const ROOM_ROWS: usize = 8;
 /// What is called few blocks and runs.
 const BLOCKS_AT_HAND: usize = 2;
 const RUNS_AT_HAND: usize = 16;
+const RUN_ROWS_AT_HAND: usize = 16_384;
 
 /// The store at one commit.
 #[derive(Clone, Debug, Default)]
@@ -171,7 +172,7 @@ impl Run {
     fn growing(rows: &Rows, commit: u64) -> Self {
         let columns: Vec<&[i64]> = std::iter::once(&rows.ts).chain(&rows.columns).map(Vec::as_slice).collect();
         let room = Room::with((2 * rows.len()).max(ROOM_ROWS), &columns);
-        Self { commit_lo: commit, commit_hi: commit, file: None, columns: room.view(rows.len()), room: Some(room) }
+        Self { commit_lo: commit, commit_hi: commit, file: None, columns: room.columns(rows.len()), room: Some(room) }
     }
 
     /// This run and rows behind its last one, without copying it while its room has space. A room that is full moves
@@ -190,13 +191,15 @@ impl Run {
             }
         };
         let (commit_lo, commit_hi) = (self.commit_lo.min(commit), self.commit_hi.max(commit));
-        Run { commit_lo, commit_hi, file: None, columns: room.view(all), room: Some(room) }
+        Run { commit_lo, commit_hi, file: None, columns: room.columns(all), room: Some(room) }
     }
 
-    /// Whether rows go behind the last one at little cost: into its room, or into one that is made for many more.
+    /// Whether rows go behind the last one at little cost: into its room, or into one that is made for many more. Not
+    /// where rows stand that were refused: a disk that is full would make a copy of the run of every attempt.
     fn takes(&self, rows: &Rows) -> bool {
         let after = self.timestamps().last() < rows.ts.first() && self.columns.len() == rows.columns.len() + 1;
-        let grows = self.room.is_some() || self.rows() <= RUN_ROWS_SMALL;
+        let free = self.room.as_ref().is_some_and(|room| room.ends_at(self.rows()));
+        let grows = free || self.rows() <= RUN_ROWS_SMALL;
         after && grows && rows.len() <= RUN_ROWS_SMALL && self.rows() + rows.len() <= RUN_ROWS_MAX
     }
 
@@ -238,9 +241,7 @@ impl Run {
 
     /// The rows as one block.
     pub fn columns(&self) -> BlockColumns {
-        let rows = self.rows();
-        let columns = self.room.as_ref().map_or_else(|| self.columns.clone(), |room| room.columns(rows));
-        BlockColumns { rows, columns, message: None }
+        BlockColumns { rows: self.rows(), columns: self.columns.clone(), message: None }
     }
 
     /// Both runs in one; rows of `newer` win.
@@ -519,11 +520,24 @@ impl SeriesState {
         start
     }
 
+    /// Whether the blocks at the end of a closed range hold as many rows of it as they have: nothing is deleted, lies
+    /// behind its end, or is there twice.
+    pub fn counts_hold(&self, range: (i64, i64)) -> bool {
+        let apart = |a: &&Arc<ChunkFile>, b: &&Arc<ChunkFile>| a.record.ts_max < b.record.ts_min;
+        self.tombstones.is_empty()
+            && self.bounds.is_none_or(|(_, last)| range.1 >= last)
+            && self.chunks.within(range).is_sorted_by(apart)
+    }
+
     /// Whether the rows of a closed range are few and in memory already.
     pub fn is_at_hand(&self, (start, end): (i64, i64)) -> bool {
         let mut blocks = BLOCKS_AT_HAND;
         let runs = self.tail().filter(|run| run.ts_min() <= end && run.ts_max() >= start);
-        let is_near = |run: &Arc<Run>| run.file.is_none() || run.columns.iter().all(|column| is_resident(column));
+        let mut rows = 0;
+        let mut is_near = |run: &Arc<Run>| {
+            rows += run.rows();
+            rows <= RUN_ROWS_AT_HAND && (run.file.is_none() || run.columns.iter().all(|column| is_resident(column)))
+        };
         self.chunks
             .within((start, end))
             .all(|chunk| chunk.opened().is_some_and(|open| open.is_at_hand((start, end), &mut blocks)))
@@ -626,11 +640,14 @@ impl SeriesState {
 
     /// Adds sorted, distinct rows of one commit. Few of them behind the newest run go into its room.
     fn push_rows(&mut self, rows: Rows, commit: u64, fences: &[u64]) {
-        if let Some(newest) = self.runs.last_mut()
+        if let Some(newest) = self.runs.last()
             && newest.takes(&rows)
             && !is_apart(&self.tombstones, newest.commit_hi, commit, fences)
         {
-            *newest = Arc::new(newest.grown(&rows, commit));
+            let grown = newest.grown(&rows, commit);
+            self.runs.pop();
+            // It may have become like the one before it.
+            self.push_run(grown, fences);
         } else if rows.len() <= RUN_ROWS_SMALL && !rows.is_empty() {
             self.push_run(Run::growing(&rows, commit), fences);
         } else if let Some(run) = Run::new(rows, commit, commit) {
@@ -853,6 +870,31 @@ mod tests {
         assert_eq!(kept.runs[0].words(1), [10, 20, 40]);
         assert_eq!(kept.with_rows(one(5, 50), 0, 5, 0, &[]).runs[0].words(1), [10, 20, 40, 50]);
         assert_eq!(base.runs[0].timestamps(), [1, 2]);
+    }
+
+    #[test]
+    fn late_rows_do_not_leave_a_run_each() {
+        let (mut now, mut commit) = (series(), 1);
+        for part in 1..=40 {
+            for ts in (0..300).map(|n| part * 1_000 + n).chain([part * 1_000 - 1]) {
+                commit += 1;
+                now = now.with_rows(one(ts, 0), 0, commit, 0, &[]);
+            }
+        }
+        assert!(now.runs.len() < 12, "{} runs", now.runs.len());
+        assert_eq!(now.tail_rows(), 40 * 301);
+    }
+
+    #[test]
+    fn a_row_that_was_refused_costs_no_copy_of_a_long_run() {
+        let mut base = series();
+        for ts in 0..2_000 {
+            base = base.with_rows(one(ts, 0), 0, ts.unsigned_abs() + 2, 0, &[]);
+        }
+        let _refused = base.with_rows(one(5_000, 0), 0, 3_000, 0, &[]);
+        let again = base.with_rows(one(6_000, 0), 0, 3_000, 0, &[]);
+        assert_eq!(again.runs[0].timestamps().as_ptr(), base.runs[0].timestamps().as_ptr());
+        assert_eq!((again.runs.len(), again.runs[1].timestamps()), (2, &[6_000][..]));
     }
 
     #[test]

@@ -463,6 +463,9 @@ fn only_what_is_in_memory_and_small_is_read_where_it_was_asked_for() {
     assert!(!query(&|query| query.latest = Some(10)), "the last block was not read yet");
     server.get("/v1/klines/BTC/1m?latest=10").expect(200);
     assert!(query(&|query| query.latest = Some(10)));
+    // Rows of the block lie behind the end: those before it are needed too.
+    let before_end = |query: &mut Query| (query.latest, query.end) = (Some(100), Some(When::Epoch(60_000 * 59_400)));
+    assert!(!query(&before_end));
     let filtered = |query: &mut Query| {
         day(query);
         query.predicates = Some(vec![fastk::Predicate::parse("close:gt:1").unwrap()]);

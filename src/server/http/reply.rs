@@ -194,7 +194,9 @@ pub async fn answer(app: &App, headers: &HeaderMap, query: Query, options: Optio
     let service = Arc::clone(app.service());
     let series = query.series.clone();
     let is_quick = coding == Coding::Identity && options.format != OutFormat::Parquet && service.is_at_hand(&query);
-    let opened = begin(is_quick, move || open(&service, &query, options, coding, &known)).await?;
+    // The work holds its slot, also when nobody waits for it any more.
+    let work = move || open(&service, &query, options, coding, &known).map(|opened| (opened, slot));
+    let (opened, slot) = begin(is_quick, work).await?;
     let (head, pieces) = match opened {
         Opened::Answer(opened) => *opened,
         Opened::Known(tag) => return Ok(not_modified(&tag)),
