@@ -30,6 +30,11 @@ use crate::service::{Caller, Scope};
 pub const FILE: &str = "tokens.json";
 /// What programs that change the file lock.
 const LOCK_FILE: &str = "tokens.lock";
+/// `O_NOFOLLOW` of Linux on x86-64; on others it may be another number, and then links are followed.
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+const NO_FOLLOW: i32 = 0o400_000;
+#[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
+const NO_FOLLOW: i32 = 0;
 /// Version of the file.
 const VERSION: u32 = 1;
 /// Beginning of every token.
@@ -45,6 +50,8 @@ const PREFIXES_MAX: usize = 100;
 const PREFIX_BYTES_MAX: usize = 256;
 /// How often a server looks whether the file changed.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// Least time between two looks that wrong tokens cause.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// Longest value of an `authorization` header.
 const HEADER_BYTES_MAX: usize = 1_024;
 
@@ -143,7 +150,13 @@ fn read(path: &Path) -> Result<Option<Tokens>> {
 /// Changes the file of a data directory, one program at a time.
 fn change<T>(root: &Path, change: impl FnOnce(&mut Tokens) -> Result<T>) -> Result<T> {
     let lock_path = root.join(LOCK_FILE);
-    let lock = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&lock_path);
+    let lock = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .custom_flags(NO_FOLLOW)
+        .open(&lock_path);
     let lock = lock.map_err(|error| io("open", &lock_path, &error))?;
     lock.lock().map_err(|error| io("lock", &lock_path, &error))?;
     let path = root.join(FILE);
@@ -153,7 +166,16 @@ fn change<T>(root: &Path, change: impl FnOnce(&mut Tokens) -> Result<T>) -> Resu
     text.push(b'\n');
     let fresh = root.join(format!("{FILE}.new"));
     let written = (|| {
-        let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&fresh)?;
+        // A new file, so that no link of somebody else is followed; it belongs to whom the directory belongs.
+        let owner = std::fs::metadata(&path).or_else(|_| std::fs::metadata(root))?;
+        match std::fs::remove_file(&fresh) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(&fresh)?;
+        if file.metadata()?.uid() != owner.uid() {
+            std::os::unix::fs::fchown(&file, Some(owner.uid()), Some(owner.gid()))?;
+        }
         file.write_all(&text)?;
         file.sync_all()?;
         std::fs::rename(&fresh, &path)?;
@@ -251,11 +273,11 @@ pub fn revoke(root: &Path, id: &str) -> Result<Token> {
 }
 
 /// What tells one state of a file from another.
-type Stamp = (u64, i64, i64, u64);
+type Stamp = (u64, i64, i64, u64, i64, i64);
 
 fn stamp(path: &Path) -> Option<Stamp> {
     let meta = std::fs::metadata(path).ok()?;
-    Some((meta.ino(), meta.mtime(), meta.mtime_nsec(), meta.size()))
+    Some((meta.ino(), meta.mtime(), meta.mtime_nsec(), meta.size(), meta.ctime(), meta.ctime_nsec()))
 }
 
 /// Lets callers of a server in, or not.
@@ -264,7 +286,17 @@ pub struct Gate {
     path: PathBuf,
     /// `None` where no token was ever made: then everybody is let in.
     known: ArcSwap<Option<Tokens>>,
-    looked: Mutex<(Instant, Option<Stamp>)>,
+    looked: Mutex<Looked>,
+}
+
+/// The last look at the file.
+#[derive(Debug)]
+struct Looked {
+    at: Instant,
+    /// What `known` was read from.
+    read: Option<Stamp>,
+    /// What could not be read, so that the log says so once.
+    told: Option<Stamp>,
 }
 
 impl Gate {
@@ -276,7 +308,7 @@ impl Gate {
         let path = root.join(FILE);
         let seen = stamp(&path);
         let known = ArcSwap::from_pointee(read(&path)?);
-        Ok(Self { path, known, looked: Mutex::new((Instant::now(), seen)) })
+        Ok(Self { path, known, looked: Mutex::new(Looked { at: Instant::now(), read: seen, told: None }) })
     }
 
     /// Whether callers need a token.
@@ -292,28 +324,48 @@ impl Gate {
     /// Looks from time to time whether the file changed.
     fn look(&self) {
         let Ok(mut looked) = self.looked.try_lock() else { return };
-        if looked.0.elapsed() >= LOOK_EVERY {
+        if looked.at.elapsed() >= LOOK_EVERY {
             self.look_now(&mut looked);
         }
     }
 
-    fn look_now(&self, looked: &mut (Instant, Option<Stamp>)) {
-        looked.0 = Instant::now();
+    /// Whether the tokens changed.
+    fn look_now(&self, looked: &mut Looked) -> bool {
+        looked.at = Instant::now();
         let seen = stamp(&self.path);
-        if seen.is_none() || seen == looked.1 {
-            return;
+        if seen.is_none() || seen == looked.read {
+            return false;
         }
         match read(&self.path) {
             Ok(Some(file)) => {
                 tracing::info!(tokens = file.tokens.len(), "tokens were read anew");
                 self.known.store(Arc::new(Some(file)));
-                looked.1 = seen;
+                looked.read = seen;
+                return true;
             }
             Ok(None) => {}
+            // It is tried again: a file that can be read later may take tokens away.
             Err(error) => {
-                tracing::error!(%error, "the tokens of before stay good");
-                looked.1 = seen;
+                if looked.told != seen {
+                    tracing::error!(%error, "the tokens of before stay good");
+                }
+                looked.told = seen;
             }
+        }
+        false
+    }
+
+    /// Whether somebody let in before still would be.
+    ///
+    /// # Errors
+    /// `unauthenticated` once the token was revoked.
+    pub fn still(&self, caller: &Caller) -> Result<()> {
+        self.look();
+        match self.known.load().as_ref() {
+            Some(file) if !file.tokens.iter().any(|token| *token.id == *caller.id) => {
+                Err(refused("the token was revoked"))
+            }
+            _ => Ok(()),
         }
     }
 
@@ -338,8 +390,10 @@ impl Gate {
             Some(token) => Ok(token.caller()),
             // The file may have changed since it was looked at: a new token is good at once.
             None => {
-                self.look_now(&mut self.looked.lock().unwrap_or_else(PoisonError::into_inner));
-                let known = self.known.load();
+                let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
+                let changed = looked.at.elapsed() >= LOOK_AGAIN && self.look_now(&mut looked);
+                drop(looked);
+                let known = if changed { self.known.load() } else { Default::default() };
                 let found = known.as_ref().as_ref().and_then(|file| file.find(&token)).map(Token::caller);
                 found.ok_or_else(|| refused("the token is not known here, or was revoked"))
             }
@@ -421,8 +475,9 @@ mod tests {
         let caller = admit(&gate, &header_of(&made.token)).unwrap();
         assert_eq!((caller.scope, &*caller.id, caller.prefixes.len()), (Scope::Write, made.id.as_str(), 1));
         assert_eq!(admit(&gate, &basic_header_of("anyone", &made.token)).unwrap(), caller);
-        // A second one is good at once, without a new gate; so is a revocation after a moment.
+        // A second one is good at once, without a new gate; a revocation is after a moment.
         let second = create(root, "second", Scope::Read, &[]).unwrap();
+        std::thread::sleep(LOOK_AGAIN);
         assert_eq!(admit(&gate, &header_of(&second.token)).unwrap().scope, Scope::Read);
         assert_eq!(revoke(root, &made.id).unwrap().name, "lab");
         std::thread::sleep(LOOK_EVERY + Duration::from_millis(50));
@@ -452,6 +507,30 @@ mod tests {
         }
         std::fs::write(root.join(FILE), "{\"version\":1,\"tokens\":[{}]}").unwrap();
         assert_eq!(Gate::of(root).unwrap_err().code(), ErrorCode::CorruptData);
+    }
+
+    #[test]
+    fn a_file_that_could_not_be_read_is_read_later_and_no_link_is_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        let made = create(root, "lab", Scope::Read, &[]).unwrap();
+        let gate = Gate::of(root).unwrap();
+        let file = root.join(FILE);
+        let text = std::fs::read(&file).unwrap();
+        std::fs::write(&file, "{").unwrap();
+        std::thread::sleep(LOOK_EVERY + Duration::from_millis(50));
+        let caller = admit(&gate, &header_of(&made.token)).unwrap();
+        std::fs::write(&file, &text).unwrap();
+        std::fs::write(root.join("elsewhere"), "kept").unwrap();
+        std::os::unix::fs::symlink(root.join("elsewhere"), root.join(format!("{FILE}.new"))).unwrap();
+        revoke(root, &made.id).unwrap();
+        assert_eq!(std::fs::read_to_string(root.join("elsewhere")).unwrap(), "kept");
+        std::thread::sleep(LOOK_EVERY + Duration::from_millis(50));
+        assert!(admit(&gate, &header_of(&made.token)).is_err());
+        assert_eq!(gate.still(&caller).unwrap_err().code(), ErrorCode::Unauthenticated);
+        std::fs::remove_file(root.join(LOCK_FILE)).unwrap();
+        std::os::unix::fs::symlink(root.join("elsewhere"), root.join(LOCK_FILE)).unwrap();
+        assert!(create(root, "x", Scope::Read, &[]).is_err());
     }
 
     #[test]

@@ -1207,3 +1207,30 @@ async fn every_method_asks_for_a_token_and_every_ticket_for_its_series() {
     drop(channel);
     server.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_put_that_is_under_way_ends_with_the_batch_behind_the_revocation() {
+    use fastk::access;
+    use fastk::service::Scope;
+    let root = tempfile::tempdir().unwrap();
+    let made = access::create(root.path(), "t", Scope::Write, &[]).unwrap();
+    let server = Running::over(root, FlightConfig::default()).await;
+    let header = with_header(&access::header_of(&made.token));
+    let mut client = FlightServiceClient::with_interceptor(server.channel().await, header);
+    let spec = json!({"kind": "kline", "symbol": "BTCUSDT", "timeframe": "1m", "price_digits": 2, "volume_digits": 4});
+    let register = Action { r#type: "register_series".into(), body: spec.to_string().into() };
+    client.do_action(register).await.unwrap();
+    let messages = put_messages(path(KEY), &[klines(0..3, 0), klines(3..6, 0)]);
+    let (send, receive) = tokio::sync::mpsc::channel(4);
+    let mut messages = messages.into_iter();
+    for message in messages.by_ref().take(2) {
+        send.send(message).await.unwrap();
+    }
+    let mut acks = client.do_put(tokio_stream::wrappers::ReceiverStream::new(receive)).await.unwrap().into_inner();
+    acks.message().await.unwrap().unwrap();
+    access::revoke(server.root.path(), &made.id).unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    send.send(messages.next().unwrap()).await.unwrap();
+    assert_eq!(acks.message().await.unwrap_err().code(), Code::Unauthenticated);
+    server.stop().await;
+}

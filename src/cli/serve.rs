@@ -254,6 +254,7 @@ fn watch_alone(
                 .map_err(|error| Error::new(ErrorCode::Io, format!("health: {error}")))?;
             serving(listener, Box::pin(stopped)).await
         });
+        runtime.shutdown_timeout(Duration::from_secs(1));
         if let Err(error) = served {
             tracing::warn!(%error, "the listener for health failed");
         }

@@ -20,6 +20,9 @@ pub const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 const SECONDS: [f64; 16] =
     [0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5, 10.0, 60.0];
 
+/// How often counted values are folded together, whether or not somebody looks.
+const UPKEEP_EVERY: Duration = Duration::from_secs(5);
+
 enum Kind {
     Counter,
     Gauge,
@@ -81,6 +84,15 @@ fn recorder() -> Result<&'static PrometheusHandle> {
         let builder = PrometheusBuilder::new().set_buckets_for_metric(seconds, &SECONDS);
         let handle =
             builder.map_err(|error| error.to_string())?.install_recorder().map_err(|error| error.to_string())?;
+        // Histograms keep every value until somebody folds them together.
+        let upkeep = handle.clone();
+        let fold = move || {
+            loop {
+                std::thread::sleep(UPKEEP_EVERY);
+                upkeep.run_upkeep();
+            }
+        };
+        std::thread::Builder::new().name("fastk-metrics".into()).spawn(fold).map_err(|error| error.to_string())?;
         for (name, kind, text) in NAMES {
             match kind {
                 Kind::Counter => describe_counter!(*name, *text),

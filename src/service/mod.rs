@@ -367,7 +367,7 @@ impl Service {
             commit: self.store.snapshot().commit,
             uptime_seconds: self.begun.elapsed().as_secs(),
             durability: self.store.options().durability.name().into(),
-            upkeep: self.upkeep(),
+            upkeep: if tells { self.upkeep() } else { Upkeep::default() },
             checks,
         })
     }
@@ -377,7 +377,7 @@ impl Service {
     /// # Errors
     /// `permission_denied`.
     pub fn gauges(&self) -> Result<Gauges> {
-        self.caller.may(Scope::Read)?;
+        self.caller.may_all(Scope::Read)?;
         let state = self.store.snapshot();
         let recovery = self.store.recovery();
         Ok(Gauges {

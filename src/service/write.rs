@@ -3,6 +3,7 @@
 //! Invariant: what an idempotency key was used for is looked at before anything else that could refuse the write. A
 //! retry gets its first answer although the first write itself made the condition fail.
 
+use std::borrow::Cow;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -203,6 +204,15 @@ fn count_rows(outcome: &WriteOutcome) {
 }
 
 impl Service {
+    /// An idempotency key as its caller means it: callers limited to other series do not take each other's.
+    fn own_key<'k>(&self, key: &'k IdempotencyKey) -> Cow<'k, str> {
+        if self.caller.is_limited() {
+            Cow::Owned(format!("{}\n{}", self.caller.prefixes.join("\n"), key.as_str()))
+        } else {
+            Cow::Borrowed(key.as_str())
+        }
+    }
+
     /// Writes parsed rows (see [`crate::ingest::parse`]) as one atomic commit; returns when it is durable.
     pub fn write(&self, key: &SeriesKey, parsed: Parsed, mode: Mode, condition: &Condition) -> Result<WriteReply> {
         let terms = Terms { manner: Manner::Mode(mode), condition: condition.clone(), idempotency_key: None };
@@ -225,7 +235,8 @@ impl Service {
     pub fn begin_write(&self, key: &SeriesKey, parsed: Parsed, terms: &Terms) -> Result<Begun> {
         self.caller.may_touch(Scope::Write, key)?;
         terms.check(key)?;
-        let once = terms.idempotency_key.as_ref().map(IdempotencyKey::as_str);
+        let once = terms.idempotency_key.as_ref().map(|key| self.own_key(key));
+        let once = once.as_deref();
         // Under a key only the engine can tell a retry from a conflict.
         let (if_version, conflict) = match self.expected(key, &terms.condition) {
             Ok(if_version) => (if_version, None),
@@ -274,7 +285,7 @@ impl Service {
             .into_iter()
             .map(|(key, parsed)| SeriesWrite { skipped: parsed.skipped, ..SeriesWrite::new(key, parsed.rows, mode) })
             .collect();
-        let outcome = self.store.write_many(writes, once.map(IdempotencyKey::as_str))?;
+        let outcome = self.store.write_many(writes, once.map(|key| self.own_key(key)).as_deref())?;
         count_rows(&outcome);
         let durable = self.store.options().durability == Durability::Sync;
         let durable = outcome.written.first().map_or(durable, |written| written.durable);

@@ -39,7 +39,7 @@ const ROUTES: &[Route] = {
         ("get", "/health/ready", "/health/ready", "", None, Part),
         ("get", "/openapi.json", "/openapi.json", "", None, Part),
         ("get", "/health", "/health", "", Some(Read), Part),
-        ("get", "/metrics", "/metrics", "", Some(Read), Part),
+        ("get", "/metrics", "/metrics", "", Some(Read), Refused),
         ("get", "/inventory", "/inventory", "", Some(Read), Part),
         ("get", "/v1/series", "/v1/series", "", Some(Read), Part),
         ("get", "/v1/snapshots", "/v1/snapshots", "", Some(Read), Part),

@@ -102,6 +102,7 @@ pub async fn serve(
 ) -> Result<()> {
     let stop = CancellationToken::new();
     let face = service::Face {
+        gate: gate.clone(),
         puts: put::Puts::new(&config, stop.clone()),
         readers: Arc::new(Semaphore::new(config.readers_max)),
         readers_max: config.readers_max,

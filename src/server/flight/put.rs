@@ -25,6 +25,7 @@ use super::acks::{Acks, Reader, queue};
 use super::decode;
 use super::describe::{Target, json, target};
 use super::status::{blocking, of_input, status, too_large};
+use crate::access::Gate;
 use crate::error::{Error, ErrorCode, Result};
 use crate::ingest::{self, Parsed};
 use crate::service::{Begun, Condition, IdempotencyKey, Manner, Service, Terms};
@@ -119,9 +120,9 @@ impl Puts {
     }
 
     /// Reads the input to its end on a task of its own; the reader gives the acknowledgements.
-    pub(super) fn start(&self, service: Arc<Service>, input: Streaming<FlightData>) -> Reader {
+    pub(super) fn start(&self, service: Arc<Service>, gate: Arc<Gate>, input: Streaming<FlightData>) -> Reader {
         let (acks, reader) = queue();
-        let puts = Put { all: self.clone(), service };
+        let puts = Put { all: self.clone(), service, gate };
         tokio::spawn(async move {
             let how = puts.run(input, &acks).await;
             acks.end(how);
@@ -134,6 +135,7 @@ impl Puts {
 struct Put {
     all: Puts,
     service: Arc<Service>,
+    gate: Arc<Gate>,
 }
 
 impl Deref for Put {
@@ -170,6 +172,8 @@ impl Put {
                 if message.data_body.len() > self.message_bytes_max {
                     return Err(status(&too_large(self.message_bytes_max)));
                 }
+                // A put can go on for days.
+                self.gate.still(self.service.caller()).map_err(|error| status(&error))?;
                 let units = u32::try_from(message.data_body.len() / BUDGET_UNIT_BYTES + 1).unwrap_or(u32::MAX);
                 let budget = self.budget.clone().acquire_many_owned(units.min(self.budget_units)).await;
                 let (service, schema, def) = (self.service.clone(), schema.clone(), def.clone());

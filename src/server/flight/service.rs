@@ -18,7 +18,7 @@ use tokio::sync::Semaphore;
 use tonic::body::Body;
 use tonic::codec::Codec;
 use tonic::server::NamedService;
-use tonic::{Code, Request, Response, Status, Streaming};
+use tonic::{Request, Response, Status, Streaming};
 use tonic_prost::ProstCodec;
 
 use super::acks::Reader;
@@ -40,6 +40,7 @@ const LIST_PAGE: u64 = 500;
 /// The Flight face of one store.
 #[derive(Debug)]
 pub(super) struct Face {
+    pub gate: Arc<Gate>,
     pub puts: Puts,
     /// One permit an answer that is being sent.
     pub readers: Arc<Semaphore>,
@@ -50,6 +51,8 @@ pub(super) struct Face {
 
 /// Path of the method that [`Front`] answers.
 const DO_GET: &str = "/arrow.flight.protocol.FlightService/DoGet";
+/// Characters of the body of an action that the log tells.
+const AUDIT_CHARS_MAX: usize = 500;
 /// Most bytes of a ticket.
 const TICKET_BYTES_MAX: usize = 4 * 1024 * 1024;
 
@@ -162,8 +165,11 @@ impl Face {
         let mut messages = Streaming::new_request(decoder, request.into_body(), None, Some(TICKET_BYTES_MAX));
         let ticket = messages.message().await?.ok_or_else(|| status(&Error::invalid("the request has no ticket")))?;
         let query = describe::query_of_ticket(&ticket).map_err(|error| status(&error))?;
-        let started = begin(service.is_at_hand(&query), move || Ok(get::start(service.read(&query)?)));
-        let started = started.await.map_err(|error| status(&error))?;
+        let is_quick = service.is_at_hand(&query);
+        // The work holds its permit, also when nobody waits for it any more.
+        let work = move |service: &Service| Ok((get::start(service.read(&query)?), permit));
+        let started = begin(is_quick, move || work(&service));
+        let (started, permit) = started.await.map_err(|error| status(&error))?;
         let mut response = http::Response::new(Body::new(get::stream(started, self.stall, line, permit)));
         response.headers_mut().insert(http::header::CONTENT_TYPE, tonic::metadata::GRPC_CONTENT_TYPE);
         Ok(response)
@@ -265,7 +271,7 @@ impl FlightService for Face {
 
     async fn do_put(&self, request: Request<Streaming<FlightData>>) -> Result<Response<Self::DoPutStream>, Status> {
         let service = admitted(request.extensions())?;
-        Ok(Response::new(self.puts.start(service, request.into_inner())))
+        Ok(Response::new(self.puts.start(service, self.gate.clone(), request.into_inner())))
     }
 
     async fn do_exchange(
@@ -278,12 +284,18 @@ impl FlightService for Face {
     async fn do_action(&self, request: Request<Action>) -> Result<Response<Self::DoActionStream>, Status> {
         let service = admitted(request.extensions())?;
         let (caller, verb) = (service.caller().id.clone(), request.get_ref().r#type.clone());
-        let outcome = blocking(move || actions::run(&service, request.get_ref())).await;
-        if actions::AUDITED.contains(&verb.as_str()) {
-            let code = outcome.as_ref().err().map_or(Code::Ok, Status::code);
-            tracing::info!(target: AUDIT, caller = &*caller, verb, ?code, "audit");
-        }
-        let body = outcome?;
+        let body = blocking(move || {
+            let action = request.get_ref();
+            let outcome = actions::run(&service, action);
+            // Here, so that a client who goes away takes no line with it.
+            if actions::AUDITED.contains(&verb.as_str()) {
+                let outcome = outcome.as_ref().err().map_or("ok", |error| error.code().name());
+                let asked: String = String::from_utf8_lossy(&action.body).chars().take(AUDIT_CHARS_MAX).collect();
+                tracing::info!(target: AUDIT, caller = &*caller, verb, asked, outcome, "audit");
+            }
+            outcome
+        })
+        .await?;
         Ok(Response::new(stream::iter([Ok(arrow_flight::Result { body })]).boxed()))
     }
 

@@ -1,6 +1,7 @@
 //! The outermost layer of every request: its id, the limits of its head, panics, and the form of its errors.
 
 use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
 use std::time::Instant;
 
 use axum::extract::{MatchedPath, Request, State};
@@ -29,6 +30,14 @@ pub async fn edge(State(app): State<Gated>, mut request: Request, next: Next) ->
     let span = tracing::info_span!("request", id);
     let admitted = head_limits(&app, &request).and_then(|()| app.admit(&path, request.headers()));
     let caller = admitted.as_ref().map(|service| service.caller().id.clone()).unwrap_or_default();
+    let is_audited = method == Method::DELETE || (path.starts_with("/v1/admin/") && method != Method::GET);
+    let mut audit = is_audited.then(|| Audit {
+        id: id.clone(),
+        caller,
+        method: method.clone(),
+        asked: request.uri().path_and_query().map_or_else(String::new, ToString::to_string),
+        status: 0,
+    });
     let response = match admitted.map(|service| request.extensions_mut().insert(service)) {
         Err(error) => Failure(error).into_response(),
         Ok(_) => match AssertUnwindSafe(next.run(request).instrument(span)).catch_unwind().await {
@@ -50,11 +59,27 @@ pub async fn edge(State(app): State<Gated>, mut request: Request, next: Next) ->
     }
     let route = route.as_ref().map_or("none", MatchedPath::as_str);
     metrics::http_request(route, known_method(&method), status, started.elapsed());
-    if method == Method::DELETE || (path.starts_with("/v1/admin/") && method != Method::GET) {
-        tracing::info!(target: AUDIT, request_id = id, caller = &*caller, %method, path, status, "audit");
+    if let Some(audit) = &mut audit {
+        audit.status = status;
     }
     tracing::debug!(request_id = id, %method, path, status, elapsed_us = started.elapsed().as_micros(), "answered");
     response
+}
+
+/// What the log tells of a request that deletes or administrates, however it ends; status 0 when the client left first.
+struct Audit {
+    id: String,
+    caller: Arc<str>,
+    method: Method,
+    asked: String,
+    status: u16,
+}
+
+impl Drop for Audit {
+    fn drop(&mut self) {
+        let Audit { id, caller, method, asked, status } = self;
+        tracing::info!(target: AUDIT, request_id = *id, caller = &**caller, %method, asked, status, "audit");
+    }
 }
 
 /// A method as a label, of which there are few.

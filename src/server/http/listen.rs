@@ -87,7 +87,12 @@ async fn serve_router(
             let _slot = slot;
             let has_asked = Arc::new(AtomicBool::new(false));
             let service = service_of(app, has_asked.clone());
-            let stream = match tls.accept(stream, header_timeout).await {
+            let secured = tokio::select! {
+                secured = tls.accept(stream, header_timeout) => secured,
+                // Nobody who has asked nothing holds up the end.
+                () = draining.cancelled() => return,
+            };
+            let stream = match secured {
                 Ok(stream) => stream,
                 Err(error) => return tracing::debug!(%error, "a connection was not secured"),
             };
@@ -212,10 +217,13 @@ impl AsyncWrite for Patient {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        // Under TLS what was written can wait here.
+        let result = Pin::new(&mut self.stream).poll_flush(cx);
+        self.bounded(cx, result)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        let result = Pin::new(&mut self.stream).poll_shutdown(cx);
+        self.bounded(cx, result)
     }
 }

@@ -17,7 +17,7 @@ use crate::store::seal::{DROP_MARKER, REGISTRATION, tombstone_name};
 use crate::store::sidecar::EXTENSIONS;
 
 /// Names at the top of a data directory. Those of the control plane are not the engine's, but belong there.
-const ROOT_NAMES: [&str; 16] = [
+const ROOT_NAMES: [&str; 17] = [
     "LOCK",
     "FORMAT",
     "wal",
@@ -30,6 +30,7 @@ const ROOT_NAMES: [&str; 16] = [
     backup::BEGUN,
     "tokens.json",
     "tokens.lock",
+    "tokens.json.new",
     "registry.sqlite",
     "registry.sqlite-wal",
     "registry.sqlite-shm",
