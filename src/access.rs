@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use base64::Engine;
+use base64::engine::DecodePaddingMode;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STANDARD, URL_SAFE_NO_PAD};
-use base64::engine::{DecodePaddingMode, general_purpose};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
@@ -56,14 +56,10 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 const HEADER_BYTES_MAX: usize = 1_024;
 
 /// Base64 as clients write it, with or without the `=` at the end.
-const LENIENT: GeneralPurpose = GeneralPurpose::new(
-    &base64::alphabet::STANDARD,
-    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
-);
-const LENIENT_URL: GeneralPurpose = GeneralPurpose::new(
-    &base64::alphabet::URL_SAFE,
-    general_purpose::GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
-);
+const LENIENT: GeneralPurpose = GeneralPurpose::new(&base64::alphabet::STANDARD, ANY_PADDING);
+const LENIENT_URL: GeneralPurpose = GeneralPurpose::new(&base64::alphabet::URL_SAFE, ANY_PADDING);
+const ANY_PADDING: GeneralPurposeConfig =
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
 
 /// A token as it is kept.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -125,16 +121,12 @@ struct Tokens {
     tokens: Vec<Token>,
 }
 
-fn io(what: &str, path: &Path, error: &std::io::Error) -> Error {
-    Error::io(what, path, error)
-}
-
 /// Reads the file; `None` when there is none.
 fn read(path: &Path) -> Result<Option<Tokens>> {
     let text = match std::fs::read(path) {
         Ok(text) => text,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(io("read", path, &error)),
+        Err(error) => return Err(Error::io("read", path, &error)),
     };
     let tokens: Tokens = serde_json::from_slice(&text)
         .map_err(|error| Error::corrupt(format!("{} is no file of tokens: {error}", path.display())))?;
@@ -157,8 +149,8 @@ fn change<T>(root: &Path, change: impl FnOnce(&mut Tokens) -> Result<T>) -> Resu
         .mode(0o600)
         .custom_flags(NO_FOLLOW)
         .open(&lock_path);
-    let lock = lock.map_err(|error| io("open", &lock_path, &error))?;
-    lock.lock().map_err(|error| io("lock", &lock_path, &error))?;
+    let lock = lock.map_err(|error| Error::io("open", &lock_path, &error))?;
+    lock.lock().map_err(|error| Error::io("lock", &lock_path, &error))?;
     let path = root.join(FILE);
     let mut tokens = read(&path)?.unwrap_or(Tokens { version: VERSION, tokens: Vec::new() });
     let done = change(&mut tokens)?;
@@ -181,7 +173,7 @@ fn change<T>(root: &Path, change: impl FnOnce(&mut Tokens) -> Result<T>) -> Resu
         std::fs::rename(&fresh, &path)?;
         File::open(root)?.sync_all()
     })();
-    written.map_err(|error: std::io::Error| io("write", &path, &error))?;
+    written.map_err(|error: std::io::Error| Error::io("write", &path, &error))?;
     Ok(done)
 }
 
@@ -223,7 +215,7 @@ pub fn create(root: &Path, name: &str, scope: Scope, prefixes: &[String]) -> Res
         return Err(Error::invalid(format!("prefix {prefix:?} is not how a series key begins"))
             .with_hint("such as kline/BTC or scalar/risk/"));
     }
-    std::fs::create_dir_all(root).map_err(|error| io("make", root, &error))?;
+    std::fs::create_dir_all(root).map_err(|error| Error::io("make", root, &error))?;
     let token = format!("{TOKEN_START}{}", URL_SAFE_NO_PAD.encode(random::<SECRET_BYTES>()?));
     let created_at = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
     let id = change(root, |file| {

@@ -18,8 +18,7 @@ use crate::server::http::params::{
     DeleteParams, MergeKlineParams, MergeScalarParams, Params, QueryParams, ReadParams, WriteParams,
 };
 use crate::server::http::{body, once, reply};
-use crate::service::Scope;
-use crate::service::{DeleteReply, Manner, Terms, WriteManyReply, WriteReply};
+use crate::service::{DeleteReply, Manner, Scope, Terms, WriteManyReply, WriteReply};
 use crate::types::time::{Bound, parse_param};
 use crate::types::{SeriesDef, SeriesKey};
 
