@@ -120,6 +120,14 @@ bugs! {
     FencesIgnored,
     /// Files are unlinked while a reader has them.
     ReadersIgnored,
+    /// Rows that go straight to chunks are shown before the manifest names the chunks.
+    LoadShownEarly,
+    /// Writers look at rows that go straight to chunks before those have their files.
+    LoadReadEarly,
+    /// Rows go straight to chunks although older ones of the series are in the log only.
+    LoadOverTail,
+    /// Rows that go straight to chunks keep the commit number they were written with, whatever was committed meanwhile.
+    LoadNotRenumbered,
     /// Numbers of files are used again.
     FileIdsReused,
     /// There may be any number of snapshots.

@@ -33,7 +33,9 @@ fn below(limit: u64) -> u64 {
 
 fn options() -> StoreOptions {
     let segment = [4 << 10, 64 << 10][below(2) as usize];
-    StoreOptions { upkeep: false, wal_segment_bytes: segment, ..StoreOptions::default() }
+    // Rows of one series go to the log, or straight to chunks.
+    let seal_rows = [1 << 40, 1][below(2) as usize];
+    StoreOptions { upkeep: false, wal_segment_bytes: segment, seal_rows, ..StoreOptions::default() }
 }
 
 /// A new store with two series.
@@ -353,6 +355,11 @@ fn schedules_find_maintenance_that_a_leader_forgets() {
 #[test]
 fn schedules_find_commits_shown_before_they_are_written() {
     finds(Bug::ShownBeforeWritten, queue);
+}
+
+#[test]
+fn schedules_find_rows_read_before_their_chunks_are_there() {
+    finds(Bug::LoadReadEarly, pins);
 }
 
 #[test]

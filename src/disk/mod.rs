@@ -130,7 +130,12 @@ pub fn create_dir(path: &DiskPath) -> Result<()> {
         Err(e) if e.kind() == ErrorKind::AlreadyExists && path.is_dir() => {}
         Err(e) => return Err(Error::io("create directory", path, &e)),
     }
-    parent.filter(|_| !planted(Bug::NewDirectoryNotSynced)).map_or(Ok(()), |parent| sync_dir(&parent))
+    let synced = parent.filter(|_| !planted(Bug::NewDirectoryNotSynced)).map_or(Ok(()), |parent| sync_dir(&parent));
+    if synced.is_err() {
+        // Left there, the next one to ask would take it for durable.
+        remove_dir_if_empty(path);
+    }
+    synced
 }
 
 /// Makes the names inside a directory durable.

@@ -11,8 +11,9 @@ use crate::planted::{Bug, planted};
 #[derive(Debug)]
 pub struct Staged {
     path: DiskPath,
-    file: Option<File>,
+    file: File,
     position: u64,
+    synced: bool,
 }
 
 static STAGED: AtomicU64 = AtomicU64::new(0);
@@ -24,7 +25,7 @@ impl Staged {
             let number = STAGED.fetch_add(1, Ordering::Relaxed);
             let path = tmp.join(format!("{}-{number}.tmp", std::process::id()));
             match persist(|| path.disk().create(&path)) {
-                Ok(file) => return Ok(Self { path, file: Some(file), position: 0 }),
+                Ok(file) => return Ok(Self { path, file, position: 0, synced: false }),
                 // Left behind by a process of the same number.
                 Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
                 Err(e) => return Err(Error::io("create", &path, &e)),
@@ -36,14 +37,16 @@ impl Staged {
         &self.path
     }
 
-    fn open(&self) -> Result<&File> {
-        self.file.as_ref().ok_or_else(|| Error::internal("staged file used after publishing"))
-    }
-
     /// Appends bytes.
     pub fn put(&mut self, bytes: &[u8]) -> Result<()> {
         let path = self.path.clone();
         self.write_all(bytes).map_err(|e| Error::io("write", &path, &e))
+    }
+
+    /// Writes bytes over those that stand at an offset; what is put next goes behind them.
+    pub fn put_at(&mut self, offset: u64, bytes: &[u8]) -> Result<()> {
+        self.position = offset;
+        self.put(bytes)
     }
 
     /// Appends zeros up to this length of the file.
@@ -58,16 +61,17 @@ impl Staged {
 
     /// Takes room for so many bytes, and makes the file that long.
     pub fn reserve(&self, bytes: u64) -> Result<()> {
-        let file = self.open()?;
-        persist(|| file.reserve(bytes)).map_err(|e| Error::io("reserve space for", &self.path, &e))
+        persist(|| self.file.reserve(bytes)).map_err(|e| Error::io("reserve space for", &self.path, &e))
     }
 
-    fn sync(&mut self) -> Result<()> {
-        let file = self.file.take().ok_or_else(|| Error::internal("staged file published twice"))?;
-        if planted(Bug::FileNotSynced) {
+    /// Syncs the bytes written so far; publishing does it for what is not synced yet.
+    pub fn sync(&mut self) -> Result<()> {
+        if self.synced || planted(Bug::FileNotSynced) {
             return Ok(());
         }
-        file.sync().map_err(|e| Error::io("sync", &self.path, &e))
+        self.file.sync().map_err(|e| Error::io("sync", &self.path, &e))?;
+        self.synced = true;
+        Ok(())
     }
 
     /// Syncs the bytes, links the file to `target` and syncs the directory. `false`, and nothing changed, when
@@ -103,8 +107,8 @@ impl Staged {
 
 impl Write for Staged {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let file = self.file.as_ref().ok_or(ErrorKind::NotConnected)?;
-        let count = file.write_at(bytes, self.position)?;
+        self.synced = false;
+        let count = self.file.write_at(bytes, self.position)?;
         self.position += count as u64;
         Ok(count)
     }

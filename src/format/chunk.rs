@@ -282,8 +282,12 @@ impl<W: Write> ChunkWriter<W> {
     }
 
     fn put(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.put_checked(bytes, crc32c::crc32c(bytes))
+    }
+
+    fn put_checked(&mut self, bytes: &[u8], crc: u32) -> std::io::Result<()> {
         self.out.write_all(bytes)?;
-        self.file_crc = crc32c::crc32c_append(self.file_crc, bytes);
+        self.file_crc = crc32c::crc32c_combine(self.file_crc, crc, bytes.len());
         self.position += u64::try_from(bytes.len()).unwrap_or(u64::MAX);
         Ok(())
     }
@@ -304,6 +308,7 @@ impl<W: Write> ChunkWriter<W> {
             message.resize(ipc::padded(message.len()), 0);
         }
         let small = |value: usize| u32::try_from(value).unwrap_or(u32::MAX);
+        let crc = crc32c::crc32c(&message);
         self.meta.push(BlockMeta {
             offset: self.position,
             header_bytes: small(header_bytes),
@@ -311,9 +316,9 @@ impl<W: Write> ChunkWriter<W> {
             rows: small(ts.len()),
             ts_min: *ts_min,
             ts_max: *ts_max,
-            crc: crc32c::crc32c(&message),
+            crc,
         });
-        self.put(&message)
+        self.put_checked(&message, crc)
     }
 
     /// Writes the footer. The caller syncs the sink.
@@ -323,6 +328,33 @@ impl<W: Write> ChunkWriter<W> {
         let summary = ChunkSummary { meta: self.meta, file_bytes: self.position, file_crc: self.file_crc, footer_crc };
         Ok((self.out, summary))
     }
+}
+
+/// A chunk under another commit: the bytes before and behind its blocks.
+#[derive(Debug)]
+pub struct Renumbered {
+    pub head: Vec<u8>,
+    /// Where the tail begins.
+    pub tail_at: u64,
+    pub tail: Vec<u8>,
+    pub summary: ChunkSummary,
+}
+
+/// What a chunk of one commit is under a later one; `None` when its blocks would not stay where they are.
+pub fn renumber(summary: &ChunkSummary, commit: u64) -> Result<Option<Renumbered>> {
+    let mut meta = ChunkMeta { commit_lo: commit, commit_hi: commit, ..summary.meta.clone() };
+    let head = rebuild_head(&meta)?;
+    let wide = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+    let Some(first) = meta.blocks.first().filter(|first| first.offset == head.len() as u64) else { return Ok(None) };
+    let tail_at = meta.blocks.last().map_or(first.offset, |last| last.offset + last.bytes());
+    meta.head_crc = crc32c::crc32c(&head);
+    let (tail, footer_crc) = rebuild_tail(&meta)?;
+    let blocks = meta.blocks.iter().map(|block| (block.crc, wide(block.bytes())));
+    let file_crc = blocks
+        .chain([(crc32c::crc32c(&tail), tail.len())])
+        .fold(meta.head_crc, |all, (crc, bytes)| crc32c::crc32c_combine(all, crc, bytes));
+    let file_bytes = tail_at + tail.len() as u64;
+    Ok(Some(Renumbered { head, tail_at, tail, summary: ChunkSummary { meta, file_bytes, file_crc, footer_crc } }))
 }
 
 /// All bytes behind the last block, and the checksum of the footer among them. They follow from the metadata.

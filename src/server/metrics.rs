@@ -45,6 +45,7 @@ const NAMES: &[(&str, Kind, &str)] = {
         ("fastk_wal_syncs_total", Counter, "Syncs of the log"),
         ("fastk_wal_sync_seconds", Histogram, "Time of a sync of the log"),
         ("fastk_wal_written_bytes_total", Counter, "Bytes written to the log"),
+        ("fastk_load_seconds", Histogram, "Time to write long sorted writes straight to chunks"),
         ("fastk_seal_seconds", Histogram, "Time to move tails into chunks"),
         ("fastk_compaction_seconds", Histogram, "Time of a round of compaction"),
         ("fastk_checkpoint_seconds", Histogram, "Time of a checkpoint"),

@@ -10,12 +10,13 @@
 
 use std::sync::{Arc, OnceLock, PoisonError};
 
-use super::log::{Log, QueuedFrame, make_spare};
+use super::log::{AppendError, Log, QueuedFrame, make_spare};
 use super::state::{SeriesId, State, Structural};
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::wal::FrameKind;
 use crate::planted::{Bug, planted};
 use crate::sync::{ArcSwap, Condvar, Mutex, MutexGuard};
+use crate::types::SeriesKey;
 
 /// When a commit is acknowledged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
@@ -44,6 +45,13 @@ impl Durability {
 #[derive(Debug, Default)]
 pub struct Batch(OnceLock<Result<()>>);
 
+impl Batch {
+    /// That of a commit which is durable and visible already.
+    pub fn done() -> Self {
+        Self(OnceLock::from(Ok(())))
+    }
+}
+
 /// What is decided and not yet durable. Held under the queue's lock.
 #[derive(Debug)]
 pub struct Pending {
@@ -54,6 +62,8 @@ pub struct Pending {
     structural: Vec<Structural>,
     batch: Arc<Batch>,
     leading: bool,
+    /// A series whose newest chunks are named in `state` and do not have their files yet.
+    loading: Option<SeriesId>,
     next_lsn: u64,
     /// Highest LSN known to be synced.
     durable_lsn: u64,
@@ -64,6 +74,14 @@ pub struct Pending {
     stopped: Option<String>,
     /// What every change is answered, in a store that is only read.
     refusal: Option<Error>,
+}
+
+/// What a leader took to write.
+struct Turn {
+    frames: Vec<QueuedFrame>,
+    batch: Arc<Batch>,
+    /// The state behind the last frame.
+    state: Arc<State>,
 }
 
 /// A state whose runs were frozen, and where the log stands behind it.
@@ -99,6 +117,7 @@ impl CommitQueue {
             structural: Vec::new(),
             batch: Arc::default(),
             leading: false,
+            loading: None,
             next_lsn,
             durable_lsn: next_lsn - 1,
             written_lsn: next_lsn - 1,
@@ -123,6 +142,17 @@ impl CommitQueue {
     /// The lock under which commits are decided.
     pub fn lock(&self) -> MutexGuard<'_, Pending> {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The same for who reads rows of these series under it: when their chunks can be read.
+    pub fn lock_to_read<'k>(&self, keys: impl Iterator<Item = &'k SeriesKey> + Clone) -> MutexGuard<'_, Pending> {
+        let mut pending = self.lock();
+        while pending.loading.is_some_and(|id| keys.clone().any(|key| pending.state.keys.get(key) == Some(&id)))
+            && !planted(Bug::LoadReadEarly)
+        {
+            pending = self.wake.wait(pending).unwrap_or_else(PoisonError::into_inner);
+        }
+        pending
     }
 
     fn log(&self) -> MutexGuard<'_, Log> {
@@ -212,38 +242,42 @@ impl CommitQueue {
     }
 
     fn lead<'a>(&'a self, mut pending: MutexGuard<'a, Pending>) -> MutexGuard<'a, Pending> {
-        let frames = std::mem::take(&mut pending.frames);
-        let batch = std::mem::take(&mut pending.batch);
-        let state = Arc::clone(&pending.state);
-        pending.structural.clear();
-        pending.leading = true;
+        let turn = pending.take_turn();
         if planted(Bug::ShownBeforeWritten) {
-            self.published.store(Arc::clone(&state));
+            self.published.store(Arc::clone(&turn.state));
         }
         drop(pending);
 
         let sync = self.durability == Durability::Sync;
-        let outcome = if frames.is_empty() { Ok(()) } else { self.log().append(&frames, sync) };
+        let outcome = if turn.frames.is_empty() { Ok(()) } else { self.log().append(&turn.frames, sync) };
 
         let mut pending = self.lock();
         pending.leading = false;
+        // Told to whoever waits; the leader itself looks there too.
+        let _ = self.settle(&mut pending, turn, outcome, sync);
+        pending.structural.clear();
+        self.wake();
+        pending
+    }
+
+    /// Ends the turn of a leader: its state is published, or what it took is refused with everything behind it.
+    fn settle(
+        &self,
+        pending: &mut Pending,
+        turn: Turn,
+        outcome: std::result::Result<(), AppendError>,
+        sync: bool,
+    ) -> Result<()> {
         let outcome = match outcome {
             Ok(()) => {
-                if let Some(last) = frames.last() {
+                if let Some(last) = turn.frames.last() {
                     pending.written_lsn = last.lsn;
                     pending.marked_lsn = pending.marked_lsn.max(last.durable_lsn);
                     if sync {
                         pending.durable_lsn = last.lsn;
                     }
                 }
-                let changes = std::mem::take(&mut pending.structural);
-                if changes.is_empty() || planted(Bug::MaintenanceForgotten) {
-                    self.published.store(state);
-                } else {
-                    let mut state = state.as_ref().clone();
-                    changes.iter().for_each(|change| change.apply(&mut state));
-                    self.published.store(Arc::new(state));
-                }
+                self.publish(pending, &turn.state);
                 Ok(())
             }
             Err(failure) => {
@@ -252,7 +286,7 @@ impl CommitQueue {
                 let error = if (failure.untouched || planted(Bug::FullNoticedLate))
                     && failure.error.code() == ErrorCode::StorageFull
                 {
-                    pending.next_lsn = pending.written_lsn + 1;
+                    pending.rewind();
                     failure.error
                 } else {
                     if !planted(Bug::WriterGoesOn) {
@@ -260,19 +294,107 @@ impl CommitQueue {
                     }
                     stopped_error(&failure.error.to_string())
                 };
-                pending.state = self.published.load_full();
-                pending.frames.clear();
-                pending.structural.clear();
-                let behind = std::mem::take(&mut pending.batch);
-                let _ = behind.0.set(Err(error.clone()));
+                self.refuse_queued(pending, &error);
                 Err(error)
             }
         };
-        let _ = batch.0.set(outcome);
+        let _ = turn.batch.0.set(outcome.clone());
+        outcome
+    }
+
+    /// Shows a state to readers, with what maintenance changed since it was taken.
+    fn publish(&self, pending: &Pending, state: &Arc<State>) {
+        if pending.structural.is_empty() || planted(Bug::MaintenanceForgotten) {
+            self.published.store(Arc::clone(state));
+            return;
+        }
+        let mut state = state.as_ref().clone();
+        pending.structural.iter().for_each(|change| change.apply(&mut state));
+        self.published.store(Arc::new(state));
+    }
+
+    /// Refuses everything that is queued: the store stands where it is published.
+    fn refuse_queued(&self, pending: &mut Pending, error: &Error) {
+        pending.state = self.published.load_full();
+        pending.frames.clear();
+        pending.structural.clear();
+        let behind = std::mem::take(&mut pending.batch);
+        let _ = behind.0.set(Err(error.clone()));
+    }
+
+    fn wake(&self) {
         if !planted(Bug::WaitersNotWoken) {
             self.wake.notify_all();
         }
-        pending
+    }
+
+    /// Makes a commit that is not in the log: everything decided before it becomes durable and visible, then `write`
+    /// makes it count on disk, then readers see it. Commits decided meanwhile wait behind it, and are refused with it.
+    ///
+    /// `decide` gets the state before it and gives the one behind it; `None` when there is nothing to commit after
+    /// all, and nothing was changed. `write` gives the number of the manifest edit. Before it the files of new chunks of
+    /// the series `id` need not be there.
+    pub fn commit_beside<T>(
+        &self,
+        id: SeriesId,
+        decide: impl FnOnce(&State) -> Result<Option<(State, T)>>,
+        write: impl FnOnce(T) -> Result<u64>,
+    ) -> Result<Option<()>> {
+        let mut pending = self.lock();
+        while pending.leading {
+            pending = self.wake.wait(pending).unwrap_or_else(PoisonError::into_inner);
+        }
+        pending.check_writable()?;
+        let Some((state, work)) = decide(&pending.state)? else { return Ok(None) };
+        let after = Arc::new(state);
+        let turn = pending.take_turn();
+        pending.state = Arc::clone(&after);
+        pending.loading = Some(id);
+        let unsynced = pending.durable_lsn < pending.written_lsn;
+        drop(pending);
+
+        // What is decided before it must not be lost when it is not.
+        let logged = match (turn.frames.is_empty(), unsynced) {
+            (false, _) => self.log().append(&turn.frames, true),
+            (true, true) => self.log().sync().map_err(|error| AppendError { error, untouched: false }),
+            (true, false) => Ok(()),
+        };
+        let mut pending = self.lock();
+        if let Err(error) = self.settle(&mut pending, turn, logged, true) {
+            pending.leading = false;
+            pending.loading = None;
+            self.wake();
+            return Err(error);
+        }
+        pending.durable_lsn = pending.written_lsn;
+        self.wake();
+        if planted(Bug::LoadShownEarly) {
+            self.publish(&pending, &after);
+        }
+        drop(pending);
+
+        let written = write(work);
+
+        let mut pending = self.lock();
+        pending.leading = false;
+        pending.loading = None;
+        let outcome = match written {
+            Ok(edit) => {
+                self.publish(&pending, &after);
+                pending.structural.clear();
+                self.apply(&mut pending, Structural::Chunks { parts: Arc::default(), edit });
+                Ok(Some(()))
+            }
+            Err(error) => {
+                // When the edit may be on disk or not, the writer was stopped by who published it.
+                let error = pending.stopped.as_deref().map_or(error, stopped_error);
+                pending.rewind();
+                self.refuse_queued(&mut pending, &error);
+                Err(error)
+            }
+        };
+        self.wake();
+        outcome
     }
 
     /// Takes the log for maintenance: waits until nobody leads and keeps others from leading.
@@ -378,6 +500,22 @@ impl CommitQueue {
 }
 
 impl Pending {
+    /// Takes everything queued; nobody else leads until `leading` is false again.
+    fn take_turn(&mut self) -> Turn {
+        self.structural.clear();
+        self.leading = true;
+        Turn {
+            frames: std::mem::take(&mut self.frames),
+            batch: std::mem::take(&mut self.batch),
+            state: Arc::clone(&self.state),
+        }
+    }
+
+    /// The numbers of frames that are not written any more are free again.
+    fn rewind(&mut self) {
+        self.next_lsn = self.written_lsn + 1;
+    }
+
     /// Makes every written frame durable.
     fn sync(&mut self, log: &mut Log) -> Result<()> {
         self.check_writable()?;

@@ -1,7 +1,8 @@
 //! The engine: one directory, one owning process, many readers.
 //!
 //! A write is decided under the commit queue's lock, framed into the log, synced and published; readers take the
-//! published [`State`] and never wait. Sealing moves the tail into chunk files; a manifest edit makes them count.
+//! published [`State`] and never wait. Sealing moves the tail into chunk files, and long sorted writes go there at once;
+//! a manifest edit makes them count.
 //! All methods block and may be called from any thread.
 
 mod backup;
@@ -13,6 +14,7 @@ mod compact;
 mod counters;
 mod coverage;
 mod current;
+mod load;
 mod log;
 mod manifest;
 mod merge;
@@ -457,7 +459,7 @@ impl Inner {
             Some(series) => Some((series.id, series.version, self.read_for_delete(series, range)?)),
             None => None,
         };
-        let mut pending = queue.lock();
+        let mut pending = queue.lock_to_read(std::iter::once(key));
         pending.check_writable()?;
         let series = current(&pending.state, key, if_version)?;
         if !wanted(&series) {

@@ -25,7 +25,7 @@ use crate::format::tombstone::{
 };
 use crate::format::zone_map::ZoneMap;
 use crate::planted::{Bug, planted};
-use crate::types::ColumnType;
+use crate::types::{ColumnType, SeriesDef};
 
 /// What a seal did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -319,26 +319,18 @@ impl Inner {
                 coverage.optimize();
                 disk::publish(&tmp, &coverage_path(&path), &coverage.encode())?;
             }
-            let record = ChunkRecord {
-                id: chunk_id,
-                series_id: series.id,
-                partition: partition.to_owned(),
-                rows: summary.meta.rows,
-                ts_min: summary.meta.ts_min,
-                ts_max: summary.meta.ts_max,
-                commit_lo,
-                commit_hi,
-                file_bytes: summary.file_bytes,
-                file_crc: summary.file_crc,
-                footer_crc: summary.footer_crc,
-                block_crcs: summary.meta.blocks.iter().map(|block| block.crc).collect(),
-            };
+            let record = chunk_record(&summary);
             let chunk = ChunkFile::new(&self.root, record.clone());
-            if let Err(error) = sidecar::index_new_chunk(&chunk, &tmp, &series.def) {
-                tracing::warn!(%error, "a chunk goes without its value index for now");
-                self.cache.orders.add_chunk(series.id, record.id);
-            }
+            self.index(&chunk, &series.def);
             return Ok(Some(record));
+        }
+    }
+
+    /// Writes the value index of a chunk that is linked, or has it written later.
+    pub fn index(&self, chunk: &ChunkFile, def: &SeriesDef) {
+        if let Err(error) = sidecar::index_new_chunk(chunk, &self.root.join("tmp"), def) {
+            tracing::warn!(%error, "a chunk goes without its value index for now");
+            self.cache.orders.add_chunk(chunk.record.series_id, chunk.record.id);
         }
     }
 
@@ -424,7 +416,7 @@ impl Inner {
         if !dir.found()? {
             return Ok(());
         }
-        let def: crate::types::SeriesDef = serde_json::from_str(&record.def)
+        let def: SeriesDef = serde_json::from_str(&record.def)
             .map_err(|error| Error::internal(format!("registration of series {series_id}: {error}")))?;
         let marker = encode_drop(&DropFile { series_id, key: def.key, commit })?;
         disk::publish(&self.root.join("tmp"), &dir.join(DROP_MARKER), &marker)?;
@@ -498,12 +490,8 @@ fn fill(
     let full = block_rows(head.series.columns.len());
     let path = staged.path().clone();
     let fail = |e: &std::io::Error| Error::io("write", &path, e);
-    let is_float: Vec<bool> = std::iter::once(false)
-        .chain(head.series.columns.iter().map(|column| column.kind == ColumnType::Float64))
-        .collect();
-    let zones = ZoneMap::new(head.chunk_id, column_count);
     let out = std::io::BufWriter::with_capacity(1 << 20, staged);
-    let mut blocks = Blocks { writer: ChunkWriter::new(out, head).map_err(|e| fail(&e))?, zones, coverage, is_float };
+    let mut blocks = Blocks::new(out, head, coverage).map_err(|e| fail(&e))?;
     let mut buffered: Vec<Vec<i64>> = vec![Vec::with_capacity(full); column_count];
     let mut any = false;
     while let Some(piece) = merge.next_piece()? {
@@ -517,21 +505,21 @@ fn fill(
             }
             lo = hi;
             if buffered.first().map_or(0, Vec::len) == full {
-                blocks.write(&mut buffered).map_err(|e| fail(&e))?;
+                blocks.write_buffered(&mut buffered).map_err(|e| fail(&e))?;
             }
         }
     }
     if !any {
         return Ok(None);
     }
-    blocks.write(&mut buffered).map_err(|e| fail(&e))?;
-    let (out, summary) = blocks.writer.finish().map_err(|e| fail(&e))?;
+    blocks.write_buffered(&mut buffered).map_err(|e| fail(&e))?;
+    let (out, summary, zones, coverage) = blocks.finish().map_err(|e| fail(&e))?;
     out.into_inner().map_err(|e| fail(e.error()))?;
-    Ok(Some((summary, blocks.zones, blocks.coverage)))
+    Ok(Some((summary, zones, coverage)))
 }
 
 /// A chunk and its sidecars, growing together.
-struct Blocks<W> {
+pub struct Blocks<W> {
     writer: ChunkWriter<W>,
     zones: ZoneMap,
     coverage: Option<Coverage>,
@@ -539,14 +527,52 @@ struct Blocks<W> {
 }
 
 impl<W: std::io::Write> Blocks<W> {
-    fn write(&mut self, buffered: &mut [Vec<i64>]) -> std::io::Result<()> {
-        let columns: Vec<&[i64]> = buffered.iter().map(Vec::as_slice).collect();
-        self.writer.write_block(&columns)?;
+    pub fn new(out: W, head: ChunkHead<'_>, coverage: Option<Coverage>) -> std::io::Result<Self> {
+        let floats = head.series.columns.iter().map(|column| column.kind == ColumnType::Float64);
+        let is_float: Vec<bool> = std::iter::once(false).chain(floats).collect();
+        let zones = ZoneMap::new(head.chunk_id, is_float.len());
+        Ok(Self { writer: ChunkWriter::new(out, head)?, zones, coverage, is_float })
+    }
+
+    /// Writes rows that follow those before them, `ts` first, at most as many as a block holds.
+    pub fn write(&mut self, columns: &[&[i64]]) -> std::io::Result<()> {
+        self.writer.write_block(columns)?;
         if let (Some(coverage), Some(ts)) = (&mut self.coverage, columns.first()) {
             coverage.add(ts);
         }
-        self.zones.add_block(&columns, |column| self.is_float.get(column).copied().unwrap_or(false));
+        self.zones.add_block(columns, |column| self.is_float.get(column).copied().unwrap_or(false));
+        Ok(())
+    }
+
+    fn write_buffered(&mut self, buffered: &mut [Vec<i64>]) -> std::io::Result<()> {
+        let columns: Vec<&[i64]> = buffered.iter().map(Vec::as_slice).collect();
+        self.write(&columns)?;
         buffered.iter_mut().for_each(Vec::clear);
         Ok(())
+    }
+
+    /// Writes the footer.
+    pub fn finish(self) -> std::io::Result<(W, ChunkSummary, ZoneMap, Option<Coverage>)> {
+        let (out, summary) = self.writer.finish()?;
+        Ok((out, summary, self.zones, self.coverage))
+    }
+}
+
+/// What the manifest says of a chunk that was written.
+pub fn chunk_record(summary: &ChunkSummary) -> ChunkRecord {
+    let meta = &summary.meta;
+    ChunkRecord {
+        id: meta.chunk_id,
+        series_id: meta.series_id,
+        partition: meta.partition.clone(),
+        rows: meta.rows,
+        ts_min: meta.ts_min,
+        ts_max: meta.ts_max,
+        commit_lo: meta.commit_lo,
+        commit_hi: meta.commit_hi,
+        file_bytes: summary.file_bytes,
+        file_crc: summary.file_crc,
+        footer_crc: summary.footer_crc,
+        block_crcs: meta.blocks.iter().map(|block| block.crc).collect(),
     }
 }

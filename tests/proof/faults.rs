@@ -21,7 +21,13 @@ pub struct Scenario {
 }
 
 pub fn options() -> StoreOptions {
-    StoreOptions { wal_segment_bytes: 4 << 10, durability: Durability::Sync, upkeep: false, ..StoreOptions::default() }
+    StoreOptions {
+        wal_segment_bytes: 4 << 10,
+        durability: Durability::Sync,
+        upkeep: false,
+        seal_rows: 3_200,
+        ..StoreOptions::default()
+    }
 }
 
 pub fn put(store: &Store, which: usize, first: i64, count: i64) -> fastk::Result<()> {
@@ -104,6 +110,20 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "snapshot",
         prepare: fill,
         calls: &[|store| store.create_snapshot("now").map(drop), |store| store.drop_snapshot("then").map(drop)],
+    },
+    Scenario {
+        name: "load",
+        prepare: |store| {
+            fill(store);
+            store.seal(&[]).unwrap();
+            store.delete_range(&keys()[0], (2 * MINUTE, 3 * MINUTE), None).unwrap();
+        },
+        // Over the end of a day, and one behind rows that only the log has.
+        calls: &[
+            |store| put(store, 0, 1_200, 3_200),
+            |store| put(store, 1, 1_000, 2),
+            |store| put(store, 1, 1_200, 3_200),
+        ],
     },
     Scenario { name: "seal", prepare: fill, calls: &[seal] },
     Scenario { name: "checkpoint", prepare: fill, calls: &[Store::checkpoint] },

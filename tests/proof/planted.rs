@@ -105,6 +105,13 @@ const TABLE: &[(Bug, By)] = &[
     (Bug::ReplayedTwice, By::Power),
     (Bug::FencesIgnored, By::Power),
     (Bug::ReadersIgnored, By::Power),
+    (Bug::LoadShownEarly, By::Faults("load")),
+    (Bug::LoadReadEarly, By::Elsewhere("tests/schedules.rs", "schedules_find_rows_read_before_their_chunks_are_there")),
+    (Bug::LoadOverTail, By::Power),
+    (
+        Bug::LoadNotRenumbered,
+        By::Elsewhere("src/store/load.rs", "a_load_takes_the_number_of_its_turn_and_is_not_in_a_snapshot_before_it"),
+    ),
     (Bug::FileIdsReused, By::Power),
     (Bug::SnapshotsUnlimited, By::Direct("snapshots_have_a_limit", snapshots_have_a_limit)),
     (Bug::PinsUnlimited, By::Direct("kept_commits_have_a_limit", kept_commits_have_a_limit)),

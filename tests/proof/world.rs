@@ -197,6 +197,7 @@ impl World {
             wal_segment_bytes: [4 << 10, 8 << 10][(dice.roll() % 2) as usize],
             tail_bytes_max: [2 << 10, 16 << 10, 1 << 30][(dice.roll() % 3) as usize],
             maps_max: [1, 8_192][(dice.roll() % 2) as usize],
+            seal_rows: [5, 20, 1 << 40][(dice.roll() % 3) as usize],
             durability: if dice.percent(85) {
                 Durability::Sync
             } else if dice.percent(50) {
@@ -463,7 +464,9 @@ impl World {
     fn write_as(&mut self, which: &[usize], writes: Vec<SeriesWrite>, name: Option<String>) -> &'static str {
         let maps: Result<Vec<Map>, ErrorCode> =
             writes.iter().zip(which).map(|(write, which)| self.model_write(write, *which)).collect();
+        let edit = self.store().snapshot().edit;
         let outcome = self.store().write_many(writes.clone(), name.as_deref());
+        let loaded = self.store().snapshot().edit > edit;
         let (maps, outcome) = match (maps, outcome) {
             (Ok(maps), Ok(outcome)) => (maps, outcome),
             (Err(code), Err(error)) if code == error.code() => return "refused write",
@@ -483,7 +486,11 @@ impl World {
             next.receipts += 1;
         }
         self.push(next);
-        if which.len() > 1 { "write of many" } else { "write" }
+        match (which.len(), loaded) {
+            (1, true) => "write to chunks",
+            (1, false) => "write",
+            _ => "write of many",
+        }
     }
 
     pub fn delete(&mut self, which: usize) -> &'static str {

@@ -1,6 +1,6 @@
 //! DoPut: every record batch is one atomic commit, acknowledged after its sync.
 //!
-//! While batches are synced those behind them are decoded and decided, so that a stream keeps the disk busy and several
+//! While batches are decided and synced those behind them are decoded, so that a stream keeps the disk busy and several
 //! batches share a sync. They become durable, and are acknowledged, in their order.
 //!
 //! Under an idempotency key each batch has a key of its own, `key/ordinal`, so that a stream broken off can be sent
@@ -16,7 +16,7 @@ use std::sync::Arc;
 use arrow_flight::FlightData;
 use serde::Deserialize;
 use tokio::sync::Semaphore;
-use tokio::sync::mpsc::{Receiver, channel};
+use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
@@ -152,16 +152,17 @@ impl Put {
             return Err(status(&Error::invalid("the put has no message, not even a schema")));
         };
         let service = self.service.clone();
-        let (mut intent, schema, def) = blocking(move || {
+        let (intent, schema, def) = blocking(move || {
             let intent = Intent::of(&first)?;
             let schema = decode::schema(&first)?;
             let def = open(&service, &intent)?;
             Ok((intent, schema, def))
         })
         .await?;
-        let (begun, deciding) = channel(AHEAD_MAX);
+        let (parsed, deciding) = channel(1);
+        let (begun, finishing) = channel(AHEAD_MAX);
+        let options = intent.options;
         let feed = async {
-            let mut empty = true;
             while let Some(message) = self.message(&mut input).await? {
                 if acks.is_abandoned() {
                     return Ok(());
@@ -176,46 +177,72 @@ impl Put {
                 self.gate.still(self.service.caller()).map_err(|error| status(&error))?;
                 let units = u32::try_from(message.data_body.len() / BUDGET_UNIT_BYTES + 1).unwrap_or(u32::MAX);
                 let budget = self.budget.clone().acquire_many_owned(units.min(self.budget_units)).await;
-                let (service, schema, def) = (self.service.clone(), schema.clone(), def.clone());
-                let (back, next) = blocking(move || {
+                let (schema, def) = (schema.clone(), def.clone());
+                let next = blocking(move || {
                     let batch = decode::batch(&message, &schema)?;
                     drop(message);
-                    let parsed = ingest::from_batch(&def, &batch, &intent.options)?;
-                    drop(batch);
-                    let next = begin(&service, &intent, parsed)?;
-                    Ok((intent, next))
+                    ingest::from_batch(&def, &batch, &options)
                 })
                 .await?;
-                intent = back;
-                intent.ordinal += 1;
-                if intent.terms.condition.if_version.is_some() {
-                    intent.terms.condition.if_version = Some(next.version());
-                }
-                empty = false;
-                if begun.send((next, budget)).await.is_err() {
+                if parsed.send(Some((next, budget))).await.is_err() {
                     // One before it failed, which is what the client is told.
                     return Ok(());
                 }
             }
-            if empty && !acks.is_abandoned() {
-                let service = self.service.clone();
-                let rows = Rows::with_capacity(def.columns.len(), 0);
-                let nothing = Parsed { rows, skipped: 0, rounded: vec![0; def.columns.len()] };
-                let budget = self.budget.clone().acquire_many_owned(1).await;
-                let next = blocking(move || begin(&service, &intent, nothing)).await?;
-                let _ = begun.send((next, budget)).await;
-            }
-            drop(begun);
+            let _ = parsed.send(None).await;
+            drop(parsed);
             Ok(())
         };
-        let finish = self.finish(deciding, acks);
-        tokio::pin!(feed, finish);
+        let work = async {
+            let decide = self.decide(intent, &def, deciding, begun, acks);
+            let (decided, finished) = tokio::join!(decide, self.finish(finishing, acks));
+            finished.and(decided)
+        };
+        tokio::pin!(feed, work);
         tokio::select! {
             biased;
-            fed = &mut feed => finish.await.and(fed),
+            fed = &mut feed => work.await.and(fed),
             // Before the end of the input only a failure ends it: the client is told at once.
-            finished = &mut finish => finished,
+            worked = &mut work => worked,
         }
+    }
+
+    /// Decides batches in their order, while the one behind is decoded; `None` is the end of the input.
+    async fn decide<P>(
+        &self,
+        mut intent: Intent,
+        def: &SeriesDef,
+        mut parsed: Receiver<Option<(Parsed, P)>>,
+        begun: Sender<(Begun, Option<P>)>,
+        acks: &Acks,
+    ) -> Result<(), Status> {
+        let mut empty = true;
+        while let Some(next) = parsed.recv().await {
+            let (next, budget) = match next {
+                Some((next, budget)) => (next, Some(budget)),
+                None if empty && !acks.is_abandoned() => {
+                    let rows = Rows::with_capacity(def.columns.len(), 0);
+                    (Parsed { rows, skipped: 0, rounded: vec![0; def.columns.len()] }, None)
+                }
+                None => break,
+            };
+            empty = false;
+            let service = self.service.clone();
+            let (back, next) = blocking(move || {
+                let next = begin(&service, &intent, next)?;
+                Ok((intent, next))
+            })
+            .await?;
+            intent = back;
+            intent.ordinal += 1;
+            if intent.terms.condition.if_version.is_some() {
+                intent.terms.condition.if_version = Some(next.version());
+            }
+            if begun.send((next, budget)).await.is_err() {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Acknowledges batches in their order, each after its sync.
