@@ -192,7 +192,12 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 fn hash(token: &str) -> String {
-    hex(&Sha256::digest(token.as_bytes()))
+    fingerprint(token.as_bytes())
+}
+
+/// SHA-256 of bytes, such as those of a certificate, in hexadecimal.
+pub fn fingerprint(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
 }
 
 /// Makes a token. The data directory is made when it is missing.

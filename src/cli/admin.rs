@@ -95,6 +95,7 @@ impl FilterArgs {
             prefix: self.prefix.clone(),
             limit: Some(10_000),
             cursor: None,
+            months: false,
         })
     }
 }

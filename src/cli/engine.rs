@@ -11,7 +11,7 @@ use serde::Deserialize;
 use tokio::net::TcpListener;
 
 use super::target::{ReadOptions, WriteOptions};
-use crate::access::Gate;
+use crate::access::{Gate, fingerprint};
 use crate::config::{Config, TlsConfig};
 use crate::disk::DiskPath;
 use crate::egress::{self, Closing, Encoder, OutFormat, RowsShape, Times};
@@ -26,7 +26,7 @@ use crate::service::{
     Watch, WriteManyReply, range_of,
 };
 use crate::store;
-use crate::types::SeriesKey;
+use crate::types::{SeriesDef, SeriesKey};
 
 /// How long open requests may go on once the server was told to stop.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -38,6 +38,16 @@ pub struct Owner {
     /// REST address, once a server answers there.
     #[serde(default)]
     pub http: Option<String>,
+    /// Set when it answers under TLS only.
+    #[serde(default)]
+    pub tls: Option<OwnerTls>,
+}
+
+/// How the owner of a store is known under TLS.
+#[derive(Clone, Debug, Deserialize)]
+pub struct OwnerTls {
+    /// SHA-256 of its certificate, in hexadecimal.
+    pub certificate_sha256: String,
 }
 
 /// Who owns the store; only meaningful after `store_locked`, since the file stays when its owner is gone.
@@ -55,9 +65,10 @@ pub fn open(root: &Path, create: bool, config: &Config) -> Result<Arc<Service>> 
     Ok(service)
 }
 
-/// Says in `LOCK` where the server answers.
-pub fn announce(service: &Service, http: SocketAddr, flight: SocketAddr) -> Result<()> {
-    service.announce(&http.to_string(), &flight.to_string())
+/// Says in `LOCK` where the server answers, and with which certificate.
+pub fn announce(service: &Service, http: SocketAddr, flight: SocketAddr, tls: &Tls) -> Result<()> {
+    let certificate = tls.certificate().map(fingerprint);
+    service.announce(&http.to_string(), &flight.to_string(), certificate.as_deref())
 }
 
 /// Checks every file of a store, without opening it.
@@ -157,6 +168,11 @@ pub fn write(
     let format = body_format(&options.format)?;
     let def = service.def(key)?;
     service.write_under(key, ingest::parse(format, &def, body, &reading)?, terms)
+}
+
+/// Refuses a body that a series defined so would not take.
+pub fn check_body(def: &SeriesDef, body: &[u8], options: &WriteOptions) -> Result<()> {
+    ingest::parse(body_format(&options.format)?, def, body, &reading(options)?).map(|_| ())
 }
 
 /// Writes the rows of many series as one commit.

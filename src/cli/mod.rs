@@ -19,6 +19,7 @@ mod show;
 mod snapshot;
 pub mod target;
 mod token;
+mod trust;
 
 pub mod demo;
 pub mod import;

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, IF_MATCH};
 use hyper::{Method, Request, Response, StatusCode, Uri};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
@@ -16,6 +17,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use super::trust::Trust;
 use crate::access::header_of;
 use crate::error::{Error, ErrorCode, Result, RowError};
 use crate::types::SeriesKey;
@@ -103,31 +105,42 @@ impl Call {
 
 /// A connection pool to one server, and the runtime it lives in.
 pub struct RestClient {
-    authority: String,
+    /// `http://host:port` or `https://host:port`.
+    url: String,
     token: Option<String>,
     runtime: tokio::runtime::Runtime,
-    client: Client<HttpConnector, Full<Bytes>>,
+    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
 }
 
 impl std::fmt::Debug for RestClient {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("RestClient").field("authority", &self.authority).finish_non_exhaustive()
+        f.debug_struct("RestClient").field("url", &self.url).finish_non_exhaustive()
     }
 }
 
 impl RestClient {
-    /// A client of `http://host:port` (the scheme may be left out). Connects at the first call.
+    /// A client of `http://host:port` or, trusting what the system trusts, `https://host:port`; without a scheme it is
+    /// HTTP. Connects at the first call.
     pub fn new(server: &str) -> Result<Self> {
+        Self::trusting(server, &Trust::default())
+    }
+
+    /// The same with who is trusted under `https://`, and the certificate shown there.
+    pub fn trusting(server: &str, trust: &Trust) -> Result<Self> {
         let malformed = || {
-            Error::invalid(format!("server {server:?} is not http://host:port"))
+            Error::invalid(format!("server {server:?} is neither http://host:port nor https://host:port"))
                 .with_hint("such as --server http://127.0.0.1:8080")
         };
-        let bare = server.strip_prefix("http://").unwrap_or(server);
-        let uri: Uri = format!("http://{}/", bare.trim_end_matches('/')).parse().map_err(|_| malformed())?;
-        if server.starts_with("https://") || uri.path() != "/" || uri.query().is_some() {
+        let (scheme, bare) = server.split_once("://").unwrap_or(("http", server));
+        if !["http", "https"].contains(&scheme) {
             return Err(malformed());
         }
-        let authority = uri.authority().ok_or_else(malformed)?.to_string();
+        let uri: Uri = format!("{scheme}://{}/", bare.trim_end_matches('/')).parse().map_err(|_| malformed())?;
+        if uri.path() != "/" || uri.query().is_some() {
+            return Err(malformed());
+        }
+        let authority = uri.authority().ok_or_else(malformed)?;
+        let url = format!("{scheme}://{authority}");
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -135,8 +148,14 @@ impl RestClient {
         let mut connector = HttpConnector::new();
         connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
         connector.set_nodelay(true);
+        connector.enforce_http(false);
+        let connector = HttpsConnectorBuilder::new()
+            .with_tls_config(if scheme == "https" { trust.config()? } else { Trust::nobody()? })
+            .https_or_http()
+            .enable_http1()
+            .wrap_connector(connector);
         let client = Client::builder(TokioExecutor::new()).build(connector);
-        Ok(Self { authority, token: None, runtime, client })
+        Ok(Self { url, token: None, runtime, client })
     }
 
     /// Sends this token with every request.
@@ -144,9 +163,9 @@ impl RestClient {
         Self { token: token.map(str::to_owned), ..self }
     }
 
-    /// `http://host:port`.
-    pub fn url(&self) -> String {
-        format!("http://{}", self.authority)
+    /// `http://host:port` or `https://host:port`.
+    pub fn url(&self) -> &str {
+        &self.url
     }
 
     /// The reply as a value.
@@ -194,7 +213,7 @@ impl RestClient {
     }
 
     async fn send(&self, call: Call) -> Result<Response<hyper::body::Incoming>> {
-        let uri = format!("http://{}{}", self.authority, call.target);
+        let uri = format!("{}{}", self.url, call.target);
         let mut request = Request::builder().method(call.method).uri(&uri);
         for (name, value) in [(ACCEPT, call.accept), (IF_MATCH, call.if_match), (IDEMPOTENCY_KEY, call.idempotency_key)]
         {
@@ -213,10 +232,26 @@ impl RestClient {
             .body(Full::new(body))
             .map_err(|error| Error::invalid(format!("request to {uri} cannot be made: {error}")))?;
         self.client.request(request).await.map_err(|error| {
-            Error::new(ErrorCode::NotReady, format!("cannot reach {}: {}", self.url(), causes(&error)))
-                .with_hint("is the server running, and is this its REST address?")
+            let causes = causes(&error);
+            let hint = hint_of(self.url(), &causes);
+            Error::new(ErrorCode::NotReady, format!("cannot reach {}: {causes}", self.url())).with_hint(hint)
         })
     }
+}
+
+/// What to look at when a server cannot be reached.
+fn hint_of(url: &str, causes: &str) -> &'static str {
+    if !url.starts_with("https://") {
+        return "is the server running, and is this its REST address? One under TLS is reached by https://";
+    }
+    // What the other side says of our certificate begins with an alert.
+    if causes.contains("alert") && causes.to_ascii_lowercase().contains("certificate") {
+        return "the server asks for a certificate that it knows: --cert FILE and --key FILE";
+    }
+    if causes.contains("certificate") {
+        return "--ca FILE (or FASTK_CA) names the certificates of who signed that of the server; its host names are fixed there";
+    }
+    "is the server running, is this its REST address, and does it speak TLS?"
 }
 
 /// Path of a series under `/v1/series`, or of its rows under `/v1/klines` or `/v1/scalars`.
@@ -350,7 +385,7 @@ mod tests {
         let client = RestClient::new(&address).unwrap();
         let error = client.json::<serde_json::Value>(Call::new(Method::GET, "/health")).unwrap_err();
         assert_eq!(error.code(), ErrorCode::NotReady);
-        for bad in ["https://x:1", "http://x/y", "", "http://"] {
+        for bad in ["ftp://x:1", "http://x/y", "https://x:1/y", "", "http://", "https://"] {
             assert_eq!(RestClient::new(bad).unwrap_err().code(), ErrorCode::InvalidArgument, "{bad}");
         }
     }

@@ -129,6 +129,7 @@ impl Running {
     /// Binds both listeners and starts to answer.
     pub fn start(service: Arc<Service>, config: &Config, http: SocketAddr, flight: SocketAddr) -> Result<Self> {
         let (http_tls, flight_tls) = engine::secured(&config.tls)?;
+        let announced = http_tls.clone();
         let gate = Arc::new(Gate::of(&config.store.root)?);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
@@ -179,7 +180,7 @@ impl Running {
                 when_stopped(stopped),
             )),
         ];
-        engine::announce(&service, http, flight)?;
+        engine::announce(&service, http, flight, &announced)?;
         tracing::info!(%http, %flight, root = %config.store.root.display(), "ready");
         Ok(Self { runtime, service, http, flight, health, watchman, stop, signals, faces })
     }

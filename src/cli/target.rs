@@ -7,6 +7,7 @@ use bytes::Bytes;
 use hyper::Method;
 
 use super::remote::{Call, RestClient, segment, series_path};
+use super::trust::Trust;
 use super::{engine, job, show};
 use crate::config::{Config, Loaded};
 use crate::error::{Error, ErrorCode, Result};
@@ -25,12 +26,34 @@ pub struct TargetArgs {
     /// Data directory; the one of the configuration when left out. A server that owns it is asked instead.
     #[arg(long, value_name = "DIR", conflicts_with = "server")]
     pub root: Option<PathBuf>,
-    /// REST address of a running server.
+    /// REST address of a running server: http://host:port, or https://host:port under TLS.
     #[arg(long, value_name = "URL")]
     pub server: Option<String>,
     /// Token for a server that asks for one.
     #[arg(long, value_name = "TOKEN", env = "FASTK_TOKEN", hide_env_values = true)]
     pub token: Option<String>,
+    /// Certificates (PEM) of who may sign for an https:// server, instead of those that the system trusts.
+    #[arg(long, value_name = "FILE", env = "FASTK_CA")]
+    pub ca: Option<PathBuf>,
+    /// Certificate (PEM) to show to an https:// server that asks for one; needs --key.
+    #[arg(long = "cert", value_name = "FILE", env = "FASTK_CERT")]
+    pub client_cert: Option<PathBuf>,
+    /// Key (PEM) of --cert.
+    #[arg(long = "key", value_name = "FILE", env = "FASTK_KEY")]
+    pub client_key: Option<PathBuf>,
+}
+
+impl TargetArgs {
+    /// A client of a server, which under TLS has to show this certificate if one is known already.
+    fn client(&self, server: &str, pinned: Option<String>) -> Result<RestClient> {
+        let identity = match (&self.client_cert, &self.client_key) {
+            (Some(cert), Some(key)) => Some((cert.clone(), key.clone())),
+            (None, None) => None,
+            _ => return Err(Error::invalid("--cert and --key go together")),
+        };
+        let trust = Trust { ca: self.ca.clone(), identity, pinned };
+        Ok(RestClient::trusting(server, &trust)?.with_token(self.token.as_deref()))
+    }
 }
 
 /// Arguments of a verb that has no others than where it works and how it shows its reply.
@@ -95,27 +118,23 @@ impl Target {
     /// when `create` is set, else it is `not_found`.
     pub fn open(args: &TargetArgs, create: bool) -> Result<Self> {
         if let Some(server) = &args.server {
-            return Ok(Target::Remote(Box::new(RestClient::new(server)?.with_token(args.token.as_deref()))));
+            return Ok(Target::Remote(Box::new(args.client(server, None)?)));
         }
         let config = config()?;
         let root = args.root.clone().unwrap_or_else(|| config.store.root.clone());
         match engine::open(&root, create, &config) {
             Ok(service) => Ok(Target::Local(service)),
-            Err(error) if error.code() == ErrorCode::StoreLocked => {
-                Self::through_owner(&root, args.token.as_deref(), error)
-            }
+            Err(error) if error.code() == ErrorCode::StoreLocked => Self::through_owner(&root, args, error),
             Err(error) => Err(error),
         }
     }
 
-    fn through_owner(root: &Path, token: Option<&str>, locked: Error) -> Result<Self> {
-        let owner = engine::owner(root);
-        let Some(http) = owner.as_ref().and_then(|owner| owner.http.clone()) else {
-            return Err(locked);
-        };
-        let pid = owner.map(|owner| owner.pid).unwrap_or_default();
-        show::note(&format!("{} is owned by process {pid}: going through http://{http}", root.display()));
-        Ok(Target::Remote(Box::new(RestClient::new(&http)?.with_token(token))))
+    fn through_owner(root: &Path, args: &TargetArgs, locked: Error) -> Result<Self> {
+        let Some(engine::Owner { pid, http: Some(http), tls }) = engine::owner(root) else { return Err(locked) };
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let client = args.client(&format!("{scheme}://{http}"), tls.map(|tls| tls.certificate_sha256))?;
+        show::note(&format!("{} is owned by process {pid}: going through {}", root.display(), client.url()));
+        Ok(Target::Remote(Box::new(client)))
     }
 
     pub fn register(&self, spec: SeriesSpec) -> Result<Registered> {
@@ -410,6 +429,7 @@ fn filtered(call: Call, filter: &SeriesFilter) -> Call {
         .maybe("prefix", filter.prefix.as_deref())
         .maybe("limit", limit.as_deref())
         .maybe("cursor", filter.cursor.as_deref())
+        .maybe("months", filter.months.then_some("true"))
 }
 
 /// The request as parameters of a GET.

@@ -20,7 +20,14 @@ use crate::error::{Error, Result};
 
 /// What a listener needs to speak TLS; `None` inside for one that does not.
 #[derive(Clone, Default)]
-pub struct Tls(Option<TlsAcceptor>);
+pub struct Tls(Option<Secured>);
+
+#[derive(Clone)]
+struct Secured {
+    acceptor: TlsAcceptor,
+    /// The certificate clients are shown first: that of the server itself.
+    certificate: CertificateDer<'static>,
+}
 
 impl std::fmt::Debug for Tls {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -52,6 +59,7 @@ impl Tls {
             Ok(found)
         };
         let chain = certificates("tls.cert", cert)?;
+        let certificate = chain.first().cloned().ok_or_else(|| cannot("tls.cert", cert, &"it holds no certificate"))?;
         let secret = PrivateKeyDer::from_pem_file(key).map_err(|error| cannot("tls.key", key, &error))?;
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
@@ -70,7 +78,12 @@ impl Tls {
         };
         let mut config = builder.with_single_cert(chain, secret).map_err(|error| cannot("tls.key", key, &error))?;
         config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
-        Ok(Self(Some(TlsAcceptor::from(Arc::new(config)))))
+        Ok(Self(Some(Secured { acceptor: TlsAcceptor::from(Arc::new(config)), certificate })))
+    }
+
+    /// The certificate of the server in DER, where there is one.
+    pub fn certificate(&self) -> Option<&[u8]> {
+        self.0.as_ref().map(|secured| secured.certificate.as_ref())
     }
 
     /// Whether a connection has to be secured before it can be used.
@@ -82,7 +95,7 @@ impl Tls {
     pub(super) async fn accept(&self, stream: TcpStream, patience: Duration) -> io::Result<Wire> {
         match &self.0 {
             None => Ok(Wire::Plain(stream)),
-            Some(acceptor) => match tokio::time::timeout(patience, acceptor.accept(stream)).await {
+            Some(secured) => match tokio::time::timeout(patience, secured.acceptor.accept(stream)).await {
                 Ok(stream) => Ok(Wire::Tls(Box::new(stream?))),
                 Err(_) => Err(io::ErrorKind::TimedOut.into()),
             },

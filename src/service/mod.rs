@@ -7,6 +7,7 @@ pub mod backup;
 mod caller;
 pub mod coverage;
 pub mod jobs;
+mod months;
 mod page;
 mod read;
 pub mod replies;
@@ -129,11 +130,15 @@ impl Service {
         &self.store
     }
 
-    /// Writes the addresses of the server into `LOCK`, for other processes to find.
-    pub fn announce(&self, http: &str, flight: &str) -> Result<()> {
-        let holder = serde_json::json!({
+    /// Writes the addresses of the server into `LOCK`, for other processes to find, and the SHA-256 of its certificate
+    /// where it speaks TLS.
+    pub fn announce(&self, http: &str, flight: &str, certificate: Option<&str>) -> Result<()> {
+        let mut holder = serde_json::json!({
             "pid": std::process::id(), "http": http, "flight": flight, "format": FORMAT_VERSION,
         });
+        if let (Some(sha256), Some(fields)) = (certificate, holder.as_object_mut()) {
+            fields.insert("tls".into(), serde_json::json!({ "certificate_sha256": sha256 }));
+        }
         self.store.describe_holder(&format!("{holder}\n"))
     }
 
@@ -322,13 +327,16 @@ impl Service {
             }
         }
         let (found, next_cursor) = page::select(&state, filter, &self.caller)?;
-        let series = found
-            .iter()
-            .map(|series| {
-                inventory_row(series, self.coverage_ratio(&state, series), self.store.garbage_bytes(series.id))
-            })
-            .collect();
-        Ok(Inventory { commit: state.commit, totals, series, next_cursor })
+        let mut rows = Vec::with_capacity(found.len());
+        for series in &found {
+            let ratio = self.coverage_ratio(&state, series);
+            let mut row = inventory_row(series, ratio, self.store.garbage_bytes(series.id));
+            if filter.months {
+                row.months = Some(months::of(series, self.store.cache())?);
+            }
+            rows.push(row);
+        }
+        Ok(Inventory { commit: state.commit, totals, series: rows, next_cursor })
     }
 
     /// Entity tag of the inventory, without quotes.
@@ -437,5 +445,6 @@ fn inventory_row(series: &SeriesState, coverage_ratio: Option<f64>, garbage_byte
         coverage_ratio,
         version: series.version,
         last_write_at,
+        months: None,
     }
 }

@@ -208,6 +208,9 @@ pub struct SeriesFilter {
     pub limit: Option<u64>,
     #[serde(default)]
     pub cursor: Option<String>,
+    /// The inventory tells the months of each series too.
+    #[serde(default)]
+    pub months: bool,
 }
 
 /// A page of registered series, ordered by key.
@@ -242,6 +245,22 @@ pub struct InventoryRow {
     pub version: u64,
     /// Wall-clock time of the last write, RFC 3339, for people only.
     pub last_write_at: Option<String>,
+    /// The calendar months that have rows, in UTC and in order, where they were asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub months: Option<Vec<InventoryMonth>>,
+}
+
+/// What is stored of one calendar month.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub struct InventoryMonth {
+    #[cfg_attr(feature = "server", schema(example = "2024-02"))]
+    pub month: String,
+    pub rows: u64,
+    /// Chunk files that can hold rows of it. One that spans several months counts in each.
+    pub chunks: u64,
+    /// Whether rows of it may still be in the log or a run file.
+    pub in_tail: bool,
 }
 
 /// Sums over the whole store.

@@ -34,7 +34,9 @@ impl Done {
 pub fn fastk() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_fastk"));
     for (name, _) in std::env::vars_os() {
-        let known = ["FASTK_LOG", "FASTK_CONFIG"].iter().any(|known| name == *known);
+        let known = ["FASTK_LOG", "FASTK_CONFIG", "FASTK_TOKEN", "FASTK_CA", "FASTK_CERT", "FASTK_KEY"]
+            .iter()
+            .any(|known| name == *known);
         if known || name.to_string_lossy().starts_with("FASTK__") {
             command.env_remove(name);
         }

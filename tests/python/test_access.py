@@ -217,6 +217,80 @@ def test_both_listeners_speak_tls(tmp_path, fastk, is_mutual):
         server.stop()
 
 
+@pytest.mark.parametrize("is_mutual", [False, True])
+def test_the_command_line_speaks_tls(tmp_path, fastk, is_mutual):
+    import os
+
+    certificates(tmp_path)
+    (tmp_path / "others").mkdir()
+    certificates(tmp_path / "others")
+    text = f'[tls]\ncert = "{tmp_path}/server.pem"\nkey = "{tmp_path}/server.key"\n'
+    if is_mutual:
+        text += f'client_ca = "{tmp_path}/root.pem"\n'
+    (tmp_path / "fastk.toml").write_text(text)
+    root = tmp_path / "store"
+    made = json.loads(fastk("admin", "token", "create", "--root", root, "--name", "a", "--scope", "admin", "--json").stdout)
+    # The certificate does not name this address.
+    server = support.Server(root, "--config", str(tmp_path / "fastk.toml"), http="127.0.0.2:0").start()
+    elsewhere = support.Server(tmp_path / "named", "--config", str(tmp_path / "fastk.toml")).start()
+    token = ["--token", made["token"]]
+    mine = ["--cert", tmp_path / "client.pem", "--key", tmp_path / "client.key"] if is_mutual else []
+    ca = ["--ca", tmp_path / "root.pem"]
+    port = elsewhere.http.rsplit(":", 1)[1]
+    plain_environment = {name: value for name, value in os.environ.items() if not name.startswith("FASTK")}
+    environment = {**plain_environment, "FASTK_CA": str(tmp_path / "root.pem"), "FASTK_TOKEN": made["token"]}
+    if is_mutual:
+        environment |= {"FASTK_CERT": str(tmp_path / "client.pem"), "FASTK_KEY": str(tmp_path / "client.key")}
+    try:
+        # A server that is named: by its names, and by who signed for them.
+        for host in ("localhost", "127.0.0.1"):
+            there = ["--server", f"https://{host}:{port}"]
+            assert json.loads(fastk("admin", "health", *there, *ca, *mine, "--json").stdout)["status"] == "ok"
+            assert fastk("admin", "inventory", *there, env=environment).stdout
+        there = ["--server", f"https://localhost:{port}"]
+        rows = tmp_path / "rows.csv"
+        lines = [f"{support.T0 + row * support.MINUTE},1.5,2.5,0.5,1.5,10" for row in range(20_000)]
+        rows.write_text("ts,open,high,low,close,volume\n" + "\n".join(lines) + "\n")
+        fastk("import", rows, "--series", support.KEY, *there, *ca, *mine)
+        fastk("export", support.KEY, "--output", tmp_path / "back.csv", *there, *ca, *mine)
+        assert len((tmp_path / "back.csv").read_text().splitlines()) == 20_001
+        read = ["bridge", "read-kline-range", "--symbol", "BTCUSDT", "--timeframe", "1m", "--start-ts", support.T0, "--end-ts", support.T0]
+        assert len(json.loads(fastk(*read, *there, *ca, *mine).stdout)["records"]) == 1
+
+        def refused(*flags, word, status=7):
+            done = fastk("admin", "health", *flags, check=False, env=plain_environment)
+            assert done.returncode == status and word in done.stderr, done.stderr
+
+        refused(*there, "--ca", tmp_path / "others" / "root.pem", *mine, word="--ca FILE")
+        refused("--server", server.http.replace("http://", "https://"), *ca, *mine, *token, word="names")
+        refused("--server", f"http://localhost:{port}", word="https://")
+        refused(*there, "--ca", tmp_path / "none.pem", word="none.pem", status=2)
+        refused(*there, *ca, "--cert", tmp_path / "client.pem", word="--key", status=2)
+        refused(*there, *ca, "--cert", tmp_path / "client.pem", "--key", tmp_path / "server.key", word="server.key", status=2)
+        nobody = fastk("admin", "health", *there, *mine, check=False, env=plain_environment)
+        assert nobody.returncode in (2, 7) and "--ca FILE" in nobody.stderr, nobody.stderr
+        if is_mutual:
+            refused(*there, *ca, word="--cert FILE")
+            stranger = ["--cert", tmp_path / "others" / "client.pem", "--key", tmp_path / "others" / "client.key"]
+            refused(*there, *ca, *stranger, word="--cert FILE")
+
+        # A server that owns the directory: by its very certificate, whatever names stand in it.
+        lock = json.loads((root / "LOCK").read_text())
+        assert len(lock["tls"]["certificate_sha256"]) == 64
+        done = fastk("register", support.KEY, "--root", root, *token, *mine, env=plain_environment)
+        assert f"going through https://{server.http.rsplit('/', 1)[1]}" in done.stderr
+        assert support.KEY in fastk("admin", "list-series", "--root", root, *token, *mine, env=plain_environment).stdout
+        assert fastk("admin", "list-series", "--root", root, *mine, check=False, env=plain_environment).returncode == 5
+        other = {**lock, "tls": {"certificate_sha256": "0" * 64}}
+        with open(root / "LOCK", "r+") as file:
+            file.truncate()
+            file.write(json.dumps(other))
+        refused("--root", root, *token, *mine, word="cannot reach https://")
+    finally:
+        server.stop()
+        elsewhere.stop()
+
+
 def test_certificates_that_cannot_be_are_named(tmp_path, fastk):
     certificates(tmp_path)
     (tmp_path / "empty.pem").write_text("")

@@ -61,7 +61,7 @@ impl Sink for Stored {
     fn name(&self) -> String {
         match &self.target {
             Target::Local(_) => "local".into(),
-            Target::Remote(client) => client.url(),
+            Target::Remote(client) => client.url().to_string(),
         }
     }
 

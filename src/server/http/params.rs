@@ -244,6 +244,29 @@ documented! {
 }
 
 documented! {
+    /// Which series the inventory is of, and what it tells of them.
+    InventoryParams {
+        #[param(value_type = Option<Kind>)]
+        kind,
+        symbol,
+        timeframe,
+        category,
+        name,
+        /// Beginning of the key.
+        #[param(example = "kline/BTC")]
+        prefix,
+        /// Most series in one answer.
+        #[param(value_type = Option<u64>, minimum = 1, maximum = 10_000)]
+        limit,
+        /// Continues an earlier answer: its `next_cursor`.
+        cursor,
+        /// Tells rows and chunks of each calendar month too.
+        #[param(value_type = Option<bool>)]
+        months,
+    }
+}
+
+documented! {
     /// Starting a job.
     WaitParams {
         /// Answer when the job is finished, not when it was taken on.
@@ -402,6 +425,7 @@ mod tests {
         check::<MergeScalarParams>();
         check::<DeleteParams>();
         check::<FilterParams>();
+        check::<InventoryParams>();
         check::<WaitParams>();
     }
 }

@@ -10,14 +10,14 @@ use crate::error::Result;
 use crate::server::http::etag::{condition, is_known, not_modified};
 use crate::server::http::extract::{Kline, Scalar};
 use crate::server::http::openapi::{AnyFailure, ChangeFailure, RegisterFailure, SeriesFailure};
-use crate::server::http::params::{FilterParams, NoParams, Params};
+use crate::server::http::params::{FilterParams, Known, NoParams, Params};
 use crate::server::http::{body, once, reply};
 use crate::service::{DropReply, Registered, SeriesFilter, SeriesInfo, SeriesPage, SeriesPatch};
 use crate::types::{Kind, SeriesKey, SeriesSpec};
 
 /// Reads the filter of a list.
-pub fn filter(uri: &Uri) -> Result<SeriesFilter> {
-    let params = Params::of::<FilterParams>(uri)?;
+pub fn filter<P: Known>(uri: &Uri) -> Result<SeriesFilter> {
+    let params = Params::of::<P>(uri)?;
     let own = |name: &str| params.text(name).map(String::from);
     Ok(SeriesFilter {
         kind: match params.text("kind") {
@@ -35,6 +35,7 @@ pub fn filter(uri: &Uri) -> Result<SeriesFilter> {
         prefix: own("prefix"),
         limit: params.count("limit")?,
         cursor: own("cursor"),
+        months: params.flag("months")?,
     })
 }
 
@@ -47,7 +48,7 @@ pub fn filter(uri: &Uri) -> Result<SeriesFilter> {
     responses((status = 200, description = "A page of series", body = SeriesPage), AnyFailure),
 )]
 pub async fn list_series(app: App, headers: HeaderMap, uri: Uri) -> Outcome {
-    let filter = filter(&uri)?;
+    let filter = filter::<FilterParams>(&uri)?;
     let page = app.blocking(move |service| service.list(&filter)).await?;
     Ok(reply::json_coded(&headers, &page, None)?)
 }

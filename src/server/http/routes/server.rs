@@ -10,7 +10,7 @@ use super::{App, Outcome};
 use crate::server::http::coding::Coding;
 use crate::server::http::etag::{is_known, not_modified};
 use crate::server::http::openapi::{AnyFailure, HealthFailure};
-use crate::server::http::params::{FilterParams, NoParams, Params};
+use crate::server::http::params::{InventoryParams, NoParams, Params};
 use crate::server::http::{openapi_json, reply};
 use crate::service::{Health, Inventory, Status, StatusReply};
 
@@ -20,7 +20,7 @@ use crate::service::{Health, Inventory, Status, StatusReply};
 #[utoipa::path(
     get, path = "/inventory", operation_id = "getInventory", tag = "server",
     params(
-        FilterParams,
+        InventoryParams,
         ("If-None-Match" = Option<String>, Header, description = "Entity tags of known answers"),
     ),
     responses(
@@ -30,7 +30,7 @@ use crate::service::{Health, Inventory, Status, StatusReply};
     ),
 )]
 pub async fn inventory(app: App, headers: HeaderMap, uri: Uri) -> Outcome {
-    let filter = filter(&uri)?;
+    let filter = filter::<InventoryParams>(&uri)?;
     let coding = Coding::of(&headers);
     // The tag is taken first: if the store changes in between, it is too old, which only costs a request.
     let stem = app.blocking(|service| service.inventory_etag()).await?;

@@ -1,0 +1,143 @@
+//! Whom a verb believes under TLS: those who signed for the names of servers, or one certificate that is known.
+//!
+//! A server that was named is believed when its certificate holds for that name and was signed by one of the given file,
+//! else by one that the system trusts. A server that was found through the `LOCK` file of a directory is believed when it
+//! shows the very certificate whose hash stands there: whoever can write that file owns the store anyway.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, Error as TlsError, RootCertStore, SignatureScheme,
+};
+
+use crate::access::fingerprint;
+use crate::error::{Error, Result};
+
+/// Whom to believe, and what to show.
+#[derive(Clone, Debug, Default)]
+pub struct Trust {
+    /// Certificates of who is believed instead of those that the system trusts, in PEM.
+    pub ca: Option<PathBuf>,
+    /// Certificate to show to a server that asks for one, and its key, in PEM.
+    pub identity: Option<(PathBuf, PathBuf)>,
+    /// SHA-256 of the only certificate believed, in hexadecimal, whatever its names.
+    pub pinned: Option<String>,
+}
+
+fn cannot(what: &str, path: &Path, error: &dyn std::fmt::Display) -> Error {
+    Error::invalid(format!("{what} {}: {error}", path.display())).with_hint("TLS takes PEM files")
+}
+
+fn certificates(what: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>> {
+    let found = CertificateDer::pem_file_iter(path).and_then(Iterator::collect);
+    let found: Vec<CertificateDer<'static>> = found.map_err(|error| cannot(what, path, &error))?;
+    if found.is_empty() {
+        return Err(cannot(what, path, &"it holds no certificate"));
+    }
+    Ok(found)
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
+impl Trust {
+    /// The settings of a client that believes nobody, for one that never speaks TLS.
+    pub fn nobody() -> Result<ClientConfig> {
+        let builder = ClientConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .map_err(|error| Error::internal(format!("TLS: {error}")))?;
+        Ok(builder.with_root_certificates(RootCertStore::empty()).with_no_client_auth())
+    }
+
+    /// The settings of a client.
+    ///
+    /// # Errors
+    /// `invalid_argument` naming the file that cannot be read or does not fit.
+    pub fn config(&self) -> Result<ClientConfig> {
+        let builder = ClientConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .map_err(|error| Error::internal(format!("TLS: {error}")))?;
+        let builder = match &self.pinned {
+            Some(sha256) => {
+                let pinned = Pinned { sha256: sha256.clone(), provider: provider() };
+                builder.dangerous().with_custom_certificate_verifier(Arc::new(pinned))
+            }
+            None => builder.with_root_certificates(self.roots()?),
+        };
+        let Some((cert, key)) = &self.identity else { return Ok(builder.with_no_client_auth()) };
+        let chain = certificates("--cert", cert)?;
+        let secret = PrivateKeyDer::from_pem_file(key).map_err(|error| cannot("--key", key, &error))?;
+        builder.with_client_auth_cert(chain, secret).map_err(|error| cannot("--key", key, &error))
+    }
+
+    fn roots(&self) -> Result<RootCertStore> {
+        let mut roots = RootCertStore::empty();
+        match &self.ca {
+            Some(path) => {
+                for certificate in certificates("--ca", path)? {
+                    roots.add(certificate).map_err(|error| cannot("--ca", path, &error))?;
+                }
+            }
+            None => {
+                // Some that cannot be read are no reason to believe nobody.
+                roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+                if roots.is_empty() {
+                    return Err(Error::invalid("this system has no certificates of who is to be believed")
+                        .with_hint("--ca FILE (or FASTK_CA) names them"));
+                }
+            }
+        }
+        Ok(roots)
+    }
+}
+
+/// Believes one certificate.
+#[derive(Debug)]
+struct Pinned {
+    sha256: String,
+    provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for Pinned {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> std::result::Result<ServerCertVerified, TlsError> {
+        if fingerprint(certificate) == self.sha256 {
+            return Ok(ServerCertVerified::assertion());
+        }
+        Err(TlsError::InvalidCertificate(CertificateError::ApplicationVerificationFailure))
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> std::result::Result<HandshakeSignatureValid, TlsError> {
+        verify_tls12_signature(message, certificate, signed, &self.provider.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> std::result::Result<HandshakeSignatureValid, TlsError> {
+        verify_tls13_signature(message, certificate, signed, &self.provider.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
