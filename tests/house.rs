@@ -51,6 +51,7 @@ const LIBRARIES: &[(&str, &str)] = &[
     ("rustls", "cli/trust.rs"),
     ("rustls_native_certs", "cli/trust.rs"),
     ("hyper_rustls", "cli/remote.rs"),
+    ("schemars", "cli/bridge"),
     ("tokio_rustls", "server/wire.rs"),
     ("metrics_exporter_prometheus", "server/metrics.rs"),
 ];

@@ -1,13 +1,15 @@
 //! `fastk admin`: what is stored, how it is, whether it is whole, and sealing on request.
 
 use clap::Subcommand;
+use serde::Serialize;
 
 use super::backup::{self, BackupArgs, RestoreArgs};
 use super::repair::{self, RepairArgs};
 use super::target::{PlainArgs, Target};
-use super::{check, show, token};
+use super::{check, show, stats, token};
 use crate::error::{Error, ErrorCode, Result};
-use crate::service::{SeriesFilter, Status};
+use crate::service::{Inventory, SeriesFilter, SeriesPage, Status};
+use crate::types::schema::series_not_found;
 use crate::types::{Kind, SeriesKey};
 
 #[derive(Debug, clap::Args)]
@@ -22,6 +24,10 @@ enum AdminVerb {
     Inventory(FilterArgs),
     /// Registered series.
     ListSeries(FilterArgs),
+    /// The store in one look: totals, and what upkeep did since it was opened.
+    Stats(PlainArgs),
+    /// How predicates on each series can be answered.
+    Capabilities(FilterArgs),
     /// How the store is; exit status 1 when something was found.
     Health(PlainArgs),
     /// Move rows of the log into chunk files.
@@ -51,7 +57,7 @@ enum AdminVerb {
 }
 
 #[derive(Debug, clap::Args)]
-struct FilterArgs {
+pub struct FilterArgs {
     /// kline or scalar.
     #[arg(long)]
     kind: Option<String>,
@@ -67,13 +73,16 @@ struct FilterArgs {
     #[arg(long)]
     prefix: Option<String>,
     #[command(flatten)]
-    plain: PlainArgs,
+    pub plain: PlainArgs,
 }
 
 #[derive(Debug, clap::Args)]
 struct CompactArgs {
     /// Series keys; all when left out.
     series: Vec<String>,
+    /// Only tell what there is to do.
+    #[arg(long)]
+    dry_run: bool,
     #[command(flatten)]
     plain: PlainArgs,
 }
@@ -98,6 +107,19 @@ impl FilterArgs {
             months: false,
         })
     }
+
+    /// Every registered series that is meant.
+    pub fn list(&self, target: &Target) -> Result<SeriesPage> {
+        let mut filter = self.filter()?;
+        let mut whole = target.list(&filter)?;
+        while let Some(cursor) = whole.next_cursor.take() {
+            filter.cursor = Some(cursor);
+            let page = target.list(&filter)?;
+            whole.series.extend(page.series);
+            whole.next_cursor = page.next_cursor;
+        }
+        Ok(whole)
+    }
 }
 
 /// Runs one of the verbs under `admin`.
@@ -105,10 +127,17 @@ pub fn run(args: AdminArgs) -> Result<u8> {
     match args.verb {
         AdminVerb::Inventory(args) => inventory(&args),
         AdminVerb::ListSeries(args) => list_series(&args),
+        AdminVerb::Stats(args) => stats::stats(&args),
+        AdminVerb::Capabilities(args) => stats::capabilities(&args),
         AdminVerb::Health(args) => health(&args),
         AdminVerb::Compact(args) => {
             let series = args.series.iter().map(|text| SeriesKey::parse(text)).collect::<Result<Vec<_>>>()?;
-            show::reply(&Target::open(&args.plain.target, false)?.compact(&series)?, args.plain.json)?;
+            let target = Target::open(&args.plain.target, false)?;
+            if args.dry_run {
+                show::reply(&to_compact(&target, &series)?, args.plain.json)?;
+            } else {
+                show::reply(&target.compact(&series)?, args.plain.json)?;
+            }
             Ok(0)
         }
         AdminVerb::Backup(args) => backup::backup(args),
@@ -132,9 +161,40 @@ pub fn run(args: AdminArgs) -> Result<u8> {
     }
 }
 
-fn inventory(args: &FilterArgs) -> Result<u8> {
-    let target = Target::open(&args.plain.target, false)?;
-    let mut filter = args.filter()?;
+/// What a compaction would find to do.
+#[derive(Debug, Serialize)]
+struct ToCompact {
+    dry_run: bool,
+    /// Series with rows that are in no chunk yet, and these rows.
+    series_to_seal: u64,
+    rows_to_seal: u64,
+    /// Partitions of the whole store with more than one chunk; what has just been sealed adds to them.
+    partitions_to_compact: u64,
+    /// Bytes of chunks that hold nothing readable any more.
+    garbage_bytes: u64,
+}
+
+fn to_compact(target: &Target, series: &[SeriesKey]) -> Result<ToCompact> {
+    let whole = whole_inventory(target, SeriesFilter { limit: Some(10_000), ..SeriesFilter::default() })?;
+    if let Some(missing) = series.iter().find(|key| !whole.series.iter().any(|row| row.series == **key)) {
+        return Err(series_not_found(missing));
+    }
+    let mut found = ToCompact {
+        dry_run: true,
+        series_to_seal: 0,
+        rows_to_seal: 0,
+        partitions_to_compact: target.overlaps()?.partitions,
+        garbage_bytes: 0,
+    };
+    for row in whole.series.iter().filter(|row| series.is_empty() || series.contains(&row.series)) {
+        found.series_to_seal += u64::from(row.tail_rows > 0);
+        found.rows_to_seal += row.tail_rows;
+        found.garbage_bytes += row.garbage_bytes;
+    }
+    Ok(found)
+}
+
+fn whole_inventory(target: &Target, mut filter: SeriesFilter) -> Result<Inventory> {
     let mut whole = target.inventory(&filter)?;
     while let Some(cursor) = whole.next_cursor.take() {
         filter.cursor = Some(cursor);
@@ -142,6 +202,12 @@ fn inventory(args: &FilterArgs) -> Result<u8> {
         whole.series.extend(page.series);
         whole.next_cursor = page.next_cursor;
     }
+    Ok(whole)
+}
+
+fn inventory(args: &FilterArgs) -> Result<u8> {
+    let target = Target::open(&args.plain.target, false)?;
+    let whole = whole_inventory(&target, args.filter()?)?;
     if args.plain.json {
         show::reply(&whole, true)?;
         return Ok(0);
@@ -171,15 +237,7 @@ fn inventory(args: &FilterArgs) -> Result<u8> {
 }
 
 fn list_series(args: &FilterArgs) -> Result<u8> {
-    let target = Target::open(&args.plain.target, false)?;
-    let mut filter = args.filter()?;
-    let mut whole = target.list(&filter)?;
-    while let Some(cursor) = whole.next_cursor.take() {
-        filter.cursor = Some(cursor);
-        let page = target.list(&filter)?;
-        whole.series.extend(page.series);
-        whole.next_cursor = page.next_cursor;
-    }
+    let whole = args.list(&Target::open(&args.plain.target, false)?)?;
     if args.plain.json {
         show::reply(&whole, true)?;
         return Ok(0);

@@ -4,6 +4,7 @@
 
 mod admin;
 mod backup;
+pub mod bridge;
 mod check;
 mod coverage;
 mod engine;
@@ -17,6 +18,7 @@ pub mod remote;
 mod repair;
 mod show;
 mod snapshot;
+mod stats;
 pub mod target;
 mod token;
 mod trust;
@@ -29,7 +31,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::error::{Error, ErrorCode, Result};
+use crate::error::{ErrorCode, Result};
 
 /// FastK: a storage engine and query server for market-data time series.
 #[derive(Debug, Parser)]
@@ -67,21 +69,16 @@ enum Verb {
     Admin(admin::AdminArgs),
     /// Show which intervals of a series have rows, and the gaps.
     Coverage(coverage::CoverageArgs),
-    /// Not offered by this version.
-    #[command(hide = true, disable_help_flag = true)]
-    Bridge(Later),
-}
-
-/// Arguments of a verb that a later version offers.
-#[derive(Debug, clap::Args)]
-struct Later {
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
-    rest: Vec<String>,
+    /// The JSON commands of FastK 0.1, for programs that call FastK as a subprocess.
+    Bridge(Box<bridge::BridgeArgs>),
 }
 
 /// Runs the program on its own arguments.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return refuse(&error),
+    };
     match run(cli.verb) {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
@@ -89,6 +86,20 @@ pub fn main() -> ExitCode {
             ExitCode::from(error.code().exit())
         }
     }
+}
+
+/// Says what is wrong with the arguments, or shows the help that was asked for. Programs that call the bridge read
+/// standard output only.
+fn refuse(error: &clap::Error) -> ExitCode {
+    let status = u8::try_from(error.exit_code()).unwrap_or(1);
+    if error.use_stderr() && std::env::args_os().nth(1).is_some_and(|word| word == "bridge") {
+        let text = error.to_string();
+        let sentence = text.split("\n\n").next().unwrap_or_default().trim_start_matches("error: ");
+        let sentence: Vec<&str> = sentence.split_whitespace().collect();
+        let _ = bridge::fail(ErrorCode::InvalidArgument, &sentence.join(" "));
+    }
+    let _ = error.print();
+    ExitCode::from(status)
 }
 
 /// All verbs as they are typed, such as `query` or `admin health`; those of later versions are left out.
@@ -122,14 +133,8 @@ fn run(verb: Verb) -> Result<u8> {
         Verb::Inspect(args) => inspect::run(args),
         Verb::Admin(args) => admin::run(args),
         Verb::Coverage(args) => coverage::run(args),
-        Verb::Bridge(later) => not_offered("bridge", &later),
+        Verb::Bridge(args) => bridge::run(*args),
     }
-}
-
-fn not_offered(verb: &str, later: &Later) -> Result<u8> {
-    let words: Vec<&str> = later.rest.iter().map(String::as_str).take_while(|word| !word.starts_with('-')).collect();
-    let typed = [&[verb], words.as_slice()].concat().join(" ");
-    Err(Error::new(ErrorCode::Unimplemented, format!("`fastk {typed}` is not offered by this version")))
 }
 
 #[cfg(test)]

@@ -64,7 +64,13 @@ pub const VERBS: &[Verb] = &[
             "POST /v1/write",
         ]),
         flight: At(&["DoPut"]),
-        cli: At(&["write", "import"]),
+        cli: At(&[
+            "write",
+            "import",
+            "bridge write-kline-range",
+            "bridge write-scalar-range",
+            "bridge write-indicator-range",
+        ]),
     },
     Verb {
         name: "merge",
@@ -92,7 +98,14 @@ pub const VERBS: &[Verb] = &[
             "POST /v1/query",
         ]),
         flight: At(&["DoGet"]),
-        cli: At(&["query", "export"]),
+        cli: At(&[
+            "query",
+            "export",
+            "bridge read-kline-range",
+            "bridge read-scalar-range",
+            "bridge read-indicator-range",
+            "bridge query-scalar-predicate",
+        ]),
     },
     Verb {
         name: "coverage",
@@ -131,7 +144,14 @@ pub const VERBS: &[Verb] = &[
         name: "inventory",
         rest: At(&["GET /inventory"]),
         flight: At(&["inventory"]),
-        cli: At(&["admin inventory"]),
+        cli: At(&[
+            "admin inventory",
+            "admin stats",
+            "admin capabilities",
+            "bridge kline-inventory",
+            "bridge scalar-inventory",
+            "bridge indicator-inventory",
+        ]),
     },
     Verb {
         name: "health",

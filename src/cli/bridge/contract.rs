@@ -1,0 +1,318 @@
+//! The JSON of the FastK 0.1 bridge: what the commands take and what they answer.
+//!
+//! Field names, their order and their types are what programs written for FastK 0.1 read; `openapi/bridge/` has the
+//! schemas made of these types. Numbers are scaled integers, timestamps milliseconds since the epoch, UTC.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::error::ErrorCode;
+
+/// One bar, in scaled integers: prices times the price scale, volume times the volume scale.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct KlineRecord {
+    /// Open time in milliseconds since the epoch, UTC; negative before 1970.
+    pub ts: i64,
+    pub open: i64,
+    pub high: i64,
+    pub low: i64,
+    pub close: i64,
+    pub volume: i64,
+}
+
+/// One value of a scalar series, a scaled integer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ScalarRecord {
+    /// Milliseconds since the epoch, UTC; negative before 1970.
+    pub ts: i64,
+    pub value: i64,
+}
+
+/// What `write-kline-range` takes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct WriteKlines {
+    /// Length of a bar in milliseconds; must be what the timeframe says.
+    #[schemars(range(min = 1))]
+    pub timeframe_ms: i64,
+    /// What prices are multiplied by: a power of ten.
+    #[schemars(range(min = 1))]
+    pub price_scale: i64,
+    /// What volumes are multiplied by: a power of ten.
+    #[schemars(range(min = 1))]
+    pub volume_scale: i64,
+    /// In any order, no timestamp twice.
+    pub records: Vec<KlineRecord>,
+}
+
+/// What `write-scalar-range` and `write-indicator-range` take.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct WriteScalars {
+    /// Length of an interval in milliseconds; null or left out for that of the timeframe, else of the klines of the same
+    /// symbol and timeframe.
+    #[serde(default)]
+    #[schemars(range(min = 1))]
+    pub timeframe_ms: Option<i64>,
+    /// In any order, no timestamp twice.
+    pub records: Vec<ScalarRecord>,
+}
+
+/// What `read-kline-range` answers.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub struct KlineRange {
+    pub symbol: String,
+    pub timeframe: String,
+    /// Null where neither the timeframe nor the registration tells it.
+    pub timeframe_ms: Option<i64>,
+    pub start_ts: i64,
+    pub end_ts: i64,
+    pub price_scale: i64,
+    pub volume_scale: i64,
+    /// Those with `start_ts <= ts <= end_ts`, by time.
+    pub records: Vec<KlineRecord>,
+}
+
+/// What `write-kline-range` answers.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub struct KlinesWritten {
+    pub symbol: String,
+    pub timeframe: String,
+    pub timeframe_ms: i64,
+    /// As the input says.
+    pub price_scale: i64,
+    pub volume_scale: i64,
+    /// Whether this call registered the series.
+    pub registered: bool,
+    pub requested_record_count: u64,
+    pub written_record_count: u64,
+    /// Calendar months in UTC that the records lie in.
+    pub month_batches_written: u64,
+}
+
+/// What `kline-inventory` answers.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub struct KlineInventory {
+    pub symbol: String,
+    pub timeframe: String,
+    pub exists: bool,
+    pub timeframe_ms: Option<i64>,
+    pub price_scale: Option<i64>,
+    pub volume_scale: Option<i64>,
+    pub record_count: u64,
+    /// First and last timestamp stored; null without rows.
+    pub coverage_start_ts: Option<i64>,
+    pub coverage_end_ts: Option<i64>,
+    pub inventory: Vec<Month>,
+    /// Null when the series is not registered.
+    pub capabilities: Option<Capabilities>,
+}
+
+/// What `read-indicator-range` answers.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub struct IndicatorRange {
+    pub symbol: String,
+    pub timeframe: String,
+    /// `indicator`.
+    pub category: String,
+    pub name: String,
+    pub timeframe_ms: Option<i64>,
+    pub start_ts: i64,
+    pub end_ts: i64,
+    pub exists: bool,
+    /// Price scale of the klines of the same symbol and timeframe; null where there are none in scaled integers.
+    pub base_price_scale: Option<i64>,
+    pub coverage_start_ts: Option<i64>,
+    pub coverage_end_ts: Option<i64>,
+    pub total_record_count: u64,
+    pub records: Vec<ScalarRecord>,
+}
+
+/// What `read-scalar-range` answers.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub struct ScalarRange {
+    pub symbol: String,
+    pub timeframe: String,
+    pub category: String,
+    pub name: String,
+    pub timeframe_ms: Option<i64>,
+    pub start_ts: i64,
+    pub end_ts: i64,
+    /// False, with no records, when the series is not registered.
+    pub exists: bool,
+    /// First and last timestamp of the whole series; null without rows.
+    pub coverage_start_ts: Option<i64>,
+    pub coverage_end_ts: Option<i64>,
+    /// Rows of the whole series.
+    pub total_record_count: u64,
+    /// Those with `start_ts <= ts <= end_ts`, by time.
+    pub records: Vec<ScalarRecord>,
+}
+
+/// What `write-scalar-range` and `write-indicator-range` answer.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub struct ScalarsWritten {
+    pub symbol: String,
+    pub timeframe: String,
+    pub category: String,
+    pub name: String,
+    /// Null where neither the input, the timeframe nor klines tell it.
+    pub timeframe_ms: Option<i64>,
+    /// Whether this call registered the series.
+    pub registered: bool,
+    pub requested_record_count: u64,
+    pub written_record_count: u64,
+    /// Calendar months in UTC that the records lie in.
+    pub month_batches_written: u64,
+}
+
+/// What `scalar-inventory` and `indicator-inventory` answer.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub struct ScalarInventory {
+    pub symbol: String,
+    pub timeframe: String,
+    pub category: String,
+    pub name: String,
+    pub exists: bool,
+    pub record_count: u64,
+    pub coverage_start_ts: Option<i64>,
+    pub coverage_end_ts: Option<i64>,
+    pub inventory: Vec<Month>,
+    /// Null when the series is not registered.
+    pub capabilities: Option<Capabilities>,
+}
+
+/// What is stored of one calendar month.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub struct Month {
+    /// `2024-02`, in UTC.
+    pub month_key: String,
+    /// Files that can hold rows of it. One that spans several months counts in each.
+    pub chunk_count: u64,
+    pub record_count: u64,
+    pub sealed_chunk_count: u64,
+    /// 1 while rows of it may stand in the log or a run file only, else 0.
+    pub active_delta_count: u64,
+    /// Zone maps and value indexes of these files.
+    pub sidecar_count: u64,
+}
+
+/// How predicates on a series can be answered.
+#[derive(Clone, Copy, Debug, Serialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub struct Capabilities {
+    pub raw_scan: bool,
+    pub has_zmap: bool,
+    pub has_vix: bool,
+}
+
+/// A predicate on the values of a scalar series.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub enum Predicate {
+    Eq(i64),
+    Ne(i64),
+    Gt(i64),
+    Gte(i64),
+    Lt(i64),
+    Lte(i64),
+    /// From `min` to `max`; the ends belong to it when it is `inclusive`.
+    Between {
+        min: i64,
+        max: i64,
+        inclusive: bool,
+    },
+    InSet(Vec<i64>),
+    NotInSet(Vec<i64>),
+}
+
+/// A row that matches.
+#[derive(Clone, Copy, Debug, Serialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub struct Match {
+    pub ts: i64,
+    /// Null unless values were asked for.
+    pub value: Option<i64>,
+}
+
+/// What narrowed a search.
+#[derive(Clone, Copy, Debug, Serialize, JsonSchema)]
+pub enum IndexKind {
+    ZoneMap,
+    ValueIndex,
+    ZoneMapAndValueIndex,
+    FullScan,
+}
+
+/// What a search looked at.
+#[derive(Clone, Copy, Debug, Default, Serialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub struct Stats {
+    /// Chunk files within the range.
+    pub chunks_considered: u64,
+    pub chunks_scanned: u64,
+    pub chunks_pruned: u64,
+    /// Zones of 1,024 rows of these files within the range.
+    pub blocks_considered: u64,
+    pub blocks_scanned: u64,
+    pub blocks_pruned: u64,
+    pub rows_checked: u64,
+    pub rows_matched: u64,
+    /// Null when there was nothing to search.
+    pub index_used: Option<IndexKind>,
+    /// Whether rows were read that no index could rule in or out.
+    pub fallback_scan: bool,
+}
+
+/// What `query-scalar-predicate` answers.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub struct PredicateAnswer {
+    pub symbol: String,
+    pub timeframe: String,
+    pub category: String,
+    pub name: String,
+    pub timeframe_ms: Option<i64>,
+    pub start_ts: i64,
+    pub end_ts: i64,
+    pub exists: bool,
+    pub coverage_start_ts: Option<i64>,
+    pub coverage_end_ts: Option<i64>,
+    pub total_record_count: u64,
+    pub predicate: Predicate,
+    pub return_values: bool,
+    /// Those within the range, by time.
+    pub matches: Vec<Match>,
+    pub stats: Stats,
+}
+
+/// What every command prints when it fails, beside a non-zero exit status.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub struct Failure {
+    /// False.
+    #[schemars(extend("const" = false))]
+    pub ok: bool,
+    pub error: FailureError,
+}
+
+/// What went wrong.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub struct FailureError {
+    /// A word of the error table, which also has the exit status.
+    #[schemars(extend("enum" = ErrorCode::ALL.iter().map(|code| code.name()).collect::<Vec<_>>()))]
+    pub code: String,
+    /// A sentence for people.
+    pub message: String,
+}

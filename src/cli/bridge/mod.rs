@@ -1,0 +1,235 @@
+//! `fastk bridge`: the ten JSON commands of FastK 0.1, for programs that call FastK as a subprocess.
+//!
+//! Invariants:
+//! - Standard output is one JSON object on one line: the answer, or `{"ok":false,"error":{…}}` beside a non-zero exit
+//!   status. Everything for people goes to standard error.
+//! - Numbers are scaled integers and never pass through a double.
+//! - The same call prints the same bytes whether it opens the store or goes through the server that owns it.
+
+pub mod contract;
+mod klines;
+mod predicate;
+mod rows;
+mod scalars;
+mod schemas;
+mod series;
+
+use std::path::PathBuf;
+
+use clap::Subcommand;
+use serde::Serialize;
+
+use super::show;
+use super::target::TargetArgs;
+use crate::error::{Error, ErrorCode, Result};
+use contract::{Failure, FailureError};
+use predicate::PredicateArgs;
+
+pub use schemas::schemas;
+
+#[derive(Debug, clap::Args)]
+pub struct BridgeArgs {
+    #[command(subcommand)]
+    verb: BridgeVerb,
+}
+
+#[derive(Debug, Subcommand)]
+enum BridgeVerb {
+    /// Bars of a closed range.
+    ReadKlineRange(ReadKlinesArgs),
+    /// Write bars; registers the series where it is missing.
+    WriteKlineRange(WriteKlinesArgs),
+    /// What is stored of a kline series, by month.
+    KlineInventory(KlineArgs),
+    /// Values of an indicator in a closed range.
+    ReadIndicatorRange(ReadIndicatorArgs),
+    /// Write values of an indicator; registers the series where it is missing.
+    WriteIndicatorRange(WriteIndicatorArgs),
+    /// What is stored of an indicator, by month.
+    IndicatorInventory(IndicatorArgs),
+    /// Values of a scalar series in a closed range.
+    ReadScalarRange(ReadScalarsArgs),
+    /// Write values of a scalar series; registers the series where it is missing.
+    WriteScalarRange(WriteScalarsArgs),
+    /// Rows of a scalar series in a closed range whose value matches.
+    QueryScalarPredicate(QueryArgs),
+    /// What is stored of a scalar series, by month.
+    ScalarInventory(ScalarArgs),
+}
+
+#[derive(Debug, clap::Args)]
+struct KlineArgs {
+    #[arg(long)]
+    symbol: String,
+    /// Such as 1m or 4h.
+    #[arg(long)]
+    timeframe: String,
+    #[command(flatten)]
+    target: TargetArgs,
+}
+
+#[derive(Debug, clap::Args)]
+struct ScalarArgs {
+    #[command(flatten)]
+    base: KlineArgs,
+    #[arg(long)]
+    category: String,
+    #[arg(long)]
+    name: String,
+}
+
+#[derive(Debug, clap::Args)]
+struct IndicatorArgs {
+    #[command(flatten)]
+    base: KlineArgs,
+    /// Name of the scalar series in the category `indicator`.
+    #[arg(long)]
+    indicator_name: String,
+}
+
+/// A closed range in milliseconds since the epoch, UTC.
+#[derive(Clone, Copy, Debug, clap::Args)]
+struct RangeArgs {
+    /// First timestamp, in milliseconds since the epoch.
+    #[arg(long, value_name = "MS", allow_negative_numbers = true)]
+    start_ts: i64,
+    /// Last timestamp, in milliseconds since the epoch; it belongs to the range.
+    #[arg(long, value_name = "MS", allow_negative_numbers = true)]
+    end_ts: i64,
+}
+
+#[derive(Debug, clap::Args)]
+struct InputArgs {
+    /// File with the rows as JSON; standard input when left out or `-`.
+    #[arg(long, value_name = "FILE")]
+    input_json: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+struct ReadKlinesArgs {
+    #[command(flatten)]
+    series: KlineArgs,
+    #[command(flatten)]
+    range: RangeArgs,
+}
+
+#[derive(Debug, clap::Args)]
+struct WriteKlinesArgs {
+    #[command(flatten)]
+    series: KlineArgs,
+    #[command(flatten)]
+    input: InputArgs,
+}
+
+#[derive(Debug, clap::Args)]
+struct ReadIndicatorArgs {
+    #[command(flatten)]
+    series: IndicatorArgs,
+    #[command(flatten)]
+    range: RangeArgs,
+}
+
+#[derive(Debug, clap::Args)]
+struct WriteIndicatorArgs {
+    #[command(flatten)]
+    series: IndicatorArgs,
+    #[command(flatten)]
+    input: InputArgs,
+}
+
+#[derive(Debug, clap::Args)]
+struct ReadScalarsArgs {
+    #[command(flatten)]
+    series: ScalarArgs,
+    #[command(flatten)]
+    range: RangeArgs,
+}
+
+#[derive(Debug, clap::Args)]
+struct WriteScalarsArgs {
+    #[command(flatten)]
+    series: ScalarArgs,
+    #[command(flatten)]
+    input: InputArgs,
+}
+
+#[derive(Debug, clap::Args)]
+struct QueryArgs {
+    #[command(flatten)]
+    series: ScalarArgs,
+    #[command(flatten)]
+    range: RangeArgs,
+    #[command(flatten)]
+    predicate: PredicateArgs,
+}
+
+impl IndicatorArgs {
+    /// The scalar series that an indicator is.
+    fn scalar(self) -> ScalarArgs {
+        ScalarArgs { base: self.base, category: scalars::INDICATOR.into(), name: self.indicator_name }
+    }
+}
+
+impl RangeArgs {
+    fn check(self) -> Result<Self> {
+        if self.start_ts > self.end_ts {
+            return Err(Error::invalid(format!("--start-ts {} lies after --end-ts {}", self.start_ts, self.end_ts))
+                .with_hint("ranges are closed: start <= end"));
+        }
+        Ok(self)
+    }
+}
+
+/// Runs one of the commands. The status is that of the error table; the answer or the failure stands on standard output.
+pub fn run(args: BridgeArgs) -> Result<u8> {
+    let answer = match args.verb {
+        BridgeVerb::ReadKlineRange(args) => klines::read(&args.series, args.range).and_then(|reply| line(&reply)),
+        BridgeVerb::WriteKlineRange(args) => klines::write(&args.series, &args.input).and_then(|reply| line(&reply)),
+        BridgeVerb::KlineInventory(args) => klines::inventory(&args).and_then(|reply| line(&reply)),
+        BridgeVerb::ReadIndicatorRange(args) => {
+            scalars::read_indicator(&args.series.scalar(), args.range).and_then(|reply| line(&reply))
+        }
+        BridgeVerb::WriteIndicatorRange(args) => {
+            scalars::write(&args.series.scalar(), &args.input).and_then(|reply| line(&reply))
+        }
+        BridgeVerb::IndicatorInventory(args) => scalars::inventory(&args.scalar()).and_then(|reply| line(&reply)),
+        BridgeVerb::ReadScalarRange(args) => scalars::read(&args.series, args.range).and_then(|reply| line(&reply)),
+        BridgeVerb::WriteScalarRange(args) => scalars::write(&args.series, &args.input).and_then(|reply| line(&reply)),
+        BridgeVerb::QueryScalarPredicate(args) => {
+            scalars::query(&args.series, args.range, &args.predicate).and_then(|reply| line(&reply))
+        }
+        BridgeVerb::ScalarInventory(args) => scalars::inventory(&args).and_then(|reply| line(&reply)),
+    };
+    match answer {
+        Ok(text) => show::out(&text).map(|()| 0),
+        Err(error) => {
+            show::error(&error);
+            fail(error.code(), &message(&error))
+        }
+    }
+}
+
+/// Says on standard output that a command failed; gives its exit status.
+pub fn fail(code: ErrorCode, message: &str) -> Result<u8> {
+    let error = FailureError { code: code.name().into(), message: message.into() };
+    show::out(&line(&Failure { ok: false, error })?)?;
+    Ok(code.exit())
+}
+
+/// What went wrong in one sentence, with the first offending row unless the sentence is about it.
+fn message(error: &Error) -> String {
+    let mut text = error.detail().to_string();
+    if let Some(row) = error.rows().first().filter(|row| !error.detail().contains(&row.message)) {
+        text.push_str(&format!("; record {}, {}: {} ({})", row.row, row.field, row.message, row.reason));
+    }
+    if let Some(hint) = error.hint() {
+        text.push_str(&format!("; {hint}"));
+    }
+    text
+}
+
+fn line<T: Serialize>(value: &T) -> Result<String> {
+    let mut text = serde_json::to_string(value).map_err(|error| Error::internal(format!("answer as JSON: {error}")))?;
+    text.push('\n');
+    Ok(text)
+}

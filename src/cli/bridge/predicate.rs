@@ -1,0 +1,126 @@
+//! Predicates of the bridge: their flags, and what the engine is asked.
+
+use serde_json::Value;
+
+use super::contract::{IndexKind, Predicate, Stats};
+use crate::error::{Error, Result};
+use crate::query::{self, IndexUsed, Operator, ScanStats};
+
+#[derive(Debug, clap::Args)]
+pub struct PredicateArgs {
+    /// eq, ne, gt, gte, lt, lte (with --value), between, between-exclusive (with --min and --max), in-set or not-in-set
+    /// (with --values).
+    #[arg(long)]
+    predicate: String,
+    /// A scaled integer.
+    #[arg(long, allow_negative_numbers = true)]
+    value: Option<i64>,
+    #[arg(long, allow_negative_numbers = true)]
+    min: Option<i64>,
+    #[arg(long, allow_negative_numbers = true)]
+    max: Option<i64>,
+    /// Scaled integers separated by commas; may be empty.
+    #[arg(long, allow_hyphen_values = true)]
+    values: Option<String>,
+    /// Answer the values of the rows that match too.
+    #[arg(long)]
+    pub return_values: bool,
+}
+
+impl PredicateArgs {
+    /// The predicate that the flags say.
+    ///
+    /// # Errors
+    /// `invalid_argument` for an unknown one, and for flags that are missing or belong to another one.
+    pub fn predicate(&self) -> Result<Predicate> {
+        let word = self.predicate.as_str();
+        let takes = |flags: &str| Error::invalid(format!("--predicate {word} takes {flags}"));
+        let one = || match (self.value, self.min.or(self.max), &self.values) {
+            (Some(value), None, None) => Ok(value),
+            _ => Err(takes("--value and no other")),
+        };
+        let two = |inclusive| match (self.min, self.max, self.value, &self.values) {
+            (Some(min), Some(max), None, None) => Ok(Predicate::Between { min, max, inclusive }),
+            _ => Err(takes("--min and --max and no other")),
+        };
+        let many = || match (&self.values, self.value.or(self.min).or(self.max)) {
+            (Some(values), None) => list(values),
+            _ => Err(takes("--values and no other")),
+        };
+        match word {
+            "eq" => one().map(Predicate::Eq),
+            "ne" => one().map(Predicate::Ne),
+            "gt" => one().map(Predicate::Gt),
+            "gte" => one().map(Predicate::Gte),
+            "lt" => one().map(Predicate::Lt),
+            "lte" => one().map(Predicate::Lte),
+            "between" => two(true),
+            "between-exclusive" => two(false),
+            "in-set" => many().map(Predicate::InSet),
+            "not-in-set" => many().map(Predicate::NotInSet),
+            _ => Err(Error::invalid(format!("--predicate {word:?} is unknown"))
+                .with_hint("eq, ne, gt, gte, lt, lte, between, between-exclusive, in-set or not-in-set")),
+        }
+    }
+}
+
+fn list(text: &str) -> Result<Vec<i64>> {
+    if text.trim().is_empty() {
+        return Ok(Vec::new());
+    }
+    let number = |word: &str| {
+        word.trim().parse().map_err(|_| Error::invalid(format!("--values: {:?} is not an integer", word.trim())))
+    };
+    text.split(',').map(number).collect()
+}
+
+impl Predicate {
+    /// Whether no value matches at all.
+    pub fn is_nothing(&self) -> bool {
+        matches!(self, Predicate::InSet(values) if values.is_empty())
+    }
+
+    /// What the engine is asked.
+    pub fn asked(&self) -> query::Predicate {
+        let list = |values: &[i64]| Value::Array(values.iter().map(|value| Value::from(*value)).collect());
+        let (op, value) = match self {
+            Predicate::Eq(value) => (Operator::Eq, Value::from(*value)),
+            Predicate::Ne(value) => (Operator::Ne, Value::from(*value)),
+            Predicate::Gt(value) => (Operator::Gt, Value::from(*value)),
+            Predicate::Gte(value) => (Operator::Gte, Value::from(*value)),
+            Predicate::Lt(value) => (Operator::Lt, Value::from(*value)),
+            Predicate::Lte(value) => (Operator::Lte, Value::from(*value)),
+            Predicate::Between { min, max, inclusive: true } => (Operator::Between, list(&[*min, *max])),
+            Predicate::Between { min, max, inclusive: false } => (Operator::BetweenExclusive, list(&[*min, *max])),
+            Predicate::InSet(values) => (Operator::In, list(values)),
+            // The engine takes no empty sets; this is every value too.
+            Predicate::NotInSet(values) if values.is_empty() => (Operator::Gte, Value::from(i64::MIN)),
+            Predicate::NotInSet(values) => (Operator::NotIn, list(values)),
+        };
+        query::Predicate { column: Some("value".into()), op, value }
+    }
+}
+
+impl From<ScanStats> for Stats {
+    fn from(found: ScanStats) -> Self {
+        let index_used = match found.index_used {
+            IndexUsed::ZoneMap => Some(IndexKind::ZoneMap),
+            IndexUsed::ValueIndex => Some(IndexKind::ValueIndex),
+            IndexUsed::Both => Some(IndexKind::ZoneMapAndValueIndex),
+            IndexUsed::None if found.rows_checked > 0 => Some(IndexKind::FullScan),
+            IndexUsed::None => None,
+        };
+        Stats {
+            chunks_considered: found.chunks_considered,
+            chunks_scanned: found.chunks_scanned,
+            chunks_pruned: found.chunks_pruned,
+            blocks_considered: found.zones_considered,
+            blocks_scanned: found.zones_scanned,
+            blocks_pruned: found.zones_pruned,
+            rows_checked: found.rows_checked,
+            rows_matched: found.rows_matched,
+            index_used,
+            fallback_scan: found.fallback || matches!(index_used, Some(IndexKind::FullScan)),
+        }
+    }
+}

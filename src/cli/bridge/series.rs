@@ -1,0 +1,138 @@
+//! What the bridge needs to know of a series: whether it is there, its scales, its interval, its months.
+
+use std::time::{Duration, Instant};
+
+use super::contract::{Capabilities, Month};
+use crate::cli::engine;
+use crate::cli::target::{Target, TargetArgs, WriteOptions};
+use crate::error::{Error, ErrorCode, Result};
+use crate::service::{InventoryRow, SeriesFilter, SeriesInfo};
+use crate::types::schema::{DIGITS_MAX, timeframe_months, timeframe_ms};
+use crate::types::{ColumnType, SeriesKey, SeriesSpec, TimeUnit};
+
+const DAY_MS: i64 = 86_400_000;
+
+/// Longest wait for another process that owns the store and serves nobody.
+const LOCK_PATIENCE: Duration = Duration::from_secs(10);
+/// Time between two looks whether it is gone.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Opens the store, or finds the server that owns it. Calls of the bridge come from programs, often several at once:
+/// each waits for its turn.
+///
+/// # Errors
+/// Those of [`Target::open`]; `store_locked` after [`LOCK_PATIENCE`].
+pub fn open(args: &TargetArgs, create: bool) -> Result<Target> {
+    let begun = Instant::now();
+    loop {
+        match Target::open(args, create) {
+            Err(error) if error.code() == ErrorCode::StoreLocked && begun.elapsed() < LOCK_PATIENCE => {
+                std::thread::sleep(LOOK);
+            }
+            opened => return opened,
+        }
+    }
+}
+
+/// The series, if it is registered.
+///
+/// # Errors
+/// `schema_mismatch` for one that does not count milliseconds.
+pub fn find(target: &Target, key: &SeriesKey) -> Result<Option<SeriesInfo>> {
+    let info = match target.series(key) {
+        Ok(info) => info,
+        Err(error) if error.code() == ErrorCode::SeriesNotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    if info.unit != TimeUnit::Ms {
+        let detail = format!("series {key} counts time in {}, the bridge in ms", info.unit.name());
+        return Err(Error::new(ErrorCode::SchemaMismatch, detail).with_hint("`fastk query` reads it"));
+    }
+    Ok(Some(info))
+}
+
+/// Registers a series unless it is there already; `body` is the first write, checked before anything is registered.
+/// Whether it was registered by this call.
+pub fn register(target: &Target, spec: SeriesSpec, body: &[u8], options: &WriteOptions) -> Result<bool> {
+    let def = spec.clone().resolve()?;
+    engine::check_body(&def, body, options)?;
+    Ok(target.register(spec)?.created)
+}
+
+/// Digits of a column in scaled integers; 0 for one of plain integers.
+///
+/// # Errors
+/// `schema_mismatch` for doubles.
+pub fn digits(info: &SeriesInfo, column: &str) -> Result<u8> {
+    match info.columns.iter().find(|known| known.name == column).map(|known| known.kind) {
+        Some(ColumnType::Decimal { digits }) => Ok(digits),
+        Some(ColumnType::Int64) => Ok(0),
+        Some(ColumnType::Float64) => {
+            let detail = format!("column {column} of series {} holds doubles, the bridge scaled integers", info.series);
+            Err(Error::new(ErrorCode::SchemaMismatch, detail)
+                .with_hint("register it with digits, or read it with `fastk query`"))
+        }
+        None => Err(Error::new(ErrorCode::SchemaMismatch, format!("series {} has no column {column}", info.series))),
+    }
+}
+
+/// Digits of a scale; only powers of ten are scales.
+pub fn digits_of_scale(what: &str, scale: i64) -> Result<u8> {
+    let found = (0..=DIGITS_MAX).find(|digits| scale_of(*digits) == scale);
+    found.ok_or_else(|| Error::invalid(format!("{what} {scale} is not a power of ten between 1 and 10^{DIGITS_MAX}")))
+}
+
+/// The scale of so many digits.
+pub fn scale_of(digits: u8) -> i64 {
+    10_i64.saturating_pow(u32::from(digits))
+}
+
+/// Refuses an interval that is not what the timeframe, or the registration, says.
+pub fn check_interval(timeframe: &str, known: Option<&SeriesInfo>, given: i64) -> Result<()> {
+    if given <= 0 {
+        return Err(Error::invalid(format!("timeframe_ms {given} is not positive")));
+    }
+    if let Some(months) = timeframe_months(timeframe) {
+        // Months differ in length.
+        let days = |each: i64| (each * DAY_MS).saturating_mul(i64::from(months));
+        let (low, high) = (days(28), days(31));
+        if (low..=high).contains(&given) {
+            return Ok(());
+        }
+        let detail = format!("timeframe_ms {given} contradicts timeframe {timeframe} ({low} to {high} ms)");
+        return Err(Error::invalid(detail));
+    }
+    let told = timeframe_ms(timeframe).map(|told| (told, format!("timeframe {timeframe}")));
+    let told = told.or_else(|| {
+        let info = known?;
+        Some((info.interval_ms?, format!("the registration of {}", info.series)))
+    });
+    match told {
+        Some((told, by)) if told != given => {
+            Err(Error::invalid(format!("timeframe_ms {given} contradicts {by} ({told} ms)")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The months of a registered series.
+pub fn months(target: &Target, info: &SeriesInfo) -> Result<Vec<Month>> {
+    let filter = SeriesFilter { prefix: Some(info.series.to_string()), months: true, ..SeriesFilter::default() };
+    let found = target.inventory(&filter)?.series.into_iter().find(|row| row.series == info.series);
+    let sidecars = if info.value_index.is_empty() { 1 } else { 2 };
+    let months = found.and_then(|row: InventoryRow| row.months).unwrap_or_default();
+    let month = |month: crate::service::InventoryMonth| Month {
+        month_key: month.month,
+        chunk_count: month.chunks,
+        record_count: month.rows,
+        sealed_chunk_count: month.chunks,
+        active_delta_count: u64::from(month.in_tail),
+        sidecar_count: month.chunks * sidecars,
+    };
+    Ok(months.into_iter().map(month).collect())
+}
+
+/// How predicates on a registered series can be answered: every file has a zone map.
+pub fn capabilities(info: &SeriesInfo) -> Capabilities {
+    Capabilities { raw_scan: true, has_zmap: true, has_vix: !info.value_index.is_empty() }
+}

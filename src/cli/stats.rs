@@ -1,0 +1,101 @@
+//! `fastk admin stats` and `capabilities`: the store in one look, and how each series can be searched.
+
+use serde::Serialize;
+
+use super::admin::FilterArgs;
+use super::show;
+use super::target::{PlainArgs, Target};
+use crate::error::Result;
+use crate::query::Operator;
+use crate::service::{InventoryTotals, SeriesFilter, SeriesInfo, Status, Upkeep};
+use crate::types::SeriesKey;
+
+/// What `stats` answers.
+#[derive(Debug, Serialize)]
+struct Stats {
+    status: Status,
+    version: String,
+    format: u32,
+    durability: String,
+    uptime_seconds: u64,
+    commit: u64,
+    totals: InventoryTotals,
+    upkeep: Upkeep,
+}
+
+/// How one series can be searched.
+#[derive(Debug, Serialize)]
+struct SeriesCapabilities {
+    series: SeriesKey,
+    raw_scan: bool,
+    has_zmap: bool,
+    has_vix: bool,
+    /// Columns with a value index.
+    value_index: Vec<String>,
+    /// Whether expected intervals can be told, and with them coverage and gaps.
+    has_coverage: bool,
+}
+
+/// What `capabilities` answers.
+#[derive(Debug, Serialize)]
+struct Capabilities {
+    commit: u64,
+    /// Operators of predicates, on every column.
+    operators: Vec<&'static str>,
+    series: Vec<SeriesCapabilities>,
+}
+
+impl From<SeriesInfo> for SeriesCapabilities {
+    fn from(info: SeriesInfo) -> Self {
+        Self {
+            raw_scan: true,
+            has_zmap: true,
+            has_vix: !info.value_index.is_empty(),
+            has_coverage: info.interval_ms.is_some()
+                || crate::types::schema::timeframe_months(&info.timeframe).is_some(),
+            value_index: info.value_index,
+            series: info.series,
+        }
+    }
+}
+
+/// Prints totals and what upkeep did.
+pub fn stats(args: &PlainArgs) -> Result<u8> {
+    let target = Target::open(&args.target, false)?;
+    let health = target.health()?;
+    let inventory = target.inventory(&SeriesFilter { limit: Some(1), ..SeriesFilter::default() })?;
+    let stats = Stats {
+        status: health.status,
+        version: health.version,
+        format: health.format,
+        durability: health.durability,
+        uptime_seconds: health.uptime_seconds,
+        commit: inventory.commit,
+        totals: inventory.totals,
+        upkeep: health.upkeep,
+    };
+    show::reply(&stats, args.json)?;
+    Ok(0)
+}
+
+/// Prints how each series can be searched.
+pub fn capabilities(args: &FilterArgs) -> Result<u8> {
+    let found = args.list(&Target::open(&args.plain.target, false)?)?;
+    let capabilities = Capabilities {
+        commit: found.commit,
+        operators: Operator::ALL.iter().map(|(_, name)| *name).collect(),
+        series: found.series.into_iter().map(SeriesCapabilities::from).collect(),
+    };
+    if args.plain.json {
+        show::reply(&capabilities, true)?;
+        return Ok(0);
+    }
+    let yes = |is: bool| if is { "yes" } else { "no" }.to_string();
+    let rows = capabilities.series.into_iter().map(|row| {
+        let indexed = if row.value_index.is_empty() { "-".to_string() } else { row.value_index.join(" ") };
+        vec![row.series.to_string(), yes(row.raw_scan), yes(row.has_zmap), indexed, yes(row.has_coverage)]
+    });
+    show::out(&show::table(&["series", "scan", "zone_map", "value_index", "coverage"], rows.collect()))?;
+    show::out(&format!("operators: {}\n", capabilities.operators.join(", ")))?;
+    Ok(0)
+}
