@@ -244,9 +244,9 @@ fn hint_of(url: &str, causes: &str) -> &'static str {
     if !url.starts_with("https://") {
         return "is the server running, and is this its REST address? One under TLS is reached by https://";
     }
-    // What the other side says of our certificate begins with an alert.
-    if causes.contains("alert") && causes.to_ascii_lowercase().contains("certificate") {
-        return "the server asks for a certificate that it knows: --cert FILE and --key FILE";
+    // What the other side says of our certificate comes as an alert, under one of many names.
+    if causes.contains("received fatal alert") {
+        return "a server that asks for a certificate wants one that it knows: --cert FILE and --key FILE";
     }
     if causes.contains("certificate") {
         return "--ca FILE (or FASTK_CA) names the certificates of who signed that of the server; its host names are fixed there";
