@@ -312,7 +312,8 @@ fn the_bridge_says_the_same_bytes_with_and_without_a_server() {
         .unwrap()
         .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
         .collect();
-    (names.sort(), files.sort());
+    names.sort();
+    files.sort();
     assert_eq!(names, files);
 }
 
