@@ -275,6 +275,7 @@ impl Session {
                 columns,
                 casts,
                 filter: Arc::clone(&filter),
+                stop: Default::default(),
             };
             let members: Vec<Member> = series.iter().zip(common.members).map(member).collect();
             let shape = many::shape(&asked, &members, common.columns, Numbers::Stored, reader.commit());

@@ -16,6 +16,10 @@ use serde_json::{Map, Value};
 use crate::error::{Error, Result};
 use crate::store::{Durability, StoreOptions};
 
+const HOUR_MS: u64 = 3_600_000;
+/// What one answer may hold.
+const ANSWER_BYTES: u64 = 4 << 20;
+
 /// Prefix of environment variables that set a key: `FASTK__SECTION__KEY`.
 pub const ENV_PREFIX: &str = "FASTK__";
 
@@ -26,6 +30,7 @@ pub struct Config {
     pub store: StoreConfig,
     pub http: HttpConfig,
     pub flight: FlightConfig,
+    pub limits: LimitsConfig,
     pub tls: TlsConfig,
     pub log: LogConfig,
 }
@@ -69,8 +74,28 @@ pub struct HttpConfig {
     pub json_rows_max: u64,
     /// Most answers under way at one time.
     pub reads_max: u64,
-    /// Most connections at one time; more wait.
+    /// Longest wait for one of those to end, before the next is refused.
+    pub reads_wait_ms: u64,
+    /// Most connections at one time; the one that did nothing for longest makes room for the next.
     pub connections_max: u64,
+    /// Most requests under way on one connection of HTTP/2.
+    pub connection_streams_max: u64,
+    /// Longest request target, in bytes.
+    pub uri_bytes_max: u64,
+    /// Most bytes of the headers of one request.
+    pub header_bytes_max: u64,
+    /// How many times longer than it was sent a compressed body may become.
+    pub expansion_max: u64,
+    /// Longest time from the first byte of a connection or request to the end of its headers.
+    pub header_timeout_ms: u64,
+    /// How long a connection may wait between two requests.
+    pub idle_timeout_ms: u64,
+    /// Longest pause between two bytes of a body.
+    pub body_idle_ms: u64,
+    /// Longest time for a whole body.
+    pub body_timeout_ms: u64,
+    /// How long a client may take no byte of its answer.
+    pub stall_timeout_ms: u64,
     /// `address:port` of a listener for health and metrics alone, with threads of its own; empty for none.
     pub health_listen: String,
     /// Origins whose pages may ask from a browser.
@@ -89,6 +114,45 @@ pub struct FlightConfig {
     pub put_bytes_max: u64,
     /// Most answers being sent at one time; more are refused as `overloaded`.
     pub readers_max: u64,
+    /// Most puts being received at one time; more are refused as `overloaded`.
+    pub puts_max: u64,
+    /// Most connections at one time; the one that did nothing for longest makes room for the next.
+    pub connections_max: u64,
+    /// Most calls under way on one connection.
+    pub connection_streams_max: u64,
+    /// How long a new connection may take to greet.
+    pub greeting_timeout_ms: u64,
+    /// Longest time for the message of a call to arrive.
+    pub message_timeout_ms: u64,
+    /// How long a put may send nothing.
+    pub put_idle_ms: u64,
+    /// How long a reader may take nothing.
+    pub stall_timeout_ms: u64,
+    /// A connection silent for so long is asked whether it lives.
+    pub ping_interval_ms: u64,
+    /// One that does not answer for so long is closed.
+    pub ping_timeout_ms: u64,
+}
+
+/// `[limits]`: of both listeners together.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LimitsConfig {
+    /// Most requests and calls under way.
+    pub requests_max: u64,
+    /// Most answers being sent and puts being received.
+    pub streams_max: u64,
+    /// The same two of one token.
+    pub token_requests_max: u64,
+    pub token_streams_max: u64,
+    /// Bytes that all answers being sent may hold, 4 MiB each.
+    pub answer_bytes_max: u64,
+    /// Longest work on one request, from its last byte to the head of its answer.
+    pub request_timeout_ms: u64,
+    /// Deepest nesting of JSON.
+    pub json_depth_max: u64,
+    /// How long what is under way may go on once the server was told to stop.
+    pub drain_timeout_ms: u64,
 }
 
 /// `[tls]`
@@ -170,7 +234,17 @@ impl Default for HttpConfig {
             json_rows_default: 10_000,
             json_rows_max: 1_000_000,
             reads_max: 256,
+            reads_wait_ms: 5_000,
             connections_max: 1_024,
+            connection_streams_max: 128,
+            uri_bytes_max: 8 << 10,
+            header_bytes_max: 32 << 10,
+            expansion_max: 250,
+            header_timeout_ms: 10_000,
+            idle_timeout_ms: 300_000,
+            body_idle_ms: 30_000,
+            body_timeout_ms: 600_000,
+            stall_timeout_ms: 60_000,
             health_listen: String::new(),
             cors_origins: Vec::new(),
         }
@@ -179,7 +253,36 @@ impl Default for HttpConfig {
 
 impl Default for FlightConfig {
     fn default() -> Self {
-        Self { listen: "127.0.0.1:8815".into(), message_bytes_max: 64 << 20, put_bytes_max: 256 << 20, readers_max: 64 }
+        Self {
+            listen: "127.0.0.1:8815".into(),
+            message_bytes_max: 64 << 20,
+            put_bytes_max: 256 << 20,
+            readers_max: 64,
+            puts_max: 64,
+            connections_max: 1_024,
+            connection_streams_max: 128,
+            greeting_timeout_ms: 20_000,
+            message_timeout_ms: 30_000,
+            put_idle_ms: 900_000,
+            stall_timeout_ms: 60_000,
+            ping_interval_ms: 15_000,
+            ping_timeout_ms: 15_000,
+        }
+    }
+}
+
+impl Default for LimitsConfig {
+    fn default() -> Self {
+        Self {
+            requests_max: 4_096,
+            streams_max: 512,
+            token_requests_max: 1_024,
+            token_streams_max: 128,
+            answer_bytes_max: 2 << 30,
+            request_timeout_ms: 120_000,
+            json_depth_max: 32,
+            drain_timeout_ms: 10_000,
+        }
     }
 }
 
@@ -391,7 +494,37 @@ impl Config {
         range("http.connections_max", self.http.connections_max, 1, 1 << 16);
         range("flight.message_bytes_max", self.flight.message_bytes_max, 1 << 16, 1 << 30);
         range("flight.put_bytes_max", self.flight.put_bytes_max, self.flight.message_bytes_max, 1 << 42);
-        range("flight.readers_max", self.flight.readers_max, 1, 1 << 16);
+        let http = &self.http;
+        range("http.reads_wait_ms", http.reads_wait_ms, 0, HOUR_MS);
+        range("http.connection_streams_max", http.connection_streams_max, 1, 1 << 16);
+        range("http.uri_bytes_max", http.uri_bytes_max, 256, 60 << 10);
+        range("http.header_bytes_max", http.header_bytes_max, 1 << 10, 128 << 10);
+        range("http.expansion_max", http.expansion_max, 1, 1 << 20);
+        range("http.header_timeout_ms", http.header_timeout_ms, 10, HOUR_MS);
+        range("http.idle_timeout_ms", http.idle_timeout_ms, 10, 24 * HOUR_MS);
+        range("http.body_idle_ms", http.body_idle_ms, 10, HOUR_MS);
+        range("http.body_timeout_ms", http.body_timeout_ms, 10, 24 * HOUR_MS);
+        range("http.stall_timeout_ms", http.stall_timeout_ms, 10, 24 * HOUR_MS);
+        let flight = &self.flight;
+        range("flight.readers_max", flight.readers_max, 1, 1 << 16);
+        range("flight.puts_max", flight.puts_max, 1, 1 << 16);
+        range("flight.connections_max", flight.connections_max, 1, 1 << 16);
+        range("flight.connection_streams_max", flight.connection_streams_max, 1, 1 << 16);
+        range("flight.greeting_timeout_ms", flight.greeting_timeout_ms, 10, HOUR_MS);
+        range("flight.message_timeout_ms", flight.message_timeout_ms, 10, HOUR_MS);
+        range("flight.put_idle_ms", flight.put_idle_ms, 10, 24 * HOUR_MS);
+        range("flight.stall_timeout_ms", flight.stall_timeout_ms, 10, 24 * HOUR_MS);
+        range("flight.ping_interval_ms", flight.ping_interval_ms, 10, HOUR_MS);
+        range("flight.ping_timeout_ms", flight.ping_timeout_ms, 10, HOUR_MS);
+        let limits = &self.limits;
+        range("limits.requests_max", limits.requests_max, 1, 1 << 20);
+        range("limits.streams_max", limits.streams_max, 1, 1 << 20);
+        range("limits.token_requests_max", limits.token_requests_max, 1, 1 << 20);
+        range("limits.token_streams_max", limits.token_streams_max, 1, 1 << 20);
+        range("limits.answer_bytes_max", limits.answer_bytes_max, ANSWER_BYTES, 1 << 42);
+        range("limits.request_timeout_ms", limits.request_timeout_ms, 10, 24 * HOUR_MS);
+        range("limits.json_depth_max", limits.json_depth_max, 8, 100);
+        range("limits.drain_timeout_ms", limits.drain_timeout_ms, 0, HOUR_MS);
         let given = |path: &PathBuf| !path.as_os_str().is_empty();
         let tls = &self.tls;
         if given(&tls.cert) != given(&tls.key) {

@@ -292,6 +292,46 @@ fn the_configuration_reference_is_the_built_in_default() {
     }
 }
 
+/// The keys that are numbers in these sections, with their defaults.
+fn numbers_of(sections: &[&str]) -> BTreeMap<String, i64> {
+    let defaults = toml::Table::try_from(Config::default()).unwrap();
+    let mut found = BTreeMap::new();
+    for section in sections {
+        for (key, value) in defaults[*section].as_table().unwrap() {
+            found.extend(value.as_integer().map(|value| (format!("{section}.{key}"), value)));
+        }
+    }
+    found
+}
+
+#[test]
+fn the_documented_limits_are_those_of_the_code() {
+    use fastk::config::{FlagValue, Loaded};
+    let text = read("docs/limits.md");
+    let mut documented = BTreeMap::new();
+    for line in text.lines().filter(|line| line.starts_with("| `")) {
+        let cells: Vec<&str> = line.trim_matches('|').split(" | ").map(str::trim).collect();
+        let [key, default, range, code, what] = cells.as_slice() else { panic!("not five cells: {line}") };
+        let key = key.trim_matches('`');
+        assert!(what.len() > 15, "{key} does not say what happens");
+        assert!(*code == "–" || ErrorCode::from_name(code.trim_matches('`')).is_some(), "{key}: {code}");
+        // The range is what the settings take.
+        let (section, name) = key.split_once('.').unwrap();
+        let takes = |value: i128| {
+            let (section, key) = (section.to_owned().leak(), name.to_owned().leak());
+            let value = serde_json::Value::from(u64::try_from(value).unwrap());
+            Loaded::read(None, &[FlagValue { section, key, flag: "--x", value }]).is_ok()
+        };
+        let (min, max) = range.split_once(" to ").unwrap_or_else(|| panic!("{key}: {range}"));
+        let (min, max): (i128, i128) = (min.parse().unwrap(), max.parse().unwrap());
+        assert!(takes(min) && takes(max), "{key} does not take {range}");
+        assert!(!takes(max + 1), "{key} takes more than {max}");
+        assert!(min == 0 || !takes(min - 1), "{key} takes less than {min}");
+        documented.insert(key.to_owned(), default.parse::<i64>().unwrap());
+    }
+    assert_eq!(documented, numbers_of(&["http", "flight", "limits"]));
+}
+
 /// Compares what the table of verbs names for a face with what the face has.
 fn compare(face: &str, named: Vec<&'static str>, there: BTreeSet<String>) {
     let named: BTreeSet<String> = named.into_iter().map(str::to_string).collect();

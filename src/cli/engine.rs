@@ -22,14 +22,11 @@ use crate::query::{Query, When};
 use crate::server::wire::Tls;
 use crate::server::{flight, http};
 use crate::service::{
-    Acknowledged, IdempotencyKey, Mode, OrphanReport, OverlapReport, Service, Terms, VerifyOptions, VerifyReport,
-    Watch, WriteManyReply, range_of,
+    Acknowledged, IdempotencyKey, Limits, Mode, Opening, OrphanReport, OverlapReport, Service, StoreOptions, Terms,
+    VerifyOptions, VerifyReport, Watch, WriteManyReply, range_of,
 };
 use crate::store;
 use crate::types::{SeriesDef, SeriesKey};
-
-/// How long open requests may go on once the server was told to stop.
-const DRAIN: Duration = Duration::from_secs(10);
 
 /// The process that owns a store, as its `LOCK` file tells.
 #[derive(Clone, Debug, Deserialize)]
@@ -58,7 +55,13 @@ pub fn owner(root: &Path) -> Option<Owner> {
 /// Opens the store, and says in its `LOCK` that no server answers yet: what stands there may be of a process that
 /// is gone.
 pub fn open(root: &Path, create: bool, config: &Config) -> Result<Arc<Service>> {
-    let service = Service::open(root, create, config.store.options())?;
+    open_telling(root, create, config, None)
+}
+
+/// The same; `opening` is told how far it is.
+pub fn open_telling(root: &Path, create: bool, config: &Config, opening: Option<Arc<Opening>>) -> Result<Arc<Service>> {
+    let service = Service::open(root, create, StoreOptions { opening, ..config.store.options() })?;
+    service.limit(limits(config));
     service.allow_backups(&config.store.backup_dir);
     let holder = serde_json::json!({ "pid": std::process::id(), "format": FORMAT_VERSION });
     service.store().describe_holder(&format!("{holder}\n"))?;
@@ -110,9 +113,18 @@ fn http_config(config: &Config, tls: Tls) -> http::HttpConfig {
         json_rows_default: config.http.json_rows_default,
         json_rows_max: config.http.json_rows_max,
         reads_max: count(config.http.reads_max),
+        slot_wait: millis(config.http.reads_wait_ms),
         connections_max: count(config.http.connections_max),
-        drain: DRAIN,
-        ..http::HttpConfig::default()
+        connection_streams_max: small(config.http.connection_streams_max),
+        uri_bytes_max: count(config.http.uri_bytes_max),
+        header_bytes_max: count(config.http.header_bytes_max),
+        expansion_max: config.http.expansion_max,
+        header_timeout: millis(config.http.header_timeout_ms),
+        idle_timeout: millis(config.http.idle_timeout_ms),
+        body_idle: millis(config.http.body_idle_ms),
+        body_whole: millis(config.http.body_timeout_ms),
+        stall: millis(config.http.stall_timeout_ms),
+        drain: drain(config),
     }
 }
 
@@ -129,6 +141,23 @@ pub fn serve_health(
 ) -> impl FnOnce(TcpListener, Ended) -> Serving + Send + use<> {
     let (service, gate, config) = (Arc::clone(service), Arc::clone(gate), http_config(config, tls));
     move |listener, shutdown| Box::pin(http::serve_health(listener, service, gate, config, shutdown))
+}
+
+/// Answers for a store that is being opened, once there is a listener.
+pub fn serve_opening(
+    opening: Arc<Opening>,
+    config: &Config,
+    tls: Tls,
+) -> impl FnOnce(TcpListener, Ended) -> Serving + Send + use<> {
+    // Nobody is worth waiting for: all that is told is that nothing is there yet.
+    let config = http::HttpConfig { drain: Duration::from_millis(100), ..http_config(config, tls) };
+    move |listener, opened| {
+        Box::pin(async move {
+            // What is left of it then is cut, which it says itself.
+            let _ = http::serve_opening(listener, opening, config, opened).await;
+            Ok(())
+        })
+    }
 }
 
 /// How both listeners are secured: what REST and what Flight speaks.
@@ -263,13 +292,61 @@ pub fn serve_flight(
         message_bytes_max: count(config.flight.message_bytes_max),
         put_bytes_max: count(config.flight.put_bytes_max),
         readers_max: count(config.flight.readers_max),
-        drain: DRAIN,
-        ..flight::FlightConfig::default()
+        puts_max: count(config.flight.puts_max),
+        connections_max: count(config.flight.connections_max),
+        streams_max: small(config.flight.connection_streams_max),
+        greeting: millis(config.flight.greeting_timeout_ms),
+        message_timeout: millis(config.flight.message_timeout_ms),
+        put_idle: millis(config.flight.put_idle_ms),
+        stall: millis(config.flight.stall_timeout_ms),
+        ping_interval: millis(config.flight.ping_interval_ms),
+        ping_timeout: millis(config.flight.ping_timeout_ms),
+        drain: drain(config),
     };
     flight::serve(listener, service, gate, config, shutdown)
+}
+
+/// How long what is under way may go on once the server was told to stop.
+pub fn drain(config: &Config) -> Duration {
+    millis(config.limits.drain_timeout_ms)
+}
+
+/// The limits of the verbs.
+fn limits(config: &Config) -> Limits {
+    let limits = &config.limits;
+    Limits {
+        requests_max: limits.requests_max,
+        streams_max: limits.streams_max,
+        token_requests_max: limits.token_requests_max,
+        token_streams_max: limits.token_streams_max,
+        answer_bytes_max: limits.answer_bytes_max,
+        request_timeout: millis(limits.request_timeout_ms),
+        json_depth_max: count(limits.json_depth_max),
+    }
+}
+
+fn millis(value: u64) -> Duration {
+    Duration::from_millis(value)
+}
+
+fn small(value: u64) -> u32 {
+    u32::try_from(value).unwrap_or(u32::MAX)
 }
 
 /// Limits lie far below what a machine word holds.
 fn count(value: u64) -> usize {
     usize::try_from(value).unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_settings_are_the_defaults_of_what_they_set() {
+        let config = Config::default();
+        assert_eq!(limits(&config), Limits::default());
+        let (set, own) = (http_config(&config, Tls::off()), http::HttpConfig::default());
+        assert_eq!(format!("{set:?}"), format!("{:?}", http::HttpConfig { drain: set.drain, ..own }));
+    }
 }

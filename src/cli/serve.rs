@@ -1,7 +1,8 @@
 //! `fastk serve`: settings, the store, both listeners, one `ready` line, and a clean end.
 //!
 //! Invariants:
-//! - The store is opened, and with it locked, before anything is bound.
+//! - While the store is being opened the REST address tells how far that is; nothing else is answered, on no listener.
+//! - A store that another process owns is told before an address that is in use.
 //! - The `ready` line is the only line on standard output, written when both listeners accept.
 //! - An address other than loopback is bound only where clients need a token, or under `--insecure`.
 
@@ -20,10 +21,11 @@ use super::{engine, log, show};
 use crate::access::{self, Gate};
 use crate::config::{Config, FlagValue, Loaded, address};
 use crate::error::{Error, ErrorCode, Result};
-use crate::service::Service;
+use crate::server::wire::Tls;
+use crate::service::{Opening, Service};
 
-/// Longest wait for requests in flight after a signal; the faces cut theirs earlier.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(25);
+/// How much longer than the faces may drain their end is waited for; they cut what is open by themselves.
+const DRAIN_SLACK: Duration = Duration::from_secs(15);
 
 /// The signal that says that a file would become larger than the limit.
 const SIGXFSZ: i32 = 25;
@@ -89,8 +91,12 @@ pub fn run(args: ServeArgs) -> Result<u8> {
         refuse_open_addresses(&open)?;
     }
     crate::server::metrics::start();
-    let service = engine::open(&config.store.root, true, &config)?;
-    let running = Running::start(service, &config, http, flight)?;
+    let tls = engine::secured(&config.tls)?;
+    let opening = Arc::new(Opening::default());
+    let early = Early::start(http, engine::serve_opening(Arc::clone(&opening), &config, tls.0.clone()))?;
+    let service = engine::open_telling(&config.store.root, true, &config, Some(opening))?;
+    let listener = early.map(Early::end).transpose()?;
+    let running = Running::start_on(listener, service, &config, tls, http, flight)?;
     show::out(&running.ready_line())?;
     running.until_signal()
 }
@@ -117,6 +123,8 @@ pub struct Running {
     /// SIGTERM and Ctrl-C, caught from before the listeners answer.
     signals: [Signal; 2],
     faces: [JoinHandle<Result<()>>; 2],
+    /// How long the faces may drain.
+    drain: Duration,
 }
 
 impl std::fmt::Debug for Running {
@@ -128,7 +136,18 @@ impl std::fmt::Debug for Running {
 impl Running {
     /// Binds both listeners and starts to answer.
     pub fn start(service: Arc<Service>, config: &Config, http: SocketAddr, flight: SocketAddr) -> Result<Self> {
-        let (http_tls, flight_tls) = engine::secured(&config.tls)?;
+        Self::start_on(None, service, config, engine::secured(&config.tls)?, http, flight)
+    }
+
+    /// The same on a listener for REST that is bound already.
+    fn start_on(
+        listener: Option<std::net::TcpListener>,
+        service: Arc<Service>,
+        config: &Config,
+        (http_tls, flight_tls): (Tls, Tls),
+        http: SocketAddr,
+        flight: SocketAddr,
+    ) -> Result<Self> {
         let announced = http_tls.clone();
         let gate = Arc::new(Gate::of(&config.store.root)?);
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -143,7 +162,14 @@ impl Running {
         let signals = [caught(SignalKind::terminate())?, caught(SignalKind::interrupt())?];
         // Caught once, it no longer ends the process: a write beyond a limit on file sizes fails like one on a full disk.
         drop(caught(SignalKind::from_raw(SIGXFSZ))?);
-        let http_listener = runtime.block_on(bind("REST", "--http", http))?;
+        let http_listener = match listener {
+            None => runtime.block_on(bind("REST", "--http", http))?,
+            Some(listener) => {
+                let _inside = runtime.enter();
+                TcpListener::from_std(listener)
+                    .map_err(|error| Error::new(ErrorCode::Io, format!("REST listener: {error}")))?
+            }
+        };
         let flight_listener = runtime.block_on(bind("Flight", "--flight", flight))?;
         let bound = |listener: &TcpListener| {
             listener.local_addr().map_err(|error| Error::new(ErrorCode::Io, format!("bound address: {error}")))
@@ -159,7 +185,10 @@ impl Running {
                 let listener = runtime.block_on(bind("health", "http.health_listen", address(text)?))?;
                 let at = bound(&listener)?;
                 let serving = engine::serve_health(&service, &gate, config, http_tls.clone());
-                (Some(at), Some(watch_alone(listener, serving, when_stopped(stopped.clone()))?))
+                let listener = listener
+                    .into_std()
+                    .map_err(|error| Error::new(ErrorCode::Io, format!("health listener: {error}")))?;
+                (Some(at), Some(watch_alone("fastk-health", listener, serving, when_stopped(stopped.clone()))?))
             }
         };
         let faces = [
@@ -182,7 +211,8 @@ impl Running {
         ];
         engine::announce(&service, http, flight, &announced)?;
         tracing::info!(%http, %flight, root = %config.store.root.display(), "ready");
-        Ok(Self { runtime, service, http, flight, health, watchman, stop, signals, faces })
+        let drain = engine::drain(config);
+        Ok(Self { runtime, service, http, flight, health, watchman, stop, signals, faces, drain })
     }
 
     /// The line that says where both listeners answer.
@@ -217,15 +247,17 @@ impl Running {
     /// Stops accepting, lets requests finish, and closes the store.
     pub fn stop(self) -> Result<u8> {
         tracing::info!("draining");
+        self.service.drain();
         let _ = self.stop.send(true);
+        let patience = self.drain.saturating_add(DRAIN_SLACK);
         engine::cancel_jobs(&self.service);
         self.runtime.block_on(async {
             for face in self.faces {
-                match tokio::time::timeout(DRAIN_TIMEOUT, face).await {
+                match tokio::time::timeout(patience, face).await {
                     Ok(Ok(Ok(()))) => {}
                     Ok(Ok(Err(error))) => tracing::warn!(%error, "a listener failed while draining"),
                     Ok(Err(error)) => tracing::warn!(%error, "a listener failed while draining"),
-                    Err(_) => tracing::warn!("requests were cut after {} s", DRAIN_TIMEOUT.as_secs()),
+                    Err(_) => tracing::warn!("requests were cut after {} s", patience.as_secs()),
                 }
             }
         });
@@ -239,28 +271,73 @@ impl Running {
     }
 }
 
-/// Serves health on a thread and a runtime of its own.
+/// The REST address while the store is being opened.
+struct Early {
+    listener: std::net::TcpListener,
+    opened: watch::Sender<bool>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Early {
+    /// Binds the address and answers there; `None` where it cannot be bound, which is told once the store is open.
+    fn start(
+        address: SocketAddr,
+        serving: impl FnOnce(TcpListener, engine::Ended) -> engine::Serving + Send + 'static,
+    ) -> Result<Option<Self>> {
+        let cannot = |error: std::io::Error| Error::new(ErrorCode::Io, format!("cannot listen on {address}: {error}"));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(cannot)?;
+        let Ok(listener) = runtime.block_on(bind("REST", "--http", address)) else { return Ok(None) };
+        let listener = listener.into_std().map_err(cannot)?;
+        let (opened, mut is_opened) = watch::channel(false);
+        let until = async move {
+            let _ = is_opened.wait_for(|opened| *opened).await;
+        };
+        let copy = listener.try_clone().map_err(cannot)?;
+        let thread = watch_alone("fastk-opening", copy, serving, until)?;
+        Ok(Some(Self { listener, opened, thread: Some(thread) }))
+    }
+
+    /// Answers no more; the listener is for whoever answers now.
+    fn end(mut self) -> Result<std::net::TcpListener> {
+        self.stop();
+        self.listener.try_clone().map_err(|error| Error::new(ErrorCode::Io, format!("REST listener: {error}")))
+    }
+
+    fn stop(&mut self) {
+        let _ = self.opened.send(true);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Early {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// Serves on a thread and a runtime of its own.
 fn watch_alone(
-    listener: TcpListener,
+    name: &'static str,
+    listener: std::net::TcpListener,
     serving: impl FnOnce(TcpListener, engine::Ended) -> engine::Serving + Send + 'static,
     stopped: impl Future<Output = ()> + Send + 'static,
 ) -> Result<std::thread::JoinHandle<()>> {
-    let cannot =
-        |error: std::io::Error| Error::new(ErrorCode::Io, format!("cannot start the thread of health: {error}"));
-    let listener = listener.into_std().map_err(cannot)?;
+    let cannot = |error: std::io::Error| Error::new(ErrorCode::Io, format!("cannot start the thread {name}: {error}"));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(cannot)?;
     let watch = move || {
         let served = runtime.block_on(async {
             let listener = TcpListener::from_std(listener)
-                .map_err(|error| Error::new(ErrorCode::Io, format!("health: {error}")))?;
+                .map_err(|error| Error::new(ErrorCode::Io, format!("{name}: {error}")))?;
             serving(listener, Box::pin(stopped)).await
         });
         runtime.shutdown_timeout(Duration::from_secs(1));
         if let Err(error) = served {
-            tracing::warn!(%error, "the listener for health failed");
+            tracing::warn!(%error, "the listener of {name} failed");
         }
     };
-    std::thread::Builder::new().name("fastk-health".into()).spawn(watch).map_err(cannot)
+    std::thread::Builder::new().name(name.into()).spawn(watch).map_err(cannot)
 }
 
 async fn bind(face: &str, flag: &str, address: SocketAddr) -> Result<TcpListener> {

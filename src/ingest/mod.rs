@@ -13,6 +13,7 @@ mod batch;
 mod cell;
 mod check;
 mod csv_text;
+mod depth;
 mod json;
 mod many;
 mod parquet_file;
@@ -21,6 +22,7 @@ mod parquet_guard;
 use serde::{Deserialize, Serialize};
 
 pub use check::validate;
+pub use depth::check_depth;
 pub use many::{Lookup, parse_many};
 
 use crate::error::{Error, Result};

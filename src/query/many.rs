@@ -18,6 +18,7 @@ use super::answer::{Block, Labels, Numbers, OutColumn, Shape, Subject};
 use super::predicate::KeyRanges;
 use super::request::{Layout, Order};
 use super::scan::{Part, Scan, ScanSpec, ScanStats};
+use super::stop::Stop;
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::chunk::block_rows;
 use crate::store::{Loaded, MapCache, SeriesState};
@@ -50,6 +51,8 @@ pub struct Member {
     pub casts: Vec<Cast>,
     /// Conditions every row has to meet; shared by series of the same columns.
     pub filter: Arc<Vec<KeyRanges>>,
+    /// Ends its scan.
+    pub stop: Stop,
 }
 
 impl Member {
@@ -61,7 +64,7 @@ impl Member {
             columns: Some(self.columns.clone()),
             filter: self.filter.as_ref().clone(),
         };
-        Scan::new(&self.series, cache, &spec)
+        Scan::new(&self.series, cache, &spec).stopped_by(self.stop.clone())
     }
 }
 

@@ -8,6 +8,7 @@ pub mod reader;
 pub mod request;
 pub mod scan;
 pub mod select;
+pub mod stop;
 
 pub use answer::{Block, Labels, Numbers, OutColumn, Shape, Subject, Verbatim};
 pub use many::{ManyScan, Member};
@@ -15,3 +16,4 @@ pub use predicate::{KeyRanges, Operator, Predicate};
 pub use reader::{Answer, Reader, Select};
 pub use request::{Layout, Order, Query, When};
 pub use scan::{IndexUsed, Scan, ScanSpec, ScanStats, latest_start};
+pub use stop::Stop;

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::answer::{Block, Labels, Verbatim};
 use super::predicate::KeyRanges;
+use super::stop::Stop;
 use crate::error::Result;
 use crate::format::chunk::block_rows;
 use crate::store::{Loaded, MapCache, Merge, Piece, SeriesState, Wanted};
@@ -119,6 +120,7 @@ pub struct Scan {
     rows_matched: u64,
     next_ts: Option<i64>,
     ended: bool,
+    stop: Stop,
 }
 
 /// What a scan gives.
@@ -257,7 +259,13 @@ impl Scan {
             held: None,
             next_ts: None,
             ended,
+            stop: Stop::default(),
         }
+    }
+
+    /// Lets the scan be ended from outside.
+    pub fn stopped_by(self, stop: Stop) -> Self {
+        Self { stop, ..self }
     }
 
     /// Looks through few rows at a time, so that many scans can go on side by side.
@@ -301,6 +309,7 @@ impl Scan {
             return Ok(None);
         }
         loop {
+            self.stop.check()?;
             if let Some(part) = self.matching.pop_front() {
                 return Ok(Some(part));
             }

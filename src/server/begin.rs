@@ -5,12 +5,20 @@
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorCode, Result};
+use crate::query::Stop;
 
-/// Runs the first part of an answer; a panic in it becomes `internal`.
+/// Runs the first part of an answer; a panic in it becomes `internal`. What takes longer than `patience`, or is not waited
+/// for any more, is told to `stop`.
+///
+/// # Errors
+/// Those of the work; `deadline_exceeded`.
 pub(super) async fn begin<T: Send + 'static>(
     is_quick: bool,
+    patience: Duration,
+    stop: Stop,
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
     let span = tracing::Span::current();
@@ -21,8 +29,32 @@ pub(super) async fn begin<T: Send + 'static>(
     if is_quick {
         return caught();
     }
-    let task = tokio::task::spawn_blocking(caught);
-    task.await.unwrap_or_else(|error| Err(Error::internal(format!("a blocking task ended early: {error}"))))
+    let mut waiting = Waiting(Some(stop));
+    match tokio::time::timeout(patience, tokio::task::spawn_blocking(caught)).await {
+        Ok(done) => {
+            waiting.0 = None;
+            done.unwrap_or_else(|error| Err(Error::internal(format!("a blocking task ended early: {error}"))))
+        }
+        Err(_) => Err(too_long(patience)),
+    }
+}
+
+/// Tells the work to stop when nobody waits for it any more.
+struct Waiting(Option<Stop>);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if let Some(stop) = &self.0 {
+            stop.now();
+        }
+    }
+}
+
+/// The error of work on a request that took longer than it may.
+pub(super) fn too_long(patience: Duration) -> Error {
+    let detail = format!("the request was not done within {} ms", patience.as_millis());
+    Error::new(ErrorCode::DeadlineExceeded, detail)
+        .with_hint("ask for less at a time; a change may still be made: look, or repeat it under its idempotency key")
 }
 
 /// The error of a panic: its message is for the log.
@@ -38,13 +70,15 @@ pub(super) fn panicked(panic: &(dyn Any + Send)) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::ErrorCode;
+
+    const LONG: Duration = Duration::from_secs(3_600);
 
     #[tokio::test]
     async fn work_is_done_and_its_panic_is_an_error() {
         for is_quick in [true, false] {
-            assert_eq!(begin(is_quick, || Ok(1)).await.unwrap(), 1);
-            let error = begin(is_quick, || -> Result<()> { panic!("broken") }).await.unwrap_err();
+            assert_eq!(begin(is_quick, LONG, Stop::default(), || Ok(1)).await.unwrap(), 1);
+            let error =
+                begin(is_quick, LONG, Stop::default(), || -> Result<()> { panic!("broken") }).await.unwrap_err();
             assert_eq!(error.code(), ErrorCode::Internal);
             assert!(error.to_string().contains("broken"), "{error}");
         }
@@ -53,7 +87,29 @@ mod tests {
     #[tokio::test]
     async fn only_quick_work_stays_on_its_thread() {
         let here = std::thread::current().id();
-        assert_eq!(begin(true, || Ok(std::thread::current().id())).await.unwrap(), here);
-        assert_ne!(begin(false, || Ok(std::thread::current().id())).await.unwrap(), here);
+        assert_eq!(begin(true, LONG, Stop::default(), || Ok(std::thread::current().id())).await.unwrap(), here);
+        assert_ne!(begin(false, LONG, Stop::default(), || Ok(std::thread::current().id())).await.unwrap(), here);
+    }
+
+    #[tokio::test]
+    async fn work_that_takes_too_long_or_is_given_up_is_told_to_stop() {
+        let runs_until = |stop: Stop, ended: std::sync::mpsc::Sender<()>| {
+            move || -> Result<()> {
+                while stop.check().is_ok() {
+                    std::thread::yield_now();
+                }
+                ended.send(()).map_err(|error| Error::internal(error.to_string()))
+            }
+        };
+        let (ended, end) = std::sync::mpsc::channel();
+        let stop = Stop::default();
+        let patience = Duration::from_millis(20);
+        let error = begin(false, patience, stop.clone(), runs_until(stop, ended.clone())).await.unwrap_err();
+        assert_eq!(error.code(), ErrorCode::DeadlineExceeded);
+        end.recv().unwrap();
+        let stop = Stop::default();
+        let work = begin(false, LONG, stop.clone(), runs_until(stop, ended));
+        assert!(tokio::time::timeout(patience, work).await.is_err());
+        end.recv().unwrap();
     }
 }

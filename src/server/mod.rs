@@ -3,6 +3,7 @@
 mod begin;
 pub mod flight;
 pub mod http;
+mod lines;
 pub mod metrics;
 pub mod wire;
 

@@ -4,7 +4,7 @@ use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use super::jobs::{Job, Jobs};
+use super::jobs::{Job, JobList};
 use super::{BackupRequest, CompactReply, Scope, Service};
 use crate::disk::DiskPath;
 use crate::error::{Error, Result};
@@ -66,19 +66,43 @@ impl Checked {
 }
 
 impl Service {
-    /// The jobs of this store, which concern it as a whole.
+    /// The jobs of this store; of a caller limited to some series, those that it started.
     ///
     /// # Errors
     /// `permission_denied`.
-    pub fn jobs(&self) -> Result<&Jobs> {
-        self.caller.may_all(Scope::Admin)?;
-        Ok(&self.jobs)
+    pub fn list_jobs(&self) -> Result<JobList> {
+        self.caller.may(Scope::Admin)?;
+        Ok(if self.caller.is_limited() { self.jobs.list_of(&self.caller.id) } else { self.jobs.list() })
+    }
+
+    /// A job as it is now.
+    ///
+    /// # Errors
+    /// `permission_denied`, `job_not_found`; the latter also for a job that somebody else started, where the caller is
+    /// limited to some series.
+    pub fn job(&self, id: &str) -> Result<Job> {
+        self.check_job(id)?;
+        self.jobs.get(id)
+    }
+
+    /// Asks a job to stop.
+    ///
+    /// # Errors
+    /// Those of [`job`](Self::job).
+    pub fn cancel_job(&self, id: &str) -> Result<Job> {
+        self.check_job(id)?;
+        self.jobs.cancel(id)
+    }
+
+    fn check_job(&self, id: &str) -> Result<()> {
+        self.caller.may(Scope::Admin)?;
+        if self.caller.is_limited() { self.jobs.check_owner(id, &self.caller.id) } else { Ok(()) }
     }
 
     /// A job as it is now, for the caller who was given it.
     ///
     /// # Errors
-    /// Those of [`Jobs::get`].
+    /// Those of [`Jobs::get`](super::Jobs::get).
     pub fn look(&self, job: &Job) -> Result<Job> {
         self.jobs.get(&job.id)
     }
@@ -86,7 +110,7 @@ impl Service {
     /// The same once it is finished.
     ///
     /// # Errors
-    /// Those of [`Jobs::wait`].
+    /// Those of [`Jobs::wait`](super::Jobs::wait).
     pub fn wait_for(&self, job: &Job) -> Result<Job> {
         self.jobs.wait(&job.id)
     }
@@ -104,7 +128,7 @@ impl Service {
     /// becomes the result of the job.
     ///
     /// # Errors
-    /// Those of [`Jobs::start`].
+    /// Those of [`Jobs::start_for`](super::Jobs::start_for).
     pub fn start_job<R: Serialize>(
         &self,
         verb: &'static str,
@@ -114,7 +138,7 @@ impl Service {
     ) -> Result<Job> {
         self.caller.may(Scope::Admin)?;
         let service = self.clone();
-        self.jobs.start(verb, unit, watch, move |watch| {
+        self.jobs.start_for(&self.caller.id, verb, unit, watch, move |watch| {
             let reply = work(&service, watch)?;
             serde_json::to_value(reply).map_err(|error| Error::internal(format!("reply as JSON: {error}")))
         })
@@ -137,7 +161,7 @@ impl Service {
     /// Backs the store up for a client, as a job whose result is a [`BackupReply`](super::BackupReply).
     ///
     /// # Errors
-    /// `permission_denied` and `invalid_argument` for the directory, and those of [`Jobs::start`].
+    /// `permission_denied` and `invalid_argument` for the directory, and those of [`Jobs::start_for`](super::Jobs::start_for).
     pub fn start_backup(&self, request: BackupRequest) -> Result<Job> {
         self.caller.may_all(Scope::Admin)?;
         self.check_backup(&request)?;
@@ -148,7 +172,7 @@ impl Service {
     /// Compacts, as a job whose result is a [`CompactReply`].
     ///
     /// # Errors
-    /// `series_not_found`, and those of [`Jobs::start`].
+    /// `series_not_found`, and those of [`Jobs::start_for`](super::Jobs::start_for).
     pub fn start_compact(&self, request: CompactRequest) -> Result<Job> {
         self.caller.may(Scope::Admin)?;
         if request.series.is_empty() {

@@ -140,6 +140,8 @@ type Work = Box<dyn FnOnce(&Watch) -> Result<Value> + Send>;
 
 struct Entry {
     job: Job,
+    /// Token of the caller who started it; empty for one who needs none.
+    owner: Arc<str>,
     watch: Arc<Watch>,
     /// Until it starts.
     work: Option<Work>,
@@ -173,12 +175,29 @@ impl std::fmt::Debug for Jobs {
 }
 
 impl Jobs {
-    /// Takes on a job; it runs when no other one of its verb does. `unit` names what its watch counts.
+    /// Takes on a job of nobody in particular.
+    ///
+    /// # Errors
+    /// Those of [`start_for`](Self::start_for).
+    #[cfg(test)]
+    fn start(
+        &self,
+        verb: &'static str,
+        unit: &str,
+        watch: Watch,
+        work: impl FnOnce(&Watch) -> Result<Value> + Send + 'static,
+    ) -> Result<Job> {
+        self.start_for(&Arc::from(""), verb, unit, watch, work)
+    }
+
+    /// Takes on a job of the caller with the token `owner`; it runs when no other one of its verb does. `unit` names what
+    /// its watch counts.
     ///
     /// # Errors
     /// `overloaded` when [`QUEUE_MAX`] jobs of the verb wait, `not_ready` when the store is closing.
-    pub fn start(
+    pub fn start_for(
         &self,
+        owner: &Arc<str>,
         verb: &'static str,
         unit: &str,
         watch: Watch,
@@ -205,7 +224,12 @@ impl Jobs {
             result: None,
             error: None,
         };
-        table.entries.push_back(Entry { job: job.clone(), watch: Arc::new(watch), work: Some(Box::new(work)) });
+        table.entries.push_back(Entry {
+            job: job.clone(),
+            owner: Arc::clone(owner),
+            watch: Arc::new(watch),
+            work: Some(Box::new(work)),
+        });
         if !table.running.contains(&verb) {
             let shared = Arc::clone(&self.0);
             let thread = std::thread::Builder::new()
@@ -233,9 +257,28 @@ impl Jobs {
 
     /// All jobs that are remembered, the newest first, without what came out.
     pub fn list(&self) -> JobList {
+        self.listed(|_| true)
+    }
+
+    /// Those of the caller with this token.
+    pub fn list_of(&self, owner: &str) -> JobList {
+        self.listed(|entry| *entry.owner == *owner)
+    }
+
+    fn listed(&self, is_wanted: impl Fn(&Entry) -> bool) -> JobList {
         let table = self.0.lock();
-        let jobs = table.entries.iter().rev().map(|entry| Job { result: None, ..entry.shown() });
-        JobList { jobs: jobs.collect() }
+        let wanted = table.entries.iter().rev().filter(|entry| is_wanted(entry));
+        JobList { jobs: wanted.map(|entry| Job { result: None, ..entry.shown() }).collect() }
+    }
+
+    /// Refuses a job that a caller with this token did not start, as one that is not there.
+    ///
+    /// # Errors
+    /// `job_not_found`.
+    pub fn check_owner(&self, id: &str, owner: &str) -> Result<()> {
+        let table = self.0.lock();
+        let is_own = table.entries.iter().any(|entry| entry.job.id == id && *entry.owner == *owner);
+        if is_own { Ok(()) } else { Err(not_found(id)) }
     }
 
     /// Asks a job to stop: one that waits fails at once, one that runs at its next step. A finished one stays.

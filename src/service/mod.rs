@@ -7,6 +7,7 @@ pub mod backup;
 mod caller;
 pub mod coverage;
 pub mod jobs;
+mod limits;
 mod months;
 mod page;
 mod read;
@@ -17,7 +18,7 @@ mod write;
 
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use xxhash_rust::xxh3::xxh3_64;
@@ -29,14 +30,15 @@ use crate::types::schema::series_not_found;
 use crate::types::{Calendar, SeriesDef, SeriesKey, SeriesSpec};
 
 pub use crate::store::{
-    Durability, Finding, FindingKind, OrphanReport, OverlapReport, RestoreOptions, StoreOptions, VerifyOptions,
-    VerifyReport, Watch,
+    Durability, Finding, FindingKind, Opening, OrphanReport, OverlapReport, RestoreOptions, StoreOptions,
+    VerifyOptions, VerifyReport, Watch,
 };
 pub use admin::{CompactRequest, SCRUB_BYTES_PER_SECOND, ScrubRequest, VerifyRequest, scrub_watch};
 pub use backup::{BackupReply, BackupRequest, DamagedFile, RestoreReply, restore_backup};
 pub use caller::{Caller, Scope};
 pub use coverage::{CoverageReply, CoverageRequest};
 pub use jobs::{Job, JobError, JobList, JobStatus, Jobs, Progress};
+pub use limits::{ANSWER_BYTES, Held, Limits, Place};
 pub use read::{Answer, Plan, range_of};
 pub use replies::*;
 pub use write::{Acknowledged, Begun, IdempotencyKey, Manner, MergeOp, Terms};
@@ -55,6 +57,7 @@ pub struct Shared {
     begun: Instant,
     ratios: coverage::Ratios,
     backup_dir: backup::BackupDir,
+    load: OnceLock<Arc<limits::Load>>,
     jobs: Jobs,
     checked: admin::Checked,
 }
@@ -102,6 +105,7 @@ impl Service {
             begun: Instant::now(),
             ratios: coverage::Ratios::default(),
             backup_dir: backup::BackupDir::default(),
+            load: OnceLock::new(),
             jobs: Jobs::default(),
             checked: admin::Checked::default(),
         };

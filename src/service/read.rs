@@ -7,7 +7,7 @@ use super::{Scope, Service};
 use crate::error::{Error, ErrorCode, Result};
 use crate::query::select::{Selection, select};
 use crate::query::{
-    Block, KeyRanges, Layout, ManyScan, Member, Numbers, Order, Query, Scan, ScanSpec, ScanStats, Shape, When,
+    Block, KeyRanges, Layout, ManyScan, Member, Numbers, Order, Query, Scan, ScanSpec, ScanStats, Shape, Stop, When,
     latest_start, many, predicate,
 };
 use crate::store::{Pins, SeriesState, State};
@@ -339,7 +339,7 @@ impl Service {
         };
         let shape = Shape::of(&series.def, columns.as_deref(), query.numbers, series.version, state.commit);
         let columns = columns.unwrap_or_else(|| (0..series.def.columns.len()).collect());
-        let member = Member { series, range, columns, casts: Vec::new(), filter };
+        let member = Member { series, range, columns, casts: Vec::new(), filter, stop: Stop::default() };
         Ok(Resolved {
             state,
             members: vec![member],
@@ -376,7 +376,14 @@ impl Service {
                 Some(last) if last.series.def.columns == series.def.columns => Arc::clone(&last.filter),
                 _ => Arc::new(predicate::compile(&series.def, predicates, query.numbers)?),
             };
-            members.push(Member { series: Arc::clone(series), range: (0, 0), columns, casts, filter });
+            members.push(Member {
+                series: Arc::clone(series),
+                range: (0, 0),
+                columns,
+                casts,
+                filter,
+                stop: Stop::default(),
+            });
         }
         if layout == Layout::ByTime {
             let ranges = |member: &Member| member.filter.iter().map(|filter| filter.ranges.len()).sum::<usize>();
@@ -427,6 +434,11 @@ impl Service {
     /// go together, `too_large`, `commit_gone`; the iterator itself gives `corrupt_data` when a stored block fails its
     /// checksum, and `schema_mismatch` when a cell does not fit the digits that several series have in common.
     pub fn read(&self, query: &Query) -> Result<Answer> {
+        self.read_until(query, &Stop::default())
+    }
+
+    /// The same; `stop` ends it, with `deadline_exceeded`.
+    pub fn read_until(&self, query: &Query, stop: &Stop) -> Result<Answer> {
         let resolved = self.resolve(query)?;
         let etag_stem = self.stem_of(&resolved);
         let series_ids = resolved.series_ids();
@@ -435,6 +447,7 @@ impl Service {
         let Resolved { state, mut members, limit, order, layout, shape, question } = resolved;
         let cache = self.store.cache();
         let scan = if is_many {
+            members.iter_mut().for_each(|member| member.stop = stop.clone());
             AnyScan::Many(Box::new(ManyScan::new(members, cache, layout, order, limit)))
         } else {
             let member = members.pop().ok_or_else(|| Error::internal("a read of no series"))?;
@@ -445,7 +458,7 @@ impl Service {
                 columns: Some(member.columns),
                 filter: member.filter.as_ref().clone(),
             };
-            AnyScan::One(Box::new(Scan::new(&member.series, cache, &spec)))
+            AnyScan::One(Box::new(Scan::new(&member.series, cache, &spec).stopped_by(stop.clone())))
         };
         let pins = Arc::clone(self.store.pins());
         let resume = Resume { state, pins, series_ids, range, order, question };

@@ -10,7 +10,7 @@
 
 use std::sync::{Arc, OnceLock, PoisonError};
 
-use super::log::{AppendError, Log, QueuedFrame, make_spare};
+use super::log::{AppendError, Log, LogBytes, QueuedFrame, make_spare};
 use super::state::{SeriesId, State, Structural};
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::wal::FrameKind;
@@ -52,6 +52,9 @@ impl Batch {
     }
 }
 
+/// Why writing stopped, once it did: the first cause.
+type Stopped = Arc<OnceLock<String>>;
+
 /// What is decided and not yet durable. Held under the queue's lock.
 #[derive(Debug)]
 pub struct Pending {
@@ -71,7 +74,7 @@ pub struct Pending {
     written_lsn: u64,
     /// Highest `durable_lsn` that a frame on disk carries.
     marked_lsn: u64,
-    stopped: Option<String>,
+    stopped: Stopped,
     /// What every change is answered, in a store that is only read.
     refusal: Option<Error>,
 }
@@ -104,6 +107,9 @@ pub struct CommitQueue {
     wake: Condvar,
     /// Only the leader, or a holder of the `pending` lock while nobody leads, uses the log.
     log: Mutex<Log>,
+    /// What of both is looked at without waiting for either lock.
+    log_bytes: Arc<LogBytes>,
+    stopped: Stopped,
     published: ArcSwap<State>,
     durability: Durability,
 }
@@ -111,6 +117,7 @@ pub struct CommitQueue {
 impl CommitQueue {
     pub fn new(state: State, log: Log, next_lsn: u64, durability: Durability, stopped: Option<String>) -> Self {
         let state = Arc::new(state);
+        let stopped: Stopped = Arc::new(stopped.map_or_else(OnceLock::new, OnceLock::from));
         let pending = Pending {
             state: Arc::clone(&state),
             frames: Vec::new(),
@@ -122,12 +129,14 @@ impl CommitQueue {
             durable_lsn: next_lsn - 1,
             written_lsn: next_lsn - 1,
             marked_lsn: 0,
-            stopped,
+            stopped: Arc::clone(&stopped),
             refusal: None,
         };
         Self {
             pending: Mutex::new(pending),
             wake: Condvar::new(),
+            log_bytes: log.told(),
+            stopped,
             log: Mutex::new(log),
             published: ArcSwap::from(state),
             durability,
@@ -161,12 +170,12 @@ impl CommitQueue {
 
     /// Why writing stopped, if it did.
     pub fn stopped(&self) -> Option<String> {
-        self.lock().stopped.clone()
+        self.stopped.get().cloned()
     }
 
     /// Stops acknowledging writes until the store is opened again.
     pub fn stop(&self, cause: &Error) {
-        self.lock().stopped.get_or_insert(cause.to_string());
+        let _ = self.lock().stopped.set(cause.to_string());
     }
 
     /// Whether changes are decided here at all.
@@ -290,7 +299,7 @@ impl CommitQueue {
                     failure.error
                 } else {
                     if !planted(Bug::WriterGoesOn) {
-                        pending.stopped = Some(failure.error.to_string());
+                        let _ = pending.stopped.set(failure.error.to_string());
                     }
                     stopped_error(&failure.error.to_string())
                 };
@@ -387,7 +396,7 @@ impl CommitQueue {
             }
             Err(error) => {
                 // When the edit may be on disk or not, the writer was stopped by who published it.
-                let error = pending.stopped.as_deref().map_or(error, stopped_error);
+                let error = pending.stopped.get().map_or(error, |cause| stopped_error(cause));
                 pending.rewind();
                 self.refuse_queued(&mut pending, &error);
                 Err(error)
@@ -411,7 +420,7 @@ impl CommitQueue {
     pub fn mark(&self) -> Result<()> {
         self.with_log(|pending, log| {
             let due = pending.frames.is_empty() && pending.durable_lsn > pending.marked_lsn;
-            if planted(Bug::MarkerNotWritten) || !due || pending.stopped.is_some() || !log.has_room_for_marker() {
+            if planted(Bug::MarkerNotWritten) || !due || pending.stopped.get().is_some() || !log.has_room_for_marker() {
                 return Ok(());
             }
             let marker = QueuedFrame {
@@ -429,7 +438,7 @@ impl CommitQueue {
                     Ok(())
                 }
                 Err(failure) => {
-                    pending.stopped = Some(failure.error.to_string());
+                    let _ = pending.stopped.set(failure.error.to_string());
                     Err(failure.error)
                 }
             }
@@ -492,10 +501,9 @@ impl CommitQueue {
         self.log().full_once = true;
     }
 
-    /// Bytes of the log on disk, and bytes of frames in it.
+    /// Bytes of the log on disk, and bytes of frames in it. Waits for no sync.
     pub fn log_bytes(&self) -> (u64, u64) {
-        let log = self.log();
-        (log.bytes(), log.used_bytes())
+        self.log_bytes.now()
     }
 }
 
@@ -528,7 +536,7 @@ impl Pending {
                 Ok(())
             }
             Err(error) => {
-                self.stopped = Some(error.to_string());
+                let _ = self.stopped.set(error.to_string());
                 Err(error)
             }
         }
@@ -546,7 +554,7 @@ impl Pending {
         if let Some(refusal) = &self.refusal {
             return Err(refusal.clone());
         }
-        match &self.stopped {
+        match self.stopped.get() {
             None => Ok(()),
             Some(cause) => Err(stopped_error(cause)),
         }

@@ -7,8 +7,11 @@
 
 use std::collections::VecDeque;
 use std::io::{Seek, SeekFrom};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
+use super::opening::{Opening, Step};
 use crate::disk::{self, DiskPath, Staged, WriteFile};
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::wal::{
@@ -41,11 +44,27 @@ pub struct Log {
     open: Option<Segment>,
     /// Number and bytes of every segment on disk, oldest first; the last one is open.
     segments: VecDeque<(u64, u64)>,
+    /// The bytes of it, for those who do not wait.
+    told: Arc<LogBytes>,
     /// A file of zeros that becomes the next segment.
     spare: Option<Staged>,
     /// Lets the next frames find the disk full.
     #[cfg(test)]
     pub full_once: bool,
+}
+
+/// Bytes of a log as they were last told: what people look at waits for no disk.
+#[derive(Debug, Default)]
+pub struct LogBytes {
+    all: AtomicU64,
+    used: AtomicU64,
+}
+
+impl LogBytes {
+    /// Bytes of all segments on disk, and those written since the oldest began.
+    pub fn now(&self) -> (u64, u64) {
+        (self.all.load(Ordering::Relaxed), self.used.load(Ordering::Relaxed))
+    }
 }
 
 /// A segment open for appending.
@@ -116,14 +135,16 @@ pub fn segment_number(name: &str) -> Option<u64> {
 }
 
 /// Reads the log. Nothing on disk is changed.
-pub fn read_log(root: &DiskPath, start: Start) -> Result<Recovered> {
+pub fn read_log(root: &DiskPath, start: Start, opening: &Opening) -> Result<Recovered> {
     let dir = root.join("wal");
     let all: Vec<u64> = disk::list(&dir)?.iter().filter_map(|name| segment_number(name)).collect();
     let (superseded, numbers): (Vec<u64>, Vec<u64>) = all.into_iter().partition(|number| *number < start.segment);
     let mut found = Recovered { next_lsn: start.lsn, superseded, ..Recovered::default() };
     let mut scan = Scan { next_lsn: None, first_lsn: start.lsn, damage: Vec::new(), found: &mut found };
     let mut expected = start.segment;
+    opening.begin(Step::Log, numbers.len() as u64);
     for (number, named) in in_order(&dir, &numbers, &mut scan)? {
+        opening.advance();
         if number < expected {
             scan.note(format!("{} repeats segment {number}", segment_path(&dir, named).display()), (named, 0), true);
             scan.found.segments.push((named, 0));
@@ -211,6 +232,7 @@ impl Log {
             segment_bytes,
             open: None,
             segments: VecDeque::new(),
+            told: Arc::default(),
             spare: None,
             #[cfg(test)]
             full_once: false,
@@ -219,6 +241,7 @@ impl Log {
             let first = log.create(start.segment, start.lsn, segment_bytes, true)?;
             log.segments.push_back((first.number, first.bytes));
             log.open = Some(first);
+            log.tell();
             return Ok(log);
         };
         let (kept, cut): (Vec<_>, Vec<_>) = found.segments.iter().partition(|(segment, _)| *segment <= number);
@@ -243,21 +266,25 @@ impl Log {
             file.sync()?;
         }
         log.open = Some(Segment { number, file, epoch, offset, bytes });
+        log.tell();
         Ok(log)
     }
 
     /// A damaged log, which is left as it is and takes no frames.
     pub fn closed(root: &DiskPath, found: &Recovered, segment_bytes: u64) -> Self {
-        Self {
+        let log = Self {
             dir: root.join("wal"),
             tmp: root.join("tmp"),
             segment_bytes,
             open: None,
             segments: found.segments.iter().copied().collect(),
+            told: Arc::default(),
             spare: None,
             #[cfg(test)]
             full_once: false,
-        }
+        };
+        log.tell();
+        log
     }
 
     fn current(&self) -> Result<&Segment> {
@@ -340,6 +367,7 @@ impl Log {
                 let next = prepared.pop_front().ok_or_else(|| Error::internal("a log segment was not prepared"))?;
                 self.segments.push_back((next.number, next.bytes));
                 self.open = Some(next);
+                self.tell();
             }
             let header = FrameHeader {
                 kind: frame.kind,
@@ -369,6 +397,7 @@ impl Log {
             current.file.write_at(buffer, current.offset)?;
             current.offset += buffer.len() as u64;
             metrics::counter!("fastk_wal_written_bytes_total").increment(buffer.len() as u64);
+            self.tell();
         }
         Ok(())
     }
@@ -407,6 +436,17 @@ impl Log {
         self.segments.back().map_or(0, |(number, _)| *number)
     }
 
+    /// Where the bytes of the log are told, also while it is being synced.
+    pub fn told(&self) -> Arc<LogBytes> {
+        Arc::clone(&self.told)
+    }
+
+    /// Tells how many bytes there are now.
+    fn tell(&self) {
+        self.told.all.store(self.bytes(), Ordering::Relaxed);
+        self.told.used.store(self.used_bytes(), Ordering::Relaxed);
+    }
+
     /// Bytes of all segments on disk.
     pub fn bytes(&self) -> u64 {
         self.segments.iter().map(|(_, bytes)| bytes).sum()
@@ -426,6 +466,7 @@ impl Log {
             }
             disk::remove(&segment_path(&self.dir, number))?;
             self.segments.pop_front();
+            self.tell();
         }
         Ok(())
     }

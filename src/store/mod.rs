@@ -18,6 +18,7 @@ mod load;
 mod log;
 mod manifest;
 mod merge;
+mod opening;
 mod overlaps;
 mod pins;
 mod recover;
@@ -48,6 +49,7 @@ pub use compact::{CompactReport, VacuumReport};
 pub use counters::UpkeepCounts;
 pub use coverage::{Buckets, Presence, Runs};
 pub use merge::{Loaded, Merge, MergeStats, Piece, Wanted};
+pub use opening::Opening;
 pub use overlaps::{Overlap, OverlapChunk, OverlapPair, OverlapReport, overlaps};
 pub use pins::Pins;
 pub use recover::RecoveryReport;
@@ -98,6 +100,8 @@ pub struct StoreOptions {
     /// Whether blocks are brought into memory when they are read, so that nobody downstream waits for the disk. A
     /// server wants it; an embedder whose own thread reads the cells does not need it.
     pub prefetch: bool,
+    /// Where the opening tells how far it is.
+    pub opening: Option<Arc<Opening>>,
 }
 
 impl Default for StoreOptions {
@@ -113,6 +117,7 @@ impl Default for StoreOptions {
             maps_max: 8_192,
             upkeep: true,
             prefetch: false,
+            opening: None,
         }
     }
 }

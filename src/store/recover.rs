@@ -14,6 +14,7 @@ use super::chunk::{ChunkFile, MapCache, chunk_id_of, series_dir};
 use super::commit::CommitQueue;
 use super::log::{self, Log};
 use super::manifest::{self, Contents, Manifest};
+use super::opening::{Opening, Step};
 use super::pins::Pins;
 use super::seal::DROP_MARKER;
 use super::state::{Run, SeriesId, SeriesState, Snapshot, State, Tombstone, View};
@@ -93,6 +94,15 @@ pub struct Read {
 /// # Errors
 /// `unsupported_format`, and those of reading files.
 pub fn read_store(root: &DiskPath, trust: Trust) -> Result<Read> {
+    read_store_telling(root, trust, &Opening::default())
+}
+
+/// The same; `opening` is told how far it is.
+///
+/// # Errors
+/// Those of [`read_store`].
+fn read_store_telling(root: &DiskPath, trust: Trust, opening: &Opening) -> Result<Read> {
+    opening.begin(Step::Manifest, 0);
     let mut report = RecoveryReport::default();
     let mut damage = Vec::new();
     let format_damage = match check_format(root) {
@@ -129,11 +139,13 @@ pub fn read_store(root: &DiskPath, trust: Trust) -> Result<Read> {
     let mut state = state_of(root, contents)?;
     let damaged_files = load_runs(root, contents, &mut state)?;
     damage.extend(damaged_files.iter().map(|(_, reason)| reason.clone()));
-    let mut log = log::read_log(root, start)?;
+    let mut log = log::read_log(root, start, opening)?;
     damage.extend(log.rot.iter().cloned());
     let mut replay =
         Replay { state: &mut state, contents, next_series_id: contents.next_series_id, loose: HashMap::new() };
+    opening.begin(Step::Commits, log.commits.len() as u64);
     for (frame, payload) in std::mem::take(&mut log.commits) {
+        opening.advance();
         if frame.commit <= contents.base_commit {
             continue;
         }
@@ -181,6 +193,7 @@ fn exists(root: &DiskPath) -> Result<bool> {
 impl Inner {
     pub fn open(root: &DiskPath, create: bool, options: StoreOptions) -> Result<Self> {
         let begun = std::time::Instant::now();
+        let opening = options.opening.clone().unwrap_or_default();
         let exists = exists(root)?;
         if !exists && !create {
             return Err(Error::new(ErrorCode::NotFound, format!("{} holds no store", root.display()))
@@ -196,7 +209,8 @@ impl Inner {
             create_store(root)?;
         }
         let Read { state, manifest: found, log: recovered, start, mut report, newest, next_series_id, .. } =
-            read_store(root, Trust::Manifest)?;
+            read_store_telling(root, Trust::Manifest, &opening)?;
+        opening.begin(Step::Tidy, 0);
         report.created = !exists;
         let cache = Arc::new(MapCache::new(options.maps_max, options.prefetch));
         let next_lsn = recovered.next_lsn;

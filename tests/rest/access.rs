@@ -72,9 +72,9 @@ const ROUTES: &[Route] = {
         ("post", "/v1/admin/scrub", "/v1/admin/scrub", "", Some(Admin), Refused),
         ("post", "/v1/admin/backup", "/v1/admin/backup", "{\"dir\":\"b\"}", Some(Admin), Refused),
         ("post", "/v1/admin/compact", "/v1/admin/compact", "", Some(Admin), Refused),
-        ("get", "/v1/admin/jobs", "/v1/admin/jobs", "", Some(Admin), Refused),
-        ("get", "/v1/admin/jobs/{id}", "/v1/admin/jobs/none", "", Some(Admin), Refused),
-        ("delete", "/v1/admin/jobs/{id}", "/v1/admin/jobs/none", "", Some(Admin), Refused),
+        ("get", "/v1/admin/jobs", "/v1/admin/jobs", "", Some(Admin), Part),
+        ("get", "/v1/admin/jobs/{id}", "/v1/admin/jobs/none", "", Some(Admin), Part),
+        ("delete", "/v1/admin/jobs/{id}", "/v1/admin/jobs/none", "", Some(Admin), Part),
         ("get", "/v1/admin/orphans", "/v1/admin/orphans", "", Some(Admin), Refused),
         ("get", "/v1/admin/overlaps", "/v1/admin/overlaps", "", Some(Admin), Refused),
     ]
@@ -235,4 +235,27 @@ fn a_limited_token_sees_its_part_of_the_store() {
     // An entity tag of one caller's inventory is no tag of another's.
     let tag = |token| guarded.ask(token, "get", "/inventory", "").header("etag").unwrap().to_owned();
     assert_ne!(tag(limited), tag(admin));
+}
+
+#[test]
+fn a_limited_token_follows_and_cancels_the_jobs_it_started_and_no_others() {
+    let guarded = Guarded::start();
+    let admin = Some(guarded.tokens[2].1.as_str());
+    let limited = Some(guarded.limited.as_str());
+    guarded.ask(admin, "post", "/v1/series", r#"{"kind":"kline","symbol":"ETHUSDT","timeframe":"1m"}"#).expect(201);
+    let start = |token, path: &str, body: &str| -> String {
+        let reply = guarded.ask(token, "post", path, body);
+        assert!(reply.status == 202, "{}", reply.text());
+        reply.header("location").unwrap().to_owned()
+    };
+    let own = start(limited, "/v1/admin/compact", r#"{"series":["kline/ETHUSDT/1m"]}"#);
+    let other = start(admin, "/v1/admin/verify", "");
+    assert_eq!(guarded.ask(limited, "get", &own, "").expect(200).json()["jobs"][0]["verb"], "compact");
+    guarded.ask(limited, "get", &other, "").refused("job_not_found");
+    guarded.ask(limited, "delete", &other, "").refused("job_not_found");
+    guarded.ask(limited, "delete", &own, "").expect(200);
+    let listed = |token| guarded.ask(token, "get", "/v1/admin/jobs", "").expect(200).json()["jobs"].clone();
+    assert_eq!(listed(limited).as_array().unwrap().len(), 1);
+    assert!(own.ends_with(listed(limited)[0]["id"].as_str().unwrap()));
+    assert_eq!(listed(admin).as_array().unwrap().len(), 2);
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use fastk::Result;
 use fastk::access::Gate;
 use fastk::server::http::{HttpConfig, serve};
-use fastk::service::{Service, StoreOptions};
+use fastk::service::{Limits, Service, StoreOptions};
 use serde_json::Value;
 
 /// A running server over a store of its own; stopped and removed when dropped.
@@ -38,8 +38,14 @@ impl Server {
     }
 
     pub fn over(root: Arc<tempfile::TempDir>, config: HttpConfig) -> Self {
+        Self::within(root, config, Limits::default())
+    }
+
+    /// A server over an existing store, with its own limits of the verbs.
+    pub fn within(root: Arc<tempfile::TempDir>, config: HttpConfig, limits: Limits) -> Self {
         let options = StoreOptions { upkeep: false, ..StoreOptions::default() };
         let service = Service::open(root.path(), true, options).unwrap();
+        service.limit(limits);
         let gate = Arc::new(Gate::of(root.path()).unwrap());
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();

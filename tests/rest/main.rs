@@ -6,6 +6,7 @@ mod client;
 mod coverage;
 mod fuzz;
 mod jobs;
+mod limits;
 mod many;
 mod merges;
 mod reads;

@@ -39,6 +39,8 @@ pub const ACTIONS: &[(&str, &str)] = &[
     ("compact", "moves rows of the log into chunk files and merges chunks; body: empty, or {\"series\": [key, …]}"),
 ];
 
+/// Those that wait for a job.
+pub(super) const JOBS: [&str; 2] = ["verify", "compact"];
 /// Those the log tells of, with who called them.
 pub(super) const AUDITED: [&str; 5] = ["drop_series", "delete_range", "drop_snapshot", "verify", "compact"];
 
@@ -76,27 +78,31 @@ struct Named {
 
 /// Carries out an action and gives its answer.
 pub(super) fn run(service: &Arc<Service>, action: &Action) -> Result<Bytes> {
-    let body = action.body.as_ref();
+    let (body, depth_max) = (action.body.as_ref(), service.limits().json_depth_max);
     match action.r#type.as_str() {
-        "register_series" => answer(&service.register(json::<SeriesSpec>("registration", body)?)?),
+        "register_series" => answer(&service.register(json::<SeriesSpec>("registration", body, depth_max)?)?),
         "drop_series" => {
-            let asked: Drop = json("body of drop_series", body)?;
+            let asked: Drop = json("body of drop_series", body, depth_max)?;
             answer(&service.drop_series(&asked.series, &version(asked.if_version))?)
         }
         "delete_range" => {
-            let asked: DeleteRange = json("body of delete_range", body)?;
+            let asked: DeleteRange = json("body of delete_range", body, depth_max)?;
             let range = range(service, &asked)?;
             answer(&service.delete_range(&asked.series, range, &version(asked.if_version), asked.dry_run)?)
         }
-        "create_snapshot" => answer(&service.create_snapshot(&json::<Named>("body of create_snapshot", body)?.name)?),
-        "drop_snapshot" => answer(&service.drop_snapshot(&json::<Named>("body of drop_snapshot", body)?.name)?),
+        "create_snapshot" => {
+            answer(&service.create_snapshot(&json::<Named>("body of create_snapshot", body, depth_max)?.name)?)
+        }
+        "drop_snapshot" => {
+            answer(&service.drop_snapshot(&json::<Named>("body of drop_snapshot", body, depth_max)?.name)?)
+        }
         "list_snapshots" => answer(&service.snapshots()?),
-        "coverage" => answer(&service.coverage(&json::<CoverageRequest>("body of coverage", body)?)?),
-        "inventory" => answer(&service.inventory(&or_default::<SeriesFilter>("filter", body)?)?),
+        "coverage" => answer(&service.coverage(&json::<CoverageRequest>("body of coverage", body, depth_max)?)?),
+        "inventory" => answer(&service.inventory(&or_default::<SeriesFilter>("filter", body, depth_max)?)?),
         "health" => answer(&service.health()?),
         // Jobs, so that one of a verb runs at a time; the answer is what came out.
-        "verify" => finished(service, service.start_verify(or_default("body of verify", body)?)?),
-        "compact" => finished(service, service.start_compact(or_default("body of compact", body)?)?),
+        "verify" => finished(service, service.start_verify(or_default("body of verify", body, depth_max)?)?),
+        "compact" => finished(service, service.start_compact(or_default("body of compact", body, depth_max)?)?),
         other => {
             let names: Vec<&str> = ACTIONS.iter().map(|(name, _)| *name).collect();
             let shown: String = other.chars().take(80).collect();
@@ -109,8 +115,8 @@ fn finished(service: &Service, job: Job) -> Result<Bytes> {
     answer(&service.wait_for(&job)?.outcome()?)
 }
 
-fn or_default<T: Default + serde::de::DeserializeOwned>(what: &str, body: &[u8]) -> Result<T> {
-    if body.is_empty() { Ok(T::default()) } else { json(what, body) }
+fn or_default<T: Default + serde::de::DeserializeOwned>(what: &str, body: &[u8], depth_max: usize) -> Result<T> {
+    if body.is_empty() { Ok(T::default()) } else { json(what, body, depth_max) }
 }
 
 fn version(if_version: Option<u64>) -> Condition {

@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Result};
 use crate::format::ipc;
+use crate::ingest::check_depth;
 use crate::query::{Query, Shape};
 use crate::service::{InventoryRow, Plan};
 use crate::types::SeriesKey;
@@ -34,28 +35,29 @@ pub(super) fn target(descriptor: &FlightDescriptor) -> Result<Target<'_>> {
     }
 }
 
-/// Reads JSON that a client sent as `what`.
-pub(super) fn json<T: DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T> {
+/// Reads JSON that a client sent as `what`, nested `depth_max` levels at most.
+pub(super) fn json<T: DeserializeOwned>(what: &str, bytes: &[u8], depth_max: usize) -> Result<T> {
     if bytes.len() > JSON_BYTES_MAX {
         return Err(Error::new(
             crate::ErrorCode::TooLarge,
             format!("the {what} has {} bytes, more than {JSON_BYTES_MAX}", bytes.len()),
         ));
     }
+    check_depth(bytes, depth_max)?;
     serde_json::from_slice(bytes).map_err(|error| Error::invalid(format!("the {what} cannot be read: {error}")))
 }
 
 /// The query of a descriptor: all rows of a path, or the command itself.
-pub(super) fn query_of_descriptor(descriptor: &FlightDescriptor) -> Result<Query> {
+pub(super) fn query_of_descriptor(descriptor: &FlightDescriptor, depth_max: usize) -> Result<Query> {
     match target(descriptor)? {
         Target::Path(key) => Ok(Query::of(&key)),
-        Target::Command(bytes) => json("command", bytes),
+        Target::Command(bytes) => json("command", bytes, depth_max),
     }
 }
 
 /// The query of a ticket.
-pub(super) fn query_of_ticket(ticket: &Ticket) -> Result<Query> {
-    json("ticket", &ticket.ticket)
+pub(super) fn query_of_ticket(ticket: &Ticket, depth_max: usize) -> Result<Query> {
+    json("ticket", &ticket.ticket, depth_max)
         .map_err(|error| error.with_hint("a ticket is the query object as JSON: {\"series\": [\"kline/BTCUSDT/1m\"]}"))
 }
 
@@ -130,16 +132,16 @@ mod tests {
     #[test]
     fn a_path_means_the_whole_series_and_a_command_what_it_says() {
         let path = FlightDescriptor::new_path(["kline", "BTCUSDT", "1m"].map(Into::into).into());
-        assert_eq!(query_of_descriptor(&path).unwrap().series, ["kline/BTCUSDT/1m"]);
+        assert_eq!(query_of_descriptor(&path, 32).unwrap().series, ["kline/BTCUSDT/1m"]);
         let command = FlightDescriptor::new_cmd(r#"{"series":["kline/BTCUSDT/1m"],"latest":5}"#);
-        assert_eq!(query_of_descriptor(&command).unwrap().latest, Some(5));
+        assert_eq!(query_of_descriptor(&command, 32).unwrap().latest, Some(5));
         for bad in ["", "{}", "[]", r#"{"series":["a"],"unknown":1}"#, "\u{0}\u{1}"] {
-            let error = query_of_descriptor(&FlightDescriptor::new_cmd(bad.to_string())).unwrap_err();
+            let error = query_of_descriptor(&FlightDescriptor::new_cmd(bad.to_string()), 32).unwrap_err();
             assert_eq!(error.code(), crate::ErrorCode::InvalidArgument, "{bad}");
         }
-        assert!(query_of_descriptor(&FlightDescriptor::default()).is_err());
+        assert!(query_of_descriptor(&FlightDescriptor::default(), 32).is_err());
         let path = FlightDescriptor::new_path(vec!["..".into(), "..".into(), "etc".into()]);
-        assert!(query_of_descriptor(&path).is_err());
+        assert!(query_of_descriptor(&path, 32).is_err());
     }
 
     #[test]
@@ -157,7 +159,7 @@ mod tests {
         assert_eq!((info.total_records, info.total_bytes, info.ordered), (10, 480, true));
         assert_eq!(info.flight_descriptor, Some(descriptor));
         assert!(info.endpoint.iter().all(|endpoint| endpoint.location.is_empty()));
-        assert_eq!(query_of_ticket(info.endpoint[1].ticket.as_ref().unwrap()).unwrap(), query);
+        assert_eq!(query_of_ticket(info.endpoint[1].ticket.as_ref().unwrap(), 32).unwrap(), query);
         let schema = Schema::try_from(IpcMessage(info.schema)).unwrap();
         assert_eq!(&schema, shape().arrow_schema().as_ref());
     }

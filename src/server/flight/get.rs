@@ -28,7 +28,7 @@ use super::status::status;
 use crate::egress::Output;
 use crate::error::{Error, ErrorCode, Result};
 use crate::query::Block;
-use crate::service::Answer;
+use crate::service::{Answer, Held};
 
 /// Parts that wait for the client, of about 1 MiB each at most.
 const QUEUE_PARTS: usize = 2;
@@ -38,6 +38,9 @@ const PART_BYTES: usize = 64 * 1024;
 
 /// Pieces of messages, the end of the answer, or what cut it short.
 type Item = Result<Option<Vec<Bytes>>, Status>;
+
+/// A place among the readers of this face, and among the answers of all.
+pub(super) type Permit = (OwnedSemaphorePermit, Held);
 
 /// The body of an answer.
 #[derive(Debug)]
@@ -49,7 +52,7 @@ pub(super) struct Rows {
     items: Option<Receiver<Item>>,
     ended: bool,
     /// One of the readers allowed at a time.
-    _permit: OwnedSemaphorePermit,
+    _permit: Permit,
 }
 
 /// An answer whose first part was made.
@@ -69,7 +72,7 @@ pub(super) fn start(answer: Answer) -> Started {
 /// Starts sending an answer.
 ///
 /// When the client takes nothing for `stall`, its connection `line` is ended: nothing else frees what the answer holds.
-pub(super) fn stream(started: Started, stall: Duration, line: Option<HangUp>, permit: OwnedSemaphorePermit) -> Rows {
+pub(super) fn stream(started: Started, stall: Duration, line: Option<HangUp>, permit: Permit) -> Rows {
     let Started { first, mut scan } = started;
     let mut rows = Rows { ready: VecDeque::new(), end: None, items: None, ended: false, _permit: permit };
     rows.take(Some(first));

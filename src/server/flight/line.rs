@@ -12,19 +12,17 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures::stream::FuturesUnordered;
-use futures::task::AtomicWaker;
 use futures::{FutureExt, Stream, StreamExt, stream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpListener;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Connected;
 
+use crate::server::lines::{self, Lines, Slot, UnderWay};
 use crate::server::wire::{Tls, Wire};
 
 /// Bytes of the HTTP/2 preface, the least a client says.
@@ -40,20 +38,18 @@ const SHORT_BYTES: usize = 8 * 1024;
 /// Pause after a failed accept, which mostly means that no descriptor is left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-#[derive(Debug, Default)]
-struct End {
-    is_over: AtomicBool,
-    reader: AtomicWaker,
-}
-
 /// Ends a connection. Streams find it among the extensions of their request.
 #[derive(Clone, Debug)]
-pub(super) struct HangUp(Arc<End>);
+pub(super) struct HangUp(Arc<lines::Line>);
 
 impl HangUp {
     pub(super) fn now(&self) {
-        self.0.is_over.store(true, Ordering::Release);
-        self.0.reader.wake();
+        self.0.end();
+    }
+
+    /// A call begins on the connection.
+    pub(super) fn begin(&self) -> UnderWay {
+        self.0.begin()
     }
 }
 
@@ -63,7 +59,6 @@ type Patience = Pin<Box<dyn Future<Output = ()> + Send>>;
 /// An accepted connection.
 pub(super) struct Line {
     stream: Wire,
-    end: Arc<End>,
     /// What is not written yet, from `written` on.
     waiting: Vec<u8>,
     written: usize,
@@ -74,11 +69,28 @@ pub(super) struct Line {
     /// How much of the greeting is missing, and until when it may.
     greeting: Option<(usize, Patience)>,
     /// One of the connections allowed at a time.
-    _slot: OwnedSemaphorePermit,
+    slot: Slot,
 }
 
-/// Accepts connections while there are fewer than `connections_max`; each has to speak within `greeting`, and before
-/// `draining`: nobody who has asked nothing holds up the end.
+/// The next connection, and its place.
+async fn accept(door: Arc<(TcpListener, Lines)>) -> (TcpStream, Slot) {
+    let (listener, lines) = door.as_ref();
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let _ = stream.set_nodelay(true);
+                return (stream, lines.slot().await);
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a Flight connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Accepts connections, `connections_max` at one time; each has to speak within `greeting`, and before `draining`: nobody
+/// who has asked nothing holds up the end.
 pub(super) fn incoming(
     listener: TcpListener,
     connections_max: usize,
@@ -86,38 +98,34 @@ pub(super) fn incoming(
     tls: Tls,
     draining: CancellationToken,
 ) -> impl Stream<Item = io::Result<Line>> {
-    let slots = Arc::new(Semaphore::new(connections_max));
-    let securing = FuturesUnordered::new();
-    stream::unfold((listener, slots, securing, tls, draining), move |mut state| async move {
-        let (listener, slots, securing, tls, draining) = &mut state;
+    let door = Arc::new((listener, Lines::new(connections_max)));
+    let (accepting, securing) = (None, FuturesUnordered::new());
+    stream::unfold((door, accepting, securing, tls, draining), move |mut state| async move {
+        let (door, accepting, securing, tls, draining) = &mut state;
         let (stream, slot) = loop {
-            let accepting = async {
-                // Only fails when the semaphore is closed, which it never is.
-                let slot = slots.clone().acquire_owned().await.ok()?;
-                Some((listener.accept().await, slot))
-            };
+            // Kept from one turn to the next: it may hold a connection that waits for its place.
+            let accepted = accepting.get_or_insert_with(|| accept(Arc::clone(door)).boxed());
             let (stream, slot) = tokio::select! {
-                accepted = accepting => match accepted? {
-                    (Ok((stream, _)), slot) => (stream, slot),
-                    (Err(error), _) => {
-                        tracing::warn!(%error, "cannot accept a Flight connection");
-                        tokio::time::sleep(ACCEPT_PAUSE).await;
-                        continue;
-                    }
-                },
+                accepted = accepted => {
+                    *accepting = None;
+                    accepted
+                }
                 Some(secured) = securing.next() => match secured {
                     Some(secured) => break secured,
                     None => continue,
                 },
             };
-            let _ = stream.set_nodelay(true);
             let tls = tls.clone();
             if !tls.is_on() {
                 break (Wire::Plain(stream), slot);
             }
             // Others are accepted while this one agrees how it is secured.
             securing.push(async move {
-                let secured = tls.accept(stream, greeting).await;
+                let line = Arc::clone(&slot.line);
+                let secured = tokio::select! {
+                    secured = tls.accept(stream, greeting) => secured,
+                    _ = line.over(greeting, greeting) => Err(io::ErrorKind::TimedOut.into()),
+                };
                 secured
                     .inspect_err(|error| tracing::debug!(%error, "a connection was not secured"))
                     .ok()
@@ -132,16 +140,7 @@ pub(super) fn incoming(
             }
         });
         let greeting = Some((GREETING_BYTES, patience));
-        let line = Line {
-            stream,
-            end: Arc::default(),
-            waiting: Vec::new(),
-            written: 0,
-            is_fresh: false,
-            is_due: false,
-            greeting,
-            _slot: slot,
-        };
+        let line = Line { stream, waiting: Vec::new(), written: 0, is_fresh: false, is_due: false, greeting, slot };
         Some((Ok(line), state))
     })
 }
@@ -152,7 +151,7 @@ fn hung_up() -> io::Error {
 
 impl Line {
     fn check(&self) -> io::Result<()> {
-        if self.end.is_over.load(Ordering::Acquire) { Err(hung_up()) } else { Ok(()) }
+        if self.slot.line.has_ended() { Err(hung_up()) } else { Ok(()) }
     }
 
     /// Writes everything that waits.
@@ -221,7 +220,7 @@ impl Connected for Line {
     type ConnectInfo = HangUp;
 
     fn connect_info(&self) -> HangUp {
-        HangUp(self.end.clone())
+        HangUp(Arc::clone(&self.slot.line))
     }
 }
 
@@ -231,8 +230,9 @@ impl AsyncRead for Line {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        self.end.reader.register(context.waker());
-        self.check()?;
+        if self.slot.line.poll_ended(context) {
+            return Poll::Ready(Err(hung_up()));
+        }
         if self.is_due && self.poll_drain(context)?.is_ready() {
             // What TLS holds back goes out too.
             let _ = Pin::new(&mut self.stream).poll_flush(context)?;
@@ -246,6 +246,7 @@ impl AsyncRead for Line {
         });
         if heard {
             self.greeting = None;
+            self.slot.line.greeted();
         }
         if read.is_pending()
             && let Some((_, patience)) = &mut self.greeting

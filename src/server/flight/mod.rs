@@ -47,10 +47,12 @@ const ERROR_STREAMS_MAX: usize = 1024;
 /// Limits of the Flight listener.
 #[derive(Clone, Debug)]
 pub struct FlightConfig {
-    /// Connections at the same time; more wait to be accepted.
+    /// Connections at the same time; the one that did nothing for longest makes room for the next.
     pub connections_max: usize,
     /// Answers that are sent at the same time; more are refused as `overloaded`.
     pub readers_max: usize,
+    /// Puts that are received at the same time; more are refused as `overloaded`.
+    pub puts_max: usize,
     /// Streams of one connection.
     pub streams_max: u32,
     /// Most bytes of the columns of one record batch of a put.
@@ -59,6 +61,10 @@ pub struct FlightConfig {
     pub put_bytes_max: usize,
     /// How long a new connection may say nothing.
     pub greeting: Duration,
+    /// How long the message of a call may take to arrive.
+    pub message_timeout: Duration,
+    /// How long a put may send nothing.
+    pub put_idle: Duration,
     /// How long a reader may take nothing before its connection is ended.
     pub stall: Duration,
     /// A connection that is silent this long is asked whether it lives.
@@ -76,10 +82,13 @@ impl Default for FlightConfig {
         Self {
             connections_max: 1024,
             readers_max: 64,
+            puts_max: 64,
             streams_max: 128,
             message_bytes_max: 64 * 1024 * 1024,
             put_bytes_max: 256 * 1024 * 1024,
             greeting: Duration::from_secs(20),
+            message_timeout: Duration::from_secs(30),
+            put_idle: Duration::from_secs(900),
             stall: Duration::from_secs(60),
             ping_interval: Duration::from_secs(15),
             ping_timeout: Duration::from_secs(15),
@@ -107,8 +116,12 @@ pub async fn serve(
         readers: Arc::new(Semaphore::new(config.readers_max)),
         readers_max: config.readers_max,
         stall: config.stall,
+        writers: Arc::new(Semaphore::new(config.puts_max)),
+        puts_max: config.puts_max,
+        message_timeout: config.message_timeout,
+        put_idle: config.put_idle,
     };
-    let door = service::Door { service, gate };
+    let door = service::Door { service: service.clone(), gate };
     let flight = service::Front::new(door, face, config.message_bytes_max.saturating_add(MESSAGE_SLACK_BYTES));
     let (health, health_server) = tonic_health::server::health_reporter();
     health.set_serving::<service::Front>().await;
@@ -131,6 +144,7 @@ pub async fn serve(
         () = &mut shutdown => {
             health.set_not_serving::<service::Front>().await;
             health.set_service_status("", tonic_health::ServingStatus::NotServing).await;
+            service.drain();
             stop.cancel();
             // Watchers of the health service never end by themselves.
             tokio::time::timeout(config.drain, server).await.unwrap_or(Ok(()))

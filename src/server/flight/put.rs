@@ -69,13 +69,13 @@ struct Intent {
 }
 
 impl Intent {
-    fn of(message: &FlightData) -> Result<Self> {
+    fn of(message: &FlightData, depth_max: usize) -> Result<Self> {
         let descriptor = message.flight_descriptor.as_ref().ok_or_else(|| {
             Error::invalid("the first message has no descriptor").with_hint("a path or a command names the series")
         })?;
         let command = match target(descriptor)? {
             Target::Path(key) => Command { series: Some(key), ..Command::default() },
-            Target::Command(bytes) => json("command", bytes)?,
+            Target::Command(bytes) => json("command", bytes, depth_max)?,
         };
         let terms = Terms {
             manner: Manner::of(command.mode.as_deref(), command.op.as_deref())?,
@@ -119,11 +119,18 @@ impl Puts {
         Self { message_bytes_max, budget: Arc::new(Semaphore::new(budget_units as usize)), budget_units, stop }
     }
 
-    /// Reads the input to its end on a task of its own; the reader gives the acknowledgements.
-    pub(super) fn start(&self, service: Arc<Service>, gate: Arc<Gate>, input: Streaming<FlightData>) -> Reader {
+    /// Reads the input to its end on a task of its own, which keeps its place; the reader gives the acknowledgements.
+    pub(super) fn start<P: Send + 'static>(
+        &self,
+        service: Arc<Service>,
+        gate: Arc<Gate>,
+        input: Streaming<FlightData>,
+        place: P,
+    ) -> Reader {
         let (acks, reader) = queue();
         let puts = Put { all: self.clone(), service, gate };
         tokio::spawn(async move {
+            let _place = place;
             let how = puts.run(input, &acks).await;
             acks.end(how);
         });
@@ -153,7 +160,7 @@ impl Put {
         };
         let service = self.service.clone();
         let (intent, schema, def) = blocking(move || {
-            let intent = Intent::of(&first)?;
+            let intent = Intent::of(&first, service.limits().json_depth_max)?;
             let schema = decode::schema(&first)?;
             let def = open(&service, &intent)?;
             Ok((intent, schema, def))
@@ -289,7 +296,7 @@ mod tests {
 
     fn intent(command: &str) -> Result<Intent> {
         let descriptor = FlightDescriptor::new_cmd(command.to_string());
-        Intent::of(&FlightData { flight_descriptor: Some(descriptor), ..FlightData::default() })
+        Intent::of(&FlightData { flight_descriptor: Some(descriptor), ..FlightData::default() }, 32)
     }
 
     #[test]

@@ -5,7 +5,7 @@
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use arrow_flight::flight_service_server::{FlightService, FlightServiceServer};
@@ -13,8 +13,11 @@ use arrow_flight::{
     Action, ActionType, Criteria, Empty, FlightData, FlightDescriptor, FlightInfo, HandshakeRequest, HandshakeResponse,
     PollInfo, SchemaResult, Ticket,
 };
+use bytes::Bytes;
 use futures::{Stream, StreamExt, TryStreamExt, stream};
+use http_body::Frame;
 use tokio::sync::Semaphore;
+use tokio::time::Sleep;
 use tonic::body::Body;
 use tonic::codec::Codec;
 use tonic::server::NamedService;
@@ -25,14 +28,15 @@ use super::acks::Reader;
 use super::get;
 use super::line::HangUp;
 use super::put::Puts;
-use super::status::{blocking, status, unimplemented};
+use super::status::{blocking_within, status, unimplemented};
 use super::{actions, describe};
 use crate::access::{Gate, header_of, token_of};
 use crate::error::{Error, ErrorCode, Result};
-use crate::query::{Numbers, Shape};
+use crate::query::{Numbers, Shape, Stop};
 use crate::server::begin::begin;
+use crate::server::lines::UnderWay;
 use crate::server::{AUDIT, metrics};
-use crate::service::{SeriesFilter, Service};
+use crate::service::{Held, Limits, Place, SeriesFilter, Service};
 
 /// Series of one page of ListFlights.
 const LIST_PAGE: u64 = 500;
@@ -45,12 +49,21 @@ pub(super) struct Face {
     /// One permit an answer that is being sent.
     pub readers: Arc<Semaphore>,
     pub readers_max: usize,
+    /// One permit a put that is received.
+    pub writers: Arc<Semaphore>,
+    pub puts_max: usize,
+    /// How long the message of a call may take to arrive.
+    pub message_timeout: Duration,
+    /// How long a put may send nothing.
+    pub put_idle: Duration,
     /// How long a reader may take nothing before its connection is ended.
     pub stall: Duration,
 }
 
 /// Path of the method that [`Front`] answers.
 const DO_GET: &str = "/arrow.flight.protocol.FlightService/DoGet";
+/// Path of the method whose messages may come for days.
+const DO_PUT: &str = "/arrow.flight.protocol.FlightService/DoPut";
 /// Characters of the body of an action that the log tells.
 const AUDIT_CHARS_MAX: usize = 500;
 /// Most bytes of a ticket.
@@ -127,27 +140,34 @@ impl tower::Service<http::Request<Body>> for Front {
 
     fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
         let (method, begun) = (method_of(request.uri().path()), Instant::now());
-        match self.door.admit(request.headers()) {
-            Ok(service) => request.extensions_mut().insert(service),
+        let under_way = request.extensions().get::<HangUp>().map(HangUp::begin);
+        let entered = self.door.admit(request.headers()).and_then(|service| {
+            let place = service.take(Place::Request)?;
+            request.extensions_mut().insert(service);
+            Ok(place)
+        });
+        let place = match entered {
+            Ok(place) => place,
             Err(error) => {
-                metrics::refused("flight");
+                if error.code() == ErrorCode::Unauthenticated {
+                    metrics::refused("flight");
+                }
                 metrics::flight_call(method, false, begun.elapsed());
                 return Box::pin(async move { Ok(status(&error).into_http()) });
             }
         };
-        if request.uri().path() != DO_GET {
-            let answering = self.rest.call(request);
-            return Box::pin(async move {
-                let answer = answering.await;
-                metrics::flight_call(method, true, begun.elapsed());
-                answer
-            });
-        }
-        let face = self.face.clone();
+        let is_put = request.uri().path() == DO_PUT;
+        let (face, is_get) = (self.face.clone(), request.uri().path() == DO_GET);
+        let patience = if is_put { face.put_idle } else { face.message_timeout };
+        let request = request.map(|body| Body::new(Hurried::new(body, patience, is_put)));
+        let answering = if is_get { Err(request) } else { Ok(self.rest.call(request)) };
         Box::pin(async move {
-            let answer = face.answer(request).await.unwrap_or_else(Status::into_http);
+            let answer = match answering {
+                Ok(answering) => answering.await?,
+                Err(request) => face.answer(request).await.unwrap_or_else(Status::into_http),
+            };
             metrics::flight_call(method, true, begun.elapsed());
-            Ok(answer)
+            Ok(answer.map(|body| Body::new(Sent { body, _under_way: under_way, _place: place })))
         })
     }
 }
@@ -155,24 +175,89 @@ impl tower::Service<http::Request<Body>> for Front {
 impl Face {
     /// DoGet.
     async fn answer(&self, request: http::Request<Body>) -> Result<http::Response<Body>, Status> {
-        let permit = self.readers.clone().try_acquire_owned().map_err(|_| {
-            let detail = format!("{} answers are being sent already", self.readers_max);
-            status(&Error::new(ErrorCode::Overloaded, detail).with_hint("try again shortly"))
-        })?;
         let service = admitted(request.extensions())?;
         let line = request.extensions().get::<HangUp>().cloned();
         let decoder = ProstCodec::<Ticket, Ticket>::default().decoder();
         let mut messages = Streaming::new_request(decoder, request.into_body(), None, Some(TICKET_BYTES_MAX));
         let ticket = messages.message().await?.ok_or_else(|| status(&Error::invalid("the request has no ticket")))?;
-        let query = describe::query_of_ticket(&ticket).map_err(|error| status(&error))?;
+        let limits = *service.limits();
+        let query = describe::query_of_ticket(&ticket, limits.json_depth_max).map_err(|error| status(&error))?;
+        // Only now: a call whose ticket does not come takes no place from others.
+        let permit = self.readers.clone().try_acquire_owned().map_err(|_| {
+            let detail = format!("{} answers are being sent already", self.readers_max);
+            status(&Error::new(ErrorCode::Overloaded, detail).with_hint("try again shortly"))
+        })?;
+        let permit = (permit, service.take(Place::Answer).map_err(|error| status(&error))?);
         let is_quick = service.is_at_hand(&query);
+        let stop = Stop::default();
+        let stopping = stop.clone();
         // The work holds its permit, also when nobody waits for it any more.
-        let work = move |service: &Service| Ok((get::start(service.read(&query)?), permit));
-        let started = begin(is_quick, move || work(&service));
+        let work = move |service: &Service| Ok((get::start(service.read_until(&query, &stopping)?), permit));
+        let started = begin(is_quick, limits.request_timeout, stop, move || work(&service));
         let (started, permit) = started.await.map_err(|error| status(&error))?;
         let mut response = http::Response::new(Body::new(get::stream(started, self.stall, line, permit)));
         response.headers_mut().insert(http::header::CONTENT_TYPE, tonic::metadata::GRPC_CONTENT_TYPE);
         Ok(response)
+    }
+}
+
+/// The body of a call that has to arrive in time: as a whole, or each part of it.
+struct Hurried {
+    body: Body,
+    patience: Duration,
+    /// Whether each part has a time of its own.
+    by_part: bool,
+    deadline: Pin<Box<Sleep>>,
+}
+
+impl Hurried {
+    fn new(body: Body, patience: Duration, by_part: bool) -> Self {
+        Self { body, patience, by_part, deadline: Box::pin(tokio::time::sleep(patience)) }
+    }
+}
+
+impl http_body::Body for Hurried {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<std::result::Result<Frame<Bytes>, Status>>> {
+        let frame = Pin::new(&mut self.body).poll_frame(context);
+        if frame.is_ready() {
+            if self.by_part {
+                let until = Instant::now() + self.patience;
+                self.deadline.as_mut().reset(until.into());
+            }
+            return frame;
+        }
+        ready!(self.deadline.as_mut().poll(context));
+        let detail = format!("nothing more of the call came for {} ms", self.patience.as_millis());
+        Poll::Ready(Some(Err(status(&Error::new(ErrorCode::RequestTimeout, detail)))))
+    }
+}
+
+/// The body of an answer, which is under way until its end.
+struct Sent {
+    body: Body,
+    _under_way: Option<UnderWay>,
+    _place: Held,
+}
+
+impl http_body::Body for Sent {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<std::result::Result<Frame<Bytes>, Status>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
     }
 }
 
@@ -228,23 +313,29 @@ impl FlightService for Face {
             limit: Some(LIST_PAGE),
             ..SeriesFilter::default()
         };
+        let held = service.take(Place::Answer).map_err(|error| status(&error))?;
+        let patience = service.limits().request_timeout;
         let first = Some((service, filter));
-        let pages = stream::try_unfold(first, |state| async move {
+        let pages = stream::try_unfold(first, move |state| async move {
             let Some((service, filter)) = state else { return Ok(None) };
-            blocking(move || {
+            blocking_within(patience, move || {
                 let (infos, next) = page(&service, &filter)?;
                 let rest = next.map(|cursor| (service, SeriesFilter { cursor: Some(cursor), ..filter }));
                 Ok(Some((stream::iter(infos.into_iter().map(Ok)), rest)))
             })
             .await
         });
-        Ok(Response::new(pages.try_flatten().boxed()))
+        let infos = pages.try_flatten().inspect(move |_| {
+            let _until_the_last = &held;
+        });
+        Ok(Response::new(infos.boxed()))
     }
 
     async fn get_flight_info(&self, request: Request<FlightDescriptor>) -> Result<Response<FlightInfo>, Status> {
         let (service, descriptor) = (admitted(request.extensions())?, request.into_inner());
-        blocking(move || {
-            let plan = service.plan(&describe::query_of_descriptor(&descriptor)?)?;
+        let Limits { request_timeout, json_depth_max, .. } = *service.limits();
+        blocking_within(request_timeout, move || {
+            let plan = service.plan(&describe::query_of_descriptor(&descriptor, json_depth_max)?)?;
             describe::of_plan(&plan, descriptor).map(Response::new)
         })
         .await
@@ -256,8 +347,9 @@ impl FlightService for Face {
 
     async fn get_schema(&self, request: Request<FlightDescriptor>) -> Result<Response<SchemaResult>, Status> {
         let service = admitted(request.extensions())?;
-        blocking(move || {
-            let plan = service.plan(&describe::query_of_descriptor(request.get_ref())?)?;
+        let Limits { request_timeout, json_depth_max, .. } = *service.limits();
+        blocking_within(request_timeout, move || {
+            let plan = service.plan(&describe::query_of_descriptor(request.get_ref(), json_depth_max)?)?;
             let schema = describe::schema_bytes(&plan.shape.arrow_schema());
             Ok(Response::new(SchemaResult { schema }))
         })
@@ -271,7 +363,12 @@ impl FlightService for Face {
 
     async fn do_put(&self, request: Request<Streaming<FlightData>>) -> Result<Response<Self::DoPutStream>, Status> {
         let service = admitted(request.extensions())?;
-        Ok(Response::new(self.puts.start(service, self.gate.clone(), request.into_inner())))
+        let permit = self.writers.clone().try_acquire_owned().map_err(|_| {
+            let detail = format!("{} puts are being received already", self.puts_max);
+            status(&Error::new(ErrorCode::Overloaded, detail).with_hint("try again shortly"))
+        })?;
+        let place = (permit, service.take(Place::Put).map_err(|error| status(&error))?);
+        Ok(Response::new(self.puts.start(service, self.gate.clone(), request.into_inner(), place)))
     }
 
     async fn do_exchange(
@@ -284,7 +381,10 @@ impl FlightService for Face {
     async fn do_action(&self, request: Request<Action>) -> Result<Response<Self::DoActionStream>, Status> {
         let service = admitted(request.extensions())?;
         let (caller, verb) = (service.caller().id.clone(), request.get_ref().r#type.clone());
-        let body = blocking(move || {
+        // Jobs take as long as the store is large; whoever waits for one may set a deadline of its own.
+        let is_job = actions::JOBS.contains(&request.get_ref().r#type.as_str());
+        let patience = if is_job { Duration::MAX } else { service.limits().request_timeout };
+        let body = blocking_within(patience, move || {
             let action = request.get_ref();
             let outcome = actions::run(&service, action);
             // Here, so that a client who goes away takes no line with it.

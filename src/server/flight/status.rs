@@ -6,11 +6,14 @@
 //! together stays under [`PROBLEM_BYTES_MAX`] and [`TEXT_BYTES_MAX`], because clients refuse trailers of more than
 //! 8 KiB and would report that instead.
 
+use std::time::Duration;
+
 use serde_json::json;
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Code, Status};
 
 use crate::error::{Error, ErrorCode, GrpcCode, Result};
+use crate::server::begin::too_long;
 
 /// Trailer that holds [`ErrorCode::name`].
 pub const CODE_KEY: &str = "fastk-error-code";
@@ -95,6 +98,14 @@ pub(super) fn too_large(message_bytes_max: usize) -> Error {
 /// What this build does not offer.
 pub(super) fn unimplemented(what: &str) -> Error {
     Error::new(ErrorCode::Unimplemented, format!("{what} is not offered by this version"))
+}
+
+/// Runs blocking work off the async workers, for so long at most. A panic in it becomes `internal`.
+pub(super) async fn blocking_within<T: Send + 'static>(
+    patience: Duration,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T, Status> {
+    tokio::time::timeout(patience, blocking(work)).await.unwrap_or_else(|_| Err(status(&too_long(patience))))
 }
 
 /// Runs blocking work off the async workers. A panic in it becomes `internal`.

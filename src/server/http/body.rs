@@ -10,6 +10,7 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_compression::tokio::bufread::{GzipDecoder, ZstdDecoder};
@@ -21,9 +22,10 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::io::StreamReader;
 
-use super::HttpConfig;
+use super::App;
 use super::edge::random_id;
 use crate::error::{Error, ErrorCode, Result};
+use crate::ingest::check_depth;
 
 /// Bodies up to this length stay in memory.
 pub const MEMORY_BYTES_MAX: usize = 1 << 20;
@@ -117,10 +119,18 @@ fn too_large(limit: u64) -> Error {
         .with_hint("send the rows in several requests")
 }
 
+/// The error of a body that becomes too much longer than it was sent.
+fn expands(expansion_max: u64) -> Error {
+    Error::new(ErrorCode::TooLarge, format!("the body becomes more than {expansion_max} times longer than it was sent"))
+        .with_hint("send it without a content encoding, or in several requests")
+}
+
 /// What limits a body.
 #[derive(Debug)]
 pub struct Limits<'a> {
     pub bytes_max: u64,
+    /// How many times longer than it was sent it may become.
+    pub expansion_max: u64,
     /// Longest wait for the next bytes.
     pub idle: Duration,
     /// Longest wait for all of them.
@@ -148,7 +158,12 @@ pub async fn stage(headers: &HeaderMap, body: Body, limits: &Limits<'_>) -> Resu
         drain(headers, body).await;
         return Err(too_large(limits.bytes_max));
     }
-    let raw = StreamReader::new(TryStreamExt::map_err(body.into_data_stream(), std::io::Error::other));
+    let sent = Arc::new(AtomicU64::new(0));
+    let count = Arc::clone(&sent);
+    let counted = body.into_data_stream().inspect_ok(move |bytes| {
+        count.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+    });
+    let raw = StreamReader::new(TryStreamExt::map_err(counted, std::io::Error::other));
     let mut reader: Pin<Box<dyn AsyncRead + Send>> = match coding {
         Coding::Identity => Box::pin(raw),
         Coding::Gzip => {
@@ -199,6 +214,10 @@ pub async fn stage(headers: &HeaderMap, body: Body, limits: &Limits<'_>) -> Resu
                 drain_reader(reader).await;
             }
             return Err(too_large(limits.bytes_max));
+        }
+        let allowed = sent.load(Ordering::Relaxed).saturating_mul(limits.expansion_max);
+        if coding != Coding::Identity && length > allowed.max(MEMORY_BYTES_MAX as u64) {
+            return Err(expands(limits.expansion_max));
         }
         reserve(limits.budget, &mut permit, length)?;
     }
@@ -288,28 +307,25 @@ async fn drain_reader(mut reader: Pin<Box<dyn AsyncRead + Send>>) {
 /// # Errors
 /// As [`json`].
 pub async fn json_or_default<T: serde::de::DeserializeOwned + Default>(
+    app: &App,
     headers: &HeaderMap,
     body: Body,
-    config: &HttpConfig,
-    budget: &Arc<Semaphore>,
 ) -> Result<T> {
     use axum::body::HttpBody;
     if body.is_end_stream() || content_length(headers) == Some(0) {
         return Ok(T::default());
     }
-    json(headers, body, config, budget).await
+    json(app, headers, body).await
 }
 
 /// Takes in the JSON of a control request.
 ///
 /// # Errors
-/// As [`stage`]; `unsupported_media_type` for a body of another type, `invalid_argument` for one that does not fit.
-pub async fn json<T: serde::de::DeserializeOwned>(
-    headers: &HeaderMap,
-    body: Body,
-    config: &HttpConfig,
-    budget: &Arc<Semaphore>,
-) -> Result<T> {
+/// As [`stage`]; `unsupported_media_type` for a body of another type, `too_large` for one nested too deep,
+/// `invalid_argument` for one that does not fit.
+pub async fn json<T: serde::de::DeserializeOwned>(app: &App, headers: &HeaderMap, body: Body) -> Result<T> {
+    let (config, budget) = (app.config(), &app.shared.ingest);
+    let depth_max = app.service().limits().json_depth_max;
     let kind = headers.get(header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or("?").to_ascii_lowercase());
     if let Some(kind) = kind {
         let essence = kind.split(';').next().unwrap_or_default().trim();
@@ -323,6 +339,7 @@ pub async fn json<T: serde::de::DeserializeOwned>(
     }
     let limits = Limits {
         bytes_max: (MEMORY_BYTES_MAX as u64 - 1).min(config.body_bytes_max),
+        expansion_max: config.expansion_max,
         idle: config.body_idle,
         whole: config.body_whole,
         budget,
@@ -332,6 +349,7 @@ pub async fn json<T: serde::de::DeserializeOwned>(
     let Content::Memory(bytes) = stage(headers, body, &limits).await?.content else {
         return Err(Error::internal("a short body was staged in a file"));
     };
+    check_depth(&bytes, depth_max)?;
     serde_json::from_slice(&bytes).map_err(|error| Error::invalid(format!("the body does not fit: {error}")))
 }
 
@@ -346,6 +364,16 @@ mod tests {
     }
 
     fn staged(coding: &str, body: Vec<u8>, bytes_max: u64, budget_bytes: u64) -> Result<Vec<u8>> {
+        staged_within(u64::MAX, coding, body, bytes_max, budget_bytes)
+    }
+
+    fn staged_within(
+        expansion_max: u64,
+        coding: &str,
+        body: Vec<u8>,
+        bytes_max: u64,
+        budget_bytes: u64,
+    ) -> Result<Vec<u8>> {
         let dir = tempfile::tempdir().unwrap();
         let mut headers = HeaderMap::new();
         if !coding.is_empty() {
@@ -354,6 +382,7 @@ mod tests {
         let budget = budget(budget_bytes);
         let limits = Limits {
             bytes_max,
+            expansion_max,
             idle: Duration::from_secs(5),
             whole: Duration::from_secs(60),
             budget: &budget,
@@ -397,6 +426,21 @@ mod tests {
         assert_eq!(staged("gzip", packed, (10 << 20) - 1, 1 << 30).unwrap_err().code(), ErrorCode::TooLarge);
         assert_eq!(staged("", sample(100), 99, 1 << 30).unwrap_err().code(), ErrorCode::TooLarge);
         assert!(staged("", sample(100), 100, 1 << 30).is_ok());
+    }
+
+    #[test]
+    fn a_body_that_becomes_much_longer_than_it_was_sent_is_refused() {
+        let zeros = vec![0_u8; 20 << 20];
+        for (coding, bomb) in [("gzip", gzip(&zeros)), ("zstd", zstd::encode_all(&*zeros, 1).unwrap())] {
+            let error = staged_within(100, coding, bomb, 1 << 30, 1 << 30).unwrap_err();
+            assert_eq!(error.code(), ErrorCode::TooLarge, "{coding}");
+            assert!(error.detail().contains("100 times"), "{}", error.detail());
+        }
+        // Rows of bars are far from it, and short bodies may do what they like.
+        let rows: String = (0..300_000).map(|row| format!("{row},42000.10,42001.00\n")).collect();
+        assert_eq!(staged_within(100, "gzip", gzip(rows.as_bytes()), 1 << 30, 1 << 30).unwrap(), rows.as_bytes());
+        let short = vec![0_u8; MEMORY_BYTES_MAX];
+        assert_eq!(staged_within(100, "gzip", gzip(&short), 1 << 30, 1 << 30).unwrap(), short);
     }
 
     #[test]

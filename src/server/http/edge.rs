@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures::FutureExt;
@@ -23,13 +23,13 @@ pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Runs a request inside all that every request needs.
 pub async fn edge(State(app): State<Gated>, mut request: Request, next: Next) -> Response {
     let id = request_id(request.headers());
-    let method = request.method().clone();
+    let (method, version) = (request.method().clone(), request.version());
     let path = request.uri().path().to_string();
     let route = request.extensions().get::<MatchedPath>().cloned();
     let started = Instant::now();
     let span = tracing::info_span!("request", id);
     let admitted = head_limits(&app, &request).and_then(|()| app.admit(&path, request.headers()));
-    let caller = admitted.as_ref().map(|service| service.caller().id.clone()).unwrap_or_default();
+    let caller = admitted.as_ref().map(|(service, _)| service.caller().id.clone()).unwrap_or_default();
     let is_audited = method == Method::DELETE || (path.starts_with("/v1/admin/") && method != Method::GET);
     let mut audit = is_audited.then(|| Audit {
         id: id.clone(),
@@ -38,14 +38,26 @@ pub async fn edge(State(app): State<Gated>, mut request: Request, next: Next) ->
         asked: request.uri().path_and_query().map_or_else(String::new, ToString::to_string),
         status: 0,
     });
-    let response = match admitted.map(|service| request.extensions_mut().insert(service)) {
+    let mut place = None;
+    let entered = admitted.map(|(service, held)| {
+        place = held;
+        request.extensions_mut().insert(service);
+    });
+    let response = match entered {
         Err(error) => Failure(error).into_response(),
-        Ok(_) => match AssertUnwindSafe(next.run(request).instrument(span)).catch_unwind().await {
+        Ok(()) => match AssertUnwindSafe(next.run(request).instrument(span)).catch_unwind().await {
             Ok(response) => response,
             Err(panic) => Failure(panicked(panic.as_ref())).into_response(),
         },
     };
     let mut response = render(response, &method, &path, &id);
+    if let Some(held) = place {
+        // Until its body is sent.
+        response.extensions_mut().insert(Arc::new(held));
+    }
+    if version < Version::HTTP_2 && app.is_draining() {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     if let Ok(value) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(REQUEST_ID, value);
     }

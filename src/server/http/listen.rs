@@ -8,13 +8,13 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::Router;
+use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
@@ -22,8 +22,9 @@ use tower::ServiceExt;
 use super::{HttpConfig, health_router, router};
 use crate::access::Gate;
 use crate::error::{Error, Result};
+use crate::server::lines::{Line, Lines, Slot, UnderWay};
 use crate::server::wire::Wire;
-use crate::service::Service;
+use crate::service::{Held, Service};
 
 /// Serves HTTP/1.1 and HTTP/2 until `shutdown` completes, then lets open requests finish for as long as the
 /// configuration gives them.
@@ -34,7 +35,8 @@ pub async fn serve(
     config: HttpConfig,
     shutdown: impl Future<Output = ()>,
 ) -> Result<()> {
-    serve_router(listener, router(service, gate, config.clone()), config, shutdown).await
+    let app = router(service.clone(), gate, config.clone());
+    serve_router(listener, app, config, shutdown, || service.drain()).await
 }
 
 /// Serves health and metrics alone: for a runtime of their own, where they are answered however busy the other is.
@@ -45,101 +47,137 @@ pub async fn serve_health(
     config: HttpConfig,
     shutdown: impl Future<Output = ()>,
 ) -> Result<()> {
-    serve_router(listener, health_router(service, gate, config.clone()), config, shutdown).await
+    let app = health_router(service.clone(), gate, config.clone());
+    serve_router(listener, app, config, shutdown, || service.drain()).await
 }
 
-async fn serve_router(
+/// Serves an app until `shutdown` completes; `drain` is called then, and requests go on for as long as the configuration
+/// gives them.
+pub(super) async fn serve_router(
     listener: TcpListener,
     app: Router,
     config: HttpConfig,
     shutdown: impl Future<Output = ()>,
+    drain: impl FnOnce(),
 ) -> Result<()> {
-    let builder = Arc::new(builder(&config));
-    let slots = Arc::new(Semaphore::new(config.connections_max));
-    let graceful = GracefulShutdown::new();
-    let draining = CancellationToken::new();
+    let (graceful, draining) = (GracefulShutdown::new(), CancellationToken::new());
+    let door = Door {
+        app,
+        builder: Arc::new(builder(&config)),
+        lines: Lines::new(config.connections_max),
+        draining: draining.clone(),
+        config,
+    };
     tokio::pin!(shutdown);
     loop {
-        let accepted = async {
-            let slot = slots.clone().acquire_owned().await;
-            (listener.accept().await, slot)
-        };
-        let (accepted, slot) = tokio::select! {
-            accepted = accepted => accepted,
+        let (stream, slot) = tokio::select! {
+            accepted = door.accept(&listener) => accepted,
             () = &mut shutdown => break,
         };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                // Out of descriptors, or a connection that was gone before it was accepted.
-                tracing::warn!(%error, "cannot accept a connection");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
-            }
-        };
-        // Only fails when the semaphore is closed, which it never is.
-        let Ok(slot) = slot else { break };
-        let _ = stream.set_nodelay(true);
-        let (app, builder, watcher) = (app.clone(), builder.clone(), graceful.watcher());
-        let (header_timeout, stall, tls) = (config.header_timeout, config.stall, config.tls.clone());
-        let draining = draining.clone();
-        tokio::spawn(async move {
-            let _slot = slot;
-            let has_asked = Arc::new(AtomicBool::new(false));
-            let service = service_of(app, has_asked.clone());
-            let secured = tokio::select! {
-                secured = tls.accept(stream, header_timeout) => secured,
-                // Nobody who has asked nothing holds up the end.
-                () = draining.cancelled() => return,
-            };
-            let stream = match secured {
-                Ok(stream) => stream,
-                Err(error) => return tracing::debug!(%error, "a connection was not secured"),
-            };
-            let io = TokioIo::new(Patient::new(stream, stall));
-            let connection = watcher.watch(builder.serve_connection(io, service).into_owned());
-            tokio::pin!(connection);
-            // Before the first request hyper does not yet know which protocol to lose patience in.
-            let ended = tokio::select! {
-                ended = &mut connection => Some(ended),
-                () = tokio::time::sleep(header_timeout) => None,
-                // Nobody who has asked nothing holds up the end.
-                () = draining.cancelled() => None,
-            };
-            let ended = match ended {
-                Some(ended) => ended,
-                None if !has_asked.load(Ordering::Acquire) => return,
-                None => connection.await,
-            };
-            if let Err(error) = ended {
-                tracing::debug!(error, "a connection ended early");
-            }
-        });
+        tokio::spawn(door.clone().serve(stream, slot, graceful.watcher()));
     }
-    drop(listener);
+    // Who comes now is told so, for as long as others finish.
+    drain();
     draining.cancel();
-    if tokio::time::timeout(config.drain, graceful.shutdown()).await.is_err() {
+    let late = GracefulShutdown::new();
+    let finishing = tokio::time::timeout(door.config.drain, graceful.shutdown());
+    tokio::pin!(finishing);
+    let finished = loop {
+        let (stream, slot) = tokio::select! {
+            finished = &mut finishing => break finished,
+            accepted = door.accept(&listener) => accepted,
+        };
+        let door = Door { draining: CancellationToken::new(), ..door.clone() };
+        tokio::spawn(door.serve(stream, slot, late.watcher()));
+    };
+    drop(listener);
+    if finished.is_err() {
         return Err(Error::new(
             crate::ErrorCode::DeadlineExceeded,
-            format!("requests were still open {} seconds after the shutdown was asked for", config.drain.as_secs()),
+            format!("requests were still open {} ms after the shutdown was asked for", door.config.drain.as_millis()),
         ));
     }
     Ok(())
 }
 
+/// What every connection of a listener needs.
+#[derive(Clone)]
+struct Door {
+    app: Router,
+    builder: Arc<Builder<TokioExecutor>>,
+    lines: Lines,
+    draining: CancellationToken,
+    config: HttpConfig,
+}
+
+impl Door {
+    /// The next connection, and its place.
+    async fn accept(&self, listener: &TcpListener) -> (TcpStream, Slot) {
+        loop {
+            match listener.accept().await {
+                Ok((stream, _)) => {
+                    let _ = stream.set_nodelay(true);
+                    return (stream, self.lines.slot().await);
+                }
+                Err(error) => {
+                    // Out of descriptors, or a connection that was gone before it was accepted.
+                    tracing::warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+    }
+
+    /// Serves a connection to its end.
+    async fn serve(self, stream: TcpStream, slot: Slot, watcher: Watcher) {
+        let HttpConfig { header_timeout, idle_timeout, stall, ref tls, .. } = self.config;
+        let line = Arc::clone(&slot.line);
+        let has_asked = Arc::new(AtomicBool::new(false));
+        let service = service_of(self.app, has_asked.clone(), line.clone());
+        let secured = tokio::select! {
+            secured = tls.accept(stream, header_timeout) => secured,
+            _ = line.over(header_timeout, idle_timeout) => return,
+            // Nobody who has asked nothing holds up the end.
+            () = self.draining.cancelled() => return,
+        };
+        let stream = match secured {
+            Ok(stream) => stream,
+            Err(error) => return tracing::debug!(%error, "a connection was not secured"),
+        };
+        let io = TokioIo::new(Patient::new(stream, stall, line.clone()));
+        let connection = watcher.watch(self.builder.serve_connection(io, service).into_owned());
+        tokio::pin!(connection);
+        let over = line.over(header_timeout, idle_timeout);
+        tokio::pin!(over);
+        let mut is_draining = false;
+        let ended = loop {
+            tokio::select! {
+                ended = &mut connection => break ended,
+                why = &mut over => return tracing::debug!(?why, "a connection was closed"),
+                () = self.draining.cancelled(), if !is_draining => {
+                    is_draining = true;
+                    if !has_asked.load(Ordering::Acquire) {
+                        return;
+                    }
+                }
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(error, "a connection ended early");
+        }
+    }
+}
+
 fn builder(config: &HttpConfig) -> Builder<TokioExecutor> {
     let mut builder = Builder::new(TokioExecutor::new());
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(config.header_timeout)
-        .max_headers(100)
-        .max_buf_size(256 << 10);
+    // Patience is the line's: hyper's own for headers would count the wait for the next request too.
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(None).max_headers(100).max_buf_size(256 << 10);
     builder
         .http2()
         .timer(TokioTimer::new())
-        .max_concurrent_streams(128)
+        .max_concurrent_streams(config.connection_streams_max)
         .max_local_error_reset_streams(1_024)
+        .max_pending_accept_reset_streams(64)
         .keep_alive_interval(Duration::from_secs(15))
         .keep_alive_timeout(Duration::from_secs(15))
         .initial_stream_window_size(1 << 20)
@@ -149,32 +187,72 @@ fn builder(config: &HttpConfig) -> Builder<TokioExecutor> {
     builder
 }
 
+type Answer = axum::response::Response;
+
 fn service_of(
     app: Router,
     has_asked: Arc<AtomicBool>,
+    line: Arc<Line>,
 ) -> impl hyper::service::Service<
     hyper::Request<Incoming>,
-    Response = axum::response::Response,
+    Response = Answer,
     Error = std::convert::Infallible,
-    Future = impl Future<Output = Result<axum::response::Response, std::convert::Infallible>> + Send,
+    Future = impl Future<Output = Result<Answer, std::convert::Infallible>> + Send,
 > + Clone {
     hyper::service::service_fn(move |request: hyper::Request<Incoming>| {
         has_asked.store(true, Ordering::Release);
-        app.clone().oneshot(request.map(axum::body::Body::new))
+        let under_way = line.begin();
+        let answering = app.clone().oneshot(request.map(axum::body::Body::new));
+        async move {
+            let mut response = answering.await?;
+            let place = response.extensions_mut().remove::<Arc<Held>>();
+            Ok(response.map(|body| axum::body::Body::new(Sent { body, _under_way: under_way, _place: place })))
+        }
     })
 }
 
-/// A stream whose writer loses patience: when the other side takes no byte for `stall`, writing fails.
+/// The body of an answer, which is under way until its end.
+struct Sent {
+    body: axum::body::Body,
+    _under_way: UnderWay,
+    _place: Option<Arc<Held>>,
+}
+
+impl http_body::Body for Sent {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<std::result::Result<http_body::Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// A stream whose writer loses patience: when the other side takes no byte for `stall`, writing fails. Its line is told
+/// when bytes come.
 struct Patient {
     stream: Wire,
+    line: Arc<Line>,
+    has_read: bool,
     stall: Duration,
     deadline: Pin<Box<Sleep>>,
     is_waiting: bool,
 }
 
 impl Patient {
-    fn new(stream: Wire, stall: Duration) -> Self {
-        Self { stream, stall, deadline: Box::pin(tokio::time::sleep(stall)), is_waiting: false }
+    fn new(stream: Wire, stall: Duration, line: Arc<Line>) -> Self {
+        let deadline = Box::pin(tokio::time::sleep(stall));
+        Self { stream, line, has_read: false, stall, deadline, is_waiting: false }
     }
 
     fn bounded<T>(&mut self, cx: &mut Context<'_>, result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
@@ -193,7 +271,17 @@ impl Patient {
 
 impl AsyncRead for Patient {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        let fresh = buf.filled().get(before..).unwrap_or_default();
+        if !fresh.is_empty() {
+            // No method of HTTP/1 begins like the greeting of HTTP/2; hyper finds out by itself.
+            if !std::mem::replace(&mut self.has_read, true) && fresh.starts_with(b"PRI") {
+                self.line.is_framed();
+            }
+            self.line.heard();
+        }
+        read
     }
 }
 

@@ -11,6 +11,7 @@ mod extract;
 mod listen;
 mod once;
 mod openapi;
+mod opening;
 mod params;
 mod problem;
 mod reply;
@@ -27,12 +28,13 @@ use tokio::sync::Semaphore;
 
 use crate::access::Gate;
 use crate::error::{Error, Result};
-use crate::server::begin::panicked;
+use crate::server::begin::{panicked, too_long};
 use crate::server::wire::Tls;
-use crate::service::Service;
+use crate::service::{Held, Place, Service};
 pub use edge::REQUEST_ID;
 pub use listen::{serve, serve_health};
 pub use openapi::openapi_json;
+pub use opening::serve_opening;
 pub use problem::{PROBLEM, Problem};
 
 /// Limits of the REST face. Every one has an end.
@@ -50,10 +52,16 @@ pub struct HttpConfig {
     pub reads_max: usize,
     /// Longest wait for one of them to end.
     pub slot_wait: Duration,
-    /// Most connections at one time; more wait to be accepted.
+    /// Most connections at one time; the one that did nothing for longest makes room for the next.
     pub connections_max: usize,
+    /// Most requests under way on one connection of HTTP/2.
+    pub connection_streams_max: u32,
+    /// How many times longer than it was sent a compressed body may become.
+    pub expansion_max: u64,
     /// Longest wait for the whole head of a request.
     pub header_timeout: Duration,
+    /// Longest wait for the next request of a connection.
+    pub idle_timeout: Duration,
     /// Longest wait for the next bytes of a body.
     pub body_idle: Duration,
     /// Longest wait for a whole body.
@@ -82,7 +90,10 @@ impl Default for HttpConfig {
             reads_max: 256,
             slot_wait: Duration::from_secs(5),
             connections_max: 1_024,
+            connection_streams_max: 128,
+            expansion_max: 250,
             header_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(300),
             body_idle: Duration::from_secs(30),
             body_whole: Duration::from_secs(600),
             stall: Duration::from_secs(60),
@@ -110,6 +121,8 @@ struct Shared {
 
 /// Paths that everybody may ask: they tell nothing of what is stored.
 const OPEN_PATHS: [&str; 5] = ["/health/live", "/health/ready", "/openapi.json", "/docs", "/docs/"];
+/// Paths that are answered however much is under way.
+const WATCH_PATHS: [&str; 2] = ["/health", "/metrics"];
 const OPEN_BELOW: &str = "/docs/";
 
 impl Gated {
@@ -123,14 +136,20 @@ impl Gated {
         &self.0.config
     }
 
-    /// The verbs as whoever sent this request may use them.
-    fn admit(&self, path: &str, headers: &HeaderMap) -> Result<Arc<Service>> {
+    fn is_draining(&self) -> bool {
+        self.0.service.is_draining()
+    }
+
+    /// The verbs as whoever sent this request may use them, and its place among those under way.
+    fn admit(&self, path: &str, headers: &HeaderMap) -> Result<(Arc<Service>, Option<Held>)> {
         if OPEN_PATHS.contains(&path) || path.starts_with(OPEN_BELOW) {
-            return Ok(Arc::clone(&self.0.service));
+            return Ok((Arc::clone(&self.0.service), None));
         }
         let values = headers.get_all(header::AUTHORIZATION).iter().map(HeaderValue::as_bytes);
-        let caller = self.0.gate.admit(values)?;
-        Ok(self.0.service.as_caller(caller))
+        let service = self.0.service.as_caller(self.0.gate.admit(values)?);
+        // Who watches the server is to see that it has too much to do.
+        let held = if WATCH_PATHS.contains(&path) { None } else { Some(service.take(Place::Request)?) };
+        Ok((service, held))
     }
 }
 
@@ -167,10 +186,12 @@ impl App {
         F: FnOnce(&Service) -> Result<T> + Send + 'static,
     {
         let service = Arc::clone(&self.service);
-        match tokio::task::spawn_blocking(move || verb(&service)).await {
-            Ok(result) => result,
-            Err(error) if error.is_panic() => Err(panicked(error.into_panic().as_ref())),
-            Err(_) => Err(Error::new(crate::ErrorCode::NotReady, "the server is stopping")),
+        let patience = service.limits().request_timeout;
+        match tokio::time::timeout(patience, tokio::task::spawn_blocking(move || verb(&service))).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(error)) if error.is_panic() => Err(panicked(error.into_panic().as_ref())),
+            Ok(Err(_)) => Err(Error::new(crate::ErrorCode::NotReady, "the server is stopping")),
+            Err(_) => Err(too_long(patience)),
         }
     }
 }

@@ -102,7 +102,7 @@ pub fn render(mut response: Response, method: &Method, path: &str, request_id: &
     parts.status = status_of(error.code());
     parts.headers.remove(header::CONTENT_LENGTH);
     parts.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM));
-    if parts.status == StatusCode::SERVICE_UNAVAILABLE {
+    if [StatusCode::SERVICE_UNAVAILABLE, StatusCode::TOO_MANY_REQUESTS].contains(&parts.status) {
         parts.headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     }
     Response::from_parts(parts, Body::from(body))

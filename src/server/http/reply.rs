@@ -21,9 +21,9 @@ use super::coding::{Coder, Coding};
 use super::etag::{entity_tag, is_known, not_modified, tag_headers};
 use crate::egress::{Closing, Encoder, Options, OutFormat, PIECE_BYTES};
 use crate::error::{Error, ErrorCode, Result};
-use crate::query::{Block, Query};
+use crate::query::{Block, Query, Stop};
 use crate::server::begin::begin;
-use crate::service::{Answer, Service};
+use crate::service::{Answer, Held, Place, Service};
 
 /// Pieces that wait between the producer and the socket.
 const PIECES_AHEAD: usize = 3;
@@ -146,8 +146,15 @@ enum Opened {
     Answer(Box<(Head, Pieces)>),
 }
 
-fn open(service: &Service, query: &Query, options: Options, coding: Coding, known: &HeaderMap) -> Result<Opened> {
-    let answer = service.read(query)?;
+fn open(
+    service: &Service,
+    query: &Query,
+    options: Options,
+    coding: Coding,
+    known: &HeaderMap,
+    stop: &Stop,
+) -> Result<Opened> {
+    let answer = service.read_until(query, stop)?;
     let shape = answer.shape.clone();
     let tag = entity_tag(&answer.etag_stem, options.format, coding);
     if is_known(known, &tag) {
@@ -173,7 +180,8 @@ fn open(service: &Service, query: &Query, options: Options, coding: Coding, know
 /// Answers a query: 304 where the client knows the answer, else its rows.
 ///
 /// # Errors
-/// What the query is refused with; `overloaded` when too many answers are under way.
+/// What the query is refused with; `overloaded` and `rate_limited` when too many answers are under way,
+/// `deadline_exceeded` when nothing was found for too long.
 pub async fn answer(app: &App, headers: &HeaderMap, query: Query, options: Options, is_get: bool) -> Result<Response> {
     // Parquet is compressed inside.
     let coding = if options.format == OutFormat::Parquet { Coding::Identity } else { Coding::of(headers) };
@@ -192,11 +200,14 @@ pub async fn answer(app: &App, headers: &HeaderMap, query: Query, options: Optio
             Error::new(ErrorCode::Overloaded, format!("{} answers are under way already", config.reads_max))
         })?;
     let service = Arc::clone(app.service());
+    let slot = (slot, service.take(Place::Answer)?);
     let series = query.series.clone();
+    let (patience, stop) = (service.limits().request_timeout, Stop::default());
+    let stopping = stop.clone();
     let is_quick = coding == Coding::Identity && options.format != OutFormat::Parquet && service.is_at_hand(&query);
     // The work holds its slot, also when nobody waits for it any more.
-    let work = move || open(&service, &query, options, coding, &known).map(|opened| (opened, slot));
-    let (opened, slot) = begin(is_quick, work).await?;
+    let work = move || open(&service, &query, options, coding, &known, &stopping).map(|opened| (opened, slot));
+    let (opened, slot) = begin(is_quick, patience, stop, work).await?;
     let (head, pieces) = match opened {
         Opened::Answer(opened) => *opened,
         Opened::Known(tag) => return Ok(not_modified(&tag)),
@@ -217,7 +228,12 @@ pub async fn answer(app: &App, headers: &HeaderMap, query: Query, options: Optio
 }
 
 /// Makes the rest of an answer on a blocking thread, at most [`PIECES_AHEAD`] pieces ahead of the client.
-fn produce(pieces: Pieces, series: Vec<String>, slot: OwnedSemaphorePermit, stall: Duration) -> mpsc::Receiver<Part> {
+fn produce(
+    pieces: Pieces,
+    series: Vec<String>,
+    slot: (OwnedSemaphorePermit, Held),
+    stall: Duration,
+) -> mpsc::Receiver<Part> {
     let (tx, rx) = mpsc::channel(PIECES_AHEAD);
     let runtime = tokio::runtime::Handle::current();
     let span = tracing::Span::current();

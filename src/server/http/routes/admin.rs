@@ -34,7 +34,7 @@ const LOOK: Duration = Duration::from_millis(50);
 )]
 pub async fn verify(app: App, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
     let wait = wait(&headers, &uri)?;
-    let request: VerifyRequest = body::json_or_default(&headers, body, app.config(), &app.shared.ingest).await?;
+    let request: VerifyRequest = body::json_or_default(&app, &headers, body).await?;
     let job = app.blocking(move |service| service.start_verify(request)).await?;
     started(&app, job, wait).await
 }
@@ -55,7 +55,7 @@ pub async fn verify(app: App, headers: HeaderMap, uri: Uri, body: Body) -> Outco
 )]
 pub async fn scrub(app: App, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
     let wait = wait(&headers, &uri)?;
-    let request: ScrubRequest = body::json_or_default(&headers, body, app.config(), &app.shared.ingest).await?;
+    let request: ScrubRequest = body::json_or_default(&app, &headers, body).await?;
     let job = app.blocking(move |service| service.start_scrub(request)).await?;
     started(&app, job, wait).await
 }
@@ -77,7 +77,7 @@ pub async fn scrub(app: App, headers: HeaderMap, uri: Uri, body: Body) -> Outcom
 )]
 pub async fn backup(app: App, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
     let wait = wait(&headers, &uri)?;
-    let request: BackupRequest = body::json(&headers, body, app.config(), &app.shared.ingest).await?;
+    let request: BackupRequest = body::json(&app, &headers, body).await?;
     let job = app.blocking(move |service| service.start_backup(request)).await?;
     started(&app, job, wait).await
 }
@@ -99,21 +99,22 @@ pub async fn backup(app: App, headers: HeaderMap, uri: Uri, body: Body) -> Outco
 )]
 pub async fn compact(app: App, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
     let wait = wait(&headers, &uri)?;
-    let request: CompactRequest = body::json_or_default(&headers, body, app.config(), &app.shared.ingest).await?;
+    let request: CompactRequest = body::json_or_default(&app, &headers, body).await?;
     let job = app.blocking(move |service| service.start_compact(request)).await?;
     started(&app, job, wait).await
 }
 
 /// List jobs
 ///
-/// The newest first, without their results; the last ones that finished are remembered until the server stops.
+/// The newest first, without their results; the last ones that finished are remembered until the server stops. A token
+/// that is limited to some series sees the jobs it started, here and by their id.
 #[utoipa::path(
     get, path = "/v1/admin/jobs", operation_id = "listJobs", tag = "server",
     responses((status = 200, description = "The jobs", body = JobList), AnyFailure),
 )]
 pub async fn list_jobs(app: App, headers: HeaderMap, uri: Uri) -> Outcome {
     Params::of::<NoParams>(&uri)?;
-    let list = app.blocking(|service| Ok(service.jobs()?.list())).await?;
+    let list = app.blocking(|service| service.list_jobs()).await?;
     Ok(reply::json_coded(&headers, &list, None)?)
 }
 
@@ -127,7 +128,7 @@ pub async fn list_jobs(app: App, headers: HeaderMap, uri: Uri) -> Outcome {
 )]
 pub async fn get_job(app: App, JobId(id): JobId, headers: HeaderMap, uri: Uri) -> Outcome {
     Params::of::<NoParams>(&uri)?;
-    let job = app.blocking(move |service| service.jobs()?.get(&id)).await?;
+    let job = app.blocking(move |service| service.job(&id)).await?;
     Ok(reply::json_coded(&headers, &JobList::from(job), None)?)
 }
 
@@ -142,7 +143,7 @@ pub async fn get_job(app: App, JobId(id): JobId, headers: HeaderMap, uri: Uri) -
 pub async fn cancel_job(app: App, JobId(id): JobId, headers: HeaderMap, uri: Uri) -> Outcome {
     Params::of::<NoParams>(&uri)?;
     once::refuse(&headers)?;
-    let job = app.blocking(move |service| service.jobs()?.cancel(&id)).await?;
+    let job = app.blocking(move |service| service.cancel_job(&id)).await?;
     Ok(reply::json(StatusCode::OK, &JobList::from(job))?)
 }
 

@@ -18,7 +18,7 @@ use crate::server::http::params::{
     DeleteParams, MergeKlineParams, MergeScalarParams, Params, QueryParams, ReadParams, WriteParams,
 };
 use crate::server::http::{body, once, reply};
-use crate::service::{DeleteReply, Manner, Scope, Terms, WriteManyReply, WriteReply};
+use crate::service::{DeleteReply, Manner, Scope, Service, Terms, WriteManyReply, WriteReply};
 use crate::types::time::{Bound, parse_param};
 use crate::types::{SeriesDef, SeriesKey};
 
@@ -142,7 +142,7 @@ fn read_query(key: &SeriesKey, headers: &HeaderMap, uri: &Uri) -> Result<(Query,
 )]
 pub async fn query(app: App, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
     let options = Params::of::<QueryParams>(&uri).and_then(|params| params.options(&accept(&headers)))?;
-    let mut query: Query = body::json(&headers, body, app.config(), &app.shared.ingest).await?;
+    let mut query: Query = body::json(&app, &headers, body).await?;
     reply::limit_rows(&app, &mut query, options.format)?;
     Ok(reply::answer(&app, &headers, query, options, false).await?)
 }
@@ -339,6 +339,7 @@ pub async fn write_many(app: App, headers: HeaderMap, uri: Uri, body: Body) -> O
     let config = app.config();
     let limits = Limits {
         bytes_max: config.body_bytes_max,
+        expansion_max: config.expansion_max,
         idle: config.body_idle,
         whole: config.body_whole,
         budget: &app.shared.ingest,
@@ -348,7 +349,8 @@ pub async fn write_many(app: App, headers: HeaderMap, uri: Uri, body: Body) -> O
     let done = app
         .blocking(move |service| {
             let loaded = staged.load()?;
-            let parsed = ingest::parse_many(head.format, &loaded.bytes, &head.options, &|key| service.def(key))?;
+            let parsed = ingest::parse_many(head.format, &loaded.bytes, &head.options, &|key| service.def(key));
+            let parsed = parsed.map_err(|error| or_too_deep(service, head.format, &loaded.bytes, error))?;
             let done = service.write_many(parsed, mode, head.terms.idempotency_key.as_ref())?;
             // The share of the budget covers the parsed rows too, so it is held until here.
             drop(loaded);
@@ -410,6 +412,13 @@ fn body_format(headers: &HeaderMap) -> Result<BodyFormat> {
     })
 }
 
+/// Why rows were refused. No rows are nested deep, so only those that were refused for something are looked at.
+fn or_too_deep(service: &Service, format: BodyFormat, body: &[u8], error: Error) -> Error {
+    let is_json = matches!(format, BodyFormat::Json | BodyFormat::Ndjson);
+    let deep = is_json.then(|| ingest::check_depth(body, service.limits().json_depth_max).err());
+    deep.flatten().unwrap_or(error)
+}
+
 async fn write(app: &App, key: SeriesKey, headers: &HeaderMap, head: Result<WriteHead>, body: Body) -> Outcome {
     // Before a byte of the body is read.
     app.service().caller().may_touch(Scope::Write, &key)?;
@@ -434,6 +443,7 @@ async fn write(app: &App, key: SeriesKey, headers: &HeaderMap, head: Result<Writ
     let config = app.config();
     let limits = Limits {
         bytes_max: config.body_bytes_max,
+        expansion_max: config.expansion_max,
         idle: config.body_idle,
         whole: config.body_whole,
         budget: &app.shared.ingest,
@@ -443,7 +453,8 @@ async fn write(app: &App, key: SeriesKey, headers: &HeaderMap, head: Result<Writ
     let done = app
         .blocking(move |service| {
             let loaded = staged.load()?;
-            let parsed = ingest::parse(head.format, &def, &loaded.bytes, &head.options)?;
+            let parsed = ingest::parse(head.format, &def, &loaded.bytes, &head.options);
+            let parsed = parsed.map_err(|error| or_too_deep(service, head.format, &loaded.bytes, error))?;
             let done = service.write_under(&key, parsed, &head.terms)?;
             // The share of the budget covers the parsed rows too, so it is held until here.
             drop(loaded);

@@ -69,7 +69,7 @@ pub async fn list_series(app: App, headers: HeaderMap, uri: Uri) -> Outcome {
 pub async fn register_series(app: App, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
     Params::of::<NoParams>(&uri)?;
     once::refuse(&headers)?;
-    let spec: SeriesSpec = body::json(&headers, body, app.config(), &app.shared.ingest).await?;
+    let spec: SeriesSpec = body::json(&app, &headers, body).await?;
     let registered = app.blocking(move |service| service.register(spec)).await?;
     let status = if registered.created { StatusCode::CREATED } else { StatusCode::OK };
     let mut response = reply::json(status, &registered)?;
@@ -177,7 +177,7 @@ async fn change(app: &App, key: SeriesKey, headers: &HeaderMap, uri: &Uri, body:
     Params::of::<NoParams>(uri)?;
     once::refuse(headers)?;
     let condition = condition(headers)?;
-    let patch: SeriesPatch = body::json(headers, body, app.config(), &app.shared.ingest).await?;
+    let patch: SeriesPatch = body::json(app, headers, body).await?;
     let info = app.blocking(move |service| service.change(&key, patch, &condition)).await?;
     Ok(reply::json(StatusCode::OK, &info)?)
 }

@@ -80,7 +80,8 @@ pub async fn live(uri: Uri) -> Outcome {
 
 /// Readiness
 ///
-/// 503 when requests would fail.
+/// 503 when requests would fail: while the store is being opened (the detail says how far that is), while the server
+/// stops, and when it fails.
 #[utoipa::path(
     get, path = "/health/ready", operation_id = "getReadiness", tag = "server",
     responses(
@@ -91,6 +92,7 @@ pub async fn live(uri: Uri) -> Outcome {
 )]
 pub async fn ready(app: App, uri: Uri) -> Outcome {
     Params::of::<NoParams>(&uri)?;
+    app.service().check_ready()?;
     let status = app.blocking(|service| service.health()).await?.status;
     Ok(reply::json(status_of(status), &StatusReply { status })?)
 }

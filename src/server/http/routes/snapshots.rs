@@ -38,7 +38,7 @@ pub struct SnapshotSpec {
 pub async fn create_snapshot(app: App, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
     Params::of::<NoParams>(&uri)?;
     once::refuse(&headers)?;
-    let spec: SnapshotSpec = body::json(&headers, body, app.config(), &app.shared.ingest).await?;
+    let spec: SnapshotSpec = body::json(&app, &headers, body).await?;
     let created = app.blocking(move |service| service.create_snapshot(&spec.name)).await?;
     let mut response = reply::json(StatusCode::CREATED, &created)?;
     if let Ok(location) = HeaderValue::from_str(&format!("/v1/snapshots/{}", encoded(&created.name))) {

@@ -1,0 +1,51 @@
+//! What is answered while the store is being opened: that it is, and how far.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::Request;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use tokio::net::TcpListener;
+
+use super::edge::{REQUEST_ID, random_id};
+use super::listen::serve_router;
+use super::problem::{Failure, render};
+use super::{HttpConfig, reply};
+use crate::error::{Error, ErrorCode, Result};
+use crate::service::{Opening, Status, StatusReply};
+
+/// Answers until `opened` completes: `/health/live` that the process lives, everything else `not_ready`.
+///
+/// # Errors
+/// None that matter: the listener goes on to be used by whoever serves the store.
+pub async fn serve_opening(
+    listener: TcpListener,
+    opening: Arc<Opening>,
+    config: HttpConfig,
+    opened: impl Future<Output = ()>,
+) -> Result<()> {
+    let app = Router::new().fallback(move |request: Request| {
+        let opening = Arc::clone(&opening);
+        async move { answer(&request, &opening) }
+    });
+    serve_router(listener, app, config, opened, || {}).await
+}
+
+fn answer(request: &Request, opening: &Opening) -> Response {
+    let (method, path, id) = (request.method().clone(), request.uri().path(), random_id());
+    let response = if path == "/health/live" {
+        reply::json(StatusCode::OK, &StatusReply { status: Status::Ok }).unwrap_or_else(|e| Failure(e).into_response())
+    } else {
+        let detail = format!("the store is being opened: {opening}");
+        Failure(Error::new(ErrorCode::NotReady, detail).with_hint("try again shortly")).into_response()
+    };
+    let mut response = render(response, &method, path, &id);
+    let headers = response.headers_mut();
+    // Whoever asks again asks the server that is there then.
+    headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    if let Ok(id) = HeaderValue::from_str(&id) {
+        headers.insert(REQUEST_ID, id);
+    }
+    response
+}

@@ -1,0 +1,271 @@
+//! How much callers may have under way at one time: all together, and each token by itself.
+//!
+//! Faces take a place before they work and give it back by dropping it. Nobody waits for a place: who gets none is told so
+//! at once, as `overloaded` where all together are too many and as `rate_limited` where the caller alone is.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::{Caller, Service};
+use crate::error::{Error, ErrorCode, Result};
+
+/// Memory that one answer may hold while it is sent: what is made ahead of the client, on either face.
+pub const ANSWER_BYTES: u64 = 4 << 20;
+
+/// Limits of the verbs, whichever face they are called through. The defaults are those of `config/fastk.toml`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Requests and calls under way, of everybody.
+    pub requests_max: u64,
+    /// Answers being sent and puts being received, of everybody.
+    pub streams_max: u64,
+    /// Requests and calls under way, of one token.
+    pub token_requests_max: u64,
+    /// Answers being sent and puts being received, of one token.
+    pub token_streams_max: u64,
+    /// Bytes that all answers being sent may hold, [`ANSWER_BYTES`] each.
+    pub answer_bytes_max: u64,
+    /// Longest work on a request, from its last byte to the head of its answer.
+    pub request_timeout: Duration,
+    /// Deepest nesting of JSON.
+    pub json_depth_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            requests_max: 4_096,
+            streams_max: 512,
+            token_requests_max: 1_024,
+            token_streams_max: 128,
+            answer_bytes_max: 2 << 30,
+            request_timeout: Duration::from_secs(120),
+            json_depth_max: 32,
+        }
+    }
+}
+
+/// What a place is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// A request or call.
+    Request,
+    /// An answer that is sent from memory made for it.
+    Answer,
+    /// A put.
+    Put,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Count {
+    requests: u64,
+    streams: u64,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    all: Count,
+    answers: u64,
+    by_token: HashMap<Arc<str>, Count>,
+}
+
+/// What is under way.
+#[derive(Debug, Default)]
+pub struct Load {
+    limits: Limits,
+    counts: Mutex<Counts>,
+    is_draining: AtomicBool,
+}
+
+/// A place; given back when it is dropped.
+#[derive(Debug)]
+pub struct Held {
+    load: Arc<Load>,
+    token: Arc<str>,
+    place: Place,
+}
+
+impl Load {
+    /// Nothing under way yet.
+    pub fn new(limits: Limits) -> Self {
+        Self { limits, ..Self::default() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Counts> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A place for a caller.
+    ///
+    /// # Errors
+    /// `overloaded`, `rate_limited` for a token that has too many, `not_ready` once the server drains.
+    pub fn take(self: &Arc<Self>, place: Place, caller: &Caller) -> Result<Held> {
+        if self.is_draining.load(Ordering::Acquire) {
+            return Err(stopping());
+        }
+        let limits = &self.limits;
+        let mut counts = self.lock();
+        let own = counts.by_token.get(&caller.id).copied().unwrap_or_default();
+        let is_known = !caller.id.is_empty();
+        let (all_max, token_max, what) = match place {
+            Place::Request => (limits.requests_max, limits.token_requests_max, "requests"),
+            Place::Answer | Place::Put => (limits.streams_max, limits.token_streams_max, "streams"),
+        };
+        let of = |count: &Count| if place == Place::Request { count.requests } else { count.streams };
+        if is_known && of(&own) >= token_max {
+            return Err(Error::new(
+                ErrorCode::RateLimited,
+                format!("the token has {token_max} {what} under way, as many as it may"),
+            )
+            .with_hint("end one of them, or try again shortly"));
+        }
+        let full = |detail: String| Err(Error::new(ErrorCode::Overloaded, detail).with_hint("try again shortly"));
+        if of(&counts.all) >= all_max {
+            return full(format!("{all_max} {what} are under way already"));
+        }
+        let answers = counts.answers + u64::from(place == Place::Answer);
+        if answers.saturating_mul(ANSWER_BYTES) > limits.answer_bytes_max {
+            return full(format!("the answers under way may hold {} bytes already", counts.answers * ANSWER_BYTES));
+        }
+        counts.answers = answers;
+        let add = |count: &mut Count| match place {
+            Place::Request => count.requests += 1,
+            Place::Answer | Place::Put => count.streams += 1,
+        };
+        add(&mut counts.all);
+        if is_known {
+            add(counts.by_token.entry(Arc::clone(&caller.id)).or_default());
+        }
+        Ok(Held { load: Arc::clone(self), token: Arc::clone(&caller.id), place })
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let mut counts = self.load.lock();
+        let take = |count: &mut Count| match self.place {
+            Place::Request => count.requests = count.requests.saturating_sub(1),
+            Place::Answer | Place::Put => count.streams = count.streams.saturating_sub(1),
+        };
+        take(&mut counts.all);
+        if self.place == Place::Answer {
+            counts.answers = counts.answers.saturating_sub(1);
+        }
+        let is_over = counts.by_token.get_mut(&self.token).is_some_and(|own| {
+            take(own);
+            own.requests == 0 && own.streams == 0
+        });
+        if is_over {
+            counts.by_token.remove(&self.token);
+        }
+    }
+}
+
+fn stopping() -> Error {
+    Error::new(ErrorCode::NotReady, "the server is stopping").with_hint("ask another one, or this one when it is back")
+}
+
+impl Service {
+    /// Sets the limits, once, before anybody calls.
+    pub fn limit(&self, limits: Limits) {
+        let _ = self.load.set(Arc::new(Load::new(limits)));
+    }
+
+    fn load(&self) -> &Arc<Load> {
+        self.load.get_or_init(Arc::default)
+    }
+
+    /// The limits in force.
+    pub fn limits(&self) -> &Limits {
+        &self.load().limits
+    }
+
+    /// A place for something of this caller.
+    ///
+    /// # Errors
+    /// Those of [`Load::take`].
+    pub fn take(&self, place: Place) -> Result<Held> {
+        self.load().take(place, self.caller())
+    }
+
+    /// Refuses what comes from now on; what is under way goes on.
+    pub fn drain(&self) {
+        self.load().is_draining.store(true, Ordering::Release);
+    }
+
+    /// Whether new work is refused because the server stops.
+    pub fn is_draining(&self) -> bool {
+        self.load().is_draining.load(Ordering::Acquire)
+    }
+
+    /// `not_ready` while the server stops.
+    pub fn check_ready(&self) -> Result<()> {
+        if self.is_draining() { Err(stopping()) } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::service::Scope;
+
+    fn caller(id: &str) -> Caller {
+        Caller { id: Arc::from(id), scope: Scope::Read, prefixes: Arc::from([]) }
+    }
+
+    fn code<T>(taken: Result<T>) -> Option<ErrorCode> {
+        taken.err().map(|error| error.code())
+    }
+
+    #[test]
+    fn a_token_has_its_own_limits_and_all_together_have_theirs() {
+        let limits = Limits {
+            requests_max: 5,
+            streams_max: 3,
+            token_requests_max: 2,
+            token_streams_max: 1,
+            ..Limits::default()
+        };
+        let load = Arc::new(Load::new(limits));
+        let (a, b, nobody) = (caller("a"), caller("b"), caller(""));
+        let first = [load.take(Place::Request, &a).unwrap(), load.take(Place::Request, &a).unwrap()];
+        assert_eq!(code(load.take(Place::Request, &a)), Some(ErrorCode::RateLimited));
+        // Another token is not concerned, and who needs none has no limit of his own.
+        let others: Vec<Held> = [&b, &nobody, &nobody].map(|who| load.take(Place::Request, who).unwrap()).into();
+        assert_eq!(code(load.take(Place::Request, &b)), Some(ErrorCode::Overloaded));
+        assert_eq!(code(load.take(Place::Request, &a)), Some(ErrorCode::RateLimited), "the nearer limit is told");
+        drop(first);
+        let again = load.take(Place::Request, &a).unwrap();
+        let streams = [load.take(Place::Put, &a).unwrap(), load.take(Place::Answer, &b).unwrap()];
+        assert_eq!(code(load.take(Place::Answer, &a)), Some(ErrorCode::RateLimited));
+        let third = load.take(Place::Put, &nobody).unwrap();
+        assert_eq!(code(load.take(Place::Put, &nobody)), Some(ErrorCode::Overloaded));
+        drop((again, others, streams, third));
+        assert!(load.lock().by_token.is_empty(), "nothing is kept of tokens that do nothing");
+        let counts = load.lock();
+        assert_eq!((counts.all.requests, counts.all.streams, counts.answers), (0, 0, 0));
+    }
+
+    #[test]
+    fn answers_share_a_memory_and_puts_do_not() {
+        let limits = Limits { answer_bytes_max: 2 * ANSWER_BYTES, ..Limits::default() };
+        let load = Arc::new(Load::new(limits));
+        let who = caller("");
+        let held = [load.take(Place::Answer, &who).unwrap(), load.take(Place::Answer, &who).unwrap()];
+        assert_eq!(code(load.take(Place::Answer, &who)), Some(ErrorCode::Overloaded));
+        assert!(load.take(Place::Put, &who).is_ok());
+        drop(held);
+        assert!(load.take(Place::Answer, &who).is_ok());
+    }
+
+    #[test]
+    fn nothing_is_taken_on_while_draining() {
+        let load = Arc::new(Load::default());
+        let before = load.take(Place::Request, &caller("")).unwrap();
+        load.is_draining.store(true, Ordering::Release);
+        assert_eq!(code(load.take(Place::Request, &caller(""))), Some(ErrorCode::NotReady));
+        drop(before);
+    }
+}
