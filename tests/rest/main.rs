@@ -1,6 +1,7 @@
 //! REST through a real server on a real socket, over a temporary store.
 
 mod access;
+mod attacks;
 mod backups;
 mod client;
 mod coverage;

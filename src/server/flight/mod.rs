@@ -110,19 +110,7 @@ pub async fn serve(
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<()> {
     let stop = CancellationToken::new();
-    let face = service::Face {
-        gate: gate.clone(),
-        puts: put::Puts::new(&config, stop.clone()),
-        readers: Arc::new(Semaphore::new(config.readers_max)),
-        readers_max: config.readers_max,
-        stall: config.stall,
-        writers: Arc::new(Semaphore::new(config.puts_max)),
-        puts_max: config.puts_max,
-        message_timeout: config.message_timeout,
-        put_idle: config.put_idle,
-    };
-    let door = service::Door { service: service.clone(), gate };
-    let flight = service::Front::new(door, face, config.message_bytes_max.saturating_add(MESSAGE_SLACK_BYTES));
+    let flight = front(service.clone(), gate, &config, stop.clone());
     let (health, health_server) = tonic_health::server::health_reporter();
     health.set_serving::<service::Front>().await;
     let incoming = line::incoming(listener, config.connections_max, config.greeting, config.tls.clone(), stop.clone());
@@ -151,6 +139,59 @@ pub async fn serve(
         }
     };
     served.map_err(|error| Error::new(ErrorCode::Io, format!("the flight listener failed: {error}")))
+}
+
+/// The service that answers calls.
+fn front(service: Arc<Service>, gate: Arc<Gate>, config: &FlightConfig, stop: CancellationToken) -> service::Front {
+    let face = service::Face {
+        gate: gate.clone(),
+        puts: put::Puts::new(config, stop),
+        readers: Arc::new(Semaphore::new(config.readers_max)),
+        readers_max: config.readers_max,
+        stall: config.stall,
+        writers: Arc::new(Semaphore::new(config.puts_max)),
+        puts_max: config.puts_max,
+        message_timeout: config.message_timeout,
+        put_idle: config.put_idle,
+    };
+    let door = service::Door { service, gate };
+    service::Front::new(door, face, config.message_bytes_max.saturating_add(MESSAGE_SLACK_BYTES))
+}
+
+/// The service without a listener, for tests: calls come as bytes, and answers are taken whole.
+#[cfg(feature = "proof")]
+#[derive(Debug)]
+pub struct InProcess(service::Front);
+
+#[cfg(feature = "proof")]
+impl InProcess {
+    pub fn new(service: Arc<Service>, gate: Arc<Gate>, config: &FlightConfig) -> Self {
+        Self(front(service, gate, config, CancellationToken::new()))
+    }
+
+    /// Answers a call of a method: the headers of the answer together with its trailers, and the bytes between them.
+    ///
+    /// # Errors
+    /// The status that broke the answer off.
+    pub async fn call(
+        &self,
+        method: &str,
+        headers: http::HeaderMap,
+        body: bytes::Bytes,
+    ) -> std::result::Result<(http::HeaderMap, bytes::Bytes), tonic::Status> {
+        use http_body_util::{BodyExt, Full};
+        let mut request = http::Request::new(tonic::body::Body::new(Full::new(body)));
+        let path = format!("/arrow.flight.protocol.FlightService/{method}");
+        *request.uri_mut() = path.parse().map_err(|_| tonic::Status::unimplemented("no method"))?;
+        *request.method_mut() = http::Method::POST;
+        *request.headers_mut() = headers;
+        let answer = tower::Service::call(&mut self.0.clone(), request).await.unwrap_or_else(|never| match never {});
+        let (parts, body) = answer.into_parts();
+        let collected = body.collect().await?;
+        let mut told = parts.headers;
+        told.extend(collected.trailers().cloned().unwrap_or_default());
+        Ok((told, collected.to_bytes()))
+    }
 }
 
 /// The body of an answer, without its trailers.

@@ -1,0 +1,392 @@
+//! What somebody does who means harm: each is refused by its code or its connection is closed, and others are served.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use fastk::access;
+use fastk::server::http::HttpConfig;
+use fastk::service::Scope;
+
+use crate::client::{Server, csv_body};
+
+/// How long something may take to come about on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Sends these bytes and gives what comes back until the server closes.
+fn exchange(server: &Server, bytes: &[u8]) -> String {
+    let mut stream = server.connect();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    // The server may have closed before it took everything.
+    let _ = stream.write_all(bytes);
+    let mut heard = Vec::new();
+    match stream.read_to_end(&mut heard) {
+        Ok(_) => {}
+        Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "it stays open: {heard:?}"),
+    }
+    String::from_utf8_lossy(&heard).into_owned()
+}
+
+fn answers(heard: &str) -> usize {
+    heard.matches("HTTP/1.1 ").count()
+}
+
+#[test]
+fn requests_that_two_readers_would_cut_differently_are_refused_with_one_answer_and_an_end() {
+    let server = Server::start();
+    server.kline("X");
+    // Behind each stands what a second reader would take for a request of its own.
+    let inside = "GET /v1/series HTTP/1.1\r\nhost: x\r\n\r\n";
+    let post = "POST /v1/klines/X/1m HTTP/1.1\r\nhost: x\r\n";
+    let chunked = "transfer-encoding: chunked\r\n";
+    for (what, request) in [
+        ("two lengths", format!("{post}content-length: 2\r\ncontent-length: 3\r\n\r\n[]{inside}")),
+        ("a list of lengths", format!("{post}content-length: 2, 3\r\n\r\n[]{inside}")),
+        ("a signed length", format!("{post}content-length: +2\r\n\r\n[]{inside}")),
+        ("a negative length", format!("{post}content-length: -2\r\n\r\n[]{inside}")),
+        ("a length in hexadecimal", format!("{post}content-length: 0x2\r\n\r\n[]{inside}")),
+        ("a length that overflows", format!("{post}content-length: 18446744073709551618\r\n\r\n[]{inside}")),
+        (
+            "another coding behind chunked",
+            format!("{post}transfer-encoding: chunked, identity\r\n\r\n0\r\n\r\n{inside}"),
+        ),
+        ("an unknown coding", format!("{post}transfer-encoding: xchunked\r\n\r\n0\r\n\r\n{inside}")),
+        ("a chunk size that is none", format!("{post}{chunked}\r\nzz\r\n[]\r\n0\r\n\r\n{inside}")),
+        ("a chunk size with a sign", format!("{post}{chunked}\r\n-2\r\n[]\r\n0\r\n\r\n{inside}")),
+        ("a chunk size in C", format!("{post}{chunked}\r\n0x2\r\n[]\r\n0\r\n\r\n{inside}")),
+        ("a chunk size that overflows", format!("{post}{chunked}\r\n10000000000000002\r\n[]\r\n0\r\n\r\n{inside}")),
+        ("a chunk longer than its size", format!("{post}{chunked}\r\n1\r\n[]\r\n0\r\n\r\n{inside}")),
+        ("a space before the colon", format!("{post}content-length : 2\r\n\r\n[]{inside}")),
+        ("a folded header", format!("{post}x: a\r\n content-length: 2\r\n\r\n[]{inside}")),
+        ("a header without a name", format!("{post}: x\r\ncontent-length: 2\r\n\r\n[]{inside}")),
+        ("a header without a colon", format!("{post}content-length 2\r\n\r\n[]{inside}")),
+        ("a NUL in a header", format!("{post}x: a\0b\r\ncontent-length: 2\r\n\r\n[]{inside}")),
+        ("a bare CR in a header", format!("{post}x: a\rcontent-length: 2\r\n\r\n[]{inside}")),
+        ("no version", format!("GET /v1/series\r\n\r\n{inside}")),
+        ("another version", format!("GET /v1/series HTTP/1.2\r\nhost: x\r\n\r\n{inside}")),
+        ("a space in the target", format!("GET /v1/ series HTTP/1.1\r\nhost: x\r\n\r\n{inside}")),
+        ("a method that is none", format!("G(T /v1/series HTTP/1.1\r\nhost: x\r\n\r\n{inside}")),
+    ] {
+        let heard = exchange(&server, request.as_bytes());
+        assert!(answers(&heard) <= 1, "{what}: {heard}");
+        assert!(answers(&heard) == 0 || heard.starts_with("HTTP/1.1 400"), "{what}: {heard}");
+    }
+    assert_eq!(server.state("kline/X/1m").1, 0, "nothing of it was written");
+}
+
+#[test]
+fn a_request_with_a_length_and_chunks_is_never_read_by_its_length() {
+    let server = Server::start();
+    server.kline("X");
+    let inside = "GET /v1/series HTTP/1.1\r\nhost: x\r\n\r\n";
+    for (first, second) in
+        [("content-length: 5", "transfer-encoding: chunked"), ("transfer-encoding: chunked", "content-length: 5")]
+    {
+        let head = format!("POST /v1/klines/X/1m HTTP/1.1\r\nhost: x\r\n{first}\r\n{second}\r\n\r\n");
+        // By its chunks it ends at once, and by its length in the middle of what follows.
+        let heard = exchange(&server, format!("{head}0\r\n\r\n{inside}").as_bytes());
+        assert!(answers(&heard) <= 1, "{first}: {heard}");
+        assert!(!heard.contains("\"series\":["), "{first}: what follows was taken for a request: {heard}");
+    }
+}
+
+#[test]
+fn names_that_climb_lead_nowhere() {
+    let server = Server::start();
+    server.kline("X");
+    std::fs::write(server.root.path().join("secret"), "secret").unwrap();
+    let climbing = [
+        "..",
+        "%2e%2e",
+        "%252e%252e",
+        "..%2f..%2fsecret",
+        "..%252fsecret",
+        "%2e%2e%5c%2e%2e",
+        "..\\..\\secret",
+        "a%00b",
+        "%c0%ae%c0%ae",
+        "%c0%af",
+        "%e0%80%af",
+        "%ff",
+        "..%c1%9csecret",
+        "%2fetc%2fpasswd",
+        "X%2f..%2fsecret",
+        ".",
+        "%2e",
+        "con%0d%0aset-cookie:%20x",
+        "~root",
+        "X;.json",
+        "X%20",
+        "file:%2f%2f%2fetc%2fpasswd",
+    ];
+    let before = files(&server);
+    for name in climbing {
+        for (method, path, body) in [
+            ("GET", format!("/v1/klines/{name}/1m"), ""),
+            ("GET", format!("/v1/klines/X/{name}"), ""),
+            ("POST", format!("/v1/klines/{name}/1m"), "[]"),
+            ("DELETE", format!("/v1/klines/{name}/1m?all=true"), ""),
+            ("GET", format!("/v1/scalars/{name}/X/1m/n"), ""),
+            ("GET", format!("/v1/scalars/c/X/1m/{name}"), ""),
+            ("GET", format!("/v1/series/kline/{name}/1m"), ""),
+            ("DELETE", format!("/v1/series/kline/{name}/1m"), ""),
+            ("GET", format!("/v1/coverage/kline/{name}/1m"), ""),
+            ("GET", format!("/v1/klines/X/1m?as_of={name}"), ""),
+            ("DELETE", format!("/v1/snapshots/{name}"), ""),
+            ("GET", format!("/v1/admin/jobs/{name}"), ""),
+            ("DELETE", format!("/v1/admin/jobs/{name}"), ""),
+            ("GET", format!("/docs/{name}"), ""),
+            ("GET", format!("/{name}/{name}/{name}/etc/passwd"), ""),
+        ] {
+            let reply = server.send(method, &path, &[], body.as_bytes());
+            assert!((400..500).contains(&reply.status), "{method} {path}: {}", reply.status);
+            assert_eq!(reply.header("set-cookie"), None);
+            let text = String::from_utf8_lossy(&reply.body).into_owned();
+            assert!(!text.contains("root:") && text != "secret", "{method} {path}: {text}");
+        }
+    }
+    // The same in bodies, where nothing is decoded.
+    let raw =
+        ["..", "../../secret", "..\\secret", "a\\u0000b", "/etc/passwd", "./x", "X/../secret", "", " ", "\\ud800"];
+    for name in raw {
+        for (path, body) in [
+            ("/v1/series", format!(r#"{{"kind":"kline","symbol":"{name}","timeframe":"1m"}}"#)),
+            ("/v1/series", format!(r#"{{"kind":"kline","symbol":"Y","timeframe":"{name}"}}"#)),
+            (
+                "/v1/series",
+                format!(r#"{{"kind":"scalar","category":"{name}","symbol":"Y","timeframe":"1m","name":"n"}}"#),
+            ),
+            ("/v1/snapshots", format!(r#"{{"name":"{name}"}}"#)),
+            ("/v1/query", format!(r#"{{"series":["kline/{name}/1m"]}}"#)),
+            ("/v1/query", format!(r#"{{"series":["kline/X/1m"],"as_of":"{name}"}}"#)),
+            ("/v1/write", format!(r#"{{"writes":[{{"series":"kline/{name}/1m","rows":[]}}]}}"#)),
+            ("/v1/admin/compact", format!(r#"{{"series":["kline/{name}/1m"]}}"#)),
+            ("/v1/admin/backup", format!(r#"{{"dir":"{name}"}}"#)),
+        ] {
+            let status = server.post_json(path, &body.replace("\\\\", "\\")).status;
+            assert!((400..500).contains(&status), "{path} {body}: {status}");
+        }
+    }
+    assert_eq!(files(&server), before, "a file was made or taken away");
+}
+
+/// Names of all files of the store but those of its log.
+fn files(server: &Server) -> Vec<String> {
+    let mut waiting = vec![server.root.path().to_path_buf()];
+    let mut found = Vec::new();
+    while let Some(path) = waiting.pop() {
+        for entry in std::fs::read_dir(path).unwrap().map(Result::unwrap) {
+            if entry.path().is_dir() {
+                waiting.push(entry.path());
+            } else {
+                found.push(entry.path().to_string_lossy().into_owned());
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn bodies_without_an_end_are_refused_when_they_are_too_long() {
+    let server = Server::with(HttpConfig { body_bytes_max: 4 << 20, ..HttpConfig::default() });
+    server.kline("X");
+    for target in ["/v1/klines/X/1m?format=csv", "/v1/series", "/v1/query"] {
+        let mut stream = server.connect();
+        let head =
+            format!("POST {target} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n");
+        stream.write_all(head.as_bytes()).unwrap();
+        let chunk = [format!("{:x}\r\n", 1 << 16).into_bytes(), vec![b' '; 1 << 16], b"\r\n".to_vec()].concat();
+        let mut reader = stream.try_clone().unwrap();
+        let sending = std::thread::spawn(move || while stream.write_all(&chunk).is_ok() {});
+        let mut heard = [0; 12];
+        let read = reader.read_exact(&mut heard);
+        assert!(read.is_err() || &heard == b"HTTP/1.1 413", "{target}: {}", String::from_utf8_lossy(&heard));
+        let _ = reader.shutdown(std::net::Shutdown::Both);
+        sending.join().unwrap();
+    }
+    // A length that is told is judged before anything is sent.
+    let heard = exchange(
+        &server,
+        b"POST /v1/klines/X/1m HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\nconnection: close\r\ncontent-length: 99999999999\r\n\r\n",
+    );
+    assert!(heard.starts_with("HTTP/1.1 413") && heard.contains("too_large"), "{heard}");
+    assert_eq!(server.state("kline/X/1m").1, 0);
+}
+
+#[test]
+fn arrow_bombs_in_compressed_buffers_are_refused() {
+    use arrow::array::{Float64Array, Int64Array, RecordBatch};
+    use arrow::ipc::CompressionType;
+    use arrow::ipc::writer::{IpcWriteOptions, StreamWriter};
+    let server = Server::with(HttpConfig { body_bytes_max: 8 << 20, ..HttpConfig::default() });
+    server.kline("X");
+    let rows = 8 << 20;
+    let zeros = || Arc::new(Float64Array::from(vec![0.0; rows]));
+    let batch = RecordBatch::try_from_iter([
+        ("ts", Arc::new(Int64Array::from(vec![0; rows])) as arrow::array::ArrayRef),
+        ("open", zeros()),
+    ])
+    .unwrap();
+    for kind in [CompressionType::LZ4_FRAME, CompressionType::ZSTD] {
+        let options = IpcWriteOptions::default().try_with_compression(Some(kind)).unwrap();
+        let mut writer = StreamWriter::try_new_with_options(Vec::new(), &batch.schema(), options).unwrap();
+        writer.write(&batch).unwrap();
+        let body = writer.into_inner().unwrap();
+        assert!(body.len() < 8 << 20, "{} bytes are no bomb", body.len());
+        let reply = server.post("/v1/klines/X/1m", "application/vnd.apache.arrow.stream", &body);
+        assert!((400..500).contains(&reply.status), "{kind:?}: {} {}", reply.status, reply.text());
+    }
+    server.get("/health").expect(200);
+    assert_eq!(server.state("kline/X/1m").1, 0);
+}
+
+#[test]
+fn wrong_tokens_are_all_answered_alike() {
+    let root = Arc::new(tempfile::tempdir().unwrap());
+    let good = access::create(root.path(), "t", Scope::Read, &[]).unwrap().token;
+    let server = Server::over(root, HttpConfig::default());
+    let mut nearly = good.clone().into_bytes();
+    *nearly.last_mut().unwrap() ^= 1;
+    let nearly = String::from_utf8(nearly).unwrap();
+    let constant = |reply: &crate::client::Reply| {
+        let mut problem = reply.json();
+        problem["request_id"] = "".into();
+        let mut names: Vec<String> = reply.headers.iter().map(|(name, _)| name.clone()).collect();
+        names.sort();
+        (reply.status, names, problem)
+    };
+    let ask = |token: &str| server.get_with("/v1/series", &[("authorization", &access::header_of(token))]);
+    let usual = constant(&ask("fastk_no"));
+    assert_eq!(usual.0, 401);
+    for guess in 0..300 {
+        assert_eq!(constant(&ask(&format!("fastk_{guess:0>43}"))), usual);
+    }
+    for guess in [nearly.as_str(), &good[..good.len() - 1], &good.to_uppercase(), &format!("{good}x"), "x"] {
+        assert_eq!(constant(&ask(guess)), usual, "{guess}");
+    }
+    ask(&good).expect(200);
+}
+
+#[test]
+fn heads_and_bodies_that_come_byte_by_byte_are_cut() {
+    let config = HttpConfig {
+        header_timeout: Duration::from_millis(300),
+        body_whole: Duration::from_millis(600),
+        ..HttpConfig::default()
+    };
+    let server = Server::with(config);
+    server.kline("X");
+    let drip = |head: &[u8], drops: &[u8]| {
+        let mut stream = server.connect();
+        stream.write_all(head).unwrap();
+        stream.set_read_timeout(Some(Duration::from_millis(10))).unwrap();
+        let begun = Instant::now();
+        let mut heard = Vec::new();
+        for drop in drops.iter().cycle() {
+            let _ = stream.write_all(&[*drop]);
+            let mut some = [0; 1_024];
+            match stream.read(&mut some) {
+                Ok(0) => break,
+                Ok(read) => heard.extend_from_slice(&some[..read]),
+                Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => break,
+                Err(_) => {}
+            }
+            assert!(begun.elapsed() < PATIENCE, "it lives on: {}", String::from_utf8_lossy(head));
+        }
+        String::from_utf8_lossy(&heard).into_owned()
+    };
+    assert_eq!(drip(b"GET /health HTTP/1.1\r\n", b"x: y\r\n"), "");
+    assert_eq!(drip(b"", b"G"), "");
+    let post = "POST /v1/klines/X/1m HTTP/1.1\r\nhost: x\r\nconnection: close\r\n";
+    let heard = drip(format!("{post}content-length: 1000000\r\n\r\n").as_bytes(), b" ");
+    assert!(heard.is_empty() || heard.contains("request_timeout"), "{heard}");
+    let heard = drip(format!("{post}transfer-encoding: chunked\r\n\r\n").as_bytes(), b"1\r\n \r\n");
+    assert!(heard.is_empty() || heard.contains("request_timeout"), "{heard}");
+    server.get("/health").expect(200);
+}
+
+/// A frame of HTTP/2.
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+#[test]
+fn floods_of_http2_frames_end_their_connection() {
+    let config = HttpConfig { header_timeout: Duration::from_millis(500), ..HttpConfig::default() };
+    let server = Server::with(config);
+    let greeting = [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &frame(4, 0, 0, &[])].concat();
+    // GET / with indexed fields alone.
+    let request = [0x82, 0x86, 0x84, 0x41, 1, b'x'];
+    let resets: Vec<u8> = (0..20_000_u32)
+        .flat_map(|n| [frame(1, 5, 2 * n + 1, &request), frame(3, 0, 2 * n + 1, &[0, 0, 0, 8])].concat())
+        .collect();
+    let continued = [frame(1, 0, 1, &request), frame(9, 0, 1, &[0x0f; 16_000]).repeat(200)].concat();
+    for (what, bytes) in [
+        ("no settings", Vec::new()),
+        ("headers without an end", continued),
+        ("streams that are reset", resets),
+        ("pings", frame(6, 0, 0, &[0; 8]).repeat(20_000)),
+        ("settings", frame(4, 0, 0, &[0, 3, 0, 0, 0, 1]).repeat(20_000)),
+        ("empty data", [frame(1, 4, 1, &request), frame(0, 0, 1, &[]).repeat(20_000)].concat()),
+        ("a frame of no kind", frame(99, 255, 7, &[1; 1_000]).repeat(2_000)),
+    ] {
+        let said = if what == "no settings" { greeting[..24].to_vec() } else { [greeting.clone(), bytes].concat() };
+        let mut stream = server.connect();
+        let mut reader = stream.try_clone().unwrap();
+        let sending = std::thread::spawn(move || drop(stream.write_all(&said)));
+        // Read all the while, so that it is not the reading that ends it.
+        let begun = Instant::now();
+        let mut some = [0; 65_536];
+        reader.set_read_timeout(Some(PATIENCE)).unwrap();
+        // Requests were asked in some of them: those end when the client goes.
+        let asked = ["streams that are reset", "empty data"].contains(&what);
+        while !asked {
+            match reader.read(&mut some) {
+                Ok(0) => break,
+                Ok(_) => assert!(begun.elapsed() < PATIENCE, "{what} goes on for ever"),
+                Err(error) => {
+                    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "{what}: it stays open");
+                    break;
+                }
+            }
+        }
+        let _ = reader.shutdown(std::net::Shutdown::Both);
+        sending.join().unwrap();
+        server.get("/health").expect(200);
+    }
+}
+
+#[test]
+fn ten_thousand_idle_connections_keep_nobody_out() {
+    let wanted = 10_000;
+    let server = Server::start();
+    server.kline("X");
+    server.post("/v1/klines/X/1m", "text/csv", csv_body(0, 10)).expect(200);
+    // Both ends of each are of this process.
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let most = limit.maximum.unwrap_or(u64::MAX);
+    let raised = rustix::process::Rlimit { current: Some(most.min(1 << 17)), maximum: limit.maximum };
+    if most < 2 * wanted + 500 || rustix::process::setrlimit(rustix::process::Resource::Nofile, raised).is_err() {
+        println!("proof ten_thousand_connections: SKIPPED: this process may have {most} files open only");
+        return;
+    }
+    let mut idle: Vec<TcpStream> = Vec::new();
+    for position in 0..wanted {
+        let mut stream = TcpStream::connect(server.address).unwrap();
+        if position % 2 == 0 {
+            let _ = stream.write_all(b"GET /health HTTP/1.1\r\nx: ");
+        }
+        idle.push(stream);
+        if position % 1_000 == 999 {
+            server.get("/v1/klines/X/1m").expect(200);
+        }
+    }
+    for _ in 0..20 {
+        server.get("/v1/klines/X/1m").expect(200);
+    }
+    drop(idle);
+    server.get("/v1/klines/X/1m").expect(200);
+}
