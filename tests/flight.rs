@@ -599,7 +599,10 @@ fn the_page_about_flight_says_what_the_code_does() {
     let config = FlightConfig::default();
     for claim in [
         format!("| {}, then `overloaded` |", config.readers_max),
-        format!("| {}, then they wait to be accepted |", thousands(config.connections_max)),
+        format!("| {}, then the one that did nothing for longest makes room |", thousands(config.connections_max)),
+        format!("puts being received at one time | {}, then `overloaded` |", config.puts_max),
+        format!("does not come | ended after {} s, `request_timeout` |", config.message_timeout.as_secs()),
+        format!("sends nothing | ended after {} s, `request_timeout` |", config.put_idle.as_secs()),
         format!("| streams of one connection | {} |", config.streams_max),
         format!("| {} MiB, then input waits |", config.put_bytes_max >> 20),
         format!("at most {} MiB of columns", config.message_bytes_max >> 20),

@@ -565,3 +565,32 @@ fn stopped_error(cause: &str) -> Error {
     Error::new(ErrorCode::WriterStopped, format!("the store takes no writes any more: {cause}"))
         .with_hint("reads go on; restart the server when the disk is healthy again")
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::disk::DiskPath;
+    use crate::store::recover::{Trust, read_store};
+    use crate::store::{Store, StoreOptions};
+
+    #[test]
+    fn what_people_look_at_waits_for_no_sync() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = DiskPath::os(dir.path());
+        drop(Store::open_on(&root, true, StoreOptions { upkeep: false, ..StoreOptions::default() }).unwrap());
+        let read = read_store(&root, Trust::Manifest).unwrap();
+        let log = Log::open(&root, read.start, &read.log, 64 << 10).unwrap();
+        let bytes = (log.bytes(), log.used_bytes());
+        assert!(bytes.0 > 0 && bytes.1 > 0);
+        let queue = Arc::new(CommitQueue::new(read.state, log, 1, Durability::Sync, None));
+        // As it is while a disk stalls: both locks are held for as long as it takes.
+        let (_pending, _log) = (queue.lock(), queue.log());
+        let (tell, told) = channel();
+        let looking = Arc::clone(&queue);
+        std::thread::spawn(move || tell.send((looking.log_bytes(), looking.stopped())));
+        assert_eq!(told.recv_timeout(Duration::from_secs(60)).unwrap(), (bytes, None));
+    }
+}
