@@ -52,7 +52,7 @@
 //! # }
 //! ```
 //!
-//! Layers point strictly down: `error` < `types` < `format`, `disk` < `store` < `query`, `ingest` < `egress` <
+//! Layers point strictly down: `error` < `types` < `format`, `disk` < `store`, `registry` < `query`, `ingest` < `egress` <
 //! `service`, `config` < `server` < `cli`. `docs/architecture.md` says what each owns.
 
 #![warn(missing_debug_implementations)]
@@ -76,6 +76,8 @@ pub mod ingest;
 #[doc(hidden)]
 pub mod planted;
 pub mod query;
+#[cfg(feature = "server")]
+pub mod registry;
 #[cfg(feature = "server")]
 pub mod server;
 #[cfg(feature = "server")]

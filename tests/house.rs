@@ -17,6 +17,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("format", 2),
     ("disk", 2),
     ("store", 3),
+    ("registry", 3),
     ("query", 4),
     ("ingest", 4),
     ("egress", 5),
@@ -27,7 +28,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("cli", 9),
 ];
 
-/// Libraries that one module alone knows.
+/// Libraries that one module alone knows, or two.
 const LIBRARIES: &[(&str, &str)] = &[
     ("axum", "server/http"),
     ("tower_http", "server/http"),
@@ -44,7 +45,10 @@ const LIBRARIES: &[(&str, &str)] = &[
     ("memmap2", "disk"),
     ("rustix", "disk"),
     ("libc", "disk"),
+    ("rusqlite", "registry"),
+    ("serde_json_canonicalizer", "registry"),
     ("sha2", "access.rs"),
+    ("sha2", "registry"),
     ("subtle", "access.rs"),
     ("base64", "access.rs"),
     ("rustls", "server/wire.rs"),

@@ -16,6 +16,23 @@ const HEAD: &str = "{\"crc32c\":\"";
 const MIDDLE: &str = "\",\"backup\":";
 const END: &str = "}\n";
 
+/// Name of the registry in a data directory.
+pub const REGISTRY_FILE: &str = "registry.sqlite";
+const REGISTRY_COPY_HEAD: &str = "registry.";
+const REGISTRY_COPY_END: &str = ".sqlite";
+
+/// Name of a copy of the registry in a backup. It tells of the bytes, so that a later backup into the same directory
+/// never puts other bytes under a name that an earlier one lists.
+pub fn registry_copy(crc32c: u32) -> String {
+    format!("{REGISTRY_COPY_HEAD}{crc32c:08x}{REGISTRY_COPY_END}")
+}
+
+/// Whether this is the name of a copy of the registry in a backup.
+pub fn is_registry_copy(name: &str) -> bool {
+    let crc = name.strip_prefix(REGISTRY_COPY_HEAD).and_then(|rest| rest.strip_suffix(REGISTRY_COPY_END));
+    crc.is_some_and(|crc| crc.len() == 8 && crc.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)))
+}
+
 /// What a backup is.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Backup {

@@ -5,7 +5,8 @@ use std::sync::OnceLock;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Scope, Service};
+use super::registry::Copied;
+use super::{Scope, Service, wall_ms};
 use crate::disk::{self, DiskPath};
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::backup::BackupDamage;
@@ -152,8 +153,9 @@ impl RestoreReply {
 }
 
 impl BackupRequest {
-    fn options(&self, base: Option<PathBuf>) -> BackupOptions {
+    fn options(&self, base: Option<PathBuf>, registry: Option<PathBuf>) -> BackupOptions {
         BackupOptions {
+            registry,
             base,
             copy: self.copy,
             verify: !self.no_verify,
@@ -191,7 +193,9 @@ impl Service {
     /// Those of [`Store::backup`](crate::Store::backup).
     pub fn backup(&self, request: &BackupRequest, watch: &Watch) -> Result<BackupReply> {
         self.caller.may_all(Scope::Admin)?;
-        let options = request.options(request.base.as_ref().map(PathBuf::from));
+        let registry = self.registry_for_backup(request)?;
+        let copy = registry.as_ref().map(|copied| copied.0.clone());
+        let options = request.options(request.base.as_ref().map(PathBuf::from), copy);
         let report = self.store.backup(Path::new(&request.dir), &options, watch)?;
         Ok(BackupReply::new(request.dir.clone(), report))
     }
@@ -204,9 +208,26 @@ impl Service {
     pub fn backup_for_client(&self, request: &BackupRequest, watch: &Watch) -> Result<BackupReply> {
         self.caller.may_all(Scope::Admin)?;
         let places = self.client_places(request)?;
-        let report = self.store.backup(&places.dir, &request.options(places.base.clone()), watch);
+        let registry = self.registry_for_backup(request).map_err(|error| places.hide(self, &error))?;
+        let options = request.options(places.base.clone(), registry.as_ref().map(|copied| copied.0.clone()));
+        let report = self.store.backup(&places.dir, &options, watch);
         let report = report.map_err(|error| places.hide(self, &error))?;
         Ok(BackupReply::new(request.dir.clone(), report))
+    }
+
+    /// A copy of the registry, made before anything else: a dataset in it has its snapshot by then.
+    fn registry_for_backup(&self, request: &BackupRequest) -> Result<Option<Copied>> {
+        if request.dry_run {
+            return Ok(None);
+        }
+        let copied = self.catalog.copy(self.store.root(), wall_ms());
+        match copied {
+            Err(error) if request.allow_damaged => {
+                tracing::error!(%error, "the backup is made without the registry");
+                Ok(None)
+            }
+            other => other,
+        }
     }
 
     /// Refuses a request of a client before any work is done for it.

@@ -182,7 +182,7 @@ impl Service {
     /// a wrong range or limit.
     pub fn coverage(&self, request: &CoverageRequest) -> Result<CoverageReply> {
         self.caller.may_touch(Scope::Read, &request.series)?;
-        let state = self.state_as_of(request.as_of.as_deref())?;
+        let state = self.state_as_of(request.as_of.as_deref(), &request.series)?;
         let series = self.series_state(&state, &request.series)?;
         let value = request.calendar.clone().or_else(|| series.def.calendar.clone());
         let calendar = Calendar::of(value.as_ref())?;
@@ -235,7 +235,7 @@ impl Service {
     /// Entity-tag stem of the coverage of a series.
     pub fn coverage_stem(&self, request: &CoverageRequest) -> Result<String> {
         self.caller.may_touch(Scope::Read, &request.series)?;
-        let series = self.series_state(&*self.state_as_of(request.as_of.as_deref())?, &request.series)?;
+        let series = self.series_state(&*self.state_as_of(request.as_of.as_deref(), &request.series)?, &request.series)?;
         Ok(self.stem(series.id, series.version))
     }
 

@@ -11,6 +11,7 @@ mod limits;
 mod months;
 mod page;
 mod read;
+mod registry;
 pub mod replies;
 mod snapshots;
 pub mod verbs;
@@ -40,6 +41,7 @@ pub use coverage::{CoverageReply, CoverageRequest};
 pub use jobs::{Job, JobError, JobList, JobStatus, Jobs, Progress};
 pub use limits::{ANSWER_BYTES, Held, Limits, Place};
 pub use read::{Answer, Plan, range_of};
+pub use registry::*;
 pub use replies::*;
 pub use write::{Acknowledged, Begun, IdempotencyKey, Manner, MergeOp, Terms};
 
@@ -53,6 +55,8 @@ pub struct Service {
 /// What the verbs of all callers share.
 #[derive(Debug)]
 pub struct Shared {
+    /// Closed before the store gives its directory free.
+    catalog: registry::Catalog,
     store: Store,
     begun: Instant,
     ratios: coverage::Ratios,
@@ -101,6 +105,7 @@ impl Service {
     pub fn open(root: &Path, create: bool, options: StoreOptions) -> Result<Arc<Self>> {
         let store = Store::open(root, create, StoreOptions { prefetch: true, ..options })?;
         let shared = Shared {
+            catalog: registry::Catalog::open(&store, wall_ms()),
             store,
             begun: Instant::now(),
             ratios: coverage::Ratios::default(),
@@ -370,6 +375,7 @@ impl Service {
         check("redundancy", (!recovery.spare.is_empty()).then(|| recovery.spare.join("; ")));
         check("integrity", self.checked.found());
         let (met, last) = self.store.cache().damage.met();
+        check("registry", self.catalog.problem());
         check("reads", (met > 0).then(|| format!("{met} reads met damaged data, the last one {last}")));
         let status = if checks.iter().all(|check| check.status == Status::Ok) { Status::Ok } else { Status::Degraded };
         Ok(Health {
@@ -433,6 +439,12 @@ impl Service {
     pub fn staging_dir(&self) -> PathBuf {
         self.store.root().join("tmp")
     }
+}
+
+/// Milliseconds since the epoch, for people only: nothing is ordered by it.
+fn wall_ms() -> i64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(now.as_millis()).unwrap_or(i64::MAX)
 }
 
 fn inventory_row(series: &SeriesState, coverage_ratio: Option<f64>, garbage_bytes: u64) -> InventoryRow {

@@ -3,6 +3,7 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
+use super::registry::View;
 use super::{Scope, Service};
 use crate::error::{Error, ErrorCode, Result};
 use crate::query::select::{Selection, select};
@@ -126,6 +127,8 @@ struct Resolved {
     layout: Layout,
     shape: Shape,
     question: u64,
+    /// The dataset that is read, `dataset:NAME@VERSION`.
+    dataset: Option<String>,
 }
 
 impl Resolved {
@@ -228,9 +231,12 @@ fn hash_of(value: &impl Hash) -> u64 {
 
 /// A number for everything that decides which rows of several series come in which order: a cursor goes on only with
 /// the same question. Columns, numbers and the length of a page may change.
-fn question_of(query: &Query) -> u64 {
+fn question_of(query: &Query, dataset: Option<&str>) -> u64 {
     let Query { series, start, end, predicates, latest, latest_complete, layout, order, .. } = query;
-    hash_of(&format!("{series:?} {start:?} {end:?} {predicates:?} {latest:?} {latest_complete:?} {layout:?} {order:?}"))
+    let dataset = dataset.unwrap_or_default();
+    hash_of(&format!(
+        "{series:?} {start:?} {end:?} {predicates:?} {latest:?} {latest_complete:?} {layout:?} {order:?}{dataset}"
+    ))
 }
 
 fn columns_of(def: &SeriesDef, names: Option<&Vec<String>>) -> Result<Option<Vec<usize>>> {
@@ -251,12 +257,12 @@ type Selected = ((i64, i64), Arc<Vec<KeyRanges>>);
 
 impl Service {
     /// The one state a query is answered from, however many series it names.
-    fn state_of(&self, query: &Query, cursor: Option<&Cursor>) -> Result<Arc<State>> {
+    fn state_of(&self, query: &Query, cursor: Option<&Cursor>) -> Result<View> {
         let asked = match (&query.as_of, query.commit) {
             (Some(_), Some(_)) => return Err(Error::invalid("as_of and commit each name a state; give one of them")),
             (Some(name), None) => {
-                let state = self.store.as_of(name)?;
-                Some((state.commit, Some(state)))
+                let view = self.view_as_of(name)?;
+                Some((view.state.commit, Some(view)))
             }
             (None, commit) => commit.map(|commit| (commit, None)),
         };
@@ -264,10 +270,10 @@ impl Service {
             (Some((commit, _)), Some(cursor)) if cursor.commit != commit => {
                 Err(Error::invalid(format!("the cursor is of commit {}, not {commit}", cursor.commit)))
             }
-            (Some((_, Some(state))), _) => Ok(state),
-            (Some((commit, None)), _) => self.store.at_commit(commit),
-            (None, Some(cursor)) => self.store.at_commit(cursor.commit),
-            (None, None) => Ok(self.store.snapshot()),
+            (Some((_, Some(view))), _) => Ok(view),
+            (Some((commit, None)), _) => self.store.at_commit(commit).map(View::from),
+            (None, Some(cursor)) => self.store.at_commit(cursor.commit).map(View::from),
+            (None, None) => Ok(self.store.snapshot().into()),
         }
     }
 
@@ -307,14 +313,22 @@ impl Service {
         };
         self.caller.may(Scope::Read)?;
         // Asked for by name they are refused whether or not they are there; globs find only what the caller sees.
-        for key in query.series.iter().filter(|text| !text.contains('*')) {
-            self.caller.may_touch(Scope::Read, &SeriesKey::parse(key)?)?;
-        }
-        let state = self.state_of(query, cursor.as_ref())?;
-        match select(&state, &query.series, &|key| self.caller.sees(key))? {
+        let named = query.series.iter().filter(|text| !text.contains('*')).map(|text| SeriesKey::parse(text));
+        let named = named.collect::<Result<Vec<_>>>()?;
+        named.iter().try_for_each(|key| self.caller.may_touch(Scope::Read, key))?;
+        let view = self.state_of(query, cursor.as_ref())?;
+        named.iter().try_for_each(|key| view.check(key))?;
+        let selection = select(&view.state, &query.series, &|key| self.caller.sees(key) && view.has(key))?;
+        let dataset = view.dataset();
+        let state = view.state;
+        let resolved = match selection {
             Selection::One(series) => self.resolve_one(query, state, series, cursor.as_ref()),
-            Selection::Many(series) => self.resolve_many(query, state, &series, cursor.as_ref()),
-        }
+            Selection::Many(series) => {
+                let question = question_of(query, dataset.as_deref());
+                self.resolve_many(query, state, &series, question, cursor.as_ref())
+            }
+        }?;
+        Ok(Resolved { dataset, ..resolved })
     }
 
     fn resolve_one(
@@ -348,6 +362,7 @@ impl Service {
             layout: Layout::BySeries,
             shape,
             question: 0,
+            dataset: None,
         })
     }
 
@@ -356,10 +371,10 @@ impl Service {
         query: &Query,
         state: Arc<State>,
         series: &[Arc<SeriesState>],
+        question: u64,
         cursor: Option<&Cursor>,
     ) -> Result<Resolved> {
         let layout = query.layout.unwrap_or_default();
-        let question = question_of(query);
         let defs: Vec<&SeriesDef> = series.iter().map(|series| series.def.as_ref()).collect();
         let common = many::common(&defs, query.columns.as_deref(), query.numbers)?;
         let predicates = query.predicates.as_deref().unwrap_or_default();
@@ -401,7 +416,8 @@ impl Service {
         if let Some(cursor) = cursor {
             go_on(&mut members, cursor, layout, query.order, question)?;
         }
-        Ok(Resolved { state, members, limit: query.limit, order: query.order, layout, shape, question })
+        let (limit, order) = (query.limit, query.order);
+        Ok(Resolved { state, members, limit, order, layout, shape, question, dataset: None })
     }
 
     /// Whether a query is plain, and its rows are few and in memory already: then reading it waits for nothing.
@@ -444,7 +460,7 @@ impl Service {
         let series_ids = resolved.series_ids();
         let range = resolved.members.first().map_or((0, 0), |member| member.range);
         let is_many = resolved.is_many();
-        let Resolved { state, mut members, limit, order, layout, shape, question } = resolved;
+        let Resolved { state, mut members, limit, order, layout, shape, question, .. } = resolved;
         let cache = self.store.cache();
         let scan = if is_many {
             members.iter_mut().for_each(|member| member.stop = stop.clone());
@@ -492,8 +508,12 @@ impl Service {
         let cells = resolved.shape.columns.iter().map(|column| cell_bytes(column.kind, query.numbers)).sum::<u64>();
         let row_bytes = label_bytes + 8 + cells;
         self.store.pins().keep(&resolved.state);
-        // The commit stands for the snapshot: it stays good as long as that does.
-        let pinned = Query { commit: Some(resolved.state.commit), as_of: None, endpoints: None, ..query.clone() };
+        // The commit stands for the snapshot: it stays good as long as that does. A dataset says also which series.
+        let (commit, as_of) = match &resolved.dataset {
+            None => (Some(resolved.state.commit), None),
+            dataset => (None, dataset.clone()),
+        };
+        let pinned = Query { commit, as_of, endpoints: None, ..query.clone() };
         let wanted = query.endpoints.unwrap_or(1);
         if wanted == 0 || wanted > ENDPOINTS_MAX {
             return Err(Error::invalid(format!("endpoints {wanted} is not between 1 and {ENDPOINTS_MAX}")));

@@ -5,31 +5,41 @@ use std::sync::Arc;
 use super::{Scope, Service, SnapshotDropped, SnapshotInfo, SnapshotList};
 use crate::error::Result;
 use crate::store::{Snapshot, State};
-use crate::types::{TimeUnit, time};
+use crate::types::{SeriesKey, TimeUnit, time};
 
 impl Service {
     /// Names the store as it is now; `snapshot_exists`.
     pub fn create_snapshot(&self, name: &str) -> Result<SnapshotInfo> {
         self.caller.may_all(Scope::Write)?;
+        Self::check_free_name(name)?;
         Ok(info(name.into(), self.store.create_snapshot(name)?))
     }
 
-    /// Takes a named view away; `snapshot_not_found`.
+    /// Takes a named view away; `snapshot_not_found`, `invalid_argument` naming the datasets that need it.
     pub fn drop_snapshot(&self, name: &str) -> Result<SnapshotDropped> {
         self.caller.may_all(Scope::Admin)?;
-        Ok(SnapshotDropped { name: name.into(), commit: self.store.drop_snapshot(name)? })
+        self.drop_unneeded(name)
     }
 
-    /// The store as a snapshot shows it, or as it is now; `snapshot_not_found`.
-    pub(super) fn state_as_of(&self, name: Option<&str>) -> Result<Arc<State>> {
-        name.map_or_else(|| Ok(self.store.snapshot()), |name| self.store.as_of(name))
+    /// The store as a snapshot or dataset shows one of its series, or as it is now; `snapshot_not_found`,
+    /// `dataset_not_found`, `series_not_found` for no member of the dataset.
+    pub(super) fn state_as_of(&self, name: Option<&str>, series: &SeriesKey) -> Result<Arc<State>> {
+        let Some(name) = name else { return Ok(self.store.snapshot()) };
+        let view = self.view_as_of(name)?;
+        view.check(series)?;
+        Ok(view.state)
     }
 
     /// Every named snapshot, by name.
     pub fn snapshots(&self) -> Result<SnapshotList> {
         self.caller.may(Scope::Read)?;
-        let snapshots = self.store.snapshots().into_iter();
-        Ok(SnapshotList { snapshots: snapshots.map(|(name, snapshot)| info(name, snapshot)).collect() })
+        let mut snapshots = Vec::new();
+        for (name, snapshot) in self.store.snapshots() {
+            if self.sees_snapshot(&name)? {
+                snapshots.push(info(name, snapshot));
+            }
+        }
+        Ok(SnapshotList { snapshots })
     }
 }
 

@@ -54,11 +54,13 @@ pub struct BackupOptions {
     pub allow_damaged: bool,
     /// Changes nothing, and tells what would be done with the files there are now.
     pub dry_run: bool,
+    /// A copy of the registry, which goes into the backup.
+    pub registry: Option<PathBuf>,
 }
 
 impl Default for BackupOptions {
     fn default() -> Self {
-        Self { base: None, copy: false, verify: true, allow_damaged: false, dry_run: false }
+        Self { base: None, copy: false, verify: true, allow_damaged: false, dry_run: false, registry: None }
     }
 }
 
@@ -313,6 +315,9 @@ impl Inner {
             }
         }
         self.put_tombstones(target, contents)?;
+        if let Some(registry) = &target.options.registry {
+            target.put_registry(&self.root.elsewhere(registry))?;
+        }
         let manifest = checkpoint_path(&DiskPath::os("manifest"), contents.number);
         target.write(&manifest.display().to_string(), &contents.to_checkpoint())?;
         target.make(&format!("wal/{:020}.wal", 1), empty_log)?;

@@ -16,7 +16,7 @@ use super::{check_apart, contents_of, empty_log, read_listing};
 use crate::disk::{self, DiskPath, Lock, Staged};
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::FORMAT_VERSION;
-use crate::format::backup::{Backup, BackupDamage, BackupFile};
+use crate::format::backup::{Backup, BackupDamage, BackupFile, REGISTRY_FILE, is_registry_copy};
 use crate::format::manifest::{ReceiptsRecord, RunRecord};
 use crate::format::receipt::encode_receipts;
 use crate::format::run::{RunOrigin, RunWriter};
@@ -258,8 +258,11 @@ fn is_sidecar_of(damage: &BTreeMap<String, BackupDamage>, file: &BackupFile) -> 
     damage.contains_key(&file.path) && !file.path.ends_with(".arrow")
 }
 
-/// Whether a file is a chunk, sidecar, delete, run or receipt file that the manifest names.
+/// Whether a file is a chunk, sidecar, delete, run or receipt file that the manifest names, or the registry.
 fn is_named(contents: &Contents, path: &str) -> bool {
+    if is_registry_copy(path) {
+        return true;
+    }
     let mut parts = path.split('/');
     let (dir, second) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
     match (dir, parts.next()) {
@@ -288,6 +291,7 @@ fn abandon(root: &DiskPath, made: bool) {
         // Nobody else may have come in meanwhile.
         let _lock = Lock::acquire(&root.join(LOCK_FILE))?;
         disk::remove(&root.join(FORMAT_FILE))?;
+        disk::remove(&root.join(REGISTRY_FILE))?;
         clear(root)?;
         disk::remove(&root.join(LOCK_FILE))?;
         disk::remove(&root.join(BEGUN))?;
@@ -331,6 +335,7 @@ impl Work<'_> {
     ) -> Result<String> {
         let root = self.root;
         disk::remove(&root.join(FORMAT_FILE))?;
+        disk::remove(&root.join(REGISTRY_FILE))?;
         clear(root)?;
         let tmp = root.join("tmp");
         disk::create_dir(&tmp)?;
@@ -343,7 +348,7 @@ impl Work<'_> {
         let mut dirs = BTreeMap::new();
         let later = if self.options.as_of.is_some() { self.cut(&mut contents)? } else { BTreeSet::new() };
         for file in taken.iter().filter(|file| !later.contains(&file.path)) {
-            let path = root.join(&file.path);
+            let path = root.join(if is_registry_copy(&file.path) { REGISTRY_FILE } else { &file.path });
             if let Some(dir) = path.parent()
                 && !dirs.contains_key(dir.as_ref() as &Path)
             {
@@ -378,7 +383,8 @@ impl Work<'_> {
         if !from.exists() && damaged.iter().any(|damage| damage.path == file.path) {
             return Ok(());
         }
-        if self.options.link && disk::link(&from, path)? {
+        // The registry is changed in its place: it needs a file of its own.
+        if self.options.link && !is_registry_copy(&file.path) && disk::link(&from, path)? {
             return Ok(());
         }
         let mut staged = Staged::create(&self.root.join("tmp"))?;

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{BackupOptions, Tally, read_listing};
 use crate::disk::{self, DiskPath, File, Lock, Staged};
 use crate::error::{Error, ErrorCode, Result};
-use crate::format::backup::{Backup, BackupDamage, BackupFile, How, encode_backup};
+use crate::format::backup::{Backup, BackupDamage, BackupFile, How, encode_backup, is_registry_copy, registry_copy};
 use crate::store::Watch;
 
 /// The listing of a finished backup.
@@ -23,7 +23,7 @@ const LOCK: &str = "LOCK";
 pub struct Target<'a> {
     pub root: DiskPath,
     tmp: DiskPath,
-    options: &'a BackupOptions,
+    pub options: &'a BackupOptions,
     pub watch: &'a Watch,
     pub tally: Tally,
     /// What the backup that is there already has, and what of it was damaged.
@@ -381,6 +381,24 @@ impl<'a> Target<'a> {
         Ok(())
     }
 
+    /// Copies the copy of the registry that was made for this backup.
+    pub fn put_registry(&mut self, source: &DiskPath) -> Result<()> {
+        let file = disk::open(source)?;
+        let (bytes, crc) = self.checksum(&file, source, false)?;
+        let name = registry_copy(crc);
+        let path = self.place_of(&name)?;
+        let known = self.old.get(&name).filter(|known| (known.bytes, known.crc32c) == (bytes, crc)).cloned();
+        if let Some(known) = known
+            && path.exists()
+        {
+            self.list(BackupFile { how: How::Kept, ..known });
+            return Ok(());
+        }
+        disk::remove(&path)?;
+        let (held, bytes, crc) = (Some(&file), Some(bytes), Some(crc));
+        self.copy(&Wanted { name, source, held, bytes, crc, same: &|_| false, derived: true }, &path, None)
+    }
+
     fn publish(&mut self, staged: Staged, path: &DiskPath, replaces: bool) -> Result<()> {
         if replaces {
             staged.replace(path)?;
@@ -460,6 +478,12 @@ impl<'a> Target<'a> {
         let named: BTreeSet<&str> = listing.files.iter().map(|file| file.path.as_str()).collect();
         let mut removed = 0;
         let swept = disk::remove(&self.root.join(BEGUN)).and_then(|()| {
+            for name in disk::list(&self.root)? {
+                if is_registry_copy(&name) && !named.contains(name.as_str()) {
+                    disk::remove(&self.root.join(&name))?;
+                    removed += 1;
+                }
+            }
             super::DIRECTORIES.iter().try_for_each(|dir| sweep(&self.root.join(dir), dir, &named, &mut removed))
         });
         if let Err(error) = swept {

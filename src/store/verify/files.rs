@@ -9,6 +9,7 @@ use super::manifest::{Reading, number_of};
 use super::{Check, LOOKS, Look};
 use crate::disk::{self, DiskPath};
 use crate::error::Result;
+use crate::format::backup::is_registry_copy;
 use crate::format::manifest::ChunkRecord;
 use crate::format::tombstone::{decode_drop, decode_registration, decode_tombstone};
 use crate::store::backup;
@@ -182,7 +183,7 @@ fn classify(reading: &Reading, listing: &Listing, dir: &str, name: &str) -> Opti
         Some(if known { OrphanKind::GivenUp } else { OrphanKind::Unfinished })
     };
     match dir {
-        "" => (!ROOT_NAMES.contains(&name)).then_some(OrphanKind::Foreign),
+        "" => (!ROOT_NAMES.contains(&name) && !is_registry_copy(name)).then_some(OrphanKind::Foreign),
         "tmp" => Some(OrphanKind::Temporary),
         "quarantine" => Some(OrphanKind::Quarantined),
         "manifest" => (!reading.names.contains(name) && !is_manifest_name(name)).then_some(OrphanKind::Foreign),

@@ -1,0 +1,187 @@
+//! Opening the file: a missing one is no error, a damaged one is set aside, a newer one is left alone.
+
+use std::path::Path;
+
+use rusqlite::{Connection, ErrorCode as SqliteCode, OpenFlags};
+
+use super::schema;
+use crate::disk::{self, DiskPath};
+use crate::error::{Error, ErrorCode, Result};
+
+/// Name of the file in a data directory.
+pub const FILE: &str = crate::format::backup::REGISTRY_FILE;
+/// How long a statement waits for another program that looks into the file.
+const BUSY: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// Why a file cannot be used.
+#[derive(Debug)]
+pub enum Unusable {
+    /// Its bytes are no registry.
+    Damaged(String),
+    /// It may be whole.
+    Other(Error),
+}
+
+/// What to tell of an error of SQLite.
+pub fn failed(action: &str, path: &Path, error: &rusqlite::Error) -> Error {
+    let code = match error.sqlite_error_code() {
+        Some(SqliteCode::DiskFull) => ErrorCode::StorageFull,
+        Some(SqliteCode::DatabaseCorrupt | SqliteCode::NotADatabase) => ErrorCode::CorruptData,
+        Some(SqliteCode::DatabaseBusy | SqliteCode::DatabaseLocked) => ErrorCode::Overloaded,
+        Some(
+            SqliteCode::CannotOpen | SqliteCode::PermissionDenied | SqliteCode::ReadOnly | SqliteCode::SystemIoFailure,
+        ) => ErrorCode::Io,
+        _ => ErrorCode::Internal,
+    };
+    let error = Error::new(code, format!("cannot {action} {}: {error}", path.display()));
+    match code {
+        ErrorCode::CorruptData => error.with_hint("the next opening of the store sets the file aside and begins anew"),
+        _ => error,
+    }
+}
+
+fn unusable(path: &Path, error: &rusqlite::Error) -> Unusable {
+    let error = failed("open", path, error);
+    match error.code() {
+        ErrorCode::CorruptData => Unusable::Damaged(error.detail().to_owned()),
+        _ => Unusable::Other(error),
+    }
+}
+
+/// Opens a file that is there, checks it and brings it to the version of this program.
+pub fn open(path: &Path) -> Result<Connection, Unusable> {
+    let fail = |error: rusqlite::Error| unusable(path, &error);
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let mut connection = Connection::open_with_flags(path, flags).map_err(fail)?;
+    connection.busy_timeout(BUSY).map_err(fail)?;
+    check(&connection, path)?;
+    connection.pragma_update(None, "journal_mode", "WAL").map_err(fail)?;
+    settle(&connection).map_err(fail)?;
+    schema::migrate(&mut connection).map_err(fail)?;
+    Ok(connection)
+}
+
+/// Opens a file that is never changed, and changes nothing beside it either.
+pub fn open_read_only(path: &Path) -> Result<Connection> {
+    let fail = |error: rusqlite::Error| failed("open", path, &error);
+    let mut uri = String::from("file:");
+    for byte in path.as_os_str().as_encoded_bytes() {
+        if byte.is_ascii_alphanumeric() || b"/._-".contains(byte) {
+            uri.push(char::from(*byte));
+        } else {
+            uri.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    uri.push_str("?immutable=1");
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
+    let connection = Connection::open_with_flags(uri, flags).map_err(fail)?;
+    match check(&connection, path) {
+        Ok(()) => {}
+        Err(Unusable::Damaged(reason)) => return Err(Error::corrupt(reason)),
+        Err(Unusable::Other(error)) => return Err(error),
+    }
+    let found = schema::version_of(&connection).map_err(fail)?;
+    if found == schema::version() {
+        return Ok(connection);
+    }
+    // An older one is read through a copy in memory that went the missing steps.
+    let mut copy = Connection::open_in_memory().map_err(fail)?;
+    rusqlite::backup::Backup::new(&connection, &mut copy)
+        .and_then(|backup| backup.run_to_completion(1_024, std::time::Duration::ZERO, None))
+        .map_err(fail)?;
+    schema::migrate(&mut copy).map_err(fail)?;
+    Ok(copy)
+}
+
+/// An empty registry that is nowhere on the disk.
+pub fn in_memory() -> Result<Connection> {
+    let fail = |error: rusqlite::Error| failed("make", Path::new("an empty registry"), &error);
+    let mut connection = Connection::open_in_memory().map_err(fail)?;
+    settle(&connection).map_err(fail)?;
+    schema::migrate(&mut connection).map_err(fail)?;
+    Ok(connection)
+}
+
+fn settle(connection: &Connection) -> rusqlite::Result<()> {
+    // A commit is on the disk when it is acknowledged, as a write of rows is.
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "foreign_keys", true)?;
+    connection.pragma_update(None, "trusted_schema", false)?;
+    connection.pragma_update(None, "temp_store", "MEMORY")
+}
+
+/// Refuses what is no registry, is damaged, or is newer.
+fn check(connection: &Connection, path: &Path) -> Result<(), Unusable> {
+    let fail = |error: rusqlite::Error| unusable(path, &error);
+    let damaged = |what: String| Err(Unusable::Damaged(format!("{} {what}", path.display())));
+    let version = schema::version_of(connection).map_err(fail)?;
+    let application: i32 = connection.pragma_query_value(None, "application_id", |row| row.get(0)).map_err(fail)?;
+    let tables: i64 =
+        connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(fail)?;
+    // An empty file is a registry that was never begun.
+    if application != schema::APPLICATION_ID && !(application == 0 && version == 0 && tables == 0) {
+        return damaged("is a SQLite file of another program".into());
+    }
+    if version > schema::version() {
+        return Err(Unusable::Other(
+            Error::new(
+                ErrorCode::UnsupportedFormat,
+                format!(
+                    "{} has version {version}, this program knows up to {}",
+                    path.display(),
+                    schema::version()
+                ),
+            )
+            .with_hint("serve the store with the program that wrote it, or a newer one"),
+        ));
+    }
+    let found: String = connection.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0)).map_err(fail)?;
+    if found != "ok" {
+        return damaged(format!("fails its integrity check: {}", found.replace('\n', " ")));
+    }
+    Ok(())
+}
+
+/// Makes an empty file, as readable to others as the other files of the store are.
+pub fn create(root: &DiskPath) -> Result<Connection> {
+    let path = root.join(FILE);
+    disk::publish(&root.join("tmp"), &path, b"")?;
+    open(&path).map_err(|unusable| match unusable {
+        Unusable::Damaged(reason) => Error::corrupt(reason),
+        Unusable::Other(error) => error,
+    })
+}
+
+/// Files that SQLite keeps beside the registry.
+pub fn beside(root: &DiskPath) -> [DiskPath; 3] {
+    ["-wal", "-shm", "-journal"].map(|end| root.join(format!("{FILE}{end}")))
+}
+
+/// Gives the file and those beside it another name under `quarantine/`, with the reason. Gives the directory, as a path
+/// from the root.
+pub fn set_aside(root: &DiskPath, reason: &str, wall_ms: i64) -> Result<String> {
+    let base = root.join("quarantine");
+    let mut number = wall_ms;
+    while base.join(number.to_string()).found()? {
+        number += 1;
+    }
+    let dir = base.join(number.to_string());
+    disk::create_dir(&dir)?;
+    let [wal, shm, journal] = beside(root);
+    for path in [&root.join(FILE), &wal, &journal] {
+        if !path.found()? {
+            continue;
+        }
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let kept = dir.join(&name);
+        kept.disk().link(path, &kept).map_err(|error| Error::io("keep", path, &error))?;
+        let note = serde_json::json!({"file": name, "reason": reason, "set_aside_ms": wall_ms}).to_string();
+        disk::publish(&root.join("tmp"), &dir.join(format!("{name}.reason.json")), note.as_bytes())?;
+    }
+    disk::sync_dir(&dir)?;
+    for path in [&root.join(FILE), &wal, &shm, &journal] {
+        disk::remove(path)?;
+    }
+    disk::sync_dir(root)?;
+    Ok(format!("quarantine/{number}"))
+}

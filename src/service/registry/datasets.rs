@@ -1,0 +1,261 @@
+//! Datasets: creating one reads every row of its members under its snapshot.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError};
+
+use super::super::snapshots::rfc3339;
+use super::super::wall_ms;
+use super::{
+    DATASET, Dataset, DatasetMember, DatasetPage, DatasetSpec, PARTS_MAX, RecordFilter, Service, TEXT_CHARS_MAX,
+    WORD_CHARS_MAX, check_count, check_first_status, check_text,
+};
+use crate::error::{Error, ErrorCode, Result};
+use crate::query::select::{Selection, select};
+use crate::query::{Scan, ScanSpec};
+use crate::registry::hash::{self, RowsHash};
+use crate::registry::{
+    DatasetPart, MemberPart, Part, Pending, Record, RecordKind, RecordRef, RecordStatus, Role, check_name,
+};
+use crate::service::Scope;
+use crate::store::{SeriesState, State};
+use crate::types::{ColumnType, SeriesDef, SeriesKey, TimeUnit, time};
+
+impl Service {
+    /// Creates the next version of a dataset: pins a snapshot, and reads every row of every member under it for the
+    /// checksum. Takes as long as that.
+    ///
+    /// # Errors
+    /// `invalid_argument`; `series_not_found` for a member that is not there or a glob that finds nothing;
+    /// `snapshot_not_found`; `dataset_not_found` and `not_found` for what it was made from; `too_large` beyond 10,000
+    /// members or 1,024 snapshots; `corrupt_data` when a row fails its checksum; those of a write. Nothing of it is left
+    /// then.
+    pub fn create_dataset(&self, spec: &DatasetSpec) -> Result<Dataset> {
+        self.caller.may_all(Scope::Write)?;
+        check_name(RecordKind::Dataset, &spec.name)?;
+        check_first_status(spec.status)?;
+        check_text("source", spec.source.as_deref(), WORD_CHARS_MAX)?;
+        check_text("market", spec.market.as_deref(), WORD_CHARS_MAX)?;
+        check_text("description", spec.description.as_deref(), TEXT_CHARS_MAX)?;
+        let parents = self.parents(spec.derived_from.iter().cloned())?;
+        // What is wrong by now is told before anything is made.
+        let now = spec.snapshot.as_deref().map_or_else(|| Ok(self.store.snapshot()), |name| self.store.as_of(name))?;
+        members_of(&now, &spec.members)?;
+        drop(now);
+        // Those of a registry that was lost are no names for new ones.
+        let own = format!("{DATASET}{}@", spec.name);
+        let snapshots = self.store.snapshots();
+        let taken = snapshots.iter().filter_map(|(name, _)| name.strip_prefix(&own)?.parse().ok()).max().unwrap_or(0);
+        let begun = self.records().begin_dataset(&spec.name, spec.snapshot.as_deref(), taken)?;
+        match self.make_dataset(spec, &begun, parents) {
+            Ok(()) => self.dataset(&spec.name, Some(begun.version)),
+            Err(error) => {
+                self.catalog.undo(&self.store, &begun);
+                Err(error)
+            }
+        }
+    }
+
+    fn make_dataset(&self, spec: &DatasetSpec, begun: &Pending, parents: Vec<RecordRef>) -> Result<()> {
+        if begun.drops {
+            self.store.create_snapshot(&begun.snapshot)?;
+        }
+        let state = self.store.as_of(&begun.snapshot)?;
+        let mut total = Total::default();
+        for series in members_of(&state, &spec.members)? {
+            total.add(self.read_member(&series)?, &series);
+        }
+        let record = Record {
+            reference: RecordRef::new(RecordKind::Dataset, &begun.name, begun.version),
+            status: spec.status,
+            description: spec.description.clone(),
+            created_at: rfc3339(wall_ms()),
+            dataset: Some(DatasetPart {
+                source: spec.source.clone(),
+                market: spec.market.clone(),
+                snapshot: begun.snapshot.clone(),
+                snapshot_commit: state.commit,
+                owns_snapshot: begun.drops,
+                start: total.start.map(stamp),
+                end: total.end.map(stamp),
+                rows: total.rows,
+                checksum: hash::dataset(total.lines.iter().map(|(series, layout, rows, checksum)| {
+                    (series.as_str(), layout.as_str(), *rows, checksum.as_str())
+                })),
+            }),
+            definition: None,
+            parents,
+            parts: total.parts,
+            parts_total: 0,
+        };
+        let _held = self.catalog.snapshots.lock().unwrap_or_else(PoisonError::into_inner);
+        // It may have been dropped meanwhile, and the name given again.
+        let is_same = self.store.snapshot().snapshots.get(&begun.snapshot).is_some_and(|one| one.commit == state.commit);
+        if !is_same {
+            let detail = format!("snapshot {:?} was dropped while the dataset was made", begun.snapshot);
+            return Err(Error::new(ErrorCode::SnapshotNotFound, detail));
+        }
+        self.records().insert_dataset(&record)
+    }
+
+    /// Reads every row of a series.
+    fn read_member(&self, series: &Arc<SeriesState>) -> Result<MemberPart> {
+        let mut rows = RowsHash::default();
+        let mut bounds: Option<(i64, i64)> = None;
+        for block in Scan::new(series, self.store.cache(), &ScanSpec::range((i64::MIN, i64::MAX))) {
+            let block = block?;
+            let columns: Vec<&[i64]> = (0..block.columns.len()).map(|column| block.words(column)).collect();
+            let ts = columns.first().copied().unwrap_or_default();
+            if let (Some(first), Some(last)) = (ts.first(), ts.last()) {
+                bounds = Some((bounds.map_or(*first, |(first, _)| first), *last));
+            }
+            rows.update(&columns, block.rows);
+        }
+        Ok(MemberPart {
+            version: series.version,
+            rows: rows.rows(),
+            first_ts: bounds.map(|(first, _)| first),
+            last_ts: bounds.map(|(_, last)| last),
+            checksum: rows.finish(),
+        })
+    }
+
+    /// One version of a dataset, or the latest: the highest that is not archived.
+    ///
+    /// # Errors
+    /// `dataset_not_found`.
+    pub fn dataset(&self, name: &str, version: Option<u32>) -> Result<Dataset> {
+        dataset(self.record(RecordKind::Dataset, name, version)?, true)
+    }
+
+    /// Datasets by name and version.
+    pub fn datasets(&self, filter: &RecordFilter) -> Result<DatasetPage> {
+        page(self.page(RecordKind::Dataset, filter)?)
+    }
+
+    /// Versions of a dataset, by number.
+    ///
+    /// # Errors
+    /// `dataset_not_found`.
+    pub fn dataset_versions(&self, name: &str, filter: &RecordFilter) -> Result<DatasetPage> {
+        page(self.versions(RecordKind::Dataset, name, filter)?)
+    }
+
+    /// Changes the status of a dataset. An archived one gives its own snapshot back.
+    ///
+    /// # Errors
+    /// `dataset_not_found`, `invalid_argument` for a status it cannot take, those of dropping a snapshot.
+    pub fn set_dataset_status(&self, name: &str, version: Option<u32>, status: RecordStatus) -> Result<Dataset> {
+        dataset(self.change_status(RecordKind::Dataset, name, version, status)?, true)
+    }
+}
+
+/// Sums over the members of a dataset.
+#[derive(Default)]
+struct Total {
+    rows: u64,
+    /// Earliest and latest timestamps, with their units.
+    start: Option<(i64, TimeUnit)>,
+    end: Option<(i64, TimeUnit)>,
+    /// Key, layout, rows and checksum of each.
+    lines: Vec<(String, String, u64, String)>,
+    parts: Vec<Part>,
+}
+
+impl Total {
+    fn add(&mut self, member: MemberPart, series: &SeriesState) {
+        let (key, unit) = (series.def.key.to_string(), series.def.unit);
+        let ends = |ts: Option<i64>| ts.map(|ts| (ts, unit));
+        self.start = self.start.into_iter().chain(ends(member.first_ts)).min_by_key(|end| nanos(*end));
+        self.end = self.end.into_iter().chain(ends(member.last_ts)).max_by_key(|end| nanos(*end));
+        self.rows += member.rows;
+        self.lines.push((key.clone(), layout(&series.def), member.rows, member.checksum.clone()));
+        self.parts.push(Part { series: key, role: Role::Member, member: Some(member) });
+    }
+}
+
+fn nanos((ts, unit): (i64, TimeUnit)) -> i128 {
+    i128::from(ts) * i128::from(TimeUnit::Ns.per_second() / unit.per_second())
+}
+
+fn stamp((ts, unit): (i64, TimeUnit)) -> String {
+    let mut text = Vec::new();
+    time::write_rfc3339(&mut text, ts, unit);
+    String::from_utf8_lossy(&text).into_owned()
+}
+
+/// Unit and columns of a series, as its checksum counts them: `ts:ms,close:decimal(2),volume:float64`.
+fn layout(def: &SeriesDef) -> String {
+    let mut text = format!("ts:{}", def.unit.name());
+    for column in &def.columns {
+        let kind = match column.kind {
+            ColumnType::Decimal { digits } => format!("decimal({digits})"),
+            ColumnType::Float64 => "float64".to_owned(),
+            ColumnType::Int64 => "int64".to_owned(),
+        };
+        text.push_str(&format!(",{}:{kind}", column.name));
+    }
+    text
+}
+
+/// The series that keys and globs name, by key.
+fn members_of(state: &State, named: &[String]) -> Result<Vec<Arc<SeriesState>>> {
+    if named.is_empty() {
+        return Err(Error::invalid("members names no series"));
+    }
+    check_count("members", named.len())?;
+    // One entry at a time: klines and scalars may be in one dataset.
+    let mut found: BTreeMap<SeriesKey, Arc<SeriesState>> = BTreeMap::new();
+    for text in named {
+        let series = match select(state, std::slice::from_ref(text), &|_| true)? {
+            Selection::One(series) => vec![series],
+            Selection::Many(series) => series,
+        };
+        found.extend(series.into_iter().map(|series| (series.def.key.clone(), series)));
+        if found.len() > PARTS_MAX {
+            check_count("members", found.len())?;
+        }
+    }
+    Ok(found.into_values().collect())
+}
+
+fn page((records, next_cursor): (Vec<Record>, Option<String>)) -> Result<DatasetPage> {
+    let datasets = records.into_iter().map(|record| dataset(record, false)).collect::<Result<_>>()?;
+    Ok(DatasetPage { datasets, next_cursor })
+}
+
+fn dataset(record: Record, whole: bool) -> Result<Dataset> {
+    let Record { reference, status, description, created_at, parents, parts, parts_total, dataset, .. } = record;
+    let part = dataset.ok_or_else(|| Error::internal(format!("{reference} is no dataset")))?;
+    let member = |part: Part| {
+        let member = part.member.ok_or_else(|| Error::internal(format!("{} is no member", part.series)))?;
+        Ok(DatasetMember {
+            series: SeriesKey::parse(&part.series)?,
+            version: member.version,
+            rows: member.rows,
+            first_ts: member.first_ts,
+            last_ts: member.last_ts,
+            checksum: member.checksum,
+        })
+    };
+    let members = if whole { Some(parts.into_iter().map(member).collect::<Result<_>>()?) } else { None };
+    Ok(Dataset {
+        name: reference.name.clone(),
+        version: reference.version,
+        dataset: reference,
+        status,
+        description,
+        source: part.source,
+        market: part.market,
+        snapshot: part.snapshot,
+        owns_snapshot: part.owns_snapshot,
+        commit: part.snapshot_commit,
+        start: part.start,
+        end: part.end,
+        rows: part.rows,
+        series_count: parts_total,
+        checksum: part.checksum,
+        derived_from: parents,
+        created_at,
+        members,
+    })
+}

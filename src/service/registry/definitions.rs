@@ -1,0 +1,163 @@
+//! Features and factors: how series are computed, and from what.
+
+use super::super::snapshots::rfc3339;
+use super::super::wall_ms;
+use super::{
+    Defined, Definition, DefinitionPage, DefinitionSpec, RecordFilter, Service, TEXT_CHARS_MAX, WORD_CHARS_MAX,
+    check_count, check_first_status, check_text,
+};
+use crate::error::{Error, ErrorCode, Result};
+use crate::registry::{DefinitionPart, Part, Record, RecordKind, RecordRef, RecordStatus, Role, check_name, hash};
+use crate::service::Scope;
+use crate::types::SeriesKey;
+use crate::types::schema::series_not_found;
+
+/// Longest canonical form of a definition.
+const DEFINITION_BYTES_MAX: usize = 256 << 10;
+
+impl Service {
+    /// Registers a feature or factor. The same again (definition, code version, inputs and outputs) is the version that is
+    /// there; anything else is the next one.
+    ///
+    /// # Errors
+    /// `invalid_argument`; `series_not_found`, `dataset_not_found` and `not_found` for inputs that are not there;
+    /// `too_large`; those of a write.
+    pub fn define(&self, kind: RecordKind, spec: &DefinitionSpec) -> Result<Defined> {
+        self.caller.may(Scope::Write)?;
+        check_name(kind, &spec.name)?;
+        check_first_status(spec.status)?;
+        check_text("description", spec.description.as_deref(), TEXT_CHARS_MAX)?;
+        check_text("code_version", Some(&spec.code_version), WORD_CHARS_MAX)?;
+        if spec.code_version.is_empty() {
+            return Err(Error::invalid("code_version is empty"));
+        }
+        if !spec.definition.is_object() {
+            return Err(Error::invalid("definition is no JSON object"));
+        }
+        let definition = hash::canonical(&spec.definition)?;
+        if definition.len() > DEFINITION_BYTES_MAX {
+            let detail = format!("the definition has {} bytes, more than {DEFINITION_BYTES_MAX}", definition.len());
+            return Err(Error::new(ErrorCode::TooLarge, detail));
+        }
+        if spec.inputs.is_empty() {
+            return Err(Error::invalid("inputs names nothing").with_hint("keys of series, or NAME@VERSION of datasets"));
+        }
+        check_count("inputs", spec.inputs.len())?;
+        check_count("outputs", spec.outputs.len())?;
+        let (inputs, parents) = self.inputs_of(&spec.inputs)?;
+        let mut outputs = spec.outputs.clone();
+        outputs.sort();
+        outputs.dedup();
+        outputs.iter().try_for_each(|key| self.caller.may_touch(Scope::Write, key))?;
+        let config_hash = hash::sha256(definition.as_bytes());
+        let identity = serde_json::json!([config_hash, spec.code_version, parents, inputs, outputs]).to_string();
+        let part = |role: Role| move |key: SeriesKey| Part { series: key.to_string(), role, member: None };
+        let record = Record {
+            // The registry gives the version.
+            reference: RecordRef::new(kind, &spec.name, 1),
+            status: spec.status,
+            description: spec.description.clone(),
+            created_at: rfc3339(wall_ms()),
+            dataset: None,
+            definition: Some(DefinitionPart { definition, config_hash, code_version: spec.code_version.clone() }),
+            parents,
+            parts: inputs.into_iter().map(part(Role::Input)).chain(outputs.into_iter().map(part(Role::Output))).collect(),
+            parts_total: 0,
+        };
+        let (reference, created) = self.records().define(record, &hash::sha256(identity.as_bytes()))?;
+        let definition = self.definition(kind, &reference.name, Some(reference.version))?;
+        Ok(Defined { created, definition })
+    }
+
+    /// Series and records that inputs name, each once, all of them there.
+    fn inputs_of(&self, named: &[String]) -> Result<(Vec<SeriesKey>, Vec<RecordRef>)> {
+        let (mut series, mut references) = (Vec::new(), Vec::new());
+        for text in named {
+            if text.contains('/') {
+                series.push(SeriesKey::parse(text)?);
+            } else {
+                references.push(text.parse::<RecordRef>()?);
+            }
+        }
+        series.sort();
+        series.dedup();
+        let state = self.store.snapshot();
+        for key in &series {
+            self.caller.may_touch(Scope::Write, key)?;
+            if state.get(key).is_none() {
+                return Err(series_not_found(key));
+            }
+        }
+        Ok((series, self.parents(references.into_iter())?))
+    }
+
+    /// One version of a feature or factor, or the latest: the highest that is not archived.
+    ///
+    /// # Errors
+    /// `not_found`.
+    pub fn definition(&self, kind: RecordKind, name: &str, version: Option<u32>) -> Result<Definition> {
+        definition(self.record(kind, name, version)?)
+    }
+
+    /// Features or factors by name and version.
+    pub fn definitions(&self, kind: RecordKind, filter: &RecordFilter) -> Result<DefinitionPage> {
+        page(self.page(kind, filter)?)
+    }
+
+    /// Versions of a feature or factor, by number.
+    ///
+    /// # Errors
+    /// `not_found`.
+    pub fn definition_versions(&self, kind: RecordKind, name: &str, filter: &RecordFilter) -> Result<DefinitionPage> {
+        page(self.versions(kind, name, filter)?)
+    }
+
+    /// Changes the status of a feature or factor.
+    ///
+    /// # Errors
+    /// `not_found`, `invalid_argument` for a status it cannot take.
+    pub fn set_definition_status(
+        &self,
+        kind: RecordKind,
+        name: &str,
+        version: Option<u32>,
+        status: RecordStatus,
+    ) -> Result<Definition> {
+        definition(self.change_status(kind, name, version, status)?)
+    }
+}
+
+fn page((records, next_cursor): (Vec<Record>, Option<String>)) -> Result<DefinitionPage> {
+    let definitions = records.into_iter().map(definition).collect::<Result<_>>()?;
+    Ok(DefinitionPage { definitions, next_cursor })
+}
+
+fn definition(record: Record) -> Result<Definition> {
+    let Record { reference, status, description, created_at, parents, parts, parts_total, definition, .. } = record;
+    let part = definition.ok_or_else(|| Error::internal(format!("{reference} has no definition")))?;
+    let value = serde_json::from_str(&part.definition)
+        .map_err(|error| Error::corrupt(format!("the definition of {reference} is no JSON: {error}")))?;
+    let mut inputs: Vec<String> = parents.iter().map(ToString::to_string).collect();
+    let mut outputs = Vec::new();
+    for part in parts {
+        match part.role {
+            Role::Output => outputs.push(SeriesKey::parse(&part.series)?),
+            Role::Input | Role::Member => inputs.push(part.series),
+        }
+    }
+    Ok(Definition {
+        kind: reference.kind,
+        name: reference.name.clone(),
+        version: reference.version,
+        reference,
+        status,
+        description,
+        definition: value,
+        config_hash: part.config_hash,
+        code_version: part.code_version,
+        inputs,
+        outputs,
+        series_count: parts_total,
+        created_at,
+    })
+}
