@@ -587,6 +587,58 @@ async fn tickets_under_a_snapshot_answer_the_same_until_it_is_dropped() {
     server.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn tickets_under_a_dataset_answer_its_members_alone() {
+    let server = Running::start().await;
+    let mut client = registered(&server).await;
+    put(&mut client, &[klines(0..3_000, 0)]).await;
+    for key in ["kline/ETHUSDT/1m", "kline/OTHER/1m"] {
+        register(&mut client, key).await;
+        let messages = put_messages(path(key), &[klines(0..10, 5)]);
+        let mut replies = client.do_put(stream::iter(messages)).await.unwrap().into_inner();
+        while replies.message().await.unwrap().is_some() {}
+    }
+    let before = all(&mut client).await;
+    let root = server.stop().await;
+    {
+        let service = Service::open(root.path(), false, StoreOptions::default()).unwrap();
+        let spec = json!({"name": "two", "members": [KEY, "kline/ETHUSDT/1m"]});
+        service.create_dataset(&serde_json::from_value(spec).unwrap()).unwrap();
+        assert!(service.close());
+    }
+    let server = Running::over(root, FlightConfig::default()).await;
+    let mut client = server.client().await;
+    put(&mut client, &[klines(0..4_000, 900)]).await;
+    for as_of in ["dataset:two", "dataset:two@1"] {
+        let shown = get(&mut client, json!({"series": [KEY], "as_of": as_of})).await.unwrap();
+        assert_same_rows(&shown, &before);
+    }
+    // What a glob finds, also through the tickets of its information, which name the version.
+    let asked = json!({"series": ["kline/*/1m"], "as_of": "dataset:two", "endpoints": 3});
+    let info = client.get_flight_info(command(asked)).await.unwrap().into_inner();
+    assert_eq!((info.total_records, info.endpoint.len()), (3_010, 3));
+    let mut rows = 0;
+    for endpoint in &info.endpoint {
+        let ticket = endpoint.ticket.clone().unwrap();
+        let text = String::from_utf8(ticket.ticket.to_vec()).unwrap();
+        assert!(text.contains("dataset:two@1"), "{text}");
+        let batches = get_ticket(&mut client, ticket).await.unwrap();
+        rows += batches.iter().map(RecordBatch::num_rows).sum::<usize>();
+    }
+    assert_eq!(rows, 3_010);
+    let ask = |series: &str, as_of: &str| json!({"series": [series], "as_of": as_of});
+    assert_code(get(&mut client, ask("kline/OTHER/1m", "dataset:two")).await, "series_not_found");
+    assert_code(get(&mut client, ask(KEY, "dataset:none")).await, "dataset_not_found");
+    assert_code(get(&mut client, ask(KEY, "dataset:two@2")).await, "dataset_not_found");
+    assert_code(get(&mut client, ask(KEY, "dataset:Two")).await, "invalid_argument");
+    let covered = act(&mut client, "coverage", json!({"series": KEY, "as_of": "dataset:two@1"})).await.unwrap();
+    assert_eq!(covered["rows"], 3_000);
+    let refused =
+        assert_code(act(&mut client, "drop_snapshot", json!({"name": "dataset:two@1"})).await, "invalid_argument");
+    assert!(refused.message().contains("dataset:two@1"), "{refused}");
+    server.stop().await;
+}
+
 #[test]
 fn the_page_about_flight_says_what_the_code_does() {
     let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/flight.md")).unwrap();

@@ -28,7 +28,7 @@ pub struct CoverageArgs {
     /// List at most N gaps; 10,000 when left out.
     #[arg(long, value_name = "N")]
     limit: Option<u64>,
-    /// As the snapshot of this name shows it, with the calendar of then.
+    /// As the snapshot of this name shows it, with the calendar of then, or dataset:NAME@VERSION.
     #[arg(long, value_name = "NAME")]
     as_of: Option<String>,
     /// epoch or rfc3339; rfc3339 when left out, epoch under --json.

@@ -7,6 +7,8 @@ mod backup;
 pub mod bridge;
 mod check;
 mod coverage;
+mod dataset;
+mod definition;
 mod engine;
 mod inspect;
 mod job;
@@ -31,7 +33,8 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::error::{ErrorCode, Result};
+use crate::error::{Error, ErrorCode, Result};
+use crate::registry::RecordKind;
 
 /// FastK: a storage engine and query server for market-data time series.
 #[derive(Debug, Parser)]
@@ -63,6 +66,12 @@ enum Verb {
     Export(read::ExportArgs),
     /// Name, list and drop views of the whole store that stay readable.
     Snapshot(snapshot::SnapshotArgs),
+    /// Name series as a snapshot shows them, in versions that never change.
+    Dataset(dataset::DatasetArgs),
+    /// Register how features are computed, and from what.
+    Feature(definition::DefinitionArgs),
+    /// Register how factors are computed, and from what.
+    Factor(definition::DefinitionArgs),
     /// Show what stands in a file of a data directory.
     Inspect(inspect::InspectArgs),
     /// Look after a store.
@@ -130,6 +139,9 @@ fn run(verb: Verb) -> Result<u8> {
         Verb::Query(args) => read::query(args),
         Verb::Export(args) => read::export(args),
         Verb::Snapshot(args) => snapshot::run(args),
+        Verb::Dataset(args) => dataset::run(args),
+        Verb::Feature(args) => definition::run(RecordKind::Feature, args),
+        Verb::Factor(args) => definition::run(RecordKind::Factor, args),
         Verb::Inspect(args) => inspect::run(args),
         Verb::Admin(args) => admin::run(args),
         Verb::Coverage(args) => coverage::run(args),

@@ -52,7 +52,7 @@ struct SelectArgs {
     /// between_exclusive, in or not_in; all of several must match.
     #[arg(long = "where", value_name = "PREDICATE")]
     predicates: Vec<String>,
-    /// As the snapshot of this name shows it.
+    /// As the snapshot of this name shows it, or dataset:NAME@VERSION.
     #[arg(long, value_name = "NAME")]
     as_of: Option<String>,
     /// stored, float64, decimal128, raw or string.

@@ -12,11 +12,13 @@ use super::{engine, job, show};
 use crate::config::{Config, Loaded};
 use crate::error::{Error, ErrorCode, Result};
 use crate::query::{Predicate, Query};
+use crate::registry::{RecordKind, RecordStatus};
 use crate::service::{
-    Acknowledged, BackupReply, BackupRequest, CompactReply, Condition, CoverageReply, CoverageRequest, DeleteReply,
-    DropReply, Health, IdempotencyKey, Inventory, Manner, Mode, OrphanReport, OverlapReport, Registered, ScrubRequest,
-    SeriesFilter, SeriesInfo, SeriesPage, Service, SnapshotDropped, SnapshotInfo, SnapshotList, StatusReply, Terms,
-    VerifyReport, VerifyRequest, Watch, WriteManyReply, scrub_watch,
+    Acknowledged, BackupReply, BackupRequest, CompactReply, Condition, CoverageReply, CoverageRequest, Dataset,
+    DatasetPage, DatasetSpec, Defined, Definition, DefinitionPage, DefinitionSpec, DeleteReply, DropReply, Health,
+    IdempotencyKey, Inventory, LineageReply, Manner, Mode, OrphanReport, OverlapReport, RecordFilter, RecordPatch,
+    Registered, ScrubRequest, SeriesFilter, SeriesInfo, SeriesPage, Service, SnapshotDropped, SnapshotInfo,
+    SnapshotList, StatusReply, Terms, VerifyReport, VerifyRequest, Watch, WriteManyReply, scrub_watch,
 };
 use crate::types::{SeriesKey, SeriesSpec};
 
@@ -262,6 +264,95 @@ impl Target {
         }
     }
 
+    pub fn create_dataset(&self, spec: &DatasetSpec) -> Result<Dataset> {
+        match self {
+            Target::Local(service) => service.create_dataset(spec),
+            Target::Remote(client) => client.json(json_body(Call::new(Method::POST, "/v1/datasets"), spec)?),
+        }
+    }
+
+    pub fn datasets(&self, filter: &RecordFilter) -> Result<DatasetPage> {
+        match self {
+            Target::Local(service) => service.datasets(filter),
+            Target::Remote(client) => client.json(selected(Call::new(Method::GET, "/v1/datasets"), filter)?),
+        }
+    }
+
+    pub fn dataset(&self, name: &str, version: Option<u32>) -> Result<Dataset> {
+        match self {
+            Target::Local(service) => service.dataset(name, version),
+            Target::Remote(client) => client.json(record_call(Method::GET, RecordKind::Dataset, name, version, "")),
+        }
+    }
+
+    pub fn dataset_versions(&self, name: &str, filter: &RecordFilter) -> Result<DatasetPage> {
+        match self {
+            Target::Local(service) => service.dataset_versions(name, filter),
+            Target::Remote(client) => client.json(selected(versions_call(RecordKind::Dataset, name), filter)?),
+        }
+    }
+
+    pub fn set_dataset_status(&self, name: &str, version: u32, status: RecordStatus) -> Result<Dataset> {
+        match self {
+            Target::Local(service) => service.set_dataset_status(name, Some(version), status),
+            Target::Remote(client) => {
+                let call = record_call(Method::PATCH, RecordKind::Dataset, name, Some(version), "");
+                client.json(json_body(call, &RecordPatch { status })?)
+            }
+        }
+    }
+
+    pub fn lineage(&self, kind: RecordKind, name: &str, version: Option<u32>) -> Result<LineageReply> {
+        match self {
+            Target::Local(service) => service.lineage(kind, name, version),
+            Target::Remote(client) => client.json(record_call(Method::GET, kind, name, version, "/lineage")),
+        }
+    }
+
+    pub fn define(&self, kind: RecordKind, spec: &DefinitionSpec) -> Result<Defined> {
+        match self {
+            Target::Local(service) => service.define(kind, spec),
+            Target::Remote(client) => client.json(json_body(Call::new(Method::POST, records_path(kind)), spec)?),
+        }
+    }
+
+    pub fn definitions(&self, kind: RecordKind, filter: &RecordFilter) -> Result<DefinitionPage> {
+        match self {
+            Target::Local(service) => service.definitions(kind, filter),
+            Target::Remote(client) => client.json(selected(Call::new(Method::GET, records_path(kind)), filter)?),
+        }
+    }
+
+    pub fn definition(&self, kind: RecordKind, name: &str, version: Option<u32>) -> Result<Definition> {
+        match self {
+            Target::Local(service) => service.definition(kind, name, version),
+            Target::Remote(client) => client.json(record_call(Method::GET, kind, name, version, "")),
+        }
+    }
+
+    pub fn definition_versions(&self, kind: RecordKind, name: &str, filter: &RecordFilter) -> Result<DefinitionPage> {
+        match self {
+            Target::Local(service) => service.definition_versions(kind, name, filter),
+            Target::Remote(client) => client.json(selected(versions_call(kind, name), filter)?),
+        }
+    }
+
+    pub fn set_definition_status(
+        &self,
+        kind: RecordKind,
+        name: &str,
+        version: u32,
+        status: RecordStatus,
+    ) -> Result<Definition> {
+        match self {
+            Target::Local(service) => service.set_definition_status(kind, name, Some(version), status),
+            Target::Remote(client) => {
+                let call = record_call(Method::PATCH, kind, name, Some(version), "");
+                client.json(json_body(call, &RecordPatch { status })?)
+            }
+        }
+    }
+
     pub fn drop_series(&self, key: &SeriesKey, condition: &Condition) -> Result<DropReply> {
         match self {
             Target::Local(service) => service.drop_series(key, condition),
@@ -417,6 +508,31 @@ fn read_as(call: Call, options: &WriteOptions) -> Call {
         .maybe("rounding", options.rounding.as_deref())
         .maybe("numbers", options.numbers.as_deref())
         .maybe("missing", options.missing.as_deref())
+}
+
+fn records_path(kind: RecordKind) -> String {
+    format!("/v1/{}s", kind.name())
+}
+
+fn versions_call(kind: RecordKind, name: &str) -> Call {
+    Call::new(Method::GET, format!("{}/{}/versions", records_path(kind), segment(name)))
+}
+
+/// A request about one version of a record, or its latest.
+fn record_call(method: Method, kind: RecordKind, name: &str, version: Option<u32>, below: &str) -> Call {
+    let version = version.map_or_else(|| "latest".to_owned(), |version| version.to_string());
+    Call::new(method, format!("{}/{}/versions/{version}{below}", records_path(kind), segment(name)))
+}
+
+/// The filter as parameters of a GET.
+fn selected(mut call: Call, filter: &RecordFilter) -> Result<Call> {
+    let serde_json::Value::Object(fields) = value(filter)? else {
+        return Err(Error::internal("a filter is no object"));
+    };
+    for (name, value) in &fields {
+        call = call.param(name, &value.as_str().map_or_else(|| value.to_string(), str::to_owned));
+    }
+    Ok(call)
 }
 
 fn filtered(call: Call, filter: &SeriesFilter) -> Call {

@@ -86,8 +86,11 @@ fn check_numbers(value: &Value) -> Result<()> {
     match value {
         Value::Number(number) => {
             let exact = number.as_f64().is_some_and(f64::is_finite)
-                && (number.is_f64() || number.as_i64().map_or(number.as_u64(), |n| Some(n.unsigned_abs()))
-                    .is_some_and(|n| n <= EXACT_MAX));
+                && (number.is_f64()
+                    || number
+                        .as_i64()
+                        .map_or(number.as_u64(), |n| Some(n.unsigned_abs()))
+                        .is_some_and(|n| n <= EXACT_MAX));
             if exact {
                 return Ok(());
             }

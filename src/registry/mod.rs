@@ -14,6 +14,8 @@ mod name;
 mod open;
 mod records;
 mod schema;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
@@ -24,7 +26,8 @@ use rusqlite::{Connection, Transaction, TransactionBehavior};
 pub use name::{NAME_CHARS_MAX, RecordKind, RecordRef, RecordStatus, VERSION_MAX, check_name, parse_version};
 pub use open::FILE;
 pub use records::{
-    DatasetPart, DefinitionPart, Edge, Filter, LINEAGE_MAX, Lineage, MemberPart, Node, Page, Part, Pending, Record, Role,
+    DatasetPart, DefinitionPart, Edge, Filter, LINEAGE_MAX, Lineage, MemberPart, Node, Page, Part, Pending, Record,
+    Role,
 };
 
 use crate::disk::DiskPath;
@@ -99,7 +102,10 @@ impl Registry {
                 let place = open::set_aside(root, &reason, wall_ms)?;
                 tracing::error!(%reason, %place, "the registry is damaged: it is set aside, and a fresh one made");
                 let connection = open::create(root)?;
-                Ok((Slot::Open(connection), Some(format!("{reason}; it was set aside under {place}, and a fresh one made"))))
+                Ok((
+                    Slot::Open(connection),
+                    Some(format!("{reason}; it was set aside under {place}, and a fresh one made")),
+                ))
             }
             Err(Unusable::Other(error)) => Err(error),
         }

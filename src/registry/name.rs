@@ -99,9 +99,8 @@ impl FromStr for RecordStatus {
 
     fn from_str(text: &str) -> Result<Self> {
         let found = Self::ALL.into_iter().find(|status| status.name() == text);
-        found.ok_or_else(|| {
-            Error::invalid(format!("status {text:?} is not one of draft, active, deprecated, archived"))
-        })
+        found
+            .ok_or_else(|| Error::invalid(format!("status {text:?} is not one of draft, active, deprecated, archived")))
     }
 }
 
@@ -111,7 +110,10 @@ pub fn check_name(kind: RecordKind, name: &str) -> Result<()> {
     let first = name.bytes().next().is_some_and(alone);
     if !first || name.len() > NAME_CHARS_MAX || !name.bytes().all(|b| alone(b) || b"._-".contains(&b)) {
         let shown: String = name.chars().take(80).collect();
-        return Err(Error::invalid(format!("{} name {shown:?} does not match [a-z0-9][a-z0-9._-]{{0,47}}", kind.name())));
+        return Err(Error::invalid(format!(
+            "{} name {shown:?} does not match [a-z0-9][a-z0-9._-]{{0,47}}",
+            kind.name()
+        )));
     }
     Ok(())
 }

@@ -116,8 +116,7 @@ fn check(connection: &Connection, path: &Path) -> Result<(), Unusable> {
     let damaged = |what: String| Err(Unusable::Damaged(format!("{} {what}", path.display())));
     let version = schema::version_of(connection).map_err(fail)?;
     let application: i32 = connection.pragma_query_value(None, "application_id", |row| row.get(0)).map_err(fail)?;
-    let tables: i64 =
-        connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(fail)?;
+    let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(fail)?;
     // An empty file is a registry that was never begun.
     if application != schema::APPLICATION_ID && !(application == 0 && version == 0 && tables == 0) {
         return damaged("is a SQLite file of another program".into());
@@ -126,11 +125,7 @@ fn check(connection: &Connection, path: &Path) -> Result<(), Unusable> {
         return Err(Unusable::Other(
             Error::new(
                 ErrorCode::UnsupportedFormat,
-                format!(
-                    "{} has version {version}, this program knows up to {}",
-                    path.display(),
-                    schema::version()
-                ),
+                format!("{} has version {version}, this program knows up to {}", path.display(), schema::version()),
             )
             .with_hint("serve the store with the program that wrote it, or a newer one"),
         ));

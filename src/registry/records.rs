@@ -255,9 +255,9 @@ impl Conditions {
             return;
         }
         let one = vec!["substr(series, 1, ?) = ?"; sees.len()].join(" OR ");
-        let values = sees.iter().flat_map(|prefix| {
-            [Value::Integer(stored(prefix.chars().count() as u64)), Value::Text(prefix.clone())]
-        });
+        let values = sees
+            .iter()
+            .flat_map(|prefix| [Value::Integer(stored(prefix.chars().count() as u64)), Value::Text(prefix.clone())]);
         self.and(
             &format!(
                 "EXISTS (SELECT 1 FROM reach WHERE reach.record = {table}.id) \
@@ -540,11 +540,7 @@ impl Registry {
             conditions.and(
                 "EXISTS (SELECT 1 FROM edge JOIN record parent ON parent.id = edge.parent WHERE edge.child = record.id \
                  AND parent.kind = ? AND parent.name = ? AND parent.version = ?)",
-                [
-                    Value::Text(kind.name().to_owned()),
-                    Value::Text(name.clone()),
-                    Value::Integer(i64::from(*version)),
-                ],
+                [Value::Text(kind.name().to_owned()), Value::Text(name.clone()), Value::Integer(i64::from(*version))],
             );
         }
         if let Some((name, version)) = &filter.after {
@@ -567,8 +563,9 @@ impl Registry {
             let mut records = Vec::with_capacity(found.len());
             for (id, mut record) in found {
                 record.parents = parents(connection, id, filter.sees)?;
-                record.parts_total = connection
-                    .query_row("SELECT count(*) FROM part WHERE record = ?", [id], |row| number(row, "count(*)"))?;
+                record.parts_total =
+                    connection
+                        .query_row("SELECT count(*) FROM part WHERE record = ?", [id], |row| number(row, "count(*)"))?;
                 records.push(record);
             }
             Ok(Page { records, is_last })
@@ -586,8 +583,7 @@ impl Registry {
                 of,
                 |row| Ok((status(row)?, row.get::<_, Option<String>>(1)?, row.get::<_, bool>(2)?)),
             );
-            let (now, snapshot, owns) =
-                found.optional()?.ok_or_else(|| kind.not_found(&reference.short()))?;
+            let (now, snapshot, owns) = found.optional()?.ok_or_else(|| kind.not_found(&reference.short()))?;
             if !now.may_become(next) {
                 return Err(Error::invalid(format!(
                     "{} {} is {}: it cannot become {}",

@@ -235,7 +235,8 @@ impl Service {
     /// Entity-tag stem of the coverage of a series.
     pub fn coverage_stem(&self, request: &CoverageRequest) -> Result<String> {
         self.caller.may_touch(Scope::Read, &request.series)?;
-        let series = self.series_state(&*self.state_as_of(request.as_of.as_deref(), &request.series)?, &request.series)?;
+        let series =
+            self.series_state(&*self.state_as_of(request.as_of.as_deref(), &request.series)?, &request.series)?;
         Ok(self.stem(series.id, series.version))
     }
 

@@ -25,6 +25,9 @@ pub struct Verb {
 
 use Face::{At, Dash};
 
+/// Why the registry has no actions of Flight.
+const CONTROL: Face = Dash("Flight carries rows; it reads under datasets, REST has the registry");
+
 /// Every verb.
 pub const VERBS: &[Verb] = &[
     Verb { name: "register", rest: At(&["POST /v1/series"]), flight: At(&["register_series"]), cli: At(&["register"]) },
@@ -139,6 +142,76 @@ pub const VERBS: &[Verb] = &[
         rest: At(&["DELETE /v1/snapshots/{name}"]),
         flight: At(&["drop_snapshot"]),
         cli: At(&["snapshot drop"]),
+    },
+    Verb { name: "create a dataset", rest: At(&["POST /v1/datasets"]), flight: CONTROL, cli: At(&["dataset create"]) },
+    Verb { name: "list datasets", rest: At(&["GET /v1/datasets"]), flight: CONTROL, cli: At(&["dataset list"]) },
+    Verb {
+        name: "look at a dataset",
+        rest: At(&["GET /v1/datasets/{name}", "GET /v1/datasets/{name}/versions/{version}"]),
+        flight: CONTROL,
+        cli: At(&["dataset show"]),
+    },
+    Verb {
+        name: "list the versions of a dataset",
+        rest: At(&["GET /v1/datasets/{name}/versions"]),
+        flight: CONTROL,
+        cli: At(&["dataset versions"]),
+    },
+    Verb {
+        name: "change the status of a dataset",
+        rest: At(&["PATCH /v1/datasets/{name}/versions/{version}"]),
+        flight: CONTROL,
+        cli: At(&["dataset status"]),
+    },
+    Verb {
+        name: "lineage of a dataset",
+        rest: At(&["GET /v1/datasets/{name}/versions/{version}/lineage"]),
+        flight: CONTROL,
+        cli: At(&["dataset lineage"]),
+    },
+    Verb {
+        name: "register a feature or factor",
+        rest: At(&["POST /v1/features", "POST /v1/factors"]),
+        flight: CONTROL,
+        cli: At(&["feature create", "factor create"]),
+    },
+    Verb {
+        name: "list features or factors",
+        rest: At(&["GET /v1/features", "GET /v1/factors"]),
+        flight: CONTROL,
+        cli: At(&["feature list", "factor list"]),
+    },
+    Verb {
+        name: "look at a feature or factor",
+        rest: At(&[
+            "GET /v1/features/{name}",
+            "GET /v1/features/{name}/versions/{version}",
+            "GET /v1/factors/{name}",
+            "GET /v1/factors/{name}/versions/{version}",
+        ]),
+        flight: CONTROL,
+        cli: At(&["feature show", "factor show"]),
+    },
+    Verb {
+        name: "list the versions of a feature or factor",
+        rest: At(&["GET /v1/features/{name}/versions", "GET /v1/factors/{name}/versions"]),
+        flight: CONTROL,
+        cli: At(&["feature versions", "factor versions"]),
+    },
+    Verb {
+        name: "change the status of a feature or factor",
+        rest: At(&["PATCH /v1/features/{name}/versions/{version}", "PATCH /v1/factors/{name}/versions/{version}"]),
+        flight: CONTROL,
+        cli: At(&["feature status", "factor status"]),
+    },
+    Verb {
+        name: "lineage of a feature or factor",
+        rest: At(&[
+            "GET /v1/features/{name}/versions/{version}/lineage",
+            "GET /v1/factors/{name}/versions/{version}/lineage",
+        ]),
+        flight: CONTROL,
+        cli: At(&["feature lineage", "factor lineage"]),
     },
     Verb {
         name: "inventory",

@@ -96,6 +96,58 @@ fn conversation(place: &Place, folder: &Path) -> Vec<String> {
         place.ok(&["coverage", KEY, "--as-of", "before"]),
         place.ok(&["snapshot", "list", "--json"]),
         place.ok(&["snapshot", "drop", "before"]),
+        place.ok(&[
+            "dataset",
+            "create",
+            "bars",
+            KEY,
+            "--source",
+            "here",
+            "--market",
+            "spot",
+            "--description",
+            "all of it",
+        ]),
+        place.ok(&["dataset", "create", "bars", "kline/*/1m", "--derived-from", "bars@1", "--json"]),
+        place.ok(&["dataset", "list"]),
+        place.ok(&["dataset", "list", "--source", "here", "--json"]),
+        place.ok(&["dataset", "show", "bars@1"]),
+        place.ok(&["dataset", "show", "bars", "--json"]),
+        place.ok(&["dataset", "versions", "bars", "--limit", "1"]),
+        place.ok(&["dataset", "versions", "bars", "--limit", "1", "--cursor", "bars@1"]),
+        place.ok(&["dataset", "lineage", "bars@1"]),
+        place.ok(&["dataset", "lineage", "bars@2", "--json"]),
+        place.ok(&["query", KEY, "--as-of", "dataset:bars@1", "--format", "csv"]),
+        place.ok(&["query", "kline/*/1m", "--as-of", "dataset:bars", "--format", "csv"]),
+        place.ok(&["coverage", KEY, "--as-of", "dataset:bars@2"]),
+        place.ok(&["dataset", "status", "bars@1", "deprecated"]),
+        place.ok(&["dataset", "status", "bars@1", "archived", "--json"]),
+        place.ok(&["snapshot", "list", "--json"]),
+    ]);
+    let definition = out("definition.json");
+    std::fs::write(&definition, r#"{"period": 14}"#).unwrap();
+    let definition = format!("@{definition}");
+    for kind in ["feature", "factor"] {
+        let make = |definition: &str| {
+            let output = "scalar/feature/BTCUSDT/1m/rsi";
+            let words = ["create", "rsi", "--definition", definition, "--code-version", "c1", "--output", output];
+            place.ok(&[&[kind], &words[..], &["--input", KEY, "--input", "bars@2"]].concat())
+        };
+        said.extend([
+            make(&definition),
+            make(r#"{"period":14}"#),
+            make(r#"{"period":15}"#),
+            place.ok(&[kind, "list"]),
+            place.ok(&[kind, "list", "--derived-from", "bars@2", "--series", KEY, "--limit", "1", "--json"]),
+            place.ok(&[kind, "show", "rsi"]),
+            place.ok(&[kind, "show", "rsi@1", "--json"]),
+            place.ok(&[kind, "versions", "rsi"]),
+            place.ok(&[kind, "lineage", "rsi"]),
+            place.ok(&[kind, "status", "rsi@2", "deprecated"]),
+        ]);
+    }
+    said.extend([
+        place.ok(&["dataset", "lineage", "bars@2"]),
         place.ok(&["snapshot", "list"]),
         place.ok(&["coverage", KEY]),
         place.ok(&["coverage", KEY, "--start", "2024-02-01", "--end", "2024-02-01", "--json", "--min-missing", "2"]),
@@ -143,6 +195,16 @@ fn a_directory_and_its_server_say_the_same() {
     let merged = "ts,open,high,low,close,volume\n1706745660000,42000.50,42050.00,41000.00,42020.00,0.75000000";
     assert!(by_hand.iter().any(|text| text == merged), "{by_hand:?}");
     let text = by_hand.join("\n");
+    for part in [
+        "dataset: dataset:bars@1",
+        "derived_from: dataset:bars@1",
+        "\"status\": \"archived\"",
+        "reference: factor:rsi@2",
+        "created: false",
+        "inputs: dataset:bars@2, kline/BTCUSDT/1m",
+    ] {
+        assert!(text.contains(part), "{part} in {text}");
+    }
     for part in ["rows_written: 3", "created: true", "42000.10", "61000.00", "rows_deleted: 1", "1.00000001"] {
         assert!(text.contains(part), "{part} in {text}");
     }
@@ -193,6 +255,12 @@ fn failures_end_with_their_status_and_write_nothing() {
         place.run(&["query", "kline/../1m"], "").fails(2, "invalid_argument");
         place.run(&["query", KEY, "--as-of", "none"], "").fails(3, "snapshot_not_found");
         place.run(&["snapshot", "drop", "none"], "").fails(3, "snapshot_not_found");
+        place.run(&["dataset", "show", "none"], "").fails(3, "dataset_not_found");
+        place.run(&["dataset", "create", "none", "kline/NONE/1m"], "").fails(3, "series_not_found");
+        place.run(&["dataset", "create", "None", KEY], "").fails(2, "invalid_argument");
+        place.run(&["dataset", "status", "none", "archived"], "").fails(2, "invalid_argument");
+        place.run(&["feature", "lineage", "none@1"], "").fails(3, "not_found");
+        place.run(&["query", KEY, "--as-of", "dataset:none"], "").fails(3, "dataset_not_found");
         place.run(&["snapshot", "create", ".hidden"], "").fails(2, "invalid_argument");
         place.ok(&["snapshot", "create", "twice"]);
         place.run(&["snapshot", "create", "twice"], "").fails(4, "snapshot_exists");

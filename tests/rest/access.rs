@@ -27,6 +27,9 @@ const QUERY: &str = r#"{"series":["kline/BTCUSDT/1m"]}"#;
 const BARS: &str = r#"[{"ts":60000,"open":1,"high":1,"low":1,"close":1,"volume":1}]"#;
 const MANY: &str = r#"{"writes":[{"series":"kline/BTCUSDT/1m","rows":[{"ts":60000,"open":1,"high":1,"low":1,"close":1,"volume":1}]}]}"#;
 
+const DATASET: &str = r#"{"name":"x","members":["kline/BTCUSDT/1m"]}"#;
+const DEFINITION: &str = r#"{"name":"x","definition":{},"code_version":"1","inputs":["kline/BTCUSDT/1m"]}"#;
+
 /// Method, path of the document, a path to ask, a body, the scope it needs (none for open paths).
 type Route = (&'static str, &'static str, &'static str, &'static str, Option<Scope>, Limited);
 
@@ -64,6 +67,27 @@ const ROUTES: &[Route] = {
         ("delete", "/v1/klines/{symbol}/{timeframe}", "/v1/klines/BTCUSDT/1m?all=true", "", Some(Write), Refused),
         ("delete", "/v1/scalars/{category}/{symbol}/{timeframe}/{name}", "/v1/scalars/feature/BTCUSDT/1m/rsi?all=true", "",
             Some(Write), Refused),
+        ("post", "/v1/datasets", "/v1/datasets", DATASET, Some(Write), Refused),
+        ("get", "/v1/datasets", "/v1/datasets", "", Some(Read), Part),
+        ("get", "/v1/datasets/{name}", "/v1/datasets/x", "", Some(Read), Part),
+        ("get", "/v1/datasets/{name}/versions", "/v1/datasets/x/versions", "", Some(Read), Part),
+        ("get", "/v1/datasets/{name}/versions/{version}", "/v1/datasets/x/versions/1", "", Some(Read), Part),
+        ("get", "/v1/datasets/{name}/versions/{version}/lineage", "/v1/datasets/x/versions/1/lineage", "", Some(Read), Part),
+        ("patch", "/v1/datasets/{name}/versions/{version}", "/v1/datasets/x/versions/1", "{\"status\":\"deprecated\"}", Some(Write), Part),
+        ("post", "/v1/features", "/v1/features", DEFINITION, Some(Write), Refused),
+        ("get", "/v1/features", "/v1/features", "", Some(Read), Part),
+        ("get", "/v1/features/{name}", "/v1/features/x", "", Some(Read), Part),
+        ("get", "/v1/features/{name}/versions", "/v1/features/x/versions", "", Some(Read), Part),
+        ("get", "/v1/features/{name}/versions/{version}", "/v1/features/x/versions/1", "", Some(Read), Part),
+        ("get", "/v1/features/{name}/versions/{version}/lineage", "/v1/features/x/versions/1/lineage", "", Some(Read), Part),
+        ("patch", "/v1/features/{name}/versions/{version}", "/v1/features/x/versions/1", "{\"status\":\"deprecated\"}", Some(Write), Part),
+        ("post", "/v1/factors", "/v1/factors", DEFINITION, Some(Write), Refused),
+        ("get", "/v1/factors", "/v1/factors", "", Some(Read), Part),
+        ("get", "/v1/factors/{name}", "/v1/factors/x", "", Some(Read), Part),
+        ("get", "/v1/factors/{name}/versions", "/v1/factors/x/versions", "", Some(Read), Part),
+        ("get", "/v1/factors/{name}/versions/{version}", "/v1/factors/x/versions/1", "", Some(Read), Part),
+        ("get", "/v1/factors/{name}/versions/{version}/lineage", "/v1/factors/x/versions/1/lineage", "", Some(Read), Part),
+        ("patch", "/v1/factors/{name}/versions/{version}", "/v1/factors/x/versions/1", "{\"status\":\"deprecated\"}", Some(Write), Part),
         ("post", "/v1/snapshots", "/v1/snapshots", "{\"name\":\"s\"}", Some(Write), Refused),
         ("delete", "/v1/snapshots/{name}", "/v1/snapshots/s", "", Some(Admin), Refused),
         ("delete", "/v1/series/kline/{symbol}/{timeframe}", KLINE_SERIES, "", Some(Admin), Refused),

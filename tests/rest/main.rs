@@ -12,6 +12,7 @@ mod many;
 mod merges;
 mod reads;
 mod refusals;
+mod registry;
 mod server;
 mod snapshots;
 mod writes;

@@ -30,14 +30,6 @@ fn paths_and_methods_that_do_not_exist_are_told_apart() {
 }
 
 #[test]
-fn paths_of_later_versions_are_refused_as_such() {
-    let server = Server::start();
-    for (method, path) in [("GET", "/v1/datasets"), ("GET", "/v1/features/x/versions"), ("POST", "/v1/factors")] {
-        server.send(method, path, &[], &[]).refused("unimplemented");
-    }
-}
-
-#[test]
 fn every_answer_carries_an_id() {
     let server = Server::start();
     let own = server.get_with("/health", &[("x-request-id", "my-id.1")]).expect(200);

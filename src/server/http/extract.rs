@@ -1,10 +1,11 @@
-//! Series keys, names of snapshots and ids of jobs from paths, after percent-decoding. Keys are validated.
+//! Series keys, names of snapshots and records, and ids of jobs from paths, after percent-decoding. Keys are validated.
 
 use axum::extract::{FromRequestParts, Path};
 use axum::http::request::Parts;
 
 use super::problem::Failure;
 use crate::error::Error;
+use crate::registry::{RecordKind, parse_version};
 use crate::types::SeriesKey;
 
 /// `{symbol}/{timeframe}` of a path.
@@ -22,6 +23,37 @@ pub struct SnapshotName(pub String);
 /// `{id}` of the path of a job; not validated, since an id that cannot be is not found either.
 #[derive(Debug)]
 pub struct JobId(pub String);
+
+/// `{name}` of the path of a dataset, feature or factor; not validated either.
+#[derive(Debug)]
+pub struct RecordName(pub String);
+
+/// `{name}/versions/{version}` of such a path; the version is a number, or `latest`.
+#[derive(Debug)]
+pub struct RecordVersion {
+    pub name: String,
+    pub version: Option<u32>,
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for RecordName {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
+        let Path(name) = Path::<String>::from_request_parts(parts, state).await.map_err(|error| unreadable(&error))?;
+        Ok(RecordName(name))
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for RecordVersion {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
+        let Path((name, version)) =
+            Path::<(String, String)>::from_request_parts(parts, state).await.map_err(|error| unreadable(&error))?;
+        let version = if version == "latest" { None } else { Some(parse_version(RecordKind::Dataset, &version)?) };
+        Ok(RecordVersion { name, version })
+    }
+}
 
 impl<S: Send + Sync> FromRequestParts<S> for JobId {
     type Rejection = Failure;

@@ -39,6 +39,20 @@ pub fn refuse(headers: &HeaderMap) -> Result<()> {
     Ok(())
 }
 
+/// Refuses a key where repeating makes another thing.
+///
+/// # Errors
+/// `invalid_argument`.
+pub fn refuse_new(headers: &HeaderMap) -> Result<()> {
+    if headers.contains_key(&KEY) {
+        return Err(Error::invalid(
+            "Idempotency-Key is for writes and merges of rows; this makes a new version each time",
+        )
+        .with_hint("before repeating it, list the versions there are"));
+    }
+    Ok(())
+}
+
 /// Marks an answer as that of an earlier request.
 pub fn mark(response: &mut Response, repeated: bool) {
     if repeated {

@@ -34,6 +34,7 @@ use crate::query::ScanStats;
         (name = "series", description = "Register, list, change and drop series"),
         (name = "rows", description = "Write, read and delete rows"),
         (name = "snapshots", description = "Named views of the whole store that stay readable"),
+        (name = "registry", description = "Datasets, features and factors: what series mean together, in versions"),
         (name = "server", description = "What is stored and how the server is"),
     ),
 )]
@@ -107,13 +108,13 @@ failures! {
     ChangeFailure: InvalidArgument SeriesNotFound RequestTimeout CommitConflict TooLarge UnsupportedMediaType
         Overloaded WriterStopped StorageFull;
     /// Reading rows.
-    ReadFailure: InvalidArgument SchemaMismatch SeriesNotFound SnapshotNotFound NotAcceptable CommitGone CorruptData
-        Overloaded;
+    ReadFailure: InvalidArgument SchemaMismatch SeriesNotFound SnapshotNotFound DatasetNotFound NotAcceptable CommitGone
+        CorruptData Overloaded;
     /// Reading rows by a query in the body.
-    QueryFailure: InvalidArgument SchemaMismatch SeriesNotFound SnapshotNotFound NotAcceptable RequestTimeout CommitGone
-        TooLarge UnsupportedMediaType CorruptData Overloaded;
+    QueryFailure: InvalidArgument SchemaMismatch SeriesNotFound SnapshotNotFound DatasetNotFound NotAcceptable
+        RequestTimeout CommitGone TooLarge UnsupportedMediaType CorruptData Overloaded;
     /// Coverage of a series.
-    CoverageFailure: InvalidArgument SeriesNotFound SnapshotNotFound CorruptData;
+    CoverageFailure: InvalidArgument SeriesNotFound SnapshotNotFound DatasetNotFound CorruptData;
     /// Writing rows.
     WriteFailure: InvalidArgument SchemaMismatch SeriesNotFound RequestTimeout RowsExist OutOfOrder IdempotencyMismatch
         CommitConflict TooLarge UnsupportedMediaType InvalidRows Overloaded WriterStopped StorageFull;
@@ -133,6 +134,24 @@ failures! {
     BackupFailure: InvalidArgument PermissionDenied RequestTimeout TooLarge UnsupportedMediaType Overloaded;
     /// Starting a job about some series.
     AdminFailure: InvalidArgument SeriesNotFound RequestTimeout TooLarge UnsupportedMediaType Overloaded;
+    /// Creating a dataset.
+    CreateDatasetFailure: InvalidArgument NotFound SeriesNotFound SnapshotNotFound DatasetNotFound RequestTimeout TooLarge
+        UnsupportedMediaType CorruptData UnsupportedFormat Overloaded WriterStopped StorageFull;
+    /// Looking at datasets.
+    DatasetFailure: InvalidArgument DatasetNotFound CorruptData UnsupportedFormat;
+    /// Listing records.
+    RecordsFailure: InvalidArgument CorruptData UnsupportedFormat;
+    /// Changing the status of a dataset.
+    DatasetStatusFailure: InvalidArgument PermissionDenied DatasetNotFound RequestTimeout TooLarge UnsupportedMediaType
+        CorruptData UnsupportedFormat Overloaded WriterStopped StorageFull;
+    /// Registering a feature or factor.
+    DefineFailure: InvalidArgument NotFound SeriesNotFound DatasetNotFound RequestTimeout TooLarge UnsupportedMediaType
+        CorruptData UnsupportedFormat Overloaded WriterStopped StorageFull;
+    /// Looking at a feature or factor.
+    DefinitionFailure: InvalidArgument NotFound CorruptData UnsupportedFormat;
+    /// Changing the status of a feature or factor.
+    DefinitionStatusFailure: InvalidArgument NotFound RequestTimeout TooLarge UnsupportedMediaType CorruptData
+        UnsupportedFormat Overloaded WriterStopped StorageFull;
     /// Looking at a job.
     JobFailure: InvalidArgument JobNotFound;
 }

@@ -10,6 +10,7 @@ use crate::egress::{Options, OutFormat, RowsShape, Times};
 use crate::error::{Error, Result};
 use crate::ingest;
 use crate::query::{Numbers, Order};
+use crate::registry::RecordStatus;
 use crate::service::{MergeOp, Mode};
 use crate::types::{Kind, Rounding};
 
@@ -85,7 +86,8 @@ documented! {
         /// Format of the answer; goes before `Accept`.
         #[param(value_type = Option<OutFormat>)]
         format,
-        /// Answer as the snapshot of this name shows the store.
+        /// Answer as the snapshot of this name shows the store, or as a dataset pins it: `dataset:NAME@VERSION`, or
+        /// `dataset:NAME` for its latest version.
         #[param(example = "before-repair")]
         as_of,
         /// Adds to a JSON answer how it was found.
@@ -117,7 +119,7 @@ documented! {
         /// How timestamps are shown.
         #[param(value_type = Option<Times>)]
         times,
-        /// As the snapshot of this name shows it, with the calendar of then.
+        /// As the snapshot of this name shows it, with the calendar of then; or `dataset:NAME@VERSION`.
         #[param(example = "before-repair")]
         as_of,
     }
@@ -263,6 +265,67 @@ documented! {
         /// Tells rows and chunks of each calendar month too.
         #[param(value_type = Option<bool>)]
         months,
+    }
+}
+
+documented! {
+    /// Which datasets to list.
+    DatasetParams {
+        /// Name; all versions of it.
+        #[param(example = "btc-minutes")]
+        name,
+        #[param(value_type = Option<RecordStatus>)]
+        status,
+        #[param(example = "binance")]
+        source,
+        #[param(example = "spot")]
+        market,
+        /// Key of a member.
+        #[param(example = "kline/BTCUSDT/1m")]
+        series,
+        /// Made from this one in one step: `NAME@VERSION` of a dataset, `feature:NAME@VERSION`, `factor:NAME@VERSION`.
+        #[param(example = "btc-minutes@1")]
+        derived_from,
+        /// Most datasets in one answer; 100 by default.
+        #[param(value_type = Option<u64>, minimum = 1, maximum = 1_000)]
+        limit,
+        /// Continues an earlier answer: its `next_cursor`.
+        cursor,
+    }
+}
+
+documented! {
+    /// Which features or factors to list.
+    DefinitionParams {
+        /// Name; all versions of it.
+        #[param(example = "rsi-14")]
+        name,
+        #[param(value_type = Option<RecordStatus>)]
+        status,
+        /// Key of a series among inputs and outputs.
+        #[param(example = "kline/BTCUSDT/1m")]
+        series,
+        /// An input: `NAME@VERSION` of a dataset, `feature:NAME@VERSION`, `factor:NAME@VERSION`.
+        #[param(example = "btc-minutes@1")]
+        derived_from,
+        /// Most of them in one answer; 100 by default.
+        #[param(value_type = Option<u64>, minimum = 1, maximum = 1_000)]
+        limit,
+        /// Continues an earlier answer: its `next_cursor`.
+        cursor,
+    }
+}
+
+documented! {
+    /// Which versions to list.
+    VersionParams {
+        #[param(value_type = Option<RecordStatus>)]
+        status,
+        /// Most versions in one answer; 100 by default.
+        #[param(value_type = Option<u64>, minimum = 1, maximum = 1_000)]
+        limit,
+        /// Continues an earlier answer: its `next_cursor`.
+        cursor,
     }
 }
 

@@ -37,11 +37,10 @@ impl View {
     /// `series_not_found` for a series that is no member of the dataset that is read.
     pub fn check(&self, key: &SeriesKey) -> Result<()> {
         match &self.only {
-            Some(only) if !only.members.contains(key.as_str()) => Err(Error::new(
-                ErrorCode::SeriesNotFound,
-                format!("series {key} is no member of {}", only.dataset),
-            )
-            .with_hint("a dataset answers its members only; read without as_of, or as of its snapshot")),
+            Some(only) if !only.members.contains(key.as_str()) => {
+                Err(Error::new(ErrorCode::SeriesNotFound, format!("series {key} is no member of {}", only.dataset))
+                    .with_hint("a dataset answers its members only; read without as_of, or as of its snapshot"))
+            }
             _ => Ok(()),
         }
     }

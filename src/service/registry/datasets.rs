@@ -89,7 +89,8 @@ impl Service {
         };
         let _held = self.catalog.snapshots.lock().unwrap_or_else(PoisonError::into_inner);
         // It may have been dropped meanwhile, and the name given again.
-        let is_same = self.store.snapshot().snapshots.get(&begun.snapshot).is_some_and(|one| one.commit == state.commit);
+        let is_same =
+            self.store.snapshot().snapshots.get(&begun.snapshot).is_some_and(|one| one.commit == state.commit);
         if !is_same {
             let detail = format!("snapshot {:?} was dropped while the dataset was made", begun.snapshot);
             return Err(Error::new(ErrorCode::SnapshotNotFound, detail));

@@ -61,7 +61,11 @@ impl Service {
             dataset: None,
             definition: Some(DefinitionPart { definition, config_hash, code_version: spec.code_version.clone() }),
             parents,
-            parts: inputs.into_iter().map(part(Role::Input)).chain(outputs.into_iter().map(part(Role::Output))).collect(),
+            parts: inputs
+                .into_iter()
+                .map(part(Role::Input))
+                .chain(outputs.into_iter().map(part(Role::Output)))
+                .collect(),
             parts_total: 0,
         };
         let (reference, created) = self.records().define(record, &hash::sha256(identity.as_bytes()))?;

@@ -198,7 +198,13 @@ impl Service {
     }
 
     /// Changes the status of a record the caller may see. Gives the record as it is then.
-    fn change_status(&self, kind: RecordKind, name: &str, version: Option<u32>, status: RecordStatus) -> Result<Record> {
+    fn change_status(
+        &self,
+        kind: RecordKind,
+        name: &str,
+        version: Option<u32>,
+        status: RecordStatus,
+    ) -> Result<Record> {
         self.caller.may(Scope::Write)?;
         let reference = self.record(kind, name, version)?.reference;
         if kind == RecordKind::Dataset && status == RecordStatus::Archived {
@@ -251,8 +257,7 @@ impl Service {
             return Ok(true);
         }
         let Ok(reference) = name.parse::<RecordRef>() else { return Ok(false) };
-        let found =
-            self.records().get(reference.kind, &reference.name, Some(reference.version), &self.caller.prefixes);
+        let found = self.records().get(reference.kind, &reference.name, Some(reference.version), &self.caller.prefixes);
         Ok(found?.is_some())
     }
 

@@ -9,24 +9,28 @@ use crate::types::SeriesKey;
 /// A dataset to create.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+#[derive(utoipa::ToSchema)]
+#[schema(example = json!({
+        "name": "btc-minutes", "members": ["kline/BTCUSDT/1m"], "source": "binance", "market": "spot",
+        "description": "February, as it was downloaded", "derived_from": []
+    }))]
 pub struct DatasetSpec {
     /// 1 to 48 of lower-case letters, digits and `. _ -`, a letter or digit first.
-    #[cfg_attr(feature = "server", schema(example = "btc-minutes"))]
+    #[schema(example = "btc-minutes")]
     pub name: String,
     /// Keys of series, and globs such as `kline/*/1m`, which are resolved to keys once and for all: 1 to 10,000 series.
-    #[cfg_attr(feature = "server", schema(example = json!(["kline/BTCUSDT/1m"])))]
+    #[schema(example = json!(["kline/BTCUSDT/1m"]))]
     pub members: Vec<String>,
     /// Name of a snapshot that is there already; one of its own is made when it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshot: Option<String>,
     /// Where the rows come from; at most 256 characters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[cfg_attr(feature = "server", schema(example = "binance"))]
+    #[schema(example = "binance")]
     pub source: Option<String>,
     /// Where they were traded; at most 256 characters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[cfg_attr(feature = "server", schema(example = "spot"))]
+    #[schema(example = "spot")]
     pub market: Option<String>,
     /// For people; at most 4,096 characters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -36,16 +40,27 @@ pub struct DatasetSpec {
     pub status: RecordStatus,
     /// What it was made from: `NAME@VERSION` of datasets, `feature:NAME@VERSION`, `factor:NAME@VERSION`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[cfg_attr(feature = "server", schema(value_type = Vec<String>, example = json!([])))]
+    #[schema(value_type = Vec<String>, example = json!([]))]
     pub derived_from: Vec<RecordRef>,
 }
 
 /// One version of a dataset: series as one snapshot shows them.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+#[schema(example = json!({
+        "dataset": "dataset:btc-minutes@1", "name": "btc-minutes", "version": 1, "status": "active",
+        "description": "February, as it was downloaded", "source": "binance", "market": "spot",
+        "snapshot": "dataset:btc-minutes@1", "owns_snapshot": true, "commit": 4711, "start": "2024-02-01T00:00:00Z",
+        "end": "2024-02-29T23:59:00Z", "rows": 41_760, "series_count": 1,
+        "checksum": "sha256:7d3ac0bb2f8f3c0d4f0f2f7a0c5c1f2b90c7f4d4e0f7c3b1a5d6e8f90a1b2c3d", "derived_from": [],
+        "created_at": "2024-03-01T08:00:00Z", "members": [{
+            "series": "kline/BTCUSDT/1m", "version": 12, "rows": 41_760, "first_ts": 1_706_745_600_000_i64,
+            "last_ts": 1_709_251_140_000_i64,
+            "checksum": "sha256:0a1b2c3d7d3ac0bb2f8f3c0d4f0f2f7a0c5c1f2b90c7f4d4e0f7c3b1a5d6e8f9"
+        }]
+    }))]
 pub struct Dataset {
     /// `dataset:NAME@VERSION`, as `as_of` takes it.
-    #[cfg_attr(feature = "server", schema(value_type = String, example = "dataset:btc-minutes@1"))]
+    #[schema(value_type = String, example = "dataset:btc-minutes@1")]
     pub dataset: RecordRef,
     pub name: String,
     pub version: u32,
@@ -66,7 +81,7 @@ pub struct Dataset {
     pub series_count: u64,
     /// SHA-256 over the rows of all members, whatever commits wrote them and files hold them.
     pub checksum: String,
-    #[cfg_attr(feature = "server", schema(value_type = Vec<String>))]
+    #[schema(value_type = Vec<String>)]
     pub derived_from: Vec<RecordRef>,
     /// Wall-clock time, RFC 3339, for people only.
     pub created_at: String,
@@ -76,10 +91,9 @@ pub struct Dataset {
 }
 
 /// A series of a dataset, as its snapshot shows it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct DatasetMember {
-    #[cfg_attr(feature = "server", schema(value_type = String, example = "kline/BTCUSDT/1m"))]
+    #[schema(value_type = String, example = "kline/BTCUSDT/1m")]
     pub series: SeriesKey,
     pub version: u64,
     pub rows: u64,
@@ -90,8 +104,15 @@ pub struct DatasetMember {
 }
 
 /// A page of datasets, by name and version.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+#[schema(example = json!({"datasets": [{
+        "dataset": "dataset:btc-minutes@1", "name": "btc-minutes", "version": 1, "status": "active",
+        "description": "February, as it was downloaded", "source": "binance", "market": "spot",
+        "snapshot": "dataset:btc-minutes@1", "owns_snapshot": true, "commit": 4711, "start": "2024-02-01T00:00:00Z",
+        "end": "2024-02-29T23:59:00Z", "rows": 41_760, "series_count": 1,
+        "checksum": "sha256:7d3ac0bb2f8f3c0d4f0f2f7a0c5c1f2b90c7f4d4e0f7c3b1a5d6e8f90a1b2c3d", "derived_from": [],
+        "created_at": "2024-03-01T08:00:00Z"
+    }], "next_cursor": null}))]
 pub struct DatasetPage {
     pub datasets: Vec<Dataset>,
     pub next_cursor: Option<String>,
@@ -100,25 +121,29 @@ pub struct DatasetPage {
 /// A feature or factor to register.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+#[derive(utoipa::ToSchema)]
+#[schema(example = json!({
+        "name": "rsi-14", "definition": {"kind": "rsi", "period": 14}, "code_version": "4f2c1a9",
+        "inputs": ["btc-minutes@1"], "outputs": ["scalar/feature/BTCUSDT/1m/rsi_14"]
+    }))]
 pub struct DefinitionSpec {
     /// 1 to 48 of lower-case letters, digits and `. _ -`, a letter or digit first.
-    #[cfg_attr(feature = "server", schema(example = "rsi-14"))]
+    #[schema(example = "rsi-14")]
     pub name: String,
     /// How it is computed: any JSON object, at most 256 KiB in its canonical form (RFC 8785). Integers beyond 2^53 stand
     /// as text.
-    #[cfg_attr(feature = "server", schema(value_type = Object, example = json!({"kind": "rsi", "period": 14})))]
+    #[schema(value_type = Object, example = json!({"kind": "rsi", "period": 14}))]
     pub definition: Value,
     /// Version of the code that computes it, such as a commit; at most 256 characters.
-    #[cfg_attr(feature = "server", schema(example = "4f2c1a9"))]
+    #[schema(example = "4f2c1a9")]
     pub code_version: String,
     /// What it is computed from, all of it there already: keys of series, `NAME@VERSION` of datasets,
     /// `feature:NAME@VERSION`, `factor:NAME@VERSION`. 1 to 10,000.
-    #[cfg_attr(feature = "server", schema(example = json!(["btc-minutes@1"])))]
+    #[schema(example = json!(["btc-minutes@1"]))]
     pub inputs: Vec<String>,
     /// Keys of the series it is stored in; they need not be there yet. At most 10,000.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[cfg_attr(feature = "server", schema(value_type = Vec<String>, example = json!(["scalar/feature/BTCUSDT/1m/rsi_14"])))]
+    #[schema(value_type = Vec<String>, example = json!(["scalar/feature/BTCUSDT/1m/rsi_14"]))]
     pub outputs: Vec<SeriesKey>,
     /// For people; at most 4,096 characters. It is no part of what makes a definition another one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -129,18 +154,24 @@ pub struct DefinitionSpec {
 }
 
 /// One version of a feature or factor.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+#[schema(example = json!({
+        "reference": "feature:rsi-14@1", "kind": "feature", "name": "rsi-14", "version": 1, "status": "active",
+        "description": null, "definition": {"kind": "rsi", "period": 14},
+        "config_hash": "sha256:3f0f2f7a0c5c1f2b90c7f4d4e0f7c3b1a5d6e8f90a1b2c3d7d3ac0bb2f8f3c0d", "code_version": "4f2c1a9",
+        "inputs": ["dataset:btc-minutes@1"], "outputs": ["scalar/feature/BTCUSDT/1m/rsi_14"], "series_count": 1,
+        "created_at": "2024-03-01T08:00:00Z"
+    }))]
 pub struct Definition {
     /// `feature:NAME@VERSION` or `factor:NAME@VERSION`.
-    #[cfg_attr(feature = "server", schema(value_type = String, example = "feature:rsi-14@1"))]
+    #[schema(value_type = String, example = "feature:rsi-14@1")]
     pub reference: RecordRef,
     pub kind: RecordKind,
     pub name: String,
     pub version: u32,
     pub status: RecordStatus,
     pub description: Option<String>,
-    #[cfg_attr(feature = "server", schema(value_type = Object))]
+    #[schema(value_type = Object)]
     pub definition: Value,
     /// SHA-256 of the canonical form (RFC 8785) of the definition.
     pub config_hash: String,
@@ -148,7 +179,7 @@ pub struct Definition {
     /// References and keys. Lists leave the keys out.
     pub inputs: Vec<String>,
     /// Lists leave them out.
-    #[cfg_attr(feature = "server", schema(value_type = Vec<String>))]
+    #[schema(value_type = Vec<String>)]
     pub outputs: Vec<SeriesKey>,
     /// Keys among inputs and outputs.
     pub series_count: u64,
@@ -157,8 +188,14 @@ pub struct Definition {
 }
 
 /// Reply to registering a feature or factor.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+#[schema(example = json!({ "created": true,
+        "reference": "feature:rsi-14@1", "kind": "feature", "name": "rsi-14", "version": 1, "status": "active",
+        "description": null, "definition": {"kind": "rsi", "period": 14},
+        "config_hash": "sha256:3f0f2f7a0c5c1f2b90c7f4d4e0f7c3b1a5d6e8f90a1b2c3d7d3ac0bb2f8f3c0d", "code_version": "4f2c1a9",
+        "inputs": ["dataset:btc-minutes@1"], "outputs": ["scalar/feature/BTCUSDT/1m/rsi_14"], "series_count": 1,
+        "created_at": "2024-03-01T08:00:00Z"
+    }))]
 pub struct Defined {
     /// False when this version was there already.
     pub created: bool,
@@ -167,8 +204,14 @@ pub struct Defined {
 }
 
 /// A page of features or factors, by name and version.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+#[schema(example = json!({"definitions": [{
+        "reference": "feature:rsi-14@1", "kind": "feature", "name": "rsi-14", "version": 1, "status": "active",
+        "description": null, "definition": {"kind": "rsi", "period": 14},
+        "config_hash": "sha256:3f0f2f7a0c5c1f2b90c7f4d4e0f7c3b1a5d6e8f90a1b2c3d7d3ac0bb2f8f3c0d", "code_version": "4f2c1a9",
+        "inputs": ["dataset:btc-minutes@1"], "outputs": ["scalar/feature/BTCUSDT/1m/rsi_14"], "series_count": 1,
+        "created_at": "2024-03-01T08:00:00Z"
+    }], "next_cursor": null}))]
 pub struct DefinitionPage {
     pub definitions: Vec<Definition>,
     pub next_cursor: Option<String>,
@@ -203,18 +246,28 @@ pub struct RecordFilter {
 /// What can be changed of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+#[derive(utoipa::ToSchema)]
+#[schema(example = json!({"status": "deprecated"}))]
 pub struct RecordPatch {
     /// `draft` to `active`, `active` to `deprecated` and back, any of them to `archived`, for good.
-    #[cfg_attr(feature = "server", schema(example = "deprecated"))]
+    #[schema(example = "deprecated")]
     pub status: RecordStatus,
 }
 
 /// What a record was made from, and what was made from it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[schema(example = json!({
+        "record": "dataset:btc-minutes@2",
+        "upstream": [{"record": "dataset:btc-minutes@1", "status": "deprecated", "depth": 1}],
+        "downstream": [{"record": "feature:rsi-14@1", "status": "active", "depth": 1}],
+        "edges": [
+            {"parent": "dataset:btc-minutes@1", "child": "dataset:btc-minutes@2"},
+            {"parent": "dataset:btc-minutes@2", "child": "feature:rsi-14@1"}
+        ],
+        "truncated": false
+    }))]
 pub struct LineageReply {
-    #[cfg_attr(feature = "server", schema(value_type = String, example = "dataset:btc-minutes@2"))]
+    #[schema(value_type = String, example = "dataset:btc-minutes@2")]
     pub record: RecordRef,
     /// The nearest first; 1,000 at most.
     pub upstream: Vec<LineageNode>,
@@ -227,10 +280,9 @@ pub struct LineageReply {
 }
 
 /// A record in a lineage.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct LineageNode {
-    #[cfg_attr(feature = "server", schema(value_type = String, example = "dataset:btc-minutes@1"))]
+    #[schema(value_type = String, example = "dataset:btc-minutes@1")]
     pub record: RecordRef,
     pub status: RecordStatus,
     /// Steps away, by the shortest way.
@@ -238,11 +290,10 @@ pub struct LineageNode {
 }
 
 /// `child` was made from `parent`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct LineageEdge {
-    #[cfg_attr(feature = "server", schema(value_type = String, example = "dataset:btc-minutes@1"))]
+    #[schema(value_type = String, example = "dataset:btc-minutes@1")]
     pub parent: RecordRef,
-    #[cfg_attr(feature = "server", schema(value_type = String, example = "dataset:btc-minutes@2"))]
+    #[schema(value_type = String, example = "dataset:btc-minutes@2")]
     pub child: RecordRef,
 }

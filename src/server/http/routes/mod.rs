@@ -2,7 +2,10 @@
 
 mod admin;
 mod coverage;
-mod not_yet;
+mod datasets;
+mod factors;
+mod features;
+mod records;
 mod rows;
 mod series;
 mod server;
@@ -55,7 +58,21 @@ pub fn all() -> OpenApiRouter<Gated> {
         .routes(routes!(server::ready))
         .routes(routes!(server::metrics))
         .routes(routes!(server::openapi))
-        .merge(not_yet::all())
+        .routes(routes!(datasets::list_datasets, datasets::create_dataset))
+        .routes(routes!(datasets::get_dataset))
+        .routes(routes!(datasets::list_dataset_versions))
+        .routes(routes!(datasets::get_dataset_version, datasets::change_dataset))
+        .routes(routes!(datasets::dataset_lineage))
+        .routes(routes!(features::list_features, features::define_feature))
+        .routes(routes!(features::get_feature))
+        .routes(routes!(features::list_feature_versions))
+        .routes(routes!(features::get_feature_version, features::change_feature))
+        .routes(routes!(features::feature_lineage))
+        .routes(routes!(factors::list_factors, factors::define_factor))
+        .routes(routes!(factors::get_factor))
+        .routes(routes!(factors::list_factor_versions))
+        .routes(routes!(factors::get_factor_version, factors::change_factor))
+        .routes(routes!(factors::factor_lineage))
 }
 
 /// What tells how the server is.

@@ -1,0 +1,155 @@
+//! `fastk feature` and `fastk factor`: how series are computed, and from what.
+
+use std::path::Path;
+
+use clap::Subcommand;
+
+use super::dataset::{NameArgs, OneArgs, PageArgs, StatusArgs, lineage, more, named};
+use super::show;
+use super::target::{PlainArgs, Target};
+use crate::error::{Error, Result};
+use crate::registry::{RecordKind, RecordRef, RecordStatus};
+use crate::service::{DefinitionPage, DefinitionSpec, RecordFilter};
+use crate::types::SeriesKey;
+
+#[derive(Debug, clap::Args)]
+pub struct DefinitionArgs {
+    #[command(subcommand)]
+    verb: DefinitionVerb,
+}
+
+#[derive(Debug, Subcommand)]
+enum DefinitionVerb {
+    /// Register a definition: its next version, or the one that is the same.
+    Create(CreateArgs),
+    /// All by name and version.
+    List(ListArgs),
+    /// One version; the latest for a name alone.
+    Show(OneArgs),
+    /// Versions of a name.
+    Versions(NameArgs),
+    /// What it was made from, and what was made from it.
+    Lineage(OneArgs),
+    /// Change where a version stands.
+    Status(StatusArgs),
+}
+
+#[derive(Debug, clap::Args)]
+struct CreateArgs {
+    /// 1 to 48 of lower-case letters, digits and . _ -, a letter or digit first.
+    name: String,
+    /// How it is computed: a JSON object, or @FILE with one.
+    #[arg(long, value_name = "JSON")]
+    definition: String,
+    /// Version of the code that computes it, such as a commit.
+    #[arg(long, value_name = "TEXT")]
+    code_version: String,
+    /// What it is computed from: the key of a series, NAME@VERSION of a dataset, feature:NAME@VERSION,
+    /// factor:NAME@VERSION; may be repeated.
+    #[arg(long = "input", value_name = "INPUT", required = true)]
+    inputs: Vec<String>,
+    /// Key of a series it is stored in; may be repeated.
+    #[arg(long = "output", value_name = "KEY")]
+    outputs: Vec<String>,
+    #[arg(long)]
+    description: Option<String>,
+    /// draft or active.
+    #[arg(long, default_value = "active")]
+    status: String,
+    #[command(flatten)]
+    plain: PlainArgs,
+}
+
+#[derive(Debug, clap::Args)]
+struct ListArgs {
+    #[arg(long)]
+    name: Option<String>,
+    /// draft, active, deprecated or archived.
+    #[arg(long)]
+    status: Option<String>,
+    /// Only those with this series among inputs and outputs.
+    #[arg(long, value_name = "KEY")]
+    series: Option<String>,
+    /// Only those computed from this one, in one step.
+    #[arg(long, value_name = "RECORD")]
+    derived_from: Option<String>,
+    #[command(flatten)]
+    pages: PageArgs,
+    #[command(flatten)]
+    plain: PlainArgs,
+}
+
+/// Runs one of the verbs under `feature` or `factor`.
+pub fn run(kind: RecordKind, args: DefinitionArgs) -> Result<u8> {
+    match args.verb {
+        DefinitionVerb::Create(args) => create(kind, args)?,
+        DefinitionVerb::List(args) => {
+            let filter = RecordFilter {
+                name: args.name,
+                status: args.status.as_deref().map(str::parse).transpose()?,
+                series: args.series.as_deref().map(SeriesKey::parse).transpose()?,
+                derived_from: args.derived_from.as_deref().map(str::parse).transpose()?,
+                limit: args.pages.limit,
+                cursor: args.pages.cursor,
+                ..RecordFilter::default()
+            };
+            page(kind, &Target::open(&args.plain.target, false)?.definitions(kind, &filter)?, args.plain.json)?;
+        }
+        DefinitionVerb::Show(OneArgs { record, plain }) => {
+            let (name, version) = RecordRef::parse_short(kind, &record)?;
+            show::reply(&Target::open(&plain.target, false)?.definition(kind, &name, version)?, plain.json)?;
+        }
+        DefinitionVerb::Versions(NameArgs { name, pages, plain }) => {
+            let filter = RecordFilter { limit: pages.limit, cursor: pages.cursor, ..RecordFilter::default() };
+            let found = Target::open(&plain.target, false)?.definition_versions(kind, &name, &filter)?;
+            page(kind, &found, plain.json)?;
+        }
+        DefinitionVerb::Lineage(args) => lineage(kind, &args)?,
+        DefinitionVerb::Status(StatusArgs { record, status, plain }) => {
+            let (name, version) = named(kind, &record)?;
+            let status: RecordStatus = status.parse()?;
+            let changed = Target::open(&plain.target, false)?.set_definition_status(kind, &name, version, status)?;
+            show::reply(&changed, plain.json)?;
+        }
+    }
+    Ok(0)
+}
+
+fn create(kind: RecordKind, args: CreateArgs) -> Result<()> {
+    let text = match args.definition.strip_prefix('@') {
+        None => args.definition,
+        Some(file) => {
+            let path = Path::new(file);
+            std::fs::read_to_string(path).map_err(|error| Error::io("read", path, &error))?
+        }
+    };
+    let spec = DefinitionSpec {
+        name: args.name,
+        definition: serde_json::from_str(&text)
+            .map_err(|error| Error::invalid(format!("the definition is no JSON: {error}")))?,
+        code_version: args.code_version,
+        inputs: args.inputs,
+        outputs: args.outputs.iter().map(|text| SeriesKey::parse(text)).collect::<Result<_>>()?,
+        description: args.description,
+        status: args.status.parse()?,
+    };
+    show::reply(&Target::open(&args.plain.target, false)?.define(kind, &spec)?, args.plain.json)
+}
+
+fn page(kind: RecordKind, page: &DefinitionPage, json: bool) -> Result<()> {
+    if json {
+        return show::reply(page, true);
+    }
+    let rows = page.definitions.iter().map(|one| {
+        vec![
+            one.reference.short(),
+            one.status.name().to_owned(),
+            one.code_version.clone(),
+            one.series_count.to_string(),
+            one.config_hash.clone(),
+        ]
+    });
+    show::out(&show::table(&[kind.name(), "status", "code_version", "series", "config_hash"], rows.collect()))?;
+    more(page.next_cursor.as_deref());
+    Ok(())
+}

@@ -1,0 +1,111 @@
+//! Factors: register, list, look at, change the status of, lineage.
+
+use axum::body::Body;
+use axum::http::{HeaderMap, Uri};
+
+use super::{App, Outcome, records};
+use crate::registry::RecordKind;
+use crate::server::http::extract::{RecordName, RecordVersion};
+use crate::server::http::openapi::{DefineFailure, DefinitionFailure, DefinitionStatusFailure, RecordsFailure};
+use crate::server::http::params::{DefinitionParams, VersionParams};
+use crate::service::{Defined, Definition, DefinitionPage, DefinitionSpec, LineageReply, RecordPatch};
+
+/// Register a factor
+///
+/// The same definition, code version, inputs and outputs again are the version that is there; anything else is the next
+/// one.
+#[utoipa::path(
+    post, path = "/v1/factors", operation_id = "registerFactor", tag = "registry",
+    request_body = DefinitionSpec,
+    responses(
+        (status = 201, description = "Registered", body = Defined,
+            headers(("Location" = String, description = "Path of the version"))),
+        (status = 200, description = "This version was there already", body = Defined),
+        DefineFailure,
+    ),
+)]
+pub async fn define_factor(app: App, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
+    records::define(app, RecordKind::Factor, headers, uri, body).await
+}
+
+/// List factors
+///
+/// By name and version, in pages, without their series.
+#[utoipa::path(
+    get, path = "/v1/factors", operation_id = "listFactors", tag = "registry",
+    params(DefinitionParams),
+    responses((status = 200, description = "A page of factors", body = DefinitionPage), RecordsFailure),
+)]
+pub async fn list_factors(app: App, headers: HeaderMap, uri: Uri) -> Outcome {
+    records::list(app, RecordKind::Factor, headers, uri).await
+}
+
+/// Look at the latest version of a factor
+///
+/// The highest that is not archived; the highest where all are.
+#[utoipa::path(
+    get, path = "/v1/factors/{name}", operation_id = "getFactor", tag = "registry",
+    params(("name" = String, Path, description = "Name", example = "momentum-20")),
+    responses((status = 200, description = "The factor", body = Definition), DefinitionFailure),
+)]
+pub async fn get_factor(app: App, RecordName(name): RecordName, headers: HeaderMap, uri: Uri) -> Outcome {
+    records::get(app, RecordKind::Factor, RecordVersion { name, version: None }, headers, uri).await
+}
+
+/// List the versions of a factor
+///
+/// By number, in pages, without their series.
+#[utoipa::path(
+    get, path = "/v1/factors/{name}/versions", operation_id = "listFactorVersions", tag = "registry",
+    params(("name" = String, Path, description = "Name", example = "momentum-20"), VersionParams),
+    responses((status = 200, description = "A page of versions", body = DefinitionPage), DefinitionFailure),
+)]
+pub async fn list_factor_versions(app: App, of: RecordName, headers: HeaderMap, uri: Uri) -> Outcome {
+    records::versions(app, RecordKind::Factor, of, headers, uri).await
+}
+
+/// Look at a version of a factor
+///
+/// With its series.
+#[utoipa::path(
+    get, path = "/v1/factors/{name}/versions/{version}", operation_id = "getFactorVersion", tag = "registry",
+    params(
+        ("name" = String, Path, description = "Name", example = "momentum-20"),
+        ("version" = String, Path, description = "Version, or `latest`: the highest that is not archived", example = "1"),
+    ),
+    responses((status = 200, description = "The factor", body = Definition), DefinitionFailure),
+)]
+pub async fn get_factor_version(app: App, of: RecordVersion, headers: HeaderMap, uri: Uri) -> Outcome {
+    records::get(app, RecordKind::Factor, of, headers, uri).await
+}
+
+/// Change the status of a factor
+///
+/// Nothing else of it can be changed.
+#[utoipa::path(
+    patch, path = "/v1/factors/{name}/versions/{version}", operation_id = "changeFactor", tag = "registry",
+    params(
+        ("name" = String, Path, description = "Name", example = "momentum-20"),
+        ("version" = String, Path, description = "Version, or `latest`: the highest that is not archived", example = "1"),
+    ),
+    request_body = RecordPatch,
+    responses((status = 200, description = "Changed", body = Definition), DefinitionStatusFailure),
+)]
+pub async fn change_factor(app: App, of: RecordVersion, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
+    records::change(app, RecordKind::Factor, of, headers, uri, body).await
+}
+
+/// Lineage of a factor
+///
+/// What it is computed from and what was made from it, over any number of steps, 1,000 records each way at most.
+#[utoipa::path(
+    get, path = "/v1/factors/{name}/versions/{version}/lineage", operation_id = "getFactorLineage", tag = "registry",
+    params(
+        ("name" = String, Path, description = "Name", example = "momentum-20"),
+        ("version" = String, Path, description = "Version, or `latest`: the highest that is not archived", example = "1"),
+    ),
+    responses((status = 200, description = "The lineage", body = LineageReply), DefinitionFailure),
+)]
+pub async fn factor_lineage(app: App, of: RecordVersion, headers: HeaderMap, uri: Uri) -> Outcome {
+    records::lineage(app, RecordKind::Factor, of, headers, uri).await
+}

@@ -1,0 +1,93 @@
+//! What the routes of datasets, features and factors have in common.
+
+use axum::body::Body;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
+use axum::response::Response;
+
+use super::{App, Outcome};
+use crate::error::Result;
+use crate::registry::{RecordKind, RecordRef};
+use crate::server::http::extract::{RecordName, RecordVersion};
+use crate::server::http::params::{DefinitionParams, Known, NoParams, Params, VersionParams};
+use crate::server::http::{body, once, reply};
+use crate::service::{DefinitionSpec, RecordFilter, RecordPatch};
+use crate::types::SeriesKey;
+
+/// Reads the filter of a list.
+pub fn filter<P: Known>(uri: &Uri) -> Result<RecordFilter> {
+    let params = Params::of::<P>(uri)?;
+    let own = |name: &str| params.text(name).map(String::from);
+    Ok(RecordFilter {
+        name: own("name"),
+        status: params.text("status").map(str::parse).transpose()?,
+        source: own("source"),
+        market: own("market"),
+        series: params.text("series").map(SeriesKey::parse).transpose()?,
+        derived_from: params.text("derived_from").map(str::parse).transpose()?,
+        limit: params.count("limit")?,
+        cursor: own("cursor"),
+    })
+}
+
+/// Tells where a record is.
+pub fn located(mut response: Response, record: &RecordRef) -> Response {
+    let path = format!("/v1/{}s/{}/versions/{}", record.kind.name(), record.name, record.version);
+    if let Ok(location) = HeaderValue::from_str(&path) {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    response
+}
+
+/// The status that a change asks for.
+pub async fn patch(app: &App, headers: &HeaderMap, uri: &Uri, body: Body) -> Result<RecordPatch> {
+    Params::of::<NoParams>(uri)?;
+    once::refuse(headers)?;
+    body::json(headers, body, app.config(), &app.shared.ingest).await
+}
+
+pub async fn define(app: App, kind: RecordKind, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
+    Params::of::<NoParams>(&uri)?;
+    once::refuse(&headers)?;
+    let spec: DefinitionSpec = body::json(&headers, body, app.config(), &app.shared.ingest).await?;
+    let defined = app.blocking(move |service| service.define(kind, &spec)).await?;
+    let status = if defined.created { StatusCode::CREATED } else { StatusCode::OK };
+    Ok(located(reply::json(status, &defined)?, &defined.definition.reference))
+}
+
+pub async fn list(app: App, kind: RecordKind, headers: HeaderMap, uri: Uri) -> Outcome {
+    let filter = filter::<DefinitionParams>(&uri)?;
+    let page = app.blocking(move |service| service.definitions(kind, &filter)).await?;
+    Ok(reply::json_coded(&headers, &page, None)?)
+}
+
+pub async fn get(app: App, kind: RecordKind, of: RecordVersion, headers: HeaderMap, uri: Uri) -> Outcome {
+    Params::of::<NoParams>(&uri)?;
+    let found = app.blocking(move |service| service.definition(kind, &of.name, of.version)).await?;
+    Ok(reply::json_coded(&headers, &found, None)?)
+}
+
+pub async fn versions(app: App, kind: RecordKind, of: RecordName, headers: HeaderMap, uri: Uri) -> Outcome {
+    let filter = filter::<VersionParams>(&uri)?;
+    let page = app.blocking(move |service| service.definition_versions(kind, &of.0, &filter)).await?;
+    Ok(reply::json_coded(&headers, &page, None)?)
+}
+
+pub async fn change(
+    app: App,
+    kind: RecordKind,
+    of: RecordVersion,
+    headers: HeaderMap,
+    uri: Uri,
+    body: Body,
+) -> Outcome {
+    let status = patch(&app, &headers, &uri, body).await?.status;
+    let verb =
+        move |service: &crate::service::Service| service.set_definition_status(kind, &of.name, of.version, status);
+    Ok(reply::json(StatusCode::OK, &app.blocking(verb).await?)?)
+}
+
+pub async fn lineage(app: App, kind: RecordKind, of: RecordVersion, headers: HeaderMap, uri: Uri) -> Outcome {
+    Params::of::<NoParams>(&uri)?;
+    let found = app.blocking(move |service| service.lineage(kind, &of.name, of.version)).await?;
+    Ok(reply::json_coded(&headers, &found, None)?)
+}
