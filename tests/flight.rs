@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use arrow::array::{Array, Decimal64Array, Float64Array, Int64Array, RecordBatch, TimestampMillisecondArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use arrow::ipc::writer::IpcWriteOptions;
+use arrow_flight::decode::FlightRecordBatchStream;
 use arrow_flight::flight_service_client::FlightServiceClient;
 use arrow_flight::utils::{batches_to_flight_data, flight_data_to_batches};
 use arrow_flight::{
@@ -622,7 +623,9 @@ async fn tickets_under_a_dataset_answer_its_members_alone() {
         let ticket = endpoint.ticket.clone().unwrap();
         let text = String::from_utf8(ticket.ticket.to_vec()).unwrap();
         assert!(text.contains("dataset:two@1"), "{text}");
-        let batches = get_ticket(&mut client, ticket).await.unwrap();
+        let messages = client.do_get(ticket).await.unwrap().into_inner().map_err(Into::into);
+        let batches: Vec<RecordBatch> =
+            FlightRecordBatchStream::new_from_flight_data(messages).try_collect().await.unwrap();
         rows += batches.iter().map(RecordBatch::num_rows).sum::<usize>();
     }
     assert_eq!(rows, 3_010);

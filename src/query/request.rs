@@ -84,7 +84,8 @@ pub struct Query {
     pub order: Order,
     #[serde(default)]
     pub numbers: Numbers,
-    /// Answer as the snapshot of this name shows it.
+    /// Answer as the snapshot of this name shows it, or as a dataset pins it: `dataset:NAME@VERSION`, or `dataset:NAME` for
+    /// its latest version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub as_of: Option<String>,
     /// Answer as of this commit; `commit_gone` when it is no longer kept. Not together with `as_of`.

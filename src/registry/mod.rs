@@ -141,6 +141,11 @@ impl Registry {
         self.slot.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether no record was ever made.
+    fn is_absent(&self) -> bool {
+        matches!(*self.slot(), Slot::Absent(..))
+    }
+
     /// What to tell of a failed statement; keeps it when it tells of the file.
     fn failed(&self, action: &str, error: &rusqlite::Error) -> Error {
         let error = failed(action, &self.path, error);

@@ -454,6 +454,9 @@ impl Registry {
 
     /// What was begun and is neither done nor undone.
     pub fn pending(&self) -> Result<Vec<Pending>> {
+        if self.is_absent() {
+            return Ok(Vec::new());
+        }
         self.read("read", |connection| {
             let mut statement =
                 connection.prepare("SELECT name, version, snapshot, drops FROM pending ORDER BY name, version")?;

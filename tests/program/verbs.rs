@@ -110,9 +110,7 @@ fn conversation(place: &Place, folder: &Path) -> Vec<String> {
         ]),
         place.ok(&["dataset", "create", "bars", "kline/*/1m", "--derived-from", "bars@1", "--json"]),
         place.ok(&["dataset", "list"]),
-        place.ok(&["dataset", "list", "--source", "here", "--json"]),
         place.ok(&["dataset", "show", "bars@1"]),
-        place.ok(&["dataset", "show", "bars", "--json"]),
         place.ok(&["dataset", "versions", "bars", "--limit", "1"]),
         place.ok(&["dataset", "versions", "bars", "--limit", "1", "--cursor", "bars@1"]),
         place.ok(&["dataset", "lineage", "bars@1"]),
@@ -127,27 +125,27 @@ fn conversation(place: &Place, folder: &Path) -> Vec<String> {
     let definition = out("definition.json");
     std::fs::write(&definition, r#"{"period": 14}"#).unwrap();
     let definition = format!("@{definition}");
-    for kind in ["feature", "factor"] {
-        let make = |definition: &str| {
-            let output = "scalar/feature/BTCUSDT/1m/rsi";
-            let words = ["create", "rsi", "--definition", definition, "--code-version", "c1", "--output", output];
-            place.ok(&[&[kind], &words[..], &["--input", KEY, "--input", "bars@2"]].concat())
-        };
-        said.extend([
-            make(&definition),
-            make(r#"{"period":14}"#),
-            make(r#"{"period":15}"#),
-            place.ok(&[kind, "list"]),
-            place.ok(&[kind, "list", "--derived-from", "bars@2", "--series", KEY, "--limit", "1", "--json"]),
-            place.ok(&[kind, "show", "rsi"]),
-            place.ok(&[kind, "show", "rsi@1", "--json"]),
-            place.ok(&[kind, "versions", "rsi"]),
-            place.ok(&[kind, "lineage", "rsi"]),
-            place.ok(&[kind, "status", "rsi@2", "deprecated"]),
-        ]);
-    }
+    let make = |kind: &str, definition: &str| {
+        let output = "scalar/feature/BTCUSDT/1m/rsi";
+        let words = ["create", "rsi", "--definition", definition, "--code-version", "c1", "--output", output];
+        place.ok(&[&[kind], &words[..], &["--input", KEY, "--input", "bars@2"]].concat())
+    };
+    said.extend([
+        make("feature", &definition),
+        make("feature", r#"{"period":14}"#),
+        make("feature", r#"{"period":15}"#),
+        place.ok(&["feature", "list", "--derived-from", "bars@2", "--series", KEY, "--limit", "1", "--json"]),
+        place.ok(&["feature", "show", "rsi"]),
+        place.ok(&["feature", "versions", "rsi"]),
+        place.ok(&["feature", "lineage", "rsi"]),
+        place.ok(&["feature", "status", "rsi@2", "deprecated"]),
+        make("factor", &definition),
+        place.ok(&["factor", "list"]),
+        place.ok(&["factor", "show", "rsi@1", "--json"]),
+    ]);
     said.extend([
         place.ok(&["dataset", "lineage", "bars@2"]),
+        place.ok(&["dataset", "status", "bars@2", "archived"]),
         place.ok(&["snapshot", "list"]),
         place.ok(&["coverage", KEY]),
         place.ok(&["coverage", KEY, "--start", "2024-02-01", "--end", "2024-02-01", "--json", "--min-missing", "2"]),
@@ -199,7 +197,7 @@ fn a_directory_and_its_server_say_the_same() {
         "dataset: dataset:bars@1",
         "derived_from: dataset:bars@1",
         "\"status\": \"archived\"",
-        "reference: factor:rsi@2",
+        "reference: feature:rsi@2",
         "created: false",
         "inputs: dataset:bars@2, kline/BTCUSDT/1m",
     ] {

@@ -554,6 +554,31 @@ fn the_rows_do_not_need_the_registry() {
 }
 
 #[test]
+fn a_record_that_is_refused_by_the_file_takes_its_snapshot_back() {
+    let mut server = filled();
+    let made = create(&server, &json!({"name": "a", "members": ["kline/X/1m"]}));
+    let file = server.root.path().join("registry.sqlite");
+    let change = |sql: &str| rusqlite::Connection::open(&file).unwrap().execute_batch(sql).unwrap();
+    change("CREATE TRIGGER refuse BEFORE INSERT ON record BEGIN SELECT RAISE(ABORT, 'refused'); END");
+    let spec = json!({"name": "a", "members": ["kline/X/1m"]});
+    server.post_json("/v1/datasets", &spec.to_string()).refused("internal");
+    let definition = r#"{"name":"f","definition":{},"code_version":"1","inputs":["a@1"]}"#;
+    server.post_json("/v1/features", definition).refused("internal");
+    assert_eq!(snapshots(&server), ["dataset:a@1".to_owned()].into());
+    assert_eq!(server.get("/v1/datasets/a").expect(200).json(), made);
+    // When not even that can be noted, the next opening does it.
+    change("CREATE TRIGGER keep BEFORE DELETE ON pending BEGIN SELECT RAISE(ABORT, 'kept'); END");
+    server.post_json("/v1/datasets", &spec.to_string()).refused("internal");
+    assert_eq!(server.service.store().snapshots().len(), 1);
+    server.service.store().create_snapshot("dataset:a@2").unwrap();
+    change("DROP TRIGGER keep; DROP TRIGGER refuse");
+    server = server.restarted();
+    assert_eq!(snapshots(&server), ["dataset:a@1".to_owned()].into());
+    assert_eq!(create(&server, &spec)["version"], 2);
+    server.post(X, "text/csv", csv_body(9_000, 1)).expect(200);
+}
+
+#[test]
 fn a_backup_carries_the_registry_and_a_restored_store_has_it() {
     let server = filled();
     let place = tempfile::tempdir().unwrap();
@@ -617,4 +642,19 @@ fn a_backup_carries_the_registry_and_a_restored_store_has_it() {
         assert!(restored.close());
     }
     assert_eq!(listing(&dir), before, "a restored store changes a file of its own");
+
+    // As of the first version: the second one is told of, and its rows are not there.
+    let root = place.path().join("then");
+    let as_of = Some("dataset:a@1".to_owned());
+    let options = RestoreOptions { apply: true, as_of, ..RestoreOptions::default() };
+    restore_backup(&dir, &root, &options, &Watch::new()).unwrap();
+    let restored = Service::open(&root, false, StoreOptions { upkeep: false, ..Default::default() }).unwrap();
+    assert_eq!(restored.dataset("a", None).unwrap().version, 2);
+    let read = |version: u32| {
+        let as_of = Some(format!("dataset:a@{version}"));
+        let query = fastk::query::Query { series: vec!["kline/X/1m".into()], as_of, ..Default::default() };
+        restored.read(&query).map(|answer| answer.map(|block| block.unwrap().rows).sum::<usize>())
+    };
+    assert_eq!(read(1).unwrap(), 3_000);
+    assert_eq!(read(2).unwrap_err().code().name(), "snapshot_not_found");
 }

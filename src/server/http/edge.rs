@@ -30,7 +30,9 @@ pub async fn edge(State(app): State<Gated>, mut request: Request, next: Next) ->
     let span = tracing::info_span!("request", id);
     let admitted = head_limits(&app, &request).and_then(|()| app.admit(&path, request.headers()));
     let caller = admitted.as_ref().map(|(service, _)| service.caller().id.clone()).unwrap_or_default();
-    let is_audited = method == Method::DELETE || (path.starts_with("/v1/admin/") && method != Method::GET);
+    // Archiving a dataset drops its snapshot.
+    let may_drop = method == Method::DELETE || (path.starts_with("/v1/datasets/") && method == Method::PATCH);
+    let is_audited = may_drop || (path.starts_with("/v1/admin/") && method != Method::GET);
     let mut audit = is_audited.then(|| Audit {
         id: id.clone(),
         caller,
