@@ -335,7 +335,9 @@ impl Work<'_> {
     ) -> Result<String> {
         let root = self.root;
         disk::remove(&root.join(FORMAT_FILE))?;
-        disk::remove(&root.join(REGISTRY_FILE))?;
+        if root.join(REGISTRY_FILE).found()? {
+            disk::remove(&root.join(REGISTRY_FILE))?;
+        }
         clear(root)?;
         let tmp = root.join("tmp");
         disk::create_dir(&tmp)?;
