@@ -48,7 +48,7 @@ pub struct StoreConfig {
     pub wal_segment_bytes: u64,
     /// Most bytes of log kept, at least four segments.
     pub wal_bytes_max: u64,
-    /// Rows of one series in the tail that start a seal, at least 1.
+    /// Rows of one series in the tail that start a seal, and of a sorted write that goes straight to chunks, at least 1.
     pub seal_rows: u64,
     /// Bytes of rows in run files beyond which the longest tails are sealed, at least 1 MiB.
     pub tail_bytes_max: u64,
