@@ -11,5 +11,6 @@ mod load;
 mod mounts;
 mod power;
 mod program;
+mod saturated;
 mod syscalls;
 mod two;

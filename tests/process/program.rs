@@ -125,6 +125,8 @@ pub struct Server {
     log: PathBuf,
     pub http: String,
     pub flight: String,
+    /// Where health has a listener of its own.
+    pub health: Option<String>,
 }
 
 /// `fastk serve` over a directory on free ports.
@@ -149,7 +151,7 @@ impl Server {
         let mut line = String::new();
         out.read_line(&mut line).unwrap();
         let words: Vec<&str> = line.split_whitespace().collect();
-        let ["ready", http, flight] = words.as_slice() else {
+        let ["ready", http, flight, rest @ ..] = words.as_slice() else {
             let status = child.wait().unwrap();
             let said = std::fs::read(log).unwrap();
             let said = String::from_utf8_lossy(&said[usize::try_from(from).unwrap()..]).into_owned();
@@ -157,7 +159,8 @@ impl Server {
         };
         let http = http.strip_prefix("http=").unwrap().to_string();
         let flight = flight.strip_prefix("flight=").unwrap().to_string();
-        Ok(Self { child, out, log: log.to_owned(), http, flight })
+        let health = rest.iter().find_map(|word| word.strip_prefix("health=")).map(str::to_owned);
+        Ok(Self { child, out, log: log.to_owned(), http, flight, health })
     }
 
     pub fn rest(&self) -> RestClient {
