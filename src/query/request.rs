@@ -76,9 +76,11 @@ pub struct Query {
     pub predicates: Option<Vec<Predicate>>,
     /// Keep only the last N rows of the range, of each series.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "server", schema(minimum = 1))]
     pub latest: Option<u64>,
     /// Give at most this many rows, of all series together, in the order of the answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "server", schema(minimum = 1))]
     pub limit: Option<u64>,
     #[serde(default)]
     pub order: Order,
@@ -92,6 +94,7 @@ pub struct Query {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub commit: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "server", schema(minimum = 1))]
     pub latest_complete: Option<u64>,
     /// How several series are arranged; `by_series` by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -103,6 +106,7 @@ pub struct Query {
     pub cursor: Option<String>,
     /// How many endpoints GetFlightInfo splits the answer into, by time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "server", schema(minimum = 1))]
     pub endpoints: Option<u64>,
 }
 

@@ -163,7 +163,6 @@ pub struct ScanStats {
     pub rows_checked: u64,
     pub rows_matched: u64,
     /// `zone_map`, `value_index` or `both`; `none` when nothing could be ruled out beforehand.
-    #[cfg_attr(feature = "server", schema(inline))]
     pub index_used: IndexUsed,
     /// Whether some chunk had no usable zone map and was read whole.
     pub fallback: bool,

@@ -113,7 +113,6 @@ pub struct CoverageReply {
     /// Length of a bucket in calendar months; null otherwise.
     pub interval_months: Option<i64>,
     /// A timestamp that starts a bucket: the phase of the grid.
-    #[cfg_attr(feature = "server", schema(inline))]
     pub origin: Stamp,
     /// First and last row of the series; null when it has none.
     #[cfg_attr(feature = "server", schema(inline))]

@@ -315,7 +315,7 @@ pub async fn json_or_default<T: serde::de::DeserializeOwned + Default>(
     if body.is_end_stream() || content_length(headers) == Some(0) {
         return Ok(T::default());
     }
-    json(app, headers, body).await
+    Ok(json::<Option<T>>(app, headers, body).await?.unwrap_or_default())
 }
 
 /// Takes in the JSON of a control request.
@@ -349,6 +349,10 @@ pub async fn json<T: serde::de::DeserializeOwned>(app: &App, headers: &HeaderMap
     let Content::Memory(bytes) = stage(headers, body, &limits).await?.content else {
         return Err(Error::internal("a short body was staged in a file"));
     };
+    // Serde would take a list for the fields of an object in their order.
+    if bytes.trim_ascii_start().starts_with(b"[") {
+        return Err(Error::invalid("the body does not fit: it is a list, not an object"));
+    }
     check_depth(&bytes, depth_max)?;
     serde_json::from_slice(&bytes).map_err(|error| Error::invalid(format!("the body does not fit: {error}")))
 }

@@ -7,6 +7,7 @@ mod coding;
 pub mod cors;
 mod edge;
 mod etag;
+mod examples;
 mod extract;
 mod listen;
 mod once;

@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 
 use utoipa::openapi::schema::{
-    ArrayBuilder, KnownFormat, ObjectBuilder, OneOfBuilder, Schema, SchemaFormat, SchemaType, Type,
+    AdditionalProperties, ArrayBuilder, KnownFormat, ObjectBuilder, OneOfBuilder, Schema, SchemaFormat, SchemaType,
+    Type,
 };
-use utoipa::openapi::{Content, Ref, RefOr, Response, ResponseBuilder};
-use utoipa::{IntoResponses, OpenApi, PartialSchema, ToSchema};
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::openapi::{Components, Content, Ref, RefOr, Response, ResponseBuilder};
+use utoipa::{IntoResponses, Modify, OpenApi, PartialSchema, ToSchema};
 
 use super::problem::{PROBLEM, Problem};
 use crate::error::ErrorCode;
@@ -23,9 +25,11 @@ use crate::query::ScanStats;
         license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0"),
     ),
     servers((url = "http://127.0.0.1:8080", description = "a server on this machine")),
+    modifiers(&Bearer),
+    security(("bearer" = [])),
     components(schemas(
         crate::service::VerifyReport, crate::service::Finding, crate::service::CompactReply,
-        Problem, RowsBody, WritesBody, RowsReply, Binary, crate::egress::OutFormat, crate::egress::Times,
+        Problem, crate::query::IndexUsed, RowsBody, WritesBody, RowsReply, Binary, Symbol, Timeframe, Category, ContentCoding, crate::egress::OutFormat, crate::egress::Times,
         crate::egress::RowsShape, crate::service::Mode, crate::service::MergeOp, crate::ingest::BodyFormat,
         crate::ingest::Numbers, crate::ingest::Missing,
         crate::ingest::Validate, crate::types::Rounding,
@@ -42,7 +46,10 @@ pub struct Document;
 
 /// The OpenAPI document as it is served and committed: JSON with two spaces of indentation and a final newline.
 pub fn openapi_json() -> String {
-    let document = super::routes::all().into_openapi();
+    let mut document = super::routes::all().into_openapi();
+    if let Err(error) = super::examples::add(&mut document) {
+        tracing::error!(%error, "the OpenAPI document has no examples");
+    }
     let mut text = document.to_pretty_json().unwrap_or_default();
     text.push('\n');
     text
@@ -69,13 +76,46 @@ pub fn problems(codes: &[ErrorCode]) -> BTreeMap<String, RefOr<Response>> {
 const EVERYWHERE: [ErrorCode; 4] =
     [ErrorCode::UriTooLong, ErrorCode::HeadersTooLarge, ErrorCode::Internal, ErrorCode::Io];
 
+/// Codes of every route that asks for a token.
+const GATED: [ErrorCode; 2] = [ErrorCode::Unauthenticated, ErrorCode::PermissionDenied];
+
+/// What everybody may ask.
+#[derive(Debug)]
+pub struct OpenFailure;
+
+impl IntoResponses for OpenFailure {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        problems(&[&[ErrorCode::InvalidArgument][..], &EVERYWHERE].concat())
+    }
+}
+
 /// Asking how the server is, whose 503 is an answer and no problem document.
 #[derive(Debug)]
 pub struct HealthFailure;
 
 impl IntoResponses for HealthFailure {
     fn responses() -> BTreeMap<String, RefOr<Response>> {
-        problems(&[&[ErrorCode::InvalidArgument][..], &EVERYWHERE].concat())
+        problems(&[&[ErrorCode::InvalidArgument][..], &GATED, &EVERYWHERE].concat())
+    }
+}
+
+/// The token of a request.
+#[derive(Debug)]
+pub struct Bearer;
+
+impl Modify for Bearer {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        let scheme = HttpBuilder::new()
+            .scheme(HttpAuthScheme::Bearer)
+            .description(Some(
+                "A token of `fastk admin token create`. A server whose store has no tokens asks for none, and answers \
+                 this machine only.",
+            ))
+            .build();
+        document
+            .components
+            .get_or_insert_with(Components::new)
+            .add_security_scheme("bearer", SecurityScheme::Http(scheme));
     }
 }
 
@@ -89,7 +129,7 @@ macro_rules! failures {
             impl IntoResponses for $name {
                 fn responses() -> BTreeMap<String, RefOr<Response>> {
                     let own = [$(ErrorCode::$code,)* ErrorCode::NotReady];
-                    problems(&[&own[..], &EVERYWHERE].concat())
+                    problems(&[&own[..], &GATED, &EVERYWHERE].concat())
                 }
             }
         )*
@@ -131,7 +171,7 @@ failures! {
     /// Starting a job about the whole store.
     StartFailure: InvalidArgument RequestTimeout TooLarge UnsupportedMediaType Overloaded;
     /// Starting a backup.
-    BackupFailure: InvalidArgument PermissionDenied RequestTimeout TooLarge UnsupportedMediaType Overloaded;
+    BackupFailure: InvalidArgument RequestTimeout TooLarge UnsupportedMediaType Overloaded;
     /// Starting a job about some series.
     AdminFailure: InvalidArgument SeriesNotFound RequestTimeout TooLarge UnsupportedMediaType Overloaded;
     /// Creating a dataset.
@@ -181,8 +221,16 @@ pub struct RowsBody;
 
 impl PartialSchema for RowsBody {
     fn schema() -> RefOr<Schema> {
-        let rows = object("Rows under a name").property("rows", row_objects()).required("rows").build();
-        let columns = object("Columns under a name").property("columns", column_arrays()).required("columns").build();
+        let rows = object("Rows under a name")
+            .property("rows", row_objects())
+            .required("rows")
+            .additional_properties(Some(AdditionalProperties::<Schema>::FreeForm(false)))
+            .build();
+        let columns = object("Columns under a name")
+            .property("columns", column_arrays())
+            .required("columns")
+            .additional_properties(Some(AdditionalProperties::<Schema>::FreeForm(false)))
+            .build();
         let body = OneOfBuilder::new()
             .description(Some("Rows to write. Every column must be present; decimals are read exactly, also as text."))
             .item(row_objects())
@@ -207,6 +255,7 @@ impl PartialSchema for WritesBody {
             .property("rows", row_objects())
             .property("columns", column_arrays())
             .required("series")
+            .additional_properties(Some(AdditionalProperties::<Schema>::FreeForm(false)))
             .build();
         let entries = ArrayBuilder::new().items(RefOr::T(Schema::Object(entry))).build();
         let body = object("Rows to write, by series").property("writes", Schema::Array(entries)).required("writes");
@@ -249,6 +298,45 @@ impl PartialSchema for RowsReply {
 }
 
 impl ToSchema for RowsReply {}
+
+macro_rules! texts {
+    ($($(#[$outer:meta])* $name:ident $pattern:literal $about:literal;)*) => {
+        $(
+            $(#[$outer])*
+            #[derive(Debug)]
+            pub struct $name;
+
+            impl PartialSchema for $name {
+                fn schema() -> RefOr<Schema> {
+                    RefOr::T(Schema::Object(object($about).schema_type(Type::String).pattern(Some($pattern)).build()))
+                }
+            }
+
+            impl ToSchema for $name {}
+        )*
+    };
+}
+
+texts! {
+    /// A symbol or name as part of a key.
+    Symbol "^[A-Za-z0-9_:@+=^$&-][A-Za-z0-9._:@+=^$&-]{0,63}$"
+        "1 to 64 of ASCII letters, digits and `. _ - : @ + = ^ $ &`, no dot first";
+    /// A timeframe as part of a key.
+    Timeframe "^[A-Za-z0-9_-][A-Za-z0-9._-]{0,31}$"
+        "A count and one of `s m h d w M` (`1m` a minute, `1M` a month), or a label of 1 to 32 ASCII letters, digits and `. _ -`";
+    /// A category as part of a key.
+    Category "^[A-Za-z0-9_]{1,32}$" "1 to 32 of ASCII letters, digits and `_`";
+}
+
+/// How a body is encoded.
+#[derive(Debug, ToSchema)]
+#[schema(rename_all = "lowercase")]
+#[allow(dead_code, reason = "documents a header")]
+pub enum ContentCoding {
+    Identity,
+    Gzip,
+    Zstd,
+}
 
 /// Bytes that are no text.
 #[derive(Debug)]

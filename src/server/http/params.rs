@@ -47,17 +47,14 @@ documented! {
     /// Parameters of a read.
     ReadParams {
         /// First timestamp wanted: an epoch integer in the unit of the series, RFC 3339, or a date. The range is closed.
-        #[param(example = "2024-02-01")]
         start,
         /// Last timestamp wanted; a date means its last instant.
-        #[param(example = "2024-02-29")]
         end,
         /// Number columns wanted, separated by commas; `ts` always comes first.
-        #[param(example = "close,volume")]
         columns,
         /// A condition `column:op:value[,value…]`; may be repeated, all of them count. Operators: eq, ne, gt, gte, lt,
         /// lte, between, between_exclusive, in, not_in. A scalar may leave the column out.
-        #[param(example = "close:gt:42000")]
+        #[param(value_type = Option<Vec<String>>)]
         r#where,
         /// Keep only the last N of these rows.
         #[param(value_type = Option<u64>, minimum = 1)]
@@ -88,7 +85,6 @@ documented! {
         format,
         /// Answer as the snapshot of this name shows the store, or as a dataset pins it: `dataset:NAME@VERSION`, or
         /// `dataset:NAME` for its latest version.
-        #[param(example = "before-repair")]
         as_of,
         /// Adds to a JSON answer how it was found.
         #[param(value_type = Option<bool>)]
@@ -101,14 +97,11 @@ documented! {
     CoverageParams {
         /// First timestamp of the closed range: an epoch integer in the unit of the series, RFC 3339, or a date. The bucket
         /// of the first row by default.
-        #[param(example = "2024-02-01")]
         start,
         /// Last timestamp of the closed range; a date means its last instant. The last row by default.
-        #[param(example = "2024-02-29")]
         end,
         /// When rows are expected, instead of the calendar of the series: `24x7`, `weekdays`, or JSON of weekly windows in
         /// an IANA time zone, `{"zone":"America/New_York","windows":[{"from":"Sun 17:00","to":"Fri 17:00"}]}`.
-        #[param(example = "weekdays")]
         calendar,
         /// List only gaps of at least so many intervals.
         #[param(value_type = Option<u64>, minimum = 1)]
@@ -120,7 +113,6 @@ documented! {
         #[param(value_type = Option<Times>)]
         times,
         /// As the snapshot of this name shows it, with the calendar of then; or `dataset:NAME@VERSION`.
-        #[param(example = "before-repair")]
         as_of,
     }
 }
@@ -235,7 +227,6 @@ documented! {
         category,
         name,
         /// Beginning of the key.
-        #[param(example = "kline/BTC")]
         prefix,
         /// Most series in one answer.
         #[param(value_type = Option<u64>, minimum = 1, maximum = 10_000)]

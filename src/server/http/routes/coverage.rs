@@ -9,7 +9,7 @@ use crate::query::When;
 use crate::server::http::coding::Coding;
 use crate::server::http::etag::{entity_tag, is_known, not_modified};
 use crate::server::http::extract::{Kline, Scalar};
-use crate::server::http::openapi::CoverageFailure;
+use crate::server::http::openapi::{Category, CoverageFailure, Symbol, Timeframe};
 use crate::server::http::params::{CoverageParams, Params};
 use crate::server::http::reply;
 use crate::service::{CoverageReply, CoverageRequest};
@@ -21,8 +21,8 @@ use crate::types::{Calendar, SeriesKey};
 #[utoipa::path(
     get, path = "/v1/coverage/kline/{symbol}/{timeframe}", operation_id = "getKlineCoverage", tag = "rows",
     params(
-        ("symbol" = String, Path, description = "Symbol", example = "BTCUSDT"),
-        ("timeframe" = String, Path, description = "Timeframe", example = "1m"),
+        ("symbol" = Symbol, Path, description = "Symbol"),
+        ("timeframe" = Timeframe, Path, description = "Timeframe"),
         CoverageParams,
         ("Accept-Encoding" = Option<String>, Header, description = "gzip or zstd"),
         ("If-None-Match" = Option<String>, Header, description = "Entity tags of known answers"),
@@ -44,10 +44,10 @@ pub async fn kline_coverage(app: App, Kline(key): Kline, headers: HeaderMap, uri
     get, path = "/v1/coverage/scalar/{category}/{symbol}/{timeframe}/{name}", operation_id = "getScalarCoverage",
     tag = "rows",
     params(
-        ("category" = String, Path, description = "Category", example = "feature"),
-        ("symbol" = String, Path, description = "Symbol", example = "BTCUSDT"),
-        ("timeframe" = String, Path, description = "Timeframe", example = "1m"),
-        ("name" = String, Path, description = "Name", example = "rsi_14"),
+        ("category" = Category, Path, description = "Category"),
+        ("symbol" = Symbol, Path, description = "Symbol"),
+        ("timeframe" = Timeframe, Path, description = "Timeframe"),
+        ("name" = Symbol, Path, description = "Name"),
         CoverageParams,
         ("Accept-Encoding" = Option<String>, Header, description = "gzip or zstd"),
         ("If-None-Match" = Option<String>, Header, description = "Entity tags of known answers"),

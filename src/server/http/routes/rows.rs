@@ -12,7 +12,8 @@ use crate::server::http::body::Limits;
 use crate::server::http::etag::condition;
 use crate::server::http::extract::{Kline, Scalar};
 use crate::server::http::openapi::{
-    Binary, DeleteFailure, QueryFailure, ReadFailure, RowsBody, RowsReply, WriteFailure, WriteManyFailure, WritesBody,
+    Binary, Category, ContentCoding, DeleteFailure, QueryFailure, ReadFailure, RowsBody, RowsReply, Symbol, Timeframe,
+    WriteFailure, WriteManyFailure, WritesBody,
 };
 use crate::server::http::params::{
     DeleteParams, MergeKlineParams, MergeScalarParams, Params, QueryParams, ReadParams, WriteParams,
@@ -34,8 +35,8 @@ fn accept(headers: &HeaderMap) -> String {
 #[utoipa::path(
     get, path = "/v1/klines/{symbol}/{timeframe}", operation_id = "readKlines", tag = "rows",
     params(
-        ("symbol" = String, Path, description = "Symbol", example = "BTCUSDT"),
-        ("timeframe" = String, Path, description = "Timeframe", example = "1m"),
+        ("symbol" = Symbol, Path, description = "Symbol"),
+        ("timeframe" = Timeframe, Path, description = "Timeframe"),
         ReadParams,
         ("Accept" = Option<String>, Header, description = "Formats the client takes"),
         ("Accept-Encoding" = Option<String>, Header, description = "gzip or zstd"),
@@ -63,10 +64,10 @@ pub async fn read_klines(app: App, Kline(key): Kline, headers: HeaderMap, uri: U
 #[utoipa::path(
     get, path = "/v1/scalars/{category}/{symbol}/{timeframe}/{name}", operation_id = "readScalars", tag = "rows",
     params(
-        ("category" = String, Path, description = "Category", example = "feature"),
-        ("symbol" = String, Path, description = "Symbol", example = "BTCUSDT"),
-        ("timeframe" = String, Path, description = "Timeframe", example = "1m"),
-        ("name" = String, Path, description = "Name", example = "rsi_14"),
+        ("category" = Category, Path, description = "Category"),
+        ("symbol" = Symbol, Path, description = "Symbol"),
+        ("timeframe" = Timeframe, Path, description = "Timeframe"),
+        ("name" = Symbol, Path, description = "Name"),
         ReadParams,
         ("Accept" = Option<String>, Header, description = "Formats the client takes"),
         ("Accept-Encoding" = Option<String>, Header, description = "gzip or zstd"),
@@ -153,18 +154,16 @@ pub async fn query(app: App, headers: HeaderMap, uri: Uri, body: Body) -> Outcom
 #[utoipa::path(
     post, path = "/v1/klines/{symbol}/{timeframe}", operation_id = "writeKlines", tag = "rows",
     params(
-        ("symbol" = String, Path, description = "Symbol", example = "BTCUSDT"),
-        ("timeframe" = String, Path, description = "Timeframe", example = "1m"),
+        ("symbol" = Symbol, Path, description = "Symbol"),
+        ("timeframe" = Timeframe, Path, description = "Timeframe"),
         WriteParams,
         ("If-Match" = Option<String>, Header, description = "Entity tag the series must have"),
         ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible ASCII characters. A repeat \
             within 24 hours is answered as the first time and changes nothing."),
-        ("Content-Encoding" = Option<String>, Header, description = "gzip or zstd"),
+        ("Content-Encoding" = Option<ContentCoding>, Header, description = "gzip or zstd"),
     ),
     request_body(description = "The rows", content(
-        (RowsBody = "application/json", example = json!(
-            [{"ts": 1706745600000_u64, "open": "42000.10", "high": 42010, "low": 41990.5, "close": 42005, "volume": 3.5}]
-        )),
+        (RowsBody = "application/json"),
         (String = "application/x-ndjson"),
         (String = "text/csv"),
         (Binary = "application/vnd.apache.arrow.stream"),
@@ -187,18 +186,18 @@ pub async fn write_klines(app: App, Kline(key): Kline, headers: HeaderMap, uri: 
 #[utoipa::path(
     post, path = "/v1/scalars/{category}/{symbol}/{timeframe}/{name}", operation_id = "writeScalars", tag = "rows",
     params(
-        ("category" = String, Path, description = "Category", example = "feature"),
-        ("symbol" = String, Path, description = "Symbol", example = "BTCUSDT"),
-        ("timeframe" = String, Path, description = "Timeframe", example = "1m"),
-        ("name" = String, Path, description = "Name", example = "rsi_14"),
+        ("category" = Category, Path, description = "Category"),
+        ("symbol" = Symbol, Path, description = "Symbol"),
+        ("timeframe" = Timeframe, Path, description = "Timeframe"),
+        ("name" = Symbol, Path, description = "Name"),
         WriteParams,
         ("If-Match" = Option<String>, Header, description = "Entity tag the series must have"),
         ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible ASCII characters. A repeat \
             within 24 hours is answered as the first time and changes nothing."),
-        ("Content-Encoding" = Option<String>, Header, description = "gzip or zstd"),
+        ("Content-Encoding" = Option<ContentCoding>, Header, description = "gzip or zstd"),
     ),
     request_body(description = "The rows", content(
-        (RowsBody = "application/json", example = json!([{"ts": 1706745600000_u64, "value": "71.25"}])),
+        (RowsBody = "application/json"),
         (String = "application/x-ndjson"),
         (String = "text/csv"),
         (Binary = "application/vnd.apache.arrow.stream"),
@@ -223,18 +222,16 @@ pub async fn write_scalars(app: App, Scalar(key): Scalar, headers: HeaderMap, ur
 #[utoipa::path(
     post, path = "/v1/klines/{symbol}/{timeframe}/merge", operation_id = "mergeKlines", tag = "rows",
     params(
-        ("symbol" = String, Path, description = "Symbol", example = "BTCUSDT"),
-        ("timeframe" = String, Path, description = "Timeframe", example = "1m"),
+        ("symbol" = Symbol, Path, description = "Symbol"),
+        ("timeframe" = Timeframe, Path, description = "Timeframe"),
         MergeKlineParams,
         ("If-Match" = Option<String>, Header, description = "Entity tag the series must have"),
         ("Idempotency-Key" = String, Header, description = "1 to 255 visible ASCII characters. A repeat within 24 \
             hours is answered as the first time and changes nothing."),
-        ("Content-Encoding" = Option<String>, Header, description = "gzip or zstd"),
+        ("Content-Encoding" = Option<ContentCoding>, Header, description = "gzip or zstd"),
     ),
     request_body(description = "The rows", content(
-        (RowsBody = "application/json", example = json!(
-            [{"ts": 1706745600000_u64, "open": "42000.10", "high": 42010, "low": 41990.5, "close": 42005, "volume": 3.5}]
-        )),
+        (RowsBody = "application/json"),
         (String = "application/x-ndjson"),
         (String = "text/csv"),
         (Binary = "application/vnd.apache.arrow.stream"),
@@ -259,18 +256,18 @@ pub async fn merge_klines(app: App, Kline(key): Kline, headers: HeaderMap, uri: 
     post, path = "/v1/scalars/{category}/{symbol}/{timeframe}/{name}/merge", operation_id = "mergeScalars",
     tag = "rows",
     params(
-        ("category" = String, Path, description = "Category", example = "feature"),
-        ("symbol" = String, Path, description = "Symbol", example = "BTCUSDT"),
-        ("timeframe" = String, Path, description = "Timeframe", example = "1m"),
-        ("name" = String, Path, description = "Name", example = "rsi_14"),
+        ("category" = Category, Path, description = "Category"),
+        ("symbol" = Symbol, Path, description = "Symbol"),
+        ("timeframe" = Timeframe, Path, description = "Timeframe"),
+        ("name" = Symbol, Path, description = "Name"),
         MergeScalarParams,
         ("If-Match" = Option<String>, Header, description = "Entity tag the series must have"),
         ("Idempotency-Key" = String, Header, description = "1 to 255 visible ASCII characters. A repeat within 24 \
             hours is answered as the first time and changes nothing."),
-        ("Content-Encoding" = Option<String>, Header, description = "gzip or zstd"),
+        ("Content-Encoding" = Option<ContentCoding>, Header, description = "gzip or zstd"),
     ),
     request_body(description = "The rows", content(
-        (RowsBody = "application/json", example = json!([{"ts": 1706745600000_u64, "value": "71.25"}])),
+        (RowsBody = "application/json"),
         (String = "application/x-ndjson"),
         (String = "text/csv"),
         (Binary = "application/vnd.apache.arrow.stream"),
@@ -298,13 +295,10 @@ pub async fn merge_scalars(app: App, Scalar(key): Scalar, headers: HeaderMap, ur
         WriteParams,
         ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible ASCII characters. A repeat \
             within 24 hours is answered as the first time and changes nothing."),
-        ("Content-Encoding" = Option<String>, Header, description = "gzip or zstd"),
+        ("Content-Encoding" = Option<ContentCoding>, Header, description = "gzip or zstd"),
     ),
     request_body(description = "The rows", content(
-        (WritesBody = "application/json", example = json!({"writes": [
-            {"series": "scalar/feature/BTCUSDT/1h/rsi_14", "rows": [{"ts": 1706745600000_u64, "value": "71.25"}]},
-            {"series": "scalar/feature/ETHUSDT/1h/rsi_14", "columns": {"ts": [1706745600000_u64], "value": ["64.5"]}}
-        ]})),
+        (WritesBody = "application/json"),
         (String = "application/x-ndjson"),
         (String = "text/csv"),
         (Binary = "application/vnd.apache.arrow.stream"),
@@ -472,8 +466,8 @@ async fn write(app: &App, key: SeriesKey, headers: &HeaderMap, head: Result<Writ
 #[utoipa::path(
     delete, path = "/v1/klines/{symbol}/{timeframe}", operation_id = "deleteKlines", tag = "rows",
     params(
-        ("symbol" = String, Path, description = "Symbol", example = "BTCUSDT"),
-        ("timeframe" = String, Path, description = "Timeframe", example = "1m"),
+        ("symbol" = Symbol, Path, description = "Symbol"),
+        ("timeframe" = Timeframe, Path, description = "Timeframe"),
         DeleteParams,
         ("If-Match" = Option<String>, Header, description = "Entity tag the series must have"),
     ),
@@ -489,10 +483,10 @@ pub async fn delete_klines(app: App, Kline(key): Kline, headers: HeaderMap, uri:
 #[utoipa::path(
     delete, path = "/v1/scalars/{category}/{symbol}/{timeframe}/{name}", operation_id = "deleteScalars", tag = "rows",
     params(
-        ("category" = String, Path, description = "Category", example = "feature"),
-        ("symbol" = String, Path, description = "Symbol", example = "BTCUSDT"),
-        ("timeframe" = String, Path, description = "Timeframe", example = "1m"),
-        ("name" = String, Path, description = "Name", example = "rsi_14"),
+        ("category" = Category, Path, description = "Category"),
+        ("symbol" = Symbol, Path, description = "Symbol"),
+        ("timeframe" = Timeframe, Path, description = "Timeframe"),
+        ("name" = Symbol, Path, description = "Name"),
         DeleteParams,
         ("If-Match" = Option<String>, Header, description = "Entity tag the series must have"),
     ),

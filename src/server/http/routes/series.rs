@@ -9,7 +9,9 @@ use super::{App, Outcome};
 use crate::error::Result;
 use crate::server::http::etag::{condition, is_known, not_modified};
 use crate::server::http::extract::{Kline, Scalar};
-use crate::server::http::openapi::{AnyFailure, ChangeFailure, RegisterFailure, SeriesFailure};
+use crate::server::http::openapi::{
+    AnyFailure, Category, ChangeFailure, RegisterFailure, SeriesFailure, Symbol, Timeframe,
+};
 use crate::server::http::params::{FilterParams, Known, NoParams, Params};
 use crate::server::http::{body, once, reply};
 use crate::service::{DropReply, Registered, SeriesFilter, SeriesInfo, SeriesPage, SeriesPatch};
@@ -94,8 +96,8 @@ pub fn encoded(part: &str) -> impl std::fmt::Display {
 #[utoipa::path(
     get, path = "/v1/series/kline/{symbol}/{timeframe}", operation_id = "getKlineSeries", tag = "series",
     params(
-        ("symbol" = String, Path, description = "Symbol", example = "BTCUSDT"),
-        ("timeframe" = String, Path, description = "Timeframe", example = "1m"),
+        ("symbol" = Symbol, Path, description = "Symbol"),
+        ("timeframe" = Timeframe, Path, description = "Timeframe"),
         ("If-None-Match" = Option<String>, Header, description = "Entity tags of known states"),
     ),
     responses(
@@ -112,10 +114,10 @@ pub async fn get_kline(app: App, Kline(key): Kline, headers: HeaderMap, uri: Uri
     get, path = "/v1/series/scalar/{category}/{symbol}/{timeframe}/{name}", operation_id = "getScalarSeries",
     tag = "series",
     params(
-        ("category" = String, Path, description = "Category", example = "feature"),
-        ("symbol" = String, Path, description = "Symbol", example = "BTCUSDT"),
-        ("timeframe" = String, Path, description = "Timeframe", example = "1m"),
-        ("name" = String, Path, description = "Name", example = "rsi_14"),
+        ("category" = Category, Path, description = "Category"),
+        ("symbol" = Symbol, Path, description = "Symbol"),
+        ("timeframe" = Timeframe, Path, description = "Timeframe"),
+        ("name" = Symbol, Path, description = "Name"),
         ("If-None-Match" = Option<String>, Header, description = "Entity tags of known states"),
     ),
     responses(
@@ -142,8 +144,8 @@ async fn get_one(app: &App, key: SeriesKey, headers: &HeaderMap, uri: &Uri) -> O
 #[utoipa::path(
     patch, path = "/v1/series/kline/{symbol}/{timeframe}", operation_id = "changeKlineSeries", tag = "series",
     params(
-        ("symbol" = String, Path, description = "Symbol"),
-        ("timeframe" = String, Path, description = "Timeframe"),
+        ("symbol" = Symbol, Path, description = "Symbol"),
+        ("timeframe" = Timeframe, Path, description = "Timeframe"),
         ("If-Match" = Option<String>, Header, description = "Entity tag the series must have"),
     ),
     request_body = SeriesPatch,
@@ -160,10 +162,10 @@ pub async fn change_kline(app: App, Kline(key): Kline, headers: HeaderMap, uri: 
     patch, path = "/v1/series/scalar/{category}/{symbol}/{timeframe}/{name}", operation_id = "changeScalarSeries",
     tag = "series",
     params(
-        ("category" = String, Path, description = "Category"),
-        ("symbol" = String, Path, description = "Symbol"),
-        ("timeframe" = String, Path, description = "Timeframe"),
-        ("name" = String, Path, description = "Name"),
+        ("category" = Category, Path, description = "Category"),
+        ("symbol" = Symbol, Path, description = "Symbol"),
+        ("timeframe" = Timeframe, Path, description = "Timeframe"),
+        ("name" = Symbol, Path, description = "Name"),
         ("If-Match" = Option<String>, Header, description = "Entity tag the series must have"),
     ),
     request_body = SeriesPatch,
@@ -188,8 +190,8 @@ async fn change(app: &App, key: SeriesKey, headers: &HeaderMap, uri: &Uri, body:
 #[utoipa::path(
     delete, path = "/v1/series/kline/{symbol}/{timeframe}", operation_id = "dropKlineSeries", tag = "series",
     params(
-        ("symbol" = String, Path, description = "Symbol"),
-        ("timeframe" = String, Path, description = "Timeframe"),
+        ("symbol" = Symbol, Path, description = "Symbol"),
+        ("timeframe" = Timeframe, Path, description = "Timeframe"),
         ("If-Match" = Option<String>, Header, description = "Entity tag the series must have"),
     ),
     responses((status = 200, description = "Dropped", body = DropReply), ChangeFailure),
@@ -205,10 +207,10 @@ pub async fn drop_kline(app: App, Kline(key): Kline, headers: HeaderMap, uri: Ur
     delete, path = "/v1/series/scalar/{category}/{symbol}/{timeframe}/{name}", operation_id = "dropScalarSeries",
     tag = "series",
     params(
-        ("category" = String, Path, description = "Category"),
-        ("symbol" = String, Path, description = "Symbol"),
-        ("timeframe" = String, Path, description = "Timeframe"),
-        ("name" = String, Path, description = "Name"),
+        ("category" = Category, Path, description = "Category"),
+        ("symbol" = Symbol, Path, description = "Symbol"),
+        ("timeframe" = Timeframe, Path, description = "Timeframe"),
+        ("name" = Symbol, Path, description = "Name"),
         ("If-Match" = Option<String>, Header, description = "Entity tag the series must have"),
     ),
     responses((status = 200, description = "Dropped", body = DropReply), ChangeFailure),

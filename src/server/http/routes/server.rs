@@ -9,7 +9,7 @@ use super::series::filter;
 use super::{App, Outcome};
 use crate::server::http::coding::Coding;
 use crate::server::http::etag::{is_known, not_modified};
-use crate::server::http::openapi::{AnyFailure, HealthFailure};
+use crate::server::http::openapi::{AnyFailure, HealthFailure, OpenFailure};
 use crate::server::http::params::{InventoryParams, NoParams, Params};
 use crate::server::http::{openapi_json, reply};
 use crate::service::{Health, Inventory, Status, StatusReply};
@@ -70,8 +70,8 @@ fn status_of(status: Status) -> StatusCode {
 ///
 /// Answers as long as the process does.
 #[utoipa::path(
-    get, path = "/health/live", operation_id = "getLiveness", tag = "server",
-    responses((status = 200, description = "Alive", body = StatusReply), AnyFailure),
+    get, path = "/health/live", operation_id = "getLiveness", tag = "server", security(()),
+    responses((status = 200, description = "Alive", body = StatusReply), OpenFailure),
 )]
 pub async fn live(uri: Uri) -> Outcome {
     Params::of::<NoParams>(&uri)?;
@@ -83,11 +83,11 @@ pub async fn live(uri: Uri) -> Outcome {
 /// 503 when requests would fail: while the store is being opened (the detail says how far that is), while the server
 /// stops, and when it fails.
 #[utoipa::path(
-    get, path = "/health/ready", operation_id = "getReadiness", tag = "server",
+    get, path = "/health/ready", operation_id = "getReadiness", tag = "server", security(()),
     responses(
         (status = 200, description = "Ready", body = StatusReply),
         (status = 503, description = "Not ready", body = StatusReply),
-        HealthFailure,
+        OpenFailure,
     ),
 )]
 pub async fn ready(app: App, uri: Uri) -> Outcome {
@@ -112,8 +112,8 @@ pub async fn metrics(app: App, uri: Uri) -> Outcome {
 
 /// This document
 #[utoipa::path(
-    get, path = "/openapi.json", operation_id = "getOpenapi", tag = "server",
-    responses((status = 200, description = "The OpenAPI document", body = serde_json::Value), AnyFailure),
+    get, path = "/openapi.json", operation_id = "getOpenapi", tag = "server", security(()),
+    responses((status = 200, description = "The OpenAPI document", body = serde_json::Value), OpenFailure),
 )]
 pub async fn openapi(uri: Uri) -> Outcome {
     static TEXT: OnceLock<String> = OnceLock::new();

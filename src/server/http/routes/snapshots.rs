@@ -65,7 +65,7 @@ pub async fn list_snapshots(app: App, headers: HeaderMap, uri: Uri) -> Outcome {
 /// What only it showed is removed in time.
 #[utoipa::path(
     delete, path = "/v1/snapshots/{name}", operation_id = "dropSnapshot", tag = "snapshots",
-    params(("name" = String, Path, description = "Name", example = "before-repair")),
+    params(("name" = String, Path, description = "Name")),
     responses((status = 200, description = "Dropped", body = SnapshotDropped), DropSnapshotFailure),
 )]
 pub async fn drop_snapshot(app: App, SnapshotName(name): SnapshotName, headers: HeaderMap, uri: Uri) -> Outcome {

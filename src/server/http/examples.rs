@@ -1,0 +1,128 @@
+//! Examples of the OpenAPI document, taken from `openapi/examples.json`: what a caller sends, and what a server of the
+//! tests answered to it.
+//!
+//! The file is in the order in which its requests can be sent one after another; a test sends them, and writes the
+//! answers anew under `FASTK_BLESS=1`.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde_json::Value;
+use utoipa::openapi::path::{Operation, ParameterBuilder, PathItem};
+use utoipa::openapi::{Content, OpenApi, RefOr};
+
+use crate::error::{Error, Result};
+
+/// The file, as it was when the program was built.
+const TEXT: &str = include_str!("../../../openapi/examples.json");
+
+/// The file.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Examples {
+    /// By name, for every operation that has none of its own.
+    parameters: BTreeMap<String, Value>,
+    operations: Vec<Example>,
+}
+
+/// The examples of one operation.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Example {
+    /// Its `operationId`.
+    operation: String,
+    #[serde(default)]
+    parameters: BTreeMap<String, Value>,
+    /// Which other parameters one is sent with.
+    #[serde(default, rename = "with")]
+    _with: BTreeMap<String, Vec<String>>,
+    /// Bodies by media type.
+    #[serde(default)]
+    bodies: BTreeMap<String, Value>,
+    /// Answers by status and media type.
+    #[serde(default)]
+    answers: BTreeMap<String, BTreeMap<String, Value>>,
+}
+
+/// Puts the examples into the document.
+///
+/// # Errors
+/// `internal` when the file cannot be read.
+pub fn add(document: &mut OpenApi) -> Result<()> {
+    let examples: Examples =
+        serde_json::from_str(TEXT).map_err(|error| Error::internal(format!("openapi/examples.json: {error}")))?;
+    for item in document.paths.paths.values_mut() {
+        for operation in operations(item) {
+            let id = operation.operation_id.as_deref().unwrap_or_default();
+            let own = examples.operations.iter().find(|example| example.operation == id);
+            for parameter in operation.parameters.iter_mut().flatten() {
+                if let RefOr::T(parameter) = parameter {
+                    let named = own.and_then(|own| own.parameters.get(&parameter.name));
+                    let example = named.or_else(|| examples.parameters.get(&parameter.name)).cloned();
+                    *parameter = ParameterBuilder::from(std::mem::take(parameter)).example(example).build();
+                }
+            }
+            let Some(own) = own else { continue };
+            if let Some(RefOr::T(body)) = &mut operation.request_body {
+                body.content.iter_mut().for_each(|(kind, content)| show(content, own.bodies.get(kind)));
+            }
+            for (status, response) in &mut operation.responses.responses {
+                if let (RefOr::T(response), Some(answers)) = (response, own.answers.get(status)) {
+                    response.content.iter_mut().for_each(|(kind, content)| show(content, answers.get(kind)));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn show(content: &mut RefOr<Content>, example: Option<&Value>) {
+    if let RefOr::T(content) = content {
+        content.example = example.cloned();
+    }
+}
+
+fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
+    [&mut item.get, &mut item.put, &mut item.post, &mut item.delete, &mut item.patch].into_iter().flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::http::openapi_json;
+
+    /// Formats whose bytes no document shows.
+    const BINARY: [&str; 2] = ["application/vnd.apache.arrow.stream", "application/vnd.apache.parquet"];
+
+    #[test]
+    fn every_operation_shows_its_parameters_bodies_and_answers() {
+        let document: Value = serde_json::from_str(&openapi_json()).unwrap();
+        let examples: Examples = serde_json::from_str(TEXT).unwrap();
+        let (mut ids, mut bare) = (Vec::new(), Vec::new());
+        for item in document["paths"].as_object().unwrap().values() {
+            for operation in item.as_object().unwrap().values() {
+                let id = operation["operationId"].as_str().unwrap();
+                ids.push(id);
+                for parameter in operation["parameters"].as_array().into_iter().flatten() {
+                    if parameter["example"].is_null() {
+                        bare.push(format!("{id}: parameter {}", parameter["name"]));
+                    }
+                }
+                let mut contents = vec![("body", &operation["requestBody"]["content"])];
+                let good = |status: &str| status.starts_with('2');
+                let answers = operation["responses"].as_object().unwrap().iter().filter(|(status, _)| good(status));
+                contents.extend(answers.map(|(status, response)| (status.as_str(), &response["content"])));
+                for (place, content) in contents {
+                    for (kind, content) in content.as_object().into_iter().flatten() {
+                        if content["example"].is_null() && !BINARY.contains(&kind.as_str()) {
+                            bare.push(format!("{id}: {place} {kind}"));
+                        }
+                    }
+                }
+            }
+        }
+        assert!(bare.is_empty(), "without an example in openapi/examples.json: {bare:#?}");
+        let unknown: Vec<_> = examples.operations.iter().filter(|own| !ids.contains(&&*own.operation)).collect();
+        assert!(unknown.is_empty(), "{unknown:?}");
+    }
+}

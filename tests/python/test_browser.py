@@ -1,0 +1,137 @@
+"""The TypeScript example: built, type-checked, and driven in headless Chromium from an allowed origin and another."""
+
+import functools
+import http.server
+import json
+import os
+import shutil
+import subprocess
+import threading
+from pathlib import Path
+
+import pytest
+import support
+
+ROOT = Path(__file__).parents[2]
+EXAMPLE = ROOT / "docs" / "examples" / "browser"
+NEEDED = ["node", "npm", "chromium", "chromedriver"]
+MISSING = [program for program in NEEDED if not shutil.which(program)]
+pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}")
+
+# A new profile each time, no sandbox as root, and nothing that Chromium does on the network by itself.
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+def npm(at, *words):
+    environment = os.environ | {"npm_config_ignore_scripts": "true", "npm_config_update_notifier": "false"}
+    done = subprocess.run(
+        ["npm", *words], cwd=at, env=environment, capture_output=True, text=True, encoding="utf-8", timeout=600
+    )
+    assert done.returncode == 0, f"npm {' '.join(words)}\n{done.stdout}\n{done.stderr}"
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """The example built from a copy, so that nothing is left in the tree."""
+    top = tmp_path_factory.mktemp("browser")
+    at = top / "docs" / "examples" / "browser"
+    shutil.copytree(EXAMPLE, at, ignore=shutil.ignore_patterns("node_modules", "dist", "fastk.ts"))
+    shutil.copytree(ROOT / "openapi", top / "openapi")
+    npm(at, "ci")
+    npm(at, "run", "build")
+    return at
+
+
+@pytest.fixture
+def origins(built):
+    """Two origins that serve the page."""
+    handler = functools.partial(Quiet, directory=built / "dist")
+    servers = [http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) for _ in range(2)]
+    threads = [threading.Thread(target=server.serve_forever) for server in servers]
+    for thread in threads:
+        thread.start()
+    yield [f"http://127.0.0.1:{server.server_port}" for server in servers]
+    for server, thread in zip(servers, threads):
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@pytest.fixture
+def browser(tmp_path):
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium")
+    for flag in [*FLAGS, f"--user-data-dir={tmp_path / 'profile'}"]:
+        options.add_argument(flag)
+    driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
+    yield driver
+    driver.quit()
+
+
+def ask(browser, origin, server, token=""):
+    """Opens the page, lets it write and read, and gives its status line and the cells it shows."""
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    browser.get(origin + "/")
+    for name, text in (("server", server), ("token", token)):
+        field = browser.find_element(By.ID, name)
+        field.clear()
+        field.send_keys(text)
+    browser.find_element(By.ID, "go").click()
+    status = lambda: browser.find_element(By.ID, "status").text
+    WebDriverWait(browser, 60).until(lambda _: status().startswith(("read", "failed")))
+    rows = browser.find_elements(By.CSS_SELECTOR, "#rows tr")
+    return status(), [[cell.text for cell in row.find_elements(By.TAG_NAME, "td")] for row in rows]
+
+
+def test_a_page_of_an_allowed_origin_writes_and_reads_and_another_is_refused(tmp_path, origins, browser):
+    root = tmp_path / "store"
+    made = support.run("admin", "token", "create", "--root", root, "--name", "page", "--scope", "admin", "--json")
+    token = json.loads(made.stdout)["token"]
+    allowed, other = origins
+    config = tmp_path / "fastk.toml"
+    config.write_text(f'[http]\ncors_origins = ["{allowed}"]\n')
+    server = support.Server(root, "--config", str(config)).start()
+    try:
+        # The other origin first: nothing that it sends is done.
+        status, rows = ask(browser, other, server.http, token)
+        assert status.startswith("failed: ") and rows == [], status
+        told = {"authorization": f"Bearer {token}"}
+        assert server.json("GET", "/v1/series", headers=told)["series"] == []
+
+        status, rows = ask(browser, allowed, server.http)
+        assert status.startswith("failed: unauthenticated"), status
+
+        status, rows = ask(browser, allowed, server.http, token)
+        assert status == "read 2 rows", status
+        assert rows == [
+            ["2024-02-01T00:00:00Z", "42000.10", "42010.00", "41990.50", "42005.00", "3.50000000"],
+            ["2024-02-01T00:01:00Z", "42005.00", "42020.50", "42000.00", "42018.25", "0.00000001"],
+        ]
+        server.stop()
+    finally:
+        server.kill()
+
+
+def test_the_lock_file_names_no_host():
+    lock = (EXAMPLE / "package-lock.json").read_text(encoding="utf-8")
+    assert '"resolved"' not in lock and "registry" not in lock

@@ -1,0 +1,186 @@
+"""The examples of the OpenAPI document: each is sent to a live server in its order, and each answer looks as shown.
+
+`FASTK_BLESS=1` writes the answers of `openapi/examples.json` anew; the document itself is then blessed as ever.
+"""
+
+import gzip
+import json
+import os
+import urllib.parse
+from pathlib import Path
+
+import pytest
+import support
+
+FILE = Path(__file__).parents[2] / "openapi" / "examples.json"
+BLESS = bool(os.environ.get("FASTK_BLESS"))
+BINARY = {"application/vnd.apache.arrow.stream", "application/vnd.apache.parquet"}
+# What only a server makes: the test puts one in that its own server made.
+MADE = {"cursor", "id"}
+SETUP = [
+    {"kind": "scalar", "category": "feature", "symbol": symbol, "timeframe": timeframe, "name": "rsi_14"}
+    | {"value": {"type": "decimal", "digits": 2}}
+    for symbol, timeframe in (("BTCUSDT", "1m"), ("BTCUSDT", "1h"), ("ETHUSDT", "1h"))
+]
+
+
+@pytest.fixture
+def running(tmp_path):
+    backups = tmp_path / "backups"
+    backups.mkdir()
+    config = tmp_path / "fastk.toml"
+    config.write_text(f'[store]\nbackup_dir = "{backups}"\n')
+    server = support.Server(tmp_path / "store", "--config", str(config)).start()
+    for spec in SETUP:
+        server.json("POST", "/v1/series", spec)
+    try:
+        yield server
+    finally:
+        server.kill()
+
+
+class Sender:
+    """Sends one operation with the examples of the document."""
+
+    def __init__(self, server, path, method, operation):
+        self.server, self.path, self.method, self.operation = server, path, method, operation
+        self.parameters = operation.get("parameters", [])
+
+    def made(self, name):
+        if name == "id":
+            self.server.json("POST", "/v1/admin/verify?wait=true")
+            return self.server.json("GET", "/v1/admin/jobs")["jobs"][0]["id"]
+        answer = self.send([("limit", 1)])[2]
+        return json.loads(answer)["next_cursor"]
+
+    def send(self, optional=(), kind=None, accept=None):
+        """Status, media type and body of an answer; `optional` are names and values besides what is required."""
+        path, query, headers = self.path, [], {}
+        given = {parameter["name"]: parameter["example"] for parameter in self.parameters if parameter["required"]}
+        given |= dict(optional)
+        for parameter in self.parameters:
+            name, place = parameter["name"], parameter["in"]
+            if name not in given:
+                continue
+            value = given[name]
+            if place == "path":
+                value = self.made(name) if name in MADE else value
+                path = path.replace(f"{{{name}}}", urllib.parse.quote(str(value), safe=""))
+            elif place == "query":
+                values = value if isinstance(value, list) else [value]
+                query += [(name, str(one).lower() if isinstance(one, bool) else str(one)) for one in values]
+            else:
+                headers[name] = str(value)
+        # Every request has a key of its own: under the same key the second one is only a repeat.
+        if "Idempotency-Key" in headers:
+            headers["Idempotency-Key"] += f"-{Sender.keys}"
+            Sender.keys += 1
+        body = None
+        contents = self.operation.get("requestBody", {}).get("content", {})
+        if contents:
+            kind = kind or "application/json"
+            example = contents[kind]["example"]
+            body = (example if isinstance(example, str) else json.dumps(example)).encode()
+            headers["Content-Type"] = kind
+            if given.get("Content-Encoding") == "gzip":
+                body = gzip.compress(body)
+        if accept:
+            headers["Accept"] = accept
+        if query:
+            path += "?" + urllib.parse.urlencode(query)
+        try:
+            with self.server.request(self.method.upper(), path, body, headers) as response:
+                answer = response.read()
+                if response.headers.get("Content-Encoding") == "gzip":
+                    answer = gzip.decompress(answer)
+                kind = response.headers.get("Content-Type", "").split(";")[0]
+                return response.status, kind, answer
+        except support.urllib.error.HTTPError as error:
+            shown = f"{self.method} {path} {headers} {body}"
+            raise AssertionError(f"{self.operation['operationId']}: {shown}\n{error.code} {error.read().decode()}")
+
+    keys = 0
+
+
+def shape(value):
+    """Names and kinds, without what differs from run to run."""
+    if isinstance(value, dict):
+        return {name: shape(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [shape(value[0])] if value else []
+    return "number" if isinstance(value, (int, float)) and not isinstance(value, bool) else type(value).__name__
+
+
+def shown(kind, body):
+    """An answer as the document shows it, cut where it is long."""
+    if kind == "application/json":
+        value = json.loads(body)
+        if "openapi" in value:
+            return {"openapi": value["openapi"], "info": value["info"], "paths": {}}
+        return value
+    text = body.decode()
+    return text if len(text) < 1_000 else "".join(text.splitlines(keepends=True)[:6])
+
+
+def test_every_request_shown_is_accepted_and_every_answer_looks_as_shown(running, capsys):
+    document = running.json("GET", "/openapi.json")
+    file = json.loads(FILE.read_text(encoding="utf-8"))
+    operations = {
+        operation["operationId"]: Sender(running, path, method, operation)
+        for path, item in document["paths"].items()
+        for method, operation in item.items()
+    }
+    assert set(operations) == {entry["operation"] for entry in file["operations"]}
+    requests = 0
+    for entry in file["operations"]:
+        name = entry["operation"]
+        sender = operations[name]
+        answers = []
+        needs_key = name not in ("deleteKlines", "deleteScalars")
+        if needs_key:
+            answers.append(sender.send())
+        # Each optional parameter by itself, or with those it needs.
+        for parameter in sender.parameters:
+            if parameter["required"]:
+                continue
+            own = parameter["name"]
+            together = [own, *entry.get("with", {}).get(own, [])]
+            values = {one["name"]: one["example"] for one in sender.parameters if one["name"] in together}
+            # Deleting or dropping goes last, when there is nothing more to ask of it.
+            if parameter["in"] == "header" and name.startswith(("drop", "delete")):
+                continue
+            if own in MADE:
+                values[own] = sender.made(own)
+                values["limit"] = 1
+            answers.append(sender.send(values.items()))
+        for kind in sender.operation.get("requestBody", {}).get("content", {}):
+            if kind not in BINARY | {"application/json"}:
+                answers.append(sender.send(kind=kind))
+        good = {status: response for status, response in sender.operation["responses"].items() if status[0] == "2"}
+        for response in good.values():
+            for kind in response.get("content", {}):
+                if any(other == "text/csv" for other in response["content"]):
+                    answers.append(sender.send([("limit", 3)] if name != "queryRows" else [], accept=kind))
+        if "200" in good and "201" in good:
+            answers.append(sender.send())
+        requests += len(answers)
+        seen = {}
+        for status, kind, body in answers:
+            assert status == 304 or str(status) in good, f"{name}: {status}"
+            if kind and kind not in BINARY and status != 304:
+                seen.setdefault(str(status), {}).setdefault(kind, shown(kind, body))
+        if BLESS:
+            entry["answers"] = seen
+            continue
+        assert {status: sorted(kinds) for status, kinds in seen.items()} == {
+            status: sorted(kinds) for status, kinds in entry["answers"].items()
+        }, name
+        for status, kinds in seen.items():
+            for kind, now in kinds.items():
+                assert shape(now) == shape(entry["answers"][status][kind]), f"{name}: {status} {kind}"
+    if BLESS:
+        FILE.write_text(json.dumps(file, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    with capsys.disabled():
+        print(f"\nproof openapi_examples: {requests} requests")
+    assert requests > 150
+    running.stop()

@@ -1,0 +1,60 @@
+"""The OpenAPI document against a live server: schemathesis asks whatever the document allows, and what it forbids."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import support
+
+HERE = Path(__file__).parent
+SCALAR = "/v1/scalars/feature/BTCUSDT/1m/rsi_14"
+ROWS = 2_000
+FULL = int(os.environ.get("FASTK_PROOF", "10")) >= 100
+# Generated cases of an operation, and the least number of requests that makes.
+CASES, REQUESTS_MIN = (250, 10_000) if FULL else (8, 1_000)
+SEED = 20240201
+
+
+def requests_answered(server, token) -> int:
+    """How many requests the server has counted."""
+    text = server.read("/metrics", authorization=f"Bearer {token}").decode()
+    counts = re.findall(r"^fastk_http_requests_total\{[^}]*\} (\d+)$", text, re.MULTILINE)
+    return sum(map(int, counts))
+
+
+def test_a_server_keeps_to_its_document_whatever_it_is_asked(tmp_path, capsys):
+    root, backups = tmp_path / "store", tmp_path / "backups"
+    backups.mkdir()
+    made = support.run("admin", "token", "create", "--root", root, "--name", "t", "--scope", "admin", "--json")
+    token = json.loads(made.stdout)["token"]
+    config = tmp_path / "fastk.toml"
+    config.write_text(f'[store]\nbackup_dir = "{backups}"\n')
+    server = support.Server(root, "--config", str(config)).start()
+    report = tmp_path / "report.ndjson"
+    try:
+        environment = os.environ | {
+            "FASTK_TOKEN": token,
+            "FASTK_URL": server.http,
+            "SCHEMATHESIS_HOOKS": "schemathesis_hooks",
+            "PYTHONPATH": str(HERE),
+            "NO_COLOR": "1",
+        }
+        command = [sys.executable, "-m", "schemathesis.cli", "--config-file", HERE / "schemathesis.toml", "run"]
+        command += [server.http + "/openapi.json", "--seed", SEED, "--max-examples", CASES, "--continue-on-failure"]
+        command += ["--warnings", "off", "--report", "ndjson", "--report-ndjson-path", report]
+        if not FULL:
+            command += ["--no-shrink"]
+        done = subprocess.run(
+            list(map(str, command)), cwd=tmp_path, env=environment, capture_output=True, text=True, encoding="utf-8"
+        )
+        asked = requests_answered(server, token)
+        with capsys.disabled():
+            print(f"\nproof schemathesis: {asked} requests")
+        assert done.returncode == 0, done.stdout[-20_000:] + done.stderr[-4_000:]
+        assert asked >= REQUESTS_MIN
+        server.stop()
+    finally:
+        server.kill()
