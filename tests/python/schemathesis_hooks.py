@@ -64,3 +64,9 @@ def after_call(context, case, response):
     definition = case.operation.definition.raw
     if definition["operationId"] in TAKES_AWAY and response.status_code == 200:
         fill()
+
+
+@schemathesis.hook
+def filter_failure(context, failure, case, response):
+    """DELETE asks a job to stop; the job stays, to be looked at, and is no resource used after it was removed."""
+    return not (type(failure).__name__ == "UseAfterFree" and case.path == "/v1/admin/jobs/{id}")

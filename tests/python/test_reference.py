@@ -87,7 +87,7 @@ def test_the_page_about_rest_has_every_operation_parameter_and_code():
 def helps(words=()):
     """Each verb with its help, depth first."""
     environment = os.environ | {"COLUMNS": "100"}
-    text = support.run(*words, "--help", env=environment, stdin=-3).stdout
+    text = support.run(*words, "--help", env=environment).stdout
     yield words, "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
     listed = re.search(r"^Commands:\n(.*?)(?:\n\n|\Z)", text, re.MULTILINE | re.DOTALL)
     for verb in re.findall(r"^  ([a-z][a-z-]*)", listed[1], re.MULTILINE) if listed else []:

@@ -50,7 +50,8 @@ pub fn openapi_json() -> String {
     if let Err(error) = super::examples::add(&mut document) {
         tracing::error!(%error, "the OpenAPI document has no examples");
     }
-    let mut text = document.to_pretty_json().unwrap_or_default();
+    // The names of unsigned formats in the registry of OpenAPI.
+    let mut text = document.to_pretty_json().unwrap_or_default().replace("\"format\": \"u-int", "\"format\": \"uint");
     text.push('\n');
     text
 }
