@@ -28,7 +28,7 @@ use crate::service::{Dataset, DatasetPage, DatasetSpec, LineageReply, RecordPatc
 pub async fn create_dataset(app: App, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
     Params::of::<NoParams>(&uri)?;
     once::refuse_new(&headers)?;
-    let spec: DatasetSpec = body::json(&headers, body, app.config(), &app.shared.ingest).await?;
+    let spec: DatasetSpec = body::json(&app, &headers, body).await?;
     let created = app.blocking(move |service| service.create_dataset(&spec)).await?;
     Ok(located(reply::json(StatusCode::CREATED, &created)?, &created.dataset))
 }

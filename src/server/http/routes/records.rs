@@ -42,13 +42,13 @@ pub fn located(mut response: Response, record: &RecordRef) -> Response {
 pub async fn patch(app: &App, headers: &HeaderMap, uri: &Uri, body: Body) -> Result<RecordPatch> {
     Params::of::<NoParams>(uri)?;
     once::refuse(headers)?;
-    body::json(headers, body, app.config(), &app.shared.ingest).await
+    body::json(app, headers, body).await
 }
 
 pub async fn define(app: App, kind: RecordKind, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
     Params::of::<NoParams>(&uri)?;
     once::refuse(&headers)?;
-    let spec: DefinitionSpec = body::json(&headers, body, app.config(), &app.shared.ingest).await?;
+    let spec: DefinitionSpec = body::json(&app, &headers, body).await?;
     let defined = app.blocking(move |service| service.define(kind, &spec)).await?;
     let status = if defined.created { StatusCode::CREATED } else { StatusCode::OK };
     Ok(located(reply::json(status, &defined)?, &defined.definition.reference))
