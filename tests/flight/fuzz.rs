@@ -478,10 +478,12 @@ fn resident() -> u64 {
 fn flight_fuzz() {
     // Guards catch panics of decoders; they are counted, not shown.
     static PANICS: AtomicU64 = AtomicU64::new(0);
+    static LAST_PANIC: Mutex<String> = Mutex::new(String::new());
     let usual = std::panic::take_hook();
     let main = std::thread::current().id();
     std::panic::set_hook(Box::new(move |info| {
         PANICS.fetch_add(1, Ordering::Relaxed);
+        *LAST_PANIC.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = info.to_string();
         if std::thread::current().id() == main {
             usual(info);
         }
@@ -510,10 +512,12 @@ fn flight_fuzz() {
                 Ok((told, _)) => told.get(CODE_KEY).map(|code| code.to_str().unwrap().to_owned()),
                 Err(status) => status.metadata().get(CODE_KEY).map(|code| code.to_str().unwrap().to_owned()),
             };
+            let last_panic = LAST_PANIC.lock().unwrap().clone();
             let blame = ["internal", "io", "corrupt_data", "writer_stopped", "store_locked", "storage_full"];
             assert!(
                 code.as_deref().is_none_or(|code| !blame.contains(&code)),
-                "{odd:?} is answered {code:?}; {}",
+                "{odd:?} is answered {code:?}; the last panic: {}; {}",
+                last_panic,
                 proof.replay(done)
             );
             let status = outcome.as_ref().ok().and_then(|(told, _)| told.get("grpc-status").cloned());
@@ -544,6 +548,10 @@ fn flight_fuzz() {
         "{taken} taken, {refused} refused: the changes are too few or many"
     );
     let mib = |bytes: u64| bytes >> 20;
+    let last_panic = LAST_PANIC.lock().unwrap().clone();
+    if !last_panic.is_empty() {
+        println!("the last panic that was caught: {last_panic}");
+    }
     proof.close(format!(
         "{done} calls, {refused} refused, {taken} taken, {} panics of decoders caught, {} MiB after the first store, \
          {} MiB at most",

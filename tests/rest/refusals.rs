@@ -176,12 +176,12 @@ fn deeply_nested_bodies_do_no_harm() {
     server.kline("X");
     let before = server.state("kline/X/1m");
     let deep = "[".repeat(100_000_000);
-    server.post_json(X, &deep).refused("invalid_argument");
+    server.post_json(X, &deep).refused("too_large");
     let deep = format!("[{{\"ts\":0,\"open\":{}", "{\"a\":".repeat(20_000_000));
     server.post_json(X, &deep).json();
     server.post(X, "application/x-ndjson", &deep).json();
-    server.post_json("/v1/series", &"[".repeat(1_000_000)).refused("invalid_argument");
-    server.post_json("/v1/query", &"{\"series\":".repeat(100_000)).refused("invalid_argument");
+    server.post_json("/v1/series", &"[".repeat(1_000_000)).refused("too_large");
+    server.post_json("/v1/query", &"{\"series\":".repeat(100_000)).refused("too_large");
     assert_eq!(server.state("kline/X/1m"), before);
     server.get("/health").expect(200);
 }
