@@ -73,9 +73,9 @@ class Page:
     def demo(self):
         """The demo, with its directory under the name that the pages use."""
         process = self.start("demo")
-        while "chunks/" not in (line := process.stdout.readline()):
+        while "the files:" not in (line := process.stdout.readline()):
             assert line, "the demo ended early"
-        (self.at / "market").symlink_to(re.search(r"(/[^'\"\s]*)/chunks/", line)[1])
+        (self.at / "market").symlink_to(re.search(r"the files: (\S+)", line)[1])
 
     def here(self, text):
         for usual, real in zip(USUAL, self.addresses):
