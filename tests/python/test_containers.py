@@ -58,6 +58,19 @@ def test_the_image_runs_as_nobody_in_particular_and_asks_for_its_health():
     assert "docker/build /image" in text
 
 
+def test_the_files_of_the_image_are_lint_free():
+    scripts = Path(sysconfig.get_path("scripts"))
+    done = subprocess.run([scripts / "hadolint", DOCKER / "Dockerfile"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rules = "{extends: default, rules: {line-length: {max: 120}, document-start: disable}}"
+    files = sorted(DOCKER.rglob("*.yaml")) + sorted(DOCKER.rglob("*.yml"))
+    assert DOCKER / "compose.yaml" in files
+    done = subprocess.run(
+        [scripts / "yamllint", "--strict", "-d", rules, *files], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_the_dashboard_asks_for_metrics_that_there_are(server):
     metrics = server.read("/metrics").decode()
     documented = set(re.findall(r"^\| `(fastk_\w+)`", (HERE / "docs/metrics.md").read_text(), re.M))

@@ -23,6 +23,13 @@ SETUP = [
     for symbol, timeframe in (("BTCUSDT", "1m"), ("BTCUSDT", "1h"), ("ETHUSDT", "1h"))
 ]
 
+# Versions that come before those of the examples, so that lists have more than a page.
+REGISTRY = [
+    ("datasets", {"name": "btc-minutes", "members": ["scalar/feature/BTCUSDT/1m/rsi_14"]}),
+    ("features", {"name": "rsi-14", "definition": {"kind": "rsi", "period": 7}}),
+    ("factors", {"name": "momentum-20", "definition": {"kind": "momentum", "days": 10}}),
+]
+
 
 @pytest.fixture
 def running(tmp_path):
@@ -33,6 +40,9 @@ def running(tmp_path):
     server = support.Server(tmp_path / "store", "--config", str(config)).start()
     for spec in SETUP:
         server.json("POST", "/v1/series", spec)
+    for kind, record in REGISTRY:
+        made = {} if kind == "datasets" else {"code_version": "0a1b2c3", "inputs": ["btc-minutes@1"]}
+        server.json("POST", f"/v1/{kind}", record | made)
     try:
         yield server
     finally:
