@@ -14,7 +14,7 @@ SCALAR = "/v1/scalars/feature/BTCUSDT/1m/rsi_14"
 ROWS = 2_000
 FULL = int(os.environ.get("FASTK_PROOF", "10")) >= 100
 # Generated cases of an operation, and the least number of requests that makes.
-CASES, REQUESTS_MIN = (250, 10_000) if FULL else (8, 1_000)
+CASES, REQUESTS_MIN = (400, 10_000) if FULL else (8, 1_000)
 SEED = 20240201
 
 
