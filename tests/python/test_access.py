@@ -316,3 +316,56 @@ def test_health_answers_on_a_listener_of_its_own(tmp_path):
             client.close()
     finally:
         server.stop()
+
+
+def test_tickets_and_descriptors_give_a_limited_token_nothing_of_others(guarded, fastk):
+    server, tokens = guarded
+    admin = {"Authorization": f"Bearer {tokens['admin']['token']}", "Content-Type": "application/json"}
+    rows = [{"ts": support.T0 + n * support.MINUTE} | dict.fromkeys(("open", "high", "low", "close", "volume"), 1) for n in range(3)]
+    for symbol in ("BTCUSDT", "ETHUSDT"):
+        spec = {"kind": "kline", "symbol": symbol, "timeframe": "1m"}
+        for path, body in (("/v1/series", spec), (f"/v1/klines/{symbol}/1m", rows)):
+            server.request("POST", path, json.dumps(body).encode(), admin).close()
+    server.request("POST", "/v1/snapshots", b'{"name":"then"}', admin).close()
+    made = fastk("admin", "token", "create", "--root", server.root, "--name", "e", "--scope", "write", "--prefix", "kline/ETH", "--json")
+    call = flight.FlightCallOptions(headers=[(b"authorization", f"Bearer {json.loads(made.stdout)['token']}".encode())])
+    full = flight.FlightCallOptions(headers=[(b"authorization", f"Bearer {tokens['admin']['token']}".encode())])
+    client = flight.connect(server.flight)
+    deadline = time.monotonic() + 5
+    while True:
+        try:
+            mine = client.do_get(flight.Ticket(b'{"series":["kline/ETHUSDT/1m"]}'), options=call).read_all()
+            break
+        except flight.FlightUnauthenticatedError:
+            assert time.monotonic() < deadline
+    assert mine.num_rows == 3
+    # By globs, now or as of a snapshot, only what is its own.
+    for query in ({"series": ["kline/*/1m"]}, {"series": ["kline/*/*"], "as_of": "then"}):
+        got = client.do_get(flight.Ticket(json.dumps(query)), options=call).read_all()
+        assert set(got.column("series").to_pylist()) == {"kline/ETHUSDT/1m"} if "series" in got.column_names else got.num_rows == 3
+    other = "kline/BTCUSDT/1m"
+    queries = [{"series": [other]}, {"series": [other], "as_of": "then"}, {"series": ["kline/ETHUSDT/1m", other]}]
+    # A ticket that somebody else was given names a commit, and gives no more rights.
+    info = client.get_flight_info(flight.FlightDescriptor.for_path(*other.split("/")), options=full)
+    given = [endpoint.ticket.ticket for endpoint in info.endpoints]
+    for ticket in [json.dumps(query).encode() for query in queries] + given:
+        with pytest.raises(flight.FlightUnauthorizedError):
+            client.do_get(flight.Ticket(ticket), options=call).read_all()
+    body = json.dumps({"series": [other], "limit": 1}).encode()
+    with server.request("POST", "/v1/query", body, admin) as response:
+        cursor = json.loads(response.read())["next_cursor"]
+    with pytest.raises((flight.FlightUnauthorizedError, pa.ArrowInvalid)):
+        ticket = json.dumps({"series": ["kline/ETHUSDT/1m"], "cursor": cursor})
+        client.do_get(flight.Ticket(ticket), options=call).read_all()
+    # Names that climb are no names, whoever asks.
+    for path in (["kline", "..", "1m"], ["..", "..", "etc"], ["kline", "a/b", "1m"], ["kline", "%2e%2e", "1m"], ["kline", "x\x00", "1m"], ["kline", "..\\..", "1m"]):
+        for options in (call, full):
+            for ask in (client.get_flight_info, client.get_schema):
+                with pytest.raises((pa.ArrowInvalid, pa.ArrowKeyError, flight.FlightUnauthorizedError)):
+                    ask(flight.FlightDescriptor.for_path(*path), options=options)
+        with pytest.raises((pa.ArrowInvalid, pa.ArrowKeyError)):
+            client.do_get(flight.Ticket(json.dumps({"series": ["/".join(path)]})), options=full).read_all()
+    for name in ("../x", "..", "a/b", "x\u0000", "%2e%2e"):
+        with pytest.raises(pa.ArrowInvalid):
+            list(client.do_action(flight.Action("create_snapshot", json.dumps({"name": name}).encode()), options=full))
+    assert sorted(path.name for path in server.root.parent.iterdir() if "etc" in path.name or "x" == path.name) == []

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import subprocess
+import sysconfig
 from pathlib import Path
 
 import support

@@ -1,0 +1,176 @@
+"""Clients that take their time under TLS and on the Flight listener: they are cut off, and hold up nobody."""
+
+import http.client
+import json
+import socket
+import ssl
+import time
+
+import pyarrow.flight as flight
+import pytest
+import support
+from test_access import certificates
+
+# A silent connection has to be gone by then; the limits under test are far below.
+PATIENCE = 30
+GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+
+
+def frame(kind, flags, stream, payload=b""):
+    """A frame of HTTP/2."""
+    return len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload
+
+
+SETTINGS = frame(4, 0, 0)
+HEADERS = bytes([0x83, 0x86, 0x44, 1]) + b"/" + bytes([0x41, 1]) + b"x"
+
+
+@pytest.fixture(scope="module", params=["plain", "tls"])
+def impatient(tmp_path_factory, request):
+    """A server that loses patience soon, and how to connect to its listeners."""
+    folder = tmp_path_factory.mktemp("impatient")
+    text = (
+        "[http]\nheader_timeout_ms = 300\nbody_idle_ms = 300\nbody_timeout_ms = 1000\nstall_timeout_ms = 500\n"
+        "[flight]\ngreeting_timeout_ms = 500\nmessage_timeout_ms = 500\nping_interval_ms = 500\nping_timeout_ms = 500\n"
+    )
+    context = None
+    if request.param == "tls":
+        certificates(folder)
+        text += f'[tls]\ncert = "{folder}/server.pem"\nkey = "{folder}/server.key"\n'
+        context = ssl.create_default_context(cafile=folder / "root.pem")
+    (folder / "fastk.toml").write_text(text)
+    server = support.Server(folder / "store", "--config", str(folder / "fastk.toml")).start()
+
+    def port(face):
+        return int(getattr(server, face).rsplit(":", 1)[1])
+
+    def connect(face, secure=True):
+        bare = socket.create_connection(("127.0.0.1", port(face)), timeout=PATIENCE)
+        if not (secure and context):
+            return bare
+        context.set_alpn_protocols(["h2"] if face == "flight" else ["http/1.1"])
+        return context.wrap_socket(bare, server_hostname="localhost")
+
+    def is_answered():
+        made = http.client.HTTPSConnection if context else http.client.HTTPConnection
+        options = {"context": context} if context else {}
+        if context:
+            context.set_alpn_protocols(["http/1.1"])
+        client = made("localhost", port("http"), timeout=PATIENCE, **options)
+        client.request("GET", "/health/live")
+        assert client.getresponse().status == 200
+        client.close()
+        options = {"tls_root_certs": (folder / "root.pem").read_bytes()} if context else {}
+        address = server.flight.replace("grpc://127.0.0.1", "grpc+tls://localhost") if context else server.flight
+        with flight.connect(address, **options) as caller:
+            health = next(iter(caller.do_action(flight.Action("health", b""))))
+        assert json.loads(health.body.to_pybytes())["status"] == "ok"
+
+    try:
+        yield connect, is_answered
+    finally:
+        server.stop()
+
+
+def drip(stream, drops, pause=0.01):
+    """Sends drops for ever; gives what came until the other side ended it."""
+    begun, heard = time.monotonic(), b""
+    stream.settimeout(pause)
+    while time.monotonic() - begun < PATIENCE:
+        for drop in drops or [b""]:
+            try:
+                if drop:
+                    stream.sendall(drop)
+                some = stream.recv(65_536)
+                if not some:
+                    return heard
+                heard += some
+            except TimeoutError:
+                continue
+            except OSError:
+                return heard
+    raise AssertionError(f"it lives on; heard {heard[:200]!r}")
+
+
+def bytes_of(text):
+    return [bytes([byte]) for byte in text]
+
+
+def test_heads_and_bodies_that_come_byte_by_byte_are_cut(impatient):
+    connect, is_answered = impatient
+    assert drip(connect("http"), []) == b"", "a connection that says nothing"
+    assert drip(connect("http", secure=False), []) == b"", "one that does not secure itself"
+    assert drip(connect("http", secure=False), bytes_of(b"\x16\x03\x01\x02\x00" + b"\x01" * 50)) is not None
+    slow = connect("http")
+    slow.sendall(b"GET /health HTTP/1.1\r\nhost: x\r\n")
+    assert drip(slow, bytes_of(b"x: y\r\n")) == b""
+    slow = connect("http")
+    slow.sendall(b"POST /v1/series HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 100000\r\n\r\n")
+    heard = drip(slow, [b" "])
+    assert heard == b"" or b"request_timeout" in heard
+    is_answered()
+
+
+def test_an_answer_nobody_takes_is_broken_off(impatient):
+    connect, is_answered = impatient
+    stalled = []
+    for _ in range(4):
+        one = connect("http")
+        # Many answers at once: more than any buffer on the way holds.
+        try:
+            one.settimeout(1)
+            one.sendall(b"GET /openapi.json HTTP/1.1\r\nhost: x\r\n\r\n" * 2_000)
+        except OSError:
+            pass
+        stalled.append(one)
+    is_answered()
+    begun = time.monotonic()
+    for one in stalled:
+        # It ends although nobody read: reading now comes to an end, which is none of the last answer.
+        one.settimeout(PATIENCE)
+        time.sleep(max(0, 3 - (time.monotonic() - begun)))
+        heard = 0
+        try:
+            while some := one.recv(1 << 20):
+                heard += some.count(b"HTTP/1.1 200")
+        except OSError:
+            pass
+        assert heard < 2_000
+        one.close()
+    is_answered()
+
+
+@pytest.mark.parametrize(
+    ("what", "first", "drops"),
+    [
+        ("nothing", b"", []),
+        ("half a greeting", b"", bytes_of(GREETING[:-1])),
+        ("no settings", GREETING, []),
+        ("headers without an end", GREETING + SETTINGS + frame(1, 0, 1, HEADERS), [frame(9, 0, 1, b"\x0f" * 1_000)]),
+        ("resets", GREETING + SETTINGS, [frame(1, 5, 1, HEADERS) + frame(3, 0, 1, bytes(4))]),
+        ("pings without their answers", GREETING + SETTINGS, []),
+        ("a frame that is too long", GREETING + SETTINGS + b"\xff\xff\xff\x00\x00\x00\x00\x00\x01", [b"x" * 100]),
+    ],
+)
+def test_floods_and_silence_end_connections_of_flight(impatient, what, first, drops):
+    connect, is_answered = impatient
+    stream = connect("flight")
+    if first:
+        stream.sendall(first)
+    drip(stream, drops)
+    stream.close()
+    is_answered()
+
+
+def test_many_slow_clients_leave_room_for_others(impatient):
+    connect, is_answered = impatient
+    slow = [connect(face) for _ in range(40) for face in ("http", "flight")]
+    for _ in range(5):
+        for one in slow:
+            try:
+                one.sendall(b"G")
+            except OSError:
+                pass
+        is_answered()
+    for one in slow:
+        one.close()
