@@ -5,10 +5,22 @@
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::{Error, ErrorCode, Result};
 use crate::query::Stop;
+use crate::service::Held;
+
+tokio::task_local! {
+    /// The place of the request or call that is being answered.
+    pub(super) static PLACE: Arc<Held>;
+}
+
+/// That place, for work that goes on when nobody waits for it any more: until its end it counts as under way.
+pub(super) fn held() -> Option<Arc<Held>> {
+    PLACE.try_with(Arc::clone).ok()
+}
 
 /// Runs the first part of an answer; a panic in it becomes `internal`. What takes longer than `patience`, or is not waited
 /// for any more, is told to `stop`.
@@ -30,6 +42,11 @@ pub(super) async fn begin<T: Send + 'static>(
         return caught();
     }
     let mut waiting = Waiting(Some(stop));
+    let place = held();
+    let caught = move || {
+        let _place = place;
+        caught()
+    };
     match tokio::time::timeout(patience, tokio::task::spawn_blocking(caught)).await {
         Ok(done) => {
             waiting.0 = None;

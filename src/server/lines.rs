@@ -2,13 +2,15 @@
 //!
 //! - There are at most so many. When one more comes, the one that did nothing for longest is closed for it; only when all
 //!   are at work the newcomer waits.
+//! - An answer over HTTP/2 of which the client takes no further part for a time ends its connection: nothing asks its body
+//!   again, and everything it holds would stay. (Over HTTP/1 it is the connection itself that takes nothing.)
 //! - A connection says its first request within one time, completes every request that it begun within the same, and may
 //!   wait between two requests for another, longer one.
 
 use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -35,6 +37,9 @@ struct State {
     phase: Phase,
     since: Instant,
     under_way: usize,
+    next: u64,
+    /// Answers being sent: since when each waits for its client, unless it waits for this side.
+    answers: BTreeMap<u64, Option<Instant>>,
 }
 
 /// One connection.
@@ -51,6 +56,29 @@ pub(super) struct Line {
 #[derive(Debug)]
 pub(super) struct UnderWay(Arc<Line>);
 
+/// An answer that is being sent, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Sending {
+    line: Arc<Line>,
+    number: u64,
+}
+
+impl Sending {
+    /// Its body was asked for more: it gave a part, or has none yet.
+    pub fn asked(&self, gave: bool) {
+        let since = gave.then(Instant::now);
+        if let Some(waits) = self.line.lock().answers.get_mut(&self.number) {
+            *waits = since;
+        }
+    }
+}
+
+impl Drop for Sending {
+    fn drop(&mut self) {
+        self.line.lock().answers.remove(&self.number);
+    }
+}
+
 /// Why a connection lost its patience.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Over {
@@ -65,7 +93,13 @@ pub(super) enum Over {
 impl Line {
     fn new() -> Self {
         Self {
-            state: Mutex::new(State { phase: Phase::New, since: Instant::now(), under_way: 0 }),
+            state: Mutex::new(State {
+                phase: Phase::New,
+                since: Instant::now(),
+                under_way: 0,
+                next: 0,
+                answers: BTreeMap::new(),
+            }),
             is_framed: AtomicBool::new(false),
             is_over: AtomicBool::new(false),
             waker: AtomicWaker::new(),
@@ -80,6 +114,39 @@ impl Line {
     pub fn begin(self: &Arc<Self>) -> UnderWay {
         self.lock().under_way += 1;
         UnderWay(Arc::clone(self))
+    }
+
+    /// An answer begins to be sent.
+    pub fn send(self: &Arc<Self>) -> Sending {
+        let mut state = self.lock();
+        let number = state.next;
+        state.next += 1;
+        state.answers.insert(number, Some(Instant::now()));
+        Sending { line: Arc::clone(self), number }
+    }
+
+    /// When to look again whether an answer waits for its client for so long; `None` when one does.
+    fn patience(&self, stall: Duration) -> Option<Instant> {
+        let oldest = self.lock().answers.values().flatten().min().copied();
+        let now = Instant::now();
+        let until = oldest.map_or(now + stall, |since| since + stall);
+        (until > now).then_some(until)
+    }
+
+    /// Waits until an answer waits for its client for so long.
+    pub async fn stalled(&self, stall: Duration) {
+        while let Some(until) = self.patience(stall) {
+            tokio::time::sleep_until(until).await;
+        }
+    }
+
+    /// Ends it when an answer waits for its client for so long.
+    pub async fn watch(line: Weak<Self>, stall: Duration) {
+        while let Some(line) = line.upgrade() {
+            let Some(until) = line.patience(stall) else { return line.end() };
+            drop(line);
+            tokio::time::sleep_until(until).await;
+        }
     }
 
     /// Bytes came.

@@ -142,7 +142,8 @@ impl Inner {
         self.queue.settled(&frozen.decided)?;
         let state = &frozen.state;
         let contents = &maintenance.manifest.contents;
-        if contents.wal_first_lsn == frozen.first_lsn {
+        // Commits that went straight to chunks have no frame.
+        if contents.wal_first_lsn == frozen.first_lsn && contents.base_commit >= state.commit {
             return Ok(());
         }
         let mut edit = Edit {

@@ -27,7 +27,7 @@ use crate::format::receipt::Written;
 use crate::format::zone_map::ZoneMap;
 use crate::planted::{Bug, planted};
 use crate::sync::MutexGuard;
-use crate::types::{Grid, Rows};
+use crate::types::{Grid, Rows, SeriesKey};
 
 /// How often a load is tried while others change its series.
 const ATTEMPTS: usize = 3;
@@ -36,11 +36,14 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// Chunks of a load have this part of the rows of a long tail on average, or it is none: many small files are better
 /// made from the tail.
 const CHUNK_PART: u64 = 64;
+/// Most chunks of a load: their files, three each, are open until it counts.
+const CHUNKS_MAX: u64 = 128;
 
 /// One chunk of a load, and its sidecars.
 #[derive(Debug)]
 pub struct Part {
-    chunk: Staged,
+    /// Until it has its name.
+    chunk: Option<Staged>,
     path: DiskPath,
     summary: ChunkSummary,
     zones: ZoneMap,
@@ -55,6 +58,26 @@ struct Load {
 }
 
 impl Inner {
+    /// Whether rows are long enough for a load, before anything is looked at.
+    pub fn can_be_load(&self, write: &SeriesWrite) -> bool {
+        write.rows.ts.len() as u64 >= self.options.seal_rows.max(1)
+    }
+
+    /// Waits until what is decided of a series is published, or gives why it was refused: a load must not count when what
+    /// its writer sent before it does not.
+    fn settled_series(&self, key: &SeriesKey) -> Result<Arc<State>> {
+        let (decided, version) = {
+            let pending = self.queue.lock();
+            (pending.decided()?, pending.state.get(key).map(|series| (series.id, series.version)))
+        };
+        let published = self.queue.published();
+        if published.get(key).map(|series| (series.id, series.version)) == version {
+            return Ok(published);
+        }
+        self.queue.wait(&decided)?;
+        Ok(self.queue.published())
+    }
+
     /// Writes rows as a load; `None` when the log is to take them, and nothing was changed.
     ///
     /// # Errors
@@ -67,7 +90,7 @@ impl Inner {
         let begun = Instant::now();
         let Some(mut maintenance) = self.patient_maintenance() else { return Ok(None) };
         for _ in 0..ATTEMPTS {
-            let state = self.queue.published();
+            let state = self.settled_series(&write.key)?;
             let Some(series) = self.loadable(write, &state)? else { return Ok(None) };
             if series.tail().next().is_some() && !planted(Bug::LoadOverTail) {
                 if self.seal_with(&mut maintenance, &[series.id]).is_err() {
@@ -130,13 +153,13 @@ impl Inner {
         let wanted = write.if_version.is_none_or(|expected| {
             expected.version == series.version && expected.series_id.is_none_or(|id| id == series.id)
         });
-        let long = rows.ts.len() as u64 >= self.options.seal_rows.max(1);
         let shaped = || rows.check_shape(series.def.columns.len()).is_ok();
-        if !fits || !wanted || !long || !shaped() || !rows.ts.is_sorted_by(|a, b| a < b) {
+        if !fits || !wanted || !self.can_be_load(write) || !shaped() || !rows.ts.is_sorted_by(|a, b| a < b) {
             return Ok(None);
         }
         let chunks = spans(series, &rows.ts).count() as u64;
-        if chunks.saturating_mul(self.options.seal_rows / CHUNK_PART) > rows.ts.len() as u64 {
+        let rows_min = (self.options.seal_rows / CHUNK_PART).max(1);
+        if chunks > CHUNKS_MAX || chunks.saturating_mul(rows_min) > rows.ts.len() as u64 {
             return Ok(None);
         }
         let free = behind || series.merge(&self.cache, (first, last), false).next_piece()?.is_none();
@@ -173,7 +196,7 @@ impl Inner {
         }
         // All of them are on their way to the disk by now.
         for part in &mut parts {
-            part.chunk.sync()?;
+            part.chunk.as_mut().map_or(Ok(()), Staged::sync)?;
             part.stage_sidecars(&self.root.join("tmp"))?;
         }
         Ok(parts)
@@ -205,7 +228,7 @@ impl Inner {
         if let Some(coverage) = &mut coverage {
             coverage.optimize();
         }
-        Ok(Part { chunk, path, summary, zones, coverage, sidecars: Vec::new() })
+        Ok(Part { chunk: Some(chunk), path, summary, zones, coverage, sidecars: Vec::new() })
     }
 
     /// Commits what was staged; `None` when the series is no longer what it was then.
@@ -217,7 +240,7 @@ impl Inner {
         parts: Vec<Part>,
         next_file_id: u64,
     ) -> Result<Option<Written>> {
-        let mut written = None;
+        let (mut written, mut late, mut added) = (None, Vec::new(), Vec::new());
         let committed = self.queue.commit_beside(
             seen.id,
             |before| {
@@ -241,11 +264,11 @@ impl Inner {
                 let mut next = series.as_ref().clone();
                 next.count_rows_written(&write.rows, 0, commit, wall_ms(), &state.fences);
                 next.sealed_commit = commit;
-                let added = numbered.iter().map(|(part, renumbered)| {
+                added.extend(numbered.iter().map(|(part, renumbered)| {
                     let summary = renumbered.as_ref().map_or(&part.summary, |renumbered| &renumbered.summary);
                     Arc::new(ChunkFile::new(&self.root, chunk_record(summary)))
-                });
-                next.chunks = Arc::new(series.chunks.iter().cloned().chain(added).collect());
+                }));
+                next.chunks = Arc::new(series.chunks.iter().chain(&added).cloned().collect());
                 next.tombstones = Arc::new(next.needed_tombstones());
                 written = Some(Written {
                     series_id: next.id,
@@ -262,40 +285,58 @@ impl Inner {
                 state.replace(next.clone());
                 Ok(Some((state, Load { next: Arc::new(next), parts: numbered })))
             },
-            |load| self.publish_load(maintenance, load, next_file_id),
+            |load| self.publish_load(maintenance, load, next_file_id, &mut late),
         )?;
         if committed.is_none() {
             return Ok(None);
+        }
+        // Derived, so nobody waits for it.
+        for mut part in late {
+            let tmp = self.root.join("tmp");
+            if let Err(error) = part.stage_sidecars(&tmp).and_then(|()| part.place_sidecars()) {
+                tracing::warn!(%error, "a chunk goes without its sidecars for now");
+            }
+        }
+        for chunk in &added {
+            self.index(chunk, &seen.def);
+            chunk.forget();
         }
         maintenance.uncompacted.insert(seen.id);
         Ok(written)
     }
 
     /// Gives the files their names and publishes the edit that makes them count.
-    fn publish_load(&self, maintenance: &mut Maintenance, load: Load, next_file_id: u64) -> Result<u64> {
+    ///
+    /// Parts whose sidecars are to be written anew are put into `late`.
+    fn publish_load(
+        &self,
+        maintenance: &mut Maintenance,
+        load: Load,
+        next_file_id: u64,
+        late: &mut Vec<Part>,
+    ) -> Result<u64> {
         let Load { next, parts } = load;
         let mut edit =
             Edit { series: vec![series_record(&next, next.sealed_commit)?], next_file_id, ..Edit::default() };
         for (mut part, renumbered) in parts {
+            let Some(mut chunk) = part.chunk.take() else { continue };
+            let is_late = renumbered.is_some();
             if let Some(renumbered) = renumbered {
-                part.chunk.put_at(0, &renumbered.head)?;
-                part.chunk.put_at(renumbered.tail_at, &renumbered.tail)?;
+                chunk.put_at(0, &renumbered.head)?;
+                chunk.put_at(renumbered.tail_at, &renumbered.tail)?;
                 part.summary = renumbered.summary;
-                part.stage_sidecars(&self.root.join("tmp"))?;
             }
-            if !part.chunk.place(&part.path)? {
+            if !chunk.place(&part.path)? {
                 return Err(Error::internal(format!("{} appeared while it was written", part.path.display())));
             }
-            for (sidecar, path) in part.sidecars {
-                // Derived: one that stands there is of no chunk, and is replaced when somebody notices.
-                sidecar.place(&path)?;
-            }
             edit.chunks.push(chunk_record(&part.summary));
+            if is_late {
+                late.push(part);
+            } else {
+                part.place_sidecars()?;
+            }
         }
         disk::sync_dir(&series_dir(&self.root, next.id))?;
-        if !next.def.value_index.is_empty() {
-            edit.chunks.iter().for_each(|chunk| self.index(&ChunkFile::new(&self.root, chunk.clone()), &next.def));
-        }
         self.tombstone_files(&maintenance.manifest.contents, &next, &next.tombstones, &mut edit)?;
         self.publish(maintenance, edit)
     }
@@ -320,6 +361,11 @@ impl Part {
         }
         Ok(())
     }
+
+    /// Gives the sidecars their names. One that stands there already is of no chunk, and is replaced when somebody notices.
+    fn place_sidecars(&mut self) -> Result<()> {
+        self.sidecars.drain(..).try_for_each(|(sidecar, path)| sidecar.place(&path).map(drop))
+    }
 }
 
 /// The partitions that rising timestamps touch: name, and positions of the timestamps inside.
@@ -339,8 +385,8 @@ mod tests {
     use super::*;
     use crate::error::ErrorCode;
     use crate::query::{Scan, ScanSpec};
-    use crate::store::{Expected, Store, StoreOptions, Watch, WriteOutcome};
-    use crate::types::{SeriesKey, SeriesSpec};
+    use crate::store::{Expected, RepairOptions, Store, StoreOptions, Watch, WriteOutcome, repair};
+    use crate::types::SeriesSpec;
 
     const MINUTE: i64 = 60_000;
     const DAY: i64 = 1_440;
@@ -468,6 +514,8 @@ mod tests {
         assert_eq!(chunks(opened.write_many(both, None)).0, 200, "two series");
         let sparse = Rows { ts: (6..106).map(|day| day * DAY * MINUTE).collect(), columns: vec![vec![1; 100]] };
         assert_eq!(chunks(opened.write_many(vec![write(sparse, WriteMode::Insert)], None)), (0, 107), "a row a day");
+        let sparser = Rows { ts: (206..406).map(|day| day * DAY * MINUTE).collect(), columns: vec![vec![1; 200]] };
+        assert_eq!(chunks(opened.write_many(vec![write(sparser, WriteMode::Insert)], None)).0, 200, "too many chunks");
 
         let insert = opened.write(&key("A"), minutes(200..400, 9), WriteMode::Insert, None).unwrap_err();
         assert_eq!(insert.code(), ErrorCode::RowsExist);
@@ -534,6 +582,38 @@ mod tests {
         drop(maintenance);
         assert_eq!(read(&opened, &opened.snapshot()), [(5, 12)]);
         assert_eq!((files(), shape(&opened)), (before, (1, 0)));
+    }
+
+    #[test]
+    fn commits_go_on_behind_loads_when_the_manifest_is_made_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let opened = store(dir.path());
+        for part in 0..5 {
+            upsert(&opened, minutes(part * 200..part * 200 + 150, 0)).unwrap();
+        }
+        drop(opened);
+        let options_of = RepairOptions { apply: true, rebuild_manifest: true };
+        repair(&DiskPath::os(dir.path()), options_of).unwrap();
+        let opened = Store::open(dir.path(), false, options()).unwrap();
+        assert_eq!(opened.snapshot().commit, 7);
+        assert_eq!(upsert(&opened, minutes(810..815, 9)).unwrap().commit, 8);
+        opened.delete_range(&key("A"), (820 * MINUTE, 829 * MINUTE), None).unwrap();
+        let parts =
+            [(0..150, 0), (200..350, 0), (400..550, 0), (600..750, 0), (800..810, 0), (810..815, 9), (815..820, 0)];
+        let wanted = [expected(&parts), expected(&[(830..950, 0)])].concat();
+        assert_eq!(read(&opened, &opened.snapshot()), wanted);
+        opened.compact(&[], true).unwrap();
+        assert_eq!(read(&opened, &opened.snapshot()), wanted);
+    }
+
+    #[test]
+    fn a_checkpoint_behind_loads_alone_counts_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let opened = store(dir.path());
+        opened.checkpoint().unwrap();
+        upsert(&opened, minutes(0..200, 0)).unwrap();
+        opened.checkpoint().unwrap();
+        assert_eq!(opened.inner.maintenance().manifest.contents.base_commit, opened.snapshot().commit);
     }
 
     #[test]

@@ -163,6 +163,8 @@ fn read_store_telling(root: &DiskPath, trust: Trust, opening: &Opening) -> Resul
     let next_series_id = replay.next_series_id;
     if salvaged {
         salvage::recount(&mut state, None);
+        // Not every commit is in the log: the next one has to come behind all that any file has.
+        state.commit = state.commit.max(highest_commit(&known)).max(highest_commit(&found.contents));
     }
     report.torn.clone_from(&log.torn);
     report.lost_lsns.clone_from(&log.lost);
@@ -181,6 +183,20 @@ fn read_store_telling(root: &DiskPath, trust: Trust, opening: &Opening) -> Resul
         newest,
         next_series_id,
     })
+}
+
+/// The highest commit that anything the manifest names is of.
+fn highest_commit(contents: &Contents) -> u64 {
+    let chunks = contents.chunks.values().chain(contents.waiting.values()).map(|chunk| chunk.commit_hi);
+    let series = contents
+        .series
+        .values()
+        .flat_map(|series| [series.sealed_commit, series.last_commit, series.created_commit, series.dropped_commit]);
+    let tombstones = contents.tombstones.iter().map(|(_, commit, ..)| *commit);
+    let snapshots = contents.snapshots.values().map(|snapshot| snapshot.commit);
+    let runs = contents.runs.values().map(|run| run.base_commit);
+    let all = chunks.chain(series).chain(tombstones).chain(snapshots).chain(runs);
+    all.max().unwrap_or(0).max(contents.base_commit)
 }
 
 /// Whether there is a store, damaged or not.

@@ -152,6 +152,7 @@ impl Store {
         }
         // Under a key the receipt has to be as durable as the rows: that is the log's work.
         if let (None, [write]) = (once, writes.as_slice())
+            && self.inner.can_be_load(write)
             && let Some(written) = self.inner.load(write)?
         {
             let outcome = WriteOutcome { commit: written.commit, written: vec![written], repeated: false };

@@ -22,7 +22,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Connected;
 
-use crate::server::lines::{self, Lines, Slot, UnderWay};
+use crate::server::lines::{self, Lines, Sending, Slot, UnderWay};
 use crate::server::wire::{Tls, Wire};
 
 /// Bytes of the HTTP/2 preface, the least a client says.
@@ -45,6 +45,11 @@ pub(super) struct HangUp(Arc<lines::Line>);
 impl HangUp {
     pub(super) fn now(&self) {
         self.0.end();
+    }
+
+    /// An answer begins to be sent on the connection.
+    pub(super) fn send(&self) -> Sending {
+        self.0.send()
     }
 
     /// A call begins on the connection.
@@ -90,11 +95,11 @@ async fn accept(door: Arc<(TcpListener, Lines)>) -> (TcpStream, Slot) {
 }
 
 /// Accepts connections, `connections_max` at one time; each has to speak within `greeting`, and before `draining`: nobody
-/// who has asked nothing holds up the end.
+/// who has asked nothing holds up the end. One whose client takes nothing of an answer for `stall` is ended.
 pub(super) fn incoming(
     listener: TcpListener,
     connections_max: usize,
-    greeting: Duration,
+    (greeting, stall): (Duration, Duration),
     tls: Tls,
     draining: CancellationToken,
 ) -> impl Stream<Item = io::Result<Line>> {
@@ -139,6 +144,7 @@ pub(super) fn incoming(
                 () = over.cancelled() => {}
             }
         });
+        tokio::spawn(lines::Line::watch(Arc::downgrade(&slot.line), stall));
         let greeting = Some((GREETING_BYTES, patience));
         let line = Line { stream, waiting: Vec::new(), written: 0, is_fresh: false, is_due: false, greeting, slot };
         Some((Ok(line), state))

@@ -113,7 +113,13 @@ pub async fn serve(
     let flight = front(service.clone(), gate, &config, stop.clone());
     let (health, health_server) = tonic_health::server::health_reporter();
     health.set_serving::<service::Front>().await;
-    let incoming = line::incoming(listener, config.connections_max, config.greeting, config.tls.clone(), stop.clone());
+    let incoming = line::incoming(
+        listener,
+        config.connections_max,
+        (config.greeting, config.stall),
+        config.tls.clone(),
+        stop.clone(),
+    );
     let server = Server::builder()
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)

@@ -224,7 +224,14 @@ impl Put {
         acks: &Acks,
     ) -> Result<(), Status> {
         let mut empty = true;
-        while let Some(next) = parsed.recv().await {
+        loop {
+            // When one before it failed, nobody takes what is decided any more.
+            let next = tokio::select! {
+                biased;
+                () = begun.closed() => break,
+                next = parsed.recv() => next,
+            };
+            let Some(next) = next else { break };
             let (next, budget) = match next {
                 Some((next, budget)) => (next, Some(budget)),
                 None if empty && !acks.is_abandoned() => {

@@ -33,8 +33,8 @@ use super::{actions, describe};
 use crate::access::{Gate, header_of, token_of};
 use crate::error::{Error, ErrorCode, Result};
 use crate::query::{Numbers, Shape, Stop};
-use crate::server::begin::begin;
-use crate::server::lines::UnderWay;
+use crate::server::begin::{PLACE, begin};
+use crate::server::lines::{Sending, UnderWay};
 use crate::server::{AUDIT, metrics};
 use crate::service::{Held, Limits, Place, SeriesFilter, Service};
 
@@ -140,9 +140,10 @@ impl tower::Service<http::Request<Body>> for Front {
 
     fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
         let (method, begun) = (method_of(request.uri().path()), Instant::now());
-        let under_way = request.extensions().get::<HangUp>().map(HangUp::begin);
+        let line = request.extensions().get::<HangUp>().cloned();
+        let under_way = line.as_ref().map(HangUp::begin);
         let entered = self.door.admit(request.headers()).and_then(|service| {
-            let place = service.take(Place::Request)?;
+            let place = Arc::new(service.take(Place::Request)?);
             request.extensions_mut().insert(service);
             Ok(place)
         });
@@ -161,14 +162,17 @@ impl tower::Service<http::Request<Body>> for Front {
         let patience = if is_put { face.put_idle } else { face.message_timeout };
         let request = request.map(|body| Body::new(Hurried::new(body, patience, is_put)));
         let answering = if is_get { Err(request) } else { Ok(self.rest.call(request)) };
-        Box::pin(async move {
+        // Acknowledgements need not be read.
+        let line = line.filter(|_| !is_put);
+        Box::pin(PLACE.scope(Arc::clone(&place), async move {
             let answer = match answering {
                 Ok(answering) => answering.await?,
                 Err(request) => face.answer(request).await.unwrap_or_else(Status::into_http),
             };
             metrics::flight_call(method, true, begun.elapsed());
-            Ok(answer.map(|body| Body::new(Sent { body, _under_way: under_way, _place: place })))
-        })
+            let sending = line.map(|line| line.send());
+            Ok(answer.map(|body| Body::new(Sent { body, sending, _under_way: under_way, _place: place })))
+        }))
     }
 }
 
@@ -241,8 +245,9 @@ impl http_body::Body for Hurried {
 /// The body of an answer, which is under way until its end.
 struct Sent {
     body: Body,
+    sending: Option<Sending>,
     _under_way: Option<UnderWay>,
-    _place: Held,
+    _place: Arc<Held>,
 }
 
 impl http_body::Body for Sent {
@@ -253,7 +258,11 @@ impl http_body::Body for Sent {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<std::result::Result<Frame<Bytes>, Status>>> {
-        Pin::new(&mut self.body).poll_frame(context)
+        let frame = Pin::new(&mut self.body).poll_frame(context);
+        if let Some(sending) = &self.sending {
+            sending.asked(frame.is_ready());
+        }
+        frame
     }
 
     fn is_end_stream(&self) -> bool {

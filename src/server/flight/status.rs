@@ -13,7 +13,7 @@ use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Code, Status};
 
 use crate::error::{Error, ErrorCode, GrpcCode, Result};
-use crate::server::begin::too_long;
+use crate::server::begin::{held, too_long};
 
 /// Trailer that holds [`ErrorCode::name`].
 pub const CODE_KEY: &str = "fastk-error-code";
@@ -112,6 +112,12 @@ pub(super) async fn blocking_within<T: Send + 'static>(
 pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T, Status> {
+    // The work holds the place of its call, also when nobody waits for it any more.
+    let place = held();
+    let work = move || {
+        let _place = place;
+        work()
+    };
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result.map_err(|error| status(&error)),
         Err(join) => Err(status(&Error::internal(format!("a blocking task ended early: {join}")))),

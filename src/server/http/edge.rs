@@ -14,7 +14,7 @@ use tracing::Instrument;
 use super::Gated;
 use super::problem::{Failure, render};
 use crate::error::{Error, ErrorCode};
-use crate::server::begin::panicked;
+use crate::server::begin::{PLACE, panicked};
 use crate::server::{AUDIT, metrics};
 
 /// Header that names a request; a caller's own value of up to 64 letters, digits and `. _ -` is kept.
@@ -42,20 +42,24 @@ pub async fn edge(State(app): State<Gated>, mut request: Request, next: Next) ->
     });
     let mut place = None;
     let entered = admitted.map(|(service, held)| {
-        place = held;
+        place = held.map(Arc::new);
         request.extensions_mut().insert(service);
     });
     let response = match entered {
         Err(error) => Failure(error).into_response(),
-        Ok(()) => match AssertUnwindSafe(next.run(request).instrument(span)).catch_unwind().await {
-            Ok(response) => response,
-            Err(panic) => Failure(panicked(panic.as_ref())).into_response(),
-        },
+        Ok(()) => {
+            let answer = AssertUnwindSafe(next.run(request).instrument(span)).catch_unwind();
+            let answered = match &place {
+                Some(place) => PLACE.scope(Arc::clone(place), answer).await,
+                None => answer.await,
+            };
+            answered.unwrap_or_else(|panic| Failure(panicked(panic.as_ref())).into_response())
+        }
     };
     let mut response = render(response, &method, &path, &id);
     if let Some(held) = place {
         // Until its body is sent.
-        response.extensions_mut().insert(Arc::new(held));
+        response.extensions_mut().insert(held);
     }
     if version < Version::HTTP_2 && app.is_draining() {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use axum::Router;
 use bytes::Bytes;
+use hyper::Version;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
@@ -22,7 +23,7 @@ use tower::ServiceExt;
 use super::{HttpConfig, health_router, router};
 use crate::access::Gate;
 use crate::error::{Error, Result};
-use crate::server::lines::{Line, Lines, Slot, UnderWay};
+use crate::server::lines::{Line, Lines, Sending, Slot, UnderWay};
 use crate::server::wire::Wire;
 use crate::service::{Held, Service};
 
@@ -148,12 +149,14 @@ impl Door {
         let connection = watcher.watch(self.builder.serve_connection(io, service).into_owned());
         tokio::pin!(connection);
         let over = line.over(header_timeout, idle_timeout);
-        tokio::pin!(over);
+        let stalled = line.stalled(stall);
+        tokio::pin!(over, stalled);
         let mut is_draining = false;
         let ended = loop {
             tokio::select! {
                 ended = &mut connection => break ended,
                 why = &mut over => return tracing::debug!(?why, "a connection was closed"),
+                () = &mut stalled => return tracing::debug!("a connection was closed whose client took nothing"),
                 () = self.draining.cancelled(), if !is_draining => {
                     is_draining = true;
                     if !has_asked.load(Ordering::Acquire) {
@@ -201,12 +204,14 @@ fn service_of(
 > + Clone {
     hyper::service::service_fn(move |request: hyper::Request<Incoming>| {
         has_asked.store(true, Ordering::Release);
-        let under_way = line.begin();
+        let (under_way, framed) = (line.begin(), request.version() == Version::HTTP_2);
+        let line = line.clone();
         let answering = app.clone().oneshot(request.map(axum::body::Body::new));
         async move {
             let mut response = answering.await?;
             let place = response.extensions_mut().remove::<Arc<Held>>();
-            Ok(response.map(|body| axum::body::Body::new(Sent { body, _under_way: under_way, _place: place })))
+            let sending = framed.then(|| line.send());
+            Ok(response.map(|body| axum::body::Body::new(Sent { body, sending, _under_way: under_way, _place: place })))
         }
     })
 }
@@ -214,6 +219,7 @@ fn service_of(
 /// The body of an answer, which is under way until its end.
 struct Sent {
     body: axum::body::Body,
+    sending: Option<Sending>,
     _under_way: UnderWay,
     _place: Option<Arc<Held>>,
 }
@@ -226,7 +232,11 @@ impl http_body::Body for Sent {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<std::result::Result<http_body::Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+        let frame = Pin::new(&mut self.body).poll_frame(cx);
+        if let Some(sending) = &self.sending {
+            sending.asked(frame.is_ready());
+        }
+        frame
     }
 
     fn is_end_stream(&self) -> bool {

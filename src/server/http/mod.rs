@@ -29,7 +29,7 @@ use tokio::sync::Semaphore;
 
 use crate::access::Gate;
 use crate::error::{Error, Result};
-use crate::server::begin::{panicked, too_long};
+use crate::server::begin::{held, panicked, too_long};
 use crate::server::wire::Tls;
 use crate::service::{Held, Place, Service};
 pub use edge::REQUEST_ID;
@@ -186,13 +186,26 @@ impl App {
         T: Send + 'static,
         F: FnOnce(&Service) -> Result<T> + Send + 'static,
     {
-        let service = Arc::clone(&self.service);
-        let patience = service.limits().request_timeout;
-        match tokio::time::timeout(patience, tokio::task::spawn_blocking(move || verb(&service))).await {
-            Ok(Ok(result)) => result,
-            Ok(Err(error)) if error.is_panic() => Err(panicked(error.into_panic().as_ref())),
-            Ok(Err(_)) => Err(Error::new(crate::ErrorCode::NotReady, "the server is stopping")),
-            Err(_) => Err(too_long(patience)),
+        let patience = self.service.limits().request_timeout;
+        tokio::time::timeout(patience, self.to_the_end(verb)).await.unwrap_or_else(|_| Err(too_long(patience)))
+    }
+
+    /// The same for work that takes as long as there are rows: it has no end but its own. It holds the place of its
+    /// request, also when nobody waits for it any more.
+    async fn to_the_end<T, F>(&self, verb: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Service) -> Result<T> + Send + 'static,
+    {
+        let (service, place) = (Arc::clone(&self.service), held());
+        let work = move || {
+            let _place = place;
+            verb(&service)
+        };
+        match tokio::task::spawn_blocking(work).await {
+            Ok(result) => result,
+            Err(error) if error.is_panic() => Err(panicked(error.into_panic().as_ref())),
+            Err(_) => Err(Error::new(crate::ErrorCode::NotReady, "the server is stopping")),
         }
     }
 }

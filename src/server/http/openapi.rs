@@ -60,7 +60,10 @@ pub fn openapi_json() -> String {
 pub fn problems(codes: &[ErrorCode]) -> BTreeMap<String, RefOr<Response>> {
     let mut by_status: BTreeMap<u16, Vec<ErrorCode>> = BTreeMap::new();
     for code in codes {
-        by_status.entry(code.http()).or_default().push(*code);
+        let same = by_status.entry(code.http()).or_default();
+        if !same.contains(code) {
+            same.push(*code);
+        }
     }
     by_status
         .into_iter()
@@ -79,6 +82,9 @@ const EVERYWHERE: [ErrorCode; 4] =
 
 /// Codes of every route that asks for a token.
 const GATED: [ErrorCode; 2] = [ErrorCode::Unauthenticated, ErrorCode::PermissionDenied];
+
+/// Codes of every route that works for its caller: how much may be under way, and how long.
+const LIMITED: [ErrorCode; 3] = [ErrorCode::RateLimited, ErrorCode::Overloaded, ErrorCode::DeadlineExceeded];
 
 /// What everybody may ask.
 #[derive(Debug)]
@@ -130,7 +136,7 @@ macro_rules! failures {
             impl IntoResponses for $name {
                 fn responses() -> BTreeMap<String, RefOr<Response>> {
                     let own = [$(ErrorCode::$code,)* ErrorCode::NotReady];
-                    problems(&[&own[..], &GATED, &EVERYWHERE].concat())
+                    problems(&[&own[..], &GATED, &LIMITED, &EVERYWHERE].concat())
                 }
             }
         )*
@@ -150,12 +156,12 @@ failures! {
         Overloaded WriterStopped StorageFull;
     /// Reading rows.
     ReadFailure: InvalidArgument SchemaMismatch SeriesNotFound SnapshotNotFound DatasetNotFound NotAcceptable CommitGone
-        CorruptData Overloaded;
+        CorruptData UnsupportedFormat Overloaded;
     /// Reading rows by a query in the body.
     QueryFailure: InvalidArgument SchemaMismatch SeriesNotFound SnapshotNotFound DatasetNotFound NotAcceptable
-        RequestTimeout CommitGone TooLarge UnsupportedMediaType CorruptData Overloaded;
+        RequestTimeout CommitGone TooLarge UnsupportedMediaType CorruptData UnsupportedFormat Overloaded;
     /// Coverage of a series.
-    CoverageFailure: InvalidArgument SeriesNotFound SnapshotNotFound DatasetNotFound CorruptData;
+    CoverageFailure: InvalidArgument SeriesNotFound SnapshotNotFound DatasetNotFound CorruptData UnsupportedFormat;
     /// Writing rows.
     WriteFailure: InvalidArgument SchemaMismatch SeriesNotFound RequestTimeout RowsExist OutOfOrder IdempotencyMismatch
         CommitConflict TooLarge UnsupportedMediaType InvalidRows Overloaded WriterStopped StorageFull;
@@ -168,7 +174,7 @@ failures! {
     CreateSnapshotFailure: InvalidArgument RequestTimeout SnapshotExists TooLarge UnsupportedMediaType Overloaded
         WriterStopped StorageFull;
     /// Dropping a snapshot.
-    DropSnapshotFailure: InvalidArgument SnapshotNotFound WriterStopped StorageFull;
+    DropSnapshotFailure: InvalidArgument SnapshotNotFound CorruptData UnsupportedFormat WriterStopped StorageFull;
     /// Starting a job about the whole store.
     StartFailure: InvalidArgument RequestTimeout TooLarge UnsupportedMediaType Overloaded;
     /// Starting a backup.

@@ -29,7 +29,7 @@ pub async fn create_dataset(app: App, headers: HeaderMap, uri: Uri, body: Body) 
     Params::of::<NoParams>(&uri)?;
     once::refuse_new(&headers)?;
     let spec: DatasetSpec = body::json(&app, &headers, body).await?;
-    let created = app.blocking(move |service| service.create_dataset(&spec)).await?;
+    let created = app.to_the_end(move |service| service.create_dataset(&spec)).await?;
     Ok(located(reply::json(StatusCode::CREATED, &created)?, &created.dataset))
 }
 
