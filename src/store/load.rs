@@ -384,7 +384,6 @@ fn spans<'a>(series: &'a SeriesState, ts: &'a [i64]) -> impl Iterator<Item = (St
 mod tests {
     use super::*;
     use crate::error::ErrorCode;
-    use crate::query::{Scan, ScanSpec};
     use crate::store::{Expected, RepairOptions, Store, StoreOptions, Watch, WriteOutcome, repair};
     use crate::types::SeriesSpec;
 
@@ -422,9 +421,11 @@ mod tests {
     fn read(store: &Store, state: &State) -> Vec<(i64, i64)> {
         let series = state.get(&key("A")).unwrap();
         let mut rows = Vec::new();
-        for block in Scan::new(series, store.cache(), &ScanSpec::range((i64::MIN, i64::MAX))) {
-            let block = block.unwrap();
-            rows.extend(block.words(0).iter().map(|ts| ts / MINUTE).zip(block.words(1).iter().copied()));
+        let mut merge = series.merge(store.cache(), (i64::MIN, i64::MAX), false);
+        while let Some(piece) = merge.next_piece().unwrap() {
+            let words =
+                |column: usize| piece.block.columns.columns[column].typed_data::<i64>()[piece.lo..piece.hi].to_vec();
+            rows.extend(words(0).iter().map(|ts| ts / MINUTE).zip(words(1)));
         }
         rows
     }

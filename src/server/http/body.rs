@@ -349,11 +349,11 @@ pub async fn json<T: serde::de::DeserializeOwned>(app: &App, headers: &HeaderMap
     let Content::Memory(bytes) = stage(headers, body, &limits).await?.content else {
         return Err(Error::internal("a short body was staged in a file"));
     };
+    check_depth(&bytes, depth_max)?;
     // Serde would take a list for the fields of an object in their order.
     if bytes.trim_ascii_start().starts_with(b"[") {
         return Err(Error::invalid("the body does not fit: it is a list, not an object"));
     }
-    check_depth(&bytes, depth_max)?;
     serde_json::from_slice(&bytes).map_err(|error| Error::invalid(format!("the body does not fit: {error}")))
 }
 
