@@ -30,6 +30,10 @@ use crate::ingest::check_depth;
 /// Bodies up to this length stay in memory.
 pub const MEMORY_BYTES_MAX: usize = 1 << 20;
 
+/// Longest body that creates a dataset, feature or factor: room for the longest names of 20,000 series, and for a
+/// definition.
+const RECORD_BYTES_MAX: u64 = 8 << 20;
+
 /// The budget is counted in units of this many bytes.
 const BUDGET_UNIT: u64 = 64 * 1024;
 
@@ -324,8 +328,29 @@ pub async fn json_or_default<T: serde::de::DeserializeOwned + Default>(
 /// As [`stage`]; `unsupported_media_type` for a body of another type, `too_large` for one nested too deep,
 /// `invalid_argument` for one that does not fit.
 pub async fn json<T: serde::de::DeserializeOwned>(app: &App, headers: &HeaderMap, body: Body) -> Result<T> {
+    // Bodies of this limit never leave memory.
+    let staged = stage_json(app, headers, body, MEMORY_BYTES_MAX as u64 - 1, Path::new("")).await?;
+    let Content::Memory(bytes) = staged.content else {
+        return Err(Error::internal("a short body was staged in a file"));
+    };
+    parse_json(&bytes, app.service().limits().json_depth_max)
+}
+
+/// Takes in the JSON that creates a dataset, feature or factor, which may be longer.
+///
+/// # Errors
+/// As [`json`].
+pub async fn record<T>(app: &App, headers: &HeaderMap, body: Body) -> Result<T>
+where
+    T: serde::de::DeserializeOwned + Send + 'static,
+{
+    let staging_dir = app.service().staging_dir();
+    let staged = stage_json(app, headers, body, RECORD_BYTES_MAX, &staging_dir).await?;
+    app.blocking(move |service| parse_json(&staged.load()?.bytes, service.limits().json_depth_max)).await
+}
+
+async fn stage_json(app: &App, headers: &HeaderMap, body: Body, bytes_max: u64, staging_dir: &Path) -> Result<Staged> {
     let (config, budget) = (app.config(), &app.shared.ingest);
-    let depth_max = app.service().limits().json_depth_max;
     let kind = headers.get(header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or("?").to_ascii_lowercase());
     if let Some(kind) = kind {
         let essence = kind.split(';').next().unwrap_or_default().trim();
@@ -338,23 +363,23 @@ pub async fn json<T: serde::de::DeserializeOwned>(app: &App, headers: &HeaderMap
         }
     }
     let limits = Limits {
-        bytes_max: (MEMORY_BYTES_MAX as u64 - 1).min(config.body_bytes_max),
+        bytes_max: bytes_max.min(config.body_bytes_max),
         expansion_max: config.expansion_max,
         idle: config.body_idle,
         whole: config.body_whole,
         budget,
-        // Bodies of this limit never leave memory.
-        staging_dir: Path::new(""),
+        staging_dir,
     };
-    let Content::Memory(bytes) = stage(headers, body, &limits).await?.content else {
-        return Err(Error::internal("a short body was staged in a file"));
-    };
-    check_depth(&bytes, depth_max)?;
+    stage(headers, body, &limits).await
+}
+
+fn parse_json<T: serde::de::DeserializeOwned>(bytes: &[u8], depth_max: usize) -> Result<T> {
+    check_depth(bytes, depth_max)?;
     // Serde would take a list for the fields of an object in their order.
     if bytes.trim_ascii_start().starts_with(b"[") {
         return Err(Error::invalid("the body does not fit: it is a list, not an object"));
     }
-    serde_json::from_slice(&bytes).map_err(|error| Error::invalid(format!("the body does not fit: {error}")))
+    serde_json::from_slice(bytes).map_err(|error| Error::invalid(format!("the body does not fit: {error}")))
 }
 
 #[cfg(test)]

@@ -50,7 +50,8 @@ impl<S: Send + Sync> FromRequestParts<S> for RecordVersion {
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
         let Path((name, version)) =
             Path::<(String, String)>::from_request_parts(parts, state).await.map_err(|error| unreadable(&error))?;
-        let version = if version == "latest" { None } else { Some(parse_version(RecordKind::Dataset, &version)?) };
+        let version =
+            if version == "latest" { None } else { Some(parse_version(kind_of(parts.uri.path()), &version)?) };
         Ok(RecordVersion { name, version })
     }
 }
@@ -93,6 +94,12 @@ impl<S: Send + Sync> FromRequestParts<S> for Scalar {
                 .map_err(|error| unreadable(&error))?;
         Ok(Scalar(SeriesKey::scalar(&category, &symbol, &timeframe, &name)?))
     }
+}
+
+/// The kind that `/v1/datasets/…`, `/v1/features/…` or `/v1/factors/…` is about.
+fn kind_of(path: &str) -> RecordKind {
+    let word = path.split('/').nth(2).and_then(|segment| segment.strip_suffix('s'));
+    word.and_then(RecordKind::from_name).unwrap_or(RecordKind::Dataset)
 }
 
 fn unreadable(error: &axum::extract::rejection::PathRejection) -> Error {

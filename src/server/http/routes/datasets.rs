@@ -10,7 +10,7 @@ use crate::server::http::extract::{RecordName, RecordVersion};
 use crate::server::http::openapi::{CreateDatasetFailure, DatasetFailure, DatasetStatusFailure, RecordsFailure};
 use crate::server::http::params::{DatasetParams, NoParams, Params, VersionParams};
 use crate::server::http::{body, once, reply};
-use crate::service::{Dataset, DatasetPage, DatasetSpec, LineageReply, RecordPatch};
+use crate::service::{Dataset, DatasetPage, DatasetSpec, LineageReply, RecordPatch, Scope};
 
 /// Create a dataset
 ///
@@ -28,7 +28,8 @@ use crate::service::{Dataset, DatasetPage, DatasetSpec, LineageReply, RecordPatc
 pub async fn create_dataset(app: App, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
     Params::of::<NoParams>(&uri)?;
     once::refuse_new(&headers)?;
-    let spec: DatasetSpec = body::json(&app, &headers, body).await?;
+    app.service().caller().may(Scope::Write)?;
+    let spec: DatasetSpec = body::record(&app, &headers, body).await?;
     let created = app.to_the_end(move |service| service.create_dataset(&spec)).await?;
     Ok(located(reply::json(StatusCode::CREATED, &created)?, &created.dataset))
 }

@@ -12,8 +12,8 @@ use crate::service::{Defined, Definition, DefinitionPage, DefinitionSpec, Lineag
 
 /// Register a factor
 ///
-/// The same definition, code version, inputs and outputs again are the version that is there; anything else is the next
-/// one.
+/// The same definition, code version, inputs and outputs again are the version that is there, unless it is archived;
+/// anything else is the next one.
 #[utoipa::path(
     post, path = "/v1/factors", operation_id = "registerFactor", tag = "registry",
     request_body = DefinitionSpec,

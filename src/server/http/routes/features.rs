@@ -12,8 +12,8 @@ use crate::service::{Defined, Definition, DefinitionPage, DefinitionSpec, Lineag
 
 /// Register a feature
 ///
-/// The same definition, code version, inputs and outputs again are the version that is there; anything else is the next
-/// one.
+/// The same definition, code version, inputs and outputs again are the version that is there, unless it is archived;
+/// anything else is the next one.
 #[utoipa::path(
     post, path = "/v1/features", operation_id = "registerFeature", tag = "registry",
     request_body = DefinitionSpec,

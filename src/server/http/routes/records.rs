@@ -10,7 +10,7 @@ use crate::registry::{RecordKind, RecordRef};
 use crate::server::http::extract::{RecordName, RecordVersion};
 use crate::server::http::params::{DefinitionParams, Known, NoParams, Params, VersionParams};
 use crate::server::http::{body, once, reply};
-use crate::service::{DefinitionSpec, RecordFilter, RecordPatch};
+use crate::service::{DefinitionSpec, RecordFilter, RecordPatch, Scope};
 use crate::types::SeriesKey;
 
 /// Reads the filter of a list.
@@ -48,7 +48,8 @@ pub async fn patch(app: &App, headers: &HeaderMap, uri: &Uri, body: Body) -> Res
 pub async fn define(app: App, kind: RecordKind, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
     Params::of::<NoParams>(&uri)?;
     once::refuse(&headers)?;
-    let spec: DefinitionSpec = body::json(&app, &headers, body).await?;
+    app.service().caller().may(Scope::Write)?;
+    let spec: DefinitionSpec = body::record(&app, &headers, body).await?;
     let defined = app.blocking(move |service| service.define(kind, &spec)).await?;
     let status = if defined.created { StatusCode::CREATED } else { StatusCode::OK };
     Ok(located(reply::json(status, &defined)?, &defined.definition.reference))
