@@ -481,15 +481,15 @@ impl Registry {
         })
     }
 
-    /// Registers a feature or factor: its next version, or the one that is the same in all of `identity`. Gives its
-    /// reference, and whether it is new. The version in `record` does not count.
+    /// Registers a feature or factor: its next version, or the one that is the same in all of `identity` and not
+    /// archived. Gives its reference, and whether it is new. The version in `record` does not count.
     pub fn define(&self, mut record: Record, identity: &str) -> Result<(RecordRef, bool)> {
         self.write("write into", |transaction| {
             let RecordRef { kind, name, .. } = &record.reference;
             let known: Option<i64> = transaction
                 .query_row(
                     "SELECT version FROM record WHERE kind = ?1 AND name = ?2 AND identity = ?3 \
-                     ORDER BY version DESC LIMIT 1",
+                     AND status <> 'archived' ORDER BY version DESC LIMIT 1",
                     params![kind.name(), name, identity],
                     |row| row.get(0),
                 )
@@ -525,6 +525,18 @@ impl Registry {
         })
     }
 
+    /// Whether a record is there and may be seen.
+    pub fn is_seen(&self, reference: &RecordRef, sees: &[String]) -> Result<bool> {
+        let Conditions { text, values } = Conditions::is(reference, sees);
+        self.read("read", |connection| {
+            connection.query_row(
+                &format!("SELECT EXISTS (SELECT 1 FROM record WHERE {text})"),
+                params_from_iter(values),
+                |row| row.get(0),
+            )
+        })
+    }
+
     /// Records by name and version, without their parts.
     pub fn page(&self, filter: &Filter<'_>) -> Result<Page> {
         let mut conditions = Conditions::default();
@@ -540,10 +552,19 @@ impl Registry {
             );
         }
         if let Some(RecordRef { kind, name, version }) = filter.parent {
+            // One that may not be seen is answered as one that is not there.
+            let mut parent = Conditions::default();
+            parent.and("edge.child = record.id", []);
+            parent.text("parent.kind", Some(kind.name()));
+            parent.text("parent.name", Some(name));
+            parent.and("parent.version = ?", [Value::Integer(i64::from(*version))]);
+            parent.seen("parent", filter.sees);
             conditions.and(
-                "EXISTS (SELECT 1 FROM edge JOIN record parent ON parent.id = edge.parent WHERE edge.child = record.id \
-                 AND parent.kind = ? AND parent.name = ? AND parent.version = ?)",
-                [Value::Text(kind.name().to_owned()), Value::Text(name.clone()), Value::Integer(i64::from(*version))],
+                &format!(
+                    "EXISTS (SELECT 1 FROM edge JOIN record parent ON parent.id = edge.parent WHERE {})",
+                    parent.text
+                ),
+                parent.values,
             );
         }
         if let Some((name, version)) = &filter.after {
@@ -576,7 +597,7 @@ impl Registry {
     }
 
     /// Changes the status of a record that is there. An archived dataset's own snapshot is noted to be dropped: gives
-    /// it, for whoever does it.
+    /// it, for whoever does it. One that was archived before gives what is still noted.
     pub fn set_status(&self, reference: &RecordRef, next: RecordStatus) -> Result<Option<Pending>> {
         self.write("write into", |transaction| {
             let RecordRef { kind, name, version } = reference;
@@ -602,13 +623,21 @@ impl Registry {
                 "UPDATE record SET status = ?4 WHERE kind = ?1 AND name = ?2 AND version = ?3",
                 params![kind.name(), name, version, next.name()],
             )?;
-            let archived = next == RecordStatus::Archived && now != next;
-            let Some(snapshot) = snapshot.filter(|_| archived && owns) else { return Ok(None) };
-            transaction.execute(
-                "INSERT OR REPLACE INTO pending (name, version, snapshot, drops) VALUES (?1, ?2, ?3, 1)",
-                params![name, version, snapshot],
-            )?;
-            Ok(Some(Pending { name: name.clone(), version: *version, snapshot, drops: true }))
+            let Some(snapshot) = snapshot.filter(|_| next == RecordStatus::Archived && owns) else { return Ok(None) };
+            let is_noted = if now == next {
+                transaction.query_row(
+                    "SELECT EXISTS (SELECT 1 FROM pending WHERE name = ?1 AND version = ?2)",
+                    params![name, version],
+                    |row| row.get(0),
+                )?
+            } else {
+                transaction.execute(
+                    "INSERT OR REPLACE INTO pending (name, version, snapshot, drops) VALUES (?1, ?2, ?3, 1)",
+                    params![name, version, snapshot],
+                )?;
+                true
+            };
+            Ok(is_noted.then(|| Pending { name: name.clone(), version: *version, snapshot, drops: true }))
         })
     }
 

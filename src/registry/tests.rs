@@ -244,6 +244,8 @@ fn the_same_definition_is_the_same_version_whatever_came_between() {
     let error = registry.set_status(&archived, RecordStatus::Active).unwrap_err();
     assert_eq!(error.code(), ErrorCode::InvalidArgument);
     assert!(of_name("g").is_none());
+    // What is archived does not come back: the same again is a version of its own.
+    assert_eq!([define("y"), define("y"), define("x")], [(3, true), (3, false), (1, false)]);
 }
 
 #[test]
@@ -325,6 +327,37 @@ fn lists_are_filtered_and_paged_among_what_is_seen() {
 }
 
 #[test]
+fn what_was_made_of_a_hidden_record_is_not_found_by_it() {
+    let dir = dir();
+    let registry = open(dir.path());
+    add(&registry, "open", &["kline/A/1m"], &[]);
+    let secret = add(&registry, "secret", &["kline/B/1m"], &[]);
+    add(&registry, "mixed", &["kline/A/1m"], &["open@1", "secret@1"]);
+    let made_of = |parent: &str, sees: &[&str]| {
+        let sees: Vec<String> = sees.iter().map(ToString::to_string).collect();
+        let filter = Filter {
+            kind: RecordKind::Dataset,
+            name: None,
+            status: None,
+            source: None,
+            market: None,
+            series: None,
+            parent: Some(&parent.parse().unwrap()),
+            after: None,
+            limit: 9,
+            sees: &sees,
+        };
+        registry.page(&filter).unwrap().records.iter().map(|record| record.reference.short()).collect::<Vec<_>>()
+    };
+    assert_eq!(made_of("secret@1", &[]), ["mixed@1"]);
+    assert_eq!(made_of("open@1", &["kline/A"]), ["mixed@1"]);
+    assert_eq!(made_of("secret@1", &["kline/A", "kline/C"]), made_of("nosuch@1", &["kline/A"]));
+    let seen = |sees: &str| registry.is_seen(&secret, &[sees.to_owned()]).unwrap();
+    assert!(seen("kline/B") && !seen("kline/A") && registry.is_seen(&secret, &[]).unwrap());
+    assert!(!registry.is_seen(&"secret@2".parse().unwrap(), &[]).unwrap());
+}
+
+#[test]
 fn an_archived_dataset_notes_its_own_snapshot_for_dropping() {
     let dir = dir();
     let registry = open(dir.path());
@@ -336,7 +369,11 @@ fn an_archived_dataset_notes_its_own_snapshot_for_dropping() {
     let pending = registry.set_status(&own, RecordStatus::Archived).unwrap().unwrap();
     assert_eq!(pending.snapshot, "dataset:a@1");
     assert_eq!(registry.pending().unwrap(), std::slice::from_ref(&pending));
+    // Archived once more it gives what is noted, as long as that is there.
+    assert_eq!(registry.set_status(&own, RecordStatus::Archived).unwrap().as_ref(), Some(&pending));
     registry.settle(&pending).unwrap();
+    assert_eq!(registry.set_status(&own, RecordStatus::Archived).unwrap(), None);
+    assert!(registry.pending().unwrap().is_empty());
     assert!(registry.needed_by("dataset:a@1").unwrap().is_empty());
     // One that was there before stays.
     assert_eq!(registry.set_status(&"b@1".parse().unwrap(), RecordStatus::Archived).unwrap(), None);

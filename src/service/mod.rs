@@ -319,7 +319,7 @@ impl Service {
     pub fn inventory(&self, filter: &SeriesFilter) -> Result<Inventory> {
         self.caller.may(Scope::Read)?;
         let state = self.store.snapshot();
-        let mut totals = InventoryTotals { snapshots: state.snapshots.len() as u64, ..InventoryTotals::default() };
+        let mut totals = InventoryTotals { snapshots: self.snapshots_seen(&state), ..InventoryTotals::default() };
         if !self.caller.is_limited() {
             totals.wal_bytes = self.store.log_bytes().0;
             totals.garbage_bytes = self.store.garbage_bytes_total();
@@ -352,9 +352,14 @@ impl Service {
     pub fn inventory_etag(&self) -> Result<String> {
         self.caller.may(Scope::Read)?;
         let state = self.store.snapshot();
-        // Callers limited to other series see another inventory.
-        let limits = xxh3_64(self.caller.prefixes.join("\n").as_bytes());
-        let limits = if self.caller.is_limited() { format!("-{limits:016x}") } else { String::new() };
+        // Callers limited to other series see another inventory. A snapshot is theirs to see once its dataset is made,
+        // which no commit tells.
+        let limits = if self.caller.is_limited() {
+            let prefixes = xxh3_64(self.caller.prefixes.join("\n").as_bytes());
+            format!("-{prefixes:016x}.{}", self.snapshots_seen(&state))
+        } else {
+            String::new()
+        };
         Ok(format!("{}-{}-{}{limits}", self.store.epoch(), state.commit, state.edit))
     }
 

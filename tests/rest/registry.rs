@@ -221,6 +221,25 @@ fn a_snapshot_that_a_dataset_needs_is_not_dropped_and_an_archived_one_goes() {
 }
 
 #[test]
+fn an_archived_dataset_whose_snapshot_was_kept_gives_it_back_when_archived_again() {
+    let server = filled();
+    create(&server, &json!({"name": "a", "members": ["kline/X/1m"]}));
+    let file = server.root.path().join("registry.sqlite");
+    let change = |sql: &str| rusqlite::Connection::open(&file).unwrap().execute_batch(sql).unwrap();
+    change("CREATE TRIGGER keep BEFORE DELETE ON pending BEGIN SELECT RAISE(ABORT, 'kept'); END");
+    let path = "/v1/datasets/a/versions/1";
+    patch(&server, path, "archived").refused("internal");
+    assert_eq!(server.get(path).expect(200).json()["status"], "archived");
+    // As when the snapshot could not be dropped.
+    server.service.store().create_snapshot("dataset:a@1").unwrap();
+    change("DROP TRIGGER keep");
+    server.delete("/v1/snapshots/dataset:a@1").refused("invalid_argument");
+    patch(&server, path, "archived").expect(200);
+    assert_eq!(snapshots(&server), BTreeSet::new());
+    patch(&server, path, "archived").expect(200);
+}
+
+#[test]
 fn a_dataset_that_cannot_be_made_leaves_nothing() {
     let server = filled();
     let refused = |spec: Value, code: &str| {
@@ -384,6 +403,37 @@ fn the_same_definition_is_the_same_version_and_another_one_the_next() {
     server.get("/v1/features/rsi-14/versions/4").refused("not_found");
     server.get("/v1/features/rsi-14/versions/first").refused("invalid_argument");
     patch(&server, "/v1/features/rsi-14/versions/4", "active").refused("not_found");
+    for kind in ["dataset", "feature", "factor"] {
+        let refused = server.get(&format!("/v1/{kind}s/rsi-14/versions/first")).refused("invalid_argument");
+        assert!(refused["detail"].as_str().unwrap().starts_with(&format!("{kind} version")), "{refused}");
+    }
+    // An archived version stays archived: the same definition again is the next one.
+    patch(&server, "/v1/features/rsi-14/versions/1", "archived").expect(200);
+    assert_eq!(define(&server, &spec(text, "c1"), 201)["version"], 4);
+    assert_eq!(define(&server, &spec(text, "c1"), 200)["version"], 4);
+}
+
+#[test]
+fn a_record_of_as_many_long_keys_as_it_may_have_fits_its_request() {
+    let server = filled();
+    let (symbol, category) = ("S".repeat(64), "c".repeat(32));
+    let outputs = |count: usize| -> Vec<String> {
+        (0..count).map(|number| format!("scalar/{category}/{symbol}/1m/{number:0>64}")).collect()
+    };
+    let spec = |count: usize| {
+        let definition = json!({"note": "x".repeat(200 << 10)});
+        let inputs = ["kline/X/1m"];
+        json!({"name": "wide", "definition": definition, "code_version": "1", "inputs": inputs, "outputs": outputs(count)})
+            .to_string()
+    };
+    let body = spec(10_000);
+    assert!(body.len() > 1 << 20, "longer than what other requests may have: {}", body.len());
+    let made = server.post_json("/v1/features", &body).expect(201).json();
+    assert_eq!((made["series_count"].as_u64(), made["outputs"].as_array().unwrap().len()), (Some(10_001), 10_000));
+    let refused = server.post_json("/v1/features", &spec(10_001)).refused("too_large");
+    assert!(refused["detail"].as_str().unwrap().contains("10001 outputs"), "{refused}");
+    server.post_json("/v1/features", &" ".repeat((8 << 20) + 1)).refused("too_large");
+    server.post_json("/v1/snapshots", &" ".repeat(1 << 20)).refused("too_large");
 }
 
 #[test]
@@ -474,6 +524,16 @@ fn a_limited_token_learns_nothing_of_records_that_need_other_series() {
     assert_eq!(names(&lineage, "downstream", "record"), ["dataset:mixed@1", "feature:own@1"]);
     let list = get(&limited, "/v1/snapshots").expect(200).json();
     assert_eq!(names(&list, "snapshots", "name"), ["dataset:mixed@1", "dataset:open@1"]);
+    let made_of = |token: &str, parent: &str| {
+        names(&get(token, &format!("/v1/datasets?derived_from={parent}")).expect(200).json(), "datasets", "name")
+    };
+    assert_eq!(
+        (made_of(&limited, "open@1"), made_of(&writer, "secret@1")),
+        (vec!["mixed".into()], vec!["mixed".into()])
+    );
+    assert_eq!(made_of(&limited, "secret@1"), Vec::<String>::new());
+    let counted = |token: &str| get(token, "/inventory").expect(200).json()["totals"]["snapshots"].as_u64();
+    assert_eq!((counted(&limited), counted(&writer)), (Some(2), Some(3)));
     let archive = json!({"status": "archived"});
     ask(&limited, "PATCH", "/v1/datasets/secret/versions/1", &archive).refused("dataset_not_found");
     ask(&limited, "PATCH", "/v1/datasets/open/versions/1", &json!({"status": "deprecated"})).expect(200);
@@ -483,6 +543,37 @@ fn a_limited_token_learns_nothing_of_records_that_need_other_series() {
     }
     ask(&writer, "PATCH", "/v1/features/own/versions/1", &archive).expect(200);
     ask(&admin, "PATCH", "/v1/datasets/open/versions/1", &archive).expect(200);
+}
+
+#[test]
+fn a_limited_token_lists_other_snapshots_while_the_registry_cannot_be_used() {
+    let root = std::sync::Arc::new(tempfile::tempdir().unwrap());
+    let make = |prefixes: &[String]| access::create(root.path(), "t", Scope::Write, prefixes).unwrap().token;
+    let (writer, limited) = (make(&[]), make(&["kline/X".into()]));
+    let bearer = |token: &str| access::header_of(token);
+    let post = |server: &Server, path: &str, body: &str| {
+        let headers = [("authorization", bearer(&writer)), ("content-type", "application/json".into())];
+        let headers = headers.each_ref().map(|(name, value)| (*name, value.as_str()));
+        server.send("POST", path, &headers, body.as_bytes()).expect(201);
+    };
+    let seen = |server: &Server| {
+        let get =
+            |path: &str| server.get_with(path, &[("authorization", bearer(&limited).as_str())]).expect(200).json();
+        let counted = get("/inventory")["totals"]["snapshots"].as_u64();
+        (names(&get("/v1/snapshots"), "snapshots", "name"), counted)
+    };
+    let mut server = Server::over(root.clone(), Default::default());
+    post(&server, "/v1/series", r#"{"kind":"kline","symbol":"X","timeframe":"1m"}"#);
+    post(&server, "/v1/snapshots", r#"{"name":"mine"}"#);
+    post(&server, "/v1/datasets", r#"{"name":"a","members":["kline/X/1m"]}"#);
+    assert_eq!(seen(&server), (vec!["dataset:a@1".into(), "mine".into()], Some(2)));
+    server.stop().unwrap();
+    drop(server);
+    let newer = rusqlite::Connection::open(root.path().join("registry.sqlite")).unwrap();
+    newer.pragma_update(None, "user_version", 99).unwrap();
+    drop(newer);
+    let server = Server::over(root.clone(), Default::default());
+    assert_eq!(seen(&server), (vec!["mine".into()], Some(1)));
 }
 
 fn check_of(server: &Server, name: &str) -> Value {

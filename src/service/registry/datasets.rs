@@ -45,14 +45,11 @@ impl Service {
         let own = format!("{DATASET}{}@", spec.name);
         let snapshots = self.store.snapshots();
         let taken = snapshots.iter().filter_map(|(name, _)| name.strip_prefix(&own)?.parse().ok()).max().unwrap_or(0);
-        let begun = self.records().begin_dataset(&spec.name, spec.snapshot.as_deref(), taken)?;
-        match self.make_dataset(spec, &begun, parents) {
-            Ok(()) => self.dataset(&spec.name, Some(begun.version)),
-            Err(error) => {
-                self.catalog.undo(&self.store, &begun);
-                Err(error)
-            }
-        }
+        let pending = self.records().begin_dataset(&spec.name, spec.snapshot.as_deref(), taken)?;
+        let mut begun = Begun { service: self, pending, is_made: false };
+        self.make_dataset(spec, &begun.pending, parents)?;
+        begun.is_made = true;
+        self.dataset(&spec.name, Some(begun.pending.version))
     }
 
     fn make_dataset(&self, spec: &DatasetSpec, begun: &Pending, parents: Vec<RecordRef>) -> Result<()> {
@@ -147,6 +144,21 @@ impl Service {
     /// `dataset_not_found`, `invalid_argument` for a status it cannot take, those of dropping a snapshot.
     pub fn set_dataset_status(&self, name: &str, version: Option<u32>, status: RecordStatus) -> Result<Dataset> {
         dataset(self.change_status(RecordKind::Dataset, name, version, status)?, true)
+    }
+}
+
+/// What was begun for a dataset: undone unless it is made, also when a panic ends the making.
+struct Begun<'a> {
+    service: &'a Service,
+    pending: Pending,
+    is_made: bool,
+}
+
+impl Drop for Begun<'_> {
+    fn drop(&mut self) {
+        if !self.is_made {
+            self.service.catalog.undo(&self.service.store, &self.pending);
+        }
     }
 }
 
@@ -259,4 +271,32 @@ fn dataset(record: Record, whole: bool) -> Result<Dataset> {
         created_at,
         members,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::service::StoreOptions;
+
+    #[test]
+    fn what_was_begun_for_a_dataset_is_undone_when_making_it_panics() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = StoreOptions { upkeep: false, ..StoreOptions::default() };
+        let service = Service::open(dir.path(), true, options).unwrap();
+        let begin = |is_made: bool| {
+            let pending = service.records().begin_dataset("a", None, 0).unwrap();
+            let begun = Begun { service: &service, pending, is_made };
+            service.store.create_snapshot(&begun.pending.snapshot).unwrap();
+            begun
+        };
+        let made = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let begun = begin(false);
+            assert_eq!(service.records().pending().unwrap(), std::slice::from_ref(&begun.pending));
+            assert!(begun.is_made, "a panic while it is made");
+        }));
+        assert!(made.is_err());
+        assert!(service.store.snapshots().is_empty() && service.records().pending().unwrap().is_empty());
+        drop(begin(true));
+        assert_eq!(service.store.snapshots().len(), 1, "what is made stays");
+    }
 }

@@ -17,7 +17,7 @@ const DEFINITION_BYTES_MAX: usize = 256 << 10;
 
 impl Service {
     /// Registers a feature or factor. The same again (definition, code version, inputs and outputs) is the version that is
-    /// there; anything else is the next one.
+    /// there and not archived; anything else is the next one.
     ///
     /// # Errors
     /// `invalid_argument`; `series_not_found`, `dataset_not_found` and `not_found` for inputs that are not there;

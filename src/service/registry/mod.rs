@@ -19,7 +19,7 @@ use crate::format::backup::is_registry_copy;
 use crate::registry::{
     Filter, Pending, Record, RecordKind, RecordRef, RecordStatus, Registry, check_name, parse_version,
 };
-use crate::store::{self, Store};
+use crate::store::{self, State, Store};
 use crate::types::SeriesKey;
 
 pub(super) use as_of::View;
@@ -217,7 +217,7 @@ impl Service {
         };
         released.map_err(|error| {
             let detail = format!("{reference} is archived, its snapshot is dropped later: {}", error.detail());
-            Error::new(error.code(), detail)
+            Error::new(error.code(), detail).with_hint("archive it again to try once more; the next opening does too")
         })?;
         self.record(kind, name, Some(reference.version))
     }
@@ -251,14 +251,22 @@ impl Service {
             .with_hint(format!("archive it first: `fastk dataset status {} archived`", first.short())))
     }
 
-    /// Whether a snapshot may be told of: names of datasets that the caller does not see are no names to them.
-    pub(super) fn sees_snapshot(&self, name: &str) -> Result<bool> {
+    /// Whether a snapshot may be told of: names of datasets that the caller does not see are no names to them, and
+    /// neither are those of which that cannot be told.
+    pub(super) fn sees_snapshot(&self, name: &str) -> bool {
         if !self.caller.is_limited() || !name.starts_with(DATASET) {
-            return Ok(true);
+            return true;
         }
-        let Ok(reference) = name.parse::<RecordRef>() else { return Ok(false) };
-        let found = self.records().get(reference.kind, &reference.name, Some(reference.version), &self.caller.prefixes);
-        Ok(found?.is_some())
+        let Ok(reference) = name.parse::<RecordRef>() else { return false };
+        self.records().is_seen(&reference, &self.caller.prefixes).unwrap_or(false)
+    }
+
+    /// How many named snapshots of a state may be told of.
+    pub(super) fn snapshots_seen(&self, state: &State) -> u64 {
+        if !self.caller.is_limited() {
+            return state.snapshots.len() as u64;
+        }
+        state.snapshots.keys().filter(|name| self.sees_snapshot(name)).count() as u64
     }
 
     /// Refuses a name for a snapshot that only datasets give theirs.
