@@ -72,6 +72,11 @@ impl Call {
         }
     }
 
+    /// Length of path and query.
+    pub fn target_bytes(&self) -> usize {
+        self.target.len()
+    }
+
     /// Asks for a media type.
     pub fn accept(mut self, media_type: &str) -> Self {
         self.accept = Some(media_type.to_string());

@@ -69,8 +69,11 @@ pub struct PlainArgs {
 }
 
 const SNAPSHOTS: &str = "/v1/snapshots";
-/// Most rows of a JSON answer, as servers are configured by default.
-const JSON_ROWS_MAX: u64 = 1_000_000;
+/// Rows of one JSON answer that are asked for, the most first: what servers give at most by default, and what they may
+/// be set to. No number at all is answered by every one.
+const JSON_ROWS: [u64; 3] = [1_000_000, 100_000, 10_000];
+/// Longest target of a read; servers take 8,192 bytes by default.
+const TARGET_BYTES_MAX: usize = 4_000;
 /// Bytes at the end of a JSON answer among which its cursor stands.
 const END_BYTES: usize = 512;
 
@@ -437,29 +440,60 @@ impl Target {
     ///
     /// JSON without a limit means every row, or `too_large`: a page that looks whole would be a trap.
     pub fn read(&self, query: &Query, options: &ReadOptions, sink: &mut dyn FnMut(Bytes) -> Result<()>) -> Result<()> {
+        if options.format != "json" || query.limit.is_some() {
+            return self.stream(query, options, sink);
+        }
         let mut query = query.clone();
-        let whole = options.format == "json" && query.limit.is_none();
-        if whole {
-            query.limit = Some(JSON_ROWS_MAX);
-        }
         let mut end = Vec::new();
-        let mut sink = |piece: Bytes| {
-            if whole {
-                end.extend_from_slice(piece.get(piece.len().saturating_sub(END_BYTES)..).unwrap_or_default());
-                end.drain(..end.len().saturating_sub(END_BYTES));
-            }
+        self.read_page(&mut query, options, &mut |piece: Bytes| {
+            end.extend_from_slice(piece.get(piece.len().saturating_sub(END_BYTES)..).unwrap_or_default());
+            end.drain(..end.len().saturating_sub(END_BYTES));
             sink(piece)
-        };
-        match self {
-            Target::Local(service) => engine::read(service, &query, options, &mut sink)?,
-            Target::Remote(client) => client.stream(read_call(&query, options)?, &mut sink)?,
-        }
-        if whole && !String::from_utf8_lossy(&end).contains("\"next_cursor\":null") {
-            let detail =
-                format!("{} has more rows than the {JSON_ROWS_MAX} of one JSON answer", query.series.join(", "));
+        })?;
+        if !String::from_utf8_lossy(&end).contains("\"next_cursor\":null") {
+            let most = query.limit.map_or_else(String::new, |rows| format!("the {rows} of "));
+            let detail = format!("{} has more rows than {most}one JSON answer", query.series.join(", "));
             return Err(Error::new(ErrorCode::TooLarge, detail).with_hint("--format ndjson has no limit, or --limit N"));
         }
         Ok(())
+    }
+
+    /// Gives one JSON answer to `sink`. Without a limit it has as many rows as are given; that becomes the limit of the
+    /// query, for the pages that follow.
+    pub fn read_page(
+        &self,
+        query: &mut Query,
+        options: &ReadOptions,
+        sink: &mut dyn FnMut(Bytes) -> Result<()>,
+    ) -> Result<()> {
+        if query.limit.is_some() {
+            return self.stream(query, options, sink);
+        }
+        let mut rows = JSON_ROWS.into_iter();
+        loop {
+            query.limit = rows.next();
+            let mut is_begun = false;
+            let done = self.stream(query, options, &mut |piece: Bytes| {
+                is_begun = true;
+                sink(piece)
+            });
+            match done {
+                // A server that gives fewer. Whatever else it refuses, it refuses again.
+                Err(error)
+                    if error.code() == ErrorCode::InvalidArgument
+                        && matches!(self, Target::Remote(_))
+                        && query.limit.is_some()
+                        && !is_begun => {}
+                done => return done,
+            }
+        }
+    }
+
+    fn stream(&self, query: &Query, options: &ReadOptions, sink: &mut dyn FnMut(Bytes) -> Result<()>) -> Result<()> {
+        match self {
+            Target::Local(service) => engine::read(service, query, options, sink),
+            Target::Remote(client) => client.stream(read_call(query, options)?, sink),
+        }
     }
 
     /// The entity tag a condition stands for. REST knows conditions as tags only, so a version number is looked up:
@@ -564,16 +598,17 @@ fn coverage_call(request: &CoverageRequest) -> Result<Call> {
     Ok(call)
 }
 
-/// The query as parameters of a read of one series, or as the body of one over several.
+/// The query as parameters of a read of one series, or as the body of one over several, or of a long one.
 fn read_call(query: &Query, options: &ReadOptions) -> Result<Call> {
     let shown = |call: Call| {
         call.param("format", &options.format)
             .maybe("times", options.times.as_deref())
             .maybe("shape", options.shape.as_deref())
     };
+    let as_body = || json_body(shown(Call::new(Method::POST, "/v1/query")), query);
     let key = match query.series.as_slice() {
         [only] if !only.contains('*') => SeriesKey::parse(only)?,
-        _ => return json_body(shown(Call::new(Method::POST, "/v1/query")), query),
+        _ => return as_body(),
     };
     let mut call = shown(Call::new(Method::GET, series_path(&key, true)));
     let Ok(serde_json::Value::Object(fields)) = serde_json::to_value(query) else {
@@ -583,6 +618,8 @@ fn read_call(query: &Query, options: &ReadOptions) -> Result<Call> {
         match value {
             // Of one series every layout is the same.
             _ if name == "layout" => {}
+            // Last, so that every page is asked in the same way: a cursor goes on with the question as it was put.
+            _ if name == "cursor" => {}
             serde_json::Value::String(text) => call = call.param(&name, &text),
             serde_json::Value::Number(number) => call = call.param(&name, &number.to_string()),
             serde_json::Value::Array(_) if name == "series" => {}
@@ -601,5 +638,8 @@ fn read_call(query: &Query, options: &ReadOptions) -> Result<Call> {
             _ => {}
         }
     }
-    Ok(call)
+    if call.target_bytes() > TARGET_BYTES_MAX {
+        return as_body();
+    }
+    Ok(call.maybe("cursor", query.cursor.as_deref()))
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::run::{Server, run, run_with};
+use super::run::{Server, fastk, run, run_with};
 
 /// A call, and what it has to print.
 struct Step {
@@ -358,6 +358,47 @@ fn predicates_find_what_the_rows_say() {
             assert_eq!(answer["stats"]["rows_matched"], expected.len());
         }
     }
+}
+
+#[test]
+fn long_predicates_and_small_pages_of_a_server_change_no_answer() {
+    let temporary = tempfile::tempdir().unwrap();
+    let root = temporary.path().to_string_lossy().into_owned();
+    let series = ["--symbol", "M", "--timeframe", "1m", "--category", "f", "--name", "v", "--root", &root];
+    let write = [&["bridge", "write-scalar-range"], series.as_slice()].concat();
+    run_with(&write, &values(Value::Null, (0..3_000).map(|row| (row * 60_000, row)))).ok();
+    let set = (0..5_000).step_by(2).map(|value| value.to_string()).collect::<Vec<_>>().join(",");
+    assert!(set.len() > 8_192, "no server takes it in a target");
+    let within = format!("value:in:{set}");
+    let query = ["query", "scalar/f/M/1m/v", "--root", &root];
+    let answers = || {
+        let range = ["--start-ts", "0", "--end-ts", "180000000", "--return-values"];
+        let flags = ["--predicate", "in-set", "--values", set.as_str()];
+        let words = [&["bridge", "query-scalar-predicate"], series.as_slice(), &range, &flags].concat();
+        let mut answer: Value = serde_json::from_str(&run(&words).ok()).unwrap();
+        let matches = answer["matches"].take();
+        assert_eq!(matches.as_array().unwrap().len(), 1_500);
+        let texts = ["csv", "ndjson"]
+            .map(|format| run(&[query.as_slice(), &["--where", &within, "--format", format]].concat()).ok());
+        let rows =
+            [["--where", &within, "--limit", "700"], ["--where", "value:lt:900", "--order", "desc"]].map(|more| {
+                let text = run(&[query.as_slice(), &["--format", "json"], &more].concat()).ok();
+                serde_json::from_str::<Value>(&text).unwrap()["rows"].take()
+            });
+        assert_eq!(rows.each_ref().map(|rows| rows.as_array().unwrap().len()), [700, 900]);
+        (matches, texts, rows)
+    };
+    let alone = answers();
+    let mut command = fastk();
+    command.args(["serve", "--http", "127.0.0.1:0", "--flight", "127.0.0.1:0", "--root", &root]);
+    command.env("FASTK__HTTP__JSON_ROWS_MAX", "1000").env("FASTK__HTTP__JSON_ROWS_DEFAULT", "1000");
+    let server = Server::of(command);
+    assert_eq!(answers(), alone);
+    let done = run(&[query.as_slice(), &["--format", "json"]].concat());
+    done.fails(fastk::ErrorCode::TooLarge.exit().into(), "too_large");
+    let done = run(&[query.as_slice(), &["--format", "json", "--where", "value:gt:x"]].concat());
+    done.fails(fastk::ErrorCode::InvalidArgument.exit().into(), "invalid_argument");
+    server.stop();
 }
 
 #[test]

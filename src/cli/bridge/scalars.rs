@@ -19,8 +19,6 @@ use crate::types::{SeriesKey, SeriesSpec};
 /// Category of indicators.
 pub const INDICATOR: &str = "indicator";
 const COLUMNS: [&str; 2] = ["ts", "value"];
-/// Most matches of one page of an answer, as servers are configured by default.
-const PAGE_ROWS: u64 = 1_000_000;
 
 fn key(args: &ScalarArgs) -> Result<SeriesKey> {
     SeriesKey::scalar(&args.category, &args.base.symbol, &args.base.timeframe, &args.name)
@@ -192,12 +190,12 @@ struct Page {
 
 /// Every row that a query finds, and what was looked at for all its pages.
 fn search(target: &Target, mut query: Query) -> Result<(Vec<ScalarRecord>, Stats)> {
-    (query.explain, query.limit) = (true, Some(PAGE_ROWS));
+    query.explain = true;
     let options = ReadOptions { format: "json".into(), times: Some("epoch".into()), shape: Some("rows".into()) };
     let (mut rows, mut stats) = (Vec::new(), ScanStats::default());
     loop {
         let mut text = Vec::new();
-        target.read(&query, &options, &mut |piece: Bytes| {
+        target.read_page(&mut query, &options, &mut |piece: Bytes| {
             text.extend_from_slice(&piece);
             Ok(())
         })?;
