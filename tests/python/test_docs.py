@@ -1,16 +1,19 @@
-"""The `sh` and `python` blocks of the documentation, run in their order, each page with a directory and server of its own.
+"""The blocks of the documentation, run in their order, each page with a directory and server of its own.
 
-A block whose info string says `no-run: REASON` is left out, and such blocks are few. A page that starts no server itself
-has the demo, whose directory is its `market`.
+`sh`, `python` and, where there is node, `js` are run; `console run` too, and what it prints is compared. A `csv` or `toml`
+with a name is a file of that name. A block whose info string says `no-run: REASON` is left out, and such blocks are few.
+A page that starts no server itself has the demo, whose directory is its `market`.
 """
 
 import os
 import re
 import select
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import pytest
@@ -19,6 +22,8 @@ import support
 DOCS = Path(__file__).parents[2] / "docs"
 BLOCK = re.compile(r"^```(\w+)(?: ([^\n]*))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 NO_RUN_MAX = 10
+RUN = ("sh", "python", "js", "console")
+FILES = ("csv", "toml")
 USUAL = ("127.0.0.1:8080", "127.0.0.1:8815")
 
 
@@ -31,11 +36,14 @@ def runnable(page):
     return [
         (language, info, text)
         for language, info, text in blocks(page)
-        if language in ("sh", "python", "csv") and not info.startswith("no-run:")
+        if language in RUN + FILES
+        and not info.startswith("no-run:")
+        and (language != "console" or info == "run")
+        and (language not in FILES or info)
     ]
 
 
-PAGES = [page for page in sorted(DOCS.glob("*.md")) if any(kind != "csv" for kind, _, _ in runnable(page))]
+PAGES = [page for page in sorted(DOCS.glob("*.md")) if any(kind in RUN for kind, _, _ in runnable(page))]
 
 
 class Page:
@@ -71,11 +79,11 @@ class Page:
         return process
 
     def demo(self):
-        """The demo, with its directory under the name that the pages use."""
+        """The demo; gives its directory."""
         process = self.start("demo")
         while "the files:" not in (line := process.stdout.readline()):
             assert line, "the demo ended early"
-        (self.at / "market").symlink_to(re.search(r"the files: (\S+)", line)[1])
+        return re.search(r"the files: (\S+)", line)[1]
 
     def here(self, text):
         for usual, real in zip(USUAL, self.addresses):
@@ -85,13 +93,28 @@ class Page:
     def shell(self, text):
         waiting = []
         for line in text.splitlines(keepends=True):
-            if line.startswith("fastk serve "):
+            if starts_server(line):
                 self.run(["bash", "-euc", self.here("".join(waiting))])
                 waiting = []
-                self.start(*line.split()[1:])
+                if line.split()[1] == "demo":
+                    self.demo()
+                else:
+                    self.start(*line.split()[1:])
             else:
                 waiting.append(line)
         return self.run(["bash", "-euc", self.here("".join(waiting))])
+
+    def console(self, text):
+        """Commands after `$ `, each with what it prints on standard output."""
+        for shown in re.split(r"^\$ ", text, flags=re.MULTILINE)[1:]:
+            command, printed = re.fullmatch(r"((?:.*\\\n)*.*\n)((?s:.*))", shown).groups()
+            assert self.run(["bash", "-euc", self.here(command)]) == self.here(printed), command
+
+    def script(self, text):
+        if shutil.which("node"):
+            self.run(["node", "--input-type=module", "--eval", self.here(text)])
+        else:
+            warnings.warn("node is not installed: blocks in JavaScript are not run", stacklevel=2)
 
     def run(self, command):
         done = subprocess.run(
@@ -115,23 +138,52 @@ class Page:
                 process.stdout.close()
 
 
+def starts_server(line):
+    return line.startswith(("fastk serve ", "fastk demo\n")) and "--print-config" not in line
+
+
 @pytest.mark.parametrize("name", [page.name for page in PAGES])
 def test_the_commands_of_a_page_work(name, tmp_path):
     found = runnable(DOCS / name)
     page = Page(tmp_path)
     try:
-        if not any("fastk serve " in text for kind, _, text in found if kind == "sh"):
-            page.demo()
+        if not any(starts_server(line) for kind, _, text in found if kind == "sh" for line in text.splitlines(True)):
+            (tmp_path / "market").symlink_to(page.demo())
         for kind, info, text in found:
-            if kind == "csv":
-                if info:
-                    (tmp_path / info).write_text(text)
+            if kind in FILES:
+                (tmp_path / info).write_text(text)
             elif kind == "sh":
                 page.shell(text)
+            elif kind == "console":
+                page.console(text)
+            elif kind == "js":
+                page.script(text)
             else:
                 page.run([sys.executable, "-c", page.here(text)])
     finally:
         page.end()
+
+
+SETTINGS = [
+    (page.name, text)
+    for page in sorted(DOCS.glob("*.md"))
+    for language, info, text in blocks(page)
+    if language == "toml" and info in ("", "fastk.toml")
+]
+
+
+@pytest.mark.parametrize("name, text", SETTINGS, ids=[name for name, _ in SETTINGS])
+def test_the_settings_of_a_page_are_known(name, text, tmp_path):
+    (tmp_path / "fastk.toml").write_text(text)
+    support.run("serve", "--config", "fastk.toml", "--print-config", cwd=tmp_path)
+
+
+def test_the_lines_in_rust_stand_in_the_example():
+    """Cargo compiles that, and not the page."""
+    example = [line.strip() for line in (DOCS / "examples" / "embed.rs").read_text(encoding="utf-8").splitlines()]
+    shown = [line.strip() for language, _, text in blocks(DOCS / "embed.md") if language == "rust" for line in text.splitlines()]
+    assert shown
+    assert [line for line in shown if line and line not in example] == []
 
 
 def test_few_blocks_are_left_out_and_each_says_why():
