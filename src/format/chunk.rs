@@ -647,8 +647,8 @@ pub(super) mod tests {
 
     #[test]
     fn a_renumbered_chunk_is_the_one_written_under_that_number_or_is_not_made() {
-        let write = |commit| {
-            let spec = SeriesSpec::of_key(&SeriesKey::scalar("metric", "A", "1m", "x").unwrap());
+        let write = |name: &str, commit| {
+            let spec = SeriesSpec::of_key(&SeriesKey::scalar("metric", "A", "1m", name).unwrap());
             let def = spec.resolve().unwrap();
             let (series_id, chunk_id, partition) = (1, 2, "2024-02".into());
             let (commit_lo, commit_hi, replaces) = (commit, commit, Vec::new());
@@ -660,10 +660,12 @@ pub(super) mod tests {
             writer.finish().unwrap()
         };
         let (mut made, mut shorter) = (0, 0);
-        for staged in [3, 95, 4_711] {
-            let (file, summary) = write(staged);
-            for commit in staged + 1..staged + 400 {
-                let (wanted, told) = write(commit);
+        // Names of all lengths: what is shorter by a digit only shows beyond the padding.
+        let names = (1..=8).map(|length| "x".repeat(length));
+        for (name, staged) in names.flat_map(|name| [3, 95, 4_711, 4_712, 4_713].map(|staged| (name.clone(), staged))) {
+            let (file, summary) = write(&name, staged);
+            for commit in staged + 1..staged + 60 {
+                let (wanted, told) = write(&name, commit);
                 let Some(renumbered) = renumber(&summary, commit).unwrap() else {
                     shorter += usize::from(wanted.len() < file.len());
                     continue;
