@@ -14,9 +14,9 @@ from fixtures import ALL, Bench
 from measure import PRODUCT, Line, flushed, same, take_turns
 from reads import checked
 
-RANGES, # The peers take minutes a round.
+RANGES, RANGE_BARS = 100, 1_024
+# The peers take minutes a round.
 ROUNDS = 3
-RANGE_BARS = 100, 1_024
 INSERT = "INSERT INTO bars VALUES (?, ?, ?, ?, ?, ?, ?)"
 
 
