@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
-use super::{DiskPath, File, persist, write_all_at};
+use super::{DiskFile, DiskPath, File, persist, read_exact_at, write_all_at};
 use crate::error::{Error, ErrorCode, Result};
 use crate::planted::{Bug, planted};
 
@@ -48,6 +48,27 @@ impl Lock {
         write_all_at(self.file.as_ref(), text.as_bytes(), 0).map_err(fail)?;
         persist(|| self.file.set_bytes(text.len() as u64)).map_err(fail)
     }
+
+    /// What speaks against this being the lock of the store that has the path now: the directory was deleted, moved
+    /// away, replaced, or cannot be read.
+    pub fn problem(&self) -> Option<String> {
+        let path = self.path.display();
+        let held = match whole(self.file.as_ref()) {
+            Ok(held) => held,
+            Err(error) => return Some(format!("{path} cannot be read: {error}")),
+        };
+        match super::read(&self.path) {
+            Ok(found) if found == held => None,
+            Ok(_) => Some(format!("{path} is of another store now")),
+            Err(error) => Some(format!("the directory of the store is not there: {error}")),
+        }
+    }
+}
+
+fn whole(file: &dyn DiskFile) -> std::io::Result<Vec<u8>> {
+    let mut bytes = vec![0; usize::try_from(file.bytes()?).map_err(|_| ErrorKind::InvalidData)?];
+    read_exact_at(file, &mut bytes, 0)?;
+    Ok(bytes)
 }
 
 /// Whether a process of this number runs on this machine. Another one may have taken the number.

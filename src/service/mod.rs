@@ -363,16 +363,20 @@ impl Service {
         Ok(format!("{}-{}-{}{limits}", self.store.epoch(), state.commit, state.edit))
     }
 
-    /// How the store is. `degraded` when it takes no writes or upkeep fails.
+    /// How the store is: `degraded` when something needs a look while reads go on, `failing` when its directory is gone.
     pub fn health(&self) -> Result<Health> {
         self.caller.may(Scope::Read)?;
         let mut checks = Vec::new();
         let tells = !self.caller.is_limited();
-        let mut check = |name: &str, problem: Option<String>| {
-            let status = if problem.is_some() { Status::Degraded } else { Status::Ok };
+        let mut status = Status::Ok;
+        let mut add = |name: &str, problem: Option<String>, grave: Status| {
+            let found = if problem.is_some() { grave } else { Status::Ok };
+            status = status.max(found);
             // A detail can name series that are none of the caller's business.
-            checks.push(Check { name: name.into(), status, detail: problem.filter(|_| tells) });
+            checks.push(Check { name: name.into(), status: found, detail: problem.filter(|_| tells) });
         };
+        add("directory", self.store.root_lost(), Status::Failing);
+        let mut check = |name: &str, problem| add(name, problem, Status::Degraded);
         check("writer", self.store.writer_stopped());
         check("upkeep", self.store.upkeep_failed());
         let recovery = self.store.recovery();
@@ -382,7 +386,6 @@ impl Service {
         let (met, last) = self.store.cache().damage.met();
         check("registry", self.catalog.problem());
         check("reads", (met > 0).then(|| format!("{met} reads met damaged data, the last one {last}")));
-        let status = if checks.iter().all(|check| check.status == Status::Ok) { Status::Ok } else { Status::Degraded };
         Ok(Health {
             status,
             version: env!("CARGO_PKG_VERSION").into(),

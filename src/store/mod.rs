@@ -241,6 +241,11 @@ impl Store {
         self.inner.queue.stopped()
     }
 
+    /// Why the directory of the store is not the one that was opened, if it is not.
+    pub fn root_lost(&self) -> Option<String> {
+        self.inner.lock.problem()
+    }
+
     /// Why the last background step failed, if it did.
     pub fn upkeep_failed(&self) -> Option<String> {
         self.inner.upkeep_failed.lock().unwrap_or_else(PoisonError::into_inner).clone()

@@ -48,6 +48,28 @@ fn heads_over_their_limits_are_refused() {
 }
 
 #[test]
+fn health_fails_while_the_directory_of_the_store_is_gone() {
+    let server = Server::start();
+    let (root, away) = (server.root.path().to_path_buf(), server.root.path().with_extension("away"));
+    let failing = |why: &str| {
+        let health = server.get("/health").expect(503).json();
+        let check = &health["checks"][0];
+        assert_eq!((&health["status"], &check["name"]), (&"failing".into(), &"directory".into()));
+        assert!(check["detail"].as_str().unwrap().contains(why), "{check}");
+        assert_eq!(server.get("/health/ready").expect(503).text(), "{\"status\":\"failing\"}\n");
+        server.get("/health/live").expect(200);
+    };
+    std::fs::rename(&root, &away).unwrap();
+    failing("is not there");
+    std::fs::create_dir(&root).unwrap();
+    std::fs::write(root.join("LOCK"), "{}").unwrap();
+    failing("of another store");
+    std::fs::remove_dir_all(&root).unwrap();
+    std::fs::rename(&away, &root).unwrap();
+    assert_eq!(server.get("/health").expect(200).json()["status"], "ok");
+}
+
+#[test]
 fn health_inventory_and_documents_answer() {
     let server = Server::start();
     server.kline("X");
