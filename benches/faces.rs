@@ -97,10 +97,10 @@ fn out(c: &mut Criterion) {
     .expect("a batch");
     let float_def = SeriesSpec::of_key(&key("BTC")).resolve().expect("a valid registration");
     group.bench_function("batch_of_doubles_as_doubles", |b| {
-        b.iter(|| black_box(ingest::from_batch(&float_def, &batch, &options).expect("rows").rows.len()))
+        b.iter(|| black_box(ingest::from_batch(&float_def, batch.clone(), &options).expect("rows").rows.len()))
     });
     group.bench_function("batch_of_doubles_as_decimals", |b| {
-        b.iter(|| black_box(ingest::from_batch(&def, &batch, &options).expect("rows").rows.len()))
+        b.iter(|| black_box(ingest::from_batch(&def, batch.clone(), &options).expect("rows").rows.len()))
     });
     let query = Query { end: Some(When::Epoch((rows as i64 - 1) * MINUTE)), ..Query::of(&key("BTC")) };
     let answer = service.read(&query).expect("an answer");
@@ -110,7 +110,7 @@ fn out(c: &mut Criterion) {
         answer.map(|block| shape.record_batch(&schema, &block.expect("a block")).expect("a batch")).collect();
     let stored = arrow::compute::concat_batches(&schema, &stored).expect("one batch");
     group.bench_function("batch_as_stored", |b| {
-        b.iter(|| black_box(ingest::from_batch(&def, &stored, &options).expect("rows").rows.len()))
+        b.iter(|| black_box(ingest::from_batch(&def, stored.clone(), &options).expect("rows").rows.len()))
     });
 
     group.throughput(Throughput::Elements(500));

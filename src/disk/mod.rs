@@ -67,6 +67,9 @@ pub trait DiskFile: Send + Sync + std::fmt::Debug {
     fn set_bytes(&self, bytes: u64) -> io::Result<()>;
     /// Makes contents and length durable.
     fn sync(&self) -> io::Result<()>;
+    /// Lets a sync of what is written so far begin while its caller does something else; [`DiskFile::sync`] ends it. An
+    /// error of it is one of that sync.
+    fn begin_sync(&self) {}
     fn bytes(&self) -> io::Result<u64>;
     /// Maps the whole file, which is never changed again.
     fn map(&self) -> io::Result<Map>;

@@ -4,6 +4,8 @@ use std::fs::OpenOptions;
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::thread::JoinHandle;
 
 use super::mmap::Map;
 use super::{Disk, DiskFile, File};
@@ -31,11 +33,11 @@ impl Disk for OsDisk {
 
     fn create(&self, path: &Path) -> io::Result<File> {
         let file = OpenOptions::new().read(true).write(true).create_new(true).open(path)?;
-        Ok(Box::new(OsFile(file)))
+        Ok(OsFile::boxed(file))
     }
 
     fn open(&self, path: &Path, writing: bool) -> io::Result<File> {
-        Ok(Box::new(OsFile(OpenOptions::new().read(true).write(writing).open(path)?)))
+        Ok(OsFile::boxed(OpenOptions::new().read(true).write(writing).open(path)?))
     }
 
     fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -57,7 +59,7 @@ impl Disk for OsDisk {
     fn lock(&self, path: &Path) -> io::Result<File> {
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
         match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Box::new(OsFile(file))),
+            Ok(()) => Ok(OsFile::boxed(file)),
             Err(rustix::io::Errno::WOULDBLOCK) => Err(ErrorKind::WouldBlock.into()),
             Err(e) => Err(e.into()),
         }
@@ -73,39 +75,63 @@ impl Disk for OsDisk {
 }
 
 #[derive(Debug)]
-struct OsFile(std::fs::File);
+struct OsFile {
+    file: std::fs::File,
+    /// A sync that goes on.
+    syncing: Mutex<Option<JoinHandle<io::Result<()>>>>,
+}
+
+impl OsFile {
+    fn boxed(file: std::fs::File) -> File {
+        Box::new(Self { file, syncing: Mutex::default() })
+    }
+}
 
 impl DiskFile for OsFile {
     fn read_at(&self, into: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.0.read_at(into, offset)
+        self.file.read_at(into, offset)
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
-        self.0.write_at(bytes, offset)
+        self.file.write_at(bytes, offset)
     }
 
     fn reserve(&self, bytes: u64) -> io::Result<()> {
-        match rustix::fs::fallocate(&self.0, rustix::fs::FallocateFlags::empty(), 0, bytes) {
+        match rustix::fs::fallocate(&self.file, rustix::fs::FallocateFlags::empty(), 0, bytes) {
             // A file system that cannot take room beforehand can still be written to.
             Ok(()) => Ok(()),
-            Err(rustix::io::Errno::OPNOTSUPP) => self.0.set_len(bytes),
+            Err(rustix::io::Errno::OPNOTSUPP) => self.file.set_len(bytes),
             Err(e) => Err(e.into()),
         }
     }
 
     fn set_bytes(&self, bytes: u64) -> io::Result<()> {
-        self.0.set_len(bytes)
+        self.file.set_len(bytes)
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.0.sync_data()
+        let begun = self.syncing.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(begun) = begun {
+            begun.join().map_err(|_| io::Error::other("the thread of a sync died"))??;
+        }
+        self.file.sync_data()
+    }
+
+    fn begin_sync(&self) {
+        let mut syncing = self.syncing.lock().unwrap_or_else(PoisonError::into_inner);
+        // Without a file or a thread of its own it is done when it is asked for.
+        if syncing.is_none()
+            && let Ok(file) = self.file.try_clone()
+        {
+            *syncing = std::thread::Builder::new().name("fastk-sync".into()).spawn(move || file.sync_data()).ok();
+        }
     }
 
     fn bytes(&self) -> io::Result<u64> {
-        Ok(self.0.metadata()?.len())
+        Ok(self.file.metadata()?.len())
     }
 
     fn map(&self) -> io::Result<Map> {
-        Map::of(&self.0)
+        Map::of(&self.file)
     }
 }

@@ -64,6 +64,13 @@ impl Staged {
         persist(|| self.file.reserve(bytes)).map_err(|e| Error::io("reserve space for", &self.path, &e))
     }
 
+    /// Lets the sync of the bytes written so far begin.
+    pub fn begin_sync(&self) {
+        if !self.synced && !planted(Bug::FileNotSynced) {
+            self.file.begin_sync();
+        }
+    }
+
     /// Syncs the bytes written so far; publishing does it for what is not synced yet.
     pub fn sync(&mut self) -> Result<()> {
         if self.synced || planted(Bug::FileNotSynced) {

@@ -1,5 +1,7 @@
 //! Checked reading of little-endian values from outside bytes.
 
+use arrow::datatypes::ToByteSlice;
+
 use crate::error::{Error, Result};
 
 /// Reads values one after the other; every read past the end is an error that names the structure.
@@ -94,10 +96,15 @@ impl<'a> Reader<'a> {
 
 /// Appends words of 8 bytes.
 pub fn put_words(out: &mut Vec<u8>, words: &[i64]) {
-    out.reserve(words.len() * 8);
-    for word in words {
-        out.extend_from_slice(&word.to_le_bytes());
-    }
+    out.extend_from_slice(words_as_bytes(words));
+}
+
+#[cfg(target_endian = "big")]
+compile_error!("files are little-endian, and are mapped as they are");
+
+/// Words as they stand in files.
+pub fn words_as_bytes(words: &[i64]) -> &[u8] {
+    words.to_byte_slice()
 }
 
 /// Appends a `u32` length and the bytes. Callers keep blobs under 4 GiB.

@@ -106,7 +106,7 @@ pub(super) fn parse(def: &SeriesDef, body: &[u8], options: &Options) -> Result<P
     while let Step::Message(header, buffers) = walker.next()? {
         arrow_guard::check_message(header, buffers, &schema)?;
         let batch = decode(header, buffers, &schema, None)?;
-        columns.add(&batch)?;
+        columns.add(batch)?;
     }
     check_end(&walker)?;
     columns.finish()

@@ -198,18 +198,18 @@ impl<'a> ColumnReader<'a> {
     ///
     /// # Errors
     /// `schema_mismatch`, or `too_large`. Offending rows are collected.
-    pub(super) fn add(&mut self, batch: &RecordBatch) -> Result<()> {
+    pub(super) fn add(&mut self, batch: RecordBatch) -> Result<()> {
         let set = &mut self.set;
-        let fields = check_schema(set.def, &batch.schema())?;
-        let rows = wide(set.row_base + batch.num_rows());
-        check_size(set.def, rows)?;
-        for (field, array) in fields.into_iter().zip(batch.columns()) {
+        let (schema, arrays, row_count) = batch.into_parts();
+        let fields = check_schema(set.def, &schema)?;
+        check_size(set.def, wide(set.row_base + row_count))?;
+        for (field, array) in fields.into_iter().zip(arrays) {
             match field.checked_sub(1) {
                 None => add_times(set, array)?,
                 Some(column) => add_numbers(set, column, array)?,
             }
         }
-        set.end_block(batch.num_rows());
+        set.end_block(row_count);
         Ok(())
     }
 
@@ -245,7 +245,7 @@ fn mismatch(array: &ArrayRef) -> Error {
 }
 
 /// Fills `ts`.
-fn add_times(set: &mut ColumnSet<'_>, array: &ArrayRef) -> Result<()> {
+fn add_times(set: &mut ColumnSet<'_>, array: ArrayRef) -> Result<()> {
     match array.data_type() {
         DataType::Int64 => add_time_array::<Int64Type>(set, array, set.def.unit.per_second()),
         DataType::Timestamp(ArrowUnit::Second, _) => add_time_array::<TimestampSecondType>(set, array, 1),
@@ -258,24 +258,38 @@ fn add_times(set: &mut ColumnSet<'_>, array: &ArrayRef) -> Result<()> {
         DataType::Timestamp(ArrowUnit::Nanosecond, _) => {
             add_time_array::<TimestampNanosecondType>(set, array, 1_000_000_000);
         }
-        _ => return Err(mismatch(array)),
+        _ => return Err(mismatch(&array)),
     }
     Ok(())
 }
 
-fn add_time_array<T: ArrowPrimitiveType<Native = i64>>(set: &mut ColumnSet<'_>, array: &ArrayRef, per_second: i64) {
+/// Appends the 64-bit cells of an array. An empty column takes over the memory of an array that nobody else has.
+fn append(column: &mut Vec<i64>, array: ArrayRef) {
+    let data = array.to_data();
+    drop(array);
+    let (offset, length) = (data.offset(), data.len());
+    let Some(buffer) = data.buffers().first().cloned() else { return };
+    drop(data);
+    let words = buffer.typed_data::<i64>();
+    if column.is_empty() && offset == 0 && words.len() == length {
+        *column = buffer.into_vec().unwrap_or_else(|shared| shared.typed_data().to_vec());
+    } else {
+        column.extend_from_slice(words.get(offset..offset + length).unwrap_or_default());
+    }
+}
+
+fn add_time_array<T: ArrowPrimitiveType<Native = i64>>(set: &mut ColumnSet<'_>, array: ArrayRef, per_second: i64) {
     let unit = set.def.unit;
-    let array = array.as_primitive::<T>();
-    let times: &[i64] = array.values();
-    if array.null_count() == 0 && per_second == unit.per_second() {
-        let is_good = times.iter().fold(true, |good, ts| good & time::in_range(*ts, unit));
+    let times = array.as_primitive::<T>();
+    if times.null_count() == 0 && per_second == unit.per_second() {
+        let is_good = times.values().iter().fold(true, |good, ts| good & time::in_range(*ts, unit));
         if is_good {
-            set.ts.extend_from_slice(times);
+            append(&mut set.ts, array);
             return;
         }
     }
-    set.ts.reserve(array.len());
-    for (row, cell) in array.iter().enumerate() {
+    set.ts.reserve(times.len());
+    for (row, cell) in times.iter().enumerate() {
         let Some(source) = cell else {
             set.bad_time(row, "missing", String::new);
             continue;
@@ -295,16 +309,19 @@ fn add_time_array<T: ArrowPrimitiveType<Native = i64>>(set: &mut ColumnSet<'_>, 
 }
 
 /// Fills a number column.
-fn add_numbers(set: &mut ColumnSet<'_>, column: usize, array: &ArrayRef) -> Result<()> {
-    let Some(kind) = set.def.columns.get(column).map(|column| column.kind) else { return Err(mismatch(array)) };
+fn add_numbers(set: &mut ColumnSet<'_>, column: usize, array: ArrayRef) -> Result<()> {
+    let Some(kind) = set.def.columns.get(column).map(|column| column.kind) else { return Err(mismatch(&array)) };
     // Under raw numbers a decimal column takes integers, which must stay below its limit.
     let is_raw = set.options.numbers == Numbers::Raw && kind.digits().is_some();
     let target = if is_raw { ColumnType::Int64 } else { kind };
     let rounding = set.options.rounding;
-    if let (Some(words), Some(column)) = (stored_words(array, target, is_raw), set.columns.get_mut(column)) {
-        column.extend_from_slice(words);
+    if are_stored_words(&array, target, is_raw)
+        && let Some(column) = set.columns.get_mut(column)
+    {
+        append(column, array);
         return Ok(());
     }
+    let array = &array;
     let bound = move |word: Result<(i64, bool), NumberError>| match word {
         Ok((word, rounded)) if is_raw => raw_word(word).map(|word| (word, rounded)),
         word => word,
@@ -362,30 +379,24 @@ fn add_numbers(set: &mut ColumnSet<'_>, column: usize, array: &ArrayRef) -> Resu
     Ok(())
 }
 
-/// The cells of an array that are what is stored, every one of them; `None` where each has to be looked at.
-fn stored_words(array: &ArrayRef, target: ColumnType, is_raw: bool) -> Option<&[i64]> {
+/// Whether the cells of an array are what is stored, every one of them; otherwise each has to be looked at.
+fn are_stored_words(array: &ArrayRef, target: ColumnType, is_raw: bool) -> bool {
     if array.null_count() > 0 {
-        return None;
+        return false;
     }
     // Without a way out of the loop it is done many at a time.
     let all = |words: &[i64], is_good: fn(i64) -> bool| words.iter().fold(true, |good, word| good & is_good(*word));
     let is_decimal = |word: i64| word.unsigned_abs() < DECIMAL_LIMIT.unsigned_abs();
-    let words = match (array.data_type(), target) {
+    match (array.data_type(), target) {
         (DataType::Float64, ColumnType::Float64) => {
-            let words = array.as_primitive::<Float64Type>().values().inner().typed_data::<i64>();
-            all(words, |word| f64::from_bits(word.cast_unsigned()).is_finite()).then_some(words)
+            array.as_primitive::<Float64Type>().values().iter().fold(true, |good, number| good & number.is_finite())
         }
-        (DataType::Int64, ColumnType::Int64) => {
-            let words = array.as_primitive::<Int64Type>().values().as_ref();
-            (!is_raw || all(words, is_decimal)).then_some(words)
-        }
+        (DataType::Int64, ColumnType::Int64) => !is_raw || all(array.as_primitive::<Int64Type>().values(), is_decimal),
         (DataType::Decimal64(_, scale), ColumnType::Decimal { digits }) if i16::from(*scale) == i16::from(digits) => {
-            let words = array.as_primitive::<Decimal64Type>().values().as_ref();
-            all(words, is_decimal).then_some(words)
+            all(array.as_primitive::<Decimal64Type>().values(), is_decimal)
         }
-        _ => None,
-    };
-    words.filter(|words| words.len() == array.len())
+        _ => false,
+    }
 }
 
 /// The integer of a decimal where it fits 64 bits.

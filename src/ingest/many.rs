@@ -233,11 +233,11 @@ impl<'a> Split<'a> {
             let before = reader.wrong();
             let (first, last) = (own.first().copied().unwrap_or(0), own.last().copied().unwrap_or(0));
             if (last - first) as usize + 1 == own.len() {
-                reader.add(&batch.slice(first as usize, own.len()))?;
+                reader.add(batch.slice(first as usize, own.len()))?;
             } else {
                 let picked = take_record_batch(batch, &UInt32Array::from(own))
                     .map_err(|error| Error::invalid(format!("the rows of the body cannot be told apart: {error}")))?;
-                reader.add(&picked)?;
+                reader.add(picked)?;
             }
             wrong += reader.wrong() - before;
         }

@@ -178,7 +178,7 @@ pub fn parse(format: BodyFormat, def: &SeriesDef, body: &[u8], options: &Options
 ///
 /// # Errors
 /// As [`parse`].
-pub fn from_batch(def: &SeriesDef, batch: &arrow::record_batch::RecordBatch, options: &Options) -> Result<Parsed> {
+pub fn from_batch(def: &SeriesDef, batch: arrow::record_batch::RecordBatch, options: &Options) -> Result<Parsed> {
     options.check(def)?;
     // A batch is as odd as the header it was read by.
     guarded("arrow", || {

@@ -93,7 +93,7 @@ pub(super) fn parse(def: &SeriesDef, body: &[u8], options: &Options) -> Result<P
         check_size(def, rows)?;
         super::parquet_guard::check_pages(body, metadata.metadata())?;
         let mut columns = ColumnReader::new(def, options);
-        read(metadata, bytes, None, rows, &mut |batch| columns.add(batch).map(|()| true))?;
+        read(metadata, bytes, None, rows, &mut |batch| columns.add(batch.clone()).map(|()| true))?;
         columns.finish()
     })
 }

@@ -135,7 +135,7 @@ fn every_format_gives_the_same_rows_in_body_order() {
         assert_eq!(parsed.rows, expected(), "{format:?}");
         assert_eq!((parsed.skipped, parsed.rounded), (0, vec![0; 7]), "{format:?}");
     }
-    assert_eq!(from_batch(&def, &batch, &Options::default()).unwrap().rows, expected());
+    assert_eq!(from_batch(&def, batch.clone(), &Options::default()).unwrap().rows, expected());
 }
 
 #[test]
@@ -243,7 +243,7 @@ fn columns_must_match_the_registration() {
         let batch = batch_of(columns);
         assert!(mismatch(Parquet, &parquet_of(&batch)).contains(word), "{word}");
         assert!(mismatch(Arrow, &stream(&batch)).contains(word), "{word}");
-        assert_eq!(from_batch(&def, &batch, &Options::default()).unwrap_err().code(), ErrorCode::SchemaMismatch);
+        assert_eq!(from_batch(&def, batch.clone(), &Options::default()).unwrap_err().code(), ErrorCode::SchemaMismatch);
     }
 }
 
@@ -320,17 +320,17 @@ fn rounding_is_asked_for_or_refused() {
         Decimal256Array::from(vec![i256::from(1_005), i256::from(1_500)]).with_precision_and_scale(50, 3).unwrap(),
     );
     let batch = batch_of(vec![("ts", ts.clone()), ("value", decimal)]);
-    let parsed = from_batch(&def, &batch, &nearest).unwrap();
+    let parsed = from_batch(&def, batch.clone(), &nearest).unwrap();
     assert_eq!((parsed.rows.columns[0].as_slice(), parsed.rounded), ([100, 150].as_slice(), vec![1]));
-    let error = from_batch(&def, &batch, &Options::default()).unwrap_err();
+    let error = from_batch(&def, batch.clone(), &Options::default()).unwrap_err();
     assert_eq!(error.rows()[0].reason, "precision_loss");
     // Doubles take the nearest decimal of their shortest form without being asked.
     let value: ArrayRef = Arc::new(Float64Array::from(vec![0.285, 0.1]));
-    let parsed = from_batch(&def, &batch_of(vec![("ts", ts.clone()), ("value", value)]), &Options::default()).unwrap();
+    let parsed = from_batch(&def, batch_of(vec![("ts", ts.clone()), ("value", value)]), &Options::default()).unwrap();
     assert_eq!((parsed.rows.columns[0].as_slice(), parsed.rounded), ([28, 10].as_slice(), vec![1]));
     let value: ArrayRef = Arc::new(Float32Array::from(vec![0.1, 16_777_216.0]));
     let def = scalar(r#"{"digits":9}"#);
-    let parsed = from_batch(&def, &batch_of(vec![("ts", ts), ("value", value)]), &Options::default()).unwrap();
+    let parsed = from_batch(&def, batch_of(vec![("ts", ts), ("value", value)]), &Options::default()).unwrap();
     assert_eq!(parsed.rows.columns[0], [100_000_000, 16_777_216_000_000_000]);
     assert_eq!(parsed.rounded, [0]);
 }
@@ -350,7 +350,9 @@ fn raw_numbers_are_scaled_integers() {
     let def = scalar(r#"{"digits":4}"#);
     let of = |array: ArrayRef| {
         let batch = batch_of(vec![("ts", Arc::new(Int64Array::from(vec![1])) as ArrayRef), ("value", array)]);
-        from_batch(&def, &batch, &raw).map(|parsed| parsed.rows.columns[0][0]).map_err(|e| e.rows()[0].reason.clone())
+        from_batch(&def, batch.clone(), &raw)
+            .map(|parsed| parsed.rows.columns[0][0])
+            .map_err(|e| e.rows()[0].reason.clone())
     };
     assert_eq!(of(Arc::new(Int64Array::from(vec![12_345]))), Ok(12_345));
     assert_eq!(of(Arc::new(UInt16Array::from(vec![12_345]))), Ok(12_345));
@@ -392,7 +394,7 @@ fn missing_scalars_are_skipped_only_when_asked() {
 #[test]
 fn arrow_numbers_and_times_convert_exactly_or_are_refused() {
     let of = |def: &SeriesDef, ts: ArrayRef, value: ArrayRef| {
-        from_batch(def, &batch_of(vec![("ts", ts), ("value", value)]), &Options::default())
+        from_batch(def, batch_of(vec![("ts", ts), ("value", value)]), &Options::default())
             .map(|parsed| (parsed.rows.ts[0], parsed.rows.columns[0][0]))
             .map_err(|e| format!("{}/{}", e.rows()[0].field, e.rows()[0].reason))
     };
@@ -656,7 +658,7 @@ fn the_arrow_guard_alone_keeps_the_decoder_from_panicking() {
             &message.version(),
         );
         if let Ok(batch) = decoded {
-            let _ = from_batch(&def, &batch, &Options::default());
+            let _ = from_batch(&def, batch.clone(), &Options::default());
         }
     }
     assert!(passed > 100, "{passed}");

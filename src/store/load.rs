@@ -194,7 +194,6 @@ impl Inner {
             *next_file_id += 1;
             parts.push(self.stage_part(path, head, rows, range, grid)?);
         }
-        // All of them are on their way to the disk by now.
         for part in &mut parts {
             part.chunk.as_mut().map_or(Ok(()), Staged::sync)?;
             part.stage_sidecars(&self.root.join("tmp"))?;
@@ -225,6 +224,8 @@ impl Inner {
         }
         let (out, summary, zones, mut coverage) = blocks.finish().map_err(fail)?;
         out.into_inner().map_err(|error| fail(error.into_error()))?;
+        // The disk has work while the next chunk is made.
+        chunk.begin_sync();
         if let Some(coverage) = &mut coverage {
             coverage.optimize();
         }

@@ -490,7 +490,7 @@ fn fill(
     let full = block_rows(head.series.columns.len());
     let path = staged.path().clone();
     let fail = |e: &std::io::Error| Error::io("write", &path, e);
-    let out = std::io::BufWriter::with_capacity(1 << 20, staged);
+    let out = std::io::BufWriter::with_capacity(1 << 16, staged);
     let mut blocks = Blocks::new(out, head, coverage).map_err(|e| fail(&e))?;
     let mut buffered: Vec<Vec<i64>> = vec![Vec::with_capacity(full); column_count];
     let mut any = false;

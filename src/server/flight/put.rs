@@ -188,7 +188,7 @@ impl Put {
                 let next = blocking(move || {
                     let batch = decode::batch(&message, &schema)?;
                     drop(message);
-                    ingest::from_batch(&def, &batch, &options)
+                    ingest::from_batch(&def, batch, &options)
                 })
                 .await?;
                 if parsed.send(Some((next, budget))).await.is_err() {

@@ -140,7 +140,7 @@ pub fn put_message(data: &[u8]) {
     let buffers = Buffer::from(body);
     if let Ok(batch) = read_record_batch(&buffers, batch, schema, &HashMap::new(), None, &message.version()) {
         for def in defs() {
-            accept(&def, from_batch(&def, &batch, &Options::default()));
+            accept(&def, from_batch(&def, batch.clone(), &Options::default()));
         }
     }
 }
