@@ -26,6 +26,8 @@ use subtle::ConstantTimeEq;
 use crate::error::{Error, ErrorCode, Result};
 use crate::service::{Caller, Scope};
 
+/// Target of the lines of the log that tell who deleted or administered what.
+pub const AUDIT: &str = "fastk::audit";
 /// Name of the file in a data directory.
 pub const FILE: &str = "tokens.json";
 /// What programs that change the file lock.
@@ -336,6 +338,8 @@ impl Gate {
         match read(&self.path) {
             Ok(Some(file)) => {
                 tracing::info!(tokens = file.tokens.len(), "tokens were read anew");
+                let before = self.known.load();
+                tell_changes(before.as_ref().as_ref().map_or(&[], |before| &before.tokens), &file.tokens);
                 self.known.store(Arc::new(Some(file)));
                 looked.read = seen;
                 return true;
@@ -395,6 +399,17 @@ impl Gate {
                 found.ok_or_else(|| refused("the token is not known here, or was revoked"))
             }
         }
+    }
+}
+
+/// Tells the log which tokens came and went; they are made and revoked by other programs.
+fn tell_changes(before: &[Token], after: &[Token]) {
+    let is_among = |tokens: &[Token], token: &Token| tokens.iter().any(|other| other.id == token.id);
+    let made = after.iter().filter(|token| !is_among(before, token)).map(|token| ("token created", token));
+    let gone = before.iter().filter(|token| !is_among(after, token)).map(|token| ("token revoked", token));
+    for (verb, token) in made.chain(gone) {
+        let (scope, prefixes) = (token.scope.name(), token.prefixes.join(","));
+        tracing::info!(target: AUDIT, verb, token = token.id, name = token.name, scope, prefixes, "audit");
     }
 }
 

@@ -16,6 +16,8 @@ use serde_json::{Map, Value};
 use crate::error::{Error, Result};
 use crate::store::{Durability, StoreOptions};
 
+/// Short for the variable of `log.level`, and stronger.
+pub const LOG_VARIABLE: &str = "FASTK_LOG";
 const HOUR_MS: u64 = 3_600_000;
 /// What one answer may hold.
 const ANSWER_BYTES: u64 = 4 << 20;
@@ -336,18 +338,38 @@ impl Loaded {
     /// # Errors
     /// `invalid_argument` with every problem found: unreadable file, unknown keys, wrong types, values out of range.
     pub fn read(file: Option<&Path>, flags: &[FlagValue]) -> Result<Self> {
-        let environment =
-            std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()).filter(|n| n.starts_with(ENV_PREFIX));
-        Self::from_sources(file, environment.collect(), flags)
+        Self::read_checked(file, flags, |_| Vec::new())
     }
 
-    fn from_sources(file: Option<&Path>, variables: Vec<String>, flags: &[FlagValue]) -> Result<Self> {
+    /// The same, with what else is wrong with the values told among their problems.
+    ///
+    /// # Errors
+    /// As [`Loaded::read`].
+    pub fn read_checked(
+        file: Option<&Path>,
+        flags: &[FlagValue],
+        check: impl FnOnce(&Config) -> Vec<String>,
+    ) -> Result<Self> {
+        let environment =
+            std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()).filter(|n| n.starts_with(ENV_PREFIX));
+        let level = std::env::var(LOG_VARIABLE).ok().filter(|text| !text.is_empty());
+        Self::from_sources(file, environment.collect(), level, flags)?.finish(check)
+    }
+
+    fn from_sources(
+        file: Option<&Path>,
+        variables: Vec<String>,
+        level: Option<String>,
+        flags: &[FlagValue],
+    ) -> Result<Merge> {
         let mut merge = Merge::new()?;
         if let Some(path) = file {
-            let text = std::fs::read_to_string(path).map_err(|error| Error::io("read", path, &error))?;
-            match Figment::from(Toml::string(&text)).extract::<Value>() {
-                Ok(values) => merge.layer(&values, |_, _| Origin::File(path.to_path_buf())),
-                Err(error) => merge.problems.push(format!("{} is not TOML: {error}", path.display())),
+            match std::fs::read_to_string(path) {
+                Err(error) => merge.problems.push(Error::io("read", path, &error).detail().to_string()),
+                Ok(text) => match Figment::from(Toml::string(&text)).extract::<Value>() {
+                    Ok(values) => merge.layer(&values, |_, _| Origin::File(path.to_path_buf())),
+                    Err(error) => merge.problems.push(format!("{} is not TOML: {error}", path.display())),
+                },
             }
         }
         if !variables.is_empty() {
@@ -359,10 +381,13 @@ impl Loaded {
                 Err(error) => merge.problems.push(format!("environment: {error}")),
             }
         }
+        if let Some(level) = level {
+            merge.set("log", "level", &level.into(), Origin::Environment(LOG_VARIABLE.into()));
+        }
         for flag in flags {
             merge.set(flag.section, flag.key, &flag.value, Origin::Flag(flag.flag));
         }
-        merge.finish()
+        Ok(merge)
     }
 
     /// Where the value of `section.key` came from.
@@ -455,10 +480,11 @@ impl Merge {
         self.problems.push(format!("unknown key {path} ({origin}); the nearest known key is {nearest}"));
     }
 
-    fn finish(mut self) -> Result<Loaded> {
+    fn finish(mut self, check: impl FnOnce(&Config) -> Vec<String>) -> Result<Loaded> {
         let config: Config = serde_json::from_value(Value::Object(self.values))
             .map_err(|error| Error::internal(format!("merged configuration: {error}")))?;
         self.problems.extend(config.problems());
+        self.problems.extend(check(&config));
         if self.problems.is_empty() {
             return Ok(Loaded { config, origins: self.origins });
         }
@@ -578,7 +604,7 @@ mod tests {
     fn load(text: &str, flags: &[FlagValue]) -> Result<Loaded> {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), text).unwrap();
-        Loaded::from_sources(Some(file.path()), Vec::new(), flags)
+        Loaded::from_sources(Some(file.path()), Vec::new(), None, flags)?.finish(|_| Vec::new())
     }
 
     #[test]
@@ -618,8 +644,16 @@ mod tests {
 
     #[test]
     fn a_missing_file_is_an_error() {
-        assert!(Loaded::from_sources(Some(Path::new("/nonexistent/fastk.toml")), Vec::new(), &[]).is_err());
-        assert_eq!(Loaded::from_sources(None, Vec::new(), &[]).unwrap().config, Config::default());
+        let load = |file, level, check: fn(&Config) -> Vec<String>| {
+            Loaded::from_sources(file, Vec::new(), level, &[]).unwrap().finish(check)
+        };
+        let missing =
+            load(Some(Path::new("/nonexistent/fastk.toml")), None, |_| vec!["another one".into()]).unwrap_err();
+        assert!(missing.detail().contains("/nonexistent/fastk.toml") && missing.detail().contains("another one"));
+        assert_eq!(load(None, None, |_| Vec::new()).unwrap().config, Config::default());
+        let told = load(None, Some("debug".into()), |_| Vec::new()).unwrap();
+        assert_eq!(told.config.log.level, "debug");
+        assert!(told.print().unwrap().lines().any(|line| line.starts_with("level") && line.ends_with(LOG_VARIABLE)));
     }
 
     #[test]

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.flight as flight
 
 # What docs/flight.md recommends.
-PUT_ROWS = 1_000_000
+PUT_ROWS = 262_144
 READY_SECONDS_MAX = 120
 IDLE_SECONDS_MAX = 5
 END_SECONDS_MAX = 60

@@ -149,7 +149,7 @@ pub fn run(args: AdminArgs) -> Result<u8> {
         AdminVerb::ListOrphans(args) => check::list_orphans(&args),
         AdminVerb::ExplainOverlap(args) => check::explain_overlap(&args),
         AdminVerb::Ping(args) => {
-            let ready = Target::open(&args.target, false)?.ready()?;
+            let ready = Target::running(&args.target)?.ready()?;
             show::reply(&ready, args.json)?;
             Ok(u8::from(ready.status == Status::Failing))
         }

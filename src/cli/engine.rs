@@ -94,18 +94,21 @@ pub fn cancel_jobs(service: &Service) {
     service.end_jobs(false);
 }
 
-/// Closes the store: ends its jobs, syncs its log and gives the directory free.
+/// Closes the store: ends its jobs, moves what the log holds into files, so that the next opening has nothing to replay,
+/// and gives the directory free.
 pub fn close(service: Arc<Service>) {
     service.end_jobs(true);
+    service.settle();
     if !service.close() {
         // What was acknowledged is safe all the same; the next opening has a little more to do.
         tracing::warn!("a request is still at work; the store is left as after a crash");
     }
 }
 
-fn http_config(config: &Config, tls: Tls) -> http::HttpConfig {
+fn http_config(config: &Config, listen: &str, tls: Tls) -> http::HttpConfig {
     http::HttpConfig {
         tls,
+        local_names_only: listen.parse().is_ok_and(|listen: SocketAddr| listen.ip().is_loopback()),
         // They were looked at when the settings were read.
         cors_origins: config.http.cors_origins.iter().filter_map(|text| http::cors::origin(text).ok()).collect(),
         body_bytes_max: config.http.body_bytes_max,
@@ -139,7 +142,8 @@ pub fn serve_health(
     config: &Config,
     tls: Tls,
 ) -> impl FnOnce(TcpListener, Ended) -> Serving + Send + use<> {
-    let (service, gate, config) = (Arc::clone(service), Arc::clone(gate), http_config(config, tls));
+    let (service, gate, config) =
+        (Arc::clone(service), Arc::clone(gate), http_config(config, &config.http.health_listen, tls));
     move |listener, shutdown| Box::pin(http::serve_health(listener, service, gate, config, shutdown))
 }
 
@@ -150,7 +154,8 @@ pub fn serve_opening(
     tls: Tls,
 ) -> impl FnOnce(TcpListener, Ended) -> Serving + Send + use<> {
     // Nobody is worth waiting for: all that is told is that nothing is there yet.
-    let config = http::HttpConfig { drain: Duration::from_millis(100), ..http_config(config, tls) };
+    let config =
+        http::HttpConfig { drain: Duration::from_millis(100), ..http_config(config, &config.http.listen, tls) };
     move |listener, opened| {
         Box::pin(async move {
             // What is left of it then is cut, which it says itself.
@@ -274,7 +279,8 @@ pub fn serve_http(
     tls: Tls,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> impl Future<Output = Result<()>> + Send + 'static {
-    let config = http_config(config, tls);
+    let at = listener.local_addr().map(|at| at.to_string()).unwrap_or_default();
+    let config = http_config(config, &at, tls);
     http::serve(listener, service, gate, config, shutdown)
 }
 
@@ -346,7 +352,7 @@ mod tests {
     fn the_settings_are_the_defaults_of_what_they_set() {
         let config = Config::default();
         assert_eq!(limits(&config), Limits::default());
-        let (set, own) = (http_config(&config, Tls::off()), http::HttpConfig::default());
+        let (set, own) = (http_config(&config, "", Tls::off()), http::HttpConfig::default());
         assert_eq!(format!("{set:?}"), format!("{:?}", http::HttpConfig { drain: set.drain, ..own }));
     }
 }

@@ -2,22 +2,29 @@
 
 use tracing_subscriber::EnvFilter;
 
-use crate::config::LogFormat;
+use crate::config::{LOG_VARIABLE, LogFormat};
 use crate::error::{Error, Result};
 use crate::server::AUDIT;
 
-/// Variable that overrides the level of the configuration.
-pub const LOG_VARIABLE: &str = "FASTK_LOG";
+/// The level of a program that reads no configuration.
+pub fn level(default: &str) -> String {
+    std::env::var(LOG_VARIABLE).ok().filter(|text| !text.is_empty()).unwrap_or_else(|| default.into())
+}
 
-/// Starts logging to standard error at `level`, or at what `FASTK_LOG` says.
+/// What a level, or a list of levels by target, lets through.
 ///
 /// # Errors
-/// `invalid_argument` when the directives cannot be read.
+/// `invalid_argument` when it cannot be read.
+pub fn filter(level: &str) -> Result<EnvFilter> {
+    EnvFilter::try_new(level).map_err(|error| Error::invalid(format!("log.level {level:?} cannot be read: {error}")))
+}
+
+/// Starts logging to standard error at `level`.
+///
+/// # Errors
+/// Those of [`filter`].
 pub fn init(level: &str, format: LogFormat) -> Result<()> {
-    let directives = std::env::var(LOG_VARIABLE).ok().filter(|text| !text.is_empty());
-    let directives = directives.as_deref().unwrap_or(level);
-    let filter = EnvFilter::try_new(directives)
-        .map_err(|error| Error::invalid(format!("log level {directives:?} cannot be read: {error}")))?;
+    let filter = filter(level)?;
     // Who deleted what is told whatever the level.
     let filter = match format!("{AUDIT}=info").parse() {
         Ok(audit) => filter.add_directive(audit),

@@ -126,7 +126,7 @@ pub fn verbs() -> Vec<String> {
 
 fn run(verb: Verb) -> Result<u8> {
     if !matches!(verb, Verb::Serve(_) | Verb::Demo(_)) {
-        log::init("warn", crate::config::LogFormat::Text)?;
+        log::init(&log::level("warn"), crate::config::LogFormat::Text)?;
     }
     match verb {
         Verb::Serve(args) => serve::run(args),

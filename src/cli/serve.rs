@@ -73,23 +73,15 @@ impl ServeArgs {
 
 /// Serves until SIGTERM or Ctrl-C.
 pub fn run(args: ServeArgs) -> Result<u8> {
-    let loaded = Loaded::read(args.config.as_deref(), &args.flags())?;
+    let loaded = Loaded::read_checked(args.config.as_deref(), &args.flags(), |config| problems(config, args.insecure))?;
     if args.print_config {
         show::out(&loaded.print()?)?;
         return Ok(0);
     }
     let config = loaded.config;
     log::init(&config.log.level, config.log.format)?;
-    config.http.cors_origins.iter().try_for_each(|text| crate::server::http::cors::origin(text).map(|_| ()))?;
     let http = address(&config.http.listen)?;
     let flight = address(&config.flight.listen)?;
-    let mut open = vec![http, flight];
-    if !config.http.health_listen.is_empty() {
-        open.push(address(&config.http.health_listen)?);
-    }
-    if !args.insecure && access::list(&config.store.root)?.is_empty() {
-        refuse_open_addresses(&open)?;
-    }
     crate::server::metrics::start();
     let tls = engine::secured(&config.tls)?;
     let opening = Arc::new(Opening::default());
@@ -101,13 +93,33 @@ pub fn run(args: ServeArgs) -> Result<u8> {
     running.until_signal()
 }
 
-/// Where nothing authenticates clients, only this machine may reach the listeners.
-fn refuse_open_addresses(addresses: &[SocketAddr]) -> Result<()> {
-    match addresses.iter().find(|address| !address.ip().is_loopback()) {
-        None => Ok(()),
-        Some(open) => Err(Error::invalid(format!("{open} can be reached from other machines"))
-            .with_hint("`fastk admin token create` makes clients need a token; --insecure listens there without")),
+/// What keeps a server from starting with these settings, beside what is wrong with each alone.
+fn problems(config: &Config, insecure: bool) -> Vec<String> {
+    let mut problems = Vec::new();
+    let mut note = |outcome: Result<()>| problems.extend(outcome.err().map(|error| error.detail().to_string()));
+    note(log::filter(&config.log.level).map(drop));
+    for text in &config.http.cors_origins {
+        note(crate::server::http::cors::origin(text).map(drop));
     }
+    note(engine::secured(&config.tls).map(drop));
+    if !insecure {
+        match access::list(&config.store.root) {
+            Ok(tokens) if tokens.is_empty() => open_addresses(config).into_iter().for_each(|open| note(Err(open))),
+            Ok(_) => {}
+            Err(error) => note(Err(error)),
+        }
+    }
+    problems
+}
+
+/// Where nothing authenticates clients, only this machine may reach the listeners.
+fn open_addresses(config: &Config) -> Option<Error> {
+    let listen = [&config.http.listen, &config.flight.listen, &config.http.health_listen];
+    let open = listen.into_iter().filter_map(|text| address(text).ok()).find(|address| !address.ip().is_loopback())?;
+    Some(Error::invalid(format!(
+        "{open} can be reached from other machines: `fastk admin token create` makes clients need a token, and \
+         --insecure listens there without"
+    )))
 }
 
 /// A server in this process.
@@ -353,10 +365,39 @@ mod tests {
 
     #[test]
     fn only_loopback_is_bound_without_being_told() {
-        let of = |text: &str| refuse_open_addresses(&[text.parse().unwrap()]);
-        assert!(of("127.0.0.1:1").is_ok() && of("[::1]:1").is_ok());
+        let root = tempfile::tempdir().unwrap();
+        let with = |http: &str, flight: &str, health: &str, insecure| {
+            let mut config = Config::default();
+            config.store.root = root.path().into();
+            (config.http.listen, config.flight.listen) = (http.into(), flight.into());
+            config.http.health_listen = health.into();
+            problems(&config, insecure)
+        };
+        let local = "127.0.0.1:1";
+        assert!(with(local, "[::1]:1", "", false).is_empty());
         for open in ["0.0.0.0:1", "[::]:1", "192.168.0.1:1"] {
-            assert_eq!(of(open).unwrap_err().code(), ErrorCode::InvalidArgument);
+            for found in [with(open, local, "", false), with(local, open, "", false), with(local, local, open, false)] {
+                assert!(matches!(found.as_slice(), [one] if one.starts_with(open)), "{found:?}");
+            }
+            assert!(with(open, open, open, true).is_empty());
         }
+        access::create(root.path(), "t", crate::service::Scope::Read, &[]).unwrap();
+        assert!(with("0.0.0.0:1", local, "", false).is_empty());
+    }
+
+    #[test]
+    fn everything_that_keeps_a_server_from_starting_is_told_at_once() {
+        let mut config = Config::default();
+        config.log.level = "fastk=loud".into();
+        config.http.cors_origins = vec!["*".into(), "http://good".into(), "http://bad/".into()];
+        config.http.listen = "0.0.0.0:1".into();
+        config.tls.cert = "/nonexistent/cert.pem".into();
+        config.tls.key = "/nonexistent/key.pem".into();
+        let root = tempfile::tempdir().unwrap();
+        config.store.root = root.path().into();
+        let found = problems(&config, false);
+        let wanted = ["fastk=loud", "\"*\"", "http://bad/", "/nonexistent/", "0.0.0.0:1"];
+        assert_eq!(found.len(), wanted.len(), "{found:?}");
+        assert!(found.iter().zip(wanted).all(|(found, wanted)| found.contains(wanted)), "{found:?}");
     }
 }

@@ -10,6 +10,7 @@ use super::remote::{Call, RestClient, segment, series_path};
 use super::trust::Trust;
 use super::{engine, job, show};
 use crate::config::{Config, Loaded};
+use crate::disk::process_lives;
 use crate::error::{Error, ErrorCode, Result};
 use crate::query::{Predicate, Query};
 use crate::registry::{RecordKind, RecordStatus};
@@ -18,7 +19,7 @@ use crate::service::{
     DatasetPage, DatasetSpec, Defined, Definition, DefinitionPage, DefinitionSpec, DeleteReply, DropReply, Health,
     IdempotencyKey, Inventory, LineageReply, Manner, Mode, OrphanReport, OverlapReport, RecordFilter, RecordPatch,
     Registered, ScrubRequest, SeriesFilter, SeriesInfo, SeriesPage, Service, SnapshotDropped, SnapshotInfo,
-    SnapshotList, StatusReply, Terms, VerifyReport, VerifyRequest, Watch, WriteManyReply, scrub_watch,
+    SnapshotList, Status, StatusReply, Terms, VerifyReport, VerifyRequest, Watch, WriteManyReply, scrub_watch,
 };
 use crate::types::{SeriesKey, SeriesSpec};
 
@@ -134,6 +135,22 @@ impl Target {
         }
     }
 
+    /// Finds the server without opening the store.
+    ///
+    /// # Errors
+    /// `not_ready` when none has the store open.
+    pub fn running(args: &TargetArgs) -> Result<Self> {
+        if let Some(server) = &args.server {
+            return Ok(Target::Remote(Box::new(args.client(server, None)?)));
+        }
+        let root = root_of(args)?;
+        let none = Error::new(ErrorCode::NotReady, format!("no server has {} open", root.display()));
+        match engine::owner(&root) {
+            Some(owner) if process_lives(owner.pid) => Self::through_owner(&root, args, none),
+            _ => Err(none),
+        }
+    }
+
     fn through_owner(root: &Path, args: &TargetArgs, locked: Error) -> Result<Self> {
         let Some(engine::Owner { pid, http: Some(http), tls }) = engine::owner(root) else { return Err(locked) };
         let scheme = if tls.is_some() { "https" } else { "http" };
@@ -184,10 +201,10 @@ impl Target {
         }
     }
 
-    /// Whether requests would be answered.
+    /// Whether requests are answered.
     pub fn ready(&self) -> Result<StatusReply> {
         match self {
-            Target::Local(service) => Ok(StatusReply { status: service.health()?.status }),
+            Target::Local(_) => Ok(StatusReply { status: Status::Ok }),
             Target::Remote(client) => client.json(Call::new(Method::GET, "/health/ready").unavailable_is_answer()),
         }
     }

@@ -3,12 +3,12 @@
 mod begin;
 pub mod flight;
 pub mod http;
+mod ids;
 mod lines;
 pub mod metrics;
 pub mod wire;
 
-/// Target of the lines that tell who deleted or administered what.
-pub const AUDIT: &str = "fastk::audit";
+pub use crate::access::AUDIT;
 
 #[cfg(test)]
 mod zero_copy;

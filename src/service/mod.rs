@@ -127,6 +127,15 @@ impl Service {
         &self.caller
     }
 
+    /// Moves what the log holds into chunks and a run file, if it can: nothing is lost without.
+    pub fn settle(&self) {
+        if self.store.writer_stopped().is_none()
+            && let Err(error) = self.store.checkpoint()
+        {
+            tracing::warn!(%error, "the log is left for the next opening");
+        }
+    }
+
     /// Closes the store, unless somebody still works with it: then it is left as after a crash. Whether it was closed.
     pub fn close(self: Arc<Self>) -> bool {
         let shared = Arc::clone(&self.shared);

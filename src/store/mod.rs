@@ -24,6 +24,7 @@ mod pins;
 mod recover;
 mod repair;
 mod room;
+mod root;
 mod salvage;
 mod seal;
 mod search;
@@ -163,6 +164,7 @@ pub(crate) struct Inner {
     maintenance: Mutex<Maintenance>,
     /// Why the last of them failed, if it did. Not under their lock: looking at it never waits for them.
     upkeep_failed: Mutex<Option<String>>,
+    looking: root::Looking,
     pins: Arc<Pins>,
     views: snapshot::Views,
     counters: counters::Counters,
@@ -243,7 +245,7 @@ impl Store {
 
     /// Why the directory of the store is not the one that was opened, if it is not.
     pub fn root_lost(&self) -> Option<String> {
-        self.inner.lock.problem()
+        self.inner.root_lost()
     }
 
     /// Why the last background step failed, if it did.

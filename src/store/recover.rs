@@ -260,6 +260,7 @@ impl Inner {
                 manifest,
             }),
             upkeep_failed: Mutex::default(),
+            looking: Default::default(),
             views: super::snapshot::Views::default(),
             counters: super::counters::Counters::default(),
             dropped: Mutex::default(),

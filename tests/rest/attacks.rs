@@ -393,3 +393,62 @@ fn ten_thousand_idle_connections_keep_nobody_out() {
     drop(idle);
     server.get("/v1/klines/X/1m").expect(200);
 }
+
+#[test]
+fn pages_of_other_origins_change_nothing() {
+    let own = "http://charts.example.com";
+    let config = HttpConfig { cors_origins: vec![own.parse().unwrap()], ..HttpConfig::default() };
+    let server = Server::with(config);
+    server.kline("X");
+    let rows = csv_body(0, 1);
+    let write = |headers: &[(&str, &str)]| {
+        let body = rows.as_bytes();
+        let headers: Vec<_> = [("content-type", "text/csv")].into_iter().chain(headers.iter().copied()).collect();
+        server.send("POST", "/v1/klines/X/1m", &headers, body)
+    };
+    for origin in
+        ["http://evil.example.com", "null", "http://test.evil.example.com", "https://charts.example.com", "test"]
+    {
+        write(&[("origin", origin)]).refused("permission_denied");
+        // Such a body needs no question beforehand in a browser.
+        server.send("POST", "/v1/snapshots", &[("origin", origin)], b"{\"name\":\"s\"}").refused("permission_denied");
+        server.send("DELETE", "/v1/series/kline/X/1m", &[("origin", origin)], b"").refused("permission_denied");
+        // What they read the browser keeps from them.
+        assert_eq!(
+            server.get_with("/inventory", &[("origin", origin)]).expect(200).header("access-control-allow-origin"),
+            None
+        );
+    }
+    write(&[]).expect(200);
+    write(&[("origin", own)]).expect(200);
+    // The page that the server itself serves, such as its documentation.
+    write(&[("origin", "http://test")]).expect(200);
+}
+
+#[test]
+fn a_server_without_tokens_answers_under_names_of_this_machine_alone() {
+    let local = || HttpConfig {
+        local_names_only: true,
+        cors_origins: vec!["https://charts.example.com".parse().unwrap()],
+        ..HttpConfig::default()
+    };
+    let server = Server::with(local());
+    let ask = |server: &Server, host: &str| {
+        exchange(server, format!("GET /inventory HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n").as_bytes())
+    };
+    for host in ["127.0.0.1:8080", "localhost:8080", "[::1]:1", "localhost", "charts.example.com"] {
+        assert!(ask(&server, host).starts_with("HTTP/1.1 200 "), "{host}");
+    }
+    for host in
+        ["evil.example.com", "evil.example.com:8080", "localhost.evil.example.com", "127.0.0.1.evil.example.com"]
+    {
+        let heard = ask(&server, host);
+        assert!(heard.starts_with("HTTP/1.1 403 ") && heard.contains("permission_denied"), "{host}: {heard}");
+    }
+    // Whoever has a token is no page.
+    let root = Arc::clone(&server.root);
+    access::create(root.path(), "t", Scope::Read, &[]).unwrap();
+    drop(server);
+    let server = Server::over(root, local());
+    assert!(ask(&server, "evil.example.com").starts_with("HTTP/1.1 401 "));
+}

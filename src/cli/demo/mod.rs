@@ -36,7 +36,7 @@ pub struct DemoArgs {
 
 /// Serves the sample until SIGTERM or Ctrl-C, or shows its answers under `--exit`.
 pub fn run(args: DemoArgs) -> Result<u8> {
-    log::init("warn", crate::config::LogFormat::Text)?;
+    log::init(&log::level("warn"), crate::config::LogFormat::Text)?;
     let mut config = Config::default();
     let http = choose(args.http.as_deref(), &config.http.listen)?;
     let flight = choose(args.flight.as_deref(), &config.flight.listen)?;

@@ -23,6 +23,7 @@ use tonic::codec::Codec;
 use tonic::server::NamedService;
 use tonic::{Request, Response, Status, Streaming};
 use tonic_prost::ProstCodec;
+use tracing::Instrument;
 
 use super::acks::Reader;
 use super::get;
@@ -34,6 +35,7 @@ use crate::access::{Gate, header_of, token_of};
 use crate::error::{Error, ErrorCode, Result};
 use crate::query::{Numbers, Shape, Stop};
 use crate::server::begin::{PLACE, begin};
+use crate::server::ids::{REQUEST_ID, request_id};
 use crate::server::lines::{Sending, UnderWay};
 use crate::server::{AUDIT, metrics};
 use crate::service::{Held, Limits, Place, SeriesFilter, Service};
@@ -62,6 +64,8 @@ pub(super) struct Face {
 
 /// Path of the method that [`Front`] answers.
 const DO_GET: &str = "/arrow.flight.protocol.FlightService/DoGet";
+/// Path of the method whose calls can delete and administrate.
+const DO_ACTION: &str = "/arrow.flight.protocol.FlightService/DoAction";
 /// Path of the method whose messages may come for days.
 const DO_PUT: &str = "/arrow.flight.protocol.FlightService/DoPut";
 /// Characters of the body of an action that the log tells.
@@ -82,6 +86,15 @@ impl Door {
         let values = headers.get_all(http::header::AUTHORIZATION).iter().map(http::HeaderValue::as_bytes);
         Ok(self.service.as_caller(self.gate.admit(values)?))
     }
+}
+
+/// The id of a call.
+#[derive(Clone, Debug)]
+struct RequestId(String);
+
+/// Tells the log of a call that deletes or administrates.
+fn audit(id: &str, caller: &str, verb: &str, asked: &str, outcome: &str) {
+    tracing::info!(target: AUDIT, request_id = id, caller, verb, asked, outcome, "audit");
 }
 
 /// The verbs of the caller of this request: only one that was let in has them.
@@ -140,36 +153,52 @@ impl tower::Service<http::Request<Body>> for Front {
 
     fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
         let (method, begun) = (method_of(request.uri().path()), Instant::now());
+        let id = request_id(request.headers());
+        let named = http::HeaderValue::from_str(&id);
+        let name = move |mut answer: http::Response<Body>| {
+            if let Ok(id) = named {
+                answer.headers_mut().insert(REQUEST_ID, id);
+            }
+            answer
+        };
         let line = request.extensions().get::<HangUp>().cloned();
         let under_way = line.as_ref().map(HangUp::begin);
         let entered = self.door.admit(request.headers()).and_then(|service| {
             let place = Arc::new(service.take(Place::Request)?);
             request.extensions_mut().insert(service);
+            request.extensions_mut().insert(RequestId(id.clone()));
             Ok(place)
         });
+        let span = tracing::info_span!("request", id);
         let place = match entered {
             Ok(place) => place,
             Err(error) => {
                 if error.code() == ErrorCode::Unauthenticated {
                     metrics::refused("flight");
                 }
+                if request.uri().path() == DO_ACTION {
+                    // Which one stands in a message that nobody reads.
+                    audit(&id, "", "", "", error.code().name());
+                }
                 metrics::flight_call(method, false, begun.elapsed());
-                return Box::pin(async move { Ok(status(&error).into_http()) });
+                return Box::pin(async move { Ok(name(status(&error).into_http())) });
             }
         };
         let is_put = request.uri().path() == DO_PUT;
         let (face, is_get) = (self.face.clone(), request.uri().path() == DO_GET);
         let patience = if is_put { face.put_idle } else { face.message_timeout };
         let request = request.map(|body| Body::new(Hurried::new(body, patience, is_put)));
-        let answering = if is_get { Err(request) } else { Ok(self.rest.call(request)) };
+        let answering = if is_get { Err(request) } else { Ok(self.rest.call(request).instrument(span.clone())) };
         // Acknowledgements need not be read.
         let line = line.filter(|_| !is_put);
         Box::pin(PLACE.scope(Arc::clone(&place), async move {
             let answer = match answering {
                 Ok(answering) => answering.await?,
-                Err(request) => face.answer(request).await.unwrap_or_else(Status::into_http),
+                Err(request) => face.answer(request).instrument(span).await.unwrap_or_else(Status::into_http),
             };
+            let answer = name(answer);
             metrics::flight_call(method, true, begun.elapsed());
+            tracing::debug!(request_id = id, method, elapsed_us = begun.elapsed().as_micros(), "answering");
             let sending = line.map(|line| line.send());
             Ok(answer.map(|body| Body::new(Sent { body, sending, _under_way: under_way, _place: place })))
         }))
@@ -389,6 +418,7 @@ impl FlightService for Face {
 
     async fn do_action(&self, request: Request<Action>) -> Result<Response<Self::DoActionStream>, Status> {
         let service = admitted(request.extensions())?;
+        let id = request.extensions().get::<RequestId>().map(|id| id.0.clone()).unwrap_or_default();
         let (caller, verb) = (service.caller().id.clone(), request.get_ref().r#type.clone());
         // Jobs take as long as the store is large; whoever waits for one may set a deadline of its own.
         let is_job = actions::JOBS.contains(&request.get_ref().r#type.as_str());
@@ -400,7 +430,7 @@ impl FlightService for Face {
             if actions::AUDITED.contains(&verb.as_str()) {
                 let outcome = outcome.as_ref().err().map_or("ok", |error| error.code().name());
                 let asked: String = String::from_utf8_lossy(&action.body).chars().take(AUDIT_CHARS_MAX).collect();
-                tracing::info!(target: AUDIT, caller = &*caller, verb, asked, outcome, "audit");
+                audit(&id, &caller, &verb, &asked, outcome);
             }
             outcome
         })

@@ -23,9 +23,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::io::StreamReader;
 
 use super::App;
-use super::edge::random_id;
 use crate::error::{Error, ErrorCode, Result};
 use crate::ingest::check_depth;
+use crate::server::ids::random_id;
 
 /// Bodies up to this length stay in memory.
 pub const MEMORY_BYTES_MAX: usize = 1 << 20;
@@ -95,7 +95,7 @@ fn content_coding(headers: &HeaderMap) -> Result<Coding> {
     let mut coding = Coding::Identity;
     for value in headers.get_all(header::CONTENT_ENCODING) {
         let text = value.to_str().unwrap_or("?");
-        for name in text.split(',').map(str::trim).filter(|name| !name.is_empty()) {
+        for name in text.split(',').map(str::trim) {
             let next = match name.to_ascii_lowercase().as_str() {
                 "identity" => continue,
                 "gzip" | "x-gzip" => Coding::Gzip,
@@ -425,6 +425,24 @@ mod tests {
         drop(loaded);
         assert_eq!(budget.available_permits() as u64, budget_bytes.div_ceil(BUDGET_UNIT), "the budget is given back");
         Ok(bytes)
+    }
+
+    #[test]
+    fn a_body_has_one_coding_that_is_known() {
+        let of = |text: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::CONTENT_ENCODING, text.parse().unwrap());
+            content_coding(&headers).map_err(|error| error.code())
+        };
+        assert_eq!(content_coding(&HeaderMap::new()).unwrap(), Coding::Identity);
+        for (text, coding) in
+            [("identity", Coding::Identity), ("GZIP", Coding::Gzip), (" identity, zstd", Coding::Zstd)]
+        {
+            assert_eq!(of(text), Ok(coding), "{text}");
+        }
+        for text in ["", ",", "gzip,", "gzip, zstd", "br"] {
+            assert_eq!(of(text), Err(ErrorCode::UnsupportedMediaType), "{text:?}");
+        }
     }
 
     fn sample(length: usize) -> Vec<u8> {

@@ -5,8 +5,8 @@ use std::time::Duration;
 use axum::http::{HeaderName, HeaderValue, Method, header};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
-use super::edge::REQUEST_ID;
 use crate::error::{Error, Result};
+use crate::server::ids::REQUEST_ID;
 
 /// How long a browser keeps what it was told.
 const KEPT: Duration = Duration::from_secs(600);

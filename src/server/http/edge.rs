@@ -5,20 +5,19 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
+use axum::http::{HeaderValue, Method, StatusCode, Version, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures::FutureExt;
 use tracing::Instrument;
 
 use super::Gated;
+use super::pages;
 use super::problem::{Failure, render};
 use crate::error::{Error, ErrorCode};
 use crate::server::begin::{PLACE, panicked};
+use crate::server::ids::{REQUEST_ID, request_id};
 use crate::server::{AUDIT, metrics};
-
-/// Header that names a request; a caller's own value of up to 64 letters, digits and `. _ -` is kept.
-pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Runs a request inside all that every request needs.
 pub async fn edge(State(app): State<Gated>, mut request: Request, next: Next) -> Response {
@@ -28,10 +27,12 @@ pub async fn edge(State(app): State<Gated>, mut request: Request, next: Next) ->
     let route = request.extensions().get::<MatchedPath>().cloned();
     let started = Instant::now();
     let span = tracing::info_span!("request", id);
-    let admitted = head_limits(&app, &request).and_then(|()| app.admit(&path, request.headers()));
+    let admitted = head_limits(&app, &request)
+        .and_then(|()| pages::check(&app, &method, request.uri(), request.headers()))
+        .and_then(|()| app.admit(&path, request.headers()));
     let caller = admitted.as_ref().map(|(service, _)| service.caller().id.clone()).unwrap_or_default();
-    // Archiving a dataset drops its snapshot.
-    let may_drop = method == Method::DELETE || (path.starts_with("/v1/datasets/") && method == Method::PATCH);
+    // Archiving a dataset drops its snapshot, a retention deletes rows.
+    let may_drop = method == Method::DELETE || method == Method::PATCH;
     let is_audited = may_drop || (path.starts_with("/v1/admin/") && method != Method::GET);
     let mut audit = is_audited.then(|| Audit {
         id: id.clone(),
@@ -125,23 +126,6 @@ fn head_limits(app: &Gated, request: &Request) -> Result<(), Error> {
         ));
     }
     Ok(())
-}
-
-fn request_id(headers: &HeaderMap) -> String {
-    let given = headers.get(&REQUEST_ID).and_then(|value| value.to_str().ok());
-    let legal = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
-    match given {
-        Some(id) if (1..=64).contains(&id.len()) && id.bytes().all(legal) => id.to_string(),
-        _ => random_id(),
-    }
-}
-
-/// Sixteen random hexadecimal digits.
-pub fn random_id() -> String {
-    let mut bytes = [0_u8; 8];
-    // Without random bytes ids repeat, which costs nothing but their use in a log.
-    let _ = getrandom::fill(&mut bytes);
-    format!("{:016x}", u64::from_le_bytes(bytes))
 }
 
 #[cfg(test)]

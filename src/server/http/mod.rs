@@ -13,6 +13,7 @@ mod listen;
 mod once;
 mod openapi;
 mod opening;
+mod pages;
 mod params;
 mod problem;
 mod reply;
@@ -32,7 +33,6 @@ use crate::error::{Error, Result};
 use crate::server::begin::{held, panicked, too_long};
 use crate::server::wire::Tls;
 use crate::service::{Held, Place, Service};
-pub use edge::REQUEST_ID;
 pub use listen::{serve, serve_health};
 pub use openapi::openapi_json;
 pub use opening::serve_opening;
@@ -79,6 +79,8 @@ pub struct HttpConfig {
     pub tls: Tls,
     /// Origins whose pages may ask from a browser.
     pub cors_origins: Vec<HeaderValue>,
+    /// Whether a server without tokens answers under names of this machine alone.
+    pub local_names_only: bool,
 }
 
 impl Default for HttpConfig {
@@ -103,6 +105,7 @@ impl Default for HttpConfig {
             header_bytes_max: 32 << 10,
             tls: Tls::off(),
             cors_origins: Vec::new(),
+            local_names_only: false,
         }
     }
 }

@@ -8,11 +8,11 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use tokio::net::TcpListener;
 
-use super::edge::{REQUEST_ID, random_id};
 use super::listen::serve_router;
 use super::problem::{Failure, render};
 use super::{HttpConfig, reply};
 use crate::error::{Error, ErrorCode, Result};
+use crate::server::ids::{REQUEST_ID, random_id};
 use crate::service::{Opening, Status, StatusReply};
 
 /// Answers until `opened` completes: `/health/live` that the process lives, everything else `not_ready`.
