@@ -46,11 +46,10 @@ def blocks(page):
 
 def runnable(page):
     """Language and text of what is to be run or written."""
-    return [
-        (language, info, text)
-        for language, info, text in blocks(page)
-        if not info.startswith("no-run:") and (language in RUN or info in ("printed", "ready") or language in FILES and info)
-    ]
+    def is_wanted(language, info):
+        return language in RUN or info in ("printed", "ready") or language in FILES and info
+
+    return [block for block in blocks(page) if not block[1].startswith("no-run:") and is_wanted(*block[:2])]
 
 
 def masked(text):
@@ -133,9 +132,8 @@ class Page:
 
         One that found something ends with 1, which its output says. Any other status has to be shown.
         """
-        shown = [
-            re.fullmatch(r"((?:.*\\\n)*.*\n)((?s:.*))", one).groups() for one in re.split(r"^\$ ", text, flags=re.MULTILINE)[1:]
-        ]
+        parts = re.split(r"^\$ ", text, flags=re.MULTILINE)[1:]
+        shown = [re.fullmatch(r"((?:.*\\\n)*.*\n)((?s:.*))", part).groups() for part in parts]
         assert shown, f"no command in\n{text}"
         status = 0
         for command, printed in shown:
@@ -146,7 +144,8 @@ class Page:
             status = done.returncode
             fails = re.search(r"^error\[\w+\]", printed, re.MULTILINE)
             # 22 is that of curl for an answer with an error status.
-            assert status == 0 or fails or status in (1, 22) and printed, f"{command}{status}\n{done.stdout}\n{done.stderr}"
+            may_end = status == 0 or fails or status in (1, 22) and printed
+            assert may_end, f"{command}{status}\n{done.stdout}\n{done.stderr}"
             self.compare(done.stdout + (done.stderr if fails else ""), printed, command)
 
     def compare(self, printed, shown, where):
@@ -155,7 +154,8 @@ class Page:
         if masked(printed) == masked(self.here(shown)):
             return
         assert os.environ.get("FASTK_BLESS"), (
-            f"{where}: it prints\n{masked(printed)}\nand not, as the page says,\n{masked(shown)}\n(FASTK_BLESS=1 writes it anew)"
+            f"{where}: it prints\n{masked(printed)}\nand not, as the page says,\n{masked(shown)}\n"
+            "(FASTK_BLESS=1 writes it anew)"
         )
         for usual, real in zip(USUAL, self.addresses):
             printed = printed.replace(real, usual)

@@ -110,7 +110,8 @@ def test_the_lines_about_own_data_work(demo, tmp_path):
     imported, asked, served = own_data()
     # What a vendor would publish: the demo's rows, a file a month.
     for month in ("2024-01", "2024-02"):
-        with urllib.request.urlopen(f"http://{demo[0]}/v1/klines/BTCUSDT/1m?format=csv&start={month}-01&end={month}-02") as rows:
+        range_ = f"start={month}-01&end={month}-02"
+        with urllib.request.urlopen(f"http://{demo[0]}/v1/klines/BTCUSDT/1m?format=csv&{range_}") as rows:
             (tmp_path / f"BTCUSDT-1m-{month}.csv.gz").write_bytes(gzip.compress(rows.read()))
     programs = tmp_path / "programs"
     programs.mkdir()
@@ -119,7 +120,7 @@ def test_the_lines_about_own_data_work(demo, tmp_path):
 
     def run(line):
         done = subprocess.run(
-            ["bash", "-c", line], cwd=tmp_path, env=environment, capture_output=True, text=True, encoding="utf-8", timeout=120
+            ["bash", "-c", line], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
         )
         assert done.returncode == 0, f"{line}\n{done.stderr}"
         return done.stdout
