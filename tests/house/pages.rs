@@ -51,13 +51,14 @@ fn said(file: &str, before: &str) -> u64 {
 fn amount(text: &str) -> u64 {
     let (number, unit) = text.split_once(' ').unwrap_or((text, ""));
     let number: u64 = number.replace(',', "").parse().unwrap_or_else(|_| panic!("{text:?} is no amount"));
-    number * match unit {
-        "" => 1,
-        "KiB" => 1 << 10,
-        "MiB" => 1 << 20,
-        "s" => 1_000,
-        _ => panic!("{text:?} has an unknown unit"),
-    }
+    number
+        * match unit {
+            "" => 1,
+            "KiB" => 1 << 10,
+            "MiB" => 1 << 20,
+            "s" => 1_000,
+            _ => panic!("{text:?} has an unknown unit"),
+        }
 }
 
 #[test]
@@ -68,10 +69,7 @@ fn the_fixed_limits_are_the_constants_of_the_code() {
         ("bytes of the head of one HTTP/1.1 request", &[("src/server/http/listen.rs", ".max_buf_size(")]),
         ("body of a control request over REST", &[(body, "const MEMORY_BYTES_MAX: usize =")]),
         ("body that creates a dataset, feature or factor", &[(body, "const RECORD_BYTES_MAX: u64 =")]),
-        (
-            "ticket, command or body of an action",
-            &[("src/server/flight/describe.rs", "const JSON_BYTES_MAX: usize =")],
-        ),
+        ("ticket, command or body of an action", &[("src/server/flight/describe.rs", "const JSON_BYTES_MAX: usize =")]),
         ("headers of a Flight call", &[("src/server/flight/mod.rs", "const HEADER_BYTES_MAX: u32 =")]),
         (
             "HTTP/2 streams reset by the client before they were looked at",
@@ -130,8 +128,7 @@ fn every_variable_of_the_environment_is_documented() {
     let mut coded = BTreeSet::new();
     for (_, source) in files("src", ".rs") {
         for (at, _) in source.match_indices("\"FASTK_") {
-            let name: String =
-                source[at + 1..].chars().take_while(|c| c.is_ascii_uppercase() || *c == '_').collect();
+            let name: String = source[at + 1..].chars().take_while(|c| c.is_ascii_uppercase() || *c == '_').collect();
             if !name.starts_with("FASTK__") && !left_out.contains(&name.as_str()) {
                 coded.insert(name);
             }
@@ -151,7 +148,8 @@ fn fields(file: &str, name: &str) -> BTreeSet<String> {
     let body = after.split("\n}").next().unwrap();
     let lines = body.lines().map(str::trim).filter(|line| !line.starts_with("//") && !line.starts_with('#'));
     let name = |line: &str| {
-        line.split_once(':').map(|(name, _)| name.trim_start_matches("pub ").trim_start_matches("pub(super) ").to_owned())
+        line.split_once(':')
+            .map(|(name, _)| name.trim_start_matches("pub ").trim_start_matches("pub(super) ").to_owned())
     };
     lines.filter_map(name).collect()
 }
@@ -200,9 +198,10 @@ fn the_actions_of_flight_have_the_documented_bodies() {
         shown.remove("prefix");
         assert_eq!(shown, listed, "{name}");
     }
-    assert!(fields("src/server/flight/actions.rs", "DeleteRange").is_superset(
-        &["series", "start", "end", "all", "if_version", "dry_run"].map(str::to_owned).into()
-    ));
+    assert!(
+        fields("src/server/flight/actions.rs", "DeleteRange")
+            .is_superset(&["series", "start", "end", "all", "if_version", "dry_run"].map(str::to_owned).into())
+    );
 }
 
 #[test]
@@ -275,9 +274,7 @@ fn a_record_goes_from_status_to_status_as_documented() {
 #[test]
 fn the_promises_are_numbered_without_a_hole() {
     let text = read("docs/durability.md");
-    let numbers: Vec<u32> = text
-        .lines()
-        .filter_map(|line| line.strip_prefix("- **I")?.split_once("**")?.0.parse().ok())
-        .collect();
+    let numbers: Vec<u32> =
+        text.lines().filter_map(|line| line.strip_prefix("- **I")?.split_once("**")?.0.parse().ok()).collect();
     assert_eq!(numbers, (1..=22).collect::<Vec<_>>());
 }
