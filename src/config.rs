@@ -48,13 +48,13 @@ pub struct StoreConfig {
     pub sync_interval_ms: u64,
     /// Size of one log segment, 64 KiB to 1 GiB.
     pub wal_segment_bytes: u64,
-    /// Most bytes of log kept, at least four segments.
+    /// Most bytes of log kept, four segments to 1 TiB.
     pub wal_bytes_max: u64,
-    /// Rows of one series in the tail that start a seal, and of a sorted write that goes straight to chunks, at least 1.
+    /// Rows of one series in the tail that start a seal, and of a sorted write that goes straight to chunks, 1 to 2^32.
     pub seal_rows: u64,
-    /// Bytes of rows in run files beyond which the longest tails are sealed, at least 1 MiB.
+    /// Bytes of rows in run files beyond which the longest tails are sealed, 1 MiB to 1 TiB.
     pub tail_bytes_max: u64,
-    /// How long cursors and tickets stay repeatable.
+    /// How long cursors and tickets stay repeatable, up to 7 days.
     pub history_keep_ms: u64,
     /// Directory below which clients may ask for backups; empty for nowhere.
     pub backup_dir: PathBuf,
@@ -68,7 +68,7 @@ pub struct HttpConfig {
     pub listen: String,
     /// Largest request body.
     pub body_bytes_max: u64,
-    /// Bytes of all bodies being received or written at one time.
+    /// Bytes of all bodies being received or written at one time; more are refused as `overloaded`.
     pub ingest_bytes_max: u64,
     /// Rows of a JSON answer without `limit`.
     pub json_rows_default: u64,

@@ -5,8 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use fastk::ErrorCode;
-use fastk::config::Config;
+use fastk::config::{Config, FlagValue, Loaded};
 use fastk::service::verbs::{Face, VERBS};
+
+#[path = "house/pages.rs"]
+mod pages;
 
 /// Height of each module. A module may use what is strictly lower.
 const LAYERS: &[(&str, u8)] = &[
@@ -308,9 +311,23 @@ fn numbers_of(sections: &[&str]) -> BTreeMap<String, i64> {
     found
 }
 
+/// Asserts that the settings take exactly what a range such as `1 to 60000` says.
+fn check_range(key: &str, range: &str) {
+    let (section, name) = key.split_once('.').unwrap();
+    let takes = |value: i128| {
+        let (section, key) = (section.to_owned().leak(), name.to_owned().leak());
+        let value = serde_json::Value::from(u64::try_from(value).unwrap());
+        Loaded::read(None, &[FlagValue { section, key, flag: "--x", value }]).is_ok()
+    };
+    let (min, max) = range.split_once(" to ").unwrap_or_else(|| panic!("{key}: {range}"));
+    let (min, max): (i128, i128) = (min.parse().unwrap(), max.parse().unwrap());
+    assert!(takes(min) && takes(max), "{key} does not take {range}");
+    assert!(!takes(max + 1), "{key} takes more than {max}");
+    assert!(min == 0 || !takes(min - 1), "{key} takes less than {min}");
+}
+
 #[test]
 fn the_documented_limits_are_those_of_the_code() {
-    use fastk::config::{FlagValue, Loaded};
     let text = read("docs/limits.md");
     let mut documented = BTreeMap::new();
     for line in text.lines().filter(|line| line.starts_with("| `")) {
@@ -319,18 +336,7 @@ fn the_documented_limits_are_those_of_the_code() {
         let key = key.trim_matches('`');
         assert!(what.len() > 15, "{key} does not say what happens");
         assert!(*code == "–" || ErrorCode::from_name(code.trim_matches('`')).is_some(), "{key}: {code}");
-        // The range is what the settings take.
-        let (section, name) = key.split_once('.').unwrap();
-        let takes = |value: i128| {
-            let (section, key) = (section.to_owned().leak(), name.to_owned().leak());
-            let value = serde_json::Value::from(u64::try_from(value).unwrap());
-            Loaded::read(None, &[FlagValue { section, key, flag: "--x", value }]).is_ok()
-        };
-        let (min, max) = range.split_once(" to ").unwrap_or_else(|| panic!("{key}: {range}"));
-        let (min, max): (i128, i128) = (min.parse().unwrap(), max.parse().unwrap());
-        assert!(takes(min) && takes(max), "{key} does not take {range}");
-        assert!(!takes(max + 1), "{key} takes more than {max}");
-        assert!(min == 0 || !takes(min - 1), "{key} takes less than {min}");
+        check_range(key, range);
         documented.insert(key.to_owned(), default.parse::<i64>().unwrap());
     }
     assert_eq!(documented, numbers_of(&["http", "flight", "limits"]));

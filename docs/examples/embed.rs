@@ -8,7 +8,11 @@ const DAY: i64 = 1_706_745_600_000; // 2024-02-01
 const MINUTE: i64 = 60_000;
 
 fn main() -> Result<()> {
-    let dir = std::env::args().nth(1).unwrap_or_else(|| "embedded-store".into());
+    run(&std::env::args().nth(1).unwrap_or_else(|| "embedded-store".into()))
+}
+
+/// All of it, in a directory that is made when it is missing.
+pub fn run(dir: &str) -> Result<()> {
     let store = Store::open(dir.as_ref(), true, StoreOptions::default())?;
     let key = SeriesKey::kline("BTCUSDT", "1m")?;
     store.register(

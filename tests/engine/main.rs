@@ -7,6 +7,7 @@ mod backup;
 mod claims;
 mod coverage;
 mod damage;
+mod embed;
 mod format_doc;
 mod fuzz;
 mod golden;

@@ -1,10 +1,12 @@
 """The lines of the README, run as a newcomer would: against the demo, in their order."""
 
+import gzip
 import os
 import re
 import signal
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -34,6 +36,13 @@ def demo():
     finally:
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=30) == 0
+
+
+def own_data():
+    """The lines about data of one's own."""
+    found = [block for block in blocks("sh") if "fastk import" in block]
+    assert len(found) == 1
+    return found[0].splitlines()
 
 
 def blocks(language):
@@ -95,3 +104,42 @@ def test_there_are_two_commands_to_set_up():
     first = blocks("sh")[0].splitlines()
     assert first == ["cargo run --release -- demo"]
     assert os.access(README.parent / "tests" / "run", os.X_OK)
+
+
+def test_the_lines_about_own_data_work(demo, tmp_path):
+    imported, asked, served = own_data()
+    # What a vendor would publish: the demo's rows, a file a month.
+    for month in ("2024-01", "2024-02"):
+        range_ = f"start={month}-01&end={month}-02"
+        with urllib.request.urlopen(f"http://{demo[0]}/v1/klines/BTCUSDT/1m?format=csv&{range_}") as rows:
+            (tmp_path / f"BTCUSDT-1m-{month}.csv.gz").write_bytes(gzip.compress(rows.read()))
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    (programs / "fastk").symlink_to(support.binary())
+    environment = os.environ | {"PATH": f"{programs}:{os.environ['PATH']}"}
+
+    def run(line):
+        done = subprocess.run(
+            ["bash", "-c", line], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
+        )
+        assert done.returncode == 0, f"{line}\n{done.stderr}"
+        return done.stdout
+
+    assert "imported 5760 rows into kline/BTCUSDT/1m" in run(imported)
+    rows = run(asked).splitlines()
+    assert len(rows) == 6 and rows[-1].startswith("2024-02-02T23:59:00Z"), rows
+    assert served == "fastk serve --root market"
+    server = support.Server(tmp_path / "market").start()
+    try:
+        assert "kline/BTCUSDT/1m" in server.read("/inventory").decode()
+    finally:
+        server.stop()
+
+
+def test_every_block_is_run():
+    """`tests/run` alone is not: it runs these."""
+    text = README.read_text(encoding="utf-8")
+    shell, lines = blocks("sh"), own_data()
+    assert shell[0] == "cargo run --release -- demo\n" and shell[1].startswith("curl ") and shell[2].splitlines() == lines
+    assert len(shell) == 3 and len(blocks("python")) == 3
+    assert len(re.findall(r"^```\w", text, re.MULTILINE)) == 3 + 3 + 2, "a block of another kind"

@@ -6,6 +6,8 @@
 import json
 import os
 import re
+import socket
+import urllib.error
 from pathlib import Path
 
 import support
@@ -117,3 +119,141 @@ def test_the_page_about_the_configuration_has_every_key():
             about = []
     assert len(out) > 20
     compare("configuration.md", "".join(out) + "\n")
+
+
+def table(page, head):
+    """The rows of the table with this head on a page, a list of cells each."""
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    assert text.count(head) == 1, head
+    lines = text[text.index(head) :].splitlines()[2:]
+    rows = []
+    for line in lines:
+        if not line.startswith("|"):
+            break
+        rows.append([cell.strip() for cell in line[1:-1].replace("| |", "|  |").split(" | ")])
+    return rows
+
+
+def flags(*words):
+    """The flags in the help of a verb."""
+    text = support.run(*words, "--help", env=os.environ | {"COLUMNS": "200"}).stdout
+    return set(re.findall(r"^ +(?:-\w, )?(--[a-z-]+)", text, re.MULTILINE))
+
+
+def test_the_page_about_the_bridge_has_its_commands_and_flags():
+    text = (ROOT / "docs" / "bridge.md").read_text(encoding="utf-8")
+    common = {"--root", "--server", "--token", "--ca", "--cert", "--key", "--symbol", "--timeframe", "--help"}
+    documented = {}
+    for commands, further, schemas in table("bridge.md", "| command | further flags |"):
+        for command in re.findall(r"`([a-z-]+)`", commands):
+            documented[command] = set(re.findall(r"--[a-z-]+", further))
+            # The schemas of what it reads and answers are there.
+            kinds = ["output"] + ["input"] * command.startswith("write")
+            assert all((ROOT / f"openapi/bridge/{command}.{kind}.schema.json").exists() for kind in kinds), command
+            assert f"`{command}.{kinds[-1]}`" in schemas or "of their own names" in schemas, command
+    help_text = support.run("bridge", "--help").stdout
+    listed = re.findall(r"^  ([a-z-]+) ", help_text[help_text.index("Commands:") : help_text.index("Options:")], re.MULTILINE)
+    listed = [command for command in listed if command != "help"]
+    assert sorted(documented) == sorted(listed)
+    for command, named in documented.items():
+        coded = flags("bridge", command) - common
+        if "indicator" in command:
+            assert named == {"--indicator-name", "--category", "--name"}
+            named = documented[command.replace("indicator", "scalar")] - {"--category", "--name"} | {"--indicator-name"}
+        if command == "query-scalar-predicate":
+            beside = {"--value", "--min", "--max", "--values", "--return-values"}
+            assert all(f"`{flag}" in text for flag in beside)
+            named = named | beside
+        assert named == coded, command
+
+
+def test_the_page_about_the_registry_has_every_operation_and_parameter():
+    document = json.loads((ROOT / "openapi" / "fastk.v1.json").read_text(encoding="utf-8"))
+    coded = {kind: {} for kind in ("datasets", "features", "factors")}
+    for path, item in document["paths"].items():
+        for kind, found in coded.items():
+            if path == f"/v1/{kind}" or path.startswith(f"/v1/{kind}/"):
+                for method, operation in item.items():
+                    parameters = {one["name"] for one in operation.get("parameters", []) if one["in"] == "query"}
+                    found[f"{method.upper()} {path}"] = parameters
+    documented, more = {}, set()
+    verbs = set()
+    for rest, command, _ in table("registry.md", "| REST (`datasets`, `features`, `factors`) | command line"):
+        ways = re.findall(r"`((?:GET|POST|PATCH|DELETE) [^`]+)`", rest)
+        assert ways, rest
+        _, _, after = rest.partition(": ")
+        mine, _, of_datasets = after.partition(", of datasets also ")
+        parameters = set(re.findall(r"\w+", mine)) if after else set()
+        more = more | set(re.findall(r"\w+", of_datasets))
+        for way in ways:
+            documented[way] = parameters
+        verbs |= set(re.findall(r"`fastk dataset ([a-z]+)", command))
+    for kind, found in coded.items():
+        named = {way.replace("/v1/datasets", f"/v1/{kind}"): parameters for way, parameters in documented.items()}
+        if kind == "datasets":
+            named["GET /v1/datasets"] = named["GET /v1/datasets"] | more
+        assert named == found, kind
+    for kind in ("dataset", "feature", "factor"):
+        listed = support.run(kind, "--help").stdout
+        listed = listed[listed.index("Commands:") : listed.index("Options:")]
+        assert set(re.findall(r"^  ([a-z-]+) ", listed, re.MULTILINE)) - {"help"} == verbs, kind
+
+
+def test_the_page_about_metrics_has_every_label_and_the_bounds(tmp_path):
+    import pyarrow.flight as flight
+
+    made = support.run("admin", "token", "create", "--root", tmp_path / "store", "--name", "a", "--scope", "admin", "--json")
+    bearer = f"Bearer {json.loads(made.stdout)['token']}"
+    server = support.Server(tmp_path / "store").start()
+    try:
+        spec = {"kind": "kline", "symbol": "A", "timeframe": "1m", "price_digits": 2, "volume_digits": 2}
+        server.request("POST", "/v1/series", spec, {"Authorization": bearer}).close()
+        try:
+            server.read("/inventory")
+        except urllib.error.HTTPError as error:
+            assert error.code == 401
+        with flight.connect(server.flight) as client:
+            list(client.list_flights(options=flight.FlightCallOptions(headers=[(b"authorization", bearer.encode())])))
+        text = server.read("/metrics", Authorization=bearer).decode()
+    finally:
+        server.stop()
+    coded, bounds = {}, set()
+    for name, labels in re.findall(r"^fastk_(\w+?)(?:_bucket|_sum|_count)?\{(.*)\} \S+$", text, re.MULTILINE):
+        found = dict(re.findall(r'(\w+)="([^"]*)"', labels))
+        bounds |= {found.pop("le")} if "le" in found else set()
+        for label in found:
+            coded.setdefault(label, set()).add(name)
+    documented = {}
+    for label, _, names in table("metrics.md", "| label | what it says | of |"):
+        documented[label.strip("`")] = set(re.findall(r"`(\w+)`", names))
+    assert documented == coded
+    page = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
+    named = re.search(r"Histograms have the bounds (.*?)\. ", page, re.DOTALL)[1]
+    shown, waiting = [], []
+    for word in re.findall(r"[0-9.]+|us|ms|s\b", named):
+        if word[0].isdigit():
+            waiting.append(float(word))
+        else:
+            shown += [round(one * {"us": 1e-6, "ms": 1e-3, "s": 1}[word], 9) for one in waiting]
+            waiting = []
+    assert waiting == [] and shown == sorted(round(float(bound), 9) for bound in bounds if bound != "+Inf")
+
+
+def test_more_headers_than_the_library_takes_get_a_bare_431(server):
+    """As docs/limits.md says: no problem document, and the connection is closed."""
+    address = server.http.rsplit("/", 1)[1].split(":")
+
+    def ask(lines):
+        with socket.create_connection((address[0], int(address[1])), timeout=60) as line:
+            line.sendall(b"GET /health/live HTTP/1.1\r\nhost: x\r\n" + lines + b"\r\n")
+            answer = line.recv(1_000)
+            if b" 431 " in answer:
+                assert line.recv(1_000) == b"", "the connection stays open"
+        return answer
+
+    assert ask(b"".join(b"x-%d: 1\r\n" % number for number in range(99))).startswith(b"HTTP/1.1 200 ")
+    for lines in (b"".join(b"x-%d: 1\r\n" % number for number in range(100)), b"x: " + b"a" * 300_000 + b"\r\n"):
+        answer = ask(lines)
+        assert answer.startswith(b"HTTP/1.1 431 ") and b"problem+json" not in answer and b"x-request-id" not in answer
+    answer = ask(b"connection: close\r\nx: " + b"a" * 40_000 + b"\r\n")
+    assert answer.startswith(b"HTTP/1.1 431 ") and b"headers_too_large" in answer
