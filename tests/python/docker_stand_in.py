@@ -2,8 +2,8 @@
 
 usage: docker_stand_in.py STATE ARGUMENTS…    STATE holds image.json, the volumes, and what a started server said
 
-Volumes are directories below STATE, as the compose file names them. A path below the mount of one is put in its place in
-arguments and settings. Anything that is not asked for by our documentation ends with status 125.
+Volumes are directories below STATE, as the compose file names them. A path below the mount of one is put in its place
+in arguments and settings. Anything that is not asked for by our documentation ends with status 125.
 """
 
 import json
@@ -80,7 +80,9 @@ class Engine:
             return
         command, environment = self.container(self.image["command"], self.mounts(compose))
         with open(self.state / "log", "ab") as log:
-            server = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=log, start_new_session=True)
+            server = subprocess.Popen(
+                command, env=environment, stdout=subprocess.PIPE, stderr=log, start_new_session=True
+            )
         (self.state / "pid").write_text(str(server.pid))
         readable, _, _ = select.select([server.stdout], [], [], PATIENCE_SECONDS)
         line = server.stdout.readline().decode() if readable else ""

@@ -58,7 +58,8 @@ def store(tmp_path_factory):
     folder = tmp_path_factory.mktemp("admin")
     root, rows = folder / "store", folder / "rows.csv"
     for day in ("01", "02", "01"):
-        rows.write_text(f"ts,open,high,low,close,volume\n2024-{day}-01T00:00:00Z,1,2,0.5,1.5,10\n2024-{day}-01T00:01:00Z,1,2,0.5,1.5,10\n")
+        lines = [f"2024-{day}-01T00:0{minute}:00Z,1,2,0.5,1.5,10" for minute in range(2)]
+        rows.write_text("\n".join(["ts,open,high,low,close,volume", *lines, ""]))
         support.run("import", rows, "--series", support.KEY, "--root", root)
         if not (folder / "backup").exists():
             support.run("admin", "compact", "--root", root)
@@ -122,15 +123,17 @@ def test_a_verb_works_wherever_its_help_says(verb, store, tmp_path):
         token = ["--token", served.token["token"]]
         if "--server" in text:
             replies.append(served.reply(verb, "--server", server.http, *token, backup="named"))
-            replies.append(served.reply(verb, "--root", served.root, *token, backup="owned" if verb == "backup" else ""))
+            replies.append(served.reply(verb, "--root", served.root, *token, backup="owned"))
             if verb != "ping":
                 nobody = support.run("admin", *served.words(verb, "nobody"), "--server", server.http, check=False)
                 assert nobody.returncode == 5 and "error[unauthenticated]" in nobody.stderr
         else:
-            refused = support.run("admin", *served.words(verb, "x"), "--root", served.root, "--server", server.http, check=False)
+            both = ["--root", served.root, "--server", server.http]
+            refused = support.run("admin", *served.words(verb, "x"), *both, check=False)
             assert refused.returncode == 2 and "server" in refused.stderr, refused.stderr
             if verb in ALONE:
-                locked = support.run("admin", *served.words(verb, "x"), "--root", served.root, "--apply", check=False)
+                place = ["--root", served.root, "--apply"]
+                locked = support.run("admin", *served.words(verb, "x"), *place, check=False)
                 assert locked.returncode != 0 and f"error[{ALONE[verb]}]" in locked.stderr, locked.stderr
             else:
                 # Beside the server, which notices.

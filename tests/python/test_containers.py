@@ -59,9 +59,12 @@ class Image:
         return int(self.settings[section][name].rsplit(":", 1)[1])
 
     def environment(self, volumes):
-        """What a container has: the image's own variables. Its volumes lie below a directory here, its ports are free."""
+        """What a container has: the variables of the image. Its volumes lie below a directory, its ports are free."""
         listen = {("http", "listen"), ("http", "health_listen"), ("flight", "listen")}
-        changed = {f"FASTK__{section}__{key}".upper(): self.settings[section][key].rsplit(":", 1)[0] + ":0" for section, key in listen}
+        changed = {}
+        for section, key in listen:
+            address = self.settings[section][key].rsplit(":", 1)[0]
+            changed[f"FASTK__{section}__{key}".upper()] = f"{address}:0"
         changed["FASTK__STORE__ROOT"] = f"{volumes}{self.settings['store']['root']}"
         changed["FASTK__STORE__BACKUP_DIR"] = f"{volumes}{self.settings['store']['backup_dir']}"
         return {"PATH": f"{self.root}/usr/local/bin:{os.environ['PATH']}", **self.own, **changed}
@@ -165,7 +168,8 @@ def test_the_commands_of_the_page_work(image, tmp_path, fastk):
     programs, state = tmp_path / "programs", tmp_path / "state"
     for directory in (programs, state):
         directory.mkdir()
-    told = {"entrypoint": image.entrypoint, "command": image.command, "environment": image.environment(""), "volumes": image.volumes}
+    told = {name: getattr(image, name) for name in ("entrypoint", "command", "volumes")}
+    told["environment"] = image.environment("")
     (state / "image.json").write_text(json.dumps(told))
     stand_in = Path(__file__).with_name("docker_stand_in.py")
     (programs / "docker").write_text(f'#!/bin/sh\nexec {sys.executable} {stand_in} {state} "$@"\n')
@@ -174,7 +178,8 @@ def test_the_commands_of_the_page_work(image, tmp_path, fastk):
     environment = {**own, "PATH": f"{programs}:{os.environ['PATH']}"}
 
     def run(text, at):
-        done = subprocess.run(["bash", "-euc", text], cwd=at, env=environment, capture_output=True, text=True, timeout=300)
+        command = ["bash", "-euc", text]
+        done = subprocess.run(command, cwd=at, env=environment, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, f"{text}\n{done.stdout}\n{done.stderr}"
         return done.stdout
 
@@ -183,7 +188,7 @@ def test_the_commands_of_the_page_work(image, tmp_path, fastk):
     try:
         token = re.fullmatch(r"(fastk_[\w-]{43})\n", run(first, tmp_path / "tree"))[1]
         ready = dict(word.split("=", 1) for word in (state / "ready").read_text().split()[1:])
-        port = ready["http"].rsplit(":", 1)[1]
+        there = ["--server", "127.0.0.1:" + ready["http"].rsplit(":", 1)[1], "--token", token]
         secrets = docker / "secrets"
         assert secrets.stat().st_mode & 0o777 == 0o700, "the directory is for its owner"
         assert {path.stat().st_mode & 0o777 for path in secrets.iterdir()} == {0o644}, "other users read the files"
@@ -191,9 +196,9 @@ def test_the_commands_of_the_page_work(image, tmp_path, fastk):
         scrape = {"Authorization": f"Bearer {(secrets / 'prometheus-token').read_text().strip()}"}
         at = f"http://127.0.0.1:{ready['health'].rsplit(':', 1)[1]}/metrics"
         assert b"fastk_commit" in urllib.request.urlopen(urllib.request.Request(at, headers=scrape), timeout=30).read()
-        fastk("register", support.KEY, "--server", f"127.0.0.1:{port}", "--token", token)
+        fastk("register", support.KEY, *there)
         run(backup.replace("=TOKEN", f"={token}"), docker)
-        fastk("register", "kline/ETHUSDT/1m", "--server", f"127.0.0.1:{(state / 'ready').read_text().split('http=')[1].split()[0].rsplit(':', 1)[1]}", "--token", token)
+        fastk("register", "kline/ETHUSDT/1m", *there)
         run(upgrade, docker)
         run(restore, docker)
     finally:
@@ -203,7 +208,10 @@ def test_the_commands_of_the_page_work(image, tmp_path, fastk):
         listed = json.loads(fastk("admin", "list-series", "--root", state / name, "--json").stdout)["series"]
         series[name] = sorted(one["series"] for one in listed)
     both = [support.KEY, "kline/ETHUSDT/1m"]
-    assert series == {"fastk_data": both, "fastk_backup/daily": both[:1], "fastk_backup/before-upgrade": both, "fastk_restored": both[:1]}
+    assert series == {
+        "fastk_data": both, "fastk_backup/daily": both[:1],
+        "fastk_backup/before-upgrade": both, "fastk_restored": both[:1],
+    }
     assert not (state / "fastk_restored/tokens.json").exists()
 
 
