@@ -100,6 +100,8 @@ pub struct HttpConfig {
     pub stall_timeout_ms: u64,
     /// `address:port` of a listener for health and metrics alone, with threads of its own; empty for none.
     pub health_listen: String,
+    /// Whether that listener speaks TLS where the others do.
+    pub health_tls: bool,
     /// Origins whose pages may ask from a browser.
     pub cors_origins: Vec<String>,
 }
@@ -248,6 +250,7 @@ impl Default for HttpConfig {
             body_timeout_ms: 600_000,
             stall_timeout_ms: 60_000,
             health_listen: String::new(),
+            health_tls: true,
             cors_origins: Vec::new(),
         }
     }

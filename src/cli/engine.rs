@@ -135,6 +135,11 @@ fn http_config(config: &Config, listen: &str, tls: Tls) -> http::HttpConfig {
 pub type Ended = Pin<Box<dyn Future<Output = ()> + Send>>;
 pub type Serving = Pin<Box<dyn Future<Output = Result<()>> + Send>>;
 
+/// How the listener for health is secured, where that for REST is secured so.
+pub fn health_tls(config: &Config, tls: &Tls) -> Tls {
+    if config.http.health_tls { tls.clone() } else { Tls::off() }
+}
+
 /// Serves health and metrics alone, once there is a listener.
 pub fn serve_health(
     service: &Arc<Service>,

@@ -1,7 +1,8 @@
 //! `fastk serve`: settings, the store, both listeners, one `ready` line, and a clean end.
 //!
 //! Invariants:
-//! - While the store is being opened the REST address tells how far that is; nothing else is answered, on no listener.
+//! - While the store is being opened the REST address, and that for health, tell how far that is; nothing else is
+//!   answered, on no listener.
 //! - A store that another process owns is told before an address that is in use.
 //! - The `ready` line is the only line on standard output, written when both listeners accept.
 //! - An address other than loopback is bound only where clients need a token, or under `--insecure`.
@@ -82,13 +83,19 @@ pub fn run(args: ServeArgs) -> Result<u8> {
     log::init(&config.log.level, config.log.format)?;
     let http = address(&config.http.listen)?;
     let flight = address(&config.flight.listen)?;
+    let health = match config.http.health_listen.as_str() {
+        "" => None,
+        text => Some(address(text)?),
+    };
     crate::server::metrics::start();
     let tls = engine::secured(&config.tls)?;
     let opening = Arc::new(Opening::default());
-    let early = Early::start(http, engine::serve_opening(Arc::clone(&opening), &config, tls.0.clone()))?;
-    let service = engine::open_telling(&config.store.root, true, &config, Some(opening))?;
-    let listener = early.map(Early::end).transpose()?;
-    let running = Running::start_on(listener, service, &config, tls, http, flight)?;
+    let tell = |address, tls| Early::start(address, engine::serve_opening(Arc::clone(&opening), &config, tls));
+    let early = tell(http, tls.0.clone())?;
+    let early_health = health.map(|health| tell(health, engine::health_tls(&config, &tls.0))).transpose()?.flatten();
+    let service = engine::open_telling(&config.store.root, true, &config, Some(Arc::clone(&opening)))?;
+    let listeners = [early.map(Early::end).transpose()?, early_health.map(Early::end).transpose()?];
+    let running = Running::start_on(listeners, service, &config, tls, http, flight)?;
     show::out(&running.ready_line())?;
     running.until_signal()
 }
@@ -148,12 +155,12 @@ impl std::fmt::Debug for Running {
 impl Running {
     /// Binds both listeners and starts to answer.
     pub fn start(service: Arc<Service>, config: &Config, http: SocketAddr, flight: SocketAddr) -> Result<Self> {
-        Self::start_on(None, service, config, engine::secured(&config.tls)?, http, flight)
+        Self::start_on([None, None], service, config, engine::secured(&config.tls)?, http, flight)
     }
 
-    /// The same on a listener for REST that is bound already.
+    /// The same on listeners for REST and for health that are bound already.
     fn start_on(
-        listener: Option<std::net::TcpListener>,
+        [listener, health_listener]: [Option<std::net::TcpListener>; 2],
         service: Arc<Service>,
         config: &Config,
         (http_tls, flight_tls): (Tls, Tls),
@@ -174,12 +181,12 @@ impl Running {
         let signals = [caught(SignalKind::terminate())?, caught(SignalKind::interrupt())?];
         // Caught once, it no longer ends the process: a write beyond a limit on file sizes fails like one on a full disk.
         drop(caught(SignalKind::from_raw(SIGXFSZ))?);
+        let cannot = |face: &str, error| Error::new(ErrorCode::Io, format!("{face} listener: {error}"));
         let http_listener = match listener {
             None => runtime.block_on(bind("REST", "--http", http))?,
             Some(listener) => {
                 let _inside = runtime.enter();
-                TcpListener::from_std(listener)
-                    .map_err(|error| Error::new(ErrorCode::Io, format!("REST listener: {error}")))?
+                TcpListener::from_std(listener).map_err(|error| cannot("REST", error))?
             }
         };
         let flight_listener = runtime.block_on(bind("Flight", "--flight", flight))?;
@@ -194,12 +201,17 @@ impl Running {
         let (health, watchman) = match config.http.health_listen.as_str() {
             "" => (None, None),
             text => {
-                let listener = runtime.block_on(bind("health", "http.health_listen", address(text)?))?;
-                let at = bound(&listener)?;
-                let serving = engine::serve_health(&service, &gate, config, http_tls.clone());
-                let listener = listener
-                    .into_std()
-                    .map_err(|error| Error::new(ErrorCode::Io, format!("health listener: {error}")))?;
+                let cannot = |error| cannot("health", error);
+                let listener = match health_listener {
+                    None => {
+                        let bound = runtime.block_on(bind("health", "http.health_listen", address(text)?))?;
+                        bound.into_std().map_err(cannot)?
+                    }
+                    Some(listener) => listener,
+                };
+                let at = listener.local_addr().map_err(cannot)?;
+                let tls = engine::health_tls(config, &http_tls);
+                let serving = engine::serve_health(&service, &gate, config, tls);
                 (Some(at), Some(watch_alone("fastk-health", listener, serving, when_stopped(stopped.clone()))?))
             }
         };
@@ -283,7 +295,7 @@ impl Running {
     }
 }
 
-/// The REST address while the store is being opened.
+/// The REST address, or that for health, while the store is being opened.
 struct Early {
     listener: std::net::TcpListener,
     opened: watch::Sender<bool>,
@@ -312,7 +324,7 @@ impl Early {
     /// Answers no more; the listener is for whoever answers now.
     fn end(mut self) -> Result<std::net::TcpListener> {
         self.stop();
-        self.listener.try_clone().map_err(|error| Error::new(ErrorCode::Io, format!("REST listener: {error}")))
+        self.listener.try_clone().map_err(|error| Error::new(ErrorCode::Io, format!("bound listener: {error}")))
     }
 
     fn stop(&mut self) {

@@ -31,8 +31,12 @@ enum TokenVerb {
 
 #[derive(Debug, clap::Args)]
 struct WhereArgs {
-    #[command(flatten)]
-    target: TargetArgs,
+    /// Data directory; the one of the configuration when left out. A server over it notices.
+    #[arg(long, value_name = "DIR")]
+    root: Option<PathBuf>,
+    /// Taken to say that no server does this.
+    #[arg(long, hide = true)]
+    server: Option<String>,
     /// Print the reply as JSON.
     #[arg(long)]
     json: bool,
@@ -63,11 +67,11 @@ struct RevokeArgs {
 
 impl WhereArgs {
     fn root(&self) -> Result<PathBuf> {
-        if self.target.server.is_some() {
+        if self.server.is_some() {
             return Err(Error::invalid("tokens are not made through a server")
                 .with_hint("--root DIR on the machine of the data; a server that runs there notices"));
         }
-        root_of(&self.target)
+        root_of(&TargetArgs { root: self.root.clone(), ..TargetArgs::default() })
     }
 }
 

@@ -1,11 +1,18 @@
 """Tokens as real clients send them: Bearer and Basic over REST and Flight, made and taken away beside the server."""
 
 import base64
+import contextlib
 import http.client
+import io
 import json
+import os
 import re
+import shutil
+import subprocess
 import time
 import urllib.error
+import urllib.request
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.flight as flight
@@ -35,8 +42,12 @@ def guarded(tmp_path, fastk):
 
 
 def status(server, headers) -> int:
+    return status_of(server, "/inventory", headers)
+
+
+def status_of(server, path, headers) -> int:
     try:
-        with server.request("GET", "/inventory", headers=headers) as response:
+        with server.request("GET", path, headers=headers) as response:
             return response.status
     except urllib.error.HTTPError as error:
         return error.code
@@ -126,51 +137,12 @@ def test_other_machines_are_let_in_only_with_tokens(tmp_path, fastk):
         running.stop()
 
 
-def certificates(folder):
-    """A root, and a server and a client that it signed."""
-    import datetime
-    import ipaddress
-
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-    from cryptography.x509.oid import NameOID
-
-    now = datetime.datetime.now(datetime.timezone.utc)
-
-    def write(name, subject, issuer=None, is_root=False):
-        key = ec.generate_private_key(ec.SECP256R1())
-        named = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, subject)])
-        signer, signed_by = issuer or (key, named)
-        alternatives = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
-        certificate = (
-            x509.CertificateBuilder()
-            .subject_name(named)
-            .issuer_name(signed_by)
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - datetime.timedelta(days=1))
-            .not_valid_after(now + datetime.timedelta(days=1))
-            .add_extension(x509.BasicConstraints(is_root, None), critical=True)
-            .add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
-            .sign(signer, hashes.SHA256())
-        )
-        (folder / f"{name}.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-        form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-        (folder / f"{name}.key").write_bytes(key.private_bytes(*form))
-        return key, named
-
-    root = write("root", "root", is_root=True)
-    write("server", "localhost", root)
-    write("client", "client", root)
-
-
 @pytest.mark.parametrize("is_mutual", [False, True])
 def test_both_listeners_speak_tls(tmp_path, fastk, is_mutual):
     import socket
     import ssl
 
-    certificates(tmp_path)
+    support.certificates(tmp_path)
     text = f'[tls]\ncert = "{tmp_path}/server.pem"\nkey = "{tmp_path}/server.key"\n'
     if is_mutual:
         text += f'client_ca = "{tmp_path}/root.pem"\n'
@@ -221,9 +193,9 @@ def test_both_listeners_speak_tls(tmp_path, fastk, is_mutual):
 def test_the_command_line_speaks_tls(tmp_path, fastk, is_mutual):
     import os
 
-    certificates(tmp_path)
+    support.certificates(tmp_path)
     (tmp_path / "others").mkdir()
-    certificates(tmp_path / "others")
+    support.certificates(tmp_path / "others")
     text = f'[tls]\ncert = "{tmp_path}/server.pem"\nkey = "{tmp_path}/server.key"\n'
     if is_mutual:
         text += f'client_ca = "{tmp_path}/root.pem"\n'
@@ -292,7 +264,7 @@ def test_the_command_line_speaks_tls(tmp_path, fastk, is_mutual):
 
 
 def test_certificates_that_cannot_be_are_named(tmp_path, fastk):
-    certificates(tmp_path)
+    support.certificates(tmp_path)
     (tmp_path / "empty.pem").write_text("")
     for cert, key, word in (("none.pem", "server.key", "none.pem"), ("server.pem", "client.key", "client.key"),
                             ("empty.pem", "server.key", "empty.pem"), ("server.pem", "", "tls.key")):
@@ -303,19 +275,344 @@ def test_certificates_that_cannot_be_are_named(tmp_path, fastk):
         assert done.returncode == 2 and word in done.stderr, (cert, key, done.stderr)
 
 
-def test_health_answers_on_a_listener_of_its_own(tmp_path):
+def asked(address, path, context=None, **headers):
+    """Status of a GET on a connection of its own."""
+    if context is None:
+        client = http.client.HTTPConnection(address, timeout=30)
+    else:
+        client = http.client.HTTPSConnection(address, timeout=30, context=context)
+    try:
+        client.request("GET", path, headers=headers)
+        return client.getresponse().status
+    finally:
+        client.close()
+
+
+@pytest.mark.parametrize("has_tokens", [False, True])
+def test_health_answers_on_a_listener_of_its_own(tmp_path, fastk, has_tokens):
+    root = tmp_path / "store"
     (tmp_path / "fastk.toml").write_text('[http]\nhealth_listen = "127.0.0.1:0"\n')
-    server = support.Server(tmp_path / "store", "--config", str(tmp_path / "fastk.toml")).start()
+    bearer = {}
+    if has_tokens:
+        made = fastk("admin", "token", "create", "--root", root, "--name", "a", "--scope", "read", "--json")
+        bearer = {"Authorization": f"Bearer {json.loads(made.stdout)['token']}"}
+    server = support.Server(root, "--config", str(tmp_path / "fastk.toml")).start()
     try:
         address = server.fields["health"]
-        for path, expected in (("/health/live", 200), ("/health/ready", 200), ("/metrics", 200), ("/health", 200),
-                               ("/inventory", 404), ("/v1/series", 404)):
-            client = http.client.HTTPConnection(address, timeout=30)
-            client.request("GET", path)
-            assert client.getresponse().status == expected, path
-            client.close()
+        nobody = 401 if has_tokens else 200
+        for path, without, expected in (
+            ("/health/live", 200, 200), ("/health/ready", 200, 200),
+            ("/metrics", nobody, 200), ("/health", nobody, 200),
+            ("/inventory", 401 if has_tokens else 404, 404), ("/v1/series", 401 if has_tokens else 404, 404),
+        ):
+            assert asked(address, path) == without, path
+            assert asked(address, path, **bearer) == expected, path
+        if has_tokens:
+            for path in ("/metrics", "/health"):
+                assert asked(address, path, Authorization="Bearer fastk_no") == 401
+        assert fastk("admin", "ping", "--server", address).returncode == 0
     finally:
         server.stop()
+
+
+def listening(process):
+    """Ports of 127.0.0.1 that a process listens on."""
+    own, ports = set(), set()
+    for path in Path(f"/proc/{process.pid}/fd").iterdir():
+        # Files come and go.
+        with contextlib.suppress(FileNotFoundError):
+            own.add(os.readlink(path))
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        fields = line.split()
+        if fields[3] == "0A" and f"socket:[{fields[9]}]" in own:
+            ports.add(int(fields[1].split(":")[1], 16))
+    return ports
+
+
+def test_the_listener_for_health_answers_while_the_store_is_being_opened(tmp_path, fastk):
+    root = tmp_path / "store"
+    fastk("register", support.KEY, "--root", root)
+    # A log that cannot be read to its end, since nobody writes into it.
+    [segment] = (root / "wal").iterdir()
+    segment.unlink()
+    os.mkfifo(segment)
+    settings = {**os.environ, "FASTK__HTTP__HEALTH_LISTEN": "127.0.0.1:0"}
+    command = [support.binary(), "serve", "--root", root, "--http", "127.0.0.1:0", "--flight", "127.0.0.1:0"]
+    process = subprocess.Popen(command, env=settings, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + support.START_SECONDS_MAX
+        while len(ports := listening(process)) < 2:
+            assert time.monotonic() < deadline and process.poll() is None, "only REST answers, or nothing does"
+            time.sleep(0.05)
+        assert len(ports) == 2
+        for port in ports:
+            for path, expected in (("/health/live", 200), ("/health/ready", 503), ("/metrics", 503)):
+                assert asked(f"127.0.0.1:{port}", path) == expected, path
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize("is_mutual", [False, True])
+@pytest.mark.parametrize("health_tls", [True, False])
+def test_the_listener_for_health_speaks_tls_unless_it_is_told_not_to(tmp_path, fastk, is_mutual, health_tls):
+    import ssl
+
+    support.certificates(tmp_path)
+    text = '[http]\nhealth_listen = "127.0.0.1:0"\n' + ("" if health_tls else "health_tls = false\n")
+    text += f'[tls]\ncert = "{tmp_path}/server.pem"\nkey = "{tmp_path}/server.key"\n'
+    text += f'client_ca = "{tmp_path}/root.pem"\n' if is_mutual else ""
+    (tmp_path / "fastk.toml").write_text(text)
+    root = tmp_path / "store"
+    fastk("admin", "token", "create", "--root", root, "--name", "a", "--scope", "read")
+    server = support.Server(root, "--config", str(tmp_path / "fastk.toml")).start()
+    try:
+        address = server.fields["health"]
+        context = ssl.create_default_context(cafile=tmp_path / "root.pem")
+        if is_mutual:
+            context.load_cert_chain(tmp_path / "client.pem", tmp_path / "client.key")
+        good, bad = (context, None) if health_tls else (None, context)
+        for path, expected in (("/health/live", 200), ("/health/ready", 200), ("/metrics", 401), ("/health", 401)):
+            assert asked(address, path, good) == expected
+        with pytest.raises((OSError, http.client.HTTPException)):
+            asked(address, "/health/live", bad)
+        # REST itself is no different.
+        with pytest.raises((OSError, http.client.HTTPException)):
+            asked(server.fields["http"], "/health/live")
+        assert asked(server.fields["http"], "/health/live", context) == 200
+        scheme = "https" if health_tls else "http"
+        flags = ["--ca", tmp_path / "root.pem", "--cert", tmp_path / "client.pem", "--key", tmp_path / "client.key"]
+        fastk("admin", "ping", "--server", f"{scheme}://{address}", *(flags if health_tls else []))
+    finally:
+        server.stop()
+
+
+def curl(*words):
+    """Status and body of what curl was answered; status 0 when it was answered nothing."""
+    told = "\n%{http_code} %{http_version}"
+    command = ["curl", "--silent", "--max-time", "30", "--write-out", told, *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    body, end = done.stdout.rsplit("\n", 1)
+    status, version = end.split()
+    assert (done.returncode == 0) == (status != "000"), done
+    return int(status), version, body
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+@pytest.mark.parametrize("way", ["plain", "tls", "mutual"])
+def test_curl_sends_a_token(tmp_path, fastk, way):
+    support.certificates(tmp_path)
+    (tmp_path / "others").mkdir()
+    support.certificates(tmp_path / "others")
+    text = "" if way == "plain" else f'[tls]\ncert = "{tmp_path}/server.pem"\nkey = "{tmp_path}/server.key"\n'
+    text += f'client_ca = "{tmp_path}/root.pem"\n' if way == "mutual" else ""
+    (tmp_path / "fastk.toml").write_text(text)
+    root = tmp_path / "store"
+    made = fastk("admin", "token", "create", "--root", root, "--name", "a", "--scope", "write", "--json")
+    token = json.loads(made.stdout)["token"]
+    server = support.Server(root, "--config", str(tmp_path / "fastk.toml")).start()
+    mine = ["--cert", tmp_path / "client.pem", "--key", tmp_path / "client.key"] if way == "mutual" else []
+    trust = [] if way == "plain" else ["--cacert", tmp_path / "root.pem"]
+    at = f"{'http' if way == 'plain' else 'https'}://localhost:{server.http.rsplit(':', 1)[1]}"
+    try:
+        bearer = ["-H", f"Authorization: Bearer {token}"]
+        body = ["-H", "Content-Type: application/json", "-d", json.dumps(support.REGISTRATION)]
+        status, version, _ = curl(*trust, *mine, *bearer, *body, f"{at}/v1/series")
+        assert (status, version) == (201, "1.1" if way == "plain" else "2")
+        for good in (bearer, ["-u", f"any:{token}"], ["--http1.1", *bearer], ["--http1.1", "-u", f":{token}"]):
+            status, _, answer = curl(*trust, *mine, *good, f"{at}/inventory")
+            assert status == 200 and json.loads(answer)["series"][0]["series"] == support.KEY
+        for bad in ([], ["-u", "any:wrong"], ["-H", f"Authorization: Bearer {token[:-1]}"], ["-u", f"{token}:any"]):
+            status, _, answer = curl(*trust, *mine, *bad, f"{at}/inventory")
+            assert status == 401 and json.loads(answer)["code"] == "unauthenticated"
+        if way != "plain":
+            others = ["--cacert", tmp_path / "others/root.pem"]
+            assert curl(*others, *mine, *bearer, f"{at}/inventory")[0] == 0, "a stranger is no server"
+        if way == "mutual":
+            stranger = ["--cert", tmp_path / "others/client.pem", "--key", tmp_path / "others/client.key"]
+            for shown in ([], stranger):
+                assert curl(*trust, *shown, *bearer, f"{at}/inventory")[0] == 0, "a token alone is not enough"
+    finally:
+        server.stop()
+
+
+def put(server, token, rows):
+    """Writes rows over Flight."""
+    with flight.connect(server.flight) as client:
+        call = flight.FlightCallOptions(headers=[(b"authorization", f"Bearer {token}".encode())])
+        create = {"series": support.KEY, "create": support.REGISTRATION}
+        command = flight.FlightDescriptor.for_command(json.dumps(create))
+        stream, _ = client.do_put(command, rows.schema, options=call)
+        stream.write_table(rows)
+        stream.close()
+
+
+def test_polars_reads_with_a_token(guarded):
+    import polars as pl
+
+    server, tokens = guarded
+    rows = support.klines(5_000)
+    put(server, tokens["write"]["token"], rows)
+    expected = pl.from_arrow(rows)
+    bearer = f"Bearer {tokens['read']['token']}"
+    # Over Flight, with the header on the call.
+    with flight.connect(server.flight) as client:
+        ticket = flight.Ticket(json.dumps({"series": [support.KEY]}))
+        call = flight.FlightCallOptions(headers=[(b"authorization", bearer.encode())])
+        assert pl.from_arrow(client.do_get(ticket, options=call).read_all()).equals(expected)
+        with pytest.raises(flight.FlightUnauthenticatedError):
+            client.do_get(ticket).read_all()
+    # Over REST, as a stream of Arrow and as Parquet.
+    url = f"{server.http}/v1/klines/BTCUSDT/1m?format="
+    for name, read in (("arrow", pl.read_ipc_stream), ("parquet", pl.read_parquet)):
+        request = urllib.request.Request(url + name, headers={"Authorization": bearer})
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            assert read(io.BytesIO(answer.read())).equals(expected), name
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            urllib.request.urlopen(url + name, timeout=60)
+
+
+@pytest.mark.parametrize("is_secured", [False, True])
+def test_an_adbc_driver_logs_in_and_reads_what_flight_promised(tmp_path, fastk, is_secured):
+    """FastK is no Flight SQL server and refuses statements; logging in and reading a partition are plain Flight."""
+    import adbc_driver_flightsql.dbapi as adbc
+    from adbc_driver_flightsql import DatabaseOptions
+    from adbc_driver_manager import Error
+
+    support.certificates(tmp_path)
+    text = f'[tls]\ncert = "{tmp_path}/server.pem"\nkey = "{tmp_path}/server.key"\n' if is_secured else ""
+    (tmp_path / "fastk.toml").write_text(text)
+    root = tmp_path / "store"
+    made = fastk("admin", "token", "create", "--root", root, "--name", "a", "--scope", "write", "--json")
+    token = json.loads(made.stdout)["token"]
+    server = support.Server(root, "--config", str(tmp_path / "fastk.toml")).start()
+    trust, options = {}, {}
+    if is_secured:
+        trust = {DatabaseOptions.TLS_ROOT_CERTS.value: (tmp_path / "root.pem").read_text()}
+        options = {"tls_root_certs": (tmp_path / "root.pem").read_bytes()}
+        server.flight = server.flight.replace("grpc://127.0.0.1", "grpc+tls://localhost")
+    try:
+        rows = support.klines(5_000)
+        client = flight.connect(server.flight, **options)
+        call = flight.FlightCallOptions(headers=[client.authenticate_basic_token("any", token)])
+        create = {"series": support.KEY, "create": support.REGISTRATION}
+        command = flight.FlightDescriptor.for_command(json.dumps(create))
+        stream, _ = client.do_put(command, rows.schema, options=call)
+        stream.write_table(rows)
+        stream.close()
+        promised = client.get_flight_info(flight.FlightDescriptor.for_path(*support.PATH), options=call).serialize()
+        password = {"username": "anyone", "password": token}
+        header = {DatabaseOptions.AUTHORIZATION_HEADER.value: f"Bearer {token}"}
+        for login in (password, header):
+            with adbc.connect(server.flight, db_kwargs={**trust, **login}, autocommit=True) as connection:
+                with connection.cursor() as cursor:
+                    cursor.adbc_read_partition(promised)
+                    support.assert_same(cursor.fetch_arrow_table(), rows)
+                    with pytest.raises(Error, match="invalid_argument"):
+                        cursor.execute("select 1")
+        with pytest.raises(Error, match="unauthenticated"):
+            adbc.connect(server.flight, db_kwargs={**trust, **password, "password": "wrong"}, autocommit=True).close()
+        with adbc.connect(server.flight, db_kwargs=trust, autocommit=True) as connection, connection.cursor() as cursor:
+            with pytest.raises(Error, match="unauthenticated"):
+                cursor.adbc_read_partition(promised)
+    finally:
+        server.stop()
+
+
+def forms(token):
+    """How a token could stand in a log: as it is, in base64 at any offset, and as a list of bytes."""
+    yield token
+    yield ", ".join(str(byte) for byte in token.encode())
+    for encode in (base64.b64encode, base64.urlsafe_b64encode):
+        for offset in range(3):
+            # Without the characters that depend on what stands around it.
+            whole = encode(b" " * offset + token.encode()).decode().rstrip("=")
+            yield whole[4 if offset else 0 : -2]
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_no_token_stands_in_a_log(tmp_path, fastk, monkeypatch, log_format):
+    monkeypatch.setenv("FASTK_LOG", "trace")
+    monkeypatch.setenv("FASTK__LOG__FORMAT", log_format)
+    root, create = tmp_path / "store", ["admin", "token", "create"]
+    made = {
+        name: json.loads(fastk(*create, "--root", root, "--name", name, "--scope", "admin", "--json").stdout)
+        for name in ("good", "revoked")
+    }
+    good, revoked = made["good"]["token"], made["revoked"]["token"]
+    fastk("admin", "token", "revoke", made["revoked"]["id"], "--root", root)
+    wrong = "fastk_" + base64.urlsafe_b64encode(bytes(range(32))).decode().rstrip("=")
+    secrets = [good, revoked, wrong]
+    server = support.Server(root).start()
+    try:
+        # REST: both ways to send one, over both versions of HTTP.
+        for token, expected in ((good, 200), (revoked, 401), (wrong, 401)):
+            pair = base64.b64encode(f"any:{token}".encode()).decode()
+            assert any(form in pair for form in forms(token)), "what is looked for below is what is sent"
+            for value in (f"Bearer {token}", f"Basic {pair}"):
+                assert status(server, {"Authorization": value}) == expected
+                if shutil.which("curl"):
+                    word = ["--http2-prior-knowledge", "-H", f"Authorization: {value}", f"{server.http}/inventory"]
+                    assert curl(*word)[:2] == (expected, "2")
+            for value in (f"Bearer{token}", f"Digest {token}", f"Basic {token}", token):
+                assert status(server, {"Authorization": value}) == 401
+        # Flight: the header, and the handshake.
+        for token in secrets:
+            with flight.connect(server.flight) as client:
+                pair = base64.b64encode(f"any:{token}".encode())
+                for value in (b"Bearer " + token.encode(), b"Basic " + pair):
+                    call = flight.FlightCallOptions(headers=[(b"authorization", value)])
+                    if token is good:
+                        assert list(client.list_flights(options=call)) == []
+                    else:
+                        with pytest.raises(flight.FlightUnauthenticatedError):
+                            list(client.list_flights(options=call))
+                if token is good:
+                    assert client.authenticate_basic_token("any", token)[1].endswith(token.encode())
+                else:
+                    with pytest.raises(flight.FlightUnauthenticatedError):
+                        client.authenticate_basic_token("any", token)
+        # The command line, something that is audited, a line about what the server could not do.
+        fastk("register", support.KEY, "--server", server.http, "--token", good)
+        fastk("drop", support.KEY, "--root", root, "--token", good)
+        assert fastk("admin", "inventory", "--server", server.http, "--token", wrong, check=False).returncode == 5
+    finally:
+        server.stop()
+    text = server.log.read_text()
+    assert "TRACE" in text and "fastk::audit" in text and "fastk::server::http::edge" in text and "h2::" in text
+    sought = [form for token in secrets for form in forms(token)]
+    assert [line for line in text.splitlines() if any(form in line for form in sought)] == []
+    if log_format == "json":
+        for line in text.splitlines():
+            told = json.loads(line)
+            assert {"timestamp", "level", "target", "fields"} <= set(told), line
+            assert told["level"] in ("ERROR", "WARN", "INFO", "DEBUG", "TRACE"), line
+            # Libraries log what is only fields.
+            assert told["fields"].get("message") or not told["target"].startswith("fastk"), line
+
+
+def test_json_logs_are_an_object_a_line(tmp_path, fastk):
+    """At the usual level, with what a client sends in them."""
+    import datetime
+
+    root = tmp_path / "store"
+    (tmp_path / "fastk.toml").write_text('[log]\nformat = "json"\nlevel = "info,fastk=debug"\n')
+    server = support.Server(root, "--config", str(tmp_path / "fastk.toml")).start()
+    try:
+        fastk("register", support.KEY, "--server", server.http)
+        for path in ("/v1/klines/BTCUSDT/1m", "/nothing%22%7B%0A%7D", "/v1/klines/%F0%9F%98%80/1m"):
+            status_of(server, path, {"X-Request-Id": "my-own.id"})
+        fastk("drop", support.KEY, "--server", server.http)
+    finally:
+        server.stop()
+    lines = [json.loads(line) for line in server.log.read_text().splitlines()]
+    for line in lines:
+        assert datetime.datetime.fromisoformat(line["timestamp"]).utcoffset() == datetime.timedelta(0)
+        assert line["level"] in ("ERROR", "WARN", "INFO", "DEBUG") and line["target"] and line["fields"]["message"]
+    assert {"ready", "draining", "stopped", "answered"} <= {line["fields"]["message"] for line in lines}
+    assert sum(line["fields"].get("request_id") == "my-own.id" for line in lines) >= 3
+    [audit] = [line["fields"] for line in lines if line["target"] == "fastk::audit"]
+    assert (audit["method"], audit["status"]) == ("DELETE", 200) and support.KEY in audit["asked"]
 
 
 def test_tickets_and_descriptors_give_a_limited_token_nothing_of_others(guarded, fastk):

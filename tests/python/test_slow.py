@@ -9,7 +9,6 @@ import time
 import pyarrow.flight as flight
 import pytest
 import support
-from test_access import certificates
 
 # A silent connection has to be gone by then; the limits under test are far below.
 PATIENCE = 30
@@ -35,7 +34,7 @@ def impatient(tmp_path_factory, request):
     )
     context = None
     if request.param == "tls":
-        certificates(folder)
+        support.certificates(folder)
         text += f'[tls]\ncert = "{folder}/server.pem"\nkey = "{folder}/server.key"\n'
         context = ssl.create_default_context(cafile=folder / "root.pem")
     (folder / "fastk.toml").write_text(text)

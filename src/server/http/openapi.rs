@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use utoipa::openapi::example::{Example, ExampleBuilder};
 use utoipa::openapi::schema::{
     AdditionalProperties, ArrayBuilder, KnownFormat, ObjectBuilder, OneOfBuilder, Schema, SchemaFormat, SchemaType,
     Type,
@@ -11,7 +12,7 @@ use utoipa::openapi::{Components, Content, Ref, RefOr, Response, ResponseBuilder
 use utoipa::{IntoResponses, Modify, OpenApi, PartialSchema, ToSchema};
 
 use super::problem::{PROBLEM, Problem};
-use crate::error::ErrorCode;
+use crate::error::{Error, ErrorCode, RowError};
 use crate::query::ScanStats;
 
 /// The document without its paths.
@@ -25,7 +26,7 @@ use crate::query::ScanStats;
         license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0"),
     ),
     servers((url = "http://127.0.0.1:8080", description = "a server on this machine")),
-    modifiers(&Bearer),
+    modifiers(&Bearer, &ProblemExamples),
     security(("bearer" = [])),
     components(schemas(
         crate::service::VerifyReport, crate::service::Finding, crate::service::CompactReply,
@@ -70,7 +71,9 @@ pub fn problems(codes: &[ErrorCode]) -> BTreeMap<String, RefOr<Response>> {
         .map(|(status, codes)| {
             let text =
                 codes.iter().map(|code| format!("`{}`: {}", code.name(), code.title())).collect::<Vec<_>>().join(" ");
-            let content = Content::new(Some(Ref::from_schema_name("Problem")));
+            let mut content = Content::new(Some(Ref::from_schema_name("Problem")));
+            let shown = |code: ErrorCode| RefOr::Ref(Ref::new(format!("#/components/examples/{}", code.name())));
+            content.examples = codes.iter().map(|code| (code.name().to_owned(), shown(*code))).collect();
             (status.to_string(), ResponseBuilder::new().description(text).content(PROBLEM, content).build().into())
         })
         .collect()
@@ -124,6 +127,34 @@ impl Modify for Bearer {
             .get_or_insert_with(Components::new)
             .add_security_scheme("bearer", SecurityScheme::Http(scheme));
     }
+}
+
+/// A problem document of every code, which the error responses refer to.
+#[derive(Debug)]
+pub struct ProblemExamples;
+
+impl Modify for ProblemExamples {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        let examples = ErrorCode::ALL.iter().map(|code| (code.name().to_owned(), RefOr::T(problem_example(*code))));
+        document.components.get_or_insert_with(Components::new).examples.extend(examples);
+    }
+}
+
+fn problem_example(code: ErrorCode) -> Example {
+    let mut detail = code.title().trim_end_matches('.').to_owned();
+    if let Some(first) = detail.get_mut(..1) {
+        first.make_ascii_lowercase();
+    }
+    let row = RowError {
+        series: None,
+        row: 7,
+        field: "open".into(),
+        reason: "missing".into(),
+        message: "open is missing".into(),
+    };
+    let rows = if code == ErrorCode::InvalidRows { vec![row] } else { Vec::new() };
+    let problem = Problem::new(&Error::new(code, detail).with_rows(rows), "5f0c9a7d3e1b2846");
+    ExampleBuilder::new().summary(code.title()).value(serde_json::to_value(problem).ok()).build()
 }
 
 macro_rules! failures {
@@ -403,6 +434,29 @@ mod tests {
             }
         }
         assert!(names.len() >= 20, "{names:?}");
+    }
+
+    #[test]
+    fn every_error_shows_a_problem_document_of_each_of_its_codes() {
+        let document: serde_json::Value = serde_json::from_str(&openapi_json()).unwrap();
+        let operations = document["paths"].as_object().unwrap().values().flat_map(|item| item.as_object().unwrap());
+        let mut seen = 0;
+        for (_, operation) in operations {
+            for (status, response) in operation["responses"].as_object().unwrap() {
+                let content = &response["content"][PROBLEM];
+                if content.is_null() {
+                    continue;
+                }
+                for code in response["description"].as_str().unwrap().split('`').skip(1).step_by(2) {
+                    let reference = content["examples"][code]["$ref"].as_str().unwrap().trim_start_matches('#');
+                    let shown = &document.pointer(reference).unwrap()["value"];
+                    let problem: Problem = serde_json::from_value(shown.clone()).unwrap();
+                    assert_eq!((problem.code.as_str(), problem.status.to_string()), (code, status.clone()));
+                    seen += 1;
+                }
+            }
+        }
+        assert!(seen > 100, "{seen}");
     }
 
     #[test]

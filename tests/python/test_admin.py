@@ -1,0 +1,143 @@
+"""Every verb under `fastk admin`, on a directory, through a server, and beside the server that owns the directory.
+
+The verbs come from the help, so that a new one has to be added here.
+"""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import support
+
+CLI_PAGE = Path(__file__).parents[2] / "docs" / "cli.md"
+# What each verb needs besides, and one name that stands in its reply. Words in braces are filled in by each case.
+VERBS = {
+    "inventory": ([], "totals"),
+    "list-series": ([], "series"),
+    "stats": ([], "upkeep"),
+    "capabilities": ([], "operators"),
+    "health": ([], "checks"),
+    "compact": ([], "series_sealed"),
+    "backup": (["{backup}"], "files_copied"),
+    "restore": (["{made}"], "epoch_before"),
+    "repair": ([], "actions"),
+    "rebuild-manifest": ([], "actions"),
+    "verify": ([], "findings"),
+    "scrub": ([], "findings"),
+    "list-orphans": ([], "orphans"),
+    "explain-overlap": ([], "overlaps"),
+    "ping": ([], "status"),
+    "token create": (["--name", "b", "--scope", "read"], "token"),
+    "token list": ([], "tokens"),
+    "token revoke": (["{token}"], "tokens"),
+}
+# Without a server there is nobody to be ready.
+NEEDS_SERVER = {"ping"}
+# These make a store in an empty directory, or need one that no process has open.
+ALONE = {"restore": "invalid_argument", "repair": "store_locked", "rebuild-manifest": "store_locked"}
+
+
+def helps(*words):
+    """Help of each verb below these words, by the verb."""
+    text = support.run("admin", *words, "--help").stdout
+    listed = re.search(r"^Commands:\n(.*?)(?:\n\n|\Z)", text, re.M | re.S)
+    if listed is None:
+        return {" ".join(words): text}
+    found = {}
+    for verb in re.findall(r"^  ([a-z][a-z-]*)", listed[1], re.M):
+        if verb != "help":
+            found |= helps(*words, verb)
+    return found
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """A store with rows in chunks and in the log, a snapshot, a token, and a backup beside it."""
+    folder = tmp_path_factory.mktemp("admin")
+    root, rows = folder / "store", folder / "rows.csv"
+    for day in ("01", "02", "01"):
+        lines = [f"2024-{day}-01T00:0{minute}:00Z,1,2,0.5,1.5,10" for minute in range(2)]
+        rows.write_text("\n".join(["ts,open,high,low,close,volume", *lines, ""]))
+        support.run("import", rows, "--series", support.KEY, "--root", root)
+        if not (folder / "backup").exists():
+            support.run("admin", "compact", "--root", root)
+            support.run("admin", "backup", folder / "backup", "--copy", "--root", root)
+    support.run("snapshot", "create", "then", "--root", root)
+    made = support.run("admin", "token", "create", "--name", "a", "--scope", "admin", "--root", root, "--json")
+    return root, folder / "backup", json.loads(made.stdout)
+
+
+class Case:
+    """The store at a place of its own, where a verb may change it."""
+
+    def __init__(self, store, folder):
+        original, self.made, self.token = store
+        self.root, self.folder = folder / "store", folder
+        shutil.copytree(original, self.root)
+
+    def words(self, verb, backup):
+        filled = {"backup": backup, "made": self.made, "token": self.token["id"]}
+        return [*verb.split(), *(word.format(**filled) for word in VERBS[verb][0])]
+
+    def reply(self, verb, *place, backup):
+        """The reply as JSON; fails where there is none."""
+        done = support.run("admin", *self.words(verb, backup), *place, "--json", check=False)
+        assert done.returncode in (0, 1), (verb, place, done.stderr)
+        reply = json.loads(done.stdout)
+        assert VERBS[verb][1] in reply, (verb, place, reply)
+        return reply
+
+
+def test_the_table_has_every_verb_and_each_takes_a_directory_and_answers_in_json():
+    found = helps()
+    assert set(found) == set(VERBS)
+    assert [verb for verb, text in found.items() if not re.search(r"^ +--json\b", text, re.M)] == []
+    assert [verb for verb, text in found.items() if not re.search(r"^ +--root\b", text, re.M)] == []
+    # The page says which are for a directory alone.
+    alone = {verb.split()[0] for verb, text in found.items() if "--server" not in text}
+    said = re.search(r"^No server does the work of(.*?)\.$", CLI_PAGE.read_text(), re.M | re.S)[1]
+    assert set(re.findall(r"`admin ([a-z-]+)`", said)) == alone
+
+
+@pytest.mark.parametrize("verb", sorted(VERBS))
+def test_a_verb_works_wherever_its_help_says(verb, store, tmp_path):
+    text = helps(*verb.split())[verb]
+    case = Case(store, tmp_path)
+    replies = []
+    if verb not in NEEDS_SERVER:
+        root = tmp_path / "restored" if verb == "restore" else case.root
+        replies.append(case.reply(verb, "--root", root, backup=tmp_path / "beside"))
+        # For people the same is text.
+        shown = support.run("admin", *case.words(verb, tmp_path / "again"), "--root", root, check=False)
+        assert shown.returncode in (0, 1) or verb == "token revoke", shown.stderr
+        with pytest.raises(ValueError):
+            json.loads(shown.stdout)
+    (tmp_path / "served").mkdir()
+    served = Case(store, tmp_path / "served")
+    backups = tmp_path / "backups"
+    (tmp_path / "fastk.toml").write_text(f'[store]\nbackup_dir = "{backups}"\n')
+    server = support.Server(served.root, "--config", str(tmp_path / "fastk.toml")).start()
+    try:
+        token = ["--token", served.token["token"]]
+        if "--server" in text:
+            replies.append(served.reply(verb, "--server", server.http, *token, backup="named"))
+            replies.append(served.reply(verb, "--root", served.root, *token, backup="owned"))
+            if verb != "ping":
+                nobody = support.run("admin", *served.words(verb, "nobody"), "--server", server.http, check=False)
+                assert nobody.returncode == 5 and "error[unauthenticated]" in nobody.stderr
+        else:
+            both = ["--root", served.root, "--server", server.http]
+            refused = support.run("admin", *served.words(verb, "x"), *both, check=False)
+            assert refused.returncode == 2 and "server" in refused.stderr, refused.stderr
+            if verb in ALONE:
+                place = ["--root", served.root, "--apply"]
+                locked = support.run("admin", *served.words(verb, "x"), *place, check=False)
+                assert locked.returncode != 0 and f"error[{ALONE[verb]}]" in locked.stderr, locked.stderr
+            else:
+                # Beside the server, which notices.
+                replies.append(served.reply(verb, "--root", served.root, backup=""))
+    finally:
+        server.stop()
+    assert len({tuple(sorted(reply)) for reply in replies}) == 1, "the same verb answers the same on every way"
