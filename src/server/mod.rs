@@ -5,6 +5,7 @@ pub mod flight;
 pub mod http;
 mod lines;
 pub mod metrics;
+pub mod settings;
 pub mod wire;
 
 /// Target of the lines that tell who deleted or administered what.
