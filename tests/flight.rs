@@ -6,6 +6,8 @@ mod fuzz;
 mod limits;
 #[path = "shared/proof.rs"]
 mod proof;
+#[path = "flight/wire.rs"]
+mod wire;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,7 +22,7 @@ use arrow_flight::{
     Action, Criteria, Empty, FlightData, FlightDescriptor, FlightInfo, IpcMessage, SchemaAsIpc, Ticket,
 };
 use bytes::Bytes;
-use fastk::server::flight::{self, ACTIONS, CODE_KEY, FlightConfig, PROBLEM_KEY, WAITING_MAX};
+use fastk::server::flight::{self, ACTIONS, CODE_KEY, FlightConfig, METHODS, PROBLEM_KEY, UNANSWERED, WAITING_MAX};
 use fastk::service::{InventoryRow, Service, StoreOptions, WriteReply};
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 use rand::rngs::StdRng;
@@ -28,6 +30,8 @@ use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
@@ -1159,6 +1163,34 @@ fn code<T>(outcome: Result<tonic::Response<T>, Status>) -> Result<(), Code> {
     outcome.map(|_| ()).map_err(|status| status.code())
 }
 
+/// Takes a whole answer.
+async fn drained<T>(outcome: Result<tonic::Response<tonic::Streaming<T>>, Status>) -> Result<(), Code> {
+    let mut answer = outcome.map_err(|status| status.code())?.into_inner();
+    while answer.message().await.map_err(|status| status.code())?.is_some() {}
+    Ok(())
+}
+
+/// Calls a method as it is meant, about [`KEY`] where it is about a series, and takes its whole answer.
+async fn ask<F: Interceptor>(
+    client: &mut FlightServiceClient<InterceptedService<Channel, F>>,
+    method: &str,
+) -> Result<(), Code> {
+    let batch = || tokio_stream::iter(put_messages(path(KEY), &[klines(0..3, 0)]));
+    match method {
+        "DoGet" => drained(client.do_get(Ticket::new(json!({ "series": [KEY] }).to_string())).await).await,
+        "DoPut" => drained(client.do_put(batch()).await).await,
+        "DoAction" => drained(client.do_action(Action::new("health", "{}")).await).await,
+        "DoExchange" => drained(client.do_exchange(batch()).await).await,
+        "GetFlightInfo" => code(client.get_flight_info(path(KEY)).await),
+        "GetSchema" => code(client.get_schema(path(KEY)).await),
+        "Handshake" => drained(client.handshake(tokio_stream::empty()).await).await,
+        "ListActions" => drained(client.list_actions(Empty {}).await).await,
+        "ListFlights" => drained(client.list_flights(Criteria::default()).await).await,
+        "PollFlightInfo" => code(client.poll_flight_info(path(KEY)).await),
+        other => panic!("nobody calls {other}: how is it called, and who may?"),
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_method_asks_for_a_token_and_every_ticket_for_its_series() {
     use fastk::access;
@@ -1174,7 +1206,6 @@ async fn every_method_asks_for_a_token_and_every_ticket_for_its_series() {
     let ticket = |key: &str| Ticket::new(json!({ "series": [key] }).to_string());
     let action = |kind: &str, body: Value| Action { r#type: kind.into(), body: body.to_string().into() };
     let spec = |symbol: &str| json!({"kind": "kline", "symbol": symbol, "timeframe": "1m"});
-    let batch = || put_messages(path(KEY), &[klines(0..3, 0)]);
 
     // Without a token, and with a wrong one, no method answers.
     for token in [None, Some("fastk_wrong")] {
@@ -1184,20 +1215,8 @@ async fn every_method_asks_for_a_token_and_every_ticket_for_its_series() {
             }
             Ok(request)
         });
-        let refused = [
-            bare.handshake(tokio_stream::empty()).await.err(),
-            bare.list_flights(Criteria::default()).await.err(),
-            bare.get_flight_info(path(KEY)).await.err(),
-            bare.poll_flight_info(path(KEY)).await.err(),
-            bare.get_schema(path(KEY)).await.err(),
-            bare.do_get(ticket(KEY)).await.err(),
-            bare.do_put(tokio_stream::iter(batch())).await.err(),
-            bare.do_exchange(tokio_stream::iter(batch())).await.err(),
-            bare.do_action(action("health", json!({}))).await.err(),
-            bare.list_actions(Empty {}).await.err(),
-        ];
-        for (method, status) in refused.into_iter().enumerate() {
-            assert_eq!(status.map(|status| status.code()), Some(Code::Unauthenticated), "method {method}, {token:?}");
+        for method in METHODS {
+            assert_eq!(ask(&mut bare, method).await, Err(Code::Unauthenticated), "{method}, {token:?}");
         }
     }
     // Its health service answers everybody.
@@ -1211,15 +1230,28 @@ async fn every_method_asks_for_a_token_and_every_ticket_for_its_series() {
     for symbol in ["BTCUSDT", "ETHUSDT"] {
         assert_eq!(code(client(&writer).do_action(action("register_series", spec(symbol))).await), Ok(()));
     }
-    let put = async |token: &str| {
-        let mut acks = client(token).do_put(tokio_stream::iter(batch())).await?.into_inner();
-        while acks.message().await?.is_some() {}
-        Ok::<_, Status>(())
-    };
-    assert_eq!(put(&reader).await.unwrap_err().code(), Code::PermissionDenied);
-    assert_eq!(put(&limited).await.unwrap_err().code(), Code::PermissionDenied);
-    put(&writer).await.unwrap();
-    assert_eq!(code(client(&reader).do_get(ticket(KEY)).await), Ok(()));
+    // Each method, with the scope it needs and whether it is about a series, which a token can be kept from.
+    for method in METHODS {
+        let (needed, of_series) = match method {
+            "DoPut" => (Scope::Write, true),
+            "DoGet" | "GetFlightInfo" | "GetSchema" => (Scope::Read, true),
+            // Who may do which action is told below.
+            "DoAction" | "Handshake" | "ListActions" | "ListFlights" => (Scope::Read, false),
+            other => {
+                assert!(UNANSWERED.contains(&other), "{other} is new: who may call it?");
+                for token in [&reader, &writer, &admin, &limited] {
+                    assert_eq!(ask(&mut client(token), other).await, Err(Code::Unimplemented), "{other}");
+                }
+                continue;
+            }
+        };
+        for (own, token) in [(Scope::Read, &reader), (Scope::Write, &writer), (Scope::Admin, &admin)] {
+            let expected = if own < needed { Err(Code::PermissionDenied) } else { Ok(()) };
+            assert_eq!(ask(&mut client(token), method).await, expected, "{method} with {own:?}");
+        }
+        let expected = if of_series { Err(Code::PermissionDenied) } else { Ok(()) };
+        assert_eq!(ask(&mut client(&limited), method).await, expected, "{method} for other series");
+    }
     for key in [KEY, "kline/NOSUCH/1m"] {
         assert_eq!(code(client(&limited).do_get(ticket(key)).await), Err(Code::PermissionDenied), "{key}");
         assert_eq!(client(&limited).get_flight_info(path(key)).await.unwrap_err().code(), Code::PermissionDenied);

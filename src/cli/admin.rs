@@ -7,7 +7,7 @@ use super::backup::{self, BackupArgs, RestoreArgs};
 use super::repair::{self, RepairArgs};
 use super::target::{PlainArgs, Target};
 use super::{check, show, stats, token};
-use crate::error::{Error, ErrorCode, Result};
+use crate::error::{Error, Result};
 use crate::service::{Inventory, SeriesFilter, SeriesPage, Status};
 use crate::types::schema::series_not_found;
 use crate::types::{Kind, SeriesKey};
@@ -52,8 +52,6 @@ enum AdminVerb {
     Ping(PlainArgs),
     /// Make, list and take away the tokens that clients of a server need.
     Token(token::TokenArgs),
-    #[command(external_subcommand)]
-    Later(Vec<String>),
 }
 
 #[derive(Debug, clap::Args)]
@@ -154,10 +152,6 @@ pub fn run(args: AdminArgs) -> Result<u8> {
             Ok(u8::from(ready.status == Status::Failing))
         }
         AdminVerb::Token(args) => token::run(args),
-        AdminVerb::Later(words) => {
-            let word = words.first().map_or("", String::as_str);
-            Err(Error::new(ErrorCode::Unimplemented, format!("`fastk admin {word}` is not offered by this version")))
-        }
     }
 }
 

@@ -19,8 +19,10 @@ use crate::error::{Error, Result};
 use crate::format::FORMAT_VERSION;
 use crate::ingest::{self, BodyFormat};
 use crate::query::{Query, When};
+use crate::server::flight::{self, FlightConfig};
+use crate::server::http::{self, HttpConfig};
+use crate::server::settings::{count, millis};
 use crate::server::wire::Tls;
-use crate::server::{flight, http};
 use crate::service::{
     Acknowledged, IdempotencyKey, Limits, Mode, Opening, OrphanReport, OverlapReport, Service, StoreOptions, Terms,
     VerifyOptions, VerifyReport, Watch, WriteManyReply, range_of,
@@ -105,30 +107,10 @@ pub fn close(service: Arc<Service>) {
     }
 }
 
-fn http_config(config: &Config, listen: &str, tls: Tls) -> http::HttpConfig {
-    http::HttpConfig {
-        tls,
-        local_names_only: listen.parse().is_ok_and(|listen: SocketAddr| listen.ip().is_loopback()),
-        // They were looked at when the settings were read.
-        cors_origins: config.http.cors_origins.iter().filter_map(|text| http::cors::origin(text).ok()).collect(),
-        body_bytes_max: config.http.body_bytes_max,
-        ingest_bytes_max: config.http.ingest_bytes_max,
-        json_rows_default: config.http.json_rows_default,
-        json_rows_max: config.http.json_rows_max,
-        reads_max: count(config.http.reads_max),
-        slot_wait: millis(config.http.reads_wait_ms),
-        connections_max: count(config.http.connections_max),
-        connection_streams_max: small(config.http.connection_streams_max),
-        uri_bytes_max: count(config.http.uri_bytes_max),
-        header_bytes_max: count(config.http.header_bytes_max),
-        expansion_max: config.http.expansion_max,
-        header_timeout: millis(config.http.header_timeout_ms),
-        idle_timeout: millis(config.http.idle_timeout_ms),
-        body_idle: millis(config.http.body_idle_ms),
-        body_whole: millis(config.http.body_timeout_ms),
-        stall: millis(config.http.stall_timeout_ms),
-        drain: drain(config),
-    }
+/// Whether only names of this machine are good depends on where a face listens.
+fn named(config: HttpConfig, listen: &str) -> HttpConfig {
+    let local_names_only = listen.parse().is_ok_and(|listen: SocketAddr| listen.ip().is_loopback());
+    HttpConfig { local_names_only, ..config }
 }
 
 /// The end of a server, and its work.
@@ -147,8 +129,8 @@ pub fn serve_health(
     config: &Config,
     tls: Tls,
 ) -> impl FnOnce(TcpListener, Ended) -> Serving + Send + use<> {
-    let (service, gate, config) =
-        (Arc::clone(service), Arc::clone(gate), http_config(config, &config.http.health_listen, tls));
+    let config = named(HttpConfig::of(config, tls), &config.http.health_listen);
+    let (service, gate) = (Arc::clone(service), Arc::clone(gate));
     move |listener, shutdown| Box::pin(http::serve_health(listener, service, gate, config, shutdown))
 }
 
@@ -159,8 +141,7 @@ pub fn serve_opening(
     tls: Tls,
 ) -> impl FnOnce(TcpListener, Ended) -> Serving + Send + use<> {
     // Nobody is worth waiting for: all that is told is that nothing is there yet.
-    let config =
-        http::HttpConfig { drain: Duration::from_millis(100), ..http_config(config, &config.http.listen, tls) };
+    let config = HttpConfig { drain: Duration::from_millis(100), ..HttpConfig::of(config, tls) };
     move |listener, opened| {
         Box::pin(async move {
             // What is left of it then is cut, which it says itself.
@@ -285,8 +266,7 @@ pub fn serve_http(
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> impl Future<Output = Result<()>> + Send + 'static {
     let at = listener.local_addr().map(|at| at.to_string()).unwrap_or_default();
-    let config = http_config(config, &at, tls);
-    http::serve(listener, service, gate, config, shutdown)
+    http::serve(listener, service, gate, named(HttpConfig::of(config, tls), &at), shutdown)
 }
 
 /// Serves Arrow Flight until `shutdown`.
@@ -298,23 +278,7 @@ pub fn serve_flight(
     tls: Tls,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> impl Future<Output = Result<()>> + Send + 'static {
-    let config = flight::FlightConfig {
-        tls,
-        message_bytes_max: count(config.flight.message_bytes_max),
-        put_bytes_max: count(config.flight.put_bytes_max),
-        readers_max: count(config.flight.readers_max),
-        puts_max: count(config.flight.puts_max),
-        connections_max: count(config.flight.connections_max),
-        streams_max: small(config.flight.connection_streams_max),
-        greeting: millis(config.flight.greeting_timeout_ms),
-        message_timeout: millis(config.flight.message_timeout_ms),
-        put_idle: millis(config.flight.put_idle_ms),
-        stall: millis(config.flight.stall_timeout_ms),
-        ping_interval: millis(config.flight.ping_interval_ms),
-        ping_timeout: millis(config.flight.ping_timeout_ms),
-        drain: drain(config),
-    };
-    flight::serve(listener, service, gate, config, shutdown)
+    flight::serve(listener, service, gate, FlightConfig::of(config, tls), shutdown)
 }
 
 /// How long what is under way may go on once the server was told to stop.
@@ -336,28 +300,12 @@ fn limits(config: &Config) -> Limits {
     }
 }
 
-fn millis(value: u64) -> Duration {
-    Duration::from_millis(value)
-}
-
-fn small(value: u64) -> u32 {
-    u32::try_from(value).unwrap_or(u32::MAX)
-}
-
-/// Limits lie far below what a machine word holds.
-fn count(value: u64) -> usize {
-    usize::try_from(value).unwrap_or(usize::MAX)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn the_settings_are_the_defaults_of_what_they_set() {
-        let config = Config::default();
-        assert_eq!(limits(&config), Limits::default());
-        let (set, own) = (http_config(&config, "", Tls::off()), http::HttpConfig::default());
-        assert_eq!(format!("{set:?}"), format!("{:?}", http::HttpConfig { drain: set.drain, ..own }));
+    fn the_limits_of_the_verbs_are_those_of_the_settings() {
+        assert_eq!(limits(&Config::default()), Limits::default());
     }
 }

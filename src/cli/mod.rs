@@ -111,11 +111,11 @@ fn refuse(error: &clap::Error) -> ExitCode {
     ExitCode::from(status)
 }
 
-/// All verbs as they are typed, such as `query` or `admin health`; those of later versions are left out.
+/// All verbs as they are typed, such as `query` or `admin health`.
 pub fn verbs() -> Vec<String> {
     let mut out = Vec::new();
-    for verb in Cli::command().get_subcommands().filter(|verb| !verb.is_hide_set()) {
-        let mut nested = verb.get_subcommands().filter(|inner| !inner.is_hide_set()).peekable();
+    for verb in Cli::command().get_subcommands() {
+        let mut nested = verb.get_subcommands().peekable();
         if nested.peek().is_none() {
             out.push(verb.get_name().to_string());
         }

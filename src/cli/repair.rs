@@ -4,19 +4,20 @@
 use std::path::PathBuf;
 
 use super::show;
+use super::target::root_or_configured;
 use crate::disk::DiskPath;
 use crate::error::Result;
 use crate::store::{RepairOptions, RepairReport, repair};
 
 #[derive(Debug, clap::Args)]
 pub struct RepairArgs {
-    /// Directory of the store; no process may have it open.
-    #[arg(long, env = "FASTK_ROOT")]
-    root: PathBuf,
+    /// Data directory, which no process may have open; the one of the configuration when left out.
+    #[arg(long, value_name = "DIR")]
+    root: Option<PathBuf>,
     /// Do it; without this only what would be done is shown.
     #[arg(long)]
     apply: bool,
-    /// Answer as JSON.
+    /// Print the reply as JSON.
     #[arg(long)]
     json: bool,
 }
@@ -25,7 +26,7 @@ pub struct RepairArgs {
 /// lost.
 pub fn run(args: &RepairArgs, rebuild_manifest: bool) -> Result<u8> {
     let options = RepairOptions { apply: args.apply, rebuild_manifest };
-    let report = repair(&DiskPath::os(&args.root), options)?;
+    let report = repair(&DiskPath::os(&root_or_configured(args.root.as_deref())?), options)?;
     if args.json {
         show::reply(&report, true)?;
     } else {

@@ -92,8 +92,13 @@ fn config() -> Result<Config> {
 
 /// The data directory that is meant, for verbs that read its files themselves.
 pub fn root_of(args: &TargetArgs) -> Result<PathBuf> {
-    match &args.root {
-        Some(root) => Ok(root.clone()),
+    root_or_configured(args.root.as_deref())
+}
+
+/// This directory, or the one of the configuration.
+pub fn root_or_configured(root: Option<&Path>) -> Result<PathBuf> {
+    match root {
+        Some(root) => Ok(root.to_path_buf()),
         None => Ok(config()?.store.root),
     }
 }

@@ -6,6 +6,7 @@ pub mod http;
 mod ids;
 mod lines;
 pub mod metrics;
+pub mod settings;
 pub mod wire;
 
 pub use crate::access::AUDIT;

@@ -6,7 +6,7 @@
 //! - Retention is an ordinary delete of what is too old or too much.
 //! - Vacuum unlinks files that the manifest gave up and nobody reads. Nothing else is ever unlinked.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -194,7 +194,9 @@ impl Inner {
         // A delete takes rows out of files for good only when it is itself durable.
         self.queue.flush()?;
         self.queue.sync()?;
-        let chosen: Vec<SeriesId> = if ids.is_empty() { state.series.keys().copied().collect() } else { ids.to_vec() };
+        // Once each, however often it is named: what takes the place of chunks is one chunk.
+        let chosen: BTreeSet<SeriesId> =
+            if ids.is_empty() { state.series.keys().copied().collect() } else { ids.iter().copied().collect() };
         let mut parts = Vec::new();
         let mut next_file_id = maintenance.manifest.contents.next_file_id;
         let mut failed = None;

@@ -5,7 +5,7 @@
 //! between any two steps leaves either files no manifest names or log frames that are replayed over chunks that
 //! already have their rows: both are harmless.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -88,7 +88,10 @@ impl Inner {
     }
 
     pub fn seal_with(&self, maintenance: &mut Maintenance, ids: &[SeriesId]) -> Result<SealReport> {
-        let frozen = self.queue.freeze(Some(ids))?;
+        // Who names a series twice means it once: the same rows in two chunks would be an error of the store.
+        let ids: BTreeSet<SeriesId> = ids.iter().copied().collect();
+        let ids: Vec<SeriesId> = ids.into_iter().collect();
+        let frozen = self.queue.freeze(Some(&ids))?;
         let series: Vec<Arc<SeriesState>> = ids
             .iter()
             .filter_map(|id| frozen.state.series.get(id))

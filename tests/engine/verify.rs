@@ -104,6 +104,26 @@ fn a_clean_store_has_no_finding_whoever_asks() {
 }
 
 #[test]
+fn a_series_that_is_named_twice_is_sealed_and_compacted_once() {
+    let root = tempfile::tempdir().unwrap();
+    let store = Store::open(root.path(), true, options()).unwrap();
+    store.register(def(&key())).unwrap();
+    let named = [key(), key(), key()];
+    for first in [0, 50] {
+        store.write(&key(), minutes(first, 100), WriteMode::Upsert, None).unwrap();
+        let sealed = store.seal(&named).unwrap();
+        assert_eq!((sealed.series_sealed, sealed.chunks_written, sealed.rows_sealed), (1, 1, 100));
+        assert_eq!(kinds(&store.verify(&Watch::new()).unwrap()), vec![]);
+    }
+    let compacted = store.compact(&named, true).unwrap();
+    assert_eq!((compacted.partitions_compacted, compacted.chunks_removed, compacted.chunks_written), (1, 2, 1));
+    assert_eq!(store.apply_retention(&named).unwrap().iter().map(|(_, deleted)| deleted.rows_deleted).sum::<u64>(), 0);
+    drop(store);
+    let report = check(root.path());
+    assert_eq!((kinds(&report), report.rows), (vec![], 150));
+}
+
+#[test]
 fn a_check_changes_no_byte_and_needs_no_lock() {
     let root = tempfile::tempdir().unwrap();
     sample(root.path());

@@ -1,5 +1,5 @@
-//! Clients that stall or vanish: 64 that ask for much and read nothing stay within bounded memory and more are refused, and
-//! a thousand that send half a request and go leave nothing behind.
+//! Clients that stall or vanish: 64 that ask for much and read nothing stay within bounded memory and more are refused, a
+//! thousand that send half a request and go leave nothing behind, and ten thousand that say nothing keep nobody out.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -25,6 +25,13 @@ const ROWS: i64 = 400_000;
 const READERS: usize = 64;
 /// What the process may hold beside mapped files while all of them stall.
 const ANONYMOUS_MAX: u64 = 256 << 20;
+/// Connections that say nothing or half of something, of both listeners together.
+const IDLE: usize = 10_000;
+/// What the process may hold more of, beside mapped files, while they are there.
+const IDLE_GROWTH_MAX: u64 = 128 << 20;
+
+/// All a client of HTTP/2 says before it asks.
+const GREETED: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 
 /// A sealed series of 400,000 rows.
 fn large(root: &Path, log: &Path) {
@@ -168,5 +175,71 @@ fn vanished_clients_leave_nothing_behind() {
         worst.as_millis(),
         memory >> 20,
         after >> 20
+    ));
+}
+
+/// Lets this process have so many files open, or tells how many it may have.
+fn may_open(files: u64) -> Result<(), u64> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current.is_none_or(|current| current >= files) {
+        return Ok(());
+    }
+    let most = limit.maximum.unwrap_or(u64::MAX);
+    let raised = Rlimit { current: Some(files.min(most)), maximum: limit.maximum };
+    if most < files || setrlimit(Resource::Nofile, raised).is_err() { Err(most) } else { Ok(()) }
+}
+
+#[test]
+fn ten_thousand_idle_connections_keep_nobody_out() {
+    let proof = Proof::new("ten_thousand_connections", 1);
+    if let Err(most) = may_open(IDLE as u64 + 1_000) {
+        return proof.skip(format_args!("this process may have {most} files open only"));
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (root, log) = (folder.path().join("store"), folder.path().join("log"));
+    let server = Server::start(&root, &log);
+    let rest = server.rest();
+    let body = r#"{"kind":"kline","symbol":"LARGE","timeframe":"1m","price_digits":0,"volume_digits":0}"#;
+    post(&rest, "/v1/series", body.into()).unwrap();
+    post(&rest, "/v1/klines/LARGE/1m", r#"[{"ts":0,"open":1,"high":1,"low":1,"close":1,"volume":1}]"#.into()).unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    // A client that was there before, and one that comes now, on each listener.
+    let is_answered = || {
+        for client in [&rest, &server.rest()] {
+            let text = get(client, Call::new(Method::GET, "/v1/klines/LARGE/1m").param("format", "csv")).unwrap();
+            assert_eq!(text.iter().filter(|byte| **byte == b'\n').count(), 2);
+        }
+        drop(runtime.block_on(stalled(&server.flight, "stored")).unwrap());
+    };
+    is_answered();
+    let before = server.memory("RssAnon");
+    let halves: [&[u8]; 4] = [b"", b"GET /health HTTP/1.1\r\nx: ", b"PRI * HTTP/2.0\r\n\r\n", GREETED];
+    let (mut idle, mut most, mut files) = (Vec::new(), 0, 0);
+    for position in 0..IDLE {
+        let address = if position % 2 == 0 { &server.http } else { &server.flight };
+        let mut stream = TcpStream::connect(address).unwrap();
+        // Those that come late find the server closing what is older.
+        let _ = stream.write_all(halves[position / 2 % halves.len()]);
+        idle.push(stream);
+        if position % 1_000 == 999 {
+            is_answered();
+            most = most.max(server.memory("RssAnon"));
+            files = files.max(server.open_files());
+        }
+    }
+    for _ in 0..20 {
+        is_answered();
+    }
+    most = most.max(server.memory("RssAnon"));
+    assert!(most <= before + IDLE_GROWTH_MAX, "{} MiB, {} MiB before", most >> 20, before >> 20);
+    drop(idle);
+    is_answered();
+    server.stop();
+    proof.close(format_args!(
+        "{IDLE} idle connections on both listeners, {files} files open in the server at most, anonymous memory {} MiB \
+         before and {} MiB at most",
+        before >> 20,
+        most >> 20
     ));
 }

@@ -1,10 +1,11 @@
 //! The real program from outside: killed, cut off from its disk, on a full one, beside another one, among clients that
-//! stall or vanish.
+//! stall, vanish, flood it or come in thousands.
 
 #[path = "../shared/proof.rs"]
 mod proof;
 
 mod clients;
+mod floods;
 mod full;
 mod kills;
 mod load;

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::run::{Server, run, run_with};
+use super::run::{Server, fastk, finish, run, run_with};
 
 const BODY: &str = "ts,open,high,low,close,volume\n1706745600000,1,1,1,1,1\n1709251200000,2,2,2,2,2\n";
 
@@ -77,4 +77,31 @@ fn looks_at_a_store_are_the_same_on_both_ways() {
     let shown = run(&["admin", "capabilities", "--root", &alone]).ok();
     assert!(shown.contains("scalar/risk/X/event/var") && shown.contains("between_exclusive"), "{shown}");
     assert!(run(&["admin", "stats", "--root", &alone]).ok().contains("tail_rows: 0"));
+}
+
+#[test]
+fn a_mistyped_verb_is_told_the_nearest_one() {
+    for (typed, meant) in [("inventroy", "inventory"), ("list-serie", "list-series"), ("repiar", "repair")] {
+        let done = run(&["admin", typed]);
+        assert_eq!(done.status, 2, "{done:?}");
+        assert!(done.err.contains(&format!("'{typed}'")) && done.err.contains(&format!("'{meant}'")), "{done:?}");
+    }
+}
+
+#[test]
+fn a_repair_finds_the_directory_as_the_other_verbs_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join("store");
+    filled(&root.to_string_lossy());
+    for verb in ["repair", "rebuild-manifest"] {
+        let asked = |root: &Path| {
+            let mut command = fastk();
+            // Not the directory of the test, should it look there.
+            command.args(["admin", verb, "--json"]).current_dir(folder.path()).env("FASTK__STORE__ROOT", root);
+            finish(command, "")
+        };
+        let named = run(&["admin", verb, "--json", "--root", &root.to_string_lossy()]);
+        assert_eq!((asked(&root).out, asked(&root).status), (named.out, named.status), "{verb}");
+        assert_ne!(asked(&folder.path().join("none")).status, 0, "{verb}");
+    }
 }

@@ -1,7 +1,9 @@
 """Clients that take their time under TLS and on the Flight listener: they are cut off, and hold up nobody."""
 
+import contextlib
 import http.client
 import json
+import resource
 import socket
 import ssl
 import time
@@ -12,6 +14,9 @@ import support
 
 # A silent connection has to be gone by then; the limits under test are far below.
 PATIENCE = 30
+# Idle connections of each listener, which has room for 1,024.
+IDLE = 1_200
+IDLE_GROWTH_MAX = 192 << 20
 GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 
@@ -24,16 +29,11 @@ SETTINGS = frame(4, 0, 0)
 HEADERS = bytes([0x83, 0x86, 0x44, 1]) + b"/" + bytes([0x41, 1]) + b"x"
 
 
-@pytest.fixture(scope="module", params=["plain", "tls"])
-def impatient(tmp_path_factory, request):
-    """A server that loses patience soon, and how to connect to its listeners."""
-    folder = tmp_path_factory.mktemp("impatient")
-    text = (
-        "[http]\nheader_timeout_ms = 300\nbody_idle_ms = 300\nbody_timeout_ms = 1000\nstall_timeout_ms = 500\n"
-        "[flight]\ngreeting_timeout_ms = 500\nmessage_timeout_ms = 500\nping_interval_ms = 500\nping_timeout_ms = 500\n"
-    )
+@contextlib.contextmanager
+def serving(folder, text, is_secured):
+    """A server with these settings: it, how to connect to its listeners, and a look whether it answers."""
     context = None
-    if request.param == "tls":
+    if is_secured:
         support.certificates(folder)
         text += f'[tls]\ncert = "{folder}/server.pem"\nkey = "{folder}/server.key"\n'
         context = ssl.create_default_context(cafile=folder / "root.pem")
@@ -66,9 +66,20 @@ def impatient(tmp_path_factory, request):
         assert json.loads(health.body.to_pybytes())["status"] == "ok"
 
     try:
-        yield connect, is_answered
+        yield server, connect, is_answered
     finally:
         server.stop()
+
+
+@pytest.fixture(scope="module", params=["plain", "tls"])
+def impatient(tmp_path_factory, request):
+    """A server that loses patience soon, and how to connect to its listeners."""
+    text = (
+        "[http]\nheader_timeout_ms = 300\nbody_idle_ms = 300\nbody_timeout_ms = 1000\nstall_timeout_ms = 500\n"
+        "[flight]\ngreeting_timeout_ms = 500\nmessage_timeout_ms = 500\nping_interval_ms = 500\nping_timeout_ms = 500\n"
+    )
+    with serving(tmp_path_factory.mktemp("impatient"), text, request.param == "tls") as (_, connect, is_answered):
+        yield connect, is_answered
 
 
 def drip(stream, drops, pause=0.01):
@@ -173,3 +184,33 @@ def test_many_slow_clients_leave_room_for_others(impatient):
         is_answered()
     for one in slow:
         one.close()
+
+
+def anonymous(server):
+    """Bytes of memory of the process beside mapped files."""
+    with open(f"/proc/{server.process.pid}/status") as status:
+        return next(int(line.split()[1]) << 10 for line in status if line.startswith("RssAnon:"))
+
+
+def test_idle_connections_under_tls_keep_nobody_out(tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 <= hard < 2 * IDLE + 500:
+        pytest.skip(f"this process may have {hard} files open only")
+    if 0 <= soft < 2 * IDLE + 500:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (2 * IDLE + 500, hard))
+    with serving(tmp_path, "", True) as (server, connect, is_answered):
+        is_answered()
+        before, most, idle = anonymous(server), 0, []
+        for position in range(IDLE):
+            for face in ("http", "flight"):
+                # Secured and silent, a part of what secures it, or nothing.
+                idle.append(connect(face, secure=position % 3 == 0))
+                if position % 3 == 1:
+                    idle[-1].sendall(b"\x16\x03\x01\x02\x00\x01")
+            if position % 200 == 199:
+                is_answered()
+                most = max(most, anonymous(server))
+        assert most <= before + IDLE_GROWTH_MAX, f"{before >> 20} MiB became {most >> 20} MiB"
+        for one in idle:
+            one.close()
+        is_answered()

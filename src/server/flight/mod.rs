@@ -24,12 +24,15 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 
 use crate::access::Gate;
+use crate::config::Config;
 use crate::error::{Error, ErrorCode, Result};
+use crate::server::settings::{count, millis, small};
 use crate::server::wire::Tls;
 use crate::service::Service;
 
 pub use acks::WAITING_MAX;
 pub use actions::ACTIONS;
+pub use service::{METHODS, UNANSWERED};
 pub use status::{CODE_KEY, PROBLEM_KEY};
 
 /// Room in a message beside its columns: header, descriptor, framing.
@@ -77,24 +80,33 @@ pub struct FlightConfig {
     pub tls: Tls,
 }
 
-impl Default for FlightConfig {
-    fn default() -> Self {
+impl FlightConfig {
+    /// What the settings give, secured so.
+    pub fn of(config: &Config, tls: Tls) -> Self {
+        let flight = &config.flight;
         Self {
-            connections_max: 1024,
-            readers_max: 64,
-            puts_max: 64,
-            streams_max: 128,
-            message_bytes_max: 64 * 1024 * 1024,
-            put_bytes_max: 256 * 1024 * 1024,
-            greeting: Duration::from_secs(20),
-            message_timeout: Duration::from_secs(30),
-            put_idle: Duration::from_secs(900),
-            stall: Duration::from_secs(60),
-            ping_interval: Duration::from_secs(15),
-            ping_timeout: Duration::from_secs(15),
-            drain: Duration::from_secs(10),
-            tls: Tls::off(),
+            connections_max: count(flight.connections_max),
+            readers_max: count(flight.readers_max),
+            puts_max: count(flight.puts_max),
+            streams_max: small(flight.connection_streams_max),
+            message_bytes_max: count(flight.message_bytes_max),
+            put_bytes_max: count(flight.put_bytes_max),
+            greeting: millis(flight.greeting_timeout_ms),
+            message_timeout: millis(flight.message_timeout_ms),
+            put_idle: millis(flight.put_idle_ms),
+            stall: millis(flight.stall_timeout_ms),
+            ping_interval: millis(flight.ping_interval_ms),
+            ping_timeout: millis(flight.ping_timeout_ms),
+            drain: millis(config.limits.drain_timeout_ms),
+            tls,
         }
+    }
+}
+
+impl Default for FlightConfig {
+    /// That of the settings.
+    fn default() -> Self {
+        Self::of(&Config::default(), Tls::off())
     }
 }
 

@@ -120,20 +120,24 @@ impl Front {
     }
 }
 
+/// Every method of the Flight protocol.
+pub const METHODS: [&str; 10] = [
+    "DoGet",
+    "DoPut",
+    "DoAction",
+    "DoExchange",
+    "GetFlightInfo",
+    "GetSchema",
+    "Handshake",
+    "ListActions",
+    "ListFlights",
+    "PollFlightInfo",
+];
+/// Those that are answered by `unimplemented` alone.
+pub const UNANSWERED: [&str; 2] = ["DoExchange", "PollFlightInfo"];
+
 /// A method as a label, of which there are few.
 fn method_of(path: &str) -> &'static str {
-    const METHODS: [&str; 10] = [
-        "DoGet",
-        "DoPut",
-        "DoAction",
-        "DoExchange",
-        "GetFlightInfo",
-        "GetSchema",
-        "Handshake",
-        "ListActions",
-        "ListFlights",
-        "PollFlightInfo",
-    ];
     let name = path.rsplit('/').next().unwrap_or_default();
     METHODS.into_iter().find(|known| *known == name).unwrap_or("other")
 }

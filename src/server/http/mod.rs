@@ -29,8 +29,10 @@ use axum::http::{HeaderMap, HeaderValue, header};
 use tokio::sync::Semaphore;
 
 use crate::access::Gate;
+use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::server::begin::{held, panicked, too_long};
+use crate::server::settings::{count, millis, small};
 use crate::server::wire::Tls;
 use crate::service::{Held, Place, Service};
 pub use listen::{serve, serve_health};
@@ -83,30 +85,40 @@ pub struct HttpConfig {
     pub local_names_only: bool,
 }
 
-impl Default for HttpConfig {
-    fn default() -> Self {
+impl HttpConfig {
+    /// What the settings give, secured so.
+    pub fn of(config: &Config, tls: Tls) -> Self {
+        let http = &config.http;
         Self {
-            body_bytes_max: 256 << 20,
-            ingest_bytes_max: 1 << 30,
-            json_rows_default: 10_000,
-            json_rows_max: 1_000_000,
-            reads_max: 256,
-            slot_wait: Duration::from_secs(5),
-            connections_max: 1_024,
-            connection_streams_max: 128,
-            expansion_max: 250,
-            header_timeout: Duration::from_secs(10),
-            idle_timeout: Duration::from_secs(300),
-            body_idle: Duration::from_secs(30),
-            body_whole: Duration::from_secs(600),
-            stall: Duration::from_secs(60),
-            drain: Duration::from_secs(20),
-            uri_bytes_max: 8 << 10,
-            header_bytes_max: 32 << 10,
-            tls: Tls::off(),
-            cors_origins: Vec::new(),
+            body_bytes_max: http.body_bytes_max,
+            ingest_bytes_max: http.ingest_bytes_max,
+            json_rows_default: http.json_rows_default,
+            json_rows_max: http.json_rows_max,
+            reads_max: count(http.reads_max),
+            slot_wait: millis(http.reads_wait_ms),
+            connections_max: count(http.connections_max),
+            connection_streams_max: small(http.connection_streams_max),
+            expansion_max: http.expansion_max,
+            header_timeout: millis(http.header_timeout_ms),
+            idle_timeout: millis(http.idle_timeout_ms),
+            body_idle: millis(http.body_idle_ms),
+            body_whole: millis(http.body_timeout_ms),
+            stall: millis(http.stall_timeout_ms),
+            drain: millis(config.limits.drain_timeout_ms),
+            uri_bytes_max: count(http.uri_bytes_max),
+            header_bytes_max: count(http.header_bytes_max),
+            tls,
+            // They were looked at when the settings were read.
+            cors_origins: http.cors_origins.iter().filter_map(|text| cors::origin(text).ok()).collect(),
             local_names_only: false,
         }
+    }
+}
+
+impl Default for HttpConfig {
+    /// That of the settings.
+    fn default() -> Self {
+        Self::of(&Config::default(), Tls::off())
     }
 }
 

@@ -3,8 +3,7 @@
 mod admin;
 mod coverage;
 mod datasets;
-mod factors;
-mod features;
+mod definitions;
 mod records;
 mod rows;
 mod series;
@@ -63,16 +62,16 @@ pub fn all() -> OpenApiRouter<Gated> {
         .routes(routes!(datasets::list_dataset_versions))
         .routes(routes!(datasets::get_dataset_version, datasets::change_dataset))
         .routes(routes!(datasets::dataset_lineage))
-        .routes(routes!(features::list_features, features::define_feature))
-        .routes(routes!(features::get_feature))
-        .routes(routes!(features::list_feature_versions))
-        .routes(routes!(features::get_feature_version, features::change_feature))
-        .routes(routes!(features::feature_lineage))
-        .routes(routes!(factors::list_factors, factors::define_factor))
-        .routes(routes!(factors::get_factor))
-        .routes(routes!(factors::list_factor_versions))
-        .routes(routes!(factors::get_factor_version, factors::change_factor))
-        .routes(routes!(factors::factor_lineage))
+        .routes(routes!(definitions::list_features, definitions::define_feature))
+        .routes(routes!(definitions::get_feature))
+        .routes(routes!(definitions::list_feature_versions))
+        .routes(routes!(definitions::get_feature_version, definitions::change_feature))
+        .routes(routes!(definitions::feature_lineage))
+        .routes(routes!(definitions::list_factors, definitions::define_factor))
+        .routes(routes!(definitions::get_factor))
+        .routes(routes!(definitions::list_factor_versions))
+        .routes(routes!(definitions::get_factor_version, definitions::change_factor))
+        .routes(routes!(definitions::factor_lineage))
 }
 
 /// What tells how the server is.
