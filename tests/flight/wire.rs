@@ -19,7 +19,7 @@ use rand::{RngExt, SeedableRng};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::fuzz::{change_bytes, change_proto, count_panics, guarded_panics, pick, resident};
+use super::fuzz::{assert_no_panic, change_bytes, change_proto, pick, resident, watch_panics};
 use super::proof::Proof;
 use super::*;
 
@@ -239,7 +239,7 @@ fn said_and_heard(address: &str, bytes: &[u8], end: End, replay: &str) -> Vec<Fr
 
 #[test]
 fn flight_wire() {
-    count_panics();
+    watch_panics();
     let proof = Proof::new("flight_wire", STATED);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let soon = Duration::from_millis(500);
@@ -288,7 +288,7 @@ fn flight_wire() {
             refused += u64::from(frames.iter().any(|frame| [RST_STREAM, GOAWAY].contains(&frame.kind)));
             stayed += u64::from(end == End::Stays);
         }
-        guarded_panics(&proof.replay(done));
+        assert_no_panic(&proof.replay(done));
         // Others are answered, on a connection that was there before and on a new one.
         runtime.block_on(async {
             for client in [&mut client, &mut server.client().await] {
@@ -313,8 +313,7 @@ fn flight_wire() {
     assert!(report.clean, "{:?}; {}", report.findings, proof.replay(done));
     proof.close(format_args!(
         "{done} connections ({stayed} left open), {answered} with answers, {refused} with a call or connection refused, \
-         {} panics inside Arrow caught, {} MiB after the first, {} MiB at most",
-        guarded_panics(&proof.replay(done)),
+         no panic, {} MiB after the first, {} MiB at most",
         first >> 20,
         most >> 20
     ));
