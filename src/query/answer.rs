@@ -131,6 +131,11 @@ pub struct Block {
 }
 
 impl Block {
+    /// Bytes of its columns.
+    pub fn bytes(&self) -> u64 {
+        self.columns.iter().map(|column| column.len() as u64).sum()
+    }
+
     /// Rows `from..from + rows`, which the block has.
     pub fn slice(&self, from: usize, rows: usize) -> Self {
         let columns = self.columns.iter().map(|column| column.slice_with_length(8 * from, 8 * rows)).collect();

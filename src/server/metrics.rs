@@ -20,6 +20,9 @@ pub const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 const SECONDS: [f64; 16] =
     [0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5, 10.0, 60.0];
 
+/// Bounds of every histogram of rows, and of bytes.
+const AMOUNTS: [f64; 10] = [1.0, 10.0, 100.0, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9];
+
 /// How often counted values are folded together, whether or not somebody looks.
 const UPKEEP_EVERY: Duration = Duration::from_secs(5);
 
@@ -42,6 +45,9 @@ const NAMES: &[(&str, Kind, &str)] = {
         ("fastk_sent_bytes_total", Counter, "Bytes sent to clients"),
         ("fastk_rows_written_total", Counter, "Rows of acknowledged writes"),
         ("fastk_rows_read_total", Counter, "Rows given to readers"),
+        ("fastk_write_rows", Histogram, "Rows of an acknowledged write"),
+        ("fastk_answer_rows", Histogram, "Rows of an answer, also of one that was broken off"),
+        ("fastk_answer_bytes", Histogram, "Bytes of the columns of an answer"),
         ("fastk_wal_syncs_total", Counter, "Syncs of the log"),
         ("fastk_wal_sync_seconds", Histogram, "Time of a sync of the log"),
         ("fastk_wal_written_bytes_total", Counter, "Bytes written to the log"),
@@ -49,7 +55,9 @@ const NAMES: &[(&str, Kind, &str)] = {
         ("fastk_seal_seconds", Histogram, "Time to move tails into chunks"),
         ("fastk_compaction_seconds", Histogram, "Time of a round of compaction"),
         ("fastk_checkpoint_seconds", Histogram, "Time of a checkpoint"),
-        ("fastk_chunks_opened_total", Counter, "Chunk files opened and mapped"),
+        ("fastk_chunks_opened_total", Counter, "Chunk files opened and mapped: misses of the cache of maps"),
+        ("fastk_chunk_hits_total", Counter, "Chunk files that were mapped already: hits of the cache"),
+        ("fastk_chunks_evicted_total", Counter, "Maps that made room for others"),
         ("fastk_commit", Gauge, "Number of the last commit"),
         ("fastk_series", Gauge, "Registered series"),
         ("fastk_snapshots", Gauge, "Named snapshots"),
@@ -82,7 +90,12 @@ fn recorder() -> Result<&'static PrometheusHandle> {
     static RECORDER: OnceLock<std::result::Result<PrometheusHandle, String>> = OnceLock::new();
     let made = RECORDER.get_or_init(|| {
         let seconds = Matcher::Suffix("_seconds".into());
+        let amounts = |builder: PrometheusBuilder, what: &str| {
+            builder.set_buckets_for_metric(Matcher::Suffix(what.into()), &AMOUNTS)
+        };
         let builder = PrometheusBuilder::new().set_buckets_for_metric(seconds, &SECONDS);
+        let builder =
+            builder.and_then(|builder| amounts(builder, "_rows")).and_then(|builder| amounts(builder, "_bytes"));
         let handle =
             builder.map_err(|error| error.to_string())?.install_recorder().map_err(|error| error.to_string())?;
         // Histograms keep every value until somebody folds them together.

@@ -27,6 +27,7 @@ pub struct Answer {
     scan: AnyScan,
     explain: bool,
     resume: Resume,
+    given: Given,
 }
 
 /// Rows of one series, or of several.
@@ -50,6 +51,21 @@ struct Resume {
     question: u64,
 }
 
+/// What an answer has given so far; metrics are told at its end.
+#[derive(Debug, Default)]
+struct Given {
+    rows: u64,
+    bytes: u64,
+}
+
+impl Drop for Given {
+    fn drop(&mut self) {
+        metrics::counter!("fastk_rows_read_total").increment(self.rows);
+        metrics::histogram!("fastk_answer_rows").record(self.rows as f64);
+        metrics::histogram!("fastk_answer_bytes").record(self.bytes as f64);
+    }
+}
+
 impl Iterator for Answer {
     type Item = Result<Block>;
 
@@ -59,7 +75,8 @@ impl Iterator for Answer {
             AnyScan::Many(scan) => scan.next(),
         };
         if let Some(Ok(block)) = &block {
-            metrics::counter!("fastk_rows_read_total").increment(block.rows as u64);
+            self.given.rows += block.rows as u64;
+            self.given.bytes += block.bytes();
         }
         block
     }
@@ -478,7 +495,7 @@ impl Service {
         };
         let pins = Arc::clone(self.store.pins());
         let resume = Resume { state, pins, series_ids, range, order, question };
-        Ok(Answer { shape, etag_stem, scan, explain: query.explain, resume })
+        Ok(Answer { shape, etag_stem, scan, explain: query.explain, resume, given: Given::default() })
     }
 
     /// Entity tag up to its format part, without quotes. Of several series it changes when any of them does.

@@ -200,6 +200,7 @@ fn count_rows(outcome: &WriteOutcome) {
     if !outcome.repeated {
         let rows = outcome.written.iter().map(|written| written.rows_written).sum();
         metrics::counter!("fastk_rows_written_total").increment(rows);
+        metrics::histogram!("fastk_write_rows").record(rows as f64);
     }
 }
 

@@ -162,6 +162,7 @@ impl ChunkFile {
     pub fn open(self: &Arc<Self>, cache: &MapCache) -> Result<Arc<OpenChunk>> {
         self.used.store(true, Ordering::Relaxed);
         if let Some(open) = self.open.load_full() {
+            metrics::counter!("fastk_chunk_hits_total").increment(1);
             return Ok(open);
         }
         let mut open = self.open_uncached().inspect_err(|error| cache.damage.note(error))?;
@@ -520,6 +521,7 @@ impl MapCache {
                 open.push_back(front);
             } else {
                 candidate.open.store(None);
+                metrics::counter!("fastk_chunks_evicted_total").increment(1);
             }
         }
     }

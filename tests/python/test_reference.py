@@ -212,15 +212,17 @@ def test_the_page_about_metrics_has_every_label_and_the_bounds(tmp_path):
             server.read("/inventory")
         except urllib.error.HTTPError as error:
             assert error.code == 401
+        server.request("GET", "/v1/klines/A/1m", headers={"Authorization": bearer}).close()
         with flight.connect(server.flight) as client:
             list(client.list_flights(options=flight.FlightCallOptions(headers=[(b"authorization", bearer.encode())])))
         text = server.read("/metrics", Authorization=bearer).decode()
     finally:
         server.stop()
-    coded, bounds = {}, set()
+    coded, bounds, amounts = {}, set(), set()
     for name, labels in re.findall(r"^fastk_(\w+?)(?:_bucket|_sum|_count)?\{(.*)\} \S+$", text, re.MULTILINE):
         found = dict(re.findall(r'(\w+)="([^"]*)"', labels))
-        bounds |= {found.pop("le")} if "le" in found else set()
+        bound = found.pop("le", "+Inf")
+        (bounds if name.endswith("_seconds") else amounts).add(bound)
         for label in found:
             coded.setdefault(label, set()).add(name)
     documented = {}
@@ -228,7 +230,7 @@ def test_the_page_about_metrics_has_every_label_and_the_bounds(tmp_path):
         documented[label.strip("`")] = set(re.findall(r"`(\w+)`", names))
     assert documented == coded
     page = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
-    named = re.search(r"Histograms have the bounds (.*?)\. ", page, re.DOTALL)[1]
+    named = re.search(r"seconds have the bounds (.*?), those of rows", page, re.DOTALL)[1]
     shown, waiting = [], []
     for word in re.findall(r"[0-9.]+|us|ms|s\b", named):
         if word[0].isdigit():
@@ -237,6 +239,7 @@ def test_the_page_about_metrics_has_every_label_and_the_bounds(tmp_path):
             shown += [round(one * {"us": 1e-6, "ms": 1e-3, "s": 1}[word], 9) for one in waiting]
             waiting = []
     assert waiting == [] and shown == sorted(round(float(bound), 9) for bound in bounds if bound != "+Inf")
+    assert sorted(float(bound) for bound in amounts if bound != "+Inf") == [10.0**power for power in range(10)]
 
 
 def test_more_headers_than_the_library_takes_get_a_bare_431(server):
