@@ -1,5 +1,5 @@
-//! Clients that stall or vanish: 64 that ask for much and read nothing stay within bounded memory and more are refused, a
-//! thousand that send half a request and go leave nothing behind, and ten thousand that say nothing keep nobody out.
+//! Clients that stall or vanish: 64 that ask for much and read nothing stay within bounded memory and more are refused,
+//! a thousand that send half a request and go leave nothing behind, and ten thousand that say nothing keep nobody out.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
