@@ -1,5 +1,5 @@
-//! Malformed calls against the whole Flight face in process: no panic, not even one that is caught, no hang, no answer that
-//! blames the server, no growth.
+//! Malformed calls against the whole Flight face in process: no panic, not even one that is caught, no hang, no answer
+//! that blames the server, no growth.
 //!
 //! Calls are made of valid ones. Their JSON, their Arrow messages and their protobuf are changed by structure, their bytes
 //! by chance, and so is the header that says who calls. Every so many calls the store is made anew, so that what they

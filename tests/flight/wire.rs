@@ -1,8 +1,8 @@
 //! Malformed frames over a real socket: what real clients send is recorded, changed, and sent again.
 //!
 //! Changed are the frames of HTTP/2 (their bytes, kinds, flags, streams, lengths and order), the five bytes before each
-//! message of gRPC, and the messages as protobuf and as bytes. A connection then ends at once, ends when it was answered, or
-//! stays open and says nothing more.
+//! message of gRPC, and the messages as protobuf and as bytes. A connection then ends at once, ends when it was answered,
+//! or stays open and says nothing more.
 //! The server ends each by itself, panics nowhere, answers others as before, and its store is sound at the end.
 
 use std::io::{Read, Write};

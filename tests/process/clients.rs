@@ -1,5 +1,5 @@
-//! Clients that stall or vanish: 64 that ask for much and read nothing stay within bounded memory and more are refused, a
-//! thousand that send half a request and go leave nothing behind, and ten thousand that say nothing keep nobody out.
+//! Clients that stall or vanish: 64 that ask for much and read nothing stay within bounded memory and more are refused,
+//! a thousand that send half a request and go leave nothing behind, and ten thousand that say nothing keep nobody out.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -121,9 +121,9 @@ fn vanished_clients_leave_nothing_behind() {
     let halves: [&[u8]; 6] = [
         b"",
         b"GET /v1/klines/X/1m?for",
-        b"POST /v1/klines/X/1m HTTP/1.1\r\nhost: x\r\ncontent-type: text/csv\r\ncontent-length: 100000\r\n\r\nts,open\n",
-        b"POST /v1/klines/X/1m HTTP/1.1\r\nhost: x\r\ncontent-type: text/csv\r\ntransfer-encoding: chunked\r\n\r\n100\r\nts,",
-        b"GET /health HTTP/1.1\r\nhost: x\r\n",
+        b"POST /v1/klines/X/1m HTTP/1.1\r\nhost: localhost\r\ncontent-type: text/csv\r\ncontent-length: 100000\r\n\r\nts,open\n",
+        b"POST /v1/klines/X/1m HTTP/1.1\r\nhost: localhost\r\ncontent-type: text/csv\r\ntransfer-encoding: chunked\r\n\r\n100\r\nts,",
+        b"GET /health HTTP/1.1\r\nhost: localhost\r\n",
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0",
     ];
     let mut vanished = 0_u64;

@@ -1,8 +1,8 @@
 //! A server that has more to do than it can: clients write, 64 readers read, and health is asked all the while.
 //!
-//! Stated amount: 600 s. What was acknowledged is compared every few seconds, and health is always answered. A run of the
-//! stated amount also judges what needs time: that memory does not go on growing, and how fast health is answered on a
-//! listener of its own. A shorter one tells both and judges neither. `FASTK_BIN` names the program.
+//! Stated amount: 600 s. What was acknowledged is compared every few seconds, and health is always answered. A run of
+//! the stated amount also judges what needs time: that memory does not go on growing, and how fast health is answered on
+//! a listener of its own. A shorter one tells both and judges neither. `FASTK_BIN` names the program.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -26,7 +26,7 @@ BLOCK = re.compile(r"^```([^\s`]*)(?: ([^\n]*))?\n(.*?)^```$", re.MULTILINE | re
 NO_RUN_MAX = 10
 RUN = ("sh", "python", "js", "console")
 FILES = ("csv", "toml")
-SHOWN = ("json", "text", "rust", "ini", *FILES)
+SHOWN = ("json", "text", "rust", "ini", "yaml", *FILES)
 # What differs from one run to the next: (where it stands, what stands there instead).
 MASKS = [
     (re.compile(r"(\"?duration_ms\"?: ?)\d+"), r"\1N"),
@@ -246,6 +246,9 @@ SETTINGS = [
 @pytest.mark.parametrize("name, text", SETTINGS, ids=[name for name, _ in SETTINGS])
 def test_the_settings_of_a_page_are_known(name, text, tmp_path):
     (tmp_path / "fastk.toml").write_text(text)
+    if "[tls]" in text:
+        # What is named there has to be there.
+        support.certificates(tmp_path)
     support.run("serve", "--config", "fastk.toml", "--print-config", cwd=tmp_path)
 
 

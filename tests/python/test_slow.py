@@ -112,10 +112,10 @@ def test_heads_and_bodies_that_come_byte_by_byte_are_cut(impatient):
     assert drip(connect("http", secure=False), []) == b"", "one that does not secure itself"
     assert drip(connect("http", secure=False), bytes_of(b"\x16\x03\x01\x02\x00" + b"\x01" * 50)) is not None
     slow = connect("http")
-    slow.sendall(b"GET /health HTTP/1.1\r\nhost: x\r\n")
+    slow.sendall(b"GET /health HTTP/1.1\r\nhost: localhost\r\n")
     assert drip(slow, bytes_of(b"x: y\r\n")) == b""
     slow = connect("http")
-    slow.sendall(b"POST /v1/series HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 100000\r\n\r\n")
+    slow.sendall(b"POST /v1/series HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: 100000\r\n\r\n")
     heard = drip(slow, [b" "])
     assert heard == b"" or b"request_timeout" in heard
     is_answered()
@@ -129,7 +129,7 @@ def test_an_answer_nobody_takes_is_broken_off(impatient):
         # Many answers at once: more than any buffer on the way holds.
         try:
             one.settimeout(1)
-            one.sendall(b"GET /openapi.json HTTP/1.1\r\nhost: x\r\n\r\n" * 2_000)
+            one.sendall(b"GET /openapi.json HTTP/1.1\r\nhost: localhost\r\n\r\n" * 2_000)
         except OSError:
             pass
         stalled.append(one)
