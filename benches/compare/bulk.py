@@ -15,6 +15,7 @@ import data
 import peers
 from fixtures import ALL, Bench
 from measure import PRODUCT, Goal, Line, flushed, same, seconds, take_turns
+from processes import put_table
 from reads import checked
 
 COLUMNS = "ts BIGINT, open DOUBLE, high DOUBLE, low DOUBLE, close DOUBLE, volume DOUBLE"
@@ -83,6 +84,13 @@ class Ingest:
         self.settle("REST", symbol)
         return taken
 
+    def put_bytes(self) -> float:
+        path = self.where / "put"
+        taken = seconds(put_table, self.bench.flight_peer.flight, str(path), self.table)
+        assert path.stat().st_size >= self.table.nbytes
+        path.unlink()
+        return taken
+
     def disk(self) -> float:
         path = self.where / "bytes"
 
@@ -121,6 +129,7 @@ def ingest(bench: Bench) -> list[Line]:
         PRODUCT: run.put,
         over_rest: run.post,
         disk: run.disk,
+        "Arrow's C++ Flight server that writes and syncs the bytes": run.put_bytes,
         "DuckDB in process": run.of_duck,
         "ArcticDB in process": run.of_arctic,
     }

@@ -71,6 +71,22 @@ class Process:
         self.process.stdout.close()
 
 
+def put_table(client: flight.FlightClient, command: str, table: pa.Table) -> int:
+    """Writes a table and gives the rows acknowledged, all of them durable."""
+    writer, replies = client.do_put(flight.FlightDescriptor.for_command(command), table.schema)
+    rows = 0
+    with writer:
+        writer.write_table(table, max_chunksize=PUT_ROWS)
+        writer.done_writing()
+        while (reply := replies.read()) is not None:
+            reply = json.loads(reply.to_pybytes())
+            rows += reply["rows_written"]
+            if reply["durable"] is not True:
+                raise SystemExit(f"a write is not durable: {reply}")
+    assert rows == table.num_rows
+    return rows
+
+
 class Server(Process):
     """`fastk serve` on free ports."""
 
@@ -89,18 +105,7 @@ class Server(Process):
 
     def put(self, command: dict, table: pa.Table) -> int:
         """Writes a table over Flight and gives the rows acknowledged, after the last acknowledgement came."""
-        descriptor = flight.FlightDescriptor.for_command(json.dumps(command))
-        writer, replies = self.flight.do_put(descriptor, table.schema)
-        rows = 0
-        with writer:
-            writer.write_table(table, max_chunksize=PUT_ROWS)
-            writer.done_writing()
-            while (reply := replies.read()) is not None:
-                reply = json.loads(reply.to_pybytes())
-                rows += reply["rows_written"]
-                if reply["durable"] is not True:
-                    raise SystemExit(f"a write is not durable: {reply}")
-        return rows
+        return put_table(self.flight, json.dumps(command), table)
 
     def stop(self) -> None:
         if hasattr(self, "http"):

@@ -90,8 +90,15 @@ fn has_known_type(field: ipc::Field<'_>) -> bool {
         ipc::Type::Duration => field.type_as_duration().map(|t| is_unit(t.unit())),
         ipc::Type::Interval => field.type_as_interval().map(|t| t.unit().variant_name().is_some()),
         ipc::Type::Decimal => field.type_as_decimal().map(|decimal| {
-            let fits = u8::try_from(decimal.precision()).is_ok() && i8::try_from(decimal.scale()).is_ok();
-            fits && matches!(decimal.bitWidth(), 32 | 64 | 128 | 256)
+            let digits_max = match decimal.bitWidth() {
+                32 => 9,
+                64 => 18,
+                128 => 38,
+                256 => 76,
+                _ => 0,
+            };
+            let (precision, scale) = (decimal.precision(), decimal.scale());
+            (1..=digits_max).contains(&precision) && (-digits_max..=precision).contains(&scale)
         }),
         _ => None,
     };
