@@ -44,6 +44,10 @@ pub(super) fn json<T: DeserializeOwned>(what: &str, bytes: &[u8], depth_max: usi
         ));
     }
     check_depth(bytes, depth_max)?;
+    // Serde would take a list for the fields of an object in their order.
+    if bytes.trim_ascii_start().starts_with(b"[") {
+        return Err(Error::invalid(format!("the {what} cannot be read: it is a list, not an object")));
+    }
     serde_json::from_slice(bytes).map_err(|error| Error::invalid(format!("the {what} cannot be read: {error}")))
 }
 

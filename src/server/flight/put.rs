@@ -327,6 +327,7 @@ mod tests {
     fn commands_that_cannot_be_followed_are_refused_by_their_code() {
         for (command, code) in [
             (r#"{}"#, ErrorCode::InvalidArgument),
+            (r#" ["kline/X/1m"]"#, ErrorCode::InvalidArgument),
             (r#"{"series":"kline/../1m"}"#, ErrorCode::InvalidArgument),
             (r#"{"series":"kline/X/1m","mode":"merge"}"#, ErrorCode::InvalidArgument),
             (r#"{"series":"kline/X/1m","mode":"merge","op":"add","idempotency_key":"k"}"#, ErrorCode::InvalidArgument),
