@@ -205,7 +205,7 @@ mod tests {
         for (name, kind, text) in NAMES {
             let ending = match kind {
                 Kind::Counter => name.ends_with("_total"),
-                Kind::Histogram => name.ends_with("_seconds"),
+                Kind::Histogram => ["_seconds", "_rows", "_bytes"].iter().any(|unit| name.ends_with(unit)),
                 Kind::Gauge => !name.ends_with("_total"),
             };
             assert!(ending && name.starts_with("fastk_"), "{name}");

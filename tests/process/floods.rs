@@ -46,7 +46,7 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 /// A header block: the method and the scheme by their index, the rest as it is.
 fn head(method: u8, path: &str, more: &[(&str, &str)]) -> Vec<u8> {
     let text = |text: &str| [&[u8::try_from(text.len()).unwrap()][..], text.as_bytes()].concat();
-    let mut block = [&[method, 0x86, 0x04][..], &text(path), &[0x01], &text("x")].concat();
+    let mut block = [&[method, 0x86, 0x04][..], &text(path), &[0x01], &text("localhost")].concat();
     for (name, value) in more {
         block.extend([&[0][..], &text(name), &text(value)].concat());
     }

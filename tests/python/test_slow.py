@@ -26,7 +26,7 @@ def frame(kind, flags, stream, payload=b""):
 
 
 SETTINGS = frame(4, 0, 0)
-HEADERS = bytes([0x83, 0x86, 0x44, 1]) + b"/" + bytes([0x41, 1]) + b"x"
+HEADERS = bytes([0x83, 0x86, 0x44, 1]) + b"/" + bytes([0x41, 9]) + b"localhost"
 
 
 @contextlib.contextmanager
