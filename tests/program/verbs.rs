@@ -282,8 +282,9 @@ fn failures_end_with_their_status_and_write_nothing() {
     let address = server.http.clone();
     server.stop();
     run(&["admin", "health", "--server", &address]).fails(7, "not_ready");
-    run(&["admin", "no-such-verb"]).fails(2, "unimplemented");
-    assert_eq!(run(&["no-such-verb"]).status, 2);
+    for words in [&["no-such-verb"][..], &["admin", "no-such-verb"]] {
+        assert_eq!(run(words).status, 2);
+    }
 }
 
 #[test]
