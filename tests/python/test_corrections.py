@@ -45,7 +45,7 @@ def said(tmp_path):
 
 def test_the_lines_of_the_page_do_what_it_says(said):
     page = PAGE.read_text(encoding="utf-8")
-    [shown] = re.findall(r"^```csv\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    [shown] = re.findall(r"^```csv printed\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
 
     def answer(part):
         found = [text for line, text in said.items() if part in line]
