@@ -1052,6 +1052,27 @@ async fn a_connection_that_says_nothing_is_closed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn health_follows_the_directory_of_the_store() {
+    let server = Running::start().await;
+    let (root, away) = (server.root.path().to_path_buf(), server.root.path().with_extension("away"));
+    let mut health = tonic_health::pb::health_client::HealthClient::new(server.channel().await);
+    for service in ["", "arrow.flight.protocol.FlightService"] {
+        let request = tonic_health::pb::HealthCheckRequest { service: service.into() };
+        let mut told = health.watch(request).await.unwrap().into_inner();
+        let mut next = async || {
+            let next = tokio::time::timeout(Duration::from_secs(20), told.message()).await;
+            next.unwrap_or_else(|_| panic!("nothing new is told of {service:?}")).unwrap().unwrap().status
+        };
+        assert_eq!(next().await, 1);
+        std::fs::rename(&root, &away).unwrap();
+        assert_eq!(next().await, 2);
+        std::fs::rename(&away, &root).unwrap();
+        assert_eq!(next().await, 1);
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn health_is_told_without_flight_and_open_puts_do_not_hold_up_the_end() {
     let server = Running::start().await;
     let mut client = registered(&server).await;

@@ -14,6 +14,7 @@ mod put;
 mod service;
 mod status;
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,14 +22,17 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+use tonic::server::NamedService;
 use tonic::transport::Server;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
 
 use crate::access::Gate;
 use crate::config::Config;
 use crate::error::{Error, ErrorCode, Result};
 use crate::server::settings::{count, millis, small};
 use crate::server::wire::Tls;
-use crate::service::Service;
+use crate::service::{Service, Status};
 
 pub use acks::WAITING_MAX;
 pub use actions::ACTIONS;
@@ -46,6 +50,8 @@ const HEADER_BYTES_MAX: u32 = 16 * 1024;
 const RESET_STREAMS_MAX: usize = 64;
 /// Streams that were reset for an error of the client, before its connection is closed.
 const ERROR_STREAMS_MAX: usize = 1024;
+/// Between two looks at the store for the health service.
+const HEALTH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Limits of the Flight listener.
 #[derive(Clone, Debug)]
@@ -124,7 +130,7 @@ pub async fn serve(
     let stop = CancellationToken::new();
     let flight = front(service.clone(), gate, &config, stop.clone());
     let (health, health_server) = tonic_health::server::health_reporter();
-    health.set_serving::<service::Front>().await;
+    tell(&health, true).await;
     let incoming = line::incoming(
         listener,
         config.connections_max,
@@ -144,12 +150,13 @@ pub async fn serve(
         .add_service(health_server)
         .add_service(flight)
         .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
-    tokio::pin!(server, shutdown);
+    let looks = follow(&health, &service);
+    tokio::pin!(server, shutdown, looks);
     let served = tokio::select! {
         served = &mut server => served,
+        never = &mut looks => match never {},
         () = &mut shutdown => {
-            health.set_not_serving::<service::Front>().await;
-            health.set_service_status("", tonic_health::ServingStatus::NotServing).await;
+            tell(&health, false).await;
             service.drain();
             stop.cancel();
             // Watchers of the health service never end by themselves.
@@ -157,6 +164,28 @@ pub async fn serve(
         }
     };
     served.map_err(|error| Error::new(ErrorCode::Io, format!("the flight listener failed: {error}")))
+}
+
+/// Says of the listener and of Flight whether they serve.
+async fn tell(health: &HealthReporter, serves: bool) {
+    let status = if serves { ServingStatus::Serving } else { ServingStatus::NotServing };
+    health.set_service_status("", status).await;
+    health.set_service_status(<service::Front as NamedService>::NAME, status).await;
+}
+
+/// Keeps what is told as the store is: it does not serve while it is failing.
+async fn follow(health: &HealthReporter, service: &Arc<Service>) -> Infallible {
+    let mut serves = true;
+    loop {
+        tokio::time::sleep(HEALTH_INTERVAL).await;
+        let looking = service.clone();
+        let look = tokio::task::spawn_blocking(move || looking.health());
+        let is_failing = matches!(look.await, Ok(Ok(found)) if found.status == Status::Failing);
+        if serves == is_failing {
+            serves = !is_failing;
+            tell(health, serves).await;
+        }
+    }
 }
 
 /// The service that answers calls.
