@@ -52,8 +52,8 @@ const PREFIXES_MAX: usize = 100;
 const PREFIX_BYTES_MAX: usize = 256;
 /// How often a server looks whether the file changed.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// Least time between two looks that wrong tokens cause.
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// Least time between two attempts to read a file that could not be read.
+const READ_AGAIN: Duration = Duration::from_millis(20);
 /// Longest value of an `authorization` header.
 const HEADER_BYTES_MAX: usize = 1_024;
 
@@ -328,12 +328,11 @@ impl Gate {
         }
     }
 
-    /// Whether the tokens changed.
-    fn look_now(&self, looked: &mut Looked) -> bool {
-        looked.at = Instant::now();
+    fn look_now(&self, looked: &mut Looked) {
+        let before = std::mem::replace(&mut looked.at, Instant::now());
         let seen = stamp(&self.path);
-        if seen.is_none() || seen == looked.read {
-            return false;
+        if seen.is_none() || seen == looked.read || (seen == looked.told && before.elapsed() < READ_AGAIN) {
+            return;
         }
         match read(&self.path) {
             Ok(Some(file)) => {
@@ -342,7 +341,6 @@ impl Gate {
                 tell_changes(before.as_ref().as_ref().map_or(&[], |before| &before.tokens), &file.tokens);
                 self.known.store(Arc::new(Some(file)));
                 looked.read = seen;
-                return true;
             }
             Ok(None) => {}
             // It is tried again: a file that can be read later may take tokens away.
@@ -353,7 +351,6 @@ impl Gate {
                 looked.told = seen;
             }
         }
-        false
     }
 
     /// Whether somebody let in before still would be.
@@ -389,12 +386,10 @@ impl Gate {
         })?;
         match file.find(&token) {
             Some(token) => Ok(token.caller()),
-            // The file may have changed since it was looked at: a new token is good at once.
+            // The file may have changed since it was looked at, however lately: a new token is good at once.
             None => {
-                let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
-                let changed = looked.at.elapsed() >= LOOK_AGAIN && self.look_now(&mut looked);
-                drop(looked);
-                let known = if changed { self.known.load() } else { Default::default() };
+                self.look_now(&mut self.looked.lock().unwrap_or_else(PoisonError::into_inner));
+                let known = self.known.load();
                 let found = known.as_ref().as_ref().and_then(|file| file.find(&token)).map(Token::caller);
                 found.ok_or_else(|| refused("the token is not known here, or was revoked"))
             }
@@ -489,7 +484,6 @@ mod tests {
         assert_eq!(admit(&gate, &basic_header_of("anyone", &made.token)).unwrap(), caller);
         // A second one is good at once, without a new gate; a revocation is after a moment.
         let second = create(root, "second", Scope::Read, &[]).unwrap();
-        std::thread::sleep(LOOK_AGAIN);
         assert_eq!(admit(&gate, &header_of(&second.token)).unwrap().scope, Scope::Read);
         assert_eq!(revoke(root, &made.id).unwrap().name, "lab");
         std::thread::sleep(LOOK_EVERY + Duration::from_millis(50));
@@ -500,6 +494,29 @@ mod tests {
         assert!(gate.admit([]).is_err(), "a server without tokens lets nobody in");
         assert!(Gate::of(root).unwrap().asks());
         assert_eq!(revoke(root, "nobody").unwrap_err().code(), ErrorCode::NotFound);
+    }
+
+    #[test]
+    fn a_new_token_is_good_at_once_whoever_else_asks() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        create(root, "first", Scope::Read, &[]).unwrap();
+        let gate = Gate::of(root).unwrap();
+        let done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                        assert!(admit(&gate, "Bearer wrong").is_err());
+                    }
+                });
+            }
+            let admitted: Vec<_> = (0..50)
+                .map(|_| admit(&gate, &header_of(&create(root, "next", Scope::Read, &[]).unwrap().token)).is_ok())
+                .collect();
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+            assert_eq!(admitted, [true; 50]);
+        });
     }
 
     #[test]
