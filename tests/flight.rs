@@ -988,7 +988,7 @@ async fn readers_over_the_limit_are_refused_until_one_goes_away() {
     let status = client.do_get(ticket()).await.map(|_| ()).unwrap_err();
     assert_eq!((code_of(&status), status.code()), ("overloaded", Code::Unavailable));
     drop(slow);
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + Duration::from_secs(60);
     while client.do_get(ticket()).await.is_err() {
         assert!(Instant::now() < deadline, "the place of a reader that went away stays taken");
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -998,7 +998,7 @@ async fn readers_over_the_limit_are_refused_until_one_goes_away() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stalled_reader_is_hung_up_on_and_never_sees_a_clean_end() {
-    let stall = Duration::from_secs(1);
+    let stall = Duration::from_secs(3);
     let server = Running::with(FlightConfig { stall, readers_max: 1, ..FlightConfig::default() }).await;
     let mut client = registered(&server).await;
     put(&mut client, &[klines(0..400_000, 0)]).await;
@@ -1006,7 +1006,7 @@ async fn a_stalled_reader_is_hung_up_on_and_never_sees_a_clean_end() {
     let mut stalled = server.client().await.do_get(ticket()).await.unwrap().into_inner();
     stalled.message().await.unwrap();
     // While the stalled one is not asked for anything, its place becomes free.
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + Duration::from_secs(60);
     let mut next = loop {
         match client.do_get(ticket()).await {
             Ok(next) => break next.into_inner(),
@@ -1041,7 +1041,7 @@ async fn a_connection_that_says_nothing_is_closed() {
         let mut silent = tokio::net::TcpStream::connect(address).await.unwrap();
         silent.write_all(said).await.unwrap();
         let mut heard = Vec::new();
-        let closed = tokio::time::timeout(Duration::from_secs(10), silent.read_to_end(&mut heard)).await;
+        let closed = tokio::time::timeout(Duration::from_secs(60), silent.read_to_end(&mut heard)).await;
         assert!(closed.is_ok(), "still open after {said:?}");
     }
     // Those who speak may be silent for longer.
@@ -1060,7 +1060,7 @@ async fn health_follows_the_directory_of_the_store() {
         let request = tonic_health::pb::HealthCheckRequest { service: service.into() };
         let mut told = health.watch(request).await.unwrap().into_inner();
         let mut next = async || {
-            let next = tokio::time::timeout(Duration::from_secs(20), told.message()).await;
+            let next = tokio::time::timeout(Duration::from_secs(60), told.message()).await;
             next.unwrap_or_else(|_| panic!("nothing new is told of {service:?}")).unwrap().unwrap().status
         };
         assert_eq!(next().await, 1);
@@ -1074,7 +1074,8 @@ async fn health_follows_the_directory_of_the_store() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn health_is_told_without_flight_and_open_puts_do_not_hold_up_the_end() {
-    let server = Running::start().await;
+    let drain = Duration::from_secs(3_600);
+    let server = Running::with(FlightConfig { drain, ..FlightConfig::default() }).await;
     let mut client = registered(&server).await;
     let mut health = tonic_health::pb::health_client::HealthClient::new(server.channel().await);
     for service in ["", "arrow.flight.protocol.FlightService"] {
@@ -1088,7 +1089,6 @@ async fn health_is_told_without_flight_and_open_puts_do_not_hold_up_the_end() {
     let mut busy = client.clone().do_put(busy).await.unwrap().into_inner();
     let mut acks = client.do_put(open).await.unwrap().into_inner();
     assert_eq!(reply(acks.message().await.unwrap().unwrap()).rows_written, 5);
-    let began = Instant::now();
     let ended = tokio::spawn(server.stop());
     let status = acks.message().await.unwrap_err();
     assert_eq!(code_of(&status), "not_ready");
@@ -1101,8 +1101,7 @@ async fn health_is_told_without_flight_and_open_puts_do_not_hold_up_the_end() {
     // One that never stops may lose its connection before it hears why: an error all the same.
     assert!(matches!(code_of(&status), "not_ready" | "none"), "{status:?}");
     drop((acks, busy, client, health));
-    ended.await.unwrap();
-    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    tokio::time::timeout(Duration::from_secs(120), ended).await.expect("puts hold up the end").unwrap();
 }
 
 #[tokio::test]

@@ -71,10 +71,9 @@ fn flip(path: &Path, byte: usize) {
 fn the_second_process_is_told_at_once_that_the_store_is_locked() {
     let root = tempfile::tempdir().unwrap();
     let first = Store::open(root.path(), true, options()).unwrap();
-    let begun = std::time::Instant::now();
+    // The first one goes on, so one that waited for it would not come back.
     let error = Store::open(root.path(), true, options()).unwrap_err();
     assert_eq!(error.code(), ErrorCode::StoreLocked);
-    assert!(begun.elapsed().as_millis() < 100);
     drop(first);
     Store::open(root.path(), false, options()).unwrap();
 }
@@ -308,14 +307,22 @@ fn many_threads_writing_one_bar_and_reading_it_never_see_it_torn() {
 #[test]
 fn a_kept_commit_repeats_its_answer_until_it_is_gone() {
     let root = tempfile::tempdir().unwrap();
-    let store = Store::open(root.path(), true, StoreOptions { history_keep_ms: 300, ..options() }).unwrap();
+    let open = |create, history_keep_ms| {
+        Store::open(root.path(), create, StoreOptions { history_keep_ms, ..options() }).unwrap()
+    };
+    let store = open(true, 3_600_000);
     store.register(def(&key())).unwrap();
     store.write(&key(), minutes(0, 5), WriteMode::Upsert, None).unwrap();
     let state = store.snapshot();
     store.pins().keep(&state);
     store.write(&key(), minutes(5, 5), WriteMode::Upsert, None).unwrap();
     assert_eq!(store.at_commit(state.commit).unwrap().get(&key()).unwrap().rows, 5);
-    std::thread::sleep(std::time::Duration::from_millis(400));
+    drop((state, store));
+    let store = open(false, 1);
+    let state = store.snapshot();
+    store.pins().keep(&state);
+    store.write(&key(), minutes(10, 5), WriteMode::Upsert, None).unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(20));
     assert_eq!(store.at_commit(state.commit).unwrap_err().code(), ErrorCode::CommitGone);
     assert_eq!(store.at_commit(state.commit + 100).unwrap_err().code(), ErrorCode::InvalidArgument);
 }
@@ -589,7 +596,7 @@ fn a_damaged_sidecar_is_left_out_and_written_anew_in_the_background() {
     right(&store);
     let begun = std::time::Instant::now();
     while sidecars.iter().zip(&whole).any(|(path, bytes)| std::fs::read(path).ok().as_ref() != Some(bytes)) {
-        assert!(begun.elapsed().as_secs() < 20, "the query that found them missing ordered new ones");
+        assert!(begun.elapsed().as_secs() < 120, "the query that found them missing ordered new ones");
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
     right(&store);

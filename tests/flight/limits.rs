@@ -48,7 +48,7 @@ async fn failed_put(client: &mut Client) -> Status {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn puts_have_a_limit_and_end_when_they_send_nothing() {
-    let config = FlightConfig { puts_max: 1, put_idle: Duration::from_secs(1), ..FlightConfig::default() };
+    let config = FlightConfig { puts_max: 1, put_idle: Duration::from_secs(5), ..FlightConfig::default() };
     let server = Running::with(config).await;
     let mut client = registered(&server).await;
     let (held, mut acks) = open_put(&mut client).await;

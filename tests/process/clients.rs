@@ -97,7 +97,7 @@ fn stalled_readers_hold_little_memory_and_more_are_refused() {
             // A place is free again once the server saw that its reader went.
             match runtime.block_on(stalled(&server.flight, numbers)) {
                 Ok(_) => break,
-                Err(status) => assert!(begun.elapsed() < Duration::from_secs(20), "no place is free again: {status}"),
+                Err(status) => assert!(begun.elapsed() < Duration::from_secs(60), "no place is free again: {status}"),
             }
             std::thread::sleep(Duration::from_millis(50));
         }

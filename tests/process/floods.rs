@@ -211,10 +211,10 @@ fn floods_of_http2_frames_end_their_connection_or_are_worked_off() {
     let folder = tempfile::tempdir().unwrap();
     let (root, log) = (folder.path().join("store"), folder.path().join("log"));
     let settings = [
-        ("FASTK__HTTP__HEADER_TIMEOUT_MS", "500"),
-        ("FASTK__FLIGHT__GREETING_TIMEOUT_MS", "500"),
-        ("FASTK__FLIGHT__PING_INTERVAL_MS", "500"),
-        ("FASTK__FLIGHT__PING_TIMEOUT_MS", "500"),
+        ("FASTK__HTTP__HEADER_TIMEOUT_MS", "2000"),
+        ("FASTK__FLIGHT__GREETING_TIMEOUT_MS", "2000"),
+        ("FASTK__FLIGHT__PING_INTERVAL_MS", "2000"),
+        ("FASTK__FLIGHT__PING_TIMEOUT_MS", "2000"),
     ];
     let server = Server::of(serve(&root, &settings), &log).unwrap();
     let rest = server.rest();

@@ -27,7 +27,7 @@ const DELETES_GO_ON: bool = false;
 /// today, when the next segment finds no room.
 const WRITER_STAYS: bool = true;
 /// Longest wait for the disk to be full, or for writes to go on.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 const WRITABLE: &str = "/v1/klines/EXTRA/1m";
 

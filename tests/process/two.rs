@@ -31,7 +31,7 @@ fn settled(root: &Path, log: &Path) -> Server {
 fn quiet(root: &Path) {
     let mut before = tree(root);
     loop {
-        std::thread::sleep(Duration::from_millis(1_100));
+        std::thread::sleep(Duration::from_millis(2_000));
         let after = tree(root);
         if after == before {
             return;

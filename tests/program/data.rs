@@ -77,8 +77,15 @@ fn another_process_changes_no_byte_beside_a_live_server() {
         files(&root, "").into_iter().map(|path| (changed(&path), std::fs::read(&path).unwrap(), path)).collect()
     };
     // The log gets its marker a moment after the last write.
-    std::thread::sleep(std::time::Duration::from_millis(700));
-    let before = seen();
+    let mut before = seen();
+    loop {
+        std::thread::sleep(std::time::Duration::from_millis(1_500));
+        let after = seen();
+        if after == before {
+            break;
+        }
+        before = after;
+    }
     let described = before.iter().filter(|(.., path)| run(&["inspect", &path.to_string_lossy()]).status == 0).count();
     assert!(described >= 4, "{described} files were described");
     let mut second = fastk();

@@ -132,7 +132,7 @@ impl Server {
     /// Stops it as an operator does.
     pub fn stop(self) {
         self.signal(rustix::process::Signal::TERM);
-        let (status, _) = self.ended(Duration::from_secs(20));
+        let (status, _) = self.ended(Duration::from_secs(120));
         assert!(status.success(), "{status}");
     }
 }

@@ -101,7 +101,7 @@ def test_tokens_come_and_go_beside_the_server(guarded, fastk):
     assert [row["name"] for row in listed] == ["read", "write", "admin", "eth"]
     assert listed[3]["prefixes"] == ["kline/ETH"] and made["token"] not in json.dumps(listed)
     fastk("admin", "token", "revoke", made["id"], "--root", server.root)
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while status(server, fresh) == 200:
         assert time.monotonic() < deadline, "a revoked token stays good"
         time.sleep(0.1)
@@ -628,7 +628,7 @@ def test_tickets_and_descriptors_give_a_limited_token_nothing_of_others(guarded,
     call = flight.FlightCallOptions(headers=[(b"authorization", f"Bearer {json.loads(made.stdout)['token']}".encode())])
     full = flight.FlightCallOptions(headers=[(b"authorization", f"Bearer {tokens['admin']['token']}".encode())])
     client = flight.connect(server.flight)
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while True:
         try:
             mine = client.do_get(flight.Ticket(b'{"series":["kline/ETHUSDT/1m"]}'), options=call).read_all()
