@@ -19,7 +19,7 @@ use tokio::net::TcpListener;
 
 /// The allocator of `fastk serve`.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 const PIECE_BYTES: usize = 1 << 20;
 

@@ -51,7 +51,7 @@ const ZEROED_BYTES: usize = 64 << 20;
 
 /// That of the program.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() {
     // Cargo runs every benchmark with a flag; this one does nothing by itself.
