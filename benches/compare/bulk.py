@@ -197,7 +197,7 @@ def upsert(bench: Bench) -> list[Line]:
     work = f"upsert of {bench.upsert_rows:,} scattered rows into {bench.rows // 1_000_000} M, durable"
     how = {"amount": bench.upsert_rows, "amount_unit": "rows"}
     # The first round is left out as it is of the others.
-    merged = {name: taken[1:] for name, taken in settled.items()}
+    merged = {name: taken[1:] or taken for name, taken in settled.items()}
     return [
         Line("upsert", work, samples, Goal("≥ 2× DuckDB with a key", 2), **how),
         Line("upsert", f"{work}, until merged (settled; CHECKPOINT)", merged, **how),
