@@ -16,12 +16,10 @@ use super::predicate::KeyRanges;
 use super::stop::Stop;
 use crate::error::Result;
 use crate::format::chunk::block_rows;
-use crate::store::{Loaded, MapCache, Merge, Piece, SeriesState, Wanted};
+use crate::store::{Loaded, MapCache, Merge, Piece, RUN_ROWS, SeriesState, Wanted};
 
 /// Pieces of fewer rows are gathered into one block.
 const GATHER_ROWS: usize = 512;
-/// Matches that stand side by side in fewer rows than this on average are picked row by row.
-const RUN_ROWS: usize = 16;
 
 /// Rows whose matches are counted together before any is looked at by itself.
 const CHECK_ROWS: usize = 256;
@@ -335,7 +333,7 @@ impl Scan {
     /// The next rows to look through.
     fn next_step(&mut self) -> Option<Piece> {
         let mut piece = self.unchecked.take()?;
-        if piece.hi - piece.lo <= self.step_rows {
+        if piece.scattered.is_some() || piece.hi - piece.lo <= self.step_rows {
             return Some(piece);
         }
         let block = Arc::clone(&piece.block);
@@ -347,11 +345,14 @@ impl Scan {
             (std::mem::replace(&mut piece.lo, hi), hi)
         };
         self.unchecked = Some(piece);
-        Some(Piece { block, lo, hi })
+        Some(Piece { block, lo, hi, scattered: None })
     }
 
     /// Takes the matching rows out of a piece: as runs of rows side by side, or one by one where those are short.
-    fn split(&mut self, piece: Piece) {
+    fn split(&mut self, mut piece: Piece) {
+        if let Some(rows) = piece.scattered.take() {
+            return self.check_scattered(piece.block, rows);
+        }
         let rows = piece.hi - piece.lo;
         let words = |condition: &KeyRanges| {
             let column = piece.block.columns.columns.get(condition.column);
@@ -389,6 +390,21 @@ impl Scan {
             } else {
                 self.matching.push_back(run);
             }
+        }
+    }
+
+    /// Keeps those that match of rows that stand far apart.
+    fn check_scattered(&mut self, block: Arc<Loaded>, mut rows: Vec<u32>) {
+        self.rows_checked += rows.len() as u64;
+        for condition in &self.filter {
+            let column = block.columns.columns.get(condition.column);
+            let words = column.map_or(&[][..], |column| column.typed_data::<i64>());
+            rows.retain(|row| words.get(*row as usize).is_some_and(|word| condition.matches(*word)));
+        }
+        self.rows_matched += rows.len() as u64;
+        if !rows.is_empty() {
+            let hi = rows.len();
+            self.matching.push_back(Part { block, picked: Some(Arc::new(rows)), lo: 0, hi });
         }
     }
 

@@ -19,6 +19,9 @@ use crate::error::Result;
 use crate::format::chunk::{BlockMeta, ZONE_ROWS};
 use crate::types::SeriesDef;
 
+/// Runs of rows that are shorter than this on average are given and picked row by row.
+pub const RUN_ROWS: usize = 16;
+
 /// Something sorted to read from.
 #[derive(Clone, Debug)]
 pub enum Source {
@@ -255,6 +258,8 @@ pub struct Piece {
     pub block: Arc<Loaded>,
     pub lo: usize,
     pub hi: usize,
+    /// Only these of `lo..hi`, rising, where the merge looks for rows that stand far apart; else all of them.
+    pub scattered: Option<Vec<u32>>,
 }
 
 impl Piece {
@@ -488,6 +493,27 @@ impl Cursor {
         }
     }
 
+    /// Those of the rows `lo..hi` of the block that are looked at, where they stand in several short runs: giving each
+    /// run by itself would take longer than reading it.
+    fn scattered(&self, lo: usize, hi: usize) -> Option<Vec<u32>> {
+        let (kept, open) = (self.kept.as_ref()?, self.open.as_ref()?);
+        let base = open.first_row(self.block);
+        let (first, end) = (base + lo, base + hi);
+        let from = kept.partition_point(|(_, to)| *to <= first);
+        let runs = kept.get(from..)?;
+        let runs = runs.get(..runs.partition_point(|(from, _)| *from < end))?;
+        let within = runs.iter().map(|(from, to)| (*from).max(first)..(*to).min(end));
+        let rows: usize = within.clone().map(|run| run.len()).sum();
+        if runs.len() < 2 || rows >= runs.len() * RUN_ROWS {
+            return None;
+        }
+        let mut scattered = Vec::with_capacity(rows);
+        for row in within.flatten() {
+            scattered.push(u32::try_from(row - base).ok()?);
+        }
+        Some(scattered)
+    }
+
     /// Moves to the first row at or after `target` (at or before it when descending) that no tombstone hides.
     fn seek(&mut self, mut target: i64, context: &Context<'_>) -> Result<()> {
         loop {
@@ -578,21 +604,24 @@ impl Cursor {
     /// Gives the rows of the current block up to `limit` inclusive, and moves on.
     fn take(&mut self, limit: i64, context: &Context<'_>) -> Result<Piece> {
         let (first, last, _) = self.span(self.block);
-        let loaded = self.load(context)?;
-        let border = self.kept_border(context.desc);
-        let piece = if context.desc {
-            let lo = if first >= limit { self.lo } else { before(loaded.ts(), limit).max(self.lo) };
-            let lo = lo.max(border);
-            let piece = Piece { block: loaded, lo, hi: self.hi };
+        let block = self.load(context)?;
+        let (mut lo, mut hi) = (self.lo, self.hi);
+        if context.desc && first < limit {
+            lo = lo.max(before(block.ts(), limit));
+        } else if !context.desc && last > limit {
+            hi = hi.min(up_to(block.ts(), limit));
+        }
+        let scattered = self.scattered(lo, hi);
+        if scattered.is_none() {
+            let border = self.kept_border(context.desc);
+            (lo, hi) = if context.desc { (lo.max(border), hi) } else { (lo, hi.min(border)) };
+        }
+        if context.desc {
             self.hi = lo;
-            piece
         } else {
-            let hi = if last <= limit { self.hi } else { up_to(loaded.ts(), limit).min(self.hi) };
-            let hi = hi.min(border);
-            let piece = Piece { block: loaded, lo: self.lo, hi };
             self.lo = hi;
-            piece
-        };
+        }
+        let piece = Piece { block, lo, hi, scattered };
         if self.lo >= self.hi {
             self.next_block(context.desc);
         }

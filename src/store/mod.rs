@@ -49,7 +49,7 @@ pub use commit::Durability;
 pub use compact::{CompactReport, VacuumReport};
 pub use counters::UpkeepCounts;
 pub use coverage::{Buckets, Presence, Runs};
-pub use merge::{Loaded, Merge, MergeStats, Piece, Wanted};
+pub use merge::{Loaded, Merge, MergeStats, Piece, RUN_ROWS, Wanted};
 pub use opening::Opening;
 pub use overlaps::{Overlap, OverlapChunk, OverlapPair, OverlapReport, overlaps};
 pub use pins::Pins;

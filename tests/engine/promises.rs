@@ -556,6 +556,67 @@ fn an_indexed_row_that_a_newer_one_overwrote_or_a_delete_took_does_not_come_out(
 }
 
 #[test]
+fn scattered_rows_of_an_index_come_out_as_they_would_without_it() {
+    use fastk::query::{Predicate, Select};
+    let root = tempfile::tempdir().unwrap();
+    let store = Store::open(root.path(), true, options()).unwrap();
+    let plain = SeriesKey::kline("PLAIN", "1m").unwrap();
+    store.register(SeriesDef { value_index: vec!["close".into()], ..def(&key()) }).unwrap();
+    store.register(def(&plain)).unwrap();
+    for key in [&key(), &plain] {
+        store.write(key, scattered(120_000, 1_000), WriteMode::Upsert, None).unwrap();
+        store.seal(&[]).unwrap();
+        // Every 77th minute anew, in a chunk of its own, some into the value and some out of it; then rows in the tail
+        // and deleted ones, before and behind both.
+        for (first, step, from) in [(30, 77, 0), (1_000, 501, 60_000)] {
+            let mut newer = scattered(120_000, 1_000);
+            newer.columns[3].rotate_left(1);
+            let keep: Vec<usize> = (first..120_000).step_by(step).filter(|row| *row >= from).collect();
+            let picked = |words: &[i64]| keep.iter().map(|row| words[*row]).collect::<Vec<i64>>();
+            let rows = Rows { ts: picked(&newer.ts), columns: newer.columns.iter().map(|c| picked(c)).collect() };
+            store.write(key, rows, WriteMode::Upsert, None).unwrap();
+            if from == 0 {
+                store.delete_range(key, (9_000 * MINUTE, 9_999 * MINUTE), None).unwrap();
+                store.seal(&[key.clone()]).unwrap();
+            }
+        }
+        store.delete_range(key, (70_000 * MINUTE, 70_400 * MINUTE), None).unwrap();
+    }
+    let reader = store.reader();
+    let mut found = 0;
+    for texts in
+        [&["close:in:7,8,500"][..], &["close:between:3,9", "open:gte:300000"], &["close:eq:5", "volume:lt:900000"]]
+    {
+        let predicates: Vec<Predicate> = texts.iter().map(|text| Predicate::parse(text).unwrap()).collect();
+        let all = Select { predicates: &predicates, numbers: fastk::query::Numbers::Raw, ..Select::default() };
+        for select in [
+            all.clone(),
+            Select { descending: true, ..all.clone() },
+            Select { limit: Some(50), ..all.clone() },
+            Select { limit: Some(50), descending: true, ..all.clone() },
+            Select { latest: Some(77), ..all.clone() },
+            Select { range: Some(29_999 * MINUTE..=69_999 * MINUTE), columns: Some(&["close"]), ..all.clone() },
+        ] {
+            let rows = |key: &SeriesKey| {
+                let blocks = reader.select(key, &select).unwrap().map(|block| block.unwrap());
+                let mut columns: Vec<Vec<i64>> = Vec::new();
+                for block in blocks {
+                    columns.resize(block.columns.len(), Vec::new());
+                    columns.iter_mut().enumerate().for_each(|(at, column)| column.extend(block.words(at)));
+                }
+                columns
+            };
+            let (indexed, wanted) = (rows(&key()), rows(&plain));
+            assert_eq!(indexed, wanted, "{texts:?}, {select:?}");
+            found += wanted.first().map_or(0, Vec::len);
+        }
+    }
+    assert!(found > 1_000, "{found} rows were compared");
+    let (rows, stats) = ask(&store, &key(), "close:eq:7");
+    assert!(rows.len() > 100 && stats.rows_checked < 5_000, "{stats:?}");
+}
+
+#[test]
 fn a_damaged_sidecar_is_left_out_and_written_anew_in_the_background() {
     let root = tempfile::tempdir().unwrap();
     let store = Store::open(root.path(), true, options()).unwrap();
