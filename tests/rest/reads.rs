@@ -369,6 +369,7 @@ fn a_client_that_stalls_is_cut() {
     }
     let mut stream = server.connect();
     stream.write_all(format!("GET {X}?format=ndjson HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes()).unwrap();
+    assert_eq!(stream.peek(&mut [0]).unwrap(), 1, "it is answered");
     // Its slot is free again although the client still holds its connection.
     let begun = std::time::Instant::now();
     while server.get(&format!("{X}?limit=1")).status != 200 {
