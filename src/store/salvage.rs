@@ -313,11 +313,10 @@ fn log_start(root: &DiskPath, known: &Contents) -> Result<(u64, u64)> {
     let path = segment_path(&dir, first);
     let bytes = disk::read(&path)?;
     let header = decode_segment_header(bytes.get(..SEGMENT_HEADER_BYTES).unwrap_or(&bytes));
-    let lsn = match header {
-        Ok(header) => header.first_lsn,
-        Err(_) => first_frame(&bytes).map_or(known.wal_first_lsn, |(_, frame)| frame.lsn),
-    };
-    Ok((first, lsn.max(1)))
+    // After a crash before its first frame that can have a lower one than the header tells.
+    let told = header.ok().map(|header| header.first_lsn);
+    let lsn = told.into_iter().chain(first_frame(&bytes).map(|(_, frame)| frame.lsn)).min();
+    Ok((first, lsn.unwrap_or(known.wal_first_lsn).max(1)))
 }
 
 /// Rows of a run file that cannot be read.

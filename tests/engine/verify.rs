@@ -6,14 +6,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use fastk::ErrorCode;
 use fastk::disk::DiskPath;
 use fastk::store::{
-    FindingKind, OrphanKind, SeriesWrite, Severity, Store, StoreOptions, VerifyOptions, VerifyReport, Watch, WriteMode,
-    orphans, verify,
+    FindingKind, OrphanKind, RepairOptions, SeriesWrite, Severity, Store, StoreOptions, VerifyOptions, VerifyReport,
+    Watch, WriteMode, orphans, repair, verify,
 };
 use fastk::types::schema::ValueIndexSpec;
 use fastk::types::{Rows, SeriesKey, SeriesSpec};
 
 use super::claims::contents;
-use super::promises::{MINUTE, def, files, key, minutes, options};
+use super::promises::{MINUTE, def, files, key, minutes, options, read};
 
 const QUIET: VerifyOptions = VerifyOptions { live: Some(false) };
 
@@ -432,6 +432,43 @@ fn a_torn_end_of_the_log_is_a_note_and_damage_before_it_an_error() {
     let [finding] = report.findings.as_slice() else { panic!("{:?}", kinds(&report)) };
     assert_eq!((finding.kind, report.clean), (FindingKind::DamagedFrame, false));
     assert!(finding.lsn_min.is_some() && finding.lsn_min <= finding.lsn_max);
+}
+
+/// A crash after a segment was made for the last of several frames, before the first of them was written: the writer goes
+/// on in it with lower positions than its header tells.
+#[test]
+fn frames_below_the_position_a_segment_was_made_for_are_no_finding_and_are_not_lost() {
+    use fastk::format::wal::{SEGMENT_HEADER_BYTES, SegmentHeader, decode_segment_header, encode_segment_header};
+    let root = tempfile::tempdir().unwrap();
+    let store = Store::open(root.path(), true, options()).unwrap();
+    store.register(def(&key())).unwrap();
+    store.write(&key(), minutes(0, 10), WriteMode::Upsert, None).unwrap();
+    drop(store);
+    let last = files(root.path(), "wal", ".wal").pop().unwrap();
+    let mut bytes = std::fs::read(&last).unwrap();
+    let header = decode_segment_header(&bytes).unwrap();
+    let (number, first_lsn) = (header.number + 1, header.first_lsn + 1_000);
+    let made = encode_segment_header(&SegmentHeader { number, first_lsn, epoch: !header.epoch, ..header });
+    bytes.fill(0);
+    bytes[..SEGMENT_HEADER_BYTES].copy_from_slice(&made);
+    let made = last.with_file_name(format!("{number:020}.wal"));
+    std::fs::write(&made, &bytes).unwrap();
+
+    let store = Store::open(root.path(), false, options()).unwrap();
+    store.seal(&[]).unwrap();
+    store.checkpoint().unwrap();
+    store.write(&key(), minutes(10, 5), WriteMode::Upsert, None).unwrap();
+    let rows = read(&store, &key()).unwrap();
+    drop(store);
+    assert_eq!(files(root.path(), "wal", ".wal"), [made]);
+    assert_eq!(kinds(&check(root.path())), []);
+
+    for file in files(root.path(), "manifest", "") {
+        std::fs::remove_file(file).unwrap();
+    }
+    repair(&DiskPath::os(root.path()), RepairOptions { apply: true, rebuild_manifest: true }).unwrap();
+    let store = Store::open(root.path(), false, options()).unwrap();
+    assert_eq!((rows.len(), read(&store, &key()).unwrap()), (15, rows));
 }
 
 #[test]

@@ -29,6 +29,8 @@ struct Gap {
 #[derive(Default)]
 struct Walk {
     next_lsn: Option<u64>,
+    /// Whether only a header told it so far: the first frame may have a lower one.
+    by_header: bool,
     durable_lsn: u64,
     gaps: Vec<Gap>,
     findings: Vec<Finding>,
@@ -147,12 +149,14 @@ impl Check<'_> {
                     return Ok(());
                 }
             };
-            let mut found = Walk { next_lsn: walk.next_lsn, durable_lsn: walk.durable_lsn, ..Walk::default() };
+            let (next_lsn, by_header) = (walk.next_lsn, walk.by_header);
+            let mut found = Walk { next_lsn, by_header, durable_lsn: walk.durable_lsn, ..Walk::default() };
             found.segment(number, &file, &bytes, self.contents().wal_first_lsn);
             let clean = found.gaps.is_empty() && found.findings.is_empty();
             same = if before.as_ref() == Some(&bytes) { same + 1 } else { 0 };
             if clean || !self.live || same + 1 >= LOOKS {
                 walk.next_lsn = found.next_lsn;
+                walk.by_header = found.by_header;
                 walk.durable_lsn = found.durable_lsn;
                 walk.last_commit = walk.last_commit.max(found.last_commit);
                 walk.gaps.extend(found.gaps);
@@ -206,13 +210,19 @@ impl Walk {
         };
         if self.next_lsn.is_none() {
             self.next_lsn = first;
+            self.by_header = true;
         }
         let mut offset = SEGMENT_HEADER_BYTES;
         let mut damaged_at: Option<usize> = None;
         while offset < bytes.len() {
             match wal::frame_at(bytes, offset, epoch) {
                 Found::Frame(frame, payload) => {
-                    let expected = self.next_lsn.unwrap_or(frame.lsn);
+                    let told = self.next_lsn.unwrap_or(frame.lsn);
+                    let expected = match damaged_at {
+                        _ if !self.by_header => told,
+                        None => told.min(frame.lsn),
+                        Some(_) => told.min(first_lsn.min(frame.lsn)),
+                    };
                     if damaged_at.is_some() || expected != frame.lsn {
                         let from = damaged_at.take().unwrap_or(offset);
                         self.gap(file, (from, offset), expected, Some(frame.lsn.saturating_sub(1)));
@@ -256,6 +266,7 @@ impl Walk {
         first_lsn: u64,
     ) {
         self.next_lsn = Some(frame.lsn + 1);
+        self.by_header = false;
         self.durable_lsn = self.durable_lsn.max(frame.durable_lsn);
         self.last_commit = self.last_commit.max(frame.commit);
         let (begin, end) = (offset + FRAME_HEADER_BYTES + payload.len(), offset + frame_bytes(frame.payload_bytes));
