@@ -577,7 +577,7 @@ fn scattered_rows_of_an_index_come_out_as_they_would_without_it() {
             store.write(key, rows, WriteMode::Upsert, None).unwrap();
             if from == 0 {
                 store.delete_range(key, (9_000 * MINUTE, 9_999 * MINUTE), None).unwrap();
-                store.seal(&[key.clone()]).unwrap();
+                store.seal(std::slice::from_ref(key)).unwrap();
             }
         }
         store.delete_range(key, (70_000 * MINUTE, 70_400 * MINUTE), None).unwrap();
