@@ -210,17 +210,19 @@ impl Inner {
     pub fn open(root: &DiskPath, create: bool, options: StoreOptions) -> Result<Self> {
         let begun = std::time::Instant::now();
         let opening = options.opening.clone().unwrap_or_default();
-        let exists = exists(root)?;
-        if !exists && !create {
+        let was_there = exists(root)?;
+        if !was_there && !create {
             return Err(Error::new(ErrorCode::NotFound, format!("{} holds no store", root.display()))
                 .with_hint("serve, demo, import and register create one"));
         }
         disk::create_dir(root)?;
-        if !exists {
+        if !was_there {
             check_unused(root)?;
         }
         let lock = disk::Lock::acquire(&root.join(LOCK_FILE))?;
         lock.describe(&format!("{{\"pid\":{},\"format\":{FORMAT_VERSION}}}\n", std::process::id()))?;
+        // Without the lock another process may have created the store since the first look.
+        let exists = was_there || exists(root)?;
         if !exists {
             create_store(root)?;
         }
@@ -349,7 +351,8 @@ pub fn is_beside(name: &str) -> bool {
     name.starts_with("tokens.")
 }
 
-/// A new store may only go where nothing is.
+/// Refuses to create a store in a directory that holds other files. Takes no lock, so that a refused directory is left
+/// as it was: a store that another process is creating there at the same time is no reason to refuse.
 fn check_unused(root: &DiskPath) -> Result<()> {
     let foreign: Vec<String> = disk::list(root)?
         .into_iter()
@@ -357,6 +360,7 @@ fn check_unused(root: &DiskPath) -> Result<()> {
         .collect();
     match foreign.first() {
         None => Ok(()),
+        Some(_) if exists(root)? => Ok(()),
         Some(name) => Err(Error::invalid(format!("{} is not empty (it holds {name:?}) and no store", root.display()))
             .with_hint("name an empty or a new directory")),
     }

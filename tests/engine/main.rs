@@ -1,5 +1,7 @@
 //! The engine alone: builds with `--no-default-features`, so that no server is linked.
 
+#[path = "../shared/hooked.rs"]
+mod hooked;
 #[path = "../shared/proof.rs"]
 mod proof;
 
@@ -14,6 +16,7 @@ mod golden;
 mod golden_damage;
 mod kills;
 mod model;
+mod openers;
 mod promises;
 mod repair;
 mod steps;
