@@ -2,6 +2,8 @@
 
 #[path = "flight/fuzz.rs"]
 mod fuzz;
+#[path = "shared/hooked.rs"]
+mod hooked;
 #[path = "flight/limits.rs"]
 mod limits;
 #[path = "shared/proof.rs"]

@@ -24,6 +24,7 @@ use std::time::{Duration, Instant};
 
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::disk::DiskPath;
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::FORMAT_VERSION;
 use crate::store::{Expected, IfVersion, SeriesState, State, Store};
@@ -103,7 +104,13 @@ pub struct Condition {
 impl Service {
     /// Opens the store in `root`, creating it when `create` is set. See [`Store::open`] for the errors.
     pub fn open(root: &Path, create: bool, options: StoreOptions) -> Result<Arc<Self>> {
-        let store = Store::open(root, create, StoreOptions { prefetch: true, ..options })?;
+        Self::open_on(&DiskPath::os(root), create, options)
+    }
+
+    /// Opens the store in `root` on any disk; the registry lies on that of the operating system. See
+    /// [`Store::open_on`] for the errors.
+    pub fn open_on(root: &DiskPath, create: bool, options: StoreOptions) -> Result<Arc<Self>> {
+        let store = Store::open_on(root, create, StoreOptions { prefetch: true, ..options })?;
         let shared = Shared {
             catalog: registry::Catalog::open(&store, wall_ms()),
             store,

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use fastk::Result;
 use fastk::access::Gate;
+use fastk::disk::os::OsDisk;
+use fastk::disk::{Disk, DiskPath};
 use fastk::server::http::{HttpConfig, serve};
 use fastk::service::{Limits, Service, StoreOptions};
 use serde_json::Value;
@@ -43,8 +45,13 @@ impl Server {
 
     /// A server over an existing store, with its own limits of the verbs.
     pub fn within(root: Arc<tempfile::TempDir>, config: HttpConfig, limits: Limits) -> Self {
+        Self::on(Arc::new(OsDisk), root, config, limits)
+    }
+
+    /// The same on another disk.
+    pub fn on(disk: Arc<dyn Disk>, root: Arc<tempfile::TempDir>, config: HttpConfig, limits: Limits) -> Self {
         let options = StoreOptions { upkeep: false, ..StoreOptions::default() };
-        let service = Service::open(root.path(), true, options).unwrap();
+        let service = Service::open_on(&DiskPath::new(disk, root.path()), true, options).unwrap();
         service.limit(limits);
         let gate = Arc::new(Gate::of(root.path()).unwrap());
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

@@ -6,6 +6,8 @@ mod backups;
 mod client;
 mod coverage;
 mod fuzz;
+#[path = "../shared/hooked.rs"]
+mod hooked;
 mod jobs;
 mod limits;
 mod many;
