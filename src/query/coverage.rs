@@ -8,6 +8,7 @@
 //! The cost is that of the gaps and of the calendar's windows within the range, not that of the buckets.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use crate::error::Result;
 use crate::query::KeyRanges;
@@ -302,7 +303,7 @@ pub fn last_complete(
     }
     Ok(ranges.first().zip(ranges.last()).map(|(first, last)| Complete {
         range: (first.0, last.1),
-        only: (ranges.len() > 1).then(|| KeyRanges { column: 0, is_float: false, ranges: ranges.clone() }),
+        only: (ranges.len() > 1).then(|| KeyRanges { column: 0, is_float: false, ranges: Arc::new(ranges.clone()) }),
     }))
 }
 

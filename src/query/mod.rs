@@ -15,5 +15,5 @@ pub use many::{ManyScan, Member};
 pub use predicate::{KeyRanges, Operator, Predicate};
 pub use reader::{Answer, Reader, Select};
 pub use request::{Layout, Order, Query, When};
-pub use scan::{IndexUsed, Scan, ScanSpec, ScanStats, latest_start};
+pub use scan::{IndexUsed, Scan, ScanSpec, ScanStats, latest_start, latest_start_until};
 pub use stop::Stop;

@@ -1,8 +1,13 @@
 //! Predicates on columns: `column op value`, all of them together.
 //!
-//! Every operator becomes a set of closed ranges of order keys, decided once and exactly: a value with more digits
-//! than the column, or between two doubles, is never rounded into a match. Rows, zones and chunks are then checked
-//! against the same ranges.
+//! Every operator becomes a set of closed ranges of order keys, decided once: a value with more digits than a decimal
+//! column is never rounded into a match, and for a column of doubles it is the double that its text is read as. Rows,
+//! zones and chunks are then checked against the same ranges.
+//!
+//! A set of values costs a row a few comparisons, however large it is: the ranges rise, so that a key is found among
+//! them by halving.
+
+use std::sync::Arc;
 
 use multiversion::multiversion;
 use serde::{Deserialize, Serialize};
@@ -105,20 +110,25 @@ impl Predicate {
     }
 }
 
+/// Most values of all predicates of a query together.
+pub const VALUES_MAX: usize = 100_000;
+
 /// A predicate decided for one column: closed, rising, apart ranges of order keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyRanges {
     /// Position of the column; `ts` is 0.
     pub column: usize,
     pub is_float: bool,
-    pub ranges: Vec<(i64, i64)>,
+    /// Shared by everything that looks for the same rows: a set of values can be large.
+    pub ranges: Arc<Vec<(i64, i64)>>,
 }
 
 impl KeyRanges {
     /// Whether a cell matches.
     pub fn matches(&self, word: i64) -> bool {
         let key = order_key(word, self.is_float);
-        self.ranges.iter().any(|(low, high)| *low <= key && key <= *high)
+        let at = self.ranges.partition_point(|(_, high)| *high < key);
+        self.ranges.get(at).is_some_and(|(low, _)| *low <= key)
     }
 
     /// How many cells match.
@@ -179,8 +189,14 @@ fn keep_doubles(words: &[i64], range: (i64, i64), marks: &mut [bool]) {
 /// Decides predicates for a series. `numbers=raw` takes values as scaled integers.
 ///
 /// # Errors
-/// `schema_mismatch` for an unknown column, `invalid_argument` for a value that is no number or the wrong count.
+/// `schema_mismatch` for an unknown column, `invalid_argument` for a value that is no number or the wrong count, and for
+/// more than [`VALUES_MAX`] values.
 pub fn compile(def: &SeriesDef, predicates: &[Predicate], numbers: Numbers) -> Result<Vec<KeyRanges>> {
+    let values: usize = predicates.iter().map(|predicate| predicate.value.as_array().map_or(1, Vec::len)).sum();
+    if values > VALUES_MAX {
+        return Err(Error::invalid(format!("the predicates have {values} values, more than {VALUES_MAX}"))
+            .with_hint("ask for parts of the set, or for a range with between"));
+    }
     predicates.iter().map(|predicate| compile_one(def, predicate, numbers)).collect()
 }
 
@@ -202,7 +218,7 @@ fn compile_one(def: &SeriesDef, predicate: &Predicate, numbers: Numbers) -> Resu
     let texts = texts_of(&predicate.value)?;
     let values: Vec<Place> = texts.iter().map(|text| place(text, kind)).collect::<Result<_>>()?;
     let ranges = ranges_of(predicate.op, &values)?;
-    Ok(KeyRanges { column, is_float: kind == ColumnType::Float64, ranges })
+    Ok(KeyRanges { column, is_float: kind == ColumnType::Float64, ranges: Arc::new(ranges) })
 }
 
 fn texts_of(value: &Value) -> Result<Vec<String>> {
@@ -324,4 +340,81 @@ fn complement(points: &[(i64, i64)]) -> Vec<(i64, i64)> {
     }
     ranges.extend(low.map(|low| (low, i64::MAX)));
     ranges
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ErrorCode;
+    use crate::types::{SeriesKey, SeriesSpec};
+
+    fn doubles() -> SeriesDef {
+        SeriesSpec::of_key(&SeriesKey::scalar("c", "X", "1m", "n").unwrap()).resolve().unwrap()
+    }
+
+    fn matching(predicate: &str, values: &[f64]) -> Vec<f64> {
+        let compiled = compile(&doubles(), &[Predicate::parse(predicate).unwrap()], Numbers::Stored).unwrap();
+        let words: Vec<i64> = values.iter().map(|value| value.to_bits().cast_signed()).collect();
+        let mut marks = vec![true; words.len()];
+        compiled[0].keep(&words, &mut marks);
+        let kept: Vec<f64> = values.iter().zip(&marks).filter(|(_, mark)| **mark).map(|(value, _)| *value).collect();
+        assert_eq!(compiled[0].count(&words), kept.len());
+        kept
+    }
+
+    #[test]
+    fn every_text_of_a_double_finds_it_and_no_neighbour() {
+        let near = [0.1_f64.next_down(), 0.1, 0.1_f64.next_up()];
+        for text in ["0.1", "0.10", "1e-1", "0.1000000000000000055511151231257827", "0.10000000000000001"] {
+            assert_eq!(matching(&format!("eq:{text}"), &near), [0.1], "{text}");
+            assert_eq!(matching(&format!("in:7,{text}"), &near), [0.1], "{text}");
+            assert_eq!(matching(&format!("ne:{text}"), &near), [near[0], near[2]], "{text}");
+            assert_eq!(matching(&format!("not_in:7,{text}"), &near), [near[0], near[2]], "{text}");
+            assert_eq!(matching(&format!("gt:{text}"), &near), [near[2]], "{text}");
+            assert_eq!(matching(&format!("gte:{text}"), &near), near[1..], "{text}");
+            assert_eq!(matching(&format!("lt:{text}"), &near), [near[0]], "{text}");
+            assert_eq!(matching(&format!("lte:{text}"), &near), near[..2], "{text}");
+            assert_eq!(matching(&format!("between:{text},{text}"), &near), [0.1], "{text}");
+            assert!(matching(&format!("between_exclusive:{text},{text}"), &near).is_empty(), "{text}");
+        }
+        assert!(matching("eq:0.2", &near).is_empty());
+        // Beyond the largest double nothing is equal, and everything is less.
+        assert!(matching("eq:1e400", &[f64::MAX]).is_empty());
+        assert_eq!(matching("lt:1e400", &[f64::MAX]), [f64::MAX]);
+        assert_eq!(matching("eq:-0", &[0.0]), [0.0]);
+    }
+
+    #[test]
+    fn a_large_set_is_searched_by_halving_and_agrees_with_a_look_at_each_value() {
+        let mut spec = SeriesSpec::of_key(&SeriesKey::scalar("c", "X", "1m", "n").unwrap());
+        spec.value = serde_json::from_str(r#"{"type":"int64"}"#).unwrap();
+        let def = spec.resolve().unwrap();
+        // Every third number: one value in three matches, wherever it lies among 90,000.
+        let set: Vec<Value> = (0..90_000_i64).rev().map(|n| Value::from((n - 45_000) * 3)).collect();
+        for op in [Operator::In, Operator::NotIn] {
+            let predicate = Predicate { column: None, op, value: Value::Array(set.clone()) };
+            let compiled = compile(&def, &[predicate], Numbers::Stored).unwrap();
+            let words: Vec<i64> = (-150_000..150_000).collect();
+            let is_in = |word: i64| word % 3 == 0 && (-135_000..=134_997).contains(&word);
+            let wanted = words.iter().filter(|word| is_in(**word) == (op == Operator::In)).count();
+            assert_eq!(compiled[0].count(&words), wanted);
+            assert!(words.iter().all(|word| compiled[0].matches(*word) == (is_in(*word) == (op == Operator::In))));
+        }
+    }
+
+    #[test]
+    fn more_values_than_a_query_may_have_are_refused_with_a_way_out() {
+        let list = |count: usize| Value::Array((0..count).map(Value::from).collect());
+        let of = |values: &[usize]| {
+            let predicates: Vec<Predicate> =
+                values.iter().map(|count| Predicate { column: None, op: Operator::In, value: list(*count) }).collect();
+            compile(&doubles(), &predicates, Numbers::Stored)
+        };
+        assert!(of(&[VALUES_MAX]).is_ok());
+        for values in [&[VALUES_MAX + 1][..], &[VALUES_MAX, 1]] {
+            let error = of(values).unwrap_err();
+            assert_eq!(error.code(), ErrorCode::InvalidArgument);
+            assert!(error.detail().contains("100001") && error.hint().unwrap().contains("between"), "{error:?}");
+        }
+    }
 }

@@ -233,13 +233,14 @@ impl Scan {
         let narrowed = narrowed(spec.range, &spec.filter);
         let ended = narrowed.is_none();
         let (range, filter) = narrowed.unwrap_or((spec.range, Vec::new()));
-        let wanted = filter.iter().map(|f| Wanted { column: f.column, ranges: f.ranges.clone() }).collect();
+        let wanted = filter.iter().map(|f| Wanted { column: f.column, ranges: Arc::clone(&f.ranges) }).collect();
         Self {
             merge: series.merge(cache, range, spec.desc).looking_for(wanted),
             by_range: filter.is_empty() && !spec.filter.is_empty(),
             filter,
             matching: VecDeque::new(),
-            step_rows: usize::MAX,
+            // Between steps the scan can be ended from outside.
+            step_rows: block_rows(column_count),
             prefetch: cache.prefetch,
             unchecked: None,
             picked: Vec::new(),
@@ -587,6 +588,18 @@ pub fn latest_start(
     count: u64,
     filter: &[KeyRanges],
 ) -> Result<i64> {
+    latest_start_until(series, cache, range, count, filter, &Stop::default())
+}
+
+/// The same; `stop` ends it, with `deadline_exceeded`.
+pub fn latest_start_until(
+    series: &SeriesState,
+    cache: &Arc<MapCache>,
+    range: (i64, i64),
+    count: u64,
+    filter: &[KeyRanges],
+    stop: &Stop,
+) -> Result<i64> {
     let (mut left, mut end, mut reach) = (count, range.1, count);
     // From the end in growing steps: chunks of long ago are not even looked at.
     loop {
@@ -598,7 +611,7 @@ pub fn latest_start(
             columns: Some(Vec::new()),
             filter: filter.to_vec(),
         };
-        let mut scan = Scan::new(series, cache, &spec);
+        let mut scan = Scan::new(series, cache, &spec).stopped_by(stop.clone());
         // Only positions are needed: pieces are counted, not copied.
         while let Some(piece) = scan.next_match()? {
             let rows = (piece.hi - piece.lo) as u64;
@@ -613,5 +626,43 @@ pub fn latest_start(
         }
         end = start - 1;
         reach = reach.saturating_mul(4);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ErrorCode;
+    use crate::query::{Numbers, Predicate, predicate};
+    use crate::store::{Store, StoreOptions, WriteMode};
+    use crate::types::{Rows, SeriesKey, SeriesSpec};
+
+    #[test]
+    fn long_scans_can_be_ended_between_their_steps() {
+        let root = tempfile::tempdir().unwrap();
+        let options = StoreOptions { upkeep: false, seal_rows: u64::MAX, ..StoreOptions::default() };
+        let store = Store::open(root.path(), true, options).unwrap();
+        let key = SeriesKey::scalar("c", "X", "tick", "n").unwrap();
+        store.register(SeriesSpec::of_key(&key).resolve().unwrap()).unwrap();
+        let count = 300_000_i64;
+        let rows = Rows { ts: (0..count).collect(), columns: vec![vec![0; 300_000]] };
+        store.write(&key, rows, WriteMode::Upsert, None).unwrap();
+        let state = store.snapshot();
+        let series = state.get(&key).unwrap();
+        let filter = predicate::compile(&series.def, &[Predicate::parse("gt:1").unwrap()], Numbers::Stored).unwrap();
+        let stop = Stop::default();
+        let spec = ScanSpec { filter: filter.clone(), ..ScanSpec::range((i64::MIN, i64::MAX)) };
+        // One run of rows none of which matches is looked through in several steps, between each of which it can end.
+        let mut scan = Scan::new(series, store.cache(), &spec).stopped_by(stop.clone());
+        let piece = scan.merge.next_piece().unwrap().unwrap();
+        assert_eq!(piece.hi - piece.lo, 300_000);
+        scan.unchecked = Some(piece);
+        let step = scan.next_step().unwrap();
+        assert!(step.hi - step.lo <= block_rows(1), "{}", step.hi - step.lo);
+        stop.now();
+        assert_eq!(scan.next().unwrap().unwrap_err().code(), ErrorCode::DeadlineExceeded);
+        // So can the search for the last rows that match.
+        let found = latest_start_until(series, store.cache(), (0, count), 5, &filter, &stop);
+        assert_eq!(found.unwrap_err().code(), ErrorCode::DeadlineExceeded);
     }
 }

@@ -1,5 +1,6 @@
 //! Reading: the query object becomes a pinned, bounded scan.
 
+use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
@@ -9,11 +10,11 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::query::select::{Selection, select};
 use crate::query::{
     Block, KeyRanges, Layout, ManyScan, Member, Numbers, Order, Query, Scan, ScanSpec, ScanStats, Shape, Stop, When,
-    latest_start, many, predicate,
+    latest_start_until, many, predicate,
 };
 use crate::store::{Pins, SeriesState, State};
 use crate::types::time::{self, Bound};
-use crate::types::{ColumnType, SeriesDef, SeriesKey, TimeUnit};
+use crate::types::{Column, ColumnType, SeriesDef, SeriesKey, TimeUnit};
 
 /// The rows of one answer, block by block, in the order of the query.
 ///
@@ -167,6 +168,8 @@ impl Resolved {
 const ENDPOINTS_MAX: u64 = 256;
 /// Most ranges of predicates that all series of a merge by time hold together, of 16 bytes each.
 const MERGED_RANGES_MAX: usize = 4_000_000;
+/// Most values of predicates that are decided for one query, once for all series of the same columns.
+const DECIDED_VALUES_MAX: usize = 4_000_000;
 
 /// Where an answer goes on.
 struct Cursor {
@@ -296,7 +299,13 @@ impl Service {
 
     /// The closed range and the conditions of one series that a query means, without a cursor: of several series each
     /// has its own.
-    fn selection_of(&self, series: &SeriesState, query: &Query, filter: &Arc<Vec<KeyRanges>>) -> Result<Selected> {
+    fn selection_of(
+        &self,
+        series: &SeriesState,
+        query: &Query,
+        filter: &Arc<Vec<KeyRanges>>,
+        stop: &Stop,
+    ) -> Result<Selected> {
         if let Some(count) = query.latest_complete {
             let complete = self.latest_complete(series, query, count)?;
             let filter = match complete.only {
@@ -308,12 +317,20 @@ impl Service {
         let (start, end) = range_of(&series.def, query.start.as_ref(), query.end.as_ref())?;
         let range = match query.latest {
             None => (start, end),
-            Some(count) => (latest_start(series, self.store.cache(), (start, end), count, filter)?, end),
+            Some(count) => {
+                let cache = self.store.cache();
+                (latest_start_until(series, cache, (start, end), count, filter, stop)?, end)
+            }
         };
         Ok((range, Arc::clone(filter)))
     }
 
     fn resolve(&self, query: &Query) -> Result<Resolved> {
+        self.resolve_until(query, &Stop::default())
+    }
+
+    /// The same; `stop` ends it, with `deadline_exceeded`.
+    fn resolve_until(&self, query: &Query, stop: &Stop) -> Result<Resolved> {
         for (what, value) in
             [("limit", query.limit), ("latest", query.latest), ("latest_complete", query.latest_complete)]
         {
@@ -339,10 +356,10 @@ impl Service {
         let dataset = view.dataset();
         let state = view.state;
         let resolved = match selection {
-            Selection::One(series) => self.resolve_one(query, state, series, cursor.as_ref()),
+            Selection::One(series) => self.resolve_one(query, state, series, cursor.as_ref(), stop),
             Selection::Many(series) => {
                 let question = question_of(query, dataset.as_deref());
-                self.resolve_many(query, state, &series, question, cursor.as_ref())
+                self.resolve_many(query, state, &series, question, cursor.as_ref(), stop)
             }
         }?;
         Ok(Resolved { dataset, ..resolved })
@@ -354,11 +371,12 @@ impl Service {
         state: Arc<State>,
         series: Arc<SeriesState>,
         cursor: Option<&Cursor>,
+        stop: &Stop,
     ) -> Result<Resolved> {
         let columns = columns_of(&series.def, query.columns.as_ref())?;
         let predicates = query.predicates.as_deref().unwrap_or_default();
         let filter = Arc::new(predicate::compile(&series.def, predicates, query.numbers)?);
-        let (whole, filter) = self.selection_of(&series, query, &filter)?;
+        let (whole, filter) = self.selection_of(&series, query, &filter, stop)?;
         let range = match cursor {
             Some(Cursor { order, place: Place::One { series_id, start, end }, .. })
                 if *series_id == series.id && *order == query.order =>
@@ -390,6 +408,7 @@ impl Service {
         series: &[Arc<SeriesState>],
         question: u64,
         cursor: Option<&Cursor>,
+        stop: &Stop,
     ) -> Result<Resolved> {
         let layout = query.layout.unwrap_or_default();
         let defs: Vec<&SeriesDef> = series.iter().map(|series| series.def.as_ref()).collect();
@@ -402,11 +421,23 @@ impl Service {
             many::check_raw(&defs, &names)?;
         }
         let mut members: Vec<Member> = Vec::with_capacity(series.len());
+        // Thousands of series mostly have the same columns: what a predicate means is decided once for them.
+        let mut decided: HashMap<&[Column], Arc<Vec<KeyRanges>>> = HashMap::new();
+        let mut values_left = DECIDED_VALUES_MAX;
         for (series, (columns, casts)) in series.iter().zip(common.members) {
-            // Thousands of series mostly have the same columns: what a predicate means is decided once for them.
-            let filter = match members.last() {
-                Some(last) if last.series.def.columns == series.def.columns => Arc::clone(&last.filter),
-                _ => Arc::new(predicate::compile(&series.def, predicates, query.numbers)?),
+            let filter = match decided.get(series.def.columns.as_slice()) {
+                Some(filter) => Arc::clone(filter),
+                None => {
+                    stop.check()?;
+                    let filter = Arc::new(predicate::compile(&series.def, predicates, query.numbers)?);
+                    let values: usize = filter.iter().map(|filter| filter.ranges.len()).sum();
+                    values_left = values_left.checked_sub(values).ok_or_else(|| {
+                        let detail = format!("{values} values are too many for series of so many different columns");
+                        Error::new(ErrorCode::TooLarge, detail).with_hint("query fewer series, or with fewer values")
+                    })?;
+                    decided.insert(&series.def.columns, Arc::clone(&filter));
+                    filter
+                }
             };
             members.push(Member {
                 series: Arc::clone(series),
@@ -426,7 +457,8 @@ impl Service {
             }
         }
         for member in &mut members {
-            (member.range, member.filter) = self.selection_of(&member.series, query, &member.filter)?;
+            stop.check()?;
+            (member.range, member.filter) = self.selection_of(&member.series, query, &member.filter, stop)?;
         }
         // Named for every series, read or not: labels point into the same list on every page.
         let shape = many::shape(&query.series, &members, common.columns, query.numbers, state.commit);
@@ -472,7 +504,7 @@ impl Service {
 
     /// The same; `stop` ends it, with `deadline_exceeded`.
     pub fn read_until(&self, query: &Query, stop: &Stop) -> Result<Answer> {
-        let resolved = self.resolve(query)?;
+        let resolved = self.resolve_until(query, stop)?;
         let etag_stem = self.stem_of(&resolved);
         let series_ids = resolved.series_ids();
         let range = resolved.members.first().map_or((0, 0), |member| member.range);

@@ -315,7 +315,7 @@ pub struct Wanted {
     /// Position of the column in the registration; `ts` is 0.
     pub column: usize,
     /// Closed ranges of order keys, rising and apart.
-    pub ranges: Vec<(i64, i64)>,
+    pub ranges: Arc<Vec<(i64, i64)>>,
 }
 
 /// What a merge looked at and what it could leave out.

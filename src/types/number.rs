@@ -243,11 +243,20 @@ pub fn parse_f64(text: &[u8]) -> Result<f64, NumberError> {
 /// # Errors
 /// `PrecisionLoss` for a fraction.
 pub fn parse_i64(text: &[u8]) -> Result<i64, NumberError> {
+    parse_integer(text, Rounding::Exact).map(|fixed| fixed.raw)
+}
+
+/// Reads a written number as an integer of 64 bits; under nearest rounding a fraction goes to the nearest one, half to
+/// even.
+///
+/// # Errors
+/// `PrecisionLoss` for a fraction unless `rounding` is nearest.
+pub fn parse_integer(text: &[u8], rounding: Rounding) -> Result<Fixed, NumberError> {
     let parts = Parts::of(text)?;
     let (magnitude, rounded) = parts.scaled(0)?;
     let value = if parts.negative { 0_i64.checked_sub_unsigned(magnitude) } else { i64::try_from(magnitude).ok() };
-    let value = value.ok_or(NumberError::Overflow)?;
-    if rounded { Err(NumberError::PrecisionLoss) } else { Ok(value) }
+    let raw = value.ok_or(NumberError::Overflow)?;
+    if rounded && rounding == Rounding::Exact { Err(NumberError::PrecisionLoss) } else { Ok(Fixed { raw, rounded }) }
 }
 
 /// Significant digits without zeros at either end, and the power of ten of the first of them; `None` for zero.
@@ -308,25 +317,16 @@ pub fn integers_around(text: &[u8], digits: u8) -> Result<(Option<i64>, Option<i
     })
 }
 
-/// The finite doubles next to a written number, at or below and at or above it; `None` beyond the range of doubles.
-/// A double stands for its shortest written form, which is how it is shown: `0.1` is a double, `0.10000000000000001`
-/// lies between two.
+/// The double a written number is read as, twice; beyond the range of doubles the finite ones at or below and at or
+/// above it. So every text that is read as a stored double compares as equal to it: `0.1` and `0.10000000000000001`
+/// are the same one.
 pub fn doubles_around(text: &[u8]) -> Result<(Option<f64>, Option<f64>), NumberError> {
-    let parts = Parts::of(text)?;
-    let near = match parse_f64(text) {
-        Ok(near) => near,
-        Err(NumberError::Overflow) if parts.negative => return Ok((None, Some(f64::MIN))),
-        Err(NumberError::Overflow) => return Ok((Some(f64::MAX), None)),
-        Err(other) => return Err(other),
-    };
-    // The shortest form lies among the numbers nearest to its double, so these forms rise as the doubles do.
-    let shown = format!("{near}");
-    let finite = |value: f64| value.is_finite().then_some(value);
-    Ok(match compare(&Parts::of(shown.as_bytes())?, &parts) {
-        Ordering::Equal => (Some(near), Some(near)),
-        Ordering::Greater => (finite(near.next_down()), Some(near)),
-        Ordering::Less => (Some(near), finite(near.next_up())),
-    })
+    match parse_f64(text) {
+        Ok(read) => Ok((Some(read), Some(read))),
+        Err(NumberError::Overflow) if Parts::of(text)?.negative => Ok((None, Some(f64::MIN))),
+        Err(NumberError::Overflow) => Ok((Some(f64::MAX), None)),
+        Err(other) => Err(other),
+    }
 }
 
 /// Digits after and before the point a number was written with, its exponent applied; `None` if it is no number.
@@ -814,15 +814,15 @@ mod tests {
         assert_eq!(ints("-0", 2), (Some(0), Some(0)));
         let doubles = |text: &str| doubles_around(text.as_bytes()).unwrap();
         assert_eq!(doubles("0.5"), (Some(0.5), Some(0.5)));
-        // A double is what it is shown as, and nothing next to it.
-        assert_eq!(doubles("0.1"), (Some(0.1), Some(0.1)));
-        assert_eq!(doubles("1e-1"), (Some(0.1), Some(0.1)));
-        assert_eq!(doubles("0.10000000000000001"), (Some(0.1), Some(0.1_f64.next_up())));
-        assert_eq!(doubles("0.09999999999999999999"), (Some(0.1_f64.next_down()), Some(0.1)));
+        // Every text of a double is that double, and nothing next to it.
+        for text in ["0.1", "1e-1", "0.10000000000000001", "0.09999999999999999999"] {
+            assert_eq!(doubles(text), (Some(0.1), Some(0.1)), "{text}");
+        }
+        assert_eq!(doubles("0.10000000000000002"), (Some(0.1_f64.next_up()), Some(0.1_f64.next_up())));
         assert_eq!(doubles("-0.3"), (Some(-0.3), Some(-0.3)));
         assert_eq!(doubles("1.7976931348623157e308"), (Some(f64::MAX), Some(f64::MAX)));
         assert_eq!(doubles("1e400"), (Some(f64::MAX), None));
-        assert_eq!(doubles("1e-400"), (Some(0.0), Some(f64::from_bits(1))));
+        assert_eq!(doubles("1e-400"), (Some(0.0), Some(0.0)));
         assert!(integers_around(b"nan", 2).is_err() && doubles_around(b"x").is_err());
     }
 

@@ -79,6 +79,9 @@ class Rows:
         stored = cells[chance.randrange(len(cells))]
         way = chance.randrange(10)
         if kind == "float64":
+            if way < 3:
+                # All the digits of the double: another text of the same number.
+                return format(Decimal(stored), "f")
             if way < 6:
                 return repr(stored)
             return repr(chance.choice([cells.min(), cells.max(), np.nextafter(stored, np.inf).item(),

@@ -483,3 +483,23 @@ fn only_what_is_in_memory_and_small_is_read_where_it_was_asked_for() {
     let elsewhere = server.get(&format!("{path}&where=close:gt:0")).expect(200).body;
     assert_eq!(here, elsewhere);
 }
+
+#[test]
+fn a_large_set_of_values_is_answered_and_a_larger_one_refused() {
+    let server = Server::start();
+    server
+        .post_json("/v1/series", r#"{"kind":"scalar","category":"c","symbol":"A","timeframe":"tick","name":"n"}"#)
+        .expect(201);
+    let rows: String = (0..200_000).map(|n| format!("{n},{}.5\n", n % 50_000)).collect();
+    server.post("/v1/scalars/c/A/tick/n", "text/csv", format!("ts,value\n{rows}")).expect(200);
+    let query = |values: Vec<String>| {
+        let predicates = serde_json::json!([{"op": "in", "value": values}]);
+        let body = serde_json::json!({"series": ["scalar/c/A/tick/n"], "where": predicates, "limit": 1_000_000});
+        server.post_json("/v1/query", &body.to_string())
+    };
+    // Every second value is stored.
+    let found = query((0..90_000).map(|n| format!("{}.{}", n / 2, if n % 2 == 0 { 5 } else { 6 })).collect());
+    assert_eq!(found.expect(200).json()["rows"].as_array().unwrap().len(), 4 * 45_000);
+    let problem = query((0..100_001).map(|n| n.to_string()).collect()).refused("invalid_argument");
+    assert!(problem["hint"].as_str().unwrap().contains("between"), "{problem}");
+}
