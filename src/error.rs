@@ -135,7 +135,8 @@ pub struct RowError {
     /// Column name.
     pub field: String,
     /// Stable word: `missing`, `not_a_number`, `not_finite`, `overflow`, `precision_loss`, `bad_time`,
-    /// `time_out_of_range`, `ohlc`, `negative_volume`, `duplicate`, `wrong_type`.
+    /// `time_out_of_range`, `implausible_ts`, `off_grid`, `ohlc`, `negative_volume`, `duplicate`, `out_of_order`,
+    /// `wrong_type`.
     pub reason: String,
     /// Sentence for people, naming the value.
     pub message: String,

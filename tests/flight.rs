@@ -804,6 +804,84 @@ async fn a_put_can_register_and_be_conditional() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_put_whose_first_batch_is_refused_registers_nothing() {
+    let server = Running::start().await;
+    let mut client = server.client().await;
+    let create =
+        json!({"kind": "kline", "symbol": "BTCUSDT", "timeframe": "1m", "price_digits": 2, "volume_digits": 4});
+    let mut columns = klines(0..10, 0).columns().to_vec();
+    columns.swap(2, 3);
+    let broken = RecordBatch::try_new(kline_schema(), columns).unwrap();
+    let off_grid = {
+        let mut columns = klines(0..2, 0).columns().to_vec();
+        columns[0] = Arc::new(TimestampMillisecondArray::from(vec![T0, T0 + 1]).with_timezone("UTC"));
+        RecordBatch::try_new(kline_schema(), columns).unwrap()
+    };
+    for (how, batch, code) in [
+        (json!({}), broken, "invalid_rows"),
+        (json!({}), off_grid.clone(), "invalid_rows"),
+        (json!({"mode": "append"}), klines([5, 4], 0), "out_of_order"),
+        (json!({"mode": "insert"}), klines([5, 5], 0), "invalid_rows"),
+        (json!({"if_version": 9}), klines(0..1, 0), "commit_conflict"),
+        (json!({"missing": "skip"}), klines(0..1, 0), "invalid_argument"),
+    ] {
+        let mut said = json!({"create": create});
+        said.as_object_mut().unwrap().extend(how.as_object().unwrap().clone());
+        let (acks, failed) = send(&mut client, stream::iter(put_messages(command(said), &[batch]))).await;
+        assert!(acks.is_empty());
+        assert_code(Err::<(), _>(failed.unwrap()), code);
+        assert_code(get(&mut client, json!({"series": [KEY]})).await, "series_not_found");
+    }
+    // What a label looks like is said before any batch is read.
+    let misspelled = json!({"create": {"kind": "kline", "symbol": "X", "timeframe": "1D"}});
+    let (_, failed) = send(&mut client, stream::iter(put_messages(command(misspelled), &[klines(0..1, 0)]))).await;
+    assert_code(Err::<(), _>(failed.unwrap()), "invalid_argument");
+    // A stream that ends without a batch registers, and only the first batch does so otherwise.
+    let (acks, failed) = send(&mut client, stream::iter(put_messages(command(json!({"create": create})), &[]))).await;
+    assert!(failed.is_none() && acks.len() == 1, "{failed:?}");
+    let allowed = command(json!({"create": create, "grid": "allow"}));
+    let (acks, failed) = send(&mut client, stream::iter(put_messages(allowed, &[off_grid, klines(5..6, 0)]))).await;
+    assert!(failed.is_none() && acks.len() == 2, "{failed:?}");
+    assert_eq!(all(&mut client).await.num_rows(), 3);
+    let other = json!({"create": {"kind": "kline", "symbol": "BTCUSDT", "timeframe": "1m", "price_digits": 3}});
+    let (_, failed) = send(&mut client, stream::iter(put_messages(command(other), &[klines(0..1, 0)]))).await;
+    assert_code(Err::<(), _>(failed.unwrap()), "series_exists");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn timestamps_of_another_unit_are_refused_and_old_data_is_told_by_the_stream() {
+    let server = Running::start().await;
+    let mut client = server.client().await;
+    let create = json!({"kind": "scalar", "category": "c", "symbol": "X", "timeframe": "tick", "name": "n"});
+    let schema = Arc::new(Schema::new(vec![
+        Field::new("ts", DataType::Int64, false),
+        Field::new("value", DataType::Float64, false),
+    ]));
+    let batch = |ts: i64| {
+        let columns: Vec<Arc<dyn Array>> =
+            vec![Arc::new(Int64Array::from(vec![ts])), Arc::new(Float64Array::from(vec![1.0]))];
+        RecordBatch::try_new(schema.clone(), columns).unwrap()
+    };
+    let sent = |how: Value, batches: Vec<RecordBatch>| {
+        let mut messages = batches_to_flight_data(&schema, batches).unwrap();
+        let mut said = json!({"create": create});
+        said.as_object_mut().unwrap().extend(how.as_object().unwrap().clone());
+        messages[0].flight_descriptor = Some(command(said));
+        stream::iter(messages)
+    };
+    let (_, failed) = send(&mut client, sent(json!({}), vec![batch(T0 / 1_000)])).await;
+    let status = assert_code(Err::<(), _>(failed.unwrap()), "invalid_rows");
+    assert_eq!(problem_of(&status)["errors"][0]["reason"], "implausible_ts");
+    let (acks, failed) = send(&mut client, sent(json!({"implausible_ts": "allow"}), vec![batch(T0 / 1_000)])).await;
+    assert!(failed.is_none() && acks.len() == 1, "{failed:?}");
+    // 1960 and then January 1970, each in a batch of its own: what came before counts, written or not.
+    let (acks, failed) = send(&mut client, sent(json!({}), vec![batch(-315_619_200_000), batch(864_000_000)])).await;
+    assert!(failed.is_none() && acks.len() == 2, "{failed:?}");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_reads_no_acknowledgement_gets_all_its_rows_written() {
     let server = Running::start().await;
     registered(&server).await;

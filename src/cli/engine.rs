@@ -186,8 +186,8 @@ pub fn write(
     terms.check(key)?;
     let reading = reading(options)?;
     let format = body_format(&options.format)?;
-    let def = service.def(key)?;
-    service.write_under(key, ingest::parse(format, &def, body, &reading)?, terms)
+    let (def, stored) = service.known(key)?;
+    service.write_under(key, ingest::parse_into(format, &def, stored, body, &reading)?, terms)
 }
 
 /// Refuses a body that a series defined so would not take.
@@ -203,7 +203,8 @@ pub fn write_many(
     mode: Mode,
     once: Option<&IdempotencyKey>,
 ) -> Result<Acknowledged<WriteManyReply>> {
-    let parsed = ingest::parse_many(body_format(&options.format)?, body, &reading(options)?, &|key| service.def(key))?;
+    let parsed =
+        ingest::parse_many(body_format(&options.format)?, body, &reading(options)?, &|key| service.known(key))?;
     service.write_many(parsed, mode, once)
 }
 
@@ -214,6 +215,8 @@ fn reading(options: &WriteOptions) -> Result<ingest::Options> {
         rounding: word("rounding", options.rounding.as_deref())?,
         missing: word("missing", options.missing.as_deref())?,
         validate: word("validate", options.validate.as_deref())?,
+        grid: word("grid", options.grid.as_deref())?,
+        implausible_ts: word("implausible_ts", options.implausible_ts.as_deref())?,
     })
 }
 

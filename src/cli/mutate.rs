@@ -45,6 +45,12 @@ pub struct WriteArgs {
     /// reject or skip rows without a value; scalars only.
     #[arg(long)]
     missing: Option<String>,
+    /// reject (default) or allow rows between the grid points of the timeframe.
+    #[arg(long)]
+    grid: Option<String>,
+    /// reject (default) or allow timestamps of early 1970 that look like another unit, such as seconds.
+    #[arg(long)]
+    implausible_ts: Option<String>,
     #[command(flatten)]
     condition: ConditionArgs,
     #[command(flatten)]
@@ -121,6 +127,8 @@ pub fn write(args: WriteArgs) -> Result<u8> {
         rounding: args.rounding,
         numbers: args.numbers,
         missing: args.missing,
+        grid: args.grid,
+        implausible_ts: args.implausible_ts,
     };
     let manner = Manner::of(Some(&args.mode), args.op.as_deref())?;
     let idempotency_key = args.idempotency_key.as_deref().map(str::parse).transpose()?;
@@ -135,7 +143,7 @@ pub fn write(args: WriteArgs) -> Result<u8> {
         show::reply(&done.reply, args.json)?;
         return Ok(0);
     };
-    let terms = Terms { manner, condition: args.condition.condition(), idempotency_key };
+    let terms = Terms { manner, condition: args.condition.condition(), idempotency_key, create: None };
     terms.check(&key)?;
     let body = read_input(file.as_deref())?;
     let target = Target::open(&args.target, false)?;

@@ -111,6 +111,15 @@ pub struct WriteOptions {
     pub rounding: Option<String>,
     pub numbers: Option<String>,
     pub missing: Option<String>,
+    pub grid: Option<String>,
+    pub implausible_ts: Option<String>,
+}
+
+impl WriteOptions {
+    /// Takes timestamps as they are: for callers that have judged them, or promise to take any.
+    pub fn any_time(self) -> Self {
+        Self { grid: Some("allow".into()), implausible_ts: Some("allow".into()), ..self }
+    }
 }
 
 /// How rows are written out.
@@ -564,6 +573,8 @@ fn read_as(call: Call, options: &WriteOptions) -> Call {
         .maybe("rounding", options.rounding.as_deref())
         .maybe("numbers", options.numbers.as_deref())
         .maybe("missing", options.missing.as_deref())
+        .maybe("grid", options.grid.as_deref())
+        .maybe("implausible_ts", options.implausible_ts.as_deref())
 }
 
 fn records_path(kind: RecordKind) -> String {

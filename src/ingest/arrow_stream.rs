@@ -12,8 +12,8 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::types::{SeriesDef, SeriesKey};
 
 use super::batch::{ColumnReader, check_schema};
-use super::many::{Labels, SERIES, no_series_column};
-use super::{Options, Parsed, arrow_guard, guarded};
+use super::many::{Labels, Part, SERIES, no_series_column};
+use super::{Options, arrow_guard, guarded};
 
 const CONTINUATION: [u8; 4] = [0xff; 4];
 
@@ -98,7 +98,7 @@ fn decode(header: &[u8], buffers: &[u8], schema: &SchemaRef, columns: Option<&[u
 }
 
 /// Reads an Arrow stream.
-pub(super) fn parse(def: &SeriesDef, body: &[u8], options: &Options) -> Result<Parsed> {
+pub(super) fn parse(def: &SeriesDef, body: &[u8], options: &Options) -> Result<Part> {
     let (header, mut walker) = open(body)?;
     let schema = Arc::new(arrow_guard::schema_of(header)?);
     check_schema(def, &schema)?;
@@ -109,7 +109,7 @@ pub(super) fn parse(def: &SeriesDef, body: &[u8], options: &Options) -> Result<P
         columns.add(batch)?;
     }
     check_end(&walker)?;
-    columns.finish()
+    Ok(columns.into_parts())
 }
 
 /// The column that tells the series of a row: its place and type, and the number of its dictionary.

@@ -114,11 +114,9 @@ impl<'a> ColumnSet<'a> {
         self.row_base += rows;
     }
 
-    /// The rows, without those that lack a value, if all are valid.
-    pub(super) fn finish(self) -> Result<Parsed> {
-        let (def, options) = (self.def, self.options);
-        let (parsed, errors) = self.into_parts();
-        super::finish(def, parsed, errors, options)
+    /// Notes how a timestamp was written.
+    pub(super) fn saw(&mut self, written: time::Written) {
+        self.errors.saw(written);
     }
 
     /// The rows, without those that lack a value, and what is wrong with them.
@@ -142,6 +140,8 @@ impl<'a> ColumnSet<'a> {
             rows: Rows { ts: self.ts, columns: self.columns },
             skipped: wide(self.missing.len()),
             rounded: self.rounded,
+            left_out: self.missing.iter().copied().map(wide).collect(),
+            phased: Vec::new(),
         };
         (parsed, self.errors)
     }
@@ -213,10 +213,6 @@ impl<'a> ColumnReader<'a> {
         Ok(())
     }
 
-    pub(super) fn finish(self) -> Result<Parsed> {
-        self.set.finish()
-    }
-
     /// Offending cells that are kept.
     pub(super) fn wrong(&self) -> usize {
         self.set.errors.kept()
@@ -280,6 +276,8 @@ fn append(column: &mut Vec<i64>, array: ArrayRef) {
 
 fn add_time_array<T: ArrowPrimitiveType<Native = i64>>(set: &mut ColumnSet<'_>, array: ArrayRef, per_second: i64) {
     let unit = set.def.unit;
+    // The unit of an Arrow timestamp is often that of its writer's mistake, so it is looked at as an integer is.
+    set.saw(time::Written::Epoch);
     let times = array.as_primitive::<T>();
     if times.null_count() == 0 && per_second == unit.per_second() {
         let is_good = times.values().iter().fold(true, |good, ts| good & time::in_range(*ts, unit));
@@ -362,13 +360,15 @@ fn add_numbers(set: &mut ColumnSet<'_>, column: usize, array: ArrayRef) -> Resul
         }
         DataType::UInt64 => ints!(UInt64Type),
         DataType::Float16 => {
-            add_array::<Float16Type>(set, column, array, move |value| bound(short_word(value.to_f32(), target)));
+            add_array::<Float16Type>(set, column, array, move |value| {
+                bound(short_word(value.to_f32(), target, rounding))
+            });
         }
         DataType::Float32 => {
-            add_array::<Float32Type>(set, column, array, move |value| bound(short_word(value, target)));
+            add_array::<Float32Type>(set, column, array, move |value| bound(short_word(value, target, rounding)));
         }
         DataType::Float64 => {
-            add_array::<Float64Type>(set, column, array, move |value| bound(float_word(value, target)));
+            add_array::<Float64Type>(set, column, array, move |value| bound(float_word(value, target, rounding)));
         }
         DataType::Decimal32(_, scale) => decimals!(Decimal32Type, scale),
         DataType::Decimal64(_, scale) => decimals!(Decimal64Type, scale),
@@ -481,7 +481,8 @@ fn decimal_word(
     }
 }
 
-fn float_word(value: f64, target: ColumnType) -> Result<(i64, bool), NumberError> {
+/// `rounding` is for integers: decimals always take the nearest one.
+fn float_word(value: f64, target: ColumnType, rounding: Rounding) -> Result<(i64, bool), NumberError> {
     if !value.is_finite() {
         return Err(NumberError::NotFinite);
     }
@@ -489,21 +490,23 @@ fn float_word(value: f64, target: ColumnType) -> Result<(i64, bool), NumberError
         ColumnType::Float64 => Ok((double_word(value), false)),
         ColumnType::Decimal { digits } => f64_to_decimal(value, digits).map(|fixed| (fixed.raw, fixed.rounded)),
         ColumnType::Int64 => {
-            if value.fract() != 0.0 {
+            let is_rounded = value.fract() != 0.0;
+            if is_rounded && rounding == Rounding::Exact {
                 return Err(NumberError::PrecisionLoss);
             }
+            let value = value.round_ties_even();
             // -2^63 is a double, 2^63 the first one beyond.
             if !(-9_223_372_036_854_775_808.0..9_223_372_036_854_775_808.0).contains(&value) {
                 return Err(NumberError::Overflow);
             }
             #[allow(clippy::cast_possible_truncation, reason = "an integer in range")]
-            Ok((value as i64, false))
+            Ok((value as i64, is_rounded))
         }
     }
 }
 
 /// A float of 32 bits or less: its own shortest form is what it says, not that of the double it widens to.
-fn short_word(value: f32, target: ColumnType) -> Result<(i64, bool), NumberError> {
+fn short_word(value: f32, target: ColumnType, rounding: Rounding) -> Result<(i64, bool), NumberError> {
     match target {
         ColumnType::Decimal { digits } if value.is_finite() => {
             let mut text = [0_u8; 64];
@@ -517,6 +520,6 @@ fn short_word(value: f32, target: ColumnType) -> Result<(i64, bool), NumberError
             let text = text.get(..used).unwrap_or_default();
             parse_decimal(text, digits, Rounding::Nearest).map(|fixed| (fixed.raw, fixed.rounded))
         }
-        _ => float_word(f64::from(value), target),
+        _ => float_word(f64::from(value), target, rounding),
     }
 }

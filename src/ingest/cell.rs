@@ -1,11 +1,13 @@
 //! One written cell, and the collection of offending rows.
 
 use crate::error::{Error, ErrorCode, ROW_ERRORS_MAX, Result, RowError};
-use crate::types::number::{NumberError, parse_decimal, parse_f64, parse_i64};
+use crate::types::grid::{OFF_GRID, OFF_GRID_HINT};
+use crate::types::number::{NumberError, parse_decimal, parse_f64, parse_integer};
 use crate::types::schema::DECIMAL_LIMIT;
 use crate::types::time;
 use crate::types::{Column, ColumnType, Rounding, SeriesDef, SeriesKey};
 
+use super::stamps::{IMPLAUSIBLE_TS, IMPLAUSIBLE_TS_HINT};
 use super::{Numbers, Options};
 
 /// What a source cell turned out to be.
@@ -40,9 +42,12 @@ pub(super) fn number_word(
         (ColumnType::Decimal { digits }, Numbers::Decimal) => {
             parse_decimal(text, digits, rounding).map(|fixed| (fixed.raw, fixed.rounded))
         }
-        (ColumnType::Decimal { .. }, Numbers::Raw) => parse_i64(text).and_then(raw_word).map(|raw| (raw, false)),
+        (ColumnType::Decimal { .. }, Numbers::Raw) => {
+            let fixed = parse_integer(text, rounding)?;
+            raw_word(fixed.raw).map(|raw| (raw, fixed.rounded))
+        }
         (ColumnType::Float64, _) => parse_f64(text).map(|value| (double_word(value), false)),
-        (ColumnType::Int64, _) => parse_i64(text).map(|value| (value, false)),
+        (ColumnType::Int64, _) => parse_integer(text, rounding).map(|fixed| (fixed.raw, fixed.rounded)),
     }
 }
 
@@ -68,13 +73,14 @@ pub(super) fn quote(text: &[u8]) -> String {
     if text.len() > SHOWN { format!("{head:?}…") } else { format!("{head:?}") }
 }
 
-/// Offending rows of one body. Counts all, keeps the first of each field.
+/// Offending rows of one body, and how its timestamps were written. Counts all, keeps the first of each field.
 #[derive(Debug, Default)]
 pub(super) struct RowErrors {
     kept: Vec<RowError>,
     /// Kept errors by field position, `ts` first.
     kept_by_field: Vec<usize>,
     total: u64,
+    has_epochs: bool,
 }
 
 impl RowErrors {
@@ -151,10 +157,24 @@ impl RowErrors {
         self.add(def, row, 0, reason, |_| match reason {
             "missing" => "ts is missing".into(),
             "time_out_of_range" => {
-                format!("ts {} is outside 1678-01-01 to 2261-12-31 as an epoch in {unit}", shown())
+                let shown = shown();
+                let epoch: Option<i64> = shown.trim_matches('"').parse().ok();
+                let finer = epoch.and_then(|epoch| time::finer_unit_of(epoch, def.unit));
+                let guess = finer.map_or(String::new(), |finer| format!("; it looks like {finer}"));
+                format!("ts {shown} is outside 1678-01-01 to 2261-12-31 as an epoch in {unit}{guess}")
             }
             _ => format!("ts {} is not a time in whole {unit}", shown()),
         });
+    }
+
+    /// Notes how a timestamp was written.
+    pub(super) fn saw(&mut self, written: time::Written) {
+        self.has_epochs |= written == time::Written::Epoch;
+    }
+
+    /// Whether some timestamp was an integer, whose unit nothing told.
+    pub(super) fn has_epochs(&self) -> bool {
+        self.has_epochs
     }
 
     /// Whether the answer has room for no more rows; formats read row by row stop here.
@@ -199,9 +219,17 @@ impl RowErrors {
         if self.total > 1 {
             detail.push_str(&format!(", and {} more", self.total - 1));
         }
-        let precision = self.kept.iter().any(|error| error.reason == "precision_loss");
+        let hints: Vec<&str> = [
+            ("precision_loss", "rounding=nearest rounds half to even"),
+            (IMPLAUSIBLE_TS, IMPLAUSIBLE_TS_HINT),
+            (OFF_GRID, OFF_GRID_HINT),
+        ]
+        .into_iter()
+        .filter(|(reason, _)| self.kept.iter().any(|error| error.reason == *reason))
+        .map(|(_, hint)| hint)
+        .collect();
         let error = Error::new(ErrorCode::InvalidRows, detail);
-        let error = if precision { error.with_hint("rounding=nearest rounds half to even") } else { error };
+        let error = if hints.is_empty() { error } else { error.with_hint(hints.join("; ")) };
         Err(error.with_rows(self.kept))
     }
 }
@@ -238,8 +266,8 @@ impl<'a> RowReader<'a> {
             errors: RowErrors::default(),
             parsed: super::Parsed {
                 rows: crate::types::Rows::with_capacity(column_count, row_count),
-                skipped: 0,
                 rounded: vec![0; column_count],
+                ..super::Parsed::default()
             },
             row: 0,
             ts: 0,
@@ -266,8 +294,11 @@ impl<'a> RowReader<'a> {
     /// A cell as text; an empty one is missing.
     pub(super) fn text(&mut self, field: usize, text: &[u8]) {
         let Some(column) = field.checked_sub(1) else {
-            match time::parse_cell(text, self.def.unit) {
-                Ok(ts) => self.ts = ts,
+            match time::parse_cell_as(text, self.def.unit) {
+                Ok((ts, written)) => {
+                    self.ts = ts;
+                    self.errors.saw(written);
+                }
                 Err(_) if text.is_empty() => self.missing(field),
                 Err(reason) => self.errors.add_time(self.def, self.row, reason, || quote(text)),
             }
@@ -329,6 +360,7 @@ impl<'a> RowReader<'a> {
         }
         if self.is_skipped {
             self.parsed.skipped += 1;
+            self.parsed.left_out.push(self.row);
         } else {
             self.parsed.rows.push(self.ts, &self.cells);
             if self.rounded != 0 {
@@ -344,11 +376,6 @@ impl<'a> RowReader<'a> {
     /// The rows as far as they were read, and what is wrong with them.
     pub(super) fn into_parts(self) -> (super::Parsed, RowErrors) {
         (self.parsed, self.errors)
-    }
-
-    /// The rows, if all are valid.
-    pub(super) fn finish(self) -> Result<super::Parsed> {
-        super::finish(self.def, self.parsed, self.errors, self.options)
     }
 }
 

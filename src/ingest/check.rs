@@ -5,7 +5,7 @@ use crate::types::number::{write_decimal, write_f64, write_i64};
 use crate::types::{Column, ColumnType, Kind, Rows, SeriesDef, time};
 
 use super::cell::{Cell, RowErrors};
-use super::{Options, Validate};
+use super::{Bounds, Options, Parsed, Validate, stamps};
 use crate::types::number::NumberError;
 
 /// Checks rows that are already in the form of the store: time range, finite and bounded cells, and the rules of
@@ -35,6 +35,18 @@ pub fn validate(def: &SeriesDef, rows: &Rows, options: &Options) -> Result<()> {
     }
     check_ohlc(def, rows, options, &mut errors);
     errors.into_result()
+}
+
+/// Adds the rows that break a rule for timestamps or between columns. Rows that have an error already are left out.
+pub(super) fn check_rows(
+    def: &SeriesDef,
+    stored: Bounds,
+    parsed: &mut Parsed,
+    options: &Options,
+    errors: &mut RowErrors,
+) {
+    stamps::check(def, stored, parsed, options, errors);
+    check_ohlc(def, &parsed.rows, options, errors);
 }
 
 fn double(word: i64) -> f64 {
@@ -82,7 +94,7 @@ fn keep(
 }
 
 /// Adds the rows of a kline that break its rules. Rows that have an error already are left out.
-pub(super) fn check_ohlc(def: &SeriesDef, rows: &Rows, options: &Options, errors: &mut RowErrors) {
+fn check_ohlc(def: &SeriesDef, rows: &Rows, options: &Options, errors: &mut RowErrors) {
     if def.kind() != Kind::Kline || options.validate == Validate::None {
         return;
     }

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 use crate::types::{SeriesDef, SeriesKey};
 
+use super::Options;
 use super::cell::{RowReader, fields_of_header};
 use super::many::{Labels, Part, Readers, SERIES, fields_by_series, no_series_column};
-use super::{Options, Parsed};
 
 type Records<'b> = csv::Reader<&'b [u8]>;
 
@@ -39,7 +39,7 @@ fn check_length(record: &csv::ByteRecord, names: usize, row: impl std::fmt::Disp
 }
 
 /// Reads a CSV body.
-pub(super) fn parse(def: &SeriesDef, body: &[u8], options: &Options) -> Result<Parsed> {
+pub(super) fn parse(def: &SeriesDef, body: &[u8], options: &Options) -> Result<Part> {
     let (names, mut reader) = open(body)?;
     let fields = fields_of_header(def, names.iter().map(String::as_str))?;
     // Eight bytes a cell: no more than the body again.
@@ -53,7 +53,7 @@ pub(super) fn parse(def: &SeriesDef, body: &[u8], options: &Options) -> Result<P
         }
         rows.end_row();
     }
-    rows.finish()
+    Ok(rows.into_parts())
 }
 
 fn series_position(names: &[String]) -> Result<usize> {

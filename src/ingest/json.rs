@@ -1,7 +1,8 @@
 //! JSON bodies (an array of rows, `{"rows": …}`, `{"columns": …}`) and NDJSON.
 //!
-//! Cells are read from their own text, so that a decimal never becomes a double on the way. Nothing recurses into
-//! a cell: nested values are skipped without a stack, then refused.
+//! A row is an object, or an array of cells in the order of the registration with `ts` first, as exchanges and ccxt
+//! give them. Cells are read from their own text, so that a decimal never becomes a double on the way. Nothing recurses
+//! into a cell: nested values are skipped without a stack, then refused.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,10 +13,10 @@ use serde_json::value::RawValue;
 use crate::error::{Error, ErrorCode, ROW_ERRORS_MAX, Result};
 use crate::types::{SeriesDef, SeriesKey, time};
 
+use super::Options;
 use super::batch::ColumnSet;
 use super::cell::{Cell, FieldFinder, RowReader, fields_of_header, quote, repeated_column, text_cell, unknown_columns};
 use super::many::{Labels, Part, SERIES};
-use super::{Options, Parsed};
 
 /// Text of a body, without a byte order mark.
 pub(super) fn as_text(body: &[u8]) -> Result<&str> {
@@ -25,7 +26,7 @@ pub(super) fn as_text(body: &[u8]) -> Result<&str> {
 }
 
 /// Reads a JSON body.
-pub(super) fn parse_json(def: &SeriesDef, body: &[u8], options: &Options) -> Result<Parsed> {
+pub(super) fn parse_json(def: &SeriesDef, body: &[u8], options: &Options) -> Result<Part> {
     let mut reader = serde_json::Deserializer::from_str(as_text(body)?);
     let mut state = State::new(def, options);
     let read = Body(&mut state).deserialize(&mut reader).and_then(|()| reader.end());
@@ -38,14 +39,11 @@ pub(super) fn parse_json(def: &SeriesDef, body: &[u8], options: &Options) -> Res
         Err(error) => return Err(Error::invalid(format!("json body is malformed: {error}"))),
         Ok(()) => {}
     }
-    match state.columns {
-        Some(columns) => columns.finish(),
-        None => state.rows.finish(),
-    }
+    Ok(state.into_parts())
 }
 
 /// Reads an NDJSON body: one row object a line.
-pub(super) fn parse_ndjson(def: &SeriesDef, body: &[u8], options: &Options) -> Result<Parsed> {
+pub(super) fn parse_ndjson(def: &SeriesDef, body: &[u8], options: &Options) -> Result<Part> {
     let mut state = State::new(def, options);
     for (line, text) in (1_u64..).zip(as_text(body)?.split('\n')) {
         if text.trim_ascii().is_empty() {
@@ -61,7 +59,7 @@ pub(super) fn parse_ndjson(def: &SeriesDef, body: &[u8], options: &Options) -> R
         }
         read.map_err(|error| Error::invalid(format!("ndjson line {line} is malformed: {error}")))?;
     }
-    state.rows.finish()
+    Ok(state.into_parts())
 }
 
 /// Reads the rows or columns of one entry of a body of many, as they stand in it.
@@ -84,10 +82,7 @@ pub(super) fn parse_raw(def: &SeriesDef, raw: &str, is_rows: bool, options: &Opt
         Err(error) => return Err(Error::invalid(format!("the entry is malformed: {error}"))),
         Ok(()) => {}
     }
-    Ok(match state.columns {
-        Some(columns) => columns.into_parts(),
-        None => state.rows.into_parts(),
-    })
+    Ok(state.into_parts())
 }
 
 /// The lines of an NDJSON body that hold rows, with their numbers.
@@ -167,6 +162,26 @@ impl<'a> State<'a> {
 }
 
 impl State<'_> {
+    /// The rows as far as they were read, and what is wrong with them.
+    fn into_parts(self) -> Part {
+        match self.columns {
+            Some(columns) => columns.into_parts(),
+            None => self.rows.into_parts(),
+        }
+    }
+
+    /// Reads one cell of the row.
+    fn cell(&mut self, field: usize, raw: &RawValue) {
+        match Token::of(raw) {
+            Token::Number(text) => self.rows.text(field, text),
+            // Text is there, so it is no missing value even when it is empty.
+            Token::Text(text) if text.is_empty() => self.rows.not_a_number(field),
+            Token::Text(text) => self.rows.text(field, text.as_bytes()),
+            Token::Null => self.rows.missing(field),
+            Token::Other => self.rows.wrong_type(field, raw.get().as_bytes()),
+        }
+    }
+
     /// Remembers an answer and stops the decoder.
     fn fail<E: serde::de::Error>(&mut self, error: Error) -> E {
         self.failure = Some(error);
@@ -290,7 +305,7 @@ struct Row<'s, 'a>(&'s mut State<'a>);
 impl<'de> DeserializeSeed<'de> for Row<'_, '_> {
     type Value = ();
     fn deserialize<D: Deserializer<'de>>(self, reader: D) -> Result<(), D::Error> {
-        reader.deserialize_map(self)
+        reader.deserialize_any(self)
     }
 }
 
@@ -298,7 +313,41 @@ impl<'de> Visitor<'de> for Row<'_, '_> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "row {} to be an object such as {{\"ts\": …}}", self.0.rows.row())
+        write!(f, "row {} to be an object such as {{\"ts\": …}} or an array of cells", self.0.rows.row())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
+        let state = self.0;
+        let def = state.rows.def;
+        if state.is_labelled {
+            let error = Error::invalid(format!("row {} is an array, which names no series", state.rows.row()))
+                .with_hint("rows that name their series are objects: {\"series\": …, \"ts\": …, …}");
+            return Err(state.fail(error));
+        }
+        let (mut cells, fields) = (0, def.columns.len() + 1);
+        while let Some(raw) = seq.next_element::<&'de RawValue>()? {
+            if cells == 0 && raw.get().starts_with('{') {
+                let error = Error::invalid(format!("row {} is an array of objects", state.rows.row()))
+                    .with_hint("an array of rows is JSON, not NDJSON: Content-Type: application/json");
+                return Err(state.fail(error));
+            }
+            if cells < fields {
+                state.rows.name(cells);
+                state.cell(cells, raw);
+            }
+            cells += 1;
+        }
+        if cells != fields {
+            let names: Vec<&str> = def.columns.iter().map(|column| column.name.as_str()).collect();
+            let detail = format!("row {} has {cells} cells, a row of {} has {fields}", state.rows.row(), def.key);
+            let error = Error::new(ErrorCode::SchemaMismatch, detail).with_hint(format!(
+                "an array has the cells of every column in their order: ts, {}; an object names them",
+                names.join(", ")
+            ));
+            return Err(state.fail(error));
+        }
+        state.rows.end_row();
+        Ok(())
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
@@ -320,14 +369,7 @@ impl<'de> Visitor<'de> for Row<'_, '_> {
                 return Err(state.fail(error));
             }
             let raw = map.next_value::<&'de RawValue>()?;
-            match Token::of(raw) {
-                Token::Number(text) => state.rows.text(field, text),
-                // Text is there, so it is no missing value even when it is empty.
-                Token::Text(text) if text.is_empty() => state.rows.not_a_number(field),
-                Token::Text(text) => state.rows.text(field, text.as_bytes()),
-                Token::Null => state.rows.missing(field),
-                Token::Other => state.rows.wrong_type(field, raw.get().as_bytes()),
-            }
+            state.cell(field, raw);
         }
         if !unknown.is_empty() {
             let error = unknown_columns(state.rows.def, &unknown);
@@ -445,8 +487,11 @@ impl<'de> Visitor<'de> for ColumnCells<'_, '_> {
             match (field.checked_sub(1), token.as_cell()) {
                 (_, None) if matches!(token, Token::Other) => set.wrong_type(row, field, raw.get().as_bytes()),
                 (None, None) => set.bad_time(row, "missing", shown),
-                (None, Some(text)) => match time::parse_cell(text, def.unit) {
-                    Ok(ts) => set.ts.push(ts),
+                (None, Some(text)) => match time::parse_cell_as(text, def.unit) {
+                    Ok((ts, written)) => {
+                        set.ts.push(ts);
+                        set.saw(written);
+                    }
                     Err(reason) => set.bad_time(row, reason, shown),
                 },
                 (Some(column), None) => set.cell(row, column, Cell::Missing { nan: false }, shown),

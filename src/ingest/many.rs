@@ -15,7 +15,9 @@ use serde_json::value::RawValue;
 
 use super::batch::ColumnReader;
 use super::cell::{RowErrors, RowReader, fields_of_header};
-use super::{BodyFormat, DECODED_BYTES_MAX, Options, Parsed, arrow_stream, check, csv_text, json, parquet_file};
+use super::{
+    BodyFormat, Bounds, DECODED_BYTES_MAX, Options, Parsed, arrow_stream, check, csv_text, json, parquet_file,
+};
 use crate::error::{Error, ErrorCode, ROW_ERRORS_MAX, Result, RowError};
 use crate::types::{SeriesDef, SeriesKey};
 
@@ -24,8 +26,8 @@ pub const SERIES_MAX: usize = 10_000;
 /// Column that tells the series of a row.
 pub(super) const SERIES: &str = "series";
 
-/// Finds the registration of a series.
-pub type Lookup<'l> = &'l dyn Fn(&SeriesKey) -> Result<Arc<SeriesDef>>;
+/// Finds the registration of a series, and the timestamps of its first and last stored row.
+pub type Lookup<'l> = &'l dyn Fn(&SeriesKey) -> Result<(Arc<SeriesDef>, Bounds)>;
 
 /// Reads and validates a body with rows of many series, each series once.
 ///
@@ -42,31 +44,31 @@ pub fn parse_many(
         BodyFormat::Json => parse_writes(body, options, lookup),
         BodyFormat::Ndjson => {
             let (keys, of_row) = json::series_of_lines(body)?;
-            let defs = registrations(&keys, options, lookup)?;
+            let (defs, stored) = registrations(&keys, options, lookup)?;
             let parts = json::parse_labelled(&defs, &of_row, body, options)?;
-            finish(&defs, parts, &of_row, options)
+            finish(&defs, &stored, parts, &of_row, options)
         }
         BodyFormat::Csv => {
             let (keys, of_row) = csv_text::series_of_rows(body)?;
-            let defs = registrations(&keys, options, lookup)?;
+            let (defs, stored) = registrations(&keys, options, lookup)?;
             let parts = csv_text::parse_labelled(&defs, &of_row, body, options)?;
-            finish(&defs, parts, &of_row, options)
+            finish(&defs, &stored, parts, &of_row, options)
         }
         BodyFormat::Arrow => {
             let (keys, of_row) = arrow_stream::series_of_rows(body)?;
-            let defs = registrations(&keys, options, lookup)?;
+            let (defs, stored) = registrations(&keys, options, lookup)?;
             let mut columns = Split::new(&defs, &of_row, options);
             arrow_stream::each_batch(body, &mut |batch| columns.add(batch))?;
             let parts = columns.into_parts();
-            finish(&defs, parts, &of_row, options)
+            finish(&defs, &stored, parts, &of_row, options)
         }
         BodyFormat::Parquet => {
             let (keys, of_row) = parquet_file::series_of_rows(body)?;
-            let defs = registrations(&keys, options, lookup)?;
+            let (defs, stored) = registrations(&keys, options, lookup)?;
             let mut columns = Split::new(&defs, &of_row, options);
             parquet_file::each_batch(body, &mut |batch| columns.add(batch))?;
             let parts = columns.into_parts();
-            finish(&defs, parts, &of_row, options)
+            finish(&defs, &stored, parts, &of_row, options)
         }
     }
 }
@@ -74,14 +76,19 @@ pub fn parse_many(
 /// Rows of one series as far as they were read, with what is wrong about them.
 pub(super) type Part = (Parsed, RowErrors);
 
-fn registrations(keys: &[SeriesKey], options: &Options, lookup: Lookup<'_>) -> Result<Vec<Arc<SeriesDef>>> {
-    keys.iter()
-        .map(|key| {
-            let def = lookup(key)?;
-            options.check(&def)?;
-            Ok(def)
-        })
-        .collect()
+fn registrations(
+    keys: &[SeriesKey],
+    options: &Options,
+    lookup: Lookup<'_>,
+) -> Result<(Vec<Arc<SeriesDef>>, Vec<Bounds>)> {
+    let mut known = (Vec::with_capacity(keys.len()), Vec::with_capacity(keys.len()));
+    for key in keys {
+        let (def, stored) = lookup(key)?;
+        options.check(&def)?;
+        known.0.push(def);
+        known.1.push(stored);
+    }
+    Ok(known)
 }
 
 /// The keys of a body in the order they come, and the position of each row's among them.
@@ -252,20 +259,21 @@ impl<'a> Split<'a> {
 /// The verdict over all series: their rows, or the first offending ones by their place in the body.
 fn finish(
     defs: &[Arc<SeriesDef>],
+    stored: &[Bounds],
     parts: Vec<Part>,
     of_row: &[u32],
     options: &Options,
 ) -> Result<Vec<(SeriesKey, Parsed)>> {
     let mut all = RowErrors::default();
     let mut parsed = Vec::with_capacity(parts.len());
-    for ((label, def), (part, mut errors)) in (0_u32..).zip(defs).zip(parts) {
-        check::check_ohlc(def, &part.rows, options, &mut errors);
-        if !errors.is_empty() {
+    for (((label, def), stored), (mut part, mut errors)) in (0_u32..).zip(defs).zip(stored).zip(parts) {
+        check::check_rows(def, *stored, &mut part, options, &mut errors);
+        if !errors.is_empty() || !part.phased.is_empty() {
             let places: Vec<u64> =
                 (0_u64..).zip(of_row).filter(|(_, own)| **own == label).map(|(row, _)| row).collect();
-            all.absorb(errors, &def.key, |row| {
-                usize::try_from(row).ok().and_then(|row| places.get(row).copied()).unwrap_or(row)
-            });
+            let place = |row: u64| usize::try_from(row).ok().and_then(|row| places.get(row).copied()).unwrap_or(row);
+            part.phased.iter_mut().for_each(|(row, _)| *row = place(*row));
+            all.absorb(errors, &def.key, place);
         }
         part.rows.check_shape(def.columns.len())?;
         parsed.push((def.key.clone(), part));
@@ -306,11 +314,11 @@ fn parse_writes(body: &[u8], options: &Options, lookup: Lookup<'_>) -> Result<Ve
             .with_hint("put all its rows into one entry"));
     }
     let keys: Vec<SeriesKey> = writes.iter().map(|write| write.series.clone()).collect();
-    let defs = registrations(&keys, options, lookup)?;
+    let (defs, stored) = registrations(&keys, options, lookup)?;
     let mut all = RowErrors::default();
     let mut parsed = Vec::with_capacity(writes.len());
     let mut first_row = 0_u64;
-    for (write, def) in writes.iter().zip(&defs) {
+    for ((write, def), stored) in writes.iter().zip(&defs).zip(&stored) {
         let named = |error: Error| {
             let named = Error::new(error.code(), format!("series {}: {}", def.key, error.detail()));
             match error.hint() {
@@ -323,8 +331,9 @@ fn parse_writes(body: &[u8], options: &Options, lookup: Lookup<'_>) -> Result<Ve
             (None, Some(columns)) => (columns, false),
             _ => return Err(Error::invalid(format!("series {}: neither rows nor columns, or both", def.key))),
         };
-        let (part, mut errors) = json::parse_raw(def, raw.get(), is_rows, options).map_err(named)?;
-        check::check_ohlc(def, &part.rows, options, &mut errors);
+        let (mut part, mut errors) = json::parse_raw(def, raw.get(), is_rows, options).map_err(named)?;
+        check::check_rows(def, *stored, &mut part, options, &mut errors);
+        part.phased.iter_mut().for_each(|(row, _)| *row += first_row);
         if errors.is_empty() {
             part.rows.check_shape(def.columns.len())?;
             first_row += part.rows.len() as u64 + part.skipped;

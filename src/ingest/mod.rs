@@ -18,6 +18,7 @@ mod json;
 mod many;
 mod parquet_file;
 mod parquet_guard;
+mod stamps;
 
 use serde::{Deserialize, Serialize};
 
@@ -27,7 +28,7 @@ pub use many::{Lookup, parse_many};
 
 use crate::error::{Error, Result};
 use crate::types::{Kind, Rounding, Rows, SeriesDef};
-use cell::RowErrors;
+use many::Part;
 
 /// Most bytes of cells one body may decode into.
 pub const DECODED_BYTES_MAX: u64 = 1 << 30;
@@ -63,6 +64,38 @@ impl BodyFormat {
             "application/vnd.apache.parquet" => Self::Parquet,
             _ => return None,
         })
+    }
+
+    /// The format of a body that nothing names, by its beginning: the marks of Arrow and Parquet, a bracket of JSON, or
+    /// the header of a CSV. `None` where it could be something else.
+    pub fn of_body(body: &[u8]) -> Option<Self> {
+        /// Bytes among which a header or the first name has to stand.
+        const HEAD_BYTES: usize = 64 * 1024;
+        if body.starts_with(b"PAR1") {
+            return Some(Self::Parquet);
+        }
+        // A message of an Arrow stream begins with a continuation mark and its length.
+        if body.starts_with(&[0xff; 4]) {
+            return Some(Self::Arrow);
+        }
+        let text = body.strip_prefix("\u{feff}".as_bytes()).unwrap_or(body).trim_ascii_start();
+        let head = text.get(..HEAD_BYTES).unwrap_or(text);
+        match head.first()? {
+            b'[' => Some(Self::Json),
+            b'{' => {
+                // Objects of JSON have one of three fields, rows have the columns of a series.
+                let name = head.get(1..)?.trim_ascii_start().strip_prefix(b"\"")?;
+                let name = name.split(|byte| *byte == b'"').next()?;
+                let is_whole = matches!(name, b"rows" | b"columns" | b"writes");
+                Some(if is_whole { Self::Json } else { Self::Ndjson })
+            }
+            _ => {
+                let header = head.split(|byte| matches!(byte, b'\n' | b'\r')).next()?;
+                let mut names = header.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+                let is_ts = |name: &[u8]| matches!(name, b"ts" | b"\"ts\"");
+                (header.contains(&b',') && names.any(is_ts)).then_some(Self::Csv)
+            }
+        }
     }
 
     /// The format of a `format=` word.
@@ -127,6 +160,32 @@ pub enum Validate {
     None,
 }
 
+/// What happens to rows whose timestamp is not on the grid of the timeframe.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub enum GridRule {
+    /// They refuse the body. Timeframes without a length have no grid.
+    #[default]
+    Reject,
+    /// They are stored as they are.
+    Allow,
+}
+
+/// What happens to rows within the first 48 days of 1970 that would be of 1990 to 2099 in a coarser unit, such as
+/// seconds in a series of milliseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub enum ImplausibleTs {
+    /// They refuse the body, unless it or the series has other rows from before 1990, or several of them all start an
+    /// interval of the timeframe.
+    #[default]
+    Reject,
+    /// They are stored as they are.
+    Allow,
+}
+
 /// How a body is read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -136,7 +195,19 @@ pub struct Options {
     pub rounding: Rounding,
     pub missing: Missing,
     pub validate: Validate,
+    pub grid: GridRule,
+    pub implausible_ts: ImplausibleTs,
 }
+
+impl Options {
+    /// Takes timestamps as they are: what a caller says who has judged them itself.
+    pub fn any_time(self) -> Self {
+        Self { grid: GridRule::Allow, implausible_ts: ImplausibleTs::Allow, ..self }
+    }
+}
+
+/// First and last timestamp of rows; `None` of none.
+pub type Bounds = Option<(i64, i64)>;
 
 impl Options {
     fn check(&self, def: &SeriesDef) -> Result<()> {
@@ -155,6 +226,20 @@ pub struct Parsed {
     pub skipped: u64,
     /// Rounded cells, by column.
     pub rounded: Vec<u64>,
+    /// Positions in the body of the rows left out, rising.
+    pub left_out: Vec<u64>,
+    /// Positions in the body and timestamps of rows whose grid starts with the first stored row, for
+    /// [`crate::types::grid::check_phase`] once that row is known; empty where nothing is left to check.
+    pub phased: Vec<(u64, i64)>,
+}
+
+impl Parsed {
+    /// Positions in the body of the rows, in their order.
+    pub fn positions(&self) -> impl Iterator<Item = u64> {
+        let mut gone = self.left_out.iter().copied().peekable();
+        let all = (0..).filter(move |row| gone.next_if_eq(row).is_none());
+        all.take(self.rows.len())
+    }
 }
 
 /// Reads and validates a body.
@@ -164,14 +249,29 @@ pub struct Parsed {
 /// `invalid_rows` for rows that cannot be stored, `too_large` for a body that decodes into more than
 /// [`DECODED_BYTES_MAX`].
 pub fn parse(format: BodyFormat, def: &SeriesDef, body: &[u8], options: &Options) -> Result<Parsed> {
+    parse_into(format, def, None, body, options)
+}
+
+/// [`parse`] for a series with rows in `stored`, which tell old data from timestamps in another unit.
+///
+/// # Errors
+/// As [`parse`].
+pub fn parse_into(
+    format: BodyFormat,
+    def: &SeriesDef,
+    stored: Bounds,
+    body: &[u8],
+    options: &Options,
+) -> Result<Parsed> {
     options.check(def)?;
-    match format {
+    let part = match format {
         BodyFormat::Json => json::parse_json(def, body, options),
         BodyFormat::Ndjson => json::parse_ndjson(def, body, options),
         BodyFormat::Csv => csv_text::parse(def, body, options),
         BodyFormat::Arrow => arrow_stream::parse(def, body, options),
         BodyFormat::Parquet => parquet_file::parse(def, body, options),
-    }
+    }?;
+    finish(def, stored, part, options)
 }
 
 /// Reads and validates a decoded record batch.
@@ -179,14 +279,28 @@ pub fn parse(format: BodyFormat, def: &SeriesDef, body: &[u8], options: &Options
 /// # Errors
 /// As [`parse`].
 pub fn from_batch(def: &SeriesDef, batch: arrow::record_batch::RecordBatch, options: &Options) -> Result<Parsed> {
+    from_batch_into(def, None, batch, options)
+}
+
+/// [`from_batch`] for a series with rows in `stored`, as [`parse_into`] takes it.
+///
+/// # Errors
+/// As [`parse`].
+pub fn from_batch_into(
+    def: &SeriesDef,
+    stored: Bounds,
+    batch: arrow::record_batch::RecordBatch,
+    options: &Options,
+) -> Result<Parsed> {
     options.check(def)?;
     // A batch is as odd as the header it was read by.
-    guarded("arrow", || {
+    let part = guarded("arrow", || {
         batch::check_schema(def, &batch.schema())?;
         let mut columns = batch::ColumnReader::new(def, options);
         columns.add(batch)?;
-        columns.finish()
-    })
+        Ok(columns.into_parts())
+    })?;
+    finish(def, stored, part, options)
 }
 
 /// Runs a decoder of a library, whose panics on hostile bytes become an answer.
@@ -196,9 +310,9 @@ fn guarded<T>(what: &str, decode: impl FnOnce() -> Result<T>) -> Result<T> {
         .unwrap_or_else(|_| Err(Error::invalid(format!("{what} body is malformed"))))
 }
 
-/// The last step of every format: rules between columns, and the verdict over all rows.
-fn finish(def: &SeriesDef, parsed: Parsed, mut errors: RowErrors, options: &Options) -> Result<Parsed> {
-    check::check_ohlc(def, &parsed.rows, options, &mut errors);
+/// The last step of every format: rules for timestamps and between columns, and the verdict over all rows.
+fn finish(def: &SeriesDef, stored: Bounds, (mut parsed, mut errors): Part, options: &Options) -> Result<Parsed> {
+    check::check_rows(def, stored, &mut parsed, options, &mut errors);
     errors.into_result()?;
     parsed.rows.check_shape(def.columns.len())?;
     Ok(parsed)

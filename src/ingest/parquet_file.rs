@@ -15,8 +15,8 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::types::{SeriesDef, SeriesKey};
 
 use super::batch::{ColumnReader, check_schema, check_size};
-use super::many::{Labels, SERIES, no_series_column};
-use super::{DECODED_BYTES_MAX, Options, Parsed, guarded};
+use super::many::{Labels, Part, SERIES, no_series_column};
+use super::{DECODED_BYTES_MAX, Options, guarded};
 
 /// Rows decoded at a time.
 const BATCH_ROWS: usize = 16_384;
@@ -86,7 +86,7 @@ fn read(
 }
 
 /// Reads a Parquet file.
-pub(super) fn parse(def: &SeriesDef, body: &[u8], options: &Options) -> Result<Parsed> {
+pub(super) fn parse(def: &SeriesDef, body: &[u8], options: &Options) -> Result<Part> {
     let (metadata, bytes, rows) = open(body)?;
     guarded("parquet", || {
         check_schema(def, metadata.schema())?;
@@ -94,7 +94,7 @@ pub(super) fn parse(def: &SeriesDef, body: &[u8], options: &Options) -> Result<P
         super::parquet_guard::check_pages(body, metadata.metadata())?;
         let mut columns = ColumnReader::new(def, options);
         read(metadata, bytes, None, rows, &mut |batch| columns.add(batch.clone()).map(|()| true))?;
-        columns.finish()
+        Ok(columns.into_parts())
     })
 }
 

@@ -31,6 +31,11 @@ fn bits(value: f64) -> i64 {
     value.to_bits().cast_signed()
 }
 
+/// Bodies of these tests are about cells; the rules for timestamps are tested beside them, in `stamps.rs`.
+fn any_time() -> Options {
+    Options::default().any_time()
+}
+
 const T0: i64 = 1_706_745_600_000;
 
 /// The rows all formats below write.
@@ -54,7 +59,7 @@ const JSON: &str = r#"[
   {"vwap":"-2.5","ts":"2024-02-01T00:00:00Z","open":1.00,"high":2,"low":0.5,"close":1.50000,"volume":0,"trades":-3.0}]"#;
 
 fn ok(format: BodyFormat, def: &SeriesDef, body: &[u8]) -> Parsed {
-    parse(format, def, body, &Options::default()).unwrap()
+    parse(format, def, body, &any_time()).unwrap()
 }
 
 /// Code, detail and `row/field/reason` of each row error.
@@ -65,7 +70,7 @@ fn refusal(format: BodyFormat, def: &SeriesDef, body: &[u8], options: &Options) 
 }
 
 fn row_errors(format: BodyFormat, def: &SeriesDef, body: &str) -> Vec<String> {
-    let (code, detail, rows) = refusal(format, def, body.as_bytes(), &Options::default());
+    let (code, detail, rows) = refusal(format, def, body.as_bytes(), &any_time());
     assert_eq!(code, ErrorCode::InvalidRows, "{detail}");
     rows
 }
@@ -135,7 +140,7 @@ fn every_format_gives_the_same_rows_in_body_order() {
         assert_eq!(parsed.rows, expected(), "{format:?}");
         assert_eq!((parsed.skipped, parsed.rounded), (0, vec![0; 7]), "{format:?}");
     }
-    assert_eq!(from_batch(&def, batch.clone(), &Options::default()).unwrap().rows, expected());
+    assert_eq!(from_batch(&def, batch.clone(), &any_time()).unwrap().rows, expected());
 }
 
 #[test]
@@ -185,10 +190,9 @@ fn row_errors_name_row_field_and_reason() {
     assert_eq!(bad(r#""volume":0"#, r#""volume":-0.001"#), ["1/volume/negative_volume"]);
     assert_eq!(bad(good, r#"{"ts":1}"#).len(), 7);
 
-    let (_, detail, _) = refusal(BodyFormat::Json, &def, good.replace("1.5", "1.505").as_bytes(), &Options::default());
+    let (_, detail, _) = refusal(BodyFormat::Json, &def, good.replace("1.5", "1.505").as_bytes(), &any_time());
     assert!(detail.contains("rows stand") || detail.contains("has a field"), "{detail}");
-    let (_, detail, _) =
-        refusal(BodyFormat::Ndjson, &def, good.replace("1.5", "1.505").as_bytes(), &Options::default());
+    let (_, detail, _) = refusal(BodyFormat::Ndjson, &def, good.replace("1.5", "1.505").as_bytes(), &any_time());
     assert_eq!(detail, "row 0: close \"1.505\" has more than 2 digits after the point");
 }
 
@@ -215,7 +219,7 @@ fn one_answer_carries_the_first_hundred_rows_in_order() {
 fn columns_must_match_the_registration() {
     let def = scalar(r#"{"digits":2}"#);
     let mismatch = |format, body: &[u8]| {
-        let (code, detail, _) = refusal(format, &def, body, &Options::default());
+        let (code, detail, _) = refusal(format, &def, body, &any_time());
         assert_eq!(code, ErrorCode::SchemaMismatch, "{detail}");
         detail
     };
@@ -243,7 +247,7 @@ fn columns_must_match_the_registration() {
         let batch = batch_of(columns);
         assert!(mismatch(Parquet, &parquet_of(&batch)).contains(word), "{word}");
         assert!(mismatch(Arrow, &stream(&batch)).contains(word), "{word}");
-        assert_eq!(from_batch(&def, batch.clone(), &Options::default()).unwrap_err().code(), ErrorCode::SchemaMismatch);
+        assert_eq!(from_batch(&def, batch.clone(), &any_time()).unwrap_err().code(), ErrorCode::SchemaMismatch);
     }
 }
 
@@ -261,7 +265,6 @@ fn malformed_text_is_an_invalid_argument() {
         (Json, r#"[{"ts":1,"value":1},]"#),
         (Json, r#"[{"ts":1,"value":NaN}]"#),
         (Json, r#"[{"ts":1,"value":01}]"#),
-        (Json, r#"[[1,2]]"#),
         (Json, r#"[{"ts":1,"value":1,"value":2}]"#),
         (Json, r#"{"ts":1,"value":1}"#),
         (Json, r#"{}"#),
@@ -278,11 +281,11 @@ fn malformed_text_is_an_invalid_argument() {
         (Csv, "ts,value\n1,2,3"),
         (Csv, "ts,value\n1,2\n3,\"4"),
     ] {
-        let result = parse(format, &def, body.as_bytes(), &Options::default());
+        let result = parse(format, &def, body.as_bytes(), &any_time());
         let error = result.expect_err(body);
         assert_eq!(error.code(), ErrorCode::InvalidArgument, "{body} {error}");
     }
-    let error = parse(Json, &def, b"[{\"ts\":1,\"value\":\"\xff\"}]", &Options::default()).unwrap_err();
+    let error = parse(Json, &def, b"[{\"ts\":1,\"value\":\"\xff\"}]", &any_time()).unwrap_err();
     assert_eq!(error.code(), ErrorCode::InvalidArgument);
 }
 
@@ -295,7 +298,7 @@ fn deep_nesting_is_refused_quickly() {
         let formats = if head.is_empty() { &BodyFormat::ALL[..2] } else { &BodyFormat::ALL[..1] };
         for format in formats.iter().copied() {
             let start = std::time::Instant::now();
-            let error = parse(format, &def, body.as_bytes(), &Options::default()).unwrap_err();
+            let error = parse(format, &def, body.as_bytes(), &any_time()).unwrap_err();
             assert_eq!(error.code(), ErrorCode::InvalidArgument, "{head}");
             assert!(start.elapsed().as_secs() < 120, "{head} took {:?}", start.elapsed());
         }
@@ -303,9 +306,102 @@ fn deep_nesting_is_refused_quickly() {
 }
 
 #[test]
+fn rows_without_names_have_the_cells_of_every_column_in_their_order() {
+    let def = def(r#"{"kind":"kline","symbol":"X","timeframe":"1m","price_digits":2,"volume_digits":3}"#);
+    let rows = r#"[[1706745600000,42000.15,"42100.00",41900.5,42001,1.5],[1706745660000,1,2,0.5,1.5,0]]"#;
+    let named = "ts,open,high,low,close,volume\n1706745600000,42000.15,42100,41900.5,42001,1.5\n\
+                 1706745660000,1,2,0.5,1.5,0\n";
+    let expected = parse(BodyFormat::Csv, &def, named.as_bytes(), &Options::default()).unwrap();
+    let lines = rows[1..rows.len() - 1].replace("],[", "]\n[");
+    for (format, body) in [
+        (BodyFormat::Json, rows.to_string()),
+        (BodyFormat::Json, format!(r#"{{"rows":{rows}}}"#)),
+        (BodyFormat::Ndjson, lines),
+    ] {
+        assert_eq!(parse(format, &def, body.as_bytes(), &Options::default()).unwrap(), expected, "{body}");
+    }
+    // No cell is guessed: too few, too many, none at all, or null.
+    for (body, reason) in [
+        ("[[1706745600000,1,2,0.5,1.5]]", "row 0 has 5 cells, a row of kline/X/1m has 6"),
+        ("[[1706745600000,1,2,0.5,1.5,0],[1706745600000,1,2,0.5,1.5,0,7]]", "row 1 has 7 cells"),
+        ("[[]]", "row 0 has 0 cells"),
+    ] {
+        let error = parse(BodyFormat::Json, &def, body.as_bytes(), &Options::default()).unwrap_err();
+        assert_eq!(error.code(), ErrorCode::SchemaMismatch, "{body}");
+        assert!(error.detail().starts_with(reason), "{error}");
+        assert!(error.hint().unwrap().contains("ts, open, high, low, close, volume"), "{error:?}");
+    }
+    assert_eq!(row_errors(BodyFormat::Json, &def, "[[1706745600000,1,2,0.5,1.5,null]]"), ["0/volume/missing"]);
+    assert_eq!(row_errors(BodyFormat::Json, &def, "[[1706745600000,1,2,0.5,[1.5],0]]"), ["0/close/wrong_type"]);
+    // Extra columns are cells like the others; rows of many series have to name theirs.
+    let body = r#"[[1706745600000,1,2,0.5,1.5,0,7,0.25]]"#;
+    assert_eq!(ok(BodyFormat::Json, &kline(), body.as_bytes()).rows.columns[5..], [vec![7], vec![bits(0.25)]]);
+    let known = std::sync::Arc::new(def.clone());
+    let lookup = |_: &crate::types::SeriesKey| Ok((known.clone(), None));
+    let error = parse_many(BodyFormat::Ndjson, br#"["kline/X/1m",1,1,1,1,1]"#, &any_time(), &lookup).unwrap_err();
+    assert_eq!(error.code(), ErrorCode::InvalidArgument, "{error}");
+    let many = format!(r#"{{"writes":[{{"series":"kline/X/1m","rows":{rows}}}]}}"#);
+    let parsed = parse_many(BodyFormat::Json, many.as_bytes(), &Options::default(), &lookup).unwrap();
+    assert_eq!(parsed[0].1.rows, expected.rows);
+}
+
+#[test]
+fn integers_round_where_it_is_asked_for() {
+    let int = scalar(r#"{"type":"int64"}"#);
+    let nearest = Options { rounding: Rounding::Nearest, ..any_time() };
+    for (text, rounded) in
+        [("1.5", 2), ("2.5", 2), ("-0.6", -1), ("9223372036854775807.4", i64::MAX), ("0.4", 0), ("7", 7)]
+    {
+        let body = format!("ts,value\n0,{text}\n");
+        let parsed = parse(BodyFormat::Csv, &int, body.as_bytes(), &nearest).unwrap();
+        assert_eq!(parsed.rows.columns[0], [rounded], "{text}");
+        assert_eq!(parsed.rounded, [u64::from(text.contains('.'))], "{text}");
+    }
+    let body = b"ts,value\n0,9223372036854775807.5\n";
+    assert_eq!(refusal(BodyFormat::Csv, &int, body, &nearest).2, ["0/value/overflow"]);
+    // Scaled integers and Arrow's doubles and decimals too.
+    let raw = Options { numbers: Numbers::Raw, ..nearest };
+    let decimal = scalar(r#"{"type":"decimal","digits":2}"#);
+    assert_eq!(parse(BodyFormat::Csv, &decimal, b"ts,value\n0,12.5\n", &raw).unwrap().rows.columns[0], [12]);
+    let times: ArrayRef = Arc::new(Int64Array::from(vec![0, 1]));
+    let wide = Decimal128Array::from(vec![15_i128, 25]).with_precision_and_scale(20, 1).unwrap();
+    for values in [Arc::new(Float64Array::from(vec![1.5, 2.5])) as ArrayRef, Arc::new(wide)] {
+        let batch = batch_of(vec![("ts", times.clone()), ("value", values)]);
+        assert_eq!(from_batch(&int, batch.clone(), &nearest).unwrap().rows.columns[0], [2, 2]);
+        assert_eq!(from_batch(&int, batch, &any_time()).unwrap_err().rows()[0].reason, "precision_loss");
+    }
+}
+
+#[test]
+fn a_body_without_a_name_shows_its_format() {
+    let batch = kline_batch();
+    for (body, format) in [
+        (&b"[[1,2]]"[..], Some(BodyFormat::Json)),
+        (b"\xef\xbb\xbf \n[{\"ts\":1}]", Some(BodyFormat::Json)),
+        (b"{\"rows\":[]}", Some(BodyFormat::Json)),
+        (b"{ \"columns\" : {}}", Some(BodyFormat::Json)),
+        (b"{\"writes\":[]}", Some(BodyFormat::Json)),
+        (b"{\"ts\":1,\"value\":2}\n", Some(BodyFormat::Ndjson)),
+        (b"ts,value\n1,2\n", Some(BodyFormat::Csv)),
+        (b"\"series\",\"ts\",\"value\"\r\n", Some(BodyFormat::Csv)),
+        (&stream(&batch), Some(BodyFormat::Arrow)),
+        (&parquet_of(&batch), Some(BodyFormat::Parquet)),
+        (b"open,high\n1,2\n", None),
+        (b"hello", None),
+        (b"<html>", None),
+        (b"{", None),
+        (b"{]", None),
+        (b"", None),
+        (b"\x1f\x8b\x08", None),
+    ] {
+        assert_eq!(BodyFormat::of_body(body), format, "{:?}", String::from_utf8_lossy(&body[..body.len().min(40)]));
+    }
+}
+
+#[test]
 fn rounding_is_asked_for_or_refused() {
     let def = scalar(r#"{"digits":2}"#);
-    let nearest = Options { rounding: Rounding::Nearest, ..Options::default() };
+    let nearest = Options { rounding: Rounding::Nearest, ..any_time() };
     for (format, body) in [
         (BodyFormat::Json, r#"[{"ts":1,"value":1.005},{"ts":2,"value":"1.015"},{"ts":3,"value":1.5}]"#),
         (BodyFormat::Json, r#"{"columns":{"ts":[1,2,3],"value":[1.005,1.015,1.5]}}"#),
@@ -322,15 +418,15 @@ fn rounding_is_asked_for_or_refused() {
     let batch = batch_of(vec![("ts", ts.clone()), ("value", decimal)]);
     let parsed = from_batch(&def, batch.clone(), &nearest).unwrap();
     assert_eq!((parsed.rows.columns[0].as_slice(), parsed.rounded), ([100, 150].as_slice(), vec![1]));
-    let error = from_batch(&def, batch.clone(), &Options::default()).unwrap_err();
+    let error = from_batch(&def, batch.clone(), &any_time()).unwrap_err();
     assert_eq!(error.rows()[0].reason, "precision_loss");
     // Doubles take the nearest decimal of their shortest form without being asked.
     let value: ArrayRef = Arc::new(Float64Array::from(vec![0.285, 0.1]));
-    let parsed = from_batch(&def, batch_of(vec![("ts", ts.clone()), ("value", value)]), &Options::default()).unwrap();
+    let parsed = from_batch(&def, batch_of(vec![("ts", ts.clone()), ("value", value)]), &any_time()).unwrap();
     assert_eq!((parsed.rows.columns[0].as_slice(), parsed.rounded), ([28, 10].as_slice(), vec![1]));
     let value: ArrayRef = Arc::new(Float32Array::from(vec![0.1, 16_777_216.0]));
     let def = scalar(r#"{"digits":9}"#);
-    let parsed = from_batch(&def, batch_of(vec![("ts", ts), ("value", value)]), &Options::default()).unwrap();
+    let parsed = from_batch(&def, batch_of(vec![("ts", ts), ("value", value)]), &any_time()).unwrap();
     assert_eq!(parsed.rows.columns[0], [100_000_000, 16_777_216_000_000_000]);
     assert_eq!(parsed.rounded, [0]);
 }
@@ -338,7 +434,7 @@ fn rounding_is_asked_for_or_refused() {
 #[test]
 fn raw_numbers_are_scaled_integers() {
     let def = kline();
-    let raw = Options { numbers: Numbers::Raw, ..Options::default() };
+    let raw = Options { numbers: Numbers::Raw, ..any_time() };
     let body = r#"[{"ts":1,"open":100,"high":"200","low":50,"close":1.5e2,"volume":0,"trades":1,"vwap":0.5}]"#;
     let parsed = parse(BodyFormat::Json, &def, body.as_bytes(), &raw).unwrap();
     assert_eq!(parsed.rows.columns.concat(), [100, 200, 50, 150, 0, 1, bits(0.5)]);
@@ -363,7 +459,7 @@ fn raw_numbers_are_scaled_integers() {
 #[test]
 fn missing_scalars_are_skipped_only_when_asked() {
     let def = scalar(r#"{"digits":2}"#);
-    let skip = Options { missing: Missing::Skip, ..Options::default() };
+    let skip = Options { missing: Missing::Skip, ..any_time() };
     for (format, body) in [
         (BodyFormat::Json, r#"[{"ts":1,"value":1},{"ts":2,"value":null},{"ts":3,"value":"NaN"},{"ts":4,"value":4}]"#),
         (BodyFormat::Json, r#"{"columns":{"ts":[1,2,3,4],"value":[1,null,"nan",4]}}"#),
@@ -381,7 +477,7 @@ fn missing_scalars_are_skipped_only_when_asked() {
     for (format, body) in [(BodyFormat::Arrow, stream(&batch)), (BodyFormat::Parquet, parquet_of(&batch))] {
         let parsed = parse(format, &def, &body, &skip).unwrap();
         assert_eq!((parsed.rows.ts.as_slice(), parsed.skipped), ([1, 4].as_slice(), 2));
-        let (_, _, rows) = refusal(format, &def, &body, &Options::default());
+        let (_, _, rows) = refusal(format, &def, &body, &any_time());
         assert_eq!(rows, ["1/value/missing", "2/value/not_finite"]);
     }
     // A missing time or an infinity is never skipped, and a kline has nothing to skip.
@@ -394,7 +490,7 @@ fn missing_scalars_are_skipped_only_when_asked() {
 #[test]
 fn arrow_numbers_and_times_convert_exactly_or_are_refused() {
     let of = |def: &SeriesDef, ts: ArrayRef, value: ArrayRef| {
-        from_batch(def, batch_of(vec![("ts", ts), ("value", value)]), &Options::default())
+        from_batch(def, batch_of(vec![("ts", ts), ("value", value)]), &any_time())
             .map(|parsed| (parsed.rows.ts[0], parsed.rows.columns[0][0]))
             .map_err(|e| format!("{}/{}", e.rows()[0].field, e.rows()[0].reason))
     };
@@ -456,7 +552,7 @@ fn ohlc_is_checked_on_doubles_and_can_be_turned_off() {
         ts: vec![1],
         columns: [o, h, l, c, v].map(|value| vec![bits(value)]).to_vec(),
     };
-    let on = Options::default();
+    let on = any_time();
     for (rows, good) in [
         (row(1.0, 2.0, 0.5, 1.5, 0.0), true),
         (row(-1.0, -0.5, -2.0, -1.5, -0.0), true),
@@ -483,11 +579,11 @@ fn cut_bodies_are_refused_at_every_byte() {
     let batch = kline_batch();
     for (format, body) in [(BodyFormat::Arrow, stream(&batch)), (BodyFormat::Parquet, parquet_of(&batch))] {
         for length in 0..body.len() {
-            let error = parse(format, &def, &body[..length], &Options::default()).expect_err("cut");
+            let error = parse(format, &def, &body[..length], &any_time()).expect_err("cut");
             assert_eq!(error.code(), ErrorCode::InvalidArgument, "{format:?} cut at {length}: {error}");
         }
         let longer = [body.as_slice(), b"x"].concat();
-        assert!(parse(format, &def, &longer, &Options::default()).is_err(), "{format:?}");
+        assert!(parse(format, &def, &longer, &any_time()).is_err(), "{format:?}");
     }
 }
 
@@ -495,7 +591,7 @@ fn cut_bodies_are_refused_at_every_byte() {
 fn arrow_compression_dictionaries_files_and_nesting_are_refused() {
     let def = scalar("{}");
     let refused = |body: &[u8], word: &str| {
-        let (code, detail, _) = refusal(BodyFormat::Arrow, &def, body, &Options::default());
+        let (code, detail, _) = refusal(BodyFormat::Arrow, &def, body, &any_time());
         assert_eq!(code, ErrorCode::InvalidArgument, "{detail}");
         assert!(detail.contains(word), "{detail}");
     };
@@ -538,7 +634,7 @@ fn parquet_that_unpacks_into_too_much_is_refused_before_it_is() {
     }
     writer.close().unwrap();
     assert!(body.len() < 1 << 20, "{}", body.len());
-    let (code, detail, _) = refusal(BodyFormat::Parquet, &def, &body, &Options::default());
+    let (code, detail, _) = refusal(BodyFormat::Parquet, &def, &body, &any_time());
     assert_eq!(code, ErrorCode::TooLarge, "{detail}");
 }
 
@@ -609,7 +705,7 @@ fn no_mutation_of_a_body_panics_out() {
         let mut random = StdRng::seed_from_u64(7);
         for round in 0..rounds {
             let body = mutate(&mut random, &body);
-            let result = std::panic::catch_unwind(|| parse(format, &def, &body, &Options::default()));
+            let result = std::panic::catch_unwind(|| parse(format, &def, &body, &any_time()));
             match result {
                 Err(_) => {
                     let _ = std::panic::take_hook();
@@ -658,7 +754,7 @@ fn the_arrow_guard_alone_keeps_the_decoder_from_panicking() {
             &message.version(),
         );
         if let Ok(batch) = decoded {
-            let _ = from_batch(&def, batch.clone(), &Options::default());
+            let _ = from_batch(&def, batch.clone(), &any_time());
         }
     }
     assert!(passed > 100, "{passed}");

@@ -28,7 +28,7 @@ use crate::disk::DiskPath;
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::FORMAT_VERSION;
 use crate::store::{Expected, IfVersion, SeriesState, State, Store};
-use crate::types::schema::series_not_found;
+use crate::types::schema::{Retention, check_description, check_timeframe, series_not_found};
 use crate::types::{Calendar, SeriesDef, SeriesKey, SeriesSpec};
 
 pub use crate::store::{
@@ -169,32 +169,38 @@ impl Service {
 
     /// Registers a series; the same definition again is no error, another one is `series_exists`.
     pub fn register(&self, spec: SeriesSpec) -> Result<Registered> {
-        let patch = SeriesPatch {
-            retention: spec.retention.clone(),
-            calendar: spec.calendar.clone(),
-            value_index: spec.value_index.clone(),
-            description: spec.description.clone(),
-        };
-        let def = spec.resolve()?;
-        let key = def.key.clone();
-        self.caller.may_touch(Scope::Write, &key)?;
-        let wanted = def.clone();
-        let (series, created, commit) = self.store.register(def)?;
-        // Registering again with other changeable fields is another definition, fields left out are not.
-        let differs = |given: bool, same: bool| given && !same;
-        if !created
-            && (differs(patch.retention.is_some(), wanted.retention == series.def.retention)
-                || differs(patch.calendar.is_some(), wanted.calendar == series.def.calendar)
-                || differs(patch.value_index.is_some(), wanted.value_index == series.def.value_index)
-                || differs(patch.description.is_some(), wanted.description == series.def.description))
-        {
-            return Err(Error::new(
-                ErrorCode::SeriesExists,
-                format!("series {key} is registered with another retention, calendar, value index or description"),
-            )
-            .with_hint("change those with PATCH"));
+        let def = spec.clone().resolve()?;
+        self.caller.may_touch(Scope::Write, &def.key)?;
+        if self.store.snapshot().get(&def.key).is_none() {
+            check_timeframe(def.key.timeframe())?;
+        }
+        let (series, created, commit) = self.store.register(def.clone())?;
+        if !created {
+            check_same(&spec, &def, &series.def)?;
         }
         Ok(Registered { created, commit, info: self.info_of(&series) })
+    }
+
+    /// The definition of a series and the timestamps of its first and last stored row; of one that is not registered
+    /// what registering it would make, without doing so.
+    ///
+    /// # Errors
+    /// Those of [`Service::register`].
+    pub fn known_or_new(&self, spec: &SeriesSpec) -> Result<(Arc<SeriesDef>, Option<(i64, i64)>)> {
+        let def = spec.clone().resolve()?;
+        self.caller.may_touch(Scope::Write, &def.key)?;
+        self.caller.may_touch(Scope::Read, &def.key)?;
+        match self.store.snapshot().get(&def.key) {
+            None => {
+                check_timeframe(def.key.timeframe())?;
+                Ok((Arc::new(def), None))
+            }
+            Some(series) => {
+                series.def.check_same_rows_as(&def)?;
+                check_same(spec, &def, &series.def)?;
+                Ok((Arc::clone(&series.def), series.bounds))
+            }
+        }
     }
 
     fn info_of(&self, series: &SeriesState) -> SeriesInfo {
@@ -228,6 +234,13 @@ impl Service {
         Ok(Arc::clone(&self.series_state(&self.store.snapshot(), key)?.def))
     }
 
+    /// Its definition and the timestamps of its first and last stored row, for parsing bodies.
+    pub fn known(&self, key: &SeriesKey) -> Result<(Arc<SeriesDef>, Option<(i64, i64)>)> {
+        self.caller.may_touch(Scope::Read, key)?;
+        let series = self.series_state(&self.store.snapshot(), key)?;
+        Ok((Arc::clone(&series.def), series.bounds))
+    }
+
     /// Registered series by key.
     pub fn list(&self, filter: &SeriesFilter) -> Result<SeriesPage> {
         self.caller.may(Scope::Read)?;
@@ -243,18 +256,19 @@ impl Service {
         let if_version = self.expected(key, condition)?;
         let series = self.store.change_series(key, if_version, |def| {
             if let Some(retention) = patch.retention {
-                retention.check()?;
-                def.retention = Some(retention);
+                retention.as_ref().map_or(Ok(()), Retention::check)?;
+                def.retention = retention;
             }
             if let Some(calendar) = patch.calendar {
-                def.calendar = (!calendar.is_null()).then_some(calendar);
+                def.calendar = calendar;
                 Calendar::of(def.calendar.as_ref())?;
             }
             if let Some(description) = patch.description {
-                def.description = Some(description);
+                description.as_deref().map_or(Ok(()), check_description)?;
+                def.description = description;
             }
             if let Some(wanted) = patch.value_index {
-                def.value_index = wanted.resolve(&def.columns)?;
+                def.value_index = wanted.map_or(Ok(Vec::new()), |wanted| wanted.resolve(&def.columns))?;
             }
             Ok(())
         })?;
@@ -463,6 +477,23 @@ impl Service {
     pub fn staging_dir(&self) -> PathBuf {
         self.store.root().join("tmp")
     }
+}
+
+/// Registering again with other changeable fields is another definition; fields left out are not.
+fn check_same(spec: &SeriesSpec, wanted: &SeriesDef, known: &SeriesDef) -> Result<()> {
+    let differs = |given: bool, same: bool| given && !same;
+    if differs(spec.retention.is_some(), wanted.retention == known.retention)
+        || differs(spec.calendar.is_some(), wanted.calendar == known.calendar)
+        || differs(spec.value_index.is_some(), wanted.value_index == known.value_index)
+        || differs(spec.description.is_some(), wanted.description == known.description)
+    {
+        return Err(Error::new(
+            ErrorCode::SeriesExists,
+            format!("series {} is registered with another retention, calendar, value index or description", known.key),
+        )
+        .with_hint("change those with PATCH"));
+    }
+    Ok(())
 }
 
 /// Milliseconds since the epoch, for people only: nothing is ordered by it.

@@ -171,19 +171,28 @@ pub struct Registered {
     pub info: SeriesInfo,
 }
 
-/// What can be changed of a registration; absent fields stay.
+/// What can be changed of a registration; absent fields stay, `null` clears a field.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct SeriesPatch {
-    #[serde(default)]
-    pub retention: Option<Retention>,
-    #[serde(default)]
-    pub calendar: Option<serde_json::Value>,
-    #[serde(default)]
-    pub value_index: Option<ValueIndexSpec>,
-    #[serde(default)]
-    pub description: Option<String>,
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "server", schema(value_type = Option<Retention>))]
+    pub retention: Option<Option<Retention>>,
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "server", schema(value_type = Option<serde_json::Value>))]
+    pub calendar: Option<Option<serde_json::Value>>,
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "server", schema(value_type = Option<ValueIndexSpec>))]
+    pub value_index: Option<Option<ValueIndexSpec>>,
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "server", schema(value_type = Option<String>))]
+    pub description: Option<Option<String>>,
+}
+
+/// A field that is there, `null` or not.
+fn given<'de, D: serde::Deserializer<'de>, T: Deserialize<'de>>(reader: D) -> Result<Option<Option<T>>, D::Error> {
+    Option::<T>::deserialize(reader).map(Some)
 }
 
 /// Which series to list. Empty means all.

@@ -14,7 +14,7 @@ use crate::format::receipt::Written;
 use crate::ingest::Parsed;
 use crate::store::{Expected, IfVersion, SeriesWrite, WriteMode, WriteOutcome, Writing};
 use crate::types::schema::MergeRule;
-use crate::types::{Kind, SeriesKey};
+use crate::types::{Kind, SeriesKey, SeriesSpec};
 
 /// Name under which a caller repeats a write: 1 to [`IdempotencyKey::CHARS_MAX`] visible ASCII characters.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -146,6 +146,9 @@ pub struct Terms {
     pub condition: Condition,
     /// A repeat under the same key, within 24 hours, is answered as the first time and changes nothing.
     pub idempotency_key: Option<IdempotencyKey>,
+    /// Registers the series in the same commit, unless it is registered so already. A write that is refused registers
+    /// nothing.
+    pub create: Option<Box<SeriesSpec>>,
 }
 
 impl Terms {
@@ -216,7 +219,7 @@ impl Service {
 
     /// Writes parsed rows (see [`crate::ingest::parse`]) as one atomic commit; returns when it is durable.
     pub fn write(&self, key: &SeriesKey, parsed: Parsed, mode: Mode, condition: &Condition) -> Result<WriteReply> {
-        let terms = Terms { manner: Manner::Mode(mode), condition: condition.clone(), idempotency_key: None };
+        let terms = Terms { manner: Manner::Mode(mode), condition: condition.clone(), ..Terms::default() };
         Ok(self.write_under(key, parsed, &terms)?.reply)
     }
 
@@ -244,9 +247,15 @@ impl Service {
             Err(error) if once.is_some() && error.code() == ErrorCode::CommitConflict => (NEVER, Some(error)),
             Err(error) => return Err(error),
         };
+        let create = match &terms.create {
+            Some(spec) => Some(self.known_or_new(spec)?.0),
+            None => None,
+        };
         let write = SeriesWrite {
             if_version,
+            create,
             skipped: parsed.skipped,
+            phased: parsed.phased,
             ..SeriesWrite::new(key.clone(), parsed.rows, terms.manner.mode())
         };
         let writing = self.store.begin_write(vec![write], once).map_err(|error| match conflict {
@@ -284,7 +293,11 @@ impl Service {
         let mode = Manner::Mode(mode).mode();
         let writes = parsed
             .into_iter()
-            .map(|(key, parsed)| SeriesWrite { skipped: parsed.skipped, ..SeriesWrite::new(key, parsed.rows, mode) })
+            .map(|(key, parsed)| SeriesWrite {
+                skipped: parsed.skipped,
+                phased: parsed.phased,
+                ..SeriesWrite::new(key, parsed.rows, mode)
+            })
             .collect();
         let outcome = self.store.write_many(writes, once.map(|key| self.own_key(key)).as_deref())?;
         count_rows(&outcome);

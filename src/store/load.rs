@@ -60,7 +60,8 @@ struct Load {
 impl Inner {
     /// Whether rows are long enough for a load, before anything is looked at.
     pub fn can_be_load(&self, write: &SeriesWrite) -> bool {
-        write.rows.ts.len() as u64 >= self.options.seal_rows.max(1)
+        // A registration and the phase of a grid are decided in turn, in which a load is not.
+        write.create.is_none() && write.phased.is_empty() && write.rows.ts.len() as u64 >= self.options.seal_rows.max(1)
     }
 
     /// Waits until what is decided of a series is published, or gives why it was refused: a load must not count when what

@@ -311,13 +311,7 @@ impl Store {
             let commit = pending.state.commit;
             let decided = pending.decided();
             drop(pending);
-            if !existing.def.same_rows_as(&def) {
-                return Err(Error::new(
-                    ErrorCode::SeriesExists,
-                    format!("series {} is registered with another definition", def.key),
-                )
-                .with_hint("GET the series to compare; drop it first to register it anew"));
-            }
+            existing.def.check_same_rows_as(&def)?;
             // It may not be durable yet.
             let decided = decided?;
             queue.wait(&decided)?;
@@ -337,7 +331,8 @@ impl Store {
         Ok((Arc::new(series), true, commit))
     }
 
-    /// Changes what may be changed of a registration; `change` gets the definition as it is.
+    /// Changes what may be changed of a registration; `change` gets the definition as it is. A definition that stays as
+    /// it was makes no commit.
     pub fn change_series(
         &self,
         key: &SeriesKey,
@@ -349,6 +344,13 @@ impl Store {
         let series = current(&pending.state, key, if_version)?;
         let mut def = series.def.as_ref().clone();
         change(&mut def)?;
+        if def == *series.def {
+            // What it is may not be durable yet.
+            let decided = pending.decided()?;
+            drop(pending);
+            queue.wait(&decided)?;
+            return Ok(series);
+        }
         let mut state = pending.state.as_ref().clone();
         state.commit += 1;
         let mut next = series.touched(state.commit, &state.fences);

@@ -6,6 +6,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use arrow::datatypes::ToByteSlice;
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
@@ -13,10 +14,11 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 use super::chunk::MapCache;
 use super::commit::{Batch, Durability, Pending};
 use super::state::{SeriesId, SeriesState};
-use super::{IfVersion, Store, current, wall_ms};
+use super::{IfVersion, Store, current, def_json, wall_ms};
 use crate::error::{Error, ErrorCode, Result, RowError};
 use crate::format::receipt::{Receipt, Written};
 use crate::format::wal::{Commit, Operation, encode_commit};
+use crate::types::grid::check_phase;
 use crate::types::schema::{ColumnType, DECIMAL_LIMIT, MergeRule, SeriesDef};
 use crate::types::{Rows, SeriesKey};
 
@@ -53,11 +55,16 @@ pub struct SeriesWrite {
     pub if_version: IfVersion,
     /// Rows the caller left out beforehand; only carried into the reply.
     pub skipped: u64,
+    /// Positions and timestamps of rows that have to be on the grid that the first stored row starts: only the turn of
+    /// the write tells which row that is. Empty where there is nothing to check.
+    pub phased: Vec<(u64, i64)>,
+    /// Registers the series in the same commit when it is not there; one that is has to have the same rows.
+    pub create: Option<Arc<SeriesDef>>,
 }
 
 impl SeriesWrite {
     pub fn new(key: SeriesKey, rows: Rows, mode: WriteMode) -> Self {
-        Self { key, rows, mode, if_version: None, skipped: 0 }
+        Self { key, rows, mode, if_version: None, skipped: 0, phased: Vec::new(), create: None }
     }
 }
 
@@ -111,7 +118,7 @@ impl Store {
     ///
     /// # Errors
     /// `series_not_found`, `schema_mismatch`, `rows_exist`, `out_of_order`, `invalid_rows` for a repeated timestamp
-    /// under `insert`, an unordered one under `append` and a sum out of range under `merge`, `commit_conflict`,
+    /// under `insert` or `append`, a sum out of range under `merge` and a row off the grid, `commit_conflict`,
     /// `writer_stopped`, `storage_full`.
     pub fn write(&self, key: &SeriesKey, rows: Rows, mode: WriteMode, if_version: IfVersion) -> Result<Written> {
         let write = SeriesWrite { if_version, ..SeriesWrite::new(key.clone(), rows, mode) };
@@ -179,6 +186,18 @@ impl Store {
         let mut operations = Vec::with_capacity(writes.len());
         let mut touched = Vec::with_capacity(writes.len());
         for (mut write, prepared) in writes.into_iter().zip(prepared) {
+            let registers = match write.create.take() {
+                None => false,
+                Some(def) => match state.get(&write.key) {
+                    Some(known) => known.def.check_same_rows_as(&def).map(|()| false)?,
+                    None => {
+                        let series_id = self.inner.next_series_id.fetch_add(1, Ordering::Relaxed);
+                        operations.push(Operation::Register { series_id, def: def_json(&def)? });
+                        state.put(SeriesState::new(series_id, def, commit));
+                        true
+                    }
+                },
+            };
             let series = match prepared.seen.as_ref().filter(|seen| write.if_version.is_none() && state.has(seen)) {
                 Some(unchanged) => Arc::clone(unchanged),
                 None => current(&state, &write.key, write.if_version)?,
@@ -194,7 +213,7 @@ impl Store {
                 rows_duplicate: duplicates,
                 rows_skipped: write.skipped,
                 version: series.version + u64::from(changes),
-                commit: if changes { commit } else { state.commit },
+                commit: if changes || registers { commit } else { state.commit },
                 first_ts: rows.ts.first().copied(),
                 last_ts: rows.ts.last().copied(),
                 durable,
@@ -211,6 +230,8 @@ impl Store {
         state.commit = commit;
         let receipt = match once {
             None => None,
+            // A registration alone can be repeated without one.
+            Some(_) if touched.is_empty() => None,
             Some(_) if state.receipts.len() >= RECEIPTS_MAX => {
                 return Err(Error::new(
                     ErrorCode::Overloaded,
@@ -226,8 +247,11 @@ impl Store {
         let frame = Commit { receipt, wall_ms, operations };
         let payload = encode_commit(&frame);
         let mut due = Vec::new();
-        for (series, operation) in touched.into_iter().zip(frame.operations) {
-            if let Operation::Write { replaced, rows, .. } = operation {
+        let mut touched = touched.into_iter();
+        for operation in frame.operations {
+            if let Operation::Write { replaced, rows, .. } = operation
+                && let Some(series) = touched.next()
+            {
                 let next = series.with_rows(rows, replaced, commit, wall_ms, &state.fences);
                 if next.tail_rows() >= self.inner.options.seal_rows {
                     due.push(next.id);
@@ -313,6 +337,7 @@ fn prepare(write: &mut SeriesWrite, series: Option<&Arc<SeriesState>>, cache: &A
 fn decide(series: &SeriesState, write: &mut SeriesWrite, prepared: Prepared, cache: &Arc<MapCache>) -> Result<u64> {
     let (key, rows) = (&write.key, &mut write.rows);
     rows.check_shape(series.def.columns.len())?;
+    check_phase(&series.def, series.bounds.map(|(first, _)| first), &write.phased)?;
     let fresh = prepared.seen.as_ref().is_some_and(|seen| (seen.id, seen.version) == (series.id, series.version));
     match write.mode {
         WriteMode::Append => match (rows.ts.first(), series.bounds) {
@@ -447,18 +472,21 @@ fn check_rising(rows: &Rows) -> Result<()> {
         if let Some(previous) = previous
             && *ts <= previous
         {
-            return Err(Error::new(
-                ErrorCode::InvalidRows,
-                format!("row {row}: timestamp {ts} does not follow {previous}"),
-            )
-            .with_hint("append needs rising timestamps; mode=upsert accepts rows in any order")
-            .with_rows(vec![RowError {
-                series: None,
-                row: row as u64,
-                field: "ts".into(),
-                reason: "duplicate".into(),
-                message: format!("timestamp {ts} does not follow {previous}"),
-            }]));
+            let (code, reason) = if *ts == previous {
+                (ErrorCode::InvalidRows, "duplicate")
+            } else {
+                (ErrorCode::OutOfOrder, "out_of_order")
+            };
+            let message = format!("timestamp {ts} does not follow {previous}");
+            return Err(Error::new(code, format!("row {row}: {message}"))
+                .with_hint("append needs rising timestamps; mode=upsert accepts rows in any order")
+                .with_rows(vec![RowError {
+                    series: None,
+                    row: row as u64,
+                    field: "ts".into(),
+                    reason: reason.into(),
+                    message,
+                }]));
         }
         previous = Some(*ts);
     }
@@ -468,7 +496,7 @@ fn check_rising(rows: &Rows) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::StoreOptions;
+    use crate::store::{Expected, StoreOptions};
     use crate::types::SeriesSpec;
 
     fn store() -> (tempfile::TempDir, Store, SeriesKey) {
@@ -555,6 +583,100 @@ mod tests {
             assert_eq!((series.rows, series.bounds), (1, Some((120_000, 120_000))), "sealing {sealing}");
             assert_eq!(series.tail_rows(), 1);
         }
+    }
+
+    fn wanted(symbol: &str, timeframe: &str) -> Arc<SeriesDef> {
+        Arc::new(SeriesSpec::of_key(&SeriesKey::kline(symbol, timeframe).unwrap()).resolve().unwrap())
+    }
+
+    /// A write of one row at each of these days that registers its series.
+    fn creating(def: &Arc<SeriesDef>, mode: WriteMode, days: &[i64]) -> SeriesWrite {
+        let ts: Vec<i64> = days.iter().map(|day| day * 86_400_000).collect();
+        let rows = Rows { columns: vec![vec![0; ts.len()]; 5], ts };
+        SeriesWrite { create: Some(Arc::clone(def)), ..SeriesWrite::new(def.key.clone(), rows, mode) }
+    }
+
+    #[test]
+    fn a_write_registers_its_series_in_the_same_commit_or_not_at_all() {
+        let (root, store, _) = store();
+        let def = wanted("NEW", "1d");
+        let before = store.snapshot().commit;
+        for (mode, days, code) in
+            [(WriteMode::Insert, [1, 1], ErrorCode::InvalidRows), (WriteMode::Append, [2, 1], ErrorCode::OutOfOrder)]
+        {
+            let refused = store.write_many(vec![creating(&def, mode, &days)], None).unwrap_err();
+            assert_eq!(refused.code(), code);
+        }
+        let expected = Some(Expected { series_id: None, version: 7 });
+        let write = SeriesWrite { if_version: expected, ..creating(&def, WriteMode::Upsert, &[1]) };
+        assert_eq!(store.write_many(vec![write], None).unwrap_err().code(), ErrorCode::CommitConflict);
+        // A series of the same commit that is refused takes the registration with it.
+        let other = SeriesWrite::new(SeriesKey::kline("NONE", "1d").unwrap(), Rows::default(), WriteMode::Upsert);
+        let writes = vec![creating(&def, WriteMode::Upsert, &[1]), other];
+        assert_eq!(store.write_many(writes, None).unwrap_err().code(), ErrorCode::SeriesNotFound);
+        assert!(store.snapshot().get(&def.key).is_none());
+        assert_eq!(store.snapshot().commit, before);
+
+        let outcome = store.write_many(vec![creating(&def, WriteMode::Upsert, &[1, 2])], Some("once")).unwrap();
+        assert_eq!(
+            (outcome.commit, outcome.written[0].commit, outcome.written[0].version),
+            (before + 1, before + 1, 2)
+        );
+        let again = store.write_many(vec![creating(&def, WriteMode::Upsert, &[1, 2])], Some("once")).unwrap();
+        assert!(again.repeated);
+        let another = Arc::new(SeriesDef { interval_ms: Some(1), ..def.as_ref().clone() });
+        let refused = store.write_many(vec![creating(&another, WriteMode::Upsert, &[3])], None).unwrap_err();
+        assert_eq!(refused.code(), ErrorCode::SeriesExists);
+        // The registration of a stream without rows is no use of its key.
+        let empty = wanted("EMPTY", "1d");
+        for _ in 0..2 {
+            store.write_many(vec![creating(&empty, WriteMode::Upsert, &[])], Some("empty")).unwrap();
+        }
+        store.write_many(vec![creating(&empty, WriteMode::Upsert, &[5])], Some("empty")).unwrap();
+        drop(store);
+        let store = Store::open(root.path(), false, StoreOptions::default()).unwrap();
+        let state = store.snapshot();
+        let found = |def: &Arc<SeriesDef>| state.get(&def.key).map(|series| (series.rows, series.version)).unwrap();
+        assert_eq!((found(&def), found(&empty)), ((2, 2), (1, 2)));
+        assert_eq!(state.get(&def.key).unwrap().created_commit, before + 1);
+    }
+
+    #[test]
+    fn of_writers_that_register_the_same_series_at_once_one_does_and_all_write() {
+        let (_root, store, _) = store();
+        let def = wanted("NEW", "1d");
+        let ids: HashSet<u64> = std::thread::scope(|scope| {
+            let (store, def) = (&store, &def);
+            let writers: Vec<_> = (0..8)
+                .map(|day| {
+                    scope.spawn(move || store.write_many(vec![creating(def, WriteMode::Insert, &[day])], None).unwrap())
+                })
+                .collect();
+            writers.into_iter().map(|writer| writer.join().unwrap().written[0].series_id).collect()
+        });
+        assert_eq!(ids.len(), 1);
+        let state = store.snapshot();
+        assert_eq!((state.get(&def.key).unwrap().rows, state.get(&def.key).unwrap().version), (8, 9));
+    }
+
+    #[test]
+    fn the_phase_of_a_grid_is_checked_against_the_row_that_is_first_in_turn() {
+        let (_root, store, _) = store();
+        let def = wanted("NEW", "3d");
+        let phased = |days: &[i64]| {
+            let write = creating(&def, WriteMode::Upsert, days);
+            SeriesWrite { phased: (0..).zip(write.rows.ts.iter().copied()).collect(), ..write }
+        };
+        // Both were read when the series was empty.
+        let (first, second) = (phased(&[1, 4]), phased(&[2, 5, 7]));
+        store.write_many(vec![first], None).unwrap();
+        let refused = store.write_many(vec![second], None).unwrap_err();
+        assert_eq!(refused.code(), ErrorCode::InvalidRows);
+        let rows: Vec<(u64, &str)> = refused.rows().iter().map(|row| (row.row, row.reason.as_str())).collect();
+        assert_eq!(rows, [(0, "off_grid"), (1, "off_grid")]);
+        store.write_many(vec![phased(&[-2])], None).unwrap();
+        store.delete_range(&def.key, (i64::MIN, i64::MAX), None).unwrap();
+        store.write_many(vec![phased(&[2, 5])], None).unwrap();
     }
 
     #[test]

@@ -6,8 +6,8 @@
 //! - A label without a length of its own needs `interval_ms`.
 
 use super::schema::{SeriesDef, timeframe_months, timeframe_ms};
-use super::time::{TimeUnit, civil_from_days, days_from_civil};
-use crate::error::{Error, Result};
+use super::time::{self, TimeUnit, civil_from_days, days_from_civil};
+use crate::error::{Error, ErrorCode, ROW_ERRORS_MAX, Result, RowError};
 
 const SECONDS_PER_DAY: i64 = 86_400;
 /// 1969-12-29, the Monday before the epoch, in days.
@@ -42,16 +42,41 @@ impl Grid {
             Error::invalid(format!("interval_ms {interval_ms} of {} is too long for unit {}", def.key, def.unit.name()))
         })?;
         let day = SECONDS_PER_DAY * def.unit.per_second();
-        let told = timeframe_ms(label).and_then(|_| label.chars().last());
-        let several = !label.starts_with('1') || label.len() > 2;
-        let anchor = match (def.origin, told) {
-            (Some(origin), _) => origin,
-            (None, Some('d')) if several => first_ts.unwrap_or(0),
-            (None, Some('w')) if several => first_ts.unwrap_or(MONDAY * day),
-            (None, Some('w')) => MONDAY * day,
-            (None, _) => 0,
+        let week = timeframe_ms(label).is_some() && label.ends_with('w');
+        let by_label = if week { MONDAY * day } else { 0 };
+        let anchor = match def.origin {
+            Some(origin) => origin,
+            None if starts_with_first_row(def) => first_ts.unwrap_or(by_label),
+            None => by_label,
         };
         Ok(Grid::Fixed { length, phase: anchor.rem_euclid(length) })
+    }
+
+    /// Whether a bucket starts at a timestamp.
+    pub fn has(&self, ts: i64) -> bool {
+        self.start_of(self.bucket_of(ts)) == ts
+    }
+
+    /// Whether buckets start at all of these timestamps. Timestamps that follow each other at the length of a bucket
+    /// cost no division.
+    pub fn has_all(&self, ts: &[i64]) -> bool {
+        let Grid::Fixed { length, phase } = *self else { return ts.iter().all(|ts| self.has(*ts)) };
+        let mut before = phase;
+        ts.iter().fold(true, |all, ts| {
+            let has = match ts.checked_sub(before) {
+                Some(step) => step == length || step % length == 0,
+                None => self.has(*ts),
+            };
+            before = *ts;
+            all & has
+        })
+    }
+
+    /// The start of a bucket that is nearest to a timestamp; the earlier of two that are as near.
+    pub fn nearest(&self, ts: i64) -> i64 {
+        let bucket = self.bucket_of(ts);
+        let (before, after) = (self.start_of(bucket), self.start_of(bucket.saturating_add(1)));
+        if i128::from(after) - i128::from(ts) < i128::from(ts) - i128::from(before) { after } else { before }
     }
 
     /// The bucket a timestamp lies in.
@@ -89,6 +114,59 @@ impl Grid {
         let bucket = self.bucket_of(ts);
         if self.start_of(bucket) == ts { bucket } else { bucket.saturating_add(1) }
     }
+}
+
+/// Whether the first stored row decides the phase of the grid: bars of several days or weeks without an `origin`.
+pub fn starts_with_first_row(def: &SeriesDef) -> bool {
+    let label = def.key.timeframe();
+    let is_days = timeframe_ms(label).is_some() && label.ends_with(['d', 'w']);
+    def.origin.is_none() && is_days && !matches!(label, "1d" | "1w")
+}
+
+/// Reason word of a row error: the timestamp lies between two starts of the grid.
+pub const OFF_GRID: &str = "off_grid";
+/// What the caller of a refused write can do about rows off the grid.
+pub const OFF_GRID_HINT: &str = "send the start of each interval, or register the series with the origin of its bars; \
+    grid=allow stores rows between the grid points as they are";
+
+/// Sentence about a timestamp that is not on the grid of its series.
+pub fn off_grid_message(def: &SeriesDef, grid: &Grid, ts: i64) -> String {
+    let nearest = grid.nearest(ts);
+    format!(
+        "ts {ts} ({}) is not on the {} grid, the nearest grid point is {nearest} ({})",
+        time::rfc3339(ts, def.unit),
+        def.key.timeframe(),
+        time::rfc3339(nearest, def.unit)
+    )
+}
+
+/// Checks rows of a series whose first stored row decides the phase ([`starts_with_first_row`]): against that row, or
+/// where nothing is stored against the earliest of them. `rows` are positions in the body and timestamps.
+///
+/// # Errors
+/// `invalid_rows` with the reason [`OFF_GRID`].
+pub fn check_phase(def: &SeriesDef, first_ts: Option<i64>, rows: &[(u64, i64)]) -> Result<()> {
+    let Some(first) = first_ts.or_else(|| rows.iter().map(|(_, ts)| *ts).min()) else { return Ok(()) };
+    let Ok(grid) = Grid::of(def, Some(first)) else { return Ok(()) };
+    let mut off = rows.iter().filter(|(_, ts)| !grid.has(*ts));
+    let errors: Vec<RowError> = off
+        .by_ref()
+        .take(ROW_ERRORS_MAX)
+        .map(|(row, ts)| RowError {
+            series: None,
+            row: *row,
+            field: "ts".into(),
+            reason: OFF_GRID.into(),
+            message: off_grid_message(def, &grid, *ts),
+        })
+        .collect();
+    let Some(error) = errors.first() else { return Ok(()) };
+    let more = errors.len() - 1 + off.count();
+    let mut detail = format!("{}: row {}: {}", def.key, error.row, error.message);
+    if more > 0 {
+        detail.push_str(&format!(", and {more} more"));
+    }
+    Err(Error::new(ErrorCode::InvalidRows, detail).with_hint(OFF_GRID_HINT).with_rows(errors))
 }
 
 /// Keeps the years of a month number far inside what days can count.

@@ -187,6 +187,16 @@ impl SeriesDef {
             && self.origin == other.origin
             && self.columns == other.columns
     }
+
+    /// # Errors
+    /// `series_exists` unless this registered definition describes the same rows as a wanted one.
+    pub fn check_same_rows_as(&self, wanted: &SeriesDef) -> Result<()> {
+        if self.same_rows_as(wanted) {
+            return Ok(());
+        }
+        Err(Error::new(ErrorCode::SeriesExists, format!("series {} is registered with another definition", self.key))
+            .with_hint("GET the series to compare; drop it first to register it anew"))
+    }
 }
 
 /// A column as a caller registers it.
@@ -357,11 +367,7 @@ impl SeriesSpec {
             retention.check()?;
         }
         super::calendar::Calendar::of(self.calendar.as_ref())?;
-        if let Some(text) = &self.description
-            && text.len() > 4096
-        {
-            return Err(Error::invalid("description is longer than 4096 bytes"));
-        }
+        self.description.as_deref().map_or(Ok(()), check_description)?;
         Ok(SeriesDef {
             key,
             unit: self.unit,
@@ -424,6 +430,17 @@ impl SeriesSpec {
         }
         Ok(columns)
     }
+}
+
+/// Refuses a description that is too long to be kept with every file.
+///
+/// # Errors
+/// `invalid_argument`.
+pub fn check_description(text: &str) -> Result<()> {
+    if text.len() > 4096 {
+        return Err(Error::invalid("description is longer than 4096 bytes"));
+    }
+    Ok(())
 }
 
 fn check_column_name(name: &str) -> Result<()> {
@@ -501,6 +518,44 @@ pub fn timeframe_months(label: &str) -> Option<u32> {
     if count.starts_with('0') { None } else { count.parse().ok() }
 }
 
+/// Refuses a label that means a timeframe and is spelled in another way, such as `1D`, `60min` or `0m`: its bars would
+/// have no length, and stand apart from those of the right label. Labels that mean something else are their owner's.
+///
+/// # Errors
+/// `invalid_argument` with the right spelling.
+pub fn check_timeframe(label: &str) -> Result<()> {
+    if timeframe_ms(label).is_some() || timeframe_months(label).is_some() {
+        return Ok(());
+    }
+    let (count, word) = label.split_at(label.find(|c: char| !c.is_ascii_digit()).unwrap_or(label.len()));
+    let word = word.trim_start_matches(['-', '_', '.']).to_ascii_lowercase();
+    let (months, unit) = match word.as_str() {
+        "s" | "sec" | "secs" | "second" | "seconds" => (1, "s"),
+        "m" | "min" | "mins" | "minute" | "minutes" => (1, "m"),
+        "h" | "hr" | "hrs" | "hour" | "hours" => (1, "h"),
+        "d" | "day" | "days" => (1, "d"),
+        "w" | "wk" | "wks" | "week" | "weeks" => (1, "w"),
+        "mo" | "mon" | "mth" | "month" | "months" => (1, "M"),
+        "y" | "yr" | "yrs" | "year" | "years" => (12, "M"),
+        _ => return Ok(()),
+    };
+    // Without a count it is a word of its own.
+    if count.is_empty() {
+        return Ok(());
+    }
+    let unit = if label.ends_with('M') && word == "m" { "M" } else { unit };
+    let known = "a timeframe is a count from 1 on and one of s, m, h, d, w and M (months)";
+    let right = count.parse::<u32>().ok().and_then(|count| count.checked_mul(months)).filter(|count| *count > 0);
+    Err(match right {
+        Some(count) => {
+            let right = format!("{count}{unit}");
+            Error::invalid(format!("timeframe {label:?} is spelled {right:?}"))
+                .with_hint(format!("use {right}; {known}"))
+        }
+        None => Error::invalid(format!("timeframe {label:?} has no valid count")).with_hint(known),
+    })
+}
+
 /// The smallest partition that holds at least one full block of intervals.
 fn auto_partition(timeframe: &str, interval_ms: Option<i64>) -> Partition {
     const DAY_MS: i64 = 86_400_000;
@@ -564,6 +619,36 @@ mod tests {
         assert_eq!(of("3d"), Partition::All);
         assert_eq!(of("1M"), Partition::All);
         assert_eq!(of("tick"), Partition::Month);
+    }
+
+    #[test]
+    fn other_spellings_of_a_timeframe_are_refused_with_the_right_one() {
+        for (label, right) in [
+            ("1D", "1d"),
+            ("1H", "1h"),
+            ("4H", "4h"),
+            ("1W", "1w"),
+            ("1min", "1m"),
+            ("60min", "60m"),
+            ("1Min", "1m"),
+            ("15-minutes", "15m"),
+            ("1hour", "1h"),
+            ("1day", "1d"),
+            ("01m", "1m"),
+            ("1mo", "1M"),
+            ("03M", "3M"),
+            ("1Y", "12M"),
+            ("30S", "30s"),
+        ] {
+            let error = check_timeframe(label).unwrap_err();
+            assert!(error.hint().unwrap().starts_with(&format!("use {right};")), "{label}: {error:?}");
+        }
+        for label in ["0m", "00h", "0M", "99999999999999999999m"] {
+            assert!(check_timeframe(label).unwrap_err().detail().contains("count"), "{label}");
+        }
+        for label in ["1m", "60m", "1M", "12M", "3d", "2w", "tick", "100tick", "5R", "m", "day", "60", "v1000", "1T"] {
+            assert!(check_timeframe(label).is_ok(), "{label}");
+        }
     }
 
     #[test]

@@ -251,8 +251,25 @@ pub fn parse_param(text: &str, unit: TimeUnit, bound: Bound) -> Result<i64> {
 /// # Errors
 /// The reason word of a row error: `bad_time`, also for digits finer than the unit, or `time_out_of_range`.
 pub fn parse_cell(text: &[u8], unit: TimeUnit) -> Result<i64, &'static str> {
-    let ts = match parse_i64(text) {
-        Ok(ts) => ts,
+    parse_cell_as(text, unit).map(|(ts, _)| ts)
+}
+
+/// How a timestamp was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Written {
+    /// As an integer, whose unit nothing in the cell tells.
+    Epoch,
+    /// As a date, with or without a time of day.
+    Date,
+}
+
+/// [`parse_cell`], with how the cell was written.
+///
+/// # Errors
+/// As [`parse_cell`].
+pub fn parse_cell_as(text: &[u8], unit: TimeUnit) -> Result<(i64, Written), &'static str> {
+    let (ts, written) = match parse_i64(text) {
+        Ok(ts) => (ts, Written::Epoch),
         Err(NumberError::Overflow) => return Err("time_out_of_range"),
         Err(_) => {
             let instant = read_instant(text).ok_or("bad_time")?;
@@ -260,10 +277,59 @@ pub fn parse_cell(text: &[u8], unit: TimeUnit) -> Result<i64, &'static str> {
             if finer {
                 return Err("bad_time");
             }
-            ticks
+            (ticks, Written::Date)
         }
     };
-    if in_range(ts, unit) { Ok(ts) } else { Err("time_out_of_range") }
+    if in_range(ts, unit) { Ok((ts, written)) } else { Err("time_out_of_range") }
+}
+
+/// Seconds from the epoch to 1990-01-01 and to 2100-01-01: what market data is mostly from.
+const MODERN: std::ops::Range<i64> = 631_152_000..4_102_444_800;
+/// The units epoch integers come in, with their ticks in a second.
+const EPOCH_UNITS: [(&str, i64); 4] = [("s", 1), ("ms", 1_000), ("us", 1_000_000), ("ns", 1_000_000_000)];
+
+/// Whether an epoch integer means a time of 1990 to 2099 in a unit of so many ticks a second.
+fn is_modern(epoch: i64, per_second: i64) -> bool {
+    MODERN.contains(&epoch.div_euclid(per_second))
+}
+
+/// The coarser unit in which a timestamp would be of 1990 to 2099, as name and ticks a second. In its own unit such a
+/// timestamp lies within the first 48 days of 1970.
+pub fn coarser_unit_of(ts: i64, unit: TimeUnit) -> Option<(&'static str, i64)> {
+    EPOCH_UNITS
+        .into_iter()
+        .filter(|(_, per_second)| *per_second < unit.per_second())
+        .find(|(_, per_second)| is_modern(ts, *per_second))
+}
+
+/// The finer unit in which an epoch integer would be of 1990 to 2099. In `unit` it lies beyond the valid times.
+pub fn finer_unit_of(epoch: i64, unit: TimeUnit) -> Option<&'static str> {
+    EPOCH_UNITS
+        .into_iter()
+        .filter(|(_, per_second)| *per_second > unit.per_second())
+        .find(|(_, per_second)| is_modern(epoch, *per_second))
+        .map(|(name, _)| name)
+}
+
+/// All timestamps for which [`coarser_unit_of`] can have an answer lie in this closed range.
+pub fn coarser_units_span(unit: TimeUnit) -> (i64, i64) {
+    (MODERN.start, MODERN.end.saturating_mul(unit.per_second() / 1_000))
+}
+
+/// Whether a timestamp is before 1990 and not of the months around the epoch, where integers of a coarser unit end up:
+/// a series with such a row has old data.
+pub fn is_old(ts: i64, unit: TimeUnit) -> bool {
+    /// A coarser unit shrinks the valid times to 107 days on either side of the epoch.
+    const AROUND_EPOCH_DAYS: i64 = 122;
+    let near = AROUND_EPOCH_DAYS * SECONDS_PER_DAY * unit.per_second();
+    ts < MODERN.start * unit.per_second() && !(-near..near).contains(&ts)
+}
+
+/// A timestamp as RFC 3339 text, see [`write_rfc3339`].
+pub fn rfc3339(ts: i64, unit: TimeUnit) -> String {
+    let mut out = Vec::new();
+    write_rfc3339(&mut out, ts, unit);
+    String::from_utf8_lossy(&out).into_owned()
 }
 
 /// Whether a timestamp lies in 1678-01-01 to 2261-12-31.

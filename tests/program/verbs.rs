@@ -11,6 +11,11 @@ const BODY: &str = "ts,open,high,low,close,volume\n\
                     1706745660000,42000.50,42010.00,42000.00,42009.00,0.5\n\
                     1709251200000,61000,61000.01,60999.99,61000,2\n";
 
+/// A row between two minutes, and one in seconds.
+fn odd_times() -> String {
+    BODY.replace("1706745660000", "1706745660500").replace("1709251200000", "1709251200")
+}
+
 /// One directory, reached in one of two ways.
 struct Place<'a> {
     flag: &'static str,
@@ -37,7 +42,7 @@ fn conversation(place: &Place, folder: &Path) -> Vec<String> {
         place.ok(&["register", KEY, "--price-digits", "2", "--volume-digits", "8"]),
         place.ok(&["register", KEY, "--price-digits", "2", "--volume-digits", "8", "--json"]),
         place.ok(&["write", KEY, &csv]),
-        place.run(&["write", KEY, "--format", "csv", "--mode", "append"], &BODY.replace("17", "18")).ok(),
+        place.run(&["write", KEY, "--format", "csv", "--mode", "append"], &BODY.replace("17", "20")).ok(),
         place.ok(&["query", KEY]),
         place.ok(&["query", KEY, "--latest", "2", "--columns", "close,volume", "--format", "csv"]),
         place.ok(&[
@@ -157,6 +162,10 @@ fn conversation(place: &Place, folder: &Path) -> Vec<String> {
         place.ok(&["query", KEY, "--limit", "1", "--format", "csv"]),
         place.ok(&["delete", KEY, "--all"]),
         place.ok(&["query", KEY, "--format", "csv"]),
+        place
+            .run(&["write", KEY, "--format", "csv", "--grid", "allow", "--implausible-ts", "allow"], &odd_times())
+            .ok(),
+        place.ok(&["query", KEY, "--format", "csv"]),
         place.ok(&["admin", "list-series"]),
         place.ok(&["drop", KEY]),
         place.ok(&["admin", "list-series", "--json"]),
@@ -185,10 +194,10 @@ fn a_directory_and_its_server_say_the_same() {
         assert_eq!(left, right);
     }
     let row = "42000.50,42010.00,42000.00,42009.00,0.50000000";
-    let matching = format!("ts,open,high,low,close,volume\n1706745660000,{row}\n1806745660000,{row}");
+    let matching = format!("ts,open,high,low,close,volume\n1706745660000,{row}\n2006745660000,{row}");
     assert!(by_hand.contains(&matching), "{by_hand:?}");
     let closes =
-        "ts,close\n1706745600000,42000.50\n1706745660000,42009.00\n1806745600000,42000.50\n1806745660000,42009.00";
+        "ts,close\n1706745600000,42000.50\n1706745660000,42009.00\n2006745600000,42000.50\n2006745660000,42009.00";
     assert!(by_hand.iter().any(|text| text == closes), "{by_hand:?}");
     let merged = "ts,open,high,low,close,volume\n1706745660000,42000.50,42050.00,41000.00,42020.00,0.75000000";
     assert!(by_hand.iter().any(|text| text == merged), "{by_hand:?}");
@@ -238,6 +247,10 @@ fn failures_end_with_their_status_and_write_nothing() {
         place.run(&["query", "kline/NONE/1m"], "").fails(3, "series_not_found");
         place.run(&["write", KEY, "--format", "csv"], &BODY.replace("0.5", "0.5e-9")).fails(2, "invalid_rows");
         place.run(&["write", KEY, "--format", "csv"], &BODY.replace("volume", "volumes")).fails(2, "schema_mismatch");
+        let done = place.run(&["write", KEY, "--format", "csv"], &odd_times()).fails(2, "invalid_rows");
+        assert!(done.err.contains("off_grid") && done.err.contains("implausible_ts"), "{done:?}");
+        assert!(done.err.contains("nearest grid point is 1706745660000"), "{done:?}");
+        place.run(&["write", KEY, "--format", "csv", "--grid", "perhaps"], BODY).fails(2, "invalid_argument");
         place.run(&["write", KEY], "{").fails(2, "invalid_argument");
         place.run(&["write", KEY, "--mode", "insert", "--format", "csv"], BODY).fails(4, "rows_exist");
         place.run(&["write", KEY, "--mode", "append", "--format", "csv"], BODY).fails(4, "out_of_order");

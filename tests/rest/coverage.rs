@@ -16,7 +16,7 @@ fn loaded() -> Server {
         server.post(ROWS, "text/csv", csv_body(first, rows)).expect(200);
     }
     let off = csv_body(20, 1).replace(&format!("\n{}", 20 * MINUTE), &format!("\n{}", 20 * MINUTE + 30_000));
-    server.post(ROWS, "text/csv", off).expect(200);
+    server.post(&format!("{ROWS}?grid=allow"), "text/csv", off).expect(200);
     server
 }
 

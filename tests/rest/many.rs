@@ -19,13 +19,13 @@ const NDJSON: &str = "application/x-ndjson";
 
 fn scalar(server: &Server, symbol: &str, value: &str) {
     let body = format!(
-        r#"{{"kind":"scalar","category":"f","symbol":"{symbol}","timeframe":"1m","name":"n","value":{value}}}"#
+        r#"{{"kind":"scalar","category":"f","symbol":"{symbol}","timeframe":"tick","name":"n","value":{value}}}"#
     );
     server.post_json("/v1/series", &body).expect(201);
 }
 
 fn key(symbol: &str) -> String {
-    format!("scalar/f/{symbol}/1m/n")
+    format!("scalar/f/{symbol}/tick/n")
 }
 
 fn query(server: &Server, query: &Value) -> String {
@@ -81,8 +81,8 @@ fn labels() -> Vec<String> {
 
 #[test]
 fn every_format_writes_many_series_as_one_commit() {
-    let expected = "series,ts,value\nscalar/f/A/1m/n,1,0.25\nscalar/f/A/1m/n,2,0.50\nscalar/f/A/1m/n,3,0.75\n\
-        scalar/f/A/1m/n,4,1.00\nscalar/f/B/1m/n,1,10.25\nscalar/f/B/1m/n,2,10.50\n";
+    let expected = "series,ts,value\nscalar/f/A/tick/n,1,0.25\nscalar/f/A/tick/n,2,0.50\nscalar/f/A/tick/n,3,0.75\n\
+        scalar/f/A/tick/n,4,1.00\nscalar/f/B/tick/n,1,10.25\nscalar/f/B/tick/n,2,10.50\n";
     let cells = [(1, "0.25"), (1, "10.25"), (2, "0.5"), (2, "10.5"), (3, "0.75"), (4, "1.0")];
     let mut csv = String::from("ts,series,value\n");
     let mut lines = String::new();
@@ -127,7 +127,7 @@ fn every_format_writes_many_series_as_one_commit() {
         // Answers are bodies: what is read can be written elsewhere as it is.
         let other = scalars();
         for format in ["csv", "ndjson", "arrow", "parquet"] {
-            let out = server.post_json(&format!("/v1/query?format={format}"), r#"{"series":["scalar/f/*/1m/n"]}"#);
+            let out = server.post_json(&format!("/v1/query?format={format}"), r#"{"series":["scalar/f/*/tick/n"]}"#);
             let body = out.expect(200).body;
             other.post(&format!("/v1/write?format={format}"), "application/octet-stream", body).expect(200);
             assert_eq!(all(&other), expected, "{name} through {format}");
@@ -214,7 +214,7 @@ fn damaged_arrow_bodies_of_many_are_refused_or_read_but_never_end_the_server() {
             }
         }
         let format = if round % 5 == 0 { fastk::ingest::BodyFormat::Parquet } else { fastk::ingest::BodyFormat::Arrow };
-        let read = fastk::ingest::parse_many(format, &body, &Default::default(), &|key| server.service.def(key));
+        let read = fastk::ingest::parse_many(format, &body, &Default::default(), &|key| server.service.known(key));
         refused += usize::from(read.is_err());
     }
     assert!(refused > 1_000, "seed {seed}: only {refused} refused");
@@ -228,7 +228,7 @@ fn series_that_do_not_go_together_are_refused_by_name() {
     scalar(&server, "FLOAT", r#"{"type":"float64"}"#);
     scalar(&server, "INT", r#"{"type":"int64"}"#);
     server.kline("K");
-    let other_unit = r#"{"kind":"scalar","category":"f","symbol":"US","timeframe":"1m","name":"n","unit":"us","value":{"digits":2}}"#;
+    let other_unit = r#"{"kind":"scalar","category":"f","symbol":"US","timeframe":"tick","name":"n","unit":"us","value":{"digits":2}}"#;
     server.post_json("/v1/series", other_unit).expect(201);
     let refused = |names: &[&str], more: Value, code: &str| {
         let mut query = json!({"series": names.iter().map(|name| key(name)).collect::<Vec<_>>()});
@@ -250,21 +250,24 @@ fn series_that_do_not_go_together_are_refused_by_name() {
     refused(&["TWO", "FIVE"], json!({"cursor": "1.1.1.1.a.00000000"}), "invalid_argument");
     let mixed = json!({"series": [key("TWO"), "kline/K/1m"]});
     server.post_json("/v1/query", &mixed.to_string()).refused("invalid_argument");
-    let globs: Vec<String> = (0..101).map(|n| format!("scalar/f/{n}*/1m/n")).collect();
+    let globs: Vec<String> = (0..101).map(|n| format!("scalar/f/{n}*/tick/n")).collect();
     server.post_json("/v1/query", &json!({"series": globs}).to_string()).refused("too_large");
 
     // Digits go together unless a cell does not fit them.
     let rows = |name: &str, value: &str| {
-        let path = format!("/v1/scalars/f/{name}/1m/n");
+        let path = format!("/v1/scalars/f/{name}/tick/n");
         server.post_json(&path, &format!(r#"[{{"ts":1,"value":"{value}"}}]"#)).expect(200);
     };
     rows("TWO", "1.25");
     rows("FIVE", "-0.00001");
     rows("FLOAT", "0.1");
     let asked = json!({"series": [key("TWO"), key("FIVE")]});
-    assert_eq!(query(&server, &asked), "series,ts,value\nscalar/f/FIVE/1m/n,1,-0.00001\nscalar/f/TWO/1m/n,1,1.25000\n");
+    assert_eq!(
+        query(&server, &asked),
+        "series,ts,value\nscalar/f/FIVE/tick/n,1,-0.00001\nscalar/f/TWO/tick/n,1,1.25000\n"
+    );
     let asked = json!({"series": [key("TWO"), key("FLOAT")], "numbers": "float64"});
-    assert_eq!(query(&server, &asked), "series,ts,value\nscalar/f/FLOAT/1m/n,1,0.1\nscalar/f/TWO/1m/n,1,1.25\n");
+    assert_eq!(query(&server, &asked), "series,ts,value\nscalar/f/FLOAT/tick/n,1,0.1\nscalar/f/TWO/tick/n,1,1.25\n");
     rows("TWO", "12345678901234.25");
     for layout in ["by_series", "by_time"] {
         let problem = refused(&["TWO", "FIVE"], json!({"layout": layout}), "schema_mismatch");
@@ -298,35 +301,36 @@ fn answers_of_several_series_have_the_documented_shape() {
     server.post("/v1/write", "text/csv", body).expect(200);
     let ask =
         |format: &str, query: &Value| server.post_json(&format!("/v1/query?{format}"), &query.to_string()).expect(200);
-    let by_time = json!({"series": ["scalar/f/*/1m/n"], "layout": "by_time", "order": "desc", "limit": 2});
+    let by_time = json!({"series": ["scalar/f/*/tick/n"], "layout": "by_time", "order": "desc", "limit": 2});
     let reply = ask("", &by_time);
     assert!(reply.header("fastk-version").is_none());
     let text = reply.text();
     assert!(
         text.starts_with(
-            "{\"series\":[\"scalar/f/*/1m/n\"],\"commit\":4,\"rows\":[\
-             {\"series\":\"scalar/f/A/1m/n\",\"ts\":2,\"value\":2.50},\n\
-             {\"series\":\"scalar/f/A/1m/n\",\"ts\":1,\"value\":0.50}],\"next_cursor\":\""
+            "{\"series\":[\"scalar/f/*/tick/n\"],\"commit\":4,\"rows\":[\
+             {\"series\":\"scalar/f/A/tick/n\",\"ts\":2,\"value\":2.50},\n\
+             {\"series\":\"scalar/f/A/tick/n\",\"ts\":1,\"value\":0.50}],\"next_cursor\":\""
         ),
         "{text}"
     );
     // A glob that finds one series tells it all the same, one key by itself does not.
     assert_eq!(
-        ask("format=csv", &json!({"series": ["scalar/f/B*/1m/n"]})).text(),
-        "series,ts,value\nscalar/f/B/1m/n,1,1.50\n"
+        ask("format=csv", &json!({"series": ["scalar/f/B*/tick/n"]})).text(),
+        "series,ts,value\nscalar/f/B/tick/n,1,1.50\n"
     );
     assert_eq!(ask("format=csv", &json!({"series": [key("B")]})).text(), "ts,value\n1,1.50\n");
     let columns = ask("shape=columns", &json!({"series": ["scalar/*/*/*/*"], "latest": 1})).json();
     assert_eq!(columns["columns"], json!({"series": [key("A"), key("B")], "ts": [2, 1], "value": [2.5, 1.5]}));
-    let strings = ask("format=ndjson", &json!({"series": ["scalar/f/B*/1m/n"], "numbers": "string"})).text();
-    assert_eq!(strings, "{\"series\":\"scalar/f/B/1m/n\",\"ts\":\"1\",\"value\":\"1.50\"}\n");
+    let strings = ask("format=ndjson", &json!({"series": ["scalar/f/B*/tick/n"], "numbers": "string"})).text();
+    assert_eq!(strings, "{\"series\":\"scalar/f/B/tick/n\",\"ts\":\"1\",\"value\":\"1.50\"}\n");
     // The tag changes with any of the series.
-    let tag = || ask("", &json!({"series": ["scalar/f/*/1m/n"]})).header("etag").unwrap().to_owned();
+    let tag = || ask("", &json!({"series": ["scalar/f/*/tick/n"]})).header("etag").unwrap().to_owned();
     let before = tag();
     assert_eq!(before, tag());
-    server.post_json("/v1/scalars/f/C/1m/n", r#"[{"ts":1,"value":1}]"#).expect(200);
+    server.post_json("/v1/scalars/f/C/tick/n", r#"[{"ts":1,"value":1}]"#).expect(200);
     assert_ne!(before, tag());
-    let stats = ask("", &json!({"series": ["scalar/f/*/1m/n"], "where": [{"op": "gt", "value": 1}], "explain": true}));
+    let stats =
+        ask("", &json!({"series": ["scalar/f/*/tick/n"], "where": [{"op": "gt", "value": 1}], "explain": true}));
     assert_eq!(stats.json()["stats"]["rows_matched"], json!(2));
 }
 
@@ -350,7 +354,7 @@ fn every_reader_sees_one_value_in_all_series() {
             .map(|layout| {
                 let (server, done) = (&server, &done);
                 scope.spawn(move || {
-                    let asked = json!({"series": ["scalar/f/S*/1m/n"], "layout": layout});
+                    let asked = json!({"series": ["scalar/f/S*/tick/n"], "layout": layout});
                     let mut distinct = std::collections::BTreeSet::new();
                     while !done.load(Ordering::Relaxed) {
                         let text = query(server, &asked);

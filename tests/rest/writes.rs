@@ -208,3 +208,179 @@ fn options_of_a_write_are_obeyed() {
     // The format may be named in the target too, and goes before the header.
     server.post(&format!("{X}?format=csv"), "application/json", csv_body(0, 1)).expect(200);
 }
+
+const S: &str = "/v1/scalars/c/A/1m/n";
+
+/// The reasons of the offending rows of a refusal, with their positions.
+fn reasons(problem: &serde_json::Value) -> Vec<(u64, String)> {
+    let errors = problem["errors"].as_array().unwrap().iter();
+    errors.map(|error| (error["row"].as_u64().unwrap(), error["reason"].as_str().unwrap().to_string())).collect()
+}
+
+#[test]
+fn rows_off_the_grid_or_of_another_unit_are_refused_by_every_write() {
+    let server = Server::start();
+    for series in [
+        r#"{"kind":"kline","symbol":"X","timeframe":"1m"}"#,
+        r#"{"kind":"scalar","category":"c","symbol":"A","timeframe":"1m","name":"n"}"#,
+    ] {
+        server.post_json("/v1/series", series).expect(201);
+    }
+    let bar = |ts: i64| format!(r#"{{"ts":{ts},"open":1,"high":2,"low":1,"close":2,"volume":1}}"#);
+    let value = |ts: i64| format!(r#"{{"ts":{ts},"value":1}}"#);
+    let good = 1_706_745_600_000_i64;
+    for (ts, reason, hint) in
+        [(good + 500, "off_grid", "grid=allow"), (good / 1_000, "implausible_ts", "implausible_ts=allow")]
+    {
+        let bars = format!("[{},{}]", bar(good), bar(ts));
+        let values = format!("[{},{}]", value(good), value(ts));
+        let many = format!(
+            r#"{{"writes":[{{"series":"kline/X/1m","rows":[{}]}},{{"series":"scalar/c/A/1m/n","rows":[{}]}}]}}"#,
+            bar(good),
+            value(ts)
+        );
+        let key = ("idempotency-key", "k1");
+        let json = ("content-type", "application/json");
+        for (target, body) in [
+            (X, &bars),
+            (S, &values),
+            ("/v1/write", &many),
+            (&format!("{X}/merge"), &bars),
+            (&format!("{S}/merge"), &values),
+        ] {
+            let problem = server.send("POST", target, &[json, key], body.as_bytes()).refused("invalid_rows");
+            assert_eq!(reasons(&problem), [(1, reason.to_string())], "{target}");
+            assert!(problem["hint"].as_str().unwrap().contains(hint), "{problem}");
+            assert_eq!(problem["errors"][0]["field"], "ts");
+        }
+        assert_eq!((server.state("kline/X/1m").1, server.state("scalar/c/A/1m/n").1), (0, 0));
+    }
+    let problem = server.post_json(X, &format!("[{}]", bar(good + 500))).refused("invalid_rows");
+    let message = problem["errors"][0]["message"].as_str().unwrap();
+    assert!(message.contains("nearest grid point is 1706745600000 (2024-02-01T00:00:00Z)"), "{message}");
+    // What is asked for by name is stored; both rules are independent.
+    server.post_json(&format!("{X}?grid=allow"), &format!("[{}]", bar(good + 500))).expect(200);
+    server.post_json(&format!("{X}?grid=allow"), &format!("[{}]", bar(good / 1_000))).refused("invalid_rows");
+    let both = format!("{X}?grid=allow&implausible_ts=allow");
+    server.post_json(&both, &format!("[{}]", bar(good / 1_000))).expect(200);
+    server.post_json(&format!("{X}?grid=maybe"), &format!("[{}]", bar(good))).refused("invalid_argument");
+    assert_eq!(server.state("kline/X/1m").1, 2);
+}
+
+#[test]
+fn bars_of_several_days_follow_the_first_stored_one() {
+    let server = Server::start();
+    server.post_json("/v1/series", r#"{"kind":"kline","symbol":"X","timeframe":"3d"}"#).expect(201);
+    let path = "/v1/klines/X/3d";
+    let day = |day: i64| {
+        let ts = (19_754 + day) * 86_400_000;
+        format!(r#"{{"ts":{ts},"open":1,"high":2,"low":1,"close":2,"volume":1}}"#)
+    };
+    // Of an empty series the earliest row of the write decides.
+    let problem = server.post_json(path, &format!("[{},{},{}]", day(4), day(1), day(5))).refused("invalid_rows");
+    assert_eq!(reasons(&problem), [(2, "off_grid".to_string())]);
+    server.post_json(path, &format!("[{},{}]", day(4), day(1))).expect(200);
+    let problem = server.post_json(path, &format!("[{}]", day(0))).refused("invalid_rows");
+    assert!(problem["hint"].as_str().unwrap().contains("grid=allow"), "{problem}");
+    let many = format!(r#"{{"writes":[{{"series":"kline/X/3d","rows":[{},{}]}}]}}"#, day(7), day(8));
+    assert_eq!(reasons(&server.post_json("/v1/write", &many).refused("invalid_rows")), [(1, "off_grid".to_string())]);
+    server.post_json(path, &format!("[{}]", day(-2))).expect(200);
+    // Without rows the next write decides anew.
+    server.delete(&format!("{path}?all=true")).expect(200);
+    server.post_json(path, &format!("[{}]", day(0))).expect(200);
+}
+
+#[test]
+fn an_append_that_goes_back_in_time_is_out_of_order() {
+    let server = Server::start();
+    server.kline("X");
+    let body = format!("{}{}", csv_body(5, 2), csv_rows(4, 1));
+    let problem = server.post(&format!("{X}?mode=append"), "text/csv", body).refused("out_of_order");
+    assert_eq!(reasons(&problem), [(2, "out_of_order".to_string())]);
+    let body = format!("{}{}", csv_body(5, 2), csv_rows(6, 1));
+    let problem = server.post(&format!("{X}?mode=append"), "text/csv", body).refused("invalid_rows");
+    assert_eq!(reasons(&problem), [(2, "duplicate".to_string())]);
+    assert_eq!(server.state("kline/X/1m").1, 0);
+}
+
+#[test]
+fn a_change_that_changes_nothing_makes_no_commit_and_null_clears_a_field() {
+    let server = Server::start();
+    server.kline("X");
+    let path = "/v1/series/kline/X/1m";
+    let patch = |body: &str| server.send("PATCH", path, &[("content-type", "application/json")], body.as_bytes());
+    let set = r#"{"description":"a","retention":{"max_age":"30d"},"calendar":"weekdays","value_index":["close"]}"#;
+    let changed = patch(set).expect(200).json();
+    assert_eq!((&changed["description"], &changed["calendar"]), (&"a".into(), &"weekdays".into()));
+    let commit = server.service.health().unwrap().commit;
+    for same in [set, "{}", r#"{"description":"a"}"#, r#"{"value_index":["close"]}"#] {
+        assert_eq!(patch(same).expect(200).json(), changed, "{same}");
+    }
+    assert_eq!(server.service.health().unwrap().commit, commit);
+    let cleared =
+        patch(r#"{"description":null,"retention":null,"calendar":null,"value_index":null}"#).expect(200).json();
+    for field in ["description", "retention", "calendar"] {
+        assert!(cleared[field].is_null(), "{field}: {cleared}");
+    }
+    assert_eq!(cleared["value_index"], serde_json::json!([]));
+    assert_eq!(cleared["version"].as_u64(), changed["version"].as_u64().map(|version| version + 1));
+    assert_eq!(patch(r#"{"calendar":null}"#).expect(200).json(), cleared);
+    patch(&format!(r#"{{"description":"{}"}}"#, "x".repeat(5_000))).refused("invalid_argument");
+}
+
+#[test]
+fn other_spellings_of_a_timeframe_are_refused_at_registration() {
+    let server = Server::start();
+    for (label, right) in
+        [("1D", "use 1d"), ("1H", "use 1h"), ("1min", "use 1m"), ("60min", "use 60m"), ("1hour", "use 1h")]
+    {
+        for more in ["", r#","interval_ms":60000"#] {
+            let body = format!(r#"{{"kind":"kline","symbol":"X","timeframe":"{label}"{more}}}"#);
+            let problem = server.post_json("/v1/series", &body).refused("invalid_argument");
+            assert!(problem["hint"].as_str().unwrap().contains(right), "{problem}");
+        }
+    }
+    server.post_json("/v1/series", r#"{"kind":"kline","symbol":"X","timeframe":"0m"}"#).refused("invalid_argument");
+    let custom = r#"{"kind":"kline","symbol":"X","timeframe":"100tick","interval_ms":60000}"#;
+    server.post_json("/v1/series", custom).expect(201);
+    server.post_json("/v1/series", r#"{"kind":"kline","symbol":"X","timeframe":"60m"}"#).expect(201);
+}
+
+#[test]
+fn a_body_without_content_type_is_known_by_its_beginning_or_refused() {
+    let server = Server::start();
+    server.post_json("/v1/series", r#"{"kind":"kline","symbol":"X","timeframe":"1m"}"#).expect(201);
+    let plain = |body: &[u8]| server.send("POST", X, &[], body);
+    let rows = r#"[[1706745600000,1,2,1,2,1]]"#;
+    let named = r#"{"ts":1706745660000,"open":1,"high":2,"low":1,"close":2,"volume":1}"#;
+    for body in [
+        rows.to_string(),
+        format!("[{named}]"),
+        format!(r#"{{"rows":[{named}]}}"#),
+        format!("{named}\n"),
+        "ts,open,high,low,close,volume\n1706745720000,1,2,1,2,1\n".to_string(),
+    ] {
+        assert_eq!(plain(body.as_bytes()).expect(200).json()["rows_written"], 1, "{body}");
+    }
+    for format in ["arrow", "parquet"] {
+        let stored = server.get(&format!("{X}?format={format}")).expect(200).body;
+        assert_eq!(plain(&stored).expect(200).json()["rows_replaced"], 3, "{format}");
+    }
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(rows.as_bytes()).unwrap();
+    for (body, hint) in [
+        (b"hello".to_vec(), "Content-Type: application/json"),
+        (b"1706745600000,1,2,1,2,1\n".to_vec(), "Content-Type: application/json"),
+        (gzip.finish().unwrap(), "Content-Encoding: gzip"),
+    ] {
+        let problem = plain(&body).refused("unsupported_media_type");
+        assert!(problem["hint"].as_str().unwrap().contains(hint), "{problem}");
+    }
+    // What curl and forms of web pages send is no format, and is not looked at.
+    for kind in ["application/x-www-form-urlencoded", "text/plain"] {
+        let problem = server.post(X, kind, rows).refused("unsupported_media_type");
+        assert!(problem["hint"].as_str().unwrap().contains("Content-Type: application/json"), "{problem}");
+    }
+    // A page of another origin gets no further for leaving the header out.
+    server.send("POST", X, &[("origin", "https://example.com")], rows.as_bytes()).refused("permission_denied");
+}

@@ -29,6 +29,8 @@ use tokio::sync::oneshot;
 use crate::served::Served;
 
 const MINUTE: i64 = 60_000;
+/// 2024-02-01T00:00:00Z.
+const T0: i64 = 1_706_745_600_000;
 const COLUMNS: [&str; 5] = ["open", "high", "low", "close", "volume"];
 
 type Map = BTreeMap<i64, [i64; 5]>;
@@ -77,7 +79,7 @@ impl World {
 
     fn ts(&mut self) -> i64 {
         let minutes = if self.rng.random_bool(0.6) { 1_440 } else { 20_000 };
-        self.rng.random_range(0..minutes) * MINUTE
+        T0 + self.rng.random_range(0..minutes) * MINUTE
     }
 
     fn rows(&mut self) -> Vec<(i64, [i64; 5])> {

@@ -10,7 +10,7 @@ use crate::cli::mutate::read_input;
 use crate::cli::target::{ReadOptions, Target, WriteOptions};
 use crate::error::{Error, ErrorCode, Result, RowError};
 use crate::query::{Numbers, Query, When};
-use crate::service::{Condition, Manner, Mode, Terms};
+use crate::service::{Manner, Mode, Terms};
 use crate::types::schema::DECIMAL_LIMIT;
 use crate::types::{Partition, SeriesKey, TimeUnit};
 
@@ -24,9 +24,9 @@ pub fn input<T: DeserializeOwned>(args: &InputArgs) -> Result<T> {
     serde_json::from_slice(&bytes).map_err(|error| Error::invalid(format!("{from}: {error}")))
 }
 
-/// How bodies are read: scaled integers as CSV.
+/// How bodies are read: scaled integers as CSV, at any timestamp, as FastK 0.1 took them.
 pub fn write_options() -> WriteOptions {
-    WriteOptions { format: "csv".into(), numbers: Some("raw".into()), ..WriteOptions::default() }
+    WriteOptions { format: "csv".into(), numbers: Some("raw".into()), ..WriteOptions::default() }.any_time()
 }
 
 /// A body of rows of `N` integers, `ts` first.
@@ -47,7 +47,7 @@ pub fn body<const N: usize>(columns: [&str; N], rows: &[[i64; N]]) -> Vec<u8> {
 
 /// Writes a body over what is stored; gives the number of rows stored.
 pub fn write(target: &Target, key: &SeriesKey, body: Vec<u8>) -> Result<u64> {
-    let terms = Terms { manner: Manner::Mode(Mode::Upsert), condition: Condition::default(), idempotency_key: None };
+    let terms = Terms { manner: Manner::Mode(Mode::Upsert), ..Terms::default() };
     Ok(target.write(key, body.into(), &write_options(), &terms)?.reply.rows_written)
 }
 

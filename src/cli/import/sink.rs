@@ -84,8 +84,10 @@ impl Sink for Stored {
                 service.write(&def.key, parsed, mode, &Condition::default())?
             }
             Target::Remote(_) => {
+                // Timestamps were judged with the file and line they come from.
                 let options =
-                    WriteOptions { format: "arrow".into(), validate: Some("none".into()), ..WriteOptions::default() };
+                    WriteOptions { format: "arrow".into(), validate: Some("none".into()), ..WriteOptions::default() }
+                        .any_time();
                 let terms = Terms { manner: Manner::Mode(mode), ..Terms::default() };
                 self.target.write(&def.key, arrow_stream(def, rows)?.into(), &options, &terms)?.reply
             }

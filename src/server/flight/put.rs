@@ -27,7 +27,7 @@ use super::describe::{Target, json, target};
 use super::status::{blocking, of_input, status, too_large};
 use crate::access::Gate;
 use crate::error::{Error, ErrorCode, Result};
-use crate::ingest::{self, Parsed};
+use crate::ingest::{self, Bounds, Parsed};
 use crate::service::{Begun, Condition, IdempotencyKey, Manner, Service, Terms};
 use crate::types::{Rounding, Rows, SeriesDef, SeriesKey, SeriesSpec};
 
@@ -51,6 +51,10 @@ struct Command {
     numbers: ingest::Numbers,
     #[serde(default)]
     missing: ingest::Missing,
+    #[serde(default)]
+    grid: ingest::GridRule,
+    #[serde(default)]
+    implausible_ts: ingest::ImplausibleTs,
     if_version: Option<u64>,
     idempotency_key: Option<String>,
     op: Option<String>,
@@ -61,7 +65,6 @@ struct Command {
 #[derive(Debug)]
 struct Intent {
     key: SeriesKey,
-    create: Option<SeriesSpec>,
     options: ingest::Options,
     terms: Terms,
     /// Position of the next batch among those that were sent.
@@ -81,6 +84,7 @@ impl Intent {
             manner: Manner::of(command.mode.as_deref(), command.op.as_deref())?,
             condition: Condition { if_match: None, if_version: command.if_version },
             idempotency_key: command.idempotency_key.as_deref().map(str::parse).transpose()?,
+            create: command.create.clone().map(Box::new),
         };
         let created = command.create.clone().map(|spec| spec.resolve()).transpose()?.map(|def| def.key);
         let key = match (command.series, created) {
@@ -95,9 +99,11 @@ impl Intent {
             rounding: command.rounding,
             missing: command.missing,
             validate: command.validate,
+            grid: command.grid,
+            implausible_ts: command.implausible_ts,
         };
         terms.check(&key)?;
-        Ok(Self { key, create: command.create, options, terms, ordinal: 0 })
+        Ok(Self { key, options, terms, ordinal: 0 })
     }
 }
 
@@ -159,11 +165,11 @@ impl Put {
             return Err(status(&Error::invalid("the put has no message, not even a schema")));
         };
         let service = self.service.clone();
-        let (intent, schema, def) = blocking(move || {
+        let (intent, schema, def, mut stored) = blocking(move || {
             let intent = Intent::of(&first, service.limits().json_depth_max)?;
             let schema = decode::schema(&first)?;
-            let def = open(&service, &intent)?;
-            Ok((intent, schema, def))
+            let (def, stored) = known(&service, &intent)?;
+            Ok((intent, schema, def, stored))
         })
         .await?;
         let (parsed, deciding) = channel(1);
@@ -188,9 +194,12 @@ impl Put {
                 let next = blocking(move || {
                     let batch = decode::batch(&message, &schema)?;
                     drop(message);
-                    ingest::from_batch(&def, batch, &options)
+                    ingest::from_batch_into(&def, stored, batch, &options)
                 })
                 .await?;
+                // Batches under way count as stored, so that the same stream is always judged alike.
+                let times = next.rows.ts.iter().chain(stored.iter().flat_map(|(first, last)| [first, last]));
+                stored = times.clone().min().copied().zip(times.max().copied());
                 if parsed.send(Some((next, budget))).await.is_err() {
                     // One before it failed, which is what the client is told.
                     return Ok(());
@@ -236,7 +245,7 @@ impl Put {
                 Some((next, budget)) => (next, Some(budget)),
                 None if empty && !acks.is_abandoned() => {
                     let rows = Rows::with_capacity(def.columns.len(), 0);
-                    (Parsed { rows, skipped: 0, rounded: vec![0; def.columns.len()] }, None)
+                    (Parsed { rows, rounded: vec![0; def.columns.len()], ..Parsed::default() }, None)
                 }
                 None => break,
             };
@@ -249,6 +258,8 @@ impl Put {
             .await?;
             intent = back;
             intent.ordinal += 1;
+            // Should somebody drop the series now, the rest of the stream does not bring it back.
+            intent.terms.create = None;
             if intent.terms.condition.if_version.is_some() {
                 intent.terms.condition.if_version = Some(next.version());
             }
@@ -281,12 +292,13 @@ impl Put {
     }
 }
 
-/// The definition of the series, registered first if the descriptor says so.
-fn open(service: &Service, intent: &Intent) -> Result<Arc<SeriesDef>> {
-    if let Some(spec) = &intent.create {
-        service.register(spec.clone())?;
+/// The definition of the series, also of one that the first batch is to register, and the first and last timestamp
+/// stored.
+fn known(service: &Service, intent: &Intent) -> Result<(Arc<SeriesDef>, Bounds)> {
+    match &intent.terms.create {
+        Some(spec) => service.known_or_new(spec),
+        None => service.known(&intent.key),
     }
-    service.def(&intent.key)
 }
 
 fn begin(service: &Service, intent: &Intent, parsed: Parsed) -> Result<Begun> {

@@ -33,7 +33,7 @@ use crate::query::ScanStats;
         Problem, crate::query::IndexUsed, RowsBody, WritesBody, RowsReply, Binary, Symbol, Timeframe, Category, ContentCoding, crate::egress::OutFormat, crate::egress::Times,
         crate::egress::RowsShape, crate::service::Mode, crate::service::MergeOp, crate::ingest::BodyFormat,
         crate::ingest::Numbers, crate::ingest::Missing,
-        crate::ingest::Validate, crate::types::Rounding,
+        crate::ingest::Validate, crate::ingest::GridRule, crate::ingest::ImplausibleTs, crate::types::Rounding,
     )),
     tags(
         (name = "series", description = "Register, list, change and drop series"),

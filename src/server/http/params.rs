@@ -150,6 +150,12 @@ documented! {
         /// What happens to a row whose value is missing; `skip` is for scalars.
         #[param(value_type = Option<ingest::Missing>)]
         missing,
+        /// Whether timestamps have to be on the grid of the timeframe; timeframes without a length have none.
+        #[param(value_type = Option<ingest::GridRule>)]
+        grid,
+        /// Whether timestamps of early 1970 that are of another unit by all appearances are refused.
+        #[param(value_type = Option<ingest::ImplausibleTs>)]
+        implausible_ts,
         /// Format of the body; goes before `Content-Type`.
         #[param(value_type = Option<ingest::BodyFormat>)]
         format,
@@ -171,6 +177,12 @@ documented! {
         /// What happens to a row whose value is missing; `skip` is for scalars.
         #[param(value_type = Option<ingest::Missing>)]
         missing,
+        /// Whether timestamps have to be on the grid of the timeframe; timeframes without a length have none.
+        #[param(value_type = Option<ingest::GridRule>)]
+        grid,
+        /// Whether timestamps of early 1970 that are of another unit by all appearances are refused.
+        #[param(value_type = Option<ingest::ImplausibleTs>)]
+        implausible_ts,
         /// Format of the body; goes before `Content-Type`.
         #[param(value_type = Option<ingest::BodyFormat>)]
         format,
@@ -195,6 +207,12 @@ documented! {
         /// What happens to a row whose value is missing.
         #[param(value_type = Option<ingest::Missing>)]
         missing,
+        /// Whether timestamps have to be on the grid of the timeframe; timeframes without a length have none.
+        #[param(value_type = Option<ingest::GridRule>)]
+        grid,
+        /// Whether timestamps of early 1970 that are of another unit by all appearances are refused.
+        #[param(value_type = Option<ingest::ImplausibleTs>)]
+        implausible_ts,
         /// Format of the body; goes before `Content-Type`.
         #[param(value_type = Option<ingest::BodyFormat>)]
         format,

@@ -112,7 +112,7 @@ fn body(format: BodyFormat, data: &[u8]) {
             let found = defs().into_iter().find(|def| def.key == *key);
             found.ok_or_else(|| fastk::Error::new(ErrorCode::SeriesNotFound, "no such series"))
         };
-        match parse_many(format, data, &options, &lookup) {
+        match parse_many(format, data, &options, &|key| lookup(key).map(|def| (def, None))) {
             Ok(parts) => parts.into_iter().for_each(|(key, parsed)| accept(&lookup(&key).unwrap(), Ok(parsed))),
             Err(error) => assert!(error.code().http() < 500, "{error}"),
         }

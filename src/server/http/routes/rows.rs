@@ -343,8 +343,9 @@ pub async fn write_many(app: App, headers: HeaderMap, uri: Uri, body: Body) -> O
     let done = app
         .blocking(move |service| {
             let loaded = staged.load()?;
-            let parsed = ingest::parse_many(head.format, &loaded.bytes, &head.options, &|key| service.def(key));
-            let parsed = parsed.map_err(|error| or_too_deep(service, head.format, &loaded.bytes, error))?;
+            let format = head.format.map_or_else(|| format_of_body(&loaded.bytes), Ok)?;
+            let parsed = ingest::parse_many(format, &loaded.bytes, &head.options, &|key| service.known(key));
+            let parsed = parsed.map_err(|error| or_too_deep(service, format, &loaded.bytes, error))?;
             let done = service.write_many(parsed, mode, head.terms.idempotency_key.as_ref())?;
             // The share of the budget covers the parsed rows too, so it is held until here.
             drop(loaded);
@@ -358,7 +359,8 @@ pub async fn write_many(app: App, headers: HeaderMap, uri: Uri, body: Body) -> O
 
 /// What the head of a write says.
 struct WriteHead {
-    format: BodyFormat,
+    /// `None`: nothing names it, the body shows it.
+    format: Option<BodyFormat>,
     options: ingest::Options,
     terms: Terms,
 }
@@ -380,9 +382,9 @@ fn merge_head(headers: &HeaderMap, uri: &Uri) -> Result<WriteHead> {
 
 fn head(headers: &HeaderMap, params: &Params, manner: Manner) -> Result<WriteHead> {
     let format = match params.text("format") {
-        Some(name) => BodyFormat::from_name(name).ok_or_else(|| {
+        Some(name) => Some(BodyFormat::from_name(name).ok_or_else(|| {
             Error::invalid(format!("format {name:?} is not one of json, ndjson, csv, arrow, parquet"))
-        })?,
+        })?),
         None => body_format(headers)?,
     };
     let options = ingest::Options {
@@ -390,19 +392,46 @@ fn head(headers: &HeaderMap, params: &Params, manner: Manner) -> Result<WriteHea
         rounding: params.word("rounding")?,
         missing: params.word("missing")?,
         validate: params.word("validate")?,
+        grid: params.word("grid")?,
+        implausible_ts: params.word("implausible_ts")?,
     };
-    let terms = Terms { manner, condition: condition(headers)?, idempotency_key: once::idempotency_key(headers)? };
+    let idempotency_key = once::idempotency_key(headers)?;
+    let terms = Terms { manner, condition: condition(headers)?, idempotency_key, create: None };
     Ok(WriteHead { format, options, terms })
 }
 
-/// The format of a body by its `Content-Type`; JSON without one.
-fn body_format(headers: &HeaderMap) -> Result<BodyFormat> {
-    let Some(kind) = headers.get(header::CONTENT_TYPE) else { return Ok(BodyFormat::Json) };
+/// What a caller is told whose body is of no known format.
+const FORMAT_HINT: &str = "send a header, such as Content-Type: application/json (application/x-ndjson, text/csv, \
+    application/vnd.apache.arrow.stream, application/vnd.apache.parquet), or format=json, ndjson, csv, arrow or parquet";
+
+/// The format of a body by its `Content-Type`, if it has one.
+fn body_format(headers: &HeaderMap) -> Result<Option<BodyFormat>> {
+    let Some(kind) = headers.get(header::CONTENT_TYPE) else { return Ok(None) };
     let kind = kind.to_str().unwrap_or("?");
-    BodyFormat::from_media_type(kind).ok_or_else(|| {
+    let format = BodyFormat::from_media_type(kind).ok_or_else(|| {
         let shown: String = kind.chars().take(80).collect();
         Error::new(ErrorCode::UnsupportedMediaType, format!("content type {shown:?} is not supported"))
-            .with_hint("name the format by Content-Type or by format=: json, ndjson, csv, arrow, parquet")
+            .with_hint(FORMAT_HINT)
+    })?;
+    Ok(Some(format))
+}
+
+/// The format of a body that nothing names, by its first bytes. An empty one is read as JSON, which refuses it.
+fn format_of_body(body: &[u8]) -> Result<BodyFormat> {
+    if body.trim_ascii().is_empty() {
+        return Ok(BodyFormat::Json);
+    }
+    BodyFormat::of_body(body).ok_or_else(|| {
+        let refused = |detail: &str| Error::new(ErrorCode::UnsupportedMediaType, detail);
+        match body {
+            [0x1f, 0x8b, ..] => refused("the body is compressed with gzip and has no Content-Encoding")
+                .with_hint("send the headers Content-Encoding: gzip and Content-Type"),
+            [0x28, 0xb5, 0x2f, 0xfd, ..] => refused("the body is compressed with zstd and has no Content-Encoding")
+                .with_hint("send the headers Content-Encoding: zstd and Content-Type"),
+            _ if body.starts_with(b"ARROW1") => refused("the body is an Arrow file, not an Arrow stream")
+                .with_hint("write it with the stream writer: pyarrow.ipc.new_stream"),
+            _ => refused("the body has no Content-Type and its beginning shows no known format").with_hint(FORMAT_HINT),
+        }
     })
 }
 
@@ -421,13 +450,13 @@ async fn write(app: &App, key: SeriesKey, headers: &HeaderMap, head: Result<Writ
     let known = match checked {
         Ok(head) => {
             let key = key.clone();
-            app.blocking(move |service| Ok((service.def(&key)?, service.staging_dir())))
+            app.blocking(move |service| Ok((service.known(&key)?, service.staging_dir())))
                 .await
                 .map(|known| (head, known))
         }
         Err(error) => Err(error),
     };
-    let (head, (def, staging_dir)) = match known {
+    let (head, ((def, stored), staging_dir)) = match known {
         Ok(known) => known,
         Err(error) => {
             body::drain(headers, body).await;
@@ -447,8 +476,9 @@ async fn write(app: &App, key: SeriesKey, headers: &HeaderMap, head: Result<Writ
     let done = app
         .blocking(move |service| {
             let loaded = staged.load()?;
-            let parsed = ingest::parse(head.format, &def, &loaded.bytes, &head.options);
-            let parsed = parsed.map_err(|error| or_too_deep(service, head.format, &loaded.bytes, error))?;
+            let format = head.format.map_or_else(|| format_of_body(&loaded.bytes), Ok)?;
+            let parsed = ingest::parse_into(format, &def, stored, &loaded.bytes, &head.options);
+            let parsed = parsed.map_err(|error| or_too_deep(service, format, &loaded.bytes, error))?;
             let done = service.write_under(&key, parsed, &head.terms)?;
             // The share of the budget covers the parsed rows too, so it is held until here.
             drop(loaded);
