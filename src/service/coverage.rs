@@ -115,14 +115,10 @@ pub struct CoverageReply {
     /// A timestamp that starts a bucket: the phase of the grid.
     pub origin: Stamp,
     /// First and last row of the series; null when it has none.
-    #[cfg_attr(feature = "server", schema(inline))]
     pub first_ts: Option<Stamp>,
-    #[cfg_attr(feature = "server", schema(inline))]
     pub last_ts: Option<Stamp>,
     /// First and last bucket that start in the range; null when none does.
-    #[cfg_attr(feature = "server", schema(inline))]
     pub start: Option<Stamp>,
-    #[cfg_attr(feature = "server", schema(inline))]
     pub end: Option<Stamp>,
     /// Buckets that start in the range while the calendar is open.
     pub expected: u64,

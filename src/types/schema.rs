@@ -19,7 +19,6 @@ pub const COLUMNS_MAX: usize = 64;
 /// How the cells of a column are stored: 8 bytes each, never null.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
-#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub enum ColumnType {
     /// Fixed point: `i64` scaled by a power of ten, |raw| < 10^18.
     Decimal { digits: u8 },
@@ -55,13 +54,58 @@ pub enum MergeRule {
 
 /// One number column.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct Column {
     pub name: String,
     #[serde(flatten)]
     pub kind: ColumnType,
     #[serde(default)]
     pub merge: MergeRule,
+}
+
+/// A column in the OpenAPI document: one object, since generators of clients cannot use the union that [`ColumnType`] is.
+#[cfg(feature = "server")]
+mod document {
+    use super::{Column, MergeRule};
+
+    /// Type of a column.
+    #[derive(utoipa::ToSchema)]
+    #[schema(as = ColumnKind, rename_all = "lowercase")]
+    #[allow(dead_code, reason = "documents a field")]
+    enum ColumnKind {
+        Decimal,
+        Float64,
+        Int64,
+    }
+
+    /// One number column.
+    #[derive(utoipa::ToSchema)]
+    #[schema(as = Column)]
+    #[allow(dead_code, reason = "documents a type")]
+    struct ColumnObject {
+        name: String,
+        r#type: ColumnKind,
+        /// Digits after the decimal point, of a decimal column.
+        #[schema(required = false, value_type = u8, maximum = 18)]
+        digits: Option<u8>,
+        #[schema(required = false)]
+        merge: MergeRule,
+    }
+
+    impl utoipa::PartialSchema for Column {
+        fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::Schema> {
+            ColumnObject::schema()
+        }
+    }
+
+    impl utoipa::ToSchema for Column {
+        fn name() -> std::borrow::Cow<'static, str> {
+            "Column".into()
+        }
+
+        fn schemas(schemas: &mut Vec<(String, utoipa::openapi::RefOr<utoipa::openapi::Schema>)>) {
+            ColumnObject::schemas(schemas);
+        }
+    }
 }
 
 /// How the time axis is cut into partitions, in UTC.

@@ -52,9 +52,18 @@ def running(tmp_path):
 class Sender:
     """Sends one operation with the examples of the document."""
 
-    def __init__(self, server, path, method, operation):
+    def __init__(self, server, path, method, operation, examples):
         self.server, self.path, self.method, self.operation = server, path, method, operation
-        self.parameters = operation.get("parameters", [])
+        self.parameters, self.examples = operation.get("parameters", []), examples
+
+    def example(self, parameter):
+        """The document shows examples of optional parameters where no form takes them from, and words by their list."""
+        name, schema = parameter["name"], parameter["schema"]
+        if parameter["required"]:
+            return parameter["example"]
+        shown = schema.get("examples")
+        assert shown in (None, [self.examples[name]]), f"{self.operation['operationId']}: {name}"
+        return self.examples[name]
 
     def made(self, name):
         if name == "id":
@@ -66,7 +75,7 @@ class Sender:
     def send(self, optional=(), kind=None, accept=None):
         """Status, media type and body of an answer; `optional` are names and values besides what is required."""
         path, query, headers = self.path, [], {}
-        given = {parameter["name"]: parameter["example"] for parameter in self.parameters if parameter["required"]}
+        given = {one["name"]: self.example(one) for one in self.parameters if one["required"]}
         given |= dict(optional)
         for parameter in self.parameters:
             name, place = parameter["name"], parameter["in"]
@@ -135,8 +144,11 @@ def shown(kind, body):
 def test_every_request_shown_is_accepted_and_every_answer_looks_as_shown(running, capsys):
     document = running.json("GET", "/openapi.json")
     file = json.loads(FILE.read_text(encoding="utf-8"))
+    own = {entry["operation"]: entry.get("parameters", {}) for entry in file["operations"]}
     operations = {
-        operation["operationId"]: Sender(running, path, method, operation)
+        operation["operationId"]: Sender(
+            running, path, method, operation, file["parameters"] | own.get(operation["operationId"], {})
+        )
         for path, item in document["paths"].items()
         for method, operation in item.items()
     }
@@ -155,7 +167,7 @@ def test_every_request_shown_is_accepted_and_every_answer_looks_as_shown(running
                 continue
             own = parameter["name"]
             together = [own, *entry.get("with", {}).get(own, [])]
-            values = {one["name"]: one["example"] for one in sender.parameters if one["name"] in together}
+            values = {one["name"]: sender.example(one) for one in sender.parameters if one["name"] in together}
             # Deleting or dropping goes last, when there is nothing more to ask of it.
             if parameter["in"] == "header" and name.startswith(("drop", "delete")):
                 continue

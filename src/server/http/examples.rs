@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 use serde_json::Value;
-use utoipa::openapi::path::{Operation, ParameterBuilder, PathItem};
-use utoipa::openapi::{Content, OpenApi, RefOr};
+use utoipa::openapi::path::{Operation, Parameter, ParameterBuilder, PathItem};
+use utoipa::openapi::{Content, OpenApi, RefOr, Required, Schema};
 
 use crate::error::{Error, Result};
 
@@ -59,7 +59,7 @@ pub fn add(document: &mut OpenApi) -> Result<()> {
                 if let RefOr::T(parameter) = parameter {
                     let named = own.and_then(|own| own.parameters.get(&parameter.name));
                     let example = named.or_else(|| examples.parameters.get(&parameter.name)).cloned();
-                    *parameter = ParameterBuilder::from(std::mem::take(parameter)).example(example).build();
+                    show_parameter(parameter, example);
                 }
             }
             let Some(own) = own else { continue };
@@ -74,6 +74,23 @@ pub fn add(document: &mut OpenApi) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Pages that send requests ("Try it out") fill their form with the examples of parameters: only what is required has
+/// one. The others show theirs in their schema, where a form does not take it from; one that is a word of a list needs
+/// none.
+fn show_parameter(parameter: &mut Parameter, example: Option<Value>) {
+    let is_required = parameter.required == Required::True;
+    let in_form = if is_required { example.clone() } else { None };
+    *parameter = ParameterBuilder::from(std::mem::take(parameter)).example(in_form).build();
+    if is_required {
+        return;
+    }
+    match &mut parameter.schema {
+        Some(RefOr::T(Schema::Object(schema))) => schema.examples = example.into_iter().collect(),
+        Some(RefOr::T(Schema::Array(schema))) => schema.examples = example.into_iter().collect(),
+        _ => {}
+    }
 }
 
 fn show(content: &mut RefOr<Content>, example: Option<&Value>) {
@@ -104,7 +121,22 @@ mod tests {
                 let id = operation["operationId"].as_str().unwrap();
                 ids.push(id);
                 for parameter in operation["parameters"].as_array().into_iter().flatten() {
-                    if parameter["example"].is_null() {
+                    let schema = &parameter["schema"];
+                    let has_words = |schema: &Value| {
+                        let target =
+                            schema["$ref"].as_str().and_then(|to| document.pointer(to.trim_start_matches('#')));
+                        target.is_some_and(|target| {
+                            let mut each = target["oneOf"].as_array().into_iter().flatten();
+                            target["enum"].is_array()
+                                || target["oneOf"].is_array() && each.all(|one| one["enum"].is_array())
+                        })
+                    };
+                    let shown = if parameter["required"] == true {
+                        !parameter["example"].is_null()
+                    } else {
+                        schema["examples"].is_array() || has_words(schema) || has_words(&schema["oneOf"][0])
+                    };
+                    if !shown {
                         bare.push(format!("{id}: parameter {}", parameter["name"]));
                     }
                 }
@@ -124,5 +156,30 @@ mod tests {
         assert!(bare.is_empty(), "without an example in openapi/examples.json: {bare:#?}");
         let unknown: Vec<_> = examples.operations.iter().filter(|own| !ids.contains(&&*own.operation)).collect();
         assert!(unknown.is_empty(), "{unknown:?}");
+    }
+
+    #[test]
+    fn nothing_of_the_document_fills_an_optional_parameter_in_a_form() {
+        let document: Value = serde_json::from_str(&openapi_json()).unwrap();
+        let mut seen = 0;
+        for item in document["paths"].as_object().unwrap().values() {
+            for operation in item.as_object().unwrap().values() {
+                for parameter in operation["parameters"].as_array().into_iter().flatten() {
+                    if parameter["required"] == true {
+                        continue;
+                    }
+                    // What Swagger UI 5 looks for, in this order.
+                    let schema = &parameter["schema"];
+                    let named = schema["$ref"].as_str().or_else(|| schema["oneOf"][0]["$ref"].as_str());
+                    let named = named.and_then(|to| document.pointer(to.trim_start_matches('#'))).unwrap_or(schema);
+                    let places = [parameter, schema, named];
+                    let fills = places.iter().any(|place| !place["example"].is_null() || !place["default"].is_null());
+                    let id = operation["operationId"].as_str().unwrap();
+                    assert!(!fills && parameter["examples"].is_null(), "{id}: {}", parameter["name"]);
+                    seen += 1;
+                }
+            }
+        }
+        assert!(seen > 50, "{seen}");
     }
 }

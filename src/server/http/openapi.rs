@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use utoipa::openapi::example::{Example, ExampleBuilder};
 use utoipa::openapi::schema::{
-    AdditionalProperties, ArrayBuilder, KnownFormat, ObjectBuilder, OneOfBuilder, Schema, SchemaFormat, SchemaType,
-    Type,
+    AdditionalProperties, ArrayBuilder, KnownFormat, Object, ObjectBuilder, OneOfBuilder, Schema, SchemaFormat,
+    SchemaType, Type,
 };
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{Components, Content, Ref, RefOr, Response, ResponseBuilder};
@@ -25,12 +25,13 @@ use crate::query::ScanStats;
             body that ends properly is whole.",
         license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0"),
     ),
-    servers((url = "http://127.0.0.1:8080", description = "a server on this machine")),
+    servers((url = "/", description = "the server that serves this document")),
     modifiers(&Bearer, &ProblemExamples),
-    security(("bearer" = [])),
+    security((), ("bearer" = [])),
     components(schemas(
         crate::service::VerifyReport, crate::service::Finding, crate::service::CompactReply,
-        Problem, crate::query::IndexUsed, RowsBody, WritesBody, RowsReply, Binary, Symbol, Timeframe, Category, ContentCoding, crate::egress::OutFormat, crate::egress::Times,
+        Problem, crate::query::IndexUsed, ScanStats, Cell, Row, RowList, ColumnLists, RowsObject, ColumnsObject, RowsBody,
+        SeriesRows, WritesBody, SeriesOrList, RowsReply, Binary, Symbol, Timeframe, Category, ContentCoding, crate::egress::OutFormat, crate::egress::Times,
         crate::egress::RowsShape, crate::service::Mode, crate::service::MergeOp, crate::ingest::BodyFormat,
         crate::ingest::Numbers, crate::ingest::Missing,
         crate::ingest::Validate, crate::ingest::GridRule, crate::ingest::ImplausibleTs, crate::types::Rounding,
@@ -48,6 +49,7 @@ pub struct Document;
 /// The OpenAPI document as it is served and committed: JSON with two spaces of indentation and a final newline.
 pub fn openapi_json() -> String {
     let mut document = super::routes::all().into_openapi();
+    merge_all_of(&mut document);
     if let Err(error) = super::examples::add(&mut document) {
         tracing::error!(%error, "the OpenAPI document has no examples");
     }
@@ -234,108 +236,162 @@ failures! {
     JobFailure: InvalidArgument JobNotFound;
 }
 
+/// Writes every component that adds fields to another one (`allOf`) as one object with all fields: generators give such
+/// a type fields of its own, and none of those they make of `allOf` can be relied upon.
+fn merge_all_of(document: &mut utoipa::openapi::OpenApi) {
+    let Some(components) = &mut document.components else { return };
+    let schemas = components.schemas.clone();
+    for schema in components.schemas.values_mut() {
+        if let RefOr::T(Schema::AllOf(parts)) = schema {
+            let mut whole = ObjectBuilder::new().build();
+            if parts.items.iter().all(|part| add_fields(&schemas, part, &mut whole)) {
+                whole.description.clone_from(&parts.description);
+                whole.example.clone_from(&parts.example);
+                *schema = RefOr::T(Schema::Object(whole));
+            }
+        }
+    }
+}
+
+/// Adds the fields of an object to another, following references; whether it was an object.
+fn add_fields(schemas: &BTreeMap<String, RefOr<Schema>>, part: &RefOr<Schema>, whole: &mut Object) -> bool {
+    match part {
+        RefOr::Ref(reference) => {
+            let name = reference.ref_location.rsplit('/').next().unwrap_or_default();
+            schemas.get(name).is_some_and(|named| add_fields(schemas, named, whole))
+        }
+        RefOr::T(Schema::Object(object)) => {
+            whole.properties.extend(object.properties.clone());
+            whole.required.extend(object.required.iter().cloned());
+            true
+        }
+        RefOr::T(Schema::AllOf(parts)) => parts.items.iter().all(|part| add_fields(schemas, part, whole)),
+        RefOr::T(_) => false,
+    }
+}
+
 fn object(description: &str) -> ObjectBuilder {
     ObjectBuilder::new().description(Some(description))
 }
 
-fn cell() -> Schema {
-    let kind = SchemaType::from_iter([Type::Number, Type::String]);
-    Schema::Object(ObjectBuilder::new().schema_type(kind).description(Some("A number, or its text")).build())
+fn named(name: &str) -> RefOr<Schema> {
+    RefOr::Ref(Ref::from_schema_name(name))
 }
 
-fn row_objects() -> Schema {
-    let row = object("A row: `ts` and every number column by name").additional_properties(Some(cell())).build();
-    Schema::Array(ArrayBuilder::new().items(RefOr::T(Schema::Object(row))).build())
+fn list_of(name: &str, description: &str) -> Schema {
+    Schema::Array(ArrayBuilder::new().items(named(name)).description(Some(description)).build())
 }
 
-fn column_arrays() -> Schema {
-    let cells = Schema::Array(ArrayBuilder::new().items(RefOr::T(cell())).build());
-    Schema::Object(object("Each column's cells by name, `ts` among them").additional_properties(Some(cells)).build())
+fn text(description: &str) -> Schema {
+    Schema::Object(object(description).schema_type(Type::String).build())
 }
 
-/// Body of a JSON write: rows, or columns.
-#[derive(Debug)]
-pub struct RowsBody;
+fn count(description: &str) -> Schema {
+    Schema::Object(object(description).schema_type(Type::Integer).build())
+}
 
-impl PartialSchema for RowsBody {
-    fn schema() -> RefOr<Schema> {
-        let rows = object("Rows under a name")
-            .property("rows", row_objects())
-            .required("rows")
-            .additional_properties(Some(AdditionalProperties::<Schema>::FreeForm(false)))
-            .build();
-        let columns = object("Columns under a name")
-            .property("columns", column_arrays())
-            .required("columns")
-            .additional_properties(Some(AdditionalProperties::<Schema>::FreeForm(false)))
-            .build();
-        let body = OneOfBuilder::new()
+/// An object that has no other fields than these.
+fn closed(object: ObjectBuilder) -> Schema {
+    Schema::Object(object.additional_properties(Some(AdditionalProperties::<Schema>::FreeForm(false))).build())
+}
+
+/// Schemas of JSON bodies and answers. Every union and every object has a name, since generators of clients make types
+/// of names: without one they make up another in each place, or leave the operation out.
+macro_rules! schemas {
+    ($($(#[$outer:meta])* $name:ident $schema:expr;)*) => {
+        $(
+            $(#[$outer])*
+            #[derive(Debug)]
+            pub struct $name;
+
+            impl PartialSchema for $name {
+                fn schema() -> RefOr<Schema> {
+                    RefOr::T($schema)
+                }
+            }
+
+            impl ToSchema for $name {}
+        )*
+    };
+}
+
+schemas! {
+    /// A cell of a row.
+    Cell Schema::OneOf(
+        OneOfBuilder::new()
+            .description(Some("A number, or its text"))
+            .item(Schema::Object(ObjectBuilder::new().schema_type(Type::Number).build()))
+            .item(Schema::Object(ObjectBuilder::new().schema_type(Type::String).build()))
+            .build(),
+    );
+    /// A row by the names of its columns.
+    Row Schema::Object(
+        object("A row: `ts` and every number column by name").additional_properties(Some(named("Cell"))).build(),
+    );
+    /// Rows, one object each.
+    RowList list_of("Row", "Rows, one object each");
+    /// Cells by column.
+    ColumnLists Schema::Object(
+        object("Each column's cells by name, `ts` among them")
+            .additional_properties(Some(Schema::Array(ArrayBuilder::new().items(named("Cell")).build())))
+            .build(),
+    );
+    /// Body of a JSON write: rows under a name.
+    RowsObject closed(object("Rows under a name").property("rows", named("RowList")).required("rows"));
+    /// Body of a JSON write: columns under a name.
+    ColumnsObject closed(object("Columns under a name").property("columns", named("ColumnLists")).required("columns"));
+    /// Body of a JSON write: rows, or columns.
+    RowsBody Schema::OneOf(
+        OneOfBuilder::new()
             .description(Some("Rows to write. Every column must be present; decimals are read exactly, also as text."))
-            .item(row_objects())
-            .item(Schema::Object(rows))
-            .item(Schema::Object(columns))
-            .build();
-        RefOr::T(Schema::OneOf(body))
-    }
-}
-
-impl ToSchema for RowsBody {}
-
-/// Body of a JSON write of many series.
-#[derive(Debug)]
-pub struct WritesBody;
-
-impl PartialSchema for WritesBody {
-    fn schema() -> RefOr<Schema> {
-        let series = object("Key of the series; each stands once").schema_type(Type::String).build();
-        let entry = object("Rows of one series: `rows` or `columns`")
-            .property("series", Schema::Object(series))
-            .property("rows", row_objects())
-            .property("columns", column_arrays())
-            .required("series")
-            .additional_properties(Some(AdditionalProperties::<Schema>::FreeForm(false)))
-            .build();
-        let entries = ArrayBuilder::new().items(RefOr::T(Schema::Object(entry))).build();
-        let body = object("Rows to write, by series").property("writes", Schema::Array(entries)).required("writes");
-        RefOr::T(Schema::Object(body.build()))
-    }
-}
-
-impl ToSchema for WritesBody {}
-
-/// A JSON answer to a read.
-#[derive(Debug)]
-pub struct RowsReply;
-
-impl PartialSchema for RowsReply {
-    fn schema() -> RefOr<Schema> {
-        let text = |about: &str| Schema::Object(object(about).schema_type(Type::String).build());
-        let count = |about: &str| Schema::Object(object(about).schema_type(Type::Integer).build());
-        let cursor = object("Continues after the last row; null when nothing is left")
-            .schema_type(SchemaType::from_iter([Type::String, Type::Null]))
-            .build();
-        let asked = ArrayBuilder::new().items(RefOr::T(text("A key or glob"))).description(Some("What was asked for"));
-        let subject = OneOfBuilder::new()
+            .item(named("RowsObject"))
+            .item(named("ColumnsObject"))
+            .item(named("RowList"))
+            .build(),
+    );
+    /// Rows of one series in a write of many.
+    SeriesRows closed(
+        object("Rows of one series: `rows` or `columns`")
+            .property("series", text("Key of the series, at most once in a body"))
+            .property("rows", named("RowList"))
+            .property("columns", named("ColumnLists"))
+            .required("series"),
+    );
+    /// Body of a JSON write of many series.
+    WritesBody Schema::Object(
+        object("Rows to write, by series")
+            .property("writes", list_of("SeriesRows", "One entry for each series"))
+            .required("writes")
+            .build(),
+    );
+    /// What an answer is about.
+    SeriesOrList Schema::OneOf(
+        OneOfBuilder::new()
+            .description(Some("Key of the series; a list for several series, whose rows have a `series` of their own"))
             .item(text("Key of the series"))
-            .item(Schema::Array(asked.build()))
-            .description(Some("A list for several series, whose rows have a `series` of their own"))
-            .build();
-        let reply = object("An answer: `rows`, or `columns` under `shape=columns`")
-            .property("series", Schema::OneOf(subject))
+            .item(Schema::Array(ArrayBuilder::new().items(RefOr::T(text("A key or glob"))).build()))
+            .build(),
+    );
+    /// A JSON answer to a read.
+    RowsReply Schema::Object(
+        object("An answer: `rows`, or `columns` under `shape=columns`")
+            .property("series", named("SeriesOrList"))
             .property("version", count("Version of the series; not there for several"))
             .property("commit", count("Commit of the store"))
-            .property("rows", row_objects())
-            .property("columns", column_arrays())
-            .property("next_cursor", Schema::Object(cursor))
-            .property("stats", <ScanStats as PartialSchema>::schema())
+            .property("rows", named("RowList"))
+            .property("columns", named("ColumnLists"))
+            .property("next_cursor", Schema::Object(
+                object("Continues after the last row; null when nothing is left")
+                    .schema_type(SchemaType::from_iter([Type::String, Type::Null]))
+                    .build(),
+            ))
+            .property("stats", named("ScanStats"))
             .required("series")
             .required("commit")
-            .required("next_cursor");
-        RefOr::T(Schema::Object(reply.build()))
-    }
+            .required("next_cursor")
+            .build(),
+    );
 }
-
-impl ToSchema for RowsReply {}
 
 macro_rules! texts {
     ($($(#[$outer:meta])* $name:ident $pattern:literal $about:literal;)*) => {
@@ -478,5 +534,62 @@ mod tests {
         for reference in references {
             assert!(document.pointer(reference.trim_start_matches('#')).is_some(), "{reference}");
         }
+    }
+
+    /// Everything of the document that a generator would have to make up a name for.
+    fn nameless(value: &serde_json::Value, path: &str, found: &mut Vec<String>) {
+        let is_component = path.starts_with("/components/schemas/") && path.matches('/').count() == 3;
+        if let serde_json::Value::Object(map) = value {
+            let null = serde_json::json!({"type": "null"});
+            for union in ["oneOf", "anyOf"] {
+                let members: Vec<_> = map.get(union).and_then(|list| list.as_array()).into_iter().flatten().collect();
+                let members: Vec<_> = members.into_iter().filter(|member| **member != null).collect();
+                let simple = |member: &serde_json::Value| {
+                    let is_object = member.get("properties").is_some() || member.get("additionalProperties").is_some();
+                    !is_object && ["oneOf", "anyOf", "allOf"].iter().all(|inner| member.get(inner).is_none())
+                };
+                if !members.is_empty() && !(is_component || members.len() == 1 && members[0].get("$ref").is_some()) {
+                    found.push(format!("{path}: a union without a name"));
+                }
+                if members.iter().any(|member| !simple(member)) {
+                    found.push(format!("{path}: a member of a union without a name"));
+                }
+            }
+            if map.contains_key("allOf") {
+                found.push(format!("{path}: allOf"));
+            }
+            let kinds = map.get("type").and_then(|kinds| kinds.as_array()).map_or(&[][..], Vec::as_slice);
+            if kinds.iter().filter(|kind| **kind != "null").count() > 1 {
+                found.push(format!("{path}: several types"));
+            }
+            if map.get("properties").is_some_and(serde_json::Value::is_object) && !is_component {
+                found.push(format!("{path}: an object without a name"));
+            }
+            // What examples hold is no schema.
+            for (name, inner) in map.iter().filter(|(name, _)| !matches!(name.as_str(), "example" | "examples")) {
+                nameless(inner, &format!("{path}/{name}"), found);
+            }
+        } else if let serde_json::Value::Array(items) = value {
+            for (at, inner) in items.iter().enumerate() {
+                nameless(inner, &format!("{path}/{at}"), found);
+            }
+        }
+    }
+
+    #[test]
+    fn every_union_and_object_has_a_name_for_generators() {
+        let document: serde_json::Value = serde_json::from_str(&openapi_json()).unwrap();
+        let mut found = Vec::new();
+        nameless(&document["components"]["schemas"], "/components/schemas", &mut found);
+        nameless(&document["paths"], "/paths", &mut found);
+        assert!(found.is_empty(), "{found:#?}");
+    }
+
+    #[test]
+    fn the_document_fits_whatever_server_serves_it_with_tokens_or_without() {
+        let document: serde_json::Value = serde_json::from_str(&openapi_json()).unwrap();
+        assert_eq!(document["servers"].as_array().unwrap().len(), 1);
+        assert_eq!(document["servers"][0]["url"], "/");
+        assert_eq!(document["security"], serde_json::json!([{}, {"bearer": []}]));
     }
 }
