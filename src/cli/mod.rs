@@ -29,6 +29,7 @@ pub mod demo;
 pub mod import;
 pub mod serve;
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
@@ -107,8 +108,19 @@ fn refuse(error: &clap::Error) -> ExitCode {
         let sentence: Vec<&str> = sentence.split_whitespace().collect();
         let _ = bridge::fail(ErrorCode::InvalidArgument, &sentence.join(" "));
     }
-    let _ = error.print();
-    ExitCode::from(status)
+    if error.use_stderr() {
+        let _ = error.print();
+        return ExitCode::from(status);
+    }
+    let styled = error.render();
+    let text = if std::io::stdout().is_terminal() { styled.ansi().to_string() } else { styled.to_string() };
+    match show::out(&text) {
+        Ok(()) => ExitCode::from(status),
+        Err(failed) => {
+            show::error(&failed);
+            ExitCode::from(failed.code().exit())
+        }
+    }
 }
 
 /// All verbs as they are typed, such as `query` or `admin health`.
