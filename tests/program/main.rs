@@ -5,6 +5,7 @@ mod backups;
 mod bridge;
 mod checks;
 mod data;
+mod import;
 mod run;
 mod server;
 mod verbs;

@@ -273,10 +273,12 @@ def scaled(digits):
     return Memo(convert)
 
 
+HEADROOM_AFTER, HEADROOM_BEFORE = 2, 3
+
+
 def digits_of(columns):
-    """The digits these columns share, and whether no decimal holds them."""
+    """The digits these columns share by the rule of docs/import.md; None where only float64 holds them."""
     after = before = 0
-    largest = Decimal(0)
     doubles = any(isinstance(column, np.ndarray) for column in columns)
     for column in columns:
         for value in set(column.tolist() if isinstance(column, np.ndarray) else column):
@@ -285,10 +287,9 @@ def digits_of(columns):
                 number = number.normalize()
             after = max(after, -number.as_tuple().exponent)
             before = max(before, number.adjusted() + 1 if number else 0)
-            largest = max(largest, abs(number))
-    if doubles:
-        return None if after > 18 or largest * Decimal(10) ** after >= Decimal(10) ** 18 else after
-    return min(after, 18 - before)
+    if after + before + HEADROOM_BEFORE <= 18:
+        return min(after + HEADROOM_AFTER, 18 - before - HEADROOM_BEFORE)
+    return None if doubles else min(after, 18 - before)
 
 
 def expected(source):
@@ -306,8 +307,10 @@ def expected(source):
         pairs = [convert[text] for text in texts]
         words = np.array([word for word, _ in pairs], dtype=np.int64)
         extra = name not in ("open", "high", "low", "close", "volume")
-        kind = "int64" if extra and digits == 0 and words.any() and not doubles else "decimal"
-        found[name] = (kind, digits if kind == "decimal" else None, words, sum(lost for _, lost in pairs))
+        if extra and not doubles and words.any() and all(re.fullmatch("-?[0-9]+", text) for text in set(texts)):
+            found[name] = ("int64", None, np.array([int(text) for text in texts], dtype=np.int64), 0)
+            continue
+        found[name] = ("decimal", digits, words, sum(lost for _, lost in pairs))
     return found
 
 
@@ -318,6 +321,8 @@ def key_of(path):
     """A series key for a file, its timeframe from the name."""
     found = re.search(r"-(\d+)(mo|[mhdw])\b", path.name)
     timeframe = "1d" if not found else found.group(1) + {"mo": "M"}.get(found.group(2), found.group(2))
+    if "intraday" in path.name:
+        timeframe = "1m"
     symbol = path.name.split(".")[0][-64:].lstrip(".")
     return f"kline/{symbol}/{timeframe}"
 
@@ -459,12 +464,19 @@ def test_a_real_file_comes_back_as_it_was_from_every_face(server, fastk, path, f
     assert [row["row"] for row in summary["invalid"]] == source.skipped
     assert summary["rows_invalid"] == summary["rows_skipped"] == len(source.skipped)
     assert (summary["first_ts"], summary["last_ts"]) == (source.ts.min(), source.ts.max())
+    assert summary["rows_before_1990"] == int((source.ts < ms(datetime(1990, 1, 1))).sum())
+    assert {warning["kind"] for warning in summary["warnings"]} <= {"before_1990"} | expected_warnings(flags)
     odd = inconsistent(source, wanted) if "--validate none" in flags else []
     assert [row["row"] for row in summary["inconsistent"]] == odd
     assert summary["rows_inconsistent"] == len(odd)
 
     check_faces(server, key, source, wanted, order)
     check_chunks(server, key, source, wanted, order)
+
+
+def expected_warnings(flags):
+    """Kinds of warnings that flags of the table bring about."""
+    return {kind for kind, flag in (("rounded", "--rounding nearest"), ("off_grid", "--off-grid allow")) if flag in flags}
 
 
 def inconsistent(source, wanted):
@@ -515,10 +527,86 @@ def test_repeated_and_contradicting_rows_are_told_by_number(server, fastk, tmp_p
     )
     key = "kline/BARS/1d"
     result, summary = run_import(fastk, path, key, ["--server", server.http], "--validate none")
+    assert result.returncode == 2
+    assert "error[invalid_rows]" in str(result.stderr) and "--on-duplicate last" in str(result.stderr)
+    assert (summary["rows_written"], summary["rows_different"]) == (0, 1)
+    with pytest.raises(urllib.error.HTTPError):
+        get(server, "/v1/series/kline/BARS/1d")
+    flags = "--validate none --on-duplicate last"
+    result, summary = run_import(fastk, path, key, ["--server", server.http], flags)
     assert result.returncode == 0, result.stderr
     assert (summary["rows_read"], summary["rows_written"], summary["rows_duplicate"]) == (5, 3, 2)
-    told = [(row["row"], row["line"], row["kept_row"], row["identical"]) for row in summary["duplicates"]]
+    told = [(row["row"], row["line"], row["other_row"], row["identical"]) for row in summary["duplicates"]]
     assert told == [(0, 2, 2, True), (1, 3, 3, False)]
     assert [(row["row"], row["reason"]) for row in summary["inconsistent"]] == [(4, "ohlc")]
     rows = json.loads(get(server, "/v1/klines/BARS/1d"))["rows"]
     assert [row["close"] for row in rows] == [1.0, 1.5, 1.0]
+
+
+@needs_data
+@pytest.mark.parametrize(
+    ("name", "ts", "repeats"),
+    [("freqtrade-test-XRP_ETH-trades.feather", "ts=timestamp,", True), ("questdb-btc_trades.csv", "", False)],
+)
+def test_trades_are_refused_and_lose_no_row_silently(server, fastk, name, ts, repeats):
+    key = "kline/TRADES/1m"
+    path = Path(FOLDER) / name
+    flags = f"--map {ts}open=price,high=price,low=price,close=price,volume=amount"
+    result, summary = run_import(fastk, path, key, ["--server", server.http], flags)
+    assert result.returncode == 2 and summary["invalid_reasons"]["off_grid"] > 0, result.stderr
+    with pytest.raises(urllib.error.HTTPError):
+        get(server, f"/v1/series/{key}")
+    result, summary = run_import(fastk, path, key, ["--server", server.http], flags + " --off-grid allow")
+    if repeats:
+        assert result.returncode == 2 and summary["rows_different"] > 0, result.stderr
+        assert summary["rows_written"] == 0
+    else:
+        assert result.returncode == 0, result.stderr
+        assert summary["rows_written"] == summary["rows_off_grid"] == summary["rows_read"]
+
+
+@needs_data
+def test_a_glob_over_two_symbols_is_refused(server, fastk):
+    files = [Path(FOLDER) / f"binance-usdm-{symbol}-1m-2023-02.csv.gz" for symbol in ("ALGOUSDT", "FILUSDT")]
+    key = "kline/MIXED/1m"
+    result = fastk("import", *map(str, files), "--series", key, "--server", server.http, "--json", check=False)
+    assert result.returncode == 2
+    summary = json.loads(result.stdout)
+    assert (summary["rows_read"], summary["rows_different"], summary["rows_written"]) == (80_640, 40_320, 0)
+    with pytest.raises(urllib.error.HTTPError):
+        get(server, f"/v1/series/{key}")
+
+
+@needs_data
+def test_a_later_file_with_smaller_ticks_is_never_rounded_unasked(server, fastk):
+    """The months of one symbol in two imports: what the first registration cannot hold is refused by name."""
+    first, later = (Path(FOLDER) / f"bitfinex-BTCUSD-1m-{year}.csv.gz" for year in (2013, 2014))
+    flags = next(flags for pattern, flags in documented() if fnmatch.fnmatchcase(first.name, pattern))
+    key, to = "kline/BTCUSD/1m", ["--server", server.http]
+    result, summary = run_import(fastk, first, key, to, flags + " --price-digits 2")
+    if result.returncode:
+        assert "--price-digits" in str(result.stderr) and summary["rows_written"] == 0
+        result, summary = run_import(fastk, first, key, to, flags + " --price-digits 2 --rounding nearest")
+    assert result.returncode == 0, result.stderr
+    result, summary = run_import(fastk, later, key, to, flags)
+    if summary["invalid_reasons"].get("precision_loss"):
+        assert result.returncode == 2 and "--rounding nearest" in str(result.stderr)
+    assert summary["rounded"] == {}
+
+
+@needs_data
+def test_times_since_midnight_of_lean_are_read_with_the_date_in_their_names(server, fastk, tmp_path):
+    import zipfile
+
+    archive = Path(FOLDER) / "lean-equity-SPY-1m-trade-20131007.zip"
+    with zipfile.ZipFile(archive) as opened:
+        member = opened.namelist()[0]
+        opened.extract(member, tmp_path)
+    flags = "--map ts=0,open=1,high=2,low=3,close=4,volume=5 --base-date name --time-unit ms --time-zone America/New_York"
+    result, summary = run_import(fastk, tmp_path / member, "kline/SPY/1m", ["--server", server.http], flags)
+    assert result.returncode == 0, result.stderr
+    rows = table_of(tmp_path / member)
+    midnight = ms(datetime(2013, 10, 7, 4))
+    found = json.loads(get(server, "/v1/klines/SPY/1m", limit=10_000))["rows"]
+    assert [row["ts"] for row in found] == [midnight + int(row[0]) for row in rows]
+    assert [Decimal(str(row["close"])) for row in found] == [Decimal(row[4]) for row in rows]

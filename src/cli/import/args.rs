@@ -12,11 +12,13 @@ use crate::types::{Rounding, SeriesKey};
 
 use super::super::target::TargetArgs;
 use super::clock::Zone;
+use super::forms::Forms;
 
 /// `fastk import FILE… --series KEY (--root DIR | --server URL)`
 #[derive(Clone, Debug, clap::Args)]
 pub struct ImportArgs {
-    /// CSV, JSON arrays, NDJSON, Parquet or Arrow/Feather files, plain, gzip or zstd; the content decides
+    /// CSV, JSON arrays, NDJSON, Parquet or Arrow/Feather files, plain, gzip or zstd; the content decides. `-` reads
+    /// standard input
     #[arg(required = true, value_name = "FILE")]
     pub files: Vec<PathBuf>,
     /// Series to import into, such as kline/BTCUSDT/1m; registered when it is new
@@ -45,20 +47,29 @@ pub struct ImportArgs {
     /// Zone of written times that carry no offset: an IANA name or a fixed offset such as -05:00
     #[arg(long, value_name = "ZONE", default_value = "UTC", allow_hyphen_values = true)]
     pub time_zone: String,
-    /// Digits of open, high, low and close; as many as the source uses when left out
+    /// Date of times that are times of day only: YYYY-MM-DD, or `name` for the date in the name of each file
+    #[arg(long, value_name = "DATE|name")]
+    pub base_date: Option<String>,
+    /// Separator between thousands in numbers such as 1,234.56: `,`, `'` or `_`; such numbers are invalid without
+    #[arg(long, value_name = "CHAR")]
+    pub thousands: Option<String>,
+    /// Read the suffixes K, M, B and T of numbers such as 193.34M; such numbers are invalid without
+    #[arg(long)]
+    pub magnitudes: bool,
+    /// Digits of open, high, low and close; those of the source and some headroom when left out
     #[arg(long, value_name = "N")]
     pub price_digits: Option<u8>,
-    /// Digits of volume; as many as the source uses when left out
+    /// Digits of volume; those of the source and some headroom when left out
     #[arg(long, value_name = "N")]
     pub volume_digits: Option<u8>,
-    /// Digits of the value of a scalar series; as many as the source uses when left out
+    /// Digits of the value of a scalar series; those of the source and some headroom when left out
     #[arg(long, value_name = "N")]
     pub value_digits: Option<u8>,
     /// Further columns to keep, each NAME or NAME:digits
     #[arg(long, value_name = "NAME[:DIGITS],…", value_delimiter = ',')]
     pub extra: Vec<String>,
-    /// What happens to more digits than a column has
-    #[arg(long, value_enum, default_value = "nearest")]
+    /// What happens to numbers with more digits than their column has
+    #[arg(long, value_enum, default_value = "exact")]
     pub rounding: RoundingFlag,
     /// How rows meet those that are stored
     #[arg(long, value_enum, default_value = "upsert")]
@@ -69,6 +80,13 @@ pub struct ImportArgs {
     /// What an invalid row does: refuse the whole import, or stay out of it
     #[arg(long, value_enum, default_value = "reject")]
     pub on_invalid: OnInvalid,
+    /// What happens to rows of the files that repeat a timestamp with different values; identical repeats are stored
+    /// once
+    #[arg(long, value_enum, default_value = "reject")]
+    pub on_duplicate: OnDuplicate,
+    /// What happens to rows whose time does not start an interval of the series' timeframe
+    #[arg(long, value_enum, default_value = "reject")]
+    pub off_grid: OffGrid,
     /// Read and check everything, write nothing
     #[arg(long)]
     pub dry_run: bool,
@@ -101,9 +119,9 @@ impl EpochUnit {
 /// `--rounding`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum RoundingFlag {
-    /// Such a row is invalid
+    /// The row is invalid
     Exact,
-    /// Half to even on the decimal form, counted per column
+    /// They are rounded half to even on the decimal form, counted per column and listed
     Nearest,
 }
 
@@ -153,6 +171,34 @@ pub enum OnInvalid {
     Skip,
 }
 
+/// `--on-duplicate`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum OnDuplicate {
+    /// They refuse the whole import
+    Reject,
+    /// The last row of each timestamp is stored
+    Last,
+    /// No row of such a timestamp is stored
+    Identical,
+}
+
+/// `--off-grid`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum OffGrid {
+    /// The row is invalid
+    Reject,
+    /// The row is stored and counted
+    Allow,
+}
+
+/// The date of times of day.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BaseDate {
+    Given(jiff::civil::Date),
+    /// The first date in the name of the file, `YYYYMMDD` or `YYYY-MM-DD`.
+    FileName,
+}
+
 /// A further column to keep.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Extra {
@@ -174,6 +220,8 @@ pub struct Settings {
     pub time_unit: Option<EpochUnit>,
     pub time_format: Option<String>,
     pub zone: Zone,
+    pub base_date: Option<BaseDate>,
+    pub forms: Forms,
     pub price_digits: Option<u8>,
     pub volume_digits: Option<u8>,
     pub value_digits: Option<u8>,
@@ -182,6 +230,8 @@ pub struct Settings {
     pub mode: Mode,
     pub validate: Validate,
     pub on_invalid: OnInvalid,
+    pub on_duplicate: OnDuplicate,
+    pub off_grid: OffGrid,
     pub dry_run: bool,
 }
 
@@ -229,6 +279,11 @@ impl Settings {
             time_unit: args.time_unit,
             time_format: args.time_format.clone(),
             zone: Zone::parse(&args.time_zone)?,
+            base_date: args.base_date.as_deref().map(parse_base_date).transpose()?,
+            forms: Forms {
+                thousands: args.thousands.as_deref().map(parse_thousands).transpose()?,
+                magnitudes: args.magnitudes,
+            },
             price_digits: args.price_digits,
             volume_digits: args.volume_digits,
             value_digits: args.value_digits,
@@ -237,6 +292,8 @@ impl Settings {
             mode: args.mode.into(),
             validate: args.validate,
             on_invalid: args.on_invalid,
+            on_duplicate: args.on_duplicate,
+            off_grid: args.off_grid,
             dry_run: args.dry_run,
         })
     }
@@ -289,6 +346,23 @@ fn parse_delimiter(text: &str) -> Result<u8> {
     }
 }
 
+fn parse_thousands(text: &str) -> Result<u8> {
+    match text.as_bytes() {
+        [byte @ (b',' | b'\'' | b'_')] => Ok(*byte),
+        _ => Err(Error::invalid(format!("--thousands {text:?} is none of , ' and _"))),
+    }
+}
+
+fn parse_base_date(text: &str) -> Result<BaseDate> {
+    if text == "name" {
+        return Ok(BaseDate::FileName);
+    }
+    text.parse().map(BaseDate::Given).map_err(|_| {
+        Error::invalid(format!("--base-date {text:?} is no date"))
+            .with_hint("YYYY-MM-DD, or `name` for the date in the name of each file")
+    })
+}
+
 #[cfg(test)]
 pub mod tests {
     use super::*;
@@ -316,7 +390,12 @@ pub mod tests {
         assert_eq!(settings.delimiter, Some(b';'));
         assert_eq!(settings.extra.first().unwrap(), &Extra { name: "quote_volume".into(), digits: Some(4) });
         assert_eq!(settings.extra.last().unwrap().digits, None);
-        assert_eq!(settings.rounding, Rounding::Nearest);
+        assert_eq!(settings.rounding, Rounding::Exact);
+        assert_eq!((settings.on_duplicate, settings.off_grid), (OnDuplicate::Reject, OffGrid::Reject));
+        let line = "- --series kline/X/1m --root r --base-date 2013-10-07 --thousands ' --magnitudes";
+        let settings = Settings::of(&args(line)).unwrap();
+        assert_eq!(settings.base_date, Some(BaseDate::Given(jiff::civil::date(2013, 10, 7))));
+        assert_eq!(settings.forms, Forms { thousands: Some(b'\''), magnitudes: true });
     }
 
     #[test]
@@ -346,6 +425,8 @@ pub mod tests {
             ("--price-digits 19", "--price-digits"),
             ("--delimiter ab", "--delimiter"),
             ("--time-zone Mars/Olympus", "Mars/Olympus"),
+            ("--base-date yesterday", "yesterday"),
+            ("--thousands .", "--thousands"),
         ] {
             let error = Settings::of(&args(&format!("a.csv --series kline/X/1m --root r {flags}"))).unwrap_err();
             assert_eq!(error.code(), crate::ErrorCode::InvalidArgument);

@@ -17,6 +17,11 @@ pub enum Cell<'a> {
         per_second: i64,
         zoned: bool,
     },
+    /// A typed time of day.
+    TimeOfDay {
+        ticks: i64,
+        per_second: i64,
+    },
     /// Something that can be neither a number nor a time, with its name for the message.
     Wrong(&'static str),
 }
@@ -34,7 +39,7 @@ impl<'a> Cell<'a> {
             Cell::Text(text) => String::from_utf8_lossy(text),
             Cell::Int(number) => number.to_string().into(),
             Cell::Float(number) => number.to_string().into(),
-            Cell::Time { ticks, .. } => ticks.to_string().into(),
+            Cell::Time { ticks, .. } | Cell::TimeOfDay { ticks, .. } => ticks.to_string().into(),
             Cell::Wrong(what) => what.into(),
         }
     }

@@ -1,19 +1,23 @@
 //! The pass that converts every row and writes none: all that is wrong with the input is known after it.
 
+use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use indicatif::ProgressBar;
 
 use crate::error::Result;
-use crate::service::Mode;
+use crate::types::time::{TimeUnit, days_from_civil};
 
 use super::args::Settings;
-use super::convert::{Converted, Converter, Issue};
+use super::convert::{Converted, Converter, Issue, show_word};
 use super::plan::{Plan, SourceRow};
-use super::repeats::{Collector, Keep, Order, Place, Repeats};
+use super::repeats::{Collector, Order, Place, Repeats};
+use super::steps::Steps;
 
 /// How many rows of one kind are reported one by one; the rest are counted.
 pub const FINDINGS_MAX: usize = 1_000;
+/// Market data of earlier years is rare, and mistaken units and missing dates give such times.
+const USUAL_YEAR: i64 = 1990;
 
 /// A row worth reporting.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,15 +31,35 @@ pub struct Finding {
 pub struct Findings {
     pub count: u64,
     pub list: Vec<Finding>,
+    /// How many for each reason.
+    pub reasons: BTreeMap<&'static str, u64>,
 }
 
 impl Findings {
     fn add(&mut self, place: Place, issue: Issue) {
         self.count += 1;
+        *self.reasons.entry(issue.reason).or_default() += 1;
         if self.list.len() < FINDINGS_MAX {
             self.list.push(Finding { place, issue });
         }
     }
+}
+
+/// A number that lost digits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rounded {
+    pub place: Place,
+    /// Position of its column.
+    pub column: usize,
+    pub before: String,
+    pub after: String,
+}
+
+/// Rows that have something in common, by the first of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Matching {
+    pub count: u64,
+    pub first: Option<(Place, i64)>,
 }
 
 /// What the input holds.
@@ -48,6 +72,15 @@ pub struct Checked {
     pub repeats: Repeats,
     /// Rows that lost digits, by column.
     pub rounded: Vec<u64>,
+    /// The first [`FINDINGS_MAX`] numbers that did.
+    pub rounded_list: Vec<Rounded>,
+    /// Most digits that a number of the column needs, where that is more than the column has.
+    pub digits_needed: BTreeMap<String, u8>,
+    /// Rows that start no interval of the timeframe and are kept.
+    pub off_grid: Matching,
+    /// Rows before 1990.
+    pub early: Matching,
+    pub steps: Steps,
     /// Earliest and latest time of the valid rows.
     pub first_ts: Option<i64>,
     pub last_ts: Option<i64>,
@@ -56,7 +89,14 @@ pub struct Checked {
 impl Checked {
     /// Rows that will be written.
     pub fn accepted(&self) -> u64 {
-        self.rows.saturating_sub(self.invalid.count).saturating_sub(self.repeats.list.len() as u64)
+        self.rows.saturating_sub(self.invalid.count).saturating_sub(self.repeats.dropped())
+    }
+}
+
+impl Matching {
+    fn add(&mut self, place: Place, ts: i64) {
+        self.count += 1;
+        self.first.get_or_insert((place, ts));
     }
 }
 
@@ -65,23 +105,41 @@ pub fn place(row: &SourceRow<'_>) -> Place {
     Place { file: row.file, row: row.row, line: row.line, number: row.number }
 }
 
+/// First timestamp of the year from which times are usual.
+fn usual_from(unit: TimeUnit) -> i64 {
+    days_from_civil(USUAL_YEAR, 1, 1) * 86_400 * unit.per_second()
+}
+
 /// Converts every row; looks again at those whose time may stand twice.
 pub fn check(plan: &Plan, converter: &Converter<'_>, settings: &Settings, bar: &ProgressBar) -> Result<Checked> {
     let mut found = Checked { rounded: vec![0; plan.targets.len()], ..Checked::default() };
     let mut order = Order::new();
     let mut converted = Converted::default();
+    let usual_from = usual_from(converter.def().unit);
     plan.read(bar, &mut |row| {
         found.rows += 1;
         match converter.convert(&row, &mut converted) {
-            Err(issue) => found.invalid.add(place(&row), issue),
+            Err(issue) => {
+                if let Some(digits) = issue.digits {
+                    let most = found.digits_needed.entry(issue.field.clone()).or_default();
+                    *most = digits.max(*most);
+                }
+                found.invalid.add(place(&row), issue);
+            }
             Ok(()) => {
-                order.push(converted.ts);
-                found.first_ts = Some(found.first_ts.map_or(converted.ts, |ts| ts.min(converted.ts)));
-                found.last_ts = Some(found.last_ts.map_or(converted.ts, |ts| ts.max(converted.ts)));
+                let ts = converted.ts;
+                order.push(ts);
+                found.first_ts = Some(found.first_ts.map_or(ts, |first| first.min(ts)));
+                found.last_ts = Some(found.last_ts.map_or(ts, |last| last.max(ts)));
+                found.steps.push(row.file, ts, converter.grid());
                 if converted.rounded != 0 {
-                    for (at, count) in found.rounded.iter_mut().enumerate() {
-                        *count += (converted.rounded >> (at & 63)) & 1;
-                    }
+                    rounded(&mut found, &row, &converted, converter);
+                }
+                if converted.off_grid {
+                    found.off_grid.add(place(&row), ts);
+                }
+                if ts < usual_from {
+                    found.early.add(place(&row), ts);
                 }
                 if let Some(issue) = converted.odd.take() {
                     found.odd.add(place(&row), issue);
@@ -94,19 +152,22 @@ pub fn check(plan: &Plan, converter: &Converter<'_>, settings: &Settings, bar: &
     if !suspects.is_empty() {
         found.repeats = repeats(plan, converter, settings, suspects)?;
     }
-    if settings.mode != Mode::Upsert {
-        // Neither insert nor append lets one row take the place of another.
-        let twice = std::mem::take(&mut found.repeats);
-        for repeat in &twice.list {
-            let first = repeat.kept.line.map_or(format!("row {}", repeat.kept.row), |line| format!("line {line}"));
-            let message = format!("the time stands in {first} of {} already", plan.path(repeat.kept.file));
-            found.invalid.add(repeat.dropped, Issue { field: "ts".into(), reason: "duplicate", message });
-        }
-        found.invalid.list.sort_by_key(|finding| finding.place.number);
-        // They stay known, so that they are left out, but count as invalid.
-        found.repeats = twice.hidden();
-    }
     Ok(found)
+}
+
+/// Counts the numbers of a row that lost digits, and keeps the first.
+fn rounded(found: &mut Checked, row: &SourceRow<'_>, converted: &Converted, converter: &Converter<'_>) {
+    let columns = converter.def().columns.iter().zip(row.cells).zip(&converted.cells);
+    for (at, (((column, cell), word), count)) in columns.zip(&mut found.rounded).enumerate() {
+        if (converted.rounded >> (at & 63)) & 1 == 0 {
+            continue;
+        }
+        *count += 1;
+        if found.rounded_list.len() < FINDINGS_MAX {
+            let (before, after) = (cell.show().into_owned(), show_word(*word, column.kind));
+            found.rounded_list.push(Rounded { place: place(row), column: at, before, after });
+        }
+    }
 }
 
 fn repeats(plan: &Plan, converter: &Converter<'_>, settings: &Settings, suspects: Vec<(i64, i64)>) -> Result<Repeats> {
@@ -122,5 +183,5 @@ fn repeats(plan: &Plan, converter: &Converter<'_>, settings: &Settings, suspects
         }
         Ok(())
     })?;
-    Ok(collector.repeats(if settings.mode == Mode::Upsert { Keep::Last } else { Keep::First }))
+    Ok(collector.repeats(settings.on_duplicate))
 }

@@ -185,17 +185,78 @@ pub fn looks_like_time(text: &str) -> bool {
     layout(text).is_ok() || whole_part(text).is_some_and(|number| number >= 100_000_000)
 }
 
+/// Whether a first time cell, as text, is a plain number.
+pub fn is_plain_number(text: &str) -> bool {
+    whole_part(text.trim().as_bytes()).is_some()
+}
+
+/// Whether epoch numbers of this rule look like times since midnight: every one of the sample lies in the first day
+/// since the epoch, in the unit of the rule or, where the unit was told by size, in milliseconds.
+pub fn look_like_times_of_day(rule: &TimeRule, unit: Option<EpochUnit>, sample: &[String]) -> bool {
+    let TimeRule::Epoch(per_second) = rule else { return false };
+    let per_second = if unit.is_some() { *per_second } else { (*per_second).max(1_000) };
+    let day = per_second.unsigned_abs().saturating_mul(SECONDS_PER_DAY.unsigned_abs());
+    let mut filled = sample.iter().map(|text| text.trim()).filter(|text| !text.is_empty()).peekable();
+    filled.peek().is_some()
+        && filled.all(|text| !text.starts_with('-') && whole_part(text.as_bytes()).is_some_and(|number| number < day))
+}
+
+/// The first date in a file name: `YYYYMMDD` or `YYYY-MM-DD`, not part of a longer number.
+pub fn date_in_name(name: &str) -> Option<civil::Date> {
+    let bytes = name.as_bytes();
+    (0..bytes.len()).find_map(|at| {
+        let before = at.checked_sub(1).and_then(|before| bytes.get(before));
+        let rest = bytes.get(at..)?;
+        let (date, length) = match rest {
+            [a, b, c, d, b'-', m1, m2, b'-', d1, d2, ..] => ([*a, *b, *c, *d, *m1, *m2, *d1, *d2], 10),
+            [a, b, c, d, m1, m2, d1, d2, ..] => ([*a, *b, *c, *d, *m1, *m2, *d1, *d2], 8),
+            _ => return None,
+        };
+        let is_digit = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_digit);
+        if is_digit(before) || is_digit(rest.get(length)) {
+            return None;
+        }
+        compact(&date).map(|wall| wall.date())
+    })
+}
+
+const SECONDS_PER_DAY: i64 = 86_400;
+
 /// Reads the time cells of one file.
 #[derive(Clone, Debug)]
 pub struct Clock {
     pub rule: TimeRule,
     zone: Zone,
+    /// The date of times of day; without one a time must have its own.
+    base: Option<civil::Date>,
     joined: Vec<u8>,
 }
 
 impl Clock {
     pub fn new(rule: TimeRule, zone: Zone) -> Self {
-        Self { rule, zone, joined: Vec::new() }
+        Self { rule, zone, base: None, joined: Vec::new() }
+    }
+
+    /// The same clock for times of day of this date.
+    pub fn on(self, base: Option<civil::Date>) -> Self {
+        Self { base, ..self }
+    }
+
+    /// The moment of a time of day: wall-clock time of the base date in the zone.
+    fn on_base(&self, base: civil::Date, since_midnight: Moment) -> Result<Moment, BadTime> {
+        let seconds = since_midnight.seconds;
+        if !(0..SECONDS_PER_DAY).contains(&seconds) {
+            return Err(bad("is no time of day: it does not lie between midnight and midnight"));
+        }
+        let part = |value: i64| i8::try_from(value).unwrap_or(0);
+        let time = civil::Time::new(part(seconds / 3_600), part(seconds / 60 % 60), part(seconds % 60), 0)
+            .map_err(|_| bad("is no time of day"))?;
+        Ok(Moment { seconds: self.zone.seconds(base.to_datetime(time))?, nanos: since_midnight.nanos })
+    }
+
+    /// An epoch number, or with a base date a number of ticks since its midnight.
+    fn counted(&self, moment: Moment) -> Result<Moment, BadTime> {
+        self.base.map_or(Ok(moment), |base| self.on_base(base, moment))
     }
 
     /// The moment the time cells of a row stand for; several are joined with a space.
@@ -222,10 +283,15 @@ impl Clock {
             Cell::Wrong(what) => Err(bad(format!("is {what}, not a time"))),
             Cell::Text(text) => self.text(text),
             Cell::Int(number) => match &self.rule {
-                TimeRule::Epoch(per_second) => Ok(Moment::of_ticks(number, *per_second)),
+                TimeRule::Epoch(per_second) => self.counted(Moment::of_ticks(number, *per_second)),
                 _ => self.text(itoa::Buffer::new().format(number).as_bytes()),
             },
             Cell::Float(number) => self.text(number.to_string().as_bytes()),
+            Cell::TimeOfDay { ticks, per_second } => match self.base {
+                Some(base) => self.on_base(base, Moment::of_ticks(ticks, per_second)),
+                None => Err(bad("is a time of day without a date: --base-date gives it one")),
+            },
+            Cell::Time { .. } if self.base.is_some() => Err(bad("has a date already: leave out --base-date")),
             Cell::Time { ticks, per_second, zoned } => {
                 let moment = Moment::of_ticks(ticks, per_second);
                 if zoned {
@@ -251,8 +317,13 @@ impl Clock {
             return Err(bad("is empty"));
         }
         match &self.rule {
-            TimeRule::Epoch(per_second) => epoch(text, *per_second),
+            TimeRule::Epoch(per_second) => self.counted(epoch(text, *per_second)?),
             TimeRule::Format(format) => self.format(format, text),
+            TimeRule::Layouts if self.base.is_some() => {
+                let (wall, nanos) = time_of_day(text)
+                    .ok_or_else(|| bad("is no time of day such as 09:30 or 09:30:00.250 (see --time-format)"))?;
+                self.counted(Moment { seconds: wall, nanos })
+            }
             TimeRule::Layouts => {
                 let (wall, nanos, offset) = layout(text)?;
                 let seconds = match offset {
@@ -274,7 +345,13 @@ impl Clock {
                 nanos: u32::try_from(nanos.rem_euclid(1_000_000_000)).unwrap_or(0),
             });
         }
-        let date = parsed.to_date().map_err(|_| bad(format!("is no date by {format:?}")))?;
+        let date = match self.base {
+            Some(base) => base,
+            None => parsed.to_date().map_err(|_| match parsed.hour() {
+                Some(_) => bad(format!("is no date by {format:?}: --base-date gives a time of day its date")),
+                None => bad(format!("is no date by {format:?}")),
+            })?,
+        };
         let time = if parsed.hour().is_some() {
             parsed.to_time().map_err(|_| bad(format!("is no time by {format:?}")))?
         } else {
@@ -369,7 +446,9 @@ fn compact(text: &[u8]) -> Option<civil::DateTime> {
 fn layout(text: &[u8]) -> Result<(civil::DateTime, u32, Option<i32>), BadTime> {
     layout_of(text).ok_or_else(|| {
         let slashed = text.iter().filter(|b| b"/.-".contains(b)).count() == 2 && text.first() != Some(&b'-');
-        if slashed && text.iter().take(4).any(|b| b"/.-".contains(b)) {
+        if time_of_day(text).is_some() {
+            bad("is a time of day without a date: --base-date gives it one")
+        } else if slashed && text.iter().take(4).any(|b| b"/.-".contains(b)) {
             bad("may have its day or its month first: give --time-format, such as %m/%d/%Y or %d/%m/%Y")
         } else {
             bad("is not a time in a common layout (see --time-format)")
@@ -395,6 +474,18 @@ fn layout_of(text: &[u8]) -> Option<(civil::DateTime, u32, Option<i32>)> {
         [b' ' | b'T' | b't', rest @ ..] => rest,
         _ => return None,
     };
+    let (time, nanos, rest) = clock_time(rest)?;
+    let offset = match rest.trim_ascii_start() {
+        [] => None,
+        b"Z" | b"z" | b"UTC" | b"GMT" => Some(0),
+        offset => Some(parse_offset(offset)?),
+    };
+    Some((date.to_datetime(time), nanos, offset))
+}
+
+/// `HH:MM[:SS[.f]]` or `HHMM[SS[.f]]` at the beginning of a text: the time, its nanoseconds, and the rest.
+fn clock_time(text: &[u8]) -> Option<(civil::Time, u32, &[u8])> {
+    let rest = text;
     let (hour, minute, rest) = match rest {
         [h1, h2, b':', m1, m2, rest @ ..] | [h1, h2, m1, m2, rest @ ..] => (two(*h1, *h2)?, two(*m1, *m2)?, rest),
         _ => return None,
@@ -421,12 +512,14 @@ fn layout_of(text: &[u8]) -> Option<(civil::DateTime, u32, Option<i32>)> {
         }
         rest => (0, rest),
     };
-    let offset = match rest.trim_ascii_start() {
-        [] => None,
-        b"Z" | b"z" | b"UTC" | b"GMT" => Some(0),
-        offset => Some(parse_offset(offset)?),
-    };
-    Some((date.to_datetime(civil::Time::new(hour, minute, second, 0).ok()?), nanos, offset))
+    Some((civil::Time::new(hour, minute, second, 0).ok()?, nanos, rest))
+}
+
+/// Seconds and nanoseconds since midnight of a written time of day with colons.
+fn time_of_day(text: &[u8]) -> Option<(i64, u32)> {
+    let (time, nanos, rest) = clock_time(text).filter(|_| text.get(2) == Some(&b':'))?;
+    let seconds = i64::from(time.hour()) * 3_600 + i64::from(time.minute()) * 60 + i64::from(time.second());
+    rest.is_empty().then_some((seconds, nanos))
 }
 
 #[cfg(test)]
@@ -521,6 +614,62 @@ mod tests {
         assert_eq!(ms(&mut seconds, "1.6e9"), Ok(1_600_000_000_000));
         assert_eq!(ms(&mut seconds, "2020-01-01").unwrap_err().reason, "bad_time");
         assert_eq!(ms(&mut seconds, "99999999999").unwrap_err().reason, "time_out_of_range");
+    }
+
+    #[test]
+    fn times_of_day_take_the_base_date_and_the_zone() {
+        let base = Some(civil::date(2013, 10, 7));
+        let mut lean = clock(TimeRule::Epoch(1_000), "America/New_York").on(base);
+        assert_eq!(ms(&mut lean, "34200000"), Ok(1_381_152_600_000), "09:30 in New York is 13:30 UTC");
+        assert_eq!(lean.read(&[Cell::Int(34_200_000)]).unwrap().seconds, 1_381_152_600);
+        for text in ["86400000", "-1", "1381152600000"] {
+            assert!(ms(&mut lean, text).unwrap_err().message.contains("midnight"), "{text}");
+        }
+        let mut written = clock(TimeRule::Layouts, "-05:00").on(base);
+        assert_eq!(ms(&mut written, "09:30"), Ok(1_381_156_200_000));
+        assert_eq!(ms(&mut written, "09:30:00.250"), Ok(1_381_156_200_250));
+        assert_eq!(ms(&mut written, "2013-10-07 09:30").unwrap_err().reason, "bad_time");
+        let mut format = clock(TimeRule::Format("%H%M%S".into()), "UTC").on(base);
+        assert_eq!(ms(&mut format, "133000"), Ok(1_381_152_600_000));
+        let typed = Cell::TimeOfDay { ticks: 48_600, per_second: 1 };
+        assert_eq!(clock(TimeRule::Layouts, "UTC").on(base).read(&[typed]).unwrap().seconds, 1_381_152_600);
+        let dated = Cell::Time { ticks: 0, per_second: 1, zoned: true };
+        assert!(format.read(&[dated]).unwrap_err().message.contains("--base-date"));
+        // The hour that the zone skips on the day its clocks change is not guessed.
+        let mut spring = clock(TimeRule::Epoch(1_000), "America/New_York").on(Some(civil::date(2024, 3, 10)));
+        assert_eq!(ms(&mut spring, "9000000").unwrap_err().reason, "bad_time");
+    }
+
+    #[test]
+    fn a_time_of_day_without_a_date_names_the_flag_that_gives_one() {
+        for bad in [
+            ms(&mut clock(TimeRule::Layouts, "UTC"), "09:30:00"),
+            ms(&mut clock(TimeRule::Format("%H:%M".into()), "UTC"), "09:30"),
+            clock(TimeRule::Layouts, "UTC")
+                .read(&[Cell::TimeOfDay { ticks: 1, per_second: 1 }])
+                .map(|moment| moment.seconds),
+        ] {
+            assert!(bad.unwrap_err().message.contains("--base-date"));
+        }
+        let text = |cells: &[&str]| cells.iter().map(|cell| (*cell).to_string()).collect::<Vec<_>>();
+        let looks = |unit, cells: &[&str]| {
+            let cells = text(cells);
+            look_like_times_of_day(&TimeRule::detect(unit, None, &cells), unit, &cells)
+        };
+        assert!(looks(None, &["34200000", "34260000"]));
+        assert!(looks(Some(EpochUnit::Ns), &["34200000000000"]));
+        assert!(!looks(None, &["1640995200", "1640995260"]));
+        assert!(!looks(None, &["-34200000"]) && !looks(None, &[]) && !looks(None, &["2024-01-01"]));
+    }
+
+    #[test]
+    fn dates_are_found_in_file_names() {
+        let date = |name| date_in_name(name).map(|date| date.to_string());
+        assert_eq!(date("20131007_spy_minute_trade.csv").as_deref(), Some("2013-10-07"));
+        assert_eq!(date("BTCUSDT-trades-2023-02-28.csv").as_deref(), Some("2023-02-28"));
+        for name in ["spy.csv", "1381152600000.csv", "20131340.csv", "123420131007.csv"] {
+            assert_eq!(date(name), None, "{name}");
+        }
     }
 
     #[test]

@@ -1,12 +1,20 @@
 //! One source row becomes one row of the series, or the reason why not.
 
+use std::cell::OnceCell;
 use std::cmp::Ordering;
 
-use crate::types::number::{NumberError, f64_to_decimal, parse_decimal, parse_f64, parse_i64};
-use crate::types::{ColumnType, Kind, Rounding, SeriesDef};
+use crate::types::grid::OFF_GRID;
+use crate::types::number::{
+    NumberError, f64_to_decimal, parse_decimal, parse_f64, parse_i64, shortest_digits, write_decimal, write_f64,
+    write_i64,
+};
+use crate::types::schema::DIGITS_MAX;
+use crate::types::time::rfc3339;
+use crate::types::{ColumnType, Grid, Kind, Rounding, SeriesDef};
 
-use super::args::{Settings, Validate};
+use super::args::{OffGrid, Settings, Validate};
 use super::cell::Cell;
+use super::forms::flags_for;
 use super::plan::SourceRow;
 
 /// Why a row is not accepted, or what is odd about one that is.
@@ -17,6 +25,16 @@ pub struct Issue {
     /// A reason word of row errors.
     pub reason: &'static str,
     pub message: String,
+    /// Digits that its column would need; with the reason `precision_loss` only.
+    pub digits: Option<u8>,
+    /// Flags that would read the number; with the reason `not_a_number` only.
+    pub flags: Option<String>,
+}
+
+impl Issue {
+    pub fn new(field: &str, reason: &'static str, message: String) -> Self {
+        Self { field: field.into(), reason, message, digits: None, flags: None }
+    }
 }
 
 /// A row of the series.
@@ -28,6 +46,8 @@ pub struct Converted {
     pub rounded: u64,
     /// Open, high, low, close or volume contradict each other.
     pub odd: Option<Issue>,
+    /// The time starts no interval of the timeframe, and that is allowed.
+    pub off_grid: bool,
 }
 
 /// Converts rows by one registration.
@@ -38,15 +58,29 @@ pub struct Converter<'a> {
     validate: Validate,
     /// Positions of open, high, low, close and volume.
     bar: Option<[usize; 5]>,
+    off_grid: OffGrid,
+    /// Earliest stored time, from which intervals of several days or weeks count.
+    first_stored: Option<i64>,
+    /// Settled by the first row where nothing is stored; then `None` where the timeframe has no length.
+    grid: OnceCell<Option<Grid>>,
 }
 
 impl<'a> Converter<'a> {
-    pub fn new(def: &'a SeriesDef, settings: &Settings) -> Self {
+    /// `first_stored` is the earliest time that the series holds.
+    pub fn new(def: &'a SeriesDef, settings: &Settings, first_stored: Option<i64>) -> Self {
         let at = |name| def.column(name);
         let bar = (def.kind() == Kind::Kline)
             .then(|| Some([at("open")?, at("high")?, at("low")?, at("close")?, at("volume")?]))
             .flatten();
-        Self { def, rounding: settings.rounding, validate: settings.validate, bar }
+        Self {
+            def,
+            rounding: settings.rounding,
+            validate: settings.validate,
+            bar,
+            off_grid: settings.off_grid,
+            first_stored,
+            grid: OnceCell::new(),
+        }
     }
 
     /// Converts `row` into `out`, which is overwritten.
@@ -57,26 +91,38 @@ impl<'a> Converter<'a> {
         let time = row.time.as_ref().map_err(Clone::clone).and_then(|moment| moment.ticks(self.def.unit));
         out.ts = time.map_err(|bad| {
             let written: Vec<_> = row.time_cells.iter().map(|cell| cell.show()).collect();
-            Issue {
-                field: "ts".into(),
-                reason: bad.reason,
-                message: format!("{} {}", quote(&written.join(" ")), bad.message),
-            }
+            Issue::new("ts", bad.reason, format!("{} {}", quote(&written.join(" ")), bad.message))
         })?;
         for (at, (column, cell)) in self.def.columns.iter().zip(row.cells).enumerate() {
             let (word, rounded) = number(*cell, column.kind, self.rounding).map_err(|reason| Issue {
-                field: column.name.clone(),
-                reason,
-                message: describe(*cell, reason, column.kind),
+                digits: (reason == "precision_loss").then(|| digits_needed(*cell)),
+                flags: flags_for(cell.show().as_bytes()).filter(|_| reason == "not_a_number"),
+                ..Issue::new(&column.name, reason, describe(*cell, reason, column.kind))
             })?;
             out.cells.push(word);
             out.rounded |= u64::from(rounded) << (at & 63);
         }
         out.odd = self.contradiction(&out.cells);
-        match (&out.odd, self.validate) {
-            (Some(issue), Validate::Ohlc) => Err(issue.clone()),
-            _ => Ok(()),
+        if let (Some(issue), Validate::Ohlc) = (&out.odd, self.validate) {
+            return Err(issue.clone());
         }
+        let grid = self.grid.get_or_init(|| Grid::of(self.def, self.first_stored.or(Some(out.ts))).ok());
+        out.off_grid = grid.is_some_and(|grid| !grid.has(out.ts));
+        if !out.off_grid || self.off_grid == OffGrid::Allow {
+            return Ok(());
+        }
+        let message = format!("{} starts no interval of {}", rfc3339(out.ts, self.def.unit), self.def.key.timeframe());
+        Err(Issue::new("ts", OFF_GRID, message))
+    }
+
+    /// The series the rows are for.
+    pub fn def(&self) -> &'a SeriesDef {
+        self.def
+    }
+
+    /// The grid of the series, once a row was converted.
+    pub fn grid(&self) -> Option<Grid> {
+        self.grid.get().copied().flatten()
     }
 
     /// high ≥ max(open, close, low), low ≤ min(open, close, high), volume ≥ 0.
@@ -84,7 +130,7 @@ impl<'a> Converter<'a> {
         let [open, high, low, close, volume] = self.bar?;
         let value = |at: usize| Some((*cells.get(at)?, self.def.columns.get(at)?.kind));
         let below = |a: usize, b: usize| compare(value(a), value(b)) == Some(Ordering::Less);
-        let issue = |field: &str, reason, message: String| Some(Issue { field: field.into(), reason, message });
+        let issue = |field: &str, reason, message: String| Some(Issue::new(field, reason, message));
         for (at, name) in [(open, "open"), (close, "close"), (low, "low")] {
             if below(high, at) {
                 return issue("high", "ohlc", format!("high is below {name}"));
@@ -117,7 +163,7 @@ fn number(cell: Cell<'_>, kind: ColumnType, rounding: Rounding) -> Result<(i64, 
     let reason = NumberError::reason;
     match (cell, kind) {
         (Cell::Missing, _) => Err("missing"),
-        (Cell::Wrong(_) | Cell::Time { .. }, _) => Err("wrong_type"),
+        (Cell::Wrong(_) | Cell::Time { .. } | Cell::TimeOfDay { .. }, _) => Err("wrong_type"),
         (Cell::Text(text), ColumnType::Decimal { digits }) => {
             parse_decimal(text, digits, rounding).map(|fixed| (fixed.raw, fixed.rounded)).map_err(reason)
         }
@@ -133,16 +179,43 @@ fn number(cell: Cell<'_>, kind: ColumnType, rounding: Rounding) -> Result<(i64, 
         },
         (Cell::Int(value), ColumnType::Int64) => Ok((value, false)),
         (Cell::Int(value), _) => number(Cell::Text(itoa::Buffer::new().format(value).as_bytes()), kind, rounding),
-        // Doubles are always rounded: their decimal form is not what anybody wrote.
-        (Cell::Float(value), ColumnType::Decimal { digits }) => {
-            f64_to_decimal(value, digits).map(|fixed| (fixed.raw, fixed.rounded)).map_err(reason)
-        }
-        (Cell::Float(value), ColumnType::Int64) => {
-            f64_to_decimal(value, 0).map(|fixed| (fixed.raw, fixed.rounded)).map_err(reason)
-        }
+        (Cell::Float(value), ColumnType::Decimal { digits }) => double(value, digits, rounding),
+        (Cell::Float(value), ColumnType::Int64) => double(value, 0, rounding),
         (Cell::Float(value), ColumnType::Float64) if value.is_finite() => Ok((value.to_bits().cast_signed(), false)),
         (Cell::Float(_), ColumnType::Float64) => Err("not_finite"),
     }
+}
+
+/// A double as fixed point: exact when its shortest decimal form has no more digits.
+fn double(value: f64, digits: u8, rounding: Rounding) -> Result<(i64, bool), &'static str> {
+    match f64_to_decimal(value, digits) {
+        Ok(fixed) if fixed.rounded && rounding == Rounding::Exact => Err(NumberError::PrecisionLoss.reason()),
+        Ok(fixed) => Ok((fixed.raw, fixed.rounded)),
+        Err(error) => Err(error.reason()),
+    }
+}
+
+/// Digits after the point that hold this number exactly; saturates at 255.
+fn digits_needed(cell: Cell<'_>) -> u8 {
+    match cell {
+        Cell::Float(value) => shortest_digits(value),
+        Cell::Text(text) => {
+            let exact = |digits: &u8| parse_decimal(text, *digits, Rounding::Exact) != Err(NumberError::PrecisionLoss);
+            (0..=DIGITS_MAX).find(exact).unwrap_or(u8::MAX)
+        }
+        _ => 0,
+    }
+}
+
+/// A stored word of a column as text.
+pub fn show_word(word: i64, kind: ColumnType) -> String {
+    let mut out = Vec::new();
+    match kind {
+        ColumnType::Decimal { digits } => write_decimal(&mut out, word, digits),
+        ColumnType::Float64 => write_f64(&mut out, f64::from_bits(word.cast_unsigned())),
+        ColumnType::Int64 => write_i64(&mut out, word),
+    }
+    String::from_utf8_lossy(&out).into_owned()
 }
 
 fn describe(cell: Cell<'_>, reason: &str, kind: ColumnType) -> String {
@@ -150,7 +223,10 @@ fn describe(cell: Cell<'_>, reason: &str, kind: ColumnType) -> String {
     match (reason, kind) {
         ("missing", _) => "is missing".into(),
         ("wrong_type", _) => format!("{shown} is no number"),
-        ("not_a_number", _) => format!("{shown} is not a number"),
+        ("not_a_number", _) => match flags_for(cell.show().as_bytes()) {
+            Some(flags) => format!("{shown} is not a plain number; {flags} reads it"),
+            None => format!("{shown} is not a number"),
+        },
         ("not_finite", _) => format!("{shown} is not finite"),
         ("precision_loss", ColumnType::Decimal { digits }) => format!("{shown} has more than {digits} digits"),
         ("precision_loss", _) => format!("{shown} is not an integer"),
@@ -196,6 +272,28 @@ mod tests {
         ] {
             assert_eq!(number(cell, kind, Rounding::Nearest), wanted, "{cell:?} {kind:?}");
         }
-        assert_eq!(number(Cell::Text(b"1.505"), DECIMAL, Rounding::Exact), Err("precision_loss"));
+        for (cell, kind, wanted) in [
+            (Cell::Text(b"1.505"), DECIMAL, Err("precision_loss")),
+            (Cell::Text(b"1.5000"), DECIMAL, Ok((150, false))),
+            (Cell::Float(0.1 + 0.2), DECIMAL, Err("precision_loss")),
+            (Cell::Float(0.25), DECIMAL, Ok((25, false))),
+            (Cell::Text(b"7.5"), ColumnType::Int64, Err("precision_loss")),
+            (Cell::Float(7.5), ColumnType::Int64, Err("precision_loss")),
+            (Cell::Float(7.0), ColumnType::Int64, Ok((7, false))),
+        ] {
+            assert_eq!(number(cell, kind, Rounding::Exact), wanted, "exact: {cell:?} {kind:?}");
+        }
+    }
+
+    #[test]
+    fn the_digits_that_a_number_needs_are_counted() {
+        for (cell, wanted) in [
+            (Cell::Text(b"1.50500"), 3),
+            (Cell::Text(b"8e-8"), 8),
+            (Cell::Float(0.1 + 0.2), 17),
+            (Cell::Text(b"0.1234567890123456789"), u8::MAX),
+        ] {
+            assert_eq!(digits_needed(cell), wanted, "{cell:?}");
+        }
     }
 }

@@ -90,10 +90,7 @@ impl<'a> Rows<'a> {
             let ended = self.text.ends_with(b"\n");
             self.lines += u64::from(count > 0);
             if count > 0 && !ended && self.text.len() as u64 >= ROW_BYTES_MAX {
-                return Err(Error::invalid(format!(
-                    "{} line {begin}: the row is longer than 1 MiB",
-                    self.input.path.display()
-                )));
+                return Err(Error::invalid(format!("{} line {begin}: the row is longer than 1 MiB", self.input.label)));
             }
             let open_quote = self.text.iter().filter(|byte| **byte == b'"').count() % 2 == 1;
             if count > 0 && ended && open_quote {
@@ -118,9 +115,7 @@ impl<'a> Rows<'a> {
         let mut builder = csv::ReaderBuilder::new();
         builder.delimiter(self.separator).has_headers(false).flexible(true).trim(csv::Trim::All);
         let read = builder.from_reader(self.text.as_slice()).read_byte_record(&mut self.quoted);
-        read.map_err(|error| {
-            Error::invalid(format!("{} line {begin} is not CSV: {error}", self.input.path.display()))
-        })?;
+        read.map_err(|error| Error::invalid(format!("{} line {begin} is not CSV: {error}", self.input.label)))?;
         Ok(Some((Fields::Quoted(&self.quoted), begin)))
     }
 }

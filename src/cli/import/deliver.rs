@@ -22,6 +22,8 @@ pub struct Delivery<'a> {
     pub settings: &'a Settings,
     pub checked: &'a Checked,
     pub def: &'a SeriesDef,
+    /// Earliest time that the series held before.
+    pub first_stored: Option<i64>,
 }
 
 impl Delivery<'_> {
@@ -30,7 +32,7 @@ impl Delivery<'_> {
     /// # Errors
     /// What the sink answers, and `invalid_argument` when a file is no longer what was checked.
     pub fn run(&self, sink: &mut dyn Sink, bar: &ProgressBar, done: &mut Written) -> Result<()> {
-        let Self { plan, settings, checked, def } = *self;
+        let Self { plan, settings, checked, def, first_stored } = *self;
         let accepted = checked.accepted();
         let capacity = BATCH_ROWS.min(usize::try_from(accepted).unwrap_or(BATCH_ROWS));
         let mut rows = Rows::with_capacity(def.columns.len(), capacity);
@@ -47,7 +49,7 @@ impl Delivery<'_> {
             done.replaced += written.replaced;
             Ok(())
         };
-        let converter = Converter::new(def, settings);
+        let converter = Converter::new(def, settings, first_stored);
         let mut converted = Converted::default();
         let mut seen = 0_u64;
         plan.read(bar, &mut |row| {

@@ -181,7 +181,7 @@ impl<R: BufRead> Rows<R> {
 fn broken(input: &Input, broken: Broken) -> Error {
     match broken {
         Broken::Io(error) => input.broken(&error),
-        Broken::Text(line, what) => Error::invalid(format!("{} line {line}: the JSON {what}", input.path.display()))
+        Broken::Text(line, what) => Error::invalid(format!("{} line {line}: the JSON {what}", input.label))
             .with_hint("an array of arrays or objects, or one array or object after the other"),
     }
 }
@@ -224,7 +224,7 @@ fn parse<'a>(input: &Input, text: &'a [u8], line: u64) -> Result<Row<'a>> {
     };
     row.map_err(|error| {
         let at = line + u64::try_from(error.line()).unwrap_or(1).saturating_sub(1);
-        Error::invalid(format!("{} line {at}: the JSON is malformed: {error}", input.path.display()))
+        Error::invalid(format!("{} line {at}: the JSON is malformed: {error}", input.label))
     })
 }
 

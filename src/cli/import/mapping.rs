@@ -9,9 +9,31 @@ use crate::types::SeriesDef;
 use super::args::Settings;
 use super::cell::Preview;
 use super::clock::looks_like_time;
+use super::forms::flags_for;
 
-/// Names that mean the time of a row, the surest first.
-const TIME_NAMES: [&str; 6] = ["ts", "open_time", "timestamp", "time", "date", "datetime"];
+/// Names that mean the time of a row, the surest first; `Open Time` and `open-time` are `open_time` too.
+const TIME_NAMES: [&str; 20] = [
+    "ts",
+    "open_time",
+    "opentime",
+    "open_time_utc",
+    "open_time_ms",
+    "timestamp",
+    "timestamp_utc",
+    "timestamp_ms",
+    "timestamp_us",
+    "timestamp_ns",
+    "utc_timestamp",
+    "time",
+    "time_utc",
+    "date",
+    "date_utc",
+    "datetime",
+    "datetime_utc",
+    "utc",
+    "unix",
+    "unix_timestamp",
+];
 
 /// What a number column of the series is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,6 +151,59 @@ impl Layout {
     }
 }
 
+/// A column of a file that feeds no column of the series.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeftOut {
+    /// Its header, or `column N`.
+    pub name: String,
+    /// What keeps it in a new series; `None` where it does not hold numbers.
+    pub kept_by: Option<Keep>,
+}
+
+/// The flags that make a source column an extra column.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Keep {
+    /// Column name for `--extra`.
+    pub extra: String,
+    /// Zero-based position for `--map`, where the name does not find the column by itself.
+    pub map: Option<usize>,
+}
+
+impl Layout {
+    /// The columns of the file that are not read.
+    pub fn left_out(&self, targets: &[Target], preview: &Preview) -> Vec<LeftOut> {
+        let used = self.positions();
+        let rows = || preview.rows.iter().skip(usize::from(self.header));
+        let width = rows().map(Vec::len).chain(self.names.as_ref().map(Vec::len)).max().unwrap_or(0);
+        let mut found = Vec::new();
+        for at in (0..width).filter(|at| !used.contains(at)) {
+            let cells = || rows().filter_map(|row| row.get(at)).filter(|cell| !cell.is_empty());
+            let holds_numbers = cells().next().is_some() && cells().all(|cell| is_number(cell) || is_nan(cell));
+            let kept_by = holds_numbers.then(|| self.keep(targets, at));
+            if cells().next().is_some() || self.names.as_ref().is_some_and(|names| at < names.len()) {
+                found.push(LeftOut { name: self.source_name(at), kept_by });
+            }
+        }
+        found
+    }
+
+    fn keep(&self, targets: &[Target], at: usize) -> Keep {
+        let names = self.names.iter().flatten();
+        let name = self.names.as_ref().and_then(|names| names.get(at)).map(|name| column_name(name));
+        let alone = |name: &String| {
+            let begins = name.starts_with(|first: char| first.is_ascii_lowercase()) && name.len() <= 32;
+            begins
+                && name != "ts"
+                && !targets.iter().any(|target| target.name == *name)
+                && names.clone().filter(|other| column_name(other) == *name).count() == 1
+        };
+        match name.filter(alone) {
+            Some(extra) => Keep { extra, map: None },
+            None => Keep { extra: format!("column_{at}"), map: Some(at) },
+        }
+    }
+}
+
 /// Settles the layout of a file. `file` names it in messages.
 ///
 /// # Errors
@@ -186,8 +261,9 @@ pub fn resolve(settings: &Settings, targets: &[Target], preview: &Preview, file:
     }
 }
 
+/// Whether a cell is a number in any form that flags may allow: no such cell is a name.
 fn is_number(cell: &str) -> bool {
-    crate::types::number::fraction_digits(cell.as_bytes()).is_some()
+    crate::types::number::fraction_digits(cell.as_bytes()).is_some() || flags_for(cell.as_bytes()).is_some()
 }
 
 fn is_nan(cell: &str) -> bool {
@@ -287,10 +363,14 @@ impl Resolver<'_> {
                 return Ok(Some(at));
             }
         }
-        let Some(names) = self.names.filter(|_| target.role == Role::Extra) else { return Ok(None) };
         // `adj_close` finds `Adj Close`.
-        let mut hits = names.iter().enumerate().filter(|(_, name)| column_name(name) == target.name);
-        Ok(hits.next().filter(|_| hits.next().is_none()).map(|(at, _)| at))
+        Ok(self.find_spelt(&target.name).filter(|_| target.role == Role::Extra))
+    }
+
+    /// The one column whose header, spelt as a column name, is this name.
+    fn find_spelt(&self, name: &str) -> Option<usize> {
+        let mut hits = self.names?.iter().enumerate().filter(|(_, known)| column_name(known) == name);
+        hits.next().filter(|_| hits.next().is_none()).map(|(at, _)| at)
     }
 
     /// `ts=a+b`, unless a column has just that name.
@@ -312,7 +392,7 @@ impl Resolver<'_> {
             return Ok(vec![date, time]);
         }
         for name in TIME_NAMES {
-            if let Some(at) = self.find(name)? {
+            if let Some(at) = self.find(name)?.or_else(|| self.find_spelt(name)) {
                 return Ok(vec![at]);
             }
         }
@@ -413,6 +493,35 @@ mod tests {
             [Origin::Constant("0".into()), Origin::Position(5), Origin::Position(6)]
         );
         assert_eq!(layout.positions(), [0, 1, 2, 3, 4, 5, 6]);
+    }
+
+    #[test]
+    fn names_of_times_are_found_in_every_spelling() {
+        for name in ["timestamp_utc", "Open Time", "open-time", "openTime", "Datetime UTC", "unix", "timestamp_ms"] {
+            let header: &[&str] = &["open", "high", "low", "close", "volume", name];
+            let row: &[&str] = &["1", "3", "0.5", "2", "10", "1640995200000"];
+            assert_eq!(resolved("", None, &[header, row]).unwrap().ts, [5], "{name}");
+        }
+    }
+
+    #[test]
+    fn columns_that_are_left_out_are_named_with_the_flags_that_keep_them() {
+        let settings = Settings::of(&args("f --root r --series kline/X/1m")).unwrap();
+        let targets = targets(&settings, None).unwrap();
+        let header = ["ts", "Symbol", "open", "high", "low", "close", "volume", "Quote Volume", "Close", "empty"];
+        let row = ["1640995200000", "BTC", "1", "3", "0.5", "2", "10", "1,234.5", "2", ""];
+        let text = |row: &[&str]| row.iter().map(|cell| (*cell).to_string()).collect::<Vec<String>>();
+        let preview = Preview { names: None, rows: vec![text(&header), text(&row)] };
+        let layout = resolve(&settings, &targets, &preview, "f").unwrap();
+        let keep = |extra: &str, map| Some(Keep { extra: extra.into(), map });
+        let wanted = [
+            ("Symbol", None),
+            ("Quote Volume", keep("quote_volume", None)),
+            ("Close", keep("column_8", Some(8))),
+            ("empty", None),
+        ];
+        let wanted = wanted.map(|(name, kept_by)| LeftOut { name: name.into(), kept_by });
+        assert_eq!(layout.left_out(&targets, &preview), wanted);
     }
 
     #[test]

@@ -1,12 +1,15 @@
 //! `fastk import`: files of bars into one series, checked as a whole before the first row is written.
 //!
-//! The phases, each in its own file: [`open`] tells what a file is; [`csv`], [`json`] and [`table`] read its rows as
-//! borrowed [`cell`]s; [`mapping`] settles which source column feeds which column; [`profile`] reads every file for
-//! the digits its numbers use; [`check`] converts every row without writing and knows every invalid, inconsistent or
-//! repeated one; [`deliver`] writes to a [`sink`]; [`report`] tells.
+//! The phases, each in its own file: [`stdin`] stages standard input; [`open`] tells what a file is; [`csv`], [`json`]
+//! and [`table`] read its rows as borrowed [`cell`]s; [`mapping`] settles which source column feeds which column;
+//! [`profile`] reads every file for the digits its numbers use; [`check`] converts every row without writing and knows
+//! every invalid, inconsistent or repeated one; [`refusal`] says why nothing is written; [`deliver`] writes to a
+//! [`sink`]; [`report`] tells.
 //!
 //! Invariants:
-//! - Nothing is written before every row of every file was read and found valid, or left out by `--on-invalid skip`.
+//! - Nothing is written before every row of every file was read and found valid, or left out by a flag.
+//! - No value is changed unless `--rounding nearest` asks for it, and then each is counted.
+//! - An import that stores no row leaves no series behind that it registered.
 //! - Memory does not grow with the input, except by a few words for each row that may repeat another.
 //! - Every row of the input is written, or counted and reported by its number: as invalid or as a duplicate.
 
@@ -17,30 +20,40 @@ pub mod clock;
 pub mod convert;
 pub mod csv;
 pub mod deliver;
+pub mod forms;
 pub mod json;
 pub mod mapping;
 pub mod open;
 pub mod plan;
 pub mod profile;
+pub mod refusal;
 pub mod repeats;
 pub mod report;
 pub mod sink;
+pub mod stdin;
+pub mod steps;
 pub mod table;
 #[cfg(test)]
 mod tests;
 
 pub use args::ImportArgs;
 
+use std::path::Path;
+
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::show;
 use crate::error::{Error, Result};
+use crate::service::Mode;
 
-use args::{OnInvalid, Settings};
+use args::Settings;
 use convert::Converter;
 use deliver::Delivery;
 use plan::Plan;
+use refusal::Case;
 use report::Summary;
-use sink::{Sink, Written};
+use sink::{Known, Sink, Written};
+use stdin::{STAGED_BYTES_MAX, STDIN, StagedInput};
 
 /// What came of an import.
 #[derive(Debug)]
@@ -57,33 +70,53 @@ pub struct Outcome {
 /// be read, else what the store or the server answers.
 pub fn run(args: ImportArgs) -> Result<u8> {
     let settings = Settings::of(&args)?;
+    let staged = match settings.files.iter().any(|file| file.as_os_str() == STDIN) {
+        true => Some(StagedInput::of(std::io::stdin().lock(), &std::env::temp_dir(), STAGED_BYTES_MAX)?),
+        false => None,
+    };
     let mut sink = sink::open(&args.target, args.dry_run)?;
     let sink: Option<&mut dyn Sink> = match &mut sink {
         Some(sink) => Some(sink.as_mut()),
         None => None,
     };
-    let outcome = import(&settings, sink, &mut |text| eprint!("{text}"))?;
-    if args.json {
-        let text = serde_json::to_string_pretty(&outcome.summary)
-            .map_err(|error| Error::internal(format!("cannot write the summary: {error}")))?;
-        println!("{text}");
-    } else {
-        print!("{}", outcome.summary.text());
+    let staged = staged.as_ref().map(StagedInput::path);
+    let outcome = import(&settings, staged, sink, &mut |text| show::note(text.trim_end()))?;
+    for warning in &outcome.summary.warnings {
+        show::note(&format!("warning: {}", warning.message));
     }
-    outcome.error.map_or(Ok(0), Err)
+    let text = match args.json {
+        true => serde_json::to_string_pretty(&outcome.summary)
+            .map(|text| format!("{text}\n"))
+            .map_err(|error| Error::internal(format!("cannot write the summary: {error}")))?,
+        false => outcome.summary.text(outcome.error.is_some() && outcome.summary.rows_written == 0),
+    };
+    let shown = show::out(&text);
+    match outcome.error {
+        Some(error) => Err(error),
+        None => shown.map(|()| 0).map_err(|error| match outcome.summary.rows_written {
+            0 => error.with_hint("only the summary is lost: the import ended without an error and stored no row"),
+            rows => error.with_hint(format!("only the summary is lost: all {rows} rows are stored")),
+        }),
+    }
 }
 
-/// Imports into `sink`; without one only a dry run is possible.
-pub fn import(settings: &Settings, mut sink: Option<&mut dyn Sink>, tell: &mut dyn FnMut(&str)) -> Result<Outcome> {
+/// Imports into `sink`; without one only a dry run is possible. `staged` holds what came from standard input.
+pub fn import(
+    settings: &Settings,
+    staged: Option<&Path>,
+    mut sink: Option<&mut dyn Sink>,
+    tell: &mut dyn FnMut(&str),
+) -> Result<Outcome> {
     let registered = match &mut sink {
         Some(sink) => sink.registered(&settings.key)?,
         None => None,
     };
-    let targets = mapping::targets(settings, registered.as_ref())?;
-    let plan = Plan::of(settings, targets)?;
+    let targets = mapping::targets(settings, registered.as_ref().map(|known| &known.def))?;
+    let plan = Plan::of(settings, targets, staged)?;
     let known = registered.is_some();
+    let first_stored = registered.as_ref().and_then(|known| known.first_ts);
     let (mut def, spec) = match registered {
-        Some(def) => {
+        Some(Known { def, .. }) => {
             check_digits(settings, &def)?;
             (def, None)
         }
@@ -96,34 +129,52 @@ pub fn import(settings: &Settings, mut sink: Option<&mut dyn Sink>, tell: &mut d
     };
     tell(&report::findings(&plan, &def, known));
     let bar = progress(&plan, "checking");
-    let checked = check::check(&plan, &Converter::new(&def, settings), settings, &bar)?;
+    let checked = check::check(&plan, &Converter::new(&def, settings, first_stored), settings, &bar)?;
     bar.finish_and_clear();
-    let mut summary = Summary::of(settings, &plan, &def, &checked);
+    let mut summary = Summary::of(settings, &plan, &def, known, &checked);
     summary.target = sink.as_ref().map(|sink| sink.name());
-    if checked.invalid.count > 0 && settings.on_invalid == OnInvalid::Reject {
-        let error = Some(summary.refusal());
-        return Ok(Outcome { summary, error });
+    let case = Case { settings, plan: &plan, def: &def, known, checked: &checked };
+    if let Some(error) = case.refusal() {
+        return Ok(Outcome { summary, error: Some(error) });
     }
     let sink = match sink {
-        Some(sink) if !settings.dry_run => sink,
+        Some(sink) if !settings.dry_run && checked.accepted() > 0 => sink,
         _ => return Ok(Outcome { summary, error: None }),
     };
     if let Some(spec) = &spec {
         def = sink.register(spec)?;
-        summary.registered = true;
     }
     let mut written = Written::default();
     let bar = progress(&plan, "writing");
-    let delivery = Delivery { plan: &plan, settings, checked: &checked, def: &def };
+    let delivery = Delivery { plan: &plan, settings, checked: &checked, def: &def, first_stored };
     let delivered = delivery.run(sink, &bar, &mut written);
     bar.finish_and_clear();
     summary.wrote(written);
-    let sealed = delivered.and_then(|()| sink.seal(&settings.key));
-    let error = sealed.err().map(|error| match written.rows {
-        0 => error,
-        rows => error.with_hint(format!("{rows} rows were written before; importing again is safe")),
-    });
+    if delivered.is_err() && written.rows == 0 {
+        sink.unregister(&settings.key);
+    } else {
+        summary.registered = spec.is_some();
+    }
+    let error = match delivered {
+        Ok(()) => sink.seal(&settings.key).err().map(|error| {
+            let stored =
+                format!("all {} rows are stored; fastk admin compact moves them into chunk files", written.rows);
+            error.with_hint(stored)
+        }),
+        Err(error) if written.rows == 0 => Some(error),
+        Err(error) => Some(after_a_part(error, settings.mode, written.rows)),
+    };
     Ok(Outcome { summary, error })
+}
+
+/// The error of an import of which so many rows are stored.
+fn after_a_part(error: Error, mode: Mode, rows: u64) -> Error {
+    let again = match mode {
+        Mode::Insert | Mode::Append => "--mode upsert imports the files again over them",
+        _ => "importing again replaces them by themselves",
+    };
+    let before = error.hint().map(|hint| format!("{hint}; ")).unwrap_or_default();
+    error.with_hint(format!("{before}{rows} rows were stored before; {again}"))
 }
 
 /// The digits of a registered series rule: flags may only repeat them.

@@ -44,6 +44,8 @@ pub enum Compression {
 #[derive(Clone, Debug)]
 pub struct Input {
     pub path: PathBuf,
+    /// What messages call it: its path as given, or `standard input`.
+    pub label: String,
     pub format: Format,
     pub compression: Compression,
     /// Bytes on disk.
@@ -61,14 +63,19 @@ impl Input {
     /// `io` when it cannot be read, `unsupported_media_type` when its content is none of the formats, `invalid_argument`
     /// when it is empty or no file.
     pub fn detect(path: &Path) -> Result<Self> {
+        Self::labelled(path, path.display().to_string())
+    }
+
+    /// The same for a file that messages call `label`.
+    pub fn labelled(path: &Path, label: String) -> Result<Self> {
         let file = File::open(path).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => Error::new(ErrorCode::NotFound, format!("there is no file {}", path.display())),
+            io::ErrorKind::NotFound => Error::new(ErrorCode::NotFound, format!("there is no file {label}")),
             _ => Error::io("open", path, &error),
         })?;
         let meta = file.metadata().map_err(|error| Error::io("read", path, &error))?;
         if !meta.is_file() {
-            return Err(Error::invalid(format!("{} is not a regular file", path.display()))
-                .with_hint("the input is read more than once; save a pipe to a file first"));
+            return Err(Error::invalid(format!("{label} is not a regular file"))
+                .with_hint("files are read more than once; a pipe is read from standard input: fastk import - …"));
         }
         let head = read_head(file).map_err(|error| Error::io("read", path, &error))?;
         let compression = match head.as_slice() {
@@ -76,7 +83,7 @@ impl Input {
             [0x28, 0xb5, 0x2f, 0xfd, ..] => Compression::Zstd,
             _ => Compression::None,
         };
-        let mut input = Self { path: path.into(), format: Format::Csv, compression, bytes: meta.len() };
+        let mut input = Self { path: path.into(), label, format: Format::Csv, compression, bytes: meta.len() };
         let head = match compression {
             Compression::None => head,
             _ => read_head(input.bytes(&ProgressBar::hidden())?).map_err(|error| input.broken(&error))?,
@@ -87,12 +94,12 @@ impl Input {
 
     fn tell(&self, head: &[u8]) -> Result<Format> {
         let refuse = |what: &str| {
-            Error::new(ErrorCode::UnsupportedMediaType, format!("{} is {what}", self.path.display())).with_hint(
+            Error::new(ErrorCode::UnsupportedMediaType, format!("{} is {what}", self.label)).with_hint(
                 "import reads CSV, JSON arrays, NDJSON, Parquet, Arrow and Feather, plain or in gzip or zstd",
             )
         };
         if head.is_empty() {
-            return Err(Error::invalid(format!("{} is empty", self.path.display())));
+            return Err(Error::invalid(format!("{} is empty", self.label)));
         }
         match head {
             [b'P', b'A', b'R', b'1', ..] => return Ok(Format::Parquet),
@@ -109,7 +116,7 @@ impl Input {
             return Err(refuse("of an unknown binary format"));
         }
         match text.trim_ascii_start() {
-            [] => Err(Error::invalid(format!("{} holds nothing but space", self.path.display()))),
+            [] => Err(Error::invalid(format!("{} holds nothing but space", self.label))),
             [b'[' | b'{', ..] => Ok(Format::Json),
             _ => Ok(Format::Csv),
         }
@@ -144,7 +151,7 @@ impl Input {
         use io::ErrorKind::{InvalidData, InvalidInput, Other, UnexpectedEof};
         match error.kind() {
             InvalidData | InvalidInput | UnexpectedEof | Other => {
-                Error::invalid(format!("{} is damaged or cut short: {error}", self.path.display()))
+                Error::invalid(format!("{} is damaged or cut short: {error}", self.label))
             }
             _ => Error::io("read", &self.path, error),
         }

@@ -1,14 +1,18 @@
 //! Every file of an import with its layout, and the one way to read their rows.
 
+use std::path::Path;
+
 use indicatif::ProgressBar;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 
-use super::args::Settings;
+use super::args::{BaseDate, Settings};
 use super::cell::{Cell, Preview, Record};
-use super::clock::{BadTime, Clock, Moment, TimeRule};
-use super::mapping::{Layout, Origin, Target, resolve};
+use super::clock::{BadTime, Clock, Moment, TimeRule, date_in_name, is_plain_number, look_like_times_of_day};
+use super::forms::Forms;
+use super::mapping::{Layout, LeftOut, Origin, Target, resolve};
 use super::open::{Format, Input};
+use super::stdin::STDIN;
 use super::{csv, json, table};
 
 /// One file, ready to read.
@@ -19,6 +23,12 @@ pub struct FilePlan {
     pub rule: TimeRule,
     /// Separator of CSV.
     pub separator: u8,
+    /// The date of its times of day, from `--base-date`.
+    pub base: Option<jiff::civil::Date>,
+    /// Its times are numbers that look like times since midnight, and no date was given.
+    pub lacks_date: bool,
+    /// Columns of the file that feed no column of the series.
+    pub left_out: Vec<LeftOut>,
 }
 
 impl FilePlan {
@@ -36,7 +46,8 @@ impl FilePlan {
             Format::Json => json::preview(&input)?,
             Format::Parquet | Format::ArrowFile | Format::ArrowStream => table::preview(&input)?,
         };
-        let layout = resolve(settings, targets, &preview, &input.path.display().to_string())?;
+        let layout = resolve(settings, targets, &preview, &input.label)?;
+        let left_out = layout.left_out(targets, &preview);
         let data = preview.rows.iter().skip(usize::from(layout.header));
         let times: Vec<String> = data
             .map(|row| {
@@ -45,7 +56,14 @@ impl FilePlan {
             })
             .collect();
         let rule = TimeRule::detect(settings.time_unit, settings.time_format.as_deref(), &times);
-        Ok(Self { input, layout, rule, separator })
+        let base = settings.base_date.map(|base| base_of(base, &input)).transpose()?;
+        let counted = times.iter().find(|text| !text.trim().is_empty()).is_some_and(|text| is_plain_number(text));
+        if base.is_some() && counted && settings.time_unit.is_none() && settings.time_format.is_none() {
+            return Err(Error::invalid(format!("{}: the unit of its times since midnight is not given", input.label))
+                .with_hint("--time-unit s, ms, us or ns for numbers; --time-format %H%M%S for digits of a clock"));
+        }
+        let lacks_date = base.is_none() && look_like_times_of_day(&rule, settings.time_unit, &times);
+        Ok(Self { input, layout, rule, separator, base, lacks_date, left_out })
     }
 
     /// For people: what the file is and how its time is written.
@@ -57,8 +75,29 @@ impl FilePlan {
             text.push_str(if self.layout.header { ", header" } else { ", no header" });
         }
         text.push_str(", time ");
-        text.push_str(&self.rule.describe());
+        match (self.base, &self.rule) {
+            (Some(base), TimeRule::Epoch(_)) => {
+                let rule = self.rule.describe();
+                text.push_str(&format!("{} since midnight of {base}", rule.trim_start_matches("epoch ")));
+            }
+            (Some(base), rule) => text.push_str(&format!("{} on {base}", rule.describe())),
+            (None, rule) => text.push_str(&rule.describe()),
+        }
         text
+    }
+}
+
+/// The base date of a file.
+fn base_of(base: BaseDate, input: &Input) -> Result<jiff::civil::Date> {
+    match base {
+        BaseDate::Given(date) => Ok(date),
+        BaseDate::FileName => {
+            let name = Path::new(&input.label).file_name().unwrap_or_default().to_string_lossy();
+            date_in_name(&name).ok_or_else(|| {
+                Error::invalid(format!("{}: its name holds no date for --base-date name", input.label))
+                    .with_hint("YYYYMMDD or YYYY-MM-DD in the name, or --base-date with the date itself")
+            })
+        }
     }
 }
 
@@ -79,23 +118,66 @@ pub struct SourceRow<'a> {
     pub cells: &'a [Cell<'a>],
 }
 
+/// The cells of one row that a flag of the number forms rewrites.
+#[derive(Debug, Default)]
+struct Rewritten {
+    text: Vec<u8>,
+    /// Position among the cells, and where its new text ends.
+    ends: Vec<(usize, usize)>,
+}
+
+impl Rewritten {
+    fn of(&mut self, forms: Forms, cells: &[Cell<'_>]) {
+        self.text.clear();
+        self.ends.clear();
+        if forms.is_plain() {
+            return;
+        }
+        for (at, cell) in cells.iter().enumerate() {
+            if let Cell::Text(text) = cell
+                && forms.rewrite(text, &mut self.text)
+            {
+                self.ends.push((at, self.text.len()));
+            }
+        }
+    }
+
+    fn put<'a>(&'a self, cells: &mut [Cell<'a>]) {
+        let mut begin = 0;
+        for (at, end) in &self.ends {
+            if let (Some(cell), Some(text)) = (cells.get_mut(*at), self.text.get(begin..*end)) {
+                *cell = Cell::Text(text);
+            }
+            begin = *end;
+        }
+    }
+}
+
 /// All files of an import.
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub files: Vec<FilePlan>,
     pub targets: Vec<Target>,
     pub zone: super::clock::Zone,
+    /// Forms of numbers that are read beside plain ones.
+    forms: Forms,
 }
 
 impl Plan {
-    /// Looks at the beginning of every file.
-    pub fn of(settings: &Settings, targets: Vec<Target>) -> Result<Self> {
+    /// Looks at the beginning of every file; `staged` holds what came from standard input.
+    pub fn of(settings: &Settings, targets: Vec<Target>, staged: Option<&Path>) -> Result<Self> {
         let files = settings
             .files
             .iter()
-            .map(|path| FilePlan::of(settings, &targets, Input::detect(path)?))
+            .map(|path| {
+                let input = match staged.filter(|_| path.as_os_str() == STDIN) {
+                    Some(staged) => Input::labelled(staged, "standard input".into())?,
+                    None => Input::detect(path)?,
+                };
+                FilePlan::of(settings, &targets, input)
+            })
             .collect::<Result<Vec<_>>>()?;
-        Ok(Self { files, targets, zone: settings.zone.clone() })
+        Ok(Self { files, targets, zone: settings.zone.clone(), forms: settings.forms })
     }
 
     /// Bytes of all files on disk.
@@ -105,14 +187,15 @@ impl Plan {
 
     /// The path of a file as given.
     pub fn path(&self, file: usize) -> String {
-        self.files.get(file).map(|file| file.input.path.display().to_string()).unwrap_or_default()
+        self.files.get(file).map(|file| file.input.label.clone()).unwrap_or_default()
     }
 
     /// Reads every row of every file in order.
     pub fn read(&self, bar: &ProgressBar, visit: &mut dyn FnMut(SourceRow<'_>) -> Result<()>) -> Result<()> {
         let mut number = 0;
         for (at, file) in self.files.iter().enumerate() {
-            let mut clock = Clock::new(file.rule.clone(), self.zone.clone());
+            let mut clock = Clock::new(file.rule.clone(), self.zone.clone()).on(file.base);
+            let mut rewritten = Rewritten::default();
             let positions = file.layout.positions();
             let times = file.layout.ts.len();
             let mut each = |record: Record<'_>| {
@@ -130,6 +213,8 @@ impl Plan {
                         },
                     });
                 }
+                rewritten.of(self.forms, &cells);
+                rewritten.put(&mut cells);
                 let row = SourceRow {
                     file: at,
                     row: record.row,

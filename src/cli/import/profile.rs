@@ -1,20 +1,30 @@
 //! What the numbers and times of the files need: digits of each column, unit of the series.
 //!
-//! Written numbers ask for the digits they are written with, reduced where the largest of them would otherwise reach
-//! 10^18. Doubles ask for the fewest digits at which the decimal nearest to each of them still reads back as the same
-//! double; where no decimal column can do that, the column stays float64.
+//! The rule for the digits of a new column, over all files:
+//! - `used` is the most digits after the point that a number has: as written in text (`8e-8` has eight), or in the
+//!   shortest decimal form of a double.
+//! - The column gets [`HEADROOM_AFTER`] digits more than `used`, for the smaller ticks of files to come, as long as
+//!   [`HEADROOM_BEFORE`] digits more before the point than the largest number has still fit 18 digits in all.
+//! - Where they do not fit, the digits shrink towards `used`. Text then keeps `used` as long as the largest number fits
+//!   18 digits with it, and gets fewer where it does not. A column of doubles without that headroom stays float64,
+//!   which holds each of them as it is.
 
 use indicatif::ProgressBar;
 
 use crate::error::Result;
 use crate::types::number::{fraction_digits, shortest_digits};
-use crate::types::schema::{ColumnSpec, DECIMAL_LIMIT, DIGITS_MAX};
+use crate::types::schema::{ColumnSpec, DIGITS_MAX};
 use crate::types::{ColumnType, SeriesSpec, TimeUnit};
 
 use super::args::Settings;
 use super::cell::Cell;
 use super::mapping::Role;
 use super::plan::Plan;
+
+/// Digits after the point that a new column has beyond those of its files.
+const HEADROOM_AFTER: u8 = 2;
+/// Digits before the point that stay free: numbers a thousand times larger fit.
+const HEADROOM_BEFORE: u8 = 3;
 
 /// What one column was seen to hold.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -68,16 +78,26 @@ impl Seen {
         }
     }
 
-    /// The digits this column asks for; `None` where only float64 keeps its doubles.
-    fn digits(self) -> Option<u8> {
-        let room = DIGITS_MAX.saturating_sub(self.before);
-        if !self.floats {
-            return Some(self.after.min(room));
+    /// Most digits before the point, of doubles too.
+    fn before(self) -> u8 {
+        let mut digits = 0_u8;
+        let mut limit = 1.0;
+        while self.largest >= limit && digits < u8::MAX {
+            digits += 1;
+            limit *= 10.0;
         }
-        #[allow(clippy::cast_precision_loss, reason = "10^18 is a double")]
-        let limit = DECIMAL_LIMIT as f64;
-        let fits = self.after <= room && self.largest * 10_f64.powi(i32::from(self.after)) < limit;
-        fits.then_some(self.after)
+        self.before.max(digits)
+    }
+
+    /// The digits of the column by the rule above; `None` where only float64 keeps its doubles.
+    fn digits(self) -> Option<u8> {
+        let largest = DIGITS_MAX.saturating_sub(self.before());
+        let spacious = largest.checked_sub(HEADROOM_BEFORE).filter(|digits| self.after <= *digits);
+        match spacious {
+            Some(digits) => Some(self.after.saturating_add(HEADROOM_AFTER).min(digits)),
+            None if self.floats => None,
+            None => Some(self.after.min(largest)),
+        }
     }
 }
 
@@ -156,27 +176,35 @@ mod tests {
     }
 
     #[test]
-    fn written_numbers_keep_the_digits_they_are_written_with() {
-        assert_eq!(digits(&[Cell::Text(b"1.50"), Cell::Text(b"8e-8")]), Some(8));
-        assert_eq!(digits(&[Cell::Text(b"100"), Cell::Int(7)]), Some(0));
-        assert_eq!(digits(&[Cell::Text(b"x"), Cell::Missing]), Some(0));
+    fn written_numbers_get_the_digits_they_are_written_with_and_two_more() {
+        assert_eq!(digits(&[Cell::Text(b"1.50"), Cell::Text(b"8e-8")]), Some(10));
+        assert_eq!(digits(&[Cell::Text(b"100"), Cell::Int(7)]), Some(2));
+        assert_eq!(digits(&[Cell::Text(b"x"), Cell::Missing]), Some(2));
     }
 
     #[test]
-    fn digits_shrink_before_a_column_reaches_ten_to_the_eighteenth() {
+    fn numbers_a_thousand_times_larger_fit_where_the_digits_in_use_allow_it() {
+        // 7 digits before the point and 3 of headroom leave 8.
+        assert_eq!(digits(&[Cell::Text(b"2300413.7295"), Cell::Text(b"0.1234567")]), Some(8));
+        assert_eq!(digits(&[Cell::Text(b"2300413.7295"), Cell::Text(b"0.12345678")]), Some(8));
+        // Digits in use go before headroom.
+        assert_eq!(digits(&[Cell::Text(b"2300413.7295"), Cell::Text(b"0.1234567890")]), Some(10));
         assert_eq!(digits(&[Cell::Text(b"2300413.7295"), Cell::Text(b"0.12345678901")]), Some(11));
+        // 18 digits in all are never exceeded.
         assert_eq!(digits(&[Cell::Text(b"23004137.5"), Cell::Text(b"0.12345678901")]), Some(10));
         assert_eq!(digits(&[Cell::Text(b"999999999999999999.5")]), Some(0));
         assert_eq!(digits(&[Cell::Text(b"0.123456789012345678901")]), Some(18));
     }
 
     #[test]
-    fn doubles_take_the_fewest_digits_that_read_back() {
-        assert_eq!(digits(&[Cell::Float(0.1), Cell::Float(28_288.6), Cell::Float(3.0)]), Some(1));
-        assert_eq!(digits(&[Cell::Float(2.198e-5)]), Some(8));
-        assert_eq!(digits(&[Cell::Float(0.1 + 0.2), Cell::Float(1.0)]), Some(17));
+    fn doubles_get_the_digits_that_read_back_with_the_same_headroom_or_stay_doubles() {
+        assert_eq!(digits(&[Cell::Float(0.1), Cell::Float(28_288.6), Cell::Float(3.0)]), Some(3));
+        assert_eq!(digits(&[Cell::Float(2.198e-5)]), Some(10));
+        assert_eq!(digits(&[Cell::Float(99_999.123_456_78), Cell::Float(0.5)]), Some(10));
+        assert_eq!(digits(&[Cell::Float(100_000.123_456_78), Cell::Float(0.5)]), Some(9));
+        assert_eq!(digits(&[Cell::Float(0.1 + 0.2), Cell::Float(1.0)]), None, "no headroom beside 17 digits");
         assert_eq!(digits(&[Cell::Float(0.1 + 0.2), Cell::Float(10.0)]), None, "no decimal holds both");
         assert_eq!(digits(&[Cell::Float(1e300)]), None);
-        assert_eq!(digits(&[Cell::Float(f64::NAN), Cell::Float(0.5)]), Some(1));
+        assert_eq!(digits(&[Cell::Float(f64::NAN), Cell::Float(0.5)]), Some(3));
     }
 }

@@ -5,6 +5,8 @@
 
 use std::collections::{HashMap, HashSet};
 
+use super::args::OnDuplicate;
+
 /// More spans than this are treated as one: the input is in no order.
 const SPANS_MAX: usize = 1 << 20;
 
@@ -112,21 +114,15 @@ pub struct Place {
     pub number: u64,
 }
 
-/// A row that another of the same time takes the place of.
+/// A row whose time another row has too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Repeat {
     pub ts: i64,
-    pub dropped: Place,
-    pub kept: Place,
+    pub place: Place,
+    /// The row it is compared with: the last one of its time under `last`, else the first.
+    pub other: Place,
     /// Whether both hold the same values.
     pub identical: bool,
-}
-
-/// Which row of a time stays.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Keep {
-    First,
-    Last,
 }
 
 /// Collects the rows of suspicious times.
@@ -149,21 +145,30 @@ impl Collector {
         }
     }
 
-    /// The rows to leave out.
-    pub fn repeats(self, keep: Keep) -> Repeats {
-        let mut list = Vec::new();
+    /// The repeated rows, and which rows are left out: all but one of each time, or under `identical` every row of a
+    /// time whose rows differ.
+    pub fn repeats(self, rule: OnDuplicate) -> Repeats {
+        let mut found = Repeats::default();
         for (ts, rows) in self.rows {
-            let kept = match keep {
-                Keep::First => rows.first(),
-                Keep::Last => rows.last(),
+            let kept = match rule {
+                OnDuplicate::Last => rows.last(),
+                OnDuplicate::Reject | OnDuplicate::Identical => rows.first(),
             };
             let Some((kept, values)) = kept.copied() else { continue };
-            let others = rows.into_iter().filter(|(place, _)| *place != kept);
-            list.extend(others.map(|(dropped, hash)| Repeat { ts, dropped, kept, identical: hash == values }));
+            let others = rows.iter().filter(|(place, _)| *place != kept);
+            found.list.extend(others.clone().map(|(place, hash)| Repeat {
+                ts,
+                place: *place,
+                other: kept,
+                identical: *hash == values,
+            }));
+            found.dropped.extend(others.clone().map(|(place, _)| place.number));
+            if rule == OnDuplicate::Identical && others.clone().any(|(_, hash)| *hash != values) {
+                found.dropped.insert(kept.number);
+            }
         }
-        list.sort_unstable_by_key(|repeat| repeat.dropped.number);
-        let dropped = list.iter().map(|repeat| repeat.dropped.number).collect();
-        Repeats { list, dropped }
+        found.list.sort_unstable_by_key(|repeat| repeat.place.number);
+        found
     }
 }
 
@@ -175,14 +180,19 @@ pub struct Repeats {
 }
 
 impl Repeats {
-    /// The same rows left out, but no longer listed: they are reported elsewhere.
-    pub fn hidden(self) -> Self {
-        Self { list: Vec::new(), dropped: self.dropped }
-    }
-
     /// Whether the row of this number is left out.
     pub fn drops(&self, number: u64) -> bool {
         self.dropped.contains(&number)
+    }
+
+    /// How many rows are left out.
+    pub fn dropped(&self) -> u64 {
+        self.dropped.len() as u64
+    }
+
+    /// How many rows repeat a time with values other than those of the row they are compared with.
+    pub fn different(&self) -> u64 {
+        self.list.iter().filter(|repeat| !repeat.identical).count() as u64
     }
 }
 
@@ -201,12 +211,19 @@ mod tests {
         Place { file: 0, row: number, line: None, number }
     }
 
-    fn dropped(times: &[i64], keep: Keep) -> Vec<u64> {
-        let mut collector = Collector::new(suspects(times));
-        for (number, ts) in times.iter().enumerate() {
-            collector.push(*ts, place(number as u64), || 0);
+    fn repeats(rows: &[(i64, u64)], rule: OnDuplicate) -> Repeats {
+        let times: Vec<i64> = rows.iter().map(|(ts, _)| *ts).collect();
+        let mut collector = Collector::new(suspects(&times));
+        for (number, (ts, values)) in rows.iter().enumerate() {
+            collector.push(*ts, place(number as u64), || *values);
         }
-        collector.repeats(keep).list.iter().map(|repeat| repeat.dropped.number).collect()
+        collector.repeats(rule)
+    }
+
+    fn dropped(times: &[i64], rule: OnDuplicate) -> Vec<u64> {
+        let rows: Vec<(i64, u64)> = times.iter().map(|ts| (*ts, 0)).collect();
+        let found = repeats(&rows, rule);
+        (0..times.len() as u64).filter(|number| found.drops(*number)).collect()
     }
 
     #[test]
@@ -224,10 +241,27 @@ mod tests {
     }
 
     #[test]
-    fn the_row_of_the_mode_stays() {
-        assert_eq!(dropped(&[1, 2, 2, 3], Keep::Last), [1]);
-        assert_eq!(dropped(&[1, 2, 2, 3], Keep::First), [2]);
-        assert_eq!(dropped(&[4, 1, 4, 2, 4], Keep::Last), [0, 2]);
+    fn one_row_of_each_time_stays() {
+        assert_eq!(dropped(&[1, 2, 2, 3], OnDuplicate::Last), [1]);
+        assert_eq!(dropped(&[1, 2, 2, 3], OnDuplicate::Reject), [2]);
+        assert_eq!(dropped(&[4, 1, 4, 2, 4], OnDuplicate::Last), [0, 2]);
+        assert_eq!(dropped(&[4, 1, 4, 2, 4], OnDuplicate::Identical), [2, 4]);
+    }
+
+    #[test]
+    fn rows_with_other_values_are_counted_and_under_identical_none_of_them_stays() {
+        let rows = [(1, 7), (2, 7), (2, 8), (3, 7), (3, 7)];
+        for (rule, left_out) in [
+            (OnDuplicate::Last, vec![1, 3]),
+            (OnDuplicate::Reject, vec![2, 4]),
+            (OnDuplicate::Identical, vec![1, 2, 4]),
+        ] {
+            let found = repeats(&rows, rule);
+            assert_eq!((found.list.len(), found.different()), (2, 1), "{rule:?}");
+            let dropped: Vec<u64> = (0..5).filter(|number| found.drops(*number)).collect();
+            assert_eq!(dropped, left_out, "{rule:?}");
+            assert_eq!(found.dropped(), left_out.len() as u64);
+        }
     }
 
     proptest! {
@@ -236,7 +270,7 @@ mod tests {
             let last: HashMap<i64, usize> = times.iter().enumerate().map(|(at, ts)| (*ts, at)).collect();
             let wanted: Vec<u64> =
                 times.iter().enumerate().filter(|(at, ts)| last[*ts] != *at).map(|(at, _)| at as u64).collect();
-            prop_assert_eq!(dropped(&times, Keep::Last), wanted);
+            prop_assert_eq!(dropped(&times, OnDuplicate::Last), wanted);
         }
     }
 }

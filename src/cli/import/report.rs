@@ -5,21 +5,22 @@ use std::fmt::Write;
 
 use serde::Serialize;
 
-use crate::error::{Error, ErrorCode};
 use crate::types::schema::Column;
-use crate::types::time::write_rfc3339;
-use crate::types::{SeriesDef, SeriesKey, TimeUnit};
+use crate::types::time::rfc3339;
+use crate::types::{Rounding, SeriesDef, SeriesKey, TimeUnit};
 
-use super::args::{OnInvalid, Settings};
-use super::check::{Checked, FINDINGS_MAX, Finding, Findings};
-use super::mapping::Origin;
+use super::args::{OnDuplicate, OnInvalid, Settings};
+use super::check::{Checked, FINDINGS_MAX, Finding, Findings, Matching, Rounded};
+use super::mapping::{LeftOut, Origin};
 use super::plan::Plan;
 use super::profile::describe;
-use super::repeats::Repeat;
+use super::repeats::{Place, Repeat};
 use super::sink::Written;
 
 /// How many rows of one kind the text lists.
 const LISTED_MAX: usize = 20;
+/// How many numbers that lost digits it lists.
+const ROUNDED_LISTED_MAX: usize = 5;
 
 /// The closing summary; its JSON form is the answer of `--json`.
 #[derive(Clone, Debug, Serialize)]
@@ -33,26 +34,38 @@ pub struct Summary {
     pub registered: bool,
     pub unit: TimeUnit,
     pub columns: Vec<Column>,
+    /// Columns of the files that feed no column of the series.
+    pub columns_left_out: Vec<LeftOutSummary>,
     pub rows_read: u64,
     pub rows_written: u64,
     /// How many of the written rows replaced a stored one.
     pub rows_replaced: u64,
-    /// Rows that a later row of the same time took the place of.
+    /// Rows left out because another row of the files has their time.
     pub rows_duplicate: u64,
+    /// Rows that repeat the time of another row with different values.
+    pub rows_different: u64,
     pub rows_invalid: u64,
+    /// How many rows are invalid for each reason.
+    pub invalid_reasons: BTreeMap<&'static str, u64>,
     /// Invalid rows left out by `--on-invalid skip`.
     pub rows_skipped: u64,
     /// Written rows whose open, high, low, close or volume contradict each other.
     pub rows_inconsistent: u64,
+    /// Written rows that start no interval of the timeframe, with `--off-grid allow`.
+    pub rows_off_grid: u64,
+    /// Rows before 1990.
+    pub rows_before_1990: u64,
     /// Rows that lost digits, for each column that did.
     pub rounded: BTreeMap<String, u64>,
     /// Earliest and latest time of the accepted rows, in `unit`.
     pub first_ts: Option<i64>,
     pub last_ts: Option<i64>,
+    pub warnings: Vec<Warning>,
     /// The first thousand of each kind.
     pub invalid: Vec<RowSummary>,
     pub inconsistent: Vec<RowSummary>,
     pub duplicates: Vec<DuplicateSummary>,
+    pub rounded_rows: Vec<RoundedSummary>,
 }
 
 /// One file.
@@ -61,6 +74,23 @@ pub struct FileSummary {
     pub path: String,
     /// Format, header and time as they were found.
     pub found: String,
+}
+
+/// Something that is allowed and rarely meant.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Warning {
+    /// `rounded`, `different_rows`, `off_grid`, `before_1990`, `time_without_date`, `step` or `no_rows`.
+    pub kind: &'static str,
+    pub message: String,
+}
+
+/// A column of the files that was not imported.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct LeftOutSummary {
+    /// Its header, or `column N`.
+    pub column: String,
+    /// Flags that import it into a new series; null where it does not hold numbers or the series is registered.
+    pub flags: Option<String>,
 }
 
 /// A row of the input and what is wrong with it.
@@ -76,29 +106,42 @@ pub struct RowSummary {
     pub message: String,
 }
 
-/// A row that another of the same time took the place of.
+/// A row whose time another row has too.
 #[derive(Clone, Debug, Serialize)]
 pub struct DuplicateSummary {
     pub file: String,
     pub row: u64,
     pub line: Option<u64>,
     pub ts: i64,
-    pub kept_file: String,
-    pub kept_row: u64,
-    pub kept_line: Option<u64>,
+    pub other_file: String,
+    pub other_row: u64,
+    pub other_line: Option<u64>,
     /// Whether both rows hold the same values.
     pub identical: bool,
 }
 
+/// A number that lost digits.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RoundedSummary {
+    pub file: String,
+    pub row: u64,
+    pub line: Option<u64>,
+    pub column: String,
+    /// As the file has it.
+    pub before: String,
+    /// As it is stored.
+    pub after: String,
+}
+
 impl Summary {
-    pub fn of(settings: &Settings, plan: &Plan, def: &SeriesDef, checked: &Checked) -> Self {
-        let files = plan
-            .files
-            .iter()
-            .map(|file| FileSummary { path: file.input.path.display().to_string(), found: file.describe() });
+    /// `known` says whether the series is registered already.
+    pub fn of(settings: &Settings, plan: &Plan, def: &SeriesDef, known: bool, checked: &Checked) -> Self {
+        let files =
+            plan.files.iter().map(|file| FileSummary { path: file.input.label.clone(), found: file.describe() });
         let rounded = def.columns.iter().zip(&checked.rounded).filter(|(_, count)| **count > 0);
         let skipped = if settings.on_invalid == OnInvalid::Skip { checked.invalid.count } else { 0 };
-        Self {
+        let repeats = &checked.repeats;
+        let mut summary = Self {
             series: settings.key.clone(),
             target: None,
             files: files.collect(),
@@ -106,20 +149,95 @@ impl Summary {
             registered: false,
             unit: def.unit,
             columns: def.columns.clone(),
+            columns_left_out: left_out(plan, known),
             rows_read: checked.rows,
             rows_written: 0,
             rows_replaced: 0,
-            rows_duplicate: checked.repeats.list.len() as u64,
+            rows_duplicate: repeats.dropped(),
+            rows_different: repeats.different(),
             rows_invalid: checked.invalid.count,
+            invalid_reasons: checked.invalid.reasons.clone(),
             rows_skipped: skipped,
             rows_inconsistent: checked.odd.count,
+            rows_off_grid: checked.off_grid.count,
+            rows_before_1990: checked.early.count,
             rounded: rounded.map(|(column, count)| (column.name.clone(), *count)).collect(),
             first_ts: checked.first_ts,
             last_ts: checked.last_ts,
+            warnings: Vec::new(),
             invalid: rows(plan, &checked.invalid),
             inconsistent: rows(plan, &checked.odd),
-            duplicates: checked.repeats.list.iter().take(FINDINGS_MAX).map(|repeat| duplicate(plan, repeat)).collect(),
+            duplicates: repeats.list.iter().take(FINDINGS_MAX).map(|repeat| duplicate(plan, repeat)).collect(),
+            rounded_rows: checked.rounded_list.iter().map(|number| rounded_row(plan, def, number)).collect(),
+        };
+        summary.warnings = summary.warn(settings, plan, checked);
+        summary
+    }
+
+    fn warn(&self, settings: &Settings, plan: &Plan, checked: &Checked) -> Vec<Warning> {
+        let mut found = Vec::new();
+        let mut warn = |kind, message| found.push(Warning { kind, message });
+        let first = |matching: &Matching| match matching.first {
+            Some((place, ts)) => format!("first {} at {}", at_place(plan, place), rfc3339(ts, self.unit)),
+            None => String::new(),
+        };
+        if checked.rows == 0 {
+            warn("no_rows", "the files hold no row: nothing was imported and no series registered".to_string());
         }
+        if let (Some(number), Rounding::Nearest) = (self.rounded_rows.first(), settings.rounding) {
+            let counts = self.rounded.iter().map(|(name, count)| format!("{name} {count}")).collect::<Vec<_>>();
+            warn(
+                "rounded",
+                format!(
+                    "--rounding nearest changed numbers: {}; first {}: {} {} became {}",
+                    counts.join(", "),
+                    at(&number.file, number.line, number.row),
+                    number.column,
+                    number.before,
+                    number.after
+                ),
+            );
+        }
+        if self.rows_different > 0 && settings.on_duplicate != OnDuplicate::Reject {
+            let done = match settings.on_duplicate {
+                OnDuplicate::Identical => "no row of their timestamps is imported",
+                _ => "the last row of each timestamp is imported",
+            };
+            warn(
+                "different_rows",
+                format!("{} rows repeat a timestamp with different values; {done}", self.rows_different),
+            );
+        }
+        if checked.off_grid.count > 0 {
+            let (count, first) = (checked.off_grid.count, first(&checked.off_grid));
+            warn("off_grid", format!("{count} rows start no interval of {}, {first}", settings.key.timeframe()));
+        }
+        for file in plan.files.iter().filter(|file| file.lacks_date) {
+            let message = format!(
+                "the times of {} look like times of day without a date; --base-date and --time-unit give them one",
+                file.input.label
+            );
+            warn("time_without_date", message);
+        }
+        if checked.early.count > 0 {
+            let (count, first) = (checked.early.count, first(&checked.early));
+            warn(
+                "before_1990",
+                format!("{count} rows lie before 1990, {first}; is --time-unit or --time-format right?"),
+            );
+        }
+        if let Some(other) = checked.steps.contradiction(self.unit) {
+            let message = format!(
+                "{} says {}, and the most common step between rows is {} ({} of {} steps)",
+                settings.key,
+                settings.key.timeframe(),
+                other.step,
+                other.count,
+                other.total
+            );
+            warn("step", message);
+        }
+        found
     }
 
     pub fn wrote(&mut self, written: Written) {
@@ -127,21 +245,12 @@ impl Summary {
         self.rows_replaced = written.replaced;
     }
 
-    /// The error of an import that `--on-invalid reject` refuses. The rows stand in the summary.
-    pub fn refusal(&self) -> Error {
-        Error::new(
-            ErrorCode::InvalidRows,
-            format!("{} of {} rows are invalid, nothing was written", self.rows_invalid, self.rows_read),
-        )
-        .with_hint("--on-invalid skip leaves them out; --validate none keeps rows whose high, low or volume contradict")
-    }
-
-    /// The text form.
-    pub fn text(&self) -> String {
+    /// The text form. `refused` says that nothing may be written because of the rows.
+    pub fn text(&self, refused: bool) -> String {
         let mut out = String::new();
         let whole = self.rows_read.saturating_sub(self.rows_invalid).saturating_sub(self.rows_duplicate);
         let verb = match self.rows_written {
-            _ if self.rows_invalid > self.rows_skipped => "nothing imported".into(),
+            _ if refused => "nothing imported".into(),
             _ if self.dry_run => format!("would import {whole} rows"),
             rows => format!("imported {rows} rows"),
         };
@@ -154,22 +263,66 @@ impl Summary {
             line("written", self.rows_written.to_string());
             line("replaced", self.rows_replaced.to_string());
         }
-        line("duplicate", self.rows_duplicate.to_string());
-        line("invalid", self.rows_invalid.to_string());
+        line(
+            "duplicate",
+            match self.rows_different {
+                0 => self.rows_duplicate.to_string(),
+                different => format!("{}, {different} with different values", self.rows_duplicate),
+            },
+        );
+        let reasons: Vec<String> =
+            self.invalid_reasons.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
+        line(
+            "invalid",
+            match self.rows_invalid {
+                0 => "0".into(),
+                count => format!("{count} ({})", reasons.join(", ")),
+            },
+        );
         line("inconsistent", self.rows_inconsistent.to_string());
+        if self.rows_off_grid > 0 {
+            line("off grid", self.rows_off_grid.to_string());
+        }
         let rounded: Vec<String> = self.rounded.iter().map(|(name, count)| format!("{name} {count}")).collect();
         line("rounded", if rounded.is_empty() { "none".into() } else { rounded.join(", ") });
         if let (Some(first), Some(last)) = (self.first_ts, self.last_ts) {
             line("times", format!("{} to {}", rfc3339(first, self.unit), rfc3339(last, self.unit)));
         }
-        list(&mut out, "invalid rows", self.rows_invalid, &self.invalid, RowSummary::text);
-        list(&mut out, "inconsistent rows, kept", self.rows_inconsistent, &self.inconsistent, RowSummary::text);
-        list(&mut out, "duplicate rows, the last one of a time stays", self.rows_duplicate, &self.duplicates, |row| {
-            let same = if row.identical { "identical" } else { "different" };
-            let kept = at(&row.kept_file, row.kept_line, row.kept_row);
-            format!("{}: {} again at {kept}, {same}", at(&row.file, row.line, row.row), rfc3339(row.ts, self.unit))
+        if !self.columns_left_out.is_empty() {
+            let names: Vec<&str> = self.columns_left_out.iter().map(|left| left.column.as_str()).collect();
+            line("left out", names.join(", "));
+        }
+        if let Some(flags) = self.keeping() {
+            line("keep them", format!("{flags} in a new series"));
+        }
+        list(&mut out, "invalid rows", self.rows_invalid, LISTED_MAX, &self.invalid, RowSummary::text);
+        let title = "inconsistent rows, kept";
+        list(&mut out, title, self.rows_inconsistent, LISTED_MAX, &self.inconsistent, RowSummary::text);
+        let repeated = self.rows_duplicate.max(self.duplicates.len() as u64);
+        list(&mut out, "rows that repeat a timestamp", repeated, LISTED_MAX, &self.duplicates, |row| {
+            let same = if row.identical { "identical" } else { "different values" };
+            let other = at(&row.other_file, row.other_line, row.other_row);
+            format!("{}: {} as in {other}, {same}", at(&row.file, row.line, row.row), rfc3339(row.ts, self.unit))
+        });
+        let rounded = self.rounded.values().sum();
+        list(&mut out, "rounded numbers", rounded, ROUNDED_LISTED_MAX, &self.rounded_rows, |number| {
+            let row = at(&number.file, number.line, number.row);
+            format!("{row}: {} {} became {}", number.column, number.before, number.after)
         });
         out
+    }
+
+    /// The flags that keep the columns left out, as one list for each flag.
+    fn keeping(&self) -> Option<String> {
+        let (mut extra, mut map) = (Vec::new(), Vec::new());
+        for flags in self.columns_left_out.iter().filter_map(|left| left.flags.as_deref()) {
+            let mut words = flags.split(' ').skip(1).step_by(2);
+            extra.extend(words.next());
+            map.extend(words.next());
+        }
+        let flags = [("--extra", extra), ("--map", map)].into_iter().filter(|(_, values)| !values.is_empty());
+        let flags: Vec<String> = flags.map(|(flag, values)| format!("{flag} {}", values.join(","))).collect();
+        (!flags.is_empty()).then(|| flags.join(" "))
     }
 }
 
@@ -179,15 +332,15 @@ impl RowSummary {
     }
 }
 
-fn list<T>(out: &mut String, title: &str, count: u64, rows: &[T], text: impl Fn(&T) -> String) {
+fn list<T>(out: &mut String, title: &str, count: u64, listed: usize, rows: &[T], text: impl Fn(&T) -> String) {
     if rows.is_empty() {
         return;
     }
     let _ = writeln!(out, "{title}:");
-    for row in rows.iter().take(LISTED_MAX) {
+    for row in rows.iter().take(listed) {
         let _ = writeln!(out, "  {}", text(row));
     }
-    let more = count.saturating_sub(rows.len().min(LISTED_MAX) as u64);
+    let more = count.saturating_sub(rows.len().min(listed) as u64);
     if more > 0 {
         let _ = writeln!(out, "  and {more} more; --json lists up to {FINDINGS_MAX}");
     }
@@ -200,10 +353,9 @@ fn at(file: &str, line: Option<u64>, row: u64) -> String {
     }
 }
 
-fn rfc3339(ts: i64, unit: TimeUnit) -> String {
-    let mut out = Vec::new();
-    write_rfc3339(&mut out, ts, unit);
-    String::from_utf8_lossy(&out).into_owned()
+/// A row for people.
+pub fn at_place(plan: &Plan, place: Place) -> String {
+    at(&plan.path(place.file), place.line, place.row)
 }
 
 fn rows(plan: &Plan, findings: &Findings) -> Vec<RowSummary> {
@@ -220,22 +372,48 @@ fn rows(plan: &Plan, findings: &Findings) -> Vec<RowSummary> {
 
 fn duplicate(plan: &Plan, repeat: &Repeat) -> DuplicateSummary {
     DuplicateSummary {
-        file: plan.path(repeat.dropped.file),
-        row: repeat.dropped.row,
-        line: repeat.dropped.line,
+        file: plan.path(repeat.place.file),
+        row: repeat.place.row,
+        line: repeat.place.line,
         ts: repeat.ts,
-        kept_file: plan.path(repeat.kept.file),
-        kept_row: repeat.kept.row,
-        kept_line: repeat.kept.line,
+        other_file: plan.path(repeat.other.file),
+        other_row: repeat.other.row,
+        other_line: repeat.other.line,
         identical: repeat.identical,
     }
+}
+
+fn rounded_row(plan: &Plan, def: &SeriesDef, number: &Rounded) -> RoundedSummary {
+    RoundedSummary {
+        file: plan.path(number.place.file),
+        row: number.place.row,
+        line: number.place.line,
+        column: def.columns.get(number.column).map(|column| column.name.clone()).unwrap_or_default(),
+        before: number.before.clone(),
+        after: number.after.clone(),
+    }
+}
+
+/// The columns left out of any file, each name once.
+fn left_out(plan: &Plan, known: bool) -> Vec<LeftOutSummary> {
+    let mut found: Vec<LeftOutSummary> = Vec::new();
+    for LeftOut { name, kept_by } in plan.files.iter().flat_map(|file| &file.left_out) {
+        let flags = kept_by.as_ref().filter(|_| !known).map(|keep| match keep.map {
+            Some(at) => format!("--extra {0} --map {0}={at}", keep.extra),
+            None => format!("--extra {}", keep.extra),
+        });
+        if !found.iter().any(|known| known.column == *name) {
+            found.push(LeftOutSummary { column: name.clone(), flags });
+        }
+    }
+    found
 }
 
 /// What was found, before anything is written: the files, and for each column its source and type.
 pub fn findings(plan: &Plan, def: &SeriesDef, known: bool) -> String {
     let mut out = String::new();
     for file in &plan.files {
-        let _ = writeln!(out, "{}: {}", file.input.path.display(), file.describe());
+        let _ = writeln!(out, "{}: {}", file.input.label, file.describe());
     }
     let _ = writeln!(out, "{} ({}):", def.key, if known { "registered already" } else { "new" });
     let from = |of: &dyn Fn(&super::plan::FilePlan) -> String| {

@@ -24,19 +24,31 @@ pub struct Written {
     pub replaced: u64,
 }
 
+/// A series that is registered.
+#[derive(Clone, Debug)]
+pub struct Known {
+    pub def: SeriesDef,
+    /// Earliest stored time.
+    pub first_ts: Option<i64>,
+}
+
 /// A place that takes rows of one series.
 pub trait Sink {
     /// For people: a directory or an address.
     fn name(&self) -> String;
 
-    /// The definition of a series, if it is registered.
-    fn registered(&mut self, key: &SeriesKey) -> Result<Option<SeriesDef>>;
+    /// A series, if it is registered.
+    fn registered(&mut self, key: &SeriesKey) -> Result<Option<Known>>;
 
     /// Registers a series; the same definition again is no error.
     fn register(&mut self, spec: &SeriesSpec) -> Result<SeriesDef>;
 
+    /// Takes the registration back if this sink made it and nothing was done with the series since. Best effort: the
+    /// error that made it necessary is the one to tell.
+    fn unregister(&mut self, key: &SeriesKey);
+
     /// Writes rows as one atomic commit and returns when they are durable. Their agreement (high, low, …) was
-    /// checked before and is not checked again.
+    /// checked before and is not checked again, nor are their times.
     fn write(&mut self, def: &SeriesDef, rows: Rows, mode: Mode) -> Result<Written>;
 
     /// Moves what was written into chunk files.
@@ -46,7 +58,7 @@ pub trait Sink {
 /// Opens the target of the flags. A dry run makes no store, and does without one where none is.
 pub fn open(target: &TargetArgs, dry_run: bool) -> Result<Option<Box<dyn Sink>>> {
     match Target::open(target, !dry_run) {
-        Ok(target) => Ok(Some(Box::new(Stored { target }))),
+        Ok(target) => Ok(Some(Box::new(Stored { target, created: None }))),
         Err(error) if dry_run && error.code() == ErrorCode::NotFound => Ok(None),
         Err(error) => Err(error),
     }
@@ -55,6 +67,8 @@ pub fn open(target: &TargetArgs, dry_run: bool) -> Result<Option<Box<dyn Sink>>>
 /// A store that is open here, or the server that owns it.
 struct Stored {
     target: Target,
+    /// Entity tag of the series as this sink registered it.
+    created: Option<String>,
 }
 
 impl Sink for Stored {
@@ -65,16 +79,26 @@ impl Sink for Stored {
         }
     }
 
-    fn registered(&mut self, key: &SeriesKey) -> Result<Option<SeriesDef>> {
+    fn registered(&mut self, key: &SeriesKey) -> Result<Option<Known>> {
         match self.target.series(key) {
-            Ok(info) => Ok(Some(definition(info))),
+            Ok(info) => Ok(Some(Known { first_ts: info.first_ts, def: definition(info) })),
             Err(error) if error.code() == ErrorCode::SeriesNotFound => Ok(None),
             Err(error) => Err(error),
         }
     }
 
     fn register(&mut self, spec: &SeriesSpec) -> Result<SeriesDef> {
-        Ok(definition(self.target.register(spec.clone())?.info))
+        let reply = self.target.register(spec.clone())?;
+        self.created = reply.created.then(|| reply.info.etag.clone());
+        Ok(definition(reply.info))
+    }
+
+    fn unregister(&mut self, key: &SeriesKey) {
+        let Some(etag) = self.created.take() else { return };
+        let untouched = Condition { if_match: Some(etag), if_version: None };
+        if let Err(error) = self.target.drop_series(key, &untouched) {
+            tracing::warn!(series = %key, %error, "the registration of an import that stored no row stays");
+        }
     }
 
     fn write(&mut self, def: &SeriesDef, rows: Rows, mode: Mode) -> Result<Written> {

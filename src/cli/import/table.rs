@@ -30,7 +30,7 @@ const UNPACKED_BYTES_MAX: u64 = 1 << 30;
 type Batches = Box<dyn Iterator<Item = std::result::Result<RecordBatch, ArrowError>>>;
 
 fn broken(input: &Input, error: impl std::fmt::Display) -> Error {
-    Error::invalid(format!("{} is damaged or of an unknown kind: {error}", input.path.display()))
+    Error::invalid(format!("{} is damaged or of an unknown kind: {error}", input.label))
 }
 
 /// Runs a decoder; its panic on damaged bytes becomes an error.
@@ -46,8 +46,9 @@ fn open(input: &Input, keep: Option<&[usize]>) -> Result<(Schema, Batches)> {
         let mut reader = input.bytes(&ProgressBar::hidden())?.take(UNPACKED_BYTES_MAX + 1);
         reader.read_to_end(&mut bytes).map_err(|error| input.broken(&error))?;
         if bytes.len() as u64 > UNPACKED_BYTES_MAX {
-            return Err(Error::invalid(format!("{} holds more than 1 GiB unpacked", input.path.display()))
-                .with_hint("unpack it first"));
+            return Err(
+                Error::invalid(format!("{} holds more than 1 GiB unpacked", input.label)).with_hint("unpack it first")
+            );
         }
         Ok(bytes)
     };
@@ -103,6 +104,7 @@ enum Column {
     Int(ArrayRef),
     Text(ArrayRef),
     Time { ticks: ArrayRef, per_second: i64, zoned: bool },
+    TimeOfDay { ticks: ArrayRef, per_second: i64 },
     Wrong(&'static str),
 }
 
@@ -133,6 +135,16 @@ impl Column {
                 let seconds = cast(array, &T::Timestamp(ArrowUnit::Millisecond, None))?;
                 Column::Time { ticks: cast(&seconds, &T::Int64)?, per_second: 1_000, zoned: false }
             }
+            T::Time32(unit) | T::Time64(unit) => {
+                // Neither type casts to a 64-bit integer in one step for every unit.
+                let (per_second, ticks) = match unit {
+                    ArrowUnit::Second => (1, cast(&cast(array, &T::Int32)?, &T::Int64)?),
+                    ArrowUnit::Millisecond => (1_000, cast(&cast(array, &T::Int32)?, &T::Int64)?),
+                    ArrowUnit::Microsecond => (1_000_000, cast(array, &T::Int64)?),
+                    ArrowUnit::Nanosecond => (1_000_000_000, cast(array, &T::Int64)?),
+                };
+                Column::TimeOfDay { ticks, per_second }
+            }
             T::Boolean => Column::Wrong("a boolean"),
             T::Null => Column::Wrong("null"),
             _ => Column::Wrong("neither a number nor a time"),
@@ -140,8 +152,11 @@ impl Column {
     }
 
     fn cell(&self, row: usize) -> Cell<'_> {
-        let (Column::Float(array) | Column::Int(array) | Column::Text(array) | Column::Time { ticks: array, .. }) =
-            self
+        let (Column::Float(array)
+        | Column::Int(array)
+        | Column::Text(array)
+        | Column::Time { ticks: array, .. }
+        | Column::TimeOfDay { ticks: array, .. }) = self
         else {
             return match self {
                 Column::Wrong(what) => Cell::Wrong(what),
@@ -160,6 +175,9 @@ impl Column {
                 per_second: *per_second,
                 zoned: *zoned,
             },
+            Column::TimeOfDay { ticks, per_second } => {
+                Cell::TimeOfDay { ticks: ticks.as_primitive::<Int64Type>().value(row), per_second: *per_second }
+            }
             Column::Wrong(what) => Cell::Wrong(what),
         }
     }

@@ -9,7 +9,7 @@ use crate::types::{ColumnType, Rows, SeriesDef, SeriesKey, SeriesSpec, TimeUnit}
 
 use super::args::{Settings, tests::args};
 use super::open::tests::{file, gzip};
-use super::sink::{Sink, Written};
+use super::sink::{Known, Sink, Written};
 use super::{Outcome, import};
 
 #[derive(Debug, Default)]
@@ -27,8 +27,14 @@ impl Sink for Memory {
         "memory".into()
     }
 
-    fn registered(&mut self, _key: &SeriesKey) -> Result<Option<SeriesDef>> {
-        Ok(self.def.clone())
+    fn registered(&mut self, _key: &SeriesKey) -> Result<Option<Known>> {
+        let first_ts = self.rows.keys().next().copied();
+        Ok(self.def.clone().map(|def| Known { def, first_ts }))
+    }
+
+    fn unregister(&mut self, _key: &SeriesKey) {
+        assert!(self.rows.is_empty());
+        self.def = None;
     }
 
     fn register(&mut self, spec: &SeriesSpec) -> Result<SeriesDef> {
@@ -63,9 +69,9 @@ impl Sink for Memory {
 fn run(memory: &mut Memory, paths: &[&Path], flags: &str) -> Result<Outcome> {
     let paths: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
     let settings = Settings::of(&args(&format!("{} --series kline/X/1m --root r {flags}", paths.join(" "))))?;
-    let outcome = import(&settings, Some(memory), &mut |_| ());
+    let outcome = import(&settings, None, Some(memory), &mut |_| ());
     if let Ok(outcome) = &outcome {
-        assert!(!outcome.summary.text().is_empty());
+        assert!(!outcome.summary.text(outcome.error.is_some()).is_empty());
     }
     outcome
 }
@@ -93,9 +99,9 @@ fn text_arrives_exact_and_a_second_time_changes_nothing() {
     assert!(first.error.is_none() && memory.sealed && first.summary.registered);
     assert_eq!((first.summary.rows_read, first.summary.rows_written, first.summary.rows_replaced), (2, 2, 0));
     assert!(first.summary.rounded.is_empty());
-    assert_eq!(digits(&memory, "open"), ColumnType::Decimal { digits: 2 });
-    assert_eq!(digits(&memory, "volume"), ColumnType::Decimal { digits: 8 });
-    assert_eq!(memory.rows[&1364774820000], [9325, 9330, 9325, 9330, 8]);
+    assert_eq!(digits(&memory, "open"), ColumnType::Decimal { digits: 4 });
+    assert_eq!(digits(&memory, "volume"), ColumnType::Decimal { digits: 10 });
+    assert_eq!(memory.rows[&1364774820000], [932_500, 933_000, 932_500, 933_000, 800]);
     let stored = memory.rows.clone();
     let second = run(&mut memory, &[&path], MAP).unwrap();
     assert_eq!((second.summary.rows_written, second.summary.rows_replaced), (2, 2));
@@ -110,7 +116,7 @@ fn one_invalid_row_stops_everything_unless_it_is_to_be_skipped() {
     let (memory, refused) = once(text, "");
     let error = refused.error.unwrap();
     assert_eq!(error.code(), ErrorCode::InvalidRows);
-    assert!(refused.summary.text().starts_with("nothing imported"));
+    assert!(refused.summary.text(true).starts_with("nothing imported"));
     assert!(memory.def.is_none() && memory.rows.is_empty(), "not even the registration is left");
     let reasons: Vec<_> =
         refused.summary.invalid.iter().map(|r| (r.row, r.line.unwrap(), &*r.field, r.reason)).collect();
@@ -134,36 +140,95 @@ fn one_invalid_row_stops_everything_unless_it_is_to_be_skipped() {
     assert_eq!(memory.rows.len(), 4);
 }
 
+const REPEATED: &str = "date,open,high,low,close,volume\n2017-01-03,1,2,1,1,5\n2017-01-04,1,2,1,1,5\n\
+                        2017-01-03,1,2,1,2,5\n2017-01-04,1,2,1,1.0,5\n2017-01-05,1,2,1,1,5\n";
+
+fn closes(memory: &Memory) -> Vec<i64> {
+    memory.rows.values().map(|cells| cells[3]).collect()
+}
+
 #[test]
-fn repeated_times_are_reported_and_the_last_stays() {
-    let text = "date,open,high,low,close,volume\n2017-01-03,1,2,1,1,5\n2017-01-04,1,2,1,1,5\n2017-01-03,1,2,1,2,5\n\
-                2017-01-04,1,2,1,1.0,5\n";
-    let (memory, outcome) = once(text, "");
-    let summary = outcome.summary;
-    assert_eq!((summary.rows_read, summary.rows_written, summary.rows_duplicate), (4, 2, 2));
-    let seen: Vec<_> = summary.duplicates.iter().map(|r| (r.row, r.kept_row, r.identical)).collect();
+fn rows_that_repeat_a_time_with_other_values_refuse_the_import_by_default() {
+    for flags in ["", "--on-invalid skip", "--mode insert", "--on-duplicate reject"] {
+        let (memory, outcome) = once(REPEATED, flags);
+        let error = outcome.error.unwrap();
+        assert_eq!(error.code(), ErrorCode::InvalidRows);
+        assert!(error.detail().starts_with("1 of 5 rows repeat a timestamp"), "{error}");
+        assert!(
+            error.detail().contains("line 4 (row 2) after") && error.detail().contains("line 2 (row 0)"),
+            "{error}"
+        );
+        assert!(error.hint().unwrap().contains("--on-duplicate last"));
+        assert!(memory.def.is_none() && memory.rows.is_empty());
+        let summary = outcome.summary;
+        assert_eq!((summary.rows_written, summary.rows_duplicate, summary.rows_different), (0, 2, 1));
+        let seen: Vec<_> = summary.duplicates.iter().map(|r| (r.row, r.other_row, r.identical)).collect();
+        assert_eq!(seen, [(2, 0, false), (3, 1, true)]);
+    }
+}
+
+#[test]
+fn identical_repeats_are_stored_once_and_counted() {
+    let text = REPEATED.replace("2017-01-03,1,2,1,2,5", "2017-01-03,1.0,2,1,1,5");
+    for flags in ["", "--mode insert", "--mode append", "--on-duplicate last", "--on-duplicate identical"] {
+        let (memory, outcome) = once(&text, flags);
+        assert!(outcome.error.is_none(), "{flags}: {:?}", outcome.error);
+        let summary = outcome.summary;
+        assert_eq!((summary.rows_read, summary.rows_written, summary.rows_duplicate), (5, 3, 2), "{flags}");
+        assert_eq!(summary.rows_different, 0);
+        assert_eq!(memory.rows.len(), 3);
+    }
+}
+
+#[test]
+fn on_duplicate_last_keeps_the_last_row_and_identical_none_of_a_time_whose_rows_differ() {
+    let (memory, outcome) = once(REPEATED, "--on-duplicate last");
+    assert_eq!(closes(&memory), [2000, 1000, 1000]);
+    let seen: Vec<_> = outcome.summary.duplicates.iter().map(|r| (r.row, r.other_row, r.identical)).collect();
     assert_eq!(seen, [(0, 2, false), (1, 3, true)]);
-    assert_eq!(memory.rows.values().map(|cells| cells[3]).collect::<Vec<_>>(), [20, 10]);
-    let (memory, outcome) = once(text, "--mode insert");
-    assert_eq!(outcome.error.unwrap().code(), ErrorCode::InvalidRows);
+    assert_eq!(outcome.summary.warnings[0].kind, "different_rows");
+    let (memory, outcome) = once(REPEATED, "--on-duplicate identical");
+    assert_eq!(closes(&memory), [1000, 1000], "the rows of 2017-01-03 differ");
+    let summary = outcome.summary;
+    assert_eq!((summary.rows_written, summary.rows_duplicate, summary.rows_different), (2, 3, 1));
+}
+
+#[test]
+fn repeats_are_found_across_files_as_in_one() {
+    let header = "date,open,high,low,close,volume\n";
+    let (_a, first) = file("a.csv", format!("{header}2017-01-03,1,2,1,1,5\n2017-01-04,1,2,1,1,5\n").as_bytes());
+    let (_b, same) = file("b.csv", format!("{header}2017-01-04,1,2,1,1,5.0\n2017-01-05,1,2,1,1,5\n").as_bytes());
+    let (_c, other) = file("c.csv", format!("{header}2017-01-04,9,9,9,9,5\n").as_bytes());
+    let outcome = run(&mut Memory::default(), &[&first, &same], "").unwrap();
+    assert!(outcome.error.is_none());
+    assert_eq!((outcome.summary.rows_written, outcome.summary.rows_duplicate), (3, 1));
+    let mut memory = Memory::default();
+    let outcome = run(&mut memory, &[&first, &other], "").unwrap();
+    let detail = outcome.error.unwrap().detail().to_string();
+    assert!(detail.contains("c.csv line 2") && detail.contains("a.csv line 3"), "{detail}");
     assert!(memory.rows.is_empty());
-    assert_eq!(
-        outcome.summary.invalid.iter().map(|row| (row.row, row.reason)).collect::<Vec<_>>(),
-        [(2, "duplicate"), (3, "duplicate")]
-    );
-    let (memory, _) = once(text, "--mode insert --on-invalid skip");
-    assert_eq!(memory.rows.values().map(|cells| cells[3]).collect::<Vec<_>>(), [10, 10], "the first stays");
 }
 
 #[test]
 fn digits_of_the_user_round_and_are_counted() {
     let text = "ts,open,high,low,close,volume\n1640995200000,1.005,1.015,1.00,1.01,0.4\n1640995260000,1,1,1,1,1\n";
-    let (memory, outcome) = once(text, "--price-digits 2 --volume-digits 0");
+    let (memory, outcome) = once(text, "--price-digits 2 --volume-digits 0 --rounding nearest");
     assert_eq!(memory.rows[&1640995200000], [100, 102, 100, 101, 0], "half to even");
-    let rounded: Vec<_> = outcome.summary.rounded.iter().map(|(name, count)| (name.as_str(), *count)).collect();
+    let summary = outcome.summary;
+    let rounded: Vec<_> = summary.rounded.iter().map(|(name, count)| (name.as_str(), *count)).collect();
     assert_eq!(rounded, [("high", 1), ("open", 1), ("volume", 1)]);
-    let (_, outcome) = once(text, "--price-digits 2 --rounding exact");
+    let rows: Vec<_> =
+        summary.rounded_rows.iter().map(|r| (r.line.unwrap(), &*r.column, &*r.before, &*r.after)).collect();
+    assert_eq!(rows, [(2, "open", "1.005", "1.00"), (2, "high", "1.015", "1.02"), (2, "volume", "0.4", "0")]);
+    let warning = &summary.warnings[0];
+    assert_eq!(warning.kind, "rounded");
+    assert!(warning.message.contains("open 1") && warning.message.contains("1.005 became 1.00"), "{warning:?}");
+    assert!(summary.text(false).contains("line 2 (row 0): high 1.015 became 1.02"));
+    let (memory, outcome) = once(text, "--price-digits 2");
     assert_eq!(outcome.summary.invalid[0].reason, "precision_loss");
+    let hint = outcome.error.unwrap().hint().unwrap().to_string();
+    assert!(hint.contains("--price-digits 3 keeps them") && hint.contains("--rounding nearest"), "{hint}");
+    assert!(memory.def.is_none());
 }
 
 #[test]
@@ -174,6 +239,14 @@ fn a_registered_series_keeps_its_digits() {
     spec.price_digits = Some(1);
     memory.register(&spec).unwrap();
     let outcome = run(&mut memory, &[&path], "").unwrap();
+    assert_eq!(outcome.summary.invalid_reasons["precision_loss"], 1);
+    let error = outcome.error.unwrap();
+    assert_eq!(error.code(), ErrorCode::InvalidRows);
+    let hint = error.hint().unwrap();
+    assert!(hint.contains("open has 1 of the 3 digits it needs"), "{hint}");
+    assert!(hint.contains("new series with --price-digits 3") && hint.contains("--rounding nearest"), "{hint}");
+    assert!(memory.rows.is_empty() && !hint.contains("--validate"));
+    let outcome = run(&mut memory, &[&path], "--rounding nearest").unwrap();
     assert_eq!(outcome.summary.rounded["open"], 1);
     assert_eq!(memory.rows[&1640995200000][0], 10);
     assert_eq!(f64::from_bits(memory.rows[&1640995200000][4].cast_unsigned()), 1.0, "volume stays float64");
@@ -184,7 +257,8 @@ fn a_registered_series_keeps_its_digits() {
 #[test]
 fn times_finer_than_a_millisecond_choose_the_unit() {
     let text = "ts,open,high,low,close,volume\n1640995200000001,1,1,1,1,1\n1640995260000000,1,1,1,1,1\n";
-    let (memory, outcome) = once(text, "");
+    let (memory, outcome) = once(text, "--off-grid allow");
+    assert_eq!((outcome.summary.rows_off_grid, outcome.summary.warnings[0].kind), (1, "off_grid"));
     assert_eq!(outcome.summary.unit, TimeUnit::Us);
     assert_eq!(memory.rows.keys().next(), Some(&1640995200000001));
     let (memory, _) = once(&text.replace("000001,", "000000,"), "");
@@ -207,7 +281,7 @@ fn extra_columns_come_along() {
     let text =
         "open_time,open,high,low,close,volume,quote_volume,count,Adj Close\n1640995200000,1,1,1,1,1,2.50,7,1.5\n";
     let (memory, _) = once(text, "--extra quote_volume,count,adj_close:4");
-    assert_eq!(memory.rows[&1640995200000][5..], [250, 7, 15_000]);
+    assert_eq!(memory.rows[&1640995200000][5..], [25_000, 7, 15_000]);
     assert_eq!(digits(&memory, "count"), ColumnType::Int64);
     assert_eq!(digits(&memory, "adj_close"), ColumnType::Decimal { digits: 4 });
 }
@@ -245,7 +319,214 @@ fn scalars_are_imported_by_value_or_by_their_name() {
     let line = format!("{} --series scalar/indicator/X/1d/ema --root r --on-invalid skip", path.display());
     let settings = Settings::of(&args(&line)).unwrap();
     let mut memory = Memory::default();
-    let outcome = import(&settings, Some(&mut memory), &mut |_| ()).unwrap();
+    let outcome = import(&settings, None, Some(&mut memory), &mut |_| ()).unwrap();
     assert_eq!(outcome.summary.invalid[0].reason, "missing");
-    assert_eq!(memory.rows.values().next().unwrap(), &[125]);
+    assert_eq!(memory.rows.values().next().unwrap(), &[12_500]);
+}
+
+#[test]
+fn a_file_of_smaller_ticks_fits_the_headroom_of_the_first_or_is_refused_and_never_rounded() {
+    let bar = |ts: i64, price: &str| format!("ts,open,high,low,close,volume\n{ts},{price},{price},{price},{price},1\n");
+    let (_a, first) = file("a.csv", bar(1640995200000, "93.25").as_bytes());
+    let (_b, finer) = file("b.csv", bar(1640995260000, "93.2512").as_bytes());
+    let (_c, finest) = file("c.csv", bar(1640995320000, "93.25125").as_bytes());
+    let mut memory = Memory::default();
+    assert!(run(&mut memory, &[&first], "").unwrap().error.is_none());
+    assert!(run(&mut memory, &[&finer], "").unwrap().error.is_none());
+    assert_eq!(memory.rows[&1640995260000][0], 932_512);
+    let stored = memory.rows.clone();
+    assert_eq!(run(&mut memory, &[&finest], "").unwrap().error.unwrap().code(), ErrorCode::InvalidRows);
+    assert_eq!(memory.rows, stored);
+    // The digits come from all files of one import.
+    let mut memory = Memory::default();
+    assert!(run(&mut memory, &[&first, &finest], "").unwrap().error.is_none());
+    assert_eq!(digits(&memory, "open"), ColumnType::Decimal { digits: 7 });
+}
+
+#[test]
+fn doubles_with_more_digits_than_a_registered_series_are_refused_and_rounded_only_by_name() {
+    use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch};
+    use std::sync::Arc;
+    let price: ArrayRef = Arc::new(Float64Array::from(vec![1.25, 0.1 + 0.2]));
+    let mut columns: Vec<(&str, ArrayRef)> =
+        vec![("ts", Arc::new(Int64Array::from(vec![1_640_995_200_000, 1_640_995_260_000])))];
+    columns.extend(["open", "high", "low", "close", "volume"].map(|name| (name, Arc::clone(&price))));
+    let batch = RecordBatch::try_from_iter(columns).unwrap();
+    let mut bytes = Vec::new();
+    let mut writer = parquet::arrow::ArrowWriter::try_new(&mut bytes, batch.schema(), None).unwrap();
+    writer.write(&batch).unwrap();
+    writer.close().unwrap();
+    let (_folder, path) = file("x.parquet", &bytes);
+    let mut memory = Memory::default();
+    let mut spec = SeriesSpec::of_key(&SeriesKey::parse("kline/X/1m").unwrap());
+    (spec.price_digits, spec.volume_digits) = (Some(2), Some(2));
+    memory.register(&spec).unwrap();
+    let outcome = run(&mut memory, &[&path], "").unwrap();
+    assert_eq!(
+        outcome.summary.invalid.iter().map(|row| (row.row, row.reason)).collect::<Vec<_>>(),
+        [(1, "precision_loss")]
+    );
+    assert!(outcome.error.unwrap().hint().unwrap().contains("--rounding nearest") && memory.rows.is_empty());
+    let outcome = run(&mut memory, &[&path], "--rounding nearest").unwrap();
+    assert_eq!(outcome.summary.rounded["open"], 1);
+    let first = &outcome.summary.rounded_rows[0];
+    assert_eq!((first.row, &*first.before, &*first.after), (1, "0.30000000000000004", "0.30"));
+    assert_eq!(memory.rows[&1_640_995_260_000][0], 30);
+}
+
+#[test]
+fn an_import_that_stores_no_row_registers_nothing() {
+    let header = "ts,open,high,low,close,volume\n";
+    let bad = format!("{header}1640995200000,x,1,1,1,1\n1640995260000,1,1,1,,1\n");
+    for (text, flags, code) in [
+        (&bad[..], "", Some(ErrorCode::InvalidRows)),
+        (&bad, "--on-invalid skip", Some(ErrorCode::InvalidRows)),
+        (header, "", None),
+        (header, "--on-invalid skip", None),
+    ] {
+        let (memory, outcome) = once(text, flags);
+        assert_eq!(outcome.error.map(|error| error.code()), code, "{text} {flags}");
+        assert!(memory.def.is_none() && !outcome.summary.registered);
+        assert_eq!(outcome.summary.warnings.iter().any(|warning| warning.kind == "no_rows"), code.is_none());
+    }
+    // A registration whose first write fails is taken back.
+    let (_folder, path) = file("x.csv", format!("{header}1640995200000,1,1,1,1,1\n").as_bytes());
+    let mut memory = Memory { fail_at: Some(0), ..Memory::default() };
+    let outcome = run(&mut memory, &[&path], "").unwrap();
+    assert_eq!(outcome.error.unwrap().code(), ErrorCode::StorageFull);
+    assert!(memory.def.is_none() && !outcome.summary.registered);
+}
+
+#[test]
+fn rows_off_the_grid_are_invalid_unless_they_are_allowed() {
+    let text = "ts,open,high,low,close,volume\n1640995200000,1,1,1,1,1\n1640995230000,1,1,1,1,1\n";
+    let (memory, outcome) = once(text, "");
+    let row = &outcome.summary.invalid[0];
+    assert_eq!((row.line, row.field.as_str(), row.reason), (Some(3), "ts", "off_grid"));
+    assert!(row.message.contains("2022-01-01T00:00:30Z starts no interval of 1m"), "{}", row.message);
+    assert!(outcome.error.unwrap().hint().unwrap().contains("--off-grid allow") && memory.rows.is_empty());
+    let (memory, outcome) = once(text, "--off-grid allow");
+    assert_eq!((memory.rows.len(), outcome.summary.rows_off_grid), (2, 1));
+    assert!(outcome.summary.warnings.iter().any(|w| w.kind == "off_grid" && w.message.contains("line 3")));
+    // What is stored anchors bars of several days, not the first row of a later file.
+    let (_a, first) = file("a.csv", b"ts,open,high,low,close,volume\n2024-01-02,1,1,1,1,1\n2024-01-05,1,1,1,1,1\n");
+    let (_b, later) = file("b.csv", b"ts,open,high,low,close,volume\n2024-01-09,1,1,1,1,1\n");
+    let mut memory = Memory::default();
+    let mut three = |path: &Path| {
+        let line = format!("{} --series kline/X/3d --root r", path.display());
+        import(&Settings::of(&args(&line)).unwrap(), None, Some(&mut memory), &mut |_| ()).unwrap()
+    };
+    assert!(three(&first).error.is_none());
+    assert_eq!(three(&later).summary.invalid_reasons["off_grid"], 1);
+}
+
+#[test]
+fn times_that_are_rarely_meant_are_warned_of_by_row() {
+    let kinds = |outcome: &Outcome| outcome.summary.warnings.iter().map(|w| w.kind).collect::<Vec<_>>();
+    let header = "ts,open,high,low,close,volume\n";
+    let (memory, outcome) = once(&format!("{header}34200000,1,1,1,1,1\n34260000,1,1,1,1,1\n"), "--off-grid allow");
+    assert_eq!(kinds(&outcome), ["time_without_date", "before_1990"]);
+    let warnings = &outcome.summary.warnings;
+    assert!(warnings[0].message.contains("x.csv") && warnings[0].message.contains("--base-date"), "{warnings:?}");
+    assert!(warnings[1].message.contains("2 rows") && warnings[1].message.contains("line 2"), "{warnings:?}");
+    assert_eq!((outcome.summary.rows_before_1990, memory.rows.len()), (2, 2));
+    let hours: String = (0..5).map(|hour| format!("2024-01-01 0{hour}:00,1,1,1,1,1\n")).collect();
+    let (_, outcome) = once(&format!("{header}{hours}"), "");
+    assert_eq!(kinds(&outcome), ["step"]);
+    assert!(outcome.summary.warnings[0].message.contains("1h (4 of 4 steps)"));
+    let minutes: String = (0..5).map(|minute| format!("2024-01-01 00:0{minute},1,1,1,1,1\n")).collect();
+    assert_eq!(kinds(&once(&format!("{header}{minutes}"), "").1), [""; 0]);
+}
+
+#[test]
+fn times_since_midnight_take_the_date_of_the_flag_or_of_the_file_name() {
+    let rows = b"34200000,1,1,1,1,1\n34260000,1,1,1,1,2\n";
+    let map = "--map ts=0,open=1,high=2,low=3,close=4,volume=5 --time-unit ms --time-zone America/New_York";
+    let (_a, first) = file("20131007_spy_minute_trade.csv", rows);
+    let (_b, second) = file("20131008_spy_minute_trade.csv", rows);
+    let wanted = [1_381_152_600_000, 1_381_152_660_000, 1_381_239_000_000, 1_381_239_060_000];
+    let mut memory = Memory::default();
+    let outcome = run(&mut memory, &[&first, &second], &format!("{map} --base-date name")).unwrap();
+    assert!(outcome.error.is_none() && outcome.summary.warnings.is_empty(), "{:?}", outcome.summary.warnings);
+    assert_eq!(memory.rows.keys().copied().collect::<Vec<_>>(), wanted);
+    assert!(outcome.summary.files[0].found.contains("ms since midnight of 2013-10-07"));
+    let mut memory = Memory::default();
+    run(&mut memory, &[&first], &format!("{map} --base-date 2013-10-07")).unwrap();
+    assert_eq!(memory.rows.keys().copied().collect::<Vec<_>>(), wanted[..2]);
+    let unit = run(&mut memory, &[&first], &format!("{MAP} --base-date name")).unwrap_err();
+    assert!(unit.hint().unwrap().contains("--time-unit"), "{unit}");
+    let (_c, unnamed) = file("spy.csv", rows);
+    assert!(
+        run(&mut memory, &[&unnamed], &format!("{map} --base-date name")).unwrap_err().detail().contains("no date")
+    );
+}
+
+#[test]
+fn thousands_and_magnitudes_are_read_by_their_flags_alone() {
+    let text =
+        "ts,open,high,low,close,volume\n1640995200000,\"1,234.56\",\"1,234.56\",\"1,234.56\",\"1,234.56\",193.34M\n";
+    let (memory, outcome) = once(text, "");
+    assert!(outcome.summary.invalid[0].message.contains("--thousands ,"));
+    assert!(
+        outcome.error.unwrap().hint().unwrap().contains("--thousands , reads these numbers") && memory.def.is_none()
+    );
+    let (_, outcome) = once(text, "--thousands ,");
+    assert!(outcome.error.unwrap().hint().unwrap().contains("--magnitudes reads these numbers"));
+    let (memory, outcome) = once(text, "--thousands , --magnitudes");
+    assert!(outcome.error.is_none() && outcome.summary.rounded.is_empty());
+    assert_eq!(digits(&memory, "open"), ColumnType::Decimal { digits: 4 });
+    assert_eq!(memory.rows[&1640995200000], [12_345_600, 12_345_600, 12_345_600, 12_345_600, 19_334_000_000]);
+}
+
+#[test]
+fn columns_left_out_are_in_the_summary_with_the_flags_that_keep_them() {
+    let text = "ts,open,high,low,close,volume,count,Adj Close,note\n1640995200000,1,1,1,1,1,7,1.5,x\n";
+    let (memory, outcome) = once(text, "");
+    let left: Vec<_> =
+        outcome.summary.columns_left_out.iter().map(|left| (left.column.as_str(), left.flags.as_deref())).collect();
+    let wanted = [("count", Some("--extra count")), ("Adj Close", Some("--extra adj_close")), ("note", None)];
+    assert_eq!(left, wanted);
+    assert!(outcome.summary.text(false).contains("--extra count,adj_close"), "{}", outcome.summary.text(false));
+    assert_eq!(memory.rows[&1640995200000].len(), 5);
+    let (memory, outcome) = once(text, "--extra count,adj_close");
+    assert_eq!(memory.rows[&1640995200000].len(), 7);
+    assert_eq!(outcome.summary.columns_left_out.len(), 1);
+    let (_, outcome) = once("1364774820000,1,1,1,1,1,9\n", MAP);
+    assert_eq!(outcome.summary.columns_left_out[0].flags.as_deref(), Some("--extra column_6 --map column_6=6"));
+    let (memory, _) = once("1364774820000,1,1,1,1,1,9\n", &format!("{MAP},column_6=6 --extra column_6"));
+    assert_eq!(memory.rows[&1364774820000][5], 9);
+}
+
+#[test]
+fn the_hint_fits_the_reason() {
+    let bar = |cells: &str| format!("ts,open,high,low,close,volume\n{cells}\n");
+    for (cells, wanted, not) in [
+        ("1640995200000,1,0.5,1,1,1", "--validate none", "--time-format"),
+        ("yesterday,1,1,1,1,1", "--time-format", "--validate"),
+        ("1640995200000,x,1,1,1,1", "--map COLUMN=SOURCE", "--validate"),
+        ("1640995200000,,1,1,1,1", "--set COLUMN=NUMBER", "--validate"),
+        ("1640995230000,1,1,1,1,1", "--off-grid allow", "--validate"),
+        ("1640995200000,0.1234567890123456789,1,0,1,1", "--rounding nearest", "--validate"),
+        ("1640995200000,0.12345678901,123456789,0,1,1", "18 digits do not hold both the largest", "--price-digits"),
+    ] {
+        let (_, outcome) = once(&bar(cells), "");
+        let error = outcome.error.unwrap();
+        let hint = error.hint().unwrap();
+        assert!(hint.contains(wanted) && !hint.contains(not), "{cells}: {hint}");
+    }
+}
+
+#[test]
+fn standard_input_is_imported_from_where_it_was_staged() {
+    for bytes in [
+        b"ts,open,high,low,close,volume\n1640995200000,1,1,1,1,1\n".to_vec(),
+        gzip(br#"[{"ts":1640995200000,"open":1,"high":1,"low":1,"close":1,"volume":1}]"#),
+    ] {
+        let (_folder, staged) = file("staged", &bytes);
+        let mut memory = Memory::default();
+        let settings = Settings::of(&args("- --series kline/X/1m --root r")).unwrap();
+        let outcome = import(&settings, Some(&staged), Some(&mut memory), &mut |_| ()).unwrap();
+        assert_eq!(outcome.summary.files[0].path, "standard input");
+        assert_eq!(memory.rows.len(), 1);
+    }
 }

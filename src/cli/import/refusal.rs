@@ -1,0 +1,172 @@
+//! Why an import writes nothing, and the way out of it.
+
+use std::collections::BTreeMap;
+
+use crate::error::{Error, ErrorCode};
+use crate::types::SeriesDef;
+use crate::types::grid::OFF_GRID;
+use crate::types::schema::DIGITS_MAX;
+
+use super::args::{OnDuplicate, OnInvalid, Settings};
+use super::check::Checked;
+use super::mapping::Role;
+use super::plan::Plan;
+use super::report::at_place;
+
+/// How many ways out one hint names.
+const HINTS_MAX: usize = 3;
+
+/// The import that is judged.
+#[derive(Clone, Copy, Debug)]
+pub struct Case<'a> {
+    pub settings: &'a Settings,
+    pub plan: &'a Plan,
+    pub def: &'a SeriesDef,
+    /// Whether the series is registered already.
+    pub known: bool,
+    pub checked: &'a Checked,
+}
+
+impl Case<'_> {
+    /// The error of rows that the flags do not allow; `None` if every row is allowed or left out by a flag.
+    pub fn refusal(&self) -> Option<Error> {
+        let Self { settings, checked, .. } = *self;
+        let invalid = checked.invalid.count;
+        if invalid > 0 && settings.on_invalid == OnInvalid::Reject {
+            let detail = format!("{invalid} of {} rows are invalid, nothing was written", checked.rows);
+            return Some(refused(detail, self.way_out_of_invalid_rows("--on-invalid skip leaves these rows out")));
+        }
+        let different = checked.repeats.list.iter().find(|repeat| !repeat.identical);
+        if let (Some(first), OnDuplicate::Reject) = (different, settings.on_duplicate) {
+            let detail = format!(
+                "{} of {} rows repeat a timestamp with different values, first {} after {}; nothing was written",
+                checked.repeats.different(),
+                checked.rows,
+                at_place(self.plan, first.place),
+                at_place(self.plan, first.other)
+            );
+            let hint = "bars have one row for each timestamp: trades, several symbols in one file and files of another \
+                        series do not fit one series; --on-duplicate last keeps the last row of each timestamp, \
+                        --on-duplicate identical leaves such timestamps out";
+            return Some(refused(detail, hint.into()));
+        }
+        if checked.rows > 0 && checked.accepted() == 0 {
+            let detail = match (invalid, checked.rows) {
+                (invalid, rows) if invalid == rows => format!("all {rows} rows are invalid, nothing was written"),
+                (_, rows) => format!("none of {rows} rows is left to import, nothing was written"),
+            };
+            let general = "a series is registered with its first row; --dry-run shows how the columns are read";
+            return Some(refused(detail, self.way_out_of_invalid_rows(general)));
+        }
+        None
+    }
+
+    /// Hints for the reasons, the most common first, and this one at last.
+    fn way_out_of_invalid_rows(&self, general: &str) -> String {
+        let mut reasons: Vec<(&str, u64)> = self.checked.invalid.reasons.iter().map(|(word, n)| (*word, *n)).collect();
+        reasons.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+        let mut hints: Vec<String> = Vec::new();
+        for hint in reasons.into_iter().map(|(reason, _)| self.hint(reason)) {
+            if !hint.is_empty() && !hints.contains(&hint) && hints.len() < HINTS_MAX {
+                hints.push(hint);
+            }
+        }
+        hints.push(general.into());
+        hints.join("; ")
+    }
+
+    fn hint(&self, reason: &str) -> String {
+        match reason {
+            "precision_loss" => self.more_digits(),
+            "overflow" => "a decimal column holds numbers of up to 18 digits: fewer digits after the point \
+                           (--price-digits, --volume-digits, --extra NAME:DIGITS of a new series) make place before it"
+                .into(),
+            OFF_GRID => format!(
+                "--off-grid allow stores rows that start no interval of {}; a series whose intervals start elsewhere \
+                 is registered with fastk register --origin TS; another timeframe is another --series",
+                self.settings.key.timeframe()
+            ),
+            "ohlc" | "negative_volume" => "--validate none keeps rows whose high, low or volume contradict".into(),
+            "bad_time" => "--time-format, --time-unit and --base-date say how times are written".into(),
+            "time_out_of_range" => "--time-unit says the unit of epoch numbers".into(),
+            "not_a_number" | "wrong_type" => match self.flags_for_numbers() {
+                Some(flags) => format!("{flags} reads these numbers"),
+                None => "--map COLUMN=SOURCE takes another column of the file".into(),
+            },
+            "missing" => "--set COLUMN=NUMBER fills a column that the files lack".into(),
+            _ => String::new(),
+        }
+    }
+
+    /// The flags that the messages of the rows name.
+    fn flags_for_numbers(&self) -> Option<String> {
+        let rows = self.checked.invalid.list.iter().filter(|finding| finding.issue.reason == "not_a_number");
+        rows.filter_map(|finding| finding.issue.flags.clone()).next()
+    }
+
+    /// Columns whose numbers have more digits than they keep, and what can be done.
+    fn more_digits(&self) -> String {
+        let (mut narrow, mut full) = (Vec::new(), Vec::new());
+        let mut flags: BTreeMap<&str, u8> = BTreeMap::new();
+        let mut extras: Vec<String> = Vec::new();
+        for (name, digits) in &self.checked.digits_needed {
+            let Some(column) = self.def.column(name).and_then(|at| self.def.columns.get(at)) else { continue };
+            let role = self.plan.targets.iter().find(|target| target.name == *name).map(|target| target.role);
+            // Digits that the import chose itself are the most that fit.
+            if *digits > DIGITS_MAX || !(self.known || self.given(name, role)) {
+                full.push(name.as_str());
+                continue;
+            }
+            let has = column.kind.digits().unwrap_or(0);
+            narrow.push(format!("{name} has {has} of the {digits} digits it needs"));
+            let flag = match role {
+                Some(Role::Price) => "--price-digits",
+                Some(Role::Volume) => "--volume-digits",
+                Some(Role::Value) | None => "--value-digits",
+                Some(Role::Extra) => {
+                    extras.push(format!("{name}:{digits}"));
+                    continue;
+                }
+            };
+            let most = flags.entry(flag).or_default();
+            *most = (*digits).max(*most);
+        }
+        let mut flags: Vec<String> = flags.into_iter().map(|(flag, digits)| format!("{flag} {digits}")).collect();
+        if !extras.is_empty() {
+            flags.push(format!("--extra {}", extras.join(",")));
+        }
+        let mut hints = Vec::new();
+        if !narrow.is_empty() {
+            let (narrow, flags) = (narrow.join(", "), flags.join(" "));
+            hints.push(match self.known {
+                true => format!(
+                    "{narrow}, and the digits of a registered series are fixed: to keep every digit, import all files \
+                     into a new series with {flags}"
+                ),
+                false => format!("{narrow}: {flags} keeps them"),
+            });
+        }
+        if !full.is_empty() {
+            let full = full.join(", ");
+            hints.push(format!(
+                "18 digits do not hold both the largest number of {full} and every digit after the point"
+            ));
+        }
+        hints.push("--rounding nearest rounds such numbers half to even, counts and lists them".into());
+        hints.join("; ")
+    }
+
+    /// Whether a flag gave the digits of a column.
+    fn given(&self, name: &str, role: Option<Role>) -> bool {
+        match role {
+            Some(Role::Price) => self.settings.price_digits.is_some(),
+            Some(Role::Volume) => self.settings.volume_digits.is_some(),
+            Some(Role::Extra) => self.settings.extra.iter().any(|extra| extra.name == name && extra.digits.is_some()),
+            Some(Role::Value) | None => self.settings.value_digits.is_some(),
+        }
+    }
+}
+
+fn refused(detail: String, hint: String) -> Error {
+    Error::new(ErrorCode::InvalidRows, detail).with_hint(hint)
+}

@@ -1,0 +1,102 @@
+//! Standard input as a file: an import reads its input more than once, so what comes through a pipe is staged on disk.
+//!
+//! The file lies in a directory of its own under the system's directory for temporary files (`TMPDIR`) and is removed
+//! when the import ends.
+
+use std::io::{ErrorKind, Read};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use crate::disk::{self, DiskPath, Staged};
+use crate::error::{Error, Result};
+
+/// The FILE that means standard input.
+pub const STDIN: &str = "-";
+/// Most bytes that are staged, as they come through the pipe.
+pub const STAGED_BYTES_MAX: u64 = 64 << 30;
+/// Bytes held in memory on the way.
+const PART_BYTES: usize = 1 << 20;
+
+/// What came from standard input, on disk as long as this value lives.
+#[derive(Debug)]
+pub struct StagedInput {
+    folder: DiskPath,
+    /// `None` only while it is removed.
+    staged: Option<Staged>,
+}
+
+impl StagedInput {
+    /// Reads to the end.
+    ///
+    /// # Errors
+    /// `io` and `storage_full` of reading and writing, `invalid_argument` for more than `bytes_max` bytes.
+    pub fn of(mut input: impl Read, temporary: &Path, bytes_max: u64) -> Result<Self> {
+        let temporary = DiskPath::os(temporary);
+        let folder = temporary.join(format!("fastk-import-{:016x}", disk::random(&temporary)?));
+        disk::create_dir(&folder)?;
+        let private = std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o700));
+        private.map_err(|error| Error::io("restrict access to", &folder, &error))?;
+        let staged = Staged::create(&folder);
+        let mut this = Self { folder, staged: None };
+        let staged = this.staged.insert(staged?);
+        let mut part = vec![0; PART_BYTES];
+        let mut bytes = 0_u64;
+        loop {
+            let count = match input.read(&mut part) {
+                Ok(0) => return Ok(this),
+                Ok(count) => count,
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) => return Err(Error::io("read", Path::new("standard input"), &error)),
+            };
+            bytes += count as u64;
+            if bytes > bytes_max {
+                return Err(Error::invalid(format!("standard input is longer than {bytes_max} bytes"))
+                    .with_hint("import it in parts, or from a file"));
+            }
+            staged
+                .put(part.get(..count).unwrap_or_default())
+                .map_err(|error| error.with_hint("TMPDIR names a directory with more space"))?;
+        }
+    }
+
+    pub fn path(&self) -> &Path {
+        self.staged.as_ref().map_or(self.folder.as_ref(), |staged| staged.path().as_ref())
+    }
+}
+
+impl Drop for StagedInput {
+    fn drop(&mut self) {
+        self.staged = None;
+        disk::remove_dir_if_empty(&self.folder);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io;
+
+    fn names(folder: &Path) -> usize {
+        std::fs::read_dir(folder).unwrap().count()
+    }
+
+    #[test]
+    fn standard_input_is_a_private_file_as_long_as_it_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let bytes = b"ts,open\n1,2\n".repeat(PART_BYTES / 4);
+        let staged = StagedInput::of(bytes.as_slice(), folder.path(), STAGED_BYTES_MAX).unwrap();
+        assert_eq!(std::fs::read(staged.path()).unwrap(), bytes);
+        let mode = std::fs::metadata(staged.path().parent().unwrap()).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o700);
+        drop(staged);
+        assert_eq!(names(folder.path()), 0);
+    }
+
+    #[test]
+    fn an_input_without_end_is_refused_and_leaves_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = StagedInput::of(io::repeat(b'1'), folder.path(), 3 << 20).unwrap_err();
+        assert_eq!(error.code(), crate::ErrorCode::InvalidArgument);
+        assert_eq!(names(folder.path()), 0);
+    }
+}
