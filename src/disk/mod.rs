@@ -6,6 +6,7 @@
 //! replaces), and the directory synced.
 
 mod lock;
+pub mod machine;
 pub mod mmap;
 pub mod os;
 mod path;
@@ -50,6 +51,14 @@ pub trait Disk: Send + Sync + std::fmt::Debug {
     /// Takes the one lock on a file, which is created when it is not there; `WouldBlock` when another has it. It is
     /// held as long as the file is open.
     fn lock(&self, path: &Path) -> io::Result<File>;
+    /// Makes contents and lengths of these files durable, in any order. One result a file, in their order.
+    fn sync_files(&self, files: &[&dyn DiskFile]) -> Vec<io::Result<()>> {
+        files.iter().map(|file| file.sync()).collect()
+    }
+    /// Makes the names inside these directories durable, in any order. One result a directory, in their order.
+    fn sync_dirs(&self, paths: &[&Path]) -> Vec<io::Result<()>> {
+        paths.iter().map(|path| self.sync_dir(path)).collect()
+    }
     /// Fills with random bytes.
     fn random(&self, bytes: &mut [u8]) -> io::Result<()>;
     /// The one path of something that is there, whatever links lead to it.
@@ -139,6 +148,50 @@ pub fn create_dir(path: &DiskPath) -> Result<()> {
         remove_dir_if_empty(path);
     }
     synced
+}
+
+/// Creates these directories, whose parents exist, and syncs each of the parents once. Existing ones are fine.
+pub fn create_dirs(paths: &[DiskPath]) -> Result<()> {
+    let mut made: Vec<&DiskPath> = Vec::new();
+    let mut parents: Vec<DiskPath> = Vec::new();
+    let mut outcome = Ok(());
+    for path in paths.iter().filter(|path| !path.is_dir()) {
+        match persist(|| path.disk().create_dir(path)) {
+            Ok(()) => {
+                made.push(path);
+                parents.extend(path.parent());
+            }
+            Err(e) if e.kind() == ErrorKind::AlreadyExists && path.is_dir() => {}
+            Err(e) => {
+                outcome = Err(Error::io("create directory", path, &e));
+                break;
+            }
+        }
+    }
+    if outcome.is_ok() && !planted(Bug::NewDirectoryNotSynced) {
+        outcome = sync_dirs(parents);
+    }
+    if outcome.is_err() {
+        // Left there, the next one to ask would take them for durable.
+        made.into_iter().for_each(remove_dir_if_empty);
+    }
+    outcome
+}
+
+/// Makes the names inside these directories durable; each is synced once, however often it is named.
+pub fn sync_dirs(mut paths: Vec<DiskPath>) -> Result<()> {
+    paths.sort_by(|a, b| (a as &Path).cmp(b));
+    paths.dedup_by(|a, b| (a as &Path) == (b as &Path));
+    let Some(first) = paths.first() else { return Ok(()) };
+    let plain: Vec<&Path> = paths.iter().map(|path| path as &Path).collect();
+    let synced = first.disk().sync_dirs(&plain);
+    for (path, synced) in paths.iter().zip(synced) {
+        match synced {
+            Err(e) if e.kind() == ErrorKind::Interrupted => sync_dir(path)?,
+            other => other.map_err(|e| Error::io("sync directory", path, &e))?,
+        }
+    }
+    Ok(())
 }
 
 /// Makes the names inside a directory durable.

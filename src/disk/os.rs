@@ -4,6 +4,7 @@ use std::fs::OpenOptions;
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread::JoinHandle;
 
@@ -65,6 +66,14 @@ impl Disk for OsDisk {
         }
     }
 
+    fn sync_files(&self, files: &[&dyn DiskFile]) -> Vec<io::Result<()>> {
+        at_once(files.len(), |at| files.get(at).map_or(Ok(()), |file| file.sync()))
+    }
+
+    fn sync_dirs(&self, paths: &[&Path]) -> Vec<io::Result<()>> {
+        at_once(paths.len(), |at| paths.get(at).map_or(Ok(()), |path| self.sync_dir(path)))
+    }
+
     fn random(&self, bytes: &mut [u8]) -> io::Result<()> {
         getrandom::fill(bytes).map_err(io::Error::other)
     }
@@ -72,6 +81,31 @@ impl Disk for OsDisk {
     fn resolve(&self, path: &Path) -> io::Result<PathBuf> {
         std::fs::canonicalize(path)
     }
+}
+
+/// Syncs under way at the same time: a file system makes one flush of those that wait together.
+const SYNCS_AT_ONCE: usize = 16;
+
+/// Runs a sync for each number below `count`, several at the same time. Where the system gives no more threads, fewer.
+fn at_once(count: usize, sync: impl Fn(usize) -> io::Result<()> + Sync) -> Vec<io::Result<()>> {
+    let next = AtomicUsize::new(0);
+    let done: Vec<Mutex<io::Result<()>>> = (0..count).map(|_| Mutex::new(Ok(()))).collect();
+    let work = || {
+        loop {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            let Some(slot) = done.get(at) else { return };
+            *slot.lock().unwrap_or_else(PoisonError::into_inner) = sync(at);
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..count.min(SYNCS_AT_ONCE) {
+            if std::thread::Builder::new().name("fastk-sync".into()).spawn_scoped(scope, work).is_err() {
+                break;
+            }
+        }
+        work();
+    });
+    done.into_iter().map(|slot| slot.into_inner().unwrap_or_else(PoisonError::into_inner)).collect()
 }
 
 #[derive(Debug)]

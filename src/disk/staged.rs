@@ -3,7 +3,7 @@
 use std::io::{self, ErrorKind, Seek, SeekFrom, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::{DiskPath, File, file_bytes, persist, read, remove, sync_dir, write_all_at};
+use super::{DiskFile, DiskPath, File, file_bytes, persist, read, remove, sync_dir, write_all_at};
 use crate::error::{Error, Result};
 use crate::planted::{Bug, planted};
 
@@ -78,6 +78,22 @@ impl Staged {
         }
         self.file.sync().map_err(|e| Error::io("sync", &self.path, &e))?;
         self.synced = true;
+        Ok(())
+    }
+
+    /// Syncs several files, those of a disk of the system at the same time.
+    pub fn sync_all(files: &mut [&mut Staged]) -> Result<()> {
+        if planted(Bug::FileNotSynced) {
+            return Ok(());
+        }
+        let mut waiting: Vec<&mut &mut Staged> = files.iter_mut().filter(|staged| !staged.synced).collect();
+        let Some(first) = waiting.first() else { return Ok(()) };
+        let plain: Vec<&dyn DiskFile> = waiting.iter().map(|staged| staged.file.as_ref()).collect();
+        let synced = first.path.disk().sync_files(&plain);
+        for (staged, synced) in waiting.iter_mut().zip(synced) {
+            synced.map_err(|e| Error::io("sync", &staged.path, &e))?;
+            staged.synced = true;
+        }
         Ok(())
     }
 

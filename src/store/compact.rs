@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use super::chunk::{ChunkFile, MapCache, chunk_name, series_dir};
 use super::merge::{Merge, Source};
-use super::seal::{ChunkWrite, Interval, Sealed};
+use super::seal::{ChunkWrite, Interval, STAGED_MAX, Sealed, StagedChunk};
 use super::sidecar;
 use super::state::{SeriesId, SeriesState, Tombstone};
 use super::{Deleted, Inner, Maintenance, Store, wall_ms};
@@ -198,6 +198,7 @@ impl Inner {
         let chosen: BTreeSet<SeriesId> =
             if ids.is_empty() { state.series.keys().copied().collect() } else { ids.iter().copied().collect() };
         let mut parts = Vec::new();
+        let mut written = Vec::new();
         let mut next_file_id = maintenance.manifest.contents.next_file_id;
         let mut failed = None;
         for series in chosen.iter().filter_map(|id| state.series.get(id)) {
@@ -207,13 +208,8 @@ impl Inner {
                 let first = next_file_id;
                 match self.compact_group(series, &group, full, &mut next_file_id) {
                     Ok(Outcome::Left { garbage_bytes }) => garbage += garbage_bytes,
-                    Ok(Outcome::Compacted(part)) => {
-                        report.partitions_compacted += 1;
-                        report.chunks_removed += part.removed.len() as u64;
-                        report.chunks_written += part.added.len() as u64;
-                        report.bytes_before += group.bytes();
-                        report.bytes_after += part.added.iter().map(|chunk| chunk.file_bytes).sum::<u64>();
-                        parts.push((part, None, Arc::clone(series)));
+                    Ok(Outcome::Written { chunk, live }) => {
+                        written.push(Written { series: Arc::clone(series), group, chunk, live });
                     }
                     Err(error) => {
                         self.remove_unpublished(series.id, first);
@@ -221,12 +217,16 @@ impl Inner {
                         failed.get_or_insert(error);
                     }
                 }
+                if written.len() >= STAGED_MAX {
+                    parts.extend(self.place_compacted(std::mem::take(&mut written), &mut report, &mut failed));
+                }
             }
             self.counters.set_garbage(series.id, garbage);
             if parts.len() >= PARTS_MAX {
                 self.publish_compacted(maintenance, std::mem::take(&mut parts), next_file_id)?;
             }
         }
+        parts.extend(self.place_compacted(written, &mut report, &mut failed));
         if !parts.is_empty() {
             self.publish_compacted(maintenance, parts, next_file_id)?;
         }
@@ -235,6 +235,49 @@ impl Inner {
             None => Ok(report),
             Some(error) => Err(error),
         }
+    }
+
+    /// Gives the new chunks their names and compares each with what it replaces. Gives those that are right; the chunks of
+    /// the others stay as they are.
+    fn place_compacted(
+        &self,
+        written: Vec<Written>,
+        report: &mut CompactReport,
+        failed: &mut Option<Error>,
+    ) -> Vec<(Sealed, Option<u64>, Arc<SeriesState>)> {
+        let mut staged = Vec::new();
+        let mut places = Vec::new();
+        for Written { series, group, chunk, live } in written {
+            let record = chunk.as_ref().map(|chunk| chunk.record.clone());
+            staged.extend(chunk);
+            places.push((series, group, record, live));
+        }
+        let placed = self.place_chunks(staged);
+        let mut parts = Vec::new();
+        for (series, group, record, live) in places {
+            let checked = placed.clone().and_then(|()| self.check_compacted(&series, &group, record.as_ref(), live));
+            if let Err(error) = checked {
+                if let Some(record) = &record {
+                    self.remove_unpublished_chunk(record);
+                }
+                tracing::error!(series = %series.def.key, partition = group.partition, %error, "not compacted");
+                failed.get_or_insert(error);
+                continue;
+            }
+            report.partitions_compacted += 1;
+            report.chunks_removed += group.chunks.len() as u64;
+            report.chunks_written += u64::from(record.is_some());
+            report.bytes_before += group.bytes();
+            report.bytes_after += record.as_ref().map_or(0, |record| record.file_bytes);
+            let part = Sealed {
+                series_id: series.id,
+                added: record.into_iter().collect(),
+                removed: group.chunks,
+                tombstones: Vec::new(),
+            };
+            parts.push((part, None, series));
+        }
+        parts
     }
 
     /// Tombstones that are no longer needed are worked out for all parts of a series together.
@@ -295,14 +338,8 @@ impl Inner {
             as_of,
             replaces: ids,
         };
-        let added = if live == 0 { None } else { self.write_chunk(series, write, next_file_id)? };
-        self.check_compacted(series, group, added.as_ref(), live)?;
-        Ok(Outcome::Compacted(Sealed {
-            series_id: series.id,
-            added: added.into_iter().collect(),
-            removed: group.chunks.clone(),
-            tombstones: Vec::new(),
-        }))
+        let chunk = if live == 0 { None } else { self.stage_chunk(series, write, next_file_id)? };
+        Ok(Outcome::Written { chunk, live })
     }
 
     /// Reads the new chunk back and compares it, cell by cell, with what it replaces.
@@ -463,8 +500,23 @@ impl Inner {
 
 /// What became of a group.
 enum Outcome {
-    Left { garbage_bytes: u64 },
-    Compacted(Sealed),
+    Left {
+        garbage_bytes: u64,
+    },
+    /// The chunk that replaces it is written, or none is needed: no row of it is read any more.
+    Written {
+        chunk: Option<StagedChunk>,
+        live: u64,
+    },
+}
+
+/// A group and the chunk that is to replace it.
+struct Written {
+    series: Arc<SeriesState>,
+    group: Group,
+    chunk: Option<StagedChunk>,
+    /// Rows that the chunk has to have.
+    live: u64,
 }
 
 fn in_unit(def: &SeriesDef, ms: i64) -> i64 {

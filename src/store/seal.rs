@@ -15,7 +15,7 @@ use super::merge::{Merge, Source};
 use super::sidecar::{self, coverage_path, zone_map_path};
 use super::state::{NewChunks, SeriesId, SeriesState, Structural, Tombstone, fenced};
 use super::{Inner, Maintenance, def_json};
-use crate::disk::{self, Staged};
+use crate::disk::{self, DiskPath, Staged};
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::chunk::{ChunkHead, ChunkSummary, ChunkWriter, block_rows};
 use crate::format::coverage::Coverage;
@@ -56,6 +56,17 @@ pub struct ChunkWrite<'a> {
     /// The rows are those as of this commit, when it lies behind the last one of the sources.
     pub as_of: Option<u64>,
     pub replaces: Vec<u64>,
+}
+
+/// Chunks that are staged before they get their names together: each holds up to three open files.
+pub const STAGED_MAX: usize = 64;
+
+/// A chunk that is written and has no name yet.
+pub struct StagedChunk {
+    pub record: ChunkRecord,
+    def: Arc<SeriesDef>,
+    /// The chunk, then its sidecars, each with its path to be.
+    files: Vec<(Staged, DiskPath)>,
 }
 
 /// The rows of one partition between two fences, which may become one chunk.
@@ -145,14 +156,20 @@ impl Inner {
         let mut next_file_id = maintenance.manifest.contents.next_file_id;
         let mut edit = Edit::default();
         let mut parts = Vec::new();
+        disk::create_dirs(&chosen.iter().map(|series| series_dir(&self.root, series.id)).collect::<Vec<_>>())?;
+        let mut staged = Vec::new();
         for series in chosen {
-            let part = self.write_chunks(series, commit, fences, &mut next_file_id)?;
+            let part = self.stage_chunks(series, commit, fences, &mut next_file_id, &mut staged)?;
+            if staged.len() >= STAGED_MAX {
+                self.place_chunks(std::mem::take(&mut staged))?;
+            }
             report.series_sealed += 1;
             report.chunks_written += part.added.len() as u64;
             report.rows_sealed += part.added.iter().map(|chunk| chunk.rows).sum::<u64>();
             edit.series.push(series_record(series, commit)?);
             parts.push((part, Some(commit), Arc::clone(series)));
         }
+        self.place_chunks(staged)?;
         self.publish_chunks(maintenance, parts, edit, next_file_id)?;
         self.counters.add_seal(report);
         metrics::histogram!("fastk_seal_seconds").record(begun.elapsed());
@@ -173,6 +190,17 @@ impl Inner {
             {
                 tracing::warn!(%error, "an unpublished file stays behind");
             }
+        }
+    }
+
+    /// The same for one chunk.
+    pub fn remove_unpublished_chunk(&self, record: &ChunkRecord) {
+        if self.queue.stopped().is_some() {
+            return;
+        }
+        let path = series_dir(&self.root, record.series_id).join(chunk_name(&record.partition, record.id));
+        if let Err(error) = sidecar::remove_all(&path).and_then(|()| disk::remove(&path)) {
+            tracing::warn!(%error, "an unpublished file stays behind");
         }
     }
 
@@ -213,15 +241,16 @@ impl Inner {
         Ok(())
     }
 
-    /// Writes the chunks of one series: one for each partition its tail touches, on each side of every fence.
-    fn write_chunks(
+    /// Writes the chunks of one series, without names yet: one for each partition its tail touches, on each side of every
+    /// fence.
+    fn stage_chunks(
         &self,
         series: &Arc<SeriesState>,
         commit: u64,
         fences: &[u64],
         next_file_id: &mut u64,
+        staged: &mut Vec<StagedChunk>,
     ) -> Result<Sealed> {
-        disk::create_dir(&series_dir(&self.root, series.id))?;
         let mut groups: BTreeMap<(String, Interval), (i64, i64)> = BTreeMap::new();
         for run in series.settled.iter().chain(&series.frozen) {
             let interval = Interval::of(fences, run.commit_hi);
@@ -242,7 +271,10 @@ impl Inner {
             // The whole tail up to `commit` is here, so the chunk is the partition as of the last delete among them.
             let as_of = tombstones.iter().map(|t| t.commit).filter(|t| *t <= commit).max();
             let write = ChunkWrite { partition: &partition, range, sources, tombstones, as_of, replaces: Vec::new() };
-            added.extend(self.write_chunk(series, write, next_file_id)?);
+            if let Some(chunk) = self.stage_chunk(series, write, next_file_id)? {
+                added.push(chunk.record.clone());
+                staged.push(chunk);
+            }
         }
         // Chunks that a delete covers whole go now, unless a snapshot still shows them.
         let covered = |chunk: &ChunkFile| {
@@ -275,13 +307,13 @@ impl Inner {
         series.needed_tombstones()
     }
 
-    /// Writes one chunk; `None` when there are no rows for it.
-    pub fn write_chunk(
+    /// Writes one chunk and its derived sidecars, without names yet; `None` when there are no rows for it.
+    pub fn stage_chunk(
         &self,
         series: &SeriesState,
         write: ChunkWrite<'_>,
         next_file_id: &mut u64,
-    ) -> Result<Option<ChunkRecord>> {
+    ) -> Result<Option<StagedChunk>> {
         let ChunkWrite { partition, range, sources, tombstones, as_of, replaces } = write;
         let commit_lo = sources.iter().map(Source::commit_lo).min().unwrap_or(0);
         let commit_hi = sources.iter().map(Source::commit_hi).chain(as_of).max().unwrap_or(0);
@@ -289,11 +321,12 @@ impl Inner {
             Merge::new(sources, Arc::new(tombstones), Arc::clone(&series.def), Arc::clone(&self.cache), range, false);
         let dir = series_dir(&self.root, series.id);
         loop {
-            // A file of this name can stand there from a seal that never reached the manifest: take the next id.
+            // Files of this name can be there from a seal that never reached the manifest: take the next id.
             let chunk_id = *next_file_id;
             *next_file_id += 1;
             let path = dir.join(chunk_name(partition, chunk_id));
-            if path.found()? {
+            let (zones_path, coverage_path) = (zone_map_path(&path), coverage_path(&path));
+            if path.found()? || zones_path.found()? || coverage_path.found()? {
                 continue;
             }
             let head = ChunkHead {
@@ -311,22 +344,48 @@ impl Inner {
             let Some((summary, mut zones, coverage)) = fill(&mut staged, head, merge, coverage)? else {
                 return Ok(None);
             };
-            if !staged.publish(&path)? {
-                return Err(Error::internal(format!("{} appeared while it was written", path.display())));
-            }
-            // Derived, so after the chunk: without it reads only take longer.
+            let mut files = vec![(staged, path)];
+            let mut derived = |path: DiskPath, bytes: &[u8]| -> Result<()> {
+                let mut staged = Staged::create(&tmp)?;
+                staged.put(bytes)?;
+                files.push((staged, path));
+                Ok(())
+            };
             zones.footer_crc = summary.footer_crc;
-            disk::publish(&tmp, &zone_map_path(&path), &zones.encode())?;
+            derived(zones_path, &zones.encode())?;
             if let Some(mut coverage) = coverage {
                 coverage.footer_crc = summary.footer_crc;
                 coverage.optimize();
-                disk::publish(&tmp, &coverage_path(&path), &coverage.encode())?;
+                derived(coverage_path, &coverage.encode())?;
             }
-            let record = chunk_record(&summary);
-            let chunk = ChunkFile::new(&self.root, record.clone());
-            self.index(&chunk, &series.def);
-            return Ok(Some(record));
+            return Ok(Some(StagedChunk { record: chunk_record(&summary), def: Arc::clone(&series.def), files }));
         }
+    }
+
+    /// Gives staged chunks and their sidecars their names, durably: all files are synced, then linked, the chunk before
+    /// its sidecars, then their directories synced. Syncs of many small chunks so share their flushes.
+    pub fn place_chunks(&self, mut chunks: Vec<StagedChunk>) -> Result<()> {
+        let mut files: Vec<&mut Staged> =
+            chunks.iter_mut().flat_map(|chunk| chunk.files.iter_mut().map(|(staged, _)| staged)).collect();
+        Staged::sync_all(&mut files)?;
+        let mut dirs = Vec::new();
+        let mut placed = Vec::new();
+        for StagedChunk { record, def, files } in chunks {
+            for (staged, path) in files {
+                if !staged.place(&path)? {
+                    return Err(Error::internal(format!("{} appeared while it was written", path.display())));
+                }
+                dirs.extend(path.parent());
+            }
+            placed.push((record, def));
+        }
+        if !planted(Bug::DirectoryNotSynced) {
+            disk::sync_dirs(dirs)?;
+        }
+        for (record, def) in placed {
+            self.index(&ChunkFile::new(&self.root, record), &def);
+        }
+        Ok(())
     }
 
     /// Writes the value index of a chunk that is linked, or has it written later.
