@@ -10,6 +10,7 @@ mod coverage;
 mod dataset;
 mod definition;
 mod engine;
+mod files;
 mod inspect;
 mod job;
 mod log;
@@ -79,6 +80,8 @@ enum Verb {
     Admin(admin::AdminArgs),
     /// Show which intervals of a series have rows, and the gaps.
     Coverage(coverage::CoverageArgs),
+    /// List the chunk files that are exactly a series, to read them without FastK. Exit status 1 when there are none such.
+    Files(files::FilesArgs),
     /// The JSON commands of FastK 0.1, for programs that call FastK as a subprocess.
     Bridge(Box<bridge::BridgeArgs>),
 }
@@ -157,6 +160,7 @@ fn run(verb: Verb) -> Result<u8> {
         Verb::Inspect(args) => inspect::run(args),
         Verb::Admin(args) => admin::run(args),
         Verb::Coverage(args) => coverage::run(args),
+        Verb::Files(args) => files::run(args),
         Verb::Bridge(args) => bridge::run(*args),
     }
 }

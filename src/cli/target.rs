@@ -12,14 +12,15 @@ use super::{engine, job, show};
 use crate::config::{Config, Loaded};
 use crate::disk::process_lives;
 use crate::error::{Error, ErrorCode, Result};
-use crate::query::{Predicate, Query};
+use crate::query::{Predicate, Query, Stop};
 use crate::registry::{RecordKind, RecordStatus};
 use crate::service::{
     Acknowledged, BackupReply, BackupRequest, CompactReply, Condition, CoverageReply, CoverageRequest, Dataset,
-    DatasetPage, DatasetSpec, Defined, Definition, DefinitionPage, DefinitionSpec, DeleteReply, DropReply, Health,
-    IdempotencyKey, Inventory, LineageReply, Manner, Mode, OrphanReport, OverlapReport, RecordFilter, RecordPatch,
-    Registered, ScrubRequest, SeriesFilter, SeriesInfo, SeriesPage, Service, SnapshotDropped, SnapshotInfo,
-    SnapshotList, Status, StatusReply, Terms, VerifyReport, VerifyRequest, Watch, WriteManyReply, scrub_watch,
+    DatasetPage, DatasetSpec, Defined, Definition, DefinitionPage, DefinitionSpec, DeleteReply, DropReply, FilesReply,
+    FilesRequest, Health, IdempotencyKey, Inventory, LineageReply, Manner, Mode, OrphanReport, OverlapReport,
+    RecordFilter, RecordPatch, Registered, ScrubRequest, SeriesFilter, SeriesInfo, SeriesPage, Service,
+    SnapshotDropped, SnapshotInfo, SnapshotList, Status, StatusReply, Terms, VerifyReport, VerifyRequest, Watch,
+    WriteManyReply, scrub_watch,
 };
 use crate::types::{SeriesKey, SeriesSpec};
 
@@ -272,6 +273,18 @@ impl Target {
         match self {
             Target::Local(service) => service.overlaps(),
             Target::Remote(client) => client.json(Call::new(Method::GET, "/v1/admin/overlaps")),
+        }
+    }
+
+    /// The chunk files of a series.
+    pub fn files(&self, request: &FilesRequest) -> Result<FilesReply> {
+        match self {
+            Target::Local(service) => service.files(request, &Stop::default()),
+            Target::Remote(client) => client.json(
+                Call::new(Method::GET, "/v1/admin/files")
+                    .param("series", request.series.as_str())
+                    .maybe("as_of", request.as_of.as_deref()),
+            ),
         }
     }
 

@@ -346,7 +346,7 @@ impl Scan {
             (std::mem::replace(&mut piece.lo, hi), hi)
         };
         self.unchecked = Some(piece);
-        Some(Piece { block, lo, hi, scattered: None })
+        Some(Piece { block, lo, hi, scattered: None, place: None })
     }
 
     /// Takes the matching rows out of a piece: as runs of rows side by side, or one by one where those are short.

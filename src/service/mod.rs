@@ -6,6 +6,7 @@ mod admin;
 pub mod backup;
 mod caller;
 pub mod coverage;
+mod files;
 pub mod jobs;
 mod limits;
 mod months;
@@ -40,6 +41,7 @@ pub use backup::{BackupReply, BackupRequest, DamagedFile, RestoreReply, restore_
 pub use caller::{Caller, Scope};
 pub use coverage::{CoverageReply, CoverageRequest};
 pub use jobs::{Job, JobError, JobList, JobStatus, Jobs, Progress};
+pub use files::{FilesReply, FilesRequest};
 pub use limits::{ANSWER_BYTES, Held, Limits, Place};
 pub use read::{Answer, Plan, range_of};
 pub use registry::*;

@@ -258,6 +258,12 @@ pub const VERBS: &[Verb] = &[
         cli: At(&["admin explain-overlap"]),
     },
     Verb {
+        name: "list the files of a series",
+        rest: At(&["GET /v1/admin/files"]),
+        flight: Dash("whoever reads files reads them without a server; REST lists them"),
+        cli: At(&["files"]),
+    },
+    Verb {
         name: "jobs",
         rest: At(&["GET /v1/admin/jobs", "GET /v1/admin/jobs/{id}", "DELETE /v1/admin/jobs/{id}"]),
         flight: Dash("its actions answer when they are done"),

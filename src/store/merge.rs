@@ -260,6 +260,8 @@ pub struct Piece {
     pub hi: usize,
     /// Only these of `lo..hi`, rising, where the merge looks for rows that stand far apart; else all of them.
     pub scattered: Option<Vec<u32>>,
+    /// Id of the chunk it is of, and the position in that chunk of the first row of `block`; `None` for rows of a run.
+    pub place: Option<(u64, usize)>,
 }
 
 impl Piece {
@@ -621,7 +623,11 @@ impl Cursor {
         } else {
             self.lo = hi;
         }
-        let piece = Piece { block, lo, hi, scattered };
+        let place = match (&self.source, &self.open) {
+            (Source::Chunk(chunk), Some(open)) => Some((chunk.record.id, open.first_row(self.block))),
+            _ => None,
+        };
+        let piece = Piece { block, lo, hi, scattered, place };
         if self.lo >= self.hi {
             self.next_block(context.desc);
         }

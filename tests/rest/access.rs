@@ -101,6 +101,7 @@ const ROUTES: &[Route] = {
         ("delete", "/v1/admin/jobs/{id}", "/v1/admin/jobs/none", "", Some(Admin), Part),
         ("get", "/v1/admin/orphans", "/v1/admin/orphans", "", Some(Admin), Refused),
         ("get", "/v1/admin/overlaps", "/v1/admin/overlaps", "", Some(Admin), Refused),
+        ("get", "/v1/admin/files", "/v1/admin/files?series=kline/BTCUSDT/1m", "", Some(Admin), Refused),
     ]
 };
 

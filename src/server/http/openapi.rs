@@ -212,6 +212,8 @@ failures! {
     StartFailure: InvalidArgument RequestTimeout TooLarge UnsupportedMediaType Overloaded;
     /// Starting a backup.
     BackupFailure: InvalidArgument RequestTimeout TooLarge UnsupportedMediaType Overloaded;
+    /// Listing the files of a series.
+    FilesFailure: InvalidArgument SeriesNotFound SnapshotNotFound DatasetNotFound TooLarge CorruptData UnsupportedFormat;
     /// Starting a job about some series.
     AdminFailure: InvalidArgument SeriesNotFound RequestTimeout TooLarge UnsupportedMediaType Overloaded;
     /// Creating a dataset.

@@ -339,6 +339,17 @@ documented! {
 }
 
 documented! {
+    /// Which files to list.
+    FilesParams {
+        /// Key of the series.
+        #[param(value_type = String)]
+        series,
+        /// As the snapshot of this name shows the series; or `dataset:NAME@VERSION`.
+        as_of,
+    }
+}
+
+documented! {
     /// Starting a job.
     WaitParams {
         /// Answer when the job is finished, not when it was taken on.
@@ -498,6 +509,7 @@ mod tests {
         check::<DeleteParams>();
         check::<FilterParams>();
         check::<InventoryParams>();
+        check::<FilesParams>();
         check::<WaitParams>();
     }
 }

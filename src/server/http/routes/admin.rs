@@ -1,18 +1,24 @@
 //! Looking after the store: long verbs as jobs, and what lies and overlaps in the data directory.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 
 use super::{App, Outcome};
+use crate::error::Error;
+use crate::query::Stop;
+use crate::server::begin::begin;
 use crate::server::http::extract::JobId;
-use crate::server::http::openapi::{AdminFailure, AnyFailure, BackupFailure, JobFailure, StartFailure};
-use crate::server::http::params::{NoParams, Params, WaitParams};
+use crate::server::http::openapi::{AdminFailure, AnyFailure, BackupFailure, FilesFailure, JobFailure, StartFailure};
+use crate::server::http::params::{FilesParams, NoParams, Params, WaitParams};
 use crate::server::http::{body, once, reply};
 use crate::service::{
-    BackupRequest, CompactRequest, Job, JobList, OrphanReport, OverlapReport, ScrubRequest, VerifyRequest,
+    BackupRequest, CompactRequest, FilesReply, FilesRequest, Job, JobList, OrphanReport, OverlapReport, ScrubRequest,
+    VerifyRequest,
 };
+use crate::types::SeriesKey;
 
 /// Time between two looks at a job that is waited for.
 const LOOK: Duration = Duration::from_millis(50);
@@ -172,6 +178,29 @@ pub async fn overlaps(app: App, headers: HeaderMap, uri: Uri) -> Outcome {
     Params::of::<NoParams>(&uri)?;
     let report = app.blocking(|service| service.overlaps()).await?;
     Ok(reply::json_coded(&headers, &report, None)?)
+}
+
+/// List the files of a series
+///
+/// The chunk files that hold a series now, for programs that read them without a server. `exact` says whether they are
+/// the series and nothing else; `row_ranges` which of their rows belong to it in any case, and `rows_outside` how many rows
+/// are in none of them yet. A later compaction writes other files and removes these.
+#[utoipa::path(
+    get, path = "/v1/admin/files", operation_id = "listFiles", tag = "server",
+    params(FilesParams),
+    responses((status = 200, description = "The files", body = FilesReply), FilesFailure),
+)]
+pub async fn files(app: App, headers: HeaderMap, uri: Uri) -> Outcome {
+    let params = Params::of::<FilesParams>(&uri)?;
+    let key = params.text("series").ok_or_else(|| {
+        Error::invalid("parameter series is missing")
+            .with_hint("series=kline/BTCUSDT/1m, a key as GET /v1/series lists it")
+    })?;
+    let request = FilesRequest { series: SeriesKey::parse(key)?, as_of: params.text("as_of").map(str::to_owned) };
+    let (service, stop) = (Arc::clone(app.service()), Stop::default());
+    let (patience, stopping) = (service.limits().request_timeout, stop.clone());
+    let reply = begin(false, patience, stopping, move || service.files(&request, &stop)).await?;
+    Ok(reply::json_coded(&headers, &reply, None)?)
 }
 
 /// Whether the answer is to wait for the end of the job.

@@ -51,6 +51,7 @@ pub fn all() -> OpenApiRouter<Gated> {
         .routes(routes!(admin::get_job, admin::cancel_job))
         .routes(routes!(admin::orphans))
         .routes(routes!(admin::overlaps))
+        .routes(routes!(admin::files))
         .routes(routes!(server::inventory))
         .routes(routes!(server::health))
         .routes(routes!(server::live))

@@ -1,0 +1,74 @@
+//! `fastk files`: the chunk files of a series, for programs that read them without FastK.
+
+use std::path::Path;
+
+use super::show;
+use super::target::{PlainArgs, Target};
+use crate::error::Result;
+use crate::service::{FilesReply, FilesRequest};
+use crate::types::SeriesKey;
+
+#[derive(Debug, clap::Args)]
+pub struct FilesArgs {
+    /// kline/{symbol}/{timeframe} or scalar/{category}/{symbol}/{timeframe}/{name}
+    key: String,
+    /// First move the rows of the log into chunk files and merge the files of each partition.
+    #[arg(long, conflicts_with = "as_of")]
+    exact: bool,
+    /// The files of the series as the snapshot of this name shows it, or dataset:NAME@VERSION.
+    #[arg(long, value_name = "NAME")]
+    as_of: Option<String>,
+    #[command(flatten)]
+    plain: PlainArgs,
+}
+
+/// Prints the files where they are exactly the series, one a line. Else says why they are not; exit status 1. With --json
+/// prints every file with the row ranges that count, in both cases.
+pub fn run(args: FilesArgs) -> Result<u8> {
+    let series = SeriesKey::parse(&args.key)?;
+    let target = Target::open(&args.plain.target, false)?;
+    if args.exact {
+        target.compact(std::slice::from_ref(&series))?;
+    }
+    let reply = target.files(&FilesRequest { series, as_of: args.as_of.clone() })?;
+    if args.plain.json {
+        show::reply(&reply, true)?;
+    } else if reply.exact {
+        // As the user names the directory, where the user names one.
+        let root = args.plain.target.root.as_deref().unwrap_or_else(|| Path::new(&reply.root));
+        let lines: Vec<String> =
+            reply.files.iter().map(|file| format!("{}\n", root.join(&file.file).display())).collect();
+        show::out(&lines.concat())?;
+    }
+    if !reply.exact {
+        show::note(&why(&reply, &args));
+    }
+    Ok(u8::from(!reply.exact))
+}
+
+/// Why the files are not the series, and the ways out.
+fn why(reply: &FilesReply, args: &FilesArgs) -> String {
+    let mut reasons = Vec::new();
+    if reply.rows_left_out > 0 {
+        reasons.push(format!(
+            "{} of the {} rows in them were overwritten or deleted later",
+            reply.rows_left_out,
+            reply.rows_left_out + reply.rows_in_files
+        ));
+    }
+    if reply.rows_outside > 0 {
+        reasons.push(format!("{} of the {} rows of the series are not in them yet", reply.rows_outside, reply.rows));
+    }
+    let text = format!("the chunk files are not exactly {}: {}", reply.series, reasons.join("; "));
+    let rest = "--json lists the row ranges of each file that count; `fastk export` writes one file of all rows";
+    let hint = match (args.as_of.is_none(), reply.snapshots.is_empty()) {
+        (true, true) if !args.exact => format!("--exact compacts the series first; {rest}"),
+        (true, false) => {
+            let first = if args.exact { "" } else { "--exact compacts the series first; but " };
+            let names = reply.snapshots.join(", ");
+            format!("{first}the files of snapshots are kept apart until they are dropped ({names}); {rest}")
+        }
+        _ => rest.to_owned(),
+    };
+    format!("{text}\nhint: {hint}")
+}
