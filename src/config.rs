@@ -66,6 +66,8 @@ pub struct StoreConfig {
 pub struct HttpConfig {
     /// `address:port` of the REST listener; port 0 picks a free one.
     pub listen: String,
+    /// `host:port` at which other machines and containers reach it; empty for the address of the listener.
+    pub advertise: String,
     /// Largest request body.
     pub body_bytes_max: u64,
     /// Bytes of all bodies being received or written at one time; more are refused as `overloaded`.
@@ -233,6 +235,7 @@ impl Default for HttpConfig {
     fn default() -> Self {
         Self {
             listen: "127.0.0.1:8080".into(),
+            advertise: String::new(),
             body_bytes_max: 256 << 20,
             ingest_bytes_max: 1 << 30,
             json_rows_default: 10_000,
@@ -564,6 +567,13 @@ impl Config {
         }
         if store.root.as_os_str().is_empty() {
             problems.push("store.root is empty".into());
+        }
+        let advertise = &self.http.advertise;
+        let is_address = advertise
+            .rsplit_once(':')
+            .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0));
+        if !advertise.is_empty() && !is_address {
+            problems.push(format!("http.advertise: {advertise:?} is not host:port"));
         }
         let health = &self.http.health_listen;
         if let Some(error) = (!health.is_empty()).then(|| address(health).err()).flatten() {

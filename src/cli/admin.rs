@@ -48,7 +48,7 @@ enum AdminVerb {
     ListOrphans(PlainArgs),
     /// Which chunks span the same times, which one wins there, and what compaction would do.
     ExplainOverlap(PlainArgs),
-    /// Whether a server is ready; needs no token. Exit status 1 when it is not.
+    /// Whether a server is ready and takes writes; needs no token. Exit status 1 when not.
     Ping(PlainArgs),
     /// Make, list and take away the tokens that clients of a server need.
     Token(token::TokenArgs),
@@ -149,7 +149,10 @@ pub fn run(args: AdminArgs) -> Result<u8> {
         AdminVerb::Ping(args) => {
             let ready = Target::running(&args.target)?.ready()?;
             show::reply(&ready, args.json)?;
-            Ok(u8::from(ready.status == Status::Failing))
+            if ready.writer_stopped {
+                show::note("writes are refused until the server is started again; `fastk admin health` says why");
+            }
+            Ok(u8::from(ready.status == Status::Failing || ready.writer_stopped))
         }
         AdminVerb::Token(args) => token::run(args),
     }

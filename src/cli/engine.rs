@@ -70,10 +70,12 @@ pub fn open_telling(root: &Path, create: bool, config: &Config, opening: Option<
     Ok(service)
 }
 
-/// Says in `LOCK` where the server answers, and with which certificate.
-pub fn announce(service: &Service, http: SocketAddr, flight: SocketAddr, tls: &Tls) -> Result<()> {
+/// Says in `LOCK` where the server answers, and with which certificate. `advertised` goes before the address of the REST
+/// listener where it is set.
+pub fn announce(service: &Service, advertised: &str, http: SocketAddr, flight: SocketAddr, tls: &Tls) -> Result<()> {
     let certificate = tls.certificate().map(fingerprint);
-    service.announce(&http.to_string(), &flight.to_string(), certificate.as_deref())
+    let http = if advertised.is_empty() { http.to_string() } else { advertised.to_owned() };
+    service.announce(&http, &flight.to_string(), certificate.as_deref())
 }
 
 /// Checks every file of a store, without opening it.

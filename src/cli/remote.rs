@@ -110,6 +110,8 @@ impl Call {
 
 /// A connection pool to one server, and the runtime it lives in.
 pub struct RestClient {
+    /// Whether the server itself said that it answers there.
+    is_announced: bool,
     /// `http://host:port` or `https://host:port`.
     url: String,
     token: Option<String>,
@@ -160,7 +162,12 @@ impl RestClient {
             .enable_http1()
             .wrap_connector(connector);
         let client = Client::builder(TokioExecutor::new()).build(connector);
-        Ok(Self { url, token: None, runtime, client })
+        Ok(Self { is_announced: false, url, token: None, runtime, client })
+    }
+
+    /// Marks the address as one that the server announced, for the hint where it cannot be reached.
+    pub fn announced(self) -> Self {
+        Self { is_announced: true, ..self }
     }
 
     /// Sends this token with every request.
@@ -238,11 +245,16 @@ impl RestClient {
             .map_err(|error| Error::invalid(format!("request to {uri} cannot be made: {error}")))?;
         self.client.request(request).await.map_err(|error| {
             let causes = causes(&error);
-            let hint = hint_of(self.url(), &causes);
+            let hint = if self.is_announced { ANNOUNCED_HINT } else { hint_of(self.url(), &causes) };
             Error::new(ErrorCode::NotReady, format!("cannot reach {}: {causes}", self.url())).with_hint(hint)
         })
     }
 }
+
+/// What to do where a server cannot be reached at the address that it announced.
+const ANNOUNCED_HINT: &str = "the server announced this address in the LOCK of its data directory; from another \
+    container or machine, name it by --server http://HOST:PORT, or set http.advertise of the server to an address that \
+    reaches it";
 
 /// What to look at when a server cannot be reached.
 fn hint_of(url: &str, causes: &str) -> &'static str {

@@ -123,10 +123,21 @@ fn problems(config: &Config, insecure: bool) -> Vec<String> {
 fn open_addresses(config: &Config) -> Option<Error> {
     let listen = [&config.http.listen, &config.flight.listen, &config.http.health_listen];
     let open = listen.into_iter().filter_map(|text| address(text).ok()).find(|address| !address.ip().is_loopback())?;
+    let make = if in_container() {
+        "`admin token create --name NAME`, as the command of another container on the same volume,"
+    } else {
+        "`fastk admin token create --name NAME`"
+    };
     Some(Error::invalid(format!(
-        "{open} can be reached from other machines: `fastk admin token create` makes clients need a token, and \
-         --insecure listens there without"
+        "{open} can be reached from other machines: {make} makes clients need a token, and --insecure listens there \
+         without"
     )))
+}
+
+/// Whether this process runs in a container, for hints that name commands.
+pub fn in_container() -> bool {
+    std::env::var_os("container").is_some()
+        || ["/.dockerenv", "/run/.containerenv"].into_iter().any(|mark| std::path::Path::new(mark).exists())
 }
 
 /// A server in this process.
@@ -233,7 +244,7 @@ impl Running {
                 when_stopped(stopped),
             )),
         ];
-        engine::announce(&service, http, flight, &announced)?;
+        engine::announce(&service, &config.http.advertise, http, flight, &announced)?;
         tracing::info!(%http, %flight, root = %config.store.root.display(), "ready");
         let drain = engine::drain(config);
         Ok(Self { runtime, service, http, flight, health, watchman, stop, signals, faces, drain })

@@ -19,7 +19,7 @@ use crate::service::{
     DatasetPage, DatasetSpec, Defined, Definition, DefinitionPage, DefinitionSpec, DeleteReply, DropReply, FilesReply,
     FilesRequest, Health, IdempotencyKey, Inventory, LineageReply, Manner, Mode, OrphanReport, OverlapReport,
     RecordFilter, RecordPatch, Registered, ScrubRequest, SeriesFilter, SeriesInfo, SeriesPage, Service,
-    SnapshotDropped, SnapshotInfo, SnapshotList, Status, StatusReply, Terms, VerifyReport, VerifyRequest, Watch,
+    SnapshotDropped, SnapshotInfo, SnapshotList, StatusReply, Terms, VerifyReport, VerifyRequest, Watch,
     WriteManyReply, scrub_watch,
 };
 use crate::types::{SeriesKey, SeriesSpec};
@@ -169,7 +169,7 @@ impl Target {
     fn through_owner(root: &Path, args: &TargetArgs, locked: Error) -> Result<Self> {
         let Some(engine::Owner { pid, http: Some(http), tls }) = engine::owner(root) else { return Err(locked) };
         let scheme = if tls.is_some() { "https" } else { "http" };
-        let client = args.client(&format!("{scheme}://{http}"), tls.map(|tls| tls.certificate_sha256))?;
+        let client = args.client(&format!("{scheme}://{http}"), tls.map(|tls| tls.certificate_sha256))?.announced();
         show::note(&format!("{} is owned by process {pid}: going through {}", root.display(), client.url()));
         Ok(Target::Remote(Box::new(client)))
     }
@@ -219,7 +219,7 @@ impl Target {
     /// Whether requests are answered.
     pub fn ready(&self) -> Result<StatusReply> {
         match self {
-            Target::Local(_) => Ok(StatusReply { status: Status::Ok }),
+            Target::Local(service) => service.readiness(),
             Target::Remote(client) => client.json(Call::new(Method::GET, "/health/ready").unavailable_is_answer()),
         }
     }

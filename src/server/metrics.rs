@@ -81,6 +81,21 @@ const NAMES: &[(&str, Kind, &str)] = {
         ("fastk_retention_rows_total", Counter, "Rows deleted by retention"),
         ("fastk_files_removed_total", Counter, "Chunk files unlinked"),
         ("fastk_damaged_reads_total", Counter, "Reads that met damaged data"),
+        ("fastk_disk_bytes", Gauge, "Size of the file system of the data directory"),
+        ("fastk_disk_free_bytes", Gauge, "Bytes of that file system that the server can still write"),
+        ("fastk_memory_bytes", Gauge, "Memory of the process without mapped files"),
+        (
+            "fastk_memory_mapped_bytes",
+            Gauge,
+            "Memory of the process that are pages of mapped files, which can be given back",
+        ),
+        (
+            "fastk_memory_limit_bytes",
+            Gauge,
+            "Memory the process can have: the limit of its control group, or that of the machine",
+        ),
+        ("fastk_open_files", Gauge, "Open files and sockets of the process"),
+        ("fastk_open_files_limit", Gauge, "Most open files and sockets that the process can have"),
         ("fastk_build_info", Gauge, "1, with the version as a label"),
     ]
 };
@@ -114,9 +129,46 @@ fn recorder() -> Result<&'static PrometheusHandle> {
                 Kind::Histogram => describe_histogram!(*name, *text),
             }
         }
+        declare();
         Ok(handle)
     });
     made.as_ref().map_err(|error| Error::internal(format!("metrics: {error}")))
+}
+
+/// Registers what has no labels, and what has labels of a closed list, so that each is 0 from the start: a rate over a
+/// metric that appears with its first event misses that event.
+fn declare() {
+    for (name, kind, _) in NAMES.iter().filter(|(name, ..)| !LABELLED.contains(name)) {
+        match kind {
+            Kind::Counter => drop(counter!(*name)),
+            Kind::Histogram => drop(histogram!(*name)),
+            // Gauges are set whenever somebody looks.
+            Kind::Gauge => {}
+        }
+    }
+    for face in ["rest", "flight"] {
+        refused_by(face).absolute(0);
+    }
+}
+
+/// Registers the counts and times of operations over REST: route, method, and the statuses of its answers.
+pub(super) fn declare_http(operations: &[(String, &'static str, Vec<u16>)]) {
+    for (route, method, statuses) in operations {
+        for status in statuses {
+            http_requests(route, method, *status).absolute(0);
+        }
+        drop(http_seconds(route, method));
+    }
+}
+
+/// Registers the counts and times of methods of Flight.
+pub(super) fn declare_flight(methods: &[&'static str]) {
+    for method in methods {
+        for outcome in [ADMITTED, REFUSED] {
+            flight_calls(method, outcome).absolute(0);
+        }
+        drop(flight_seconds(method));
+    }
 }
 
 /// Begins to count, so that what happens from here on is told.
@@ -159,6 +211,20 @@ fn show(now: &Gauges) {
     set("fastk_uptime_seconds", now.uptime.as_secs());
     gauge!("fastk_recovery_seconds").set(now.recovery.as_secs_f64());
     set("fastk_recovered_commits", now.recovered_commits);
+    // What the system does not say is not told: a 0 would read as a full disk.
+    for (name, value) in [
+        ("fastk_disk_bytes", now.machine.disk_bytes),
+        ("fastk_disk_free_bytes", now.machine.disk_free_bytes),
+        ("fastk_memory_bytes", now.machine.memory_bytes),
+        ("fastk_memory_mapped_bytes", now.machine.memory_mapped_bytes),
+        ("fastk_memory_limit_bytes", now.machine.memory_limit_bytes),
+        ("fastk_open_files", now.machine.open_files),
+        ("fastk_open_files_limit", now.machine.open_files_limit),
+    ] {
+        if let Some(value) = value {
+            set(name, value);
+        }
+    }
     gauge!("fastk_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
     for (name, value) in [
         ("fastk_seals_total", upkeep.seals),
@@ -177,22 +243,54 @@ fn show(now: &Gauges) {
 
 /// A request over REST whose head was answered. `route` is the pattern, never the path.
 pub(super) fn http_request(route: &str, method: &'static str, status: u16, elapsed: Duration) {
-    let (route, status) = (route.to_owned(), status.to_string());
-    counter!("fastk_http_requests_total", "route" => route.clone(), "method" => method, "status" => status)
-        .increment(1);
-    histogram!("fastk_http_request_seconds", "route" => route, "method" => method).record(elapsed);
+    http_requests(route, method, status).increment(1);
+    http_seconds(route, method).record(elapsed);
 }
+
+// Each metric with labels is named in one place: a name counts apart under another order of its labels.
+
+fn http_requests(route: &str, method: &'static str, status: u16) -> metrics::Counter {
+    let (route, status) = (route.to_owned(), status.to_string());
+    counter!("fastk_http_requests_total", "route" => route, "method" => method, "status" => status)
+}
+
+fn http_seconds(route: &str, method: &'static str) -> metrics::Histogram {
+    histogram!("fastk_http_request_seconds", "route" => route.to_owned(), "method" => method)
+}
+
+fn flight_calls(method: &'static str, outcome: &'static str) -> metrics::Counter {
+    counter!("fastk_flight_calls_total", "method" => method, "outcome" => outcome)
+}
+
+fn flight_seconds(method: &'static str) -> metrics::Histogram {
+    histogram!("fastk_flight_call_seconds", "method" => method)
+}
+
+fn refused_by(face: &'static str) -> metrics::Counter {
+    counter!("fastk_refused_total", "face" => face)
+}
+
+/// Outcomes of a call over Flight.
+const ADMITTED: &str = "admitted";
+const REFUSED: &str = "refused";
+/// Metrics with labels.
+const LABELLED: [&str; 5] = [
+    "fastk_http_requests_total",
+    "fastk_http_request_seconds",
+    "fastk_flight_calls_total",
+    "fastk_flight_call_seconds",
+    "fastk_refused_total",
+];
 
 /// A call over Flight whose head was answered.
 pub(super) fn flight_call(method: &'static str, admitted: bool, elapsed: Duration) {
-    let outcome = if admitted { "admitted" } else { "refused" };
-    counter!("fastk_flight_calls_total", "method" => method, "outcome" => outcome).increment(1);
-    histogram!("fastk_flight_call_seconds", "method" => method).record(elapsed);
+    flight_calls(method, if admitted { ADMITTED } else { REFUSED }).increment(1);
+    flight_seconds(method).record(elapsed);
 }
 
 /// A request the gate let nobody in for.
 pub(super) fn refused(face: &'static str) {
-    counter!("fastk_refused_total", "face" => face).increment(1);
+    refused_by(face).increment(1);
 }
 
 #[cfg(test)]

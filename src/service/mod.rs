@@ -26,6 +26,7 @@ use std::time::{Duration, Instant};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::disk::DiskPath;
+use crate::disk::machine::Machine;
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::FORMAT_VERSION;
 use crate::store::{Expected, IfVersion, SeriesState, State, Store};
@@ -40,8 +41,8 @@ pub use admin::{CompactRequest, SCRUB_BYTES_PER_SECOND, ScrubRequest, VerifyRequ
 pub use backup::{BackupReply, BackupRequest, DamagedFile, RestoreReply, restore_backup};
 pub use caller::{Caller, Scope};
 pub use coverage::{CoverageReply, CoverageRequest};
-pub use jobs::{Job, JobError, JobList, JobStatus, Jobs, Progress};
 pub use files::{FilesReply, FilesRequest};
+pub use jobs::{Job, JobError, JobList, JobStatus, Jobs, Progress};
 pub use limits::{ANSWER_BYTES, Held, Limits, Place};
 pub use read::{Answer, Plan, range_of};
 pub use registry::*;
@@ -92,6 +93,7 @@ pub struct Gauges {
     pub recovered_commits: u64,
     pub damaged_reads: u64,
     pub upkeep: Upkeep,
+    pub machine: Machine,
 }
 
 /// Condition of a write or delete.
@@ -430,6 +432,11 @@ impl Service {
         })
     }
 
+    /// How the store is, in words that everybody may know.
+    pub fn readiness(&self) -> Result<StatusReply> {
+        Ok(StatusReply { status: self.health()?.status, writer_stopped: self.store.writer_stopped().is_some() })
+    }
+
     /// What the store knows of itself, for metrics.
     ///
     /// # Errors
@@ -451,6 +458,7 @@ impl Service {
             recovered_commits: recovery.commits_replayed,
             damaged_reads: self.store.cache().damage.met().0,
             upkeep: self.upkeep(),
+            machine: Machine::look(self.store.root()),
         })
     }
 

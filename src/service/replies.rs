@@ -324,11 +324,24 @@ pub struct Check {
     pub detail: Option<String>,
 }
 
-/// A status word and nothing else.
+/// How the server is, in words that tell nothing of what is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct StatusReply {
     pub status: Status,
+    /// Set when the store takes no writes any more until it is opened again; reads go on.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub writer_stopped: bool,
+}
+
+impl StatusReply {
+    /// A process that answers.
+    pub const OK: Self = Self { status: Status::Ok, writer_stopped: false };
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// Reply of `/health`.

@@ -38,10 +38,21 @@ class Engine:
                 fail(f"required variable {name} is missing a value")
         return yaml.safe_load(text)
 
-    def mounts(self, compose):
-        """Directory here by path in the container of the service."""
+    def mounts(self, compose, *binds):
+        """Directory here by path in the container of the service; `binds` are directories here as `-v` takes them."""
         pairs = (volume.split(":") for volume in compose["services"]["fastk"]["volumes"])
-        return {path: self.volume(f"{compose['name']}_{name}") for name, path in pairs}
+        mounts = {path: self.volume(f"{compose['name']}_{name}") for name, path in pairs}
+        for bind in binds:
+            source, path, *_ = bind.split(":")
+            if not Path(source).is_absolute() or not Path(source).is_dir():
+                fail(f"bind source is no directory here: {source}")
+            mounts[path] = source
+        return mounts
+
+    def variables(self, compose):
+        """Variables of the service, without the one that names a container: there are none here."""
+        own = compose["services"]["fastk"].get("environment", {})
+        return {name: str(value) for name, value in own.items() if name != "FASTK__HTTP__ADVERTISE"}
 
     def volume(self, name):
         (self.state / name).mkdir(exist_ok=True)
@@ -78,7 +89,8 @@ class Engine:
                     fail(f"bind source path does not exist: {source}")
         if self.pid():
             return
-        command, environment = self.container(self.image["command"], self.mounts(compose))
+        more = self.variables(compose)
+        command, environment = self.container(self.image["command"], self.mounts(compose), more)
         with open(self.state / "log", "ab") as log:
             server = subprocess.Popen(
                 command, env=environment, stdout=subprocess.PIPE, stderr=log, start_new_session=True
@@ -121,6 +133,10 @@ def main(state, *words):
             if engine.pid() is None or [program] != engine.image["entrypoint"]:
                 fail("exec is for a running server, and names the program itself")
             engine.run(rest, mounts, [pair.split("=", 1)])
+        case ["compose", "run", "--rm", "-T", "-e", name, "-v", bind, "fastk", *rest]:
+            if name not in os.environ:
+                fail(f"{name} is not set")
+            engine.run(rest, engine.mounts(engine.compose_file(), bind), [(name, os.environ[name])])
         case ["run", "--rm", "-v", one, "-v", other, "fastk", *rest]:
             pairs = (volume.split(":") for volume in (one, other))
             engine.run(rest, {path: engine.volume(name) for name, path in pairs})

@@ -1,5 +1,6 @@
 """The container files without a container engine: what the image holds, how it starts, what its neighbours ask."""
 
+import fcntl
 import http.client
 import json
 import os
@@ -7,12 +8,14 @@ import re
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import sysconfig
 import tomllib
 import urllib.error
 import urllib.request
+import warnings
 from pathlib import Path
 
 import pytest
@@ -183,7 +186,7 @@ def test_the_commands_of_the_page_work(image, tmp_path, fastk):
         assert done.returncode == 0, f"{text}\n{done.stdout}\n{done.stderr}"
         return done.stdout
 
-    first, backup, upgrade, restore = blocks()
+    first, request, backup, upgrade, restore = blocks()
     docker = tmp_path / "tree/docker"
     try:
         token = re.fullmatch(r"(fastk_[\w-]{43})\n", run(first, tmp_path / "tree"))[1]
@@ -196,7 +199,11 @@ def test_the_commands_of_the_page_work(image, tmp_path, fastk):
         scrape = {"Authorization": f"Bearer {(secrets / 'prometheus-token').read_text().strip()}"}
         at = f"http://127.0.0.1:{ready['health'].rsplit(':', 1)[1]}/metrics"
         assert b"fastk_commit" in urllib.request.urlopen(urllib.request.Request(at, headers=scrape), timeout=30).read()
-        fastk("register", support.KEY, *there)
+        # The page asks at the port that compose publishes.
+        asked = request.replace("=TOKEN", f"={token}").replace("127.0.0.1:8080", there[1])
+        inventory, imported, last = re.fullmatch(r"(\{.*?\}\n)(.*?)(\{\"series\".*\n)", run(asked, docker), re.S).groups()
+        assert json.loads(inventory)["totals"]["rows"] == 0 and "rows" in imported
+        assert [row["close"] for row in json.loads(last)["rows"]] == [42010]
         run(backup.replace("=TOKEN", f"={token}"), docker)
         fastk("register", "kline/ETHUSDT/1m", *there)
         run(upgrade, docker)
@@ -228,13 +235,122 @@ def test_compose_asks_for_nothing_but_files_that_are_there_or_made():
         for secret in service.get("secrets", []):
             assert secret in compose["secrets"]
         assert all(port.startswith("127.0.0.1:") for port in service["ports"])
-    published = {int(port.rsplit(":", 1)[1]) for port in compose["services"]["fastk"]["ports"]}
+    fastk = compose["services"]["fastk"]
+    limits = fastk["ulimits"]["nofile"]
+    assert limits["soft"] == limits["hard"] >= 65_536
+    published = {int(port.rsplit(":", 1)[1]) for port in fastk["ports"]}
     assert published == {8080, 8815}
     password = compose["services"]["grafana"]["environment"]["GF_SECURITY_ADMIN_PASSWORD__FILE"]
     scrape = yaml.safe_load((DOCKER / "prometheus/prometheus.yml").read_text())["scrape_configs"][0]
     read = {"grafana": password, "prometheus": scrape["authorization"]["credentials_file"]}
     for service, path in read.items():
         assert path.removeprefix("/run/secrets/") in compose["services"][service]["secrets"]
+
+
+def test_compose_checks_health_as_the_image_does():
+    """Images in the OCI format have no health check of their own."""
+    own = instructions()["HEALTHCHECK"][-1]
+    times = dict(re.findall(r"--([\w-]+)=(\S+)", own.split(" CMD ")[0]))
+    check = yaml.safe_load((DOCKER / "compose.yaml").read_text())["services"]["fastk"]["healthcheck"]
+    assert check["test"] == ["CMD", *json.loads(own.split(" CMD ")[1])]
+    assert {name.replace("-", "_"): value for name, value in times.items()} == {
+        name: str(value) for name, value in check.items() if name != "test"
+    }
+
+
+def test_a_second_container_finds_the_server_at_the_address_it_advertises(tmp_path, fastk):
+    compose = yaml.safe_load((DOCKER / "compose.yaml").read_text())
+    advertised = compose["services"]["fastk"]["environment"]["FASTK__HTTP__ADVERTISE"]
+    port = tomllib.loads((DOCKER / "fastk.toml").read_text())["http"]["listen"].rsplit(":", 1)[1]
+    assert advertised == f"fastk:{port}" and "fastk" in compose["services"]
+    # Here other containers are other processes, which reach the server under another name of this machine.
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    root = tmp_path / "data"
+    environment = {**os.environ, "FASTK__HTTP__ADVERTISE": f"localhost:{port}"}
+    command = [support.binary(), "serve", "--root", root, "--http", f"127.0.0.1:{port}", "--flight", "127.0.0.1:0"]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment, text=True)
+    try:
+        assert server.stdout.readline().startswith("ready ")
+        done = fastk("register", support.KEY, "--root", root)
+        assert f"going through http://localhost:{port}" in done.stderr
+    finally:
+        server.terminate()
+        server.wait(support.STOP_SECONDS_MAX)
+    # An address that leads nowhere from here is told with the way out.
+    lock = json.loads((root / "LOCK").read_text())
+    assert lock["http"] == f"localhost:{port}"
+    with open(root / "LOCK", "r+b") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        done = fastk("register", support.KEY, "--root", root, check=False)
+    assert done.returncode == 7 and "--server http://HOST:PORT" in done.stderr and "http.advertise" in done.stderr
+    refused = fastk("serve", "--print-config", check=False, env={**os.environ, "FASTK__HTTP__ADVERTISE": "fastk"})
+    assert refused.returncode == 2 and "http.advertise" in refused.stderr
+
+
+def test_ping_fails_when_writing_has_stopped(image, tmp_path, fastk):
+    """A store that takes no writes is to be restarted: the health check says so, while reads go on."""
+    server = support.Server(tmp_path / "store").start()
+    ping = [*image.health[1:3], "--server", server.http]
+    try:
+        assert json.loads(server.read("/health/ready")) == {"status": "ok"}
+        assert fastk(*ping).returncode == 0
+        fastk("register", support.KEY, "--server", server.http)
+        row = {"ts": support.T0, "open": 1, "high": 1, "low": 1, "close": 1, "volume": 1}
+        server.json("POST", "/v1/klines/BTCUSDT/1m", [row])
+        # An edit of the manifest fails, and nobody knows what of it is on disk.
+        (server.root / "manifest").rename(tmp_path / "away")
+        assert server.json("POST", "/v1/admin/compact?wait=true")["jobs"][0]["status"] == "failed"
+        (tmp_path / "away").rename(server.root / "manifest")
+        told = json.loads(server.read("/health/ready"))
+        assert told == {"status": "degraded", "writer_stopped": True}
+        for target in (["--server", server.http], ["--root", server.root]):
+            done = fastk(*ping[:2], *target, check=False)
+            assert done.returncode == 1 and "writes are refused" in done.stderr
+        assert len(json.loads(server.read("/v1/klines/BTCUSDT/1m"))["rows"]) == 1
+    finally:
+        server.kill()
+    server.start()
+    try:
+        assert fastk(*ping[:2], "--server", server.http).returncode == 0
+    finally:
+        server.kill()
+
+
+def test_the_demo_can_be_reached_from_outside_its_container_and_needs_no_root_to_write(tmp_path, fastk):
+    """On a read-only root the directory of the environment cannot be written: another one is found."""
+    environment = {**os.environ, "TMPDIR": "/proc/nowhere"}
+    command = [support.binary(), "demo", "--http", "0.0.0.0:0", "--flight", "0.0.0.0:0"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    try:
+        ready = dict(word.split("=", 1) for word in process.stdout.readline().split()[1:])
+        assert ready["http"].startswith("0.0.0.0:") and ready["flight"].startswith("0.0.0.0:")
+        port = ready["http"].rsplit(":", 1)[1]
+        lines = ""
+        while "the files:" not in lines:
+            line = process.stdout.readline()
+            assert line, "the demo ended early"
+            lines += line
+        assert f"curl 'http://127.0.0.1:{port}/" in lines and "0.0.0.0" not in lines
+        directory = Path(re.search(r"the files: (\S+)", lines)[1])
+        assert directory.is_dir() and directory.parts[1] != "proc"
+        used = sum(path.stat().st_blocks * 512 for path in directory.rglob("*") if path.is_file())
+        assert used < 60 << 20, "an engine gives /dev/shm 64 MiB"
+        answer = urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/klines/BTCUSDT/1m?latest=1", timeout=30)
+        assert len(json.loads(answer.read())["rows"]) == 1
+    finally:
+        process.terminate()
+        process.wait(support.STOP_SECONDS_MAX)
+    assert "can be reached from other machines" in process.stderr.read()
+    assert not directory.exists()
+
+
+def test_data_and_secrets_in_the_tree_stay_out_of_the_image():
+    left_out = set((HERE / ".dockerignore").read_text().splitlines())
+    root = tomllib.loads((HERE / "config/fastk.toml").read_text())["store"]["root"]
+    shown = set(re.findall(r"--root (\w+)", (HERE / "README.md").read_text()))
+    assert {root, *shown, "**/.env", "**/*.key", "docker/secrets"} <= left_out
 
 
 def test_the_build_of_the_image_leaves_out_what_git_leaves_out():
@@ -270,6 +386,43 @@ def test_the_image_runs_as_nobody_in_particular_and_asks_for_its_health():
     assert user != "root" and not user.startswith("0")
     assert {"HEALTHCHECK", "VOLUME", "STOPSIGNAL", "EXPOSE"} <= set(names)
     assert "docker/build /image" in text
+    made = next(what for name, what in instructions if name == "RUN" and "useradd" in what + text)
+    assert user == "10001:10001" and "groupadd --system --gid 10001" in text and "--uid 10001 --gid 10001" in text, made
+    assert "COPY --from=build /etc/ssl/certs/ca-certificates.crt " in text, "object stores are asked over https"
+
+
+def test_the_labels_of_the_image_are_those_of_the_package():
+    text = re.sub(r"\\\n\s*", " ", (DOCKER / "Dockerfile").read_text())
+    labels = dict(re.findall(r'org\.opencontainers\.image\.([\w.]+)="([^"]*)"', text))
+    package = tomllib.loads((HERE / "Cargo.toml").read_text())["package"]
+    assert labels["version"] == package["version"] and labels["licenses"] == package["license"]
+    assert labels["description"] == package["description"]
+    assert labels["base.name"].endswith("/" + re.findall(r"^FROM (\S+)$", text, re.M)[-1])
+
+
+def test_sources_with_older_times_are_compiled_all_the_same(tmp_path):
+    """The build step of the Dockerfile, with its caches, on a package that takes no time to compile."""
+    text = re.sub(r"\\\n\s*", " ", (DOCKER / "Dockerfile").read_text())
+    [step] = [line for line in text.splitlines() if "docker/build /image" in line]
+    assert step.startswith("RUN ") and "target=/src/target" in step
+    step = re.sub(r"--mount=\S+ ", "", step.removeprefix("RUN ")).replace("/image", str(tmp_path / "image"))
+    tree = tmp_path / "src"
+    (tree / "src").mkdir(parents=True)
+    shutil.copytree(DOCKER, tree / "docker", ignore=shutil.ignore_patterns("secrets"))
+    for licence in HERE.glob("LICENSE-*"):
+        shutil.copy(licence, tree)
+    (tree / "Cargo.toml").write_text('[package]\nname = "fastk"\nversion = "0.0.1"\nedition = "2021"\n')
+    (tree / "Cargo.lock").write_text('version = 3\n\n[[package]]\nname = "fastk"\nversion = "0.0.1"\n')
+    # The cache mount of the image is the directory that cargo takes by itself.
+    own = {name: value for name, value in os.environ.items() if name not in ("CARGO_TARGET_DIR", "FASTK_PROFILE")}
+    for word, age in (("new", 0), ("old", 7 * 86_400)):
+        (tree / "src/main.rs").write_text(f'fn main() {{ println!("{word}"); }}\n')
+        for path in tree.rglob("*"):
+            if "target" not in path.parts:
+                os.utime(path, (path.stat().st_mtime - age,) * 2)
+        subprocess.run(["sh", "-euc", step], cwd=tree, env=own, check=True, capture_output=True, timeout=600)
+        program = tmp_path / "image/usr/local/bin/fastk"
+        assert subprocess.run([program], capture_output=True, text=True, check=True).stdout == f"{word}\n"
 
 
 def test_the_files_of_the_image_are_lint_free():
@@ -299,6 +452,124 @@ def test_the_dashboard_asks_for_metrics_that_there_are(server):
     assert told <= documented and len(told) > 20
     places = {(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in dashboard["panels"]}
     assert len(places) == len(dashboard["panels"])
+
+
+@pytest.fixture
+def promtool():
+    """The checker of Prometheus; FASTK_PROMTOOL names another one."""
+    found = os.environ.get("FASTK_PROMTOOL") or shutil.which("promtool")
+    if not found:
+        warnings.warn("SKIPPED: promtool is not installed (Debian: prometheus); the alert rules were not checked")
+        pytest.skip("promtool is not installed")
+    return found
+
+
+RULES = DOCKER / "prometheus/fastk.rules.yml"
+
+
+def test_the_alert_rules_ask_for_metrics_that_there_are():
+    documented = set(re.findall(r"^\| `(fastk_\w+)`", (HERE / "docs/metrics.md").read_text(), re.M))
+    rules = [rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]]
+    asked = {re.sub(r"_(bucket|sum|count)$", "", name) for rule in rules for name in re.findall(r"fastk_\w+", rule["expr"])}
+    assert asked <= documented and len(rules) == len({rule["alert"] for rule in rules})
+    watched = {"disk_free_bytes", "memory_limit_bytes", "open_files_limit", "writer_stopped", "degraded"}
+    assert {f"fastk_{name}" for name in watched} <= asked
+    prometheus = yaml.safe_load((DOCKER / "prometheus/prometheus.yml").read_text())
+    [loaded] = prometheus["rule_files"]
+    mounted = yaml.safe_load((DOCKER / "compose.yaml").read_text())["services"]["prometheus"]["volumes"]
+    assert f"./prometheus/{RULES.name}:{loaded}:ro" in mounted
+    assert 'up{job="fastk"}' in RULES.read_text() and prometheus["scrape_configs"][0]["job_name"] == "fastk"
+
+
+def test_the_alert_rules_fire_when_they_should(promtool, tmp_path):
+    done = subprocess.run([promtool, "check", "rules", RULES], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    config = ["check", "config", "--syntax-only", DOCKER / "prometheus/prometheus.yml"]
+    done = subprocess.run([promtool, *config], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    # What is read a minute apart, and what alerts by then.
+    cases = {
+        "FastkDown": {'up{job="fastk"}': "0x20"},
+        "FastkWriterStopped": {"fastk_writer_stopped": "1x20"},
+        "FastkDegraded": {"fastk_degraded": "1x20"},
+        "FastkDamagedReads": {"fastk_damaged_reads_total": "0x10 1x10"},
+        "FastkDiskFull": {"fastk_disk_free_bytes": "4x20", "fastk_disk_bytes": "100x20"},
+        "FastkDiskFilling": {"fastk_disk_free_bytes": "29-0.05x200", "fastk_disk_bytes": "100x200"},
+        "FastkMemoryHigh": {"fastk_memory_bytes": "95x20", "fastk_memory_limit_bytes": "100x20"},
+        "FastkOpenFilesHigh": {"fastk_open_files": "900x20", "fastk_open_files_limit": "1024x20"},
+        "FastkRequestsFail": {
+            'fastk_http_requests_total{instance="a",status="200"}': "0+60x20",
+            'fastk_http_requests_total{instance="a",status="500"}': "0+6x20",
+        },
+        "FastkSyncSlow": {
+            'fastk_wal_sync_seconds_bucket{le="1"}': "0+1x20",
+            'fastk_wal_sync_seconds_bucket{le="10"}': "0+60x20",
+            'fastk_wal_sync_seconds_bucket{le="+Inf"}': "0+60x20",
+        },
+    }
+    calm = {
+        'up{job="fastk"}': "1x20", "fastk_writer_stopped": "0x20", "fastk_degraded": "0x20",
+        "fastk_damaged_reads_total": "0x20", "fastk_disk_free_bytes": "80x20", "fastk_disk_bytes": "100x20",
+        "fastk_memory_bytes": "50x20", "fastk_memory_limit_bytes": "100x20", "fastk_open_files": "100x20",
+        "fastk_open_files_limit": "1024x20", 'fastk_http_requests_total{instance="a",status="200"}': "0+60x20",
+        'fastk_http_requests_total{instance="a",status="500"}': "0x20",
+        'fastk_wal_sync_seconds_bucket{le="1"}': "0+60x20", 'fastk_wal_sync_seconds_bucket{le="+Inf"}': "0+60x20",
+    }
+    names = [rule["alert"] for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]]
+    assert set(names) == set(cases), "every alert is tried"
+    tests = []
+    for alert, series in [*cases.items(), (None, calm)]:
+        minutes = 180 if alert == "FastkDiskFilling" else 19
+        inputs = [{"series": name, "values": values} for name, values in series.items()]
+        # Rules are asked through the metric that promtool makes of each alert.
+        fires = [{"expr": "count(ALERTS{alertstate='firing'}) or vector(0)", "eval_time": f"{minutes}m",
+                  "exp_samples": [{"value": 0 if alert is None else 1}]}]
+        if alert:
+            fires.append({"expr": f"count(ALERTS{{alertstate='firing',alertname='{alert}'}})", "eval_time": f"{minutes}m",
+                          "exp_samples": [{"value": 1}]})
+        tests.append({"interval": "1m", "input_series": inputs, "promql_expr_test": fires, "name": alert or "calm"})
+    (tmp_path / "tests.yml").write_text(yaml.safe_dump({"rule_files": [str(RULES)], "evaluation_interval": "1m", "tests": tests}))
+    done = subprocess.run([promtool, "test", "rules", tmp_path / "tests.yml"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_counter_and_histogram_is_there_from_the_start(server):
+    from prometheus_client.parser import text_string_to_metric_families
+
+    text = server.read("/metrics").decode()
+    kinds = dict(re.findall(r"^\| `(fastk_\w+)` \| (\w+) \|", (HERE / "docs/metrics.md").read_text(), re.M))
+    told = dict(re.findall(r"^# TYPE (fastk_\w+) (\w+)", text, re.M))
+    assert told == kinds, "a metric of the documentation is missing, or of another kind"
+    samples = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            samples.setdefault(sample.name, {})[tuple(sorted(sample.labels.items()))] = sample.value
+    calls = samples["fastk_flight_calls_total"]
+    methods = {dict(labels)["method"] for labels in calls}
+    assert {"DoGet", "DoPut", "DoAction", "ListFlights", "other"} <= methods
+    assert set(calls) == {(("method", method), ("outcome", one)) for method in methods for one in ("admitted", "refused")}
+    assert set(calls.values()) == {0}
+    assert samples["fastk_refused_total"] == {(("face", "rest"),): 0, (("face", "flight"),): 0}
+    document = json.loads(server.read("/openapi.json"))
+    operations = {(path, method.upper()) for path, item in document["paths"].items() for method in item}
+    requests = samples["fastk_http_requests_total"]
+    seen = {(dict(labels)["route"], dict(labels)["method"]) for labels in requests}
+    assert operations <= seen
+    timed = {(dict(labels)["route"], dict(labels)["method"]) for labels in samples["fastk_http_request_seconds_count"]}
+    assert operations <= timed
+    for path, method in operations:
+        assert (("method", method), ("route", path), ("status", "500")) in requests
+    # The first event is a step from 0 of the very same series.
+    key = (("method", "GET"), ("route", "/v1/series"), ("status", "200"))
+    assert requests[key] == 0
+    server.read("/v1/series")
+    again = server.read("/metrics").decode()
+    [line] = [line for line in again.splitlines() if 'route="/v1/series",' in line and 'method="GET",status="200"' in line]
+    assert line.endswith(" 1"), line
+    limits = {name: next(iter(samples[name].values())) for name in samples if name.startswith(("fastk_disk", "fastk_memory", "fastk_open_files"))}
+    assert 0 < limits["fastk_disk_free_bytes"] <= limits["fastk_disk_bytes"]
+    assert 0 < limits["fastk_memory_bytes"] < limits["fastk_memory_limit_bytes"]
+    assert 3 < limits["fastk_open_files"] < limits["fastk_open_files_limit"]
 
 
 def test_a_parser_of_prometheus_reads_every_line(server):

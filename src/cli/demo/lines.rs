@@ -1,6 +1,6 @@
 //! The first lines to ask a server with, as the demo prints them and the README shows them.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
 /// Exact minutes.
@@ -42,8 +42,15 @@ print(duckdb.sql(\"select month(ts) as month, count(*) as minutes, max(high) as 
 /// The ports that stand in the lines.
 pub const PORTS: [&str; 2] = ["127.0.0.1:8080", "127.0.0.1:8815"];
 
+/// The address to ask a listener at: one that listens everywhere is asked on this machine.
+fn reached(address: SocketAddr) -> SocketAddr {
+    let local = if address.is_ipv4() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { IpAddr::V6(Ipv6Addr::LOCALHOST) };
+    if address.ip().is_unspecified() { SocketAddr::new(local, address.port()) } else { address }
+}
+
 /// All lines with the addresses of a running demo.
 pub fn printed(http: SocketAddr, flight: SocketAddr, root: &Path) -> String {
+    let (http, flight) = (reached(http), reached(flight));
     let here = |text: &str| {
         let [usual_http, usual_flight] = PORTS;
         text.replace(usual_http, &http.to_string()).replace(usual_flight, &flight.to_string())

@@ -15,7 +15,7 @@ use super::serve::Running;
 use super::target::{ReadOptions, Target};
 use super::{engine, log, show};
 use crate::config::{Config, address};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorCode, Result};
 use crate::ingest::Parsed;
 use crate::query::{Numbers, Query};
 use crate::service::{Condition, Durability, Mode, SeriesFilter, Service};
@@ -23,10 +23,10 @@ use crate::types::SeriesKey;
 
 #[derive(Debug, clap::Args)]
 pub struct DemoArgs {
-    /// REST address; 127.0.0.1:8080, or a free port when that one is taken.
+    /// REST address; 127.0.0.1:8080, or a free port when that one is taken. In a container 0.0.0.0:8080.
     #[arg(long, value_name = "ADDRESS:PORT")]
     http: Option<String>,
-    /// Arrow Flight address; 127.0.0.1:8815, or a free port when that one is taken.
+    /// Arrow Flight address; 127.0.0.1:8815, or a free port when that one is taken. In a container 0.0.0.0:8815.
     #[arg(long, value_name = "ADDRESS:PORT")]
     flight: Option<String>,
     /// Show the demo's own answers and stop.
@@ -34,14 +34,24 @@ pub struct DemoArgs {
     exit: bool,
 }
 
+/// Bytes of a log segment of the demo.
+const WAL_SEGMENT_BYTES: u64 = 2 << 20;
+
 /// Serves the sample until SIGTERM or Ctrl-C, or shows its answers under `--exit`.
 pub fn run(args: DemoArgs) -> Result<u8> {
     log::init(&log::level("warn"), crate::config::LogFormat::Text)?;
     let mut config = Config::default();
     let http = choose(args.http.as_deref(), &config.http.listen)?;
     let flight = choose(args.flight.as_deref(), &config.flight.listen)?;
-    let directory = Temporary::new()?;
+    if let Some(open) = [http, flight].into_iter().find(|address| !address.ip().is_loopback()) {
+        show::note(&format!(
+            "{open} can be reached from other machines: whoever reaches it can read and write the sample"
+        ));
+    }
+    let directory = Temporary::new(&places())?;
     config.store.root = directory.0.join("store");
+    // Small enough for a file system in memory.
+    config.store.wal_segment_bytes = WAL_SEGMENT_BYTES;
     // The directory does not outlive the process, so that flushing it would be for nothing.
     config.store.durability = Durability::None;
     let service = engine::open(&config.store.root, true, &config)?;
@@ -59,12 +69,7 @@ pub fn run(args: DemoArgs) -> Result<u8> {
 /// The address that was asked for, or the usual one, or a free port beside it.
 fn choose(given: Option<&str>, usual: &str) -> Result<SocketAddr> {
     if let Some(given) = given {
-        let address = address(given)?;
-        if !address.ip().is_loopback() {
-            return Err(Error::invalid(format!("{address} can be reached from other machines"))
-                .with_hint("the demo listens on loopback addresses only"));
-        }
-        return Ok(address);
+        return address(given);
     }
     let usual = address(usual)?;
     Ok(match TcpListener::bind(usual) {
@@ -105,21 +110,39 @@ fn answers(running: &Running) -> Result<()> {
     show::out(&format!("\n{}", show::table(&header, rows.collect())))
 }
 
+/// Where the directory can be: the one of the environment, then those that can be written where the root is read-only.
+fn places() -> [PathBuf; 3] {
+    [std::env::temp_dir(), "/dev/shm".into(), "/var/tmp".into()]
+}
+
 /// A directory that is removed with everything in it.
 struct Temporary(PathBuf);
 
 impl Temporary {
-    fn new() -> Result<Self> {
-        let base = std::env::temp_dir();
+    /// A new directory in the first of these places that can be written.
+    fn new(places: &[PathBuf]) -> Result<Self> {
+        let mut refused = Vec::new();
+        for base in places {
+            match Self::within(base) {
+                Ok(made) => return Ok(made),
+                Err(error) => refused.push(format!("{}: {error}", base.display())),
+            }
+        }
+        let detail = format!("no place for the directory of the demo ({})", refused.join("; "));
+        Err(Error::new(ErrorCode::Io, detail)
+            .with_hint("TMPDIR names a directory that can be written; in a container, `--tmpfs /tmp` makes one"))
+    }
+
+    fn within(base: &Path) -> std::io::Result<Self> {
         for attempt in 0..1000_u32 {
             let path = base.join(format!("fastk-demo-{}-{attempt}", std::process::id()));
             match std::fs::create_dir(&path) {
                 Ok(()) => return Ok(Self(path)),
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-                Err(error) => return Err(Error::io("make", &path, &error)),
+                Err(error) => return Err(error),
             }
         }
-        Err(Error::io("make a directory in", &base, &ErrorKind::AlreadyExists.into()))
+        Err(ErrorKind::AlreadyExists.into())
     }
 }
 
@@ -144,13 +167,25 @@ mod tests {
         let taken = TcpListener::bind("127.0.0.1:0").unwrap();
         let usual = taken.local_addr().unwrap().to_string();
         assert_eq!(choose(None, &usual).unwrap().port(), 0);
-        assert!(choose(Some("0.0.0.0:1"), &usual).is_err());
+        assert_eq!(choose(Some("0.0.0.0:1"), &usual).unwrap(), "0.0.0.0:1".parse().unwrap());
+        assert!(choose(Some("nowhere"), &usual).is_err());
+    }
+
+    #[test]
+    fn the_directory_is_made_where_it_can_be_written() {
+        let free = tempfile::tempdir().unwrap();
+        let missing = free.path().join("missing");
+        let made = Temporary::new(&[missing.clone(), free.path().to_owned()]).unwrap();
+        assert_eq!(made.0.parent(), Some(free.path()));
+        let error = Temporary::new(&[missing.clone()]).err().unwrap();
+        assert!(error.detail().contains(&missing.display().to_string()), "{error}");
+        assert!(error.hint().unwrap().contains("--tmpfs /tmp"), "{error}");
     }
 
     #[test]
     fn the_directory_goes_with_everything_in_it() {
         let path = {
-            let directory = Temporary::new().unwrap();
+            let directory = Temporary::new(&places()).unwrap();
             std::fs::create_dir_all(directory.0.join("a/b")).unwrap();
             directory.0.clone()
         };

@@ -127,6 +127,8 @@ pub async fn serve(
     config: FlightConfig,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<()> {
+    crate::server::metrics::declare_flight(&service::METHODS);
+    crate::server::metrics::declare_flight(&[service::OTHER]);
     let stop = CancellationToken::new();
     let flight = front(service.clone(), gate, &config, stop.clone());
     let (health, health_server) = tonic_health::server::health_reporter();

@@ -136,10 +136,13 @@ pub const METHODS: [&str; 10] = [
 /// Those that are answered by `unimplemented` alone.
 pub const UNANSWERED: [&str; 2] = ["DoExchange", "PollFlightInfo"];
 
+/// The label of a method that is none of these.
+pub const OTHER: &str = "other";
+
 /// A method as a label, of which there are few.
 fn method_of(path: &str) -> &'static str {
     let name = path.rsplit('/').next().unwrap_or_default();
-    METHODS.into_iter().find(|known| *known == name).unwrap_or("other")
+    METHODS.into_iter().find(|known| *known == name).unwrap_or(OTHER)
 }
 
 impl NamedService for Front {

@@ -20,6 +20,7 @@ use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
+use super::openapi::operations;
 use super::{HttpConfig, health_router, router};
 use crate::access::Gate;
 use crate::error::{Error, Result};
@@ -36,6 +37,7 @@ pub async fn serve(
     config: HttpConfig,
     shutdown: impl Future<Output = ()>,
 ) -> Result<()> {
+    crate::server::metrics::declare_http(&operations());
     let app = router(service.clone(), gate, config.clone());
     serve_router(listener, app, config, shutdown, || service.drain()).await
 }

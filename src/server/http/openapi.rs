@@ -59,6 +59,23 @@ pub fn openapi_json() -> String {
     text
 }
 
+/// Every operation by route and method, with the statuses of its good answers, and that of a failure of the server.
+pub fn operations() -> Vec<(String, &'static str, Vec<u16>)> {
+    let mut found = vec![("none".to_owned(), "GET", vec![404])];
+    for (route, item) in super::routes::all().into_openapi().paths.paths {
+        let methods =
+            [("GET", item.get), ("POST", item.post), ("PUT", item.put), ("PATCH", item.patch), ("DELETE", item.delete)];
+        for (method, operation) in methods {
+            let Some(operation) = operation else { continue };
+            let mut statuses: Vec<u16> =
+                operation.responses.responses.keys().filter_map(|status| status.parse().ok()).collect();
+            statuses.retain(|status| *status < 400 || *status == 500);
+            found.push((route.clone(), method, statuses));
+        }
+    }
+    found
+}
+
 /// The error responses of a route: one per status, naming its codes.
 pub fn problems(codes: &[ErrorCode]) -> BTreeMap<String, RefOr<Response>> {
     let mut by_status: BTreeMap<u16, Vec<ErrorCode>> = BTreeMap::new();
@@ -195,6 +212,8 @@ failures! {
         RequestTimeout CommitGone TooLarge UnsupportedMediaType CorruptData UnsupportedFormat Overloaded;
     /// Coverage of a series.
     CoverageFailure: InvalidArgument SeriesNotFound SnapshotNotFound DatasetNotFound CorruptData UnsupportedFormat;
+    /// Listing the files of a series.
+    FilesFailure: InvalidArgument SeriesNotFound SnapshotNotFound DatasetNotFound TooLarge CorruptData UnsupportedFormat;
     /// Writing rows.
     WriteFailure: InvalidArgument SchemaMismatch SeriesNotFound RequestTimeout RowsExist OutOfOrder IdempotencyMismatch
         CommitConflict TooLarge UnsupportedMediaType InvalidRows Overloaded WriterStopped StorageFull;
@@ -212,8 +231,6 @@ failures! {
     StartFailure: InvalidArgument RequestTimeout TooLarge UnsupportedMediaType Overloaded;
     /// Starting a backup.
     BackupFailure: InvalidArgument RequestTimeout TooLarge UnsupportedMediaType Overloaded;
-    /// Listing the files of a series.
-    FilesFailure: InvalidArgument SeriesNotFound SnapshotNotFound DatasetNotFound TooLarge CorruptData UnsupportedFormat;
     /// Starting a job about some series.
     AdminFailure: InvalidArgument SeriesNotFound RequestTimeout TooLarge UnsupportedMediaType Overloaded;
     /// Creating a dataset.

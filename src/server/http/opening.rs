@@ -13,7 +13,7 @@ use super::problem::{Failure, render};
 use super::{HttpConfig, reply};
 use crate::error::{Error, ErrorCode, Result};
 use crate::server::ids::{REQUEST_ID, random_id};
-use crate::service::{Opening, Status, StatusReply};
+use crate::service::{Opening, StatusReply};
 
 /// Answers until `opened` completes: `/health/live` that the process lives, everything else `not_ready`.
 ///
@@ -35,7 +35,7 @@ pub async fn serve_opening(
 fn answer(request: &Request, opening: &Opening) -> Response {
     let (method, path, id) = (request.method().clone(), request.uri().path(), random_id());
     let response = if path == "/health/live" {
-        reply::json(StatusCode::OK, &StatusReply { status: Status::Ok }).unwrap_or_else(|e| Failure(e).into_response())
+        reply::json(StatusCode::OK, &StatusReply::OK).unwrap_or_else(|e| Failure(e).into_response())
     } else {
         let detail = format!("the store is being opened: {opening}");
         Failure(Error::new(ErrorCode::NotReady, detail).with_hint("try again shortly")).into_response()

@@ -75,13 +75,13 @@ fn status_of(status: Status) -> StatusCode {
 )]
 pub async fn live(uri: Uri) -> Outcome {
     Params::of::<NoParams>(&uri)?;
-    Ok(reply::json(StatusCode::OK, &StatusReply { status: Status::Ok })?)
+    Ok(reply::json(StatusCode::OK, &StatusReply::OK)?)
 }
 
 /// Readiness
 ///
 /// 503 when requests would fail: while the store is being opened (the detail says how far that is), while the server
-/// stops, and when it fails.
+/// stops, and when it fails. `writer_stopped` is set when writes are refused until the store is opened again.
 #[utoipa::path(
     get, path = "/health/ready", operation_id = "getReadiness", tag = "server", security(()),
     responses(
@@ -93,8 +93,8 @@ pub async fn live(uri: Uri) -> Outcome {
 pub async fn ready(app: App, uri: Uri) -> Outcome {
     Params::of::<NoParams>(&uri)?;
     app.service().check_ready()?;
-    let status = app.blocking(|service| service.health()).await?.status;
-    Ok(reply::json(status_of(status), &StatusReply { status })?)
+    let ready = app.blocking(|service| service.readiness()).await?;
+    Ok(reply::json(status_of(ready.status), &ready)?)
 }
 
 /// Metrics
