@@ -376,6 +376,68 @@ def test_the_build_of_the_image_leaves_out_what_git_leaves_out():
     assert {"/target", f"/{venv}", f"/docker/{secrets}"} <= set(ignored)
 
 
+@pytest.fixture
+def engine_image(image, tmp_path):
+    """The last stage of the Dockerfile, built by buildah without a daemon; gives what runs a command in a container of it.
+
+    The files of the first stage are those of `docker/build`. FASTK_CONTAINERS_STORAGE names a storage.conf whose storage has
+    the base image already, where none can be pulled.
+    """
+    skipped = "SKIPPED: {}; the image was not built by a container engine"
+    buildah = shutil.which("buildah")
+    if not buildah or os.geteuid() != 0:
+        warnings.warn(skipped.format("buildah is not installed, or this is not root"))
+        pytest.skip("buildah is not installed, or this is not root")
+    context = tmp_path / "context"
+    shutil.copytree(image.root, context / "image")
+    authorities = Path("/etc/ssl/certs/ca-certificates.crt")
+    (context / "etc/ssl/certs").mkdir(parents=True)
+    if authorities.exists():
+        shutil.copy(authorities, context / "etc/ssl/certs")
+    else:
+        (context / "etc/ssl/certs/ca-certificates.crt").write_text("")
+    last = (DOCKER / "Dockerfile").read_text().rpartition("\nFROM ")[2]
+    (context / "Dockerfile").write_text(f"FROM scratch AS build\nCOPY . /\n\nFROM docker.io/library/{last}")
+    storage = os.environ.get("FASTK_CONTAINERS_STORAGE")
+    if not storage:
+        storage = tmp_path / "storage.conf"
+        storage.write_text(f'[storage]\ndriver = "vfs"\nrunroot = "{tmp_path}/run"\ngraphroot = "{tmp_path}/graph"\n')
+    (tmp_path / "policy.json").write_text('{"default": [{"type": "insecureAcceptAnything"}]}')
+    environment = {**os.environ, "CONTAINERS_STORAGE_CONF": str(storage), "BUILDAH_ISOLATION": "chroot"}
+    policy = ["--signature-policy", tmp_path / "policy.json"]
+
+    def run(*words, check=True):
+        done = subprocess.run([buildah, *words], capture_output=True, text=True, env=environment, timeout=600)
+        assert not check or done.returncode == 0, f"buildah {words}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    base = last.split("\n", 1)[0]
+    pulled = run("from", *policy, "--pull=missing", f"docker.io/library/{base}", check=False)
+    if pulled.returncode != 0:
+        warnings.warn(skipped.format(f"{base} cannot be pulled"))
+        pytest.skip(f"{base} cannot be pulled: {pulled.stderr[-300:]}")
+    made = [pulled.stdout.strip()]
+    try:
+        run("build", *policy, "--pull=never", "--format", "oci", "--layers=false", "-t", "fastk-test", context)
+        made.append(run("from", *policy, "--pull-never", "localhost/fastk-test").stdout.strip())
+        yield lambda *words, check=True: run("run", made[-1], "--", *words, check=check)
+    finally:
+        for container in made:
+            run("rm", container, check=False)
+        run("rmi", "localhost/fastk-test", check=False)
+
+
+def test_an_engine_builds_the_image_and_its_program_starts(engine_image):
+    assert re.match(r"uid=10001\(fastk\) gid=10001\(fastk\)", engine_image("id").stdout)
+    assert engine_image("stat", "-c", "%u:%g %a", "/data", "/backup").stdout == "10001:10001 750\n" * 2
+    assert engine_image("test", "-r", "/etc/ssl/certs/ca-certificates.crt").returncode == 0
+    demo = engine_image("fastk", "demo", "--exit", "--http", "0.0.0.0:0", "--flight", "0.0.0.0:0")
+    assert "ready http=0.0.0.0:" in demo.stdout and "last 3 rows of kline/BTCUSDT/1m" in demo.stdout
+    # No token was made: the server is told how, and does not start.
+    refused = engine_image("fastk", "serve", check=False)
+    assert refused.returncode != 0 and "admin token create" in refused.stderr
+
+
 def test_the_image_runs_as_nobody_in_particular_and_asks_for_its_health():
     text = (DOCKER / "Dockerfile").read_text()
     instructions = re.findall(r"^([A-Z]+) (.*)$", text, re.M)
