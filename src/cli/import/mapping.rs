@@ -296,12 +296,13 @@ impl Resolver<'_> {
             } else {
                 match self.by_name(target)? {
                     Some(at) => columns.push(Origin::Position(at)),
-                    None => missing.push(&target.name),
+                    None => missing.push(target),
                 }
             }
         }
         if !missing.is_empty() {
-            return Err(self.no_source(&joined(missing.into_iter())));
+            let names = joined(missing.iter().map(|target| &target.name));
+            return Err(self.no_source(&names, self.hint_for(&missing)));
         }
         Ok(Layout { header, ts, columns, names: self.names.map(<[String]>::to_vec) })
     }
@@ -310,16 +311,54 @@ impl Resolver<'_> {
         self.settings.map.iter().find(|(column, _)| column == name).map(|(_, source)| source.as_str())
     }
 
-    fn no_source(&self, columns: &str) -> Error {
+    /// The error of columns without a source; the hint is the way to give them one.
+    fn no_source(&self, columns: &str, hint: String) -> Error {
         let has = match self.names {
             Some(names) => {
                 format!("its columns are {}", names.iter().map(|n| format!("{n:?}")).collect::<Vec<_>>().join(", "))
             }
             None => "it has no header".into(),
         };
-        Error::invalid(format!("{}: nothing to take {columns} from; {has}", self.file)).with_hint(
-            "--map COLUMN=SOURCE by name or zero-based position, such as --map ts=0,open=1; --set volume=0 for a constant",
-        )
+        let hint = match self.names {
+            Some(_) => hint,
+            None => "the order of columns without a header is not guessed: --map by zero-based position, such as \
+                     --map ts=0,open=1,high=2,low=3,close=4,volume=5"
+                .into(),
+        };
+        Error::invalid(format!("{}: nothing to take {columns} from; {has}", self.file)).with_hint(hint)
+    }
+
+    /// The way to give a source to columns that were not found by name.
+    fn hint_for(&self, missing: &[&Target]) -> String {
+        let price = |target: &&&Target| target.role == Role::Price;
+        match missing {
+            [target] if target.role == Role::Volume => {
+                "--set volume=0 for bars without a volume, or --map volume=COLUMN with one of these columns".into()
+            }
+            _ if missing.iter().filter(price).count() == 4 => {
+                "a row of a kline has open, high, low and close: --map open=COLUMN,high=COLUMN,… if these columns hold \
+                 them under other names; a single value, such as a price or a rate, is imported into \
+                 --series scalar/CATEGORY/SYMBOL/TIMEFRAME/NAME with --map value=COLUMN"
+                    .into()
+            }
+            [target] if target.role == Role::Value => "--map value=COLUMN with one of these columns".into(),
+            _ => {
+                let maps = missing.iter().map(|target| format!("{}=COLUMN", target.name)).collect::<Vec<_>>().join(",");
+                format!("--map {maps} with the columns they come from; --set COLUMN=NUMBER for a constant")
+            }
+        }
+    }
+
+    /// The way to name the column of times: one that holds some, if there is one.
+    fn hint_for_ts(&self) -> String {
+        let first = |at: usize| self.rows.first().and_then(|row| row.get(at)).map_or("", |cell| cell.as_str());
+        let mut names = self.names.into_iter().flatten().enumerate();
+        match names.find(|(at, name)| !name.is_empty() && looks_like_time(first(*at))) {
+            Some((_, name)) => format!("--map ts={name} takes the times of that column"),
+            None => "--map ts=COLUMN names the column of times, --map ts=DATE+TIME two that make one; times of day \
+                     alone need --base-date"
+                .into(),
+        }
     }
 
     /// The position a source stands for, which is a name or a number.
@@ -338,7 +377,8 @@ impl Resolver<'_> {
                 width.unwrap_or(0)
             )));
         }
-        Err(self.no_source(&format!("{column}={source}")))
+        let hint = format!("--map {column}= takes one of these names, or a zero-based position");
+        Err(self.no_source(&format!("{column}={source}"), hint))
     }
 
     /// The column of a name: as written, else without case.
@@ -405,7 +445,7 @@ impl Resolver<'_> {
             .collect();
         match unnamed.as_slice() {
             [at] => Ok(vec![*at]),
-            _ => Err(self.no_source("ts")),
+            _ => Err(self.no_source("ts", self.hint_for_ts())),
         }
     }
 }
@@ -535,6 +575,14 @@ mod tests {
         assert!(resolved("--map vol=1", None, &[header, row]).unwrap_err().detail().contains("no such column"));
         let error = resolved("", None, &[ROW, ROW]).unwrap_err();
         assert!(error.detail().contains("no header"), "the order of columns is not guessed: {error}");
+        let hint =
+            |names: &[&str], flags: &str| resolved(flags, Some(names), &[row]).unwrap_err().hint().unwrap().to_string();
+        assert!(error.hint().unwrap().contains("--map ts=0,open=1"));
+        assert!(hint(&["timestamp", "open", "high", "low", "close"], "").starts_with("--set volume=0"));
+        assert!(hint(&["timestamp", "price", "amount"], "").contains("--series scalar/"));
+        assert!(hint(&["ts_event", "open", "high", "low", "close", "volume"], "").starts_with("--map ts=ts_event"));
+        assert!(hint(&["timestamp", "open", "high", "close", "volume"], "").starts_with("--map low=COLUMN"));
+        assert!(hint(header, "--map volume=Vol").starts_with("--map volume= takes one of these names"));
         let twice: &[&str] = &["timestamp", "open", "Open", "OPEN", "high", "low", "close", "volume"];
         assert!(resolved("", None, &[twice, row]).is_ok(), "the exact name goes first");
         let twice: &[&str] = &["timestamp", "Open", "OPEN", "high", "low", "close", "volume"];

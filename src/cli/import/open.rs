@@ -93,27 +93,32 @@ impl Input {
     }
 
     fn tell(&self, head: &[u8]) -> Result<Format> {
-        let refuse = |what: &str| {
-            Error::new(ErrorCode::UnsupportedMediaType, format!("{} is {what}", self.label)).with_hint(
-                "import reads CSV, JSON arrays, NDJSON, Parquet, Arrow and Feather, plain or in gzip or zstd",
-            )
+        let refuse = |what: &str, hint: &str| {
+            Error::new(ErrorCode::UnsupportedMediaType, format!("{} is {what}", self.label)).with_hint(hint)
         };
+        let kinds = "import reads CSV, JSON arrays, NDJSON, Parquet, Arrow and Feather, plain or in gzip or zstd";
         if head.is_empty() {
             return Err(Error::invalid(format!("{} is empty", self.label)));
         }
         match head {
             [b'P', b'A', b'R', b'1', ..] => return Ok(Format::Parquet),
             [b'A', b'R', b'R', b'O', b'W', b'1', ..] => return Ok(Format::ArrowFile),
-            [b'F', b'E', b'A', b'1', ..] => return Err(refuse("a Feather file of version 1")),
+            [b'F', b'E', b'A', b'1', ..] => {
+                return Err(refuse("a Feather file of version 1", "write it as version 2 or as Parquet"));
+            }
             [0xff, 0xff, 0xff, 0xff, ..] => return Ok(Format::ArrowStream),
-            [b'P', b'K', 3 | 5, ..] => return Err(refuse("a zip archive")),
-            [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => return Err(refuse("text in UTF-16")),
-            [0x1f, 0x8b, ..] | [0x28, 0xb5, 0x2f, 0xfd, ..] => return Err(refuse("compressed twice")),
+            [b'P', b'K', 3 | 5, ..] => return Err(refuse("a zip archive", "unzip -p FILE.zip | fastk import - …")),
+            [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => {
+                return Err(refuse("text in UTF-16", "iconv -f UTF-16 -t UTF-8 FILE | fastk import - …"));
+            }
+            [0x1f, 0x8b, ..] | [0x28, 0xb5, 0x2f, 0xfd, ..] => {
+                return Err(refuse("compressed twice", "unpack it once"));
+            }
             _ => {}
         }
         let text = head.strip_prefix(BOM).unwrap_or(head);
         if text.contains(&0) {
-            return Err(refuse("of an unknown binary format"));
+            return Err(refuse("of an unknown binary format", kinds));
         }
         match text.trim_ascii_start() {
             [] => Err(Error::invalid(format!("{} holds nothing but space", self.label))),
