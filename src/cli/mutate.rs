@@ -46,10 +46,10 @@ pub struct WriteArgs {
     #[arg(long)]
     missing: Option<String>,
     /// reject (default) or allow rows between the grid points of the timeframe.
-    #[arg(long)]
+    #[arg(long, value_name = "RULE")]
     grid: Option<String>,
     /// reject (default) or allow timestamps of early 1970 that look like another unit, such as seconds.
-    #[arg(long)]
+    #[arg(long, value_name = "RULE")]
     implausible_ts: Option<String>,
     #[command(flatten)]
     condition: ConditionArgs,

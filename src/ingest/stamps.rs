@@ -10,7 +10,8 @@ use crate::types::{Grid, SeriesDef};
 pub(super) const IMPLAUSIBLE_TS: &str = "implausible_ts";
 /// What the caller of a refused write can do about them.
 pub(super) const IMPLAUSIBLE_TS_HINT: &str = "send ts in the unit of the series, or register the series with the unit of \
-    the data (unit=ms, us or ns; seconds are converted by the sender); implausible_ts=allow stores early 1970 as it is";
+    the data (unit=ms, us or ns; seconds are converted by the sender); implausible_ts=allow (--implausible-ts allow on \
+    the command line) stores early 1970 as it is";
 
 /// Adds the rows whose timestamps break a rule, each once. Rows that have an error already are left out. Rows whose grid
 /// starts with the first stored row are handed on in `parsed.phased`.

@@ -13,7 +13,7 @@ use multiversion::multiversion;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorCode, Result};
 use crate::format::zone_map::order_key;
 use crate::query::Numbers;
 use crate::types::{ColumnType, SeriesDef, number};
@@ -189,13 +189,14 @@ fn keep_doubles(words: &[i64], range: (i64, i64), marks: &mut [bool]) {
 /// Decides predicates for a series. `numbers=raw` takes values as scaled integers.
 ///
 /// # Errors
-/// `schema_mismatch` for an unknown column, `invalid_argument` for a value that is no number or the wrong count, and for
-/// more than [`VALUES_MAX`] values.
+/// `schema_mismatch` for an unknown column, `invalid_argument` for a value that is no number or the wrong count,
+/// `too_large` for more than [`VALUES_MAX`] values.
 pub fn compile(def: &SeriesDef, predicates: &[Predicate], numbers: Numbers) -> Result<Vec<KeyRanges>> {
     let values: usize = predicates.iter().map(|predicate| predicate.value.as_array().map_or(1, Vec::len)).sum();
     if values > VALUES_MAX {
-        return Err(Error::invalid(format!("the predicates have {values} values, more than {VALUES_MAX}"))
-            .with_hint("ask for parts of the set, or for a range with between"));
+        let detail = format!("the predicates have {values} values, more than {VALUES_MAX}");
+        return Err(Error::new(ErrorCode::TooLarge, detail)
+            .with_hint("query the set in several parts, or a range with between"));
     }
     predicates.iter().map(|predicate| compile_one(def, predicate, numbers)).collect()
 }
@@ -345,7 +346,6 @@ fn complement(points: &[(i64, i64)]) -> Vec<(i64, i64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::ErrorCode;
     use crate::types::{SeriesKey, SeriesSpec};
 
     fn doubles() -> SeriesDef {
@@ -413,7 +413,7 @@ mod tests {
         assert!(of(&[VALUES_MAX]).is_ok());
         for values in [&[VALUES_MAX + 1][..], &[VALUES_MAX, 1]] {
             let error = of(values).unwrap_err();
-            assert_eq!(error.code(), ErrorCode::InvalidArgument);
+            assert_eq!(error.code(), ErrorCode::TooLarge);
             assert!(error.detail().contains("100001") && error.hint().unwrap().contains("between"), "{error:?}");
         }
     }

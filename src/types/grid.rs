@@ -127,7 +127,7 @@ pub fn starts_with_first_row(def: &SeriesDef) -> bool {
 pub const OFF_GRID: &str = "off_grid";
 /// What the caller of a refused write can do about rows off the grid.
 pub const OFF_GRID_HINT: &str = "send the start of each interval, or register the series with the origin of its bars; \
-    grid=allow stores rows between the grid points as they are";
+    grid=allow (--grid allow on the command line) stores rows between the grid points as they are";
 
 /// Sentence about a timestamp that is not on the grid of its series.
 pub fn off_grid_message(def: &SeriesDef, grid: &Grid, ts: i64) -> String {

@@ -347,14 +347,18 @@ impl Model {
         let mut distinct: BTreeMap<i64, [i64; COLUMNS]> = BTreeMap::new();
         let repeats = listed.len()
             != listed.iter().map(|(ts, _)| distinct.insert(*ts, [0; COLUMNS])).filter(Option::is_none).count();
-        let rises = listed.windows(2).all(|pair| pair[0].0 < pair[1].0);
+        // The first row that does not follow the one before it says why.
+        let unordered = listed
+            .windows(2)
+            .find(|pair| pair[0].0 >= pair[1].0)
+            .map(|pair| if pair[0].0 == pair[1].0 { ErrorCode::InvalidRows } else { ErrorCode::OutOfOrder });
         let replaced = distinct.keys().filter(|ts| map.contains_key(ts)).count();
         let follows = map.last_key_value().is_none_or(|(last, _)| listed[0].0 > *last);
         let expected = match mode {
             WriteMode::Upsert => None,
             WriteMode::Insert if repeats => Some(ErrorCode::InvalidRows),
             WriteMode::Insert if replaced > 0 => Some(ErrorCode::RowsExist),
-            WriteMode::Append if !rises => Some(ErrorCode::InvalidRows),
+            WriteMode::Append if unordered.is_some() => unordered,
             WriteMode::Append if !follows => Some(ErrorCode::OutOfOrder),
             WriteMode::Insert | WriteMode::Append | WriteMode::Merge { .. } => None,
         };

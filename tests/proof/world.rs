@@ -421,10 +421,18 @@ impl World {
     fn model_write(&self, write: &SeriesWrite, which: usize) -> Result<Map, ErrorCode> {
         let series = &self.now().series[&which];
         let rows = &write.rows;
+        // The first row that does not follow the one before it says why.
+        let unordered = rows
+            .ts
+            .windows(2)
+            .find(|pair| pair[0] >= pair[1])
+            .map(|pair| if pair[0] == pair[1] { ErrorCode::InvalidRows } else { ErrorCode::OutOfOrder });
+        if write.mode == WriteMode::Append
+            && let Some(code) = unordered
+        {
+            return Err(code);
+        }
         match write.mode {
-            WriteMode::Append if rows.ts.windows(2).any(|pair| pair[0] >= pair[1]) => {
-                return Err(ErrorCode::InvalidRows);
-            }
             WriteMode::Append if bounds_of(&series.rows).is_some_and(|(_, last)| rows.ts[0] <= last) => {
                 return Err(ErrorCode::OutOfOrder);
             }

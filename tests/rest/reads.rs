@@ -500,6 +500,6 @@ fn a_large_set_of_values_is_answered_and_a_larger_one_refused() {
     // Every second value is stored.
     let found = query((0..90_000).map(|n| format!("{}.{}", n / 2, if n % 2 == 0 { 5 } else { 6 })).collect());
     assert_eq!(found.expect(200).json()["rows"].as_array().unwrap().len(), 4 * 45_000);
-    let problem = query((0..100_001).map(|n| n.to_string()).collect()).refused("invalid_argument");
+    let problem = query((0..100_001).map(|n| n.to_string()).collect()).refused("too_large");
     assert!(problem["hint"].as_str().unwrap().contains("between"), "{problem}");
 }
