@@ -86,6 +86,7 @@ fn the_fixed_limits_are_the_constants_of_the_code() {
             ],
         ),
         ("globs of one answer", &[("src/query/select.rs", "const GLOBS_MAX: usize =")]),
+        ("values of all predicates of a query together", &[("src/query/predicate.rs", "const VALUES_MAX: usize =")]),
         (
             "named snapshots of a store ([corrections.md](corrections.md))",
             &[("src/store/snapshot.rs", "const SNAPSHOTS_MAX: usize =")],
