@@ -16,7 +16,7 @@ use serde_json::value::RawValue;
 use super::batch::ColumnReader;
 use super::cell::{RowErrors, RowReader, fields_of_header};
 use super::{
-    BodyFormat, Bounds, DECODED_BYTES_MAX, Options, Parsed, arrow_stream, check, csv_text, json, parquet_file,
+    BodyFormat, Bounds, DECODED_BYTES_MAX, Known, Options, Parsed, arrow_stream, check, csv_text, json, parquet_file,
 };
 use crate::error::{Error, ErrorCode, ROW_ERRORS_MAX, Result, RowError};
 use crate::types::{SeriesDef, SeriesKey};
@@ -27,7 +27,7 @@ pub const SERIES_MAX: usize = 10_000;
 pub(super) const SERIES: &str = "series";
 
 /// Finds the registration of a series, and the timestamps of its first and last stored row.
-pub type Lookup<'l> = &'l dyn Fn(&SeriesKey) -> Result<(Arc<SeriesDef>, Bounds)>;
+pub type Lookup<'l> = &'l dyn Fn(&SeriesKey) -> Result<Known>;
 
 /// Reads and validates a body with rows of many series, each series once.
 ///

@@ -20,6 +20,8 @@ mod parquet_file;
 mod parquet_guard;
 mod stamps;
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 pub use check::validate;
@@ -208,6 +210,9 @@ impl Options {
 
 /// First and last timestamp of rows; `None` of none.
 pub type Bounds = Option<(i64, i64)>;
+
+/// What reading a body needs of a series: its definition, and the first and last timestamp stored.
+pub type Known = (Arc<SeriesDef>, Bounds);
 
 impl Options {
     fn check(&self, def: &SeriesDef) -> Result<()> {

@@ -1,7 +1,5 @@
 //! Tests of the door for foreign rows: what each format takes, what each refuses, and that no bytes panic out.
 
-use std::sync::Arc;
-
 use arrow::array::*;
 use arrow::datatypes::*;
 use arrow::ipc::writer::{IpcWriteOptions, StreamWriter};

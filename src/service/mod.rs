@@ -29,6 +29,7 @@ use crate::disk::DiskPath;
 use crate::disk::machine::Machine;
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::FORMAT_VERSION;
+use crate::ingest::Known;
 use crate::store::{Expected, IfVersion, SeriesState, State, Store};
 use crate::types::schema::{Retention, check_description, check_timeframe, series_not_found};
 use crate::types::{Calendar, SeriesDef, SeriesKey, SeriesSpec};
@@ -190,7 +191,7 @@ impl Service {
     ///
     /// # Errors
     /// Those of [`Service::register`].
-    pub fn known_or_new(&self, spec: &SeriesSpec) -> Result<(Arc<SeriesDef>, Option<(i64, i64)>)> {
+    pub fn known_or_new(&self, spec: &SeriesSpec) -> Result<Known> {
         let def = spec.clone().resolve()?;
         self.caller.may_touch(Scope::Write, &def.key)?;
         self.caller.may_touch(Scope::Read, &def.key)?;
@@ -239,7 +240,7 @@ impl Service {
     }
 
     /// Its definition and the timestamps of its first and last stored row, for parsing bodies.
-    pub fn known(&self, key: &SeriesKey) -> Result<(Arc<SeriesDef>, Option<(i64, i64)>)> {
+    pub fn known(&self, key: &SeriesKey) -> Result<Known> {
         self.caller.may_touch(Scope::Read, key)?;
         let series = self.series_state(&self.store.snapshot(), key)?;
         Ok((Arc::clone(&series.def), series.bounds))

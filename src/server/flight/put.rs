@@ -27,7 +27,7 @@ use super::describe::{Target, json, target};
 use super::status::{blocking, of_input, status, too_large};
 use crate::access::Gate;
 use crate::error::{Error, ErrorCode, Result};
-use crate::ingest::{self, Bounds, Parsed};
+use crate::ingest::{self, Known, Parsed};
 use crate::service::{Begun, Condition, IdempotencyKey, Manner, Service, Terms};
 use crate::types::{Rounding, Rows, SeriesDef, SeriesKey, SeriesSpec};
 
@@ -294,7 +294,7 @@ impl Put {
 
 /// The definition of the series, also of one that the first batch is to register, and the first and last timestamp
 /// stored.
-fn known(service: &Service, intent: &Intent) -> Result<(Arc<SeriesDef>, Bounds)> {
+fn known(service: &Service, intent: &Intent) -> Result<Known> {
     match &intent.terms.create {
         Some(spec) => service.known_or_new(spec),
         None => service.known(&intent.key),
