@@ -86,6 +86,7 @@ fn the_fixed_limits_are_the_constants_of_the_code() {
             ],
         ),
         ("globs of one answer", &[("src/query/select.rs", "const GLOBS_MAX: usize =")]),
+        ("row ranges of one list of files (`fastk files`)", &[("src/store/files.rs", "const ROW_RANGES_MAX: usize =")]),
         ("values of all predicates of a query together", &[("src/query/predicate.rs", "const VALUES_MAX: usize =")]),
         (
             "named snapshots of a store ([corrections.md](corrections.md))",
