@@ -16,7 +16,7 @@ mod staged;
 pub mod view;
 
 use std::io::{self, ErrorKind};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 pub use lock::{Lock, process_lives};
 pub use mmap::is_resident;
@@ -264,7 +264,19 @@ pub fn resolve(path: &DiskPath) -> Result<PathBuf> {
     let whole = std::path::absolute(path.as_ref() as &Path).map_err(|e| Error::io("resolve", path, &e))?;
     for parent in whole.ancestors() {
         if let Ok(found) = persist(|| path.disk().resolve(parent)) {
-            return Ok(found.join(whole.strip_prefix(parent).unwrap_or(Path::new(""))));
+            let rest = whole.strip_prefix(parent).unwrap_or(Path::new(""));
+            if !rest.components().any(|part| part == Component::ParentDir) {
+                return Ok(found.join(rest));
+            }
+            // What is not there yet is no link: a step up from it leads to where it will lie.
+            let mut steps = found;
+            for part in rest.components() {
+                match part {
+                    Component::ParentDir => drop(steps.pop()),
+                    part => steps.push(part),
+                }
+            }
+            return resolve(&path.elsewhere(steps));
         }
     }
     Ok(whole)

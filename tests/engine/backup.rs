@@ -796,3 +796,51 @@ fn a_backup_opened_for_reading_answers_as_of_its_snapshots_beside_a_later_backup
     assert!(shown(&open, &early) == wanted["early"]);
     assert_eq!(Store::open(&to, true, small()).unwrap().snapshots().len(), 1);
 }
+
+/// The outer one would take the inner one for its own when it is renewed, and destroy it.
+#[test]
+fn a_backup_inside_a_backup_or_a_store_is_refused_by_whatever_way() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let store = Store::open(&path("store"), true, small()).unwrap();
+    fill(&store);
+    back_up(&store, &path("outer"), &BackupOptions::default()).unwrap();
+    std::os::unix::fs::symlink(path("outer"), path("link")).unwrap();
+    std::os::unix::fs::symlink(path("store"), path("way")).unwrap();
+    // Begun and never finished.
+    std::fs::create_dir_all(path("begun")).unwrap();
+    std::fs::write(path("begun/backup.begun"), store.epoch()).unwrap();
+    let before = contents(dir.path());
+    for (to, why) in [
+        ("outer/inner", "lies in the backup"),
+        ("outer/deep/inner", "lies in the backup"),
+        ("outer/chunks/0000000001", "lies in the backup"),
+        ("new/../outer/inner", "lies in the backup"),
+        ("new/../link/inner", "lies in the backup"),
+        ("link/inner", "lies in the backup"),
+        ("begun/inner", "lies in the unfinished backup"),
+        ("store/inner", "lies in"),
+        ("store/quarantine", "lies in"),
+        ("new/../store/inner", "lies in"),
+        ("new/../way/chunks/inner", "lies in"),
+        ("way/inner", "lies in"),
+        ("new/..", "holds"),
+        ("", "holds"),
+    ] {
+        for dry_run in [true, false] {
+            let options = BackupOptions { dry_run, ..BackupOptions::default() };
+            let error = back_up(&store, &path(to), &options).unwrap_err();
+            assert_eq!(error.code(), ErrorCode::InvalidArgument, "{to}: {error}");
+            assert!(error.detail().contains(why) && error.hint().is_some(), "{to}: {error}");
+        }
+        if why.contains("lies in") {
+            let error = restored(&path("outer"), &path(to), &apply()).unwrap_err();
+            assert!(error.detail().contains("lies in"), "{to}: {error}");
+        }
+    }
+    assert!(contents(dir.path()) == before, "a refusal changed something");
+    // Beside them everything goes, and the outer one is renewed as ever.
+    back_up(&store, &path("begun"), &BackupOptions::default()).unwrap();
+    back_up(&store, &path("outer"), &BackupOptions::default()).unwrap();
+    assert_whole(&path("outer"));
+}

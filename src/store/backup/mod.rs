@@ -154,7 +154,8 @@ impl Store {
     /// as it is at one commit. Readers, writers and upkeep go on meanwhile.
     ///
     /// # Errors
-    /// `invalid_argument` when the directory lies in the store (or the store in it), or holds something else;
+    /// `invalid_argument` when the directory lies in a store or in another backup, or the store in it, or when it holds
+    /// something else;
     /// `corrupt_data` naming a damaged file of the store; `storage_full`; `writer_stopped` when what is in the log
     /// cannot be moved out of it; `not_ready` when it was cancelled. Whatever was begun is taken away again.
     pub fn backup(&self, target: &Path, options: &BackupOptions, watch: &Watch) -> Result<BackupReport> {
@@ -166,6 +167,7 @@ impl Inner {
     fn backup(&self, target: &DiskPath, options: &BackupOptions, watch: &Watch) -> Result<BackupReport> {
         let begun = Instant::now();
         check_apart(&self.root, target)?;
+        check_not_inside(target)?;
         if options.dry_run {
             return self.plan(target, options);
         }
@@ -400,6 +402,24 @@ fn check_apart(store: &DiskPath, other: &DiskPath) -> Result<()> {
     };
     Err(Error::invalid(format!("{} {nested} {}", other.display(), store.display()))
         .with_hint("name a directory elsewhere, best on another disk"))
+}
+
+/// Refuses a directory below that of a backup or a store: renewing or removing the outer one would destroy it.
+fn check_not_inside(target: &DiskPath) -> Result<()> {
+    let path = disk::resolve(target)?;
+    for parent in path.ancestors().skip(1) {
+        let dir = target.elsewhere(parent);
+        let outer = match () {
+            () if dir.join(LISTING).found()? => "the backup",
+            () if dir.join(BEGUN).found()? => "the unfinished backup",
+            () if dir.join(restore::BEGUN).found()? => "the unfinished restore",
+            () if dir.join(FORMAT_FILE).found()? && dir.join("manifest").is_dir() => "the store",
+            () => continue,
+        };
+        let detail = format!("{} lies in {outer} {}", target.display(), dir.display());
+        return Err(Error::invalid(detail).with_hint("name a directory elsewhere, best on another disk"));
+    }
+    Ok(())
 }
 
 /// Writes a log without frames. It grows by segments as long as they are configured.

@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use super::as_of::as_of;
 use super::target::is_litter;
-use super::{check_apart, contents_of, empty_log, read_listing};
+use super::{check_apart, check_not_inside, contents_of, empty_log, read_listing};
 use crate::disk::{self, DiskPath, Lock, Staged};
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::FORMAT_VERSION;
@@ -93,6 +93,7 @@ pub fn restore_on(
 ) -> Result<RestoreReport> {
     let begun = Instant::now();
     check_apart(backup, root)?;
+    check_not_inside(root)?;
     let listing = read_listing(backup)?;
     if listing.format > FORMAT_VERSION {
         let detail = format!("the backup has format {}, this program knows {FORMAT_VERSION}", listing.format);
