@@ -5,9 +5,10 @@ use std::path::PathBuf;
 
 use super::show;
 use super::target::root_or_configured;
-use crate::disk::DiskPath;
+use crate::disk::{DiskPath, Lock};
 use crate::error::Result;
-use crate::store::{RepairOptions, RepairReport, repair};
+use crate::registry::{FILE as REGISTRY_FILE, Registry};
+use crate::store::{LOCK_FILE, RepairAction, RepairOptions, RepairReport, repair};
 
 #[derive(Debug, clap::Args)]
 pub struct RepairArgs {
@@ -22,19 +23,37 @@ pub struct RepairArgs {
     json: bool,
 }
 
-/// Runs either verb. Exit status 0 for a store that was or is whole now, 1 when there is something to do or rows are
-/// lost.
+/// Runs either verb. Exit status 0 for a store that was or is whole now, 1 when there is something to do or anything that
+/// was acknowledged is lost: rows, commits, snapshots, series.
 pub fn run(args: &RepairArgs, rebuild_manifest: bool) -> Result<u8> {
     let options = RepairOptions { apply: args.apply, rebuild_manifest };
-    let report = repair(&DiskPath::os(&root_or_configured(args.root.as_deref())?), options)?;
+    let root = DiskPath::os(&root_or_configured(args.root.as_deref())?);
+    let mut report = repair(&root, options)?;
+    if args.apply {
+        mend_registry(&root, &mut report)?;
+    }
     if args.json {
         show::reply(&report, true)?;
     } else {
         show::out(&text(&report, args.apply))?;
     }
     let pending = !report.clean && !report.applied;
-    let lost = !report.lost.is_empty() || !report.lost_lsns.is_empty() || report.lost_from.is_some();
-    Ok(u8::from(pending || lost))
+    Ok(u8::from(pending || report.has_lost()))
+}
+
+/// Begins a fresh registry where the repair set one aside, and sets one aside that cannot be read although it looks whole.
+fn mend_registry(root: &DiskPath, report: &mut RepairReport) -> Result<()> {
+    let expected = report.actions.iter().any(|action| action.file == REGISTRY_FILE);
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let wall_ms = i64::try_from(since.as_millis()).unwrap_or(i64::MAX);
+    let _lock = Lock::acquire(&root.join(LOCK_FILE))?;
+    let registry = Registry::open(root, expected, wall_ms);
+    if let Some(problem) = registry.problem() {
+        report.clean = false;
+        report.applied = true;
+        report.actions.push(RepairAction { action: "rewrite", file: REGISTRY_FILE.to_owned(), reason: problem });
+    }
+    Ok(())
 }
 
 fn text(report: &RepairReport, apply: bool) -> String {
@@ -52,10 +71,23 @@ fn text(report: &RepairReport, apply: bool) -> String {
         out.push_str(&format!("lost       {}: {rows}, {span} ({}: {})\n", lost.series, lost.file, lost.reason));
     }
     for (first, last) in &report.lost_lsns {
-        out.push_str(&format!("lost       commits of log sequence numbers {first} to {last}\n"));
+        out.push_str(&format!("lost       log sequence numbers {first} to {last}\n"));
     }
     if let Some(first) = report.lost_from {
-        out.push_str(&format!("lost       commits from log sequence number {first} on, if there were any\n"));
+        out.push_str(&format!("lost       log sequence numbers from {first} on, if there were any\n"));
+    }
+    for (first, last) in &report.lost_commits {
+        out.push_str(&match last {
+            Some(last) if last == first => format!("lost       commit {first}\n"),
+            Some(last) => format!("lost       commits {first} to {last}\n"),
+            None => format!("lost       commits from {first} on, if there were any\n"),
+        });
+    }
+    for snapshot in &report.lost_snapshots {
+        out.push_str(&format!("lost       snapshot {} at commit {}\n", snapshot.name, snapshot.commit));
+    }
+    for series in &report.lost_series {
+        out.push_str(&format!("lost       {}: {}\n", series.series, series.reason));
     }
     for forgotten in &report.forgotten {
         out.push_str(&format!("forgotten  {forgotten}\n"));

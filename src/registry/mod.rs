@@ -96,7 +96,12 @@ impl Registry {
             );
             return Ok((Slot::Open(open::create(root)?), None));
         }
-        match open::open(path) {
+        // An empty one is whole where no record was ever made, and nowhere else.
+        let opened = match expected && open::is_empty(root)? {
+            true => Err(Unusable::Damaged(format!("{} is empty, but there are snapshots of datasets", path.display()))),
+            false => open::open(path),
+        };
+        match opened {
             Ok(connection) => Ok((Slot::Open(connection), None)),
             Err(Unusable::Damaged(reason)) => {
                 let place = open::set_aside(root, &reason, wall_ms)?;

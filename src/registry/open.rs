@@ -147,6 +147,17 @@ pub fn create(root: &DiskPath) -> Result<Connection> {
     })
 }
 
+/// Whether neither the file nor its log of changes has a byte.
+pub fn is_empty(root: &DiskPath) -> Result<bool> {
+    let [wal, _, _] = beside(root);
+    for path in [root.join(FILE), wal] {
+        if path.found()? && disk::file_bytes(&disk::open(&path)?, &path)? > 0 {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 /// Files that SQLite keeps beside the registry.
 pub fn beside(root: &DiskPath) -> [DiskPath; 3] {
     ["-wal", "-shm", "-journal"].map(|end| root.join(format!("{FILE}{end}")))

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::commit::Frozen;
-use super::seal::series_record;
-use super::state::{Run, SeriesId, SeriesState, State, Structural};
+use super::seal::{Marker, series_record};
+use super::state::{Run, SeriesId, SeriesState, Snapshot, State, Structural};
 use super::write::RECEIPT_KEEP_MS;
 use super::{Inner, Maintenance, wall_ms};
 use crate::disk::{self, DiskPath, Staged};
@@ -161,6 +161,9 @@ impl Inner {
                 self.tell_registration(series, recorded)?;
                 edit.series.push(series_record(series, series.sealed_commit)?);
             }
+            if let Some(commit) = series.dropped_commit {
+                self.put_drop_marker(series.id, series.def.key.clone(), commit)?;
+            }
             let needed = series.needed_tombstones();
             if !needed.is_empty() || contents.tombstones_of(series.id).next().is_some() {
                 self.tombstone_files(contents, series, &needed, &mut edit)?;
@@ -202,11 +205,38 @@ impl Inner {
             match self.dropped().remove(&id) {
                 // The last reader of each chunk unlinks it; the marker stays for the next opening.
                 Some(series) => series.chunks.iter().for_each(|chunk| chunk.retire()),
-                None => self.remove_series_files(id),
+                None => self.remove_series_files(id, if used.is_empty() { Marker::Removed } else { Marker::Kept }),
             }
         }
         self.counters.add_checkpoint();
         Ok(())
+    }
+
+    /// Puts snapshots that only the log knows into the manifest, as far as nobody maintains it just now: a log that loses
+    /// their commits leaves their names then. Nothing depends on it.
+    pub fn record_snapshots(&self) {
+        let Ok(mut maintenance) = self.maintenance.try_lock() else { return };
+        let state = self.queue.published();
+        let known = &maintenance.manifest.contents.snapshots;
+        let is_new = |(name, snapshot): &(&String, &Snapshot)| {
+            known.get(*name).is_none_or(|known| known.commit != snapshot.commit)
+        };
+        let record = |(name, snapshot): (&String, &Snapshot)| {
+            let (commit, created_ms) = (snapshot.commit, snapshot.created_ms);
+            SnapshotRecord { name: name.clone(), commit, created_ms }
+        };
+        let snapshots: Vec<SnapshotRecord> = state.snapshots.iter().filter(is_new).map(record).collect();
+        let outcome = match snapshots.is_empty() {
+            true => Ok(()),
+            // The manifest is never ahead of what is durable in the log.
+            false => self
+                .queue
+                .sync()
+                .and_then(|()| self.publish(&mut maintenance, Edit { snapshots, ..Edit::default() }).map(|_| ())),
+        };
+        if let Err(error) = outcome {
+            tracing::warn!(%error, "the name of a snapshot is in the log only for now");
+        }
     }
 
     fn show_runs(&self, runs: Vec<(SeriesId, Vec<Arc<Run>>)>, replaced: Vec<u64>, edit: u64) {

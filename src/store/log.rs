@@ -116,12 +116,31 @@ pub struct Recovered {
     pub lost: Vec<(u64, u64)>,
     /// LSN from which on frames may be lost without a trace, because the end of the log is gone.
     pub lost_from: Option<u64>,
-    /// Number and bytes of every segment, oldest first.
+    /// Upper bound of the number of frames lost from `lost_from` on: as many as fit into the missing bytes.
+    pub lost_frames_max: u64,
+    /// Number and bytes of every segment, oldest first; bytes as the header states them, where it can be read.
     pub segments: Vec<(u64, u64)>,
     /// Segments before the first one that is needed.
     superseded: Vec<u64>,
-    /// Segment, epoch and offset behind the last whole frame.
-    end: Option<(u64, u64, u64)>,
+    /// Where the log ends.
+    end: Option<End>,
+}
+
+/// The place after the last whole frame of the newest segment.
+#[derive(Clone, Copy, Debug)]
+struct End {
+    segment: u64,
+    epoch: u64,
+    offset: u64,
+    /// Bytes of the segment as its header states them; bytes that were added to the file later are not used.
+    bytes: u64,
+}
+
+impl Recovered {
+    /// Whether frames are lost, or may be.
+    pub fn has_lost(&self) -> bool {
+        !self.lost.is_empty() || self.lost_from.is_some()
+    }
 }
 
 /// Path of a segment.
@@ -140,7 +159,8 @@ pub fn read_log(root: &DiskPath, start: Start, opening: &Opening) -> Result<Reco
     let all: Vec<u64> = disk::list(&dir)?.iter().filter_map(|name| segment_number(name)).collect();
     let (superseded, numbers): (Vec<u64>, Vec<u64>) = all.into_iter().partition(|number| *number < start.segment);
     let mut found = Recovered { next_lsn: start.lsn, superseded, ..Recovered::default() };
-    let mut scan = Scan { next_lsn: None, first_lsn: start.lsn, damage: Vec::new(), found: &mut found };
+    let mut scan =
+        Scan { next_lsn: None, first_lsn: start.lsn, segment_bytes_max: 0, damage: Vec::new(), found: &mut found };
     let mut expected = start.segment;
     opening.begin(Step::Log, numbers.len() as u64);
     for (number, named) in in_order(&dir, &numbers, &mut scan)? {
@@ -151,28 +171,48 @@ pub fn read_log(root: &DiskPath, start: Start, opening: &Opening) -> Result<Reco
             continue;
         }
         if number != expected {
-            scan.note(missing(&dir, expected, number - 1), (expected, 0), true);
+            scan.note_missing(&dir, expected, number - 1);
         }
         expected = number + 1;
         let path = segment_path(&dir, named);
         let bytes = disk::read(&path)?;
         let end = scan.segment(named, &path, &bytes);
-        scan.found.segments.push((named, bytes.len() as u64));
+        scan.found.segments.push((named, end.bytes));
         scan.found.end = Some(end);
     }
     let last = start.last_segment.max(if start.new { 0 } else { start.segment });
     if expected <= last {
-        scan.note(missing(&dir, expected, last), (expected, 0), true);
+        scan.note_missing(&dir, expected, last);
+    } else if let Some(next) = scan.next_lsn.filter(|next| *next < start.lsn) {
+        // The manifest was published after its positions were synced, so these frames were there.
+        let path = segment_path(&dir, expected.saturating_sub(1));
+        let place = format!("{} ends at lsn {next}, the manifest begins at {}", path.display(), start.lsn);
+        let frames = scan.segment_bytes_max / wal::FRAME_ALIGNMENT as u64;
+        scan.note_end(place, (expected.saturating_sub(1), 0), Some(frames));
     }
-    let damage = std::mem::take(&mut scan.damage);
+    let (damage, segment_bytes_max) = (std::mem::take(&mut scan.damage), scan.segment_bytes_max);
     let behind = scan.next_lsn.unwrap_or(start.lsn).max(start.lsn);
     found.next_lsn = behind;
     let rotten = damage.iter().any(|damage| damage.was_synced || damage.lsn <= found.durable_lsn);
     if rotten && !planted(Bug::RotTakenForTorn) {
         found.rot = damage.iter().map(|damage| damage.place.clone()).collect();
-        found.lost = damage.iter().filter_map(|damage| damage.lost).collect();
-        let at_end = |damage: &&Damage| damage.was_synced && damage.lost.is_none() && damage.lsn >= behind;
+        // Frames before the first position are in the manifest.
+        let needed = |(first, last): (u64, u64)| (first.max(start.lsn), last);
+        let lost = damage.iter().filter_map(|damage| damage.lost).map(needed);
+        found.lost = lost.filter(|(first, last)| first <= last).collect();
+        let at_end = |damage: &&Damage| {
+            damage.frames_max.is_some() && damage.lost.is_none() && damage.lsn.max(start.lsn) >= behind
+        };
         found.lost_from = damage.iter().find(at_end).map(|_| behind);
+        let segment_bytes = if segment_bytes_max == 0 { SEGMENT_BYTES_LARGEST } else { segment_bytes_max };
+        let segment_frames = segment_bytes / wal::FRAME_ALIGNMENT as u64;
+        found.lost_frames_max = damage.iter().filter(at_end).fold(0, |sum, damage| {
+            sum.saturating_add(match damage.frames_max {
+                Some(FramesMax::Frames(frames)) => frames,
+                Some(FramesMax::Segments(segments)) => segments.saturating_mul(segment_frames),
+                None => 0,
+            })
+        });
         if found.durable_lsn >= behind {
             found.lost.push((behind, found.durable_lsn));
             found.next_lsn = found.durable_lsn + 1;
@@ -183,7 +223,8 @@ pub fn read_log(root: &DiskPath, start: Start, opening: &Opening) -> Result<Reco
         found.torn = damage.iter().map(|damage| damage.place.clone()).collect();
         found.commits.retain(|(frame, _)| frame.lsn < first.lsn);
         found.next_lsn = first.lsn;
-        found.end = Some((first.at.0, first.epoch, first.at.1));
+        let bytes = found.segments.iter().find(|(number, _)| *number == first.at.0).map_or(0, |(_, bytes)| *bytes);
+        found.end = Some(End { segment: first.at.0, epoch: first.epoch, offset: first.at.1, bytes });
     }
     Ok(found)
 }
@@ -237,7 +278,7 @@ impl Log {
             #[cfg(test)]
             full_once: false,
         };
-        let Some((number, epoch, offset)) = found.end else {
+        let Some(End { segment: number, epoch, offset, bytes: stated_bytes }) = found.end else {
             let first = log.create(start.segment, start.lsn, segment_bytes, true)?;
             log.segments.push_back((first.number, first.bytes));
             log.open = Some(first);
@@ -253,7 +294,7 @@ impl Log {
         }
         log.segments = kept.into();
         let file = WriteFile::open(&segment_path(&log.dir, number))?;
-        let bytes = file.bytes()?;
+        let bytes = file.bytes()?.min(stated_bytes);
         if !planted(Bug::TornTailKept) {
             clear_behind(&file, offset)?;
         }
@@ -509,12 +550,27 @@ struct Damage {
     epoch: u64,
     /// Whether the bytes were synced for certain, whatever the frames say.
     was_synced: bool,
+    /// How many frames can be gone at this place without a trace; `None` when none can.
+    frames_max: Option<FramesMax>,
 }
+
+/// Upper bound of the frames that are gone.
+#[derive(Clone, Copy, Debug)]
+enum FramesMax {
+    Frames(u64),
+    /// Those of so many segments.
+    Segments(u64),
+}
+
+/// Bytes of a segment where no header states them: the most that can be configured.
+const SEGMENT_BYTES_LARGEST: u64 = 1 << 30;
 
 struct Scan<'a> {
     /// LSN the next frame must have, once a frame was seen.
     next_lsn: Option<u64>,
     first_lsn: u64,
+    /// Bytes of the longest segment, as the headers state them.
+    segment_bytes_max: u64,
     damage: Vec<Damage>,
     found: &'a mut Recovered,
 }
@@ -522,30 +578,54 @@ struct Scan<'a> {
 impl Scan<'_> {
     fn note(&mut self, place: String, at: (u64, u64), was_synced: bool) {
         let lsn = self.next_lsn.unwrap_or(self.first_lsn);
-        self.damage.push(Damage { place, lsn, lost: None, at, epoch: 0, was_synced });
+        self.damage.push(Damage { place, lsn, lost: None, at, epoch: 0, was_synced, frames_max: None });
     }
 
-    /// Reads a segment; gives its number, its epoch and the offset after its last whole frame.
-    fn segment(&mut self, number: u64, path: &DiskPath, bytes: &[u8]) -> (u64, u64, u64) {
+    /// Notes synced bytes that are gone together with whatever followed; noted after the frames before them were read.
+    fn note_end(&mut self, place: String, at: (u64, u64), frames_max: Option<u64>) {
+        self.note(place, at, true);
+        if let Some(damage) = self.damage.last_mut() {
+            damage.frames_max = frames_max.map(FramesMax::Frames);
+        }
+    }
+
+    fn note_missing(&mut self, dir: &DiskPath, from: u64, to: u64) {
+        self.note(missing(dir, from, to), (from, 0), true);
+        if let Some(damage) = self.damage.last_mut() {
+            damage.frames_max = Some(FramesMax::Segments(to - from + 1));
+        }
+    }
+
+    /// Reads a segment; gives the place after its last whole frame.
+    fn segment(&mut self, number: u64, path: &DiskPath, file: &[u8]) -> End {
         let noted = self.damage.len();
-        let epoch = match decode_segment_header(bytes) {
+        let mut bytes = file;
+        let (epoch, header) = match decode_segment_header(file) {
             Ok(header) => {
-                if header.segment_bytes > bytes.len() as u64 {
-                    // It had its whole length before it had a name.
-                    let cut = format!("{}: {} bytes of {}", path.display(), bytes.len(), header.segment_bytes);
-                    self.note(cut, (number, bytes.len() as u64), true);
-                }
-                header.epoch
+                self.segment_bytes_max = self.segment_bytes_max.max(header.segment_bytes);
+                // It had its whole length before it had a name: bytes behind it were added by somebody else.
+                let stated = usize::try_from(header.segment_bytes).unwrap_or(usize::MAX);
+                bytes = file.get(..stated).unwrap_or(file);
+                (header.epoch, Some(header))
             }
             Err(error) => {
                 // A header is synced before its segment gets a name. Every frame repeats what it says.
                 self.note(format!("{}: {}", path.display(), error.detail()), (number, 0), true);
-                match wal::first_frame(bytes) {
-                    Some((_, frame)) => frame.epoch,
-                    None => return (number, 0, bytes.len() as u64),
+                match wal::first_frame(file) {
+                    Some((_, frame)) => (frame.epoch, None),
+                    None => {
+                        if let Some(damage) = self.damage.last_mut() {
+                            damage.frames_max = Some(FramesMax::Segments(1));
+                        }
+                        let length = file.len() as u64;
+                        return End { segment: number, epoch: 0, offset: length, bytes: length };
+                    }
                 }
             }
         };
+        let length = bytes.len() as u64;
+        let stated = header.map_or(length, |header| header.segment_bytes);
+        let is_cut = length < stated;
         let mut offset = SEGMENT_HEADER_BYTES;
         let mut end = offset;
         let mut damaged_at: Option<usize> = None;
@@ -566,13 +646,42 @@ impl Scan<'_> {
                 }
             }
         }
-        if let Some(at) = damaged_at {
+        // What stands before the cut of a segment belongs to that damage.
+        if let Some(at) = damaged_at.filter(|_| !is_cut) {
             self.note_damage(number, path, at, bytes.len());
+        }
+        if let Some(header) = header.filter(|_| end == SEGMENT_HEADER_BYTES) {
+            self.take_header(header.first_lsn);
+        }
+        // Frames follow each other without a space: where one would begin and nothing was written, none followed.
+        let nothing_followed = bytes.get(end..end + wal::FRAME_ALIGNMENT).is_some_and(|next| is_zero(next, 0));
+        let frames_max = (stated.saturating_sub(end as u64) / wal::FRAME_ALIGNMENT as u64).max(1);
+        if is_cut {
+            let place = format!("{}: {length} bytes of {stated}", path.display());
+            self.note_end(place, (number, length), (!nothing_followed).then_some(frames_max));
+        } else if header.is_none() && !nothing_followed {
+            let place = format!("{}: nothing states its length, and its frames go on to its last byte", path.display());
+            self.note(place, (number, length), true);
+            if let Some(damage) = self.damage.last_mut() {
+                damage.frames_max = Some(FramesMax::Segments(1));
+            }
         }
         for damage in self.damage.iter_mut().skip(noted) {
             damage.epoch = epoch;
         }
-        (number, epoch, end as u64)
+        End { segment: number, epoch, offset: end as u64, bytes: stated }
+    }
+
+    /// A segment without a frame tells by its header which position the frames before it reached at most.
+    fn take_header(&mut self, first_lsn: u64) {
+        let expected = self.next_lsn.unwrap_or(self.first_lsn).max(self.first_lsn);
+        let open_ended = |damage: &&mut Damage| damage.frames_max.is_some() && damage.lost.is_none();
+        if first_lsn > expected
+            && let Some(damage) = self.damage.last_mut().filter(open_ended)
+        {
+            damage.lost = Some((expected, first_lsn - 1));
+            self.next_lsn = Some(first_lsn);
+        }
     }
 
     fn note_damage(&mut self, number: u64, path: &DiskPath, from: usize, to: usize) {

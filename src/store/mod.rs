@@ -55,14 +55,15 @@ pub use merge::{Loaded, Merge, MergeStats, Piece, RUN_ROWS, Wanted};
 pub use opening::Opening;
 pub use overlaps::{Overlap, OverlapChunk, OverlapPair, OverlapReport, overlaps};
 pub use pins::Pins;
-pub use recover::RecoveryReport;
-pub use repair::{LostRows, RepairAction, RepairOptions, RepairReport, repair};
+pub use recover::{LOCK_FILE, RecoveryReport};
+pub use repair::{LostRows, LostSeries, LostSnapshot, RepairAction, RepairOptions, RepairReport, repair};
 pub use seal::SealReport;
 pub use sidecar::SidecarReport;
 pub use snapshot::{SNAPSHOTS_MAX, check_snapshot_name};
 pub use state::{SeriesId, SeriesState, Snapshot, State};
 pub use verify::{
-    Finding, FindingKind, Orphan, OrphanKind, OrphanReport, Severity, VerifyOptions, VerifyReport, orphans, verify,
+    DATASET_SNAPSHOT, Finding, FindingKind, Orphan, OrphanKind, OrphanReport, Severity, VerifyOptions, VerifyReport,
+    orphans, verify,
 };
 pub use watch::Watch;
 pub use write::{RECEIPT_KEEP_MS, RECEIPTS_MAX, SeriesWrite, WriteMode, WriteOutcome, Writing};

@@ -88,7 +88,8 @@ pub struct OverlapReport {
 /// `not_found` when there is no store; `unsupported_format`, `io`, `corrupt_data` for an unreadable manifest.
 pub fn overlaps(root: &DiskPath) -> Result<OverlapReport> {
     check_is_store(root)?;
-    let state = state_of(root, &manifest::read(root)?.contents)?;
+    let contents = manifest::read(root)?.contents;
+    let state = state_of(root, &contents, contents.base_commit)?;
     Ok(explain(&state, &Arc::new(MapCache::new(MAPS_MAX, false))))
 }
 

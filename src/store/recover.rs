@@ -5,7 +5,7 @@
 //! be taken again. Damage in the log, the manifest, the files of the tail or FORMAT never stops the opening: what is
 //! intact is served, the rest is named, and the store takes no writes until it is repaired.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::ballast::Ballast;
@@ -16,7 +16,7 @@ use super::log::{self, Log};
 use super::manifest::{self, Contents, Manifest};
 use super::opening::{Opening, Step};
 use super::pins::Pins;
-use super::seal::DROP_MARKER;
+use super::seal::{DROP_MARKER, Marker};
 use super::state::{Run, SeriesId, SeriesState, Snapshot, State, Tombstone, View};
 use super::{Inner, Maintenance, StoreOptions, current, salvage};
 use crate::disk::{self, DiskPath};
@@ -44,6 +44,13 @@ pub struct RecoveryReport {
     pub lost_lsns: Vec<(u64, u64)>,
     /// Log sequence number from which on commits may be lost without a trace: the end of the log is gone.
     pub lost_from: Option<u64>,
+    /// Closed ranges of the commits that were in what the log lost; `None` for an end nobody knows. Commits that went
+    /// to chunks without the log are among the numbers, and are not lost.
+    pub lost_commits: Vec<(u64, Option<u64>)>,
+    /// Names and commits of snapshots that are known from the manifest only, since the log lost their commit.
+    pub lost_snapshots: Vec<(String, u64)>,
+    /// Numbers of series whose registration the log lost: what later commits did to them cannot be applied.
+    pub lost_series: Vec<u64>,
     /// Damage that cost nothing.
     pub spare: Vec<String>,
     /// Files of unfinished work that were removed.
@@ -84,6 +91,8 @@ pub struct Read {
     pub format_damage: Option<String>,
     /// Damaged run and receipt files.
     pub damaged_files: Vec<(DiskPath, String)>,
+    /// Series that are not in the manifest any more and still have rows in run files.
+    pub left_in_runs: BTreeSet<SeriesId>,
     /// Whether the manifest is known to be the newest there was.
     pub newest: bool,
     pub next_series_id: u64,
@@ -124,10 +133,15 @@ fn read_store_telling(root: &DiskPath, trust: Trust, opening: &Opening) -> Resul
     damage.extend(found.missing.iter().cloned());
     let newest = hint.edit == found.contents.number;
     let known = found.contents.clone();
+    let mut marked = Vec::new();
     let salvaged = trust == Trust::FilesOnly || !found.missing.is_empty();
     if salvaged {
         let nothing = Contents { number: known.number, ..Contents::default() };
-        found.contents = salvage::contents(root, if trust == Trust::FilesOnly { &nothing } else { &known })?;
+        let believed = if trust == Trust::FilesOnly { &nothing } else { &known };
+        // Where the log begins is no statement about rows: it shows whether its beginning is missing.
+        let begins = (found.missing.is_empty() && !known.epoch.is_empty())
+            .then_some((known.wal_first_segment, known.wal_first_lsn));
+        (found.contents, marked) = salvage::contents(root, believed, begins)?;
     }
     let contents = &found.contents;
     let start = log::Start {
@@ -136,13 +150,28 @@ fn read_store_telling(root: &DiskPath, trust: Trust, opening: &Opening) -> Resul
         last_segment: hint.wal_segment,
         new: known.epoch.is_empty() && !salvaged,
     };
-    let mut state = state_of(root, contents)?;
-    let damaged_files = load_runs(root, contents, &mut state)?;
-    damage.extend(damaged_files.iter().map(|(_, reason)| reason.clone()));
     let mut log = log::read_log(root, start, opening)?;
+    // Later snapshots are in the log, unless it lost them. An edit that is missing may have trimmed their frames.
+    let told_to = match log.commits.first() {
+        _ if !salvaged => contents.base_commit,
+        _ if log.has_lost() => known.base_commit,
+        first => first.map_or(u64::MAX, |(frame, _)| frame.commit - 1).max(known.base_commit),
+    };
+    let mut state = state_of(root, contents, told_to)?;
+    let (damaged_files, left_in_runs) = load_runs(root, contents, &mut state)?;
+    damage.extend(damaged_files.iter().map(|(_, reason)| reason.clone()));
     damage.extend(log.rot.iter().cloned());
-    let mut replay =
-        Replay { state: &mut state, contents, next_series_id: contents.next_series_id, loose: HashMap::new() };
+    let runs_base = contents.runs.values().map(|run| run.base_commit).max().unwrap_or(0);
+    let base = contents.base_commit.max(known.base_commit).max(runs_base);
+    let mut lost_commits = lost_commits(&log, base, highest_commit(&known));
+    let mut replay = Replay {
+        state: &mut state,
+        contents,
+        next_series_id: contents.next_series_id,
+        loose: HashMap::new(),
+        snapshots_seen: BTreeSet::new(),
+        unknown: BTreeMap::new(),
+    };
     opening.begin(Step::Commits, log.commits.len() as u64);
     for (frame, payload) in std::mem::take(&mut log.commits) {
         opening.advance();
@@ -155,13 +184,26 @@ fn read_store_telling(root: &DiskPath, trust: Trust, opening: &Opening) -> Resul
                 // Its checksum is right: whoever wrote it wrote nonsense.
                 damage.push(format!("log frame {}: {}", frame.lsn, error.detail()));
                 log.lost.push((frame.lsn, frame.lsn));
+                lost_commits.push((frame.commit, Some(frame.commit)));
             }
         }
         report.commits_replayed += 1;
     }
     replay.settle_all();
     let next_series_id = replay.next_series_id;
+    let (seen, unknown) = (replay.snapshots_seen, replay.unknown);
+    let unseen = known
+        .snapshots
+        .values()
+        .filter(|snapshot| snapshot.commit > told_to && !seen.contains(&(snapshot.name.clone(), snapshot.commit)));
+    if log.has_lost() {
+        // Their frames are whole, and their rows are lost all the same.
+        lost_commits.extend(unknown.values().flatten().map(|commit| (*commit, Some(*commit))));
+        report.lost_series = unknown.keys().copied().collect();
+        report.lost_snapshots = unseen.map(|snapshot| (snapshot.name.clone(), snapshot.commit)).collect();
+    }
     if salvaged {
+        salvage::drop_marked(&mut state, &marked);
         salvage::recount(&mut state, None);
         // Not every commit is in the log: the next one has to come behind all that any file has.
         state.commit = state.commit.max(highest_commit(&known)).max(highest_commit(&found.contents));
@@ -169,6 +211,7 @@ fn read_store_telling(root: &DiskPath, trust: Trust, opening: &Opening) -> Resul
     report.torn.clone_from(&log.torn);
     report.lost_lsns.clone_from(&log.lost);
     report.lost_from = log.lost_from;
+    report.lost_commits = merged(lost_commits);
     report.damage = damage;
     Ok(Read {
         state,
@@ -180,13 +223,57 @@ fn read_store_telling(root: &DiskPath, trust: Trust, opening: &Opening) -> Resul
         report,
         format_damage,
         damaged_files,
+        left_in_runs,
         newest,
         next_series_id,
     })
 }
 
+/// The commits that were in what the log lost, by the frames before and behind; the manifest has everything up to `base`,
+/// and knows that there was a commit `highest`.
+fn lost_commits(log: &log::Recovered, base: u64, highest: u64) -> Vec<(u64, Option<u64>)> {
+    let frames = || log.commits.iter().map(|(frame, _)| (frame.lsn, frame.commit));
+    let before = |lsn: u64| frames().filter(|frame| frame.0 < lsn).map(|frame| frame.1).max().unwrap_or(0).max(base);
+    let behind = |lsn: u64| frames().filter(|frame| frame.0 > lsn).map(|frame| frame.1).min();
+    let mut lost = Vec::new();
+    for (first, last) in &log.lost {
+        let from = before(*first) + 1;
+        let to = match behind(*last) {
+            Some(next) => next - 1,
+            // At most one commit a frame.
+            None => (from + (last - first)).max(highest),
+        };
+        if from <= to {
+            lost.push((from, Some(to)));
+        }
+    }
+    if let Some(first) = log.lost_from {
+        lost.push((before(first) + 1, None));
+    }
+    lost
+}
+
+/// Ranges in their order, with those that touch as one.
+fn merged(mut ranges: Vec<(u64, Option<u64>)>) -> Vec<(u64, Option<u64>)> {
+    ranges.sort_unstable();
+    let mut merged: Vec<(u64, Option<u64>)> = Vec::new();
+    for (first, last) in ranges {
+        match merged.last_mut() {
+            Some((_, None)) => {}
+            Some((_, Some(end))) if first <= *end + 1 => {
+                let longer = last.map(|last| last.max(*end));
+                if let Some((_, end)) = merged.last_mut() {
+                    *end = longer;
+                }
+            }
+            _ => merged.push((first, last)),
+        }
+    }
+    merged
+}
+
 /// The highest commit that anything the manifest names is of.
-fn highest_commit(contents: &Contents) -> u64 {
+pub fn highest_commit(contents: &Contents) -> u64 {
     let chunks = contents.chunks.values().chain(contents.waiting.values()).map(|chunk| chunk.commit_hi);
     let series = contents
         .series
@@ -226,11 +313,23 @@ impl Inner {
         if !exists {
             create_store(root)?;
         }
-        let Read { state, manifest: found, log: recovered, start, mut report, newest, next_series_id, .. } =
-            read_store_telling(root, Trust::Manifest, &opening)?;
+        let Read {
+            state,
+            manifest: found,
+            log: recovered,
+            start,
+            mut report,
+            newest,
+            next_series_id,
+            left_in_runs,
+            ..
+        } = read_store_telling(root, Trust::Manifest, &opening)?;
         opening.begin(Step::Tidy, 0);
         report.created = !exists;
         let cache = Arc::new(MapCache::new(options.maps_max, options.prefetch));
+        // Entity tags, cursors and tickets of before name rows that are not all there.
+        let lost = recovered.has_lost() || found.contents.epoch.is_empty();
+        let epoch_of_damaged = if lost && !report.damage.is_empty() { Some(fresh_epoch(root)?) } else { None };
         let next_lsn = recovered.next_lsn;
         let mut manifest = Manifest::new(root, found);
         let damaged = !report.damage.is_empty();
@@ -255,7 +354,7 @@ impl Inner {
             options,
             queue,
             cache,
-            epoch: manifest.contents.epoch.clone(),
+            epoch: epoch_of_damaged.unwrap_or_else(|| manifest.contents.epoch.clone()),
             maintenance: Mutex::new(Maintenance {
                 uncompacted: manifest.contents.series.keys().copied().collect(),
                 retired: BTreeMap::new(),
@@ -274,7 +373,7 @@ impl Inner {
         };
         inner.count_runs(&inner.maintenance());
         if !damaged {
-            inner.remove_dropped()?;
+            inner.remove_dropped(&left_in_runs)?;
             inner.take_ballast();
             // Names that a killed process had not synced were read above: they last before the hint tells of them.
             disk::sync_dir(&manifest::manifest_dir(root))?;
@@ -285,14 +384,18 @@ impl Inner {
         Ok(inner)
     }
 
-    /// Removes files of series whose drop was published before a crash.
-    fn remove_dropped(&self) -> Result<()> {
+    /// Removes files of series whose drop was published before a crash. Where a snapshot still shows a series, its drop gets
+    /// the marker that it lacks in a store that was restored.
+    fn remove_dropped(&self, left_in_runs: &BTreeSet<SeriesId>) -> Result<()> {
         let maintenance = self.maintenance();
         let known = &maintenance.manifest.contents.series;
+        for record in known.values().filter(|record| record.dropped_commit > 0) {
+            self.put_drop_marker(record.id, parse_def(&record.def)?.key.clone(), record.dropped_commit)?;
+        }
         for name in disk::list(&self.root.join("chunks"))? {
             let Ok(id) = name.parse::<u64>() else { continue };
             if !known.contains_key(&id) && series_dir(&self.root, id).join(DROP_MARKER).found()? {
-                self.remove_series_files(id);
+                self.remove_series_files(id, if left_in_runs.contains(&id) { Marker::Kept } else { Marker::Removed });
             }
         }
         Ok(())
@@ -308,8 +411,13 @@ fn create_store(root: &DiskPath) -> Result<()> {
     Ok(())
 }
 
+/// A name for a new history of a store.
+pub fn fresh_epoch(root: &DiskPath) -> Result<String> {
+    Ok(format!("{:016x}", disk::random(root)?))
+}
+
 fn first_edit(root: &DiskPath) -> Result<Edit> {
-    let epoch = format!("{:016x}", disk::random(root)?);
+    let epoch = fresh_epoch(root)?;
     Ok(Edit { epoch, wal_first_segment: 1, wal_first_lsn: 1, next_series_id: 1, next_file_id: 1, ..Edit::default() })
 }
 
@@ -343,6 +451,15 @@ fn say(report: &RecoveryReport) {
     }
     if let Some(first) = report.lost_from {
         tracing::error!(first, "the end of the log is gone; commits from this log sequence number on may be lost");
+    }
+    for (first, last) in &report.lost_commits {
+        tracing::error!(first, last, "these commits are lost as far as they were in the log alone");
+    }
+    for id in &report.lost_series {
+        tracing::error!(id, "a series is lost: its registration is in a part of the log that is lost");
+    }
+    for (name, commit) in &report.lost_snapshots {
+        tracing::error!(name, commit, "a snapshot is lost");
     }
 }
 
@@ -412,10 +529,11 @@ pub fn parse_def(text: &str) -> Result<Arc<SeriesDef>> {
         .map_err(|error| Error::corrupt(format!("a registration in the store is unreadable: {error}")))
 }
 
-/// The state the manifest describes, without tails.
-pub fn state_of(root: &DiskPath, contents: &Contents) -> Result<State> {
+/// The state the manifest describes, without tails. Snapshots of commits behind `told_to` are left to the log: the manifest
+/// has them for the case that the log loses them.
+pub fn state_of(root: &DiskPath, contents: &Contents, told_to: u64) -> Result<State> {
     let mut state = State { commit: contents.base_commit, edit: contents.number, ..State::default() };
-    for record in contents.snapshots.values() {
+    for record in contents.snapshots.values().filter(|record| record.commit <= told_to) {
         let snapshot = Snapshot { commit: record.commit, created_ms: record.created_ms };
         state.create_snapshot(record.name.clone(), snapshot);
     }
@@ -457,10 +575,14 @@ pub fn state_of(root: &DiskPath, contents: &Contents) -> Result<State> {
     Ok(state)
 }
 
+/// Damaged files with the reason, and series without a record that still have rows in a run file.
+type LoadedRuns = (Vec<(DiskPath, String)>, BTreeSet<SeriesId>);
+
 /// Tail rows, and receipts, that left the log for files. What of them is damaged answers `corrupt_data`; the damaged files
 /// are given back.
-fn load_runs(root: &DiskPath, contents: &Contents, state: &mut State) -> Result<Vec<(DiskPath, String)>> {
+fn load_runs(root: &DiskPath, contents: &Contents, state: &mut State) -> Result<LoadedRuns> {
     let mut damaged = Vec::new();
+    let mut left = BTreeSet::new();
     let mut by_series: BTreeMap<u64, Vec<Arc<Run>>> = BTreeMap::new();
     for record in contents.runs.values() {
         let runs = match load_run(root, record) {
@@ -474,6 +596,9 @@ fn load_runs(root: &DiskPath, contents: &Contents, state: &mut State) -> Result<
             Err(error) => return Err(error),
         };
         for (series_id, run) in runs {
+            if !state.series.contains_key(&series_id) {
+                left.insert(series_id);
+            }
             if state.series.get(&series_id).is_some_and(|series| run.commit_hi > series.sealed_commit) {
                 by_series.entry(series_id).or_default().push(Arc::new(run));
             }
@@ -500,7 +625,7 @@ fn load_runs(root: &DiskPath, contents: &Contents, state: &mut State) -> Result<
             state.receipts.insert(receipt.key, Arc::new(receipt));
         }
     }
-    Ok(damaged)
+    Ok((damaged, left))
 }
 
 /// Removes files that the manifest gave up and a crash kept, and those of work that never reached it. Their rows are in
@@ -553,6 +678,10 @@ struct Replay<'a> {
     contents: &'a Contents,
     next_series_id: u64,
     loose: HashMap<SeriesId, Loose>,
+    /// Snapshots that were made, by name and commit, whether or not they were dropped again.
+    snapshots_seen: BTreeSet<(String, u64)>,
+    /// Series that no file tells of, and the commits of their changes.
+    unknown: BTreeMap<SeriesId, Vec<u64>>,
 }
 
 impl Replay<'_> {
@@ -608,6 +737,7 @@ impl Replay<'_> {
                     // Rows before and behind it stay apart.
                     self.settle_all();
                     let snapshot = Snapshot { commit: number, created_ms: commit.wall_ms };
+                    self.snapshots_seen.insert((name.clone(), number));
                     self.state.create_snapshot(name.clone(), snapshot);
                     continue;
                 }
@@ -634,6 +764,8 @@ impl Replay<'_> {
                     self.settle(id);
                     self.change(id, other, number, commit.wall_ms)?;
                 }
+                // The manifest never knew it, and its registration is not in the log.
+                (_, None) if id >= self.contents.next_series_id => self.unknown.entry(id).or_default().push(number),
                 // Rows of a series that a later commit dropped, with the drop already in the manifest.
                 (_, None) => {
                     let base = self.contents.base_commit;

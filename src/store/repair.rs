@@ -15,19 +15,25 @@ use super::checkpoint::{receipts_path, run_path};
 use super::chunk::{ChunkFile, chunk_name, series_dir};
 use super::log::{self, segment_path};
 use super::manifest::{Contents, Manifest, manifest_dir};
-use super::recover::{DIRECTORIES, FORMAT_FILE, LOCK_FILE, Read, Trust, format_text, read_store};
-use super::seal::{series_record, tombstone_name};
+use super::recover::{
+    DIRECTORIES, FORMAT_FILE, LOCK_FILE, Read, Trust, format_text, fresh_epoch, highest_commit, parse_def, read_store,
+};
+use super::seal::{DROP_MARKER, REGISTRATION, series_record, tombstone_name};
 use super::state::{SeriesId, SeriesState, State};
-use super::{Store, StoreOptions, backup, salvage, sidecar, wall_ms};
+use super::verify::{DATASET_SNAPSHOT, Finding, FindingKind, Severity, number_of, verify_small_files};
+use super::{Store, StoreOptions, backup, def_json, salvage, sidecar, wall_ms};
 use crate::disk::{self, DiskPath, Staged};
 use crate::error::{Error, ErrorCode, Result};
+use crate::format::backup::REGISTRY_FILE;
 use crate::format::bytes::Reader;
 use crate::format::chunk::{ChunkHead, ChunkWriter, column_offset, decode_chunk};
 use crate::format::chunk_salvage::{ChunkSalvage, salvage_chunk};
 use crate::format::manifest::{ChunkRecord, ReceiptsRecord, RunRecord, SnapshotRecord};
 use crate::format::receipt::encode_receipts;
 use crate::format::run::{RunOrigin, RunWriter};
-use crate::format::tombstone::{TombstoneFile, decode_tombstone, encode_tombstone};
+use crate::format::tombstone::{
+    DropFile, RegistrationFile, TombstoneFile, decode_tombstone, encode_drop, encode_registration, encode_tombstone,
+};
 use crate::types::SeriesKey;
 
 /// How a store is repaired.
@@ -65,6 +71,21 @@ pub struct LostRows {
     pub reason: String,
 }
 
+/// A snapshot that is gone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct LostSnapshot {
+    pub name: String,
+    pub commit: u64,
+}
+
+/// A series that is gone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct LostSeries {
+    pub series: String,
+    pub series_id: u64,
+    pub reason: String,
+}
+
 /// What a repair did, or would do.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct RepairReport {
@@ -77,13 +98,32 @@ pub struct RepairReport {
     pub lost_lsns: Vec<(u64, u64)>,
     /// Log sequence number from which on commits may be lost without a trace: the end of the log is gone.
     pub lost_from: Option<u64>,
-    /// What only the manifest knew, and is not known any more.
+    /// Closed ranges of the commits that were in what the log lost; `null` for an end nobody knows. Commits that went to
+    /// chunks without the log are among the numbers, and are not lost.
+    pub lost_commits: Vec<(u64, Option<u64>)>,
+    /// Snapshots that are gone, as far as their names can be read.
+    pub lost_snapshots: Vec<LostSnapshot>,
+    /// Series that are gone, as far as they can be read.
+    pub lost_series: Vec<LostSeries>,
+    /// What else only the manifest knew, and is not known any more.
     pub forgotten: Vec<String>,
     /// Commit of the repair.
     pub commit: u64,
     /// Series and rows the store has afterwards.
     pub series: u64,
     pub rows: u64,
+}
+
+impl RepairReport {
+    /// Whether anything that was acknowledged is gone, or may be.
+    pub fn has_lost(&self) -> bool {
+        !self.lost.is_empty()
+            || !self.lost_lsns.is_empty()
+            || self.lost_from.is_some()
+            || !self.lost_commits.is_empty()
+            || !self.lost_snapshots.is_empty()
+            || !self.lost_series.is_empty()
+    }
 }
 
 /// Repairs a store that no process has open.
@@ -101,7 +141,8 @@ pub fn repair(root: &DiskPath, options: RepairOptions) -> Result<RepairReport> {
     plan.find_chunks()?;
     plan.find_tombstones()?;
     plan.find_lost_runs();
-    let clean = plan.actions.is_empty() && plan.lost.is_empty();
+    plan.find_rest()?;
+    let clean = plan.is_clean();
     if options.apply && !clean {
         plan.apply()?;
     }
@@ -136,11 +177,15 @@ struct Plan<'a> {
     options: RepairOptions,
     actions: Vec<RepairAction>,
     lost: Vec<LostRows>,
+    lost_snapshots: Vec<LostSnapshot>,
+    lost_series: Vec<LostSeries>,
     forgotten: Vec<String>,
     /// Damaged chunks by series.
     damaged: BTreeMap<SeriesId, Vec<Damaged>>,
-    /// Tombstone files to write anew.
-    tombstones: Vec<(DiskPath, Vec<u8>)>,
+    /// Tombstone, registration and drop files to write anew.
+    small_files: Vec<(DiskPath, Vec<u8>)>,
+    /// Files that are given up, once the new manifest counts.
+    removals: Vec<DiskPath>,
     /// Damaged files, to be kept under `quarantine/`.
     quarantine: Vec<(DiskPath, String)>,
     /// Checksums of the whole chunks whose record has none.
@@ -158,9 +203,12 @@ impl<'a> Plan<'a> {
             options,
             actions: Vec::new(),
             lost: Vec::new(),
+            lost_snapshots: Vec::new(),
+            lost_series: Vec::new(),
             forgotten: Vec::new(),
             damaged: BTreeMap::new(),
-            tombstones: Vec::new(),
+            small_files: Vec::new(),
+            removals: Vec::new(),
             quarantine: Vec::new(),
             checksums: BTreeMap::new(),
             state,
@@ -222,20 +270,196 @@ impl<'a> Plan<'a> {
         Ok(())
     }
 
-    /// What only the manifest knew.
+    fn is_clean(&self) -> bool {
+        self.actions.is_empty() && self.lost.is_empty() && !self.read.log.has_lost()
+    }
+
+    /// What only the manifest knew, one by one as far as the old one can be read.
     fn forget(&mut self) {
-        let (old, new) = (&self.read.known, &self.read.manifest.contents);
+        let (old, new, state) = (&self.read.known, &self.read.manifest.contents, &self.read.state);
         if old.epoch.is_empty() || self.options.rebuild_manifest {
             self.forgotten
                 .push("snapshots that are not in the log any more, and what the series were at them".to_owned());
         }
-        let lost: Vec<String> = old
-            .series
-            .iter()
-            .filter(|(id, record)| record.dropped_commit == 0 && !new.series.contains_key(id))
-            .map(|(id, _)| format!("series {id}"))
-            .collect();
-        self.forgotten.extend(lost);
+        for (name, record) in &old.snapshots {
+            let commit = record.commit;
+            if state.snapshots.get(name).is_none_or(|snapshot| snapshot.commit != commit) {
+                self.lost_snapshots.push(LostSnapshot { name: name.clone(), commit });
+            }
+        }
+        for (id, record) in &old.series {
+            let series = parse_def(&record.def).map_or_else(|_| format!("series {id}"), |def| def.key.to_string());
+            match (state.series.get(id), new.series.get(id)) {
+                (None, told) if told.is_none() || record.dropped_commit > 0 => {
+                    let reason = match record.dropped_commit {
+                        0 => "no other file than the manifest has its registration".to_owned(),
+                        commit => format!("it was dropped at commit {commit}; only snapshots showed it"),
+                    };
+                    self.lost_series.push(LostSeries { series, series_id: *id, reason });
+                }
+                (Some(now), Some(told))
+                    if told.def != record.def && def_json(&now.def).ok().as_ref() != Some(&record.def) =>
+                {
+                    let settings = changed_settings(&record.def, &told.def);
+                    self.forgotten.push(format!("settings of {series}: {settings}"));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Series and snapshots that the log lost, and snapshots that lack what it lost.
+    fn find_lost_names(&mut self) {
+        for id in &self.read.report.lost_series {
+            let reason =
+                "its registration was in a part of the log that is lost; rows written to it later cannot be read";
+            let (series, reason) = (format!("series {id}"), reason.to_owned());
+            self.lost_series.push(LostSeries { series, series_id: *id, reason });
+        }
+        for (name, commit) in &self.read.report.lost_snapshots {
+            if self.lost_snapshots.iter().all(|lost| lost.name != *name) {
+                self.lost_snapshots.push(LostSnapshot { name: name.clone(), commit: *commit });
+            }
+        }
+        let first = self.read.report.lost_commits.first().map(|(first, _)| *first);
+        for (name, snapshot) in &self.read.state.snapshots {
+            if first.is_some_and(|first| first <= snapshot.commit) {
+                let commit = snapshot.commit;
+                self.forgotten
+                    .push(format!("snapshot {name} at commit {commit} is kept without the commits lost before it"));
+            }
+        }
+    }
+
+    /// Damage in files that reading a store does not look at: copies that cost nothing, and small files that only a rebuilt
+    /// manifest would need.
+    fn find_rest(&mut self) -> Result<()> {
+        self.find_lost_names();
+        for finding in verify_small_files(self.root)? {
+            let path = self.root.join(&finding.file);
+            match finding.kind {
+                FindingKind::DamagedEdit
+                | FindingKind::DamagedEditCopy
+                | FindingKind::MissingEdit
+                | FindingKind::DamagedCheckpoint
+                | FindingKind::MissingCheckpoint
+                    if finding.severity > Severity::Note =>
+                {
+                    self.set_aside(&path, &finding.message);
+                    let dir = manifest_dir(self.root);
+                    let file = self.name(&dir);
+                    if self.actions.iter().all(|action| action.action != "rewrite" || action.file != file) {
+                        self.act("rewrite", &dir, "a new checkpoint says everything");
+                    }
+                }
+                FindingKind::DamagedCurrent => {
+                    self.set_aside(&path, &finding.message);
+                    self.act("rewrite", &path, "it is written anew");
+                }
+                FindingKind::DamagedSegment
+                | FindingKind::MissingSegment
+                | FindingKind::DamagedFrame
+                | FindingKind::StrayBytes
+                    if self.read.log.rot.is_empty() =>
+                {
+                    self.set_aside(&path, &finding.message);
+                    self.act("rewrite", &path, "its frames go into a new file, and a new log begins");
+                }
+                FindingKind::DamagedRegistry => self.give_up_registry(&finding)?,
+                FindingKind::DamagedTombstone => self.remove_tombstone(&path, &finding),
+                FindingKind::DamagedRegistration => self.rewrite_registration(&path, &finding)?,
+                FindingKind::DamagedDropMarker | FindingKind::StrayDropMarker => {
+                    self.rewrite_drop_marker(&path, &finding)?;
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Sets the registry aside; whoever knows how to make one begins a fresh one.
+    fn give_up_registry(&mut self, finding: &Finding) -> Result<()> {
+        let path = self.root.join(REGISTRY_FILE);
+        self.set_aside(&path, &finding.message);
+        self.act("rewrite", &path, "a fresh one is begun");
+        for end in ["", "-wal", "-shm", "-journal"] {
+            let part = self.root.join(format!("{REGISTRY_FILE}{end}"));
+            if part.found()? {
+                if !end.is_empty() && end != "-shm" {
+                    self.set_aside(&part, &finding.message);
+                }
+                self.removals.push(part);
+            }
+        }
+        let datasets = self.read.state.snapshots.keys().filter(|name| name.starts_with(DATASET_SNAPSHOT));
+        let records = datasets.map(|name| format!("the description of {name}; its snapshot is kept"));
+        let records: Vec<String> = records.collect();
+        self.forgotten.push("descriptions of datasets, features and factors".to_owned());
+        self.forgotten.extend(records);
+        Ok(())
+    }
+
+    /// Gives up the damaged file of a delete that nothing needs any more.
+    fn remove_tombstone(&mut self, path: &DiskPath, finding: &Finding) {
+        if self.small_files.iter().any(|(known, _)| **known == **path) {
+            return;
+        }
+        self.set_aside(path, &finding.message);
+        self.act("remove", path, "no row depends on this delete any more");
+        self.removals.push(path.clone());
+    }
+
+    fn rewrite_registration(&mut self, path: &DiskPath, finding: &Finding) -> Result<()> {
+        self.set_aside(path, &finding.message);
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let series = finding.series_id.and_then(|id| self.state.series.get(&id));
+        let Some((series, commit)) = series.zip(number_of(&name, REGISTRATION)) else {
+            self.act("remove", path, "its series was dropped");
+            self.removals.push(path.clone());
+            return Ok(());
+        };
+        let file = RegistrationFile { series_id: series.id, commit, series: series.def.as_ref().clone() };
+        self.small_files.push((path.clone(), encode_registration(&file)?));
+        self.act("rewrite", path, "the registration is written anew from the manifest");
+        Ok(())
+    }
+
+    fn rewrite_drop_marker(&mut self, path: &DiskPath, finding: &Finding) -> Result<()> {
+        let series = finding.series_id.and_then(|id| self.state.series.get(&id)).cloned();
+        self.set_aside(path, &finding.message);
+        match series.as_ref().map(|series| (series, series.dropped_commit)) {
+            Some((series, Some(commit))) => {
+                let (series_id, key) = (series.id, series.def.key.clone());
+                self.small_files.push((path.clone(), encode_drop(&DropFile { series_id, key, commit })?));
+                self.act("rewrite", path, "the marker is written anew from the manifest");
+            }
+            Some((_, None)) => {
+                self.act("remove", path, "its series was not dropped");
+                self.removals.push(path.clone());
+            }
+            // The new manifest names no file of the series, so nothing shows it again.
+            None => {
+                self.act("remove", path, "nothing of its series is left to show");
+                self.removals.push(path.clone());
+            }
+        }
+        Ok(())
+    }
+
+    /// Markers for the dropped series that a snapshot still shows.
+    fn mark_dropped(&self) -> Result<()> {
+        for series in self.state.series.values() {
+            let Some(commit) = series.dropped_commit else { continue };
+            let dir = series_dir(self.root, series.id);
+            let path = dir.join(DROP_MARKER);
+            if path.found()? {
+                continue;
+            }
+            disk::create_dir(&dir)?;
+            let marker = DropFile { series_id: series.id, key: series.def.key.clone(), commit };
+            disk::publish(&self.root.join("tmp"), &path, &encode_drop(&marker)?)?;
+        }
+        Ok(())
     }
 
     /// Reads every chunk to the last byte.
@@ -354,7 +578,7 @@ impl<'a> Plan<'a> {
                 }
                 let key = series.def.key.clone();
                 let file = TombstoneFile { series_id: series.id, key, commit: t.commit, start: t.start, end: t.end };
-                self.tombstones.push((path, encode_tombstone(&file)?));
+                self.small_files.push((path, encode_tombstone(&file)?));
             }
         }
         Ok(())
@@ -362,12 +586,15 @@ impl<'a> Plan<'a> {
 
     fn report(&self) -> RepairReport {
         RepairReport {
-            clean: self.actions.is_empty() && self.lost.is_empty(),
+            clean: self.is_clean(),
             applied: false,
             actions: self.actions.clone(),
             lost: self.lost.clone(),
             lost_lsns: self.read.log.lost.clone(),
             lost_from: self.read.log.lost_from,
+            lost_commits: self.read.report.lost_commits.clone(),
+            lost_snapshots: self.lost_snapshots.clone(),
+            lost_series: self.lost_series.clone(),
             forgotten: self.forgotten.clone(),
             commit: self.state.commit,
             series: self.state.registered().count() as u64,
@@ -387,16 +614,21 @@ impl<'a> Plan<'a> {
             disk::replace(&tmp, &root.join(FORMAT_FILE), format_text().as_bytes())?;
             disk::sync_dir(root)?;
         }
-        for (path, bytes) in &self.tombstones {
+        for (path, bytes) in &self.small_files {
             if let Some(dir) = path.parent() {
                 disk::create_dir(&dir)?;
                 disk::replace(&tmp, path, bytes)?;
                 disk::sync_dir(&dir)?;
             }
         }
+        self.mark_dropped()?;
         let lost_lsns: u64 = self.read.log.lost.iter().map(|(first, last)| last - first + 1).sum();
         // Commits nobody has any more may have had numbers behind the last one that is there.
-        self.state.commit += lost_lsns + u64::from(!self.damaged.is_empty());
+        if self.read.log.has_lost() {
+            self.state.commit = self.state.commit.max(highest_commit(&self.read.known));
+        }
+        let lost_frames = lost_lsns.saturating_add(self.read.log.lost_frames_max);
+        self.state.commit += lost_frames + u64::from(!self.damaged.is_empty());
         let mut next_file_id = self.read.manifest.contents.next_file_id.max(self.read.known.next_file_id);
         let given_up = self.replace_chunks(&mut next_file_id)?;
         let contents = self.new_contents(next_file_id)?;
@@ -521,15 +753,15 @@ impl<'a> Plan<'a> {
         let (root, read, state) = (self.root, &self.read, &self.state);
         let segments = read.log.segments.iter().map(|(number, _)| *number);
         let segment = segments.chain([read.start.segment, read.start.last_segment]).max().unwrap_or(0) + 1;
-        let first_lsn = read.log.next_lsn.max(read.log.durable_lsn + 1);
+        let first_lsn = read.log.next_lsn.max(read.log.durable_lsn + 1).saturating_add(read.log.lost_frames_max);
         let bytes = read.log.segments.iter().map(|(_, bytes)| *bytes).find(|bytes| *bytes >= SEGMENT_BYTES_MIN);
         let bytes = bytes.unwrap_or(StoreOptions::default().wal_segment_bytes);
         log::begin_anew(root, segment, first_lsn, bytes)?;
-        let lost = !self.lost.is_empty() || !read.log.lost.is_empty() || read.log.lost_from.is_some();
+        let lost = self.report().has_lost();
         let anew = read.salvaged || lost || read.known.epoch.is_empty();
         let mut contents = Contents {
             number: read.manifest.highest.max(read.known.number) + 1,
-            epoch: if anew { format!("{:016x}", disk::random(root)?) } else { read.known.epoch.clone() },
+            epoch: if anew { fresh_epoch(root)? } else { read.known.epoch.clone() },
             base_commit: state.commit,
             wal_first_segment: segment,
             wal_first_lsn: first_lsn,
@@ -607,11 +839,25 @@ impl<'a> Plan<'a> {
         for (number, _) in &self.read.log.segments {
             disk::remove(&segment_path(&root.join("wal"), *number))?;
         }
-        for (path, _) in &self.read.damaged_files {
+        for path in self.read.damaged_files.iter().map(|(path, _)| path).chain(&self.removals) {
             disk::remove(path)?;
         }
         Ok(())
     }
+}
+
+/// The settings that differ between two registrations, as they were in the first.
+fn changed_settings(old: &str, new: &str) -> String {
+    let read =
+        |text: &str| serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(text).unwrap_or_default();
+    let (old, new) = (read(old), read(new));
+    let names: std::collections::BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+    let changed = names.into_iter().filter(|name| old.get(*name) != new.get(*name));
+    let changed = changed.map(|name| match old.get(name) {
+        Some(value) => format!("{name} was {value}"),
+        None => format!("{name} was not set"),
+    });
+    changed.collect::<Vec<_>>().join(", ")
 }
 
 fn free_id(root: &DiskPath, next: &mut u64, path: fn(&DiskPath, u64) -> DiskPath) -> u64 {

@@ -26,7 +26,7 @@ use crate::format::chunk_salvage::salvage_chunk;
 use crate::format::manifest::{ChunkRecord, ReceiptsRecord, RunRecord, SeriesRecord, ViewRecord};
 use crate::format::receipt::{Receipt, salvage_receipts};
 use crate::format::run::{RunEntry, salvage_run};
-use crate::format::tombstone::{decode_registration, decode_tombstone};
+use crate::format::tombstone::{decode_drop, decode_registration, decode_tombstone};
 use crate::format::wal::{SEGMENT_HEADER_BYTES, decode_segment_header, first_frame};
 use crate::types::SeriesDef;
 
@@ -45,8 +45,13 @@ pub fn holds_data(root: &DiskPath) -> Result<bool> {
     }
 }
 
-/// Everything the files tell, with what is `known` from the manifest.
-pub fn contents(root: &DiskPath, known: &Contents) -> Result<Contents> {
+/// A series whose directory has the marker of a drop, and the commit of the drop; `None` when the marker is damaged.
+pub type Marked = (SeriesId, Option<u64>);
+
+/// Everything the files tell, with what is `known` from the manifest, and the series that were dropped: they are among the
+/// contents, since a snapshot may still show them, until [`drop_marked`] takes them out. `begins` is the segment and LSN
+/// that the log begins with, when a whole manifest says so.
+pub fn contents(root: &DiskPath, known: &Contents, begins: Option<(u64, u64)>) -> Result<(Contents, Vec<Marked>)> {
     let mut found = Contents {
         number: known.number,
         epoch: known.epoch.clone(),
@@ -56,23 +61,23 @@ pub fn contents(root: &DiskPath, known: &Contents) -> Result<Contents> {
         ..Contents::default()
     };
     let mut newest = Newest::default();
-    let mut dropped = BTreeSet::new();
+    let mut marked = Vec::new();
     for name in disk::list(&root.join("chunks"))? {
         let Ok(series_id) = name.parse::<u64>() else { continue };
         found.next_series_id = found.next_series_id.max(series_id + 1);
-        if !read_series_dir(root, series_id, known, &mut found, &mut newest)? {
-            dropped.insert(series_id);
+        if let Some(commit) = read_series_dir(root, series_id, known, &mut found, &mut newest)? {
+            marked.push((series_id, commit));
         }
     }
     for (id, commit, start, end) in &known.tombstones {
         found.tombstones.insert((*id, *commit, *start, *end));
     }
-    add_missing_chunks(root, known, &mut found, &dropped);
+    add_missing_chunks(root, known, &mut found);
     read_runs_dir(root, known, &mut found, &mut newest)?;
     let fences: Vec<u64> = known.snapshots.values().map(|snapshot| snapshot.commit).collect();
     let mut ids: BTreeSet<SeriesId> = known.series.keys().copied().collect();
     ids.extend(newest.0.keys());
-    for id in ids.difference(&dropped) {
+    for id in &ids {
         if let Some(record) = newest.record(*id, known.series.get(id), &fences)? {
             found.series.insert(*id, record);
         }
@@ -80,8 +85,24 @@ pub fn contents(root: &DiskPath, known: &Contents) -> Result<Contents> {
     }
     found.chunks.retain(|_, chunk| found.series.contains_key(&chunk.series_id));
     found.tombstones.retain(|(series_id, ..)| found.series.contains_key(series_id));
-    (found.wal_first_segment, found.wal_first_lsn) = log_start(root, known)?;
-    Ok(found)
+    (found.wal_first_segment, found.wal_first_lsn) = log_start(root, known, begins)?;
+    Ok((found, marked))
+}
+
+/// Drops the series that have the marker of a drop, once the log was replayed: they stay out of sight while a snapshot
+/// shows them, and go else. So do those whose drop the manifest knows and that no snapshot shows any more.
+pub fn drop_marked(state: &mut State, marked: &[Marked]) {
+    for (id, commit) in marked {
+        let Some(series) = state.series.get(id).filter(|series| series.dropped_commit.is_none()) else { continue };
+        let commit = commit.unwrap_or(series.last_commit + 1);
+        state.drop_series(*id, commit);
+    }
+    let fences = Arc::clone(&state.fences);
+    let gone = state.series.values().filter(|series| !series.is_reachable(&fences));
+    let gone: Vec<SeriesId> = gone.map(|series| series.id).collect();
+    for id in gone {
+        state.remove(id);
+    }
 }
 
 /// The newest registration of each series that files tell, and the commits they span.
@@ -142,18 +163,21 @@ impl Newest {
     }
 }
 
-/// Takes in the chunks and tombstones of a series; `false` when it was dropped.
+/// Takes in the chunks and tombstones of a series. For one that has the marker of a drop, the commit of the drop as far as
+/// the marker can be read.
 fn read_series_dir(
     root: &DiskPath,
     series_id: SeriesId,
     known: &Contents,
     found: &mut Contents,
     newest: &mut Newest,
-) -> Result<bool> {
+) -> Result<Option<Option<u64>>> {
     let dir = series_dir(root, series_id);
     let names = disk::list(&dir)?;
+    let mut marked = None;
     if names.iter().any(|name| name == DROP_MARKER) {
-        return Ok(false);
+        let marker = decode_drop(&disk::read(&dir.join(DROP_MARKER))?).ok();
+        marked = Some(marker.filter(|marker| marker.series_id == series_id).map(|marker| marker.commit));
     }
     let mut chunks: Vec<(ChunkRecord, Vec<u64>)> = Vec::new();
     for name in &names {
@@ -193,7 +217,7 @@ fn read_series_dir(
         }
     }
     found.chunks.extend(kept.into_iter().map(|record| (record.id, record)));
-    Ok(true)
+    Ok(marked)
 }
 
 /// What a chunk file says about itself; by its blocks when the footer is damaged.
@@ -242,8 +266,8 @@ fn read_footer(path: &DiskPath) -> Result<(ChunkMeta, u32, u64)> {
 
 /// Chunks the manifest knew that have no file: unless another one took their rows or a delete took all of them, their
 /// rows are lost, and reading them must say so.
-fn add_missing_chunks(root: &DiskPath, known: &Contents, found: &mut Contents, dropped: &BTreeSet<SeriesId>) {
-    for record in known.chunks.values().filter(|record| !dropped.contains(&record.series_id)) {
+fn add_missing_chunks(root: &DiskPath, known: &Contents, found: &mut Contents) {
+    for record in known.chunks.values() {
         let path = series_dir(root, record.series_id).join(chunk_name(&record.partition, record.id));
         let covered = found.chunks.values().any(|chunk| {
             chunk.series_id == record.series_id
@@ -304,12 +328,15 @@ fn read_runs_dir(root: &DiskPath, known: &Contents, found: &mut Contents, newest
     Ok(())
 }
 
-/// The oldest segment on disk and the LSN it begins with.
-fn log_start(root: &DiskPath, known: &Contents) -> Result<(u64, u64)> {
+/// The oldest segment on disk and the LSN it begins with; where it `begins` when segments from there on are missing.
+fn log_start(root: &DiskPath, known: &Contents, begins: Option<(u64, u64)>) -> Result<(u64, u64)> {
     let dir = root.join("wal");
     let Some(first) = disk::list(&dir)?.iter().filter_map(|name| segment_number(name)).min() else {
         return Ok((known.wal_first_segment.max(1), known.wal_first_lsn.max(1)));
     };
+    if let Some((segment, lsn)) = begins.filter(|(segment, _)| first > *segment) {
+        return Ok((segment, lsn));
+    }
     let path = segment_path(&dir, first);
     let bytes = disk::read(&path)?;
     let header = decode_segment_header(bytes.get(..SEGMENT_HEADER_BYTES).unwrap_or(&bytes));

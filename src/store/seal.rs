@@ -472,26 +472,40 @@ impl Inner {
         Ok(())
     }
 
+    /// Puts the marker of its drop beside the files of a series that the manifest knows. Series without a file of their own
+    /// get a directory for it: their rows can be in run files of many series.
     pub fn mark_dropped(&self, manifest: &super::manifest::Contents, series_id: u64, commit: u64) -> Result<()> {
-        let dir = series_dir(&self.root, series_id);
         let Some(record) = manifest.series.get(&series_id) else { return Ok(()) };
-        if !dir.found()? {
+        let dir = series_dir(&self.root, series_id);
+        if !dir.found()? && manifest.runs.is_empty() {
             return Ok(());
         }
         let def: SeriesDef = serde_json::from_str(&record.def)
             .map_err(|error| Error::internal(format!("registration of series {series_id}: {error}")))?;
-        let marker = encode_drop(&DropFile { series_id, key: def.key, commit })?;
-        disk::publish(&self.root.join("tmp"), &dir.join(DROP_MARKER), &marker)?;
+        let commit = if record.dropped_commit > 0 { record.dropped_commit } else { commit };
+        self.put_drop_marker(series_id, def.key, commit)
+    }
+
+    /// The same for a series that a snapshot still shows, so that a rebuilt manifest does not show it to everybody.
+    pub fn put_drop_marker(&self, series_id: u64, key: crate::types::SeriesKey, commit: u64) -> Result<()> {
+        let dir = series_dir(&self.root, series_id);
+        let path = dir.join(DROP_MARKER);
+        if path.found()? {
+            return Ok(());
+        }
+        disk::create_dir(&dir)?;
+        disk::publish(&self.root.join("tmp"), &path, &encode_drop(&DropFile { series_id, key, commit })?)?;
         Ok(())
     }
 
     /// Unlinks the files of a dropped series; readers that still map them are not disturbed. Best effort: what stays
     /// is removed at the next opening.
-    pub fn remove_series_files(&self, series_id: u64) {
+    pub fn remove_series_files(&self, series_id: u64, marker: Marker) {
         let dir = series_dir(&self.root, series_id);
         let names = disk::list(&dir).unwrap_or_default();
         // The marker goes last: while it stands, nobody takes the other files for lost ones.
-        for name in names.iter().filter(|name| *name != DROP_MARKER).chain(names.iter().filter(|n| *n == DROP_MARKER)) {
+        let last = names.iter().filter(|name| *name == DROP_MARKER && marker == Marker::Removed);
+        for name in names.iter().filter(|name| *name != DROP_MARKER).chain(last) {
             if let Err(error) = disk::remove(&dir.join(name)) {
                 tracing::warn!(%error, "a file of a dropped series stays behind");
                 return;
@@ -499,6 +513,14 @@ impl Inner {
         }
         disk::remove_dir_if_empty(&dir);
     }
+}
+
+/// What becomes of the marker of a drop when the other files of the series are removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Marker {
+    /// Run files still have rows of the series, which a rebuilt manifest would show again.
+    Kept,
+    Removed,
 }
 
 /// File beside the chunks of a series that was dropped.

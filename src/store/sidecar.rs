@@ -194,6 +194,16 @@ pub fn wanted_columns(meta: &ChunkMeta, def: &SeriesDef) -> Vec<usize> {
     positions
 }
 
+/// Whether a chunk has a value index of other columns than a registration asks for, or none where it asks for one.
+pub fn is_stale(open: &OpenChunk, path: &DiskPath, def: &SeriesDef) -> bool {
+    let wanted = wanted_columns(&open.meta, def);
+    match IndexFile::open(path, &open.meta, open.footer_crc()) {
+        Ok(Some(file)) => !wanted.is_empty() && !file.covers(&wanted),
+        Ok(None) => !wanted.is_empty(),
+        Err(_) => false,
+    }
+}
+
 fn is_float(meta: &ChunkMeta, position: usize) -> bool {
     let column = position.checked_sub(1).and_then(|position| meta.series.columns.get(position));
     column.is_some_and(|column| column.kind == ColumnType::Float64)

@@ -117,6 +117,7 @@ impl Store {
         let batch = queue.enqueue(&mut pending, state, encode_commit(&logged))?;
         drop(pending);
         queue.wait(&batch)?;
+        self.inner.record_snapshots();
         Ok(snapshot)
     }
 

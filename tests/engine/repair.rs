@@ -397,3 +397,145 @@ fn a_repair_that_is_interrupted_anywhere_can_be_taken_again() {
         }
     }
 }
+
+/// What a rebuilt manifest shows of a store whose series GONE was dropped while a snapshot shows it.
+fn dropped_under_a_snapshot(sealed: bool) -> SimDisk {
+    let disk = SimDisk::new(SimState::default(), 11);
+    let store = Store::open_on(&disk.path(ROOT), true, small()).unwrap();
+    for key in [bars(), slow()] {
+        store.register(def(&key)).unwrap();
+        store.write(&key, minutes(0, 30), WriteMode::Upsert, None).unwrap();
+    }
+    if sealed {
+        store.seal(&[]).unwrap();
+    }
+    store.checkpoint().unwrap();
+    store.create_snapshot("before").unwrap();
+    store.drop_series(&slow(), None).unwrap();
+    store.write(&bars(), minutes(30, 5), WriteMode::Upsert, None).unwrap();
+    store.checkpoint().unwrap();
+    leave_log(&store);
+    drop(store);
+    disk
+}
+
+/// Writes until everything before has left the log, its segments too: the minutes 35 to 134 of `bars`.
+fn leave_log(store: &Store) {
+    for minute in 35..135 {
+        store.write(&bars(), minutes(minute, 1), WriteMode::Upsert, None).unwrap();
+    }
+    store.checkpoint().unwrap();
+}
+
+#[test]
+fn a_dropped_series_that_a_snapshot_shows_does_not_come_back_with_a_new_manifest() {
+    for sealed in [true, false] {
+        let disk = dropped_under_a_snapshot(sealed);
+        let state = disk.state();
+        let manifest: Vec<PathBuf> = files(&state).into_keys().filter(|path| is(path, "/manifest/")).collect();
+        let mut gone = state.clone();
+        manifest.iter().for_each(|path| gone.remove_file(path).unwrap());
+        for (what, damaged, rebuild) in [("gone", gone, false), ("not believed", state.clone(), true)] {
+            let what = format!("{what}, sealed {sealed}");
+            let disk = copy(&damaged);
+            let options = RepairOptions { apply: true, rebuild_manifest: rebuild };
+            let report = repair(&disk.path(ROOT), options).unwrap();
+            let store = open(&disk);
+            assert!(store.snapshot().get(&slow()).is_none(), "{what}: it came back to life: {report:?}");
+            assert_eq!(store.snapshot().get(&bars()).unwrap().rows, 135, "{what}");
+            if rebuild {
+                // The old manifest can be read: what the new one does not know is listed one by one.
+                let names: Vec<&str> = report.lost_snapshots.iter().map(|lost| lost.name.as_str()).collect();
+                let series: Vec<&str> = report.lost_series.iter().map(|lost| lost.series.as_str()).collect();
+                assert_eq!((names, series), (vec!["before"], vec![slow().as_str()]), "{what}");
+                assert!(report.lost_series[0].reason.contains("dropped"), "{what}");
+            } else {
+                assert!(!report.forgotten.is_empty(), "{what}");
+            }
+            drop(store);
+            assert!(mend(&disk, false).clean, "{what}");
+        }
+        // With the newest edit gone, the snapshot is known and still shows it, and nobody else does.
+        let newest = manifest.iter().rfind(|path| is(path, ".edit")).unwrap();
+        let mut damaged = state.clone();
+        damaged.remove_file(newest).unwrap();
+        let disk = copy(&damaged);
+        mend(&disk, true);
+        let store = open(&disk);
+        assert!(store.snapshot().get(&slow()).is_none(), "sealed {sealed}");
+        let then = store.as_of("before").unwrap();
+        let (rows, bad) = shown(&store, &then, "before");
+        assert_eq!((bad, rows.get(slow().as_str()).map(Vec::len)), (0, Some(30)), "sealed {sealed}");
+        // Once the snapshot goes, so does the series.
+        store.drop_snapshot("before").unwrap();
+        store.checkpoint().unwrap();
+        store.vacuum().unwrap();
+        drop(store);
+        open(&disk);
+        let left =
+            files(&disk.state()).into_keys().filter(|path| is(path, "/chunks/0000000002/") && is(path, ".arrow"));
+        assert_eq!(left.count(), 0, "sealed {sealed}");
+    }
+}
+
+/// Rows of a dropped series can stay in a run file that others still need.
+#[test]
+fn a_dropped_series_whose_rows_are_left_in_a_run_file_does_not_come_back() {
+    let disk = SimDisk::new(SimState::default(), 12);
+    let store = Store::open_on(&disk.path(ROOT), true, small()).unwrap();
+    for key in [bars(), slow()] {
+        store.register(def(&key)).unwrap();
+        store.write(&key, minutes(0, 30), WriteMode::Upsert, None).unwrap();
+    }
+    store.checkpoint().unwrap();
+    store.drop_series(&slow(), None).unwrap();
+    store.checkpoint().unwrap();
+    store.write(&bars(), minutes(30, 5), WriteMode::Upsert, None).unwrap();
+    store.checkpoint().unwrap();
+    leave_log(&store);
+    drop(store);
+    for round in 0..2 {
+        let mut damaged = disk.state();
+        for path in files(&damaged).into_keys().filter(|path| is(path, "/manifest/")) {
+            damaged.remove_file(&path).unwrap();
+        }
+        let rebuilt = copy(&damaged);
+        mend(&rebuilt, true);
+        let store = open(&rebuilt);
+        assert!(store.snapshot().get(&slow()).is_none(), "round {round}: it came back to life");
+        assert_eq!(store.snapshot().get(&bars()).unwrap().rows, 135);
+        drop(store);
+        // Opening it whole tidies, and has to leave what keeps the series away.
+        open(&disk);
+    }
+}
+
+#[test]
+fn settings_and_names_that_only_the_manifest_knew_are_listed_one_by_one() {
+    let disk = filled();
+    // The file that tells the retention beside the manifest is gone too, and so is every trace of a series without rows.
+    let store = open(&disk);
+    store.register(def(&SeriesKey::kline("EMPTY", "1m").unwrap())).unwrap();
+    store
+        .change_series(&feature(), None, |def| {
+            def.retention = Some(Retention { max_rows: Some(2_000_000), max_age: None });
+            Ok(())
+        })
+        .unwrap();
+    store.checkpoint().unwrap();
+    leave_log(&store);
+    drop(store);
+    let mut damaged = disk.state();
+    for path in files(&damaged).into_keys().filter(|path| is(path, ".registration")) {
+        damaged.remove_file(&path).unwrap();
+    }
+    let rebuilt = copy(&damaged);
+    let report = repair(&rebuilt.path(ROOT), RepairOptions { apply: true, rebuild_manifest: true }).unwrap();
+    let names: Vec<&str> = report.lost_snapshots.iter().map(|lost| lost.name.as_str()).collect();
+    assert_eq!(names, ["before"]);
+    let series: Vec<&str> = report.lost_series.iter().map(|lost| lost.series.as_str()).collect();
+    assert_eq!(series, ["kline/EMPTY/1m"]);
+    let told = report.forgotten.join("\n");
+    assert!(told.contains(feature().as_str()) && told.contains("retention was"), "{told}");
+    assert!(report.has_lost());
+}

@@ -278,5 +278,6 @@ fn the_promises_are_numbered_without_a_hole() {
     let text = read("docs/durability.md");
     let numbers: Vec<u32> =
         text.lines().filter_map(|line| line.strip_prefix("- **I")?.split_once("**")?.0.parse().ok()).collect();
-    assert_eq!(numbers, (1..=22).collect::<Vec<_>>());
+    assert!(numbers.len() >= 24);
+    assert_eq!(numbers, (1..=u32::try_from(numbers.len()).unwrap()).collect::<Vec<_>>());
 }

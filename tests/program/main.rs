@@ -6,6 +6,7 @@ mod bridge;
 mod checks;
 mod data;
 mod import;
+mod mend;
 mod run;
 mod server;
 mod verbs;

@@ -19,7 +19,7 @@ use crate::format::backup::is_registry_copy;
 use crate::registry::{
     Filter, Pending, Record, RecordKind, RecordRef, RecordStatus, Registry, check_name, parse_version,
 };
-use crate::store::{self, State, Store};
+use crate::store::{self, DATASET_SNAPSHOT, State, Store};
 use crate::types::SeriesKey;
 
 pub(super) use as_of::View;
@@ -28,7 +28,7 @@ pub use replies::*;
 use super::{Scope, Service, SnapshotDropped};
 
 /// How names of snapshots begin that are made for datasets, and only for them.
-const DATASET: &str = "dataset:";
+const DATASET: &str = DATASET_SNAPSHOT;
 /// Most series of a record, and most of what it was made from.
 const PARTS_MAX: usize = 10_000;
 /// Longest description, and longest other words, in characters.

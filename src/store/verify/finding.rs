@@ -63,27 +63,27 @@ kinds! {
     UnreadableFile "unreadable_file" Error "The operating system could not read a file."
         "check the disk and its permissions, then verify again";
     DamagedEdit "damaged_edit" Error "A manifest edit is damaged."
-        "`admin repair --apply` sets it aside when a checkpoint has what it said; else `admin rebuild-manifest` reads the manifest from the other files";
+        "`admin repair --apply` sets it aside; where no checkpoint repeats it, it makes the manifest anew from the other files and lists what only the manifest knew";
     DamagedEditCopy "damaged_edit_copy" Warning "One of the two copies in a manifest edit is damaged; the other one is whole."
         "nothing is lost; the next checkpoints make the file superfluous, `admin repair --apply` does so at once";
     MissingEdit "missing_edit" Error "A manifest edit is missing."
-        "`admin rebuild-manifest` reads the manifest from the other files";
+        "put the file back; else `admin repair --apply` makes the manifest anew from the other files and lists what only the manifest knew";
     DamagedCheckpoint "damaged_checkpoint" Warning "A manifest checkpoint is damaged, or says something else than the edits before it."
         "nothing is lost while the other checkpoint and the edits behind it are there; `admin repair --apply` sets it aside and writes a new one";
     MissingCheckpoint "missing_checkpoint" Warning "The older one of the two manifest checkpoints is missing."
         "nothing is lost while the newer one is whole; `admin repair --apply` writes a new one";
     DamagedCurrent "damaged_current" Warning "The hint how far the manifest has come is damaged."
-        "nothing is lost; the next edit writes it anew";
-    DamagedSegment "damaged_segment" Error "The header of a log segment is damaged, or the segment is cut."
+        "nothing is lost; `admin repair --apply`, or the next opening, writes it anew";
+    DamagedSegment "damaged_segment" Error "The header of a log segment is damaged, or the segment is cut or longer than its header says."
         "the store takes no writes; `admin repair --apply` keeps every whole frame and names the log positions that are lost";
     MissingSegment "missing_segment" Error "A log segment is missing."
         "put the file back; else `admin repair --apply` keeps every whole frame and names the log positions that are lost";
     DamagedFrame "damaged_frame" Error "Frames of the log that were synced are damaged."
         "the store takes no writes; `admin repair --apply` keeps every whole frame and names the log positions that are lost";
     TornTail "torn_tail" Note "The log ends with an unfinished write that nobody was told of."
-        "nothing to do: the next opening cuts it";
+        "nothing to do: the next opening cuts it, as `admin repair --apply` does";
     StrayBytes "stray_bytes" Note "Bytes of the log that hold nothing are not zero."
-        "nothing to do: no reader looks at them";
+        "nothing to do: no reader looks at them; `admin repair --apply` begins a new log without them";
     MissingRunFile "missing_run_file" Error "A file of tail rows is missing."
         "put the file back; else `admin repair --apply` gives its rows up and names the series";
     DamagedRunFile "damaged_run_file" Error "Head, index or trailer of a file of tail rows is damaged."
@@ -99,9 +99,9 @@ kinds! {
     DamagedTombstone "damaged_tombstone" Warning "The file of a delete is damaged, or says something else than the manifest."
         "`admin repair --apply` writes it anew; without it a rebuilt manifest would show the deleted rows again";
     DamagedRegistration "damaged_registration" Warning "The file that tells a registration beside the manifest is damaged."
-        "nothing is lost while the manifest is whole; without both a rebuilt manifest would show an older registration, or none";
+        "`admin repair --apply` writes it anew; without it a rebuilt manifest would show an older registration, or none";
     DamagedDropMarker "damaged_drop_marker" Warning "The marker of a dropped series is damaged."
-        "`admin repair --apply` writes it anew; without it a rebuilt manifest would show the series again";
+        "`admin repair --apply` writes it anew, or sets it aside where its series is there or gone for good; without it a rebuilt manifest could show the series again";
     StrayDropMarker "stray_drop_marker" Warning "A series that was not dropped has the marker of a dropped one."
         "`admin repair --apply` sets it aside; with it a rebuilt manifest would leave the series out";
     MissingChunk "missing_chunk" Error "A chunk file is missing."
@@ -119,17 +119,19 @@ kinds! {
     DamagedFooter "damaged_footer" Error "The footer of a chunk is damaged; none of its rows are served."
         "`admin repair --apply` makes the footer anew from the head and the blocks";
     WrongRows "wrong_rows" Error "A block has the checksum it should have, but its rows cannot be right."
-        "a defect of the program that wrote it: please report it; `admin repair --apply` keeps the other blocks in a new file";
+        "a defect of the program that wrote it: please report it; `admin restore` brings back a backup of before";
     ClashingChunks "clashing_chunks" Error "Two chunks have rows of the same times and the same commits: which one wins is not defined."
-        "a defect of the program that wrote them: please report it";
+        "a defect of the program that wrote them: please report it; `admin restore` brings back a backup of before";
     MissingSidecar "missing_sidecar" Warning "A sidecar is missing: queries take longer."
         "`admin scrub` writes it anew from the chunk; nothing is lost";
     DamagedSidecar "damaged_sidecar" Warning "A sidecar is damaged, or does not say what the rows of its chunk say."
         "`admin scrub` writes it anew from the chunk; nothing is lost";
     StaleSidecar "stale_sidecar" Note "A value index does not have the columns the registration asks for now."
         "nothing to do: upkeep or `admin scrub` writes it anew";
+    DamagedRegistry "damaged_registry" Error "The registry of datasets, features and factors is damaged, or it is empty or missing while there are snapshots of datasets."
+        "`admin repair --apply` sets it aside and begins a fresh one; rows and snapshots stay, the descriptions are lost unless a backup has them";
     OrphanFile "orphan_file" Note "A file that nothing names: a crash left it behind."
-        "nothing to do: it is not read; `admin list-orphans` tells what it is";
+        "nothing to do: it is not read, and the next opening removes it, as `admin repair --apply` does; `admin list-orphans` tells what it is";
     ForeignFile "foreign_file" Warning "A file that FastK did not put there."
         "move it out of the data directory";
 }

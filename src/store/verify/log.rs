@@ -4,7 +4,7 @@
 //! write nobody was told of. A frame that is being written while it is read looks damaged, so a segment with damage is
 //! read again as long as it changes.
 
-use super::finding::{Finding, FindingKind};
+use super::finding::{Finding, FindingKind, Severity};
 use super::manifest::number_of;
 use super::{Check, LOOKS, Look};
 use crate::disk;
@@ -34,6 +34,8 @@ struct Walk {
     durable_lsn: u64,
     gaps: Vec<Gap>,
     findings: Vec<Finding>,
+    /// A segment that is cut, missing or without a frame: the next frame tells which positions are lost.
+    open_ended: Option<Finding>,
     /// Registrations and drops, in order.
     operations: Vec<Operation>,
     last_commit: u64,
@@ -47,14 +49,15 @@ impl Check<'_> {
         for number in numbers {
             for missing in expected..number {
                 let file = format!("wal/{missing:020}.wal");
-                walk.findings.push(Finding::new(FindingKind::MissingSegment, file, "what was only in it is lost"));
-                walk.next_lsn = None;
+                let finding = Finding::new(FindingKind::MissingSegment, file, "what was only in it is lost");
+                walk.leave_open(finding, self.contents().wal_first_lsn);
             }
             expected = number + 1;
             self.segment(number, &mut walk)?;
         }
         let first_lsn = self.contents().wal_first_lsn;
-        if let Some(next) = walk.next_lsn.filter(|next| *next < first_lsn && self.reading.whole && !self.live) {
+        let unexplained = walk.open_ended.is_none() && self.reading.whole && !self.live;
+        if let Some(next) = walk.next_lsn.filter(|next| *next < first_lsn && unexplained) {
             let file = format!("wal/{:020}.wal", expected.saturating_sub(1));
             let message = format!("the log ends at position {next}, the manifest begins at {first_lsn}");
             walk.findings.push(Finding::new(FindingKind::MissingSegment, file, message));
@@ -63,8 +66,9 @@ impl Check<'_> {
         if newest >= expected && self.reading.whole {
             let file = format!("wal/{expected:020}.wal");
             let message = format!("CURRENT tells of segment {newest}; what was only in it is lost");
-            walk.findings.push(Finding::new(FindingKind::MissingSegment, file, message));
+            walk.leave_open(Finding::new(FindingKind::MissingSegment, file, message), first_lsn);
         }
+        walk.close_at_end();
         let durable = walk.durable_lsn;
         for gap in walk.gaps {
             let synced = gap.lsn_max.is_some() || gap.lsn_min <= durable;
@@ -150,7 +154,8 @@ impl Check<'_> {
                 }
             };
             let (next_lsn, by_header) = (walk.next_lsn, walk.by_header);
-            let mut found = Walk { next_lsn, by_header, durable_lsn: walk.durable_lsn, ..Walk::default() };
+            let open_ended = walk.open_ended.clone();
+            let mut found = Walk { next_lsn, by_header, durable_lsn: walk.durable_lsn, open_ended, ..Walk::default() };
             found.segment(number, &file, &bytes, self.contents().wal_first_lsn);
             let clean = found.gaps.is_empty() && found.findings.is_empty();
             same = if before.as_ref() == Some(&bytes) { same + 1 } else { 0 };
@@ -159,6 +164,7 @@ impl Check<'_> {
                 walk.by_header = found.by_header;
                 walk.durable_lsn = found.durable_lsn;
                 walk.last_commit = walk.last_commit.max(found.last_commit);
+                walk.open_ended = found.open_ended;
                 walk.gaps.extend(found.gaps);
                 walk.findings.extend(found.findings);
                 walk.operations.extend(found.operations);
@@ -176,15 +182,25 @@ impl Check<'_> {
 impl Walk {
     fn segment(&mut self, number: u64, file: &str, bytes: &[u8], first_lsn: u64) {
         let damaged = |message: &str| Finding::new(FindingKind::DamagedSegment, file, message);
-        let mut cut = false;
+        let mut cut = None;
+        let mut stated_bytes = bytes.len();
         let (epoch, first) = match decode_segment_header(bytes) {
             Ok(header) if header.number == number => {
-                cut = header.segment_bytes != bytes.len() as u64;
-                if cut {
-                    let (expected, found) = (header.segment_bytes, bytes.len() as u64);
+                let (expected, found) = (header.segment_bytes, bytes.len() as u64);
+                if expected != found {
                     let message = if found < expected { "its end is cut off" } else { "bytes were added to it" };
                     let finding = damaged(message).at(expected.min(found), expected.abs_diff(found));
-                    self.findings.push(finding.compared(format!("{expected} bytes"), format!("{found} bytes")));
+                    let finding = finding.compared(format!("{expected} bytes"), format!("{found} bytes"));
+                    match found < expected {
+                        true => cut = Some(finding),
+                        false => {
+                            let mut finding = finding.severity(Severity::Warning);
+                            finding.remedy =
+                                "`admin repair --apply` keeps its frames and begins a new log; nothing is lost".into();
+                            self.findings.push(finding);
+                        }
+                    }
+                    stated_bytes = stated_bytes.min(usize::try_from(expected).unwrap_or(usize::MAX));
                 }
                 (header.epoch, Some(header.first_lsn))
             }
@@ -199,8 +215,7 @@ impl Walk {
                 // Any whole frame tells what the header told.
                 let Some((_, frame)) = wal::first_frame(bytes) else {
                     let message = format!("{}; it has no whole frame", error.detail());
-                    self.findings.push(damaged(&message).at(0, header_bytes));
-                    self.next_lsn = None;
+                    self.leave_open(damaged(&message).at(0, header_bytes), first_lsn);
                     return;
                 };
                 let message = format!("{}; its frames can be read", error.detail());
@@ -212,11 +227,14 @@ impl Walk {
             self.next_lsn = first;
             self.by_header = true;
         }
+        let bytes = bytes.get(..stated_bytes).unwrap_or(bytes);
         let mut offset = SEGMENT_HEADER_BYTES;
+        let mut end = offset;
         let mut damaged_at: Option<usize> = None;
         while offset < bytes.len() {
             match wal::frame_at(bytes, offset, epoch) {
                 Found::Frame(frame, payload) => {
+                    self.close_before(frame.lsn, damaged_at.is_none());
                     let told = self.next_lsn.unwrap_or(frame.lsn);
                     let expected = match damaged_at {
                         _ if !self.by_header => told,
@@ -229,8 +247,9 @@ impl Walk {
                     }
                     self.frame(file, bytes, offset, &frame, payload, first_lsn);
                     offset += frame_bytes(frame.payload_bytes);
+                    end = offset;
                 }
-                Found::Nothing if damaged_at.is_none() && is_zero(bytes, offset) => return,
+                Found::Nothing if damaged_at.is_none() && is_zero(bytes, offset) => break,
                 Found::Nothing | Found::Damaged => {
                     damaged_at.get_or_insert(offset);
                     offset += FRAME_ALIGNMENT;
@@ -238,12 +257,57 @@ impl Walk {
             }
         }
         // What stands before the cut of a segment belongs to that damage.
-        if let Some(from) = damaged_at.filter(|_| !cut) {
+        if let Some(from) = damaged_at.filter(|_| cut.is_none()) {
             let expected = self.next_lsn.or(first).unwrap_or(0);
             // Zeros at the end belong to what was never used.
             let used = bytes.iter().rposition(|byte| *byte != 0).map_or(from, |last| last + 1);
             self.gap(file, (from, used.max(from)), expected, None);
         }
+        if let Some(first) = first.filter(|_| end == SEGMENT_HEADER_BYTES && self.open_ended.is_some()) {
+            // It was made for the frame behind those that the segments before it held at most.
+            self.close_before(first, true);
+        }
+        // Where the next frame would begin and nothing was written, none followed.
+        let nothing_followed = bytes.get(end..end + FRAME_ALIGNMENT).is_some_and(|next| is_zero(next, 0));
+        match cut {
+            Some(finding) if nothing_followed => self.findings.push(finding),
+            Some(finding) => self.leave_open(finding, first_lsn),
+            None => {}
+        }
+    }
+
+    /// Takes a finding about positions that follow the last one; which ones is known when another frame is met.
+    fn leave_open(&mut self, mut finding: Finding, first_lsn: u64) {
+        if self.open_ended.is_some() {
+            self.findings.push(finding);
+            return;
+        }
+        finding.lsn_min = Some(self.next_lsn.unwrap_or(first_lsn).max(first_lsn));
+        self.open_ended = Some(finding);
+    }
+
+    /// A frame, or a segment made for one, was met: what is between is lost.
+    fn close_before(&mut self, lsn: u64, follows: bool) {
+        let Some(mut finding) = self.open_ended.take() else { return };
+        match finding.lsn_min.filter(|first| lsn > *first) {
+            Some(first) => {
+                finding.lsn_max = Some(lsn - 1);
+                finding.message = format!("{}: positions {first} to {} are lost", finding.message, lsn - 1);
+                if follows {
+                    self.next_lsn = Some(lsn);
+                }
+            }
+            None => finding.lsn_min = None,
+        }
+        self.findings.push(finding);
+    }
+
+    fn close_at_end(&mut self) {
+        let Some(mut finding) = self.open_ended.take() else { return };
+        if let Some(first) = finding.lsn_min {
+            finding.message = format!("{}: positions from {first} on are lost, if there were any", finding.message);
+        }
+        self.findings.push(finding);
     }
 
     fn gap(&mut self, file: &str, (from, to): (usize, usize), lsn_min: u64, lsn_max: Option<u64>) {

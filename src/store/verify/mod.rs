@@ -12,6 +12,7 @@ mod files;
 pub mod finding;
 mod log;
 pub(super) mod manifest;
+mod registry;
 mod scrub;
 mod tails;
 
@@ -20,6 +21,8 @@ use std::time::{Duration, Instant};
 
 pub use files::{Orphan, OrphanKind, OrphanReport, orphans};
 pub use finding::{FINDINGS_MAX, Finding, FindingKind, Severity, VerifyReport};
+pub(super) use manifest::number_of;
+pub use registry::DATASET_SNAPSHOT;
 
 use super::chunk::series_dir;
 use super::manifest::Contents;
@@ -88,8 +91,24 @@ fn run(root: &DiskPath, live: bool, edit_min: u64, watch: &Watch) -> Result<Veri
     check.tails()?;
     check.chunks()?;
     check.files()?;
+    check.registry()?;
     check.report.duration_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
     Ok(check.report)
+}
+
+/// The findings in files other than chunks, sidecars, run and receipt files of a store that nobody has open.
+///
+/// # Errors
+/// As [`verify`].
+pub(super) fn verify_small_files(root: &DiskPath) -> Result<Vec<Finding>> {
+    let watch = Watch::new();
+    let mut check = Check::new(root, false, &watch)?;
+    check.format()?;
+    check.manifest(0)?;
+    check.log()?;
+    check.files()?;
+    check.registry()?;
+    Ok(check.report.findings)
 }
 
 /// Whether the process named in `LOCK` lives.

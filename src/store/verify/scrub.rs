@@ -1,11 +1,13 @@
 //! Scrubbing: a check that also puts sidecars in order.
 
+use std::collections::BTreeSet;
+
 use super::super::Watch;
-use super::finding::{FindingKind, VerifyReport};
+use super::finding::{Finding, FindingKind, VerifyReport};
 use crate::disk;
 use crate::error::Result;
 use crate::store::Inner;
-use crate::store::sidecar::SidecarReport;
+use crate::store::sidecar::{SidecarReport, is_stale, value_index_path};
 
 impl Inner {
     /// Checks everything; writes sidecars anew that are damaged, missing or stale unless `dry_run`.
@@ -14,6 +16,7 @@ impl Inner {
         if dry_run {
             return Ok(report);
         }
+        self.add_stale(&mut report, watch)?;
         let mut position = 0;
         while let Some(finding) = report.findings.get(position) {
             watch.check()?;
@@ -35,6 +38,32 @@ impl Inner {
             }
         }
         Ok(report)
+    }
+
+    /// Value indexes of other columns than the registrations ask for. A check beside a writer leaves them out, since the
+    /// registration may be newer than what it read; here the state is known.
+    fn add_stale(&self, report: &mut VerifyReport, watch: &Watch) -> Result<()> {
+        let state = self.queue.published();
+        let known: BTreeSet<u64> = report.findings.iter().filter_map(|finding| finding.file_id).collect();
+        for series in state.series.values() {
+            for chunk in series.chunks.iter().filter(|chunk| !known.contains(&chunk.record.id)) {
+                watch.check()?;
+                // A chunk that cannot be opened is a finding of its own.
+                let Ok(open) = chunk.open_uncached() else { continue };
+                if !is_stale(&open, chunk.path(), &series.def) {
+                    continue;
+                }
+                let path = value_index_path(chunk.path());
+                let file = path.strip_prefix(&self.root).unwrap_or(&path).display().to_string();
+                let finding =
+                    Finding::new(FindingKind::StaleSidecar, file, "the registration asks for other columns now");
+                let mut finding = finding.file_id(chunk.record.id);
+                finding.series = Some(series.def.key.to_string());
+                finding.series_id = Some(series.id);
+                report.add(finding);
+            }
+        }
+        Ok(())
     }
 
     fn rebuild(&self, series_id: u64, chunk_id: u64, file: &str, damaged: bool) -> Result<()> {
