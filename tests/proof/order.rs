@@ -4,8 +4,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use fastk::disk::sim::{Moment, Op, SimState};
+use fastk::disk::sim::{Moment, Op, SimDisk, SimState};
 use fastk::format::manifest::{Edit, decode_checkpoint, decode_edit};
+use fastk::store::WriteMode;
+use fastk::types::{Rows, SeriesKey, SeriesSpec};
+
+use super::faults::options;
+use super::world::open;
 
 /// What the manifest names, followed edit by edit.
 #[derive(Debug, Default)]
@@ -155,4 +160,39 @@ impl Order {
             assert_eq!(before.not_durable(last), None, "{} is removed", path.display());
         }
     }
+}
+
+/// The time of a seal or compaction of many small series is that of its syncs.
+#[test]
+fn a_seal_and_a_compaction_of_many_series_sync_each_directory_once() {
+    const SERIES: usize = 40;
+    let disk = SimDisk::new(SimState::default(), 1);
+    let store = open(&disk, &options()).unwrap();
+    let keys: Vec<SeriesKey> = (0..SERIES).map(|n| SeriesKey::kline(&format!("S{n}"), "1m").unwrap()).collect();
+    for key in &keys {
+        store.register(SeriesSpec::of_key(key).resolve().unwrap()).unwrap();
+    }
+    let chunks = root().join("chunks");
+    for ts in [60_000, 120_000] {
+        for key in &keys {
+            let columns = vec![vec![1]; 5];
+            store.write(key, Rows { ts: vec![ts], columns }, WriteMode::Upsert, None).unwrap();
+        }
+        disk.record();
+        assert_eq!(store.seal(&[]).unwrap().series_sealed, SERIES as u64);
+        let sealed = disk.recorded();
+        assert_eq!(synced(&sealed, &chunks), usize::from(ts == 60_000), "series directories are made together");
+        assert_eq!(synced_below(&sealed, &chunks), SERIES);
+    }
+    disk.record();
+    assert_eq!(store.compact(&[], true).unwrap().partitions_compacted, SERIES as u64);
+    assert_eq!(synced_below(&disk.recorded(), &chunks), SERIES);
+}
+
+fn synced(moments: &[Moment], dir: &Path) -> usize {
+    moments.iter().filter(|moment| moment.op == Op::SyncDir && moment.path == dir).count()
+}
+
+fn synced_below(moments: &[Moment], dir: &Path) -> usize {
+    moments.iter().filter(|moment| moment.op == Op::SyncDir && moment.path.parent() == Some(dir)).count()
 }
