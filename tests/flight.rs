@@ -1391,7 +1391,17 @@ async fn every_method_asks_for_a_token_and_every_ticket_for_its_series() {
         for (own, token) in [(Scope::Read, &reader), (Scope::Write, &writer), (Scope::Admin, &admin)] {
             let outcome = code(client(token).do_action(action(name, body.clone())).await);
             assert_eq!(outcome == Err(Code::PermissionDenied), own < needed, "{name} with {own:?}: {outcome:?}");
+            // Who may not is told so, whatever the body is.
+            let unreadable = Action { r#type: name.into(), body: "{".into() };
+            let outcome = code(client(token).do_action(unreadable).await);
+            assert_eq!(outcome == Err(Code::PermissionDenied), own < needed, "{name} with {own:?}: {outcome:?}");
         }
+    }
+    for (token, expected) in [(&reader, Code::PermissionDenied), (&writer, Code::InvalidArgument)] {
+        let mut client = client(token);
+        let unreadable = FlightDescriptor::new_cmd("{");
+        let put = client.do_put(tokio_stream::iter(put_messages(unreadable, &[klines(0..3, 0)]))).await;
+        assert_eq!(drained(put).await, Err(expected));
     }
 
     // Basic becomes Bearer, with the padding or without.

@@ -10,7 +10,7 @@ use super::describe::json;
 use super::status::unimplemented;
 use crate::error::{Error, Result};
 use crate::query::When;
-use crate::service::{Condition, CoverageRequest, Job, SeriesFilter, Service};
+use crate::service::{Condition, CoverageRequest, Job, Scope, SeriesFilter, Service};
 use crate::types::time::{Bound, parse_param};
 use crate::types::{SeriesKey, SeriesSpec, TimeUnit};
 
@@ -76,9 +76,20 @@ struct Named {
     name: String,
 }
 
+/// The scope an action needs; which series it may touch is decided by the verb, once the body names them.
+fn scope(name: &str) -> Scope {
+    match name {
+        "drop_series" | "drop_snapshot" | "verify" | "compact" => Scope::Admin,
+        "register_series" | "delete_range" | "create_snapshot" => Scope::Write,
+        _ => Scope::Read,
+    }
+}
+
 /// Carries out an action and gives its answer.
 pub(super) fn run(service: &Arc<Service>, action: &Action) -> Result<Bytes> {
     let (body, depth_max) = (action.body.as_ref(), service.limits().json_depth_max);
+    // Before the body is read: whoever lacks the scope learns that and nothing else.
+    service.caller().may(scope(&action.r#type))?;
     match action.r#type.as_str() {
         "register_series" => answer(&service.register(json::<SeriesSpec>("registration", body, depth_max)?)?),
         "drop_series" => {

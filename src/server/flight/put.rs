@@ -28,7 +28,7 @@ use super::status::{blocking, of_input, status, too_large};
 use crate::access::Gate;
 use crate::error::{Error, ErrorCode, Result};
 use crate::ingest::{self, Known, Parsed};
-use crate::service::{Begun, Condition, IdempotencyKey, Manner, Service, Terms};
+use crate::service::{Begun, Condition, IdempotencyKey, Manner, Scope, Service, Terms};
 use crate::types::{Rounding, Rows, SeriesDef, SeriesKey, SeriesSpec};
 
 /// Bytes of record batches that all puts together may have in work, and the unit they are counted in.
@@ -161,6 +161,8 @@ impl Deref for Put {
 
 impl Put {
     async fn run(&self, mut input: Streaming<FlightData>, acks: &Acks) -> Result<(), Status> {
+        // Before the command is read.
+        self.service.caller().may(Scope::Write).map_err(|error| status(&error))?;
         let Some(first) = self.message(&mut input).await? else {
             return Err(status(&Error::invalid("the put has no message, not even a schema")));
         };

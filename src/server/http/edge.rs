@@ -14,6 +14,7 @@ use tracing::Instrument;
 use super::Gated;
 use super::pages;
 use super::problem::{Failure, render};
+use super::rights;
 use crate::error::{Error, ErrorCode};
 use crate::server::begin::{PLACE, panicked};
 use crate::server::ids::{REQUEST_ID, request_id};
@@ -30,6 +31,10 @@ pub async fn edge(State(app): State<Gated>, mut request: Request, next: Next) ->
     let admitted = head_limits(&app, &request)
         .and_then(|()| pages::check(&app, &method, request.uri(), request.headers()))
         .and_then(|()| app.admit(&path, request.headers()));
+    let allowed = match (&admitted, &route) {
+        (Ok((service, _)), Some(route)) => rights::check(service.caller(), &method, route.as_str(), &path),
+        _ => Ok(()),
+    };
     let caller = admitted.as_ref().map(|(service, _)| service.caller().id.clone()).unwrap_or_default();
     // Archiving a dataset drops its snapshot, a retention deletes rows.
     let may_drop = method == Method::DELETE || method == Method::PATCH;
@@ -42,7 +47,7 @@ pub async fn edge(State(app): State<Gated>, mut request: Request, next: Next) ->
         status: 0,
     });
     let mut place = None;
-    let entered = admitted.map(|(service, held)| {
+    let entered = admitted.and_then(|admitted| allowed.map(|()| admitted)).map(|(service, held)| {
         place = held.map(Arc::new);
         request.extensions_mut().insert(service);
     });

@@ -17,6 +17,7 @@ mod pages;
 mod params;
 mod problem;
 mod reply;
+mod rights;
 mod routes;
 
 use std::sync::Arc;
