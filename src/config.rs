@@ -24,6 +24,12 @@ const ANSWER_BYTES: u64 = 4 << 20;
 
 /// Prefix of environment variables that set a key: `FASTK__SECTION__KEY`.
 pub const ENV_PREFIX: &str = "FASTK__";
+/// Beginning of every variable that is meant for this program.
+const OWN_PREFIX: &str = "FASTK_";
+/// Variables that set no key: those of flags.
+const VARIABLES: [&str; 6] = [LOG_VARIABLE, "FASTK_CONFIG", "FASTK_TOKEN", "FASTK_CA", "FASTK_CERT", "FASTK_KEY"];
+/// What follows the prefix in those that only tests read.
+const TEST_VARIABLES: [&str; 8] = ["BIN", "BLESS", "KEEP", "PLANTED_BUG", "PROFILE", "PROOF", "TEST_DATA", "URL"];
 
 /// Effective settings.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -336,6 +342,7 @@ pub struct FlagValue {
 pub struct Loaded {
     pub config: Config,
     origins: BTreeMap<String, Origin>,
+    warnings: Vec<String>,
 }
 
 impl Loaded {
@@ -357,7 +364,7 @@ impl Loaded {
         check: impl FnOnce(&Config) -> Vec<String>,
     ) -> Result<Self> {
         let environment =
-            std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()).filter(|n| n.starts_with(ENV_PREFIX));
+            std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()).filter(|n| n.starts_with(OWN_PREFIX));
         let level = std::env::var(LOG_VARIABLE).ok().filter(|text| !text.is_empty());
         Self::from_sources(file, environment.collect(), level, flags)?.finish(check)
     }
@@ -378,6 +385,9 @@ impl Loaded {
                 },
             }
         }
+        let (variables, others): (Vec<_>, Vec<_>) =
+            variables.into_iter().partition(|name| name.starts_with(ENV_PREFIX));
+        merge.warnings = others.iter().filter_map(|name| merge.unread(name)).collect();
         if !variables.is_empty() {
             match Figment::from(Env::prefixed(ENV_PREFIX).split("__")).extract::<Value>() {
                 Ok(values) => merge.layer(&values, |section, key| {
@@ -394,6 +404,11 @@ impl Loaded {
             merge.set(flag.section, flag.key, &flag.value, Origin::Flag(flag.flag));
         }
         Ok(merge)
+    }
+
+    /// What is no error and yet not meant: variables of the environment that look like settings and are none.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 
     /// Where the value of `section.key` came from.
@@ -431,13 +446,14 @@ struct Merge {
     values: Map<String, Value>,
     origins: BTreeMap<String, Origin>,
     problems: Vec<String>,
+    warnings: Vec<String>,
 }
 
 impl Merge {
     fn new() -> Result<Self> {
         let known = sections(&Config::default())?;
         let values = known.iter().map(|(name, keys)| (name.clone(), Value::Object(keys.clone()))).collect();
-        Ok(Self { known, values, origins: BTreeMap::new(), problems: Vec::new() })
+        Ok(Self { known, values, origins: BTreeMap::new(), problems: Vec::new(), warnings: Vec::new() })
     }
 
     fn layer(&mut self, values: &Value, origin: impl Fn(&str, &str) -> Origin) {
@@ -463,6 +479,11 @@ impl Merge {
             (Value::String(_), Value::Number(number)) if matches!(origin, Origin::Environment(_)) => {
                 Value::String(number.to_string())
             }
+            // Lists are words between commas there; `[a, b]` was read as a list already.
+            (Value::Array(_), given) if matches!(origin, Origin::Environment(_)) && !given.is_array() => {
+                let text = given.as_str().map_or_else(|| given.to_string(), str::to_owned);
+                text.split(',').map(str::trim).filter(|word| !word.is_empty()).map(Value::from).collect()
+            }
             _ => value.clone(),
         };
         let alone = serde_json::json!({ section: { key: value.clone() } });
@@ -477,13 +498,35 @@ impl Merge {
     }
 
     fn unknown(&mut self, path: &str, origin: &Origin) {
-        let known: Vec<String> = self
-            .known
-            .iter()
-            .flat_map(|(section, keys)| keys.keys().map(move |key| format!("{section}.{key}")))
-            .collect();
+        let known = self.keys(|section, key| format!("{section}.{key}"));
         let nearest = known.iter().min_by_key(|name| edit_distance(name, path)).cloned().unwrap_or_default();
-        self.problems.push(format!("unknown key {path} ({origin}); the nearest known key is {nearest}"));
+        let variable = match origin {
+            Origin::Environment(_) => format!(" ({ENV_PREFIX}{})", nearest.replace('.', "__").to_uppercase()),
+            _ => String::new(),
+        };
+        self.problems.push(format!("unknown key {path} ({origin}); the nearest known key is {nearest}{variable}"));
+    }
+
+    /// Every key in some form.
+    fn keys(&self, form: impl Fn(&str, &str) -> String) -> Vec<String> {
+        let of = |(section, keys): &(String, Map<String, Value>)| -> Vec<String> {
+            keys.keys().map(|key| form(section, key)).collect()
+        };
+        self.known.iter().flat_map(of).collect()
+    }
+
+    /// What to say of a variable that begins like ours and is read by nothing. It is no error: Kubernetes sets such
+    /// variables for a service of this name.
+    fn unread(&self, name: &str) -> Option<String> {
+        let is_of_tests = name.strip_prefix(OWN_PREFIX).is_some_and(|rest| TEST_VARIABLES.contains(&rest));
+        if VARIABLES.contains(&name) || is_of_tests {
+            return None;
+        }
+        let mut known = self.keys(|section, key| format!("{ENV_PREFIX}{section}__{key}").to_uppercase());
+        known.extend(VARIABLES.map(String::from));
+        // One underline for two is the usual slip, and no difference.
+        let nearest = known.iter().min_by_key(|other| edit_distance(&other.replace("__", "_"), name))?;
+        Some(format!("the environment variable {name} is not read; the nearest known one is {nearest}"))
     }
 
     fn finish(mut self, check: impl FnOnce(&Config) -> Vec<String>) -> Result<Loaded> {
@@ -492,7 +535,7 @@ impl Merge {
         self.problems.extend(config.problems());
         self.problems.extend(check(&config));
         if self.problems.is_empty() {
-            return Ok(Loaded { config, origins: self.origins });
+            return Ok(Loaded { config, origins: self.origins, warnings: self.warnings });
         }
         let detail = match self.problems.as_slice() {
             [one] => format!("configuration: {one}"),
@@ -652,6 +695,42 @@ mod tests {
             "http.listen: \"nowhere\"",
         ] {
             assert!(text.contains(expected), "{expected} not in {text}");
+        }
+    }
+
+    #[test]
+    fn lists_in_the_environment_are_words_between_commas() {
+        let set = |value: Value| {
+            let mut merge = Merge::new().unwrap();
+            merge.set("http", "cors_origins", &value, Origin::Environment("FASTK__HTTP__CORS_ORIGINS".into()));
+            merge.finish(|_| Vec::new()).unwrap().config.http.cors_origins
+        };
+        let both = ["https://a.example", "http://b.example:81"];
+        assert_eq!(set("https://a.example, http://b.example:81,".into()), both);
+        assert_eq!(set(serde_json::json!(both)), both);
+        assert_eq!(set("https://a.example".into()), both[..1]);
+        assert!(set("".into()).is_empty());
+        // A file has lists of its own: a text there is a slip.
+        assert!(load("[http]\ncors_origins = 'https://a.example'\n", &[]).is_err());
+    }
+
+    #[test]
+    fn variables_that_nothing_reads_are_named_with_the_nearest_known_one() {
+        let of = |names: &[&str]| {
+            let names = names.iter().map(|name| (*name).to_owned()).collect();
+            let loaded = Loaded::from_sources(None, names, None, &[]).unwrap().finish(|_| Vec::new());
+            loaded.unwrap().warnings().to_vec()
+        };
+        let of_tests = TEST_VARIABLES.map(|rest| format!("{OWN_PREFIX}{rest}"));
+        assert!(of(&VARIABLES).is_empty() && of(&of_tests.each_ref().map(String::as_str)).is_empty());
+        for (name, nearest) in [
+            ("FASTK_HTTP_LISTEN", "FASTK__HTTP__LISTEN"),
+            ("FASTK_STORE__ROOT", "FASTK__STORE__ROOT"),
+            ("FASTK_LOGS", "FASTK_LOG"),
+            ("FASTK_TOKENS", "FASTK_TOKEN"),
+        ] {
+            let expected = format!("the environment variable {name} is not read; the nearest known one is {nearest}");
+            assert_eq!(of(&[name]), [expected]);
         }
     }
 

@@ -126,9 +126,10 @@ fn the_documented_ranges_of_the_store_are_those_of_the_code() {
 #[test]
 fn every_variable_of_the_environment_is_documented() {
     // Those of test builds are no part of the product.
-    let left_out = ["FASTK_BLESS", "FASTK_PLANTED_BUG"];
+    let left_out = ["FASTK_", "FASTK_BLESS", "FASTK_PLANTED_BUG"];
     let mut coded = BTreeSet::new();
     for (_, source) in files("src", ".rs") {
+        let source = source.split("#[cfg(test)]\nmod tests").next().unwrap();
         for (at, _) in source.match_indices("\"FASTK_") {
             let name: String = source[at + 1..].chars().take_while(|c| c.is_ascii_uppercase() || *c == '_').collect();
             if !name.starts_with("FASTK__") && !left_out.contains(&name.as_str()) {
