@@ -6,7 +6,8 @@
 //! 2. A server whose store has the file lets nobody in without a token, also when every token is revoked or the file
 //!    goes away while it runs. A file it cannot read changes nothing: those of before stay good, and the log says so.
 //! 3. What is compared is compared in constant time, with every token there is.
-//! 4. Two programs that change the file wait for each other; a crash leaves the old file or the new one.
+//! 4. A token that expires is refused from that second on, by the clock of the machine of the server.
+//! 5. Two programs that change the file wait for each other; a crash leaves the old file or the new one.
 
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Write};
@@ -19,6 +20,7 @@ use arc_swap::ArcSwap;
 use base64::Engine;
 use base64::engine::DecodePaddingMode;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STANDARD, URL_SAFE_NO_PAD};
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
@@ -77,6 +79,27 @@ pub struct Token {
     sha256: String,
     /// RFC 3339.
     pub created_at: String,
+    /// From when on it is refused, RFC 3339 in UTC; never when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "rfc3339")]
+    pub expires_at: Option<Timestamp>,
+}
+
+/// Times as text. One that cannot be read makes the file unreadable: it must not mean that a token never expires.
+mod rfc3339 {
+    use jiff::Timestamp;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(at: &Option<Timestamp>, serializer: S) -> Result<S::Ok, S::Error> {
+        match at {
+            Some(at) => serializer.collect_str(at),
+            None => serializer.serialize_none(),
+        }
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Timestamp>, D::Error> {
+        let text = Option::<String>::deserialize(deserializer)?;
+        text.map(|text| text.parse().map_err(serde::de::Error::custom)).transpose()
+    }
 }
 
 /// A token just made; the only time it is told.
@@ -87,6 +110,8 @@ pub struct NewToken {
     pub scope: Scope,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub prefixes: Vec<String>,
+    #[serde(serialize_with = "rfc3339::serialize", skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Timestamp>,
     pub token: String,
 }
 
@@ -98,6 +123,9 @@ pub struct TokenInfo<'t> {
     pub scope: Scope,
     pub prefixes: &'t [String],
     pub created_at: &'t str,
+    /// `null` for a token that does not expire.
+    #[serde(serialize_with = "rfc3339::serialize")]
+    pub expires_at: Option<Timestamp>,
 }
 
 /// Tokens as they are listed.
@@ -109,8 +137,8 @@ pub struct TokenList<'t> {
 /// Tokens without their hashes.
 pub fn shown(tokens: &[Token]) -> TokenList<'_> {
     let info = |token| {
-        let Token { id, name, scope, prefixes, created_at, .. }: &Token = token;
-        TokenInfo { id, name, scope: *scope, prefixes, created_at }
+        let Token { id, name, scope, prefixes, created_at, expires_at, .. }: &Token = token;
+        TokenInfo { id, name, scope: *scope, prefixes, created_at, expires_at: *expires_at }
     };
     TokenList { tokens: tokens.iter().map(info).collect() }
 }
@@ -202,11 +230,34 @@ pub fn fingerprint(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
 }
 
-/// Makes a token. The data directory is made when it is missing.
+/// When a token expires, of `text`: a time of RFC 3339, or how long it is good from `now` on, such as `12h` or `30d`.
 ///
 /// # Errors
-/// `invalid_argument` for a name or a prefix that cannot be, `too_large` beyond 10,000 tokens, `io`.
-pub fn create(root: &Path, name: &str, scope: Scope, prefixes: &[String]) -> Result<NewToken> {
+/// `invalid_argument` for another text, and for a time that is not after `now`.
+pub fn expiry(text: &str, now: Timestamp) -> Result<Timestamp> {
+    let seconds =
+        |count: &str, unit: i64| count.parse::<i64>().ok().filter(|n| *n > 0).and_then(|n| n.checked_mul(unit));
+    let units = [('s', 1), ('m', 60), ('h', 3_600), ('d', 86_400), ('w', 7 * 86_400)];
+    let found = units.iter().find_map(|(unit, length)| seconds(text.strip_suffix(*unit)?, *length));
+    let at = match found {
+        Some(seconds) => now.as_second().checked_add(seconds).and_then(|second| Timestamp::from_second(second).ok()),
+        None => text.parse::<Timestamp>().ok().and_then(|at| Timestamp::from_second(at.as_second()).ok()),
+    };
+    let at = at.ok_or_else(|| {
+        Error::invalid(format!("{text:?} is neither a duration nor a time"))
+            .with_hint("such as 30d (s, m, h, d, w) or 2025-01-31T00:00:00Z")
+    })?;
+    if at <= now {
+        return Err(Error::invalid(format!("a token that expires at {at} would never be good")));
+    }
+    Ok(at)
+}
+
+/// Whether a token can have this name and these prefixes.
+///
+/// # Errors
+/// `invalid_argument`.
+pub fn check_new(name: &str, prefixes: &[String]) -> Result<()> {
     if name.is_empty() || name.chars().count() > NAME_CHARS_MAX || name.chars().any(char::is_control) {
         return Err(Error::invalid(format!("the name of a token has 1 to {NAME_CHARS_MAX} visible characters")));
     }
@@ -222,9 +273,33 @@ pub fn create(root: &Path, name: &str, scope: Scope, prefixes: &[String]) -> Res
         return Err(Error::invalid(format!("prefix {prefix:?} is not how a series key begins"))
             .with_hint("such as kline/BTC or scalar/risk/"));
     }
+    Ok(())
+}
+
+/// Makes a token that does not expire. The data directory is made when it is missing.
+///
+/// # Errors
+/// Those of [`create_until`].
+pub fn create(root: &Path, name: &str, scope: Scope, prefixes: &[String]) -> Result<NewToken> {
+    create_until(root, name, scope, prefixes, None)
+}
+
+/// Makes a token that is good until `expires_at`, for good when that is `None`. The data directory is made when it is
+/// missing.
+///
+/// # Errors
+/// `invalid_argument` for a name or a prefix that cannot be, `too_large` beyond 10,000 tokens, `io`.
+pub fn create_until(
+    root: &Path,
+    name: &str,
+    scope: Scope,
+    prefixes: &[String],
+    expires_at: Option<Timestamp>,
+) -> Result<NewToken> {
+    check_new(name, prefixes)?;
     std::fs::create_dir_all(root).map_err(|error| Error::io("make", root, &error))?;
     let token = format!("{TOKEN_START}{}", URL_SAFE_NO_PAD.encode(random::<SECRET_BYTES>()?));
-    let created_at = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    let created_at = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
     let id = change(root, |file| {
         if file.tokens.len() >= TOKENS_MAX {
             return Err(Error::new(ErrorCode::TooLarge, format!("there are {TOKENS_MAX} tokens already")));
@@ -242,10 +317,11 @@ pub fn create(root: &Path, name: &str, scope: Scope, prefixes: &[String]) -> Res
             prefixes: prefixes.to_vec(),
             sha256: hash(&token),
             created_at,
+            expires_at,
         });
         Ok(id)
     })?;
-    Ok(NewToken { id, name: name.into(), scope, prefixes: prefixes.to_vec(), token })
+    Ok(NewToken { id, name: name.into(), scope, prefixes: prefixes.to_vec(), expires_at, token })
 }
 
 /// The tokens of a data directory, oldest first; what is secret about them is not there.
@@ -261,14 +337,24 @@ pub fn list(root: &Path) -> Result<Vec<Token>> {
 /// # Errors
 /// `not_found` for an id that is not there, and those of [`list`].
 pub fn revoke(root: &Path, id: &str) -> Result<Token> {
-    let missing = || Error::new(ErrorCode::NotFound, format!("there is no token {id:?}"));
-    if read(&root.join(FILE))?.is_none() {
-        return Err(missing());
-    }
+    // Nothing is made where there is no file.
+    find(root, id)?;
     change(root, |file| {
-        let at = file.tokens.iter().position(|token| token.id == id).ok_or_else(missing)?;
+        let at = file.tokens.iter().position(|token| token.id == id).ok_or_else(|| missing(id))?;
         Ok(file.tokens.remove(at))
     })
+}
+
+/// The token with this id.
+///
+/// # Errors
+/// `not_found` for an id that is not there, and those of [`list`].
+pub fn find(root: &Path, id: &str) -> Result<Token> {
+    list(root)?.into_iter().find(|token| token.id == id).ok_or_else(|| missing(id))
+}
+
+fn missing(id: &str) -> Error {
+    Error::new(ErrorCode::NotFound, format!("there is no token {id:?}"))
 }
 
 /// What tells one state of a file from another.
@@ -279,10 +365,15 @@ fn stamp(path: &Path) -> Option<Stamp> {
     Some((meta.ino(), meta.mtime(), meta.mtime_nsec(), meta.size(), meta.ctime(), meta.ctime_nsec()))
 }
 
+/// What time it is, for whoever has to know when tokens expire.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock(fn() -> Timestamp);
+
 /// Lets callers of a server in, or not.
 #[derive(Debug)]
 pub struct Gate {
     path: PathBuf,
+    clock: Clock,
     /// `None` where no token was ever made: then everybody is let in.
     known: ArcSwap<Option<Tokens>>,
     looked: Mutex<Looked>,
@@ -304,10 +395,14 @@ impl Gate {
     /// # Errors
     /// Those of [`list`].
     pub fn of(root: &Path) -> Result<Self> {
+        Self::with_clock(root, Clock(Timestamp::now))
+    }
+
+    fn with_clock(root: &Path, clock: Clock) -> Result<Self> {
         let path = root.join(FILE);
         let seen = stamp(&path);
         let known = ArcSwap::from_pointee(read(&path)?);
-        Ok(Self { path, known, looked: Mutex::new(Looked { at: Instant::now(), read: seen, told: None }) })
+        Ok(Self { path, clock, known, looked: Mutex::new(Looked { at: Instant::now(), read: seen, told: None }) })
     }
 
     /// Whether callers need a token.
@@ -356,14 +451,23 @@ impl Gate {
     /// Whether somebody let in before still would be.
     ///
     /// # Errors
-    /// `unauthenticated` once the token was revoked.
+    /// `unauthenticated` once the token was revoked or expired.
     pub fn still(&self, caller: &Caller) -> Result<()> {
         self.look();
-        match self.known.load().as_ref() {
-            Some(file) if !file.tokens.iter().any(|token| *token.id == *caller.id) => {
-                Err(refused("the token was revoked"))
-            }
-            _ => Ok(()),
+        let known = self.known.load();
+        let Some(file) = known.as_ref() else { return Ok(()) };
+        match file.tokens.iter().find(|token| *token.id == *caller.id) {
+            Some(token) => self.unexpired(token).map(drop),
+            None => Err(refused("the token was revoked")),
+        }
+    }
+
+    /// Who comes with a known token.
+    fn unexpired(&self, token: &Token) -> Result<Caller> {
+        match token.expires_at {
+            Some(at) if (self.clock.0)() >= at => Err(refused(&format!("the token expired at {at}"))
+                .with_hint("`fastk admin token create` on the machine of the data makes another")),
+            _ => Ok(token.caller()),
         }
     }
 
@@ -385,13 +489,14 @@ impl Gate {
             refused("the header authorization cannot be read").with_hint("send `authorization: Bearer TOKEN`")
         })?;
         match file.find(&token) {
-            Some(token) => Ok(token.caller()),
+            Some(token) => self.unexpired(token),
             // The file may have changed since it was looked at, however lately: a new token is good at once.
             None => {
                 self.look_now(&mut self.looked.lock().unwrap_or_else(PoisonError::into_inner));
                 let known = self.known.load();
-                let found = known.as_ref().as_ref().and_then(|file| file.find(&token)).map(Token::caller);
-                found.ok_or_else(|| refused("the token is not known here, or was revoked"))
+                let found = known.as_ref().as_ref().and_then(|file| file.find(&token));
+                let found = found.ok_or_else(|| refused("the token is not known here, or was revoked"))?;
+                self.unexpired(found)
             }
         }
     }
@@ -494,6 +599,47 @@ mod tests {
         assert!(gate.admit([]).is_err(), "a server without tokens lets nobody in");
         assert!(Gate::of(root).unwrap().asks());
         assert_eq!(revoke(root, "nobody").unwrap_err().code(), ErrorCode::NotFound);
+    }
+
+    #[test]
+    fn a_token_is_refused_from_the_second_at_which_it_expires() {
+        static NOW: std::sync::atomic::AtomicI64 = std::sync::atomic::AtomicI64::new(1_700_000_000);
+        let now = || Timestamp::from_second(NOW.load(std::sync::atomic::Ordering::SeqCst)).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        let until = expiry("30d", now()).unwrap();
+        let made = create_until(root, "month", Scope::Read, &[], Some(until)).unwrap();
+        let ever = create(root, "ever", Scope::Read, &[]).unwrap();
+        let gate = Gate::with_clock(root, Clock(now)).unwrap();
+        let caller = admit(&gate, &header_of(&made.token)).unwrap();
+        NOW.store(1_700_000_000 + 30 * 86_400 - 1, std::sync::atomic::Ordering::SeqCst);
+        assert!(admit(&gate, &header_of(&made.token)).is_ok() && gate.still(&caller).is_ok());
+        NOW.store(1_700_000_000 + 30 * 86_400, std::sync::atomic::Ordering::SeqCst);
+        for error in [admit(&gate, &header_of(&made.token)).unwrap_err(), gate.still(&caller).unwrap_err()] {
+            assert_eq!(error.code(), ErrorCode::Unauthenticated);
+            assert!(error.detail().contains("expired at 2023-12-14T22:13:20Z"), "{}", error.detail());
+        }
+        assert!(admit(&gate, &header_of(&ever.token)).is_ok());
+        // It is listed all the same, with when it expired.
+        let listed = list(root).unwrap();
+        assert_eq!(listed.iter().map(|token| token.expires_at).collect::<Vec<_>>(), [Some(until), None]);
+    }
+
+    #[test]
+    fn expiry_is_a_duration_or_a_time_to_come() {
+        let now: Timestamp = "2024-02-01T00:00:00.5Z".parse().unwrap();
+        for (text, at) in [
+            ("90s", "2024-02-01T00:01:30Z"),
+            ("12h", "2024-02-01T12:00:00Z"),
+            ("30d", "2024-03-02T00:00:00Z"),
+            ("2w", "2024-02-15T00:00:00Z"),
+            ("2024-02-01T02:00:00+01:00", "2024-02-01T01:00:00Z"),
+        ] {
+            assert_eq!(expiry(text, now).unwrap().to_string(), at, "{text}");
+        }
+        for bad in ["", "30", "d", "0d", "-1d", "1y", "2024-01-31T00:00:00Z", "tomorrow", "99999999999999999w"] {
+            assert_eq!(expiry(bad, now).unwrap_err().code(), ErrorCode::InvalidArgument, "{bad}");
+        }
     }
 
     #[test]

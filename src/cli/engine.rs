@@ -73,7 +73,7 @@ pub fn open_telling(root: &Path, create: bool, config: &Config, opening: Option<
 /// Says in `LOCK` where the server answers, and with which certificate. `advertised` goes before the address of the REST
 /// listener where it is set.
 pub fn announce(service: &Service, advertised: &str, http: SocketAddr, flight: SocketAddr, tls: &Tls) -> Result<()> {
-    let certificate = tls.certificate().map(fingerprint);
+    let certificate = tls.certificate().map(|certificate| fingerprint(&certificate));
     let http = if advertised.is_empty() { http.to_string() } else { advertised.to_owned() };
     service.announce(&http, &flight.to_string(), certificate.as_deref())
 }
@@ -114,6 +114,9 @@ fn named(config: HttpConfig, listen: &str) -> HttpConfig {
     let local_names_only = listen.parse().is_ok_and(|listen: SocketAddr| listen.ip().is_loopback());
     HttpConfig { local_names_only, ..config }
 }
+
+/// How often a server looks whether its certificate files changed.
+const LOOK_AT_CERTIFICATES: Duration = Duration::from_secs(1);
 
 /// The end of a server, and its work.
 pub type Ended = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -164,6 +167,29 @@ pub fn secured(config: &TlsConfig) -> Result<(Tls, Tls)> {
     let client_ca = (!config.client_ca.as_os_str().is_empty()).then_some(config.client_ca.as_path());
     let load = |protocols: &[&str]| Tls::load(&config.cert, &config.key, client_ca, protocols);
     Ok((load(&["h2", "http/1.1"])?, load(&["h2"])?))
+}
+
+/// Looks again and again whether the certificate files changed, until `stopped` ends; both listeners, and the one for
+/// health, use what they hold from then on. `renewed` is called after another certificate came into use.
+pub async fn renew_certificates(tls: (Tls, Tls), mut stopped: Ended, renewed: impl Fn() + Send + Sync + 'static) {
+    if !tls.0.is_on() {
+        return;
+    }
+    let renewed = Arc::new(renewed);
+    loop {
+        tokio::select! {
+            () = &mut stopped => return,
+            () = tokio::time::sleep(LOOK_AT_CERTIFICATES) => {}
+        }
+        let ((http, flight), renewed) = (tls.clone(), Arc::clone(&renewed));
+        let look = tokio::task::spawn_blocking(move || {
+            flight.renew();
+            if http.renew() {
+                renewed();
+            }
+        });
+        let _ = look.await;
+    }
 }
 
 /// A closed range from words, in the unit of the series.

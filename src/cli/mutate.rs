@@ -3,9 +3,11 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use serde::Serialize;
+
 use super::show;
 use super::target::{Target, TargetArgs, WriteOptions};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorCode, Result};
 use crate::service::{Condition, Manner, Terms};
 use crate::types::SeriesKey;
 
@@ -87,6 +89,9 @@ pub struct DeleteArgs {
 #[derive(Debug, clap::Args)]
 pub struct DropArgs {
     key: String,
+    /// Only tell how many rows would go with it.
+    #[arg(long)]
+    dry_run: bool,
     #[command(flatten)]
     condition: ConditionArgs,
     #[command(flatten)]
@@ -172,11 +177,29 @@ pub fn delete(args: DeleteArgs) -> Result<u8> {
     Ok(0)
 }
 
+/// What a drop would take away.
+#[derive(Debug, Serialize)]
+struct ToDrop {
+    dry_run: bool,
+    series: SeriesKey,
+    rows: u64,
+    version: u64,
+}
+
 /// Drops a series.
 pub fn drop(args: DropArgs) -> Result<u8> {
     let key = SeriesKey::parse(&args.key)?;
-    let reply = Target::open(&args.target, false)?.drop_series(&key, &args.condition.condition())?;
-    show::reply(&reply, args.json)?;
+    let target = Target::open(&args.target, false)?;
+    if args.dry_run {
+        let info = target.series(&key)?;
+        if let Some(wanted) = args.condition.if_version.filter(|wanted| *wanted != info.version) {
+            let detail = format!("{key} is at version {}, not {wanted}", info.version);
+            return Err(Error::new(ErrorCode::CommitConflict, detail));
+        }
+        show::reply(&ToDrop { dry_run: true, series: key, rows: info.rows, version: info.version }, args.json)?;
+        return Ok(0);
+    }
+    show::reply(&target.drop_series(&key, &args.condition.condition())?, args.json)?;
     Ok(0)
 }
 

@@ -265,6 +265,9 @@ fn hint_of(url: &str, causes: &str) -> &'static str {
     if causes.contains("received fatal alert") {
         return "a server that asks for a certificate wants one that it knows: --cert FILE and --key FILE";
     }
+    if causes.contains("NotValidForName") || causes.contains("not valid for name") {
+        return "the host of --server has to be one of the names in the certificate (subjectAltName); its common name does not count";
+    }
     if causes.contains("certificate") {
         return "--ca FILE (or FASTK_CA) names the certificates of who signed that of the server; its host names are fixed there";
     }

@@ -76,11 +76,16 @@ impl ServeArgs {
 pub fn run(args: ServeArgs) -> Result<u8> {
     let loaded = Loaded::read_checked(args.config.as_deref(), &args.flags(), |config| problems(config, args.insecure))?;
     if args.print_config {
+        loaded.warnings().iter().for_each(|warning| show::note(warning));
         show::out(&loaded.print()?)?;
         return Ok(0);
     }
+    let warnings = loaded.warnings().to_vec();
     let config = loaded.config;
     log::init(&config.log.level, config.log.format)?;
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
     let http = address(&config.http.listen)?;
     let flight = address(&config.flight.listen)?;
     let health = match config.http.health_listen.as_str() {
@@ -179,6 +184,7 @@ impl Running {
         flight: SocketAddr,
     ) -> Result<Self> {
         let announced = http_tls.clone();
+        let certificates = (http_tls.clone(), flight_tls.clone());
         let gate = Arc::new(Gate::of(&config.store.root)?);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
@@ -241,10 +247,19 @@ impl Running {
                 gate,
                 config,
                 flight_tls,
-                when_stopped(stopped),
+                when_stopped(stopped.clone()),
             )),
         ];
-        engine::announce(&service, &config.http.advertise, http, flight, &announced)?;
+        let (of_store, advertised) = (Arc::downgrade(&service), config.http.advertise.clone());
+        engine::announce(&service, &advertised, http, flight, &announced)?;
+        let renewed = move || {
+            let told =
+                of_store.upgrade().map(|service| engine::announce(&service, &advertised, http, flight, &announced));
+            if let Some(Err(error)) = told {
+                tracing::warn!(%error, "LOCK does not name the renewed certificate: commands with --root cannot use this server");
+            }
+        };
+        runtime.spawn(engine::renew_certificates(certificates, Box::pin(when_stopped(stopped)), renewed));
         tracing::info!(%http, %flight, root = %config.store.root.display(), "ready");
         let drain = engine::drain(config);
         Ok(Self { runtime, service, http, flight, health, watchman, stop, signals, faces, drain })

@@ -6,6 +6,7 @@
 use std::path::PathBuf;
 
 use clap::Subcommand;
+use jiff::Timestamp;
 
 use super::show;
 use super::target::{TargetArgs, root_of};
@@ -53,6 +54,12 @@ struct CreateArgs {
     /// How the keys of the series begin that it reaches, such as kline/BTC; may be given again. All when left out.
     #[arg(long, value_name = "KEY")]
     prefix: Vec<String>,
+    /// When it stops being good: a duration from now (12h, 30d, 8w) or a time (RFC 3339). Never when left out.
+    #[arg(long, value_name = "WHEN")]
+    expires: Option<String>,
+    /// Only check what was given: make no token.
+    #[arg(long)]
+    dry_run: bool,
     #[command(flatten)]
     place: WhereArgs,
 }
@@ -61,6 +68,9 @@ struct CreateArgs {
 struct RevokeArgs {
     /// Id of the token.
     id: String,
+    /// Only show the token: it stays good.
+    #[arg(long)]
+    dry_run: bool,
     #[command(flatten)]
     place: WhereArgs,
 }
@@ -79,7 +89,16 @@ impl WhereArgs {
 pub fn run(args: TokenArgs) -> Result<u8> {
     match args.verb {
         TokenVerb::Create(args) => {
-            let made = access::create(&args.place.root()?, &args.name, args.scope.parse::<Scope>()?, &args.prefix)?;
+            let scope = args.scope.parse::<Scope>()?;
+            let until = args.expires.as_deref().map(|text| access::expiry(text, Timestamp::now())).transpose()?;
+            if args.dry_run {
+                access::check_new(&args.name, &args.prefix)?;
+                let root = args.place.root()?;
+                access::list(&root)?;
+                show::note(&format!("would make a token ({}, {}) in {}", args.name, scope.name(), root.display()));
+                return Ok(0);
+            }
+            let made = access::create_until(&args.place.root()?, &args.name, scope, &args.prefix, until)?;
             if args.place.json {
                 show::reply(&made, true)?;
             } else {
@@ -92,18 +111,27 @@ pub fn run(args: TokenArgs) -> Result<u8> {
             if place.json {
                 show::reply(&access::shown(&tokens), true)?;
             } else {
+                let now = Timestamp::now();
                 let row = |token: access::Token| {
                     let prefixes = if token.prefixes.is_empty() { "all".to_owned() } else { token.prefixes.join(" ") };
-                    vec![token.id, token.name, token.scope.name().to_owned(), prefixes, token.created_at]
+                    let expires = match token.expires_at {
+                        None => "never".to_owned(),
+                        Some(at) if at <= now => format!("{at} (expired)"),
+                        Some(at) => at.to_string(),
+                    };
+                    vec![token.id, token.name, token.scope.name().to_owned(), prefixes, token.created_at, expires]
                 };
                 let rows = tokens.into_iter().map(row).collect();
-                show::out(&show::table(&["id", "name", "scope", "series", "created_at"], rows))?;
+                show::out(&show::table(&["id", "name", "scope", "series", "created_at", "expires_at"], rows))?;
             }
         }
         TokenVerb::Revoke(args) => {
-            let token = access::revoke(&args.place.root()?, &args.id)?;
+            let root = args.place.root()?;
+            let token = if args.dry_run { access::find(&root, &args.id)? } else { access::revoke(&root, &args.id)? };
             if args.place.json {
                 show::reply(&access::shown(std::slice::from_ref(&token)), true)?;
+            } else if args.dry_run {
+                show::out(&format!("token {} ({}) would no longer be good\n", token.id, token.name))?;
             } else {
                 show::out(&format!("token {} ({}) is no longer good\n", token.id, token.name))?;
             }

@@ -1,16 +1,18 @@
 //! Whom a verb believes under TLS: those who signed for the names of servers, or one certificate that is known.
 //!
-//! A server that was named is believed when its certificate holds for that name and was signed by one of the given file,
-//! else by one that the system trusts. A server that was found through the `LOCK` file of a directory is believed when it
+//! A server that was named is believed when its certificate holds for that name and is one of the given file or was
+//! signed by one of them; without a file, when one that the system trusts signed it. A server that was found through the `LOCK` file of a directory is believed when it
 //! shows the very certificate whose hash stands there: whoever can write that file owns the store anyway.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, Error as TlsError, RootCertStore, SignatureScheme,
 };
@@ -68,7 +70,16 @@ impl Trust {
                 let pinned = Pinned { sha256: sha256.clone(), provider: provider() };
                 builder.dangerous().with_custom_certificate_verifier(Arc::new(pinned))
             }
-            None => builder.with_root_certificates(self.roots()?),
+            None => match &self.ca {
+                None => builder.with_root_certificates(self.roots()?),
+                Some(path) => {
+                    let given = certificates("--ca", path)?;
+                    let signed =
+                        WebPkiServerVerifier::builder_with_provider(Arc::new(self.roots()?), provider()).build();
+                    let signed = signed.map_err(|error| cannot("--ca", path, &error))?;
+                    builder.dangerous().with_custom_certificate_verifier(Arc::new(Given { signed, given }))
+                }
+            },
         };
         let Some((cert, key)) = &self.identity else { return Ok(builder.with_no_client_auth()) };
         let chain = certificates("--cert", cert)?;
@@ -94,6 +105,61 @@ impl Trust {
             }
         }
         Ok(roots)
+    }
+}
+
+/// Believes what given certificates signed, and a server that shows one of them as its own. The usual self-signed
+/// certificate is both: it says of itself that it may sign for others, and `webpki` takes no such certificate as that of
+/// a server. `curl --cacert` does.
+#[derive(Debug)]
+struct Given {
+    signed: Arc<WebPkiServerVerifier>,
+    given: Vec<CertificateDer<'static>>,
+}
+
+/// Whether the only objection is that the certificate may sign others. It is raised after those to its validity.
+fn may_sign(error: &TlsError) -> bool {
+    matches!(error, TlsError::InvalidCertificate(CertificateError::Other(other)) if format!("{other:?}").contains("CaUsedAsEndEntity"))
+}
+
+impl ServerCertVerifier for Given {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> std::result::Result<ServerCertVerified, TlsError> {
+        match self.signed.verify_server_cert(certificate, intermediates, name, ocsp_response, now) {
+            Err(error) if may_sign(&error) && self.given.iter().any(|given| given == certificate) => {
+                verify_server_name(&ParsedCertificate::try_from(certificate)?, name)?;
+                Ok(ServerCertVerified::assertion())
+            }
+            verified => verified,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> std::result::Result<HandshakeSignatureValid, TlsError> {
+        self.signed.verify_tls12_signature(message, certificate, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> std::result::Result<HandshakeSignatureValid, TlsError> {
+        self.signed.verify_tls13_signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.signed.supported_verify_schemes()
     }
 }
 

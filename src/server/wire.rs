@@ -1,12 +1,14 @@
-//! The bytes of a connection, plain or under TLS.
+//! The bytes of a connection, plain or under TLS, and the certificates it is secured with, renewed when their files change.
 
 use std::io;
-use std::path::Path;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
@@ -18,16 +20,42 @@ use tokio_rustls::server::TlsStream;
 
 use crate::error::{Error, Result};
 
-/// What a listener needs to speak TLS; `None` inside for one that does not.
+/// What a listener needs to speak TLS; `None` inside for one that does not. Clones share the certificate, and its renewal.
 #[derive(Clone, Default)]
-pub struct Tls(Option<Secured>);
+pub struct Tls(Option<Arc<Secured>>);
 
-#[derive(Clone)]
 struct Secured {
+    files: Files,
+    /// What new connections are secured with.
+    current: ArcSwap<Identity>,
+    looked: Mutex<Looked>,
+}
+
+/// Where certificates and key are, all PEM.
+struct Files {
+    cert: PathBuf,
+    key: PathBuf,
+    client_ca: Option<PathBuf>,
+    /// Protocols offered, by their names in ALPN.
+    protocols: Vec<Vec<u8>>,
+}
+
+/// Certificate and key as they were loaded together.
+struct Identity {
     acceptor: TlsAcceptor,
     /// The certificate clients are shown first: that of the server itself.
     certificate: CertificateDer<'static>,
 }
+
+/// States of the files: that which `current` was loaded from, and the last one that could not be loaded.
+#[derive(Default)]
+struct Looked {
+    loaded: Option<State>,
+    refused: Option<State>,
+}
+
+/// What tells one state of the files from another: inode, size, and times of content and inode of each.
+type State = Vec<Option<(u64, u64, i64, i64, i64, i64)>>;
 
 impl std::fmt::Debug for Tls {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -35,18 +63,19 @@ impl std::fmt::Debug for Tls {
     }
 }
 
-impl Tls {
-    /// Plain connections.
-    pub fn off() -> Self {
-        Self(None)
+impl Files {
+    fn state(&self) -> State {
+        let of = |path: &Path| {
+            let meta = std::fs::metadata(path).ok()?;
+            Some((meta.ino(), meta.size(), meta.mtime(), meta.mtime_nsec(), meta.ctime(), meta.ctime_nsec()))
+        };
+        let paths = [Some(&self.cert), Some(&self.key), self.client_ca.as_ref()];
+        paths.into_iter().flatten().map(|path| of(path)).collect()
     }
 
-    /// TLS 1.2 and 1.3 with the certificates and the key in these PEM files. With `client_ca` every client has to show a
-    /// certificate that one of those in this file signed.
-    ///
-    /// # Errors
-    /// `invalid_argument` naming the file that cannot be read or does not fit.
-    pub fn load(cert: &Path, key: &Path, client_ca: Option<&Path>, protocols: &[&str]) -> Result<Self> {
+    /// Reads the files. A key that is not the one of the certificate is refused.
+    fn load(&self) -> Result<Identity> {
+        let Self { cert, key, client_ca, protocols } = self;
         let cannot = |what: &str, path: &Path, error: &dyn std::fmt::Display| {
             Error::invalid(format!("{what} {}: {error}", path.display())).with_hint("TLS takes PEM files")
         };
@@ -77,17 +106,67 @@ impl Tls {
             }
         };
         let mut config = builder.with_single_cert(chain, secret).map_err(|error| cannot("tls.key", key, &error))?;
-        config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
-        Ok(Self(Some(Secured { acceptor: TlsAcceptor::from(Arc::new(config)), certificate })))
+        config.alpn_protocols.clone_from(protocols);
+        Ok(Identity { acceptor: TlsAcceptor::from(Arc::new(config)), certificate })
+    }
+}
+
+impl Tls {
+    /// Plain connections.
+    pub fn off() -> Self {
+        Self(None)
+    }
+
+    /// TLS 1.2 and 1.3 with the certificates and the key in these PEM files. With `client_ca` every client has to show a
+    /// certificate that one of those in this file signed.
+    ///
+    /// # Errors
+    /// `invalid_argument` naming the file that cannot be read or does not fit.
+    pub fn load(cert: &Path, key: &Path, client_ca: Option<&Path>, protocols: &[&str]) -> Result<Self> {
+        let protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
+        let files = Files { cert: cert.into(), key: key.into(), client_ca: client_ca.map(PathBuf::from), protocols };
+        // Taken before the files are read: what changes meanwhile is noticed by the next renewal.
+        let loaded = Some(files.state());
+        let current = ArcSwap::from_pointee(files.load()?);
+        Ok(Self(Some(Arc::new(Secured { files, current, looked: Mutex::new(Looked { loaded, refused: None }) }))))
+    }
+
+    /// Reads the files again when they changed; connections that begin from then on are secured with what they hold.
+    /// Files that cannot be read, or do not fit together since they are being replaced one after the other, change
+    /// nothing: the log says so once, and the next call tries again. Whether there is another certificate.
+    pub fn renew(&self) -> bool {
+        let Some(secured) = &self.0 else { return false };
+        let mut looked = secured.looked.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = Some(secured.files.state());
+        if state == looked.loaded {
+            looked.refused = None;
+            return false;
+        }
+        match secured.files.load() {
+            Ok(identity) => {
+                let differs = identity.certificate != secured.current.load().certificate;
+                secured.current.store(Arc::new(identity));
+                *looked = Looked { loaded: state, refused: None };
+                tracing::info!(cert = %secured.files.cert.display(), "the TLS files changed and are in use");
+                differs
+            }
+            Err(error) => {
+                if state != looked.refused {
+                    tracing::warn!(%error, "the TLS files changed and cannot be used: the certificate of before stays in use");
+                }
+                looked.refused = state;
+                false
+            }
+        }
     }
 
     /// The certificate of the server in DER, where there is one.
-    pub fn certificate(&self) -> Option<&[u8]> {
-        self.0.as_ref().map(|secured| secured.certificate.as_ref())
+    pub fn certificate(&self) -> Option<Vec<u8>> {
+        self.0.as_ref().map(|secured| secured.current.load().certificate.to_vec())
     }
 
     /// Whether a connection has to be secured before it can be used.
-    pub(super) fn is_on(&self) -> bool {
+    pub fn is_on(&self) -> bool {
         self.0.is_some()
     }
 
@@ -95,10 +174,13 @@ impl Tls {
     pub(super) async fn accept(&self, stream: TcpStream, patience: Duration) -> io::Result<Wire> {
         match &self.0 {
             None => Ok(Wire::Plain(stream)),
-            Some(secured) => match tokio::time::timeout(patience, secured.acceptor.accept(stream)).await {
-                Ok(stream) => Ok(Wire::Tls(Box::new(stream?))),
-                Err(_) => Err(io::ErrorKind::TimedOut.into()),
-            },
+            Some(secured) => {
+                let acceptor = secured.current.load().acceptor.clone();
+                match tokio::time::timeout(patience, acceptor.accept(stream)).await {
+                    Ok(stream) => Ok(Wire::Tls(Box::new(stream?))),
+                    Err(_) => Err(io::ErrorKind::TimedOut.into()),
+                }
+            }
         }
     }
 }

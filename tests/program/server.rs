@@ -111,6 +111,19 @@ fn effective_settings_are_printed_with_their_origin() {
 }
 
 #[test]
+fn the_environment_takes_lists_and_variables_that_nothing_reads_are_named() {
+    let mut command = fastk();
+    command.args(["serve", "--print-config"]);
+    command.env("FASTK__HTTP__CORS_ORIGINS", "https://a.example,http://b.example:81");
+    command.env("FASTK_HTTP_LISTEN", "127.0.0.1:1").env("FASTK_LOG", "info");
+    let done = finish(command, "");
+    assert!(done.err.contains("FASTK_HTTP_LISTEN is not read"), "{}", done.err);
+    assert!(done.err.contains("FASTK__HTTP__LISTEN") && !done.err.contains("FASTK_LOG"), "{}", done.err);
+    let printed = done.ok();
+    assert!(printed.contains(r#"cors_origins = ["https://a.example","http://b.example:81"]"#), "{printed}");
+}
+
+#[test]
 fn the_demo_shows_its_answers_and_leaves_nothing_behind() {
     let temporary = tempfile::tempdir().unwrap();
     let mut command = fastk();

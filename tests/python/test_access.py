@@ -263,6 +263,177 @@ def test_the_command_line_speaks_tls(tmp_path, fastk, is_mutual):
         elsewhere.stop()
 
 
+def self_signed(folder, name, subject="localhost", is_authority=True, days=1, alternative="DNS:localhost,IP:127.0.0.1"):
+    """A certificate that signed itself, as `openssl req -x509` makes it."""
+    import datetime
+    import ipaddress
+
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.x509.oid import NameOID
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    named = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, subject)])
+    made = {"DNS": x509.DNSName, "IP": lambda text: x509.IPAddress(ipaddress.ip_address(text))}
+    names = [made[kind](text) for kind, text in (one.split(":") for one in alternative.split(","))]
+    until = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(days=days)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(named)
+        .issuer_name(named)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(until - datetime.timedelta(days=30))
+        .not_valid_after(until)
+        .add_extension(x509.BasicConstraints(is_authority, None), critical=True)
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    (folder / f"{name}.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    (folder / f"{name}.key").write_bytes(key.private_bytes(*form))
+
+
+def serving(folder, name, *more):
+    """A server under TLS with this certificate."""
+    text = f'[tls]\ncert = "{folder}/{name}.pem"\nkey = "{folder}/{name}.key"\n' + "".join(more)
+    (folder / "fastk.toml").write_text(text)
+    return support.Server(folder / "store", "--config", str(folder / "fastk.toml")).start()
+
+
+@pytest.mark.parametrize("is_authority", [True, False])
+def test_a_self_signed_certificate_is_believed_when_it_is_given(tmp_path, fastk, is_authority):
+    self_signed(tmp_path, "server", is_authority=is_authority, alternative="DNS:localhost")
+    self_signed(tmp_path, "other", is_authority=is_authority, alternative="DNS:localhost")
+    server = serving(tmp_path, "server")
+    try:
+        port = server.fields["http"].rsplit(":", 1)[1]
+        ping = lambda host, ca: fastk(
+            "admin", "ping", "--server", f"https://{host}:{port}", "--ca", tmp_path / ca, check=False
+        )
+        done = ping("localhost", "server.pem")
+        assert done.returncode == 0, done.stderr
+        # Another of the same name, and an address that is not in it.
+        assert ping("localhost", "other.pem").returncode != 0
+        done = ping("127.0.0.1", "server.pem")
+        assert done.returncode != 0 and "subjectAltName" in done.stderr, done.stderr
+        if shutil.which("curl"):
+            assert curl("--cacert", tmp_path / "server.pem", f"https://localhost:{port}/health/live")[0] == 200
+    finally:
+        server.stop()
+
+
+def test_a_self_signed_certificate_that_expired_is_not_believed(tmp_path, fastk):
+    self_signed(tmp_path, "server", days=-1)
+    server = serving(tmp_path, "server")
+    try:
+        port = server.fields["http"].rsplit(":", 1)[1]
+        done = fastk("admin", "ping", "--server", f"https://localhost:{port}", "--ca", tmp_path / "server.pem", check=False)
+        assert done.returncode != 0 and "expired" in done.stderr.lower(), done.stderr
+    finally:
+        server.stop()
+
+
+@pytest.mark.skipif(not shutil.which("openssl"), reason="not installed: openssl")
+def test_the_certificate_that_the_documentation_makes_works(tmp_path, fastk):
+    page = (Path(__file__).parents[2] / "docs" / "access.md").read_text(encoding="utf-8")
+    command = re.search(r"^openssl req -x509 (?:.*\\\n)*.*$", page, re.MULTILINE)[0]
+    subprocess.run(["bash", "-euc", command], cwd=tmp_path, check=True, capture_output=True)
+    server = serving(tmp_path, "server")
+    try:
+        port = server.fields["http"].rsplit(":", 1)[1]
+        fastk("admin", "ping", "--server", f"https://localhost:{port}", "--ca", tmp_path / "server.pem")
+    finally:
+        server.stop()
+
+
+def test_renewed_certificates_are_taken_by_every_listener_without_a_restart(tmp_path, fastk):
+    import ssl
+
+    for name in ("first", "second"):
+        self_signed(tmp_path, name)
+    put = lambda name, end: shutil.copy(tmp_path / f"{name}.{end}", tmp_path / f"server.{end}")
+    both = lambda name: [put(name, end) for end in ("pem", "key")]
+    both("first")
+    server = serving(tmp_path, "server", '[http]\nhealth_listen = "127.0.0.1:0"\n')
+    listeners = ("http", "flight", "health")
+
+    def shown(listener):
+        host, port = server.fields[listener].rsplit(":", 1)
+        return ssl.get_server_certificate((host, int(port)), timeout=60)
+
+    def wait(what, deadline=60):
+        end = time.monotonic() + deadline
+        while not what():
+            assert time.monotonic() < end, server.log.read_text()[-4000:]
+            time.sleep(0.1)
+
+    def held(name):
+        pem = (tmp_path / f"{name}.pem").read_text()
+        return all(shown(listener).split() == pem.split() for listener in listeners)
+
+    refused = lambda: server.log.read_text().count("the certificate of before stays in use")
+    try:
+        assert held("first")
+        # Only half is there: what was before stays, and the log says so.
+        put("second", "pem")
+        wait(lambda: refused() > 0)
+        assert held("first")
+        put("second", "key")
+        wait(lambda: held("second"))
+        # A command on the directory finds the server by the certificate it shows now.
+        wait(lambda: fastk("admin", "ping", "--root", server.root, check=False).returncode == 0)
+        # Files that are no certificates, or gone, change nothing either.
+        before = refused()
+        (tmp_path / "server.pem").write_text("nonsense")
+        wait(lambda: refused() > before)
+        before = refused()
+        (tmp_path / "server.pem").unlink()
+        wait(lambda: refused() > before)
+        assert held("second")
+        both("first")
+        wait(lambda: held("first"))
+    finally:
+        server.stop()
+
+
+def test_a_token_that_expires_is_listed_and_refused_afterwards(tmp_path, fastk):
+    root = tmp_path / "store"
+    create = lambda expires, **more: fastk(
+        "admin", "token", "create", "--root", root, "--name", "t", "--scope", "read", "--expires", expires, "--json", **more
+    )
+    made = json.loads(create("30d").stdout)
+    listed = fastk("admin", "token", "list", "--root", root).stdout
+    assert "expires_at" in listed and made["expires_at"] in listed
+    # What only checks changes nothing.
+    fastk("admin", "token", "create", "--root", root, "--name", "x", "--scope", "read", "--dry-run")
+    done = fastk("admin", "token", "create", "--root", root, "--name", "", "--scope", "read", "--dry-run", check=False)
+    assert done.returncode == 2
+    assert "would no longer be good" in fastk("admin", "token", "revoke", made["id"], "--root", root, "--dry-run").stdout
+    assert fastk("admin", "token", "revoke", "none", "--root", root, "--dry-run", check=False).returncode == 3
+    assert len(json.loads(fastk("admin", "token", "list", "--root", root, "--json").stdout)["tokens"]) == 1
+    done = create("yesterday", check=False)
+    assert done.returncode == 2 and "30d" in done.stderr
+    assert create("2001-01-01T00:00:00Z", check=False).returncode == 2
+    # As it is once that time has come.
+    file = root / "tokens.json"
+    file.write_text(file.read_text().replace(made["expires_at"], "2024-02-01T00:00:00Z"))
+    assert "2024-02-01T00:00:00Z (expired)" in fastk("admin", "token", "list", "--root", root).stdout
+    server = support.Server(root).start()
+    try:
+        bearer = {"Authorization": f"Bearer {made['token']}"}
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            server.request("GET", "/inventory", headers=bearer)
+        problem = json.loads(refused.value.read())
+        assert problem["code"] == "unauthenticated" and "expired at 2024-02-01T00:00:00Z" in problem["detail"]
+        with flight.connect(server.flight) as client, pytest.raises(flight.FlightUnauthenticatedError, match="expired"):
+            options = flight.FlightCallOptions(headers=[(b"authorization", bearer["Authorization"].encode())])
+            list(client.list_flights(options=options))
+    finally:
+        server.stop()
+
+
 def test_certificates_that_cannot_be_are_named(tmp_path, fastk):
     support.certificates(tmp_path)
     (tmp_path / "empty.pem").write_text("")

@@ -141,3 +141,26 @@ def test_a_verb_works_wherever_its_help_says(verb, store, tmp_path):
     finally:
         server.stop()
     assert len({tuple(sorted(reply)) for reply in replies}) == 1, "the same verb answers the same on every way"
+
+
+def test_a_drop_that_is_only_tried_takes_nothing_away(tmp_path, fastk):
+    root = tmp_path / "store"
+    fastk("register", support.KEY, "--price-digits", "2", "--volume-digits", "2", "--root", root)
+    rows = tmp_path / "rows.csv"
+    rows.write_text(f"ts,open,high,low,close,volume\n{support.T0},1,1,1,1,1\n")
+    written = json.loads(fastk("write", support.KEY, rows, "--root", root, "--json").stdout)
+    for way in (["--root", root], None):
+        server = None
+        if way is None:
+            server = support.Server(root).start()
+            way = ["--server", server.http]
+        try:
+            told = json.loads(fastk("drop", support.KEY, "--dry-run", "--json", *way).stdout)
+            assert told == {"dry_run": True, "series": support.KEY, "rows": 1, "version": written["version"]}
+            done = fastk("drop", support.KEY, "--dry-run", "--if-version", "99", *way, check=False)
+            assert done.returncode != 0 and "commit_conflict" in done.stderr
+            assert fastk("drop", "kline/NONE/1m", "--dry-run", *way, check=False).returncode == 3
+            assert len(json.loads(fastk("admin", "list-series", "--json", *way).stdout)["series"]) == 1
+        finally:
+            if server:
+                server.stop()
