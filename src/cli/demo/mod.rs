@@ -177,7 +177,7 @@ mod tests {
         let missing = free.path().join("missing");
         let made = Temporary::new(&[missing.clone(), free.path().to_owned()]).unwrap();
         assert_eq!(made.0.parent(), Some(free.path()));
-        let error = Temporary::new(&[missing.clone()]).err().unwrap();
+        let error = Temporary::new(std::slice::from_ref(&missing)).err().unwrap();
         assert!(error.detail().contains(&missing.display().to_string()), "{error}");
         assert!(error.hint().unwrap().contains("--tmpfs /tmp"), "{error}");
     }
