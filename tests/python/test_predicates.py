@@ -29,11 +29,12 @@ BINANCE = ["--extra", "quote_volume,count,taker_buy_volume,taker_buy_quote_volum
 # file, key, flags of the import
 FILES = [
     ("binance-spot-BTCUSDT-1h.csv.gz", "kline/BTCUSDT/1h", BINANCE),
-    ("binance-spot-BTCUSDT-1d.csv.gz", "kline/BTCUSDT/1d", BINANCE),
+    ("binance-spot-BTCUSDT-1d.csv.gz", "kline/BTCUSDT/1d", [*BINANCE, "--rounding", "nearest"]),
     ("binance-usdm-FILUSDT-1m-2023-02.csv.gz", "kline/FILUSDT/1m", BINANCE),
     ("histdata-EURUSD-1m-2015-Q1.csv.gz", "kline/EURUSD/1m", []),
     ("vix-1d-1990_2026.csv", "kline/VIX/1d", ["--set", "volume=0", "--validate", "none"]),
-    ("freqtrade-test-XRPUSDT-8h-funding_rate.feather", "kline/XRPFUNDING/8h", ["--validate", "none"]),
+    ("freqtrade-test-XRPUSDT-8h-funding_rate.feather", "kline/XRPFUNDING/8h",
+     ["--validate", "none", "--off-grid", "allow"]),
 ]
 needs_data = pytest.mark.skipif(not FOLDER, reason="FASTK_TEST_DATA is not set: the real data files are not here")
 

@@ -133,19 +133,19 @@ impl<'a> Converter<'a> {
         let issue = |field: &str, reason, message: String| Some(Issue::new(field, reason, message));
         for (at, name) in [(open, "open"), (close, "close"), (low, "low")] {
             if below(high, at) {
-                return issue("high", "ohlc", format!("high is below {name}"));
+                return issue("high", "ohlc", format!("is below {name}"));
             }
         }
         for (at, name) in [(open, "open"), (close, "close")] {
             if below(at, low) {
-                return issue("low", "ohlc", format!("low is above {name}"));
+                return issue("low", "ohlc", format!("is above {name}"));
             }
         }
         let negative = match value(volume)? {
             (word, ColumnType::Float64) => f64::from_bits(word.cast_unsigned()) < 0.0,
             (word, _) => word < 0,
         };
-        if negative { issue("volume", "negative_volume", "volume is below zero".into()) } else { None }
+        if negative { issue("volume", "negative_volume", "is below zero".into()) } else { None }
     }
 }
 

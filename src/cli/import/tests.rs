@@ -130,6 +130,8 @@ fn one_invalid_row_stops_everything_unless_it_is_to_be_skipped() {
             (5, 7, "close", "missing"),
         ]
     );
+    let told = refused.summary.text(true);
+    assert!(told.contains(": high is below open (ohlc)") && !told.contains("high high"), "{told}");
     let (memory, skipped) = once(text, "--on-invalid skip");
     assert!(skipped.error.is_none());
     assert_eq!((skipped.summary.rows_written, skipped.summary.rows_invalid, skipped.summary.rows_skipped), (2, 5, 5));
