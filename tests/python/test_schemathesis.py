@@ -66,7 +66,7 @@ def test_a_server_keeps_to_its_document_whatever_it_is_asked(tmp_path, capsys):
         assert done.returncode == 0, done.stdout[-20_000:] + done.stderr[-4_000:]
         assert asked >= REQUESTS_MIN
         # Whatever schemathesis took for right: the server counts every answer, also those that nobody looked at.
-        blamed = {of: count for of, count in counted.items() if of[1] >= 500}
+        blamed = {of: count for of, count in counted.items() if of[1] >= 500 and count > 0}
         wrong = {of: count for of, count in blamed.items() if of[1] != 503 or of[0] not in JOBS}
         assert not wrong, f"answers that blame the server: {wrong}"
         server.stop()
