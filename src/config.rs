@@ -159,6 +159,9 @@ pub struct LimitsConfig {
     pub token_streams_max: u64,
     /// Bytes that all answers being sent may hold, 4 MiB each.
     pub answer_bytes_max: u64,
+    /// Memory for the rows of all bodies and puts being read and written, 48 bytes a cell; a body that needs more is
+    /// refused as `too_large`, one that has to wait for others as `overloaded`.
+    pub decoded_bytes_max: u64,
     /// Longest work on one request, from its last byte to the head of its answer.
     pub request_timeout_ms: u64,
     /// Deepest nesting of JSON.
@@ -293,6 +296,7 @@ impl Default for LimitsConfig {
             token_requests_max: 1_024,
             token_streams_max: 128,
             answer_bytes_max: 2 << 30,
+            decoded_bytes_max: 2 << 30,
             request_timeout_ms: 120_000,
             json_depth_max: 32,
             drain_timeout_ms: 10_000,
@@ -597,6 +601,7 @@ impl Config {
         range("limits.token_requests_max", limits.token_requests_max, 1, 1 << 20);
         range("limits.token_streams_max", limits.token_streams_max, 1, 1 << 20);
         range("limits.answer_bytes_max", limits.answer_bytes_max, ANSWER_BYTES, 1 << 42);
+        range("limits.decoded_bytes_max", limits.decoded_bytes_max, 1 << 24, 1 << 42);
         range("limits.request_timeout_ms", limits.request_timeout_ms, 10, 24 * HOUR_MS);
         range("limits.json_depth_max", limits.json_depth_max, 8, 100);
         range("limits.drain_timeout_ms", limits.drain_timeout_ms, 0, HOUR_MS);

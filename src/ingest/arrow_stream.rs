@@ -13,7 +13,7 @@ use crate::types::{SeriesDef, SeriesKey};
 
 use super::batch::{ColumnReader, check_schema};
 use super::many::{Labels, Part, SERIES, no_series_column};
-use super::{Options, arrow_guard, guarded};
+use super::{Options, Reservation, arrow_guard, guarded};
 
 const CONTINUATION: [u8; 4] = [0xff; 4];
 
@@ -95,6 +95,30 @@ fn decode(header: &[u8], buffers: &[u8], schema: &SchemaRef, columns: Option<&[u
             ipc::reader::read_record_batch(&buffers, batch, schema.clone(), &none, columns, &message.version());
         decoded.map_err(|error| Error::invalid(format!("arrow body is malformed: {error}")))
     })
+}
+
+/// Reserves memory for all rows of a stream, by what its messages say of themselves; each is checked against its buffers
+/// before it is decoded. Buffers can be shared, so that their bytes say nothing of the number of cells.
+pub(super) fn reserve(body: &[u8], reservation: &mut Reservation) -> Result<()> {
+    let unsigned =
+        |value: i64| u64::try_from(value).map_err(|_| Error::invalid("arrow body is malformed: a negative row count"));
+    let (header, mut walker) = open(body)?;
+    let schema = arrow_guard::message(header)?;
+    let columns = schema.header_as_schema().and_then(|schema| schema.fields()).map_or(0, |fields| fields.len());
+    let mut longest = 0;
+    while let Step::Message(header, buffers) = walker.next()? {
+        let message = arrow_guard::message(header)?;
+        if let Some(batch) = message.header_as_record_batch() {
+            reservation.grow_cells(unsigned(batch.length())?, columns as u64)?;
+        } else if let Some(words) = message.header_as_dictionary_batch().and_then(|found| found.data()) {
+            reservation.grow_cells(unsigned(words.length())?, 1)?;
+        }
+        // Each message is copied to be decoded.
+        let copy = (buffers.len() as u64).saturating_sub(longest);
+        reservation.grow(copy)?;
+        longest += copy;
+    }
+    Ok(())
 }
 
 /// Reads an Arrow stream.

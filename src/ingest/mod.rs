@@ -4,8 +4,8 @@
 //! - A body is taken whole or not at all: any invalid row refuses it, with the first hundred offenders by position.
 //! - Rows come out in the order of the body; repeated timestamps are left to the store.
 //! - Written decimals become fixed point without passing through a double.
-//! - No body panics out of [`parse`], and memory stays within a small multiple of the body (text), or of
-//!   [`DECODED_BYTES_MAX`] (Parquet, whose small files can decode into huge ones).
+//! - No body panics out of [`parse`]. What a body decodes into is known, and can be bounded, before any of it is decoded
+//!   ([`reserve`]); no body becomes more than [`DECODED_BYTES_MAX`] of cells.
 
 pub mod arrow_guard;
 mod arrow_stream;
@@ -16,6 +16,7 @@ mod csv_text;
 mod depth;
 mod json;
 mod many;
+mod memory;
 mod parquet_file;
 mod parquet_guard;
 mod stamps;
@@ -27,6 +28,7 @@ use serde::{Deserialize, Serialize};
 pub use check::validate;
 pub use depth::check_depth;
 pub use many::{Lookup, parse_many};
+pub use memory::{CELL_BYTES, DecodeMemory, Reservation, reserve};
 
 use crate::error::{Error, Result};
 use crate::types::{Kind, Rounding, Rows, SeriesDef};

@@ -8,6 +8,7 @@ use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ParquetRecordBatchReaderBuilder};
+use parquet::basic::Type as PhysicalType;
 use parquet::column::reader::ColumnReader as ColumnReaders;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 
@@ -16,10 +17,19 @@ use crate::types::{SeriesDef, SeriesKey};
 
 use super::batch::{ColumnReader, check_schema, check_size};
 use super::many::{Labels, Part, SERIES, no_series_column};
-use super::{DECODED_BYTES_MAX, Options, guarded};
+use super::parquet_guard::{check_footer, check_pages};
+use super::{DECODED_BYTES_MAX, Options, Reservation, guarded};
 
 /// Rows decoded at a time.
 const BATCH_ROWS: usize = 16_384;
+/// Rows decoded at a time where a number is stored as bytes of any length.
+const LONG_BATCH_ROWS: usize = 256;
+/// Most bytes of a number.
+const NUMBER_BYTES_MAX: i32 = 32;
+/// Memory that a cell of a batch takes while it is decoded: its value and its levels.
+const BATCH_CELL_BYTES: u64 = 64;
+/// Memory that the decoded footer takes for each of its bytes.
+const FOOTER_FACTOR: u64 = 32;
 
 fn broken(error: impl std::fmt::Display) -> Error {
     Error::invalid(format!("parquet body is malformed: {error}"))
@@ -31,7 +41,7 @@ fn open(body: &[u8]) -> Result<(ArrowReaderMetadata, Bytes, u64)> {
     if body.len() < 12 || !body.starts_with(b"PAR1") || !body.ends_with(b"PAR1") {
         return Err(Error::invalid("parquet body is cut short or no Parquet file"));
     }
-    super::parquet_guard::check_footer(body)?;
+    check_footer(body)?;
     let bytes = Bytes::copy_from_slice(body);
     guarded("parquet", || {
         let metadata = ArrowReaderMetadata::load(&bytes, Default::default()).map_err(broken)?;
@@ -55,6 +65,41 @@ fn open(body: &[u8]) -> Result<(ArrowReaderMetadata, Bytes, u64)> {
     })
 }
 
+/// Reserves memory for all rows of a file, by what its footer says of them, and for the pages and batches that are held
+/// while it is decoded. Reading gives no more rows than that.
+pub(super) fn reserve(body: &[u8], reservation: &mut Reservation) -> Result<()> {
+    if body.len() >= 12 && body.ends_with(b"PAR1") {
+        reservation.grow(check_footer(body)?.saturating_mul(FOOTER_FACTOR))?;
+    }
+    // The whole file is copied to be decoded.
+    reservation.grow(body.len() as u64)?;
+    let (metadata, _, rows) = open(body)?;
+    let columns = metadata.schema().fields().len() as u64;
+    reservation.grow_cells(rows, columns)?;
+    let batch = rows.min(BATCH_ROWS as u64).saturating_mul(columns).saturating_mul(BATCH_CELL_BYTES);
+    let held = guarded("parquet", || check_pages(body, metadata.metadata()))?;
+    let long = if has_long_numbers(&metadata)? { held.saturating_mul(LONG_BATCH_ROWS as u64) } else { held };
+    reservation.grow(batch.saturating_add(long))
+}
+
+/// Whether a number is stored as bytes of any length, so that one of them can be as long as its page.
+///
+/// # Errors
+/// `invalid_argument` for numbers of a fixed length that is too long for any.
+fn has_long_numbers(metadata: &ArrowReaderMetadata) -> Result<bool> {
+    let mut found = false;
+    for column in metadata.metadata().file_metadata().schema_descr().columns() {
+        match column.physical_type() {
+            PhysicalType::BYTE_ARRAY => found |= column.name() != SERIES,
+            PhysicalType::FIXED_LEN_BYTE_ARRAY if column.type_length() > NUMBER_BYTES_MAX => {
+                return Err(broken(format!("column {} has cells of {} bytes", column.name(), column.type_length())));
+            }
+            _ => {}
+        }
+    }
+    Ok(found)
+}
+
 /// Gives the batches of the columns at these positions, all when `None`, until the sink has enough.
 fn read(
     metadata: ArrowReaderMetadata,
@@ -63,7 +108,8 @@ fn read(
     rows: u64,
     sink: &mut dyn FnMut(&RecordBatch) -> Result<bool>,
 ) -> Result<()> {
-    let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(bytes, metadata).with_batch_size(BATCH_ROWS);
+    let batch_rows = if has_long_numbers(&metadata)? { LONG_BATCH_ROWS } else { BATCH_ROWS };
+    let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(bytes, metadata).with_batch_size(batch_rows);
     let reader = match columns {
         Some(columns) => {
             let mask = ProjectionMask::roots(reader.parquet_schema(), columns.iter().copied());
@@ -75,6 +121,9 @@ fn read(
     for batch in reader.build().map_err(broken)? {
         let batch = batch.map_err(broken)?;
         decoded += u64::try_from(batch.num_rows()).unwrap_or(u64::MAX);
+        if decoded > rows {
+            return Err(broken(format!("its footer promises {rows} rows, its pages hold more")));
+        }
         if !sink(&batch)? {
             return Ok(());
         }
@@ -91,7 +140,7 @@ pub(super) fn parse(def: &SeriesDef, body: &[u8], options: &Options) -> Result<P
     guarded("parquet", || {
         check_schema(def, metadata.schema())?;
         check_size(def, rows)?;
-        super::parquet_guard::check_pages(body, metadata.metadata())?;
+        check_pages(body, metadata.metadata())?;
         let mut columns = ColumnReader::new(def, options);
         read(metadata, bytes, None, rows, &mut |batch| columns.add(batch.clone()).map(|()| true))?;
         Ok(columns.into_parts())
@@ -111,7 +160,7 @@ pub(super) fn series_of_rows(body: &[u8]) -> Result<(Vec<SeriesKey>, Vec<u32>)> 
     }
     guarded("parquet", || {
         let at = series_position(&metadata)?;
-        super::parquet_guard::check_pages(body, metadata.metadata())?;
+        check_pages(body, metadata.metadata())?;
         let file = SerializedFileReader::new(bytes).map_err(broken)?;
         let mut labels = Labels::default();
         let mut seen = 0_u64;
@@ -159,7 +208,7 @@ pub(super) fn each_batch(body: &[u8], sink: &mut dyn FnMut(&RecordBatch) -> Resu
             let detail = format!("column {} is {}, not a number or a timestamp", field.name(), field.data_type());
             return Err(Error::new(ErrorCode::SchemaMismatch, detail));
         }
-        super::parquet_guard::check_pages(body, metadata.metadata())?;
+        check_pages(body, metadata.metadata())?;
         read(metadata, bytes, Some(&others), rows, sink)
     })
 }

@@ -146,11 +146,11 @@ impl Thrift<'_> {
     }
 }
 
-/// Checks the footer of a file: its length, and a schema that is small and flat.
+/// Checks the footer of a file: its length, and a schema that is small and flat. Gives its bytes.
 ///
 /// # Errors
 /// `invalid_argument`.
-pub(super) fn check_footer(body: &[u8]) -> Result<()> {
+pub(super) fn check_footer(body: &[u8]) -> Result<u64> {
     let footer = body.strip_suffix(b"PAR1").and_then(|body| body.split_last_chunk::<4>());
     let (before, length) = footer.ok_or_else(|| broken("no footer"))?;
     let length = usize::try_from(u32::from_le_bytes(*length)).unwrap_or(usize::MAX);
@@ -177,25 +177,36 @@ pub(super) fn check_footer(body: &[u8]) -> Result<()> {
             })?;
         }
         Ok(true)
-    })
+    })?;
+    Ok(length as u64)
 }
+
+/// The encoding whose values repeat the beginning of the one before them: short pages hold long values.
+const DELTA_BYTE_ARRAY: i64 = 7;
+/// Memory of a value of a dictionary of strings, beside its bytes.
+const DICTIONARY_VALUE_BYTES: u64 = 48;
 
 /// What counts in a page header.
 #[derive(Default)]
 struct Page {
+    /// That of its values.
+    encoding: i64,
     unpacked: Option<i64>,
     packed: Option<i64>,
     /// Values of a dictionary.
     dictionary: i64,
 }
 
-/// Checks all page headers of a file against the bytes they describe.
+/// Checks all page headers of a file against the bytes they describe. Gives the memory for the pages and dictionaries
+/// that are held at one time while all columns are read.
 ///
 /// # Errors
 /// `invalid_argument`, or `too_large`.
-pub(super) fn check_pages(body: &[u8], metadata: &ParquetMetaData) -> Result<()> {
+pub(super) fn check_pages(body: &[u8], metadata: &ParquetMetaData) -> Result<u64> {
     let mut unpacked_total = 0_u64;
-    for column in metadata.row_groups().iter().flat_map(|group| group.columns()) {
+    let mut held = vec![0_u64; metadata.row_groups().iter().map(|group| group.columns().len()).max().unwrap_or(0)];
+    for (at, column) in metadata.row_groups().iter().flat_map(|group| group.columns().iter().enumerate()) {
+        let (mut dictionary, mut longest) = (0_u64, 0_u64);
         let start = column.dictionary_page_offset().unwrap_or_else(|| column.data_page_offset());
         let range = || {
             let start = usize::try_from(start).ok()?;
@@ -209,6 +220,8 @@ pub(super) fn check_pages(body: &[u8], metadata: &ParquetMetaData) -> Result<()>
                 match (id, kind) {
                     (2, wire::I16..=wire::I64) => page.unpacked = Some(thrift.integer()?),
                     (3, wire::I16..=wire::I64) => page.packed = Some(thrift.integer()?),
+                    (5, wire::STRUCT) => page.encoding = encoding(thrift, 2)?,
+                    (8, wire::STRUCT) => page.encoding = encoding(thrift, 4)?,
                     (7, wire::STRUCT) => thrift.fields(1, &mut |thrift, id, kind| {
                         if (id, kind) != (1, 5) {
                             return Ok(false);
@@ -232,8 +245,39 @@ pub(super) fn check_pages(body: &[u8], metadata: &ParquetMetaData) -> Result<()>
             if unpacked_total > DECODED_BYTES_MAX {
                 return Err(too_large());
             }
+            if page.encoding == DELTA_BYTE_ARRAY {
+                return Err(Error::invalid(format!(
+                    "parquet column {} is encoded as DELTA_BYTE_ARRAY, which is not taken",
+                    column.column_path()
+                ))
+                .with_hint("write the column plain or with a dictionary"));
+            }
+            match u64::try_from(page.dictionary) {
+                // As it was unpacked, and as values.
+                Ok(values) if values > 0 => {
+                    let more = unpacked.saturating_mul(2).saturating_add(values.saturating_mul(DICTIONARY_VALUE_BYTES));
+                    dictionary = dictionary.saturating_add(more);
+                }
+                _ => longest = longest.max(unpacked),
+            }
             thrift.skip_bytes(packed)?;
         }
+        if let Some(held) = held.get_mut(at) {
+            *held = (*held).max(dictionary.saturating_add(longest));
+        }
     }
-    Ok(())
+    Ok(held.into_iter().fold(0, u64::saturating_add))
+}
+
+/// The encoding of a data page, from the field of its header with this id.
+fn encoding(thrift: &mut Thrift<'_>, id_of_encoding: i64) -> Result<i64> {
+    let mut found = 0;
+    thrift.fields(1, &mut |thrift, id, kind| {
+        if id != id_of_encoding || !(wire::I16..=wire::I64).contains(&kind) {
+            return Ok(false);
+        }
+        found = thrift.integer()?;
+        Ok(true)
+    })?;
+    Ok(found)
 }

@@ -8,7 +8,7 @@ use rand::{RngExt, SeedableRng};
 
 use super::*;
 use crate::error::ErrorCode;
-use crate::types::{SeriesSpec, TimeUnit};
+use crate::types::{SeriesKey, SeriesSpec, TimeUnit};
 
 fn def(json: &str) -> SeriesDef {
     serde_json::from_str::<SeriesSpec>(json).unwrap().resolve().unwrap()
@@ -792,4 +792,78 @@ fn media_types_and_words_name_the_formats() {
     assert_eq!((BodyFormat::from_media_type("text/plain"), BodyFormat::from_name("xml")), (None, None));
     let options: Options = serde_json::from_str(r#"{"rounding":"nearest","missing":"skip"}"#).unwrap();
     assert_eq!((options.missing, options.numbers, options.validate), (Missing::Skip, Numbers::Decimal, Validate::Ohlc));
+}
+
+/// A reservation that may take so many bytes.
+fn reservation(bytes_max: u64) -> Reservation {
+    DecodeMemory::new(bytes_max).reservation(std::time::Duration::ZERO)
+}
+
+#[test]
+fn every_format_reserves_memory_for_all_its_cells_before_it_is_read() {
+    let json = JSON.as_bytes().to_vec();
+    let columns = br#"{"columns":{"ts":[1,2],"open":[1,1],"high":[1,1],"low":[1,1],"close":[1,1],"volume":[1,1],"trades":[1,1],"vwap":[1,1]}}"#;
+    let csv = b"ts,open,high,low,close,volume,trades,vwap\n1,1,1,1,1,1,1,1\n2,1,1,1,1,1,1,1";
+    let batch = kline_batch();
+    let bodies = [
+        (BodyFormat::Json, json),
+        (BodyFormat::Json, columns.to_vec()),
+        (BodyFormat::Csv, csv.to_vec()),
+        (BodyFormat::Arrow, stream(&batch)),
+        (BodyFormat::Parquet, parquet_of(&batch)),
+    ];
+    for (format, body) in bodies {
+        let rows = ok(format, &kline(), &body).rows;
+        let cells = (rows.len() * (rows.columns.len() + 1)) as u64;
+        let memory = DecodeMemory::new(1 << 30);
+        let mut taken = memory.reservation(std::time::Duration::ZERO);
+        reserve(format, &body, &mut taken).unwrap();
+        assert!(memory.reserved_bytes() >= cells * CELL_BYTES, "{format:?}: {}", memory.reserved_bytes());
+        let refused = reserve(format, &body, &mut reservation(cells * CELL_BYTES - 1)).unwrap_err();
+        assert_eq!(refused.code(), ErrorCode::TooLarge, "{format:?}");
+    }
+}
+
+#[test]
+fn arrow_shapes_of_more_rows_than_bytes_are_refused() {
+    // Neither has a buffer as long as its rows.
+    let rows = 1_000_000;
+    let nulls =
+        batch_of(vec![("ts", Arc::new(NullArray::new(rows)) as ArrayRef), ("value", Arc::new(NullArray::new(rows)))]);
+    let runs = RunArray::try_new(&Int32Array::from(vec![i32::try_from(rows).unwrap()]), &Float64Array::from(vec![1.0]))
+        .unwrap();
+    let repeated = batch_of(vec![
+        ("ts", Arc::new(Int64Array::from_iter_values(0..i64::try_from(rows).unwrap())) as ArrayRef),
+        ("value", Arc::new(runs)),
+    ]);
+    for batch in [nulls, repeated] {
+        let body = stream(&batch);
+        let (code, ..) = refusal(BodyFormat::Arrow, &scalar(r#"{"type":"float64"}"#), &body, &Options::default());
+        assert!(matches!(code, ErrorCode::InvalidArgument | ErrorCode::SchemaMismatch), "{code:?}");
+        let refused = reserve(BodyFormat::Arrow, &body, &mut reservation(1 << 20)).unwrap_err();
+        assert_eq!(refused.code(), ErrorCode::TooLarge);
+    }
+}
+
+#[test]
+fn parquet_strings_that_share_their_beginnings_are_refused_by_their_encoding() {
+    use parquet::basic::Encoding;
+    use parquet::file::properties::WriterProperties;
+    let long = "s".repeat(100_000);
+    let batch = batch_of(vec![
+        ("series", Arc::new(StringArray::from(vec![long.as_str(); 1_000])) as ArrayRef),
+        ("ts", Arc::new(Int64Array::from_iter_values(0..1_000))),
+    ]);
+    let properties = WriterProperties::builder()
+        .set_dictionary_enabled(false)
+        .set_column_encoding("series".into(), Encoding::DELTA_BYTE_ARRAY)
+        .build();
+    let mut body = Vec::new();
+    let mut writer = parquet::arrow::ArrowWriter::try_new(&mut body, batch.schema(), Some(properties)).unwrap();
+    writer.write(&batch).unwrap();
+    writer.close().unwrap();
+    let refused = reserve(BodyFormat::Parquet, &body, &mut reservation(1 << 30)).unwrap_err();
+    assert!(refused.detail().contains("DELTA_BYTE_ARRAY"), "{refused}");
+    let lookup = |_: &SeriesKey| Ok((Arc::new(kline()), None));
+    assert!(parse_many(BodyFormat::Parquet, &body, &Options::default(), &lookup).is_err());
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::{Caller, Service};
 use crate::error::{Error, ErrorCode, Result};
+use crate::ingest::{self, BodyFormat, DecodeMemory, Reservation};
 
 /// Memory that one answer may hold while it is sent: what is made ahead of the client, on either face.
 pub const ANSWER_BYTES: u64 = 4 << 20;
@@ -27,6 +28,8 @@ pub struct Limits {
     pub token_streams_max: u64,
     /// Bytes that all answers being sent may hold, [`ANSWER_BYTES`] each.
     pub answer_bytes_max: u64,
+    /// Memory for the rows of all bodies and puts being read and written, [`CELL_BYTES`](ingest::CELL_BYTES) a cell.
+    pub decoded_bytes_max: u64,
     /// Longest work on a request, from its last byte to the head of its answer.
     pub request_timeout: Duration,
     /// Deepest nesting of JSON.
@@ -41,6 +44,7 @@ impl Default for Limits {
             token_requests_max: 1_024,
             token_streams_max: 128,
             answer_bytes_max: 2 << 30,
+            decoded_bytes_max: 2 << 30,
             request_timeout: Duration::from_secs(120),
             json_depth_max: 32,
         }
@@ -72,25 +76,40 @@ struct Counts {
 }
 
 /// What is under way.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Load {
     limits: Limits,
     counts: Mutex<Counts>,
+    decoding: Arc<DecodeMemory>,
     is_draining: AtomicBool,
+}
+
+impl Default for Load {
+    fn default() -> Self {
+        Self::new(Limits::default())
+    }
 }
 
 /// A place; given back when it is dropped.
 #[derive(Debug)]
 pub struct Held {
     load: Arc<Load>,
-    token: Arc<str>,
     place: Place,
+    caller: Caller,
+}
+
+impl Held {
+    /// Who has the place.
+    pub fn caller(&self) -> &Caller {
+        &self.caller
+    }
 }
 
 impl Load {
     /// Nothing under way yet.
     pub fn new(limits: Limits) -> Self {
-        Self { limits, ..Self::default() }
+        let decoding = DecodeMemory::new(limits.decoded_bytes_max);
+        Self { limits, counts: Mutex::default(), decoding, is_draining: AtomicBool::new(false) }
     }
 
     fn lock(&self) -> MutexGuard<'_, Counts> {
@@ -138,7 +157,7 @@ impl Load {
         if is_known {
             add(counts.by_token.entry(Arc::clone(&caller.id)).or_default());
         }
-        Ok(Held { load: Arc::clone(self), token: Arc::clone(&caller.id), place })
+        Ok(Held { load: Arc::clone(self), place, caller: caller.clone() })
     }
 }
 
@@ -153,12 +172,12 @@ impl Drop for Held {
         if self.place == Place::Answer {
             counts.answers = counts.answers.saturating_sub(1);
         }
-        let is_over = counts.by_token.get_mut(&self.token).is_some_and(|own| {
+        let is_over = counts.by_token.get_mut(&self.caller.id).is_some_and(|own| {
             take(own);
             own.requests == 0 && own.streams == 0
         });
         if is_over {
-            counts.by_token.remove(&self.token);
+            counts.by_token.remove(&self.caller.id);
         }
     }
 }
@@ -188,6 +207,26 @@ impl Service {
     /// Those of [`Load::take`].
     pub fn take(&self, place: Place) -> Result<Held> {
         self.load().take(place, self.caller())
+    }
+
+    /// Reserves the memory that reading and writing a body takes; held until its rows are written.
+    ///
+    /// # Errors
+    /// Those of [`ingest::reserve`].
+    pub fn reserve_body(&self, format: BodyFormat, body: &[u8]) -> Result<Reservation> {
+        let mut reservation = self.load().decoding.reservation(Duration::ZERO);
+        ingest::reserve(format, body, &mut reservation)?;
+        Ok(reservation)
+    }
+
+    /// Reserves the memory for so many rows with so many columns; waits where others hold it.
+    ///
+    /// # Errors
+    /// Those of [`Reservation::grow`].
+    pub fn reserve_rows(&self, rows: u64, columns: u64) -> Result<Reservation> {
+        let mut reservation = self.load().decoding.reservation(self.limits().request_timeout);
+        reservation.grow_cells(rows, columns)?;
+        Ok(reservation)
     }
 
     /// Refuses what comes from now on; what is under way goes on.

@@ -9,6 +9,7 @@ mod floods;
 mod full;
 mod kills;
 mod load;
+mod memory;
 mod mounts;
 mod power;
 mod program;

@@ -52,6 +52,13 @@ pub(super) fn is_bare(message: &FlightData) -> bool {
     message.data_header.is_empty() && message.data_body.is_empty()
 }
 
+/// Rows that a record batch of a put says it has; [`batch`] checks it against its buffers.
+pub(super) fn rows(message: &FlightData) -> Result<u64> {
+    let batch = arrow_guard::message(&message.data_header)?;
+    let rows = batch.header_as_record_batch().map_or(0, |batch| batch.length());
+    u64::try_from(rows).map_err(|_| malformed("the record batch has a negative row count"))
+}
+
 /// Reads a record batch of a put.
 pub(super) fn batch(message: &FlightData, schema: &SchemaRef) -> Result<RecordBatch> {
     let header = message.data_header.as_ref();

@@ -19,6 +19,7 @@ use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
+use tracing::Instrument;
 
 use super::FlightConfig;
 use super::acks::{Acks, Reader, queue};
@@ -28,6 +29,7 @@ use super::status::{blocking, of_input, status, too_large};
 use crate::access::Gate;
 use crate::error::{Error, ErrorCode, Result};
 use crate::ingest::{self, Known, Parsed};
+use crate::server::begin::{PLACE, held};
 use crate::service::{Begun, Condition, IdempotencyKey, Manner, Scope, Service, Terms};
 use crate::types::{Rounding, Rows, SeriesDef, SeriesKey, SeriesSpec};
 
@@ -135,11 +137,17 @@ impl Puts {
     ) -> Reader {
         let (acks, reader) = queue();
         let puts = Put { all: self.clone(), service, gate };
-        tokio::spawn(async move {
+        let work = async move {
             let _place = place;
             let how = puts.run(input, &acks).await;
             acks.end(how);
-        });
+        };
+        // What it logs and tells is that of its call.
+        let work = work.instrument(tracing::Span::current());
+        match held() {
+            Some(call) => tokio::spawn(PLACE.scope(call, work)),
+            None => tokio::spawn(work),
+        };
         reader
     }
 }
@@ -193,16 +201,19 @@ impl Put {
                 let units = u32::try_from(message.data_body.len() / BUDGET_UNIT_BYTES + 1).unwrap_or(u32::MAX);
                 let budget = self.budget.clone().acquire_many_owned(units.min(self.budget_units)).await;
                 let (schema, def) = (schema.clone(), def.clone());
-                let next = blocking(move || {
+                let service = self.service.clone();
+                let (next, memory) = blocking(move || {
+                    let rows = decode::rows(&message)?;
+                    let memory = service.reserve_rows(rows, schema.fields().len() as u64)?;
                     let batch = decode::batch(&message, &schema)?;
                     drop(message);
-                    ingest::from_batch_into(&def, stored, batch, &options)
+                    Ok((ingest::from_batch_into(&def, stored, batch, &options)?, memory))
                 })
                 .await?;
                 // Batches under way count as stored, so that the same stream is always judged alike.
                 let times = next.rows.ts.iter().chain(stored.iter().flat_map(|(first, last)| [first, last]));
                 stored = times.clone().min().copied().zip(times.max().copied());
-                if parsed.send(Some((next, budget))).await.is_err() {
+                if parsed.send(Some((next, (budget, memory)))).await.is_err() {
                     // One before it failed, which is what the client is told.
                     return Ok(());
                 }

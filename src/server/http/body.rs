@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_compression::tokio::bufread::{GzipDecoder, ZstdDecoder};
+use async_compression::zstd::DParameter;
 use axum::body::Body;
 use axum::http::{HeaderMap, header};
 use futures::TryStreamExt;
@@ -33,6 +34,10 @@ pub const MEMORY_BYTES_MAX: usize = 1 << 20;
 /// Longest body that creates a dataset, feature or factor: room for the longest names of 20,000 series, and for a
 /// definition.
 const RECORD_BYTES_MAX: u64 = 8 << 20;
+
+/// Largest window of a zstd body (8 MiB, what every decoder has to support): it is allocated while the body is received,
+/// however short that is.
+const ZSTD_WINDOW_LOG_MAX: u32 = 23;
 
 /// The budget is counted in units of this many bytes.
 const BUDGET_UNIT: u64 = 64 * 1024;
@@ -54,7 +59,7 @@ pub struct Staged {
 #[derive(Debug)]
 enum Content {
     Memory(Vec<u8>),
-    File(std::fs::File),
+    File(std::fs::File, OwnedSemaphorePermit),
 }
 
 /// A body in memory, with its share of the budget.
@@ -69,7 +74,7 @@ impl Staged {
     pub fn load(self) -> Result<Loaded> {
         let bytes = match self.content {
             Content::Memory(bytes) => bytes,
-            Content::File(mut file) => {
+            Content::File(mut file, _one_of_those_open) => {
                 let mut bytes = Vec::with_capacity(usize::try_from(self.length).unwrap_or(0));
                 file.seek(SeekFrom::Start(0))
                     .and_then(|_| file.read_to_end(&mut bytes))
@@ -140,6 +145,8 @@ pub struct Limits<'a> {
     /// Longest wait for all of them.
     pub whole: Duration,
     pub budget: &'a Arc<Semaphore>,
+    /// Permits of bodies that wait in a file of their own.
+    pub files: &'a Arc<Semaphore>,
     /// Where long bodies wait.
     pub staging_dir: &'a Path,
 }
@@ -176,21 +183,30 @@ pub async fn stage(headers: &HeaderMap, body: Body, limits: &Limits<'_>) -> Resu
             Box::pin(decoder)
         }
         Coding::Zstd => {
-            let mut decoder = ZstdDecoder::new(raw);
+            let window = DParameter::window_log_max(ZSTD_WINDOW_LOG_MAX);
+            let mut decoder = ZstdDecoder::with_params(raw, &[window]);
             decoder.multiple_members(true);
             Box::pin(decoder)
         }
     };
     let first = told.filter(|_| coding == Coding::Identity).and_then(|length| usize::try_from(length).ok());
     let mut memory: Vec<u8> = Vec::with_capacity(first.unwrap_or(64 * 1024).min(MEMORY_BYTES_MAX));
-    let mut file: Option<tokio::fs::File> = None;
+    let mut file: Option<(tokio::fs::File, OwnedSemaphorePermit)> = None;
     let (mut length, mut permit) = (0_u64, None);
+    // The window of a zstd body is memory too.
+    let window = if coding == Coding::Zstd { 1_u64 << ZSTD_WINDOW_LOG_MAX } else { 0 };
     let deadline = tokio::time::Instant::now() + limits.whole;
     loop {
         if memory.len() >= MEMORY_BYTES_MAX {
-            let file = match &mut file {
+            let (file, _) = match &mut file {
                 Some(file) => file,
-                None => file.insert(nameless_file(limits.staging_dir).await?),
+                None => {
+                    let one = limits.files.clone().try_acquire_owned().map_err(|_| {
+                        Error::new(ErrorCode::Overloaded, "as many long bodies are being received as the server takes")
+                            .with_hint("send again in a moment, or bodies of up to 1 MiB")
+                    })?;
+                    file.insert((nameless_file(limits.staging_dir).await?, one))
+                }
             };
             file.write_all(&memory)
                 .await
@@ -223,15 +239,15 @@ pub async fn stage(headers: &HeaderMap, body: Body, limits: &Limits<'_>) -> Resu
         if coding != Coding::Identity && length > allowed.max(MEMORY_BYTES_MAX as u64) {
             return Err(expands(limits.expansion_max));
         }
-        reserve(limits.budget, &mut permit, length)?;
+        reserve(limits.budget, &mut permit, length.max(window))?;
     }
     let content = match file {
         None => Content::Memory(memory),
-        Some(mut file) => {
+        Some((mut file, one)) => {
             let failed = |error: std::io::Error| Error::io("write a body under", limits.staging_dir, &error);
             file.write_all(&memory).await.map_err(failed)?;
             file.flush().await.map_err(failed)?;
-            Content::File(file.into_std().await)
+            Content::File(file.into_std().await, one)
         }
     };
     Ok(Staged { content, length, permit })
@@ -368,6 +384,7 @@ async fn stage_json(app: &App, headers: &HeaderMap, body: Body, bytes_max: u64, 
         idle: config.body_idle,
         whole: config.body_whole,
         budget,
+        files: &app.shared.staged_files,
         staging_dir,
     };
     stage(headers, body, &limits).await
@@ -415,6 +432,7 @@ mod tests {
             idle: Duration::from_secs(5),
             whole: Duration::from_secs(60),
             budget: &budget,
+            files: &Arc::new(Semaphore::new(1)),
             staging_dir: dir.path(),
         };
         let result = run(stage(&headers, Body::from(body), &limits));

@@ -337,6 +337,7 @@ pub async fn write_many(app: App, headers: HeaderMap, uri: Uri, body: Body) -> O
         idle: config.body_idle,
         whole: config.body_whole,
         budget: &app.shared.ingest,
+        files: &app.shared.staged_files,
         staging_dir: &staging_dir,
     };
     let staged = body::stage(&headers, body, &limits).await?;
@@ -344,6 +345,8 @@ pub async fn write_many(app: App, headers: HeaderMap, uri: Uri, body: Body) -> O
         .blocking(move |service| {
             let loaded = staged.load()?;
             let format = head.format.map_or_else(|| format_of_body(&loaded.bytes), Ok)?;
+            // Held until the rows are written.
+            let _memory = service.reserve_body(format, &loaded.bytes)?;
             let parsed = ingest::parse_many(format, &loaded.bytes, &head.options, &|key| service.known(key));
             let parsed = parsed.map_err(|error| or_too_deep(service, format, &loaded.bytes, error))?;
             let done = service.write_many(parsed, mode, head.terms.idempotency_key.as_ref())?;
@@ -470,6 +473,7 @@ async fn write(app: &App, key: SeriesKey, headers: &HeaderMap, head: Result<Writ
         idle: config.body_idle,
         whole: config.body_whole,
         budget: &app.shared.ingest,
+        files: &app.shared.staged_files,
         staging_dir: &staging_dir,
     };
     let staged = body::stage(headers, body, &limits).await?;
@@ -477,6 +481,8 @@ async fn write(app: &App, key: SeriesKey, headers: &HeaderMap, head: Result<Writ
         .blocking(move |service| {
             let loaded = staged.load()?;
             let format = head.format.map_or_else(|| format_of_body(&loaded.bytes), Ok)?;
+            // Held until the rows are written.
+            let _memory = service.reserve_body(format, &loaded.bytes)?;
             let parsed = ingest::parse_into(format, &def, stored, &loaded.bytes, &head.options);
             let parsed = parsed.map_err(|error| or_too_deep(service, format, &loaded.bytes, error))?;
             let done = service.write_under(&key, parsed, &head.terms)?;
