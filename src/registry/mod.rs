@@ -37,6 +37,14 @@ use open::{Unusable, failed};
 /// Sets of members held in memory: reads through a dataset ask for them again and again.
 const MEMBERS_HELD_MAX: usize = 16;
 
+/// A failed statement that tells of the file.
+#[derive(Debug)]
+struct Failure {
+    text: String,
+    /// It only read: a later read that succeeds ends it. What a write met is over after a write alone.
+    is_of_read: bool,
+}
+
 /// An open registry. All methods block.
 #[derive(Debug)]
 pub struct Registry {
@@ -45,7 +53,7 @@ pub struct Registry {
     /// What went wrong while it was opened.
     opening: Option<String>,
     /// What the last failed statement said that tells of the file, not of the request.
-    failing: Mutex<Option<String>>,
+    failing: Mutex<Option<Failure>>,
     members: Mutex<VecDeque<(RecordRef, Arc<BTreeSet<String>>)>>,
 }
 
@@ -116,6 +124,26 @@ impl Registry {
         }
     }
 
+    /// Opens the registry of a data directory that cannot be written to, if it has one.
+    pub fn open_unwritable(root: &Path) -> Self {
+        let path = root.join(FILE);
+        if !path.exists() {
+            return Self::open_read_only(None);
+        }
+        let [wal, ..] = open::beside(&DiskPath::os(root));
+        let has_changes = std::fs::metadata(&wal).is_ok_and(|found| found.len() > 0);
+        if !has_changes {
+            return Self::open_read_only(Some(&path));
+        }
+        match open::open_copy(&path, &wal) {
+            Ok(connection) => Self::of(path, Slot::ReadOnly(connection), None),
+            Err(error) => {
+                let problem = error.to_string();
+                Self::of(path, Slot::Unavailable(error), Some(problem))
+            }
+        }
+    }
+
     /// Opens the registry of a backup, if it has one, without changing anything.
     pub fn open_read_only(file: Option<&Path>) -> Self {
         let (path, opened) = match file {
@@ -138,8 +166,8 @@ impl Registry {
 
     /// What is wrong with it, if anything is.
     pub fn problem(&self) -> Option<String> {
-        let failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        self.opening.clone().or(failing)
+        let failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.opening.clone().or_else(|| failing.as_ref().map(|failure| failure.text.clone()))
     }
 
     fn slot(&self) -> MutexGuard<'_, Slot> {
@@ -152,11 +180,12 @@ impl Registry {
     }
 
     /// What to tell of a failed statement; keeps it when it tells of the file.
-    fn failed(&self, action: &str, error: &rusqlite::Error) -> Error {
+    fn failed(&self, action: &str, error: &rusqlite::Error, is_of_read: bool) -> Error {
         let error = failed(action, &self.path, error);
         if matches!(error.code(), ErrorCode::CorruptData | ErrorCode::Io | ErrorCode::StorageFull) {
             tracing::error!(%error, "the registry failed");
-            *self.failing.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
+            *self.failing.lock().unwrap_or_else(PoisonError::into_inner) =
+                Some(Failure { text: error.to_string(), is_of_read });
         }
         error
     }
@@ -170,7 +199,15 @@ impl Registry {
             Slot::Absent(_, Some(empty)) => work(empty),
             Slot::Absent(_, empty) => work(empty.insert(open::in_memory()?)),
         };
-        done.map_err(|error| self.failed(action, &error))
+        match done {
+            Ok(done) => {
+                // What only reading met is over.
+                let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
+                failing.take_if(|failure| failure.is_of_read);
+                Ok(done)
+            }
+            Err(error) => Err(self.failed(action, &error, true)),
+        }
     }
 
     /// Runs changes in one transaction, which an error undoes.
@@ -191,7 +228,7 @@ impl Registry {
                 .with_hint("make a store of it with `fastk admin restore BACKUP --root DIR --apply`"));
             }
         };
-        let told = |error: rusqlite::Error| self.failed(action, &error);
+        let told = |error: rusqlite::Error| self.failed(action, &error, false);
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(told)?;
         match work(&transaction) {
             Ok(done) => {
@@ -216,7 +253,7 @@ impl Registry {
             Slot::ReadOnly(_) | Slot::Absent(..) => return Ok(false),
         };
         let name = file.to_str().ok_or_else(|| Error::invalid(format!("{} is no UTF-8 path", file.display())))?;
-        connection.execute("VACUUM INTO ?1", [name]).map_err(|error| self.failed("copy", &error))?;
+        connection.execute("VACUUM INTO ?1", [name]).map_err(|error| self.failed("copy", &error, false))?;
         Ok(true)
     }
 

@@ -85,11 +85,47 @@ pub fn open_read_only(path: &Path) -> Result<Connection> {
         return Ok(connection);
     }
     // An older one is read through a copy in memory that went the missing steps.
-    let mut copy = Connection::open_in_memory().map_err(fail)?;
-    rusqlite::backup::Backup::new(&connection, &mut copy)
-        .and_then(|backup| backup.run_to_completion(1_024, std::time::Duration::ZERO, None))
-        .map_err(fail)?;
-    schema::migrate(&mut copy).map_err(fail)?;
+    in_memory_copy(&connection).map_err(fail)
+}
+
+/// Opens a copy in memory of a file that cannot be written to, with what stands in its write-ahead log. Both are copied
+/// to the directory for temporary files for that: SQLite reads no log of which it cannot write the index.
+pub fn open_copy(path: &Path, wal: &Path) -> Result<Connection> {
+    let fail = |error: rusqlite::Error| failed("open", path, &error);
+    let mut number = [0; 8];
+    getrandom::fill(&mut number)
+        .map_err(|error| Error::new(ErrorCode::Io, format!("the system gives no random numbers: {error}")))?;
+    let dir = Removed(std::env::temp_dir().join(format!("fastk-registry-{:016x}", u64::from_le_bytes(number))));
+    std::fs::create_dir(&dir.0).map_err(|error| Error::io("create", &dir.0, &error))?;
+    let copy = dir.0.join(FILE);
+    for (from, to) in [(path, copy.clone()), (wal, dir.0.join(format!("{FILE}-wal")))] {
+        std::fs::copy(from, &to).map_err(|error| Error::io("copy", from, &error))?;
+    }
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(&copy, flags).map_err(fail)?;
+    match check(&connection, path) {
+        Ok(()) => {}
+        Err(Unusable::Damaged(reason)) => return Err(Error::corrupt(reason)),
+        Err(Unusable::Other(error)) => return Err(error),
+    }
+    in_memory_copy(&connection).map_err(fail)
+}
+
+/// A directory that is removed with everything in it.
+struct Removed(std::path::PathBuf);
+
+impl Drop for Removed {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A copy in memory that went the steps to the version of this program.
+fn in_memory_copy(connection: &Connection) -> rusqlite::Result<Connection> {
+    let mut copy = Connection::open_in_memory()?;
+    rusqlite::backup::Backup::new(connection, &mut copy)
+        .and_then(|backup| backup.run_to_completion(1_024, std::time::Duration::ZERO, None))?;
+    schema::migrate(&mut copy)?;
     Ok(copy)
 }
 

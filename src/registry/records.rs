@@ -421,6 +421,32 @@ fn next_version(transaction: &Transaction<'_>, kind: RecordKind, name: &str, tak
     })
 }
 
+/// Refuses a name that has a version which somebody who sees only these series does not see: the next version belongs to
+/// those who made the ones before it.
+fn check_all_seen(
+    transaction: &Transaction<'_>,
+    kind: RecordKind,
+    name: &str,
+    sees: &[String],
+) -> std::result::Result<(), Refusal> {
+    if sees.is_empty() {
+        return Ok(());
+    }
+    let count = |sees: &[String]| -> rusqlite::Result<i64> {
+        let mut conditions = Conditions::default();
+        conditions.text("record.kind", Some(kind.name()));
+        conditions.text("record.name", Some(name));
+        conditions.seen("record", sees);
+        let query = format!("SELECT count(*) FROM record WHERE {}", conditions.text);
+        transaction.query_row(&query, params_from_iter(conditions.values), |row| row.get(0))
+    };
+    if count(sees)? == count(&[])? {
+        return Ok(());
+    }
+    let detail = format!("{} {name} has versions that the token does not reach", kind.name());
+    Err(Error::new(crate::error::ErrorCode::PermissionDenied, detail).with_hint("take another name").into())
+}
+
 impl Registry {
     /// Takes the next version of a dataset, above `taken`, and notes which snapshot is about to be made for it; `None`
     /// for one that is there already. It is either [`insert`](Self::insert_dataset)ed or [`settle`](Self::settle)d later.
@@ -483,9 +509,13 @@ impl Registry {
 
     /// Registers a feature or factor: its next version, or the one that is the same in all of `identity` and not
     /// archived. Gives its reference, and whether it is new. The version in `record` does not count.
-    pub fn define(&self, mut record: Record, identity: &str) -> Result<(RecordRef, bool)> {
+    ///
+    /// # Errors
+    /// `permission_denied` for a name with a version that who sees only these series does not see.
+    pub fn define(&self, mut record: Record, identity: &str, sees: &[String]) -> Result<(RecordRef, bool)> {
         self.write("write into", |transaction| {
             let RecordRef { kind, name, .. } = &record.reference;
+            check_all_seen(transaction, *kind, name, sees)?;
             let known: Option<i64> = transaction
                 .query_row(
                     "SELECT version FROM record WHERE kind = ?1 AND name = ?2 AND identity = ?3 \

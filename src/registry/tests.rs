@@ -120,7 +120,7 @@ fn a_file_of_an_earlier_version_is_brought_on_with_its_records() {
     assert_eq!(registry.problem(), None);
     assert_eq!(get(&registry, "a", &["kline/A"]).unwrap().parts[0].series, "kline/A/1m");
     assert_eq!(get(&registry, "a", &["kline/B"]), None);
-    assert!(registry.define(feature("f", &["kline/A/1m"], &["a@3"]), "i").unwrap().1);
+    assert!(registry.define(feature("f", &["kline/A/1m"], &["a@3"]), "i", &[]).unwrap().1);
     assert_eq!(add(&registry, "a", &["kline/A/1m"], &[]).version, 4);
     drop(registry);
     assert_eq!(schema::version_of(&Connection::open(&path).unwrap()).unwrap(), schema::version());
@@ -232,7 +232,7 @@ fn the_same_definition_is_the_same_version_whatever_came_between() {
     let dir = dir();
     let registry = open(dir.path());
     let define = |identity: &str| {
-        let (reference, created) = registry.define(feature("f", &["kline/A/1m"], &[]), identity).unwrap();
+        let (reference, created) = registry.define(feature("f", &["kline/A/1m"], &[]), identity, &[]).unwrap();
         (reference.version, created)
     };
     assert_eq!([define("x"), define("x"), define("y"), define("x")], [(1, true), (1, false), (2, true), (1, false)]);
@@ -255,8 +255,8 @@ fn lineage_goes_any_number_of_steps_and_hides_what_may_not_be_seen() {
     add(&registry, "raw", &["kline/A/1m"], &[]);
     add(&registry, "secret", &["kline/B/1m"], &[]);
     add(&registry, "clean", &["kline/A/1m"], &["raw@1", "secret@1"]);
-    registry.define(feature("f", &[], &["clean@1"]), "f").unwrap();
-    registry.define(feature("g", &["kline/B/1m"], &["feature:f@1"]), "g").unwrap();
+    registry.define(feature("f", &[], &["clean@1"]), "f", &[]).unwrap();
+    registry.define(feature("g", &["kline/B/1m"], &["feature:f@1"]), "g", &[]).unwrap();
     add(&registry, "last", &["kline/A/1m"], &["feature:f@1", "raw@1"]);
     let lineage = |of: &str, sees: &[&str]| {
         let sees: Vec<String> = sees.iter().map(ToString::to_string).collect();
@@ -288,7 +288,7 @@ fn a_lineage_is_bounded_and_says_so() {
     let registry = open(dir.path());
     add(&registry, "root", &["kline/A/1m"], &[]);
     for number in 0..=LINEAGE_MAX {
-        registry.define(feature(&format!("f{number}"), &["kline/A/1m"], &["root@1"]), "i").unwrap();
+        registry.define(feature(&format!("f{number}"), &["kline/A/1m"], &["root@1"]), "i", &[]).unwrap();
     }
     let found = registry.lineage(&"root@1".parse().unwrap(), &[]).unwrap().unwrap();
     assert_eq!((found.downstream.len(), found.truncated), (LINEAGE_MAX, true));

@@ -22,6 +22,16 @@ pub(super) fn held() -> Option<Arc<Held>> {
     PLACE.try_with(Arc::clone).ok()
 }
 
+/// Work for another thread that still belongs to the request that is being answered: it keeps its place until it ends,
+/// and what it logs names the request.
+pub(super) fn carried<T>(work: impl FnOnce() -> T) -> impl FnOnce() -> T {
+    let (place, span) = (held(), tracing::Span::current());
+    move || {
+        let _place = place;
+        span.in_scope(work)
+    }
+}
+
 /// Runs the first part of an answer; a panic in it becomes `internal`. What takes longer than `patience`, or is not waited
 /// for any more, is told to `stop`.
 ///
@@ -33,20 +43,12 @@ pub(super) async fn begin<T: Send + 'static>(
     stop: Stop,
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
-    let span = tracing::Span::current();
-    let caught = move || {
-        let _in_span = span.entered();
-        catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| Err(panicked(panic.as_ref())))
-    };
+    let caught =
+        carried(move || catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| Err(panicked(panic.as_ref()))));
     if is_quick {
         return caught();
     }
     let mut waiting = Waiting(Some(stop));
-    let place = held();
-    let caught = move || {
-        let _place = place;
-        caught()
-    };
     match tokio::time::timeout(patience, tokio::task::spawn_blocking(caught)).await {
         Ok(done) => {
             waiting.0 = None;

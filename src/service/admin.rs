@@ -1,10 +1,13 @@
 //! Looking after the store: the long verbs as jobs, and what a check found last.
 
-use std::sync::{Mutex, PoisonError};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
 use super::jobs::{Job, JobList};
+use super::snapshots::rfc3339;
 use super::{BackupRequest, CompactReply, Scope, Service};
 use crate::disk::DiskPath;
 use crate::error::{Error, Result};
@@ -51,17 +54,58 @@ pub struct CompactRequest {
     pub series: Vec<SeriesKey>,
 }
 
-/// What the last check found, until one finds nothing.
+/// What the last check found, until one finds nothing or every file it found damaged is gone.
 #[derive(Debug, Default)]
-pub(super) struct Checked(Mutex<Option<String>>);
+pub(super) struct Checked(Mutex<Option<Found>>);
+
+#[derive(Clone, Debug)]
+struct Found {
+    text: String,
+    /// The damaged files; empty where a missing one is among the findings.
+    files: Vec<PathBuf>,
+}
 
 impl Checked {
-    fn set(&self, found: Option<String>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = found;
+    fn lock(&self) -> MutexGuard<'_, Option<Found>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn set(&self, found: Option<Found>) {
+        *self.lock() = found;
+    }
+
+    /// What it found, without looking at the disk.
     pub fn found(&self) -> Option<String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.lock().as_ref().map(|found| found.text.clone())
+    }
+
+    /// What it found of files that are still there.
+    pub fn standing(&self) -> Option<String> {
+        let files = self.lock().as_ref().map(|found| found.files.clone())?;
+        if !files.is_empty() && files.iter().all(|file| matches!(file.try_exists(), Ok(false))) {
+            let mut found = self.lock();
+            // Unless another check found something meanwhile.
+            if found.as_ref().is_some_and(|found| found.files == files) {
+                *found = None;
+            }
+        }
+        self.found()
+    }
+}
+
+/// Since when each check of health is not `ok`.
+#[derive(Debug, Default)]
+pub(super) struct Troubles(Mutex<BTreeMap<&'static str, i64>>);
+
+impl Troubles {
+    /// Notes whether a check has a problem now, and gives since when.
+    pub fn since(&self, name: &'static str, has_problem: bool, now_ms: i64) -> Option<String> {
+        let mut since = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if !has_problem {
+            since.remove(name);
+            return None;
+        }
+        Some(rfc3339(*since.entry(name).or_insert(now_ms)))
     }
 }
 
@@ -139,7 +183,13 @@ impl Service {
         self.caller.may(Scope::Admin)?;
         let service = self.clone();
         self.jobs.start_for(&self.caller.id, verb, unit, watch, move |watch| {
-            let reply = work(&service, watch)?;
+            let reply = work(&service, watch).map_err(|error| {
+                let shown = service.caller.shown(error.clone());
+                if shown.detail() != error.detail() {
+                    tracing::error!(verb, %error, "a token limited to some series is told less of its job");
+                }
+                shown
+            })?;
             serde_json::to_value(reply).map_err(|error| Error::internal(format!("reply as JSON: {error}")))
         })
     }
@@ -214,13 +264,18 @@ impl Service {
                 format!("{} in {}{series}", finding.kind.name(), finding.file)
             })
             .collect();
-        self.checked.set(Some(format!(
+        let text = format!(
             "the last {verb} found {} errors and {} warnings: {}{}; `fastk admin verify` lists them",
             report.errors,
             report.warnings,
             named.join(", "),
             if report.errors + report.warnings > NAMED_MAX as u64 { " and others" } else { "" },
-        )));
+        );
+        let root = self.store.root();
+        let weighty = report.findings.iter().filter(|finding| finding.severity > Severity::Note);
+        let files: Vec<PathBuf> = weighty.map(|finding| root.join(&finding.file)).collect();
+        let all_there = files.iter().all(|file| matches!(file.try_exists(), Ok(true)));
+        self.checked.set(Some(Found { text, files: if all_there { files } else { Vec::new() } }));
     }
 
     /// Moves the tail of these series (all when empty) into chunk files, deletes what retention no longer keeps, merges

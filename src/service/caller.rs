@@ -67,6 +67,11 @@ impl Caller {
         !self.is_limited() || self.prefixes.iter().any(|prefix| key.as_str().starts_with(prefix.as_str()))
     }
 
+    /// An error as this caller may be told it.
+    pub fn shown(&self, error: Error) -> Error {
+        if self.is_limited() { error.without_places() } else { error }
+    }
+
     /// `permission_denied` unless the caller has this scope.
     pub fn may(&self, scope: Scope) -> Result<()> {
         if self.scope >= scope {

@@ -1,10 +1,11 @@
 //! Jobs: long work that goes on while its caller asks how far it is.
 //!
-//! - Of each verb one job runs at a time; the others wait in a queue that has an end.
+//! - Of each verb one job runs at a time; the others wait in a queue that has an end. A check that was told to read
+//!   slowly does not count: up to [`SLOW_MAX`] of them run beside it, so that one that takes for ever keeps nobody out.
 //! - A job is known from the moment it was taken on until [`HISTORY_MAX`] later ones are finished.
 //! - [`Jobs::close`] cancels what is under way and waits for it; nothing runs behind it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -19,6 +20,10 @@ use crate::store::Watch;
 
 /// Jobs of one verb that may wait.
 pub const QUEUE_MAX: usize = 16;
+/// Checks with a rate that run at one time.
+pub const SLOW_MAX: usize = 4;
+/// The verb of them: it only reads, so that many may run at one time.
+const VERIFY: &str = "verify";
 /// Finished jobs that are remembered.
 pub const HISTORY_MAX: usize = 32;
 
@@ -145,16 +150,35 @@ struct Entry {
     watch: Arc<Watch>,
     /// Until it starts.
     work: Option<Work>,
+    lane: Lane,
+}
+
+/// Jobs that wait for one another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Lane {
+    verb: &'static str,
+    is_slow: bool,
+}
+
+impl Lane {
+    fn of(verb: &'static str, watch: &Watch) -> Self {
+        Self { verb, is_slow: verb == VERIFY && watch.has_rate() }
+    }
+
+    /// Jobs that run at one time.
+    fn width(self) -> usize {
+        if self.is_slow { SLOW_MAX } else { 1 }
+    }
 }
 
 #[derive(Default)]
 struct Table {
     /// In the order they were taken on.
     entries: VecDeque<Entry>,
-    /// The thread of each verb, if one runs or ran.
-    threads: BTreeMap<&'static str, JoinHandle<()>>,
-    /// Verbs with a running thread.
-    running: Vec<&'static str>,
+    /// Threads that run or ran; those that ended are taken off when the next one begins.
+    threads: Vec<JoinHandle<()>>,
+    /// The lane of each running thread.
+    running: Vec<Lane>,
     closed: bool,
 }
 
@@ -207,8 +231,8 @@ impl Jobs {
         if table.closed {
             return Err(Error::new(ErrorCode::NotReady, "the server is stopping"));
         }
-        let waiting =
-            table.entries.iter().filter(|entry| entry.job.verb == verb && entry.job.status == JobStatus::Queued);
+        let lane = Lane::of(verb, &watch);
+        let waiting = table.entries.iter().filter(|entry| entry.lane == lane && entry.job.status == JobStatus::Queued);
         if waiting.count() >= QUEUE_MAX {
             return Err(Error::new(ErrorCode::Overloaded, format!("{QUEUE_MAX} jobs of {verb} wait already"))
                 .with_hint("GET /v1/admin/jobs lists them; DELETE one that is not needed"));
@@ -229,19 +253,20 @@ impl Jobs {
             owner: Arc::clone(owner),
             watch: Arc::new(watch),
             work: Some(Box::new(work)),
+            lane,
         });
-        if !table.running.contains(&verb) {
+        if table.running.iter().filter(|running| **running == lane).count() < lane.width() {
             let shared = Arc::clone(&self.0);
             let thread = std::thread::Builder::new()
                 .name(format!("fastk-{verb}"))
-                .spawn(move || shared.run(verb))
+                .spawn(move || shared.run(lane))
                 .map_err(|error| {
                     table.entries.pop_back();
                     Error::internal(format!("cannot start a thread: {error}"))
                 })?;
-            table.running.push(verb);
-            // The one before has ended: it took itself off the list.
-            table.threads.insert(verb, thread);
+            table.running.push(lane);
+            table.threads.retain(|thread| !thread.is_finished());
+            table.threads.push(thread);
         }
         Ok(job)
     }
@@ -321,9 +346,10 @@ impl Jobs {
     pub fn close(&self) {
         self.cancel_all();
         let threads = std::mem::take(&mut self.0.lock().threads);
-        for (verb, thread) in threads {
+        for thread in threads {
+            let name = thread.thread().name().map(str::to_owned);
             if thread.join().is_err() {
-                tracing::error!(verb, "a thread of jobs panicked");
+                tracing::error!(name, "a thread of jobs panicked");
             }
         }
     }
@@ -368,17 +394,19 @@ impl Shared {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Runs the jobs of a verb one after the other until none waits.
-    fn run(&self, verb: &'static str) {
+    /// Runs the jobs of a lane one after the other until none waits.
+    fn run(&self, lane: Lane) {
+        let verb = lane.verb;
         loop {
             let mut table = self.lock();
             let next = table
                 .entries
                 .iter_mut()
-                .find(|entry| entry.job.verb == verb && entry.job.status == JobStatus::Queued)
+                .find(|entry| entry.lane == lane && entry.job.status == JobStatus::Queued)
                 .and_then(|entry| Some((entry.work.take()?, entry)));
             let Some((work, entry)) = next else {
-                table.running.retain(|running| *running != verb);
+                let own = table.running.iter().position(|running| *running == lane);
+                own.map(|own| table.running.swap_remove(own));
                 return;
             };
             entry.job.status = JobStatus::Running;
@@ -461,6 +489,33 @@ mod tests {
         let listed: Vec<String> = jobs.list().jobs.into_iter().map(|job| job.id).collect();
         assert_eq!(listed, [other.id, second.id, first.id]);
         assert!(jobs.list().jobs.iter().all(|job| job.result.is_none()));
+        jobs.close();
+    }
+
+    #[test]
+    fn a_check_that_reads_a_byte_a_second_keeps_no_other_job_out_and_can_be_cancelled() {
+        let jobs = Jobs::default();
+        let slow = || {
+            let watch = Watch::with_rate(1);
+            jobs.start("verify", "bytes", watch, |watch| watch.advance(1 << 40).map(|()| Value::Null)).unwrap()
+        };
+        let running: Vec<Job> = (0..SLOW_MAX).map(|_| slow()).collect();
+        while running.iter().any(|job| jobs.get(&job.id).unwrap().status != JobStatus::Running) {
+            std::thread::yield_now();
+        }
+        for verb in ["verify", "scrub", "compact", "verify"] {
+            let job = jobs.start(verb, "bytes", Watch::new(), |_| Ok(Value::from(1))).unwrap();
+            assert_eq!(jobs.wait(&job.id).unwrap().status, JobStatus::Done, "{verb}");
+        }
+        let waiting = slow();
+        assert_eq!(jobs.get(&waiting.id).unwrap().status, JobStatus::Queued);
+        let (first, others) = running.split_first().unwrap();
+        jobs.cancel(&first.id).unwrap();
+        assert_eq!(jobs.wait(&first.id).unwrap().error.unwrap().code, "not_ready");
+        while jobs.get(&waiting.id).unwrap().status != JobStatus::Running {
+            std::thread::yield_now();
+        }
+        assert!(others.iter().all(|job| jobs.get(&job.id).unwrap().status == JobStatus::Running));
         jobs.close();
     }
 

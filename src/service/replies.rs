@@ -320,6 +320,9 @@ pub enum Status {
 pub struct Check {
     pub name: String,
     pub status: Status,
+    /// Since when it is not `ok`, as far as health was asked; wall-clock time, RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
 }
@@ -349,6 +352,9 @@ fn is_false(value: &bool) -> bool {
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct Health {
     pub status: Status,
+    /// The earliest `since` of the checks; only where one is not `ok`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<String>,
     /// Version of the program.
     pub version: String,
     /// Format version of the store.

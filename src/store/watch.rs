@@ -32,6 +32,11 @@ impl Watch {
         Self { rate: bytes_per_second, ..Self::default() }
     }
 
+    /// Whether it goes slower than it could.
+    pub fn has_rate(&self) -> bool {
+        self.rate > 0
+    }
+
     /// Adds to what there is to do.
     pub fn plan(&self, units: u64) {
         self.total.fetch_add(units, Ordering::Relaxed);

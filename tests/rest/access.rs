@@ -313,3 +313,56 @@ fn a_limited_token_follows_and_cancels_the_jobs_it_started_and_no_others() {
     assert!(own.ends_with(listed(limited)[0]["id"].as_str().unwrap()));
     assert_eq!(listed(admin).as_array().unwrap().len(), 2);
 }
+
+#[test]
+fn a_limited_token_is_told_of_damage_without_files_ids_or_ranges() {
+    let root = tempfile::tempdir().unwrap();
+    let make = |prefixes: &[&str]| {
+        let prefixes: Vec<String> = prefixes.iter().map(ToString::to_string).collect();
+        access::create(root.path(), "t", Scope::Admin, &prefixes).unwrap().token
+    };
+    let (admin, limited) = (make(&[]), make(&["kline/X"]));
+    let server = Server::over(root.into(), Default::default());
+    let ask = |server: &Server, token: &str, method: &str, path: &str, kind: &str, body: &str| {
+        let bearer = access::header_of(token);
+        server.send(method, path, &[("authorization", bearer.as_str()), ("content-type", kind)], body.as_bytes())
+    };
+    let spec = r#"{"kind":"kline","symbol":"X","timeframe":"1m","price_digits":2,"volume_digits":2}"#;
+    ask(&server, &admin, "POST", "/v1/series", "application/json", spec).expect(201);
+    let bars = (0..1_000).map(|minute| format!("{},1,1,1,1,1\n", minute * 60_000));
+    let rows: String = std::iter::once("ts,open,high,low,close,volume\n".to_owned()).chain(bars).collect();
+    ask(&server, &admin, "POST", "/v1/klines/X/1m", "text/csv", &rows).expect(200);
+    ask(&server, &admin, "POST", "/v1/admin/compact?wait=true", "application/json", "{}").expect(200);
+    let mut files = vec![server.root.path().join("chunks")];
+    while let Some(path) = files.pop() {
+        if path.is_dir() {
+            files.extend(std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()));
+        } else if path.extension().is_some_and(|extension| extension == "arrow") {
+            let mut bytes = std::fs::read(&path).unwrap();
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 1;
+            std::fs::write(&path, bytes).unwrap();
+        }
+    }
+    let server = server.restarted();
+    let told = |token: &str| {
+        let refused = ask(&server, token, "GET", "/v1/klines/X/1m", "text/csv", "");
+        assert_eq!(refused.json()["code"], "corrupt_data", "{}", refused.text());
+        refused.text()
+    };
+    let (whole, part) = (told(&admin), told(&limited));
+    assert!(whole.contains("chunk") && whole.contains("timestamps"), "{whole}");
+    for word in ["chunk", "timestamps", "block", ".arrow", server.root.path().to_str().unwrap()] {
+        assert!(!part.contains(word), "{word}: {part}");
+    }
+    // So it is for what a job of theirs met.
+    let job = ask(
+        &server,
+        &limited,
+        "POST",
+        "/v1/admin/compact?wait=true",
+        "application/json",
+        r#"{"series":["kline/X/1m"]}"#,
+    );
+    assert!(!job.text().contains(server.root.path().to_str().unwrap()), "{}", job.text());
+}

@@ -133,7 +133,8 @@ fn jobs_that_cannot_be_are_refused() {
     server.post("/v1/admin/scrub", "text/plain", "{}").refused("unsupported_media_type");
     server.post_json("/v1/admin/compact", r#"{"series":["kline/Y/1m"]}"#).refused("series_not_found");
     let (slow, mut refused) = (r#"{"bytes_per_second":1}"#, false);
-    for _ in 0..20 {
+    // Four run, and sixteen wait.
+    for _ in 0..21 {
         let reply = server.post_json("/v1/admin/verify", slow);
         if reply.status == 503 {
             reply.refused("overloaded");
@@ -160,6 +161,10 @@ fn health_is_degraded_from_a_check_that_found_something_to_one_that_did_not() {
             .map(|check| format!("{}: {}", check["name"].as_str().unwrap(), check["detail"].as_str().unwrap()))
             .collect();
         assert_eq!(health["status"] == "ok", named.is_empty());
+        let dated = |part: &serde_json::Value| part["since"].as_str().is_some_and(|since| since.ends_with('Z'));
+        assert_eq!(dated(&health), !named.is_empty(), "{health}");
+        let checks = health["checks"].as_array().unwrap();
+        assert!(checks.iter().all(|check| dated(check) == (check["status"] != "ok")), "{health}");
         named
     };
     let report = |body: &str| only(&server.post_json("/v1/admin/scrub?wait=true", body).expect(200))["result"].clone();
@@ -192,6 +197,60 @@ fn health_is_degraded_from_a_check_that_found_something_to_one_that_did_not() {
     flip(&chunk, 100_000);
     server.post_json("/v1/admin/verify?wait=true", "").expect(200);
     assert_eq!(server.get("/health").expect(200).json()["status"], "ok");
+}
+
+#[test]
+fn health_leaves_degraded_once_the_damaged_series_is_gone() {
+    let server = loaded();
+    let chunk = file(&server, ".arrow");
+    flip(&chunk, 100_000);
+    let server = server.restarted();
+    server.get("/v1/klines/X/1m?limit=5").refused("corrupt_data");
+    server.post_json("/v1/admin/verify?wait=true", "").expect(200);
+    let since = |health: &serde_json::Value| {
+        let checks = health["checks"].as_array().unwrap().iter().filter(|check| check["status"] != "ok");
+        checks.map(|check| (check["name"].to_string(), check["since"].to_string())).collect::<Vec<_>>()
+    };
+    let health = server.get("/health").expect(200).json();
+    let before = since(&health);
+    assert!(before.len() == 2 && before.iter().any(|(name, _)| name.contains("reads")), "{health}");
+    // It says since when however often it is asked.
+    assert_eq!(since(&server.get("/health").expect(200).json()), before);
+    server.delete("/v1/series/kline/X/1m").expect(200);
+    let begun = std::time::Instant::now();
+    loop {
+        server.post_json("/v1/admin/compact?wait=true", "{}").expect(200);
+        let health = server.get("/health").expect(200).json();
+        if health["status"] == "ok" {
+            assert!(health["since"].is_null(), "{health}");
+            break;
+        }
+        assert!(begun.elapsed().as_secs() < 60, "{health}");
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn a_check_of_a_byte_a_second_lets_other_jobs_run_and_is_cancelled() {
+    let server = loaded();
+    let slow = server.post_json("/v1/admin/verify", r#"{"bytes_per_second":1}"#).expect(202);
+    let slow = only(&slow)["id"].as_str().unwrap().to_owned();
+    for (verb, body) in [("verify", "{}"), ("scrub", "{}"), ("compact", "{}"), ("verify", "{}")] {
+        let done = server.post_json(&format!("/v1/admin/{verb}?wait=true"), body).expect(200);
+        assert_eq!(only(&done)["status"], "done", "{verb}");
+    }
+    let path = format!("/v1/admin/jobs/{slow}");
+    server.delete(&path).expect(200);
+    let begun = std::time::Instant::now();
+    loop {
+        let job = only(&server.get(&path).expect(200));
+        if job["status"] == "failed" {
+            assert_eq!(job["error"]["code"], "not_ready", "{job}");
+            break;
+        }
+        assert!(begun.elapsed().as_secs() < 60, "{job}");
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
 }
 
 #[test]

@@ -749,3 +749,40 @@ fn a_backup_carries_the_registry_and_a_restored_store_has_it() {
     assert_eq!(read(1).unwrap(), 3_000);
     assert_eq!(read(2).unwrap_err().code().name(), "snapshot_not_found");
 }
+
+#[test]
+fn a_limited_token_takes_no_version_of_a_name_it_does_not_see() {
+    let root = tempfile::tempdir().unwrap();
+    let make = |scope, prefixes: &[&str]| {
+        let prefixes: Vec<String> = prefixes.iter().map(ToString::to_string).collect();
+        access::create(root.path(), "t", scope, &prefixes).unwrap().token
+    };
+    let (writer, limited) = (make(Scope::Write, &[]), make(Scope::Write, &["kline/X"]));
+    let server = Server::over(root.into(), Default::default());
+    let ask = |token: &str, path: &str, body: &Value| {
+        let bearer = access::header_of(token);
+        let headers = [("authorization", bearer.as_str()), ("content-type", "application/json")];
+        server.send("POST", path, &headers, body.to_string().as_bytes())
+    };
+    for symbol in ["X", "Y"] {
+        ask(&writer, "/v1/series", &json!({"kind": "kline", "symbol": symbol, "timeframe": "1m"})).expect(201);
+    }
+    let define = |token: &str, kind: &str, name: &str, symbol: &str, code: &str| {
+        let inputs = json!([format!("kline/{symbol}/1m")]);
+        let spec = json!({"name": name, "definition": {}, "code_version": code, "inputs": inputs});
+        ask(token, &format!("/v1/{kind}"), &spec)
+    };
+    for kind in ["features", "factors"] {
+        define(&writer, kind, "theirs", "Y", "1").expect(201);
+        define(&limited, kind, "theirs", "X", "1").refused("permission_denied");
+        define(&limited, kind, "own", "X", "1").expect(201);
+        define(&limited, kind, "own", "X", "2").expect(201);
+        // Once somebody else has a version of it the name is theirs too.
+        define(&writer, kind, "own", "Y", "1").expect(201);
+        define(&limited, kind, "own", "X", "3").refused("permission_denied");
+        let next = define(&writer, kind, "theirs", "Y", "2").expect(201).json();
+        assert_eq!(next["version"], 2, "{next}");
+    }
+    // A dataset concerns the whole store.
+    ask(&limited, "/v1/datasets", &json!({"name": "d", "members": ["kline/X/1m"]})).refused("permission_denied");
+}

@@ -24,11 +24,11 @@ use tonic::{Code, Status};
 
 use super::encode::{Encoder, Message};
 use super::line::HangUp;
-use super::status::status;
+use super::status::{status, status_for};
 use crate::egress::Output;
 use crate::error::{Error, ErrorCode, Result};
 use crate::query::Block;
-use crate::service::{Answer, Held};
+use crate::service::{Answer, Caller, Held};
 
 /// Parts that wait for the client, of about 1 MiB each at most.
 const QUEUE_PARTS: usize = 2;
@@ -63,9 +63,9 @@ pub(super) struct Started {
 }
 
 /// Makes the first part of an answer. Reads mapped memory, so it belongs on a blocking thread.
-pub(super) fn start(answer: Answer) -> Started {
+pub(super) fn start(answer: Answer, caller: Caller) -> Started {
     let encoder = Encoder::new(&answer.shape);
-    let mut scan = Scan { head: encoder.head_messages(), encoder, answer, rest: None, after: None };
+    let mut scan = Scan { head: encoder.head_messages(), encoder, answer, caller, rest: None, after: None };
     Started { first: scan.next(), scan }
 }
 
@@ -92,6 +92,8 @@ pub(super) fn stream(started: Started, stall: Duration, line: Option<HangUp>, pe
 struct Scan {
     encoder: Encoder,
     answer: Answer,
+    /// Who is told of errors.
+    caller: Caller,
     /// What goes out before the rows.
     head: Vec<Message>,
     /// What is left of a block that goes out in pieces.
@@ -116,7 +118,7 @@ impl Scan {
         }
         let mut out = Output::default();
         loop {
-            let more = self.write_next(&mut out).map_err(|error| status(&error));
+            let more = self.write_next(&mut out).map_err(|error| status_for(Some(&self.caller), &error));
             if matches!(more, Ok(true)) && out.bytes() < PART_BYTES {
                 continue;
             }
@@ -278,7 +280,7 @@ fn stalled() -> Error {
 /// All pieces of an answer.
 #[cfg(test)]
 pub(super) fn pieces(answer: Answer) -> Vec<Bytes> {
-    let Started { first, mut scan } = start(answer);
+    let Started { first, mut scan } = start(answer, Caller::trusted());
     let rest = std::iter::from_fn(|| scan.next().unwrap());
     first.unwrap().into_iter().chain(rest).flatten().collect()
 }

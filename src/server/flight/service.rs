@@ -232,7 +232,10 @@ impl Face {
         let stop = Stop::default();
         let stopping = stop.clone();
         // The work holds its permit, also when nobody waits for it any more.
-        let work = move |service: &Service| Ok((get::start(service.read_until(&query, &stopping)?), permit));
+        let work = move |service: &Service| {
+            let answer = service.read_until(&query, &stopping)?;
+            Ok((get::start(answer, service.caller().clone()), permit))
+        };
         let started = begin(is_quick, limits.request_timeout, stop, move || work(&service));
         let (started, permit) = started.await.map_err(|error| status(&error))?;
         let mut response = http::Response::new(Body::new(get::stream(started, self.stall, line, permit)));

@@ -13,7 +13,8 @@ use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Code, Status};
 
 use crate::error::{Error, ErrorCode, GrpcCode, Result};
-use crate::server::begin::{held, too_long};
+use crate::server::begin::{carried, held, too_long};
+use crate::service::Caller;
 
 /// Trailer that holds [`ErrorCode::name`].
 pub const CODE_KEY: &str = "fastk-error-code";
@@ -26,15 +27,21 @@ const TEXT_BYTES_MAX: usize = 1024;
 /// What the library says of a message over the decoding limit; the only trace it leaves.
 const DECODER_TOO_LARGE: &str = "message length too large";
 
-/// The status of an error. Internal causes are logged and do not travel.
+/// The status of an error. Internal causes are logged and do not travel, and callers limited to some series are told no
+/// paths, ids or ranges.
 pub(super) fn status(error: &Error) -> Status {
+    status_for(held().as_ref().map(|place| place.caller()), error)
+}
+
+/// The same for a caller whose call may be answered by another task.
+pub(super) fn status_for(caller: Option<&Caller>, error: &Error) -> Status {
     let code = error.code();
-    let detail = if code == ErrorCode::Internal {
+    if matches!(code, ErrorCode::Internal | ErrorCode::Io | ErrorCode::CorruptData) {
         tracing::error!(error = %error, "flight request failed");
-        code.title()
-    } else {
-        error.detail()
-    };
+    }
+    let shown = caller.map_or_else(|| error.clone(), |caller| caller.shown(error.clone()));
+    let error = &shown;
+    let detail = if matches!(code, ErrorCode::Internal | ErrorCode::Io) { code.title() } else { error.detail() };
     let detail = cut(detail, TEXT_BYTES_MAX);
     let hint = error.hint().map(|hint| cut(hint, TEXT_BYTES_MAX));
     let message = match hint {
@@ -113,12 +120,7 @@ pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T, Status> {
     // The work holds the place of its call, also when nobody waits for it any more.
-    let place = held();
-    let work = move || {
-        let _place = place;
-        work()
-    };
-    match tokio::task::spawn_blocking(work).await {
+    match tokio::task::spawn_blocking(carried(work)).await {
         Ok(result) => result.map_err(|error| status(&error)),
         Err(join) => Err(status(&Error::internal(format!("a blocking task ended early: {join}")))),
     }

@@ -19,6 +19,7 @@ use crate::error::{Error, ErrorCode};
 use crate::server::begin::{PLACE, panicked};
 use crate::server::ids::{REQUEST_ID, request_id};
 use crate::server::{AUDIT, metrics};
+use crate::service::Caller;
 
 /// Runs a request inside all that every request needs.
 pub async fn edge(State(app): State<Gated>, mut request: Request, next: Next) -> Response {
@@ -35,6 +36,7 @@ pub async fn edge(State(app): State<Gated>, mut request: Request, next: Next) ->
         (Ok((service, _)), Some(route)) => rights::check(service.caller(), &method, route.as_str(), &path),
         _ => Ok(()),
     };
+    let audience = admitted.as_ref().map(|(service, _)| service.caller().clone()).ok();
     let caller = admitted.as_ref().map(|(service, _)| service.caller().id.clone()).unwrap_or_default();
     // Archiving a dataset drops its snapshot, a retention deletes rows.
     let may_drop = method == Method::DELETE || method == Method::PATCH;
@@ -62,6 +64,7 @@ pub async fn edge(State(app): State<Gated>, mut request: Request, next: Next) ->
             answered.unwrap_or_else(|panic| Failure(panicked(panic.as_ref())).into_response())
         }
     };
+    let response = tell(response, audience.as_ref(), &id);
     let mut response = render(response, &method, &path, &id);
     if let Some(held) = place {
         // Until its body is sent.
@@ -87,6 +90,19 @@ pub async fn edge(State(app): State<Gated>, mut request: Request, next: Next) ->
         audit.status = status;
     }
     tracing::debug!(request_id = id, %method, path, status, elapsed_us = started.elapsed().as_micros(), "answered");
+    response
+}
+
+/// A failed answer as its caller may be told it; what is left out of it is in the log.
+fn tell(mut response: Response, caller: Option<&Caller>, id: &str) -> Response {
+    let Some(caller) = caller.filter(|caller| caller.is_limited()) else { return response };
+    if let Some(error) = response.extensions_mut().remove::<Error>() {
+        let shown = caller.shown(error.clone());
+        if shown.detail() != error.detail() {
+            tracing::error!(request_id = id, %error, "a token limited to some series is told less");
+        }
+        response.extensions_mut().insert(shown);
+    }
     response
 }
 

@@ -68,7 +68,9 @@ impl Service {
                 .collect(),
             parts_total: 0,
         };
-        let (reference, created) = self.records().define(record, &hash::sha256(identity.as_bytes()))?;
+        self.store.check_owned()?;
+        let (reference, created) =
+            self.records().define(record, &hash::sha256(identity.as_bytes()), &self.caller.prefixes)?;
         let definition = self.definition(kind, &reference.name, Some(reference.version))?;
         Ok(Defined { created, definition })
     }

@@ -53,6 +53,9 @@ impl Catalog {
         if root.join(store::BACKUP_LISTING).exists() {
             return Self::of(Registry::open_read_only(copy_in_backup(root).as_deref()));
         }
+        if store.is_read_only() {
+            return Self::of(Registry::open_unwritable(root));
+        }
         let expected = store.snapshots().iter().any(|(name, _)| name.starts_with(DATASET));
         let catalog = Self::of(Registry::open(root, expected, wall_ms));
         match catalog.records.pending() {
@@ -210,6 +213,7 @@ impl Service {
         if kind == RecordKind::Dataset && status == RecordStatus::Archived {
             self.caller.may_all(Scope::Admin)?;
         }
+        self.store.check_owned()?;
         let released = {
             let _held = self.catalog.snapshots.lock().unwrap_or_else(PoisonError::into_inner);
             let released = self.records().set_status(&reference, status)?;
