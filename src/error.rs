@@ -152,12 +152,16 @@ struct Inner {
     detail: String,
     hint: Option<String>,
     rows: Vec<RowError>,
+    is_refusal: bool,
 }
+
+/// Operating-system error numbers for "too many open files" in the system (ENFILE) and in the process (EMFILE).
+const OUT_OF_FILES: [i32; 2] = [23, 24];
 
 impl Error {
     /// An error with a detail in lower case, without a full stop, that names the object.
     pub fn new(code: ErrorCode, detail: impl Into<String>) -> Self {
-        Error(Box::new(Inner { code, detail: detail.into(), hint: None, rows: Vec::new() }))
+        Error(Box::new(Inner { code, detail: detail.into(), hint: None, rows: Vec::new(), is_refusal: false }))
     }
 
     /// Adds what the caller can do about it.
@@ -188,15 +192,44 @@ impl Error {
         Self::new(ErrorCode::CorruptData, detail)
     }
 
-    /// An operating-system error on a path; a full file system or a limit on the size of files becomes `storage_full`.
+    /// An operating-system error on a path: `storage_full` for a full file system or a limit on the size of files,
+    /// `overloaded` when no more files can be opened, else `io`.
     pub fn io(action: &str, path: &std::path::Path, source: &std::io::Error) -> Self {
+        let is_out_of_files = source.raw_os_error().is_some_and(|number| OUT_OF_FILES.contains(&number));
         let code = match source.kind() {
             std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded | std::io::ErrorKind::FileTooLarge => {
                 ErrorCode::StorageFull
             }
+            _ if is_out_of_files => ErrorCode::Overloaded,
             _ => ErrorCode::Io,
         };
-        Self::new(code, format!("cannot {action} {}: {source}", path.display()))
+        let mut error = Self::new(code, format!("cannot {action} {}: {source}", path.display()));
+        if is_out_of_files {
+            error = error.with_hint("try again shortly; raise the limit on open files (ulimit -n) if it persists");
+        }
+        error.0.is_refusal = is_out_of_files || source.kind() == std::io::ErrorKind::PermissionDenied;
+        error
+    }
+
+    /// Whether the operating system refused to open or create a file (EMFILE, ENFILE, EACCES, EPERM). Such an error
+    /// precedes every write: no byte of the file was changed.
+    pub fn is_refusal(&self) -> bool {
+        self.0.is_refusal
+    }
+
+    /// The same error for somebody who may see some series of the store only: without paths, ids and ranges, which can be
+    /// those of other series. The log has the whole text.
+    pub fn without_places(self) -> Self {
+        let detail = match self.0.code {
+            ErrorCode::CorruptData => "stored data failed its checksum",
+            ErrorCode::StorageFull => "the file system of the server is full",
+            ErrorCode::WriterStopped => "the store takes no writes any more",
+            ErrorCode::UnsupportedFormat => "the store has a file of another format",
+            ErrorCode::Io | ErrorCode::Internal => "the server failed",
+            ErrorCode::Overloaded if self.0.is_refusal => "the server can open no more files",
+            _ => return self,
+        };
+        Self::new(self.0.code, format!("{detail}; its log says more under the request id"))
     }
 
     pub fn code(&self) -> ErrorCode {

@@ -13,7 +13,7 @@ use tokio::net::TcpListener;
 use super::target::{ReadOptions, WriteOptions};
 use crate::access::{Gate, fingerprint};
 use crate::config::{Config, TlsConfig};
-use crate::disk::DiskPath;
+use crate::disk::{self, DiskPath};
 use crate::egress::{self, Closing, Encoder, OutFormat, RowsShape, Times};
 use crate::error::{Error, Result};
 use crate::format::FORMAT_VERSION;
@@ -21,13 +21,13 @@ use crate::ingest::{self, BodyFormat};
 use crate::query::{Query, When};
 use crate::server::flight::{self, FlightConfig};
 use crate::server::http::{self, HttpConfig};
-use crate::server::settings::{count, millis};
+use crate::server::settings::{self, count, health_connections, millis};
 use crate::server::wire::Tls;
 use crate::service::{
     Acknowledged, IdempotencyKey, Limits, Mode, Opening, OrphanReport, OverlapReport, Service, StoreOptions, Terms,
     VerifyOptions, VerifyReport, Watch, WriteManyReply, range_of,
 };
-use crate::store;
+use crate::store::{self, ReadOnly};
 use crate::types::{SeriesDef, SeriesKey};
 
 /// The process that owns a store, as its `LOCK` file tells.
@@ -54,15 +54,34 @@ pub fn owner(root: &Path) -> Option<Owner> {
     serde_json::from_slice(&std::fs::read(root.join("LOCK")).ok()?).ok()
 }
 
-/// Opens the store, and says in its `LOCK` that no server answers yet: what stands there may be of a process that
-/// is gone.
-pub fn open(root: &Path, create: bool, config: &Config) -> Result<Arc<Service>> {
-    open_telling(root, create, config, None)
+/// Raises the limit on open files as far as it goes, and fits the connection limits into it.
+pub fn fit_open_files(config: &mut Config) {
+    let files_max = disk::raise_open_files_limit();
+    if settings::fit_connections(config, files_max) {
+        tracing::warn!(
+            files_max,
+            http = config.http.connections_max,
+            flight = config.flight.connections_max,
+            "fewer connections than configured: the process may open few files; raise the limit (ulimit -n, LimitNOFILE)"
+        );
+    }
 }
 
-/// The same; `opening` is told how far it is.
+/// Opens the store, and says in its `LOCK` that no server answers yet: what stands there may be of a process that
+/// is gone.
+///
+/// A directory that cannot be written to is opened for reading.
+pub fn open(root: &Path, create: bool, config: &Config) -> Result<Arc<Service>> {
+    open_with(root, create, config, StoreOptions { read_only: ReadOnly::Opened, ..config.store.options() })
+}
+
+/// The same for a server, which needs a directory that it can write to; `opening` is told how far it is.
 pub fn open_telling(root: &Path, create: bool, config: &Config, opening: Option<Arc<Opening>>) -> Result<Arc<Service>> {
-    let service = Service::open(root, create, StoreOptions { opening, ..config.store.options() })?;
+    open_with(root, create, config, StoreOptions { opening, ..config.store.options() })
+}
+
+fn open_with(root: &Path, create: bool, config: &Config, options: StoreOptions) -> Result<Arc<Service>> {
+    let service = Service::open(root, create, options)?;
     service.limit(limits(config));
     service.allow_backups(&config.store.backup_dir);
     let holder = serde_json::json!({ "pid": std::process::id(), "format": FORMAT_VERSION });
@@ -134,7 +153,9 @@ pub fn serve_health(
     config: &Config,
     tls: Tls,
 ) -> impl FnOnce(TcpListener, Ended) -> Serving + Send + use<> {
-    let config = named(HttpConfig::of(config, tls), &config.http.health_listen);
+    let all = HttpConfig::of(config, tls);
+    let few = HttpConfig { connections_max: health_connections(all.connections_max), ..all };
+    let config = named(few, &config.http.health_listen);
     let (service, gate) = (Arc::clone(service), Arc::clone(gate));
     move |listener, shutdown| Box::pin(http::serve_health(listener, service, gate, config, shutdown))
 }
@@ -326,6 +347,7 @@ fn limits(config: &Config) -> Limits {
         token_requests_max: limits.token_requests_max,
         token_streams_max: limits.token_streams_max,
         answer_bytes_max: limits.answer_bytes_max,
+        decoded_bytes_max: limits.decoded_bytes_max,
         request_timeout: millis(limits.request_timeout_ms),
         json_depth_max: count(limits.json_depth_max),
     }

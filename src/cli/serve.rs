@@ -81,7 +81,7 @@ pub fn run(args: ServeArgs) -> Result<u8> {
         return Ok(0);
     }
     let warnings = loaded.warnings().to_vec();
-    let config = loaded.config;
+    let mut config = loaded.config;
     log::init(&config.log.level, config.log.format)?;
     for warning in warnings {
         tracing::warn!("{warning}");
@@ -92,6 +92,7 @@ pub fn run(args: ServeArgs) -> Result<u8> {
         "" => None,
         text => Some(address(text)?),
     };
+    engine::fit_open_files(&mut config);
     crate::server::metrics::start();
     let tls = engine::secured(&config.tls)?;
     let opening = Arc::new(Opening::default());

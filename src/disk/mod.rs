@@ -5,6 +5,7 @@
 //! one way: written under `tmp/`, synced, linked to their final name (which fails when the name is taken, and never
 //! replaces), and the directory synced.
 
+mod limits;
 mod lock;
 pub mod machine;
 pub mod mmap;
@@ -18,7 +19,8 @@ pub mod view;
 use std::io::{self, ErrorKind};
 use std::path::{Component, Path, PathBuf};
 
-pub use lock::{Lock, process_lives};
+pub use limits::raise_open_files_limit;
+pub use lock::{Lock, SharedLock, process_lives};
 pub use mmap::is_resident;
 pub use path::DiskPath;
 pub use staged::{Staged, WriteFile, publish, replace};
@@ -59,6 +61,29 @@ pub trait Disk: Send + Sync + std::fmt::Debug {
     fn sync_dirs(&self, paths: &[&Path]) -> Vec<io::Result<()>> {
         paths.iter().map(|path| self.sync_dir(path)).collect()
     }
+    /// Takes the one lock on a directory that is there, in the same way: no lock file has to stay where it is for it to
+    /// hold. `None` where the file system has no locks on directories.
+    fn lock_dir(&self, _path: &Path) -> io::Result<Option<File>> {
+        Ok(None)
+    }
+    /// Takes a lock on a file or directory that others may have too, but not together with [`Disk::lock`] or
+    /// [`Disk::lock_dir`]. Nothing is created and nothing is written. `None` where there are no such locks.
+    fn lock_shared(&self, _path: &Path) -> io::Result<Option<File>> {
+        Ok(None)
+    }
+    /// Whether this process may change the names in a directory.
+    fn may_write(&self, _path: &Path) -> bool {
+        true
+    }
+    /// Opens a directory, so that a later [`DirHandle::sync`] needs no further file descriptor. `None` where
+    /// [`Disk::sync_dir`] needs none either.
+    fn open_dir(&self, _path: &Path) -> io::Result<Option<DirHandle>> {
+        Ok(None)
+    }
+    /// Device and inode of what has this path now; see [`DiskFile::identity`].
+    fn identity(&self, _path: &Path) -> io::Result<(u64, u64)> {
+        Ok((0, 0))
+    }
     /// Fills with random bytes.
     fn random(&self, bytes: &mut [u8]) -> io::Result<()>;
     /// The one path of something that is there, whatever links lead to it.
@@ -80,8 +105,23 @@ pub trait DiskFile: Send + Sync + std::fmt::Debug {
     /// error of it is one of that sync.
     fn begin_sync(&self) {}
     fn bytes(&self) -> io::Result<u64>;
+    /// Device and inode of the file, whatever path it has. Always the same on a disk without such numbers.
+    fn identity(&self) -> io::Result<(u64, u64)> {
+        Ok((0, 0))
+    }
     /// Maps the whole file, which is never changed again.
     fn map(&self) -> io::Result<Map>;
+}
+
+/// An open directory whose names can be made durable.
+#[derive(Debug)]
+pub struct DirHandle(std::fs::File);
+
+impl DirHandle {
+    /// Makes the names inside the directory durable.
+    fn sync(&self) -> io::Result<()> {
+        self.0.sync_all()
+    }
 }
 
 /// An open file of whatever disk.

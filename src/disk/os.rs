@@ -2,14 +2,14 @@
 
 use std::fs::OpenOptions;
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use super::mmap::Map;
-use super::{Disk, DiskFile, File};
+use super::{DirHandle, Disk, DiskFile, File};
 
 /// Files of the operating system.
 #[derive(Clone, Copy, Debug, Default)]
@@ -72,6 +72,38 @@ impl Disk for OsDisk {
 
     fn sync_dirs(&self, paths: &[&Path]) -> Vec<io::Result<()>> {
         at_once(paths.len(), |at| paths.get(at).map_or(Ok(()), |path| self.sync_dir(path)))
+    }
+
+    fn lock_dir(&self, path: &Path) -> io::Result<Option<File>> {
+        let dir = std::fs::File::open(path)?;
+        match rustix::fs::flock(&dir, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(OsFile::boxed(dir))),
+            Err(rustix::io::Errno::WOULDBLOCK) => Err(ErrorKind::WouldBlock.into()),
+            // Network file systems want a file open for writing, which a directory cannot be.
+            Err(_) => Ok(None),
+        }
+    }
+
+    fn lock_shared(&self, path: &Path) -> io::Result<Option<File>> {
+        let file = std::fs::File::open(path)?;
+        match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockShared) {
+            Ok(()) => Ok(Some(OsFile::boxed(file))),
+            Err(rustix::io::Errno::WOULDBLOCK) => Err(ErrorKind::WouldBlock.into()),
+            Err(_) => Ok(None),
+        }
+    }
+
+    fn may_write(&self, path: &Path) -> bool {
+        let found = rustix::fs::access(path, rustix::fs::Access::WRITE_OK);
+        !matches!(found, Err(rustix::io::Errno::ACCESS | rustix::io::Errno::ROFS | rustix::io::Errno::PERM))
+    }
+
+    fn open_dir(&self, path: &Path) -> io::Result<Option<DirHandle>> {
+        std::fs::File::open(path).map(|dir| Some(DirHandle(dir)))
+    }
+
+    fn identity(&self, path: &Path) -> io::Result<(u64, u64)> {
+        std::fs::symlink_metadata(path).map(|found| (found.dev(), found.ino()))
     }
 
     fn random(&self, bytes: &mut [u8]) -> io::Result<()> {
@@ -163,6 +195,10 @@ impl DiskFile for OsFile {
 
     fn bytes(&self) -> io::Result<u64> {
         Ok(self.file.metadata()?.len())
+    }
+
+    fn identity(&self) -> io::Result<(u64, u64)> {
+        self.file.metadata().map(|found| (found.dev(), found.ino()))
     }
 
     fn map(&self) -> io::Result<Map> {

@@ -100,10 +100,19 @@ impl Staged {
     /// Syncs the bytes, links the file to `target` and syncs the directory. `false`, and nothing changed, when
     /// `target` exists.
     pub fn publish(self, target: &DiskPath) -> Result<bool> {
+        let parent = target.parent().filter(|_| !planted(Bug::DirectoryNotSynced));
+        // Opened before the file has its name: without a file descriptor nothing is changed.
+        let dir = match &parent {
+            Some(parent) => persist(|| parent.disk().open_dir(parent)).map_err(|e| Error::io("open", parent, &e))?,
+            None => None,
+        };
         let placed = self.place(target)?;
-        match target.parent().filter(|_| placed && !planted(Bug::DirectoryNotSynced)) {
-            Some(parent) => sync_dir(&parent).map(|()| true),
-            None => Ok(placed),
+        match (parent.filter(|_| placed), dir) {
+            (None, _) => Ok(placed),
+            (Some(parent), None) => sync_dir(&parent).map(|()| true),
+            (Some(parent), Some(dir)) => {
+                persist(|| dir.sync()).map_err(|e| Error::io("sync directory", &parent, &e)).map(|()| true)
+            }
         }
     }
 
@@ -154,6 +163,15 @@ impl Seek for Staged {
 
 impl Drop for Staged {
     fn drop(&mut self) {
+        // In a directory that was replaced the name can be that of a file of somebody else.
+        let is_own = match (self.path.disk().identity(&self.path), self.file.identity()) {
+            (Ok(found), Ok(own)) => found == own,
+            (Err(error), _) => error.kind() != ErrorKind::NotFound,
+            (Ok(_), Err(_)) => true,
+        };
+        if !is_own {
+            return;
+        }
         if let Err(error) = remove(&self.path) {
             tracing::warn!(%error, "a temporary file stays behind");
         }

@@ -1,5 +1,5 @@
-//! A directory as a list says it is: the listed files, which are never changed, and above them whatever is written,
-//! in memory. So a store can be opened that nobody may touch.
+//! A directory as a list says it is, or as it is: the files in it, which are never changed, and above them whatever is
+//! written, in memory. So a store can be opened that nobody may touch.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, ErrorKind};
@@ -8,12 +8,22 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::mmap::Map;
 use super::{Disk, DiskFile, DiskPath, File};
+use crate::error::Result;
 
 /// The view. See the head of this module.
 #[derive(Debug)]
 pub struct ViewDisk {
     below: DiskPath,
     top: Mutex<Top>,
+    /// What becomes of a file below that is opened for writing.
+    writing: Writing,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Writing {
+    Refused,
+    /// It is read into memory, and changed there.
+    Copies,
 }
 
 #[derive(Debug, Default)]
@@ -35,14 +45,44 @@ struct Memory(Arc<Mutex<Vec<u8>>>);
 impl ViewDisk {
     /// `root` as if it held these files, named from it, and nothing else.
     pub fn of(root: &DiskPath, names: impl IntoIterator<Item = impl AsRef<Path>>) -> DiskPath {
+        Self::with(root, Writing::Refused, names, std::iter::empty::<&Path>())
+    }
+
+    /// `root` with every file and directory that is in it now.
+    ///
+    /// # Errors
+    /// Those of listing a directory.
+    pub fn over(root: &DiskPath) -> Result<DiskPath> {
+        let (mut files, mut dirs, mut left) = (Vec::new(), Vec::new(), vec![root.clone()]);
+        while let Some(dir) = left.pop() {
+            for name in super::list(&dir)? {
+                let path = dir.join(name);
+                if path.is_dir() {
+                    dirs.push(path.to_path_buf());
+                    left.push(path);
+                } else {
+                    files.push(path.to_path_buf());
+                }
+            }
+        }
+        Ok(Self::with(root, Writing::Copies, files, dirs))
+    }
+
+    fn with(
+        root: &DiskPath,
+        writing: Writing,
+        names: impl IntoIterator<Item = impl AsRef<Path>>,
+        dirs: impl IntoIterator<Item = impl Into<PathBuf>>,
+    ) -> DiskPath {
         let mut top = Top::default();
         top.dirs.extend(root.ancestors().map(Path::to_path_buf));
+        top.dirs.extend(dirs.into_iter().map(Into::into));
         for name in names {
             let path = root.join(name);
             top.dirs.extend(path.ancestors().skip(1).map(Path::to_path_buf));
             top.files.insert(path.to_path_buf(), Entry::Below);
         }
-        DiskPath::new(Arc::new(Self { below: root.clone(), top: Mutex::new(top) }), root.to_path_buf())
+        DiskPath::new(Arc::new(Self { below: root.clone(), top: Mutex::new(top), writing }), root.to_path_buf())
     }
 
     fn top(&self) -> MutexGuard<'_, Top> {
@@ -109,10 +149,19 @@ impl Disk for ViewDisk {
     }
 
     fn open(&self, path: &Path, writing: bool) -> io::Result<File> {
-        match self.top().find(path)? {
+        let mut top = self.top();
+        match top.find(path)? {
             Entry::Memory(file) => Ok(Box::new(file.clone())),
-            Entry::Below if writing => Err(ErrorKind::ReadOnlyFilesystem.into()),
-            Entry::Below => self.below.disk().open(path, false),
+            Entry::Below if !writing => self.below.disk().open(path, false),
+            Entry::Below if self.writing == Writing::Refused => Err(ErrorKind::ReadOnlyFilesystem.into()),
+            Entry::Below => {
+                let below = self.below.disk().open(path, false)?;
+                let mut bytes = vec![0; usize::try_from(below.bytes()?).map_err(io::Error::other)?];
+                super::read_exact_at(below.as_ref(), &mut bytes, 0)?;
+                let copy = Memory(Arc::new(Mutex::new(bytes)));
+                top.files.insert(path.to_path_buf(), Entry::Memory(copy.clone()));
+                Ok(Box::new(copy))
+            }
         }
     }
 
@@ -225,6 +274,22 @@ impl DiskFile for Memory {
 mod tests {
     use super::super::{self as disk, Staged};
     use super::*;
+
+    #[test]
+    fn a_whole_directory_is_changed_in_memory_alone() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(root.path().join("in/empty")).unwrap();
+        std::fs::write(root.path().join("in/a"), "below").unwrap();
+        let view = ViewDisk::over(&DiskPath::os(root.path())).unwrap();
+        assert!(view.join("in/empty").is_dir());
+        let path = view.join("in/a");
+        let file = view.disk().open(&path, true).unwrap();
+        assert_eq!(disk::read(&path).unwrap(), b"below");
+        file.write_at(b"above", 0).unwrap();
+        assert_eq!(disk::read(&path).unwrap(), b"above");
+        disk::remove(&path).unwrap();
+        assert_eq!(std::fs::read(root.path().join("in/a")).unwrap(), b"below");
+    }
 
     #[test]
     fn what_is_written_on_top_stays_there_and_files_that_are_not_listed_are_not_seen() {

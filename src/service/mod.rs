@@ -69,6 +69,7 @@ pub struct Shared {
     load: OnceLock<Arc<limits::Load>>,
     jobs: Jobs,
     checked: admin::Checked,
+    troubles: admin::Troubles,
 }
 
 impl Deref for Service {
@@ -125,6 +126,7 @@ impl Service {
             load: OnceLock::new(),
             jobs: Jobs::default(),
             checked: admin::Checked::default(),
+            troubles: admin::Troubles::default(),
         };
         Ok(Arc::new(Self { shared: Arc::new(shared), caller: Caller::trusted() }))
     }
@@ -404,25 +406,30 @@ impl Service {
         let mut checks = Vec::new();
         let tells = !self.caller.is_limited();
         let mut status = Status::Ok;
-        let mut add = |name: &str, problem: Option<String>, grave: Status| {
+        let mut add = |name: &'static str, problem: Option<String>, grave: Status| {
             let found = if problem.is_some() { grave } else { Status::Ok };
             status = status.max(found);
+            let since = self.troubles.since(name, problem.is_some(), wall_ms());
             // A detail can name series that are none of the caller's business.
-            checks.push(Check { name: name.into(), status: found, detail: problem.filter(|_| tells) });
+            checks.push(Check { name: name.into(), status: found, since, detail: problem.filter(|_| tells) });
         };
-        add("directory", self.store.root_lost(), Status::Failing);
-        let mut check = |name: &str, problem| add(name, problem, Status::Degraded);
+        let lost = self.store.root_lost();
+        let is_there = lost.is_none();
+        add("directory", lost, Status::Failing);
+        let mut check = |name, problem| add(name, problem, Status::Degraded);
         check("writer", self.store.writer_stopped());
         check("upkeep", self.store.upkeep_failed());
         let recovery = self.store.recovery();
         check("recovery", (!recovery.damage.is_empty()).then(|| recovery.damage.join("; ")));
         check("redundancy", (!recovery.spare.is_empty()).then(|| recovery.spare.join("; ")));
-        check("integrity", self.checked.found());
-        let (met, last) = self.store.cache().damage.met();
+        check("integrity", if is_there { self.checked.standing() } else { self.checked.found() });
         check("registry", self.catalog.problem());
-        check("reads", (met > 0).then(|| format!("{met} reads met damaged data, the last one {last}")));
+        let met = self.store.cache().damage.standing();
+        check("reads", met.map(|(reads, last)| format!("{reads} reads met damaged data, the last one {last}")));
+        let since = checks.iter().filter_map(|check| check.since.clone()).min();
         Ok(Health {
             status,
+            since,
             version: env!("CARGO_PKG_VERSION").into(),
             format: FORMAT_VERSION,
             commit: self.store.snapshot().commit,
@@ -457,7 +464,7 @@ impl Service {
             uptime: self.begun.elapsed(),
             recovery: Duration::from_millis(recovery.duration_ms),
             recovered_commits: recovery.commits_replayed,
-            damaged_reads: self.store.cache().damage.met().0,
+            damaged_reads: self.store.cache().damage.reads(),
             upkeep: self.upkeep(),
             machine: Machine::look(self.store.root()),
         })

@@ -52,7 +52,7 @@ pub struct OpenChunk {
     /// A page of the index was damaged.
     index_bad: AtomicBool,
     /// Where readers' damage is counted; maintenance counts none.
-    damage: Option<Arc<DamageMet>>,
+    damage: Option<Reporter>,
     /// Coverage on the grid it was last asked for.
     pub(super) coverage: ArcSwapOption<Coverage>,
 }
@@ -165,13 +165,17 @@ impl ChunkFile {
             metrics::counter!("fastk_chunk_hits_total").increment(1);
             return Ok(open);
         }
-        let mut open = self.open_uncached().inspect_err(|error| cache.damage.note(error))?;
-        open.damage = Some(Arc::clone(&cache.damage));
+        let mut open = self.open_uncached().inspect_err(|error| self.reporter(cache).note(error))?;
+        open.damage = Some(self.reporter(cache));
         metrics::counter!("fastk_chunks_opened_total").increment(1);
         let open = Arc::new(open);
         self.open.store(Some(Arc::clone(&open)));
         cache.opened(self);
         Ok(open)
+    }
+
+    fn reporter(self: &Arc<Self>, cache: &MapCache) -> Reporter {
+        Reporter { met: Arc::clone(&cache.damage), chunk: Arc::downgrade(self) }
     }
 
     /// The mapped chunk for one use by maintenance.
@@ -459,27 +463,69 @@ impl Orders {
     }
 }
 
-/// Damage that readers met since the store was opened, or since a check found none.
+/// Damaged blocks and files that readers met.
 #[derive(Debug, Default)]
-pub struct DamageMet(std::sync::Mutex<(u64, String)>);
+pub struct DamageMet(std::sync::Mutex<Met>);
+
+#[derive(Debug, Default)]
+struct Met {
+    /// Reads since the count began, and what the last one met.
+    reads: u64,
+    last: String,
+    /// Where: a chunk that is dropped takes its damage with it.
+    chunks: Vec<Weak<ChunkFile>>,
+}
+
+/// Most damaged chunks that are told apart; with more of them all count until the next check.
+const DAMAGED_CHUNKS_MAX: usize = 1_000;
+
+/// Where what a reader meets in a chunk is noted.
+#[derive(Clone, Debug)]
+struct Reporter {
+    met: Arc<DamageMet>,
+    chunk: Weak<ChunkFile>,
+}
+
+impl Reporter {
+    fn note(&self, error: &Error) {
+        self.met.note(error, &self.chunk);
+    }
+}
 
 impl DamageMet {
-    fn note(&self, error: &Error) {
+    fn met(&self) -> std::sync::MutexGuard<'_, Met> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note(&self, error: &Error, chunk: &Weak<ChunkFile>) {
         if error.code() == ErrorCode::CorruptData {
-            let mut met = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            met.0 += 1;
-            error.detail().clone_into(&mut met.1);
+            let mut met = self.met();
+            met.reads += 1;
+            error.detail().clone_into(&mut met.last);
+            let is_known = met.chunks.iter().any(|known| known.ptr_eq(chunk));
+            if !is_known && met.chunks.len() <= DAMAGED_CHUNKS_MAX {
+                met.chunks.push(chunk.clone());
+            }
         }
     }
 
-    /// How often, and what it was the last time.
-    pub fn met(&self) -> (u64, String) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// How many reads met damage, whether or not it is still there.
+    pub fn reads(&self) -> u64 {
+        self.met().reads
+    }
+
+    /// How often, and what it was the last time; `None` once every damaged chunk is gone.
+    pub fn standing(&self) -> Option<(u64, String)> {
+        let mut met = self.met();
+        if met.chunks.len() <= DAMAGED_CHUNKS_MAX {
+            met.chunks.retain(|chunk| chunk.strong_count() > 0);
+        }
+        (!met.chunks.is_empty()).then(|| (met.reads, met.last.clone()))
     }
 
     /// Begins to count anew.
     pub fn forget(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = (0, String::new());
+        *self.met() = Met::default();
     }
 }
 

@@ -6,12 +6,15 @@
 //! configured mode, and never wait.
 //!
 //! A failed write or sync stops the queue for good (`writer_stopped`); readers go on. When space for a frame cannot
-//! be reserved nothing was written: the waiting commits fail with `storage_full` and the queue goes on.
+//! be reserved, or the file for it cannot be created, nothing was written: the waiting commits fail with `storage_full`,
+//! `overloaded` or `io`, and the queue goes on.
+//! A queue of a store whose directory or `LOCK` was taken away stops before it acknowledges anything more.
 
 use std::sync::{Arc, OnceLock, PoisonError};
 
 use super::log::{AppendError, Log, LogBytes, QueuedFrame, make_spare};
 use super::state::{SeriesId, State, Structural};
+use crate::disk::Lock;
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::wal::FrameKind;
 use crate::planted::{Bug, planted};
@@ -112,6 +115,8 @@ pub struct CommitQueue {
     stopped: Stopped,
     published: ArcSwap<State>,
     durability: Durability,
+    /// The lock under which the log is written; `None` where nothing is.
+    lock: Option<Arc<Lock>>,
 }
 
 impl CommitQueue {
@@ -140,7 +145,29 @@ impl CommitQueue {
             log: Mutex::new(log),
             published: ArcSwap::from(state),
             durability,
+            lock: None,
         }
+    }
+
+    /// A queue that acknowledges only as long as this lock is not lost.
+    pub fn owned_by(mut self, lock: Arc<Lock>) -> Self {
+        self.lock = Some(lock);
+        self
+    }
+
+    /// `writer_stopped`, from now on, once the directory of the store or its `LOCK` was removed or replaced.
+    pub fn check_owned(&self) -> Result<()> {
+        let Some(lost) = self.lock.as_ref().and_then(|lock| lock.is_lost()) else { return Ok(()) };
+        let _ = self.stopped.set(lost.clone());
+        Err(stopped_error(&lost))
+    }
+
+    /// Appends frames to a log that belongs to this process before and after.
+    fn append(&self, frames: &[QueuedFrame], sync: bool) -> std::result::Result<(), AppendError> {
+        let owned = || self.check_owned().map_err(|error| AppendError { error, untouched: false });
+        owned()?;
+        self.log().append(frames, sync)?;
+        owned()
     }
 
     /// The last published state.
@@ -180,7 +207,7 @@ impl CommitQueue {
 
     /// Whether changes are decided here at all.
     pub fn takes_writes(&self) -> bool {
-        self.lock().check_writable().is_ok()
+        self.check_owned().and_then(|()| self.lock().check_writable()).is_ok()
     }
 
     /// Answers every change with this error from now on.
@@ -258,7 +285,7 @@ impl CommitQueue {
         drop(pending);
 
         let sync = self.durability == Durability::Sync;
-        let outcome = if turn.frames.is_empty() { Ok(()) } else { self.log().append(&turn.frames, sync) };
+        let outcome = if turn.frames.is_empty() { Ok(()) } else { self.append(&turn.frames, sync) };
 
         let mut pending = self.lock();
         pending.leading = false;
@@ -292,16 +319,16 @@ impl CommitQueue {
             Err(failure) => {
                 tracing::error!(error = %failure.error, "the log could not be written");
                 // Nothing queued behind can stand without what failed.
-                let error = if (failure.untouched || planted(Bug::FullNoticedLate))
-                    && failure.error.code() == ErrorCode::StorageFull
-                {
+                let noticed_late = planted(Bug::FullNoticedLate) && failure.error.code() == ErrorCode::StorageFull;
+                let error = if failure.untouched || noticed_late {
                     pending.rewind();
                     failure.error
                 } else {
                     if !planted(Bug::WriterGoesOn) {
                         let _ = pending.stopped.set(failure.error.to_string());
                     }
-                    stopped_error(&failure.error.to_string())
+                    let cause = pending.stopped.get().cloned().unwrap_or_else(|| failure.error.to_string());
+                    stopped_error(&cause)
                 };
                 self.refuse_queued(pending, &error);
                 Err(error)
@@ -364,7 +391,7 @@ impl CommitQueue {
 
         // What is decided before it must not be lost when it is not.
         let logged = match (turn.frames.is_empty(), unsynced) {
-            (false, _) => self.log().append(&turn.frames, true),
+            (false, _) => self.append(&turn.frames, true),
             (true, true) => self.log().sync().map_err(|error| AppendError { error, untouched: false }),
             (true, false) => Ok(()),
         };
@@ -498,7 +525,13 @@ impl CommitQueue {
     /// Lets the next frames find the disk full.
     #[cfg(test)]
     pub fn fill_disk_once(&self) {
-        self.log().full_once = true;
+        self.fail_segment_once(Error::new(ErrorCode::StorageFull, "no room"));
+    }
+
+    /// Lets the segment for the next frames fail with this error.
+    #[cfg(test)]
+    pub fn fail_segment_once(&self, error: Error) {
+        self.log().fail_once = Some(error);
     }
 
     /// Bytes of the log on disk, and bytes of frames in it. Waits for no sync.

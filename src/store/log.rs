@@ -48,9 +48,9 @@ pub struct Log {
     told: Arc<LogBytes>,
     /// A file of zeros that becomes the next segment.
     spare: Option<Staged>,
-    /// Lets the next frames find the disk full.
+    /// Lets the segment for the next frames fail with this error.
     #[cfg(test)]
-    pub full_once: bool,
+    pub fail_once: Option<Error>,
 }
 
 /// Bytes of a log as they were last told: what people look at waits for no disk.
@@ -276,7 +276,7 @@ impl Log {
             told: Arc::default(),
             spare: None,
             #[cfg(test)]
-            full_once: false,
+            fail_once: None,
         };
         let Some(End { segment: number, epoch, offset, bytes: stated_bytes }) = found.end else {
             let first = log.create(start.segment, start.lsn, segment_bytes, true)?;
@@ -322,7 +322,7 @@ impl Log {
             told: Arc::default(),
             spare: None,
             #[cfg(test)]
-            full_once: false,
+            fail_once: None,
         };
         log.tell();
         log
@@ -350,6 +350,10 @@ impl Log {
 
     /// Publishes the segments that these frames need behind the open one. When one cannot be had none is kept.
     fn prepare(&mut self, frames: &[QueuedFrame]) -> Result<VecDeque<Segment>> {
+        #[cfg(test)]
+        if let Some(error) = self.fail_once.take() {
+            return Err(error);
+        }
         let current = self.current()?;
         let (mut number, mut offset, mut capacity) = (current.number, current.offset, current.bytes);
         let mut prepared = VecDeque::new();
@@ -378,14 +382,10 @@ impl Log {
 
     /// Writes frames; with `sync` they are durable on return.
     pub fn append(&mut self, frames: &[QueuedFrame], sync: bool) -> std::result::Result<(), AppendError> {
-        #[cfg(test)]
-        if std::mem::take(&mut self.full_once) {
-            let error = Error::new(ErrorCode::StorageFull, "no room");
-            return Err(AppendError { error, untouched: true });
-        }
         let prepared = self.prepare(frames).map_err(|error| {
-            // Space for it could not be had, or the directory could not be synced: only the former is over by itself.
-            let untouched = error.code() == ErrorCode::StorageFull;
+            // Without space or a file descriptor no byte of a frame was written and the next batch may succeed. After a
+            // failed sync nothing is known of what is on disk.
+            let untouched = error.code() == ErrorCode::StorageFull || error.is_refusal();
             AppendError { error, untouched }
         })?;
         self.write(frames, prepared, sync).map_err(|error| AppendError { error, untouched: false })

@@ -68,6 +68,7 @@ pub use verify::{
 pub use watch::Watch;
 pub use write::{RECEIPT_KEEP_MS, RECEIPTS_MAX, SeriesWrite, WriteMode, WriteOutcome, Writing};
 
+use crate::disk::view::ViewDisk;
 use crate::disk::{self, DiskPath};
 use crate::error::{Error, ErrorCode, Result};
 pub use crate::format::receipt::Written;
@@ -106,6 +107,18 @@ pub struct StoreOptions {
     pub prefetch: bool,
     /// Where the opening tells how far it is.
     pub opening: Option<Arc<Opening>>,
+    /// What becomes of the attempt to open a directory that this process may not write to.
+    pub read_only: ReadOnly,
+}
+
+/// What becomes of the attempt to open a directory that this process may not write to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ReadOnly {
+    /// It fails with `io`.
+    #[default]
+    Refused,
+    /// The store is opened for reading, and nothing on disk is changed. Every change of it is refused.
+    Opened,
 }
 
 impl Default for StoreOptions {
@@ -122,6 +135,7 @@ impl Default for StoreOptions {
             upkeep: true,
             prefetch: false,
             opening: None,
+            read_only: ReadOnly::Refused,
         }
     }
 }
@@ -150,6 +164,8 @@ pub struct Deleted {
 pub struct Store {
     inner: Arc<Inner>,
     upkeep: Option<Upkeep>,
+    /// Held while the directory is only read.
+    shared: Option<disk::SharedLock>,
 }
 
 impl std::fmt::Debug for Store {
@@ -179,7 +195,7 @@ pub(crate) struct Inner {
     next_series_id: AtomicU64,
     ballast: ballast::Ballast,
     hint: current::Hint,
-    lock: disk::Lock,
+    lock: Arc<disk::Lock>,
 }
 
 #[derive(Debug)]
@@ -218,9 +234,29 @@ impl Store {
         if root.join(BACKUP_LISTING).exists() {
             return backup::open(root, options);
         }
+        if options.read_only == ReadOnly::Opened && !root.disk().may_write(root) && recover::exists(root)? {
+            return Self::open_read_only(root, options);
+        }
         let inner = Arc::new(Inner::open(root, create, options)?);
         let upkeep = if inner.options.upkeep { Some(Upkeep::start(&inner)?) } else { None };
-        Ok(Self { inner, upkeep })
+        Ok(Self { inner, upkeep, shared: None })
+    }
+
+    /// Opens a store in a directory that cannot be written to. What opening writes stays in memory.
+    fn open_read_only(root: &DiskPath, options: StoreOptions) -> Result<Self> {
+        let shared = disk::SharedLock::acquire(&root.join(recover::LOCK_FILE))?;
+        let inner = Inner::open(&ViewDisk::over(root)?, false, StoreOptions { upkeep: false, ..options })?;
+        let detail = format!("{} cannot be written to: it is only read", root.display());
+        inner.queue.refuse(
+            Error::new(ErrorCode::WriterStopped, detail)
+                .with_hint("mount it writable, or give this user the right to write to it"),
+        );
+        Ok(Self { inner: Arc::new(inner), upkeep: None, shared: Some(shared) })
+    }
+
+    /// Whether the store is only read because its directory cannot be written to.
+    pub fn is_read_only(&self) -> bool {
+        self.shared.is_some()
     }
 
     pub fn root(&self) -> &Path {
@@ -244,6 +280,14 @@ impl Store {
     /// Why the store takes no writes, if it does not.
     pub fn writer_stopped(&self) -> Option<String> {
         self.inner.queue.stopped()
+    }
+
+    /// Refuses a change that is kept beside the log once the directory of the store or its `LOCK` was taken.
+    ///
+    /// # Errors
+    /// `writer_stopped`.
+    pub fn check_owned(&self) -> Result<()> {
+        self.inner.queue.check_owned()
     }
 
     /// Why the directory of the store is not the one that was opened, if it is not.

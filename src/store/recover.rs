@@ -287,7 +287,7 @@ pub fn highest_commit(contents: &Contents) -> u64 {
 }
 
 /// Whether there is a store, damaged or not.
-fn exists(root: &DiskPath) -> Result<bool> {
+pub fn exists(root: &DiskPath) -> Result<bool> {
     Ok(root.join(FORMAT_FILE).found()?
         || !disk::list(&manifest::manifest_dir(root))?.is_empty()
         || salvage::holds_data(root)?)
@@ -346,7 +346,8 @@ impl Inner {
         };
         say(&report);
         let stopped = damaged.then(|| format!("the store is damaged: {}", report.damage.join("; ")));
-        let queue = CommitQueue::new(state, log, next_lsn, options.durability, stopped);
+        let lock = Arc::new(lock);
+        let queue = CommitQueue::new(state, log, next_lsn, options.durability, stopped).owned_by(Arc::clone(&lock));
         report.duration_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         let inner = Self {
             root: root.clone(),

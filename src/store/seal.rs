@@ -119,11 +119,15 @@ impl Inner {
     }
 
     /// Publishes an edit. When the system refuses it halfway nobody knows what of it is on disk: the writer stops, as
-    /// it does after a failed write of the log. A full disk is noticed before the edit has a name and only fails this.
+    /// it does after a failed write of the log. A full disk, or a file that cannot be created, is noticed before the edit
+    /// has a name and only fails this.
     pub fn publish(&self, maintenance: &mut Maintenance, mut edit: Edit) -> Result<u64> {
+        // Paths below a directory that was replaced belong to another store.
+        self.queue.check_owned()?;
         edit.chunks_unlinked = self.vacuum_files(maintenance);
         let number = maintenance.manifest.publish(edit).inspect_err(|error| {
-            if error.code() != ErrorCode::StorageFull && !planted(Bug::WriterGoesOnAfterEdit) {
+            let unchanged = error.code() == ErrorCode::StorageFull || error.is_refusal();
+            if !unchanged && !planted(Bug::WriterGoesOnAfterEdit) {
                 self.queue.stop(error);
             }
         })?;

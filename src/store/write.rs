@@ -557,6 +557,27 @@ mod tests {
     }
 
     #[test]
+    fn a_log_file_that_cannot_be_created_refuses_its_write_and_the_next_one_is_taken() {
+        let numbers = [(24, ErrorCode::Overloaded), (23, ErrorCode::Overloaded), (13, ErrorCode::Io)];
+        for (number, code) in numbers {
+            let (_root, store, key) = store();
+            let refused = Error::io("create", std::path::Path::new("x"), &std::io::Error::from_raw_os_error(number));
+            store.inner.queue.fail_segment_once(refused);
+            assert_eq!(store.write(&key, rows(1), WriteMode::Upsert, None).unwrap_err().code(), code, "{number}");
+            assert_eq!(store.writer_stopped(), None, "{number}");
+            store.write(&key, rows(2), WriteMode::Upsert, None).unwrap();
+            assert_eq!(store.snapshot().get(&key).unwrap().rows, 1, "{number}");
+        }
+        // What is not known to have changed nothing stops the writer.
+        let (_root, store, key) = store();
+        let failed = Error::io("sync directory", std::path::Path::new("x"), &std::io::Error::from_raw_os_error(5));
+        store.inner.queue.fail_segment_once(failed);
+        let stopped = store.write(&key, rows(1), WriteMode::Upsert, None).unwrap_err();
+        assert_eq!(stopped.code(), ErrorCode::WriterStopped);
+        assert!(store.writer_stopped().is_some());
+    }
+
+    #[test]
     fn a_write_refused_after_a_freeze_reaches_neither_chunk_nor_run_file() {
         for sealing in [true, false] {
             let (root, store, key) = store();

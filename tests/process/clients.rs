@@ -243,3 +243,106 @@ fn ten_thousand_idle_connections_keep_nobody_out() {
         most >> 20
     ));
 }
+
+/// A server that may have so many files open, and no more than that by raising its limit.
+fn limited(root: &Path, files: u64) -> std::process::Command {
+    let server = serve(root, &[]);
+    let mut command = std::process::Command::new("sh");
+    super::program::clean(&mut command);
+    command.args(["-c", "ulimit -n \"$0\" && exec \"$@\"", &files.to_string()]);
+    command.arg(server.get_program()).args(server.get_args());
+    command.envs(server.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    command
+}
+
+/// Bars of one series, enough for some log segments of the small limits.
+fn bars(first: i64, rows: i64) -> String {
+    let mut text = String::from("ts,open,high,low,close,volume\n");
+    (first..first + rows).for_each(|row| text.push_str(&format!("{},1,1,1,1,{row}\n", row * MINUTE)));
+    text
+}
+
+fn register(rest: &fastk::cli::remote::RestClient) {
+    let body = r#"{"kind":"kline","symbol":"LARGE","timeframe":"1m","price_digits":0,"volume_digits":0}"#;
+    post(rest, "/v1/series", body.into()).unwrap();
+}
+
+fn send(rest: &fastk::cli::remote::RestClient, first: i64, rows: i64) -> fastk::Result<Value> {
+    let call = Call::new(Method::POST, "/v1/klines/LARGE/1m");
+    rest.json::<Value>(call.body("text/csv", Bytes::from(bars(first, rows))))
+}
+
+fn stored_rows(rest: &fastk::cli::remote::RestClient) -> usize {
+    let text = get(rest, Call::new(Method::GET, "/v1/klines/LARGE/1m").param("format", "csv")).unwrap();
+    text.iter().filter(|byte| **byte == b'\n').count() - 1
+}
+
+#[test]
+fn idle_connections_under_a_low_limit_on_open_files_never_stop_writing() {
+    const FILES: u64 = 128;
+    if let Err(most) = may_open(2 * FILES + 200) {
+        eprintln!("SKIPPED: this process may have {most} files open only");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (root, log) = (folder.path().join("store"), folder.path().join("log"));
+    let server = Server::of(limited(&root, FILES), &log).unwrap();
+    assert!(server.logged().contains("fewer connections than configured"), "{}", server.logged());
+    register(&server.rest());
+    let mut idle = Vec::new();
+    for position in 0..2 * FILES {
+        let address = if position % 2 == 0 { &server.http } else { &server.flight };
+        let mut stream = TcpStream::connect(address).unwrap();
+        let _ = stream.write_all(if position % 4 < 2 { b"" } else { GREETED });
+        idle.push(stream);
+    }
+    // Every write needs log segments of its own, and upkeep writes chunks behind it.
+    for part in 0..20 {
+        send(&server.rest(), part * 1_500, 1_500).unwrap_or_else(|error| panic!("{error}\n{}", server.logged()));
+        assert!(server.open_files() < usize::try_from(FILES).unwrap());
+    }
+    assert_eq!(stored_rows(&server.rest()), 30_000);
+    let health = super::program::health(&server.rest());
+    let writer = health["checks"].as_array().unwrap().iter().find(|check| check["name"] == "writer").unwrap();
+    assert_eq!(writer["status"], "ok", "{health}");
+    drop(idle);
+    server.stop();
+}
+
+#[test]
+fn a_file_that_cannot_be_created_refuses_its_write_and_stops_nothing() {
+    use rustix::process::{Resource, Rlimit, prlimit};
+    let folder = tempfile::tempdir().unwrap();
+    let (root, log) = (folder.path().join("store"), folder.path().join("log"));
+    let server = Server::start(&root, &log);
+    let rest = server.rest();
+    register(&rest);
+    send(&rest, 0, 10).unwrap();
+    let pid = super::program::pid_of(server.pid());
+    let limit = |current| prlimit(Some(pid), Resource::Nofile, current).unwrap();
+    let before = limit(Rlimit { current: Some(1_024), maximum: Some(1_024) });
+    assert!(before.current.is_some());
+    // No number is free any more. Connections that are open stay, so the client keeps its own.
+    limit(Rlimit { current: Some(3), maximum: Some(1_024) });
+    let (mut stored, mut refused) = (10, None);
+    for part in 1..100 {
+        match send(&rest, part * 1_500, 1_500) {
+            Ok(_) => stored += 1_500,
+            Err(error) => {
+                refused = Some(error);
+                break;
+            }
+        }
+    }
+    let refused = refused.expect("a log segment was made without a file");
+    assert_eq!(refused.code().name(), "overloaded", "{refused}");
+    assert!(refused.hint().is_some_and(|hint| hint.contains("ulimit")), "{refused:?}");
+    limit(Rlimit { current: Some(1_024), maximum: Some(1_024) });
+    assert_eq!(stored_rows(&rest), stored, "a refused write left rows");
+    send(&rest, 1_000_000, 1_500).unwrap_or_else(|error| panic!("{error}\n{}", server.logged()));
+    assert_eq!(stored_rows(&rest), stored + 1_500);
+    server.kill();
+    let server = Server::start(&root, &log);
+    assert_eq!(stored_rows(&server.rest()), stored + 1_500);
+    server.stop();
+}

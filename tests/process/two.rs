@@ -71,6 +71,93 @@ fn second_server_is_told_that_the_store_is_locked_and_changes_no_byte() {
     ));
 }
 
+/// One row, by its minute.
+fn row(minute: i64) -> String {
+    json!([{"ts": minute * 60_000, "open": 1, "high": 1, "low": 1, "close": 1, "volume": minute}]).to_string()
+}
+
+/// A server with one series and one row.
+fn with_one_row(root: &Path, log: &Path) -> Server {
+    let server = Server::start(root, log);
+    let body = json!({"kind": "kline", "symbol": "X", "timeframe": "1m", "price_digits": 0, "volume_digits": 0});
+    post(&server.rest(), "/v1/series", body.to_string()).unwrap();
+    post(&server.rest(), "/v1/klines/X/1m", row(0)).unwrap();
+    server
+}
+
+#[test]
+fn a_removed_lock_file_lets_no_second_server_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let (root, log) = (folder.path().join("store"), folder.path().join("log"));
+    let mut server = with_one_row(&root, &log);
+    std::fs::remove_file(root.join("LOCK")).unwrap();
+    for _ in 0..2 {
+        let done = finish(serve(&root, &[]), "");
+        assert_eq!((done.code(), done.status.code()), (Some("store_locked"), Some(4)), "{done:?}");
+        // Neither by a verb that would open the store by itself.
+        let done = run(&["admin", "compact", "--root", &root.to_string_lossy()], "");
+        assert_eq!(done.code(), Some("store_locked"), "{done:?}");
+        assert!(!root.join("LOCK").exists(), "a refused process made the lock file");
+    }
+    assert!(server.lives());
+    server.kill();
+    Server::start(&root, &log).stop();
+}
+
+#[test]
+fn a_server_whose_lock_or_directory_was_taken_acknowledges_nothing_more() {
+    type Take = fn(&Path, &Path);
+    let taken: [(&str, Take); 4] = [
+        ("LOCK removed", |root, _| std::fs::remove_file(root.join("LOCK")).unwrap()),
+        ("LOCK replaced by an equal file", |root, _| {
+            let held = std::fs::read(root.join("LOCK")).unwrap();
+            std::fs::write(root.join("LOCK.new"), held).unwrap();
+            std::fs::rename(root.join("LOCK.new"), root.join("LOCK")).unwrap();
+        }),
+        ("directory moved away", |root, away| std::fs::rename(root, away).unwrap()),
+        ("directory replaced by a copy", |root, away| {
+            std::fs::rename(root, away).unwrap();
+            super::program::copy(away, root);
+        }),
+    ];
+    for (how, take) in taken {
+        let folder = tempfile::tempdir().unwrap();
+        let (root, log, away) = (folder.path().join("store"), folder.path().join("log"), folder.path().join("away"));
+        let mut server = with_one_row(&root, &log);
+        let rest = server.rest();
+        take(&root, &away);
+        // Once it was replaced, what has the path belongs to somebody else.
+        let before = (away.exists() && root.exists()).then(|| tree(&root));
+        let refused = post(&rest, "/v1/klines/X/1m", row(1)).unwrap_err();
+        assert_eq!(refused.code().name(), "writer_stopped", "{how}: {refused}");
+        let record = json!({"name": "f", "definition": {}, "code_version": "1", "inputs": ["kline/X/1m"]});
+        let refused = post(&rest, "/v1/features", record.to_string()).unwrap_err();
+        assert_eq!(refused.code().name(), "writer_stopped", "{how}: {refused}");
+        let health = super::program::health(&rest);
+        assert_eq!(health["status"], "failing", "{how}: {health}");
+        // Reads go on, with what was acknowledged and nothing else.
+        let csv = || fastk::cli::remote::Call::new(hyper::Method::GET, "/v1/klines/X/1m").param("format", "csv");
+        let rows = super::program::get(&rest, csv()).unwrap();
+        assert_eq!(rows.iter().filter(|byte| **byte == b'\n').count(), 2, "{how}");
+        assert!(server.lives(), "{how}");
+        server.stop();
+        if let Some(before) = before {
+            let after = tree(&root);
+            let changed: Vec<_> =
+                before.iter().filter(|(path, was)| after.get(*path) != Some(*was)).map(|(path, _)| path).collect();
+            let added: Vec<_> = after.keys().filter(|path| !before.contains_key(*path)).collect();
+            assert!(changed.is_empty() && added.is_empty(), "{how}: {changed:?} changed, {added:?} added");
+        }
+        // What was acknowledged is where the store is now.
+        let store = if away.exists() { &away } else { &root };
+        let next = Server::start(store, &log);
+        let rows = super::program::get(&next.rest(), csv()).unwrap();
+        let text = String::from_utf8(rows).unwrap();
+        assert!(text.contains("\n0,"), "{how}: {text}");
+        next.stop();
+    }
+}
+
 #[test]
 fn two_starters_race_and_exactly_one_wins() {
     let proof = Proof::new("two_starters", 100);

@@ -7,6 +7,7 @@ mod checks;
 mod data;
 mod import;
 mod mend;
+mod read_only;
 mod run;
 mod server;
 mod verbs;

@@ -48,6 +48,7 @@ pub fn run(args: DemoArgs) -> Result<u8> {
             "{open} can be reached from other machines: whoever reaches it can read and write the sample"
         ));
     }
+    engine::fit_open_files(&mut config);
     let directory = Temporary::new(&places())?;
     config.store.root = directory.0.join("store");
     // Small enough for a file system in memory.

@@ -32,8 +32,8 @@ use tokio::sync::Semaphore;
 use crate::access::Gate;
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::server::begin::{held, panicked, too_long};
-use crate::server::settings::{count, millis, small};
+use crate::server::begin::{carried, panicked, too_long};
+use crate::server::settings::{count, millis, small, staged_files};
 use crate::server::wire::Tls;
 use crate::service::{Held, Place, Service};
 pub use listen::{serve, serve_health};
@@ -58,6 +58,8 @@ pub struct HttpConfig {
     pub slot_wait: Duration,
     /// Most connections at one time; the one that did nothing for longest makes room for the next.
     pub connections_max: usize,
+    /// Bodies that wait in a file of their own at one time; more are refused as `overloaded`.
+    pub staged_files_max: usize,
     /// Most requests under way on one connection of HTTP/2.
     pub connection_streams_max: u32,
     /// How many times longer than it was sent a compressed body may become.
@@ -98,6 +100,7 @@ impl HttpConfig {
             reads_max: count(http.reads_max),
             slot_wait: millis(http.reads_wait_ms),
             connections_max: count(http.connections_max),
+            staged_files_max: staged_files(count(http.connections_max)),
             connection_streams_max: small(http.connection_streams_max),
             expansion_max: http.expansion_max,
             header_timeout: millis(http.header_timeout_ms),
@@ -133,6 +136,8 @@ struct Shared {
     gate: Arc<Gate>,
     config: HttpConfig,
     ingest: Arc<Semaphore>,
+    /// Permits of bodies that wait in a file of their own.
+    staged_files: Arc<Semaphore>,
     reads: Arc<Semaphore>,
 }
 
@@ -146,7 +151,8 @@ impl Gated {
     fn new(service: Arc<Service>, gate: Arc<Gate>, config: HttpConfig) -> Self {
         let ingest = body::budget(config.ingest_bytes_max);
         let reads = Arc::new(Semaphore::new(config.reads_max));
-        Self(Arc::new(Shared { service, gate, config, ingest, reads }))
+        let staged_files = Arc::new(Semaphore::new(config.staged_files_max));
+        Self(Arc::new(Shared { service, gate, config, ingest, staged_files, reads }))
     }
 
     fn config(&self) -> &HttpConfig {
@@ -213,12 +219,8 @@ impl App {
         T: Send + 'static,
         F: FnOnce(&Service) -> Result<T> + Send + 'static,
     {
-        let (service, place) = (Arc::clone(&self.service), held());
-        let work = move || {
-            let _place = place;
-            verb(&service)
-        };
-        match tokio::task::spawn_blocking(work).await {
+        let service = Arc::clone(&self.service);
+        match tokio::task::spawn_blocking(carried(move || verb(&service))).await {
             Ok(result) => result,
             Err(error) if error.is_panic() => Err(panicked(error.into_panic().as_ref())),
             Err(_) => Err(Error::new(crate::ErrorCode::NotReady, "the server is stopping")),

@@ -465,5 +465,5 @@ pub(super) fn open(root: &DiskPath, options: StoreOptions) -> Result<Store> {
     let options = StoreOptions { upkeep: false, wal_segment_bytes: EMPTY_LOG_BYTES, ..options };
     let inner = Inner::open(&view, false, options)?;
     inner.queue.refuse(read_only(root));
-    Ok(Store { inner: Arc::new(inner), upkeep: None })
+    Ok(Store { inner: Arc::new(inner), upkeep: None, shared: None })
 }

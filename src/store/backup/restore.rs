@@ -372,7 +372,7 @@ impl Work<'_> {
         disk::publish(&tmp, &root.join(FORMAT_FILE), format_text().as_bytes())?;
         drop(lock);
         let options = StoreOptions { upkeep: false, ..StoreOptions::default() };
-        let store = Store { inner: Arc::new(Inner::open(root, false, options)?), upkeep: None };
+        let store = Store { inner: Arc::new(Inner::open(root, false, options)?), upkeep: None, shared: None };
         compare(&store, &contents, damaged)?;
         drop(store);
         disk::remove(&root.join(BEGUN))?;

@@ -1,0 +1,26 @@
+//! The limit on open files of this process.
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// Raises the soft limit on open files (RLIMIT_NOFILE) to the hard one. Gives the soft limit in force afterwards:
+/// `u64::MAX` where there is none, and the old one where the system refuses.
+pub fn raise_open_files_limit() -> u64 {
+    let before = getrlimit(Resource::Nofile);
+    if before.current != before.maximum {
+        // A refusal leaves the soft limit as it was, which is what is returned.
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: before.maximum, maximum: before.maximum });
+    }
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_soft_limit_on_open_files_becomes_the_hard_one() {
+        let hard = getrlimit(Resource::Nofile).maximum;
+        assert_eq!(raise_open_files_limit(), hard.unwrap_or(u64::MAX));
+        assert_eq!(getrlimit(Resource::Nofile).current, hard);
+    }
+}
