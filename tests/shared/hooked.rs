@@ -8,11 +8,14 @@ use std::sync::{Arc, Condvar, Mutex};
 use fastk::disk::os::OsDisk;
 use fastk::disk::{Disk, File};
 
+/// What is called with the name of an operation and its path.
+pub type Before = Box<dyn Fn(&'static str, &Path) + Send + Sync>;
+
 /// Calls `before` with the name of the operation and its path, then does it on `disk`. Operations on open files are
 /// not among them.
 pub struct Hooked<D> {
     pub disk: D,
-    pub before: Box<dyn Fn(&'static str, &Path) + Send + Sync>,
+    pub before: Before,
 }
 
 impl<D: std::fmt::Debug> std::fmt::Debug for Hooked<D> {
