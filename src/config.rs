@@ -60,8 +60,10 @@ pub struct StoreConfig {
     pub seal_rows: u64,
     /// Bytes of rows in run files beyond which the longest tails are sealed, 1 MiB to 1 TiB.
     pub tail_bytes_max: u64,
-    /// How long cursors and tickets stay repeatable, up to 7 days.
+    /// How long the commits of replies, cursors and tickets stay readable, up to 7 days.
     pub history_keep_ms: u64,
+    /// About how many bytes of memory the commits of replies may take, 0 to 1 TiB.
+    pub history_bytes_max: u64,
     /// Directory below which clients may ask for backups; empty for nowhere.
     pub backup_dir: PathBuf,
 }
@@ -219,6 +221,7 @@ impl Default for StoreConfig {
             seal_rows: engine.seal_rows,
             tail_bytes_max: engine.tail_bytes_max,
             history_keep_ms: engine.history_keep_ms,
+            history_bytes_max: 64 << 20,
             backup_dir: PathBuf::new(),
         }
     }
@@ -235,6 +238,7 @@ impl StoreConfig {
             seal_rows: self.seal_rows,
             tail_bytes_max: self.tail_bytes_max,
             history_keep_ms: self.history_keep_ms,
+            history_bytes_max: self.history_bytes_max,
             ..StoreOptions::default()
         }
     }
@@ -565,6 +569,7 @@ impl Config {
         range("store.seal_rows", store.seal_rows, 1, 1 << 32);
         range("store.tail_bytes_max", store.tail_bytes_max, 1 << 20, 1 << 40);
         range("store.history_keep_ms", store.history_keep_ms, 0, 7 * 86_400_000);
+        range("store.history_bytes_max", store.history_bytes_max, 0, 1 << 40);
         range("http.body_bytes_max", self.http.body_bytes_max, 1 << 10, 1 << 40);
         range("http.json_rows_max", self.http.json_rows_max, 1, 1 << 32);
         range("http.json_rows_default", self.http.json_rows_default, 1, self.http.json_rows_max);

@@ -13,6 +13,7 @@
 use std::sync::{Arc, OnceLock, PoisonError};
 
 use super::log::{AppendError, Log, LogBytes, QueuedFrame, make_spare};
+use super::pins::Pins;
 use super::state::{SeriesId, State, Structural};
 use crate::disk::Lock;
 use crate::error::{Error, ErrorCode, Result};
@@ -64,6 +65,8 @@ pub struct Pending {
     /// State after every queued commit.
     pub state: Arc<State>,
     frames: Vec<QueuedFrame>,
+    /// The state of each queued commit, and the bytes of its frame.
+    states: Vec<(Arc<State>, u64)>,
     /// Maintenance applied since the leader took its state.
     structural: Vec<Structural>,
     batch: Arc<Batch>,
@@ -85,6 +88,7 @@ pub struct Pending {
 /// What a leader took to write.
 struct Turn {
     frames: Vec<QueuedFrame>,
+    states: Vec<(Arc<State>, u64)>,
     batch: Arc<Batch>,
     /// The state behind the last frame.
     state: Arc<State>,
@@ -114,6 +118,8 @@ pub struct CommitQueue {
     log_bytes: Arc<LogBytes>,
     stopped: Stopped,
     published: ArcSwap<State>,
+    /// Where commits go that are no longer the current one.
+    past: Arc<Pins>,
     durability: Durability,
     /// The lock under which the log is written; `None` where nothing is.
     lock: Option<Arc<Lock>>,
@@ -126,6 +132,7 @@ impl CommitQueue {
         let pending = Pending {
             state: Arc::clone(&state),
             frames: Vec::new(),
+            states: Vec::new(),
             structural: Vec::new(),
             batch: Arc::default(),
             leading: false,
@@ -144,6 +151,7 @@ impl CommitQueue {
             stopped,
             log: Mutex::new(log),
             published: ArcSwap::from(state),
+            past: Arc::new(Pins::new(0)),
             durability,
             lock: None,
         }
@@ -168,6 +176,11 @@ impl CommitQueue {
         owned()?;
         self.log().append(frames, sync)?;
         owned()
+    }
+
+    /// The same that hands on commits which are no longer the current one.
+    pub fn with_past(self, past: Arc<Pins>) -> Self {
+        Self { past, ..self }
     }
 
     /// The last published state.
@@ -224,6 +237,7 @@ impl CommitQueue {
         pending.check_writable()?;
         let lsn = pending.next_lsn;
         pending.next_lsn += 1;
+        let bytes = payload.len() as u64;
         pending.frames.push(QueuedFrame {
             kind: FrameKind::Commit,
             lsn,
@@ -232,6 +246,7 @@ impl CommitQueue {
             payload,
         });
         pending.state = Arc::new(state);
+        pending.states.push((Arc::clone(&pending.state), bytes));
         Ok(Arc::clone(&pending.batch))
     }
 
@@ -313,11 +328,14 @@ impl CommitQueue {
                         pending.durable_lsn = last.lsn;
                     }
                 }
-                self.publish(pending, &turn.state);
+                self.publish(pending, &turn.state, &turn.states);
                 Ok(())
             }
             Err(failure) => {
                 tracing::error!(error = %failure.error, "the log could not be written");
+                if failure.error.code() == ErrorCode::StorageFull {
+                    self.past.give_up_history();
+                }
                 // Nothing queued behind can stand without what failed.
                 let noticed_late = planted(Bug::FullNoticedLate) && failure.error.code() == ErrorCode::StorageFull;
                 let error = if failure.untouched || noticed_late {
@@ -338,8 +356,18 @@ impl CommitQueue {
         outcome
     }
 
-    /// Shows a state to readers, with what maintenance changed since it was taken.
-    fn publish(&self, pending: &Pending, state: &Arc<State>) {
+    /// Shows a state to readers, with what maintenance changed since it was taken. `states` are those of the commits
+    /// that led to it, itself among them: they were acknowledged, so that each can be asked for.
+    fn publish(&self, pending: &Pending, state: &Arc<State>, states: &[(Arc<State>, u64)]) {
+        let before = self.published.load_full();
+        if before.commit < state.commit {
+            self.past.supersede(&before, states.first().map_or(0, |(_, bytes)| *bytes));
+            for pair in states.windows(2) {
+                if let [(earlier, _), (_, bytes)] = pair {
+                    self.past.supersede(earlier, *bytes);
+                }
+            }
+        }
         if pending.structural.is_empty() || planted(Bug::MaintenanceForgotten) {
             self.published.store(Arc::clone(state));
             return;
@@ -353,6 +381,7 @@ impl CommitQueue {
     fn refuse_queued(&self, pending: &mut Pending, error: &Error) {
         pending.state = self.published.load_full();
         pending.frames.clear();
+        pending.states.clear();
         pending.structural.clear();
         let behind = std::mem::take(&mut pending.batch);
         let _ = behind.0.set(Err(error.clone()));
@@ -405,7 +434,7 @@ impl CommitQueue {
         pending.durable_lsn = pending.written_lsn;
         self.wake();
         if planted(Bug::LoadShownEarly) {
-            self.publish(&pending, &after);
+            self.publish(&pending, &after, &[]);
         }
         drop(pending);
 
@@ -416,7 +445,7 @@ impl CommitQueue {
         pending.loading = None;
         let outcome = match written {
             Ok(edit) => {
-                self.publish(&pending, &after);
+                self.publish(&pending, &after, &[]);
                 pending.structural.clear();
                 self.apply(&mut pending, Structural::Chunks { parts: Arc::default(), edit });
                 Ok(Some(()))
@@ -547,6 +576,7 @@ impl Pending {
         self.leading = true;
         Turn {
             frames: std::mem::take(&mut self.frames),
+            states: std::mem::take(&mut self.states),
             batch: std::mem::take(&mut self.batch),
             state: Arc::clone(&self.state),
         }

@@ -96,8 +96,11 @@ pub struct StoreOptions {
     pub seal_rows: u64,
     /// Bytes of rows that all tails may hold in run files; beyond it the longest are sealed.
     pub tail_bytes_max: u64,
-    /// How long commits that a cursor or ticket names stay readable.
+    /// How long the commits of replies, cursors and tickets stay readable.
     pub history_keep_ms: u64,
+    /// About how many bytes of memory earlier commits may take that only a reply can have named: 8 KiB each and the rows
+    /// written since. 0 keeps those of cursors and tickets alone, and their files no longer than they are needed.
+    pub history_bytes_max: u64,
     /// Most chunk files mapped at once.
     pub maps_max: usize,
     /// Whether upkeep (sealing, trimming) runs in the background.
@@ -131,6 +134,7 @@ impl Default for StoreOptions {
             seal_rows: 262_144,
             tail_bytes_max: 1 << 30,
             history_keep_ms: 600_000,
+            history_bytes_max: 0,
             maps_max: 8_192,
             upkeep: true,
             prefetch: false,
@@ -150,6 +154,14 @@ pub struct Expected {
 
 /// Condition of a change; `None` for any version.
 pub type IfVersion = Option<Expected>;
+
+/// Refuses commits that are still to come.
+fn check_past(now: &State, commit: u64) -> Result<()> {
+    if commit > now.commit {
+        return Err(Error::invalid(format!("commit {commit} lies ahead of the store, which is at {}", now.commit)));
+    }
+    Ok(())
+}
 
 /// What a delete did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -334,17 +346,64 @@ impl Store {
         if now.commit == commit {
             return Ok(now);
         }
-        if commit > now.commit {
-            return Err(Error::invalid(format!("commit {commit} lies ahead of the store, which is at {}", now.commit)));
-        }
+        check_past(&now, commit)?;
         if let Some(kept) = self.inner.pins.get(commit) {
-            return Ok(kept);
+            let replayed = self.inner.pins.replayed();
+            if commit > replayed.until {
+                return Ok(kept);
+            }
+            // Read back from the log: the files can be ahead of it.
+            let was_there = |series: &&Arc<SeriesState>| series.created_commit <= commit;
+            if replayed.dropped <= commit
+                && kept.series.values().filter(was_there).all(|series| replayed.holds(series, commit))
+            {
+                let mut state = State { commit, edit: kept.edit, is_partial: true, ..State::default() };
+                kept.registered().filter(was_there).for_each(|series| state.put(series.as_ref().clone()));
+                return Ok(Arc::new(state));
+            }
         }
+        self.of_snapshot(&now, commit)
+    }
+
+    /// The series of these keys at an earlier commit, and perhaps others.
+    ///
+    /// Finds more than [`Store::at_commit`]: a series that did not change since needs nobody who kept the commit.
+    ///
+    /// # Errors
+    /// `commit_gone` when nothing kept the commit for one of them.
+    pub fn at_commit_of(&self, commit: u64, keys: &[SeriesKey]) -> Result<Arc<State>> {
+        let now = self.snapshot();
+        if now.commit == commit {
+            return Ok(now);
+        }
+        check_past(&now, commit)?;
+        let (kept, replayed) = (self.inner.pins.get(commit), self.inner.pins.replayed());
+        if let Some(kept) = kept.as_ref().filter(|_| commit > replayed.until) {
+            return Ok(Arc::clone(kept));
+        }
+        let mut state = State { commit, edit: now.edit, is_partial: true, ..State::default() };
+        let was_there = |series: &&Arc<SeriesState>| series.created_commit <= commit;
+        for key in keys {
+            let unchanged = now.get(key).filter(was_there);
+            let logged = kept.as_ref().and_then(|kept| kept.get(key)).filter(was_there);
+            let holds = [unchanged.filter(|s| s.last_commit <= commit), logged.filter(|s| replayed.holds(s, commit))];
+            match holds.into_iter().flatten().next() {
+                Some(series) => state.put(series.as_ref().clone()),
+                // It was not there, unless it was dropped since.
+                None if logged.is_none() && kept.is_some() && replayed.dropped <= commit => {}
+                None => return self.of_snapshot(&now, commit),
+            }
+        }
+        Ok(Arc::new(state))
+    }
+
+    /// The state of a commit that a named snapshot is of.
+    fn of_snapshot(&self, now: &State, commit: u64) -> Result<Arc<State>> {
         if let Some((name, _)) = now.snapshots.iter().find(|(_, snapshot)| snapshot.commit == commit) {
             return self.as_of(name);
         }
         let detail = format!("commit {commit} is no longer kept; the store is at {}", now.commit);
-        Err(Error::new(ErrorCode::CommitGone, detail).with_hint("start the read again without cursor or ticket"))
+        Err(Error::new(ErrorCode::CommitGone, detail).with_hint("read again without commit, cursor or ticket"))
     }
 
     /// Registers a series. `created` is false when the same definition is there already.
@@ -567,6 +626,9 @@ impl Inner {
     }
 
     fn note_upkeep<T>(&self, outcome: &Result<T>) {
+        if outcome.as_ref().is_err_and(|error| error.code() == ErrorCode::StorageFull) {
+            self.pins.give_up_history();
+        }
         let failed = outcome.as_ref().err().map(ToString::to_string);
         *self.upkeep_failed.lock().unwrap_or_else(PoisonError::into_inner) = failed;
     }

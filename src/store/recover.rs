@@ -15,10 +15,10 @@ use super::commit::CommitQueue;
 use super::log::{self, Log};
 use super::manifest::{self, Contents, Manifest};
 use super::opening::{Opening, Step};
-use super::pins::Pins;
+use super::pins::{COMMIT_BYTES, Pins, Replayed};
 use super::seal::{DROP_MARKER, Marker};
 use super::state::{Run, SeriesId, SeriesState, Snapshot, State, Tombstone, View};
-use super::{Inner, Maintenance, StoreOptions, current, salvage};
+use super::{Inner, Maintenance, StoreOptions, current, salvage, wall_ms};
 use crate::disk::{self, DiskPath};
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::FORMAT_VERSION;
@@ -96,6 +96,17 @@ pub struct Read {
     /// Whether the manifest is known to be the newest there was.
     pub newest: bool,
     pub next_series_id: u64,
+    /// Commits of the log that stay readable.
+    pub replayed: Replayed,
+}
+
+/// Which commits of the log are to stay readable.
+#[derive(Clone, Copy, Debug)]
+struct Wanted {
+    /// The last ones, at most so many.
+    commits_max: u64,
+    /// Wall clock in milliseconds from which on they were made.
+    since_ms: i64,
 }
 
 /// Reads a store without changing anything. Damage is no error: it is told in the report.
@@ -103,14 +114,14 @@ pub struct Read {
 /// # Errors
 /// `unsupported_format`, and those of reading files.
 pub fn read_store(root: &DiskPath, trust: Trust) -> Result<Read> {
-    read_store_telling(root, trust, &Opening::default())
+    read_store_telling(root, trust, &Opening::default(), None)
 }
 
-/// The same; `opening` is told how far it is.
+/// The same; `opening` is told how far it is, and `wanted` commits of the log are given back.
 ///
 /// # Errors
 /// Those of [`read_store`].
-fn read_store_telling(root: &DiskPath, trust: Trust, opening: &Opening) -> Result<Read> {
+fn read_store_telling(root: &DiskPath, trust: Trust, opening: &Opening, wanted: Option<Wanted>) -> Result<Read> {
     opening.begin(Step::Manifest, 0);
     let mut report = RecoveryReport::default();
     let mut damage = Vec::new();
@@ -171,15 +182,25 @@ fn read_store_telling(root: &DiskPath, trust: Trust, opening: &Opening) -> Resul
         loose: HashMap::new(),
         snapshots_seen: BTreeSet::new(),
         unknown: BTreeMap::new(),
+        replayed: Replayed::default(),
     };
+    let keep_from = (log.commits.len() as u64).saturating_sub(wanted.map_or(0, |wanted| wanted.commits_max));
+    let mut position = 0_u64;
     opening.begin(Step::Commits, log.commits.len() as u64);
     for (frame, payload) in std::mem::take(&mut log.commits) {
         opening.advance();
+        position += 1;
         if frame.commit <= contents.base_commit {
             continue;
         }
         match decode_commit(&payload) {
-            Ok(commit) => replay.commit(frame.commit, commit)?,
+            Ok(commit) => {
+                let is_kept = position > keep_from && wanted.is_some_and(|wanted| commit.wall_ms >= wanted.since_ms);
+                replay.commit(frame.commit, commit)?;
+                if is_kept {
+                    replay.keep();
+                }
+            }
             Err(error) => {
                 // Its checksum is right: whoever wrote it wrote nonsense.
                 damage.push(format!("log frame {}: {}", frame.lsn, error.detail()));
@@ -191,7 +212,7 @@ fn read_store_telling(root: &DiskPath, trust: Trust, opening: &Opening) -> Resul
     }
     replay.settle_all();
     let next_series_id = replay.next_series_id;
-    let (seen, unknown) = (replay.snapshots_seen, replay.unknown);
+    let (seen, unknown, mut replayed) = (replay.snapshots_seen, replay.unknown, replay.replayed);
     let unseen = known
         .snapshots
         .values()
@@ -207,6 +228,11 @@ fn read_store_telling(root: &DiskPath, trust: Trust, opening: &Opening) -> Resul
         salvage::recount(&mut state, None);
         // Not every commit is in the log: the next one has to come behind all that any file has.
         state.commit = state.commit.max(highest_commit(&known)).max(highest_commit(&found.contents));
+    }
+    replayed.until = state.commit;
+    if salvaged || !damage.is_empty() {
+        // What is missing from the files is missing from earlier commits too, and nobody could tell.
+        replayed.states.clear();
     }
     report.torn.clone_from(&log.torn);
     report.lost_lsns.clone_from(&log.lost);
@@ -226,6 +252,7 @@ fn read_store_telling(root: &DiskPath, trust: Trust, opening: &Opening) -> Resul
         left_in_runs,
         newest,
         next_series_id,
+        replayed,
     })
 }
 
@@ -313,6 +340,10 @@ impl Inner {
         if !exists {
             create_store(root)?;
         }
+        let wanted = (options.history_bytes_max > 0).then(|| Wanted {
+            commits_max: options.history_bytes_max / COMMIT_BYTES,
+            since_ms: wall_ms().saturating_sub_unsigned(options.history_keep_ms),
+        });
         let Read {
             state,
             manifest: found,
@@ -322,8 +353,9 @@ impl Inner {
             newest,
             next_series_id,
             left_in_runs,
+            replayed,
             ..
-        } = read_store_telling(root, Trust::Manifest, &opening)?;
+        } = read_store_telling(root, Trust::Manifest, &opening, wanted)?;
         opening.begin(Step::Tidy, 0);
         report.created = !exists;
         let cache = Arc::new(MapCache::new(options.maps_max, options.prefetch));
@@ -347,11 +379,14 @@ impl Inner {
         say(&report);
         let stopped = damaged.then(|| format!("the store is damaged: {}", report.damage.join("; ")));
         let lock = Arc::new(lock);
-        let queue = CommitQueue::new(state, log, next_lsn, options.durability, stopped).owned_by(Arc::clone(&lock));
+        let pins = Arc::new(Pins::new(options.history_keep_ms).with_history(options.history_bytes_max, replayed));
+        let queue = CommitQueue::new(state, log, next_lsn, options.durability, stopped)
+            .owned_by(Arc::clone(&lock))
+            .with_past(Arc::clone(&pins));
         report.duration_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         let inner = Self {
             root: root.clone(),
-            pins: Arc::new(Pins::new(options.history_keep_ms)),
+            pins,
             options,
             queue,
             cache,
@@ -683,9 +718,16 @@ struct Replay<'a> {
     snapshots_seen: BTreeSet<(String, u64)>,
     /// Series that no file tells of, and the commits of their changes.
     unknown: BTreeMap<SeriesId, Vec<u64>>,
+    replayed: Replayed,
 }
 
 impl Replay<'_> {
+    /// Keeps the state as it is now.
+    fn keep(&mut self) {
+        self.settle_all();
+        self.replayed.states.push(Arc::new(self.state.clone()));
+    }
+
     /// Makes a run of what is held of a series.
     fn settle(&mut self, id: SeriesId) {
         let Some(Loose { rows, commit_lo, commit_hi }) = self.loose.remove(&id) else { return };
@@ -749,6 +791,12 @@ impl Replay<'_> {
                 }
             };
             self.next_series_id = self.next_series_id.max(id + 1);
+            if !matches!(operation, Operation::Write { .. }) {
+                self.replayed.rewritten.insert(id, number);
+            }
+            if matches!(operation, Operation::Drop { .. }) {
+                self.replayed.dropped = number;
+            }
             let known = self.state.series.get(&id).map(|series| series.sealed_commit);
             if known.is_some_and(|sealed_commit| number <= sealed_commit) && !planted(Bug::ReplayedTwice) {
                 continue;

@@ -48,6 +48,8 @@ pub struct State {
     pub snapshots: OrdMap<String, Snapshot>,
     /// Rising commits of the snapshots: rows on both sides of one are never merged.
     pub fences: Arc<Vec<u64>>,
+    /// Whether series are left out that were there: such a state answers one read and is not kept.
+    pub is_partial: bool,
 }
 
 /// A named view of the store at one commit.
