@@ -14,7 +14,7 @@ mod wire;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use arrow::array::{Array, Decimal64Array, Float64Array, Int64Array, RecordBatch, TimestampMillisecondArray};
+use arrow::array::{Array, AsArray, Decimal64Array, Float64Array, Int64Array, RecordBatch, TimestampMillisecondArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use arrow::ipc::writer::IpcWriteOptions;
 use arrow_flight::decode::FlightRecordBatchStream;
@@ -361,6 +361,89 @@ async fn info_is_exact_and_its_tickets_stay_at_their_commit() {
     let schema = client.get_schema(asked).await.unwrap().into_inner();
     let schema = Schema::try_from(IpcMessage(schema.schema)).unwrap();
     assert_eq!(schema.fields().iter().map(|f| f.name().as_str()).collect::<Vec<_>>(), ["ts", "close"]);
+    server.stop().await;
+}
+
+/// Bytes of the buffers of an answer, words of dictionaries once.
+fn bytes_of(batches: &[RecordBatch]) -> usize {
+    let words = batches.first().into_iter().flat_map(RecordBatch::columns).filter_map(|column| {
+        let words = column.as_dictionary_opt::<arrow::datatypes::Int32Type>()?.values().as_string::<i32>();
+        Some(words.iter().flatten().map(|word| word.len() + 4).sum::<usize>() + 4)
+    });
+    let cells = batches.iter().flat_map(|batch| batch.columns().iter().map(move |column| (batch.num_rows(), column)));
+    let width = |kind: &DataType| match kind {
+        DataType::Dictionary(..) => 4,
+        kind => kind.primitive_width().unwrap(),
+    };
+    words.sum::<usize>() + cells.map(|(rows, column)| rows * width(column.data_type())).sum::<usize>()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn info_tells_the_bytes_that_come_and_says_when_it_cannot() {
+    let server = Running::start().await;
+    let mut client = registered(&server).await;
+    register(&mut client, "kline/A-RATHER-LONG-NAME/1m").await;
+    put(&mut client, &[klines(0..1_000, 0)]).await;
+    let lists = json!([KEY, "kline/A-RATHER-LONG-NAME/1m"]);
+    for query in [
+        json!({"series": [KEY]}),
+        json!({"series": [KEY], "numbers": "decimal128", "columns": ["close"]}),
+        json!({"series": lists}),
+        json!({"series": ["kline/*/1m"], "layout": "by_time", "columns": ["close"]}),
+        json!({"series": [KEY], "numbers": "string", "columns": []}),
+    ] {
+        let info = client.get_flight_info(command(query.clone())).await.unwrap().into_inner();
+        let answer = client.do_get(info.endpoint[0].ticket.clone().unwrap()).await.unwrap().into_inner();
+        let answer = FlightRecordBatchStream::new_from_flight_data(answer.map_err(Into::into));
+        let batches: Vec<RecordBatch> = answer.try_collect().await.unwrap();
+        let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
+        assert_eq!((info.total_records, info.total_bytes), (rows as i64, bytes_of(&batches) as i64), "{query}");
+    }
+    let text = command(json!({"series": [KEY], "numbers": "string"}));
+    let info = client.get_flight_info(text).await.unwrap().into_inner();
+    assert_eq!((info.total_records, info.total_bytes), (1_000, -1), "text has no size before it is made");
+    // Endpoints of a range in which there is nothing give nothing.
+    for range in [
+        json!({"series": [KEY], "end": "2000-01-01", "endpoints": 4}),
+        json!({"series": [KEY], "start": "2024-02-01T00:00:00.0001Z", "end": "2024-02-01T00:00:00.0002Z", "endpoints": 4}),
+    ] {
+        let info = client.get_flight_info(command(range.clone())).await.unwrap().into_inner();
+        assert_eq!(info.total_records, 0, "{range}");
+        for endpoint in info.endpoint {
+            let batches = get_ticket(&mut client, endpoint.ticket.unwrap()).await.unwrap();
+            assert_eq!(batches.iter().map(RecordBatch::num_rows).sum::<usize>(), 0, "{range}");
+        }
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_last_message_tells_how_rows_were_found_and_acknowledgements_which_were_repeated() {
+    let server = Running::start().await;
+    let mut client = registered(&server).await;
+    let once = command(json!({"series": KEY, "idempotency_key": "k"}));
+    for replayed in [false, true] {
+        let messages = put_messages(once.clone(), &[klines(0..10, 0), klines(10..20, 0)]);
+        let answer = client.do_put(futures::stream::iter(messages)).await.unwrap().into_inner();
+        let acks: Vec<_> = answer.try_collect().await.unwrap();
+        assert_eq!(acks.len(), 2);
+        for ack in acks {
+            let ack: Value = serde_json::from_slice(&ack.app_metadata).unwrap();
+            assert_eq!((&ack["idempotency_replayed"], &ack["rows_written"]), (&replayed.into(), &10.into()));
+        }
+    }
+    for explain in [true, false] {
+        let query =
+            json!({"series": [KEY], "where": [{"column": "close", "op": "gt", "value": 0}], "explain": explain});
+        let ticket = Ticket::new(query.to_string());
+        let messages: Vec<FlightData> = client.do_get(ticket).await.unwrap().into_inner().try_collect().await.unwrap();
+        let last = messages.last().unwrap();
+        assert_eq!(last.data_header.is_empty(), explain);
+        if explain {
+            let told: Value = serde_json::from_slice(&last.app_metadata).unwrap();
+            assert_eq!((&told["stats"]["rows_checked"], &told["stats"]["rows_matched"]), (&20.into(), &20.into()));
+        }
+    }
     server.stop().await;
 }
 

@@ -216,7 +216,8 @@ pub async fn renew_certificates(tls: (Tls, Tls), mut stopped: Ended, renewed: im
 /// A closed range from words, in the unit of the series.
 pub fn closed_range(service: &Service, key: &SeriesKey, start: &str, end: &str) -> Result<(i64, i64)> {
     let (start, end) = (when(start), when(end));
-    range_of(service.def(key)?.as_ref(), Some(&start), Some(&end))
+    let range = range_of(service.def(key)?.as_ref(), Some(&start), Some(&end))?;
+    range.ok_or_else(|| Error::invalid("no timestamp lies between start and end"))
 }
 
 /// An integer is an epoch, everything else is left to the reader.

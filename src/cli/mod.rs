@@ -112,7 +112,7 @@ fn refuse(error: &clap::Error) -> ExitCode {
         let _ = bridge::fail(ErrorCode::InvalidArgument, &sentence.join(" "));
     }
     if error.use_stderr() {
-        let _ = error.print();
+        show::usage(&error.render().to_string());
         return ExitCode::from(status);
     }
     let styled = error.render();

@@ -49,7 +49,7 @@ struct SelectArgs {
     #[arg(long, value_delimiter = ',')]
     columns: Vec<String>,
     /// Only rows whose cell matches: column:op:value[,value…] with op eq, ne, gt, gte, lt, lte, between,
-    /// between_exclusive, in or not_in; all of several must match.
+    /// between_exclusive, in or not_in; all of several must match. Values of ts are times as of --start.
     #[arg(long = "where", value_name = "PREDICATE")]
     predicates: Vec<String>,
     /// As the snapshot of this name shows it, or dataset:NAME@VERSION.

@@ -322,9 +322,17 @@ async fn problem(what: &str, response: Response<hyper::body::Incoming>) -> Error
         detail = format!("{detail} (request {id})");
     }
     let error = Error::new(code, detail).with_rows(problem.errors);
-    match problem.hint {
+    match hint_here(code, problem.hint) {
         Some(hint) => error.with_hint(hint),
         None => error,
+    }
+}
+
+/// The hint of a server in the words of the command line, which has flags and no headers.
+fn hint_here(code: ErrorCode, hint: Option<String>) -> Option<String> {
+    match code {
+        ErrorCode::Unauthenticated => Some("--token TOKEN, or FASTK_TOKEN in the environment".to_string()),
+        _ => hint,
     }
 }
 

@@ -7,7 +7,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorCode, Result};
 
 /// Most row errors shown; the JSON of the faces carries more.
 const ROW_ERRORS_SHOWN: usize = 10;
@@ -16,15 +16,58 @@ const ROW_ERRORS_SHOWN: usize = 10;
 pub fn error(error: &Error) {
     let mut text = format!("error[{}]: {}\n", error.code(), error.detail());
     for row in error.rows().iter().take(ROW_ERRORS_SHOWN) {
-        text.push_str(&format!("  row {}, {}: {} ({})\n", row.row, row.field, row.message, row.reason));
+        // Most messages name the column themselves.
+        let field = if row.message.contains(&row.field) { String::new() } else { format!(", {}", row.field) };
+        text.push_str(&format!("  row {}{field}: {} ({})\n", row.row, row.message, row.reason));
     }
     if let Some(more) = error.rows().len().checked_sub(ROW_ERRORS_SHOWN).filter(|more| *more > 0) {
         text.push_str(&format!("  and {more} more\n"));
     }
-    if let Some(hint) = error.hint() {
+    if let Some(hint) = error.hint().and_then(|hint| hint_here(hint, &command())) {
         text.push_str(&format!("hint: {hint}\n"));
     }
     let _ = std::io::stderr().write_all(text.as_bytes());
+}
+
+/// The command that is run, such as `fastk admin repair`.
+fn command() -> String {
+    let words =
+        std::env::args().skip(1).take(2).take_while(|word| word.bytes().all(|b| b.is_ascii_lowercase() || b == b'-'));
+    words.take_while(|word| !word.starts_with('-')).fold("fastk".to_string(), |all, word| format!("{all} {word}"))
+}
+
+/// A hint in the words of the command line: of a request and a command that do the same, the command; nothing at all when
+/// that is the one that was just run.
+fn hint_here(hint: &str, command: &str) -> Option<String> {
+    if hint.contains(&format!("`{command}`")) || hint.contains(&format!("`{command} ")) {
+        return None;
+    }
+    let Some((before, rest)) = hint.split_once(" or `fastk ") else { return Some(hint.to_owned()) };
+    let request = ["GET /", "POST /", "DELETE /", "PATCH /"].iter().filter_map(|method| before.rfind(method)).max();
+    Some(match request {
+        Some(at) => format!("{}`fastk {rest}", before.get(..at).unwrap_or_default()),
+        None => hint.to_owned(),
+    })
+}
+
+/// Prints what is wrong with the arguments, as the parser of the command line words it, the way every error is.
+pub fn usage(text: &str) {
+    let mut lines = String::new();
+    if !text.starts_with("error: ") {
+        // The help that is shown where a command is left out.
+        lines.push_str(&format!("error[{}]: a command is missing\n\n", ErrorCode::InvalidArgument));
+    }
+    for line in text.lines() {
+        match line.strip_prefix("error: ") {
+            Some(detail) => lines.push_str(&format!("error[{}]: {detail}", ErrorCode::InvalidArgument)),
+            None => match line.strip_prefix("  tip: ") {
+                Some(tip) => lines.push_str(&format!("hint: {tip}")),
+                None => lines.push_str(line),
+            },
+        }
+        lines.push('\n');
+    }
+    let _ = std::io::stderr().write_all(lines.as_bytes());
 }
 
 /// A line for people on standard error.

@@ -16,7 +16,9 @@ use serde_json::Value;
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::zone_map::order_key;
 use crate::query::Numbers;
-use crate::types::{ColumnType, SeriesDef, number};
+use crate::types::number::{self, NumberError};
+use crate::types::time::{Bound, parse_param};
+use crate::types::{ColumnType, SeriesDef, TimeUnit};
 
 /// How a cell is compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,7 +73,8 @@ pub struct Predicate {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub column: Option<String>,
     pub op: Operator,
-    /// One value, two for `between`, a list for `in` and `not_in`.
+    /// One value, two for `between`, a list for `in` and `not_in`. Of `ts` an epoch number, RFC 3339 text or a date, which
+    /// is all of its day.
     pub value: Value,
 }
 
@@ -79,7 +82,7 @@ impl Predicate {
     /// Reads `column:op:value[,value…]`; the column may be left out.
     pub fn parse(text: &str) -> Result<Self> {
         let malformed =
-            || Error::invalid(format!("predicate {text:?} is not column:op:value")).with_hint("such as close:gt:100");
+            || Error::invalid(format!("predicate {text:?} is not column:op:value")).with_hint(spelled(text));
         let parts: Vec<&str> = text.splitn(3, ':').collect();
         let (column, op, values) = match parts.as_slice() {
             [column, op, values] => (Some((*column).to_owned()), *op, *values),
@@ -95,6 +98,17 @@ impl Predicate {
             Err(several) => Value::Array(several),
         };
         Ok(Self { column, op: Operator::from_name(op)?, value })
+    }
+}
+
+/// How a predicate is written that was written as in other languages, or an example.
+fn spelled(text: &str) -> String {
+    const SIGNS: [(&str, &str); 8] =
+        [(">=", "gte"), ("<=", "lte"), ("!=", "ne"), ("<>", "ne"), ("==", "eq"), (">", "gt"), ("<", "lt"), ("=", "eq")];
+    let found = SIGNS.iter().find_map(|(sign, name)| Some((text.split_once(sign)?, name)));
+    match found {
+        Some(((column, value), name)) if text.len() <= 80 => format!("write {}:{name}:{}", column.trim(), value.trim()),
+        _ => "such as close:gt:100".to_owned(),
     }
 }
 
@@ -217,7 +231,12 @@ fn compile_one(def: &SeriesDef, predicate: &Predicate, numbers: Numbers) -> Resu
         other => other,
     };
     let texts = texts_of(&predicate.value)?;
-    let values: Vec<Place> = texts.iter().map(|text| place(text, kind)).collect::<Result<_>>()?;
+    let place = |text: &String| if column == 0 { place_in_time(text, def.unit) } else { place(text, kind) };
+    let values = texts.iter().map(place).collect::<Result<Vec<Place>>>().map_err(|error| {
+        let name = predicate.column.as_deref().unwrap_or("value");
+        let named = Error::new(error.code(), format!("predicate on {name}: {}", error.detail()));
+        error.hint().map_or(named.clone(), |hint| named.with_hint(hint))
+    })?;
     let ranges = ranges_of(predicate.op, &values)?;
     Ok(KeyRanges { column, is_float: kind == ColumnType::Float64, ranges: Arc::new(ranges) })
 }
@@ -241,8 +260,8 @@ fn texts_of(value: &Value) -> Result<Vec<String>> {
     }
 }
 
-/// Where a value lies among the keys of a column: the highest key at or below it, and the lowest at or above it. They
-/// are the same key when the column can hold the value.
+/// Where a value lies among the keys of a column: the highest key at or below its end, and the lowest at or above its
+/// beginning. They are the same key when the column can hold the value. Only a date has an end of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Place {
     floor: Option<i64>,
@@ -258,8 +277,21 @@ fn place(text: &str, kind: ColumnType) -> Result<Place> {
         ColumnType::Decimal { digits } => number::integers_around(text.as_bytes(), digits),
         ColumnType::Int64 => number::integers_around(text.as_bytes(), 0),
     }
-    .map_err(|error| Error::invalid(format!("predicate value {text:?}: {}", error.reason())))?;
+    .map_err(|error| match error {
+        NumberError::NotANumber => Error::invalid(format!("{text:?} is not a number")),
+        other => Error::invalid(format!("{text:?} cannot be compared: {}", other.reason())),
+    })?;
     Ok(Place { floor, ceil })
+}
+
+/// Where a time lies among timestamps: an epoch number, RFC 3339, or a date, which is all of its day.
+fn place_in_time(text: &str, unit: TimeUnit) -> Result<Place> {
+    if let Ok((floor, ceil)) = number::integers_around(text.as_bytes(), 0) {
+        return Ok(Place { floor, ceil });
+    }
+    let floor = parse_param(text, unit, Bound::End)?;
+    let ceil = parse_param(text, unit, Bound::Start)?;
+    Ok(Place { floor: Some(floor), ceil: Some(ceil) })
 }
 
 fn ranges_of(op: Operator, values: &[Place]) -> Result<Vec<(i64, i64)>> {
@@ -267,22 +299,25 @@ fn ranges_of(op: Operator, values: &[Place]) -> Result<Vec<(i64, i64)>> {
         if values.len() == wanted {
             Ok(())
         } else {
-            Err(Error::invalid(format!("a predicate of this operator takes {wanted} values, not {}", values.len())))
+            let name = Operator::ALL.iter().find(|(known, _)| *known == op).map_or("", |(_, name)| name);
+            let many = if wanted == 1 { "" } else { "s" };
+            Err(Error::invalid(format!("operator {name} takes {wanted} value{many}, not {}", values.len())))
         }
     };
     let one = || -> Result<Place> {
         count(1)?;
         values.first().copied().ok_or_else(|| Error::invalid("a predicate has no value"))
     };
-    let exact = |place: &Place| place.floor.filter(|floor| Some(*floor) == place.ceil);
+    // The keys that are the value, if there are any.
+    let exact = |place: &Place| place.ceil.zip(place.floor).filter(|(first, last)| first <= last);
     let at_least = |place: Place| place.ceil.map(|low| (low, i64::MAX));
     let at_most = |place: Place| place.floor.map(|high| (i64::MIN, high));
     let above = |place: Place| match exact(&place) {
-        Some(key) => key.checked_add(1).map(|low| (low, i64::MAX)),
+        Some((_, last)) => last.checked_add(1).map(|low| (low, i64::MAX)),
         None => at_least(place),
     };
     let below = |place: Place| match exact(&place) {
-        Some(key) => key.checked_sub(1).map(|high| (i64::MIN, high)),
+        Some((first, _)) => first.checked_sub(1).map(|high| (i64::MIN, high)),
         None => at_most(place),
     };
     let meet = |a: Option<(i64, i64)>, b: Option<(i64, i64)>| {
@@ -291,9 +326,14 @@ fn ranges_of(op: Operator, values: &[Place]) -> Result<Vec<(i64, i64)>> {
         (low <= high).then_some((low, high))
     };
     let points = || {
-        let mut points: Vec<(i64, i64)> = values.iter().filter_map(exact).map(|key| (key, key)).collect();
+        let mut points: Vec<(i64, i64)> = values.iter().filter_map(exact).collect();
         points.sort_unstable();
-        points.dedup();
+        // A time can lie within a date that is given too.
+        points.dedup_by(|next, last| {
+            let is_within = next.0 <= last.1;
+            last.1 = if is_within { last.1.max(next.1) } else { last.1 };
+            is_within
+        });
         points
     };
     Ok(match op {
@@ -327,17 +367,17 @@ fn ranges_of(op: Operator, values: &[Place]) -> Result<Vec<(i64, i64)>> {
     })
 }
 
-/// What lies outside rising points.
+/// What lies outside rising, closed ranges that are apart.
 fn complement(points: &[(i64, i64)]) -> Vec<(i64, i64)> {
     let mut ranges = Vec::with_capacity(points.len() + 1);
     let mut low = Some(i64::MIN);
-    for (point, _) in points {
-        if let (Some(from), Some(to)) = (low, point.checked_sub(1))
+    for (first, last) in points {
+        if let (Some(from), Some(to)) = (low, first.checked_sub(1))
             && from <= to
         {
             ranges.push((from, to));
         }
-        low = point.checked_add(1);
+        low = last.checked_add(1);
     }
     ranges.extend(low.map(|low| (low, i64::MAX)));
     ranges

@@ -1,6 +1,6 @@
 //! The query object, shared by `POST /v1/query`, Flight tickets and descriptors, and the command line.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::answer::Numbers;
 use super::predicate::Predicate;
@@ -46,14 +46,19 @@ impl Layout {
 /// An end of a closed range as a caller writes it: an epoch integer in the unit of the series, or text
 /// (RFC 3339, a date, or an integer).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "a time is an epoch integer, or text: RFC 3339 or a date")]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub enum When {
     Epoch(i64),
     Text(String),
 }
 
-/// What to read. Everything but `series` may be left out.
+/// Reads `null` as if the field were left out.
+fn null_is_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(input: D) -> Result<T, D::Error> {
+    Ok(Option::deserialize(input)?.unwrap_or_default())
+}
+
+/// What to read. Everything but `series` may be left out, or null.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
@@ -82,9 +87,11 @@ pub struct Query {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "server", schema(minimum = 1))]
     pub limit: Option<u64>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_default")]
+    #[cfg_attr(feature = "server", schema(value_type = Option<Order>))]
     pub order: Order,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_default")]
+    #[cfg_attr(feature = "server", schema(value_type = Option<Numbers>))]
     pub numbers: Numbers,
     /// Answer as the snapshot of this name shows it, or as a dataset pins it: `dataset:NAME@VERSION`, or `dataset:NAME` for
     /// its latest version.
@@ -99,7 +106,10 @@ pub struct Query {
     /// How several series are arranged; `by_series` by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub layout: Option<Layout>,
-    #[serde(default)]
+    /// Tells how the answer was found: at the end of a JSON answer, of other formats in the header or trailer
+    /// `fastk-stats`, over Flight in the metadata of a last message without rows.
+    #[serde(default, deserialize_with = "null_is_default")]
+    #[cfg_attr(feature = "server", schema(value_type = Option<bool>))]
     pub explain: bool,
     /// Continues an earlier answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -149,15 +149,22 @@ impl Line {
         }
     }
 
-    /// Bytes came.
-    pub fn heard(&self) {
+    /// Bytes came. Whether they are the first of a request.
+    pub fn heard(&self) -> bool {
         if self.is_framed.load(Ordering::Relaxed) {
-            return;
+            return false;
         }
         let mut state = self.lock();
-        if state.under_way == 0 && state.phase == Phase::Idle {
+        let begins = state.under_way == 0 && state.phase == Phase::Idle;
+        if begins {
             (state.phase, state.since) = (Phase::Head, Instant::now());
         }
+        begins
+    }
+
+    /// Whether it speaks HTTP/1 and no request is under way on it.
+    pub fn is_at_rest(&self) -> bool {
+        !self.is_framed.load(Ordering::Relaxed) && self.lock().under_way == 0
     }
 
     /// From here on bytes that come need not belong to a request: they can keep a connection alive that asks nothing.

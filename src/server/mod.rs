@@ -6,6 +6,7 @@ pub mod http;
 mod ids;
 mod lines;
 pub mod metrics;
+mod problem;
 pub mod settings;
 pub mod wire;
 

@@ -242,6 +242,9 @@ impl Service {
             return Err(Error::invalid("latest and latest_complete are both given").with_hint("ask for one of them"));
         }
         let calendar = Calendar::of(series.def.calendar.as_ref())?;
+        if range_of(&series.def, query.start.as_ref(), query.end.as_ref())?.is_none() {
+            return Ok(Complete { range: (i64::MAX, i64::MIN), only: None });
+        }
         let ends = ends(series, query.start.as_ref(), query.end.as_ref())?;
         let found = last_complete(series, self.store().cache(), &calendar, ends, wanted)?;
         // No row lies before its own beginning: the range selects nothing.
@@ -269,5 +272,6 @@ impl Service {
 /// Both ends of a range as they are given.
 fn ends(series: &SeriesState, start: Option<&When>, end: Option<&When>) -> Result<(Option<i64>, Option<i64>)> {
     let range = range_of(&series.def, start, end)?;
+    let range = range.ok_or_else(|| Error::invalid("no timestamp lies between start and end"))?;
     Ok((start.map(|_| range.0), end.map(|_| range.1)))
 }

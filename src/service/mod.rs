@@ -32,7 +32,7 @@ use crate::format::FORMAT_VERSION;
 use crate::ingest::Known;
 use crate::store::{Expected, IfVersion, SeriesState, State, Store};
 use crate::types::schema::{Retention, check_description, check_timeframe, series_not_found};
-use crate::types::{Calendar, SeriesDef, SeriesKey, SeriesSpec};
+use crate::types::{Calendar, SeriesDef, SeriesKey, SeriesSpec, similar};
 
 pub use crate::store::{
     Durability, Finding, FindingKind, Opening, OrphanReport, OverlapReport, RestoreOptions, StoreOptions,
@@ -226,7 +226,25 @@ impl Service {
     }
 
     fn series_state(&self, state: &State, key: &SeriesKey) -> Result<Arc<SeriesState>> {
-        state.get(key).cloned().ok_or_else(|| series_not_found(key))
+        state.get(key).cloned().ok_or_else(|| self.with_similar(series_not_found(key), key, state))
+    }
+
+    /// `series_not_found` with the registered series whose keys are most like the one that was asked for, of those that
+    /// the caller sees.
+    fn with_similar(&self, error: Error, key: &SeriesKey, state: &State) -> Error {
+        if error.code() != ErrorCode::SeriesNotFound {
+            return error;
+        }
+        // Near in the order of keys, so that the time does not grow with the store.
+        let before = state.keys.range(..key.clone()).rev().take(SIMILAR_LOOKED_AT);
+        let after = state.keys.range(key.clone()..).take(SIMILAR_LOOKED_AT);
+        let seen = before.chain(after).map(|(known, _)| known).filter(|known| self.caller.sees(known));
+        let similar = similar::nearest(key.as_str(), seen.map(SeriesKey::as_str), SIMILAR_GIVEN);
+        if similar.is_empty() {
+            return error;
+        }
+        let rest = error.hint().map_or_else(String::new, |hint| format!(" Otherwise {hint}"));
+        error.with_hint(format!("did you mean {}?{rest}", similar.join(", ")))
     }
 
     /// One series; `series_not_found`.
@@ -513,6 +531,11 @@ fn check_same(spec: &SeriesSpec, wanted: &SeriesDef, known: &SeriesDef) -> Resul
     }
     Ok(())
 }
+
+/// Keys before and after one that is not registered that are compared with it.
+const SIMILAR_LOOKED_AT: usize = 5_000;
+/// Most of them that an error names.
+const SIMILAR_GIVEN: usize = 3;
 
 /// Milliseconds since the epoch, for people only: nothing is ordered by it.
 fn wall_ms() -> i64 {

@@ -4,13 +4,15 @@ use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
+use xxhash_rust::xxh3::xxh3_64;
+
 use super::registry::View;
 use super::{Scope, Service};
 use crate::error::{Error, ErrorCode, Result};
 use crate::query::select::{Selection, select};
 use crate::query::{
-    Block, KeyRanges, Layout, ManyScan, Member, Numbers, Order, Query, Scan, ScanSpec, ScanStats, Shape, Stop, When,
-    latest_start_until, many, predicate,
+    Block, KeyRanges, Layout, ManyScan, Member, Numbers, Order, Predicate, Query, Scan, ScanSpec, ScanStats, Shape,
+    Stop, When, latest_start_until, many, predicate,
 };
 use crate::store::{Pins, SeriesState, State};
 use crate::types::time::{self, Bound};
@@ -28,6 +30,8 @@ pub struct Answer {
     scan: AnyScan,
     explain: bool,
     resume: Resume,
+    /// Where it goes on, when that was looked for beforehand.
+    ahead: Option<String>,
     given: Given,
 }
 
@@ -48,8 +52,31 @@ struct Resume {
     /// Of one series: the range that is read.
     range: (i64, i64),
     order: Order,
-    /// Of several series: what the rows depend on.
+    /// What the rows depend on.
     question: u64,
+}
+
+impl Resume {
+    fn cursor(&self, place: Place) -> String {
+        self.pins.keep(&self.state);
+        Cursor { commit: self.state.commit, order: self.order, place }.to_text()
+    }
+
+    /// Goes on with the row of this timestamp of the only series.
+    fn cursor_of_one(&self, next: i64) -> Option<String> {
+        let (start, end) = match self.order {
+            Order::Asc => (next, self.range.1),
+            Order::Desc => (self.range.0, next),
+        };
+        let series_id = *self.series_ids.first()?;
+        Some(self.cursor(Place::One { series_id, start, end, question: self.question }))
+    }
+
+    /// Goes on with the row of the series at this position and of this timestamp.
+    fn cursor_of_many(&self, (position, ts): (usize, i64)) -> Option<String> {
+        let series_id = *self.series_ids.get(position)?;
+        Some(self.cursor(Place::Many { series_id, ts, question: self.question }))
+    }
 }
 
 /// What an answer has given so far; metrics are told at its end.
@@ -87,23 +114,15 @@ impl Answer {
     /// Continues after the last row given, once the iterator has ended; `None` when nothing is left. Its
     /// commit stays readable for `history_keep_ms`.
     pub fn next_cursor(&self) -> Option<String> {
-        let Resume { state, pins, series_ids, range, order, question } = &self.resume;
-        let place = match &self.scan {
-            AnyScan::One(scan) => {
-                let next = scan.next_ts()?;
-                let (start, end) = match order {
-                    Order::Asc => (next, range.1),
-                    Order::Desc => (range.0, next),
-                };
-                Place::One { series_id: *series_ids.first()?, start, end }
-            }
-            AnyScan::Many(scan) => {
-                let (position, ts) = scan.next_row()?;
-                Place::Many { series_id: *series_ids.get(position)?, ts, question: *question }
-            }
-        };
-        pins.keep(state);
-        Some(Cursor { commit: state.commit, order: *order, place }.to_text())
+        match &self.scan {
+            AnyScan::One(scan) => self.resume.cursor_of_one(scan.next_ts()?),
+            AnyScan::Many(scan) => self.resume.cursor_of_many(scan.next_row()?),
+        }
+    }
+
+    /// The same before the first row is given, of an answer of [`Service::read_ahead`].
+    pub fn cursor_ahead(&self) -> Option<&str> {
+        self.ahead.as_deref()
     }
 
     /// How the answer was found, so far; asked for with `explain`. Of several series the sum.
@@ -126,7 +145,8 @@ pub struct Plan {
     pub shape: Shape,
     /// Exact; unknown under a predicate.
     pub total_records: Option<u64>,
-    /// Bytes of the columns as they are sent; unknown under a predicate.
+    /// Bytes of the columns as they are sent, with the words of the column `series`; unknown under a predicate, and of
+    /// numbers as text.
     pub total_bytes: Option<u64>,
     /// One query per endpoint, pinned to the commit, in time order.
     pub endpoints: Vec<Query>,
@@ -171,7 +191,7 @@ const MERGED_RANGES_MAX: usize = 4_000_000;
 /// Most values of predicates that are decided for one query, once for all series of the same columns.
 const DECIDED_VALUES_MAX: usize = 4_000_000;
 
-/// Where an answer goes on.
+/// Where an answer goes on. The question has to be the same: what the rows and their order depend on.
 struct Cursor {
     commit: u64,
     order: Order,
@@ -181,8 +201,8 @@ struct Cursor {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
     /// The rest of the range of the only series.
-    One { series_id: u64, start: i64, end: i64 },
-    /// The next row of several series. The ranges follow from the question, which has to be the same.
+    One { series_id: u64, start: i64, end: i64, question: u64 },
+    /// The next row of several series. The ranges follow from the question.
     Many { series_id: u64, ts: i64, question: u64 },
 }
 
@@ -190,7 +210,9 @@ impl Cursor {
     fn to_text(&self) -> String {
         let order = if self.order == Order::Asc { 'a' } else { 'd' };
         let body = match self.place {
-            Place::One { series_id, start, end } => format!("{}.{series_id}.{start}.{end}.{order}", self.commit),
+            Place::One { series_id, start, end, question } => {
+                format!("{}.{series_id}.{start}.{end}.q{question:016x}.{order}", self.commit)
+            }
             Place::Many { series_id, ts, question } => {
                 format!("{}.{series_id}.{ts}.m{question:016x}.{order}", self.commit)
             }
@@ -210,7 +232,10 @@ impl Cursor {
         let second = parts.next()?;
         let place = match second.strip_prefix('m') {
             Some(question) => Place::Many { series_id, ts: first, question: u64::from_str_radix(question, 16).ok()? },
-            None => Place::One { series_id, start: first, end: second.parse().ok()? },
+            None => {
+                let question = u64::from_str_radix(parts.next()?.strip_prefix('q')?, 16).ok()?;
+                Place::One { series_id, start: first, end: second.parse().ok()?, question }
+            }
         };
         let order = match parts.next()? {
             "a" => Order::Asc,
@@ -225,22 +250,48 @@ fn timestamp(what: &str, when: &When, unit: TimeUnit, bound: Bound) -> Result<i6
     match when {
         When::Epoch(ts) if time::in_range(*ts, unit) => Ok(*ts),
         When::Epoch(ts) => Err(Error::invalid(format!("{what} {ts} lies outside 1678 to 2261 in {}", unit.name()))),
-        When::Text(text) => {
-            time::parse_param(text, unit, bound).map_err(|error| Error::invalid(format!("{what}: {}", error.detail())))
-        }
+        When::Text(text) => time::parse_param(text, unit, bound).map_err(|error| {
+            let named = Error::new(error.code(), error.detail().replacen("time ", &format!("{what} "), 1));
+            error.hint().map_or(named.clone(), |hint| named.with_hint(hint))
+        }),
     }
 }
 
-/// The closed range a caller asks for.
-pub fn range_of(def: &SeriesDef, start: Option<&When>, end: Option<&When>) -> Result<(i64, i64)> {
-    let start = start.map(|when| timestamp("start", when, def.unit, Bound::Start)).transpose()?;
-    let end = end.map(|when| timestamp("end", when, def.unit, Bound::End)).transpose()?;
+/// Whether an end of a range lies before its start, to the last digit that is given.
+fn ends_before(start: &When, end: &When, unit: TimeUnit) -> Result<bool> {
+    let nanos_per_tick = 1_000_000_000 / unit.per_second();
+    let nanos = |when: &When, bound: Bound| match when {
+        When::Epoch(ts) => Ok(ts.saturating_mul(nanos_per_tick)),
+        When::Text(text) => match text.parse::<i64>() {
+            Ok(ts) => Ok(ts.saturating_mul(nanos_per_tick)),
+            Err(_) => time::parse_param(text, TimeUnit::Ns, bound),
+        },
+    };
+    // What is finer than nanoseconds is rounded up on both sides.
+    let end = nanos(end, Bound::End)?.max(nanos(end, Bound::Start)?);
+    Ok(end < nanos(start, Bound::Start)?)
+}
+
+/// The closed range a caller asks for; `None` for one that lies between two ticks of the unit and so holds no
+/// timestamp.
+///
+/// # Errors
+/// `invalid_argument` for text that is no time, and for a start after the end.
+pub fn range_of(def: &SeriesDef, start: Option<&When>, end: Option<&When>) -> Result<Option<(i64, i64)>> {
+    let (first, last) = (start, end);
+    let start = first.map(|when| timestamp("start", when, def.unit, Bound::Start)).transpose()?;
+    let end = last.map(|when| timestamp("end", when, def.unit, Bound::End)).transpose()?;
     let range = (start.unwrap_or(i64::MIN), end.unwrap_or(i64::MAX));
-    if range.0 > range.1 {
-        return Err(Error::invalid(format!("start {} lies after end {}", range.0, range.1))
-            .with_hint("ranges are closed: start <= end"));
+    if range.0 <= range.1 {
+        return Ok(Some(range));
     }
-    Ok(range)
+    if let (Some(first), Some(last)) = (first, last)
+        && !ends_before(first, last, def.unit)?
+    {
+        return Ok(None);
+    }
+    Err(Error::invalid(format!("start {} lies after end {}", range.0, range.1))
+        .with_hint("ranges are closed: start <= end"))
 }
 
 fn hash_of(value: &impl Hash) -> u64 {
@@ -249,14 +300,27 @@ fn hash_of(value: &impl Hash) -> u64 {
     hasher.finish()
 }
 
-/// A number for everything that decides which rows of several series come in which order: a cursor goes on only with
-/// the same question. Columns, numbers and the length of a page may change.
+/// An end of a range, written in one way: a number in a URL is text, in JSON it need not be.
+fn plain(when: Option<&When>) -> Option<String> {
+    when.map(|when| match when {
+        When::Epoch(ts) => ts.to_string(),
+        When::Text(text) => text.parse::<i64>().map_or_else(|_| text.clone(), |ts| ts.to_string()),
+    })
+}
+
+/// A number for everything that decides which rows come in which order: a cursor goes on only with the same question.
+/// Columns, numbers and the length of a page may change. The same in every process, since cursors outlive one.
 fn question_of(query: &Query, dataset: Option<&str>) -> u64 {
-    let Query { series, start, end, predicates, latest, latest_complete, layout, order, .. } = query;
-    let dataset = dataset.unwrap_or_default();
-    hash_of(&format!(
-        "{series:?} {start:?} {end:?} {predicates:?} {latest:?} {latest_complete:?} {layout:?} {order:?}{dataset}"
-    ))
+    let Query { series, start, end, predicates, latest, latest_complete, layout, order, as_of, .. } = query;
+    let conditions: Vec<String> = predicates.iter().flatten().map(Predicate::to_text).collect();
+    let as_of = dataset.or(as_of.as_deref());
+    // Values of a raw read are other numbers under the same text.
+    let raw = query.numbers == Numbers::Raw && !conditions.is_empty();
+    let (start, end, layout) = (plain(start.as_ref()), plain(end.as_ref()), layout.unwrap_or_default());
+    let text = format!(
+        "{series:?} {start:?} {end:?} {conditions:?} {raw} {latest:?} {latest_complete:?} {layout:?} {order:?} {as_of:?}"
+    );
+    xxh3_64(text.as_bytes())
 }
 
 fn columns_of(def: &SeriesDef, names: Option<&Vec<String>>) -> Result<Option<Vec<usize>>> {
@@ -277,7 +341,13 @@ type Selected = ((i64, i64), Arc<Vec<KeyRanges>>);
 
 impl Service {
     /// The one state a query is answered from, however many series it names.
-    fn state_of(&self, query: &Query, cursor: Option<&Cursor>) -> Result<View> {
+    ///
+    /// `named` are the series it names; it means others too when it has globs.
+    fn state_of(&self, query: &Query, named: &[SeriesKey], cursor: Option<&Cursor>) -> Result<View> {
+        let at_commit = |commit| match named.len() == query.series.len() {
+            true => self.store.at_commit_of(commit, named),
+            false => self.store.at_commit(commit),
+        };
         let asked = match (&query.as_of, query.commit) {
             (Some(_), Some(_)) => return Err(Error::invalid("as_of and commit each name a state; give one of them")),
             (Some(name), None) => {
@@ -291,8 +361,8 @@ impl Service {
                 Err(Error::invalid(format!("the cursor is of commit {}, not {commit}", cursor.commit)))
             }
             (Some((_, Some(view))), _) => Ok(view),
-            (Some((commit, None)), _) => self.store.at_commit(commit).map(View::from),
-            (None, Some(cursor)) => self.store.at_commit(cursor.commit).map(View::from),
+            (Some((commit, None)), _) => at_commit(commit).map(View::from),
+            (None, Some(cursor)) => at_commit(cursor.commit).map(View::from),
             (None, None) => Ok(self.store.snapshot().into()),
         }
     }
@@ -314,7 +384,9 @@ impl Service {
             };
             return Ok((complete.range, filter));
         }
-        let (start, end) = range_of(&series.def, query.start.as_ref(), query.end.as_ref())?;
+        let Some((start, end)) = range_of(&series.def, query.start.as_ref(), query.end.as_ref())? else {
+            return Ok((NOTHING, Arc::clone(filter)));
+        };
         let range = match query.latest {
             None => (start, end),
             Some(count) => {
@@ -350,17 +422,21 @@ impl Service {
         let named = query.series.iter().filter(|text| !text.contains('*')).map(|text| SeriesKey::parse(text));
         let named = named.collect::<Result<Vec<_>>>()?;
         named.iter().try_for_each(|key| self.caller.may_touch(Scope::Read, key))?;
-        let view = self.state_of(query, cursor.as_ref())?;
+        let view = self.state_of(query, &named, cursor.as_ref())?;
         named.iter().try_for_each(|key| view.check(key))?;
-        let selection = select(&view.state, &query.series, &|key| self.caller.sees(key) && view.has(key))?;
+        let selection =
+            select(&view.state, &query.series, &|key| self.caller.sees(key) && view.has(key)).map_err(|error| {
+                match named.iter().find(|key| view.state.get(key).is_none()) {
+                    Some(key) => self.with_similar(error, key, &view.state),
+                    None => error,
+                }
+            })?;
         let dataset = view.dataset();
         let state = view.state;
+        let question = question_of(query, dataset.as_deref());
         let resolved = match selection {
-            Selection::One(series) => self.resolve_one(query, state, series, cursor.as_ref(), stop),
-            Selection::Many(series) => {
-                let question = question_of(query, dataset.as_deref());
-                self.resolve_many(query, state, &series, question, cursor.as_ref(), stop)
-            }
+            Selection::One(series) => self.resolve_one(query, state, series, question, cursor.as_ref(), stop),
+            Selection::Many(series) => self.resolve_many(query, state, &series, question, cursor.as_ref(), stop),
         }?;
         Ok(Resolved { dataset, ..resolved })
     }
@@ -370,6 +446,7 @@ impl Service {
         query: &Query,
         state: Arc<State>,
         series: Arc<SeriesState>,
+        question: u64,
         cursor: Option<&Cursor>,
         stop: &Stop,
     ) -> Result<Resolved> {
@@ -378,8 +455,8 @@ impl Service {
         let filter = Arc::new(predicate::compile(&series.def, predicates, query.numbers)?);
         let (whole, filter) = self.selection_of(&series, query, &filter, stop)?;
         let range = match cursor {
-            Some(Cursor { order, place: Place::One { series_id, start, end }, .. })
-                if *series_id == series.id && *order == query.order =>
+            Some(Cursor { place: Place::One { series_id, start, end, question: asked }, .. })
+                if *series_id == series.id && *asked == question =>
             {
                 (*start, *end)
             }
@@ -396,7 +473,7 @@ impl Service {
             order: query.order,
             layout: Layout::BySeries,
             shape,
-            question: 0,
+            question,
             dataset: None,
         })
     }
@@ -484,7 +561,9 @@ impl Service {
         let Ok(Selection::One(series)) = select(&self.store.snapshot(), &query.series, &|_| true) else {
             return false;
         };
-        let Ok((start, end)) = range_of(&series.def, query.start.as_ref(), query.end.as_ref()) else { return false };
+        let Ok(Some((start, end))) = range_of(&series.def, query.start.as_ref(), query.end.as_ref()) else {
+            return false;
+        };
         let first = query.latest.map_or(start, |rows| series.start_of_last((start, end), rows));
         if query.latest.is_some() && first > start && !series.counts_hold((first, end)) {
             return false;
@@ -504,30 +583,60 @@ impl Service {
 
     /// The same; `stop` ends it, with `deadline_exceeded`.
     pub fn read_until(&self, query: &Query, stop: &Stop) -> Result<Answer> {
-        let resolved = self.resolve_until(query, stop)?;
+        self.start(query, stop, false)
+    }
+
+    /// The same, having looked whether rows are left beyond the limit: see [`Answer::cursor_ahead`]. It reads the
+    /// timestamps of the answer, and the columns of its conditions, one time more.
+    pub fn read_ahead(&self, query: &Query, stop: &Stop) -> Result<Answer> {
+        self.start(query, stop, true)
+    }
+
+    fn start(&self, query: &Query, stop: &Stop, looks_ahead: bool) -> Result<Answer> {
+        let mut resolved = self.resolve_until(query, stop)?;
+        resolved.members.iter_mut().for_each(|member| member.stop = stop.clone());
         let etag_stem = self.stem_of(&resolved);
         let series_ids = resolved.series_ids();
         let range = resolved.members.first().map_or((0, 0), |member| member.range);
-        let is_many = resolved.is_many();
-        let Resolved { state, mut members, limit, order, layout, shape, question, .. } = resolved;
-        let cache = self.store.cache();
-        let scan = if is_many {
-            members.iter_mut().for_each(|member| member.stop = stop.clone());
-            AnyScan::Many(Box::new(ManyScan::new(members, cache, layout, order, limit)))
-        } else {
-            let member = members.pop().ok_or_else(|| Error::internal("a read of no series"))?;
-            let spec = ScanSpec {
-                range: member.range,
-                desc: order == Order::Desc,
-                limit,
-                columns: Some(member.columns),
-                filter: member.filter.as_ref().clone(),
-            };
-            AnyScan::One(Box::new(Scan::new(&member.series, cache, &spec).stopped_by(stop.clone())))
-        };
-        let pins = Arc::clone(self.store.pins());
+        let (state, pins) = (Arc::clone(&resolved.state), Arc::clone(self.store.pins()));
+        let (order, question, shape) = (resolved.order, resolved.question, resolved.shape.clone());
         let resume = Resume { state, pins, series_ids, range, order, question };
-        Ok(Answer { shape, etag_stem, scan, explain: query.explain, resume, given: Given::default() })
+        let mut ahead = None;
+        if looks_ahead && resolved.limit.is_some() {
+            let bare = |member: &Member| Member { columns: Vec::new(), casts: Vec::new(), ..member.clone() };
+            let members = resolved.members.iter().map(bare).collect();
+            let mut scan = self.scan(members, &resolved)?;
+            ahead = match &mut scan {
+                AnyScan::One(scan) => {
+                    scan.by_ref().try_for_each(|block| block.map(drop))?;
+                    scan.next_ts().and_then(|next| resume.cursor_of_one(next))
+                }
+                AnyScan::Many(scan) => {
+                    scan.by_ref().try_for_each(|block| block.map(drop))?;
+                    scan.next_row().and_then(|next| resume.cursor_of_many(next))
+                }
+            };
+        }
+        let members = std::mem::take(&mut resolved.members);
+        let scan = self.scan(members, &resolved)?;
+        Ok(Answer { shape, etag_stem, scan, explain: query.explain, resume, ahead, given: Given::default() })
+    }
+
+    fn scan(&self, mut members: Vec<Member>, resolved: &Resolved) -> Result<AnyScan> {
+        let Resolved { limit, order, layout, .. } = *resolved;
+        let cache = self.store.cache();
+        if resolved.is_many() {
+            return Ok(AnyScan::Many(Box::new(ManyScan::new(members, cache, layout, order, limit))));
+        }
+        let member = members.pop().ok_or_else(|| Error::internal("a read of no series"))?;
+        let spec = ScanSpec {
+            range: member.range,
+            desc: order == Order::Desc,
+            limit,
+            columns: Some(member.columns),
+            filter: member.filter.as_ref().clone(),
+        };
+        Ok(AnyScan::One(Box::new(Scan::new(&member.series, cache, &spec).stopped_by(member.stop))))
     }
 
     /// Entity tag up to its format part, without quotes. Of several series it changes when any of them does.
@@ -549,11 +658,17 @@ impl Service {
         } else {
             let mut rows = 0_u64;
             for member in &resolved.members {
-                rows = rows.saturating_add(member.series.count_rows(self.store.cache(), member.range)?);
+                if member.range.0 <= member.range.1 {
+                    rows = rows.saturating_add(member.series.count_rows(self.store.cache(), member.range)?);
+                }
             }
             Some(resolved.limit.map_or(rows, |limit| rows.min(limit)))
         };
-        let label_bytes = if resolved.is_many() { 4 } else { 0 };
+        let (label_bytes, word_bytes) = match resolved.shape.keys() {
+            // Positions, and once the offsets and letters of the words they stand for.
+            Some(keys) => (4, keys.iter().flatten().map(|key| key.len() as u64 + 4).sum::<u64>() + 4),
+            None => (0, 0),
+        };
         let cells = resolved.shape.columns.iter().map(|column| cell_bytes(column.kind, query.numbers)).sum::<u64>();
         let row_bytes = label_bytes + 8 + cells;
         self.store.pins().keep(&resolved.state);
@@ -586,14 +701,15 @@ impl Service {
             _ => vec![pinned],
         };
         let ordered = endpoints.len() == 1 || resolved.layout == Layout::ByTime || !resolved.is_many();
-        let total_bytes = total_records.map(|rows| rows * row_bytes);
+        let is_text = query.numbers == Numbers::String && !resolved.shape.columns.is_empty();
+        let total_bytes = total_records.filter(|_| !is_text).map(|rows| rows * row_bytes + word_bytes);
         Ok(Plan { shape: resolved.shape, total_records, total_bytes, endpoints, ordered })
     }
 }
 
 fn foreign_cursor() -> Error {
-    Error::invalid("the cursor belongs to another read")
-        .with_hint("repeat the query with the cursor; only columns, numbers and limit may change")
+    Error::invalid("the cursor belongs to another query: series, range, where, latest, order, layout or as_of differ")
+        .with_hint("repeat the query that gave the cursor; only columns, numbers, limit and the format may change")
 }
 
 /// A range without timestamps.
@@ -626,16 +742,17 @@ fn go_on(members: &mut [Member], cursor: &Cursor, layout: Layout, order: Order, 
     Ok(())
 }
 
-/// First and last timestamp that some series can answer.
+/// First and last timestamp that some series can answer; `None` when none has a row in its range.
 fn span_of(members: &[Member]) -> Option<(i64, i64)> {
     let of = |member: &Member| {
         let (first, last) = member.series.bounds?;
-        Some((member.range.0.max(first), member.range.1.min(last)))
+        let span = (member.range.0.max(first), member.range.1.min(last));
+        (span.0 <= span.1).then_some(span)
     };
     members.iter().filter_map(of).reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)))
 }
 
-/// Bytes of a cell as it is sent. Text has no fixed size: it counts as the number it shows.
+/// Bytes of a cell as it is sent, other than as text.
 fn cell_bytes(kind: ColumnType, numbers: Numbers) -> u64 {
     if numbers == Numbers::Decimal128 && kind.digits().is_some() { 16 } else { 8 }
 }
@@ -675,7 +792,8 @@ mod tests {
     #[test]
     fn cursors_survive_their_text_and_refuse_changed_ones() {
         for place in [
-            Place::One { series_id: 2, start: -3, end: i64::MAX },
+            Place::One { series_id: 2, start: -3, end: i64::MAX, question: 0 },
+            Place::One { series_id: 2, start: i64::MIN, end: 7, question: u64::MAX },
             Place::Many { series_id: 2, ts: -3, question: u64::MAX - 7 },
             Place::Many { series_id: 2, ts: i64::MAX, question: 0 },
         ] {

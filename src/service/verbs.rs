@@ -98,6 +98,7 @@ pub const VERBS: &[Verb] = &[
         rest: At(&[
             "GET /v1/klines/{symbol}/{timeframe}",
             "GET /v1/scalars/{category}/{symbol}/{timeframe}/{name}",
+            "GET /v1/query",
             "POST /v1/query",
         ]),
         flight: At(&["DoGet"]),

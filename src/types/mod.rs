@@ -7,6 +7,7 @@ pub mod number;
 pub mod partition;
 pub mod rows;
 pub mod schema;
+pub mod similar;
 pub mod time;
 
 pub use calendar::Calendar;

@@ -312,7 +312,7 @@ fn a_missing_row_error_names_the_row() {
         _ => done,
     };
     let done = done.fails(2, "invalid_rows");
-    assert!(done.err.contains("row 1, close: "), "{}", done.err);
+    assert!(done.err.contains("\n  row 1: close "), "{}", done.err);
     assert!(done.err.contains("precision_loss"), "{}", done.err);
 }
 
@@ -335,4 +335,26 @@ fn coverage_shows_gaps_to_people_and_programs() {
     assert_eq!(rows, "ts,close\n1706745600000,42000.50\n1706745660000,42009.00\n");
     run(&["coverage", KEY, "--calendar", "nyse", "--root", &root]).fails(2, "invalid_argument");
     run(&["coverage", "kline/NOPE/1m", "--root", &root]).fails(3, "series_not_found");
+}
+
+#[test]
+fn what_is_wrong_with_the_arguments_is_an_error_like_any_other() {
+    for (words, said) in [
+        (&["qery"][..], "error[invalid_argument]: unrecognized subcommand 'qery'"),
+        (&["query", KEY, "--lmit", "5"], "error[invalid_argument]: unexpected argument '--lmit' found"),
+        (&["query", KEY, "--limit", "x"], "error[invalid_argument]: invalid value 'x' for '--limit <N>'"),
+        (&["query"], "error[invalid_argument]: the following required arguments were not provided"),
+        (&["admin"], "error[invalid_argument]: a command is missing"),
+        (&[], "error[invalid_argument]: a command is missing"),
+    ] {
+        let done = run(words);
+        assert_eq!(done.status, 2, "{words:?}");
+        assert!(done.err.starts_with(said) && done.out.is_empty(), "{words:?}: {}", done.err);
+    }
+    let nearly = run(&["query", KEY, "--lmit", "5"]).err;
+    assert!(nearly.contains("\nhint: a similar argument exists: '--limit'\n"), "{nearly}");
+    for help in [&["--help"][..], &["query", "--help"], &["--version"]] {
+        let done = run(help);
+        assert!(done.status == 0 && done.err.is_empty(), "{help:?}: {}", done.err);
+    }
 }

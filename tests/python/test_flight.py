@@ -295,3 +295,56 @@ def test_a_snapshot_shows_the_same_rows_until_it_is_dropped(filled, client):
         act(again, "drop_snapshot", {"name": "before"})
         with pytest.raises(pa.ArrowKeyError, match="snapshot_not_found"):
             get(again, as_of="before")
+
+
+class Problems(flight.ClientMiddlewareFactory):
+    """Keeps the problem document of the last call that failed, as docs/flight.md shows it."""
+
+    last = None
+
+    def start_call(self, info):
+        return Problem(self)
+
+
+class Problem(flight.ClientMiddleware):
+    def __init__(self, problems):
+        super().__init__()
+        self.problems = problems
+
+    def received_headers(self, headers):
+        if "fastk-problem-bin" in headers:
+            self.problems.last = json.loads(headers["fastk-problem-bin"][0])
+
+
+def test_exceptions_name_the_rows_and_the_problem_comes_with_them(server):
+    problems = Problems()
+    with flight.connect(server.flight, middleware=[problems]) as client:
+        register(client)
+        rows = klines(3)
+        high = rows["high"].to_pylist()
+        high[1] = Decimal("0.01")
+        at = rows.schema.get_field_index("high")
+        bad = rows.set_column(at, rows.schema.field("high"), pa.array(high, rows["high"].type))
+        with pytest.raises(pa.ArrowInvalid) as raised:
+            put(client, bad)
+        assert "invalid_rows: " in str(raised.value) and "row 1, high: " in str(raised.value)
+        problem = problems.last
+        assert problem["code"] == "invalid_rows" and problem["type"] == "urn:fastk:error:invalid_rows"
+        assert problem["status"] == 422 and problem["title"]
+        assert {(row["row"], row["reason"]) for row in problem["errors"]} == {(1, "ohlc")}
+        with pytest.raises(KeyError):
+            client.do_get(flight.Ticket(json.dumps({"series": ["kline/BTCUSD/1m"]}))).read_all()
+        assert problems.last["code"] == "series_not_found" and KEY in problems.last["hint"]
+
+
+def test_explain_and_replays_are_told_in_metadata(client):
+    register(client)
+    once = command(idempotency_key="k")
+    assert [ack["idempotency_replayed"] for ack in put(client, klines(5), once)] == [False]
+    assert [ack["idempotency_replayed"] for ack in put(client, klines(5), once)] == [True]
+    asked = {"explain": True, "where": [{"column": "close", "op": "gt", "value": 0}]}
+    assert get(client, **asked).num_rows == 5
+    last = None
+    for chunk in client.do_get(ticket(**asked)):
+        last = chunk
+    assert last.data is None and json.loads(last.app_metadata.to_pybytes())["stats"]["rows_matched"] == 5

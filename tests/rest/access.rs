@@ -50,6 +50,7 @@ const ROUTES: &[Route] = {
         ("get", "/v1/series/scalar/{category}/{symbol}/{timeframe}/{name}", SCALAR_SERIES, "", Some(Read), Refused),
         ("get", "/v1/klines/{symbol}/{timeframe}", KLINE, "", Some(Read), Refused),
         ("get", "/v1/scalars/{category}/{symbol}/{timeframe}/{name}", SCALAR, "", Some(Read), Refused),
+        ("get", "/v1/query", "/v1/query?series=kline/BTCUSDT/1m", "", Some(Read), Refused),
         ("post", "/v1/query", "/v1/query", QUERY, Some(Read), Refused),
         ("get", "/v1/coverage/kline/{symbol}/{timeframe}", "/v1/coverage/kline/BTCUSDT/1m", "", Some(Read), Refused),
         ("get", "/v1/coverage/scalar/{category}/{symbol}/{timeframe}/{name}", "/v1/coverage/scalar/feature/BTCUSDT/1m/rsi",

@@ -50,7 +50,7 @@ impl Server {
 
     /// The same on another disk.
     pub fn on(disk: Arc<dyn Disk>, root: Arc<tempfile::TempDir>, config: HttpConfig, limits: Limits) -> Self {
-        let options = StoreOptions { upkeep: false, ..StoreOptions::default() };
+        let options = StoreOptions { upkeep: false, history_bytes_max: 64 << 20, ..StoreOptions::default() };
         let service = Service::open_on(&DiskPath::new(disk, root.path()), true, options).unwrap();
         service.limit(limits);
         let gate = Arc::new(Gate::of(root.path()).unwrap());
@@ -196,7 +196,7 @@ impl Reply {
         if is_head || status == 304 {
             assert!(raw.is_empty());
         } else if reply.header("transfer-encoding") == Some("chunked") {
-            (reply.body, reply.is_whole) = unchunk(raw);
+            (reply.body, reply.is_whole) = unchunk(raw, &mut reply.headers);
         } else {
             let length: usize = reply.header("content-length").unwrap().parse().unwrap();
             reply.is_whole = raw.len() == length;
@@ -241,7 +241,8 @@ impl Reply {
     }
 }
 
-fn unchunk(mut raw: &[u8]) -> (Vec<u8>, bool) {
+/// The body, and whether it ended as it should; trailers are put to the headers.
+fn unchunk(mut raw: &[u8], headers: &mut Vec<(String, String)>) -> (Vec<u8>, bool) {
     let mut body = Vec::new();
     loop {
         let Some(line) = raw.windows(2).position(|window| window == b"\r\n") else { return (body, false) };
@@ -250,6 +251,9 @@ fn unchunk(mut raw: &[u8]) -> (Vec<u8>, bool) {
         };
         raw = &raw[line + 2..];
         if length == 0 {
+            let trailers = String::from_utf8_lossy(raw);
+            let trailers = trailers.lines().filter_map(|line| line.split_once(':'));
+            headers.extend(trailers.map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_string())));
             return (body, true);
         }
         if raw.len() < length + 2 {

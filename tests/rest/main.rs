@@ -4,6 +4,7 @@ mod access;
 mod attacks;
 mod backups;
 mod client;
+mod commits;
 mod coverage;
 mod fuzz;
 #[path = "../shared/hooked.rs"]

@@ -380,3 +380,26 @@ fn every_reader_sees_one_value_in_all_series() {
     });
     assert!(seen > 5, "readers saw only {seen} commits");
 }
+
+#[test]
+fn rows_of_several_series_are_read_by_get_and_known_by_their_tag() {
+    let server = Server::start();
+    for symbol in ["X", "Y"] {
+        server.kline(symbol);
+        server.post(&format!("/v1/klines/{symbol}/1m"), "text/csv", crate::client::csv_body(0, 3)).expect(200);
+    }
+    let target = "/v1/query?series=kline/X/1m,kline/Y/1m&layout=by_time&columns=close&latest=2&format=csv";
+    let first = server.get(target).expect(200);
+    let body = r#"{"series":["kline/X/1m","kline/Y/1m"],"layout":"by_time","columns":["close"],"latest":2}"#;
+    assert_eq!(first.body, server.post_json("/v1/query?format=csv", body).expect(200).body);
+    let repeated = server.get(&target.replace("1m,kline", "1m&series=kline")).expect(200);
+    assert_eq!(repeated.body, first.body);
+    let tag = first.header("etag").unwrap().to_string();
+    assert_eq!(server.get_with(target, &[("if-none-match", &tag)]).expect(304).header("etag"), Some(tag.as_str()));
+    server.post("/v1/klines/Y/1m", "text/csv", crate::client::csv_body(3, 1)).expect(200);
+    let changed = server.get_with(target, &[("if-none-match", &tag)]).expect(200);
+    assert_ne!(changed.header("etag"), Some(tag.as_str()));
+    server.get("/v1/query").refused("invalid_argument");
+    server.get("/v1/query?series=kline/*/1m&layout=sideways").refused("invalid_argument");
+    server.get("/v1/series?symbol=X&symbol=Y").refused("invalid_argument");
+}

@@ -503,3 +503,164 @@ fn a_large_set_of_values_is_answered_and_a_larger_one_refused() {
     let problem = query((0..100_001).map(|n| n.to_string()).collect()).refused("too_large");
     assert!(problem["hint"].as_str().unwrap().contains("between"), "{problem}");
 }
+
+#[test]
+fn ts_is_compared_with_every_form_of_time() {
+    let server = Server::start();
+    server.kline("X");
+    // Two days of hours from 1970-01-01 on.
+    let hours: String = (0..48).map(|hour| format!("{},1,2,1,1,1,1,1\n", hour * 3_600_000)).collect();
+    server.post(X, "text/csv", format!("ts,open,high,low,close,volume,trades,vwap\n{hours}")).expect(200);
+    let day = 86_400_000_i64;
+    let all: Vec<i64> = (0..48).map(|hour| hour * 3_600_000).collect();
+    let is = |test: &dyn Fn(i64) -> bool| all.iter().copied().filter(|ts| test(*ts)).collect::<Vec<_>>();
+    let cases: Vec<(&str, Vec<i64>)> = vec![
+        ("gte:1970-01-02", is(&|ts| ts >= day)),
+        ("gt:1970-01-01", is(&|ts| ts >= day)),
+        ("lte:1970-01-01", is(&|ts| ts < day)),
+        ("lt:1970-01-02", is(&|ts| ts < day)),
+        ("eq:1970-01-02", is(&|ts| ts >= day)),
+        ("ne:1970-01-02", is(&|ts| ts < day)),
+        ("in:1970-01-01T03:00:00Z,1970-01-01T05:00:00+01:00,7200000", vec![7_200_000, 10_800_000, 14_400_000]),
+        ("in:1970-01-01T03:00:00Z,1970-01-01", is(&|ts| ts < day)),
+        ("not_in:1970-01-01,86400000", is(&|ts| ts > day)),
+        ("between:1970-01-01T22:00:00Z,1970-01-02T01:00:00Z", is(&|ts| (79_200_000..=90_000_000).contains(&ts))),
+        ("between:1970-01-02,1970-01-02", is(&|ts| ts >= day)),
+        ("between_exclusive:1970-01-01,1970-01-03", is(&|ts| ts >= day)),
+        ("gte:1970-01-02T00:00:00.0001Z", is(&|ts| ts > day)),
+        ("lte:1970-01-02T00:00:00.0001Z", is(&|ts| ts <= day)),
+        ("eq:1970-01-02T00:00:00.0001Z", Vec::new()),
+        ("gt:86400000", is(&|ts| ts > day)),
+        ("eq:8.64e7", vec![day]),
+    ];
+    for (predicate, expected) in cases {
+        let found = server.get(&format!("{X}?where=ts:{}", predicate.replace('+', "%2B"))).expect(200);
+        assert_eq!(times_of(&found), expected, "{predicate}");
+    }
+    let problem = server.get(&format!("{X}?where=ts:gte:yesterday")).refused("invalid_argument");
+    assert!(problem["detail"].as_str().unwrap().contains("predicate on ts: time \"yesterday\""), "{problem}");
+}
+
+#[test]
+fn a_range_inside_one_tick_holds_no_rows() {
+    let server = loaded(3);
+    let of = |range: &str| server.get(&format!("{X}?{range}"));
+    for range in [
+        "start=1970-01-01T00:01:00.0001Z&end=1970-01-01T00:01:00.0002Z",
+        "start=1970-01-01T00:01:00.0001Z&end=1970-01-01T00:01:00.0001Z",
+        "start=1970-01-01T00:01:00.0001Z&end=1970-01-01T00:01:00.0002Z&latest=1",
+        "start=1970-01-01T00:01:00.0001Z&end=1970-01-01T00:01:00.0002Z&order=desc&where=close:gt:0",
+        "start=1970-01-01T00:01:00.0001Z&end=1970-01-01T00:01:00.0002Z&latest_complete=1",
+    ] {
+        assert!(times_of(&of(range).expect(200)).is_empty(), "{range}");
+    }
+    let many = server.get("/v1/query?series=kline/*/1m&start=1970-01-01T00:01:00.0001Z&end=1970-01-01T00:01:00.0002Z");
+    assert!(rows_of(&many.expect(200)).is_empty());
+    for range in
+        ["start=1970-01-01T00:01:00.0002Z&end=1970-01-01T00:01:00.0001Z", "start=5&end=1970-01-01T00:00:00.0045Z"]
+    {
+        of(range).refused("invalid_argument");
+    }
+    let whole = of("start=1970-01-01T00:00:59.9999Z&end=1970-01-01T00:01:00.0001Z").expect(200);
+    assert_eq!(times_of(&whole), [60_000]);
+}
+
+#[test]
+fn null_is_as_good_as_a_field_left_out() {
+    let server = loaded(3);
+    let names = ["start", "end", "columns", "where", "latest", "limit", "order", "numbers", "as_of", "commit"];
+    let more = ["latest_complete", "layout", "explain", "cursor", "endpoints"];
+    let mut query = serde_json::json!({"series": ["kline/X/1m"]});
+    for name in names.into_iter().chain(more) {
+        query[name] = serde_json::Value::Null;
+    }
+    let all = server.post_json("/v1/query", &query.to_string()).expect(200);
+    assert_eq!(all.body, server.get(X).expect(200).body);
+    query["where"] = serde_json::json!([{"column": null, "op": "gt", "value": 1}]);
+    server.post_json("/v1/query", &query.to_string()).refused("invalid_argument");
+}
+
+#[test]
+fn what_was_found_how_is_said_in_every_format() {
+    let server = loaded(40_000);
+    server.post_json("/v1/admin/compact?wait=true", "{}").expect(200);
+    let in_json = |target: &str| {
+        let text = server.get(&format!("{target}&format=json&limit=1000000")).expect(200).json();
+        text["stats"].clone()
+    };
+    for target in [format!("{X}?explain=true&where=close:gt:42100"), format!("{X}?explain=true&latest=2&columns=close")]
+    {
+        let expected = in_json(&target);
+        for format in ["csv", "ndjson", "arrow", "parquet"] {
+            let reply = server.get_with(&format!("{target}&format={format}"), &[("te", "trailers")]).expect(200);
+            let said = reply.header("fastk-stats").unwrap_or_else(|| panic!("{format}: {:?}", reply.headers));
+            assert_eq!(serde_json::from_str::<serde_json::Value>(said).unwrap(), expected, "{format} {target}");
+        }
+    }
+    let plain = server.get_with(&format!("{X}?format=csv"), &[("te", "trailers")]).expect(200);
+    assert_eq!((plain.header("fastk-stats"), plain.header("trailer")), (None, None));
+}
+
+#[test]
+fn an_answer_that_the_server_cuts_says_so_in_its_head() {
+    let server = Server::with(HttpConfig { json_rows_default: 5, ..HttpConfig::default() });
+    server.kline("X");
+    server.post(X, "text/csv", csv_body(0, 12)).expect(200);
+    for target in [X.to_string(), format!("{X}?order=desc&where=volume:gt:0"), "/v1/query?series=kline/*/1m".into()] {
+        let (mut next, mut times, mut pages) = (target.clone(), Vec::new(), 0);
+        loop {
+            let page = server.get(&next).expect(200);
+            times.extend(times_of(&page));
+            pages += 1;
+            let Some(link) = page.header("link") else {
+                assert_eq!(page.header("fastk-truncated"), None);
+                break;
+            };
+            assert_eq!(page.header("fastk-truncated"), Some("5"));
+            next = link.strip_prefix('<').unwrap().strip_suffix(">; rel=\"next\"").unwrap().to_string();
+            let cursor = page.json()["next_cursor"].as_str().unwrap().to_string();
+            assert!(next.ends_with(&format!("cursor={cursor}")), "{next} {cursor}");
+        }
+        assert_eq!((times.len(), pages), (12, 3), "{target}");
+    }
+    // Not where all is there, or where the limit was asked for.
+    for target in [format!("{X}?end=240000"), format!("{X}?limit=5"), format!("{X}?format=csv")] {
+        assert_eq!(server.get(&target).expect(200).header("fastk-truncated"), None, "{target}");
+    }
+    let body = server.post_json("/v1/query", r#"{"series":["kline/X/1m"]}"#).expect(200);
+    assert_eq!((body.header("fastk-truncated"), body.header("link")), (Some("5"), None));
+}
+
+#[test]
+fn series_that_are_not_there_are_answered_with_those_most_like_them() {
+    let server = loaded(1);
+    server.kline("ETHUSDT");
+    server.kline("BTCUSDT");
+    let hint = |reply: Reply| reply.refused("series_not_found")["hint"].as_str().unwrap().to_string();
+    for path in [
+        "/v1/klines/ETHUSD/1m",
+        "/v1/klines/ethusdt/1m",
+        "/v1/coverage/kline/ETHUSDT/5m",
+        "/v1/series/kline/ETHUSTD/1m",
+    ] {
+        assert!(hint(server.get(path)).starts_with("did you mean kline/ETHUSDT/1m"), "{path}");
+    }
+    let written = server.post("/v1/klines/BTCUSD/1m", "text/csv", csv_body(0, 1));
+    assert!(hint(written).starts_with("did you mean kline/BTCUSDT/1m"));
+    let many = server.post_json("/v1/query", r#"{"series":["kline/X/1m","kline/BTCUSD/1m"]}"#);
+    assert!(hint(many).starts_with("did you mean kline/BTCUSDT/1m"));
+    assert!(!hint(server.get("/v1/klines/COMPLETELY.OTHER/1h")).contains("did you mean"));
+}
+
+#[test]
+fn conditions_written_as_in_other_languages_are_spelled_out() {
+    let server = loaded(1);
+    for (given, spelled) in [
+        ("close%3E100", "write close:gt:100"),
+        ("close%3C=1.5", "write close:lte:1.5"),
+        ("close=2", "write close:eq:2"),
+    ] {
+        let problem = server.get(&format!("{X}?where={given}")).refused("invalid_argument");
+        assert_eq!(problem["hint"], spelled);
+    }
+}

@@ -16,7 +16,7 @@ fn paths_and_methods_that_do_not_exist_are_told_apart() {
     for (method, path, allowed) in [
         ("PUT", "/v1/series", &["GET", "POST"][..]),
         ("PATCH", "/v1/klines/X/1m", &["GET", "POST", "DELETE"]),
-        ("GET", "/v1/query", &["POST"]),
+        ("DELETE", "/v1/query", &["GET", "POST"]),
         ("DELETE", "/health", &["GET"]),
         ("GET", "/v1/write", &["POST"]),
     ] {
@@ -277,4 +277,52 @@ fn http2_is_spoken_too() {
         let body = reply.into_body().collect().await.unwrap().to_bytes();
         assert!(body == csv_body(0, 20_000).as_bytes());
     });
+}
+
+/// Sends these bytes and gives what comes back until the server closes.
+fn raw(server: &Server, bytes: &[u8]) -> Reply {
+    let mut stream = server.connect();
+    stream.write_all(bytes).unwrap();
+    Reply::read(stream, false)
+}
+
+#[test]
+fn heads_that_cannot_be_read_are_answered_with_a_problem_too() {
+    let server = Server::start();
+    server.kline("X");
+    for (line, said) in [
+        ("GET /v1/klines/X/1m?where=close>100 HTTP/1.1", "has >, which has to be percent-encoded"),
+        ("GET /v1/klines/X/1m?where=close<100 HTTP/1.1", "has <,"),
+        ("GET /v1/klines/X/1m?start=2024-02-01 00:00 HTTP/1.1", "a space"),
+        ("G\u{1}T / HTTP/1.1", "is not HTTP"),
+        ("GET / HTTP/9.9", "is not HTTP"),
+        ("GET / HTTP/1.1\r\na b: c", "is not HTTP"),
+    ] {
+        let problem = raw(&server, format!("{line}\r\nhost: x\r\n\r\n").as_bytes()).refused("invalid_argument");
+        assert!(problem["detail"].as_str().unwrap().contains(said), "{line}: {problem}");
+    }
+    let many = "x: y\r\n".repeat(200);
+    raw(&server, format!("GET / HTTP/1.1\r\nhost: x\r\n{many}\r\n").as_bytes()).refused("headers_too_large");
+    // Also behind a request that was answered.
+    let mut stream = server.connect();
+    stream.write_all(b"GET /health/live HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
+    let mut bytes = vec![0; 4096];
+    let read = stream.read(&mut bytes).unwrap();
+    assert!(bytes[..read].starts_with(b"HTTP/1.1 200"));
+    stream.write_all(b"GET /x?a>b HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
+    let problem = Reply::read(stream, false).refused("invalid_argument");
+    assert!(problem["detail"].as_str().unwrap().contains("has >,"), "{problem}");
+}
+
+#[test]
+fn a_request_of_http_1_1_names_its_host_once() {
+    let server = Server::start();
+    let end = "connection: close\r\n\r\n";
+    let ask = |head: &str| raw(&server, format!("GET /health/live {head}{end}").as_bytes());
+    ask("HTTP/1.1\r\nhost: x\r\n").expect(200);
+    ask("HTTP/1.0\r\n").expect(200);
+    for head in ["HTTP/1.1\r\n", "HTTP/1.1\r\nhost: x\r\nhost: y\r\n"] {
+        let problem = ask(head).refused("invalid_argument");
+        assert!(problem["detail"].as_str().unwrap().contains("Host header"), "{head:?}: {problem}");
+    }
 }

@@ -219,14 +219,14 @@ fn pages_of_a_snapshot_stay_good_as_long_as_it_does() {
     let page = server.get(&format!("{X}?as_of=s&limit=4")).expect(200).json();
     let cursor = page["next_cursor"].as_str().unwrap().to_string();
     server.delete(&format!("{X}?all=true")).expect(200);
-    // A restart forgets what was kept for pages; the snapshot is what keeps it.
+    // A restart forgets what was kept for pages of rows that were deleted; the snapshot is what keeps it.
     server = server.restarted();
-    for target in [format!("{X}?as_of=s&cursor={cursor}"), format!("{X}?cursor={cursor}")] {
-        let rest = server.get(&target).expect(200).json();
-        assert_eq!(rest["commit"], whole["commit"]);
-        let rows = [page["rows"].as_array().unwrap().as_slice(), rest["rows"].as_array().unwrap()].concat();
-        assert_eq!(json!(rows), whole["rows"]);
-    }
+    let rest = server.get(&format!("{X}?as_of=s&cursor={cursor}")).expect(200).json();
+    assert_eq!(rest["commit"], whole["commit"]);
+    let rows = [page["rows"].as_array().unwrap().as_slice(), rest["rows"].as_array().unwrap()].concat();
+    assert_eq!(json!(rows), whole["rows"]);
+    // Without the name it is another query, although of the same commit.
+    server.get(&format!("{X}?cursor={cursor}")).refused("invalid_argument");
     let body = json!({"series": ["kline/X/1m"], "commit": whole["commit"]}).to_string();
     assert_eq!(server.post_json("/v1/query", &body).expect(200).json()["rows"], whole["rows"]);
     create(&server, "t");

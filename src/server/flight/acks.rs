@@ -10,17 +10,28 @@ use std::task::{Context, Poll, Waker};
 
 use arrow_flight::PutResult;
 use futures::Stream;
+use serde::Serialize;
 use tonic::Status;
 
 use crate::error::Error;
-use crate::service::WriteReply;
+use crate::service::{Acknowledged, WriteReply};
 
 /// Most acknowledgements that wait for their reader.
 pub const WAITING_MAX: usize = 1024;
 
+/// What a client is told of a batch: the reply of its write, and whether that is the one of an earlier write under the
+/// same idempotency key.
+#[derive(Clone, Debug, Serialize)]
+#[cfg_attr(test, derive(serde::Deserialize))]
+struct Ack {
+    #[serde(flatten)]
+    reply: WriteReply,
+    idempotency_replayed: bool,
+}
+
 #[derive(Debug, Default)]
 struct Queue {
-    waiting: VecDeque<WriteReply>,
+    waiting: VecDeque<Ack>,
     /// How the input ended; nothing is added afterwards.
     end: Option<Result<(), Status>>,
     reader: Option<Waker>,
@@ -49,12 +60,14 @@ fn lock(queue: &Mutex<Queue>) -> MutexGuard<'_, Queue> {
 
 impl Acks {
     /// Adds one acknowledgement, merging it when too many wait.
-    pub(super) fn push(&self, reply: WriteReply) {
+    pub(super) fn push(&self, acknowledged: Acknowledged<WriteReply>) {
+        let Acknowledged { reply, repeated } = acknowledged;
+        let ack = Ack { reply, idempotency_replayed: repeated };
         let mut queue = lock(&self.0);
         let full = queue.waiting.len() >= WAITING_MAX;
         match queue.waiting.back_mut() {
-            Some(newest) if full => merge(newest, reply),
-            _ => queue.waiting.push_back(reply),
+            Some(newest) if full => merge(newest, ack),
+            _ => queue.waiting.push_back(ack),
         }
         wake(&mut queue);
     }
@@ -93,7 +106,9 @@ fn wake(queue: &mut Queue) {
 }
 
 /// `newest` afterwards stands for both writes; `later` is the later one.
-fn merge(newest: &mut WriteReply, later: WriteReply) {
+fn merge(newest: &mut Ack, later: Ack) {
+    newest.idempotency_replayed &= later.idempotency_replayed;
+    let (newest, later) = (&mut newest.reply, later.reply);
     newest.rows_written += later.rows_written;
     newest.rows_replaced += later.rows_replaced;
     newest.rows_duplicate += later.rows_duplicate;
@@ -111,8 +126,8 @@ impl Stream for Reader {
 
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let mut queue = lock(&self.0);
-        if let Some(reply) = queue.waiting.pop_front() {
-            let body = serde_json::to_vec(&reply).unwrap_or_default();
+        if let Some(ack) = queue.waiting.pop_front() {
+            let body = serde_json::to_vec(&ack).unwrap_or_default();
             return Poll::Ready(Some(Ok(PutResult { app_metadata: body.into() })));
         }
         match &mut queue.end {
@@ -158,7 +173,7 @@ mod tests {
         let (acks, mut reader) = queue();
         let writes = 5_000;
         for commit in 1..=writes {
-            acks.push(reply(commit));
+            acks.push(Acknowledged { reply: reply(commit), repeated: commit == 7 });
         }
         acks.end(Ok(()));
         let mut seen = Vec::new();
@@ -176,7 +191,7 @@ mod tests {
     #[tokio::test]
     async fn a_rejection_comes_after_the_acknowledgements_before_it() {
         let (acks, mut reader) = queue();
-        acks.push(reply(1));
+        acks.push(Acknowledged { reply: reply(1), repeated: false });
         acks.end(Err(Status::invalid_argument("bad batch")));
         assert_eq!(read(reader.next().await).commit, 1);
         assert!(reader.next().await.unwrap().is_err());

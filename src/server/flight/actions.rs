@@ -10,9 +10,8 @@ use super::describe::json;
 use super::status::unimplemented;
 use crate::error::{Error, Result};
 use crate::query::When;
-use crate::service::{Condition, CoverageRequest, Job, Scope, SeriesFilter, Service};
-use crate::types::time::{Bound, parse_param};
-use crate::types::{SeriesKey, SeriesSpec, TimeUnit};
+use crate::service::{Condition, CoverageRequest, Job, Scope, SeriesFilter, Service, range_of};
+use crate::types::{SeriesKey, SeriesSpec};
 
 /// Name and description of every action, as ListActions gives them.
 pub const ACTIONS: &[(&str, &str)] = &[
@@ -144,20 +143,9 @@ fn range(service: &Service, asked: &DeleteRange) -> Result<Option<(i64, i64)>> {
     match (&asked.start, &asked.end, asked.all) {
         (None, None, true) => Ok(None),
         (Some(start), Some(end), false) => {
-            let unit = service.def(&asked.series)?.unit;
-            let range = (instant(start, unit, Bound::Start)?, instant(end, unit, Bound::End)?);
-            if range.0 > range.1 {
-                return Err(Error::invalid(format!("start {} is after end {}", range.0, range.1)));
-            }
-            Ok(Some(range))
+            let range = range_of(&*service.def(&asked.series)?, Some(start), Some(end))?;
+            range.map(Some).ok_or_else(|| Error::invalid("no timestamp lies between start and end"))
         }
         _ => Err(Error::invalid("delete_range needs both start and end, or all=true")),
-    }
-}
-
-fn instant(when: &When, unit: TimeUnit, bound: Bound) -> Result<i64> {
-    match when {
-        When::Epoch(ts) => parse_param(&ts.to_string(), unit, bound),
-        When::Text(text) => parse_param(text, unit, bound),
     }
 }

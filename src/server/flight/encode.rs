@@ -29,23 +29,33 @@ const TEXT_ROWS_MAX: usize = 1024;
 #[derive(Debug, Default)]
 pub(super) struct Message {
     header: Bytes,
+    metadata: Bytes,
     body: Vec<Bytes>,
 }
 
 /// Tag of `FlightData.data_header`: field 2, bytes.
 const HEADER_TAG: u64 = 2 << 3 | 2;
+/// Tag of `FlightData.app_metadata`: field 3, bytes.
+const METADATA_TAG: u64 = 3 << 3 | 2;
 /// Tag of `FlightData.data_body`: field 1000, bytes.
 const BODY_TAG: u64 = 1000 << 3 | 2;
 
 impl Message {
+    /// A message without rows.
+    pub(super) fn of_metadata(metadata: Vec<u8>) -> Self {
+        Self { metadata: metadata.into(), ..Self::default() }
+    }
+
     /// Writes the message as gRPC carries it: a byte that says it is not compressed, its length in four bytes, the
-    /// header and the body as fields of the protobuf message `FlightData`.
+    /// header, the metadata and the body as fields of the protobuf message `FlightData`.
     pub(super) fn write(self, out: &mut Output) -> Result<()> {
         let body_bytes: usize = self.body.iter().map(Bytes::len).sum();
         let field = |tag, bytes: usize| {
             if bytes == 0 { 0 } else { encoded_len_varint(tag) + encoded_len_varint(bytes as u64) + bytes }
         };
-        let bytes = field(HEADER_TAG, self.header.len()) + field(BODY_TAG, body_bytes);
+        let bytes = field(HEADER_TAG, self.header.len())
+            + field(METADATA_TAG, self.metadata.len())
+            + field(BODY_TAG, body_bytes);
         let length = u32::try_from(bytes).map_err(|_| Error::internal("a message of 4 GiB"))?;
         let open = out.open();
         open.push(0);
@@ -54,6 +64,11 @@ impl Message {
             encode_varint(HEADER_TAG, open);
             encode_varint(self.header.len() as u64, open);
             open.extend_from_slice(&self.header);
+        }
+        if !self.metadata.is_empty() {
+            encode_varint(METADATA_TAG, open);
+            encode_varint(self.metadata.len() as u64, open);
+            open.extend_from_slice(&self.metadata);
         }
         if body_bytes > 0 {
             encode_varint(BODY_TAG, open);
@@ -127,7 +142,7 @@ impl Encoder {
 }
 
 fn message(header: Bytes, body: Bytes) -> Message {
-    Message { header, body: vec![body] }
+    Message { header, body: vec![body], ..Message::default() }
 }
 
 /// Zeros behind a column.
@@ -143,7 +158,7 @@ fn columns_message(rows: usize, columns: impl Iterator<Item = Buffer>) -> Messag
         body.push(Bytes::from_owner(Column(column)));
         body.extend(PADDING.get(..ipc::padded(bytes) - bytes).map(Bytes::from_static));
     }
-    Message { header: ipc::batch_header(rows, &sizes).into(), body }
+    Message { header: ipc::batch_header(rows, &sizes).into(), body, ..Message::default() }
 }
 
 /// A column of words from a dictionary as their positions: the words went ahead.

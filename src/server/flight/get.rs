@@ -7,7 +7,8 @@
 //!    thread waits for it. A short answer is whole before its first byte goes out.
 //! 4. The stream ends cleanly only after the scan said that it was at its end. Whatever else stops it (damage, a
 //!    panic, a client that takes nothing for too long) ends it with a status.
-//! 5. A client that goes away drops the receiver, and the scan stops with its next block.
+//! 5. Under `explain` a last message without rows says in its metadata how they were found.
+//! 6. A client that goes away drops the receiver, and the scan stops with its next block.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -65,7 +66,8 @@ pub(super) struct Started {
 /// Makes the first part of an answer. Reads mapped memory, so it belongs on a blocking thread.
 pub(super) fn start(answer: Answer, caller: Caller) -> Started {
     let encoder = Encoder::new(&answer.shape);
-    let mut scan = Scan { head: encoder.head_messages(), encoder, answer, caller, rest: None, after: None };
+    let mut scan =
+        Scan { head: encoder.head_messages(), encoder, answer, caller, has_told_stats: false, rest: None, after: None };
     Started { first: scan.next(), scan }
 }
 
@@ -96,6 +98,8 @@ struct Scan {
     caller: Caller,
     /// What goes out before the rows.
     head: Vec<Message>,
+    /// Whether the message went out that says how the rows were found.
+    has_told_stats: bool,
     /// What is left of a block that goes out in pieces.
     rest: Option<Block>,
     /// What follows the last part, when that is known already.
@@ -143,7 +147,15 @@ impl Scan {
         for message in std::mem::take(&mut self.head) {
             message.write(out)?;
         }
-        let Some(piece) = self.piece()? else { return Ok(false) };
+        let Some(piece) = self.piece()? else {
+            if let Some(stats) = self.answer.stats().filter(|_| !self.has_told_stats) {
+                self.has_told_stats = true;
+                let text = serde_json::to_vec(&serde_json::json!({ "stats": stats }));
+                Message::of_metadata(text.unwrap_or_default()).write(out)?;
+                return Ok(true);
+            }
+            return Ok(false);
+        };
         self.encoder.block_message(&piece)?.write(out)?;
         Ok(true)
     }

@@ -288,7 +288,7 @@ impl Put {
         while let Some((begun, budget)) = deciding.recv().await {
             let service = self.service.clone();
             let acknowledged = blocking(move || service.finish_write(begun)).await?;
-            acks.push(acknowledged.reply);
+            acks.push(acknowledged);
             drop(budget);
         }
         Ok(())

@@ -1,29 +1,33 @@
 //! Errors on their way to a gRPC client.
 //!
 //! The code table is [`ErrorCode::grpc`]; here it only meets tonic's names. A status carries the problem as text
-//! (`code: detail (hint)`), its code as metadata [`CODE_KEY`] and the whole problem as JSON in metadata
-//! [`PROBLEM_KEY`]; not in gRPC's status details, which some clients insist on being a protobuf message. All of it
-//! together stays under [`PROBLEM_BYTES_MAX`] and [`TEXT_BYTES_MAX`], because clients refuse trailers of more than
-//! 8 KiB and would report that instead.
+//! (`code: detail (hint)`, then a line for each offending row, as many as fit), its code as metadata [`CODE_KEY`], and the
+//! problem document of REST, as JSON, in two places: in metadata [`PROBLEM_KEY`], and at the end of gRPC's status details.
+//! These details are the message that gRPC libraries expect there, `google.rpc.Status`. All of it together stays under
+//! what clients take, because they refuse trailers of more than 8 KiB and would report that instead.
 
 use std::time::Duration;
 
-use serde_json::json;
+use bytes::Bytes;
+use prost::Message;
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Code, Status};
 
-use crate::error::{Error, ErrorCode, GrpcCode, Result};
+use crate::error::{Error, ErrorCode, GrpcCode, Result, RowError};
 use crate::server::begin::{carried, held, too_long};
+use crate::server::problem::Problem;
 use crate::service::Caller;
 
 /// Trailer that holds [`ErrorCode::name`].
 pub const CODE_KEY: &str = "fastk-error-code";
 /// Trailer that holds the problem as JSON.
 pub const PROBLEM_KEY: &str = "fastk-problem-bin";
-/// Most bytes of the problem JSON; row errors are left out from the end until it fits.
-const PROBLEM_BYTES_MAX: usize = 3 * 1024;
-/// Most bytes of the status message.
+/// Most bytes of the problem JSON, which is sent twice; row errors are left out from the end until it fits.
+const PROBLEM_BYTES_MAX: usize = 1536;
+/// Most bytes of the status message, which of other letters than ASCII takes three times as many.
 const TEXT_BYTES_MAX: usize = 1024;
+/// Most bytes of detail and hint in the problem, and of the message within the status details.
+const SENTENCE_BYTES_MAX: usize = 512;
 /// What the library says of a message over the decoding limit; the only trace it leaves.
 const DECODER_TOO_LARGE: &str = "message length too large";
 
@@ -37,46 +41,94 @@ pub(super) fn status(error: &Error) -> Status {
 pub(super) fn status_for(caller: Option<&Caller>, error: &Error) -> Status {
     let code = error.code();
     if matches!(code, ErrorCode::Internal | ErrorCode::Io | ErrorCode::CorruptData) {
-        tracing::error!(error = %error, "flight request failed");
+        tracing::error!(%error, "flight request failed");
     }
     let shown = caller.map_or_else(|| error.clone(), |caller| caller.shown(error.clone()));
     let error = &shown;
-    let detail = if matches!(code, ErrorCode::Internal | ErrorCode::Io) { code.title() } else { error.detail() };
-    let detail = cut(detail, TEXT_BYTES_MAX);
-    let hint = error.hint().map(|hint| cut(hint, TEXT_BYTES_MAX));
-    let message = match hint {
+    let Problem { detail, .. } = Problem::new(error, "");
+    let message = match error.hint() {
         Some(hint) => format!("{code}: {detail} ({hint})"),
         None => format!("{code}: {detail}"),
     };
+    let message = with_rows(cut(&message, TEXT_BYTES_MAX), error.rows());
+    let problem = problem(error);
     let mut metadata = MetadataMap::new();
     metadata.insert(CODE_KEY, MetadataValue::from_static(code.name()));
-    metadata.insert_bin(PROBLEM_KEY, MetadataValue::from_bytes(problem(error, detail, hint).as_bytes()));
-    Status::with_metadata(grpc(code), cut(&message, TEXT_BYTES_MAX), metadata)
+    metadata.insert_bin(PROBLEM_KEY, MetadataValue::from_bytes(problem.as_bytes()));
+    let details = details(grpc(code), cut(&message, SENTENCE_BYTES_MAX / 2), &problem);
+    Status::with_details_and_metadata(grpc(code), message, details, metadata)
 }
 
-/// The problem as JSON, with as many row errors as fit.
-fn problem(error: &Error, detail: &str, hint: Option<&str>) -> String {
-    let code = error.code();
-    let mut rows = error.rows();
-    loop {
-        let mut problem = json!({
-            "type": "about:blank", "title": code.title(), "status": code.http(), "code": code.name(),
-            "detail": detail,
-        });
-        if let Some(object) = problem.as_object_mut() {
-            if let Some(hint) = hint {
-                object.insert("hint".into(), json!(hint));
-            }
-            if !rows.is_empty() {
-                object.insert("errors".into(), json!(rows));
-            }
+/// A message with a line for each offending row, as many as fit: an exception of a client shows them.
+fn with_rows(message: &str, rows: &[RowError]) -> String {
+    let mut text = message.to_owned();
+    for row in rows {
+        let series = row.series.as_ref().map_or_else(String::new, |series| format!(" of {series}"));
+        let line = format!("\nrow {}{series}, {}: {} ({})", row.row, row.field, row.message, row.reason);
+        if text.len() + line.len() > TEXT_BYTES_MAX {
+            break;
         }
-        let text = problem.to_string();
-        if text.len() <= PROBLEM_BYTES_MAX || rows.is_empty() {
-            return text;
-        }
-        rows = rows.get(..rows.len() / 2).unwrap_or_default();
+        text.push_str(&line);
     }
+    text
+}
+
+/// `google.rpc.Status`, of which only what is sent here is declared.
+#[derive(Message)]
+struct RpcStatus {
+    #[prost(int32, tag = "1")]
+    code: i32,
+    #[prost(string, tag = "2")]
+    message: String,
+    #[prost(message, repeated, tag = "3")]
+    details: Vec<Any>,
+}
+
+/// `google.protobuf.Any`.
+#[derive(Message)]
+struct Any {
+    #[prost(string, tag = "1")]
+    type_url: String,
+    #[prost(bytes = "bytes", tag = "2")]
+    value: Bytes,
+}
+
+/// `google.protobuf.StringValue`.
+#[derive(Message)]
+struct StringValue {
+    #[prost(string, tag = "1")]
+    value: String,
+}
+
+/// The status details; the problem stands last in them.
+fn details(code: Code, message: &str, problem: &str) -> Bytes {
+    let value = StringValue { value: problem.to_owned() }.encode_to_vec().into();
+    let problem = Any { type_url: "type.googleapis.com/google.protobuf.StringValue".to_owned(), value };
+    RpcStatus { code: code.into(), message: message.to_owned(), details: vec![problem] }.encode_to_vec().into()
+}
+
+/// The problem as JSON, with as many row errors as fit. The id of the call is in its headers.
+fn problem(error: &Error) -> String {
+    let mut problem = Problem::new(error, "");
+    for text in std::iter::once(&mut problem.detail).chain(&mut problem.hint) {
+        text.truncate(cut(text, SENTENCE_BYTES_MAX).len());
+    }
+    let rows = std::mem::take(&mut problem.errors);
+    let written = |problem: &Problem| {
+        let mut value = serde_json::to_value(problem).unwrap_or_default();
+        value.as_object_mut().map(|object| object.remove("request_id"));
+        value.to_string()
+    };
+    let mut text = written(&problem);
+    for row in rows {
+        problem.errors.push(row);
+        let longer = written(&problem);
+        if longer.len() > PROBLEM_BYTES_MAX {
+            break;
+        }
+        text = longer;
+    }
+    text
 }
 
 /// The text up to the last character that ends within `bytes_max`.
@@ -148,7 +200,6 @@ fn grpc(code: ErrorCode) -> Code {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::RowError;
 
     fn sent(status: &Status) -> Vec<u8> {
         status.metadata().get_bin(PROBLEM_KEY).unwrap().to_bytes().unwrap().to_vec()
@@ -187,9 +238,26 @@ mod tests {
         let status = status(&error);
         assert!(status.message().len() <= TEXT_BYTES_MAX);
         assert!(sent(&status).len() <= PROBLEM_BYTES_MAX);
+        let mut trailers = http::HeaderMap::new();
+        status.add_header(&mut trailers).unwrap();
+        let bytes: usize = trailers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum();
+        assert!(bytes < 8 * 1024, "{bytes}");
         // A short detail leaves room for rows, from the first on.
         let error = Error::new(ErrorCode::InvalidRows, "rows").with_rows((0..100).map(row).collect());
         let problem: serde_json::Value = serde_json::from_slice(&sent(&super::status(&error))).unwrap();
         assert_eq!(problem["errors"][0]["row"], 0);
+    }
+
+    #[test]
+    fn status_details_are_the_message_that_libraries_expect_and_end_with_the_problem() {
+        let status = status(&Error::new(ErrorCode::InvalidRows, "2 rows").with_hint("look"));
+        let read = RpcStatus::decode(status.details()).unwrap();
+        assert_eq!((read.code, read.message.as_str()), (i32::from(Code::InvalidArgument), status.message()));
+        assert_eq!(status.message(), "invalid_rows: 2 rows (look)");
+        let value = StringValue::decode(read.details[0].value.clone()).unwrap().value;
+        assert_eq!(value.as_bytes(), sent(&status));
+        assert!(status.details().ends_with(value.as_bytes()));
+        let problem: serde_json::Value = serde_json::from_str(&value).unwrap();
+        assert_eq!((&problem["type"], &problem["hint"]), (&"urn:fastk:error:invalid_rows".into(), &"look".into()));
     }
 }

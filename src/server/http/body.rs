@@ -375,7 +375,8 @@ async fn stage_json(app: &App, headers: &HeaderMap, body: Body, bytes_max: u64, 
             return Err(Error::new(
                 ErrorCode::UnsupportedMediaType,
                 format!("this path takes application/json, not {essence:?}"),
-            ));
+            )
+            .with_hint("send the header Content-Type: application/json"));
         }
     }
     let limits = Limits {

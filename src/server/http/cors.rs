@@ -34,8 +34,8 @@ pub(super) fn layer(origins: Vec<HeaderValue>) -> CorsLayer {
     let mut asked =
         vec![header::AUTHORIZATION, header::CONTENT_TYPE, header::IF_MATCH, header::IF_NONE_MATCH, REQUEST_ID];
     asked.extend(named(&["idempotency-key"]));
-    let mut shown = vec![header::ETAG, header::LOCATION, REQUEST_ID];
-    shown.extend(named(&["fastk-version", "fastk-commit", "idempotency-replayed"]));
+    let mut shown = vec![header::ETAG, header::LOCATION, header::LINK, REQUEST_ID];
+    shown.extend(named(&["fastk-version", "fastk-commit", "fastk-truncated", "fastk-stats", "idempotency-replayed"]));
     CorsLayer::new()
         .allow_origin(AllowOrigin::list(origins))
         .allow_methods([Method::GET, Method::POST, Method::PATCH, Method::DELETE])

@@ -132,6 +132,12 @@ fn known_method(method: &Method) -> &'static str {
 
 fn head_limits(app: &Gated, request: &Request) -> Result<(), Error> {
     let config = app.config();
+    let hosts = request.headers().get_all(header::HOST).iter().count();
+    if hosts > 1 || (hosts == 0 && request.version() == Version::HTTP_11) {
+        let found = if hosts == 0 { "no Host header".to_string() } else { format!("{hosts} Host headers") };
+        return Err(Error::invalid(format!("the request has {found}"))
+            .with_hint("HTTP/1.1 needs one Host header: the name and port of the server"));
+    }
     let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
     if target > config.uri_bytes_max {
         return Err(Error::new(
@@ -177,7 +183,11 @@ mod tests {
         runtime.block_on(async {
             let layer = axum::middleware::from_fn_with_state(gated.clone(), edge);
             let router = Router::new().route("/boom", get(boom)).layer(layer);
-            let request = Request::get("/boom").header(REQUEST_ID, "id1").body(Body::empty()).unwrap();
+            let request = Request::get("/boom")
+                .header(header::HOST, "localhost")
+                .header(REQUEST_ID, "id1")
+                .body(Body::empty())
+                .unwrap();
             let response = router.oneshot(request).await.unwrap();
             assert_eq!((response.status().as_u16(), &response.headers()[&REQUEST_ID]), (500, &"id1".parse().unwrap()));
             let body = to_bytes(response.into_body(), 10_000).await.unwrap();

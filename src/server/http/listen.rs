@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::Router;
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use hyper::Version;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use super::openapi::operations;
+use super::unread::Unread;
 use super::{HttpConfig, health_router, router};
 use crate::access::Gate;
 use crate::error::{Error, Result};
@@ -251,11 +252,12 @@ impl http_body::Body for Sent {
 }
 
 /// A stream whose writer loses patience: when the other side takes no byte for `stall`, writing fails. Its line is told
-/// when bytes come.
+/// when bytes come. The answers that hyper itself gives to heads it cannot read become problem documents here.
 struct Patient {
     stream: Wire,
     line: Arc<Line>,
     has_read: bool,
+    unread: Unread,
     stall: Duration,
     deadline: Pin<Box<Sleep>>,
     is_waiting: bool,
@@ -264,7 +266,24 @@ struct Patient {
 impl Patient {
     fn new(stream: Wire, stall: Duration, line: Arc<Line>) -> Self {
         let deadline = Box::pin(tokio::time::sleep(stall));
-        Self { stream, line, has_read: false, stall, deadline, is_waiting: false }
+        Self { stream, line, has_read: false, unread: Unread::default(), stall, deadline, is_waiting: false }
+    }
+
+    /// Writes the problem document that stands for an answer of `bytes`.
+    fn write_refusal(&mut self, cx: &mut Context<'_>, bytes: usize) -> Poll<io::Result<usize>> {
+        while let Some(refusal) = self.unread.refusal.as_mut().filter(|refusal| !refusal.is_empty()) {
+            let written = Pin::new(&mut self.stream).poll_write(cx, refusal);
+            let written = match written {
+                Poll::Ready(Ok(written)) => written,
+                other => return self.bounded(cx, other),
+            };
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            refusal.advance(written.min(refusal.len()));
+        }
+        self.unread.refusal = None;
+        Poll::Ready(Ok(bytes))
     }
 
     fn bounded<T>(&mut self, cx: &mut Context<'_>, result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
@@ -291,7 +310,8 @@ impl AsyncRead for Patient {
             if !std::mem::replace(&mut self.has_read, true) && fresh.starts_with(b"PRI") {
                 self.line.is_framed();
             }
-            self.line.heard();
+            let begins = self.line.heard();
+            self.unread.hear(fresh, begins);
         }
         read
     }
@@ -299,6 +319,12 @@ impl AsyncRead for Patient {
 
 impl AsyncWrite for Patient {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if self.line.is_at_rest() {
+            self.unread.refuse(buf);
+        }
+        if self.unread.refusal.is_some() {
+            return self.write_refusal(cx, buf.len());
+        }
         let result = Pin::new(&mut self.stream).poll_write(cx, buf);
         self.bounded(cx, result)
     }
@@ -308,6 +334,9 @@ impl AsyncWrite for Patient {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if let [only] = bufs {
+            return self.poll_write(cx, only);
+        }
         let result = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
         self.bounded(cx, result)
     }

@@ -19,6 +19,7 @@ mod problem;
 mod reply;
 mod rights;
 mod routes;
+mod unread;
 
 use std::sync::Arc;
 use std::time::Duration;

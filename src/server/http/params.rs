@@ -9,13 +9,14 @@ use utoipa::IntoParams;
 use crate::egress::{Options, OutFormat, RowsShape, Times};
 use crate::error::{Error, Result};
 use crate::ingest;
-use crate::query::{Numbers, Order};
+use crate::query::{Layout, Numbers, Order};
 use crate::registry::RecordStatus;
 use crate::service::{MergeOp, Mode};
+use crate::types::similar::distance;
 use crate::types::{Kind, Rounding};
 
 macro_rules! documented {
-    ($(#[$outer:meta])* $name:ident { $($(#[$inner:meta])* $field:ident,)* }) => {
+    ($(#[$outer:meta])* $name:ident $(repeating $repeated:literal)* { $($(#[$inner:meta])* $field:ident,)* }) => {
         $(#[$outer])*
         #[derive(Debug, IntoParams)]
         #[into_params(parameter_in = Query)]
@@ -26,6 +27,7 @@ macro_rules! documented {
 
         impl Known for $name {
             const NAMES: &'static [&'static str] = &[$(plain(stringify!($field)),)*];
+            const REPEATED: &'static [&'static str] = &["where", $($repeated,)*];
         }
     };
 }
@@ -41,6 +43,8 @@ const fn plain(name: &'static str) -> &'static str {
 /// The parameters a route knows.
 pub trait Known {
     const NAMES: &'static [&'static str];
+    /// Those of them that may be given more than once.
+    const REPEATED: &'static [&'static str];
 }
 
 documented! {
@@ -53,7 +57,8 @@ documented! {
         /// Number columns wanted, separated by commas; `ts` always comes first.
         columns,
         /// A condition `column:op:value[,value…]`; may be repeated, all of them count. Operators: eq, ne, gt, gte, lt,
-        /// lte, between, between_exclusive, in, not_in. A scalar may leave the column out.
+        /// lte, between, between_exclusive, in, not_in. A scalar may leave the column out. Values of `ts` are times as of
+        /// `start`, and a date is all of its day.
         #[param(value_type = Option<Vec<String>>)]
         r#where,
         /// Keep only the last N of these rows.
@@ -66,10 +71,12 @@ documented! {
         /// Direction of the answer.
         #[param(value_type = Option<Order>)]
         order,
-        /// Give at most this many rows. JSON: 10,000 by default, 1,000,000 at most; other formats have no limit.
+        /// Give at most this many rows. JSON: 10,000 by default, and the headers `fastk-truncated` and `Link` say so when that
+        /// leaves rows out; 1,000,000 at most. Other formats have no limit.
         #[param(value_type = Option<u64>, minimum = 1)]
         limit,
-        /// Continues an earlier answer: its `next_cursor`. Only JSON answers carry one.
+        /// Continues an earlier answer of the same query: its `next_cursor`. Only JSON answers carry one; `columns`,
+        /// `numbers`, `limit` and the format may change.
         cursor,
         /// How number columns are shown.
         #[param(value_type = Option<Numbers>)]
@@ -86,7 +93,65 @@ documented! {
         /// Answer as the snapshot of this name shows the store, or as a dataset pins it: `dataset:NAME@VERSION`, or
         /// `dataset:NAME` for its latest version.
         as_of,
-        /// Adds to a JSON answer how it was found.
+        /// Tells how the answer was found: at the end of JSON, of other formats in the header or trailer `fastk-stats`.
+        #[param(value_type = Option<bool>)]
+        explain,
+    }
+}
+
+documented! {
+    /// Parameters of a read of several series.
+    ReadManyParams repeating "series" {
+        /// Series keys and globs, separated by commas, or repeated: all klines or all scalars.
+        #[param(value_type = Vec<String>, explode = true)]
+        series,
+        /// How several series are arranged.
+        #[param(value_type = Option<Layout>)]
+        layout,
+        /// First timestamp wanted: an epoch integer in the unit of the series, RFC 3339, or a date. The range is closed.
+        start,
+        /// Last timestamp wanted; a date means its last instant.
+        end,
+        /// Number columns wanted, separated by commas; `ts` always comes first.
+        columns,
+        /// A condition `column:op:value[,value…]`; may be repeated, all of them count. Operators: eq, ne, gt, gte, lt,
+        /// lte, between, between_exclusive, in, not_in. A scalar may leave the column out. Values of `ts` are times as of
+        /// `start`, and a date is all of its day.
+        #[param(value_type = Option<Vec<String>>)]
+        r#where,
+        /// Keep only the last N of these rows, of each series.
+        #[param(value_type = Option<u64>, minimum = 1)]
+        latest,
+        /// Keep only the rows of the last N intervals that are covered without a gap, by the calendar of the series; no
+        /// rows when there are not so many in a row. Not together with `latest`; `where` filters these rows.
+        #[param(value_type = Option<u64>, minimum = 1)]
+        latest_complete,
+        /// Direction of the answer.
+        #[param(value_type = Option<Order>)]
+        order,
+        /// Give at most this many rows. JSON: 10,000 by default, and the headers `fastk-truncated` and `Link` say so when that
+        /// leaves rows out; 1,000,000 at most. Other formats have no limit.
+        #[param(value_type = Option<u64>, minimum = 1)]
+        limit,
+        /// Continues an earlier answer of the same query: its `next_cursor`. Only JSON answers carry one; `columns`,
+        /// `numbers`, `limit` and the format may change.
+        cursor,
+        /// How number columns are shown.
+        #[param(value_type = Option<Numbers>)]
+        numbers,
+        /// How JSON, NDJSON and CSV show timestamps.
+        #[param(value_type = Option<Times>)]
+        times,
+        /// How JSON arranges the answer.
+        #[param(value_type = Option<RowsShape>)]
+        shape,
+        /// Format of the answer; goes before `Accept`.
+        #[param(value_type = Option<OutFormat>)]
+        format,
+        /// Answer as the snapshot of this name shows the store, or as a dataset pins it: `dataset:NAME@VERSION`, or
+        /// `dataset:NAME` for its latest version.
+        as_of,
+        /// Tells how the answer was found: at the end of JSON, of other formats in the header or trailer `fastk-stats`.
         #[param(value_type = Option<bool>)]
         explain,
     }
@@ -379,7 +444,8 @@ impl Params {
             if !P::NAMES.contains(&name.as_str()) {
                 return Err(unknown(name, P::NAMES));
             }
-            if name != "where" && pairs.iter().take(position).any(|(earlier, _)| earlier == name) {
+            let is_repeated = pairs.iter().take(position).any(|(earlier, _)| earlier == name);
+            if is_repeated && !P::REPEATED.contains(&name.as_str()) {
                 return Err(Error::invalid(format!("parameter {name} is given twice")));
             }
         }
@@ -448,21 +514,6 @@ fn unknown(name: &str, known: &[&str]) -> Error {
     }
 }
 
-/// How many letters have to be put in, left out or changed to make one word of the other.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, letter) in a.chars().take(64).enumerate() {
-        let mut next = vec![i + 1];
-        for ((other, diagonal), above) in b.iter().zip(&row).zip(row.iter().skip(1)) {
-            let left = next.last().copied().unwrap_or_default();
-            next.push((diagonal + usize::from(letter != *other)).min(above + 1).min(left + 1));
-        }
-        row = next;
-    }
-    row.last().copied().unwrap_or_default()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -501,6 +552,7 @@ mod tests {
             assert_eq!(documented, P::NAMES);
         }
         check::<ReadParams>();
+        check::<ReadManyParams>();
         check::<QueryParams>();
         check::<CoverageParams>();
         check::<WriteParams>();

@@ -6,62 +6,12 @@
 use axum::body::Body;
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, ErrorCode, RowError};
+use crate::error::{Error, ErrorCode};
+pub use crate::server::problem::Problem;
 
 /// Media type of a problem document.
 pub const PROBLEM: &str = "application/problem+json";
-
-/// A problem document.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
-pub struct Problem {
-    /// `urn:fastk:error:` and the code.
-    #[serde(rename = "type")]
-    #[schema(example = "urn:fastk:error:series_not_found")]
-    pub kind: String,
-    /// One sentence, the same for every occurrence.
-    #[schema(example = "The series is not registered.")]
-    pub title: String,
-    /// The HTTP status.
-    #[schema(example = 404)]
-    pub status: u16,
-    /// Stable word.
-    #[schema(example = "series_not_found")]
-    pub code: String,
-    /// What happened to what.
-    #[schema(example = "series kline/BTCUSDT/1m is not registered")]
-    pub detail: String,
-    /// What to do about it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub hint: Option<String>,
-    /// The first hundred offending rows of a rejected body.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub errors: Vec<RowError>,
-    /// The `x-request-id` of the answer, which the log of the server names too.
-    pub request_id: String,
-}
-
-impl Problem {
-    /// The document of an error. Details of the codes `internal` and `io` stay in the log.
-    pub fn new(error: &Error, request_id: &str) -> Self {
-        let code = error.code();
-        let detail = match code {
-            ErrorCode::Internal | ErrorCode::Io => "the cause is in the log under the request id".to_string(),
-            _ => error.detail().to_string(),
-        };
-        Self {
-            kind: format!("urn:fastk:error:{code}"),
-            title: code.title().into(),
-            status: code.http(),
-            code: code.name().into(),
-            detail,
-            hint: error.hint().map(Into::into),
-            errors: error.rows().to_vec(),
-            request_id: request_id.into(),
-        }
-    }
-}
 
 /// A failed handler. Its response has a status and no body until [`render`] gives it one.
 #[derive(Clone, Debug)]

@@ -3,16 +3,21 @@
 //! Invariants of a streamed answer:
 //! 1. Its headers go out only after its first piece was made, so that early errors are problem documents.
 //! 2. Its body ends as whole only after the producer said so; an error, a panic or a vanished producer breaks it off.
-//! 3. At most [`PIECES_AHEAD`] pieces wait for the client; one that takes none for `stall` ends the producer, and so
+//! 3. What is known only at the end (how the answer was found) goes into a header when the answer is whole by then, else
+//!    into a trailer.
+//! 4. At most [`PIECES_AHEAD`] pieces wait for the client; one that takes none for `stall` ends the producer, and so
 //!    does one that is gone.
 
-use std::sync::Arc;
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use bytes::{Bytes, BytesMut};
+use http_body::Frame;
 use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
@@ -21,15 +26,27 @@ use super::coding::{Coder, Coding};
 use super::etag::{entity_tag, is_known, not_modified, tag_headers};
 use crate::egress::{Closing, Encoder, Options, OutFormat, PIECE_BYTES};
 use crate::error::{Error, ErrorCode, Result};
-use crate::query::{Block, Query, Stop};
+use crate::query::{Block, Query, ScanStats, Stop};
 use crate::server::begin::begin;
 use crate::service::{Answer, Held, Place, Service};
 
 /// Pieces that wait between the producer and the socket.
 const PIECES_AHEAD: usize = 3;
 
-/// Rows a JSON answer gets by default, and at most.
-pub fn limit_rows(app: &App, query: &mut Query, format: OutFormat) -> Result<()> {
+/// Who set the limit of an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LimitBy {
+    /// Whoever asked, or nobody.
+    Query,
+    /// The server: a client that does not know of it has to be told when it cuts.
+    Server,
+}
+
+/// Gives a JSON answer the limit of the server where the query has none.
+///
+/// # Errors
+/// `invalid_argument` for a limit of 0, and for one that is larger than JSON answers may be.
+pub fn limit_rows(app: &App, query: &mut Query, format: OutFormat) -> Result<LimitBy> {
     let config = app.config();
     match query.limit {
         Some(0) => return Err(Error::invalid("limit 0 asks for nothing")),
@@ -37,10 +54,13 @@ pub fn limit_rows(app: &App, query: &mut Query, format: OutFormat) -> Result<()>
             return Err(Error::invalid(format!("limit {limit} is more than {} rows of JSON", config.json_rows_max))
                 .with_hint("take pages by cursor, or ndjson, csv, arrow or parquet, which have no limit"));
         }
-        None if format == OutFormat::Json => query.limit = Some(config.json_rows_default),
+        None if format == OutFormat::Json => {
+            query.limit = Some(config.json_rows_default);
+            return Ok(LimitBy::Server);
+        }
         _ => {}
     }
-    Ok(())
+    Ok(LimitBy::Query)
 }
 
 /// A JSON document.
@@ -83,16 +103,28 @@ pub fn json_coded<T: Serialize>(headers: &HeaderMap, value: &T, tag: Option<&str
     Ok(response)
 }
 
-type ClosingOf = fn(&Answer) -> Closing;
+type ClosingOf = Box<dyn FnMut(&Answer) -> Closing + Send>;
 
-fn closing(answer: &Answer) -> Closing {
-    Closing { next_cursor: answer.next_cursor(), stats: answer.stats() }
+/// How an answer was found, once it has ended.
+type Stats = Arc<OnceLock<ScanStats>>;
+
+/// What stands behind the rows; how they were found is told to `stats` too.
+fn closing(stats: &Stats) -> ClosingOf {
+    let told = Arc::clone(stats);
+    Box::new(move |answer| {
+        let stats = answer.stats();
+        if let Some(stats) = stats {
+            let _ = told.set(stats);
+        }
+        Closing { next_cursor: answer.next_cursor(), stats }
+    })
 }
 
 /// The body of an answer, encoded.
 struct Pieces {
     encoder: Encoder<Answer, ClosingOf>,
     coder: Option<Coder>,
+    stats: Stats,
 }
 
 impl Iterator for Pieces {
@@ -128,15 +160,18 @@ struct Head {
     tag: String,
     version: Option<u64>,
     commit: u64,
+    /// Where an answer goes on that a limit cuts which nobody asked for.
+    cut_at: Option<String>,
     first: Vec<Bytes>,
     is_whole: bool,
+    stats: Stats,
 }
 
 /// What the producer sends after the head.
 enum Part {
     Piece(Bytes),
     Failed,
-    End,
+    End(Option<HeaderMap>),
 }
 
 /// What became of a query.
@@ -150,18 +185,24 @@ fn open(
     service: &Service,
     query: &Query,
     options: Options,
+    limit_by: LimitBy,
     coding: Coding,
     known: &HeaderMap,
     stop: &Stop,
 ) -> Result<Opened> {
-    let answer = service.read_until(query, stop)?;
+    let answer = match limit_by {
+        LimitBy::Query => service.read_until(query, stop)?,
+        LimitBy::Server => service.read_ahead(query, stop)?,
+    };
+    let cut_at = answer.cursor_ahead().map(String::from);
     let shape = answer.shape.clone();
     let tag = entity_tag(&answer.etag_stem, options.format, coding);
     if is_known(known, &tag) {
         return Ok(Opened::Known(tag));
     }
-    let encoder = Encoder::new(&shape, options, answer, closing as ClosingOf)?;
-    let mut pieces = Pieces { encoder, coder: Some(coding.coder()?) };
+    let stats = Stats::default();
+    let encoder = Encoder::new(&shape, options, answer, closing(&stats))?;
+    let mut pieces = Pieces { encoder, coder: Some(coding.coder()?), stats: Arc::clone(&stats) };
     let (mut first, mut bytes, mut is_whole) = (Vec::new(), 0, false);
     while bytes < PIECE_BYTES && !is_whole {
         match pieces.next() {
@@ -173,7 +214,7 @@ fn open(
             None => is_whole = true,
         }
     }
-    let head = Head { tag, version: shape.version(), commit: shape.commit, first, is_whole };
+    let head = Head { tag, version: shape.version(), commit: shape.commit, cut_at, first, is_whole, stats };
     Ok(Opened::Answer(Box::new((head, pieces))))
 }
 
@@ -182,11 +223,20 @@ fn open(
 /// # Errors
 /// What the query is refused with; `overloaded` and `rate_limited` when too many answers are under way,
 /// `deadline_exceeded` when nothing was found for too long.
-pub async fn answer(app: &App, headers: &HeaderMap, query: Query, options: Options, is_get: bool) -> Result<Response> {
+///
+/// `uri` is that of a GET: of such requests the client can know the answer, and is told the address of the next page.
+pub async fn answer(
+    app: &App,
+    headers: &HeaderMap,
+    query: Query,
+    options: Options,
+    limit_by: LimitBy,
+    uri: Option<&Uri>,
+) -> Result<Response> {
     // Parquet is compressed inside.
     let coding = if options.format == OutFormat::Parquet { Coding::Identity } else { Coding::of(headers) };
     let mut known = HeaderMap::new();
-    if is_get {
+    if uri.is_some() {
         for value in headers.get_all(header::IF_NONE_MATCH) {
             known.append(header::IF_NONE_MATCH, value.clone());
         }
@@ -201,12 +251,15 @@ pub async fn answer(app: &App, headers: &HeaderMap, query: Query, options: Optio
         })?;
     let service = Arc::clone(app.service());
     let slot = (slot, service.take(Place::Answer)?);
-    let series = query.series.clone();
+    let (series, limit) = (query.series.clone(), query.limit);
+    // JSON says it in its body.
+    let tells_stats = query.explain && options.format != OutFormat::Json;
     let (patience, stop) = (service.limits().request_timeout, Stop::default());
     let stopping = stop.clone();
     let is_quick = coding == Coding::Identity && options.format != OutFormat::Parquet && service.is_at_hand(&query);
     // The work holds its slot, also when nobody waits for it any more.
-    let work = move || open(&service, &query, options, coding, &known, &stopping).map(|opened| (opened, slot));
+    let work =
+        move || open(&service, &query, options, limit_by, coding, &known, &stopping).map(|opened| (opened, slot));
     let (opened, slot) = begin(is_quick, patience, stop, work).await?;
     let (head, pieces) = match opened {
         Opened::Answer(opened) => *opened,
@@ -224,7 +277,40 @@ pub async fn answer(app: &App, headers: &HeaderMap, query: Query, options: Optio
         headers.insert("fastk-version", HeaderValue::from(version));
     }
     headers.insert("fastk-commit", HeaderValue::from(head.commit));
+    if let (Some(cursor), Some(limit)) = (head.cut_at, limit) {
+        headers.insert("fastk-truncated", HeaderValue::from(limit));
+        if let Some(next) = uri.and_then(|uri| next_page(uri, &cursor)) {
+            headers.insert(header::LINK, next);
+        }
+    }
+    match (tells_stats, head.is_whole, stats_value(&head.stats)) {
+        (true, true, Some(stats)) => {
+            headers.insert(STATS, stats);
+        }
+        (true, false, _) => {
+            headers.insert(header::TRAILER, HeaderValue::from_static(STATS));
+        }
+        _ => {}
+    }
     Ok(response)
+}
+
+/// Header or trailer that tells how rows were found.
+const STATS: &str = "fastk-stats";
+
+fn stats_value(stats: &Stats) -> Option<HeaderValue> {
+    let text = serde_json::to_string(stats.get()?).ok()?;
+    HeaderValue::from_str(&text).ok()
+}
+
+/// The value of `Link` that leads on to the next page of a request.
+fn next_page(uri: &Uri, cursor: &str) -> Option<HeaderValue> {
+    // Ours are of characters that stand in a query as they are.
+    let given =
+        uri.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty() && !pair.starts_with("cursor="));
+    let query: Vec<&str> = given.collect();
+    let more = if query.is_empty() { "" } else { "&" };
+    HeaderValue::from_str(&format!("<{}?{}{more}cursor={cursor}>; rel=\"next\"", uri.path(), query.join("&"))).ok()
 }
 
 /// Makes the rest of an answer on a blocking thread, at most [`PIECES_AHEAD`] pieces ahead of the client.
@@ -247,6 +333,7 @@ fn produce(
                 .block_on(async { tokio::time::timeout(stall, tx.send(part)).await })
                 .is_ok_and(|sent| sent.is_ok()),
         };
+        let stats = Arc::clone(&pieces.stats);
         for piece in pieces {
             let part = match piece {
                 Ok(piece) => Part::Piece(piece),
@@ -260,7 +347,9 @@ fn produce(
                 return;
             }
         }
-        send(Part::End);
+        // Nobody sends trailers that the head did not name.
+        let trailers = stats_value(&stats).map(|value| HeaderMap::from_iter([(HeaderName::from_static(STATS), value)]));
+        send(Part::End(trailers));
     });
     rx
 }
@@ -275,18 +364,38 @@ fn body_of(mut first: Vec<Bytes>, rest: Option<mpsc::Receiver<Part>>) -> Body {
             all.freeze()
         }));
     };
-    let state = (first.into_iter(), Some(rx));
-    Body::from_stream(futures::stream::unfold(state, |(mut first, rx)| async move {
-        if let Some(piece) = first.next() {
-            return Some((Ok(piece), (first, rx)));
+    Body::new(Streamed { first: first.into_iter(), rest: Some(rx) })
+}
+
+/// The first pieces of an answer, and what its producer sends.
+struct Streamed {
+    first: std::vec::IntoIter<Bytes>,
+    /// `None` once it is over.
+    rest: Option<mpsc::Receiver<Part>>,
+}
+
+impl http_body::Body for Streamed {
+    type Data = Bytes;
+    type Error = std::io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<std::result::Result<Frame<Bytes>, std::io::Error>>> {
+        if let Some(piece) = self.first.next() {
+            return Poll::Ready(Some(Ok(Frame::data(piece))));
         }
-        let mut rx = rx?;
-        match rx.recv().await {
-            Some(Part::Piece(piece)) => Some((Ok(piece), (first, Some(rx)))),
-            Some(Part::End) => None,
-            Some(Part::Failed) | None => Some((Err(std::io::Error::other("the answer was broken off")), (first, None))),
+        let Some(rest) = &mut self.rest else { return Poll::Ready(None) };
+        let part = ready!(rest.poll_recv(cx));
+        if let Some(Part::Piece(piece)) = part {
+            return Poll::Ready(Some(Ok(Frame::data(piece))));
         }
-    }))
+        self.rest = None;
+        Poll::Ready(match part {
+            Some(Part::End(trailers)) => trailers.map(|trailers| Ok(Frame::trailers(trailers))),
+            _ => Some(Err(std::io::Error::other("the answer was broken off"))),
+        })
+    }
 }
 
 /// Blocks are made by the query layer; this only pins down that they can cross threads.

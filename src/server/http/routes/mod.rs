@@ -37,7 +37,7 @@ pub fn all() -> OpenApiRouter<Gated> {
         .routes(routes!(rows::read_scalars, rows::write_scalars, rows::delete_scalars))
         .routes(routes!(rows::merge_klines))
         .routes(routes!(rows::merge_scalars))
-        .routes(routes!(rows::query))
+        .routes(routes!(rows::read_many, rows::query))
         .routes(routes!(snapshots::list_snapshots, snapshots::create_snapshot))
         .routes(routes!(snapshots::drop_snapshot))
         .routes(routes!(coverage::kline_coverage))

@@ -7,7 +7,7 @@ use super::{App, Outcome};
 use crate::egress::Options;
 use crate::error::{Error, ErrorCode, Result};
 use crate::ingest::{self, BodyFormat};
-use crate::query::{Predicate, Query, When};
+use crate::query::{Layout, Predicate, Query, When};
 use crate::server::http::body::Limits;
 use crate::server::http::etag::condition;
 use crate::server::http::extract::{Kline, Scalar};
@@ -16,11 +16,10 @@ use crate::server::http::openapi::{
     WriteFailure, WriteManyFailure, WritesBody,
 };
 use crate::server::http::params::{
-    DeleteParams, MergeKlineParams, MergeScalarParams, Params, QueryParams, ReadParams, WriteParams,
+    DeleteParams, MergeKlineParams, MergeScalarParams, Params, QueryParams, ReadManyParams, ReadParams, WriteParams,
 };
 use crate::server::http::{body, once, reply};
-use crate::service::{DeleteReply, Manner, Scope, Service, Terms, WriteManyReply, WriteReply};
-use crate::types::time::{Bound, parse_param};
+use crate::service::{DeleteReply, Manner, Scope, Service, Terms, WriteManyReply, WriteReply, range_of};
 use crate::types::{SeriesDef, SeriesKey};
 
 /// The `Accept` header as one text.
@@ -49,7 +48,14 @@ fn accept(headers: &HeaderMap) -> String {
             (String = "text/csv"),
             (Binary = "application/vnd.apache.arrow.stream"),
             (Binary = "application/vnd.apache.parquet"),
-        ), headers(("ETag" = String), ("fastk-version" = u64), ("fastk-commit" = u64))),
+        ), headers(
+            ("ETag" = String),
+            ("fastk-version" = u64),
+            ("fastk-commit" = u64),
+            ("fastk-truncated" = Option<u64>, description = "Rows given, where the limit of the server leaves rows out"),
+            ("Link" = Option<String>, description = "The next page, then"),
+            ("fastk-stats" = Option<String>, description = "How the answer was found, as JSON, under explain"),
+        )),
         (status = 304, description = "The client knows the answer"),
         ReadFailure,
     ),
@@ -80,7 +86,14 @@ pub async fn read_klines(app: App, Kline(key): Kline, headers: HeaderMap, uri: U
             (String = "text/csv"),
             (Binary = "application/vnd.apache.arrow.stream"),
             (Binary = "application/vnd.apache.parquet"),
-        ), headers(("ETag" = String), ("fastk-version" = u64), ("fastk-commit" = u64))),
+        ), headers(
+            ("ETag" = String),
+            ("fastk-version" = u64),
+            ("fastk-commit" = u64),
+            ("fastk-truncated" = Option<u64>, description = "Rows given, where the limit of the server leaves rows out"),
+            ("Link" = Option<String>, description = "The next page, then"),
+            ("fastk-stats" = Option<String>, description = "How the answer was found, as JSON, under explain"),
+        )),
         (status = 304, description = "The client knows the answer"),
         ReadFailure,
     ),
@@ -91,12 +104,17 @@ pub async fn read_scalars(app: App, Scalar(key): Scalar, headers: HeaderMap, uri
 
 async fn read(app: &App, key: &SeriesKey, headers: &HeaderMap, uri: &Uri) -> Outcome {
     let (mut query, options) = read_query(key, headers, uri)?;
-    reply::limit_rows(app, &mut query, options.format)?;
-    Ok(reply::answer(app, headers, query, options, true).await?)
+    let limit_by = reply::limit_rows(app, &mut query, options.format)?;
+    Ok(reply::answer(app, headers, query, options, limit_by, Some(uri)).await?)
 }
 
 fn read_query(key: &SeriesKey, headers: &HeaderMap, uri: &Uri) -> Result<(Query, Options)> {
     let params = Params::of::<ReadParams>(uri)?;
+    query_of(&params, vec![key.to_string()], headers)
+}
+
+/// The query that parameters mean, of these series.
+fn query_of(params: &Params, series: Vec<String>, headers: &HeaderMap) -> Result<(Query, Options)> {
     let when = |name: &str| params.text(name).map(|text| When::Text(text.into()));
     let columns = params.text("columns").map(|text| text.split(',').map(|name| name.trim().to_string()).collect());
     let predicates = params.all("where").map(Predicate::parse).collect::<Result<Vec<_>>>()?;
@@ -113,9 +131,51 @@ fn read_query(key: &SeriesKey, headers: &HeaderMap, uri: &Uri) -> Result<(Query,
         numbers: params.word("numbers")?,
         cursor: params.text("cursor").map(String::from),
         as_of: params.text("as_of").map(String::from),
-        ..Query::of(key)
+        series,
+        ..Query::default()
     };
     Ok((query, params.options(&accept(headers))?))
+}
+
+/// Read rows of several series
+///
+/// As `POST /v1/query` with the query in parameters, for clients that keep answers: the entity tag changes when any of the
+/// series does, and `If-None-Match` answers 304 where none did.
+#[utoipa::path(
+    get, path = "/v1/query", operation_id = "readMany", tag = "rows",
+    params(
+        ReadManyParams,
+        ("Accept" = Option<String>, Header, description = "Formats the client takes"),
+        ("Accept-Encoding" = Option<String>, Header, description = "gzip or zstd"),
+        ("If-None-Match" = Option<String>, Header, description = "Entity tags of known answers"),
+    ),
+    responses(
+        (status = 200, description = "The rows. Only JSON carries a cursor.", content(
+            (RowsReply = "application/json"),
+            (String = "application/x-ndjson"),
+            (String = "text/csv"),
+            (Binary = "application/vnd.apache.arrow.stream"),
+            (Binary = "application/vnd.apache.parquet"),
+        ), headers(
+            ("ETag" = String),
+            ("fastk-version" = u64),
+            ("fastk-commit" = u64),
+            ("fastk-truncated" = Option<u64>, description = "Rows given, where the limit of the server leaves rows out"),
+            ("Link" = Option<String>, description = "The next page, then"),
+            ("fastk-stats" = Option<String>, description = "How the answer was found, as JSON, under explain"),
+        )),
+        (status = 304, description = "The client knows the answer"),
+        ReadFailure,
+    ),
+)]
+pub async fn read_many(app: App, headers: HeaderMap, uri: Uri) -> Outcome {
+    let params = Params::of::<ReadManyParams>(&uri)?;
+    let series: Vec<String> =
+        params.all("series").flat_map(|text| text.split(',')).map(|text| text.trim().to_string()).collect();
+    let (query, options) = query_of(&params, series, &headers)?;
+    let mut query = Query { layout: params.text("layout").map(Layout::from_name).transpose()?, ..query };
+    let limit_by = reply::limit_rows(&app, &mut query, options.format)?;
+    Ok(reply::answer(&app, &headers, query, options, limit_by, Some(&uri)).await?)
 }
 
 /// Query rows
@@ -144,8 +204,8 @@ fn read_query(key: &SeriesKey, headers: &HeaderMap, uri: &Uri) -> Result<(Query,
 pub async fn query(app: App, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
     let options = Params::of::<QueryParams>(&uri).and_then(|params| params.options(&accept(&headers)))?;
     let mut query: Query = body::json(&app, &headers, body).await?;
-    reply::limit_rows(&app, &mut query, options.format)?;
-    Ok(reply::answer(&app, &headers, query, options, false).await?)
+    let limit_by = reply::limit_rows(&app, &mut query, options.format)?;
+    Ok(reply::answer(&app, &headers, query, options, limit_by, None).await?)
 }
 
 /// Write klines
@@ -560,9 +620,7 @@ async fn delete(app: &App, key: SeriesKey, headers: &HeaderMap, uri: &Uri) -> Ou
 }
 
 fn closed_range(def: &SeriesDef, start: &str, end: &str) -> Result<(i64, i64)> {
-    let range = (parse_param(start, def.unit, Bound::Start)?, parse_param(end, def.unit, Bound::End)?);
-    if range.0 > range.1 {
-        return Err(Error::invalid(format!("start {start:?} is after end {end:?}")));
-    }
-    Ok(range)
+    let (start, end) = (When::Text(start.into()), When::Text(end.into()));
+    let range = range_of(def, Some(&start), Some(&end))?;
+    range.ok_or_else(|| Error::invalid("no timestamp lies between start and end"))
 }
