@@ -241,7 +241,7 @@ impl Service {
     fn client_places(&self, request: &BackupRequest) -> Result<Places> {
         let top = self.backup_dir.get().ok_or_else(|| {
             Error::new(ErrorCode::PermissionDenied, "this server makes no backups for its clients")
-                .with_hint("set store.backup_dir in its configuration, or run `fastk admin backup` beside it")
+                .with_hint("set store.backup_dir in its configuration, or back up on the machine of the server")
         })?;
         let top = DiskPath::os(top);
         Ok(Places {

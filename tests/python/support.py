@@ -145,8 +145,17 @@ class Server:
             list(client.do_action(flight.Action("compact", b"")))
 
     def chunks(self) -> list[Path]:
-        """The chunk files, oldest partition first."""
+        """The chunk files in the directory, oldest partition first: also those that a compaction replaced, which stay as
+        long as an earlier commit can be asked for."""
         return sorted(self.root.glob("chunks/*/*.arrow"))
+
+    def files(self, key: str = KEY) -> list[Path]:
+        """The chunk files that are exactly a series now, oldest partition first."""
+        done = subprocess.run(
+            [binary(), "files", key, "--server", self.http], capture_output=True, text=True, encoding="utf-8"
+        )
+        assert done.returncode == 0, done.stderr
+        return sorted(map(Path, done.stdout.splitlines()))
 
 
 def decimals(words, digits: int) -> pa.Array:

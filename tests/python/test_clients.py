@@ -58,8 +58,8 @@ def test_polars_takes_a_flight_answer(filled):
 
 
 def test_pyarrow_reads_the_chunk_files_alone(sealed):
+    chunks = sealed.files()
     sealed.stop()
-    chunks = sealed.chunks()
     assert len(chunks) >= 3  # February, March, April
     tables = [pyarrow.ipc.open_file(pa.memory_map(str(path))).read_all() for path in chunks]
     rows = pa.concat_tables(tables).sort_by("ts")
@@ -69,10 +69,11 @@ def test_pyarrow_reads_the_chunk_files_alone(sealed):
 
 
 def test_polars_reads_the_chunk_files_alone(sealed):
+    chunks = sealed.files()
     sealed.stop()
-    frames = [pl.read_ipc(path) for path in sealed.chunks()]
+    frames = [pl.read_ipc(path) for path in chunks]
     assert_frame(pl.concat(frames).sort("ts"), sealed.rows)
-    lazy = pl.scan_ipc(sealed.chunks())
+    lazy = pl.scan_ipc(chunks)
     assert_frame(lazy.sort("ts").collect(), sealed.rows)
 
 
@@ -87,7 +88,7 @@ def test_duckdb_reads_answers_and_chunk_files_over_pyarrow(sealed):
     for rows in (
         get(sealed),
         pyarrow.ipc.open_stream(io.BytesIO(sealed.read(f"{URL}?format=arrow"))).read_all(),
-        dataset.dataset([str(path) for path in sealed.chunks()], format="ipc"),
+        dataset.dataset([str(path) for path in sealed.files()], format="ipc"),
     ):
         count, first, last, total, most, kind = ask(rows)
         assert (count, total, most) == (100_000, sum(close), max(volume)), type(rows)

@@ -52,6 +52,17 @@ impl Server {
     pub fn on(disk: Arc<dyn Disk>, root: Arc<tempfile::TempDir>, config: HttpConfig, limits: Limits) -> Self {
         let options = StoreOptions { upkeep: false, history_bytes_max: 64 << 20, ..StoreOptions::default() };
         let service = Service::open_on(&DiskPath::new(disk, root.path()), true, options).unwrap();
+        Self::of(service, root, config, limits)
+    }
+
+    /// The same that keeps no earlier commit but those of cursors.
+    pub fn without_history(root: Arc<tempfile::TempDir>) -> Self {
+        let options = StoreOptions { upkeep: false, history_bytes_max: 0, ..StoreOptions::default() };
+        let service = Service::open(root.path(), true, options).unwrap();
+        Self::of(service, root, HttpConfig::default(), Limits::default())
+    }
+
+    fn of(service: Arc<Service>, root: Arc<tempfile::TempDir>, config: HttpConfig, limits: Limits) -> Self {
         service.limit(limits);
         let gate = Arc::new(Gate::of(root.path()).unwrap());
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
