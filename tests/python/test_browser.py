@@ -1,4 +1,5 @@
-"""The TypeScript example: built, type-checked, and driven in headless Chromium from an allowed origin and another."""
+"""In headless Chromium: the TypeScript example, built, type-checked and driven from an allowed origin and another, and the
+forms of the documentation that the server shows."""
 
 import functools
 import http.server
@@ -127,6 +128,36 @@ def test_a_page_of_an_allowed_origin_writes_and_reads_and_another_is_refused(tmp
             ["2024-02-01T00:00:00Z", "42000.10", "42010.00", "41990.50", "42005.00", "3.50000000"],
             ["2024-02-01T00:01:00Z", "42005.00", "42020.50", "42000.00", "42018.25", "0.00000001"],
         ]
+        server.stop()
+    finally:
+        server.kill()
+
+
+def test_a_form_of_the_documentation_fills_in_only_what_is_required_and_works(tmp_path, browser):
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    server = support.Server(tmp_path / "store").start()
+    try:
+        server.json("POST", "/v1/series", support.REGISTRATION)
+        row = {"ts": support.T0, "open": 1, "high": 2, "low": 1, "close": 2, "volume": 3}
+        server.json("POST", "/v1/klines/BTCUSDT/1m", [row])
+        browser.get(f"{server.http}/docs/")
+
+        def find(selector):
+            return WebDriverWait(browser, 60).until(lambda _: browser.find_elements(By.CSS_SELECTOR, selector))
+
+        [read] = [part for part in find("#operations-rows-readKlines .opblock-summary")]
+        read.click()
+        find("#operations-rows-readKlines .try-out__btn")[0].click()
+        find("#operations-rows-readKlines .execute")
+        fields = find("#operations-rows-readKlines .parameters input")
+        filled = {field.get_attribute("placeholder"): field.get_attribute("value") for field in fields}
+        assert len(filled) > 5
+        assert {name: value for name, value in filled.items() if value} == {"symbol": "BTCUSDT", "timeframe": "1m"}
+        find("#operations-rows-readKlines .execute")[0].click()
+        answer = find("#operations-rows-readKlines .live-responses-table .response-col_description")
+        WebDriverWait(browser, 60).until(lambda _: "kline/BTCUSDT/1m" in "".join(part.text for part in answer))
         server.stop()
     finally:
         server.kill()
