@@ -1,6 +1,6 @@
 //! Reading: the query object becomes a pinned, bounded scan.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
@@ -28,12 +28,17 @@ pub struct Answer {
     /// series: their number and a hash of all ids and versions.
     pub etag_stem: String,
     scan: AnyScan,
+    /// Blocks that were read beforehand: they come first.
+    ready: VecDeque<Block>,
     explain: bool,
     resume: Resume,
     /// Where it goes on, when that was looked for beforehand.
     ahead: Option<String>,
     given: Given,
 }
+
+/// Most rows that are read before the first one is given, where it has to be known whether more are left: 3 MiB of bars.
+const READY_ROWS_MAX: u64 = 65_536;
 
 /// Rows of one series, or of several.
 #[derive(Debug)]
@@ -62,6 +67,14 @@ impl Resume {
         Cursor { commit: self.state.commit, order: self.order, place }.to_text()
     }
 
+    /// Continues after the last row of a scan that has ended.
+    fn cursor_after(&self, scan: &AnyScan) -> Option<String> {
+        match scan {
+            AnyScan::One(scan) => self.cursor_of_one(scan.next_ts()?),
+            AnyScan::Many(scan) => self.cursor_of_many(scan.next_row()?),
+        }
+    }
+
     /// Goes on with the row of this timestamp of the only series.
     fn cursor_of_one(&self, next: i64) -> Option<String> {
         let (start, end) = match self.order {
@@ -76,6 +89,17 @@ impl Resume {
     fn cursor_of_many(&self, (position, ts): (usize, i64)) -> Option<String> {
         let series_id = *self.series_ids.get(position)?;
         Some(self.cursor(Place::Many { series_id, ts, question: self.question }))
+    }
+}
+
+impl Iterator for AnyScan {
+    type Item = Result<Block>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        match self {
+            Self::One(scan) => scan.next(),
+            Self::Many(scan) => scan.next(),
+        }
     }
 }
 
@@ -98,10 +122,7 @@ impl Iterator for Answer {
     type Item = Result<Block>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let block = match &mut self.scan {
-            AnyScan::One(scan) => scan.next(),
-            AnyScan::Many(scan) => scan.next(),
-        };
+        let block = self.ready.pop_front().map(Ok).or_else(|| self.scan.next());
         if let Some(Ok(block)) = &block {
             self.given.rows += block.rows as u64;
             self.given.bytes += block.bytes();
@@ -114,10 +135,7 @@ impl Answer {
     /// Continues after the last row given, once the iterator has ended; `None` when nothing is left. Its
     /// commit stays readable for `history_keep_ms`.
     pub fn next_cursor(&self) -> Option<String> {
-        match &self.scan {
-            AnyScan::One(scan) => self.resume.cursor_of_one(scan.next_ts()?),
-            AnyScan::Many(scan) => self.resume.cursor_of_many(scan.next_row()?),
-        }
+        self.resume.cursor_after(&self.scan)
     }
 
     /// The same before the first row is given, of an answer of [`Service::read_ahead`].
@@ -586,8 +604,9 @@ impl Service {
         self.start(query, stop, false)
     }
 
-    /// The same, having looked whether rows are left beyond the limit: see [`Answer::cursor_ahead`]. It reads the
-    /// timestamps of the answer, and the columns of its conditions, one time more.
+    /// The same, having looked whether rows are left beyond the limit: see [`Answer::cursor_ahead`]. Up to
+    /// [`READY_ROWS_MAX`] rows are read before the first is given; of more the timestamps, and the columns of the
+    /// conditions, are read twice.
     pub fn read_ahead(&self, query: &Query, stop: &Stop) -> Result<Answer> {
         self.start(query, stop, true)
     }
@@ -601,25 +620,22 @@ impl Service {
         let (state, pins) = (Arc::clone(&resolved.state), Arc::clone(self.store.pins()));
         let (order, question, shape) = (resolved.order, resolved.question, resolved.shape.clone());
         let resume = Resume { state, pins, series_ids, range, order, question };
+        let looked_at = resolved.limit.filter(|_| looks_ahead);
         let mut ahead = None;
-        if looks_ahead && resolved.limit.is_some() {
+        if looked_at.is_some_and(|rows| rows > READY_ROWS_MAX) {
             let bare = |member: &Member| Member { columns: Vec::new(), casts: Vec::new(), ..member.clone() };
-            let members = resolved.members.iter().map(bare).collect();
-            let mut scan = self.scan(members, &resolved)?;
-            ahead = match &mut scan {
-                AnyScan::One(scan) => {
-                    scan.by_ref().try_for_each(|block| block.map(drop))?;
-                    scan.next_ts().and_then(|next| resume.cursor_of_one(next))
-                }
-                AnyScan::Many(scan) => {
-                    scan.by_ref().try_for_each(|block| block.map(drop))?;
-                    scan.next_row().and_then(|next| resume.cursor_of_many(next))
-                }
-            };
+            let mut scan = self.scan(resolved.members.iter().map(bare).collect(), &resolved)?;
+            scan.by_ref().try_for_each(|block| block.map(drop))?;
+            ahead = resume.cursor_after(&scan);
         }
         let members = std::mem::take(&mut resolved.members);
-        let scan = self.scan(members, &resolved)?;
-        Ok(Answer { shape, etag_stem, scan, explain: query.explain, resume, ahead, given: Given::default() })
+        let mut scan = self.scan(members, &resolved)?;
+        let mut ready = VecDeque::new();
+        if looked_at.is_some_and(|rows| rows <= READY_ROWS_MAX) {
+            ready = scan.by_ref().collect::<Result<_>>()?;
+            ahead = resume.cursor_after(&scan);
+        }
+        Ok(Answer { shape, etag_stem, scan, ready, explain: query.explain, resume, ahead, given: Given::default() })
     }
 
     fn scan(&self, mut members: Vec<Member>, resolved: &Resolved) -> Result<AnyScan> {
