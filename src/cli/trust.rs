@@ -8,13 +8,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{WebPkiServerVerifier, verify_server_name};
+use rustls::client::{WantsClientCert, WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, Error as TlsError, RootCertStore, SignatureScheme,
+    CertificateError, ClientConfig, ConfigBuilder, DigitallySignedStruct, Error as TlsError, RootCertStore,
+    SignatureScheme,
 };
 
 use crate::access::fingerprint;
@@ -65,56 +66,60 @@ impl Trust {
         let builder = ClientConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
             .map_err(|error| Error::internal(format!("TLS: {error}")))?;
-        let builder = match &self.pinned {
-            Some(sha256) => {
-                let pinned = Pinned { sha256: sha256.clone(), provider: provider() };
-                builder.dangerous().with_custom_certificate_verifier(Arc::new(pinned))
-            }
-            None => match &self.ca {
-                None => builder.with_root_certificates(self.roots()?),
-                Some(path) => {
-                    let given = certificates("--ca", path)?;
-                    let signed =
-                        WebPkiServerVerifier::builder_with_provider(Arc::new(self.roots()?), provider()).build();
-                    let signed = signed.map_err(|error| cannot("--ca", path, &error))?;
-                    builder.dangerous().with_custom_certificate_verifier(Arc::new(Given { signed, given }))
+        let believed = match (&self.pinned, &self.ca) {
+            (Some(sha256), _) => Believed::Pinned(sha256.clone()),
+            (None, Some(path)) => {
+                let given = certificates("--ca", path)?;
+                let mut roots = RootCertStore::empty();
+                for certificate in &given {
+                    roots.add(certificate.clone()).map_err(|error| cannot("--ca", path, &error))?;
                 }
-            },
+                let signed = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider()).build();
+                Believed::Given { signed: signed.map_err(|error| cannot("--ca", path, &error))?, given }
+            }
+            (None, None) => return self.identified(builder.with_root_certificates(system_roots()?)),
         };
+        let verifier = Verifier { believed, provider: provider() };
+        self.identified(builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier)))
+    }
+
+    /// Adds the certificate to show.
+    fn identified(&self, builder: ConfigBuilder<ClientConfig, WantsClientCert>) -> Result<ClientConfig> {
         let Some((cert, key)) = &self.identity else { return Ok(builder.with_no_client_auth()) };
         let chain = certificates("--cert", cert)?;
         let secret = PrivateKeyDer::from_pem_file(key).map_err(|error| cannot("--key", key, &error))?;
         builder.with_client_auth_cert(chain, secret).map_err(|error| cannot("--key", key, &error))
     }
-
-    fn roots(&self) -> Result<RootCertStore> {
-        let mut roots = RootCertStore::empty();
-        match &self.ca {
-            Some(path) => {
-                for certificate in certificates("--ca", path)? {
-                    roots.add(certificate).map_err(|error| cannot("--ca", path, &error))?;
-                }
-            }
-            None => {
-                // Some that cannot be read are no reason to believe nobody.
-                roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-                if roots.is_empty() {
-                    return Err(Error::invalid("this system has no certificates of who is to be believed")
-                        .with_hint("--ca FILE (or FASTK_CA) names them"));
-                }
-            }
-        }
-        Ok(roots)
-    }
 }
 
-/// Believes what given certificates signed, and a server that shows one of them as its own. The usual self-signed
-/// certificate is both: it says of itself that it may sign for others, and `webpki` takes no such certificate as that of
-/// a server. `curl --cacert` does.
+/// What this system trusts.
+fn system_roots() -> Result<RootCertStore> {
+    let mut roots = RootCertStore::empty();
+    // Some that cannot be read are no reason to believe nobody.
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    if roots.is_empty() {
+        return Err(Error::invalid("this system has no certificates of who is to be believed")
+            .with_hint("--ca FILE (or FASTK_CA) names them"));
+    }
+    Ok(roots)
+}
+
+/// Which certificates of servers are believed.
 #[derive(Debug)]
-struct Given {
-    signed: Arc<WebPkiServerVerifier>,
-    given: Vec<CertificateDer<'static>>,
+enum Believed {
+    /// Those that given certificates signed, and the given ones themselves. The usual self-signed certificate is both: it
+    /// says of itself that it may sign for others, and `webpki` takes no such certificate as that of a server.
+    /// `curl --cacert` does.
+    Given { signed: Arc<WebPkiServerVerifier>, given: Vec<CertificateDer<'static>> },
+    /// The one of this SHA-256, in hexadecimal.
+    Pinned(String),
+}
+
+/// Verifies the certificates of servers.
+#[derive(Debug)]
+struct Verifier {
+    believed: Believed,
+    provider: Arc<CryptoProvider>,
 }
 
 /// Whether the only objection is that the certificate may sign others. It is raised after those to its validity.
@@ -122,7 +127,7 @@ fn may_sign(error: &TlsError) -> bool {
     matches!(error, TlsError::InvalidCertificate(CertificateError::Other(other)) if format!("{other:?}").contains("CaUsedAsEndEntity"))
 }
 
-impl ServerCertVerifier for Given {
+impl ServerCertVerifier for Verifier {
     fn verify_server_cert(
         &self,
         certificate: &CertificateDer<'_>,
@@ -131,58 +136,19 @@ impl ServerCertVerifier for Given {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> std::result::Result<ServerCertVerified, TlsError> {
-        match self.signed.verify_server_cert(certificate, intermediates, name, ocsp_response, now) {
-            Err(error) if may_sign(&error) && self.given.iter().any(|given| given == certificate) => {
-                verify_server_name(&ParsedCertificate::try_from(certificate)?, name)?;
-                Ok(ServerCertVerified::assertion())
+        match &self.believed {
+            Believed::Given { signed, given } => {
+                match signed.verify_server_cert(certificate, intermediates, name, ocsp_response, now) {
+                    Err(error) if may_sign(&error) && given.iter().any(|given| given == certificate) => {
+                        verify_server_name(&ParsedCertificate::try_from(certificate)?, name)?;
+                        Ok(ServerCertVerified::assertion())
+                    }
+                    verified => verified,
+                }
             }
-            verified => verified,
+            Believed::Pinned(sha256) if fingerprint(certificate) == *sha256 => Ok(ServerCertVerified::assertion()),
+            Believed::Pinned(_) => Err(TlsError::InvalidCertificate(CertificateError::ApplicationVerificationFailure)),
         }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> std::result::Result<HandshakeSignatureValid, TlsError> {
-        self.signed.verify_tls12_signature(message, certificate, signed)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> std::result::Result<HandshakeSignatureValid, TlsError> {
-        self.signed.verify_tls13_signature(message, certificate, signed)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.signed.supported_verify_schemes()
-    }
-}
-
-/// Believes one certificate.
-#[derive(Debug)]
-struct Pinned {
-    sha256: String,
-    provider: Arc<CryptoProvider>,
-}
-
-impl ServerCertVerifier for Pinned {
-    fn verify_server_cert(
-        &self,
-        certificate: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> std::result::Result<ServerCertVerified, TlsError> {
-        if fingerprint(certificate) == self.sha256 {
-            return Ok(ServerCertVerified::assertion());
-        }
-        Err(TlsError::InvalidCertificate(CertificateError::ApplicationVerificationFailure))
     }
 
     fn verify_tls12_signature(
