@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread::JoinHandle;
 
+use rustix::fs::FlockOperation;
+
 use super::mmap::Map;
 use super::{DirHandle, Disk, DiskFile, File};
 
@@ -75,22 +77,12 @@ impl Disk for OsDisk {
     }
 
     fn lock_dir(&self, path: &Path) -> io::Result<Option<File>> {
-        let dir = std::fs::File::open(path)?;
-        match rustix::fs::flock(&dir, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Some(OsFile::boxed(dir))),
-            Err(rustix::io::Errno::WOULDBLOCK) => Err(ErrorKind::WouldBlock.into()),
-            // Network file systems want a file open for writing, which a directory cannot be.
-            Err(_) => Ok(None),
-        }
+        // Network file systems want a file open for writing, which a directory cannot be.
+        try_flock(path, FlockOperation::NonBlockingLockExclusive)
     }
 
     fn lock_shared(&self, path: &Path) -> io::Result<Option<File>> {
-        let file = std::fs::File::open(path)?;
-        match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockShared) {
-            Ok(()) => Ok(Some(OsFile::boxed(file))),
-            Err(rustix::io::Errno::WOULDBLOCK) => Err(ErrorKind::WouldBlock.into()),
-            Err(_) => Ok(None),
-        }
+        try_flock(path, FlockOperation::NonBlockingLockShared)
     }
 
     fn may_write(&self, path: &Path) -> bool {
@@ -112,6 +104,16 @@ impl Disk for OsDisk {
 
     fn resolve(&self, path: &Path) -> io::Result<PathBuf> {
         std::fs::canonicalize(path)
+    }
+}
+
+/// Takes a lock on what is opened for reading; `None` where the file system has no such locks.
+fn try_flock(path: &Path, operation: FlockOperation) -> io::Result<Option<File>> {
+    let file = std::fs::File::open(path)?;
+    match rustix::fs::flock(&file, operation) {
+        Ok(()) => Ok(Some(OsFile::boxed(file))),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(ErrorKind::WouldBlock.into()),
+        Err(_) => Ok(None),
     }
 }
 
