@@ -61,7 +61,7 @@ documented! {
         /// `start`, and a date is all of its day.
         #[param(value_type = Option<Vec<String>>)]
         r#where,
-        /// Keep only the last N of these rows.
+        /// Keep only the last N of these rows; of several series the last N of each.
         #[param(value_type = Option<u64>, minimum = 1)]
         latest,
         /// Keep only the rows of the last N intervals that are covered without a gap, by the calendar of the series; no
@@ -100,7 +100,7 @@ documented! {
 }
 
 documented! {
-    /// Parameters of a read of several series.
+    /// What a read of several series takes beside [`ReadParams`].
     ReadManyParams repeating "series" {
         /// Series keys and globs, separated by commas, or repeated: all klines or all scalars.
         #[param(value_type = Vec<String>, explode = true)]
@@ -108,52 +108,6 @@ documented! {
         /// How several series are arranged.
         #[param(value_type = Option<Layout>)]
         layout,
-        /// First timestamp wanted: an epoch integer in the unit of the series, RFC 3339, or a date. The range is closed.
-        start,
-        /// Last timestamp wanted; a date means its last instant.
-        end,
-        /// Number columns wanted, separated by commas; `ts` always comes first.
-        columns,
-        /// A condition `column:op:value[,value…]`; may be repeated, all of them count. Operators: eq, ne, gt, gte, lt,
-        /// lte, between, between_exclusive, in, not_in. A scalar may leave the column out. Values of `ts` are times as of
-        /// `start`, and a date is all of its day.
-        #[param(value_type = Option<Vec<String>>)]
-        r#where,
-        /// Keep only the last N of these rows, of each series.
-        #[param(value_type = Option<u64>, minimum = 1)]
-        latest,
-        /// Keep only the rows of the last N intervals that are covered without a gap, by the calendar of the series; no
-        /// rows when there are not so many in a row. Not together with `latest`; `where` filters these rows.
-        #[param(value_type = Option<u64>, minimum = 1)]
-        latest_complete,
-        /// Direction of the answer.
-        #[param(value_type = Option<Order>)]
-        order,
-        /// Give at most this many rows. JSON: 10,000 by default, and the headers `fastk-truncated` and `Link` say so when that
-        /// leaves rows out; 1,000,000 at most. Other formats have no limit.
-        #[param(value_type = Option<u64>, minimum = 1)]
-        limit,
-        /// Continues an earlier answer of the same query: its `next_cursor`. Only JSON answers carry one; `columns`,
-        /// `numbers`, `limit` and the format may change.
-        cursor,
-        /// How number columns are shown.
-        #[param(value_type = Option<Numbers>)]
-        numbers,
-        /// How JSON, NDJSON and CSV show timestamps.
-        #[param(value_type = Option<Times>)]
-        times,
-        /// How JSON arranges the answer.
-        #[param(value_type = Option<RowsShape>)]
-        shape,
-        /// Format of the answer; goes before `Accept`.
-        #[param(value_type = Option<OutFormat>)]
-        format,
-        /// Answer as the snapshot of this name shows the store, or as a dataset pins it: `dataset:NAME@VERSION`, or
-        /// `dataset:NAME` for its latest version.
-        as_of,
-        /// Tells how the answer was found: at the end of JSON, of other formats in the header or trailer `fastk-stats`.
-        #[param(value_type = Option<bool>)]
-        explain,
     }
 }
 
@@ -438,14 +392,23 @@ impl Params {
     /// # Errors
     /// `invalid_argument` for an unknown or repeated one.
     pub fn of<P: Known>(uri: &Uri) -> Result<Self> {
+        Self::known(uri, P::NAMES, P::REPEATED)
+    }
+
+    /// The same of a route whose parameters two structs document.
+    pub fn of_both<P: Known, Q: Known>(uri: &Uri) -> Result<Self> {
+        Self::known(uri, &[P::NAMES, Q::NAMES].concat(), &[P::REPEATED, Q::REPEATED].concat())
+    }
+
+    fn known(uri: &Uri, names: &[&str], repeated: &[&str]) -> Result<Self> {
         let UrlQuery(pairs) = UrlQuery::<Vec<(String, String)>>::try_from_uri(uri)
             .map_err(|error| Error::invalid(format!("the query string cannot be read: {error}")))?;
         for (position, (name, _)) in pairs.iter().enumerate() {
-            if !P::NAMES.contains(&name.as_str()) {
-                return Err(unknown(name, P::NAMES));
+            if !names.contains(&name.as_str()) {
+                return Err(unknown(name, names));
             }
             let is_repeated = pairs.iter().take(position).any(|(earlier, _)| earlier == name);
-            if is_repeated && !P::REPEATED.contains(&name.as_str()) {
+            if is_repeated && !repeated.contains(&name.as_str()) {
                 return Err(Error::invalid(format!("parameter {name} is given twice")));
             }
         }

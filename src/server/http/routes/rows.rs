@@ -145,6 +145,7 @@ fn query_of(params: &Params, series: Vec<String>, headers: &HeaderMap) -> Result
     get, path = "/v1/query", operation_id = "readMany", tag = "rows",
     params(
         ReadManyParams,
+        ReadParams,
         ("Accept" = Option<String>, Header, description = "Formats the client takes"),
         ("Accept-Encoding" = Option<String>, Header, description = "gzip or zstd"),
         ("If-None-Match" = Option<String>, Header, description = "Entity tags of known answers"),
@@ -169,7 +170,7 @@ fn query_of(params: &Params, series: Vec<String>, headers: &HeaderMap) -> Result
     ),
 )]
 pub async fn read_many(app: App, headers: HeaderMap, uri: Uri) -> Outcome {
-    let params = Params::of::<ReadManyParams>(&uri)?;
+    let params = Params::of_both::<ReadManyParams, ReadParams>(&uri)?;
     let series: Vec<String> =
         params.all("series").flat_map(|text| text.split(',')).map(|text| text.trim().to_string()).collect();
     let (query, options) = query_of(&params, series, &headers)?;
