@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use fastk::store::{BackupOptions, RestoreOptions, Store, StoreOptions, Watch, WriteMode, restore};
+use fastk::store::{BackupOptions, RestoreOptions, Store, StoreOptions, TaskControl, WriteMode, restore};
 use fastk::types::{Rows, SeriesKey, SeriesSpec};
 
 const MINUTE: i64 = 60_000;
@@ -34,7 +34,7 @@ fn register(store: &Store, key: &SeriesKey) {
 
 fn back_up(store: &Store, to: &Path, options: &BackupOptions) -> Duration {
     let begun = Instant::now();
-    store.backup(to, options, &Watch::new()).expect("backed up");
+    store.backup(to, options, &TaskControl::new()).expect("backed up");
     begun.elapsed()
 }
 
@@ -102,7 +102,7 @@ fn main() {
     let links = BackupOptions::default();
     let unread = BackupOptions { verify: false, ..links.clone() };
     let copies = BackupOptions { copy: true, ..links.clone() };
-    let report = store.backup(&path("links"), &links, &Watch::new()).expect("backed up");
+    let report = store.backup(&path("links"), &links, &TaskControl::new()).expect("backed up");
     println!(
         "{} rows, {} chunks, {} files, {} bytes",
         report.rows, report.chunks, report.linked.files, report.linked.bytes
@@ -120,7 +120,8 @@ fn main() {
     for (name, link) in [("copies", false), ("links", true)] {
         let begun = Instant::now();
         let options = RestoreOptions { apply: true, link, ..RestoreOptions::default() };
-        restore(&path("copies 0"), &path(&format!("restored {name}")), &options, &Watch::new()).expect("restored");
+        restore(&path("copies 0"), &path(&format!("restored {name}")), &options, &TaskControl::new())
+            .expect("restored");
         println!("restore with {name}: {:?}", begun.elapsed());
     }
     for name in std::fs::read_dir(dir.path()).expect("listed").flatten() {

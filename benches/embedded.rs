@@ -35,11 +35,11 @@ use arrow::datatypes::{DataType, Int32Type};
 use arrow::ipc::reader::FileReader;
 use arrow::record_batch::RecordBatch;
 use fastk::format::manifest::{ChunkRecord, Edit, decode_edit, encode_edit};
-use fastk::query::{Layout, ManyScan, Member, Order, many};
+use fastk::query::{MultiLayout, MultiScan, RowOrder, ScanMember, many};
 use fastk::store::Durability;
 use fastk::types::{Partition, TimeUnit};
 use fastk::{
-    Error, Numbers, Predicate, Result, Rows, Select, SeriesDef, SeriesKey, SeriesSpec, SeriesWrite, Store,
+    Error, NumberFormat, Predicate, Result, Rows, Select, SeriesDef, SeriesKey, SeriesSpec, SeriesWrite, Store,
     StoreOptions, WriteMode,
 };
 use serde_json::{Value, json};
@@ -267,9 +267,9 @@ impl Session {
             let keys = reader.keys().filter(|key| key.as_str().starts_with(prefix));
             let series = keys.map(|key| reader.series(key)).collect::<Result<Vec<_>>>()?;
             let defs: Vec<&SeriesDef> = series.iter().map(|series| series.def.as_ref()).collect();
-            let common = many::common(&defs, None, Numbers::Stored)?;
+            let common = many::common(&defs, None, NumberFormat::Stored)?;
             let filter = Arc::new(Vec::new());
-            let member = |(series, (columns, casts)): (&&Arc<_>, _)| Member {
+            let member = |(series, (columns, casts)): (&&Arc<_>, _)| ScanMember {
                 series: Arc::clone(series),
                 range: (ts, ts),
                 columns,
@@ -277,10 +277,10 @@ impl Session {
                 filter: Arc::clone(&filter),
                 stop: Default::default(),
             };
-            let members: Vec<Member> = series.iter().zip(common.members).map(member).collect();
-            let shape = many::shape(&asked, &members, common.columns, Numbers::Stored, reader.commit());
+            let members: Vec<ScanMember> = series.iter().zip(common.members).map(member).collect();
+            let shape = many::shape(&asked, &members, common.columns, NumberFormat::Stored, reader.commit());
             let schema = shape.arrow_schema();
-            let scan = ManyScan::new(members, store.cache(), Layout::ByTime, Order::Asc, None);
+            let scan = MultiScan::new(members, store.cache(), MultiLayout::ByTime, RowOrder::Asc, None);
             scan.map(|block| shape.record_batch(&schema, &block?)).collect::<Result<Vec<_>>>()
         };
         let Timed { ns, last } = timed(times, read)?;

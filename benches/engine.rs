@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use fastk::query::predicate::compile;
-use fastk::query::{Numbers, Predicate, Scan, ScanSpec, latest_start};
+use fastk::query::{NumberFormat, Predicate, Scan, ScanSpec, latest_start};
 use fastk::store::{Durability, Store, StoreOptions, WriteMode};
 use fastk::types::{Rows, SeriesKey, SeriesSpec};
 
@@ -290,7 +290,7 @@ fn select(store: &Store, predicate: &str) -> (usize, f64) {
     let state = store.snapshot();
     let series = state.get(&key()).expect("registered");
     let predicate = Predicate::parse(predicate).expect("a predicate");
-    let filter = compile(&series.def, &[predicate], Numbers::Raw).expect("a known column");
+    let filter = compile(&series.def, &[predicate], NumberFormat::Raw).expect("a known column");
     let mut scan = Scan::new(series, store.cache(), &ScanSpec { filter, ..ScanSpec::range((i64::MIN, i64::MAX)) });
     let rows = scan.by_ref().map(|block| black_box(block.expect("a whole block")).rows).sum();
     let stats = scan.stats();

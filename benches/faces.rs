@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Float64Array, RecordBatch, TimestampMillisecondArray};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use fastk::egress::{Closing, Encoder, Options, OutFormat};
+use fastk::egress::{BodyEncoder, EncodeOptions, OutFormat, Trailer};
 use fastk::ingest::{self, BodyFormat};
-use fastk::query::{Numbers, Query, When};
+use fastk::query::{NumberFormat, Query, TimeValue};
 use fastk::service::Service;
 use fastk::store::{StoreOptions, WriteMode};
 use fastk::types::{Rows, SeriesKey, SeriesSpec};
@@ -45,8 +45,8 @@ fn service(root: &std::path::Path) -> Arc<Service> {
 
 fn body(service: &Service, query: &Query, format: OutFormat) -> usize {
     let answer = service.read(query).expect("an answer");
-    let options = Options { format, ..Options::default() };
-    let encoder = Encoder::new(&answer.shape.clone(), options, answer, |_| Closing::default()).expect("an encoder");
+    let options = EncodeOptions { format, ..EncodeOptions::default() };
+    let encoder = BodyEncoder::new(&answer.shape.clone(), options, answer, |_| Trailer::default()).expect("an encoder");
     encoder.map(|piece| piece.expect("a piece").len()).sum()
 }
 
@@ -56,18 +56,18 @@ fn out(c: &mut Criterion) {
     let mut group = c.benchmark_group("out");
     let start = 500_000 * MINUTE;
     let range = |rows: i64| Query {
-        start: Some(When::Epoch(start)),
-        end: Some(When::Epoch(start + (rows - 1) * MINUTE)),
+        start: Some(TimeValue::Epoch(start)),
+        end: Some(TimeValue::Epoch(start + (rows - 1) * MINUTE)),
         ..Query::of(&key("BTC"))
     };
     for (name, rows, format, numbers) in [
-        ("json_day", DAY, OutFormat::Json, Numbers::Stored),
-        ("json_100000", 100_000, OutFormat::Json, Numbers::Stored),
-        ("csv_100000", 100_000, OutFormat::Csv, Numbers::Stored),
-        ("json_100000_float64", 100_000, OutFormat::Json, Numbers::Float64),
-        ("arrow_day", DAY, OutFormat::Arrow, Numbers::Stored),
-        ("arrow_100000", 100_000, OutFormat::Arrow, Numbers::Stored),
-        ("arrow_100000_float64", 100_000, OutFormat::Arrow, Numbers::Float64),
+        ("json_day", DAY, OutFormat::Json, NumberFormat::Stored),
+        ("json_100000", 100_000, OutFormat::Json, NumberFormat::Stored),
+        ("csv_100000", 100_000, OutFormat::Csv, NumberFormat::Stored),
+        ("json_100000_float64", 100_000, OutFormat::Json, NumberFormat::Float64),
+        ("arrow_day", DAY, OutFormat::Arrow, NumberFormat::Stored),
+        ("arrow_100000", 100_000, OutFormat::Arrow, NumberFormat::Stored),
+        ("arrow_100000_float64", 100_000, OutFormat::Arrow, NumberFormat::Float64),
     ] {
         let query = Query { numbers, ..range(rows) };
         group.throughput(Throughput::Elements(rows as u64));
@@ -77,7 +77,7 @@ fn out(c: &mut Criterion) {
 
     let mut group = c.benchmark_group("in");
     let def = service.def(&key("BTC")).expect("registered");
-    let options = ingest::Options::default();
+    let options = ingest::DecodeOptions::default();
     let rows = 65_536;
     group.throughput(Throughput::Elements(rows));
     let ts: ArrayRef = Arc::new(
@@ -102,7 +102,7 @@ fn out(c: &mut Criterion) {
     group.bench_function("batch_of_doubles_as_decimals", |b| {
         b.iter(|| black_box(ingest::from_batch(&def, batch.clone(), &options).expect("rows").rows.len()))
     });
-    let query = Query { end: Some(When::Epoch((rows as i64 - 1) * MINUTE)), ..Query::of(&key("BTC")) };
+    let query = Query { end: Some(TimeValue::Epoch((rows as i64 - 1) * MINUTE)), ..Query::of(&key("BTC")) };
     let answer = service.read(&query).expect("an answer");
     let schema = answer.shape.arrow_schema();
     let shape = answer.shape.clone();

@@ -371,17 +371,17 @@ pub struct Clock(fn() -> Timestamp);
 
 /// Lets callers of a server in, or not.
 #[derive(Debug)]
-pub struct Gate {
+pub struct Authenticator {
     path: PathBuf,
     clock: Clock,
     /// `None` where no token was ever made: then everybody is let in.
     known: ArcSwap<Option<Tokens>>,
-    looked: Mutex<Looked>,
+    looked: Mutex<TokenFileState>,
 }
 
 /// The last look at the file.
 #[derive(Debug)]
-struct Looked {
+struct TokenFileState {
     at: Instant,
     /// What `known` was read from.
     read: Option<Stamp>,
@@ -389,7 +389,7 @@ struct Looked {
     told: Option<Stamp>,
 }
 
-impl Gate {
+impl Authenticator {
     /// The gate of a data directory.
     ///
     /// # Errors
@@ -402,7 +402,12 @@ impl Gate {
         let path = root.join(FILE);
         let seen = stamp(&path);
         let known = ArcSwap::from_pointee(read(&path)?);
-        Ok(Self { path, clock, known, looked: Mutex::new(Looked { at: Instant::now(), read: seen, told: None }) })
+        Ok(Self {
+            path,
+            clock,
+            known,
+            looked: Mutex::new(TokenFileState { at: Instant::now(), read: seen, told: None }),
+        })
     }
 
     /// Whether callers need a token.
@@ -423,7 +428,7 @@ impl Gate {
         }
     }
 
-    fn look_now(&self, looked: &mut Looked) {
+    fn look_now(&self, looked: &mut TokenFileState) {
         let before = std::mem::replace(&mut looked.at, Instant::now());
         let seen = stamp(&self.path);
         if seen.is_none() || seen == looked.read || (seen == looked.told && before.elapsed() < READ_AGAIN) {
@@ -569,7 +574,7 @@ pub fn basic_header_of(user: &str, token: &str) -> String {
 mod tests {
     use super::*;
 
-    fn admit(gate: &Gate, header: &str) -> Result<Caller> {
+    fn admit(gate: &Authenticator, header: &str) -> Result<Caller> {
         gate.admit([header.as_bytes()])
     }
 
@@ -577,11 +582,11 @@ mod tests {
     fn tokens_open_the_gate_until_they_are_revoked() {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path();
-        let gate = Gate::of(root).unwrap();
+        let gate = Authenticator::of(root).unwrap();
         assert!(!gate.asks());
         assert_eq!(gate.admit([]).unwrap(), Caller::trusted());
         let made = create(root, "lab", Scope::Write, &["kline/BTC".into()]).unwrap();
-        let gate = Gate::of(root).unwrap();
+        let gate = Authenticator::of(root).unwrap();
         assert!(gate.asks() && gate.has_tokens());
         assert_eq!(gate.admit([]).unwrap_err().code(), ErrorCode::Unauthenticated);
         let caller = admit(&gate, &header_of(&made.token)).unwrap();
@@ -597,7 +602,7 @@ mod tests {
         std::thread::sleep(LOOK_EVERY + Duration::from_millis(50));
         assert!(admit(&gate, &header_of(&second.token)).is_err());
         assert!(gate.admit([]).is_err(), "a server without tokens lets nobody in");
-        assert!(Gate::of(root).unwrap().asks());
+        assert!(Authenticator::of(root).unwrap().asks());
         assert_eq!(revoke(root, "nobody").unwrap_err().code(), ErrorCode::NotFound);
     }
 
@@ -610,7 +615,7 @@ mod tests {
         let until = expiry("30d", now()).unwrap();
         let made = create_until(root, "month", Scope::Read, &[], Some(until)).unwrap();
         let ever = create(root, "ever", Scope::Read, &[]).unwrap();
-        let gate = Gate::with_clock(root, Clock(now)).unwrap();
+        let gate = Authenticator::with_clock(root, Clock(now)).unwrap();
         let caller = admit(&gate, &header_of(&made.token)).unwrap();
         NOW.store(1_700_000_000 + 30 * 86_400 - 1, std::sync::atomic::Ordering::SeqCst);
         assert!(admit(&gate, &header_of(&made.token)).is_ok() && gate.still(&caller).is_ok());
@@ -647,7 +652,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path();
         create(root, "first", Scope::Read, &[]).unwrap();
-        let gate = Gate::of(root).unwrap();
+        let gate = Authenticator::of(root).unwrap();
         let done = std::sync::atomic::AtomicBool::new(false);
         std::thread::scope(|scope| {
             for _ in 0..2 {
@@ -670,7 +675,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path();
         let made = create(root, "lab", Scope::Read, &[]).unwrap();
-        let gate = Gate::of(root).unwrap();
+        let gate = Authenticator::of(root).unwrap();
         for broken in [Some("nonsense"), None] {
             match broken {
                 Some(text) => std::fs::write(root.join(FILE), text).unwrap(),
@@ -681,7 +686,7 @@ mod tests {
             assert!(admit(&gate, &header_of(&made.token)).is_ok());
         }
         std::fs::write(root.join(FILE), "{\"version\":1,\"tokens\":[{}]}").unwrap();
-        assert_eq!(Gate::of(root).unwrap_err().code(), ErrorCode::CorruptData);
+        assert_eq!(Authenticator::of(root).unwrap_err().code(), ErrorCode::CorruptData);
     }
 
     #[test]
@@ -689,7 +694,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path();
         let made = create(root, "lab", Scope::Read, &[]).unwrap();
-        let gate = Gate::of(root).unwrap();
+        let gate = Authenticator::of(root).unwrap();
         let file = root.join(FILE);
         let text = std::fs::read(&file).unwrap();
         std::fs::write(&file, "{").unwrap();
@@ -733,7 +738,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let made = create(dir.path(), "lab", Scope::Admin, &[]).unwrap();
         let header = header_of(&made.token);
-        let twice = Gate::of(dir.path()).unwrap().admit([header.as_bytes(), header.as_bytes()]);
+        let twice = Authenticator::of(dir.path()).unwrap().admit([header.as_bytes(), header.as_bytes()]);
         assert_eq!(twice.unwrap_err().code(), ErrorCode::Unauthenticated);
     }
 

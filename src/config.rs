@@ -316,7 +316,7 @@ impl Default for LogConfig {
 
 /// Where a value came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Origin {
+pub enum ValueOrigin {
     Default,
     File(PathBuf),
     /// Name of the variable.
@@ -325,13 +325,13 @@ pub enum Origin {
     Flag(&'static str),
 }
 
-impl std::fmt::Display for Origin {
+impl std::fmt::Display for ValueOrigin {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Origin::Default => f.write_str("default"),
-            Origin::File(path) => write!(f, "file {}", path.display()),
-            Origin::Environment(name) => write!(f, "environment {name}"),
-            Origin::Flag(name) => write!(f, "flag {name}"),
+            ValueOrigin::Default => f.write_str("default"),
+            ValueOrigin::File(path) => write!(f, "file {}", path.display()),
+            ValueOrigin::Environment(name) => write!(f, "environment {name}"),
+            ValueOrigin::Flag(name) => write!(f, "flag {name}"),
         }
     }
 }
@@ -347,13 +347,13 @@ pub struct FlagValue {
 
 /// Settings, and the origin of each by `section.key`.
 #[derive(Clone, Debug)]
-pub struct Loaded {
+pub struct LoadedConfig {
     pub config: Config,
-    origins: BTreeMap<String, Origin>,
+    origins: BTreeMap<String, ValueOrigin>,
     warnings: Vec<String>,
 }
 
-impl Loaded {
+impl LoadedConfig {
     /// Merges all sources. `file` must exist when given.
     ///
     /// # Errors
@@ -365,7 +365,7 @@ impl Loaded {
     /// The same, with what else is wrong with the values told among their problems.
     ///
     /// # Errors
-    /// As [`Loaded::read`].
+    /// As [`LoadedConfig::read`].
     pub fn read_checked(
         file: Option<&Path>,
         flags: &[FlagValue],
@@ -382,13 +382,13 @@ impl Loaded {
         variables: Vec<String>,
         level: Option<String>,
         flags: &[FlagValue],
-    ) -> Result<Merge> {
-        let mut merge = Merge::new()?;
+    ) -> Result<ConfigMerge> {
+        let mut merge = ConfigMerge::new()?;
         if let Some(path) = file {
             match std::fs::read_to_string(path) {
                 Err(error) => merge.problems.push(Error::io("read", path, &error).detail().to_string()),
                 Ok(text) => match Figment::from(Toml::string(&text)).extract::<Value>() {
-                    Ok(values) => merge.layer(&values, |_, _| Origin::File(path.to_path_buf())),
+                    Ok(values) => merge.layer(&values, |_, _| ValueOrigin::File(path.to_path_buf())),
                     Err(error) => merge.problems.push(format!("{} is not TOML: {error}", path.display())),
                 },
             }
@@ -400,16 +400,16 @@ impl Loaded {
             match Figment::from(Env::prefixed(ENV_PREFIX).split("__")).extract::<Value>() {
                 Ok(values) => merge.layer(&values, |section, key| {
                     let name = format!("{section}__{key}").to_uppercase();
-                    Origin::Environment(format!("{ENV_PREFIX}{name}"))
+                    ValueOrigin::Environment(format!("{ENV_PREFIX}{name}"))
                 }),
                 Err(error) => merge.problems.push(format!("environment: {error}")),
             }
         }
         if let Some(level) = level {
-            merge.set("log", "level", &level.into(), Origin::Environment(LOG_VARIABLE.into()));
+            merge.set("log", "level", &level.into(), ValueOrigin::Environment(LOG_VARIABLE.into()));
         }
         for flag in flags {
-            merge.set(flag.section, flag.key, &flag.value, Origin::Flag(flag.flag));
+            merge.set(flag.section, flag.key, &flag.value, ValueOrigin::Flag(flag.flag));
         }
         Ok(merge)
     }
@@ -420,8 +420,8 @@ impl Loaded {
     }
 
     /// Where the value of `section.key` came from.
-    pub fn origin(&self, path: &str) -> &Origin {
-        self.origins.get(path).unwrap_or(&Origin::Default)
+    pub fn origin(&self, path: &str) -> &ValueOrigin {
+        self.origins.get(path).unwrap_or(&ValueOrigin::Default)
     }
 
     /// The effective values as TOML, each line with its origin as a comment.
@@ -449,22 +449,22 @@ fn to_json(config: &Config) -> Result<Value> {
 }
 
 /// Values collected so far, and what is wrong with them.
-struct Merge {
+struct ConfigMerge {
     known: Vec<(String, Map<String, Value>)>,
     values: Map<String, Value>,
-    origins: BTreeMap<String, Origin>,
+    origins: BTreeMap<String, ValueOrigin>,
     problems: Vec<String>,
     warnings: Vec<String>,
 }
 
-impl Merge {
+impl ConfigMerge {
     fn new() -> Result<Self> {
         let known = sections(&Config::default())?;
         let values = known.iter().map(|(name, keys)| (name.clone(), Value::Object(keys.clone()))).collect();
         Ok(Self { known, values, origins: BTreeMap::new(), problems: Vec::new(), warnings: Vec::new() })
     }
 
-    fn layer(&mut self, values: &Value, origin: impl Fn(&str, &str) -> Origin) {
+    fn layer(&mut self, values: &Value, origin: impl Fn(&str, &str) -> ValueOrigin) {
         let Some(sections) = values.as_object() else { return };
         for (section, keys) in sections {
             match keys.as_object() {
@@ -478,17 +478,17 @@ impl Merge {
         }
     }
 
-    fn set(&mut self, section: &str, key: &str, value: &Value, origin: Origin) {
+    fn set(&mut self, section: &str, key: &str, value: &Value, origin: ValueOrigin) {
         let path = format!("{section}.{key}");
         let default = self.known.iter().find(|(name, _)| name == section).and_then(|(_, keys)| keys.get(key));
         let Some(default) = default else { return self.unknown(&path, &origin) };
         // A word of digits in the environment reads as a number; where text is meant it is text.
         let value = match (default, value) {
-            (Value::String(_), Value::Number(number)) if matches!(origin, Origin::Environment(_)) => {
+            (Value::String(_), Value::Number(number)) if matches!(origin, ValueOrigin::Environment(_)) => {
                 Value::String(number.to_string())
             }
             // Lists are words between commas there; `[a, b]` was read as a list already.
-            (Value::Array(_), given) if matches!(origin, Origin::Environment(_)) && !given.is_array() => {
+            (Value::Array(_), given) if matches!(origin, ValueOrigin::Environment(_)) && !given.is_array() => {
                 let text = given.as_str().map_or_else(|| given.to_string(), str::to_owned);
                 text.split(',').map(str::trim).filter(|word| !word.is_empty()).map(Value::from).collect()
             }
@@ -505,11 +505,11 @@ impl Merge {
         self.origins.insert(path, origin);
     }
 
-    fn unknown(&mut self, path: &str, origin: &Origin) {
+    fn unknown(&mut self, path: &str, origin: &ValueOrigin) {
         let known = self.keys(|section, key| format!("{section}.{key}"));
         let nearest = known.iter().min_by_key(|name| edit_distance(name, path)).cloned().unwrap_or_default();
         let variable = match origin {
-            Origin::Environment(_) => format!(" ({ENV_PREFIX}{})", nearest.replace('.', "__").to_uppercase()),
+            ValueOrigin::Environment(_) => format!(" ({ENV_PREFIX}{})", nearest.replace('.', "__").to_uppercase()),
             _ => String::new(),
         };
         self.problems.push(format!("unknown key {path} ({origin}); the nearest known key is {nearest}{variable}"));
@@ -537,13 +537,13 @@ impl Merge {
         Some(format!("the environment variable {name} is not read; the nearest known one is {nearest}"))
     }
 
-    fn finish(mut self, check: impl FnOnce(&Config) -> Vec<String>) -> Result<Loaded> {
+    fn finish(mut self, check: impl FnOnce(&Config) -> Vec<String>) -> Result<LoadedConfig> {
         let config: Config = serde_json::from_value(Value::Object(self.values))
             .map_err(|error| Error::internal(format!("merged configuration: {error}")))?;
         self.problems.extend(config.problems());
         self.problems.extend(check(&config));
         if self.problems.is_empty() {
-            return Ok(Loaded { config, origins: self.origins, warnings: self.warnings });
+            return Ok(LoadedConfig { config, origins: self.origins, warnings: self.warnings });
         }
         let detail = match self.problems.as_slice() {
             [one] => format!("configuration: {one}"),
@@ -667,10 +667,10 @@ fn edit_distance(a: &str, b: &str) -> usize {
 mod tests {
     use super::*;
 
-    fn load(text: &str, flags: &[FlagValue]) -> Result<Loaded> {
+    fn load(text: &str, flags: &[FlagValue]) -> Result<LoadedConfig> {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), text).unwrap();
-        Loaded::from_sources(Some(file.path()), Vec::new(), None, flags)?.finish(|_| Vec::new())
+        LoadedConfig::from_sources(Some(file.path()), Vec::new(), None, flags)?.finish(|_| Vec::new())
     }
 
     #[test]
@@ -679,9 +679,9 @@ mod tests {
         let loaded = load("[http]\nlisten = '127.0.0.1:9'\n[store]\nseal_rows = 7\n", &[flag]).unwrap();
         assert_eq!(loaded.config.http.listen, "127.0.0.1:0");
         assert_eq!(loaded.config.store.seal_rows, 7);
-        assert_eq!(loaded.origin("http.listen"), &Origin::Flag("--http"));
-        assert!(matches!(loaded.origin("store.seal_rows"), Origin::File(_)));
-        assert_eq!(loaded.origin("store.root"), &Origin::Default);
+        assert_eq!(loaded.origin("http.listen"), &ValueOrigin::Flag("--http"));
+        assert!(matches!(loaded.origin("store.seal_rows"), ValueOrigin::File(_)));
+        assert_eq!(loaded.origin("store.root"), &ValueOrigin::Default);
         let printed = loaded.print().unwrap();
         assert!(printed.contains("# flag --http") && printed.contains("# default"), "{printed}");
         assert!(printed.parse::<toml::Table>().is_ok());
@@ -711,8 +711,8 @@ mod tests {
     #[test]
     fn lists_in_the_environment_are_words_between_commas() {
         let set = |value: Value| {
-            let mut merge = Merge::new().unwrap();
-            merge.set("http", "cors_origins", &value, Origin::Environment("FASTK__HTTP__CORS_ORIGINS".into()));
+            let mut merge = ConfigMerge::new().unwrap();
+            merge.set("http", "cors_origins", &value, ValueOrigin::Environment("FASTK__HTTP__CORS_ORIGINS".into()));
             merge.finish(|_| Vec::new()).unwrap().config.http.cors_origins
         };
         let both = ["https://a.example", "http://b.example:81"];
@@ -728,7 +728,7 @@ mod tests {
     fn variables_that_nothing_reads_are_named_with_the_nearest_known_one() {
         let of = |names: &[&str]| {
             let names = names.iter().map(|name| (*name).to_owned()).collect();
-            let loaded = Loaded::from_sources(None, names, None, &[]).unwrap().finish(|_| Vec::new());
+            let loaded = LoadedConfig::from_sources(None, names, None, &[]).unwrap().finish(|_| Vec::new());
             loaded.unwrap().warnings().to_vec()
         };
         let of_tests = TEST_VARIABLES.map(|rest| format!("{OWN_PREFIX}{rest}"));
@@ -747,7 +747,7 @@ mod tests {
     #[test]
     fn a_missing_file_is_an_error() {
         let load = |file, level, check: fn(&Config) -> Vec<String>| {
-            Loaded::from_sources(file, Vec::new(), level, &[]).unwrap().finish(check)
+            LoadedConfig::from_sources(file, Vec::new(), level, &[]).unwrap().finish(check)
         };
         let missing =
             load(Some(Path::new("/nonexistent/fastk.toml")), None, |_| vec!["another one".into()]).unwrap_err();

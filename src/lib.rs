@@ -88,6 +88,6 @@ pub mod sync;
 pub mod types;
 
 pub use error::{Error, ErrorCode, Result};
-pub use query::{Answer, Numbers, Predicate, Reader, Select};
-pub use store::{SeriesWrite, Store, StoreOptions, WriteMode, WriteOutcome, Written};
+pub use query::{NumberFormat, Predicate, RowStream, Select, StoreReader};
+pub use store::{SeriesReceipt, SeriesWrite, Store, StoreOptions, WriteMode, WriteOutcome};
 pub use types::{Rows, SeriesDef, SeriesKey, SeriesSpec};

@@ -67,7 +67,7 @@ impl Running {
 
     async fn over_store(root: tempfile::TempDir, config: FlightConfig, options: StoreOptions) -> Self {
         let service = Service::open(root.path(), true, options).unwrap();
-        let gate = Arc::new(fastk::access::Gate::of(root.path()).unwrap());
+        let gate = Arc::new(fastk::access::Authenticator::of(root.path()).unwrap());
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
         let (stop, stopped) = oneshot::channel();

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use fastk::ErrorCode;
-use fastk::config::{Config, FlagValue, Loaded};
-use fastk::service::verbs::{Face, VERBS};
+use fastk::config::{Config, FlagValue, LoadedConfig};
+use fastk::service::verbs::{Access, VERBS};
 
 #[path = "house/pages.rs"]
 mod pages;
@@ -319,7 +319,7 @@ fn check_range(key: &str, range: &str) {
     let takes = |value: i128| {
         let (section, key) = (section.to_owned().leak(), name.to_owned().leak());
         let value = serde_json::Value::from(u64::try_from(value).unwrap());
-        Loaded::read(None, &[FlagValue { section, key, flag: "--x", value }]).is_ok()
+        LoadedConfig::read(None, &[FlagValue { section, key, flag: "--x", value }]).is_ok()
     };
     let (min, max) = range.split_once(" to ").unwrap_or_else(|| panic!("{key}: {range}"));
     let (min, max): (i128, i128) = (min.parse().unwrap(), max.parse().unwrap());
@@ -352,12 +352,12 @@ fn compare(face: &str, named: Vec<&'static str>, there: BTreeSet<String>) {
     assert!(absent.is_empty() && unnamed.is_empty(), "{face}: not there {absent:?}, not in the table {unnamed:?}");
 }
 
-fn named(face: fn(&fastk::service::verbs::Verb) -> Face) -> Vec<&'static str> {
+fn named(face: fn(&fastk::service::verbs::Operation) -> Access) -> Vec<&'static str> {
     let mut out = Vec::new();
     for verb in VERBS {
         match face(verb) {
-            Face::At(ways) => out.extend(ways),
-            Face::Dash(reason) => assert!(reason.len() > 10, "{} needs a reason for its dash", verb.name),
+            Access::At(ways) => out.extend(ways),
+            Access::Dash(reason) => assert!(reason.len() > 10, "{} needs a reason for its dash", verb.name),
         }
     }
     out

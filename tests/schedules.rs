@@ -13,7 +13,7 @@ use std::time::Instant;
 use fastk::disk::sim::{Fault, FaultPlan, SimDisk, SimState};
 use fastk::planted::{Bug, with};
 use fastk::query::{Scan, ScanSpec};
-use fastk::store::{Durability, SeriesWrite, State, Store, StoreOptions, WriteMode};
+use fastk::store::{Durability, SeriesWrite, Store, StoreOptions, StoreState, WriteMode};
 use fastk::types::{Rows, SeriesKey, SeriesSpec};
 use fastk::{Error, ErrorCode};
 use shuttle::rand::{Rng, thread_rng};
@@ -57,7 +57,7 @@ fn row(day: i64, at: i64, value: i64) -> Rows {
 }
 
 /// Value by timestamp, as a state shows it.
-fn cells(store: &Store, state: &State, symbol: &str) -> BTreeMap<i64, i64> {
+fn cells(store: &Store, state: &StoreState, symbol: &str) -> BTreeMap<i64, i64> {
     let series = state.get(&key(symbol)).unwrap();
     let mut found = BTreeMap::new();
     for block in Scan::new(series, store.cache(), &ScanSpec::range((i64::MIN, i64::MAX))) {

@@ -5,21 +5,21 @@ use serde::Serialize;
 
 use super::backup::{self, BackupArgs, RestoreArgs};
 use super::repair::{self, RepairArgs};
-use super::target::{PlainArgs, Target};
+use super::target::{CommandTarget, PlainArgs};
 use super::{check, show, stats, token};
 use crate::error::{Error, Result};
-use crate::service::{Inventory, SeriesFilter, SeriesPage, Status};
+use crate::service::{HealthStatus, Inventory, SeriesFilter, SeriesPage};
 use crate::types::schema::series_not_found;
 use crate::types::{Kind, SeriesKey};
 
 #[derive(Debug, clap::Args)]
 pub struct AdminArgs {
     #[command(subcommand)]
-    verb: AdminVerb,
+    verb: AdminCommand,
 }
 
 #[derive(Debug, Subcommand)]
-enum AdminVerb {
+enum AdminCommand {
     /// Rows, bytes and time span of every series.
     Inventory(FilterArgs),
     /// Registered series.
@@ -107,7 +107,7 @@ impl FilterArgs {
     }
 
     /// Every registered series that is meant.
-    pub fn list(&self, target: &Target) -> Result<SeriesPage> {
+    pub fn list(&self, target: &CommandTarget) -> Result<SeriesPage> {
         let mut filter = self.filter()?;
         let mut whole = target.list(&filter)?;
         while let Some(cursor) = whole.next_cursor.take() {
@@ -123,14 +123,14 @@ impl FilterArgs {
 /// Runs one of the verbs under `admin`.
 pub fn run(args: AdminArgs) -> Result<u8> {
     match args.verb {
-        AdminVerb::Inventory(args) => inventory(&args),
-        AdminVerb::ListSeries(args) => list_series(&args),
-        AdminVerb::Stats(args) => stats::stats(&args),
-        AdminVerb::Capabilities(args) => stats::capabilities(&args),
-        AdminVerb::Health(args) => health(&args),
-        AdminVerb::Compact(args) => {
+        AdminCommand::Inventory(args) => inventory(&args),
+        AdminCommand::ListSeries(args) => list_series(&args),
+        AdminCommand::Stats(args) => stats::stats(&args),
+        AdminCommand::Capabilities(args) => stats::capabilities(&args),
+        AdminCommand::Health(args) => health(&args),
+        AdminCommand::Compact(args) => {
             let series = args.series.iter().map(|text| SeriesKey::parse(text)).collect::<Result<Vec<_>>>()?;
-            let target = Target::open(&args.plain.target, false)?;
+            let target = CommandTarget::open(&args.plain.target, false)?;
             if args.dry_run {
                 show::reply(&to_compact(&target, &series)?, args.plain.json)?;
             } else {
@@ -138,29 +138,29 @@ pub fn run(args: AdminArgs) -> Result<u8> {
             }
             Ok(0)
         }
-        AdminVerb::Backup(args) => backup::backup(args),
-        AdminVerb::Restore(args) => backup::restore(args),
-        AdminVerb::Repair(args) => repair::run(&args, false),
-        AdminVerb::RebuildManifest(args) => repair::run(&args, true),
-        AdminVerb::Verify(args) => check::verify(&args),
-        AdminVerb::Scrub(args) => check::scrub(&args),
-        AdminVerb::ListOrphans(args) => check::list_orphans(&args),
-        AdminVerb::ExplainOverlap(args) => check::explain_overlap(&args),
-        AdminVerb::Ping(args) => {
-            let ready = Target::running(&args.target)?.ready()?;
+        AdminCommand::Backup(args) => backup::backup(args),
+        AdminCommand::Restore(args) => backup::restore(args),
+        AdminCommand::Repair(args) => repair::run(&args, false),
+        AdminCommand::RebuildManifest(args) => repair::run(&args, true),
+        AdminCommand::Verify(args) => check::verify(&args),
+        AdminCommand::Scrub(args) => check::scrub(&args),
+        AdminCommand::ListOrphans(args) => check::list_orphans(&args),
+        AdminCommand::ExplainOverlap(args) => check::explain_overlap(&args),
+        AdminCommand::Ping(args) => {
+            let ready = CommandTarget::running(&args.target)?.ready()?;
             show::reply(&ready, args.json)?;
             if ready.writer_stopped {
                 show::note("writes are refused until the server is started again; `fastk admin health` says why");
             }
-            Ok(u8::from(ready.status == Status::Failing || ready.writer_stopped))
+            Ok(u8::from(ready.status == HealthStatus::Failing || ready.writer_stopped))
         }
-        AdminVerb::Token(args) => token::run(args),
+        AdminCommand::Token(args) => token::run(args),
     }
 }
 
 /// What a compaction would find to do.
 #[derive(Debug, Serialize)]
-struct ToCompact {
+struct CompactPreview {
     dry_run: bool,
     /// Series with rows that are in no chunk yet, and these rows.
     series_to_seal: u64,
@@ -171,12 +171,12 @@ struct ToCompact {
     garbage_bytes: u64,
 }
 
-fn to_compact(target: &Target, series: &[SeriesKey]) -> Result<ToCompact> {
+fn to_compact(target: &CommandTarget, series: &[SeriesKey]) -> Result<CompactPreview> {
     let whole = whole_inventory(target, SeriesFilter { limit: Some(10_000), ..SeriesFilter::default() })?;
     if let Some(missing) = series.iter().find(|key| !whole.series.iter().any(|row| row.series == **key)) {
         return Err(series_not_found(missing));
     }
-    let mut found = ToCompact {
+    let mut found = CompactPreview {
         dry_run: true,
         series_to_seal: 0,
         rows_to_seal: 0,
@@ -191,7 +191,7 @@ fn to_compact(target: &Target, series: &[SeriesKey]) -> Result<ToCompact> {
     Ok(found)
 }
 
-fn whole_inventory(target: &Target, mut filter: SeriesFilter) -> Result<Inventory> {
+fn whole_inventory(target: &CommandTarget, mut filter: SeriesFilter) -> Result<Inventory> {
     let mut whole = target.inventory(&filter)?;
     while let Some(cursor) = whole.next_cursor.take() {
         filter.cursor = Some(cursor);
@@ -203,7 +203,7 @@ fn whole_inventory(target: &Target, mut filter: SeriesFilter) -> Result<Inventor
 }
 
 fn inventory(args: &FilterArgs) -> Result<u8> {
-    let target = Target::open(&args.plain.target, false)?;
+    let target = CommandTarget::open(&args.plain.target, false)?;
     let whole = whole_inventory(&target, args.filter()?)?;
     if args.plain.json {
         show::reply(&whole, true)?;
@@ -234,7 +234,7 @@ fn inventory(args: &FilterArgs) -> Result<u8> {
 }
 
 fn list_series(args: &FilterArgs) -> Result<u8> {
-    let whole = args.list(&Target::open(&args.plain.target, false)?)?;
+    let whole = args.list(&CommandTarget::open(&args.plain.target, false)?)?;
     if args.plain.json {
         show::reply(&whole, true)?;
         return Ok(0);
@@ -255,7 +255,7 @@ fn list_series(args: &FilterArgs) -> Result<u8> {
 }
 
 fn health(args: &PlainArgs) -> Result<u8> {
-    let health = Target::open(&args.target, false)?.health()?;
+    let health = CommandTarget::open(&args.target, false)?.health()?;
     show::reply(&health, args.json)?;
-    Ok(u8::from(health.status != Status::Ok))
+    Ok(u8::from(health.status != HealthStatus::Ok))
 }

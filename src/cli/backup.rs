@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 
 use super::check::bytes;
-use super::target::{Target, TargetArgs};
+use super::target::{CommandTarget, TargetArgs};
 use super::{job, show};
 use crate::error::Result;
-use crate::service::{BackupRequest, RestoreOptions, Watch, restore_backup};
+use crate::service::{BackupRequest, RestoreOptions, TaskControl, restore_backup};
 
 #[derive(Debug, clap::Args)]
 pub struct BackupArgs {
@@ -74,7 +74,7 @@ pub fn backup(args: BackupArgs) -> Result<u8> {
         dry_run: args.dry_run,
         bytes_per_second: args.rate,
     };
-    let reply = Target::open(&args.target, false)?.backup(&request)?;
+    let reply = CommandTarget::open(&args.target, false)?.backup(&request)?;
     show::reply(&reply, args.json)?;
     Ok(u8::from(!reply.damaged.is_empty()))
 }
@@ -83,7 +83,7 @@ pub fn backup(args: BackupArgs) -> Result<u8> {
 pub fn restore(args: RestoreArgs) -> Result<u8> {
     let options =
         RestoreOptions { apply: args.apply, as_of: args.as_of, link: args.link, allow_damaged: args.allow_damaged };
-    let watch = Watch::new();
+    let watch = TaskControl::new();
     let reply = job::local(&watch, "bytes", || restore_backup(&args.backup, &args.root, &options, &watch))?;
     show::reply(&reply, args.json)?;
     if !reply.applied {

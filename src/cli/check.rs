@@ -5,13 +5,13 @@
 use std::collections::BTreeMap;
 
 use super::show;
-use super::target::{PlainArgs, Target, root_of};
+use super::target::{CommandTarget, PlainArgs, root_of};
 use super::{engine, job};
 use crate::error::Result;
 use crate::service::{
     FindingKind, OrphanReport, OverlapReport, ScrubRequest, VerifyReport, VerifyRequest, scrub_watch,
 };
-use crate::store::{Finding, OrphanKind, Severity, Watch};
+use crate::store::{Finding, OrphanKind, Severity, TaskControl};
 
 #[derive(Debug, clap::Args)]
 pub struct VerifyArgs {
@@ -52,10 +52,10 @@ pub fn bytes(text: &str) -> std::result::Result<u64, String> {
 pub fn verify(args: &VerifyArgs) -> Result<u8> {
     let request = VerifyRequest { bytes_per_second: args.rate };
     let report = match &args.plain.target.server {
-        Some(_) => Target::open(&args.plain.target, false)?.verify(request)?,
+        Some(_) => CommandTarget::open(&args.plain.target, false)?.verify(request)?,
         None => {
             let root = root_of(&args.plain.target)?;
-            let watch = Watch::with_rate(args.rate.unwrap_or(0));
+            let watch = TaskControl::with_rate(args.rate.unwrap_or(0));
             job::local(&watch, "bytes", || engine::verify(&root, &watch))?
         }
     };
@@ -65,12 +65,12 @@ pub fn verify(args: &VerifyArgs) -> Result<u8> {
 /// Checks every file and writes damaged sidecars anew.
 pub fn scrub(args: &ScrubArgs) -> Result<u8> {
     let request = ScrubRequest { bytes_per_second: args.rate, dry_run: args.dry_run };
-    let report = match Target::open(&args.plain.target, false)? {
-        Target::Local(service) => {
+    let report = match CommandTarget::open(&args.plain.target, false)? {
+        CommandTarget::Local(service) => {
             let watch = scrub_watch(request);
             job::local(&watch, "bytes", || service.scrub(request.dry_run, &watch))?
         }
-        remote @ Target::Remote(_) => remote.scrub(request)?,
+        remote @ CommandTarget::Remote(_) => remote.scrub(request)?,
     };
     tell(&report, args.plain.json)
 }
@@ -78,7 +78,7 @@ pub fn scrub(args: &ScrubArgs) -> Result<u8> {
 /// Files that nothing names.
 pub fn list_orphans(args: &PlainArgs) -> Result<u8> {
     let report: OrphanReport = match &args.target.server {
-        Some(_) => Target::open(&args.target, false)?.orphans()?,
+        Some(_) => CommandTarget::open(&args.target, false)?.orphans()?,
         None => engine::orphans(&root_of(&args.target)?)?,
     };
     // Files that go by themselves are no finding.
@@ -101,7 +101,7 @@ pub fn list_orphans(args: &PlainArgs) -> Result<u8> {
 /// Chunks that span the same times.
 pub fn explain_overlap(args: &PlainArgs) -> Result<u8> {
     let report: OverlapReport = match &args.target.server {
-        Some(_) => Target::open(&args.target, false)?.overlaps()?,
+        Some(_) => CommandTarget::open(&args.target, false)?.overlaps()?,
         None => engine::overlaps(&root_of(&args.target)?)?,
     };
     let status = u8::from(report.overlapping > 0);

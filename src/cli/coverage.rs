@@ -2,10 +2,10 @@
 
 use super::engine::when;
 use super::show;
-use super::target::{Target, TargetArgs};
-use crate::egress::Times;
+use super::target::{CommandTarget, TargetArgs};
+use crate::egress::TimeFormat;
 use crate::error::Result;
-use crate::service::coverage::Stamp;
+use crate::service::coverage::ShownTime;
 use crate::service::{CoverageReply, CoverageRequest};
 use crate::types::{Calendar, SeriesKey};
 
@@ -43,7 +43,7 @@ pub struct CoverageArgs {
 
 /// Prints the coverage of a series.
 pub fn run(args: CoverageArgs) -> Result<u8> {
-    let default = if args.json { Times::Epoch } else { Times::Rfc3339 };
+    let default = if args.json { TimeFormat::Epoch } else { TimeFormat::Rfc3339 };
     let request = CoverageRequest {
         start: args.start.as_deref().map(when),
         end: args.end.as_deref().map(when),
@@ -51,10 +51,10 @@ pub fn run(args: CoverageArgs) -> Result<u8> {
         min_missing: args.min_missing,
         as_of: args.as_of,
         limit: args.limit,
-        times: Some(args.times.as_deref().map_or(Ok(default), Times::from_name)?),
+        times: Some(args.times.as_deref().map_or(Ok(default), TimeFormat::from_name)?),
         ..CoverageRequest::of(SeriesKey::parse(&args.key)?)
     };
-    let found = Target::open(&args.target, false)?.coverage(&request)?;
+    let found = CommandTarget::open(&args.target, false)?.coverage(&request)?;
     if args.json {
         show::reply(&found, true)?;
     } else {
@@ -64,9 +64,9 @@ pub fn run(args: CoverageArgs) -> Result<u8> {
 }
 
 fn text(found: &CoverageReply) -> String {
-    let stamp = |stamp: &Stamp| match stamp {
-        Stamp::Epoch(ts) => ts.to_string(),
-        Stamp::Text(text) => text.clone(),
+    let stamp = |stamp: &ShownTime| match stamp {
+        ShownTime::Epoch(ts) => ts.to_string(),
+        ShownTime::Text(text) => text.clone(),
     };
     let or_dash = |value: Option<String>| value.unwrap_or("-".into());
     let mut text = format!(

@@ -3,7 +3,7 @@
 use clap::Subcommand;
 
 use super::show;
-use super::target::{PlainArgs, Target};
+use super::target::{CommandTarget, PlainArgs};
 use crate::error::{Error, Result};
 use crate::registry::{RecordKind, RecordRef, RecordStatus};
 use crate::service::{DatasetPage, DatasetSpec, LineageReply, RecordFilter};
@@ -12,27 +12,27 @@ use crate::types::SeriesKey;
 #[derive(Debug, clap::Args)]
 pub struct DatasetArgs {
     #[command(subcommand)]
-    verb: DatasetVerb,
+    verb: DatasetCommand,
 }
 
 #[derive(Debug, Subcommand)]
-enum DatasetVerb {
+enum DatasetCommand {
     /// Make the next version of a dataset; reads every row of its members.
-    Create(CreateArgs),
+    Create(DatasetCreateArgs),
     /// Datasets by name and version.
-    List(ListArgs),
+    List(DatasetListArgs),
     /// One version with its members; the latest for a name alone.
-    Show(OneArgs),
+    Show(DatasetVersionArgs),
     /// Versions of a dataset.
-    Versions(NameArgs),
+    Versions(DatasetNameArgs),
     /// What a dataset was made from, and what was made from it.
-    Lineage(OneArgs),
+    Lineage(DatasetVersionArgs),
     /// Change where a version stands.
-    Status(StatusArgs),
+    Status(DatasetStatusArgs),
 }
 
 #[derive(Debug, clap::Args)]
-struct CreateArgs {
+struct DatasetCreateArgs {
     /// 1 to 48 of lower-case letters, digits and . _ -, a letter or digit first.
     name: String,
     /// Keys of series, and globs such as 'kline/*/1m'.
@@ -60,7 +60,7 @@ struct CreateArgs {
 }
 
 #[derive(Debug, clap::Args)]
-struct ListArgs {
+struct DatasetListArgs {
     #[arg(long)]
     name: Option<String>,
     /// draft, active, deprecated or archived.
@@ -77,14 +77,14 @@ struct ListArgs {
     #[arg(long, value_name = "RECORD")]
     derived_from: Option<String>,
     #[command(flatten)]
-    pages: PageArgs,
+    pages: DatasetPageArgs,
     #[command(flatten)]
     plain: PlainArgs,
 }
 
 /// Which part of a list to show.
 #[derive(Clone, Debug, Default, clap::Args)]
-pub struct PageArgs {
+pub struct DatasetPageArgs {
     /// At most N, 1 to 1,000; 100 when left out.
     #[arg(long, value_name = "N")]
     pub limit: Option<u64>,
@@ -95,17 +95,17 @@ pub struct PageArgs {
 
 /// A name alone.
 #[derive(Debug, clap::Args)]
-pub struct NameArgs {
+pub struct DatasetNameArgs {
     pub name: String,
     #[command(flatten)]
-    pub pages: PageArgs,
+    pub pages: DatasetPageArgs,
     #[command(flatten)]
     pub plain: PlainArgs,
 }
 
 /// One version.
 #[derive(Debug, clap::Args)]
-pub struct OneArgs {
+pub struct DatasetVersionArgs {
     /// NAME@VERSION, or NAME for the latest.
     #[arg(value_name = "NAME[@VERSION]")]
     pub record: String,
@@ -115,7 +115,7 @@ pub struct OneArgs {
 
 /// A version and its next status.
 #[derive(Debug, clap::Args)]
-pub struct StatusArgs {
+pub struct DatasetStatusArgs {
     /// NAME@VERSION.
     #[arg(value_name = "NAME@VERSION")]
     pub record: String,
@@ -137,8 +137,8 @@ pub fn named(kind: RecordKind, text: &str) -> Result<(String, u32)> {
 /// Runs one of the verbs under `dataset`.
 pub fn run(args: DatasetArgs) -> Result<u8> {
     match args.verb {
-        DatasetVerb::Create(args) => create(args)?,
-        DatasetVerb::List(args) => {
+        DatasetCommand::Create(args) => create(args)?,
+        DatasetCommand::List(args) => {
             let filter = RecordFilter {
                 name: args.name,
                 status: args.status.as_deref().map(str::parse).transpose()?,
@@ -149,28 +149,28 @@ pub fn run(args: DatasetArgs) -> Result<u8> {
                 limit: args.pages.limit,
                 cursor: args.pages.cursor,
             };
-            page(&Target::open(&args.plain.target, false)?.datasets(&filter)?, args.plain.json)?;
+            page(&CommandTarget::open(&args.plain.target, false)?.datasets(&filter)?, args.plain.json)?;
         }
-        DatasetVerb::Show(OneArgs { record, plain }) => {
+        DatasetCommand::Show(DatasetVersionArgs { record, plain }) => {
             let (name, version) = RecordRef::parse_short(RecordKind::Dataset, &record)?;
-            show::reply(&Target::open(&plain.target, false)?.dataset(&name, version)?, plain.json)?;
+            show::reply(&CommandTarget::open(&plain.target, false)?.dataset(&name, version)?, plain.json)?;
         }
-        DatasetVerb::Versions(NameArgs { name, pages, plain }) => {
+        DatasetCommand::Versions(DatasetNameArgs { name, pages, plain }) => {
             let filter = RecordFilter { limit: pages.limit, cursor: pages.cursor, ..RecordFilter::default() };
-            page(&Target::open(&plain.target, false)?.dataset_versions(&name, &filter)?, plain.json)?;
+            page(&CommandTarget::open(&plain.target, false)?.dataset_versions(&name, &filter)?, plain.json)?;
         }
-        DatasetVerb::Lineage(args) => lineage(RecordKind::Dataset, &args)?,
-        DatasetVerb::Status(StatusArgs { record, status, plain }) => {
+        DatasetCommand::Lineage(args) => lineage(RecordKind::Dataset, &args)?,
+        DatasetCommand::Status(DatasetStatusArgs { record, status, plain }) => {
             let (name, version) = named(RecordKind::Dataset, &record)?;
             let status: RecordStatus = status.parse()?;
-            let changed = Target::open(&plain.target, false)?.set_dataset_status(&name, version, status)?;
+            let changed = CommandTarget::open(&plain.target, false)?.set_dataset_status(&name, version, status)?;
             show::reply(&changed, plain.json)?;
         }
     }
     Ok(0)
 }
 
-fn create(args: CreateArgs) -> Result<()> {
+fn create(args: DatasetCreateArgs) -> Result<()> {
     let spec = DatasetSpec {
         name: args.name,
         members: args.members,
@@ -181,7 +181,7 @@ fn create(args: CreateArgs) -> Result<()> {
         status: args.status.parse()?,
         derived_from: args.derived_from.iter().map(|text| text.parse()).collect::<Result<_>>()?,
     };
-    show::reply(&Target::open(&args.plain.target, false)?.create_dataset(&spec)?, args.plain.json)
+    show::reply(&CommandTarget::open(&args.plain.target, false)?.create_dataset(&spec)?, args.plain.json)
 }
 
 fn page(page: &DatasetPage, json: bool) -> Result<()> {
@@ -215,9 +215,9 @@ pub fn more(cursor: Option<&str>) {
 }
 
 /// Shows the lineage of a record.
-pub fn lineage(kind: RecordKind, args: &OneArgs) -> Result<()> {
+pub fn lineage(kind: RecordKind, args: &DatasetVersionArgs) -> Result<()> {
     let (name, version) = RecordRef::parse_short(kind, &args.record)?;
-    let found: LineageReply = Target::open(&args.plain.target, false)?.lineage(kind, &name, version)?;
+    let found: LineageReply = CommandTarget::open(&args.plain.target, false)?.lineage(kind, &name, version)?;
     if args.plain.json {
         return show::reply(&found, true);
     }

@@ -4,9 +4,9 @@ use std::path::Path;
 
 use clap::Subcommand;
 
-use super::dataset::{NameArgs, OneArgs, PageArgs, StatusArgs, lineage, more, named};
+use super::dataset::{DatasetNameArgs, DatasetPageArgs, DatasetStatusArgs, DatasetVersionArgs, lineage, more, named};
 use super::show;
-use super::target::{PlainArgs, Target};
+use super::target::{CommandTarget, PlainArgs};
 use crate::error::{Error, Result};
 use crate::registry::{RecordKind, RecordRef, RecordStatus};
 use crate::service::{DefinitionPage, DefinitionSpec, RecordFilter};
@@ -15,27 +15,27 @@ use crate::types::SeriesKey;
 #[derive(Debug, clap::Args)]
 pub struct DefinitionArgs {
     #[command(subcommand)]
-    verb: DefinitionVerb,
+    verb: DefinitionCommand,
 }
 
 #[derive(Debug, Subcommand)]
-enum DefinitionVerb {
+enum DefinitionCommand {
     /// Register a definition: its next version, or the one that is the same.
-    Create(CreateArgs),
+    Create(DefinitionCreateArgs),
     /// All by name and version.
-    List(ListArgs),
+    List(DefinitionListArgs),
     /// One version; the latest for a name alone.
-    Show(OneArgs),
+    Show(DatasetVersionArgs),
     /// Versions of a name.
-    Versions(NameArgs),
+    Versions(DatasetNameArgs),
     /// What it was made from, and what was made from it.
-    Lineage(OneArgs),
+    Lineage(DatasetVersionArgs),
     /// Change where a version stands.
-    Status(StatusArgs),
+    Status(DatasetStatusArgs),
 }
 
 #[derive(Debug, clap::Args)]
-struct CreateArgs {
+struct DefinitionCreateArgs {
     /// 1 to 48 of lower-case letters, digits and . _ -, a letter or digit first.
     name: String,
     /// How it is computed: a JSON object, or @FILE with one.
@@ -61,7 +61,7 @@ struct CreateArgs {
 }
 
 #[derive(Debug, clap::Args)]
-struct ListArgs {
+struct DefinitionListArgs {
     #[arg(long)]
     name: Option<String>,
     /// draft, active, deprecated or archived.
@@ -74,7 +74,7 @@ struct ListArgs {
     #[arg(long, value_name = "RECORD")]
     derived_from: Option<String>,
     #[command(flatten)]
-    pages: PageArgs,
+    pages: DatasetPageArgs,
     #[command(flatten)]
     plain: PlainArgs,
 }
@@ -82,8 +82,8 @@ struct ListArgs {
 /// Runs one of the verbs under `feature` or `factor`.
 pub fn run(kind: RecordKind, args: DefinitionArgs) -> Result<u8> {
     match args.verb {
-        DefinitionVerb::Create(args) => create(kind, args)?,
-        DefinitionVerb::List(args) => {
+        DefinitionCommand::Create(args) => create(kind, args)?,
+        DefinitionCommand::List(args) => {
             let filter = RecordFilter {
                 name: args.name,
                 status: args.status.as_deref().map(str::parse).transpose()?,
@@ -93,29 +93,30 @@ pub fn run(kind: RecordKind, args: DefinitionArgs) -> Result<u8> {
                 cursor: args.pages.cursor,
                 ..RecordFilter::default()
             };
-            page(kind, &Target::open(&args.plain.target, false)?.definitions(kind, &filter)?, args.plain.json)?;
+            page(kind, &CommandTarget::open(&args.plain.target, false)?.definitions(kind, &filter)?, args.plain.json)?;
         }
-        DefinitionVerb::Show(OneArgs { record, plain }) => {
+        DefinitionCommand::Show(DatasetVersionArgs { record, plain }) => {
             let (name, version) = RecordRef::parse_short(kind, &record)?;
-            show::reply(&Target::open(&plain.target, false)?.definition(kind, &name, version)?, plain.json)?;
+            show::reply(&CommandTarget::open(&plain.target, false)?.definition(kind, &name, version)?, plain.json)?;
         }
-        DefinitionVerb::Versions(NameArgs { name, pages, plain }) => {
+        DefinitionCommand::Versions(DatasetNameArgs { name, pages, plain }) => {
             let filter = RecordFilter { limit: pages.limit, cursor: pages.cursor, ..RecordFilter::default() };
-            let found = Target::open(&plain.target, false)?.definition_versions(kind, &name, &filter)?;
+            let found = CommandTarget::open(&plain.target, false)?.definition_versions(kind, &name, &filter)?;
             page(kind, &found, plain.json)?;
         }
-        DefinitionVerb::Lineage(args) => lineage(kind, &args)?,
-        DefinitionVerb::Status(StatusArgs { record, status, plain }) => {
+        DefinitionCommand::Lineage(args) => lineage(kind, &args)?,
+        DefinitionCommand::Status(DatasetStatusArgs { record, status, plain }) => {
             let (name, version) = named(kind, &record)?;
             let status: RecordStatus = status.parse()?;
-            let changed = Target::open(&plain.target, false)?.set_definition_status(kind, &name, version, status)?;
+            let changed =
+                CommandTarget::open(&plain.target, false)?.set_definition_status(kind, &name, version, status)?;
             show::reply(&changed, plain.json)?;
         }
     }
     Ok(0)
 }
 
-fn create(kind: RecordKind, args: CreateArgs) -> Result<()> {
+fn create(kind: RecordKind, args: DefinitionCreateArgs) -> Result<()> {
     let text = match args.definition.strip_prefix('@') {
         None => args.definition,
         Some(file) => {
@@ -133,7 +134,7 @@ fn create(kind: RecordKind, args: CreateArgs) -> Result<()> {
         description: args.description,
         status: args.status.parse()?,
     };
-    show::reply(&Target::open(&args.plain.target, false)?.define(kind, &spec)?, args.plain.json)
+    show::reply(&CommandTarget::open(&args.plain.target, false)?.define(kind, &spec)?, args.plain.json)
 }
 
 fn page(kind: RecordKind, page: &DefinitionPage, json: bool) -> Result<()> {

@@ -10,29 +10,29 @@ use bytes::Bytes;
 use serde::Deserialize;
 use tokio::net::TcpListener;
 
-use super::target::{ReadOptions, WriteOptions};
-use crate::access::{Gate, fingerprint};
+use super::target::{BodyOptions, OutputOptions};
+use crate::access::{Authenticator, fingerprint};
 use crate::config::{Config, TlsConfig};
 use crate::disk::{self, DiskPath};
-use crate::egress::{self, Closing, Encoder, OutFormat, RowsShape, Times};
+use crate::egress::{self, BodyEncoder, JsonShape, OutFormat, TimeFormat, Trailer};
 use crate::error::{Error, Result};
 use crate::format::FORMAT_VERSION;
 use crate::ingest::{self, BodyFormat};
-use crate::query::{Query, When};
+use crate::query::{Query, TimeValue};
 use crate::server::flight::{self, FlightConfig};
 use crate::server::http::{self, HttpConfig};
 use crate::server::settings::{self, count, health_connections, millis};
 use crate::server::wire::Tls;
 use crate::service::{
-    Acknowledged, IdempotencyKey, Limits, Mode, Opening, OrphanReport, OverlapReport, Service, StoreOptions, Terms,
-    VerifyOptions, VerifyReport, Watch, WriteManyReply, range_of,
+    Acknowledged, IdempotencyKey, OpenProgress, OrphanReport, OverlapReport, RowMode, Service, ServiceLimits,
+    StoreOptions, TaskControl, VerifyOptions, VerifyReport, WriteManyReply, WriteOptions, range_of,
 };
 use crate::store::{self, ReadOnly};
 use crate::types::{SeriesDef, SeriesKey};
 
 /// The process that owns a store, as its `LOCK` file tells.
 #[derive(Clone, Debug, Deserialize)]
-pub struct Owner {
+pub struct StoreOwner {
     pub pid: u32,
     /// REST address, once a server answers there.
     #[serde(default)]
@@ -50,7 +50,7 @@ pub struct OwnerTls {
 }
 
 /// Who owns the store; only meaningful after `store_locked`, since the file stays when its owner is gone.
-pub fn owner(root: &Path) -> Option<Owner> {
+pub fn owner(root: &Path) -> Option<StoreOwner> {
     serde_json::from_slice(&std::fs::read(root.join("LOCK")).ok()?).ok()
 }
 
@@ -76,7 +76,12 @@ pub fn open(root: &Path, create: bool, config: &Config) -> Result<Arc<Service>> 
 }
 
 /// The same for a server, which needs a directory that it can write to; `opening` is told how far it is.
-pub fn open_telling(root: &Path, create: bool, config: &Config, opening: Option<Arc<Opening>>) -> Result<Arc<Service>> {
+pub fn open_telling(
+    root: &Path,
+    create: bool,
+    config: &Config,
+    opening: Option<Arc<OpenProgress>>,
+) -> Result<Arc<Service>> {
     open_with(root, create, config, StoreOptions { opening, ..config.store.options() })
 }
 
@@ -98,7 +103,7 @@ pub fn announce(service: &Service, advertised: &str, http: SocketAddr, flight: S
 }
 
 /// Checks every file of a store, without opening it.
-pub fn verify(root: &Path, watch: &Watch) -> Result<VerifyReport> {
+pub fn verify(root: &Path, watch: &TaskControl) -> Result<VerifyReport> {
     store::verify(&DiskPath::os(root), VerifyOptions::default(), watch)
 }
 
@@ -149,7 +154,7 @@ pub fn health_tls(config: &Config, tls: &Tls) -> Tls {
 /// Serves health and metrics alone, once there is a listener.
 pub fn serve_health(
     service: &Arc<Service>,
-    gate: &Arc<Gate>,
+    gate: &Arc<Authenticator>,
     config: &Config,
     tls: Tls,
 ) -> impl FnOnce(TcpListener, Ended) -> Serving + Send + use<> {
@@ -162,7 +167,7 @@ pub fn serve_health(
 
 /// Answers for a store that is being opened, once there is a listener.
 pub fn serve_opening(
-    opening: Arc<Opening>,
+    opening: Arc<OpenProgress>,
     config: &Config,
     tls: Tls,
 ) -> impl FnOnce(TcpListener, Ended) -> Serving + Send + use<> {
@@ -221,8 +226,8 @@ pub fn closed_range(service: &Service, key: &SeriesKey, start: &str, end: &str) 
 }
 
 /// An integer is an epoch, everything else is left to the reader.
-pub fn when(text: &str) -> When {
-    text.parse().map_or_else(|_| When::Text(text.to_string()), When::Epoch)
+pub fn when(text: &str) -> TimeValue {
+    text.parse().map_or_else(|_| TimeValue::Text(text.to_string()), TimeValue::Epoch)
 }
 
 /// Writes the rows of a body as one commit.
@@ -230,8 +235,8 @@ pub fn write(
     service: &Service,
     key: &SeriesKey,
     body: &[u8],
-    options: &WriteOptions,
-    terms: &Terms,
+    options: &BodyOptions,
+    terms: &WriteOptions,
 ) -> Result<Acknowledged> {
     terms.check(key)?;
     let reading = reading(options)?;
@@ -241,7 +246,7 @@ pub fn write(
 }
 
 /// Refuses a body that a series defined so would not take.
-pub fn check_body(def: &SeriesDef, body: &[u8], options: &WriteOptions) -> Result<()> {
+pub fn check_body(def: &SeriesDef, body: &[u8], options: &BodyOptions) -> Result<()> {
     ingest::parse(body_format(&options.format)?, def, body, &reading(options)?).map(|_| ())
 }
 
@@ -249,8 +254,8 @@ pub fn check_body(def: &SeriesDef, body: &[u8], options: &WriteOptions) -> Resul
 pub fn write_many(
     service: &Service,
     body: &[u8],
-    options: &WriteOptions,
-    mode: Mode,
+    options: &BodyOptions,
+    mode: RowMode,
     once: Option<&IdempotencyKey>,
 ) -> Result<Acknowledged<WriteManyReply>> {
     let parsed =
@@ -259,8 +264,8 @@ pub fn write_many(
 }
 
 /// How the rows of a body are read.
-fn reading(options: &WriteOptions) -> Result<ingest::Options> {
-    Ok(ingest::Options {
+fn reading(options: &BodyOptions) -> Result<ingest::DecodeOptions> {
+    Ok(ingest::DecodeOptions {
         numbers: word("numbers", options.numbers.as_deref())?,
         rounding: word("rounding", options.rounding.as_deref())?,
         missing: word("missing", options.missing.as_deref())?,
@@ -290,17 +295,17 @@ pub fn media_type(format: &str) -> Result<&'static str> {
 pub fn read(
     service: &Service,
     query: &Query,
-    options: &ReadOptions,
+    options: &OutputOptions,
     sink: &mut dyn FnMut(Bytes) -> Result<()>,
 ) -> Result<()> {
-    let writing = egress::Options {
+    let writing = egress::EncodeOptions {
         format: OutFormat::from_name(&options.format)?,
-        times: options.times.as_deref().map(Times::from_name).transpose()?.unwrap_or_default(),
-        shape: options.shape.as_deref().map(RowsShape::from_name).transpose()?.unwrap_or_default(),
+        times: options.times.as_deref().map(TimeFormat::from_name).transpose()?.unwrap_or_default(),
+        shape: options.shape.as_deref().map(JsonShape::from_name).transpose()?.unwrap_or_default(),
     };
     let answer = service.read(query)?;
     let shape = answer.shape.clone();
-    for piece in Encoder::new(&shape, writing, answer, |answer| Closing {
+    for piece in BodyEncoder::new(&shape, writing, answer, |answer| Trailer {
         next_cursor: answer.next_cursor(),
         stats: answer.stats(),
     })? {
@@ -313,7 +318,7 @@ pub fn read(
 pub fn serve_http(
     listener: TcpListener,
     service: Arc<Service>,
-    gate: Arc<Gate>,
+    gate: Arc<Authenticator>,
     config: &Config,
     tls: Tls,
     shutdown: impl Future<Output = ()> + Send + 'static,
@@ -326,7 +331,7 @@ pub fn serve_http(
 pub fn serve_flight(
     listener: TcpListener,
     service: Arc<Service>,
-    gate: Arc<Gate>,
+    gate: Arc<Authenticator>,
     config: &Config,
     tls: Tls,
     shutdown: impl Future<Output = ()> + Send + 'static,
@@ -340,9 +345,9 @@ pub fn drain(config: &Config) -> Duration {
 }
 
 /// The limits of the verbs.
-fn limits(config: &Config) -> Limits {
+fn limits(config: &Config) -> ServiceLimits {
     let limits = &config.limits;
-    Limits {
+    ServiceLimits {
         requests_max: limits.requests_max,
         streams_max: limits.streams_max,
         token_requests_max: limits.token_requests_max,
@@ -360,6 +365,6 @@ mod tests {
 
     #[test]
     fn the_limits_of_the_verbs_are_those_of_the_settings() {
-        assert_eq!(limits(&Config::default()), Limits::default());
+        assert_eq!(limits(&Config::default()), ServiceLimits::default());
     }
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::show;
-use super::target::{PlainArgs, Target};
+use super::target::{CommandTarget, PlainArgs};
 use crate::error::Result;
 use crate::service::{FilesReply, FilesRequest};
 use crate::types::SeriesKey;
@@ -26,7 +26,7 @@ pub struct FilesArgs {
 /// prints every file with the row ranges that count, in both cases.
 pub fn run(args: FilesArgs) -> Result<u8> {
     let series = SeriesKey::parse(&args.key)?;
-    let target = Target::open(&args.plain.target, false)?;
+    let target = CommandTarget::open(&args.plain.target, false)?;
     if args.exact {
         target.compact(std::slice::from_ref(&series))?;
     }

@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use super::remote::{Call, RestClient, segment};
 use super::show;
 use crate::error::{Error, Result};
-use crate::service::{Job, JobList, Watch};
+use crate::service::{Job, JobList, TaskControl};
 
 /// Time between two looks at the work.
 const LOOK: Duration = Duration::from_millis(100);
@@ -27,7 +27,7 @@ fn bar(unit: &str) -> ProgressBar {
 }
 
 /// Does work in this process and shows how far its watch is.
-pub fn local<T>(watch: &Watch, unit: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+pub fn local<T>(watch: &TaskControl, unit: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
     let bar = bar(unit);
     std::thread::scope(|scope| {
         let (done, is_done) = mpsc::channel::<()>();

@@ -43,11 +43,11 @@ use crate::registry::RecordKind;
 #[command(name = "fastk", version, max_term_width = 100, disable_help_subcommand = true)]
 struct Cli {
     #[command(subcommand)]
-    verb: Verb,
+    verb: Command,
 }
 
 #[derive(Debug, Subcommand)]
-enum Verb {
+enum Command {
     /// Start the server over a data directory.
     Serve(serve::ServeArgs),
     /// Start a server over sample data in a temporary directory and show what to ask it.
@@ -139,29 +139,29 @@ pub fn verbs() -> Vec<String> {
     out
 }
 
-fn run(verb: Verb) -> Result<u8> {
-    if !matches!(verb, Verb::Serve(_) | Verb::Demo(_)) {
+fn run(verb: Command) -> Result<u8> {
+    if !matches!(verb, Command::Serve(_) | Command::Demo(_)) {
         log::init(&log::level("warn"), crate::config::LogFormat::Text)?;
     }
     match verb {
-        Verb::Serve(args) => serve::run(args),
-        Verb::Demo(args) => demo::run(args),
-        Verb::Import(args) => import::run(*args),
-        Verb::Register(args) => register::run(args),
-        Verb::Write(args) => mutate::write(args),
-        Verb::Delete(args) => mutate::delete(args),
-        Verb::Drop(args) => mutate::drop(args),
-        Verb::Query(args) => read::query(args),
-        Verb::Export(args) => read::export(args),
-        Verb::Snapshot(args) => snapshot::run(args),
-        Verb::Dataset(args) => dataset::run(args),
-        Verb::Feature(args) => definition::run(RecordKind::Feature, args),
-        Verb::Factor(args) => definition::run(RecordKind::Factor, args),
-        Verb::Inspect(args) => inspect::run(args),
-        Verb::Admin(args) => admin::run(args),
-        Verb::Coverage(args) => coverage::run(args),
-        Verb::Files(args) => files::run(args),
-        Verb::Bridge(args) => bridge::run(*args),
+        Command::Serve(args) => serve::run(args),
+        Command::Demo(args) => demo::run(args),
+        Command::Import(args) => import::run(*args),
+        Command::Register(args) => register::run(args),
+        Command::Write(args) => mutate::write(args),
+        Command::Delete(args) => mutate::delete(args),
+        Command::Drop(args) => mutate::drop(args),
+        Command::Query(args) => read::query(args),
+        Command::Export(args) => read::export(args),
+        Command::Snapshot(args) => snapshot::run(args),
+        Command::Dataset(args) => dataset::run(args),
+        Command::Feature(args) => definition::run(RecordKind::Feature, args),
+        Command::Factor(args) => definition::run(RecordKind::Factor, args),
+        Command::Inspect(args) => inspect::run(args),
+        Command::Admin(args) => admin::run(args),
+        Command::Coverage(args) => coverage::run(args),
+        Command::Files(args) => files::run(args),
+        Command::Bridge(args) => bridge::run(*args),
     }
 }
 

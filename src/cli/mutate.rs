@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::show;
-use super::target::{Target, TargetArgs, WriteOptions};
+use super::target::{BodyOptions, CommandTarget, TargetArgs};
 use crate::error::{Error, ErrorCode, Result};
-use crate::service::{Condition, Manner, Terms};
+use crate::service::{Precondition, WriteMethod, WriteOptions};
 use crate::types::SeriesKey;
 
 #[derive(Debug, clap::Args)]
@@ -109,8 +109,8 @@ struct ConditionArgs {
 }
 
 impl ConditionArgs {
-    fn condition(&self) -> Condition {
-        Condition { if_match: None, if_version: self.if_version }
+    fn condition(&self) -> Precondition {
+        Precondition { if_match: None, if_version: self.if_version }
     }
 }
 
@@ -126,7 +126,7 @@ pub fn write(args: WriteArgs) -> Result<u8> {
         Some(format) => format.clone(),
         None => file.as_deref().and_then(format_of).unwrap_or("json").to_string(),
     };
-    let options = WriteOptions {
+    let options = BodyOptions {
         format,
         validate: args.validate,
         rounding: args.rounding,
@@ -135,23 +135,23 @@ pub fn write(args: WriteArgs) -> Result<u8> {
         grid: args.grid,
         implausible_ts: args.implausible_ts,
     };
-    let manner = Manner::of(Some(&args.mode), args.op.as_deref())?;
+    let manner = WriteMethod::of(Some(&args.mode), args.op.as_deref())?;
     let idempotency_key = args.idempotency_key.as_deref().map(str::parse).transpose()?;
     let Some(key) = key else {
-        let Manner::Mode(mode) = manner else {
+        let WriteMethod::Mode(mode) = manner else {
             return Err(Error::invalid("a merge is into one series").with_hint("leave --many out and name the series"));
         };
         let body = read_input(file.as_deref())?;
-        let target = Target::open(&args.target, false)?;
+        let target = CommandTarget::open(&args.target, false)?;
         let done = target.write_many(body.into(), &options, mode, idempotency_key.as_ref())?;
         note_repeat(done.repeated);
         show::reply(&done.reply, args.json)?;
         return Ok(0);
     };
-    let terms = Terms { manner, condition: args.condition.condition(), idempotency_key, create: None };
+    let terms = WriteOptions { manner, condition: args.condition.condition(), idempotency_key, create: None };
     terms.check(&key)?;
     let body = read_input(file.as_deref())?;
-    let target = Target::open(&args.target, false)?;
+    let target = CommandTarget::open(&args.target, false)?;
     let done = target.write(&key, body.into(), &options, &terms)?;
     note_repeat(done.repeated);
     show::reply(&done.reply, args.json)?;
@@ -171,7 +171,7 @@ pub fn delete(args: DeleteArgs) -> Result<u8> {
     if range.is_none() && !args.all {
         return Err(Error::invalid("delete needs both --start and --end, or --all"));
     }
-    let target = Target::open(&args.target, false)?;
+    let target = CommandTarget::open(&args.target, false)?;
     let reply = target.delete(&key, range, &args.condition.condition(), args.dry_run)?;
     show::reply(&reply, args.json)?;
     Ok(0)
@@ -179,7 +179,7 @@ pub fn delete(args: DeleteArgs) -> Result<u8> {
 
 /// What a drop would take away.
 #[derive(Debug, Serialize)]
-struct ToDrop {
+struct DropPreview {
     dry_run: bool,
     series: SeriesKey,
     rows: u64,
@@ -189,14 +189,14 @@ struct ToDrop {
 /// Drops a series.
 pub fn drop(args: DropArgs) -> Result<u8> {
     let key = SeriesKey::parse(&args.key)?;
-    let target = Target::open(&args.target, false)?;
+    let target = CommandTarget::open(&args.target, false)?;
     if args.dry_run {
         let info = target.series(&key)?;
         if let Some(wanted) = args.condition.if_version.filter(|wanted| *wanted != info.version) {
             let detail = format!("{key} is at version {}, not {wanted}", info.version);
             return Err(Error::new(ErrorCode::CommitConflict, detail));
         }
-        show::reply(&ToDrop { dry_run: true, series: key, rows: info.rows, version: info.version }, args.json)?;
+        show::reply(&DropPreview { dry_run: true, series: key, rows: info.rows, version: info.version }, args.json)?;
         return Ok(0);
     }
     show::reply(&target.drop_series(&key, &args.condition.condition())?, args.json)?;

@@ -9,9 +9,9 @@ use bytes::Bytes;
 use super::engine::when;
 use super::mutate::format_of;
 use super::show;
-use super::target::{ReadOptions, Target, TargetArgs};
+use super::target::{CommandTarget, OutputOptions, TargetArgs};
 use crate::error::{Error, ErrorCode, Result};
-use crate::query::{Layout, Numbers, Order, Predicate, Query};
+use crate::query::{MultiLayout, NumberFormat, Predicate, Query, RowOrder};
 
 /// Rows of a table when neither --limit nor --latest is given.
 const TABLE_ROWS_DEFAULT: u64 = 50;
@@ -95,7 +95,7 @@ pub struct ExportArgs {
 impl SelectArgs {
     fn query(&self) -> Result<Query> {
         let mut query = Query { series: self.keys.clone(), ..Query::default() };
-        query.layout = self.layout.as_deref().map(Layout::from_name).transpose()?;
+        query.layout = self.layout.as_deref().map(MultiLayout::from_name).transpose()?;
         query.start = self.start.as_deref().map(when);
         query.end = self.end.as_deref().map(when);
         query.latest = self.latest;
@@ -103,29 +103,29 @@ impl SelectArgs {
         query.latest_complete = self.latest_complete;
         query.limit = self.limit;
         query.order = match self.order.as_str() {
-            "asc" => Order::Asc,
-            "desc" => Order::Desc,
+            "asc" => RowOrder::Asc,
+            "desc" => RowOrder::Desc,
             other => return Err(Error::invalid(format!("order {other:?} is not asc or desc"))),
         };
         query.columns = (!self.columns.is_empty()).then(|| self.columns.clone());
         let predicates = self.predicates.iter().map(|text| Predicate::parse(text)).collect::<Result<Vec<_>>>()?;
         query.predicates = (!predicates.is_empty()).then_some(predicates);
-        query.numbers = serde_json::from_value::<Numbers>(self.numbers.as_str().into()).map_err(|_| {
+        query.numbers = serde_json::from_value::<NumberFormat>(self.numbers.as_str().into()).map_err(|_| {
             let detail = format!("numbers {:?} is not one of stored, float64, decimal128, raw, string", self.numbers);
             Error::invalid(detail)
         })?;
         Ok(query)
     }
 
-    fn options(&self, format: &str) -> ReadOptions {
-        ReadOptions { format: format.to_string(), times: self.times.clone(), shape: self.shape.clone() }
+    fn options(&self, format: &str) -> OutputOptions {
+        OutputOptions { format: format.to_string(), times: self.times.clone(), shape: self.shape.clone() }
     }
 }
 
 /// Prints rows.
 pub fn query(args: QueryArgs) -> Result<u8> {
     let mut query = args.select.query()?;
-    let target = Target::open(&args.select.target, false)?;
+    let target = CommandTarget::open(&args.select.target, false)?;
     if args.format == "table" {
         let bounded = query.limit.or(query.latest);
         if bounded.is_some_and(|rows| rows > TABLE_ROWS_MAX) {
@@ -135,7 +135,7 @@ pub fn query(args: QueryArgs) -> Result<u8> {
             // One more tells whether there are more.
             query.limit = Some(TABLE_ROWS_DEFAULT + 1);
         }
-        let options = ReadOptions {
+        let options = OutputOptions {
             format: "csv".into(),
             times: Some(args.select.times.clone().unwrap_or("rfc3339".into())),
             shape: None,
@@ -176,7 +176,11 @@ fn write_or_gone(out: &mut impl Write, bytes: &[u8], gone: &mut bool) -> Result<
 }
 
 /// Header and rows of an answer in CSV.
-pub fn table_rows(target: &Target, query: &Query, options: &ReadOptions) -> Result<(Vec<String>, Vec<Vec<String>>)> {
+pub fn table_rows(
+    target: &CommandTarget,
+    query: &Query,
+    options: &OutputOptions,
+) -> Result<(Vec<String>, Vec<Vec<String>>)> {
     let mut text = Vec::new();
     target.read(query, options, &mut |bytes: Bytes| {
         text.extend_from_slice(&bytes);
@@ -205,7 +209,7 @@ pub fn export(args: ExportArgs) -> Result<u8> {
     if !args.force && path.exists() {
         return Err(Error::invalid(format!("{} exists", path.display())).with_hint("--force replaces it"));
     }
-    let target = Target::open(&args.select.target, false)?;
+    let target = CommandTarget::open(&args.select.target, false)?;
     let mut partial = path.clone().into_os_string();
     partial.push(".partial");
     let partial = PathBuf::from(partial);
@@ -225,7 +229,7 @@ pub fn export(args: ExportArgs) -> Result<u8> {
     }
 }
 
-fn write_file(path: &Path, target: &Target, query: &Query, options: &ReadOptions) -> Result<u64> {
+fn write_file(path: &Path, target: &CommandTarget, query: &Query, options: &OutputOptions) -> Result<u64> {
     let failed = |error: std::io::Error| Error::io("write", path, &error);
     let mut file = BufWriter::with_capacity(1 << 20, File::create(path).map_err(failed)?);
     let mut total = 0_u64;

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::show;
-use super::target::{Target, TargetArgs};
+use super::target::{CommandTarget, TargetArgs};
 use crate::error::{Error, Result};
 use crate::types::schema::ColumnSpec;
 use crate::types::{Kind, MergeRule, SeriesKey, SeriesSpec, TimeUnit};
@@ -60,7 +60,7 @@ pub fn run(args: RegisterArgs) -> Result<u8> {
         (None, Some(key)) => spec(&args, &SeriesKey::parse(key)?)?,
         (None, None) => return Err(Error::invalid("a key or --file is needed")),
     };
-    let reply = Target::open(&args.target, true)?.register(spec)?;
+    let reply = CommandTarget::open(&args.target, true)?.register(spec)?;
     show::reply(&reply, args.json)?;
     Ok(0)
 }

@@ -17,7 +17,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::trust::Trust;
+use super::trust::ServerTrust;
 use crate::access::header_of;
 use crate::error::{Error, ErrorCode, Result, RowError};
 use crate::types::SeriesKey;
@@ -129,11 +129,11 @@ impl RestClient {
     /// A client of `http://host:port` or, trusting what the system trusts, `https://host:port`; without a scheme it is
     /// HTTP. Connects at the first call.
     pub fn new(server: &str) -> Result<Self> {
-        Self::trusting(server, &Trust::default())
+        Self::trusting(server, &ServerTrust::default())
     }
 
     /// The same with who is trusted under `https://`, and the certificate shown there.
-    pub fn trusting(server: &str, trust: &Trust) -> Result<Self> {
+    pub fn trusting(server: &str, trust: &ServerTrust) -> Result<Self> {
         let malformed = || {
             Error::invalid(format!("server {server:?} is neither http://host:port nor https://host:port"))
                 .with_hint("such as --server http://127.0.0.1:8080")
@@ -157,7 +157,7 @@ impl RestClient {
         connector.set_nodelay(true);
         connector.enforce_http(false);
         let connector = HttpsConnectorBuilder::new()
-            .with_tls_config(if scheme == "https" { trust.config()? } else { Trust::nobody()? })
+            .with_tls_config(if scheme == "https" { trust.config()? } else { ServerTrust::nobody()? })
             .https_or_http()
             .enable_http1()
             .wrap_connector(connector);
@@ -294,7 +294,7 @@ pub fn segment(text: &str) -> impl std::fmt::Display {
 
 /// A problem document; members this program does not use are left out.
 #[derive(Deserialize)]
-struct Problem {
+struct ProblemReply {
     code: String,
     #[serde(default)]
     detail: String,
@@ -312,7 +312,7 @@ async fn problem(what: &str, response: Response<hyper::body::Incoming>) -> Error
         Ok(body) => body.to_bytes(),
         Err(error) => return Error::new(ErrorCode::Io, format!("the answer of {what} broke off: {error}")),
     };
-    let Ok(problem) = serde_json::from_slice::<Problem>(&body) else {
+    let Ok(problem) = serde_json::from_slice::<ProblemReply>(&body) else {
         return Error::internal(format!("{what} answered {status} without a problem document"))
             .with_hint("is this a FastK server?");
     };

@@ -19,11 +19,11 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::{engine, log, show};
-use crate::access::{self, Gate};
-use crate::config::{Config, FlagValue, Loaded, address};
+use crate::access::{self, Authenticator};
+use crate::config::{Config, FlagValue, LoadedConfig, address};
 use crate::error::{Error, ErrorCode, Result};
 use crate::server::wire::Tls;
-use crate::service::{Opening, Service};
+use crate::service::{OpenProgress, Service};
 
 /// How much longer than the faces may drain their end is waited for; they cut what is open by themselves.
 const DRAIN_SLACK: Duration = Duration::from_secs(15);
@@ -74,7 +74,8 @@ impl ServeArgs {
 
 /// Serves until SIGTERM or Ctrl-C.
 pub fn run(args: ServeArgs) -> Result<u8> {
-    let loaded = Loaded::read_checked(args.config.as_deref(), &args.flags(), |config| problems(config, args.insecure))?;
+    let loaded =
+        LoadedConfig::read_checked(args.config.as_deref(), &args.flags(), |config| problems(config, args.insecure))?;
     if args.print_config {
         loaded.warnings().iter().for_each(|warning| show::note(warning));
         show::out(&loaded.print()?)?;
@@ -95,13 +96,14 @@ pub fn run(args: ServeArgs) -> Result<u8> {
     engine::fit_open_files(&mut config);
     crate::server::metrics::start();
     let tls = engine::secured(&config.tls)?;
-    let opening = Arc::new(Opening::default());
-    let tell = |address, tls| Early::start(address, engine::serve_opening(Arc::clone(&opening), &config, tls));
+    let opening = Arc::new(OpenProgress::default());
+    let tell =
+        |address, tls| StartupListener::start(address, engine::serve_opening(Arc::clone(&opening), &config, tls));
     let early = tell(http, tls.0.clone())?;
     let early_health = health.map(|health| tell(health, engine::health_tls(&config, &tls.0))).transpose()?.flatten();
     let service = engine::open_telling(&config.store.root, true, &config, Some(Arc::clone(&opening)))?;
-    let listeners = [early.map(Early::end).transpose()?, early_health.map(Early::end).transpose()?];
-    let running = Running::start_on(listeners, service, &config, tls, http, flight)?;
+    let listeners = [early.map(StartupListener::end).transpose()?, early_health.map(StartupListener::end).transpose()?];
+    let running = RunningServer::start_on(listeners, service, &config, tls, http, flight)?;
     show::out(&running.ready_line())?;
     running.until_signal()
 }
@@ -147,7 +149,7 @@ pub fn in_container() -> bool {
 }
 
 /// A server in this process.
-pub struct Running {
+pub struct RunningServer {
     runtime: Runtime,
     service: Arc<Service>,
     pub http: SocketAddr,
@@ -163,13 +165,13 @@ pub struct Running {
     drain: Duration,
 }
 
-impl std::fmt::Debug for Running {
+impl std::fmt::Debug for RunningServer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Running").field("http", &self.http).field("flight", &self.flight).finish_non_exhaustive()
     }
 }
 
-impl Running {
+impl RunningServer {
     /// Binds both listeners and starts to answer.
     pub fn start(service: Arc<Service>, config: &Config, http: SocketAddr, flight: SocketAddr) -> Result<Self> {
         Self::start_on([None, None], service, config, engine::secured(&config.tls)?, http, flight)
@@ -186,7 +188,7 @@ impl Running {
     ) -> Result<Self> {
         let announced = http_tls.clone();
         let certificates = (http_tls.clone(), flight_tls.clone());
-        let gate = Arc::new(Gate::of(&config.store.root)?);
+        let gate = Arc::new(Authenticator::of(&config.store.root)?);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .thread_name("fastk")
@@ -323,13 +325,13 @@ impl Running {
 }
 
 /// The REST address, or that for health, while the store is being opened.
-struct Early {
+struct StartupListener {
     listener: std::net::TcpListener,
     opened: watch::Sender<bool>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
-impl Early {
+impl StartupListener {
     /// Binds the address and answers there; `None` where it cannot be bound, which is told once the store is open.
     fn start(
         address: SocketAddr,
@@ -362,7 +364,7 @@ impl Early {
     }
 }
 
-impl Drop for Early {
+impl Drop for StartupListener {
     fn drop(&mut self) {
         self.stop();
     }

@@ -3,27 +3,27 @@
 use clap::Subcommand;
 
 use super::show;
-use super::target::{PlainArgs, Target};
+use super::target::{CommandTarget, PlainArgs};
 use crate::error::Result;
 
 #[derive(Debug, clap::Args)]
 pub struct SnapshotArgs {
     #[command(subcommand)]
-    verb: SnapshotVerb,
+    verb: SnapshotCommand,
 }
 
 #[derive(Debug, Subcommand)]
-enum SnapshotVerb {
+enum SnapshotCommand {
     /// Name the store as it is now, for --as-of.
-    Create(NameArgs),
+    Create(SnapshotNameArgs),
     /// Named snapshots.
     List(PlainArgs),
     /// Take a name away; what only it showed is removed in time.
-    Drop(NameArgs),
+    Drop(SnapshotNameArgs),
 }
 
 #[derive(Debug, clap::Args)]
-struct NameArgs {
+struct SnapshotNameArgs {
     name: String,
     #[command(flatten)]
     plain: PlainArgs,
@@ -32,14 +32,14 @@ struct NameArgs {
 /// Runs one of the verbs under `snapshot`.
 pub fn run(args: SnapshotArgs) -> Result<u8> {
     match args.verb {
-        SnapshotVerb::Create(NameArgs { name, plain }) => {
-            show::reply(&Target::open(&plain.target, false)?.create_snapshot(&name)?, plain.json)?;
+        SnapshotCommand::Create(SnapshotNameArgs { name, plain }) => {
+            show::reply(&CommandTarget::open(&plain.target, false)?.create_snapshot(&name)?, plain.json)?;
         }
-        SnapshotVerb::Drop(NameArgs { name, plain }) => {
-            show::reply(&Target::open(&plain.target, false)?.drop_snapshot(&name)?, plain.json)?;
+        SnapshotCommand::Drop(SnapshotNameArgs { name, plain }) => {
+            show::reply(&CommandTarget::open(&plain.target, false)?.drop_snapshot(&name)?, plain.json)?;
         }
-        SnapshotVerb::List(plain) => {
-            let list = Target::open(&plain.target, false)?.snapshots()?;
+        SnapshotCommand::List(plain) => {
+            let list = CommandTarget::open(&plain.target, false)?.snapshots()?;
             if plain.json {
                 show::reply(&list, true)?;
             } else {

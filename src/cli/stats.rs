@@ -4,23 +4,23 @@ use serde::Serialize;
 
 use super::admin::FilterArgs;
 use super::show;
-use super::target::{PlainArgs, Target};
+use super::target::{CommandTarget, PlainArgs};
 use crate::error::Result;
 use crate::query::Operator;
-use crate::service::{InventoryTotals, SeriesFilter, SeriesInfo, Status, Upkeep};
+use crate::service::{HealthStatus, InventoryTotals, MaintenanceStatus, SeriesFilter, SeriesInfo};
 use crate::types::SeriesKey;
 
 /// What `stats` answers.
 #[derive(Debug, Serialize)]
 struct Stats {
-    status: Status,
+    status: HealthStatus,
     version: String,
     format: u32,
     durability: String,
     uptime_seconds: u64,
     commit: u64,
     totals: InventoryTotals,
-    upkeep: Upkeep,
+    upkeep: MaintenanceStatus,
 }
 
 /// How one series can be searched.
@@ -61,7 +61,7 @@ impl From<SeriesInfo> for SeriesCapabilities {
 
 /// Prints totals and what upkeep did.
 pub fn stats(args: &PlainArgs) -> Result<u8> {
-    let target = Target::open(&args.target, false)?;
+    let target = CommandTarget::open(&args.target, false)?;
     let health = target.health()?;
     let inventory = target.inventory(&SeriesFilter { limit: Some(1), ..SeriesFilter::default() })?;
     let stats = Stats {
@@ -80,7 +80,7 @@ pub fn stats(args: &PlainArgs) -> Result<u8> {
 
 /// Prints how each series can be searched.
 pub fn capabilities(args: &FilterArgs) -> Result<u8> {
-    let found = args.list(&Target::open(&args.plain.target, false)?)?;
+    let found = args.list(&CommandTarget::open(&args.plain.target, false)?)?;
     let capabilities = Capabilities {
         commit: found.commit,
         operators: Operator::ALL.iter().map(|(_, name)| *name).collect(),

@@ -7,20 +7,20 @@ use bytes::Bytes;
 use hyper::Method;
 
 use super::remote::{Call, RestClient, segment, series_path};
-use super::trust::Trust;
+use super::trust::ServerTrust;
 use super::{engine, job, show};
-use crate::config::{Config, Loaded};
+use crate::config::{Config, LoadedConfig};
 use crate::disk::process_lives;
 use crate::error::{Error, ErrorCode, Result};
-use crate::query::{Predicate, Query, Stop};
+use crate::query::{CancelFlag, Predicate, Query};
 use crate::registry::{RecordKind, RecordStatus};
 use crate::service::{
-    Acknowledged, BackupReply, BackupRequest, CompactReply, Condition, CoverageReply, CoverageRequest, Dataset,
-    DatasetPage, DatasetSpec, Defined, Definition, DefinitionPage, DefinitionSpec, DeleteReply, DropReply, FilesReply,
-    FilesRequest, Health, IdempotencyKey, Inventory, LineageReply, Manner, Mode, OrphanReport, OverlapReport,
-    RecordFilter, RecordPatch, Registered, ScrubRequest, SeriesFilter, SeriesInfo, SeriesPage, Service,
-    SnapshotDropped, SnapshotInfo, SnapshotList, StatusReply, Terms, VerifyReport, VerifyRequest, Watch,
-    WriteManyReply, scrub_watch,
+    Acknowledged, BackupReply, BackupRequest, CompactReply, CoverageReply, CoverageRequest, Dataset, DatasetPage,
+    DatasetSpec, Defined, Definition, DefinitionPage, DefinitionSpec, DeleteReply, DropReply, FilesReply, FilesRequest,
+    Health, IdempotencyKey, Inventory, LineageReply, OrphanReport, OverlapReport, Precondition, RecordFilter,
+    RecordPatch, Registered, RowMode, ScrubRequest, SeriesFilter, SeriesInfo, SeriesPage, Service, SnapshotDropped,
+    SnapshotInfo, SnapshotList, StatusReply, TaskControl, VerifyReport, VerifyRequest, WriteManyReply, WriteMethod,
+    WriteOptions, scrub_watch,
 };
 use crate::types::{SeriesKey, SeriesSpec};
 
@@ -55,7 +55,7 @@ impl TargetArgs {
             (None, None) => None,
             _ => return Err(Error::invalid("--cert and --key go together")),
         };
-        let trust = Trust { ca: self.ca.clone(), identity, pinned };
+        let trust = ServerTrust { ca: self.ca.clone(), identity, pinned };
         Ok(RestClient::trusting(server, &trust)?.with_token(self.token.as_deref()))
     }
 }
@@ -81,14 +81,14 @@ const END_BYTES: usize = 512;
 
 /// An open store, or a server to ask.
 #[derive(Debug)]
-pub enum Target {
+pub enum CommandTarget {
     Local(Arc<Service>),
     Remote(Box<RestClient>),
 }
 
 fn config() -> Result<Config> {
     let file = std::env::var_os("FASTK_CONFIG").map(PathBuf::from);
-    Ok(Loaded::read(file.as_deref(), &[])?.config)
+    Ok(LoadedConfig::read(file.as_deref(), &[])?.config)
 }
 
 /// The data directory that is meant, for verbs that read its files themselves.
@@ -106,7 +106,7 @@ pub fn root_or_configured(root: Option<&Path>) -> Result<PathBuf> {
 
 /// How the rows of a body are read.
 #[derive(Clone, Debug, Default)]
-pub struct WriteOptions {
+pub struct BodyOptions {
     pub format: String,
     pub validate: Option<String>,
     pub rounding: Option<String>,
@@ -116,7 +116,7 @@ pub struct WriteOptions {
     pub implausible_ts: Option<String>,
 }
 
-impl WriteOptions {
+impl BodyOptions {
     /// Takes timestamps as they are: for callers that have judged them, or promise to take any.
     pub fn any_time(self) -> Self {
         Self { grid: Some("allow".into()), implausible_ts: Some("allow".into()), ..self }
@@ -125,7 +125,7 @@ impl WriteOptions {
 
 /// How rows are written out.
 #[derive(Clone, Debug, Default)]
-pub struct ReadOptions {
+pub struct OutputOptions {
     /// `json`, `ndjson`, `csv`, `arrow` or `parquet`.
     pub format: String,
     /// `epoch` or `rfc3339`.
@@ -134,17 +134,17 @@ pub struct ReadOptions {
     pub shape: Option<String>,
 }
 
-impl Target {
+impl CommandTarget {
     /// Opens the store, or finds the server that owns it and says so on standard error. A missing store is made
     /// when `create` is set, else it is `not_found`.
     pub fn open(args: &TargetArgs, create: bool) -> Result<Self> {
         if let Some(server) = &args.server {
-            return Ok(Target::Remote(Box::new(args.client(server, None)?)));
+            return Ok(CommandTarget::Remote(Box::new(args.client(server, None)?)));
         }
         let config = config()?;
         let root = args.root.clone().unwrap_or_else(|| config.store.root.clone());
         match engine::open(&root, create, &config) {
-            Ok(service) => Ok(Target::Local(service)),
+            Ok(service) => Ok(CommandTarget::Local(service)),
             Err(error) if error.code() == ErrorCode::StoreLocked => Self::through_owner(&root, args, error),
             Err(error) => Err(error),
         }
@@ -156,7 +156,7 @@ impl Target {
     /// `not_ready` when none has the store open.
     pub fn running(args: &TargetArgs) -> Result<Self> {
         if let Some(server) = &args.server {
-            return Ok(Target::Remote(Box::new(args.client(server, None)?)));
+            return Ok(CommandTarget::Remote(Box::new(args.client(server, None)?)));
         }
         let root = root_of(args)?;
         let none = Error::new(ErrorCode::NotReady, format!("no server has {} open", root.display()));
@@ -167,68 +167,70 @@ impl Target {
     }
 
     fn through_owner(root: &Path, args: &TargetArgs, locked: Error) -> Result<Self> {
-        let Some(engine::Owner { pid, http: Some(http), tls }) = engine::owner(root) else { return Err(locked) };
+        let Some(engine::StoreOwner { pid, http: Some(http), tls }) = engine::owner(root) else { return Err(locked) };
         let scheme = if tls.is_some() { "https" } else { "http" };
         let client = args.client(&format!("{scheme}://{http}"), tls.map(|tls| tls.certificate_sha256))?.announced();
         show::note(&format!("{} is owned by process {pid}: going through {}", root.display(), client.url()));
-        Ok(Target::Remote(Box::new(client)))
+        Ok(CommandTarget::Remote(Box::new(client)))
     }
 
     pub fn register(&self, spec: SeriesSpec) -> Result<Registered> {
         match self {
-            Target::Local(service) => service.register(spec),
-            Target::Remote(client) => client.json(json_body(Call::new(Method::POST, "/v1/series"), &spec)?),
+            CommandTarget::Local(service) => service.register(spec),
+            CommandTarget::Remote(client) => client.json(json_body(Call::new(Method::POST, "/v1/series"), &spec)?),
         }
     }
 
     pub fn series(&self, key: &SeriesKey) -> Result<SeriesInfo> {
         match self {
-            Target::Local(service) => service.series(key),
-            Target::Remote(client) => client.json(Call::new(Method::GET, series_path(key, false))),
+            CommandTarget::Local(service) => service.series(key),
+            CommandTarget::Remote(client) => client.json(Call::new(Method::GET, series_path(key, false))),
         }
     }
 
     pub fn list(&self, filter: &SeriesFilter) -> Result<SeriesPage> {
         match self {
-            Target::Local(service) => service.list(filter),
-            Target::Remote(client) => client.json(filtered(Call::new(Method::GET, "/v1/series"), filter)),
+            CommandTarget::Local(service) => service.list(filter),
+            CommandTarget::Remote(client) => client.json(filtered(Call::new(Method::GET, "/v1/series"), filter)),
         }
     }
 
     pub fn inventory(&self, filter: &SeriesFilter) -> Result<Inventory> {
         match self {
-            Target::Local(service) => service.inventory(filter),
-            Target::Remote(client) => client.json(filtered(Call::new(Method::GET, "/inventory"), filter)),
+            CommandTarget::Local(service) => service.inventory(filter),
+            CommandTarget::Remote(client) => client.json(filtered(Call::new(Method::GET, "/inventory"), filter)),
         }
     }
 
     pub fn coverage(&self, request: &CoverageRequest) -> Result<CoverageReply> {
         match self {
-            Target::Local(service) => service.coverage(request),
-            Target::Remote(client) => client.json(coverage_call(request)?),
+            CommandTarget::Local(service) => service.coverage(request),
+            CommandTarget::Remote(client) => client.json(coverage_call(request)?),
         }
     }
 
     pub fn health(&self) -> Result<Health> {
         match self {
-            Target::Local(service) => service.health(),
-            Target::Remote(client) => client.json(Call::new(Method::GET, "/health").unavailable_is_answer()),
+            CommandTarget::Local(service) => service.health(),
+            CommandTarget::Remote(client) => client.json(Call::new(Method::GET, "/health").unavailable_is_answer()),
         }
     }
 
     /// Whether requests are answered.
     pub fn ready(&self) -> Result<StatusReply> {
         match self {
-            Target::Local(service) => service.readiness(),
-            Target::Remote(client) => client.json(Call::new(Method::GET, "/health/ready").unavailable_is_answer()),
+            CommandTarget::Local(service) => service.readiness(),
+            CommandTarget::Remote(client) => {
+                client.json(Call::new(Method::GET, "/health/ready").unavailable_is_answer())
+            }
         }
     }
 
     /// Moves the tail of these series (all when empty) into chunk files.
     pub fn compact(&self, series: &[SeriesKey]) -> Result<CompactReply> {
         match self {
-            Target::Local(service) => service.compact(series),
-            Target::Remote(client) => {
+            CommandTarget::Local(service) => service.compact(series),
+            CommandTarget::Remote(client) => {
                 let body = (!series.is_empty()).then(|| serde_json::json!({ "series": series }));
                 job::remote(client, "compact", body)
             }
@@ -238,49 +240,51 @@ impl Target {
     /// Backs the store up.
     pub fn backup(&self, request: &BackupRequest) -> Result<BackupReply> {
         match self {
-            Target::Local(service) => {
+            CommandTarget::Local(service) => {
                 let watch = request.watch();
                 job::local(&watch, "bytes", || service.backup(request, &watch))
             }
-            Target::Remote(client) => job::remote(client, "backup", Some(value(request)?)),
+            CommandTarget::Remote(client) => job::remote(client, "backup", Some(value(request)?)),
         }
     }
 
     /// Has the server check every file, or checks the store that is open here.
     pub fn verify(&self, request: VerifyRequest) -> Result<VerifyReport> {
         match self {
-            Target::Local(service) => service.verify(&Watch::with_rate(request.bytes_per_second.unwrap_or(0))),
-            Target::Remote(client) => job::remote(client, "verify", Some(value(&request)?)),
+            CommandTarget::Local(service) => {
+                service.verify(&TaskControl::with_rate(request.bytes_per_second.unwrap_or(0)))
+            }
+            CommandTarget::Remote(client) => job::remote(client, "verify", Some(value(&request)?)),
         }
     }
 
     /// The same, and writes damaged sidecars anew.
     pub fn scrub(&self, request: ScrubRequest) -> Result<VerifyReport> {
         match self {
-            Target::Local(service) => service.scrub(request.dry_run, &scrub_watch(request)),
-            Target::Remote(client) => job::remote(client, "scrub", Some(value(&request)?)),
+            CommandTarget::Local(service) => service.scrub(request.dry_run, &scrub_watch(request)),
+            CommandTarget::Remote(client) => job::remote(client, "scrub", Some(value(&request)?)),
         }
     }
 
     pub fn orphans(&self) -> Result<OrphanReport> {
         match self {
-            Target::Local(service) => service.orphans(),
-            Target::Remote(client) => client.json(Call::new(Method::GET, "/v1/admin/orphans")),
+            CommandTarget::Local(service) => service.orphans(),
+            CommandTarget::Remote(client) => client.json(Call::new(Method::GET, "/v1/admin/orphans")),
         }
     }
 
     pub fn overlaps(&self) -> Result<OverlapReport> {
         match self {
-            Target::Local(service) => service.overlaps(),
-            Target::Remote(client) => client.json(Call::new(Method::GET, "/v1/admin/overlaps")),
+            CommandTarget::Local(service) => service.overlaps(),
+            CommandTarget::Remote(client) => client.json(Call::new(Method::GET, "/v1/admin/overlaps")),
         }
     }
 
     /// The chunk files of a series.
     pub fn files(&self, request: &FilesRequest) -> Result<FilesReply> {
         match self {
-            Target::Local(service) => service.files(request, &Stop::default()),
-            Target::Remote(client) => client.json(
+            CommandTarget::Local(service) => service.files(request, &CancelFlag::default()),
+            CommandTarget::Remote(client) => client.json(
                 Call::new(Method::GET, "/v1/admin/files")
                     .param("series", request.series.as_str())
                     .maybe("as_of", request.as_of.as_deref()),
@@ -290,8 +294,8 @@ impl Target {
 
     pub fn create_snapshot(&self, name: &str) -> Result<SnapshotInfo> {
         match self {
-            Target::Local(service) => service.create_snapshot(name),
-            Target::Remote(client) => {
+            CommandTarget::Local(service) => service.create_snapshot(name),
+            CommandTarget::Remote(client) => {
                 client.json(json_body(Call::new(Method::POST, SNAPSHOTS), &serde_json::json!({ "name": name }))?)
             }
         }
@@ -299,50 +303,54 @@ impl Target {
 
     pub fn drop_snapshot(&self, name: &str) -> Result<SnapshotDropped> {
         match self {
-            Target::Local(service) => service.drop_snapshot(name),
-            Target::Remote(client) => client.json(Call::new(Method::DELETE, format!("{SNAPSHOTS}/{}", segment(name)))),
+            CommandTarget::Local(service) => service.drop_snapshot(name),
+            CommandTarget::Remote(client) => {
+                client.json(Call::new(Method::DELETE, format!("{SNAPSHOTS}/{}", segment(name))))
+            }
         }
     }
 
     pub fn snapshots(&self) -> Result<SnapshotList> {
         match self {
-            Target::Local(service) => service.snapshots(),
-            Target::Remote(client) => client.json(Call::new(Method::GET, SNAPSHOTS)),
+            CommandTarget::Local(service) => service.snapshots(),
+            CommandTarget::Remote(client) => client.json(Call::new(Method::GET, SNAPSHOTS)),
         }
     }
 
     pub fn create_dataset(&self, spec: &DatasetSpec) -> Result<Dataset> {
         match self {
-            Target::Local(service) => service.create_dataset(spec),
-            Target::Remote(client) => client.json(json_body(Call::new(Method::POST, "/v1/datasets"), spec)?),
+            CommandTarget::Local(service) => service.create_dataset(spec),
+            CommandTarget::Remote(client) => client.json(json_body(Call::new(Method::POST, "/v1/datasets"), spec)?),
         }
     }
 
     pub fn datasets(&self, filter: &RecordFilter) -> Result<DatasetPage> {
         match self {
-            Target::Local(service) => service.datasets(filter),
-            Target::Remote(client) => client.json(selected(Call::new(Method::GET, "/v1/datasets"), filter)?),
+            CommandTarget::Local(service) => service.datasets(filter),
+            CommandTarget::Remote(client) => client.json(selected(Call::new(Method::GET, "/v1/datasets"), filter)?),
         }
     }
 
     pub fn dataset(&self, name: &str, version: Option<u32>) -> Result<Dataset> {
         match self {
-            Target::Local(service) => service.dataset(name, version),
-            Target::Remote(client) => client.json(record_call(Method::GET, RecordKind::Dataset, name, version, "")),
+            CommandTarget::Local(service) => service.dataset(name, version),
+            CommandTarget::Remote(client) => {
+                client.json(record_call(Method::GET, RecordKind::Dataset, name, version, ""))
+            }
         }
     }
 
     pub fn dataset_versions(&self, name: &str, filter: &RecordFilter) -> Result<DatasetPage> {
         match self {
-            Target::Local(service) => service.dataset_versions(name, filter),
-            Target::Remote(client) => client.json(selected(versions_call(RecordKind::Dataset, name), filter)?),
+            CommandTarget::Local(service) => service.dataset_versions(name, filter),
+            CommandTarget::Remote(client) => client.json(selected(versions_call(RecordKind::Dataset, name), filter)?),
         }
     }
 
     pub fn set_dataset_status(&self, name: &str, version: u32, status: RecordStatus) -> Result<Dataset> {
         match self {
-            Target::Local(service) => service.set_dataset_status(name, Some(version), status),
-            Target::Remote(client) => {
+            CommandTarget::Local(service) => service.set_dataset_status(name, Some(version), status),
+            CommandTarget::Remote(client) => {
                 let call = record_call(Method::PATCH, RecordKind::Dataset, name, Some(version), "");
                 client.json(json_body(call, &RecordPatch { status })?)
             }
@@ -351,36 +359,36 @@ impl Target {
 
     pub fn lineage(&self, kind: RecordKind, name: &str, version: Option<u32>) -> Result<LineageReply> {
         match self {
-            Target::Local(service) => service.lineage(kind, name, version),
-            Target::Remote(client) => client.json(record_call(Method::GET, kind, name, version, "/lineage")),
+            CommandTarget::Local(service) => service.lineage(kind, name, version),
+            CommandTarget::Remote(client) => client.json(record_call(Method::GET, kind, name, version, "/lineage")),
         }
     }
 
     pub fn define(&self, kind: RecordKind, spec: &DefinitionSpec) -> Result<Defined> {
         match self {
-            Target::Local(service) => service.define(kind, spec),
-            Target::Remote(client) => client.json(json_body(Call::new(Method::POST, records_path(kind)), spec)?),
+            CommandTarget::Local(service) => service.define(kind, spec),
+            CommandTarget::Remote(client) => client.json(json_body(Call::new(Method::POST, records_path(kind)), spec)?),
         }
     }
 
     pub fn definitions(&self, kind: RecordKind, filter: &RecordFilter) -> Result<DefinitionPage> {
         match self {
-            Target::Local(service) => service.definitions(kind, filter),
-            Target::Remote(client) => client.json(selected(Call::new(Method::GET, records_path(kind)), filter)?),
+            CommandTarget::Local(service) => service.definitions(kind, filter),
+            CommandTarget::Remote(client) => client.json(selected(Call::new(Method::GET, records_path(kind)), filter)?),
         }
     }
 
     pub fn definition(&self, kind: RecordKind, name: &str, version: Option<u32>) -> Result<Definition> {
         match self {
-            Target::Local(service) => service.definition(kind, name, version),
-            Target::Remote(client) => client.json(record_call(Method::GET, kind, name, version, "")),
+            CommandTarget::Local(service) => service.definition(kind, name, version),
+            CommandTarget::Remote(client) => client.json(record_call(Method::GET, kind, name, version, "")),
         }
     }
 
     pub fn definition_versions(&self, kind: RecordKind, name: &str, filter: &RecordFilter) -> Result<DefinitionPage> {
         match self {
-            Target::Local(service) => service.definition_versions(kind, name, filter),
-            Target::Remote(client) => client.json(selected(versions_call(kind, name), filter)?),
+            CommandTarget::Local(service) => service.definition_versions(kind, name, filter),
+            CommandTarget::Remote(client) => client.json(selected(versions_call(kind, name), filter)?),
         }
     }
 
@@ -392,18 +400,18 @@ impl Target {
         status: RecordStatus,
     ) -> Result<Definition> {
         match self {
-            Target::Local(service) => service.set_definition_status(kind, name, Some(version), status),
-            Target::Remote(client) => {
+            CommandTarget::Local(service) => service.set_definition_status(kind, name, Some(version), status),
+            CommandTarget::Remote(client) => {
                 let call = record_call(Method::PATCH, kind, name, Some(version), "");
                 client.json(json_body(call, &RecordPatch { status })?)
             }
         }
     }
 
-    pub fn drop_series(&self, key: &SeriesKey, condition: &Condition) -> Result<DropReply> {
+    pub fn drop_series(&self, key: &SeriesKey, condition: &Precondition) -> Result<DropReply> {
         match self {
-            Target::Local(service) => service.drop_series(key, condition),
-            Target::Remote(client) => {
+            CommandTarget::Local(service) => service.drop_series(key, condition),
+            CommandTarget::Remote(client) => {
                 let tag = self.tag(key, condition)?;
                 client.json(Call::new(Method::DELETE, series_path(key, false)).if_match(tag.as_deref()))
             }
@@ -415,18 +423,18 @@ impl Target {
         &self,
         key: &SeriesKey,
         range: Option<(&str, &str)>,
-        condition: &Condition,
+        condition: &Precondition,
         dry_run: bool,
     ) -> Result<DeleteReply> {
         match self {
-            Target::Local(service) => {
+            CommandTarget::Local(service) => {
                 let range = match range {
                     Some((start, end)) => Some(engine::closed_range(service, key, start, end)?),
                     None => None,
                 };
                 service.delete_range(key, range, condition, dry_run)
             }
-            Target::Remote(client) => {
+            CommandTarget::Remote(client) => {
                 let call = Call::new(Method::DELETE, series_path(key, true));
                 let call = match range {
                     Some((start, end)) => call.param("start", start).param("end", end),
@@ -439,16 +447,22 @@ impl Target {
     }
 
     /// Writes the rows of a body as one commit.
-    pub fn write(&self, key: &SeriesKey, body: Bytes, options: &WriteOptions, terms: &Terms) -> Result<Acknowledged> {
+    pub fn write(
+        &self,
+        key: &SeriesKey,
+        body: Bytes,
+        options: &BodyOptions,
+        terms: &WriteOptions,
+    ) -> Result<Acknowledged> {
         let client = match self {
-            Target::Local(service) => return engine::write(service, key, &body, options, terms),
-            Target::Remote(client) => client,
+            CommandTarget::Local(service) => return engine::write(service, key, &body, options, terms),
+            CommandTarget::Remote(client) => client,
         };
         terms.check(key)?;
         let path = series_path(key, true);
         let call = match terms.manner {
-            Manner::Mode(mode) => moded(Call::new(Method::POST, path), mode),
-            Manner::Merge(op) => Call::new(Method::POST, path + "/merge").maybe("op", op.map(|op| op.name())),
+            WriteMethod::Mode(mode) => moded(Call::new(Method::POST, path), mode),
+            WriteMethod::Merge(op) => Call::new(Method::POST, path + "/merge").maybe("op", op.map(|op| op.name())),
         };
         let once = terms.idempotency_key.as_ref().map(IdempotencyKey::as_str);
         let tag = match once {
@@ -464,13 +478,13 @@ impl Target {
     pub fn write_many(
         &self,
         body: Bytes,
-        options: &WriteOptions,
-        mode: Mode,
+        options: &BodyOptions,
+        mode: RowMode,
         once: Option<&IdempotencyKey>,
     ) -> Result<Acknowledged<WriteManyReply>> {
         match self {
-            Target::Local(service) => engine::write_many(service, &body, options, mode, once),
-            Target::Remote(client) => {
+            CommandTarget::Local(service) => engine::write_many(service, &body, options, mode, once),
+            CommandTarget::Remote(client) => {
                 let call = read_as(moded(Call::new(Method::POST, "/v1/write"), mode), options)
                     .idempotency_key(once.map(IdempotencyKey::as_str))
                     .body(engine::media_type(&options.format)?, body);
@@ -483,7 +497,12 @@ impl Target {
     /// Gives the rows of a query to `sink`, piece by piece. After an error what came before is no answer.
     ///
     /// JSON without a limit means every row, or `too_large`: a page that looks whole would be a trap.
-    pub fn read(&self, query: &Query, options: &ReadOptions, sink: &mut dyn FnMut(Bytes) -> Result<()>) -> Result<()> {
+    pub fn read(
+        &self,
+        query: &Query,
+        options: &OutputOptions,
+        sink: &mut dyn FnMut(Bytes) -> Result<()>,
+    ) -> Result<()> {
         if options.format != "json" || query.limit.is_some() {
             return self.stream(query, options, sink);
         }
@@ -507,7 +526,7 @@ impl Target {
     pub fn read_page(
         &self,
         query: &mut Query,
-        options: &ReadOptions,
+        options: &OutputOptions,
         sink: &mut dyn FnMut(Bytes) -> Result<()>,
     ) -> Result<()> {
         if query.limit.is_some() {
@@ -525,7 +544,7 @@ impl Target {
                 // A server that gives fewer. Whatever else it refuses, it refuses again.
                 Err(error)
                     if error.code() == ErrorCode::InvalidArgument
-                        && matches!(self, Target::Remote(_))
+                        && matches!(self, CommandTarget::Remote(_))
                         && query.limit.is_some()
                         && !is_begun => {}
                 done => return done,
@@ -533,16 +552,16 @@ impl Target {
         }
     }
 
-    fn stream(&self, query: &Query, options: &ReadOptions, sink: &mut dyn FnMut(Bytes) -> Result<()>) -> Result<()> {
+    fn stream(&self, query: &Query, options: &OutputOptions, sink: &mut dyn FnMut(Bytes) -> Result<()>) -> Result<()> {
         match self {
-            Target::Local(service) => engine::read(service, query, options, sink),
-            Target::Remote(client) => client.stream(read_call(query, options)?, sink),
+            CommandTarget::Local(service) => engine::read(service, query, options, sink),
+            CommandTarget::Remote(client) => client.stream(read_call(query, options)?, sink),
         }
     }
 
     /// The entity tag a condition stands for. REST knows conditions as tags only, so a version number is looked up:
     /// a series at another version is a conflict at once, and the tag guards what happens in between.
-    fn tag(&self, key: &SeriesKey, condition: &Condition) -> Result<Option<String>> {
+    fn tag(&self, key: &SeriesKey, condition: &Precondition) -> Result<Option<String>> {
         let Some(version) = condition.if_version else { return Ok(condition.if_match.clone()) };
         let info = self.series(key)?;
         if info.version != version {
@@ -554,7 +573,7 @@ impl Target {
 
     /// The same for a write that may be a retry, which only the server can tell: a version that the series is not at
     /// is sent all the same.
-    fn tag_of_retry(&self, key: &SeriesKey, condition: &Condition) -> Result<Option<String>> {
+    fn tag_of_retry(&self, key: &SeriesKey, condition: &Precondition) -> Result<Option<String>> {
         let Some(version) = condition.if_version else { return Ok(condition.if_match.clone()) };
         let tag = self.series(key)?.etag;
         let mut parts = tag.rsplitn(3, '-');
@@ -575,13 +594,13 @@ fn json_body<T: serde::Serialize>(call: Call, value: &T) -> Result<Call> {
 }
 
 /// A write with its mode as a parameter.
-fn moded(call: Call, mode: Mode) -> Call {
+fn moded(call: Call, mode: RowMode) -> Call {
     let mode = serde_json::to_value(mode).ok();
     call.maybe("mode", mode.as_ref().and_then(|mode| mode.as_str()))
 }
 
 /// A write with how its body is read as parameters.
-fn read_as(call: Call, options: &WriteOptions) -> Call {
+fn read_as(call: Call, options: &BodyOptions) -> Call {
     call.maybe("validate", options.validate.as_deref())
         .maybe("rounding", options.rounding.as_deref())
         .maybe("numbers", options.numbers.as_deref())
@@ -645,7 +664,7 @@ fn coverage_call(request: &CoverageRequest) -> Result<Call> {
 }
 
 /// The query as parameters of a read of one series, or as the body of one over several, or of a long one.
-fn read_call(query: &Query, options: &ReadOptions) -> Result<Call> {
+fn read_call(query: &Query, options: &OutputOptions) -> Result<Call> {
     let shown = |call: Call| {
         call.param("format", &options.format)
             .maybe("times", options.times.as_deref())

@@ -17,21 +17,21 @@ use crate::service::Scope;
 #[derive(Debug, clap::Args)]
 pub struct TokenArgs {
     #[command(subcommand)]
-    verb: TokenVerb,
+    verb: TokenCommand,
 }
 
 #[derive(Debug, Subcommand)]
-enum TokenVerb {
+enum TokenCommand {
     /// Make a token and show it, this once. From the first one on a server over this directory asks for tokens.
-    Create(CreateArgs),
+    Create(TokenCreateArgs),
     /// Tokens, without what is secret about them.
-    List(WhereArgs),
+    List(TokenFileArgs),
     /// Take a token away. A server that has no token left lets nobody in.
-    Revoke(RevokeArgs),
+    Revoke(TokenRevokeArgs),
 }
 
 #[derive(Debug, clap::Args)]
-struct WhereArgs {
+struct TokenFileArgs {
     /// Data directory; the one of the configuration when left out. A server over it notices.
     #[arg(long, value_name = "DIR")]
     root: Option<PathBuf>,
@@ -44,7 +44,7 @@ struct WhereArgs {
 }
 
 #[derive(Debug, clap::Args)]
-struct CreateArgs {
+struct TokenCreateArgs {
     /// What it is for.
     #[arg(long)]
     name: String,
@@ -61,21 +61,21 @@ struct CreateArgs {
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
-    place: WhereArgs,
+    place: TokenFileArgs,
 }
 
 #[derive(Debug, clap::Args)]
-struct RevokeArgs {
+struct TokenRevokeArgs {
     /// Id of the token.
     id: String,
     /// Only show the token: it stays good.
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
-    place: WhereArgs,
+    place: TokenFileArgs,
 }
 
-impl WhereArgs {
+impl TokenFileArgs {
     fn root(&self) -> Result<PathBuf> {
         if self.server.is_some() {
             return Err(Error::invalid("tokens are not made through a server")
@@ -88,7 +88,7 @@ impl WhereArgs {
 /// Runs one of the verbs under `admin token`.
 pub fn run(args: TokenArgs) -> Result<u8> {
     match args.verb {
-        TokenVerb::Create(args) => {
+        TokenCommand::Create(args) => {
             let scope = args.scope.parse::<Scope>()?;
             let until = args.expires.as_deref().map(|text| access::expiry(text, Timestamp::now())).transpose()?;
             if args.dry_run {
@@ -106,7 +106,7 @@ pub fn run(args: TokenArgs) -> Result<u8> {
                 show::note(&format!("token {} ({}, {}) is not shown again", made.id, made.name, made.scope.name()));
             }
         }
-        TokenVerb::List(place) => {
+        TokenCommand::List(place) => {
             let tokens = access::list(&place.root()?)?;
             if place.json {
                 show::reply(&access::shown(&tokens), true)?;
@@ -125,7 +125,7 @@ pub fn run(args: TokenArgs) -> Result<u8> {
                 show::out(&show::table(&["id", "name", "scope", "series", "created_at", "expires_at"], rows))?;
             }
         }
-        TokenVerb::Revoke(args) => {
+        TokenCommand::Revoke(args) => {
             let root = args.place.root()?;
             let token = if args.dry_run { access::find(&root, &args.id)? } else { access::revoke(&root, &args.id)? };
             if args.place.json {

@@ -23,7 +23,7 @@ use crate::error::{Error, Result};
 
 /// Whom to believe, and what to show.
 #[derive(Clone, Debug, Default)]
-pub struct Trust {
+pub struct ServerTrust {
     /// Certificates of who is believed instead of those that the system trusts, in PEM.
     pub ca: Option<PathBuf>,
     /// Certificate to show to a server that asks for one, and its key, in PEM.
@@ -49,7 +49,7 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
-impl Trust {
+impl ServerTrust {
     /// The settings of a client that believes nobody, for one that never speaks TLS.
     pub fn nobody() -> Result<ClientConfig> {
         let builder = ClientConfig::builder_with_provider(provider())
@@ -67,7 +67,7 @@ impl Trust {
             .with_safe_default_protocol_versions()
             .map_err(|error| Error::internal(format!("TLS: {error}")))?;
         let believed = match (&self.pinned, &self.ca) {
-            (Some(sha256), _) => Believed::Pinned(sha256.clone()),
+            (Some(sha256), _) => TrustAnchors::Pinned(sha256.clone()),
             (None, Some(path)) => {
                 let given = certificates("--ca", path)?;
                 let mut roots = RootCertStore::empty();
@@ -75,11 +75,11 @@ impl Trust {
                     roots.add(certificate.clone()).map_err(|error| cannot("--ca", path, &error))?;
                 }
                 let signed = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider()).build();
-                Believed::Given { signed: signed.map_err(|error| cannot("--ca", path, &error))?, given }
+                TrustAnchors::Given { signed: signed.map_err(|error| cannot("--ca", path, &error))?, given }
             }
             (None, None) => return self.identified(builder.with_root_certificates(system_roots()?)),
         };
-        let verifier = Verifier { believed, provider: provider() };
+        let verifier = CertificateVerifier { believed, provider: provider() };
         self.identified(builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier)))
     }
 
@@ -106,7 +106,7 @@ fn system_roots() -> Result<RootCertStore> {
 
 /// Which certificates of servers are believed.
 #[derive(Debug)]
-enum Believed {
+enum TrustAnchors {
     /// Those that given certificates signed, and the given ones themselves. The usual self-signed certificate is both: it
     /// says of itself that it may sign for others, and `webpki` takes no such certificate as that of a server.
     /// `curl --cacert` does.
@@ -117,8 +117,8 @@ enum Believed {
 
 /// Verifies the certificates of servers.
 #[derive(Debug)]
-struct Verifier {
-    believed: Believed,
+struct CertificateVerifier {
+    believed: TrustAnchors,
     provider: Arc<CryptoProvider>,
 }
 
@@ -127,7 +127,7 @@ fn may_sign(error: &TlsError) -> bool {
     matches!(error, TlsError::InvalidCertificate(CertificateError::Other(other)) if format!("{other:?}").contains("CaUsedAsEndEntity"))
 }
 
-impl ServerCertVerifier for Verifier {
+impl ServerCertVerifier for CertificateVerifier {
     fn verify_server_cert(
         &self,
         certificate: &CertificateDer<'_>,
@@ -137,7 +137,7 @@ impl ServerCertVerifier for Verifier {
         now: UnixTime,
     ) -> std::result::Result<ServerCertVerified, TlsError> {
         match &self.believed {
-            Believed::Given { signed, given } => {
+            TrustAnchors::Given { signed, given } => {
                 match signed.verify_server_cert(certificate, intermediates, name, ocsp_response, now) {
                     Err(error) if may_sign(&error) && given.iter().any(|given| given == certificate) => {
                         verify_server_name(&ParsedCertificate::try_from(certificate)?, name)?;
@@ -146,8 +146,10 @@ impl ServerCertVerifier for Verifier {
                     verified => verified,
                 }
             }
-            Believed::Pinned(sha256) if fingerprint(certificate) == *sha256 => Ok(ServerCertVerified::assertion()),
-            Believed::Pinned(_) => Err(TlsError::InvalidCertificate(CertificateError::ApplicationVerificationFailure)),
+            TrustAnchors::Pinned(sha256) if fingerprint(certificate) == *sha256 => Ok(ServerCertVerified::assertion()),
+            TrustAnchors::Pinned(_) => {
+                Err(TlsError::InvalidCertificate(CertificateError::ApplicationVerificationFailure))
+            }
         }
     }
 

@@ -24,17 +24,17 @@ pub struct Map {
     bytes: Bytes,
 }
 
-struct Owner(Arc<Mmap>);
+struct MapOwner(Arc<Mmap>);
 
-struct Copied(Buffer);
+struct CopiedMap(Buffer);
 
-impl AsRef<[u8]> for Copied {
+impl AsRef<[u8]> for CopiedMap {
     fn as_ref(&self) -> &[u8] {
         &self.0
     }
 }
 
-impl AsRef<[u8]> for Owner {
+impl AsRef<[u8]> for MapOwner {
     fn as_ref(&self) -> &[u8] {
         &self.0
     }
@@ -61,13 +61,13 @@ impl Map {
         // SAFETY: the file is published and immutable (see the head of this module), so the bytes behind the
         // shared reference do not change while the map lives.
         let map = Arc::new(unsafe { Mmap::map(file) }?);
-        let bytes = Bytes::from_owner(Owner(Arc::clone(&map)));
+        let bytes = Bytes::from_owner(MapOwner(Arc::clone(&map)));
         Ok(Self { map: Some(map), bytes })
     }
 
     /// Bytes in memory in the place of a map; they begin on a multiple of 64.
     pub fn copied(bytes: &[u8]) -> Self {
-        Self { map: None, bytes: Bytes::from_owner(Copied(Buffer::from_slice_ref(bytes))) }
+        Self { map: None, bytes: Bytes::from_owner(CopiedMap(Buffer::from_slice_ref(bytes))) }
     }
 
     /// All bytes.

@@ -23,7 +23,7 @@ pub use limits::raise_open_files_limit;
 pub use lock::{Lock, SharedLock, process_lives};
 pub use mmap::is_resident;
 pub use path::DiskPath;
-pub use staged::{Staged, WriteFile, publish, replace};
+pub use staged::{StagedFile, WriteFile, publish, replace};
 
 use crate::error::{Error, ErrorCode, Result};
 use crate::planted::{Bug, planted};

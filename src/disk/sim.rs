@@ -18,9 +18,9 @@ const SECTOR: usize = 512;
 
 /// A small generator of random numbers (SplitMix64), so that a seed says everything.
 #[derive(Clone, Copy, Debug)]
-pub struct Dice(pub u64);
+pub struct Rng(pub u64);
 
-impl Dice {
+impl Rng {
     /// The next number.
     pub fn roll(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -346,7 +346,7 @@ impl SimState {
 
     /// One of the states a power cut now can leave behind.
     pub fn after_power_loss(&self, seed: u64) -> SimState {
-        let mut dice = Dice(seed);
+        let mut dice = Rng(seed);
         // Half of the time everything or nothing is kept, else each by itself.
         let keep = match dice.roll() % 4 {
             0 => 0,
@@ -397,7 +397,7 @@ impl SimState {
 }
 
 /// Keeps some sectors of a write, drops others and garbles others.
-fn torn(bytes: &mut Vec<u8>, offset: usize, data: &[u8], dice: &mut Dice) {
+fn torn(bytes: &mut Vec<u8>, offset: usize, data: &[u8], dice: &mut Rng) {
     let mut at = 0;
     while at < data.len() {
         let part = (SECTOR - (offset + at) % SECTOR).min(data.len() - at);
@@ -426,7 +426,7 @@ pub struct Moment {
 struct Sim {
     state: SimState,
     locked: HashSet<PathBuf>,
-    dice: Option<Dice>,
+    dice: Option<Rng>,
     ops: u64,
     plan: Option<FaultPlan>,
     /// A second plan, with a count of its own.
@@ -445,7 +445,7 @@ pub struct SimDisk(Arc<Mutex<Sim>>);
 impl SimDisk {
     /// A disk with this on it, that gives these random numbers.
     pub fn new(state: SimState, seed: u64) -> Self {
-        Self(Arc::new(Mutex::new(Sim { state, dice: Some(Dice(seed)), ..Sim::default() })))
+        Self(Arc::new(Mutex::new(Sim { state, dice: Some(Rng(seed)), ..Sim::default() })))
     }
 
     /// A path on this disk.
@@ -628,7 +628,7 @@ impl Disk for SimDisk {
 
     fn random(&self, bytes: &mut [u8]) -> io::Result<()> {
         self.run(Op::Random, Path::new("random"), |sim| {
-            let dice = sim.dice.get_or_insert(Dice(0));
+            let dice = sim.dice.get_or_insert(Rng(0));
             bytes.iter_mut().for_each(|byte| *byte = u8::try_from(dice.roll() % 256).unwrap_or(0));
             Ok(())
         })

@@ -9,7 +9,7 @@ use crate::planted::{Bug, planted};
 
 /// A file being written under `tmp/`, removed unless it is published.
 #[derive(Debug)]
-pub struct Staged {
+pub struct StagedFile {
     path: DiskPath,
     file: File,
     position: u64,
@@ -18,7 +18,7 @@ pub struct Staged {
 
 static STAGED: AtomicU64 = AtomicU64::new(0);
 
-impl Staged {
+impl StagedFile {
     /// A new file in `tmp`.
     pub fn create(tmp: &DiskPath) -> Result<Self> {
         loop {
@@ -82,11 +82,11 @@ impl Staged {
     }
 
     /// Syncs several files, those of a disk of the system at the same time.
-    pub fn sync_all(files: &mut [&mut Staged]) -> Result<()> {
+    pub fn sync_all(files: &mut [&mut StagedFile]) -> Result<()> {
         if planted(Bug::FileNotSynced) {
             return Ok(());
         }
-        let mut waiting: Vec<&mut &mut Staged> = files.iter_mut().filter(|staged| !staged.synced).collect();
+        let mut waiting: Vec<&mut &mut StagedFile> = files.iter_mut().filter(|staged| !staged.synced).collect();
         let Some(first) = waiting.first() else { return Ok(()) };
         let plain: Vec<&dyn DiskFile> = waiting.iter().map(|staged| staged.file.as_ref()).collect();
         let synced = first.path.disk().sync_files(&plain);
@@ -137,7 +137,7 @@ impl Staged {
     }
 }
 
-impl Write for Staged {
+impl Write for StagedFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.synced = false;
         let count = self.file.write_at(bytes, self.position)?;
@@ -150,7 +150,7 @@ impl Write for Staged {
     }
 }
 
-impl Seek for Staged {
+impl Seek for StagedFile {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
         match to {
             SeekFrom::Start(offset) => self.position = offset,
@@ -161,7 +161,7 @@ impl Seek for Staged {
     }
 }
 
-impl Drop for Staged {
+impl Drop for StagedFile {
     fn drop(&mut self) {
         // In a directory that was replaced the name can be that of a file of somebody else.
         let is_own = match (self.path.disk().identity(&self.path), self.file.identity()) {
@@ -180,7 +180,7 @@ impl Drop for Staged {
 
 /// Writes a small file and publishes it; `false` when the name is taken.
 pub fn publish(tmp: &DiskPath, target: &DiskPath, bytes: &[u8]) -> Result<bool> {
-    let mut staged = Staged::create(tmp)?;
+    let mut staged = StagedFile::create(tmp)?;
     staged.put(bytes)?;
     staged.publish(target)
 }
@@ -188,7 +188,7 @@ pub fn publish(tmp: &DiskPath, target: &DiskPath, bytes: &[u8]) -> Result<bool> 
 /// Puts a small file in the place of whatever has the name. A crash leaves the old one, the new one, or an old one
 /// again: for files that are only hints.
 pub fn replace(tmp: &DiskPath, target: &DiskPath, bytes: &[u8]) -> Result<()> {
-    let mut staged = Staged::create(tmp)?;
+    let mut staged = StagedFile::create(tmp)?;
     staged.put(bytes)?;
     staged.replace(target)
 }
@@ -204,7 +204,7 @@ impl WriteFile {
     /// Publishes a new file of `bytes` bytes that begins with `head`; `zeroed` fills the rest with written zeros
     /// (a later sync then has no block to allocate), else the space is only reserved.
     pub fn create(tmp: &DiskPath, target: &DiskPath, head: &[u8], bytes: u64, zeroed: bool) -> Result<Self> {
-        let mut staged = Staged::create(tmp)?;
+        let mut staged = StagedFile::create(tmp)?;
         if !planted(Bug::SpaceNotReserved) {
             staged.reserve(bytes)?;
         }
@@ -216,13 +216,13 @@ impl WriteFile {
     }
 
     /// Publishes a file that was made beforehand, with these first bytes.
-    pub fn begin(mut staged: Staged, target: &DiskPath, head: &[u8]) -> Result<Self> {
+    pub fn begin(mut staged: StagedFile, target: &DiskPath, head: &[u8]) -> Result<Self> {
         staged.position = 0;
         staged.put(head)?;
         Self::publish(staged, target)
     }
 
-    fn publish(staged: Staged, target: &DiskPath) -> Result<Self> {
+    fn publish(staged: StagedFile, target: &DiskPath) -> Result<Self> {
         if !staged.publish(target)? {
             return Err(Error::internal(format!("{} exists already", target.display())));
         }

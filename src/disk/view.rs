@@ -12,40 +12,40 @@ use crate::error::Result;
 
 /// The view. See the head of this module.
 #[derive(Debug)]
-pub struct ViewDisk {
+pub struct OverlayDisk {
     below: DiskPath,
-    top: Mutex<Top>,
+    top: Mutex<OverlayLayer>,
     /// What becomes of a file below that is opened for writing.
-    writing: Writing,
+    writing: OverlayWrite,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Writing {
+enum OverlayWrite {
     Refused,
     /// It is read into memory, and changed there.
     Copies,
 }
 
 #[derive(Debug, Default)]
-struct Top {
+struct OverlayLayer {
     dirs: BTreeSet<PathBuf>,
-    files: BTreeMap<PathBuf, Entry>,
+    files: BTreeMap<PathBuf, OverlayEntry>,
 }
 
 #[derive(Clone, Debug)]
-enum Entry {
+enum OverlayEntry {
     Below,
-    Memory(Memory),
+    Memory(OverlayBytes),
 }
 
 /// Bytes of a file that is only in memory.
 #[derive(Clone, Debug, Default)]
-struct Memory(Arc<Mutex<Vec<u8>>>);
+struct OverlayBytes(Arc<Mutex<Vec<u8>>>);
 
-impl ViewDisk {
+impl OverlayDisk {
     /// `root` as if it held these files, named from it, and nothing else.
     pub fn of(root: &DiskPath, names: impl IntoIterator<Item = impl AsRef<Path>>) -> DiskPath {
-        Self::with(root, Writing::Refused, names, std::iter::empty::<&Path>())
+        Self::with(root, OverlayWrite::Refused, names, std::iter::empty::<&Path>())
     }
 
     /// `root` with every file and directory that is in it now.
@@ -65,37 +65,37 @@ impl ViewDisk {
                 }
             }
         }
-        Ok(Self::with(root, Writing::Copies, files, dirs))
+        Ok(Self::with(root, OverlayWrite::Copies, files, dirs))
     }
 
     fn with(
         root: &DiskPath,
-        writing: Writing,
+        writing: OverlayWrite,
         names: impl IntoIterator<Item = impl AsRef<Path>>,
         dirs: impl IntoIterator<Item = impl Into<PathBuf>>,
     ) -> DiskPath {
-        let mut top = Top::default();
+        let mut top = OverlayLayer::default();
         top.dirs.extend(root.ancestors().map(Path::to_path_buf));
         top.dirs.extend(dirs.into_iter().map(Into::into));
         for name in names {
             let path = root.join(name);
             top.dirs.extend(path.ancestors().skip(1).map(Path::to_path_buf));
-            top.files.insert(path.to_path_buf(), Entry::Below);
+            top.files.insert(path.to_path_buf(), OverlayEntry::Below);
         }
         DiskPath::new(Arc::new(Self { below: root.clone(), top: Mutex::new(top), writing }), root.to_path_buf())
     }
 
-    fn top(&self) -> MutexGuard<'_, Top> {
+    fn top(&self) -> MutexGuard<'_, OverlayLayer> {
         self.top.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Top {
-    fn find(&self, path: &Path) -> io::Result<&Entry> {
+impl OverlayLayer {
+    fn find(&self, path: &Path) -> io::Result<&OverlayEntry> {
         self.files.get(path).ok_or_else(|| ErrorKind::NotFound.into())
     }
 
-    fn put(&mut self, path: &Path, entry: Entry) -> io::Result<()> {
+    fn put(&mut self, path: &Path, entry: OverlayEntry) -> io::Result<()> {
         if self.files.contains_key(path) || self.dirs.contains(path) {
             return Err(ErrorKind::AlreadyExists.into());
         }
@@ -112,7 +112,7 @@ impl Top {
     }
 }
 
-impl Disk for ViewDisk {
+impl Disk for OverlayDisk {
     fn create_dir(&self, path: &Path) -> io::Result<()> {
         let mut top = self.top();
         if top.files.contains_key(path) || !top.dirs.insert(path.to_path_buf()) {
@@ -137,29 +137,29 @@ impl Disk for ViewDisk {
         }
         match top.find(path)? {
             // It may be gone since the list was made.
-            Entry::Below => self.below.disk().is_dir(path),
-            Entry::Memory(_) => Ok(false),
+            OverlayEntry::Below => self.below.disk().is_dir(path),
+            OverlayEntry::Memory(_) => Ok(false),
         }
     }
 
     fn create(&self, path: &Path) -> io::Result<File> {
-        let file = Memory::default();
-        self.top().put(path, Entry::Memory(file.clone()))?;
+        let file = OverlayBytes::default();
+        self.top().put(path, OverlayEntry::Memory(file.clone()))?;
         Ok(Box::new(file))
     }
 
     fn open(&self, path: &Path, writing: bool) -> io::Result<File> {
         let mut top = self.top();
         match top.find(path)? {
-            Entry::Memory(file) => Ok(Box::new(file.clone())),
-            Entry::Below if !writing => self.below.disk().open(path, false),
-            Entry::Below if self.writing == Writing::Refused => Err(ErrorKind::ReadOnlyFilesystem.into()),
-            Entry::Below => {
+            OverlayEntry::Memory(file) => Ok(Box::new(file.clone())),
+            OverlayEntry::Below if !writing => self.below.disk().open(path, false),
+            OverlayEntry::Below if self.writing == OverlayWrite::Refused => Err(ErrorKind::ReadOnlyFilesystem.into()),
+            OverlayEntry::Below => {
                 let below = self.below.disk().open(path, false)?;
                 let mut bytes = vec![0; usize::try_from(below.bytes()?).map_err(io::Error::other)?];
                 super::read_exact_at(below.as_ref(), &mut bytes, 0)?;
-                let copy = Memory(Arc::new(Mutex::new(bytes)));
-                top.files.insert(path.to_path_buf(), Entry::Memory(copy.clone()));
+                let copy = OverlayBytes(Arc::new(Mutex::new(bytes)));
+                top.files.insert(path.to_path_buf(), OverlayEntry::Memory(copy.clone()));
                 Ok(Box::new(copy))
             }
         }
@@ -168,7 +168,7 @@ impl Disk for ViewDisk {
     fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut top = self.top();
         match top.find(from)?.clone() {
-            Entry::Below => Err(ErrorKind::ReadOnlyFilesystem.into()),
+            OverlayEntry::Below => Err(ErrorKind::ReadOnlyFilesystem.into()),
             entry => top.put(to, entry),
         }
     }
@@ -176,7 +176,7 @@ impl Disk for ViewDisk {
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut top = self.top();
         match top.find(from)?.clone() {
-            Entry::Below => Err(ErrorKind::ReadOnlyFilesystem.into()),
+            OverlayEntry::Below => Err(ErrorKind::ReadOnlyFilesystem.into()),
             entry => {
                 top.files.remove(from);
                 top.files.insert(to.to_path_buf(), entry);
@@ -200,8 +200,8 @@ impl Disk for ViewDisk {
 
     /// Nobody else sees what is written here, so there is nobody to keep out.
     fn lock(&self, path: &Path) -> io::Result<File> {
-        let file = Memory::default();
-        self.top().files.insert(path.to_path_buf(), Entry::Memory(file.clone()));
+        let file = OverlayBytes::default();
+        self.top().files.insert(path.to_path_buf(), OverlayEntry::Memory(file.clone()));
         Ok(Box::new(file))
     }
 
@@ -214,13 +214,13 @@ impl Disk for ViewDisk {
     }
 }
 
-impl Memory {
+impl OverlayBytes {
     fn bytes(&self) -> MutexGuard<'_, Vec<u8>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl DiskFile for Memory {
+impl DiskFile for OverlayBytes {
     fn read_at(&self, into: &mut [u8], offset: u64) -> io::Result<usize> {
         let bytes = self.bytes();
         let found = bytes.get(usize::try_from(offset).unwrap_or(usize::MAX)..).unwrap_or_default();
@@ -262,17 +262,17 @@ impl DiskFile for Memory {
     }
 
     fn bytes(&self) -> io::Result<u64> {
-        Ok(Memory::bytes(self).len() as u64)
+        Ok(OverlayBytes::bytes(self).len() as u64)
     }
 
     fn map(&self) -> io::Result<Map> {
-        Ok(Map::copied(&Memory::bytes(self)))
+        Ok(Map::copied(&OverlayBytes::bytes(self)))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::{self as disk, Staged};
+    use super::super::{self as disk, StagedFile};
     use super::*;
 
     #[test]
@@ -280,7 +280,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         std::fs::create_dir_all(root.path().join("in/empty")).unwrap();
         std::fs::write(root.path().join("in/a"), "below").unwrap();
-        let view = ViewDisk::over(&DiskPath::os(root.path())).unwrap();
+        let view = OverlayDisk::over(&DiskPath::os(root.path())).unwrap();
         assert!(view.join("in/empty").is_dir());
         let path = view.join("in/a");
         let file = view.disk().open(&path, true).unwrap();
@@ -298,14 +298,14 @@ mod tests {
         for name in ["in/a", "in/b", "c"] {
             std::fs::write(root.path().join(name), name).unwrap();
         }
-        let view = ViewDisk::of(&DiskPath::os(root.path()), ["in/a", "c", "gone"]);
+        let view = OverlayDisk::of(&DiskPath::os(root.path()), ["in/a", "c", "gone"]);
         assert_eq!(disk::list(&view).unwrap(), ["c", "gone", "in"]);
         assert_eq!(disk::list(&view.join("in")).unwrap(), ["a"]);
         assert_eq!(disk::read(&view.join("in/a")).unwrap(), b"in/a");
         assert!(!view.join("in/b").exists() && !view.join("gone").exists() && view.join("c").exists());
         assert!(disk::read(&view.join("in/b")).is_err());
         disk::create_dir(&view.join("tmp/deep")).unwrap();
-        let mut staged = Staged::create(&view.join("tmp")).unwrap();
+        let mut staged = StagedFile::create(&view.join("tmp")).unwrap();
         staged.put(b"new").unwrap();
         assert!(staged.publish(&view.join("in/new")).unwrap());
         assert_eq!(disk::read(&view.join("in/new")).unwrap(), b"new");

@@ -8,13 +8,13 @@ use parquet::errors::ParquetError;
 use parquet::file::properties::WriterProperties;
 use parquet::schema::types::ColumnPath;
 
-use super::{Closing, Output, ROW_GROUP_ROWS, Writer};
+use super::{BodyWriter, OutputBuffer, ROW_GROUP_ROWS, Trailer};
 use crate::error::{Error, Result};
-use crate::query::{Block, Shape};
+use crate::query::{Block, ResultSchema};
 
 /// A Parquet file, compressed with Snappy; the footer is its last piece.
 pub(super) struct Parquet {
-    shape: Shape,
+    shape: ResultSchema,
     schema: SchemaRef,
     /// Taken at the end.
     file: Option<ArrowWriter<Vec<u8>>>,
@@ -26,7 +26,7 @@ fn internal(error: ParquetError) -> Error {
 }
 
 impl Parquet {
-    pub(super) fn new(shape: &Shape) -> Result<Self> {
+    pub(super) fn new(shape: &ResultSchema) -> Result<Self> {
         let schema = shape.arrow_schema();
         let ts = ColumnPath::from("ts");
         // Timestamps never repeat: a dictionary of them would only be built to be thrown away.
@@ -46,8 +46,8 @@ impl Parquet {
     }
 }
 
-impl Writer for Parquet {
-    fn begin(&mut self, _out: &mut Output) -> Result<()> {
+impl BodyWriter for Parquet {
+    fn begin(&mut self, _out: &mut OutputBuffer) -> Result<()> {
         Ok(())
     }
 
@@ -56,7 +56,7 @@ impl Writer for Parquet {
         Ok(())
     }
 
-    fn print(&mut self, out: &mut Output) -> Result<bool> {
+    fn print(&mut self, out: &mut OutputBuffer) -> Result<bool> {
         if let Some(block) = self.block.take() {
             let batch = self.shape.record_batch(&self.schema, &block)?;
             let file = self.file()?;
@@ -68,7 +68,7 @@ impl Writer for Parquet {
         Ok(true)
     }
 
-    fn finish(&mut self, _closing: &Closing, out: &mut Output) -> Result<bool> {
+    fn finish(&mut self, _closing: &Trailer, out: &mut OutputBuffer) -> Result<bool> {
         let file = self.file.take().ok_or_else(|| Error::internal("a parquet file was ended twice"))?;
         let rest = file.into_inner().map_err(internal)?;
         out.push(Bytes::from(rest));

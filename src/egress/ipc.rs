@@ -8,29 +8,35 @@ use arrow::datatypes::SchemaRef;
 use arrow::ipc::writer::StreamWriter;
 use bytes::Bytes;
 
-use super::{Closing, Output, Writer};
+use super::{BodyWriter, OutputBuffer, Trailer};
 use crate::error::{Error, Result};
 use crate::format::ipc;
-use crate::query::{Block, Numbers, Shape};
+use crate::query::{Block, NumberFormat, ResultSchema};
 use crate::types::{ColumnType, number};
 
 /// The writer of an Arrow stream: framed by hand unless columns are strings.
-pub(super) fn writer(shape: &Shape) -> Result<Box<dyn Writer>> {
+pub(super) fn writer(shape: &ResultSchema) -> Result<Box<dyn BodyWriter>> {
     let schema = shape.arrow_schema();
-    if shape.numbers == Numbers::String {
+    if shape.numbers == NumberFormat::String {
         let stream = StreamWriter::try_new(Vec::new(), &schema).map_err(internal)?;
-        return Ok(Box::new(Strings { shape: shape.clone(), schema, stream, block: None }));
+        return Ok(Box::new(StringWriter { shape: shape.clone(), schema, stream, block: None }));
     }
     let conversions = shape
         .columns
         .iter()
         .map(|column| match (column.kind, shape.numbers) {
-            (ColumnType::Decimal { digits }, Numbers::Float64) => Conversion::Double(digits),
-            (ColumnType::Decimal { .. }, Numbers::Decimal128) => Conversion::Wide,
+            (ColumnType::Decimal { digits }, NumberFormat::Float64) => Conversion::Double(digits),
+            (ColumnType::Decimal { .. }, NumberFormat::Decimal128) => Conversion::Wide,
             _ => Conversion::None,
         })
         .collect();
-    Ok(Box::new(Framed { is_plain: shape.is_plain(), keys: shape.keys().cloned(), conversions, schema, block: None }))
+    Ok(Box::new(FixedWidthWriter {
+        is_plain: shape.is_plain(),
+        keys: shape.keys().cloned(),
+        conversions,
+        schema,
+        block: None,
+    }))
 }
 
 fn internal(error: arrow::error::ArrowError) -> Error {
@@ -48,7 +54,7 @@ enum Conversion {
 }
 
 /// Columns of fixed width, without validity buffers.
-struct Framed {
+struct FixedWidthWriter {
     schema: SchemaRef,
     /// The words of the series column, where there is one.
     keys: Option<Arc<StringArray>>,
@@ -58,9 +64,9 @@ struct Framed {
 }
 
 /// A column's buffer as the owner of bytes on their way out: nothing is copied.
-pub(crate) struct Column(pub(crate) Buffer);
+pub(crate) struct ColumnBuffer(pub(crate) Buffer);
 
-impl AsRef<[u8]> for Column {
+impl AsRef<[u8]> for ColumnBuffer {
     fn as_ref(&self) -> &[u8] {
         &self.0
     }
@@ -68,8 +74,8 @@ impl AsRef<[u8]> for Column {
 
 const PADDING: [u8; ipc::ALIGNMENT] = [0; ipc::ALIGNMENT];
 
-impl Writer for Framed {
-    fn begin(&mut self, out: &mut Output) -> Result<()> {
+impl BodyWriter for FixedWidthWriter {
+    fn begin(&mut self, out: &mut OutputBuffer) -> Result<()> {
         out.open.extend(ipc::framed(&ipc::schema_header(&self.schema)));
         if let Some(keys) = &self.keys {
             let (header, body) = ipc::dictionary_message(keys.iter().flatten());
@@ -84,7 +90,7 @@ impl Writer for Framed {
         Ok(())
     }
 
-    fn print(&mut self, out: &mut Output) -> Result<bool> {
+    fn print(&mut self, out: &mut OutputBuffer) -> Result<bool> {
         let Some(block) = self.block.take() else { return Ok(true) };
         if let (true, Some(verbatim)) = (self.is_plain, block.verbatim) {
             out.push(verbatim.message);
@@ -109,34 +115,34 @@ impl Writer for Framed {
         out.open.extend(ipc::framed(&ipc::batch_header(block.rows, &sizes)));
         for column in columns {
             let padding = ipc::padded(column.len()) - column.len();
-            out.push(Bytes::from_owner(Column(column)));
+            out.push(Bytes::from_owner(ColumnBuffer(column)));
             out.open.extend(PADDING.iter().take(padding));
         }
         Ok(true)
     }
 
-    fn finish(&mut self, _closing: &Closing, out: &mut Output) -> Result<bool> {
+    fn finish(&mut self, _closing: &Trailer, out: &mut OutputBuffer) -> Result<bool> {
         out.open.extend_from_slice(&ipc::END_OF_STREAM);
         Ok(true)
     }
 }
 
 /// Number columns as text: their cells have no fixed width, so Arrow's own writer frames them.
-struct Strings {
-    shape: Shape,
+struct StringWriter {
+    shape: ResultSchema,
     schema: SchemaRef,
     stream: StreamWriter<Vec<u8>>,
     block: Option<Block>,
 }
 
-impl Strings {
-    fn drain(&mut self, out: &mut Output) {
+impl StringWriter {
+    fn drain(&mut self, out: &mut OutputBuffer) {
         out.push(Bytes::from(std::mem::take(self.stream.get_mut())));
     }
 }
 
-impl Writer for Strings {
-    fn begin(&mut self, out: &mut Output) -> Result<()> {
+impl BodyWriter for StringWriter {
+    fn begin(&mut self, out: &mut OutputBuffer) -> Result<()> {
         self.drain(out);
         Ok(())
     }
@@ -146,7 +152,7 @@ impl Writer for Strings {
         Ok(())
     }
 
-    fn print(&mut self, out: &mut Output) -> Result<bool> {
+    fn print(&mut self, out: &mut OutputBuffer) -> Result<bool> {
         if let Some(block) = self.block.take() {
             let batch = self.shape.record_batch(&self.schema, &block)?;
             self.stream.write(&batch).map_err(internal)?;
@@ -155,7 +161,7 @@ impl Writer for Strings {
         Ok(true)
     }
 
-    fn finish(&mut self, _closing: &Closing, out: &mut Output) -> Result<bool> {
+    fn finish(&mut self, _closing: &Trailer, out: &mut OutputBuffer) -> Result<bool> {
         self.stream.finish().map_err(internal)?;
         self.drain(out);
         Ok(true)

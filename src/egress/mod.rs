@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! 1. What ends a body (the closing bracket, the Arrow end marker, the Parquet footer) comes only after the last
-//!    block arrived without an error. After an error an [`Encoder`] yields nothing more.
+//!    block arrived without an error. After an error an [`BodyEncoder`] yields nothing more.
 //! 2. Memory does not grow with the answer: an encoder holds at most one block and one piece, except
 //!    [`RowsShape::Columns`], which holds the blocks (mostly references into mapped files), and Parquet, which holds
 //!    one row group.
@@ -18,8 +18,8 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::query::{Block, ScanStats, Shape};
-pub(crate) use ipc::Column;
+use crate::query::{Block, ResultSchema, ScanStats};
+pub(crate) use ipc::ColumnBuffer;
 
 /// Bytes after which text is handed on. Pieces are about this long; blocks of an Arrow stream may be up to 1 MiB.
 pub const PIECE_BYTES: usize = 256 * 1024;
@@ -88,7 +88,7 @@ impl OutFormat {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
-pub enum Times {
+pub enum TimeFormat {
     /// Integers in the unit of the series.
     #[default]
     Epoch,
@@ -96,12 +96,12 @@ pub enum Times {
     Rfc3339,
 }
 
-impl Times {
+impl TimeFormat {
     /// Reads the word of `times=`.
     pub fn from_name(name: &str) -> Result<Self> {
         match name {
-            "epoch" => Ok(Times::Epoch),
-            "rfc3339" => Ok(Times::Rfc3339),
+            "epoch" => Ok(TimeFormat::Epoch),
+            "rfc3339" => Ok(TimeFormat::Rfc3339),
             other => Err(Error::invalid(format!("times {other:?} is not one of epoch, rfc3339"))),
         }
     }
@@ -111,7 +111,7 @@ impl Times {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
-pub enum RowsShape {
+pub enum JsonShape {
     /// One object a row.
     #[default]
     Rows,
@@ -119,12 +119,12 @@ pub enum RowsShape {
     Columns,
 }
 
-impl RowsShape {
+impl JsonShape {
     /// Reads the word of `shape=`.
     pub fn from_name(name: &str) -> Result<Self> {
         match name {
-            "rows" => Ok(RowsShape::Rows),
-            "columns" => Ok(RowsShape::Columns),
+            "rows" => Ok(JsonShape::Rows),
+            "columns" => Ok(JsonShape::Columns),
             other => Err(Error::invalid(format!("shape {other:?} is not one of rows, columns"))),
         }
     }
@@ -132,19 +132,19 @@ impl RowsShape {
 
 /// How an answer is to be written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Options {
+pub struct EncodeOptions {
     pub format: OutFormat,
-    pub times: Times,
-    pub shape: RowsShape,
+    pub times: TimeFormat,
+    pub shape: JsonShape,
 }
 
-impl Options {
+impl EncodeOptions {
     /// Refuses options that the format has no place for.
     pub fn check(&self) -> Result<()> {
-        if self.shape == RowsShape::Columns && self.format != OutFormat::Json {
+        if self.shape == JsonShape::Columns && self.format != OutFormat::Json {
             return Err(Error::invalid(format!("shape=columns is for json, not for {}", self.format.name())));
         }
-        if self.times == Times::Rfc3339 && !self.format.is_text() {
+        if self.times == TimeFormat::Rfc3339 && !self.format.is_text() {
             return Err(Error::invalid(format!(
                 "times=rfc3339 is for json, ndjson and csv; {} carries timestamps of its own type",
                 self.format.name()
@@ -156,7 +156,7 @@ impl Options {
 
 /// What stands behind the rows of a JSON answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Closing {
+pub struct Trailer {
     /// Where to go on, when rows are left.
     pub next_cursor: Option<String>,
     /// How the answer was found, when that was asked for.
@@ -164,25 +164,25 @@ pub struct Closing {
 }
 
 /// What one format does with the blocks of an answer. Methods that return `false` want to be called again.
-trait Writer: Send {
+trait BodyWriter: Send {
     /// What comes before the first row.
-    fn begin(&mut self, out: &mut Output) -> Result<()>;
+    fn begin(&mut self, out: &mut OutputBuffer) -> Result<()>;
     /// Takes the next block, which has rows and whose columns all have that many words.
     fn accept(&mut self, block: Block) -> Result<()>;
     /// Writes some of the block it took; true when nothing of it is left.
-    fn print(&mut self, out: &mut Output) -> Result<bool>;
+    fn print(&mut self, out: &mut OutputBuffer) -> Result<bool>;
     /// Writes some of what comes after the last row; true when the body is complete.
-    fn finish(&mut self, closing: &Closing, out: &mut Output) -> Result<bool>;
+    fn finish(&mut self, closing: &Trailer, out: &mut OutputBuffer) -> Result<bool>;
 }
 
 /// Bytes on their way out: finished pieces, and the one being written.
 #[derive(Debug, Default)]
-pub(crate) struct Output {
+pub(crate) struct OutputBuffer {
     ready: VecDeque<Bytes>,
     open: Vec<u8>,
 }
 
-impl Output {
+impl OutputBuffer {
     /// Shorter foreign pieces are copied, longer ones passed on.
     const COPY_BYTES_MAX: usize = 16 * 1024;
 
@@ -230,11 +230,11 @@ impl Output {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Stage {
+enum EncodeStage {
     Begin,
     Pull,
     Print,
-    Finish(Closing),
+    Finish(Trailer),
     Ended,
 }
 
@@ -242,45 +242,45 @@ enum Stage {
 ///
 /// `blocks` gives the rows; `closing` is asked once, after the last block, what stands behind them. The iterator ends
 /// after an error: a consumer must then abandon the body, never end it as if it were whole.
-pub struct Encoder<I, C> {
+pub struct BodyEncoder<I, C> {
     blocks: I,
     closing: C,
-    writer: Box<dyn Writer>,
-    out: Output,
-    stage: Stage,
+    writer: Box<dyn BodyWriter>,
+    out: OutputBuffer,
+    stage: EncodeStage,
     columns: usize,
 }
 
-impl<I, C> Encoder<I, C>
+impl<I, C> BodyEncoder<I, C>
 where
     I: Iterator<Item = Result<Block>>,
-    C: FnMut(&I) -> Closing,
+    C: FnMut(&I) -> Trailer,
 {
     /// # Errors
     /// `invalid_argument` when the options contradict each other.
-    pub fn new(shape: &Shape, options: Options, blocks: I, closing: C) -> Result<Self> {
+    pub fn new(shape: &ResultSchema, options: EncodeOptions, blocks: I, closing: C) -> Result<Self> {
         options.check()?;
-        let writer: Box<dyn Writer> = match (options.format, options.shape) {
-            (OutFormat::Json, RowsShape::Columns) => Box::new(text::Columns::new(shape, options.times)?),
-            (OutFormat::Json, RowsShape::Rows) => Box::new(text::Rows::json(shape, options.times)?),
-            (OutFormat::Ndjson, _) => Box::new(text::Rows::ndjson(shape, options.times)),
-            (OutFormat::Csv, _) => Box::new(text::Rows::csv(shape, options.times)),
+        let writer: Box<dyn BodyWriter> = match (options.format, options.shape) {
+            (OutFormat::Json, JsonShape::Columns) => Box::new(text::ColumnWriter::new(shape, options.times)?),
+            (OutFormat::Json, JsonShape::Rows) => Box::new(text::RowWriter::json(shape, options.times)?),
+            (OutFormat::Ndjson, _) => Box::new(text::RowWriter::ndjson(shape, options.times)),
+            (OutFormat::Csv, _) => Box::new(text::RowWriter::csv(shape, options.times)),
             (OutFormat::Arrow, _) => ipc::writer(shape)?,
             (OutFormat::Parquet, _) => Box::new(columnar::Parquet::new(shape)?),
         };
         let columns = shape.columns.len() + 1;
-        Ok(Self { blocks, closing, writer, out: Output::default(), stage: Stage::Begin, columns })
+        Ok(Self { blocks, closing, writer, out: OutputBuffer::default(), stage: EncodeStage::Begin, columns })
     }
 
     /// Does one step of the work; true when there is more.
     fn step(&mut self) -> Result<bool> {
         let next = match &self.stage {
-            Stage::Begin => {
+            EncodeStage::Begin => {
                 self.writer.begin(&mut self.out)?;
-                Stage::Pull
+                EncodeStage::Pull
             }
-            Stage::Pull => match self.blocks.next() {
-                None => Stage::Finish((self.closing)(&self.blocks)),
+            EncodeStage::Pull => match self.blocks.next() {
+                None => EncodeStage::Finish((self.closing)(&self.blocks)),
                 Some(block) => {
                     let block = block?;
                     let whole = (0..self.columns).all(|column| block.words(column).len() == block.rows);
@@ -291,29 +291,29 @@ where
                         return Ok(true);
                     }
                     self.writer.accept(block)?;
-                    Stage::Print
+                    EncodeStage::Print
                 }
             },
-            Stage::Print if self.writer.print(&mut self.out)? => Stage::Pull,
-            Stage::Print => Stage::Print,
-            Stage::Finish(closing) => {
+            EncodeStage::Print if self.writer.print(&mut self.out)? => EncodeStage::Pull,
+            EncodeStage::Print => EncodeStage::Print,
+            EncodeStage::Finish(closing) => {
                 if !self.writer.finish(closing, &mut self.out)? {
                     return Ok(true);
                 }
                 self.out.cut();
-                Stage::Ended
+                EncodeStage::Ended
             }
-            Stage::Ended => return Ok(false),
+            EncodeStage::Ended => return Ok(false),
         };
         self.stage = next;
         Ok(true)
     }
 }
 
-impl<I, C> Iterator for Encoder<I, C>
+impl<I, C> Iterator for BodyEncoder<I, C>
 where
     I: Iterator<Item = Result<Block>>,
-    C: FnMut(&I) -> Closing,
+    C: FnMut(&I) -> Trailer,
 {
     type Item = Result<Bytes>;
 
@@ -330,8 +330,8 @@ where
                 Ok(true) => {}
                 Ok(false) => return None,
                 Err(error) => {
-                    self.stage = Stage::Ended;
-                    self.out = Output::default();
+                    self.stage = EncodeStage::Ended;
+                    self.out = OutputBuffer::default();
                     return Some(Err(error));
                 }
             }
@@ -339,7 +339,7 @@ where
     }
 }
 
-impl<I, C> std::fmt::Debug for Encoder<I, C> {
+impl<I, C> std::fmt::Debug for BodyEncoder<I, C> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Encoder").field("stage", &self.stage).finish_non_exhaustive()
     }

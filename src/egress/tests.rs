@@ -9,13 +9,13 @@ use bytes::Bytes;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use super::*;
-use crate::query::answer::OutColumn;
-use crate::query::{Labels, Numbers, Subject, Verbatim};
+use crate::query::answer::ResultColumn;
+use crate::query::{NumberFormat, SeriesIndexes, Subject, Verbatim};
 use crate::types::{ColumnType, SeriesKey, TimeUnit};
 
-fn shape(numbers: Numbers) -> Shape {
-    let column = |name: &str, kind| OutColumn { name: name.into(), kind };
-    Shape {
+fn shape(numbers: NumberFormat) -> ResultSchema {
+    let column = |name: &str, kind| ResultColumn { name: name.into(), kind };
+    ResultSchema {
         subject: Subject::One { series: SeriesKey::kline("BTC-USD", "1m").unwrap(), version: 7 },
         unit: TimeUnit::Ms,
         columns: vec![
@@ -41,48 +41,53 @@ fn block(first: usize, rows: usize) -> Block {
         range().map(|row| bits(row as f64 + 0.1)).collect(),
         range().map(|row| row - 3).collect(),
     ];
-    Block { rows, labels: Labels::Only, columns: buffers.into_iter().map(Buffer::from_vec).collect(), verbatim: None }
+    Block {
+        rows,
+        labels: SeriesIndexes::Only,
+        columns: buffers.into_iter().map(Buffer::from_vec).collect(),
+        verbatim: None,
+    }
 }
 
-fn pieces(shape: &Shape, options: Options, blocks: Vec<Result<Block>>) -> Vec<Result<Bytes>> {
-    Encoder::new(shape, options, blocks.into_iter(), |_| Closing { next_cursor: Some("next".into()), stats: None })
+fn pieces(shape: &ResultSchema, options: EncodeOptions, blocks: Vec<Result<Block>>) -> Vec<Result<Bytes>> {
+    BodyEncoder::new(shape, options, blocks.into_iter(), |_| Trailer { next_cursor: Some("next".into()), stats: None })
         .unwrap()
         .collect()
 }
 
-fn body(shape: &Shape, options: Options, blocks: Vec<Block>) -> Vec<u8> {
+fn body(shape: &ResultSchema, options: EncodeOptions, blocks: Vec<Block>) -> Vec<u8> {
     pieces(shape, options, blocks.into_iter().map(Ok).collect()).into_iter().flat_map(|piece| piece.unwrap()).collect()
 }
 
-fn text(numbers: Numbers, options: Options) -> String {
+fn text(numbers: NumberFormat, options: EncodeOptions) -> String {
     String::from_utf8(body(&shape(numbers), options, vec![block(0, 1), block(1, 1)])).unwrap()
 }
 
-fn of(format: OutFormat) -> Options {
-    Options { format, ..Options::default() }
+fn of(format: OutFormat) -> EncodeOptions {
+    EncodeOptions { format, ..EncodeOptions::default() }
 }
 
 #[test]
 fn json_rows_carry_exact_digits_and_the_cursor() {
     assert_eq!(
-        text(Numbers::Stored, of(OutFormat::Json)),
+        text(NumberFormat::Stored, of(OutFormat::Json)),
         "{\"series\":\"kline/BTC-USD/1m\",\"version\":7,\"commit\":9,\"rows\":[\
          {\"ts\":0,\"close\":-0.05,\"volume\":0.1,\"trades\":-3},\n\
          {\"ts\":60000,\"close\":0.95,\"volume\":1.1,\"trades\":-2}],\"next_cursor\":\"next\"}\n"
     );
-    let none = String::from_utf8(body(&shape(Numbers::Stored), of(OutFormat::Json), vec![])).unwrap();
+    let none = String::from_utf8(body(&shape(NumberFormat::Stored), of(OutFormat::Json), vec![])).unwrap();
     assert!(none.ends_with("\"rows\":[],\"next_cursor\":\"next\"}\n"), "{none}");
 }
 
 #[test]
 fn json_columns_hold_the_same_cells() {
-    let options = Options { shape: RowsShape::Columns, ..Options::default() };
+    let options = EncodeOptions { shape: JsonShape::Columns, ..EncodeOptions::default() };
     assert_eq!(
-        text(Numbers::Stored, options),
+        text(NumberFormat::Stored, options),
         "{\"series\":\"kline/BTC-USD/1m\",\"version\":7,\"commit\":9,\"columns\":{\"ts\":[0,60000],\
          \"close\":[-0.05,0.95],\"volume\":[0.1,1.1],\"trades\":[-3,-2]},\"next_cursor\":\"next\"}\n"
     );
-    let many = body(&shape(Numbers::Stored), options, vec![block(0, 10_000), block(10_000, 7)]);
+    let many = body(&shape(NumberFormat::Stored), options, vec![block(0, 10_000), block(10_000, 7)]);
     let many: serde_json::Value = serde_json::from_slice(&many).unwrap();
     for (name, last) in [("ts", 10_006.0 * 60_000.0), ("trades", 10_003.0), ("close", 10_005.95)] {
         let column = many["columns"][name].as_array().unwrap();
@@ -93,24 +98,26 @@ fn json_columns_hold_the_same_cells() {
 #[test]
 fn ndjson_and_csv_write_a_line_a_row() {
     assert_eq!(
-        text(Numbers::Stored, of(OutFormat::Ndjson)),
+        text(NumberFormat::Stored, of(OutFormat::Ndjson)),
         "{\"ts\":0,\"close\":-0.05,\"volume\":0.1,\"trades\":-3}\n{\"ts\":60000,\"close\":0.95,\"volume\":1.1,\"trades\":-2}\n"
     );
-    assert_eq!(text(Numbers::Raw, of(OutFormat::Csv)), "ts,close,volume,trades\n0,-5,0.1,-3\n60000,95,1.1,-2\n");
-    let options = Options { times: Times::Rfc3339, ..of(OutFormat::Csv) };
+    assert_eq!(text(NumberFormat::Raw, of(OutFormat::Csv)), "ts,close,volume,trades\n0,-5,0.1,-3\n60000,95,1.1,-2\n");
+    let options = EncodeOptions { times: TimeFormat::Rfc3339, ..of(OutFormat::Csv) };
     assert_eq!(
-        text(Numbers::String, options),
+        text(NumberFormat::String, options),
         "ts,close,volume,trades\n1970-01-01T00:00:00Z,-0.05,0.1,-3\n1970-01-01T00:01:00Z,0.95,1.1,-2\n"
     );
 }
 
 #[test]
 fn string_numbers_quote_integers_decimals_and_times() {
-    let line = text(Numbers::String, of(OutFormat::Ndjson));
+    let line = text(NumberFormat::String, of(OutFormat::Ndjson));
     assert!(line.starts_with("{\"ts\":\"0\",\"close\":\"-0.05\",\"volume\":0.1,\"trades\":\"-3\"}\n"), "{line}");
-    let options = Options { times: Times::Rfc3339, ..of(OutFormat::Ndjson) };
-    assert!(text(Numbers::Stored, options).starts_with("{\"ts\":\"1970-01-01T00:00:00Z\",\"close\":-0.05,"));
-    for (numbers, close) in [(Numbers::Float64, "-0.05"), (Numbers::Decimal128, "-0.05"), (Numbers::Raw, "-5")] {
+    let options = EncodeOptions { times: TimeFormat::Rfc3339, ..of(OutFormat::Ndjson) };
+    assert!(text(NumberFormat::Stored, options).starts_with("{\"ts\":\"1970-01-01T00:00:00Z\",\"close\":-0.05,"));
+    for (numbers, close) in
+        [(NumberFormat::Float64, "-0.05"), (NumberFormat::Decimal128, "-0.05"), (NumberFormat::Raw, "-5")]
+    {
         let line = text(numbers, of(OutFormat::Ndjson));
         assert!(line.starts_with(&format!("{{\"ts\":0,\"close\":{close},\"volume\":0.1,\"trades\":-3}}")), "{line}");
     }
@@ -120,14 +127,15 @@ fn string_numbers_quote_integers_decimals_and_times() {
 fn long_answers_come_in_many_pieces() {
     for format in OutFormat::ALL {
         let blocks = (0..20).map(|part| Ok(block(part * 16_384, 16_384))).collect();
-        let pieces = pieces(&shape(Numbers::Stored), of(format), blocks);
+        let pieces = pieces(&shape(NumberFormat::Stored), of(format), blocks);
         assert!(pieces.len() > 5, "{format:?}: {}", pieces.len());
         let longest = pieces.iter().map(|piece| piece.as_ref().unwrap().len()).max().unwrap();
         assert!(longest < 4 << 20, "{format:?}: {longest}");
     }
 }
 
-const NUMBERS: [Numbers; 5] = [Numbers::Stored, Numbers::Float64, Numbers::Decimal128, Numbers::Raw, Numbers::String];
+const NUMBERS: [NumberFormat; 5] =
+    [NumberFormat::Stored, NumberFormat::Float64, NumberFormat::Decimal128, NumberFormat::Raw, NumberFormat::String];
 
 #[test]
 fn arrow_streams_read_back_as_the_batches_they_came_from() {
@@ -151,7 +159,9 @@ fn arrow_streams_read_back_as_the_batches_they_came_from() {
 fn whole_chunk_blocks_are_not_copied_when_no_number_is_converted() {
     let message = Bytes::from(vec![7_u8; 100_000]);
     let verbatim = Verbatim { header: Bytes::new(), body: Bytes::new(), message: message.clone() };
-    for (numbers, is_passed_on) in [(Numbers::Stored, true), (Numbers::Raw, true), (Numbers::Float64, false)] {
+    for (numbers, is_passed_on) in
+        [(NumberFormat::Stored, true), (NumberFormat::Raw, true), (NumberFormat::Float64, false)]
+    {
         let block = Block { verbatim: Some(verbatim.clone()), ..block(0, 16_384) };
         let pieces = pieces(&shape(numbers), of(OutFormat::Arrow), vec![Ok(block)]);
         let found = pieces.iter().any(|piece| piece.as_ref().unwrap().as_ptr() == message.as_ptr());
@@ -174,11 +184,11 @@ fn parquet_files_read_back_with_their_types() {
         assert_eq!(batch["volume"].as_primitive::<Float64Type>().value(80_000), 80_000.1);
         let close = &batch["close"];
         match numbers {
-            Numbers::Stored => assert_eq!(close.as_primitive::<Decimal64Type>().value(80_000), 7_999_995),
-            Numbers::Raw => assert_eq!(close.as_primitive::<Int64Type>().value(80_000), 7_999_995),
-            Numbers::Float64 => assert_eq!(close.as_primitive::<Float64Type>().value(80_000), 79_999.95),
-            Numbers::String => assert_eq!(close.as_string::<i32>().value(80_000), "79999.95"),
-            Numbers::Decimal128 => assert_eq!(close.null_count(), 0),
+            NumberFormat::Stored => assert_eq!(close.as_primitive::<Decimal64Type>().value(80_000), 7_999_995),
+            NumberFormat::Raw => assert_eq!(close.as_primitive::<Int64Type>().value(80_000), 7_999_995),
+            NumberFormat::Float64 => assert_eq!(close.as_primitive::<Float64Type>().value(80_000), 79_999.95),
+            NumberFormat::String => assert_eq!(close.as_string::<i32>().value(80_000), "79999.95"),
+            NumberFormat::Decimal128 => assert_eq!(close.null_count(), 0),
         }
     }
 }
@@ -201,12 +211,12 @@ fn arrow_concat(batches: &[RecordBatch]) -> RecordBatch {
 #[test]
 fn an_error_leaves_a_body_without_its_end() {
     for format in OutFormat::ALL {
-        for shape_of in [RowsShape::Rows, RowsShape::Columns] {
-            let options = Options { format, shape: shape_of, ..Options::default() };
+        for shape_of in [JsonShape::Rows, JsonShape::Columns] {
+            let options = EncodeOptions { format, shape: shape_of, ..EncodeOptions::default() };
             if options.check().is_err() {
                 continue;
             }
-            let shape = shape(Numbers::Stored);
+            let shape = shape(NumberFormat::Stored);
             let whole = body(&shape, options, vec![block(0, 16_384), block(16_384, 16_384)]);
             let blocks =
                 vec![Ok(block(0, 16_384)), Ok(block(16_384, 16_384)), Err(Error::corrupt("the last")), Ok(block(0, 1))];
@@ -222,12 +232,12 @@ fn an_error_leaves_a_body_without_its_end() {
 #[test]
 fn options_without_a_place_in_the_format_are_refused() {
     for (format, times, shape, is_fine) in [
-        (OutFormat::Json, Times::Rfc3339, RowsShape::Columns, true),
-        (OutFormat::Csv, Times::Rfc3339, RowsShape::Rows, true),
-        (OutFormat::Csv, Times::Epoch, RowsShape::Columns, false),
-        (OutFormat::Arrow, Times::Rfc3339, RowsShape::Rows, false),
-        (OutFormat::Parquet, Times::Rfc3339, RowsShape::Rows, false),
+        (OutFormat::Json, TimeFormat::Rfc3339, JsonShape::Columns, true),
+        (OutFormat::Csv, TimeFormat::Rfc3339, JsonShape::Rows, true),
+        (OutFormat::Csv, TimeFormat::Epoch, JsonShape::Columns, false),
+        (OutFormat::Arrow, TimeFormat::Rfc3339, JsonShape::Rows, false),
+        (OutFormat::Parquet, TimeFormat::Rfc3339, JsonShape::Rows, false),
     ] {
-        assert_eq!(Options { format, times, shape }.check().is_ok(), is_fine, "{format:?} {times:?} {shape:?}");
+        assert_eq!(EncodeOptions { format, times, shape }.check().is_ok(), is_fine, "{format:?} {times:?} {shape:?}");
     }
 }

@@ -3,10 +3,10 @@
 //! Decimals are written with all their digits, doubles as the shortest text that reads back the same. Nothing is
 //! allocated per cell.
 
-use super::{Closing, Output, PIECE_BYTES, Times, Writer};
+use super::{BodyWriter, OutputBuffer, PIECE_BYTES, TimeFormat, Trailer};
 use crate::error::{Error, Result};
 use crate::query::answer::SERIES_COLUMN;
-use crate::query::{Block, Numbers, Shape, Subject};
+use crate::query::{Block, NumberFormat, ResultSchema, Subject};
 use crate::types::{ColumnType, TimeUnit, number, time};
 
 /// Cells of a column written between two looks at the size of the piece; a cell takes 15 to 40 bytes.
@@ -19,7 +19,7 @@ const TIME_BYTES_MAX: usize = 48;
 
 /// What a word means.
 #[derive(Clone, Copy, Debug)]
-enum Value {
+enum WordFormat {
     Int,
     Decimal(u8),
     Double,
@@ -29,24 +29,24 @@ enum Value {
 
 /// How the cells of one column are written.
 #[derive(Clone, Debug)]
-struct Cell {
+struct CellWriter {
     /// What stands before the cell: a separator and, in JSON, the name.
     before: Vec<u8>,
     /// The same in an array, and its length, where it fits.
     short: Option<([u8; 16], usize)>,
-    value: Value,
+    value: WordFormat,
     quoted: bool,
 }
 
 /// Text written to a room that is large enough for it.
-struct Line<'a> {
+struct LineBuffer<'a> {
     room: &'a mut [u8],
     at: usize,
     /// There was less room than was said.
     is_short: bool,
 }
 
-impl Line<'_> {
+impl LineBuffer<'_> {
     #[inline]
     fn put(&mut self, text: &[u8]) {
         match self.room.get_mut(self.at..self.at + text.len()) {
@@ -65,15 +65,15 @@ impl Line<'_> {
     }
 }
 
-impl Cell {
-    /// Most bytes that [`Cell::put`] writes.
+impl CellWriter {
+    /// Most bytes that [`CellWriter::put`] writes.
     fn bytes_max(&self) -> usize {
-        let value = if matches!(self.value, Value::Rfc3339(_)) { TIME_BYTES_MAX } else { VALUE_BYTES_MAX };
+        let value = if matches!(self.value, WordFormat::Rfc3339(_)) { TIME_BYTES_MAX } else { VALUE_BYTES_MAX };
         self.before.len() + value
     }
 
     #[inline]
-    fn put(&self, line: &mut Line<'_>, word: i64, scratch: &mut Vec<u8>) {
+    fn put(&self, line: &mut LineBuffer<'_>, word: i64, scratch: &mut Vec<u8>) {
         match self.short {
             // Copied in a piece of fixed length: what follows overwrites the rest.
             Some((text, bytes)) => {
@@ -89,18 +89,18 @@ impl Cell {
     }
 
     #[inline]
-    fn put_value(&self, line: &mut Line<'_>, word: i64, scratch: &mut Vec<u8>) {
+    fn put_value(&self, line: &mut LineBuffer<'_>, word: i64, scratch: &mut Vec<u8>) {
         if self.quoted {
             line.put(b"\"");
         }
         match self.value {
-            Value::Int => line.put_number(|out| number::format_i64(out, word)),
-            Value::Decimal(digits) => line.put_number(|out| number::format_decimal(out, word, digits)),
-            Value::Double => line.put_number(|out| number::format_f64(out, f64::from_bits(word.cast_unsigned()))),
-            Value::DecimalAsDouble(digits) => {
+            WordFormat::Int => line.put_number(|out| number::format_i64(out, word)),
+            WordFormat::Decimal(digits) => line.put_number(|out| number::format_decimal(out, word, digits)),
+            WordFormat::Double => line.put_number(|out| number::format_f64(out, f64::from_bits(word.cast_unsigned()))),
+            WordFormat::DecimalAsDouble(digits) => {
                 line.put_number(|out| number::format_decimal_as_f64(out, word, digits));
             }
-            Value::Rfc3339(unit) => {
+            WordFormat::Rfc3339(unit) => {
                 scratch.clear();
                 time::write_rfc3339(scratch, word, unit);
                 line.put(scratch);
@@ -116,7 +116,7 @@ impl Cell {
     fn write(&self, out: &mut Vec<u8>, word: i64, scratch: &mut Vec<u8>) {
         let at = out.len();
         out.resize(at + TIME_BYTES_MAX + number::TEXT_ROOM, 0);
-        let mut line = Line { room: out, at, is_short: false };
+        let mut line = LineBuffer { room: out, at, is_short: false };
         self.put_value(&mut line, word, scratch);
         let end = line.at;
         out.truncate(end);
@@ -124,21 +124,21 @@ impl Cell {
 }
 
 /// The columns of an answer, `ts` first, with their names. CSV knows no quotes: its cells never need them.
-fn cells(shape: &Shape, times: Times, quotes: bool) -> Vec<(String, Cell)> {
-    let text = shape.numbers == Numbers::String;
-    let cell = |value, quoted| Cell { before: Vec::new(), short: None, value, quoted: quoted && quotes };
+fn cells(shape: &ResultSchema, times: TimeFormat, quotes: bool) -> Vec<(String, CellWriter)> {
+    let text = shape.numbers == NumberFormat::String;
+    let cell = |value, quoted| CellWriter { before: Vec::new(), short: None, value, quoted: quoted && quotes };
     let ts = match times {
-        Times::Epoch => cell(Value::Int, text),
-        Times::Rfc3339 => cell(Value::Rfc3339(shape.unit), true),
+        TimeFormat::Epoch => cell(WordFormat::Int, text),
+        TimeFormat::Rfc3339 => cell(WordFormat::Rfc3339(shape.unit), true),
     };
     let mut all = vec![("ts".to_string(), ts)];
     for column in &shape.columns {
         let number = match (column.kind, shape.numbers) {
-            (ColumnType::Float64, _) => cell(Value::Double, false),
-            (ColumnType::Int64, _) => cell(Value::Int, text),
-            (ColumnType::Decimal { .. }, Numbers::Raw) => cell(Value::Int, false),
-            (ColumnType::Decimal { digits }, Numbers::Float64) => cell(Value::DecimalAsDouble(digits), false),
-            (ColumnType::Decimal { digits }, _) => cell(Value::Decimal(digits), text),
+            (ColumnType::Float64, _) => cell(WordFormat::Double, false),
+            (ColumnType::Int64, _) => cell(WordFormat::Int, text),
+            (ColumnType::Decimal { .. }, NumberFormat::Raw) => cell(WordFormat::Int, false),
+            (ColumnType::Decimal { digits }, NumberFormat::Float64) => cell(WordFormat::DecimalAsDouble(digits), false),
+            (ColumnType::Decimal { digits }, _) => cell(WordFormat::Decimal(digits), text),
         };
         all.push((column.name.clone(), number));
     }
@@ -151,7 +151,7 @@ fn json_text(text: &str) -> Result<Vec<u8>> {
 
 /// `{"series":…,"version":…,"commit":…,` before the rows of a JSON answer; several series are a list and have no
 /// version.
-fn json_head(shape: &Shape) -> Result<Vec<u8>> {
+fn json_head(shape: &ResultSchema) -> Result<Vec<u8>> {
     let mut head = b"{\"series\":".to_vec();
     match &shape.subject {
         Subject::One { series, version } => {
@@ -172,13 +172,13 @@ fn json_head(shape: &Shape) -> Result<Vec<u8>> {
 
 /// The cells of the series column, one for each key of an answer of several series, with what stands before them.
 /// Nothing in a key needs quotes in CSV or a backslash in JSON.
-fn series_cells(shape: &Shape, before: &str, quote: &str) -> Option<Vec<Vec<u8>>> {
+fn series_cells(shape: &ResultSchema, before: &str, quote: &str) -> Option<Vec<Vec<u8>>> {
     let cell = |key: &str| format!("{before}{quote}{key}{quote}").into_bytes();
     shape.keys().map(|keys| keys.iter().flatten().map(cell).collect())
 }
 
 /// `,"next_cursor":…}` after the rows of a JSON answer.
-fn json_tail(closing: &Closing) -> Result<Vec<u8>> {
+fn json_tail(closing: &Trailer) -> Result<Vec<u8>> {
     let mut tail = b",\"next_cursor\":".to_vec();
     match closing.next_cursor.as_deref() {
         Some(cursor) => tail.extend(json_text(cursor)?),
@@ -193,10 +193,10 @@ fn json_tail(closing: &Closing) -> Result<Vec<u8>> {
 }
 
 /// One line or object a row.
-pub(super) struct Rows {
+pub(super) struct RowWriter {
     /// The first cell of a row by its series, where there are several.
     series: Option<Vec<Vec<u8>>>,
-    cells: Vec<Cell>,
+    cells: Vec<CellWriter>,
     /// Most bytes of a row.
     row_bytes_max: usize,
     /// Before the first row.
@@ -212,18 +212,18 @@ pub(super) struct Rows {
     is_first: bool,
 }
 
-impl Rows {
-    pub(super) fn json(shape: &Shape, times: Times) -> Result<Self> {
+impl RowWriter {
+    pub(super) fn json(shape: &ResultSchema, times: TimeFormat) -> Result<Self> {
         let mut head = json_head(shape)?;
         head.extend_from_slice(b"\"rows\":[");
         Ok(Self::objects(shape, times, head, b",\n", b"}", Some(b"]")))
     }
 
-    pub(super) fn ndjson(shape: &Shape, times: Times) -> Self {
+    pub(super) fn ndjson(shape: &ResultSchema, times: TimeFormat) -> Self {
         Self::objects(shape, times, Vec::new(), b"", b"}\n", None)
     }
 
-    pub(super) fn csv(shape: &Shape, times: Times) -> Self {
+    pub(super) fn csv(shape: &ResultSchema, times: TimeFormat) -> Self {
         let mut all = cells(shape, times, false);
         let series = series_cells(shape, "", "");
         let leading = series.as_ref().map(|_| SERIES_COLUMN);
@@ -236,8 +236,8 @@ impl Rows {
     }
 
     fn objects(
-        shape: &Shape,
-        times: Times,
+        shape: &ResultSchema,
+        times: TimeFormat,
         head: Vec<u8>,
         between: &'static [u8],
         after: &'static [u8],
@@ -255,13 +255,13 @@ impl Rows {
 
     fn new(
         series: Option<Vec<Vec<u8>>>,
-        cells: Vec<(String, Cell)>,
+        cells: Vec<(String, CellWriter)>,
         head: Vec<u8>,
         between: &'static [u8],
         after: &'static [u8],
         end: Option<&'static [u8]>,
     ) -> Self {
-        let with_short = |(_, mut cell): (_, Cell)| {
+        let with_short = |(_, mut cell): (_, CellWriter)| {
             let mut text = [0; 16];
             cell.short = text
                 .get_mut(..cell.before.len())
@@ -269,16 +269,16 @@ impl Rows {
                 .map(|()| (text, cell.before.len()));
             cell
         };
-        let cells: Vec<Cell> = cells.into_iter().map(with_short).collect();
+        let cells: Vec<CellWriter> = cells.into_iter().map(with_short).collect();
         let series_bytes = series.iter().flatten().map(Vec::len).max().unwrap_or(0);
-        let cell_bytes: usize = cells.iter().map(Cell::bytes_max).sum();
+        let cell_bytes: usize = cells.iter().map(CellWriter::bytes_max).sum();
         let row_bytes_max = series_bytes + cell_bytes + between.len() + after.len();
         Self { series, cells, row_bytes_max, head, between, after, end, block: None, row: 0, is_first: true }
     }
 }
 
-impl Writer for Rows {
-    fn begin(&mut self, out: &mut Output) -> Result<()> {
+impl BodyWriter for RowWriter {
+    fn begin(&mut self, out: &mut OutputBuffer) -> Result<()> {
         out.open.extend_from_slice(&self.head);
         Ok(())
     }
@@ -289,17 +289,17 @@ impl Writer for Rows {
         Ok(())
     }
 
-    fn print(&mut self, out: &mut Output) -> Result<bool> {
+    fn print(&mut self, out: &mut OutputBuffer) -> Result<bool> {
         let Some(block) = &self.block else { return Ok(true) };
         let row_bytes = self.row_bytes_max;
         let end = block.rows.min(self.row + (ROWS_A_STEP_BYTES / row_bytes).max(1));
-        let columns: Vec<(&Cell, &[i64])> =
+        let columns: Vec<(&CellWriter, &[i64])> =
             self.cells.iter().enumerate().map(|(column, cell)| (cell, block.words(column))).collect();
         let before = out.open.len();
         // Room for the rest of the block at once: a short answer is not moved while it grows.
-        out.open.reserve(((block.rows - self.row) * row_bytes).min(PIECE_BYTES + Output::STEP_BYTES));
+        out.open.reserve(((block.rows - self.row) * row_bytes).min(PIECE_BYTES + OutputBuffer::STEP_BYTES));
         out.open.resize(before + (end - self.row) * row_bytes + number::TEXT_ROOM, 0);
-        let mut line = Line { room: &mut out.open, at: before, is_short: false };
+        let mut line = LineBuffer { room: &mut out.open, at: before, is_short: false };
         let mut scratch = Vec::new();
         for row in self.row..end {
             if !self.is_first {
@@ -316,7 +316,7 @@ impl Writer for Rows {
             }
             line.put(self.after);
         }
-        let Line { at: written, is_short, .. } = line;
+        let LineBuffer { at: written, is_short, .. } = line;
         if is_short {
             return Err(Error::internal("a row is longer than the room for it"));
         }
@@ -329,7 +329,7 @@ impl Writer for Rows {
         Ok(done)
     }
 
-    fn finish(&mut self, closing: &Closing, out: &mut Output) -> Result<bool> {
+    fn finish(&mut self, closing: &Trailer, out: &mut OutputBuffer) -> Result<bool> {
         if let Some(end) = self.end {
             out.open.extend_from_slice(end);
             out.open.extend(json_tail(closing)?);
@@ -339,10 +339,10 @@ impl Writer for Rows {
 }
 
 /// One array a column. Keeps the blocks until all have come, then writes them column by column.
-pub(super) struct Columns {
+pub(super) struct ColumnWriter {
     /// The cells of the series column, by series; written first, where there are several.
     series: Option<Vec<Vec<u8>>>,
-    cells: Vec<Cell>,
+    cells: Vec<CellWriter>,
     head: Vec<u8>,
     blocks: Vec<Block>,
     column: usize,
@@ -350,8 +350,8 @@ pub(super) struct Columns {
     row: usize,
 }
 
-impl Columns {
-    pub(super) fn new(shape: &Shape, times: Times) -> Result<Self> {
+impl ColumnWriter {
+    pub(super) fn new(shape: &ResultSchema, times: TimeFormat) -> Result<Self> {
         let mut head = json_head(shape)?;
         head.extend_from_slice(b"\"columns\":{");
         let mut all = cells(shape, times, true);
@@ -365,7 +365,7 @@ impl Columns {
     }
 
     /// Writes some of the series column; true when there is no more of it.
-    fn print_series(&mut self, out: &mut Output) -> Result<bool> {
+    fn print_series(&mut self, out: &mut OutputBuffer) -> Result<bool> {
         let Some(series) = &self.series else { return Ok(true) };
         if self.block == 0 && self.row == 0 {
             out.open.extend_from_slice(format!("\"{SERIES_COLUMN}\":[").as_bytes());
@@ -392,8 +392,8 @@ impl Columns {
     }
 }
 
-impl Writer for Columns {
-    fn begin(&mut self, out: &mut Output) -> Result<()> {
+impl BodyWriter for ColumnWriter {
+    fn begin(&mut self, out: &mut OutputBuffer) -> Result<()> {
         out.open.extend_from_slice(&self.head);
         Ok(())
     }
@@ -403,11 +403,11 @@ impl Writer for Columns {
         Ok(())
     }
 
-    fn print(&mut self, _out: &mut Output) -> Result<bool> {
+    fn print(&mut self, _out: &mut OutputBuffer) -> Result<bool> {
         Ok(true)
     }
 
-    fn finish(&mut self, closing: &Closing, out: &mut Output) -> Result<bool> {
+    fn finish(&mut self, closing: &Trailer, out: &mut OutputBuffer) -> Result<bool> {
         if !self.print_series(out)? {
             return Ok(false);
         }

@@ -71,7 +71,7 @@ pub struct BackupDamage {
 /// How a file came into a backup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum How {
+pub enum CopyMethod {
     /// It was there already.
     Kept,
     /// A second name of a file of the store, or of an earlier backup.
@@ -90,7 +90,7 @@ pub struct BackupFile {
     /// Of the whole file, as 8 hex digits.
     #[serde(with = "hex")]
     pub crc32c: u32,
-    pub how: How,
+    pub how: CopyMethod,
     /// Whether it is the same file as that of the store, with one place on the disk for both.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub shared: bool,
@@ -131,10 +131,10 @@ pub fn decode_backup(file: &[u8]) -> Result<Backup> {
         return Err(damaged(&format!("checksum {found}, expected {crc}")));
     }
     #[derive(Deserialize)]
-    struct Version {
+    struct BackupVersion {
         version: u32,
     }
-    let Version { version } = serde_json::from_str(body).map_err(|error| damaged(&error.to_string()))?;
+    let BackupVersion { version } = serde_json::from_str(body).map_err(|error| damaged(&error.to_string()))?;
     if version > BACKUP_VERSION {
         let detail = format!("backup.json has version {version}, this program knows {BACKUP_VERSION}");
         return Err(Error::new(ErrorCode::UnsupportedFormat, detail));
@@ -161,7 +161,7 @@ mod tests {
             path: path.into(),
             bytes: 7,
             crc32c,
-            how: if shared { How::Linked } else { How::Kept },
+            how: if shared { CopyMethod::Linked } else { CopyMethod::Kept },
             shared,
         };
         let backup = Backup {

@@ -6,12 +6,12 @@ use crate::error::{Error, Result};
 
 /// Reads values one after the other; every read past the end is an error that names the structure.
 #[derive(Debug)]
-pub struct Reader<'a> {
+pub struct ByteReader<'a> {
     rest: &'a [u8],
     what: &'static str,
 }
 
-impl<'a> Reader<'a> {
+impl<'a> ByteReader<'a> {
     /// Reads `bytes`; `what` names the structure in errors.
     pub fn new(bytes: &'a [u8], what: &'static str) -> Self {
         Self { rest: bytes, what }

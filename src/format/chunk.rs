@@ -21,7 +21,7 @@ use arrow::ipc::{
 use flatbuffers::FlatBufferBuilder;
 use serde::{Deserialize, Serialize};
 
-use super::bytes::Reader;
+use super::bytes::ByteReader;
 use super::ipc;
 use crate::error::{Error, ErrorCode, Result};
 use crate::planted::{Bug, planted};
@@ -487,7 +487,7 @@ pub fn decode_footer(footer: &[u8], file_bytes: u64) -> Result<(ChunkMeta, u32)>
 /// head stands in the footer.
 pub fn decode_head(file: &[u8]) -> Result<(ChunkIdentity, usize)> {
     let damaged = |what: &str| Error::corrupt(format!("chunk head: {what}"));
-    let mut reader = Reader::new(file, "chunk head");
+    let mut reader = ByteReader::new(file, "chunk head");
     if reader.take(HEAD_BYTES)? != b"ARROW1\0\0" || reader.take(4)? != ipc::CONTINUATION {
         return Err(damaged("it does not begin as an Arrow file"));
     }

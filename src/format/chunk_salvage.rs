@@ -7,7 +7,7 @@
 
 use arrow::ipc::root_as_message;
 
-use super::bytes::Reader;
+use super::bytes::ByteReader;
 use super::chunk::{self, BlockMeta, ChunkMeta};
 use super::ipc;
 use super::manifest::ChunkRecord;
@@ -123,7 +123,7 @@ pub fn rebuild_footer(file: &[u8]) -> Result<RebuiltFooter> {
 /// A block by its message at `at`.
 fn block_at(file: &[u8], at: usize, columns: usize) -> Option<BlockMeta> {
     let message = file.get(at..)?;
-    let mut reader = Reader::new(message, "block");
+    let mut reader = ByteReader::new(message, "block");
     if reader.take(4).ok()? != ipc::CONTINUATION {
         return None;
     }

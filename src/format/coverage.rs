@@ -12,7 +12,7 @@
 
 use roaring::RoaringTreemap;
 
-use super::bytes::{Reader, put_words};
+use super::bytes::{ByteReader, put_words};
 use super::envelope;
 use crate::error::{Error, Result};
 use crate::types::{Grid, TimeUnit};
@@ -112,7 +112,7 @@ impl Coverage {
     /// Reads a sidecar file of a series whose timestamps have this unit.
     pub fn decode(file: &[u8], unit: TimeUnit) -> Result<Self> {
         let payload = envelope::open("coverage", COVERAGE_MAGIC, COVERAGE_VERSION, file)?;
-        let mut reader = Reader::new(payload, "coverage");
+        let mut reader = ByteReader::new(payload, "coverage");
         let (chunk_id, footer_crc, kind) = (reader.u64()?, reader.u32()?, reader.u32()?);
         let (length, phase) = (reader.i64()?, reader.i64()?);
         let grid = match kind {

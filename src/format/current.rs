@@ -4,7 +4,7 @@
 //! Both numbers are hints: the file is written after what it names, may lag behind, and a missing or damaged one costs
 //! nothing. The payload of the envelope: number of an edit, then of a log segment (`u64` each).
 
-use super::bytes::Reader;
+use super::bytes::ByteReader;
 use super::envelope;
 use crate::error::Result;
 
@@ -34,7 +34,7 @@ pub fn encode_current(current: &Current) -> Vec<u8> {
 /// `corrupt_data` for a damaged one, `unsupported_format` for a newer one.
 pub fn decode_current(file: &[u8]) -> Result<Current> {
     let payload = envelope::open("CURRENT", CURRENT_MAGIC, CURRENT_VERSION, file)?;
-    let mut reader = Reader::new(payload, "CURRENT");
+    let mut reader = ByteReader::new(payload, "CURRENT");
     let current = Current { edit: reader.u64()?, wal_segment: reader.u64()? };
     reader.finish()?;
     Ok(current)

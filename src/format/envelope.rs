@@ -10,7 +10,7 @@
 //!
 //! The envelope itself is the same in every version, so that a newer file is told from a damaged one.
 
-use super::bytes::Reader;
+use super::bytes::ByteReader;
 use crate::error::{Error, ErrorCode, Result};
 use crate::planted::{Bug, planted};
 
@@ -53,7 +53,7 @@ pub fn open_first<'a>(
     version: u32,
     bytes: &'a [u8],
 ) -> Result<(&'a [u8], &'a [u8])> {
-    let mut reader = Reader::new(bytes, what);
+    let mut reader = ByteReader::new(bytes, what);
     if reader.take(8)? != magic {
         return Err(Error::corrupt(format!("{what} does not begin with its magic")));
     }

@@ -143,9 +143,9 @@ fn inspect_segment(bytes: &[u8]) -> Result<Value> {
     let mut offset = wal::SEGMENT_HEADER_BYTES;
     let end = loop {
         match wal::frame_at(bytes, offset, epoch) {
-            wal::Found::Nothing => break "clean",
-            wal::Found::Damaged => break "damaged",
-            wal::Found::Frame(frame, payload) => {
+            wal::FrameRead::Nothing => break "clean",
+            wal::FrameRead::Damaged => break "damaged",
+            wal::FrameRead::Frame(frame, payload) => {
                 frames.push(inspect_frame(offset, &frame, payload));
                 offset = offset.saturating_add(wal::frame_bytes(frame.payload_bytes));
             }
@@ -183,22 +183,22 @@ fn inspect_frame(offset: usize, frame: &wal::FrameHeader, payload: &[u8]) -> Val
     })
 }
 
-fn inspect_operation(operation: &wal::Operation) -> Value {
+fn inspect_operation(operation: &wal::LoggedChange) -> Value {
     match operation {
-        wal::Operation::Write { series_id, replaced, rows } => json!({
+        wal::LoggedChange::Write { series_id, replaced, rows } => json!({
             "write": {"series_id": series_id, "rows": rows.len(), "replaced": replaced,
                       "ts_min": rows.ts.first(), "ts_max": rows.ts.last()}
         }),
-        wal::Operation::Delete { series_id, start, end, deleted, .. } => {
+        wal::LoggedChange::Delete { series_id, start, end, deleted, .. } => {
             json!({"delete": {"series_id": series_id, "start": start, "end": end, "rows": deleted}})
         }
-        wal::Operation::Register { series_id, def } => {
+        wal::LoggedChange::Register { series_id, def } => {
             let def = serde_json::from_str(def).unwrap_or_else(|_| Value::String(def.clone()));
             json!({"register": {"series_id": series_id, "series": def}})
         }
-        wal::Operation::Drop { series_id } => json!({"drop": {"series_id": series_id}}),
-        wal::Operation::CreateSnapshot { name } => json!({"create_snapshot": {"name": name}}),
-        wal::Operation::DropSnapshot { name } => json!({"drop_snapshot": {"name": name}}),
+        wal::LoggedChange::Drop { series_id } => json!({"drop": {"series_id": series_id}}),
+        wal::LoggedChange::CreateSnapshot { name } => json!({"create_snapshot": {"name": name}}),
+        wal::LoggedChange::DropSnapshot { name } => json!({"drop_snapshot": {"name": name}}),
     }
 }
 

@@ -9,7 +9,7 @@
 
 use std::ops::Range;
 
-use super::bytes::{Reader, put_blob};
+use super::bytes::{ByteReader, put_blob};
 use super::envelope;
 use crate::error::{Error, ErrorCode, Result};
 
@@ -22,7 +22,7 @@ pub const PAGE_RECEIPTS: usize = 1_024;
 
 /// What a write did to one series.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Written {
+pub struct SeriesReceipt {
     pub series_id: u64,
     /// Distinct rows stored, `rows_replaced` of which existed.
     pub rows_written: u64,
@@ -47,7 +47,7 @@ pub struct Receipt {
     /// Wall clock of the write in milliseconds: receipts are forgotten by age.
     pub wall_ms: i64,
     /// One entry a series, in the order of the write.
-    pub written: Vec<Written>,
+    pub written: Vec<SeriesReceipt>,
 }
 
 impl Receipt {
@@ -79,7 +79,7 @@ impl Receipt {
 
     /// Reads a receipt that takes up all of `bytes`.
     pub fn read(bytes: &[u8]) -> Result<Self> {
-        let mut reader = Reader::new(bytes, "receipt");
+        let mut reader = ByteReader::new(bytes, "receipt");
         let (key, fingerprint, wall_ms) = (reader.u128()?, reader.u128()?, reader.i64()?);
         let count = reader.u32()?;
         let mut written = Vec::new();
@@ -89,7 +89,7 @@ impl Receipt {
             let (version, commit) = (reader.u64()?, reader.u64()?);
             let (durable, has_rows) = (reader.u8()? != 0, reader.u8()? != 0);
             let (first, last) = (reader.i64()?, reader.i64()?);
-            written.push(Written {
+            written.push(SeriesReceipt {
                 series_id,
                 rows_written,
                 rows_replaced,
@@ -131,17 +131,17 @@ pub fn encode_receipts<'a>(receipts: impl Iterator<Item = &'a Receipt>) -> Vec<u
 }
 
 /// One page of a receipt file.
-struct Page {
+struct ReceiptPage {
     number: u32,
     page_count: u32,
     receipts: Vec<Receipt>,
 }
 
-impl Page {
+impl ReceiptPage {
     /// The page at the begin of `bytes`, and what follows it.
     fn read(bytes: &[u8]) -> Result<(Self, &[u8])> {
         let (payload, rest) = envelope::open_first("receipt file", RECEIPTS_MAGIC, RECEIPTS_VERSION, bytes)?;
-        let mut reader = Reader::new(payload, "receipt file");
+        let mut reader = ByteReader::new(payload, "receipt file");
         let (number, page_count, count) = (reader.u32()?, reader.u32()?, reader.u32()?);
         let mut receipts = Vec::new();
         for _ in 0..count {
@@ -157,7 +157,7 @@ pub fn decode_receipts(file: &[u8]) -> Result<Vec<Receipt>> {
     let mut receipts = Vec::new();
     let mut rest = file;
     for expected in 0.. {
-        let (mut page, after) = Page::read(rest)?;
+        let (mut page, after) = ReceiptPage::read(rest)?;
         if page.number != expected {
             return Err(Error::corrupt(format!("receipt file: page {} stands where page {expected} was", page.number)));
         }
@@ -194,7 +194,7 @@ pub fn salvage_receipts(file: &[u8]) -> Result<ReceiptSalvage> {
     let lose = |from: usize, to: usize, found: &mut ReceiptSalvage| found.damaged.push(from as u64..to as u64);
     while at < file.len() {
         let rest = file.get(at..).unwrap_or_default();
-        match Page::read(rest) {
+        match ReceiptPage::read(rest) {
             Ok((mut page, after)) => {
                 if let Some(from) = lost_from.take() {
                     lose(from, at, &mut found);
@@ -227,7 +227,7 @@ mod tests {
 
     #[test]
     fn receipts_survive_their_bytes_and_notice_every_flipped_bit() {
-        let written = Written {
+        let written = SeriesReceipt {
             series_id: 3,
             rows_written: 2,
             rows_replaced: 1,
@@ -239,7 +239,7 @@ mod tests {
             last_ts: Some(7),
             durable: true,
         };
-        let empty = Written { first_ts: None, last_ts: None, durable: false, ..written };
+        let empty = SeriesReceipt { first_ts: None, last_ts: None, durable: false, ..written };
         let receipts = [
             Receipt { key: u128::MAX - 3, fingerprint: 1 << 100, wall_ms: 77, written: vec![written, empty] },
             Receipt { key: 5, fingerprint: 6, wall_ms: 78, written: Vec::new() },

@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 use std::ops::Range;
 
-use super::bytes::{Reader, put_words};
+use super::bytes::{ByteReader, put_words};
 use crate::error::{Error, ErrorCode, Result};
 use crate::planted::{Bug, planted};
 use crate::types::SeriesDef;
@@ -92,7 +92,7 @@ impl RunEntry {
         }
     }
 
-    fn read(reader: &mut Reader<'_>) -> Result<Self> {
+    fn read(reader: &mut ByteReader<'_>) -> Result<Self> {
         Ok(Self {
             series_id: reader.u64()?,
             commit_lo: reader.u64()?,
@@ -164,7 +164,7 @@ fn encode_head(origin: RunOrigin) -> Vec<u8> {
 }
 
 fn decode_head(file: &[u8]) -> Result<RunOrigin> {
-    let mut reader = Reader::new(file, "run file");
+    let mut reader = ByteReader::new(file, "run file");
     if reader.take(8)? != RUN_MAGIC {
         return Err(damaged("it does not begin with its magic"));
     }
@@ -287,7 +287,7 @@ pub struct RunFile {
 fn decode_index(file: &[u8]) -> Result<RunFile> {
     let trailer_at = file.len().checked_sub(RUN_TRAILER_BYTES).ok_or_else(|| damaged("it is cut"))?;
     let (before, trailer) = file.split_at_checked(trailer_at).ok_or_else(|| damaged("it is cut"))?;
-    let mut reader = Reader::new(trailer, "run file trailer");
+    let mut reader = ByteReader::new(trailer, "run file trailer");
     let (index_at, count) = (reader.u64()?, reader.u64()?);
     let (base_commit, level, crc) = (reader.u64()?, reader.u32()?, reader.u32()?);
     let origin = RunOrigin { level, base_commit };
@@ -303,7 +303,7 @@ fn decode_index(file: &[u8]) -> Result<RunFile> {
         return Err(damaged(&format!("the checksum of its index is {found:08x}, expected {crc:08x}")));
     }
     let mut runs = Vec::with_capacity(index.len() / RUN_ENTRY_BYTES);
-    let mut reader = Reader::new(index, "run file index");
+    let mut reader = ByteReader::new(index, "run file index");
     let mut end = RUN_HEAD_BYTES as u64;
     for position in 0..count {
         let run = RunEntry::read(&mut reader)?;
@@ -323,7 +323,7 @@ fn decode_index(file: &[u8]) -> Result<RunFile> {
 /// A run by its header at `at`, and the registration there.
 fn header_at(file: &[u8], at: usize) -> Option<(RunEntry, &[u8])> {
     let bytes = file.get(at..)?;
-    let mut reader = Reader::new(bytes, "run header");
+    let mut reader = ByteReader::new(bytes, "run header");
     if reader.take(4).ok()? != RUN_HEADER_MAGIC {
         return None;
     }

@@ -12,7 +12,7 @@
 
 use std::ops::Range;
 
-use super::bytes::Reader;
+use super::bytes::ByteReader;
 use super::envelope::{self, ENVELOPE_BYTES};
 use crate::error::{Error, Result};
 use crate::planted::{Bug, planted};
@@ -46,12 +46,12 @@ pub struct ValueIndex {
 pub struct IndexColumn {
     /// Position in the registration; `ts` is 0.
     pub position: usize,
-    pub pages: Vec<Page>,
+    pub pages: Vec<IndexPage>,
 }
 
 /// One page of a column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Page {
+pub struct IndexPage {
     /// Lowest key inside.
     pub low: i64,
     key_bytes: u32,
@@ -72,7 +72,7 @@ impl ValueIndex {
     /// # Errors
     /// `corrupt_data` when these are not the first bytes of a value index.
     pub fn directory_length(head: &[u8]) -> Result<usize> {
-        let mut reader = Reader::new(head, "value index");
+        let mut reader = ByteReader::new(head, "value index");
         if reader.take(8)? != VALUE_INDEX_MAGIC {
             return Err(Error::corrupt("value index does not begin with its magic"));
         }
@@ -103,7 +103,7 @@ impl ValueIndex {
     /// Reads the directory of a file of `file_bytes` bytes.
     pub fn decode(directory: &[u8], file_bytes: u64) -> Result<Self> {
         let payload = envelope::open("value index", VALUE_INDEX_MAGIC, VALUE_INDEX_VERSION, directory)?;
-        let mut reader = Reader::new(payload, "value index");
+        let mut reader = ByteReader::new(payload, "value index");
         let (chunk_id, footer_crc, rows) = (reader.u64()?, reader.u32()?, reader.u32()?);
         let column_count = reader.length()?;
         if column_count > COLUMNS_MAX {
@@ -119,7 +119,7 @@ impl ValueIndex {
                 if !matches!(key_bytes, 0 | 1 | 2 | 4 | 8) {
                     return Err(Error::corrupt(format!("value index with keys of {key_bytes} bytes")));
                 }
-                let page = Page { low, key_bytes, crc, offset, entries: left.min(PAGE_ENTRIES) };
+                let page = IndexPage { low, key_bytes, crc, offset, entries: left.min(PAGE_ENTRIES) };
                 left -= page.entries;
                 offset = offset.saturating_add(page.bytes() as u64);
                 column.pages.push(page);
@@ -171,7 +171,7 @@ impl IndexColumn {
     }
 }
 
-impl Page {
+impl IndexPage {
     /// Bytes in the file.
     pub fn bytes(&self) -> usize {
         self.entries * (4 + self.key_bytes as usize)
@@ -247,7 +247,7 @@ pub fn write_pages<E>(
             bytes.extend_from_slice(wide.get(..key_bytes as usize).unwrap_or(&wide));
         }
         put(&bytes)?;
-        let page = Page { low, key_bytes, crc: crc32c::crc32c(&bytes), offset, entries: part.len() };
+        let page = IndexPage { low, key_bytes, crc: crc32c::crc32c(&bytes), offset, entries: part.len() };
         offset += page.bytes() as u64;
         column.pages.push(page);
     }

@@ -5,7 +5,7 @@
 //! blocks never parse. `durable_lsn` is the highest LSN known to be synced when the frame was written: a damaged
 //! frame below a later `durable_lsn` is rot in synced data, otherwise it is the torn end of an unfinished write.
 
-use super::bytes::{Reader, put_blob, put_words};
+use super::bytes::{ByteReader, put_blob, put_words};
 use super::receipt::Receipt;
 use crate::error::{Error, ErrorCode, Result};
 use crate::planted::{Bug, planted};
@@ -66,7 +66,7 @@ pub struct FrameHeader {
 
 /// One change inside a commit.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Operation {
+pub enum LoggedChange {
     /// Rows, sorted and distinct; `replaced` of them existed.
     Write {
         series_id: u64,
@@ -105,7 +105,7 @@ pub struct Commit {
     pub receipt: Option<Receipt>,
     /// Wall clock in milliseconds, for people only.
     pub wall_ms: i64,
-    pub operations: Vec<Operation>,
+    pub operations: Vec<LoggedChange>,
 }
 
 /// Bytes of a segment header.
@@ -128,7 +128,7 @@ pub fn encode_segment_header(header: &SegmentHeader) -> [u8; SEGMENT_HEADER_BYTE
 /// # Errors
 /// `corrupt_data` for a damaged one, `unsupported_format` for a newer one.
 pub fn decode_segment_header(bytes: &[u8]) -> Result<SegmentHeader> {
-    let mut reader = Reader::new(bytes, "log segment header");
+    let mut reader = ByteReader::new(bytes, "log segment header");
     if reader.take(8)? != SEGMENT_MAGIC {
         return Err(Error::corrupt("log segment does not begin with its magic"));
     }
@@ -187,7 +187,7 @@ pub fn frame_bytes(payload_bytes: usize) -> usize {
 
 /// What stands at one place of a segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Found<'a> {
+pub enum FrameRead<'a> {
     Frame(FrameHeader, &'a [u8]),
     /// Zeros: nothing was written here.
     Nothing,
@@ -196,14 +196,14 @@ pub enum Found<'a> {
 }
 
 /// Reads what stands at `offset` of a segment of this epoch.
-pub fn frame_at(segment: &[u8], offset: usize, epoch: u64) -> Found<'_> {
-    let Some(rest) = segment.get(offset..) else { return Found::Nothing };
+pub fn frame_at(segment: &[u8], offset: usize, epoch: u64) -> FrameRead<'_> {
+    let Some(rest) = segment.get(offset..) else { return FrameRead::Nothing };
     if rest.iter().take(FRAME_HEADER_BYTES).all(|byte| *byte == 0) {
-        return Found::Nothing;
+        return FrameRead::Nothing;
     }
     match read_frame(rest) {
-        Some((header, payload)) if header.epoch == epoch => Found::Frame(header, payload),
-        _ => Found::Damaged,
+        Some((header, payload)) if header.epoch == epoch => FrameRead::Frame(header, payload),
+        _ => FrameRead::Damaged,
     }
 }
 
@@ -216,7 +216,7 @@ pub fn first_frame(segment: &[u8]) -> Option<(usize, FrameHeader)> {
 }
 
 fn read_frame(bytes: &[u8]) -> Option<(FrameHeader, &[u8])> {
-    let mut reader = Reader::new(bytes, "frame");
+    let mut reader = ByteReader::new(bytes, "frame");
     if reader.take(4).ok()? != FRAME_MAGIC {
         return None;
     }
@@ -257,7 +257,7 @@ pub fn put_rows(out: &mut Vec<u8>, rows: &Rows) {
 }
 
 /// Reads rows as [`put_rows`] wrote them.
-pub fn read_rows(reader: &mut Reader<'_>) -> Result<Rows> {
+pub fn read_rows(reader: &mut ByteReader<'_>) -> Result<Rows> {
     let column_count = reader.length()?;
     if column_count > COLUMNS_MAX {
         return Err(Error::corrupt(format!("rows with {column_count} columns")));
@@ -273,8 +273,8 @@ pub fn read_rows(reader: &mut Reader<'_>) -> Result<Rows> {
 
 /// Bytes of a commit's payload.
 pub fn encode_commit(commit: &Commit) -> Vec<u8> {
-    let bytes = |operation: &Operation| match operation {
-        Operation::Write { rows, .. } => 64 + rows.len() * (rows.columns.len() + 1) * 8,
+    let bytes = |operation: &LoggedChange| match operation {
+        LoggedChange::Write { rows, .. } => 64 + rows.len() * (rows.columns.len() + 1) * 8,
         _ => 64,
     };
     // Large writes are not to be moved while their payload grows.
@@ -288,13 +288,13 @@ pub fn encode_commit(commit: &Commit) -> Vec<u8> {
     out.extend_from_slice(&u32::try_from(commit.operations.len()).unwrap_or(u32::MAX).to_le_bytes());
     for operation in &commit.operations {
         match operation {
-            Operation::Write { series_id, replaced, rows } => {
+            LoggedChange::Write { series_id, replaced, rows } => {
                 out.push(OP_WRITE);
                 out.extend_from_slice(&series_id.to_le_bytes());
                 out.extend_from_slice(&replaced.to_le_bytes());
                 put_rows(&mut out, rows);
             }
-            Operation::Delete { series_id, start, end, deleted, left } => {
+            LoggedChange::Delete { series_id, start, end, deleted, left } => {
                 out.push(OP_DELETE);
                 out.extend_from_slice(&series_id.to_le_bytes());
                 out.extend_from_slice(&start.to_le_bytes());
@@ -303,20 +303,20 @@ pub fn encode_commit(commit: &Commit) -> Vec<u8> {
                 let (first, last) = left.unwrap_or((i64::MAX, i64::MIN));
                 put_words(&mut out, &[first, last]);
             }
-            Operation::Register { series_id, def } => {
+            LoggedChange::Register { series_id, def } => {
                 out.push(OP_REGISTER);
                 out.extend_from_slice(&series_id.to_le_bytes());
                 put_blob(&mut out, def.as_bytes());
             }
-            Operation::Drop { series_id } => {
+            LoggedChange::Drop { series_id } => {
                 out.push(OP_DROP);
                 out.extend_from_slice(&series_id.to_le_bytes());
             }
-            Operation::CreateSnapshot { name } => {
+            LoggedChange::CreateSnapshot { name } => {
                 out.push(OP_CREATE_SNAPSHOT);
                 put_blob(&mut out, name.as_bytes());
             }
-            Operation::DropSnapshot { name } => {
+            LoggedChange::DropSnapshot { name } => {
                 out.push(OP_DROP_SNAPSHOT);
                 put_blob(&mut out, name.as_bytes());
             }
@@ -327,14 +327,14 @@ pub fn encode_commit(commit: &Commit) -> Vec<u8> {
 
 /// Reads a commit's payload.
 pub fn decode_commit(payload: &[u8]) -> Result<Commit> {
-    let mut reader = Reader::new(payload, "commit");
+    let mut reader = ByteReader::new(payload, "commit");
     let receipt = match reader.blob()? {
         [] => None,
         bytes => Some(Receipt::read(bytes)?),
     };
     let wall_ms = reader.i64()?;
     let count = reader.u32()?;
-    let text = |reader: &mut Reader<'_>, what: &str| -> Result<String> {
+    let text = |reader: &mut ByteReader<'_>, what: &str| -> Result<String> {
         let bytes = reader.blob()?;
         std::str::from_utf8(bytes)
             .map(str::to_owned)
@@ -344,19 +344,19 @@ pub fn decode_commit(payload: &[u8]) -> Result<Commit> {
     for _ in 0..count {
         operations.push(match reader.u8()? {
             OP_WRITE => {
-                Operation::Write { series_id: reader.u64()?, replaced: reader.u64()?, rows: read_rows(&mut reader)? }
+                LoggedChange::Write { series_id: reader.u64()?, replaced: reader.u64()?, rows: read_rows(&mut reader)? }
             }
-            OP_DELETE => Operation::Delete {
+            OP_DELETE => LoggedChange::Delete {
                 series_id: reader.u64()?,
                 start: reader.i64()?,
                 end: reader.i64()?,
                 deleted: reader.u64()?,
                 left: Some((reader.i64()?, reader.i64()?)).filter(|(first, last)| first <= last),
             },
-            OP_REGISTER => Operation::Register { series_id: reader.u64()?, def: text(&mut reader, "registration")? },
-            OP_DROP => Operation::Drop { series_id: reader.u64()? },
-            OP_CREATE_SNAPSHOT => Operation::CreateSnapshot { name: text(&mut reader, "snapshot name")? },
-            OP_DROP_SNAPSHOT => Operation::DropSnapshot { name: text(&mut reader, "snapshot name")? },
+            OP_REGISTER => LoggedChange::Register { series_id: reader.u64()?, def: text(&mut reader, "registration")? },
+            OP_DROP => LoggedChange::Drop { series_id: reader.u64()? },
+            OP_CREATE_SNAPSHOT => LoggedChange::CreateSnapshot { name: text(&mut reader, "snapshot name")? },
+            OP_DROP_SNAPSHOT => LoggedChange::DropSnapshot { name: text(&mut reader, "snapshot name")? },
             other => return Err(Error::corrupt(format!("commit has an unknown operation {other}"))),
         });
     }
@@ -373,17 +373,17 @@ mod tests {
             receipt: Some(Receipt { key: 1, fingerprint: 2, wall_ms: 3, written: Vec::new() }),
             wall_ms: 7,
             operations: vec![
-                Operation::Register { series_id: 1, def: "{}".into() },
-                Operation::Write {
+                LoggedChange::Register { series_id: 1, def: "{}".into() },
+                LoggedChange::Write {
                     series_id: 1,
                     replaced: 1,
                     rows: Rows { ts: vec![-1, 5], columns: vec![vec![10, -20], vec![3, 4]] },
                 },
-                Operation::Delete { series_id: 1, start: i64::MIN, end: 5, deleted: 2, left: None },
-                Operation::Delete { series_id: 1, start: 1, end: 5, deleted: 2, left: Some((-7, 9)) },
-                Operation::Drop { series_id: 1 },
-                Operation::CreateSnapshot { name: "monday".into() },
-                Operation::DropSnapshot { name: "monday".into() },
+                LoggedChange::Delete { series_id: 1, start: i64::MIN, end: 5, deleted: 2, left: None },
+                LoggedChange::Delete { series_id: 1, start: 1, end: 5, deleted: 2, left: Some((-7, 9)) },
+                LoggedChange::Drop { series_id: 1 },
+                LoggedChange::CreateSnapshot { name: "monday".into() },
+                LoggedChange::DropSnapshot { name: "monday".into() },
             ],
         }
     }
@@ -411,13 +411,13 @@ mod tests {
         let mut segment = Vec::new();
         put_frame(&mut segment, &header, &payload);
         assert_eq!(segment.len(), frame_bytes(payload.len()));
-        assert_eq!(frame_at(&segment, 0, 77), Found::Frame(header, &payload));
-        assert_eq!(frame_at(&segment, 0, 78), Found::Damaged);
-        assert_eq!(frame_at(&[0; 128], 64, 77), Found::Nothing);
+        assert_eq!(frame_at(&segment, 0, 77), FrameRead::Frame(header, &payload));
+        assert_eq!(frame_at(&segment, 0, 78), FrameRead::Damaged);
+        assert_eq!(frame_at(&[0; 128], 64, 77), FrameRead::Nothing);
         for bit in 0..(FRAME_HEADER_BYTES + payload.len()) * 8 {
             let mut damaged = segment.clone();
             damaged[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(frame_at(&damaged, 0, 77), Found::Damaged, "bit {bit}");
+            assert_eq!(frame_at(&damaged, 0, 77), FrameRead::Damaged, "bit {bit}");
         }
     }
 

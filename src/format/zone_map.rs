@@ -7,7 +7,7 @@
 //! first (`u32`), number of zones (`u32`), then for each column the lowest keys of all zones and the highest keys of
 //! all zones (`i64` each).
 
-use super::bytes::{Reader, put_words};
+use super::bytes::{ByteReader, put_words};
 use super::chunk::ZONE_ROWS;
 use super::envelope;
 use crate::error::{Error, Result};
@@ -96,7 +96,7 @@ impl ZoneMap {
     /// Reads a sidecar file.
     pub fn decode(file: &[u8]) -> Result<Self> {
         let payload = envelope::open("zone map", ZONE_MAP_MAGIC, ZONE_MAP_VERSION, file)?;
-        let mut reader = Reader::new(payload, "zone map");
+        let mut reader = ByteReader::new(payload, "zone map");
         let (chunk_id, footer_crc) = (reader.u64()?, reader.u32()?);
         let column_count = reader.length()?;
         if !(1..=COLUMNS_MAX + 1).contains(&column_count) {

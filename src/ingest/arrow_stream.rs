@@ -12,8 +12,8 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::types::{SeriesDef, SeriesKey};
 
 use super::batch::{ColumnReader, check_schema};
-use super::many::{Labels, Part, SERIES, no_series_column};
-use super::{Options, Reservation, arrow_guard, guarded};
+use super::many::{BodyKeys, Part, SERIES, no_series_column};
+use super::{DecodeOptions, Reservation, arrow_guard, guarded};
 
 const CONTINUATION: [u8; 4] = [0xff; 4];
 
@@ -25,16 +25,16 @@ fn cut() -> Error {
 }
 
 /// What the walker finds at a position.
-enum Step<'b> {
+enum StreamStep<'b> {
     /// Header flatbuffer and body of a message.
     Message(&'b [u8], &'b [u8]),
     End,
 }
 
 /// Walks the messages of a stream.
-struct Walker<'b>(&'b [u8]);
+struct StreamWalker<'b>(&'b [u8]);
 
-impl<'b> Walker<'b> {
+impl<'b> StreamWalker<'b> {
     fn take(&mut self, bytes: usize) -> Result<&'b [u8]> {
         let (head, rest) = self.0.split_at_checked(bytes).ok_or_else(cut)?;
         self.0 = rest;
@@ -45,38 +45,38 @@ impl<'b> Walker<'b> {
         self.take(4)?.try_into().map_err(|_| cut())
     }
 
-    fn next(&mut self) -> Result<Step<'b>> {
+    fn next(&mut self) -> Result<StreamStep<'b>> {
         let mut length = self.take_length()?;
         if length == CONTINUATION {
             length = self.take_length()?;
         }
         let length = i32::from_le_bytes(length);
         if length == 0 {
-            return Ok(Step::End);
+            return Ok(StreamStep::End);
         }
         let length =
             usize::try_from(length).map_err(|_| Error::invalid("arrow body is malformed: a negative length"))?;
         let header = self.take(length)?;
         let body = usize::try_from(arrow_guard::message(header)?.bodyLength())
             .map_err(|_| Error::invalid("arrow body is malformed: a negative body length"))?;
-        Ok(Step::Message(header, self.take(body)?))
+        Ok(StreamStep::Message(header, self.take(body)?))
     }
 }
 
 /// The header of the schema message, and what follows it.
-fn open(body: &[u8]) -> Result<(&[u8], Walker<'_>)> {
+fn open(body: &[u8]) -> Result<(&[u8], StreamWalker<'_>)> {
     if body.starts_with(b"ARROW1") {
         return Err(Error::invalid("the body is an Arrow file, not an Arrow stream")
             .with_hint("write it as IPC stream (pyarrow.ipc.new_stream), or use `fastk import`"));
     }
-    let mut walker = Walker(body);
-    let Step::Message(header, _) = walker.next()? else {
+    let mut walker = StreamWalker(body);
+    let StreamStep::Message(header, _) = walker.next()? else {
         return Err(Error::invalid("arrow body has no schema"));
     };
     Ok((header, walker))
 }
 
-fn check_end(walker: &Walker<'_>) -> Result<()> {
+fn check_end(walker: &StreamWalker<'_>) -> Result<()> {
     if !walker.0.is_empty() {
         return Err(Error::invalid(format!("arrow body goes on for {} bytes after its end", walker.0.len())));
     }
@@ -106,7 +106,7 @@ pub(super) fn reserve(body: &[u8], reservation: &mut Reservation) -> Result<()> 
     let schema = arrow_guard::message(header)?;
     let columns = schema.header_as_schema().and_then(|schema| schema.fields()).map_or(0, |fields| fields.len());
     let mut longest = 0;
-    while let Step::Message(header, buffers) = walker.next()? {
+    while let StreamStep::Message(header, buffers) = walker.next()? {
         let message = arrow_guard::message(header)?;
         if let Some(batch) = message.header_as_record_batch() {
             reservation.grow_cells(unsigned(batch.length())?, columns as u64)?;
@@ -122,12 +122,12 @@ pub(super) fn reserve(body: &[u8], reservation: &mut Reservation) -> Result<()> 
 }
 
 /// Reads an Arrow stream.
-pub(super) fn parse(def: &SeriesDef, body: &[u8], options: &Options) -> Result<Part> {
+pub(super) fn parse(def: &SeriesDef, body: &[u8], options: &DecodeOptions) -> Result<Part> {
     let (header, mut walker) = open(body)?;
     let schema = Arc::new(arrow_guard::schema_of(header)?);
     check_schema(def, &schema)?;
     let mut columns = ColumnReader::new(def, options);
-    while let Step::Message(header, buffers) = walker.next()? {
+    while let StreamStep::Message(header, buffers) = walker.next()? {
         arrow_guard::check_message(header, buffers, &schema)?;
         let batch = decode(header, buffers, &schema, None)?;
         columns.add(batch)?;
@@ -137,13 +137,13 @@ pub(super) fn parse(def: &SeriesDef, body: &[u8], options: &Options) -> Result<P
 }
 
 /// The column that tells the series of a row: its place and type, and the number of its dictionary.
-struct LabelColumn {
+struct KeyColumn {
     schema: SchemaRef,
     at: usize,
     dictionary: Option<i64>,
 }
 
-impl LabelColumn {
+impl KeyColumn {
     fn of(header: &[u8]) -> Result<Self> {
         let (schema, dictionary) = arrow_guard::schema_of_labelled(header, SERIES)?;
         let named = |field: &&usize| schema.field(**field).name() == SERIES;
@@ -234,7 +234,7 @@ fn rows_of(batch: &ipc::RecordBatch<'_>, position: usize) -> Result<usize> {
 }
 
 /// Words of a dictionary message.
-fn dictionary<'b>(header: &[u8], body: &'b [u8], column: &LabelColumn) -> Result<(Vec<&'b [u8]>, bool)> {
+fn dictionary<'b>(header: &[u8], body: &'b [u8], column: &KeyColumn) -> Result<(Vec<&'b [u8]>, bool)> {
     let message = arrow_guard::message(header)?;
     let found = message.header_as_dictionary_batch().ok_or_else(|| broken("no dictionary"))?;
     let (DataType::Dictionary(_, kind), true) = (column.kind(), Some(found.id()) == column.dictionary) else {
@@ -255,10 +255,10 @@ fn dictionary<'b>(header: &[u8], body: &'b [u8], column: &LabelColumn) -> Result
 /// library gets to see it.
 pub(super) fn series_of_rows(body: &[u8]) -> Result<(Vec<SeriesKey>, Vec<u32>)> {
     let (header, mut walker) = open(body)?;
-    let column = LabelColumn::of(header)?;
-    let mut labels = Labels::default();
+    let column = KeyColumn::of(header)?;
+    let mut labels = BodyKeys::default();
     let mut known: Vec<&[u8]> = Vec::new();
-    while let Step::Message(header, buffers) = walker.next()? {
+    while let StreamStep::Message(header, buffers) = walker.next()? {
         if arrow_guard::message(header)?.header_type() == ipc::MessageHeader::DictionaryBatch {
             let (words, is_delta) = dictionary(header, buffers, &column)?;
             if !is_delta {
@@ -299,9 +299,9 @@ pub(super) fn series_of_rows(body: &[u8]) -> Result<(Vec<SeriesKey>, Vec<u32>)> 
 /// Gives the batches of a stream without the column `series`, until the sink has enough.
 pub(super) fn each_batch(body: &[u8], sink: &mut dyn FnMut(&RecordBatch) -> Result<bool>) -> Result<()> {
     let (header, mut walker) = open(body)?;
-    let column = LabelColumn::of(header)?;
+    let column = KeyColumn::of(header)?;
     let others: Vec<usize> = (0..column.schema.fields().len()).filter(|at| *at != column.at).collect();
-    while let Step::Message(header, buffers) = walker.next()? {
+    while let StreamStep::Message(header, buffers) = walker.next()? {
         if arrow_guard::message(header)?.header_type() == ipc::MessageHeader::DictionaryBatch {
             continue;
         }

@@ -18,13 +18,13 @@ use crate::types::number::{NumberError, decimal_to_f64, f64_to_decimal, parse_de
 use crate::types::schema::DECIMAL_LIMIT;
 use crate::types::{ColumnType, Rounding, Rows, SeriesDef, time};
 
-use super::cell::{Cell, RowErrors, double_word, fields_of_header, number_word, quote, raw_word};
-use super::{DECODED_BYTES_MAX, Missing, Numbers, Options, Parsed};
+use super::cell::{CellValue, RowErrors, double_word, fields_of_header, number_word, quote, raw_word};
+use super::{DECODED_BYTES_MAX, DecimalInput, DecodeOptions, MissingCells, ParsedRows};
 
 /// Columns filled one after the other, block by block. Bad cells keep their place.
 pub(super) struct ColumnSet<'a> {
     pub(super) def: &'a SeriesDef,
-    pub(super) options: &'a Options,
+    pub(super) options: &'a DecodeOptions,
     pub(super) ts: Vec<i64>,
     columns: Vec<Vec<i64>>,
     rounded: Vec<u64>,
@@ -41,7 +41,7 @@ fn wide(row: usize) -> u64 {
 }
 
 impl<'a> ColumnSet<'a> {
-    pub(super) fn new(def: &'a SeriesDef, options: &'a Options) -> Self {
+    pub(super) fn new(def: &'a SeriesDef, options: &'a DecodeOptions) -> Self {
         let column_count = def.columns.len();
         Self {
             def,
@@ -69,20 +69,20 @@ impl<'a> ColumnSet<'a> {
     }
 
     /// The next cell of a column.
-    pub(super) fn cell(&mut self, row: usize, column: usize, cell: Cell, shown: impl FnOnce() -> String) {
+    pub(super) fn cell(&mut self, row: usize, column: usize, cell: CellValue, shown: impl FnOnce() -> String) {
         let word = match cell {
-            Cell::Word(word, rounded) => {
+            CellValue::Word(word, rounded) => {
                 if rounded {
                     if let Some(count) = self.rounded.get_mut(column) {
                         *count += 1;
                     }
-                    if self.options.missing == Missing::Skip && self.columns.len() > 1 {
+                    if self.options.missing == MissingCells::Skip && self.columns.len() > 1 {
                         self.rounded_rows.push((self.row_base + row, column));
                     }
                 }
                 word
             }
-            Cell::Missing { .. } if self.options.missing == Missing::Skip => {
+            CellValue::Missing { .. } if self.options.missing == MissingCells::Skip => {
                 self.missing.push(self.row_base + row);
                 0
             }
@@ -115,12 +115,12 @@ impl<'a> ColumnSet<'a> {
     }
 
     /// Notes how a timestamp was written.
-    pub(super) fn saw(&mut self, written: time::Written) {
+    pub(super) fn saw(&mut self, written: time::TimeNotation) {
         self.errors.saw(written);
     }
 
     /// The rows, without those that lack a value, and what is wrong with them.
-    pub(super) fn into_parts(mut self) -> (Parsed, RowErrors) {
+    pub(super) fn into_parts(mut self) -> (ParsedRows, RowErrors) {
         self.missing.sort_unstable();
         self.missing.dedup();
         if !self.missing.is_empty() {
@@ -136,7 +136,7 @@ impl<'a> ColumnSet<'a> {
                 drop_rows(column, &self.missing);
             }
         }
-        let parsed = Parsed {
+        let parsed = ParsedRows {
             rows: Rows { ts: self.ts, columns: self.columns },
             skipped: wide(self.missing.len()),
             rounded: self.rounded,
@@ -190,7 +190,7 @@ pub(super) struct ColumnReader<'a> {
 }
 
 impl<'a> ColumnReader<'a> {
-    pub(super) fn new(def: &'a SeriesDef, options: &'a Options) -> Self {
+    pub(super) fn new(def: &'a SeriesDef, options: &'a DecodeOptions) -> Self {
         Self { set: ColumnSet::new(def, options) }
     }
 
@@ -218,7 +218,7 @@ impl<'a> ColumnReader<'a> {
         self.set.errors.kept()
     }
 
-    pub(super) fn into_parts(self) -> (Parsed, RowErrors) {
+    pub(super) fn into_parts(self) -> (ParsedRows, RowErrors) {
         self.set.into_parts()
     }
 }
@@ -277,7 +277,7 @@ fn append(column: &mut Vec<i64>, array: ArrayRef) {
 fn add_time_array<T: ArrowPrimitiveType<Native = i64>>(set: &mut ColumnSet<'_>, array: ArrayRef, per_second: i64) {
     let unit = set.def.unit;
     // The unit of an Arrow timestamp is often that of its writer's mistake, so it is looked at as an integer is.
-    set.saw(time::Written::Epoch);
+    set.saw(time::TimeNotation::Epoch);
     let times = array.as_primitive::<T>();
     if times.null_count() == 0 && per_second == unit.per_second() {
         let is_good = times.values().iter().fold(true, |good, ts| good & time::in_range(*ts, unit));
@@ -310,7 +310,7 @@ fn add_time_array<T: ArrowPrimitiveType<Native = i64>>(set: &mut ColumnSet<'_>, 
 fn add_numbers(set: &mut ColumnSet<'_>, column: usize, array: ArrayRef) -> Result<()> {
     let Some(kind) = set.def.columns.get(column).map(|column| column.kind) else { return Err(mismatch(&array)) };
     // Under raw numbers a decimal column takes integers, which must stay below its limit.
-    let is_raw = set.options.numbers == Numbers::Raw && kind.digits().is_some();
+    let is_raw = set.options.numbers == DecimalInput::Raw && kind.digits().is_some();
     let target = if is_raw { ColumnType::Int64 } else { kind };
     let rounding = set.options.rounding;
     if are_stored_words(&array, target, is_raw)
@@ -340,7 +340,7 @@ fn add_numbers(set: &mut ColumnSet<'_>, column: usize, array: ArrayRef) -> Resul
                     text.clear();
                     // Writing to memory does not fail.
                     let _ = write!(text, "{value}e{}", -i16::from(scale));
-                    number_word(&text, target, Numbers::Decimal, rounding)
+                    number_word(&text, target, DecimalInput::Decimal, rounding)
                 }))
             })
         }};
@@ -441,12 +441,12 @@ fn add_array<T: ArrowPrimitiveType>(
     }
     for (row, value) in array.iter().enumerate() {
         let cell = match value.map(&mut word) {
-            None => Cell::Missing { nan: false },
-            Some(Ok((word, rounded))) => Cell::Word(word, rounded),
+            None => CellValue::Missing { nan: false },
+            Some(Ok((word, rounded))) => CellValue::Word(word, rounded),
             // NaN is the only value that differs from itself.
             #[allow(clippy::eq_op, reason = "asks for NaN")]
-            Some(Err(NumberError::NotFinite)) if value != value => Cell::Missing { nan: true },
-            Some(Err(error)) => Cell::Bad(error),
+            Some(Err(NumberError::NotFinite)) if value != value => CellValue::Missing { nan: true },
+            Some(Err(error)) => CellValue::Bad(error),
         };
         // Formatted from the array, so that the sentence shows what the source says.
         set.cell(row, column, cell, || arrow::util::display::array_value_to_string(array, row).unwrap_or_default());

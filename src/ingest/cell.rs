@@ -8,11 +8,11 @@ use crate::types::time;
 use crate::types::{Column, ColumnType, Rounding, SeriesDef, SeriesKey};
 
 use super::stamps::{IMPLAUSIBLE_TS, IMPLAUSIBLE_TS_HINT};
-use super::{Numbers, Options};
+use super::{DecimalInput, DecodeOptions};
 
 /// What a source cell turned out to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Cell {
+pub(super) enum CellValue {
     /// The stored word, and whether digits were lost.
     Word(i64, bool),
     /// Null or NaN.
@@ -35,14 +35,14 @@ pub(super) fn raw_word(raw: i64) -> Result<i64, NumberError> {
 pub(super) fn number_word(
     text: &[u8],
     kind: ColumnType,
-    numbers: Numbers,
+    numbers: DecimalInput,
     rounding: Rounding,
 ) -> Result<(i64, bool), NumberError> {
     match (kind, numbers) {
-        (ColumnType::Decimal { digits }, Numbers::Decimal) => {
+        (ColumnType::Decimal { digits }, DecimalInput::Decimal) => {
             parse_decimal(text, digits, rounding).map(|fixed| (fixed.raw, fixed.rounded))
         }
-        (ColumnType::Decimal { .. }, Numbers::Raw) => {
+        (ColumnType::Decimal { .. }, DecimalInput::Raw) => {
             let fixed = parse_integer(text, rounding)?;
             raw_word(fixed.raw).map(|raw| (raw, fixed.rounded))
         }
@@ -52,12 +52,12 @@ pub(super) fn number_word(
 }
 
 /// A number cell written as text; nothing at all is a missing value.
-pub(super) fn text_cell(text: &[u8], kind: ColumnType, options: &Options) -> Cell {
+pub(super) fn text_cell(text: &[u8], kind: ColumnType, options: &DecodeOptions) -> CellValue {
     match number_word(text, kind, options.numbers, options.rounding) {
-        Ok((word, rounded)) => Cell::Word(word, rounded),
-        Err(NumberError::NotANumber) if text.is_empty() => Cell::Missing { nan: false },
-        Err(NumberError::NotFinite) if is_nan(text) => Cell::Missing { nan: true },
-        Err(error) => Cell::Bad(error),
+        Ok((word, rounded)) => CellValue::Word(word, rounded),
+        Err(NumberError::NotANumber) if text.is_empty() => CellValue::Missing { nan: false },
+        Err(NumberError::NotFinite) if is_nan(text) => CellValue::Missing { nan: true },
+        Err(error) => CellValue::Bad(error),
     }
 }
 
@@ -121,19 +121,19 @@ impl RowErrors {
         def: &SeriesDef,
         row: u64,
         column: usize,
-        cell: Cell,
+        cell: CellValue,
         shown: impl FnOnce() -> String,
     ) {
         let Some(Column { kind, .. }) = def.columns.get(column) else { return };
         let (reason, sentence) = match cell {
-            Cell::Word(..) => return,
-            Cell::Missing { nan: false } => {
+            CellValue::Word(..) => return,
+            CellValue::Missing { nan: false } => {
                 return self.add(def, row, column + 1, "missing", |name| format!("{name} is missing"));
             }
-            Cell::Missing { nan: true } | Cell::Bad(NumberError::NotFinite) => {
+            CellValue::Missing { nan: true } | CellValue::Bad(NumberError::NotFinite) => {
                 ("not_finite", "is not a finite number".to_owned())
             }
-            Cell::Bad(error) => {
+            CellValue::Bad(error) => {
                 let sentence = match (error, kind) {
                     (NumberError::PrecisionLoss, ColumnType::Decimal { digits }) => {
                         format!("has more than {digits} digits after the point")
@@ -168,8 +168,8 @@ impl RowErrors {
     }
 
     /// Notes how a timestamp was written.
-    pub(super) fn saw(&mut self, written: time::Written) {
-        self.has_epochs |= written == time::Written::Epoch;
+    pub(super) fn saw(&mut self, written: time::TimeNotation) {
+        self.has_epochs |= written == time::TimeNotation::Epoch;
     }
 
     /// Whether some timestamp was an integer, whose unit nothing told.
@@ -237,9 +237,9 @@ impl RowErrors {
 /// A builder of rows whose cells come one by one, as text.
 pub(super) struct RowReader<'a> {
     pub(super) def: &'a SeriesDef,
-    pub(super) options: &'a Options,
+    pub(super) options: &'a DecodeOptions,
     pub(super) errors: RowErrors,
-    parsed: super::Parsed,
+    parsed: super::ParsedRows,
     /// Position of the row in the body.
     row: u64,
     ts: i64,
@@ -258,16 +258,16 @@ fn bit(field: usize) -> u128 {
 }
 
 impl<'a> RowReader<'a> {
-    pub(super) fn new(def: &'a SeriesDef, options: &'a Options, row_count: usize) -> Self {
+    pub(super) fn new(def: &'a SeriesDef, options: &'a DecodeOptions, row_count: usize) -> Self {
         let column_count = def.columns.len();
         Self {
             def,
             options,
             errors: RowErrors::default(),
-            parsed: super::Parsed {
+            parsed: super::ParsedRows {
                 rows: crate::types::Rows::with_capacity(column_count, row_count),
                 rounded: vec![0; column_count],
-                ..super::Parsed::default()
+                ..super::ParsedRows::default()
             },
             row: 0,
             ts: 0,
@@ -306,7 +306,7 @@ impl<'a> RowReader<'a> {
         };
         let Some(Column { kind, .. }) = self.def.columns.get(column) else { return };
         match text_cell(text, *kind, self.options) {
-            Cell::Word(word, rounded) => {
+            CellValue::Word(word, rounded) => {
                 if let Some(cell) = self.cells.get_mut(column) {
                     *cell = word;
                 }
@@ -314,7 +314,7 @@ impl<'a> RowReader<'a> {
                     self.rounded |= bit(column);
                 }
             }
-            Cell::Missing { .. } if self.options.missing == super::Missing::Skip => self.is_skipped = true,
+            CellValue::Missing { .. } if self.options.missing == super::MissingCells::Skip => self.is_skipped = true,
             bad => self.errors.add_cell(self.def, self.row, column, bad, || quote(text)),
         }
     }
@@ -323,9 +323,9 @@ impl<'a> RowReader<'a> {
     pub(super) fn missing(&mut self, field: usize) {
         match field.checked_sub(1) {
             None => self.errors.add_time(self.def, self.row, "missing", String::new),
-            Some(_) if self.options.missing == super::Missing::Skip => self.is_skipped = true,
+            Some(_) if self.options.missing == super::MissingCells::Skip => self.is_skipped = true,
             Some(column) => {
-                self.errors.add_cell(self.def, self.row, column, Cell::Missing { nan: false }, String::new);
+                self.errors.add_cell(self.def, self.row, column, CellValue::Missing { nan: false }, String::new);
             }
         }
     }
@@ -343,7 +343,7 @@ impl<'a> RowReader<'a> {
         match field.checked_sub(1) {
             None => self.errors.add_time(self.def, self.row, "bad_time", shown),
             Some(column) => {
-                self.errors.add_cell(self.def, self.row, column, Cell::Bad(NumberError::NotANumber), shown);
+                self.errors.add_cell(self.def, self.row, column, CellValue::Bad(NumberError::NotANumber), shown);
             }
         }
     }
@@ -374,7 +374,7 @@ impl<'a> RowReader<'a> {
     }
 
     /// The rows as far as they were read, and what is wrong with them.
-    pub(super) fn into_parts(self) -> (super::Parsed, RowErrors) {
+    pub(super) fn into_parts(self) -> (super::ParsedRows, RowErrors) {
         (self.parsed, self.errors)
     }
 }

@@ -4,8 +4,8 @@ use crate::error::Result;
 use crate::types::number::{write_decimal, write_f64, write_i64};
 use crate::types::{Column, ColumnType, Kind, Rows, SeriesDef, time};
 
-use super::cell::{Cell, RowErrors};
-use super::{Bounds, Options, Parsed, Validate, stamps};
+use super::cell::{CellValue, RowErrors};
+use super::{DecodeOptions, ParsedRows, RowRules, TimeBounds, stamps};
 use crate::types::number::NumberError;
 
 /// Checks rows that are already in the form of the store: time range, finite and bounded cells, and the rules of
@@ -13,7 +13,7 @@ use crate::types::number::NumberError;
 ///
 /// # Errors
 /// `invalid_rows`.
-pub fn validate(def: &SeriesDef, rows: &Rows, options: &Options) -> Result<()> {
+pub fn validate(def: &SeriesDef, rows: &Rows, options: &DecodeOptions) -> Result<()> {
     rows.check_shape(def.columns.len())?;
     let mut errors = RowErrors::default();
     for (row, ts) in (0_u64..).zip(&rows.ts) {
@@ -29,7 +29,7 @@ pub fn validate(def: &SeriesDef, rows: &Rows, options: &Options) -> Result<()> {
                 ColumnType::Int64 => None,
             };
             if let Some(error) = bad {
-                errors.add_cell(def, row, at, Cell::Bad(error), || show(*word, column));
+                errors.add_cell(def, row, at, CellValue::Bad(error), || show(*word, column));
             }
         }
     }
@@ -40,9 +40,9 @@ pub fn validate(def: &SeriesDef, rows: &Rows, options: &Options) -> Result<()> {
 /// Adds the rows that break a rule for timestamps or between columns. Rows that have an error already are left out.
 pub(super) fn check_rows(
     def: &SeriesDef,
-    stored: Bounds,
-    parsed: &mut Parsed,
-    options: &Options,
+    stored: TimeBounds,
+    parsed: &mut ParsedRows,
+    options: &DecodeOptions,
     errors: &mut RowErrors,
 ) {
     stamps::check(def, stored, parsed, options, errors);
@@ -94,8 +94,8 @@ fn keep(
 }
 
 /// Adds the rows of a kline that break its rules. Rows that have an error already are left out.
-fn check_ohlc(def: &SeriesDef, rows: &Rows, options: &Options, errors: &mut RowErrors) {
-    if def.kind() != Kind::Kline || options.validate == Validate::None {
+fn check_ohlc(def: &SeriesDef, rows: &Rows, options: &DecodeOptions, errors: &mut RowErrors) {
+    if def.kind() != Kind::Kline || options.validate == RowRules::None {
         return;
     }
     let ([open_at, high_at, low_at, close_at, volume_at], Some([open, high, low, close, volume])) =

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 use crate::types::{SeriesDef, SeriesKey};
 
-use super::Options;
+use super::DecodeOptions;
 use super::cell::{RowReader, fields_of_header};
-use super::many::{Labels, Part, Readers, SERIES, fields_by_series, no_series_column};
+use super::many::{BodyKeys, Part, SERIES, SeriesReaders, fields_by_series, no_series_column};
 
 type Records<'b> = csv::Reader<&'b [u8]>;
 
@@ -39,7 +39,7 @@ fn check_length(record: &csv::ByteRecord, names: usize, row: impl std::fmt::Disp
 }
 
 /// Reads a CSV body.
-pub(super) fn parse(def: &SeriesDef, body: &[u8], options: &Options) -> Result<Part> {
+pub(super) fn parse(def: &SeriesDef, body: &[u8], options: &DecodeOptions) -> Result<Part> {
     let (names, mut reader) = open(body)?;
     let fields = fields_of_header(def, names.iter().map(String::as_str))?;
     // Eight bytes a cell: no more than the body again.
@@ -64,7 +64,7 @@ fn series_position(names: &[String]) -> Result<usize> {
 pub(super) fn series_of_rows(body: &[u8]) -> Result<(Vec<SeriesKey>, Vec<u32>)> {
     let (names, mut reader) = open(body)?;
     let at = series_position(&names)?;
-    let mut labels = Labels::default();
+    let mut labels = BodyKeys::default();
     let mut record = csv::ByteRecord::new();
     let mut row = 0_u64;
     while reader.read_byte_record(&mut record).map_err(broken)? {
@@ -80,12 +80,12 @@ pub(super) fn parse_labelled(
     defs: &[Arc<SeriesDef>],
     of_row: &[u32],
     body: &[u8],
-    options: &Options,
+    options: &DecodeOptions,
 ) -> Result<Vec<Part>> {
     let (names, mut reader) = open(body)?;
     let at = series_position(&names)?;
     let fields = fields_by_series(defs, &names.iter().map(String::as_str).collect::<Vec<_>>())?;
-    let mut readers = Readers::new(defs, options);
+    let mut readers = SeriesReaders::new(defs, options);
     let mut record = csv::ByteRecord::new();
     for label in of_row {
         if !reader.read_byte_record(&mut record).map_err(broken)? {

@@ -13,10 +13,12 @@ use serde_json::value::RawValue;
 use crate::error::{Error, ErrorCode, ROW_ERRORS_MAX, Result};
 use crate::types::{SeriesDef, SeriesKey, time};
 
-use super::Options;
+use super::DecodeOptions;
 use super::batch::ColumnSet;
-use super::cell::{Cell, FieldFinder, RowReader, fields_of_header, quote, repeated_column, text_cell, unknown_columns};
-use super::many::{Labels, Part, SERIES};
+use super::cell::{
+    CellValue, FieldFinder, RowReader, fields_of_header, quote, repeated_column, text_cell, unknown_columns,
+};
+use super::many::{BodyKeys, Part, SERIES};
 
 /// Text of a body, without a byte order mark.
 pub(super) fn as_text(body: &[u8]) -> Result<&str> {
@@ -26,10 +28,10 @@ pub(super) fn as_text(body: &[u8]) -> Result<&str> {
 }
 
 /// Reads a JSON body.
-pub(super) fn parse_json(def: &SeriesDef, body: &[u8], options: &Options) -> Result<Part> {
+pub(super) fn parse_json(def: &SeriesDef, body: &[u8], options: &DecodeOptions) -> Result<Part> {
     let mut reader = serde_json::Deserializer::from_str(as_text(body)?);
-    let mut state = State::new(def, options);
-    let read = Body(&mut state).deserialize(&mut reader).and_then(|()| reader.end());
+    let mut state = ParseState::new(def, options);
+    let read = JsonBody(&mut state).deserialize(&mut reader).and_then(|()| reader.end());
     if let Some(failure) = state.failure {
         return Err(failure);
     }
@@ -43,8 +45,8 @@ pub(super) fn parse_json(def: &SeriesDef, body: &[u8], options: &Options) -> Res
 }
 
 /// Reads an NDJSON body: one row object a line.
-pub(super) fn parse_ndjson(def: &SeriesDef, body: &[u8], options: &Options) -> Result<Part> {
-    let mut state = State::new(def, options);
+pub(super) fn parse_ndjson(def: &SeriesDef, body: &[u8], options: &DecodeOptions) -> Result<Part> {
+    let mut state = ParseState::new(def, options);
     for (line, text) in (1_u64..).zip(as_text(body)?.split('\n')) {
         if text.trim_ascii().is_empty() {
             continue;
@@ -53,7 +55,7 @@ pub(super) fn parse_ndjson(def: &SeriesDef, body: &[u8], options: &Options) -> R
             break;
         }
         let mut reader = serde_json::Deserializer::from_str(text);
-        let read = Row(&mut state).deserialize(&mut reader).and_then(|()| reader.end());
+        let read = RowObject(&mut state).deserialize(&mut reader).and_then(|()| reader.end());
         if let Some(failure) = state.failure {
             return Err(failure);
         }
@@ -66,9 +68,9 @@ pub(super) fn parse_ndjson(def: &SeriesDef, body: &[u8], options: &Options) -> R
 ///
 /// # Errors
 /// What refuses the whole body; offending rows come with the rest.
-pub(super) fn parse_raw(def: &SeriesDef, raw: &str, is_rows: bool, options: &Options) -> Result<Part> {
+pub(super) fn parse_raw(def: &SeriesDef, raw: &str, is_rows: bool, options: &DecodeOptions) -> Result<Part> {
     let mut reader = serde_json::Deserializer::from_str(raw);
-    let mut state = State::new(def, options);
+    let mut state = ParseState::new(def, options);
     let read = if is_rows {
         RowList(&mut state).deserialize(&mut reader)
     } else {
@@ -99,7 +101,7 @@ struct SeriesOf<'l> {
 
 /// The keys of an NDJSON body, and the position of each row's among them.
 pub(super) fn series_of_lines(body: &[u8]) -> Result<(Vec<SeriesKey>, Vec<u32>)> {
-    let mut labels = Labels::default();
+    let mut labels = BodyKeys::default();
     for (line, text) in lines(body)? {
         let found: SeriesOf<'_> = serde_json::from_str(text)
             .map_err(|error| Error::invalid(format!("ndjson line {line} is malformed: {error}")))?;
@@ -113,16 +115,16 @@ pub(super) fn parse_labelled(
     defs: &[Arc<SeriesDef>],
     of_row: &[u32],
     body: &[u8],
-    options: &Options,
+    options: &DecodeOptions,
 ) -> Result<Vec<Part>> {
-    let mut states: Vec<State<'_>> =
-        defs.iter().map(|def| State { is_labelled: true, ..State::new(def, options) }).collect();
+    let mut states: Vec<ParseState<'_>> =
+        defs.iter().map(|def| ParseState { is_labelled: true, ..ParseState::new(def, options) }).collect();
     let mut wrong = 0;
     for ((line, text), label) in lines(body)?.zip(of_row) {
         let Some(state) = states.get_mut(*label as usize) else { continue };
         let before = state.rows.errors.kept();
         let mut reader = serde_json::Deserializer::from_str(text);
-        let read = Row(&mut *state).deserialize(&mut reader).and_then(|()| reader.end());
+        let read = RowObject(&mut *state).deserialize(&mut reader).and_then(|()| reader.end());
         if let Some(failure) = state.failure.take() {
             return Err(failure);
         }
@@ -136,7 +138,7 @@ pub(super) fn parse_labelled(
 }
 
 /// What is read so far.
-struct State<'a> {
+struct ParseState<'a> {
     rows: RowReader<'a>,
     finder: FieldFinder,
     /// An answer of our own, which the decoder cannot carry.
@@ -148,8 +150,8 @@ struct State<'a> {
     is_labelled: bool,
 }
 
-impl<'a> State<'a> {
-    fn new(def: &'a SeriesDef, options: &'a Options) -> Self {
+impl<'a> ParseState<'a> {
+    fn new(def: &'a SeriesDef, options: &'a DecodeOptions) -> Self {
         Self {
             rows: RowReader::new(def, options, 0),
             finder: FieldFinder::default(),
@@ -161,7 +163,7 @@ impl<'a> State<'a> {
     }
 }
 
-impl State<'_> {
+impl ParseState<'_> {
     /// The rows as far as they were read, and what is wrong with them.
     fn into_parts(self) -> Part {
         match self.columns {
@@ -172,13 +174,13 @@ impl State<'_> {
 
     /// Reads one cell of the row.
     fn cell(&mut self, field: usize, raw: &RawValue) {
-        match Token::of(raw) {
-            Token::Number(text) => self.rows.text(field, text),
+        match CellToken::of(raw) {
+            CellToken::Number(text) => self.rows.text(field, text),
             // Text is there, so it is no missing value even when it is empty.
-            Token::Text(text) if text.is_empty() => self.rows.not_a_number(field),
-            Token::Text(text) => self.rows.text(field, text.as_bytes()),
-            Token::Null => self.rows.missing(field),
-            Token::Other => self.rows.wrong_type(field, raw.get().as_bytes()),
+            CellToken::Text(text) if text.is_empty() => self.rows.not_a_number(field),
+            CellToken::Text(text) => self.rows.text(field, text.as_bytes()),
+            CellToken::Null => self.rows.missing(field),
+            CellToken::Other => self.rows.wrong_type(field, raw.get().as_bytes()),
         }
     }
 
@@ -190,46 +192,48 @@ impl State<'_> {
 }
 
 /// A cell or name, told apart by its first byte.
-enum Token<'t> {
+enum CellToken<'t> {
     Number(&'t [u8]),
     Text(std::borrow::Cow<'t, str>),
     Null,
     Other,
 }
 
-impl<'t> Token<'t> {
+impl<'t> CellToken<'t> {
     fn of(raw: &'t RawValue) -> Self {
         let text = raw.get();
         match text.as_bytes() {
-            [b'0'..=b'9' | b'-', ..] => Token::Number(text.as_bytes()),
-            [b'n', ..] => Token::Null,
-            [b'"', inner @ .., b'"'] if !inner.contains(&b'\\') => Token::Text(String::from_utf8_lossy(inner)),
-            [b'"', ..] => serde_json::from_str(text).map_or(Token::Other, |text: String| Token::Text(text.into())),
-            _ => Token::Other,
+            [b'0'..=b'9' | b'-', ..] => CellToken::Number(text.as_bytes()),
+            [b'n', ..] => CellToken::Null,
+            [b'"', inner @ .., b'"'] if !inner.contains(&b'\\') => CellToken::Text(String::from_utf8_lossy(inner)),
+            [b'"', ..] => {
+                serde_json::from_str(text).map_or(CellToken::Other, |text: String| CellToken::Text(text.into()))
+            }
+            _ => CellToken::Other,
         }
     }
 
     /// Text a number can be read from; a string that is empty is no number.
     fn as_cell(&self) -> Option<&[u8]> {
         match self {
-            Token::Number(text) => Some(text),
-            Token::Text(text) => Some(text.as_bytes()),
-            Token::Null | Token::Other => None,
+            CellToken::Number(text) => Some(text),
+            CellToken::Text(text) => Some(text.as_bytes()),
+            CellToken::Null | CellToken::Other => None,
         }
     }
 }
 
 /// The whole body.
-struct Body<'s, 'a>(&'s mut State<'a>);
+struct JsonBody<'s, 'a>(&'s mut ParseState<'a>);
 
-impl<'de> DeserializeSeed<'de> for Body<'_, '_> {
+impl<'de> DeserializeSeed<'de> for JsonBody<'_, '_> {
     type Value = ();
     fn deserialize<D: Deserializer<'de>>(self, reader: D) -> Result<(), D::Error> {
         reader.deserialize_any(self)
     }
 }
 
-impl<'de> Visitor<'de> for Body<'_, '_> {
+impl<'de> Visitor<'de> for JsonBody<'_, '_> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -272,7 +276,7 @@ fn def_has(def: &SeriesDef, name: &str) -> bool {
 }
 
 /// An array of rows.
-struct RowList<'s, 'a>(&'s mut State<'a>);
+struct RowList<'s, 'a>(&'s mut ParseState<'a>);
 
 impl<'de> DeserializeSeed<'de> for RowList<'_, '_> {
     type Value = ();
@@ -289,7 +293,7 @@ impl<'de> Visitor<'de> for RowList<'_, '_> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
-        while seq.next_element_seed(Row(self.0))?.is_some() {
+        while seq.next_element_seed(RowObject(self.0))?.is_some() {
             if self.0.rows.errors.is_full() {
                 self.0.stopped = true;
                 return Err(A::Error::custom("too many invalid rows"));
@@ -300,16 +304,16 @@ impl<'de> Visitor<'de> for RowList<'_, '_> {
 }
 
 /// One row object.
-struct Row<'s, 'a>(&'s mut State<'a>);
+struct RowObject<'s, 'a>(&'s mut ParseState<'a>);
 
-impl<'de> DeserializeSeed<'de> for Row<'_, '_> {
+impl<'de> DeserializeSeed<'de> for RowObject<'_, '_> {
     type Value = ();
     fn deserialize<D: Deserializer<'de>>(self, reader: D) -> Result<(), D::Error> {
         reader.deserialize_any(self)
     }
 }
 
-impl<'de> Visitor<'de> for Row<'_, '_> {
+impl<'de> Visitor<'de> for RowObject<'_, '_> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -404,7 +408,7 @@ impl Visitor<'_> for FieldName<'_> {
 }
 
 /// The object of `{"columns": …}`.
-struct ColumnMap<'s, 'a>(&'s mut State<'a>);
+struct ColumnMap<'s, 'a>(&'s mut ParseState<'a>);
 
 impl<'de> DeserializeSeed<'de> for ColumnMap<'_, '_> {
     type Value = ();
@@ -482,10 +486,10 @@ impl<'de> Visitor<'de> for ColumnCells<'_, '_> {
         let (def, options) = (set.def, set.options);
         let mut row = 0;
         while let Some(raw) = seq.next_element::<&'de RawValue>()? {
-            let token = Token::of(raw);
+            let token = CellToken::of(raw);
             let shown = || quote(raw.get().as_bytes());
             match (field.checked_sub(1), token.as_cell()) {
-                (_, None) if matches!(token, Token::Other) => set.wrong_type(row, field, raw.get().as_bytes()),
+                (_, None) if matches!(token, CellToken::Other) => set.wrong_type(row, field, raw.get().as_bytes()),
                 (None, None) => set.bad_time(row, "missing", shown),
                 (None, Some(text)) => match time::parse_cell_as(text, def.unit) {
                     Ok((ts, written)) => {
@@ -494,9 +498,9 @@ impl<'de> Visitor<'de> for ColumnCells<'_, '_> {
                     }
                     Err(reason) => set.bad_time(row, reason, shown),
                 },
-                (Some(column), None) => set.cell(row, column, Cell::Missing { nan: false }, shown),
+                (Some(column), None) => set.cell(row, column, CellValue::Missing { nan: false }, shown),
                 (Some(column), Some([])) => {
-                    set.cell(row, column, Cell::Bad(crate::types::number::NumberError::NotANumber), shown);
+                    set.cell(row, column, CellValue::Bad(crate::types::number::NumberError::NotANumber), shown);
                 }
                 (Some(column), Some(text)) => {
                     let Some(kind) = def.columns.get(column).map(|column| column.kind) else { continue };

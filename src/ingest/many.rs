@@ -16,7 +16,8 @@ use serde_json::value::RawValue;
 use super::batch::ColumnReader;
 use super::cell::{RowErrors, RowReader, fields_of_header};
 use super::{
-    BodyFormat, Bounds, DECODED_BYTES_MAX, Known, Options, Parsed, arrow_stream, check, csv_text, json, parquet_file,
+    BodyFormat, DECODED_BYTES_MAX, DecodeOptions, Known, ParsedRows, TimeBounds, arrow_stream, check, csv_text, json,
+    parquet_file,
 };
 use crate::error::{Error, ErrorCode, ROW_ERRORS_MAX, Result, RowError};
 use crate::types::{SeriesDef, SeriesKey};
@@ -37,9 +38,9 @@ pub type Lookup<'l> = &'l dyn Fn(&SeriesKey) -> Result<Known>;
 pub fn parse_many(
     format: BodyFormat,
     body: &[u8],
-    options: &Options,
+    options: &DecodeOptions,
     lookup: Lookup<'_>,
-) -> Result<Vec<(SeriesKey, Parsed)>> {
+) -> Result<Vec<(SeriesKey, ParsedRows)>> {
     match format {
         BodyFormat::Json => parse_writes(body, options, lookup),
         BodyFormat::Ndjson => {
@@ -57,7 +58,7 @@ pub fn parse_many(
         BodyFormat::Arrow => {
             let (keys, of_row) = arrow_stream::series_of_rows(body)?;
             let (defs, stored) = registrations(&keys, options, lookup)?;
-            let mut columns = Split::new(&defs, &of_row, options);
+            let mut columns = BatchSplitter::new(&defs, &of_row, options);
             arrow_stream::each_batch(body, &mut |batch| columns.add(batch))?;
             let parts = columns.into_parts();
             finish(&defs, &stored, parts, &of_row, options)
@@ -65,7 +66,7 @@ pub fn parse_many(
         BodyFormat::Parquet => {
             let (keys, of_row) = parquet_file::series_of_rows(body)?;
             let (defs, stored) = registrations(&keys, options, lookup)?;
-            let mut columns = Split::new(&defs, &of_row, options);
+            let mut columns = BatchSplitter::new(&defs, &of_row, options);
             parquet_file::each_batch(body, &mut |batch| columns.add(batch))?;
             let parts = columns.into_parts();
             finish(&defs, &stored, parts, &of_row, options)
@@ -74,13 +75,13 @@ pub fn parse_many(
 }
 
 /// Rows of one series as far as they were read, with what is wrong about them.
-pub(super) type Part = (Parsed, RowErrors);
+pub(super) type Part = (ParsedRows, RowErrors);
 
 fn registrations(
     keys: &[SeriesKey],
-    options: &Options,
+    options: &DecodeOptions,
     lookup: Lookup<'_>,
-) -> Result<(Vec<Arc<SeriesDef>>, Vec<Bounds>)> {
+) -> Result<(Vec<Arc<SeriesDef>>, Vec<TimeBounds>)> {
     let mut known = (Vec::with_capacity(keys.len()), Vec::with_capacity(keys.len()));
     for key in keys {
         let (def, stored) = lookup(key)?;
@@ -93,7 +94,7 @@ fn registrations(
 
 /// The keys of a body in the order they come, and the position of each row's among them.
 #[derive(Debug, Default)]
-pub(super) struct Labels {
+pub(super) struct BodyKeys {
     positions: HashMap<Vec<u8>, u32>,
     keys: Vec<SeriesKey>,
     of_row: Vec<u32>,
@@ -101,7 +102,7 @@ pub(super) struct Labels {
     last: Option<(Vec<u8>, u32)>,
 }
 
-impl Labels {
+impl BodyKeys {
     /// The series of the next row, as the body has it.
     pub(super) fn push(&mut self, text: &[u8]) -> Result<()> {
         if let Some((last, position)) = &self.last
@@ -164,13 +165,13 @@ fn too_many() -> Error {
 }
 
 /// Row readers, one a series, with the fields of a common header.
-pub(super) struct Readers<'a> {
+pub(super) struct SeriesReaders<'a> {
     readers: Vec<RowReader<'a>>,
     wrong: usize,
 }
 
-impl<'a> Readers<'a> {
-    pub(super) fn new(defs: &'a [Arc<SeriesDef>], options: &'a Options) -> Self {
+impl<'a> SeriesReaders<'a> {
+    pub(super) fn new(defs: &'a [Arc<SeriesDef>], options: &'a DecodeOptions) -> Self {
         Self { readers: defs.iter().map(|def| RowReader::new(def, options, 0)).collect(), wrong: 0 }
     }
 
@@ -201,15 +202,15 @@ pub(super) fn fields_by_series(defs: &[Arc<SeriesDef>], names: &[&str]) -> Resul
 }
 
 /// Record batches whose rows go to the readers of their series.
-struct Split<'a> {
+struct BatchSplitter<'a> {
     readers: Vec<ColumnReader<'a>>,
     of_row: &'a [u32],
     at: usize,
     bytes: u64,
 }
 
-impl<'a> Split<'a> {
-    fn new(defs: &'a [Arc<SeriesDef>], of_row: &'a [u32], options: &'a Options) -> Self {
+impl<'a> BatchSplitter<'a> {
+    fn new(defs: &'a [Arc<SeriesDef>], of_row: &'a [u32], options: &'a DecodeOptions) -> Self {
         let readers = defs.iter().map(|def| ColumnReader::new(def, options)).collect();
         Self { readers, of_row, at: 0, bytes: 0 }
     }
@@ -259,11 +260,11 @@ impl<'a> Split<'a> {
 /// The verdict over all series: their rows, or the first offending ones by their place in the body.
 fn finish(
     defs: &[Arc<SeriesDef>],
-    stored: &[Bounds],
+    stored: &[TimeBounds],
     parts: Vec<Part>,
     of_row: &[u32],
-    options: &Options,
-) -> Result<Vec<(SeriesKey, Parsed)>> {
+    options: &DecodeOptions,
+) -> Result<Vec<(SeriesKey, ParsedRows)>> {
     let mut all = RowErrors::default();
     let mut parsed = Vec::with_capacity(parts.len());
     for (((label, def), stored), (mut part, mut errors)) in (0_u32..).zip(defs).zip(stored).zip(parts) {
@@ -284,14 +285,14 @@ fn finish(
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Writes<'b> {
+struct WriteListVisitor<'b> {
     #[serde(borrow)]
-    writes: Vec<Entry<'b>>,
+    writes: Vec<WriteEntryVisitor<'b>>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Entry<'b> {
+struct WriteEntryVisitor<'b> {
     series: SeriesKey,
     #[serde(borrow)]
     rows: Option<&'b RawValue>,
@@ -299,9 +300,9 @@ struct Entry<'b> {
     columns: Option<&'b RawValue>,
 }
 
-fn parse_writes(body: &[u8], options: &Options, lookup: Lookup<'_>) -> Result<Vec<(SeriesKey, Parsed)>> {
+fn parse_writes(body: &[u8], options: &DecodeOptions, lookup: Lookup<'_>) -> Result<Vec<(SeriesKey, ParsedRows)>> {
     let text = json::as_text(body)?;
-    let Writes { writes } = serde_json::from_str(text).map_err(|error| {
+    let WriteListVisitor { writes } = serde_json::from_str(text).map_err(|error| {
         Error::invalid(format!("the body does not fit: {error}"))
             .with_hint("{\"writes\": [{\"series\": key, \"rows\": […] or \"columns\": {…}}, …]}")
     })?;

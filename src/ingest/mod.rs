@@ -134,7 +134,7 @@ impl BodyFormat {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema), schema(as = WrittenNumbers))]
-pub enum Numbers {
+pub enum DecimalInput {
     /// As the number itself.
     #[default]
     Decimal,
@@ -146,7 +146,7 @@ pub enum Numbers {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
-pub enum Missing {
+pub enum MissingCells {
     #[default]
     Reject,
     /// Store nothing and count the row. Scalars only.
@@ -157,7 +157,7 @@ pub enum Missing {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
-pub enum Validate {
+pub enum RowRules {
     /// Klines: high ≥ max(open, close, low), low ≤ min(open, close, high), volume ≥ 0.
     #[default]
     Ohlc,
@@ -193,17 +193,17 @@ pub enum ImplausibleTs {
 /// How a body is read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Options {
-    pub numbers: Numbers,
+pub struct DecodeOptions {
+    pub numbers: DecimalInput,
     /// Applies to decimals that were written as such; doubles always take the nearest decimal.
     pub rounding: Rounding,
-    pub missing: Missing,
-    pub validate: Validate,
+    pub missing: MissingCells,
+    pub validate: RowRules,
     pub grid: GridRule,
     pub implausible_ts: ImplausibleTs,
 }
 
-impl Options {
+impl DecodeOptions {
     /// Takes timestamps as they are: what a caller says who has judged them itself.
     pub fn any_time(self) -> Self {
         Self { grid: GridRule::Allow, implausible_ts: ImplausibleTs::Allow, ..self }
@@ -211,14 +211,14 @@ impl Options {
 }
 
 /// First and last timestamp of rows; `None` of none.
-pub type Bounds = Option<(i64, i64)>;
+pub type TimeBounds = Option<(i64, i64)>;
 
 /// What reading a body needs of a series: its definition, and the first and last timestamp stored.
-pub type Known = (Arc<SeriesDef>, Bounds);
+pub type Known = (Arc<SeriesDef>, TimeBounds);
 
-impl Options {
+impl DecodeOptions {
     fn check(&self, def: &SeriesDef) -> Result<()> {
-        if self.missing == Missing::Skip && def.kind() != Kind::Scalar {
+        if self.missing == MissingCells::Skip && def.kind() != Kind::Scalar {
             return Err(Error::invalid(format!("missing=skip is for scalars, {} is a kline", def.key)));
         }
         Ok(())
@@ -227,7 +227,7 @@ impl Options {
 
 /// Rows read from a body, in its order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Parsed {
+pub struct ParsedRows {
     pub rows: Rows,
     /// Rows left out because a value was missing.
     pub skipped: u64,
@@ -240,7 +240,7 @@ pub struct Parsed {
     pub phased: Vec<(u64, i64)>,
 }
 
-impl Parsed {
+impl ParsedRows {
     /// Positions in the body of the rows, in their order.
     pub fn positions(&self) -> impl Iterator<Item = u64> {
         let mut gone = self.left_out.iter().copied().peekable();
@@ -255,7 +255,7 @@ impl Parsed {
 /// `invalid_argument` for a body that does not follow its format, `schema_mismatch` for wrong columns,
 /// `invalid_rows` for rows that cannot be stored, `too_large` for a body that decodes into more than
 /// [`DECODED_BYTES_MAX`].
-pub fn parse(format: BodyFormat, def: &SeriesDef, body: &[u8], options: &Options) -> Result<Parsed> {
+pub fn parse(format: BodyFormat, def: &SeriesDef, body: &[u8], options: &DecodeOptions) -> Result<ParsedRows> {
     parse_into(format, def, None, body, options)
 }
 
@@ -266,10 +266,10 @@ pub fn parse(format: BodyFormat, def: &SeriesDef, body: &[u8], options: &Options
 pub fn parse_into(
     format: BodyFormat,
     def: &SeriesDef,
-    stored: Bounds,
+    stored: TimeBounds,
     body: &[u8],
-    options: &Options,
-) -> Result<Parsed> {
+    options: &DecodeOptions,
+) -> Result<ParsedRows> {
     options.check(def)?;
     let part = match format {
         BodyFormat::Json => json::parse_json(def, body, options),
@@ -285,7 +285,11 @@ pub fn parse_into(
 ///
 /// # Errors
 /// As [`parse`].
-pub fn from_batch(def: &SeriesDef, batch: arrow::record_batch::RecordBatch, options: &Options) -> Result<Parsed> {
+pub fn from_batch(
+    def: &SeriesDef,
+    batch: arrow::record_batch::RecordBatch,
+    options: &DecodeOptions,
+) -> Result<ParsedRows> {
     from_batch_into(def, None, batch, options)
 }
 
@@ -295,10 +299,10 @@ pub fn from_batch(def: &SeriesDef, batch: arrow::record_batch::RecordBatch, opti
 /// As [`parse`].
 pub fn from_batch_into(
     def: &SeriesDef,
-    stored: Bounds,
+    stored: TimeBounds,
     batch: arrow::record_batch::RecordBatch,
-    options: &Options,
-) -> Result<Parsed> {
+    options: &DecodeOptions,
+) -> Result<ParsedRows> {
     options.check(def)?;
     // A batch is as odd as the header it was read by.
     let part = guarded("arrow", || {
@@ -318,7 +322,12 @@ fn guarded<T>(what: &str, decode: impl FnOnce() -> Result<T>) -> Result<T> {
 }
 
 /// The last step of every format: rules for timestamps and between columns, and the verdict over all rows.
-fn finish(def: &SeriesDef, stored: Bounds, (mut parsed, mut errors): Part, options: &Options) -> Result<Parsed> {
+fn finish(
+    def: &SeriesDef,
+    stored: TimeBounds,
+    (mut parsed, mut errors): Part,
+    options: &DecodeOptions,
+) -> Result<ParsedRows> {
     check::check_rows(def, stored, &mut parsed, options, &mut errors);
     errors.into_result()?;
     parsed.rows.check_shape(def.columns.len())?;

@@ -16,9 +16,9 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::types::{SeriesDef, SeriesKey};
 
 use super::batch::{ColumnReader, check_schema, check_size};
-use super::many::{Labels, Part, SERIES, no_series_column};
+use super::many::{BodyKeys, Part, SERIES, no_series_column};
 use super::parquet_guard::{check_footer, check_pages};
-use super::{DECODED_BYTES_MAX, Options, Reservation, guarded};
+use super::{DECODED_BYTES_MAX, DecodeOptions, Reservation, guarded};
 
 /// Rows decoded at a time.
 const BATCH_ROWS: usize = 16_384;
@@ -135,7 +135,7 @@ fn read(
 }
 
 /// Reads a Parquet file.
-pub(super) fn parse(def: &SeriesDef, body: &[u8], options: &Options) -> Result<Part> {
+pub(super) fn parse(def: &SeriesDef, body: &[u8], options: &DecodeOptions) -> Result<Part> {
     let (metadata, bytes, rows) = open(body)?;
     guarded("parquet", || {
         check_schema(def, metadata.schema())?;
@@ -162,7 +162,7 @@ pub(super) fn series_of_rows(body: &[u8]) -> Result<(Vec<SeriesKey>, Vec<u32>)> 
         let at = series_position(&metadata)?;
         check_pages(body, metadata.metadata())?;
         let file = SerializedFileReader::new(bytes).map_err(broken)?;
-        let mut labels = Labels::default();
+        let mut labels = BodyKeys::default();
         let mut seen = 0_u64;
         for group in 0..file.num_row_groups() {
             let group = file.get_row_group(group).map_err(broken)?;

@@ -188,7 +188,7 @@ const DICTIONARY_VALUE_BYTES: u64 = 48;
 
 /// What counts in a page header.
 #[derive(Default)]
-struct Page {
+struct PageHeader {
     /// That of its values.
     encoding: i64,
     unpacked: Option<i64>,
@@ -215,7 +215,7 @@ pub(super) fn check_pages(body: &[u8], metadata: &ParquetMetaData) -> Result<u64
         };
         let mut thrift = Thrift(range().ok_or_else(|| broken("a column leaves the file"))?);
         while !thrift.0.is_empty() {
-            let mut page = Page::default();
+            let mut page = PageHeader::default();
             thrift.fields(0, &mut |thrift, id, kind| {
                 match (id, kind) {
                     (2, wire::I16..=wire::I64) => page.unpacked = Some(thrift.integer()?),

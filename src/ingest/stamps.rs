@@ -1,7 +1,7 @@
 //! Rules for the timestamps of rows: they start an interval of the timeframe, and they were not written in another unit.
 
 use super::cell::RowErrors;
-use super::{Bounds, GridRule, ImplausibleTs, Options, Parsed};
+use super::{DecodeOptions, GridRule, ImplausibleTs, ParsedRows, TimeBounds};
 use crate::types::grid::{OFF_GRID, off_grid_message, starts_with_first_row};
 use crate::types::time::{coarser_unit_of, coarser_units_span, convert, is_old, rfc3339};
 use crate::types::{Grid, SeriesDef};
@@ -15,7 +15,13 @@ pub(super) const IMPLAUSIBLE_TS_HINT: &str = "send ts in the unit of the series,
 
 /// Adds the rows whose timestamps break a rule, each once. Rows that have an error already are left out. Rows whose grid
 /// starts with the first stored row are handed on in `parsed.phased`.
-pub(super) fn check(def: &SeriesDef, stored: Bounds, parsed: &mut Parsed, options: &Options, errors: &mut RowErrors) {
+pub(super) fn check(
+    def: &SeriesDef,
+    stored: TimeBounds,
+    parsed: &mut ParsedRows,
+    options: &DecodeOptions,
+    errors: &mut RowErrors,
+) {
     let misread = options.implausible_ts == ImplausibleTs::Reject && has_misread(def, stored, parsed, errors);
     let grid = (options.grid == GridRule::Reject).then(|| Grid::of(def, None).ok()).flatten();
     let is_phased = starts_with_first_row(def);
@@ -39,7 +45,7 @@ pub(super) fn check(def: &SeriesDef, stored: Bounds, parsed: &mut Parsed, option
 /// Whether some timestamps would be of 1990 to 2099 in a coarser unit, and nothing tells that the series has data of
 /// 1970: older rows among these or the stored ones, or several rows that all start an interval of the timeframe (of
 /// timestamps in another unit about one in a thousand does).
-fn has_misread(def: &SeriesDef, stored: Bounds, parsed: &Parsed, errors: &RowErrors) -> bool {
+fn has_misread(def: &SeriesDef, stored: TimeBounds, parsed: &ParsedRows, errors: &RowErrors) -> bool {
     let ts = &parsed.rows.ts;
     let (low, high) = coarser_units_span(def.unit);
     // Without a way out of the loop it is done many at a time.
@@ -79,12 +85,12 @@ mod tests {
         spec.resolve().unwrap()
     }
 
-    fn write(def: &SeriesDef, stored: Bounds, ts: &[i64], options: &Options) -> Result<Parsed> {
+    fn write(def: &SeriesDef, stored: TimeBounds, ts: &[i64], options: &DecodeOptions) -> Result<ParsedRows> {
         let rows: Vec<String> = ts.iter().map(|ts| format!("{{\"ts\":{ts},\"value\":1}}")).collect();
         parse_into(BodyFormat::Ndjson, def, stored, rows.join("\n").as_bytes(), options)
     }
 
-    fn reasons(written: Result<Parsed>) -> Vec<(u64, String)> {
+    fn reasons(written: Result<ParsedRows>) -> Vec<(u64, String)> {
         let error = written.unwrap_err();
         assert_eq!(error.code(), ErrorCode::InvalidRows);
         error.rows().iter().map(|row| (row.row, row.reason.clone())).collect()
@@ -92,7 +98,7 @@ mod tests {
 
     #[test]
     fn a_timestamp_of_a_coarser_unit_is_refused_in_every_unit() {
-        let options = Options::default();
+        let options = DecodeOptions::default();
         for (ts, unit, seconds) in [
             (1_706_745_600, TimeUnit::Ms, "looks like s (2024-02-01T00:00:00Z)"),
             (631_152_000, TimeUnit::Ms, "looks like s (1990-01-01T00:00:00Z)"),
@@ -107,7 +113,7 @@ mod tests {
             assert_eq!((error.rows()[0].reason.as_str(), error.rows()[0].field.as_str()), (IMPLAUSIBLE_TS, "ts"));
             assert!(error.rows()[0].message.contains(seconds), "{error}");
             assert!(error.hint().unwrap().contains("implausible_ts=allow"), "{error}");
-            let allowed = Options { implausible_ts: ImplausibleTs::Allow, ..options };
+            let allowed = DecodeOptions { implausible_ts: ImplausibleTs::Allow, ..options };
             assert_eq!(write(&def, None, &[ts], &allowed).unwrap().rows.ts, [ts]);
         }
         // The other way round a timestamp lies beyond all valid ones, which is said with the unit.
@@ -118,7 +124,7 @@ mod tests {
 
     #[test]
     fn old_data_stays_writable_and_does_not_excuse_other_units() {
-        let options = Options::default();
+        let options = DecodeOptions::default();
         let daily = scalar("1d", TimeUnit::Ms);
         let since_1950: Vec<i64> = (-7_305..20_000).map(|day| day * DAY).collect();
         assert_eq!(write(&daily, None, &since_1950, &options).unwrap().rows.ts, since_1950);
@@ -147,7 +153,7 @@ mod tests {
 
     #[test]
     fn rows_between_the_grid_points_are_refused_with_the_nearest_one() {
-        let options = Options::default();
+        let options = DecodeOptions::default();
         let minutes = scalar("1m", TimeUnit::Ms);
         let at = 1_706_745_600_000;
         assert!(write(&minutes, None, &[at, at + 60_000, at - 60_000, at + 180_000], &options).is_ok());
@@ -163,7 +169,7 @@ mod tests {
             ]
         );
         assert!(error.hint().unwrap().contains("grid=allow"), "{error}");
-        let allowed = Options { grid: GridRule::Allow, ..options };
+        let allowed = DecodeOptions { grid: GridRule::Allow, ..options };
         assert!(write(&minutes, None, &[at + 500], &allowed).is_ok());
         // No length, no grid; seconds on a grid of milliseconds are told as such.
         assert!(write(&scalar("tick", TimeUnit::Ms), None, &[at + 500], &options).is_ok());
@@ -172,7 +178,7 @@ mod tests {
 
     #[test]
     fn rows_left_out_do_not_move_the_positions_of_others() {
-        let options = Options { missing: super::super::Missing::Skip, ..Options::default() };
+        let options = DecodeOptions { missing: super::super::MissingCells::Skip, ..DecodeOptions::default() };
         let minutes = scalar("1m", TimeUnit::Ms);
         for (format, body) in [
             (BodyFormat::Csv, "ts,value\n0,1\n60000,\n60001,2\n120000,\n180001,3\n"),
@@ -185,10 +191,10 @@ mod tests {
 
     #[test]
     fn bars_of_several_days_are_left_to_the_first_stored_row() {
-        let options = Options::default();
+        let options = DecodeOptions::default();
         let parsed = write(&scalar("3d", TimeUnit::Ms), None, &[DAY, 4 * DAY, 5 * DAY], &options).unwrap();
         assert_eq!(parsed.phased, [(0, DAY), (1, 4 * DAY), (2, 5 * DAY)]);
-        let allowed = Options { grid: GridRule::Allow, ..options };
+        let allowed = DecodeOptions { grid: GridRule::Allow, ..options };
         assert!(write(&scalar("3d", TimeUnit::Ms), None, &[DAY], &allowed).unwrap().phased.is_empty());
         assert!(write(&scalar("1d", TimeUnit::Ms), None, &[DAY], &options).unwrap().phased.is_empty());
     }

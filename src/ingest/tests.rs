@@ -30,8 +30,8 @@ fn bits(value: f64) -> i64 {
 }
 
 /// Bodies of these tests are about cells; the rules for timestamps are tested beside them, in `stamps.rs`.
-fn any_time() -> Options {
-    Options::default().any_time()
+fn any_time() -> DecodeOptions {
+    DecodeOptions::default().any_time()
 }
 
 const T0: i64 = 1_706_745_600_000;
@@ -56,12 +56,17 @@ const JSON: &str = r#"[
   {"ts":1706745660000,"open":42000.15,"high":"42100.00","low":4.19e4,"close":42001,"volume":1.5,"trades":7,"vwap":0.1},
   {"vwap":"-2.5","ts":"2024-02-01T00:00:00Z","open":1.00,"high":2,"low":0.5,"close":1.50000,"volume":0,"trades":-3.0}]"#;
 
-fn ok(format: BodyFormat, def: &SeriesDef, body: &[u8]) -> Parsed {
+fn ok(format: BodyFormat, def: &SeriesDef, body: &[u8]) -> ParsedRows {
     parse(format, def, body, &any_time()).unwrap()
 }
 
 /// Code, detail and `row/field/reason` of each row error.
-fn refusal(format: BodyFormat, def: &SeriesDef, body: &[u8], options: &Options) -> (ErrorCode, String, Vec<String>) {
+fn refusal(
+    format: BodyFormat,
+    def: &SeriesDef,
+    body: &[u8],
+    options: &DecodeOptions,
+) -> (ErrorCode, String, Vec<String>) {
     let error = parse(format, def, body, options).unwrap_err();
     let rows = error.rows().iter().map(|e| format!("{}/{}/{}", e.row, e.field, e.reason)).collect();
     (error.code(), error.detail().to_owned(), rows)
@@ -309,14 +314,14 @@ fn rows_without_names_have_the_cells_of_every_column_in_their_order() {
     let rows = r#"[[1706745600000,42000.15,"42100.00",41900.5,42001,1.5],[1706745660000,1,2,0.5,1.5,0]]"#;
     let named = "ts,open,high,low,close,volume\n1706745600000,42000.15,42100,41900.5,42001,1.5\n\
                  1706745660000,1,2,0.5,1.5,0\n";
-    let expected = parse(BodyFormat::Csv, &def, named.as_bytes(), &Options::default()).unwrap();
+    let expected = parse(BodyFormat::Csv, &def, named.as_bytes(), &DecodeOptions::default()).unwrap();
     let lines = rows[1..rows.len() - 1].replace("],[", "]\n[");
     for (format, body) in [
         (BodyFormat::Json, rows.to_string()),
         (BodyFormat::Json, format!(r#"{{"rows":{rows}}}"#)),
         (BodyFormat::Ndjson, lines),
     ] {
-        assert_eq!(parse(format, &def, body.as_bytes(), &Options::default()).unwrap(), expected, "{body}");
+        assert_eq!(parse(format, &def, body.as_bytes(), &DecodeOptions::default()).unwrap(), expected, "{body}");
     }
     // No cell is guessed: too few, too many, none at all, or null.
     for (body, reason) in [
@@ -324,7 +329,7 @@ fn rows_without_names_have_the_cells_of_every_column_in_their_order() {
         ("[[1706745600000,1,2,0.5,1.5,0],[1706745600000,1,2,0.5,1.5,0,7]]", "row 1 has 7 cells"),
         ("[[]]", "row 0 has 0 cells"),
     ] {
-        let error = parse(BodyFormat::Json, &def, body.as_bytes(), &Options::default()).unwrap_err();
+        let error = parse(BodyFormat::Json, &def, body.as_bytes(), &DecodeOptions::default()).unwrap_err();
         assert_eq!(error.code(), ErrorCode::SchemaMismatch, "{body}");
         assert!(error.detail().starts_with(reason), "{error}");
         assert!(error.hint().unwrap().contains("ts, open, high, low, close, volume"), "{error:?}");
@@ -339,14 +344,14 @@ fn rows_without_names_have_the_cells_of_every_column_in_their_order() {
     let error = parse_many(BodyFormat::Ndjson, br#"["kline/X/1m",1,1,1,1,1]"#, &any_time(), &lookup).unwrap_err();
     assert_eq!(error.code(), ErrorCode::InvalidArgument, "{error}");
     let many = format!(r#"{{"writes":[{{"series":"kline/X/1m","rows":{rows}}}]}}"#);
-    let parsed = parse_many(BodyFormat::Json, many.as_bytes(), &Options::default(), &lookup).unwrap();
+    let parsed = parse_many(BodyFormat::Json, many.as_bytes(), &DecodeOptions::default(), &lookup).unwrap();
     assert_eq!(parsed[0].1.rows, expected.rows);
 }
 
 #[test]
 fn integers_round_where_it_is_asked_for() {
     let int = scalar(r#"{"type":"int64"}"#);
-    let nearest = Options { rounding: Rounding::Nearest, ..any_time() };
+    let nearest = DecodeOptions { rounding: Rounding::Nearest, ..any_time() };
     for (text, rounded) in
         [("1.5", 2), ("2.5", 2), ("-0.6", -1), ("9223372036854775807.4", i64::MAX), ("0.4", 0), ("7", 7)]
     {
@@ -358,7 +363,7 @@ fn integers_round_where_it_is_asked_for() {
     let body = b"ts,value\n0,9223372036854775807.5\n";
     assert_eq!(refusal(BodyFormat::Csv, &int, body, &nearest).2, ["0/value/overflow"]);
     // Scaled integers and Arrow's doubles and decimals too.
-    let raw = Options { numbers: Numbers::Raw, ..nearest };
+    let raw = DecodeOptions { numbers: DecimalInput::Raw, ..nearest };
     let decimal = scalar(r#"{"type":"decimal","digits":2}"#);
     assert_eq!(parse(BodyFormat::Csv, &decimal, b"ts,value\n0,12.5\n", &raw).unwrap().rows.columns[0], [12]);
     let times: ArrayRef = Arc::new(Int64Array::from(vec![0, 1]));
@@ -399,7 +404,7 @@ fn a_body_without_a_name_shows_its_format() {
 #[test]
 fn rounding_is_asked_for_or_refused() {
     let def = scalar(r#"{"digits":2}"#);
-    let nearest = Options { rounding: Rounding::Nearest, ..any_time() };
+    let nearest = DecodeOptions { rounding: Rounding::Nearest, ..any_time() };
     for (format, body) in [
         (BodyFormat::Json, r#"[{"ts":1,"value":1.005},{"ts":2,"value":"1.015"},{"ts":3,"value":1.5}]"#),
         (BodyFormat::Json, r#"{"columns":{"ts":[1,2,3],"value":[1.005,1.015,1.5]}}"#),
@@ -432,7 +437,7 @@ fn rounding_is_asked_for_or_refused() {
 #[test]
 fn raw_numbers_are_scaled_integers() {
     let def = kline();
-    let raw = Options { numbers: Numbers::Raw, ..any_time() };
+    let raw = DecodeOptions { numbers: DecimalInput::Raw, ..any_time() };
     let body = r#"[{"ts":1,"open":100,"high":"200","low":50,"close":1.5e2,"volume":0,"trades":1,"vwap":0.5}]"#;
     let parsed = parse(BodyFormat::Json, &def, body.as_bytes(), &raw).unwrap();
     assert_eq!(parsed.rows.columns.concat(), [100, 200, 50, 150, 0, 1, bits(0.5)]);
@@ -457,7 +462,7 @@ fn raw_numbers_are_scaled_integers() {
 #[test]
 fn missing_scalars_are_skipped_only_when_asked() {
     let def = scalar(r#"{"digits":2}"#);
-    let skip = Options { missing: Missing::Skip, ..any_time() };
+    let skip = DecodeOptions { missing: MissingCells::Skip, ..any_time() };
     for (format, body) in [
         (BodyFormat::Json, r#"[{"ts":1,"value":1},{"ts":2,"value":null},{"ts":3,"value":"NaN"},{"ts":4,"value":4}]"#),
         (BodyFormat::Json, r#"{"columns":{"ts":[1,2,3,4],"value":[1,null,"nan",4]}}"#),
@@ -562,7 +567,7 @@ fn ohlc_is_checked_on_doubles_and_can_be_turned_off() {
     ] {
         assert_eq!(validate(&def, &rows, &on).is_ok(), good, "{rows:?}");
     }
-    let off = Options { validate: Validate::None, ..on };
+    let off = DecodeOptions { validate: RowRules::None, ..on };
     assert!(validate(&def, &row(5.0, 1.0, 9.0, 5.0, -1.0), &off).is_ok());
     let mut late = row(1.0, 2.0, 0.5, 1.5, 0.0);
     late.ts[0] = TimeUnit::Ms.max_ts() + 1;
@@ -790,8 +795,11 @@ fn media_types_and_words_name_the_formats() {
     }
     assert_eq!(BodyFormat::from_media_type("Application/JSON; charset=utf-8"), Some(BodyFormat::Json));
     assert_eq!((BodyFormat::from_media_type("text/plain"), BodyFormat::from_name("xml")), (None, None));
-    let options: Options = serde_json::from_str(r#"{"rounding":"nearest","missing":"skip"}"#).unwrap();
-    assert_eq!((options.missing, options.numbers, options.validate), (Missing::Skip, Numbers::Decimal, Validate::Ohlc));
+    let options: DecodeOptions = serde_json::from_str(r#"{"rounding":"nearest","missing":"skip"}"#).unwrap();
+    assert_eq!(
+        (options.missing, options.numbers, options.validate),
+        (MissingCells::Skip, DecimalInput::Decimal, RowRules::Ohlc)
+    );
 }
 
 /// A reservation that may take so many bytes.
@@ -838,7 +846,7 @@ fn arrow_shapes_of_more_rows_than_bytes_are_refused() {
     ]);
     for batch in [nulls, repeated] {
         let body = stream(&batch);
-        let (code, ..) = refusal(BodyFormat::Arrow, &scalar(r#"{"type":"float64"}"#), &body, &Options::default());
+        let (code, ..) = refusal(BodyFormat::Arrow, &scalar(r#"{"type":"float64"}"#), &body, &DecodeOptions::default());
         assert!(matches!(code, ErrorCode::InvalidArgument | ErrorCode::SchemaMismatch), "{code:?}");
         let refused = reserve(BodyFormat::Arrow, &body, &mut reservation(1 << 20)).unwrap_err();
         assert_eq!(refused.code(), ErrorCode::TooLarge);
@@ -865,5 +873,5 @@ fn parquet_strings_that_share_their_beginnings_are_refused_by_their_encoding() {
     let refused = reserve(BodyFormat::Parquet, &body, &mut reservation(1 << 30)).unwrap_err();
     assert!(refused.detail().contains("DELTA_BYTE_ARRAY"), "{refused}");
     let lookup = |_: &SeriesKey| Ok((Arc::new(kline()), None));
-    assert!(parse_many(BodyFormat::Parquet, &body, &Options::default(), &lookup).is_err());
+    assert!(parse_many(BodyFormat::Parquet, &body, &DecodeOptions::default(), &lookup).is_err());
 }

@@ -1,4 +1,4 @@
-//! What a read yields: a [`Shape`] that names and types the columns, and [`Block`]s of at most one chunk block each.
+//! What a read yields: a [`ResultSchema`] that names and types the columns, and [`Block`]s of at most one chunk block each.
 //!
 //! A block's columns are buffers of 8-byte words, mostly slices of a mapped chunk: nothing is copied on the way
 //! from the file to an Arrow array. `numbers` decides how the words are shown, at the very end. An answer of several
@@ -25,7 +25,7 @@ use crate::types::{ColumnType, SeriesDef, SeriesKey, TimeUnit, number};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
-pub enum Numbers {
+pub enum NumberFormat {
     /// As stored: `Decimal64(18, digits)`, `Float64` or `Int64`.
     #[default]
     Stored,
@@ -41,7 +41,7 @@ pub enum Numbers {
 
 /// A column of an answer, `ts` not among them.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OutColumn {
+pub struct ResultColumn {
     pub name: String,
     pub kind: ColumnType,
 }
@@ -58,26 +58,26 @@ pub enum Subject {
     Many {
         /// Keys and globs as they were asked for.
         asked: Arc<[String]>,
-        /// Every series asked for, by key, whether it has rows or not: what [`Labels`] point into.
+        /// Every series asked for, by key, whether it has rows or not: what [`SeriesIndexes`] point into.
         keys: Arc<StringArray>,
     },
 }
 
 /// Names and types of an answer's columns, and what it is an answer about.
 #[derive(Clone, Debug)]
-pub struct Shape {
+pub struct ResultSchema {
     pub subject: Subject,
     pub unit: TimeUnit,
     /// Number columns in order; `series`, where there are several, and `ts` come before them.
-    pub columns: Vec<OutColumn>,
-    pub numbers: Numbers,
+    pub columns: Vec<ResultColumn>,
+    pub numbers: NumberFormat,
     /// Commit of the store that is answered.
     pub commit: u64,
 }
 
 /// Which series the rows of a block are of: positions in the keys of [`Subject::Many`].
 #[derive(Clone, Debug, Default)]
-pub enum Labels {
+pub enum SeriesIndexes {
     /// The only one of the answer.
     #[default]
     Only,
@@ -87,13 +87,13 @@ pub enum Labels {
     Each(ScalarBuffer<i32>),
 }
 
-impl Labels {
+impl SeriesIndexes {
     /// The position of a row's series.
     pub fn at(&self, row: usize) -> usize {
         let position = match self {
-            Labels::Only => 0,
-            Labels::All(position) => *position,
-            Labels::Each(positions) => positions.get(row).copied().unwrap_or_default(),
+            SeriesIndexes::Only => 0,
+            SeriesIndexes::All(position) => *position,
+            SeriesIndexes::Each(positions) => positions.get(row).copied().unwrap_or_default(),
         };
         usize::try_from(position).unwrap_or_default()
     }
@@ -101,9 +101,9 @@ impl Labels {
     /// A position for each of `rows` rows.
     pub fn positions(&self, rows: usize) -> ScalarBuffer<i32> {
         match self {
-            Labels::Only => vec![0; rows].into(),
-            Labels::All(position) => vec![*position; rows].into(),
-            Labels::Each(positions) => positions.clone(),
+            SeriesIndexes::Only => vec![0; rows].into(),
+            SeriesIndexes::All(position) => vec![*position; rows].into(),
+            SeriesIndexes::Each(positions) => positions.clone(),
         }
     }
 }
@@ -123,7 +123,7 @@ pub struct Verbatim {
 #[derive(Clone, Debug)]
 pub struct Block {
     pub rows: usize,
-    pub labels: Labels,
+    pub labels: SeriesIndexes,
     /// `ts`, then the columns of the shape: each `rows` words of 8 bytes.
     pub columns: Vec<Buffer>,
     /// Set when the block is a whole chunk block with all its columns.
@@ -140,7 +140,7 @@ impl Block {
     pub fn slice(&self, from: usize, rows: usize) -> Self {
         let columns = self.columns.iter().map(|column| column.slice_with_length(8 * from, 8 * rows)).collect();
         let labels = match &self.labels {
-            Labels::Each(positions) => Labels::Each(positions.slice(from, rows)),
+            SeriesIndexes::Each(positions) => SeriesIndexes::Each(positions.slice(from, rows)),
             same => same.clone(),
         };
         Block { rows, labels, columns, verbatim: None }
@@ -152,21 +152,21 @@ impl Block {
     }
 }
 
-impl Shape {
+impl ResultSchema {
     /// The shape of these columns of a series, `None` for all.
-    pub fn of(def: &SeriesDef, columns: Option<&[usize]>, numbers: Numbers, version: u64, commit: u64) -> Self {
+    pub fn of(def: &SeriesDef, columns: Option<&[usize]>, numbers: NumberFormat, version: u64, commit: u64) -> Self {
         let all: Vec<usize> = (0..def.columns.len()).collect();
         let columns = columns
             .unwrap_or(&all)
             .iter()
             .filter_map(|position| def.columns.get(*position))
-            .map(|column| OutColumn { name: column.name.clone(), kind: column.kind })
+            .map(|column| ResultColumn { name: column.name.clone(), kind: column.kind })
             .collect();
         let subject = Subject::One { series: def.key.clone(), version };
         Self { subject, unit: def.unit, columns, numbers, commit }
     }
 
-    /// The keys that [`Labels`] point into, where the answer has a `series` column.
+    /// The keys that [`SeriesIndexes`] point into, where the answer has a `series` column.
     pub fn keys(&self) -> Option<&Arc<StringArray>> {
         match &self.subject {
             Subject::One { .. } => None,
@@ -212,13 +212,13 @@ impl Shape {
     /// Whether a block's words are sent as they are (no conversion by `numbers`).
     pub fn is_plain(&self) -> bool {
         match self.numbers {
-            Numbers::Stored | Numbers::Raw => true,
-            Numbers::Float64 | Numbers::Decimal128 => self.columns.iter().all(|c| c.kind.digits().is_none()),
-            Numbers::String => false,
+            NumberFormat::Stored | NumberFormat::Raw => true,
+            NumberFormat::Float64 | NumberFormat::Decimal128 => self.columns.iter().all(|c| c.kind.digits().is_none()),
+            NumberFormat::String => false,
         }
     }
 
-    /// The block as an Arrow record batch under [`Shape::arrow_schema`] (pass it in, it is the same for all blocks).
+    /// The block as an Arrow record batch under [`ResultSchema::arrow_schema`] (pass it in, it is the same for all blocks).
     pub fn record_batch(&self, schema: &SchemaRef, block: &Block) -> Result<RecordBatch> {
         let mut arrays: Vec<ArrayRef> = Vec::with_capacity(block.columns.len() + 1);
         if let Some(keys) = self.keys() {
@@ -240,15 +240,15 @@ impl Shape {
 }
 
 /// Arrow type of a number column under `numbers`.
-pub fn arrow_type(kind: ColumnType, numbers: Numbers) -> DataType {
+pub fn arrow_type(kind: ColumnType, numbers: NumberFormat) -> DataType {
     match (kind, numbers) {
-        (kind, Numbers::Stored) => stored_type(kind),
-        (ColumnType::Decimal { digits }, Numbers::Decimal128) => {
+        (kind, NumberFormat::Stored) => stored_type(kind),
+        (ColumnType::Decimal { digits }, NumberFormat::Decimal128) => {
             DataType::Decimal128(DECIMAL_PRECISION, decimal_scale(digits))
         }
-        (ColumnType::Decimal { .. }, Numbers::Float64) | (ColumnType::Float64, _) => DataType::Float64,
-        (ColumnType::Decimal { .. } | ColumnType::Int64, Numbers::String) => DataType::Utf8,
-        (ColumnType::Decimal { .. }, Numbers::Raw) | (ColumnType::Int64, _) => DataType::Int64,
+        (ColumnType::Decimal { .. }, NumberFormat::Float64) | (ColumnType::Float64, _) => DataType::Float64,
+        (ColumnType::Decimal { .. } | ColumnType::Int64, NumberFormat::String) => DataType::Utf8,
+        (ColumnType::Decimal { .. }, NumberFormat::Raw) | (ColumnType::Int64, _) => DataType::Int64,
     }
 }
 
@@ -260,18 +260,18 @@ fn timestamp_array(words: ScalarBuffer<i64>, unit: TimeUnit) -> ArrayRef {
     }
 }
 
-fn number_array(buffer: &Buffer, kind: ColumnType, numbers: Numbers) -> Result<ArrayRef> {
+fn number_array(buffer: &Buffer, kind: ColumnType, numbers: NumberFormat) -> Result<ArrayRef> {
     let words = || ScalarBuffer::<i64>::from(buffer.clone());
     let typed = |array: std::result::Result<ArrayRef, arrow::error::ArrowError>| {
         array.map_err(|error| Error::internal(format!("decimal column: {error}")))
     };
     Ok(match (kind, numbers) {
-        (ColumnType::Decimal { digits }, Numbers::Stored) => typed(
+        (ColumnType::Decimal { digits }, NumberFormat::Stored) => typed(
             Decimal64Array::new(words(), None)
                 .with_precision_and_scale(DECIMAL_PRECISION, decimal_scale(digits))
                 .map(|array| Arc::new(array) as ArrayRef),
         )?,
-        (ColumnType::Decimal { digits }, Numbers::Decimal128) => typed(
+        (ColumnType::Decimal { digits }, NumberFormat::Decimal128) => typed(
             words()
                 .iter()
                 .map(|raw| i128::from(*raw))
@@ -279,14 +279,16 @@ fn number_array(buffer: &Buffer, kind: ColumnType, numbers: Numbers) -> Result<A
                 .with_precision_and_scale(DECIMAL_PRECISION, decimal_scale(digits))
                 .map(|array| Arc::new(array) as ArrayRef),
         )?,
-        (ColumnType::Decimal { digits }, Numbers::Float64) => {
+        (ColumnType::Decimal { digits }, NumberFormat::Float64) => {
             let mut values = Vec::with_capacity(buffer.len() / 8);
             number::decimals_to_f64(&words(), digits, &mut values);
             Arc::new(Float64Array::from(values))
         }
-        (ColumnType::Decimal { digits }, Numbers::String) => text_array(&words(), digits),
-        (ColumnType::Int64, Numbers::String) => text_array(&words(), 0),
-        (ColumnType::Decimal { .. }, Numbers::Raw) | (ColumnType::Int64, _) => Arc::new(Int64Array::new(words(), None)),
+        (ColumnType::Decimal { digits }, NumberFormat::String) => text_array(&words(), digits),
+        (ColumnType::Int64, NumberFormat::String) => text_array(&words(), 0),
+        (ColumnType::Decimal { .. }, NumberFormat::Raw) | (ColumnType::Int64, _) => {
+            Arc::new(Int64Array::new(words(), None))
+        }
         (ColumnType::Float64, _) => Arc::new(Float64Array::new(ScalarBuffer::<f64>::from(buffer.clone()), None)),
     })
 }

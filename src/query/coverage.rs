@@ -12,8 +12,8 @@ use std::sync::Arc;
 
 use crate::error::Result;
 use crate::query::KeyRanges;
-use crate::store::{MapCache, Presence, Runs, SeriesState};
-use crate::types::calendar::Openings;
+use crate::store::{BucketRanges, MapCache, Presence, SeriesState};
+use crate::types::calendar::OpenPeriods;
 use crate::types::{Calendar, Grid, TimeUnit};
 
 /// What to look at.
@@ -71,12 +71,12 @@ impl CoverageReport {
 }
 
 /// The range of timestamps and the buckets that start in it.
-struct Span {
+struct BucketSpan {
     range: (i64, i64),
     buckets: (i64, i64),
 }
 
-impl Span {
+impl BucketSpan {
     fn of(series: &SeriesState, grid: Grid, start: Option<i64>, end: Option<i64>) -> Option<Self> {
         let start = start.or_else(|| series.bounds.map(|(first, _)| grid.start_of(grid.bucket_of(first))))?;
         let end = end.or_else(|| series.bounds.map(|(_, last)| last))?;
@@ -85,14 +85,14 @@ impl Span {
 }
 
 /// Closed ranges of expected buckets, rising and apart.
-struct Expected<'a> {
+struct ExpectedBuckets<'a> {
     grid: Grid,
     per_second: i64,
     buckets: (i64, i64),
-    openings: Openings<'a>,
+    openings: OpenPeriods<'a>,
 }
 
-impl<'a> Expected<'a> {
+impl<'a> ExpectedBuckets<'a> {
     fn new(grid: Grid, unit: TimeUnit, calendar: &'a Calendar, buckets: (i64, i64)) -> Self {
         let per_second = unit.per_second();
         let second = |bucket: i64| grid.start_of(bucket).div_euclid(per_second);
@@ -105,7 +105,7 @@ impl<'a> Expected<'a> {
     }
 }
 
-impl Iterator for Expected<'_> {
+impl Iterator for ExpectedBuckets<'_> {
     type Item = (i64, i64);
 
     fn next(&mut self) -> Option<(i64, i64)> {
@@ -122,14 +122,14 @@ impl Iterator for Expected<'_> {
 
 /// Closed ranges of expected buckets that are all present or all missing, rising.
 struct Segments<'a> {
-    expected: Expected<'a>,
+    expected: ExpectedBuckets<'a>,
     rest: Option<(i64, i64)>,
-    runs: Runs<'a>,
+    runs: BucketRanges<'a>,
     run: Option<(i64, i64)>,
 }
 
 impl<'a> Segments<'a> {
-    fn new(expected: Expected<'a>, mut runs: Runs<'a>) -> Self {
+    fn new(expected: ExpectedBuckets<'a>, mut runs: BucketRanges<'a>) -> Self {
         let run = runs.next();
         Self { expected, rest: None, runs, run }
     }
@@ -182,7 +182,7 @@ pub fn coverage(series: &SeriesState, cache: &MapCache, spec: &CoverageSpec<'_>)
         gaps_total: 0,
         longest_gap: None,
     };
-    let Some(span) = Span::of(series, grid, spec.start, spec.end) else { return Ok(report) };
+    let Some(span) = BucketSpan::of(series, grid, spec.start, spec.end) else { return Ok(report) };
     let presence = series.presence(cache)?;
     report.rows = presence.rows(span.range);
     report.off_grid = presence.off_grid(span.range).len() as u64;
@@ -192,7 +192,7 @@ pub fn coverage(series: &SeriesState, cache: &MapCache, spec: &CoverageSpec<'_>)
     }
     report.bounds = Some((grid.start_of(span.buckets.0), grid.start_of(span.buckets.1)));
     let buckets = presence.buckets(span.range);
-    let expected = Expected::new(grid, series.def.unit, spec.calendar, span.buckets);
+    let expected = ExpectedBuckets::new(grid, series.def.unit, spec.calendar, span.buckets);
     // First and last missing bucket of the gap that may go on, and how many are missing.
     let mut open: Option<(i64, i64, u64)> = None;
     let close = |gap: Option<(i64, i64, u64)>, report: &mut CoverageReport| {
@@ -224,14 +224,14 @@ pub fn coverage(series: &SeriesState, cache: &MapCache, spec: &CoverageSpec<'_>)
 }
 
 /// Rows of the range in buckets the calendar opens.
-fn rows_open(presence: &Presence, unit: TimeUnit, calendar: &Calendar, span: &Span) -> u64 {
+fn rows_open(presence: &Presence, unit: TimeUnit, calendar: &Calendar, span: &BucketSpan) -> u64 {
     let grid = presence.grid;
     if matches!(calendar, Calendar::Always) {
         return presence.rows(span.range);
     }
     // The first row can stand in a bucket that starts before the range.
     let buckets = (grid.bucket_of(span.range.0), span.buckets.1);
-    Expected::new(grid, unit, calendar, buckets)
+    ExpectedBuckets::new(grid, unit, calendar, buckets)
         .map(|(first, last)| {
             presence.rows((grid.start_of(first).max(span.range.0), grid.end_of(last).min(span.range.1)))
         })
@@ -240,7 +240,7 @@ fn rows_open(presence: &Presence, unit: TimeUnit, calendar: &Calendar, span: &Sp
 
 /// The last buckets that are covered without a gap.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Complete {
+pub struct CompleteTail {
     /// Closed range of timestamps from the first bucket to the last.
     pub range: (i64, i64),
     /// Condition on `ts` where rows of closed times lie in between, which are no part of the answer.
@@ -255,15 +255,15 @@ pub fn last_complete(
     calendar: &Calendar,
     (start, end): (Option<i64>, Option<i64>),
     wanted: u64,
-) -> Result<Option<Complete>> {
+) -> Result<Option<CompleteTail>> {
     let grid = series.grid()?;
-    let Some(span) = Span::of(series, grid, start, end) else { return Ok(None) };
+    let Some(span) = BucketSpan::of(series, grid, start, end) else { return Ok(None) };
     if span.buckets.0 > span.buckets.1 {
         return Ok(None);
     }
     let presence = series.presence(cache)?;
     let buckets = presence.buckets(span.range);
-    let expected = Expected::new(grid, series.def.unit, calendar, span.buckets);
+    let expected = ExpectedBuckets::new(grid, series.def.unit, calendar, span.buckets);
     // The present segments since the last missing bucket, no more than are wanted, and how many buckets they have.
     let mut parts: VecDeque<(i64, i64)> = VecDeque::new();
     let mut length = 0_u64;
@@ -301,7 +301,7 @@ pub fn last_complete(
             _ => ranges.push((from, to)),
         }
     }
-    Ok(ranges.first().zip(ranges.last()).map(|(first, last)| Complete {
+    Ok(ranges.first().zip(ranges.last()).map(|(first, last)| CompleteTail {
         range: (first.0, last.1),
         only: (ranges.len() > 1).then(|| KeyRanges { column: 0, is_float: false, ranges: Arc::new(ranges.clone()) }),
     }))

@@ -14,19 +14,19 @@ use std::sync::Arc;
 use arrow::array::StringArray;
 use arrow::buffer::Buffer;
 
-use super::answer::{Block, Labels, Numbers, OutColumn, Shape, Subject};
+use super::answer::{Block, NumberFormat, ResultColumn, ResultSchema, SeriesIndexes, Subject};
 use super::predicate::KeyRanges;
-use super::request::{Layout, Order};
-use super::scan::{Part, Scan, ScanSpec, ScanStats};
-use super::stop::Stop;
+use super::request::{MultiLayout, RowOrder};
+use super::scan::{BlockRows, Scan, ScanSpec, ScanStats};
+use super::stop::CancelFlag;
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::chunk::block_rows;
-use crate::store::{Loaded, MapCache, SeriesState};
+use crate::store::{MapCache, SeriesState, SourceBlock};
 use crate::types::{ColumnType, SeriesDef, SeriesKey, number};
 
 /// What becomes of the words of one column of one series, so that all series answer the same type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cast {
+pub enum ColumnCast {
     Keep,
     /// More digits; exact, or an error.
     Rescale {
@@ -41,25 +41,25 @@ pub enum Cast {
 
 /// One series of an answer, and which of its rows.
 #[derive(Clone, Debug)]
-pub struct Member {
+pub struct ScanMember {
     pub series: Arc<SeriesState>,
     /// Closed range of timestamps.
     pub range: (i64, i64),
     /// Positions of the number columns wanted.
     pub columns: Vec<usize>,
     /// What becomes of each of them.
-    pub casts: Vec<Cast>,
+    pub casts: Vec<ColumnCast>,
     /// Conditions every row has to meet; shared by series of the same columns.
     pub filter: Arc<Vec<KeyRanges>>,
     /// Ends its scan.
-    pub stop: Stop,
+    pub stop: CancelFlag,
 }
 
-impl Member {
-    fn scan(&self, cache: &Arc<MapCache>, order: Order, limit: Option<u64>) -> Scan {
+impl ScanMember {
+    fn scan(&self, cache: &Arc<MapCache>, order: RowOrder, limit: Option<u64>) -> Scan {
         let spec = ScanSpec {
             range: self.range,
-            desc: order == Order::Desc,
+            desc: order == RowOrder::Desc,
             limit,
             columns: Some(self.columns.clone()),
             filter: self.filter.as_ref().clone(),
@@ -70,11 +70,11 @@ impl Member {
 
 /// How the columns of several series become those of one answer.
 #[derive(Debug)]
-pub struct Common {
+pub struct CommonColumns {
     /// Columns of the answer.
-    pub columns: Vec<OutColumn>,
+    pub columns: Vec<ResultColumn>,
     /// For each series the positions of those columns, and what becomes of them.
-    pub members: Vec<(Vec<usize>, Vec<Cast>)>,
+    pub members: Vec<(Vec<usize>, Vec<ColumnCast>)>,
 }
 
 fn mismatch(detail: String) -> Error {
@@ -87,7 +87,7 @@ fn mismatch(detail: String) -> Error {
 /// # Errors
 /// `schema_mismatch` naming series and column where a series lacks a named column, types do not go together, or units
 /// differ; `invalid_argument` for a column named twice.
-pub fn common(defs: &[&SeriesDef], names: Option<&[String]>, numbers: Numbers) -> Result<Common> {
+pub fn common(defs: &[&SeriesDef], names: Option<&[String]>, numbers: NumberFormat) -> Result<CommonColumns> {
     let first = *defs.first().ok_or_else(|| Error::invalid("series names no series"))?;
     if let Some(other) = defs.iter().find(|def| def.unit != first.unit) {
         return Err(mismatch(format!(
@@ -123,15 +123,15 @@ pub fn common(defs: &[&SeriesDef], names: Option<&[String]>, numbers: Numbers) -
             positions.push(position);
             casts.push(match (own, kind) {
                 (ColumnType::Decimal { digits: from }, ColumnType::Decimal { digits: to }) if from != to => {
-                    Cast::Rescale { from, to }
+                    ColumnCast::Rescale { from, to }
                 }
-                (ColumnType::Decimal { digits: from }, ColumnType::Float64) => Cast::Double { from },
-                _ => Cast::Keep,
+                (ColumnType::Decimal { digits: from }, ColumnType::Float64) => ColumnCast::Double { from },
+                _ => ColumnCast::Keep,
             });
         }
-        columns.push(OutColumn { name: name.to_owned(), kind });
+        columns.push(ResultColumn { name: name.to_owned(), kind });
     }
-    Ok(Common { columns, members })
+    Ok(CommonColumns { columns, members })
 }
 
 /// Columns that lead every answer, named or not.
@@ -150,7 +150,12 @@ fn kinds_of(defs: &[&SeriesDef], name: &str) -> Result<Vec<(usize, ColumnType)>>
 }
 
 /// The type a column of several series has in the answer.
-fn common_kind(defs: &[&SeriesDef], name: &str, kinds: &[(usize, ColumnType)], numbers: Numbers) -> Result<ColumnType> {
+fn common_kind(
+    defs: &[&SeriesDef],
+    name: &str,
+    kinds: &[(usize, ColumnType)],
+    numbers: NumberFormat,
+) -> Result<ColumnType> {
     let (Some((_, first)), Some(def)) = (kinds.first(), defs.first()) else {
         return Err(Error::internal("an answer of no series"));
     };
@@ -164,12 +169,12 @@ fn common_kind(defs: &[&SeriesDef], name: &str, kinds: &[(usize, ColumnType)], n
     if kinds.iter().any(|(_, kind)| *kind == ColumnType::Int64) {
         return Err(differ().with_hint("name other columns, or ask for the series apart"));
     }
-    if numbers == Numbers::Float64 {
+    if numbers == NumberFormat::Float64 {
         return Ok(ColumnType::Float64);
     }
     let digits: Option<Vec<u8>> = kinds.iter().map(|(_, kind)| kind.digits()).collect();
     match digits.and_then(|digits| digits.into_iter().max()) {
-        Some(_) if numbers == Numbers::Raw => {
+        Some(_) if numbers == NumberFormat::Raw => {
             Err(differ().with_hint("numbers=raw needs equal digits; numbers=stored rescales, numbers=float64 converts"))
         }
         Some(digits) => Ok(ColumnType::Decimal { digits }),
@@ -191,29 +196,35 @@ fn shown(kind: ColumnType) -> String {
 /// `schema_mismatch` naming the column.
 pub fn check_raw(defs: &[&SeriesDef], columns: &[&str]) -> Result<()> {
     for name in columns.iter().filter(|name| **name != "ts") {
-        common_kind(defs, name, &kinds_of(defs, name)?, Numbers::Raw)?;
+        common_kind(defs, name, &kinds_of(defs, name)?, NumberFormat::Raw)?;
     }
     Ok(())
 }
 
 /// The shape of an answer over several series, in the order of their keys.
-pub fn shape(asked: &[String], members: &[Member], columns: Vec<OutColumn>, numbers: Numbers, commit: u64) -> Shape {
+pub fn shape(
+    asked: &[String],
+    members: &[ScanMember],
+    columns: Vec<ResultColumn>,
+    numbers: NumberFormat,
+    commit: u64,
+) -> ResultSchema {
     let keys = StringArray::from_iter_values(members.iter().map(|member| member.series.def.key.as_str()));
     let unit = members.first().map(|member| member.series.def.unit).unwrap_or_default();
     let subject = Subject::Many { asked: asked.into(), keys: Arc::new(keys) };
-    Shape { subject, unit, columns, numbers, commit }
+    ResultSchema { subject, unit, columns, numbers, commit }
 }
 
 /// Rows of several series, block by block.
 #[derive(Debug)]
-pub struct ManyScan {
-    members: Vec<Member>,
+pub struct MultiScan {
+    members: Vec<ScanMember>,
     cache: Arc<MapCache>,
-    order: Order,
+    order: RowOrder,
     /// Rows still allowed by the limit of the whole answer.
     left: u64,
     is_limited: bool,
-    walk: Walk,
+    walk: ScanPhase,
     /// Of the scans that are over.
     stats: ScanStats,
     next: Option<(usize, i64)>,
@@ -222,19 +233,19 @@ pub struct ManyScan {
 
 /// How far a scan has come.
 #[derive(Debug)]
-enum Walk {
+enum ScanPhase {
     /// The series at this position is being read, or the next to be.
     BySeries {
         at: usize,
         scan: Option<Box<Scan>>,
     },
-    ByTime(ByTime),
+    ByTime(TimeMerge),
 }
 
 /// A merge by time.
 #[derive(Debug)]
-struct ByTime {
-    feeds: Vec<Feed>,
+struct TimeMerge {
+    feeds: Vec<MergeInput>,
     /// Order key of the next row of each feed (of one not open: the least it can be) and its position.
     heads: BinaryHeap<Reverse<(i64, usize)>>,
     rows_max: usize,
@@ -242,34 +253,40 @@ struct ByTime {
 
 /// One series of a merge.
 #[derive(Debug, Default)]
-struct Feed {
+struct MergeInput {
     scan: Option<Box<Scan>>,
-    piece: Option<Part>,
+    piece: Option<BlockRows>,
     /// Where the piece stands among those of the block being made.
     slot: Option<usize>,
 }
 
 /// Rows of one piece that stand next to each other in a block.
 #[derive(Clone, Copy, Debug)]
-struct Run {
+struct RowSlice {
     slot: usize,
     lo: usize,
     hi: usize,
 }
 
 /// A piece some of whose rows go into the block being made.
-struct Used {
+struct UsedBlock {
     member: usize,
-    block: Arc<Loaded>,
+    block: Arc<SourceBlock>,
     picked: Option<Arc<Vec<u32>>>,
 }
 
-impl ManyScan {
+impl MultiScan {
     /// Starts a scan over the members, which rise by key; nothing is read before the first block is asked for.
-    pub fn new(members: Vec<Member>, cache: &Arc<MapCache>, layout: Layout, order: Order, limit: Option<u64>) -> Self {
+    pub fn new(
+        members: Vec<ScanMember>,
+        cache: &Arc<MapCache>,
+        layout: MultiLayout,
+        order: RowOrder,
+        limit: Option<u64>,
+    ) -> Self {
         let walk = match layout {
-            Layout::BySeries => Walk::BySeries { at: 0, scan: None },
-            Layout::ByTime => Walk::ByTime(ByTime::new(&members, order)),
+            MultiLayout::BySeries => ScanPhase::BySeries { at: 0, scan: None },
+            MultiLayout::ByTime => ScanPhase::ByTime(TimeMerge::new(&members, order)),
         };
         Self {
             members,
@@ -294,12 +311,12 @@ impl ManyScan {
     pub fn stats(&self) -> ScanStats {
         let mut stats = self.stats;
         match &self.walk {
-            Walk::BySeries { scan, .. } => {
+            ScanPhase::BySeries { scan, .. } => {
                 if let Some(scan) = scan {
                     stats.add(&scan.stats());
                 }
             }
-            Walk::ByTime(by_time) => {
+            ScanPhase::ByTime(by_time) => {
                 for scan in by_time.feeds.iter().filter_map(|feed| feed.scan.as_ref()) {
                     stats.add(&scan.stats());
                 }
@@ -310,8 +327,8 @@ impl ManyScan {
 
     fn next_block(&mut self) -> Result<Option<Block>> {
         match &mut self.walk {
-            Walk::BySeries { .. } => self.next_of_series(),
-            Walk::ByTime(by_time) => {
+            ScanPhase::BySeries { .. } => self.next_of_series(),
+            ScanPhase::ByTime(by_time) => {
                 let block = by_time.next_block(
                     &self.members,
                     &self.cache,
@@ -332,7 +349,7 @@ impl ManyScan {
     }
 
     fn next_of_series(&mut self) -> Result<Option<Block>> {
-        let Walk::BySeries { at, scan } = &mut self.walk else { return Ok(None) };
+        let ScanPhase::BySeries { at, scan } = &mut self.walk else { return Ok(None) };
         loop {
             let Some(member) = self.members.get(*at) else { return Ok(None) };
             let limit = self.is_limited.then_some(self.left);
@@ -342,9 +359,9 @@ impl ManyScan {
                     let mut block = block?;
                     self.left = self.left.saturating_sub(block.rows as u64);
                     block.verbatim = None;
-                    block.labels = Labels::All(label(*at));
+                    block.labels = SeriesIndexes::All(label(*at));
                     for (column, cast) in block.columns.iter_mut().skip(1).zip(&member.casts) {
-                        if *cast != Cast::Keep {
+                        if *cast != ColumnCast::Keep {
                             let mut words = Vec::with_capacity(block.rows);
                             extend(&mut words, column.typed_data::<i64>().iter().copied(), *cast)
                                 .map_err(|raw| too_large(member, *cast, raw))?;
@@ -367,7 +384,7 @@ impl ManyScan {
     }
 }
 
-impl Iterator for ManyScan {
+impl Iterator for MultiScan {
     type Item = Result<Block>;
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -387,25 +404,25 @@ fn label(position: usize) -> i32 {
 }
 
 /// Appends words as the answer has them; the word that does not fit is the error.
-fn extend(out: &mut Vec<i64>, words: impl Iterator<Item = i64>, cast: Cast) -> Result<(), i64> {
+fn extend(out: &mut Vec<i64>, words: impl Iterator<Item = i64>, cast: ColumnCast) -> Result<(), i64> {
     match cast {
-        Cast::Keep => out.extend(words),
-        Cast::Rescale { from, to } => {
+        ColumnCast::Keep => out.extend(words),
+        ColumnCast::Rescale { from, to } => {
             for raw in words {
                 out.push(number::rescale(raw, from, to).ok_or(raw)?);
             }
         }
-        Cast::Double { from } => {
+        ColumnCast::Double { from } => {
             out.extend(words.map(|raw| number::decimal_to_f64(raw, from).to_bits().cast_signed()));
         }
     }
     Ok(())
 }
 
-fn too_large(member: &Member, cast: Cast, raw: i64) -> Error {
+fn too_large(member: &ScanMember, cast: ColumnCast, raw: i64) -> Error {
     let (from, to) = match cast {
-        Cast::Rescale { from, to } => (from, to),
-        Cast::Keep | Cast::Double { .. } => (0, 0),
+        ColumnCast::Rescale { from, to } => (from, to),
+        ColumnCast::Keep | ColumnCast::Double { .. } => (0, 0),
     };
     let mut cell = Vec::new();
     number::write_decimal(&mut cell, raw, from);
@@ -420,31 +437,31 @@ fn too_large(member: &Member, cast: Cast, raw: i64) -> Error {
 }
 
 /// A timestamp as a key that rises in the direction of the scan.
-fn order_of(ts: i64, order: Order) -> i64 {
+fn order_of(ts: i64, order: RowOrder) -> i64 {
     match order {
-        Order::Asc => ts,
-        Order::Desc => !ts,
+        RowOrder::Asc => ts,
+        RowOrder::Desc => !ts,
     }
 }
 
 /// Timestamp of the n-th row that is left of a piece.
-fn ts_of(piece: &Part, n: usize, order: Order) -> Option<i64> {
+fn ts_of(piece: &BlockRows, n: usize, order: RowOrder) -> Option<i64> {
     if n >= piece.rows() {
         return None;
     }
     piece.ts(match order {
-        Order::Asc => piece.lo + n,
-        Order::Desc => piece.hi - 1 - n,
+        RowOrder::Asc => piece.lo + n,
+        RowOrder::Desc => piece.hi - 1 - n,
     })
 }
 
-impl Feed {
+impl MergeInput {
     /// Timestamp of the next row; takes the next piece when there is none. `None` at the end.
     fn head(
         &mut self,
-        member: &Member,
+        member: &ScanMember,
         cache: &Arc<MapCache>,
-        order: Order,
+        order: RowOrder,
         stats: &mut ScanStats,
     ) -> Result<Option<i64>> {
         loop {
@@ -462,19 +479,19 @@ impl Feed {
     }
 }
 
-impl ByTime {
-    fn new(members: &[Member], order: Order) -> Self {
+impl TimeMerge {
+    fn new(members: &[ScanMember], order: RowOrder) -> Self {
         let mut heads = Vec::new();
         for (position, member) in members.iter().enumerate() {
             let Some((first, last)) = member.series.bounds else { continue };
             let (start, end) = (member.range.0.max(first), member.range.1.min(last));
             if start <= end {
-                heads.push(Reverse((order_of(if order == Order::Desc { end } else { start }, order), position)));
+                heads.push(Reverse((order_of(if order == RowOrder::Desc { end } else { start }, order), position)));
             }
         }
         let columns = members.first().map_or(0, |member| member.columns.len());
         Self {
-            feeds: members.iter().map(|_| Feed::default()).collect(),
+            feeds: members.iter().map(|_| MergeInput::default()).collect(),
             heads: heads.into(),
             rows_max: block_rows(columns),
         }
@@ -483,16 +500,16 @@ impl ByTime {
     /// The next row that nothing comes before: series and timestamp.
     fn head(
         &mut self,
-        members: &[Member],
+        members: &[ScanMember],
         cache: &Arc<MapCache>,
-        order: Order,
+        order: RowOrder,
         stats: &mut ScanStats,
     ) -> Result<Option<(usize, i64)>> {
         while let Some(Reverse((key, position))) = self.heads.pop() {
             let (Some(feed), Some(member)) = (self.feeds.get_mut(position), members.get(position)) else { continue };
             let Some(ts) = feed.head(member, cache, order, stats)? else {
                 // Its place is all that is left of it.
-                *feed = Feed::default();
+                *feed = MergeInput::default();
                 continue;
             };
             self.heads.push(Reverse((order_of(ts, order), position)));
@@ -505,16 +522,16 @@ impl ByTime {
 
     fn next_block(
         &mut self,
-        members: &[Member],
+        members: &[ScanMember],
         cache: &Arc<MapCache>,
-        order: Order,
+        order: RowOrder,
         left: usize,
         stats: &mut ScanStats,
     ) -> Result<Option<Block>> {
         let rows_max = self.rows_max.min(left);
         let mut rows = 0;
-        let mut runs: Vec<Run> = Vec::new();
-        let mut used: Vec<Used> = Vec::new();
+        let mut runs: Vec<RowSlice> = Vec::new();
+        let mut used: Vec<UsedBlock> = Vec::new();
         for feed in &mut self.feeds {
             feed.slot = None;
         }
@@ -524,7 +541,7 @@ impl ByTime {
             if feed.scan.is_none() {
                 match feed.head(member, cache, order, stats)? {
                     Some(ts) => self.heads.push(Reverse((order_of(ts, order), position))),
-                    None => *feed = Feed::default(),
+                    None => *feed = MergeInput::default(),
                 }
                 continue;
             }
@@ -532,22 +549,26 @@ impl ByTime {
             let Some(piece) = &mut feed.piece else { continue };
             let count = leading(piece, position, rival, order).min(rows_max - rows);
             let slot = *feed.slot.get_or_insert_with(|| {
-                used.push(Used { member: position, block: Arc::clone(&piece.block), picked: piece.picked.clone() });
+                used.push(UsedBlock {
+                    member: position,
+                    block: Arc::clone(&piece.block),
+                    picked: piece.picked.clone(),
+                });
                 used.len() - 1
             });
             let (lo, hi) = match order {
-                Order::Asc => (piece.lo, piece.lo + count),
-                Order::Desc => (piece.hi - count, piece.hi),
+                RowOrder::Asc => (piece.lo, piece.lo + count),
+                RowOrder::Desc => (piece.hi - count, piece.hi),
             };
             match order {
-                Order::Asc => piece.lo = hi,
-                Order::Desc => piece.hi = lo,
+                RowOrder::Asc => piece.lo = hi,
+                RowOrder::Desc => piece.hi = lo,
             }
-            runs.push(Run { slot, lo, hi });
+            runs.push(RowSlice { slot, lo, hi });
             rows += count;
             match feed.head(member, cache, order, stats)? {
                 Some(ts) => self.heads.push(Reverse((order_of(ts, order), position))),
-                None => *feed = Feed::default(),
+                None => *feed = MergeInput::default(),
             }
         }
         if rows == 0 {
@@ -558,7 +579,7 @@ impl ByTime {
 }
 
 /// How many rows of a piece come before the next row of all others; at least one.
-fn leading(piece: &Part, position: usize, rival: Option<(i64, usize)>, order: Order) -> usize {
+fn leading(piece: &BlockRows, position: usize, rival: Option<(i64, usize)>, order: RowOrder) -> usize {
     let Some(rival) = rival else { return piece.rows() };
     let before = |n: usize| ts_of(piece, n, order).is_some_and(|ts| (order_of(ts, order), position) < rival);
     if !before(1) {
@@ -578,7 +599,13 @@ fn leading(piece: &Part, position: usize, rival: Option<(i64, usize)>, order: Or
 }
 
 /// Copies runs into one block, column by column.
-fn gather(members: &[Member], used: &[Used], runs: &[Run], rows: usize, order: Order) -> Result<Block> {
+fn gather(
+    members: &[ScanMember],
+    used: &[UsedBlock],
+    runs: &[RowSlice],
+    rows: usize,
+    order: RowOrder,
+) -> Result<Block> {
     let mut labels: Vec<i32> = Vec::with_capacity(rows);
     for run in runs {
         let position = used.get(run.slot).map_or(0, |used| used.member);
@@ -592,7 +619,7 @@ fn gather(members: &[Member], used: &[Used], runs: &[Run], rows: usize, order: O
             .map(|used| {
                 let member = members.get(used.member);
                 let at = column.checked_sub(1);
-                let cast = at.and_then(|at| member?.casts.get(at).copied()).unwrap_or(Cast::Keep);
+                let cast = at.and_then(|at| member?.casts.get(at).copied()).unwrap_or(ColumnCast::Keep);
                 let stored = at.map_or(Some(0), |at| Some(member?.columns.get(at)? + 1));
                 let buffer = stored.and_then(|stored| used.block.columns.columns.get(stored));
                 let words = buffer.map_or(&[][..], |buffer| buffer.typed_data::<i64>());
@@ -618,7 +645,7 @@ fn gather(members: &[Member], used: &[Used], runs: &[Run], rows: usize, order: O
                 Some(member) => too_large(member, *cast, raw),
                 None => Error::internal("a row of no series"),
             })?;
-            if order == Order::Desc
+            if order == RowOrder::Desc
                 && let Some(run) = words.get_mut(from..)
             {
                 run.reverse();
@@ -626,5 +653,5 @@ fn gather(members: &[Member], used: &[Used], runs: &[Run], rows: usize, order: O
         }
         columns.push(Buffer::from_vec(words));
     }
-    Ok(Block { rows, labels: Labels::Each(labels.into()), columns, verbatim: None })
+    Ok(Block { rows, labels: SeriesIndexes::Each(labels.into()), columns, verbatim: None })
 }

@@ -10,10 +10,10 @@ pub mod scan;
 pub mod select;
 pub mod stop;
 
-pub use answer::{Block, Labels, Numbers, OutColumn, Shape, Subject, Verbatim};
-pub use many::{ManyScan, Member};
+pub use answer::{Block, NumberFormat, ResultColumn, ResultSchema, SeriesIndexes, Subject, Verbatim};
+pub use many::{MultiScan, ScanMember};
 pub use predicate::{KeyRanges, Operator, Predicate};
-pub use reader::{Answer, Reader, Select};
-pub use request::{Layout, Order, Query, When};
+pub use reader::{RowStream, Select, StoreReader};
+pub use request::{MultiLayout, Query, RowOrder, TimeValue};
 pub use scan::{IndexUsed, Scan, ScanSpec, ScanStats, latest_start, latest_start_until};
-pub use stop::Stop;
+pub use stop::CancelFlag;

@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::zone_map::order_key;
-use crate::query::Numbers;
+use crate::query::NumberFormat;
 use crate::types::number::{self, NumberError};
 use crate::types::time::{Bound, parse_param};
 use crate::types::{ColumnType, SeriesDef, TimeUnit};
@@ -205,7 +205,7 @@ fn keep_doubles(words: &[i64], range: (i64, i64), marks: &mut [bool]) {
 /// # Errors
 /// `schema_mismatch` for an unknown column, `invalid_argument` for a value that is no number or the wrong count,
 /// `too_large` for more than [`VALUES_MAX`] values.
-pub fn compile(def: &SeriesDef, predicates: &[Predicate], numbers: Numbers) -> Result<Vec<KeyRanges>> {
+pub fn compile(def: &SeriesDef, predicates: &[Predicate], numbers: NumberFormat) -> Result<Vec<KeyRanges>> {
     let values: usize = predicates.iter().map(|predicate| predicate.value.as_array().map_or(1, Vec::len)).sum();
     if values > VALUES_MAX {
         let detail = format!("the predicates have {values} values, more than {VALUES_MAX}");
@@ -215,7 +215,7 @@ pub fn compile(def: &SeriesDef, predicates: &[Predicate], numbers: Numbers) -> R
     predicates.iter().map(|predicate| compile_one(def, predicate, numbers)).collect()
 }
 
-fn compile_one(def: &SeriesDef, predicate: &Predicate, numbers: Numbers) -> Result<KeyRanges> {
+fn compile_one(def: &SeriesDef, predicate: &Predicate, numbers: NumberFormat) -> Result<KeyRanges> {
     let (column, kind) = match predicate.column.as_deref() {
         Some("ts") => (0, ColumnType::Int64),
         None if def.columns.len() != 1 => {
@@ -227,12 +227,12 @@ fn compile_one(def: &SeriesDef, predicate: &Predicate, numbers: Numbers) -> Resu
         }
     };
     let kind = match kind {
-        ColumnType::Decimal { .. } if numbers == Numbers::Raw => ColumnType::Int64,
+        ColumnType::Decimal { .. } if numbers == NumberFormat::Raw => ColumnType::Int64,
         other => other,
     };
     let texts = texts_of(&predicate.value)?;
     let place = |text: &String| if column == 0 { place_in_time(text, def.unit) } else { place(text, kind) };
-    let values = texts.iter().map(place).collect::<Result<Vec<Place>>>().map_err(|error| {
+    let values = texts.iter().map(place).collect::<Result<Vec<KeyNeighbours>>>().map_err(|error| {
         let name = predicate.column.as_deref().unwrap_or("value");
         let named = Error::new(error.code(), format!("predicate on {name}: {}", error.detail()));
         error.hint().map_or(named.clone(), |hint| named.with_hint(hint))
@@ -263,12 +263,12 @@ fn texts_of(value: &Value) -> Result<Vec<String>> {
 /// Where a value lies among the keys of a column: the highest key at or below its end, and the lowest at or above its
 /// beginning. They are the same key when the column can hold the value. Only a date has an end of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Place {
+struct KeyNeighbours {
     floor: Option<i64>,
     ceil: Option<i64>,
 }
 
-fn place(text: &str, kind: ColumnType) -> Result<Place> {
+fn place(text: &str, kind: ColumnType) -> Result<KeyNeighbours> {
     let (floor, ceil) = match kind {
         ColumnType::Float64 => number::doubles_around(text.as_bytes()).map(|(below, above)| {
             let key = |value: f64| order_key(value.to_bits().cast_signed(), true);
@@ -281,20 +281,20 @@ fn place(text: &str, kind: ColumnType) -> Result<Place> {
         NumberError::NotANumber => Error::invalid(format!("{text:?} is not a number")),
         other => Error::invalid(format!("{text:?} cannot be compared: {}", other.reason())),
     })?;
-    Ok(Place { floor, ceil })
+    Ok(KeyNeighbours { floor, ceil })
 }
 
 /// Where a time lies among timestamps: an epoch number, RFC 3339, or a date, which is all of its day.
-fn place_in_time(text: &str, unit: TimeUnit) -> Result<Place> {
+fn place_in_time(text: &str, unit: TimeUnit) -> Result<KeyNeighbours> {
     if let Ok((floor, ceil)) = number::integers_around(text.as_bytes(), 0) {
-        return Ok(Place { floor, ceil });
+        return Ok(KeyNeighbours { floor, ceil });
     }
     let floor = parse_param(text, unit, Bound::End)?;
     let ceil = parse_param(text, unit, Bound::Start)?;
-    Ok(Place { floor: Some(floor), ceil: Some(ceil) })
+    Ok(KeyNeighbours { floor: Some(floor), ceil: Some(ceil) })
 }
 
-fn ranges_of(op: Operator, values: &[Place]) -> Result<Vec<(i64, i64)>> {
+fn ranges_of(op: Operator, values: &[KeyNeighbours]) -> Result<Vec<(i64, i64)>> {
     let count = |wanted: usize| {
         if values.len() == wanted {
             Ok(())
@@ -304,19 +304,19 @@ fn ranges_of(op: Operator, values: &[Place]) -> Result<Vec<(i64, i64)>> {
             Err(Error::invalid(format!("operator {name} takes {wanted} value{many}, not {}", values.len())))
         }
     };
-    let one = || -> Result<Place> {
+    let one = || -> Result<KeyNeighbours> {
         count(1)?;
         values.first().copied().ok_or_else(|| Error::invalid("a predicate has no value"))
     };
     // The keys that are the value, if there are any.
-    let exact = |place: &Place| place.ceil.zip(place.floor).filter(|(first, last)| first <= last);
-    let at_least = |place: Place| place.ceil.map(|low| (low, i64::MAX));
-    let at_most = |place: Place| place.floor.map(|high| (i64::MIN, high));
-    let above = |place: Place| match exact(&place) {
+    let exact = |place: &KeyNeighbours| place.ceil.zip(place.floor).filter(|(first, last)| first <= last);
+    let at_least = |place: KeyNeighbours| place.ceil.map(|low| (low, i64::MAX));
+    let at_most = |place: KeyNeighbours| place.floor.map(|high| (i64::MIN, high));
+    let above = |place: KeyNeighbours| match exact(&place) {
         Some((_, last)) => last.checked_add(1).map(|low| (low, i64::MAX)),
         None => at_least(place),
     };
-    let below = |place: Place| match exact(&place) {
+    let below = |place: KeyNeighbours| match exact(&place) {
         Some((first, _)) => first.checked_sub(1).map(|high| (i64::MIN, high)),
         None => at_most(place),
     };
@@ -393,7 +393,7 @@ mod tests {
     }
 
     fn matching(predicate: &str, values: &[f64]) -> Vec<f64> {
-        let compiled = compile(&doubles(), &[Predicate::parse(predicate).unwrap()], Numbers::Stored).unwrap();
+        let compiled = compile(&doubles(), &[Predicate::parse(predicate).unwrap()], NumberFormat::Stored).unwrap();
         let words: Vec<i64> = values.iter().map(|value| value.to_bits().cast_signed()).collect();
         let mut marks = vec![true; words.len()];
         compiled[0].keep(&words, &mut marks);
@@ -433,7 +433,7 @@ mod tests {
         let set: Vec<Value> = (0..90_000_i64).rev().map(|n| Value::from((n - 45_000) * 3)).collect();
         for op in [Operator::In, Operator::NotIn] {
             let predicate = Predicate { column: None, op, value: Value::Array(set.clone()) };
-            let compiled = compile(&def, &[predicate], Numbers::Stored).unwrap();
+            let compiled = compile(&def, &[predicate], NumberFormat::Stored).unwrap();
             let words: Vec<i64> = (-150_000..150_000).collect();
             let is_in = |word: i64| word % 3 == 0 && (-135_000..=134_997).contains(&word);
             let wanted = words.iter().filter(|word| is_in(**word) == (op == Operator::In)).count();
@@ -448,7 +448,7 @@ mod tests {
         let of = |values: &[usize]| {
             let predicates: Vec<Predicate> =
                 values.iter().map(|count| Predicate { column: None, op: Operator::In, value: list(*count) }).collect();
-            compile(&doubles(), &predicates, Numbers::Stored)
+            compile(&doubles(), &predicates, NumberFormat::Stored)
         };
         assert!(of(&[VALUES_MAX]).is_ok());
         for values in [&[VALUES_MAX + 1][..], &[VALUES_MAX, 1]] {

@@ -7,21 +7,21 @@ use arrow::record_batch::RecordBatch;
 
 use super::coverage::{CoverageReport, CoverageSpec, coverage};
 use super::predicate::{self, Predicate};
-use super::{Block, Numbers, Scan, ScanSpec, Shape, latest_start};
+use super::{Block, NumberFormat, ResultSchema, Scan, ScanSpec, latest_start};
 use crate::error::{Error, Result};
-use crate::store::{MapCache, SeriesState, State, Store};
+use crate::store::{MapCache, SeriesState, Store, StoreState};
 use crate::types::schema::series_not_found;
 use crate::types::{Calendar, SeriesKey};
 
 /// The store at one commit, to read from: every answer of a reader is about the same rows, whatever is written or
 /// compacted meanwhile. Cheap to make; keeps replaced files on the disk while it lives.
 #[derive(Clone, Debug)]
-pub struct Reader {
-    state: Arc<State>,
+pub struct StoreReader {
+    state: Arc<StoreState>,
     cache: Arc<MapCache>,
 }
 
-/// What a [`Reader`] is to give of a series.
+/// What a [`StoreReader`] is to give of a series.
 #[derive(Clone, Debug, Default)]
 pub struct Select<'a> {
     /// First and last timestamp, both included, in the unit of the series.
@@ -36,20 +36,20 @@ pub struct Select<'a> {
     pub descending: bool,
     /// Give at most so many rows.
     pub limit: Option<u64>,
-    /// How [`Answer::record_batches`] shows number columns; values of predicates are scaled integers under `raw`.
-    pub numbers: Numbers,
+    /// How [`RowStream::record_batches`] shows number columns; values of predicates are scaled integers under `raw`.
+    pub numbers: NumberFormat,
 }
 
-/// Rows of one series, block by block; see [`Reader::select`].
+/// Rows of one series, block by block; see [`StoreReader::select`].
 #[derive(Debug)]
-pub struct Answer {
-    shape: Shape,
+pub struct RowStream {
+    shape: ResultSchema,
     scan: Scan,
 }
 
-impl Answer {
+impl RowStream {
     /// Names and types of the columns.
-    pub fn shape(&self) -> &Shape {
+    pub fn shape(&self) -> &ResultSchema {
         &self.shape
     }
 
@@ -90,7 +90,7 @@ impl Answer {
     }
 }
 
-impl Iterator for Answer {
+impl Iterator for RowStream {
     type Item = Result<Block>;
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -98,7 +98,7 @@ impl Iterator for Answer {
     }
 }
 
-impl Reader {
+impl StoreReader {
     /// Commit that is read.
     pub fn commit(&self) -> u64 {
         self.state.commit
@@ -121,7 +121,7 @@ impl Reader {
     ///
     /// # Errors
     /// `series_not_found`; the blocks themselves can be `corrupt_data`.
-    pub fn range(&self, key: &SeriesKey, range: RangeInclusive<i64>) -> Result<Answer> {
+    pub fn range(&self, key: &SeriesKey, range: RangeInclusive<i64>) -> Result<RowStream> {
         self.select(key, &Select { range: Some(range), ..Select::default() })
     }
 
@@ -129,7 +129,7 @@ impl Reader {
     ///
     /// # Errors
     /// `series_not_found`, `invalid_argument` for 0 rows.
-    pub fn latest(&self, key: &SeriesKey, rows: u64) -> Result<Answer> {
+    pub fn latest(&self, key: &SeriesKey, rows: u64) -> Result<RowStream> {
         self.select(key, &Select { latest: Some(rows), ..Select::default() })
     }
 
@@ -138,7 +138,7 @@ impl Reader {
     /// # Errors
     /// `series_not_found`, `schema_mismatch` for an unknown column, `invalid_argument` for a range that ends before it
     /// starts, for 0 rows and for a value that is no number.
-    pub fn select(&self, key: &SeriesKey, select: &Select<'_>) -> Result<Answer> {
+    pub fn select(&self, key: &SeriesKey, select: &Select<'_>) -> Result<RowStream> {
         let series = self.series(key)?;
         let (start, end) = select.range.clone().map_or((i64::MIN, i64::MAX), RangeInclusive::into_inner);
         if start > end {
@@ -156,9 +156,10 @@ impl Reader {
             None => start,
             Some(rows) => latest_start(series, &self.cache, (start, end), rows, &filter)?,
         };
-        let shape = Shape::of(&series.def, columns.as_deref(), select.numbers, series.version, self.state.commit);
+        let shape =
+            ResultSchema::of(&series.def, columns.as_deref(), select.numbers, series.version, self.state.commit);
         let spec = ScanSpec { range: (start, end), desc: select.descending, limit: select.limit, columns, filter };
-        Ok(Answer { shape, scan: Scan::new(series, &self.cache, &spec) })
+        Ok(RowStream { shape, scan: Scan::new(series, &self.cache, &spec) })
     }
 
     /// Expected and present intervals and the gaps between them, from the first to the last row, under the calendar of
@@ -176,15 +177,15 @@ impl Reader {
 
 impl Store {
     /// A view of everything acknowledged so far.
-    pub fn reader(&self) -> Reader {
-        Reader { state: self.snapshot(), cache: Arc::clone(self.cache()) }
+    pub fn reader(&self) -> StoreReader {
+        StoreReader { state: self.snapshot(), cache: Arc::clone(self.cache()) }
     }
 
     /// The view that a named snapshot shows.
     ///
     /// # Errors
     /// `snapshot_not_found`.
-    pub fn reader_as_of(&self, name: &str) -> Result<Reader> {
-        Ok(Reader { state: self.as_of(name)?, cache: Arc::clone(self.cache()) })
+    pub fn reader_as_of(&self, name: &str) -> Result<StoreReader> {
+        Ok(StoreReader { state: self.as_of(name)?, cache: Arc::clone(self.cache()) })
     }
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::answer::Numbers;
+use super::answer::NumberFormat;
 use super::predicate::Predicate;
 use crate::error::{Error, Result};
 use crate::types::SeriesKey;
@@ -11,7 +11,7 @@ use crate::types::SeriesKey;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
-pub enum Order {
+pub enum RowOrder {
     #[default]
     Asc,
     Desc,
@@ -21,7 +21,7 @@ pub enum Order {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
-pub enum Layout {
+pub enum MultiLayout {
     /// One series after the other, by key; inside a series by time.
     #[default]
     BySeries,
@@ -29,15 +29,15 @@ pub enum Layout {
     ByTime,
 }
 
-impl Layout {
+impl MultiLayout {
     /// Reads `by_series` or `by_time`; `-` stands for `_`.
     ///
     /// # Errors
     /// `invalid_argument` naming the word.
     pub fn from_name(name: &str) -> Result<Self> {
         match name.replace('-', "_").as_str() {
-            "by_series" => Ok(Layout::BySeries),
-            "by_time" => Ok(Layout::ByTime),
+            "by_series" => Ok(MultiLayout::BySeries),
+            "by_time" => Ok(MultiLayout::ByTime),
             _ => Err(Error::invalid(format!("layout {name:?} is not one of by_series, by_time"))),
         }
     }
@@ -48,7 +48,7 @@ impl Layout {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged, expecting = "a time is an epoch integer, or text: RFC 3339 or a date")]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
-pub enum When {
+pub enum TimeValue {
     Epoch(i64),
     Text(String),
 }
@@ -68,10 +68,10 @@ pub struct Query {
     pub series: Vec<String>,
     /// First timestamp wanted; the range is closed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub start: Option<When>,
+    pub start: Option<TimeValue>,
     /// Last timestamp wanted; the range is closed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub end: Option<When>,
+    pub end: Option<TimeValue>,
     /// Number columns wanted, in this order; `ts` always comes first. Of several series those common to all, in the
     /// order of the first one, unless named.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -88,11 +88,11 @@ pub struct Query {
     #[cfg_attr(feature = "server", schema(minimum = 1))]
     pub limit: Option<u64>,
     #[serde(default, deserialize_with = "null_is_default")]
-    #[cfg_attr(feature = "server", schema(value_type = Option<Order>))]
-    pub order: Order,
+    #[cfg_attr(feature = "server", schema(value_type = Option<RowOrder>))]
+    pub order: RowOrder,
     #[serde(default, deserialize_with = "null_is_default")]
-    #[cfg_attr(feature = "server", schema(value_type = Option<Numbers>))]
-    pub numbers: Numbers,
+    #[cfg_attr(feature = "server", schema(value_type = Option<NumberFormat>))]
+    pub numbers: NumberFormat,
     /// Answer as the snapshot of this name shows it, or as a dataset pins it: `dataset:NAME@VERSION`, or `dataset:NAME` for
     /// its latest version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -105,7 +105,7 @@ pub struct Query {
     pub latest_complete: Option<u64>,
     /// How several series are arranged; `by_series` by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub layout: Option<Layout>,
+    pub layout: Option<MultiLayout>,
     /// Tells how the answer was found: at the end of a JSON answer, of other formats in the header or trailer
     /// `fastk-stats`, over Flight in the metadata of a last message without rows.
     #[serde(default, deserialize_with = "null_is_default")]

@@ -11,12 +11,12 @@ use std::sync::Arc;
 use arrow::buffer::Buffer;
 use serde::{Deserialize, Serialize};
 
-use super::answer::{Block, Labels, Verbatim};
+use super::answer::{Block, SeriesIndexes, Verbatim};
 use super::predicate::KeyRanges;
-use super::stop::Stop;
+use super::stop::CancelFlag;
 use crate::error::Result;
 use crate::format::chunk::block_rows;
-use crate::store::{Loaded, MapCache, Merge, Piece, RUN_ROWS, SeriesState, Wanted};
+use crate::store::{MapCache, Merge, MergedRows, RUN_ROWS, SeriesState, SourceBlock, WantedKeys};
 
 /// Pieces of fewer rows are gathered into one block.
 const GATHER_ROWS: usize = 512;
@@ -29,8 +29,8 @@ const SMALL_STEP_ROWS: usize = 4096;
 
 /// Rows of one block, in time order.
 #[derive(Debug)]
-pub(super) struct Part {
-    pub(super) block: Arc<Loaded>,
+pub(super) struct BlockRows {
+    pub(super) block: Arc<SourceBlock>,
     /// Rows that do not stand side by side; else `lo..hi` are the rows themselves.
     pub(super) picked: Option<Arc<Vec<u32>>>,
     /// Positions in `picked`, or in the block.
@@ -38,13 +38,13 @@ pub(super) struct Part {
     pub(super) hi: usize,
 }
 
-impl From<Piece> for Part {
-    fn from(piece: Piece) -> Self {
+impl From<MergedRows> for BlockRows {
+    fn from(piece: MergedRows) -> Self {
         Self { block: piece.block, picked: None, lo: piece.lo, hi: piece.hi }
     }
 }
 
-impl Part {
+impl BlockRows {
     pub(super) fn rows(&self) -> usize {
         self.hi - self.lo
     }
@@ -97,28 +97,28 @@ pub struct Scan {
     left: u64,
     gathered: Vec<Vec<i64>>,
     /// A piece taken from the merge and not given yet.
-    held: Option<Part>,
+    held: Option<BlockRows>,
     filter: Vec<KeyRanges>,
     /// Whether conditions on `ts` alone were asked: then the range says what matches.
     by_range: bool,
     /// Matching parts of the last piece of the merge, in the order of the answer.
-    matching: VecDeque<Part>,
+    matching: VecDeque<BlockRows>,
     /// Most rows that are looked through at a time.
     step_rows: usize,
     /// Whether rows are brought into memory before they are given.
     prefetch: bool,
     /// What is left to look through of the last piece of the merge.
-    unchecked: Option<Piece>,
+    unchecked: Option<MergedRows>,
     /// Positions of the matches of one piece, kept for its room.
     picked: Vec<u32>,
     /// The block the last piece stood in, to count blocks.
-    last_block: Option<Arc<Loaded>>,
+    last_block: Option<Arc<SourceBlock>>,
     blocks_scanned: u64,
     rows_checked: u64,
     rows_matched: u64,
     next_ts: Option<i64>,
     ended: bool,
-    stop: Stop,
+    stop: CancelFlag,
 }
 
 /// What a scan gives.
@@ -233,7 +233,7 @@ impl Scan {
         let narrowed = narrowed(spec.range, &spec.filter);
         let ended = narrowed.is_none();
         let (range, filter) = narrowed.unwrap_or((spec.range, Vec::new()));
-        let wanted = filter.iter().map(|f| Wanted { column: f.column, ranges: Arc::clone(&f.ranges) }).collect();
+        let wanted = filter.iter().map(|f| WantedKeys { column: f.column, ranges: Arc::clone(&f.ranges) }).collect();
         Self {
             merge: series.merge(cache, range, spec.desc).looking_for(wanted),
             by_range: filter.is_empty() && !spec.filter.is_empty(),
@@ -257,12 +257,12 @@ impl Scan {
             held: None,
             next_ts: None,
             ended,
-            stop: Stop::default(),
+            stop: CancelFlag::default(),
         }
     }
 
     /// Lets the scan be ended from outside.
-    pub fn stopped_by(self, stop: Stop) -> Self {
+    pub fn stopped_by(self, stop: CancelFlag) -> Self {
         Self { stop, ..self }
     }
 
@@ -302,7 +302,7 @@ impl Scan {
     }
 
     /// The next rows, all of which match.
-    fn next_match(&mut self) -> Result<Option<Part>> {
+    fn next_match(&mut self) -> Result<Option<BlockRows>> {
         if self.ended {
             return Ok(None);
         }
@@ -332,7 +332,7 @@ impl Scan {
     }
 
     /// The next rows to look through.
-    fn next_step(&mut self) -> Option<Piece> {
+    fn next_step(&mut self) -> Option<MergedRows> {
         let mut piece = self.unchecked.take()?;
         if piece.scattered.is_some() || piece.hi - piece.lo <= self.step_rows {
             return Some(piece);
@@ -346,11 +346,11 @@ impl Scan {
             (std::mem::replace(&mut piece.lo, hi), hi)
         };
         self.unchecked = Some(piece);
-        Some(Piece { block, lo, hi, scattered: None, place: None })
+        Some(MergedRows { block, lo, hi, scattered: None, place: None })
     }
 
     /// Takes the matching rows out of a piece: as runs of rows side by side, or one by one where those are short.
-    fn split(&mut self, mut piece: Piece) {
+    fn split(&mut self, mut piece: MergedRows) {
         if let Some(rows) = piece.scattered.take() {
             return self.check_scattered(piece.block, rows);
         }
@@ -381,11 +381,11 @@ impl Scan {
         let runs = self.picked.iter().zip(next).filter(|(row, next)| **next != **row + 1).count() + 1;
         if matched > RUN_ROWS && matched < runs * RUN_ROWS {
             let picked = Arc::new(self.picked.clone());
-            return self.matching.push_back(Part { block: piece.block, picked: Some(picked), lo: 0, hi: matched });
+            return self.matching.push_back(BlockRows { block: piece.block, picked: Some(picked), lo: 0, hi: matched });
         }
         for run in self.picked.chunk_by(|row, next| *next == *row + 1) {
             let Some(lo) = run.first().map(|row| *row as usize) else { continue };
-            let run = Part { block: Arc::clone(&piece.block), picked: None, lo, hi: lo + run.len() };
+            let run = BlockRows { block: Arc::clone(&piece.block), picked: None, lo, hi: lo + run.len() };
             if self.desc {
                 self.matching.push_front(run);
             } else {
@@ -395,7 +395,7 @@ impl Scan {
     }
 
     /// Keeps those that match of rows that stand far apart.
-    fn check_scattered(&mut self, block: Arc<Loaded>, mut rows: Vec<u32>) {
+    fn check_scattered(&mut self, block: Arc<SourceBlock>, mut rows: Vec<u32>) {
         self.rows_checked += rows.len() as u64;
         for condition in &self.filter {
             let column = block.columns.columns.get(condition.column);
@@ -405,7 +405,7 @@ impl Scan {
         self.rows_matched += rows.len() as u64;
         if !rows.is_empty() {
             let hi = rows.len();
-            self.matching.push_back(Part { block, picked: Some(Arc::new(rows)), lo: 0, hi });
+            self.matching.push_back(BlockRows { block, picked: Some(Arc::new(rows)), lo: 0, hi });
         }
     }
 
@@ -413,7 +413,7 @@ impl Scan {
         self.gathered.first().map_or(0, Vec::len)
     }
 
-    fn gather(&mut self, part: &Part) {
+    fn gather(&mut self, part: &BlockRows) {
         for (buffer, position) in self.gathered.iter_mut().zip(&self.columns) {
             part.copy(*position, self.desc, buffer);
         }
@@ -422,10 +422,10 @@ impl Scan {
     fn give_gathered(&mut self) -> Block {
         let rows = self.gathered_rows();
         let columns = self.gathered.iter_mut().map(|words| Buffer::from_vec(std::mem::take(words))).collect();
-        Block { rows, labels: Labels::Only, columns, verbatim: None }
+        Block { rows, labels: SeriesIndexes::Only, columns, verbatim: None }
     }
 
-    fn give_piece(&self, piece: &Part) -> Block {
+    fn give_piece(&self, piece: &BlockRows) -> Block {
         let rows = piece.hi - piece.lo;
         let stored = &piece.block.columns;
         let slice = |position: &usize| {
@@ -441,11 +441,11 @@ impl Scan {
             body: message.body.clone(),
             message: message.message.clone(),
         });
-        Block { rows, labels: Labels::Only, columns, verbatim }
+        Block { rows, labels: SeriesIndexes::Only, columns, verbatim }
     }
 
     /// The next matching rows where they stand, in the direction of the scan. Not to be mixed with blocks.
-    pub(super) fn next_piece(&mut self) -> Result<Option<Part>> {
+    pub(super) fn next_piece(&mut self) -> Result<Option<BlockRows>> {
         if let Some(piece) = self.held.take() {
             return Ok(Some(piece));
         }
@@ -503,7 +503,7 @@ impl Scan {
         }
     }
 
-    fn gather_within(&mut self, piece: Part, room: usize) {
+    fn gather_within(&mut self, piece: BlockRows, room: usize) {
         if piece.hi - piece.lo <= room {
             self.gather(&piece);
             return;
@@ -588,7 +588,7 @@ pub fn latest_start(
     count: u64,
     filter: &[KeyRanges],
 ) -> Result<i64> {
-    latest_start_until(series, cache, range, count, filter, &Stop::default())
+    latest_start_until(series, cache, range, count, filter, &CancelFlag::default())
 }
 
 /// The same; `stop` ends it, with `deadline_exceeded`.
@@ -598,7 +598,7 @@ pub fn latest_start_until(
     range: (i64, i64),
     count: u64,
     filter: &[KeyRanges],
-    stop: &Stop,
+    stop: &CancelFlag,
 ) -> Result<i64> {
     let (mut left, mut end, mut reach) = (count, range.1, count);
     // From the end in growing steps: chunks of long ago are not even looked at.
@@ -633,7 +633,7 @@ pub fn latest_start_until(
 mod tests {
     use super::*;
     use crate::error::ErrorCode;
-    use crate::query::{Numbers, Predicate, predicate};
+    use crate::query::{NumberFormat, Predicate, predicate};
     use crate::store::{Store, StoreOptions, WriteMode};
     use crate::types::{Rows, SeriesKey, SeriesSpec};
 
@@ -649,8 +649,9 @@ mod tests {
         store.write(&key, rows, WriteMode::Upsert, None).unwrap();
         let state = store.snapshot();
         let series = state.get(&key).unwrap();
-        let filter = predicate::compile(&series.def, &[Predicate::parse("gt:1").unwrap()], Numbers::Stored).unwrap();
-        let stop = Stop::default();
+        let filter =
+            predicate::compile(&series.def, &[Predicate::parse("gt:1").unwrap()], NumberFormat::Stored).unwrap();
+        let stop = CancelFlag::default();
         let spec = ScanSpec { filter: filter.clone(), ..ScanSpec::range((i64::MIN, i64::MAX)) };
         // One run of rows none of which matches is looked through in several steps, between each of which it can end.
         let mut scan = Scan::new(series, store.cache(), &spec).stopped_by(stop.clone());

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::error::{Error, ErrorCode, Result};
-use crate::store::{SeriesState, State};
+use crate::store::{SeriesState, StoreState};
 use crate::types::schema::series_not_found;
 use crate::types::{Kind, SeriesKey};
 
@@ -31,7 +31,7 @@ pub enum Selection {
 /// # Errors
 /// `series_not_found` naming the key or the glob that finds nothing, `invalid_argument` for klines and scalars in one
 /// query or text that is neither key nor glob, `too_large` beyond [`SERIES_MAX`] series.
-pub fn select(state: &State, asked: &[String], sees: &dyn Fn(&SeriesKey) -> bool) -> Result<Selection> {
+pub fn select(state: &StoreState, asked: &[String], sees: &dyn Fn(&SeriesKey) -> bool) -> Result<Selection> {
     let find = |text: &str| {
         let key = SeriesKey::parse(text)?;
         state.get(&key).cloned().ok_or_else(|| series_not_found(&key))

@@ -7,9 +7,9 @@ use crate::error::{Error, ErrorCode, Result};
 
 /// Tells the scans that share it to end; they look between blocks. The default is never told.
 #[derive(Clone, Debug, Default)]
-pub struct Stop(Arc<AtomicBool>);
+pub struct CancelFlag(Arc<AtomicBool>);
 
-impl Stop {
+impl CancelFlag {
     /// Ends the scans.
     pub fn now(&self) {
         self.0.store(true, Ordering::Relaxed);

@@ -26,20 +26,20 @@ use rusqlite::{Connection, Transaction, TransactionBehavior};
 pub use name::{NAME_CHARS_MAX, RecordKind, RecordRef, RecordStatus, VERSION_MAX, check_name, parse_version};
 pub use open::FILE;
 pub use records::{
-    DatasetPart, DefinitionPart, Edge, Filter, LINEAGE_MAX, Lineage, MemberPart, Node, Page, Part, Pending, Record,
-    Role,
+    DatasetFields, DatasetMemberRow, DefinitionFields, LINEAGE_MAX, Lineage, LineageLink, LineageMember,
+    PendingSnapshot, Record, RecordPage, RecordSelection, RecordSeries, SeriesRole,
 };
 
 use crate::disk::DiskPath;
 use crate::error::{Error, ErrorCode, Result};
-use open::{Unusable, failed};
+use open::{OpenFailureReason, failed};
 
 /// Sets of members held in memory: reads through a dataset ask for them again and again.
 const MEMBERS_HELD_MAX: usize = 16;
 
 /// A failed statement that tells of the file.
 #[derive(Debug)]
-struct Failure {
+struct FileFailure {
     text: String,
     /// It only read: a later read that succeeds ends it. What a write met is over after a write alone.
     is_of_read: bool,
@@ -49,17 +49,17 @@ struct Failure {
 #[derive(Debug)]
 pub struct Registry {
     path: PathBuf,
-    slot: Mutex<Slot>,
+    slot: Mutex<RegistryState>,
     /// What went wrong while it was opened.
     opening: Option<String>,
     /// What the last failed statement said that tells of the file, not of the request.
-    failing: Mutex<Option<Failure>>,
+    failing: Mutex<Option<FileFailure>>,
     members: Mutex<VecDeque<(RecordRef, Arc<BTreeSet<String>>)>>,
 }
 
 /// Where the records are.
 #[derive(Debug)]
-enum Slot {
+enum RegistryState {
     /// There is no file: the first record makes it. Till then there is an empty registry in memory, once it is asked.
     Absent(DiskPath, Option<Connection>),
     Open(Connection),
@@ -80,13 +80,18 @@ impl Registry {
             Err(error) => {
                 tracing::error!(%error, "the registry cannot be used");
                 let problem = error.to_string();
-                (Slot::Unavailable(error), Some(problem))
+                (RegistryState::Unavailable(error), Some(problem))
             }
         };
         Self::of(path.to_path_buf(), slot, opening)
     }
 
-    fn slot_of(root: &DiskPath, path: &DiskPath, expected: bool, wall_ms: i64) -> Result<(Slot, Option<String>)> {
+    fn slot_of(
+        root: &DiskPath,
+        path: &DiskPath,
+        expected: bool,
+        wall_ms: i64,
+    ) -> Result<(RegistryState, Option<String>)> {
         if !path.found()? {
             let mut left = false;
             for beside in open::beside(root) {
@@ -96,31 +101,34 @@ impl Registry {
                 open::set_aside(root, "the registry it belongs to is missing", wall_ms)?;
             }
             if !left && !expected {
-                return Ok((Slot::Absent(root.clone(), None), None));
+                return Ok((RegistryState::Absent(root.clone(), None), None));
             }
             tracing::warn!(
                 path = %path.display(),
                 "the registry is lost: a fresh one is made; snapshots of datasets are still there, their descriptions are not"
             );
-            return Ok((Slot::Open(open::create(root)?), None));
+            return Ok((RegistryState::Open(open::create(root)?), None));
         }
         // An empty one is whole where no record was ever made, and nowhere else.
         let opened = match expected && open::is_empty(root)? {
-            true => Err(Unusable::Damaged(format!("{} is empty, but there are snapshots of datasets", path.display()))),
+            true => Err(OpenFailureReason::Damaged(format!(
+                "{} is empty, but there are snapshots of datasets",
+                path.display()
+            ))),
             false => open::open(path),
         };
         match opened {
-            Ok(connection) => Ok((Slot::Open(connection), None)),
-            Err(Unusable::Damaged(reason)) => {
+            Ok(connection) => Ok((RegistryState::Open(connection), None)),
+            Err(OpenFailureReason::Damaged(reason)) => {
                 let place = open::set_aside(root, &reason, wall_ms)?;
                 tracing::error!(%reason, %place, "the registry is damaged: it is set aside, and a fresh one made");
                 let connection = open::create(root)?;
                 Ok((
-                    Slot::Open(connection),
+                    RegistryState::Open(connection),
                     Some(format!("{reason}; it was set aside under {place}, and a fresh one made")),
                 ))
             }
-            Err(Unusable::Other(error)) => Err(error),
+            Err(OpenFailureReason::Other(error)) => Err(error),
         }
     }
 
@@ -136,10 +144,10 @@ impl Registry {
             return Self::open_read_only(Some(&path));
         }
         match open::open_copy(&path, &wal) {
-            Ok(connection) => Self::of(path, Slot::ReadOnly(connection), None),
+            Ok(connection) => Self::of(path, RegistryState::ReadOnly(connection), None),
             Err(error) => {
                 let problem = error.to_string();
-                Self::of(path, Slot::Unavailable(error), Some(problem))
+                Self::of(path, RegistryState::Unavailable(error), Some(problem))
             }
         }
     }
@@ -151,15 +159,15 @@ impl Registry {
             Some(file) => (file.to_path_buf(), open::open_read_only(file)),
         };
         match opened {
-            Ok(connection) => Self::of(path, Slot::ReadOnly(connection), None),
+            Ok(connection) => Self::of(path, RegistryState::ReadOnly(connection), None),
             Err(error) => {
                 let problem = error.to_string();
-                Self::of(path, Slot::Unavailable(error), Some(problem))
+                Self::of(path, RegistryState::Unavailable(error), Some(problem))
             }
         }
     }
 
-    fn of(path: PathBuf, slot: Slot, opening: Option<String>) -> Self {
+    fn of(path: PathBuf, slot: RegistryState, opening: Option<String>) -> Self {
         let (failing, members) = (Mutex::default(), Mutex::default());
         Self { path, slot: Mutex::new(slot), opening, failing, members }
     }
@@ -170,13 +178,13 @@ impl Registry {
         self.opening.clone().or_else(|| failing.as_ref().map(|failure| failure.text.clone()))
     }
 
-    fn slot(&self) -> MutexGuard<'_, Slot> {
+    fn slot(&self) -> MutexGuard<'_, RegistryState> {
         self.slot.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether no record was ever made.
     fn is_absent(&self) -> bool {
-        matches!(*self.slot(), Slot::Absent(..))
+        matches!(*self.slot(), RegistryState::Absent(..))
     }
 
     /// What to tell of a failed statement; keeps it when it tells of the file.
@@ -185,7 +193,7 @@ impl Registry {
         if matches!(error.code(), ErrorCode::CorruptData | ErrorCode::Io | ErrorCode::StorageFull) {
             tracing::error!(%error, "the registry failed");
             *self.failing.lock().unwrap_or_else(PoisonError::into_inner) =
-                Some(Failure { text: error.to_string(), is_of_read });
+                Some(FileFailure { text: error.to_string(), is_of_read });
         }
         error
     }
@@ -194,10 +202,10 @@ impl Registry {
     fn read<T>(&self, action: &str, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T> {
         let mut slot = self.slot();
         let done = match &mut *slot {
-            Slot::Open(connection) | Slot::ReadOnly(connection) => work(connection),
-            Slot::Unavailable(error) => return Err(error.clone()),
-            Slot::Absent(_, Some(empty)) => work(empty),
-            Slot::Absent(_, empty) => work(empty.insert(open::in_memory()?)),
+            RegistryState::Open(connection) | RegistryState::ReadOnly(connection) => work(connection),
+            RegistryState::Unavailable(error) => return Err(error.clone()),
+            RegistryState::Absent(_, Some(empty)) => work(empty),
+            RegistryState::Absent(_, empty) => work(empty.insert(open::in_memory()?)),
         };
         match done {
             Ok(done) => {
@@ -211,16 +219,16 @@ impl Registry {
     }
 
     /// Runs changes in one transaction, which an error undoes.
-    fn write<T>(&self, action: &str, work: impl FnOnce(&Transaction<'_>) -> Result<T, Refusal>) -> Result<T> {
+    fn write<T>(&self, action: &str, work: impl FnOnce(&Transaction<'_>) -> Result<T, RollbackReason>) -> Result<T> {
         let mut slot = self.slot();
-        if let Slot::Absent(root, _) = &*slot {
+        if let RegistryState::Absent(root, _) = &*slot {
             let root = root.clone();
-            *slot = Slot::Open(open::create(&root)?);
+            *slot = RegistryState::Open(open::create(&root)?);
         }
         let connection = match &mut *slot {
-            Slot::Open(connection) => connection,
-            Slot::Unavailable(error) => return Err(error.clone()),
-            Slot::ReadOnly(_) | Slot::Absent(..) => {
+            RegistryState::Open(connection) => connection,
+            RegistryState::Unavailable(error) => return Err(error.clone()),
+            RegistryState::ReadOnly(_) | RegistryState::Absent(..) => {
                 return Err(Error::new(
                     ErrorCode::WriterStopped,
                     format!("{} belongs to a backup: it is only read", self.path.display()),
@@ -236,8 +244,8 @@ impl Registry {
                 *self.failing.lock().unwrap_or_else(PoisonError::into_inner) = None;
                 Ok(done)
             }
-            Err(Refusal::Sqlite(error)) => Err(told(error)),
-            Err(Refusal::Told(error)) => Err(error),
+            Err(RollbackReason::Sqlite(error)) => Err(told(error)),
+            Err(RollbackReason::Told(error)) => Err(error),
         }
     }
 
@@ -248,9 +256,9 @@ impl Registry {
     pub fn copy_to(&self, file: &Path) -> Result<bool> {
         let slot = self.slot();
         let connection = match &*slot {
-            Slot::Open(connection) => connection,
-            Slot::Unavailable(error) => return Err(error.clone()),
-            Slot::ReadOnly(_) | Slot::Absent(..) => return Ok(false),
+            RegistryState::Open(connection) => connection,
+            RegistryState::Unavailable(error) => return Err(error.clone()),
+            RegistryState::ReadOnly(_) | RegistryState::Absent(..) => return Ok(false),
         };
         let name = file.to_str().ok_or_else(|| Error::invalid(format!("{} is no UTF-8 path", file.display())))?;
         connection.execute("VACUUM INTO ?1", [name]).map_err(|error| self.failed("copy", &error, false))?;
@@ -273,19 +281,19 @@ impl Registry {
 
 /// Why a transaction is undone.
 #[derive(Debug)]
-enum Refusal {
+enum RollbackReason {
     Sqlite(rusqlite::Error),
     Told(Error),
 }
 
-impl From<rusqlite::Error> for Refusal {
+impl From<rusqlite::Error> for RollbackReason {
     fn from(error: rusqlite::Error) -> Self {
-        Refusal::Sqlite(error)
+        RollbackReason::Sqlite(error)
     }
 }
 
-impl From<Error> for Refusal {
+impl From<Error> for RollbackReason {
     fn from(error: Error) -> Self {
-        Refusal::Told(error)
+        RollbackReason::Told(error)
     }
 }

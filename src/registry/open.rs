@@ -15,7 +15,7 @@ const BUSY: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// Why a file cannot be used.
 #[derive(Debug)]
-pub enum Unusable {
+pub enum OpenFailureReason {
     /// Its bytes are no registry.
     Damaged(String),
     /// It may be whole.
@@ -40,16 +40,16 @@ pub fn failed(action: &str, path: &Path, error: &rusqlite::Error) -> Error {
     }
 }
 
-fn unusable(path: &Path, error: &rusqlite::Error) -> Unusable {
+fn unusable(path: &Path, error: &rusqlite::Error) -> OpenFailureReason {
     let error = failed("open", path, error);
     match error.code() {
-        ErrorCode::CorruptData => Unusable::Damaged(error.detail().to_owned()),
-        _ => Unusable::Other(error),
+        ErrorCode::CorruptData => OpenFailureReason::Damaged(error.detail().to_owned()),
+        _ => OpenFailureReason::Other(error),
     }
 }
 
 /// Opens a file that is there, checks it and brings it to the version of this program.
-pub fn open(path: &Path) -> Result<Connection, Unusable> {
+pub fn open(path: &Path) -> Result<Connection, OpenFailureReason> {
     let fail = |error: rusqlite::Error| unusable(path, &error);
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut connection = Connection::open_with_flags(path, flags).map_err(fail)?;
@@ -77,8 +77,8 @@ pub fn open_read_only(path: &Path) -> Result<Connection> {
     let connection = Connection::open_with_flags(uri, flags).map_err(fail)?;
     match check(&connection, path) {
         Ok(()) => {}
-        Err(Unusable::Damaged(reason)) => return Err(Error::corrupt(reason)),
-        Err(Unusable::Other(error)) => return Err(error),
+        Err(OpenFailureReason::Damaged(reason)) => return Err(Error::corrupt(reason)),
+        Err(OpenFailureReason::Other(error)) => return Err(error),
     }
     let found = schema::version_of(&connection).map_err(fail)?;
     if found == schema::version() {
@@ -95,7 +95,7 @@ pub fn open_copy(path: &Path, wal: &Path) -> Result<Connection> {
     let mut number = [0; 8];
     getrandom::fill(&mut number)
         .map_err(|error| Error::new(ErrorCode::Io, format!("the system gives no random numbers: {error}")))?;
-    let dir = Removed(std::env::temp_dir().join(format!("fastk-registry-{:016x}", u64::from_le_bytes(number))));
+    let dir = RemovedOnDrop(std::env::temp_dir().join(format!("fastk-registry-{:016x}", u64::from_le_bytes(number))));
     std::fs::create_dir(&dir.0).map_err(|error| Error::io("create", &dir.0, &error))?;
     let copy = dir.0.join(FILE);
     for (from, to) in [(path, copy.clone()), (wal, dir.0.join(format!("{FILE}-wal")))] {
@@ -105,16 +105,16 @@ pub fn open_copy(path: &Path, wal: &Path) -> Result<Connection> {
     let connection = Connection::open_with_flags(&copy, flags).map_err(fail)?;
     match check(&connection, path) {
         Ok(()) => {}
-        Err(Unusable::Damaged(reason)) => return Err(Error::corrupt(reason)),
-        Err(Unusable::Other(error)) => return Err(error),
+        Err(OpenFailureReason::Damaged(reason)) => return Err(Error::corrupt(reason)),
+        Err(OpenFailureReason::Other(error)) => return Err(error),
     }
     in_memory_copy(&connection).map_err(fail)
 }
 
 /// A directory that is removed with everything in it.
-struct Removed(std::path::PathBuf);
+struct RemovedOnDrop(std::path::PathBuf);
 
-impl Drop for Removed {
+impl Drop for RemovedOnDrop {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
     }
@@ -147,9 +147,9 @@ fn settle(connection: &Connection) -> rusqlite::Result<()> {
 }
 
 /// Refuses what is no registry, is damaged, or is newer.
-fn check(connection: &Connection, path: &Path) -> Result<(), Unusable> {
+fn check(connection: &Connection, path: &Path) -> Result<(), OpenFailureReason> {
     let fail = |error: rusqlite::Error| unusable(path, &error);
-    let damaged = |what: String| Err(Unusable::Damaged(format!("{} {what}", path.display())));
+    let damaged = |what: String| Err(OpenFailureReason::Damaged(format!("{} {what}", path.display())));
     let version = schema::version_of(connection).map_err(fail)?;
     let application: i32 = connection.pragma_query_value(None, "application_id", |row| row.get(0)).map_err(fail)?;
     let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(fail)?;
@@ -158,7 +158,7 @@ fn check(connection: &Connection, path: &Path) -> Result<(), Unusable> {
         return damaged("is a SQLite file of another program".into());
     }
     if version > schema::version() {
-        return Err(Unusable::Other(
+        return Err(OpenFailureReason::Other(
             Error::new(
                 ErrorCode::UnsupportedFormat,
                 format!("{} has version {version}, this program knows up to {}", path.display(), schema::version()),
@@ -178,8 +178,8 @@ pub fn create(root: &DiskPath) -> Result<Connection> {
     let path = root.join(FILE);
     disk::publish(&root.join("tmp"), &path, b"")?;
     open(&path).map_err(|unusable| match unusable {
-        Unusable::Damaged(reason) => Error::corrupt(reason),
-        Unusable::Other(error) => error,
+        OpenFailureReason::Damaged(reason) => Error::corrupt(reason),
+        OpenFailureReason::Other(error) => error,
     })
 }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params, params_from_iter};
 
-use super::{RecordKind, RecordRef, RecordStatus, Refusal, Registry, VERSION_MAX};
+use super::{RecordKind, RecordRef, RecordStatus, Registry, RollbackReason, VERSION_MAX};
 use crate::error::{Error, Result};
 
 /// Most records one lineage tells of in each direction.
@@ -13,34 +13,34 @@ pub const LINEAGE_MAX: usize = 1_000;
 
 /// What a series is to a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Role {
+pub enum SeriesRole {
     Member,
     Input,
     Output,
 }
 
-impl Role {
+impl SeriesRole {
     fn name(self) -> &'static str {
         match self {
-            Role::Member => "member",
-            Role::Input => "input",
-            Role::Output => "output",
+            SeriesRole::Member => "member",
+            SeriesRole::Input => "input",
+            SeriesRole::Output => "output",
         }
     }
 }
 
 /// A series of a record.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Part {
+pub struct RecordSeries {
     pub series: String,
-    pub role: Role,
+    pub role: SeriesRole,
     /// What the dataset's snapshot shows of a member.
-    pub member: Option<MemberPart>,
+    pub member: Option<DatasetMemberRow>,
 }
 
 /// A member of a dataset.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MemberPart {
+pub struct DatasetMemberRow {
     /// Version of the series.
     pub version: u64,
     pub rows: u64,
@@ -51,7 +51,7 @@ pub struct MemberPart {
 
 /// What only datasets have.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DatasetPart {
+pub struct DatasetFields {
     pub source: Option<String>,
     pub market: Option<String>,
     pub snapshot: String,
@@ -67,7 +67,7 @@ pub struct DatasetPart {
 
 /// What only features and factors have.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DefinitionPart {
+pub struct DefinitionFields {
     /// Canonical JSON.
     pub definition: String,
     pub config_hash: String,
@@ -81,19 +81,19 @@ pub struct Record {
     pub status: RecordStatus,
     pub description: Option<String>,
     pub created_at: String,
-    pub dataset: Option<DatasetPart>,
-    pub definition: Option<DefinitionPart>,
+    pub dataset: Option<DatasetFields>,
+    pub definition: Option<DefinitionFields>,
     /// What it was made from, in order; those the caller may not see are left out.
     pub parents: Vec<RecordRef>,
     /// Its series, by role and key; empty where they were not asked for.
-    pub parts: Vec<Part>,
+    pub parts: Vec<RecordSeries>,
     /// Members, or inputs and outputs.
     pub parts_total: u64,
 }
 
 /// A snapshot that is being made or dropped for a dataset.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Pending {
+pub struct PendingSnapshot {
     pub name: String,
     pub version: u32,
     pub snapshot: String,
@@ -103,7 +103,7 @@ pub struct Pending {
 
 /// Which records to list.
 #[derive(Clone, Debug)]
-pub struct Filter<'a> {
+pub struct RecordSelection<'a> {
     pub kind: RecordKind,
     pub name: Option<&'a str>,
     pub status: Option<RecordStatus>,
@@ -122,14 +122,14 @@ pub struct Filter<'a> {
 
 /// Some records by name and version.
 #[derive(Clone, Debug)]
-pub struct Page {
+pub struct RecordPage {
     pub records: Vec<Record>,
     pub is_last: bool,
 }
 
 /// A record in a lineage.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Node {
+pub struct LineageMember {
     pub reference: RecordRef,
     pub status: RecordStatus,
     /// Steps away, by the shortest way.
@@ -138,7 +138,7 @@ pub struct Node {
 
 /// One step of a lineage.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Edge {
+pub struct LineageLink {
     pub parent: RecordRef,
     pub child: RecordRef,
 }
@@ -146,9 +146,9 @@ pub struct Edge {
 /// What a record was made from, and what was made from it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Lineage {
-    pub upstream: Vec<Node>,
-    pub downstream: Vec<Node>,
-    pub edges: Vec<Edge>,
+    pub upstream: Vec<LineageMember>,
+    pub downstream: Vec<LineageMember>,
+    pub edges: Vec<LineageLink>,
     /// Whether there is more than is told.
     pub truncated: bool,
 }
@@ -195,7 +195,7 @@ fn record(row: &Row<'_>) -> rusqlite::Result<(i64, Record)> {
     let (mut dataset, mut definition) = (None, None);
     match reference.kind {
         RecordKind::Dataset => {
-            dataset = Some(DatasetPart {
+            dataset = Some(DatasetFields {
                 source: row.get("source")?,
                 market: row.get("market")?,
                 snapshot: row.get("snapshot")?,
@@ -208,7 +208,7 @@ fn record(row: &Row<'_>) -> rusqlite::Result<(i64, Record)> {
             });
         }
         RecordKind::Feature | RecordKind::Factor => {
-            definition = Some(DefinitionPart {
+            definition = Some(DefinitionFields {
                 definition: row.get("definition")?,
                 config_hash: row.get("config_hash")?,
                 code_version: row.get("code_version")?,
@@ -231,12 +231,12 @@ fn record(row: &Row<'_>) -> rusqlite::Result<(i64, Record)> {
 
 /// A condition with its values.
 #[derive(Default)]
-struct Conditions {
+struct SqlConditions {
     text: String,
     values: Vec<Value>,
 }
 
-impl Conditions {
+impl SqlConditions {
     fn and(&mut self, condition: &str, values: impl IntoIterator<Item = Value>) {
         self.text.push_str(if self.text.is_empty() { "" } else { " AND " });
         self.text.push_str(condition);
@@ -278,7 +278,7 @@ impl Conditions {
 }
 
 fn parents(connection: &Connection, id: i64, sees: &[String]) -> rusqlite::Result<Vec<RecordRef>> {
-    let mut conditions = Conditions::default();
+    let mut conditions = SqlConditions::default();
     conditions.and("edge.child = ?", [Value::Integer(id)]);
     conditions.seen("record", sees);
     let mut statement = connection.prepare(&format!(
@@ -289,26 +289,27 @@ fn parents(connection: &Connection, id: i64, sees: &[String]) -> rusqlite::Resul
     statement.query_map(params_from_iter(conditions.values), reference)?.collect()
 }
 
-fn parts(connection: &Connection, id: i64) -> rusqlite::Result<Vec<Part>> {
+fn parts(connection: &Connection, id: i64) -> rusqlite::Result<Vec<RecordSeries>> {
     let mut statement = connection.prepare(
         "SELECT role, series, version, row_count, first_ts, last_ts, checksum FROM part WHERE record = ? \
          ORDER BY role, series",
     )?;
     let read = |row: &Row<'_>| {
         let word: String = row.get("role")?;
-        let role = [Role::Member, Role::Input, Role::Output].into_iter().find(|role| role.name() == word);
+        let role =
+            [SeriesRole::Member, SeriesRole::Input, SeriesRole::Output].into_iter().find(|role| role.name() == word);
         let role = role.ok_or_else(|| foreign(word))?;
         let member = match role {
-            Role::Member => Some(MemberPart {
+            SeriesRole::Member => Some(DatasetMemberRow {
                 version: number(row, "version")?,
                 rows: number(row, "row_count")?,
                 first_ts: maybe_number(row, "first_ts")?,
                 last_ts: maybe_number(row, "last_ts")?,
                 checksum: row.get("checksum")?,
             }),
-            Role::Input | Role::Output => None,
+            SeriesRole::Input | SeriesRole::Output => None,
         };
-        Ok(Part { series: row.get("series")?, role, member })
+        Ok(RecordSeries { series: row.get("series")?, role, member })
     };
     statement.query_map([id], read)?.collect()
 }
@@ -339,7 +340,7 @@ fn whole(connection: &Connection, id: i64, mut record: Record, sees: &[String]) 
 }
 
 /// Puts a record in its tables. Its parents have to be there.
-fn insert(transaction: &Transaction<'_>, record: &Record, identity: Option<&str>) -> Result<(), Refusal> {
+fn insert(transaction: &Transaction<'_>, record: &Record, identity: Option<&str>) -> Result<(), RollbackReason> {
     let reference = &record.reference;
     let dataset = record.dataset.as_ref();
     let definition = record.definition.as_ref();
@@ -375,7 +376,7 @@ fn insert(transaction: &Transaction<'_>, record: &Record, identity: Option<&str>
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
     )?;
     let mut reach = transaction.prepare("INSERT OR IGNORE INTO reach (record, series) VALUES (?1, ?2)")?;
-    for Part { series, role, member } in &record.parts {
+    for RecordSeries { series, role, member } in &record.parts {
         let member = member.as_ref();
         part.execute(params![
             id,
@@ -404,7 +405,12 @@ fn insert(transaction: &Transaction<'_>, record: &Record, identity: Option<&str>
 }
 
 /// The number behind the last version of a name.
-fn next_version(transaction: &Transaction<'_>, kind: RecordKind, name: &str, taken: u32) -> Result<u32, Refusal> {
+fn next_version(
+    transaction: &Transaction<'_>,
+    kind: RecordKind,
+    name: &str,
+    taken: u32,
+) -> Result<u32, RollbackReason> {
     let last: i64 = transaction.query_row(
         "SELECT max(coalesce((SELECT max(version) FROM record WHERE kind = ?1 AND name = ?2), 0), \
          coalesce((SELECT max(version) FROM pending WHERE ?1 = 'dataset' AND name = ?2), 0))",
@@ -428,12 +434,12 @@ fn check_all_seen(
     kind: RecordKind,
     name: &str,
     sees: &[String],
-) -> std::result::Result<(), Refusal> {
+) -> std::result::Result<(), RollbackReason> {
     if sees.is_empty() {
         return Ok(());
     }
     let count = |sees: &[String]| -> rusqlite::Result<i64> {
-        let mut conditions = Conditions::default();
+        let mut conditions = SqlConditions::default();
         conditions.text("record.kind", Some(kind.name()));
         conditions.text("record.name", Some(name));
         conditions.seen("record", sees);
@@ -450,11 +456,11 @@ fn check_all_seen(
 impl Registry {
     /// Takes the next version of a dataset, above `taken`, and notes which snapshot is about to be made for it; `None`
     /// for one that is there already. It is either [`insert`](Self::insert_dataset)ed or [`settle`](Self::settle)d later.
-    pub fn begin_dataset(&self, name: &str, existing: Option<&str>, taken: u32) -> Result<Pending> {
+    pub fn begin_dataset(&self, name: &str, existing: Option<&str>, taken: u32) -> Result<PendingSnapshot> {
         self.write("write into", |transaction| {
             let version = next_version(transaction, RecordKind::Dataset, name, taken)?;
             let reference = RecordRef::new(RecordKind::Dataset, name, version);
-            let pending = Pending {
+            let pending = PendingSnapshot {
                 name: name.to_owned(),
                 version,
                 snapshot: existing.map_or_else(|| reference.to_string(), str::to_owned),
@@ -479,7 +485,7 @@ impl Registry {
     }
 
     /// What was begun and is neither done nor undone.
-    pub fn pending(&self) -> Result<Vec<Pending>> {
+    pub fn pending(&self) -> Result<Vec<PendingSnapshot>> {
         if self.is_absent() {
             return Ok(Vec::new());
         }
@@ -487,7 +493,7 @@ impl Registry {
             let mut statement =
                 connection.prepare("SELECT name, version, snapshot, drops FROM pending ORDER BY name, version")?;
             let read = |row: &Row<'_>| {
-                Ok(Pending {
+                Ok(PendingSnapshot {
                     name: row.get("name")?,
                     version: number(row, "version")?,
                     snapshot: row.get("snapshot")?,
@@ -499,7 +505,7 @@ impl Registry {
     }
 
     /// Forgets what was begun, once it is undone.
-    pub fn settle(&self, pending: &Pending) -> Result<()> {
+    pub fn settle(&self, pending: &PendingSnapshot) -> Result<()> {
         self.write("write into", |transaction| {
             let of = params![pending.name, pending.version];
             transaction.execute("DELETE FROM pending WHERE name = ?1 AND version = ?2", of)?;
@@ -536,7 +542,7 @@ impl Registry {
     /// One version of a record, or the latest: the highest that is not archived, or the highest where all are.
     pub fn get(&self, kind: RecordKind, name: &str, version: Option<u32>, sees: &[String]) -> Result<Option<Record>> {
         self.read("read", |connection| {
-            let mut conditions = Conditions::default();
+            let mut conditions = SqlConditions::default();
             conditions.text("record.kind", Some(kind.name()));
             conditions.text("record.name", Some(name));
             if let Some(version) = version {
@@ -557,7 +563,7 @@ impl Registry {
 
     /// Whether a record is there and may be seen.
     pub fn is_seen(&self, reference: &RecordRef, sees: &[String]) -> Result<bool> {
-        let Conditions { text, values } = Conditions::is(reference, sees);
+        let SqlConditions { text, values } = SqlConditions::is(reference, sees);
         self.read("read", |connection| {
             connection.query_row(
                 &format!("SELECT EXISTS (SELECT 1 FROM record WHERE {text})"),
@@ -568,8 +574,8 @@ impl Registry {
     }
 
     /// Records by name and version, without their parts.
-    pub fn page(&self, filter: &Filter<'_>) -> Result<Page> {
-        let mut conditions = Conditions::default();
+    pub fn page(&self, filter: &RecordSelection<'_>) -> Result<RecordPage> {
+        let mut conditions = SqlConditions::default();
         conditions.text("record.kind", Some(filter.kind.name()));
         conditions.text("record.name", filter.name);
         conditions.text("record.status", filter.status.map(RecordStatus::name));
@@ -583,7 +589,7 @@ impl Registry {
         }
         if let Some(RecordRef { kind, name, version }) = filter.parent {
             // One that may not be seen is answered as one that is not there.
-            let mut parent = Conditions::default();
+            let mut parent = SqlConditions::default();
             parent.and("edge.child = record.id", []);
             parent.text("parent.kind", Some(kind.name()));
             parent.text("parent.name", Some(name));
@@ -622,13 +628,13 @@ impl Registry {
                         .query_row("SELECT count(*) FROM part WHERE record = ?", [id], |row| number(row, "count(*)"))?;
                 records.push(record);
             }
-            Ok(Page { records, is_last })
+            Ok(RecordPage { records, is_last })
         })
     }
 
     /// Changes the status of a record that is there. An archived dataset's own snapshot is noted to be dropped: gives
     /// it, for whoever does it. One that was archived before gives what is still noted.
-    pub fn set_status(&self, reference: &RecordRef, next: RecordStatus) -> Result<Option<Pending>> {
+    pub fn set_status(&self, reference: &RecordRef, next: RecordStatus) -> Result<Option<PendingSnapshot>> {
         self.write("write into", |transaction| {
             let RecordRef { kind, name, version } = reference;
             let of = params![kind.name(), name, version];
@@ -667,7 +673,7 @@ impl Registry {
                 )?;
                 true
             };
-            Ok(is_noted.then(|| Pending { name: name.clone(), version: *version, snapshot, drops: true }))
+            Ok(is_noted.then(|| PendingSnapshot { name: name.clone(), version: *version, snapshot, drops: true }))
         })
     }
 
@@ -685,7 +691,7 @@ impl Registry {
     /// What a record was made from and what was made from it, over any number of steps; `None` when it is not there.
     pub fn lineage(&self, of: &RecordRef, sees: &[String]) -> Result<Option<Lineage>> {
         self.read("read", |connection| {
-            let conditions = Conditions::is(of, sees);
+            let conditions = SqlConditions::is(of, sees);
             let id: Option<i64> = connection
                 .query_row(
                     &format!("SELECT id FROM record WHERE {}", conditions.text),
@@ -713,10 +719,10 @@ fn walk(
     start: (i64, &RecordRef),
     upwards: bool,
     sees: &[String],
-    edges: &mut BTreeSet<Edge>,
-) -> rusqlite::Result<(Vec<Node>, bool)> {
+    edges: &mut BTreeSet<LineageLink>,
+) -> rusqlite::Result<(Vec<LineageMember>, bool)> {
     let (from, to) = if upwards { ("child", "parent") } else { ("parent", "child") };
-    let mut conditions = Conditions::default();
+    let mut conditions = SqlConditions::default();
     conditions.and(&format!("edge.{from} = ?"), []);
     conditions.seen("record", sees);
     let mut statement = connection.prepare(&format!(
@@ -743,10 +749,10 @@ fn walk(
                     return Ok((nodes, true));
                 }
                 let (parent, child) = if upwards { (&reference, &at) } else { (&at, &reference) };
-                edges.insert(Edge { parent: parent.clone(), child: child.clone() });
+                edges.insert(LineageLink { parent: parent.clone(), child: child.clone() });
                 if is_new {
                     known.insert(id, reference.clone());
-                    nodes.push(Node { reference: reference.clone(), status, depth });
+                    nodes.push(LineageMember { reference: reference.clone(), status, depth });
                     next.push((id, reference));
                 }
             }

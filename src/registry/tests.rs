@@ -18,18 +18,24 @@ fn open(root: &Path) -> Registry {
     Registry::open(root, false, 1_000)
 }
 
-fn dataset(begun: &Pending, keys: &[&str]) -> Record {
-    let part = |key: &&str| Part {
+fn dataset(begun: &PendingSnapshot, keys: &[&str]) -> Record {
+    let part = |key: &&str| RecordSeries {
         series: (*key).to_owned(),
-        role: Role::Member,
-        member: Some(MemberPart { version: 1, rows: 2, first_ts: Some(1), last_ts: Some(2), checksum: "c".into() }),
+        role: SeriesRole::Member,
+        member: Some(DatasetMemberRow {
+            version: 1,
+            rows: 2,
+            first_ts: Some(1),
+            last_ts: Some(2),
+            checksum: "c".into(),
+        }),
     };
     Record {
         reference: RecordRef::new(RecordKind::Dataset, &begun.name, begun.version),
         status: RecordStatus::Active,
         description: None,
         created_at: "2024-02-01T00:00:00Z".into(),
-        dataset: Some(DatasetPart {
+        dataset: Some(DatasetFields {
             source: Some("here".into()),
             market: None,
             snapshot: begun.snapshot.clone(),
@@ -56,14 +62,18 @@ fn add(registry: &Registry, name: &str, keys: &[&str], parents: &[&str]) -> Reco
 }
 
 fn feature(name: &str, keys: &[&str], parents: &[&str]) -> Record {
-    let part = |key: &&str| Part { series: (*key).to_owned(), role: Role::Input, member: None };
+    let part = |key: &&str| RecordSeries { series: (*key).to_owned(), role: SeriesRole::Input, member: None };
     Record {
         reference: RecordRef::new(RecordKind::Feature, name, 1),
         dataset: None,
-        definition: Some(DefinitionPart { definition: "{}".into(), config_hash: "h".into(), code_version: "1".into() }),
+        definition: Some(DefinitionFields {
+            definition: "{}".into(),
+            config_hash: "h".into(),
+            code_version: "1".into(),
+        }),
         parents: parents.iter().map(|text| text.parse().unwrap()).collect(),
         parts: keys.iter().map(part).collect(),
-        ..dataset(&Pending { name: name.into(), version: 1, snapshot: String::new(), drops: false }, &[])
+        ..dataset(&PendingSnapshot { name: name.into(), version: 1, snapshot: String::new(), drops: false }, &[])
     }
 }
 
@@ -262,7 +272,7 @@ fn lineage_goes_any_number_of_steps_and_hides_what_may_not_be_seen() {
         let sees: Vec<String> = sees.iter().map(ToString::to_string).collect();
         registry.lineage(&of.parse().unwrap(), &sees).unwrap()
     };
-    let names = |nodes: &[Node]| nodes.iter().map(|n| (n.reference.to_string(), n.depth)).collect::<Vec<_>>();
+    let names = |nodes: &[LineageMember]| nodes.iter().map(|n| (n.reference.to_string(), n.depth)).collect::<Vec<_>>();
     let own = |pairs: &[(&str, u32)]| pairs.iter().map(|(n, d)| (n.to_string(), *d)).collect::<Vec<_>>();
     let found = lineage("last@1", &[]).unwrap();
     let upstream = [("dataset:raw@1", 1), ("feature:f@1", 1), ("dataset:clean@1", 2), ("dataset:secret@1", 3)];
@@ -303,7 +313,7 @@ fn lists_are_filtered_and_paged_among_what_is_seen() {
     }
     let page = |limit: usize, after: Option<(&str, u32)>, sees: &[&str], series: Option<&str>| {
         let sees: Vec<String> = sees.iter().map(ToString::to_string).collect();
-        let filter = Filter {
+        let filter = RecordSelection {
             kind: RecordKind::Dataset,
             name: None,
             status: None,
@@ -335,7 +345,7 @@ fn what_was_made_of_a_hidden_record_is_not_found_by_it() {
     add(&registry, "mixed", &["kline/A/1m"], &["open@1", "secret@1"]);
     let made_of = |parent: &str, sees: &[&str]| {
         let sees: Vec<String> = sees.iter().map(ToString::to_string).collect();
-        let filter = Filter {
+        let filter = RecordSelection {
             kind: RecordKind::Dataset,
             name: None,
             status: None,

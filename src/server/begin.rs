@@ -9,16 +9,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::{Error, ErrorCode, Result};
-use crate::query::Stop;
-use crate::service::Held;
+use crate::query::CancelFlag;
+use crate::service::Permit;
 
 tokio::task_local! {
     /// The place of the request or call that is being answered.
-    pub(super) static PLACE: Arc<Held>;
+    pub(super) static PLACE: Arc<Permit>;
 }
 
 /// That place, for work that goes on when nobody waits for it any more: until its end it counts as under way.
-pub(super) fn held() -> Option<Arc<Held>> {
+pub(super) fn held() -> Option<Arc<Permit>> {
     PLACE.try_with(Arc::clone).ok()
 }
 
@@ -40,7 +40,7 @@ pub(super) fn carried<T>(work: impl FnOnce() -> T) -> impl FnOnce() -> T {
 pub(super) async fn begin<T: Send + 'static>(
     is_quick: bool,
     patience: Duration,
-    stop: Stop,
+    stop: CancelFlag,
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
     let caught =
@@ -48,7 +48,7 @@ pub(super) async fn begin<T: Send + 'static>(
     if is_quick {
         return caught();
     }
-    let mut waiting = Waiting(Some(stop));
+    let mut waiting = CancelOnDrop(Some(stop));
     match tokio::time::timeout(patience, tokio::task::spawn_blocking(caught)).await {
         Ok(done) => {
             waiting.0 = None;
@@ -59,9 +59,9 @@ pub(super) async fn begin<T: Send + 'static>(
 }
 
 /// Tells the work to stop when nobody waits for it any more.
-struct Waiting(Option<Stop>);
+struct CancelOnDrop(Option<CancelFlag>);
 
-impl Drop for Waiting {
+impl Drop for CancelOnDrop {
     fn drop(&mut self) {
         if let Some(stop) = &self.0 {
             stop.now();
@@ -95,9 +95,9 @@ mod tests {
     #[tokio::test]
     async fn work_is_done_and_its_panic_is_an_error() {
         for is_quick in [true, false] {
-            assert_eq!(begin(is_quick, LONG, Stop::default(), || Ok(1)).await.unwrap(), 1);
+            assert_eq!(begin(is_quick, LONG, CancelFlag::default(), || Ok(1)).await.unwrap(), 1);
             let error =
-                begin(is_quick, LONG, Stop::default(), || -> Result<()> { panic!("broken") }).await.unwrap_err();
+                begin(is_quick, LONG, CancelFlag::default(), || -> Result<()> { panic!("broken") }).await.unwrap_err();
             assert_eq!(error.code(), ErrorCode::Internal);
             assert!(error.to_string().contains("broken"), "{error}");
         }
@@ -106,13 +106,13 @@ mod tests {
     #[tokio::test]
     async fn only_quick_work_stays_on_its_thread() {
         let here = std::thread::current().id();
-        assert_eq!(begin(true, LONG, Stop::default(), || Ok(std::thread::current().id())).await.unwrap(), here);
-        assert_ne!(begin(false, LONG, Stop::default(), || Ok(std::thread::current().id())).await.unwrap(), here);
+        assert_eq!(begin(true, LONG, CancelFlag::default(), || Ok(std::thread::current().id())).await.unwrap(), here);
+        assert_ne!(begin(false, LONG, CancelFlag::default(), || Ok(std::thread::current().id())).await.unwrap(), here);
     }
 
     #[tokio::test]
     async fn work_that_takes_too_long_or_is_given_up_is_told_to_stop() {
-        let runs_until = |stop: Stop, ended: std::sync::mpsc::Sender<()>| {
+        let runs_until = |stop: CancelFlag, ended: std::sync::mpsc::Sender<()>| {
             move || -> Result<()> {
                 while stop.check().is_ok() {
                     std::thread::yield_now();
@@ -121,12 +121,12 @@ mod tests {
             }
         };
         let (ended, end) = std::sync::mpsc::channel();
-        let stop = Stop::default();
+        let stop = CancelFlag::default();
         let patience = Duration::from_millis(20);
         let error = begin(false, patience, stop.clone(), runs_until(stop, ended.clone())).await.unwrap_err();
         assert_eq!(error.code(), ErrorCode::DeadlineExceeded);
         end.recv().unwrap();
-        let stop = Stop::default();
+        let stop = CancelFlag::default();
         let work = begin(false, LONG, stop.clone(), runs_until(stop, ended));
         assert!(tokio::time::timeout(patience, work).await.is_err());
         end.recv().unwrap();

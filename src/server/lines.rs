@@ -23,7 +23,7 @@ const LOOK: Duration = Duration::from_millis(20);
 
 /// What a connection does while no request is under way on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
+enum ConnectionPhase {
     /// It asked nothing yet.
     New,
     /// It waits between two requests.
@@ -33,8 +33,8 @@ enum Phase {
 }
 
 #[derive(Debug)]
-struct State {
-    phase: Phase,
+struct ConnectionState {
+    phase: ConnectionPhase,
     since: Instant,
     under_way: usize,
     next: u64,
@@ -44,8 +44,8 @@ struct State {
 
 /// One connection.
 #[derive(Debug)]
-pub(super) struct Line {
-    state: Mutex<State>,
+pub(super) struct Connection {
+    state: Mutex<ConnectionState>,
     /// Bytes that come need not be a request.
     is_framed: AtomicBool,
     is_over: AtomicBool,
@@ -54,16 +54,16 @@ pub(super) struct Line {
 
 /// A request that is under way on a connection, until it is dropped.
 #[derive(Debug)]
-pub(super) struct UnderWay(Arc<Line>);
+pub(super) struct InFlight(Arc<Connection>);
 
 /// An answer that is being sent, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Sending {
-    line: Arc<Line>,
+pub(super) struct ResponseInProgress {
+    line: Arc<Connection>,
     number: u64,
 }
 
-impl Sending {
+impl ResponseInProgress {
     /// Its body was asked for more: it gave a part, or has none yet.
     pub fn asked(&self, gave: bool) {
         let since = gave.then(Instant::now);
@@ -73,7 +73,7 @@ impl Sending {
     }
 }
 
-impl Drop for Sending {
+impl Drop for ResponseInProgress {
     fn drop(&mut self) {
         self.line.lock().answers.remove(&self.number);
     }
@@ -81,7 +81,7 @@ impl Drop for Sending {
 
 /// Why a connection lost its patience.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Over {
+pub(super) enum CloseReason {
     /// It began a request and did not end it, or began none.
     Slow,
     /// It had nothing to ask.
@@ -90,11 +90,11 @@ pub(super) enum Over {
     Ended,
 }
 
-impl Line {
+impl Connection {
     fn new() -> Self {
         Self {
-            state: Mutex::new(State {
-                phase: Phase::New,
+            state: Mutex::new(ConnectionState {
+                phase: ConnectionPhase::New,
                 since: Instant::now(),
                 under_way: 0,
                 next: 0,
@@ -106,23 +106,23 @@ impl Line {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, ConnectionState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A request begins.
-    pub fn begin(self: &Arc<Self>) -> UnderWay {
+    pub fn begin(self: &Arc<Self>) -> InFlight {
         self.lock().under_way += 1;
-        UnderWay(Arc::clone(self))
+        InFlight(Arc::clone(self))
     }
 
     /// An answer begins to be sent.
-    pub fn send(self: &Arc<Self>) -> Sending {
+    pub fn send(self: &Arc<Self>) -> ResponseInProgress {
         let mut state = self.lock();
         let number = state.next;
         state.next += 1;
         state.answers.insert(number, Some(Instant::now()));
-        Sending { line: Arc::clone(self), number }
+        ResponseInProgress { line: Arc::clone(self), number }
     }
 
     /// When to look again whether an answer waits for its client for so long; `None` when one does.
@@ -155,9 +155,9 @@ impl Line {
             return false;
         }
         let mut state = self.lock();
-        let begins = state.under_way == 0 && state.phase == Phase::Idle;
+        let begins = state.under_way == 0 && state.phase == ConnectionPhase::Idle;
         if begins {
-            (state.phase, state.since) = (Phase::Head, Instant::now());
+            (state.phase, state.since) = (ConnectionPhase::Head, Instant::now());
         }
         begins
     }
@@ -175,7 +175,7 @@ impl Line {
     /// It greeted, which is all a connection has to say before it may wait.
     pub fn greeted(&self) {
         let mut state = self.lock();
-        (state.phase, state.since) = (Phase::Idle, Instant::now());
+        (state.phase, state.since) = (ConnectionPhase::Idle, Instant::now());
     }
 
     /// Ends it.
@@ -202,7 +202,7 @@ impl Line {
     }
 
     /// Waits until it is to be closed. Looks at least every `head`, and so notices late by as much at most.
-    pub async fn over(&self, head: Duration, idle: Duration) -> Over {
+    pub async fn over(&self, head: Duration, idle: Duration) -> CloseReason {
         let ended = poll_fn(|context| if self.poll_ended(context) { Poll::Ready(()) } else { Poll::Pending });
         tokio::pin!(ended);
         loop {
@@ -210,9 +210,9 @@ impl Line {
             let (until, over) = {
                 let state = self.lock();
                 match state.phase {
-                    _ if state.under_way > 0 => (None, Over::Idle),
-                    Phase::New | Phase::Head => (Some(state.since + head), Over::Slow),
-                    Phase::Idle => (Some(state.since + idle), Over::Idle),
+                    _ if state.under_way > 0 => (None, CloseReason::Idle),
+                    ConnectionPhase::New | ConnectionPhase::Head => (Some(state.since + head), CloseReason::Slow),
+                    ConnectionPhase::Idle => (Some(state.since + idle), CloseReason::Idle),
                 }
             };
             if until.is_some_and(|until| until <= now) {
@@ -221,55 +221,55 @@ impl Line {
             let look = now + head;
             tokio::select! {
                 () = tokio::time::sleep_until(until.map_or(look, |until| until.min(look))) => {}
-                () = &mut ended => return Over::Ended,
+                () = &mut ended => return CloseReason::Ended,
             }
         }
     }
 }
 
-impl Drop for UnderWay {
+impl Drop for InFlight {
     fn drop(&mut self) {
         let mut state = self.0.lock();
         state.under_way -= 1;
         if state.under_way == 0 {
-            (state.phase, state.since) = (Phase::Idle, Instant::now());
+            (state.phase, state.since) = (ConnectionPhase::Idle, Instant::now());
         }
     }
 }
 
 /// The connections of one listener.
 #[derive(Clone, Debug)]
-pub(super) struct Lines {
+pub(super) struct ConnectionTable {
     slots: Arc<Semaphore>,
-    open: Arc<Mutex<Open>>,
+    open: Arc<Mutex<OpenConnections>>,
 }
 
 #[derive(Debug, Default)]
-struct Open {
+struct OpenConnections {
     next: u64,
-    lines: BTreeMap<u64, Arc<Line>>,
+    lines: BTreeMap<u64, Arc<Connection>>,
 }
 
 /// The place of a connection; free again when it is dropped.
 #[derive(Debug)]
-pub(super) struct Slot {
-    pub line: Arc<Line>,
+pub(super) struct ConnectionPermit {
+    pub line: Arc<Connection>,
     number: u64,
-    lines: Lines,
+    lines: ConnectionTable,
     _permit: OwnedSemaphorePermit,
 }
 
-impl Lines {
+impl ConnectionTable {
     pub fn new(connections_max: usize) -> Self {
         Self { slots: Arc::new(Semaphore::new(connections_max)), open: Arc::default() }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Open> {
+    fn lock(&self) -> MutexGuard<'_, OpenConnections> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A place for one more connection, for which another one may be ended.
-    pub async fn slot(&self) -> Slot {
+    pub async fn slot(&self) -> ConnectionPermit {
         let permit = loop {
             if let Ok(permit) = Arc::clone(&self.slots).try_acquire_owned() {
                 break permit;
@@ -280,12 +280,12 @@ impl Lines {
                 break permit;
             }
         };
-        let line = Arc::new(Line::new());
+        let line = Arc::new(Connection::new());
         let mut open = self.lock();
         let number = open.next;
         open.next += 1;
         open.lines.insert(number, Arc::clone(&line));
-        Slot { line, number, lines: self.clone(), _permit: permit }
+        ConnectionPermit { line, number, lines: self.clone(), _permit: permit }
     }
 
     /// Ends the connection that did nothing for longest.
@@ -303,7 +303,7 @@ impl Lines {
     }
 }
 
-impl Drop for Slot {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         self.lines.lock().lines.remove(&self.number);
     }
@@ -315,14 +315,14 @@ mod tests {
 
     #[tokio::test]
     async fn the_one_that_did_nothing_for_longest_makes_room_and_nobody_at_work_does() {
-        let lines = Lines::new(2);
+        let lines = ConnectionTable::new(2);
         let (busy, idle) = (lines.slot().await, lines.slot().await);
         let under_way = busy.line.begin();
         let waiting = tokio::spawn({
             let lines = lines.clone();
             async move { lines.slot().await }
         });
-        assert_eq!(idle.line.over(Duration::from_secs(60), Duration::from_secs(60)).await, Over::Ended);
+        assert_eq!(idle.line.over(Duration::from_secs(60), Duration::from_secs(60)).await, CloseReason::Ended);
         assert!(!busy.line.has_ended());
         drop(idle);
         let third = waiting.await.unwrap();
@@ -335,7 +335,7 @@ mod tests {
             let lines = lines.clone();
             async move { lines.slot().await }
         });
-        assert_eq!(busy.line.over(Duration::from_secs(60), Duration::from_secs(60)).await, Over::Ended);
+        assert_eq!(busy.line.over(Duration::from_secs(60), Duration::from_secs(60)).await, CloseReason::Ended);
         drop(busy);
         freed.await.unwrap();
     }
@@ -343,16 +343,16 @@ mod tests {
     #[tokio::test]
     async fn patience_is_short_for_begun_requests_and_long_between_them() {
         let (short, long) = (Duration::from_millis(20), Duration::from_secs(3_600));
-        let line = Arc::new(Line::new());
-        assert_eq!(line.over(short, long).await, Over::Slow, "nothing was asked");
+        let line = Arc::new(Connection::new());
+        assert_eq!(line.over(short, long).await, CloseReason::Slow, "nothing was asked");
         drop(line.begin());
-        assert_eq!(line.over(long, short).await, Over::Idle);
-        let still = |line: Arc<Line>| async move {
+        assert_eq!(line.over(long, short).await, CloseReason::Idle);
+        let still = |line: Arc<Connection>| async move {
             tokio::time::timeout(Duration::from_millis(100), line.over(short, long)).await.is_err()
         };
         assert!(still(line.clone()).await, "between two requests it may wait");
         line.heard();
-        assert_eq!(line.over(short, long).await, Over::Slow, "a request was begun");
+        assert_eq!(line.over(short, long).await, CloseReason::Slow, "a request was begun");
         let under_way = line.begin();
         assert!(still(line.clone()).await, "what is under way takes its time");
         drop(under_way);

@@ -11,7 +11,7 @@ use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gau
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
 use crate::error::{Error, Result};
-use crate::service::{Gauges, Service};
+use crate::service::{Service, StoreGauges};
 
 /// Media type of the text.
 pub const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -26,15 +26,15 @@ const AMOUNTS: [f64; 10] = [1.0, 10.0, 100.0, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9]
 /// How often counted values are folded together, whether or not somebody looks.
 const UPKEEP_EVERY: Duration = Duration::from_secs(5);
 
-enum Kind {
+enum MetricKind {
     Counter,
     Gauge,
     Histogram,
 }
 
 /// Every name, its kind and what it tells. `docs/metrics.md` has the same.
-const NAMES: &[(&str, Kind, &str)] = {
-    use Kind::{Counter, Gauge, Histogram};
+const NAMES: &[(&str, MetricKind, &str)] = {
+    use MetricKind::{Counter, Gauge, Histogram};
     &[
         ("fastk_http_requests_total", Counter, "Requests answered over REST, by route, method and status"),
         ("fastk_http_request_seconds", Histogram, "Time to the head of an answer over REST, by route and method"),
@@ -124,9 +124,9 @@ fn recorder() -> Result<&'static PrometheusHandle> {
         std::thread::Builder::new().name("fastk-metrics".into()).spawn(fold).map_err(|error| error.to_string())?;
         for (name, kind, text) in NAMES {
             match kind {
-                Kind::Counter => describe_counter!(*name, *text),
-                Kind::Gauge => describe_gauge!(*name, *text),
-                Kind::Histogram => describe_histogram!(*name, *text),
+                MetricKind::Counter => describe_counter!(*name, *text),
+                MetricKind::Gauge => describe_gauge!(*name, *text),
+                MetricKind::Histogram => describe_histogram!(*name, *text),
             }
         }
         declare();
@@ -140,10 +140,10 @@ fn recorder() -> Result<&'static PrometheusHandle> {
 fn declare() {
     for (name, kind, _) in NAMES.iter().filter(|(name, ..)| !LABELLED.contains(name)) {
         match kind {
-            Kind::Counter => drop(counter!(*name)),
-            Kind::Histogram => drop(histogram!(*name)),
+            MetricKind::Counter => drop(counter!(*name)),
+            MetricKind::Histogram => drop(histogram!(*name)),
             // Gauges are set whenever somebody looks.
-            Kind::Gauge => {}
+            MetricKind::Gauge => {}
         }
     }
     for face in ["rest", "flight"] {
@@ -195,8 +195,8 @@ fn set(name: &'static str, value: u64) {
     gauge!(name).set(value as f64);
 }
 
-fn show(now: &Gauges) {
-    let Gauges { upkeep, .. } = now;
+fn show(now: &StoreGauges) {
+    let StoreGauges { upkeep, .. } = now;
     set("fastk_commit", now.commit);
     set("fastk_series", now.series);
     set("fastk_snapshots", now.snapshots);
@@ -302,9 +302,9 @@ mod tests {
         let documented = include_str!("../../docs/metrics.md");
         for (name, kind, text) in NAMES {
             let ending = match kind {
-                Kind::Counter => name.ends_with("_total"),
-                Kind::Histogram => ["_seconds", "_rows", "_bytes"].iter().any(|unit| name.ends_with(unit)),
-                Kind::Gauge => !name.ends_with("_total"),
+                MetricKind::Counter => name.ends_with("_total"),
+                MetricKind::Histogram => ["_seconds", "_rows", "_bytes"].iter().any(|unit| name.ends_with(unit)),
+                MetricKind::Gauge => !name.ends_with("_total"),
             };
             assert!(ending && name.starts_with("fastk_"), "{name}");
             assert!(documented.contains(&format!("| `{name}` |")), "{name} is not documented");

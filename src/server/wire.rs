@@ -22,17 +22,17 @@ use crate::error::{Error, Result};
 
 /// What a listener needs to speak TLS; `None` inside for one that does not. Clones share the certificate, and its renewal.
 #[derive(Clone, Default)]
-pub struct Tls(Option<Arc<Secured>>);
+pub struct Tls(Option<Arc<TlsState>>);
 
-struct Secured {
-    files: Files,
+struct TlsState {
+    files: TlsFiles,
     /// What new connections are secured with.
-    current: ArcSwap<Identity>,
-    looked: Mutex<Looked>,
+    current: ArcSwap<TlsIdentity>,
+    looked: Mutex<TlsFileStates>,
 }
 
 /// Where certificates and key are, all PEM.
-struct Files {
+struct TlsFiles {
     cert: PathBuf,
     key: PathBuf,
     client_ca: Option<PathBuf>,
@@ -41,7 +41,7 @@ struct Files {
 }
 
 /// Certificate and key as they were loaded together.
-struct Identity {
+struct TlsIdentity {
     acceptor: TlsAcceptor,
     /// The certificate clients are shown first: that of the server itself.
     certificate: CertificateDer<'static>,
@@ -49,7 +49,7 @@ struct Identity {
 
 /// States of the files: that which `current` was loaded from, and the last one that could not be loaded.
 #[derive(Default)]
-struct Looked {
+struct TlsFileStates {
     loaded: Option<State>,
     refused: Option<State>,
 }
@@ -63,7 +63,7 @@ impl std::fmt::Debug for Tls {
     }
 }
 
-impl Files {
+impl TlsFiles {
     fn state(&self) -> State {
         let of = |path: &Path| {
             let meta = std::fs::metadata(path).ok()?;
@@ -74,7 +74,7 @@ impl Files {
     }
 
     /// Reads the files. A key that is not the one of the certificate is refused.
-    fn load(&self) -> Result<Identity> {
+    fn load(&self) -> Result<TlsIdentity> {
         let Self { cert, key, client_ca, protocols } = self;
         let cannot = |what: &str, path: &Path, error: &dyn std::fmt::Display| {
             Error::invalid(format!("{what} {}: {error}", path.display())).with_hint("TLS takes PEM files")
@@ -107,7 +107,7 @@ impl Files {
         };
         let mut config = builder.with_single_cert(chain, secret).map_err(|error| cannot("tls.key", key, &error))?;
         config.alpn_protocols.clone_from(protocols);
-        Ok(Identity { acceptor: TlsAcceptor::from(Arc::new(config)), certificate })
+        Ok(TlsIdentity { acceptor: TlsAcceptor::from(Arc::new(config)), certificate })
     }
 }
 
@@ -124,11 +124,15 @@ impl Tls {
     /// `invalid_argument` naming the file that cannot be read or does not fit.
     pub fn load(cert: &Path, key: &Path, client_ca: Option<&Path>, protocols: &[&str]) -> Result<Self> {
         let protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
-        let files = Files { cert: cert.into(), key: key.into(), client_ca: client_ca.map(PathBuf::from), protocols };
+        let files = TlsFiles { cert: cert.into(), key: key.into(), client_ca: client_ca.map(PathBuf::from), protocols };
         // Taken before the files are read: what changes meanwhile is noticed by the next renewal.
         let loaded = Some(files.state());
         let current = ArcSwap::from_pointee(files.load()?);
-        Ok(Self(Some(Arc::new(Secured { files, current, looked: Mutex::new(Looked { loaded, refused: None }) }))))
+        Ok(Self(Some(Arc::new(TlsState {
+            files,
+            current,
+            looked: Mutex::new(TlsFileStates { loaded, refused: None }),
+        }))))
     }
 
     /// Reads the files again when they changed; connections that begin from then on are secured with what they hold.
@@ -146,7 +150,7 @@ impl Tls {
             Ok(identity) => {
                 let differs = identity.certificate != secured.current.load().certificate;
                 secured.current.store(Arc::new(identity));
-                *looked = Looked { loaded: state, refused: None };
+                *looked = TlsFileStates { loaded: state, refused: None };
                 tracing::info!(cert = %secured.files.cert.display(), "the TLS files changed and are in use");
                 differs
             }
@@ -171,13 +175,13 @@ impl Tls {
     }
 
     /// The connection, once both sides agreed how it is secured. A client that does not within `patience` is gone.
-    pub(super) async fn accept(&self, stream: TcpStream, patience: Duration) -> io::Result<Wire> {
+    pub(super) async fn accept(&self, stream: TcpStream, patience: Duration) -> io::Result<ServerStream> {
         match &self.0 {
-            None => Ok(Wire::Plain(stream)),
+            None => Ok(ServerStream::Plain(stream)),
             Some(secured) => {
                 let acceptor = secured.current.load().acceptor.clone();
                 match tokio::time::timeout(patience, acceptor.accept(stream)).await {
-                    Ok(stream) => Ok(Wire::Tls(Box::new(stream?))),
+                    Ok(stream) => Ok(ServerStream::Tls(Box::new(stream?))),
                     Err(_) => Err(io::ErrorKind::TimedOut.into()),
                 }
             }
@@ -187,7 +191,7 @@ impl Tls {
 
 /// A connection.
 #[derive(Debug)]
-pub(super) enum Wire {
+pub(super) enum ServerStream {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
 }
@@ -200,23 +204,23 @@ fn count(written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
     written
 }
 
-impl AsyncRead for Wire {
+impl AsyncRead for ServerStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let read = match self.get_mut() {
-            Wire::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
-            Wire::Tls(stream) => Pin::new(stream.as_mut()).poll_read(cx, buffer),
+            ServerStream::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
+            ServerStream::Tls(stream) => Pin::new(stream.as_mut()).poll_read(cx, buffer),
         };
         metrics::counter!("fastk_received_bytes_total").increment((buffer.filled().len() - before) as u64);
         read
     }
 }
 
-impl AsyncWrite for Wire {
+impl AsyncWrite for ServerStream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         count(match self.get_mut() {
-            Wire::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
-            Wire::Tls(stream) => Pin::new(stream.as_mut()).poll_write(cx, bytes),
+            ServerStream::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
+            ServerStream::Tls(stream) => Pin::new(stream.as_mut()).poll_write(cx, bytes),
         })
     }
 
@@ -226,8 +230,8 @@ impl AsyncWrite for Wire {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         count(match self.get_mut() {
-            Wire::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
-            Wire::Tls(stream) => Pin::new(stream.as_mut()).poll_write_vectored(cx, slices),
+            ServerStream::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+            ServerStream::Tls(stream) => Pin::new(stream.as_mut()).poll_write_vectored(cx, slices),
         })
     }
 
@@ -237,15 +241,15 @@ impl AsyncWrite for Wire {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Wire::Plain(stream) => Pin::new(stream).poll_flush(cx),
-            Wire::Tls(stream) => Pin::new(stream.as_mut()).poll_flush(cx),
+            ServerStream::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            ServerStream::Tls(stream) => Pin::new(stream.as_mut()).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Wire::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
-            Wire::Tls(stream) => Pin::new(stream.as_mut()).poll_shutdown(cx),
+            ServerStream::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            ServerStream::Tls(stream) => Pin::new(stream.as_mut()).poll_shutdown(cx),
         }
     }
 }

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::flight;
-use crate::egress::{Closing, Encoder, Options, OutFormat};
-use crate::query::{Numbers, Query};
+use crate::egress::{BodyEncoder, EncodeOptions, OutFormat, Trailer};
+use crate::query::{NumberFormat, Query};
 use crate::service::Service;
 use crate::store::{StoreOptions, WriteMode};
 use crate::types::{Rows, SeriesKey, SeriesSpec};
@@ -20,7 +20,7 @@ const BLOCK: i64 = 16_384;
 /// Shorter pieces are headers and padding.
 const LONG: usize = 64 * 1024;
 
-struct Sealed {
+struct SealedStore {
     _dir: tempfile::TempDir,
     service: Arc<Service>,
     key: SeriesKey,
@@ -28,7 +28,7 @@ struct Sealed {
     bytes: Vec<u8>,
 }
 
-fn sealed() -> Sealed {
+fn sealed() -> SealedStore {
     let dir = tempfile::tempdir().unwrap();
     let options = StoreOptions { upkeep: false, ..StoreOptions::default() };
     let service = Service::open(dir.path(), true, options).unwrap();
@@ -45,12 +45,12 @@ fn sealed() -> Sealed {
     let mut files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     let file = files.find(|path| path.extension().is_some_and(|ending| ending == "arrow")).unwrap();
     let bytes = std::fs::read(&file).unwrap();
-    Sealed { _dir: dir, service, key, file: file.canonicalize().unwrap(), bytes }
+    SealedStore { _dir: dir, service, key, file: file.canonicalize().unwrap(), bytes }
 }
 
-impl Sealed {
+impl SealedStore {
     fn query(&self, range: Range<i64>) -> Query {
-        let when = |minute: i64| Some(crate::query::When::Epoch(minute * MINUTE));
+        let when = |minute: i64| Some(crate::query::TimeValue::Epoch(minute * MINUTE));
         Query { start: when(range.start), end: when(range.end - 1), ..Query::of(&self.key) }
     }
 
@@ -60,8 +60,8 @@ impl Sealed {
 
     fn by_rest(&self, query: &Query) -> Vec<Bytes> {
         let answer = self.service.read(query).unwrap();
-        let options = Options { format: OutFormat::Arrow, ..Options::default() };
-        let encoder = Encoder::new(&answer.shape.clone(), options, answer, |_| Closing::default()).unwrap();
+        let options = EncodeOptions { format: OutFormat::Arrow, ..EncodeOptions::default() };
+        let encoder = BodyEncoder::new(&answer.shape.clone(), options, answer, |_| Trailer::default()).unwrap();
         encoder.map(Result::unwrap).collect()
     }
 
@@ -130,7 +130,7 @@ fn chosen_columns_leave_as_slices_of_the_file() {
 #[test]
 fn converted_numbers_do_not_lie_in_the_file() {
     let sealed = sealed();
-    let query = Query { numbers: Numbers::Float64, ..sealed.query(0..ROWS) };
+    let query = Query { numbers: NumberFormat::Float64, ..sealed.query(0..ROWS) };
     let pieces = sealed.by_rest(&query);
     let mapped = sealed.mapped();
     let outside = |piece: &&Bytes| !mapped.iter().any(|map| map.contains(&piece.as_ptr().addr()));

@@ -11,7 +11,7 @@ use super::snapshots::rfc3339;
 use super::{BackupRequest, CompactReply, Scope, Service};
 use crate::disk::DiskPath;
 use crate::error::{Error, Result};
-use crate::store::{OrphanReport, OverlapReport, Severity, VerifyReport, Watch, orphans};
+use crate::store::{OrphanReport, OverlapReport, Severity, TaskControl, VerifyReport, orphans};
 use crate::types::SeriesKey;
 
 /// Bytes a second that a scrub reads when nothing else is said.
@@ -56,21 +56,21 @@ pub struct CompactRequest {
 
 /// What the last check found, until one finds nothing or every file it found damaged is gone.
 #[derive(Debug, Default)]
-pub(super) struct Checked(Mutex<Option<Found>>);
+pub(super) struct LastVerify(Mutex<Option<LastFindings>>);
 
 #[derive(Clone, Debug)]
-struct Found {
+struct LastFindings {
     text: String,
     /// The damaged files; empty where a missing one is among the findings.
     files: Vec<PathBuf>,
 }
 
-impl Checked {
-    fn lock(&self) -> MutexGuard<'_, Option<Found>> {
+impl LastVerify {
+    fn lock(&self) -> MutexGuard<'_, Option<LastFindings>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn set(&self, found: Option<Found>) {
+    fn set(&self, found: Option<LastFindings>) {
         *self.lock() = found;
     }
 
@@ -95,9 +95,9 @@ impl Checked {
 
 /// Since when each check of health is not `ok`.
 #[derive(Debug, Default)]
-pub(super) struct Troubles(Mutex<BTreeMap<&'static str, i64>>);
+pub(super) struct HealthHistory(Mutex<BTreeMap<&'static str, i64>>);
 
-impl Troubles {
+impl HealthHistory {
     /// Notes whether a check has a problem now, and gives since when.
     pub fn since(&self, name: &'static str, has_problem: bool, now_ms: i64) -> Option<String> {
         let mut since = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -177,8 +177,8 @@ impl Service {
         &self,
         verb: &'static str,
         unit: &str,
-        watch: Watch,
-        work: impl FnOnce(&Service, &Watch) -> Result<R> + Send + 'static,
+        watch: TaskControl,
+        work: impl FnOnce(&Service, &TaskControl) -> Result<R> + Send + 'static,
     ) -> Result<Job> {
         self.caller.may(Scope::Admin)?;
         let service = self.clone();
@@ -197,7 +197,7 @@ impl Service {
     /// Checks every file of the store, as a job whose result is a [`VerifyReport`].
     pub fn start_verify(&self, request: VerifyRequest) -> Result<Job> {
         self.caller.may_all(Scope::Admin)?;
-        let watch = Watch::with_rate(request.bytes_per_second.unwrap_or(0));
+        let watch = TaskControl::with_rate(request.bytes_per_second.unwrap_or(0));
         self.start_job("verify", "bytes", watch, |service, watch| service.verify(watch))
     }
 
@@ -229,13 +229,13 @@ impl Service {
             self.caller.may_all(Scope::Admin)?;
         }
         request.series.iter().try_for_each(|key| self.def(key).map(|_| ()))?;
-        self.start_job("compact", "series", Watch::new(), move |service, watch| {
+        self.start_job("compact", "series", TaskControl::new(), move |service, watch| {
             service.compact_watched(&request.series, watch)
         })
     }
 
     /// Checks every file of the store. Health tells of what was found until a check finds nothing.
-    pub fn verify(&self, watch: &Watch) -> Result<VerifyReport> {
+    pub fn verify(&self, watch: &TaskControl) -> Result<VerifyReport> {
         self.caller.may_all(Scope::Admin)?;
         let report = self.store.verify(watch)?;
         self.note_check("verify", &report);
@@ -243,7 +243,7 @@ impl Service {
     }
 
     /// Checks every file and writes damaged or missing sidecars anew, unless it is a dry run.
-    pub fn scrub(&self, dry_run: bool, watch: &Watch) -> Result<VerifyReport> {
+    pub fn scrub(&self, dry_run: bool, watch: &TaskControl) -> Result<VerifyReport> {
         self.caller.may_all(Scope::Admin)?;
         let report = self.store.scrub(dry_run, watch)?;
         self.note_check("scrub", &report);
@@ -275,17 +275,17 @@ impl Service {
         let weighty = report.findings.iter().filter(|finding| finding.severity > Severity::Note);
         let files: Vec<PathBuf> = weighty.map(|finding| root.join(&finding.file)).collect();
         let all_there = files.iter().all(|file| matches!(file.try_exists(), Ok(true)));
-        self.checked.set(Some(Found { text, files: if all_there { files } else { Vec::new() } }));
+        self.checked.set(Some(LastFindings { text, files: if all_there { files } else { Vec::new() } }));
     }
 
     /// Moves the tail of these series (all when empty) into chunk files, deletes what retention no longer keeps, merges
     /// what is more than one chunk a partition and unlinks what nobody reads any more.
     pub fn compact(&self, series: &[SeriesKey]) -> Result<CompactReply> {
-        self.compact_watched(series, &Watch::new())
+        self.compact_watched(series, &TaskControl::new())
     }
 
     /// The same; what was done before it was cancelled stays done.
-    pub fn compact_watched(&self, series: &[SeriesKey], watch: &Watch) -> Result<CompactReply> {
+    pub fn compact_watched(&self, series: &[SeriesKey], watch: &TaskControl) -> Result<CompactReply> {
         if series.is_empty() {
             self.caller.may_all(Scope::Admin)?;
         }
@@ -338,6 +338,6 @@ impl Service {
 }
 
 /// The watch of a scrub.
-pub fn scrub_watch(request: ScrubRequest) -> Watch {
-    Watch::with_rate(request.bytes_per_second.unwrap_or(SCRUB_BYTES_PER_SECOND))
+pub fn scrub_watch(request: ScrubRequest) -> TaskControl {
+    TaskControl::with_rate(request.bytes_per_second.unwrap_or(SCRUB_BYTES_PER_SECOND))
 }

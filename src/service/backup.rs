@@ -5,12 +5,12 @@ use std::sync::OnceLock;
 
 use serde::{Deserialize, Serialize};
 
-use super::registry::Copied;
+use super::registry::RegistryCopy;
 use super::{Scope, Service, wall_ms};
 use crate::disk::{self, DiskPath};
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::backup::BackupDamage;
-use crate::store::{BackupOptions, BackupReport, RestoreOptions, RestoreReport, Watch, restore};
+use crate::store::{BackupOptions, BackupReport, RestoreOptions, RestoreReport, TaskControl, restore};
 
 /// What a backup is asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -165,8 +165,8 @@ impl BackupRequest {
     }
 
     /// What the work is watched by.
-    pub fn watch(&self) -> Watch {
-        Watch::with_rate(self.bytes_per_second.unwrap_or(0))
+    pub fn watch(&self) -> TaskControl {
+        TaskControl::with_rate(self.bytes_per_second.unwrap_or(0))
     }
 }
 
@@ -174,7 +174,12 @@ impl BackupRequest {
 ///
 /// # Errors
 /// Those of [`restore`].
-pub fn restore_backup(backup: &Path, root: &Path, options: &RestoreOptions, watch: &Watch) -> Result<RestoreReply> {
+pub fn restore_backup(
+    backup: &Path,
+    root: &Path,
+    options: &RestoreOptions,
+    watch: &TaskControl,
+) -> Result<RestoreReply> {
     let report = restore(backup, root, options, watch)?;
     Ok(RestoreReply::new(backup, root, options.as_of.clone(), report))
 }
@@ -191,7 +196,7 @@ impl Service {
     ///
     /// # Errors
     /// Those of [`Store::backup`](crate::Store::backup).
-    pub fn backup(&self, request: &BackupRequest, watch: &Watch) -> Result<BackupReply> {
+    pub fn backup(&self, request: &BackupRequest, watch: &TaskControl) -> Result<BackupReply> {
         self.caller.may_all(Scope::Admin)?;
         let registry = self.registry_for_backup(request)?;
         let copy = registry.as_ref().map(|copied| copied.0.clone());
@@ -205,7 +210,7 @@ impl Service {
     /// # Errors
     /// `permission_denied` when it gives none, `invalid_argument` for a directory that is not below it, and those of
     /// [`Store::backup`](crate::Store::backup), none of which names a path outside of it.
-    pub fn backup_for_client(&self, request: &BackupRequest, watch: &Watch) -> Result<BackupReply> {
+    pub fn backup_for_client(&self, request: &BackupRequest, watch: &TaskControl) -> Result<BackupReply> {
         self.caller.may_all(Scope::Admin)?;
         let places = self.client_places(request)?;
         let registry = self.registry_for_backup(request).map_err(|error| places.hide(self, &error))?;
@@ -216,7 +221,7 @@ impl Service {
     }
 
     /// A copy of the registry, made before anything else: a dataset in it has its snapshot by then.
-    fn registry_for_backup(&self, request: &BackupRequest) -> Result<Option<Copied>> {
+    fn registry_for_backup(&self, request: &BackupRequest) -> Result<Option<RegistryCopy>> {
         if request.dry_run {
             return Ok(None);
         }
@@ -238,13 +243,13 @@ impl Service {
         self.client_places(request).map(|_| ())
     }
 
-    fn client_places(&self, request: &BackupRequest) -> Result<Places> {
+    fn client_places(&self, request: &BackupRequest) -> Result<BackupDirs> {
         let top = self.backup_dir.get().ok_or_else(|| {
             Error::new(ErrorCode::PermissionDenied, "this server makes no backups for its clients")
                 .with_hint("set store.backup_dir in its configuration, or back up on the machine of the server")
         })?;
         let top = DiskPath::os(top);
-        Ok(Places {
+        Ok(BackupDirs {
             dir: below(&top, &request.dir)?,
             base: request.base.as_ref().map(|base| below(&top, base)).transpose()?,
             top: top.to_path_buf(),
@@ -253,13 +258,13 @@ impl Service {
 }
 
 /// Directories that a client means.
-struct Places {
+struct BackupDirs {
     top: PathBuf,
     dir: PathBuf,
     base: Option<PathBuf>,
 }
 
-impl Places {
+impl BackupDirs {
     /// The error without the places of this machine, which are nobody's business elsewhere.
     fn hide(&self, service: &Service, error: &Error) -> Error {
         let mut detail = error.detail().to_owned();

@@ -8,11 +8,11 @@ use serde_json::Value;
 
 use super::read::range_of;
 use super::{Scope, Service};
-use crate::egress::Times;
+use crate::egress::TimeFormat;
 use crate::error::{Error, Result};
-use crate::query::coverage::{Complete, CoverageSpec, Gap, coverage, last_complete, ratio};
-use crate::query::{Query, When};
-use crate::store::{SeriesId, SeriesState, State};
+use crate::query::coverage::{CompleteTail, CoverageSpec, Gap, coverage, last_complete, ratio};
+use crate::query::{Query, TimeValue};
+use crate::store::{SeriesId, SeriesState, StoreState};
 use crate::types::{Calendar, Grid, SeriesKey, TimeUnit, time};
 
 /// Gaps listed when no limit is given, and at most.
@@ -26,10 +26,10 @@ pub struct CoverageRequest {
     pub series: SeriesKey,
     /// First timestamp of the closed range; the bucket of the first row by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub start: Option<When>,
+    pub start: Option<TimeValue>,
     /// Last timestamp of the closed range; the last row by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub end: Option<When>,
+    pub end: Option<TimeValue>,
     /// Instead of the calendar of the series.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub calendar: Option<Value>,
@@ -41,7 +41,7 @@ pub struct CoverageRequest {
     pub limit: Option<u64>,
     /// How timestamps are shown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub times: Option<Times>,
+    pub times: Option<TimeFormat>,
     /// As the snapshot of this name shows it, with the calendar of then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub as_of: Option<String>,
@@ -67,19 +67,19 @@ impl CoverageRequest {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
-pub enum Stamp {
+pub enum ShownTime {
     Epoch(i64),
     Text(String),
 }
 
-impl Stamp {
-    fn new(ts: i64, unit: TimeUnit, times: Times) -> Self {
+impl ShownTime {
+    fn new(ts: i64, unit: TimeUnit, times: TimeFormat) -> Self {
         match times {
-            Times::Epoch => Stamp::Epoch(ts),
-            Times::Rfc3339 => {
+            TimeFormat::Epoch => ShownTime::Epoch(ts),
+            TimeFormat::Rfc3339 => {
                 let mut text = Vec::new();
                 time::write_rfc3339(&mut text, ts, unit);
-                Stamp::Text(String::from_utf8_lossy(&text).into_owned())
+                ShownTime::Text(String::from_utf8_lossy(&text).into_owned())
             }
         }
     }
@@ -90,9 +90,9 @@ impl Stamp {
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct GapReply {
     /// Start of the first missing bucket.
-    pub start: Stamp,
+    pub start: ShownTime,
     /// Start of the last missing bucket.
-    pub end: Stamp,
+    pub end: ShownTime,
     /// How many expected buckets are missing; closed ones in between do not count.
     pub missing: u64,
 }
@@ -113,13 +113,13 @@ pub struct CoverageReply {
     /// Length of a bucket in calendar months; null otherwise.
     pub interval_months: Option<i64>,
     /// A timestamp that starts a bucket: the phase of the grid.
-    pub origin: Stamp,
+    pub origin: ShownTime,
     /// First and last row of the series; null when it has none.
-    pub first_ts: Option<Stamp>,
-    pub last_ts: Option<Stamp>,
+    pub first_ts: Option<ShownTime>,
+    pub last_ts: Option<ShownTime>,
     /// First and last bucket that start in the range; null when none does.
-    pub start: Option<Stamp>,
-    pub end: Option<Stamp>,
+    pub start: Option<ShownTime>,
+    pub end: Option<ShownTime>,
     /// Buckets that start in the range while the calendar is open.
     pub expected: u64,
     /// Those with at least one row.
@@ -152,7 +152,7 @@ impl Ratios {
         known.get(&series.id).filter(|(version, _)| *version == series.version).map(|(_, ratio)| *ratio)
     }
 
-    fn keep(&self, series: &SeriesState, ratio: Option<f64>, state: &State) {
+    fn keep(&self, series: &SeriesState, ratio: Option<f64>, state: &StoreState) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() > 2 * state.series.len() + 1_000 {
             known.retain(|id, _| state.series.contains_key(id));
@@ -196,7 +196,7 @@ impl Service {
         };
         let report = coverage(&series, self.store().cache(), &spec)?;
         let (unit, times) = (series.def.unit, request.times.unwrap_or_default());
-        let stamp = |ts: i64| Stamp::new(ts, unit, times);
+        let stamp = |ts: i64| ShownTime::new(ts, unit, times);
         let gap = |gap: &Gap| GapReply { start: stamp(gap.start), end: stamp(gap.end), missing: gap.missing };
         let (interval_ms, interval_months) = match report.grid {
             Grid::Fixed { length, .. } => (Some(length / (unit.per_second() / 1_000)), None),
@@ -237,22 +237,22 @@ impl Service {
 
     /// What `latest_complete` of a query selects: the range and condition of the last complete intervals. An empty
     /// range when there are not so many in a row.
-    pub(super) fn latest_complete(&self, series: &SeriesState, query: &Query, wanted: u64) -> Result<Complete> {
+    pub(super) fn latest_complete(&self, series: &SeriesState, query: &Query, wanted: u64) -> Result<CompleteTail> {
         if query.latest.is_some() {
             return Err(Error::invalid("latest and latest_complete are both given").with_hint("ask for one of them"));
         }
         let calendar = Calendar::of(series.def.calendar.as_ref())?;
         if range_of(&series.def, query.start.as_ref(), query.end.as_ref())?.is_none() {
-            return Ok(Complete { range: (i64::MAX, i64::MIN), only: None });
+            return Ok(CompleteTail { range: (i64::MAX, i64::MIN), only: None });
         }
         let ends = ends(series, query.start.as_ref(), query.end.as_ref())?;
         let found = last_complete(series, self.store().cache(), &calendar, ends, wanted)?;
         // No row lies before its own beginning: the range selects nothing.
-        Ok(found.unwrap_or(Complete { range: (i64::MAX, i64::MIN), only: None }))
+        Ok(found.unwrap_or(CompleteTail { range: (i64::MAX, i64::MIN), only: None }))
     }
 
     /// Ratio of a series for the inventory; null without a grid or rows, and when it cannot be told.
-    pub(super) fn coverage_ratio(&self, state: &State, series: &SeriesState) -> Option<f64> {
+    pub(super) fn coverage_ratio(&self, state: &StoreState, series: &SeriesState) -> Option<f64> {
         if let Some(known) = self.ratios.get(series) {
             return known;
         }
@@ -270,7 +270,11 @@ impl Service {
 }
 
 /// Both ends of a range as they are given.
-fn ends(series: &SeriesState, start: Option<&When>, end: Option<&When>) -> Result<(Option<i64>, Option<i64>)> {
+fn ends(
+    series: &SeriesState,
+    start: Option<&TimeValue>,
+    end: Option<&TimeValue>,
+) -> Result<(Option<i64>, Option<i64>)> {
     let range = range_of(&series.def, start, end)?;
     let range = range.ok_or_else(|| Error::invalid("no timestamp lies between start and end"))?;
     Ok((start.map(|_| range.0), end.map(|_| range.1)))

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Scope, Service};
 use crate::error::Result;
-use crate::query::Stop;
+use crate::query::CancelFlag;
 use crate::store::SeriesFile;
 use crate::types::SeriesKey;
 
@@ -51,7 +51,7 @@ impl Service {
     /// # Errors
     /// `permission_denied`; `series_not_found`, `snapshot_not_found`, `dataset_not_found`; `corrupt_data` for a damaged
     /// file; `too_large` for more row ranges than one reply has; `deadline_exceeded`.
-    pub fn files(&self, request: &FilesRequest, stop: &Stop) -> Result<FilesReply> {
+    pub fn files(&self, request: &FilesRequest, stop: &CancelFlag) -> Result<FilesReply> {
         self.caller.may_all(Scope::Admin)?;
         let state = self.state_as_of(request.as_of.as_deref(), &request.series)?;
         let series = self.series_state(&state, &request.series)?;

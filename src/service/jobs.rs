@@ -16,7 +16,7 @@ use serde_json::Value;
 
 use super::snapshots::rfc3339;
 use crate::error::{Error, ErrorCode, Result};
-use crate::store::Watch;
+use crate::store::TaskControl;
 
 /// Jobs of one verb that may wait.
 pub const QUEUE_MAX: usize = 16;
@@ -141,27 +141,27 @@ impl From<Job> for JobList {
 }
 
 /// The work of a job.
-type Work = Box<dyn FnOnce(&Watch) -> Result<Value> + Send>;
+type Work = Box<dyn FnOnce(&TaskControl) -> Result<Value> + Send>;
 
-struct Entry {
+struct JobEntry {
     job: Job,
     /// Token of the caller who started it; empty for one who needs none.
     owner: Arc<str>,
-    watch: Arc<Watch>,
+    watch: Arc<TaskControl>,
     /// Until it starts.
     work: Option<Work>,
-    lane: Lane,
+    lane: JobLane,
 }
 
 /// Jobs that wait for one another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Lane {
+struct JobLane {
     verb: &'static str,
     is_slow: bool,
 }
 
-impl Lane {
-    fn of(verb: &'static str, watch: &Watch) -> Self {
+impl JobLane {
+    fn of(verb: &'static str, watch: &TaskControl) -> Self {
         Self { verb, is_slow: verb == VERIFY && watch.has_rate() }
     }
 
@@ -172,25 +172,25 @@ impl Lane {
 }
 
 #[derive(Default)]
-struct Table {
+struct JobTable {
     /// In the order they were taken on.
-    entries: VecDeque<Entry>,
+    entries: VecDeque<JobEntry>,
     /// Threads that run or ran; those that ended are taken off when the next one begins.
     threads: Vec<JoinHandle<()>>,
     /// The lane of each running thread.
-    running: Vec<Lane>,
+    running: Vec<JobLane>,
     closed: bool,
 }
 
 #[derive(Default)]
-struct Shared {
-    table: Mutex<Table>,
+struct JobShared {
+    table: Mutex<JobTable>,
     changed: Condvar,
 }
 
 /// All jobs of one store. See the head of this module.
 #[derive(Default)]
-pub struct Jobs(Arc<Shared>);
+pub struct Jobs(Arc<JobShared>);
 
 impl std::fmt::Debug for Jobs {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -208,8 +208,8 @@ impl Jobs {
         &self,
         verb: &'static str,
         unit: &str,
-        watch: Watch,
-        work: impl FnOnce(&Watch) -> Result<Value> + Send + 'static,
+        watch: TaskControl,
+        work: impl FnOnce(&TaskControl) -> Result<Value> + Send + 'static,
     ) -> Result<Job> {
         self.start_for(&Arc::from(""), verb, unit, watch, work)
     }
@@ -224,14 +224,14 @@ impl Jobs {
         owner: &Arc<str>,
         verb: &'static str,
         unit: &str,
-        watch: Watch,
-        work: impl FnOnce(&Watch) -> Result<Value> + Send + 'static,
+        watch: TaskControl,
+        work: impl FnOnce(&TaskControl) -> Result<Value> + Send + 'static,
     ) -> Result<Job> {
         let mut table = self.0.lock();
         if table.closed {
             return Err(Error::new(ErrorCode::NotReady, "the server is stopping"));
         }
-        let lane = Lane::of(verb, &watch);
+        let lane = JobLane::of(verb, &watch);
         let waiting = table.entries.iter().filter(|entry| entry.lane == lane && entry.job.status == JobStatus::Queued);
         if waiting.count() >= QUEUE_MAX {
             return Err(Error::new(ErrorCode::Overloaded, format!("{QUEUE_MAX} jobs of {verb} wait already"))
@@ -248,7 +248,7 @@ impl Jobs {
             result: None,
             error: None,
         };
-        table.entries.push_back(Entry {
+        table.entries.push_back(JobEntry {
             job: job.clone(),
             owner: Arc::clone(owner),
             watch: Arc::new(watch),
@@ -277,7 +277,7 @@ impl Jobs {
     /// `job_not_found`.
     pub fn get(&self, id: &str) -> Result<Job> {
         let table = self.0.lock();
-        table.entries.iter().find(|entry| entry.job.id == id).map(Entry::shown).ok_or_else(|| not_found(id))
+        table.entries.iter().find(|entry| entry.job.id == id).map(JobEntry::shown).ok_or_else(|| not_found(id))
     }
 
     /// All jobs that are remembered, the newest first, without what came out.
@@ -290,7 +290,7 @@ impl Jobs {
         self.listed(|entry| *entry.owner == *owner)
     }
 
-    fn listed(&self, is_wanted: impl Fn(&Entry) -> bool) -> JobList {
+    fn listed(&self, is_wanted: impl Fn(&JobEntry) -> bool) -> JobList {
         let table = self.0.lock();
         let wanted = table.entries.iter().rev().filter(|entry| is_wanted(entry));
         JobList { jobs: wanted.map(|entry| Job { result: None, ..entry.shown() }).collect() }
@@ -338,7 +338,7 @@ impl Jobs {
     pub fn cancel_all(&self) {
         let mut table = self.0.lock();
         table.closed = true;
-        table.entries.iter_mut().for_each(Entry::cancel);
+        table.entries.iter_mut().for_each(JobEntry::cancel);
         self.0.changed.notify_all();
     }
 
@@ -355,7 +355,7 @@ impl Jobs {
     }
 }
 
-impl Entry {
+impl JobEntry {
     fn shown(&self) -> Job {
         let mut job = self.job.clone();
         if job.status == JobStatus::Running {
@@ -389,13 +389,13 @@ impl Entry {
     }
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Table> {
+impl JobShared {
+    fn lock(&self) -> MutexGuard<'_, JobTable> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Runs the jobs of a lane one after the other until none waits.
-    fn run(&self, lane: Lane) {
+    fn run(&self, lane: JobLane) {
         let verb = lane.verb;
         loop {
             let mut table = self.lock();
@@ -460,7 +460,7 @@ mod tests {
     /// A job that runs until it is told a result or cancelled.
     fn held(jobs: &Jobs) -> (Job, mpsc::Sender<u64>) {
         let (tell, told) = mpsc::channel();
-        let job = jobs.start("verify", "bytes", Watch::new(), move |watch| {
+        let job = jobs.start("verify", "bytes", TaskControl::new(), move |watch| {
             loop {
                 watch.check()?;
                 match told.recv_timeout(std::time::Duration::from_millis(5)) {
@@ -478,7 +478,7 @@ mod tests {
         let jobs = Jobs::default();
         let (first, tell) = held(&jobs);
         let (second, tell_second) = held(&jobs);
-        let other = jobs.start("scrub", "bytes", Watch::new(), |_| Ok(Value::from("other"))).unwrap();
+        let other = jobs.start("scrub", "bytes", TaskControl::new(), |_| Ok(Value::from("other"))).unwrap();
         assert_eq!(jobs.wait(&other.id).unwrap().result, Some("other".into()));
         assert_eq!(jobs.get(&second.id).unwrap().status, JobStatus::Queued);
         tell.send(1).unwrap();
@@ -496,7 +496,7 @@ mod tests {
     fn a_check_that_reads_a_byte_a_second_keeps_no_other_job_out_and_can_be_cancelled() {
         let jobs = Jobs::default();
         let slow = || {
-            let watch = Watch::with_rate(1);
+            let watch = TaskControl::with_rate(1);
             jobs.start("verify", "bytes", watch, |watch| watch.advance(1 << 40).map(|()| Value::Null)).unwrap()
         };
         let running: Vec<Job> = (0..SLOW_MAX).map(|_| slow()).collect();
@@ -504,7 +504,7 @@ mod tests {
             std::thread::yield_now();
         }
         for verb in ["verify", "scrub", "compact", "verify"] {
-            let job = jobs.start(verb, "bytes", Watch::new(), |_| Ok(Value::from(1))).unwrap();
+            let job = jobs.start(verb, "bytes", TaskControl::new(), |_| Ok(Value::from(1))).unwrap();
             assert_eq!(jobs.wait(&job.id).unwrap().status, JobStatus::Done, "{verb}");
         }
         let waiting = slow();
@@ -527,14 +527,14 @@ mod tests {
             std::thread::yield_now();
         }
         for _ in 0..QUEUE_MAX {
-            jobs.start("verify", "bytes", Watch::new(), |_| Ok(Value::Null)).unwrap();
+            jobs.start("verify", "bytes", TaskControl::new(), |_| Ok(Value::Null)).unwrap();
         }
-        let full = jobs.start("verify", "bytes", Watch::new(), |_| Ok(Value::Null)).unwrap_err();
+        let full = jobs.start("verify", "bytes", TaskControl::new(), |_| Ok(Value::Null)).unwrap_err();
         assert_eq!(full.code(), ErrorCode::Overloaded);
         tell.send(0).unwrap();
         jobs.wait(&first.id).unwrap();
         for _ in 0..HISTORY_MAX + 2 {
-            let job = jobs.start("scrub", "bytes", Watch::new(), |_| Ok(Value::Null)).unwrap();
+            let job = jobs.start("scrub", "bytes", TaskControl::new(), |_| Ok(Value::Null)).unwrap();
             jobs.wait(&job.id).unwrap();
         }
         jobs.close();
@@ -553,19 +553,19 @@ mod tests {
         let (last, _tell_last) = held(&jobs);
         jobs.close();
         assert_eq!(jobs.get(&last.id).unwrap().status, JobStatus::Failed);
-        let closed = jobs.start("verify", "bytes", Watch::new(), |_| Ok(Value::Null)).unwrap_err();
+        let closed = jobs.start("verify", "bytes", TaskControl::new(), |_| Ok(Value::Null)).unwrap_err();
         assert_eq!(closed.code(), ErrorCode::NotReady);
     }
 
     #[test]
     fn a_job_that_panics_fails_and_the_next_one_runs() {
         let jobs = Jobs::default();
-        let broken = jobs.start("verify", "bytes", Watch::new(), |_| panic!("a secret")).unwrap();
+        let broken = jobs.start("verify", "bytes", TaskControl::new(), |_| panic!("a secret")).unwrap();
         let broken = jobs.wait(&broken.id).unwrap();
         let error = broken.error.unwrap();
         assert_eq!(error.code, "internal");
         assert!(!error.detail.contains("secret"));
-        let next = jobs.start("verify", "bytes", Watch::new(), |_| Ok(Value::from(1))).unwrap();
+        let next = jobs.start("verify", "bytes", TaskControl::new(), |_| Ok(Value::from(1))).unwrap();
         assert_eq!(jobs.wait(&next.id).unwrap().outcome().unwrap(), 1);
         jobs.close();
     }

@@ -17,7 +17,7 @@ pub const ANSWER_BYTES: u64 = 4 << 20;
 
 /// Limits of the verbs, whichever face they are called through. The defaults are those of `config/fastk.toml`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
+pub struct ServiceLimits {
     /// Requests and calls under way, of everybody.
     pub requests_max: u64,
     /// Answers being sent and puts being received, of everybody.
@@ -36,7 +36,7 @@ pub struct Limits {
     pub json_depth_max: usize,
 }
 
-impl Default for Limits {
+impl Default for ServiceLimits {
     fn default() -> Self {
         Self {
             requests_max: 4_096,
@@ -53,7 +53,7 @@ impl Default for Limits {
 
 /// What a place is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum PermitKind {
     /// A request or call.
     Request,
     /// An answer that is sent from memory made for it.
@@ -63,56 +63,56 @@ pub enum Place {
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-struct Count {
+struct PermitCount {
     requests: u64,
     streams: u64,
 }
 
 #[derive(Debug, Default)]
-struct Counts {
-    all: Count,
+struct PermitCounts {
+    all: PermitCount,
     answers: u64,
-    by_token: HashMap<Arc<str>, Count>,
+    by_token: HashMap<Arc<str>, PermitCount>,
 }
 
 /// What is under way.
 #[derive(Debug)]
-pub struct Load {
-    limits: Limits,
-    counts: Mutex<Counts>,
+pub struct Admission {
+    limits: ServiceLimits,
+    counts: Mutex<PermitCounts>,
     decoding: Arc<DecodeMemory>,
     is_draining: AtomicBool,
 }
 
-impl Default for Load {
+impl Default for Admission {
     fn default() -> Self {
-        Self::new(Limits::default())
+        Self::new(ServiceLimits::default())
     }
 }
 
 /// A place; given back when it is dropped.
 #[derive(Debug)]
-pub struct Held {
-    load: Arc<Load>,
-    place: Place,
+pub struct Permit {
+    load: Arc<Admission>,
+    place: PermitKind,
     caller: Caller,
 }
 
-impl Held {
+impl Permit {
     /// Who has the place.
     pub fn caller(&self) -> &Caller {
         &self.caller
     }
 }
 
-impl Load {
+impl Admission {
     /// Nothing under way yet.
-    pub fn new(limits: Limits) -> Self {
+    pub fn new(limits: ServiceLimits) -> Self {
         let decoding = DecodeMemory::new(limits.decoded_bytes_max);
         Self { limits, counts: Mutex::default(), decoding, is_draining: AtomicBool::new(false) }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Counts> {
+    fn lock(&self) -> MutexGuard<'_, PermitCounts> {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -120,7 +120,7 @@ impl Load {
     ///
     /// # Errors
     /// `overloaded`, `rate_limited` for a token that has too many, `not_ready` once the server drains.
-    pub fn take(self: &Arc<Self>, place: Place, caller: &Caller) -> Result<Held> {
+    pub fn take(self: &Arc<Self>, place: PermitKind, caller: &Caller) -> Result<Permit> {
         if self.is_draining.load(Ordering::Acquire) {
             return Err(stopping());
         }
@@ -129,10 +129,10 @@ impl Load {
         let own = counts.by_token.get(&caller.id).copied().unwrap_or_default();
         let is_known = !caller.id.is_empty();
         let (all_max, token_max, what) = match place {
-            Place::Request => (limits.requests_max, limits.token_requests_max, "requests"),
-            Place::Answer | Place::Put => (limits.streams_max, limits.token_streams_max, "streams"),
+            PermitKind::Request => (limits.requests_max, limits.token_requests_max, "requests"),
+            PermitKind::Answer | PermitKind::Put => (limits.streams_max, limits.token_streams_max, "streams"),
         };
-        let of = |count: &Count| if place == Place::Request { count.requests } else { count.streams };
+        let of = |count: &PermitCount| if place == PermitKind::Request { count.requests } else { count.streams };
         if is_known && of(&own) >= token_max {
             return Err(Error::new(
                 ErrorCode::RateLimited,
@@ -144,32 +144,32 @@ impl Load {
         if of(&counts.all) >= all_max {
             return full(format!("{all_max} {what} are under way already"));
         }
-        let answers = counts.answers + u64::from(place == Place::Answer);
+        let answers = counts.answers + u64::from(place == PermitKind::Answer);
         if answers.saturating_mul(ANSWER_BYTES) > limits.answer_bytes_max {
             return full(format!("the answers under way may hold {} bytes already", counts.answers * ANSWER_BYTES));
         }
         counts.answers = answers;
-        let add = |count: &mut Count| match place {
-            Place::Request => count.requests += 1,
-            Place::Answer | Place::Put => count.streams += 1,
+        let add = |count: &mut PermitCount| match place {
+            PermitKind::Request => count.requests += 1,
+            PermitKind::Answer | PermitKind::Put => count.streams += 1,
         };
         add(&mut counts.all);
         if is_known {
             add(counts.by_token.entry(Arc::clone(&caller.id)).or_default());
         }
-        Ok(Held { load: Arc::clone(self), place, caller: caller.clone() })
+        Ok(Permit { load: Arc::clone(self), place, caller: caller.clone() })
     }
 }
 
-impl Drop for Held {
+impl Drop for Permit {
     fn drop(&mut self) {
         let mut counts = self.load.lock();
-        let take = |count: &mut Count| match self.place {
-            Place::Request => count.requests = count.requests.saturating_sub(1),
-            Place::Answer | Place::Put => count.streams = count.streams.saturating_sub(1),
+        let take = |count: &mut PermitCount| match self.place {
+            PermitKind::Request => count.requests = count.requests.saturating_sub(1),
+            PermitKind::Answer | PermitKind::Put => count.streams = count.streams.saturating_sub(1),
         };
         take(&mut counts.all);
-        if self.place == Place::Answer {
+        if self.place == PermitKind::Answer {
             counts.answers = counts.answers.saturating_sub(1);
         }
         let is_over = counts.by_token.get_mut(&self.caller.id).is_some_and(|own| {
@@ -188,24 +188,24 @@ fn stopping() -> Error {
 
 impl Service {
     /// Sets the limits, once, before anybody calls.
-    pub fn limit(&self, limits: Limits) {
-        let _ = self.load.set(Arc::new(Load::new(limits)));
+    pub fn limit(&self, limits: ServiceLimits) {
+        let _ = self.load.set(Arc::new(Admission::new(limits)));
     }
 
-    fn load(&self) -> &Arc<Load> {
+    fn load(&self) -> &Arc<Admission> {
         self.load.get_or_init(Arc::default)
     }
 
     /// The limits in force.
-    pub fn limits(&self) -> &Limits {
+    pub fn limits(&self) -> &ServiceLimits {
         &self.load().limits
     }
 
     /// A place for something of this caller.
     ///
     /// # Errors
-    /// Those of [`Load::take`].
-    pub fn take(&self, place: Place) -> Result<Held> {
+    /// Those of [`Admission::take`].
+    pub fn take(&self, place: PermitKind) -> Result<Permit> {
         self.load().take(place, self.caller())
     }
 
@@ -260,27 +260,27 @@ mod tests {
 
     #[test]
     fn a_token_has_its_own_limits_and_all_together_have_theirs() {
-        let limits = Limits {
+        let limits = ServiceLimits {
             requests_max: 5,
             streams_max: 3,
             token_requests_max: 2,
             token_streams_max: 1,
-            ..Limits::default()
+            ..ServiceLimits::default()
         };
-        let load = Arc::new(Load::new(limits));
+        let load = Arc::new(Admission::new(limits));
         let (a, b, nobody) = (caller("a"), caller("b"), caller(""));
-        let first = [load.take(Place::Request, &a).unwrap(), load.take(Place::Request, &a).unwrap()];
-        assert_eq!(code(load.take(Place::Request, &a)), Some(ErrorCode::RateLimited));
+        let first = [load.take(PermitKind::Request, &a).unwrap(), load.take(PermitKind::Request, &a).unwrap()];
+        assert_eq!(code(load.take(PermitKind::Request, &a)), Some(ErrorCode::RateLimited));
         // Another token is not concerned, and who needs none has no limit of his own.
-        let others: Vec<Held> = [&b, &nobody, &nobody].map(|who| load.take(Place::Request, who).unwrap()).into();
-        assert_eq!(code(load.take(Place::Request, &b)), Some(ErrorCode::Overloaded));
-        assert_eq!(code(load.take(Place::Request, &a)), Some(ErrorCode::RateLimited), "the nearer limit is told");
+        let others: Vec<Permit> = [&b, &nobody, &nobody].map(|who| load.take(PermitKind::Request, who).unwrap()).into();
+        assert_eq!(code(load.take(PermitKind::Request, &b)), Some(ErrorCode::Overloaded));
+        assert_eq!(code(load.take(PermitKind::Request, &a)), Some(ErrorCode::RateLimited), "the nearer limit is told");
         drop(first);
-        let again = load.take(Place::Request, &a).unwrap();
-        let streams = [load.take(Place::Put, &a).unwrap(), load.take(Place::Answer, &b).unwrap()];
-        assert_eq!(code(load.take(Place::Answer, &a)), Some(ErrorCode::RateLimited));
-        let third = load.take(Place::Put, &nobody).unwrap();
-        assert_eq!(code(load.take(Place::Put, &nobody)), Some(ErrorCode::Overloaded));
+        let again = load.take(PermitKind::Request, &a).unwrap();
+        let streams = [load.take(PermitKind::Put, &a).unwrap(), load.take(PermitKind::Answer, &b).unwrap()];
+        assert_eq!(code(load.take(PermitKind::Answer, &a)), Some(ErrorCode::RateLimited));
+        let third = load.take(PermitKind::Put, &nobody).unwrap();
+        assert_eq!(code(load.take(PermitKind::Put, &nobody)), Some(ErrorCode::Overloaded));
         drop((again, others, streams, third));
         assert!(load.lock().by_token.is_empty(), "nothing is kept of tokens that do nothing");
         let counts = load.lock();
@@ -289,22 +289,22 @@ mod tests {
 
     #[test]
     fn answers_share_a_memory_and_puts_do_not() {
-        let limits = Limits { answer_bytes_max: 2 * ANSWER_BYTES, ..Limits::default() };
-        let load = Arc::new(Load::new(limits));
+        let limits = ServiceLimits { answer_bytes_max: 2 * ANSWER_BYTES, ..ServiceLimits::default() };
+        let load = Arc::new(Admission::new(limits));
         let who = caller("");
-        let held = [load.take(Place::Answer, &who).unwrap(), load.take(Place::Answer, &who).unwrap()];
-        assert_eq!(code(load.take(Place::Answer, &who)), Some(ErrorCode::Overloaded));
-        assert!(load.take(Place::Put, &who).is_ok());
+        let held = [load.take(PermitKind::Answer, &who).unwrap(), load.take(PermitKind::Answer, &who).unwrap()];
+        assert_eq!(code(load.take(PermitKind::Answer, &who)), Some(ErrorCode::Overloaded));
+        assert!(load.take(PermitKind::Put, &who).is_ok());
         drop(held);
-        assert!(load.take(Place::Answer, &who).is_ok());
+        assert!(load.take(PermitKind::Answer, &who).is_ok());
     }
 
     #[test]
     fn nothing_is_taken_on_while_draining() {
-        let load = Arc::new(Load::default());
-        let before = load.take(Place::Request, &caller("")).unwrap();
+        let load = Arc::new(Admission::default());
+        let before = load.take(PermitKind::Request, &caller("")).unwrap();
         load.is_draining.store(true, Ordering::Release);
-        assert_eq!(code(load.take(Place::Request, &caller(""))), Some(ErrorCode::NotReady));
+        assert_eq!(code(load.take(PermitKind::Request, &caller(""))), Some(ErrorCode::NotReady));
         drop(before);
     }
 }

@@ -30,13 +30,13 @@ use crate::disk::machine::Machine;
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::FORMAT_VERSION;
 use crate::ingest::Known;
-use crate::store::{Expected, IfVersion, SeriesState, State, Store};
+use crate::store::{ExpectedVersion, IfVersion, SeriesState, Store, StoreState};
 use crate::types::schema::{Retention, check_description, check_timeframe, series_not_found};
 use crate::types::{Calendar, SeriesDef, SeriesKey, SeriesSpec, similar};
 
 pub use crate::store::{
-    Durability, Finding, FindingKind, Opening, OrphanReport, OverlapReport, RestoreOptions, StoreOptions,
-    VerifyOptions, VerifyReport, Watch,
+    Durability, Finding, FindingKind, OpenProgress, OrphanReport, OverlapReport, RestoreOptions, StoreOptions,
+    TaskControl, VerifyOptions, VerifyReport,
 };
 pub use admin::{CompactRequest, SCRUB_BYTES_PER_SECOND, ScrubRequest, VerifyRequest, scrub_watch};
 pub use backup::{BackupReply, BackupRequest, DamagedFile, RestoreReply, restore_backup};
@@ -44,45 +44,45 @@ pub use caller::{Caller, Scope};
 pub use coverage::{CoverageReply, CoverageRequest};
 pub use files::{FilesReply, FilesRequest};
 pub use jobs::{Job, JobError, JobList, JobStatus, Jobs, Progress};
-pub use limits::{ANSWER_BYTES, Held, Limits, Place};
-pub use read::{Answer, Plan, range_of};
+pub use limits::{ANSWER_BYTES, Permit, PermitKind, ServiceLimits};
+pub use read::{QueryInfo, QueryResult, range_of};
 pub use registry::*;
 pub use replies::*;
-pub use write::{Acknowledged, Begun, IdempotencyKey, Manner, MergeOp, Terms};
+pub use write::{Acknowledged, IdempotencyKey, MergeOp, PendingWrite, WriteMethod, WriteOptions};
 
 /// The verbs over one open store, as one caller may use them.
 #[derive(Clone, Debug)]
 pub struct Service {
-    shared: Arc<Shared>,
+    shared: Arc<ServiceShared>,
     caller: Caller,
 }
 
 /// What the verbs of all callers share.
 #[derive(Debug)]
-pub struct Shared {
+pub struct ServiceShared {
     /// Closed before the store gives its directory free.
     catalog: registry::Catalog,
     store: Store,
     begun: Instant,
     ratios: coverage::Ratios,
     backup_dir: backup::BackupDir,
-    load: OnceLock<Arc<limits::Load>>,
+    load: OnceLock<Arc<limits::Admission>>,
     jobs: Jobs,
-    checked: admin::Checked,
-    troubles: admin::Troubles,
+    checked: admin::LastVerify,
+    troubles: admin::HealthHistory,
 }
 
 impl Deref for Service {
-    type Target = Shared;
+    type Target = ServiceShared;
 
-    fn deref(&self) -> &Shared {
+    fn deref(&self) -> &ServiceShared {
         &self.shared
     }
 }
 
 /// What a store knows of itself.
 #[derive(Clone, Debug)]
-pub struct Gauges {
+pub struct StoreGauges {
     pub commit: u64,
     pub series: u64,
     pub snapshots: u64,
@@ -94,13 +94,13 @@ pub struct Gauges {
     pub recovery: Duration,
     pub recovered_commits: u64,
     pub damaged_reads: u64,
-    pub upkeep: Upkeep,
+    pub upkeep: MaintenanceStatus,
     pub machine: Machine,
 }
 
 /// Condition of a write or delete.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Condition {
+pub struct Precondition {
     /// Entity tag of `If-Match`, as it came (quotes optional; its format part does not count).
     pub if_match: Option<String>,
     /// Version number, the short form of the same in Flight and on the command line.
@@ -117,7 +117,7 @@ impl Service {
     /// [`Store::open_on`] for the errors.
     pub fn open_on(root: &DiskPath, create: bool, options: StoreOptions) -> Result<Arc<Self>> {
         let store = Store::open_on(root, create, StoreOptions { prefetch: true, ..options })?;
-        let shared = Shared {
+        let shared = ServiceShared {
             catalog: registry::Catalog::open(&store, wall_ms()),
             store,
             begun: Instant::now(),
@@ -125,8 +125,8 @@ impl Service {
             backup_dir: backup::BackupDir::default(),
             load: OnceLock::new(),
             jobs: Jobs::default(),
-            checked: admin::Checked::default(),
-            troubles: admin::Troubles::default(),
+            checked: admin::LastVerify::default(),
+            troubles: admin::HealthHistory::default(),
         };
         Ok(Arc::new(Self { shared: Arc::new(shared), caller: Caller::trusted() }))
     }
@@ -225,13 +225,13 @@ impl Service {
         format!("{}-{series_id}-{version}-", self.store.epoch())
     }
 
-    fn series_state(&self, state: &State, key: &SeriesKey) -> Result<Arc<SeriesState>> {
+    fn series_state(&self, state: &StoreState, key: &SeriesKey) -> Result<Arc<SeriesState>> {
         state.get(key).cloned().ok_or_else(|| self.with_similar(series_not_found(key), key, state))
     }
 
     /// `series_not_found` with the registered series whose keys are most like the one that was asked for, of those that
     /// the caller sees.
-    fn with_similar(&self, error: Error, key: &SeriesKey, state: &State) -> Error {
+    fn with_similar(&self, error: Error, key: &SeriesKey, state: &StoreState) -> Error {
         if error.code() != ErrorCode::SeriesNotFound {
             return error;
         }
@@ -276,7 +276,7 @@ impl Service {
     }
 
     /// Changes retention, calendar, value index or description.
-    pub fn change(&self, key: &SeriesKey, patch: SeriesPatch, condition: &Condition) -> Result<SeriesInfo> {
+    pub fn change(&self, key: &SeriesKey, patch: SeriesPatch, condition: &Precondition) -> Result<SeriesInfo> {
         self.caller.may_touch(Scope::Write, key)?;
         let if_version = self.expected(key, condition)?;
         let series = self.store.change_series(key, if_version, |def| {
@@ -301,7 +301,7 @@ impl Service {
     }
 
     /// Drops a series with all its rows.
-    pub fn drop_series(&self, key: &SeriesKey, condition: &Condition) -> Result<DropReply> {
+    pub fn drop_series(&self, key: &SeriesKey, condition: &Precondition) -> Result<DropReply> {
         self.caller.may_touch(Scope::Admin, key)?;
         let dropped = self.store.drop_series(key, self.expected(key, condition)?)?;
         Ok(DropReply { series: key.clone(), rows_deleted: dropped.rows_deleted, commit: dropped.commit })
@@ -312,7 +312,7 @@ impl Service {
         &self,
         key: &SeriesKey,
         range: Option<(i64, i64)>,
-        condition: &Condition,
+        condition: &Precondition,
         dry_run: bool,
     ) -> Result<DeleteReply> {
         self.caller.may_touch(Scope::Write, key)?;
@@ -346,8 +346,8 @@ impl Service {
     }
 
     /// What a condition asks of the series.
-    fn expected(&self, key: &SeriesKey, condition: &Condition) -> Result<IfVersion> {
-        let by_version = condition.if_version.map(|version| Expected { series_id: None, version });
+    fn expected(&self, key: &SeriesKey, condition: &Precondition) -> Result<IfVersion> {
+        let by_version = condition.if_version.map(|version| ExpectedVersion { series_id: None, version });
         let Some(text) = condition.if_match.as_deref().map(str::trim) else { return Ok(by_version) };
         if text == "*" {
             self.def(key)?;
@@ -360,7 +360,7 @@ impl Service {
         let matches =
             text.split(',').any(|tag| tag.trim().trim_start_matches("W/").trim_matches('"').starts_with(&stem));
         if matches {
-            return Ok(Some(Expected { series_id: Some(series.id), version: series.version }));
+            return Ok(Some(ExpectedVersion { series_id: Some(series.id), version: series.version }));
         }
         Err(Error::new(
             ErrorCode::CommitConflict,
@@ -423,18 +423,18 @@ impl Service {
         self.caller.may(Scope::Read)?;
         let mut checks = Vec::new();
         let tells = !self.caller.is_limited();
-        let mut status = Status::Ok;
-        let mut add = |name: &'static str, problem: Option<String>, grave: Status| {
-            let found = if problem.is_some() { grave } else { Status::Ok };
+        let mut status = HealthStatus::Ok;
+        let mut add = |name: &'static str, problem: Option<String>, grave: HealthStatus| {
+            let found = if problem.is_some() { grave } else { HealthStatus::Ok };
             status = status.max(found);
             let since = self.troubles.since(name, problem.is_some(), wall_ms());
             // A detail can name series that are none of the caller's business.
-            checks.push(Check { name: name.into(), status: found, since, detail: problem.filter(|_| tells) });
+            checks.push(HealthCheck { name: name.into(), status: found, since, detail: problem.filter(|_| tells) });
         };
         let lost = self.store.root_lost();
         let is_there = lost.is_none();
-        add("directory", lost, Status::Failing);
-        let mut check = |name, problem| add(name, problem, Status::Degraded);
+        add("directory", lost, HealthStatus::Failing);
+        let mut check = |name, problem| add(name, problem, HealthStatus::Degraded);
         check("writer", self.store.writer_stopped());
         check("upkeep", self.store.upkeep_failed());
         let recovery = self.store.recovery();
@@ -453,7 +453,7 @@ impl Service {
             commit: self.store.snapshot().commit,
             uptime_seconds: self.begun.elapsed().as_secs(),
             durability: self.store.options().durability.name().into(),
-            upkeep: if tells { self.upkeep() } else { Upkeep::default() },
+            upkeep: if tells { self.upkeep() } else { MaintenanceStatus::default() },
             checks,
         })
     }
@@ -467,18 +467,18 @@ impl Service {
     ///
     /// # Errors
     /// `permission_denied`.
-    pub fn gauges(&self) -> Result<Gauges> {
+    pub fn gauges(&self) -> Result<StoreGauges> {
         self.caller.may_all(Scope::Read)?;
         let state = self.store.snapshot();
         let recovery = self.store.recovery();
-        Ok(Gauges {
+        Ok(StoreGauges {
             commit: state.commit,
             series: state.keys.len() as u64,
             snapshots: state.snapshots.len() as u64,
             open_maps: self.store.cache().len() as u64,
             wal_bytes: self.store.log_bytes().0,
             writer_stopped: self.store.writer_stopped().is_some(),
-            degraded: self.health()?.status != Status::Ok,
+            degraded: self.health()?.status != HealthStatus::Ok,
             uptime: self.begun.elapsed(),
             recovery: Duration::from_millis(recovery.duration_ms),
             recovered_commits: recovery.commits_replayed,
@@ -488,10 +488,10 @@ impl Service {
         })
     }
 
-    fn upkeep(&self) -> Upkeep {
+    fn upkeep(&self) -> MaintenanceStatus {
         let counts = self.store.upkeep_counts();
         let (run_bytes, run_files) = self.store.run_files();
-        Upkeep {
+        MaintenanceStatus {
             seals: counts.seals,
             chunks_sealed: counts.chunks_sealed,
             checkpoints: counts.checkpoints,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::Caller;
 use super::replies::SeriesFilter;
 use crate::error::{Error, Result};
-use crate::store::{SeriesState, State};
+use crate::store::{SeriesState, StoreState};
 use crate::types::SeriesKey;
 
 /// Series in a page when none is asked for, and at most.
@@ -14,7 +14,7 @@ const PAGE_MAX: u64 = 10_000;
 
 /// The series of those a caller may see that a filter selects, and the cursor behind them.
 pub fn select(
-    state: &State,
+    state: &StoreState,
     filter: &SeriesFilter,
     caller: &Caller,
 ) -> Result<(Vec<Arc<SeriesState>>, Option<String>)> {

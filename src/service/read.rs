@@ -6,15 +6,15 @@ use std::sync::Arc;
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::registry::View;
+use super::registry::AsOfView;
 use super::{Scope, Service};
 use crate::error::{Error, ErrorCode, Result};
 use crate::query::select::{Selection, select};
 use crate::query::{
-    Block, KeyRanges, Layout, ManyScan, Member, Numbers, Order, Predicate, Query, Scan, ScanSpec, ScanStats, Shape,
-    Stop, When, latest_start_until, many, predicate,
+    Block, CancelFlag, KeyRanges, MultiLayout, MultiScan, NumberFormat, Predicate, Query, ResultSchema, RowOrder, Scan,
+    ScanMember, ScanSpec, ScanStats, TimeValue, latest_start_until, many, predicate,
 };
-use crate::store::{Pins, SeriesState, State};
+use crate::store::{RetainedCommits, SeriesState, StoreState};
 use crate::types::time::{self, Bound};
 use crate::types::{Column, ColumnType, SeriesDef, SeriesKey, TimeUnit};
 
@@ -22,8 +22,8 @@ use crate::types::{Column, ColumnType, SeriesDef, SeriesKey, TimeUnit};
 ///
 /// Holds its snapshot: files stay until it is dropped.
 #[derive(Debug)]
-pub struct Answer {
-    pub shape: Shape,
+pub struct QueryResult {
+    pub shape: ResultSchema,
     /// `"<store epoch>-<series id>-<version>-"`: the entity tag up to its format part, without quotes. Of several
     /// series: their number and a hash of all ids and versions.
     pub etag_stem: String,
@@ -31,10 +31,10 @@ pub struct Answer {
     /// Blocks that were read beforehand: they come first.
     ready: VecDeque<Block>,
     explain: bool,
-    resume: Resume,
+    resume: CursorState,
     /// Where it goes on, when that was looked for beforehand.
     ahead: Option<String>,
-    given: Given,
+    given: ReadCounts,
 }
 
 /// Most rows that are read before the first one is given, where it has to be known whether more are left: 3 MiB of bars.
@@ -44,27 +44,27 @@ const READY_ROWS_MAX: u64 = 65_536;
 #[derive(Debug)]
 enum AnyScan {
     One(Box<Scan>),
-    Many(Box<ManyScan>),
+    Many(Box<MultiScan>),
 }
 
 /// What a cursor says besides where to go on.
 #[derive(Clone, Debug)]
-struct Resume {
-    state: Arc<State>,
-    pins: Arc<Pins>,
+struct CursorState {
+    state: Arc<StoreState>,
+    pins: Arc<RetainedCommits>,
     /// By key.
     series_ids: Vec<u64>,
     /// Of one series: the range that is read.
     range: (i64, i64),
-    order: Order,
+    order: RowOrder,
     /// What the rows depend on.
     question: u64,
 }
 
-impl Resume {
-    fn cursor(&self, place: Place) -> String {
+impl CursorState {
+    fn cursor(&self, place: CursorPosition) -> String {
         self.pins.keep(&self.state);
-        Cursor { commit: self.state.commit, order: self.order, place }.to_text()
+        PageCursor { commit: self.state.commit, order: self.order, place }.to_text()
     }
 
     /// Continues after the last row of a scan that has ended.
@@ -78,17 +78,17 @@ impl Resume {
     /// Goes on with the row of this timestamp of the only series.
     fn cursor_of_one(&self, next: i64) -> Option<String> {
         let (start, end) = match self.order {
-            Order::Asc => (next, self.range.1),
-            Order::Desc => (self.range.0, next),
+            RowOrder::Asc => (next, self.range.1),
+            RowOrder::Desc => (self.range.0, next),
         };
         let series_id = *self.series_ids.first()?;
-        Some(self.cursor(Place::One { series_id, start, end, question: self.question }))
+        Some(self.cursor(CursorPosition::One { series_id, start, end, question: self.question }))
     }
 
     /// Goes on with the row of the series at this position and of this timestamp.
     fn cursor_of_many(&self, (position, ts): (usize, i64)) -> Option<String> {
         let series_id = *self.series_ids.get(position)?;
-        Some(self.cursor(Place::Many { series_id, ts, question: self.question }))
+        Some(self.cursor(CursorPosition::Many { series_id, ts, question: self.question }))
     }
 }
 
@@ -105,12 +105,12 @@ impl Iterator for AnyScan {
 
 /// What an answer has given so far; metrics are told at its end.
 #[derive(Debug, Default)]
-struct Given {
+struct ReadCounts {
     rows: u64,
     bytes: u64,
 }
 
-impl Drop for Given {
+impl Drop for ReadCounts {
     fn drop(&mut self) {
         metrics::counter!("fastk_rows_read_total").increment(self.rows);
         metrics::histogram!("fastk_answer_rows").record(self.rows as f64);
@@ -118,7 +118,7 @@ impl Drop for Given {
     }
 }
 
-impl Iterator for Answer {
+impl Iterator for QueryResult {
     type Item = Result<Block>;
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -131,7 +131,7 @@ impl Iterator for Answer {
     }
 }
 
-impl Answer {
+impl QueryResult {
     /// Continues after the last row given, once the iterator has ended; `None` when nothing is left. Its
     /// commit stays readable for `history_keep_ms`.
     pub fn next_cursor(&self) -> Option<String> {
@@ -152,15 +152,15 @@ impl Answer {
     }
 
     /// The state that is answered.
-    pub fn state(&self) -> &Arc<State> {
+    pub fn state(&self) -> &Arc<StoreState> {
         &self.resume.state
     }
 }
 
 /// What GetFlightInfo tells of an answer without reading its columns.
 #[derive(Clone, Debug)]
-pub struct Plan {
-    pub shape: Shape,
+pub struct QueryInfo {
+    pub shape: ResultSchema,
     /// Exact; unknown under a predicate.
     pub total_records: Option<u64>,
     /// Bytes of the columns as they are sent, with the words of the column `series`; unknown under a predicate, and of
@@ -174,20 +174,20 @@ pub struct Plan {
 }
 
 /// A query against one state.
-struct Resolved {
-    state: Arc<State>,
+struct ResolvedQuery {
+    state: Arc<StoreState>,
     /// At least one, by key.
-    members: Vec<Member>,
+    members: Vec<ScanMember>,
     limit: Option<u64>,
-    order: Order,
-    layout: Layout,
-    shape: Shape,
+    order: RowOrder,
+    layout: MultiLayout,
+    shape: ResultSchema,
     question: u64,
     /// The dataset that is read, `dataset:NAME@VERSION`.
     dataset: Option<String>,
 }
 
-impl Resolved {
+impl ResolvedQuery {
     /// Whether rows tell their series.
     fn is_many(&self) -> bool {
         self.shape.keys().is_some()
@@ -210,28 +210,28 @@ const MERGED_RANGES_MAX: usize = 4_000_000;
 const DECIDED_VALUES_MAX: usize = 4_000_000;
 
 /// Where an answer goes on. The question has to be the same: what the rows and their order depend on.
-struct Cursor {
+struct PageCursor {
     commit: u64,
-    order: Order,
-    place: Place,
+    order: RowOrder,
+    place: CursorPosition,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
+enum CursorPosition {
     /// The rest of the range of the only series.
     One { series_id: u64, start: i64, end: i64, question: u64 },
     /// The next row of several series. The ranges follow from the question.
     Many { series_id: u64, ts: i64, question: u64 },
 }
 
-impl Cursor {
+impl PageCursor {
     fn to_text(&self) -> String {
-        let order = if self.order == Order::Asc { 'a' } else { 'd' };
+        let order = if self.order == RowOrder::Asc { 'a' } else { 'd' };
         let body = match self.place {
-            Place::One { series_id, start, end, question } => {
+            CursorPosition::One { series_id, start, end, question } => {
                 format!("{}.{series_id}.{start}.{end}.q{question:016x}.{order}", self.commit)
             }
-            Place::Many { series_id, ts, question } => {
+            CursorPosition::Many { series_id, ts, question } => {
                 format!("{}.{series_id}.{ts}.m{question:016x}.{order}", self.commit)
             }
         };
@@ -249,26 +249,30 @@ impl Cursor {
         let first = parts.next()?.parse().ok()?;
         let second = parts.next()?;
         let place = match second.strip_prefix('m') {
-            Some(question) => Place::Many { series_id, ts: first, question: u64::from_str_radix(question, 16).ok()? },
+            Some(question) => {
+                CursorPosition::Many { series_id, ts: first, question: u64::from_str_radix(question, 16).ok()? }
+            }
             None => {
                 let question = u64::from_str_radix(parts.next()?.strip_prefix('q')?, 16).ok()?;
-                Place::One { series_id, start: first, end: second.parse().ok()?, question }
+                CursorPosition::One { series_id, start: first, end: second.parse().ok()?, question }
             }
         };
         let order = match parts.next()? {
-            "a" => Order::Asc,
-            "d" => Order::Desc,
+            "a" => RowOrder::Asc,
+            "d" => RowOrder::Desc,
             _ => return None,
         };
         parts.next().is_none().then_some(Self { commit, order, place })
     }
 }
 
-fn timestamp(what: &str, when: &When, unit: TimeUnit, bound: Bound) -> Result<i64> {
+fn timestamp(what: &str, when: &TimeValue, unit: TimeUnit, bound: Bound) -> Result<i64> {
     match when {
-        When::Epoch(ts) if time::in_range(*ts, unit) => Ok(*ts),
-        When::Epoch(ts) => Err(Error::invalid(format!("{what} {ts} lies outside 1678 to 2261 in {}", unit.name()))),
-        When::Text(text) => time::parse_param(text, unit, bound).map_err(|error| {
+        TimeValue::Epoch(ts) if time::in_range(*ts, unit) => Ok(*ts),
+        TimeValue::Epoch(ts) => {
+            Err(Error::invalid(format!("{what} {ts} lies outside 1678 to 2261 in {}", unit.name())))
+        }
+        TimeValue::Text(text) => time::parse_param(text, unit, bound).map_err(|error| {
             let named = Error::new(error.code(), error.detail().replacen("time ", &format!("{what} "), 1));
             error.hint().map_or(named.clone(), |hint| named.with_hint(hint))
         }),
@@ -276,11 +280,11 @@ fn timestamp(what: &str, when: &When, unit: TimeUnit, bound: Bound) -> Result<i6
 }
 
 /// Whether an end of a range lies before its start, to the last digit that is given.
-fn ends_before(start: &When, end: &When, unit: TimeUnit) -> Result<bool> {
+fn ends_before(start: &TimeValue, end: &TimeValue, unit: TimeUnit) -> Result<bool> {
     let nanos_per_tick = 1_000_000_000 / unit.per_second();
-    let nanos = |when: &When, bound: Bound| match when {
-        When::Epoch(ts) => Ok(ts.saturating_mul(nanos_per_tick)),
-        When::Text(text) => match text.parse::<i64>() {
+    let nanos = |when: &TimeValue, bound: Bound| match when {
+        TimeValue::Epoch(ts) => Ok(ts.saturating_mul(nanos_per_tick)),
+        TimeValue::Text(text) => match text.parse::<i64>() {
             Ok(ts) => Ok(ts.saturating_mul(nanos_per_tick)),
             Err(_) => time::parse_param(text, TimeUnit::Ns, bound),
         },
@@ -295,7 +299,7 @@ fn ends_before(start: &When, end: &When, unit: TimeUnit) -> Result<bool> {
 ///
 /// # Errors
 /// `invalid_argument` for text that is no time, and for a start after the end.
-pub fn range_of(def: &SeriesDef, start: Option<&When>, end: Option<&When>) -> Result<Option<(i64, i64)>> {
+pub fn range_of(def: &SeriesDef, start: Option<&TimeValue>, end: Option<&TimeValue>) -> Result<Option<(i64, i64)>> {
     let (first, last) = (start, end);
     let start = first.map(|when| timestamp("start", when, def.unit, Bound::Start)).transpose()?;
     let end = last.map(|when| timestamp("end", when, def.unit, Bound::End)).transpose()?;
@@ -319,10 +323,10 @@ fn hash_of(value: &impl Hash) -> u64 {
 }
 
 /// An end of a range, written in one way: a number in a URL is text, in JSON it need not be.
-fn plain(when: Option<&When>) -> Option<String> {
+fn plain(when: Option<&TimeValue>) -> Option<String> {
     when.map(|when| match when {
-        When::Epoch(ts) => ts.to_string(),
-        When::Text(text) => text.parse::<i64>().map_or_else(|_| text.clone(), |ts| ts.to_string()),
+        TimeValue::Epoch(ts) => ts.to_string(),
+        TimeValue::Text(text) => text.parse::<i64>().map_or_else(|_| text.clone(), |ts| ts.to_string()),
     })
 }
 
@@ -333,7 +337,7 @@ fn question_of(query: &Query, dataset: Option<&str>) -> u64 {
     let conditions: Vec<String> = predicates.iter().flatten().map(Predicate::to_text).collect();
     let as_of = dataset.or(as_of.as_deref());
     // Values of a raw read are other numbers under the same text.
-    let raw = query.numbers == Numbers::Raw && !conditions.is_empty();
+    let raw = query.numbers == NumberFormat::Raw && !conditions.is_empty();
     let (start, end, layout) = (plain(start.as_ref()), plain(end.as_ref()), layout.unwrap_or_default());
     let text = format!(
         "{series:?} {start:?} {end:?} {conditions:?} {raw} {latest:?} {latest_complete:?} {layout:?} {order:?} {as_of:?}"
@@ -361,7 +365,7 @@ impl Service {
     /// The one state a query is answered from, however many series it names.
     ///
     /// `named` are the series it names; it means others too when it has globs.
-    fn state_of(&self, query: &Query, named: &[SeriesKey], cursor: Option<&Cursor>) -> Result<View> {
+    fn state_of(&self, query: &Query, named: &[SeriesKey], cursor: Option<&PageCursor>) -> Result<AsOfView> {
         let at_commit = |commit| match named.len() == query.series.len() {
             true => self.store.at_commit_of(commit, named),
             false => self.store.at_commit(commit),
@@ -379,8 +383,8 @@ impl Service {
                 Err(Error::invalid(format!("the cursor is of commit {}, not {commit}", cursor.commit)))
             }
             (Some((_, Some(view))), _) => Ok(view),
-            (Some((commit, None)), _) => at_commit(commit).map(View::from),
-            (None, Some(cursor)) => at_commit(cursor.commit).map(View::from),
+            (Some((commit, None)), _) => at_commit(commit).map(AsOfView::from),
+            (None, Some(cursor)) => at_commit(cursor.commit).map(AsOfView::from),
             (None, None) => Ok(self.store.snapshot().into()),
         }
     }
@@ -392,7 +396,7 @@ impl Service {
         series: &SeriesState,
         query: &Query,
         filter: &Arc<Vec<KeyRanges>>,
-        stop: &Stop,
+        stop: &CancelFlag,
     ) -> Result<Selected> {
         if let Some(count) = query.latest_complete {
             let complete = self.latest_complete(series, query, count)?;
@@ -415,12 +419,12 @@ impl Service {
         Ok((range, Arc::clone(filter)))
     }
 
-    fn resolve(&self, query: &Query) -> Result<Resolved> {
-        self.resolve_until(query, &Stop::default())
+    fn resolve(&self, query: &Query) -> Result<ResolvedQuery> {
+        self.resolve_until(query, &CancelFlag::default())
     }
 
     /// The same; `stop` ends it, with `deadline_exceeded`.
-    fn resolve_until(&self, query: &Query, stop: &Stop) -> Result<Resolved> {
+    fn resolve_until(&self, query: &Query, stop: &CancelFlag) -> Result<ResolvedQuery> {
         for (what, value) in
             [("limit", query.limit), ("latest", query.latest), ("latest_complete", query.latest_complete)]
         {
@@ -431,7 +435,7 @@ impl Service {
         let cursor = match &query.cursor {
             None => None,
             Some(text) => Some(
-                Cursor::from_text(text)
+                PageCursor::from_text(text)
                     .ok_or_else(|| Error::invalid(format!("cursor {text:?} was not made by this server")))?,
             ),
         };
@@ -456,24 +460,24 @@ impl Service {
             Selection::One(series) => self.resolve_one(query, state, series, question, cursor.as_ref(), stop),
             Selection::Many(series) => self.resolve_many(query, state, &series, question, cursor.as_ref(), stop),
         }?;
-        Ok(Resolved { dataset, ..resolved })
+        Ok(ResolvedQuery { dataset, ..resolved })
     }
 
     fn resolve_one(
         &self,
         query: &Query,
-        state: Arc<State>,
+        state: Arc<StoreState>,
         series: Arc<SeriesState>,
         question: u64,
-        cursor: Option<&Cursor>,
-        stop: &Stop,
-    ) -> Result<Resolved> {
+        cursor: Option<&PageCursor>,
+        stop: &CancelFlag,
+    ) -> Result<ResolvedQuery> {
         let columns = columns_of(&series.def, query.columns.as_ref())?;
         let predicates = query.predicates.as_deref().unwrap_or_default();
         let filter = Arc::new(predicate::compile(&series.def, predicates, query.numbers)?);
         let (whole, filter) = self.selection_of(&series, query, &filter, stop)?;
         let range = match cursor {
-            Some(Cursor { place: Place::One { series_id, start, end, question: asked }, .. })
+            Some(PageCursor { place: CursorPosition::One { series_id, start, end, question: asked }, .. })
                 if *series_id == series.id && *asked == question =>
             {
                 (*start, *end)
@@ -481,15 +485,15 @@ impl Service {
             Some(_) => return Err(foreign_cursor()),
             None => whole,
         };
-        let shape = Shape::of(&series.def, columns.as_deref(), query.numbers, series.version, state.commit);
+        let shape = ResultSchema::of(&series.def, columns.as_deref(), query.numbers, series.version, state.commit);
         let columns = columns.unwrap_or_else(|| (0..series.def.columns.len()).collect());
-        let member = Member { series, range, columns, casts: Vec::new(), filter, stop: Stop::default() };
-        Ok(Resolved {
+        let member = ScanMember { series, range, columns, casts: Vec::new(), filter, stop: CancelFlag::default() };
+        Ok(ResolvedQuery {
             state,
             members: vec![member],
             limit: query.limit,
             order: query.order,
-            layout: Layout::BySeries,
+            layout: MultiLayout::BySeries,
             shape,
             question,
             dataset: None,
@@ -499,23 +503,23 @@ impl Service {
     fn resolve_many(
         &self,
         query: &Query,
-        state: Arc<State>,
+        state: Arc<StoreState>,
         series: &[Arc<SeriesState>],
         question: u64,
-        cursor: Option<&Cursor>,
-        stop: &Stop,
-    ) -> Result<Resolved> {
+        cursor: Option<&PageCursor>,
+        stop: &CancelFlag,
+    ) -> Result<ResolvedQuery> {
         let layout = query.layout.unwrap_or_default();
         let defs: Vec<&SeriesDef> = series.iter().map(|series| series.def.as_ref()).collect();
         let common = many::common(&defs, query.columns.as_deref(), query.numbers)?;
         let predicates = query.predicates.as_deref().unwrap_or_default();
-        if query.numbers == Numbers::Raw {
+        if query.numbers == NumberFormat::Raw {
             // A scalar may leave the name of its only column out.
             let only = defs.first().and_then(|def| def.columns.first()).map(|column| column.name.as_str());
             let names: Vec<&str> = predicates.iter().filter_map(|p| p.column.as_deref().or(only)).collect();
             many::check_raw(&defs, &names)?;
         }
-        let mut members: Vec<Member> = Vec::with_capacity(series.len());
+        let mut members: Vec<ScanMember> = Vec::with_capacity(series.len());
         // Thousands of series mostly have the same columns: what a predicate means is decided once for them.
         let mut decided: HashMap<&[Column], Arc<Vec<KeyRanges>>> = HashMap::new();
         let mut values_left = DECIDED_VALUES_MAX;
@@ -534,17 +538,17 @@ impl Service {
                     filter
                 }
             };
-            members.push(Member {
+            members.push(ScanMember {
                 series: Arc::clone(series),
                 range: (0, 0),
                 columns,
                 casts,
                 filter,
-                stop: Stop::default(),
+                stop: CancelFlag::default(),
             });
         }
-        if layout == Layout::ByTime {
-            let ranges = |member: &Member| member.filter.iter().map(|filter| filter.ranges.len()).sum::<usize>();
+        if layout == MultiLayout::ByTime {
+            let ranges = |member: &ScanMember| member.filter.iter().map(|filter| filter.ranges.len()).sum::<usize>();
             let held: usize = members.iter().map(ranges).sum();
             if held > MERGED_RANGES_MAX {
                 let detail = format!("a merge by time of {} series holds {held} values of predicates", members.len());
@@ -561,7 +565,7 @@ impl Service {
             go_on(&mut members, cursor, layout, query.order, question)?;
         }
         let (limit, order) = (query.limit, query.order);
-        Ok(Resolved { state, members, limit, order, layout, shape, question, dataset: None })
+        Ok(ResolvedQuery { state, members, limit, order, layout, shape, question, dataset: None })
     }
 
     /// Whether a query is plain, and its rows are few and in memory already: then reading it waits for nothing.
@@ -595,23 +599,23 @@ impl Service {
     /// `series_not_found`, `snapshot_not_found`, `invalid_argument`, `schema_mismatch` for an unknown column or series whose columns do not
     /// go together, `too_large`, `commit_gone`; the iterator itself gives `corrupt_data` when a stored block fails its
     /// checksum, and `schema_mismatch` when a cell does not fit the digits that several series have in common.
-    pub fn read(&self, query: &Query) -> Result<Answer> {
-        self.read_until(query, &Stop::default())
+    pub fn read(&self, query: &Query) -> Result<QueryResult> {
+        self.read_until(query, &CancelFlag::default())
     }
 
     /// The same; `stop` ends it, with `deadline_exceeded`.
-    pub fn read_until(&self, query: &Query, stop: &Stop) -> Result<Answer> {
+    pub fn read_until(&self, query: &Query, stop: &CancelFlag) -> Result<QueryResult> {
         self.start(query, stop, false)
     }
 
-    /// The same, having looked whether rows are left beyond the limit: see [`Answer::cursor_ahead`]. Up to
+    /// The same, having looked whether rows are left beyond the limit: see [`QueryResult::cursor_ahead`]. Up to
     /// [`READY_ROWS_MAX`] rows are read before the first is given; of more the timestamps, and the columns of the
     /// conditions, are read twice.
-    pub fn read_ahead(&self, query: &Query, stop: &Stop) -> Result<Answer> {
+    pub fn read_ahead(&self, query: &Query, stop: &CancelFlag) -> Result<QueryResult> {
         self.start(query, stop, true)
     }
 
-    fn start(&self, query: &Query, stop: &Stop, looks_ahead: bool) -> Result<Answer> {
+    fn start(&self, query: &Query, stop: &CancelFlag, looks_ahead: bool) -> Result<QueryResult> {
         let mut resolved = self.resolve_until(query, stop)?;
         resolved.members.iter_mut().for_each(|member| member.stop = stop.clone());
         let etag_stem = self.stem_of(&resolved);
@@ -619,11 +623,11 @@ impl Service {
         let range = resolved.members.first().map_or((0, 0), |member| member.range);
         let (state, pins) = (Arc::clone(&resolved.state), Arc::clone(self.store.pins()));
         let (order, question, shape) = (resolved.order, resolved.question, resolved.shape.clone());
-        let resume = Resume { state, pins, series_ids, range, order, question };
+        let resume = CursorState { state, pins, series_ids, range, order, question };
         let looked_at = resolved.limit.filter(|_| looks_ahead);
         let mut ahead = None;
         if looked_at.is_some_and(|rows| rows > READY_ROWS_MAX) {
-            let bare = |member: &Member| Member { columns: Vec::new(), casts: Vec::new(), ..member.clone() };
+            let bare = |member: &ScanMember| ScanMember { columns: Vec::new(), casts: Vec::new(), ..member.clone() };
             let mut scan = self.scan(resolved.members.iter().map(bare).collect(), &resolved)?;
             scan.by_ref().try_for_each(|block| block.map(drop))?;
             ahead = resume.cursor_after(&scan);
@@ -635,19 +639,28 @@ impl Service {
             ready = scan.by_ref().collect::<Result<_>>()?;
             ahead = resume.cursor_after(&scan);
         }
-        Ok(Answer { shape, etag_stem, scan, ready, explain: query.explain, resume, ahead, given: Given::default() })
+        Ok(QueryResult {
+            shape,
+            etag_stem,
+            scan,
+            ready,
+            explain: query.explain,
+            resume,
+            ahead,
+            given: ReadCounts::default(),
+        })
     }
 
-    fn scan(&self, mut members: Vec<Member>, resolved: &Resolved) -> Result<AnyScan> {
-        let Resolved { limit, order, layout, .. } = *resolved;
+    fn scan(&self, mut members: Vec<ScanMember>, resolved: &ResolvedQuery) -> Result<AnyScan> {
+        let ResolvedQuery { limit, order, layout, .. } = *resolved;
         let cache = self.store.cache();
         if resolved.is_many() {
-            return Ok(AnyScan::Many(Box::new(ManyScan::new(members, cache, layout, order, limit))));
+            return Ok(AnyScan::Many(Box::new(MultiScan::new(members, cache, layout, order, limit))));
         }
         let member = members.pop().ok_or_else(|| Error::internal("a read of no series"))?;
         let spec = ScanSpec {
             range: member.range,
-            desc: order == Order::Desc,
+            desc: order == RowOrder::Desc,
             limit,
             columns: Some(member.columns),
             filter: member.filter.as_ref().clone(),
@@ -656,7 +669,7 @@ impl Service {
     }
 
     /// Entity tag up to its format part, without quotes. Of several series it changes when any of them does.
-    fn stem_of(&self, resolved: &Resolved) -> String {
+    fn stem_of(&self, resolved: &ResolvedQuery) -> String {
         match resolved.members.as_slice() {
             [only] if !resolved.is_many() => self.stem(only.series.id, only.series.version),
             members => {
@@ -667,7 +680,7 @@ impl Service {
     }
 
     /// Schema, exact size and endpoints of an answer; its commit is kept readable for a while.
-    pub fn plan(&self, query: &Query) -> Result<Plan> {
+    pub fn plan(&self, query: &Query) -> Result<QueryInfo> {
         let resolved = self.resolve(query)?;
         let total_records = if resolved.is_filtered() {
             None
@@ -702,24 +715,24 @@ impl Service {
         let whole = query.limit.is_some()
             || query.latest_complete.is_some()
             || query.cursor.is_some()
-            || query.order == Order::Desc
+            || query.order == RowOrder::Desc
             || (query.latest.is_some() && resolved.is_many());
         let endpoints: Vec<Query> = match span_of(&resolved.members) {
             Some((start, end)) if wanted > 1 && !whole => split(start, end, wanted)
                 .into_iter()
                 .map(|(start, end)| Query {
-                    start: Some(When::Epoch(start)),
-                    end: Some(When::Epoch(end)),
+                    start: Some(TimeValue::Epoch(start)),
+                    end: Some(TimeValue::Epoch(end)),
                     latest: None,
                     ..pinned.clone()
                 })
                 .collect(),
             _ => vec![pinned],
         };
-        let ordered = endpoints.len() == 1 || resolved.layout == Layout::ByTime || !resolved.is_many();
-        let is_text = query.numbers == Numbers::String && !resolved.shape.columns.is_empty();
+        let ordered = endpoints.len() == 1 || resolved.layout == MultiLayout::ByTime || !resolved.is_many();
+        let is_text = query.numbers == NumberFormat::String && !resolved.shape.columns.is_empty();
         let total_bytes = total_records.filter(|_| !is_text).map(|rows| rows * row_bytes + word_bytes);
-        Ok(Plan { shape: resolved.shape, total_records, total_bytes, endpoints, ordered })
+        Ok(QueryInfo { shape: resolved.shape, total_records, total_bytes, endpoints, ordered })
     }
 }
 
@@ -732,23 +745,29 @@ fn foreign_cursor() -> Error {
 const NOTHING: (i64, i64) = (i64::MAX, i64::MIN);
 
 /// Takes away from the ranges of several series what came before a cursor.
-fn go_on(members: &mut [Member], cursor: &Cursor, layout: Layout, order: Order, question: u64) -> Result<()> {
-    let Place::Many { series_id, ts, question: asked } = cursor.place else { return Err(foreign_cursor()) };
+fn go_on(
+    members: &mut [ScanMember],
+    cursor: &PageCursor,
+    layout: MultiLayout,
+    order: RowOrder,
+    question: u64,
+) -> Result<()> {
+    let CursorPosition::Many { series_id, ts, question: asked } = cursor.place else { return Err(foreign_cursor()) };
     let at = members.iter().position(|member| member.series.id == series_id);
     let Some(at) = at.filter(|_| asked == question && cursor.order == order) else { return Err(foreign_cursor()) };
     for (position, member) in members.iter_mut().enumerate() {
         // By time a series before the next row's has given its row of that timestamp already.
         let (is_over, is_given) = match layout {
-            Layout::BySeries if position != at => (position < at, false),
-            Layout::BySeries => (false, false),
-            Layout::ByTime => (false, position < at),
+            MultiLayout::BySeries if position != at => (position < at, false),
+            MultiLayout::BySeries => (false, false),
+            MultiLayout::ByTime => (false, position < at),
         };
         if is_over {
             member.range = NOTHING;
-        } else if layout == Layout::ByTime || position == at {
+        } else if layout == MultiLayout::ByTime || position == at {
             match order {
-                Order::Asc => member.range.0 = member.range.0.max(ts.saturating_add(i64::from(is_given))),
-                Order::Desc => member.range.1 = member.range.1.min(ts.saturating_sub(i64::from(is_given))),
+                RowOrder::Asc => member.range.0 = member.range.0.max(ts.saturating_add(i64::from(is_given))),
+                RowOrder::Desc => member.range.1 = member.range.1.min(ts.saturating_sub(i64::from(is_given))),
             }
             if member.range.0 > member.range.1 {
                 member.range = NOTHING;
@@ -759,8 +778,8 @@ fn go_on(members: &mut [Member], cursor: &Cursor, layout: Layout, order: Order, 
 }
 
 /// First and last timestamp that some series can answer; `None` when none has a row in its range.
-fn span_of(members: &[Member]) -> Option<(i64, i64)> {
-    let of = |member: &Member| {
+fn span_of(members: &[ScanMember]) -> Option<(i64, i64)> {
+    let of = |member: &ScanMember| {
         let (first, last) = member.series.bounds?;
         let span = (member.range.0.max(first), member.range.1.min(last));
         (span.0 <= span.1).then_some(span)
@@ -769,8 +788,8 @@ fn span_of(members: &[Member]) -> Option<(i64, i64)> {
 }
 
 /// Bytes of a cell as it is sent, other than as text.
-fn cell_bytes(kind: ColumnType, numbers: Numbers) -> u64 {
-    if numbers == Numbers::Decimal128 && kind.digits().is_some() { 16 } else { 8 }
+fn cell_bytes(kind: ColumnType, numbers: NumberFormat) -> u64 {
+    if numbers == NumberFormat::Decimal128 && kind.digits().is_some() { 16 } else { 8 }
 }
 
 /// A closed range in `parts` closed ranges of like length that touch.
@@ -808,16 +827,16 @@ mod tests {
     #[test]
     fn cursors_survive_their_text_and_refuse_changed_ones() {
         for place in [
-            Place::One { series_id: 2, start: -3, end: i64::MAX, question: 0 },
-            Place::One { series_id: 2, start: i64::MIN, end: 7, question: u64::MAX },
-            Place::Many { series_id: 2, ts: -3, question: u64::MAX - 7 },
-            Place::Many { series_id: 2, ts: i64::MAX, question: 0 },
+            CursorPosition::One { series_id: 2, start: -3, end: i64::MAX, question: 0 },
+            CursorPosition::One { series_id: 2, start: i64::MIN, end: 7, question: u64::MAX },
+            CursorPosition::Many { series_id: 2, ts: -3, question: u64::MAX - 7 },
+            CursorPosition::Many { series_id: 2, ts: i64::MAX, question: 0 },
         ] {
-            let text = Cursor { commit: 5, order: Order::Desc, place }.to_text();
-            let back = Cursor::from_text(&text).unwrap();
-            assert_eq!((back.commit, back.order, back.place), (5, Order::Desc, place));
-            assert!(Cursor::from_text(&text.replacen('5', "6", 1)).is_none());
+            let text = PageCursor { commit: 5, order: RowOrder::Desc, place }.to_text();
+            let back = PageCursor::from_text(&text).unwrap();
+            assert_eq!((back.commit, back.order, back.place), (5, RowOrder::Desc, place));
+            assert!(PageCursor::from_text(&text.replacen('5', "6", 1)).is_none());
         }
-        assert!(Cursor::from_text("garbage").is_none());
+        assert!(PageCursor::from_text("garbage").is_none());
     }
 }

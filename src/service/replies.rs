@@ -9,7 +9,7 @@ use crate::types::{Kind, Partition, SeriesDef, SeriesKey, TimeUnit};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
-pub enum Mode {
+pub enum RowMode {
     /// The new row replaces the old one.
     #[default]
     Upsert,
@@ -308,7 +308,7 @@ pub struct Inventory {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
-pub enum Status {
+pub enum HealthStatus {
     Ok,
     Degraded,
     Failing,
@@ -317,9 +317,9 @@ pub enum Status {
 /// One thing that was looked at.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
-pub struct Check {
+pub struct HealthCheck {
     pub name: String,
-    pub status: Status,
+    pub status: HealthStatus,
     /// Since when it is not `ok`, as far as health was asked; wall-clock time, RFC 3339.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<String>,
@@ -331,7 +331,7 @@ pub struct Check {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct StatusReply {
-    pub status: Status,
+    pub status: HealthStatus,
     /// Set when the store takes no writes any more until it is opened again; reads go on.
     #[serde(default, skip_serializing_if = "is_false")]
     pub writer_stopped: bool,
@@ -339,7 +339,7 @@ pub struct StatusReply {
 
 impl StatusReply {
     /// A process that answers.
-    pub const OK: Self = Self { status: Status::Ok, writer_stopped: false };
+    pub const OK: Self = Self { status: HealthStatus::Ok, writer_stopped: false };
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
@@ -351,7 +351,7 @@ fn is_false(value: &bool) -> bool {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct Health {
-    pub status: Status,
+    pub status: HealthStatus,
     /// The earliest `since` of the checks; only where one is not `ok`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<String>,
@@ -365,14 +365,14 @@ pub struct Health {
     pub durability: String,
     /// What upkeep did since the store was opened.
     #[serde(default)]
-    pub upkeep: Upkeep,
-    pub checks: Vec<Check>,
+    pub upkeep: MaintenanceStatus,
+    pub checks: Vec<HealthCheck>,
 }
 
 /// What upkeep did since the store was opened, and what is left to do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
-pub struct Upkeep {
+pub struct MaintenanceStatus {
     /// Series sealed, and chunks written for them.
     pub seals: u64,
     pub chunks_sealed: u64,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{Scope, Service, SnapshotDropped, SnapshotInfo, SnapshotList};
 use crate::error::Result;
-use crate::store::{Snapshot, State};
+use crate::store::{Snapshot, StoreState};
 use crate::types::{SeriesKey, TimeUnit, time};
 
 impl Service {
@@ -23,7 +23,7 @@ impl Service {
 
     /// The store as a snapshot or dataset shows one of its series, or as it is now; `snapshot_not_found`,
     /// `dataset_not_found`, `series_not_found` for no member of the dataset.
-    pub(super) fn state_as_of(&self, name: Option<&str>, series: &SeriesKey) -> Result<Arc<State>> {
+    pub(super) fn state_as_of(&self, name: Option<&str>, series: &SeriesKey) -> Result<Arc<StoreState>> {
         let Some(name) = name else { return Ok(self.store.snapshot()) };
         let view = self.view_as_of(name)?;
         view.check(series)?;

@@ -5,7 +5,7 @@
 
 /// Ways into a verb through one face, or why there is none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Face {
+pub enum Access {
     At(&'static [&'static str]),
     /// The reason.
     Dash(&'static str),
@@ -13,26 +13,36 @@ pub enum Face {
 
 /// A verb and its ways in.
 #[derive(Clone, Copy, Debug)]
-pub struct Verb {
+pub struct Operation {
     pub name: &'static str,
     /// `METHOD /path`, as the OpenAPI document writes it.
-    pub rest: Face,
+    pub rest: Access,
     /// A method of the Flight protocol, or the name of an action of `DoAction`.
-    pub flight: Face,
+    pub flight: Access,
     /// As typed after `fastk`.
-    pub cli: Face,
+    pub cli: Access,
 }
 
-use Face::{At, Dash};
+use Access::{At, Dash};
 
 /// Why the registry has no actions of Flight.
-const CONTROL: Face = Dash("Flight carries rows; it reads under datasets, REST has the registry");
+const CONTROL: Access = Dash("Flight carries rows; it reads under datasets, REST has the registry");
 
 /// Every verb.
-pub const VERBS: &[Verb] = &[
-    Verb { name: "register", rest: At(&["POST /v1/series"]), flight: At(&["register_series"]), cli: At(&["register"]) },
-    Verb { name: "list", rest: At(&["GET /v1/series"]), flight: At(&["ListFlights"]), cli: At(&["admin list-series"]) },
-    Verb {
+pub const VERBS: &[Operation] = &[
+    Operation {
+        name: "register",
+        rest: At(&["POST /v1/series"]),
+        flight: At(&["register_series"]),
+        cli: At(&["register"]),
+    },
+    Operation {
+        name: "list",
+        rest: At(&["GET /v1/series"]),
+        flight: At(&["ListFlights"]),
+        cli: At(&["admin list-series"]),
+    },
+    Operation {
         name: "describe",
         rest: At(&[
             "GET /v1/series/kline/{symbol}/{timeframe}",
@@ -41,7 +51,7 @@ pub const VERBS: &[Verb] = &[
         flight: At(&["GetSchema"]),
         cli: Dash("`admin list-series --prefix KEY --json` prints it"),
     },
-    Verb {
+    Operation {
         name: "change",
         rest: At(&[
             "PATCH /v1/series/kline/{symbol}/{timeframe}",
@@ -50,7 +60,7 @@ pub const VERBS: &[Verb] = &[
         flight: Dash("a rare act of an operator; REST has it"),
         cli: Dash("a rare act of an operator; REST has it"),
     },
-    Verb {
+    Operation {
         name: "drop",
         rest: At(&[
             "DELETE /v1/series/kline/{symbol}/{timeframe}",
@@ -59,7 +69,7 @@ pub const VERBS: &[Verb] = &[
         flight: At(&["drop_series"]),
         cli: At(&["drop"]),
     },
-    Verb {
+    Operation {
         name: "write",
         rest: At(&[
             "POST /v1/klines/{symbol}/{timeframe}",
@@ -75,7 +85,7 @@ pub const VERBS: &[Verb] = &[
             "bridge write-indicator-range",
         ]),
     },
-    Verb {
+    Operation {
         name: "merge",
         rest: At(&[
             "POST /v1/klines/{symbol}/{timeframe}/merge",
@@ -84,7 +94,7 @@ pub const VERBS: &[Verb] = &[
         flight: At(&["DoPut"]),
         cli: At(&["write"]),
     },
-    Verb {
+    Operation {
         name: "delete",
         rest: At(&[
             "DELETE /v1/klines/{symbol}/{timeframe}",
@@ -93,7 +103,7 @@ pub const VERBS: &[Verb] = &[
         flight: At(&["delete_range"]),
         cli: At(&["delete"]),
     },
-    Verb {
+    Operation {
         name: "read",
         rest: At(&[
             "GET /v1/klines/{symbol}/{timeframe}",
@@ -111,7 +121,7 @@ pub const VERBS: &[Verb] = &[
             "bridge query-scalar-predicate",
         ]),
     },
-    Verb {
+    Operation {
         name: "coverage",
         rest: At(&[
             "GET /v1/coverage/kline/{symbol}/{timeframe}",
@@ -120,69 +130,74 @@ pub const VERBS: &[Verb] = &[
         flight: At(&["coverage"]),
         cli: At(&["coverage"]),
     },
-    Verb {
+    Operation {
         name: "plan",
         rest: Dash("an answer tells its size itself"),
         flight: At(&["GetFlightInfo"]),
         cli: Dash("an answer tells its size itself"),
     },
-    Verb {
+    Operation {
         name: "create a snapshot",
         rest: At(&["POST /v1/snapshots"]),
         flight: At(&["create_snapshot"]),
         cli: At(&["snapshot create"]),
     },
-    Verb {
+    Operation {
         name: "list snapshots",
         rest: At(&["GET /v1/snapshots"]),
         flight: At(&["list_snapshots"]),
         cli: At(&["snapshot list"]),
     },
-    Verb {
+    Operation {
         name: "drop a snapshot",
         rest: At(&["DELETE /v1/snapshots/{name}"]),
         flight: At(&["drop_snapshot"]),
         cli: At(&["snapshot drop"]),
     },
-    Verb { name: "create a dataset", rest: At(&["POST /v1/datasets"]), flight: CONTROL, cli: At(&["dataset create"]) },
-    Verb { name: "list datasets", rest: At(&["GET /v1/datasets"]), flight: CONTROL, cli: At(&["dataset list"]) },
-    Verb {
+    Operation {
+        name: "create a dataset",
+        rest: At(&["POST /v1/datasets"]),
+        flight: CONTROL,
+        cli: At(&["dataset create"]),
+    },
+    Operation { name: "list datasets", rest: At(&["GET /v1/datasets"]), flight: CONTROL, cli: At(&["dataset list"]) },
+    Operation {
         name: "look at a dataset",
         rest: At(&["GET /v1/datasets/{name}", "GET /v1/datasets/{name}/versions/{version}"]),
         flight: CONTROL,
         cli: At(&["dataset show"]),
     },
-    Verb {
+    Operation {
         name: "list the versions of a dataset",
         rest: At(&["GET /v1/datasets/{name}/versions"]),
         flight: CONTROL,
         cli: At(&["dataset versions"]),
     },
-    Verb {
+    Operation {
         name: "change the status of a dataset",
         rest: At(&["PATCH /v1/datasets/{name}/versions/{version}"]),
         flight: CONTROL,
         cli: At(&["dataset status"]),
     },
-    Verb {
+    Operation {
         name: "lineage of a dataset",
         rest: At(&["GET /v1/datasets/{name}/versions/{version}/lineage"]),
         flight: CONTROL,
         cli: At(&["dataset lineage"]),
     },
-    Verb {
+    Operation {
         name: "register a feature or factor",
         rest: At(&["POST /v1/features", "POST /v1/factors"]),
         flight: CONTROL,
         cli: At(&["feature create", "factor create"]),
     },
-    Verb {
+    Operation {
         name: "list features or factors",
         rest: At(&["GET /v1/features", "GET /v1/factors"]),
         flight: CONTROL,
         cli: At(&["feature list", "factor list"]),
     },
-    Verb {
+    Operation {
         name: "look at a feature or factor",
         rest: At(&[
             "GET /v1/features/{name}",
@@ -193,19 +208,19 @@ pub const VERBS: &[Verb] = &[
         flight: CONTROL,
         cli: At(&["feature show", "factor show"]),
     },
-    Verb {
+    Operation {
         name: "list the versions of a feature or factor",
         rest: At(&["GET /v1/features/{name}/versions", "GET /v1/factors/{name}/versions"]),
         flight: CONTROL,
         cli: At(&["feature versions", "factor versions"]),
     },
-    Verb {
+    Operation {
         name: "change the status of a feature or factor",
         rest: At(&["PATCH /v1/features/{name}/versions/{version}", "PATCH /v1/factors/{name}/versions/{version}"]),
         flight: CONTROL,
         cli: At(&["feature status", "factor status"]),
     },
-    Verb {
+    Operation {
         name: "lineage of a feature or factor",
         rest: At(&[
             "GET /v1/features/{name}/versions/{version}/lineage",
@@ -214,7 +229,7 @@ pub const VERBS: &[Verb] = &[
         flight: CONTROL,
         cli: At(&["feature lineage", "factor lineage"]),
     },
-    Verb {
+    Operation {
         name: "inventory",
         rest: At(&["GET /inventory"]),
         flight: At(&["inventory"]),
@@ -227,104 +242,109 @@ pub const VERBS: &[Verb] = &[
             "bridge indicator-inventory",
         ]),
     },
-    Verb {
+    Operation {
         name: "health",
         rest: At(&["GET /health", "GET /health/live", "GET /health/ready"]),
         flight: At(&["health"]),
         cli: At(&["admin health", "admin ping"]),
     },
-    Verb {
+    Operation {
         name: "compact",
         rest: At(&["POST /v1/admin/compact"]),
         flight: At(&["compact"]),
         cli: At(&["admin compact"]),
     },
-    Verb { name: "verify", rest: At(&["POST /v1/admin/verify"]), flight: At(&["verify"]), cli: At(&["admin verify"]) },
-    Verb {
+    Operation {
+        name: "verify",
+        rest: At(&["POST /v1/admin/verify"]),
+        flight: At(&["verify"]),
+        cli: At(&["admin verify"]),
+    },
+    Operation {
         name: "scrub",
         rest: At(&["POST /v1/admin/scrub"]),
         flight: Dash("work for the background; REST has it"),
         cli: At(&["admin scrub"]),
     },
-    Verb {
+    Operation {
         name: "list orphans",
         rest: At(&["GET /v1/admin/orphans"]),
         flight: Dash("a rare look of an operator; REST has it"),
         cli: At(&["admin list-orphans"]),
     },
-    Verb {
+    Operation {
         name: "explain overlaps",
         rest: At(&["GET /v1/admin/overlaps"]),
         flight: Dash("a rare look of an operator; REST has it"),
         cli: At(&["admin explain-overlap"]),
     },
-    Verb {
+    Operation {
         name: "list the files of a series",
         rest: At(&["GET /v1/admin/files"]),
         flight: Dash("whoever reads files reads them without a server; REST lists them"),
         cli: At(&["files"]),
     },
-    Verb {
+    Operation {
         name: "jobs",
         rest: At(&["GET /v1/admin/jobs", "GET /v1/admin/jobs/{id}", "DELETE /v1/admin/jobs/{id}"]),
         flight: Dash("its actions answer when they are done"),
         cli: Dash("its verbs wait for their jobs and show how far they are"),
     },
-    Verb {
+    Operation {
         name: "backup",
         rest: At(&["POST /v1/admin/backup"]),
         flight: Dash("an act of an operator; REST has it as a job"),
         cli: At(&["admin backup"]),
     },
-    Verb {
+    Operation {
         name: "repair",
         rest: Dash("needs the data directory to itself"),
         flight: Dash("needs the data directory to itself"),
         cli: At(&["admin repair"]),
     },
-    Verb {
+    Operation {
         name: "rebuild the manifest",
         rest: Dash("needs the data directory to itself"),
         flight: Dash("needs the data directory to itself"),
         cli: At(&["admin rebuild-manifest"]),
     },
-    Verb {
+    Operation {
         name: "restore",
         rest: Dash("makes a store that no server has open"),
         flight: Dash("makes a store that no server has open"),
         cli: At(&["admin restore"]),
     },
-    Verb {
+    Operation {
         name: "metrics",
         rest: At(&["GET /metrics"]),
         flight: Dash("Prometheus asks over HTTP"),
         cli: Dash("Prometheus asks over HTTP"),
     },
-    Verb {
+    Operation {
         name: "tokens",
         rest: Dash("only who can write the data directory makes tokens"),
         flight: Dash("only who can write the data directory makes tokens"),
         cli: At(&["admin token"]),
     },
-    Verb {
+    Operation {
         name: "log in",
         rest: Dash("every request carries its token"),
         flight: At(&["Handshake"]),
         cli: Dash("every request carries its token"),
     },
-    Verb {
+    Operation {
         name: "actions",
         rest: Dash("the OpenAPI document lists the operations"),
         flight: At(&["ListActions"]),
         cli: Dash("`fastk --help` lists the verbs"),
     },
-    Verb {
+    Operation {
         name: "inspect",
         rest: Dash("reads files, not the store"),
         flight: Dash("reads files, not the store"),
         cli: At(&["inspect"]),
     },
-    Verb {
+    Operation {
         name: "serve",
         rest: Dash("starts the faces"),
         flight: Dash("starts the faces"),

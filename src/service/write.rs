@@ -8,11 +8,11 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Condition, Durability, Mode, Scope, Service, WriteManyReply, WriteReply};
+use super::{Durability, Precondition, RowMode, Scope, Service, WriteManyReply, WriteReply};
 use crate::error::{Error, ErrorCode, Result};
-use crate::format::receipt::Written;
-use crate::ingest::Parsed;
-use crate::store::{Expected, IfVersion, SeriesWrite, WriteMode, WriteOutcome, Writing};
+use crate::format::receipt::SeriesReceipt;
+use crate::ingest::ParsedRows;
+use crate::store::{DecidedWrite, ExpectedVersion, IfVersion, SeriesWrite, WriteMode, WriteOutcome};
 use crate::types::schema::MergeRule;
 use crate::types::{Kind, SeriesKey, SeriesSpec};
 
@@ -100,19 +100,19 @@ impl FromStr for MergeOp {
 
 /// How rows enter a series.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Manner {
-    Mode(Mode),
+pub enum WriteMethod {
+    Mode(RowMode),
     /// Stored and new row become one, column by column: by the rule of each column, or a scalar's by this one.
     Merge(Option<MergeOp>),
 }
 
-impl Default for Manner {
+impl Default for WriteMethod {
     fn default() -> Self {
-        Self::Mode(Mode::default())
+        Self::Mode(RowMode::default())
     }
 }
 
-impl Manner {
+impl WriteMethod {
     /// Reads `upsert`, `insert`, `append` or `merge`, the last with or without an `op`.
     pub fn of(mode: Option<&str>, op: Option<&str>) -> Result<Self> {
         let op = op.map(str::parse).transpose()?;
@@ -120,9 +120,9 @@ impl Manner {
             (Some("merge"), op) => Ok(Self::Merge(op)),
             (_, Some(_)) => Err(Error::invalid("op is for mode merge only")),
             (None, None) => Ok(Self::default()),
-            (Some("upsert"), None) => Ok(Self::Mode(Mode::Upsert)),
-            (Some("insert"), None) => Ok(Self::Mode(Mode::Insert)),
-            (Some("append"), None) => Ok(Self::Mode(Mode::Append)),
+            (Some("upsert"), None) => Ok(Self::Mode(RowMode::Upsert)),
+            (Some("insert"), None) => Ok(Self::Mode(RowMode::Insert)),
+            (Some("append"), None) => Ok(Self::Mode(RowMode::Append)),
             (Some(other), None) => {
                 Err(Error::invalid(format!("mode {other:?} is not one of upsert, insert, append, merge")))
             }
@@ -131,9 +131,9 @@ impl Manner {
 
     fn mode(self) -> WriteMode {
         match self {
-            Self::Mode(Mode::Upsert) => WriteMode::Upsert,
-            Self::Mode(Mode::Insert) => WriteMode::Insert,
-            Self::Mode(Mode::Append) => WriteMode::Append,
+            Self::Mode(RowMode::Upsert) => WriteMode::Upsert,
+            Self::Mode(RowMode::Insert) => WriteMode::Insert,
+            Self::Mode(RowMode::Append) => WriteMode::Append,
             Self::Merge(op) => WriteMode::Merge { first: op.map(MergeOp::rule) },
         }
     }
@@ -141,9 +141,9 @@ impl Manner {
 
 /// Everything about a write but its rows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Terms {
-    pub manner: Manner,
-    pub condition: Condition,
+pub struct WriteOptions {
+    pub manner: WriteMethod,
+    pub condition: Precondition,
     /// A repeat under the same key, within 24 hours, is answered as the first time and changes nothing.
     pub idempotency_key: Option<IdempotencyKey>,
     /// Registers the series in the same commit, unless it is registered so already. A write that is refused registers
@@ -151,13 +151,13 @@ pub struct Terms {
     pub create: Option<Box<SeriesSpec>>,
 }
 
-impl Terms {
+impl WriteOptions {
     /// What can be said without the rows.
     ///
     /// # Errors
     /// `invalid_argument` for a merge without an idempotency key, or with an `op` for a kline.
     pub fn check(&self, key: &SeriesKey) -> Result<()> {
-        let Manner::Merge(op) = self.manner else { return Ok(()) };
+        let WriteMethod::Merge(op) = self.manner else { return Ok(()) };
         if op.is_some() && key.kind() == Kind::Kline {
             return Err(Error::invalid(format!("op is for scalars, {key} is a kline")).with_hint(
                 "a kline keeps open, takes the largest high, the smallest low, the last close and the sum of volumes",
@@ -183,13 +183,13 @@ pub struct Acknowledged<T = WriteReply> {
 /// A write that is decided but not durable yet.
 #[derive(Debug)]
 #[must_use = "it is not durable before it is finished"]
-pub struct Begun {
+pub struct PendingWrite {
     /// What will be answered once it is.
     reply: WriteReply,
-    writing: Writing,
+    writing: DecidedWrite,
 }
 
-impl Begun {
+impl PendingWrite {
     /// The version that the write makes.
     pub fn version(&self) -> u64 {
         self.reply.version
@@ -197,7 +197,7 @@ impl Begun {
 }
 
 /// The version no series is at: for a condition that is known to fail.
-const NEVER: IfVersion = Some(Expected { series_id: Some(u64::MAX), version: u64::MAX });
+const NEVER: IfVersion = Some(ExpectedVersion { series_id: Some(u64::MAX), version: u64::MAX });
 
 fn count_rows(outcome: &WriteOutcome) {
     if !outcome.repeated {
@@ -218,16 +218,23 @@ impl Service {
     }
 
     /// Writes parsed rows (see [`crate::ingest::parse`]) as one atomic commit; returns when it is durable.
-    pub fn write(&self, key: &SeriesKey, parsed: Parsed, mode: Mode, condition: &Condition) -> Result<WriteReply> {
-        let terms = Terms { manner: Manner::Mode(mode), condition: condition.clone(), ..Terms::default() };
+    pub fn write(
+        &self,
+        key: &SeriesKey,
+        parsed: ParsedRows,
+        mode: RowMode,
+        condition: &Precondition,
+    ) -> Result<WriteReply> {
+        let terms =
+            WriteOptions { manner: WriteMethod::Mode(mode), condition: condition.clone(), ..WriteOptions::default() };
         Ok(self.write_under(key, parsed, &terms)?.reply)
     }
 
     /// The same under any terms.
     ///
     /// # Errors
-    /// Those of [`crate::Store::write_many`] and of [`Terms::check`].
-    pub fn write_under(&self, key: &SeriesKey, parsed: Parsed, terms: &Terms) -> Result<Acknowledged> {
+    /// Those of [`crate::Store::write_many`] and of [`WriteOptions::check`].
+    pub fn write_under(&self, key: &SeriesKey, parsed: ParsedRows, terms: &WriteOptions) -> Result<Acknowledged> {
         self.finish_write(self.begin_write(key, parsed, terms)?)
     }
 
@@ -236,7 +243,7 @@ impl Service {
     ///
     /// # Errors
     /// Those of [`Service::write_under`].
-    pub fn begin_write(&self, key: &SeriesKey, parsed: Parsed, terms: &Terms) -> Result<Begun> {
+    pub fn begin_write(&self, key: &SeriesKey, parsed: ParsedRows, terms: &WriteOptions) -> Result<PendingWrite> {
         self.caller.may_touch(Scope::Write, key)?;
         terms.check(key)?;
         let once = terms.idempotency_key.as_ref().map(|key| self.own_key(key));
@@ -263,14 +270,14 @@ impl Service {
             _ => error,
         })?;
         let written = writing.outcome().written.first().ok_or_else(|| Error::internal("a write without a result"))?;
-        Ok(Begun { reply: self.write_reply(key, written), writing })
+        Ok(PendingWrite { reply: self.write_reply(key, written), writing })
     }
 
     /// Waits until a write is durable and visible.
     ///
     /// # Errors
     /// `writer_stopped`, `storage_full`: then nothing of it was written.
-    pub fn finish_write(&self, begun: Begun) -> Result<Acknowledged> {
+    pub fn finish_write(&self, begun: PendingWrite) -> Result<Acknowledged> {
         let outcome = self.store.finish_write(begun.writing)?;
         count_rows(&outcome);
         Ok(Acknowledged { reply: begun.reply, repeated: outcome.repeated })
@@ -283,14 +290,14 @@ impl Service {
     /// Those of [`crate::Store::write_many`].
     pub fn write_many(
         &self,
-        parsed: Vec<(SeriesKey, Parsed)>,
-        mode: Mode,
+        parsed: Vec<(SeriesKey, ParsedRows)>,
+        mode: RowMode,
         once: Option<&IdempotencyKey>,
     ) -> Result<Acknowledged<WriteManyReply>> {
         let keys: Vec<SeriesKey> = parsed.iter().map(|(key, _)| key.clone()).collect();
         self.caller.may(Scope::Write)?;
         keys.iter().try_for_each(|key| self.caller.may_touch(Scope::Write, key))?;
-        let mode = Manner::Mode(mode).mode();
+        let mode = WriteMethod::Mode(mode).mode();
         let writes = parsed
             .into_iter()
             .map(|(key, parsed)| SeriesWrite {
@@ -309,7 +316,7 @@ impl Service {
 
     /// What a write of one series did, as its caller is told. The entity tag is of the series that was written, also
     /// when another one has its key by now.
-    pub(super) fn write_reply(&self, key: &SeriesKey, written: &Written) -> WriteReply {
+    pub(super) fn write_reply(&self, key: &SeriesKey, written: &SeriesReceipt) -> WriteReply {
         WriteReply {
             series: key.clone(),
             rows_written: written.rows_written,
@@ -347,10 +354,10 @@ mod tests {
     fn a_merge_needs_a_key_and_only_scalars_take_an_op() {
         let kline = SeriesKey::kline("X", "1m").unwrap();
         let scalar = SeriesKey::scalar("c", "X", "1m", "n").unwrap();
-        let terms = |mode, op, key: Option<&str>| Terms {
-            manner: Manner::of(Some(mode), op).unwrap(),
+        let terms = |mode, op, key: Option<&str>| WriteOptions {
+            manner: WriteMethod::of(Some(mode), op).unwrap(),
             idempotency_key: key.map(|key| key.parse().unwrap()),
-            ..Terms::default()
+            ..WriteOptions::default()
         };
         assert!(terms("merge", None, None).check(&kline).unwrap_err().detail().contains("Idempotency-Key"));
         assert!(terms("merge", None, Some("k")).check(&kline).is_ok());
@@ -360,7 +367,7 @@ mod tests {
         for (mode, op) in
             [(Some("upsert"), Some("add")), (None, Some("set")), (Some("merge"), Some("avg")), (Some("x"), None)]
         {
-            assert_eq!(Manner::of(mode, op).unwrap_err().code(), ErrorCode::InvalidArgument, "{mode:?} {op:?}");
+            assert_eq!(WriteMethod::of(mode, op).unwrap_err().code(), ErrorCode::InvalidArgument, "{mode:?} {op:?}");
         }
     }
 }

@@ -2,8 +2,8 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use super::Inner;
-use crate::disk::Staged;
+use super::StoreInner;
+use crate::disk::StagedFile;
 use crate::error::{ErrorCode, Result};
 
 /// Bytes held back: an edit, a run file of what the log holds of deletes, and the directory blocks for them.
@@ -11,14 +11,14 @@ const BALLAST_BYTES: u64 = 4 << 20;
 
 /// A file without a use, given up when the disk is full.
 #[derive(Debug, Default)]
-pub struct Ballast(Mutex<Option<Staged>>);
+pub struct DiskReserve(Mutex<Option<StagedFile>>);
 
-impl Inner {
+impl StoreInner {
     /// Takes the room, unless it is held already or there is none.
     pub fn take_ballast(&self) {
         let mut held = self.ballast.0.lock().unwrap_or_else(PoisonError::into_inner);
         if held.is_none() {
-            let taken = Staged::create(&self.root.join("tmp"))
+            let taken = StagedFile::create(&self.root.join("tmp"))
                 .and_then(|staged| staged.reserve(BALLAST_BYTES.min(self.options.wal_segment_bytes)).map(|()| staged));
             match taken {
                 Ok(staged) => *held = Some(staged),

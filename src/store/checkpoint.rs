@@ -10,12 +10,12 @@ use std::io::BufWriter;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::commit::Frozen;
-use super::seal::{Marker, series_record};
-use super::state::{Run, SeriesId, SeriesState, Snapshot, State, Structural};
+use super::commit::FrozenRuns;
+use super::seal::{DropMarker, series_record};
+use super::state::{Run, SeriesId, SeriesState, Snapshot, StoreState, Structural};
 use super::write::RECEIPT_KEEP_MS;
-use super::{Inner, Maintenance, wall_ms};
-use crate::disk::{self, DiskPath, Staged};
+use super::{Maintenance, StoreInner, wall_ms};
+use crate::disk::{self, DiskPath, StagedFile};
 use crate::error::{Error, Result};
 use crate::format::manifest::{Edit, ReceiptsRecord, RunRecord, SnapshotRecord};
 use crate::format::receipt::{Receipt, decode_receipts, encode_receipts};
@@ -82,7 +82,7 @@ pub fn load_receipts(root: &DiskPath, record: &ReceiptsRecord) -> Result<Vec<Rec
     Ok(receipts)
 }
 
-impl Inner {
+impl StoreInner {
     /// Moves everything out of the log and trims it.
     pub fn checkpoint(&self) -> Result<()> {
         let mut maintenance = self.maintenance();
@@ -138,7 +138,7 @@ impl Inner {
     }
 
     /// Publishes what the log held up to the freeze: runs, registrations, snapshots, receipts.
-    pub fn settle(&self, maintenance: &mut Maintenance, frozen: &Frozen) -> Result<()> {
+    pub fn settle(&self, maintenance: &mut Maintenance, frozen: &FrozenRuns) -> Result<()> {
         self.queue.settled(&frozen.decided)?;
         let state = &frozen.state;
         let contents = &maintenance.manifest.contents;
@@ -205,7 +205,9 @@ impl Inner {
             match self.dropped().remove(&id) {
                 // The last reader of each chunk unlinks it; the marker stays for the next opening.
                 Some(series) => series.chunks.iter().for_each(|chunk| chunk.retire()),
-                None => self.remove_series_files(id, if used.is_empty() { Marker::Removed } else { Marker::Kept }),
+                None => {
+                    self.remove_series_files(id, if used.is_empty() { DropMarker::Removed } else { DropMarker::Kept })
+                }
             }
         }
         self.counters.add_checkpoint();
@@ -253,7 +255,7 @@ impl Inner {
         (level, base_commit): (u32, u64),
         edit: &mut Edit,
     ) -> Result<Vec<(SeriesId, Vec<Arc<Run>>)>> {
-        let mut staged = Staged::create(&self.root.join("tmp"))?;
+        let mut staged = StagedFile::create(&self.root.join("tmp"))?;
         let staged_path = staged.path().to_owned();
         let fail = |error: &std::io::Error| Error::io("write", &staged_path, error);
         let out = BufWriter::with_capacity(1 << 20, &mut staged);
@@ -283,7 +285,7 @@ impl Inner {
     }
 
     /// Links a finished file to the next free name.
-    fn publish_new(&self, staged: Staged, next_id: &mut u64, path: fn(&DiskPath, u64) -> DiskPath) -> Result<u64> {
+    fn publish_new(&self, staged: StagedFile, next_id: &mut u64, path: fn(&DiskPath, u64) -> DiskPath) -> Result<u64> {
         // A file of this name can stand there from a step that never reached the manifest.
         while path(&self.root, *next_id).found()? {
             *next_id += 1;
@@ -336,7 +338,7 @@ impl Inner {
     fn settle_receipts(
         &self,
         contents: &super::manifest::Contents,
-        state: &State,
+        state: &StoreState,
         edit: &mut Edit,
     ) -> Result<Vec<u64>> {
         let old = wall_ms().saturating_sub(RECEIPT_KEEP_MS);
@@ -351,7 +353,7 @@ impl Inner {
         let receipts: Vec<&Receipt> = receipts.filter(|_| !planted(Bug::ReceiptsNotSettled)).collect();
         if let Some(newest_ms) = receipts.iter().map(|receipt| receipt.wall_ms).max() {
             let bytes = encode_receipts(receipts.into_iter());
-            let mut staged = Staged::create(&self.root.join("tmp"))?;
+            let mut staged = StagedFile::create(&self.root.join("tmp"))?;
             staged.put(&bytes)?;
             let id = self.publish_new(staged, &mut edit.next_file_id, receipts_path)?;
             edit.receipts.push(ReceiptsRecord { id, bytes: bytes.len() as u64, newest_ms });

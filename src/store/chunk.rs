@@ -52,7 +52,7 @@ pub struct OpenChunk {
     /// A page of the index was damaged.
     index_bad: AtomicBool,
     /// Where readers' damage is counted; maintenance counts none.
-    damage: Option<Reporter>,
+    damage: Option<ReadReporter>,
     /// Coverage on the grid it was last asked for.
     pub(super) coverage: ArcSwapOption<Coverage>,
 }
@@ -174,8 +174,8 @@ impl ChunkFile {
         Ok(open)
     }
 
-    fn reporter(self: &Arc<Self>, cache: &MapCache) -> Reporter {
-        Reporter { met: Arc::clone(&cache.damage), chunk: Arc::downgrade(self) }
+    fn reporter(self: &Arc<Self>, cache: &MapCache) -> ReadReporter {
+        ReadReporter { met: Arc::clone(&cache.damage), chunk: Arc::downgrade(self) }
     }
 
     /// The mapped chunk for one use by maintenance.
@@ -447,9 +447,9 @@ fn rescaled(buffer: Buffer, stored: Option<ColumnType>, wanted: ColumnType) -> R
 
 /// Chunks, by series and number, that somebody found without a usable sidecar. At most one entry a chunk.
 #[derive(Debug, Default)]
-pub(super) struct Orders(std::sync::Mutex<BTreeSet<(u64, u64)>>);
+pub(super) struct SidecarRequests(std::sync::Mutex<BTreeSet<(u64, u64)>>);
 
-impl Orders {
+impl SidecarRequests {
     fn add(&self, meta: &ChunkMeta) {
         self.add_chunk(meta.series_id, meta.chunk_id);
     }
@@ -465,10 +465,10 @@ impl Orders {
 
 /// Damaged blocks and files that readers met.
 #[derive(Debug, Default)]
-pub struct DamageMet(std::sync::Mutex<Met>);
+pub struct DamageLog(std::sync::Mutex<DamageEntry>);
 
 #[derive(Debug, Default)]
-struct Met {
+struct DamageEntry {
     /// Reads since the count began, and what the last one met.
     reads: u64,
     last: String,
@@ -481,19 +481,19 @@ const DAMAGED_CHUNKS_MAX: usize = 1_000;
 
 /// Where what a reader meets in a chunk is noted.
 #[derive(Clone, Debug)]
-struct Reporter {
-    met: Arc<DamageMet>,
+struct ReadReporter {
+    met: Arc<DamageLog>,
     chunk: Weak<ChunkFile>,
 }
 
-impl Reporter {
+impl ReadReporter {
     fn note(&self, error: &Error) {
         self.met.note(error, &self.chunk);
     }
 }
 
-impl DamageMet {
-    fn met(&self) -> std::sync::MutexGuard<'_, Met> {
+impl DamageLog {
+    fn met(&self) -> std::sync::MutexGuard<'_, DamageEntry> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -525,7 +525,7 @@ impl DamageMet {
 
     /// Begins to count anew.
     pub fn forget(&self) {
-        *self.met() = Met::default();
+        *self.met() = DamageEntry::default();
     }
 }
 
@@ -535,12 +535,12 @@ pub struct MapCache {
     open: Mutex<VecDeque<Weak<ChunkFile>>>,
     maps_max: usize,
     /// Chunks whose sidecars are wanted anew.
-    pub(super) orders: Orders,
+    pub(super) orders: SidecarRequests,
     /// Whether a block is brought into memory when it is read.
     pub prefetch: bool,
     pub(super) presence: PresenceCache,
     /// Damaged blocks and files that readers met.
-    pub damage: Arc<DamageMet>,
+    pub damage: Arc<DamageLog>,
 }
 
 impl MapCache {
@@ -548,7 +548,7 @@ impl MapCache {
         Self {
             open: Mutex::new(VecDeque::new()),
             maps_max,
-            orders: Orders::default(),
+            orders: SidecarRequests::default(),
             prefetch,
             presence: PresenceCache::default(),
             damage: Arc::default(),

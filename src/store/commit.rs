@@ -13,8 +13,8 @@
 use std::sync::{Arc, OnceLock, PoisonError};
 
 use super::log::{AppendError, Log, LogBytes, QueuedFrame, make_spare};
-use super::pins::Pins;
-use super::state::{SeriesId, State, Structural};
+use super::pins::RetainedCommits;
+use super::state::{SeriesId, StoreState, Structural};
 use crate::disk::Lock;
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::wal::FrameKind;
@@ -47,9 +47,9 @@ impl Durability {
 
 /// Outcome of the commits that share a sync.
 #[derive(Debug, Default)]
-pub struct Batch(OnceLock<Result<()>>);
+pub struct CommitBatch(OnceLock<Result<()>>);
 
-impl Batch {
+impl CommitBatch {
     /// That of a commit which is durable and visible already.
     pub fn done() -> Self {
         Self(OnceLock::from(Ok(())))
@@ -61,15 +61,15 @@ type Stopped = Arc<OnceLock<String>>;
 
 /// What is decided and not yet durable. Held under the queue's lock.
 #[derive(Debug)]
-pub struct Pending {
+pub struct QueuedCommits {
     /// State after every queued commit.
-    pub state: Arc<State>,
+    pub state: Arc<StoreState>,
     frames: Vec<QueuedFrame>,
     /// The state of each queued commit, and the bytes of its frame.
-    states: Vec<(Arc<State>, u64)>,
+    states: Vec<(Arc<StoreState>, u64)>,
     /// Maintenance applied since the leader took its state.
     structural: Vec<Structural>,
-    batch: Arc<Batch>,
+    batch: Arc<CommitBatch>,
     leading: bool,
     /// A series whose newest chunks are named in `state` and do not have their files yet.
     loading: Option<SeriesId>,
@@ -86,22 +86,22 @@ pub struct Pending {
 }
 
 /// What a leader took to write.
-struct Turn {
+struct LeaderTurn {
     frames: Vec<QueuedFrame>,
-    states: Vec<(Arc<State>, u64)>,
-    batch: Arc<Batch>,
+    states: Vec<(Arc<StoreState>, u64)>,
+    batch: Arc<CommitBatch>,
     /// The state behind the last frame.
-    state: Arc<State>,
+    state: Arc<StoreState>,
 }
 
 /// A state whose runs were frozen, and where the log stands behind it.
 #[derive(Debug)]
-pub struct Frozen {
+pub struct FrozenRuns {
     pub ids: Arc<Vec<SeriesId>>,
     /// Not durable before `decided` and a sync behind it.
-    pub state: Arc<State>,
+    pub state: Arc<StoreState>,
     /// To wait on before anything of the state is used: a commit in it can still be refused.
-    pub decided: Arc<Batch>,
+    pub decided: Arc<CommitBatch>,
     /// Segment that is open, and the LSN of the next frame.
     pub segment: u64,
     pub first_lsn: u64,
@@ -110,26 +110,26 @@ pub struct Frozen {
 /// The queue. See the head of this module.
 #[derive(Debug)]
 pub struct CommitQueue {
-    pending: Mutex<Pending>,
+    pending: Mutex<QueuedCommits>,
     wake: Condvar,
     /// Only the leader, or a holder of the `pending` lock while nobody leads, uses the log.
     log: Mutex<Log>,
     /// What of both is looked at without waiting for either lock.
     log_bytes: Arc<LogBytes>,
     stopped: Stopped,
-    published: ArcSwap<State>,
+    published: ArcSwap<StoreState>,
     /// Where commits go that are no longer the current one.
-    past: Arc<Pins>,
+    past: Arc<RetainedCommits>,
     durability: Durability,
     /// The lock under which the log is written; `None` where nothing is.
     lock: Option<Arc<Lock>>,
 }
 
 impl CommitQueue {
-    pub fn new(state: State, log: Log, next_lsn: u64, durability: Durability, stopped: Option<String>) -> Self {
+    pub fn new(state: StoreState, log: Log, next_lsn: u64, durability: Durability, stopped: Option<String>) -> Self {
         let state = Arc::new(state);
         let stopped: Stopped = Arc::new(stopped.map_or_else(OnceLock::new, OnceLock::from));
-        let pending = Pending {
+        let pending = QueuedCommits {
             state: Arc::clone(&state),
             frames: Vec::new(),
             states: Vec::new(),
@@ -151,7 +151,7 @@ impl CommitQueue {
             stopped,
             log: Mutex::new(log),
             published: ArcSwap::from(state),
-            past: Arc::new(Pins::new(0)),
+            past: Arc::new(RetainedCommits::new(0)),
             durability,
             lock: None,
         }
@@ -179,22 +179,22 @@ impl CommitQueue {
     }
 
     /// The same that hands on commits which are no longer the current one.
-    pub fn with_past(self, past: Arc<Pins>) -> Self {
+    pub fn with_past(self, past: Arc<RetainedCommits>) -> Self {
         Self { past, ..self }
     }
 
     /// The last published state.
-    pub fn published(&self) -> Arc<State> {
+    pub fn published(&self) -> Arc<StoreState> {
         self.published.load_full()
     }
 
     /// The lock under which commits are decided.
-    pub fn lock(&self) -> MutexGuard<'_, Pending> {
+    pub fn lock(&self) -> MutexGuard<'_, QueuedCommits> {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The same for who reads rows of these series under it: when their chunks can be read.
-    pub fn lock_to_read<'k>(&self, keys: impl Iterator<Item = &'k SeriesKey> + Clone) -> MutexGuard<'_, Pending> {
+    pub fn lock_to_read<'k>(&self, keys: impl Iterator<Item = &'k SeriesKey> + Clone) -> MutexGuard<'_, QueuedCommits> {
         let mut pending = self.lock();
         while pending.loading.is_some_and(|id| keys.clone().any(|key| pending.state.keys.get(key) == Some(&id)))
             && !planted(Bug::LoadReadEarly)
@@ -233,7 +233,12 @@ impl CommitQueue {
     }
 
     /// Queues a commit that leads to `state` and gives what to wait on. `state.commit` is its number.
-    pub fn enqueue(&self, pending: &mut Pending, state: State, payload: Vec<u8>) -> Result<Arc<Batch>> {
+    pub fn enqueue(
+        &self,
+        pending: &mut QueuedCommits,
+        state: StoreState,
+        payload: Vec<u8>,
+    ) -> Result<Arc<CommitBatch>> {
         pending.check_writable()?;
         let lsn = pending.next_lsn;
         pending.next_lsn += 1;
@@ -251,7 +256,7 @@ impl CommitQueue {
     }
 
     /// Applies maintenance to the pending and the published state at once.
-    pub fn apply(&self, pending: &mut Pending, change: Structural) {
+    pub fn apply(&self, pending: &mut QueuedCommits, change: Structural) {
         let mut state = pending.state.as_ref().clone();
         change.apply(&mut state);
         pending.state = Arc::new(state);
@@ -264,7 +269,7 @@ impl CommitQueue {
     }
 
     /// Waits until the batch is durable under the configured mode and visible, leading when nobody does.
-    pub fn wait(&self, batch: &Batch) -> Result<()> {
+    pub fn wait(&self, batch: &CommitBatch) -> Result<()> {
         let mut pending = self.lock();
         loop {
             if let Some(outcome) = batch.0.get() {
@@ -279,7 +284,7 @@ impl CommitQueue {
     }
 
     /// Waits until a batch is decided and everything written is durable: for what moves it out of the log.
-    pub fn settled(&self, batch: &Batch) -> Result<()> {
+    pub fn settled(&self, batch: &CommitBatch) -> Result<()> {
         if !planted(Bug::SettledBeforeDecided) {
             self.wait(batch)?;
         }
@@ -292,7 +297,7 @@ impl CommitQueue {
         self.wait(&batch)
     }
 
-    fn lead<'a>(&'a self, mut pending: MutexGuard<'a, Pending>) -> MutexGuard<'a, Pending> {
+    fn lead<'a>(&'a self, mut pending: MutexGuard<'a, QueuedCommits>) -> MutexGuard<'a, QueuedCommits> {
         let turn = pending.take_turn();
         if planted(Bug::ShownBeforeWritten) {
             self.published.store(Arc::clone(&turn.state));
@@ -314,8 +319,8 @@ impl CommitQueue {
     /// Ends the turn of a leader: its state is published, or what it took is refused with everything behind it.
     fn settle(
         &self,
-        pending: &mut Pending,
-        turn: Turn,
+        pending: &mut QueuedCommits,
+        turn: LeaderTurn,
         outcome: std::result::Result<(), AppendError>,
         sync: bool,
     ) -> Result<()> {
@@ -358,7 +363,7 @@ impl CommitQueue {
 
     /// Shows a state to readers, with what maintenance changed since it was taken. `states` are those of the commits
     /// that led to it, itself among them: they were acknowledged, so that each can be asked for.
-    fn publish(&self, pending: &Pending, state: &Arc<State>, states: &[(Arc<State>, u64)]) {
+    fn publish(&self, pending: &QueuedCommits, state: &Arc<StoreState>, states: &[(Arc<StoreState>, u64)]) {
         let before = self.published.load_full();
         if before.commit < state.commit {
             self.past.supersede(&before, states.first().map_or(0, |(_, bytes)| *bytes));
@@ -378,7 +383,7 @@ impl CommitQueue {
     }
 
     /// Refuses everything that is queued: the store stands where it is published.
-    fn refuse_queued(&self, pending: &mut Pending, error: &Error) {
+    fn refuse_queued(&self, pending: &mut QueuedCommits, error: &Error) {
         pending.state = self.published.load_full();
         pending.frames.clear();
         pending.states.clear();
@@ -402,7 +407,7 @@ impl CommitQueue {
     pub fn commit_beside<T>(
         &self,
         id: SeriesId,
-        decide: impl FnOnce(&State) -> Result<Option<(State, T)>>,
+        decide: impl FnOnce(&StoreState) -> Result<Option<(StoreState, T)>>,
         write: impl FnOnce(T) -> Result<u64>,
     ) -> Result<Option<()>> {
         let mut pending = self.lock();
@@ -463,7 +468,7 @@ impl CommitQueue {
     }
 
     /// Takes the log for maintenance: waits until nobody leads and keeps others from leading.
-    fn with_log<T>(&self, work: impl FnOnce(&mut Pending, &mut Log) -> Result<T>) -> Result<T> {
+    fn with_log<T>(&self, work: impl FnOnce(&mut QueuedCommits, &mut Log) -> Result<T>) -> Result<T> {
         let mut pending = self.lock();
         while pending.leading {
             pending = self.wake.wait(pending).unwrap_or_else(PoisonError::into_inner);
@@ -503,12 +508,12 @@ impl CommitQueue {
 
     /// Syncs what was written without a sync (`interval`, `none`, markers).
     pub fn sync(&self) -> Result<()> {
-        self.with_log(Pending::sync)
+        self.with_log(QueuedCommits::sync)
     }
 
     /// Freezes the runs of these series (all with runs when `None`) at one commit, and tells where the log stands
     /// behind it: what the state holds comes from frames before `first_lsn`, everything later from frames behind it.
-    pub fn freeze(&self, ids: Option<&[SeriesId]>) -> Result<Frozen> {
+    pub fn freeze(&self, ids: Option<&[SeriesId]>) -> Result<FrozenRuns> {
         self.with_log(|pending, log| {
             pending.check_writable()?;
             let has_runs = |id: &SeriesId| pending.state.series.get(id).is_some_and(|series| !series.runs.is_empty());
@@ -518,7 +523,7 @@ impl CommitQueue {
             };
             let ids = Arc::new(ids);
             self.apply(pending, Structural::Freeze(Arc::clone(&ids)));
-            Ok(Frozen {
+            Ok(FrozenRuns {
                 ids,
                 state: Arc::clone(&pending.state),
                 decided: Arc::clone(&pending.batch),
@@ -569,12 +574,12 @@ impl CommitQueue {
     }
 }
 
-impl Pending {
+impl QueuedCommits {
     /// Takes everything queued; nobody else leads until `leading` is false again.
-    fn take_turn(&mut self) -> Turn {
+    fn take_turn(&mut self) -> LeaderTurn {
         self.structural.clear();
         self.leading = true;
-        Turn {
+        LeaderTurn {
             frames: std::mem::take(&mut self.frames),
             states: std::mem::take(&mut self.states),
             batch: std::mem::take(&mut self.batch),
@@ -607,7 +612,7 @@ impl Pending {
 
     /// What to wait on for everything this state holds. Taken under the lock under which the state is looked at: a
     /// batch taken later can succeed although what was looked at was refused in between.
-    pub fn decided(&self) -> Result<Arc<Batch>> {
+    pub fn decided(&self) -> Result<Arc<CommitBatch>> {
         self.check_writable()?;
         Ok(Arc::clone(&self.batch))
     }
@@ -636,7 +641,7 @@ mod tests {
 
     use super::*;
     use crate::disk::DiskPath;
-    use crate::store::recover::{Trust, read_store};
+    use crate::store::recover::{ManifestTrust, read_store};
     use crate::store::{Store, StoreOptions};
 
     #[test]
@@ -644,7 +649,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let root = DiskPath::os(dir.path());
         drop(Store::open_on(&root, true, StoreOptions { upkeep: false, ..StoreOptions::default() }).unwrap());
-        let read = read_store(&root, Trust::Manifest).unwrap();
+        let read = read_store(&root, ManifestTrust::Manifest).unwrap();
         let log = Log::open(&root, read.start, &read.log, 64 << 10).unwrap();
         let bytes = (log.bytes(), log.used_bytes());
         assert!(bytes.0 > 0 && bytes.1 > 0);

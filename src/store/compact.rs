@@ -11,11 +11,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::chunk::{ChunkFile, MapCache, chunk_name, series_dir};
-use super::merge::{Merge, Source};
-use super::seal::{ChunkWrite, Interval, STAGED_MAX, Sealed, StagedChunk};
+use super::merge::{Merge, MergeSource};
+use super::seal::{ChunkWrite, STAGED_MAX, SealInterval, SealedSeries, StagedChunk};
 use super::sidecar;
 use super::state::{SeriesId, SeriesState, Tombstone};
-use super::{Deleted, Inner, Maintenance, Store, wall_ms};
+use super::{DeleteOutcome, Maintenance, Store, StoreInner, wall_ms};
 use crate::disk;
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::manifest::{ChunkRecord, Edit};
@@ -57,15 +57,15 @@ pub struct VacuumReport {
 }
 
 /// Chunks that may become one.
-pub struct Group {
+pub struct CompactionGroup {
     pub partition: String,
-    pub interval: Interval,
+    pub interval: SealInterval,
     pub chunks: Vec<Arc<ChunkFile>>,
 }
 
 /// Why a group is to become one chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Due {
+pub struct CompactionReason {
     /// It has too many chunks.
     pub many: bool,
     /// Too many of its bytes are garbage.
@@ -76,13 +76,13 @@ pub struct Due {
     as_of: Option<u64>,
 }
 
-impl Due {
+impl CompactionReason {
     pub fn any(self) -> bool {
         self.many || self.much || self.deletes
     }
 }
 
-impl Group {
+impl CompactionGroup {
     pub fn bytes(&self) -> u64 {
         self.chunks.iter().map(|chunk| chunk.record.file_bytes).sum()
     }
@@ -91,8 +91,8 @@ impl Group {
         self.chunks.iter().map(|chunk| chunk.record.rows).sum()
     }
 
-    fn sources(&self) -> Vec<Source> {
-        self.chunks.iter().cloned().map(Source::Chunk).collect()
+    fn sources(&self) -> Vec<MergeSource> {
+        self.chunks.iter().cloned().map(MergeSource::Chunk).collect()
     }
 
     /// Deletes that take rows of these chunks.
@@ -124,20 +124,20 @@ impl Group {
     }
 
     /// Whether it is to become one chunk; with `full` as soon as it is more than that or has any garbage.
-    pub fn due(&self, series: &SeriesState, garbage_bytes: u64, full: bool) -> Due {
+    pub fn due(&self, series: &SeriesState, garbage_bytes: u64, full: bool) -> CompactionReason {
         let tombstones = self.tombstones(series);
         // The chunk is the partition as of the last delete, unless rows came before that delete from elsewhere.
         let last_delete = tombstones.iter().map(|t| t.commit).max();
         let is_own = |id: u64| self.chunks.iter().any(|chunk| chunk.record.id == id);
         let others = series.sources().into_iter().filter(|source| match source {
-            Source::Chunk(chunk) => chunk.record.partition == self.partition && !is_own(chunk.record.id),
-            Source::Run(_) => true,
+            MergeSource::Chunk(chunk) => chunk.record.partition == self.partition && !is_own(chunk.record.id),
+            MergeSource::Run(_) => true,
         });
         let highest = self.chunks.iter().map(|chunk| chunk.record.commit_hi).max().unwrap_or(0);
         let between = others.map(|source| source.commit_lo()).filter(|lo| *lo > highest).min().unwrap_or(u64::MAX);
         let as_of = last_delete.filter(|commit| *commit < between);
         let bytes = self.bytes();
-        Due {
+        CompactionReason {
             many: self.chunks.len() >= if full { 2 } else { CHUNKS_MAX },
             much: garbage_bytes * 100 >= bytes * GARBAGE_PERCENT || (full && garbage_bytes > 0),
             // Only when the new chunk leaves all of them behind: it would be due again at once otherwise.
@@ -156,17 +156,17 @@ impl Group {
 }
 
 /// The chunks of a series by partition and fences.
-pub fn groups_of(series: &SeriesState, fences: &[u64]) -> Vec<Group> {
-    let mut groups: BTreeMap<(String, Interval), Vec<Arc<ChunkFile>>> = BTreeMap::new();
+pub fn groups_of(series: &SeriesState, fences: &[u64]) -> Vec<CompactionGroup> {
+    let mut groups: BTreeMap<(String, SealInterval), Vec<Arc<ChunkFile>>> = BTreeMap::new();
     for chunk in series.chunks.iter() {
-        let interval = Interval::of(fences, chunk.record.commit_hi);
+        let interval = SealInterval::of(fences, chunk.record.commit_hi);
         groups.entry((chunk.record.partition.clone(), interval)).or_default().push(Arc::clone(chunk));
     }
-    let group = |((partition, interval), chunks)| Group { partition, interval, chunks };
+    let group = |((partition, interval), chunks)| CompactionGroup { partition, interval, chunks };
     groups.into_iter().map(group).collect()
 }
 
-impl Inner {
+impl StoreInner {
     /// Compacts what is due among the series whose chunks changed since the last time, and these.
     pub fn compact_changed(&self, also: &[SeriesId]) -> Result<CompactReport> {
         let ids: Vec<SeriesId> = {
@@ -207,9 +207,9 @@ impl Inner {
                 report.partitions_considered += 1;
                 let first = next_file_id;
                 match self.compact_group(series, &group, full, &mut next_file_id) {
-                    Ok(Outcome::Left { garbage_bytes }) => garbage += garbage_bytes,
-                    Ok(Outcome::Written { chunk, live }) => {
-                        written.push(Written { series: Arc::clone(series), group, chunk, live });
+                    Ok(CompactionOutcome::Left { garbage_bytes }) => garbage += garbage_bytes,
+                    Ok(CompactionOutcome::Written { chunk, live }) => {
+                        written.push(CompactedChunk { series: Arc::clone(series), group, chunk, live });
                     }
                     Err(error) => {
                         self.remove_unpublished(series.id, first);
@@ -241,13 +241,13 @@ impl Inner {
     /// the others stay as they are.
     fn place_compacted(
         &self,
-        written: Vec<Written>,
+        written: Vec<CompactedChunk>,
         report: &mut CompactReport,
         failed: &mut Option<Error>,
-    ) -> Vec<(Sealed, Option<u64>, Arc<SeriesState>)> {
+    ) -> Vec<(SealedSeries, Option<u64>, Arc<SeriesState>)> {
         let mut staged = Vec::new();
         let mut places = Vec::new();
-        for Written { series, group, chunk, live } in written {
+        for CompactedChunk { series, group, chunk, live } in written {
             let record = chunk.as_ref().map(|chunk| chunk.record.clone());
             staged.extend(chunk);
             places.push((series, group, record, live));
@@ -269,7 +269,7 @@ impl Inner {
             report.chunks_written += u64::from(record.is_some());
             report.bytes_before += group.bytes();
             report.bytes_after += record.as_ref().map_or(0, |record| record.file_bytes);
-            let part = Sealed {
+            let part = SealedSeries {
                 series_id: series.id,
                 added: record.into_iter().collect(),
                 removed: group.chunks,
@@ -284,10 +284,10 @@ impl Inner {
     fn publish_compacted(
         &self,
         maintenance: &mut Maintenance,
-        parts: Vec<(Sealed, Option<u64>, Arc<SeriesState>)>,
+        parts: Vec<(SealedSeries, Option<u64>, Arc<SeriesState>)>,
         next_file_id: u64,
     ) -> Result<()> {
-        let mut joined: BTreeMap<SeriesId, (Sealed, Option<u64>, Arc<SeriesState>)> = BTreeMap::new();
+        let mut joined: BTreeMap<SeriesId, (SealedSeries, Option<u64>, Arc<SeriesState>)> = BTreeMap::new();
         for (part, commit, series) in parts {
             match joined.get_mut(&series.id) {
                 Some((whole, ..)) => {
@@ -315,15 +315,15 @@ impl Inner {
     fn compact_group(
         &self,
         series: &Arc<SeriesState>,
-        group: &Group,
+        group: &CompactionGroup,
         full: bool,
         next_file_id: &mut u64,
-    ) -> Result<Outcome> {
+    ) -> Result<CompactionOutcome> {
         let live = group.live_rows(series, &self.cache)?;
         let garbage_bytes = group.garbage_bytes(live);
         let due = group.due(series, garbage_bytes, full);
         if !due.any() {
-            return Ok(Outcome::Left { garbage_bytes });
+            return Ok(CompactionOutcome::Left { garbage_bytes });
         }
         let (tombstones, as_of) = (group.tombstones(series), due.as_of);
         let ids: Vec<u64> = group.chunks.iter().map(|chunk| chunk.record.id).collect();
@@ -339,14 +339,14 @@ impl Inner {
             replaces: ids,
         };
         let chunk = if live == 0 { None } else { self.stage_chunk(series, write, next_file_id)? };
-        Ok(Outcome::Written { chunk, live })
+        Ok(CompactionOutcome::Written { chunk, live })
     }
 
     /// Reads the new chunk back and compares it, cell by cell, with what it replaces.
     fn check_compacted(
         &self,
         series: &SeriesState,
-        group: &Group,
+        group: &CompactionGroup,
         added: Option<&ChunkRecord>,
         live: u64,
     ) -> Result<()> {
@@ -396,7 +396,7 @@ impl Inner {
 
     /// Deletes what retention no longer keeps. `exact` cuts to the row; else only when 5 % more than that is there, so
     /// that background upkeep is not a delete a minute.
-    pub fn retain(&self, exact: bool, ids: &[SeriesId]) -> Result<Vec<(SeriesId, Deleted)>> {
+    pub fn retain(&self, exact: bool, ids: &[SeriesId]) -> Result<Vec<(SeriesId, DeleteOutcome)>> {
         let mut cuts = Vec::new();
         let mut failed = None;
         let chosen: Vec<SeriesId> = if ids.is_empty() {
@@ -428,7 +428,7 @@ impl Inner {
         }
     }
 
-    pub fn retain_series(&self, series: &SeriesState, exact: bool) -> Result<Option<Deleted>> {
+    pub fn retain_series(&self, series: &SeriesState, exact: bool) -> Result<Option<DeleteOutcome>> {
         let Some(end) = self.retention_end(series, exact)? else { return Ok(None) };
         let unchanged = |now: &SeriesState| now.id == series.id && now.def.retention == series.def.retention;
         self.delete_range_if(&series.def.key, (i64::MIN, end), None, unchanged).map(Some)
@@ -499,7 +499,7 @@ impl Inner {
 }
 
 /// What became of a group.
-enum Outcome {
+enum CompactionOutcome {
     Left {
         garbage_bytes: u64,
     },
@@ -511,9 +511,9 @@ enum Outcome {
 }
 
 /// A group and the chunk that is to replace it.
-struct Written {
+struct CompactedChunk {
     series: Arc<SeriesState>,
-    group: Group,
+    group: CompactionGroup,
     chunk: Option<StagedChunk>,
     /// Rows that the chunk has to have.
     live: u64,
@@ -565,7 +565,7 @@ impl Store {
     ///
     /// # Errors
     /// `series_not_found`, and those of a delete.
-    pub fn apply_retention(&self, keys: &[SeriesKey]) -> Result<Vec<(SeriesId, Deleted)>> {
+    pub fn apply_retention(&self, keys: &[SeriesKey]) -> Result<Vec<(SeriesId, DeleteOutcome)>> {
         self.inner.retain(true, &self.ids_of(keys)?)
     }
 

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use roaring::RoaringTreemap;
 
 use super::chunk::{ChunkFile, MapCache, OpenChunk};
-use super::merge::{Source, holes_of};
+use super::merge::{MergeSource, holes_of};
 use super::sidecar::coverage_path;
 use super::state::{Chunks, SeriesId, SeriesState, Tombstone};
 use crate::disk;
@@ -120,13 +120,13 @@ pub struct Buckets<'a>(std::borrow::Cow<'a, RoaringTreemap>);
 
 impl Buckets<'_> {
     /// Maximal runs of neighbouring buckets within a closed range of buckets, rising.
-    pub fn runs(&self, (first, last): (i64, i64)) -> Runs<'_> {
-        Runs { bitmaps: self.0.bitmaps(), current: None, bits: (bit_of(first), bit_of(last)), held: None }
+    pub fn runs(&self, (first, last): (i64, i64)) -> BucketRanges<'_> {
+        BucketRanges { bitmaps: self.0.bitmaps(), current: None, bits: (bit_of(first), bit_of(last)), held: None }
     }
 }
 
 /// See [`Buckets::runs`].
-pub struct Runs<'a> {
+pub struct BucketRanges<'a> {
     bitmaps: roaring::treemap::BitmapIter<'a>,
     current: Option<(u32, roaring::bitmap::Iter<'a>)>,
     /// Closed range of bits wanted.
@@ -135,13 +135,13 @@ pub struct Runs<'a> {
     held: Option<(u64, u64)>,
 }
 
-impl std::fmt::Debug for Runs<'_> {
+impl std::fmt::Debug for BucketRanges<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Runs").field("bits", &self.bits).finish_non_exhaustive()
     }
 }
 
-impl Runs<'_> {
+impl BucketRanges<'_> {
     /// The next run of bits; neighbours can touch.
     fn next_piece(&mut self) -> Option<(u64, u64)> {
         loop {
@@ -162,7 +162,7 @@ impl Runs<'_> {
     }
 }
 
-impl Iterator for Runs<'_> {
+impl Iterator for BucketRanges<'_> {
     type Item = (i64, i64);
 
     fn next(&mut self) -> Option<(i64, i64)> {
@@ -205,7 +205,7 @@ impl SeriesState {
         for run in self.tail() {
             let mut found = Coverage::new(0, grid);
             found.add(run.timestamps());
-            all.add(&found, &holes_of(&Source::Run(Arc::clone(run)), &self.tombstones, i64::MIN, i64::MAX));
+            all.add(&found, &holes_of(&MergeSource::Run(Arc::clone(run)), &self.tombstones, i64::MIN, i64::MAX));
         }
         all.settle();
         Ok(Arc::new(all))
@@ -215,7 +215,7 @@ impl SeriesState {
         let mut all = Presence::empty(grid);
         for chunk in self.chunks.iter() {
             let found = of_chunk(chunk, grid, cache, self.def.unit)?;
-            all.add(&found, &holes_of(&Source::Chunk(Arc::clone(chunk)), &self.tombstones, i64::MIN, i64::MAX));
+            all.add(&found, &holes_of(&MergeSource::Chunk(Arc::clone(chunk)), &self.tombstones, i64::MIN, i64::MAX));
         }
         all.settle();
         all.aligned.optimize();
@@ -281,19 +281,19 @@ fn read_sidecar(chunk: &ChunkFile, unit: TimeUnit) -> Result<Coverage> {
 /// Presence of the chunks of series asked for lately, the rest of each series being its tail.
 #[derive(Debug, Default)]
 pub struct PresenceCache {
-    kept: Mutex<Kept>,
+    kept: Mutex<CachedPresence>,
 }
 
 #[derive(Debug, Default)]
-struct Kept {
-    entries: HashMap<SeriesId, Entry>,
+struct CachedPresence {
+    entries: HashMap<SeriesId, PresenceEntry>,
     bytes: usize,
     /// Rises with every use.
     clock: u64,
 }
 
 #[derive(Debug)]
-struct Entry {
+struct PresenceEntry {
     /// What it was made of. Weak, so that a kept answer never keeps files.
     chunks: Weak<Chunks>,
     tombstones: Weak<Vec<Tombstone>>,
@@ -321,7 +321,7 @@ impl PresenceCache {
         let bytes = presence.bytes();
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         kept.clock += 1;
-        let entry = Entry {
+        let entry = PresenceEntry {
             chunks: Arc::downgrade(&series.chunks),
             tombstones: Arc::downgrade(&series.tombstones),
             presence: Arc::clone(presence),
@@ -338,7 +338,7 @@ impl PresenceCache {
     }
 }
 
-impl Kept {
+impl CachedPresence {
     /// Lets the least recently used go until a quarter of the room is free.
     fn shrink(&mut self) {
         let mut by_use: Vec<(u64, SeriesId)> = self.entries.iter().map(|(id, entry)| (entry.used, *id)).collect();

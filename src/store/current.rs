@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use super::Inner;
+use super::StoreInner;
 use super::manifest::manifest_dir;
 use crate::disk::{self, DiskPath};
 use crate::format::current::{Current, decode_current, encode_current};
@@ -26,12 +26,12 @@ pub fn read(root: &DiskPath) -> Current {
 
 /// What was written last, and what could be written.
 #[derive(Debug, Default)]
-pub struct Hint {
+pub struct CurrentHint {
     written: Mutex<Current>,
     edit: AtomicU64,
 }
 
-impl Inner {
+impl StoreInner {
     /// Takes note of an edit that is durable.
     pub fn note_edit(&self, number: u64) {
         self.hint.edit.store(number, Ordering::Release);

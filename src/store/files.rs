@@ -9,7 +9,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::Store;
-use super::merge::Source;
+use super::merge::MergeSource;
 use super::state::SeriesState;
 use crate::error::{Error, ErrorCode, Result};
 
@@ -101,8 +101,8 @@ impl Store {
             }
         }
         shared.sort_unstable();
-        let merged = shared.iter().filter_map(|(_, position)| chunks.get(*position)).cloned().map(Source::Chunk);
-        let sources = merged.chain(series.tail().cloned().map(Source::Run)).collect();
+        let merged = shared.iter().filter_map(|(_, position)| chunks.get(*position)).cloned().map(MergeSource::Chunk);
+        let sources = merged.chain(series.tail().cloned().map(MergeSource::Run)).collect();
         let mut merge = super::Merge::new(
             sources,
             Arc::clone(&series.tombstones),

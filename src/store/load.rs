@@ -13,17 +13,17 @@ use std::sync::{Arc, TryLockError};
 use std::time::{Duration, Instant};
 
 use super::chunk::{ChunkFile, chunk_name, series_dir};
-use super::seal::{Blocks, chunk_record, series_record};
+use super::seal::{ChunkBuilder, chunk_record, series_record};
 use super::sidecar::{coverage_path, zone_map_path};
-use super::state::{SeriesState, State};
+use super::state::{SeriesState, StoreState};
 use super::write::{SeriesWrite, WriteMode};
-use super::{Inner, Maintenance, wall_ms};
-use crate::disk::{self, DiskPath, Staged};
+use super::{Maintenance, StoreInner, wall_ms};
+use crate::disk::{self, DiskPath, StagedFile};
 use crate::error::{Error, Result};
 use crate::format::chunk::{ChunkHead, ChunkSummary, Renumbered, block_rows, renumber};
 use crate::format::coverage::Coverage;
 use crate::format::manifest::Edit;
-use crate::format::receipt::Written;
+use crate::format::receipt::SeriesReceipt;
 use crate::format::zone_map::ZoneMap;
 use crate::planted::{Bug, planted};
 use crate::sync::MutexGuard;
@@ -41,23 +41,23 @@ const CHUNKS_MAX: u64 = 128;
 
 /// One chunk of a load, and its sidecars.
 #[derive(Debug)]
-pub struct Part {
+pub struct LoadedChunk {
     /// Until it has its name.
-    chunk: Option<Staged>,
+    chunk: Option<StagedFile>,
     path: DiskPath,
     summary: ChunkSummary,
     zones: ZoneMap,
     coverage: Option<Coverage>,
-    sidecars: Vec<(Staged, DiskPath)>,
+    sidecars: Vec<(StagedFile, DiskPath)>,
 }
 
 /// A load whose commit has its number.
-struct Load {
+struct BulkLoad {
     next: Arc<SeriesState>,
-    parts: Vec<(Part, Option<Renumbered>)>,
+    parts: Vec<(LoadedChunk, Option<Renumbered>)>,
 }
 
-impl Inner {
+impl StoreInner {
     /// Whether rows are long enough for a load, before anything is looked at.
     pub fn can_be_load(&self, write: &SeriesWrite) -> bool {
         // A registration and the phase of a grid are decided in turn, in which a load is not.
@@ -66,7 +66,7 @@ impl Inner {
 
     /// Waits until what is decided of a series is published, or gives why it was refused: a load must not count when what
     /// its writer sent before it does not.
-    fn settled_series(&self, key: &SeriesKey) -> Result<Arc<State>> {
+    fn settled_series(&self, key: &SeriesKey) -> Result<Arc<StoreState>> {
         let (decided, version) = {
             let pending = self.queue.lock();
             (pending.decided()?, pending.state.get(key).map(|series| (series.id, series.version)))
@@ -84,7 +84,7 @@ impl Inner {
     /// # Errors
     /// `writer_stopped`, `storage_full` and those of the disk, of the step that makes the load count: nothing of it was
     /// written.
-    pub fn load(&self, write: &SeriesWrite) -> Result<Option<Written>> {
+    pub fn load(&self, write: &SeriesWrite) -> Result<Option<SeriesReceipt>> {
         if self.loadable(write, &self.queue.published())?.is_none() || !self.queue.takes_writes() {
             return Ok(None);
         }
@@ -141,7 +141,7 @@ impl Inner {
     }
 
     /// The series of a write that can be a load as things stand.
-    fn loadable(&self, write: &SeriesWrite, state: &State) -> Result<Option<Arc<SeriesState>>> {
+    fn loadable(&self, write: &SeriesWrite, state: &StoreState) -> Result<Option<Arc<SeriesState>>> {
         let rows = &write.rows;
         let Some(series) = state.get(&write.key) else { return Ok(None) };
         let (Some(first), Some(last)) = (rows.ts.first().copied(), rows.ts.last().copied()) else { return Ok(None) };
@@ -168,7 +168,13 @@ impl Inner {
     }
 
     /// Writes the chunks of a load and their sidecars under `tmp/`, synced.
-    fn stage(&self, series: &SeriesState, rows: &Rows, commit: u64, next_file_id: &mut u64) -> Result<Vec<Part>> {
+    fn stage(
+        &self,
+        series: &SeriesState,
+        rows: &Rows,
+        commit: u64,
+        next_file_id: &mut u64,
+    ) -> Result<Vec<LoadedChunk>> {
         let dir = series_dir(&self.root, series.id);
         disk::create_dir(&dir)?;
         let first = rows.ts.first().copied().into_iter().chain(series.bounds.map(|(first, _)| first)).min();
@@ -196,7 +202,7 @@ impl Inner {
             parts.push(self.stage_part(path, head, rows, range, grid)?);
         }
         for part in &mut parts {
-            part.chunk.as_mut().map_or(Ok(()), Staged::sync)?;
+            part.chunk.as_mut().map_or(Ok(()), StagedFile::sync)?;
             part.stage_sidecars(&self.root.join("tmp"))?;
         }
         Ok(parts)
@@ -209,14 +215,14 @@ impl Inner {
         rows: &Rows,
         range: std::ops::Range<usize>,
         grid: Option<Grid>,
-    ) -> Result<Part> {
+    ) -> Result<LoadedChunk> {
         let full = block_rows(head.series.columns.len());
         let coverage = grid.map(|grid| Coverage::new(head.chunk_id, grid));
-        let mut chunk = Staged::create(&self.root.join("tmp"))?;
+        let mut chunk = StagedFile::create(&self.root.join("tmp"))?;
         let staged = chunk.path().clone();
         let fail = |error: std::io::Error| Error::io("write", &staged, &error);
         let out = BufWriter::with_capacity(1 << 16, &mut chunk);
-        let mut blocks = Blocks::new(out, head, coverage).map_err(fail)?;
+        let mut blocks = ChunkBuilder::new(out, head, coverage).map_err(fail)?;
         for lo in range.clone().step_by(full) {
             let block = lo..range.end.min(lo + full);
             let cells = std::iter::once(&rows.ts).chain(&rows.columns);
@@ -230,7 +236,7 @@ impl Inner {
         if let Some(coverage) = &mut coverage {
             coverage.optimize();
         }
-        Ok(Part { chunk: Some(chunk), path, summary, zones, coverage, sidecars: Vec::new() })
+        Ok(LoadedChunk { chunk: Some(chunk), path, summary, zones, coverage, sidecars: Vec::new() })
     }
 
     /// Commits what was staged; `None` when the series is no longer what it was then.
@@ -239,9 +245,9 @@ impl Inner {
         maintenance: &mut Maintenance,
         write: &SeriesWrite,
         seen: &SeriesState,
-        parts: Vec<Part>,
+        parts: Vec<LoadedChunk>,
         next_file_id: u64,
-    ) -> Result<Option<Written>> {
+    ) -> Result<Option<SeriesReceipt>> {
         let (mut written, mut late, mut added) = (None, Vec::new(), Vec::new());
         let committed = self.queue.commit_beside(
             seen.id,
@@ -272,7 +278,7 @@ impl Inner {
                 }));
                 next.chunks = Arc::new(series.chunks.iter().chain(&added).cloned().collect());
                 next.tombstones = Arc::new(next.needed_tombstones());
-                written = Some(Written {
+                written = Some(SeriesReceipt {
                     series_id: next.id,
                     rows_written: write.rows.len() as u64,
                     rows_replaced: 0,
@@ -285,7 +291,7 @@ impl Inner {
                     durable: true,
                 });
                 state.replace(next.clone());
-                Ok(Some((state, Load { next: Arc::new(next), parts: numbered })))
+                Ok(Some((state, BulkLoad { next: Arc::new(next), parts: numbered })))
             },
             |load| self.publish_load(maintenance, load, next_file_id, &mut late),
         )?;
@@ -313,11 +319,11 @@ impl Inner {
     fn publish_load(
         &self,
         maintenance: &mut Maintenance,
-        load: Load,
+        load: BulkLoad,
         next_file_id: u64,
-        late: &mut Vec<Part>,
+        late: &mut Vec<LoadedChunk>,
     ) -> Result<u64> {
-        let Load { next, parts } = load;
+        let BulkLoad { next, parts } = load;
         let mut edit =
             Edit { series: vec![series_record(&next, next.sealed_commit)?], next_file_id, ..Edit::default() };
         for (mut part, renumbered) in parts {
@@ -344,7 +350,7 @@ impl Inner {
     }
 }
 
-impl Part {
+impl LoadedChunk {
     /// Writes the sidecars, synced; they name the footer of the chunk as it is now.
     fn stage_sidecars(&mut self, tmp: &DiskPath) -> Result<()> {
         let footer_crc = self.summary.footer_crc;
@@ -356,7 +362,7 @@ impl Part {
         }
         self.sidecars.clear();
         for (bytes, path) in files {
-            let mut staged = Staged::create(tmp)?;
+            let mut staged = StagedFile::create(tmp)?;
             staged.put(&bytes)?;
             staged.sync()?;
             self.sidecars.push((staged, path));
@@ -386,7 +392,7 @@ fn spans<'a>(series: &'a SeriesState, ts: &'a [i64]) -> impl Iterator<Item = (St
 mod tests {
     use super::*;
     use crate::error::ErrorCode;
-    use crate::store::{Expected, RepairOptions, Store, StoreOptions, Watch, WriteOutcome, repair};
+    use crate::store::{ExpectedVersion, RepairOptions, Store, StoreOptions, TaskControl, WriteOutcome, repair};
     use crate::types::SeriesSpec;
 
     const MINUTE: i64 = 60_000;
@@ -416,11 +422,11 @@ mod tests {
         Rows { columns: vec![range.map(|minute| minute + add).collect()], ts }
     }
 
-    fn upsert(store: &Store, rows: Rows) -> Result<Written> {
+    fn upsert(store: &Store, rows: Rows) -> Result<SeriesReceipt> {
         store.write(&key("A"), rows, WriteMode::Upsert, None)
     }
 
-    fn read(store: &Store, state: &State) -> Vec<(i64, i64)> {
+    fn read(store: &Store, state: &StoreState) -> Vec<(i64, i64)> {
         let series = state.get(&key("A")).unwrap();
         let mut rows = Vec::new();
         let mut merge = series.merge(store.cache(), (i64::MIN, i64::MAX), false);
@@ -462,7 +468,7 @@ mod tests {
         let opened = Store::open(dir.path(), false, options()).unwrap();
         assert_eq!(read(&opened, &opened.snapshot()), wanted);
         assert_eq!((opened.snapshot().commit, shape(&opened)), (4, (2, 3)));
-        let found = opened.verify(&Watch::default()).unwrap();
+        let found = opened.verify(&TaskControl::default()).unwrap();
         assert!(found.findings.is_empty(), "{:?}", found.findings);
     }
 
@@ -524,7 +530,7 @@ mod tests {
         assert_eq!(insert.code(), ErrorCode::RowsExist);
         let append = opened.write(&key("A"), minutes(8_000..8_200, 9), WriteMode::Append, None).unwrap_err();
         assert_eq!(append.code(), ErrorCode::OutOfOrder);
-        let version = Some(Expected { series_id: None, version: 1 });
+        let version = Some(ExpectedVersion { series_id: None, version: 1 });
         let late = opened.write(&key("A"), minutes(900_000..900_200, 9), WriteMode::Upsert, version).unwrap_err();
         assert_eq!(late.code(), ErrorCode::CommitConflict);
         assert_eq!(shape(&opened).0, 0);
@@ -563,7 +569,7 @@ mod tests {
         let then = opened.as_of("then").unwrap();
         assert_eq!(read(&opened, &then), expected(&[(0..100, 0)]));
         assert_eq!(read(&opened, &opened.snapshot()).len(), 500);
-        let found = opened.verify(&Watch::default()).unwrap();
+        let found = opened.verify(&TaskControl::default()).unwrap();
         assert!(found.findings.is_empty(), "{:?}", found.findings);
     }
 

@@ -11,11 +11,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use super::opening::{Opening, Step};
-use crate::disk::{self, DiskPath, Staged, WriteFile};
+use super::opening::{OpenProgress, OpenStep};
+use crate::disk::{self, DiskPath, StagedFile, WriteFile};
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::wal::{
-    self, Found, FrameHeader, FrameKind, SEGMENT_HEADER_BYTES, SegmentHeader, decode_segment_header,
+    self, FrameHeader, FrameKind, FrameRead, SEGMENT_HEADER_BYTES, SegmentHeader, decode_segment_header,
     encode_segment_header, frame_bytes,
 };
 use crate::planted::{Bug, planted};
@@ -47,7 +47,7 @@ pub struct Log {
     /// The bytes of it, for those who do not wait.
     told: Arc<LogBytes>,
     /// A file of zeros that becomes the next segment.
-    spare: Option<Staged>,
+    spare: Option<StagedFile>,
     /// Lets the segment for the next frames fail with this error.
     #[cfg(test)]
     pub fail_once: Option<Error>,
@@ -88,7 +88,7 @@ pub struct AppendError {
 
 /// Where in the log reading begins and what it has to find there, as far as the manifest knows.
 #[derive(Clone, Copy, Debug)]
-pub struct Start {
+pub struct ReplayStart {
     /// First segment that is needed.
     pub segment: u64,
     /// Frames before this LSN are skipped.
@@ -101,7 +101,7 @@ pub struct Start {
 
 /// What recovery found in the log. Reading changed nothing on disk.
 #[derive(Debug, Default)]
-pub struct Recovered {
+pub struct RecoveredLog {
     /// Commit frames in order.
     pub commits: Vec<(FrameHeader, Vec<u8>)>,
     /// LSN after the last whole frame.
@@ -123,12 +123,12 @@ pub struct Recovered {
     /// Segments before the first one that is needed.
     superseded: Vec<u64>,
     /// Where the log ends.
-    end: Option<End>,
+    end: Option<LogEnd>,
 }
 
 /// The place after the last whole frame of the newest segment.
 #[derive(Clone, Copy, Debug)]
-struct End {
+struct LogEnd {
     segment: u64,
     epoch: u64,
     offset: u64,
@@ -136,7 +136,7 @@ struct End {
     bytes: u64,
 }
 
-impl Recovered {
+impl RecoveredLog {
     /// Whether frames are lost, or may be.
     pub fn has_lost(&self) -> bool {
         !self.lost.is_empty() || self.lost_from.is_some()
@@ -154,15 +154,15 @@ pub fn segment_number(name: &str) -> Option<u64> {
 }
 
 /// Reads the log. Nothing on disk is changed.
-pub fn read_log(root: &DiskPath, start: Start, opening: &Opening) -> Result<Recovered> {
+pub fn read_log(root: &DiskPath, start: ReplayStart, opening: &OpenProgress) -> Result<RecoveredLog> {
     let dir = root.join("wal");
     let all: Vec<u64> = disk::list(&dir)?.iter().filter_map(|name| segment_number(name)).collect();
     let (superseded, numbers): (Vec<u64>, Vec<u64>) = all.into_iter().partition(|number| *number < start.segment);
-    let mut found = Recovered { next_lsn: start.lsn, superseded, ..Recovered::default() };
+    let mut found = RecoveredLog { next_lsn: start.lsn, superseded, ..RecoveredLog::default() };
     let mut scan =
-        Scan { next_lsn: None, first_lsn: start.lsn, segment_bytes_max: 0, damage: Vec::new(), found: &mut found };
+        LogScan { next_lsn: None, first_lsn: start.lsn, segment_bytes_max: 0, damage: Vec::new(), found: &mut found };
     let mut expected = start.segment;
-    opening.begin(Step::Log, numbers.len() as u64);
+    opening.begin(OpenStep::Log, numbers.len() as u64);
     for (number, named) in in_order(&dir, &numbers, &mut scan)? {
         opening.advance();
         if number < expected {
@@ -200,7 +200,7 @@ pub fn read_log(root: &DiskPath, start: Start, opening: &Opening) -> Result<Reco
         let needed = |(first, last): (u64, u64)| (first.max(start.lsn), last);
         let lost = damage.iter().filter_map(|damage| damage.lost).map(needed);
         found.lost = lost.filter(|(first, last)| first <= last).collect();
-        let at_end = |damage: &&Damage| {
+        let at_end = |damage: &&LogDamage| {
             damage.frames_max.is_some() && damage.lost.is_none() && damage.lsn.max(start.lsn) >= behind
         };
         found.lost_from = damage.iter().find(at_end).map(|_| behind);
@@ -224,13 +224,13 @@ pub fn read_log(root: &DiskPath, start: Start, opening: &Opening) -> Result<Reco
         found.commits.retain(|(frame, _)| frame.lsn < first.lsn);
         found.next_lsn = first.lsn;
         let bytes = found.segments.iter().find(|(number, _)| *number == first.at.0).map_or(0, |(_, bytes)| *bytes);
-        found.end = Some(End { segment: first.at.0, epoch: first.epoch, offset: first.at.1, bytes });
+        found.end = Some(LogEnd { segment: first.at.0, epoch: first.epoch, offset: first.at.1, bytes });
     }
     Ok(found)
 }
 
 /// The segments in the order in which they were written: their number by their header, and by their name.
-fn in_order(dir: &DiskPath, numbers: &[u64], scan: &mut Scan<'_>) -> Result<Vec<(u64, u64)>> {
+fn in_order(dir: &DiskPath, numbers: &[u64], scan: &mut LogScan<'_>) -> Result<Vec<(u64, u64)>> {
     let mut order = Vec::with_capacity(numbers.len());
     for named in numbers {
         let path = segment_path(dir, *named);
@@ -262,7 +262,7 @@ fn missing(dir: &DiskPath, from: u64, to: u64) -> String {
 impl Log {
     /// Opens the log that was read for appending: cuts what is torn and removes what is superseded. The first segment
     /// of a new store is created.
-    pub fn open(root: &DiskPath, start: Start, found: &Recovered, segment_bytes: u64) -> Result<Self> {
+    pub fn open(root: &DiskPath, start: ReplayStart, found: &RecoveredLog, segment_bytes: u64) -> Result<Self> {
         let (dir, tmp) = (root.join("wal"), root.join("tmp"));
         for old in &found.superseded {
             disk::remove(&segment_path(&dir, *old))?;
@@ -278,7 +278,7 @@ impl Log {
             #[cfg(test)]
             fail_once: None,
         };
-        let Some(End { segment: number, epoch, offset, bytes: stated_bytes }) = found.end else {
+        let Some(LogEnd { segment: number, epoch, offset, bytes: stated_bytes }) = found.end else {
             let first = log.create(start.segment, start.lsn, segment_bytes, true)?;
             log.segments.push_back((first.number, first.bytes));
             log.open = Some(first);
@@ -312,7 +312,7 @@ impl Log {
     }
 
     /// A damaged log, which is left as it is and takes no frames.
-    pub fn closed(root: &DiskPath, found: &Recovered, segment_bytes: u64) -> Self {
+    pub fn closed(root: &DiskPath, found: &RecoveredLog, segment_bytes: u64) -> Self {
         let log = Self {
             dir: root.join("wal"),
             tmp: root.join("tmp"),
@@ -454,7 +454,7 @@ impl Log {
     }
 
     /// Takes a file of zeros to be the next segment.
-    pub fn give_spare(&mut self, spare: Staged) {
+    pub fn give_spare(&mut self, spare: StagedFile) {
         self.spare = Some(spare);
     }
 
@@ -531,15 +531,15 @@ pub fn begin_anew(root: &DiskPath, number: u64, first_lsn: u64, bytes: u64) -> R
 }
 
 /// A file of zeros to become a segment; it is made without anybody waiting for it.
-pub fn make_spare(tmp: &DiskPath, bytes: u64) -> Result<Staged> {
-    let mut spare = Staged::create(tmp)?;
+pub fn make_spare(tmp: &DiskPath, bytes: u64) -> Result<StagedFile> {
+    let mut spare = StagedFile::create(tmp)?;
     spare.reserve(bytes)?;
     spare.put_zeros(bytes)?;
     spare.seek(SeekFrom::Start(0)).map_err(|error| Error::io("write", spare.path(), &error))?;
     Ok(spare)
 }
 
-struct Damage {
+struct LogDamage {
     place: String,
     /// First LSN that could be lost.
     lsn: u64,
@@ -565,20 +565,20 @@ enum FramesMax {
 /// Bytes of a segment where no header states them: the most that can be configured.
 const SEGMENT_BYTES_LARGEST: u64 = 1 << 30;
 
-struct Scan<'a> {
+struct LogScan<'a> {
     /// LSN the next frame must have, once a frame was seen.
     next_lsn: Option<u64>,
     first_lsn: u64,
     /// Bytes of the longest segment, as the headers state them.
     segment_bytes_max: u64,
-    damage: Vec<Damage>,
-    found: &'a mut Recovered,
+    damage: Vec<LogDamage>,
+    found: &'a mut RecoveredLog,
 }
 
-impl Scan<'_> {
+impl LogScan<'_> {
     fn note(&mut self, place: String, at: (u64, u64), was_synced: bool) {
         let lsn = self.next_lsn.unwrap_or(self.first_lsn);
-        self.damage.push(Damage { place, lsn, lost: None, at, epoch: 0, was_synced, frames_max: None });
+        self.damage.push(LogDamage { place, lsn, lost: None, at, epoch: 0, was_synced, frames_max: None });
     }
 
     /// Notes synced bytes that are gone together with whatever followed; noted after the frames before them were read.
@@ -597,7 +597,7 @@ impl Scan<'_> {
     }
 
     /// Reads a segment; gives the place after its last whole frame.
-    fn segment(&mut self, number: u64, path: &DiskPath, file: &[u8]) -> End {
+    fn segment(&mut self, number: u64, path: &DiskPath, file: &[u8]) -> LogEnd {
         let noted = self.damage.len();
         let mut bytes = file;
         let (epoch, header) = match decode_segment_header(file) {
@@ -618,7 +618,7 @@ impl Scan<'_> {
                             damage.frames_max = Some(FramesMax::Segments(1));
                         }
                         let length = file.len() as u64;
-                        return End { segment: number, epoch: 0, offset: length, bytes: length };
+                        return LogEnd { segment: number, epoch: 0, offset: length, bytes: length };
                     }
                 }
             }
@@ -631,7 +631,7 @@ impl Scan<'_> {
         let mut damaged_at: Option<usize> = None;
         while offset < bytes.len() {
             match wal::frame_at(bytes, offset, epoch) {
-                Found::Frame(frame, payload) => {
+                FrameRead::Frame(frame, payload) => {
                     if let Some(at) = damaged_at.take() {
                         self.note_damage(number, path, at, offset);
                     }
@@ -639,8 +639,8 @@ impl Scan<'_> {
                     offset += frame_bytes(frame.payload_bytes);
                     end = offset;
                 }
-                Found::Nothing if damaged_at.is_none() && is_zero(bytes, offset) => break,
-                Found::Nothing | Found::Damaged => {
+                FrameRead::Nothing if damaged_at.is_none() && is_zero(bytes, offset) => break,
+                FrameRead::Nothing | FrameRead::Damaged => {
                     damaged_at.get_or_insert(offset);
                     offset += wal::FRAME_ALIGNMENT;
                 }
@@ -669,13 +669,13 @@ impl Scan<'_> {
         for damage in self.damage.iter_mut().skip(noted) {
             damage.epoch = epoch;
         }
-        End { segment: number, epoch, offset: end as u64, bytes: stated }
+        LogEnd { segment: number, epoch, offset: end as u64, bytes: stated }
     }
 
     /// A segment without a frame tells by its header which position the frames before it reached at most.
     fn take_header(&mut self, first_lsn: u64) {
         let expected = self.next_lsn.unwrap_or(self.first_lsn).max(self.first_lsn);
-        let open_ended = |damage: &&mut Damage| damage.frames_max.is_some() && damage.lost.is_none();
+        let open_ended = |damage: &&mut LogDamage| damage.frames_max.is_some() && damage.lost.is_none();
         if first_lsn > expected
             && let Some(damage) = self.damage.last_mut().filter(open_ended)
         {

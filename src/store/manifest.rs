@@ -151,7 +151,7 @@ impl Contents {
 
 /// The manifest as it was read. Reading changed nothing on disk.
 #[derive(Debug)]
-pub struct Found {
+pub struct RecoveredManifest {
     /// Everything that could be read, in order; all of it unless something is `missing`.
     pub contents: Contents,
     /// Checkpoint it begins with.
@@ -197,7 +197,7 @@ fn named(path: &DiskPath, error: &Error) -> Error {
 ///
 /// # Errors
 /// `unsupported_format` for a newer one, and those of reading. Damage is no error.
-pub fn read_manifest(root: &DiskPath) -> Result<Found> {
+pub fn read_manifest(root: &DiskPath) -> Result<RecoveredManifest> {
     let dir = manifest_dir(root);
     let names = disk::list(&dir)?;
     let numbers = |suffix: &str| -> Vec<u64> {
@@ -207,8 +207,14 @@ pub fn read_manifest(root: &DiskPath) -> Result<Found> {
     let contents =
         Contents { wal_first_segment: 1, wal_first_lsn: 1, next_series_id: 1, next_file_id: 1, ..Contents::default() };
     let highest = edits.iter().chain(&checkpoints).copied().max().unwrap_or(0);
-    let mut found =
-        Found { contents, checkpoint: 0, spare: Vec::new(), damaged: Vec::new(), missing: Vec::new(), highest };
+    let mut found = RecoveredManifest {
+        contents,
+        checkpoint: 0,
+        spare: Vec::new(),
+        damaged: Vec::new(),
+        missing: Vec::new(),
+        highest,
+    };
     let mut bad_checkpoints = Vec::new();
     for number in checkpoints.iter().rev() {
         let path = checkpoint_path(&dir, *number);
@@ -262,7 +268,7 @@ pub fn read_manifest(root: &DiskPath) -> Result<Found> {
 
 impl Manifest {
     /// The manifest that was read, for publishing.
-    pub fn new(root: &DiskPath, found: Found) -> Self {
+    pub fn new(root: &DiskPath, found: RecoveredManifest) -> Self {
         Self { dir: manifest_dir(root), tmp: root.join("tmp"), contents: found.contents, checkpoint: found.checkpoint }
     }
 

@@ -24,52 +24,52 @@ pub const RUN_ROWS: usize = 16;
 
 /// Something sorted to read from.
 #[derive(Clone, Debug)]
-pub enum Source {
+pub enum MergeSource {
     Chunk(Arc<ChunkFile>),
     Run(Arc<Run>),
 }
 
-impl Source {
+impl MergeSource {
     pub fn ts_min(&self) -> i64 {
         match self {
-            Source::Chunk(chunk) => chunk.record.ts_min,
-            Source::Run(run) => run.ts_min(),
+            MergeSource::Chunk(chunk) => chunk.record.ts_min,
+            MergeSource::Run(run) => run.ts_min(),
         }
     }
 
     pub fn ts_max(&self) -> i64 {
         match self {
-            Source::Chunk(chunk) => chunk.record.ts_max,
-            Source::Run(run) => run.ts_max(),
+            MergeSource::Chunk(chunk) => chunk.record.ts_max,
+            MergeSource::Run(run) => run.ts_max(),
         }
     }
 
     /// Highest commit inside.
     pub fn commit_hi(&self) -> u64 {
         match self {
-            Source::Chunk(chunk) => chunk.record.commit_hi,
-            Source::Run(run) => run.commit_hi,
+            MergeSource::Chunk(chunk) => chunk.record.commit_hi,
+            MergeSource::Run(run) => run.commit_hi,
         }
     }
 
     /// Lowest commit inside.
     pub fn commit_lo(&self) -> u64 {
         match self {
-            Source::Chunk(chunk) => chunk.record.commit_lo,
-            Source::Run(run) => run.commit_lo,
+            MergeSource::Chunk(chunk) => chunk.record.commit_lo,
+            MergeSource::Run(run) => run.commit_lo,
         }
     }
 
     pub fn rows(&self) -> u64 {
         match self {
-            Source::Chunk(chunk) => chunk.record.rows,
-            Source::Run(run) => run.rows() as u64,
+            MergeSource::Chunk(chunk) => chunk.record.rows,
+            MergeSource::Run(run) => run.rows() as u64,
         }
     }
 }
 
 /// Ranges that tombstones hide from one source, sorted and apart, within the range of the merge.
-pub(super) fn holes_of(source: &Source, tombstones: &[Tombstone], start: i64, end: i64) -> Vec<(i64, i64)> {
+pub(super) fn holes_of(source: &MergeSource, tombstones: &[Tombstone], start: i64, end: i64) -> Vec<(i64, i64)> {
     let holes: Vec<(i64, i64)> = tombstones
         .iter()
         .filter(|t| t.commit > source.commit_hi() && t.start <= end && t.end >= start)
@@ -93,7 +93,7 @@ fn joined(mut ranges: Vec<(i64, i64)>) -> Vec<(i64, i64)> {
 
 /// Rows of a chunk, side by side, that are left out or looked at together: a zone, or a block where there is no zone
 /// map.
-struct Stretch {
+struct RowStretch {
     rows: Range<usize>,
     /// Whether rows of it may hide older ones of other sources: then all of them are looked at.
     hides: bool,
@@ -113,7 +113,7 @@ fn push_rows(kept: &mut Vec<(usize, usize)>, rows: Range<usize>) {
 /// but those. Rows that may hide something in an older source always stay.
 fn rows_to_check(
     open: &OpenChunk,
-    context: &Context<'_>,
+    context: &MergeContext<'_>,
     older: &[(i64, i64)],
     stats: &mut MergeStats,
 ) -> Option<Vec<(usize, usize)>> {
@@ -140,7 +140,7 @@ fn rows_to_check(
             let stretch = |(position, block): (usize, &BlockMeta)| {
                 let first = open.first_row(position);
                 let rows = usize::try_from(block.rows).unwrap_or(0);
-                Stretch { rows: first..first + rows, hides: hides(block.ts_min, block.ts_max) }
+                RowStretch { rows: first..first + rows, hides: hides(block.ts_min, block.ts_max) }
             };
             within.map(stretch).collect()
         }
@@ -171,7 +171,7 @@ fn rows_to_check(
 }
 
 /// Counts the blocks of a chunk within the range, and those without any of the rows kept (rising and apart).
-fn count_blocks(open: &OpenChunk, context: &Context<'_>, kept: Option<&[(usize, usize)]>, stats: &mut MergeStats) {
+fn count_blocks(open: &OpenChunk, context: &MergeContext<'_>, kept: Option<&[(usize, usize)]>, stats: &mut MergeStats) {
     for (position, block) in open.blocks().iter().enumerate() {
         if block.ts_max < context.start || block.ts_min > context.end {
             continue;
@@ -191,15 +191,15 @@ fn count_blocks(open: &OpenChunk, context: &Context<'_>, kept: Option<&[(usize, 
 fn zones_to_check(
     open: &OpenChunk,
     zones: &Zones,
-    context: &Context<'_>,
+    context: &MergeContext<'_>,
     hides: impl Fn(i64, i64) -> bool,
     stats: &mut MergeStats,
-) -> Option<Vec<Stretch>> {
+) -> Option<Vec<RowStretch>> {
     let times = zones.map.columns.first()?;
     let first = times.max.partition_point(|last| *last < context.start);
     let end = times.min.partition_point(|first| *first <= context.end).max(first);
     stats.zones_considered += (end - first) as u64;
-    let within = |wanted: &Wanted, (min, max): (i64, i64)| {
+    let within = |wanted: &WantedKeys, (min, max): (i64, i64)| {
         let at = wanted.ranges.partition_point(|(_, high)| *high < min);
         wanted.ranges.get(at).is_some_and(|(low, _)| *low <= max)
     };
@@ -219,7 +219,7 @@ fn zones_to_check(
         let hides = bounds(0).is_none_or(|(first, last)| hides(first, last));
         if hides || context.wanted.iter().all(|w| bounds(w.column).is_none_or(|bounds| within(w, bounds))) {
             let from = zone * ZONE_ROWS;
-            stretches.push(Stretch { rows: from..rows.min(from + ZONE_ROWS), hides });
+            stretches.push(RowStretch { rows: from..rows.min(from + ZONE_ROWS), hides });
         } else {
             stats.zones_pruned += 1;
         }
@@ -232,7 +232,7 @@ fn zones_to_check(
 }
 
 /// The fewest rows an index of one of the wanted columns names, where that is worth reading them one by one.
-fn rows_by_index(open: &OpenChunk, context: &Context<'_>, stretches: &[Stretch]) -> Option<Vec<usize>> {
+fn rows_by_index(open: &OpenChunk, context: &MergeContext<'_>, stretches: &[RowStretch]) -> Option<Vec<usize>> {
     let mut rows_left: usize =
         stretches.iter().filter(|stretch| !stretch.hides).map(|stretch| stretch.rows.len()).sum();
     let mut best: Option<Vec<u32>> = None;
@@ -254,8 +254,8 @@ fn rows_by_index(open: &OpenChunk, context: &Context<'_>, stretches: &[Stretch])
 
 /// Rows of one source that stand next to each other in the answer: positions `lo..hi` of a block.
 #[derive(Debug)]
-pub struct Piece {
-    pub block: Arc<Loaded>,
+pub struct MergedRows {
+    pub block: Arc<SourceBlock>,
     pub lo: usize,
     pub hi: usize,
     /// Only these of `lo..hi`, rising, where the merge looks for rows that stand far apart; else all of them.
@@ -264,7 +264,7 @@ pub struct Piece {
     pub place: Option<(u64, usize)>,
 }
 
-impl Piece {
+impl MergedRows {
     /// Timestamps of its rows.
     pub fn timestamps(&self) -> &[i64] {
         self.block.ts().get(self.lo..self.hi).unwrap_or_default()
@@ -273,11 +273,11 @@ impl Piece {
 
 /// A block in memory: of a mapped chunk, or a whole run.
 #[derive(Debug)]
-pub struct Loaded {
+pub struct SourceBlock {
     pub columns: BlockColumns,
 }
 
-impl Loaded {
+impl SourceBlock {
     fn ts(&self) -> &[i64] {
         self.columns.columns.first().map_or(&[], |buffer| buffer.typed_data::<i64>())
     }
@@ -285,8 +285,8 @@ impl Loaded {
 
 /// Reads one source in one direction, row positions relative to its current block.
 #[derive(Debug)]
-struct Cursor {
-    source: Source,
+struct SourceCursor {
+    source: MergeSource,
     open: Option<Arc<OpenChunk>>,
     holes: Vec<(i64, i64)>,
     /// Rows of the chunk that are looked at, half-open, rising and apart; all when absent.
@@ -294,17 +294,17 @@ struct Cursor {
     /// Current block; the cursor is at its end when this is past the last one.
     block: usize,
     block_count: usize,
-    loaded: Option<Arc<Loaded>>,
+    loaded: Option<Arc<SourceBlock>>,
     /// Rows not yet given: `lo..hi` of the current block.
     lo: usize,
     hi: usize,
     done: bool,
 }
 
-struct Context<'a> {
+struct MergeContext<'a> {
     cache: &'a MapCache,
     def: &'a SeriesDef,
-    wanted: &'a [Wanted],
+    wanted: &'a [WantedKeys],
     desc: bool,
     start: i64,
     end: i64,
@@ -313,7 +313,7 @@ struct Context<'a> {
 /// Rows a reader looks for: those whose cell in one column has an order key inside some range. A merge may leave out
 /// rows that zone maps or value indexes rule out; it does not check those it gives.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Wanted {
+pub struct WantedKeys {
     /// Position of the column in the registration; `ts` is 0.
     pub column: usize,
     /// Closed ranges of order keys, rising and apart.
@@ -336,19 +336,19 @@ pub struct MergeStats {
     pub value_indexes_used: u64,
 }
 
-impl Cursor {
+impl SourceCursor {
     /// `older` are the spans of sources with lower commits: rows there must stay, to hide the older ones.
     fn new(
-        source: Source,
+        source: MergeSource,
         tombstones: &[Tombstone],
-        context: &Context<'_>,
+        context: &MergeContext<'_>,
         older: &[(i64, i64)],
         stats: &mut MergeStats,
     ) -> Result<Self> {
         let holes = holes_of(&source, tombstones, context.start, context.end);
         let open = match &source {
-            Source::Chunk(chunk) => Some(chunk.open(context.cache)?),
-            Source::Run(_) => None,
+            MergeSource::Chunk(chunk) => Some(chunk.open(context.cache)?),
+            MergeSource::Run(_) => None,
         };
         let kept = match &open {
             Some(open) if !context.wanted.is_empty() => {
@@ -386,8 +386,8 @@ impl Cursor {
                 .blocks()
                 .get(block)
                 .map_or((0, 0, 0), |meta| (meta.ts_min, meta.ts_max, usize::try_from(meta.rows).unwrap_or(0))),
-            (None, Source::Run(run)) => (run.ts_min(), run.ts_max(), run.rows()),
-            (None, Source::Chunk(_)) => (0, 0, 0),
+            (None, MergeSource::Run(run)) => (run.ts_min(), run.ts_max(), run.rows()),
+            (None, MergeSource::Chunk(_)) => (0, 0, 0),
         }
     }
 
@@ -398,7 +398,7 @@ impl Cursor {
         self.hi = self.span(block).2;
     }
 
-    fn load(&mut self, context: &Context<'_>) -> Result<Arc<Loaded>> {
+    fn load(&mut self, context: &MergeContext<'_>) -> Result<Arc<SourceBlock>> {
         if let Some(loaded) = &self.loaded {
             return Ok(Arc::clone(loaded));
         }
@@ -409,10 +409,10 @@ impl Cursor {
                 }
                 open.block(self.block, context.def)?
             }
-            (None, Source::Run(run)) => run.columns(),
-            (None, Source::Chunk(_)) => return Err(crate::Error::internal("a chunk is read before it is open")),
+            (None, MergeSource::Run(run)) => run.columns(),
+            (None, MergeSource::Chunk(_)) => return Err(crate::Error::internal("a chunk is read before it is open")),
         };
-        let loaded = Arc::new(Loaded { columns });
+        let loaded = Arc::new(SourceBlock { columns });
         self.loaded = Some(Arc::clone(&loaded));
         Ok(loaded)
     }
@@ -517,7 +517,7 @@ impl Cursor {
     }
 
     /// Moves to the first row at or after `target` (at or before it when descending) that no tombstone hides.
-    fn seek(&mut self, mut target: i64, context: &Context<'_>) -> Result<()> {
+    fn seek(&mut self, mut target: i64, context: &MergeContext<'_>) -> Result<()> {
         loop {
             self.skip_blocks(target, context.desc);
             if self.done {
@@ -576,7 +576,7 @@ impl Cursor {
     }
 
     /// Timestamp of the next row.
-    fn head(&mut self, context: &Context<'_>) -> Result<i64> {
+    fn head(&mut self, context: &MergeContext<'_>) -> Result<i64> {
         let (first, last, rows) = self.span(self.block);
         if !context.desc && self.lo == 0 {
             return Ok(first);
@@ -591,7 +591,7 @@ impl Cursor {
 
     /// Farthest timestamp this cursor may give without asking the others: the end of the range or the row before
     /// the next hole.
-    fn limit(&self, head: i64, context: &Context<'_>) -> i64 {
+    fn limit(&self, head: i64, context: &MergeContext<'_>) -> i64 {
         if context.desc {
             let below = self.holes.partition_point(|(_, to)| *to < head).checked_sub(1);
             let hole = below.and_then(|at| self.holes.get(at)).map(|(_, to)| to.saturating_add(1));
@@ -604,7 +604,7 @@ impl Cursor {
     }
 
     /// Gives the rows of the current block up to `limit` inclusive, and moves on.
-    fn take(&mut self, limit: i64, context: &Context<'_>) -> Result<Piece> {
+    fn take(&mut self, limit: i64, context: &MergeContext<'_>) -> Result<MergedRows> {
         let (first, last, _) = self.span(self.block);
         let block = self.load(context)?;
         let (mut lo, mut hi) = (self.lo, self.hi);
@@ -624,10 +624,10 @@ impl Cursor {
             self.lo = hi;
         }
         let place = match (&self.source, &self.open) {
-            (Source::Chunk(chunk), Some(open)) => Some((chunk.record.id, open.first_row(self.block))),
+            (MergeSource::Chunk(chunk), Some(open)) => Some((chunk.record.id, open.first_row(self.block))),
             _ => None,
         };
-        let piece = Piece { block, lo, hi, scattered, place };
+        let piece = MergedRows { block, lo, hi, scattered, place };
         if self.lo >= self.hi {
             self.next_block(context.desc);
         }
@@ -643,15 +643,15 @@ impl Cursor {
 /// A merge in progress. Holds its sources, so files stay until it is dropped.
 #[derive(Debug)]
 pub struct Merge {
-    cursors: Vec<Cursor>,
+    cursors: Vec<SourceCursor>,
     /// Next row of each cursor: nearest first, of equal ones the newest first.
     heads: BinaryHeap<(Reverse<i64>, u64, usize)>,
     /// Sources not opened yet, nearest last, with the earliest timestamp they can give.
-    waiting: Vec<Source>,
+    waiting: Vec<MergeSource>,
     tombstones: Arc<Vec<Tombstone>>,
     def: Arc<SeriesDef>,
     cache: Arc<MapCache>,
-    wanted: Vec<Wanted>,
+    wanted: Vec<WantedKeys>,
     /// Span and highest commit of every source, to know what a row may hide.
     spans: Vec<(i64, i64, u64)>,
     stats: MergeStats,
@@ -663,17 +663,17 @@ pub struct Merge {
 impl Merge {
     /// Merges the sources within the closed range `start..=end`, forwards or backwards in time.
     pub fn new(
-        sources: Vec<Source>,
+        sources: Vec<MergeSource>,
         tombstones: Arc<Vec<Tombstone>>,
         def: Arc<SeriesDef>,
         cache: Arc<MapCache>,
         (start, end): (i64, i64),
         desc: bool,
     ) -> Self {
-        let mut waiting: Vec<Source> =
+        let mut waiting: Vec<MergeSource> =
             sources.into_iter().filter(|s| s.rows() > 0 && s.ts_min() <= end && s.ts_max() >= start).collect();
         if desc {
-            waiting.sort_by_key(Source::ts_max);
+            waiting.sort_by_key(MergeSource::ts_max);
         } else {
             waiting.sort_by_key(|source| Reverse(source.ts_min()));
         }
@@ -695,7 +695,7 @@ impl Merge {
 
     /// Lets the merge leave out rows that are not wanted (all conditions together), where sidecars tell. What it gives
     /// still has to be checked row by row.
-    pub fn looking_for(mut self, wanted: Vec<Wanted>) -> Self {
+    pub fn looking_for(mut self, wanted: Vec<WantedKeys>) -> Self {
         if wanted.is_empty() {
             return self;
         }
@@ -740,7 +740,7 @@ impl Merge {
                 self.spans.iter().filter(|(.., hi)| *hi < rank).map(|(first, last, _)| (*first, *last)).collect(),
             );
             let mut stats = self.stats;
-            let cursor = Cursor::new(source, &tombstones, &context, &older, &mut stats);
+            let cursor = SourceCursor::new(source, &tombstones, &context, &older, &mut stats);
             let index = self.cursors.len();
             let pushed = cursor.and_then(|cursor| {
                 self.cursors.push(cursor);
@@ -753,11 +753,11 @@ impl Merge {
         Ok(())
     }
 
-    fn context<'a>(&self, cache: &'a MapCache, def: &'a SeriesDef, wanted: &'a [Wanted]) -> Context<'a> {
-        Context { cache, def, wanted, desc: self.desc, start: self.start, end: self.end }
+    fn context<'a>(&self, cache: &'a MapCache, def: &'a SeriesDef, wanted: &'a [WantedKeys]) -> MergeContext<'a> {
+        MergeContext { cache, def, wanted, desc: self.desc, start: self.start, end: self.end }
     }
 
-    fn push_head(&mut self, index: usize, rank: u64, context: &Context<'_>) -> Result<()> {
+    fn push_head(&mut self, index: usize, rank: u64, context: &MergeContext<'_>) -> Result<()> {
         if let Some(cursor) = self.cursors.get_mut(index) {
             if cursor.done {
                 // Nothing will be read from it again: let its map go.
@@ -787,7 +787,7 @@ impl Merge {
     }
 
     /// The next piece in the direction of the merge, or `None` at the end.
-    pub fn next_piece(&mut self) -> Result<Option<Piece>> {
+    pub fn next_piece(&mut self) -> Result<Option<MergedRows>> {
         self.admit()?;
         let Some((key, rank, index)) = self.heads.pop() else { return Ok(None) };
         let head = self.ts_of(key);
@@ -830,7 +830,7 @@ impl Merge {
 
 /// For rising `wanted`, sets `found[i]` where the timestamp is stored in `source` and not hidden.
 pub fn mark_present(
-    source: &Source,
+    source: &MergeSource,
     tombstones: &[Tombstone],
     cache: &MapCache,
     wanted: &[i64],
@@ -855,8 +855,8 @@ pub fn mark_present(
         }
     };
     match source {
-        Source::Run(run) => mark(run.timestamps()),
-        Source::Chunk(chunk) => {
+        MergeSource::Run(run) => mark(run.timestamps()),
+        MergeSource::Chunk(chunk) => {
             let open = chunk.open(cache)?;
             for (position, block) in open.blocks().iter().enumerate() {
                 let from = wanted.partition_point(|ts| *ts < block.ts_min);

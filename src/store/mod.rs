@@ -1,7 +1,7 @@
 //! The engine: one directory, one owning process, many readers.
 //!
 //! A write is decided under the commit queue's lock, framed into the log, synced and published; readers take the
-//! published [`State`] and never wait. Sealing moves the tail into chunk files, and long sorted writes go there at once;
+//! published [`StoreState`] and never wait. Sealing moves the tail into chunk files, and long sorted writes go there at once;
 //! a manifest edit makes them count.
 //! All methods block and may be called from any thread.
 
@@ -45,41 +45,41 @@ pub use backup::{
     BackupOptions, BackupReport, FileCount, LISTING as BACKUP_LISTING, RestoreOptions, RestoreReport, read_listing,
     restore, restore_on,
 };
-pub use chunk::{BlockColumns, BlockMessage, ChunkFile, DamageMet, MapCache};
+pub use chunk::{BlockColumns, BlockMessage, ChunkFile, DamageLog, MapCache};
 pub use commit::Durability;
 pub use compact::{CompactReport, VacuumReport};
 pub use counters::UpkeepCounts;
-pub use coverage::{Buckets, Presence, Runs};
+pub use coverage::{BucketRanges, Buckets, Presence};
 pub use files::{ROW_RANGES_MAX, RowRange, SeriesFile, SeriesFiles};
-pub use merge::{Loaded, Merge, MergeStats, Piece, RUN_ROWS, Wanted};
-pub use opening::Opening;
+pub use merge::{Merge, MergeStats, MergedRows, RUN_ROWS, SourceBlock, WantedKeys};
+pub use opening::OpenProgress;
 pub use overlaps::{Overlap, OverlapChunk, OverlapPair, OverlapReport, overlaps};
-pub use pins::Pins;
+pub use pins::RetainedCommits;
 pub use recover::{LOCK_FILE, RecoveryReport};
 pub use repair::{LostRows, LostSeries, LostSnapshot, RepairAction, RepairOptions, RepairReport, repair};
 pub use seal::SealReport;
 pub use sidecar::SidecarReport;
 pub use snapshot::{SNAPSHOTS_MAX, check_snapshot_name};
-pub use state::{SeriesId, SeriesState, Snapshot, State};
+pub use state::{SeriesId, SeriesState, Snapshot, StoreState};
 pub use verify::{
     DATASET_SNAPSHOT, Finding, FindingKind, Orphan, OrphanKind, OrphanReport, Severity, VerifyOptions, VerifyReport,
     orphans, verify,
 };
-pub use watch::Watch;
-pub use write::{RECEIPT_KEEP_MS, RECEIPTS_MAX, SeriesWrite, WriteMode, WriteOutcome, Writing};
+pub use watch::TaskControl;
+pub use write::{DecidedWrite, RECEIPT_KEEP_MS, RECEIPTS_MAX, SeriesWrite, WriteMode, WriteOutcome};
 
-use crate::disk::view::ViewDisk;
+use crate::disk::view::OverlayDisk;
 use crate::disk::{self, DiskPath};
 use crate::error::{Error, ErrorCode, Result};
-pub use crate::format::receipt::Written;
-use crate::format::wal::{Commit, Operation, encode_commit};
+pub use crate::format::receipt::SeriesReceipt;
+use crate::format::wal::{Commit, LoggedChange, encode_commit};
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Mutex, MutexGuard};
 use crate::types::schema::series_not_found;
 use crate::types::{SeriesDef, SeriesKey};
 use commit::CommitQueue;
 use manifest::Manifest;
-use upkeep::Upkeep;
+use upkeep::MaintenanceThreads;
 
 /// How a store behaves. The defaults are those of `config/fastk.toml`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,7 +109,7 @@ pub struct StoreOptions {
     /// server wants it; an embedder whose own thread reads the cells does not need it.
     pub prefetch: bool,
     /// Where the opening tells how far it is.
-    pub opening: Option<Arc<Opening>>,
+    pub opening: Option<Arc<OpenProgress>>,
     /// What becomes of the attempt to open a directory that this process may not write to.
     pub read_only: ReadOnly,
 }
@@ -146,17 +146,17 @@ impl Default for StoreOptions {
 
 /// Refuses a change unless the series is this one, at this version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Expected {
+pub struct ExpectedVersion {
     /// `None` for whatever series has the key now.
     pub series_id: Option<SeriesId>,
     pub version: u64,
 }
 
 /// Condition of a change; `None` for any version.
-pub type IfVersion = Option<Expected>;
+pub type IfVersion = Option<ExpectedVersion>;
 
 /// Refuses commits that are still to come.
-fn check_past(now: &State, commit: u64) -> Result<()> {
+fn check_past(now: &StoreState, commit: u64) -> Result<()> {
     if commit > now.commit {
         return Err(Error::invalid(format!("commit {commit} lies ahead of the store, which is at {}", now.commit)));
     }
@@ -165,7 +165,7 @@ fn check_past(now: &State, commit: u64) -> Result<()> {
 
 /// What a delete did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Deleted {
+pub struct DeleteOutcome {
     pub series_id: SeriesId,
     pub rows_deleted: u64,
     pub version: u64,
@@ -174,8 +174,8 @@ pub struct Deleted {
 
 /// An open store. Dropping it syncs the log and gives the directory free.
 pub struct Store {
-    inner: Arc<Inner>,
-    upkeep: Option<Upkeep>,
+    inner: Arc<StoreInner>,
+    upkeep: Option<MaintenanceThreads>,
     /// Held while the directory is only read.
     shared: Option<disk::SharedLock>,
 }
@@ -186,7 +186,7 @@ impl std::fmt::Debug for Store {
     }
 }
 
-pub(crate) struct Inner {
+pub(crate) struct StoreInner {
     root: DiskPath,
     options: StoreOptions,
     queue: CommitQueue,
@@ -195,9 +195,9 @@ pub(crate) struct Inner {
     maintenance: Mutex<Maintenance>,
     /// Why the last of them failed, if it did. Not under their lock: looking at it never waits for them.
     upkeep_failed: Mutex<Option<String>>,
-    looking: root::Looking,
-    pins: Arc<Pins>,
-    views: snapshot::Views,
+    looking: root::RootCheck,
+    pins: Arc<RetainedCommits>,
+    views: snapshot::SnapshotViews,
     counters: counters::Counters,
     /// Series dropped by this process whose files are still there: readers may need them.
     dropped: Mutex<BTreeMap<SeriesId, Arc<SeriesState>>>,
@@ -205,8 +205,8 @@ pub(crate) struct Inner {
     recovery: RecoveryReport,
     /// Never used twice; rises under the queue's lock.
     next_series_id: AtomicU64,
-    ballast: ballast::Ballast,
-    hint: current::Hint,
+    ballast: ballast::DiskReserve,
+    hint: current::CurrentHint,
     lock: Arc<disk::Lock>,
 }
 
@@ -249,15 +249,15 @@ impl Store {
         if options.read_only == ReadOnly::Opened && !root.disk().may_write(root) && recover::exists(root)? {
             return Self::open_read_only(root, options);
         }
-        let inner = Arc::new(Inner::open(root, create, options)?);
-        let upkeep = if inner.options.upkeep { Some(Upkeep::start(&inner)?) } else { None };
+        let inner = Arc::new(StoreInner::open(root, create, options)?);
+        let upkeep = if inner.options.upkeep { Some(MaintenanceThreads::start(&inner)?) } else { None };
         Ok(Self { inner, upkeep, shared: None })
     }
 
     /// Opens a store in a directory that cannot be written to. What opening writes stays in memory.
     fn open_read_only(root: &DiskPath, options: StoreOptions) -> Result<Self> {
         let shared = disk::SharedLock::acquire(&root.join(recover::LOCK_FILE))?;
-        let inner = Inner::open(&ViewDisk::over(root)?, false, StoreOptions { upkeep: false, ..options })?;
+        let inner = StoreInner::open(&OverlayDisk::over(root)?, false, StoreOptions { upkeep: false, ..options })?;
         let detail = format!("{} cannot be written to: it is only read", root.display());
         inner.queue.refuse(
             Error::new(ErrorCode::WriterStopped, detail)
@@ -318,7 +318,7 @@ impl Store {
     }
 
     /// The store as every reader sees it now.
-    pub fn snapshot(&self) -> Arc<State> {
+    pub fn snapshot(&self) -> Arc<StoreState> {
         self.inner.queue.published()
     }
 
@@ -333,7 +333,7 @@ impl Store {
     }
 
     /// Commits kept readable for cursors and tickets.
-    pub fn pins(&self) -> &Arc<Pins> {
+    pub fn pins(&self) -> &Arc<RetainedCommits> {
         &self.inner.pins
     }
 
@@ -341,7 +341,7 @@ impl Store {
     ///
     /// # Errors
     /// `commit_gone` when nothing kept it.
-    pub fn at_commit(&self, commit: u64) -> Result<Arc<State>> {
+    pub fn at_commit(&self, commit: u64) -> Result<Arc<StoreState>> {
         let now = self.snapshot();
         if now.commit == commit {
             return Ok(now);
@@ -357,7 +357,7 @@ impl Store {
             if replayed.dropped <= commit
                 && kept.series.values().filter(was_there).all(|series| replayed.holds(series, commit))
             {
-                let mut state = State { commit, edit: kept.edit, is_partial: true, ..State::default() };
+                let mut state = StoreState { commit, edit: kept.edit, is_partial: true, ..StoreState::default() };
                 kept.registered().filter(was_there).for_each(|series| state.put(series.as_ref().clone()));
                 return Ok(Arc::new(state));
             }
@@ -371,7 +371,7 @@ impl Store {
     ///
     /// # Errors
     /// `commit_gone` when nothing kept the commit for one of them.
-    pub fn at_commit_of(&self, commit: u64, keys: &[SeriesKey]) -> Result<Arc<State>> {
+    pub fn at_commit_of(&self, commit: u64, keys: &[SeriesKey]) -> Result<Arc<StoreState>> {
         let now = self.snapshot();
         if now.commit == commit {
             return Ok(now);
@@ -381,7 +381,7 @@ impl Store {
         if let Some(kept) = kept.as_ref().filter(|_| commit > replayed.until) {
             return Ok(Arc::clone(kept));
         }
-        let mut state = State { commit, edit: now.edit, is_partial: true, ..State::default() };
+        let mut state = StoreState { commit, edit: now.edit, is_partial: true, ..StoreState::default() };
         let was_there = |series: &&Arc<SeriesState>| series.created_commit <= commit;
         for key in keys {
             let unchanged = now.get(key).filter(was_there);
@@ -398,7 +398,7 @@ impl Store {
     }
 
     /// The state of a commit that a named snapshot is of.
-    fn of_snapshot(&self, now: &State, commit: u64) -> Result<Arc<State>> {
+    fn of_snapshot(&self, now: &StoreState, commit: u64) -> Result<Arc<StoreState>> {
         if let Some((name, _)) = now.snapshots.iter().find(|(_, snapshot)| snapshot.commit == commit) {
             return self.as_of(name);
         }
@@ -429,7 +429,7 @@ impl Store {
         state.commit += 1;
         let commit = state.commit;
         let series = SeriesState::new(id, Arc::new(def), commit);
-        let operation = Operation::Register { series_id: id, def: def_json(&series.def)? };
+        let operation = LoggedChange::Register { series_id: id, def: def_json(&series.def)? };
         state.put(series.clone());
         let batch = queue.enqueue(&mut pending, state, frame(vec![operation]))?;
         drop(pending);
@@ -461,7 +461,7 @@ impl Store {
         state.commit += 1;
         let mut next = series.touched(state.commit, &state.fences);
         next.def = Arc::new(def);
-        let operation = Operation::Register { series_id: next.id, def: def_json(&next.def)? };
+        let operation = LoggedChange::Register { series_id: next.id, def: def_json(&next.def)? };
         state.put(next.clone());
         let batch = queue.enqueue(&mut pending, state, frame(vec![operation]))?;
         drop(pending);
@@ -474,7 +474,7 @@ impl Store {
     }
 
     /// Drops a series with all its rows.
-    pub fn drop_series(&self, key: &SeriesKey, if_version: IfVersion) -> Result<Deleted> {
+    pub fn drop_series(&self, key: &SeriesKey, if_version: IfVersion) -> Result<DeleteOutcome> {
         let queue = &self.inner.queue;
         let mut pending = queue.lock();
         let series = current(&pending.state, key, if_version)?;
@@ -482,12 +482,12 @@ impl Store {
         state.commit += 1;
         let commit = state.commit;
         let gone: Vec<Arc<SeriesState>> = state.drop_series(series.id, commit).into_iter().collect();
-        let batch = queue.enqueue(&mut pending, state, frame(vec![Operation::Drop { series_id: series.id }]))?;
+        let batch = queue.enqueue(&mut pending, state, frame(vec![LoggedChange::Drop { series_id: series.id }]))?;
         // Before it is durable: a checkpoint right behind it must know that readers may hold the files.
         self.inner.keep_files_of(&gone);
         drop(pending);
         queue.wait(&batch).inspect_err(|_| self.inner.forget_files_of(&gone))?;
-        Ok(Deleted { series_id: series.id, rows_deleted: series.rows, version: series.version + 1, commit })
+        Ok(DeleteOutcome { series_id: series.id, rows_deleted: series.rows, version: series.version + 1, commit })
     }
 
     /// How many rows a delete would take.
@@ -498,7 +498,7 @@ impl Store {
     }
 
     /// Deletes a closed range as one commit. Deleting nothing changes nothing.
-    pub fn delete_range(&self, key: &SeriesKey, range: (i64, i64), if_version: IfVersion) -> Result<Deleted> {
+    pub fn delete_range(&self, key: &SeriesKey, range: (i64, i64), if_version: IfVersion) -> Result<DeleteOutcome> {
         let deleted = self.inner.delete_range(key, range, if_version)?;
         if let Some(upkeep) = self.upkeep.as_ref().filter(|_| deleted.rows_deleted > 0) {
             upkeep.compact_soon(deleted.series_id);
@@ -558,8 +558,8 @@ impl Drop for Store {
     }
 }
 
-impl Inner {
-    fn delete_range(&self, key: &SeriesKey, range: (i64, i64), if_version: IfVersion) -> Result<Deleted> {
+impl StoreInner {
+    fn delete_range(&self, key: &SeriesKey, range: (i64, i64), if_version: IfVersion) -> Result<DeleteOutcome> {
         self.delete_range_if(key, range, if_version, |_| true)
     }
 
@@ -571,7 +571,7 @@ impl Inner {
         range: (i64, i64),
         if_version: IfVersion,
         wanted: impl Fn(&SeriesState) -> bool,
-    ) -> Result<Deleted> {
+    ) -> Result<DeleteOutcome> {
         let queue = &self.queue;
         // The range is read before the lock, and again under it only when the series changed in between.
         let before = queue.published();
@@ -594,7 +594,7 @@ impl Inner {
             let decided = pending.decided()?;
             drop(pending);
             queue.wait(&decided)?;
-            return Ok(Deleted { series_id: series.id, rows_deleted: 0, version: series.version, commit });
+            return Ok(DeleteOutcome { series_id: series.id, rows_deleted: 0, version: series.version, commit });
         }
         let mut state = pending.state.as_ref().clone();
         state.commit += 1;
@@ -603,12 +603,12 @@ impl Inner {
         next.bounds = left;
         let version = next.version;
         let operation =
-            Operation::Delete { series_id: series.id, start: range.0, end: range.1, deleted, left: next.bounds };
+            LoggedChange::Delete { series_id: series.id, start: range.0, end: range.1, deleted, left: next.bounds };
         state.put(next);
         let batch = queue.enqueue(&mut pending, state, frame(vec![operation]))?;
         drop(pending);
         queue.wait(&batch)?;
-        Ok(Deleted { series_id: series.id, rows_deleted: deleted, version, commit })
+        Ok(DeleteOutcome { series_id: series.id, rows_deleted: deleted, version, commit })
     }
 
     /// How many rows a delete takes, and between which timestamps the others lie.
@@ -647,7 +647,7 @@ impl Inner {
 }
 
 /// The series a change is about, at the version it asks for.
-fn current(state: &State, key: &SeriesKey, if_version: IfVersion) -> Result<Arc<SeriesState>> {
+fn current(state: &StoreState, key: &SeriesKey, if_version: IfVersion) -> Result<Arc<SeriesState>> {
     let series = state.get(key).ok_or_else(|| series_not_found(key))?;
     match if_version {
         Some(expected)
@@ -663,7 +663,7 @@ fn current(state: &State, key: &SeriesKey, if_version: IfVersion) -> Result<Arc<
     }
 }
 
-fn frame(operations: Vec<Operation>) -> Vec<u8> {
+fn frame(operations: Vec<LoggedChange>) -> Vec<u8> {
     encode_commit(&Commit { receipt: None, wall_ms: wall_ms(), operations })
 }
 

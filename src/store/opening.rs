@@ -9,7 +9,7 @@ const STEPS: [&str; 5] =
 
 /// Progress of an opening; given along with the options of a store.
 #[derive(Debug, Default)]
-pub struct Opening {
+pub struct OpenProgress {
     step: AtomicU8,
     done: AtomicU64,
     total: AtomicU64,
@@ -17,16 +17,16 @@ pub struct Opening {
 
 /// What an opening does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
+pub enum OpenStep {
     Manifest = 1,
     Log,
     Commits,
     Tidy,
 }
 
-impl Opening {
+impl OpenProgress {
     /// A step begins, of so many parts; 0 where they are not counted.
-    pub fn begin(&self, step: Step, total: u64) {
+    pub fn begin(&self, step: OpenStep, total: u64) {
         self.done.store(0, Ordering::Relaxed);
         self.total.store(total, Ordering::Relaxed);
         self.step.store(step as u8, Ordering::Relaxed);
@@ -45,15 +45,15 @@ impl Opening {
 }
 
 /// Two are the same when they tell of the same opening.
-impl PartialEq for Opening {
+impl PartialEq for OpenProgress {
     fn eq(&self, other: &Self) -> bool {
         std::ptr::eq(self, other)
     }
 }
 
-impl Eq for Opening {}
+impl Eq for OpenProgress {}
 
-impl fmt::Display for Opening {
+impl fmt::Display for OpenProgress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (step, done, total) = self.progress();
         f.write_str(STEPS.get(usize::from(step)).copied().unwrap_or_default())?;
@@ -71,17 +71,17 @@ mod tests {
 
     #[test]
     fn an_opening_tells_its_steps() {
-        let opening = Opening::default();
+        let opening = OpenProgress::default();
         assert_eq!(opening.to_string(), "beginning");
-        opening.begin(Step::Log, 3);
+        opening.begin(OpenStep::Log, 3);
         opening.advance();
         assert_eq!(opening.to_string(), "reading the log, 1 of 3");
         let dir = tempfile::tempdir().unwrap();
-        let opening = Arc::new(Opening::default());
+        let opening = Arc::new(OpenProgress::default());
         let options = StoreOptions { opening: Some(opening.clone()), upkeep: false, ..StoreOptions::default() };
         for commits in [0, 1] {
             let store = Store::open_on(&DiskPath::os(dir.path()), true, options.clone()).unwrap();
-            assert_eq!(opening.progress().0, Step::Tidy as u8);
+            assert_eq!(opening.progress().0, OpenStep::Tidy as u8);
             assert_eq!(store.recovery().commits_replayed, commits);
             if commits == 0 {
                 store.create_snapshot("one").unwrap();

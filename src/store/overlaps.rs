@@ -10,9 +10,9 @@ use serde::{Deserialize, Serialize};
 
 use super::Store;
 use super::chunk::{ChunkFile, MapCache};
-use super::compact::{CHUNKS_MAX, GARBAGE_PERCENT, Group, groups_of};
+use super::compact::{CHUNKS_MAX, CompactionGroup, GARBAGE_PERCENT, groups_of};
 use super::recover::state_of;
-use super::state::{SeriesState, State};
+use super::state::{SeriesState, StoreState};
 use super::verify::{check_is_store, manifest};
 use crate::disk::DiskPath;
 use crate::error::Result;
@@ -100,10 +100,10 @@ impl Store {
     }
 }
 
-fn explain(state: &State, cache: &Arc<MapCache>) -> OverlapReport {
+fn explain(state: &StoreState, cache: &Arc<MapCache>) -> OverlapReport {
     let mut report = OverlapReport::default();
     for series in state.series.values() {
-        let mut partitions: BTreeMap<String, Vec<Group>> = BTreeMap::new();
+        let mut partitions: BTreeMap<String, Vec<CompactionGroup>> = BTreeMap::new();
         for group in groups_of(series, &state.fences) {
             partitions.entry(group.partition.clone()).or_default().push(group);
         }
@@ -123,7 +123,7 @@ fn explain(state: &State, cache: &Arc<MapCache>) -> OverlapReport {
     report
 }
 
-fn sorted(groups: &[Group]) -> Vec<Arc<ChunkFile>> {
+fn sorted(groups: &[CompactionGroup]) -> Vec<Arc<ChunkFile>> {
     let mut chunks: Vec<Arc<ChunkFile>> = groups.iter().flat_map(|group| &group.chunks).cloned().collect();
     chunks.sort_by_key(|chunk| (chunk.record.commit_hi, chunk.record.id));
     chunks
@@ -146,7 +146,7 @@ fn pairs(chunks: &[Arc<ChunkFile>]) -> Vec<OverlapPair> {
 fn partition_of(
     series: &SeriesState,
     partition: String,
-    groups: &[Group],
+    groups: &[CompactionGroup],
     chunks: &[Arc<ChunkFile>],
     pairs: Vec<OverlapPair>,
     cache: &Arc<MapCache>,

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::state::{SeriesId, SeriesState, State};
+use super::state::{SeriesId, SeriesState, StoreState};
 use crate::planted::{Bug, planted};
 use crate::sync::Mutex;
 
@@ -18,40 +18,40 @@ pub const COMMIT_BYTES: u64 = 8 << 10;
 
 /// The kept commits. See the head of this module.
 #[derive(Debug)]
-pub struct Pins {
+pub struct RetainedCommits {
     keep: Duration,
-    pins: Mutex<BTreeMap<u64, Pin>>,
+    pins: Mutex<BTreeMap<u64, RetainedCommit>>,
     /// Most bytes that `history` holds.
     history_bytes_max: u64,
-    history: Mutex<History>,
+    history: Mutex<CommitHistory>,
     /// What replaying the log at the opening found; empty in a new store.
-    replayed: Replayed,
+    replayed: ReplayedCommits,
 }
 
 #[derive(Debug)]
-struct Pin {
-    state: Arc<State>,
+struct RetainedCommit {
+    state: Arc<StoreState>,
     last_used: Instant,
 }
 
 /// Commits that were the current one, the latest last.
 #[derive(Debug, Default)]
-struct History {
+struct CommitHistory {
     bytes: u64,
-    past: VecDeque<Past>,
+    past: VecDeque<PastCommit>,
 }
 
 /// A commit that was the current one until `until`.
 #[derive(Debug)]
-struct Past {
-    state: Arc<State>,
+struct PastCommit {
+    state: Arc<StoreState>,
     until: Instant,
     bytes: u64,
 }
 
-impl History {
+impl CommitHistory {
     /// Takes out what is too old or too much.
-    fn expire(&mut self, keep: Duration, bytes_max: u64, now: Instant) -> Vec<Past> {
+    fn expire(&mut self, keep: Duration, bytes_max: u64, now: Instant) -> Vec<PastCommit> {
         let mut gone = Vec::new();
         while let Some(first) = self.past.front()
             && (self.bytes > bytes_max || now.duration_since(first.until) >= keep)
@@ -67,18 +67,18 @@ impl History {
 ///
 /// The chunk files of the manifest can be ahead of them, so that not every series in them is as it was.
 #[derive(Debug, Default)]
-pub struct Replayed {
+pub struct ReplayedCommits {
     /// The last commit there was when the store was opened.
     pub until: u64,
     /// States at commits of the log, in their order.
-    pub states: Vec<Arc<State>>,
+    pub states: Vec<Arc<StoreState>>,
     /// The last commit that changed a series otherwise than by writing rows.
     pub rewritten: HashMap<SeriesId, u64>,
     /// The last commit that dropped a series.
     pub dropped: u64,
 }
 
-impl Replayed {
+impl ReplayedCommits {
     /// Whether a series of a state of the log is what it was at that commit.
     pub fn holds(&self, series: &SeriesState, commit: u64) -> bool {
         series.last_commit <= commit
@@ -89,25 +89,26 @@ impl Replayed {
     }
 }
 
-impl Pins {
+impl RetainedCommits {
     pub fn new(keep_ms: u64) -> Self {
         Self {
             keep: Duration::from_millis(keep_ms),
             pins: Mutex::default(),
             history_bytes_max: 0,
             history: Mutex::default(),
-            replayed: Replayed::default(),
+            replayed: ReplayedCommits::default(),
         }
     }
 
     /// The same that keeps also what was the current commit, while that takes no more than about so many bytes of
     /// memory, beginning with what was read back from the log.
-    pub fn with_history(mut self, bytes_max: u64, mut replayed: Replayed) -> Self {
+    pub fn with_history(mut self, bytes_max: u64, mut replayed: ReplayedCommits) -> Self {
         let states = std::mem::take(&mut replayed.states);
         let until = Instant::now();
-        let past: VecDeque<Past> = states.into_iter().map(|state| Past { state, until, bytes: COMMIT_BYTES }).collect();
+        let past: VecDeque<PastCommit> =
+            states.into_iter().map(|state| PastCommit { state, until, bytes: COMMIT_BYTES }).collect();
         let bytes = past.len() as u64 * COMMIT_BYTES;
-        let mut history = History { bytes, past };
+        let mut history = CommitHistory { bytes, past };
         history.expire(self.keep, bytes_max, until);
         self.history_bytes_max = bytes_max;
         self.history = Mutex::new(history);
@@ -116,12 +117,12 @@ impl Pins {
     }
 
     /// What replaying the log found.
-    pub fn replayed(&self) -> &Replayed {
+    pub fn replayed(&self) -> &ReplayedCommits {
         &self.replayed
     }
 
     /// Keeps a commit that is no longer the current one; `bytes` is what was written to get from it to the next.
-    pub fn supersede(&self, state: &Arc<State>, bytes: u64) {
+    pub fn supersede(&self, state: &Arc<StoreState>, bytes: u64) {
         if self.history_bytes_max == 0 {
             return;
         }
@@ -132,21 +133,21 @@ impl Pins {
         let now = Instant::now();
         let bytes = bytes.saturating_add(COMMIT_BYTES);
         history.bytes = history.bytes.saturating_add(bytes);
-        history.past.push_back(Past { state: Arc::clone(state), until: now, bytes });
+        history.past.push_back(PastCommit { state: Arc::clone(state), until: now, bytes });
         let gone = history.expire(self.keep, self.history_bytes_max, now);
         drop(history);
         drop(gone);
     }
 
     /// Keeps a state readable under its commit.
-    pub fn keep(&self, state: &Arc<State>) {
+    pub fn keep(&self, state: &Arc<StoreState>) {
         if state.is_partial {
             return;
         }
         let mut pins = self.pins.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         pins.retain(|_, pin| now.duration_since(pin.last_used) < self.keep);
-        pins.insert(state.commit, Pin { state: Arc::clone(state), last_used: now });
+        pins.insert(state.commit, RetainedCommit { state: Arc::clone(state), last_used: now });
         while pins.len() > PINS_MAX && !planted(Bug::PinsUnlimited) {
             let oldest = pins.iter().min_by_key(|(_, pin)| pin.last_used).map(|(commit, _)| *commit);
             match oldest {
@@ -157,7 +158,7 @@ impl Pins {
     }
 
     /// The kept state of a commit; asking for it keeps it longer.
-    pub fn get(&self, commit: u64) -> Option<Arc<State>> {
+    pub fn get(&self, commit: u64) -> Option<Arc<StoreState>> {
         let mut pins = self.pins.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(pin) = pins.get_mut(&commit).filter(|pin| pin.last_used.elapsed() < self.keep) {
             pin.last_used = Instant::now();

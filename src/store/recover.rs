@@ -8,22 +8,22 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use super::ballast::Ballast;
+use super::ballast::DiskReserve;
 use super::checkpoint::{load_receipts, load_run, receipts_path, run_path};
 use super::chunk::{ChunkFile, MapCache, chunk_id_of, series_dir};
 use super::commit::CommitQueue;
 use super::log::{self, Log};
 use super::manifest::{self, Contents, Manifest};
-use super::opening::{Opening, Step};
-use super::pins::{COMMIT_BYTES, Pins, Replayed};
-use super::seal::{DROP_MARKER, Marker};
-use super::state::{Run, SeriesId, SeriesState, Snapshot, State, Tombstone, View};
-use super::{Inner, Maintenance, StoreOptions, current, salvage, wall_ms};
+use super::opening::{OpenProgress, OpenStep};
+use super::pins::{COMMIT_BYTES, ReplayedCommits, RetainedCommits};
+use super::seal::{DROP_MARKER, DropMarker};
+use super::state::{Run, SeriesId, SeriesState, SeriesView, Snapshot, StoreState, Tombstone};
+use super::{Maintenance, StoreInner, StoreOptions, current, salvage, wall_ms};
 use crate::disk::{self, DiskPath};
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::FORMAT_VERSION;
 use crate::format::manifest::Edit;
-use crate::format::wal::{Commit, Operation, decode_commit};
+use crate::format::wal::{Commit, LoggedChange, decode_commit};
 use crate::planted::{Bug, planted};
 use crate::sync::Mutex;
 use crate::sync::atomic::AtomicU64;
@@ -68,7 +68,7 @@ pub const DIRECTORIES: [&str; 6] = ["wal", "runs", "manifest", "chunks", "tmp", 
 
 /// What the manifest of a store is taken for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Trust {
+pub enum ManifestTrust {
     /// For what it says; where it is damaged the other files are asked.
     Manifest,
     /// For lost: the other files alone are asked.
@@ -77,16 +77,16 @@ pub enum Trust {
 
 /// A store as it was read, before anything on disk was changed.
 #[derive(Debug)]
-pub struct Read {
-    pub state: State,
+pub struct RecoveredStore {
+    pub state: StoreState,
     /// What counts from now on.
-    pub manifest: manifest::Found,
+    pub manifest: manifest::RecoveredManifest,
     /// What the manifest itself says, as far as it can be read.
     pub known: Contents,
     /// Whether the files were asked instead.
     pub salvaged: bool,
-    pub log: log::Recovered,
-    pub start: log::Start,
+    pub log: log::RecoveredLog,
+    pub start: log::ReplayStart,
     pub report: RecoveryReport,
     pub format_damage: Option<String>,
     /// Damaged run and receipt files.
@@ -97,12 +97,12 @@ pub struct Read {
     pub newest: bool,
     pub next_series_id: u64,
     /// Commits of the log that stay readable.
-    pub replayed: Replayed,
+    pub replayed: ReplayedCommits,
 }
 
 /// Which commits of the log are to stay readable.
 #[derive(Clone, Copy, Debug)]
-struct Wanted {
+struct RetainedRange {
     /// The last ones, at most so many.
     commits_max: u64,
     /// Wall clock in milliseconds from which on they were made.
@@ -113,16 +113,21 @@ struct Wanted {
 ///
 /// # Errors
 /// `unsupported_format`, and those of reading files.
-pub fn read_store(root: &DiskPath, trust: Trust) -> Result<Read> {
-    read_store_telling(root, trust, &Opening::default(), None)
+pub fn read_store(root: &DiskPath, trust: ManifestTrust) -> Result<RecoveredStore> {
+    read_store_telling(root, trust, &OpenProgress::default(), None)
 }
 
 /// The same; `opening` is told how far it is, and `wanted` commits of the log are given back.
 ///
 /// # Errors
 /// Those of [`read_store`].
-fn read_store_telling(root: &DiskPath, trust: Trust, opening: &Opening, wanted: Option<Wanted>) -> Result<Read> {
-    opening.begin(Step::Manifest, 0);
+fn read_store_telling(
+    root: &DiskPath,
+    trust: ManifestTrust,
+    opening: &OpenProgress,
+    wanted: Option<RetainedRange>,
+) -> Result<RecoveredStore> {
+    opening.begin(OpenStep::Manifest, 0);
     let mut report = RecoveryReport::default();
     let mut damage = Vec::new();
     let format_damage = match check_format(root) {
@@ -145,17 +150,17 @@ fn read_store_telling(root: &DiskPath, trust: Trust, opening: &Opening, wanted: 
     let newest = hint.edit == found.contents.number;
     let known = found.contents.clone();
     let mut marked = Vec::new();
-    let salvaged = trust == Trust::FilesOnly || !found.missing.is_empty();
+    let salvaged = trust == ManifestTrust::FilesOnly || !found.missing.is_empty();
     if salvaged {
         let nothing = Contents { number: known.number, ..Contents::default() };
-        let believed = if trust == Trust::FilesOnly { &nothing } else { &known };
+        let believed = if trust == ManifestTrust::FilesOnly { &nothing } else { &known };
         // Where the log begins is no statement about rows: it shows whether its beginning is missing.
         let begins = (found.missing.is_empty() && !known.epoch.is_empty())
             .then_some((known.wal_first_segment, known.wal_first_lsn));
         (found.contents, marked) = salvage::contents(root, believed, begins)?;
     }
     let contents = &found.contents;
-    let start = log::Start {
+    let start = log::ReplayStart {
         segment: contents.wal_first_segment,
         lsn: contents.wal_first_lsn,
         last_segment: hint.wal_segment,
@@ -182,11 +187,11 @@ fn read_store_telling(root: &DiskPath, trust: Trust, opening: &Opening, wanted: 
         loose: HashMap::new(),
         snapshots_seen: BTreeSet::new(),
         unknown: BTreeMap::new(),
-        replayed: Replayed::default(),
+        replayed: ReplayedCommits::default(),
     };
     let keep_from = (log.commits.len() as u64).saturating_sub(wanted.map_or(0, |wanted| wanted.commits_max));
     let mut position = 0_u64;
-    opening.begin(Step::Commits, log.commits.len() as u64);
+    opening.begin(OpenStep::Commits, log.commits.len() as u64);
     for (frame, payload) in std::mem::take(&mut log.commits) {
         opening.advance();
         position += 1;
@@ -239,7 +244,7 @@ fn read_store_telling(root: &DiskPath, trust: Trust, opening: &Opening, wanted: 
     report.lost_from = log.lost_from;
     report.lost_commits = merged(lost_commits);
     report.damage = damage;
-    Ok(Read {
+    Ok(RecoveredStore {
         state,
         manifest: found,
         known,
@@ -258,7 +263,7 @@ fn read_store_telling(root: &DiskPath, trust: Trust, opening: &Opening, wanted: 
 
 /// The commits that were in what the log lost, by the frames before and behind; the manifest has everything up to `base`,
 /// and knows that there was a commit `highest`.
-fn lost_commits(log: &log::Recovered, base: u64, highest: u64) -> Vec<(u64, Option<u64>)> {
+fn lost_commits(log: &log::RecoveredLog, base: u64, highest: u64) -> Vec<(u64, Option<u64>)> {
     let frames = || log.commits.iter().map(|(frame, _)| (frame.lsn, frame.commit));
     let before = |lsn: u64| frames().filter(|frame| frame.0 < lsn).map(|frame| frame.1).max().unwrap_or(0).max(base);
     let behind = |lsn: u64| frames().filter(|frame| frame.0 > lsn).map(|frame| frame.1).min();
@@ -320,7 +325,7 @@ pub fn exists(root: &DiskPath) -> Result<bool> {
         || salvage::holds_data(root)?)
 }
 
-impl Inner {
+impl StoreInner {
     pub fn open(root: &DiskPath, create: bool, options: StoreOptions) -> Result<Self> {
         let begun = std::time::Instant::now();
         let opening = options.opening.clone().unwrap_or_default();
@@ -340,11 +345,11 @@ impl Inner {
         if !exists {
             create_store(root)?;
         }
-        let wanted = (options.history_bytes_max > 0).then(|| Wanted {
+        let wanted = (options.history_bytes_max > 0).then(|| RetainedRange {
             commits_max: options.history_bytes_max / COMMIT_BYTES,
             since_ms: wall_ms().saturating_sub_unsigned(options.history_keep_ms),
         });
-        let Read {
+        let RecoveredStore {
             state,
             manifest: found,
             log: recovered,
@@ -355,8 +360,8 @@ impl Inner {
             left_in_runs,
             replayed,
             ..
-        } = read_store_telling(root, Trust::Manifest, &opening, wanted)?;
-        opening.begin(Step::Tidy, 0);
+        } = read_store_telling(root, ManifestTrust::Manifest, &opening, wanted)?;
+        opening.begin(OpenStep::Tidy, 0);
         report.created = !exists;
         let cache = Arc::new(MapCache::new(options.maps_max, options.prefetch));
         // Entity tags, cursors and tickets of before name rows that are not all there.
@@ -379,7 +384,8 @@ impl Inner {
         say(&report);
         let stopped = damaged.then(|| format!("the store is damaged: {}", report.damage.join("; ")));
         let lock = Arc::new(lock);
-        let pins = Arc::new(Pins::new(options.history_keep_ms).with_history(options.history_bytes_max, replayed));
+        let pins =
+            Arc::new(RetainedCommits::new(options.history_keep_ms).with_history(options.history_bytes_max, replayed));
         let queue = CommitQueue::new(state, log, next_lsn, options.durability, stopped)
             .owned_by(Arc::clone(&lock))
             .with_past(Arc::clone(&pins));
@@ -398,13 +404,13 @@ impl Inner {
             }),
             upkeep_failed: Mutex::default(),
             looking: Default::default(),
-            views: super::snapshot::Views::default(),
+            views: super::snapshot::SnapshotViews::default(),
             counters: super::counters::Counters::default(),
             dropped: Mutex::default(),
             recovery: report,
             next_series_id: AtomicU64::new(next_series_id),
-            ballast: Ballast::default(),
-            hint: current::Hint::default(),
+            ballast: DiskReserve::default(),
+            hint: current::CurrentHint::default(),
             lock,
         };
         inner.count_runs(&inner.maintenance());
@@ -431,7 +437,10 @@ impl Inner {
         for name in disk::list(&self.root.join("chunks"))? {
             let Ok(id) = name.parse::<u64>() else { continue };
             if !known.contains_key(&id) && series_dir(&self.root, id).join(DROP_MARKER).found()? {
-                self.remove_series_files(id, if left_in_runs.contains(&id) { Marker::Kept } else { Marker::Removed });
+                self.remove_series_files(
+                    id,
+                    if left_in_runs.contains(&id) { DropMarker::Kept } else { DropMarker::Removed },
+                );
             }
         }
         Ok(())
@@ -526,7 +535,7 @@ pub fn format_text() -> String {
 }
 
 #[derive(serde::Deserialize)]
-struct Format {
+struct StoreFormat {
     format: u32,
     required_features: Vec<String>,
 }
@@ -541,7 +550,7 @@ pub fn check_format(root: &DiskPath) -> Result<()> {
     if format!("{:08x}", crc32c::crc32c(body.as_bytes())) != crc {
         return Err(damaged());
     }
-    let format: Format = serde_json::from_str(body).map_err(|_| damaged())?;
+    let format: StoreFormat = serde_json::from_str(body).map_err(|_| damaged())?;
     let newer = format.format > FORMAT_VERSION && !planted(Bug::NewerFormatOpened);
     if newer || !format.required_features.is_empty() {
         return Err(Error::new(
@@ -567,8 +576,8 @@ pub fn parse_def(text: &str) -> Result<Arc<SeriesDef>> {
 
 /// The state the manifest describes, without tails. Snapshots of commits behind `told_to` are left to the log: the manifest
 /// has them for the case that the log loses them.
-pub fn state_of(root: &DiskPath, contents: &Contents, told_to: u64) -> Result<State> {
-    let mut state = State { commit: contents.base_commit, edit: contents.number, ..State::default() };
+pub fn state_of(root: &DiskPath, contents: &Contents, told_to: u64) -> Result<StoreState> {
+    let mut state = StoreState { commit: contents.base_commit, edit: contents.number, ..StoreState::default() };
     for record in contents.snapshots.values().filter(|record| record.commit <= told_to) {
         let snapshot = Snapshot { commit: record.commit, created_ms: record.created_ms };
         state.create_snapshot(record.name.clone(), snapshot);
@@ -593,7 +602,7 @@ pub fn state_of(root: &DiskPath, contents: &Contents, told_to: u64) -> Result<St
         series.last_commit = record.last_commit;
         series.dropped_commit = (record.dropped_commit > 0).then_some(record.dropped_commit);
         let views = record.views.iter().map(|view| {
-            Ok(View {
+            Ok(SeriesView {
                 commit: view.commit,
                 last_commit: view.last_commit,
                 def: if view.def.is_empty() { Arc::clone(&series.def) } else { parse_def(&view.def)? },
@@ -616,7 +625,7 @@ type LoadedRuns = (Vec<(DiskPath, String)>, BTreeSet<SeriesId>);
 
 /// Tail rows, and receipts, that left the log for files. What of them is damaged answers `corrupt_data`; the damaged files
 /// are given back.
-fn load_runs(root: &DiskPath, contents: &Contents, state: &mut State) -> Result<LoadedRuns> {
+fn load_runs(root: &DiskPath, contents: &Contents, state: &mut StoreState) -> Result<LoadedRuns> {
     let mut damaged = Vec::new();
     let mut left = BTreeSet::new();
     let mut by_series: BTreeMap<u64, Vec<Arc<Run>>> = BTreeMap::new();
@@ -699,7 +708,7 @@ fn remove_unnamed(root: &DiskPath, contents: &Contents, below: u64) -> Result<u6
 /// Rows of one series that were read from the log one after the other and are not yet a run: as many as follow each
 /// other in time with nothing between them, so that rows written one at a time are not merged one at a time again.
 #[derive(Debug)]
-struct Loose {
+struct UnsortedRows {
     rows: Rows,
     commit_lo: u64,
     commit_hi: u64,
@@ -710,15 +719,15 @@ const LOOSE_ROWS_MAX: usize = 65_536;
 
 /// Applies logged commits, oldest first.
 struct Replay<'a> {
-    state: &'a mut State,
+    state: &'a mut StoreState,
     contents: &'a Contents,
     next_series_id: u64,
-    loose: HashMap<SeriesId, Loose>,
+    loose: HashMap<SeriesId, UnsortedRows>,
     /// Snapshots that were made, by name and commit, whether or not they were dropped again.
     snapshots_seen: BTreeSet<(String, u64)>,
     /// Series that no file tells of, and the commits of their changes.
     unknown: BTreeMap<SeriesId, Vec<u64>>,
-    replayed: Replayed,
+    replayed: ReplayedCommits,
 }
 
 impl Replay<'_> {
@@ -730,7 +739,7 @@ impl Replay<'_> {
 
     /// Makes a run of what is held of a series.
     fn settle(&mut self, id: SeriesId) {
-        let Some(Loose { rows, commit_lo, commit_hi }) = self.loose.remove(&id) else { return };
+        let Some(UnsortedRows { rows, commit_lo, commit_hi }) = self.loose.remove(&id) else { return };
         let fences = Arc::clone(&self.state.fences);
         if let (Some(run), Some(series)) = (Run::new(rows, commit_lo, commit_hi), self.state.series.get_mut(&id)) {
             Arc::make_mut(series).push_run(run, &fences);
@@ -759,7 +768,7 @@ impl Replay<'_> {
                 loose.rows.append(rows);
             }
             None => {
-                self.loose.insert(id, Loose { rows, commit_lo: number, commit_hi: number });
+                self.loose.insert(id, UnsortedRows { rows, commit_lo: number, commit_hi: number });
             }
         }
     }
@@ -772,11 +781,11 @@ impl Replay<'_> {
         }
         for operation in commit.operations {
             let id = match &operation {
-                Operation::Write { series_id, .. }
-                | Operation::Delete { series_id, .. }
-                | Operation::Register { series_id, .. }
-                | Operation::Drop { series_id } => *series_id,
-                Operation::CreateSnapshot { name } => {
+                LoggedChange::Write { series_id, .. }
+                | LoggedChange::Delete { series_id, .. }
+                | LoggedChange::Register { series_id, .. }
+                | LoggedChange::Drop { series_id } => *series_id,
+                LoggedChange::CreateSnapshot { name } => {
                     // Rows before and behind it stay apart.
                     self.settle_all();
                     let snapshot = Snapshot { commit: number, created_ms: commit.wall_ms };
@@ -784,17 +793,17 @@ impl Replay<'_> {
                     self.state.create_snapshot(name.clone(), snapshot);
                     continue;
                 }
-                Operation::DropSnapshot { name } => {
+                LoggedChange::DropSnapshot { name } => {
                     self.settle_all();
                     self.state.drop_snapshot(name, number);
                     continue;
                 }
             };
             self.next_series_id = self.next_series_id.max(id + 1);
-            if !matches!(operation, Operation::Write { .. }) {
+            if !matches!(operation, LoggedChange::Write { .. }) {
                 self.replayed.rewritten.insert(id, number);
             }
-            if matches!(operation, Operation::Drop { .. }) {
+            if matches!(operation, LoggedChange::Drop { .. }) {
                 self.replayed.dropped = number;
             }
             let known = self.state.series.get(&id).map(|series| series.sealed_commit);
@@ -802,11 +811,11 @@ impl Replay<'_> {
                 continue;
             }
             match (operation, known) {
-                (Operation::Register { def, .. }, None) => {
+                (LoggedChange::Register { def, .. }, None) => {
                     // A series the manifest once knew and no longer does was dropped; ids are never used twice.
                     self.state.put(SeriesState::new(id, parse_def(&def)?, number));
                 }
-                (Operation::Write { replaced, rows, .. }, Some(_)) => {
+                (LoggedChange::Write { replaced, rows, .. }, Some(_)) => {
                     self.write(id, rows, replaced, number, commit.wall_ms);
                 }
                 (other, Some(_)) => {
@@ -826,25 +835,25 @@ impl Replay<'_> {
     }
 
     /// Applies a change of a series that is there, other than a write.
-    fn change(&mut self, id: SeriesId, operation: Operation, number: u64, wall_ms: i64) -> Result<()> {
+    fn change(&mut self, id: SeriesId, operation: LoggedChange, number: u64, wall_ms: i64) -> Result<()> {
         let fences = Arc::clone(&self.state.fences);
         let Some(series) = self.state.series.get(&id).cloned() else { return Ok(()) };
         match operation {
-            Operation::Register { def, .. } => {
+            LoggedChange::Register { def, .. } => {
                 let mut next = series.touched(number, &fences);
                 next.def = parse_def(&def)?;
                 self.state.put(next);
             }
-            Operation::Delete { start, end, deleted, left, .. } => {
+            LoggedChange::Delete { start, end, deleted, left, .. } => {
                 // Chunks may be ahead of the log, so nothing is read here: what was left is in the log.
                 let mut next = series.without_range((start, end), deleted, number, wall_ms, &fences);
                 next.bounds = left;
                 self.state.put(next);
             }
-            Operation::Drop { .. } => {
+            LoggedChange::Drop { .. } => {
                 self.state.drop_series(id, number);
             }
-            Operation::Write { .. } | Operation::CreateSnapshot { .. } | Operation::DropSnapshot { .. } => {}
+            LoggedChange::Write { .. } | LoggedChange::CreateSnapshot { .. } | LoggedChange::DropSnapshot { .. } => {}
         }
         Ok(())
     }

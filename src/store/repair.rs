@@ -16,16 +16,17 @@ use super::chunk::{ChunkFile, chunk_name, series_dir};
 use super::log::{self, segment_path};
 use super::manifest::{Contents, Manifest, manifest_dir};
 use super::recover::{
-    DIRECTORIES, FORMAT_FILE, LOCK_FILE, Read, Trust, format_text, fresh_epoch, highest_commit, parse_def, read_store,
+    DIRECTORIES, FORMAT_FILE, LOCK_FILE, ManifestTrust, RecoveredStore, format_text, fresh_epoch, highest_commit,
+    parse_def, read_store,
 };
 use super::seal::{DROP_MARKER, REGISTRATION, series_record, tombstone_name};
-use super::state::{SeriesId, SeriesState, State};
+use super::state::{SeriesId, SeriesState, StoreState};
 use super::verify::{DATASET_SNAPSHOT, Finding, FindingKind, Severity, number_of, verify_small_files};
 use super::{Store, StoreOptions, backup, def_json, salvage, sidecar, wall_ms};
-use crate::disk::{self, DiskPath, Staged};
+use crate::disk::{self, DiskPath, StagedFile};
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::backup::REGISTRY_FILE;
-use crate::format::bytes::Reader;
+use crate::format::bytes::ByteReader;
 use crate::format::chunk::{ChunkHead, ChunkWriter, column_offset, decode_chunk};
 use crate::format::chunk_salvage::{ChunkSalvage, salvage_chunk};
 use crate::format::manifest::{ChunkRecord, ReceiptsRecord, RunRecord, SnapshotRecord};
@@ -136,8 +137,8 @@ pub fn repair(root: &DiskPath, options: RepairOptions) -> Result<RepairReport> {
     }
     backup::check_no_backup(root)?;
     let lock = disk::Lock::acquire(&root.join(LOCK_FILE))?;
-    let trust = if options.rebuild_manifest { Trust::FilesOnly } else { Trust::Manifest };
-    let mut plan = Plan::new(root, read_store(root, trust)?, options)?;
+    let trust = if options.rebuild_manifest { ManifestTrust::FilesOnly } else { ManifestTrust::Manifest };
+    let mut plan = RepairPlan::new(root, read_store(root, trust)?, options)?;
     plan.find_chunks()?;
     plan.find_tombstones()?;
     plan.find_lost_runs();
@@ -165,15 +166,15 @@ pub fn repair(root: &DiskPath, options: RepairOptions) -> Result<RepairReport> {
 }
 
 /// A chunk that is written anew from its whole blocks.
-struct Damaged {
+struct DamagedChunk {
     chunk: Arc<ChunkFile>,
     /// What is left of it; `None` for nothing.
     left: Option<(Vec<u8>, ChunkSalvage)>,
 }
 
-struct Plan<'a> {
+struct RepairPlan<'a> {
     root: &'a DiskPath,
-    read: Read,
+    read: RecoveredStore,
     options: RepairOptions,
     actions: Vec<RepairAction>,
     lost: Vec<LostRows>,
@@ -181,7 +182,7 @@ struct Plan<'a> {
     lost_series: Vec<LostSeries>,
     forgotten: Vec<String>,
     /// Damaged chunks by series.
-    damaged: BTreeMap<SeriesId, Vec<Damaged>>,
+    damaged: BTreeMap<SeriesId, Vec<DamagedChunk>>,
     /// Tombstone, registration and drop files to write anew.
     small_files: Vec<(DiskPath, Vec<u8>)>,
     /// Files that are given up, once the new manifest counts.
@@ -191,11 +192,11 @@ struct Plan<'a> {
     /// Checksums of the whole chunks whose record has none.
     checksums: BTreeMap<u64, u32>,
     /// The state after the repair.
-    state: State,
+    state: StoreState,
 }
 
-impl<'a> Plan<'a> {
-    fn new(root: &'a DiskPath, read: Read, options: RepairOptions) -> Result<Self> {
+impl<'a> RepairPlan<'a> {
+    fn new(root: &'a DiskPath, read: RecoveredStore, options: RepairOptions) -> Result<Self> {
         let state = read.state.clone();
         let mut plan = Self {
             root,
@@ -473,7 +474,10 @@ impl<'a> Plan<'a> {
                 if !path.found()? {
                     self.lose(&series.def.key, &path, Some(&chunk.record), "the file is missing");
                     self.act("accept", &path, "the file is missing");
-                    self.damaged.entry(series.id).or_default().push(Damaged { chunk: Arc::clone(chunk), left: None });
+                    self.damaged
+                        .entry(series.id)
+                        .or_default()
+                        .push(DamagedChunk { chunk: Arc::clone(chunk), left: None });
                     continue;
                 }
                 let bytes = disk::read(&path)?;
@@ -494,7 +498,7 @@ impl<'a> Plan<'a> {
                         self.damaged
                             .entry(series.id)
                             .or_default()
-                            .push(Damaged { chunk: Arc::clone(chunk), left: None });
+                            .push(DamagedChunk { chunk: Arc::clone(chunk), left: None });
                         continue;
                     }
                     Err(error) => return Err(error),
@@ -528,7 +532,7 @@ impl<'a> Plan<'a> {
                 self.set_aside(&path, &reason);
                 self.act("rewrite", &path, "its whole blocks go into a new chunk");
                 let left = (!left.intact.is_empty()).then_some((bytes, left));
-                self.damaged.entry(series.id).or_default().push(Damaged { chunk: Arc::clone(chunk), left });
+                self.damaged.entry(series.id).or_default().push(DamagedChunk { chunk: Arc::clone(chunk), left });
             }
         }
         Ok(())
@@ -552,7 +556,10 @@ impl<'a> Plan<'a> {
                 if let Some(reason) = chunk.lost_reason() {
                     let (reason, runs) = (reason.to_owned(), self.root.join("runs"));
                     self.lose(&series.def.key, &runs, Some(&chunk.record), &reason);
-                    self.damaged.entry(series.id).or_default().push(Damaged { chunk: Arc::clone(chunk), left: None });
+                    self.damaged
+                        .entry(series.id)
+                        .or_default()
+                        .push(DamagedChunk { chunk: Arc::clone(chunk), left: None });
                 }
             }
         }
@@ -672,7 +679,7 @@ impl<'a> Plan<'a> {
             let Some(series) = self.state.series.get(&id) else { continue };
             let mut next = series.touched(self.state.commit, &self.state.fences);
             let mut chunks = next.chunks.to_vec();
-            for Damaged { chunk, left } in damaged {
+            for DamagedChunk { chunk, left } in damaged {
                 chunks.retain(|other| other.record.id != chunk.record.id);
                 if let Some((bytes, left)) = left {
                     let record = self.write_left(&next, &chunk.record, &bytes, &left, next_file_id)?;
@@ -713,7 +720,7 @@ impl<'a> Plan<'a> {
             commit_hi: old.commit_hi,
             replaces: vec![old.id],
         };
-        let mut staged = Staged::create(&self.root.join("tmp"))?;
+        let mut staged = StagedFile::create(&self.root.join("tmp"))?;
         let fail = |error: std::io::Error| Error::io("write", &path, &error);
         let wide = |value: u64| usize::try_from(value).unwrap_or(usize::MAX);
         let mut writer = ChunkWriter::new(&mut staged, head).map_err(fail)?;
@@ -722,7 +729,7 @@ impl<'a> Plan<'a> {
             let body = wide(block.offset + u64::from(block.header_bytes));
             let columns = (0..=left.meta.series.columns.len()).map(|column| {
                 let at = body.saturating_add(column_offset(rows, column));
-                Reader::new(bytes.get(at..).unwrap_or_default(), "block").words(rows)
+                ByteReader::new(bytes.get(at..).unwrap_or_default(), "block").words(rows)
             });
             let columns: Vec<Vec<i64>> = columns.collect::<Result<_>>()?;
             let columns: Vec<&[i64]> = columns.iter().map(Vec::as_slice).collect();
@@ -803,7 +810,7 @@ impl<'a> Plan<'a> {
     /// Writes every row that is in no chunk into one run file.
     fn write_tail(&self, next_file_id: &mut u64) -> Result<Option<RunRecord>> {
         let base_commit = self.state.commit;
-        let mut staged = Staged::create(&self.root.join("tmp"))?;
+        let mut staged = StagedFile::create(&self.root.join("tmp"))?;
         let path = staged.path().clone();
         let fail = |error: std::io::Error| Error::io("write", &path, &error);
         let mut writer = RunWriter::new(&mut staged, RunOrigin { level: 0, base_commit }).map_err(fail)?;

@@ -15,7 +15,7 @@ use arrow::buffer::Buffer;
 use crate::types::Rows;
 
 /// The cells: column after column, each of `capacity` words. Freed with the last view.
-struct Cells {
+struct AppendCells {
     words: NonNull<i64>,
     capacity: usize,
     columns: usize,
@@ -27,16 +27,16 @@ struct Cells {
 
 // SAFETY: a cell is written once, by whoever moved `used` over it, and read only through columns of rows that `written`
 // was moved over behind that write. So no cell is ever read and written at the same time.
-unsafe impl Send for Cells {}
+unsafe impl Send for AppendCells {}
 // SAFETY: as above.
-unsafe impl Sync for Cells {}
+unsafe impl Sync for AppendCells {}
 
-impl std::panic::RefUnwindSafe for Cells {}
+impl std::panic::RefUnwindSafe for AppendCells {}
 
-impl Drop for Cells {
+impl Drop for AppendCells {
     fn drop(&mut self) {
         let words = self.capacity * self.columns;
-        // SAFETY: `Room::with` made the words from a vector of exactly this length and capacity, and every column that
+        // SAFETY: `AppendBuffer::with` made the words from a vector of exactly this length and capacity, and every column that
         // looks at them holds this alive.
         drop(unsafe { Vec::from_raw_parts(self.words.as_ptr(), words, words) });
     }
@@ -44,15 +44,15 @@ impl Drop for Cells {
 
 /// Cells with space for more rows.
 #[derive(Clone)]
-pub struct Room(Arc<Cells>);
+pub struct AppendBuffer(Arc<AppendCells>);
 
-impl fmt::Debug for Room {
+impl fmt::Debug for AppendBuffer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Room").field("capacity", &self.0.capacity).field("used", &self.0.used).finish()
     }
 }
 
-impl Room {
+impl AppendBuffer {
     /// A room for `capacity` rows that begins with these columns, all of one length of at most that.
     pub fn with(capacity: usize, columns: &[&[i64]]) -> Self {
         let rows = columns.first().map_or(0, |column| column.len());
@@ -65,13 +65,13 @@ impl Room {
         // A boxed slice has no room beyond its length.
         let words = NonNull::from(Box::leak(words.into_boxed_slice())).cast::<i64>();
         let (used, written) = (AtomicUsize::new(rows), AtomicUsize::new(rows));
-        Self(Arc::new(Cells { words, capacity, columns: columns.len(), used, written }))
+        Self(Arc::new(AppendCells { words, capacity, columns: columns.len(), used, written }))
     }
 
     /// The first rows, column by column. A column spans its own written cells and nothing else: whoever looks at all of
     /// its memory, or adds up how much that is, meets no cell of another row.
     pub fn columns(&self, rows: usize) -> Vec<Buffer> {
-        let Cells { words, capacity, columns, ref written, .. } = *self.0;
+        let AppendCells { words, capacity, columns, ref written, .. } = *self.0;
         debug_assert!(rows <= written.load(Ordering::Acquire), "only written rows are shown");
         let rows = rows.min(written.load(Ordering::Acquire));
         let column = |column: usize| {
@@ -91,7 +91,7 @@ impl Room {
     /// Puts rows of as many columns behind the first `rows`. False, and nothing done, when there is no space or other
     /// rows stand there already: of two that go on from the same view one has to move out.
     pub fn append(&self, rows: usize, new: &Rows) -> bool {
-        let Cells { words, capacity, columns, ref used, ref written } = *self.0;
+        let AppendCells { words, capacity, columns, ref used, ref written } = *self.0;
         let count = new.len();
         let fits = rows.checked_add(count).filter(|end| *end <= capacity);
         let alike = new.columns.len() + 1 == columns && new.columns.iter().all(|column| column.len() == count);
@@ -126,7 +126,7 @@ mod tests {
 
     #[test]
     fn a_view_stays_as_it_is_while_rows_come_behind_it() {
-        let room = Room::with(4, &[&[1, 2], &[10, 20]]);
+        let room = AppendBuffer::with(4, &[&[1, 2], &[10, 20]]);
         let before = room.columns(2);
         assert!(room.append(2, &rows(&[3])));
         let after = room.columns(3);
@@ -141,7 +141,7 @@ mod tests {
 
     #[test]
     fn only_one_goes_on_from_a_view_and_nobody_beyond_the_end() {
-        let room = Room::with(4, &[&[1, 2], &[10, 20]]);
+        let room = AppendBuffer::with(4, &[&[1, 2], &[10, 20]]);
         assert!(room.append(2, &rows(&[3])));
         assert!(!room.append(2, &rows(&[4])), "another row stands there");
         assert!(!room.append(3, &rows(&[4, 5])), "no space");
@@ -152,7 +152,7 @@ mod tests {
 
     #[test]
     fn readers_see_whole_rows_while_others_come() {
-        let room = Room::with(10_000, &[&[0], &[0]]);
+        let room = AppendBuffer::with(10_000, &[&[0], &[0]]);
         let newest = std::sync::Mutex::new(room.columns(1));
         std::thread::scope(|scope| {
             let reader = || {

@@ -4,7 +4,7 @@ use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::Inner;
+use super::StoreInner;
 
 /// Longest wait for a look to end: whoever asks how the store is gets an answer when the disk stalls.
 const PATIENCE: Duration = Duration::from_millis(250);
@@ -13,9 +13,9 @@ const STALLED: Duration = Duration::from_secs(10);
 
 /// The look under way, and what the one before it found.
 #[derive(Debug, Default)]
-pub struct Looking(Mutex<(Option<Instant>, Option<String>)>);
+pub struct RootCheck(Mutex<(Option<Instant>, Option<String>)>);
 
-impl Inner {
+impl StoreInner {
     fn looking(&self) -> MutexGuard<'_, (Option<Instant>, Option<String>)> {
         self.looking.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -17,7 +17,7 @@ use super::def_json;
 use super::log::{segment_number, segment_path};
 use super::manifest::Contents;
 use super::seal::{DROP_MARKER, REGISTRATION};
-use super::state::{Run, SeriesId, SeriesState, State};
+use super::state::{Run, SeriesId, SeriesState, StoreState};
 use crate::disk::mmap::Map;
 use crate::disk::{self, DiskPath};
 use crate::error::{Error, ErrorCode, Result};
@@ -46,12 +46,12 @@ pub fn holds_data(root: &DiskPath) -> Result<bool> {
 }
 
 /// A series whose directory has the marker of a drop, and the commit of the drop; `None` when the marker is damaged.
-pub type Marked = (SeriesId, Option<u64>);
+pub type MarkedFiles = (SeriesId, Option<u64>);
 
 /// Everything the files tell, with what is `known` from the manifest, and the series that were dropped: they are among the
 /// contents, since a snapshot may still show them, until [`drop_marked`] takes them out. `begins` is the segment and LSN
 /// that the log begins with, when a whole manifest says so.
-pub fn contents(root: &DiskPath, known: &Contents, begins: Option<(u64, u64)>) -> Result<(Contents, Vec<Marked>)> {
+pub fn contents(root: &DiskPath, known: &Contents, begins: Option<(u64, u64)>) -> Result<(Contents, Vec<MarkedFiles>)> {
     let mut found = Contents {
         number: known.number,
         epoch: known.epoch.clone(),
@@ -60,7 +60,7 @@ pub fn contents(root: &DiskPath, known: &Contents, begins: Option<(u64, u64)>) -
         next_file_id: known.next_file_id,
         ..Contents::default()
     };
-    let mut newest = Newest::default();
+    let mut newest = NewestRegistrations::default();
     let mut marked = Vec::new();
     for name in disk::list(&root.join("chunks"))? {
         let Ok(series_id) = name.parse::<u64>() else { continue };
@@ -91,7 +91,7 @@ pub fn contents(root: &DiskPath, known: &Contents, begins: Option<(u64, u64)>) -
 
 /// Drops the series that have the marker of a drop, once the log was replayed: they stay out of sight while a snapshot
 /// shows them, and go else. So do those whose drop the manifest knows and that no snapshot shows any more.
-pub fn drop_marked(state: &mut State, marked: &[Marked]) {
+pub fn drop_marked(state: &mut StoreState, marked: &[MarkedFiles]) {
     for (id, commit) in marked {
         let Some(series) = state.series.get(id).filter(|series| series.dropped_commit.is_none()) else { continue };
         let commit = commit.unwrap_or(series.last_commit + 1);
@@ -107,17 +107,17 @@ pub fn drop_marked(state: &mut State, marked: &[Marked]) {
 
 /// The newest registration of each series that files tell, and the commits they span.
 #[derive(Default)]
-struct Newest(BTreeMap<SeriesId, Registration>);
+struct NewestRegistrations(BTreeMap<SeriesId, FoundRegistration>);
 
-struct Registration {
+struct FoundRegistration {
     def: SeriesDef,
     commit_lo: u64,
     commit_hi: u64,
 }
 
-impl Newest {
+impl NewestRegistrations {
     fn add(&mut self, id: SeriesId, def: &SeriesDef, (commit_lo, commit_hi): (u64, u64)) {
-        let known = self.0.entry(id).or_insert_with(|| Registration { def: def.clone(), commit_lo, commit_hi });
+        let known = self.0.entry(id).or_insert_with(|| FoundRegistration { def: def.clone(), commit_lo, commit_hi });
         known.commit_lo = known.commit_lo.min(commit_lo);
         if commit_hi > known.commit_hi {
             known.commit_hi = commit_hi;
@@ -170,7 +170,7 @@ fn read_series_dir(
     series_id: SeriesId,
     known: &Contents,
     found: &mut Contents,
-    newest: &mut Newest,
+    newest: &mut NewestRegistrations,
 ) -> Result<Option<Option<u64>>> {
     let dir = series_dir(root, series_id);
     let names = disk::list(&dir)?;
@@ -285,7 +285,12 @@ fn add_missing_chunks(root: &DiskPath, known: &Contents, found: &mut Contents) {
 }
 
 /// Takes in every run and receipt file.
-fn read_runs_dir(root: &DiskPath, known: &Contents, found: &mut Contents, newest: &mut Newest) -> Result<()> {
+fn read_runs_dir(
+    root: &DiskPath,
+    known: &Contents,
+    found: &mut Contents,
+    newest: &mut NewestRegistrations,
+) -> Result<()> {
     for name in disk::list(&root.join("runs"))? {
         let Some((Ok(id), kind)) = name.split_once('.').map(|(id, kind)| (id.parse::<u64>(), kind)) else { continue };
         found.next_file_id = found.next_file_id.max(id + 1);
@@ -409,7 +414,7 @@ pub fn intact_receipts(root: &DiskPath, record: &ReceiptsRecord) -> Vec<Receipt>
 }
 
 /// Lets reads of lost rows answer `corrupt_data`.
-pub fn mark_lost(root: &DiskPath, state: &mut State, lost: Vec<LostRun>) {
+pub fn mark_lost(root: &DiskPath, state: &mut StoreState, lost: Vec<LostRun>) {
     for lost in lost {
         let hit: Vec<SeriesId> = match lost.run {
             Some(run) => vec![run.series_id],
@@ -441,7 +446,7 @@ pub fn mark_lost(root: &DiskPath, state: &mut State, lost: Vec<LostRun>) {
 
 /// Counts rows and bounds of these series (all when `None`) anew. Where that needs rows that cannot be read, what was known
 /// stays.
-pub fn recount(state: &mut State, only: Option<&[SeriesId]>) {
+pub fn recount(state: &mut StoreState, only: Option<&[SeriesId]>) {
     let cache = Arc::new(MapCache::new(64, false));
     let all: Vec<SeriesId> = state.series.keys().copied().collect();
     for id in only.unwrap_or(&all) {
@@ -470,9 +475,9 @@ pub fn recount(state: &mut State, only: Option<&[SeriesId]>) {
     }
 }
 
-type Counted = (u64, Option<(i64, i64)>);
+type LostRunRows = (u64, Option<(i64, i64)>);
 
-fn count(series: &SeriesState, cache: &Arc<MapCache>) -> Result<Counted> {
+fn count(series: &SeriesState, cache: &Arc<MapCache>) -> Result<LostRunRows> {
     let all = (i64::MIN, i64::MAX);
     let rows = series.merge(cache, all, false).count_rows()?;
     let first = series.merge(cache, all, false).next_piece()?.and_then(|piece| piece.timestamps().first().copied());

@@ -10,12 +10,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::chunk::{ChunkFile, chunk_id_of, chunk_name, series_dir};
-use super::commit::Frozen;
-use super::merge::{Merge, Source};
+use super::commit::FrozenRuns;
+use super::merge::{Merge, MergeSource};
 use super::sidecar::{self, coverage_path, zone_map_path};
 use super::state::{NewChunks, SeriesId, SeriesState, Structural, Tombstone, fenced};
-use super::{Inner, Maintenance, def_json};
-use crate::disk::{self, DiskPath, Staged};
+use super::{Maintenance, StoreInner, def_json};
+use crate::disk::{self, DiskPath, StagedFile};
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::chunk::{ChunkHead, ChunkSummary, ChunkWriter, block_rows};
 use crate::format::coverage::Coverage;
@@ -37,7 +37,7 @@ pub struct SealReport {
 }
 
 /// One series' part of a publication.
-pub struct Sealed {
+pub struct SealedSeries {
     pub series_id: SeriesId,
     pub added: Vec<ChunkRecord>,
     pub removed: Vec<Arc<ChunkFile>>,
@@ -50,7 +50,7 @@ pub struct ChunkWrite<'a> {
     pub partition: &'a str,
     /// Closed range of the partition.
     pub range: (i64, i64),
-    pub sources: Vec<Source>,
+    pub sources: Vec<MergeSource>,
     /// Deletes to take rows away by.
     pub tombstones: Vec<Tombstone>,
     /// The rows are those as of this commit, when it lies behind the last one of the sources.
@@ -66,17 +66,17 @@ pub struct StagedChunk {
     pub record: ChunkRecord,
     def: Arc<SeriesDef>,
     /// The chunk, then its sidecars, each with its path to be.
-    files: Vec<(Staged, DiskPath)>,
+    files: Vec<(StagedFile, DiskPath)>,
 }
 
 /// The rows of one partition between two fences, which may become one chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Interval {
+pub struct SealInterval {
     /// First fence at or behind the commits inside; later deletes must not take rows from it.
     pub upper: u64,
 }
 
-impl Interval {
+impl SealInterval {
     pub fn of(fences: &[u64], commit: u64) -> Self {
         let next =
             if planted(Bug::FencesIgnored) { usize::MAX } else { fences.partition_point(|fence| *fence < commit) };
@@ -89,7 +89,7 @@ impl Interval {
     }
 }
 
-impl Inner {
+impl StoreInner {
     /// Moves the tails of these series into chunks, with one manifest edit for all of them.
     pub fn seal(&self, ids: &[SeriesId]) -> Result<SealReport> {
         let mut maintenance = self.maintenance();
@@ -147,7 +147,7 @@ impl Inner {
         &self,
         maintenance: &mut Maintenance,
         chosen: &[Arc<SeriesState>],
-        frozen: &Frozen,
+        frozen: &FrozenRuns,
     ) -> Result<SealReport> {
         let mut report = SealReport::default();
         if chosen.is_empty() {
@@ -212,7 +212,7 @@ impl Inner {
     pub fn publish_chunks(
         &self,
         maintenance: &mut Maintenance,
-        parts: Vec<(Sealed, Option<u64>, Arc<SeriesState>)>,
+        parts: Vec<(SealedSeries, Option<u64>, Arc<SeriesState>)>,
         mut edit: Edit,
         next_file_id: u64,
     ) -> Result<()> {
@@ -254,10 +254,10 @@ impl Inner {
         fences: &[u64],
         next_file_id: &mut u64,
         staged: &mut Vec<StagedChunk>,
-    ) -> Result<Sealed> {
-        let mut groups: BTreeMap<(String, Interval), (i64, i64)> = BTreeMap::new();
+    ) -> Result<SealedSeries> {
+        let mut groups: BTreeMap<(String, SealInterval), (i64, i64)> = BTreeMap::new();
         for run in series.settled.iter().chain(&series.frozen) {
-            let interval = Interval::of(fences, run.commit_hi);
+            let interval = SealInterval::of(fences, run.commit_hi);
             let mut row = 0;
             let ts = run.timestamps();
             while let Some(first) = ts.get(row) {
@@ -269,8 +269,8 @@ impl Inner {
         let mut added = Vec::new();
         for ((partition, interval), range) in groups {
             let runs = series.settled.iter().chain(&series.frozen);
-            let runs = runs.filter(|run| Interval::of(fences, run.commit_hi) == interval);
-            let sources: Vec<Source> = runs.cloned().map(Source::Run).collect();
+            let runs = runs.filter(|run| SealInterval::of(fences, run.commit_hi) == interval);
+            let sources: Vec<MergeSource> = runs.cloned().map(MergeSource::Run).collect();
             let tombstones = interval.tombstones(series);
             // The whole tail up to `commit` is here, so the chunk is the partition as of the last delete among them.
             let as_of = tombstones.iter().map(|t| t.commit).filter(|t| *t <= commit).max();
@@ -294,7 +294,7 @@ impl Inner {
         after.settled.clear();
         after.frozen.clear();
         let tombstones = self.tombstones_after(after, &added, &removed);
-        Ok(Sealed { series_id: series.id, added, removed, tombstones })
+        Ok(SealedSeries { series_id: series.id, added, removed, tombstones })
     }
 
     /// What tombstones are still about once chunks came and went.
@@ -319,8 +319,8 @@ impl Inner {
         next_file_id: &mut u64,
     ) -> Result<Option<StagedChunk>> {
         let ChunkWrite { partition, range, sources, tombstones, as_of, replaces } = write;
-        let commit_lo = sources.iter().map(Source::commit_lo).min().unwrap_or(0);
-        let commit_hi = sources.iter().map(Source::commit_hi).chain(as_of).max().unwrap_or(0);
+        let commit_lo = sources.iter().map(MergeSource::commit_lo).min().unwrap_or(0);
+        let commit_hi = sources.iter().map(MergeSource::commit_hi).chain(as_of).max().unwrap_or(0);
         let merge =
             Merge::new(sources, Arc::new(tombstones), Arc::clone(&series.def), Arc::clone(&self.cache), range, false);
         let dir = series_dir(&self.root, series.id);
@@ -343,14 +343,14 @@ impl Inner {
                 replaces,
             };
             let tmp = self.root.join("tmp");
-            let mut staged = Staged::create(&tmp)?;
+            let mut staged = StagedFile::create(&tmp)?;
             let coverage = series.grid().ok().map(|grid| Coverage::new(chunk_id, grid));
             let Some((summary, mut zones, coverage)) = fill(&mut staged, head, merge, coverage)? else {
                 return Ok(None);
             };
             let mut files = vec![(staged, path)];
             let mut derived = |path: DiskPath, bytes: &[u8]| -> Result<()> {
-                let mut staged = Staged::create(&tmp)?;
+                let mut staged = StagedFile::create(&tmp)?;
                 staged.put(bytes)?;
                 files.push((staged, path));
                 Ok(())
@@ -369,9 +369,9 @@ impl Inner {
     /// Gives staged chunks and their sidecars their names, durably: all files are synced, then linked, the chunk before
     /// its sidecars, then their directories synced. Syncs of many small chunks so share their flushes.
     pub fn place_chunks(&self, mut chunks: Vec<StagedChunk>) -> Result<()> {
-        let mut files: Vec<&mut Staged> =
+        let mut files: Vec<&mut StagedFile> =
             chunks.iter_mut().flat_map(|chunk| chunk.files.iter_mut().map(|(staged, _)| staged)).collect();
-        Staged::sync_all(&mut files)?;
+        StagedFile::sync_all(&mut files)?;
         let mut dirs = Vec::new();
         let mut placed = Vec::new();
         for StagedChunk { record, def, files } in chunks {
@@ -504,11 +504,11 @@ impl Inner {
 
     /// Unlinks the files of a dropped series; readers that still map them are not disturbed. Best effort: what stays
     /// is removed at the next opening.
-    pub fn remove_series_files(&self, series_id: u64, marker: Marker) {
+    pub fn remove_series_files(&self, series_id: u64, marker: DropMarker) {
         let dir = series_dir(&self.root, series_id);
         let names = disk::list(&dir).unwrap_or_default();
         // The marker goes last: while it stands, nobody takes the other files for lost ones.
-        let last = names.iter().filter(|name| *name == DROP_MARKER && marker == Marker::Removed);
+        let last = names.iter().filter(|name| *name == DROP_MARKER && marker == DropMarker::Removed);
         for name in names.iter().filter(|name| *name != DROP_MARKER).chain(last) {
             if let Err(error) = disk::remove(&dir.join(name)) {
                 tracing::warn!(%error, "a file of a dropped series stays behind");
@@ -521,7 +521,7 @@ impl Inner {
 
 /// What becomes of the marker of a drop when the other files of the series are removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Marker {
+pub enum DropMarker {
     /// Run files still have rows of the series, which a rebuilt manifest would show again.
     Kept,
     Removed,
@@ -569,7 +569,7 @@ pub fn series_record(series: &SeriesState, sealed_commit: u64) -> Result<SeriesR
 
 /// Writes the merged rows as blocks; `None` when there are none (the file is not published then).
 fn fill(
-    staged: &mut Staged,
+    staged: &mut StagedFile,
     head: ChunkHead<'_>,
     mut merge: Merge,
     coverage: Option<Coverage>,
@@ -579,7 +579,7 @@ fn fill(
     let path = staged.path().clone();
     let fail = |e: &std::io::Error| Error::io("write", &path, e);
     let out = std::io::BufWriter::with_capacity(1 << 16, staged);
-    let mut blocks = Blocks::new(out, head, coverage).map_err(|e| fail(&e))?;
+    let mut blocks = ChunkBuilder::new(out, head, coverage).map_err(|e| fail(&e))?;
     let mut buffered: Vec<Vec<i64>> = vec![Vec::with_capacity(full); column_count];
     let mut any = false;
     while let Some(piece) = merge.next_piece()? {
@@ -607,14 +607,14 @@ fn fill(
 }
 
 /// A chunk and its sidecars, growing together.
-pub struct Blocks<W> {
+pub struct ChunkBuilder<W> {
     writer: ChunkWriter<W>,
     zones: ZoneMap,
     coverage: Option<Coverage>,
     is_float: Vec<bool>,
 }
 
-impl<W: std::io::Write> Blocks<W> {
+impl<W: std::io::Write> ChunkBuilder<W> {
     pub fn new(out: W, head: ChunkHead<'_>, coverage: Option<Coverage>) -> std::io::Result<Self> {
         let floats = head.series.columns.iter().map(|column| column.kind == ColumnType::Float64);
         let is_float: Vec<bool> = std::iter::once(false).chain(floats).collect();

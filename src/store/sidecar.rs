@@ -12,8 +12,8 @@ use std::sync::Arc;
 use super::chunk::{ChunkFile, OpenChunk};
 use super::coverage;
 use super::state::SeriesState;
-use super::{Inner, Store};
-use crate::disk::{self, DiskPath, Staged};
+use super::{Store, StoreInner};
+use crate::disk::{self, DiskPath, StagedFile};
 use crate::error::{Error, Result};
 use crate::format::chunk::{ChunkMeta, ZONE_ROWS};
 use crate::format::envelope::ENVELOPE_BYTES;
@@ -223,12 +223,12 @@ fn zone_map_of(open: &OpenChunk) -> Result<ZoneMap> {
 }
 
 /// Writes a value index of these columns; one column's entries (16 bytes a row) are in memory at a time.
-fn stage_value_index(open: &OpenChunk, tmp: &DiskPath, positions: &[usize]) -> Result<Staged> {
+fn stage_value_index(open: &OpenChunk, tmp: &DiskPath, positions: &[usize]) -> Result<StagedFile> {
     let meta = &open.meta;
     let rows = u32::try_from(meta.rows).map_err(|_| Error::internal("a chunk with too many rows for an index"))?;
     let mut index = ValueIndex { chunk_id: meta.chunk_id, footer_crc: open.footer_crc(), rows, columns: Vec::new() };
     let mut offset = ValueIndex::directory_bytes(rows, positions.len()) as u64;
-    let mut staged = Staged::create(tmp)?;
+    let mut staged = StagedFile::create(tmp)?;
     let path = staged.path().clone();
     let fail = |error: std::io::Error| Error::io("write", &path, &error);
     let mut out = BufWriter::with_capacity(1 << 18, &mut staged);
@@ -254,7 +254,7 @@ fn stage_value_index(open: &OpenChunk, tmp: &DiskPath, positions: &[usize]) -> R
 }
 
 /// Puts a finished file in the place of whatever has its name.
-fn replace(staged: Staged, target: &DiskPath) -> Result<()> {
+fn replace(staged: StagedFile, target: &DiskPath) -> Result<()> {
     disk::remove(target)?;
     if staged.publish(target)? {
         return Ok(());
@@ -272,7 +272,7 @@ fn put_in_order(
 ) -> Result<()> {
     let (meta, footer_crc) = (&open.meta, open.footer_crc());
     if read_zones(path, meta, footer_crc).is_err() {
-        let mut staged = Staged::create(tmp)?;
+        let mut staged = StagedFile::create(tmp)?;
         staged.put(&zone_map_of(open)?.encode())?;
         replace(staged, &zone_map_path(path))?;
         report.rebuilt += 1;
@@ -308,7 +308,7 @@ pub fn index_new_chunk(chunk: &ChunkFile, tmp: &DiskPath, def: &SeriesDef) -> Re
     replace(stage_value_index(&open, tmp, &wanted)?, &value_index_path(chunk.path()))
 }
 
-impl Inner {
+impl StoreInner {
     /// Checks every sidecar of every chunk and writes those that are missing, damaged or no longer what the
     /// registration asks for.
     pub fn rebuild_sidecars(&self) -> Result<SidecarReport> {
@@ -353,7 +353,7 @@ impl Inner {
         let before = *report;
         put_in_order(&open, chunk.path(), &self.root.join("tmp"), &series.def, report)?;
         if !coverage::is_whole(series, chunk) {
-            let mut staged = Staged::create(&self.root.join("tmp"))?;
+            let mut staged = StagedFile::create(&self.root.join("tmp"))?;
             if let Some(coverage) = coverage::from_rows(series, &open)? {
                 staged.put(&coverage.encode())?;
                 replace(staged, &coverage_path(chunk.path()))?;

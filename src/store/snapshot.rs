@@ -6,10 +6,10 @@
 
 use std::sync::{Arc, PoisonError};
 
-use super::state::{Snapshot, State};
+use super::state::{Snapshot, StoreState};
 use super::{Store, frame, wall_ms};
 use crate::error::{Error, ErrorCode, Result};
-use crate::format::wal::{Commit, Operation, encode_commit};
+use crate::format::wal::{Commit, LoggedChange, encode_commit};
 use crate::planted::{Bug, planted};
 use crate::sync::Mutex;
 
@@ -21,17 +21,17 @@ const VIEWS_MAX: usize = 16;
 
 /// Views of snapshots worked out for the present files; let go when those change.
 #[derive(Debug, Default)]
-pub struct Views(Mutex<Held>);
+pub struct SnapshotViews(Mutex<CachedView>);
 
 #[derive(Debug, Default)]
-struct Held {
+struct CachedView {
     /// The manifest edit whose files the views are of.
     edit: u64,
     /// The one asked for last stands last.
-    views: Vec<Arc<State>>,
+    views: Vec<Arc<StoreState>>,
 }
 
-impl Held {
+impl CachedView {
     fn expire(&mut self, edit: u64) {
         if edit > self.edit {
             self.edit = edit;
@@ -40,8 +40,8 @@ impl Held {
     }
 }
 
-impl Views {
-    fn get(&self, now: &State, commit: u64) -> Arc<State> {
+impl SnapshotViews {
+    fn get(&self, now: &StoreState, commit: u64) -> Arc<StoreState> {
         let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         held.expire(now.edit);
         if held.edit > now.edit {
@@ -112,7 +112,7 @@ impl Store {
         state.commit += 1;
         let snapshot = Snapshot { commit: state.commit, created_ms: wall_ms() };
         state.create_snapshot(name.to_owned(), snapshot);
-        let operation = Operation::CreateSnapshot { name: name.to_owned() };
+        let operation = LoggedChange::CreateSnapshot { name: name.to_owned() };
         let logged = Commit { receipt: None, wall_ms: snapshot.created_ms, operations: vec![operation] };
         let batch = queue.enqueue(&mut pending, state, encode_commit(&logged))?;
         drop(pending);
@@ -134,7 +134,7 @@ impl Store {
         state.commit += 1;
         let commit = state.commit;
         let gone = state.drop_snapshot(name, commit);
-        let operation = Operation::DropSnapshot { name: name.to_owned() };
+        let operation = LoggedChange::DropSnapshot { name: name.to_owned() };
         let batch = queue.enqueue(&mut pending, state, frame(vec![operation]))?;
         self.inner.keep_files_of(&gone);
         drop(pending);
@@ -155,7 +155,7 @@ impl Store {
     ///
     /// # Errors
     /// `snapshot_not_found`.
-    pub fn as_of(&self, name: &str) -> Result<Arc<State>> {
+    pub fn as_of(&self, name: &str) -> Result<Arc<StoreState>> {
         let now = self.snapshot();
         let snapshot = now.snapshots.get(name).ok_or_else(|| not_found(name))?;
         Ok(self.inner.views.get(&now, snapshot.commit))

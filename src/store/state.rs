@@ -1,4 +1,4 @@
-//! What a reader sees: an immutable [`State`] of the whole store at one commit.
+//! What a reader sees: an immutable [`StoreState`] of the whole store at one commit.
 //!
 //! States share everything that did not change (persistent maps, shared runs and chunks), so making the next one
 //! costs the logarithm of the number of series, and taking one costs nothing.
@@ -10,8 +10,8 @@ use arrow::buffer::Buffer;
 use imbl::{HashMap, OrdMap};
 
 use super::chunk::{BlockColumns, ChunkFile, MapCache};
-use super::merge::{Merge, Source, mark_present};
-use super::room::Room;
+use super::merge::{Merge, MergeSource, mark_present};
+use super::room::AppendBuffer;
 use crate::disk::is_resident;
 use crate::error::{Error, Result};
 use crate::format::receipt::Receipt;
@@ -36,7 +36,7 @@ const RUN_ROWS_AT_HAND: usize = 16_384;
 
 /// The store at one commit.
 #[derive(Clone, Debug, Default)]
-pub struct State {
+pub struct StoreState {
     pub commit: u64,
     /// Number of the last manifest edit.
     pub edit: u64,
@@ -60,7 +60,7 @@ pub struct Snapshot {
     pub created_ms: i64,
 }
 
-impl State {
+impl StoreState {
     /// The series of this key.
     pub fn get(&self, key: &SeriesKey) -> Option<&Arc<SeriesState>> {
         self.series.get(self.keys.get(key)?)
@@ -137,8 +137,8 @@ impl State {
     }
 
     /// The store as it was at the commit of a snapshot that is still there.
-    pub fn as_of(&self, commit: u64) -> State {
-        let mut view = State { commit, edit: self.edit, ..State::default() };
+    pub fn as_of(&self, commit: u64) -> StoreState {
+        let mut view = StoreState { commit, edit: self.edit, ..StoreState::default() };
         for series in self.series.values().filter_map(|series| series.as_of(commit)) {
             view.put(series);
         }
@@ -156,7 +156,7 @@ pub struct Run {
     /// `ts`, then the columns; never empty.
     columns: Vec<Buffer>,
     /// Where the columns stand, when more rows may come behind them there.
-    room: Option<Room>,
+    room: Option<AppendBuffer>,
 }
 
 impl Run {
@@ -173,7 +173,7 @@ impl Run {
     /// A run of few sorted, distinct rows that more will come behind.
     fn growing(rows: &Rows, commit: u64) -> Self {
         let columns: Vec<&[i64]> = std::iter::once(&rows.ts).chain(&rows.columns).map(Vec::as_slice).collect();
-        let room = Room::with((2 * rows.len()).max(ROOM_ROWS), &columns);
+        let room = AppendBuffer::with((2 * rows.len()).max(ROOM_ROWS), &columns);
         Self { commit_lo: commit, commit_hi: commit, file: None, columns: room.columns(rows.len()), room: Some(room) }
     }
 
@@ -186,7 +186,7 @@ impl Run {
             Some(room) if room.append(before, rows) => room.clone(),
             _ => {
                 let columns: Vec<&[i64]> = (0..self.columns.len()).map(|column| self.words(column)).collect();
-                let room = Room::with((2 * all).min(RUN_ROWS_MAX.max(all)), &columns);
+                let room = AppendBuffer::with((2 * all).min(RUN_ROWS_MAX.max(all)), &columns);
                 let appended = room.append(before, rows);
                 debug_assert!(appended, "a new room has space");
                 room
@@ -334,7 +334,7 @@ pub struct Tombstone {
 
 /// What a series was at a fence and up to it: kept when the series changes for the first time behind it.
 #[derive(Clone, Debug)]
-pub struct View {
+pub struct SeriesView {
     /// The fence.
     pub commit: u64,
     /// Commit of the last change before it.
@@ -374,7 +374,7 @@ pub struct SeriesState {
     /// Commit at which the series was dropped; it is only kept for snapshots then.
     pub dropped_commit: Option<u64>,
     /// What snapshots see of it where that differs from now, oldest first.
-    pub views: Arc<Vec<View>>,
+    pub views: Arc<Vec<SeriesView>>,
     pub chunks: Arc<Chunks>,
     /// Runs that stand in a run file, oldest first: mapped, and not merged with newer ones any more.
     pub settled: Vec<Arc<Run>>,
@@ -430,9 +430,9 @@ impl SeriesState {
         if let Some(fence) = last_fence
             && self.last_commit <= *fence
         {
-            let needed = |view: &View| fenced(fences, view.last_commit, view.commit.saturating_add(1));
-            let mut views: Vec<View> = self.views.iter().filter(|view| needed(view)).cloned().collect();
-            views.push(View {
+            let needed = |view: &SeriesView| fenced(fences, view.last_commit, view.commit.saturating_add(1));
+            let mut views: Vec<SeriesView> = self.views.iter().filter(|view| needed(view)).cloned().collect();
+            views.push(SeriesView {
                 commit: *fence,
                 last_commit: self.last_commit,
                 def: Arc::clone(&self.def),
@@ -471,9 +471,9 @@ impl SeriesState {
     }
 
     /// Everything rows can come from.
-    pub fn sources(&self) -> Vec<Source> {
-        let chunks = self.chunks.iter().cloned().map(Source::Chunk);
-        chunks.chain(self.tail().cloned().map(Source::Run)).collect()
+    pub fn sources(&self) -> Vec<MergeSource> {
+        let chunks = self.chunks.iter().cloned().map(MergeSource::Chunk);
+        chunks.chain(self.tail().cloned().map(MergeSource::Run)).collect()
     }
 
     /// Runs not yet in chunks, oldest first.
@@ -496,7 +496,7 @@ impl SeriesState {
         let (start, end) = range;
         let chunks = self.chunks.within(range);
         let runs = self.tail().filter(|run| run.ts_min() <= end && run.ts_max() >= start);
-        let sources = chunks.cloned().map(Source::Chunk).chain(runs.cloned().map(Source::Run)).collect();
+        let sources = chunks.cloned().map(MergeSource::Chunk).chain(runs.cloned().map(MergeSource::Run)).collect();
         Merge::new(sources, Arc::clone(&self.tombstones), Arc::clone(&self.def), Arc::clone(cache), range, desc)
     }
 
@@ -762,8 +762,8 @@ pub struct NewChunks {
 
 impl Structural {
     /// Applies the change; rows seen by a reader stay the same.
-    pub fn apply(&self, state: &mut State) {
-        let change = |state: &mut State, id: SeriesId, change: &dyn Fn(&mut SeriesState)| {
+    pub fn apply(&self, state: &mut StoreState) {
+        let change = |state: &mut StoreState, id: SeriesId, change: &dyn Fn(&mut SeriesState)| {
             if let Some(series) = state.series.get(&id) {
                 let mut next = series.as_ref().clone();
                 change(&mut next);

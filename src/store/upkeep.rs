@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::commit::Durability;
 use super::state::SeriesId;
 use super::write::RECEIPTS_MAX;
-use super::{Inner, StoreOptions};
+use super::{StoreInner, StoreOptions};
 use crate::error::{Error, Result};
 
 /// Longest time acknowledged frames stay last in the log without a marker behind them.
@@ -19,7 +19,7 @@ const MARK_INTERVAL: Duration = Duration::from_millis(40);
 const RETENTION_INTERVAL: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Default)]
-struct Orders {
+struct MaintenanceRequests {
     seal: BTreeSet<SeriesId>,
     compact: BTreeSet<SeriesId>,
     compact_all: bool,
@@ -27,26 +27,26 @@ struct Orders {
 }
 
 #[derive(Debug, Default)]
-struct Desk {
-    orders: Mutex<Orders>,
+struct MaintenanceQueue {
+    orders: Mutex<MaintenanceRequests>,
     wake: Condvar,
 }
 
 /// The two upkeep threads: one for the log, one for files.
 #[derive(Debug)]
-pub struct Upkeep {
-    desk: Arc<Desk>,
+pub struct MaintenanceThreads {
+    desk: Arc<MaintenanceQueue>,
     threads: Vec<JoinHandle<()>>,
 }
 
 /// What one thread does until the store closes.
-type Work = fn(&Weak<Inner>, &Desk);
+type MaintenanceLoop = fn(&Weak<StoreInner>, &MaintenanceQueue);
 
-impl Upkeep {
-    pub fn start(inner: &Arc<Inner>) -> Result<Self> {
-        let desk = Arc::new(Desk::default());
+impl MaintenanceThreads {
+    pub fn start(inner: &Arc<StoreInner>) -> Result<Self> {
+        let desk = Arc::new(MaintenanceQueue::default());
         let mut upkeep = Self { desk: Arc::clone(&desk), threads: Vec::new() };
-        let works: [(&str, Work); 2] = [("fastk-log", keep_log), ("fastk-seal", keep_files)];
+        let works: [(&str, MaintenanceLoop); 2] = [("fastk-log", keep_log), ("fastk-seal", keep_files)];
         for (name, work) in works {
             let (inner, desk) = (Arc::downgrade(inner), Arc::clone(&desk));
             let thread = std::thread::Builder::new()
@@ -86,9 +86,9 @@ impl Upkeep {
     }
 }
 
-impl Desk {
+impl MaintenanceQueue {
     /// Waits for series to seal or time; `None` when asked to stop.
-    fn next(&self, wait: Duration) -> Option<Orders> {
+    fn next(&self, wait: Duration) -> Option<MaintenanceRequests> {
         let orders = self.orders.lock().unwrap_or_else(PoisonError::into_inner);
         let (mut orders, _) = self
             .wake
@@ -106,7 +106,7 @@ impl Desk {
     }
 }
 
-fn keep_log(inner: &Weak<Inner>, desk: &Desk) {
+fn keep_log(inner: &Weak<StoreInner>, desk: &MaintenanceQueue) {
     let mut synced = Instant::now();
     while desk.sleep(MARK_INTERVAL) {
         let Some(inner) = inner.upgrade() else { return };
@@ -127,7 +127,7 @@ fn keep_log(inner: &Weak<Inner>, desk: &Desk) {
     }
 }
 
-fn keep_files(inner: &Weak<Inner>, desk: &Desk) {
+fn keep_files(inner: &Weak<StoreInner>, desk: &MaintenanceQueue) {
     let mut retained = Instant::now();
     while let Some(orders) = desk.next(Duration::from_millis(500)) {
         let Some(inner) = inner.upgrade() else { return };

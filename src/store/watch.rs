@@ -11,7 +11,7 @@ const NAP: Duration = Duration::from_millis(50);
 
 /// Shared between the thread that works and those that look at it.
 #[derive(Debug, Default)]
-pub struct Watch {
+pub struct TaskControl {
     done: AtomicU64,
     total: AtomicU64,
     cancelled: AtomicBool,
@@ -21,7 +21,7 @@ pub struct Watch {
     next: Mutex<Option<Instant>>,
 }
 
-impl Watch {
+impl TaskControl {
     /// Work that goes as fast as it can.
     pub fn new() -> Self {
         Self::default()
@@ -65,7 +65,7 @@ impl Watch {
     /// Counts work that was not planned.
     ///
     /// # Errors
-    /// As [`Watch::advance`].
+    /// As [`TaskControl::advance`].
     pub fn advance_unplanned(&self, units: u64) -> Result<()> {
         self.plan(units);
         self.advance(units)
@@ -105,7 +105,7 @@ mod tests {
 
     #[test]
     fn work_that_was_cancelled_stops_even_while_it_waits_for_its_rate() {
-        let watch = Watch::with_rate(1);
+        let watch = TaskControl::with_rate(1);
         watch.plan(10);
         std::thread::scope(|scope| {
             let waiting = scope.spawn(|| watch.advance(1_000_000));

@@ -12,12 +12,12 @@ use arrow::datatypes::ToByteSlice;
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
 use super::chunk::MapCache;
-use super::commit::{Batch, Durability, Pending};
+use super::commit::{CommitBatch, Durability, QueuedCommits};
 use super::state::{SeriesId, SeriesState};
 use super::{IfVersion, Store, current, def_json, wall_ms};
 use crate::error::{Error, ErrorCode, Result, RowError};
-use crate::format::receipt::{Receipt, Written};
-use crate::format::wal::{Commit, Operation, encode_commit};
+use crate::format::receipt::{Receipt, SeriesReceipt};
+use crate::format::wal::{Commit, LoggedChange, encode_commit};
 use crate::types::grid::check_phase;
 use crate::types::schema::{ColumnType, DECIMAL_LIMIT, MergeRule, SeriesDef};
 use crate::types::{Rows, SeriesKey};
@@ -72,7 +72,7 @@ impl SeriesWrite {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WriteOutcome {
     /// One entry a series, in the order of the write.
-    pub written: Vec<Written>,
+    pub written: Vec<SeriesReceipt>,
     /// The commit, or that of the store when there was nothing to write.
     pub commit: u64,
     /// The idempotency key was used before: this is what its first write did, and nothing was changed now.
@@ -83,14 +83,14 @@ pub struct WriteOutcome {
 /// share a sync.
 #[derive(Debug)]
 #[must_use = "it is not durable before it is finished"]
-pub struct Writing {
+pub struct DecidedWrite {
     outcome: WriteOutcome,
-    decided: Arc<Batch>,
+    decided: Arc<CommitBatch>,
     /// Series whose tail is long enough for a chunk.
     due: Vec<SeriesId>,
 }
 
-impl Writing {
+impl DecidedWrite {
     /// What the write will have done once it is durable.
     pub fn outcome(&self) -> &WriteOutcome {
         &self.outcome
@@ -98,14 +98,14 @@ impl Writing {
 }
 
 /// What was found out before the lock, good as long as the series is still at this version.
-struct Prepared {
+struct PreparedWrite {
     seen: Option<Arc<SeriesState>>,
-    found: Found,
+    found: StoredRows,
     duplicates: u64,
 }
 
 /// Stored rows the write is about.
-enum Found {
+enum StoredRows {
     Unknown,
     Count(u64),
     /// Cells of every row of the write that is stored.
@@ -120,7 +120,7 @@ impl Store {
     /// `series_not_found`, `schema_mismatch`, `rows_exist`, `out_of_order`, `invalid_rows` for a repeated timestamp
     /// under `insert` or `append`, a sum out of range under `merge` and a row off the grid, `commit_conflict`,
     /// `writer_stopped`, `storage_full`.
-    pub fn write(&self, key: &SeriesKey, rows: Rows, mode: WriteMode, if_version: IfVersion) -> Result<Written> {
+    pub fn write(&self, key: &SeriesKey, rows: Rows, mode: WriteMode, if_version: IfVersion) -> Result<SeriesReceipt> {
         let write = SeriesWrite { if_version, ..SeriesWrite::new(key.clone(), rows, mode) };
         let outcome = self.write_many(vec![write], None)?;
         outcome.written.first().copied().ok_or_else(|| Error::internal("a write without a result"))
@@ -143,7 +143,7 @@ impl Store {
     ///
     /// # Errors
     /// Those of [`Store::write_many`].
-    pub fn begin_write(&self, mut writes: Vec<SeriesWrite>, idempotency_key: Option<&str>) -> Result<Writing> {
+    pub fn begin_write(&self, mut writes: Vec<SeriesWrite>, idempotency_key: Option<&str>) -> Result<DecidedWrite> {
         let mut named = HashSet::with_capacity(writes.len());
         if let Some(twice) = writes.iter().find(|write| !named.insert(&write.key)) {
             return Err(Error::invalid(format!("series {} stands twice in one write", twice.key))
@@ -163,7 +163,7 @@ impl Store {
             && let Some(written) = self.inner.load(write)?
         {
             let outcome = WriteOutcome { commit: written.commit, written: vec![written], repeated: false };
-            return Ok(Writing { outcome, decided: Arc::new(Batch::done()), due: Vec::new() });
+            return Ok(DecidedWrite { outcome, decided: Arc::new(CommitBatch::done()), due: Vec::new() });
         }
         let before = self.snapshot();
         let mut prepared = Vec::with_capacity(writes.len());
@@ -192,7 +192,7 @@ impl Store {
                     Some(known) => known.def.check_same_rows_as(&def).map(|()| false)?,
                     None => {
                         let series_id = self.inner.next_series_id.fetch_add(1, Ordering::Relaxed);
-                        operations.push(Operation::Register { series_id, def: def_json(&def)? });
+                        operations.push(LoggedChange::Register { series_id, def: def_json(&def)? });
                         state.put(SeriesState::new(series_id, def, commit));
                         true
                     }
@@ -206,7 +206,7 @@ impl Store {
             let replaced = decide(&series, &mut write, prepared, &self.inner.cache)?;
             let rows = write.rows;
             let changes = !rows.is_empty();
-            outcome.written.push(Written {
+            outcome.written.push(SeriesReceipt {
                 series_id: series.id,
                 rows_written: rows.len() as u64,
                 rows_replaced: replaced,
@@ -219,12 +219,12 @@ impl Store {
                 durable,
             });
             if changes {
-                operations.push(Operation::Write { series_id: series.id, replaced, rows });
+                operations.push(LoggedChange::Write { series_id: series.id, replaced, rows });
                 touched.push(series);
             }
         }
         if operations.is_empty() {
-            return Ok(Writing { outcome, decided: pending.decided()?, due: Vec::new() });
+            return Ok(DecidedWrite { outcome, decided: pending.decided()?, due: Vec::new() });
         }
         outcome.commit = commit;
         state.commit = commit;
@@ -249,7 +249,7 @@ impl Store {
         let mut due = Vec::new();
         let mut touched = touched.into_iter();
         for operation in frame.operations {
-            if let Operation::Write { replaced, rows, .. } = operation
+            if let LoggedChange::Write { replaced, rows, .. } = operation
                 && let Some(series) = touched.next()
             {
                 let next = series.with_rows(rows, replaced, commit, wall_ms, &state.fences);
@@ -260,14 +260,14 @@ impl Store {
             }
         }
         let decided = queue.enqueue(&mut pending, state, payload)?;
-        Ok(Writing { outcome, decided, due })
+        Ok(DecidedWrite { outcome, decided, due })
     }
 
     /// Waits until a write is durable under the configured mode and visible to every reader.
     ///
     /// # Errors
     /// `writer_stopped`, `storage_full`: then nothing of it was written.
-    pub fn finish_write(&self, writing: Writing) -> Result<WriteOutcome> {
+    pub fn finish_write(&self, writing: DecidedWrite) -> Result<WriteOutcome> {
         self.inner.queue.wait(&writing.decided)?;
         if let Some(upkeep) = &self.upkeep {
             writing.due.into_iter().for_each(|id| upkeep.seal_soon(id));
@@ -278,7 +278,7 @@ impl Store {
 
 /// The answer to a repeat: the receipt of the earlier write under this key, which may be under way and may still be
 /// refused; or why the key does not fit.
-fn answered(pending: &Pending, (key, fingerprint): (u128, u128)) -> Result<Option<Writing>> {
+fn answered(pending: &QueuedCommits, (key, fingerprint): (u128, u128)) -> Result<Option<DecidedWrite>> {
     let alive = |receipt: &&Arc<Receipt>| receipt.wall_ms.saturating_add(RECEIPT_KEEP_MS) > wall_ms();
     let Some(receipt) = pending.state.receipts.get(&key).filter(alive) else { return Ok(None) };
     if receipt.fingerprint != fingerprint {
@@ -287,7 +287,7 @@ fn answered(pending: &Pending, (key, fingerprint): (u128, u128)) -> Result<Optio
     }
     let commit = receipt.written.iter().map(|written| written.commit).max().unwrap_or(0);
     let outcome = WriteOutcome { written: receipt.written.clone(), commit, repeated: true };
-    Ok(Some(Writing { outcome, decided: pending.decided()?, due: Vec::new() }))
+    Ok(Some(DecidedWrite { outcome, decided: pending.decided()?, due: Vec::new() }))
 }
 
 /// Hash of everything that decides what a write does.
@@ -305,7 +305,7 @@ fn fingerprint(writes: &[SeriesWrite]) -> u128 {
 }
 
 /// Sorts the rows and reads what is stored at their timestamps.
-fn prepare(write: &mut SeriesWrite, series: Option<&Arc<SeriesState>>, cache: &Arc<MapCache>) -> Result<Prepared> {
+fn prepare(write: &mut SeriesWrite, series: Option<&Arc<SeriesState>>, cache: &Arc<MapCache>) -> Result<PreparedWrite> {
     let (rows, mode) = (&mut write.rows, write.mode);
     if let Some(series) = series {
         rows.check_shape(series.def.columns.len())?;
@@ -326,15 +326,20 @@ fn prepare(write: &mut SeriesWrite, series: Option<&Arc<SeriesState>>, cache: &A
         .with_hint("mode=upsert keeps the last of them"));
     }
     let found = match (mode, series) {
-        (WriteMode::Append, _) | (_, None) => Found::Unknown,
-        (WriteMode::Merge { .. }, Some(series)) => Found::Rows(series.rows_at(cache, &rows.ts)?),
-        (_, Some(series)) => Found::Count(series.count_present(cache, &rows.ts)?),
+        (WriteMode::Append, _) | (_, None) => StoredRows::Unknown,
+        (WriteMode::Merge { .. }, Some(series)) => StoredRows::Rows(series.rows_at(cache, &rows.ts)?),
+        (_, Some(series)) => StoredRows::Count(series.count_present(cache, &rows.ts)?),
     };
-    Ok(Prepared { seen: series.cloned(), found, duplicates: duplicates as u64 })
+    Ok(PreparedWrite { seen: series.cloned(), found, duplicates: duplicates as u64 })
 }
 
 /// Checks the condition of the mode and tells how many rows exist; under `merge` the rows become those to store.
-fn decide(series: &SeriesState, write: &mut SeriesWrite, prepared: Prepared, cache: &Arc<MapCache>) -> Result<u64> {
+fn decide(
+    series: &SeriesState,
+    write: &mut SeriesWrite,
+    prepared: PreparedWrite,
+    cache: &Arc<MapCache>,
+) -> Result<u64> {
     let (key, rows) = (&write.key, &mut write.rows);
     rows.check_shape(series.def.columns.len())?;
     check_phase(&series.def, series.bounds.map(|(first, _)| first), &write.phased)?;
@@ -353,7 +358,7 @@ fn decide(series: &SeriesState, write: &mut SeriesWrite, prepared: Prepared, cac
                 fold(rows, &series.def, first)?;
             }
             let stored = match prepared.found {
-                Found::Rows(stored) if fresh => stored,
+                StoredRows::Rows(stored) if fresh => stored,
                 _ => series.rows_at(cache, &rows.ts)?,
             };
             for (row, stored) in stored.iter().enumerate() {
@@ -365,7 +370,7 @@ fn decide(series: &SeriesState, write: &mut SeriesWrite, prepared: Prepared, cac
         }
         WriteMode::Upsert | WriteMode::Insert => {
             let replaced = match prepared.found {
-                Found::Count(count) if fresh => count,
+                StoredRows::Count(count) if fresh => count,
                 _ => series.count_present(cache, &rows.ts)?,
             };
             if write.mode == WriteMode::Insert && replaced > 0 {
@@ -496,7 +501,7 @@ fn check_rising(rows: &Rows) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::{Expected, StoreOptions};
+    use crate::store::{ExpectedVersion, StoreOptions};
     use crate::types::SeriesSpec;
 
     fn store() -> (tempfile::TempDir, Store, SeriesKey) {
@@ -514,7 +519,7 @@ mod tests {
     }
 
     /// Queues a write whose writer did not yet come to write its frame.
-    fn queue_write(store: &Store, key: &SeriesKey, ts: i64, idempotency_key: &str) -> Arc<Batch> {
+    fn queue_write(store: &Store, key: &SeriesKey, ts: i64, idempotency_key: &str) -> Arc<CommitBatch> {
         let queue = &store.inner.queue;
         let write = SeriesWrite::new(key.clone(), rows(ts), WriteMode::Upsert);
         let fingerprint = fingerprint(std::slice::from_ref(&write));
@@ -522,7 +527,7 @@ mod tests {
         let mut state = pending.state.as_ref().clone();
         state.commit += 1;
         let series = state.get(key).unwrap().with_rows(write.rows.clone(), 0, state.commit, 0, &state.fences);
-        let written = Written {
+        let written = SeriesReceipt {
             series_id: series.id,
             rows_written: 1,
             rows_replaced: 0,
@@ -537,7 +542,7 @@ mod tests {
         let key = xxh3_128(idempotency_key.as_bytes());
         let receipt = Receipt { key, fingerprint, wall_ms: wall_ms(), written: vec![written] };
         state.receipts.insert(key, Arc::new(receipt.clone()));
-        let operations = vec![Operation::Write { series_id: series.id, replaced: 0, rows: write.rows }];
+        let operations = vec![LoggedChange::Write { series_id: series.id, replaced: 0, rows: write.rows }];
         state.put(series);
         let payload = encode_commit(&Commit { receipt: Some(receipt), wall_ms: 0, operations });
         queue.enqueue(&mut pending, state, payload).unwrap()
@@ -628,7 +633,7 @@ mod tests {
             let refused = store.write_many(vec![creating(&def, mode, &days)], None).unwrap_err();
             assert_eq!(refused.code(), code);
         }
-        let expected = Some(Expected { series_id: None, version: 7 });
+        let expected = Some(ExpectedVersion { series_id: None, version: 7 });
         let write = SeriesWrite { if_version: expected, ..creating(&def, WriteMode::Upsert, &[1]) };
         assert_eq!(store.write_many(vec![write], None).unwrap_err().code(), ErrorCode::CommitConflict);
         // A series of the same commit that is refused takes the registration with it.

@@ -95,10 +95,10 @@ impl Calendar {
 
     /// The open times between two seconds since the epoch, `from` included and `to` not: rising, apart, each from its
     /// first second to before its last. Costs the number of windows, however long they are.
-    pub fn openings(&self, from: i64, to: i64) -> Openings<'_> {
+    pub fn openings(&self, from: i64, to: i64) -> OpenPeriods<'_> {
         match self {
-            Calendar::Always => Openings { whole: (from < to).then_some((from, to)), weekly: None },
-            Calendar::Weekly(weekly) => Openings { whole: None, weekly: Some(Walk::new(weekly, from, to)) },
+            Calendar::Always => OpenPeriods { whole: (from < to).then_some((from, to)), weekly: None },
+            Calendar::Weekly(weekly) => OpenPeriods { whole: None, weekly: Some(PeriodWalk::new(weekly, from, to)) },
         }
     }
 }
@@ -184,12 +184,12 @@ fn joined(mut windows: Vec<(i64, i64)>) -> Vec<(i64, i64)> {
 
 /// See [`Calendar::openings`].
 #[derive(Debug)]
-pub struct Openings<'a> {
+pub struct OpenPeriods<'a> {
     whole: Option<(i64, i64)>,
-    weekly: Option<Walk<'a>>,
+    weekly: Option<PeriodWalk<'a>>,
 }
 
-impl Iterator for Openings<'_> {
+impl Iterator for OpenPeriods<'_> {
     type Item = (i64, i64);
 
     fn next(&mut self) -> Option<(i64, i64)> {
@@ -199,7 +199,7 @@ impl Iterator for Openings<'_> {
 
 /// Goes through the periods between two changes of the clock; within one, local time is UTC and an offset.
 #[derive(Debug)]
-struct Walk<'a> {
+struct PeriodWalk<'a> {
     weekly: &'a Weekly,
     /// The rest of the current period, seconds since the epoch, the end not included.
     from: i64,
@@ -212,7 +212,7 @@ struct Walk<'a> {
     at: usize,
 }
 
-impl<'a> Walk<'a> {
+impl<'a> PeriodWalk<'a> {
     fn new(weekly: &'a Weekly, from: i64, to: i64) -> Self {
         let mut walk = Self { weekly, from, until: from, to, offset: 0, week: 0, at: 0 };
         walk.enter(from);

@@ -80,7 +80,7 @@ fn pow10(exponent: u64) -> Option<u64> {
 
 /// A number taken apart; its value is `(int ++ frac) * 10^(exponent - frac.len())`.
 #[derive(Clone, Copy)]
-struct Parts<'a> {
+struct NumberParts<'a> {
     negative: bool,
     int: &'a [u8],
     frac: &'a [u8],
@@ -94,7 +94,7 @@ fn leading_digits(text: &[u8]) -> (&[u8], &[u8]) {
     text.split_at(length)
 }
 
-impl<'a> Parts<'a> {
+impl<'a> NumberParts<'a> {
     fn of(text: &'a [u8]) -> Result<Self, NumberError> {
         let (negative, unsigned) = match text {
             [b'-', rest @ ..] => (true, rest),
@@ -215,7 +215,7 @@ fn shift(mantissa: u64, power: i64) -> Result<(u64, bool), NumberError> {
 /// `PrecisionLoss` for digits the column cannot hold unless `rounding` is nearest (zeros are no loss);
 /// `Overflow` unless |raw| < 10^18.
 pub fn parse_decimal(text: &[u8], digits: u8, rounding: Rounding) -> Result<Fixed, NumberError> {
-    let parts = Parts::of(text)?;
+    let parts = NumberParts::of(text)?;
     let (magnitude, rounded) = parts.scaled(digits)?;
     if magnitude >= DECIMAL_LIMIT.unsigned_abs() {
         return Err(NumberError::Overflow);
@@ -232,7 +232,7 @@ pub fn parse_decimal(text: &[u8], digits: u8, rounding: Rounding) -> Result<Fixe
 /// # Errors
 /// `Overflow` where the nearest double is an infinity.
 pub fn parse_f64(text: &[u8]) -> Result<f64, NumberError> {
-    Parts::of(text)?;
+    NumberParts::of(text)?;
     let text = std::str::from_utf8(text).map_err(|_| NumberError::NotANumber)?;
     let value: f64 = text.parse().map_err(|_| NumberError::NotANumber)?;
     if value.is_finite() { Ok(value) } else { Err(NumberError::Overflow) }
@@ -252,7 +252,7 @@ pub fn parse_i64(text: &[u8]) -> Result<i64, NumberError> {
 /// # Errors
 /// `PrecisionLoss` for a fraction unless `rounding` is nearest.
 pub fn parse_integer(text: &[u8], rounding: Rounding) -> Result<Fixed, NumberError> {
-    let parts = Parts::of(text)?;
+    let parts = NumberParts::of(text)?;
     let (magnitude, rounded) = parts.scaled(0)?;
     let value = if parts.negative { 0_i64.checked_sub_unsigned(magnitude) } else { i64::try_from(magnitude).ok() };
     let raw = value.ok_or(NumberError::Overflow)?;
@@ -260,7 +260,7 @@ pub fn parse_integer(text: &[u8], rounding: Rounding) -> Result<Fixed, NumberErr
 }
 
 /// Significant digits without zeros at either end, and the power of ten of the first of them; `None` for zero.
-fn magnitude(parts: &Parts<'_>) -> Option<(Vec<u8>, i64)> {
+fn magnitude(parts: &NumberParts<'_>) -> Option<(Vec<u8>, i64)> {
     let written = parts.int.len() + parts.frac.len();
     let leading = parts.digits().take_while(|digit| *digit == 0).count();
     let trailing = parts.digits().rev().take_while(|digit| *digit == 0).count();
@@ -272,7 +272,7 @@ fn magnitude(parts: &Parts<'_>) -> Option<(Vec<u8>, i64)> {
 }
 
 /// Compares two numbers exactly, whatever their length.
-fn compare(a: &Parts<'_>, b: &Parts<'_>) -> Ordering {
+fn compare(a: &NumberParts<'_>, b: &NumberParts<'_>) -> Ordering {
     let (digits_a, digits_b) = (magnitude(a), magnitude(b));
     let sign = |negative: bool, zero: bool| {
         if zero {
@@ -296,7 +296,7 @@ fn compare(a: &Parts<'_>, b: &Parts<'_>) -> Ordering {
 /// The highest and lowest `i64` at or below, and at or above, a written number times 10^`digits`; `None` beyond the
 /// range of `i64`. Both are the same where the number is one of them.
 pub fn integers_around(text: &[u8], digits: u8) -> Result<(Option<i64>, Option<i64>), NumberError> {
-    let parts = Parts::of(text)?;
+    let parts = NumberParts::of(text)?;
     let beyond = if parts.negative { (None, Some(i64::MIN)) } else { (Some(i64::MAX), None) };
     let (size, rounded) = match parts.scaled(digits) {
         Ok(scaled) => scaled,
@@ -310,7 +310,7 @@ pub fn integers_around(text: &[u8], digits: u8) -> Result<(Option<i64>, Option<i
     }
     let mut shown = Vec::new();
     write_decimal(&mut shown, near, digits);
-    Ok(match compare(&Parts::of(&shown)?, &parts) {
+    Ok(match compare(&NumberParts::of(&shown)?, &parts) {
         Ordering::Equal => (Some(near), Some(near)),
         Ordering::Greater => (near.checked_sub(1), Some(near)),
         Ordering::Less => (Some(near), near.checked_add(1)),
@@ -323,7 +323,7 @@ pub fn integers_around(text: &[u8], digits: u8) -> Result<(Option<i64>, Option<i
 pub fn doubles_around(text: &[u8]) -> Result<(Option<f64>, Option<f64>), NumberError> {
     match parse_f64(text) {
         Ok(read) => Ok((Some(read), Some(read))),
-        Err(NumberError::Overflow) if Parts::of(text)?.negative => Ok((None, Some(f64::MIN))),
+        Err(NumberError::Overflow) if NumberParts::of(text)?.negative => Ok((None, Some(f64::MIN))),
         Err(NumberError::Overflow) => Ok((Some(f64::MAX), None)),
         Err(other) => Err(other),
     }
@@ -334,7 +334,7 @@ pub fn doubles_around(text: &[u8]) -> Result<(Option<f64>, Option<f64>), NumberE
 /// After the point zeros count as written (`100.50` → 2, `8e-8` → 8); before it leading zeros do not (`0.5` → 0).
 /// Both saturate at 255.
 pub fn fraction_digits(text: &[u8]) -> Option<(u8, u8)> {
-    let parts = Parts::of(text).ok()?;
+    let parts = NumberParts::of(text).ok()?;
     let after = parts.last_power().saturating_neg().clamp(0, 255);
     let before = match parts.digits().position(|digit| digit != 0) {
         None => 0,
@@ -347,12 +347,12 @@ pub fn fraction_digits(text: &[u8]) -> Option<(u8, u8)> {
 }
 
 /// A small buffer on the stack for the text of one number.
-struct Short {
+struct NumberText {
     bytes: [u8; 32],
     used: usize,
 }
 
-impl Short {
+impl NumberText {
     /// The shortest text that reads back as `value`.
     fn of_f64(value: f64) -> Self {
         let mut short = Self { bytes: [0; 32], used: 0 };
@@ -368,7 +368,7 @@ impl Short {
     }
 }
 
-impl std::io::Write for Short {
+impl std::io::Write for NumberText {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         match self.bytes.get_mut(self.used..self.used + bytes.len()) {
             Some(room) => room.copy_from_slice(bytes),
@@ -416,13 +416,13 @@ pub fn f64_to_decimal(value: f64, digits: u8) -> Result<Fixed, NumberError> {
             return Ok(Fixed { raw: scaled as i64, rounded: false });
         }
     }
-    parse_decimal(Short::of_f64(value).as_bytes(), digits, Rounding::Nearest)
+    parse_decimal(NumberText::of_f64(value).as_bytes(), digits, Rounding::Nearest)
 }
 
 /// Digits after the point of the shortest decimal form of a double; saturates at 255, 0 for NaN and infinities.
 pub fn shortest_digits(value: f64) -> u8 {
-    let text = Short::of_f64(value);
-    let Ok(parts) = Parts::of(text.as_bytes()) else { return 0 };
+    let text = NumberText::of_f64(value);
+    let Ok(parts) = NumberParts::of(text.as_bytes()) else { return 0 };
     let zeros = parts.digits().rev().take_while(|digit| *digit == 0).count();
     if zeros == parts.int.len() + parts.frac.len() {
         return 0;
@@ -438,7 +438,7 @@ pub fn decimal_to_f64(raw: i64, digits: u8) -> f64 {
         Some(factor) if raw.unsigned_abs() <= DOUBLE_EXACT => to_double(raw) / factor,
         _ => {
             use std::io::Write;
-            let mut text = Short { bytes: [0; 32], used: 0 };
+            let mut text = NumberText { bytes: [0; 32], used: 0 };
             let written = write!(text, "{raw}e-{digits}");
             let value = std::str::from_utf8(text.as_bytes()).ok().and_then(|text| text.parse().ok());
             value.filter(|_| written.is_ok()).unwrap_or_else(|| to_double(raw) / 10_f64.powi(i32::from(digits)))
@@ -570,7 +570,7 @@ pub fn format_decimal(out: &mut [u8; TEXT_ROOM], raw: i64, digits: u8) -> usize 
 /// Writes a double as [`write_f64`] does and gives its length.
 #[inline]
 pub fn format_f64(out: &mut [u8; TEXT_ROOM], value: f64) -> usize {
-    let short = Short::of_f64(value);
+    let short = NumberText::of_f64(value);
     if let Some(room) = out.first_chunk_mut() {
         *room = short.bytes;
     }
@@ -613,7 +613,7 @@ pub fn write_decimal(out: &mut Vec<u8>, raw: i64, digits: u8) {
 
 /// Appends the shortest text that reads back as the same double, a JSON number; `null` for NaN and infinities.
 pub fn write_f64(out: &mut Vec<u8>, value: f64) {
-    out.extend_from_slice(Short::of_f64(value).as_bytes());
+    out.extend_from_slice(NumberText::of_f64(value).as_bytes());
 }
 
 /// Appends an integer.

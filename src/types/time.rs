@@ -256,7 +256,7 @@ pub fn parse_cell(text: &[u8], unit: TimeUnit) -> Result<i64, &'static str> {
 
 /// How a timestamp was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Written {
+pub enum TimeNotation {
     /// As an integer, whose unit nothing in the cell tells.
     Epoch,
     /// As a date, with or without a time of day.
@@ -267,9 +267,9 @@ pub enum Written {
 ///
 /// # Errors
 /// As [`parse_cell`].
-pub fn parse_cell_as(text: &[u8], unit: TimeUnit) -> Result<(i64, Written), &'static str> {
+pub fn parse_cell_as(text: &[u8], unit: TimeUnit) -> Result<(i64, TimeNotation), &'static str> {
     let (ts, written) = match parse_i64(text) {
-        Ok(ts) => (ts, Written::Epoch),
+        Ok(ts) => (ts, TimeNotation::Epoch),
         Err(NumberError::Overflow) => return Err("time_out_of_range"),
         Err(_) => {
             let instant = read_instant(text).ok_or("bad_time")?;
@@ -277,7 +277,7 @@ pub fn parse_cell_as(text: &[u8], unit: TimeUnit) -> Result<(i64, Written), &'st
             if finer {
                 return Err("bad_time");
             }
-            (ticks, Written::Date)
+            (ticks, TimeNotation::Date)
         }
     };
     if in_range(ts, unit) { Ok((ts, written)) } else { Err("time_out_of_range") }

@@ -8,11 +8,11 @@ use std::sync::{Arc, Mutex};
 
 use fastk::ErrorCode;
 use fastk::disk::DiskPath;
-use fastk::disk::sim::{Dice, Fault, FaultPlan, SimDisk, SimState};
-use fastk::format::backup::{How, decode_backup, encode_backup};
+use fastk::disk::sim::{Fault, FaultPlan, Rng, SimDisk, SimState};
+use fastk::format::backup::{CopyMethod, decode_backup, encode_backup};
 use fastk::store::{
     BackupOptions, BackupReport, RepairOptions, RestoreOptions, RestoreReport, SeriesWrite, Store, StoreOptions,
-    VerifyOptions, Watch, WriteMode, read_listing, repair, restore, restore_on, verify,
+    TaskControl, VerifyOptions, WriteMode, read_listing, repair, restore, restore_on, verify,
 };
 use fastk::types::schema::ValueIndexSpec;
 use fastk::types::{Rows, SeriesKey, SeriesSpec};
@@ -24,7 +24,7 @@ use super::promises::{MINUTE, def, minutes, options};
 type Rowset = BTreeMap<String, Vec<Vec<i64>>>;
 
 fn back_up(store: &Store, to: &Path, options: &BackupOptions) -> fastk::Result<BackupReport> {
-    store.backup(to, options, &Watch::new())
+    store.backup(to, options, &TaskControl::new())
 }
 
 fn apply() -> RestoreOptions {
@@ -32,12 +32,12 @@ fn apply() -> RestoreOptions {
 }
 
 fn restored(backup: &Path, root: &Path, options: &RestoreOptions) -> fastk::Result<RestoreReport> {
-    restore(backup, root, options, &Watch::new())
+    restore(backup, root, options, &TaskControl::new())
 }
 
 /// Nothing is damaged, missing or left over.
 fn assert_whole(root: &Path) {
-    let report = verify(&DiskPath::os(root), VerifyOptions { live: Some(false) }, &Watch::new()).unwrap();
+    let report = verify(&DiskPath::os(root), VerifyOptions { live: Some(false) }, &TaskControl::new()).unwrap();
     assert!(report.clean && report.findings.is_empty(), "{report:?}");
 }
 
@@ -202,7 +202,7 @@ fn a_backup_under_load_is_the_store_at_its_commit_cell_by_cell() {
     let note = |commit: u64, what: Done| assert!(done.lock().unwrap().insert(commit, what).is_none());
     let stop = AtomicBool::new(false);
     let writer = |seed: u64| {
-        let mut dice = Dice(seed);
+        let mut dice = Rng(seed);
         let key = SeriesKey::kline(&format!("W{seed}"), "1m").unwrap();
         let (_, _, commit) = store.register(def(&key)).unwrap();
         note(commit, Done::Register(key.clone()));
@@ -274,7 +274,7 @@ fn a_backup_under_load_is_the_store_at_its_commit_cell_by_cell() {
         assert!(all_shown(&Store::open(&again, false, small()).unwrap()) == wanted, "round {round}, restored");
     }
     let forced = read_listing(&DiskPath::os(dir.path().join("two"))).unwrap();
-    assert!(forced.files.iter().all(|file| !file.shared && file.how != How::Linked));
+    assert!(forced.files.iter().all(|file| !file.shared && file.how != CopyMethod::Linked));
 }
 
 fn inodes(root: &Path) -> BTreeMap<String, u64> {
@@ -536,12 +536,12 @@ fn work_that_is_cancelled_leaves_nothing_behind() {
     let store = Store::open(&dir.path().join("store"), true, small()).unwrap();
     fill(&store);
     let to = dir.path().join("backup");
-    let watch = Watch::new();
+    let watch = TaskControl::new();
     watch.cancel();
     assert_eq!(store.backup(&to, &BackupOptions::default(), &watch).unwrap_err().code(), ErrorCode::NotReady);
     assert!(!to.exists());
     // Cancelled on the way: the rate lets it read a part at a time.
-    let watch = Watch::with_rate(1 << 10);
+    let watch = TaskControl::with_rate(1 << 10);
     std::thread::scope(|scope| {
         let backup = scope.spawn(|| store.backup(&to, &BackupOptions::default(), &watch));
         while watch.progress().0 == 0 {
@@ -551,12 +551,12 @@ fn work_that_is_cancelled_leaves_nothing_behind() {
         assert_eq!(backup.join().unwrap().unwrap_err().code(), ErrorCode::NotReady);
     });
     assert!(!to.exists());
-    let watch = Watch::new();
+    let watch = TaskControl::new();
     store.backup(&to, &BackupOptions::default(), &watch).unwrap();
     let (done, total) = watch.progress();
     assert!(done > 0 && done == total);
     // A restore that is cancelled leaves the directory as empty as it was.
-    let watch = Watch::new();
+    let watch = TaskControl::new();
     watch.cancel();
     let again = dir.path().join("again");
     assert_eq!(restore(&to, &again, &apply(), &watch).unwrap_err().code(), ErrorCode::NotReady);
@@ -568,12 +568,12 @@ fn a_flipped_bit_anywhere_in_a_backup_is_refused_by_restore_with_the_name_of_the
     let disk = SimDisk::default();
     let store = Store::open_on(&disk.path("/store"), true, small()).unwrap();
     fill(&store);
-    store.backup(Path::new("/backup"), &BackupOptions::default(), &Watch::new()).unwrap();
+    store.backup(Path::new("/backup"), &BackupOptions::default(), &TaskControl::new()).unwrap();
     drop(store);
     let whole = disk.state();
     let check = |state: SimState| {
         let disk = SimDisk::new(state, 1);
-        restore_on(&disk.path("/backup"), &disk.path("/again"), &RestoreOptions::default(), &Watch::new())
+        restore_on(&disk.path("/backup"), &disk.path("/again"), &RestoreOptions::default(), &TaskControl::new())
     };
     check(whole.clone()).unwrap();
     let named = |name: &str| name != "LOCK";
@@ -630,7 +630,7 @@ fn a_listing_of_another_manifest_or_without_a_chunk_is_refused() {
 /// What restoring from a disk gives; the error where it does not.
 fn restored_from(state: SimState, seed: u64) -> fastk::Result<BTreeMap<String, Rowset>> {
     let disk = SimDisk::new(state, seed);
-    restore_on(&disk.path("/backup"), &disk.path("/again"), &apply(), &Watch::new())?;
+    restore_on(&disk.path("/backup"), &disk.path("/again"), &apply(), &TaskControl::new())?;
     Ok(all_shown(&Store::open_on(&disk.path("/again"), false, small()).unwrap()))
 }
 
@@ -645,7 +645,7 @@ fn a_crash_at_any_step_of_a_backup_leaves_the_earlier_one_or_the_new_one() {
         let mut earlier = None;
         for round in 0..2 {
             disk.record();
-            store.backup(Path::new("/backup"), &how, &Watch::new()).unwrap();
+            store.backup(Path::new("/backup"), &how, &TaskControl::new()).unwrap();
             let moments = disk.recorded();
             let new = all_shown(&store);
             let mut found = [0, 0];
@@ -669,7 +669,7 @@ fn a_crash_at_any_step_of_a_backup_leaves_the_earlier_one_or_the_new_one() {
                 if position % 5 == 0 {
                     let disk = SimDisk::new(crashed, seed);
                     let store = Store::open_on(&disk.path("/store"), false, small()).unwrap();
-                    let report = store.backup(Path::new("/backup"), &how, &Watch::new());
+                    let report = store.backup(Path::new("/backup"), &how, &TaskControl::new());
                     report.unwrap_or_else(|error| panic!("{what}: {error}"));
                     let wanted = all_shown(&store);
                     assert!(restored_from(disk.state(), 1).unwrap() == wanted, "{what}: the next backup");
@@ -693,11 +693,11 @@ fn a_crash_at_any_step_of_a_restore_leaves_no_store_or_the_whole_one() {
     let disk = SimDisk::default();
     let store = Store::open_on(&disk.path("/store"), true, small()).unwrap();
     fill(&store);
-    store.backup(Path::new("/backup"), &BackupOptions::default(), &Watch::new()).unwrap();
+    store.backup(Path::new("/backup"), &BackupOptions::default(), &TaskControl::new()).unwrap();
     let wanted = all_shown(&store);
     drop(store);
     disk.record();
-    restore_on(&disk.path("/backup"), &disk.path("/again"), &apply(), &Watch::new()).unwrap();
+    restore_on(&disk.path("/backup"), &disk.path("/again"), &apply(), &TaskControl::new()).unwrap();
     let (mut none, mut whole) = (0, 0);
     for (position, moment) in disk.recorded().iter().enumerate() {
         let what = format!("before {:?} {:?}", moment.op, moment.path);
@@ -714,7 +714,7 @@ fn a_crash_at_any_step_of_a_restore_leaves_no_store_or_the_whole_one() {
                 if again.join("restore.begun").exists() {
                     assert!(Store::open_on(&again, true, small()).is_err(), "{what}");
                 }
-                restore_on(&disk.path("/backup"), &again, &apply(), &Watch::new())
+                restore_on(&disk.path("/backup"), &again, &apply(), &TaskControl::new())
                     .unwrap_or_else(|error| panic!("{what}: {error}"));
                 assert!(all_shown(&Store::open_on(&again, false, small()).unwrap()) == wanted, "{what}");
                 none += 1;
@@ -732,7 +732,7 @@ fn a_full_disk_or_a_failing_one_costs_no_earlier_backup_and_leaves_no_litter() {
         fill(&store);
         store.checkpoint().unwrap();
         let empty = disk.state();
-        store.backup(Path::new("/backup"), &BackupOptions::default(), &Watch::new()).unwrap();
+        store.backup(Path::new("/backup"), &BackupOptions::default(), &TaskControl::new()).unwrap();
         let earlier = all_shown(&store);
         change(&store);
         store.checkpoint().unwrap();
@@ -749,7 +749,7 @@ fn a_full_disk_or_a_failing_one_costs_no_earlier_backup_and_leaves_no_litter() {
                 };
                 let was = names(&disk);
                 disk.fail(Some(FaultPlan { at, fault, forever: false, only_changes: true }));
-                let outcome = store.backup(Path::new("/backup"), &how, &Watch::new());
+                let outcome = store.backup(Path::new("/backup"), &how, &TaskControl::new());
                 let hit = disk.counted().1 > 0;
                 disk.fail(None);
                 done = !hit;

@@ -8,7 +8,7 @@ use fastk::ErrorCode;
 use fastk::format::manifest::{ChunkRecord, Edit, decode_edit, encode_edit};
 use fastk::query::coverage::{CoverageReport, CoverageSpec, coverage};
 use fastk::query::{Scan, ScanSpec, latest_start};
-use fastk::store::{SeriesState, SeriesWrite, State, Store, StoreOptions, WriteMode};
+use fastk::store::{SeriesState, SeriesWrite, Store, StoreOptions, StoreState, WriteMode};
 use fastk::types::schema::{ColumnSpec, Partition};
 use fastk::types::{Calendar, Rows, SeriesDef, SeriesKey, SeriesSpec};
 
@@ -794,7 +794,7 @@ fn long_names_rare_timeframes_and_times_before_the_epoch_work_from_tail_to_chunk
 }
 
 /// What a store shows, for comparisons.
-pub(crate) fn shown(store: &Store, state: &State) -> BTreeMap<String, Vec<Vec<i64>>> {
+pub(crate) fn shown(store: &Store, state: &StoreState) -> BTreeMap<String, Vec<Vec<i64>>> {
     let rows = |series: &Arc<SeriesState>| (series.def.key.to_string(), rows_of(series, store, ALL, false));
     state.registered().map(rows).collect()
 }

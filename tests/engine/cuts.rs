@@ -6,9 +6,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use fastk::disk::sim::{SimDisk, SimState};
-use fastk::format::wal::{FRAME_ALIGNMENT, Found, SEGMENT_HEADER_BYTES, decode_segment_header, frame_at, frame_bytes};
+use fastk::format::wal::{
+    FRAME_ALIGNMENT, FrameRead, SEGMENT_HEADER_BYTES, decode_segment_header, frame_at, frame_bytes,
+};
 use fastk::query::{Scan, ScanSpec};
-use fastk::store::{RepairOptions, RepairReport, Store, StoreOptions, VerifyOptions, Watch, WriteMode, repair, verify};
+use fastk::store::{
+    RepairOptions, RepairReport, Store, StoreOptions, TaskControl, VerifyOptions, WriteMode, repair, verify,
+};
 use fastk::types::{Rows, SeriesKey};
 
 use super::promises::{MINUTE, def, key, options};
@@ -85,7 +89,7 @@ fn borders(segment: &[u8]) -> Vec<usize> {
     let epoch = decode_segment_header(segment).unwrap().epoch;
     let mut borders = vec![SEGMENT_HEADER_BYTES];
     let mut at = SEGMENT_HEADER_BYTES;
-    while let Found::Frame(frame, _) = frame_at(segment, at, epoch) {
+    while let FrameRead::Frame(frame, _) = frame_at(segment, at, epoch) {
         at += frame_bytes(frame.payload_bytes);
         borders.push(at);
     }
@@ -196,7 +200,7 @@ fn check(killed: &Killed, damaged: &SimState, kept: Kept, what: &str) -> usize {
     assert!(next > killed.last || kept == Kept::NoManifest && gone.is_empty(), "{what}: commit {next} again");
     drop(store);
     assert!(mend(&disk.state(), false).1.clean, "{what}: not whole afterwards");
-    let verified = verify(&disk.path(ROOT), VerifyOptions { live: Some(false) }, &Watch::new()).unwrap();
+    let verified = verify(&disk.path(ROOT), VerifyOptions { live: Some(false) }, &TaskControl::new()).unwrap();
     assert!(verified.clean, "{what}: {:?}", verified.findings);
     gone.len()
 }

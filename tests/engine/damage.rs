@@ -10,7 +10,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use fastk::query::{Scan, ScanSpec};
-use fastk::store::{State, Store, StoreOptions, WriteMode};
+use fastk::store::{Store, StoreOptions, StoreState, WriteMode};
 use fastk::types::{Rows, SeriesDef, SeriesKey};
 use fastk::{Error, ErrorCode, Predicate, Select};
 use rand::rngs::StdRng;
@@ -88,7 +88,7 @@ fn build(root: &Path) -> Written {
 /// What one question got.
 type Answer = Result<Vec<Vec<i64>>, Error>;
 
-fn rows_of(state: &State, store: &Store, key: &SeriesKey) -> Answer {
+fn rows_of(state: &StoreState, store: &Store, key: &SeriesKey) -> Answer {
     let Some(series) = state.get(key) else {
         return Err(Error::new(ErrorCode::SeriesNotFound, key.to_string()));
     };

@@ -1,7 +1,7 @@
 //! `docs/format.md` says what the code does: every table is compared with encoded bytes.
 
 use fastk::format::chunk::{self, BlockMeta, ChunkMeta};
-use fastk::format::receipt::{Receipt, Written};
+use fastk::format::receipt::{Receipt, SeriesReceipt};
 use fastk::format::{coverage, current, envelope, ipc, manifest, receipt, run, value_index, wal, zone_map};
 use fastk::types::{Rows, SeriesKey, SeriesSpec};
 use prost::Message;
@@ -86,16 +86,17 @@ fn the_log_is_laid_out_as_documented() {
     );
     let rows = Rows { ts: vec![1], columns: vec![vec![2]] };
     let operations = [
-        ("write", wal::Operation::Write { series_id: 5, replaced: 0, rows }),
-        ("delete", wal::Operation::Delete { series_id: 5, start: 0, end: 1, deleted: 0, left: None }),
-        ("register or change", wal::Operation::Register { series_id: 5, def: "{}".into() }),
-        ("drop", wal::Operation::Drop { series_id: 5 }),
-        ("create snapshot", wal::Operation::CreateSnapshot { name: "x".into() }),
-        ("drop snapshot", wal::Operation::DropSnapshot { name: "x".into() }),
+        ("write", wal::LoggedChange::Write { series_id: 5, replaced: 0, rows }),
+        ("delete", wal::LoggedChange::Delete { series_id: 5, start: 0, end: 1, deleted: 0, left: None }),
+        ("register or change", wal::LoggedChange::Register { series_id: 5, def: "{}".into() }),
+        ("drop", wal::LoggedChange::Drop { series_id: 5 }),
+        ("create snapshot", wal::LoggedChange::CreateSnapshot { name: "x".into() }),
+        ("drop snapshot", wal::LoggedChange::DropSnapshot { name: "x".into() }),
     ];
     assert_eq!(table("what follows").len(), operations.len());
     for (row, (name, operation)) in table("what follows").iter().zip(operations) {
-        let named = matches!(operation, wal::Operation::CreateSnapshot { .. } | wal::Operation::DropSnapshot { .. });
+        let named =
+            matches!(operation, wal::LoggedChange::CreateSnapshot { .. } | wal::LoggedChange::DropSnapshot { .. });
         let payload = wal::encode_commit(&wal::Commit { operations: vec![operation], ..wal::Commit::default() });
         assert_eq!((row[0].as_str(), row[1].as_str()), (payload[16].to_string().as_str(), name));
         if named {
@@ -188,7 +189,7 @@ fn runs_are_laid_out_as_documented() {
 
 #[test]
 fn receipts_and_envelopes_are_laid_out_as_documented() {
-    let written = Written {
+    let written = SeriesReceipt {
         series_id: 4,
         rows_written: 5,
         rows_replaced: 6,

@@ -8,19 +8,19 @@ use std::path::{Path, PathBuf};
 
 use arrow::array::{Array, Decimal64Array, Float64Array, Int64Array};
 use arrow::ipc::reader::FileReader;
-use fastk::format::backup::{Backup, BackupDamage, BackupFile, How, decode_backup, encode_backup};
+use fastk::format::backup::{Backup, BackupDamage, BackupFile, CopyMethod, decode_backup, encode_backup};
 use fastk::format::chunk::{self, ChunkHead, ChunkSummary, ChunkWriter};
 use fastk::format::coverage::Coverage;
 use fastk::format::current::{Current, decode_current, encode_current};
 use fastk::format::manifest::{self, Edit};
-use fastk::format::receipt::{Receipt, Written, decode_receipts, encode_receipts};
+use fastk::format::receipt::{Receipt, SeriesReceipt, decode_receipts, encode_receipts};
 use fastk::format::run::{RunOrigin, RunWriter, decode_run};
 use fastk::format::tombstone::{
     DropFile, RegistrationFile, TombstoneFile, decode_drop, decode_registration, decode_tombstone, encode_drop,
     encode_registration, encode_tombstone,
 };
 use fastk::format::value_index::{ValueIndex, write_pages};
-use fastk::format::wal::{self, Commit, FrameHeader, FrameKind, Operation, SegmentHeader};
+use fastk::format::wal::{self, Commit, FrameHeader, FrameKind, LoggedChange, SegmentHeader};
 use fastk::format::zone_map::{ZoneMap, order_key};
 use fastk::store::{Store, StoreOptions, WriteMode};
 use fastk::types::schema::{ColumnSpec, MergeRule, Retention, ValueIndexSpec};
@@ -253,8 +253,8 @@ fn chunks_of_version_1_and_their_sidecars_are_read_and_written_as_they_were() {
     }
 }
 
-fn written(series_id: u64) -> Written {
-    Written {
+fn written(series_id: u64) -> SeriesReceipt {
+    SeriesReceipt {
         series_id,
         rows_written: 3,
         rows_replaced: 1,
@@ -269,7 +269,7 @@ fn written(series_id: u64) -> Written {
 }
 
 fn receipt(number: u64) -> Receipt {
-    let empty = Written { first_ts: None, last_ts: None, durable: false, ..written(number + 1) };
+    let empty = SeriesReceipt { first_ts: None, last_ts: None, durable: false, ..written(number + 1) };
     Receipt {
         key: u128::from(number) << 64 | 7,
         fingerprint: u128::MAX - u128::from(number),
@@ -283,21 +283,21 @@ fn commits() -> Vec<Commit> {
     let rows = Rows { ts: vec![-1, START], columns: vec![vec![10, -20], vec![bits(0.5), i64::MAX]] };
     let def = serde_json::to_string(&decimal_def()).unwrap();
     vec![
-        Commit { receipt: None, wall_ms: START, operations: vec![Operation::Register { series_id: 1, def }] },
+        Commit { receipt: None, wall_ms: START, operations: vec![LoggedChange::Register { series_id: 1, def }] },
         Commit {
             receipt: Some(receipt(0)),
             wall_ms: START + 1,
-            operations: vec![Operation::Write { series_id: 1, replaced: 1, rows }],
+            operations: vec![LoggedChange::Write { series_id: 1, replaced: 1, rows }],
         },
         Commit {
             receipt: None,
             wall_ms: -1,
             operations: vec![
-                Operation::Delete { series_id: 1, start: i64::MIN, end: -1, deleted: 1, left: Some((START, START)) },
-                Operation::Delete { series_id: 2, start: 0, end: i64::MAX, deleted: 2, left: None },
-                Operation::Drop { series_id: 2 },
-                Operation::CreateSnapshot { name: "monday".into() },
-                Operation::DropSnapshot { name: "monday".into() },
+                LoggedChange::Delete { series_id: 1, start: i64::MIN, end: -1, deleted: 1, left: Some((START, START)) },
+                LoggedChange::Delete { series_id: 2, start: 0, end: i64::MAX, deleted: 2, left: None },
+                LoggedChange::Drop { series_id: 2 },
+                LoggedChange::CreateSnapshot { name: "monday".into() },
+                LoggedChange::DropSnapshot { name: "monday".into() },
             ],
         },
     ]
@@ -336,14 +336,14 @@ fn a_log_segment_of_version_1_is_read_and_written_as_it_was() {
     let mut offset = wal::SEGMENT_HEADER_BYTES;
     let mut found = Vec::new();
     for (header, payload) in &frames {
-        assert_eq!(wal::frame_at(&file, offset, header.epoch), wal::Found::Frame(*header, payload));
+        assert_eq!(wal::frame_at(&file, offset, header.epoch), wal::FrameRead::Frame(*header, payload));
         offset += wal::frame_bytes(payload.len());
         if header.kind == FrameKind::Commit {
             found.push(wal::decode_commit(payload).unwrap());
         }
     }
     assert_eq!(found, commits());
-    assert_eq!(wal::frame_at(&file, offset, header.epoch), wal::Found::Nothing);
+    assert_eq!(wal::frame_at(&file, offset, header.epoch), wal::FrameRead::Nothing);
 }
 
 /// An edit with every field set.
@@ -489,10 +489,10 @@ fn a_listing_of_a_backup_of_version_1_is_read_and_written_as_it_was() {
         snapshots: vec!["monday".into()],
         damaged: vec![BackupDamage { path: "runs/00000000000000000002.run".into(), reason: "it is cut".into() }],
         files: vec![
-            file("FORMAT", How::Kept, false),
-            file("chunks/0000000001/all-0000000000000003.arrow", How::Linked, true),
-            file("runs/00000000000000000002.run", How::Copied, false),
-            file("manifest/00000000000000000012.checkpoint", How::Written, false),
+            file("FORMAT", CopyMethod::Kept, false),
+            file("chunks/0000000001/all-0000000000000003.arrow", CopyMethod::Linked, true),
+            file("runs/00000000000000000002.run", CopyMethod::Copied, false),
+            file("manifest/00000000000000000012.checkpoint", CopyMethod::Written, false),
         ],
     };
     compare("backup.json", &encode_backup(&backup).unwrap());

@@ -18,7 +18,7 @@ use fastk::format::receipt::{PAGE_RECEIPTS, RECEIPTS_MAGIC, decode_receipts, sal
 use fastk::format::run::{RunEntry, decode_run, salvage_run};
 use fastk::format::tombstone::{decode_drop, decode_registration, decode_tombstone};
 use fastk::format::value_index::ValueIndex;
-use fastk::format::wal::{self, Found};
+use fastk::format::wal::{self, FrameRead};
 use fastk::format::zone_map::ZoneMap;
 use fastk::types::TimeUnit;
 
@@ -125,12 +125,12 @@ fn frames(segment: &[u8]) -> Vec<(std::ops::Range<usize>, u64, Vec<u8>)> {
     let (mut offset, mut found) = (wal::SEGMENT_HEADER_BYTES, Vec::new());
     while offset < segment.len() {
         match wal::frame_at(segment, offset, epoch) {
-            Found::Frame(frame, payload) => {
+            FrameRead::Frame(frame, payload) => {
                 let end = offset + wal::FRAME_HEADER_BYTES + payload.len();
                 found.push((offset..end, frame.lsn, payload.to_vec()));
                 offset += wal::frame_bytes(payload.len());
             }
-            Found::Nothing | Found::Damaged => offset += wal::FRAME_ALIGNMENT,
+            FrameRead::Nothing | FrameRead::Damaged => offset += wal::FRAME_ALIGNMENT,
         }
     }
     found

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use fastk::store::{SeriesWrite, State, Store, StoreOptions, WriteMode};
+use fastk::store::{SeriesWrite, Store, StoreOptions, StoreState, WriteMode};
 use fastk::types::{Rows, SeriesKey};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -176,7 +176,7 @@ impl Model {
 
     /// What a store has of a client.
     fn found(store: &Store, client: u64) -> Self {
-        let maps = |state: &State| {
+        let maps = |state: &StoreState| {
             keys(client).map(|key| {
                 let Some(series) = state.get(&key) else { return Map::new() };
                 let rows = rows_of(series, store, (i64::MIN, i64::MAX), false);

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use fastk::ErrorCode;
 use fastk::query::coverage::{CoverageSpec, coverage};
 use fastk::query::predicate::compile;
-use fastk::query::{Numbers, Operator, Predicate, Scan, ScanSpec, latest_start};
-use fastk::store::{SeriesWrite, State, Store, StoreOptions, WriteMode, WriteOutcome};
+use fastk::query::{NumberFormat, Operator, Predicate, Scan, ScanSpec, latest_start};
+use fastk::store::{SeriesWrite, Store, StoreOptions, StoreState, WriteMode, WriteOutcome};
 use fastk::types::schema::{Retention, ValueIndexSpec};
 use fastk::types::{Calendar, Rows, SeriesKey, SeriesSpec};
 use rand::rngs::StdRng;
@@ -29,7 +29,7 @@ struct Model {
     options: StoreOptions,
     rng: StdRng,
     /// Snapshots taken on the way, with what they must go on answering.
-    kept: Vec<(std::sync::Arc<fastk::store::State>, Vec<Map>)>,
+    kept: Vec<(std::sync::Arc<fastk::store::StoreState>, Vec<Map>)>,
     /// Named snapshots with what they must go on answering: rows and version of every series.
     named: BTreeMap<String, Vec<(Map, u64)>>,
     /// Writes done under an idempotency key.
@@ -307,7 +307,7 @@ impl Model {
     }
 
     /// Intervals and gaps, worked out from the map.
-    fn check_coverage(&self, state: &State, key: &SeriesKey, map: &Map) {
+    fn check_coverage(&self, state: &StoreState, key: &SeriesKey, map: &Map) {
         let series = state.get(key).unwrap();
         let spec =
             CoverageSpec { start: None, end: None, calendar: &Calendar::Always, missing_min: 1, gaps_max: usize::MAX };
@@ -530,7 +530,7 @@ impl Model {
 #[allow(clippy::too_many_arguments)]
 fn check_range(
     store: &Store,
-    state: &fastk::store::State,
+    state: &fastk::store::StoreState,
     key: &SeriesKey,
     map: &Map,
     range: (i64, i64),
@@ -553,7 +553,7 @@ fn check_range(
     let next = wanted.get(limit_rows).map(|row| row[0]);
     wanted.truncate(limit_rows);
     let predicates: Vec<Predicate> = filter.iter().map(|condition| condition.predicate.clone()).collect();
-    let compiled = compile(&series.def, &predicates, Numbers::Stored).unwrap();
+    let compiled = compile(&series.def, &predicates, NumberFormat::Stored).unwrap();
     let mut scan = Scan::new(series, store.cache(), &ScanSpec { range, desc, limit, columns, filter: compiled });
     let mut found: Vec<Vec<i64>> = Vec::new();
     for block in scan.by_ref() {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use fastk::ErrorCode;
 use fastk::query::{Scan, ScanSpec};
-use fastk::store::{Expected, Store, StoreOptions, WriteMode};
+use fastk::store::{ExpectedVersion, Store, StoreOptions, WriteMode};
 use fastk::types::{Rows, SeriesDef, SeriesKey, SeriesSpec};
 
 pub(crate) const MINUTE: i64 = 60_000;
@@ -265,7 +265,7 @@ fn changes_with_a_stale_version_are_refused_and_change_nothing() {
     let store = Store::open(root.path(), true, options()).unwrap();
     store.register(def(&key())).unwrap();
     let written = store.write(&key(), minutes(0, 3), WriteMode::Upsert, None).unwrap();
-    let stale = Some(Expected { series_id: None, version: written.version - 1 });
+    let stale = Some(ExpectedVersion { series_id: None, version: written.version - 1 });
     for error in [
         store.write(&key(), minutes(5, 1), WriteMode::Upsert, stale).unwrap_err(),
         store.delete_range(&key(), (0, MINUTE), stale).unwrap_err(),
@@ -274,7 +274,7 @@ fn changes_with_a_stale_version_are_refused_and_change_nothing() {
         assert_eq!(error.code(), ErrorCode::CommitConflict);
     }
     assert_eq!(read(&store, &key()).unwrap().len(), 3);
-    let fresh = Some(Expected { series_id: Some(written.series_id), version: written.version });
+    let fresh = Some(ExpectedVersion { series_id: Some(written.series_id), version: written.version });
     store.write(&key(), minutes(5, 1), WriteMode::Upsert, fresh).unwrap();
 }
 
@@ -417,7 +417,7 @@ fn a_predicate_reads_only_the_zones_that_can_match_and_answers_without_zone_maps
 #[test]
 fn a_newer_row_that_does_not_match_still_hides_the_older_one_that_does() {
     use fastk::query::predicate::compile;
-    use fastk::query::{Numbers, Predicate};
+    use fastk::query::{NumberFormat, Predicate};
     let root = tempfile::tempdir().unwrap();
     let store = Store::open(root.path(), true, options()).unwrap();
     store.register(def(&key())).unwrap();
@@ -433,7 +433,7 @@ fn a_newer_row_that_does_not_match_still_hides_the_older_one_that_does() {
         let state = store.snapshot();
         let series = state.get(&key()).unwrap();
         let predicate = Predicate::parse("close:eq:100.03").unwrap();
-        let filter = compile(&series.def, &[predicate], Numbers::Stored).unwrap();
+        let filter = compile(&series.def, &[predicate], NumberFormat::Stored).unwrap();
         let mut scan = Scan::new(series, store.cache(), &ScanSpec { filter, ..ScanSpec::range((i64::MIN, i64::MAX)) });
         assert!(scan.next().is_none(), "the row at minute 1000 has another close now, sealed {sealed}");
     }
@@ -463,10 +463,10 @@ fn a_manifest_edit_that_cannot_be_published_stops_the_writer_and_readers_go_on()
 /// Rows and stats of a scan for one predicate.
 fn ask(store: &Store, key: &SeriesKey, predicate: &str) -> (Vec<(i64, i64)>, fastk::query::ScanStats) {
     use fastk::query::predicate::compile;
-    use fastk::query::{Numbers, Predicate};
+    use fastk::query::{NumberFormat, Predicate};
     let state = store.snapshot();
     let series = state.get(key).unwrap();
-    let filter = compile(&series.def, &[Predicate::parse(predicate).unwrap()], Numbers::Raw).unwrap();
+    let filter = compile(&series.def, &[Predicate::parse(predicate).unwrap()], NumberFormat::Raw).unwrap();
     let mut scan = Scan::new(series, store.cache(), &ScanSpec { filter, ..ScanSpec::range((i64::MIN, i64::MAX)) });
     let mut rows = Vec::new();
     for block in scan.by_ref() {
@@ -588,7 +588,7 @@ fn scattered_rows_of_an_index_come_out_as_they_would_without_it() {
         [&["close:in:7,8,500"][..], &["close:between:3,9", "open:gte:300000"], &["close:eq:5", "volume:lt:900000"]]
     {
         let predicates: Vec<Predicate> = texts.iter().map(|text| Predicate::parse(text).unwrap()).collect();
-        let all = Select { predicates: &predicates, numbers: fastk::query::Numbers::Raw, ..Select::default() };
+        let all = Select { predicates: &predicates, numbers: fastk::query::NumberFormat::Raw, ..Select::default() };
         for select in [
             all.clone(),
             Select { descending: true, ..all.clone() },
@@ -871,7 +871,7 @@ fn readers_of_now_and_of_snapshots_see_whole_commits_beside_writers_and_upkeep()
         let rows = Rows { columns: vec![vec![value; ts.len()]; 5], ts };
         store.write(&key(), rows, WriteMode::Upsert, None).unwrap();
     };
-    let value_in = |state: &fastk::store::State| -> Option<i64> {
+    let value_in = |state: &fastk::store::StoreState| -> Option<i64> {
         let series = state.get(&key()).unwrap();
         let mut values = Vec::new();
         for block in Scan::new(series, store.cache(), &ScanSpec::range((i64::MIN, i64::MAX))) {

@@ -6,9 +6,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use fastk::ErrorCode;
-use fastk::disk::sim::{Dice, SimDisk, SimState};
+use fastk::disk::sim::{Rng, SimDisk, SimState};
 use fastk::query::{Scan, ScanSpec};
-use fastk::store::{LostRows, RepairOptions, RepairReport, SeriesWrite, State, Store, StoreOptions, WriteMode, repair};
+use fastk::store::{
+    LostRows, RepairOptions, RepairReport, SeriesWrite, Store, StoreOptions, StoreState, WriteMode, repair,
+};
 use fastk::types::schema::Retention;
 use fastk::types::{Rows, SeriesKey, SeriesSpec};
 
@@ -90,7 +92,7 @@ fn filled() -> SimDisk {
 }
 
 /// Every row of every series; what cannot be read is left out, and must say `corrupt_data`.
-fn shown(store: &Store, state: &Arc<State>, what: &str) -> (Shown, usize) {
+fn shown(store: &Store, state: &Arc<StoreState>, what: &str) -> (Shown, usize) {
     let mut unreadable = 0;
     let mut all = Shown::new();
     for series in state.registered() {
@@ -244,7 +246,7 @@ fn one_flipped_bit_in_any_file_is_found_contained_and_repaired() {
     let disk = filled();
     let wanted = whole(&disk);
     let state = disk.state();
-    let mut dice = Dice(std::env::var("FASTK_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1));
+    let mut dice = Rng(std::env::var("FASTK_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1));
     let flips = (crate::proof::percent() / 2.0).ceil() as u64;
     let mut kinds: BTreeMap<String, (usize, usize)> = BTreeMap::new();
     let all = files(&state);

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use fastk::disk::DiskPath;
 use fastk::store::{
-    Finding, FindingKind, RepairOptions, RepairReport, SeriesWrite, Store, VerifyOptions, VerifyReport, Watch,
+    Finding, FindingKind, RepairOptions, RepairReport, SeriesWrite, Store, TaskControl, VerifyOptions, VerifyReport,
     WriteMode, repair, verify,
 };
 use fastk::types::schema::{Retention, ValueIndexSpec};
@@ -15,7 +15,7 @@ use fastk::types::{Rows, SeriesKey, SeriesSpec};
 use super::promises::{MINUTE, def, files, key, minutes, options};
 
 fn check(root: &Path) -> VerifyReport {
-    verify(&DiskPath::os(root), VerifyOptions { live: Some(false) }, &Watch::new()).unwrap()
+    verify(&DiskPath::os(root), VerifyOptions { live: Some(false) }, &TaskControl::new()).unwrap()
 }
 
 fn indexed() -> SeriesKey {
@@ -123,7 +123,7 @@ fn run(root: &Path, verb: Verb) -> Option<RepairReport> {
             Some(repair(&DiskPath::os(root), options).unwrap())
         }
         Verb::Scrub => {
-            Store::open(root, false, options()).unwrap().scrub(false, &Watch::new()).unwrap();
+            Store::open(root, false, options()).unwrap().scrub(false, &TaskControl::new()).unwrap();
             None
         }
         Verb::Opening => {

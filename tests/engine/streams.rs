@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use fastk::query::{Scan, ScanSpec};
-use fastk::store::{State, Store, StoreOptions, WriteMode};
+use fastk::store::{Store, StoreOptions, StoreState, WriteMode};
 use fastk::types::{Rows, SeriesKey};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -71,7 +71,15 @@ impl Diary {
 }
 
 /// Streams everything a state has and compares it with the diary. Gives the rows.
-fn stream(store: &Store, state: &State, key: &SeriesKey, diary: &Diary, count: i64, desc: bool, slow: bool) -> u64 {
+fn stream(
+    store: &Store,
+    state: &StoreState,
+    key: &SeriesKey,
+    diary: &Diary,
+    count: i64,
+    desc: bool,
+    slow: bool,
+) -> u64 {
     let mut changed = diary.as_of(state.commit);
     if desc {
         changed.reverse();

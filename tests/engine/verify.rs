@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use fastk::ErrorCode;
 use fastk::disk::DiskPath;
 use fastk::store::{
-    FindingKind, OrphanKind, RepairOptions, SeriesWrite, Severity, Store, StoreOptions, VerifyOptions, VerifyReport,
-    Watch, WriteMode, orphans, repair, verify,
+    FindingKind, OrphanKind, RepairOptions, SeriesWrite, Severity, Store, StoreOptions, TaskControl, VerifyOptions,
+    VerifyReport, WriteMode, orphans, repair, verify,
 };
 use fastk::types::schema::ValueIndexSpec;
 use fastk::types::{Rows, SeriesKey, SeriesSpec};
@@ -18,7 +18,7 @@ use super::promises::{MINUTE, def, files, key, minutes, options, read};
 const QUIET: VerifyOptions = VerifyOptions { live: Some(false) };
 
 fn check(root: &Path) -> VerifyReport {
-    verify(&DiskPath::os(root), QUIET, &Watch::new()).unwrap()
+    verify(&DiskPath::os(root), QUIET, &TaskControl::new()).unwrap()
 }
 
 fn kinds(report: &VerifyReport) -> Vec<(FindingKind, &str)> {
@@ -99,7 +99,7 @@ fn a_clean_store_has_no_finding_whoever_asks() {
     assert_eq!(report.files_checked, names.len() as u64, "every file was looked at");
     assert_eq!((report.series, report.rows > 43_000), (3, true));
     let store = Store::open(root.path(), false, options()).unwrap();
-    let inside = store.verify(&Watch::new()).unwrap();
+    let inside = store.verify(&TaskControl::new()).unwrap();
     assert_eq!((kinds(&inside), inside.clean), (vec![], true));
 }
 
@@ -113,7 +113,7 @@ fn a_series_that_is_named_twice_is_sealed_and_compacted_once() {
         store.write(&key(), minutes(first, 100), WriteMode::Upsert, None).unwrap();
         let sealed = store.seal(&named).unwrap();
         assert_eq!((sealed.series_sealed, sealed.chunks_written, sealed.rows_sealed), (1, 1, 100));
-        assert_eq!(kinds(&store.verify(&Watch::new()).unwrap()), vec![]);
+        assert_eq!(kinds(&store.verify(&TaskControl::new()).unwrap()), vec![]);
     }
     let compacted = store.compact(&named, true).unwrap();
     assert_eq!((compacted.partitions_compacted, compacted.chunks_removed, compacted.chunks_written), (1, 2, 1));
@@ -129,7 +129,7 @@ fn a_check_changes_no_byte_and_needs_no_lock() {
     sample(root.path());
     let store = Store::open(root.path(), false, options()).unwrap();
     let before = contents(root.path());
-    let report = verify(&DiskPath::os(root.path()), VerifyOptions::default(), &Watch::new()).unwrap();
+    let report = verify(&DiskPath::os(root.path()), VerifyOptions::default(), &TaskControl::new()).unwrap();
     assert_eq!((kinds(&report), report.clean), (vec![], true));
     orphans(&DiskPath::os(root.path())).unwrap();
     assert!(contents(root.path()) == before, "a byte changed");
@@ -398,8 +398,8 @@ fn beside_a_busy_writer_nothing_is_found() {
         });
         for round in 0..rounds {
             let live = VerifyOptions { live: Some(true) };
-            let outside = verify(&DiskPath::os(root.path()), live, &Watch::new()).unwrap();
-            let inside = store.verify(&Watch::new()).unwrap();
+            let outside = verify(&DiskPath::os(root.path()), live, &TaskControl::new()).unwrap();
+            let inside = store.verify(&TaskControl::new()).unwrap();
             for report in [outside, inside] {
                 if report.count() > 0 {
                     stop.store(true, Ordering::Relaxed);
@@ -495,10 +495,10 @@ fn a_scrub_writes_sidecars_anew_and_leaves_data_as_it_is() {
     }
     let store = Store::open(root.path(), false, options()).unwrap();
     let before = contents(root.path());
-    let dry = store.scrub(true, &Watch::new()).unwrap();
+    let dry = store.scrub(true, &TaskControl::new()).unwrap();
     assert_eq!((dry.warnings, dry.rebuilt.len(), dry.clean), (damaged, 0, false));
     assert!(contents(root.path()) == before, "a dry run changes nothing");
-    let report = store.scrub(false, &Watch::new()).unwrap();
+    let report = store.scrub(false, &TaskControl::new()).unwrap();
     assert_eq!((report.rebuilt.len() as u64, report.count(), report.clean), (damaged, 0, true));
     let after = contents(root.path());
     let is_data = |name: &str| ![".zmap", ".vix", ".cov"].iter().any(|ending| name.ends_with(ending));
@@ -528,7 +528,7 @@ fn a_sidecar_that_lies_under_a_right_checksum_is_found_and_written_anew() {
     let report = check(root.path());
     assert_eq!(report.findings.iter().map(|f| f.kind).collect::<Vec<_>>(), [FindingKind::DamagedSidecar; 2]);
     let store = Store::open(root.path(), false, options()).unwrap();
-    assert_eq!(store.scrub(false, &Watch::new()).unwrap().rebuilt.len(), 2);
+    assert_eq!(store.scrub(false, &TaskControl::new()).unwrap().rebuilt.len(), 2);
     assert_eq!(kinds(&check(root.path())), []);
 }
 
@@ -542,7 +542,7 @@ fn a_sidecar_of_a_damaged_chunk_stays_a_finding() {
     std::fs::write(&chunk, bytes).unwrap();
     std::fs::remove_file(chunk.with_extension("zmap")).unwrap();
     let store = Store::open(root.path(), false, options()).unwrap();
-    let report = store.scrub(false, &Watch::new()).unwrap();
+    let report = store.scrub(false, &TaskControl::new()).unwrap();
     let found: Vec<FindingKind> = report.findings.iter().map(|finding| finding.kind).collect();
     assert_eq!((found, report.rebuilt.len()), (vec![FindingKind::DamagedBlock, FindingKind::MissingSidecar], 0));
 }
@@ -551,13 +551,13 @@ fn a_sidecar_of_a_damaged_chunk_stays_a_finding() {
 fn a_check_ends_when_it_is_told_to_and_asks_for_a_store() {
     let root = tempfile::tempdir().unwrap();
     let at = DiskPath::os(root.path());
-    assert_eq!(verify(&at, QUIET, &Watch::new()).unwrap_err().code(), ErrorCode::NotFound);
+    assert_eq!(verify(&at, QUIET, &TaskControl::new()).unwrap_err().code(), ErrorCode::NotFound);
     assert_eq!(orphans(&at).unwrap_err().code(), ErrorCode::NotFound);
     sample(root.path());
-    let watch = Watch::new();
+    let watch = TaskControl::new();
     watch.cancel();
     assert_eq!(verify(&at, QUIET, &watch).unwrap_err().code(), ErrorCode::NotReady);
-    let watch = Watch::new();
+    let watch = TaskControl::new();
     let report = verify(&at, QUIET, &watch).unwrap();
     let (done, total) = watch.progress();
     assert_eq!(done, total);

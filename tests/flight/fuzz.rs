@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use arrow_flight::{Action, Criteria, FlightDescriptor, HandshakeRequest, Ticket};
 use bytes::Bytes;
-use fastk::access::{self, Gate};
+use fastk::access::{self, Authenticator};
 use fastk::server::flight::{ACTIONS, CODE_KEY, FlightConfig, InProcess, METHODS};
 use fastk::service::{Durability, Scope, Service, StoreOptions};
 use prost::Message;
@@ -393,7 +393,7 @@ async fn world() -> World {
     let tokens = vec![make(Scope::Admin, &[]), make(Scope::Admin, &[]), limited, make(Scope::Read, &[])];
     let options = StoreOptions { durability: Durability::None, upkeep: false, ..StoreOptions::default() };
     let service = Service::open(root.path(), true, options).unwrap();
-    let gate = Arc::new(Gate::of(root.path()).unwrap());
+    let gate = Arc::new(Authenticator::of(root.path()).unwrap());
     let face = InProcess::new(service.clone(), gate, &FlightConfig::default());
     let world = World { face, tokens, service, root };
     let spec = json!({"kind": "kline", "symbol": "BTCUSDT", "timeframe": "1m", "price_digits": 2, "volume_digits": 4});
@@ -542,7 +542,7 @@ fn flight_fuzz() {
         // The store is as sound as before, and answers.
         let listed = runtime.block_on(world.plainly(&call("DoAction", &Action::new("inventory", Bytes::new()))));
         assert_eq!(listed.get("grpc-status").unwrap(), "0", "{}", proof.replay(done));
-        let report = world.service.verify(&fastk::service::Watch::new()).unwrap();
+        let report = world.service.verify(&fastk::service::TaskControl::new()).unwrap();
         assert!(report.clean, "{:?}; {}", report.findings, proof.replay(done));
         let World { face, service, root, .. } = world;
         drop((face, service, root));

@@ -6,7 +6,7 @@ use arrow_flight::{Action, Ticket};
 use fastk::access;
 use fastk::disk::DiskPath;
 use fastk::server::flight::FlightConfig;
-use fastk::service::{Limits, Scope, Service, StoreOptions};
+use fastk::service::{Scope, Service, ServiceLimits, StoreOptions};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -16,15 +16,20 @@ use super::*;
 use crate::hooked::Stalling;
 
 /// A server whose verbs have their own limits.
-async fn within(root: tempfile::TempDir, config: FlightConfig, limits: Limits) -> Running {
+async fn within(root: tempfile::TempDir, config: FlightConfig, limits: ServiceLimits) -> Running {
     let service = Service::open(root.path(), true, StoreOptions::default()).unwrap();
     limited(service, root, config, limits).await
 }
 
 /// The same over an open store.
-async fn limited(service: Arc<Service>, root: tempfile::TempDir, config: FlightConfig, limits: Limits) -> Running {
+async fn limited(
+    service: Arc<Service>,
+    root: tempfile::TempDir,
+    config: FlightConfig,
+    limits: ServiceLimits,
+) -> Running {
     service.limit(limits);
-    let gate = Arc::new(fastk::access::Gate::of(root.path()).unwrap());
+    let gate = Arc::new(fastk::access::Authenticator::of(root.path()).unwrap());
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
     let (stop, stopped) = oneshot::channel();
@@ -95,12 +100,12 @@ async fn a_call_without_its_ticket_ends_and_takes_no_place_of_a_reader() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_token_has_limits_of_its_own_and_all_together_have_theirs() {
-    let plenty = Limits::default();
+    let plenty = ServiceLimits::default();
     for (limits, of_token, code) in [
-        (Limits { token_streams_max: 1, ..plenty }, true, "rate_limited"),
-        (Limits { streams_max: 1, ..plenty }, false, "overloaded"),
-        (Limits { token_requests_max: 1, ..plenty }, true, "rate_limited"),
-        (Limits { requests_max: 1, ..plenty }, false, "overloaded"),
+        (ServiceLimits { token_streams_max: 1, ..plenty }, true, "rate_limited"),
+        (ServiceLimits { streams_max: 1, ..plenty }, false, "overloaded"),
+        (ServiceLimits { token_requests_max: 1, ..plenty }, true, "rate_limited"),
+        (ServiceLimits { requests_max: 1, ..plenty }, false, "overloaded"),
     ] {
         let root = tempfile::tempdir().unwrap();
         let make = |name: &str| access::create(root.path(), name, Scope::Admin, &[]).unwrap().token;
@@ -147,7 +152,8 @@ async fn each_token_has_limits_of_its_own_and_all_together_have_theirs() {
 #[tokio::test(flavor = "multi_thread")]
 async fn json_nested_too_deep_is_refused_in_tickets_descriptors_commands_and_actions() {
     let root = tempfile::tempdir().unwrap();
-    let server = within(root, FlightConfig::default(), Limits { json_depth_max: 8, ..Limits::default() }).await;
+    let server =
+        within(root, FlightConfig::default(), ServiceLimits { json_depth_max: 8, ..ServiceLimits::default() }).await;
     let mut client = registered(&server).await;
     let deep = |levels: usize| format!("{}{}", "[".repeat(levels), "]".repeat(levels));
     let query = |levels: usize| format!(r#"{{"series":{}}}"#, deep(levels));
@@ -177,7 +183,8 @@ async fn work_that_takes_too_long_ends_and_leaves_its_place() {
         drop(client);
         server.stop().await
     };
-    let limits = Limits { request_timeout: Duration::from_millis(200), streams_max: 1, ..Limits::default() };
+    let limits =
+        ServiceLimits { request_timeout: Duration::from_millis(200), streams_max: 1, ..ServiceLimits::default() };
     let stalling = Stalling::default();
     let service = Service::open_on(&DiskPath::new(stalling.disk(), root.path()), true, StoreOptions::default());
     let server = limited(service.unwrap(), root, FlightConfig::default(), limits).await;

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use arrow_flight::{Criteria, Empty, Ticket};
 use fastk::server::flight::FlightConfig;
-use fastk::service::{Service, StoreOptions, Watch};
+use fastk::service::{Service, StoreOptions, TaskControl};
 use futures::TryStreamExt;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -309,7 +309,7 @@ fn flight_wire() {
     drop(client);
     let root = runtime.block_on(server.stop());
     let service: Arc<Service> = Service::open(root.path(), false, StoreOptions::default()).unwrap();
-    let report = service.verify(&Watch::new()).unwrap();
+    let report = service.verify(&TaskControl::new()).unwrap();
     assert!(report.clean, "{:?}; {}", report.findings, proof.replay(done));
     proof.close(format_args!(
         "{done} connections ({stayed} left open), {answered} with answers, {refused} with a call or connection refused, \

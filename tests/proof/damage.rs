@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use fastk::disk::sim::{Dice, SimDisk, SimState};
-use fastk::format::wal::{Found, SEGMENT_HEADER_BYTES, decode_segment_header, frame_at};
+use fastk::disk::sim::{Rng, SimDisk, SimState};
+use fastk::format::wal::{FrameRead, SEGMENT_HEADER_BYTES, decode_segment_header, frame_at};
 use fastk::store::{Store, WriteMode};
 use fastk::{ErrorCode, Predicate, Select};
 
@@ -89,7 +89,7 @@ impl Whole {
     }
 
     /// Flips one bit of one file of the kinds asked for.
-    pub fn flip(&self, kinds: &[&str], dice: &mut Dice) {
+    pub fn flip(&self, kinds: &[&str], dice: &mut Rng) {
         let files: Vec<_> = self.files.iter().filter(|(path, _)| is_of(path, kinds)).collect();
         let (path, bytes) = files[(dice.roll() % files.len() as u64) as usize];
         let places = if is_of(path, &["wal"]) { frames(bytes) } else { vec![(0, bytes.len())] };
@@ -111,7 +111,7 @@ fn is_of(path: &std::path::Path, kinds: &[&str]) -> bool {
 fn frames(segment: &[u8]) -> Vec<(usize, usize)> {
     let epoch = decode_segment_header(segment).unwrap().epoch;
     let (mut at, mut found) = (SEGMENT_HEADER_BYTES, Vec::new());
-    while let Found::Frame(header, payload) = frame_at(segment, at, epoch) {
+    while let FrameRead::Frame(header, payload) = frame_at(segment, at, epoch) {
         let bytes = fastk::format::wal::FRAME_HEADER_BYTES + payload.len();
         if header.commit > 0 {
             found.push((at, at + bytes));
@@ -132,7 +132,7 @@ fn a_flipped_bit_in_any_file_is_reported_or_changes_nothing() {
         assert!(whole.files.keys().any(|path| is_of(path, kind)), "no file of kind {kind:?}");
     }
     cases("damage::a_flipped_bit_in_any_file_is_reported_or_changes_nothing", "flipped bits", 20_000, |seed| {
-        let mut dice = Dice(seed);
+        let mut dice = Rng(seed);
         let kind = KINDS[(dice.roll() % KINDS.len() as u64) as usize];
         whole.flip(kind, &mut dice);
         1

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use fastk::disk::sim::{Dice, Fault, FaultPlan, Moment, Op, SimDisk, SimState};
+use fastk::disk::sim::{Fault, FaultPlan, Moment, Op, Rng, SimDisk, SimState};
 use fastk::store::{Durability, SeriesWrite, Store, StoreOptions, WriteMode};
 use fastk::{Error, ErrorCode};
 
@@ -435,7 +435,7 @@ fn whatever_operation_fails_the_store_keeps_its_word_part_3() {
 fn whichever_two_operations_fail_the_store_keeps_its_word() {
     let plains: Vec<Plain> = SCENARIOS.iter().map(Plain::of).collect();
     cases("faults::whichever_two_operations_fail_the_store_keeps_its_word", "double faults", 10_000, |seed| {
-        let mut dice = Dice(seed);
+        let mut dice = Rng(seed);
         let which = (dice.roll() % SCENARIOS.len() as u64) as usize;
         let ops = plains[which].ops;
         let mut plan = || {

@@ -6,9 +6,9 @@ use std::path::Path;
 use std::sync::{Arc, Once};
 use std::time::Instant;
 
-use fastk::disk::sim::{Dice, Op, SimDisk, SimState};
+use fastk::disk::sim::{Op, Rng, SimDisk, SimState};
 use fastk::format::tombstone::decode_tombstone;
-use fastk::format::wal::{Found, SEGMENT_HEADER_BYTES, decode_segment_header, frame_at, frame_bytes};
+use fastk::format::wal::{FrameRead, SEGMENT_HEADER_BYTES, decode_segment_header, frame_at, frame_bytes};
 use fastk::planted::{Bug, with};
 use fastk::store::{Durability, SNAPSHOTS_MAX, Store};
 use fastk::{ErrorCode, disk};
@@ -147,7 +147,7 @@ fn caught(bug: Bug, by: By) -> bool {
         By::Damage(kinds) => {
             // A store that was whole when the fault came; the fault may also be in how it is written.
             let whole = with(bug, Whole::new);
-            (0..3_000).any(|seed| fails(&mut || whole.flip(kinds, &mut Dice(seed))))
+            (0..3_000).any(|seed| fails(&mut || whole.flip(kinds, &mut Rng(seed))))
         }
         By::Direct(_, check) => fails(&mut { check }),
         By::Elsewhere(file, name) => std::fs::read_to_string(file).unwrap().contains(&format!("fn {name}(")),
@@ -306,7 +306,7 @@ fn a_frame_taken_out_is_noticed() {
     let (path, bytes) = named(&state, ".wal").pop().unwrap();
     let epoch = decode_segment_header(&bytes).unwrap().epoch;
     let length = |at: usize| match frame_at(&bytes, at, epoch) {
-        Found::Frame(_, payload) => frame_bytes(payload.len()),
+        FrameRead::Frame(_, payload) => frame_bytes(payload.len()),
         other => panic!("{other:?}"),
     };
     let second = SEGMENT_HEADER_BYTES + length(SEGMENT_HEADER_BYTES);

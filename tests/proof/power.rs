@@ -117,7 +117,7 @@ fn a_power_cut_at_any_operation_loses_nothing_acknowledged_part_4() {
 fn a_power_cut_while_a_store_is_made_leaves_one_that_can_be_made() {
     cases("power::a_power_cut_while_a_store_is_made_leaves_one_that_can_be_made", "crash images", 20_000, |seed| {
         let disk = SimDisk::new(fastk::disk::sim::SimState::default(), seed);
-        let options = World::options(&mut fastk::disk::sim::Dice(seed));
+        let options = World::options(&mut fastk::disk::sim::Rng(seed));
         disk.record();
         drop(open(&disk, &options).unwrap());
         let empty = [Arc::default()];

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use fastk::disk::sim::{Dice, SimDisk, SimState};
+use fastk::disk::sim::{Rng, SimDisk, SimState};
 
 use super::amount::cases;
 use super::world::{Shot, Span, World, compare, keys, open};
@@ -18,7 +18,7 @@ fn files(state: &SimState) -> BTreeMap<PathBuf, Arc<Vec<u8>>> {
 }
 
 /// Opens what a cut left, and cuts again within that, so many levels deep. Gives how many images were opened.
-fn cut(state: &SimState, world: &World, span: &Span, allowed: &[Arc<Shot>], depth: u32, dice: &mut Dice) -> u64 {
+fn cut(state: &SimState, world: &World, span: &Span, allowed: &[Arc<Shot>], depth: u32, dice: &mut Rng) -> u64 {
     // A killed process leaves everything, but nothing more is durable than was.
     let seed = dice.roll();
     let left = if depth > 0 && seed.is_multiple_of(4) { state.clone() } else { state.after_power_loss(seed) };
@@ -79,7 +79,7 @@ pub fn workload(seed: u64, steps: u64) -> u64 {
     let edits = if world.dice.percent(8) { 40 + world.dice.roll() % 30 } else { world.dice.roll() % 6 };
     world.age(edits);
     world.disk.record();
-    let mut dice = Dice(!seed);
+    let mut dice = Rng(!seed);
     let mut count = 0;
     for _ in 0..steps {
         let span = world.step();

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use fastk::ErrorCode;
-use fastk::disk::sim::{Dice, Moment, SimDisk, SimState};
+use fastk::disk::sim::{Moment, Rng, SimDisk, SimState};
 use fastk::query::{Scan, ScanSpec};
-use fastk::store::{Durability, SeriesState, SeriesWrite, State, Store, StoreOptions, WriteMode, WriteOutcome};
+use fastk::store::{Durability, SeriesState, SeriesWrite, Store, StoreOptions, StoreState, WriteMode, WriteOutcome};
 use fastk::types::schema::{Retention, ValueIndexSpec};
 use fastk::types::{Rows, SeriesDef, SeriesKey, SeriesSpec};
 
@@ -61,14 +61,14 @@ pub struct World {
     pub disk: SimDisk,
     pub store: Option<Store>,
     options: StoreOptions,
-    pub dice: Dice,
+    pub dice: Rng,
     keys: Arc<Vec<SeriesKey>>,
     /// From the last durable commit to the last one.
     shots: VecDeque<Arc<Shot>>,
     receipts: Arc<Vec<Once>>,
     names: u64,
     /// A state some reader goes on with, and what it shows.
-    kept: Option<(Arc<State>, Arc<Shot>)>,
+    kept: Option<(Arc<StoreState>, Arc<Shot>)>,
 }
 
 fn mix(hash: u64, word: i64) -> u64 {
@@ -131,7 +131,7 @@ fn applied(map: &mut Map, rows: &Rows, mode: WriteMode) {
 }
 
 /// Compares a state with what it should be; `None` when they are the same.
-fn differs(store: &Store, state: &State, keys: &[SeriesKey], wanted: &AllSeries) -> Option<String> {
+fn differs(store: &Store, state: &StoreState, keys: &[SeriesKey], wanted: &AllSeries) -> Option<String> {
     if state.registered().count() != wanted.len() {
         return Some(format!("{} series, expected {}", state.registered().count(), wanted.len()));
     }
@@ -192,7 +192,7 @@ pub fn compare(
 }
 
 impl World {
-    pub fn options(dice: &mut Dice) -> StoreOptions {
+    pub fn options(dice: &mut Rng) -> StoreOptions {
         StoreOptions {
             wal_segment_bytes: [4 << 10, 8 << 10][(dice.roll() % 2) as usize],
             tail_bytes_max: [2 << 10, 16 << 10, 1 << 30][(dice.roll() % 3) as usize],
@@ -212,19 +212,19 @@ impl World {
 
     /// A new store, nothing recorded yet.
     pub fn new(seed: u64) -> Self {
-        let mut dice = Dice(seed);
+        let mut dice = Rng(seed);
         let options = Self::options(&mut dice);
         Self::with(options, dice)
     }
 
     /// A new store that acknowledges under this condition.
     pub fn under(seed: u64, durability: Durability) -> Self {
-        let mut dice = Dice(seed);
+        let mut dice = Rng(seed);
         let options = StoreOptions { durability, ..Self::options(&mut dice) };
         Self::with(options, dice)
     }
 
-    fn with(options: StoreOptions, mut dice: Dice) -> Self {
+    fn with(options: StoreOptions, mut dice: Rng) -> Self {
         let disk = SimDisk::new(SimState::default(), dice.roll());
         let store = Store::open_on(&disk.path(ROOT), true, options.clone()).unwrap();
         Self {
@@ -246,7 +246,7 @@ impl World {
             disk,
             options: store.options().clone(),
             store: Some(store),
-            dice: Dice(seed),
+            dice: Rng(seed),
             keys: Arc::new(keys()),
             receipts: Arc::new(receipts[..shot.receipts].to_vec()),
             names: 1_000_000 + shot.commit,
@@ -659,7 +659,7 @@ pub fn open(disk: &SimDisk, options: &StoreOptions) -> fastk::Result<Store> {
 pub fn observe(store: &Store) -> (Arc<Shot>, Vec<Once>) {
     let keys = keys();
     let state = store.snapshot();
-    let all = |state: &State| -> AllSeries {
+    let all = |state: &StoreState| -> AllSeries {
         let found = keys.iter().enumerate().filter_map(|(which, key)| Some((which, state.get(key)?)));
         let series = found.map(|(which, series)| {
             let mut rows = Map::new();

@@ -1,6 +1,6 @@
 //! Backups asked for over REST: where they may go, and what comes of them.
 
-use fastk::service::{RestoreOptions, Service, Watch, restore_backup};
+use fastk::service::{RestoreOptions, Service, TaskControl, restore_backup};
 use serde_json::{Value, json};
 
 use super::client::{Reply, Server, csv_body};
@@ -73,7 +73,7 @@ fn a_client_backs_up_below_the_directory_for_it_and_nowhere_else() {
     // The restored store answers as this one did, under other entity tags.
     let root = place.path().join("restored");
     let options = RestoreOptions { apply: true, ..RestoreOptions::default() };
-    let restored = restore_backup(&top.join("tuesday"), &root, &options, &Watch::new()).unwrap();
+    let restored = restore_backup(&top.join("tuesday"), &root, &options, &TaskControl::new()).unwrap();
     assert_eq!((restored.applied, restored.rows), (true, 30_000));
     let read = "/v1/klines/X/1m?latest=100&format=csv";
     let (rows, tag) = (server.get(read).expect(200).text(), server.get(read).header("etag").unwrap().to_string());

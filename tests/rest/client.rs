@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fastk::Result;
-use fastk::access::Gate;
+use fastk::access::Authenticator;
 use fastk::disk::os::OsDisk;
 use fastk::disk::{Disk, DiskPath};
 use fastk::server::http::{HttpConfig, serve};
-use fastk::service::{Limits, Service, StoreOptions};
+use fastk::service::{Service, ServiceLimits, StoreOptions};
 use serde_json::Value;
 
 /// A running server over a store of its own; stopped and removed when dropped.
@@ -40,16 +40,16 @@ impl Server {
     }
 
     pub fn over(root: Arc<tempfile::TempDir>, config: HttpConfig) -> Self {
-        Self::within(root, config, Limits::default())
+        Self::within(root, config, ServiceLimits::default())
     }
 
     /// A server over an existing store, with its own limits of the verbs.
-    pub fn within(root: Arc<tempfile::TempDir>, config: HttpConfig, limits: Limits) -> Self {
+    pub fn within(root: Arc<tempfile::TempDir>, config: HttpConfig, limits: ServiceLimits) -> Self {
         Self::on(Arc::new(OsDisk), root, config, limits)
     }
 
     /// The same on another disk.
-    pub fn on(disk: Arc<dyn Disk>, root: Arc<tempfile::TempDir>, config: HttpConfig, limits: Limits) -> Self {
+    pub fn on(disk: Arc<dyn Disk>, root: Arc<tempfile::TempDir>, config: HttpConfig, limits: ServiceLimits) -> Self {
         let options = StoreOptions { upkeep: false, history_bytes_max: 64 << 20, ..StoreOptions::default() };
         let service = Service::open_on(&DiskPath::new(disk, root.path()), true, options).unwrap();
         Self::of(service, root, config, limits)
@@ -59,12 +59,12 @@ impl Server {
     pub fn without_history(root: Arc<tempfile::TempDir>) -> Self {
         let options = StoreOptions { upkeep: false, history_bytes_max: 0, ..StoreOptions::default() };
         let service = Service::open(root.path(), true, options).unwrap();
-        Self::of(service, root, HttpConfig::default(), Limits::default())
+        Self::of(service, root, HttpConfig::default(), ServiceLimits::default())
     }
 
-    fn of(service: Arc<Service>, root: Arc<tempfile::TempDir>, config: HttpConfig, limits: Limits) -> Self {
+    fn of(service: Arc<Service>, root: Arc<tempfile::TempDir>, config: HttpConfig, limits: ServiceLimits) -> Self {
         service.limit(limits);
-        let gate = Arc::new(Gate::of(root.path()).unwrap());
+        let gate = Arc::new(Authenticator::of(root.path()).unwrap());
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();

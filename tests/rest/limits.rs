@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use fastk::access;
 use fastk::server::http::{HttpConfig, serve_opening};
-use fastk::service::{ANSWER_BYTES, Limits, Opening, Scope};
+use fastk::service::{ANSWER_BYTES, OpenProgress, Scope, ServiceLimits};
 
 use crate::client::{Reply, Server, csv_body};
 use crate::hooked::Stalling;
@@ -16,12 +16,12 @@ const HOUR: Duration = Duration::from_secs(3_600);
 /// How long something may take to come about on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-fn server(limits: Limits) -> Server {
+fn server(limits: ServiceLimits) -> Server {
     Server::within(Arc::new(tempfile::tempdir().unwrap()), HttpConfig::default(), limits)
 }
 
 /// A server with an answer larger than what sockets and buffers hold.
-fn loaded(config: HttpConfig, limits: Limits) -> Server {
+fn loaded(config: HttpConfig, limits: ServiceLimits) -> Server {
     let mut server = Server::start();
     server.kline("X");
     for part in 0..3 {
@@ -94,7 +94,7 @@ fn ask(server: &Server, token: &str, path: &str) -> Reply {
 
 #[test]
 fn requests_under_way_have_a_limit_of_everybody() {
-    let server = server(Limits { requests_max: 1, ..Limits::default() });
+    let server = server(ServiceLimits { requests_max: 1, ..ServiceLimits::default() });
     server.kline("X");
     let mut held = under_way(&server, "any", || server.get("/v1/series").status == 503);
     let refused = server.get("/v1/series");
@@ -114,7 +114,7 @@ fn requests_under_way_have_a_limit_of_each_token() {
     let root = Arc::new(tempfile::tempdir().unwrap());
     let token = |name: &str| access::create(root.path(), name, Scope::Admin, &[]).unwrap().token;
     let (one, other) = (token("one"), token("other"));
-    let limits = Limits { token_requests_max: 1, ..Limits::default() };
+    let limits = ServiceLimits { token_requests_max: 1, ..ServiceLimits::default() };
     let server = Server::within(Arc::clone(&root), HttpConfig::default(), limits);
     let spec = br#"{"kind":"kline","symbol":"X","timeframe":"1m"}"#;
     server.send("POST", "/v1/series", &[("authorization", &access::header_of(&one))], spec).expect(201);
@@ -129,11 +129,11 @@ fn requests_under_way_have_a_limit_of_each_token() {
 
 #[test]
 fn answers_being_sent_have_limits_of_everybody_of_each_token_and_of_memory() {
-    let plenty = Limits::default();
+    let plenty = ServiceLimits::default();
     for (limits, of_token, code) in [
-        (Limits { streams_max: 1, ..plenty }, false, "overloaded"),
-        (Limits { answer_bytes_max: ANSWER_BYTES, ..plenty }, false, "overloaded"),
-        (Limits { token_streams_max: 1, ..plenty }, true, "rate_limited"),
+        (ServiceLimits { streams_max: 1, ..plenty }, false, "overloaded"),
+        (ServiceLimits { answer_bytes_max: ANSWER_BYTES, ..plenty }, false, "overloaded"),
+        (ServiceLimits { token_streams_max: 1, ..plenty }, true, "rate_limited"),
     ] {
         let root = {
             let server = loaded(HttpConfig::default(), plenty);
@@ -155,9 +155,9 @@ fn answers_being_sent_have_limits_of_everybody_of_each_token_and_of_memory() {
 #[test]
 fn work_that_takes_too_long_ends_and_leaves_its_place() {
     let request_timeout = Duration::from_millis(200);
-    let limits = Limits { request_timeout, streams_max: 1, ..Limits::default() };
+    let limits = ServiceLimits { request_timeout, streams_max: 1, ..ServiceLimits::default() };
     let root = {
-        let server = loaded(HttpConfig::default(), Limits::default());
+        let server = loaded(HttpConfig::default(), ServiceLimits::default());
         server.post("/v1/admin/compact?wait=true", "application/json", "{}").expect(200);
         Arc::clone(&server.root)
     };
@@ -180,7 +180,7 @@ fn work_that_takes_too_long_ends_and_leaves_its_place() {
 
 #[test]
 fn json_nested_too_deep_is_refused_wherever_it_comes() {
-    let server = server(Limits { json_depth_max: 8, ..Limits::default() });
+    let server = server(ServiceLimits { json_depth_max: 8, ..ServiceLimits::default() });
     server.kline("X");
     let deep = |levels: usize| format!("{}{}", "[".repeat(levels), "]".repeat(levels));
     let cell = |levels: usize| format!(r#"{{"ts":{}}}"#, deep(levels));
@@ -277,7 +277,7 @@ fn a_connection_that_waits_too_long_for_its_next_request_is_closed() {
 
 #[test]
 fn the_connection_that_did_nothing_for_longest_makes_room_and_one_at_work_does_not() {
-    let server = loaded(HttpConfig { connections_max: 3, ..HttpConfig::default() }, Limits::default());
+    let server = loaded(HttpConfig { connections_max: 3, ..HttpConfig::default() }, ServiceLimits::default());
     let mut reading = half_a_read(&server, "any");
     let mut first = server.connect();
     assert!(ask_on(&mut first));
@@ -294,7 +294,7 @@ fn the_connection_that_did_nothing_for_longest_makes_room_and_one_at_work_does_n
 
 #[test]
 fn while_it_stops_a_server_refuses_what_is_new_and_finishes_what_is_not() {
-    let server = loaded(HttpConfig { drain: PATIENCE, ..HttpConfig::default() }, Limits::default());
+    let server = loaded(HttpConfig { drain: PATIENCE, ..HttpConfig::default() }, ServiceLimits::default());
     let address = server.address;
     server.get("/health/ready").expect(200);
     let mut reading = half_a_read(&server, "any");
@@ -338,7 +338,7 @@ fn a_store_that_is_being_opened_tells_how_far_that_is() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();
     let address = listener.local_addr().unwrap();
-    let opening = Arc::new(Opening::default());
+    let opening = Arc::new(OpenProgress::default());
     let (opened, is_opened) = tokio::sync::oneshot::channel::<()>();
     let told = Arc::clone(&opening);
     let serving = std::thread::spawn(move || {

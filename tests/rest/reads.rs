@@ -6,7 +6,7 @@ use arrow::array::AsArray;
 use arrow::datatypes::{DataType, Decimal64Type, Float64Type, Int64Type, TimestampMillisecondType};
 use arrow::ipc::reader::StreamReader;
 use arrow::record_batch::RecordBatch;
-use fastk::query::{Query, When};
+use fastk::query::{Query, TimeValue};
 use fastk::server::http::HttpConfig;
 use fastk::types::SeriesKey;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
@@ -458,7 +458,7 @@ fn only_what_is_in_memory_and_small_is_read_where_it_was_asked_for() {
         server.service.is_at_hand(&query)
     };
     let day = |query: &mut Query| {
-        (query.start, query.end) = (Some(When::Epoch(60_000 * 40_000)), Some(When::Epoch(60_000 * 41_000)));
+        (query.start, query.end) = (Some(TimeValue::Epoch(60_000 * 40_000)), Some(TimeValue::Epoch(60_000 * 41_000)));
     };
     assert!(!query(&day), "its checksum was not looked at yet");
     server.get("/v1/klines/BTC/1m?start=2400000000&end=2460000000").expect(200);
@@ -468,7 +468,8 @@ fn only_what_is_in_memory_and_small_is_read_where_it_was_asked_for() {
     server.get("/v1/klines/BTC/1m?latest=10").expect(200);
     assert!(query(&|query| query.latest = Some(10)));
     // Rows of the block lie behind the end: those before it are needed too.
-    let before_end = |query: &mut Query| (query.latest, query.end) = (Some(100), Some(When::Epoch(60_000 * 59_400)));
+    let before_end =
+        |query: &mut Query| (query.latest, query.end) = (Some(100), Some(TimeValue::Epoch(60_000 * 59_400)));
     assert!(!query(&before_end));
     let filtered = |query: &mut Query| {
         day(query);

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use fastk::access;
-use fastk::service::{RestoreOptions, Scope, Service, StoreOptions, Watch, restore_backup};
+use fastk::service::{RestoreOptions, Scope, Service, StoreOptions, TaskControl, restore_backup};
 use serde_json::{Value, json};
 use sha2_of::checksum_of;
 
@@ -724,7 +724,7 @@ fn a_backup_carries_the_registry_and_a_restored_store_has_it() {
     for (name, link) in [("copied", false), ("linked", true)] {
         let root = place.path().join(name);
         let options = RestoreOptions { apply: true, link, ..RestoreOptions::default() };
-        restore_backup(&dir, &root, &options, &Watch::new()).unwrap();
+        restore_backup(&dir, &root, &options, &TaskControl::new()).unwrap();
         let restored = Service::open(&root, false, StoreOptions { upkeep: false, ..Default::default() }).unwrap();
         assert_eq!(serde_json::to_value(restored.dataset("a", Some(1)).unwrap()).unwrap(), made);
         assert_eq!(restored.dataset("a", None).unwrap().version, 2);
@@ -738,7 +738,7 @@ fn a_backup_carries_the_registry_and_a_restored_store_has_it() {
     let root = place.path().join("then");
     let as_of = Some("dataset:a@1".to_owned());
     let options = RestoreOptions { apply: true, as_of, ..RestoreOptions::default() };
-    restore_backup(&dir, &root, &options, &Watch::new()).unwrap();
+    restore_backup(&dir, &root, &options, &TaskControl::new()).unwrap();
     let restored = Service::open(&root, false, StoreOptions { upkeep: false, ..Default::default() }).unwrap();
     assert_eq!(restored.dataset("a", None).unwrap().version, 2);
     let read = |version: u32| {

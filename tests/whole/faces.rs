@@ -14,7 +14,7 @@ use arrow_flight::encode::FlightDataEncoderBuilder;
 use arrow_flight::{Action, FlightClient, FlightDescriptor, Ticket};
 use bytes::Bytes;
 use fastk::cli::remote::{Call, RestClient};
-use fastk::query::{Numbers, Order, Predicate, Query, When};
+use fastk::query::{NumberFormat, Predicate, Query, RowOrder, TimeValue};
 use fastk::service::{Service, StoreOptions};
 use fastk::types::SeriesKey;
 use futures::TryStreamExt;
@@ -204,12 +204,12 @@ impl World {
         params.extend(latest.map(|latest| ("latest", latest.to_string())));
         params.extend(above.map(|above| ("where", format!("close:gt:{above}"))));
         let query = Query {
-            start: Some(When::Epoch(start)),
-            end: Some(When::Epoch(end)),
+            start: Some(TimeValue::Epoch(start)),
+            end: Some(TimeValue::Epoch(end)),
             latest,
             limit,
-            order: if desc { Order::Desc } else { Order::Asc },
-            numbers: Numbers::Raw,
+            order: if desc { RowOrder::Desc } else { RowOrder::Asc },
+            numbers: NumberFormat::Raw,
             predicates: above.map(|above| vec![Predicate::parse(&format!("close:gt:{above}")).unwrap()]),
             ..Query::of(&self.key)
         };

@@ -108,9 +108,9 @@ pub struct KlineInventory {
     /// First and last timestamp stored; null without rows.
     pub coverage_start_ts: Option<i64>,
     pub coverage_end_ts: Option<i64>,
-    pub inventory: Vec<Month>,
+    pub inventory: Vec<BridgeMonth>,
     /// Null when the series is not registered.
-    pub capabilities: Option<Capabilities>,
+    pub capabilities: Option<BridgeCapabilities>,
 }
 
 /// What `read-indicator-range` answers.
@@ -186,15 +186,15 @@ pub struct ScalarInventory {
     pub record_count: u64,
     pub coverage_start_ts: Option<i64>,
     pub coverage_end_ts: Option<i64>,
-    pub inventory: Vec<Month>,
+    pub inventory: Vec<BridgeMonth>,
     /// Null when the series is not registered.
-    pub capabilities: Option<Capabilities>,
+    pub capabilities: Option<BridgeCapabilities>,
 }
 
 /// What is stored of one calendar month.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 #[schemars(deny_unknown_fields)]
-pub struct Month {
+pub struct BridgeMonth {
     /// `2024-02`, in UTC.
     pub month_key: String,
     /// Files that can hold rows of it. One that spans several months counts in each.
@@ -210,7 +210,7 @@ pub struct Month {
 /// How predicates on a series can be answered.
 #[derive(Clone, Copy, Debug, Serialize, JsonSchema)]
 #[schemars(deny_unknown_fields)]
-pub struct Capabilities {
+pub struct BridgeCapabilities {
     pub raw_scan: bool,
     pub has_zmap: bool,
     pub has_vix: bool,
@@ -219,7 +219,7 @@ pub struct Capabilities {
 /// A predicate on the values of a scalar series.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[schemars(deny_unknown_fields)]
-pub enum Predicate {
+pub enum BridgePredicate {
     Eq(i64),
     Ne(i64),
     Gt(i64),
@@ -239,7 +239,7 @@ pub enum Predicate {
 /// A row that matches.
 #[derive(Clone, Copy, Debug, Serialize, JsonSchema)]
 #[schemars(deny_unknown_fields)]
-pub struct Match {
+pub struct BridgeMatch {
     pub ts: i64,
     /// Null unless values were asked for.
     pub value: Option<i64>,
@@ -257,7 +257,7 @@ pub enum IndexKind {
 /// What a search looked at.
 #[derive(Clone, Copy, Debug, Default, Serialize, JsonSchema)]
 #[schemars(deny_unknown_fields)]
-pub struct Stats {
+pub struct BridgeStats {
     /// Chunk files within the range.
     pub chunks_considered: u64,
     pub chunks_scanned: u64,
@@ -289,27 +289,27 @@ pub struct PredicateAnswer {
     pub coverage_start_ts: Option<i64>,
     pub coverage_end_ts: Option<i64>,
     pub total_record_count: u64,
-    pub predicate: Predicate,
+    pub predicate: BridgePredicate,
     pub return_values: bool,
     /// Those within the range, by time.
-    pub matches: Vec<Match>,
-    pub stats: Stats,
+    pub matches: Vec<BridgeMatch>,
+    pub stats: BridgeStats,
 }
 
 /// What every command prints when it fails, beside a non-zero exit status.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 #[schemars(deny_unknown_fields)]
-pub struct Failure {
+pub struct BridgeFailure {
     /// False.
     #[schemars(extend("const" = false))]
     pub ok: bool,
-    pub error: FailureError,
+    pub error: BridgeError,
 }
 
 /// What went wrong.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 #[schemars(deny_unknown_fields)]
-pub struct FailureError {
+pub struct BridgeError {
     /// A word of the error table, which also has the exit status.
     #[schemars(extend("enum" = ErrorCode::ALL.iter().map(|code| code.name()).collect::<Vec<_>>()))]
     pub code: String,

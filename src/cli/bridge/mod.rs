@@ -22,7 +22,7 @@ use serde::Serialize;
 use super::show;
 use super::target::TargetArgs;
 use crate::error::{Error, ErrorCode, Result};
-use contract::{Failure, FailureError};
+use contract::{BridgeError, BridgeFailure};
 use predicate::PredicateArgs;
 
 pub use schemas::schemas;
@@ -30,11 +30,11 @@ pub use schemas::schemas;
 #[derive(Debug, clap::Args)]
 pub struct BridgeArgs {
     #[command(subcommand)]
-    verb: BridgeVerb,
+    verb: BridgeCommand,
 }
 
 #[derive(Debug, Subcommand)]
-enum BridgeVerb {
+enum BridgeCommand {
     /// Bars of a closed range.
     ReadKlineRange(ReadKlinesArgs),
     /// Write bars; registers the series where it is missing.
@@ -52,7 +52,7 @@ enum BridgeVerb {
     /// Write values of a scalar series; registers the series where it is missing.
     WriteScalarRange(WriteScalarsArgs),
     /// Rows of a scalar series in a closed range whose value matches.
-    QueryScalarPredicate(QueryArgs),
+    QueryScalarPredicate(BridgeQueryArgs),
     /// What is stored of a scalar series, by month.
     ScalarInventory(ScalarArgs),
 }
@@ -154,7 +154,7 @@ struct WriteScalarsArgs {
 }
 
 #[derive(Debug, clap::Args)]
-struct QueryArgs {
+struct BridgeQueryArgs {
     #[command(flatten)]
     series: ScalarArgs,
     #[command(flatten)]
@@ -183,22 +183,24 @@ impl RangeArgs {
 /// Runs one of the commands. The status is that of the error table; the answer or the failure stands on standard output.
 pub fn run(args: BridgeArgs) -> Result<u8> {
     let answer = match args.verb {
-        BridgeVerb::ReadKlineRange(args) => klines::read(&args.series, args.range).and_then(|reply| line(&reply)),
-        BridgeVerb::WriteKlineRange(args) => klines::write(&args.series, &args.input).and_then(|reply| line(&reply)),
-        BridgeVerb::KlineInventory(args) => klines::inventory(&args).and_then(|reply| line(&reply)),
-        BridgeVerb::ReadIndicatorRange(args) => {
+        BridgeCommand::ReadKlineRange(args) => klines::read(&args.series, args.range).and_then(|reply| line(&reply)),
+        BridgeCommand::WriteKlineRange(args) => klines::write(&args.series, &args.input).and_then(|reply| line(&reply)),
+        BridgeCommand::KlineInventory(args) => klines::inventory(&args).and_then(|reply| line(&reply)),
+        BridgeCommand::ReadIndicatorRange(args) => {
             scalars::read_indicator(&args.series.scalar(), args.range).and_then(|reply| line(&reply))
         }
-        BridgeVerb::WriteIndicatorRange(args) => {
+        BridgeCommand::WriteIndicatorRange(args) => {
             scalars::write(&args.series.scalar(), &args.input).and_then(|reply| line(&reply))
         }
-        BridgeVerb::IndicatorInventory(args) => scalars::inventory(&args.scalar()).and_then(|reply| line(&reply)),
-        BridgeVerb::ReadScalarRange(args) => scalars::read(&args.series, args.range).and_then(|reply| line(&reply)),
-        BridgeVerb::WriteScalarRange(args) => scalars::write(&args.series, &args.input).and_then(|reply| line(&reply)),
-        BridgeVerb::QueryScalarPredicate(args) => {
+        BridgeCommand::IndicatorInventory(args) => scalars::inventory(&args.scalar()).and_then(|reply| line(&reply)),
+        BridgeCommand::ReadScalarRange(args) => scalars::read(&args.series, args.range).and_then(|reply| line(&reply)),
+        BridgeCommand::WriteScalarRange(args) => {
+            scalars::write(&args.series, &args.input).and_then(|reply| line(&reply))
+        }
+        BridgeCommand::QueryScalarPredicate(args) => {
             scalars::query(&args.series, args.range, &args.predicate).and_then(|reply| line(&reply))
         }
-        BridgeVerb::ScalarInventory(args) => scalars::inventory(&args).and_then(|reply| line(&reply)),
+        BridgeCommand::ScalarInventory(args) => scalars::inventory(&args).and_then(|reply| line(&reply)),
     };
     match answer {
         Ok(text) => show::out(&text).map(|()| 0),
@@ -211,8 +213,8 @@ pub fn run(args: BridgeArgs) -> Result<u8> {
 
 /// Says on standard output that a command failed; gives its exit status.
 pub fn fail(code: ErrorCode, message: &str) -> Result<u8> {
-    let error = FailureError { code: code.name().into(), message: message.into() };
-    show::out(&line(&Failure { ok: false, error })?)?;
+    let error = BridgeError { code: code.name().into(), message: message.into() };
+    show::out(&line(&BridgeFailure { ok: false, error })?)?;
     Ok(code.exit())
 }
 

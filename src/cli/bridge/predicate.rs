@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::contract::{IndexKind, Predicate, Stats};
+use super::contract::{BridgePredicate, BridgeStats, IndexKind};
 use crate::error::{Error, Result};
 use crate::query::{self, IndexUsed, Operator, ScanStats};
 
@@ -32,7 +32,7 @@ impl PredicateArgs {
     ///
     /// # Errors
     /// `invalid_argument` for an unknown one, and for flags that are missing or belong to another one.
-    pub fn predicate(&self) -> Result<Predicate> {
+    pub fn predicate(&self) -> Result<BridgePredicate> {
         let word = self.predicate.as_str();
         let takes = |flags: &str| Error::invalid(format!("--predicate {word} takes {flags}"));
         let one = || match (self.value, self.min.or(self.max), &self.values) {
@@ -40,7 +40,7 @@ impl PredicateArgs {
             _ => Err(takes("--value and no other")),
         };
         let two = |inclusive| match (self.min, self.max, self.value, &self.values) {
-            (Some(min), Some(max), None, None) => Ok(Predicate::Between { min, max, inclusive }),
+            (Some(min), Some(max), None, None) => Ok(BridgePredicate::Between { min, max, inclusive }),
             _ => Err(takes("--min and --max and no other")),
         };
         let many = || match (&self.values, self.value.or(self.min).or(self.max)) {
@@ -48,16 +48,16 @@ impl PredicateArgs {
             _ => Err(takes("--values and no other")),
         };
         match word {
-            "eq" => one().map(Predicate::Eq),
-            "ne" => one().map(Predicate::Ne),
-            "gt" => one().map(Predicate::Gt),
-            "gte" => one().map(Predicate::Gte),
-            "lt" => one().map(Predicate::Lt),
-            "lte" => one().map(Predicate::Lte),
+            "eq" => one().map(BridgePredicate::Eq),
+            "ne" => one().map(BridgePredicate::Ne),
+            "gt" => one().map(BridgePredicate::Gt),
+            "gte" => one().map(BridgePredicate::Gte),
+            "lt" => one().map(BridgePredicate::Lt),
+            "lte" => one().map(BridgePredicate::Lte),
             "between" => two(true),
             "between-exclusive" => two(false),
-            "in-set" => many().map(Predicate::InSet),
-            "not-in-set" => many().map(Predicate::NotInSet),
+            "in-set" => many().map(BridgePredicate::InSet),
+            "not-in-set" => many().map(BridgePredicate::NotInSet),
             _ => Err(Error::invalid(format!("--predicate {word:?} is unknown"))
                 .with_hint("eq, ne, gt, gte, lt, lte, between, between-exclusive, in-set or not-in-set")),
         }
@@ -74,34 +74,36 @@ fn list(text: &str) -> Result<Vec<i64>> {
     text.split(',').map(number).collect()
 }
 
-impl Predicate {
+impl BridgePredicate {
     /// Whether no value matches at all.
     pub fn is_nothing(&self) -> bool {
-        matches!(self, Predicate::InSet(values) if values.is_empty())
+        matches!(self, BridgePredicate::InSet(values) if values.is_empty())
     }
 
     /// What the engine is asked.
     pub fn asked(&self) -> query::Predicate {
         let list = |values: &[i64]| Value::Array(values.iter().map(|value| Value::from(*value)).collect());
         let (op, value) = match self {
-            Predicate::Eq(value) => (Operator::Eq, Value::from(*value)),
-            Predicate::Ne(value) => (Operator::Ne, Value::from(*value)),
-            Predicate::Gt(value) => (Operator::Gt, Value::from(*value)),
-            Predicate::Gte(value) => (Operator::Gte, Value::from(*value)),
-            Predicate::Lt(value) => (Operator::Lt, Value::from(*value)),
-            Predicate::Lte(value) => (Operator::Lte, Value::from(*value)),
-            Predicate::Between { min, max, inclusive: true } => (Operator::Between, list(&[*min, *max])),
-            Predicate::Between { min, max, inclusive: false } => (Operator::BetweenExclusive, list(&[*min, *max])),
-            Predicate::InSet(values) => (Operator::In, list(values)),
+            BridgePredicate::Eq(value) => (Operator::Eq, Value::from(*value)),
+            BridgePredicate::Ne(value) => (Operator::Ne, Value::from(*value)),
+            BridgePredicate::Gt(value) => (Operator::Gt, Value::from(*value)),
+            BridgePredicate::Gte(value) => (Operator::Gte, Value::from(*value)),
+            BridgePredicate::Lt(value) => (Operator::Lt, Value::from(*value)),
+            BridgePredicate::Lte(value) => (Operator::Lte, Value::from(*value)),
+            BridgePredicate::Between { min, max, inclusive: true } => (Operator::Between, list(&[*min, *max])),
+            BridgePredicate::Between { min, max, inclusive: false } => {
+                (Operator::BetweenExclusive, list(&[*min, *max]))
+            }
+            BridgePredicate::InSet(values) => (Operator::In, list(values)),
             // The engine takes no empty sets; this is every value too.
-            Predicate::NotInSet(values) if values.is_empty() => (Operator::Gte, Value::from(i64::MIN)),
-            Predicate::NotInSet(values) => (Operator::NotIn, list(values)),
+            BridgePredicate::NotInSet(values) if values.is_empty() => (Operator::Gte, Value::from(i64::MIN)),
+            BridgePredicate::NotInSet(values) => (Operator::NotIn, list(values)),
         };
         query::Predicate { column: Some("value".into()), op, value }
     }
 }
 
-impl From<ScanStats> for Stats {
+impl From<ScanStats> for BridgeStats {
     fn from(found: ScanStats) -> Self {
         let index_used = match found.index_used {
             IndexUsed::ZoneMap => Some(IndexKind::ZoneMap),
@@ -110,7 +112,7 @@ impl From<ScanStats> for Stats {
             IndexUsed::None if found.rows_checked > 0 => Some(IndexKind::FullScan),
             IndexUsed::None => None,
         };
-        Stats {
+        BridgeStats {
             chunks_considered: found.chunks_considered,
             chunks_scanned: found.chunks_scanned,
             chunks_pruned: found.chunks_pruned,

@@ -7,10 +7,10 @@ use serde::de::DeserializeOwned;
 
 use super::{InputArgs, RangeArgs};
 use crate::cli::mutate::read_input;
-use crate::cli::target::{ReadOptions, Target, WriteOptions};
+use crate::cli::target::{BodyOptions, CommandTarget, OutputOptions};
 use crate::error::{Error, ErrorCode, Result, RowError};
-use crate::query::{Numbers, Query, When};
-use crate::service::{Manner, Mode, Terms};
+use crate::query::{NumberFormat, Query, TimeValue};
+use crate::service::{RowMode, WriteMethod, WriteOptions};
 use crate::types::schema::DECIMAL_LIMIT;
 use crate::types::{Partition, SeriesKey, TimeUnit};
 
@@ -25,8 +25,8 @@ pub fn input<T: DeserializeOwned>(args: &InputArgs) -> Result<T> {
 }
 
 /// How bodies are read: scaled integers as CSV, at any timestamp, as FastK 0.1 took them.
-pub fn write_options() -> WriteOptions {
-    WriteOptions { format: "csv".into(), numbers: Some("raw".into()), ..WriteOptions::default() }.any_time()
+pub fn write_options() -> BodyOptions {
+    BodyOptions { format: "csv".into(), numbers: Some("raw".into()), ..BodyOptions::default() }.any_time()
 }
 
 /// A body of rows of `N` integers, `ts` first.
@@ -46,8 +46,8 @@ pub fn body<const N: usize>(columns: [&str; N], rows: &[[i64; N]]) -> Vec<u8> {
 }
 
 /// Writes a body over what is stored; gives the number of rows stored.
-pub fn write(target: &Target, key: &SeriesKey, body: Vec<u8>) -> Result<u64> {
-    let terms = Terms { manner: Manner::Mode(Mode::Upsert), ..Terms::default() };
+pub fn write(target: &CommandTarget, key: &SeriesKey, body: Vec<u8>) -> Result<u64> {
+    let terms = WriteOptions { manner: WriteMethod::Mode(RowMode::Upsert), ..WriteOptions::default() };
     Ok(target.write(key, body.into(), &write_options(), &terms)?.reply.rows_written)
 }
 
@@ -118,38 +118,38 @@ pub fn query(key: &SeriesKey, columns: &[&str], range: RangeArgs) -> Option<Quer
     let start = range.start_ts.max(TimeUnit::Ms.min_ts());
     let end = range.end_ts.min(TimeUnit::Ms.max_ts());
     (start <= end).then(|| Query {
-        start: Some(When::Epoch(start)),
-        end: Some(When::Epoch(end)),
+        start: Some(TimeValue::Epoch(start)),
+        end: Some(TimeValue::Epoch(end)),
         columns: Some(columns.iter().map(ToString::to_string).collect()),
-        numbers: Numbers::Raw,
+        numbers: NumberFormat::Raw,
         ..Query::of(key)
     })
 }
 
 /// Rows of `N` integers, `ts` first and then these columns.
 pub fn read<const N: usize>(
-    target: &Target,
+    target: &CommandTarget,
     key: &SeriesKey,
     columns: &[&str],
     range: RangeArgs,
 ) -> Result<Vec<[i64; N]>> {
     let Some(query) = query(key, columns, range) else { return Ok(Vec::new()) };
-    let options = ReadOptions { format: "csv".into(), times: Some("epoch".into()), shape: None };
-    let mut lines = Lines::default();
+    let options = OutputOptions { format: "csv".into(), times: Some("epoch".into()), shape: None };
+    let mut lines = RecordLines::default();
     target.read(&query, &options, &mut |piece: Bytes| lines.take(&piece))?;
     lines.end()
 }
 
 /// Lines of integers behind a header, piece by piece.
 #[derive(Debug, Default)]
-struct Lines<const N: usize> {
+struct RecordLines<const N: usize> {
     rows: Vec<[i64; N]>,
     has_header: bool,
     /// The beginning of a line whose end has not come.
     open: Vec<u8>,
 }
 
-impl<const N: usize> Lines<N> {
+impl<const N: usize> RecordLines<N> {
     fn take(&mut self, piece: &[u8]) -> Result<()> {
         for part in piece.split_inclusive(|byte| *byte == b'\n') {
             self.open.extend_from_slice(part);
@@ -196,13 +196,13 @@ mod tests {
     fn lines_are_read_wherever_pieces_end() {
         let text = b"ts,value\n-1,5\n2,-999999999999999999\n";
         for at in 0..text.len() {
-            let mut lines = Lines::<2>::default();
+            let mut lines = RecordLines::<2>::default();
             lines.take(&text[..at]).unwrap();
             lines.take(&text[at..]).unwrap();
             assert_eq!(lines.end().unwrap(), [[-1, 5], [2, -999_999_999_999_999_999]]);
         }
         for bad in ["", "ts,value\n1,", "ts,value\n1\n", "ts,value\n1,2,3\n", "ts,value\n1,x\n"] {
-            let mut lines = Lines::<2>::default();
+            let mut lines = RecordLines::<2>::default();
             let taken = lines.take(bad.as_bytes());
             assert!(taken.is_err() || lines.end().is_err(), "{bad:?}");
         }

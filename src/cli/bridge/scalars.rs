@@ -4,12 +4,12 @@ use bytes::Bytes;
 use serde::Deserialize;
 
 use super::contract::{
-    IndicatorRange, Match, PredicateAnswer, ScalarInventory, ScalarRange, ScalarRecord, ScalarsWritten, Stats,
-    WriteScalars,
+    BridgeMatch, BridgeStats, IndicatorRange, PredicateAnswer, ScalarInventory, ScalarRange, ScalarRecord,
+    ScalarsWritten, WriteScalars,
 };
 use super::predicate::PredicateArgs;
 use super::{InputArgs, RangeArgs, ScalarArgs, rows, series};
-use crate::cli::target::{ReadOptions, Target};
+use crate::cli::target::{CommandTarget, OutputOptions};
 use crate::error::{Error, Result};
 use crate::query::{Query, ScanStats};
 use crate::service::SeriesInfo;
@@ -25,7 +25,7 @@ fn key(args: &ScalarArgs) -> Result<SeriesKey> {
 }
 
 /// The series, if it is there, in scaled integers.
-fn find(target: &Target, key: &SeriesKey) -> Result<Option<SeriesInfo>> {
+fn find(target: &CommandTarget, key: &SeriesKey) -> Result<Option<SeriesInfo>> {
     let info = series::find(target, key)?;
     if let Some(info) = &info {
         series::digits(info, "value")?;
@@ -39,7 +39,7 @@ pub fn read(args: &ScalarArgs, range: RangeArgs) -> Result<ScalarRange> {
     read_from(&series::open(&args.base.target, false)?, args, &key, range)
 }
 
-fn read_from(target: &Target, args: &ScalarArgs, key: &SeriesKey, range: RangeArgs) -> Result<ScalarRange> {
+fn read_from(target: &CommandTarget, args: &ScalarArgs, key: &SeriesKey, range: RangeArgs) -> Result<ScalarRange> {
     let info = find(target, key)?;
     let rows = if info.is_some() { rows::read(target, key, &["value"], range)? } else { Vec::new() };
     Ok(ScalarRange {
@@ -153,13 +153,13 @@ pub fn query(args: &ScalarArgs, range: RangeArgs, flags: &PredicateArgs) -> Resu
     let (key, range, predicate) = (key(args)?, range.check()?, flags.predicate()?);
     let target = series::open(&args.base.target, false)?;
     let info = find(&target, &key)?;
-    let (mut matches, mut stats) = (Vec::new(), Stats::default());
+    let (mut matches, mut stats) = (Vec::new(), BridgeStats::default());
     if let Some(mut query) = rows::query(&key, &["value"], range).filter(|_| info.is_some() && !predicate.is_nothing())
     {
         query.predicates = Some(vec![predicate.asked()]);
         (matches, stats) = search(&target, query)?;
     }
-    let found = |row: ScalarRecord| Match { ts: row.ts, value: flags.return_values.then_some(row.value) };
+    let found = |row: ScalarRecord| BridgeMatch { ts: row.ts, value: flags.return_values.then_some(row.value) };
     Ok(PredicateAnswer {
         symbol: args.base.symbol.clone(),
         timeframe: args.base.timeframe.clone(),
@@ -181,7 +181,7 @@ pub fn query(args: &ScalarArgs, range: RangeArgs, flags: &PredicateArgs) -> Resu
 
 /// A page of a JSON answer; members that are not needed here are left out.
 #[derive(Deserialize)]
-struct Page {
+struct RecordPages {
     rows: Vec<ScalarRecord>,
     next_cursor: Option<String>,
     #[serde(default)]
@@ -189,9 +189,9 @@ struct Page {
 }
 
 /// Every row that a query finds, and what was looked at for all its pages.
-fn search(target: &Target, mut query: Query) -> Result<(Vec<ScalarRecord>, Stats)> {
+fn search(target: &CommandTarget, mut query: Query) -> Result<(Vec<ScalarRecord>, BridgeStats)> {
     query.explain = true;
-    let options = ReadOptions { format: "json".into(), times: Some("epoch".into()), shape: Some("rows".into()) };
+    let options = OutputOptions { format: "json".into(), times: Some("epoch".into()), shape: Some("rows".into()) };
     let (mut rows, mut stats) = (Vec::new(), ScanStats::default());
     loop {
         let mut text = Vec::new();
@@ -199,7 +199,7 @@ fn search(target: &Target, mut query: Query) -> Result<(Vec<ScalarRecord>, Stats
             text.extend_from_slice(&piece);
             Ok(())
         })?;
-        let page: Page =
+        let page: RecordPages =
             serde_json::from_slice(&text).map_err(|error| Error::internal(format!("answer as JSON: {error}")))?;
         rows.extend(page.rows);
         if let Some(more) = page.stats {

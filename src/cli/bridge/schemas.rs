@@ -5,8 +5,8 @@ use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::Value;
 
 use super::contract::{
-    Failure, IndicatorRange, KlineInventory, KlineRange, KlinesWritten, PredicateAnswer, ScalarInventory, ScalarRange,
-    ScalarsWritten, WriteKlines, WriteScalars,
+    BridgeFailure, IndicatorRange, KlineInventory, KlineRange, KlinesWritten, PredicateAnswer, ScalarInventory,
+    ScalarRange, ScalarsWritten, WriteKlines, WriteScalars,
 };
 
 /// What is read from a file or standard input.
@@ -39,7 +39,7 @@ pub fn schemas() -> Vec<(&'static str, Value)> {
         ("write-scalar-range.output", output::<ScalarsWritten>()),
         ("query-scalar-predicate.output", output::<PredicateAnswer>()),
         ("scalar-inventory.output", output::<ScalarInventory>()),
-        ("failure", output::<Failure>()),
+        ("failure", output::<BridgeFailure>()),
     ]
 }
 

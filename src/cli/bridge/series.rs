@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::contract::{Capabilities, Month};
+use super::contract::{BridgeCapabilities, BridgeMonth};
 use crate::cli::engine;
-use crate::cli::target::{Target, TargetArgs, WriteOptions};
+use crate::cli::target::{BodyOptions, CommandTarget, TargetArgs};
 use crate::error::{Error, ErrorCode, Result};
 use crate::service::{InventoryRow, SeriesFilter, SeriesInfo};
 use crate::types::schema::{DIGITS_MAX, timeframe_months, timeframe_ms};
@@ -21,11 +21,11 @@ const LOOK: Duration = Duration::from_millis(20);
 /// each waits for its turn.
 ///
 /// # Errors
-/// Those of [`Target::open`]; `store_locked` after [`LOCK_PATIENCE`].
-pub fn open(args: &TargetArgs, create: bool) -> Result<Target> {
+/// Those of [`CommandTarget::open`]; `store_locked` after [`LOCK_PATIENCE`].
+pub fn open(args: &TargetArgs, create: bool) -> Result<CommandTarget> {
     let begun = Instant::now();
     loop {
-        match Target::open(args, create) {
+        match CommandTarget::open(args, create) {
             Err(error) if error.code() == ErrorCode::StoreLocked && begun.elapsed() < LOCK_PATIENCE => {
                 std::thread::sleep(LOOK);
             }
@@ -38,7 +38,7 @@ pub fn open(args: &TargetArgs, create: bool) -> Result<Target> {
 ///
 /// # Errors
 /// `schema_mismatch` for one that does not count milliseconds.
-pub fn find(target: &Target, key: &SeriesKey) -> Result<Option<SeriesInfo>> {
+pub fn find(target: &CommandTarget, key: &SeriesKey) -> Result<Option<SeriesInfo>> {
     let info = match target.series(key) {
         Ok(info) => info,
         Err(error) if error.code() == ErrorCode::SeriesNotFound => return Ok(None),
@@ -53,7 +53,7 @@ pub fn find(target: &Target, key: &SeriesKey) -> Result<Option<SeriesInfo>> {
 
 /// Registers a series unless it is there already; `body` is the first write, checked before anything is registered.
 /// Whether it was registered by this call.
-pub fn register(target: &Target, spec: SeriesSpec, body: &[u8], options: &WriteOptions) -> Result<bool> {
+pub fn register(target: &CommandTarget, spec: SeriesSpec, body: &[u8], options: &BodyOptions) -> Result<bool> {
     let def = spec.clone().resolve()?;
     engine::check_body(&def, body, options)?;
     Ok(target.register(spec)?.created)
@@ -116,12 +116,12 @@ pub fn check_interval(timeframe: &str, known: Option<&SeriesInfo>, given: i64) -
 }
 
 /// The months of a registered series.
-pub fn months(target: &Target, info: &SeriesInfo) -> Result<Vec<Month>> {
+pub fn months(target: &CommandTarget, info: &SeriesInfo) -> Result<Vec<BridgeMonth>> {
     let filter = SeriesFilter { prefix: Some(info.series.to_string()), months: true, ..SeriesFilter::default() };
     let found = target.inventory(&filter)?.series.into_iter().find(|row| row.series == info.series);
     let sidecars = if info.value_index.is_empty() { 1 } else { 2 };
     let months = found.and_then(|row: InventoryRow| row.months).unwrap_or_default();
-    let month = |month: crate::service::InventoryMonth| Month {
+    let month = |month: crate::service::InventoryMonth| BridgeMonth {
         month_key: month.month,
         chunk_count: month.chunks,
         record_count: month.rows,
@@ -133,6 +133,6 @@ pub fn months(target: &Target, info: &SeriesInfo) -> Result<Vec<Month>> {
 }
 
 /// How predicates on a registered series can be answered: every file has a zone map.
-pub fn capabilities(info: &SeriesInfo) -> Capabilities {
-    Capabilities { raw_scan: true, has_zmap: true, has_vix: !info.value_index.is_empty() }
+pub fn capabilities(info: &SeriesInfo) -> BridgeCapabilities {
+    BridgeCapabilities { raw_scan: true, has_zmap: true, has_vix: !info.value_index.is_empty() }
 }

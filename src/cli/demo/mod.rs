@@ -11,14 +11,14 @@ use std::path::{Path, PathBuf};
 
 use super::read::table_rows;
 use super::remote::RestClient;
-use super::serve::Running;
-use super::target::{ReadOptions, Target};
+use super::serve::RunningServer;
+use super::target::{CommandTarget, OutputOptions};
 use super::{engine, log, show};
 use crate::config::{Config, address};
 use crate::error::{Error, ErrorCode, Result};
-use crate::ingest::Parsed;
-use crate::query::{Numbers, Query};
-use crate::service::{Condition, Durability, Mode, SeriesFilter, Service};
+use crate::ingest::ParsedRows;
+use crate::query::{NumberFormat, Query};
+use crate::service::{Durability, Precondition, RowMode, SeriesFilter, Service};
 use crate::types::SeriesKey;
 
 #[derive(Debug, clap::Args)]
@@ -49,7 +49,7 @@ pub fn run(args: DemoArgs) -> Result<u8> {
         ));
     }
     engine::fit_open_files(&mut config);
-    let directory = Temporary::new(&places())?;
+    let directory = TempDir::new(&places())?;
     config.store.root = directory.0.join("store");
     // Small enough for a file system in memory.
     config.store.wal_segment_bytes = WAL_SEGMENT_BYTES;
@@ -57,7 +57,7 @@ pub fn run(args: DemoArgs) -> Result<u8> {
     config.store.durability = Durability::None;
     let service = engine::open(&config.store.root, true, &config)?;
     fill(&service)?;
-    let running = Running::start(service, &config, http, flight)?;
+    let running = RunningServer::start(service, &config, http, flight)?;
     show::out(&running.ready_line())?;
     if args.exit {
         let shown = answers(&running);
@@ -83,21 +83,21 @@ fn choose(given: Option<&str>, usual: &str) -> Result<SocketAddr> {
 fn fill(service: &Service) -> Result<()> {
     for (spec, rows) in sample::series()? {
         let key = service.register(spec)?.info.series;
-        service.write(&key, Parsed { rows, ..Parsed::default() }, Mode::Insert, &Condition::default())?;
+        service.write(&key, ParsedRows { rows, ..ParsedRows::default() }, RowMode::Insert, &Precondition::default())?;
     }
     service.compact(&[])?;
     Ok(())
 }
 
 /// Asks the running server over REST and prints what it says.
-fn answers(running: &Running) -> Result<()> {
-    let client = Target::Remote(Box::new(RestClient::new(&running.http.to_string())?));
-    let csv = ReadOptions { format: "csv".into(), times: Some("rfc3339".into()), shape: None };
+fn answers(running: &RunningServer) -> Result<()> {
+    let client = CommandTarget::Remote(Box::new(RestClient::new(&running.http.to_string())?));
+    let csv = OutputOptions { format: "csv".into(), times: Some("rfc3339".into()), shape: None };
     for key in [lines::KLINE, lines::KLINE_FLOAT, lines::SCALAR] {
         let key = SeriesKey::parse(key)?;
         let mut query = Query::of(&key);
         query.latest = Some(3);
-        query.numbers = Numbers::Stored;
+        query.numbers = NumberFormat::Stored;
         let (header, rows) = table_rows(&client, &query, &csv)?;
         let header: Vec<&str> = header.iter().map(String::as_str).collect();
         show::out(&format!("\nlast 3 rows of {key}\n{}", show::table(&header, rows)))?;
@@ -117,9 +117,9 @@ fn places() -> [PathBuf; 3] {
 }
 
 /// A directory that is removed with everything in it.
-struct Temporary(PathBuf);
+struct TempDir(PathBuf);
 
-impl Temporary {
+impl TempDir {
     /// A new directory in the first of these places that can be written.
     fn new(places: &[PathBuf]) -> Result<Self> {
         let mut refused = Vec::new();
@@ -147,7 +147,7 @@ impl Temporary {
     }
 }
 
-impl Drop for Temporary {
+impl Drop for TempDir {
     fn drop(&mut self) {
         remove(&self.0);
     }
@@ -176,9 +176,9 @@ mod tests {
     fn the_directory_is_made_where_it_can_be_written() {
         let free = tempfile::tempdir().unwrap();
         let missing = free.path().join("missing");
-        let made = Temporary::new(&[missing.clone(), free.path().to_owned()]).unwrap();
+        let made = TempDir::new(&[missing.clone(), free.path().to_owned()]).unwrap();
         assert_eq!(made.0.parent(), Some(free.path()));
-        let error = Temporary::new(std::slice::from_ref(&missing)).err().unwrap();
+        let error = TempDir::new(std::slice::from_ref(&missing)).err().unwrap();
         assert!(error.detail().contains(&missing.display().to_string()), "{error}");
         assert!(error.hint().unwrap().contains("--tmpfs /tmp"), "{error}");
     }
@@ -186,7 +186,7 @@ mod tests {
     #[test]
     fn the_directory_goes_with_everything_in_it() {
         let path = {
-            let directory = Temporary::new(&places()).unwrap();
+            let directory = TempDir::new(&places()).unwrap();
             std::fs::create_dir_all(directory.0.join("a/b")).unwrap();
             directory.0.clone()
         };

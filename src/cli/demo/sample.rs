@@ -18,9 +18,9 @@ const GAPS: [(i64, i64); 4] = [(5_000, 1), (20_160, 45), (61_111, 7), (100_000, 
 const RSI_BARS: usize = 14;
 
 /// A multiplicative congruential generator with an output shift; good enough to look like a market.
-struct Random(u64);
+struct SampleRng(u64);
 
-impl Random {
+impl SampleRng {
     fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         self.0 >> 33
@@ -44,7 +44,7 @@ struct Bar {
 
 /// A random walk of bars; each opens where the one before closed.
 fn walk(seed: u64, bars: i64, step_ms: i64, price: i64, swing: i64) -> Vec<Bar> {
-    let mut random = Random(seed);
+    let mut random = SampleRng(seed);
     let mut open = price;
     let mut out = Vec::with_capacity(usize::try_from(bars).unwrap_or_default());
     for position in 0..bars {

@@ -1,17 +1,17 @@
-//! The flags of `fastk import`, raw ([`ImportArgs`]) and validated ([`Settings`]).
+//! The flags of `fastk import`, raw ([`ImportArgs`]) and validated ([`ImportSettings`]).
 //!
 //! Nothing here reads a file: what depends on the input is settled when its header is known.
 
 use std::path::PathBuf;
 
 use crate::error::{Error, Result};
-use crate::service::Mode;
+use crate::service::RowMode;
 use crate::types::number::parse_f64;
 use crate::types::schema::DIGITS_MAX;
 use crate::types::{Rounding, SeriesKey};
 
 use super::super::target::TargetArgs;
-use super::clock::Zone;
+use super::clock::AssumedZone;
 use super::forms::Forms;
 
 /// `fastk import FILE… --series KEY (--root DIR | --server URL)`
@@ -76,7 +76,7 @@ pub struct ImportArgs {
     pub mode: ModeFlag,
     /// Whether open, high, low, close and volume must agree
     #[arg(long, value_enum, default_value = "ohlc")]
-    pub validate: Validate,
+    pub validate: ValidateFlag,
     /// What an invalid row does: refuse the whole import, or stay out of it
     #[arg(long, value_enum, default_value = "reject")]
     pub on_invalid: OnInvalid,
@@ -145,19 +145,19 @@ pub enum ModeFlag {
     Append,
 }
 
-impl From<ModeFlag> for Mode {
+impl From<ModeFlag> for RowMode {
     fn from(flag: ModeFlag) -> Self {
         match flag {
-            ModeFlag::Upsert => Mode::Upsert,
-            ModeFlag::Insert => Mode::Insert,
-            ModeFlag::Append => Mode::Append,
+            ModeFlag::Upsert => RowMode::Upsert,
+            ModeFlag::Insert => RowMode::Insert,
+            ModeFlag::Append => RowMode::Append,
         }
     }
 }
 
 /// `--validate`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Validate {
+pub enum ValidateFlag {
     /// high ≥ open, close, low; low ≤ open, close, high; volume ≥ 0; other rows are invalid
     Ohlc,
     /// Such rows are kept and reported
@@ -201,14 +201,14 @@ pub enum BaseDate {
 
 /// A further column to keep.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Extra {
+pub struct ExtraColumn {
     pub name: String,
     pub digits: Option<u8>,
 }
 
 /// Flags after validation.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct ImportSettings {
     pub key: SeriesKey,
     pub files: Vec<PathBuf>,
     /// Column of the series → name or position in the source, as written.
@@ -219,23 +219,23 @@ pub struct Settings {
     pub delimiter: Option<u8>,
     pub time_unit: Option<EpochUnit>,
     pub time_format: Option<String>,
-    pub zone: Zone,
+    pub zone: AssumedZone,
     pub base_date: Option<BaseDate>,
     pub forms: Forms,
     pub price_digits: Option<u8>,
     pub volume_digits: Option<u8>,
     pub value_digits: Option<u8>,
-    pub extra: Vec<Extra>,
+    pub extra: Vec<ExtraColumn>,
     pub rounding: Rounding,
-    pub mode: Mode,
-    pub validate: Validate,
+    pub mode: RowMode,
+    pub validate: ValidateFlag,
     pub on_invalid: OnInvalid,
     pub on_duplicate: OnDuplicate,
     pub off_grid: OffGrid,
     pub dry_run: bool,
 }
 
-impl Settings {
+impl ImportSettings {
     /// Validates what can be validated without the files.
     ///
     /// # Errors
@@ -278,7 +278,7 @@ impl Settings {
             delimiter: args.delimiter.as_deref().map(parse_delimiter).transpose()?,
             time_unit: args.time_unit,
             time_format: args.time_format.clone(),
-            zone: Zone::parse(&args.time_zone)?,
+            zone: AssumedZone::parse(&args.time_zone)?,
             base_date: args.base_date.as_deref().map(parse_base_date).transpose()?,
             forms: Forms {
                 thousands: args.thousands.as_deref().map(parse_thousands).transpose()?,
@@ -325,7 +325,7 @@ fn pairs(flag: &str, entries: &[String]) -> Result<Vec<(String, String)>> {
     Ok(found)
 }
 
-fn parse_extra(text: &str) -> Result<Extra> {
+fn parse_extra(text: &str) -> Result<ExtraColumn> {
     let (name, digits) = match text.split_once(':') {
         None => (text, None),
         Some((name, digits)) => {
@@ -335,7 +335,7 @@ fn parse_extra(text: &str) -> Result<Extra> {
         }
     };
     check_digits(&format!("--extra {name}"), digits)?;
-    Ok(Extra { name: name.trim().into(), digits })
+    Ok(ExtraColumn { name: name.trim().into(), digits })
 }
 
 fn parse_delimiter(text: &str) -> Result<u8> {
@@ -369,7 +369,7 @@ pub mod tests {
     use clap::Parser;
 
     #[derive(clap::Parser)]
-    struct Cli {
+    struct TestCli {
         #[command(flatten)]
         import: ImportArgs,
     }
@@ -377,23 +377,23 @@ pub mod tests {
     /// The flags of a command line as a shell without quotes would split it.
     pub fn args(line: &str) -> ImportArgs {
         let words = std::iter::once("import").chain(line.split_whitespace());
-        Cli::try_parse_from(words).unwrap_or_else(|error| panic!("{line}: {error}")).import
+        TestCli::try_parse_from(words).unwrap_or_else(|error| panic!("{line}: {error}")).import
     }
 
     #[test]
     fn flags_are_read_as_documented() {
         let line = "a.csv b.csv --series kline/X/1m --root /r --map ts=0+1,open=2 --set volume=-0.5,high=1 --delimiter ; \
                     --time-zone -05:00 --extra quote_volume:4,trades";
-        let settings = Settings::of(&args(line)).unwrap();
+        let settings = ImportSettings::of(&args(line)).unwrap();
         assert_eq!(settings.map, [("ts".into(), "0+1".into()), ("open".into(), "2".into())]);
         assert_eq!(settings.set.first().unwrap(), &("volume".to_string(), "-0.5".to_string()));
         assert_eq!(settings.delimiter, Some(b';'));
-        assert_eq!(settings.extra.first().unwrap(), &Extra { name: "quote_volume".into(), digits: Some(4) });
+        assert_eq!(settings.extra.first().unwrap(), &ExtraColumn { name: "quote_volume".into(), digits: Some(4) });
         assert_eq!(settings.extra.last().unwrap().digits, None);
         assert_eq!(settings.rounding, Rounding::Exact);
         assert_eq!((settings.on_duplicate, settings.off_grid), (OnDuplicate::Reject, OffGrid::Reject));
         let line = "- --series kline/X/1m --root r --base-date 2013-10-07 --thousands ' --magnitudes";
-        let settings = Settings::of(&args(line)).unwrap();
+        let settings = ImportSettings::of(&args(line)).unwrap();
         assert_eq!(settings.base_date, Some(BaseDate::Given(jiff::civil::date(2013, 10, 7))));
         assert_eq!(settings.forms, Forms { thousands: Some(b'\''), magnitudes: true });
     }
@@ -404,7 +404,7 @@ pub mod tests {
         let section = page.split("## Flags").nth(1).unwrap().split("\n## ").next().unwrap();
         let rows = section.lines().filter_map(|line| line.strip_prefix("| `--"));
         let mut documented: Vec<&str> = rows.map(|row| row.split(['`', ' ']).next().unwrap()).collect();
-        let command = <Cli as clap::CommandFactory>::command();
+        let command = <TestCli as clap::CommandFactory>::command();
         let mut known: Vec<&str> = command.get_arguments().filter_map(|flag| flag.get_long()).collect();
         documented.sort_unstable();
         known.sort_unstable();
@@ -428,10 +428,10 @@ pub mod tests {
             ("--base-date yesterday", "yesterday"),
             ("--thousands .", "--thousands"),
         ] {
-            let error = Settings::of(&args(&format!("a.csv --series kline/X/1m --root r {flags}"))).unwrap_err();
+            let error = ImportSettings::of(&args(&format!("a.csv --series kline/X/1m --root r {flags}"))).unwrap_err();
             assert_eq!(error.code(), crate::ErrorCode::InvalidArgument);
             assert!(error.detail().contains(word), "{flags}: {error}");
         }
-        assert!(Settings::of(&args("a.csv a.csv --series kline/X/1m --root r")).is_err());
+        assert!(ImportSettings::of(&args("a.csv a.csv --series kline/X/1m --root r")).is_err());
     }
 }

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 /// One value of a source row, borrowed from the reader.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Cell<'a> {
+pub enum SourceCell<'a> {
     /// Absent, empty or null.
     Missing,
     /// Text of a CSV field, a JSON number or a JSON string; not empty.
@@ -26,38 +26,38 @@ pub enum Cell<'a> {
     Wrong(&'static str),
 }
 
-impl<'a> Cell<'a> {
+impl<'a> SourceCell<'a> {
     /// A text cell; empty text counts as missing.
     pub fn text(text: &'a [u8]) -> Self {
-        if text.is_empty() { Cell::Missing } else { Cell::Text(text) }
+        if text.is_empty() { SourceCell::Missing } else { SourceCell::Text(text) }
     }
 
     /// The cell as text for messages and for joining.
     pub fn show(self) -> Cow<'a, str> {
         match self {
-            Cell::Missing => Cow::Borrowed(""),
-            Cell::Text(text) => String::from_utf8_lossy(text),
-            Cell::Int(number) => number.to_string().into(),
-            Cell::Float(number) => number.to_string().into(),
-            Cell::Time { ticks, .. } | Cell::TimeOfDay { ticks, .. } => ticks.to_string().into(),
-            Cell::Wrong(what) => what.into(),
+            SourceCell::Missing => Cow::Borrowed(""),
+            SourceCell::Text(text) => String::from_utf8_lossy(text),
+            SourceCell::Int(number) => number.to_string().into(),
+            SourceCell::Float(number) => number.to_string().into(),
+            SourceCell::Time { ticks, .. } | SourceCell::TimeOfDay { ticks, .. } => ticks.to_string().into(),
+            SourceCell::Wrong(what) => what.into(),
         }
     }
 }
 
 /// One row of a source.
 #[derive(Clone, Copy, Debug)]
-pub struct Record<'a> {
+pub struct SourceRecord<'a> {
     /// Zero-based position among the data rows of its file.
     pub row: u64,
     /// Line of the file on which the row begins, from 1, where the format has lines.
     pub line: Option<u64>,
     /// The cells asked for, in the order asked for.
-    pub cells: &'a [Cell<'a>],
+    pub cells: &'a [SourceCell<'a>],
 }
 
 /// Takes one row after the other; an error ends the reading.
-pub type Visit<'v> = dyn FnMut(Record<'_>) -> crate::Result<()> + 'v;
+pub type Visit<'v> = dyn FnMut(SourceRecord<'_>) -> crate::Result<()> + 'v;
 
 /// What the beginning of a file shows.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -8,11 +8,11 @@ use indicatif::ProgressBar;
 use crate::error::Result;
 use crate::types::time::{TimeUnit, days_from_civil};
 
-use super::args::Settings;
+use super::args::ImportSettings;
 use super::convert::{Converted, Converter, Issue, show_word};
-use super::plan::{Plan, SourceRow};
-use super::repeats::{Collector, Order, Place, Repeats};
-use super::steps::Steps;
+use super::plan::{ImportPlan, SourceRow};
+use super::repeats::{RepeatCollector, RepeatedRows, RowPosition, TimeOrder};
+use super::steps::StepCounts;
 
 /// How many rows of one kind are reported one by one; the rest are counted.
 pub const FINDINGS_MAX: usize = 1_000;
@@ -21,26 +21,26 @@ const USUAL_YEAR: i64 = 1990;
 
 /// A row worth reporting.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Finding {
-    pub place: Place,
+pub struct RowFinding {
+    pub place: RowPosition,
     pub issue: Issue,
 }
 
 /// Rows worth reporting, counted; the first [`FINDINGS_MAX`] of them listed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Findings {
+pub struct RowFindings {
     pub count: u64,
-    pub list: Vec<Finding>,
+    pub list: Vec<RowFinding>,
     /// How many for each reason.
     pub reasons: BTreeMap<&'static str, u64>,
 }
 
-impl Findings {
-    fn add(&mut self, place: Place, issue: Issue) {
+impl RowFindings {
+    fn add(&mut self, place: RowPosition, issue: Issue) {
         self.count += 1;
         *self.reasons.entry(issue.reason).or_default() += 1;
         if self.list.len() < FINDINGS_MAX {
-            self.list.push(Finding { place, issue });
+            self.list.push(RowFinding { place, issue });
         }
     }
 }
@@ -48,7 +48,7 @@ impl Findings {
 /// A number that lost digits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rounded {
-    pub place: Place,
+    pub place: RowPosition,
     /// Position of its column.
     pub column: usize,
     pub before: String,
@@ -57,19 +57,19 @@ pub struct Rounded {
 
 /// Rows that have something in common, by the first of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Matching {
+pub struct RowGroup {
     pub count: u64,
-    pub first: Option<(Place, i64)>,
+    pub first: Option<(RowPosition, i64)>,
 }
 
 /// What the input holds.
 #[derive(Clone, Debug, Default)]
-pub struct Checked {
+pub struct InputSummary {
     pub rows: u64,
-    pub invalid: Findings,
+    pub invalid: RowFindings,
     /// Rows whose open, high, low, close or volume contradict each other and that are kept.
-    pub odd: Findings,
-    pub repeats: Repeats,
+    pub odd: RowFindings,
+    pub repeats: RepeatedRows,
     /// Rows that lost digits, by column.
     pub rounded: Vec<u64>,
     /// The first [`FINDINGS_MAX`] numbers that did.
@@ -77,32 +77,32 @@ pub struct Checked {
     /// Most digits that a number of the column needs, where that is more than the column has.
     pub digits_needed: BTreeMap<String, u8>,
     /// Rows that start no interval of the timeframe and are kept.
-    pub off_grid: Matching,
+    pub off_grid: RowGroup,
     /// Rows before 1990.
-    pub early: Matching,
-    pub steps: Steps,
+    pub early: RowGroup,
+    pub steps: StepCounts,
     /// Earliest and latest time of the valid rows.
     pub first_ts: Option<i64>,
     pub last_ts: Option<i64>,
 }
 
-impl Checked {
+impl InputSummary {
     /// Rows that will be written.
     pub fn accepted(&self) -> u64 {
         self.rows.saturating_sub(self.invalid.count).saturating_sub(self.repeats.dropped())
     }
 }
 
-impl Matching {
-    fn add(&mut self, place: Place, ts: i64) {
+impl RowGroup {
+    fn add(&mut self, place: RowPosition, ts: i64) {
         self.count += 1;
         self.first.get_or_insert((place, ts));
     }
 }
 
 /// Where a row stands.
-pub fn place(row: &SourceRow<'_>) -> Place {
-    Place { file: row.file, row: row.row, line: row.line, number: row.number }
+pub fn place(row: &SourceRow<'_>) -> RowPosition {
+    RowPosition { file: row.file, row: row.row, line: row.line, number: row.number }
 }
 
 /// First timestamp of the year from which times are usual.
@@ -111,9 +111,14 @@ fn usual_from(unit: TimeUnit) -> i64 {
 }
 
 /// Converts every row; looks again at those whose time may stand twice.
-pub fn check(plan: &Plan, converter: &Converter<'_>, settings: &Settings, bar: &ProgressBar) -> Result<Checked> {
-    let mut found = Checked { rounded: vec![0; plan.targets.len()], ..Checked::default() };
-    let mut order = Order::new();
+pub fn check(
+    plan: &ImportPlan,
+    converter: &Converter<'_>,
+    settings: &ImportSettings,
+    bar: &ProgressBar,
+) -> Result<InputSummary> {
+    let mut found = InputSummary { rounded: vec![0; plan.targets.len()], ..InputSummary::default() };
+    let mut order = TimeOrder::new();
     let mut converted = Converted::default();
     let usual_from = usual_from(converter.def().unit);
     plan.read(bar, &mut |row| {
@@ -156,7 +161,7 @@ pub fn check(plan: &Plan, converter: &Converter<'_>, settings: &Settings, bar: &
 }
 
 /// Counts the numbers of a row that lost digits, and keeps the first.
-fn rounded(found: &mut Checked, row: &SourceRow<'_>, converted: &Converted, converter: &Converter<'_>) {
+fn rounded(found: &mut InputSummary, row: &SourceRow<'_>, converted: &Converted, converter: &Converter<'_>) {
     let columns = converter.def().columns.iter().zip(row.cells).zip(&converted.cells);
     for (at, (((column, cell), word), count)) in columns.zip(&mut found.rounded).enumerate() {
         if (converted.rounded >> (at & 63)) & 1 == 0 {
@@ -170,8 +175,13 @@ fn rounded(found: &mut Checked, row: &SourceRow<'_>, converted: &Converted, conv
     }
 }
 
-fn repeats(plan: &Plan, converter: &Converter<'_>, settings: &Settings, suspects: Vec<(i64, i64)>) -> Result<Repeats> {
-    let mut collector = Collector::new(suspects);
+fn repeats(
+    plan: &ImportPlan,
+    converter: &Converter<'_>,
+    settings: &ImportSettings,
+    suspects: Vec<(i64, i64)>,
+) -> Result<RepeatedRows> {
+    let mut collector = RepeatCollector::new(suspects);
     let mut converted = Converted::default();
     plan.read(&ProgressBar::hidden(), &mut |row| {
         if converter.convert(&row, &mut converted).is_ok() {

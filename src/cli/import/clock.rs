@@ -1,6 +1,6 @@
 //! Times of a source: epoch numbers, written layouts, zones.
 //!
-//! A [`Clock`] reads the time cells of one file by one rule. What it cannot read with certainty is an error of that
+//! A [`TimeReader`] reads the time cells of one file by one rule. What it cannot read with certainty is an error of that
 //! row: a date that could be day or month first, a wall-clock time that a zone skips or repeats.
 
 use jiff::civil;
@@ -11,18 +11,18 @@ use crate::error::{Error, Result};
 use crate::types::TimeUnit;
 
 use super::args::EpochUnit;
-use super::cell::Cell;
+use super::cell::SourceCell;
 
 const SECONDS_MAX: u64 = crate::types::time::MAX_SECOND.unsigned_abs();
 
 /// A point in time: whole seconds since the epoch, and nanoseconds after that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Moment {
+pub struct SourceTime {
     pub seconds: i64,
     pub nanos: u32,
 }
 
-impl Moment {
+impl SourceTime {
     fn of_ticks(ticks: i64, per_second: i64) -> Self {
         let rest = ticks.rem_euclid(per_second) * (1_000_000_000 / per_second);
         Self { seconds: ticks.div_euclid(per_second), nanos: u32::try_from(rest).unwrap_or(0) }
@@ -68,25 +68,25 @@ fn bad(message: impl Into<String>) -> BadTime {
 
 /// The zone of written times without an offset.
 #[derive(Clone, Debug)]
-pub enum Zone {
+pub enum AssumedZone {
     /// Seconds east of UTC.
     Fixed(i32),
     Named(TimeZone),
 }
 
-impl Zone {
+impl AssumedZone {
     /// An IANA name or a fixed offset.
     ///
     /// # Errors
     /// `invalid_argument` for an unknown name.
     pub fn parse(text: &str) -> Result<Self> {
         if text.eq_ignore_ascii_case("utc") || text.eq_ignore_ascii_case("z") {
-            return Ok(Zone::Fixed(0));
+            return Ok(AssumedZone::Fixed(0));
         }
         if let Some(seconds) = parse_offset(text.as_bytes()) {
-            return Ok(Zone::Fixed(seconds));
+            return Ok(AssumedZone::Fixed(seconds));
         }
-        TimeZone::get(text).map(Zone::Named).map_err(|_| {
+        TimeZone::get(text).map(AssumedZone::Named).map_err(|_| {
             Error::invalid(format!("--time-zone {text:?} is unknown"))
                 .with_hint("an IANA name such as America/New_York, or a fixed offset such as -05:00")
         })
@@ -95,8 +95,8 @@ impl Zone {
     /// Seconds since the epoch of a wall-clock time, its nanoseconds aside.
     fn seconds(&self, wall: civil::DateTime) -> Result<i64, BadTime> {
         match self {
-            Zone::Fixed(offset) => Ok(wall_seconds(wall) - i64::from(*offset)),
-            Zone::Named(zone) => {
+            AssumedZone::Fixed(offset) => Ok(wall_seconds(wall) - i64::from(*offset)),
+            AssumedZone::Named(zone) => {
                 let found = zone.to_ambiguous_timestamp(wall);
                 if found.is_ambiguous() {
                     return Err(bad("is skipped or repeated where the zone changes its clocks"));
@@ -224,16 +224,16 @@ const SECONDS_PER_DAY: i64 = 86_400;
 
 /// Reads the time cells of one file.
 #[derive(Clone, Debug)]
-pub struct Clock {
+pub struct TimeReader {
     pub rule: TimeRule,
-    zone: Zone,
+    zone: AssumedZone,
     /// The date of times of day; without one a time must have its own.
     base: Option<civil::Date>,
     joined: Vec<u8>,
 }
 
-impl Clock {
-    pub fn new(rule: TimeRule, zone: Zone) -> Self {
+impl TimeReader {
+    pub fn new(rule: TimeRule, zone: AssumedZone) -> Self {
         Self { rule, zone, base: None, joined: Vec::new() }
     }
 
@@ -243,7 +243,7 @@ impl Clock {
     }
 
     /// The moment of a time of day: wall-clock time of the base date in the zone.
-    fn on_base(&self, base: civil::Date, since_midnight: Moment) -> Result<Moment, BadTime> {
+    fn on_base(&self, base: civil::Date, since_midnight: SourceTime) -> Result<SourceTime, BadTime> {
         let seconds = since_midnight.seconds;
         if !(0..SECONDS_PER_DAY).contains(&seconds) {
             return Err(bad("is no time of day: it does not lie between midnight and midnight"));
@@ -251,16 +251,16 @@ impl Clock {
         let part = |value: i64| i8::try_from(value).unwrap_or(0);
         let time = civil::Time::new(part(seconds / 3_600), part(seconds / 60 % 60), part(seconds % 60), 0)
             .map_err(|_| bad("is no time of day"))?;
-        Ok(Moment { seconds: self.zone.seconds(base.to_datetime(time))?, nanos: since_midnight.nanos })
+        Ok(SourceTime { seconds: self.zone.seconds(base.to_datetime(time))?, nanos: since_midnight.nanos })
     }
 
     /// An epoch number, or with a base date a number of ticks since its midnight.
-    fn counted(&self, moment: Moment) -> Result<Moment, BadTime> {
+    fn counted(&self, moment: SourceTime) -> Result<SourceTime, BadTime> {
         self.base.map_or(Ok(moment), |base| self.on_base(base, moment))
     }
 
     /// The moment the time cells of a row stand for; several are joined with a space.
-    pub fn read(&mut self, cells: &[Cell<'_>]) -> Result<Moment, BadTime> {
+    pub fn read(&mut self, cells: &[SourceCell<'_>]) -> Result<SourceTime, BadTime> {
         if let [cell] = cells {
             return self.one(*cell);
         }
@@ -277,42 +277,42 @@ impl Clock {
         read
     }
 
-    fn one(&self, cell: Cell<'_>) -> Result<Moment, BadTime> {
+    fn one(&self, cell: SourceCell<'_>) -> Result<SourceTime, BadTime> {
         match cell {
-            Cell::Missing => Err(bad("is empty")),
-            Cell::Wrong(what) => Err(bad(format!("is {what}, not a time"))),
-            Cell::Text(text) => self.text(text),
-            Cell::Int(number) => match &self.rule {
-                TimeRule::Epoch(per_second) => self.counted(Moment::of_ticks(number, *per_second)),
+            SourceCell::Missing => Err(bad("is empty")),
+            SourceCell::Wrong(what) => Err(bad(format!("is {what}, not a time"))),
+            SourceCell::Text(text) => self.text(text),
+            SourceCell::Int(number) => match &self.rule {
+                TimeRule::Epoch(per_second) => self.counted(SourceTime::of_ticks(number, *per_second)),
                 _ => self.text(itoa::Buffer::new().format(number).as_bytes()),
             },
-            Cell::Float(number) => self.text(number.to_string().as_bytes()),
-            Cell::TimeOfDay { ticks, per_second } => match self.base {
-                Some(base) => self.on_base(base, Moment::of_ticks(ticks, per_second)),
+            SourceCell::Float(number) => self.text(number.to_string().as_bytes()),
+            SourceCell::TimeOfDay { ticks, per_second } => match self.base {
+                Some(base) => self.on_base(base, SourceTime::of_ticks(ticks, per_second)),
                 None => Err(bad("is a time of day without a date: --base-date gives it one")),
             },
-            Cell::Time { .. } if self.base.is_some() => Err(bad("has a date already: leave out --base-date")),
-            Cell::Time { ticks, per_second, zoned } => {
-                let moment = Moment::of_ticks(ticks, per_second);
+            SourceCell::Time { .. } if self.base.is_some() => Err(bad("has a date already: leave out --base-date")),
+            SourceCell::Time { ticks, per_second, zoned } => {
+                let moment = SourceTime::of_ticks(ticks, per_second);
                 if zoned {
                     return Ok(moment);
                 }
                 match &self.zone {
-                    Zone::Fixed(offset) => {
-                        Ok(Moment { seconds: moment.seconds.saturating_sub(i64::from(*offset)), ..moment })
+                    AssumedZone::Fixed(offset) => {
+                        Ok(SourceTime { seconds: moment.seconds.saturating_sub(i64::from(*offset)), ..moment })
                     }
-                    Zone::Named(_) => {
+                    AssumedZone::Named(_) => {
                         let wall = jiff::Timestamp::from_second(moment.seconds)
                             .map_err(|_| bad("is outside the range of times"))?;
                         let wall = TimeZone::UTC.to_datetime(wall);
-                        Ok(Moment { seconds: self.zone.seconds(wall)?, ..moment })
+                        Ok(SourceTime { seconds: self.zone.seconds(wall)?, ..moment })
                     }
                 }
             }
         }
     }
 
-    fn text(&self, text: &[u8]) -> Result<Moment, BadTime> {
+    fn text(&self, text: &[u8]) -> Result<SourceTime, BadTime> {
         if text.is_empty() {
             return Err(bad("is empty"));
         }
@@ -322,7 +322,7 @@ impl Clock {
             TimeRule::Layouts if self.base.is_some() => {
                 let (wall, nanos) = time_of_day(text)
                     .ok_or_else(|| bad("is no time of day such as 09:30 or 09:30:00.250 (see --time-format)"))?;
-                self.counted(Moment { seconds: wall, nanos })
+                self.counted(SourceTime { seconds: wall, nanos })
             }
             TimeRule::Layouts => {
                 let (wall, nanos, offset) = layout(text)?;
@@ -330,17 +330,17 @@ impl Clock {
                     Some(offset) => wall_seconds(wall) - i64::from(offset),
                     None => self.zone.seconds(wall)?,
                 };
-                Ok(Moment { seconds, nanos })
+                Ok(SourceTime { seconds, nanos })
             }
         }
     }
 
-    fn format(&self, format: &str, text: &[u8]) -> Result<Moment, BadTime> {
+    fn format(&self, format: &str, text: &[u8]) -> Result<SourceTime, BadTime> {
         let parsed = BrokenDownTime::parse(format, text).map_err(|_| bad(format!("does not follow {format:?}")))?;
         if parsed.offset().is_some() || parsed.timestamp().is_some() {
             let found = parsed.to_timestamp().map_err(|_| bad(format!("is no complete time by {format:?}")))?;
             let nanos = found.as_nanosecond();
-            return Ok(Moment {
+            return Ok(SourceTime {
                 seconds: i64::try_from(nanos.div_euclid(1_000_000_000)).unwrap_or(i64::MAX),
                 nanos: u32::try_from(nanos.rem_euclid(1_000_000_000)).unwrap_or(0),
             });
@@ -358,12 +358,12 @@ impl Clock {
             civil::Time::midnight()
         };
         let nanos = u32::try_from(time.subsec_nanosecond()).unwrap_or(0);
-        Ok(Moment { seconds: self.zone.seconds(date.to_datetime(time))?, nanos })
+        Ok(SourceTime { seconds: self.zone.seconds(date.to_datetime(time))?, nanos })
     }
 }
 
 /// An epoch number, with a fraction where its unit leaves room for one.
-fn epoch(text: &[u8], per_second: i64) -> Result<Moment, BadTime> {
+fn epoch(text: &[u8], per_second: i64) -> Result<SourceTime, BadTime> {
     let not = || bad("is not an epoch number").with_hint();
     let (negative, digits) = match text {
         [b'-', rest @ ..] => (true, rest),
@@ -376,7 +376,7 @@ fn epoch(text: &[u8], per_second: i64) -> Result<Moment, BadTime> {
     if whole.is_empty() || !whole.iter().chain(fraction).all(u8::is_ascii_digit) {
         // A number such as 1.5e12 still counts when it is whole.
         let ticks = crate::types::number::parse_i64(text).map_err(|_| not())?;
-        return Ok(Moment::of_ticks(ticks, per_second));
+        return Ok(SourceTime::of_ticks(ticks, per_second));
     }
     let mut nanos_of_tick = 1_000_000_000 / per_second;
     let mut extra = 0_i64;
@@ -391,7 +391,7 @@ fn epoch(text: &[u8], per_second: i64) -> Result<Moment, BadTime> {
     let total = i128::from(whole) * i128::from(1_000_000_000 / per_second) + i128::from(extra);
     let total = if negative { -total } else { total };
     let seconds = i64::try_from(total.div_euclid(1_000_000_000)).map_err(|_| not())?;
-    Ok(Moment { seconds, nanos: u32::try_from(total.rem_euclid(1_000_000_000)).unwrap_or(0) })
+    Ok(SourceTime { seconds, nanos: u32::try_from(total.rem_euclid(1_000_000_000)).unwrap_or(0) })
 }
 
 impl BadTime {
@@ -526,12 +526,12 @@ fn time_of_day(text: &[u8]) -> Option<(i64, u32)> {
 mod tests {
     use super::*;
 
-    fn clock(rule: TimeRule, zone: &str) -> Clock {
-        Clock::new(rule, Zone::parse(zone).unwrap())
+    fn clock(rule: TimeRule, zone: &str) -> TimeReader {
+        TimeReader::new(rule, AssumedZone::parse(zone).unwrap())
     }
 
-    fn ms(clock: &mut Clock, text: &str) -> Result<i64, BadTime> {
-        clock.read(&[Cell::Text(text.as_bytes())])?.ticks(TimeUnit::Ms)
+    fn ms(clock: &mut TimeReader, text: &str) -> Result<i64, BadTime> {
+        clock.read(&[SourceCell::Text(text.as_bytes())])?.ticks(TimeUnit::Ms)
     }
 
     #[test]
@@ -621,7 +621,7 @@ mod tests {
         let base = Some(civil::date(2013, 10, 7));
         let mut lean = clock(TimeRule::Epoch(1_000), "America/New_York").on(base);
         assert_eq!(ms(&mut lean, "34200000"), Ok(1_381_152_600_000), "09:30 in New York is 13:30 UTC");
-        assert_eq!(lean.read(&[Cell::Int(34_200_000)]).unwrap().seconds, 1_381_152_600);
+        assert_eq!(lean.read(&[SourceCell::Int(34_200_000)]).unwrap().seconds, 1_381_152_600);
         for text in ["86400000", "-1", "1381152600000"] {
             assert!(ms(&mut lean, text).unwrap_err().message.contains("midnight"), "{text}");
         }
@@ -631,9 +631,9 @@ mod tests {
         assert_eq!(ms(&mut written, "2013-10-07 09:30").unwrap_err().reason, "bad_time");
         let mut format = clock(TimeRule::Format("%H%M%S".into()), "UTC").on(base);
         assert_eq!(ms(&mut format, "133000"), Ok(1_381_152_600_000));
-        let typed = Cell::TimeOfDay { ticks: 48_600, per_second: 1 };
+        let typed = SourceCell::TimeOfDay { ticks: 48_600, per_second: 1 };
         assert_eq!(clock(TimeRule::Layouts, "UTC").on(base).read(&[typed]).unwrap().seconds, 1_381_152_600);
-        let dated = Cell::Time { ticks: 0, per_second: 1, zoned: true };
+        let dated = SourceCell::Time { ticks: 0, per_second: 1, zoned: true };
         assert!(format.read(&[dated]).unwrap_err().message.contains("--base-date"));
         // The hour that the zone skips on the day its clocks change is not guessed.
         let mut spring = clock(TimeRule::Epoch(1_000), "America/New_York").on(Some(civil::date(2024, 3, 10)));
@@ -646,7 +646,7 @@ mod tests {
             ms(&mut clock(TimeRule::Layouts, "UTC"), "09:30:00"),
             ms(&mut clock(TimeRule::Format("%H:%M".into()), "UTC"), "09:30"),
             clock(TimeRule::Layouts, "UTC")
-                .read(&[Cell::TimeOfDay { ticks: 1, per_second: 1 }])
+                .read(&[SourceCell::TimeOfDay { ticks: 1, per_second: 1 }])
                 .map(|moment| moment.seconds),
         ] {
             assert!(bad.unwrap_err().message.contains("--base-date"));
@@ -675,16 +675,16 @@ mod tests {
     #[test]
     fn two_cells_are_joined_with_a_space() {
         let mut utc = clock(TimeRule::Layouts, "UTC");
-        let moment = utc.read(&[Cell::Text(b"2006-01-02"), Cell::Text(b"09:01:00")]).unwrap();
+        let moment = utc.read(&[SourceCell::Text(b"2006-01-02"), SourceCell::Text(b"09:01:00")]).unwrap();
         assert_eq!(moment.ticks(TimeUnit::Ms), Ok(1_136_192_460_000));
     }
 
     #[test]
     fn typed_times_without_a_zone_are_wall_clock() {
-        let naive = Cell::Time { ticks: 1_704_187_800_000, per_second: 1_000, zoned: false };
+        let naive = SourceCell::Time { ticks: 1_704_187_800_000, per_second: 1_000, zoned: false };
         let mut york = clock(TimeRule::Layouts, "America/New_York");
         assert_eq!(york.read(&[naive]).unwrap().seconds, 1_704_205_800);
-        let zoned = Cell::Time { ticks: 1_704_187_800_000, per_second: 1_000, zoned: true };
+        let zoned = SourceCell::Time { ticks: 1_704_187_800_000, per_second: 1_000, zoned: true };
         assert_eq!(york.read(&[zoned]).unwrap().seconds, 1_704_187_800);
     }
 }

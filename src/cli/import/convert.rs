@@ -12,8 +12,8 @@ use crate::types::schema::DIGITS_MAX;
 use crate::types::time::rfc3339;
 use crate::types::{ColumnType, Grid, Kind, Rounding, SeriesDef};
 
-use super::args::{OffGrid, Settings, Validate};
-use super::cell::Cell;
+use super::args::{ImportSettings, OffGrid, ValidateFlag};
+use super::cell::SourceCell;
 use super::forms::flags_for;
 use super::plan::SourceRow;
 
@@ -55,7 +55,7 @@ pub struct Converted {
 pub struct Converter<'a> {
     def: &'a SeriesDef,
     rounding: Rounding,
-    validate: Validate,
+    validate: ValidateFlag,
     /// Positions of open, high, low, close and volume.
     bar: Option<[usize; 5]>,
     off_grid: OffGrid,
@@ -67,7 +67,7 @@ pub struct Converter<'a> {
 
 impl<'a> Converter<'a> {
     /// `first_stored` is the earliest time that the series holds.
-    pub fn new(def: &'a SeriesDef, settings: &Settings, first_stored: Option<i64>) -> Self {
+    pub fn new(def: &'a SeriesDef, settings: &ImportSettings, first_stored: Option<i64>) -> Self {
         let at = |name| def.column(name);
         let bar = (def.kind() == Kind::Kline)
             .then(|| Some([at("open")?, at("high")?, at("low")?, at("close")?, at("volume")?]))
@@ -103,7 +103,7 @@ impl<'a> Converter<'a> {
             out.rounded |= u64::from(rounded) << (at & 63);
         }
         out.odd = self.contradiction(&out.cells);
-        if let (Some(issue), Validate::Ohlc) = (&out.odd, self.validate) {
+        if let (Some(issue), ValidateFlag::Ohlc) = (&out.odd, self.validate) {
             return Err(issue.clone());
         }
         let grid = self.grid.get_or_init(|| Grid::of(self.def, self.first_stored.or(Some(out.ts))).ok());
@@ -159,30 +159,34 @@ fn compare(a: Option<(i64, ColumnType)>, b: Option<(i64, ColumnType)>) -> Option
 }
 
 /// The word of a cell and whether digits were lost, or the reason word.
-fn number(cell: Cell<'_>, kind: ColumnType, rounding: Rounding) -> Result<(i64, bool), &'static str> {
+fn number(cell: SourceCell<'_>, kind: ColumnType, rounding: Rounding) -> Result<(i64, bool), &'static str> {
     let reason = NumberError::reason;
     match (cell, kind) {
-        (Cell::Missing, _) => Err("missing"),
-        (Cell::Wrong(_) | Cell::Time { .. } | Cell::TimeOfDay { .. }, _) => Err("wrong_type"),
-        (Cell::Text(text), ColumnType::Decimal { digits }) => {
+        (SourceCell::Missing, _) => Err("missing"),
+        (SourceCell::Wrong(_) | SourceCell::Time { .. } | SourceCell::TimeOfDay { .. }, _) => Err("wrong_type"),
+        (SourceCell::Text(text), ColumnType::Decimal { digits }) => {
             parse_decimal(text, digits, rounding).map(|fixed| (fixed.raw, fixed.rounded)).map_err(reason)
         }
-        (Cell::Text(text), ColumnType::Float64) => {
+        (SourceCell::Text(text), ColumnType::Float64) => {
             parse_f64(text).map(|value| (value.to_bits().cast_signed(), false)).map_err(reason)
         }
-        (Cell::Text(text), ColumnType::Int64) => match parse_i64(text) {
+        (SourceCell::Text(text), ColumnType::Int64) => match parse_i64(text) {
             Ok(value) => Ok((value, false)),
             Err(NumberError::PrecisionLoss) if rounding == Rounding::Nearest => {
                 parse_decimal(text, 0, rounding).map(|fixed| (fixed.raw, fixed.rounded)).map_err(reason)
             }
             Err(error) => Err(error.reason()),
         },
-        (Cell::Int(value), ColumnType::Int64) => Ok((value, false)),
-        (Cell::Int(value), _) => number(Cell::Text(itoa::Buffer::new().format(value).as_bytes()), kind, rounding),
-        (Cell::Float(value), ColumnType::Decimal { digits }) => double(value, digits, rounding),
-        (Cell::Float(value), ColumnType::Int64) => double(value, 0, rounding),
-        (Cell::Float(value), ColumnType::Float64) if value.is_finite() => Ok((value.to_bits().cast_signed(), false)),
-        (Cell::Float(_), ColumnType::Float64) => Err("not_finite"),
+        (SourceCell::Int(value), ColumnType::Int64) => Ok((value, false)),
+        (SourceCell::Int(value), _) => {
+            number(SourceCell::Text(itoa::Buffer::new().format(value).as_bytes()), kind, rounding)
+        }
+        (SourceCell::Float(value), ColumnType::Decimal { digits }) => double(value, digits, rounding),
+        (SourceCell::Float(value), ColumnType::Int64) => double(value, 0, rounding),
+        (SourceCell::Float(value), ColumnType::Float64) if value.is_finite() => {
+            Ok((value.to_bits().cast_signed(), false))
+        }
+        (SourceCell::Float(_), ColumnType::Float64) => Err("not_finite"),
     }
 }
 
@@ -196,10 +200,10 @@ fn double(value: f64, digits: u8, rounding: Rounding) -> Result<(i64, bool), &'s
 }
 
 /// Digits after the point that hold this number exactly; saturates at 255.
-fn digits_needed(cell: Cell<'_>) -> u8 {
+fn digits_needed(cell: SourceCell<'_>) -> u8 {
     match cell {
-        Cell::Float(value) => shortest_digits(value),
-        Cell::Text(text) => {
+        SourceCell::Float(value) => shortest_digits(value),
+        SourceCell::Text(text) => {
             let exact = |digits: &u8| parse_decimal(text, *digits, Rounding::Exact) != Err(NumberError::PrecisionLoss);
             (0..=DIGITS_MAX).find(exact).unwrap_or(u8::MAX)
         }
@@ -218,7 +222,7 @@ pub fn show_word(word: i64, kind: ColumnType) -> String {
     String::from_utf8_lossy(&out).into_owned()
 }
 
-fn describe(cell: Cell<'_>, reason: &str, kind: ColumnType) -> String {
+fn describe(cell: SourceCell<'_>, reason: &str, kind: ColumnType) -> String {
     let shown = quote(&cell.show());
     match (reason, kind) {
         ("missing", _) => "is missing".into(),
@@ -250,36 +254,36 @@ mod tests {
     fn every_kind_of_cell_reaches_every_kind_of_column() {
         let bits = |value: f64| Ok((value.to_bits().cast_signed(), false));
         for (cell, kind, wanted) in [
-            (Cell::Text(b"1.50"), DECIMAL, Ok((150, false))),
-            (Cell::Text(b"8e-8"), ColumnType::Decimal { digits: 8 }, Ok((8, false))),
-            (Cell::Text(b"1.505"), DECIMAL, Ok((150, true))),
-            (Cell::Text(b"1.515"), DECIMAL, Ok((152, true))),
-            (Cell::Float(0.1 + 0.2), DECIMAL, Ok((30, true))),
-            (Cell::Float(1.25), DECIMAL, Ok((125, false))),
-            (Cell::Int(7), DECIMAL, Ok((700, false))),
-            (Cell::Text(b"0.1"), ColumnType::Float64, bits(0.1)),
-            (Cell::Float(0.1), ColumnType::Float64, bits(0.1)),
-            (Cell::Int(3), ColumnType::Float64, bits(3.0)),
-            (Cell::Int(i64::MAX), ColumnType::Int64, Ok((i64::MAX, false))),
-            (Cell::Text(b"7"), ColumnType::Int64, Ok((7, false))),
-            (Cell::Text(b"7.5"), ColumnType::Int64, Ok((8, true))),
-            (Cell::Missing, DECIMAL, Err("missing")),
-            (Cell::Text(b"x"), DECIMAL, Err("not_a_number")),
-            (Cell::Text(b"nan"), DECIMAL, Err("not_finite")),
-            (Cell::Float(f64::INFINITY), ColumnType::Float64, Err("not_finite")),
-            (Cell::Text(b"1e17"), DECIMAL, Err("overflow")),
-            (Cell::Wrong("a boolean"), DECIMAL, Err("wrong_type")),
+            (SourceCell::Text(b"1.50"), DECIMAL, Ok((150, false))),
+            (SourceCell::Text(b"8e-8"), ColumnType::Decimal { digits: 8 }, Ok((8, false))),
+            (SourceCell::Text(b"1.505"), DECIMAL, Ok((150, true))),
+            (SourceCell::Text(b"1.515"), DECIMAL, Ok((152, true))),
+            (SourceCell::Float(0.1 + 0.2), DECIMAL, Ok((30, true))),
+            (SourceCell::Float(1.25), DECIMAL, Ok((125, false))),
+            (SourceCell::Int(7), DECIMAL, Ok((700, false))),
+            (SourceCell::Text(b"0.1"), ColumnType::Float64, bits(0.1)),
+            (SourceCell::Float(0.1), ColumnType::Float64, bits(0.1)),
+            (SourceCell::Int(3), ColumnType::Float64, bits(3.0)),
+            (SourceCell::Int(i64::MAX), ColumnType::Int64, Ok((i64::MAX, false))),
+            (SourceCell::Text(b"7"), ColumnType::Int64, Ok((7, false))),
+            (SourceCell::Text(b"7.5"), ColumnType::Int64, Ok((8, true))),
+            (SourceCell::Missing, DECIMAL, Err("missing")),
+            (SourceCell::Text(b"x"), DECIMAL, Err("not_a_number")),
+            (SourceCell::Text(b"nan"), DECIMAL, Err("not_finite")),
+            (SourceCell::Float(f64::INFINITY), ColumnType::Float64, Err("not_finite")),
+            (SourceCell::Text(b"1e17"), DECIMAL, Err("overflow")),
+            (SourceCell::Wrong("a boolean"), DECIMAL, Err("wrong_type")),
         ] {
             assert_eq!(number(cell, kind, Rounding::Nearest), wanted, "{cell:?} {kind:?}");
         }
         for (cell, kind, wanted) in [
-            (Cell::Text(b"1.505"), DECIMAL, Err("precision_loss")),
-            (Cell::Text(b"1.5000"), DECIMAL, Ok((150, false))),
-            (Cell::Float(0.1 + 0.2), DECIMAL, Err("precision_loss")),
-            (Cell::Float(0.25), DECIMAL, Ok((25, false))),
-            (Cell::Text(b"7.5"), ColumnType::Int64, Err("precision_loss")),
-            (Cell::Float(7.5), ColumnType::Int64, Err("precision_loss")),
-            (Cell::Float(7.0), ColumnType::Int64, Ok((7, false))),
+            (SourceCell::Text(b"1.505"), DECIMAL, Err("precision_loss")),
+            (SourceCell::Text(b"1.5000"), DECIMAL, Ok((150, false))),
+            (SourceCell::Float(0.1 + 0.2), DECIMAL, Err("precision_loss")),
+            (SourceCell::Float(0.25), DECIMAL, Ok((25, false))),
+            (SourceCell::Text(b"7.5"), ColumnType::Int64, Err("precision_loss")),
+            (SourceCell::Float(7.5), ColumnType::Int64, Err("precision_loss")),
+            (SourceCell::Float(7.0), ColumnType::Int64, Ok((7, false))),
         ] {
             assert_eq!(number(cell, kind, Rounding::Exact), wanted, "exact: {cell:?} {kind:?}");
         }
@@ -288,10 +292,10 @@ mod tests {
     #[test]
     fn the_digits_that_a_number_needs_are_counted() {
         for (cell, wanted) in [
-            (Cell::Text(b"1.50500"), 3),
-            (Cell::Text(b"8e-8"), 8),
-            (Cell::Float(0.1 + 0.2), 17),
-            (Cell::Text(b"0.1234567890123456789"), u8::MAX),
+            (SourceCell::Text(b"1.50500"), 3),
+            (SourceCell::Text(b"8e-8"), 8),
+            (SourceCell::Float(0.1 + 0.2), 17),
+            (SourceCell::Text(b"0.1234567890123456789"), u8::MAX),
         ] {
             assert_eq!(digits_needed(cell), wanted, "{cell:?}");
         }

@@ -9,7 +9,7 @@ use indicatif::ProgressBar;
 
 use crate::error::{Error, Result};
 
-use super::cell::{Cell, PREVIEW_ROWS, Preview, Record, Visit};
+use super::cell::{PREVIEW_ROWS, Preview, SourceCell, SourceRecord, Visit};
 use super::open::Input;
 
 /// Separators that are tried, the likelier first.
@@ -18,7 +18,7 @@ const SEPARATORS: [u8; 4] = [b',', b';', b'\t', b'|'];
 const ROW_BYTES_MAX: u64 = 1 << 20;
 
 /// Cuts the text into rows and the rows into fields.
-struct Rows<'a> {
+struct CsvRows<'a> {
     input: &'a Input,
     reader: Box<dyn BufRead>,
     separator: u8,
@@ -29,25 +29,25 @@ struct Rows<'a> {
 }
 
 /// The fields of one row.
-enum Fields<'a> {
+enum CsvFields<'a> {
     Plain { text: &'a [u8], separator: u8 },
     Quoted(&'a csv::ByteRecord),
 }
 
-impl<'a> Fields<'a> {
+impl<'a> CsvFields<'a> {
     fn iter(&self) -> Box<dyn Iterator<Item = &'a [u8]> + 'a> {
         match *self {
-            Fields::Plain { text, separator } => {
+            CsvFields::Plain { text, separator } => {
                 Box::new(text.split(move |byte| *byte == separator).map(<[u8]>::trim_ascii))
             }
-            Fields::Quoted(record) => Box::new(record.iter()),
+            CsvFields::Quoted(record) => Box::new(record.iter()),
         }
     }
 
     /// The fields at these positions, as cells.
-    fn pick(&self, positions: &[usize], cells: &mut Vec<Cell<'a>>) {
+    fn pick(&self, positions: &[usize], cells: &mut Vec<SourceCell<'a>>) {
         match *self {
-            Fields::Plain { text, separator } => {
+            CsvFields::Plain { text, separator } => {
                 let mut fields: [&[u8]; FIELDS_KNOWN] = [&[]; FIELDS_KNOWN];
                 let found = text.split(|byte| *byte == separator).map(<[u8]>::trim_ascii);
                 for (place, field) in fields.iter_mut().zip(found) {
@@ -55,16 +55,16 @@ impl<'a> Fields<'a> {
                 }
                 cells.extend(positions.iter().map(|at| {
                     match fields.get(*at) {
-                        Some(field) => Cell::text(field),
+                        Some(field) => SourceCell::text(field),
                         None => text
                             .split(|byte| *byte == separator)
                             .nth(*at)
-                            .map_or(Cell::Missing, |field| Cell::text(field.trim_ascii())),
+                            .map_or(SourceCell::Missing, |field| SourceCell::text(field.trim_ascii())),
                     }
                 }));
             }
-            Fields::Quoted(record) => {
-                cells.extend(positions.iter().map(|at| record.get(*at).map_or(Cell::Missing, Cell::text)));
+            CsvFields::Quoted(record) => {
+                cells.extend(positions.iter().map(|at| record.get(*at).map_or(SourceCell::Missing, SourceCell::text)));
             }
         }
     }
@@ -73,14 +73,14 @@ impl<'a> Fields<'a> {
 /// Fields of a row that are found in one walk; later ones are looked for one by one.
 const FIELDS_KNOWN: usize = 32;
 
-impl<'a> Rows<'a> {
+impl<'a> CsvRows<'a> {
     fn new(input: &'a Input, separator: u8, bar: &ProgressBar) -> Result<Self> {
         let (text, quoted) = (Vec::new(), csv::ByteRecord::new());
         Ok(Self { input, reader: input.text(bar)?, separator, lines: 0, text, quoted })
     }
 
     /// The next row and the line it begins on, from 1.
-    fn next(&mut self) -> Result<Option<(Fields<'_>, u64)>> {
+    fn next(&mut self) -> Result<Option<(CsvFields<'_>, u64)>> {
         self.text.clear();
         let mut begin = self.lines + 1;
         loop {
@@ -110,13 +110,13 @@ impl<'a> Rows<'a> {
             self.text.pop();
         }
         if !self.text.contains(&b'"') {
-            return Ok(Some((Fields::Plain { text: &self.text, separator: self.separator }, begin)));
+            return Ok(Some((CsvFields::Plain { text: &self.text, separator: self.separator }, begin)));
         }
         let mut builder = csv::ReaderBuilder::new();
         builder.delimiter(self.separator).has_headers(false).flexible(true).trim(csv::Trim::All);
         let read = builder.from_reader(self.text.as_slice()).read_byte_record(&mut self.quoted);
         read.map_err(|error| Error::invalid(format!("{} line {begin} is not CSV: {error}", self.input.label)))?;
-        Ok(Some((Fields::Quoted(&self.quoted), begin)))
+        Ok(Some((CsvFields::Quoted(&self.quoted), begin)))
     }
 }
 
@@ -125,7 +125,7 @@ pub fn sniff(input: &Input) -> Result<u8> {
     let mut best = (0, b',');
     for separator in SEPARATORS {
         let mut widths = Vec::new();
-        let mut rows = Rows::new(input, separator, &ProgressBar::hidden())?;
+        let mut rows = CsvRows::new(input, separator, &ProgressBar::hidden())?;
         while widths.len() < 20
             && let Some((fields, _)) = rows.next()?
         {
@@ -145,7 +145,7 @@ pub fn sniff(input: &Input) -> Result<u8> {
 /// The first rows, all of them still possible data.
 pub fn preview(input: &Input, separator: u8) -> Result<Preview> {
     let mut found = Vec::new();
-    let mut rows = Rows::new(input, separator, &ProgressBar::hidden())?;
+    let mut rows = CsvRows::new(input, separator, &ProgressBar::hidden())?;
     while found.len() < PREVIEW_ROWS
         && let Some((fields, _)) = rows.next()?
     {
@@ -163,15 +163,15 @@ pub fn read(
     bar: &ProgressBar,
     visit: &mut Visit<'_>,
 ) -> Result<()> {
-    let mut rows = Rows::new(input, separator, bar)?;
+    let mut rows = CsvRows::new(input, separator, bar)?;
     if header {
         rows.next()?;
     }
     let mut row = 0;
     while let Some((fields, line)) = rows.next()? {
-        let mut cells: Vec<Cell<'_>> = Vec::with_capacity(positions.len());
+        let mut cells: Vec<SourceCell<'_>> = Vec::with_capacity(positions.len());
         fields.pick(positions, &mut cells);
-        visit(Record { row, line: Some(line), cells: &cells })?;
+        visit(SourceRecord { row, line: Some(line), cells: &cells })?;
         row += 1;
     }
     Ok(())

@@ -3,14 +3,14 @@
 use indicatif::ProgressBar;
 
 use crate::error::{Error, Result};
-use crate::service::Mode;
+use crate::service::RowMode;
 use crate::types::{Rows, SeriesDef};
 
-use super::args::Settings;
-use super::check::Checked;
+use super::args::ImportSettings;
+use super::check::InputSummary;
 use super::convert::{Converted, Converter};
-use super::plan::Plan;
-use super::sink::{Sink, Written};
+use super::plan::ImportPlan;
+use super::sink::{Sink, SinkReply};
 
 /// Most rows of one commit.
 pub const BATCH_ROWS: usize = 262_144;
@@ -18,9 +18,9 @@ pub const BATCH_ROWS: usize = 262_144;
 /// Rows that were checked, on their way into a series.
 #[derive(Clone, Copy, Debug)]
 pub struct Delivery<'a> {
-    pub plan: &'a Plan,
-    pub settings: &'a Settings,
-    pub checked: &'a Checked,
+    pub plan: &'a ImportPlan,
+    pub settings: &'a ImportSettings,
+    pub checked: &'a InputSummary,
     pub def: &'a SeriesDef,
     /// Earliest time that the series held before.
     pub first_stored: Option<i64>,
@@ -31,7 +31,7 @@ impl Delivery<'_> {
     ///
     /// # Errors
     /// What the sink answers, and `invalid_argument` when a file is no longer what was checked.
-    pub fn run(&self, sink: &mut dyn Sink, bar: &ProgressBar, done: &mut Written) -> Result<()> {
+    pub fn run(&self, sink: &mut dyn Sink, bar: &ProgressBar, done: &mut SinkReply) -> Result<()> {
         let Self { plan, settings, checked, def, first_stored } = *self;
         let accepted = checked.accepted();
         let capacity = BATCH_ROWS.min(usize::try_from(accepted).unwrap_or(BATCH_ROWS));
@@ -41,7 +41,7 @@ impl Delivery<'_> {
                 return Ok(());
             }
             let mut batch = std::mem::replace(rows, Rows::with_capacity(def.columns.len(), capacity));
-            if settings.mode != Mode::Append {
+            if settings.mode != RowMode::Append {
                 batch.sort_last_wins();
             }
             let written = sink.write(def, batch, settings.mode)?;

@@ -13,23 +13,23 @@ use serde_json::value::RawValue;
 
 use crate::error::{Error, Result};
 
-use super::cell::{Cell, PREVIEW_ROWS, Preview, Record, Visit};
+use super::cell::{PREVIEW_ROWS, Preview, SourceCell, SourceRecord, Visit};
 use super::open::Input;
 
 /// Longest row.
 const ROW_BYTES_MAX: usize = 1 << 20;
 
 /// Cuts the rows out of the text.
-struct Rows<R> {
+struct JsonRows<R> {
     reader: R,
     /// Line of the next byte, from 1.
     line: u64,
-    state: State,
+    state: JsonState,
     row: Vec<u8>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum JsonState {
     Start,
     /// Inside the outer array; whether a comma must come before the next row.
     Array {
@@ -41,20 +41,20 @@ enum State {
 }
 
 /// Why the text is not rows: what was expected, on which line; or the reader failed.
-enum Broken {
+enum JsonError {
     Io(io::Error),
     Text(u64, &'static str),
 }
 
-impl From<io::Error> for Broken {
+impl From<io::Error> for JsonError {
     fn from(error: io::Error) -> Self {
-        Broken::Io(error)
+        JsonError::Io(error)
     }
 }
 
-impl<R: BufRead> Rows<R> {
+impl<R: BufRead> JsonRows<R> {
     fn new(reader: R) -> Self {
-        Self { reader, line: 1, state: State::Start, row: Vec::new() }
+        Self { reader, line: 1, state: JsonState::Start, row: Vec::new() }
     }
 
     fn peek(&mut self) -> io::Result<Option<u8>> {
@@ -75,55 +75,55 @@ impl<R: BufRead> Rows<R> {
     }
 
     /// The text of the next row and the line it begins on.
-    fn next(&mut self) -> Result<Option<(&[u8], u64)>, Broken> {
+    fn next(&mut self) -> Result<Option<(&[u8], u64)>, JsonError> {
         self.row.clear();
-        if self.state == State::Start {
+        if self.state == JsonState::Start {
             if self.peek_word()? == Some(b'[') {
                 self.reader.consume(1);
                 match self.peek_word()? {
-                    Some(b'[' | b'{' | b']') => self.state = State::Array { comma: false },
+                    Some(b'[' | b'{' | b']') => self.state = JsonState::Array { comma: false },
                     // The bracket belongs to a row of its own.
                     _ => {
                         self.row.push(b'[');
-                        self.state = State::Lines;
+                        self.state = JsonState::Lines;
                     }
                 }
             } else {
-                self.state = State::Lines;
+                self.state = JsonState::Lines;
             }
         }
         let mut byte = self.peek_word()?;
-        if let State::Array { comma } = self.state {
+        if let JsonState::Array { comma } = self.state {
             match byte {
                 Some(b']') => {
                     self.reader.consume(1);
-                    self.state = State::End;
+                    self.state = JsonState::End;
                     byte = self.peek_word()?;
                 }
                 Some(b',') if comma => {
                     self.reader.consume(1);
                     byte = self.peek_word()?;
                 }
-                None => return Err(Broken::Text(self.line, "ends inside its array")),
-                Some(_) if comma => return Err(Broken::Text(self.line, "lacks a comma between two rows")),
+                None => return Err(JsonError::Text(self.line, "ends inside its array")),
+                Some(_) if comma => return Err(JsonError::Text(self.line, "lacks a comma between two rows")),
                 Some(_) => {}
             }
-            if self.state != State::End {
-                self.state = State::Array { comma: true };
+            if self.state != JsonState::End {
+                self.state = JsonState::Array { comma: true };
             }
         }
-        if self.state == State::End {
+        if self.state == JsonState::End {
             return match byte {
                 None => Ok(None),
-                Some(_) => Err(Broken::Text(self.line, "goes on after its array")),
+                Some(_) => Err(JsonError::Text(self.line, "goes on after its array")),
             };
         }
         let line = self.line;
         if self.row.is_empty() {
             match byte {
                 Some(b'[' | b'{') => {}
-                None if self.state == State::Lines => return Ok(None),
-                _ => return Err(Broken::Text(line, "holds something that is neither an array nor an object")),
+                None if self.state == JsonState::Lines => return Ok(None),
+                _ => return Err(JsonError::Text(line, "holds something that is neither an array nor an object")),
             }
         }
         self.cut()?;
@@ -131,13 +131,13 @@ impl<R: BufRead> Rows<R> {
     }
 
     /// Copies bytes up to the bracket that closes the row.
-    fn cut(&mut self) -> Result<(), Broken> {
+    fn cut(&mut self) -> Result<(), JsonError> {
         let mut depth = self.row.len();
         let (mut quoted, mut escaped) = (false, false);
         loop {
             let bytes = self.reader.fill_buf()?;
             if bytes.is_empty() {
-                return Err(Broken::Text(self.line, "ends inside a row"));
+                return Err(JsonError::Text(self.line, "ends inside a row"));
             }
             let mut used = 0;
             let mut closed = false;
@@ -172,55 +172,55 @@ impl<R: BufRead> Rows<R> {
                 return Ok(());
             }
             if self.row.len() > ROW_BYTES_MAX {
-                return Err(Broken::Text(self.line, "has a row of more than 1 MiB"));
+                return Err(JsonError::Text(self.line, "has a row of more than 1 MiB"));
             }
         }
     }
 }
 
-fn broken(input: &Input, broken: Broken) -> Error {
+fn broken(input: &Input, broken: JsonError) -> Error {
     match broken {
-        Broken::Io(error) => input.broken(&error),
-        Broken::Text(line, what) => Error::invalid(format!("{} line {line}: the JSON {what}", input.label))
+        JsonError::Io(error) => input.broken(&error),
+        JsonError::Text(line, what) => Error::invalid(format!("{} line {line}: the JSON {what}", input.label))
             .with_hint("an array of arrays or objects, or one array or object after the other"),
     }
 }
 
 /// The members of an object, in order.
-struct Members<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+struct JsonMembers<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
 
-impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
+impl<'de: 'a, 'a> Deserialize<'de> for JsonMembers<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
         #[derive(Deserialize)]
-        struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
-        struct Read;
-        impl<'de> Visitor<'de> for Read {
-            type Value = Members<'de>;
+        struct MemberName<'a>(#[serde(borrow)] Cow<'a, str>);
+        struct CountedRead;
+        impl<'de> Visitor<'de> for CountedRead {
+            type Value = JsonMembers<'de>;
             fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.write_str("an object")
             }
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Self::Value, A::Error> {
                 let mut members = Vec::new();
-                while let Some(Name(name)) = map.next_key()? {
+                while let Some(MemberName(name)) = map.next_key()? {
                     members.push((name, map.next_value()?));
                 }
-                Ok(Members(members))
+                Ok(JsonMembers(members))
             }
         }
-        deserializer.deserialize_map(Read)
+        deserializer.deserialize_map(CountedRead)
     }
 }
 
 /// A row, parsed as far as its values.
-enum Row<'a> {
+enum JsonRow<'a> {
     Array(Vec<&'a RawValue>),
-    Object(Members<'a>),
+    Object(JsonMembers<'a>),
 }
 
-fn parse<'a>(input: &Input, text: &'a [u8], line: u64) -> Result<Row<'a>> {
+fn parse<'a>(input: &Input, text: &'a [u8], line: u64) -> Result<JsonRow<'a>> {
     let row = match text {
-        [b'{', ..] => serde_json::from_slice(text).map(Row::Object),
-        _ => serde_json::from_slice(text).map(Row::Array),
+        [b'{', ..] => serde_json::from_slice(text).map(JsonRow::Object),
+        _ => serde_json::from_slice(text).map(JsonRow::Array),
     };
     row.map_err(|error| {
         let at = line + u64::try_from(error.line()).unwrap_or(1).saturating_sub(1);
@@ -234,32 +234,32 @@ fn unescape(value: &RawValue) -> Option<String> {
     (text.starts_with('"') && text.contains('\\')).then(|| serde_json::from_str(text).unwrap_or_default())
 }
 
-fn cell<'a>(value: &'a RawValue, unescaped: Option<&'a str>) -> Cell<'a> {
+fn cell<'a>(value: &'a RawValue, unescaped: Option<&'a str>) -> SourceCell<'a> {
     if let Some(text) = unescaped {
-        return Cell::text(text.trim().as_bytes());
+        return SourceCell::text(text.trim().as_bytes());
     }
     let text = value.get();
     match text.as_bytes() {
-        [b'"', inner @ .., b'"'] => Cell::text(inner.trim_ascii()),
-        [b'n', ..] => Cell::Missing,
-        [b't' | b'f', ..] => Cell::Wrong("a boolean"),
-        [b'[', ..] => Cell::Wrong("an array"),
-        [b'{', ..] => Cell::Wrong("an object"),
-        number => Cell::Text(number),
+        [b'"', inner @ .., b'"'] => SourceCell::text(inner.trim_ascii()),
+        [b'n', ..] => SourceCell::Missing,
+        [b't' | b'f', ..] => SourceCell::Wrong("a boolean"),
+        [b'[', ..] => SourceCell::Wrong("an array"),
+        [b'{', ..] => SourceCell::Wrong("an object"),
+        number => SourceCell::Text(number),
     }
 }
 
 /// The first rows; names where the first row is an object.
 pub fn preview(input: &Input) -> Result<Preview> {
-    let mut rows = Rows::new(input.text(&ProgressBar::hidden())?);
+    let mut rows = JsonRows::new(input.text(&ProgressBar::hidden())?);
     let mut names: Option<Vec<String>> = None;
     let mut cells: Vec<Vec<String>> = Vec::new();
     while cells.len() < PREVIEW_ROWS {
         let Some((text, line)) = rows.next().map_err(|error| broken(input, error))? else { break };
         let show = |value: &RawValue| cell(value, unescape(value).as_deref()).show().into_owned();
         match (parse(input, text, line)?, &mut names) {
-            (Row::Array(values), None) => cells.push(values.into_iter().map(show).collect()),
-            (Row::Object(Members(members)), names) if names.is_some() || cells.is_empty() => {
+            (JsonRow::Array(values), None) => cells.push(values.into_iter().map(show).collect()),
+            (JsonRow::Object(JsonMembers(members)), names) if names.is_some() || cells.is_empty() => {
                 let names = names.get_or_insert_default();
                 let mut row = vec![String::new(); names.len()];
                 for (name, value) in members {
@@ -290,7 +290,7 @@ pub fn read(
     bar: &ProgressBar,
     visit: &mut Visit<'_>,
 ) -> Result<()> {
-    let mut rows = Rows::new(input.text(bar)?);
+    let mut rows = JsonRows::new(input.text(bar)?);
     let mut row = 0;
     let mut skip = header;
     while let Some((text, line)) = rows.next().map_err(|error| broken(input, error))? {
@@ -298,8 +298,8 @@ pub fn read(
             continue;
         }
         let values: Vec<Option<&RawValue>> = match (parse(input, text, line)?, names) {
-            (Row::Array(values), None) => positions.iter().map(|at| values.get(*at).copied()).collect(),
-            (Row::Object(Members(members)), Some(names)) => positions
+            (JsonRow::Array(values), None) => positions.iter().map(|at| values.get(*at).copied()).collect(),
+            (JsonRow::Object(JsonMembers(members)), Some(names)) => positions
                 .iter()
                 .map(|at| {
                     let wanted = names.get(*at)?;
@@ -307,19 +307,19 @@ pub fn read(
                 })
                 .collect(),
             _ => {
-                let cells = vec![Cell::Wrong("in a row of another shape than the first"); positions.len()];
-                visit(Record { row, line: Some(line), cells: &cells })?;
+                let cells = vec![SourceCell::Wrong("in a row of another shape than the first"); positions.len()];
+                visit(SourceRecord { row, line: Some(line), cells: &cells })?;
                 row += 1;
                 continue;
             }
         };
         let unescaped: Vec<Option<String>> = values.iter().map(|value| value.and_then(unescape)).collect();
-        let cells: Vec<Cell<'_>> = values
+        let cells: Vec<SourceCell<'_>> = values
             .iter()
             .zip(&unescaped)
-            .map(|(value, text)| value.map_or(Cell::Missing, |value| cell(value, text.as_deref())))
+            .map(|(value, text)| value.map_or(SourceCell::Missing, |value| cell(value, text.as_deref())))
             .collect();
-        visit(Record { row, line: Some(line), cells: &cells })?;
+        visit(SourceRecord { row, line: Some(line), cells: &cells })?;
         row += 1;
     }
     Ok(())

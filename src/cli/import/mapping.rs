@@ -6,7 +6,7 @@
 use crate::error::{Error, Result};
 use crate::types::SeriesDef;
 
-use super::args::Settings;
+use super::args::ImportSettings;
 use super::cell::Preview;
 use super::clock::looks_like_time;
 use super::forms::flags_for;
@@ -37,7 +37,7 @@ const TIME_NAMES: [&str; 20] = [
 
 /// What a number column of the series is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
+pub enum NumberRole {
     /// Open, high, low, close: one number of digits for all four.
     Price,
     Volume,
@@ -47,9 +47,9 @@ pub enum Role {
 
 /// A number column of the series.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Target {
+pub struct TargetColumn {
     pub name: String,
-    pub role: Role,
+    pub role: NumberRole,
     /// Other names it may have in a source.
     aliases: Vec<String>,
 }
@@ -58,13 +58,13 @@ pub struct Target {
 ///
 /// # Errors
 /// `invalid_argument` for `--extra`, `--map` or `--set` of a column that cannot be.
-pub fn targets(settings: &Settings, registered: Option<&SeriesDef>) -> Result<Vec<Target>> {
-    let mut names: Vec<(String, Role)> = match settings.key.name() {
-        None => ["open", "high", "low", "close"].map(|name| (name.to_string(), Role::Price)).to_vec(),
-        Some(_) => vec![("value".into(), Role::Value)],
+pub fn targets(settings: &ImportSettings, registered: Option<&SeriesDef>) -> Result<Vec<TargetColumn>> {
+    let mut names: Vec<(String, NumberRole)> = match settings.key.name() {
+        None => ["open", "high", "low", "close"].map(|name| (name.to_string(), NumberRole::Price)).to_vec(),
+        Some(_) => vec![("value".into(), NumberRole::Value)],
     };
     if settings.key.name().is_none() {
-        names.push(("volume".into(), Role::Volume));
+        names.push(("volume".into(), NumberRole::Volume));
     }
     match registered {
         Some(def) => {
@@ -72,8 +72,10 @@ pub fn targets(settings: &Settings, registered: Option<&SeriesDef>) -> Result<Ve
                 .columns
                 .iter()
                 .map(|column| {
-                    let role =
-                        names.iter().find(|(name, _)| *name == column.name).map_or(Role::Extra, |(_, role)| *role);
+                    let role = names
+                        .iter()
+                        .find(|(name, _)| *name == column.name)
+                        .map_or(NumberRole::Extra, |(_, role)| *role);
                     (column.name.clone(), role)
                 })
                 .collect();
@@ -87,7 +89,7 @@ pub fn targets(settings: &Settings, registered: Option<&SeriesDef>) -> Result<Ve
                 if names.iter().any(|(name, _)| *name == extra.name) {
                     return Err(Error::invalid(format!("--extra {}: the column is there already", extra.name)));
                 }
-                names.push((extra.name.clone(), Role::Extra));
+                names.push((extra.name.clone(), NumberRole::Extra));
             }
         }
     }
@@ -101,8 +103,8 @@ pub fn targets(settings: &Settings, registered: Option<&SeriesDef>) -> Result<Ve
     Ok(names
         .into_iter()
         .map(|(name, role)| {
-            let aliases = if role == Role::Value { alias.iter().cloned().collect() } else { Vec::new() };
-            Target { name, role, aliases }
+            let aliases = if role == NumberRole::Value { alias.iter().cloned().collect() } else { Vec::new() };
+            TargetColumn { name, role, aliases }
         })
         .collect())
 }
@@ -113,7 +115,7 @@ fn joined<'a>(names: impl Iterator<Item = &'a String>) -> String {
 
 /// Where the cells of one column come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Origin {
+pub enum CellSource {
     Position(usize),
     /// The number of `--set`, as written.
     Constant(String),
@@ -121,23 +123,23 @@ pub enum Origin {
 
 /// How the rows of one file become rows of the series.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Layout {
+pub struct FileLayout {
     /// Whether the first row names the columns.
     pub header: bool,
     /// The time cells, joined with a space when several.
     pub ts: Vec<usize>,
     /// One origin for each target.
-    pub columns: Vec<Origin>,
+    pub columns: Vec<CellSource>,
     /// Names of the source columns where it has any.
     pub names: Option<Vec<String>>,
 }
 
-impl Layout {
+impl FileLayout {
     /// Positions to read: the time cells first, then the mapped columns.
     pub fn positions(&self) -> Vec<usize> {
         let mapped = self.columns.iter().filter_map(|origin| match origin {
-            Origin::Position(at) => Some(*at),
-            Origin::Constant(_) => None,
+            CellSource::Position(at) => Some(*at),
+            CellSource::Constant(_) => None,
         });
         self.ts.iter().copied().chain(mapped).collect()
     }
@@ -153,25 +155,25 @@ impl Layout {
 
 /// A column of a file that feeds no column of the series.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LeftOut {
+pub struct OmittedColumn {
     /// Its header, or `column N`.
     pub name: String,
     /// What keeps it in a new series; `None` where it does not hold numbers.
-    pub kept_by: Option<Keep>,
+    pub kept_by: Option<ExtraColumnFlags>,
 }
 
 /// The flags that make a source column an extra column.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Keep {
+pub struct ExtraColumnFlags {
     /// Column name for `--extra`.
     pub extra: String,
     /// Zero-based position for `--map`, where the name does not find the column by itself.
     pub map: Option<usize>,
 }
 
-impl Layout {
+impl FileLayout {
     /// The columns of the file that are not read.
-    pub fn left_out(&self, targets: &[Target], preview: &Preview) -> Vec<LeftOut> {
+    pub fn left_out(&self, targets: &[TargetColumn], preview: &Preview) -> Vec<OmittedColumn> {
         let used = self.positions();
         let rows = || preview.rows.iter().skip(usize::from(self.header));
         let width = rows().map(Vec::len).chain(self.names.as_ref().map(Vec::len)).max().unwrap_or(0);
@@ -181,13 +183,13 @@ impl Layout {
             let holds_numbers = cells().next().is_some() && cells().all(|cell| is_number(cell) || is_nan(cell));
             let kept_by = holds_numbers.then(|| self.keep(targets, at));
             if cells().next().is_some() || self.names.as_ref().is_some_and(|names| at < names.len()) {
-                found.push(LeftOut { name: self.source_name(at), kept_by });
+                found.push(OmittedColumn { name: self.source_name(at), kept_by });
             }
         }
         found
     }
 
-    fn keep(&self, targets: &[Target], at: usize) -> Keep {
+    fn keep(&self, targets: &[TargetColumn], at: usize) -> ExtraColumnFlags {
         let names = self.names.iter().flatten();
         let name = self.names.as_ref().and_then(|names| names.get(at)).map(|name| column_name(name));
         let alone = |name: &String| {
@@ -198,8 +200,8 @@ impl Layout {
                 && names.clone().filter(|other| column_name(other) == *name).count() == 1
         };
         match name.filter(alone) {
-            Some(extra) => Keep { extra, map: None },
-            None => Keep { extra: format!("column_{at}"), map: Some(at) },
+            Some(extra) => ExtraColumnFlags { extra, map: None },
+            None => ExtraColumnFlags { extra: format!("column_{at}"), map: Some(at) },
         }
     }
 }
@@ -208,16 +210,21 @@ impl Layout {
 ///
 /// # Errors
 /// `invalid_argument` when a column has no source or more than one.
-pub fn resolve(settings: &Settings, targets: &[Target], preview: &Preview, file: &str) -> Result<Layout> {
+pub fn resolve(
+    settings: &ImportSettings,
+    targets: &[TargetColumn],
+    preview: &Preview,
+    file: &str,
+) -> Result<FileLayout> {
     if let Some(names) = &preview.names {
         let rows: Vec<&[String]> = preview.rows.iter().map(Vec::as_slice).collect();
-        return Resolver { settings, targets, names: Some(names), rows: &rows, file }.layout(false);
+        return LayoutResolver { settings, targets, names: Some(names), rows: &rows, file }.layout(false);
     }
     let rows: Vec<&[String]> = preview.rows.iter().map(Vec::as_slice).collect();
     let Some((first, rest)) = rows.split_first() else {
-        return Resolver { settings, targets, names: None, rows: &rows, file }.layout(false);
+        return LayoutResolver { settings, targets, names: None, rows: &rows, file }.layout(false);
     };
-    let by_position = Resolver { settings, targets, names: None, rows: &rows, file };
+    let by_position = LayoutResolver { settings, targets, names: None, rows: &rows, file };
     if settings.no_header {
         return by_position.layout(false);
     }
@@ -229,8 +236,8 @@ pub fn resolve(settings: &Settings, targets: &[Target], preview: &Preview, file:
                 .columns
                 .iter()
                 .filter_map(|origin| match origin {
-                    Origin::Position(at) => first.get(*at),
-                    Origin::Constant(_) => None,
+                    CellSource::Position(at) => first.get(*at),
+                    CellSource::Constant(_) => None,
                 })
                 .collect();
             let word = |cell: &&String| !cell.is_empty() && !is_number(cell);
@@ -245,7 +252,7 @@ pub fn resolve(settings: &Settings, targets: &[Target], preview: &Preview, file:
             Err(error)
         }
         Err(_) => {
-            let layout = Resolver { settings, targets, names: Some(first), rows: rest, file }.layout(true)?;
+            let layout = LayoutResolver { settings, targets, names: Some(first), rows: rest, file }.layout(true)?;
             let width =
                 rest.iter().map(|row| row.iter().rposition(|cell| !cell.is_empty()).map_or(0, |at| at + 1)).max();
             if width > Some(first.len()) {
@@ -270,17 +277,17 @@ fn is_nan(cell: &str) -> bool {
     ["nan", "inf", "-inf", "null", "none", "na", "n/a"].iter().any(|word| cell.eq_ignore_ascii_case(word))
 }
 
-struct Resolver<'a> {
-    settings: &'a Settings,
-    targets: &'a [Target],
+struct LayoutResolver<'a> {
+    settings: &'a ImportSettings,
+    targets: &'a [TargetColumn],
     names: Option<&'a [String]>,
     /// Data rows.
     rows: &'a [&'a [String]],
     file: &'a str,
 }
 
-impl Resolver<'_> {
-    fn layout(&self, header: bool) -> Result<Layout> {
+impl LayoutResolver<'_> {
+    fn layout(&self, header: bool) -> Result<FileLayout> {
         let ts = match self.mapped("ts") {
             Some(source) => self.ts_source(source)?,
             None => self.ts_by_name()?,
@@ -290,12 +297,12 @@ impl Resolver<'_> {
         for target in self.targets {
             let constant = self.settings.set.iter().find(|(name, _)| *name == target.name);
             if let Some((_, number)) = constant {
-                columns.push(Origin::Constant(number.clone()));
+                columns.push(CellSource::Constant(number.clone()));
             } else if let Some(source) = self.mapped(&target.name) {
-                columns.push(Origin::Position(self.position(&target.name, source)?));
+                columns.push(CellSource::Position(self.position(&target.name, source)?));
             } else {
                 match self.by_name(target)? {
-                    Some(at) => columns.push(Origin::Position(at)),
+                    Some(at) => columns.push(CellSource::Position(at)),
                     None => missing.push(target),
                 }
             }
@@ -304,7 +311,7 @@ impl Resolver<'_> {
             let names = joined(missing.iter().map(|target| &target.name));
             return Err(self.no_source(&names, self.hint_for(&missing)));
         }
-        Ok(Layout { header, ts, columns, names: self.names.map(<[String]>::to_vec) })
+        Ok(FileLayout { header, ts, columns, names: self.names.map(<[String]>::to_vec) })
     }
 
     fn mapped(&self, name: &str) -> Option<&str> {
@@ -329,10 +336,10 @@ impl Resolver<'_> {
     }
 
     /// The way to give a source to columns that were not found by name.
-    fn hint_for(&self, missing: &[&Target]) -> String {
-        let price = |target: &&&Target| target.role == Role::Price;
+    fn hint_for(&self, missing: &[&TargetColumn]) -> String {
+        let price = |target: &&&TargetColumn| target.role == NumberRole::Price;
         match missing {
-            [target] if target.role == Role::Volume => {
+            [target] if target.role == NumberRole::Volume => {
                 "--set volume=0 for bars without a volume, or --map volume=COLUMN with one of these columns".into()
             }
             _ if missing.iter().filter(price).count() == 4 => {
@@ -341,7 +348,7 @@ impl Resolver<'_> {
                  --series scalar/CATEGORY/SYMBOL/TIMEFRAME/NAME with --map value=COLUMN"
                     .into()
             }
-            [target] if target.role == Role::Value => "--map value=COLUMN with one of these columns".into(),
+            [target] if target.role == NumberRole::Value => "--map value=COLUMN with one of these columns".into(),
             _ => {
                 let maps = missing.iter().map(|target| format!("{}=COLUMN", target.name)).collect::<Vec<_>>().join(",");
                 format!("--map {maps} with the columns they come from; --set COLUMN=NUMBER for a constant")
@@ -397,14 +404,14 @@ impl Resolver<'_> {
         Ok(None)
     }
 
-    fn by_name(&self, target: &Target) -> Result<Option<usize>> {
+    fn by_name(&self, target: &TargetColumn) -> Result<Option<usize>> {
         for name in std::iter::once(&target.name).chain(&target.aliases) {
             if let Some(at) = self.find(name)? {
                 return Ok(Some(at));
             }
         }
         // `adj_close` finds `Adj Close`.
-        Ok(self.find_spelt(&target.name).filter(|_| target.role == Role::Extra))
+        Ok(self.find_spelt(&target.name).filter(|_| target.role == NumberRole::Extra))
     }
 
     /// The one column whose header, spelt as a column name, is this name.
@@ -458,18 +465,18 @@ fn column_name(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::args::{Settings, tests::args};
+    use super::super::args::{ImportSettings, tests::args};
     use super::*;
 
-    fn resolved(flags: &str, named: Option<&[&str]>, rows: &[&[&str]]) -> Result<Layout> {
-        let settings = Settings::of(&args(&format!("f --root r --series kline/X/1m {flags}"))).unwrap();
+    fn resolved(flags: &str, named: Option<&[&str]>, rows: &[&[&str]]) -> Result<FileLayout> {
+        let settings = ImportSettings::of(&args(&format!("f --root r --series kline/X/1m {flags}"))).unwrap();
         let text = |row: &[&str]| row.iter().map(|cell| (*cell).to_string()).collect::<Vec<String>>();
         let preview = Preview { names: named.map(text), rows: rows.iter().map(|row| text(row)).collect() };
         resolve(&settings, &targets(&settings, None)?, &preview, "f")
     }
 
-    fn at(positions: &[usize]) -> Vec<Origin> {
-        positions.iter().map(|at| Origin::Position(*at)).collect()
+    fn at(positions: &[usize]) -> Vec<CellSource> {
+        positions.iter().map(|at| CellSource::Position(*at)).collect()
     }
 
     const ROW: &[&str] = &["1640995200000", "1", "3", "0.5", "2", "10"];
@@ -530,7 +537,7 @@ mod tests {
         let layout = resolved(flags, None, &[header, row]).unwrap();
         assert_eq!(
             layout.columns.get(4..).unwrap(),
-            [Origin::Constant("0".into()), Origin::Position(5), Origin::Position(6)]
+            [CellSource::Constant("0".into()), CellSource::Position(5), CellSource::Position(6)]
         );
         assert_eq!(layout.positions(), [0, 1, 2, 3, 4, 5, 6]);
     }
@@ -546,21 +553,21 @@ mod tests {
 
     #[test]
     fn columns_that_are_left_out_are_named_with_the_flags_that_keep_them() {
-        let settings = Settings::of(&args("f --root r --series kline/X/1m")).unwrap();
+        let settings = ImportSettings::of(&args("f --root r --series kline/X/1m")).unwrap();
         let targets = targets(&settings, None).unwrap();
         let header = ["ts", "Symbol", "open", "high", "low", "close", "volume", "Quote Volume", "Close", "empty"];
         let row = ["1640995200000", "BTC", "1", "3", "0.5", "2", "10", "1,234.5", "2", ""];
         let text = |row: &[&str]| row.iter().map(|cell| (*cell).to_string()).collect::<Vec<String>>();
         let preview = Preview { names: None, rows: vec![text(&header), text(&row)] };
         let layout = resolve(&settings, &targets, &preview, "f").unwrap();
-        let keep = |extra: &str, map| Some(Keep { extra: extra.into(), map });
+        let keep = |extra: &str, map| Some(ExtraColumnFlags { extra: extra.into(), map });
         let wanted = [
             ("Symbol", None),
             ("Quote Volume", keep("quote_volume", None)),
             ("Close", keep("column_8", Some(8))),
             ("empty", None),
         ];
-        let wanted = wanted.map(|(name, kept_by)| LeftOut { name: name.into(), kept_by });
+        let wanted = wanted.map(|(name, kept_by)| OmittedColumn { name: name.into(), kept_by });
         assert_eq!(layout.left_out(&targets, &preview), wanted);
     }
 

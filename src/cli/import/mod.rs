@@ -44,21 +44,21 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::show;
 use crate::error::{Error, Result};
-use crate::service::Mode;
+use crate::service::RowMode;
 
-use args::Settings;
+use args::ImportSettings;
 use convert::Converter;
 use deliver::Delivery;
-use plan::Plan;
-use refusal::Case;
-use report::Summary;
-use sink::{Known, Sink, Written};
+use plan::ImportPlan;
+use refusal::RefusedImport;
+use report::ImportSummary;
+use sink::{RegisteredSeries, Sink, SinkReply};
 use stdin::{STAGED_BYTES_MAX, STDIN, StagedInput};
 
 /// What came of an import.
 #[derive(Debug)]
-pub struct Outcome {
-    pub summary: Summary,
+pub struct ImportOutcome {
+    pub summary: ImportSummary,
     /// Why nothing, or not everything, was written.
     pub error: Option<Error>,
 }
@@ -69,7 +69,7 @@ pub struct Outcome {
 /// `invalid_rows` when a row is invalid and none is to be skipped, `invalid_argument` for flags and files that cannot
 /// be read, else what the store or the server answers.
 pub fn run(args: ImportArgs) -> Result<u8> {
-    let settings = Settings::of(&args)?;
+    let settings = ImportSettings::of(&args)?;
     let staged = match settings.files.iter().any(|file| file.as_os_str() == STDIN) {
         true => Some(StagedInput::of(std::io::stdin().lock(), &std::env::temp_dir(), STAGED_BYTES_MAX)?),
         false => None,
@@ -102,21 +102,21 @@ pub fn run(args: ImportArgs) -> Result<u8> {
 
 /// Imports into `sink`; without one only a dry run is possible. `staged` holds what came from standard input.
 pub fn import(
-    settings: &Settings,
+    settings: &ImportSettings,
     staged: Option<&Path>,
     mut sink: Option<&mut dyn Sink>,
     tell: &mut dyn FnMut(&str),
-) -> Result<Outcome> {
+) -> Result<ImportOutcome> {
     let registered = match &mut sink {
         Some(sink) => sink.registered(&settings.key)?,
         None => None,
     };
     let targets = mapping::targets(settings, registered.as_ref().map(|known| &known.def))?;
-    let plan = Plan::of(settings, targets, staged)?;
+    let plan = ImportPlan::of(settings, targets, staged)?;
     let known = registered.is_some();
     let first_stored = registered.as_ref().and_then(|known| known.first_ts);
     let (mut def, spec) = match registered {
-        Some(Known { def, .. }) => {
+        Some(RegisteredSeries { def, .. }) => {
             check_digits(settings, &def)?;
             (def, None)
         }
@@ -131,20 +131,20 @@ pub fn import(
     let bar = progress(&plan, "checking");
     let checked = check::check(&plan, &Converter::new(&def, settings, first_stored), settings, &bar)?;
     bar.finish_and_clear();
-    let mut summary = Summary::of(settings, &plan, &def, known, &checked);
+    let mut summary = ImportSummary::of(settings, &plan, &def, known, &checked);
     summary.target = sink.as_ref().map(|sink| sink.name());
-    let case = Case { settings, plan: &plan, def: &def, known, checked: &checked };
+    let case = RefusedImport { settings, plan: &plan, def: &def, known, checked: &checked };
     if let Some(error) = case.refusal() {
-        return Ok(Outcome { summary, error: Some(error) });
+        return Ok(ImportOutcome { summary, error: Some(error) });
     }
     let sink = match sink {
         Some(sink) if !settings.dry_run && checked.accepted() > 0 => sink,
-        _ => return Ok(Outcome { summary, error: None }),
+        _ => return Ok(ImportOutcome { summary, error: None }),
     };
     if let Some(spec) = &spec {
         def = sink.register(spec)?;
     }
-    let mut written = Written::default();
+    let mut written = SinkReply::default();
     let bar = progress(&plan, "writing");
     let delivery = Delivery { plan: &plan, settings, checked: &checked, def: &def, first_stored };
     let delivered = delivery.run(sink, &bar, &mut written);
@@ -164,13 +164,13 @@ pub fn import(
         Err(error) if written.rows == 0 => Some(error),
         Err(error) => Some(after_a_part(error, settings.mode, written.rows)),
     };
-    Ok(Outcome { summary, error })
+    Ok(ImportOutcome { summary, error })
 }
 
 /// The error of an import of which so many rows are stored.
-fn after_a_part(error: Error, mode: Mode, rows: u64) -> Error {
+fn after_a_part(error: Error, mode: RowMode, rows: u64) -> Error {
     let again = match mode {
-        Mode::Insert | Mode::Append => "--mode upsert imports the files again over them",
+        RowMode::Insert | RowMode::Append => "--mode upsert imports the files again over them",
         _ => "importing again replaces them by themselves",
     };
     let before = error.hint().map(|hint| format!("{hint}; ")).unwrap_or_default();
@@ -178,7 +178,7 @@ fn after_a_part(error: Error, mode: Mode, rows: u64) -> Error {
 }
 
 /// The digits of a registered series rule: flags may only repeat them.
-fn check_digits(settings: &Settings, def: &crate::types::SeriesDef) -> Result<()> {
+fn check_digits(settings: &ImportSettings, def: &crate::types::SeriesDef) -> Result<()> {
     let extras = settings.extra.iter().map(|extra| (extra.name.as_str(), extra.digits));
     let flags = [("open", settings.price_digits), ("volume", settings.volume_digits), ("value", settings.value_digits)];
     for (name, digits) in flags.into_iter().chain(extras) {
@@ -195,7 +195,7 @@ fn check_digits(settings: &Settings, def: &crate::types::SeriesDef) -> Result<()
 }
 
 /// A bar over the bytes of all files, on a terminal only.
-fn progress(plan: &Plan, phase: &'static str) -> ProgressBar {
+fn progress(plan: &ImportPlan, phase: &'static str) -> ProgressBar {
     let bar = ProgressBar::new(plan.bytes());
     if let Ok(style) = ProgressStyle::with_template("{msg:10} {bar:40} {bytes}/{total_bytes} {eta}") {
         bar.set_style(style);

@@ -12,7 +12,7 @@ use crate::error::{Error, ErrorCode, Result};
 
 /// The shape of the bytes inside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
+pub enum FileFormat {
     Csv,
     Json,
     Parquet,
@@ -20,14 +20,14 @@ pub enum Format {
     ArrowStream,
 }
 
-impl Format {
+impl FileFormat {
     pub fn name(self) -> &'static str {
         match self {
-            Format::Csv => "csv",
-            Format::Json => "json",
-            Format::Parquet => "parquet",
-            Format::ArrowFile => "arrow file",
-            Format::ArrowStream => "arrow stream",
+            FileFormat::Csv => "csv",
+            FileFormat::Json => "json",
+            FileFormat::Parquet => "parquet",
+            FileFormat::ArrowFile => "arrow file",
+            FileFormat::ArrowStream => "arrow stream",
         }
     }
 }
@@ -46,7 +46,7 @@ pub struct Input {
     pub path: PathBuf,
     /// What messages call it: its path as given, or `standard input`.
     pub label: String,
-    pub format: Format,
+    pub format: FileFormat,
     pub compression: Compression,
     /// Bytes on disk.
     pub bytes: u64,
@@ -83,7 +83,7 @@ impl Input {
             [0x28, 0xb5, 0x2f, 0xfd, ..] => Compression::Zstd,
             _ => Compression::None,
         };
-        let mut input = Self { path: path.into(), label, format: Format::Csv, compression, bytes: meta.len() };
+        let mut input = Self { path: path.into(), label, format: FileFormat::Csv, compression, bytes: meta.len() };
         let head = match compression {
             Compression::None => head,
             _ => read_head(input.bytes(&ProgressBar::hidden())?).map_err(|error| input.broken(&error))?,
@@ -92,7 +92,7 @@ impl Input {
         Ok(input)
     }
 
-    fn tell(&self, head: &[u8]) -> Result<Format> {
+    fn tell(&self, head: &[u8]) -> Result<FileFormat> {
         let refuse = |what: &str, hint: &str| {
             Error::new(ErrorCode::UnsupportedMediaType, format!("{} is {what}", self.label)).with_hint(hint)
         };
@@ -101,12 +101,12 @@ impl Input {
             return Err(Error::invalid(format!("{} is empty", self.label)));
         }
         match head {
-            [b'P', b'A', b'R', b'1', ..] => return Ok(Format::Parquet),
-            [b'A', b'R', b'R', b'O', b'W', b'1', ..] => return Ok(Format::ArrowFile),
+            [b'P', b'A', b'R', b'1', ..] => return Ok(FileFormat::Parquet),
+            [b'A', b'R', b'R', b'O', b'W', b'1', ..] => return Ok(FileFormat::ArrowFile),
             [b'F', b'E', b'A', b'1', ..] => {
                 return Err(refuse("a Feather file of version 1", "write it as version 2 or as Parquet"));
             }
-            [0xff, 0xff, 0xff, 0xff, ..] => return Ok(Format::ArrowStream),
+            [0xff, 0xff, 0xff, 0xff, ..] => return Ok(FileFormat::ArrowStream),
             [b'P', b'K', 3 | 5, ..] => return Err(refuse("a zip archive", "unzip -p FILE.zip | fastk import - …")),
             [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => {
                 return Err(refuse("text in UTF-16", "iconv -f UTF-16 -t UTF-8 FILE | fastk import - …"));
@@ -122,15 +122,15 @@ impl Input {
         }
         match text.trim_ascii_start() {
             [] => Err(Error::invalid(format!("{} holds nothing but space", self.label))),
-            [b'[' | b'{', ..] => Ok(Format::Json),
-            _ => Ok(Format::Csv),
+            [b'[' | b'{', ..] => Ok(FileFormat::Json),
+            _ => Ok(FileFormat::Csv),
         }
     }
 
     /// The bytes inside the compression; `bar` follows the bytes on disk.
     pub fn bytes(&self, bar: &ProgressBar) -> Result<Box<dyn Read>> {
         let file = File::open(&self.path).map_err(|error| Error::io("open", &self.path, &error))?;
-        let file = Counted { inner: file, bar: bar.clone() };
+        let file = ProgressReader { inner: file, bar: bar.clone() };
         Ok(match self.compression {
             Compression::None => Box::new(file),
             Compression::Gzip => {
@@ -170,12 +170,12 @@ fn read_head(reader: impl Read) -> io::Result<Vec<u8>> {
 }
 
 /// Tells the progress bar how many bytes went by.
-struct Counted<R> {
+struct ProgressReader<R> {
     inner: R,
     bar: ProgressBar,
 }
 
-impl<R: Read> Read for Counted<R> {
+impl<R: Read> Read for ProgressReader<R> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         let count = self.inner.read(out)?;
         self.bar.inc(count as u64);
@@ -206,15 +206,15 @@ pub mod tests {
     fn content_decides_not_the_name() {
         let zstd = zstd::encode_all(&b"{\"ts\":1}\n"[..], 1).unwrap();
         for (bytes, format, compression) in [
-            (b"ts,open\n1,2\n".to_vec(), Format::Csv, Compression::None),
-            (b"\xef\xbb\xbfts,open\n".to_vec(), Format::Csv, Compression::None),
-            (b" [[1,2]]".to_vec(), Format::Json, Compression::None),
-            (gzip(b"{\"ts\":1}"), Format::Json, Compression::Gzip),
-            (zstd, Format::Json, Compression::Zstd),
-            (b"PAR1....".to_vec(), Format::Parquet, Compression::None),
-            (b"ARROW1\0\0".to_vec(), Format::ArrowFile, Compression::None),
-            (gzip(b"ARROW1\0\0"), Format::ArrowFile, Compression::Gzip),
-            (b"\xff\xff\xff\xff\x10\0\0\0".to_vec(), Format::ArrowStream, Compression::None),
+            (b"ts,open\n1,2\n".to_vec(), FileFormat::Csv, Compression::None),
+            (b"\xef\xbb\xbfts,open\n".to_vec(), FileFormat::Csv, Compression::None),
+            (b" [[1,2]]".to_vec(), FileFormat::Json, Compression::None),
+            (gzip(b"{\"ts\":1}"), FileFormat::Json, Compression::Gzip),
+            (zstd, FileFormat::Json, Compression::Zstd),
+            (b"PAR1....".to_vec(), FileFormat::Parquet, Compression::None),
+            (b"ARROW1\0\0".to_vec(), FileFormat::ArrowFile, Compression::None),
+            (gzip(b"ARROW1\0\0"), FileFormat::ArrowFile, Compression::Gzip),
+            (b"\xff\xff\xff\xff\x10\0\0\0".to_vec(), FileFormat::ArrowStream, Compression::None),
         ] {
             let (_folder, path) = file("x.parquet", &bytes);
             let input = Input::detect(&path).unwrap();

@@ -6,12 +6,12 @@ use indicatif::ProgressBar;
 
 use crate::error::{Error, Result};
 
-use super::args::{BaseDate, Settings};
-use super::cell::{Cell, Preview, Record};
-use super::clock::{BadTime, Clock, Moment, TimeRule, date_in_name, is_plain_number, look_like_times_of_day};
+use super::args::{BaseDate, ImportSettings};
+use super::cell::{Preview, SourceCell, SourceRecord};
+use super::clock::{BadTime, SourceTime, TimeReader, TimeRule, date_in_name, is_plain_number, look_like_times_of_day};
 use super::forms::Forms;
-use super::mapping::{Layout, LeftOut, Origin, Target, resolve};
-use super::open::{Format, Input};
+use super::mapping::{CellSource, FileLayout, OmittedColumn, TargetColumn, resolve};
+use super::open::{FileFormat, Input};
 use super::stdin::STDIN;
 use super::{csv, json, table};
 
@@ -19,7 +19,7 @@ use super::{csv, json, table};
 #[derive(Clone, Debug)]
 pub struct FilePlan {
     pub input: Input,
-    pub layout: Layout,
+    pub layout: FileLayout,
     pub rule: TimeRule,
     /// Separator of CSV.
     pub separator: u8,
@@ -28,23 +28,23 @@ pub struct FilePlan {
     /// Its times are numbers that look like times since midnight, and no date was given.
     pub lacks_date: bool,
     /// Columns of the file that feed no column of the series.
-    pub left_out: Vec<LeftOut>,
+    pub left_out: Vec<OmittedColumn>,
 }
 
 impl FilePlan {
     /// Settles everything the first rows of a file tell.
-    pub fn of(settings: &Settings, targets: &[Target], input: Input) -> Result<Self> {
+    pub fn of(settings: &ImportSettings, targets: &[TargetColumn], input: Input) -> Result<Self> {
         let mut separator = b',';
         let preview: Preview = match input.format {
-            Format::Csv => {
+            FileFormat::Csv => {
                 separator = match settings.delimiter {
                     Some(separator) => separator,
                     None => csv::sniff(&input)?,
                 };
                 csv::preview(&input, separator)?
             }
-            Format::Json => json::preview(&input)?,
-            Format::Parquet | Format::ArrowFile | Format::ArrowStream => table::preview(&input)?,
+            FileFormat::Json => json::preview(&input)?,
+            FileFormat::Parquet | FileFormat::ArrowFile | FileFormat::ArrowStream => table::preview(&input)?,
         };
         let layout = resolve(settings, targets, &preview, &input.label)?;
         let left_out = layout.left_out(targets, &preview);
@@ -69,7 +69,7 @@ impl FilePlan {
     /// For people: what the file is and how its time is written.
     pub fn describe(&self) -> String {
         let mut text = self.input.format.name().to_string();
-        if self.input.format == Format::Csv {
+        if self.input.format == FileFormat::Csv {
             let separator = char::from(self.separator);
             text.push_str(&if separator == '\t' { " tab".into() } else { format!(" '{separator}'") });
             text.push_str(if self.layout.header { ", header" } else { ", no header" });
@@ -111,30 +111,30 @@ pub struct SourceRow<'a> {
     pub line: Option<u64>,
     /// Zero-based number over all files.
     pub number: u64,
-    pub time: std::result::Result<Moment, BadTime>,
+    pub time: std::result::Result<SourceTime, BadTime>,
     /// The time as written, for messages.
-    pub time_cells: &'a [Cell<'a>],
+    pub time_cells: &'a [SourceCell<'a>],
     /// One cell for each target.
-    pub cells: &'a [Cell<'a>],
+    pub cells: &'a [SourceCell<'a>],
 }
 
 /// The cells of one row that a flag of the number forms rewrites.
 #[derive(Debug, Default)]
-struct Rewritten {
+struct RewrittenCells {
     text: Vec<u8>,
     /// Position among the cells, and where its new text ends.
     ends: Vec<(usize, usize)>,
 }
 
-impl Rewritten {
-    fn of(&mut self, forms: Forms, cells: &[Cell<'_>]) {
+impl RewrittenCells {
+    fn of(&mut self, forms: Forms, cells: &[SourceCell<'_>]) {
         self.text.clear();
         self.ends.clear();
         if forms.is_plain() {
             return;
         }
         for (at, cell) in cells.iter().enumerate() {
-            if let Cell::Text(text) = cell
+            if let SourceCell::Text(text) = cell
                 && forms.rewrite(text, &mut self.text)
             {
                 self.ends.push((at, self.text.len()));
@@ -142,11 +142,11 @@ impl Rewritten {
         }
     }
 
-    fn put<'a>(&'a self, cells: &mut [Cell<'a>]) {
+    fn put<'a>(&'a self, cells: &mut [SourceCell<'a>]) {
         let mut begin = 0;
         for (at, end) in &self.ends {
             if let (Some(cell), Some(text)) = (cells.get_mut(*at), self.text.get(begin..*end)) {
-                *cell = Cell::Text(text);
+                *cell = SourceCell::Text(text);
             }
             begin = *end;
         }
@@ -155,17 +155,17 @@ impl Rewritten {
 
 /// All files of an import.
 #[derive(Clone, Debug)]
-pub struct Plan {
+pub struct ImportPlan {
     pub files: Vec<FilePlan>,
-    pub targets: Vec<Target>,
-    pub zone: super::clock::Zone,
+    pub targets: Vec<TargetColumn>,
+    pub zone: super::clock::AssumedZone,
     /// Forms of numbers that are read beside plain ones.
     forms: Forms,
 }
 
-impl Plan {
+impl ImportPlan {
     /// Looks at the beginning of every file; `staged` holds what came from standard input.
-    pub fn of(settings: &Settings, targets: Vec<Target>, staged: Option<&Path>) -> Result<Self> {
+    pub fn of(settings: &ImportSettings, targets: Vec<TargetColumn>, staged: Option<&Path>) -> Result<Self> {
         let files = settings
             .files
             .iter()
@@ -194,22 +194,22 @@ impl Plan {
     pub fn read(&self, bar: &ProgressBar, visit: &mut dyn FnMut(SourceRow<'_>) -> Result<()>) -> Result<()> {
         let mut number = 0;
         for (at, file) in self.files.iter().enumerate() {
-            let mut clock = Clock::new(file.rule.clone(), self.zone.clone()).on(file.base);
-            let mut rewritten = Rewritten::default();
+            let mut clock = TimeReader::new(file.rule.clone(), self.zone.clone()).on(file.base);
+            let mut rewritten = RewrittenCells::default();
             let positions = file.layout.positions();
             let times = file.layout.ts.len();
-            let mut each = |record: Record<'_>| {
+            let mut each = |record: SourceRecord<'_>| {
                 let (time_cells, mut mapped) = record.cells.split_at(times.min(record.cells.len()));
                 let mut cells = Vec::with_capacity(file.layout.columns.len());
                 for origin in &file.layout.columns {
                     cells.push(match origin {
-                        Origin::Constant(text) => Cell::Text(text.as_bytes()),
-                        Origin::Position(_) => match mapped {
+                        CellSource::Constant(text) => SourceCell::Text(text.as_bytes()),
+                        CellSource::Position(_) => match mapped {
                             [cell, rest @ ..] => {
                                 mapped = rest;
                                 *cell
                             }
-                            [] => Cell::Missing,
+                            [] => SourceCell::Missing,
                         },
                     });
                 }
@@ -229,12 +229,12 @@ impl Plan {
             };
             let input = &file.input;
             match input.format {
-                Format::Csv => csv::read(input, file.separator, file.layout.header, &positions, bar, &mut each)?,
-                Format::Json => {
+                FileFormat::Csv => csv::read(input, file.separator, file.layout.header, &positions, bar, &mut each)?,
+                FileFormat::Json => {
                     let names = file.layout.names.as_deref().filter(|_| !file.layout.header);
                     json::read(input, names, file.layout.header, &positions, bar, &mut each)?;
                 }
-                Format::Parquet | Format::ArrowFile | Format::ArrowStream => {
+                FileFormat::Parquet | FileFormat::ArrowFile | FileFormat::ArrowStream => {
                     table::read(input, &positions, bar, &mut each)?;
                 }
             }

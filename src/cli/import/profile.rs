@@ -16,10 +16,10 @@ use crate::types::number::{fraction_digits, shortest_digits};
 use crate::types::schema::{ColumnSpec, DIGITS_MAX};
 use crate::types::{ColumnType, SeriesSpec, TimeUnit};
 
-use super::args::Settings;
-use super::cell::Cell;
-use super::mapping::Role;
-use super::plan::Plan;
+use super::args::ImportSettings;
+use super::cell::SourceCell;
+use super::mapping::NumberRole;
+use super::plan::ImportPlan;
 
 /// Digits after the point that a new column has beyond those of its files.
 const HEADROOM_AFTER: u8 = 2;
@@ -28,7 +28,7 @@ const HEADROOM_BEFORE: u8 = 3;
 
 /// What one column was seen to hold.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-struct Seen {
+struct ColumnProfile {
     /// Most digits after the point.
     after: u8,
     /// Most digits before it, of written numbers.
@@ -40,19 +40,19 @@ struct Seen {
     any: bool,
 }
 
-impl Seen {
-    fn add(&mut self, cell: Cell<'_>) {
+impl ColumnProfile {
+    fn add(&mut self, cell: SourceCell<'_>) {
         match cell {
-            Cell::Text(text) => {
+            SourceCell::Text(text) => {
                 if let Some((after, before)) = fraction_digits(text) {
                     self.written(after, before);
                 }
             }
-            Cell::Int(number) => {
+            SourceCell::Int(number) => {
                 let before = number.checked_abs().and_then(i64::checked_ilog10).map_or(0, |log| log + 1);
                 self.written(0, u8::try_from(before).unwrap_or(u8::MAX));
             }
-            Cell::Float(number) if number.is_finite() => {
+            SourceCell::Float(number) if number.is_finite() => {
                 self.any = true;
                 self.floats = true;
                 self.after = self.after.max(shortest_digits(number));
@@ -68,8 +68,8 @@ impl Seen {
         self.before = self.before.max(before);
     }
 
-    fn join(self, other: Seen) -> Seen {
-        Seen {
+    fn join(self, other: ColumnProfile) -> ColumnProfile {
+        ColumnProfile {
             after: self.after.max(other.after),
             before: self.before.max(other.before),
             largest: self.largest.max(other.largest),
@@ -103,16 +103,17 @@ impl Seen {
 
 /// The finding of the first pass.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Profile {
+pub struct FileProfile {
     pub rows: u64,
     /// Coarsest unit that holds every time.
     pub unit: TimeUnit,
-    columns: Vec<Seen>,
+    columns: Vec<ColumnProfile>,
 }
 
 /// Reads every row for its digits and its times.
-pub fn profile(plan: &Plan, bar: &ProgressBar) -> Result<Profile> {
-    let mut found = Profile { rows: 0, unit: TimeUnit::Ms, columns: vec![Seen::default(); plan.targets.len()] };
+pub fn profile(plan: &ImportPlan, bar: &ProgressBar) -> Result<FileProfile> {
+    let mut found =
+        FileProfile { rows: 0, unit: TimeUnit::Ms, columns: vec![ColumnProfile::default(); plan.targets.len()] };
     plan.read(bar, &mut |row| {
         found.rows += 1;
         for (seen, cell) in found.columns.iter_mut().zip(row.cells) {
@@ -128,23 +129,25 @@ pub fn profile(plan: &Plan, bar: &ProgressBar) -> Result<Profile> {
     Ok(found)
 }
 
-impl Profile {
+impl FileProfile {
     /// The registration that holds these rows: what the flags leave open follows the source.
-    pub fn spec(&self, settings: &Settings, plan: &Plan) -> SeriesSpec {
-        let of = |role: Role| {
+    pub fn spec(&self, settings: &ImportSettings, plan: &ImportPlan) -> SeriesSpec {
+        let of = |role: NumberRole| {
             let seen = plan.targets.iter().zip(&self.columns).filter(|(target, _)| target.role == role);
-            seen.fold(Seen::default(), |sum, (_, seen)| sum.join(*seen)).digits()
+            seen.fold(ColumnProfile::default(), |sum, (_, seen)| sum.join(*seen)).digits()
         };
         let mut spec = SeriesSpec::of_key(&settings.key);
         spec.unit = self.unit;
         if settings.key.name().is_none() {
-            spec.price_digits = settings.price_digits.or_else(|| of(Role::Price));
-            spec.volume_digits = settings.volume_digits.or_else(|| of(Role::Volume));
+            spec.price_digits = settings.price_digits.or_else(|| of(NumberRole::Price));
+            spec.volume_digits = settings.volume_digits.or_else(|| of(NumberRole::Volume));
         } else {
-            let digits = settings.value_digits.or_else(|| of(Role::Value));
+            let digits = settings.value_digits.or_else(|| of(NumberRole::Value));
             spec.value = Some(ColumnSpec { name: None, kind: None, digits, merge: None });
         }
-        for (target, seen) in plan.targets.iter().zip(&self.columns).filter(|(target, _)| target.role == Role::Extra) {
+        for (target, seen) in
+            plan.targets.iter().zip(&self.columns).filter(|(target, _)| target.role == NumberRole::Extra)
+        {
             let given = settings.extra.iter().find(|extra| extra.name == target.name).and_then(|extra| extra.digits);
             // A column that only counts is an integer.
             let counts = given.is_none() && seen.after == 0 && seen.before > 0 && !seen.floats;
@@ -169,42 +172,46 @@ pub fn describe(kind: ColumnType) -> String {
 mod tests {
     use super::*;
 
-    fn digits(cells: &[Cell<'_>]) -> Option<u8> {
-        let mut seen = Seen::default();
+    fn digits(cells: &[SourceCell<'_>]) -> Option<u8> {
+        let mut seen = ColumnProfile::default();
         cells.iter().for_each(|cell| seen.add(*cell));
         seen.digits()
     }
 
     #[test]
     fn written_numbers_get_the_digits_they_are_written_with_and_two_more() {
-        assert_eq!(digits(&[Cell::Text(b"1.50"), Cell::Text(b"8e-8")]), Some(10));
-        assert_eq!(digits(&[Cell::Text(b"100"), Cell::Int(7)]), Some(2));
-        assert_eq!(digits(&[Cell::Text(b"x"), Cell::Missing]), Some(2));
+        assert_eq!(digits(&[SourceCell::Text(b"1.50"), SourceCell::Text(b"8e-8")]), Some(10));
+        assert_eq!(digits(&[SourceCell::Text(b"100"), SourceCell::Int(7)]), Some(2));
+        assert_eq!(digits(&[SourceCell::Text(b"x"), SourceCell::Missing]), Some(2));
     }
 
     #[test]
     fn numbers_a_thousand_times_larger_fit_where_the_digits_in_use_allow_it() {
         // 7 digits before the point and 3 of headroom leave 8.
-        assert_eq!(digits(&[Cell::Text(b"2300413.7295"), Cell::Text(b"0.1234567")]), Some(8));
-        assert_eq!(digits(&[Cell::Text(b"2300413.7295"), Cell::Text(b"0.12345678")]), Some(8));
+        assert_eq!(digits(&[SourceCell::Text(b"2300413.7295"), SourceCell::Text(b"0.1234567")]), Some(8));
+        assert_eq!(digits(&[SourceCell::Text(b"2300413.7295"), SourceCell::Text(b"0.12345678")]), Some(8));
         // Digits in use go before headroom.
-        assert_eq!(digits(&[Cell::Text(b"2300413.7295"), Cell::Text(b"0.1234567890")]), Some(10));
-        assert_eq!(digits(&[Cell::Text(b"2300413.7295"), Cell::Text(b"0.12345678901")]), Some(11));
+        assert_eq!(digits(&[SourceCell::Text(b"2300413.7295"), SourceCell::Text(b"0.1234567890")]), Some(10));
+        assert_eq!(digits(&[SourceCell::Text(b"2300413.7295"), SourceCell::Text(b"0.12345678901")]), Some(11));
         // 18 digits in all are never exceeded.
-        assert_eq!(digits(&[Cell::Text(b"23004137.5"), Cell::Text(b"0.12345678901")]), Some(10));
-        assert_eq!(digits(&[Cell::Text(b"999999999999999999.5")]), Some(0));
-        assert_eq!(digits(&[Cell::Text(b"0.123456789012345678901")]), Some(18));
+        assert_eq!(digits(&[SourceCell::Text(b"23004137.5"), SourceCell::Text(b"0.12345678901")]), Some(10));
+        assert_eq!(digits(&[SourceCell::Text(b"999999999999999999.5")]), Some(0));
+        assert_eq!(digits(&[SourceCell::Text(b"0.123456789012345678901")]), Some(18));
     }
 
     #[test]
     fn doubles_get_the_digits_that_read_back_with_the_same_headroom_or_stay_doubles() {
-        assert_eq!(digits(&[Cell::Float(0.1), Cell::Float(28_288.6), Cell::Float(3.0)]), Some(3));
-        assert_eq!(digits(&[Cell::Float(2.198e-5)]), Some(10));
-        assert_eq!(digits(&[Cell::Float(99_999.123_456_78), Cell::Float(0.5)]), Some(10));
-        assert_eq!(digits(&[Cell::Float(100_000.123_456_78), Cell::Float(0.5)]), Some(9));
-        assert_eq!(digits(&[Cell::Float(0.1 + 0.2), Cell::Float(1.0)]), None, "no headroom beside 17 digits");
-        assert_eq!(digits(&[Cell::Float(0.1 + 0.2), Cell::Float(10.0)]), None, "no decimal holds both");
-        assert_eq!(digits(&[Cell::Float(1e300)]), None);
-        assert_eq!(digits(&[Cell::Float(f64::NAN), Cell::Float(0.5)]), Some(3));
+        assert_eq!(digits(&[SourceCell::Float(0.1), SourceCell::Float(28_288.6), SourceCell::Float(3.0)]), Some(3));
+        assert_eq!(digits(&[SourceCell::Float(2.198e-5)]), Some(10));
+        assert_eq!(digits(&[SourceCell::Float(99_999.123_456_78), SourceCell::Float(0.5)]), Some(10));
+        assert_eq!(digits(&[SourceCell::Float(100_000.123_456_78), SourceCell::Float(0.5)]), Some(9));
+        assert_eq!(
+            digits(&[SourceCell::Float(0.1 + 0.2), SourceCell::Float(1.0)]),
+            None,
+            "no headroom beside 17 digits"
+        );
+        assert_eq!(digits(&[SourceCell::Float(0.1 + 0.2), SourceCell::Float(10.0)]), None, "no decimal holds both");
+        assert_eq!(digits(&[SourceCell::Float(1e300)]), None);
+        assert_eq!(digits(&[SourceCell::Float(f64::NAN), SourceCell::Float(0.5)]), Some(3));
     }
 }

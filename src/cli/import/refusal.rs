@@ -7,10 +7,10 @@ use crate::types::SeriesDef;
 use crate::types::grid::OFF_GRID;
 use crate::types::schema::DIGITS_MAX;
 
-use super::args::{OnDuplicate, OnInvalid, Settings};
-use super::check::Checked;
-use super::mapping::Role;
-use super::plan::Plan;
+use super::args::{ImportSettings, OnDuplicate, OnInvalid};
+use super::check::InputSummary;
+use super::mapping::NumberRole;
+use super::plan::ImportPlan;
 use super::report::at_place;
 
 /// How many ways out one hint names.
@@ -18,16 +18,16 @@ const HINTS_MAX: usize = 3;
 
 /// The import that is judged.
 #[derive(Clone, Copy, Debug)]
-pub struct Case<'a> {
-    pub settings: &'a Settings,
-    pub plan: &'a Plan,
+pub struct RefusedImport<'a> {
+    pub settings: &'a ImportSettings,
+    pub plan: &'a ImportPlan,
     pub def: &'a SeriesDef,
     /// Whether the series is registered already.
     pub known: bool,
-    pub checked: &'a Checked,
+    pub checked: &'a InputSummary,
 }
 
-impl Case<'_> {
+impl RefusedImport<'_> {
     /// The error of rows that the flags do not allow; `None` if every row is allowed or left out by a flag.
     pub fn refusal(&self) -> Option<Error> {
         let Self { settings, checked, .. } = *self;
@@ -120,10 +120,10 @@ impl Case<'_> {
             let has = column.kind.digits().unwrap_or(0);
             narrow.push(format!("{name} has {has} of the {digits} digits it needs"));
             let flag = match role {
-                Some(Role::Price) => "--price-digits",
-                Some(Role::Volume) => "--volume-digits",
-                Some(Role::Value) | None => "--value-digits",
-                Some(Role::Extra) => {
+                Some(NumberRole::Price) => "--price-digits",
+                Some(NumberRole::Volume) => "--volume-digits",
+                Some(NumberRole::Value) | None => "--value-digits",
+                Some(NumberRole::Extra) => {
                     extras.push(format!("{name}:{digits}"));
                     continue;
                 }
@@ -157,12 +157,14 @@ impl Case<'_> {
     }
 
     /// Whether a flag gave the digits of a column.
-    fn given(&self, name: &str, role: Option<Role>) -> bool {
+    fn given(&self, name: &str, role: Option<NumberRole>) -> bool {
         match role {
-            Some(Role::Price) => self.settings.price_digits.is_some(),
-            Some(Role::Volume) => self.settings.volume_digits.is_some(),
-            Some(Role::Extra) => self.settings.extra.iter().any(|extra| extra.name == name && extra.digits.is_some()),
-            Some(Role::Value) | None => self.settings.value_digits.is_some(),
+            Some(NumberRole::Price) => self.settings.price_digits.is_some(),
+            Some(NumberRole::Volume) => self.settings.volume_digits.is_some(),
+            Some(NumberRole::Extra) => {
+                self.settings.extra.iter().any(|extra| extra.name == name && extra.digits.is_some())
+            }
+            Some(NumberRole::Value) | None => self.settings.value_digits.is_some(),
         }
     }
 }

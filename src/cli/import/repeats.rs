@@ -1,7 +1,7 @@
 //! Rows of the input that share a timestamp.
 //!
-//! While rows pass, [`Order`] keeps only the spans in which times rise or fall; where spans do not touch, no time can
-//! repeat and nothing else is remembered. Only rows in touching spans are looked at again, by a [`Collector`].
+//! While rows pass, [`TimeOrder`] keeps only the spans in which times rise or fall; where spans do not touch, no time can
+//! repeat and nothing else is remembered. Only rows in touching spans are looked at again, by a [`RepeatCollector`].
 
 use std::collections::{HashMap, HashSet};
 
@@ -18,7 +18,7 @@ enum Direction {
 
 /// The order of the times seen.
 #[derive(Clone, Debug, Default)]
-pub struct Order {
+pub struct TimeOrder {
     spans: Vec<(i64, i64)>,
     last: Option<i64>,
     direction: Option<Direction>,
@@ -29,7 +29,7 @@ pub struct Order {
     scattered: bool,
 }
 
-impl Order {
+impl TimeOrder {
     pub fn new() -> Self {
         Self { rising: true, ..Self::default() }
     }
@@ -106,7 +106,7 @@ impl Order {
 
 /// Where a row stands in the input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct RowPosition {
     pub file: usize,
     pub row: u64,
     pub line: Option<u64>,
@@ -116,29 +116,29 @@ pub struct Place {
 
 /// A row whose time another row has too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Repeat {
+pub struct RepeatedRow {
     pub ts: i64,
-    pub place: Place,
+    pub place: RowPosition,
     /// The row it is compared with: the last one of its time under `last`, else the first.
-    pub other: Place,
+    pub other: RowPosition,
     /// Whether both hold the same values.
     pub identical: bool,
 }
 
 /// Collects the rows of suspicious times.
 #[derive(Clone, Debug, Default)]
-pub struct Collector {
+pub struct RepeatCollector {
     suspects: Vec<(i64, i64)>,
-    rows: HashMap<i64, Vec<(Place, u64)>>,
+    rows: HashMap<i64, Vec<(RowPosition, u64)>>,
 }
 
-impl Collector {
+impl RepeatCollector {
     pub fn new(suspects: Vec<(i64, i64)>) -> Self {
         Self { suspects, rows: HashMap::new() }
     }
 
     /// Remembers a row if its time is among the suspects; `hash` stands for its values.
-    pub fn push(&mut self, ts: i64, place: Place, hash: impl FnOnce() -> u64) {
+    pub fn push(&mut self, ts: i64, place: RowPosition, hash: impl FnOnce() -> u64) {
         let after = self.suspects.partition_point(|span| span.0 <= ts);
         if self.suspects.get(..after).and_then(<[_]>::last).is_some_and(|span| ts <= span.1) {
             self.rows.entry(ts).or_default().push((place, hash()));
@@ -147,8 +147,8 @@ impl Collector {
 
     /// The repeated rows, and which rows are left out: all but one of each time, or under `identical` every row of a
     /// time whose rows differ.
-    pub fn repeats(self, rule: OnDuplicate) -> Repeats {
-        let mut found = Repeats::default();
+    pub fn repeats(self, rule: OnDuplicate) -> RepeatedRows {
+        let mut found = RepeatedRows::default();
         for (ts, rows) in self.rows {
             let kept = match rule {
                 OnDuplicate::Last => rows.last(),
@@ -156,7 +156,7 @@ impl Collector {
             };
             let Some((kept, values)) = kept.copied() else { continue };
             let others = rows.iter().filter(|(place, _)| *place != kept);
-            found.list.extend(others.clone().map(|(place, hash)| Repeat {
+            found.list.extend(others.clone().map(|(place, hash)| RepeatedRow {
                 ts,
                 place: *place,
                 other: kept,
@@ -174,12 +174,12 @@ impl Collector {
 
 /// All repeated rows, in the order of the input.
 #[derive(Clone, Debug, Default)]
-pub struct Repeats {
-    pub list: Vec<Repeat>,
+pub struct RepeatedRows {
+    pub list: Vec<RepeatedRow>,
     dropped: HashSet<u64>,
 }
 
-impl Repeats {
+impl RepeatedRows {
     /// Whether the row of this number is left out.
     pub fn drops(&self, number: u64) -> bool {
         self.dropped.contains(&number)
@@ -202,18 +202,18 @@ mod tests {
     use proptest::prelude::*;
 
     fn suspects(times: &[i64]) -> Vec<(i64, i64)> {
-        let mut order = Order::new();
+        let mut order = TimeOrder::new();
         times.iter().for_each(|ts| order.push(*ts));
         order.suspects()
     }
 
-    fn place(number: u64) -> Place {
-        Place { file: 0, row: number, line: None, number }
+    fn place(number: u64) -> RowPosition {
+        RowPosition { file: 0, row: number, line: None, number }
     }
 
-    fn repeats(rows: &[(i64, u64)], rule: OnDuplicate) -> Repeats {
+    fn repeats(rows: &[(i64, u64)], rule: OnDuplicate) -> RepeatedRows {
         let times: Vec<i64> = rows.iter().map(|(ts, _)| *ts).collect();
-        let mut collector = Collector::new(suspects(&times));
+        let mut collector = RepeatCollector::new(suspects(&times));
         for (number, (ts, values)) in rows.iter().enumerate() {
             collector.push(*ts, place(number as u64), || *values);
         }

@@ -9,13 +9,13 @@ use crate::types::schema::Column;
 use crate::types::time::rfc3339;
 use crate::types::{Rounding, SeriesDef, SeriesKey, TimeUnit};
 
-use super::args::{OnDuplicate, OnInvalid, Settings};
-use super::check::{Checked, FINDINGS_MAX, Finding, Findings, Matching, Rounded};
-use super::mapping::{LeftOut, Origin};
-use super::plan::Plan;
+use super::args::{ImportSettings, OnDuplicate, OnInvalid};
+use super::check::{FINDINGS_MAX, InputSummary, Rounded, RowFinding, RowFindings, RowGroup};
+use super::mapping::{CellSource, OmittedColumn};
+use super::plan::ImportPlan;
 use super::profile::describe;
-use super::repeats::{Place, Repeat};
-use super::sink::Written;
+use super::repeats::{RepeatedRow, RowPosition};
+use super::sink::SinkReply;
 
 /// How many rows of one kind the text lists.
 const LISTED_MAX: usize = 20;
@@ -24,7 +24,7 @@ const ROUNDED_LISTED_MAX: usize = 5;
 
 /// The closing summary; its JSON form is the answer of `--json`.
 #[derive(Clone, Debug, Serialize)]
-pub struct Summary {
+pub struct ImportSummary {
     pub series: SeriesKey,
     /// Where the rows went; null in a dry run without a target.
     pub target: Option<String>,
@@ -35,7 +35,7 @@ pub struct Summary {
     pub unit: TimeUnit,
     pub columns: Vec<Column>,
     /// Columns of the files that feed no column of the series.
-    pub columns_left_out: Vec<LeftOutSummary>,
+    pub columns_left_out: Vec<OmittedColumnSummary>,
     pub rows_read: u64,
     pub rows_written: u64,
     /// How many of the written rows replaced a stored one.
@@ -60,7 +60,7 @@ pub struct Summary {
     /// Earliest and latest time of the accepted rows, in `unit`.
     pub first_ts: Option<i64>,
     pub last_ts: Option<i64>,
-    pub warnings: Vec<Warning>,
+    pub warnings: Vec<ImportWarning>,
     /// The first thousand of each kind.
     pub invalid: Vec<RowSummary>,
     pub inconsistent: Vec<RowSummary>,
@@ -78,7 +78,7 @@ pub struct FileSummary {
 
 /// Something that is allowed and rarely meant.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Warning {
+pub struct ImportWarning {
     /// `rounded`, `different_rows`, `off_grid`, `before_1990`, `time_without_date`, `step` or `no_rows`.
     pub kind: &'static str,
     pub message: String,
@@ -86,7 +86,7 @@ pub struct Warning {
 
 /// A column of the files that was not imported.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct LeftOutSummary {
+pub struct OmittedColumnSummary {
     /// Its header, or `column N`.
     pub column: String,
     /// Flags that import it into a new series; null where it does not hold numbers or the series is registered.
@@ -133,9 +133,15 @@ pub struct RoundedSummary {
     pub after: String,
 }
 
-impl Summary {
+impl ImportSummary {
     /// `known` says whether the series is registered already.
-    pub fn of(settings: &Settings, plan: &Plan, def: &SeriesDef, known: bool, checked: &Checked) -> Self {
+    pub fn of(
+        settings: &ImportSettings,
+        plan: &ImportPlan,
+        def: &SeriesDef,
+        known: bool,
+        checked: &InputSummary,
+    ) -> Self {
         let files =
             plan.files.iter().map(|file| FileSummary { path: file.input.label.clone(), found: file.describe() });
         let rounded = def.columns.iter().zip(&checked.rounded).filter(|(_, count)| **count > 0);
@@ -174,10 +180,10 @@ impl Summary {
         summary
     }
 
-    fn warn(&self, settings: &Settings, plan: &Plan, checked: &Checked) -> Vec<Warning> {
+    fn warn(&self, settings: &ImportSettings, plan: &ImportPlan, checked: &InputSummary) -> Vec<ImportWarning> {
         let mut found = Vec::new();
-        let mut warn = |kind, message| found.push(Warning { kind, message });
-        let first = |matching: &Matching| match matching.first {
+        let mut warn = |kind, message| found.push(ImportWarning { kind, message });
+        let first = |matching: &RowGroup| match matching.first {
             Some((place, ts)) => format!("first {} at {}", at_place(plan, place), rfc3339(ts, self.unit)),
             None => String::new(),
         };
@@ -240,7 +246,7 @@ impl Summary {
         found
     }
 
-    pub fn wrote(&mut self, written: Written) {
+    pub fn wrote(&mut self, written: SinkReply) {
         self.rows_written = written.rows;
         self.rows_replaced = written.replaced;
     }
@@ -354,12 +360,12 @@ fn at(file: &str, line: Option<u64>, row: u64) -> String {
 }
 
 /// A row for people.
-pub fn at_place(plan: &Plan, place: Place) -> String {
+pub fn at_place(plan: &ImportPlan, place: RowPosition) -> String {
     at(&plan.path(place.file), place.line, place.row)
 }
 
-fn rows(plan: &Plan, findings: &Findings) -> Vec<RowSummary> {
-    let row = |finding: &Finding| RowSummary {
+fn rows(plan: &ImportPlan, findings: &RowFindings) -> Vec<RowSummary> {
+    let row = |finding: &RowFinding| RowSummary {
         file: plan.path(finding.place.file),
         row: finding.place.row,
         line: finding.place.line,
@@ -370,7 +376,7 @@ fn rows(plan: &Plan, findings: &Findings) -> Vec<RowSummary> {
     findings.list.iter().map(row).collect()
 }
 
-fn duplicate(plan: &Plan, repeat: &Repeat) -> DuplicateSummary {
+fn duplicate(plan: &ImportPlan, repeat: &RepeatedRow) -> DuplicateSummary {
     DuplicateSummary {
         file: plan.path(repeat.place.file),
         row: repeat.place.row,
@@ -383,7 +389,7 @@ fn duplicate(plan: &Plan, repeat: &Repeat) -> DuplicateSummary {
     }
 }
 
-fn rounded_row(plan: &Plan, def: &SeriesDef, number: &Rounded) -> RoundedSummary {
+fn rounded_row(plan: &ImportPlan, def: &SeriesDef, number: &Rounded) -> RoundedSummary {
     RoundedSummary {
         file: plan.path(number.place.file),
         row: number.place.row,
@@ -395,22 +401,22 @@ fn rounded_row(plan: &Plan, def: &SeriesDef, number: &Rounded) -> RoundedSummary
 }
 
 /// The columns left out of any file, each name once.
-fn left_out(plan: &Plan, known: bool) -> Vec<LeftOutSummary> {
-    let mut found: Vec<LeftOutSummary> = Vec::new();
-    for LeftOut { name, kept_by } in plan.files.iter().flat_map(|file| &file.left_out) {
+fn left_out(plan: &ImportPlan, known: bool) -> Vec<OmittedColumnSummary> {
+    let mut found: Vec<OmittedColumnSummary> = Vec::new();
+    for OmittedColumn { name, kept_by } in plan.files.iter().flat_map(|file| &file.left_out) {
         let flags = kept_by.as_ref().filter(|_| !known).map(|keep| match keep.map {
             Some(at) => format!("--extra {0} --map {0}={at}", keep.extra),
             None => format!("--extra {}", keep.extra),
         });
         if !found.iter().any(|known| known.column == *name) {
-            found.push(LeftOutSummary { column: name.clone(), flags });
+            found.push(OmittedColumnSummary { column: name.clone(), flags });
         }
     }
     found
 }
 
 /// What was found, before anything is written: the files, and for each column its source and type.
-pub fn findings(plan: &Plan, def: &SeriesDef, known: bool) -> String {
+pub fn findings(plan: &ImportPlan, def: &SeriesDef, known: bool) -> String {
     let mut out = String::new();
     for file in &plan.files {
         let _ = writeln!(out, "{}: {}", file.input.label, file.describe());
@@ -430,8 +436,8 @@ pub fn findings(plan: &Plan, def: &SeriesDef, known: bool) -> String {
     let _ = writeln!(out, "  {:<16} {:<12} from {time}", "ts", def.unit.name());
     for (position, column) in def.columns.iter().enumerate() {
         let source = from(&|file| match file.layout.columns.get(position) {
-            Some(Origin::Position(at)) => file.layout.source_name(*at),
-            Some(Origin::Constant(text)) => format!("constant {text}"),
+            Some(CellSource::Position(at)) => file.layout.source_name(*at),
+            Some(CellSource::Constant(text)) => format!("constant {text}"),
             None => String::new(),
         });
         let _ = writeln!(out, "  {:<16} {:<12} from {source}", column.name, describe(column.kind));

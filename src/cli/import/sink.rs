@@ -8,16 +8,16 @@ use arrow::ipc::writer::StreamWriter;
 
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::chunk::chunk_schema;
-use crate::ingest::Parsed;
-use crate::query::{Block, Labels, Numbers, Shape};
-use crate::service::{Condition, Manner, Mode, SeriesInfo, Terms};
+use crate::ingest::ParsedRows;
+use crate::query::{Block, NumberFormat, ResultSchema, SeriesIndexes};
+use crate::service::{Precondition, RowMode, SeriesInfo, WriteMethod, WriteOptions};
 use crate::types::{Rows, SeriesDef, SeriesKey, SeriesSpec};
 
-use super::super::target::{Target, TargetArgs, WriteOptions};
+use super::super::target::{BodyOptions, CommandTarget, TargetArgs};
 
 /// What a write did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Written {
+pub struct SinkReply {
     /// Distinct rows stored.
     pub rows: u64,
     /// How many of them replaced a stored row.
@@ -26,7 +26,7 @@ pub struct Written {
 
 /// A series that is registered.
 #[derive(Clone, Debug)]
-pub struct Known {
+pub struct RegisteredSeries {
     pub def: SeriesDef,
     /// Earliest stored time.
     pub first_ts: Option<i64>,
@@ -38,7 +38,7 @@ pub trait Sink {
     fn name(&self) -> String;
 
     /// A series, if it is registered.
-    fn registered(&mut self, key: &SeriesKey) -> Result<Option<Known>>;
+    fn registered(&mut self, key: &SeriesKey) -> Result<Option<RegisteredSeries>>;
 
     /// Registers a series; the same definition again is no error.
     fn register(&mut self, spec: &SeriesSpec) -> Result<SeriesDef>;
@@ -49,7 +49,7 @@ pub trait Sink {
 
     /// Writes rows as one atomic commit and returns when they are durable. Their agreement (high, low, …) was
     /// checked before and is not checked again, nor are their times.
-    fn write(&mut self, def: &SeriesDef, rows: Rows, mode: Mode) -> Result<Written>;
+    fn write(&mut self, def: &SeriesDef, rows: Rows, mode: RowMode) -> Result<SinkReply>;
 
     /// Moves what was written into chunk files.
     fn seal(&mut self, key: &SeriesKey) -> Result<()>;
@@ -57,31 +57,31 @@ pub trait Sink {
 
 /// Opens the target of the flags. A dry run makes no store, and does without one where none is.
 pub fn open(target: &TargetArgs, dry_run: bool) -> Result<Option<Box<dyn Sink>>> {
-    match Target::open(target, !dry_run) {
-        Ok(target) => Ok(Some(Box::new(Stored { target, created: None }))),
+    match CommandTarget::open(target, !dry_run) {
+        Ok(target) => Ok(Some(Box::new(StoreSink { target, created: None }))),
         Err(error) if dry_run && error.code() == ErrorCode::NotFound => Ok(None),
         Err(error) => Err(error),
     }
 }
 
 /// A store that is open here, or the server that owns it.
-struct Stored {
-    target: Target,
+struct StoreSink {
+    target: CommandTarget,
     /// Entity tag of the series as this sink registered it.
     created: Option<String>,
 }
 
-impl Sink for Stored {
+impl Sink for StoreSink {
     fn name(&self) -> String {
         match &self.target {
-            Target::Local(_) => "local".into(),
-            Target::Remote(client) => client.url().to_string(),
+            CommandTarget::Local(_) => "local".into(),
+            CommandTarget::Remote(client) => client.url().to_string(),
         }
     }
 
-    fn registered(&mut self, key: &SeriesKey) -> Result<Option<Known>> {
+    fn registered(&mut self, key: &SeriesKey) -> Result<Option<RegisteredSeries>> {
         match self.target.series(key) {
-            Ok(info) => Ok(Some(Known { first_ts: info.first_ts, def: definition(info) })),
+            Ok(info) => Ok(Some(RegisteredSeries { first_ts: info.first_ts, def: definition(info) })),
             Err(error) if error.code() == ErrorCode::SeriesNotFound => Ok(None),
             Err(error) => Err(error),
         }
@@ -95,28 +95,28 @@ impl Sink for Stored {
 
     fn unregister(&mut self, key: &SeriesKey) {
         let Some(etag) = self.created.take() else { return };
-        let untouched = Condition { if_match: Some(etag), if_version: None };
+        let untouched = Precondition { if_match: Some(etag), if_version: None };
         if let Err(error) = self.target.drop_series(key, &untouched) {
             tracing::warn!(series = %key, %error, "the registration of an import that stored no row stays");
         }
     }
 
-    fn write(&mut self, def: &SeriesDef, rows: Rows, mode: Mode) -> Result<Written> {
+    fn write(&mut self, def: &SeriesDef, rows: Rows, mode: RowMode) -> Result<SinkReply> {
         let reply = match &self.target {
-            Target::Local(service) => {
-                let parsed = Parsed { rows, ..Parsed::default() };
-                service.write(&def.key, parsed, mode, &Condition::default())?
+            CommandTarget::Local(service) => {
+                let parsed = ParsedRows { rows, ..ParsedRows::default() };
+                service.write(&def.key, parsed, mode, &Precondition::default())?
             }
-            Target::Remote(_) => {
+            CommandTarget::Remote(_) => {
                 // Timestamps were judged with the file and line they come from.
                 let options =
-                    WriteOptions { format: "arrow".into(), validate: Some("none".into()), ..WriteOptions::default() }
+                    BodyOptions { format: "arrow".into(), validate: Some("none".into()), ..BodyOptions::default() }
                         .any_time();
-                let terms = Terms { manner: Manner::Mode(mode), ..Terms::default() };
+                let terms = WriteOptions { manner: WriteMethod::Mode(mode), ..WriteOptions::default() };
                 self.target.write(&def.key, arrow_stream(def, rows)?.into(), &options, &terms)?.reply
             }
         };
-        Ok(Written { rows: reply.rows_written, replaced: reply.rows_replaced })
+        Ok(SinkReply { rows: reply.rows_written, replaced: reply.rows_replaced })
     }
 
     fn seal(&mut self, key: &SeriesKey) -> Result<()> {
@@ -148,8 +148,9 @@ fn arrow_stream(def: &SeriesDef, rows: Rows) -> Result<Vec<u8>> {
     let schema = Arc::new(chunk_schema(def));
     let count = rows.len();
     let columns = std::iter::once(rows.ts).chain(rows.columns).map(Buffer::from_vec).collect();
-    let shape = Shape::of(def, None, Numbers::Stored, 0, 0);
-    let batch = shape.record_batch(&schema, &Block { rows: count, labels: Labels::Only, columns, verbatim: None })?;
+    let shape = ResultSchema::of(def, None, NumberFormat::Stored, 0, 0);
+    let batch =
+        shape.record_batch(&schema, &Block { rows: count, labels: SeriesIndexes::Only, columns, verbatim: None })?;
     let mut writer =
         StreamWriter::try_new(Vec::with_capacity(count * 8 * (def.columns.len() + 1)), &schema).map_err(broken)?;
     for first in (0..count).step_by(MESSAGE_ROWS) {
@@ -174,7 +175,7 @@ mod tests {
             rows.push(row * 60_000, &[row, row + 2, row, row, 0.5_f64.to_bits().cast_signed(), -row]);
         }
         let body = arrow_stream(&def, rows.clone()).unwrap();
-        let options = ingest::Options { validate: ingest::Validate::None, ..ingest::Options::default() };
+        let options = ingest::DecodeOptions { validate: ingest::RowRules::None, ..ingest::DecodeOptions::default() };
         assert_eq!(ingest::parse(ingest::BodyFormat::Arrow, &def, &body, &options).unwrap().rows, rows);
     }
 }

@@ -7,7 +7,7 @@ use std::io::{ErrorKind, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use crate::disk::{self, DiskPath, Staged};
+use crate::disk::{self, DiskPath, StagedFile};
 use crate::error::{Error, Result};
 
 /// The FILE that means standard input.
@@ -22,7 +22,7 @@ const PART_BYTES: usize = 1 << 20;
 pub struct StagedInput {
     folder: DiskPath,
     /// `None` only while it is removed.
-    staged: Option<Staged>,
+    staged: Option<StagedFile>,
 }
 
 impl StagedInput {
@@ -36,7 +36,7 @@ impl StagedInput {
         disk::create_dir(&folder)?;
         let private = std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o700));
         private.map_err(|error| Error::io("restrict access to", &folder, &error))?;
-        let staged = Staged::create(&folder);
+        let staged = StagedFile::create(&folder);
         let mut this = Self { folder, staged: None };
         let staged = this.staged.insert(staged?);
         let mut part = vec![0; PART_BYTES];

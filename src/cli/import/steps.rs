@@ -11,7 +11,7 @@ const STEPS_MIN: u64 = 3;
 
 /// How often each step between one row of a file and the next occurs, newest row first or last.
 #[derive(Clone, Debug, Default)]
-pub struct Steps {
+pub struct StepCounts {
     /// Ticks, or months for a timeframe of months.
     counts: HashMap<u64, u64>,
     total: u64,
@@ -27,7 +27,7 @@ pub struct OtherStep {
     pub total: u64,
 }
 
-impl Steps {
+impl StepCounts {
     /// Takes the next valid row. `grid` is that of the series, `None` where its timeframe has no length.
     pub fn push(&mut self, file: usize, ts: i64, grid: Option<Grid>) {
         let Some(grid) = grid else { return };
@@ -83,7 +83,7 @@ mod tests {
     const MINUTE: Grid = Grid::Fixed { length: 60_000, phase: 0 };
 
     fn contradiction(grid: Grid, minutes: &[i64]) -> Option<String> {
-        let mut steps = Steps::default();
+        let mut steps = StepCounts::default();
         minutes.iter().for_each(|minute| steps.push(0, minute * 60_000, Some(grid)));
         steps.contradiction(TimeUnit::Ms).map(|found| format!("{} {} of {}", found.step, found.count, found.total))
     }
@@ -108,7 +108,7 @@ mod tests {
 
     #[test]
     fn steps_across_files_do_not_count() {
-        let mut steps = Steps::default();
+        let mut steps = StepCounts::default();
         (0..8).for_each(|at| steps.push(usize::try_from(at).unwrap(), at * 7 * 60_000, Some(MINUTE)));
         assert_eq!(steps.contradiction(TimeUnit::Ms), None);
     }

@@ -19,8 +19,8 @@ use parquet::file::reader::ChunkReader;
 
 use crate::error::{Error, Result};
 
-use super::cell::{Cell, PREVIEW_ROWS, Preview, Record, Visit};
-use super::open::{Compression, Format, Input};
+use super::cell::{PREVIEW_ROWS, Preview, SourceCell, SourceRecord, Visit};
+use super::open::{Compression, FileFormat, Input};
 
 /// Rows a Parquet file is read by.
 const BATCH_ROWS: usize = 16_384;
@@ -53,10 +53,10 @@ fn open(input: &Input, keep: Option<&[usize]>) -> Result<(Schema, Batches)> {
         Ok(bytes)
     };
     guard(input, || match (input.format, input.compression) {
-        (Format::Parquet, Compression::None) => parquet(input, file()?, keep),
-        (Format::Parquet, _) => parquet(input, bytes::Bytes::from(unpacked()?), keep),
-        (Format::ArrowFile, Compression::None) => arrow_file(input, BufReader::new(file()?), keep),
-        (Format::ArrowFile, _) => arrow_file(input, Cursor::new(unpacked()?), keep),
+        (FileFormat::Parquet, Compression::None) => parquet(input, file()?, keep),
+        (FileFormat::Parquet, _) => parquet(input, bytes::Bytes::from(unpacked()?), keep),
+        (FileFormat::ArrowFile, Compression::None) => arrow_file(input, BufReader::new(file()?), keep),
+        (FileFormat::ArrowFile, _) => arrow_file(input, Cursor::new(unpacked()?), keep),
         _ => {
             let bytes = BufReader::new(input.bytes(&ProgressBar::hidden())?);
             let reader = StreamReader::try_new(bytes, None).map_err(|error| broken(input, error))?;
@@ -99,7 +99,7 @@ fn arrow_file<R: Read + std::io::Seek + 'static>(
 }
 
 /// A column in one of the forms a cell can take.
-enum Column {
+enum CellColumn {
     Float(ArrayRef),
     Int(ArrayRef),
     Text(ArrayRef),
@@ -108,19 +108,19 @@ enum Column {
     Wrong(&'static str),
 }
 
-impl Column {
+impl CellColumn {
     fn of(array: &ArrayRef) -> std::result::Result<Self, ArrowError> {
         use DataType as T;
         Ok(match array.data_type() {
-            T::Float16 | T::Float32 | T::Float64 => Column::Float(cast(array, &T::Float64)?),
+            T::Float16 | T::Float32 | T::Float64 => CellColumn::Float(cast(array, &T::Float64)?),
             T::Int8 | T::Int16 | T::Int32 | T::Int64 | T::UInt8 | T::UInt16 | T::UInt32 => {
-                Column::Int(cast(array, &T::Int64)?)
+                CellColumn::Int(cast(array, &T::Int64)?)
             }
             // Decimals keep their digits as text; an unsigned word may exceed the signed one.
             T::UInt64 | T::Decimal32(..) | T::Decimal64(..) | T::Decimal128(..) | T::Decimal256(..) => {
-                Column::Text(cast(array, &T::Utf8)?)
+                CellColumn::Text(cast(array, &T::Utf8)?)
             }
-            T::Utf8 | T::LargeUtf8 | T::Utf8View => Column::Text(cast(array, &T::Utf8)?),
+            T::Utf8 | T::LargeUtf8 | T::Utf8View => CellColumn::Text(cast(array, &T::Utf8)?),
             T::Dictionary(_, values) => return Self::of(&cast(array, values)?),
             T::Timestamp(unit, zone) => {
                 let per_second = match unit {
@@ -129,11 +129,11 @@ impl Column {
                     ArrowUnit::Microsecond => 1_000_000,
                     ArrowUnit::Nanosecond => 1_000_000_000,
                 };
-                Column::Time { ticks: cast(array, &T::Int64)?, per_second, zoned: zone.is_some() }
+                CellColumn::Time { ticks: cast(array, &T::Int64)?, per_second, zoned: zone.is_some() }
             }
             T::Date32 | T::Date64 => {
                 let seconds = cast(array, &T::Timestamp(ArrowUnit::Millisecond, None))?;
-                Column::Time { ticks: cast(&seconds, &T::Int64)?, per_second: 1_000, zoned: false }
+                CellColumn::Time { ticks: cast(&seconds, &T::Int64)?, per_second: 1_000, zoned: false }
             }
             T::Time32(unit) | T::Time64(unit) => {
                 // Neither type casts to a 64-bit integer in one step for every unit.
@@ -143,42 +143,42 @@ impl Column {
                     ArrowUnit::Microsecond => (1_000_000, cast(array, &T::Int64)?),
                     ArrowUnit::Nanosecond => (1_000_000_000, cast(array, &T::Int64)?),
                 };
-                Column::TimeOfDay { ticks, per_second }
+                CellColumn::TimeOfDay { ticks, per_second }
             }
-            T::Boolean => Column::Wrong("a boolean"),
-            T::Null => Column::Wrong("null"),
-            _ => Column::Wrong("neither a number nor a time"),
+            T::Boolean => CellColumn::Wrong("a boolean"),
+            T::Null => CellColumn::Wrong("null"),
+            _ => CellColumn::Wrong("neither a number nor a time"),
         })
     }
 
-    fn cell(&self, row: usize) -> Cell<'_> {
-        let (Column::Float(array)
-        | Column::Int(array)
-        | Column::Text(array)
-        | Column::Time { ticks: array, .. }
-        | Column::TimeOfDay { ticks: array, .. }) = self
+    fn cell(&self, row: usize) -> SourceCell<'_> {
+        let (CellColumn::Float(array)
+        | CellColumn::Int(array)
+        | CellColumn::Text(array)
+        | CellColumn::Time { ticks: array, .. }
+        | CellColumn::TimeOfDay { ticks: array, .. }) = self
         else {
             return match self {
-                Column::Wrong(what) => Cell::Wrong(what),
-                _ => Cell::Missing,
+                CellColumn::Wrong(what) => SourceCell::Wrong(what),
+                _ => SourceCell::Missing,
             };
         };
         if row >= array.len() || array.is_null(row) {
-            return Cell::Missing;
+            return SourceCell::Missing;
         }
         match self {
-            Column::Float(array) => Cell::Float(array.as_primitive::<Float64Type>().value(row)),
-            Column::Int(array) => Cell::Int(array.as_primitive::<Int64Type>().value(row)),
-            Column::Text(array) => Cell::text(array.as_string::<i32>().value(row).trim().as_bytes()),
-            Column::Time { ticks, per_second, zoned } => Cell::Time {
+            CellColumn::Float(array) => SourceCell::Float(array.as_primitive::<Float64Type>().value(row)),
+            CellColumn::Int(array) => SourceCell::Int(array.as_primitive::<Int64Type>().value(row)),
+            CellColumn::Text(array) => SourceCell::text(array.as_string::<i32>().value(row).trim().as_bytes()),
+            CellColumn::Time { ticks, per_second, zoned } => SourceCell::Time {
                 ticks: ticks.as_primitive::<Int64Type>().value(row),
                 per_second: *per_second,
                 zoned: *zoned,
             },
-            Column::TimeOfDay { ticks, per_second } => {
-                Cell::TimeOfDay { ticks: ticks.as_primitive::<Int64Type>().value(row), per_second: *per_second }
+            CellColumn::TimeOfDay { ticks, per_second } => {
+                SourceCell::TimeOfDay { ticks: ticks.as_primitive::<Int64Type>().value(row), per_second: *per_second }
             }
-            Column::Wrong(what) => Cell::Wrong(what),
+            CellColumn::Wrong(what) => SourceCell::Wrong(what),
         }
     }
 }
@@ -198,8 +198,8 @@ pub fn preview(input: &Input) -> Result<Preview> {
     Ok(Preview { names: Some(names), rows })
 }
 
-fn columns(batch: &RecordBatch) -> std::result::Result<Vec<Column>, ArrowError> {
-    batch.columns().iter().map(Column::of).collect()
+fn columns(batch: &RecordBatch) -> std::result::Result<Vec<CellColumn>, ArrowError> {
+    batch.columns().iter().map(CellColumn::of).collect()
 }
 
 /// Reads every row and hands over the cells at `positions`.
@@ -218,10 +218,10 @@ pub fn read(input: &Input, positions: &[usize], bar: &ProgressBar, visit: &mut V
             Ok(Some((batch.num_rows(), columns(&batch).map_err(|error| broken(input, error))?)))
         })?;
         let Some((rows, columns)) = decoded else { break };
-        let columns: Vec<&Column> = places.iter().filter_map(|place| columns.get(*place)).collect();
+        let columns: Vec<&CellColumn> = places.iter().filter_map(|place| columns.get(*place)).collect();
         for row in 0..rows {
-            let cells: Vec<Cell<'_>> = columns.iter().map(|column| column.cell(row)).collect();
-            visit(Record { row: first + row as u64, line: None, cells: &cells })?;
+            let cells: Vec<SourceCell<'_>> = columns.iter().map(|column| column.cell(row)).collect();
+            visit(SourceRecord { row: first + row as u64, line: None, cells: &cells })?;
         }
         first += rows as u64;
     }
@@ -304,12 +304,12 @@ mod tests {
             })
             .unwrap();
             let first = [
-                Cell::Text(b"2.50"),
-                Cell::Time { ticks: 1_000, per_second: 1_000, zoned: true },
-                Cell::Float(1.5),
-                Cell::Int(3),
-                Cell::Text(b"18446744073709551615"),
-                Cell::Text(b"a"),
+                SourceCell::Text(b"2.50"),
+                SourceCell::Time { ticks: 1_000, per_second: 1_000, zoned: true },
+                SourceCell::Float(1.5),
+                SourceCell::Int(3),
+                SourceCell::Text(b"18446744073709551615"),
+                SourceCell::Text(b"a"),
             ];
             assert_eq!(found.first().unwrap(), &format!("{first:?}"), "{:?}", input.format);
             assert!(found.last().unwrap().starts_with("[Missing, Time"), "{found:?}");
@@ -325,7 +325,7 @@ mod tests {
                 let Ok(input) = Input::detect(&path) else { continue };
                 let read = read(&input, &[0, 1], &ProgressBar::hidden(), &mut |_| Ok(()));
                 // A stream cut behind its last message lacks only its end marker.
-                if input.format != Format::ArrowStream {
+                if input.format != FileFormat::ArrowStream {
                     assert_eq!(read.unwrap_err().code(), crate::ErrorCode::InvalidArgument);
                 }
             }

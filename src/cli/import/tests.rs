@@ -4,16 +4,16 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::error::{Error, ErrorCode, Result};
-use crate::service::Mode;
+use crate::service::RowMode;
 use crate::types::{ColumnType, Rows, SeriesDef, SeriesKey, SeriesSpec, TimeUnit};
 
-use super::args::{Settings, tests::args};
+use super::args::{ImportSettings, tests::args};
 use super::open::tests::{file, gzip};
-use super::sink::{Known, Sink, Written};
-use super::{Outcome, import};
+use super::sink::{RegisteredSeries, Sink, SinkReply};
+use super::{ImportOutcome, import};
 
 #[derive(Debug, Default)]
-struct Memory {
+struct MemorySink {
     def: Option<SeriesDef>,
     rows: BTreeMap<i64, Vec<i64>>,
     writes: usize,
@@ -22,14 +22,14 @@ struct Memory {
     fail_at: Option<usize>,
 }
 
-impl Sink for Memory {
+impl Sink for MemorySink {
     fn name(&self) -> String {
         "memory".into()
     }
 
-    fn registered(&mut self, _key: &SeriesKey) -> Result<Option<Known>> {
+    fn registered(&mut self, _key: &SeriesKey) -> Result<Option<RegisteredSeries>> {
         let first_ts = self.rows.keys().next().copied();
-        Ok(self.def.clone().map(|def| Known { def, first_ts }))
+        Ok(self.def.clone().map(|def| RegisteredSeries { def, first_ts }))
     }
 
     fn unregister(&mut self, _key: &SeriesKey) {
@@ -43,18 +43,18 @@ impl Sink for Memory {
         Ok(def)
     }
 
-    fn write(&mut self, def: &SeriesDef, rows: Rows, mode: Mode) -> Result<Written> {
+    fn write(&mut self, def: &SeriesDef, rows: Rows, mode: RowMode) -> Result<SinkReply> {
         rows.check_shape(def.columns.len())?;
         assert!(rows.len() <= super::deliver::BATCH_ROWS);
         if self.fail_at == Some(self.writes) {
             return Err(Error::new(ErrorCode::StorageFull, "the disk is full"));
         }
         self.writes += 1;
-        let mut written = Written { rows: rows.len() as u64, replaced: 0 };
+        let mut written = SinkReply { rows: rows.len() as u64, replaced: 0 };
         for (at, ts) in rows.ts.iter().enumerate() {
             let cells = rows.columns.iter().map(|column| column[at]).collect();
             let old = self.rows.insert(*ts, cells);
-            assert!(mode == Mode::Upsert || old.is_none());
+            assert!(mode == RowMode::Upsert || old.is_none());
             written.replaced += u64::from(old.is_some());
         }
         Ok(written)
@@ -66,9 +66,9 @@ impl Sink for Memory {
     }
 }
 
-fn run(memory: &mut Memory, paths: &[&Path], flags: &str) -> Result<Outcome> {
+fn run(memory: &mut MemorySink, paths: &[&Path], flags: &str) -> Result<ImportOutcome> {
     let paths: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
-    let settings = Settings::of(&args(&format!("{} --series kline/X/1m --root r {flags}", paths.join(" "))))?;
+    let settings = ImportSettings::of(&args(&format!("{} --series kline/X/1m --root r {flags}", paths.join(" "))))?;
     let outcome = import(&settings, None, Some(memory), &mut |_| ());
     if let Ok(outcome) = &outcome {
         assert!(!outcome.summary.text(outcome.error.is_some()).is_empty());
@@ -76,16 +76,16 @@ fn run(memory: &mut Memory, paths: &[&Path], flags: &str) -> Result<Outcome> {
     outcome
 }
 
-fn once(text: &str, flags: &str) -> (Memory, Outcome) {
+fn once(text: &str, flags: &str) -> (MemorySink, ImportOutcome) {
     let (_folder, path) = file("x.csv", text.as_bytes());
-    let mut memory = Memory::default();
+    let mut memory = MemorySink::default();
     let outcome = run(&mut memory, &[&path], flags).unwrap();
     (memory, outcome)
 }
 
 const MAP: &str = "--map ts=0,open=1,close=2,high=3,low=4,volume=5";
 
-fn digits(memory: &Memory, column: &str) -> ColumnType {
+fn digits(memory: &MemorySink, column: &str) -> ColumnType {
     let def = memory.def.as_ref().unwrap();
     def.columns[def.column(column).unwrap()].kind
 }
@@ -94,7 +94,7 @@ fn digits(memory: &Memory, column: &str) -> ColumnType {
 fn text_arrives_exact_and_a_second_time_changes_nothing() {
     let text = "1364774820000,93.25,93.3,93.3,93.25,8e-8\r\n1364774880000,100,100,100,100,93.3\r\n";
     let (_folder, path) = file("x.csv", &gzip(text.as_bytes()));
-    let mut memory = Memory::default();
+    let mut memory = MemorySink::default();
     let first = run(&mut memory, &[&path], MAP).unwrap();
     assert!(first.error.is_none() && memory.sealed && first.summary.registered);
     assert_eq!((first.summary.rows_read, first.summary.rows_written, first.summary.rows_replaced), (2, 2, 0));
@@ -145,7 +145,7 @@ fn one_invalid_row_stops_everything_unless_it_is_to_be_skipped() {
 const REPEATED: &str = "date,open,high,low,close,volume\n2017-01-03,1,2,1,1,5\n2017-01-04,1,2,1,1,5\n\
                         2017-01-03,1,2,1,2,5\n2017-01-04,1,2,1,1.0,5\n2017-01-05,1,2,1,1,5\n";
 
-fn closes(memory: &Memory) -> Vec<i64> {
+fn closes(memory: &MemorySink) -> Vec<i64> {
     memory.rows.values().map(|cells| cells[3]).collect()
 }
 
@@ -201,10 +201,10 @@ fn repeats_are_found_across_files_as_in_one() {
     let (_a, first) = file("a.csv", format!("{header}2017-01-03,1,2,1,1,5\n2017-01-04,1,2,1,1,5\n").as_bytes());
     let (_b, same) = file("b.csv", format!("{header}2017-01-04,1,2,1,1,5.0\n2017-01-05,1,2,1,1,5\n").as_bytes());
     let (_c, other) = file("c.csv", format!("{header}2017-01-04,9,9,9,9,5\n").as_bytes());
-    let outcome = run(&mut Memory::default(), &[&first, &same], "").unwrap();
+    let outcome = run(&mut MemorySink::default(), &[&first, &same], "").unwrap();
     assert!(outcome.error.is_none());
     assert_eq!((outcome.summary.rows_written, outcome.summary.rows_duplicate), (3, 1));
-    let mut memory = Memory::default();
+    let mut memory = MemorySink::default();
     let outcome = run(&mut memory, &[&first, &other], "").unwrap();
     let detail = outcome.error.unwrap().detail().to_string();
     assert!(detail.contains("c.csv line 2") && detail.contains("a.csv line 3"), "{detail}");
@@ -236,7 +236,7 @@ fn digits_of_the_user_round_and_are_counted() {
 #[test]
 fn a_registered_series_keeps_its_digits() {
     let (_folder, path) = file("x.csv", b"ts,open,high,low,close,volume\n1640995200000,1.005,1.005,1.005,1.005,1\n");
-    let mut memory = Memory::default();
+    let mut memory = MemorySink::default();
     let mut spec = SeriesSpec::of_key(&SeriesKey::parse("kline/X/1m").unwrap());
     spec.price_digits = Some(1);
     memory.register(&spec).unwrap();
@@ -272,7 +272,7 @@ fn files_of_different_units_make_one_series() {
     let (_a, old) = file("a.csv", b"open_time,open,high,low,close,volume\n1735516800000,1,1,1,1,1\n");
     let (_b, new) = file("b.csv", b"1735689600000000,1,1,1,1,2\n");
     let map = "--map ts=0,open=1,high=2,low=3,close=4,volume=5";
-    let mut memory = Memory::default();
+    let mut memory = MemorySink::default();
     let outcome = run(&mut memory, &[&new, &old], map).unwrap();
     assert!(outcome.error.is_none());
     assert_eq!(memory.rows.keys().copied().collect::<Vec<_>>(), [1735516800000, 1735689600000]);
@@ -303,7 +303,7 @@ fn a_failed_write_is_told_with_what_was_written() {
         text.push_str(&format!("{},1,1,1,1,1\n", 1_364_774_820_000 + minute * 60_000));
     }
     let (_folder, path) = file("x.csv", text.as_bytes());
-    let mut memory = Memory { fail_at: Some(1), ..Memory::default() };
+    let mut memory = MemorySink { fail_at: Some(1), ..MemorySink::default() };
     let outcome = run(&mut memory, &[&path], MAP).unwrap();
     let error = outcome.error.unwrap();
     assert_eq!(error.code(), ErrorCode::StorageFull);
@@ -319,8 +319,8 @@ fn scalars_are_imported_by_value_or_by_their_name() {
     let (_folder, path) =
         file("x.json", br#"[{"timestamp":"2017-01-03","ema":null},{"timestamp":"2017-01-04","ema":1.25}]"#);
     let line = format!("{} --series scalar/indicator/X/1d/ema --root r --on-invalid skip", path.display());
-    let settings = Settings::of(&args(&line)).unwrap();
-    let mut memory = Memory::default();
+    let settings = ImportSettings::of(&args(&line)).unwrap();
+    let mut memory = MemorySink::default();
     let outcome = import(&settings, None, Some(&mut memory), &mut |_| ()).unwrap();
     assert_eq!(outcome.summary.invalid[0].reason, "missing");
     assert_eq!(memory.rows.values().next().unwrap(), &[12_500]);
@@ -332,7 +332,7 @@ fn a_file_of_smaller_ticks_fits_the_headroom_of_the_first_or_is_refused_and_neve
     let (_a, first) = file("a.csv", bar(1640995200000, "93.25").as_bytes());
     let (_b, finer) = file("b.csv", bar(1640995260000, "93.2512").as_bytes());
     let (_c, finest) = file("c.csv", bar(1640995320000, "93.25125").as_bytes());
-    let mut memory = Memory::default();
+    let mut memory = MemorySink::default();
     assert!(run(&mut memory, &[&first], "").unwrap().error.is_none());
     assert!(run(&mut memory, &[&finer], "").unwrap().error.is_none());
     assert_eq!(memory.rows[&1640995260000][0], 932_512);
@@ -340,7 +340,7 @@ fn a_file_of_smaller_ticks_fits_the_headroom_of_the_first_or_is_refused_and_neve
     assert_eq!(run(&mut memory, &[&finest], "").unwrap().error.unwrap().code(), ErrorCode::InvalidRows);
     assert_eq!(memory.rows, stored);
     // The digits come from all files of one import.
-    let mut memory = Memory::default();
+    let mut memory = MemorySink::default();
     assert!(run(&mut memory, &[&first, &finest], "").unwrap().error.is_none());
     assert_eq!(digits(&memory, "open"), ColumnType::Decimal { digits: 7 });
 }
@@ -359,7 +359,7 @@ fn doubles_with_more_digits_than_a_registered_series_are_refused_and_rounded_onl
     writer.write(&batch).unwrap();
     writer.close().unwrap();
     let (_folder, path) = file("x.parquet", &bytes);
-    let mut memory = Memory::default();
+    let mut memory = MemorySink::default();
     let mut spec = SeriesSpec::of_key(&SeriesKey::parse("kline/X/1m").unwrap());
     (spec.price_digits, spec.volume_digits) = (Some(2), Some(2));
     memory.register(&spec).unwrap();
@@ -393,7 +393,7 @@ fn an_import_that_stores_no_row_registers_nothing() {
     }
     // A registration whose first write fails is taken back.
     let (_folder, path) = file("x.csv", format!("{header}1640995200000,1,1,1,1,1\n").as_bytes());
-    let mut memory = Memory { fail_at: Some(0), ..Memory::default() };
+    let mut memory = MemorySink { fail_at: Some(0), ..MemorySink::default() };
     let outcome = run(&mut memory, &[&path], "").unwrap();
     assert_eq!(outcome.error.unwrap().code(), ErrorCode::StorageFull);
     assert!(memory.def.is_none() && !outcome.summary.registered);
@@ -413,10 +413,10 @@ fn rows_off_the_grid_are_invalid_unless_they_are_allowed() {
     // What is stored anchors bars of several days, not the first row of a later file.
     let (_a, first) = file("a.csv", b"ts,open,high,low,close,volume\n2024-01-02,1,1,1,1,1\n2024-01-05,1,1,1,1,1\n");
     let (_b, later) = file("b.csv", b"ts,open,high,low,close,volume\n2024-01-09,1,1,1,1,1\n");
-    let mut memory = Memory::default();
+    let mut memory = MemorySink::default();
     let mut three = |path: &Path| {
         let line = format!("{} --series kline/X/3d --root r", path.display());
-        import(&Settings::of(&args(&line)).unwrap(), None, Some(&mut memory), &mut |_| ()).unwrap()
+        import(&ImportSettings::of(&args(&line)).unwrap(), None, Some(&mut memory), &mut |_| ()).unwrap()
     };
     assert!(three(&first).error.is_none());
     assert_eq!(three(&later).summary.invalid_reasons["off_grid"], 1);
@@ -424,7 +424,7 @@ fn rows_off_the_grid_are_invalid_unless_they_are_allowed() {
 
 #[test]
 fn times_that_are_rarely_meant_are_warned_of_by_row() {
-    let kinds = |outcome: &Outcome| outcome.summary.warnings.iter().map(|w| w.kind).collect::<Vec<_>>();
+    let kinds = |outcome: &ImportOutcome| outcome.summary.warnings.iter().map(|w| w.kind).collect::<Vec<_>>();
     let header = "ts,open,high,low,close,volume\n";
     let (memory, outcome) = once(&format!("{header}34200000,1,1,1,1,1\n34260000,1,1,1,1,1\n"), "--off-grid allow");
     assert_eq!(kinds(&outcome), ["time_without_date", "before_1990"]);
@@ -447,12 +447,12 @@ fn times_since_midnight_take_the_date_of_the_flag_or_of_the_file_name() {
     let (_a, first) = file("20131007_spy_minute_trade.csv", rows);
     let (_b, second) = file("20131008_spy_minute_trade.csv", rows);
     let wanted = [1_381_152_600_000, 1_381_152_660_000, 1_381_239_000_000, 1_381_239_060_000];
-    let mut memory = Memory::default();
+    let mut memory = MemorySink::default();
     let outcome = run(&mut memory, &[&first, &second], &format!("{map} --base-date name")).unwrap();
     assert!(outcome.error.is_none() && outcome.summary.warnings.is_empty(), "{:?}", outcome.summary.warnings);
     assert_eq!(memory.rows.keys().copied().collect::<Vec<_>>(), wanted);
     assert!(outcome.summary.files[0].found.contains("ms since midnight of 2013-10-07"));
-    let mut memory = Memory::default();
+    let mut memory = MemorySink::default();
     run(&mut memory, &[&first], &format!("{map} --base-date 2013-10-07")).unwrap();
     assert_eq!(memory.rows.keys().copied().collect::<Vec<_>>(), wanted[..2]);
     let unit = run(&mut memory, &[&first], &format!("{MAP} --base-date name")).unwrap_err();
@@ -525,8 +525,8 @@ fn standard_input_is_imported_from_where_it_was_staged() {
         gzip(br#"[{"ts":1640995200000,"open":1,"high":1,"low":1,"close":1,"volume":1}]"#),
     ] {
         let (_folder, staged) = file("staged", &bytes);
-        let mut memory = Memory::default();
-        let settings = Settings::of(&args("- --series kline/X/1m --root r")).unwrap();
+        let mut memory = MemorySink::default();
+        let settings = ImportSettings::of(&args("- --series kline/X/1m --root r")).unwrap();
         let outcome = import(&settings, Some(&staged), Some(&mut memory), &mut |_| ()).unwrap();
         assert_eq!(outcome.summary.files[0].path, "standard input");
         assert_eq!(memory.rows.len(), 1);

@@ -30,7 +30,7 @@ struct Ack {
 }
 
 #[derive(Debug, Default)]
-struct Queue {
+struct AckQueue {
     waiting: VecDeque<Ack>,
     /// How the input ended; nothing is added afterwards.
     end: Option<Result<(), Status>>,
@@ -39,26 +39,26 @@ struct Queue {
     abandoned: bool,
 }
 
-/// The writing end; exactly one [`Reader`] belongs to it.
+/// The writing end; exactly one [`AckReceiver`] belongs to it.
 ///
-/// Dropped without [`Acks::end`], the reader gets an error, never a clean end.
+/// Dropped without [`AckSender::end`], the reader gets an error, never a clean end.
 #[derive(Debug)]
-pub(super) struct Acks(Arc<Mutex<Queue>>);
+pub(super) struct AckSender(Arc<Mutex<AckQueue>>);
 
 /// The reading end: the answer of the put.
 #[derive(Debug)]
-pub(super) struct Reader(Arc<Mutex<Queue>>);
+pub(super) struct AckReceiver(Arc<Mutex<AckQueue>>);
 
-pub(super) fn queue() -> (Acks, Reader) {
-    let queue = Arc::new(Mutex::new(Queue::default()));
-    (Acks(queue.clone()), Reader(queue))
+pub(super) fn queue() -> (AckSender, AckReceiver) {
+    let queue = Arc::new(Mutex::new(AckQueue::default()));
+    (AckSender(queue.clone()), AckReceiver(queue))
 }
 
-fn lock(queue: &Mutex<Queue>) -> MutexGuard<'_, Queue> {
+fn lock(queue: &Mutex<AckQueue>) -> MutexGuard<'_, AckQueue> {
     queue.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Acks {
+impl AckSender {
     /// Adds one acknowledgement, merging it when too many wait.
     pub(super) fn push(&self, acknowledged: Acknowledged<WriteReply>) {
         let Acknowledged { reply, repeated } = acknowledged;
@@ -85,7 +85,7 @@ impl Acks {
     }
 }
 
-impl Drop for Acks {
+impl Drop for AckSender {
     fn drop(&mut self) {
         if lock(&self.0).end.is_none() {
             self.end(Err(super::status::status(&Error::internal("a put ended without saying how"))));
@@ -93,13 +93,13 @@ impl Drop for Acks {
     }
 }
 
-impl Drop for Reader {
+impl Drop for AckReceiver {
     fn drop(&mut self) {
         lock(&self.0).abandoned = true;
     }
 }
 
-fn wake(queue: &mut Queue) {
+fn wake(queue: &mut AckQueue) {
     if let Some(reader) = queue.reader.take() {
         reader.wake();
     }
@@ -121,7 +121,7 @@ fn merge(newest: &mut Ack, later: Ack) {
     newest.durable &= later.durable;
 }
 
-impl Stream for Reader {
+impl Stream for AckReceiver {
     type Item = Result<PutResult, Status>;
 
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use super::describe::json;
 use super::status::unimplemented;
 use crate::error::{Error, Result};
-use crate::query::When;
-use crate::service::{Condition, CoverageRequest, Job, Scope, SeriesFilter, Service, range_of};
+use crate::query::TimeValue;
+use crate::service::{CoverageRequest, Job, Precondition, Scope, SeriesFilter, Service, range_of};
 use crate::types::{SeriesKey, SeriesSpec};
 
 /// Name and description of every action, as ListActions gives them.
@@ -51,17 +51,17 @@ pub(super) fn list() -> Vec<ActionType> {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Drop {
+struct DropRequest {
     series: SeriesKey,
     if_version: Option<u64>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct DeleteRange {
+struct DeleteRequest {
     series: SeriesKey,
-    start: Option<When>,
-    end: Option<When>,
+    start: Option<TimeValue>,
+    end: Option<TimeValue>,
     #[serde(default)]
     all: bool,
     if_version: Option<u64>,
@@ -71,7 +71,7 @@ struct DeleteRange {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Named {
+struct NameRequest {
     name: String,
 }
 
@@ -92,19 +92,19 @@ pub(super) fn run(service: &Arc<Service>, action: &Action) -> Result<Bytes> {
     match action.r#type.as_str() {
         "register_series" => answer(&service.register(json::<SeriesSpec>("registration", body, depth_max)?)?),
         "drop_series" => {
-            let asked: Drop = json("body of drop_series", body, depth_max)?;
+            let asked: DropRequest = json("body of drop_series", body, depth_max)?;
             answer(&service.drop_series(&asked.series, &version(asked.if_version))?)
         }
         "delete_range" => {
-            let asked: DeleteRange = json("body of delete_range", body, depth_max)?;
+            let asked: DeleteRequest = json("body of delete_range", body, depth_max)?;
             let range = range(service, &asked)?;
             answer(&service.delete_range(&asked.series, range, &version(asked.if_version), asked.dry_run)?)
         }
         "create_snapshot" => {
-            answer(&service.create_snapshot(&json::<Named>("body of create_snapshot", body, depth_max)?.name)?)
+            answer(&service.create_snapshot(&json::<NameRequest>("body of create_snapshot", body, depth_max)?.name)?)
         }
         "drop_snapshot" => {
-            answer(&service.drop_snapshot(&json::<Named>("body of drop_snapshot", body, depth_max)?.name)?)
+            answer(&service.drop_snapshot(&json::<NameRequest>("body of drop_snapshot", body, depth_max)?.name)?)
         }
         "list_snapshots" => answer(&service.snapshots()?),
         "coverage" => answer(&service.coverage(&json::<CoverageRequest>("body of coverage", body, depth_max)?)?),
@@ -129,8 +129,8 @@ fn or_default<T: Default + serde::de::DeserializeOwned>(what: &str, body: &[u8],
     if body.is_empty() { Ok(T::default()) } else { json(what, body, depth_max) }
 }
 
-fn version(if_version: Option<u64>) -> Condition {
-    Condition { if_match: None, if_version }
+fn version(if_version: Option<u64>) -> Precondition {
+    Precondition { if_match: None, if_version }
 }
 
 fn answer(reply: &impl Serialize) -> Result<Bytes> {
@@ -139,7 +139,7 @@ fn answer(reply: &impl Serialize) -> Result<Bytes> {
 }
 
 /// The closed range of a delete; `None` is everything, which has to be said.
-fn range(service: &Service, asked: &DeleteRange) -> Result<Option<(i64, i64)>> {
+fn range(service: &Service, asked: &DeleteRequest) -> Result<Option<(i64, i64)>> {
     match (&asked.start, &asked.end, asked.all) {
         (None, None, true) => Ok(None),
         (Some(start), Some(end), false) => {

@@ -11,8 +11,8 @@ use serde::de::DeserializeOwned;
 use crate::error::{Error, Result};
 use crate::format::ipc;
 use crate::ingest::check_depth;
-use crate::query::{Query, Shape};
-use crate::service::{InventoryRow, Plan};
+use crate::query::{Query, ResultSchema};
+use crate::service::{InventoryRow, QueryInfo};
 use crate::types::SeriesKey;
 
 /// Most bytes of a ticket, a command or the body of an action.
@@ -20,16 +20,16 @@ pub const JSON_BYTES_MAX: usize = 256 * 1024;
 
 /// What a descriptor says, before its meaning is known.
 #[derive(Debug)]
-pub(super) enum Target<'a> {
+pub(super) enum DescriptorTarget<'a> {
     Path(SeriesKey),
     Command(&'a [u8]),
 }
 
 /// Tells a path from a command.
-pub(super) fn target(descriptor: &FlightDescriptor) -> Result<Target<'_>> {
+pub(super) fn target(descriptor: &FlightDescriptor) -> Result<DescriptorTarget<'_>> {
     match DescriptorType::try_from(descriptor.r#type) {
-        Ok(DescriptorType::Path) => Ok(Target::Path(SeriesKey::parse(&descriptor.path.join("/"))?)),
-        Ok(DescriptorType::Cmd) => Ok(Target::Command(&descriptor.cmd)),
+        Ok(DescriptorType::Path) => Ok(DescriptorTarget::Path(SeriesKey::parse(&descriptor.path.join("/"))?)),
+        Ok(DescriptorType::Cmd) => Ok(DescriptorTarget::Command(&descriptor.cmd)),
         _ => Err(Error::invalid("the descriptor is neither a path nor a command")
             .with_hint("a path such as [\"kline\", \"BTCUSDT\", \"1m\"], or a command that is JSON")),
     }
@@ -54,8 +54,8 @@ pub(super) fn json<T: DeserializeOwned>(what: &str, bytes: &[u8], depth_max: usi
 /// The query of a descriptor: all rows of a path, or the command itself.
 pub(super) fn query_of_descriptor(descriptor: &FlightDescriptor, depth_max: usize) -> Result<Query> {
     match target(descriptor)? {
-        Target::Path(key) => Ok(Query::of(&key)),
-        Target::Command(bytes) => json("command", bytes, depth_max),
+        DescriptorTarget::Path(key) => Ok(Query::of(&key)),
+        DescriptorTarget::Command(bytes) => json("command", bytes, depth_max),
     }
 }
 
@@ -76,7 +76,7 @@ fn endpoint(query: &Query) -> Result<FlightEndpoint> {
 }
 
 fn info(
-    shape: &Shape,
+    shape: &ResultSchema,
     descriptor: FlightDescriptor,
     endpoints: &[Query],
     total_records: Option<u64>,
@@ -96,12 +96,12 @@ fn info(
 }
 
 /// The answer of GetFlightInfo: exact counts, tickets pinned to the commit, no locations (the same server).
-pub(super) fn of_plan(plan: &Plan, descriptor: FlightDescriptor) -> Result<FlightInfo> {
+pub(super) fn of_plan(plan: &QueryInfo, descriptor: FlightDescriptor) -> Result<FlightInfo> {
     info(&plan.shape, descriptor, &plan.endpoints, plan.total_records, plan.total_bytes, plan.ordered)
 }
 
 /// One entry of ListFlights: a whole series, its ticket not pinned so that it stays good.
-pub(super) fn of_series(shape: &Shape, row: &InventoryRow) -> Result<FlightInfo> {
+pub(super) fn of_series(shape: &ResultSchema, row: &InventoryRow) -> Result<FlightInfo> {
     let descriptor = FlightDescriptor {
         r#type: DescriptorType::Path.into(),
         path: row.series.as_str().split('/').map(Into::into).collect(),
@@ -121,16 +121,16 @@ fn signed(count: u64) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::query::Numbers;
+    use crate::query::NumberFormat;
     use arrow_flight::IpcMessage;
 
     fn key() -> SeriesKey {
         SeriesKey::kline("BTCUSDT", "1m").unwrap()
     }
 
-    fn shape() -> Shape {
+    fn shape() -> ResultSchema {
         let spec = crate::types::SeriesSpec::of_key(&key());
-        Shape::of(&spec.resolve().unwrap(), None, Numbers::Stored, 3, 4)
+        ResultSchema::of(&spec.resolve().unwrap(), None, NumberFormat::Stored, 3, 4)
     }
 
     #[test]
@@ -151,7 +151,7 @@ mod tests {
     #[test]
     fn info_repeats_its_descriptor_and_its_tickets_are_queries() {
         let query = Query { commit: Some(4), ..Query::of(&key()) };
-        let plan = Plan {
+        let plan = QueryInfo {
             shape: shape(),
             total_records: Some(10),
             total_bytes: Some(480),

@@ -14,10 +14,10 @@ use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
 use prost::encoding::{encode_varint, encoded_len_varint};
 
-use crate::egress::{Column, Output};
+use crate::egress::{ColumnBuffer, OutputBuffer};
 use crate::error::{Error, Result};
 use crate::format::ipc;
-use crate::query::{Block, Shape};
+use crate::query::{Block, ResultSchema};
 
 /// Most rows of a message whose cells are converted: conversion takes memory, which a client that does not read
 /// would hold.
@@ -27,7 +27,7 @@ const TEXT_ROWS_MAX: usize = 1024;
 
 /// One `FlightData` on its way out, in the pieces it is made of: nothing of the body is copied.
 #[derive(Debug, Default)]
-pub(super) struct Message {
+pub(super) struct FlightMessage {
     header: Bytes,
     metadata: Bytes,
     body: Vec<Bytes>,
@@ -40,7 +40,7 @@ const METADATA_TAG: u64 = 3 << 3 | 2;
 /// Tag of `FlightData.data_body`: field 1000, bytes.
 const BODY_TAG: u64 = 1000 << 3 | 2;
 
-impl Message {
+impl FlightMessage {
     /// A message without rows.
     pub(super) fn of_metadata(metadata: Vec<u8>) -> Self {
         Self { metadata: metadata.into(), ..Self::default() }
@@ -48,7 +48,7 @@ impl Message {
 
     /// Writes the message as gRPC carries it: a byte that says it is not compressed, its length in four bytes, the
     /// header, the metadata and the body as fields of the protobuf message `FlightData`.
-    pub(super) fn write(self, out: &mut Output) -> Result<()> {
+    pub(super) fn write(self, out: &mut OutputBuffer) -> Result<()> {
         let body_bytes: usize = self.body.iter().map(Bytes::len).sum();
         let field = |tag, bytes: usize| {
             if bytes == 0 { 0 } else { encoded_len_varint(tag) + encoded_len_varint(bytes as u64) + bytes }
@@ -83,8 +83,8 @@ impl Message {
 
 /// Turns the blocks of one answer into messages.
 #[derive(Debug)]
-pub(super) struct Encoder {
-    shape: Shape,
+pub(super) struct FlightEncoder {
+    shape: ResultSchema,
     schema: SchemaRef,
     /// Blocks are sent word for word.
     plain: bool,
@@ -92,15 +92,15 @@ pub(super) struct Encoder {
     text: bool,
 }
 
-impl Encoder {
-    pub(super) fn new(shape: &Shape) -> Self {
+impl FlightEncoder {
+    pub(super) fn new(shape: &ResultSchema) -> Self {
         let schema = shape.arrow_schema();
         let text = schema.fields().iter().any(|field| field.data_type() == &DataType::Utf8);
         Self { shape: shape.clone(), schema, plain: shape.is_plain(), text }
     }
 
     /// What goes out before the rows.
-    pub(super) fn head_messages(&self) -> Vec<Message> {
+    pub(super) fn head_messages(&self) -> Vec<FlightMessage> {
         let mut head = vec![message(ipc::schema_header(&self.schema).into(), Bytes::new())];
         if let Some(keys) = self.shape.keys() {
             let (header, body) = ipc::dictionary_message(keys.iter().flatten());
@@ -109,7 +109,7 @@ impl Encoder {
         head
     }
 
-    /// Most rows of a block that [`Encoder::block_message`] should be given.
+    /// Most rows of a block that [`FlightEncoder::block_message`] should be given.
     pub(super) fn rows_max(&self) -> usize {
         match (self.plain, self.text) {
             (true, _) => usize::MAX,
@@ -128,7 +128,7 @@ impl Encoder {
     }
 
     /// One message for one block that passed the check. Reads mapped memory, so it belongs on a blocking thread.
-    pub(super) fn block_message(&self, block: &Block) -> Result<Message> {
+    pub(super) fn block_message(&self, block: &Block) -> Result<FlightMessage> {
         if !self.plain {
             let batch = self.shape.record_batch(&self.schema, block)?;
             return if self.text { text_message(batch) } else { Ok(converted_message(&batch)) };
@@ -141,24 +141,24 @@ impl Encoder {
     }
 }
 
-fn message(header: Bytes, body: Bytes) -> Message {
-    Message { header, body: vec![body], ..Message::default() }
+fn message(header: Bytes, body: Bytes) -> FlightMessage {
+    FlightMessage { header, body: vec![body], ..FlightMessage::default() }
 }
 
 /// Zeros behind a column.
 const PADDING: &[u8] = &[0; ipc::ALIGNMENT];
 
 /// Fixed-width columns side by side.
-fn columns_message(rows: usize, columns: impl Iterator<Item = Buffer>) -> Message {
+fn columns_message(rows: usize, columns: impl Iterator<Item = Buffer>) -> FlightMessage {
     let mut sizes = Vec::new();
     let mut body = Vec::new();
     for column in columns {
         let bytes = column.len();
         sizes.push(bytes);
-        body.push(Bytes::from_owner(Column(column)));
+        body.push(Bytes::from_owner(ColumnBuffer(column)));
         body.extend(PADDING.get(..ipc::padded(bytes) - bytes).map(Bytes::from_static));
     }
-    Message { header: ipc::batch_header(rows, &sizes).into(), body, ..Message::default() }
+    FlightMessage { header: ipc::batch_header(rows, &sizes).into(), body, ..FlightMessage::default() }
 }
 
 /// A column of words from a dictionary as their positions: the words went ahead.
@@ -169,7 +169,7 @@ fn without_words(array: &ArrayRef) -> ArrayRef {
     }
 }
 
-fn converted_message(batch: &RecordBatch) -> Message {
+fn converted_message(batch: &RecordBatch) -> FlightMessage {
     let columns = batch.columns().iter().map(|array| {
         let data = without_words(array).to_data();
         let width = data.data_type().primitive_width().unwrap_or(8);
@@ -179,7 +179,7 @@ fn converted_message(batch: &RecordBatch) -> Message {
     columns_message(batch.num_rows(), columns)
 }
 
-fn text_message(batch: RecordBatch) -> Result<Message> {
+fn text_message(batch: RecordBatch) -> Result<FlightMessage> {
     let failed = |error| Error::internal(format!("cannot encode a block as text: {error}"));
     // The message of a batch does not name types, so that positions may stand for words.
     let columns = batch.columns().iter().map(|array| (String::new(), without_words(array)));
@@ -198,19 +198,19 @@ fn text_message(batch: RecordBatch) -> Result<Message> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::query::{Labels, Numbers, Verbatim};
+    use crate::query::{NumberFormat, SeriesIndexes, Verbatim};
     use crate::types::SeriesSpec;
     use arrow_flight::FlightData;
     use arrow_flight::utils::flight_data_to_batches;
     use prost::Message as _;
 
-    fn shape(numbers: Numbers) -> Shape {
+    fn shape(numbers: NumberFormat) -> ResultSchema {
         let spec: SeriesSpec = serde_json::from_str(
             r#"{"kind":"scalar","category":"c","symbol":"X","timeframe":"1m","name":"n","value":{"digits":2},
                 "extra_columns":[{"name":"half","type":"float64"},{"name":"count","type":"int64"}]}"#,
         )
         .unwrap();
-        Shape::of(&spec.resolve().unwrap(), None, numbers, 7, 9)
+        ResultSchema::of(&spec.resolve().unwrap(), None, numbers, 7, 9)
     }
 
     fn words(words: &[i64]) -> Buffer {
@@ -218,8 +218,8 @@ mod tests {
     }
 
     /// A message as a client decodes it.
-    fn received(message: Message) -> FlightData {
-        let mut out = Output::default();
+    fn received(message: FlightMessage) -> FlightData {
+        let mut out = OutputBuffer::default();
         message.write(&mut out).unwrap();
         let bytes = out.pieces().concat();
         let (prefix, message) = bytes.split_at(5);
@@ -231,14 +231,20 @@ mod tests {
     fn block() -> Block {
         let half = [0.5_f64, -1.25, 3.0].map(|x| i64::from_ne_bytes(x.to_ne_bytes()));
         let columns = vec![words(&[1, 2, 3]), words(&[100, 250, -75]), words(&half), words(&[1, 2, 3])];
-        Block { rows: 3, labels: Labels::Only, columns, verbatim: None }
+        Block { rows: 3, labels: SeriesIndexes::Only, columns, verbatim: None }
     }
 
     #[test]
     fn every_way_of_showing_numbers_is_read_by_arrow_as_the_shape_makes_it() {
-        for numbers in [Numbers::Stored, Numbers::Float64, Numbers::Decimal128, Numbers::Raw, Numbers::String] {
+        for numbers in [
+            NumberFormat::Stored,
+            NumberFormat::Float64,
+            NumberFormat::Decimal128,
+            NumberFormat::Raw,
+            NumberFormat::String,
+        ] {
             let shape = shape(numbers);
-            let encoder = Encoder::new(&shape);
+            let encoder = FlightEncoder::new(&shape);
             let messages = [encoder.head_messages().remove(0), encoder.block_message(&block()).unwrap()].map(received);
             let read = flight_data_to_batches(&messages).unwrap();
             let expected = shape.record_batch(&shape.arrow_schema(), &block()).unwrap();
@@ -253,12 +259,12 @@ mod tests {
         let slice = |at: usize| large.slice_with_length(at * 8, 24);
         let block = Block {
             rows: 3,
-            labels: Labels::Only,
+            labels: SeriesIndexes::Only,
             columns: vec![slice(5), slice(50), slice(500), slice(5_000)],
             verbatim: None,
         };
-        let shape = shape(Numbers::Raw);
-        let message = received(Encoder::new(&shape).block_message(&block).unwrap());
+        let shape = shape(NumberFormat::Raw);
+        let message = received(FlightEncoder::new(&shape).block_message(&block).unwrap());
         assert_eq!(message.data_body.len(), 4 * ipc::ALIGNMENT);
     }
 
@@ -269,10 +275,10 @@ mod tests {
         let body = Bytes::from([plain.data_body.as_ref(), &[0; 32 * 1024]].concat());
         let verbatim = Verbatim { header: plain.data_header.clone(), body: body.clone(), message: Bytes::new() };
         let whole = Block { verbatim: Some(verbatim), ..block() };
-        let mut out = Output::default();
-        Encoder::new(&shape(Numbers::Stored)).block_message(&whole).unwrap().write(&mut out).unwrap();
+        let mut out = OutputBuffer::default();
+        FlightEncoder::new(&shape(NumberFormat::Stored)).block_message(&whole).unwrap().write(&mut out).unwrap();
         assert_eq!(out.pieces()[1].as_ptr(), body.as_ptr(), "the body was copied");
-        let sent = received(Encoder::new(&shape(Numbers::Float64)).block_message(&whole).unwrap());
+        let sent = received(FlightEncoder::new(&shape(NumberFormat::Float64)).block_message(&whole).unwrap());
         assert_ne!(sent.data_body, body);
     }
 }

@@ -23,13 +23,13 @@ use tokio::sync::mpsc::error::{SendTimeoutError, TrySendError};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tonic::{Code, Status};
 
-use super::encode::{Encoder, Message};
-use super::line::HangUp;
+use super::encode::{FlightEncoder, FlightMessage};
+use super::line::Disconnect;
 use super::status::{status, status_for};
-use crate::egress::Output;
+use crate::egress::OutputBuffer;
 use crate::error::{Error, ErrorCode, Result};
 use crate::query::Block;
-use crate::service::{Answer, Caller, Held};
+use crate::service::{Caller, Permit, QueryResult};
 
 /// Parts that wait for the client, of about 1 MiB each at most.
 const QUEUE_PARTS: usize = 2;
@@ -41,11 +41,11 @@ const PART_BYTES: usize = 64 * 1024;
 type Item = Result<Option<Vec<Bytes>>, Status>;
 
 /// A place among the readers of this face, and among the answers of all.
-pub(super) type Permit = (OwnedSemaphorePermit, Held);
+pub(super) type StreamPermit = (OwnedSemaphorePermit, Permit);
 
 /// The body of an answer.
 #[derive(Debug)]
-pub(super) struct Rows {
+pub(super) struct GetStream {
     /// What goes out before anything else.
     ready: VecDeque<Bytes>,
     /// How the answer ended, once that is known.
@@ -53,30 +53,42 @@ pub(super) struct Rows {
     items: Option<Receiver<Item>>,
     ended: bool,
     /// One of the readers allowed at a time.
-    _permit: Permit,
+    _permit: StreamPermit,
 }
 
 /// An answer whose first part was made.
 #[derive(Debug)]
-pub(super) struct Started {
+pub(super) struct StartedGet {
     first: Item,
-    scan: Scan,
+    scan: GetScan,
 }
 
 /// Makes the first part of an answer. Reads mapped memory, so it belongs on a blocking thread.
-pub(super) fn start(answer: Answer, caller: Caller) -> Started {
-    let encoder = Encoder::new(&answer.shape);
-    let mut scan =
-        Scan { head: encoder.head_messages(), encoder, answer, caller, has_told_stats: false, rest: None, after: None };
-    Started { first: scan.next(), scan }
+pub(super) fn start(answer: QueryResult, caller: Caller) -> StartedGet {
+    let encoder = FlightEncoder::new(&answer.shape);
+    let mut scan = GetScan {
+        head: encoder.head_messages(),
+        encoder,
+        answer,
+        caller,
+        has_told_stats: false,
+        rest: None,
+        after: None,
+    };
+    StartedGet { first: scan.next(), scan }
 }
 
 /// Starts sending an answer.
 ///
 /// When the client takes nothing for `stall`, its connection `line` is ended: nothing else frees what the answer holds.
-pub(super) fn stream(started: Started, stall: Duration, line: Option<HangUp>, permit: Permit) -> Rows {
-    let Started { first, mut scan } = started;
-    let mut rows = Rows { ready: VecDeque::new(), end: None, items: None, ended: false, _permit: permit };
+pub(super) fn stream(
+    started: StartedGet,
+    stall: Duration,
+    line: Option<Disconnect>,
+    permit: StreamPermit,
+) -> GetStream {
+    let StartedGet { first, mut scan } = started;
+    let mut rows = GetStream { ready: VecDeque::new(), end: None, items: None, ended: false, _permit: permit };
     rows.take(Some(first));
     match scan.after.take() {
         Some(after) => rows.take(Some(after)),
@@ -91,13 +103,13 @@ pub(super) fn stream(started: Started, stall: Duration, line: Option<HangUp>, pe
 }
 
 #[derive(Debug)]
-struct Scan {
-    encoder: Encoder,
-    answer: Answer,
+struct GetScan {
+    encoder: FlightEncoder,
+    answer: QueryResult,
     /// Who is told of errors.
     caller: Caller,
     /// What goes out before the rows.
-    head: Vec<Message>,
+    head: Vec<FlightMessage>,
     /// Whether the message went out that says how the rows were found.
     has_told_stats: bool,
     /// What is left of a block that goes out in pieces.
@@ -114,13 +126,13 @@ enum Pause {
     Over,
 }
 
-impl Scan {
+impl GetScan {
     /// The next messages, together at least [`PART_BYTES`] unless they are the last.
     fn next(&mut self) -> Item {
         if let Some(after) = self.after.take() {
             return after;
         }
-        let mut out = Output::default();
+        let mut out = OutputBuffer::default();
         loop {
             let more = self.write_next(&mut out).map_err(|error| status_for(Some(&self.caller), &error));
             if matches!(more, Ok(true)) && out.bytes() < PART_BYTES {
@@ -143,7 +155,7 @@ impl Scan {
     }
 
     /// Writes the next message; false at the end.
-    fn write_next(&mut self, out: &mut Output) -> Result<bool> {
+    fn write_next(&mut self, out: &mut OutputBuffer) -> Result<bool> {
         for message in std::mem::take(&mut self.head) {
             message.write(out)?;
         }
@@ -151,7 +163,7 @@ impl Scan {
             if let Some(stats) = self.answer.stats().filter(|_| !self.has_told_stats) {
                 self.has_told_stats = true;
                 let text = serde_json::to_vec(&serde_json::json!({ "stats": stats }));
-                Message::of_metadata(text.unwrap_or_default()).write(out)?;
+                FlightMessage::of_metadata(text.unwrap_or_default()).write(out)?;
                 return Ok(true);
             }
             return Ok(false);
@@ -193,7 +205,7 @@ impl Scan {
     }
 }
 
-async fn run(mut scan: Scan, sender: Sender<Item>, stall: Duration, line: Option<HangUp>) {
+async fn run(mut scan: GetScan, sender: Sender<Item>, stall: Duration, line: Option<Disconnect>) {
     loop {
         let filling = sender.clone();
         let filled = tokio::task::spawn_blocking(move || {
@@ -229,7 +241,7 @@ async fn run(mut scan: Scan, sender: Sender<Item>, stall: Duration, line: Option
     }
 }
 
-impl Rows {
+impl GetStream {
     fn take(&mut self, item: Option<Item>) {
         match item {
             Some(Ok(Some(pieces))) => self.ready = pieces.into(),
@@ -240,7 +252,7 @@ impl Rows {
     }
 }
 
-impl http_body::Body for Rows {
+impl http_body::Body for GetStream {
     type Data = Bytes;
     type Error = Infallible;
 
@@ -291,8 +303,8 @@ fn stalled() -> Error {
 
 /// All pieces of an answer.
 #[cfg(test)]
-pub(super) fn pieces(answer: Answer) -> Vec<Bytes> {
-    let Started { first, mut scan } = start(answer, Caller::trusted());
+pub(super) fn pieces(answer: QueryResult) -> Vec<Bytes> {
+    let StartedGet { first, mut scan } = start(answer, Caller::trusted());
     let rest = std::iter::from_fn(|| scan.next().unwrap());
     first.unwrap().into_iter().chain(rest).flatten().collect()
 }

@@ -7,7 +7,7 @@
 //! Frames of [`LONG_BYTES`] go out from where they stand, behind what waits.
 //!
 //! A gRPC stream whose client takes nothing cannot be ended from the server's side: nothing asks its body again, and
-//! everything it holds stays. [`HangUp`] ends the connection under it, whose other streams end with it.
+//! everything it holds stays. [`Disconnect`] ends the connection under it, whose other streams end with it.
 
 use std::io;
 use std::pin::Pin;
@@ -22,8 +22,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Connected;
 
-use crate::server::lines::{self, Lines, Sending, Slot, UnderWay};
-use crate::server::wire::{Tls, Wire};
+use crate::server::lines::{self, ConnectionPermit, ConnectionTable, InFlight, ResponseInProgress};
+use crate::server::wire::{ServerStream, Tls};
 
 /// Bytes of the HTTP/2 preface, the least a client says.
 const GREETING_BYTES: usize = 24;
@@ -40,20 +40,20 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Ends a connection. Streams find it among the extensions of their request.
 #[derive(Clone, Debug)]
-pub(super) struct HangUp(Arc<lines::Line>);
+pub(super) struct Disconnect(Arc<lines::Connection>);
 
-impl HangUp {
+impl Disconnect {
     pub(super) fn now(&self) {
         self.0.end();
     }
 
     /// An answer begins to be sent on the connection.
-    pub(super) fn send(&self) -> Sending {
+    pub(super) fn send(&self) -> ResponseInProgress {
         self.0.send()
     }
 
     /// A call begins on the connection.
-    pub(super) fn begin(&self) -> UnderWay {
+    pub(super) fn begin(&self) -> InFlight {
         self.0.begin()
     }
 }
@@ -62,8 +62,8 @@ impl HangUp {
 type Patience = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// An accepted connection.
-pub(super) struct Line {
-    stream: Wire,
+pub(super) struct FlightConnection {
+    stream: ServerStream,
     /// What is not written yet, from `written` on.
     waiting: Vec<u8>,
     written: usize,
@@ -74,11 +74,11 @@ pub(super) struct Line {
     /// How much of the greeting is missing, and until when it may.
     greeting: Option<(usize, Patience)>,
     /// One of the connections allowed at a time.
-    slot: Slot,
+    slot: ConnectionPermit,
 }
 
 /// The next connection, and its place.
-async fn accept(door: Arc<(TcpListener, Lines)>) -> (TcpStream, Slot) {
+async fn accept(door: Arc<(TcpListener, ConnectionTable)>) -> (TcpStream, ConnectionPermit) {
     let (listener, lines) = door.as_ref();
     loop {
         match listener.accept().await {
@@ -102,8 +102,8 @@ pub(super) fn incoming(
     (greeting, stall): (Duration, Duration),
     tls: Tls,
     draining: CancellationToken,
-) -> impl Stream<Item = io::Result<Line>> {
-    let door = Arc::new((listener, Lines::new(connections_max)));
+) -> impl Stream<Item = io::Result<FlightConnection>> {
+    let door = Arc::new((listener, ConnectionTable::new(connections_max)));
     let (accepting, securing) = (None, FuturesUnordered::new());
     stream::unfold((door, accepting, securing, tls, draining), move |mut state| async move {
         let (door, accepting, securing, tls, draining) = &mut state;
@@ -122,7 +122,7 @@ pub(super) fn incoming(
             };
             let tls = tls.clone();
             if !tls.is_on() {
-                break (Wire::Plain(stream), slot);
+                break (ServerStream::Plain(stream), slot);
             }
             // Others are accepted while this one agrees how it is secured.
             securing.push(async move {
@@ -144,9 +144,17 @@ pub(super) fn incoming(
                 () = over.cancelled() => {}
             }
         });
-        tokio::spawn(lines::Line::watch(Arc::downgrade(&slot.line), stall));
+        tokio::spawn(lines::Connection::watch(Arc::downgrade(&slot.line), stall));
         let greeting = Some((GREETING_BYTES, patience));
-        let line = Line { stream, waiting: Vec::new(), written: 0, is_fresh: false, is_due: false, greeting, slot };
+        let line = FlightConnection {
+            stream,
+            waiting: Vec::new(),
+            written: 0,
+            is_fresh: false,
+            is_due: false,
+            greeting,
+            slot,
+        };
         Some((Ok(line), state))
     })
 }
@@ -155,7 +163,7 @@ fn hung_up() -> io::Error {
     io::Error::new(io::ErrorKind::ConnectionAborted, "the connection was ended by this side")
 }
 
-impl Line {
+impl FlightConnection {
     fn check(&self) -> io::Result<()> {
         if self.slot.line.has_ended() { Err(hung_up()) } else { Ok(()) }
     }
@@ -222,15 +230,15 @@ impl Line {
     }
 }
 
-impl Connected for Line {
-    type ConnectInfo = HangUp;
+impl Connected for FlightConnection {
+    type ConnectInfo = Disconnect;
 
-    fn connect_info(&self) -> HangUp {
-        HangUp(Arc::clone(&self.slot.line))
+    fn connect_info(&self) -> Disconnect {
+        Disconnect(Arc::clone(&self.slot.line))
     }
 }
 
-impl AsyncRead for Line {
+impl AsyncRead for FlightConnection {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -264,7 +272,7 @@ impl AsyncRead for Line {
     }
 }
 
-impl AsyncWrite for Line {
+impl AsyncWrite for FlightConnection {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         if bytes.len() >= LONG_BYTES {
             return self.poll_write_through(context, &[io::IoSlice::new(bytes)]);

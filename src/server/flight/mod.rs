@@ -27,12 +27,12 @@ use tonic::transport::Server;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
-use crate::access::Gate;
+use crate::access::Authenticator;
 use crate::config::Config;
 use crate::error::{Error, ErrorCode, Result};
 use crate::server::settings::{count, millis, small};
 use crate::server::wire::Tls;
-use crate::service::{Service, Status};
+use crate::service::{HealthStatus, Service};
 
 pub use acks::WAITING_MAX;
 pub use actions::ACTIONS;
@@ -123,7 +123,7 @@ impl Default for FlightConfig {
 pub async fn serve(
     listener: TcpListener,
     service: Arc<Service>,
-    gate: Arc<Gate>,
+    gate: Arc<Authenticator>,
     config: FlightConfig,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<()> {
@@ -172,7 +172,7 @@ pub async fn serve(
 async fn tell(health: &HealthReporter, serves: bool) {
     let status = if serves { ServingStatus::Serving } else { ServingStatus::NotServing };
     health.set_service_status("", status).await;
-    health.set_service_status(<service::Front as NamedService>::NAME, status).await;
+    health.set_service_status(<service::FlightServer as NamedService>::NAME, status).await;
 }
 
 /// Keeps what is told as the store is: it does not serve while it is failing.
@@ -182,7 +182,7 @@ async fn follow(health: &HealthReporter, service: &Arc<Service>) -> Infallible {
         tokio::time::sleep(HEALTH_INTERVAL).await;
         let looking = service.clone();
         let look = tokio::task::spawn_blocking(move || looking.health());
-        let is_failing = matches!(look.await, Ok(Ok(found)) if found.status == Status::Failing);
+        let is_failing = matches!(look.await, Ok(Ok(found)) if found.status == HealthStatus::Failing);
         if serves == is_failing {
             serves = !is_failing;
             tell(health, serves).await;
@@ -191,10 +191,15 @@ async fn follow(health: &HealthReporter, service: &Arc<Service>) -> Infallible {
 }
 
 /// The service that answers calls.
-fn front(service: Arc<Service>, gate: Arc<Gate>, config: &FlightConfig, stop: CancellationToken) -> service::Front {
-    let face = service::Face {
+fn front(
+    service: Arc<Service>,
+    gate: Arc<Authenticator>,
+    config: &FlightConfig,
+    stop: CancellationToken,
+) -> service::FlightServer {
+    let face = service::FlightApi {
         gate: gate.clone(),
-        puts: put::Puts::new(config, stop),
+        puts: put::PutLimits::new(config, stop),
         readers: Arc::new(Semaphore::new(config.readers_max)),
         readers_max: config.readers_max,
         stall: config.stall,
@@ -203,18 +208,18 @@ fn front(service: Arc<Service>, gate: Arc<Gate>, config: &FlightConfig, stop: Ca
         message_timeout: config.message_timeout,
         put_idle: config.put_idle,
     };
-    let door = service::Door { service, gate };
-    service::Front::new(door, face, config.message_bytes_max.saturating_add(MESSAGE_SLACK_BYTES))
+    let door = service::CallAdmission { service, gate };
+    service::FlightServer::new(door, face, config.message_bytes_max.saturating_add(MESSAGE_SLACK_BYTES))
 }
 
 /// The service without a listener, for tests: calls come as bytes, and answers are taken whole.
 #[cfg(feature = "proof")]
 #[derive(Debug)]
-pub struct InProcess(service::Front);
+pub struct InProcess(service::FlightServer);
 
 #[cfg(feature = "proof")]
 impl InProcess {
-    pub fn new(service: Arc<Service>, gate: Arc<Gate>, config: &FlightConfig) -> Self {
+    pub fn new(service: Arc<Service>, gate: Arc<Authenticator>, config: &FlightConfig) -> Self {
         Self(front(service, gate, config, CancellationToken::new()))
     }
 
@@ -245,6 +250,6 @@ impl InProcess {
 
 /// The body of an answer, without its trailers.
 #[cfg(test)]
-pub(super) fn pieces(answer: crate::service::Answer) -> Vec<bytes::Bytes> {
+pub(super) fn pieces(answer: crate::service::QueryResult) -> Vec<bytes::Bytes> {
     get::pieces(answer)
 }

@@ -22,15 +22,15 @@ use tonic::{Status, Streaming};
 use tracing::Instrument;
 
 use super::FlightConfig;
-use super::acks::{Acks, Reader, queue};
+use super::acks::{AckReceiver, AckSender, queue};
 use super::decode;
-use super::describe::{Target, json, target};
+use super::describe::{DescriptorTarget, json, target};
 use super::status::{blocking, of_input, status, too_large};
-use crate::access::Gate;
+use crate::access::Authenticator;
 use crate::error::{Error, ErrorCode, Result};
-use crate::ingest::{self, Known, Parsed};
+use crate::ingest::{self, Known, ParsedRows};
 use crate::server::begin::{PLACE, held};
-use crate::service::{Begun, Condition, IdempotencyKey, Manner, Scope, Service, Terms};
+use crate::service::{IdempotencyKey, PendingWrite, Precondition, Scope, Service, WriteMethod, WriteOptions};
 use crate::types::{Rounding, Rows, SeriesDef, SeriesKey, SeriesSpec};
 
 /// Bytes of record batches that all puts together may have in work, and the unit they are counted in.
@@ -42,17 +42,17 @@ const AHEAD_MAX: usize = 4;
 /// A command descriptor of a put.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Command {
+struct PutCommand {
     series: Option<SeriesKey>,
     mode: Option<String>,
     #[serde(default)]
-    validate: ingest::Validate,
+    validate: ingest::RowRules,
     #[serde(default)]
     rounding: Rounding,
     #[serde(default)]
-    numbers: ingest::Numbers,
+    numbers: ingest::DecimalInput,
     #[serde(default)]
-    missing: ingest::Missing,
+    missing: ingest::MissingCells,
     #[serde(default)]
     grid: ingest::GridRule,
     #[serde(default)]
@@ -65,26 +65,26 @@ struct Command {
 
 /// Where and how to write, as a descriptor says.
 #[derive(Debug)]
-struct Intent {
+struct PutTarget {
     key: SeriesKey,
-    options: ingest::Options,
-    terms: Terms,
+    options: ingest::DecodeOptions,
+    terms: WriteOptions,
     /// Position of the next batch among those that were sent.
     ordinal: u64,
 }
 
-impl Intent {
+impl PutTarget {
     fn of(message: &FlightData, depth_max: usize) -> Result<Self> {
         let descriptor = message.flight_descriptor.as_ref().ok_or_else(|| {
             Error::invalid("the first message has no descriptor").with_hint("a path or a command names the series")
         })?;
         let command = match target(descriptor)? {
-            Target::Path(key) => Command { series: Some(key), ..Command::default() },
-            Target::Command(bytes) => json("command", bytes, depth_max)?,
+            DescriptorTarget::Path(key) => PutCommand { series: Some(key), ..PutCommand::default() },
+            DescriptorTarget::Command(bytes) => json("command", bytes, depth_max)?,
         };
-        let terms = Terms {
-            manner: Manner::of(command.mode.as_deref(), command.op.as_deref())?,
-            condition: Condition { if_match: None, if_version: command.if_version },
+        let terms = WriteOptions {
+            manner: WriteMethod::of(command.mode.as_deref(), command.op.as_deref())?,
+            condition: Precondition { if_match: None, if_version: command.if_version },
             idempotency_key: command.idempotency_key.as_deref().map(str::parse).transpose()?,
             create: command.create.clone().map(Box::new),
         };
@@ -96,7 +96,7 @@ impl Intent {
             (Some(key), _) | (None, Some(key)) => key,
             (None, None) => return Err(Error::invalid("the command names no series")),
         };
-        let options = ingest::Options {
+        let options = ingest::DecodeOptions {
             numbers: command.numbers,
             rounding: command.rounding,
             missing: command.missing,
@@ -111,7 +111,7 @@ impl Intent {
 
 /// What all puts share.
 #[derive(Clone, Debug)]
-pub(super) struct Puts {
+pub(super) struct PutLimits {
     message_bytes_max: usize,
     /// Permits of [`BUDGET_UNIT_BYTES`] each.
     budget: Arc<Semaphore>,
@@ -120,7 +120,7 @@ pub(super) struct Puts {
     stop: CancellationToken,
 }
 
-impl Puts {
+impl PutLimits {
     pub(super) fn new(config: &FlightConfig, stop: CancellationToken) -> Self {
         let budget_units = u32::try_from(config.put_bytes_max / BUDGET_UNIT_BYTES).unwrap_or(u32::MAX).max(1);
         let message_bytes_max = config.message_bytes_max;
@@ -131,12 +131,12 @@ impl Puts {
     pub(super) fn start<P: Send + 'static>(
         &self,
         service: Arc<Service>,
-        gate: Arc<Gate>,
+        gate: Arc<Authenticator>,
         input: Streaming<FlightData>,
         place: P,
-    ) -> Reader {
+    ) -> AckReceiver {
         let (acks, reader) = queue();
-        let puts = Put { all: self.clone(), service, gate };
+        let puts = PutCall { all: self.clone(), service, gate };
         let work = async move {
             let _place = place;
             let how = puts.run(input, &acks).await;
@@ -153,22 +153,22 @@ impl Puts {
 }
 
 /// One put, as its caller may do it.
-struct Put {
-    all: Puts,
+struct PutCall {
+    all: PutLimits,
     service: Arc<Service>,
-    gate: Arc<Gate>,
+    gate: Arc<Authenticator>,
 }
 
-impl Deref for Put {
-    type Target = Puts;
+impl Deref for PutCall {
+    type Target = PutLimits;
 
-    fn deref(&self) -> &Puts {
+    fn deref(&self) -> &PutLimits {
         &self.all
     }
 }
 
-impl Put {
-    async fn run(&self, mut input: Streaming<FlightData>, acks: &Acks) -> Result<(), Status> {
+impl PutCall {
+    async fn run(&self, mut input: Streaming<FlightData>, acks: &AckSender) -> Result<(), Status> {
         // Before the command is read.
         self.service.caller().may(Scope::Write).map_err(|error| status(&error))?;
         let Some(first) = self.message(&mut input).await? else {
@@ -176,7 +176,7 @@ impl Put {
         };
         let service = self.service.clone();
         let (intent, schema, def, mut stored) = blocking(move || {
-            let intent = Intent::of(&first, service.limits().json_depth_max)?;
+            let intent = PutTarget::of(&first, service.limits().json_depth_max)?;
             let schema = decode::schema(&first)?;
             let (def, stored) = known(&service, &intent)?;
             Ok((intent, schema, def, stored))
@@ -239,11 +239,11 @@ impl Put {
     /// Decides batches in their order, while the one behind is decoded; `None` is the end of the input.
     async fn decide<P>(
         &self,
-        mut intent: Intent,
+        mut intent: PutTarget,
         def: &SeriesDef,
-        mut parsed: Receiver<Option<(Parsed, P)>>,
-        begun: Sender<(Begun, Option<P>)>,
-        acks: &Acks,
+        mut parsed: Receiver<Option<(ParsedRows, P)>>,
+        begun: Sender<(PendingWrite, Option<P>)>,
+        acks: &AckSender,
     ) -> Result<(), Status> {
         let mut empty = true;
         loop {
@@ -258,7 +258,7 @@ impl Put {
                 Some((next, budget)) => (next, Some(budget)),
                 None if empty && !acks.is_abandoned() => {
                     let rows = Rows::with_capacity(def.columns.len(), 0);
-                    (Parsed { rows, rounded: vec![0; def.columns.len()], ..Parsed::default() }, None)
+                    (ParsedRows { rows, rounded: vec![0; def.columns.len()], ..ParsedRows::default() }, None)
                 }
                 None => break,
             };
@@ -284,7 +284,7 @@ impl Put {
     }
 
     /// Acknowledges batches in their order, each after its sync.
-    async fn finish<P>(&self, mut deciding: Receiver<(Begun, P)>, acks: &Acks) -> Result<(), Status> {
+    async fn finish<P>(&self, mut deciding: Receiver<(PendingWrite, P)>, acks: &AckSender) -> Result<(), Status> {
         while let Some((begun, budget)) = deciding.recv().await {
             let service = self.service.clone();
             let acknowledged = blocking(move || service.finish_write(begun)).await?;
@@ -307,28 +307,29 @@ impl Put {
 
 /// The definition of the series, also of one that the first batch is to register, and the first and last timestamp
 /// stored.
-fn known(service: &Service, intent: &Intent) -> Result<Known> {
+fn known(service: &Service, intent: &PutTarget) -> Result<Known> {
     match &intent.terms.create {
         Some(spec) => service.known_or_new(spec),
         None => service.known(&intent.key),
     }
 }
 
-fn begin(service: &Service, intent: &Intent, parsed: Parsed) -> Result<Begun> {
+fn begin(service: &Service, intent: &PutTarget, parsed: ParsedRows) -> Result<PendingWrite> {
     let own_key = |key: &IdempotencyKey| key.of_batch(intent.ordinal);
-    let terms = Terms { idempotency_key: intent.terms.idempotency_key.as_ref().map(own_key), ..intent.terms.clone() };
+    let terms =
+        WriteOptions { idempotency_key: intent.terms.idempotency_key.as_ref().map(own_key), ..intent.terms.clone() };
     service.begin_write(&intent.key, parsed, &terms)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::service::{MergeOp, Mode};
+    use crate::service::{MergeOp, RowMode};
     use arrow_flight::FlightDescriptor;
 
-    fn intent(command: &str) -> Result<Intent> {
+    fn intent(command: &str) -> Result<PutTarget> {
         let descriptor = FlightDescriptor::new_cmd(command.to_string());
-        Intent::of(&FlightData { flight_descriptor: Some(descriptor), ..FlightData::default() }, 32)
+        PutTarget::of(&FlightData { flight_descriptor: Some(descriptor), ..FlightData::default() }, 32)
     }
 
     #[test]
@@ -337,14 +338,14 @@ mod tests {
             r#"{"series":"kline/X/1m","mode":"append","validate":"none","rounding":"nearest","numbers":"raw","if_version":3}"#,
         )
         .unwrap();
-        assert_eq!((said.key.as_str(), said.terms.manner), ("kline/X/1m", Manner::Mode(Mode::Append)));
-        assert_eq!(said.options.validate, ingest::Validate::None);
-        assert_eq!(said.options.numbers, ingest::Numbers::Raw);
+        assert_eq!((said.key.as_str(), said.terms.manner), ("kline/X/1m", WriteMethod::Mode(RowMode::Append)));
+        assert_eq!(said.options.validate, ingest::RowRules::None);
+        assert_eq!(said.options.numbers, ingest::DecimalInput::Raw);
         assert_eq!(said.terms.condition.if_version, Some(3));
         let said = intent(r#"{"create":{"kind":"kline","symbol":"Y","timeframe":"1m"}}"#).unwrap();
-        assert_eq!((said.key.as_str(), said.terms.manner), ("kline/Y/1m", Manner::default()));
+        assert_eq!((said.key.as_str(), said.terms.manner), ("kline/Y/1m", WriteMethod::default()));
         let said = intent(r#"{"series":"scalar/c/X/1m/n","mode":"merge","op":"add","idempotency_key":"k"}"#).unwrap();
-        assert_eq!(said.terms.manner, Manner::Merge(Some(MergeOp::Add)));
+        assert_eq!(said.terms.manner, WriteMethod::Merge(Some(MergeOp::Add)));
         assert_eq!(said.terms.idempotency_key.unwrap().as_str(), "k");
     }
 

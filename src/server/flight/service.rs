@@ -1,6 +1,6 @@
 //! The Flight methods: each finds its verb and hands the work to a blocking thread.
 //!
-//! [`Front`] stands before tonic's service and answers DoGet itself; everything else goes on to that.
+//! [`FlightServer`] stands before tonic's service and answers DoGet itself; everything else goes on to that.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -25,29 +25,29 @@ use tonic::{Request, Response, Status, Streaming};
 use tonic_prost::ProstCodec;
 use tracing::Instrument;
 
-use super::acks::Reader;
+use super::acks::AckReceiver;
 use super::get;
-use super::line::HangUp;
-use super::put::Puts;
+use super::line::Disconnect;
+use super::put::PutLimits;
 use super::status::{blocking_within, status, unimplemented};
 use super::{actions, describe};
-use crate::access::{Gate, header_of, token_of};
+use crate::access::{Authenticator, header_of, token_of};
 use crate::error::{Error, ErrorCode, Result};
-use crate::query::{Numbers, Shape, Stop};
+use crate::query::{CancelFlag, NumberFormat, ResultSchema};
 use crate::server::begin::{PLACE, begin};
 use crate::server::ids::{REQUEST_ID, request_id};
-use crate::server::lines::{Sending, UnderWay};
+use crate::server::lines::{InFlight, ResponseInProgress};
 use crate::server::{AUDIT, metrics};
-use crate::service::{Held, Limits, Place, SeriesFilter, Service};
+use crate::service::{Permit, PermitKind, SeriesFilter, Service, ServiceLimits};
 
 /// Series of one page of ListFlights.
 const LIST_PAGE: u64 = 500;
 
 /// The Flight face of one store.
 #[derive(Debug)]
-pub(super) struct Face {
-    pub gate: Arc<Gate>,
-    pub puts: Puts,
+pub(super) struct FlightApi {
+    pub gate: Arc<Authenticator>,
+    pub puts: PutLimits,
     /// One permit an answer that is being sent.
     pub readers: Arc<Semaphore>,
     pub readers_max: usize,
@@ -62,7 +62,7 @@ pub(super) struct Face {
     pub stall: Duration,
 }
 
-/// Path of the method that [`Front`] answers.
+/// Path of the method that [`FlightServer`] answers.
 const DO_GET: &str = "/arrow.flight.protocol.FlightService/DoGet";
 /// Path of the method whose calls can delete and administrate.
 const DO_ACTION: &str = "/arrow.flight.protocol.FlightService/DoAction";
@@ -75,12 +75,12 @@ const TICKET_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// Where every call comes in.
 #[derive(Clone, Debug)]
-pub(super) struct Door {
+pub(super) struct CallAdmission {
     pub service: Arc<Service>,
-    pub gate: Arc<Gate>,
+    pub gate: Arc<Authenticator>,
 }
 
-impl Door {
+impl CallAdmission {
     /// The verbs as whoever calls may use them.
     fn admit(&self, headers: &http::HeaderMap) -> Result<Arc<Service>> {
         let values = headers.get_all(http::header::AUTHORIZATION).iter().map(http::HeaderValue::as_bytes);
@@ -105,15 +105,15 @@ fn admitted(extensions: &http::Extensions) -> Result<Arc<Service>, Status> {
 
 /// The Flight service as it is served.
 #[derive(Clone, Debug)]
-pub(super) struct Front {
-    door: Door,
-    face: Arc<Face>,
-    rest: FlightServiceServer<Face>,
+pub(super) struct FlightServer {
+    door: CallAdmission,
+    face: Arc<FlightApi>,
+    rest: FlightServiceServer<FlightApi>,
 }
 
-impl Front {
+impl FlightServer {
     /// Takes messages of at most so many bytes.
-    pub(super) fn new(door: Door, face: Face, message_bytes_max: usize) -> Self {
+    pub(super) fn new(door: CallAdmission, face: FlightApi, message_bytes_max: usize) -> Self {
         let face = Arc::new(face);
         let rest = FlightServiceServer::from_arc(face.clone()).max_decoding_message_size(message_bytes_max);
         Self { door, face, rest }
@@ -145,11 +145,11 @@ fn method_of(path: &str) -> &'static str {
     METHODS.into_iter().find(|known| *known == name).unwrap_or(OTHER)
 }
 
-impl NamedService for Front {
-    const NAME: &'static str = <FlightServiceServer<Face> as NamedService>::NAME;
+impl NamedService for FlightServer {
+    const NAME: &'static str = <FlightServiceServer<FlightApi> as NamedService>::NAME;
 }
 
-impl tower::Service<http::Request<Body>> for Front {
+impl tower::Service<http::Request<Body>> for FlightServer {
     type Response = http::Response<Body>;
     type Error = Infallible;
     type Future = Pin<Box<dyn Future<Output = std::result::Result<http::Response<Body>, Infallible>> + Send>>;
@@ -168,10 +168,10 @@ impl tower::Service<http::Request<Body>> for Front {
             }
             answer
         };
-        let line = request.extensions().get::<HangUp>().cloned();
-        let under_way = line.as_ref().map(HangUp::begin);
+        let line = request.extensions().get::<Disconnect>().cloned();
+        let under_way = line.as_ref().map(Disconnect::begin);
         let entered = self.door.admit(request.headers()).and_then(|service| {
-            let place = Arc::new(service.take(Place::Request)?);
+            let place = Arc::new(service.take(PermitKind::Request)?);
             request.extensions_mut().insert(service);
             request.extensions_mut().insert(RequestId(id.clone()));
             Ok(place)
@@ -194,7 +194,7 @@ impl tower::Service<http::Request<Body>> for Front {
         let is_put = request.uri().path() == DO_PUT;
         let (face, is_get) = (self.face.clone(), request.uri().path() == DO_GET);
         let patience = if is_put { face.put_idle } else { face.message_timeout };
-        let request = request.map(|body| Body::new(Hurried::new(body, patience, is_put)));
+        let request = request.map(|body| Body::new(ReadTimeout::new(body, patience, is_put)));
         let answering = if is_get { Err(request) } else { Ok(self.rest.call(request).instrument(span.clone())) };
         // Acknowledgements need not be read.
         let line = line.filter(|_| !is_put);
@@ -207,16 +207,16 @@ impl tower::Service<http::Request<Body>> for Front {
             metrics::flight_call(method, true, begun.elapsed());
             tracing::debug!(request_id = id, method, elapsed_us = begun.elapsed().as_micros(), "answering");
             let sending = line.map(|line| line.send());
-            Ok(answer.map(|body| Body::new(Sent { body, sending, _under_way: under_way, _place: place })))
+            Ok(answer.map(|body| Body::new(TrackedResponse { body, sending, _under_way: under_way, _place: place })))
         }))
     }
 }
 
-impl Face {
+impl FlightApi {
     /// DoGet.
     async fn answer(&self, request: http::Request<Body>) -> Result<http::Response<Body>, Status> {
         let service = admitted(request.extensions())?;
-        let line = request.extensions().get::<HangUp>().cloned();
+        let line = request.extensions().get::<Disconnect>().cloned();
         let decoder = ProstCodec::<Ticket, Ticket>::default().decoder();
         let mut messages = Streaming::new_request(decoder, request.into_body(), None, Some(TICKET_BYTES_MAX));
         let ticket = messages.message().await?.ok_or_else(|| status(&Error::invalid("the request has no ticket")))?;
@@ -227,9 +227,9 @@ impl Face {
             let detail = format!("{} answers are being sent already", self.readers_max);
             status(&Error::new(ErrorCode::Overloaded, detail).with_hint("try again shortly"))
         })?;
-        let permit = (permit, service.take(Place::Answer).map_err(|error| status(&error))?);
+        let permit = (permit, service.take(PermitKind::Answer).map_err(|error| status(&error))?);
         let is_quick = service.is_at_hand(&query);
-        let stop = Stop::default();
+        let stop = CancelFlag::default();
         let stopping = stop.clone();
         // The work holds its permit, also when nobody waits for it any more.
         let work = move |service: &Service| {
@@ -245,7 +245,7 @@ impl Face {
 }
 
 /// The body of a call that has to arrive in time: as a whole, or each part of it.
-struct Hurried {
+struct ReadTimeout {
     body: Body,
     patience: Duration,
     /// Whether each part has a time of its own.
@@ -253,13 +253,13 @@ struct Hurried {
     deadline: Pin<Box<Sleep>>,
 }
 
-impl Hurried {
+impl ReadTimeout {
     fn new(body: Body, patience: Duration, by_part: bool) -> Self {
         Self { body, patience, by_part, deadline: Box::pin(tokio::time::sleep(patience)) }
     }
 }
 
-impl http_body::Body for Hurried {
+impl http_body::Body for ReadTimeout {
     type Data = Bytes;
     type Error = Status;
 
@@ -282,14 +282,14 @@ impl http_body::Body for Hurried {
 }
 
 /// The body of an answer, which is under way until its end.
-struct Sent {
+struct TrackedResponse {
     body: Body,
-    sending: Option<Sending>,
-    _under_way: Option<UnderWay>,
-    _place: Arc<Held>,
+    sending: Option<ResponseInProgress>,
+    _under_way: Option<InFlight>,
+    _place: Arc<Permit>,
 }
 
-impl http_body::Body for Sent {
+impl http_body::Body for TrackedResponse {
     type Data = Bytes;
     type Error = Status;
 
@@ -322,18 +322,18 @@ fn page(service: &Service, filter: &SeriesFilter) -> Result<(Vec<FlightInfo>, Op
             Err(error) if error.code() == ErrorCode::SeriesNotFound => continue,
             Err(error) => return Err(error),
         };
-        let shape = Shape::of(&def, None, Numbers::Stored, row.version, inventory.commit);
+        let shape = ResultSchema::of(&def, None, NumberFormat::Stored, row.version, inventory.commit);
         infos.push(describe::of_series(&shape, row)?);
     }
     Ok((infos, inventory.next_cursor))
 }
 
 #[tonic::async_trait]
-impl FlightService for Face {
+impl FlightService for FlightApi {
     type HandshakeStream = Boxed<HandshakeResponse>;
     type ListFlightsStream = Boxed<FlightInfo>;
     type DoGetStream = Boxed<FlightData>;
-    type DoPutStream = Reader;
+    type DoPutStream = AckReceiver;
     type DoExchangeStream = Boxed<FlightData>;
     type DoActionStream = Boxed<arrow_flight::Result>;
     type ListActionsStream = Boxed<ActionType>;
@@ -361,7 +361,7 @@ impl FlightService for Face {
             limit: Some(LIST_PAGE),
             ..SeriesFilter::default()
         };
-        let held = service.take(Place::Answer).map_err(|error| status(&error))?;
+        let held = service.take(PermitKind::Answer).map_err(|error| status(&error))?;
         let patience = service.limits().request_timeout;
         let first = Some((service, filter));
         let pages = stream::try_unfold(first, move |state| async move {
@@ -381,7 +381,7 @@ impl FlightService for Face {
 
     async fn get_flight_info(&self, request: Request<FlightDescriptor>) -> Result<Response<FlightInfo>, Status> {
         let (service, descriptor) = (admitted(request.extensions())?, request.into_inner());
-        let Limits { request_timeout, json_depth_max, .. } = *service.limits();
+        let ServiceLimits { request_timeout, json_depth_max, .. } = *service.limits();
         blocking_within(request_timeout, move || {
             let plan = service.plan(&describe::query_of_descriptor(&descriptor, json_depth_max)?)?;
             describe::of_plan(&plan, descriptor).map(Response::new)
@@ -395,7 +395,7 @@ impl FlightService for Face {
 
     async fn get_schema(&self, request: Request<FlightDescriptor>) -> Result<Response<SchemaResult>, Status> {
         let service = admitted(request.extensions())?;
-        let Limits { request_timeout, json_depth_max, .. } = *service.limits();
+        let ServiceLimits { request_timeout, json_depth_max, .. } = *service.limits();
         blocking_within(request_timeout, move || {
             let plan = service.plan(&describe::query_of_descriptor(request.get_ref(), json_depth_max)?)?;
             let schema = describe::schema_bytes(&plan.shape.arrow_schema());
@@ -404,7 +404,7 @@ impl FlightService for Face {
         .await
     }
 
-    /// [`Front`] answers before a request comes here.
+    /// [`FlightServer`] answers before a request comes here.
     async fn do_get(&self, _request: Request<Ticket>) -> Result<Response<Self::DoGetStream>, Status> {
         Err(status(&Error::internal("a DoGet came past its own answer")))
     }
@@ -415,7 +415,7 @@ impl FlightService for Face {
             let detail = format!("{} puts are being received already", self.puts_max);
             status(&Error::new(ErrorCode::Overloaded, detail).with_hint("try again shortly"))
         })?;
-        let place = (permit, service.take(Place::Put).map_err(|error| status(&error))?);
+        let place = (permit, service.take(PermitKind::Put).map_err(|error| status(&error))?);
         Ok(Response::new(self.puts.start(service, self.gate.clone(), request.into_inner(), place)))
     }
 

@@ -23,7 +23,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::io::StreamReader;
 
-use super::App;
+use super::AppState;
 use crate::error::{Error, ErrorCode, Result};
 use crate::ingest::check_depth;
 use crate::server::ids::random_id;
@@ -50,31 +50,31 @@ pub fn budget(bytes: u64) -> Arc<Semaphore> {
 
 /// A whole body, decoded.
 #[derive(Debug)]
-pub struct Staged {
-    content: Content,
+pub struct StagedBody {
+    content: BodyContent,
     length: u64,
     permit: Option<OwnedSemaphorePermit>,
 }
 
 #[derive(Debug)]
-enum Content {
+enum BodyContent {
     Memory(Vec<u8>),
     File(std::fs::File, OwnedSemaphorePermit),
 }
 
 /// A body in memory, with its share of the budget.
 #[derive(Debug)]
-pub struct Loaded {
+pub struct BufferedBody {
     pub bytes: Vec<u8>,
     _permit: Option<OwnedSemaphorePermit>,
 }
 
-impl Staged {
+impl StagedBody {
     /// Brings the body into memory; blocks.
-    pub fn load(self) -> Result<Loaded> {
+    pub fn load(self) -> Result<BufferedBody> {
         let bytes = match self.content {
-            Content::Memory(bytes) => bytes,
-            Content::File(mut file, _one_of_those_open) => {
+            BodyContent::Memory(bytes) => bytes,
+            BodyContent::File(mut file, _one_of_those_open) => {
                 let mut bytes = Vec::with_capacity(usize::try_from(self.length).unwrap_or(0));
                 file.seek(SeekFrom::Start(0))
                     .and_then(|_| file.read_to_end(&mut bytes))
@@ -85,26 +85,26 @@ impl Staged {
                 bytes
             }
         };
-        Ok(Loaded { bytes, _permit: self.permit })
+        Ok(BufferedBody { bytes, _permit: self.permit })
     }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Coding {
+enum BodyCoding {
     Identity,
     Gzip,
     Zstd,
 }
 
-fn content_coding(headers: &HeaderMap) -> Result<Coding> {
-    let mut coding = Coding::Identity;
+fn content_coding(headers: &HeaderMap) -> Result<BodyCoding> {
+    let mut coding = BodyCoding::Identity;
     for value in headers.get_all(header::CONTENT_ENCODING) {
         let text = value.to_str().unwrap_or("?");
         for name in text.split(',').map(str::trim) {
             let next = match name.to_ascii_lowercase().as_str() {
                 "identity" => continue,
-                "gzip" | "x-gzip" => Coding::Gzip,
-                "zstd" => Coding::Zstd,
+                "gzip" | "x-gzip" => BodyCoding::Gzip,
+                "zstd" => BodyCoding::Zstd,
                 other => {
                     return Err(Error::new(
                         ErrorCode::UnsupportedMediaType,
@@ -113,7 +113,7 @@ fn content_coding(headers: &HeaderMap) -> Result<Coding> {
                     .with_hint("gzip or zstd"));
                 }
             };
-            if coding != Coding::Identity {
+            if coding != BodyCoding::Identity {
                 return Err(Error::new(ErrorCode::UnsupportedMediaType, "a body has one content encoding at most"));
             }
             coding = next;
@@ -136,7 +136,7 @@ fn expands(expansion_max: u64) -> Error {
 
 /// What limits a body.
 #[derive(Debug)]
-pub struct Limits<'a> {
+pub struct BodyLimits<'a> {
     pub bytes_max: u64,
     /// How many times longer than it was sent it may become.
     pub expansion_max: u64,
@@ -156,7 +156,7 @@ pub struct Limits<'a> {
 /// # Errors
 /// `too_large`, `overloaded` (budget), `request_timeout` (a sender that stops), `unsupported_media_type` (content
 /// encoding), `invalid_argument` (a body that ends early or does not decode), `storage_full`.
-pub async fn stage(headers: &HeaderMap, body: Body, limits: &Limits<'_>) -> Result<Staged> {
+pub async fn stage(headers: &HeaderMap, body: Body, limits: &BodyLimits<'_>) -> Result<StagedBody> {
     let coding = match content_coding(headers) {
         Ok(coding) => coding,
         Err(error) => {
@@ -176,25 +176,25 @@ pub async fn stage(headers: &HeaderMap, body: Body, limits: &Limits<'_>) -> Resu
     });
     let raw = StreamReader::new(TryStreamExt::map_err(counted, std::io::Error::other));
     let mut reader: Pin<Box<dyn AsyncRead + Send>> = match coding {
-        Coding::Identity => Box::pin(raw),
-        Coding::Gzip => {
+        BodyCoding::Identity => Box::pin(raw),
+        BodyCoding::Gzip => {
             let mut decoder = GzipDecoder::new(raw);
             decoder.multiple_members(true);
             Box::pin(decoder)
         }
-        Coding::Zstd => {
+        BodyCoding::Zstd => {
             let window = DParameter::window_log_max(ZSTD_WINDOW_LOG_MAX);
             let mut decoder = ZstdDecoder::with_params(raw, &[window]);
             decoder.multiple_members(true);
             Box::pin(decoder)
         }
     };
-    let first = told.filter(|_| coding == Coding::Identity).and_then(|length| usize::try_from(length).ok());
+    let first = told.filter(|_| coding == BodyCoding::Identity).and_then(|length| usize::try_from(length).ok());
     let mut memory: Vec<u8> = Vec::with_capacity(first.unwrap_or(64 * 1024).min(MEMORY_BYTES_MAX));
     let mut file: Option<(tokio::fs::File, OwnedSemaphorePermit)> = None;
     let (mut length, mut permit) = (0_u64, None);
     // The window of a zstd body is memory too.
-    let window = if coding == Coding::Zstd { 1_u64 << ZSTD_WINDOW_LOG_MAX } else { 0 };
+    let window = if coding == BodyCoding::Zstd { 1_u64 << ZSTD_WINDOW_LOG_MAX } else { 0 };
     let deadline = tokio::time::Instant::now() + limits.whole;
     loop {
         if memory.len() >= MEMORY_BYTES_MAX {
@@ -230,27 +230,27 @@ pub async fn stage(headers: &HeaderMap, body: Body, limits: &Limits<'_>) -> Resu
         }
         length += read as u64;
         if length > limits.bytes_max {
-            if coding == Coding::Identity {
+            if coding == BodyCoding::Identity {
                 drain_reader(reader).await;
             }
             return Err(too_large(limits.bytes_max));
         }
         let allowed = sent.load(Ordering::Relaxed).saturating_mul(limits.expansion_max);
-        if coding != Coding::Identity && length > allowed.max(MEMORY_BYTES_MAX as u64) {
+        if coding != BodyCoding::Identity && length > allowed.max(MEMORY_BYTES_MAX as u64) {
             return Err(expands(limits.expansion_max));
         }
         reserve(limits.budget, &mut permit, length.max(window))?;
     }
     let content = match file {
-        None => Content::Memory(memory),
+        None => BodyContent::Memory(memory),
         Some((mut file, one)) => {
             let failed = |error: std::io::Error| Error::io("write a body under", limits.staging_dir, &error);
             file.write_all(&memory).await.map_err(failed)?;
             file.flush().await.map_err(failed)?;
-            Content::File(file.into_std().await, one)
+            BodyContent::File(file.into_std().await, one)
         }
     };
-    Ok(Staged { content, length, permit })
+    Ok(StagedBody { content, length, permit })
 }
 
 /// Enlarges a share of the budget to `length` bytes.
@@ -273,11 +273,11 @@ fn reserve(budget: &Arc<Semaphore>, permit: &mut Option<OwnedSemaphorePermit>, l
     Ok(())
 }
 
-fn unreadable(coding: Coding, error: &std::io::Error) -> Error {
+fn unreadable(coding: BodyCoding, error: &std::io::Error) -> Error {
     match coding {
-        Coding::Identity => Error::invalid(format!("the body ended early: {error}")),
-        Coding::Gzip => Error::invalid(format!("the body is no whole gzip stream: {error}")),
-        Coding::Zstd => Error::invalid(format!("the body is no whole zstd stream: {error}")),
+        BodyCoding::Identity => Error::invalid(format!("the body ended early: {error}")),
+        BodyCoding::Gzip => Error::invalid(format!("the body is no whole gzip stream: {error}")),
+        BodyCoding::Zstd => Error::invalid(format!("the body is no whole zstd stream: {error}")),
     }
 }
 
@@ -327,7 +327,7 @@ async fn drain_reader(mut reader: Pin<Box<dyn AsyncRead + Send>>) {
 /// # Errors
 /// As [`json`].
 pub async fn json_or_default<T: serde::de::DeserializeOwned + Default>(
-    app: &App,
+    app: &AppState,
     headers: &HeaderMap,
     body: Body,
 ) -> Result<T> {
@@ -343,10 +343,10 @@ pub async fn json_or_default<T: serde::de::DeserializeOwned + Default>(
 /// # Errors
 /// As [`stage`]; `unsupported_media_type` for a body of another type, `too_large` for one nested too deep,
 /// `invalid_argument` for one that does not fit.
-pub async fn json<T: serde::de::DeserializeOwned>(app: &App, headers: &HeaderMap, body: Body) -> Result<T> {
+pub async fn json<T: serde::de::DeserializeOwned>(app: &AppState, headers: &HeaderMap, body: Body) -> Result<T> {
     // Bodies of this limit never leave memory.
     let staged = stage_json(app, headers, body, MEMORY_BYTES_MAX as u64 - 1, Path::new("")).await?;
-    let Content::Memory(bytes) = staged.content else {
+    let BodyContent::Memory(bytes) = staged.content else {
         return Err(Error::internal("a short body was staged in a file"));
     };
     parse_json(&bytes, app.service().limits().json_depth_max)
@@ -356,7 +356,7 @@ pub async fn json<T: serde::de::DeserializeOwned>(app: &App, headers: &HeaderMap
 ///
 /// # Errors
 /// As [`json`].
-pub async fn record<T>(app: &App, headers: &HeaderMap, body: Body) -> Result<T>
+pub async fn record<T>(app: &AppState, headers: &HeaderMap, body: Body) -> Result<T>
 where
     T: serde::de::DeserializeOwned + Send + 'static,
 {
@@ -365,7 +365,13 @@ where
     app.blocking(move |service| parse_json(&staged.load()?.bytes, service.limits().json_depth_max)).await
 }
 
-async fn stage_json(app: &App, headers: &HeaderMap, body: Body, bytes_max: u64, staging_dir: &Path) -> Result<Staged> {
+async fn stage_json(
+    app: &AppState,
+    headers: &HeaderMap,
+    body: Body,
+    bytes_max: u64,
+    staging_dir: &Path,
+) -> Result<StagedBody> {
     let (config, budget) = (app.config(), &app.shared.ingest);
     let kind = headers.get(header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or("?").to_ascii_lowercase());
     if let Some(kind) = kind {
@@ -379,7 +385,7 @@ async fn stage_json(app: &App, headers: &HeaderMap, body: Body, bytes_max: u64, 
             .with_hint("send the header Content-Type: application/json"));
         }
     }
-    let limits = Limits {
+    let limits = BodyLimits {
         bytes_max: bytes_max.min(config.body_bytes_max),
         expansion_max: config.expansion_max,
         idle: config.body_idle,
@@ -427,7 +433,7 @@ mod tests {
             headers.insert(header::CONTENT_ENCODING, coding.parse().unwrap());
         }
         let budget = budget(budget_bytes);
-        let limits = Limits {
+        let limits = BodyLimits {
             bytes_max,
             expansion_max,
             idle: Duration::from_secs(5),
@@ -453,9 +459,9 @@ mod tests {
             headers.insert(header::CONTENT_ENCODING, text.parse().unwrap());
             content_coding(&headers).map_err(|error| error.code())
         };
-        assert_eq!(content_coding(&HeaderMap::new()).unwrap(), Coding::Identity);
+        assert_eq!(content_coding(&HeaderMap::new()).unwrap(), BodyCoding::Identity);
         for (text, coding) in
-            [("identity", Coding::Identity), ("GZIP", Coding::Gzip), (" identity, zstd", Coding::Zstd)]
+            [("identity", BodyCoding::Identity), ("GZIP", BodyCoding::Gzip), (" identity, zstd", BodyCoding::Zstd)]
         {
             assert_eq!(of(text), Ok(coding), "{text}");
         }

@@ -1,6 +1,6 @@
 //! Content encodings of answers.
 //!
-//! A [`Coder`] that is dropped leaves a stream without its end, so that an answer that failed half-way never
+//! A [`BodyCompressor`] that is dropped leaves a stream without its end, so that an answer that failed half-way never
 //! decodes as if it were whole.
 
 use std::io::Write;
@@ -13,13 +13,13 @@ use crate::error::{Error, Result};
 
 /// Content encoding of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Coding {
+pub enum ResponseCoding {
     Identity,
     Gzip,
     Zstd,
 }
 
-impl Coding {
+impl ResponseCoding {
     /// The encoding a client asked for: zstd before gzip where it likes both the same; none unless it asked.
     pub fn of(headers: &HeaderMap) -> Self {
         let mut gzip = None;
@@ -38,38 +38,42 @@ impl Coding {
         }
         let (gzip, zstd) = (gzip.unwrap_or(0), zstd.unwrap_or(0));
         if zstd > 0 && zstd >= gzip && zstd >= rest {
-            Coding::Zstd
+            ResponseCoding::Zstd
         } else if gzip > 0 && gzip >= rest {
-            Coding::Gzip
+            ResponseCoding::Gzip
         } else {
-            Coding::Identity
+            ResponseCoding::Identity
         }
     }
 
     /// What it adds to an entity tag.
     pub fn suffix(self) -> &'static str {
         match self {
-            Coding::Identity => "",
-            Coding::Gzip => "+gzip",
-            Coding::Zstd => "+zstd",
+            ResponseCoding::Identity => "",
+            ResponseCoding::Gzip => "+gzip",
+            ResponseCoding::Zstd => "+zstd",
         }
     }
 
     /// The `Content-Encoding`, where there is one.
     pub fn header(self) -> Option<HeaderValue> {
         match self {
-            Coding::Identity => None,
-            Coding::Gzip => Some(HeaderValue::from_static("gzip")),
-            Coding::Zstd => Some(HeaderValue::from_static("zstd")),
+            ResponseCoding::Identity => None,
+            ResponseCoding::Gzip => Some(HeaderValue::from_static("gzip")),
+            ResponseCoding::Zstd => Some(HeaderValue::from_static("zstd")),
         }
     }
 
     /// A fresh encoder.
-    pub fn coder(self) -> Result<Coder> {
+    pub fn coder(self) -> Result<BodyCompressor> {
         Ok(match self {
-            Coding::Identity => Coder::Identity,
-            Coding::Gzip => Coder::Gzip(flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast())),
-            Coding::Zstd => Coder::Zstd(zstd::stream::write::Encoder::new(Vec::new(), 1).map_err(failed)?),
+            ResponseCoding::Identity => BodyCompressor::Identity,
+            ResponseCoding::Gzip => {
+                BodyCompressor::Gzip(flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast()))
+            }
+            ResponseCoding::Zstd => {
+                BodyCompressor::Zstd(zstd::stream::write::Encoder::new(Vec::new(), 1).map_err(failed)?)
+            }
         })
     }
 }
@@ -79,22 +83,22 @@ fn failed(error: std::io::Error) -> Error {
 }
 
 /// Encodes one body.
-pub enum Coder {
+pub enum BodyCompressor {
     Identity,
     Gzip(flate2::write::GzEncoder<Vec<u8>>),
     Zstd(zstd::stream::write::Encoder<'static, Vec<u8>>),
 }
 
-impl Coder {
+impl BodyCompressor {
     /// Takes a piece in; gives what came out, which may be nothing yet.
     pub fn piece(&mut self, piece: Bytes) -> Result<Bytes> {
         let out = match self {
-            Coder::Identity => return Ok(piece),
-            Coder::Gzip(encoder) => {
+            BodyCompressor::Identity => return Ok(piece),
+            BodyCompressor::Gzip(encoder) => {
                 encoder.write_all(&piece).map_err(failed)?;
                 std::mem::take(encoder.get_mut())
             }
-            Coder::Zstd(encoder) => {
+            BodyCompressor::Zstd(encoder) => {
                 encoder.write_all(&piece).map_err(failed)?;
                 std::mem::take(encoder.get_mut())
             }
@@ -105,19 +109,19 @@ impl Coder {
     /// The end of the body.
     pub fn end(self) -> Result<Bytes> {
         Ok(match self {
-            Coder::Identity => Bytes::new(),
-            Coder::Gzip(encoder) => Bytes::from(encoder.finish().map_err(failed)?),
-            Coder::Zstd(encoder) => Bytes::from(encoder.finish().map_err(failed)?),
+            BodyCompressor::Identity => Bytes::new(),
+            BodyCompressor::Gzip(encoder) => Bytes::from(encoder.finish().map_err(failed)?),
+            BodyCompressor::Zstd(encoder) => Bytes::from(encoder.finish().map_err(failed)?),
         })
     }
 }
 
-impl std::fmt::Debug for Coder {
+impl std::fmt::Debug for BodyCompressor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
-            Coder::Identity => "identity",
-            Coder::Gzip(_) => "gzip",
-            Coder::Zstd(_) => "zstd",
+            BodyCompressor::Identity => "identity",
+            BodyCompressor::Gzip(_) => "gzip",
+            BodyCompressor::Zstd(_) => "zstd",
         })
     }
 }
@@ -131,25 +135,25 @@ mod tests {
     #[test]
     fn an_encoding_is_used_only_when_asked_for() {
         for (accept, coding) in [
-            ("", Coding::Identity),
-            ("*", Coding::Identity),
-            ("identity", Coding::Identity),
-            ("br", Coding::Identity),
-            ("gzip", Coding::Gzip),
-            ("gzip, deflate, zstd", Coding::Zstd),
-            ("gzip;q=1.0, zstd;q=0.5", Coding::Gzip),
-            ("gzip;q=0, zstd;q=0", Coding::Identity),
-            ("identity;q=1, gzip;q=0.5", Coding::Identity),
+            ("", ResponseCoding::Identity),
+            ("*", ResponseCoding::Identity),
+            ("identity", ResponseCoding::Identity),
+            ("br", ResponseCoding::Identity),
+            ("gzip", ResponseCoding::Gzip),
+            ("gzip, deflate, zstd", ResponseCoding::Zstd),
+            ("gzip;q=1.0, zstd;q=0.5", ResponseCoding::Gzip),
+            ("gzip;q=0, zstd;q=0", ResponseCoding::Identity),
+            ("identity;q=1, gzip;q=0.5", ResponseCoding::Identity),
         ] {
             let headers = HeaderMap::from_iter([(header::ACCEPT_ENCODING, accept.parse().unwrap())]);
-            assert_eq!(Coding::of(&headers), coding, "{accept}");
+            assert_eq!(ResponseCoding::of(&headers), coding, "{accept}");
         }
     }
 
     #[test]
     fn bodies_decode_whole_and_only_after_their_end() {
         let bytes: Vec<u8> = (0..1_000_000_u32).flat_map(u32::to_le_bytes).collect();
-        for coding in [Coding::Identity, Coding::Gzip, Coding::Zstd] {
+        for coding in [ResponseCoding::Identity, ResponseCoding::Gzip, ResponseCoding::Zstd] {
             let mut coder = coding.coder().unwrap();
             let mut out = Vec::new();
             for piece in bytes.chunks(100_000) {
@@ -160,13 +164,13 @@ mod tests {
             let decode = |out: &[u8]| {
                 let mut back = Vec::new();
                 match coding {
-                    Coding::Identity => out.to_vec().as_slice().read_to_end(&mut back).map(|_| back),
-                    Coding::Gzip => flate2::read::GzDecoder::new(out).read_to_end(&mut back).map(|_| back),
-                    Coding::Zstd => zstd::decode_all(out),
+                    ResponseCoding::Identity => out.to_vec().as_slice().read_to_end(&mut back).map(|_| back),
+                    ResponseCoding::Gzip => flate2::read::GzDecoder::new(out).read_to_end(&mut back).map(|_| back),
+                    ResponseCoding::Zstd => zstd::decode_all(out),
                 }
             };
             assert!(decode(&out).unwrap() == bytes, "{coding:?}");
-            assert_eq!(decode(&unfinished).is_ok(), coding == Coding::Identity, "{coding:?}");
+            assert_eq!(decode(&unfinished).is_ok(), coding == ResponseCoding::Identity, "{coding:?}");
         }
     }
 }

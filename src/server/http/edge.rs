@@ -11,9 +11,9 @@ use axum::response::{IntoResponse, Response};
 use futures::FutureExt;
 use tracing::Instrument;
 
-use super::Gated;
+use super::RequestState;
 use super::pages;
-use super::problem::{Failure, render};
+use super::problem::{ProblemResponse, render};
 use super::rights;
 use crate::error::{Error, ErrorCode};
 use crate::server::begin::{PLACE, panicked};
@@ -22,7 +22,7 @@ use crate::server::{AUDIT, metrics};
 use crate::service::Caller;
 
 /// Runs a request inside all that every request needs.
-pub async fn edge(State(app): State<Gated>, mut request: Request, next: Next) -> Response {
+pub async fn edge(State(app): State<RequestState>, mut request: Request, next: Next) -> Response {
     let id = request_id(request.headers());
     let (method, version) = (request.method().clone(), request.version());
     let path = request.uri().path().to_string();
@@ -41,7 +41,7 @@ pub async fn edge(State(app): State<Gated>, mut request: Request, next: Next) ->
     // Archiving a dataset drops its snapshot, a retention deletes rows.
     let may_drop = method == Method::DELETE || method == Method::PATCH;
     let is_audited = may_drop || (path.starts_with("/v1/admin/") && method != Method::GET);
-    let mut audit = is_audited.then(|| Audit {
+    let mut audit = is_audited.then(|| AuditRecord {
         id: id.clone(),
         caller,
         method: method.clone(),
@@ -54,14 +54,14 @@ pub async fn edge(State(app): State<Gated>, mut request: Request, next: Next) ->
         request.extensions_mut().insert(service);
     });
     let response = match entered {
-        Err(error) => Failure(error).into_response(),
+        Err(error) => ProblemResponse(error).into_response(),
         Ok(()) => {
             let answer = AssertUnwindSafe(next.run(request).instrument(span)).catch_unwind();
             let answered = match &place {
                 Some(place) => PLACE.scope(Arc::clone(place), answer).await,
                 None => answer.await,
             };
-            answered.unwrap_or_else(|panic| Failure(panicked(panic.as_ref())).into_response())
+            answered.unwrap_or_else(|panic| ProblemResponse(panicked(panic.as_ref())).into_response())
         }
     };
     let response = tell(response, audience.as_ref(), &id);
@@ -107,7 +107,7 @@ fn tell(mut response: Response, caller: Option<&Caller>, id: &str) -> Response {
 }
 
 /// What the log tells of a request that deletes or administrates, however it ends; status 0 when the client left first.
-struct Audit {
+struct AuditRecord {
     id: String,
     caller: Arc<str>,
     method: Method,
@@ -115,9 +115,9 @@ struct Audit {
     status: u16,
 }
 
-impl Drop for Audit {
+impl Drop for AuditRecord {
     fn drop(&mut self) {
-        let Audit { id, caller, method, asked, status } = self;
+        let AuditRecord { id, caller, method, asked, status } = self;
         tracing::info!(target: AUDIT, request_id = *id, caller = &**caller, %method, asked, status, "audit");
     }
 }
@@ -130,7 +130,7 @@ fn known_method(method: &Method) -> &'static str {
     KNOWN.iter().zip(NAMES).find(|(known, _)| *known == method).map_or("other", |(_, name)| name)
 }
 
-fn head_limits(app: &Gated, request: &Request) -> Result<(), Error> {
+fn head_limits(app: &RequestState, request: &Request) -> Result<(), Error> {
     let config = app.config();
     let hosts = request.headers().get_all(header::HOST).iter().count();
     if hosts > 1 || (hosts == 0 && request.version() == Version::HTTP_11) {
@@ -165,8 +165,8 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::access::Gate;
-    use crate::server::http::{App, HttpConfig, Problem};
+    use crate::access::Authenticator;
+    use crate::server::http::{AppState, HttpConfig, Problem};
     use crate::service::{Service, StoreOptions};
 
     async fn boom() -> &'static str {
@@ -177,8 +177,8 @@ mod tests {
     fn a_panic_becomes_an_internal_error_that_tells_nothing() {
         let root = tempfile::tempdir().unwrap();
         let service = Service::open(root.path(), true, StoreOptions { upkeep: false, ..Default::default() }).unwrap();
-        let gate = Arc::new(Gate::of(root.path()).unwrap());
-        let gated = Gated::new(service.clone(), gate, HttpConfig::default());
+        let gate = Arc::new(Authenticator::of(root.path()).unwrap());
+        let gated = RequestState::new(service.clone(), gate, HttpConfig::default());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let layer = axum::middleware::from_fn_with_state(gated.clone(), edge);
@@ -195,7 +195,7 @@ mod tests {
             assert_eq!((problem.code.as_str(), problem.request_id.as_str()), ("internal", "id1"));
             assert!(!String::from_utf8_lossy(&body).contains("secret"));
             // A verb that panics on its blocking thread is no different.
-            let app = App { shared: gated.0.clone(), service };
+            let app = AppState { shared: gated.0.clone(), service };
             let error = app.blocking::<(), _>(|_| panic!("a secret")).await.unwrap_err();
             assert_eq!(error.code(), ErrorCode::Internal);
         });

@@ -4,16 +4,16 @@ use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::Response;
 
-use super::coding::Coding;
+use super::coding::ResponseCoding;
 use crate::egress::OutFormat;
 use crate::error::{Error, ErrorCode, Result};
-use crate::service::Condition;
+use crate::service::Precondition;
 
 /// What answers in several formats vary by.
 pub const VARY: HeaderValue = HeaderValue::from_static("Accept, Accept-Encoding");
 
 /// `"<stem><format>[+gzip|+zstd]"`.
-pub fn entity_tag(stem: &str, format: OutFormat, coding: Coding) -> String {
+pub fn entity_tag(stem: &str, format: OutFormat, coding: ResponseCoding) -> String {
     format!("\"{stem}{}{}\"", format.name(), coding.suffix())
 }
 
@@ -54,15 +54,15 @@ pub fn tag_headers(headers: &mut HeaderMap, tag: &str) {
 ///
 /// # Errors
 /// `invalid_argument` for several tags or text that is none, `commit_conflict` for a weak tag, which never matches.
-pub fn condition(headers: &HeaderMap) -> Result<Condition> {
+pub fn condition(headers: &HeaderMap) -> Result<Precondition> {
     let mut values = headers.get_all(header::IF_MATCH).iter();
-    let Some(value) = values.next() else { return Ok(Condition::default()) };
+    let Some(value) = values.next() else { return Ok(Precondition::default()) };
     let text = value.to_str().unwrap_or_default().trim();
     if values.next().is_some() || members(text).count() != 1 {
         return Err(Error::invalid("If-Match takes one entity tag here"));
     }
     if text == "*" {
-        return Ok(Condition::default());
+        return Ok(Precondition::default());
     }
     if text.starts_with("W/") {
         return Err(Error::new(ErrorCode::CommitConflict, "a weak entity tag never matches under If-Match"));
@@ -70,7 +70,7 @@ pub fn condition(headers: &HeaderMap) -> Result<Condition> {
     if text.len() < 2 || !text.starts_with('"') || !text.ends_with('"') {
         return Err(Error::invalid("If-Match is no entity tag in quotes"));
     }
-    Ok(Condition { if_match: Some(text.into()), if_version: None })
+    Ok(Precondition { if_match: Some(text.into()), if_version: None })
 }
 
 #[cfg(test)]
@@ -104,8 +104,8 @@ mod tests {
     #[test]
     fn match_takes_one_strong_tag() {
         let of = |values: &[&'static str]| condition(&headers(header::IF_MATCH, values));
-        assert_eq!(of(&[]).unwrap(), Condition::default());
-        assert_eq!(of(&["*"]).unwrap(), Condition::default());
+        assert_eq!(of(&[]).unwrap(), Precondition::default());
+        assert_eq!(of(&["*"]).unwrap(), Precondition::default());
         assert_eq!(of(&["\"a-1-2-any\""]).unwrap().if_match.as_deref(), Some("\"a-1-2-any\""));
         assert_eq!(of(&["W/\"a\""]).unwrap_err().code(), ErrorCode::CommitConflict);
         for bad in ["\"a\", \"b\"", "a", "\"", ""] {

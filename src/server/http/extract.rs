@@ -3,96 +3,96 @@
 use axum::extract::{FromRequestParts, Path};
 use axum::http::request::Parts;
 
-use super::problem::Failure;
+use super::problem::ProblemResponse;
 use crate::error::Error;
 use crate::registry::{RecordKind, parse_version};
 use crate::types::SeriesKey;
 
 /// `{symbol}/{timeframe}` of a path.
 #[derive(Debug)]
-pub struct Kline(pub SeriesKey);
+pub struct KlinePath(pub SeriesKey);
 
 /// `{category}/{symbol}/{timeframe}/{name}` of a path.
 #[derive(Debug)]
-pub struct Scalar(pub SeriesKey);
+pub struct ScalarPath(pub SeriesKey);
 
 /// `{name}` of the path of a snapshot; not validated, since a name that cannot be is not found either.
 #[derive(Debug)]
-pub struct SnapshotName(pub String);
+pub struct SnapshotPath(pub String);
 
 /// `{id}` of the path of a job; not validated, since an id that cannot be is not found either.
 #[derive(Debug)]
-pub struct JobId(pub String);
+pub struct JobPath(pub String);
 
 /// `{name}` of the path of a dataset, feature or factor; not validated either.
 #[derive(Debug)]
-pub struct RecordName(pub String);
+pub struct RecordPath(pub String);
 
 /// `{name}/versions/{version}` of such a path; the version is a number, or `latest`.
 #[derive(Debug)]
-pub struct RecordVersion {
+pub struct RecordVersionPath {
     pub name: String,
     pub version: Option<u32>,
 }
 
-impl<S: Send + Sync> FromRequestParts<S> for RecordName {
-    type Rejection = Failure;
+impl<S: Send + Sync> FromRequestParts<S> for RecordPath {
+    type Rejection = ProblemResponse;
 
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ProblemResponse> {
         let Path(name) = Path::<String>::from_request_parts(parts, state).await.map_err(|error| unreadable(&error))?;
-        Ok(RecordName(name))
+        Ok(RecordPath(name))
     }
 }
 
-impl<S: Send + Sync> FromRequestParts<S> for RecordVersion {
-    type Rejection = Failure;
+impl<S: Send + Sync> FromRequestParts<S> for RecordVersionPath {
+    type Rejection = ProblemResponse;
 
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ProblemResponse> {
         let Path((name, version)) =
             Path::<(String, String)>::from_request_parts(parts, state).await.map_err(|error| unreadable(&error))?;
         let version =
             if version == "latest" { None } else { Some(parse_version(kind_of(parts.uri.path()), &version)?) };
-        Ok(RecordVersion { name, version })
+        Ok(RecordVersionPath { name, version })
     }
 }
 
-impl<S: Send + Sync> FromRequestParts<S> for JobId {
-    type Rejection = Failure;
+impl<S: Send + Sync> FromRequestParts<S> for JobPath {
+    type Rejection = ProblemResponse;
 
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ProblemResponse> {
         let Path(id) = Path::<String>::from_request_parts(parts, state).await.map_err(|error| unreadable(&error))?;
-        Ok(JobId(id))
+        Ok(JobPath(id))
     }
 }
 
-impl<S: Send + Sync> FromRequestParts<S> for SnapshotName {
-    type Rejection = Failure;
+impl<S: Send + Sync> FromRequestParts<S> for SnapshotPath {
+    type Rejection = ProblemResponse;
 
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ProblemResponse> {
         let Path(name) = Path::<String>::from_request_parts(parts, state).await.map_err(|error| unreadable(&error))?;
-        Ok(SnapshotName(name))
+        Ok(SnapshotPath(name))
     }
 }
 
-impl<S: Send + Sync> FromRequestParts<S> for Kline {
-    type Rejection = Failure;
+impl<S: Send + Sync> FromRequestParts<S> for KlinePath {
+    type Rejection = ProblemResponse;
 
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ProblemResponse> {
         let Path((symbol, timeframe)) =
             Path::<(String, String)>::from_request_parts(parts, state).await.map_err(|error| unreadable(&error))?;
-        Ok(Kline(SeriesKey::kline(&symbol, &timeframe)?))
+        Ok(KlinePath(SeriesKey::kline(&symbol, &timeframe)?))
     }
 }
 
-impl<S: Send + Sync> FromRequestParts<S> for Scalar {
-    type Rejection = Failure;
+impl<S: Send + Sync> FromRequestParts<S> for ScalarPath {
+    type Rejection = ProblemResponse;
 
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ProblemResponse> {
         let Path((category, symbol, timeframe, name)) =
             Path::<(String, String, String, String)>::from_request_parts(parts, state)
                 .await
                 .map_err(|error| unreadable(&error))?;
-        Ok(Scalar(SeriesKey::scalar(&category, &symbol, &timeframe, &name)?))
+        Ok(ScalarPath(SeriesKey::scalar(&category, &symbol, &timeframe, &name)?))
     }
 }
 

@@ -21,20 +21,20 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use super::openapi::operations;
-use super::unread::Unread;
+use super::unread::HeadRefusal;
 use super::{HttpConfig, health_router, router};
-use crate::access::Gate;
+use crate::access::Authenticator;
 use crate::error::{Error, Result};
-use crate::server::lines::{Line, Lines, Sending, Slot, UnderWay};
-use crate::server::wire::Wire;
-use crate::service::{Held, Service};
+use crate::server::lines::{Connection, ConnectionPermit, ConnectionTable, InFlight, ResponseInProgress};
+use crate::server::wire::ServerStream;
+use crate::service::{Permit, Service};
 
 /// Serves HTTP/1.1 and HTTP/2 until `shutdown` completes, then lets open requests finish for as long as the
 /// configuration gives them.
 pub async fn serve(
     listener: TcpListener,
     service: Arc<Service>,
-    gate: Arc<Gate>,
+    gate: Arc<Authenticator>,
     config: HttpConfig,
     shutdown: impl Future<Output = ()>,
 ) -> Result<()> {
@@ -47,7 +47,7 @@ pub async fn serve(
 pub async fn serve_health(
     listener: TcpListener,
     service: Arc<Service>,
-    gate: Arc<Gate>,
+    gate: Arc<Authenticator>,
     config: HttpConfig,
     shutdown: impl Future<Output = ()>,
 ) -> Result<()> {
@@ -65,10 +65,10 @@ pub(super) async fn serve_router(
     drain: impl FnOnce(),
 ) -> Result<()> {
     let (graceful, draining) = (GracefulShutdown::new(), CancellationToken::new());
-    let door = Door {
+    let door = HttpListener {
         app,
         builder: Arc::new(builder(&config)),
-        lines: Lines::new(config.connections_max),
+        lines: ConnectionTable::new(config.connections_max),
         draining: draining.clone(),
         config,
     };
@@ -91,7 +91,7 @@ pub(super) async fn serve_router(
             finished = &mut finishing => break finished,
             accepted = door.accept(&listener) => accepted,
         };
-        let door = Door { draining: CancellationToken::new(), ..door.clone() };
+        let door = HttpListener { draining: CancellationToken::new(), ..door.clone() };
         tokio::spawn(door.serve(stream, slot, late.watcher()));
     };
     drop(listener);
@@ -106,17 +106,17 @@ pub(super) async fn serve_router(
 
 /// What every connection of a listener needs.
 #[derive(Clone)]
-struct Door {
+struct HttpListener {
     app: Router,
     builder: Arc<Builder<TokioExecutor>>,
-    lines: Lines,
+    lines: ConnectionTable,
     draining: CancellationToken,
     config: HttpConfig,
 }
 
-impl Door {
+impl HttpListener {
     /// The next connection, and its place.
-    async fn accept(&self, listener: &TcpListener) -> (TcpStream, Slot) {
+    async fn accept(&self, listener: &TcpListener) -> (TcpStream, ConnectionPermit) {
         loop {
             match listener.accept().await {
                 Ok((stream, _)) => {
@@ -133,7 +133,7 @@ impl Door {
     }
 
     /// Serves a connection to its end.
-    async fn serve(self, stream: TcpStream, slot: Slot, watcher: Watcher) {
+    async fn serve(self, stream: TcpStream, slot: ConnectionPermit, watcher: Watcher) {
         let HttpConfig { header_timeout, idle_timeout, stall, ref tls, .. } = self.config;
         let line = Arc::clone(&slot.line);
         let has_asked = Arc::new(AtomicBool::new(false));
@@ -148,7 +148,7 @@ impl Door {
             Ok(stream) => stream,
             Err(error) => return tracing::debug!(%error, "a connection was not secured"),
         };
-        let io = TokioIo::new(Patient::new(stream, stall, line.clone()));
+        let io = TokioIo::new(WriteTimeout::new(stream, stall, line.clone()));
         let connection = watcher.watch(self.builder.serve_connection(io, service).into_owned());
         tokio::pin!(connection);
         let over = line.over(header_timeout, idle_timeout);
@@ -193,17 +193,17 @@ fn builder(config: &HttpConfig) -> Builder<TokioExecutor> {
     builder
 }
 
-type Answer = axum::response::Response;
+type HttpResponse = axum::response::Response;
 
 fn service_of(
     app: Router,
     has_asked: Arc<AtomicBool>,
-    line: Arc<Line>,
+    line: Arc<Connection>,
 ) -> impl hyper::service::Service<
     hyper::Request<Incoming>,
-    Response = Answer,
+    Response = HttpResponse,
     Error = std::convert::Infallible,
-    Future = impl Future<Output = Result<Answer, std::convert::Infallible>> + Send,
+    Future = impl Future<Output = Result<HttpResponse, std::convert::Infallible>> + Send,
 > + Clone {
     hyper::service::service_fn(move |request: hyper::Request<Incoming>| {
         has_asked.store(true, Ordering::Release);
@@ -212,22 +212,23 @@ fn service_of(
         let answering = app.clone().oneshot(request.map(axum::body::Body::new));
         async move {
             let mut response = answering.await?;
-            let place = response.extensions_mut().remove::<Arc<Held>>();
+            let place = response.extensions_mut().remove::<Arc<Permit>>();
             let sending = framed.then(|| line.send());
-            Ok(response.map(|body| axum::body::Body::new(Sent { body, sending, _under_way: under_way, _place: place })))
+            Ok(response
+                .map(|body| axum::body::Body::new(TrackedBody { body, sending, _under_way: under_way, _place: place })))
         }
     })
 }
 
 /// The body of an answer, which is under way until its end.
-struct Sent {
+struct TrackedBody {
     body: axum::body::Body,
-    sending: Option<Sending>,
-    _under_way: UnderWay,
-    _place: Option<Arc<Held>>,
+    sending: Option<ResponseInProgress>,
+    _under_way: InFlight,
+    _place: Option<Arc<Permit>>,
 }
 
-impl http_body::Body for Sent {
+impl http_body::Body for TrackedBody {
     type Data = Bytes;
     type Error = axum::Error;
 
@@ -253,20 +254,20 @@ impl http_body::Body for Sent {
 
 /// A stream whose writer loses patience: when the other side takes no byte for `stall`, writing fails. Its line is told
 /// when bytes come. The answers that hyper itself gives to heads it cannot read become problem documents here.
-struct Patient {
-    stream: Wire,
-    line: Arc<Line>,
+struct WriteTimeout {
+    stream: ServerStream,
+    line: Arc<Connection>,
     has_read: bool,
-    unread: Unread,
+    unread: HeadRefusal,
     stall: Duration,
     deadline: Pin<Box<Sleep>>,
     is_waiting: bool,
 }
 
-impl Patient {
-    fn new(stream: Wire, stall: Duration, line: Arc<Line>) -> Self {
+impl WriteTimeout {
+    fn new(stream: ServerStream, stall: Duration, line: Arc<Connection>) -> Self {
         let deadline = Box::pin(tokio::time::sleep(stall));
-        Self { stream, line, has_read: false, unread: Unread::default(), stall, deadline, is_waiting: false }
+        Self { stream, line, has_read: false, unread: HeadRefusal::default(), stall, deadline, is_waiting: false }
     }
 
     /// Writes the problem document that stands for an answer of `bytes`.
@@ -300,7 +301,7 @@ impl Patient {
     }
 }
 
-impl AsyncRead for Patient {
+impl AsyncRead for WriteTimeout {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(cx, buf);
@@ -317,7 +318,7 @@ impl AsyncRead for Patient {
     }
 }
 
-impl AsyncWrite for Patient {
+impl AsyncWrite for WriteTimeout {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         if self.line.is_at_rest() {
             self.unread.refuse(buf);

@@ -30,13 +30,13 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, header};
 use tokio::sync::Semaphore;
 
-use crate::access::Gate;
+use crate::access::Authenticator;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::server::begin::{carried, panicked, too_long};
 use crate::server::settings::{count, millis, small, staged_files};
 use crate::server::wire::Tls;
-use crate::service::{Held, Place, Service};
+use crate::service::{Permit, PermitKind, Service};
 pub use listen::{serve, serve_health};
 pub use openapi::openapi_json;
 pub use opening::serve_opening;
@@ -129,12 +129,12 @@ impl Default for HttpConfig {
 
 /// What requests share before it is known who asks.
 #[derive(Clone, Debug)]
-struct Gated(Arc<Shared>);
+struct RequestState(Arc<HttpShared>);
 
 #[derive(Debug)]
-struct Shared {
+struct HttpShared {
     service: Arc<Service>,
-    gate: Arc<Gate>,
+    gate: Arc<Authenticator>,
     config: HttpConfig,
     ingest: Arc<Semaphore>,
     /// Permits of bodies that wait in a file of their own.
@@ -148,12 +148,12 @@ const OPEN_PATHS: [&str; 5] = ["/health/live", "/health/ready", "/openapi.json",
 const WATCH_PATHS: [&str; 2] = ["/health", "/metrics"];
 const OPEN_BELOW: &str = "/docs/";
 
-impl Gated {
-    fn new(service: Arc<Service>, gate: Arc<Gate>, config: HttpConfig) -> Self {
+impl RequestState {
+    fn new(service: Arc<Service>, gate: Arc<Authenticator>, config: HttpConfig) -> Self {
         let ingest = body::budget(config.ingest_bytes_max);
         let reads = Arc::new(Semaphore::new(config.reads_max));
         let staged_files = Arc::new(Semaphore::new(config.staged_files_max));
-        Self(Arc::new(Shared { service, gate, config, ingest, staged_files, reads }))
+        Self(Arc::new(HttpShared { service, gate, config, ingest, staged_files, reads }))
     }
 
     fn config(&self) -> &HttpConfig {
@@ -165,36 +165,36 @@ impl Gated {
     }
 
     /// The verbs as whoever sent this request may use them, and its place among those under way.
-    fn admit(&self, path: &str, headers: &HeaderMap) -> Result<(Arc<Service>, Option<Held>)> {
+    fn admit(&self, path: &str, headers: &HeaderMap) -> Result<(Arc<Service>, Option<Permit>)> {
         if OPEN_PATHS.contains(&path) || path.starts_with(OPEN_BELOW) {
             return Ok((Arc::clone(&self.0.service), None));
         }
         let values = headers.get_all(header::AUTHORIZATION).iter().map(HeaderValue::as_bytes);
         let service = self.0.service.as_caller(self.0.gate.admit(values)?);
         // Who watches the server is to see that it has too much to do.
-        let held = if WATCH_PATHS.contains(&path) { None } else { Some(service.take(Place::Request)?) };
+        let held = if WATCH_PATHS.contains(&path) { None } else { Some(service.take(PermitKind::Request)?) };
         Ok((service, held))
     }
 }
 
 /// What a handler works with: only a request that was let in gets one.
 #[derive(Clone, Debug)]
-struct App {
-    shared: Arc<Shared>,
+struct AppState {
+    shared: Arc<HttpShared>,
     service: Arc<Service>,
 }
 
-impl FromRequestParts<Gated> for App {
-    type Rejection = problem::Failure;
+impl FromRequestParts<RequestState> for AppState {
+    type Rejection = problem::ProblemResponse;
 
-    async fn from_request_parts(parts: &mut Parts, gated: &Gated) -> std::result::Result<Self, Self::Rejection> {
+    async fn from_request_parts(parts: &mut Parts, gated: &RequestState) -> std::result::Result<Self, Self::Rejection> {
         let service = parts.extensions.get::<Arc<Service>>().cloned();
         let service = service.ok_or_else(|| Error::internal("a request came past the gate"))?;
         Ok(Self { shared: Arc::clone(&gated.0), service })
     }
 }
 
-impl App {
+impl AppState {
     fn config(&self) -> &HttpConfig {
         &self.shared.config
     }
@@ -230,16 +230,16 @@ impl App {
 }
 
 /// Health and metrics alone.
-fn health_router(service: Arc<Service>, gate: Arc<Gate>, config: HttpConfig) -> Router {
-    let app = Gated::new(service, gate, config);
+fn health_router(service: Arc<Service>, gate: Arc<Authenticator>, config: HttpConfig) -> Router {
+    let app = RequestState::new(service, gate, config);
     let edge = axum::middleware::from_fn_with_state(app.clone(), edge::edge);
     routes::health().with_state(app).fallback(routes::nothing_here).layer(edge)
 }
 
 /// The whole face as one router.
-pub fn router(service: Arc<Service>, gate: Arc<Gate>, config: HttpConfig) -> Router {
+pub fn router(service: Arc<Service>, gate: Arc<Authenticator>, config: HttpConfig) -> Router {
     let origins = config.cors_origins.clone();
-    let app = Gated::new(service, gate, config);
+    let app = RequestState::new(service, gate, config);
     let (router, _) = routes::all().split_for_parts();
     let edge = axum::middleware::from_fn_with_state(app.clone(), edge::edge);
     let router = router.with_state(app).merge(routes::docs()).fallback(routes::nothing_here).layer(edge);

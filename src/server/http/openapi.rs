@@ -31,10 +31,10 @@ use crate::query::ScanStats;
     components(schemas(
         crate::service::VerifyReport, crate::service::Finding, crate::service::CompactReply,
         Problem, crate::query::IndexUsed, ScanStats, Cell, Row, RowList, ColumnLists, RowsObject, ColumnsObject, RowsBody,
-        SeriesRows, WritesBody, SeriesOrList, RowsReply, Binary, Symbol, Timeframe, Category, ContentCoding, crate::egress::OutFormat, crate::egress::Times,
-        crate::egress::RowsShape, crate::service::Mode, crate::service::MergeOp, crate::ingest::BodyFormat,
-        crate::ingest::Numbers, crate::ingest::Missing,
-        crate::ingest::Validate, crate::ingest::GridRule, crate::ingest::ImplausibleTs, crate::types::Rounding,
+        SeriesRows, WritesBody, SeriesOrList, RowsReply, Binary, Symbol, Timeframe, Category, ContentCoding, crate::egress::OutFormat, crate::egress::TimeFormat,
+        crate::egress::JsonShape, crate::service::RowMode, crate::service::MergeOp, crate::ingest::BodyFormat,
+        crate::ingest::DecimalInput, crate::ingest::MissingCells,
+        crate::ingest::RowRules, crate::ingest::GridRule, crate::ingest::ImplausibleTs, crate::types::Rounding,
     )),
     tags(
         (name = "series", description = "Register, list, change and drop series"),
@@ -110,9 +110,9 @@ const LIMITED: [ErrorCode; 3] = [ErrorCode::RateLimited, ErrorCode::Overloaded, 
 
 /// What everybody may ask.
 #[derive(Debug)]
-pub struct OpenFailure;
+pub struct PublicFailure;
 
-impl IntoResponses for OpenFailure {
+impl IntoResponses for PublicFailure {
     fn responses() -> BTreeMap<String, RefOr<Response>> {
         problems(&[&[ErrorCode::InvalidArgument][..], &EVERYWHERE].concat())
     }

@@ -9,11 +9,11 @@ use axum::response::{IntoResponse, Response};
 use tokio::net::TcpListener;
 
 use super::listen::serve_router;
-use super::problem::{Failure, render};
+use super::problem::{ProblemResponse, render};
 use super::{HttpConfig, reply};
 use crate::error::{Error, ErrorCode, Result};
 use crate::server::ids::{REQUEST_ID, random_id};
-use crate::service::{Opening, StatusReply};
+use crate::service::{OpenProgress, StatusReply};
 
 /// Answers until `opened` completes: `/health/live` that the process lives, everything else `not_ready`.
 ///
@@ -21,7 +21,7 @@ use crate::service::{Opening, StatusReply};
 /// None that matter: the listener goes on to be used by whoever serves the store.
 pub async fn serve_opening(
     listener: TcpListener,
-    opening: Arc<Opening>,
+    opening: Arc<OpenProgress>,
     config: HttpConfig,
     opened: impl Future<Output = ()>,
 ) -> Result<()> {
@@ -32,13 +32,13 @@ pub async fn serve_opening(
     serve_router(listener, app, config, opened, || {}).await
 }
 
-fn answer(request: &Request, opening: &Opening) -> Response {
+fn answer(request: &Request, opening: &OpenProgress) -> Response {
     let (method, path, id) = (request.method().clone(), request.uri().path(), random_id());
     let response = if path == "/health/live" {
-        reply::json(StatusCode::OK, &StatusReply::OK).unwrap_or_else(|e| Failure(e).into_response())
+        reply::json(StatusCode::OK, &StatusReply::OK).unwrap_or_else(|e| ProblemResponse(e).into_response())
     } else {
         let detail = format!("the store is being opened: {opening}");
-        Failure(Error::new(ErrorCode::NotReady, detail).with_hint("try again shortly")).into_response()
+        ProblemResponse(Error::new(ErrorCode::NotReady, detail).with_hint("try again shortly")).into_response()
     };
     let mut response = render(response, &method, path, &id);
     let headers = response.headers_mut();

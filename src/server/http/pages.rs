@@ -12,14 +12,14 @@ use std::net::IpAddr;
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderValue, Method, Uri, header};
 
-use super::Gated;
+use super::RequestState;
 use crate::error::{Error, ErrorCode, Result};
 
 /// Lets a request in, or not.
 ///
 /// # Errors
 /// `permission_denied` naming the origin or the host.
-pub(super) fn check(app: &Gated, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<()> {
+pub(super) fn check(app: &RequestState, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<()> {
     let listed = &app.config().cors_origins;
     let host = host_of(uri, headers);
     let origin = headers.get(header::ORIGIN).filter(|origin| !listed.contains(origin));

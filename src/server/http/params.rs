@@ -6,12 +6,12 @@ use axum::extract::Query as UrlQuery;
 use axum::http::Uri;
 use utoipa::IntoParams;
 
-use crate::egress::{Options, OutFormat, RowsShape, Times};
+use crate::egress::{EncodeOptions, JsonShape, OutFormat, TimeFormat};
 use crate::error::{Error, Result};
 use crate::ingest;
-use crate::query::{Layout, Numbers, Order};
+use crate::query::{MultiLayout, NumberFormat, RowOrder};
 use crate::registry::RecordStatus;
-use crate::service::{MergeOp, Mode};
+use crate::service::{MergeOp, RowMode};
 use crate::types::similar::distance;
 use crate::types::{Kind, Rounding};
 
@@ -25,7 +25,7 @@ macro_rules! documented {
             $($(#[$inner])* $field: Option<String>,)*
         }
 
-        impl Known for $name {
+        impl RouteParams for $name {
             const NAMES: &'static [&'static str] = &[$(plain(stringify!($field)),)*];
             const REPEATED: &'static [&'static str] = &["where", $($repeated,)*];
         }
@@ -41,7 +41,7 @@ const fn plain(name: &'static str) -> &'static str {
 }
 
 /// The parameters a route knows.
-pub trait Known {
+pub trait RouteParams {
     const NAMES: &'static [&'static str];
     /// Those of them that may be given more than once.
     const REPEATED: &'static [&'static str];
@@ -69,7 +69,7 @@ documented! {
         #[param(value_type = Option<u64>, minimum = 1)]
         latest_complete,
         /// Direction of the answer.
-        #[param(value_type = Option<Order>)]
+        #[param(value_type = Option<RowOrder>)]
         order,
         /// Give at most this many rows. JSON: 10,000 by default, and the headers `fastk-truncated` and `Link` say so when that
         /// leaves rows out; 1,000,000 at most. Other formats have no limit.
@@ -79,13 +79,13 @@ documented! {
         /// `numbers`, `limit` and the format may change.
         cursor,
         /// How number columns are shown.
-        #[param(value_type = Option<Numbers>)]
+        #[param(value_type = Option<NumberFormat>)]
         numbers,
         /// How JSON, NDJSON and CSV show timestamps.
-        #[param(value_type = Option<Times>)]
+        #[param(value_type = Option<TimeFormat>)]
         times,
         /// How JSON arranges the answer.
-        #[param(value_type = Option<RowsShape>)]
+        #[param(value_type = Option<JsonShape>)]
         shape,
         /// Format of the answer; goes before `Accept`.
         #[param(value_type = Option<OutFormat>)]
@@ -106,7 +106,7 @@ documented! {
         #[param(value_type = Vec<String>, explode = true)]
         series,
         /// How several series are arranged.
-        #[param(value_type = Option<Layout>)]
+        #[param(value_type = Option<MultiLayout>)]
         layout,
     }
 }
@@ -129,7 +129,7 @@ documented! {
         #[param(value_type = Option<u64>, minimum = 1, maximum = 1_000_000)]
         limit,
         /// How timestamps are shown.
-        #[param(value_type = Option<Times>)]
+        #[param(value_type = Option<TimeFormat>)]
         times,
         /// As the snapshot of this name shows it, with the calendar of then; or `dataset:NAME@VERSION`.
         as_of,
@@ -140,10 +140,10 @@ documented! {
     /// Parameters of a query whose rest stands in the body.
     QueryParams {
         /// How JSON, NDJSON and CSV show timestamps.
-        #[param(value_type = Option<Times>)]
+        #[param(value_type = Option<TimeFormat>)]
         times,
         /// How JSON arranges the answer.
-        #[param(value_type = Option<RowsShape>)]
+        #[param(value_type = Option<JsonShape>)]
         shape,
         /// Format of the answer; goes before `Accept`.
         #[param(value_type = Option<OutFormat>)]
@@ -155,19 +155,19 @@ documented! {
     /// Parameters of a write.
     WriteParams {
         /// What happens to rows whose timestamp is stored already.
-        #[param(value_type = Option<Mode>)]
+        #[param(value_type = Option<RowMode>)]
         mode,
         /// Which rules between the columns of a kline are checked.
-        #[param(value_type = Option<ingest::Validate>)]
+        #[param(value_type = Option<ingest::RowRules>)]
         validate,
         /// What happens to more digits than a column has.
         #[param(value_type = Option<Rounding>)]
         rounding,
         /// Whether decimals are written as numbers or as scaled integers.
-        #[param(value_type = Option<ingest::Numbers>)]
+        #[param(value_type = Option<ingest::DecimalInput>)]
         numbers,
         /// What happens to a row whose value is missing; `skip` is for scalars.
-        #[param(value_type = Option<ingest::Missing>)]
+        #[param(value_type = Option<ingest::MissingCells>)]
         missing,
         /// Whether timestamps have to be on the grid of the timeframe; timeframes without a length have none.
         #[param(value_type = Option<ingest::GridRule>)]
@@ -185,16 +185,16 @@ documented! {
     /// Parameters of a merge into a kline series.
     MergeKlineParams {
         /// Which rules between the columns of the given rows are checked.
-        #[param(value_type = Option<ingest::Validate>)]
+        #[param(value_type = Option<ingest::RowRules>)]
         validate,
         /// What happens to more digits than a column has.
         #[param(value_type = Option<Rounding>)]
         rounding,
         /// Whether decimals are written as numbers or as scaled integers.
-        #[param(value_type = Option<ingest::Numbers>)]
+        #[param(value_type = Option<ingest::DecimalInput>)]
         numbers,
         /// What happens to a row whose value is missing; `skip` is for scalars.
-        #[param(value_type = Option<ingest::Missing>)]
+        #[param(value_type = Option<ingest::MissingCells>)]
         missing,
         /// Whether timestamps have to be on the grid of the timeframe; timeframes without a length have none.
         #[param(value_type = Option<ingest::GridRule>)]
@@ -215,16 +215,16 @@ documented! {
         #[param(value_type = Option<MergeOp>)]
         op,
         /// For klines; scalars have no rules between columns.
-        #[param(value_type = Option<ingest::Validate>)]
+        #[param(value_type = Option<ingest::RowRules>)]
         validate,
         /// What happens to more digits than the column has.
         #[param(value_type = Option<Rounding>)]
         rounding,
         /// Whether decimals are written as numbers or as scaled integers.
-        #[param(value_type = Option<ingest::Numbers>)]
+        #[param(value_type = Option<ingest::DecimalInput>)]
         numbers,
         /// What happens to a row whose value is missing.
-        #[param(value_type = Option<ingest::Missing>)]
+        #[param(value_type = Option<ingest::MissingCells>)]
         missing,
         /// Whether timestamps have to be on the grid of the timeframe; timeframes without a length have none.
         #[param(value_type = Option<ingest::GridRule>)]
@@ -391,12 +391,12 @@ impl Params {
     ///
     /// # Errors
     /// `invalid_argument` for an unknown or repeated one.
-    pub fn of<P: Known>(uri: &Uri) -> Result<Self> {
+    pub fn of<P: RouteParams>(uri: &Uri) -> Result<Self> {
         Self::known(uri, P::NAMES, P::REPEATED)
     }
 
     /// The same of a route whose parameters two structs document.
-    pub fn of_both<P: Known, Q: Known>(uri: &Uri) -> Result<Self> {
+    pub fn of_both<P: RouteParams, Q: RouteParams>(uri: &Uri) -> Result<Self> {
         Self::known(uri, &[P::NAMES, Q::NAMES].concat(), &[P::REPEATED, Q::REPEATED].concat())
     }
 
@@ -452,12 +452,12 @@ impl Params {
     }
 
     /// How the answer is to be written: `format=`, else `Accept`.
-    pub fn options(&self, accept: &str) -> Result<Options> {
+    pub fn options(&self, accept: &str) -> Result<EncodeOptions> {
         let format = match self.text("format") {
             Some(name) => OutFormat::from_name(name)?,
             None => OutFormat::from_accept(accept)?,
         };
-        let options = Options { format, times: self.word("times")?, shape: self.word("shape")? };
+        let options = EncodeOptions { format, times: self.word("times")?, shape: self.word("shape")? };
         options.check()?;
         Ok(options)
     }
@@ -499,18 +499,18 @@ mod tests {
         let params = read("start=2024-01-01T00%3A00%3A00Z&limit=5&order=desc&numbers=float64").unwrap();
         assert_eq!(params.text("start"), Some("2024-01-01T00:00:00Z"));
         assert_eq!(params.count("limit").unwrap(), Some(5));
-        assert_eq!(params.word::<Order>("order").unwrap(), Order::Desc);
-        assert_eq!(params.word::<Numbers>("numbers").unwrap(), Numbers::Float64);
+        assert_eq!(params.word::<RowOrder>("order").unwrap(), RowOrder::Desc);
+        assert_eq!(params.word::<NumberFormat>("numbers").unwrap(), NumberFormat::Float64);
         for bad in ["-1", "+1", "1.5", "", "x", "99999999999999999999"] {
             assert!(read(&format!("limit={}", bad.replace('+', "%2B"))).unwrap().count("limit").is_err(), "{bad:?}");
         }
-        assert!(read("order=up").unwrap().word::<Order>("order").unwrap_err().detail().contains("order"));
+        assert!(read("order=up").unwrap().word::<RowOrder>("order").unwrap_err().detail().contains("order"));
         assert!(read("explain=yes").unwrap().flag("explain").is_err());
     }
 
     #[test]
     fn known_parameters_are_the_documented_ones() {
-        fn check<P: Known + IntoParams>() {
+        fn check<P: RouteParams + IntoParams>() {
             let documented: Vec<String> = P::into_params(|| None).into_iter().map(|param| param.name).collect();
             assert_eq!(documented, P::NAMES);
         }

@@ -1,6 +1,6 @@
 //! Errors on the wire: RFC 9457 problem documents that carry the id of the request.
 //!
-//! A handler fails with a [`Failure`]; the edge layer turns it into its document, and does the same with bare error
+//! A handler fails with a [`ProblemResponse`]; the edge layer turns it into its document, and does the same with bare error
 //! responses of the libraries below it.
 
 use axum::body::Body;
@@ -15,15 +15,15 @@ pub const PROBLEM: &str = "application/problem+json";
 
 /// A failed handler. Its response has a status and no body until [`render`] gives it one.
 #[derive(Clone, Debug)]
-pub struct Failure(pub Error);
+pub struct ProblemResponse(pub Error);
 
-impl From<Error> for Failure {
+impl From<Error> for ProblemResponse {
     fn from(error: Error) -> Self {
         Self(error)
     }
 }
 
-impl IntoResponse for Failure {
+impl IntoResponse for ProblemResponse {
     fn into_response(self) -> Response {
         let mut response = status_of(self.0.code()).into_response();
         response.extensions_mut().insert(self.0);
@@ -96,7 +96,7 @@ mod tests {
     fn every_code_has_a_document_with_its_own_status() {
         for code in ErrorCode::ALL {
             let error = Error::new(*code, "a detail").with_hint("a hint");
-            let response = render(Failure(error).into_response(), &Method::GET, "/x", "id1");
+            let response = render(ProblemResponse(error).into_response(), &Method::GET, "/x", "id1");
             assert_eq!(response.status().as_u16(), code.http());
             assert_eq!(response.headers()[header::CONTENT_TYPE], PROBLEM);
         }

@@ -21,14 +21,14 @@ use http_body::Frame;
 use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
-use super::App;
-use super::coding::{Coder, Coding};
+use super::AppState;
+use super::coding::{BodyCompressor, ResponseCoding};
 use super::etag::{entity_tag, is_known, not_modified, tag_headers};
-use crate::egress::{Closing, Encoder, Options, OutFormat, PIECE_BYTES};
+use crate::egress::{BodyEncoder, EncodeOptions, OutFormat, PIECE_BYTES, Trailer};
 use crate::error::{Error, ErrorCode, Result};
-use crate::query::{Block, Query, ScanStats, Stop};
+use crate::query::{Block, CancelFlag, Query, ScanStats};
 use crate::server::begin::begin;
-use crate::service::{Answer, Held, Place, Service};
+use crate::service::{Permit, PermitKind, QueryResult, Service};
 
 /// Pieces that wait between the producer and the socket.
 const PIECES_AHEAD: usize = 3;
@@ -46,7 +46,7 @@ pub enum LimitBy {
 ///
 /// # Errors
 /// `invalid_argument` for a limit of 0, and for one that is larger than JSON answers may be.
-pub fn limit_rows(app: &App, query: &mut Query, format: OutFormat) -> Result<LimitBy> {
+pub fn limit_rows(app: &AppState, query: &mut Query, format: OutFormat) -> Result<LimitBy> {
     let config = app.config();
     match query.limit {
         Some(0) => return Err(Error::invalid("limit 0 asks for nothing")),
@@ -86,7 +86,7 @@ fn json_bytes<T: Serialize>(value: &T) -> Result<Vec<u8>> {
 /// A JSON document in the encoding the client asked for, with an entity tag where it has one (in quotes, ending
 /// before the suffix of the encoding).
 pub fn json_coded<T: Serialize>(headers: &HeaderMap, value: &T, tag: Option<&str>) -> Result<Response> {
-    let coding = Coding::of(headers);
+    let coding = ResponseCoding::of(headers);
     let mut coder = coding.coder()?;
     let mut body = coder.piece(Bytes::from(json_bytes(value)?))?.to_vec();
     body.extend_from_slice(&coder.end()?);
@@ -103,7 +103,7 @@ pub fn json_coded<T: Serialize>(headers: &HeaderMap, value: &T, tag: Option<&str
     Ok(response)
 }
 
-type ClosingOf = Box<dyn FnMut(&Answer) -> Closing + Send>;
+type ClosingOf = Box<dyn FnMut(&QueryResult) -> Trailer + Send>;
 
 /// How an answer was found, once it has ended.
 type Stats = Arc<OnceLock<ScanStats>>;
@@ -116,18 +116,18 @@ fn closing(stats: &Stats) -> ClosingOf {
         if let Some(stats) = stats {
             let _ = told.set(stats);
         }
-        Closing { next_cursor: answer.next_cursor(), stats }
+        Trailer { next_cursor: answer.next_cursor(), stats }
     })
 }
 
 /// The body of an answer, encoded.
-struct Pieces {
-    encoder: Encoder<Answer, ClosingOf>,
-    coder: Option<Coder>,
+struct EncodedBody {
+    encoder: BodyEncoder<QueryResult, ClosingOf>,
+    coder: Option<BodyCompressor>,
     stats: Stats,
 }
 
-impl Iterator for Pieces {
+impl Iterator for EncodedBody {
     type Item = Result<Bytes>;
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -156,7 +156,7 @@ impl Iterator for Pieces {
 }
 
 /// What is known when the first pieces are made.
-struct Head {
+struct ResponseHead {
     tag: String,
     version: Option<u64>,
     commit: u64,
@@ -168,28 +168,28 @@ struct Head {
 }
 
 /// What the producer sends after the head.
-enum Part {
+enum BodyPart {
     Piece(Bytes),
     Failed,
     End(Option<HeaderMap>),
 }
 
 /// What became of a query.
-enum Opened {
+enum QueryOutcome {
     /// The client knows the answer of this entity tag.
     Known(String),
-    Answer(Box<(Head, Pieces)>),
+    Answer(Box<(ResponseHead, EncodedBody)>),
 }
 
 fn open(
     service: &Service,
     query: &Query,
-    options: Options,
+    options: EncodeOptions,
     limit_by: LimitBy,
-    coding: Coding,
+    coding: ResponseCoding,
     known: &HeaderMap,
-    stop: &Stop,
-) -> Result<Opened> {
+    stop: &CancelFlag,
+) -> Result<QueryOutcome> {
     let answer = match limit_by {
         LimitBy::Query => service.read_until(query, stop)?,
         LimitBy::Server => service.read_ahead(query, stop)?,
@@ -198,11 +198,11 @@ fn open(
     let shape = answer.shape.clone();
     let tag = entity_tag(&answer.etag_stem, options.format, coding);
     if is_known(known, &tag) {
-        return Ok(Opened::Known(tag));
+        return Ok(QueryOutcome::Known(tag));
     }
     let stats = Stats::default();
-    let encoder = Encoder::new(&shape, options, answer, closing(&stats))?;
-    let mut pieces = Pieces { encoder, coder: Some(coding.coder()?), stats: Arc::clone(&stats) };
+    let encoder = BodyEncoder::new(&shape, options, answer, closing(&stats))?;
+    let mut pieces = EncodedBody { encoder, coder: Some(coding.coder()?), stats: Arc::clone(&stats) };
     let (mut first, mut bytes, mut is_whole) = (Vec::new(), 0, false);
     while bytes < PIECE_BYTES && !is_whole {
         match pieces.next() {
@@ -214,8 +214,8 @@ fn open(
             None => is_whole = true,
         }
     }
-    let head = Head { tag, version: shape.version(), commit: shape.commit, cut_at, first, is_whole, stats };
-    Ok(Opened::Answer(Box::new((head, pieces))))
+    let head = ResponseHead { tag, version: shape.version(), commit: shape.commit, cut_at, first, is_whole, stats };
+    Ok(QueryOutcome::Answer(Box::new((head, pieces))))
 }
 
 /// Answers a query: 304 where the client knows the answer, else its rows.
@@ -226,15 +226,16 @@ fn open(
 ///
 /// `uri` is that of a GET: of such requests the client can know the answer, and is told the address of the next page.
 pub async fn answer(
-    app: &App,
+    app: &AppState,
     headers: &HeaderMap,
     query: Query,
-    options: Options,
+    options: EncodeOptions,
     limit_by: LimitBy,
     uri: Option<&Uri>,
 ) -> Result<Response> {
     // Parquet is compressed inside.
-    let coding = if options.format == OutFormat::Parquet { Coding::Identity } else { Coding::of(headers) };
+    let coding =
+        if options.format == OutFormat::Parquet { ResponseCoding::Identity } else { ResponseCoding::of(headers) };
     let mut known = HeaderMap::new();
     if uri.is_some() {
         for value in headers.get_all(header::IF_NONE_MATCH) {
@@ -250,20 +251,21 @@ pub async fn answer(
             Error::new(ErrorCode::Overloaded, format!("{} answers are under way already", config.reads_max))
         })?;
     let service = Arc::clone(app.service());
-    let slot = (slot, service.take(Place::Answer)?);
+    let slot = (slot, service.take(PermitKind::Answer)?);
     let (series, limit) = (query.series.clone(), query.limit);
     // JSON says it in its body.
     let tells_stats = query.explain && options.format != OutFormat::Json;
-    let (patience, stop) = (service.limits().request_timeout, Stop::default());
+    let (patience, stop) = (service.limits().request_timeout, CancelFlag::default());
     let stopping = stop.clone();
-    let is_quick = coding == Coding::Identity && options.format != OutFormat::Parquet && service.is_at_hand(&query);
+    let is_quick =
+        coding == ResponseCoding::Identity && options.format != OutFormat::Parquet && service.is_at_hand(&query);
     // The work holds its slot, also when nobody waits for it any more.
     let work =
         move || open(&service, &query, options, limit_by, coding, &known, &stopping).map(|opened| (opened, slot));
     let (opened, slot) = begin(is_quick, patience, stop, work).await?;
     let (head, pieces) = match opened {
-        Opened::Answer(opened) => *opened,
-        Opened::Known(tag) => return Ok(not_modified(&tag)),
+        QueryOutcome::Answer(opened) => *opened,
+        QueryOutcome::Known(tag) => return Ok(not_modified(&tag)),
     };
     let rest = (!head.is_whole).then(|| produce(pieces, series, slot, config.stall));
     let mut response = Response::new(body_of(head.first, rest));
@@ -315,18 +317,18 @@ fn next_page(uri: &Uri, cursor: &str) -> Option<HeaderValue> {
 
 /// Makes the rest of an answer on a blocking thread, at most [`PIECES_AHEAD`] pieces ahead of the client.
 fn produce(
-    pieces: Pieces,
+    pieces: EncodedBody,
     series: Vec<String>,
-    slot: (OwnedSemaphorePermit, Held),
+    slot: (OwnedSemaphorePermit, Permit),
     stall: Duration,
-) -> mpsc::Receiver<Part> {
+) -> mpsc::Receiver<BodyPart> {
     let (tx, rx) = mpsc::channel(PIECES_AHEAD);
     let runtime = tokio::runtime::Handle::current();
     let span = tracing::Span::current();
     tokio::task::spawn_blocking(move || {
         let _in_span = span.entered();
         let _slot = slot;
-        let send = |part: Part| match tx.try_send(part) {
+        let send = |part: BodyPart| match tx.try_send(part) {
             Ok(()) => true,
             Err(mpsc::error::TrySendError::Closed(_)) => false,
             Err(mpsc::error::TrySendError::Full(part)) => runtime
@@ -336,10 +338,10 @@ fn produce(
         let stats = Arc::clone(&pieces.stats);
         for piece in pieces {
             let part = match piece {
-                Ok(piece) => Part::Piece(piece),
+                Ok(piece) => BodyPart::Piece(piece),
                 Err(error) => {
                     tracing::error!(%error, ?series, "an answer was broken off");
-                    send(Part::Failed);
+                    send(BodyPart::Failed);
                     return;
                 }
             };
@@ -349,13 +351,13 @@ fn produce(
         }
         // Nobody sends trailers that the head did not name.
         let trailers = stats_value(&stats).map(|value| HeaderMap::from_iter([(HeaderName::from_static(STATS), value)]));
-        send(Part::End(trailers));
+        send(BodyPart::End(trailers));
     });
     rx
 }
 
 /// A body of known length when it is whole already, else the first pieces and what the producer sends.
-fn body_of(mut first: Vec<Bytes>, rest: Option<mpsc::Receiver<Part>>) -> Body {
+fn body_of(mut first: Vec<Bytes>, rest: Option<mpsc::Receiver<BodyPart>>) -> Body {
     let Some(rx) = rest else {
         let only = if first.len() == 1 { first.pop() } else { None };
         return Body::from(only.unwrap_or_else(|| {
@@ -364,17 +366,17 @@ fn body_of(mut first: Vec<Bytes>, rest: Option<mpsc::Receiver<Part>>) -> Body {
             all.freeze()
         }));
     };
-    Body::new(Streamed { first: first.into_iter(), rest: Some(rx) })
+    Body::new(StreamedBody { first: first.into_iter(), rest: Some(rx) })
 }
 
 /// The first pieces of an answer, and what its producer sends.
-struct Streamed {
+struct StreamedBody {
     first: std::vec::IntoIter<Bytes>,
     /// `None` once it is over.
-    rest: Option<mpsc::Receiver<Part>>,
+    rest: Option<mpsc::Receiver<BodyPart>>,
 }
 
-impl http_body::Body for Streamed {
+impl http_body::Body for StreamedBody {
     type Data = Bytes;
     type Error = std::io::Error;
 
@@ -387,12 +389,12 @@ impl http_body::Body for Streamed {
         }
         let Some(rest) = &mut self.rest else { return Poll::Ready(None) };
         let part = ready!(rest.poll_recv(cx));
-        if let Some(Part::Piece(piece)) = part {
+        if let Some(BodyPart::Piece(piece)) = part {
             return Poll::Ready(Some(Ok(Frame::data(piece))));
         }
         self.rest = None;
         Poll::Ready(match part {
-            Some(Part::End(trailers)) => trailers.map(|trailers| Ok(Frame::trailers(trailers))),
+            Some(BodyPart::End(trailers)) => trailers.map(|trailers| Ok(Frame::trailers(trailers))),
             _ => Some(Err(std::io::Error::other("the answer was broken off"))),
         })
     }
@@ -402,5 +404,5 @@ impl http_body::Body for Streamed {
 const _: fn() = || {
     fn is_send<T: Send>() {}
     is_send::<Block>();
-    is_send::<Answer>();
+    is_send::<QueryResult>();
 };

@@ -18,12 +18,12 @@ const ENCODED: &[u8] = b"\"<>\\^`{|}";
 
 /// What came of the head of the request that is being read, and what is still to be sent of its refusal.
 #[derive(Debug, Default)]
-pub(super) struct Unread {
+pub(super) struct HeadRefusal {
     head: Vec<u8>,
     pub refusal: Option<Bytes>,
 }
 
-impl Unread {
+impl HeadRefusal {
     /// Keeps the beginning of a head.
     pub fn hear(&mut self, bytes: &[u8], begins: bool) {
         if begins {
@@ -100,7 +100,7 @@ mod tests {
     const BARE: &[u8] = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 
     fn refusal(head: &[u8], answer: &[u8]) -> Option<serde_json::Value> {
-        let mut unread = Unread::default();
+        let mut unread = HeadRefusal::default();
         unread.hear(head, false);
         unread.refuse(answer);
         let refusal = unread.refusal?;

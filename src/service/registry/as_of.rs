@@ -6,29 +6,29 @@ use std::sync::Arc;
 use super::{DATASET, Service};
 use crate::error::{Error, ErrorCode, Result};
 use crate::registry::{RecordKind, RecordRef, RecordStatus};
-use crate::store::State;
+use crate::store::StoreState;
 use crate::types::SeriesKey;
 
 /// A state to read from, and which of its series.
 #[derive(Clone, Debug)]
-pub(in crate::service) struct View {
-    pub state: Arc<State>,
-    only: Option<Only>,
+pub(in crate::service) struct AsOfView {
+    pub state: Arc<StoreState>,
+    only: Option<VisibleSeries>,
 }
 
 #[derive(Clone, Debug)]
-struct Only {
+struct VisibleSeries {
     dataset: RecordRef,
     members: Arc<BTreeSet<String>>,
 }
 
-impl From<Arc<State>> for View {
-    fn from(state: Arc<State>) -> Self {
+impl From<Arc<StoreState>> for AsOfView {
+    fn from(state: Arc<StoreState>) -> Self {
         Self { state, only: None }
     }
 }
 
-impl View {
+impl AsOfView {
     /// Whether a glob may find a series.
     pub fn has(&self, key: &SeriesKey) -> bool {
         self.only.as_ref().is_none_or(|only| only.members.contains(key.as_str()))
@@ -56,7 +56,7 @@ impl Service {
     ///
     /// # Errors
     /// `snapshot_not_found`, also of a dataset that gave its snapshot back; `dataset_not_found`.
-    pub(in crate::service) fn view_as_of(&self, name: &str) -> Result<View> {
+    pub(in crate::service) fn view_as_of(&self, name: &str) -> Result<AsOfView> {
         let Some(text) = name.strip_prefix(DATASET) else { return Ok(self.store.as_of(name)?.into()) };
         let (name, version) = RecordRef::parse_short(RecordKind::Dataset, text)?;
         let record = self.record(RecordKind::Dataset, &name, version)?;
@@ -70,7 +70,7 @@ impl Service {
         match state {
             Ok(state) if state.commit == part.snapshot_commit => {
                 let members = self.records().members(&dataset)?;
-                Ok(View { state, only: Some(Only { dataset, members }) })
+                Ok(AsOfView { state, only: Some(VisibleSeries { dataset, members }) })
             }
             Ok(_) => gone("has lost its snapshot: there is another one of the name"),
             Err(error) if error.code() == ErrorCode::SnapshotNotFound => {

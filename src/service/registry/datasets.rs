@@ -14,10 +14,11 @@ use crate::query::select::{Selection, select};
 use crate::query::{Scan, ScanSpec};
 use crate::registry::hash::{self, RowsHash};
 use crate::registry::{
-    DatasetPart, MemberPart, Part, Pending, Record, RecordKind, RecordRef, RecordStatus, Role, check_name,
+    DatasetFields, DatasetMemberRow, PendingSnapshot, Record, RecordKind, RecordRef, RecordSeries, RecordStatus,
+    SeriesRole, check_name,
 };
 use crate::service::Scope;
-use crate::store::{SeriesState, State};
+use crate::store::{SeriesState, StoreState};
 use crate::types::{ColumnType, SeriesDef, SeriesKey, TimeUnit, time};
 
 impl Service {
@@ -46,18 +47,18 @@ impl Service {
         let snapshots = self.store.snapshots();
         let taken = snapshots.iter().filter_map(|(name, _)| name.strip_prefix(&own)?.parse().ok()).max().unwrap_or(0);
         let pending = self.records().begin_dataset(&spec.name, spec.snapshot.as_deref(), taken)?;
-        let mut begun = Begun { service: self, pending, is_made: false };
+        let mut begun = PendingDataset { service: self, pending, is_made: false };
         self.make_dataset(spec, &begun.pending, parents)?;
         begun.is_made = true;
         self.dataset(&spec.name, Some(begun.pending.version))
     }
 
-    fn make_dataset(&self, spec: &DatasetSpec, begun: &Pending, parents: Vec<RecordRef>) -> Result<()> {
+    fn make_dataset(&self, spec: &DatasetSpec, begun: &PendingSnapshot, parents: Vec<RecordRef>) -> Result<()> {
         if begun.drops {
             self.store.create_snapshot(&begun.snapshot)?;
         }
         let state = self.store.as_of(&begun.snapshot)?;
-        let mut total = Total::default();
+        let mut total = MemberTotals::default();
         for series in members_of(&state, &spec.members)? {
             total.add(self.read_member(&series)?, &series);
         }
@@ -66,7 +67,7 @@ impl Service {
             status: spec.status,
             description: spec.description.clone(),
             created_at: rfc3339(wall_ms()),
-            dataset: Some(DatasetPart {
+            dataset: Some(DatasetFields {
                 source: spec.source.clone(),
                 market: spec.market.clone(),
                 snapshot: begun.snapshot.clone(),
@@ -96,7 +97,7 @@ impl Service {
     }
 
     /// Reads every row of a series.
-    fn read_member(&self, series: &Arc<SeriesState>) -> Result<MemberPart> {
+    fn read_member(&self, series: &Arc<SeriesState>) -> Result<DatasetMemberRow> {
         let mut rows = RowsHash::default();
         let mut bounds: Option<(i64, i64)> = None;
         for block in Scan::new(series, self.store.cache(), &ScanSpec::range((i64::MIN, i64::MAX))) {
@@ -108,7 +109,7 @@ impl Service {
             }
             rows.update(&columns, block.rows);
         }
-        Ok(MemberPart {
+        Ok(DatasetMemberRow {
             version: series.version,
             rows: rows.rows(),
             first_ts: bounds.map(|(first, _)| first),
@@ -148,13 +149,13 @@ impl Service {
 }
 
 /// What was begun for a dataset: undone unless it is made, also when a panic ends the making.
-struct Begun<'a> {
+struct PendingDataset<'a> {
     service: &'a Service,
-    pending: Pending,
+    pending: PendingSnapshot,
     is_made: bool,
 }
 
-impl Drop for Begun<'_> {
+impl Drop for PendingDataset<'_> {
     fn drop(&mut self) {
         if !self.is_made {
             self.service.catalog.undo(&self.service.store, &self.pending);
@@ -164,25 +165,25 @@ impl Drop for Begun<'_> {
 
 /// Sums over the members of a dataset.
 #[derive(Default)]
-struct Total {
+struct MemberTotals {
     rows: u64,
     /// Earliest and latest timestamps, with their units.
     start: Option<(i64, TimeUnit)>,
     end: Option<(i64, TimeUnit)>,
     /// Key, layout, rows and checksum of each.
     lines: Vec<(String, String, u64, String)>,
-    parts: Vec<Part>,
+    parts: Vec<RecordSeries>,
 }
 
-impl Total {
-    fn add(&mut self, member: MemberPart, series: &SeriesState) {
+impl MemberTotals {
+    fn add(&mut self, member: DatasetMemberRow, series: &SeriesState) {
         let (key, unit) = (series.def.key.to_string(), series.def.unit);
         let ends = |ts: Option<i64>| ts.map(|ts| (ts, unit));
         self.start = self.start.into_iter().chain(ends(member.first_ts)).min_by_key(|end| nanos(*end));
         self.end = self.end.into_iter().chain(ends(member.last_ts)).max_by_key(|end| nanos(*end));
         self.rows += member.rows;
         self.lines.push((key.clone(), layout(&series.def), member.rows, member.checksum.clone()));
-        self.parts.push(Part { series: key, role: Role::Member, member: Some(member) });
+        self.parts.push(RecordSeries { series: key, role: SeriesRole::Member, member: Some(member) });
     }
 }
 
@@ -211,7 +212,7 @@ fn layout(def: &SeriesDef) -> String {
 }
 
 /// The series that keys and globs name, by key.
-fn members_of(state: &State, named: &[String]) -> Result<Vec<Arc<SeriesState>>> {
+fn members_of(state: &StoreState, named: &[String]) -> Result<Vec<Arc<SeriesState>>> {
     if named.is_empty() {
         return Err(Error::invalid("members names no series"));
     }
@@ -239,7 +240,7 @@ fn page((records, next_cursor): (Vec<Record>, Option<String>)) -> Result<Dataset
 fn dataset(record: Record, whole: bool) -> Result<Dataset> {
     let Record { reference, status, description, created_at, parents, parts, parts_total, dataset, .. } = record;
     let part = dataset.ok_or_else(|| Error::internal(format!("{reference} is no dataset")))?;
-    let member = |part: Part| {
+    let member = |part: RecordSeries| {
         let member = part.member.ok_or_else(|| Error::internal(format!("{} is no member", part.series)))?;
         Ok(DatasetMember {
             series: SeriesKey::parse(&part.series)?,
@@ -285,7 +286,7 @@ mod tests {
         let service = Service::open(dir.path(), true, options).unwrap();
         let begin = |is_made: bool| {
             let pending = service.records().begin_dataset("a", None, 0).unwrap();
-            let begun = Begun { service: &service, pending, is_made };
+            let begun = PendingDataset { service: &service, pending, is_made };
             service.store.create_snapshot(&begun.pending.snapshot).unwrap();
             begun
         };

@@ -7,7 +7,9 @@ use super::{
     check_count, check_first_status, check_text,
 };
 use crate::error::{Error, ErrorCode, Result};
-use crate::registry::{DefinitionPart, Part, Record, RecordKind, RecordRef, RecordStatus, Role, check_name, hash};
+use crate::registry::{
+    DefinitionFields, Record, RecordKind, RecordRef, RecordSeries, RecordStatus, SeriesRole, check_name, hash,
+};
 use crate::service::Scope;
 use crate::types::SeriesKey;
 use crate::types::schema::series_not_found;
@@ -51,7 +53,8 @@ impl Service {
         outputs.iter().try_for_each(|key| self.caller.may_touch(Scope::Write, key))?;
         let config_hash = hash::sha256(definition.as_bytes());
         let identity = serde_json::json!([config_hash, spec.code_version, parents, inputs, outputs]).to_string();
-        let part = |role: Role| move |key: SeriesKey| Part { series: key.to_string(), role, member: None };
+        let part =
+            |role: SeriesRole| move |key: SeriesKey| RecordSeries { series: key.to_string(), role, member: None };
         let record = Record {
             // The registry gives the version.
             reference: RecordRef::new(kind, &spec.name, 1),
@@ -59,12 +62,12 @@ impl Service {
             description: spec.description.clone(),
             created_at: rfc3339(wall_ms()),
             dataset: None,
-            definition: Some(DefinitionPart { definition, config_hash, code_version: spec.code_version.clone() }),
+            definition: Some(DefinitionFields { definition, config_hash, code_version: spec.code_version.clone() }),
             parents,
             parts: inputs
                 .into_iter()
-                .map(part(Role::Input))
-                .chain(outputs.into_iter().map(part(Role::Output)))
+                .map(part(SeriesRole::Input))
+                .chain(outputs.into_iter().map(part(SeriesRole::Output)))
                 .collect(),
             parts_total: 0,
         };
@@ -147,8 +150,8 @@ fn definition(record: Record) -> Result<Definition> {
     let mut outputs = Vec::new();
     for part in parts {
         match part.role {
-            Role::Output => outputs.push(SeriesKey::parse(&part.series)?),
-            Role::Input | Role::Member => inputs.push(part.series),
+            SeriesRole::Output => outputs.push(SeriesKey::parse(&part.series)?),
+            SeriesRole::Input | SeriesRole::Member => inputs.push(part.series),
         }
     }
     Ok(Definition {

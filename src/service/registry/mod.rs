@@ -17,12 +17,12 @@ use crate::disk::DiskPath;
 use crate::error::{Error, Result};
 use crate::format::backup::is_registry_copy;
 use crate::registry::{
-    Filter, Pending, Record, RecordKind, RecordRef, RecordStatus, Registry, check_name, parse_version,
+    PendingSnapshot, Record, RecordKind, RecordRef, RecordSelection, RecordStatus, Registry, check_name, parse_version,
 };
-use crate::store::{self, DATASET_SNAPSHOT, State, Store};
+use crate::store::{self, DATASET_SNAPSHOT, Store, StoreState};
 use crate::types::SeriesKey;
 
-pub(super) use as_of::View;
+pub(super) use as_of::AsOfView;
 pub use replies::*;
 
 use super::{Scope, Service, SnapshotDropped};
@@ -71,7 +71,7 @@ impl Catalog {
 
     /// Drops the snapshot of a dataset that is not made, or is archived. What cannot be done now is left for the next
     /// opening.
-    fn undo(&self, store: &Store, pending: &Pending) {
+    fn undo(&self, store: &Store, pending: &PendingSnapshot) {
         let _held = self.snapshots.lock().unwrap_or_else(PoisonError::into_inner);
         if let Err(error) = self.release(store, pending) {
             tracing::warn!(%error, snapshot = %pending.snapshot, "the snapshot of a dataset stays until the next opening");
@@ -79,7 +79,7 @@ impl Catalog {
     }
 
     /// The same; nobody else may drop or need snapshots meanwhile.
-    fn release(&self, store: &Store, pending: &Pending) -> Result<()> {
+    fn release(&self, store: &Store, pending: &PendingSnapshot) -> Result<()> {
         let own = RecordRef::new(RecordKind::Dataset, &pending.name, pending.version);
         let is_there = store.snapshot().snapshots.contains_key(&pending.snapshot);
         // Another dataset may have named it.
@@ -95,18 +95,18 @@ impl Catalog {
     }
 
     /// A copy for a backup, in a directory for unfinished files; `None` when there is nothing to copy.
-    pub fn copy(&self, root: &Path, wall_ms: i64) -> Result<Option<Copied>> {
+    pub fn copy(&self, root: &Path, wall_ms: i64) -> Result<Option<RegistryCopy>> {
         let name = format!("{}-registry.{wall_ms}.tmp", std::process::id());
-        let copied = Copied(root.join("tmp").join(name));
+        let copied = RegistryCopy(root.join("tmp").join(name));
         Ok(self.records.copy_to(&copied.0)?.then_some(copied))
     }
 }
 
 /// A copy that goes when it is no longer needed.
 #[derive(Debug)]
-pub(super) struct Copied(pub PathBuf);
+pub(super) struct RegistryCopy(pub PathBuf);
 
-impl Drop for Copied {
+impl Drop for RegistryCopy {
     fn drop(&mut self) {
         if let Err(error) = crate::disk::remove(&DiskPath::os(&self.0)) {
             tracing::warn!(%error, "a copy of the registry stays behind until the next opening");
@@ -150,7 +150,7 @@ impl Service {
             check_name(kind, name).map_err(|_| foreign())?;
             Ok((name.to_owned(), parse_version(kind, version).map_err(|_| foreign())?))
         });
-        let page = self.records().page(&Filter {
+        let page = self.records().page(&RecordSelection {
             kind,
             name: filter.name.as_deref(),
             status: filter.status,
@@ -182,8 +182,8 @@ impl Service {
         let record = self.record(kind, name, version)?.reference;
         let found = self.records().lineage(&record, &self.caller.prefixes)?;
         let found = found.ok_or_else(|| kind.not_found(&record.short()))?;
-        let nodes = |nodes: Vec<crate::registry::Node>| {
-            let node = |node: crate::registry::Node| LineageNode {
+        let nodes = |nodes: Vec<crate::registry::LineageMember>| {
+            let node = |node: crate::registry::LineageMember| LineageNode {
                 record: node.reference,
                 status: node.status,
                 depth: node.depth,
@@ -266,7 +266,7 @@ impl Service {
     }
 
     /// How many named snapshots of a state may be told of.
-    pub(super) fn snapshots_seen(&self, state: &State) -> u64 {
+    pub(super) fn snapshots_seen(&self, state: &StoreState) -> u64 {
         if !self.caller.is_limited() {
             return state.snapshots.len() as u64;
         }

@@ -21,19 +21,19 @@ pub use target::{BEGUN, LISTING};
 
 use super::checkpoint::{load_receipts, load_run, receipts_path, run_path};
 use super::chunk::{ChunkFile, series_dir_name};
-use super::log::{Log, Recovered, Start};
+use super::log::{Log, RecoveredLog, ReplayStart};
 use super::manifest::{Contents, checkpoint_path};
 use super::recover::{DIRECTORIES, FORMAT_FILE, format_text};
 use super::seal::tombstone_name;
-use super::{Inner, Store, StoreOptions, Watch, sidecar, wall_ms};
-use crate::disk::view::ViewDisk;
+use super::{Store, StoreInner, StoreOptions, TaskControl, sidecar, wall_ms};
+use crate::disk::view::OverlayDisk;
 use crate::disk::{self, DiskPath, File};
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::FORMAT_VERSION;
-use crate::format::backup::{BACKUP_VERSION, Backup, BackupDamage, BackupFile, How, decode_backup};
+use crate::format::backup::{BACKUP_VERSION, Backup, BackupDamage, BackupFile, CopyMethod, decode_backup};
 use crate::format::tombstone::{TombstoneFile, decode_tombstone, encode_tombstone};
 use crate::types::SeriesDef;
-use target::{Target, Wanted};
+use target::{BackupTarget, ExpectedFile};
 
 /// Bytes at each end of a file by which two files of one name are told apart.
 const ENDS_BYTES: u64 = 64;
@@ -103,24 +103,24 @@ pub struct BackupReport {
 
 /// Counts what is done.
 #[derive(Debug, Default)]
-struct Tally {
+struct FileCounts {
     kept: FileCount,
     linked: FileCount,
     copied: FileCount,
 }
 
-impl Tally {
+impl FileCounts {
     fn count(&mut self, file: &BackupFile) {
         match file.how {
-            How::Kept => self.kept.add(file.bytes),
-            How::Linked => self.linked.add(file.bytes),
-            How::Copied | How::Written => self.copied.add(file.bytes),
+            CopyMethod::Kept => self.kept.add(file.bytes),
+            CopyMethod::Linked => self.linked.add(file.bytes),
+            CopyMethod::Copied | CopyMethod::Written => self.copied.add(file.bytes),
         }
     }
 }
 
 /// What a backup is made from.
-struct Held {
+struct BackupSource {
     contents: Contents,
     chunks: HashMap<u64, Arc<ChunkFile>>,
     /// Run and receipt files by their path from the root.
@@ -158,20 +158,20 @@ impl Store {
     /// something else;
     /// `corrupt_data` naming a damaged file of the store; `storage_full`; `writer_stopped` when what is in the log
     /// cannot be moved out of it; `not_ready` when it was cancelled. Whatever was begun is taken away again.
-    pub fn backup(&self, target: &Path, options: &BackupOptions, watch: &Watch) -> Result<BackupReport> {
+    pub fn backup(&self, target: &Path, options: &BackupOptions, watch: &TaskControl) -> Result<BackupReport> {
         self.inner.backup(&self.inner.root.elsewhere(target), options, watch)
     }
 }
 
-impl Inner {
-    fn backup(&self, target: &DiskPath, options: &BackupOptions, watch: &Watch) -> Result<BackupReport> {
+impl StoreInner {
+    fn backup(&self, target: &DiskPath, options: &BackupOptions, watch: &TaskControl) -> Result<BackupReport> {
         let begun = Instant::now();
         check_apart(&self.root, target)?;
         check_not_inside(target)?;
         if options.dry_run {
             return self.plan(target, options);
         }
-        let mut target = Target::open(target, &self.epoch, options, watch)?;
+        let mut target = BackupTarget::open(target, &self.epoch, options, watch)?;
         let outcome =
             self.hold().and_then(|held| self.fill(&mut target, &held).map(|removed| (held.contents, removed)));
         let (contents, files_removed) = match outcome {
@@ -243,7 +243,7 @@ impl Inner {
     }
 
     /// Moves everything out of the log and takes hold of all files the manifest names then.
-    fn hold(&self) -> Result<Held> {
+    fn hold(&self) -> Result<BackupSource> {
         let mut maintenance = self.maintenance();
         let outcome = self.checkpoint_with(&mut maintenance);
         self.note_upkeep(&outcome);
@@ -264,18 +264,26 @@ impl Inner {
         drop(maintenance);
         contents.waiting.clear();
         (contents.wal_first_segment, contents.wal_first_lsn) = (1, 1);
-        Ok(Held { contents, chunks, tails })
+        Ok(BackupSource { contents, chunks, tails })
     }
 
     /// Brings everything into the target. Gives how many files it removed there.
-    fn fill(&self, target: &mut Target<'_>, held: &Held) -> Result<u64> {
+    fn fill(&self, target: &mut BackupTarget<'_>, held: &BackupSource) -> Result<u64> {
         let contents = &held.contents;
         target.watch.plan(contents.chunks.values().map(|chunk| chunk.file_bytes).sum());
         target.watch.plan(held.tails.values().map(|(.., bytes)| bytes).sum());
         for (name, (source, file, bytes)) in &held.tails {
             let same = |path: &DiskPath| same_ends(file, source, path);
             let (name, bytes) = (name.clone(), Some(*bytes));
-            target.put(&Wanted { name, source, held: Some(file), bytes, crc: None, same: &same, derived: false })?;
+            target.put(&ExpectedFile {
+                name,
+                source,
+                held: Some(file),
+                bytes,
+                crc: None,
+                same: &same,
+                derived: false,
+            })?;
         }
         // The manifest has no checksum of all their bytes, so they are read as an opening reads them.
         for record in contents.runs.values() {
@@ -290,7 +298,7 @@ impl Inner {
             let chunk = held.chunks.get(&record.id);
             let chunk = chunk.ok_or_else(|| Error::internal(format!("nobody has chunk {} open", record.id)))?;
             let same = |path: &DiskPath| chunk.is_file(path);
-            target.put(&Wanted {
+            target.put(&ExpectedFile {
                 name: chunk.name().to_owned(),
                 source: chunk.path(),
                 held: None,
@@ -305,7 +313,7 @@ impl Inner {
                 let Some(file) = source.exists().then(|| disk::open(&source).ok()).flatten() else { continue };
                 let same = |path: &DiskPath| same_ends(&file, &source, path);
                 let name = PathBuf::from(chunk.name()).with_extension(extension).display().to_string();
-                target.put(&Wanted {
+                target.put(&ExpectedFile {
                     name,
                     source: &source,
                     held: Some(&file),
@@ -343,7 +351,7 @@ impl Inner {
     }
 
     /// The files that deletes left beside the chunks; one that is missing or damaged is written anew.
-    fn put_tombstones(&self, target: &mut Target<'_>, contents: &Contents) -> Result<()> {
+    fn put_tombstones(&self, target: &mut BackupTarget<'_>, contents: &Contents) -> Result<()> {
         for (series_id, commit, start, end) in &contents.tombstones {
             let Some(series) = contents.series.get(series_id) else { continue };
             let name = format!("chunks/{}/{}", series_dir_name(*series_id), tombstone_name(*commit));
@@ -358,7 +366,7 @@ impl Inner {
                     let (bytes, crc) = (Some(bytes.len() as u64), Some(crc32c::crc32c(&bytes)));
                     let same = |path: &DiskPath| path.exists();
                     let source = &source;
-                    target.put(&Wanted { name, source, held: None, bytes, crc, same: &same, derived: false })?;
+                    target.put(&ExpectedFile { name, source, held: None, bytes, crc, same: &same, derived: false })?;
                 }
                 _ => target.write(&name, &encode_tombstone(&file)?)?,
             }
@@ -424,8 +432,8 @@ fn check_not_inside(target: &DiskPath) -> Result<()> {
 
 /// Writes a log without frames. It grows by segments as long as they are configured.
 fn empty_log(root: &DiskPath) -> Result<()> {
-    let start = Start { segment: 1, lsn: 1, last_segment: 0, new: true };
-    Log::open(root, start, &Recovered::default(), EMPTY_LOG_BYTES).map(|_| ())
+    let start = ReplayStart { segment: 1, lsn: 1, last_segment: 0, new: true };
+    Log::open(root, start, &RecoveredLog::default(), EMPTY_LOG_BYTES).map(|_| ())
 }
 
 /// Refuses a directory in which a backup or a restore was begun and never finished.
@@ -457,13 +465,13 @@ fn read_only(root: &DiskPath) -> Error {
 pub(super) fn open(root: &DiskPath, options: StoreOptions) -> Result<Store> {
     let listing = read_listing(root)?;
     let names = listing.files.iter().map(|file| file.path.as_str()).filter(|name| !name.starts_with("wal/"));
-    let view = ViewDisk::of(root, names);
+    let view = OverlayDisk::of(root, names);
     for name in ["wal", "tmp"] {
         disk::create_dir(&view.join(name))?;
     }
     empty_log(&view)?;
     let options = StoreOptions { upkeep: false, wal_segment_bytes: EMPTY_LOG_BYTES, ..options };
-    let inner = Inner::open(&view, false, options)?;
+    let inner = StoreInner::open(&view, false, options)?;
     inner.queue.refuse(read_only(root));
     Ok(Store { inner: Arc::new(inner), upkeep: None, shared: None })
 }

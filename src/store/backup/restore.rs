@@ -13,7 +13,7 @@ use std::time::Instant;
 use super::as_of::as_of;
 use super::target::is_litter;
 use super::{check_apart, check_not_inside, contents_of, empty_log, read_listing};
-use crate::disk::{self, DiskPath, Lock, Staged};
+use crate::disk::{self, DiskPath, Lock, StagedFile};
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::FORMAT_VERSION;
 use crate::format::backup::{Backup, BackupDamage, BackupFile, REGISTRY_FILE, is_registry_copy};
@@ -27,7 +27,7 @@ use crate::store::manifest::{Contents, checkpoint_path};
 use crate::store::recover::{DIRECTORIES, FORMAT_FILE, LOCK_FILE, format_text, is_beside, parse_def};
 use crate::store::seal::tombstone_name;
 use crate::store::state::Run;
-use crate::store::{Inner, SeriesId, Store, StoreOptions, Watch};
+use crate::store::{SeriesId, Store, StoreInner, StoreOptions, TaskControl};
 
 /// Stands in a directory that is being restored into.
 pub const BEGUN: &str = "restore.begun";
@@ -77,7 +77,7 @@ pub struct RestoreReport {
 /// # Errors
 /// `not_found` without a finished backup, `corrupt_data` naming a damaged file of it, `invalid_argument` for a
 /// directory that is not empty, `snapshot_not_found`, `storage_full`. What was begun is taken away again.
-pub fn restore(backup: &Path, root: &Path, options: &RestoreOptions, watch: &Watch) -> Result<RestoreReport> {
+pub fn restore(backup: &Path, root: &Path, options: &RestoreOptions, watch: &TaskControl) -> Result<RestoreReport> {
     restore_on(&DiskPath::os(backup), &DiskPath::os(root), options, watch)
 }
 
@@ -89,7 +89,7 @@ pub fn restore_on(
     backup: &DiskPath,
     root: &DiskPath,
     options: &RestoreOptions,
-    watch: &Watch,
+    watch: &TaskControl,
 ) -> Result<RestoreReport> {
     let begun = Instant::now();
     check_apart(backup, root)?;
@@ -139,7 +139,7 @@ pub fn restore_on(
             watch.plan(report.bytes);
         }
         let made = !root.exists();
-        let work = Work { backup, root, options, watch };
+        let work = RestoreWork { backup, root, options, watch };
         report.epoch = Some(work.run(contents, &taken, &report.damaged, made)?);
         report.applied = true;
     }
@@ -169,7 +169,7 @@ fn check_files(
     backup: &DiskPath,
     listing: &Backup,
     options: &RestoreOptions,
-    watch: &Watch,
+    watch: &TaskControl,
 ) -> Result<BTreeMap<String, BackupDamage>> {
     let mut damage = BTreeMap::new();
     let mut note = |path: &str, reason: String, may: bool| {
@@ -311,14 +311,14 @@ fn clear(root: &DiskPath) -> Result<()> {
 }
 
 /// The work once everything is checked.
-struct Work<'a> {
+struct RestoreWork<'a> {
     backup: &'a DiskPath,
     root: &'a DiskPath,
     options: &'a RestoreOptions,
-    watch: &'a Watch,
+    watch: &'a TaskControl,
 }
 
-impl Work<'_> {
+impl RestoreWork<'_> {
     /// Makes the store. Gives its epoch.
     fn run(&self, contents: Contents, taken: &[&BackupFile], damaged: &[BackupDamage], made: bool) -> Result<String> {
         disk::create_dir(self.root)?;
@@ -372,7 +372,7 @@ impl Work<'_> {
         disk::publish(&tmp, &root.join(FORMAT_FILE), format_text().as_bytes())?;
         drop(lock);
         let options = StoreOptions { upkeep: false, ..StoreOptions::default() };
-        let store = Store { inner: Arc::new(Inner::open(root, false, options)?), upkeep: None, shared: None };
+        let store = Store { inner: Arc::new(StoreInner::open(root, false, options)?), upkeep: None, shared: None };
         compare(&store, &contents, damaged)?;
         drop(store);
         disk::remove(&root.join(BEGUN))?;
@@ -390,7 +390,7 @@ impl Work<'_> {
         if self.options.link && !is_registry_copy(&file.path) && disk::link(&from, path)? {
             return Ok(());
         }
-        let mut staged = Staged::create(&self.root.join("tmp"))?;
+        let mut staged = StagedFile::create(&self.root.join("tmp"))?;
         let (bytes, crc) = read_through(&from, &mut |part| {
             staged.put(part)?;
             self.watch.advance(part.len() as u64)
@@ -450,7 +450,7 @@ impl Work<'_> {
     }
 
     fn write_runs(&self, id: u64, runs: &[(SeriesId, Run)], contents: &Contents) -> Result<RunRecord> {
-        let mut staged = Staged::create(&self.root.join("tmp"))?;
+        let mut staged = StagedFile::create(&self.root.join("tmp"))?;
         let path = staged.path().clone();
         let fail = |error: &std::io::Error| Error::io("write", &path, error);
         let origin = RunOrigin { level: 0, base_commit: contents.base_commit };

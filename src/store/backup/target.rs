@@ -7,11 +7,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{BackupOptions, Tally, read_listing};
-use crate::disk::{self, DiskPath, File, Lock, Staged};
+use super::{BackupOptions, FileCounts, read_listing};
+use crate::disk::{self, DiskPath, File, Lock, StagedFile};
 use crate::error::{Error, ErrorCode, Result};
-use crate::format::backup::{Backup, BackupDamage, BackupFile, How, encode_backup, is_registry_copy, registry_copy};
-use crate::store::Watch;
+use crate::format::backup::{
+    Backup, BackupDamage, BackupFile, CopyMethod, encode_backup, is_registry_copy, registry_copy,
+};
+use crate::store::TaskControl;
 
 /// The listing of a finished backup.
 pub const LISTING: &str = "backup.json";
@@ -20,12 +22,12 @@ pub const BEGUN: &str = "backup.begun";
 const LOCK: &str = "LOCK";
 
 /// A backup being made.
-pub struct Target<'a> {
+pub struct BackupTarget<'a> {
     pub root: DiskPath,
     tmp: DiskPath,
     pub options: &'a BackupOptions,
-    pub watch: &'a Watch,
-    pub tally: Tally,
+    pub watch: &'a TaskControl,
+    pub tally: FileCounts,
     /// What the backup that is there already has, and what of it was damaged.
     old: BTreeMap<String, BackupFile>,
     old_damaged: BTreeSet<String>,
@@ -42,7 +44,7 @@ pub struct Target<'a> {
 }
 
 /// What is known of a file before it is read.
-pub struct Wanted<'a> {
+pub struct ExpectedFile<'a> {
     /// Path from the directory of the store, and of the backup.
     pub name: String,
     pub source: &'a DiskPath,
@@ -96,9 +98,9 @@ pub fn is_litter(root: &DiskPath, name: &str) -> bool {
     name == "tmp" && dir.is_dir() && disk::list(&dir).is_ok_and(|names| names.iter().all(|name| name.ends_with(".tmp")))
 }
 
-impl<'a> Target<'a> {
+impl<'a> BackupTarget<'a> {
     /// Begins or goes on in a directory.
-    pub fn open(root: &DiskPath, epoch: &str, options: &'a BackupOptions, watch: &'a Watch) -> Result<Self> {
+    pub fn open(root: &DiskPath, epoch: &str, options: &'a BackupOptions, watch: &'a TaskControl) -> Result<Self> {
         look(root, epoch)?;
         let base = match &options.base {
             None => None,
@@ -126,7 +128,7 @@ impl<'a> Target<'a> {
             tmp: tmp.clone(),
             options,
             watch,
-            tally: Tally::default(),
+            tally: FileCounts::default(),
             old: BTreeMap::new(),
             old_damaged: BTreeSet::new(),
             base,
@@ -237,7 +239,7 @@ impl<'a> Target<'a> {
     ///
     /// # Errors
     /// `corrupt_data` naming a file that is not what the manifest says, unless damage is allowed.
-    pub fn put(&mut self, wanted: &Wanted<'_>) -> Result<()> {
+    pub fn put(&mut self, wanted: &ExpectedFile<'_>) -> Result<()> {
         let path = self.place_of(&wanted.name)?;
         let fits = |known: &BackupFile| {
             wanted.bytes.is_none_or(|bytes| bytes == known.bytes)
@@ -251,7 +253,7 @@ impl<'a> Target<'a> {
         };
         if fits(&known) && (wanted.same)(&path) {
             self.pass(known.bytes, !wanted.derived)?;
-            self.list(BackupFile { how: How::Kept, ..known });
+            self.list(BackupFile { how: CopyMethod::Kept, ..known });
             return Ok(());
         }
         if wanted.derived {
@@ -271,7 +273,7 @@ impl<'a> Target<'a> {
     }
 
     /// Gives a file that is there already its second name here.
-    fn link(&mut self, wanted: &Wanted<'_>, path: &DiskPath) -> Result<bool> {
+    fn link(&mut self, wanted: &ExpectedFile<'_>, path: &DiskPath) -> Result<bool> {
         let known =
             self.base.as_ref().and_then(|(root, files)| Some((root.join(&wanted.name), files.get(&wanted.name)?)));
         let known = known.filter(|(_, file)| {
@@ -286,7 +288,7 @@ impl<'a> Target<'a> {
             self.add(path);
             match self.linked(wanted, path, Some(file.crc32c))? {
                 (bytes, crc32c) if (bytes, crc32c) == (file.bytes, file.crc32c) => {
-                    self.list(BackupFile { how: How::Linked, ..file });
+                    self.list(BackupFile { how: CopyMethod::Linked, ..file });
                     return Ok(true);
                 }
                 // The store still has it whole, perhaps.
@@ -299,13 +301,13 @@ impl<'a> Target<'a> {
         self.add(path);
         let (bytes, crc32c) = self.linked(wanted, path, wanted.crc)?;
         self.judge(wanted, bytes, crc32c)?;
-        let (path, how) = (wanted.name.clone(), How::Linked);
+        let (path, how) = (wanted.name.clone(), CopyMethod::Linked);
         self.list(BackupFile { path, bytes, crc32c, how, shared: true });
         Ok(true)
     }
 
     /// Bytes and checksum of a file that was linked; read for it unless that is not wanted.
-    fn linked(&self, wanted: &Wanted<'_>, path: &DiskPath, crc: Option<u32>) -> Result<(u64, u32)> {
+    fn linked(&self, wanted: &ExpectedFile<'_>, path: &DiskPath, crc: Option<u32>) -> Result<(u64, u32)> {
         let file = disk::open(path)?;
         match crc.filter(|_| !self.options.verify) {
             None => self.checksum(&file, path, !wanted.derived),
@@ -318,7 +320,7 @@ impl<'a> Target<'a> {
     }
 
     /// Refuses a file that is not the one the manifest names, or takes it down as damaged.
-    fn judge(&mut self, wanted: &Wanted<'_>, bytes: u64, crc: u32) -> Result<()> {
+    fn judge(&mut self, wanted: &ExpectedFile<'_>, bytes: u64, crc: u32) -> Result<()> {
         let name = &wanted.name;
         let reason = match (wanted.bytes, wanted.crc) {
             (Some(expected), _) if expected != bytes => format!("{name}: {bytes} bytes, expected {expected}"),
@@ -351,7 +353,7 @@ impl<'a> Target<'a> {
     }
 
     /// Copies a file, in the place of a `known` one that is damaged or should be a file of its own.
-    fn copy(&mut self, wanted: &Wanted<'_>, path: &DiskPath, known: Option<&BackupFile>) -> Result<()> {
+    fn copy(&mut self, wanted: &ExpectedFile<'_>, path: &DiskPath, known: Option<&BackupFile>) -> Result<()> {
         let opened;
         let file = match wanted.held {
             Some(file) => file,
@@ -364,7 +366,7 @@ impl<'a> Target<'a> {
                 &opened
             }
         };
-        let mut staged = Staged::create(&self.tmp)?;
+        let mut staged = StagedFile::create(&self.tmp)?;
         let (mut bytes, mut crc32c) = (0, 0);
         disk::read_parts(file, wanted.source, &mut |part| {
             bytes += part.len() as u64;
@@ -377,7 +379,7 @@ impl<'a> Target<'a> {
             return Err(self.diverged(&wanted.name));
         }
         self.publish(staged, path, known.is_some())?;
-        self.list(BackupFile { path: wanted.name.clone(), bytes, crc32c, how: How::Copied, shared: false });
+        self.list(BackupFile { path: wanted.name.clone(), bytes, crc32c, how: CopyMethod::Copied, shared: false });
         Ok(())
     }
 
@@ -391,15 +393,15 @@ impl<'a> Target<'a> {
         if let Some(known) = known
             && path.exists()
         {
-            self.list(BackupFile { how: How::Kept, ..known });
+            self.list(BackupFile { how: CopyMethod::Kept, ..known });
             return Ok(());
         }
         disk::remove(&path)?;
         let (held, bytes, crc) = (Some(&file), Some(bytes), Some(crc));
-        self.copy(&Wanted { name, source, held, bytes, crc, same: &|_| false, derived: true }, &path, None)
+        self.copy(&ExpectedFile { name, source, held, bytes, crc, same: &|_| false, derived: true }, &path, None)
     }
 
-    fn publish(&mut self, staged: Staged, path: &DiskPath, replaces: bool) -> Result<()> {
+    fn publish(&mut self, staged: StagedFile, path: &DiskPath, replaces: bool) -> Result<()> {
         if replaces {
             staged.replace(path)?;
             self.changed(path);
@@ -416,8 +418,13 @@ impl<'a> Target<'a> {
     pub fn write(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
         let path = self.place_of(name)?;
         let crc32c = crc32c::crc32c(bytes);
-        let file =
-            BackupFile { path: name.to_owned(), bytes: bytes.len() as u64, crc32c, how: How::Written, shared: false };
+        let file = BackupFile {
+            path: name.to_owned(),
+            bytes: bytes.len() as u64,
+            crc32c,
+            how: CopyMethod::Written,
+            shared: false,
+        };
         let mut replaces = false;
         if let Some(known) = self.old.get(name) {
             if (known.bytes, known.crc32c) != (file.bytes, crc32c) {
@@ -425,14 +432,14 @@ impl<'a> Target<'a> {
                 return Err(Error::invalid(detail).with_hint("name an empty or a new directory"));
             }
             if disk::read(&path).is_ok_and(|found| found == bytes) {
-                self.list(BackupFile { how: How::Kept, ..file });
+                self.list(BackupFile { how: CopyMethod::Kept, ..file });
                 return Ok(());
             }
             replaces = true;
         } else {
             disk::remove(&path)?;
         }
-        let mut staged = Staged::create(&self.tmp)?;
+        let mut staged = StagedFile::create(&self.tmp)?;
         staged.put(bytes)?;
         self.publish(staged, &path, replaces)?;
         self.list(file);
@@ -445,7 +452,7 @@ impl<'a> Target<'a> {
         if let Some(known) = self.old.get(name)
             && path.exists()
         {
-            let kept = BackupFile { how: How::Kept, ..known.clone() };
+            let kept = BackupFile { how: CopyMethod::Kept, ..known.clone() };
             self.list(kept);
             return Ok(());
         }
@@ -454,7 +461,7 @@ impl<'a> Target<'a> {
         self.add(&path);
         let bytes = disk::read(&path)?;
         let (bytes, crc32c) = (bytes.len() as u64, crc32c::crc32c(&bytes));
-        self.list(BackupFile { path: name.to_owned(), bytes, crc32c, how: How::Written, shared: false });
+        self.list(BackupFile { path: name.to_owned(), bytes, crc32c, how: CopyMethod::Written, shared: false });
         Ok(())
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::finding::{Finding, FindingKind, Severity};
 use super::tails::{map_of, words};
-use super::{Check, LOOKS, Look};
+use super::{FileReadOutcome, LOOKS, VerifyRun};
 use crate::disk::{self, DiskPath, File};
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::chunk::{self, ChunkMeta, ZONE_ROWS};
@@ -23,7 +23,7 @@ use crate::types::{ColumnType, Grid, SeriesDef};
 const PIECE_BYTES: u64 = 1 << 20;
 
 /// A chunk file that is being read.
-struct Chunk<'r> {
+struct ChunkUnderTest<'r> {
     record: &'r ChunkRecord,
     path: DiskPath,
     name: String,
@@ -31,14 +31,14 @@ struct Chunk<'r> {
 }
 
 /// What its rows say, for comparison with its sidecars.
-struct Told {
+struct RowFacts {
     zones: ZoneMap,
     coverage: Option<Coverage>,
     /// Every row was read and is right.
     whole: bool,
 }
 
-impl Chunk<'_> {
+impl ChunkUnderTest<'_> {
     fn finding(&self, kind: FindingKind, message: impl Into<String>) -> Finding {
         let mut finding = Finding::new(kind, self.name.clone(), message).file_id(self.record.id);
         finding.partition = Some(self.record.partition.clone());
@@ -54,7 +54,7 @@ impl Chunk<'_> {
     }
 }
 
-impl Check<'_> {
+impl VerifyRun<'_> {
     pub(super) fn chunks(&mut self) -> Result<()> {
         let records: Vec<ChunkRecord> = self.contents().chunks.values().cloned().collect();
         for record in &records {
@@ -69,8 +69,8 @@ impl Check<'_> {
         let path = self.dir(record.series_id).join(chunk_name(&record.partition, record.id));
         let name = self.name(&path);
         let file = match super::open(&path) {
-            Look::Is(file) => file,
-            Look::Gone => {
+            FileReadOutcome::Is(file) => file,
+            FileReadOutcome::Gone => {
                 self.watch.advance(record.file_bytes)?;
                 if self.reading.whole && self.still(|contents| contents.chunks.contains_key(&record.id))? {
                     let finding = Finding::new(FindingKind::MissingChunk, name, "the manifest names it");
@@ -80,14 +80,14 @@ impl Check<'_> {
                 }
                 return Ok(());
             }
-            Look::Unreadable(error) => {
+            FileReadOutcome::Unreadable(error) => {
                 self.add_of(record.series_id, super::unreadable(&name, &error).file_id(record.id));
                 return self.watch.advance(record.file_bytes);
             }
         };
         self.report.chunks += 1;
         self.report.rows += record.rows;
-        let chunk = Chunk { record, path, name, file };
+        let chunk = ChunkUnderTest { record, path, name, file };
         match self.chunk_file(&chunk) {
             Ok(()) => {}
             Err(error) if error.code() == ErrorCode::Io => {
@@ -100,7 +100,7 @@ impl Check<'_> {
         self.watch.check()
     }
 
-    fn chunk_file(&mut self, chunk: &Chunk<'_>) -> Result<()> {
+    fn chunk_file(&mut self, chunk: &ChunkUnderTest<'_>) -> Result<()> {
         let record = chunk.record;
         let found = disk::file_bytes(&chunk.file, &chunk.path)?;
         if found < record.file_bytes {
@@ -142,7 +142,7 @@ impl Check<'_> {
         }
         let before = self.report.count();
         let coverage = self.coverage_sidecar(chunk, &meta)?;
-        let mut told = Told {
+        let mut told = RowFacts {
             zones: ZoneMap::new(record.id, meta.series.columns.len() + 1),
             coverage: coverage.as_ref().map(|found| Coverage::new(record.id, found.grid)),
             whole: true,
@@ -164,7 +164,7 @@ impl Check<'_> {
     }
 
     /// A damaged footer, and the blocks that are damaged besides.
-    fn without_footer(&mut self, chunk: &Chunk<'_>, reason: &str) {
+    fn without_footer(&mut self, chunk: &ChunkUnderTest<'_>, reason: &str) {
         let record = chunk.record;
         let mut finding = chunk.all_rows(chunk.finding(FindingKind::DamagedFooter, reason));
         let salvage = salvage(chunk, record.file_bytes);
@@ -190,7 +190,13 @@ impl Check<'_> {
     }
 
     /// Head, blocks and what follows them. Gives the checksum of the whole file.
-    fn blocks(&mut self, chunk: &Chunk<'_>, meta: &ChunkMeta, footer_at: u64, told: &mut Told) -> Result<u32> {
+    fn blocks(
+        &mut self,
+        chunk: &ChunkUnderTest<'_>,
+        meta: &ChunkMeta,
+        footer_at: u64,
+        told: &mut RowFacts,
+    ) -> Result<u32> {
         let record = chunk.record;
         let head_bytes = chunk::head_bytes(meta)? as u64;
         let head = chunk.read(0, head_bytes)?;
@@ -253,7 +259,7 @@ impl Check<'_> {
         Ok(crc)
     }
 
-    fn sidecar_finding(&mut self, chunk: &Chunk<'_>, path: &DiskPath, message: &str) {
+    fn sidecar_finding(&mut self, chunk: &ChunkUnderTest<'_>, path: &DiskPath, message: &str) {
         let mut finding = Finding::new(FindingKind::DamagedSidecar, self.name(path), message);
         finding.file_id = Some(chunk.record.id);
         finding.partition = Some(chunk.record.partition.clone());
@@ -261,7 +267,7 @@ impl Check<'_> {
     }
 
     /// A sidecar that is not there; the writer may be about to replace it, or to remove its chunk.
-    fn missing_sidecar(&mut self, chunk: &Chunk<'_>, path: &DiskPath) -> Result<()> {
+    fn missing_sidecar(&mut self, chunk: &ChunkUnderTest<'_>, path: &DiskPath) -> Result<()> {
         for _ in 0..if self.live { LOOKS } else { 0 } {
             super::pause();
             if path.exists() {
@@ -279,19 +285,19 @@ impl Check<'_> {
     }
 
     /// Bytes of a small sidecar; nothing when it is missing, which is a finding where it should be there.
-    fn sidecar(&mut self, chunk: &Chunk<'_>, path: &DiskPath, wanted: bool) -> Result<Option<Vec<u8>>> {
+    fn sidecar(&mut self, chunk: &ChunkUnderTest<'_>, path: &DiskPath, wanted: bool) -> Result<Option<Vec<u8>>> {
         match super::read(path) {
-            Look::Is(bytes) => {
+            FileReadOutcome::Is(bytes) => {
                 self.count(bytes.len() as u64)?;
                 Ok(Some(bytes))
             }
-            Look::Gone => {
+            FileReadOutcome::Gone => {
                 if wanted {
                     self.missing_sidecar(chunk, path)?;
                 }
                 Ok(None)
             }
-            Look::Unreadable(error) => {
+            FileReadOutcome::Unreadable(error) => {
                 let finding = super::unreadable(&self.name(path), &error).file_id(chunk.record.id);
                 self.add_of(chunk.record.series_id, finding);
                 Ok(None)
@@ -300,7 +306,7 @@ impl Check<'_> {
     }
 
     /// The sidecars of a chunk whose footer cannot be read: whether they are whole and belong to it.
-    fn sidecars_alone(&mut self, chunk: &Chunk<'_>) -> Result<()> {
+    fn sidecars_alone(&mut self, chunk: &ChunkUnderTest<'_>) -> Result<()> {
         let record = chunk.record;
         let path = zone_map_path(&chunk.path);
         if let Some(bytes) = self.sidecar(chunk, &path, true)? {
@@ -318,7 +324,7 @@ impl Check<'_> {
         self.value_index(chunk, None)
     }
 
-    fn judge_sidecar(&mut self, chunk: &Chunk<'_>, path: &DiskPath, belongs: Result<(u64, u32)>) {
+    fn judge_sidecar(&mut self, chunk: &ChunkUnderTest<'_>, path: &DiskPath, belongs: Result<(u64, u32)>) {
         match belongs {
             Ok(of) if of == (chunk.record.id, chunk.record.footer_crc) => {}
             Ok(_) => self.sidecar_finding(chunk, path, "it belongs to another chunk"),
@@ -327,7 +333,7 @@ impl Check<'_> {
     }
 
     /// The coverage of a chunk when it is whole and belongs to it.
-    fn coverage_sidecar(&mut self, chunk: &Chunk<'_>, meta: &ChunkMeta) -> Result<Option<Coverage>> {
+    fn coverage_sidecar(&mut self, chunk: &ChunkUnderTest<'_>, meta: &ChunkMeta) -> Result<Option<Coverage>> {
         let path = coverage_path(&chunk.path);
         let wanted = Grid::of(&meta.series, Some(meta.ts_min)).is_ok();
         let Some(bytes) = self.sidecar(chunk, &path, wanted)? else { return Ok(None) };
@@ -341,7 +347,7 @@ impl Check<'_> {
         Ok(None)
     }
 
-    fn zone_map(&mut self, chunk: &Chunk<'_>, meta: &ChunkMeta, told: &Told) -> Result<()> {
+    fn zone_map(&mut self, chunk: &ChunkUnderTest<'_>, meta: &ChunkMeta, told: &RowFacts) -> Result<()> {
         let path = zone_map_path(&chunk.path);
         let Some(bytes) = self.sidecar(chunk, &path, true)? else { return Ok(()) };
         let found = match ZoneMap::decode(&bytes) {
@@ -362,7 +368,7 @@ impl Check<'_> {
     }
 
     /// A value index: its directory, its pages and how many rows it is about.
-    fn value_index(&mut self, chunk: &Chunk<'_>, meta: Option<&ChunkMeta>) -> Result<()> {
+    fn value_index(&mut self, chunk: &ChunkUnderTest<'_>, meta: Option<&ChunkMeta>) -> Result<()> {
         let path = value_index_path(&chunk.path);
         // It was written with the chunk when the registration asked for it then, and it still does.
         let now = self.defs.get(&chunk.record.series_id).cloned();
@@ -370,15 +376,15 @@ impl Check<'_> {
         let then = meta.map_or_else(Vec::new, |meta| wanted_columns(meta, &meta.series));
         let sure = wanted.iter().any(|column| then.contains(column));
         let file = match super::open(&path) {
-            Look::Is(file) => file,
-            Look::Gone if sure => return self.missing_sidecar(chunk, &path),
-            Look::Gone => {
+            FileReadOutcome::Is(file) => file,
+            FileReadOutcome::Gone if sure => return self.missing_sidecar(chunk, &path),
+            FileReadOutcome::Gone => {
                 if !wanted.is_empty() && !self.live {
                     self.stale(chunk, &path, "the registration asks for one now");
                 }
                 return Ok(());
             }
-            Look::Unreadable(error) => {
+            FileReadOutcome::Unreadable(error) => {
                 let finding = super::unreadable(&self.name(&path), &error).file_id(chunk.record.id);
                 self.add_of(chunk.record.series_id, finding);
                 return Ok(());
@@ -398,12 +404,12 @@ impl Check<'_> {
         Ok(())
     }
 
-    fn stale(&mut self, chunk: &Chunk<'_>, path: &DiskPath, message: &str) {
+    fn stale(&mut self, chunk: &ChunkUnderTest<'_>, path: &DiskPath, message: &str) {
         let finding = Finding::new(FindingKind::StaleSidecar, self.name(path), message).file_id(chunk.record.id);
         self.add_of(chunk.record.series_id, finding);
     }
 
-    fn index_pages(&mut self, chunk: &Chunk<'_>, file: &File, path: &DiskPath) -> Result<ValueIndex> {
+    fn index_pages(&mut self, chunk: &ChunkUnderTest<'_>, file: &File, path: &DiskPath) -> Result<ValueIndex> {
         let file_bytes = disk::file_bytes(file, path)?;
         if file_bytes < ENVELOPE_BYTES as u64 {
             return Err(Error::corrupt("value index is cut"));
@@ -456,7 +462,7 @@ impl Check<'_> {
 }
 
 /// What is whole of a file without footer; nothing when neither head nor footer can be read.
-fn salvage(chunk: &Chunk<'_>, bytes: u64) -> Option<ChunkSalvage> {
+fn salvage(chunk: &ChunkUnderTest<'_>, bytes: u64) -> Option<ChunkSalvage> {
     let map = map_of(&chunk.file, &chunk.path, bytes).ok()??;
     let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
     salvage_chunk(map.as_slice().get(..bytes).unwrap_or_default(), Some(chunk.record)).ok()
@@ -472,7 +478,7 @@ fn lost(salvage: &ChunkSalvage, record: &ChunkRecord) -> (u64, Option<i64>, Opti
 }
 
 /// The footer, where a file of the right length has it.
-fn footer(chunk: &Chunk<'_>) -> Result<(ChunkMeta, u64)> {
+fn footer(chunk: &ChunkUnderTest<'_>) -> Result<(ChunkMeta, u64)> {
     let end = chunk.record.file_bytes;
     let trailer_at = end.saturating_sub(chunk::TRAILER_BYTES as u64);
     let trailer = chunk.read(trailer_at, end - trailer_at)?;
@@ -517,7 +523,7 @@ fn rows(
     block: &chunk::BlockMeta,
     bytes: &[u8],
     last: Option<i64>,
-    told: &mut Told,
+    told: &mut RowFacts,
 ) -> std::result::Result<(), String> {
     let count = usize::try_from(block.rows).unwrap_or(usize::MAX);
     let body = bytes.get(usize::try_from(block.header_bytes).unwrap_or(usize::MAX)..).unwrap_or_default();

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::finding::{Finding, FindingKind};
-use super::manifest::{Reading, number_of};
-use super::{Check, LOOKS, Look};
+use super::manifest::{ManifestReading, number_of};
+use super::{FileReadOutcome, LOOKS, VerifyRun};
 use crate::disk::{self, DiskPath};
 use crate::error::Result;
 use crate::format::backup::is_registry_copy;
@@ -101,7 +101,7 @@ pub struct OrphanReport {
 /// `not_found` when there is no store; `unsupported_format`, `io`.
 pub fn orphans(root: &DiskPath) -> Result<OrphanReport> {
     super::check_is_store(root)?;
-    let listing = Listing::read(root)?;
+    let listing = DirListing::read(root)?;
     let reading = super::manifest::read(root)?;
     let mut report = OrphanReport::default();
     // What a living owner has in `tmp` is in use.
@@ -113,10 +113,10 @@ pub fn orphans(root: &DiskPath) -> Result<OrphanReport> {
         }
         let path = path_of(root, dir, name);
         let bytes = match super::open(&path) {
-            Look::Is(file) => disk::file_bytes(&file, &path).unwrap_or(0),
+            FileReadOutcome::Is(file) => disk::file_bytes(&file, &path).unwrap_or(0),
             // It went in between.
-            Look::Gone => continue,
-            Look::Unreadable(_) => 0,
+            FileReadOutcome::Gone => continue,
+            FileReadOutcome::Unreadable(_) => 0,
         };
         report.files += 1;
         report.bytes += bytes;
@@ -137,14 +137,14 @@ fn path_of(root: &DiskPath, dir: &str, name: &str) -> DiskPath {
 
 /// Everything in the directory, taken before the manifest is read: what is published in between is named by then.
 #[derive(Default)]
-struct Listing {
+struct DirListing {
     /// Directory below the root, and name.
     files: Vec<(String, String)>,
     /// Numbers of the series that have a directory, and whether the marker of a drop is in it.
     series: BTreeMap<u64, bool>,
 }
 
-impl Listing {
+impl DirListing {
     fn read(root: &DiskPath) -> Result<Self> {
         let mut listing = Self::default();
         listing.dir(root, "")?;
@@ -176,7 +176,7 @@ impl Listing {
 }
 
 /// Why a file is there that the manifest does not name; `None` for one that belongs there.
-fn classify(reading: &Reading, listing: &Listing, dir: &str, name: &str) -> Option<OrphanKind> {
+fn classify(reading: &ManifestReading, listing: &DirListing, dir: &str, name: &str) -> Option<OrphanKind> {
     let contents = &reading.contents;
     let of_file = |id: u64| {
         let known = id < contents.next_file_id || reading.ever.contains(&id);
@@ -238,10 +238,10 @@ fn is_manifest_name(name: &str) -> bool {
     name == "CURRENT" || number_of(name, ".edit").is_some() || number_of(name, ".checkpoint").is_some()
 }
 
-impl Check<'_> {
+impl VerifyRun<'_> {
     pub(super) fn files(&mut self) -> Result<()> {
         self.tombstones()?;
-        let listing = Listing::read(self.root)?;
+        let listing = DirListing::read(self.root)?;
         let reading = super::manifest::read(self.root)?;
         for (dir, name) in &listing.files {
             if name == DROP_MARKER {
@@ -280,7 +280,7 @@ impl Check<'_> {
             let name = self.name(&path);
             let message = format!("the delete of {start} to {end} at commit {commit}");
             match super::read(&path) {
-                Look::Is(bytes) => {
+                FileReadOutcome::Is(bytes) => {
                     self.count(bytes.len() as u64)?;
                     match decode_tombstone(&bytes) {
                         Ok(file)
@@ -297,7 +297,7 @@ impl Check<'_> {
                         }
                     }
                 }
-                Look::Gone => {
+                FileReadOutcome::Gone => {
                     let named = |contents: &crate::store::manifest::Contents| {
                         contents.tombstones.contains(&(series_id, commit, start, end))
                     };
@@ -305,7 +305,7 @@ impl Check<'_> {
                         self.add_of(series_id, Finding::new(FindingKind::MissingTombstone, name, message));
                     }
                 }
-                Look::Unreadable(error) => self.add_of(series_id, super::unreadable(&name, &error)),
+                FileReadOutcome::Unreadable(error) => self.add_of(series_id, super::unreadable(&name, &error)),
             }
         }
         Ok(())
@@ -322,7 +322,7 @@ impl Check<'_> {
             return Ok(());
         }
         let path = path_of(self.root, dir, name);
-        let Look::Is(bytes) = super::read(&path) else { return Ok(()) };
+        let FileReadOutcome::Is(bytes) = super::read(&path) else { return Ok(()) };
         self.count(bytes.len() as u64)?;
         let wrong = match decode_tombstone(&bytes) {
             Ok(file) if (file.series_id, file.commit) == (series_id, commit) => return Ok(()),
@@ -343,7 +343,7 @@ impl Check<'_> {
         else {
             return Ok(());
         };
-        let Look::Is(bytes) = super::read(&path_of(self.root, dir, name)) else { return Ok(()) };
+        let FileReadOutcome::Is(bytes) = super::read(&path_of(self.root, dir, name)) else { return Ok(()) };
         self.count(bytes.len() as u64)?;
         let wrong = match decode_registration(&bytes) {
             Ok(file) if (file.series_id, file.commit) == (series_id, commit) => return Ok(()),
@@ -354,12 +354,12 @@ impl Check<'_> {
         Ok(())
     }
 
-    fn drop_marker(&mut self, reading: &Reading, dir: &str) -> Result<()> {
+    fn drop_marker(&mut self, reading: &ManifestReading, dir: &str) -> Result<()> {
         let Some(series_id) = dir.strip_prefix("chunks/").and_then(|id| id.parse::<u64>().ok()) else {
             return Ok(());
         };
         let name = joined(dir, DROP_MARKER);
-        let Look::Is(bytes) = super::read(&self.root.join(&name)) else { return Ok(()) };
+        let FileReadOutcome::Is(bytes) = super::read(&self.root.join(&name)) else { return Ok(()) };
         self.count(bytes.len() as u64)?;
         match decode_drop(&bytes) {
             Ok(marker) if marker.series_id == series_id => {}

@@ -6,16 +6,16 @@
 
 use super::finding::{Finding, FindingKind, Severity};
 use super::manifest::number_of;
-use super::{Check, LOOKS, Look};
+use super::{FileReadOutcome, LOOKS, VerifyRun};
 use crate::disk;
 use crate::error::Result;
 use crate::format::wal::{
-    self, FRAME_ALIGNMENT, FRAME_HEADER_BYTES, Found, FrameKind, Operation, SEGMENT_HEADER_BYTES, decode_commit,
+    self, FRAME_ALIGNMENT, FRAME_HEADER_BYTES, FrameKind, FrameRead, LoggedChange, SEGMENT_HEADER_BYTES, decode_commit,
     decode_segment_header, frame_bytes,
 };
 
 /// A place that holds no whole frame.
-struct Gap {
+struct LogGap {
     file: String,
     offset: u64,
     bytes: u64,
@@ -27,24 +27,24 @@ struct Gap {
 
 /// What the frames said so far.
 #[derive(Default)]
-struct Walk {
+struct LogWalk {
     next_lsn: Option<u64>,
     /// Whether only a header told it so far: the first frame may have a lower one.
     by_header: bool,
     durable_lsn: u64,
-    gaps: Vec<Gap>,
+    gaps: Vec<LogGap>,
     findings: Vec<Finding>,
     /// A segment that is cut, missing or without a frame: the next frame tells which positions are lost.
     open_ended: Option<Finding>,
     /// Registrations and drops, in order.
-    operations: Vec<Operation>,
+    operations: Vec<LoggedChange>,
     last_commit: u64,
 }
 
-impl Check<'_> {
+impl VerifyRun<'_> {
     pub(super) fn log(&mut self) -> Result<()> {
         let Some(numbers) = self.segments()? else { return Ok(()) };
-        let mut walk = Walk::default();
+        let mut walk = LogWalk::default();
         let mut expected = self.contents().wal_first_segment;
         for number in numbers {
             for missing in expected..number {
@@ -81,12 +81,12 @@ impl Check<'_> {
         walk.findings.into_iter().for_each(|finding| self.add(finding));
         for operation in walk.operations {
             match operation {
-                Operation::Register { series_id, def } => {
+                LoggedChange::Register { series_id, def } => {
                     if let Ok(def) = serde_json::from_str(&def) {
                         self.defs.insert(series_id, def);
                     }
                 }
-                Operation::Drop { series_id } => {
+                LoggedChange::Drop { series_id } => {
                     self.dropped.insert(series_id);
                 }
                 _ => {}
@@ -131,15 +131,15 @@ impl Check<'_> {
     }
 
     /// Reads one segment, again while it changes under the eye.
-    fn segment(&mut self, number: u64, walk: &mut Walk) -> Result<()> {
+    fn segment(&mut self, number: u64, walk: &mut LogWalk) -> Result<()> {
         let path = self.root.join("wal").join(format!("{number:020}.wal"));
         let file = self.name(&path);
         let mut before: Option<Vec<u8>> = None;
         let mut same = 0;
         loop {
             let bytes = match super::read(&path) {
-                Look::Is(bytes) => bytes,
-                Look::Gone => {
+                FileReadOutcome::Is(bytes) => bytes,
+                FileReadOutcome::Gone => {
                     if self.still(|contents| contents.wal_first_segment <= number)? {
                         let message = "it vanished while the log was read";
                         walk.findings.push(Finding::new(FindingKind::MissingSegment, file, message));
@@ -147,7 +147,7 @@ impl Check<'_> {
                     walk.next_lsn = None;
                     return Ok(());
                 }
-                Look::Unreadable(error) => {
+                FileReadOutcome::Unreadable(error) => {
                     walk.findings.push(super::unreadable(&file, &error));
                     walk.next_lsn = None;
                     return Ok(());
@@ -155,7 +155,8 @@ impl Check<'_> {
             };
             let (next_lsn, by_header) = (walk.next_lsn, walk.by_header);
             let open_ended = walk.open_ended.clone();
-            let mut found = Walk { next_lsn, by_header, durable_lsn: walk.durable_lsn, open_ended, ..Walk::default() };
+            let mut found =
+                LogWalk { next_lsn, by_header, durable_lsn: walk.durable_lsn, open_ended, ..LogWalk::default() };
             found.segment(number, &file, &bytes, self.contents().wal_first_lsn);
             let clean = found.gaps.is_empty() && found.findings.is_empty();
             same = if before.as_ref() == Some(&bytes) { same + 1 } else { 0 };
@@ -179,7 +180,7 @@ impl Check<'_> {
     }
 }
 
-impl Walk {
+impl LogWalk {
     fn segment(&mut self, number: u64, file: &str, bytes: &[u8], first_lsn: u64) {
         let damaged = |message: &str| Finding::new(FindingKind::DamagedSegment, file, message);
         let mut cut = None;
@@ -233,7 +234,7 @@ impl Walk {
         let mut damaged_at: Option<usize> = None;
         while offset < bytes.len() {
             match wal::frame_at(bytes, offset, epoch) {
-                Found::Frame(frame, payload) => {
+                FrameRead::Frame(frame, payload) => {
                     self.close_before(frame.lsn, damaged_at.is_none());
                     let told = self.next_lsn.unwrap_or(frame.lsn);
                     let expected = match damaged_at {
@@ -249,8 +250,8 @@ impl Walk {
                     offset += frame_bytes(frame.payload_bytes);
                     end = offset;
                 }
-                Found::Nothing if damaged_at.is_none() && is_zero(bytes, offset) => break,
-                Found::Nothing | Found::Damaged => {
+                FrameRead::Nothing if damaged_at.is_none() && is_zero(bytes, offset) => break,
+                FrameRead::Nothing | FrameRead::Damaged => {
                     damaged_at.get_or_insert(offset);
                     offset += FRAME_ALIGNMENT;
                 }
@@ -317,7 +318,7 @@ impl Walk {
             None => format!("bytes {from} to {to} hold no whole frame: positions from {lsn_min} on"),
         };
         let (offset, bytes) = (from as u64, to.saturating_sub(from) as u64);
-        self.gaps.push(Gap { file: file.into(), offset, bytes, lsn_min, lsn_max, message });
+        self.gaps.push(LogGap { file: file.into(), offset, bytes, lsn_min, lsn_max, message });
     }
 
     fn frame(
@@ -348,7 +349,7 @@ impl Walk {
                 commit
                     .operations
                     .into_iter()
-                    .filter(|operation| matches!(operation, Operation::Register { .. } | Operation::Drop { .. })),
+                    .filter(|operation| matches!(operation, LoggedChange::Register { .. } | LoggedChange::Drop { .. })),
             ),
             Err(error) => {
                 let message = format!("frame {} is whole but cannot be read: {}", frame.lsn, error.detail());

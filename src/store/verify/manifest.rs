@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::Look;
+use super::FileReadOutcome;
 use super::finding::{Finding, FindingKind, Severity};
 use crate::disk::{self, DiskPath};
 use crate::error::{Error, ErrorCode, Result};
@@ -15,7 +15,7 @@ const TRIES: usize = 8;
 
 /// The manifest as the files say it.
 #[derive(Debug, Default)]
-pub struct Reading {
+pub struct ManifestReading {
     pub contents: Contents,
     /// Whether the contents are all that was ever published: nothing that is needed is damaged or missing.
     pub whole: bool,
@@ -34,7 +34,7 @@ pub struct Reading {
 ///
 /// # Errors
 /// `unsupported_format` for a newer one, `io` when the directory cannot be listed.
-pub fn read(root: &DiskPath) -> Result<Reading> {
+pub fn read(root: &DiskPath) -> Result<ManifestReading> {
     let mut last = None;
     for attempt in 0..TRIES {
         // Before the edits: it is written behind them.
@@ -56,9 +56,9 @@ pub fn read(root: &DiskPath) -> Result<Reading> {
 fn read_current(root: &DiskPath) -> Result<(Current, Option<Finding>)> {
     let file = "manifest/CURRENT";
     Ok(match super::read(&root.join(file)) {
-        Look::Gone => (Current::default(), None),
-        Look::Unreadable(error) => (Current::default(), Some(super::unreadable(file, &error))),
-        Look::Is(bytes) => match decode_current(&bytes) {
+        FileReadOutcome::Gone => (Current::default(), None),
+        FileReadOutcome::Unreadable(error) => (Current::default(), Some(super::unreadable(file, &error))),
+        FileReadOutcome::Is(bytes) => match decode_current(&bytes) {
             Ok(current) => (current, None),
             Err(error) if error.code() == ErrorCode::UnsupportedFormat => return Err(error),
             Err(error) => {
@@ -76,7 +76,7 @@ pub fn number_of(name: &str, suffix: &str) -> Option<u64> {
 }
 
 /// An edit or checkpoint as it stands on disk.
-enum Stands {
+enum EditState {
     Whole(Box<Edit>),
     Damaged,
 }
@@ -86,9 +86,9 @@ fn read_once(
     root: &DiskPath,
     names: &[String],
     (current, wrong): &(Current, Option<Finding>),
-) -> Result<(Reading, bool)> {
+) -> Result<(ManifestReading, bool)> {
     let dir = root.join("manifest");
-    let mut reading = Reading { whole: true, current: *current, ..Reading::default() };
+    let mut reading = ManifestReading { whole: true, current: *current, ..ManifestReading::default() };
     reading.findings.extend(wrong.clone());
     reading.files += u64::from(root.join("manifest/CURRENT").exists());
     let mut moved = false;
@@ -102,14 +102,14 @@ fn read_once(
         reading.names.insert(name.clone());
         let file = format!("manifest/{name}");
         let bytes = match super::read(&dir.join(name)) {
-            Look::Is(bytes) => bytes,
-            Look::Gone => {
+            FileReadOutcome::Is(bytes) => bytes,
+            FileReadOutcome::Gone => {
                 moved = true;
                 continue;
             }
-            Look::Unreadable(error) => {
+            FileReadOutcome::Unreadable(error) => {
                 reading.findings.push(super::unreadable(&file, &error));
-                if is_edit { &mut edits } else { &mut checkpoints }.insert(number, Stands::Damaged);
+                if is_edit { &mut edits } else { &mut checkpoints }.insert(number, EditState::Damaged);
                 continue;
             }
         };
@@ -123,12 +123,12 @@ fn read_once(
             reading.findings.push(finding.at(damage.offset, length));
         }
         let stands = match decoded.map(|(edit, _)| edit) {
-            Ok(edit) if edit.number == number => Stands::Whole(Box::new(edit)),
+            Ok(edit) if edit.number == number => EditState::Whole(Box::new(edit)),
             Ok(edit) => {
                 let kind = if is_edit { FindingKind::DamagedEdit } else { FindingKind::DamagedCheckpoint };
                 let message = "it is the file of another number";
                 reading.findings.push(Finding::new(kind, file, message).compared(number, edit.number));
-                Stands::Damaged
+                EditState::Damaged
             }
             Err(error) if error.code() == ErrorCode::UnsupportedFormat => {
                 return Err(Error::new(error.code(), format!("{file}: {}", error.detail())));
@@ -137,10 +137,10 @@ fn read_once(
                 let kind = if is_edit { FindingKind::DamagedEdit } else { FindingKind::DamagedCheckpoint };
                 let finding = Finding::new(kind, file, error.detail()).at(0, bytes.len() as u64);
                 reading.findings.push(finding);
-                Stands::Damaged
+                EditState::Damaged
             }
         };
-        if let Stands::Whole(edit) = &stands {
+        if let EditState::Whole(edit) = &stands {
             reading.ever.extend(edit.chunks.iter().chain(&edit.chunks_waiting).map(|chunk| chunk.id));
             reading.ever.extend(edit.chunks_removed.iter().chain(&edit.chunks_unlinked));
             reading.ever.extend(edit.runs.iter().map(|run| run.id).chain(edit.runs_removed.iter().copied()));
@@ -160,9 +160,9 @@ fn read_once(
 
 /// Applies the edits one after the other, from the oldest place on that they can be followed from, and compares each
 /// checkpoint on the way with what they say.
-fn follow(reading: &mut Reading, edits: &BTreeMap<u64, Stands>, checkpoints: &BTreeMap<u64, Stands>) {
+fn follow(reading: &mut ManifestReading, edits: &BTreeMap<u64, EditState>, checkpoints: &BTreeMap<u64, EditState>) {
     let whole_checkpoint = |number: u64| match checkpoints.get(&number) {
-        Some(Stands::Whole(edit)) => Some(edit),
+        Some(EditState::Whole(edit)) => Some(edit),
         _ => None,
     };
     let newest = checkpoints.keys().copied().filter(|number| whole_checkpoint(*number).is_some()).max().unwrap_or(0);
@@ -193,7 +193,7 @@ fn follow(reading: &mut Reading, edits: &BTreeMap<u64, Stands>, checkpoints: &BT
     while number < end {
         number += 1;
         match edits.get(&number) {
-            Some(Stands::Whole(edit)) => contents.apply(edit.as_ref().clone()),
+            Some(EditState::Whole(edit)) => contents.apply(edit.as_ref().clone()),
             stands => {
                 let needed = number > newest;
                 if stands.is_none() {

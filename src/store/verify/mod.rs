@@ -27,11 +27,11 @@ pub use registry::DATASET_SNAPSHOT;
 use super::chunk::series_dir;
 use super::manifest::Contents;
 use super::recover::check_format;
-use super::{Inner, Store, Watch};
+use super::{Store, StoreInner, TaskControl};
 use crate::disk::{self, DiskPath, File};
 use crate::error::{Error, ErrorCode, Result};
 use crate::types::{SeriesDef, SeriesKey};
-use manifest::Reading;
+use manifest::ManifestReading;
 
 /// How often something is looked at again before it counts, while a writer may be at work.
 const LOOKS: usize = 4;
@@ -51,13 +51,13 @@ pub struct VerifyOptions {
 /// # Errors
 /// `not_found` when there is none, `unsupported_format` for a newer one, `not_ready` when `watch` was cancelled, `io`
 /// when a directory cannot be listed. Damage is no error but a finding.
-pub fn verify(root: &DiskPath, options: VerifyOptions, watch: &Watch) -> Result<VerifyReport> {
+pub fn verify(root: &DiskPath, options: VerifyOptions, watch: &TaskControl) -> Result<VerifyReport> {
     let live = options.live.unwrap_or_else(|| has_owner(root));
     run(root, live, 0, watch)
 }
 
-impl Inner {
-    pub fn verify(&self, watch: &Watch) -> Result<VerifyReport> {
+impl StoreInner {
+    pub fn verify(&self, watch: &TaskControl) -> Result<VerifyReport> {
         run(&self.root, true, self.queue.published().edit, watch)
     }
 }
@@ -67,7 +67,7 @@ impl Store {
     ///
     /// # Errors
     /// `not_ready` when `watch` was cancelled, `io` when a directory cannot be listed.
-    pub fn verify(&self, watch: &Watch) -> Result<VerifyReport> {
+    pub fn verify(&self, watch: &TaskControl) -> Result<VerifyReport> {
         self.inner.verify(watch)
     }
 
@@ -76,15 +76,15 @@ impl Store {
     ///
     /// # Errors
     /// As [`Store::verify`], and those of writing.
-    pub fn scrub(&self, dry_run: bool, watch: &Watch) -> Result<VerifyReport> {
+    pub fn scrub(&self, dry_run: bool, watch: &TaskControl) -> Result<VerifyReport> {
         self.inner.scrub(dry_run, watch)
     }
 }
 
-fn run(root: &DiskPath, live: bool, edit_min: u64, watch: &Watch) -> Result<VerifyReport> {
+fn run(root: &DiskPath, live: bool, edit_min: u64, watch: &TaskControl) -> Result<VerifyReport> {
     let begun = Instant::now();
     check_is_store(root)?;
-    let mut check = Check::new(root, live, watch)?;
+    let mut check = VerifyRun::new(root, live, watch)?;
     check.format()?;
     check.manifest(edit_min)?;
     check.log()?;
@@ -101,8 +101,8 @@ fn run(root: &DiskPath, live: bool, edit_min: u64, watch: &Watch) -> Result<Veri
 /// # Errors
 /// As [`verify`].
 pub(super) fn verify_small_files(root: &DiskPath) -> Result<Vec<Finding>> {
-    let watch = Watch::new();
-    let mut check = Check::new(root, false, &watch)?;
+    let watch = TaskControl::new();
+    let mut check = VerifyRun::new(root, false, &watch)?;
     check.format()?;
     check.manifest(0)?;
     check.log()?;
@@ -119,43 +119,43 @@ pub fn has_owner(root: &DiskPath) -> bool {
 /// The process named in `LOCK`, if it lives.
 fn owner(root: &DiskPath) -> Option<u32> {
     #[derive(serde::Deserialize)]
-    struct Owner {
+    struct StoreFiles {
         pid: u32,
     }
     let owner = match read(&root.join("LOCK")) {
-        Look::Is(bytes) => serde_json::from_slice::<Owner>(&bytes).ok(),
+        FileReadOutcome::Is(bytes) => serde_json::from_slice::<StoreFiles>(&bytes).ok(),
         _ => None,
     };
     owner.map(|owner| owner.pid).filter(|pid| disk::process_lives(*pid))
 }
 
 /// What became of the attempt to read a file.
-enum Look<T> {
+enum FileReadOutcome<T> {
     Is(T),
     Gone,
     Unreadable(Error),
 }
 
-fn open(path: &DiskPath) -> Look<File> {
+fn open(path: &DiskPath) -> FileReadOutcome<File> {
     match disk::open(path) {
-        Ok(file) => Look::Is(file),
+        Ok(file) => FileReadOutcome::Is(file),
         // The disk tells a missing file as missing data.
-        Err(error) if error.code() == ErrorCode::CorruptData => Look::Gone,
-        Err(error) => Look::Unreadable(error),
+        Err(error) if error.code() == ErrorCode::CorruptData => FileReadOutcome::Gone,
+        Err(error) => FileReadOutcome::Unreadable(error),
     }
 }
 
-fn read(path: &DiskPath) -> Look<Vec<u8>> {
+fn read(path: &DiskPath) -> FileReadOutcome<Vec<u8>> {
     let file = match open(path) {
-        Look::Is(file) => file,
-        Look::Gone => return Look::Gone,
-        Look::Unreadable(error) => return Look::Unreadable(error),
+        FileReadOutcome::Is(file) => file,
+        FileReadOutcome::Gone => return FileReadOutcome::Gone,
+        FileReadOutcome::Unreadable(error) => return FileReadOutcome::Unreadable(error),
     };
     let read = disk::file_bytes(&file, path)
         .and_then(|bytes| disk::read_at(&file, path, 0, usize::try_from(bytes).unwrap_or(usize::MAX)));
     match read {
-        Ok(bytes) => Look::Is(bytes),
-        Err(error) => Look::Unreadable(error),
+        Ok(bytes) => FileReadOutcome::Is(bytes),
+        Err(error) => FileReadOutcome::Unreadable(error),
     }
 }
 
@@ -168,20 +168,20 @@ fn unreadable(file: &str, error: &Error) -> Finding {
 }
 
 /// A check under way.
-struct Check<'a> {
+struct VerifyRun<'a> {
     root: &'a DiskPath,
     live: bool,
-    watch: &'a Watch,
+    watch: &'a TaskControl,
     report: VerifyReport,
-    reading: Reading,
+    reading: ManifestReading,
     /// Registrations as the manifest and the log have them.
     defs: BTreeMap<u64, SeriesDef>,
     /// Series that a frame of the log drops.
     dropped: BTreeSet<u64>,
 }
 
-impl<'a> Check<'a> {
-    fn new(root: &'a DiskPath, live: bool, watch: &'a Watch) -> Result<Self> {
+impl<'a> VerifyRun<'a> {
+    fn new(root: &'a DiskPath, live: bool, watch: &'a TaskControl) -> Result<Self> {
         Ok(Self {
             root,
             live,
@@ -254,7 +254,7 @@ impl<'a> Check<'a> {
         );
         for name in disk::list(&self.root.join("wal"))? {
             let path = self.root.join("wal").join(name);
-            if let Look::Is(file) = open(&path) {
+            if let FileReadOutcome::Is(file) = open(&path) {
                 self.watch.plan(disk::file_bytes(&file, &path).unwrap_or(0));
             }
         }

@@ -2,7 +2,7 @@
 //! opened.
 
 use super::finding::{Finding, FindingKind};
-use super::{Check, Look};
+use super::{FileReadOutcome, VerifyRun};
 use crate::disk;
 use crate::error::Result;
 use crate::format::backup::REGISTRY_FILE;
@@ -15,7 +15,7 @@ const HEADER_BYTES: usize = 100;
 /// What the name of a snapshot begins with that a dataset needs.
 pub const DATASET_SNAPSHOT: &str = "dataset:";
 
-impl Check<'_> {
+impl VerifyRun<'_> {
     pub(super) fn registry(&mut self) -> Result<()> {
         // A backup has a copy of another name, which its listing covers.
         if self.root.join(backup::LISTING).exists() {
@@ -23,15 +23,15 @@ impl Check<'_> {
         }
         let path = self.root.join(REGISTRY_FILE);
         let file = match super::open(&path) {
-            Look::Is(file) => file,
-            Look::Gone => {
+            FileReadOutcome::Is(file) => file,
+            FileReadOutcome::Gone => {
                 // Beside a writer it may be about to be made.
                 if !self.live {
                     self.registry_gone("it is missing");
                 }
                 return Ok(());
             }
-            Look::Unreadable(error) => {
+            FileReadOutcome::Unreadable(error) => {
                 self.add(super::unreadable(REGISTRY_FILE, &error));
                 return Ok(());
             }

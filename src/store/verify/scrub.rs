@@ -2,16 +2,16 @@
 
 use std::collections::BTreeSet;
 
-use super::super::Watch;
+use super::super::TaskControl;
 use super::finding::{Finding, FindingKind, VerifyReport};
 use crate::disk;
 use crate::error::Result;
-use crate::store::Inner;
+use crate::store::StoreInner;
 use crate::store::sidecar::{SidecarReport, is_stale, value_index_path};
 
-impl Inner {
+impl StoreInner {
     /// Checks everything; writes sidecars anew that are damaged, missing or stale unless `dry_run`.
-    pub fn scrub(&self, dry_run: bool, watch: &Watch) -> Result<VerifyReport> {
+    pub fn scrub(&self, dry_run: bool, watch: &TaskControl) -> Result<VerifyReport> {
         let mut report = self.verify(watch)?;
         if dry_run {
             return Ok(report);
@@ -42,7 +42,7 @@ impl Inner {
 
     /// Value indexes of other columns than the registrations ask for. A check beside a writer leaves them out, since the
     /// registration may be newer than what it read; here the state is known.
-    fn add_stale(&self, report: &mut VerifyReport, watch: &Watch) -> Result<()> {
+    fn add_stale(&self, report: &mut VerifyReport, watch: &TaskControl) -> Result<()> {
         let state = self.queue.published();
         let known: BTreeSet<u64> = report.findings.iter().filter_map(|finding| finding.file_id).collect();
         for series in state.series.values() {

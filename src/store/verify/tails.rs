@@ -1,7 +1,7 @@
 //! Files of tail rows and of receipts that the manifest names.
 
 use super::finding::{Finding, FindingKind, Severity};
-use super::{Check, Look};
+use super::{FileReadOutcome, VerifyRun};
 use crate::disk::mmap::Map;
 use crate::disk::{self, DiskPath, File};
 use crate::error::{Error, ErrorCode, Result};
@@ -10,7 +10,7 @@ use crate::format::receipt::{decode_receipts, salvage_receipts};
 use crate::format::run::{decode_run, salvage_run};
 use crate::store::checkpoint::{receipts_path, run_path};
 
-impl Check<'_> {
+impl VerifyRun<'_> {
     pub(super) fn tails(&mut self) -> Result<()> {
         let runs: Vec<RunRecord> = self.contents().runs.values().cloned().collect();
         let receipts: Vec<ReceiptsRecord> = self.contents().receipts.values().cloned().collect();
@@ -27,15 +27,15 @@ impl Check<'_> {
         let path = run_path(self.root, record.id);
         let name = self.name(&path);
         let file = match super::open(&path) {
-            Look::Is(file) => file,
-            Look::Gone => {
+            FileReadOutcome::Is(file) => file,
+            FileReadOutcome::Gone => {
                 if self.reading.whole && self.still(|contents| contents.runs.contains_key(&record.id))? {
                     let finding = Finding::new(FindingKind::MissingRunFile, name, "the manifest names it");
                     self.add(finding.file_id(record.id));
                 }
                 return Ok(());
             }
-            Look::Unreadable(error) => {
+            FileReadOutcome::Unreadable(error) => {
                 self.add(super::unreadable(&name, &error).file_id(record.id));
                 return Ok(());
             }
@@ -114,15 +114,15 @@ impl Check<'_> {
         let path = receipts_path(self.root, record.id);
         let name = self.name(&path);
         let bytes = match super::read(&path) {
-            Look::Is(bytes) => bytes,
-            Look::Gone => {
+            FileReadOutcome::Is(bytes) => bytes,
+            FileReadOutcome::Gone => {
                 if self.reading.whole && self.still(|contents| contents.receipts.contains_key(&record.id))? {
                     let finding = Finding::new(FindingKind::MissingReceipts, name, "the manifest names it");
                     self.add(finding.file_id(record.id));
                 }
                 return Ok(());
             }
-            Look::Unreadable(error) => {
+            FileReadOutcome::Unreadable(error) => {
                 self.add(super::unreadable(&name, &error).file_id(record.id));
                 return Ok(());
             }

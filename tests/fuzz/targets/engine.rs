@@ -19,10 +19,10 @@ use fastk::format::tombstone::{
     encode_registration, encode_tombstone,
 };
 use fastk::format::value_index::ValueIndex;
-use fastk::format::wal::{self, Found};
+use fastk::format::wal::{self, FrameRead};
 use fastk::format::zone_map::{ZONE_MAP_MAGIC, ZoneMap};
 use fastk::query::select::select;
-use fastk::store::{State, check_snapshot_name};
+use fastk::store::{StoreState, check_snapshot_name};
 use fastk::types::{SeriesKey, TimeUnit};
 
 use super::targets::Target;
@@ -185,9 +185,9 @@ pub fn segment(data: &[u8]) {
         let mut offset = wal::SEGMENT_HEADER_BYTES;
         while offset < data.len() {
             match wal::frame_at(data, offset, epoch) {
-                Found::Nothing => break,
-                Found::Damaged => offset += wal::FRAME_ALIGNMENT,
-                Found::Frame(frame, payload) => {
+                FrameRead::Nothing => break,
+                FrameRead::Damaged => offset += wal::FRAME_ALIGNMENT,
+                FrameRead::Frame(frame, payload) => {
                     assert_eq!(payload.len(), frame.payload_bytes);
                     commit(payload);
                     offset += wal::frame_bytes(frame.payload_bytes);
@@ -209,7 +209,7 @@ fn commits() -> Vec<Vec<u8>> {
     for segment in golden(&[".wal"]) {
         let epoch = wal::decode_segment_header(&segment).unwrap().epoch;
         let mut offset = wal::SEGMENT_HEADER_BYTES;
-        while let Found::Frame(frame, payload) = wal::frame_at(&segment, offset, epoch) {
+        while let FrameRead::Frame(frame, payload) = wal::frame_at(&segment, offset, epoch) {
             found.push(payload.to_vec());
             offset += wal::frame_bytes(frame.payload_bytes);
         }
@@ -462,7 +462,7 @@ pub fn names(data: &[u8]) {
         assert_eq!(serde_json::from_str::<SeriesKey>(&json).unwrap(), key);
         let _ = (key.kind(), key.category(), key.symbol(), key.timeframe(), key.name());
     }
-    let mut state = State::default();
+    let mut state = StoreState::default();
     for (id, key) in
         some_names().iter().filter_map(|name| SeriesKey::parse(std::str::from_utf8(name).ok()?).ok()).enumerate()
     {

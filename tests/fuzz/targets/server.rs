@@ -10,7 +10,8 @@ use arrow::ipc::writer::StreamWriter;
 use arrow::record_batch::RecordBatch;
 use fastk::ErrorCode;
 use fastk::ingest::{
-    BodyFormat, Missing, Numbers, Options, Parsed, Validate, arrow_guard, from_batch, parse, parse_many,
+    BodyFormat, DecimalInput, DecodeOptions, MissingCells, ParsedRows, RowRules, arrow_guard, from_batch, parse,
+    parse_many,
 };
 use fastk::query::predicate::compile;
 use fastk::query::{Predicate, Query};
@@ -89,14 +90,18 @@ fn defs() -> [Arc<SeriesDef>; 2] {
     DEFS.with(Clone::clone)
 }
 
-fn options() -> [Options; 2] {
-    let lenient =
-        Options { numbers: Numbers::Raw, missing: Missing::Skip, validate: Validate::None, ..Options::default() };
-    [Options::default(), lenient]
+fn options() -> [DecodeOptions; 2] {
+    let lenient = DecodeOptions {
+        numbers: DecimalInput::Raw,
+        missing: MissingCells::Skip,
+        validate: RowRules::None,
+        ..DecodeOptions::default()
+    };
+    [DecodeOptions::default(), lenient]
 }
 
 /// A body either becomes rows of the right shape or is refused by the caller's fault.
-fn accept(def: &SeriesDef, outcome: fastk::Result<Parsed>) {
+fn accept(def: &SeriesDef, outcome: fastk::Result<ParsedRows>) {
     match outcome {
         Ok(parsed) => parsed.rows.check_shape(def.columns.len()).unwrap(),
         Err(error) => assert!(error.code().http() < 500, "{error}"),
@@ -140,7 +145,7 @@ pub fn put_message(data: &[u8]) {
     let buffers = Buffer::from(body);
     if let Ok(batch) = read_record_batch(&buffers, batch, schema, &HashMap::new(), None, &message.version()) {
         for def in defs() {
-            accept(&def, from_batch(&def, batch.clone(), &Options::default()));
+            accept(&def, from_batch(&def, batch.clone(), &DecodeOptions::default()));
         }
     }
 }
@@ -170,7 +175,11 @@ pub fn csv_rows(data: &[u8]) {
 pub fn query_body(data: &[u8]) {
     let compiled = |predicates: &[Predicate]| {
         for def in defs() {
-            for numbers in [fastk::query::Numbers::Stored, fastk::query::Numbers::Float64, fastk::query::Numbers::Raw] {
+            for numbers in [
+                fastk::query::NumberFormat::Stored,
+                fastk::query::NumberFormat::Float64,
+                fastk::query::NumberFormat::Raw,
+            ] {
                 if let Err(error) = compile(&def, predicates, numbers) {
                     assert!(error.code().http() < 500, "{error}");
                 }

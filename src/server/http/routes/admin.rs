@@ -6,11 +6,11 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 
-use super::{App, Outcome};
+use super::{AppState, Outcome};
 use crate::error::Error;
-use crate::query::Stop;
+use crate::query::CancelFlag;
 use crate::server::begin::begin;
-use crate::server::http::extract::JobId;
+use crate::server::http::extract::JobPath;
 use crate::server::http::openapi::{AdminFailure, AnyFailure, BackupFailure, FilesFailure, JobFailure, StartFailure};
 use crate::server::http::params::{FilesParams, NoParams, Params, WaitParams};
 use crate::server::http::{body, once, reply};
@@ -38,7 +38,7 @@ const LOOK: Duration = Duration::from_millis(50);
         StartFailure,
     ),
 )]
-pub async fn verify(app: App, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
+pub async fn verify(app: AppState, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
     let wait = wait(&headers, &uri)?;
     let request: VerifyRequest = body::json_or_default(&app, &headers, body).await?;
     let job = app.blocking(move |service| service.start_verify(request)).await?;
@@ -59,7 +59,7 @@ pub async fn verify(app: App, headers: HeaderMap, uri: Uri, body: Body) -> Outco
         StartFailure,
     ),
 )]
-pub async fn scrub(app: App, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
+pub async fn scrub(app: AppState, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
     let wait = wait(&headers, &uri)?;
     let request: ScrubRequest = body::json_or_default(&app, &headers, body).await?;
     let job = app.blocking(move |service| service.start_scrub(request)).await?;
@@ -81,7 +81,7 @@ pub async fn scrub(app: App, headers: HeaderMap, uri: Uri, body: Body) -> Outcom
         BackupFailure,
     ),
 )]
-pub async fn backup(app: App, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
+pub async fn backup(app: AppState, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
     let wait = wait(&headers, &uri)?;
     let request: BackupRequest = body::json(&app, &headers, body).await?;
     let job = app.blocking(move |service| service.start_backup(request)).await?;
@@ -103,7 +103,7 @@ pub async fn backup(app: App, headers: HeaderMap, uri: Uri, body: Body) -> Outco
         AdminFailure,
     ),
 )]
-pub async fn compact(app: App, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
+pub async fn compact(app: AppState, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
     let wait = wait(&headers, &uri)?;
     let request: CompactRequest = body::json_or_default(&app, &headers, body).await?;
     let job = app.blocking(move |service| service.start_compact(request)).await?;
@@ -118,7 +118,7 @@ pub async fn compact(app: App, headers: HeaderMap, uri: Uri, body: Body) -> Outc
     get, path = "/v1/admin/jobs", operation_id = "listJobs", tag = "server",
     responses((status = 200, description = "The jobs", body = JobList), AnyFailure),
 )]
-pub async fn list_jobs(app: App, headers: HeaderMap, uri: Uri) -> Outcome {
+pub async fn list_jobs(app: AppState, headers: HeaderMap, uri: Uri) -> Outcome {
     Params::of::<NoParams>(&uri)?;
     let list = app.blocking(|service| service.list_jobs()).await?;
     Ok(reply::json_coded(&headers, &list, None)?)
@@ -132,7 +132,7 @@ pub async fn list_jobs(app: App, headers: HeaderMap, uri: Uri) -> Outcome {
     params(("id" = String, Path, description = "Id of the job")),
     responses((status = 200, description = "The job", body = JobList), JobFailure),
 )]
-pub async fn get_job(app: App, JobId(id): JobId, headers: HeaderMap, uri: Uri) -> Outcome {
+pub async fn get_job(app: AppState, JobPath(id): JobPath, headers: HeaderMap, uri: Uri) -> Outcome {
     Params::of::<NoParams>(&uri)?;
     let job = app.blocking(move |service| service.job(&id)).await?;
     Ok(reply::json_coded(&headers, &JobList::from(job), None)?)
@@ -146,7 +146,7 @@ pub async fn get_job(app: App, JobId(id): JobId, headers: HeaderMap, uri: Uri) -
     params(("id" = String, Path, description = "Id of the job")),
     responses((status = 200, description = "Asked to stop", body = JobList), JobFailure),
 )]
-pub async fn cancel_job(app: App, JobId(id): JobId, headers: HeaderMap, uri: Uri) -> Outcome {
+pub async fn cancel_job(app: AppState, JobPath(id): JobPath, headers: HeaderMap, uri: Uri) -> Outcome {
     Params::of::<NoParams>(&uri)?;
     once::refuse(&headers)?;
     let job = app.blocking(move |service| service.cancel_job(&id)).await?;
@@ -160,7 +160,7 @@ pub async fn cancel_job(app: App, JobId(id): JobId, headers: HeaderMap, uri: Uri
     get, path = "/v1/admin/orphans", operation_id = "listOrphans", tag = "server",
     responses((status = 200, description = "The files", body = OrphanReport), AnyFailure),
 )]
-pub async fn orphans(app: App, headers: HeaderMap, uri: Uri) -> Outcome {
+pub async fn orphans(app: AppState, headers: HeaderMap, uri: Uri) -> Outcome {
     Params::of::<NoParams>(&uri)?;
     let report = app.blocking(|service| service.orphans()).await?;
     Ok(reply::json_coded(&headers, &report, None)?)
@@ -174,7 +174,7 @@ pub async fn orphans(app: App, headers: HeaderMap, uri: Uri) -> Outcome {
     get, path = "/v1/admin/overlaps", operation_id = "explainOverlaps", tag = "server",
     responses((status = 200, description = "The partitions", body = OverlapReport), AnyFailure),
 )]
-pub async fn overlaps(app: App, headers: HeaderMap, uri: Uri) -> Outcome {
+pub async fn overlaps(app: AppState, headers: HeaderMap, uri: Uri) -> Outcome {
     Params::of::<NoParams>(&uri)?;
     let report = app.blocking(|service| service.overlaps()).await?;
     Ok(reply::json_coded(&headers, &report, None)?)
@@ -190,14 +190,14 @@ pub async fn overlaps(app: App, headers: HeaderMap, uri: Uri) -> Outcome {
     params(FilesParams),
     responses((status = 200, description = "The files", body = FilesReply), FilesFailure),
 )]
-pub async fn files(app: App, headers: HeaderMap, uri: Uri) -> Outcome {
+pub async fn files(app: AppState, headers: HeaderMap, uri: Uri) -> Outcome {
     let params = Params::of::<FilesParams>(&uri)?;
     let key = params.text("series").ok_or_else(|| {
         Error::invalid("parameter series is missing")
             .with_hint("series=kline/BTCUSDT/1m, a key as GET /v1/series lists it")
     })?;
     let request = FilesRequest { series: SeriesKey::parse(key)?, as_of: params.text("as_of").map(str::to_owned) };
-    let (service, stop) = (Arc::clone(app.service()), Stop::default());
+    let (service, stop) = (Arc::clone(app.service()), CancelFlag::default());
     let (patience, stopping) = (service.limits().request_timeout, stop.clone());
     let reply = begin(false, patience, stopping, move || service.files(&request, &stop)).await?;
     Ok(reply::json_coded(&headers, &reply, None)?)
@@ -211,7 +211,7 @@ fn wait(headers: &HeaderMap, uri: &Uri) -> Outcome<bool> {
 
 /// The answer to a job that was taken on: 202 at once, or 200 when it is finished. Whoever goes away meanwhile does not
 /// end it.
-pub async fn started(app: &App, mut job: Job, wait: bool) -> Outcome {
+pub async fn started(app: &AppState, mut job: Job, wait: bool) -> Outcome {
     while wait && !job.status.is_finished() {
         tokio::time::sleep(LOOK).await;
         job = app.service().look(&job)?;

@@ -2,13 +2,13 @@
 
 use axum::http::{HeaderMap, Uri};
 
-use super::{App, Outcome};
+use super::{AppState, Outcome};
 use crate::egress::OutFormat;
 use crate::error::Result;
-use crate::query::When;
-use crate::server::http::coding::Coding;
+use crate::query::TimeValue;
+use crate::server::http::coding::ResponseCoding;
 use crate::server::http::etag::{entity_tag, is_known, not_modified};
-use crate::server::http::extract::{Kline, Scalar};
+use crate::server::http::extract::{KlinePath, ScalarPath};
 use crate::server::http::openapi::{Category, CoverageFailure, Symbol, Timeframe};
 use crate::server::http::params::{CoverageParams, Params};
 use crate::server::http::reply;
@@ -33,7 +33,7 @@ use crate::types::{Calendar, SeriesKey};
         CoverageFailure,
     ),
 )]
-pub async fn kline_coverage(app: App, Kline(key): Kline, headers: HeaderMap, uri: Uri) -> Outcome {
+pub async fn kline_coverage(app: AppState, KlinePath(key): KlinePath, headers: HeaderMap, uri: Uri) -> Outcome {
     coverage(&app, key, &headers, &uri).await
 }
 
@@ -58,13 +58,13 @@ pub async fn kline_coverage(app: App, Kline(key): Kline, headers: HeaderMap, uri
         CoverageFailure,
     ),
 )]
-pub async fn scalar_coverage(app: App, Scalar(key): Scalar, headers: HeaderMap, uri: Uri) -> Outcome {
+pub async fn scalar_coverage(app: AppState, ScalarPath(key): ScalarPath, headers: HeaderMap, uri: Uri) -> Outcome {
     coverage(&app, key, &headers, &uri).await
 }
 
-async fn coverage(app: &App, key: SeriesKey, headers: &HeaderMap, uri: &Uri) -> Outcome {
+async fn coverage(app: &AppState, key: SeriesKey, headers: &HeaderMap, uri: &Uri) -> Outcome {
     let request = request(key, uri)?;
-    let coding = Coding::of(headers);
+    let coding = ResponseCoding::of(headers);
     let asked = request.clone();
     // The tag is taken first: if the series changes in between, it is too old, which only costs a request.
     let stem = app.blocking(move |service| service.coverage_stem(&asked)).await?;
@@ -78,7 +78,7 @@ async fn coverage(app: &App, key: SeriesKey, headers: &HeaderMap, uri: &Uri) -> 
 
 fn request(key: SeriesKey, uri: &Uri) -> Result<CoverageRequest> {
     let params = Params::of::<CoverageParams>(uri)?;
-    let when = |name: &str| params.text(name).map(|text| When::Text(text.into()));
+    let when = |name: &str| params.text(name).map(|text| TimeValue::Text(text.into()));
     Ok(CoverageRequest {
         start: when("start"),
         end: when("end"),

@@ -4,9 +4,9 @@ use axum::body::Body;
 use axum::http::{HeaderMap, StatusCode, Uri};
 
 use super::records::{self, filter, located};
-use super::{App, Outcome};
+use super::{AppState, Outcome};
 use crate::registry::RecordKind;
-use crate::server::http::extract::{RecordName, RecordVersion};
+use crate::server::http::extract::{RecordPath, RecordVersionPath};
 use crate::server::http::openapi::{CreateDatasetFailure, DatasetFailure, DatasetStatusFailure, RecordsFailure};
 use crate::server::http::params::{DatasetParams, NoParams, Params, VersionParams};
 use crate::server::http::{body, once, reply};
@@ -25,7 +25,7 @@ use crate::service::{Dataset, DatasetPage, DatasetSpec, LineageReply, RecordPatc
         CreateDatasetFailure,
     ),
 )]
-pub async fn create_dataset(app: App, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
+pub async fn create_dataset(app: AppState, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
     Params::of::<NoParams>(&uri)?;
     once::refuse_new(&headers)?;
     app.service().caller().may(Scope::Write)?;
@@ -42,7 +42,7 @@ pub async fn create_dataset(app: App, headers: HeaderMap, uri: Uri, body: Body) 
     params(DatasetParams),
     responses((status = 200, description = "A page of datasets", body = DatasetPage), RecordsFailure),
 )]
-pub async fn list_datasets(app: App, headers: HeaderMap, uri: Uri) -> Outcome {
+pub async fn list_datasets(app: AppState, headers: HeaderMap, uri: Uri) -> Outcome {
     let filter = filter::<DatasetParams>(&uri)?;
     let page = app.blocking(move |service| service.datasets(&filter)).await?;
     Ok(reply::json_coded(&headers, &page, None)?)
@@ -56,8 +56,8 @@ pub async fn list_datasets(app: App, headers: HeaderMap, uri: Uri) -> Outcome {
     params(("name" = String, Path, description = "Name", example = "btc-minutes")),
     responses((status = 200, description = "The dataset", body = Dataset), DatasetFailure),
 )]
-pub async fn get_dataset(app: App, RecordName(name): RecordName, headers: HeaderMap, uri: Uri) -> Outcome {
-    get_dataset_version(app, RecordVersion { name, version: None }, headers, uri).await
+pub async fn get_dataset(app: AppState, RecordPath(name): RecordPath, headers: HeaderMap, uri: Uri) -> Outcome {
+    get_dataset_version(app, RecordVersionPath { name, version: None }, headers, uri).await
 }
 
 /// List the versions of a dataset
@@ -68,7 +68,12 @@ pub async fn get_dataset(app: App, RecordName(name): RecordName, headers: Header
     params(("name" = String, Path, description = "Name", example = "btc-minutes"), VersionParams),
     responses((status = 200, description = "A page of versions", body = DatasetPage), DatasetFailure),
 )]
-pub async fn list_dataset_versions(app: App, RecordName(name): RecordName, headers: HeaderMap, uri: Uri) -> Outcome {
+pub async fn list_dataset_versions(
+    app: AppState,
+    RecordPath(name): RecordPath,
+    headers: HeaderMap,
+    uri: Uri,
+) -> Outcome {
     let filter = filter::<VersionParams>(&uri)?;
     let page = app.blocking(move |service| service.dataset_versions(&name, &filter)).await?;
     Ok(reply::json_coded(&headers, &page, None)?)
@@ -85,7 +90,7 @@ pub async fn list_dataset_versions(app: App, RecordName(name): RecordName, heade
     ),
     responses((status = 200, description = "The dataset", body = Dataset), DatasetFailure),
 )]
-pub async fn get_dataset_version(app: App, of: RecordVersion, headers: HeaderMap, uri: Uri) -> Outcome {
+pub async fn get_dataset_version(app: AppState, of: RecordVersionPath, headers: HeaderMap, uri: Uri) -> Outcome {
     Params::of::<NoParams>(&uri)?;
     let found = app.blocking(move |service| service.dataset(&of.name, of.version)).await?;
     Ok(reply::json_coded(&headers, &found, None)?)
@@ -103,7 +108,7 @@ pub async fn get_dataset_version(app: App, of: RecordVersion, headers: HeaderMap
     request_body = RecordPatch,
     responses((status = 200, description = "Changed", body = Dataset), DatasetStatusFailure),
 )]
-pub async fn change_dataset(app: App, of: RecordVersion, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
+pub async fn change_dataset(app: AppState, of: RecordVersionPath, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
     let status = records::patch(&app, &headers, &uri, body).await?.status;
     let changed = app.blocking(move |service| service.set_dataset_status(&of.name, of.version, status)).await?;
     Ok(reply::json(StatusCode::OK, &changed)?)
@@ -120,6 +125,6 @@ pub async fn change_dataset(app: App, of: RecordVersion, headers: HeaderMap, uri
     ),
     responses((status = 200, description = "The lineage", body = LineageReply), DatasetFailure),
 )]
-pub async fn dataset_lineage(app: App, of: RecordVersion, headers: HeaderMap, uri: Uri) -> Outcome {
+pub async fn dataset_lineage(app: AppState, of: RecordVersionPath, headers: HeaderMap, uri: Uri) -> Outcome {
     records::lineage(app, RecordKind::Dataset, of, headers, uri).await
 }

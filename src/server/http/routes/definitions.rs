@@ -5,9 +5,9 @@
 use axum::body::Body;
 use axum::http::{HeaderMap, Uri};
 
-use super::{App, Outcome, records};
+use super::{AppState, Outcome, records};
 use crate::registry::RecordKind;
-use crate::server::http::extract::{RecordName, RecordVersion};
+use crate::server::http::extract::{RecordPath, RecordVersionPath};
 use crate::server::http::openapi::{DefineFailure, DefinitionFailure, DefinitionStatusFailure, RecordsFailure};
 use crate::server::http::params::{DefinitionParams, VersionParams};
 use crate::service::{Defined, Definition, DefinitionPage, DefinitionSpec, LineageReply, RecordPatch};
@@ -26,7 +26,7 @@ use crate::service::{Defined, Definition, DefinitionPage, DefinitionSpec, Lineag
         DefineFailure,
     ),
 )]
-pub async fn define_feature(app: App, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
+pub async fn define_feature(app: AppState, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
     records::define(app, RecordKind::Feature, headers, uri, body).await
 }
 
@@ -38,7 +38,7 @@ pub async fn define_feature(app: App, headers: HeaderMap, uri: Uri, body: Body) 
     params(DefinitionParams),
     responses((status = 200, description = "A page of features", body = DefinitionPage), RecordsFailure),
 )]
-pub async fn list_features(app: App, headers: HeaderMap, uri: Uri) -> Outcome {
+pub async fn list_features(app: AppState, headers: HeaderMap, uri: Uri) -> Outcome {
     records::list(app, RecordKind::Feature, headers, uri).await
 }
 
@@ -50,8 +50,8 @@ pub async fn list_features(app: App, headers: HeaderMap, uri: Uri) -> Outcome {
     params(("name" = String, Path, description = "Name", example = "rsi-14")),
     responses((status = 200, description = "The feature", body = Definition), DefinitionFailure),
 )]
-pub async fn get_feature(app: App, RecordName(name): RecordName, headers: HeaderMap, uri: Uri) -> Outcome {
-    records::get(app, RecordKind::Feature, RecordVersion { name, version: None }, headers, uri).await
+pub async fn get_feature(app: AppState, RecordPath(name): RecordPath, headers: HeaderMap, uri: Uri) -> Outcome {
+    records::get(app, RecordKind::Feature, RecordVersionPath { name, version: None }, headers, uri).await
 }
 
 /// List the versions of a feature
@@ -62,7 +62,7 @@ pub async fn get_feature(app: App, RecordName(name): RecordName, headers: Header
     params(("name" = String, Path, description = "Name", example = "rsi-14"), VersionParams),
     responses((status = 200, description = "A page of versions", body = DefinitionPage), DefinitionFailure),
 )]
-pub async fn list_feature_versions(app: App, of: RecordName, headers: HeaderMap, uri: Uri) -> Outcome {
+pub async fn list_feature_versions(app: AppState, of: RecordPath, headers: HeaderMap, uri: Uri) -> Outcome {
     records::versions(app, RecordKind::Feature, of, headers, uri).await
 }
 
@@ -77,7 +77,7 @@ pub async fn list_feature_versions(app: App, of: RecordName, headers: HeaderMap,
     ),
     responses((status = 200, description = "The feature", body = Definition), DefinitionFailure),
 )]
-pub async fn get_feature_version(app: App, of: RecordVersion, headers: HeaderMap, uri: Uri) -> Outcome {
+pub async fn get_feature_version(app: AppState, of: RecordVersionPath, headers: HeaderMap, uri: Uri) -> Outcome {
     records::get(app, RecordKind::Feature, of, headers, uri).await
 }
 
@@ -93,7 +93,7 @@ pub async fn get_feature_version(app: App, of: RecordVersion, headers: HeaderMap
     request_body = RecordPatch,
     responses((status = 200, description = "Changed", body = Definition), DefinitionStatusFailure),
 )]
-pub async fn change_feature(app: App, of: RecordVersion, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
+pub async fn change_feature(app: AppState, of: RecordVersionPath, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
     records::change(app, RecordKind::Feature, of, headers, uri, body).await
 }
 
@@ -108,7 +108,7 @@ pub async fn change_feature(app: App, of: RecordVersion, headers: HeaderMap, uri
     ),
     responses((status = 200, description = "The lineage", body = LineageReply), DefinitionFailure),
 )]
-pub async fn feature_lineage(app: App, of: RecordVersion, headers: HeaderMap, uri: Uri) -> Outcome {
+pub async fn feature_lineage(app: AppState, of: RecordVersionPath, headers: HeaderMap, uri: Uri) -> Outcome {
     records::lineage(app, RecordKind::Feature, of, headers, uri).await
 }
 
@@ -126,7 +126,7 @@ pub async fn feature_lineage(app: App, of: RecordVersion, headers: HeaderMap, ur
         DefineFailure,
     ),
 )]
-pub async fn define_factor(app: App, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
+pub async fn define_factor(app: AppState, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
     records::define(app, RecordKind::Factor, headers, uri, body).await
 }
 
@@ -138,7 +138,7 @@ pub async fn define_factor(app: App, headers: HeaderMap, uri: Uri, body: Body) -
     params(DefinitionParams),
     responses((status = 200, description = "A page of factors", body = DefinitionPage), RecordsFailure),
 )]
-pub async fn list_factors(app: App, headers: HeaderMap, uri: Uri) -> Outcome {
+pub async fn list_factors(app: AppState, headers: HeaderMap, uri: Uri) -> Outcome {
     records::list(app, RecordKind::Factor, headers, uri).await
 }
 
@@ -150,8 +150,8 @@ pub async fn list_factors(app: App, headers: HeaderMap, uri: Uri) -> Outcome {
     params(("name" = String, Path, description = "Name", example = "momentum-20")),
     responses((status = 200, description = "The factor", body = Definition), DefinitionFailure),
 )]
-pub async fn get_factor(app: App, RecordName(name): RecordName, headers: HeaderMap, uri: Uri) -> Outcome {
-    records::get(app, RecordKind::Factor, RecordVersion { name, version: None }, headers, uri).await
+pub async fn get_factor(app: AppState, RecordPath(name): RecordPath, headers: HeaderMap, uri: Uri) -> Outcome {
+    records::get(app, RecordKind::Factor, RecordVersionPath { name, version: None }, headers, uri).await
 }
 
 /// List the versions of a factor
@@ -162,7 +162,7 @@ pub async fn get_factor(app: App, RecordName(name): RecordName, headers: HeaderM
     params(("name" = String, Path, description = "Name", example = "momentum-20"), VersionParams),
     responses((status = 200, description = "A page of versions", body = DefinitionPage), DefinitionFailure),
 )]
-pub async fn list_factor_versions(app: App, of: RecordName, headers: HeaderMap, uri: Uri) -> Outcome {
+pub async fn list_factor_versions(app: AppState, of: RecordPath, headers: HeaderMap, uri: Uri) -> Outcome {
     records::versions(app, RecordKind::Factor, of, headers, uri).await
 }
 
@@ -177,7 +177,7 @@ pub async fn list_factor_versions(app: App, of: RecordName, headers: HeaderMap, 
     ),
     responses((status = 200, description = "The factor", body = Definition), DefinitionFailure),
 )]
-pub async fn get_factor_version(app: App, of: RecordVersion, headers: HeaderMap, uri: Uri) -> Outcome {
+pub async fn get_factor_version(app: AppState, of: RecordVersionPath, headers: HeaderMap, uri: Uri) -> Outcome {
     records::get(app, RecordKind::Factor, of, headers, uri).await
 }
 
@@ -193,7 +193,7 @@ pub async fn get_factor_version(app: App, of: RecordVersion, headers: HeaderMap,
     request_body = RecordPatch,
     responses((status = 200, description = "Changed", body = Definition), DefinitionStatusFailure),
 )]
-pub async fn change_factor(app: App, of: RecordVersion, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
+pub async fn change_factor(app: AppState, of: RecordVersionPath, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
     records::change(app, RecordKind::Factor, of, headers, uri, body).await
 }
 
@@ -208,6 +208,6 @@ pub async fn change_factor(app: App, of: RecordVersion, headers: HeaderMap, uri:
     ),
     responses((status = 200, description = "The lineage", body = LineageReply), DefinitionFailure),
 )]
-pub async fn factor_lineage(app: App, of: RecordVersion, headers: HeaderMap, uri: Uri) -> Outcome {
+pub async fn factor_lineage(app: AppState, of: RecordVersionPath, headers: HeaderMap, uri: Uri) -> Outcome {
     records::lineage(app, RecordKind::Factor, of, headers, uri).await
 }

@@ -20,15 +20,15 @@ use utoipa_axum::routes;
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use super::openapi::Document;
-use super::problem::Failure;
-use super::{App, Gated};
+use super::problem::ProblemResponse;
+use super::{AppState, RequestState};
 use crate::error::{Error, ErrorCode};
 
 /// What a handler gives.
-type Outcome<T = Response> = Result<T, Failure>;
+type Outcome<T = Response> = Result<T, ProblemResponse>;
 
 /// All routes with their documentation.
-pub fn all() -> OpenApiRouter<Gated> {
+pub fn all() -> OpenApiRouter<RequestState> {
     OpenApiRouter::with_openapi(Document::openapi())
         .routes(routes!(series::list_series, series::register_series))
         .routes(routes!(series::get_kline, series::change_kline, series::drop_kline))
@@ -76,7 +76,7 @@ pub fn all() -> OpenApiRouter<Gated> {
 }
 
 /// What tells how the server is.
-pub fn health() -> Router<Gated> {
+pub fn health() -> Router<RequestState> {
     Router::new()
         .route("/health", get(server::health))
         .route("/health/live", get(server::live))
@@ -99,5 +99,5 @@ pub async fn nothing_here(method: Method, uri: Uri) -> Response {
         Error::new(ErrorCode::NotFound, format!("there is nothing at {path} ({method})"))
             .with_hint("GET /openapi.json lists the paths")
     };
-    Failure(error).into_response()
+    ProblemResponse(error).into_response()
 }

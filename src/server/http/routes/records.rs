@@ -4,17 +4,17 @@ use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::response::Response;
 
-use super::{App, Outcome};
+use super::{AppState, Outcome};
 use crate::error::Result;
 use crate::registry::{RecordKind, RecordRef};
-use crate::server::http::extract::{RecordName, RecordVersion};
-use crate::server::http::params::{DefinitionParams, Known, NoParams, Params, VersionParams};
+use crate::server::http::extract::{RecordPath, RecordVersionPath};
+use crate::server::http::params::{DefinitionParams, NoParams, Params, RouteParams, VersionParams};
 use crate::server::http::{body, once, reply};
 use crate::service::{DefinitionSpec, RecordFilter, RecordPatch, Scope};
 use crate::types::SeriesKey;
 
 /// Reads the filter of a list.
-pub fn filter<P: Known>(uri: &Uri) -> Result<RecordFilter> {
+pub fn filter<P: RouteParams>(uri: &Uri) -> Result<RecordFilter> {
     let params = Params::of::<P>(uri)?;
     let own = |name: &str| params.text(name).map(String::from);
     Ok(RecordFilter {
@@ -39,13 +39,13 @@ pub fn located(mut response: Response, record: &RecordRef) -> Response {
 }
 
 /// The status that a change asks for.
-pub async fn patch(app: &App, headers: &HeaderMap, uri: &Uri, body: Body) -> Result<RecordPatch> {
+pub async fn patch(app: &AppState, headers: &HeaderMap, uri: &Uri, body: Body) -> Result<RecordPatch> {
     Params::of::<NoParams>(uri)?;
     once::refuse(headers)?;
     body::json(app, headers, body).await
 }
 
-pub async fn define(app: App, kind: RecordKind, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
+pub async fn define(app: AppState, kind: RecordKind, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
     Params::of::<NoParams>(&uri)?;
     once::refuse(&headers)?;
     app.service().caller().may(Scope::Write)?;
@@ -55,28 +55,28 @@ pub async fn define(app: App, kind: RecordKind, headers: HeaderMap, uri: Uri, bo
     Ok(located(reply::json(status, &defined)?, &defined.definition.reference))
 }
 
-pub async fn list(app: App, kind: RecordKind, headers: HeaderMap, uri: Uri) -> Outcome {
+pub async fn list(app: AppState, kind: RecordKind, headers: HeaderMap, uri: Uri) -> Outcome {
     let filter = filter::<DefinitionParams>(&uri)?;
     let page = app.blocking(move |service| service.definitions(kind, &filter)).await?;
     Ok(reply::json_coded(&headers, &page, None)?)
 }
 
-pub async fn get(app: App, kind: RecordKind, of: RecordVersion, headers: HeaderMap, uri: Uri) -> Outcome {
+pub async fn get(app: AppState, kind: RecordKind, of: RecordVersionPath, headers: HeaderMap, uri: Uri) -> Outcome {
     Params::of::<NoParams>(&uri)?;
     let found = app.blocking(move |service| service.definition(kind, &of.name, of.version)).await?;
     Ok(reply::json_coded(&headers, &found, None)?)
 }
 
-pub async fn versions(app: App, kind: RecordKind, of: RecordName, headers: HeaderMap, uri: Uri) -> Outcome {
+pub async fn versions(app: AppState, kind: RecordKind, of: RecordPath, headers: HeaderMap, uri: Uri) -> Outcome {
     let filter = filter::<VersionParams>(&uri)?;
     let page = app.blocking(move |service| service.definition_versions(kind, &of.0, &filter)).await?;
     Ok(reply::json_coded(&headers, &page, None)?)
 }
 
 pub async fn change(
-    app: App,
+    app: AppState,
     kind: RecordKind,
-    of: RecordVersion,
+    of: RecordVersionPath,
     headers: HeaderMap,
     uri: Uri,
     body: Body,
@@ -87,7 +87,7 @@ pub async fn change(
     Ok(reply::json(StatusCode::OK, &app.blocking(verb).await?)?)
 }
 
-pub async fn lineage(app: App, kind: RecordKind, of: RecordVersion, headers: HeaderMap, uri: Uri) -> Outcome {
+pub async fn lineage(app: AppState, kind: RecordKind, of: RecordVersionPath, headers: HeaderMap, uri: Uri) -> Outcome {
     Params::of::<NoParams>(&uri)?;
     let found = app.blocking(move |service| service.lineage(kind, &of.name, of.version)).await?;
     Ok(reply::json_coded(&headers, &found, None)?)

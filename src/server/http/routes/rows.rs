@@ -3,14 +3,14 @@
 use axum::body::Body;
 use axum::http::{HeaderMap, StatusCode, Uri, header};
 
-use super::{App, Outcome};
-use crate::egress::Options;
+use super::{AppState, Outcome};
+use crate::egress::EncodeOptions;
 use crate::error::{Error, ErrorCode, Result};
 use crate::ingest::{self, BodyFormat};
-use crate::query::{Layout, Predicate, Query, When};
-use crate::server::http::body::Limits;
+use crate::query::{MultiLayout, Predicate, Query, TimeValue};
+use crate::server::http::body::BodyLimits;
 use crate::server::http::etag::condition;
-use crate::server::http::extract::{Kline, Scalar};
+use crate::server::http::extract::{KlinePath, ScalarPath};
 use crate::server::http::openapi::{
     Binary, Category, ContentCoding, DeleteFailure, QueryFailure, ReadFailure, RowsBody, RowsReply, Symbol, Timeframe,
     WriteFailure, WriteManyFailure, WritesBody,
@@ -19,7 +19,7 @@ use crate::server::http::params::{
     DeleteParams, MergeKlineParams, MergeScalarParams, Params, QueryParams, ReadManyParams, ReadParams, WriteParams,
 };
 use crate::server::http::{body, once, reply};
-use crate::service::{DeleteReply, Manner, Scope, Service, Terms, WriteManyReply, WriteReply, range_of};
+use crate::service::{DeleteReply, Scope, Service, WriteManyReply, WriteMethod, WriteOptions, WriteReply, range_of};
 use crate::types::{SeriesDef, SeriesKey};
 
 /// The `Accept` header as one text.
@@ -60,7 +60,7 @@ fn accept(headers: &HeaderMap) -> String {
         ReadFailure,
     ),
 )]
-pub async fn read_klines(app: App, Kline(key): Kline, headers: HeaderMap, uri: Uri) -> Outcome {
+pub async fn read_klines(app: AppState, KlinePath(key): KlinePath, headers: HeaderMap, uri: Uri) -> Outcome {
     read(&app, &key, &headers, &uri).await
 }
 
@@ -98,24 +98,24 @@ pub async fn read_klines(app: App, Kline(key): Kline, headers: HeaderMap, uri: U
         ReadFailure,
     ),
 )]
-pub async fn read_scalars(app: App, Scalar(key): Scalar, headers: HeaderMap, uri: Uri) -> Outcome {
+pub async fn read_scalars(app: AppState, ScalarPath(key): ScalarPath, headers: HeaderMap, uri: Uri) -> Outcome {
     read(&app, &key, &headers, &uri).await
 }
 
-async fn read(app: &App, key: &SeriesKey, headers: &HeaderMap, uri: &Uri) -> Outcome {
+async fn read(app: &AppState, key: &SeriesKey, headers: &HeaderMap, uri: &Uri) -> Outcome {
     let (mut query, options) = read_query(key, headers, uri)?;
     let limit_by = reply::limit_rows(app, &mut query, options.format)?;
     Ok(reply::answer(app, headers, query, options, limit_by, Some(uri)).await?)
 }
 
-fn read_query(key: &SeriesKey, headers: &HeaderMap, uri: &Uri) -> Result<(Query, Options)> {
+fn read_query(key: &SeriesKey, headers: &HeaderMap, uri: &Uri) -> Result<(Query, EncodeOptions)> {
     let params = Params::of::<ReadParams>(uri)?;
     query_of(&params, vec![key.to_string()], headers)
 }
 
 /// The query that parameters mean, of these series.
-fn query_of(params: &Params, series: Vec<String>, headers: &HeaderMap) -> Result<(Query, Options)> {
-    let when = |name: &str| params.text(name).map(|text| When::Text(text.into()));
+fn query_of(params: &Params, series: Vec<String>, headers: &HeaderMap) -> Result<(Query, EncodeOptions)> {
+    let when = |name: &str| params.text(name).map(|text| TimeValue::Text(text.into()));
     let columns = params.text("columns").map(|text| text.split(',').map(|name| name.trim().to_string()).collect());
     let predicates = params.all("where").map(Predicate::parse).collect::<Result<Vec<_>>>()?;
     let query = Query {
@@ -169,12 +169,12 @@ fn query_of(params: &Params, series: Vec<String>, headers: &HeaderMap) -> Result
         ReadFailure,
     ),
 )]
-pub async fn read_many(app: App, headers: HeaderMap, uri: Uri) -> Outcome {
+pub async fn read_many(app: AppState, headers: HeaderMap, uri: Uri) -> Outcome {
     let params = Params::of_both::<ReadManyParams, ReadParams>(&uri)?;
     let series: Vec<String> =
         params.all("series").flat_map(|text| text.split(',')).map(|text| text.trim().to_string()).collect();
     let (query, options) = query_of(&params, series, &headers)?;
-    let mut query = Query { layout: params.text("layout").map(Layout::from_name).transpose()?, ..query };
+    let mut query = Query { layout: params.text("layout").map(MultiLayout::from_name).transpose()?, ..query };
     let limit_by = reply::limit_rows(&app, &mut query, options.format)?;
     Ok(reply::answer(&app, &headers, query, options, limit_by, Some(&uri)).await?)
 }
@@ -202,7 +202,7 @@ pub async fn read_many(app: App, headers: HeaderMap, uri: Uri) -> Outcome {
         QueryFailure,
     ),
 )]
-pub async fn query(app: App, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
+pub async fn query(app: AppState, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
     let options = Params::of::<QueryParams>(&uri).and_then(|params| params.options(&accept(&headers)))?;
     let mut query: Query = body::json(&app, &headers, body).await?;
     let limit_by = reply::limit_rows(&app, &mut query, options.format)?;
@@ -237,7 +237,13 @@ pub async fn query(app: App, headers: HeaderMap, uri: Uri, body: Body) -> Outcom
         WriteFailure,
     ),
 )]
-pub async fn write_klines(app: App, Kline(key): Kline, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
+pub async fn write_klines(
+    app: AppState,
+    KlinePath(key): KlinePath,
+    headers: HeaderMap,
+    uri: Uri,
+    body: Body,
+) -> Outcome {
     write(&app, key, &headers, write_head(&headers, &uri), body).await
 }
 
@@ -271,7 +277,13 @@ pub async fn write_klines(app: App, Kline(key): Kline, headers: HeaderMap, uri: 
         WriteFailure,
     ),
 )]
-pub async fn write_scalars(app: App, Scalar(key): Scalar, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
+pub async fn write_scalars(
+    app: AppState,
+    ScalarPath(key): ScalarPath,
+    headers: HeaderMap,
+    uri: Uri,
+    body: Body,
+) -> Outcome {
     write(&app, key, &headers, write_head(&headers, &uri), body).await
 }
 
@@ -305,7 +317,13 @@ pub async fn write_scalars(app: App, Scalar(key): Scalar, headers: HeaderMap, ur
         WriteFailure,
     ),
 )]
-pub async fn merge_klines(app: App, Kline(key): Kline, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
+pub async fn merge_klines(
+    app: AppState,
+    KlinePath(key): KlinePath,
+    headers: HeaderMap,
+    uri: Uri,
+    body: Body,
+) -> Outcome {
     write(&app, key, &headers, merge_head(&headers, &uri), body).await
 }
 
@@ -341,7 +359,13 @@ pub async fn merge_klines(app: App, Kline(key): Kline, headers: HeaderMap, uri: 
         WriteFailure,
     ),
 )]
-pub async fn merge_scalars(app: App, Scalar(key): Scalar, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
+pub async fn merge_scalars(
+    app: AppState,
+    ScalarPath(key): ScalarPath,
+    headers: HeaderMap,
+    uri: Uri,
+    body: Body,
+) -> Outcome {
     write(&app, key, &headers, merge_head(&headers, &uri), body).await
 }
 
@@ -372,15 +396,15 @@ pub async fn merge_scalars(app: App, Scalar(key): Scalar, headers: HeaderMap, ur
         WriteManyFailure,
     ),
 )]
-pub async fn write_many(app: App, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
+pub async fn write_many(app: AppState, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
     app.service().caller().may(Scope::Write)?;
     let head = write_head(&headers, &uri).and_then(|head| {
         if headers.contains_key(header::IF_MATCH) {
             return Err(Error::invalid("If-Match is for a write of one series"));
         }
         match head.terms.manner {
-            Manner::Mode(mode) => Ok((head, mode)),
-            Manner::Merge(_) => Err(Error::invalid("a merge is into one series")),
+            WriteMethod::Mode(mode) => Ok((head, mode)),
+            WriteMethod::Merge(_) => Err(Error::invalid("a merge is into one series")),
         }
     });
     let (head, mode) = match head {
@@ -392,7 +416,7 @@ pub async fn write_many(app: App, headers: HeaderMap, uri: Uri, body: Body) -> O
     };
     let staging_dir = app.blocking(move |service| Ok(service.staging_dir())).await?;
     let config = app.config();
-    let limits = Limits {
+    let limits = BodyLimits {
         bytes_max: config.body_bytes_max,
         expansion_max: config.expansion_max,
         idle: config.body_idle,
@@ -425,8 +449,8 @@ pub async fn write_many(app: App, headers: HeaderMap, uri: Uri, body: Body) -> O
 struct WriteHead {
     /// `None`: nothing names it, the body shows it.
     format: Option<BodyFormat>,
-    options: ingest::Options,
-    terms: Terms,
+    options: ingest::DecodeOptions,
+    terms: WriteOptions,
 }
 
 fn write_head(headers: &HeaderMap, uri: &Uri) -> Result<WriteHead> {
@@ -435,23 +459,23 @@ fn write_head(headers: &HeaderMap, uri: &Uri) -> Result<WriteHead> {
     if mode == Some("merge") {
         return Err(Error::invalid("mode merge has a path of its own").with_hint("POST to …/merge"));
     }
-    head(headers, &params, Manner::of(mode, None)?)
+    head(headers, &params, WriteMethod::of(mode, None)?)
 }
 
 fn merge_head(headers: &HeaderMap, uri: &Uri) -> Result<WriteHead> {
     // A kline knows no op; it is told so by the verb, not called unknown.
     let params = Params::of::<MergeScalarParams>(uri)?;
-    head(headers, &params, Manner::of(Some("merge"), params.text("op"))?)
+    head(headers, &params, WriteMethod::of(Some("merge"), params.text("op"))?)
 }
 
-fn head(headers: &HeaderMap, params: &Params, manner: Manner) -> Result<WriteHead> {
+fn head(headers: &HeaderMap, params: &Params, manner: WriteMethod) -> Result<WriteHead> {
     let format = match params.text("format") {
         Some(name) => Some(BodyFormat::from_name(name).ok_or_else(|| {
             Error::invalid(format!("format {name:?} is not one of json, ndjson, csv, arrow, parquet"))
         })?),
         None => body_format(headers)?,
     };
-    let options = ingest::Options {
+    let options = ingest::DecodeOptions {
         numbers: params.word("numbers")?,
         rounding: params.word("rounding")?,
         missing: params.word("missing")?,
@@ -460,7 +484,7 @@ fn head(headers: &HeaderMap, params: &Params, manner: Manner) -> Result<WriteHea
         implausible_ts: params.word("implausible_ts")?,
     };
     let idempotency_key = once::idempotency_key(headers)?;
-    let terms = Terms { manner, condition: condition(headers)?, idempotency_key, create: None };
+    let terms = WriteOptions { manner, condition: condition(headers)?, idempotency_key, create: None };
     Ok(WriteHead { format, options, terms })
 }
 
@@ -506,7 +530,7 @@ fn or_too_deep(service: &Service, format: BodyFormat, body: &[u8], error: Error)
     deep.flatten().unwrap_or(error)
 }
 
-async fn write(app: &App, key: SeriesKey, headers: &HeaderMap, head: Result<WriteHead>, body: Body) -> Outcome {
+async fn write(app: &AppState, key: SeriesKey, headers: &HeaderMap, head: Result<WriteHead>, body: Body) -> Outcome {
     // Before a byte of the body is read.
     app.service().caller().may_touch(Scope::Write, &key)?;
     // Whatever can be refused without the body is, before it is staged.
@@ -528,7 +552,7 @@ async fn write(app: &App, key: SeriesKey, headers: &HeaderMap, head: Result<Writ
         }
     };
     let config = app.config();
-    let limits = Limits {
+    let limits = BodyLimits {
         bytes_max: config.body_bytes_max,
         expansion_max: config.expansion_max,
         idle: config.body_idle,
@@ -570,7 +594,7 @@ async fn write(app: &App, key: SeriesKey, headers: &HeaderMap, head: Result<Writ
     ),
     responses((status = 200, description = "Deleted, or counted", body = DeleteReply), DeleteFailure),
 )]
-pub async fn delete_klines(app: App, Kline(key): Kline, headers: HeaderMap, uri: Uri) -> Outcome {
+pub async fn delete_klines(app: AppState, KlinePath(key): KlinePath, headers: HeaderMap, uri: Uri) -> Outcome {
     delete(&app, key, &headers, &uri).await
 }
 
@@ -589,11 +613,11 @@ pub async fn delete_klines(app: App, Kline(key): Kline, headers: HeaderMap, uri:
     ),
     responses((status = 200, description = "Deleted, or counted", body = DeleteReply), DeleteFailure),
 )]
-pub async fn delete_scalars(app: App, Scalar(key): Scalar, headers: HeaderMap, uri: Uri) -> Outcome {
+pub async fn delete_scalars(app: AppState, ScalarPath(key): ScalarPath, headers: HeaderMap, uri: Uri) -> Outcome {
     delete(&app, key, &headers, &uri).await
 }
 
-async fn delete(app: &App, key: SeriesKey, headers: &HeaderMap, uri: &Uri) -> Outcome {
+async fn delete(app: &AppState, key: SeriesKey, headers: &HeaderMap, uri: &Uri) -> Outcome {
     let params = Params::of::<DeleteParams>(uri)?;
     once::refuse(headers)?;
     let condition = condition(headers)?;
@@ -621,7 +645,7 @@ async fn delete(app: &App, key: SeriesKey, headers: &HeaderMap, uri: &Uri) -> Ou
 }
 
 fn closed_range(def: &SeriesDef, start: &str, end: &str) -> Result<(i64, i64)> {
-    let (start, end) = (When::Text(start.into()), When::Text(end.into()));
+    let (start, end) = (TimeValue::Text(start.into()), TimeValue::Text(end.into()));
     let range = range_of(def, Some(&start), Some(&end))?;
     range.ok_or_else(|| Error::invalid("no timestamp lies between start and end"))
 }

@@ -5,20 +5,20 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::response::Response;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-use super::{App, Outcome};
+use super::{AppState, Outcome};
 use crate::error::Result;
 use crate::server::http::etag::{condition, is_known, not_modified};
-use crate::server::http::extract::{Kline, Scalar};
+use crate::server::http::extract::{KlinePath, ScalarPath};
 use crate::server::http::openapi::{
     AnyFailure, Category, ChangeFailure, RegisterFailure, SeriesFailure, Symbol, Timeframe,
 };
-use crate::server::http::params::{FilterParams, Known, NoParams, Params};
+use crate::server::http::params::{FilterParams, NoParams, Params, RouteParams};
 use crate::server::http::{body, once, reply};
 use crate::service::{DropReply, Registered, SeriesFilter, SeriesInfo, SeriesPage, SeriesPatch};
 use crate::types::{Kind, SeriesKey, SeriesSpec};
 
 /// Reads the filter of a list.
-pub fn filter<P: Known>(uri: &Uri) -> Result<SeriesFilter> {
+pub fn filter<P: RouteParams>(uri: &Uri) -> Result<SeriesFilter> {
     let params = Params::of::<P>(uri)?;
     let own = |name: &str| params.text(name).map(String::from);
     Ok(SeriesFilter {
@@ -49,7 +49,7 @@ pub fn filter<P: Known>(uri: &Uri) -> Result<SeriesFilter> {
     params(FilterParams),
     responses((status = 200, description = "A page of series", body = SeriesPage), AnyFailure),
 )]
-pub async fn list_series(app: App, headers: HeaderMap, uri: Uri) -> Outcome {
+pub async fn list_series(app: AppState, headers: HeaderMap, uri: Uri) -> Outcome {
     let filter = filter::<FilterParams>(&uri)?;
     let page = app.blocking(move |service| service.list(&filter)).await?;
     Ok(reply::json_coded(&headers, &page, None)?)
@@ -68,7 +68,7 @@ pub async fn list_series(app: App, headers: HeaderMap, uri: Uri) -> Outcome {
         RegisterFailure,
     ),
 )]
-pub async fn register_series(app: App, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
+pub async fn register_series(app: AppState, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
     Params::of::<NoParams>(&uri)?;
     once::refuse(&headers)?;
     let spec: SeriesSpec = body::json(&app, &headers, body).await?;
@@ -105,7 +105,7 @@ pub fn encoded(part: &str) -> impl std::fmt::Display {
         (status = 304, description = "Unchanged"), SeriesFailure,
     ),
 )]
-pub async fn get_kline(app: App, Kline(key): Kline, headers: HeaderMap, uri: Uri) -> Outcome {
+pub async fn get_kline(app: AppState, KlinePath(key): KlinePath, headers: HeaderMap, uri: Uri) -> Outcome {
     get_one(&app, key, &headers, &uri).await
 }
 
@@ -125,11 +125,11 @@ pub async fn get_kline(app: App, Kline(key): Kline, headers: HeaderMap, uri: Uri
         (status = 304, description = "Unchanged"), SeriesFailure,
     ),
 )]
-pub async fn get_scalar(app: App, Scalar(key): Scalar, headers: HeaderMap, uri: Uri) -> Outcome {
+pub async fn get_scalar(app: AppState, ScalarPath(key): ScalarPath, headers: HeaderMap, uri: Uri) -> Outcome {
     get_one(&app, key, &headers, &uri).await
 }
 
-async fn get_one(app: &App, key: SeriesKey, headers: &HeaderMap, uri: &Uri) -> Outcome {
+async fn get_one(app: &AppState, key: SeriesKey, headers: &HeaderMap, uri: &Uri) -> Outcome {
     Params::of::<NoParams>(uri)?;
     let info = app.blocking(move |service| service.series(&key)).await?;
     if is_known(headers, &info.etag) {
@@ -151,7 +151,13 @@ async fn get_one(app: &App, key: SeriesKey, headers: &HeaderMap, uri: &Uri) -> O
     request_body = SeriesPatch,
     responses((status = 200, description = "The series as it is now", body = SeriesInfo), ChangeFailure),
 )]
-pub async fn change_kline(app: App, Kline(key): Kline, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
+pub async fn change_kline(
+    app: AppState,
+    KlinePath(key): KlinePath,
+    headers: HeaderMap,
+    uri: Uri,
+    body: Body,
+) -> Outcome {
     change(&app, key, &headers, &uri, body).await
 }
 
@@ -171,11 +177,17 @@ pub async fn change_kline(app: App, Kline(key): Kline, headers: HeaderMap, uri: 
     request_body = SeriesPatch,
     responses((status = 200, description = "The series as it is now", body = SeriesInfo), ChangeFailure),
 )]
-pub async fn change_scalar(app: App, Scalar(key): Scalar, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
+pub async fn change_scalar(
+    app: AppState,
+    ScalarPath(key): ScalarPath,
+    headers: HeaderMap,
+    uri: Uri,
+    body: Body,
+) -> Outcome {
     change(&app, key, &headers, &uri, body).await
 }
 
-async fn change(app: &App, key: SeriesKey, headers: &HeaderMap, uri: &Uri, body: Body) -> Outcome {
+async fn change(app: &AppState, key: SeriesKey, headers: &HeaderMap, uri: &Uri, body: Body) -> Outcome {
     Params::of::<NoParams>(uri)?;
     once::refuse(headers)?;
     let condition = condition(headers)?;
@@ -196,7 +208,7 @@ async fn change(app: &App, key: SeriesKey, headers: &HeaderMap, uri: &Uri, body:
     ),
     responses((status = 200, description = "Dropped", body = DropReply), ChangeFailure),
 )]
-pub async fn drop_kline(app: App, Kline(key): Kline, headers: HeaderMap, uri: Uri) -> Outcome {
+pub async fn drop_kline(app: AppState, KlinePath(key): KlinePath, headers: HeaderMap, uri: Uri) -> Outcome {
     drop_one(&app, key, &headers, &uri).await
 }
 
@@ -215,11 +227,11 @@ pub async fn drop_kline(app: App, Kline(key): Kline, headers: HeaderMap, uri: Ur
     ),
     responses((status = 200, description = "Dropped", body = DropReply), ChangeFailure),
 )]
-pub async fn drop_scalar(app: App, Scalar(key): Scalar, headers: HeaderMap, uri: Uri) -> Outcome {
+pub async fn drop_scalar(app: AppState, ScalarPath(key): ScalarPath, headers: HeaderMap, uri: Uri) -> Outcome {
     drop_one(&app, key, &headers, &uri).await
 }
 
-async fn drop_one(app: &App, key: SeriesKey, headers: &HeaderMap, uri: &Uri) -> Outcome<Response> {
+async fn drop_one(app: &AppState, key: SeriesKey, headers: &HeaderMap, uri: &Uri) -> Outcome<Response> {
     Params::of::<NoParams>(uri)?;
     once::refuse(headers)?;
     let condition = condition(headers)?;

@@ -6,13 +6,13 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::response::IntoResponse;
 
 use super::series::filter;
-use super::{App, Outcome};
-use crate::server::http::coding::Coding;
+use super::{AppState, Outcome};
+use crate::server::http::coding::ResponseCoding;
 use crate::server::http::etag::{is_known, not_modified};
-use crate::server::http::openapi::{AnyFailure, HealthFailure, OpenFailure};
+use crate::server::http::openapi::{AnyFailure, HealthFailure, PublicFailure};
 use crate::server::http::params::{InventoryParams, NoParams, Params};
 use crate::server::http::{openapi_json, reply};
-use crate::service::{Health, Inventory, Status, StatusReply};
+use crate::service::{Health, HealthStatus, Inventory, StatusReply};
 
 /// Inventory
 ///
@@ -29,9 +29,9 @@ use crate::service::{Health, Inventory, Status, StatusReply};
         AnyFailure,
     ),
 )]
-pub async fn inventory(app: App, headers: HeaderMap, uri: Uri) -> Outcome {
+pub async fn inventory(app: AppState, headers: HeaderMap, uri: Uri) -> Outcome {
     let filter = filter::<InventoryParams>(&uri)?;
-    let coding = Coding::of(&headers);
+    let coding = ResponseCoding::of(&headers);
     // The tag is taken first: if the store changes in between, it is too old, which only costs a request.
     let stem = app.blocking(|service| service.inventory_etag()).await?;
     let tag = format!("\"{stem}{}\"", coding.suffix());
@@ -53,16 +53,16 @@ pub async fn inventory(app: App, headers: HeaderMap, uri: Uri) -> Outcome {
         HealthFailure,
     ),
 )]
-pub async fn health(app: App, uri: Uri) -> Outcome {
+pub async fn health(app: AppState, uri: Uri) -> Outcome {
     Params::of::<NoParams>(&uri)?;
     let health = app.blocking(|service| service.health()).await?;
     Ok(reply::json(status_of(health.status), &health)?)
 }
 
-fn status_of(status: Status) -> StatusCode {
+fn status_of(status: HealthStatus) -> StatusCode {
     match status {
-        Status::Ok | Status::Degraded => StatusCode::OK,
-        Status::Failing => StatusCode::SERVICE_UNAVAILABLE,
+        HealthStatus::Ok | HealthStatus::Degraded => StatusCode::OK,
+        HealthStatus::Failing => StatusCode::SERVICE_UNAVAILABLE,
     }
 }
 
@@ -71,7 +71,7 @@ fn status_of(status: Status) -> StatusCode {
 /// Answers as long as the process does.
 #[utoipa::path(
     get, path = "/health/live", operation_id = "getLiveness", tag = "server", security(()),
-    responses((status = 200, description = "Alive", body = StatusReply), OpenFailure),
+    responses((status = 200, description = "Alive", body = StatusReply), PublicFailure),
 )]
 pub async fn live(uri: Uri) -> Outcome {
     Params::of::<NoParams>(&uri)?;
@@ -87,10 +87,10 @@ pub async fn live(uri: Uri) -> Outcome {
     responses(
         (status = 200, description = "Ready", body = StatusReply),
         (status = 503, description = "Not ready", body = StatusReply),
-        OpenFailure,
+        PublicFailure,
     ),
 )]
-pub async fn ready(app: App, uri: Uri) -> Outcome {
+pub async fn ready(app: AppState, uri: Uri) -> Outcome {
     Params::of::<NoParams>(&uri)?;
     app.service().check_ready()?;
     let ready = app.blocking(|service| service.readiness()).await?;
@@ -104,7 +104,7 @@ pub async fn ready(app: App, uri: Uri) -> Outcome {
     get, path = "/metrics", operation_id = "getMetrics", tag = "server",
     responses((status = 200, description = "Metrics", body = String, content_type = "text/plain"), AnyFailure),
 )]
-pub async fn metrics(app: App, uri: Uri) -> Outcome {
+pub async fn metrics(app: AppState, uri: Uri) -> Outcome {
     Params::of::<NoParams>(&uri)?;
     let text = app.blocking(crate::server::metrics::render).await?;
     Ok(([(header::CONTENT_TYPE, HeaderValue::from_static(crate::server::metrics::TEXT))], text).into_response())
@@ -113,7 +113,7 @@ pub async fn metrics(app: App, uri: Uri) -> Outcome {
 /// This document
 #[utoipa::path(
     get, path = "/openapi.json", operation_id = "getOpenapi", tag = "server", security(()),
-    responses((status = 200, description = "The OpenAPI document", body = serde_json::Value), OpenFailure),
+    responses((status = 200, description = "The OpenAPI document", body = serde_json::Value), PublicFailure),
 )]
 pub async fn openapi(uri: Uri) -> Outcome {
     static TEXT: OnceLock<String> = OnceLock::new();

@@ -6,8 +6,8 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 
 use super::series::encoded;
-use super::{App, Outcome};
-use crate::server::http::extract::SnapshotName;
+use super::{AppState, Outcome};
+use crate::server::http::extract::SnapshotPath;
 use crate::server::http::openapi::{AnyFailure, CreateSnapshotFailure, DropSnapshotFailure};
 use crate::server::http::params::{NoParams, Params};
 use crate::server::http::{body, once, reply};
@@ -35,7 +35,7 @@ pub struct SnapshotSpec {
         CreateSnapshotFailure,
     ),
 )]
-pub async fn create_snapshot(app: App, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
+pub async fn create_snapshot(app: AppState, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
     Params::of::<NoParams>(&uri)?;
     once::refuse(&headers)?;
     let spec: SnapshotSpec = body::json(&app, &headers, body).await?;
@@ -54,7 +54,7 @@ pub async fn create_snapshot(app: App, headers: HeaderMap, uri: Uri, body: Body)
     get, path = "/v1/snapshots", operation_id = "listSnapshots", tag = "snapshots",
     responses((status = 200, description = "The snapshots", body = SnapshotList), AnyFailure),
 )]
-pub async fn list_snapshots(app: App, headers: HeaderMap, uri: Uri) -> Outcome {
+pub async fn list_snapshots(app: AppState, headers: HeaderMap, uri: Uri) -> Outcome {
     Params::of::<NoParams>(&uri)?;
     let list = app.blocking(|service| service.snapshots()).await?;
     Ok(reply::json_coded(&headers, &list, None)?)
@@ -68,7 +68,7 @@ pub async fn list_snapshots(app: App, headers: HeaderMap, uri: Uri) -> Outcome {
     params(("name" = String, Path, description = "Name")),
     responses((status = 200, description = "Dropped", body = SnapshotDropped), DropSnapshotFailure),
 )]
-pub async fn drop_snapshot(app: App, SnapshotName(name): SnapshotName, headers: HeaderMap, uri: Uri) -> Outcome {
+pub async fn drop_snapshot(app: AppState, SnapshotPath(name): SnapshotPath, headers: HeaderMap, uri: Uri) -> Outcome {
     Params::of::<NoParams>(&uri)?;
     once::refuse(&headers)?;
     let dropped = app.blocking(move |service| service.drop_snapshot(&name)).await?;
