@@ -35,7 +35,7 @@ use arrow::datatypes::{DataType, Int32Type};
 use arrow::ipc::reader::FileReader;
 use arrow::record_batch::RecordBatch;
 use fastk::format::manifest::{ChunkRecord, Edit, decode_edit, encode_edit};
-use fastk::query::{MultiLayout, MultiScan, RowOrder, ScanMember, many};
+use fastk::query::{MultiLayout, MultiScan, RowOrder, ScanMember, multi};
 use fastk::store::Durability;
 use fastk::types::{Partition, TimeUnit};
 use fastk::{
@@ -267,7 +267,7 @@ impl Session {
             let keys = reader.keys().filter(|key| key.as_str().starts_with(prefix));
             let series = keys.map(|key| reader.series(key)).collect::<Result<Vec<_>>>()?;
             let defs: Vec<&SeriesDef> = series.iter().map(|series| series.def.as_ref()).collect();
-            let common = many::common(&defs, None, NumberFormat::Stored)?;
+            let common = multi::common(&defs, None, NumberFormat::Stored)?;
             let filter = Arc::new(Vec::new());
             let member = |(series, (columns, casts)): (&&Arc<_>, _)| ScanMember {
                 series: Arc::clone(series),
@@ -278,7 +278,7 @@ impl Session {
                 stop: Default::default(),
             };
             let members: Vec<ScanMember> = series.iter().zip(common.members).map(member).collect();
-            let shape = many::shape(&asked, &members, common.columns, NumberFormat::Stored, reader.commit());
+            let shape = multi::shape(&asked, &members, common.columns, NumberFormat::Stored, reader.commit());
             let schema = shape.arrow_schema();
             let scan = MultiScan::new(members, store.cache(), MultiLayout::ByTime, RowOrder::Asc, None);
             scan.map(|block| shape.record_batch(&schema, &block?)).collect::<Result<Vec<_>>>()

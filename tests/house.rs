@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use fastk::ErrorCode;
 use fastk::config::{Config, FlagValue, LoadedConfig};
-use fastk::service::verbs::{Access, VERBS};
+use fastk::service::operations::{Access, VERBS};
 
 #[path = "house/pages.rs"]
 mod pages;
@@ -54,12 +54,12 @@ const LIBRARIES: &[(&str, &str)] = &[
     ("sha2", "registry"),
     ("subtle", "access.rs"),
     ("base64", "access.rs"),
-    ("rustls", "server/wire.rs"),
-    ("rustls", "cli/trust.rs"),
-    ("rustls_native_certs", "cli/trust.rs"),
+    ("rustls", "server/tls_stream.rs"),
+    ("rustls", "cli/certificates.rs"),
+    ("rustls_native_certs", "cli/certificates.rs"),
     ("hyper_rustls", "cli/remote.rs"),
     ("schemars", "cli/bridge"),
-    ("tokio_rustls", "server/wire.rs"),
+    ("tokio_rustls", "server/tls_stream.rs"),
     ("metrics_exporter_prometheus", "server/metrics.rs"),
 ];
 
@@ -352,7 +352,7 @@ fn compare(face: &str, named: Vec<&'static str>, there: BTreeSet<String>) {
     assert!(absent.is_empty() && unnamed.is_empty(), "{face}: not there {absent:?}, not in the table {unnamed:?}");
 }
 
-fn named(face: fn(&fastk::service::verbs::Operation) -> Access) -> Vec<&'static str> {
+fn named(face: fn(&fastk::service::operations::Operation) -> Access) -> Vec<&'static str> {
     let mut out = Vec::new();
     for verb in VERBS {
         match face(verb) {

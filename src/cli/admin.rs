@@ -6,7 +6,7 @@ use serde::Serialize;
 use super::backup::{self, BackupArgs, RestoreArgs};
 use super::repair::{self, RepairArgs};
 use super::target::{CommandTarget, PlainArgs};
-use super::{check, show, stats, token};
+use super::{print, stats, token, verify};
 use crate::error::{Error, Result};
 use crate::service::{HealthStatus, Inventory, SeriesFilter, SeriesPage};
 use crate::types::schema::series_not_found;
@@ -41,9 +41,9 @@ enum AdminCommand {
     /// Make the manifest anew from the other files.
     RebuildManifest(RepairArgs),
     /// Check every file of a store; also beside the process that owns it. Exit status 1 when something was found.
-    Verify(check::VerifyArgs),
+    Verify(verify::VerifyArgs),
     /// Check every file and write damaged sidecars anew. Exit status 1 when something is left.
-    Scrub(check::ScrubArgs),
+    Scrub(verify::ScrubArgs),
     /// Files of a data directory that nothing names, and why they may be there.
     ListOrphans(PlainArgs),
     /// Which chunks span the same times, which one wins there, and what compaction would do.
@@ -132,9 +132,9 @@ pub fn run(args: AdminArgs) -> Result<u8> {
             let series = args.series.iter().map(|text| SeriesKey::parse(text)).collect::<Result<Vec<_>>>()?;
             let target = CommandTarget::open(&args.plain.target, false)?;
             if args.dry_run {
-                show::reply(&to_compact(&target, &series)?, args.plain.json)?;
+                print::reply(&to_compact(&target, &series)?, args.plain.json)?;
             } else {
-                show::reply(&target.compact(&series)?, args.plain.json)?;
+                print::reply(&target.compact(&series)?, args.plain.json)?;
             }
             Ok(0)
         }
@@ -142,15 +142,15 @@ pub fn run(args: AdminArgs) -> Result<u8> {
         AdminCommand::Restore(args) => backup::restore(args),
         AdminCommand::Repair(args) => repair::run(&args, false),
         AdminCommand::RebuildManifest(args) => repair::run(&args, true),
-        AdminCommand::Verify(args) => check::verify(&args),
-        AdminCommand::Scrub(args) => check::scrub(&args),
-        AdminCommand::ListOrphans(args) => check::list_orphans(&args),
-        AdminCommand::ExplainOverlap(args) => check::explain_overlap(&args),
+        AdminCommand::Verify(args) => verify::verify(&args),
+        AdminCommand::Scrub(args) => verify::scrub(&args),
+        AdminCommand::ListOrphans(args) => verify::list_orphans(&args),
+        AdminCommand::ExplainOverlap(args) => verify::explain_overlap(&args),
         AdminCommand::Ping(args) => {
             let ready = CommandTarget::running(&args.target)?.ready()?;
-            show::reply(&ready, args.json)?;
+            print::reply(&ready, args.json)?;
             if ready.writer_stopped {
-                show::note("writes are refused until the server is started again; `fastk admin health` says why");
+                print::note("writes are refused until the server is started again; `fastk admin health` says why");
             }
             Ok(u8::from(ready.status == HealthStatus::Failing || ready.writer_stopped))
         }
@@ -206,7 +206,7 @@ fn inventory(args: &FilterArgs) -> Result<u8> {
     let target = CommandTarget::open(&args.plain.target, false)?;
     let whole = whole_inventory(&target, args.filter()?)?;
     if args.plain.json {
-        show::reply(&whole, true)?;
+        print::reply(&whole, true)?;
         return Ok(0);
     }
     let or_dash = |value: Option<String>| value.unwrap_or("-".into());
@@ -224,9 +224,9 @@ fn inventory(args: &FilterArgs) -> Result<u8> {
         ]
     });
     let header = ["series", "rows", "bytes", "chunks", "tail_rows", "first_ts", "last_ts", "coverage", "version"];
-    show::out(&show::table(&header, rows.collect()))?;
+    print::out(&print::table(&header, rows.collect()))?;
     let t = &whole.totals;
-    show::out(&format!(
+    print::out(&format!(
         "{} series, {} rows, {} bytes in {} chunks, {} tail rows, {} bytes of log, {} snapshots, commit {}\n",
         t.series, t.rows, t.bytes, t.chunks, t.tail_rows, t.wal_bytes, t.snapshots, whole.commit
     ))?;
@@ -236,7 +236,7 @@ fn inventory(args: &FilterArgs) -> Result<u8> {
 fn list_series(args: &FilterArgs) -> Result<u8> {
     let whole = args.list(&CommandTarget::open(&args.plain.target, false)?)?;
     if args.plain.json {
-        show::reply(&whole, true)?;
+        print::reply(&whole, true)?;
         return Ok(0);
     }
     let rows = whole.series.iter().map(|info| {
@@ -250,12 +250,12 @@ fn list_series(args: &FilterArgs) -> Result<u8> {
             .collect();
         vec![info.series.to_string(), info.unit.name().into(), columns.join(" "), info.version.to_string()]
     });
-    show::out(&show::table(&["series", "unit", "columns", "version"], rows.collect()))?;
+    print::out(&print::table(&["series", "unit", "columns", "version"], rows.collect()))?;
     Ok(0)
 }
 
 fn health(args: &PlainArgs) -> Result<u8> {
     let health = CommandTarget::open(&args.target, false)?.health()?;
-    show::reply(&health, args.json)?;
+    print::reply(&health, args.json)?;
     Ok(u8::from(health.status != HealthStatus::Ok))
 }

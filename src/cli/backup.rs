@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
-use super::check::bytes;
 use super::target::{CommandTarget, TargetArgs};
-use super::{job, show};
+use super::verify::bytes;
+use super::{job, print};
 use crate::error::Result;
 use crate::service::{BackupRequest, RestoreOptions, TaskControl, restore_backup};
 
@@ -75,7 +75,7 @@ pub fn backup(args: BackupArgs) -> Result<u8> {
         bytes_per_second: args.rate,
     };
     let reply = CommandTarget::open(&args.target, false)?.backup(&request)?;
-    show::reply(&reply, args.json)?;
+    print::reply(&reply, args.json)?;
     Ok(u8::from(!reply.damaged.is_empty()))
 }
 
@@ -85,9 +85,9 @@ pub fn restore(args: RestoreArgs) -> Result<u8> {
         RestoreOptions { apply: args.apply, as_of: args.as_of, link: args.link, allow_damaged: args.allow_damaged };
     let watch = TaskControl::new();
     let reply = job::local(&watch, "bytes", || restore_backup(&args.backup, &args.root, &options, &watch))?;
-    show::reply(&reply, args.json)?;
+    print::reply(&reply, args.json)?;
     if !reply.applied {
-        show::note("nothing was made: --apply restores");
+        print::note("nothing was made: --apply restores");
     }
     Ok(u8::from(!reply.damaged.is_empty()))
 }

@@ -1,7 +1,7 @@
 //! `fastk coverage`: which intervals of a series have rows, and where the gaps are.
 
 use super::engine::when;
-use super::show;
+use super::print;
 use super::target::{CommandTarget, TargetArgs};
 use crate::egress::TimeFormat;
 use crate::error::Result;
@@ -56,9 +56,9 @@ pub fn run(args: CoverageArgs) -> Result<u8> {
     };
     let found = CommandTarget::open(&args.target, false)?.coverage(&request)?;
     if args.json {
-        show::reply(&found, true)?;
+        print::reply(&found, true)?;
     } else {
-        show::out(&text(&found))?;
+        print::out(&text(&found))?;
     }
     Ok(0)
 }
@@ -88,7 +88,7 @@ fn text(found: &CoverageReply) -> String {
     ));
     if !found.gaps.is_empty() {
         let rows = found.gaps.iter().map(|gap| vec![gap.missing.to_string(), stamp(&gap.start), stamp(&gap.end)]);
-        text.push_str(&show::table(&["missing", "first", "last"], rows.collect()));
+        text.push_str(&print::table(&["missing", "first", "last"], rows.collect()));
     }
     if found.truncated {
         text.push_str(&format!("the first {} gaps; --limit or --min-missing choose others\n", found.gaps.len()));

@@ -2,7 +2,7 @@
 
 use clap::Subcommand;
 
-use super::show;
+use super::print;
 use super::target::{CommandTarget, PlainArgs};
 use crate::error::{Error, Result};
 use crate::registry::{RecordKind, RecordRef, RecordStatus};
@@ -153,7 +153,7 @@ pub fn run(args: DatasetArgs) -> Result<u8> {
         }
         DatasetCommand::Show(DatasetVersionArgs { record, plain }) => {
             let (name, version) = RecordRef::parse_short(RecordKind::Dataset, &record)?;
-            show::reply(&CommandTarget::open(&plain.target, false)?.dataset(&name, version)?, plain.json)?;
+            print::reply(&CommandTarget::open(&plain.target, false)?.dataset(&name, version)?, plain.json)?;
         }
         DatasetCommand::Versions(DatasetNameArgs { name, pages, plain }) => {
             let filter = RecordFilter { limit: pages.limit, cursor: pages.cursor, ..RecordFilter::default() };
@@ -164,7 +164,7 @@ pub fn run(args: DatasetArgs) -> Result<u8> {
             let (name, version) = named(RecordKind::Dataset, &record)?;
             let status: RecordStatus = status.parse()?;
             let changed = CommandTarget::open(&plain.target, false)?.set_dataset_status(&name, version, status)?;
-            show::reply(&changed, plain.json)?;
+            print::reply(&changed, plain.json)?;
         }
     }
     Ok(0)
@@ -181,12 +181,12 @@ fn create(args: DatasetCreateArgs) -> Result<()> {
         status: args.status.parse()?,
         derived_from: args.derived_from.iter().map(|text| text.parse()).collect::<Result<_>>()?,
     };
-    show::reply(&CommandTarget::open(&args.plain.target, false)?.create_dataset(&spec)?, args.plain.json)
+    print::reply(&CommandTarget::open(&args.plain.target, false)?.create_dataset(&spec)?, args.plain.json)
 }
 
 fn page(page: &DatasetPage, json: bool) -> Result<()> {
     if json {
-        return show::reply(page, true);
+        return print::reply(page, true);
     }
     let dash = || "-".to_owned();
     let rows = page.datasets.iter().map(|one| {
@@ -202,7 +202,7 @@ fn page(page: &DatasetPage, json: bool) -> Result<()> {
         ]
     });
     let header = ["dataset", "status", "series", "rows", "start", "end", "source", "market"];
-    show::out(&show::table(&header, rows.collect()))?;
+    print::out(&print::table(&header, rows.collect()))?;
     more(page.next_cursor.as_deref());
     Ok(())
 }
@@ -210,7 +210,7 @@ fn page(page: &DatasetPage, json: bool) -> Result<()> {
 /// Says how to go on.
 pub fn more(cursor: Option<&str>) {
     if let Some(cursor) = cursor {
-        show::note(&format!("there are more: --cursor {cursor}"));
+        print::note(&format!("there are more: --cursor {cursor}"));
     }
 }
 
@@ -219,15 +219,15 @@ pub fn lineage(kind: RecordKind, args: &DatasetVersionArgs) -> Result<()> {
     let (name, version) = RecordRef::parse_short(kind, &args.record)?;
     let found: LineageReply = CommandTarget::open(&args.plain.target, false)?.lineage(kind, &name, version)?;
     if args.plain.json {
-        return show::reply(&found, true);
+        return print::reply(&found, true);
     }
     let upstream = found.upstream.iter().map(|node| ("from", node));
     let rows = upstream.chain(found.downstream.iter().map(|node| ("into", node))).map(|(way, node)| {
         vec![way.to_owned(), node.depth.to_string(), node.record.to_string(), node.status.name().to_owned()]
     });
-    show::out(&show::table(&[&found.record.to_string(), "steps", "record", "status"], rows.collect()))?;
+    print::out(&print::table(&[&found.record.to_string(), "steps", "record", "status"], rows.collect()))?;
     if found.truncated {
-        show::note("there is more than is shown");
+        print::note("there is more than is shown");
     }
     Ok(())
 }

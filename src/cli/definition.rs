@@ -5,7 +5,7 @@ use std::path::Path;
 use clap::Subcommand;
 
 use super::dataset::{DatasetNameArgs, DatasetPageArgs, DatasetStatusArgs, DatasetVersionArgs, lineage, more, named};
-use super::show;
+use super::print;
 use super::target::{CommandTarget, PlainArgs};
 use crate::error::{Error, Result};
 use crate::registry::{RecordKind, RecordRef, RecordStatus};
@@ -97,7 +97,7 @@ pub fn run(kind: RecordKind, args: DefinitionArgs) -> Result<u8> {
         }
         DefinitionCommand::Show(DatasetVersionArgs { record, plain }) => {
             let (name, version) = RecordRef::parse_short(kind, &record)?;
-            show::reply(&CommandTarget::open(&plain.target, false)?.definition(kind, &name, version)?, plain.json)?;
+            print::reply(&CommandTarget::open(&plain.target, false)?.definition(kind, &name, version)?, plain.json)?;
         }
         DefinitionCommand::Versions(DatasetNameArgs { name, pages, plain }) => {
             let filter = RecordFilter { limit: pages.limit, cursor: pages.cursor, ..RecordFilter::default() };
@@ -110,7 +110,7 @@ pub fn run(kind: RecordKind, args: DefinitionArgs) -> Result<u8> {
             let status: RecordStatus = status.parse()?;
             let changed =
                 CommandTarget::open(&plain.target, false)?.set_definition_status(kind, &name, version, status)?;
-            show::reply(&changed, plain.json)?;
+            print::reply(&changed, plain.json)?;
         }
     }
     Ok(0)
@@ -134,12 +134,12 @@ fn create(kind: RecordKind, args: DefinitionCreateArgs) -> Result<()> {
         description: args.description,
         status: args.status.parse()?,
     };
-    show::reply(&CommandTarget::open(&args.plain.target, false)?.define(kind, &spec)?, args.plain.json)
+    print::reply(&CommandTarget::open(&args.plain.target, false)?.define(kind, &spec)?, args.plain.json)
 }
 
 fn page(kind: RecordKind, page: &DefinitionPage, json: bool) -> Result<()> {
     if json {
-        return show::reply(page, true);
+        return print::reply(page, true);
     }
     let rows = page.definitions.iter().map(|one| {
         vec![
@@ -150,7 +150,7 @@ fn page(kind: RecordKind, page: &DefinitionPage, json: bool) -> Result<()> {
             one.config_hash.clone(),
         ]
     });
-    show::out(&show::table(&[kind.name(), "status", "code_version", "series", "config_hash"], rows.collect()))?;
+    print::out(&print::table(&[kind.name(), "status", "code_version", "series", "config_hash"], rows.collect()))?;
     more(page.next_cursor.as_deref());
     Ok(())
 }

@@ -22,7 +22,7 @@ use crate::query::{Query, TimeValue};
 use crate::server::flight::{self, FlightConfig};
 use crate::server::http::{self, HttpConfig};
 use crate::server::settings::{self, count, health_connections, millis};
-use crate::server::wire::Tls;
+use crate::server::tls_stream::Tls;
 use crate::service::{
     Acknowledged, IdempotencyKey, OpenProgress, OrphanReport, OverlapReport, RowMode, Service, ServiceLimits,
     StoreOptions, TaskControl, VerifyOptions, VerifyReport, WriteManyReply, WriteOptions, range_of,

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::show;
+use super::print;
 use super::target::{CommandTarget, PlainArgs};
 use crate::error::Result;
 use crate::service::{FilesReply, FilesRequest};
@@ -32,16 +32,16 @@ pub fn run(args: FilesArgs) -> Result<u8> {
     }
     let reply = target.files(&FilesRequest { series, as_of: args.as_of.clone() })?;
     if args.plain.json {
-        show::reply(&reply, true)?;
+        print::reply(&reply, true)?;
     } else if reply.exact {
         // As the user names the directory, where the user names one.
         let root = args.plain.target.root.as_deref().unwrap_or_else(|| Path::new(&reply.root));
         let lines: Vec<String> =
             reply.files.iter().map(|file| format!("{}\n", root.join(&file.file).display())).collect();
-        show::out(&lines.concat())?;
+        print::out(&lines.concat())?;
     }
     if !reply.exact {
-        show::note(&why(&reply, &args));
+        print::note(&why(&reply, &args));
     }
     Ok(u8::from(!reply.exact))
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::show;
+use super::print;
 use crate::error::{Error, Result};
 use crate::format::inspect::inspect;
 
@@ -27,11 +27,11 @@ pub fn run(args: InspectArgs) -> Result<u8> {
             None => named(error),
         })?;
         if !args.json && args.files.len() > 1 {
-            show::out(&format!("{}{}\n", if position > 0 { "\n" } else { "" }, path.display()))?;
+            print::out(&format!("{}{}\n", if position > 0 { "\n" } else { "" }, path.display()))?;
         }
-        show::reply(&described, args.json)?;
+        print::reply(&described, args.json)?;
         if described.get("intact").and_then(serde_json::Value::as_bool) == Some(false) {
-            show::note(&format!("{}: damaged", path.display()));
+            print::note(&format!("{}: damaged", path.display()));
             status = 1;
         }
     }

@@ -8,8 +8,8 @@ use hyper::Method;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::de::DeserializeOwned;
 
+use super::print;
 use super::remote::{Call, RestClient, segment};
-use super::show;
 use crate::error::{Error, Result};
 use crate::service::{Job, JobList, TaskControl};
 
@@ -56,7 +56,7 @@ pub fn remote<T: DeserializeOwned>(client: &RestClient, verb: &str, body: Option
     let mut job = only(client.json(call)?)?;
     let bar = bar(&job.progress.unit);
     if !bar.is_hidden() {
-        show::note(&format!("job {} of {}", job.id, client.url()));
+        print::note(&format!("job {} of {}", job.id, client.url()));
     }
     while !job.status.is_finished() {
         std::thread::sleep(LOOK);

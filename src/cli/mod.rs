@@ -5,7 +5,7 @@
 mod admin;
 mod backup;
 pub mod bridge;
-mod check;
+mod certificates;
 mod coverage;
 mod dataset;
 mod definition;
@@ -14,17 +14,17 @@ mod files;
 mod inspect;
 mod job;
 mod log;
-mod mutate;
+mod print;
 mod read;
 mod register;
 pub mod remote;
 mod repair;
-mod show;
 mod snapshot;
 mod stats;
 pub mod target;
 mod token;
-mod trust;
+mod verify;
+mod write;
 
 pub mod demo;
 pub mod import;
@@ -57,11 +57,11 @@ enum Command {
     /// Register a series.
     Register(register::RegisterArgs),
     /// Write the rows of a file or of standard input to a series.
-    Write(mutate::WriteArgs),
+    Write(write::WriteArgs),
     /// Delete a closed time range of a series.
-    Delete(mutate::DeleteArgs),
+    Delete(write::DeleteArgs),
     /// Drop a series and all its rows.
-    Drop(mutate::DropArgs),
+    Drop(write::DropArgs),
     /// Read rows of a series.
     Query(read::QueryArgs),
     /// Read rows of a series into a file.
@@ -95,7 +95,7 @@ pub fn main() -> ExitCode {
     match run(cli.verb) {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
-            show::error(&error);
+            print::error(&error);
             ExitCode::from(error.code().exit())
         }
     }
@@ -112,15 +112,15 @@ fn refuse(error: &clap::Error) -> ExitCode {
         let _ = bridge::fail(ErrorCode::InvalidArgument, &sentence.join(" "));
     }
     if error.use_stderr() {
-        show::usage(&error.render().to_string());
+        print::usage(&error.render().to_string());
         return ExitCode::from(status);
     }
     let styled = error.render();
     let text = if std::io::stdout().is_terminal() { styled.ansi().to_string() } else { styled.to_string() };
-    match show::out(&text) {
+    match print::out(&text) {
         Ok(()) => ExitCode::from(status),
         Err(failed) => {
-            show::error(&failed);
+            print::error(&failed);
             ExitCode::from(failed.code().exit())
         }
     }
@@ -148,9 +148,9 @@ fn run(verb: Command) -> Result<u8> {
         Command::Demo(args) => demo::run(args),
         Command::Import(args) => import::run(*args),
         Command::Register(args) => register::run(args),
-        Command::Write(args) => mutate::write(args),
-        Command::Delete(args) => mutate::delete(args),
-        Command::Drop(args) => mutate::drop(args),
+        Command::Write(args) => write::write(args),
+        Command::Delete(args) => write::delete(args),
+        Command::Drop(args) => write::drop(args),
         Command::Query(args) => read::query(args),
         Command::Export(args) => read::export(args),
         Command::Snapshot(args) => snapshot::run(args),

@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 
 use super::engine::when;
-use super::mutate::format_of;
-use super::show;
+use super::print;
 use super::target::{CommandTarget, OutputOptions, TargetArgs};
+use super::write::format_of;
 use crate::error::{Error, ErrorCode, Result};
 use crate::query::{MultiLayout, NumberFormat, Predicate, Query, RowOrder};
 
@@ -146,9 +146,9 @@ pub fn query(args: QueryArgs) -> Result<u8> {
             rows.pop();
         }
         let header: Vec<&str> = header.iter().map(String::as_str).collect();
-        show::out(&show::table(&header, rows))?;
+        print::out(&print::table(&header, rows))?;
         if more {
-            show::note(&format!("the first {TABLE_ROWS_DEFAULT} rows; --limit, --latest or --format give more"));
+            print::note(&format!("the first {TABLE_ROWS_DEFAULT} rows; --limit, --latest or --format give more"));
         }
         return Ok(0);
     }
@@ -219,7 +219,7 @@ pub fn export(args: ExportArgs) -> Result<u8> {
     });
     match result {
         Ok(bytes) => {
-            show::note(&format!("{} as {format}, {bytes} bytes: {}", query.series.join(", "), path.display()));
+            print::note(&format!("{} as {format}, {bytes} bytes: {}", query.series.join(", "), path.display()));
             Ok(0)
         }
         Err(error) => {

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::show;
+use super::print;
 use super::target::{CommandTarget, TargetArgs};
 use crate::error::{Error, Result};
 use crate::types::schema::ColumnSpec;
@@ -53,7 +53,7 @@ pub struct RegisterArgs {
 pub fn run(args: RegisterArgs) -> Result<u8> {
     let spec = match (&args.file, &args.key) {
         (Some(path), _) => {
-            let bytes = super::mutate::read_input(Some(path))?;
+            let bytes = super::write::read_input(Some(path))?;
             serde_json::from_slice(&bytes)
                 .map_err(|error| Error::invalid(format!("registration in {}: {error}", path.display())))?
         }
@@ -61,7 +61,7 @@ pub fn run(args: RegisterArgs) -> Result<u8> {
         (None, None) => return Err(Error::invalid("a key or --file is needed")),
     };
     let reply = CommandTarget::open(&args.target, true)?.register(spec)?;
-    show::reply(&reply, args.json)?;
+    print::reply(&reply, args.json)?;
     Ok(0)
 }
 

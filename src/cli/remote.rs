@@ -17,7 +17,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::trust::ServerTrust;
+use super::certificates::ServerTrust;
 use crate::access::header_of;
 use crate::error::{Error, ErrorCode, Result, RowError};
 use crate::types::SeriesKey;

@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use super::show;
+use super::print;
 use super::target::root_or_configured;
 use crate::disk::{DiskPath, Lock};
 use crate::error::Result;
@@ -33,9 +33,9 @@ pub fn run(args: &RepairArgs, rebuild_manifest: bool) -> Result<u8> {
         mend_registry(&root, &mut report)?;
     }
     if args.json {
-        show::reply(&report, true)?;
+        print::reply(&report, true)?;
     } else {
-        show::out(&text(&report, args.apply))?;
+        print::out(&text(&report, args.apply))?;
     }
     let pending = !report.clean && !report.applied;
     Ok(u8::from(pending || report.has_lost()))

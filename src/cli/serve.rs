@@ -18,11 +18,11 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::{engine, log, show};
+use super::{engine, log, print};
 use crate::access::{self, Authenticator};
 use crate::config::{Config, FlagValue, LoadedConfig, address};
 use crate::error::{Error, ErrorCode, Result};
-use crate::server::wire::Tls;
+use crate::server::tls_stream::Tls;
 use crate::service::{OpenProgress, Service};
 
 /// How much longer than the faces may drain their end is waited for; they cut what is open by themselves.
@@ -77,8 +77,8 @@ pub fn run(args: ServeArgs) -> Result<u8> {
     let loaded =
         LoadedConfig::read_checked(args.config.as_deref(), &args.flags(), |config| problems(config, args.insecure))?;
     if args.print_config {
-        loaded.warnings().iter().for_each(|warning| show::note(warning));
-        show::out(&loaded.print()?)?;
+        loaded.warnings().iter().for_each(|warning| print::note(warning));
+        print::out(&loaded.print()?)?;
         return Ok(0);
     }
     let warnings = loaded.warnings().to_vec();
@@ -104,7 +104,7 @@ pub fn run(args: ServeArgs) -> Result<u8> {
     let service = engine::open_telling(&config.store.root, true, &config, Some(Arc::clone(&opening)))?;
     let listeners = [early.map(StartupListener::end).transpose()?, early_health.map(StartupListener::end).transpose()?];
     let running = RunningServer::start_on(listeners, service, &config, tls, http, flight)?;
-    show::out(&running.ready_line())?;
+    print::out(&running.ready_line())?;
     running.until_signal()
 }
 

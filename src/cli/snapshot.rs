@@ -2,7 +2,7 @@
 
 use clap::Subcommand;
 
-use super::show;
+use super::print;
 use super::target::{CommandTarget, PlainArgs};
 use crate::error::Result;
 
@@ -33,18 +33,18 @@ struct SnapshotNameArgs {
 pub fn run(args: SnapshotArgs) -> Result<u8> {
     match args.verb {
         SnapshotCommand::Create(SnapshotNameArgs { name, plain }) => {
-            show::reply(&CommandTarget::open(&plain.target, false)?.create_snapshot(&name)?, plain.json)?;
+            print::reply(&CommandTarget::open(&plain.target, false)?.create_snapshot(&name)?, plain.json)?;
         }
         SnapshotCommand::Drop(SnapshotNameArgs { name, plain }) => {
-            show::reply(&CommandTarget::open(&plain.target, false)?.drop_snapshot(&name)?, plain.json)?;
+            print::reply(&CommandTarget::open(&plain.target, false)?.drop_snapshot(&name)?, plain.json)?;
         }
         SnapshotCommand::List(plain) => {
             let list = CommandTarget::open(&plain.target, false)?.snapshots()?;
             if plain.json {
-                show::reply(&list, true)?;
+                print::reply(&list, true)?;
             } else {
                 let rows = list.snapshots.into_iter().map(|one| vec![one.name, one.commit.to_string(), one.created_at]);
-                show::out(&show::table(&["name", "commit", "created_at"], rows.collect()))?;
+                print::out(&print::table(&["name", "commit", "created_at"], rows.collect()))?;
             }
         }
     }

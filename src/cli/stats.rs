@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::admin::FilterArgs;
-use super::show;
+use super::print;
 use super::target::{CommandTarget, PlainArgs};
 use crate::error::Result;
 use crate::query::Operator;
@@ -74,7 +74,7 @@ pub fn stats(args: &PlainArgs) -> Result<u8> {
         totals: inventory.totals,
         upkeep: health.upkeep,
     };
-    show::reply(&stats, args.json)?;
+    print::reply(&stats, args.json)?;
     Ok(0)
 }
 
@@ -87,7 +87,7 @@ pub fn capabilities(args: &FilterArgs) -> Result<u8> {
         series: found.series.into_iter().map(SeriesCapabilities::from).collect(),
     };
     if args.plain.json {
-        show::reply(&capabilities, true)?;
+        print::reply(&capabilities, true)?;
         return Ok(0);
     }
     let yes = |is: bool| if is { "yes" } else { "no" }.to_string();
@@ -95,7 +95,7 @@ pub fn capabilities(args: &FilterArgs) -> Result<u8> {
         let indexed = if row.value_index.is_empty() { "-".to_string() } else { row.value_index.join(" ") };
         vec![row.series.to_string(), yes(row.raw_scan), yes(row.has_zmap), indexed, yes(row.has_coverage)]
     });
-    show::out(&show::table(&["series", "scan", "zone_map", "value_index", "coverage"], rows.collect()))?;
-    show::out(&format!("operators: {}\n", capabilities.operators.join(", ")))?;
+    print::out(&print::table(&["series", "scan", "zone_map", "value_index", "coverage"], rows.collect()))?;
+    print::out(&format!("operators: {}\n", capabilities.operators.join(", ")))?;
     Ok(0)
 }

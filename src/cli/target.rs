@@ -6,9 +6,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use hyper::Method;
 
+use super::certificates::ServerTrust;
 use super::remote::{Call, RestClient, segment, series_path};
-use super::trust::ServerTrust;
-use super::{engine, job, show};
+use super::{engine, job, print};
 use crate::config::{Config, LoadedConfig};
 use crate::disk::process_lives;
 use crate::error::{Error, ErrorCode, Result};
@@ -170,7 +170,7 @@ impl CommandTarget {
         let Some(engine::StoreOwner { pid, http: Some(http), tls }) = engine::owner(root) else { return Err(locked) };
         let scheme = if tls.is_some() { "https" } else { "http" };
         let client = args.client(&format!("{scheme}://{http}"), tls.map(|tls| tls.certificate_sha256))?.announced();
-        show::note(&format!("{} is owned by process {pid}: going through {}", root.display(), client.url()));
+        print::note(&format!("{} is owned by process {pid}: going through {}", root.display(), client.url()));
         Ok(CommandTarget::Remote(Box::new(client)))
     }
 

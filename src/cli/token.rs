@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use clap::Subcommand;
 use jiff::Timestamp;
 
-use super::show;
+use super::print;
 use super::target::{TargetArgs, root_of};
 use crate::access;
 use crate::error::{Error, Result};
@@ -95,21 +95,21 @@ pub fn run(args: TokenArgs) -> Result<u8> {
                 access::check_new(&args.name, &args.prefix)?;
                 let root = args.place.root()?;
                 access::list(&root)?;
-                show::note(&format!("would make a token ({}, {}) in {}", args.name, scope.name(), root.display()));
+                print::note(&format!("would make a token ({}, {}) in {}", args.name, scope.name(), root.display()));
                 return Ok(0);
             }
             let made = access::create_until(&args.place.root()?, &args.name, scope, &args.prefix, until)?;
             if args.place.json {
-                show::reply(&made, true)?;
+                print::reply(&made, true)?;
             } else {
-                show::out(&format!("{}\n", made.token))?;
-                show::note(&format!("token {} ({}, {}) is not shown again", made.id, made.name, made.scope.name()));
+                print::out(&format!("{}\n", made.token))?;
+                print::note(&format!("token {} ({}, {}) is not shown again", made.id, made.name, made.scope.name()));
             }
         }
         TokenCommand::List(place) => {
             let tokens = access::list(&place.root()?)?;
             if place.json {
-                show::reply(&access::shown(&tokens), true)?;
+                print::reply(&access::shown(&tokens), true)?;
             } else {
                 let now = Timestamp::now();
                 let row = |token: access::Token| {
@@ -122,18 +122,18 @@ pub fn run(args: TokenArgs) -> Result<u8> {
                     vec![token.id, token.name, token.scope.name().to_owned(), prefixes, token.created_at, expires]
                 };
                 let rows = tokens.into_iter().map(row).collect();
-                show::out(&show::table(&["id", "name", "scope", "series", "created_at", "expires_at"], rows))?;
+                print::out(&print::table(&["id", "name", "scope", "series", "created_at", "expires_at"], rows))?;
             }
         }
         TokenCommand::Revoke(args) => {
             let root = args.place.root()?;
             let token = if args.dry_run { access::find(&root, &args.id)? } else { access::revoke(&root, &args.id)? };
             if args.place.json {
-                show::reply(&access::shown(std::slice::from_ref(&token)), true)?;
+                print::reply(&access::shown(std::slice::from_ref(&token)), true)?;
             } else if args.dry_run {
-                show::out(&format!("token {} ({}) would no longer be good\n", token.id, token.name))?;
+                print::out(&format!("token {} ({}) would no longer be good\n", token.id, token.name))?;
             } else {
-                show::out(&format!("token {} ({}) is no longer good\n", token.id, token.name))?;
+                print::out(&format!("token {} ({}) is no longer good\n", token.id, token.name))?;
             }
         }
     }

@@ -10,11 +10,11 @@ mod lock;
 pub mod machine;
 pub mod mmap;
 pub mod os;
+pub mod overlay;
 mod path;
 #[cfg(feature = "proof")]
 pub mod sim;
 mod staged;
-pub mod view;
 
 use std::io::{self, ErrorKind};
 use std::path::{Component, Path, PathBuf};

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use super::*;
-use crate::query::answer::ResultColumn;
+use crate::query::result::ResultColumn;
 use crate::query::{NumberFormat, SeriesIndexes, Subject, Verbatim};
 use crate::types::{ColumnType, SeriesKey, TimeUnit};
 

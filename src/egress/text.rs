@@ -5,7 +5,7 @@
 
 use super::{BodyWriter, OutputBuffer, PIECE_BYTES, TimeFormat, Trailer};
 use crate::error::{Error, Result};
-use crate::query::answer::SERIES_COLUMN;
+use crate::query::result::SERIES_COLUMN;
 use crate::query::{Block, NumberFormat, ResultSchema, Subject};
 use crate::types::{ColumnType, TimeUnit, number, time};
 

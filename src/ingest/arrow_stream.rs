@@ -12,7 +12,7 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::types::{SeriesDef, SeriesKey};
 
 use super::batch::{ColumnReader, check_schema};
-use super::many::{BodyKeys, Part, SERIES, no_series_column};
+use super::multi::{BodyKeys, Part, SERIES, no_series_column};
 use super::{DecodeOptions, Reservation, arrow_guard, guarded};
 
 const CONTINUATION: [u8; 4] = [0xff; 4];

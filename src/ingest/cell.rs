@@ -7,7 +7,7 @@ use crate::types::schema::DECIMAL_LIMIT;
 use crate::types::time;
 use crate::types::{Column, ColumnType, Rounding, SeriesDef, SeriesKey};
 
-use super::stamps::{IMPLAUSIBLE_TS, IMPLAUSIBLE_TS_HINT};
+use super::timestamp_rules::{IMPLAUSIBLE_TS, IMPLAUSIBLE_TS_HINT};
 use super::{DecimalInput, DecodeOptions};
 
 /// What a source cell turned out to be.

@@ -7,7 +7,7 @@ use crate::types::{SeriesDef, SeriesKey};
 
 use super::DecodeOptions;
 use super::cell::{RowReader, fields_of_header};
-use super::many::{BodyKeys, Part, SERIES, SeriesReaders, fields_by_series, no_series_column};
+use super::multi::{BodyKeys, Part, SERIES, SeriesReaders, fields_by_series, no_series_column};
 
 type Records<'b> = csv::Reader<&'b [u8]>;
 

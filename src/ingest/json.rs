@@ -18,7 +18,7 @@ use super::batch::ColumnSet;
 use super::cell::{
     CellValue, FieldFinder, RowReader, fields_of_header, quote, repeated_column, text_cell, unknown_columns,
 };
-use super::many::{BodyKeys, Part, SERIES};
+use super::multi::{BodyKeys, Part, SERIES};
 
 /// Text of a body, without a byte order mark.
 pub(super) fn as_text(body: &[u8]) -> Result<&str> {

@@ -11,28 +11,28 @@ pub mod arrow_guard;
 mod arrow_stream;
 mod batch;
 mod cell;
-mod check;
 mod csv_text;
 mod depth;
 mod json;
-mod many;
 mod memory;
+mod multi;
 mod parquet_file;
 mod parquet_guard;
-mod stamps;
+mod row_rules;
+mod timestamp_rules;
 
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-pub use check::validate;
 pub use depth::check_depth;
-pub use many::{Lookup, parse_many};
 pub use memory::{CELL_BYTES, DecodeMemory, Reservation, reserve};
+pub use multi::{Lookup, parse_many};
+pub use row_rules::validate;
 
 use crate::error::{Error, Result};
 use crate::types::{Kind, Rounding, Rows, SeriesDef};
-use many::Part;
+use multi::Part;
 
 /// Most bytes of cells one body may decode into.
 pub const DECODED_BYTES_MAX: u64 = 1 << 30;
@@ -328,7 +328,7 @@ fn finish(
     (mut parsed, mut errors): Part,
     options: &DecodeOptions,
 ) -> Result<ParsedRows> {
-    check::check_rows(def, stored, &mut parsed, options, &mut errors);
+    row_rules::check_rows(def, stored, &mut parsed, options, &mut errors);
     errors.into_result()?;
     parsed.rows.check_shape(def.columns.len())?;
     Ok(parsed)

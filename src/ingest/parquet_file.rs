@@ -16,7 +16,7 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::types::{SeriesDef, SeriesKey};
 
 use super::batch::{ColumnReader, check_schema, check_size};
-use super::many::{BodyKeys, Part, SERIES, no_series_column};
+use super::multi::{BodyKeys, Part, SERIES, no_series_column};
 use super::parquet_guard::{check_footer, check_pages};
 use super::{DECODED_BYTES_MAX, DecodeOptions, Reservation, guarded};
 

@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::answer::NumberFormat;
 use super::predicate::Predicate;
+use super::result::NumberFormat;
 use crate::error::{Error, Result};
 use crate::types::SeriesKey;
 

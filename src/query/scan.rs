@@ -11,9 +11,9 @@ use std::sync::Arc;
 use arrow::buffer::Buffer;
 use serde::{Deserialize, Serialize};
 
-use super::answer::{Block, SeriesIndexes, Verbatim};
+use super::cancel::CancelFlag;
 use super::predicate::KeyRanges;
-use super::stop::CancelFlag;
+use super::result::{Block, SeriesIndexes, Verbatim};
 use crate::error::Result;
 use crate::format::chunk::block_rows;
 use crate::store::{MapCache, Merge, MergedRows, RUN_ROWS, SeriesState, SourceBlock, WantedKeys};

@@ -1,14 +1,14 @@
 //! The two protocol faces: translation only, strangers to each other.
 
-mod begin;
+mod blocking;
+mod connections;
 pub mod flight;
 pub mod http;
 mod ids;
-mod lines;
 pub mod metrics;
 mod problem;
 pub mod settings;
-pub mod wire;
+pub mod tls_stream;
 
 pub use crate::access::AUDIT;
 

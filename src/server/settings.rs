@@ -58,7 +58,7 @@ mod tests {
     use super::*;
     use crate::server::flight::FlightConfig;
     use crate::server::http::HttpConfig;
-    use crate::server::wire::Tls;
+    use crate::server::tls_stream::Tls;
 
     #[test]
     fn connections_leave_file_descriptors_for_the_store() {

@@ -10,12 +10,12 @@ mod files;
 pub mod jobs;
 mod limits;
 mod months;
+pub mod operations;
 mod page;
 mod read;
 mod registry;
 pub mod replies;
 mod snapshots;
-pub mod verbs;
 mod write;
 
 use std::ops::Deref;

@@ -12,7 +12,7 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::query::select::{Selection, select};
 use crate::query::{
     Block, CancelFlag, KeyRanges, MultiLayout, MultiScan, NumberFormat, Predicate, Query, ResultSchema, RowOrder, Scan,
-    ScanMember, ScanSpec, ScanStats, TimeValue, latest_start_until, many, predicate,
+    ScanMember, ScanSpec, ScanStats, TimeValue, latest_start_until, multi, predicate,
 };
 use crate::store::{RetainedCommits, SeriesState, StoreState};
 use crate::types::time::{self, Bound};
@@ -511,13 +511,13 @@ impl Service {
     ) -> Result<ResolvedQuery> {
         let layout = query.layout.unwrap_or_default();
         let defs: Vec<&SeriesDef> = series.iter().map(|series| series.def.as_ref()).collect();
-        let common = many::common(&defs, query.columns.as_deref(), query.numbers)?;
+        let common = multi::common(&defs, query.columns.as_deref(), query.numbers)?;
         let predicates = query.predicates.as_deref().unwrap_or_default();
         if query.numbers == NumberFormat::Raw {
             // A scalar may leave the name of its only column out.
             let only = defs.first().and_then(|def| def.columns.first()).map(|column| column.name.as_str());
             let names: Vec<&str> = predicates.iter().filter_map(|p| p.column.as_deref().or(only)).collect();
-            many::check_raw(&defs, &names)?;
+            multi::check_raw(&defs, &names)?;
         }
         let mut members: Vec<ScanMember> = Vec::with_capacity(series.len());
         // Thousands of series mostly have the same columns: what a predicate means is decided once for them.
@@ -560,7 +560,7 @@ impl Service {
             (member.range, member.filter) = self.selection_of(&member.series, query, &member.filter, stop)?;
         }
         // Named for every series, read or not: labels point into the same list on every page.
-        let shape = many::shape(&query.series, &members, common.columns, query.numbers, state.commit);
+        let shape = multi::shape(&query.series, &members, common.columns, query.numbers, state.commit);
         if let Some(cursor) = cursor {
             go_on(&mut members, cursor, layout, query.order, question)?;
         }

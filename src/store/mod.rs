@@ -68,7 +68,7 @@ pub use verify::{
 pub use watch::TaskControl;
 pub use write::{DecidedWrite, RECEIPT_KEEP_MS, RECEIPTS_MAX, SeriesWrite, WriteMode, WriteOutcome};
 
-use crate::disk::view::OverlayDisk;
+use crate::disk::overlay::OverlayDisk;
 use crate::disk::{self, DiskPath};
 use crate::error::{Error, ErrorCode, Result};
 pub use crate::format::receipt::SeriesReceipt;

@@ -81,7 +81,7 @@ fn the_fixed_limits_are_the_constants_of_the_code() {
         (
             "series of one write or answer ([many.md](many.md))",
             &[
-                ("src/ingest/many.rs", "const SERIES_MAX: usize ="),
+                ("src/ingest/multi.rs", "const SERIES_MAX: usize ="),
                 ("src/query/select.rs", "const SERIES_MAX: usize ="),
             ],
         ),
@@ -215,7 +215,7 @@ fn the_metadata_of_flight_is_the_documented_one() {
             && word.bytes().all(|b| b.is_ascii_lowercase() || b".-".contains(&b))
     };
     let documented: BTreeSet<&str> = spans(&text).filter(|span| is_key(span)).collect();
-    let sources = ["src/query/answer.rs", "src/server/flight/status.rs"].map(read);
+    let sources = ["src/query/result.rs", "src/server/flight/status.rs"].map(read);
     let coded: BTreeSet<&str> = sources
         .iter()
         .flat_map(|source| source.split("#[cfg(test)]").next().unwrap().split('"').skip(1).step_by(2))

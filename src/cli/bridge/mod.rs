@@ -19,7 +19,7 @@ use std::path::PathBuf;
 use clap::Subcommand;
 use serde::Serialize;
 
-use super::show;
+use super::print;
 use super::target::TargetArgs;
 use crate::error::{Error, ErrorCode, Result};
 use contract::{BridgeError, BridgeFailure};
@@ -203,9 +203,9 @@ pub fn run(args: BridgeArgs) -> Result<u8> {
         BridgeCommand::ScalarInventory(args) => scalars::inventory(&args).and_then(|reply| line(&reply)),
     };
     match answer {
-        Ok(text) => show::out(&text).map(|()| 0),
+        Ok(text) => print::out(&text).map(|()| 0),
         Err(error) => {
-            show::error(&error);
+            print::error(&error);
             fail(error.code(), &message(&error))
         }
     }
@@ -214,7 +214,7 @@ pub fn run(args: BridgeArgs) -> Result<u8> {
 /// Says on standard output that a command failed; gives its exit status.
 pub fn fail(code: ErrorCode, message: &str) -> Result<u8> {
     let error = BridgeError { code: code.name().into(), message: message.into() };
-    show::out(&line(&BridgeFailure { ok: false, error })?)?;
+    print::out(&line(&BridgeFailure { ok: false, error })?)?;
     Ok(code.exit())
 }
 

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use serde::de::DeserializeOwned;
 
 use super::{InputArgs, RangeArgs};
-use crate::cli::mutate::read_input;
 use crate::cli::target::{BodyOptions, CommandTarget, OutputOptions};
+use crate::cli::write::read_input;
 use crate::error::{Error, ErrorCode, Result, RowError};
 use crate::query::{NumberFormat, Query, TimeValue};
 use crate::service::{RowMode, WriteMethod, WriteOptions};

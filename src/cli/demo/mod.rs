@@ -13,7 +13,7 @@ use super::read::table_rows;
 use super::remote::RestClient;
 use super::serve::RunningServer;
 use super::target::{CommandTarget, OutputOptions};
-use super::{engine, log, show};
+use super::{engine, log, print};
 use crate::config::{Config, address};
 use crate::error::{Error, ErrorCode, Result};
 use crate::ingest::ParsedRows;
@@ -44,7 +44,7 @@ pub fn run(args: DemoArgs) -> Result<u8> {
     let http = choose(args.http.as_deref(), &config.http.listen)?;
     let flight = choose(args.flight.as_deref(), &config.flight.listen)?;
     if let Some(open) = [http, flight].into_iter().find(|address| !address.ip().is_loopback()) {
-        show::note(&format!(
+        print::note(&format!(
             "{open} can be reached from other machines: whoever reaches it can read and write the sample"
         ));
     }
@@ -58,12 +58,12 @@ pub fn run(args: DemoArgs) -> Result<u8> {
     let service = engine::open(&config.store.root, true, &config)?;
     fill(&service)?;
     let running = RunningServer::start(service, &config, http, flight)?;
-    show::out(&running.ready_line())?;
+    print::out(&running.ready_line())?;
     if args.exit {
         let shown = answers(&running);
         return running.stop().and_then(|status| shown.map(|()| status));
     }
-    show::out(&lines::printed(running.http, running.flight, &config.store.root))?;
+    print::out(&lines::printed(running.http, running.flight, &config.store.root))?;
     running.until_signal()
 }
 
@@ -100,7 +100,7 @@ fn answers(running: &RunningServer) -> Result<()> {
         query.numbers = NumberFormat::Stored;
         let (header, rows) = table_rows(&client, &query, &csv)?;
         let header: Vec<&str> = header.iter().map(String::as_str).collect();
-        show::out(&format!("\nlast 3 rows of {key}\n{}", show::table(&header, rows)))?;
+        print::out(&format!("\nlast 3 rows of {key}\n{}", print::table(&header, rows)))?;
     }
     let inventory = client.inventory(&SeriesFilter::default())?;
     let rows = inventory.series.iter().map(|row| {
@@ -108,7 +108,7 @@ fn answers(running: &RunningServer) -> Result<()> {
         vec![row.series.to_string(), row.rows.to_string(), row.bytes.to_string(), row.chunks.to_string(), ratio]
     });
     let header = ["series", "rows", "bytes", "chunks", "coverage"];
-    show::out(&format!("\n{}", show::table(&header, rows.collect())))
+    print::out(&format!("\n{}", print::table(&header, rows.collect())))
 }
 
 /// Where the directory can be: the one of the environment, then those that can be written where the root is read-only.

@@ -42,7 +42,7 @@ use std::path::Path;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::show;
+use super::print;
 use crate::error::{Error, Result};
 use crate::service::RowMode;
 
@@ -80,9 +80,9 @@ pub fn run(args: ImportArgs) -> Result<u8> {
         None => None,
     };
     let staged = staged.as_ref().map(StagedInput::path);
-    let outcome = import(&settings, staged, sink, &mut |text| show::note(text.trim_end()))?;
+    let outcome = import(&settings, staged, sink, &mut |text| print::note(text.trim_end()))?;
     for warning in &outcome.summary.warnings {
-        show::note(&format!("warning: {}", warning.message));
+        print::note(&format!("warning: {}", warning.message));
     }
     let text = match args.json {
         true => serde_json::to_string_pretty(&outcome.summary)
@@ -90,7 +90,7 @@ pub fn run(args: ImportArgs) -> Result<u8> {
             .map_err(|error| Error::internal(format!("cannot write the summary: {error}")))?,
         false => outcome.summary.text(outcome.error.is_some() && outcome.summary.rows_written == 0),
     };
-    let shown = show::out(&text);
+    let shown = print::out(&text);
     match outcome.error {
         Some(error) => Err(error),
         None => shown.map(|()| 0).map_err(|error| match outcome.summary.rows_written {

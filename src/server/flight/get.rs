@@ -23,8 +23,8 @@ use tokio::sync::mpsc::error::{SendTimeoutError, TrySendError};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tonic::{Code, Status};
 
+use super::connection::Disconnect;
 use super::encode::{FlightEncoder, FlightMessage};
-use super::line::Disconnect;
 use super::status::{status, status_for};
 use crate::egress::OutputBuffer;
 use crate::error::{Error, ErrorCode, Result};

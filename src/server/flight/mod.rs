@@ -5,11 +5,11 @@
 
 mod acks;
 mod actions;
+mod connection;
 mod decode;
 mod describe;
 mod encode;
 mod get;
-mod line;
 mod put;
 mod service;
 mod status;
@@ -31,7 +31,7 @@ use crate::access::Authenticator;
 use crate::config::Config;
 use crate::error::{Error, ErrorCode, Result};
 use crate::server::settings::{count, millis, small};
-use crate::server::wire::Tls;
+use crate::server::tls_stream::Tls;
 use crate::service::{HealthStatus, Service};
 
 pub use acks::WAITING_MAX;
@@ -133,7 +133,7 @@ pub async fn serve(
     let flight = front(service.clone(), gate, &config, stop.clone());
     let (health, health_server) = tonic_health::server::health_reporter();
     tell(&health, true).await;
-    let incoming = line::incoming(
+    let incoming = connection::incoming(
         listener,
         config.connections_max,
         (config.greeting, config.stall),

@@ -29,7 +29,7 @@ use super::status::{blocking, of_input, status, too_large};
 use crate::access::Authenticator;
 use crate::error::{Error, ErrorCode, Result};
 use crate::ingest::{self, Known, ParsedRows};
-use crate::server::begin::{PLACE, held};
+use crate::server::blocking::{PLACE, held};
 use crate::service::{IdempotencyKey, PendingWrite, Precondition, Scope, Service, WriteMethod, WriteOptions};
 use crate::types::{Rounding, Rows, SeriesDef, SeriesKey, SeriesSpec};
 

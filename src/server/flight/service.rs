@@ -26,17 +26,17 @@ use tonic_prost::ProstCodec;
 use tracing::Instrument;
 
 use super::acks::AckReceiver;
+use super::connection::Disconnect;
 use super::get;
-use super::line::Disconnect;
 use super::put::PutLimits;
 use super::status::{blocking_within, status, unimplemented};
 use super::{actions, describe};
 use crate::access::{Authenticator, header_of, token_of};
 use crate::error::{Error, ErrorCode, Result};
 use crate::query::{CancelFlag, NumberFormat, ResultSchema};
-use crate::server::begin::{PLACE, begin};
+use crate::server::blocking::{PLACE, begin};
+use crate::server::connections::{InFlight, ResponseInProgress};
 use crate::server::ids::{REQUEST_ID, request_id};
-use crate::server::lines::{InFlight, ResponseInProgress};
 use crate::server::{AUDIT, metrics};
 use crate::service::{Permit, PermitKind, SeriesFilter, Service, ServiceLimits};
 

@@ -14,7 +14,7 @@ use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Code, Status};
 
 use crate::error::{Error, ErrorCode, GrpcCode, Result, RowError};
-use crate::server::begin::{carried, held, too_long};
+use crate::server::blocking::{carried, held, too_long};
 use crate::server::problem::Problem;
 use crate::service::Caller;
 

@@ -4,7 +4,7 @@ use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::Response;
 
-use super::coding::ResponseCoding;
+use super::content_encoding::ResponseCoding;
 use crate::egress::OutFormat;
 use crate::error::{Error, ErrorCode, Result};
 use crate::service::Precondition;

@@ -20,13 +20,13 @@ use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
+use super::head_refusal::HeadRefusal;
 use super::openapi::operations;
-use super::unread::HeadRefusal;
 use super::{HttpConfig, health_router, router};
 use crate::access::Authenticator;
 use crate::error::{Error, Result};
-use crate::server::lines::{Connection, ConnectionPermit, ConnectionTable, InFlight, ResponseInProgress};
-use crate::server::wire::ServerStream;
+use crate::server::connections::{Connection, ConnectionPermit, ConnectionTable, InFlight, ResponseInProgress};
+use crate::server::tls_stream::ServerStream;
 use crate::service::{Permit, Service};
 
 /// Serves HTTP/1.1 and HTTP/2 until `shutdown` completes, then lets open requests finish for as long as the

@@ -2,24 +2,24 @@
 //!
 //! The only module that knows axum. Every verb runs on a blocking thread; no handler touches a file or a map.
 
+mod authorisation;
 mod body;
-mod coding;
+mod content_encoding;
 pub mod cors;
-mod edge;
 mod etag;
 mod examples;
 mod extract;
+mod head_refusal;
+mod idempotency;
 mod listen;
-mod once;
+mod middleware;
+mod not_ready;
 mod openapi;
-mod opening;
-mod pages;
+mod origin_check;
 mod params;
 mod problem;
 mod reply;
-mod rights;
 mod routes;
-mod unread;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,13 +33,13 @@ use tokio::sync::Semaphore;
 use crate::access::Authenticator;
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::server::begin::{carried, panicked, too_long};
+use crate::server::blocking::{carried, panicked, too_long};
 use crate::server::settings::{count, millis, small, staged_files};
-use crate::server::wire::Tls;
+use crate::server::tls_stream::Tls;
 use crate::service::{Permit, PermitKind, Service};
 pub use listen::{serve, serve_health};
+pub use not_ready::serve_opening;
 pub use openapi::openapi_json;
-pub use opening::serve_opening;
 pub use problem::{PROBLEM, Problem};
 
 /// Limits of the REST face. Every one has an end.
@@ -232,7 +232,7 @@ impl AppState {
 /// Health and metrics alone.
 fn health_router(service: Arc<Service>, gate: Arc<Authenticator>, config: HttpConfig) -> Router {
     let app = RequestState::new(service, gate, config);
-    let edge = axum::middleware::from_fn_with_state(app.clone(), edge::edge);
+    let edge = axum::middleware::from_fn_with_state(app.clone(), middleware::edge);
     routes::health().with_state(app).fallback(routes::nothing_here).layer(edge)
 }
 
@@ -241,7 +241,7 @@ pub fn router(service: Arc<Service>, gate: Arc<Authenticator>, config: HttpConfi
     let origins = config.cors_origins.clone();
     let app = RequestState::new(service, gate, config);
     let (router, _) = routes::all().split_for_parts();
-    let edge = axum::middleware::from_fn_with_state(app.clone(), edge::edge);
+    let edge = axum::middleware::from_fn_with_state(app.clone(), middleware::edge);
     let router = router.with_state(app).merge(routes::docs()).fallback(routes::nothing_here).layer(edge);
     // Outermost: a browser asks whether it may before it sends a token.
     if origins.is_empty() { router } else { router.layer(cors::layer(origins)) }

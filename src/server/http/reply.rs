@@ -22,12 +22,12 @@ use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::AppState;
-use super::coding::{BodyCompressor, ResponseCoding};
+use super::content_encoding::{BodyCompressor, ResponseCoding};
 use super::etag::{entity_tag, is_known, not_modified, tag_headers};
 use crate::egress::{BodyEncoder, EncodeOptions, OutFormat, PIECE_BYTES, Trailer};
 use crate::error::{Error, ErrorCode, Result};
 use crate::query::{Block, CancelFlag, Query, ScanStats};
-use crate::server::begin::begin;
+use crate::server::blocking::begin;
 use crate::service::{Permit, PermitKind, QueryResult, Service};
 
 /// Pieces that wait between the producer and the socket.

@@ -26,7 +26,7 @@ use super::manifest::{Contents, checkpoint_path};
 use super::recover::{DIRECTORIES, FORMAT_FILE, format_text};
 use super::seal::tombstone_name;
 use super::{Store, StoreInner, StoreOptions, TaskControl, sidecar, wall_ms};
-use crate::disk::view::OverlayDisk;
+use crate::disk::overlay::OverlayDisk;
 use crate::disk::{self, DiskPath, File};
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::FORMAT_VERSION;

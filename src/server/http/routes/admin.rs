@@ -9,11 +9,11 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use super::{AppState, Outcome};
 use crate::error::Error;
 use crate::query::CancelFlag;
-use crate::server::begin::begin;
+use crate::server::blocking::begin;
 use crate::server::http::extract::JobPath;
 use crate::server::http::openapi::{AdminFailure, AnyFailure, BackupFailure, FilesFailure, JobFailure, StartFailure};
 use crate::server::http::params::{FilesParams, NoParams, Params, WaitParams};
-use crate::server::http::{body, once, reply};
+use crate::server::http::{body, idempotency, reply};
 use crate::service::{
     BackupRequest, CompactRequest, FilesReply, FilesRequest, Job, JobList, OrphanReport, OverlapReport, ScrubRequest,
     VerifyRequest,
@@ -148,7 +148,7 @@ pub async fn get_job(app: AppState, JobPath(id): JobPath, headers: HeaderMap, ur
 )]
 pub async fn cancel_job(app: AppState, JobPath(id): JobPath, headers: HeaderMap, uri: Uri) -> Outcome {
     Params::of::<NoParams>(&uri)?;
-    once::refuse(&headers)?;
+    idempotency::refuse(&headers)?;
     let job = app.blocking(move |service| service.cancel_job(&id)).await?;
     Ok(reply::json(StatusCode::OK, &JobList::from(job))?)
 }
@@ -205,7 +205,7 @@ pub async fn files(app: AppState, headers: HeaderMap, uri: Uri) -> Outcome {
 
 /// Whether the answer is to wait for the end of the job.
 fn wait(headers: &HeaderMap, uri: &Uri) -> Outcome<bool> {
-    once::refuse(headers)?;
+    idempotency::refuse(headers)?;
     Ok(Params::of::<WaitParams>(uri)?.flag("wait")?)
 }
 

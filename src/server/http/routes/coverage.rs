@@ -6,7 +6,7 @@ use super::{AppState, Outcome};
 use crate::egress::OutFormat;
 use crate::error::Result;
 use crate::query::TimeValue;
-use crate::server::http::coding::ResponseCoding;
+use crate::server::http::content_encoding::ResponseCoding;
 use crate::server::http::etag::{entity_tag, is_known, not_modified};
 use crate::server::http::extract::{KlinePath, ScalarPath};
 use crate::server::http::openapi::{Category, CoverageFailure, Symbol, Timeframe};

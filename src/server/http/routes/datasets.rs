@@ -9,7 +9,7 @@ use crate::registry::RecordKind;
 use crate::server::http::extract::{RecordPath, RecordVersionPath};
 use crate::server::http::openapi::{CreateDatasetFailure, DatasetFailure, DatasetStatusFailure, RecordsFailure};
 use crate::server::http::params::{DatasetParams, NoParams, Params, VersionParams};
-use crate::server::http::{body, once, reply};
+use crate::server::http::{body, idempotency, reply};
 use crate::service::{Dataset, DatasetPage, DatasetSpec, LineageReply, RecordPatch, Scope};
 
 /// Create a dataset
@@ -27,7 +27,7 @@ use crate::service::{Dataset, DatasetPage, DatasetSpec, LineageReply, RecordPatc
 )]
 pub async fn create_dataset(app: AppState, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
     Params::of::<NoParams>(&uri)?;
-    once::refuse_new(&headers)?;
+    idempotency::refuse_new(&headers)?;
     app.service().caller().may(Scope::Write)?;
     let spec: DatasetSpec = body::record(&app, &headers, body).await?;
     let created = app.to_the_end(move |service| service.create_dataset(&spec)).await?;

@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::registry::{RecordKind, RecordRef};
 use crate::server::http::extract::{RecordPath, RecordVersionPath};
 use crate::server::http::params::{DefinitionParams, NoParams, Params, RouteParams, VersionParams};
-use crate::server::http::{body, once, reply};
+use crate::server::http::{body, idempotency, reply};
 use crate::service::{DefinitionSpec, RecordFilter, RecordPatch, Scope};
 use crate::types::SeriesKey;
 
@@ -41,13 +41,13 @@ pub fn located(mut response: Response, record: &RecordRef) -> Response {
 /// The status that a change asks for.
 pub async fn patch(app: &AppState, headers: &HeaderMap, uri: &Uri, body: Body) -> Result<RecordPatch> {
     Params::of::<NoParams>(uri)?;
-    once::refuse(headers)?;
+    idempotency::refuse(headers)?;
     body::json(app, headers, body).await
 }
 
 pub async fn define(app: AppState, kind: RecordKind, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
     Params::of::<NoParams>(&uri)?;
-    once::refuse(&headers)?;
+    idempotency::refuse(&headers)?;
     app.service().caller().may(Scope::Write)?;
     let spec: DefinitionSpec = body::record(&app, &headers, body).await?;
     let defined = app.blocking(move |service| service.define(kind, &spec)).await?;

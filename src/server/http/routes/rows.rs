@@ -18,7 +18,7 @@ use crate::server::http::openapi::{
 use crate::server::http::params::{
     DeleteParams, MergeKlineParams, MergeScalarParams, Params, QueryParams, ReadManyParams, ReadParams, WriteParams,
 };
-use crate::server::http::{body, once, reply};
+use crate::server::http::{body, idempotency, reply};
 use crate::service::{DeleteReply, Scope, Service, WriteManyReply, WriteMethod, WriteOptions, WriteReply, range_of};
 use crate::types::{SeriesDef, SeriesKey};
 
@@ -441,7 +441,7 @@ pub async fn write_many(app: AppState, headers: HeaderMap, uri: Uri, body: Body)
         })
         .await?;
     let mut response = reply::json(StatusCode::OK, &done.reply)?;
-    once::mark(&mut response, done.repeated);
+    idempotency::mark(&mut response, done.repeated);
     Ok(response)
 }
 
@@ -483,7 +483,7 @@ fn head(headers: &HeaderMap, params: &Params, manner: WriteMethod) -> Result<Wri
         grid: params.word("grid")?,
         implausible_ts: params.word("implausible_ts")?,
     };
-    let idempotency_key = once::idempotency_key(headers)?;
+    let idempotency_key = idempotency::idempotency_key(headers)?;
     let terms = WriteOptions { manner, condition: condition(headers)?, idempotency_key, create: None };
     Ok(WriteHead { format, options, terms })
 }
@@ -577,7 +577,7 @@ async fn write(app: &AppState, key: SeriesKey, headers: &HeaderMap, head: Result
         })
         .await?;
     let mut response = reply::json(StatusCode::OK, &done.reply)?;
-    once::mark(&mut response, done.repeated);
+    idempotency::mark(&mut response, done.repeated);
     Ok(response)
 }
 
@@ -619,7 +619,7 @@ pub async fn delete_scalars(app: AppState, ScalarPath(key): ScalarPath, headers:
 
 async fn delete(app: &AppState, key: SeriesKey, headers: &HeaderMap, uri: &Uri) -> Outcome {
     let params = Params::of::<DeleteParams>(uri)?;
-    once::refuse(headers)?;
+    idempotency::refuse(headers)?;
     let condition = condition(headers)?;
     let (all, dry_run) = (params.flag("all")?, params.flag("dry_run")?);
     let ends = match (params.text("start"), params.text("end"), all) {

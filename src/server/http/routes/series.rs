@@ -13,7 +13,7 @@ use crate::server::http::openapi::{
     AnyFailure, Category, ChangeFailure, RegisterFailure, SeriesFailure, Symbol, Timeframe,
 };
 use crate::server::http::params::{FilterParams, NoParams, Params, RouteParams};
-use crate::server::http::{body, once, reply};
+use crate::server::http::{body, idempotency, reply};
 use crate::service::{DropReply, Registered, SeriesFilter, SeriesInfo, SeriesPage, SeriesPatch};
 use crate::types::{Kind, SeriesKey, SeriesSpec};
 
@@ -70,7 +70,7 @@ pub async fn list_series(app: AppState, headers: HeaderMap, uri: Uri) -> Outcome
 )]
 pub async fn register_series(app: AppState, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
     Params::of::<NoParams>(&uri)?;
-    once::refuse(&headers)?;
+    idempotency::refuse(&headers)?;
     let spec: SeriesSpec = body::json(&app, &headers, body).await?;
     let registered = app.blocking(move |service| service.register(spec)).await?;
     let status = if registered.created { StatusCode::CREATED } else { StatusCode::OK };
@@ -189,7 +189,7 @@ pub async fn change_scalar(
 
 async fn change(app: &AppState, key: SeriesKey, headers: &HeaderMap, uri: &Uri, body: Body) -> Outcome {
     Params::of::<NoParams>(uri)?;
-    once::refuse(headers)?;
+    idempotency::refuse(headers)?;
     let condition = condition(headers)?;
     let patch: SeriesPatch = body::json(app, headers, body).await?;
     let info = app.blocking(move |service| service.change(&key, patch, &condition)).await?;
@@ -233,7 +233,7 @@ pub async fn drop_scalar(app: AppState, ScalarPath(key): ScalarPath, headers: He
 
 async fn drop_one(app: &AppState, key: SeriesKey, headers: &HeaderMap, uri: &Uri) -> Outcome<Response> {
     Params::of::<NoParams>(uri)?;
-    once::refuse(headers)?;
+    idempotency::refuse(headers)?;
     let condition = condition(headers)?;
     let dropped = app.blocking(move |service| service.drop_series(&key, &condition)).await?;
     Ok(reply::json(StatusCode::OK, &dropped)?)

@@ -7,7 +7,7 @@ use axum::response::IntoResponse;
 
 use super::series::filter;
 use super::{AppState, Outcome};
-use crate::server::http::coding::ResponseCoding;
+use crate::server::http::content_encoding::ResponseCoding;
 use crate::server::http::etag::{is_known, not_modified};
 use crate::server::http::openapi::{AnyFailure, HealthFailure, PublicFailure};
 use crate::server::http::params::{InventoryParams, NoParams, Params};

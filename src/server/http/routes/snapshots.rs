@@ -10,7 +10,7 @@ use super::{AppState, Outcome};
 use crate::server::http::extract::SnapshotPath;
 use crate::server::http::openapi::{AnyFailure, CreateSnapshotFailure, DropSnapshotFailure};
 use crate::server::http::params::{NoParams, Params};
-use crate::server::http::{body, once, reply};
+use crate::server::http::{body, idempotency, reply};
 use crate::service::{SnapshotDropped, SnapshotInfo, SnapshotList};
 
 /// A snapshot to create.
@@ -37,7 +37,7 @@ pub struct SnapshotSpec {
 )]
 pub async fn create_snapshot(app: AppState, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
     Params::of::<NoParams>(&uri)?;
-    once::refuse(&headers)?;
+    idempotency::refuse(&headers)?;
     let spec: SnapshotSpec = body::json(&app, &headers, body).await?;
     let created = app.blocking(move |service| service.create_snapshot(&spec.name)).await?;
     let mut response = reply::json(StatusCode::CREATED, &created)?;
@@ -70,7 +70,7 @@ pub async fn list_snapshots(app: AppState, headers: HeaderMap, uri: Uri) -> Outc
 )]
 pub async fn drop_snapshot(app: AppState, SnapshotPath(name): SnapshotPath, headers: HeaderMap, uri: Uri) -> Outcome {
     Params::of::<NoParams>(&uri)?;
-    once::refuse(&headers)?;
+    idempotency::refuse(&headers)?;
     let dropped = app.blocking(move |service| service.drop_snapshot(&name)).await?;
     Ok(reply::json(StatusCode::OK, &dropped)?)
 }

@@ -14,11 +14,11 @@ use std::sync::Arc;
 use arrow::array::StringArray;
 use arrow::buffer::Buffer;
 
-use super::answer::{Block, NumberFormat, ResultColumn, ResultSchema, SeriesIndexes, Subject};
+use super::cancel::CancelFlag;
 use super::predicate::KeyRanges;
 use super::request::{MultiLayout, RowOrder};
+use super::result::{Block, NumberFormat, ResultColumn, ResultSchema, SeriesIndexes, Subject};
 use super::scan::{BlockRows, Scan, ScanSpec, ScanStats};
-use super::stop::CancelFlag;
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::chunk::block_rows;
 use crate::store::{MapCache, SeriesState, SourceBlock};
@@ -136,7 +136,7 @@ pub fn common(defs: &[&SeriesDef], names: Option<&[String]>, numbers: NumberForm
 
 /// Columns that lead every answer, named or not.
 fn is_leading(name: &str) -> bool {
-    name == "ts" || name == super::answer::SERIES_COLUMN
+    name == "ts" || name == super::result::SERIES_COLUMN
 }
 
 /// Position and type of a column in each series.

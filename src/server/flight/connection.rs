@@ -22,8 +22,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Connected;
 
-use crate::server::lines::{self, ConnectionPermit, ConnectionTable, InFlight, ResponseInProgress};
-use crate::server::wire::{ServerStream, Tls};
+use crate::server::connections::{self, ConnectionPermit, ConnectionTable, InFlight, ResponseInProgress};
+use crate::server::tls_stream::{ServerStream, Tls};
 
 /// Bytes of the HTTP/2 preface, the least a client says.
 const GREETING_BYTES: usize = 24;
@@ -40,7 +40,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Ends a connection. Streams find it among the extensions of their request.
 #[derive(Clone, Debug)]
-pub(super) struct Disconnect(Arc<lines::Connection>);
+pub(super) struct Disconnect(Arc<connections::Connection>);
 
 impl Disconnect {
     pub(super) fn now(&self) {
@@ -144,7 +144,7 @@ pub(super) fn incoming(
                 () = over.cancelled() => {}
             }
         });
-        tokio::spawn(lines::Connection::watch(Arc::downgrade(&slot.line), stall));
+        tokio::spawn(connections::Connection::watch(Arc::downgrade(&slot.line), stall));
         let greeting = Some((GREETING_BYTES, patience));
         let line = FlightConnection {
             stream,

@@ -12,11 +12,11 @@ use futures::FutureExt;
 use tracing::Instrument;
 
 use super::RequestState;
-use super::pages;
+use super::authorisation;
+use super::origin_check;
 use super::problem::{ProblemResponse, render};
-use super::rights;
 use crate::error::{Error, ErrorCode};
-use crate::server::begin::{PLACE, panicked};
+use crate::server::blocking::{PLACE, panicked};
 use crate::server::ids::{REQUEST_ID, request_id};
 use crate::server::{AUDIT, metrics};
 use crate::service::Caller;
@@ -30,10 +30,10 @@ pub async fn edge(State(app): State<RequestState>, mut request: Request, next: N
     let started = Instant::now();
     let span = tracing::info_span!("request", id);
     let admitted = head_limits(&app, &request)
-        .and_then(|()| pages::check(&app, &method, request.uri(), request.headers()))
+        .and_then(|()| origin_check::check(&app, &method, request.uri(), request.headers()))
         .and_then(|()| app.admit(&path, request.headers()));
     let allowed = match (&admitted, &route) {
-        (Ok((service, _)), Some(route)) => rights::check(service.caller(), &method, route.as_str(), &path),
+        (Ok((service, _)), Some(route)) => authorisation::check(service.caller(), &method, route.as_str(), &path),
         _ => Ok(()),
     };
     let audience = admitted.as_ref().map(|(service, _)| service.caller().clone()).ok();

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use super::show;
+use super::print;
 use super::target::{CommandTarget, PlainArgs, root_of};
 use super::{engine, job};
 use crate::error::Result;
@@ -85,7 +85,7 @@ pub fn list_orphans(args: &PlainArgs) -> Result<u8> {
     let counts = |kind: OrphanKind| matches!(kind, OrphanKind::GivenUp | OrphanKind::Unfinished | OrphanKind::Foreign);
     let status = u8::from(report.orphans.iter().any(|orphan| counts(orphan.kind)));
     if args.json {
-        show::reply(&report, true)?;
+        print::reply(&report, true)?;
         return Ok(status);
     }
     let mut text = String::new();
@@ -94,7 +94,7 @@ pub fn list_orphans(args: &PlainArgs) -> Result<u8> {
     }
     let (files, bytes) = (counted(report.files, "file"), counted(report.bytes, "byte"));
     text.push_str(&format!("{files} that the manifest does not name, {bytes}\n"));
-    show::out(&text)?;
+    print::out(&text)?;
     Ok(status)
 }
 
@@ -106,7 +106,7 @@ pub fn explain_overlap(args: &PlainArgs) -> Result<u8> {
     };
     let status = u8::from(report.overlapping > 0);
     if args.json {
-        show::reply(&report, true)?;
+        print::reply(&report, true)?;
         return Ok(status);
     }
     let mut text = String::new();
@@ -136,7 +136,7 @@ pub fn explain_overlap(args: &PlainArgs) -> Result<u8> {
         counted(report.partitions, "partition"),
         report.overlapping
     ));
-    show::out(&text)?;
+    print::out(&text)?;
     Ok(status)
 }
 
@@ -144,7 +144,7 @@ pub fn explain_overlap(args: &PlainArgs) -> Result<u8> {
 fn tell(report: &VerifyReport, json: bool) -> Result<u8> {
     let status = u8::from(!report.clean);
     if json {
-        show::reply(report, true)?;
+        print::reply(report, true)?;
         return Ok(status);
     }
     let mut text = String::new();
@@ -181,7 +181,7 @@ fn tell(report: &VerifyReport, json: bool) -> Result<u8> {
         counted(report.chunks, "chunk"),
         report.edit
     ));
-    show::out(&text)?;
+    print::out(&text)?;
     Ok(status)
 }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::show;
+use super::print;
 use super::target::{BodyOptions, CommandTarget, TargetArgs};
 use crate::error::{Error, ErrorCode, Result};
 use crate::service::{Precondition, WriteMethod, WriteOptions};
@@ -145,7 +145,7 @@ pub fn write(args: WriteArgs) -> Result<u8> {
         let target = CommandTarget::open(&args.target, false)?;
         let done = target.write_many(body.into(), &options, mode, idempotency_key.as_ref())?;
         note_repeat(done.repeated);
-        show::reply(&done.reply, args.json)?;
+        print::reply(&done.reply, args.json)?;
         return Ok(0);
     };
     let terms = WriteOptions { manner, condition: args.condition.condition(), idempotency_key, create: None };
@@ -154,13 +154,13 @@ pub fn write(args: WriteArgs) -> Result<u8> {
     let target = CommandTarget::open(&args.target, false)?;
     let done = target.write(&key, body.into(), &options, &terms)?;
     note_repeat(done.repeated);
-    show::reply(&done.reply, args.json)?;
+    print::reply(&done.reply, args.json)?;
     Ok(0)
 }
 
 fn note_repeat(repeated: bool) {
     if repeated {
-        show::note("the idempotency key was used before: this is its first answer, nothing was changed now");
+        print::note("the idempotency key was used before: this is its first answer, nothing was changed now");
     }
 }
 
@@ -173,7 +173,7 @@ pub fn delete(args: DeleteArgs) -> Result<u8> {
     }
     let target = CommandTarget::open(&args.target, false)?;
     let reply = target.delete(&key, range, &args.condition.condition(), args.dry_run)?;
-    show::reply(&reply, args.json)?;
+    print::reply(&reply, args.json)?;
     Ok(0)
 }
 
@@ -196,10 +196,10 @@ pub fn drop(args: DropArgs) -> Result<u8> {
             let detail = format!("{key} is at version {}, not {wanted}", info.version);
             return Err(Error::new(ErrorCode::CommitConflict, detail));
         }
-        show::reply(&DropPreview { dry_run: true, series: key, rows: info.rows, version: info.version }, args.json)?;
+        print::reply(&DropPreview { dry_run: true, series: key, rows: info.rows, version: info.version }, args.json)?;
         return Ok(0);
     }
-    show::reply(&target.drop_series(&key, &args.condition.condition())?, args.json)?;
+    print::reply(&target.drop_series(&key, &args.condition.condition())?, args.json)?;
     Ok(0)
 }
 

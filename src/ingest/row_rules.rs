@@ -5,7 +5,7 @@ use crate::types::number::{write_decimal, write_f64, write_i64};
 use crate::types::{Column, ColumnType, Kind, Rows, SeriesDef, time};
 
 use super::cell::{CellValue, RowErrors};
-use super::{DecodeOptions, ParsedRows, RowRules, TimeBounds, stamps};
+use super::{DecodeOptions, ParsedRows, RowRules, TimeBounds, timestamp_rules};
 use crate::types::number::NumberError;
 
 /// Checks rows that are already in the form of the store: time range, finite and bounded cells, and the rules of
@@ -45,7 +45,7 @@ pub(super) fn check_rows(
     options: &DecodeOptions,
     errors: &mut RowErrors,
 ) {
-    stamps::check(def, stored, parsed, options, errors);
+    timestamp_rules::check(def, stored, parsed, options, errors);
     check_ohlc(def, &parsed.rows, options, errors);
 }
 

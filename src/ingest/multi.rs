@@ -16,8 +16,8 @@ use serde_json::value::RawValue;
 use super::batch::ColumnReader;
 use super::cell::{RowErrors, RowReader, fields_of_header};
 use super::{
-    BodyFormat, DECODED_BYTES_MAX, DecodeOptions, Known, ParsedRows, TimeBounds, arrow_stream, check, csv_text, json,
-    parquet_file,
+    BodyFormat, DECODED_BYTES_MAX, DecodeOptions, Known, ParsedRows, TimeBounds, arrow_stream, csv_text, json,
+    parquet_file, row_rules,
 };
 use crate::error::{Error, ErrorCode, ROW_ERRORS_MAX, Result, RowError};
 use crate::types::{SeriesDef, SeriesKey};
@@ -268,7 +268,7 @@ fn finish(
     let mut all = RowErrors::default();
     let mut parsed = Vec::with_capacity(parts.len());
     for (((label, def), stored), (mut part, mut errors)) in (0_u32..).zip(defs).zip(stored).zip(parts) {
-        check::check_rows(def, *stored, &mut part, options, &mut errors);
+        row_rules::check_rows(def, *stored, &mut part, options, &mut errors);
         if !errors.is_empty() || !part.phased.is_empty() {
             let places: Vec<u64> =
                 (0_u64..).zip(of_row).filter(|(_, own)| **own == label).map(|(row, _)| row).collect();
@@ -333,7 +333,7 @@ fn parse_writes(body: &[u8], options: &DecodeOptions, lookup: Lookup<'_>) -> Res
             _ => return Err(Error::invalid(format!("series {}: neither rows nor columns, or both", def.key))),
         };
         let (mut part, mut errors) = json::parse_raw(def, raw.get(), is_rows, options).map_err(named)?;
-        check::check_rows(def, *stored, &mut part, options, &mut errors);
+        row_rules::check_rows(def, *stored, &mut part, options, &mut errors);
         part.phased.iter_mut().for_each(|(row, _)| *row += first_row);
         if errors.is_empty() {
             part.rows.check_shape(def.columns.len())?;
