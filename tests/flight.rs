@@ -2,12 +2,12 @@
 
 #[path = "flight/fuzz.rs"]
 mod fuzz;
-#[path = "shared/hooked.rs"]
-mod hooked;
+#[path = "shared/hooked_disk.rs"]
+mod hooked_disk;
 #[path = "flight/limits.rs"]
 mod limits;
-#[path = "shared/proof.rs"]
-mod proof;
+#[path = "shared/proof_amount.rs"]
+mod proof_amount;
 #[path = "flight/wire.rs"]
 mod wire;
 

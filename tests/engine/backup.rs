@@ -17,8 +17,8 @@ use fastk::store::{
 use fastk::types::schema::ValueIndexSpec;
 use fastk::types::{Rows, SeriesKey, SeriesSpec};
 
-use super::claims::{Files, contents, shown};
-use super::promises::{MINUTE, def, minutes, options};
+use super::guarantees::{MINUTE, def, minutes, options};
+use super::known_defects::{Files, contents, shown};
 
 /// Rows by series.
 type Rowset = BTreeMap<String, Vec<Vec<i64>>>;
@@ -118,7 +118,7 @@ fn a_backup_shows_all_the_store_does_and_so_does_the_store_restored_from_it() {
 
     // Opened where it is, it shows everything, takes nothing, and stays as it is, the times of its files too.
     let untouched = |path: &Path| -> (Files, Vec<i64>) {
-        let names = super::promises::files(path, ".", "");
+        let names = super::guarantees::files(path, ".", "");
         (contents(path), names.iter().map(|name| std::fs::metadata(name).unwrap().mtime_nsec()).collect())
     };
     let left = untouched(&to);
@@ -279,7 +279,7 @@ fn a_backup_under_load_is_the_store_at_its_commit_cell_by_cell() {
 
 fn inodes(root: &Path) -> BTreeMap<String, u64> {
     let name = |path: &Path| path.strip_prefix(root.join(".")).unwrap().display().to_string();
-    let all = super::promises::files(root, ".", "").into_iter();
+    let all = super::guarantees::files(root, ".", "").into_iter();
     all.map(|path| (name(&path), std::fs::metadata(&path).unwrap().ino())).collect()
 }
 
@@ -480,7 +480,7 @@ fn a_damaged_chunk_stops_a_backup_by_name_unless_it_may_be_damaged() {
         let store = Store::open(&root, true, small()).unwrap();
         fill(&store);
         store.checkpoint().unwrap();
-        let chunk = super::promises::files(&root, "chunks", ".arrow")[0].clone();
+        let chunk = super::guarantees::files(&root, "chunks", ".arrow")[0].clone();
         let name = chunk.strip_prefix(&root).unwrap().display().to_string();
         let mut bytes = std::fs::read(&chunk).unwrap();
         bytes[2_000] ^= 4;
@@ -516,7 +516,7 @@ fn a_run_file_that_went_bad_since_it_was_read_stops_a_backup_by_name() {
     fill(&store);
     store.checkpoint().unwrap();
     for (ending, at) in [(".run", 200), (".receipts", 40)] {
-        let path = super::promises::files(&root, "runs", ending)[0].clone();
+        let path = super::guarantees::files(&root, "runs", ending)[0].clone();
         let whole = std::fs::read(&path).unwrap();
         let mut bytes = whole.clone();
         bytes[at] ^= 1;

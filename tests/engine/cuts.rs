@@ -15,8 +15,8 @@ use fastk::store::{
 };
 use fastk::types::{Rows, SeriesKey};
 
-use super::promises::{MINUTE, def, key, options};
-use super::proof::Proof;
+use super::guarantees::{MINUTE, def, key, options};
+use super::proof_amount::Proof;
 
 const ROOT: &str = "/cuts/store";
 

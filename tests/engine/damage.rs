@@ -17,8 +17,8 @@ use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 
-use super::promises::{MINUTE, def, files};
-use super::proof::Proof;
+use super::guarantees::{MINUTE, def, files};
+use super::proof_amount::Proof;
 
 /// Whether a damaged manifest, run or receipt file may still stop the opening; else the store has to open for reading.
 const OPENING_MAY_FAIL: bool = false;

@@ -26,7 +26,7 @@ use fastk::store::{Store, StoreOptions, WriteMode};
 use fastk::types::schema::{ColumnSpec, MergeRule, Retention, ValueIndexSpec};
 use fastk::types::{ColumnType, Grid, Rows, SeriesDef, SeriesKey, SeriesSpec, TimeUnit};
 
-use crate::claims::shown;
+use crate::known_defects::shown;
 
 /// What to do about a difference.
 const CHANGED: &str = "the bytes of version 1 are frozen: a difference means that the format changed and needs a new \
@@ -580,7 +580,7 @@ fn filled() -> [(Option<&'static str>, Shown); 3] {
 
 /// Every file below `root` but the lock, by its path.
 pub(crate) fn tree(root: &Path) -> BTreeMap<String, Vec<u8>> {
-    let files = crate::promises::files(root, ".", "").into_iter();
+    let files = crate::guarantees::files(root, ".", "").into_iter();
     files
         .map(|path| {
             (path.strip_prefix(root.join(".")).unwrap().to_string_lossy().into_owned(), std::fs::read(path).unwrap())

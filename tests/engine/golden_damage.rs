@@ -30,7 +30,7 @@ const SMALL: usize = 1_024;
 const LARGE: usize = 8_192;
 
 fn is_proof() -> bool {
-    crate::proof::percent() >= 100.0
+    crate::proof_amount::percent() >= 100.0
 }
 
 /// Golden files whose names end so.

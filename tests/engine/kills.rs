@@ -16,8 +16,8 @@ use fastk::types::{Rows, SeriesKey};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use super::claims::rows_of;
-use super::promises::{MINUTE, def};
+use super::guarantees::{MINUTE, def};
+use super::known_defects::rows_of;
 
 const CLIENTS: u64 = 4;
 /// Named snapshots a client has at most.

@@ -1,26 +1,26 @@
 //! The engine alone: builds with `--no-default-features`, so that no server is linked.
 
-#[path = "../shared/hooked.rs"]
-mod hooked;
-#[path = "../shared/proof.rs"]
-mod proof;
+#[path = "../shared/hooked_disk.rs"]
+mod hooked_disk;
+#[path = "../shared/proof_amount.rs"]
+mod proof_amount;
 
 mod backup;
-mod claims;
+mod concurrent_open;
 mod coverage;
 mod cuts;
 mod damage;
 mod embed;
+mod finding_fixes;
 mod format_doc;
 mod fuzz;
 mod golden;
 mod golden_damage;
+mod guarantees;
 mod kills;
+mod known_defects;
+mod maintenance_crashes;
 mod model;
-mod openers;
-mod promises;
 mod repair;
-mod settled;
-mod steps;
 mod streams;
 mod verify;

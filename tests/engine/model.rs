@@ -695,7 +695,7 @@ fn run_cases(part: u64) {
     if let Ok(seed) = std::env::var("FASTK_MODEL_SEED") {
         return run_case(seed.parse().unwrap(), steps);
     }
-    let share = (CASES as f64 * crate::proof::percent() / 100.0).ceil() as u64;
+    let share = (CASES as f64 * crate::proof_amount::percent() / 100.0).ceil() as u64;
     let cases = amount("FASTK_MODEL_CASES", share.max(40));
     for seed in (0..cases).filter(|seed| seed % 2 == part) {
         let outcome = std::panic::catch_unwind(|| run_case(seed, steps));

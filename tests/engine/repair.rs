@@ -14,7 +14,7 @@ use fastk::store::{
 use fastk::types::schema::Retention;
 use fastk::types::{Rows, SeriesKey, SeriesSpec};
 
-use super::promises::{MINUTE, def, minutes, options};
+use super::guarantees::{MINUTE, def, minutes, options};
 
 const ROOT: &str = "/lab/store";
 
@@ -247,7 +247,7 @@ fn one_flipped_bit_in_any_file_is_found_contained_and_repaired() {
     let wanted = whole(&disk);
     let state = disk.state();
     let mut dice = Rng(std::env::var("FASTK_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1));
-    let flips = (crate::proof::percent() / 2.0).ceil() as u64;
+    let flips = (crate::proof_amount::percent() / 2.0).ceil() as u64;
     let mut kinds: BTreeMap<String, (usize, usize)> = BTreeMap::new();
     let all = files(&state);
     for ending in [".arrow", ".zmap", ".vix", ".cov", ".run", ".receipts", ".wal", ".edit", ".checkpoint", ".tombstone"]

@@ -17,7 +17,7 @@ use fastk::types::{Rows, SeriesKey};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use super::promises::{MINUTE, def, files, key};
+use super::guarantees::{MINUTE, def, files, key};
 
 const READERS: u64 = 8;
 const COLUMNS: i64 = 5;

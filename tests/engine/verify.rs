@@ -12,8 +12,8 @@ use fastk::store::{
 use fastk::types::schema::ValueIndexSpec;
 use fastk::types::{Rows, SeriesKey, SeriesSpec};
 
-use super::claims::contents;
-use super::promises::{MINUTE, def, files, key, minutes, options, read};
+use super::guarantees::{MINUTE, def, files, key, minutes, options, read};
+use super::known_defects::contents;
 
 const QUIET: VerifyOptions = VerifyOptions { live: Some(false) };
 
@@ -151,7 +151,7 @@ fn a_check_changes_no_byte_and_needs_no_lock() {
 fn one_by_one(what: &str, damage: impl Fn(&Path, &[u8], usize) -> bool, rounds: usize) {
     let root = tempfile::tempdir().unwrap();
     sample(root.path());
-    let proof = crate::proof::percent() >= 50.0;
+    let proof = crate::proof_amount::percent() >= 50.0;
     let mut edits = 0;
     for (name, path) in all_files(root.path()) {
         // One edit is like the other.
@@ -360,7 +360,7 @@ fn a_replaced_chunk_that_a_reader_holds_is_no_finding_but_listed() {
 
 #[test]
 fn beside_a_busy_writer_nothing_is_found() {
-    let rounds = if crate::proof::percent() >= 50.0 { 200 } else { 15 };
+    let rounds = if crate::proof_amount::percent() >= 50.0 { 200 } else { 15 };
     let root = tempfile::tempdir().unwrap();
     sample(root.path());
     let small = StoreOptions {
@@ -502,7 +502,7 @@ fn a_scrub_writes_sidecars_anew_and_leaves_data_as_it_is() {
     assert_eq!((report.rebuilt.len() as u64, report.count(), report.clean), (damaged, 0, true));
     let after = contents(root.path());
     let is_data = |name: &str| ![".zmap", ".vix", ".cov"].iter().any(|ending| name.ends_with(ending));
-    let data = |files: &super::claims::Files| {
+    let data = |files: &super::known_defects::Files| {
         files.iter().filter(|(name, _)| is_data(name)).map(|(n, b)| (n.clone(), b.clone())).collect::<Vec<_>>()
     };
     assert!(data(&after) == data(&before), "only sidecars may change");

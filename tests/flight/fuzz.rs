@@ -17,7 +17,7 @@ use fastk::service::{Durability, Scope, Service, StoreOptions};
 use prost::Message;
 use serde_json::{Value, json};
 
-use super::proof::Proof;
+use super::proof_amount::Proof;
 use super::*;
 
 /// Calls at one hundred percent.

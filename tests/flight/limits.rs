@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use tonic::Code;
 
 use super::*;
-use crate::hooked::Stalling;
+use crate::hooked_disk::Stalling;
 
 /// A server whose verbs have their own limits.
 async fn within(root: tempfile::TempDir, config: FlightConfig, limits: ServiceLimits) -> Running {

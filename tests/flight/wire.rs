@@ -20,7 +20,7 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::fuzz::{assert_no_panic, change_bytes, change_proto, pick, resident, watch_panics};
-use super::proof::Proof;
+use super::proof_amount::Proof;
 use super::*;
 
 /// Connections at one hundred percent.

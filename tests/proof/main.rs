@@ -4,11 +4,11 @@
 //! one case. In the plain dev profile this is slow: `cargo nextest run --cargo-profile proof --no-default-features
 //! --test proof`.
 
-mod amount;
-mod damage;
-mod faults;
-mod order;
-mod planted;
-mod power;
+mod bit_flips;
+mod disk_faults;
+mod planted_faults;
+mod power_cuts;
 mod recovery;
+mod rounds;
+mod sync_order;
 mod world;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use fastk::disk::sim::{Rng, SimDisk, SimState};
 
-use super::amount::cases;
+use super::rounds::cases;
 use super::world::{Shot, Span, World, compare, keys, open};
 
 /// Everything that lies on the disk, but not who holds the lock, and not what has no name yet.

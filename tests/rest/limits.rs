@@ -10,7 +10,7 @@ use fastk::server::http::{HttpConfig, serve_opening};
 use fastk::service::{ANSWER_BYTES, OpenProgress, Scope, ServiceLimits};
 
 use crate::client::{Reply, Server, csv_body};
-use crate::hooked::Stalling;
+use crate::hooked_disk::Stalling;
 
 const HOUR: Duration = Duration::from_secs(3_600);
 /// How long something may take to come about on a busy machine.

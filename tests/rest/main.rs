@@ -7,14 +7,14 @@ mod client;
 mod commits;
 mod coverage;
 mod fuzz;
-#[path = "../shared/hooked.rs"]
-mod hooked;
+#[path = "../shared/hooked_disk.rs"]
+mod hooked_disk;
+mod invalid_input;
 mod jobs;
 mod limits;
-mod many;
 mod merges;
+mod multi_series;
 mod reads;
-mod refusals;
 mod registry;
 mod server;
 mod snapshots;

@@ -1,0 +1,18 @@
+//! The real program from outside: killed, cut off from its disk, on a full one, beside another one, among clients that
+//! stall, vanish, flood it or come in thousands.
+
+#[path = "../shared/proof_amount.rs"]
+mod proof_amount;
+
+mod disk_full;
+mod file_systems;
+mod http2_floods;
+mod kills;
+mod memory;
+mod power_cuts;
+mod program;
+mod saturation;
+mod stalled_clients;
+mod syscalls;
+mod two_servers;
+mod workload;

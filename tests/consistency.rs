@@ -1,0 +1,435 @@
+//! Keeps the house in order: layers point down, libraries stay in their modules, and what documentation says is what
+//! the code says.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use fastk::ErrorCode;
+use fastk::config::{Config, FlagValue, LoadedConfig};
+use fastk::service::operations::{Access, VERBS};
+
+#[path = "consistency/docs.rs"]
+mod docs;
+
+/// Height of each module. A module may use what is strictly lower.
+const LAYERS: &[(&str, u8)] = &[
+    ("error", 0),
+    ("planted", 0),
+    ("sync", 0),
+    ("types", 1),
+    ("format", 2),
+    ("disk", 2),
+    ("store", 3),
+    ("registry", 3),
+    ("query", 4),
+    ("ingest", 4),
+    ("egress", 5),
+    ("service", 6),
+    ("config", 6),
+    ("access", 7),
+    ("server", 8),
+    ("cli", 9),
+];
+
+/// Libraries that one module alone knows, or two.
+const LIBRARIES: &[(&str, &str)] = &[
+    ("axum", "server/http"),
+    ("tower_http", "server/http"),
+    ("utoipa_axum", "server/http"),
+    ("utoipa_swagger_ui", "server/http"),
+    ("tonic", "server/flight"),
+    ("tonic_health", "server/flight"),
+    ("tonic_prost", "server/flight"),
+    ("arrow_flight", "server/flight"),
+    ("clap", "cli"),
+    ("comfy_table", "cli"),
+    ("indicatif", "cli"),
+    ("figment", "config.rs"),
+    ("memmap2", "disk"),
+    ("rustix", "disk"),
+    ("libc", "disk"),
+    ("rusqlite", "registry"),
+    ("serde_json_canonicalizer", "registry"),
+    ("sha2", "access.rs"),
+    ("sha2", "registry"),
+    ("subtle", "access.rs"),
+    ("base64", "access.rs"),
+    ("rustls", "server/tls_stream.rs"),
+    ("rustls", "cli/certificates.rs"),
+    ("rustls_native_certs", "cli/certificates.rs"),
+    ("hyper_rustls", "cli/remote.rs"),
+    ("schemars", "cli/bridge"),
+    ("tokio_rustls", "server/tls_stream.rs"),
+    ("metrics_exporter_prometheus", "server/metrics.rs"),
+];
+
+/// The files that may say `unsafe`.
+const UNSAFE: [&str; 2] = ["disk/mmap.rs", "store/room.rs"];
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// All files below a folder with this ending, as paths from it.
+fn files(folder: &str, ending: &str) -> Vec<(String, String)> {
+    fn walk(at: &Path, top: &Path, ending: &str, out: &mut Vec<(String, String)>) {
+        for entry in std::fs::read_dir(at).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                walk(&path, top, ending, out);
+            } else if path.to_string_lossy().ends_with(ending) {
+                let name = path.strip_prefix(top).unwrap().to_string_lossy().into_owned();
+                out.push((name, std::fs::read_to_string(&path).unwrap()));
+            }
+        }
+    }
+    let (top, mut out) = (root().join(folder), Vec::new());
+    walk(&top, &top, ending, &mut out);
+    assert!(!out.is_empty(), "nothing under {folder}");
+    out.sort();
+    out
+}
+
+/// Source without comments and without the text of string literals.
+fn code(source: &str) -> String {
+    let mut out = String::with_capacity(source.len());
+    let mut rest = source;
+    while let Some(c) = rest.chars().next() {
+        if rest.starts_with("//") {
+            rest = &rest[rest.find('\n').unwrap_or(rest.len())..];
+        } else if let Some(hashes) = raw_string(rest) {
+            let open = rest.find('"').unwrap() + 1;
+            let end = format!("\"{}", "#".repeat(hashes));
+            let close = rest[open..].find(&end).map_or(rest.len(), |at| open + at + end.len());
+            out.push_str("\"\"");
+            rest = &rest[close..];
+        } else if c == '"' {
+            let mut escaped = false;
+            let close = rest[1..].find(|c| {
+                let ends = c == '"' && !escaped;
+                escaped = c == '\\' && !escaped;
+                ends
+            });
+            out.push_str("\"\"");
+            rest = &rest[close.map_or(rest.len(), |at| at + 2)..];
+        } else if rest.starts_with("'\"'") || rest.starts_with("'\\'") || rest.starts_with("'/'") {
+            rest = &rest[if rest.starts_with("'\\'") { 4 } else { 3 }.min(rest.len())..];
+        } else {
+            out.push(c);
+            rest = &rest[c.len_utf8()..];
+        }
+    }
+    out
+}
+
+/// Number of hashes when a raw string starts here.
+fn raw_string(text: &str) -> Option<usize> {
+    let after = text.strip_prefix("br").or_else(|| text.strip_prefix('r'))?;
+    let hashes = after.len() - after.trim_start_matches('#').len();
+    after[hashes..].starts_with('"').then_some(hashes)
+}
+
+/// Identifiers, and whether `::` follows them.
+fn words(code: &str) -> impl Iterator<Item = (&str, &str)> {
+    let is_word = |c: char| c.is_alphanumeric() || c == '_';
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let start = at + code[at..].find(is_word)?;
+        let end = code[start..].find(|c| !is_word(c)).map_or(code.len(), |n| start + n);
+        at = end;
+        Some((&code[start..end], &code[end..]))
+    })
+}
+
+/// The first one or two segments of every path that starts at `crate::`, groups taken apart.
+fn paths(code: &str) -> Vec<Vec<String>> {
+    let mut out = Vec::new();
+    for (word, rest) in words(code) {
+        if let ("crate", Some(rest)) = (word, rest.strip_prefix("::")) {
+            tree(rest, &mut Vec::new(), &mut out);
+        }
+    }
+    out
+}
+
+/// Reads one `a::b`, `{…}` or `*` of a use tree; gives back what follows.
+fn tree<'a>(text: &'a str, prefix: &mut Vec<String>, out: &mut Vec<Vec<String>>) -> &'a str {
+    let text = text.trim_start();
+    if let Some(mut inner) = text.strip_prefix('{') {
+        loop {
+            inner = inner.trim_start();
+            if let Some(rest) = inner.strip_prefix('}') {
+                return rest;
+            }
+            let after = tree(inner, &mut prefix.clone(), out).trim_start();
+            inner = after.strip_prefix(',').unwrap_or(after);
+            if inner.len() == text.len() - 1 || inner.is_empty() {
+                return inner;
+            }
+        }
+    }
+    let end = text.find(|c: char| !(c.is_alphanumeric() || c == '_')).unwrap_or(text.len());
+    if end == 0 {
+        out.push(prefix.clone());
+        return text.strip_prefix('*').unwrap_or(text);
+    }
+    prefix.push(text[..end].to_string());
+    match text[end..].strip_prefix("::") {
+        Some(rest) if rest.starts_with(|c: char| c.is_alphabetic() || c == '_' || c == '{' || c == '*') => {
+            tree(rest, prefix, out)
+        }
+        _ => {
+            out.push(prefix.clone());
+            &text[end..]
+        }
+    }
+}
+
+fn module(file: &str) -> &str {
+    file.split('/').next().unwrap().trim_end_matches(".rs")
+}
+
+fn height(module: &str) -> u8 {
+    let found = LAYERS.iter().find(|(name, _)| *name == module);
+    found.unwrap_or_else(|| panic!("module {module} stands in no layer: add it to LAYERS and docs/architecture.md")).1
+}
+
+#[test]
+fn the_readers_of_source_see_through_comments_strings_and_groups() {
+    let text = code("use crate::a::b; // crate::c\nlet x = \"crate::d\"; r#\"crate::\"e\"# '\"' crate::f::{g::h, i}");
+    let found: Vec<String> = paths(&text).iter().map(|path| path.join(".")).collect();
+    assert_eq!(found, ["a.b", "f.g.h", "f.i"]);
+    assert_eq!(paths("use crate::{a::{b, c}, d::*, e};").len(), 4);
+}
+
+#[test]
+fn layers_point_strictly_down() {
+    let mut wrong = Vec::new();
+    for (file, source) in files("src", ".rs") {
+        let from = module(&file);
+        if ["lib", "main"].contains(&from) {
+            continue;
+        }
+        for path in paths(&code(&source)) {
+            // What the crate re-exports comes from `error`.
+            let to = match path[0].as_str() {
+                "Error" | "ErrorCode" | "Result" => "error",
+                module => module,
+            };
+            if to != from && height(to) >= height(from) {
+                wrong.push(format!("src/{file} uses crate::{}", path.join("::")));
+            }
+            let face = |name: &str| file.starts_with(&format!("server/{name}"));
+            let used = |name: &str| to == "server" && path.get(1).is_some_and(|second| second == name);
+            if (face("http") && used("flight")) || (face("flight") && used("http")) {
+                wrong.push(format!("src/{file} uses the other face: crate::{}", path.join("::")));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn libraries_stay_in_the_module_that_knows_them() {
+    let mut wrong = Vec::new();
+    for (file, source) in files("src", ".rs") {
+        let code = code(&source);
+        for (library, home) in LIBRARIES {
+            let used = words(&code).any(|(word, rest)| word == *library && rest.starts_with("::"));
+            let at_home = |(known, home): &(&str, &str)| known == library && file.starts_with(home);
+            if used && !LIBRARIES.iter().any(at_home) {
+                wrong.push(format!("src/{file} uses {library}, which only src/{home} may know"));
+            }
+        }
+        let quiet = !["lib", "main"].contains(&module(&file)) && height(module(&file)) < height("service");
+        if quiet && let Some((word, _)) = words(&code).find(|(word, _)| ["async", "await", "tokio"].contains(word)) {
+            wrong.push(format!("src/{file} says {word}, below the service nothing is async"));
+        }
+        if !UNSAFE.contains(&file.as_str()) && words(&code).any(|(word, _)| word == "unsafe") {
+            wrong.push(format!("src/{file} says unsafe, which only {UNSAFE:?} may"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn every_file_says_what_it_owns() {
+    let silent: Vec<String> = ["src", "tests", "benches"]
+        .iter()
+        .filter(|folder| root().join(folder).exists())
+        .flat_map(|folder| files(folder, ".rs").into_iter().map(move |(file, text)| (format!("{folder}/{file}"), text)))
+        .filter(|(file, text)| !file.contains(".venv") && !text.starts_with("//!"))
+        .map(|(file, _)| file)
+        .collect();
+    assert!(silent.is_empty(), "these files do not start with //!: {silent:?}");
+}
+
+#[test]
+fn the_documented_error_table_is_the_one_in_the_code() {
+    let documented: Vec<String> = read("docs/errors.md")
+        .lines()
+        .skip_while(|line| !line.starts_with("| code |"))
+        .take_while(|line| line.starts_with('|'))
+        .filter(|line| line.starts_with("| `"))
+        .map(|line| line.split('|').map(str::trim).filter(|cell| !cell.is_empty()).collect::<Vec<_>>().join(" | "))
+        .collect();
+    let coded: Vec<String> = ErrorCode::ALL
+        .iter()
+        .map(|c| format!("`{}` | {} | {:?} | {} | {}", c.name(), c.http(), c.grpc(), c.exit(), c.title()))
+        .collect();
+    assert_eq!(documented, coded);
+}
+
+#[test]
+fn the_configuration_reference_is_the_built_in_default() {
+    let text = read("config/fastk.toml");
+    let table: toml::Table = text.parse().unwrap();
+    let from_file: Config = table.clone().try_into().unwrap();
+    assert_eq!(from_file, Config::default());
+    let defaults = toml::Table::try_from(Config::default()).unwrap();
+    assert_eq!(table, defaults, "a key of the defaults is missing in config/fastk.toml");
+    let mut before = "";
+    for line in text.lines() {
+        if line.contains(" = ") && !line.starts_with('#') {
+            assert!(before.starts_with('#'), "no comment above {line}");
+        }
+        before = line;
+    }
+}
+
+/// The keys that are numbers in these sections, with their defaults.
+fn numbers_of(sections: &[&str]) -> BTreeMap<String, i64> {
+    let defaults = toml::Table::try_from(Config::default()).unwrap();
+    let mut found = BTreeMap::new();
+    for section in sections {
+        for (key, value) in defaults[*section].as_table().unwrap() {
+            found.extend(value.as_integer().map(|value| (format!("{section}.{key}"), value)));
+        }
+    }
+    found
+}
+
+/// Asserts that the settings take exactly what a range such as `1 to 60000` says.
+fn check_range(key: &str, range: &str) {
+    let (section, name) = key.split_once('.').unwrap();
+    let takes = |value: i128| {
+        let (section, key) = (section.to_owned().leak(), name.to_owned().leak());
+        let value = serde_json::Value::from(u64::try_from(value).unwrap());
+        LoadedConfig::read(None, &[FlagValue { section, key, flag: "--x", value }]).is_ok()
+    };
+    let (min, max) = range.split_once(" to ").unwrap_or_else(|| panic!("{key}: {range}"));
+    let (min, max): (i128, i128) = (min.parse().unwrap(), max.parse().unwrap());
+    assert!(takes(min) && takes(max), "{key} does not take {range}");
+    assert!(!takes(max + 1), "{key} takes more than {max}");
+    assert!(min == 0 || !takes(min - 1), "{key} takes less than {min}");
+}
+
+#[test]
+fn the_documented_limits_are_those_of_the_code() {
+    let text = read("docs/limits.md");
+    let mut documented = BTreeMap::new();
+    for line in text.lines().filter(|line| line.starts_with("| `")) {
+        let cells: Vec<&str> = line.trim_matches('|').split(" | ").map(str::trim).collect();
+        let [key, default, range, code, what] = cells.as_slice() else { panic!("not five cells: {line}") };
+        let key = key.trim_matches('`');
+        assert!(what.len() > 15, "{key} does not say what happens");
+        assert!(*code == "–" || ErrorCode::from_name(code.trim_matches('`')).is_some(), "{key}: {code}");
+        check_range(key, range);
+        documented.insert(key.to_owned(), default.parse::<i64>().unwrap());
+    }
+    assert_eq!(documented, numbers_of(&["http", "flight", "limits"]));
+}
+
+/// Compares what the table of verbs names for a face with what the face has.
+fn compare(face: &str, named: Vec<&'static str>, there: BTreeSet<String>) {
+    let named: BTreeSet<String> = named.into_iter().map(str::to_string).collect();
+    let absent: Vec<_> = named.difference(&there).collect();
+    let unnamed: Vec<_> = there.difference(&named).collect();
+    assert!(absent.is_empty() && unnamed.is_empty(), "{face}: not there {absent:?}, not in the table {unnamed:?}");
+}
+
+fn named(face: fn(&fastk::service::operations::Operation) -> Access) -> Vec<&'static str> {
+    let mut out = Vec::new();
+    for verb in VERBS {
+        match face(verb) {
+            Access::At(ways) => out.extend(ways),
+            Access::Dash(reason) => assert!(reason.len() > 10, "{} needs a reason for its dash", verb.name),
+        }
+    }
+    out
+}
+
+/// Methods of the Flight protocol that are answered, and in the place of `DoAction` the actions.
+fn flight_ways() -> BTreeSet<String> {
+    use fastk::server::flight::{ACTIONS, METHODS, UNANSWERED};
+    let methods = METHODS.into_iter().filter(|name| *name != "DoAction" && !UNANSWERED.contains(name));
+    methods.chain(ACTIONS.iter().map(|(name, _)| *name)).map(str::to_string).collect()
+}
+
+/// Operations of the OpenAPI document, without the one that gives it.
+fn rest_ways() -> BTreeSet<String> {
+    let document: serde_json::Value = serde_json::from_str(&fastk::server::http::openapi_json()).unwrap();
+    let mut out = BTreeSet::new();
+    for (path, operations) in document["paths"].as_object().unwrap() {
+        if path != "/openapi.json" {
+            out.extend(
+                operations.as_object().unwrap().keys().map(|method| format!("{} {path}", method.to_uppercase())),
+            );
+        }
+    }
+    out
+}
+
+#[test]
+fn every_verb_is_where_the_table_says() {
+    compare("command line", named(|verb| verb.cli), fastk::cli::verbs().into_iter().collect());
+    compare("Flight", named(|verb| verb.flight), flight_ways());
+    compare("REST", named(|verb| verb.rest), rest_ways());
+}
+
+#[test]
+fn the_readme_shows_the_lines_of_the_demo() {
+    use fastk::cli::demo::lines;
+    let readme = read("README.md");
+    for block in [lines::CURL, lines::PYARROW, lines::POLARS, lines::DUCKDB] {
+        assert!(readme.contains(block), "README.md lacks\n{block}");
+    }
+    for port in lines::PORTS {
+        assert!([lines::CURL, lines::PYARROW, lines::POLARS].iter().any(|block| block.contains(port)));
+    }
+}
+
+#[test]
+fn links_between_documents_lead_somewhere() {
+    let mut documents: BTreeMap<String, String> =
+        files("docs", ".md").into_iter().map(|(name, text)| (format!("docs/{name}"), text)).collect();
+    for name in ["README.md", "CHANGELOG.md"] {
+        documents.insert(name.into(), read(name));
+    }
+    let mut broken = Vec::new();
+    for (name, text) in &documents {
+        let folder = Path::new(name).parent().unwrap();
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            let file = link.split('#').next().unwrap();
+            if !file.is_empty() && !file.contains("://") && !root().join(folder).join(file).exists() {
+                broken.push(format!("{name}: {link}"));
+            }
+        }
+    }
+    assert!(broken.is_empty(), "{}", broken.join("\n"));
+}
+
+#[test]
+fn a_face_reaches_the_store_only_through_verbs_that_ask_who_calls() {
+    for (file, source) in files("src/server", ".rs") {
+        let around = source.split("#[cfg(test)]").next().unwrap();
+        assert!(
+            !code(around).contains(".store()") || file == "zero_copy.rs",
+            "src/server/{file} goes around the verbs"
+        );
+    }
+}

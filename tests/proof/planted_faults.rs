@@ -1,0 +1,405 @@
+//! Every safeguard that is taken away is missed by a proof, within seconds.
+
+use std::cell::{Cell, RefCell};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::{Arc, Once};
+use std::time::Instant;
+
+use fastk::disk::sim::{Op, Rng, SimDisk, SimState};
+use fastk::format::tombstone::decode_tombstone;
+use fastk::format::wal::{FrameRead, SEGMENT_HEADER_BYTES, decode_segment_header, frame_at, frame_bytes};
+use fastk::planted::{Bug, with};
+use fastk::store::{Durability, SNAPSHOTS_MAX, Store};
+use fastk::{ErrorCode, disk};
+
+use super::bit_flips::Whole;
+use super::disk_faults::{SCENARIOS, exhaust, fill, options, put};
+use super::rounds::close;
+use super::world::{World, keys, observe, open, register_all};
+use super::{power_cuts, recovery};
+
+/// What misses a safeguard.
+#[derive(Clone, Copy)]
+enum By {
+    /// Power cuts at random operations.
+    Power,
+    /// The same on stores that sync every interval only.
+    LazyPower,
+    /// The same on stores that are about to write a checkpoint of the manifest.
+    OldPower,
+    /// Power cuts within openings.
+    Recovery,
+    /// Failing operations, in this scenario.
+    Faults(&'static str),
+    /// Flipped bits in files of these kinds.
+    Damage(&'static [&'static str]),
+    /// A check of its own in this file.
+    Direct(&'static str, fn()),
+    /// A test elsewhere, by file and name: `FASTK_PLANTED_BUG` makes it fail.
+    Elsewhere(&'static str, &'static str),
+}
+
+const TABLE: &[(Bug, By)] = &[
+    (Bug::FileNotSynced, By::Power),
+    (Bug::DirectoryNotSynced, By::Power),
+    (Bug::NewDirectoryNotSynced, By::Power),
+    (Bug::PublishReplaces, By::Direct("a_taken_name_is_refused", a_taken_name_is_refused)),
+    (Bug::LockNotTaken, By::Direct("a_second_opening_is_refused", a_second_opening_is_refused)),
+    (Bug::SegmentNotSyncedAtRotation, By::LazyPower),
+    (Bug::AppendNotSynced, By::Power),
+    (Bug::RecoveryNotSynced, By::Recovery),
+    (Bug::SettledBeforeSynced, By::LazyPower),
+    (
+        Bug::SettledBeforeDecided,
+        By::Elsewhere("src/store/write.rs", "a_write_refused_after_a_freeze_reaches_neither_chunk_nor_run_file"),
+    ),
+    (Bug::FailedSyncRetried, By::Faults("write")),
+    (Bug::FailedSyncIgnored, By::Faults("write")),
+    (Bug::WriterGoesOn, By::Faults("write")),
+    (Bug::WriterGoesOnAfterEdit, By::Faults("seal")),
+    (Bug::FullNoticedLate, By::Faults("write")),
+    (Bug::SpaceNotReserved, By::Direct("frames_have_their_room_beforehand", frames_have_their_room_beforehand)),
+    (Bug::FailedRotationLeft, By::Faults("write beyond a segment")),
+    (Bug::ShownBeforeWritten, By::Faults("write")),
+    (Bug::MarkerNotWritten, By::Damage(&["wal"])),
+    (Bug::RotTakenForTorn, By::Damage(&["wal"])),
+    (Bug::TornTailKept, By::LazyPower),
+    (Bug::ConstantEpoch, By::Direct("every_segment_has_its_epoch", every_segment_has_its_epoch)),
+    (Bug::LsnGapUnnoticed, By::Direct("a_frame_taken_out_is_noticed", a_frame_taken_out_is_noticed)),
+    (Bug::FrameUnchecked, By::Power),
+    (Bug::BlockUnchecked, By::Damage(&["arrow"])),
+    (Bug::FooterUnchecked, By::Direct("a_flipped_bit_in_a_footer_is_reported", a_flipped_bit_in_a_footer_is_reported)),
+    (Bug::ChunkLengthUnchecked, By::Direct("a_cut_chunk_is_told_by_its_length", a_cut_chunk_is_told_by_its_length)),
+    (Bug::RunUnchecked, By::Damage(&["run"])),
+    (Bug::ReceiptsUnchecked, By::Damage(&["receipts"])),
+    (Bug::EditUnchecked, By::Damage(&["edit"])),
+    (Bug::CheckpointUnchecked, By::Damage(&["checkpoint"])),
+    (Bug::SidecarUnchecked, By::Damage(&["zmap", "cov"])),
+    (Bug::IndexPageUnchecked, By::Damage(&["vix"])),
+    (
+        Bug::TombstoneUnchecked,
+        By::Direct("a_flipped_bit_in_a_tombstone_is_noticed", a_flipped_bit_in_a_tombstone_is_noticed),
+    ),
+    (Bug::NewerFormatOpened, By::Direct("a_newer_store_is_refused", a_newer_store_is_refused)),
+    (Bug::TrimmedEarly, By::Power),
+    (
+        Bug::TrimmedWithoutEdit,
+        By::Direct(
+            "a_segment_without_frames_does_not_cost_the_one_before_it",
+            power_cuts::a_segment_without_frames_does_not_cost_the_one_before_it,
+        ),
+    ),
+    (
+        Bug::DropForeseen,
+        By::Direct(
+            "a_snapshot_goes_on_showing_a_dropped_series_that_was_sealed_ahead_of_the_log",
+            power_cuts::a_snapshot_goes_on_showing_a_dropped_series_that_was_sealed_ahead_of_the_log,
+        ),
+    ),
+    (Bug::EditsRemovedEarly, By::OldPower),
+    (Bug::RunsRemovedEarly, By::Power),
+    (Bug::TombstoneFilesLeftOut, By::Power),
+    (Bug::ReceiptsNotReplayed, By::Power),
+    (Bug::ReceiptsNotSettled, By::Power),
+    (Bug::ReplayedTwice, By::Power),
+    (Bug::FencesIgnored, By::Power),
+    (Bug::ReadersIgnored, By::Power),
+    (Bug::LoadShownEarly, By::Faults("load")),
+    (Bug::LoadReadEarly, By::Elsewhere("tests/schedules.rs", "schedules_find_rows_read_before_their_chunks_are_there")),
+    (Bug::LoadOverTail, By::Power),
+    (
+        Bug::LoadNotRenumbered,
+        By::Elsewhere("src/store/load.rs", "a_load_takes_the_number_of_its_turn_and_is_not_in_a_snapshot_before_it"),
+    ),
+    (Bug::FileIdsReused, By::Power),
+    (Bug::SnapshotsUnlimited, By::Direct("snapshots_have_a_limit", snapshots_have_a_limit)),
+    (Bug::PinsUnlimited, By::Direct("kept_commits_have_a_limit", kept_commits_have_a_limit)),
+    (Bug::WaitersNotWoken, By::Elsewhere("tests/schedules.rs", "schedules_find_waiters_that_are_not_woken")),
+    (
+        Bug::MaintenanceForgotten,
+        By::Elsewhere("tests/schedules.rs", "schedules_find_maintenance_that_a_leader_forgets"),
+    ),
+    (Bug::MapsUnlimited, By::Elsewhere("tests/schedules.rs", "schedules_find_maps_without_a_bound")),
+];
+
+/// Whether the fault makes its proof fail, within a small amount of it.
+fn caught(bug: Bug, by: By) -> bool {
+    let fails = |work: &mut dyn FnMut()| quiet(|| with(bug, work)).is_err();
+    match by {
+        By::Power => (0..300).any(|seed| fails(&mut || _ = power_cuts::workload(seed, 30))),
+        By::LazyPower => {
+            let lazy = |seed| power_cuts::workload_of(World::under(seed, Durability::Interval), seed, 30);
+            (0..300).any(|seed| fails(&mut || _ = lazy(seed)))
+        }
+        By::OldPower => (0..20).any(|seed| {
+            fails(&mut || {
+                let mut world = World::new(seed);
+                world.age(61);
+                power_cuts::workload_of(world, seed, 30);
+            })
+        }),
+        By::Recovery => (0..40).any(|seed| fails(&mut || _ = recovery::workload(seed, 12))),
+        By::Faults(name) => {
+            let number = SCENARIOS.iter().position(|scenario| scenario.name == name).unwrap();
+            fails(&mut || _ = exhaust(number, 1))
+        }
+        By::Damage(kinds) => {
+            // A store that was whole when the fault came; the fault may also be in how it is written.
+            let whole = with(bug, Whole::new);
+            (0..3_000).any(|seed| fails(&mut || whole.flip(kinds, &mut Rng(seed))))
+        }
+        By::Direct(_, check) => fails(&mut { check }),
+        By::Elsewhere(file, name) => std::fs::read_to_string(file).unwrap().contains(&format!("fn {name}(")),
+    }
+}
+
+thread_local! {
+    /// Whether a failure of this thread is no news, and what the last one said.
+    static QUIET: Cell<bool> = const { Cell::new(false) };
+    static SAID: RefCell<String> = const { RefCell::new(String::new()) };
+}
+
+/// Does what should fail, without the report of a failure.
+fn quiet<T>(work: impl FnOnce() -> T) -> std::thread::Result<T> {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let usual = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            if QUIET.get() {
+                SAID.with_borrow_mut(|said| *said = info.to_string());
+            } else {
+                usual(info);
+            }
+        }));
+    });
+    QUIET.set(true);
+    let outcome = catch_unwind(AssertUnwindSafe(work));
+    QUIET.set(false);
+    outcome
+}
+
+fn part(part: usize) {
+    let begun = Instant::now();
+    let mut missed = Vec::new();
+    let mut slow = Vec::new();
+    for (bug, by) in TABLE.iter().skip(part).step_by(3) {
+        let begun = Instant::now();
+        if !caught(*bug, *by) {
+            missed.push(bug.name());
+        }
+        slow.push((begun.elapsed().as_millis(), bug.name()));
+        if std::env::var_os("FASTK_PROOF_SHOW").is_some() {
+            println!("{}: {}", bug.name(), SAID.with_borrow(Clone::clone));
+        }
+    }
+    let slowest = slow.iter().max().unwrap();
+    let counts = format!("{} planted faults, the slowest {} ({} ms)", slow.len(), slowest.1, slowest.0);
+    close(&format!("every_planted_fault_makes_a_proof_fail_part_{}", part + 1), &counts, begun);
+    assert!(missed.is_empty(), "nothing fails without these: {missed:?}");
+}
+
+#[test]
+fn every_planted_fault_makes_a_proof_fail_part_1() {
+    part(0);
+}
+
+#[test]
+fn every_planted_fault_makes_a_proof_fail_part_2() {
+    part(1);
+}
+
+#[test]
+fn every_planted_fault_makes_a_proof_fail_part_3() {
+    part(2);
+}
+
+#[test]
+fn nothing_fails_without_a_planted_fault() {
+    for (_, by) in TABLE {
+        if let By::Direct(_, check) = by {
+            check();
+        }
+    }
+    assert!(SCENARIOS.len() >= 12 && TABLE.len() >= 30);
+}
+
+#[test]
+fn every_planted_fault_stands_in_the_table_and_in_the_documentation() {
+    let planted: Vec<Bug> = TABLE.iter().map(|(bug, _)| *bug).collect();
+    assert_eq!(planted, Bug::ALL);
+    let rows: Vec<String> = TABLE
+        .iter()
+        .map(|(bug, by)| {
+            let by = match by {
+                By::Power | By::LazyPower | By::OldPower => "power cuts at every operation".to_owned(),
+                By::Recovery => "power cuts while opening".to_owned(),
+                By::Faults(name) => format!("failing operations, “{name}”"),
+                By::Damage(kinds) => format!("flipped bits in {}", kinds.join(", ")),
+                By::Direct(name, _) => format!("`{name}`"),
+                By::Elsewhere(file, name) => format!("`{name}` in `{file}`"),
+            };
+            format!("| `{}` | {} | {by} |", bug.name(), bug.sentence())
+        })
+        .collect();
+    let page = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/proofs.md")).unwrap();
+    let found: Vec<&str> = page
+        .lines()
+        .filter(|line| Bug::ALL.iter().any(|bug| line.starts_with(&format!("| `{}` |", bug.name()))))
+        .collect();
+    assert!(found == rows, "docs/proofs.md should say:\n{}", rows.join("\n"));
+}
+
+fn made(prepare: fn(&Store)) -> SimState {
+    let disk = SimDisk::new(SimState::default(), 1);
+    let store = open(&disk, &options()).unwrap();
+    register_all(&store);
+    prepare(&store);
+    drop(store);
+    disk.state()
+}
+
+/// Files of a store by their ending.
+fn named(state: &SimState, ending: &str) -> Vec<(std::path::PathBuf, Arc<Vec<u8>>)> {
+    state.files().into_iter().filter(|(path, _)| path.to_string_lossy().ends_with(ending)).collect()
+}
+
+fn a_taken_name_is_refused() {
+    let disk = SimDisk::new(SimState::default(), 1);
+    let (tmp, target) = (disk.path("/tmp"), disk.path("/file"));
+    disk::create_dir(&tmp).unwrap();
+    assert!(disk::publish(&tmp, &target, b"first").unwrap());
+    assert!(!disk::publish(&tmp, &target, b"second").unwrap());
+    assert_eq!(disk::read(&target).unwrap(), b"first");
+}
+
+fn a_second_opening_is_refused() {
+    let disk = SimDisk::new(SimState::default(), 1);
+    let _store = open(&disk, &options()).unwrap();
+    assert_eq!(open(&disk, &options()).unwrap_err().code(), ErrorCode::StoreLocked);
+}
+
+fn frames_have_their_room_beforehand() {
+    let disk = SimDisk::new(made(fill), 1);
+    let store = open(&disk, &options()).unwrap();
+    disk.record();
+    // More than a segment holds: it gets one of its own, which is not filled with zeros.
+    put(&store, 0, 100, 300).unwrap();
+    let moments = disk.recorded();
+    let first = moments.iter().find(|m| m.op == Op::Write && m.path.starts_with("/store/wal")).unwrap();
+    let bytes = |state: &SimState| state.file(&first.path).unwrap().len();
+    assert_eq!(bytes(&first.before), bytes(&disk.state()));
+}
+
+fn every_segment_has_its_epoch() {
+    let state = made(|store| (0..10).for_each(|part| put(store, 0, part * 40, 40).unwrap()));
+    let mut epochs: Vec<u64> =
+        named(&state, ".wal").iter().map(|(_, bytes)| decode_segment_header(bytes).unwrap().epoch).collect();
+    let segments = epochs.len();
+    epochs.sort_unstable();
+    epochs.dedup();
+    assert!(segments > 2 && epochs.len() == segments);
+}
+
+fn a_frame_taken_out_is_noticed() {
+    let state = made(|store| (0..4).for_each(|part| put(store, 0, part, 1).unwrap()));
+    let (path, bytes) = named(&state, ".wal").pop().unwrap();
+    let epoch = decode_segment_header(&bytes).unwrap().epoch;
+    let length = |at: usize| match frame_at(&bytes, at, epoch) {
+        FrameRead::Frame(_, payload) => frame_bytes(payload.len()),
+        other => panic!("{other:?}"),
+    };
+    let second = SEGMENT_HEADER_BYTES + length(SEGMENT_HEADER_BYTES);
+    let third = second + length(second);
+    let mut cut = bytes.as_ref().clone();
+    cut.drain(second..third);
+    cut.resize(bytes.len(), 0);
+    let mut state = state.clone();
+    state.put_file(&path, cut).unwrap();
+    let store = open(&SimDisk::new(state, 1), &options()).unwrap();
+    assert!(!store.recovery().damage.is_empty(), "{:?}", store.recovery());
+}
+
+/// A sealed store, its first chunk, and what opening and reading it says once `damage` was done to that.
+fn with_damaged_chunk(damage: impl Fn(&mut Vec<u8>)) -> Result<(), String> {
+    let mut state = made(|store| {
+        fill(store);
+        store.seal(&[]).unwrap();
+    });
+    let (shot, receipts) = observe(&open(&SimDisk::new(state.clone(), 1), &options()).unwrap());
+    let (path, bytes) = named(&state, ".arrow").remove(0);
+    let mut bytes = bytes.as_ref().clone();
+    damage(&mut bytes);
+    state.put_file(&path, bytes).unwrap();
+    let store = open(&SimDisk::new(state, 1), &options()).unwrap();
+    super::world::compare(&store, &keys(), &[shot], &receipts).map(drop)
+}
+
+fn a_flipped_bit_in_a_footer_is_reported() {
+    // Behind the block; the first 8 of the last 10 bytes are the magic and length of Arrow.
+    for from_end in (12..600).step_by(7) {
+        let said = with_damaged_chunk(|bytes| {
+            let at = bytes.len() - from_end;
+            bytes[at] ^= 1;
+        });
+        assert!(said.as_ref().is_err_and(|what| what.contains("corrupt_data")), "{from_end} from the end: {said:?}");
+    }
+}
+
+fn a_cut_chunk_is_told_by_its_length() {
+    let said = with_damaged_chunk(|bytes| bytes.truncate(bytes.len() - 1)).unwrap_err();
+    assert!(said.contains(" bytes, expected "), "{said}");
+}
+
+fn a_flipped_bit_in_a_tombstone_is_noticed() {
+    let state = made(|store| {
+        put(store, 0, 0, 20).unwrap();
+        store.seal(&[]).unwrap();
+        store.delete_range(&keys()[0], (0, 60_000), None).unwrap();
+        store.checkpoint().unwrap();
+    });
+    let (_, bytes) = named(&state, ".tombstone").pop().unwrap();
+    decode_tombstone(&bytes).unwrap();
+    for at in 24..bytes.len() {
+        let mut damaged = bytes.as_ref().clone();
+        damaged[at] ^= 1;
+        assert!(decode_tombstone(&damaged).is_err(), "byte {at}");
+    }
+}
+
+fn a_newer_store_is_refused() {
+    let mut state = made(|_| {});
+    let body = "{\"format\":99,\"required_features\":[]}";
+    // The checksum of this body.
+    let text = format!("{body} {:08x}\n", crc32c(body.as_bytes()));
+    state.put_file(Path::new("/store/FORMAT"), text.into_bytes()).unwrap();
+    let error = open(&SimDisk::new(state, 1), &options()).map(drop).unwrap_err();
+    assert_eq!(error.code(), ErrorCode::UnsupportedFormat);
+}
+
+/// CRC-32C, bit by bit.
+fn crc32c(bytes: &[u8]) -> u32 {
+    let step = |crc: u32, _| if crc & 1 == 1 { crc >> 1 ^ 0x82f6_3b78 } else { crc >> 1 };
+    !bytes.iter().fold(!0_u32, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), step))
+}
+
+fn snapshots_have_a_limit() {
+    let disk = SimDisk::new(SimState::default(), 1);
+    let store = open(&disk, &options()).unwrap();
+    for number in 0..SNAPSHOTS_MAX {
+        store.create_snapshot(&format!("s{number}")).unwrap();
+    }
+    assert_eq!(store.create_snapshot("more").unwrap_err().code(), ErrorCode::TooLarge);
+}
+
+fn kept_commits_have_a_limit() {
+    let disk = SimDisk::new(SimState::default(), 1);
+    let store = open(&disk, &options()).unwrap();
+    register_all(&store);
+    let first = store.snapshot();
+    for minute in 0..300 {
+        store.pins().keep(&store.snapshot());
+        put(&store, 0, minute, 1).unwrap();
+    }
+    assert!(store.pins().get(first.commit).is_none());
+}

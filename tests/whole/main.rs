@@ -1,5 +1,0 @@
-//! The whole program: one model behind all faces.
-
-mod faces;
-mod many;
-mod served;
