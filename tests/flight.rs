@@ -1141,6 +1141,60 @@ async fn damage_in_the_last_block_ends_the_answer_with_data_loss_and_names_the_f
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_limited_token_learns_of_damage_without_files_ids_or_ranges() {
+    use fastk::access;
+    use fastk::service::Scope;
+    let server = Running::start().await;
+    let mut client = registered(&server).await;
+    put(&mut client, &[klines(0..1_000, 0)]).await;
+    act(&mut client, "compact", Value::Null).await.unwrap();
+    drop(client);
+    let root = server.stop().await;
+    let series = std::fs::read_dir(root.path().join("chunks")).unwrap().next().unwrap().unwrap().path();
+    for entry in std::fs::read_dir(series).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "arrow") {
+            let mut bytes = std::fs::read(&path).unwrap();
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 1;
+            std::fs::write(&path, bytes).unwrap();
+        }
+    }
+    let make = |prefixes: &[&str]| {
+        let prefixes: Vec<String> = prefixes.iter().map(ToString::to_string).collect();
+        access::create(root.path(), "t", Scope::Admin, &prefixes).unwrap().token
+    };
+    let (admin, limited) = (make(&[]), make(&[KEY]));
+    let directory = root.path().to_string_lossy().into_owned();
+    let server = Running::over(root, FlightConfig::default()).await;
+    let channel = server.channel().await;
+    for (token, is_limited) in [(&admin, false), (&limited, true)] {
+        let mut client = FlightServiceClient::with_interceptor(channel.clone(), with_header(&access::header_of(token)));
+        let outcome = client.do_get(Ticket::new(json!({"series": [KEY]}).to_string())).await;
+        let status = match outcome {
+            Err(status) => status,
+            Ok(response) => {
+                let mut messages = response.into_inner();
+                loop {
+                    match messages.message().await {
+                        Ok(Some(_)) => {}
+                        Ok(None) => panic!("damaged rows were sent as if they were whole"),
+                        Err(status) => break status,
+                    }
+                }
+            }
+        };
+        assert_eq!((code_of(&status), status.code()), ("corrupt_data", Code::DataLoss));
+        let sent = format!("{} {}", status.message(), String::from_utf8_lossy(status.details()));
+        for word in ["chunk", "timestamps", ".arrow", directory.as_str()] {
+            assert!(!is_limited || !sent.contains(word), "{word}: {sent}");
+        }
+        assert!(is_limited || sent.contains("chunk"), "{sent}");
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn readers_over_the_limit_are_refused_until_one_goes_away() {
     let server = Running::with(FlightConfig { readers_max: 1, ..FlightConfig::default() }).await;
     let mut client = registered(&server).await;

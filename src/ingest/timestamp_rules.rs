@@ -48,9 +48,8 @@ pub(super) fn check(
 fn has_misread(def: &SeriesDef, stored: TimeBounds, parsed: &ParsedRows, errors: &RowErrors) -> bool {
     let ts = &parsed.rows.ts;
     let (low, high) = coarser_units_span(def.unit);
-    // Without a way out of the loop it is done many at a time.
-    let some = ts.iter().fold(false, |some, ts| some | ((low <= *ts) & (*ts < high)));
-    if !some || !errors.has_epochs() {
+    let Some((first, last)) = parsed.rows.bounds() else { return false };
+    if last < low || high <= first || !errors.has_epochs() || !ts.iter().any(|ts| (low..high).contains(ts)) {
         return false;
     }
     let is_old = |ts: &i64| is_old(*ts, def.unit);

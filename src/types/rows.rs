@@ -69,6 +69,15 @@ impl Rows {
         self.ts.windows(2).all(|pair| matches!(pair, [a, b] if a < b))
     }
 
+    /// First and last timestamp, in whatever order the rows are; `None` without rows.
+    pub fn bounds(&self) -> Option<(i64, i64)> {
+        let (first, last) = (*self.ts.first()?, *self.ts.last()?);
+        if self.is_rising() {
+            return Some((first, last));
+        }
+        Some(self.ts.iter().fold((first, first), |(low, high), ts| (low.min(*ts), high.max(*ts))))
+    }
+
     /// Sorts by timestamp; of equal timestamps the last one given stays. Returns how many rows were dropped so.
     pub fn sort_last_wins(&mut self) -> usize {
         if self.is_rising() {
@@ -106,5 +115,14 @@ mod tests {
         assert_eq!(rows.sort_last_wins(), 2);
         assert_eq!(rows, Rows { ts: vec![10, 20, 30], columns: vec![vec![4, 3, 5]] });
         assert_eq!(rows.sort_last_wins(), 0);
+    }
+
+    #[test]
+    fn bounds_are_those_of_rows_in_any_order() {
+        let of = |ts: &[i64]| Rows { ts: ts.to_vec(), columns: Vec::new() }.bounds();
+        assert_eq!(of(&[]), None);
+        assert_eq!(of(&[7]), Some((7, 7)));
+        assert_eq!(of(&[-1, 0, 9]), Some((-1, 9)));
+        assert_eq!(of(&[3, 9, -4, 9, 0]), Some((-4, 9)));
     }
 }

@@ -290,6 +290,17 @@ fn a_limited_token_sees_its_part_of_the_store() {
         .refused("permission_denied");
     guarded.ask(limited, "post", "/v1/admin/compact?wait=true", r#"{"series":["kline/ETHUSDT/1m"]}"#).expect(200);
     assert_eq!(json(admin, "/v1/klines/BTCUSDT/1m")["rows"].as_array().unwrap().len(), 1);
+    // A hint of similar series names those that the token reaches and no others: `ETHBTC` is as near as the rest.
+    let hint = |token, symbol: &str| -> String {
+        let refused = guarded.ask(token, "get", &format!("/v1/klines/{symbol}/1m"), "");
+        assert_eq!(refused.status, 404);
+        let problem: Value = serde_json::from_slice(&refused.body).unwrap();
+        problem["hint"].as_str().unwrap_or_default().to_owned()
+    };
+    guarded.ask(admin, "post", "/v1/series", r#"{"kind":"kline","symbol":"ETGUSDT","timeframe":"1m"}"#).expect(201);
+    assert!(hint(admin, "ETHUSDC").contains("kline/ETGUSDT/1m"), "{}", hint(admin, "ETHUSDC"));
+    let seen = hint(limited, "ETHUSDC");
+    assert!(seen.contains("kline/ETHUSDT/1m") && !seen.contains("ETGUSDT"), "{seen}");
     // An entity tag of one caller's inventory is no tag of another's.
     let tag = |token| guarded.ask(token, "get", "/inventory", "").header("etag").unwrap().to_owned();
     assert_ne!(tag(limited), tag(admin));

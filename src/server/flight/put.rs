@@ -202,17 +202,22 @@ impl PutCall {
                 let budget = self.budget.clone().acquire_many_owned(units.min(self.budget_units)).await;
                 let (schema, def) = (schema.clone(), def.clone());
                 let service = self.service.clone();
-                let (next, memory) = blocking(move || {
+                let (next, memory, seen) = blocking(move || {
                     let rows = decode::rows(&message)?;
                     let memory = service.reserve_rows(rows, schema.fields().len() as u64)?;
                     let batch = decode::batch(&message, &schema)?;
                     drop(message);
-                    Ok((ingest::from_batch_into(&def, stored, batch, &options)?, memory))
+                    let next = ingest::from_batch_into(&def, stored, batch, &options)?;
+                    let bounds = next.rows.bounds();
+                    let seen = match (stored, bounds) {
+                        (Some((first, last)), Some((low, high))) => Some((first.min(low), last.max(high))),
+                        (seen, None) | (None, seen) => seen,
+                    };
+                    Ok((next, memory, seen))
                 })
                 .await?;
-                // Batches under way count as stored, so that the same stream is always judged alike.
-                let times = next.rows.ts.iter().chain(stored.iter().flat_map(|(first, last)| [first, last]));
-                stored = times.clone().min().copied().zip(times.max().copied());
+                // Batches in flight count as stored, so that the same stream is always judged alike.
+                stored = seen;
                 if parsed.send(Some((next, (budget, memory)))).await.is_err() {
                     // One before it failed, which is what the client is told.
                     return Ok(());
