@@ -172,7 +172,7 @@ fn the_command_of_a_put_has_the_documented_members() {
     let (_, shown) = writing.split_once("```json\n").unwrap();
     let shown: serde_json::Value = serde_json::from_str(shown.split("```").next().unwrap()).unwrap();
     let mut documented: BTreeSet<String> = shown.as_object().unwrap().keys().cloned().collect();
-    let coded = fields("src/server/flight/put.rs", "Command");
+    let coded = fields("src/server/flight/put.rs", "PutCommand");
     for name in ["op", "idempotency_key"] {
         assert!(spans(&writing).any(|span| span == name), "docs/flight.md does not name {name}");
         documented.insert(name.into());
@@ -202,7 +202,7 @@ fn the_actions_of_flight_have_the_documented_bodies() {
         assert_eq!(shown, listed, "{name}");
     }
     assert!(
-        fields("src/server/flight/actions.rs", "DeleteRange")
+        fields("src/server/flight/actions.rs", "DeleteRequest")
             .is_superset(&["series", "start", "end", "all", "if_version", "dry_run"].map(str::to_owned).into())
     );
 }
