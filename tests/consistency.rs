@@ -386,7 +386,7 @@ fn rest_ways() -> BTreeSet<String> {
 
 #[test]
 fn every_verb_is_where_the_table_says() {
-    compare("command line", named(|verb| verb.cli), fastk::cli::verbs().into_iter().collect());
+    compare("command line", named(|verb| verb.cli), fastk::cli::commands().into_iter().collect());
     compare("Flight", named(|verb| verb.flight), flight_ways());
     compare("REST", named(|verb| verb.rest), rest_ways());
 }

@@ -1,4 +1,4 @@
-//! `fastk admin`: what is stored, how it is, whether it is whole, and sealing on request.
+//! `fastk admin`: inventory, health, maintenance, backup, verification and repair of a store, and its tokens.
 
 use clap::Subcommand;
 use serde::Serialize;
@@ -15,42 +15,42 @@ use crate::types::{Kind, SeriesKey};
 #[derive(Debug, clap::Args)]
 pub struct AdminArgs {
     #[command(subcommand)]
-    verb: AdminCommand,
+    command: AdminCommand,
 }
 
 #[derive(Debug, Subcommand)]
 enum AdminCommand {
-    /// Rows, bytes and time span of every series.
+    /// Print rows, bytes and time range of every series.
     Inventory(FilterArgs),
-    /// Registered series.
+    /// List registered series.
     ListSeries(FilterArgs),
-    /// The store in one look: totals, and what upkeep did since it was opened.
+    /// Print totals of the store, and what maintenance did since it was opened.
     Stats(PlainArgs),
-    /// How predicates on each series can be answered.
+    /// Print how predicates on each series can be evaluated.
     Capabilities(FilterArgs),
-    /// How the store is; exit status 1 when something was found.
+    /// Print the health of the store. Exit status 1 unless it is healthy.
     Health(PlainArgs),
-    /// Move rows of the log into chunk files.
+    /// Seal rows of the log into chunk files and compact partitions.
     Compact(CompactArgs),
-    /// Copy the whole store as it is now into a directory, while everything goes on.
+    /// Back up the current commit into a directory; reads and writes continue meanwhile.
     Backup(BackupArgs),
-    /// Check a backup and make a store of it.
+    /// Verify a backup and create a store from it.
     Restore(RestoreArgs),
-    /// Put what is whole of a damaged store into new files, and set the rest aside.
+    /// Repair a damaged store: write intact data into new files, and move damaged files into quarantine.
     Repair(RepairArgs),
-    /// Make the manifest anew from the other files.
+    /// Rebuild the manifest from the other files.
     RebuildManifest(RepairArgs),
-    /// Check every file of a store; also beside the process that owns it. Exit status 1 when something was found.
+    /// Verify every file of a store, even while another process owns it. Exit status 1 when there are findings.
     Verify(verify::VerifyArgs),
-    /// Check every file and write damaged sidecars anew. Exit status 1 when something is left.
+    /// Verify every file and rebuild damaged sidecars. Exit status 1 when findings remain.
     Scrub(verify::ScrubArgs),
-    /// Files of a data directory that nothing names, and why they may be there.
+    /// List files of a data directory that the manifest does not name, and why they may exist.
     ListOrphans(PlainArgs),
-    /// Which chunks span the same times, which one wins there, and what compaction would do.
+    /// List chunks that cover the same times, which of them wins, and what compaction would do.
     ExplainOverlap(PlainArgs),
-    /// Whether a server is ready and takes writes; needs no token. Exit status 1 when not.
+    /// Check whether a server is ready and accepts writes; needs no token. Exit status 1 when it does not.
     Ping(PlainArgs),
-    /// Make, list and take away the tokens that clients of a server need.
+    /// Create, list and revoke the tokens that clients of a server need.
     Token(token::TokenArgs),
 }
 
@@ -67,7 +67,7 @@ pub struct FilterArgs {
     category: Option<String>,
     #[arg(long)]
     name: Option<String>,
-    /// Beginning of the key.
+    /// Prefix of the key.
     #[arg(long)]
     prefix: Option<String>,
     #[command(flatten)]
@@ -76,9 +76,9 @@ pub struct FilterArgs {
 
 #[derive(Debug, clap::Args)]
 struct CompactArgs {
-    /// Series keys; all when left out.
+    /// Series keys [default: all].
     series: Vec<String>,
-    /// Only tell what there is to do.
+    /// Only print what would be compacted.
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
@@ -106,23 +106,23 @@ impl FilterArgs {
         })
     }
 
-    /// Every registered series that is meant.
+    /// Every registered series that matches the filter.
     pub fn list(&self, target: &CommandTarget) -> Result<SeriesPage> {
         let mut filter = self.filter()?;
-        let mut whole = target.list(&filter)?;
-        while let Some(cursor) = whole.next_cursor.take() {
+        let mut all = target.list(&filter)?;
+        while let Some(cursor) = all.next_cursor.take() {
             filter.cursor = Some(cursor);
             let page = target.list(&filter)?;
-            whole.series.extend(page.series);
-            whole.next_cursor = page.next_cursor;
+            all.series.extend(page.series);
+            all.next_cursor = page.next_cursor;
         }
-        Ok(whole)
+        Ok(all)
     }
 }
 
-/// Runs one of the verbs under `admin`.
+/// Runs one of the commands under `admin`.
 pub fn run(args: AdminArgs) -> Result<u8> {
-    match args.verb {
+    match args.command {
         AdminCommand::Inventory(args) => inventory(&args),
         AdminCommand::ListSeries(args) => list_series(&args),
         AdminCommand::Stats(args) => stats::stats(&args),
@@ -132,7 +132,7 @@ pub fn run(args: AdminArgs) -> Result<u8> {
             let series = args.series.iter().map(|text| SeriesKey::parse(text)).collect::<Result<Vec<_>>>()?;
             let target = CommandTarget::open(&args.plain.target, false)?;
             if args.dry_run {
-                print::reply(&to_compact(&target, &series)?, args.plain.json)?;
+                print::reply(&preview_compaction(&target, &series)?, args.plain.json)?;
             } else {
                 print::reply(&target.compact(&series)?, args.plain.json)?;
             }
@@ -150,7 +150,7 @@ pub fn run(args: AdminArgs) -> Result<u8> {
             let ready = CommandTarget::running(&args.target)?.ready()?;
             print::reply(&ready, args.json)?;
             if ready.writer_stopped {
-                print::note("writes are refused until the server is started again; `fastk admin health` says why");
+                print::note("writes are refused until the server is restarted; `fastk admin health` says why");
             }
             Ok(u8::from(ready.status == HealthStatus::Failing || ready.writer_stopped))
         }
@@ -158,22 +158,22 @@ pub fn run(args: AdminArgs) -> Result<u8> {
     }
 }
 
-/// What a compaction would find to do.
+/// What a compaction would do.
 #[derive(Debug, Serialize)]
 struct CompactPreview {
     dry_run: bool,
-    /// Series with rows that are in no chunk yet, and these rows.
+    /// Series with rows that are in no chunk yet.
     series_to_seal: u64,
     rows_to_seal: u64,
-    /// Partitions of the whole store with more than one chunk; what has just been sealed adds to them.
+    /// Partitions of the whole store with more than one chunk, before the seal.
     partitions_to_compact: u64,
-    /// Bytes of chunks that hold nothing readable any more.
+    /// Bytes of chunks that hold only unreadable rows.
     garbage_bytes: u64,
 }
 
-fn to_compact(target: &CommandTarget, series: &[SeriesKey]) -> Result<CompactPreview> {
-    let whole = whole_inventory(target, SeriesFilter { limit: Some(10_000), ..SeriesFilter::default() })?;
-    if let Some(missing) = series.iter().find(|key| !whole.series.iter().any(|row| row.series == **key)) {
+fn preview_compaction(target: &CommandTarget, series: &[SeriesKey]) -> Result<CompactPreview> {
+    let all = full_inventory(target, SeriesFilter { limit: Some(10_000), ..SeriesFilter::default() })?;
+    if let Some(missing) = series.iter().find(|key| !all.series.iter().any(|row| row.series == **key)) {
         return Err(series_not_found(missing));
     }
     let mut found = CompactPreview {
@@ -183,7 +183,7 @@ fn to_compact(target: &CommandTarget, series: &[SeriesKey]) -> Result<CompactPre
         partitions_to_compact: target.overlaps()?.partitions,
         garbage_bytes: 0,
     };
-    for row in whole.series.iter().filter(|row| series.is_empty() || series.contains(&row.series)) {
+    for row in all.series.iter().filter(|row| series.is_empty() || series.contains(&row.series)) {
         found.series_to_seal += u64::from(row.tail_rows > 0);
         found.rows_to_seal += row.tail_rows;
         found.garbage_bytes += row.garbage_bytes;
@@ -191,26 +191,26 @@ fn to_compact(target: &CommandTarget, series: &[SeriesKey]) -> Result<CompactPre
     Ok(found)
 }
 
-fn whole_inventory(target: &CommandTarget, mut filter: SeriesFilter) -> Result<Inventory> {
-    let mut whole = target.inventory(&filter)?;
-    while let Some(cursor) = whole.next_cursor.take() {
+fn full_inventory(target: &CommandTarget, mut filter: SeriesFilter) -> Result<Inventory> {
+    let mut all = target.inventory(&filter)?;
+    while let Some(cursor) = all.next_cursor.take() {
         filter.cursor = Some(cursor);
         let page = target.inventory(&filter)?;
-        whole.series.extend(page.series);
-        whole.next_cursor = page.next_cursor;
+        all.series.extend(page.series);
+        all.next_cursor = page.next_cursor;
     }
-    Ok(whole)
+    Ok(all)
 }
 
 fn inventory(args: &FilterArgs) -> Result<u8> {
     let target = CommandTarget::open(&args.plain.target, false)?;
-    let whole = whole_inventory(&target, args.filter()?)?;
+    let all = full_inventory(&target, args.filter()?)?;
     if args.plain.json {
-        print::reply(&whole, true)?;
+        print::reply(&all, true)?;
         return Ok(0);
     }
     let or_dash = |value: Option<String>| value.unwrap_or("-".into());
-    let rows = whole.series.iter().map(|row| {
+    let rows = all.series.iter().map(|row| {
         vec![
             row.series.to_string(),
             row.rows.to_string(),
@@ -225,21 +225,21 @@ fn inventory(args: &FilterArgs) -> Result<u8> {
     });
     let header = ["series", "rows", "bytes", "chunks", "tail_rows", "first_ts", "last_ts", "coverage", "version"];
     print::out(&print::table(&header, rows.collect()))?;
-    let t = &whole.totals;
+    let t = &all.totals;
     print::out(&format!(
         "{} series, {} rows, {} bytes in {} chunks, {} tail rows, {} bytes of log, {} snapshots, commit {}\n",
-        t.series, t.rows, t.bytes, t.chunks, t.tail_rows, t.wal_bytes, t.snapshots, whole.commit
+        t.series, t.rows, t.bytes, t.chunks, t.tail_rows, t.wal_bytes, t.snapshots, all.commit
     ))?;
     Ok(0)
 }
 
 fn list_series(args: &FilterArgs) -> Result<u8> {
-    let whole = args.list(&CommandTarget::open(&args.plain.target, false)?)?;
+    let all = args.list(&CommandTarget::open(&args.plain.target, false)?)?;
     if args.plain.json {
-        print::reply(&whole, true)?;
+        print::reply(&all, true)?;
         return Ok(0);
     }
-    let rows = whole.series.iter().map(|info| {
+    let rows = all.series.iter().map(|info| {
         let columns: Vec<String> = info
             .columns
             .iter()

@@ -10,30 +10,30 @@ use crate::service::{BackupRequest, RestoreOptions, TaskControl, restore_backup}
 
 #[derive(Debug, clap::Args)]
 pub struct BackupArgs {
-    /// Directory of the backup: a new or empty one, or one with an earlier backup of this store, which then becomes this
-    /// one. Through a server, a name below its `backup_dir`.
+    /// Directory of the backup: new, empty, or with an earlier backup of this store, which is then replaced. Through a
+    /// server, a name below its `backup_dir`.
     dir: PathBuf,
-    /// An earlier backup of this store, whose files are linked where they are the same.
+    /// An earlier backup of this store; unchanged files are hard-linked from it.
     #[arg(long, value_name = "DIR")]
     base: Option<PathBuf>,
-    /// Give the backup files of its own, where links to those of the store would do.
+    /// Copy files instead of hard-linking those of the store.
     #[arg(long)]
     copy: bool,
-    /// Do not read linked files.
+    /// Do not verify linked files.
     #[arg(long)]
     no_verify: bool,
-    /// Take files that are damaged in the store as they are, and list them.
+    /// Back up damaged files as they are, and list them.
     #[arg(long)]
     allow_damaged: bool,
-    /// Bytes to read a second at most, such as 64M; as many as it can when left out.
+    /// Read at most this many bytes per second, such as 64M [default: unlimited].
     #[arg(long, value_name = "BYTES", value_parser = bytes)]
     rate: Option<u64>,
-    /// Change nothing, and tell what would be done.
+    /// Change nothing; print what would be done.
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
     target: TargetArgs,
-    /// Print the reply as JSON.
+    /// Print JSON.
     #[arg(long)]
     json: bool,
 }
@@ -42,27 +42,27 @@ pub struct BackupArgs {
 pub struct RestoreArgs {
     /// Directory of the backup.
     backup: PathBuf,
-    /// Data directory to make: a new or empty one.
+    /// Data directory to create: new or empty.
     #[arg(long, value_name = "DIR")]
     root: PathBuf,
-    /// Restore the store as this named snapshot showed it.
+    /// Restore the store as of this named snapshot.
     #[arg(long, value_name = "SNAPSHOT")]
     as_of: Option<String>,
-    /// Give the store the files of the backup under a second name instead of copies.
+    /// Hard-link the files of the backup into the store instead of copying them.
     #[arg(long)]
     link: bool,
-    /// Take damaged chunks as they are, and leave damaged sidecars out.
+    /// Restore damaged chunks as they are, and leave damaged sidecars out.
     #[arg(long)]
     allow_damaged: bool,
-    /// Do it; else only check the backup and tell what would be done.
+    /// Restore; without this, only verify the backup and print what would be done.
     #[arg(long)]
     apply: bool,
-    /// Print the reply as JSON.
+    /// Print JSON.
     #[arg(long)]
     json: bool,
 }
 
-/// Backs a store up; exit status 1 when something in it was damaged.
+/// Backs up a store; exit status 1 when something in it is damaged.
 pub fn backup(args: BackupArgs) -> Result<u8> {
     let text = |path: PathBuf| path.to_string_lossy().into_owned();
     let request = BackupRequest {
@@ -79,7 +79,7 @@ pub fn backup(args: BackupArgs) -> Result<u8> {
     Ok(u8::from(!reply.damaged.is_empty()))
 }
 
-/// Restores a backup, or tells what that would do; exit status 1 when something in it is damaged.
+/// Restores a backup, or prints what that would do; exit status 1 when something in it is damaged.
 pub fn restore(args: RestoreArgs) -> Result<u8> {
     let options =
         RestoreOptions { apply: args.apply, as_of: args.as_of, link: args.link, allow_damaged: args.allow_damaged };
@@ -87,7 +87,7 @@ pub fn restore(args: RestoreArgs) -> Result<u8> {
     let reply = job::local(&watch, "bytes", || restore_backup(&args.backup, &args.root, &options, &watch))?;
     print::reply(&reply, args.json)?;
     if !reply.applied {
-        print::note("nothing was made: --apply restores");
+        print::note("nothing was restored; --apply restores");
     }
     Ok(u8::from(!reply.damaged.is_empty()))
 }

@@ -1,8 +1,9 @@
-//! Whom a verb believes under TLS: those who signed for the names of servers, or one certificate that is known.
+//! Which server certificates a command accepts under TLS: those of trusted issuers, or one pinned certificate.
 //!
-//! A server that was named is believed when its certificate holds for that name and is one of the given file or was
-//! signed by one of them; without a file, when one that the system trusts signed it. A server that was found through the `LOCK` file of a directory is believed when it
-//! shows the very certificate whose hash stands there: whoever can write that file owns the store anyway.
+//! The certificate of a server given by `--server` is accepted when it is valid for the host name and is in the CA
+//! file, or was issued by a certificate in it; without a CA file, when a root of the system issued it. A server found
+//! through the `LOCK` file of a directory is accepted when its certificate has the SHA-256 in that file: a process that
+//! can write `LOCK` owns the store anyway.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,26 +22,26 @@ use rustls::{
 use crate::access::fingerprint;
 use crate::error::{Error, Result};
 
-/// Whom to believe, and what to show.
+/// Which servers to trust, and the certificate of the client.
 #[derive(Clone, Debug, Default)]
 pub struct ServerTrust {
-    /// Certificates of who is believed instead of those that the system trusts, in PEM.
+    /// PEM file with the trusted certificates, instead of the roots of the system.
     pub ca: Option<PathBuf>,
-    /// Certificate to show to a server that asks for one, and its key, in PEM.
+    /// PEM files with the client certificate and its key, for servers that request one.
     pub identity: Option<(PathBuf, PathBuf)>,
-    /// SHA-256 of the only certificate believed, in hexadecimal, whatever its names.
+    /// SHA-256 of the only accepted certificate, in hexadecimal; its names are ignored.
     pub pinned: Option<String>,
 }
 
-fn cannot(what: &str, path: &Path, error: &dyn std::fmt::Display) -> Error {
-    Error::invalid(format!("{what} {}: {error}", path.display())).with_hint("TLS takes PEM files")
+fn file_error(what: &str, path: &Path, error: &dyn std::fmt::Display) -> Error {
+    Error::invalid(format!("{what} {}: {error}", path.display())).with_hint("TLS needs PEM files")
 }
 
 fn certificates(what: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>> {
     let found = CertificateDer::pem_file_iter(path).and_then(Iterator::collect);
-    let found: Vec<CertificateDer<'static>> = found.map_err(|error| cannot(what, path, &error))?;
+    let found: Vec<CertificateDer<'static>> = found.map_err(|error| file_error(what, path, &error))?;
     if found.is_empty() {
-        return Err(cannot(what, path, &"it holds no certificate"));
+        return Err(file_error(what, path, &"the file has no certificate"));
     }
     Ok(found)
 }
@@ -50,8 +51,8 @@ fn provider() -> Arc<CryptoProvider> {
 }
 
 impl ServerTrust {
-    /// The settings of a client that believes nobody, for one that never speaks TLS.
-    pub fn nobody() -> Result<ClientConfig> {
+    /// The settings of a client that accepts no certificate, for plain HTTP.
+    pub fn trust_none() -> Result<ClientConfig> {
         let builder = ClientConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
             .map_err(|error| Error::internal(format!("TLS: {error}")))?;
@@ -61,7 +62,7 @@ impl ServerTrust {
     /// The settings of a client.
     ///
     /// # Errors
-    /// `invalid_argument` naming the file that cannot be read or does not fit.
+    /// `invalid_argument` naming the file that cannot be read or is not valid.
     pub fn config(&self) -> Result<ClientConfig> {
         let builder = ClientConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
@@ -69,49 +70,49 @@ impl ServerTrust {
         let believed = match (&self.pinned, &self.ca) {
             (Some(sha256), _) => TrustAnchors::Pinned(sha256.clone()),
             (None, Some(path)) => {
-                let given = certificates("--ca", path)?;
+                let listed = certificates("--ca", path)?;
                 let mut roots = RootCertStore::empty();
-                for certificate in &given {
-                    roots.add(certificate.clone()).map_err(|error| cannot("--ca", path, &error))?;
+                for certificate in &listed {
+                    roots.add(certificate.clone()).map_err(|error| file_error("--ca", path, &error))?;
                 }
                 let signed = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider()).build();
-                TrustAnchors::Given { signed: signed.map_err(|error| cannot("--ca", path, &error))?, given }
+                TrustAnchors::Listed { signed: signed.map_err(|error| file_error("--ca", path, &error))?, listed }
             }
-            (None, None) => return self.identified(builder.with_root_certificates(system_roots()?)),
+            (None, None) => return self.with_identity(builder.with_root_certificates(system_roots()?)),
         };
         let verifier = CertificateVerifier { believed, provider: provider() };
-        self.identified(builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier)))
+        self.with_identity(builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier)))
     }
 
-    /// Adds the certificate to show.
-    fn identified(&self, builder: ConfigBuilder<ClientConfig, WantsClientCert>) -> Result<ClientConfig> {
+    /// Adds the client certificate.
+    fn with_identity(&self, builder: ConfigBuilder<ClientConfig, WantsClientCert>) -> Result<ClientConfig> {
         let Some((cert, key)) = &self.identity else { return Ok(builder.with_no_client_auth()) };
         let chain = certificates("--cert", cert)?;
-        let secret = PrivateKeyDer::from_pem_file(key).map_err(|error| cannot("--key", key, &error))?;
-        builder.with_client_auth_cert(chain, secret).map_err(|error| cannot("--key", key, &error))
+        let secret = PrivateKeyDer::from_pem_file(key).map_err(|error| file_error("--key", key, &error))?;
+        builder.with_client_auth_cert(chain, secret).map_err(|error| file_error("--key", key, &error))
     }
 }
 
-/// What this system trusts.
+/// The root certificates of the system.
 fn system_roots() -> Result<RootCertStore> {
     let mut roots = RootCertStore::empty();
-    // Some that cannot be read are no reason to believe nobody.
+    // The readable ones are used even where others cannot be read.
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     if roots.is_empty() {
-        return Err(Error::invalid("this system has no certificates of who is to be believed")
-            .with_hint("--ca FILE (or FASTK_CA) names them"));
+        return Err(
+            Error::invalid("this system has no trusted root certificates").with_hint("set --ca FILE (or FASTK_CA)")
+        );
     }
     Ok(roots)
 }
 
-/// Which certificates of servers are believed.
+/// Which certificates of servers are accepted.
 #[derive(Debug)]
 enum TrustAnchors {
-    /// Those that given certificates signed, and the given ones themselves. The usual self-signed certificate is both: it
-    /// says of itself that it may sign for others, and `webpki` takes no such certificate as that of a server.
-    /// `curl --cacert` does.
-    Given { signed: Arc<WebPkiServerVerifier>, given: Vec<CertificateDer<'static>> },
-    /// The one of this SHA-256, in hexadecimal.
+    /// Those issued by the given certificates, and the given certificates themselves. A usual self-signed certificate
+    /// is a CA certificate, which `webpki` refuses as that of a server; `curl --cacert` accepts it.
+    Listed { signed: Arc<WebPkiServerVerifier>, listed: Vec<CertificateDer<'static>> },
+    /// The one with this SHA-256, in hexadecimal.
     Pinned(String),
 }
 
@@ -122,8 +123,8 @@ struct CertificateVerifier {
     provider: Arc<CryptoProvider>,
 }
 
-/// Whether the only objection is that the certificate may sign others. It is raised after those to its validity.
-fn may_sign(error: &TlsError) -> bool {
+/// Whether the only error is that this is a CA certificate; `webpki` raises it after its other checks.
+fn is_ca_error(error: &TlsError) -> bool {
     matches!(error, TlsError::InvalidCertificate(CertificateError::Other(other)) if format!("{other:?}").contains("CaUsedAsEndEntity"))
 }
 
@@ -137,9 +138,9 @@ impl ServerCertVerifier for CertificateVerifier {
         now: UnixTime,
     ) -> std::result::Result<ServerCertVerified, TlsError> {
         match &self.believed {
-            TrustAnchors::Given { signed, given } => {
+            TrustAnchors::Listed { signed, listed } => {
                 match signed.verify_server_cert(certificate, intermediates, name, ocsp_response, now) {
-                    Err(error) if may_sign(&error) && given.iter().any(|given| given == certificate) => {
+                    Err(error) if is_ca_error(&error) && listed.iter().any(|listed| listed == certificate) => {
                         verify_server_name(&ParsedCertificate::try_from(certificate)?, name)?;
                         Ok(ServerCertVerified::assertion())
                     }

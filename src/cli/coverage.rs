@@ -1,6 +1,6 @@
 //! `fastk coverage`: which intervals of a series have rows, and where the gaps are.
 
-use super::engine::when;
+use super::engine::time_value;
 use super::print;
 use super::target::{CommandTarget, TargetArgs};
 use crate::egress::TimeFormat;
@@ -19,22 +19,22 @@ pub struct CoverageArgs {
     /// Last timestamp, as --start; a date means its last instant.
     #[arg(long, allow_negative_numbers = true)]
     end: Option<String>,
-    /// 24x7, weekdays, or JSON of weekly windows; that of the series when left out.
+    /// 24x7, weekdays, or JSON of weekly windows [default: that of the series].
     #[arg(long)]
     calendar: Option<String>,
     /// List only gaps of at least N intervals.
     #[arg(long, value_name = "N")]
     min_missing: Option<u64>,
-    /// List at most N gaps; 10,000 when left out.
+    /// List at most N gaps [default: 10000].
     #[arg(long, value_name = "N")]
     limit: Option<u64>,
-    /// As the snapshot of this name shows it, with the calendar of then, or dataset:NAME@VERSION.
+    /// Read under this snapshot, with its calendar, or under dataset:NAME@VERSION.
     #[arg(long, value_name = "NAME")]
     as_of: Option<String>,
-    /// epoch or rfc3339; rfc3339 when left out, epoch under --json.
+    /// epoch or rfc3339 [default: rfc3339, with --json epoch].
     #[arg(long)]
     times: Option<String>,
-    /// Print the reply as JSON.
+    /// Print JSON.
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -45,8 +45,8 @@ pub struct CoverageArgs {
 pub fn run(args: CoverageArgs) -> Result<u8> {
     let default = if args.json { TimeFormat::Epoch } else { TimeFormat::Rfc3339 };
     let request = CoverageRequest {
-        start: args.start.as_deref().map(when),
-        end: args.end.as_deref().map(when),
+        start: args.start.as_deref().map(time_value),
+        end: args.end.as_deref().map(time_value),
         calendar: args.calendar.as_deref().map(Calendar::parse_text).transpose()?,
         min_missing: args.min_missing,
         as_of: args.as_of,

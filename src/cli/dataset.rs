@@ -1,4 +1,4 @@
-//! `fastk dataset`: series as a snapshot shows them, in versions.
+//! `fastk dataset`: versioned sets of series under a snapshot.
 
 use clap::Subcommand;
 
@@ -12,39 +12,39 @@ use crate::types::SeriesKey;
 #[derive(Debug, clap::Args)]
 pub struct DatasetArgs {
     #[command(subcommand)]
-    verb: DatasetCommand,
+    command: DatasetCommand,
 }
 
 #[derive(Debug, Subcommand)]
 enum DatasetCommand {
-    /// Make the next version of a dataset; reads every row of its members.
+    /// Create the next version of a dataset; reads every row of its members.
     Create(DatasetCreateArgs),
-    /// Datasets by name and version.
+    /// List datasets by name and version.
     List(DatasetListArgs),
-    /// One version with its members; the latest for a name alone.
+    /// Print one version with its members; for a name without a version the latest.
     Show(DatasetVersionArgs),
-    /// Versions of a dataset.
+    /// List the versions of a dataset.
     Versions(DatasetNameArgs),
-    /// What a dataset was made from, and what was made from it.
+    /// Print what a dataset is derived from, and what is derived from it.
     Lineage(DatasetVersionArgs),
-    /// Change where a version stands.
+    /// Change the status of a version.
     Status(DatasetStatusArgs),
 }
 
 #[derive(Debug, clap::Args)]
 struct DatasetCreateArgs {
-    /// 1 to 48 of lower-case letters, digits and . _ -, a letter or digit first.
+    /// 1 to 48 lower-case letters, digits and . _ -; the first is a letter or digit.
     name: String,
     /// Keys of series, and globs such as 'kline/*/1m'.
     #[arg(required = true, value_name = "KEY")]
     members: Vec<String>,
-    /// A snapshot that is there already; one of its own is made when left out.
+    /// An existing snapshot [default: a new one].
     #[arg(long, value_name = "NAME")]
     snapshot: Option<String>,
-    /// Where the rows come from.
+    /// Origin of the rows.
     #[arg(long)]
     source: Option<String>,
-    /// Where they were traded.
+    /// Market where they were traded.
     #[arg(long)]
     market: Option<String>,
     #[arg(long)]
@@ -52,7 +52,7 @@ struct DatasetCreateArgs {
     /// draft or active.
     #[arg(long, default_value = "active")]
     status: String,
-    /// What it was made from: NAME@VERSION of a dataset, feature:NAME@VERSION, factor:NAME@VERSION; may be repeated.
+    /// What it is derived from: NAME@VERSION of a dataset, feature:NAME@VERSION, factor:NAME@VERSION; repeatable.
     #[arg(long, value_name = "RECORD")]
     derived_from: Vec<String>,
     #[command(flatten)]
@@ -70,10 +70,10 @@ struct DatasetListArgs {
     source: Option<String>,
     #[arg(long)]
     market: Option<String>,
-    /// Only those with this member.
+    /// Only datasets with this member.
     #[arg(long, value_name = "KEY")]
     series: Option<String>,
-    /// Only those made from this one, in one step.
+    /// Only datasets derived directly from this one.
     #[arg(long, value_name = "RECORD")]
     derived_from: Option<String>,
     #[command(flatten)]
@@ -82,18 +82,18 @@ struct DatasetListArgs {
     plain: PlainArgs,
 }
 
-/// Which part of a list to show.
+/// Which page of a list to print.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct DatasetPageArgs {
-    /// At most N, 1 to 1,000; 100 when left out.
+    /// At most N, 1 to 1,000 [default: 100].
     #[arg(long, value_name = "N")]
     pub limit: Option<u64>,
-    /// Go on behind an earlier answer: its next_cursor.
+    /// Continue after an earlier page: its next_cursor.
     #[arg(long)]
     pub cursor: Option<String>,
 }
 
-/// A name alone.
+/// A name without a version.
 #[derive(Debug, clap::Args)]
 pub struct DatasetNameArgs {
     pub name: String,
@@ -125,18 +125,18 @@ pub struct DatasetStatusArgs {
     pub plain: PlainArgs,
 }
 
-/// A version that is named with its number, since it is changed.
+/// Parses NAME@VERSION; a change needs the version.
 pub fn named(kind: RecordKind, text: &str) -> Result<(String, u32)> {
     match RecordRef::parse_short(kind, text)? {
         (name, Some(version)) => Ok((name, version)),
-        (name, None) => Err(Error::invalid(format!("{} {name} is named without a version", kind.name()))
-            .with_hint(format!("such as {name}@1"))),
+        (name, None) => Err(Error::invalid(format!("the version of {} {name} is missing", kind.name()))
+            .with_hint(format!("give it as NAME@VERSION, such as {name}@1"))),
     }
 }
 
-/// Runs one of the verbs under `dataset`.
+/// Runs one of the commands under `dataset`.
 pub fn run(args: DatasetArgs) -> Result<u8> {
-    match args.verb {
+    match args.command {
         DatasetCommand::Create(args) => create(args)?,
         DatasetCommand::List(args) => {
             let filter = RecordFilter {
@@ -207,14 +207,14 @@ fn page(page: &DatasetPage, json: bool) -> Result<()> {
     Ok(())
 }
 
-/// Says how to go on.
+/// Prints how to get the next page.
 pub fn more(cursor: Option<&str>) {
     if let Some(cursor) = cursor {
-        print::note(&format!("there are more: --cursor {cursor}"));
+        print::note(&format!("there are more: continue with --cursor {cursor}"));
     }
 }
 
-/// Shows the lineage of a record.
+/// Prints the lineage of a record.
 pub fn lineage(kind: RecordKind, args: &DatasetVersionArgs) -> Result<()> {
     let (name, version) = RecordRef::parse_short(kind, &args.record)?;
     let found: LineageReply = CommandTarget::open(&args.plain.target, false)?.lineage(kind, &name, version)?;
@@ -227,7 +227,7 @@ pub fn lineage(kind: RecordKind, args: &DatasetVersionArgs) -> Result<()> {
     });
     print::out(&print::table(&[&found.record.to_string(), "steps", "record", "status"], rows.collect()))?;
     if found.truncated {
-        print::note("there is more than is shown");
+        print::note("the lineage is longer than shown");
     }
     Ok(())
 }

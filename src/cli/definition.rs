@@ -1,4 +1,4 @@
-//! `fastk feature` and `fastk factor`: how series are computed, and from what.
+//! `fastk feature` and `fastk factor`: how series are computed, and from which inputs.
 
 use std::path::Path;
 
@@ -15,28 +15,28 @@ use crate::types::SeriesKey;
 #[derive(Debug, clap::Args)]
 pub struct DefinitionArgs {
     #[command(subcommand)]
-    verb: DefinitionCommand,
+    command: DefinitionCommand,
 }
 
 #[derive(Debug, Subcommand)]
 enum DefinitionCommand {
-    /// Register a definition: its next version, or the one that is the same.
+    /// Register a definition: returns the identical version, or creates the next one.
     Create(DefinitionCreateArgs),
-    /// All by name and version.
+    /// List definitions by name and version.
     List(DefinitionListArgs),
-    /// One version; the latest for a name alone.
+    /// Print one version; for a name without a version the latest.
     Show(DatasetVersionArgs),
-    /// Versions of a name.
+    /// List the versions of a name.
     Versions(DatasetNameArgs),
-    /// What it was made from, and what was made from it.
+    /// Print what it is derived from, and what is derived from it.
     Lineage(DatasetVersionArgs),
-    /// Change where a version stands.
+    /// Change the status of a version.
     Status(DatasetStatusArgs),
 }
 
 #[derive(Debug, clap::Args)]
 struct DefinitionCreateArgs {
-    /// 1 to 48 of lower-case letters, digits and . _ -, a letter or digit first.
+    /// 1 to 48 lower-case letters, digits and . _ -; the first is a letter or digit.
     name: String,
     /// How it is computed: a JSON object, or @FILE with one.
     #[arg(long, value_name = "JSON")]
@@ -45,10 +45,10 @@ struct DefinitionCreateArgs {
     #[arg(long, value_name = "TEXT")]
     code_version: String,
     /// What it is computed from: the key of a series, NAME@VERSION of a dataset, feature:NAME@VERSION,
-    /// factor:NAME@VERSION; may be repeated.
+    /// factor:NAME@VERSION; repeatable.
     #[arg(long = "input", value_name = "INPUT", required = true)]
     inputs: Vec<String>,
-    /// Key of a series it is stored in; may be repeated.
+    /// Key of a series that stores the result; repeatable.
     #[arg(long = "output", value_name = "KEY")]
     outputs: Vec<String>,
     #[arg(long)]
@@ -67,10 +67,10 @@ struct DefinitionListArgs {
     /// draft, active, deprecated or archived.
     #[arg(long)]
     status: Option<String>,
-    /// Only those with this series among inputs and outputs.
+    /// Only definitions with this series among inputs and outputs.
     #[arg(long, value_name = "KEY")]
     series: Option<String>,
-    /// Only those computed from this one, in one step.
+    /// Only definitions computed directly from this one.
     #[arg(long, value_name = "RECORD")]
     derived_from: Option<String>,
     #[command(flatten)]
@@ -79,9 +79,9 @@ struct DefinitionListArgs {
     plain: PlainArgs,
 }
 
-/// Runs one of the verbs under `feature` or `factor`.
+/// Runs one of the commands under `feature` or `factor`.
 pub fn run(kind: RecordKind, args: DefinitionArgs) -> Result<u8> {
-    match args.verb {
+    match args.command {
         DefinitionCommand::Create(args) => create(kind, args)?,
         DefinitionCommand::List(args) => {
             let filter = RecordFilter {
@@ -127,7 +127,7 @@ fn create(kind: RecordKind, args: DefinitionCreateArgs) -> Result<()> {
     let spec = DefinitionSpec {
         name: args.name,
         definition: serde_json::from_str(&text)
-            .map_err(|error| Error::invalid(format!("the definition is no JSON: {error}")))?,
+            .map_err(|error| Error::invalid(format!("the definition is not valid JSON: {error}")))?,
         code_version: args.code_version,
         inputs: args.inputs,
         outputs: args.outputs.iter().map(|text| SeriesKey::parse(text)).collect::<Result<_>>()?,

@@ -1,4 +1,4 @@
-//! How the command line reaches what is below it: opening a store, bodies in, answers out, the two listeners.
+//! What the command line uses of the layers below: opening a store, decoding bodies, encoding responses, the listeners.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -30,31 +30,31 @@ use crate::service::{
 use crate::store::{self, ReadOnly};
 use crate::types::{SeriesDef, SeriesKey};
 
-/// The process that owns a store, as its `LOCK` file tells.
+/// The process that owns a store, from its `LOCK` file.
 #[derive(Clone, Debug, Deserialize)]
 pub struct StoreOwner {
     pub pid: u32,
-    /// REST address, once a server answers there.
+    /// REST address, once a server listens there.
     #[serde(default)]
     pub http: Option<String>,
-    /// Set when it answers under TLS only.
+    /// Set when the server requires TLS.
     #[serde(default)]
     pub tls: Option<OwnerTls>,
 }
 
-/// How the owner of a store is known under TLS.
+/// The certificate of the owner of a store.
 #[derive(Clone, Debug, Deserialize)]
 pub struct OwnerTls {
     /// SHA-256 of its certificate, in hexadecimal.
     pub certificate_sha256: String,
 }
 
-/// Who owns the store; only meaningful after `store_locked`, since the file stays when its owner is gone.
+/// The owner of the store. Only valid after `store_locked`: the file remains when its owner has exited.
 pub fn owner(root: &Path) -> Option<StoreOwner> {
     serde_json::from_slice(&std::fs::read(root.join("LOCK")).ok()?).ok()
 }
 
-/// Raises the limit on open files as far as it goes, and fits the connection limits into it.
+/// Raises the soft limit on open files to the hard limit, and lowers the connection limits to fit.
 pub fn fit_open_files(config: &mut Config) {
     let files_max = disk::raise_open_files_limit();
     if settings::fit_connections(config, files_max) {
@@ -62,30 +62,29 @@ pub fn fit_open_files(config: &mut Config) {
             files_max,
             http = config.http.connections_max,
             flight = config.flight.connections_max,
-            "fewer connections than configured: the process may open few files; raise the limit (ulimit -n, LimitNOFILE)"
+            "connection limits lowered: the limit on open files is too low; raise it (ulimit -n, LimitNOFILE)"
         );
     }
 }
 
-/// Opens the store, and says in its `LOCK` that no server answers yet: what stands there may be of a process that
-/// is gone.
+/// Opens the store, and replaces the address of an earlier server in its `LOCK` file.
 ///
-/// A directory that cannot be written to is opened for reading.
+/// A directory without write permission is opened read-only.
 pub fn open(root: &Path, create: bool, config: &Config) -> Result<Arc<Service>> {
-    open_with(root, create, config, StoreOptions { read_only: ReadOnly::Opened, ..config.store.options() })
+    open_with_options(root, create, config, StoreOptions { read_only: ReadOnly::Opened, ..config.store.options() })
 }
 
-/// The same for a server, which needs a directory that it can write to; `opening` is told how far it is.
-pub fn open_telling(
+/// Opens the store for a server, which needs a writable directory; reports the progress to `opening`.
+pub fn open_with_progress(
     root: &Path,
     create: bool,
     config: &Config,
     opening: Option<Arc<OpenProgress>>,
 ) -> Result<Arc<Service>> {
-    open_with(root, create, config, StoreOptions { opening, ..config.store.options() })
+    open_with_options(root, create, config, StoreOptions { opening, ..config.store.options() })
 }
 
-fn open_with(root: &Path, create: bool, config: &Config, options: StoreOptions) -> Result<Arc<Service>> {
+fn open_with_options(root: &Path, create: bool, config: &Config, options: StoreOptions) -> Result<Arc<Service>> {
     let service = Service::open(root, create, options)?;
     service.limit(limits(config));
     service.allow_backups(&config.store.backup_dir);
@@ -94,15 +93,15 @@ fn open_with(root: &Path, create: bool, config: &Config, options: StoreOptions) 
     Ok(service)
 }
 
-/// Says in `LOCK` where the server answers, and with which certificate. `advertised` goes before the address of the REST
-/// listener where it is set.
+/// Writes the addresses and the certificate of the server to `LOCK`. A non-empty `advertised` replaces the address of
+/// the REST listener.
 pub fn announce(service: &Service, advertised: &str, http: SocketAddr, flight: SocketAddr, tls: &Tls) -> Result<()> {
     let certificate = tls.certificate().map(|certificate| fingerprint(&certificate));
     let http = if advertised.is_empty() { http.to_string() } else { advertised.to_owned() };
     service.announce(&http, &flight.to_string(), certificate.as_deref())
 }
 
-/// Checks every file of a store, without opening it.
+/// Verifies every file of a store, without opening it.
 pub fn verify(root: &Path, watch: &TaskControl) -> Result<VerifyReport> {
     store::verify(&DiskPath::os(root), VerifyOptions::default(), watch)
 }
@@ -117,72 +116,72 @@ pub fn overlaps(root: &Path) -> Result<OverlapReport> {
     store::overlaps(&DiskPath::os(root))
 }
 
-/// Asks jobs to stop, so that requests that wait for them end.
+/// Cancels jobs, so that requests that wait for them end.
 pub fn cancel_jobs(service: &Service) {
     service.end_jobs(false);
 }
 
-/// Closes the store: ends its jobs, moves what the log holds into files, so that the next opening has nothing to replay,
-/// and gives the directory free.
+/// Closes the store: ends its jobs, checkpoints the log so that the next open has nothing to replay, and releases the
+/// directory.
 pub fn close(service: Arc<Service>) {
     service.end_jobs(true);
     service.settle();
     if !service.close() {
-        // What was acknowledged is safe all the same; the next opening has a little more to do.
-        tracing::warn!("a request is still at work; the store is left as after a crash");
+        // Acknowledged writes are safe; the next open replays the log.
+        tracing::warn!("a request is still running; the next open replays the log");
     }
 }
 
-/// Whether only names of this machine are good depends on where a face listens.
-fn named(config: HttpConfig, listen: &str) -> HttpConfig {
+/// Accepts only local host names when the listener is on a loopback address.
+fn with_host_check(config: HttpConfig, listen: &str) -> HttpConfig {
     let local_names_only = listen.parse().is_ok_and(|listen: SocketAddr| listen.ip().is_loopback());
     HttpConfig { local_names_only, ..config }
 }
 
-/// How often a server looks whether its certificate files changed.
-const LOOK_AT_CERTIFICATES: Duration = Duration::from_secs(1);
+/// Time between two checks of the certificate files.
+const CERTIFICATE_POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The end of a server, and its work.
-pub type Ended = Pin<Box<dyn Future<Output = ()> + Send>>;
+/// The future that ends a server, and the one that serves.
+pub type Shutdown = Pin<Box<dyn Future<Output = ()> + Send>>;
 pub type Serving = Pin<Box<dyn Future<Output = Result<()>> + Send>>;
 
-/// How the listener for health is secured, where that for REST is secured so.
+/// The TLS settings of the health listener, given those of REST.
 pub fn health_tls(config: &Config, tls: &Tls) -> Tls {
     if config.http.health_tls { tls.clone() } else { Tls::off() }
 }
 
-/// Serves health and metrics alone, once there is a listener.
+/// Serves only health and metrics, on the listener that the returned function receives.
 pub fn serve_health(
     service: &Arc<Service>,
     gate: &Arc<Authenticator>,
     config: &Config,
     tls: Tls,
-) -> impl FnOnce(TcpListener, Ended) -> Serving + Send + use<> {
+) -> impl FnOnce(TcpListener, Shutdown) -> Serving + Send + use<> {
     let all = HttpConfig::of(config, tls);
-    let few = HttpConfig { connections_max: health_connections(all.connections_max), ..all };
-    let config = named(few, &config.http.health_listen);
+    let limited = HttpConfig { connections_max: health_connections(all.connections_max), ..all };
+    let config = with_host_check(limited, &config.http.health_listen);
     let (service, gate) = (Arc::clone(service), Arc::clone(gate));
     move |listener, shutdown| Box::pin(http::serve_health(listener, service, gate, config, shutdown))
 }
 
-/// Answers for a store that is being opened, once there is a listener.
+/// Serves `not_ready` while a store is being opened, on the listener that the returned function receives.
 pub fn serve_opening(
     opening: Arc<OpenProgress>,
     config: &Config,
     tls: Tls,
-) -> impl FnOnce(TcpListener, Ended) -> Serving + Send + use<> {
-    // Nobody is worth waiting for: all that is told is that nothing is there yet.
+) -> impl FnOnce(TcpListener, Shutdown) -> Serving + Send + use<> {
+    // Short: every response only says that the store is not open yet.
     let config = HttpConfig { drain: Duration::from_millis(100), ..HttpConfig::of(config, tls) };
     move |listener, opened| {
         Box::pin(async move {
-            // What is left of it then is cut, which it says itself.
+            // Aborted responses are logged by the listener.
             let _ = http::serve_opening(listener, opening, config, opened).await;
             Ok(())
         })
     }
 }
 
-/// How both listeners are secured: what REST and what Flight speaks.
+/// The TLS settings of both listeners, REST and Flight.
 ///
 /// # Errors
 /// Those of [`Tls::load`].
@@ -195,9 +194,9 @@ pub fn secured(config: &TlsConfig) -> Result<(Tls, Tls)> {
     Ok((load(&["h2", "http/1.1"])?, load(&["h2"])?))
 }
 
-/// Looks again and again whether the certificate files changed, until `stopped` ends; both listeners, and the one for
-/// health, use what they hold from then on. `renewed` is called after another certificate came into use.
-pub async fn renew_certificates(tls: (Tls, Tls), mut stopped: Ended, renewed: impl Fn() + Send + Sync + 'static) {
+/// Polls the certificate files until `stopped` resolves. All listeners use a changed certificate from then on;
+/// `renewed` is called after each change.
+pub async fn renew_certificates(tls: (Tls, Tls), mut stopped: Shutdown, renewed: impl Fn() + Send + Sync + 'static) {
     if !tls.0.is_on() {
         return;
     }
@@ -205,28 +204,28 @@ pub async fn renew_certificates(tls: (Tls, Tls), mut stopped: Ended, renewed: im
     loop {
         tokio::select! {
             () = &mut stopped => return,
-            () = tokio::time::sleep(LOOK_AT_CERTIFICATES) => {}
+            () = tokio::time::sleep(CERTIFICATE_POLL_INTERVAL) => {}
         }
         let ((http, flight), renewed) = (tls.clone(), Arc::clone(&renewed));
-        let look = tokio::task::spawn_blocking(move || {
+        let poll = tokio::task::spawn_blocking(move || {
             flight.renew();
             if http.renew() {
                 renewed();
             }
         });
-        let _ = look.await;
+        let _ = poll.await;
     }
 }
 
-/// A closed range from words, in the unit of the series.
+/// Parses a closed range, in the unit of the series.
 pub fn closed_range(service: &Service, key: &SeriesKey, start: &str, end: &str) -> Result<(i64, i64)> {
-    let (start, end) = (when(start), when(end));
+    let (start, end) = (time_value(start), time_value(end));
     let range = range_of(service.def(key)?.as_ref(), Some(&start), Some(&end))?;
-    range.ok_or_else(|| Error::invalid("no timestamp lies between start and end"))
+    range.ok_or_else(|| Error::invalid("no timestamp is between start and end"))
 }
 
-/// An integer is an epoch, everything else is left to the reader.
-pub fn when(text: &str) -> TimeValue {
+/// An integer is an epoch; other text is parsed when the unit of the series is known.
+pub fn time_value(text: &str) -> TimeValue {
     text.parse().map_or_else(|_| TimeValue::Text(text.to_string()), TimeValue::Epoch)
 }
 
@@ -236,18 +235,18 @@ pub fn write(
     key: &SeriesKey,
     body: &[u8],
     options: &BodyOptions,
-    terms: &WriteOptions,
+    write_options: &WriteOptions,
 ) -> Result<Acknowledged> {
-    terms.check(key)?;
-    let reading = reading(options)?;
+    write_options.check(key)?;
+    let reading = decode_options(options)?;
     let format = body_format(&options.format)?;
     let (def, stored) = service.known(key)?;
-    service.write_under(key, ingest::parse_into(format, &def, stored, body, &reading)?, terms)
+    service.write_under(key, ingest::parse_into(format, &def, stored, body, &reading)?, write_options)
 }
 
-/// Refuses a body that a series defined so would not take.
+/// Checks that a series with this definition would accept the body.
 pub fn check_body(def: &SeriesDef, body: &[u8], options: &BodyOptions) -> Result<()> {
-    ingest::parse(body_format(&options.format)?, def, body, &reading(options)?).map(|_| ())
+    ingest::parse(body_format(&options.format)?, def, body, &decode_options(options)?).map(|_| ())
 }
 
 /// Writes the rows of many series as one commit.
@@ -259,24 +258,24 @@ pub fn write_many(
     once: Option<&IdempotencyKey>,
 ) -> Result<Acknowledged<WriteManyReply>> {
     let parsed =
-        ingest::parse_many(body_format(&options.format)?, body, &reading(options)?, &|key| service.known(key))?;
+        ingest::parse_many(body_format(&options.format)?, body, &decode_options(options)?, &|key| service.known(key))?;
     service.write_many(parsed, mode, once)
 }
 
-/// How the rows of a body are read.
-fn reading(options: &BodyOptions) -> Result<ingest::DecodeOptions> {
+/// The decode options of a body.
+fn decode_options(options: &BodyOptions) -> Result<ingest::DecodeOptions> {
     Ok(ingest::DecodeOptions {
-        numbers: word("numbers", options.numbers.as_deref())?,
-        rounding: word("rounding", options.rounding.as_deref())?,
-        missing: word("missing", options.missing.as_deref())?,
-        validate: word("validate", options.validate.as_deref())?,
-        grid: word("grid", options.grid.as_deref())?,
-        implausible_ts: word("implausible_ts", options.implausible_ts.as_deref())?,
+        numbers: parse_or_default("numbers", options.numbers.as_deref())?,
+        rounding: parse_or_default("rounding", options.rounding.as_deref())?,
+        missing: parse_or_default("missing", options.missing.as_deref())?,
+        validate: parse_or_default("validate", options.validate.as_deref())?,
+        grid: parse_or_default("grid", options.grid.as_deref())?,
+        implausible_ts: parse_or_default("implausible_ts", options.implausible_ts.as_deref())?,
     })
 }
 
-/// A value of an enumeration by its word, or its default.
-fn word<T: serde::de::DeserializeOwned + Default>(what: &str, text: Option<&str>) -> Result<T> {
+/// Parses a value of an enumeration; its default for `None`.
+fn parse_or_default<T: serde::de::DeserializeOwned + Default>(what: &str, text: Option<&str>) -> Result<T> {
     let Some(text) = text else { return Ok(T::default()) };
     serde_json::from_value(text.into()).map_err(|error| Error::invalid(format!("{what}: {error}")))
 }
@@ -291,23 +290,23 @@ pub fn media_type(format: &str) -> Result<&'static str> {
     Ok(body_format(format)?.media_type())
 }
 
-/// Gives the rows of a query to `sink` piece by piece.
+/// Passes the encoded rows of a query to `sink`, one buffer at a time.
 pub fn read(
     service: &Service,
     query: &Query,
     options: &OutputOptions,
     sink: &mut dyn FnMut(Bytes) -> Result<()>,
 ) -> Result<()> {
-    let writing = egress::EncodeOptions {
+    let encoding = egress::EncodeOptions {
         format: OutFormat::from_name(&options.format)?,
         times: options.times.as_deref().map(TimeFormat::from_name).transpose()?.unwrap_or_default(),
         shape: options.shape.as_deref().map(JsonShape::from_name).transpose()?.unwrap_or_default(),
     };
-    let answer = service.read(query)?;
-    let shape = answer.shape.clone();
-    for piece in BodyEncoder::new(&shape, writing, answer, |answer| Trailer {
-        next_cursor: answer.next_cursor(),
-        stats: answer.stats(),
+    let rows = service.read(query)?;
+    let shape = rows.shape.clone();
+    for piece in BodyEncoder::new(&shape, encoding, rows, |rows| Trailer {
+        next_cursor: rows.next_cursor(),
+        stats: rows.stats(),
     })? {
         sink(piece?)?;
     }
@@ -324,7 +323,7 @@ pub fn serve_http(
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> impl Future<Output = Result<()>> + Send + 'static {
     let at = listener.local_addr().map(|at| at.to_string()).unwrap_or_default();
-    http::serve(listener, service, gate, named(HttpConfig::of(config, tls), &at), shutdown)
+    http::serve(listener, service, gate, with_host_check(HttpConfig::of(config, tls), &at), shutdown)
 }
 
 /// Serves Arrow Flight until `shutdown`.
@@ -339,12 +338,12 @@ pub fn serve_flight(
     flight::serve(listener, service, gate, FlightConfig::of(config, tls), shutdown)
 }
 
-/// How long what is under way may go on once the server was told to stop.
+/// How long requests in flight may continue after a stop.
 pub fn drain(config: &Config) -> Duration {
     millis(config.limits.drain_timeout_ms)
 }
 
-/// The limits of the verbs.
+/// The limits of service operations.
 fn limits(config: &Config) -> ServiceLimits {
     let limits = &config.limits;
     ServiceLimits {
@@ -364,7 +363,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_limits_of_the_verbs_are_those_of_the_settings() {
+    fn the_default_settings_give_the_default_service_limits() {
         assert_eq!(limits(&Config::default()), ServiceLimits::default());
     }
 }

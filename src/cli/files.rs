@@ -12,18 +12,18 @@ use crate::types::SeriesKey;
 pub struct FilesArgs {
     /// kline/{symbol}/{timeframe} or scalar/{category}/{symbol}/{timeframe}/{name}
     key: String,
-    /// First move the rows of the log into chunk files and merge the files of each partition.
+    /// First seal the rows of the log into chunk files and compact each partition.
     #[arg(long, conflicts_with = "as_of")]
     exact: bool,
-    /// The files of the series as the snapshot of this name shows it, or dataset:NAME@VERSION.
+    /// The files of the series under this snapshot, or dataset:NAME@VERSION.
     #[arg(long, value_name = "NAME")]
     as_of: Option<String>,
     #[command(flatten)]
     plain: PlainArgs,
 }
 
-/// Prints the files where they are exactly the series, one a line. Else says why they are not; exit status 1. With --json
-/// prints every file with the row ranges that count, in both cases.
+/// Prints the files, one per line, when they are exactly the series. Otherwise prints why they are not; exit status 1.
+/// With `--json` prints every file with its readable row ranges in both cases.
 pub fn run(args: FilesArgs) -> Result<u8> {
     let series = SeriesKey::parse(&args.key)?;
     let target = CommandTarget::open(&args.plain.target, false)?;
@@ -34,7 +34,7 @@ pub fn run(args: FilesArgs) -> Result<u8> {
     if args.plain.json {
         print::reply(&reply, true)?;
     } else if reply.exact {
-        // As the user names the directory, where the user names one.
+        // Paths start with the directory as the user gave it.
         let root = args.plain.target.root.as_deref().unwrap_or_else(|| Path::new(&reply.root));
         let lines: Vec<String> =
             reply.files.iter().map(|file| format!("{}\n", root.join(&file.file).display())).collect();
@@ -46,7 +46,7 @@ pub fn run(args: FilesArgs) -> Result<u8> {
     Ok(u8::from(!reply.exact))
 }
 
-/// Why the files are not the series, and the ways out.
+/// Why the files are not exactly the series, and what to do.
 fn why(reply: &FilesReply, args: &FilesArgs) -> String {
     let mut reasons = Vec::new();
     if reply.rows_left_out > 0 {
@@ -60,13 +60,13 @@ fn why(reply: &FilesReply, args: &FilesArgs) -> String {
         reasons.push(format!("{} of the {} rows of the series are not in them yet", reply.rows_outside, reply.rows));
     }
     let text = format!("the chunk files are not exactly {}: {}", reply.series, reasons.join("; "));
-    let rest = "--json lists the row ranges of each file that count; `fastk export` writes one file of all rows";
+    let rest = "--json lists the readable row ranges of each file; `fastk export` writes one file of all rows";
     let hint = match (args.as_of.is_none(), reply.snapshots.is_empty()) {
         (true, true) if !args.exact => format!("--exact compacts the series first; {rest}"),
         (true, false) => {
-            let first = if args.exact { "" } else { "--exact compacts the series first; but " };
+            let first = if args.exact { "" } else { "--exact compacts the series first, but " };
             let names = reply.snapshots.join(", ");
-            format!("{first}the files of snapshots are kept apart until they are dropped ({names}); {rest}")
+            format!("{first}the files of snapshots stay separate until the snapshots are dropped ({names}); {rest}")
         }
         _ => rest.to_owned(),
     };

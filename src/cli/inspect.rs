@@ -1,4 +1,4 @@
-//! `fastk inspect`: what stands in a file of a data directory, without opening the store.
+//! `fastk inspect`: prints the contents of data files without opening the store.
 
 use std::path::PathBuf;
 
@@ -8,7 +8,7 @@ use crate::format::inspect::inspect;
 
 #[derive(Debug, clap::Args)]
 pub struct InspectArgs {
-    /// Files of a data directory: chunks, log segments, runs, manifest files and the like.
+    /// Files of a data directory, such as chunks, log segments, runs and manifest files.
     #[arg(required = true)]
     files: Vec<PathBuf>,
     /// Print JSON.
@@ -16,7 +16,7 @@ pub struct InspectArgs {
     json: bool,
 }
 
-/// Describes each file; the first that cannot be read ends it. Gives 1 when one is damaged.
+/// Describes each file, up to the first that cannot be read. Exit status 1 when one is damaged.
 pub fn run(args: InspectArgs) -> Result<u8> {
     let mut status = 0;
     for (position, path) in args.files.iter().enumerate() {

@@ -9,17 +9,17 @@ use crate::config::{LOG_VARIABLE, LogFormat};
 use crate::error::{Error, Result};
 use crate::server::AUDIT;
 
-/// The level of a program that reads no configuration.
+/// The log level of a command that reads no configuration.
 pub fn level(default: &str) -> String {
     std::env::var(LOG_VARIABLE).ok().filter(|text| !text.is_empty()).unwrap_or_else(|| default.into())
 }
 
-/// What a level, or a list of levels by target, lets through.
+/// The filter for a level, or for a list of levels by target.
 ///
 /// # Errors
-/// `invalid_argument` when it cannot be read.
+/// `invalid_argument` when it cannot be parsed.
 pub fn filter(level: &str) -> Result<EnvFilter> {
-    EnvFilter::try_new(level).map_err(|error| Error::invalid(format!("log.level {level:?} cannot be read: {error}")))
+    EnvFilter::try_new(level).map_err(|error| Error::invalid(format!("log.level {level:?} cannot be parsed: {error}")))
 }
 
 /// Starts logging to standard error at `level`.
@@ -28,12 +28,12 @@ pub fn filter(level: &str) -> Result<EnvFilter> {
 /// Those of [`filter`].
 pub fn init(level: &str, format: LogFormat) -> Result<()> {
     let filter = filter(level)?;
-    // Who deleted what is told whatever the level.
+    // The audit log is written at any level.
     let filter = match format!("{AUDIT}=info").parse() {
         Ok(audit) => filter.add_directive(audit),
         Err(_) => filter,
     };
-    // A line that cannot be written is lost: the default would print that to standard error too, and panic there.
+    // A line that cannot be written is lost: by default the error would go to standard error too, and panic.
     let builder =
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).log_internal_errors(false);
     let started = match format {
@@ -45,11 +45,11 @@ pub fn init(level: &str, format: LogFormat) -> Result<()> {
     Ok(())
 }
 
-/// Longest message of a panic that is logged, in characters.
+/// Longest logged panic message, in characters.
 const PANIC_CHARS_MAX: usize = 1_000;
 
-/// Logs a panic as one line with its place, within the span of the request that met it, whether or not it is caught and
-/// answered. Under `RUST_BACKTRACE` the line has the backtrace too.
+/// Logs a panic, caught or not, as one line with its source location, within the span of its request. Under
+/// `RUST_BACKTRACE` the line has the backtrace too.
 fn log_panic(panic: &PanicHookInfo<'_>) {
     let message = panic.payload_as_str().unwrap_or("no message");
     let message: String = message.chars().take(PANIC_CHARS_MAX).map(|c| if c.is_control() { ' ' } else { c }).collect();
@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn a_caught_panic_leaves_one_line_with_its_request_and_its_place() {
+    fn a_caught_panic_is_logged_as_one_line_with_its_request_and_location() {
         let lines = Lines::default();
         let writer = lines.clone();
         let subscriber = tracing_subscriber::fmt().json().with_writer(move || writer.clone()).finish();

@@ -1,4 +1,4 @@
-//! The command line: raw flags in, validated settings out, one file a verb.
+//! The command line: raw flags are turned into validated settings; one file per command.
 //!
 //! Errors go to standard error as `error[code]: …` and `hint: …`; the exit status comes from the error table.
 
@@ -43,16 +43,16 @@ use crate::registry::RecordKind;
 #[command(name = "fastk", version, max_term_width = 100, disable_help_subcommand = true)]
 struct Cli {
     #[command(subcommand)]
-    verb: Command,
+    command: Command,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Start the server over a data directory.
     Serve(serve::ServeArgs),
-    /// Start a server over sample data in a temporary directory and show what to ask it.
+    /// Start a server over sample data in a temporary directory and print example requests.
     Demo(demo::DemoArgs),
-    /// Import files of bars into a series, exact to the last digit.
+    /// Import files of bars into a series without losing a digit.
     Import(Box<import::ImportArgs>),
     /// Register a series.
     Register(register::RegisterArgs),
@@ -66,33 +66,33 @@ enum Command {
     Query(read::QueryArgs),
     /// Read rows of a series into a file.
     Export(read::ExportArgs),
-    /// Name, list and drop views of the whole store that stay readable.
+    /// Create, list and drop named snapshots of the whole store.
     Snapshot(snapshot::SnapshotArgs),
-    /// Name series as a snapshot shows them, in versions that never change.
+    /// Register immutable versions of sets of series under a snapshot.
     Dataset(dataset::DatasetArgs),
-    /// Register how features are computed, and from what.
+    /// Register how features are computed, and from which inputs.
     Feature(definition::DefinitionArgs),
-    /// Register how factors are computed, and from what.
+    /// Register how factors are computed, and from which inputs.
     Factor(definition::DefinitionArgs),
-    /// Show what stands in a file of a data directory.
+    /// Print the contents of data files.
     Inspect(inspect::InspectArgs),
-    /// Look after a store.
+    /// Administer a store.
     Admin(admin::AdminArgs),
-    /// Show which intervals of a series have rows, and the gaps.
+    /// Print which intervals of a series have rows, and the gaps.
     Coverage(coverage::CoverageArgs),
-    /// List the chunk files that are exactly a series, to read them without FastK. Exit status 1 when there are none such.
+    /// List the chunk files that hold exactly a series, to read them without FastK. Exit status 1 when they do not.
     Files(files::FilesArgs),
-    /// The JSON commands of FastK 0.1, for programs that call FastK as a subprocess.
+    /// The JSON commands of the fastk_bridge contract 0.1.0-rc.1, for programs that call FastK as a subprocess.
     Bridge(Box<bridge::BridgeArgs>),
 }
 
-/// Runs the program on its own arguments.
+/// Runs the program with the arguments of the process.
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => return refuse(&error),
+        Err(error) => return usage_error(&error),
     };
-    match run(cli.verb) {
+    match run(cli.command) {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
             print::error(&error);
@@ -101,9 +101,9 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Says what is wrong with the arguments, or shows the help that was asked for. Programs that call the bridge read
-/// standard output only.
-fn refuse(error: &clap::Error) -> ExitCode {
+/// Prints what is wrong with the arguments, or the requested help. Programs that call the bridge read standard output
+/// only.
+fn usage_error(error: &clap::Error) -> ExitCode {
     let status = u8::try_from(error.exit_code()).unwrap_or(1);
     if error.use_stderr() && std::env::args_os().nth(1).is_some_and(|word| word == "bridge") {
         let text = error.to_string();
@@ -126,24 +126,24 @@ fn refuse(error: &clap::Error) -> ExitCode {
     }
 }
 
-/// All verbs as they are typed, such as `query` or `admin health`.
-pub fn verbs() -> Vec<String> {
+/// All commands as they are typed, such as `query` or `admin health`.
+pub fn commands() -> Vec<String> {
     let mut out = Vec::new();
-    for verb in Cli::command().get_subcommands() {
-        let mut nested = verb.get_subcommands().peekable();
+    for command in Cli::command().get_subcommands() {
+        let mut nested = command.get_subcommands().peekable();
         if nested.peek().is_none() {
-            out.push(verb.get_name().to_string());
+            out.push(command.get_name().to_string());
         }
-        out.extend(nested.map(|inner| format!("{} {}", verb.get_name(), inner.get_name())));
+        out.extend(nested.map(|inner| format!("{} {}", command.get_name(), inner.get_name())));
     }
     out
 }
 
-fn run(verb: Command) -> Result<u8> {
-    if !matches!(verb, Command::Serve(_) | Command::Demo(_)) {
+fn run(command: Command) -> Result<u8> {
+    if !matches!(command, Command::Serve(_) | Command::Demo(_)) {
         log::init(&log::level("warn"), crate::config::LogFormat::Text)?;
     }
-    match verb {
+    match command {
         Command::Serve(args) => serve::run(args),
         Command::Demo(args) => demo::run(args),
         Command::Import(args) => import::run(*args),
@@ -170,7 +170,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn flags_do_not_contradict_each_other() {
+    fn the_flags_of_every_command_are_consistent() {
         Cli::command().debug_assert();
     }
 }

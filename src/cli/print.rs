@@ -1,4 +1,4 @@
-//! What people and pipes see: replies as text or JSON, tables, errors.
+//! Output of commands: replies as text or JSON, tables, errors.
 
 use std::io::{ErrorKind, Write};
 use std::path::Path;
@@ -9,14 +9,14 @@ use serde_json::Value;
 
 use crate::error::{Error, ErrorCode, Result};
 
-/// Most row errors shown; the JSON of the faces carries more.
+/// Most row errors printed; the JSON of the protocols has more.
 const ROW_ERRORS_SHOWN: usize = 10;
 
-/// Prints an error the way every verb does.
+/// Prints an error to standard error.
 pub fn error(error: &Error) {
     let mut text = format!("error[{}]: {}\n", error.code(), error.detail());
     for row in error.rows().iter().take(ROW_ERRORS_SHOWN) {
-        // Most messages name the column themselves.
+        // Most messages name the column already.
         let field = if row.message.contains(&row.field) { String::new() } else { format!(", {}", row.field) };
         text.push_str(&format!("  row {}{field}: {} ({})\n", row.row, row.message, row.reason));
     }
@@ -29,15 +29,15 @@ pub fn error(error: &Error) {
     let _ = std::io::stderr().write_all(text.as_bytes());
 }
 
-/// The command that is run, such as `fastk admin repair`.
+/// The command of this process, such as `fastk admin repair`.
 fn command() -> String {
     let words =
         std::env::args().skip(1).take(2).take_while(|word| word.bytes().all(|b| b.is_ascii_lowercase() || b == b'-'));
     words.take_while(|word| !word.starts_with('-')).fold("fastk".to_string(), |all, word| format!("{all} {word}"))
 }
 
-/// A hint in the words of the command line: of a request and a command that do the same, the command; nothing at all when
-/// that is the one that was just run.
+/// A hint for the command line: of a request and a command that do the same, only the command; `None` when that is the
+/// command of this process.
 fn hint_here(hint: &str, command: &str) -> Option<String> {
     if hint.contains(&format!("`{command}`")) || hint.contains(&format!("`{command} ")) {
         return None;
@@ -50,11 +50,11 @@ fn hint_here(hint: &str, command: &str) -> Option<String> {
     })
 }
 
-/// Prints what is wrong with the arguments, as the parser of the command line words it, the way every error is.
+/// Prints a message of the argument parser in the format of [`error`].
 pub fn usage(text: &str) {
     let mut lines = String::new();
     if !text.starts_with("error: ") {
-        // The help that is shown where a command is left out.
+        // The help that clap renders when the command is missing.
         lines.push_str(&format!("error[{}]: a command is missing\n\n", ErrorCode::InvalidArgument));
     }
     for line in text.lines() {
@@ -70,12 +70,12 @@ pub fn usage(text: &str) {
     let _ = std::io::stderr().write_all(lines.as_bytes());
 }
 
-/// A line for people on standard error.
+/// Prints a line to standard error.
 pub fn note(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }
 
-/// Text on standard output. A reader that has gone away is no error.
+/// Prints text to standard output. A closed pipe is no error.
 pub fn out(text: &str) -> Result<()> {
     let mut stdout = std::io::stdout().lock();
     let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
@@ -85,7 +85,7 @@ pub fn out(text: &str) -> Result<()> {
     })
 }
 
-/// A reply: pretty JSON, or one `name: value` a line.
+/// Prints a reply: pretty JSON, or one `name: value` per line.
 pub fn reply<T: Serialize>(value: &T, json: bool) -> Result<()> {
     let broken = |error: serde_json::Error| Error::internal(format!("reply as JSON: {error}"));
     if json {
@@ -96,7 +96,7 @@ pub fn reply<T: Serialize>(value: &T, json: bool) -> Result<()> {
     out(&text)
 }
 
-/// Nested values as indented lines.
+/// Appends nested values as indented lines.
 fn lines(value: &Value, depth: usize, text: &mut String) {
     let indent = "  ".repeat(depth);
     match value {
@@ -126,7 +126,7 @@ fn lines(value: &Value, depth: usize, text: &mut String) {
     }
 }
 
-/// A value on one line, without the quotes of JSON where they say nothing.
+/// A value on one line, strings without quotes.
 fn inline(value: &Value) -> String {
     match value {
         Value::Null => "-".into(),
@@ -140,7 +140,7 @@ fn inline(value: &Value) -> String {
     }
 }
 
-/// A table with a header; every column but the first is set flush right.
+/// A table with a header; every column but the first is right-aligned.
 pub fn table(header: &[&str], rows: Vec<Vec<String>>) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_header(header.to_vec());
@@ -166,7 +166,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn replies_become_lines() {
+    fn nested_replies_print_as_indented_lines() {
         let mut text = String::new();
         let value = serde_json::json!({"a": 1, "b": {"c": null}, "d": [1, 2], "e": [{"f": "x", "g": 2}]});
         lines(&value, 0, &mut text);
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn tables_have_a_line_a_row() {
+    fn tables_have_one_line_per_row() {
         let text = table(&["series", "rows"], vec![vec!["kline/X/1m".into(), "12".into()]]);
         assert_eq!(text.lines().count(), 2);
         assert!(text.lines().all(|line| line == line.trim_end()));

@@ -1,4 +1,4 @@
-//! `fastk query` (to standard output) and `fastk export` (to a file that appears whole or not at all).
+//! `fastk query` (to standard output) and `fastk export` (to a file, atomically).
 
 use std::fs::File;
 use std::io::{BufWriter, ErrorKind, Write};
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 
-use super::engine::when;
+use super::engine::time_value;
 use super::print;
 use super::target::{CommandTarget, OutputOptions, TargetArgs};
 use super::write::format_of;
@@ -15,13 +15,13 @@ use crate::query::{MultiLayout, NumberFormat, Predicate, Query, RowOrder};
 
 /// Rows of a table when neither --limit nor --latest is given.
 const TABLE_ROWS_DEFAULT: u64 = 50;
-/// Most rows of a table: its widths are known only when all rows are there.
+/// Most rows of a table, which is held in memory to compute its column widths.
 const TABLE_ROWS_MAX: u64 = 100_000;
 
 #[derive(Debug, clap::Args)]
 struct SelectArgs {
-    /// kline/{symbol}/{timeframe} or scalar/{category}/{symbol}/{timeframe}/{name}; * in a part stands for any
-    /// characters. Several, or a glob, answer a series column first.
+    /// kline/{symbol}/{timeframe} or scalar/{category}/{symbol}/{timeframe}/{name}; * in a segment matches any
+    /// characters. For several keys or a glob the first column is series.
     #[arg(required = true, value_name = "KEY")]
     keys: Vec<String>,
     /// by_series or by_time, for several series.
@@ -36,10 +36,10 @@ struct SelectArgs {
     /// The last N rows of the range.
     #[arg(long, value_name = "N")]
     latest: Option<u64>,
-    /// The rows of the last N intervals that are covered without a gap.
+    /// The rows of the last N intervals that have no gap.
     #[arg(long, value_name = "N", conflicts_with = "latest")]
     latest_complete: Option<u64>,
-    /// At most N rows, in the order of the answer.
+    /// At most N rows, in the order of --order.
     #[arg(long, value_name = "N")]
     limit: Option<u64>,
     /// asc or desc.
@@ -49,10 +49,10 @@ struct SelectArgs {
     #[arg(long, value_delimiter = ',')]
     columns: Vec<String>,
     /// Only rows whose cell matches: column:op:value[,value…] with op eq, ne, gt, gte, lt, lte, between,
-    /// between_exclusive, in or not_in; all of several must match. Values of ts are times as of --start.
+    /// between_exclusive, in or not_in; repeatable, all must match. Values of ts are times as in --start.
     #[arg(long = "where", value_name = "PREDICATE")]
     predicates: Vec<String>,
-    /// As the snapshot of this name shows it, or dataset:NAME@VERSION.
+    /// Read under this snapshot, or dataset:NAME@VERSION.
     #[arg(long, value_name = "NAME")]
     as_of: Option<String>,
     /// stored, float64, decimal128, raw or string.
@@ -84,7 +84,7 @@ pub struct ExportArgs {
     /// File to write; it appears when it is complete.
     #[arg(long, short, value_name = "FILE")]
     output: PathBuf,
-    /// csv, json, ndjson, arrow or parquet; by the file's ending when left out.
+    /// csv, json, ndjson, arrow or parquet [default: by the file extension].
     #[arg(long)]
     format: Option<String>,
     /// Replace the file if it exists.
@@ -96,8 +96,8 @@ impl SelectArgs {
     fn query(&self) -> Result<Query> {
         let mut query = Query { series: self.keys.clone(), ..Query::default() };
         query.layout = self.layout.as_deref().map(MultiLayout::from_name).transpose()?;
-        query.start = self.start.as_deref().map(when);
-        query.end = self.end.as_deref().map(when);
+        query.start = self.start.as_deref().map(time_value);
+        query.end = self.end.as_deref().map(time_value);
         query.latest = self.latest;
         query.as_of = self.as_of.clone();
         query.latest_complete = self.latest_complete;
@@ -132,7 +132,7 @@ pub fn query(args: QueryArgs) -> Result<u8> {
             return Err(Error::invalid(format!("a table has at most {TABLE_ROWS_MAX} rows")).with_hint("--format csv"));
         }
         if bounded.is_none() {
-            // One more tells whether there are more.
+            // One more row shows whether there are more.
             query.limit = Some(TABLE_ROWS_DEFAULT + 1);
         }
         let options = OutputOptions {
@@ -148,15 +148,16 @@ pub fn query(args: QueryArgs) -> Result<u8> {
         let header: Vec<&str> = header.iter().map(String::as_str).collect();
         print::out(&print::table(&header, rows))?;
         if more {
-            print::note(&format!("the first {TABLE_ROWS_DEFAULT} rows; --limit, --latest or --format give more"));
+            print::note(&format!("first {TABLE_ROWS_DEFAULT} rows only; --limit, --latest or --format give more"));
         }
         return Ok(0);
     }
     let mut stdout = BufWriter::with_capacity(1 << 18, std::io::stdout().lock());
-    let mut gone = false;
-    let result = target
-        .read(&query, &args.select.options(&args.format), &mut |bytes| write_or_gone(&mut stdout, &bytes, &mut gone));
-    if gone {
+    let mut is_closed = false;
+    let result = target.read(&query, &args.select.options(&args.format), &mut |bytes| {
+        write_until_closed(&mut stdout, &bytes, &mut is_closed)
+    });
+    if is_closed {
         return Ok(0);
     }
     result?;
@@ -167,15 +168,15 @@ pub fn query(args: QueryArgs) -> Result<u8> {
     Ok(0)
 }
 
-/// A reader that has gone away ends the answer, and is no failure.
-fn write_or_gone(out: &mut impl Write, bytes: &[u8], gone: &mut bool) -> Result<()> {
+/// Writes to standard output and records whether its reader closed it, which is no failure of the command.
+fn write_until_closed(out: &mut impl Write, bytes: &[u8], is_closed: &mut bool) -> Result<()> {
     out.write_all(bytes).map_err(|error| {
-        *gone = error.kind() == ErrorKind::BrokenPipe;
+        *is_closed = error.kind() == ErrorKind::BrokenPipe;
         Error::io("write to", Path::new("standard output"), &error)
     })
 }
 
-/// Header and rows of an answer in CSV.
+/// Header and rows of a result, read as CSV.
 pub fn table_rows(
     target: &CommandTarget,
     query: &Query,
@@ -186,7 +187,7 @@ pub fn table_rows(
         text.extend_from_slice(&bytes);
         Ok(())
     })?;
-    let broken = |error: csv::Error| Error::internal(format!("answer as CSV: {error}"));
+    let broken = |error: csv::Error| Error::internal(format!("result as CSV: {error}"));
     let words = |record: &csv::StringRecord| record.iter().map(str::to_string).collect::<Vec<_>>();
     let mut reader = csv::Reader::from_reader(text.as_slice());
     let header = words(reader.headers().map_err(broken)?);
@@ -195,14 +196,14 @@ pub fn table_rows(
     Ok((header, rows))
 }
 
-/// Writes rows to a file: under a temporary name first, so that a broken answer leaves nothing behind.
+/// Writes rows to a file, under a temporary name until the result is complete.
 pub fn export(args: ExportArgs) -> Result<u8> {
     let query = args.select.query()?;
     let path = &args.output;
     let format = match args.format.as_deref().or_else(|| format_of(path)) {
         Some(format) => format.to_string(),
         None => {
-            return Err(Error::invalid(format!("the ending of {} names no format", path.display()))
+            return Err(Error::invalid(format!("the extension of {} names no format", path.display()))
                 .with_hint("--format csv|json|ndjson|arrow|parquet"));
         }
     };

@@ -13,16 +13,16 @@ pub struct RegisterArgs {
     /// kline/{symbol}/{timeframe} or scalar/{category}/{symbol}/{timeframe}/{name}
     #[arg(required_unless_present = "file", conflicts_with = "file")]
     key: Option<String>,
-    /// Registration as JSON, as POST /v1/series takes it; `-` reads standard input.
+    /// Registration as JSON, like the body of POST /v1/series; `-` reads standard input.
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
-    /// Digits of open, high, low and close; float64 without.
+    /// Digits of open, high, low and close [default: float64].
     #[arg(long, value_name = "N")]
     price_digits: Option<u8>,
-    /// Digits of volume; float64 without.
+    /// Digits of volume [default: float64].
     #[arg(long, value_name = "N")]
     volume_digits: Option<u8>,
-    /// Digits of the value of a scalar; float64 without.
+    /// Digits of the value of a scalar [default: float64].
     #[arg(long, value_name = "N")]
     value_digits: Option<u8>,
     /// A further column: NAME:TYPE[:MERGE], where TYPE is digits, float64 or int64 and MERGE is sum, min, max or last.
@@ -34,17 +34,17 @@ pub struct RegisterArgs {
     /// auto, day, month, year or all.
     #[arg(long)]
     partition: Option<String>,
-    /// Length of an interval, for timeframes that do not tell it.
+    /// Length of an interval in milliseconds, for timeframes that do not define it.
     #[arg(long, value_name = "MS")]
     interval_ms: Option<i64>,
-    /// A timestamp that starts a bar.
+    /// A timestamp at which a bar starts.
     #[arg(long, value_name = "TS", allow_negative_numbers = true)]
     origin: Option<i64>,
     #[arg(long, value_name = "TEXT")]
     description: Option<String>,
     #[command(flatten)]
     target: TargetArgs,
-    /// Print the reply as JSON.
+    /// Print JSON.
     #[arg(long)]
     json: bool,
 }
@@ -58,7 +58,7 @@ pub fn run(args: RegisterArgs) -> Result<u8> {
                 .map_err(|error| Error::invalid(format!("registration in {}: {error}", path.display())))?
         }
         (None, Some(key)) => spec(&args, &SeriesKey::parse(key)?)?,
-        (None, None) => return Err(Error::invalid("a key or --file is needed")),
+        (None, None) => return Err(Error::invalid("a key or --file is missing")),
     };
     let reply = CommandTarget::open(&args.target, true)?.register(spec)?;
     print::reply(&reply, args.json)?;
@@ -75,7 +75,7 @@ fn spec(args: &RegisterArgs, key: &SeriesKey) -> Result<SeriesSpec> {
     spec.value =
         args.value_digits.map(|digits| ColumnSpec { name: None, kind: None, digits: Some(digits), merge: None });
     spec.extra_columns = args.extra.iter().map(|text| extra_column(text)).collect::<Result<_>>()?;
-    spec.unit = word::<TimeUnit>("unit", &args.unit)?;
+    spec.unit = parse::<TimeUnit>("unit", &args.unit)?;
     spec.partition = args.partition.clone();
     spec.interval_ms = args.interval_ms;
     spec.origin = args.origin;
@@ -95,12 +95,12 @@ fn extra_column(text: &str) -> Result<ColumnSpec> {
         name: name.map(Into::into),
         kind: kind.filter(|_| digits.is_none()).map(Into::into),
         digits,
-        merge: merge.map(|merge| word::<MergeRule>("merge", merge)).transpose()?,
+        merge: merge.map(|merge| parse::<MergeRule>("merge", merge)).transpose()?,
     })
 }
 
-/// A value of an enumeration by its word.
-fn word<T: serde::de::DeserializeOwned>(what: &str, text: &str) -> Result<T> {
+/// Parses a value of an enumeration.
+fn parse<T: serde::de::DeserializeOwned>(what: &str, text: &str) -> Result<T> {
     serde_json::from_value(text.into()).map_err(|error| Error::invalid(format!("{what} {text:?}: {error}")))
 }
 
@@ -109,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn extra_columns_are_read_from_words() {
+    fn extra_columns_are_parsed() {
         let column = extra_column("quote_volume:4:sum").unwrap();
         assert_eq!((column.digits, column.merge), (Some(4), Some(MergeRule::Sum)));
         let column = extra_column("trades:int64").unwrap();

@@ -1,7 +1,7 @@
-//! A small blocking REST client: what a verb uses when a running server owns the store.
+//! A small blocking REST client for commands whose store is owned by a running server.
 //!
-//! Problem documents come back as the [`Error`] they were made from, so that exit statuses are the same on both
-//! ways. A body that ends early is an error, never a short answer.
+//! Problem documents are decoded into the [`Error`] they were encoded from, so that exit statuses do not depend on
+//! whether a server is used. A truncated body is an error, never a shorter result.
 
 use std::time::Duration;
 
@@ -22,11 +22,11 @@ use crate::access::header_of;
 use crate::error::{Error, ErrorCode, Result, RowError};
 use crate::types::SeriesKey;
 
-/// What stays as it is in a path segment or a query value.
+/// Characters that are not percent-encoded in a path segment or a query value.
 const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
-/// Longest wait for a connection.
+/// Timeout of a connection attempt.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A request to one server.
@@ -38,11 +38,11 @@ pub struct Call {
     if_match: Option<String>,
     idempotency_key: Option<String>,
     body: Option<(String, Bytes)>,
-    unavailable_is_answer: bool,
+    accept_unavailable: bool,
 }
 
 impl Call {
-    /// A request without query or body; `path` is encoded already.
+    /// A request without query or body; `path` is already encoded.
     pub fn new(method: Method, path: impl Into<String>) -> Self {
         Self {
             method,
@@ -51,11 +51,11 @@ impl Call {
             if_match: None,
             idempotency_key: None,
             body: None,
-            unavailable_is_answer: false,
+            accept_unavailable: false,
         }
     }
 
-    /// Adds a query parameter; the value is encoded here.
+    /// Adds a query parameter and encodes its value.
     pub fn param(mut self, name: &str, value: &str) -> Self {
         self.target.push(if self.target.contains('?') { '&' } else { '?' });
         self.target.push_str(name);
@@ -64,7 +64,7 @@ impl Call {
         self
     }
 
-    /// Adds a query parameter where there is a value.
+    /// Adds a query parameter if it has a value.
     pub fn maybe(self, name: &str, value: Option<&str>) -> Self {
         match value {
             Some(value) => self.param(name, value),
@@ -72,20 +72,20 @@ impl Call {
         }
     }
 
-    /// Length of path and query.
+    /// Length of path and query in bytes.
     pub fn target_bytes(&self) -> usize {
         self.target.len()
     }
 
-    /// Asks for a media type.
+    /// Sets the `Accept` header.
     pub fn accept(mut self, media_type: &str) -> Self {
         self.accept = Some(media_type.to_string());
         self
     }
 
-    /// Takes the body of a 503 for the answer, as health checks mean it.
-    pub fn unavailable_is_answer(mut self) -> Self {
-        self.unavailable_is_answer = true;
+    /// Returns the body of a 503 as the result, as for health checks.
+    pub fn accept_unavailable(mut self) -> Self {
+        self.accept_unavailable = true;
         self
     }
 
@@ -95,13 +95,13 @@ impl Call {
         self
     }
 
-    /// Makes the request one that is carried out once.
+    /// Sets the idempotency key.
     pub fn idempotency_key(mut self, key: Option<&str>) -> Self {
         self.idempotency_key = key.map(str::to_string);
         self
     }
 
-    /// Sends a body.
+    /// Sets the body.
     pub fn body(mut self, media_type: &str, bytes: Bytes) -> Self {
         self.body = Some((media_type.to_string(), bytes));
         self
@@ -110,7 +110,7 @@ impl Call {
 
 /// A connection pool to one server, and the runtime it lives in.
 pub struct RestClient {
-    /// Whether the server itself said that it answers there.
+    /// Whether the address comes from the `LOCK` file.
     is_announced: bool,
     /// `http://host:port` or `https://host:port`.
     url: String,
@@ -126,17 +126,17 @@ impl std::fmt::Debug for RestClient {
 }
 
 impl RestClient {
-    /// A client of `http://host:port` or, trusting what the system trusts, `https://host:port`; without a scheme it is
-    /// HTTP. Connects at the first call.
+    /// A client of `http://host:port` or, with the root certificates of the system, `https://host:port`; the default
+    /// scheme is HTTP. Connects at the first call.
     pub fn new(server: &str) -> Result<Self> {
-        Self::trusting(server, &ServerTrust::default())
+        Self::with_trust(server, &ServerTrust::default())
     }
 
-    /// The same with who is trusted under `https://`, and the certificate shown there.
-    pub fn trusting(server: &str, trust: &ServerTrust) -> Result<Self> {
+    /// A client with the trusted certificates and the client certificate for `https://`.
+    pub fn with_trust(server: &str, trust: &ServerTrust) -> Result<Self> {
         let malformed = || {
             Error::invalid(format!("server {server:?} is neither http://host:port nor https://host:port"))
-                .with_hint("such as --server http://127.0.0.1:8080")
+                .with_hint("use a URL such as --server http://127.0.0.1:8080")
         };
         let (scheme, bare) = server.split_once("://").unwrap_or(("http", server));
         if !["http", "https"].contains(&scheme) {
@@ -157,7 +157,7 @@ impl RestClient {
         connector.set_nodelay(true);
         connector.enforce_http(false);
         let connector = HttpsConnectorBuilder::new()
-            .with_tls_config(if scheme == "https" { trust.config()? } else { ServerTrust::nobody()? })
+            .with_tls_config(if scheme == "https" { trust.config()? } else { ServerTrust::trust_none()? })
             .https_or_http()
             .enable_http1()
             .wrap_connector(connector);
@@ -165,7 +165,7 @@ impl RestClient {
         Ok(Self { is_announced: false, url, token: None, runtime, client })
     }
 
-    /// Marks the address as one that the server announced, for the hint where it cannot be reached.
+    /// Marks the address as one from the `LOCK` file, for the hint when it cannot be reached.
     pub fn announced(self) -> Self {
         Self { is_announced: true, ..self }
     }
@@ -180,12 +180,13 @@ impl RestClient {
         &self.url
     }
 
-    /// The reply as a value.
+    /// Sends the request and decodes the JSON reply.
     pub fn json<T: DeserializeOwned>(&self, call: Call) -> Result<T> {
         Ok(self.json_replayed(call)?.0)
     }
 
-    /// The reply as a value, and whether it is that of an earlier request with the same idempotency key.
+    /// Sends the request and decodes the JSON reply; whether it repeats that of an earlier request with the same
+    /// idempotency key.
     pub fn json_replayed<T: DeserializeOwned>(&self, call: Call) -> Result<(T, bool)> {
         let mut body = Vec::new();
         let headers = self.fetch(call.accept("application/json"), &mut |bytes| {
@@ -193,13 +194,13 @@ impl RestClient {
             Ok(())
         })?;
         let value = serde_json::from_slice(&body).map_err(|error| {
-            Error::internal(format!("the reply of {} is not understood: {error}", self.url()))
+            Error::internal(format!("the reply of {} cannot be decoded: {error}", self.url()))
                 .with_hint("is this a FastK server of the same version?")
         })?;
         Ok((value, headers.get(REPLAYED).is_some_and(|value| value == "true")))
     }
 
-    /// The reply piece by piece, as it comes.
+    /// Sends the request and passes the body to `sink` as it arrives.
     pub fn stream(&self, call: Call, sink: &mut dyn FnMut(Bytes) -> Result<()>) -> Result<()> {
         self.fetch(call, sink).map(|_| ())
     }
@@ -207,14 +208,14 @@ impl RestClient {
     fn fetch(&self, call: Call, sink: &mut dyn FnMut(Bytes) -> Result<()>) -> Result<HeaderMap> {
         self.runtime.block_on(async {
             let what = format!("{} {}{}", call.method, self.url(), call.target);
-            let accepted = call.unavailable_is_answer.then_some(StatusCode::SERVICE_UNAVAILABLE);
+            let accepted = call.accept_unavailable.then_some(StatusCode::SERVICE_UNAVAILABLE);
             let mut response = self.send(call).await?;
             if !response.status().is_success() && Some(response.status()) != accepted {
                 return Err(problem(&what, response).await);
             }
             while let Some(frame) = response.frame().await {
                 let frame = frame.map_err(|error| {
-                    Error::new(ErrorCode::Io, format!("the answer of {what} broke off: {}", causes(&error)))
+                    Error::new(ErrorCode::Io, format!("the response to {what} broke off: {}", error_chain(&error)))
                 })?;
                 if let Ok(bytes) = frame.into_data() {
                     sink(bytes)?;
@@ -242,34 +243,33 @@ impl RestClient {
         }
         let request = request
             .body(Full::new(body))
-            .map_err(|error| Error::invalid(format!("request to {uri} cannot be made: {error}")))?;
+            .map_err(|error| Error::invalid(format!("invalid request to {uri}: {error}")))?;
         self.client.request(request).await.map_err(|error| {
-            let causes = causes(&error);
-            let hint = if self.is_announced { ANNOUNCED_HINT } else { hint_of(self.url(), &causes) };
-            Error::new(ErrorCode::NotReady, format!("cannot reach {}: {causes}", self.url())).with_hint(hint)
+            let chain = error_chain(&error);
+            let hint = if self.is_announced { ANNOUNCED_HINT } else { connect_hint(self.url(), &chain) };
+            Error::new(ErrorCode::NotReady, format!("cannot reach {}: {chain}", self.url())).with_hint(hint)
         })
     }
 }
 
-/// What to do where a server cannot be reached at the address that it announced.
-const ANNOUNCED_HINT: &str = "the server announced this address in the LOCK of its data directory; from another \
-    container or machine, name it by --server http://HOST:PORT, or set http.advertise of the server to an address that \
-    reaches it";
+/// The hint for a server that cannot be reached at the address in `LOCK`.
+const ANNOUNCED_HINT: &str = "the server announced this address in the LOCK file of its data directory; from another \
+    container or machine, pass --server http://HOST:PORT, or set http.advertise of the server to a reachable address";
 
-/// What to look at when a server cannot be reached.
-fn hint_of(url: &str, causes: &str) -> &'static str {
+/// The hint for a server that cannot be reached.
+fn connect_hint(url: &str, chain: &str) -> &'static str {
     if !url.starts_with("https://") {
-        return "is the server running, and is this its REST address? One under TLS is reached by https://";
+        return "is the server running, and is this its REST address? A server with TLS needs https://";
     }
-    // What the other side says of our certificate comes as an alert, under one of many names.
-    if causes.contains("received fatal alert") {
-        return "a server that asks for a certificate wants one that it knows: --cert FILE and --key FILE";
+    // A server refuses a client certificate by one of many TLS alerts.
+    if chain.contains("received fatal alert") {
+        return "the server requires a client certificate that it trusts: --cert FILE and --key FILE";
     }
-    if causes.contains("NotValidForName") || causes.contains("not valid for name") {
-        return "the host of --server has to be one of the names in the certificate (subjectAltName); its common name does not count";
+    if chain.contains("NotValidForName") || chain.contains("not valid for name") {
+        return "the host of --server must be one of the names in the certificate (subjectAltName); its common name is ignored";
     }
-    if causes.contains("certificate") {
-        return "--ca FILE (or FASTK_CA) names the certificates of who signed that of the server; its host names are fixed there";
+    if chain.contains("certificate") {
+        return "set --ca FILE (or FASTK_CA) to the certificate of the issuer; the certificate must name the host";
     }
     "is the server running, is this its REST address, and does it speak TLS?"
 }
@@ -287,12 +287,12 @@ pub fn series_path(key: &SeriesKey, rows: bool) -> String {
     path
 }
 
-/// A segment of a path, encoded.
+/// A percent-encoded segment of a path.
 pub fn segment(text: &str) -> impl std::fmt::Display {
     utf8_percent_encode(text, PLAIN)
 }
 
-/// A problem document; members this program does not use are left out.
+/// The members of a problem document that are used here.
 #[derive(Deserialize)]
 struct ProblemReply {
     code: String,
@@ -310,10 +310,10 @@ async fn problem(what: &str, response: Response<hyper::body::Incoming>) -> Error
     let status = response.status();
     let body = match http_body_util::Limited::new(response.into_body(), 4 << 20).collect().await {
         Ok(body) => body.to_bytes(),
-        Err(error) => return Error::new(ErrorCode::Io, format!("the answer of {what} broke off: {error}")),
+        Err(error) => return Error::new(ErrorCode::Io, format!("the response to {what} broke off: {error}")),
     };
     let Ok(problem) = serde_json::from_slice::<ProblemReply>(&body) else {
-        return Error::internal(format!("{what} answered {status} without a problem document"))
+        return Error::internal(format!("{what} returned {status} without a problem document"))
             .with_hint("is this a FastK server?");
     };
     let code = ErrorCode::from_name(&problem.code).unwrap_or(ErrorCode::Internal);
@@ -328,7 +328,7 @@ async fn problem(what: &str, response: Response<hyper::body::Incoming>) -> Error
     }
 }
 
-/// The hint of a server in the words of the command line, which has flags and no headers.
+/// The hint of a server, reworded for flags where it names headers.
 fn hint_here(code: ErrorCode, hint: Option<String>) -> Option<String> {
     match code {
         ErrorCode::Unauthenticated => Some("--token TOKEN, or FASTK_TOKEN in the environment".to_string()),
@@ -336,8 +336,8 @@ fn hint_here(code: ErrorCode, hint: Option<String>) -> Option<String> {
     }
 }
 
-/// An error with what caused it.
-fn causes(error: &dyn std::error::Error) -> String {
+/// An error with its sources.
+fn error_chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {
@@ -353,44 +353,44 @@ mod tests {
     use std::io::{Read, Write};
     use std::net::TcpListener;
 
-    /// Answers one request with these bytes and closes; gives back what was asked.
-    fn answer(reply: &'static str) -> (String, std::thread::JoinHandle<String>) {
+    /// A server that sends these bytes to one request and closes; returns its address and the request.
+    fn serve_once(reply: &'static str) -> (String, std::thread::JoinHandle<String>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let thread = std::thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
-            let mut asked = vec![0; 4096];
-            let n = stream.read(&mut asked).unwrap();
+            let mut request = vec![0; 4096];
+            let n = stream.read(&mut request).unwrap();
             stream.write_all(reply.as_bytes()).unwrap();
-            String::from_utf8_lossy(&asked[..n]).into_owned()
+            String::from_utf8_lossy(&request[..n]).into_owned()
         });
         (address, thread)
     }
 
     #[test]
-    fn problem_documents_come_back_as_the_error_they_were() {
+    fn problem_documents_are_decoded_into_the_original_error() {
         let body = r#"{"code":"invalid_rows","detail":"2 rows","hint":"look","errors":[{"row":7,"field":"open","reason":"missing","message":"m"}]}"#;
         let reply = format!("HTTP/1.1 422 Unprocessable\r\ncontent-length: {}\r\n\r\n{body}", body.len());
-        let (address, thread) = answer(Box::leak(reply.into_boxed_str()));
+        let (address, thread) = serve_once(Box::leak(reply.into_boxed_str()));
         let key = SeriesKey::kline("^GSPC", "1d").unwrap();
         let call = Call::new(Method::GET, series_path(&key, true)).param("start", "2024-01-01T00:00:00+01:00");
         let error = RestClient::new(&address).unwrap().json::<serde_json::Value>(call).unwrap_err();
         assert_eq!((error.code(), error.detail(), error.hint()), (ErrorCode::InvalidRows, "2 rows", Some("look")));
         assert_eq!(error.rows()[0].row, 7);
-        let asked = thread.join().unwrap();
+        let request = thread.join().unwrap();
         assert!(
-            asked.starts_with("GET /v1/klines/%5EGSPC/1d?start=2024-01-01T00%3A00%3A00%2B01%3A00 HTTP/1.1"),
-            "{asked}"
+            request.starts_with("GET /v1/klines/%5EGSPC/1d?start=2024-01-01T00%3A00%3A00%2B01%3A00 HTTP/1.1"),
+            "{request}"
         );
     }
 
     #[test]
-    fn an_answer_cut_short_is_an_error() {
+    fn a_truncated_response_is_an_error() {
         for reply in [
             "HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nabc",
             "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n",
         ] {
-            let (address, thread) = answer(reply);
+            let (address, thread) = serve_once(reply);
             let mut got = Vec::new();
             let result = RestClient::new(&format!("http://{address}/")).unwrap().stream(
                 Call::new(Method::GET, "/x"),
@@ -406,7 +406,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_there_is_not_ready_and_bad_addresses_are_named() {
+    fn an_unreachable_server_is_not_ready_and_bad_addresses_are_named() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
         drop(listener);

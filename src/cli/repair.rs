@@ -1,5 +1,5 @@
-//! `fastk admin repair` and `fastk admin rebuild-manifest`: for the bad day. They need the directory to themselves, and
-//! only show what they would do without `--apply`.
+//! `fastk admin repair` and `fastk admin rebuild-manifest`. Both need a directory that no process has open; without
+//! `--apply` they only print what they would do.
 
 use std::path::PathBuf;
 
@@ -12,25 +12,25 @@ use crate::store::{LOCK_FILE, RepairAction, RepairOptions, RepairReport, repair}
 
 #[derive(Debug, clap::Args)]
 pub struct RepairArgs {
-    /// Data directory, which no process may have open; the one of the configuration when left out.
+    /// Data directory, which no process may have open [default: the configured one].
     #[arg(long, value_name = "DIR")]
     root: Option<PathBuf>,
-    /// Do it; without this only what would be done is shown.
+    /// Repair; without this, only print what would be done.
     #[arg(long)]
     apply: bool,
-    /// Print the reply as JSON.
+    /// Print JSON.
     #[arg(long)]
     json: bool,
 }
 
-/// Runs either verb. Exit status 0 for a store that was or is whole now, 1 when there is something to do or anything that
-/// was acknowledged is lost: rows, commits, snapshots, series.
+/// Runs either command. Exit status 0 for a store that is now intact; 1 when repairs are pending, or acknowledged rows,
+/// commits, snapshots or series are lost.
 pub fn run(args: &RepairArgs, rebuild_manifest: bool) -> Result<u8> {
     let options = RepairOptions { apply: args.apply, rebuild_manifest };
     let root = DiskPath::os(&root_or_configured(args.root.as_deref())?);
     let mut report = repair(&root, options)?;
     if args.apply {
-        mend_registry(&root, &mut report)?;
+        repair_registry(&root, &mut report)?;
     }
     if args.json {
         print::reply(&report, true)?;
@@ -41,8 +41,8 @@ pub fn run(args: &RepairArgs, rebuild_manifest: bool) -> Result<u8> {
     Ok(u8::from(pending || report.has_lost()))
 }
 
-/// Begins a fresh registry where the repair set one aside, and sets one aside that cannot be read although it looks whole.
-fn mend_registry(root: &DiskPath, report: &mut RepairReport) -> Result<()> {
+/// Creates a new registry if the repair quarantined the old one, and quarantines one that cannot be read.
+fn repair_registry(root: &DiskPath, report: &mut RepairReport) -> Result<()> {
     let expected = report.actions.iter().any(|action| action.file == REGISTRY_FILE);
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     let wall_ms = i64::try_from(since.as_millis()).unwrap_or(i64::MAX);
@@ -74,13 +74,13 @@ fn text(report: &RepairReport, apply: bool) -> String {
         out.push_str(&format!("lost       log sequence numbers {first} to {last}\n"));
     }
     if let Some(first) = report.lost_from {
-        out.push_str(&format!("lost       log sequence numbers from {first} on, if there were any\n"));
+        out.push_str(&format!("lost       log sequence numbers from {first} on, if any\n"));
     }
     for (first, last) in &report.lost_commits {
         out.push_str(&match last {
             Some(last) if last == first => format!("lost       commit {first}\n"),
             Some(last) => format!("lost       commits {first} to {last}\n"),
-            None => format!("lost       commits from {first} on, if there were any\n"),
+            None => format!("lost       commits from {first} on, if any\n"),
         });
     }
     for snapshot in &report.lost_snapshots {
@@ -98,7 +98,7 @@ fn text(report: &RepairReport, apply: bool) -> String {
             format!("repaired: {} series, {} rows, commit {}\n", report.series, report.rows, report.commit)
         }
         (false, false) => {
-            "nothing was changed; --apply does it, and keeps every damaged file under quarantine/\n".to_owned()
+            "nothing was changed; --apply repairs the store and keeps every damaged file under quarantine/\n".to_owned()
         }
     });
     out

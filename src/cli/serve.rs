@@ -1,9 +1,8 @@
-//! `fastk serve`: settings, the store, both listeners, one `ready` line, and a clean end.
+//! `fastk serve`: loads the settings, opens the store, starts the listeners, prints one `ready` line, and shuts down.
 //!
 //! Invariants:
-//! - While the store is being opened the REST address, and that for health, tell how far that is; nothing else is
-//!   answered, on no listener.
-//! - A store that another process owns is told before an address that is in use.
+//! - While the store is being opened, the REST and health addresses only report the progress; Flight is not bound.
+//! - A store that another process owns is reported before an address that is in use.
 //! - The `ready` line is the only line on standard output, written when both listeners accept.
 //! - An address other than loopback is bound only where clients need a token, or under `--insecure`.
 
@@ -25,15 +24,15 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::server::tls_stream::Tls;
 use crate::service::{OpenProgress, Service};
 
-/// How much longer than the faces may drain their end is waited for; they cut what is open by themselves.
+/// Added to the drain timeout of the listeners, which abort open requests themselves.
 const DRAIN_SLACK: Duration = Duration::from_secs(15);
 
-/// The signal that says that a file would become larger than the limit.
+/// The signal sent when a write exceeds the limit on file sizes.
 const SIGXFSZ: i32 = 25;
 
 #[derive(Debug, clap::Args)]
 pub struct ServeArgs {
-    /// Data directory; made when missing.
+    /// Data directory; created when missing.
     #[arg(long, value_name = "DIR")]
     root: Option<PathBuf>,
     /// REST address; port 0 picks a free one.
@@ -48,7 +47,7 @@ pub struct ServeArgs {
     /// sync, interval or none: when a write is acknowledged.
     #[arg(long)]
     durability: Option<String>,
-    /// Listen on addresses that other machines reach although no token was made for this store.
+    /// Listen on addresses reachable from other machines although this store has no tokens.
     #[arg(long)]
     insecure: bool,
     /// Print the effective configuration with the origin of each value, and stop.
@@ -59,13 +58,13 @@ pub struct ServeArgs {
 impl ServeArgs {
     fn flags(&self) -> Vec<FlagValue> {
         let root = self.root.as_ref().map(|root| root.to_string_lossy().into_owned());
-        let given = [
+        let flags = [
             ("store", "root", "--root", root),
             ("store", "durability", "--durability", self.durability.clone()),
             ("http", "listen", "--http", self.http.clone()),
             ("flight", "listen", "--flight", self.flight.clone()),
         ];
-        given
+        flags
             .into_iter()
             .filter_map(|(section, key, flag, value)| Some(FlagValue { section, key, flag, value: value?.into() }))
             .collect()
@@ -97,18 +96,19 @@ pub fn run(args: ServeArgs) -> Result<u8> {
     crate::server::metrics::start();
     let tls = engine::secured(&config.tls)?;
     let opening = Arc::new(OpenProgress::default());
-    let tell =
+    let start =
         |address, tls| StartupListener::start(address, engine::serve_opening(Arc::clone(&opening), &config, tls));
-    let early = tell(http, tls.0.clone())?;
-    let early_health = health.map(|health| tell(health, engine::health_tls(&config, &tls.0))).transpose()?.flatten();
-    let service = engine::open_telling(&config.store.root, true, &config, Some(Arc::clone(&opening)))?;
-    let listeners = [early.map(StartupListener::end).transpose()?, early_health.map(StartupListener::end).transpose()?];
+    let startup_http = start(http, tls.0.clone())?;
+    let startup_health = health.map(|health| start(health, engine::health_tls(&config, &tls.0))).transpose()?.flatten();
+    let service = engine::open_with_progress(&config.store.root, true, &config, Some(Arc::clone(&opening)))?;
+    let listeners =
+        [startup_http.map(StartupListener::end).transpose()?, startup_health.map(StartupListener::end).transpose()?];
     let running = RunningServer::start_on(listeners, service, &config, tls, http, flight)?;
     print::out(&running.ready_line())?;
     running.until_signal()
 }
 
-/// What keeps a server from starting with these settings, beside what is wrong with each alone.
+/// Problems with the combination of settings, besides those of each setting.
 fn problems(config: &Config, insecure: bool) -> Vec<String> {
     let mut problems = Vec::new();
     let mut note = |outcome: Result<()>| problems.extend(outcome.err().map(|error| error.detail().to_string()));
@@ -127,18 +127,18 @@ fn problems(config: &Config, insecure: bool) -> Vec<String> {
     problems
 }
 
-/// Where nothing authenticates clients, only this machine may reach the listeners.
+/// The error for a listener that other machines can reach while no token exists.
 fn open_addresses(config: &Config) -> Option<Error> {
     let listen = [&config.http.listen, &config.flight.listen, &config.http.health_listen];
     let open = listen.into_iter().filter_map(|text| address(text).ok()).find(|address| !address.ip().is_loopback())?;
-    let make = if in_container() {
-        "`admin token create --name NAME`, as the command of another container on the same volume,"
+    let command = if in_container() {
+        "`admin token create --name NAME` in another container on the same volume"
     } else {
         "`fastk admin token create --name NAME`"
     };
     Some(Error::invalid(format!(
-        "{open} can be reached from other machines: {make} makes clients need a token, and --insecure listens there \
-         without"
+        "{open} can be reached from other machines and this store has no tokens: create one with {command}, or listen \
+         without tokens by --insecure"
     )))
 }
 
@@ -154,14 +154,14 @@ pub struct RunningServer {
     service: Arc<Service>,
     pub http: SocketAddr,
     pub flight: SocketAddr,
-    /// Address of the listener for health alone.
+    /// Address of the separate health listener.
     pub health: Option<SocketAddr>,
-    watchman: Option<std::thread::JoinHandle<()>>,
+    health_thread: Option<std::thread::JoinHandle<()>>,
     stop: watch::Sender<bool>,
-    /// SIGTERM and Ctrl-C, caught from before the listeners answer.
+    /// SIGTERM and Ctrl-C, handled from before the listeners accept.
     signals: [Signal; 2],
-    faces: [JoinHandle<Result<()>>; 2],
-    /// How long the faces may drain.
+    listeners: [JoinHandle<Result<()>>; 2],
+    /// Drain timeout of the listeners.
     drain: Duration,
 }
 
@@ -172,12 +172,12 @@ impl std::fmt::Debug for RunningServer {
 }
 
 impl RunningServer {
-    /// Binds both listeners and starts to answer.
+    /// Binds both listeners and starts to serve.
     pub fn start(service: Arc<Service>, config: &Config, http: SocketAddr, flight: SocketAddr) -> Result<Self> {
         Self::start_on([None, None], service, config, engine::secured(&config.tls)?, http, flight)
     }
 
-    /// The same on listeners for REST and for health that are bound already.
+    /// Starts on already bound listeners for REST and for health, if given.
     fn start_on(
         [listener, health_listener]: [Option<std::net::TcpListener>; 2],
         service: Arc<Service>,
@@ -194,19 +194,19 @@ impl RunningServer {
             .thread_name("fastk")
             .build()
             .map_err(|error| Error::new(ErrorCode::Io, format!("cannot start threads: {error}")))?;
-        let caught = |kind| {
+        let handler = |kind| {
             let _inside = runtime.enter();
             signal(kind).map_err(|error| Error::new(ErrorCode::Io, format!("cannot wait for signals: {error}")))
         };
-        let signals = [caught(SignalKind::terminate())?, caught(SignalKind::interrupt())?];
-        // Caught once, it no longer ends the process: a write beyond a limit on file sizes fails like one on a full disk.
-        drop(caught(SignalKind::from_raw(SIGXFSZ))?);
-        let cannot = |face: &str, error| Error::new(ErrorCode::Io, format!("{face} listener: {error}"));
+        let signals = [handler(SignalKind::terminate())?, handler(SignalKind::interrupt())?];
+        // With a handler the signal no longer ends the process: the write fails with an error, as on a full disk.
+        drop(handler(SignalKind::from_raw(SIGXFSZ))?);
+        let listener_error = |protocol: &str, error| Error::new(ErrorCode::Io, format!("{protocol} listener: {error}"));
         let http_listener = match listener {
             None => runtime.block_on(bind("REST", "--http", http))?,
             Some(listener) => {
                 let _inside = runtime.enter();
-                TcpListener::from_std(listener).map_err(|error| cannot("REST", error))?
+                TcpListener::from_std(listener).map_err(|error| listener_error("REST", error))?
             }
         };
         let flight_listener = runtime.block_on(bind("Flight", "--flight", flight))?;
@@ -218,24 +218,24 @@ impl RunningServer {
         let when_stopped = |mut stopped: watch::Receiver<bool>| async move {
             let _ = stopped.wait_for(|stop| *stop).await;
         };
-        let (health, watchman) = match config.http.health_listen.as_str() {
+        let (health, health_thread) = match config.http.health_listen.as_str() {
             "" => (None, None),
             text => {
-                let cannot = |error| cannot("health", error);
+                let health_error = |error| listener_error("health", error);
                 let listener = match health_listener {
                     None => {
                         let bound = runtime.block_on(bind("health", "http.health_listen", address(text)?))?;
-                        bound.into_std().map_err(cannot)?
+                        bound.into_std().map_err(health_error)?
                     }
                     Some(listener) => listener,
                 };
-                let at = listener.local_addr().map_err(cannot)?;
+                let at = listener.local_addr().map_err(health_error)?;
                 let tls = engine::health_tls(config, &http_tls);
                 let serving = engine::serve_health(&service, &gate, config, tls);
-                (Some(at), Some(watch_alone("fastk-health", listener, serving, when_stopped(stopped.clone()))?))
+                (Some(at), Some(spawn_listener("fastk-health", listener, serving, when_stopped(stopped.clone()))?))
             }
         };
-        let faces = [
+        let listeners = [
             runtime.spawn(engine::serve_http(
                 http_listener,
                 service.clone(),
@@ -253,22 +253,22 @@ impl RunningServer {
                 when_stopped(stopped.clone()),
             )),
         ];
-        let (of_store, advertised) = (Arc::downgrade(&service), config.http.advertise.clone());
+        let (weak_service, advertised) = (Arc::downgrade(&service), config.http.advertise.clone());
         engine::announce(&service, &advertised, http, flight, &announced)?;
         let renewed = move || {
-            let told =
-                of_store.upgrade().map(|service| engine::announce(&service, &advertised, http, flight, &announced));
-            if let Some(Err(error)) = told {
+            let announced =
+                weak_service.upgrade().map(|service| engine::announce(&service, &advertised, http, flight, &announced));
+            if let Some(Err(error)) = announced {
                 tracing::warn!(%error, "LOCK does not name the renewed certificate: commands with --root cannot use this server");
             }
         };
         runtime.spawn(engine::renew_certificates(certificates, Box::pin(when_stopped(stopped)), renewed));
         tracing::info!(%http, %flight, root = %config.store.root.display(), "ready");
         let drain = engine::drain(config);
-        Ok(Self { runtime, service, http, flight, health, watchman, stop, signals, faces, drain })
+        Ok(Self { runtime, service, http, flight, health, health_thread, stop, signals, listeners, drain })
     }
 
-    /// The line that says where both listeners answer.
+    /// The line with the addresses of the listeners.
     pub fn ready_line(&self) -> String {
         let health = self.health.map(|health| format!(" health={health}")).unwrap_or_default();
         format!("ready http={} flight={}{health}\n", self.http, self.flight)
@@ -276,7 +276,7 @@ impl RunningServer {
 
     /// Waits for SIGTERM, Ctrl-C or the failure of a listener, then drains.
     pub fn until_signal(mut self) -> Result<u8> {
-        let [http, flight] = &mut self.faces;
+        let [http, flight] = &mut self.listeners;
         let [terminate, interrupt] = &mut self.signals;
         let failed = self.runtime.block_on(async {
             tokio::select! {
@@ -286,13 +286,13 @@ impl RunningServer {
                 ended = flight => Some(("Flight", ended)),
             }
         });
-        if let Some((face, ended)) = failed {
+        if let Some((protocol, ended)) = failed {
             let cause = match ended {
                 Ok(Ok(())) => "it stopped by itself".to_string(),
                 Ok(Err(error)) => error.detail().to_string(),
                 Err(error) => error.to_string(),
             };
-            return Err(Error::new(ErrorCode::Io, format!("the {face} listener failed: {cause}")));
+            return Err(Error::new(ErrorCode::Io, format!("the {protocol} listener failed: {cause}")));
         }
         self.stop()
     }
@@ -302,20 +302,20 @@ impl RunningServer {
         tracing::info!("draining");
         self.service.drain();
         let _ = self.stop.send(true);
-        let patience = self.drain.saturating_add(DRAIN_SLACK);
+        let timeout = self.drain.saturating_add(DRAIN_SLACK);
         engine::cancel_jobs(&self.service);
         self.runtime.block_on(async {
-            for face in self.faces {
-                match tokio::time::timeout(patience, face).await {
+            for listener in self.listeners {
+                match tokio::time::timeout(timeout, listener).await {
                     Ok(Ok(Ok(()))) => {}
                     Ok(Ok(Err(error))) => tracing::warn!(%error, "a listener failed while draining"),
                     Ok(Err(error)) => tracing::warn!(%error, "a listener failed while draining"),
-                    Err(_) => tracing::warn!("requests were cut after {} s", patience.as_secs()),
+                    Err(_) => tracing::warn!("requests were aborted after {} s", timeout.as_secs()),
                 }
             }
         });
-        if let Some(watchman) = self.watchman {
-            let _ = watchman.join();
+        if let Some(health_thread) = self.health_thread {
+            let _ = health_thread.join();
         }
         self.runtime.shutdown_timeout(Duration::from_secs(1));
         engine::close(self.service);
@@ -324,7 +324,7 @@ impl RunningServer {
     }
 }
 
-/// The REST address, or that for health, while the store is being opened.
+/// The listener on the REST or health address while the store is being opened.
 struct StartupListener {
     listener: std::net::TcpListener,
     opened: watch::Sender<bool>,
@@ -332,25 +332,25 @@ struct StartupListener {
 }
 
 impl StartupListener {
-    /// Binds the address and answers there; `None` where it cannot be bound, which is told once the store is open.
+    /// Binds the address and serves there. `None` if it cannot be bound, which is reported once the store is open.
     fn start(
         address: SocketAddr,
-        serving: impl FnOnce(TcpListener, engine::Ended) -> engine::Serving + Send + 'static,
+        serving: impl FnOnce(TcpListener, engine::Shutdown) -> engine::Serving + Send + 'static,
     ) -> Result<Option<Self>> {
-        let cannot = |error: std::io::Error| Error::new(ErrorCode::Io, format!("cannot listen on {address}: {error}"));
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(cannot)?;
+        let failed = |error: std::io::Error| Error::new(ErrorCode::Io, format!("cannot listen on {address}: {error}"));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
         let Ok(listener) = runtime.block_on(bind("REST", "--http", address)) else { return Ok(None) };
-        let listener = listener.into_std().map_err(cannot)?;
+        let listener = listener.into_std().map_err(failed)?;
         let (opened, mut is_opened) = watch::channel(false);
         let until = async move {
             let _ = is_opened.wait_for(|opened| *opened).await;
         };
-        let copy = listener.try_clone().map_err(cannot)?;
-        let thread = watch_alone("fastk-opening", copy, serving, until)?;
+        let copy = listener.try_clone().map_err(failed)?;
+        let thread = spawn_listener("fastk-opening", copy, serving, until)?;
         Ok(Some(Self { listener, opened, thread: Some(thread) }))
     }
 
-    /// Answers no more; the listener is for whoever answers now.
+    /// Stops serving and returns the bound listener.
     fn end(mut self) -> Result<std::net::TcpListener> {
         self.stop();
         self.listener.try_clone().map_err(|error| Error::new(ErrorCode::Io, format!("bound listener: {error}")))
@@ -370,16 +370,16 @@ impl Drop for StartupListener {
     }
 }
 
-/// Serves on a thread and a runtime of its own.
-fn watch_alone(
+/// Serves on a separate thread with its own runtime.
+fn spawn_listener(
     name: &'static str,
     listener: std::net::TcpListener,
-    serving: impl FnOnce(TcpListener, engine::Ended) -> engine::Serving + Send + 'static,
+    serving: impl FnOnce(TcpListener, engine::Shutdown) -> engine::Serving + Send + 'static,
     stopped: impl Future<Output = ()> + Send + 'static,
 ) -> Result<std::thread::JoinHandle<()>> {
-    let cannot = |error: std::io::Error| Error::new(ErrorCode::Io, format!("cannot start the thread {name}: {error}"));
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(cannot)?;
-    let watch = move || {
+    let failed = |error: std::io::Error| Error::new(ErrorCode::Io, format!("cannot start the thread {name}: {error}"));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+    let serve = move || {
         let served = runtime.block_on(async {
             let listener = TcpListener::from_std(listener)
                 .map_err(|error| Error::new(ErrorCode::Io, format!("{name}: {error}")))?;
@@ -387,15 +387,15 @@ fn watch_alone(
         });
         runtime.shutdown_timeout(Duration::from_secs(1));
         if let Err(error) = served {
-            tracing::warn!(%error, "the listener of {name} failed");
+            tracing::warn!(%error, "the {name} listener failed");
         }
     };
-    std::thread::Builder::new().name(name.into()).spawn(watch).map_err(cannot)
+    std::thread::Builder::new().name(name.into()).spawn(serve).map_err(failed)
 }
 
-async fn bind(face: &str, flag: &str, address: SocketAddr) -> Result<TcpListener> {
+async fn bind(protocol: &str, flag: &str, address: SocketAddr) -> Result<TcpListener> {
     TcpListener::bind(address).await.map_err(|error| {
-        let error = Error::new(ErrorCode::Io, format!("cannot listen on {address} for {face}: {error}"));
+        let error = Error::new(ErrorCode::Io, format!("cannot listen on {address} for {protocol}: {error}"));
         error.with_hint(format!("{flag} 127.0.0.1:0 picks a free port"))
     })
 }
@@ -405,7 +405,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_loopback_is_bound_without_being_told() {
+    fn only_loopback_is_bound_without_tokens_or_insecure() {
         let root = tempfile::tempdir().unwrap();
         let with = |http: &str, flight: &str, health: &str, insecure| {
             let mut config = Config::default();
@@ -427,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_that_keeps_a_server_from_starting_is_told_at_once() {
+    fn every_problem_with_the_settings_is_reported_at_once() {
         let mut config = Config::default();
         config.log.level = "fastk=loud".into();
         config.http.cors_origins = vec!["*".into(), "http://good".into(), "http://bad/".into()];
@@ -437,8 +437,8 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         config.store.root = root.path().into();
         let found = problems(&config, false);
-        let wanted = ["fastk=loud", "\"*\"", "http://bad/", "/nonexistent/", "0.0.0.0:1"];
-        assert_eq!(found.len(), wanted.len(), "{found:?}");
-        assert!(found.iter().zip(wanted).all(|(found, wanted)| found.contains(wanted)), "{found:?}");
+        let expected = ["fastk=loud", "\"*\"", "http://bad/", "/nonexistent/", "0.0.0.0:1"];
+        assert_eq!(found.len(), expected.len(), "{found:?}");
+        assert!(found.iter().zip(expected).all(|(found, expected)| found.contains(expected)), "{found:?}");
     }
 }

@@ -1,4 +1,4 @@
-//! `fastk snapshot`: named views of the whole store.
+//! `fastk snapshot`: named snapshots of the whole store.
 
 use clap::Subcommand;
 
@@ -9,16 +9,16 @@ use crate::error::Result;
 #[derive(Debug, clap::Args)]
 pub struct SnapshotArgs {
     #[command(subcommand)]
-    verb: SnapshotCommand,
+    command: SnapshotCommand,
 }
 
 #[derive(Debug, Subcommand)]
 enum SnapshotCommand {
-    /// Name the store as it is now, for --as-of.
+    /// Create a snapshot of the current commit, for --as-of.
     Create(SnapshotNameArgs),
-    /// Named snapshots.
+    /// List named snapshots.
     List(PlainArgs),
-    /// Take a name away; what only it showed is removed in time.
+    /// Drop a snapshot; data that only it needs is removed later.
     Drop(SnapshotNameArgs),
 }
 
@@ -29,9 +29,9 @@ struct SnapshotNameArgs {
     plain: PlainArgs,
 }
 
-/// Runs one of the verbs under `snapshot`.
+/// Runs one of the commands under `snapshot`.
 pub fn run(args: SnapshotArgs) -> Result<u8> {
-    match args.verb {
+    match args.command {
         SnapshotCommand::Create(SnapshotNameArgs { name, plain }) => {
             print::reply(&CommandTarget::open(&plain.target, false)?.create_snapshot(&name)?, plain.json)?;
         }

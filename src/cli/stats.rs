@@ -1,4 +1,4 @@
-//! `fastk admin stats` and `capabilities`: the store in one look, and how each series can be searched.
+//! `fastk admin stats` and `capabilities`: totals of the store, and how predicates on each series can be evaluated.
 
 use serde::Serialize;
 
@@ -10,7 +10,7 @@ use crate::query::Operator;
 use crate::service::{HealthStatus, InventoryTotals, MaintenanceStatus, SeriesFilter, SeriesInfo};
 use crate::types::SeriesKey;
 
-/// What `stats` answers.
+/// The reply of `stats`.
 #[derive(Debug, Serialize)]
 struct Stats {
     status: HealthStatus,
@@ -23,7 +23,7 @@ struct Stats {
     upkeep: MaintenanceStatus,
 }
 
-/// How one series can be searched.
+/// How predicates on one series can be evaluated.
 #[derive(Debug, Serialize)]
 struct SeriesCapabilities {
     series: SeriesKey,
@@ -32,11 +32,11 @@ struct SeriesCapabilities {
     has_vix: bool,
     /// Columns with a value index.
     value_index: Vec<String>,
-    /// Whether expected intervals can be told, and with them coverage and gaps.
+    /// Whether the interval is known, and with it coverage and gaps.
     has_coverage: bool,
 }
 
-/// What `capabilities` answers.
+/// The reply of `capabilities`.
 #[derive(Debug, Serialize)]
 struct Capabilities {
     commit: u64,
@@ -59,7 +59,7 @@ impl From<SeriesInfo> for SeriesCapabilities {
     }
 }
 
-/// Prints totals and what upkeep did.
+/// Prints totals and what maintenance did.
 pub fn stats(args: &PlainArgs) -> Result<u8> {
     let target = CommandTarget::open(&args.target, false)?;
     let health = target.health()?;
@@ -78,7 +78,7 @@ pub fn stats(args: &PlainArgs) -> Result<u8> {
     Ok(0)
 }
 
-/// Prints how each series can be searched.
+/// Prints how predicates on each series can be evaluated.
 pub fn capabilities(args: &FilterArgs) -> Result<u8> {
     let found = args.list(&CommandTarget::open(&args.plain.target, false)?)?;
     let capabilities = Capabilities {

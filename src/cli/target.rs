@@ -1,4 +1,4 @@
-//! Where a verb works: on the store it opens itself, or through the server that owns it.
+//! The target of a command: a store that it opens itself, or the server that owns the store.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -24,22 +24,22 @@ use crate::service::{
 };
 use crate::types::{SeriesKey, SeriesSpec};
 
-/// Which store a verb means.
+/// The flags that select the store of a command.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct TargetArgs {
-    /// Data directory; the one of the configuration when left out. A server that owns it is asked instead.
+    /// Data directory [default: the configured one]. If a server owns it, the command goes through that server.
     #[arg(long, value_name = "DIR", conflicts_with = "server")]
     pub root: Option<PathBuf>,
     /// REST address of a running server: http://host:port, or https://host:port under TLS.
     #[arg(long, value_name = "URL")]
     pub server: Option<String>,
-    /// Token for a server that asks for one.
+    /// Token, for a server that requires one.
     #[arg(long, value_name = "TOKEN", env = "FASTK_TOKEN", hide_env_values = true)]
     pub token: Option<String>,
-    /// Certificates (PEM) of who may sign for an https:// server, instead of those that the system trusts.
+    /// Trusted certificates (PEM) for an https:// server, instead of the roots of the system.
     #[arg(long, value_name = "FILE", env = "FASTK_CA")]
     pub ca: Option<PathBuf>,
-    /// Certificate (PEM) to show to an https:// server that asks for one; needs --key.
+    /// Client certificate (PEM), for an https:// server that requires one; needs --key.
     #[arg(long = "cert", value_name = "FILE", env = "FASTK_CERT")]
     pub client_cert: Option<PathBuf>,
     /// Key (PEM) of --cert.
@@ -48,7 +48,7 @@ pub struct TargetArgs {
 }
 
 impl TargetArgs {
-    /// A client of a server, which under TLS has to show this certificate if one is known already.
+    /// A client of a server; under TLS only the pinned certificate is accepted if there is one.
     fn client(&self, server: &str, pinned: Option<String>) -> Result<RestClient> {
         let identity = match (&self.client_cert, &self.client_key) {
             (Some(cert), Some(key)) => Some((cert.clone(), key.clone())),
@@ -56,30 +56,30 @@ impl TargetArgs {
             _ => return Err(Error::invalid("--cert and --key go together")),
         };
         let trust = ServerTrust { ca: self.ca.clone(), identity, pinned };
-        Ok(RestClient::trusting(server, &trust)?.with_token(self.token.as_deref()))
+        Ok(RestClient::with_trust(server, &trust)?.with_token(self.token.as_deref()))
     }
 }
 
-/// Arguments of a verb that has no others than where it works and how it shows its reply.
+/// Arguments of a command that has only a target and an output format.
 #[derive(Debug, clap::Args)]
 pub struct PlainArgs {
     #[command(flatten)]
     pub target: TargetArgs,
-    /// Print the reply as JSON.
+    /// Print JSON.
     #[arg(long)]
     pub json: bool,
 }
 
 const SNAPSHOTS: &str = "/v1/snapshots";
-/// Rows of one JSON answer that are asked for, the most first: what servers give at most by default, and what they may
-/// be set to. No number at all is answered by every one.
+/// Limits to try for one JSON response, largest first: the default maximum of servers, then lower ones they may be
+/// configured to. The last attempt sends no limit, which every server accepts.
 const JSON_ROWS: [u64; 3] = [1_000_000, 100_000, 10_000];
-/// Longest target of a read; servers take 8,192 bytes by default.
+/// Longest request target of a read in bytes; servers accept 8,192 by default.
 const TARGET_BYTES_MAX: usize = 4_000;
-/// Bytes at the end of a JSON answer among which its cursor stands.
+/// Bytes at the end of a JSON response that contain its cursor.
 const END_BYTES: usize = 512;
 
-/// An open store, or a server to ask.
+/// An open store, or a client of the server that owns it.
 #[derive(Debug)]
 pub enum CommandTarget {
     Local(Arc<Service>),
@@ -91,12 +91,12 @@ fn config() -> Result<Config> {
     Ok(LoadedConfig::read(file.as_deref(), &[])?.config)
 }
 
-/// The data directory that is meant, for verbs that read its files themselves.
+/// The data directory, for commands that read its files themselves.
 pub fn root_of(args: &TargetArgs) -> Result<PathBuf> {
     root_or_configured(args.root.as_deref())
 }
 
-/// This directory, or the one of the configuration.
+/// This directory, or the configured one.
 pub fn root_or_configured(root: Option<&Path>) -> Result<PathBuf> {
     match root {
         Some(root) => Ok(root.to_path_buf()),
@@ -104,7 +104,7 @@ pub fn root_or_configured(root: Option<&Path>) -> Result<PathBuf> {
     }
 }
 
-/// How the rows of a body are read.
+/// How the rows of a body are decoded.
 #[derive(Clone, Debug, Default)]
 pub struct BodyOptions {
     pub format: String,
@@ -117,13 +117,13 @@ pub struct BodyOptions {
 }
 
 impl BodyOptions {
-    /// Takes timestamps as they are: for callers that have judged them, or promise to take any.
+    /// Accepts any timestamp: for callers that checked them, or that accept any.
     pub fn any_time(self) -> Self {
         Self { grid: Some("allow".into()), implausible_ts: Some("allow".into()), ..self }
     }
 }
 
-/// How rows are written out.
+/// How rows are encoded.
 #[derive(Clone, Debug, Default)]
 pub struct OutputOptions {
     /// `json`, `ndjson`, `csv`, `arrow` or `parquet`.
@@ -135,8 +135,8 @@ pub struct OutputOptions {
 }
 
 impl CommandTarget {
-    /// Opens the store, or finds the server that owns it and says so on standard error. A missing store is made
-    /// when `create` is set, else it is `not_found`.
+    /// Opens the store, or connects to the server that owns it and prints so to standard error. A missing store is
+    /// created when `create` is set, else it is `not_found`.
     pub fn open(args: &TargetArgs, create: bool) -> Result<Self> {
         if let Some(server) = &args.server {
             return Ok(CommandTarget::Remote(Box::new(args.client(server, None)?)));
@@ -150,10 +150,10 @@ impl CommandTarget {
         }
     }
 
-    /// Finds the server without opening the store.
+    /// Connects to the server without opening the store.
     ///
     /// # Errors
-    /// `not_ready` when none has the store open.
+    /// `not_ready` when no server has the store open.
     pub fn running(args: &TargetArgs) -> Result<Self> {
         if let Some(server) = &args.server {
             return Ok(CommandTarget::Remote(Box::new(args.client(server, None)?)));
@@ -191,14 +191,18 @@ impl CommandTarget {
     pub fn list(&self, filter: &SeriesFilter) -> Result<SeriesPage> {
         match self {
             CommandTarget::Local(service) => service.list(filter),
-            CommandTarget::Remote(client) => client.json(filtered(Call::new(Method::GET, "/v1/series"), filter)),
+            CommandTarget::Remote(client) => {
+                client.json(with_series_filter(Call::new(Method::GET, "/v1/series"), filter))
+            }
         }
     }
 
     pub fn inventory(&self, filter: &SeriesFilter) -> Result<Inventory> {
         match self {
             CommandTarget::Local(service) => service.inventory(filter),
-            CommandTarget::Remote(client) => client.json(filtered(Call::new(Method::GET, "/inventory"), filter)),
+            CommandTarget::Remote(client) => {
+                client.json(with_series_filter(Call::new(Method::GET, "/inventory"), filter))
+            }
         }
     }
 
@@ -212,21 +216,19 @@ impl CommandTarget {
     pub fn health(&self) -> Result<Health> {
         match self {
             CommandTarget::Local(service) => service.health(),
-            CommandTarget::Remote(client) => client.json(Call::new(Method::GET, "/health").unavailable_is_answer()),
+            CommandTarget::Remote(client) => client.json(Call::new(Method::GET, "/health").accept_unavailable()),
         }
     }
 
-    /// Whether requests are answered.
+    /// Whether the store accepts requests.
     pub fn ready(&self) -> Result<StatusReply> {
         match self {
             CommandTarget::Local(service) => service.readiness(),
-            CommandTarget::Remote(client) => {
-                client.json(Call::new(Method::GET, "/health/ready").unavailable_is_answer())
-            }
+            CommandTarget::Remote(client) => client.json(Call::new(Method::GET, "/health/ready").accept_unavailable()),
         }
     }
 
-    /// Moves the tail of these series (all when empty) into chunk files.
+    /// Seals and compacts these series (all when empty).
     pub fn compact(&self, series: &[SeriesKey]) -> Result<CompactReply> {
         match self {
             CommandTarget::Local(service) => service.compact(series),
@@ -237,7 +239,7 @@ impl CommandTarget {
         }
     }
 
-    /// Backs the store up.
+    /// Backs up the store.
     pub fn backup(&self, request: &BackupRequest) -> Result<BackupReply> {
         match self {
             CommandTarget::Local(service) => {
@@ -248,7 +250,7 @@ impl CommandTarget {
         }
     }
 
-    /// Has the server check every file, or checks the store that is open here.
+    /// Verifies every file of the store.
     pub fn verify(&self, request: VerifyRequest) -> Result<VerifyReport> {
         match self {
             CommandTarget::Local(service) => {
@@ -258,7 +260,7 @@ impl CommandTarget {
         }
     }
 
-    /// The same, and writes damaged sidecars anew.
+    /// Verifies every file and rebuilds damaged sidecars.
     pub fn scrub(&self, request: ScrubRequest) -> Result<VerifyReport> {
         match self {
             CommandTarget::Local(service) => service.scrub(request.dry_run, &scrub_watch(request)),
@@ -327,7 +329,9 @@ impl CommandTarget {
     pub fn datasets(&self, filter: &RecordFilter) -> Result<DatasetPage> {
         match self {
             CommandTarget::Local(service) => service.datasets(filter),
-            CommandTarget::Remote(client) => client.json(selected(Call::new(Method::GET, "/v1/datasets"), filter)?),
+            CommandTarget::Remote(client) => {
+                client.json(with_record_filter(Call::new(Method::GET, "/v1/datasets"), filter)?)
+            }
         }
     }
 
@@ -343,7 +347,9 @@ impl CommandTarget {
     pub fn dataset_versions(&self, name: &str, filter: &RecordFilter) -> Result<DatasetPage> {
         match self {
             CommandTarget::Local(service) => service.dataset_versions(name, filter),
-            CommandTarget::Remote(client) => client.json(selected(versions_call(RecordKind::Dataset, name), filter)?),
+            CommandTarget::Remote(client) => {
+                client.json(with_record_filter(versions_call(RecordKind::Dataset, name), filter)?)
+            }
         }
     }
 
@@ -374,7 +380,9 @@ impl CommandTarget {
     pub fn definitions(&self, kind: RecordKind, filter: &RecordFilter) -> Result<DefinitionPage> {
         match self {
             CommandTarget::Local(service) => service.definitions(kind, filter),
-            CommandTarget::Remote(client) => client.json(selected(Call::new(Method::GET, records_path(kind)), filter)?),
+            CommandTarget::Remote(client) => {
+                client.json(with_record_filter(Call::new(Method::GET, records_path(kind)), filter)?)
+            }
         }
     }
 
@@ -388,7 +396,7 @@ impl CommandTarget {
     pub fn definition_versions(&self, kind: RecordKind, name: &str, filter: &RecordFilter) -> Result<DefinitionPage> {
         match self {
             CommandTarget::Local(service) => service.definition_versions(kind, name, filter),
-            CommandTarget::Remote(client) => client.json(selected(versions_call(kind, name), filter)?),
+            CommandTarget::Remote(client) => client.json(with_record_filter(versions_call(kind, name), filter)?),
         }
     }
 
@@ -418,7 +426,7 @@ impl CommandTarget {
         }
     }
 
-    /// Deletes a closed range, or everything when `range` is `None`.
+    /// Deletes a closed range, or every row when `range` is `None`.
     pub fn delete(
         &self,
         key: &SeriesKey,
@@ -452,24 +460,24 @@ impl CommandTarget {
         key: &SeriesKey,
         body: Bytes,
         options: &BodyOptions,
-        terms: &WriteOptions,
+        write_options: &WriteOptions,
     ) -> Result<Acknowledged> {
         let client = match self {
-            CommandTarget::Local(service) => return engine::write(service, key, &body, options, terms),
+            CommandTarget::Local(service) => return engine::write(service, key, &body, options, write_options),
             CommandTarget::Remote(client) => client,
         };
-        terms.check(key)?;
+        write_options.check(key)?;
         let path = series_path(key, true);
-        let call = match terms.manner {
-            WriteMethod::Mode(mode) => moded(Call::new(Method::POST, path), mode),
+        let call = match write_options.manner {
+            WriteMethod::Mode(mode) => with_mode(Call::new(Method::POST, path), mode),
             WriteMethod::Merge(op) => Call::new(Method::POST, path + "/merge").maybe("op", op.map(|op| op.name())),
         };
-        let once = terms.idempotency_key.as_ref().map(IdempotencyKey::as_str);
+        let once = write_options.idempotency_key.as_ref().map(IdempotencyKey::as_str);
         let tag = match once {
-            None => self.tag(key, &terms.condition)?,
-            Some(_) => self.tag_of_retry(key, &terms.condition)?,
+            None => self.tag(key, &write_options.condition)?,
+            Some(_) => self.tag_of_retry(key, &write_options.condition)?,
         };
-        let call = read_as(call, options).if_match(tag.as_deref()).idempotency_key(once);
+        let call = with_body_options(call, options).if_match(tag.as_deref()).idempotency_key(once);
         let (reply, repeated) = client.json_replayed(call.body(engine::media_type(&options.format)?, body))?;
         Ok(Acknowledged { reply, repeated })
     }
@@ -485,7 +493,7 @@ impl CommandTarget {
         match self {
             CommandTarget::Local(service) => engine::write_many(service, &body, options, mode, once),
             CommandTarget::Remote(client) => {
-                let call = read_as(moded(Call::new(Method::POST, "/v1/write"), mode), options)
+                let call = with_body_options(with_mode(Call::new(Method::POST, "/v1/write"), mode), options)
                     .idempotency_key(once.map(IdempotencyKey::as_str))
                     .body(engine::media_type(&options.format)?, body);
                 let (reply, repeated) = client.json_replayed(call)?;
@@ -494,9 +502,9 @@ impl CommandTarget {
         }
     }
 
-    /// Gives the rows of a query to `sink`, piece by piece. After an error what came before is no answer.
+    /// Passes the encoded rows of a query to `sink`, one buffer at a time. After an error they are not a valid result.
     ///
-    /// JSON without a limit means every row, or `too_large`: a page that looks whole would be a trap.
+    /// JSON without a limit means every row, or `too_large`: a truncated page would look like the whole result.
     pub fn read(
         &self,
         query: &Query,
@@ -514,15 +522,15 @@ impl CommandTarget {
             sink(piece)
         })?;
         if !String::from_utf8_lossy(&end).contains("\"next_cursor\":null") {
-            let most = query.limit.map_or_else(String::new, |rows| format!("the {rows} of "));
-            let detail = format!("{} has more rows than {most}one JSON answer", query.series.join(", "));
+            let first = query.limit.map_or_else(String::new, |rows| format!("the {rows} of "));
+            let detail = format!("{} has more rows than {first}one JSON response", query.series.join(", "));
             return Err(Error::new(ErrorCode::TooLarge, detail).with_hint("--format ndjson has no limit, or --limit N"));
         }
         Ok(())
     }
 
-    /// Gives one JSON answer to `sink`. Without a limit it has as many rows as are given; that becomes the limit of the
-    /// query, for the pages that follow.
+    /// Passes one JSON response to `sink`. For a query without a limit, the largest limit that the server accepts
+    /// becomes the limit of the query and of the pages that follow.
     pub fn read_page(
         &self,
         query: &mut Query,
@@ -535,18 +543,18 @@ impl CommandTarget {
         let mut rows = JSON_ROWS.into_iter();
         loop {
             query.limit = rows.next();
-            let mut is_begun = false;
+            let mut has_output = false;
             let done = self.stream(query, options, &mut |piece: Bytes| {
-                is_begun = true;
+                has_output = true;
                 sink(piece)
             });
             match done {
-                // A server that gives fewer. Whatever else it refuses, it refuses again.
+                // The server may have a lower limit; any other error occurs again.
                 Err(error)
                     if error.code() == ErrorCode::InvalidArgument
                         && matches!(self, CommandTarget::Remote(_))
                         && query.limit.is_some()
-                        && !is_begun => {}
+                        && !has_output => {}
                 done => return done,
             }
         }
@@ -559,8 +567,8 @@ impl CommandTarget {
         }
     }
 
-    /// The entity tag a condition stands for. REST knows conditions as tags only, so a version number is looked up:
-    /// a series at another version is a conflict at once, and the tag guards what happens in between.
+    /// The entity tag of a condition. REST has conditions on tags only, so the version is looked up: another version is
+    /// a conflict at once, and the tag detects changes in between.
     fn tag(&self, key: &SeriesKey, condition: &Precondition) -> Result<Option<String>> {
         let Some(version) = condition.if_version else { return Ok(condition.if_match.clone()) };
         let info = self.series(key)?;
@@ -571,15 +579,15 @@ impl CommandTarget {
         Ok(Some(info.etag))
     }
 
-    /// The same for a write that may be a retry, which only the server can tell: a version that the series is not at
-    /// is sent all the same.
+    /// The entity tag of a condition on a write that may be a retry, which only the server knows: a version that
+    /// differs from the current one is sent too.
     fn tag_of_retry(&self, key: &SeriesKey, condition: &Precondition) -> Result<Option<String>> {
         let Some(version) = condition.if_version else { return Ok(condition.if_match.clone()) };
         let tag = self.series(key)?.etag;
         let mut parts = tag.rsplitn(3, '-');
         match (parts.next(), parts.next(), parts.next()) {
             (Some(format), Some(_), Some(stem)) => Ok(Some(format!("{stem}-{version}-{format}"))),
-            _ => Err(Error::internal(format!("the entity tag {tag} of {key} is not understood"))),
+            _ => Err(Error::internal(format!("the entity tag {tag} of {key} cannot be parsed"))),
         }
     }
 }
@@ -593,14 +601,14 @@ fn json_body<T: serde::Serialize>(call: Call, value: &T) -> Result<Call> {
     Ok(call.body("application/json", body.into()))
 }
 
-/// A write with its mode as a parameter.
-fn moded(call: Call, mode: RowMode) -> Call {
+/// Adds the write mode as a parameter.
+fn with_mode(call: Call, mode: RowMode) -> Call {
     let mode = serde_json::to_value(mode).ok();
     call.maybe("mode", mode.as_ref().and_then(|mode| mode.as_str()))
 }
 
-/// A write with how its body is read as parameters.
-fn read_as(call: Call, options: &BodyOptions) -> Call {
+/// Adds the decode options as parameters.
+fn with_body_options(call: Call, options: &BodyOptions) -> Call {
     call.maybe("validate", options.validate.as_deref())
         .maybe("rounding", options.rounding.as_deref())
         .maybe("numbers", options.numbers.as_deref())
@@ -623,10 +631,10 @@ fn record_call(method: Method, kind: RecordKind, name: &str, version: Option<u32
     Call::new(method, format!("{}/{}/versions/{version}{below}", records_path(kind), segment(name)))
 }
 
-/// The filter as parameters of a GET.
-fn selected(mut call: Call, filter: &RecordFilter) -> Result<Call> {
+/// Adds the filter as parameters of a GET.
+fn with_record_filter(mut call: Call, filter: &RecordFilter) -> Result<Call> {
     let serde_json::Value::Object(fields) = value(filter)? else {
-        return Err(Error::internal("a filter is no object"));
+        return Err(Error::internal("a filter is not a JSON object"));
     };
     for (name, value) in &fields {
         call = call.param(name, &value.as_str().map_or_else(|| value.to_string(), str::to_owned));
@@ -634,7 +642,7 @@ fn selected(mut call: Call, filter: &RecordFilter) -> Result<Call> {
     Ok(call)
 }
 
-fn filtered(call: Call, filter: &SeriesFilter) -> Call {
+fn with_series_filter(call: Call, filter: &SeriesFilter) -> Call {
     let limit = filter.limit.map(|limit| limit.to_string());
     call.maybe("kind", filter.kind.map(|kind| kind.name()))
         .maybe("symbol", filter.symbol.as_deref())
@@ -653,37 +661,37 @@ fn coverage_call(request: &CoverageRequest) -> Result<Call> {
     path.push_str(series_path(&request.series, false).trim_start_matches("/v1/series"));
     let mut call = Call::new(Method::GET, path);
     let Ok(serde_json::Value::Object(fields)) = serde_json::to_value(request) else {
-        return Err(Error::internal("a request is no object"));
+        return Err(Error::internal("a request is not a JSON object"));
     };
     for (name, value) in fields.iter().filter(|(name, _)| *name != "series") {
-        // Text goes as it is, numbers and calendars as their JSON.
+        // Text is sent as it is, numbers and calendars as JSON.
         let text = value.as_str().map_or_else(|| value.to_string(), str::to_string);
         call = call.param(name, &text);
     }
     Ok(call)
 }
 
-/// The query as parameters of a read of one series, or as the body of one over several, or of a long one.
+/// The query as parameters of a GET; as a body if it is long or has several series.
 fn read_call(query: &Query, options: &OutputOptions) -> Result<Call> {
-    let shown = |call: Call| {
+    let with_output = |call: Call| {
         call.param("format", &options.format)
             .maybe("times", options.times.as_deref())
             .maybe("shape", options.shape.as_deref())
     };
-    let as_body = || json_body(shown(Call::new(Method::POST, "/v1/query")), query);
+    let as_body = || json_body(with_output(Call::new(Method::POST, "/v1/query")), query);
     let key = match query.series.as_slice() {
         [only] if !only.contains('*') => SeriesKey::parse(only)?,
         _ => return as_body(),
     };
-    let mut call = shown(Call::new(Method::GET, series_path(&key, true)));
+    let mut call = with_output(Call::new(Method::GET, series_path(&key, true)));
     let Ok(serde_json::Value::Object(fields)) = serde_json::to_value(query) else {
-        return Err(Error::internal("a query is no object"));
+        return Err(Error::internal("a query is not a JSON object"));
     };
     for (name, value) in fields {
         match value {
-            // Of one series every layout is the same.
+            // For one series the layouts do not differ.
             _ if name == "layout" => {}
-            // Last, so that every page is asked in the same way: a cursor goes on with the question as it was put.
+            // Appended at the end: a cursor is bound to its query, so the choice of GET or POST must not depend on it.
             _ if name == "cursor" => {}
             serde_json::Value::String(text) => call = call.param(&name, &text),
             serde_json::Value::Number(number) => call = call.param(&name, &number.to_string()),
@@ -691,7 +699,7 @@ fn read_call(query: &Query, options: &OutputOptions) -> Result<Call> {
             serde_json::Value::Array(items) if name == "where" => {
                 for item in items {
                     let predicate: Predicate = serde_json::from_value(item)
-                        .map_err(|error| Error::internal(format!("a predicate is no object: {error}")))?;
+                        .map_err(|error| Error::internal(format!("a predicate is not valid: {error}")))?;
                     call = call.param(&name, &predicate.to_text());
                 }
             }

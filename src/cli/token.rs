@@ -1,7 +1,7 @@
-//! `fastk admin token`: who may use a server over a data directory.
+//! `fastk admin token`: the tokens of a data directory.
 //!
-//! The file is changed in place, also beside a running server, which notices. Only somebody who can write the directory
-//! makes tokens: no server hands them out.
+//! The token file is changed directly; a running server reloads it. Only a user who can write the directory can create
+//! tokens: servers issue none.
 
 use std::path::PathBuf;
 
@@ -17,47 +17,48 @@ use crate::service::Scope;
 #[derive(Debug, clap::Args)]
 pub struct TokenArgs {
     #[command(subcommand)]
-    verb: TokenCommand,
+    command: TokenCommand,
 }
 
 #[derive(Debug, Subcommand)]
 enum TokenCommand {
-    /// Make a token and show it, this once. From the first one on a server over this directory asks for tokens.
+    /// Create a token and print it; it is not shown again. Once a token exists, a server over this directory requires
+    /// one.
     Create(TokenCreateArgs),
-    /// Tokens, without what is secret about them.
+    /// List tokens, without their secrets.
     List(TokenFileArgs),
-    /// Take a token away. A server that has no token left lets nobody in.
+    /// Revoke a token. A server with no token left refuses every request.
     Revoke(TokenRevokeArgs),
 }
 
 #[derive(Debug, clap::Args)]
 struct TokenFileArgs {
-    /// Data directory; the one of the configuration when left out. A server over it notices.
+    /// Data directory [default: the configured one]. A server over it reloads the tokens.
     #[arg(long, value_name = "DIR")]
     root: Option<PathBuf>,
-    /// Taken to say that no server does this.
+    /// Accepted for a clear error: servers do not manage tokens.
     #[arg(long, hide = true)]
     server: Option<String>,
-    /// Print the reply as JSON.
+    /// Print JSON.
     #[arg(long)]
     json: bool,
 }
 
 #[derive(Debug, clap::Args)]
 struct TokenCreateArgs {
-    /// What it is for.
+    /// Name, such as the client that uses it.
     #[arg(long)]
     name: String,
-    /// read, write or admin; each includes those before it.
+    /// read, write or admin; each includes the ones before it.
     #[arg(long)]
     scope: String,
-    /// How the keys of the series begin that it reaches, such as kline/BTC; may be given again. All when left out.
+    /// Prefix of the series keys it may access, such as kline/BTC; repeatable [default: all].
     #[arg(long, value_name = "KEY")]
     prefix: Vec<String>,
-    /// When it stops being good: a duration from now (12h, 30d, 8w) or a time (RFC 3339). Never when left out.
+    /// When it expires: a duration from now (12h, 30d, 8w) or a time (RFC 3339) [default: never].
     #[arg(long, value_name = "WHEN")]
     expires: Option<String>,
-    /// Only check what was given: make no token.
+    /// Only check the arguments; create no token.
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
@@ -68,7 +69,7 @@ struct TokenCreateArgs {
 struct TokenRevokeArgs {
     /// Id of the token.
     id: String,
-    /// Only show the token: it stays good.
+    /// Only print the token; do not revoke it.
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
@@ -78,16 +79,16 @@ struct TokenRevokeArgs {
 impl TokenFileArgs {
     fn root(&self) -> Result<PathBuf> {
         if self.server.is_some() {
-            return Err(Error::invalid("tokens are not made through a server")
-                .with_hint("--root DIR on the machine of the data; a server that runs there notices"));
+            return Err(Error::invalid("tokens cannot be managed through a server")
+                .with_hint("use --root DIR on the machine with the data; a running server reloads the tokens"));
         }
         root_of(&TargetArgs { root: self.root.clone(), ..TargetArgs::default() })
     }
 }
 
-/// Runs one of the verbs under `admin token`.
+/// Runs one of the commands under `admin token`.
 pub fn run(args: TokenArgs) -> Result<u8> {
-    match args.verb {
+    match args.command {
         TokenCommand::Create(args) => {
             let scope = args.scope.parse::<Scope>()?;
             let until = args.expires.as_deref().map(|text| access::expiry(text, Timestamp::now())).transpose()?;
@@ -95,15 +96,20 @@ pub fn run(args: TokenArgs) -> Result<u8> {
                 access::check_new(&args.name, &args.prefix)?;
                 let root = args.place.root()?;
                 access::list(&root)?;
-                print::note(&format!("would make a token ({}, {}) in {}", args.name, scope.name(), root.display()));
+                print::note(&format!("would create a token ({}, {}) in {}", args.name, scope.name(), root.display()));
                 return Ok(0);
             }
-            let made = access::create_until(&args.place.root()?, &args.name, scope, &args.prefix, until)?;
+            let created = access::create_until(&args.place.root()?, &args.name, scope, &args.prefix, until)?;
             if args.place.json {
-                print::reply(&made, true)?;
+                print::reply(&created, true)?;
             } else {
-                print::out(&format!("{}\n", made.token))?;
-                print::note(&format!("token {} ({}, {}) is not shown again", made.id, made.name, made.scope.name()));
+                print::out(&format!("{}\n", created.token))?;
+                print::note(&format!(
+                    "token {} ({}, {}) is not shown again",
+                    created.id,
+                    created.name,
+                    created.scope.name()
+                ));
             }
         }
         TokenCommand::List(place) => {
@@ -131,9 +137,9 @@ pub fn run(args: TokenArgs) -> Result<u8> {
             if args.place.json {
                 print::reply(&access::shown(std::slice::from_ref(&token)), true)?;
             } else if args.dry_run {
-                print::out(&format!("token {} ({}) would no longer be good\n", token.id, token.name))?;
+                print::out(&format!("token {} ({}) would be revoked\n", token.id, token.name))?;
             } else {
-                print::out(&format!("token {} ({}) is no longer good\n", token.id, token.name))?;
+                print::out(&format!("token {} ({}) is revoked\n", token.id, token.name))?;
             }
         }
     }

@@ -1,6 +1,6 @@
-//! `fastk admin verify`, `scrub`, `list-orphans` and `explain-overlap`: what is damaged, what lies around, what overlaps.
+//! `fastk admin verify`, `scrub`, `list-orphans` and `explain-overlap`: damaged, orphaned and overlapping files.
 //!
-//! All but `scrub` read the files beside whatever process owns them; a server is asked only with `--server`.
+//! All but `scrub` read the files even while another process owns them, and use a server only with `--server`.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,7 @@ use crate::store::{Finding, OrphanKind, Severity, TaskControl};
 pub struct VerifyArgs {
     #[command(flatten)]
     plain: PlainArgs,
-    /// Bytes to read a second at most, such as 64M; as many as it can when left out.
+    /// Read at most this many bytes per second, such as 64M [default: unlimited].
     #[arg(long, value_name = "BYTES", value_parser = bytes)]
     rate: Option<u64>,
 }
@@ -26,15 +26,15 @@ pub struct VerifyArgs {
 pub struct ScrubArgs {
     #[command(flatten)]
     plain: PlainArgs,
-    /// Bytes to read a second at most, such as 64M, which is the default; 0 for as many as it can.
+    /// Read at most this many bytes per second, 0 for unlimited [default: 64M].
     #[arg(long, value_name = "BYTES", value_parser = bytes)]
     rate: Option<u64>,
-    /// Only tell what would be written anew.
+    /// Only print what would be rebuilt.
     #[arg(long)]
     dry_run: bool,
 }
 
-/// A count of bytes with `K`, `M` or `G` behind it.
+/// Parses a number of bytes with an optional suffix `K`, `M` or `G`.
 pub fn bytes(text: &str) -> std::result::Result<u64, String> {
     let (digits, shift) = match text.char_indices().next_back() {
         Some((at, 'k' | 'K')) => (text.get(..at), 10),
@@ -48,7 +48,7 @@ pub fn bytes(text: &str) -> std::result::Result<u64, String> {
         .ok_or_else(|| format!("{text:?} is not a number of bytes such as 65536, 512K or 64M"))
 }
 
-/// Checks every file.
+/// Verifies every file.
 pub fn verify(args: &VerifyArgs) -> Result<u8> {
     let request = VerifyRequest { bytes_per_second: args.rate };
     let report = match &args.plain.target.server {
@@ -59,10 +59,10 @@ pub fn verify(args: &VerifyArgs) -> Result<u8> {
             job::local(&watch, "bytes", || engine::verify(&root, &watch))?
         }
     };
-    tell(&report, args.plain.json)
+    print_report(&report, args.plain.json)
 }
 
-/// Checks every file and writes damaged sidecars anew.
+/// Verifies every file and rebuilds damaged sidecars.
 pub fn scrub(args: &ScrubArgs) -> Result<u8> {
     let request = ScrubRequest { bytes_per_second: args.rate, dry_run: args.dry_run };
     let report = match CommandTarget::open(&args.plain.target, false)? {
@@ -72,16 +72,16 @@ pub fn scrub(args: &ScrubArgs) -> Result<u8> {
         }
         remote @ CommandTarget::Remote(_) => remote.scrub(request)?,
     };
-    tell(&report, args.plain.json)
+    print_report(&report, args.plain.json)
 }
 
-/// Files that nothing names.
+/// Lists files that the manifest does not name.
 pub fn list_orphans(args: &PlainArgs) -> Result<u8> {
     let report: OrphanReport = match &args.target.server {
         Some(_) => CommandTarget::open(&args.target, false)?.orphans()?,
         None => engine::orphans(&root_of(&args.target)?)?,
     };
-    // Files that go by themselves are no finding.
+    // Files that are removed automatically are no finding.
     let counts = |kind: OrphanKind| matches!(kind, OrphanKind::GivenUp | OrphanKind::Unfinished | OrphanKind::Foreign);
     let status = u8::from(report.orphans.iter().any(|orphan| counts(orphan.kind)));
     if args.json {
@@ -98,7 +98,7 @@ pub fn list_orphans(args: &PlainArgs) -> Result<u8> {
     Ok(status)
 }
 
-/// Chunks that span the same times.
+/// Lists chunks that cover the same times.
 pub fn explain_overlap(args: &PlainArgs) -> Result<u8> {
     let report: OverlapReport = match &args.target.server {
         Some(_) => CommandTarget::open(&args.target, false)?.overlaps()?,
@@ -120,12 +120,12 @@ pub fn explain_overlap(args: &PlainArgs) -> Result<u8> {
         }
         for pair in &overlap.pairs {
             text.push_str(&format!(
-                "  from {} to {} both {} and {} have rows: where both have one, that of {} is read\n",
+                "  from {} to {} both {} and {} have rows: at the same timestamp the row of {} is read\n",
                 pair.ts_min, pair.ts_max, pair.older, pair.newer, pair.newer
             ));
         }
         if overlap.rows_hidden > 0 {
-            text.push_str(&format!("  {} of {} rows are not read any more\n", overlap.rows_hidden, overlap.rows));
+            text.push_str(&format!("  {} of {} rows are hidden by newer ones\n", overlap.rows_hidden, overlap.rows));
         }
         for sentence in &overlap.compaction {
             text.push_str(&format!("  {sentence}\n"));
@@ -140,8 +140,8 @@ pub fn explain_overlap(args: &PlainArgs) -> Result<u8> {
     Ok(status)
 }
 
-/// Prints a report: a line a finding, then what to do about each kind. Gives the exit status.
-fn tell(report: &VerifyReport, json: bool) -> Result<u8> {
+/// Prints a report: one line per finding, then the remedy for each kind. Returns the exit status.
+fn print_report(report: &VerifyReport, json: bool) -> Result<u8> {
     let status = u8::from(!report.clean);
     if json {
         print::reply(report, true)?;
@@ -220,7 +220,7 @@ mod tests {
     use super::bytes;
 
     #[test]
-    fn rates_are_bytes_with_a_letter_behind_them() {
+    fn byte_counts_have_an_optional_suffix() {
         assert_eq!(
             (bytes("0"), bytes("512K"), bytes("64M"), bytes("2g")),
             (Ok(0), Ok(512 << 10), Ok(64 << 20), Ok(2 << 30))

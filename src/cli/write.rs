@@ -21,18 +21,18 @@ pub struct WriteArgs {
     /// Rows of many series as one commit: {"writes": […]} in JSON, else a column named series.
     #[arg(long, conflicts_with = "if_version")]
     many: bool,
-    /// json, ndjson, csv, arrow or parquet; by the file's ending when left out, else json.
+    /// json, ndjson, csv, arrow or parquet [default: by the file extension, else json].
     #[arg(long)]
     format: Option<String>,
-    /// upsert, insert, append or merge. merge makes one row of each given and stored one: a kline keeps open, takes the
+    /// upsert, insert, append or merge. merge combines each row with the stored one: a kline keeps open and gets the
     /// larger high, the smaller low, the new close and the sum of volumes.
     #[arg(long, default_value = "upsert")]
     mode: String,
-    /// What merge makes of a scalar: set, add, min, max or last; the rule of the registration when left out.
+    /// How merge combines a scalar: set, add, min, max or last [default: the rule of the registration].
     #[arg(long)]
     op: Option<String>,
-    /// Carry the write out once: a repeat under the same key within 24 hours is answered as the first time and changes
-    /// nothing. merge needs it.
+    /// Apply the write once: a retry with the same key within 24 hours returns the first result and changes nothing.
+    /// Required for merge.
     #[arg(long, value_name = "KEY")]
     idempotency_key: Option<String>,
     /// ohlc or none.
@@ -57,7 +57,7 @@ pub struct WriteArgs {
     condition: ConditionArgs,
     #[command(flatten)]
     target: TargetArgs,
-    /// Print the reply as JSON.
+    /// Print JSON.
     #[arg(long)]
     json: bool,
 }
@@ -74,14 +74,14 @@ pub struct DeleteArgs {
     /// Delete every row; the series stays registered.
     #[arg(long, conflicts_with_all = ["start", "end"])]
     all: bool,
-    /// Only tell how many rows it would delete.
+    /// Only print how many rows would be deleted.
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
     condition: ConditionArgs,
     #[command(flatten)]
     target: TargetArgs,
-    /// Print the reply as JSON.
+    /// Print JSON.
     #[arg(long)]
     json: bool,
 }
@@ -89,21 +89,21 @@ pub struct DeleteArgs {
 #[derive(Debug, clap::Args)]
 pub struct DropArgs {
     key: String,
-    /// Only tell how many rows would go with it.
+    /// Only print how many rows would be deleted.
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
     condition: ConditionArgs,
     #[command(flatten)]
     target: TargetArgs,
-    /// Print the reply as JSON.
+    /// Print JSON.
     #[arg(long)]
     json: bool,
 }
 
 #[derive(Debug, clap::Args)]
 struct ConditionArgs {
-    /// Only if the series is at this version, else commit_conflict.
+    /// Fail with commit_conflict unless the series is at this version.
     #[arg(long, value_name = "VERSION")]
     if_version: Option<u64>,
 }
@@ -120,7 +120,7 @@ pub fn write(args: WriteArgs) -> Result<u8> {
         (true, Some(_), Some(_)) => return Err(Error::invalid("--many takes a file and no key")),
         (true, key, file) => (None, key.map(PathBuf::from).or(file)),
         (false, Some(key), file) => (Some(SeriesKey::parse(&key)?), file),
-        (false, None, _) => return Err(Error::invalid("a write names its series, or has --many")),
+        (false, None, _) => return Err(Error::invalid("the series key is missing, or --many")),
     };
     let format = match &args.format {
         Some(format) => format.clone(),
@@ -139,7 +139,9 @@ pub fn write(args: WriteArgs) -> Result<u8> {
     let idempotency_key = args.idempotency_key.as_deref().map(str::parse).transpose()?;
     let Some(key) = key else {
         let WriteMethod::Mode(mode) = manner else {
-            return Err(Error::invalid("a merge is into one series").with_hint("leave --many out and name the series"));
+            return Err(
+                Error::invalid("merge writes to one series only").with_hint("give a series key instead of --many")
+            );
         };
         let body = read_input(file.as_deref())?;
         let target = CommandTarget::open(&args.target, false)?;
@@ -148,11 +150,11 @@ pub fn write(args: WriteArgs) -> Result<u8> {
         print::reply(&done.reply, args.json)?;
         return Ok(0);
     };
-    let terms = WriteOptions { manner, condition: args.condition.condition(), idempotency_key, create: None };
-    terms.check(&key)?;
+    let write_options = WriteOptions { manner, condition: args.condition.condition(), idempotency_key, create: None };
+    write_options.check(&key)?;
     let body = read_input(file.as_deref())?;
     let target = CommandTarget::open(&args.target, false)?;
-    let done = target.write(&key, body.into(), &options, &terms)?;
+    let done = target.write(&key, body.into(), &options, &write_options)?;
     note_repeat(done.repeated);
     print::reply(&done.reply, args.json)?;
     Ok(0)
@@ -160,7 +162,7 @@ pub fn write(args: WriteArgs) -> Result<u8> {
 
 fn note_repeat(repeated: bool) {
     if repeated {
-        print::note("the idempotency key was used before: this is its first answer, nothing was changed now");
+        print::note("the idempotency key was used before: this is the first result, nothing was changed now");
     }
 }
 
@@ -177,7 +179,7 @@ pub fn delete(args: DeleteArgs) -> Result<u8> {
     Ok(0)
 }
 
-/// What a drop would take away.
+/// What a drop would remove.
 #[derive(Debug, Serialize)]
 struct DropPreview {
     dry_run: bool,
@@ -192,8 +194,8 @@ pub fn drop(args: DropArgs) -> Result<u8> {
     let target = CommandTarget::open(&args.target, false)?;
     if args.dry_run {
         let info = target.series(&key)?;
-        if let Some(wanted) = args.condition.if_version.filter(|wanted| *wanted != info.version) {
-            let detail = format!("{key} is at version {}, not {wanted}", info.version);
+        if let Some(expected) = args.condition.if_version.filter(|expected| *expected != info.version) {
+            let detail = format!("{key} is at version {}, not {expected}", info.version);
             return Err(Error::new(ErrorCode::CommitConflict, detail));
         }
         print::reply(&DropPreview { dry_run: true, series: key, rows: info.rows, version: info.version }, args.json)?;
@@ -203,7 +205,7 @@ pub fn drop(args: DropArgs) -> Result<u8> {
     Ok(0)
 }
 
-/// The whole file, or standard input for `-` or nothing.
+/// Reads the file, or standard input for `-` or `None`.
 pub fn read_input(path: Option<&Path>) -> Result<Vec<u8>> {
     match path.filter(|path| path.as_os_str() != "-") {
         Some(path) => std::fs::read(path).map_err(|error| Error::io("read", path, &error)),
@@ -216,7 +218,7 @@ pub fn read_input(path: Option<&Path>) -> Result<Vec<u8>> {
     }
 }
 
-/// Format by the ending of a file name.
+/// Format by the file extension.
 pub fn format_of(path: &Path) -> Option<&'static str> {
     Some(match path.extension()?.to_str()?.to_ascii_lowercase().as_str() {
         "json" => "json",

@@ -255,7 +255,7 @@ pub fn get(rest: &RestClient, call: Call) -> fastk::Result<Vec<u8>> {
 
 /// `GET /health`.
 pub fn health(rest: &RestClient) -> Value {
-    rest.json(Call::new(Method::GET, "/health").unavailable_is_answer()).unwrap()
+    rest.json(Call::new(Method::GET, "/health").accept_unavailable()).unwrap()
 }
 
 /// A directory with everything below it, as bytes by relative path; times of change too where asked for.

@@ -77,9 +77,9 @@ fn conversation(place: &Place, folder: &Path) -> Vec<String> {
     said.push(place.ok(&["snapshot", "create", "before"]));
     let bar = "ts,open,high,low,close,volume\n1706745660000,42009,42050,41000,42020,0.25\n";
     let first = place.run(&merge, bar);
-    assert!(!first.err.contains("first answer"), "{first:?}");
+    assert!(!first.err.contains("first result"), "{first:?}");
     let again = place.run(&merge, bar);
-    assert!(again.err.contains("first answer"), "{again:?}");
+    assert!(again.err.contains("first result"), "{again:?}");
     assert_eq!(first.out, again.out);
     said.push(first.ok());
     said.push(place.ok(&["query", KEY, "--start", "1706745660000", "--end", "1706745660000", "--format", "csv"]));

@@ -410,7 +410,7 @@ def test_a_token_that_expires_is_listed_and_refused_afterwards(tmp_path, fastk):
     fastk("admin", "token", "create", "--root", root, "--name", "x", "--scope", "read", "--dry-run")
     done = fastk("admin", "token", "create", "--root", root, "--name", "", "--scope", "read", "--dry-run", check=False)
     assert done.returncode == 2
-    assert "would no longer be good" in fastk("admin", "token", "revoke", made["id"], "--root", root, "--dry-run").stdout
+    assert "would be revoked" in fastk("admin", "token", "revoke", made["id"], "--root", root, "--dry-run").stdout
     assert fastk("admin", "token", "revoke", "none", "--root", root, "--dry-run", check=False).returncode == 3
     assert len(json.loads(fastk("admin", "token", "list", "--root", root, "--json").stdout)["tokens"]) == 1
     done = create("yesterday", check=False)

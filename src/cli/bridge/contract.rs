@@ -1,7 +1,7 @@
-//! The JSON of the FastK 0.1 bridge: what the commands take and what they answer.
+//! The JSON of the fastk_bridge contract 0.1.0-rc.1: the input and output of its commands.
 //!
-//! Field names, their order and their types are what programs written for FastK 0.1 read; `openapi/bridge/` has the
-//! schemas made of these types. Numbers are scaled integers, timestamps milliseconds since the epoch, UTC.
+//! Field names, their order and their types are fixed by the contract; `openapi/bridge/` has the schemas generated from
+//! these types. Numbers are scaled integers, timestamps milliseconds since the epoch, UTC.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -30,71 +30,71 @@ pub struct ScalarRecord {
     pub value: i64,
 }
 
-/// What `write-kline-range` takes.
+/// Input of `write-kline-range`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WriteKlines {
-    /// Length of a bar in milliseconds; must be what the timeframe says.
+    /// Length of a bar in milliseconds; must match the timeframe.
     #[schemars(range(min = 1))]
     pub timeframe_ms: i64,
-    /// What prices are multiplied by: a power of ten.
+    /// Scale of prices: a power of ten.
     #[schemars(range(min = 1))]
     pub price_scale: i64,
-    /// What volumes are multiplied by: a power of ten.
+    /// Scale of volumes: a power of ten.
     #[schemars(range(min = 1))]
     pub volume_scale: i64,
-    /// In any order, no timestamp twice.
+    /// In any order, one per timestamp.
     pub records: Vec<KlineRecord>,
 }
 
-/// What `write-scalar-range` and `write-indicator-range` take.
+/// Input of `write-scalar-range` and `write-indicator-range`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WriteScalars {
-    /// Length of an interval in milliseconds; null or left out for that of the timeframe, else of the klines of the same
+    /// Length of an interval in milliseconds. If null or missing: that of the timeframe, else of the klines of the same
     /// symbol and timeframe.
     #[serde(default)]
     #[schemars(range(min = 1))]
     pub timeframe_ms: Option<i64>,
-    /// In any order, no timestamp twice.
+    /// In any order, one per timestamp.
     pub records: Vec<ScalarRecord>,
 }
 
-/// What `read-kline-range` answers.
+/// Output of `read-kline-range`.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 #[schemars(deny_unknown_fields)]
 pub struct KlineRange {
     pub symbol: String,
     pub timeframe: String,
-    /// Null where neither the timeframe nor the registration tells it.
+    /// Null if neither the timeframe nor the registration defines it.
     pub timeframe_ms: Option<i64>,
     pub start_ts: i64,
     pub end_ts: i64,
     pub price_scale: i64,
     pub volume_scale: i64,
-    /// Those with `start_ts <= ts <= end_ts`, by time.
+    /// Records with `start_ts <= ts <= end_ts`, by time.
     pub records: Vec<KlineRecord>,
 }
 
-/// What `write-kline-range` answers.
+/// Output of `write-kline-range`.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 #[schemars(deny_unknown_fields)]
 pub struct KlinesWritten {
     pub symbol: String,
     pub timeframe: String,
     pub timeframe_ms: i64,
-    /// As the input says.
+    /// As in the input.
     pub price_scale: i64,
     pub volume_scale: i64,
     /// Whether this call registered the series.
     pub registered: bool,
     pub requested_record_count: u64,
     pub written_record_count: u64,
-    /// Calendar months in UTC that the records lie in.
+    /// Number of calendar months in UTC with records of the input.
     pub month_batches_written: u64,
 }
 
-/// What `kline-inventory` answers.
+/// Output of `kline-inventory`.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 #[schemars(deny_unknown_fields)]
 pub struct KlineInventory {
@@ -113,7 +113,7 @@ pub struct KlineInventory {
     pub capabilities: Option<BridgeCapabilities>,
 }
 
-/// What `read-indicator-range` answers.
+/// Output of `read-indicator-range`.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 #[schemars(deny_unknown_fields)]
 pub struct IndicatorRange {
@@ -126,7 +126,7 @@ pub struct IndicatorRange {
     pub start_ts: i64,
     pub end_ts: i64,
     pub exists: bool,
-    /// Price scale of the klines of the same symbol and timeframe; null where there are none in scaled integers.
+    /// Price scale of the klines of the same symbol and timeframe; null without klines in scaled integers.
     pub base_price_scale: Option<i64>,
     pub coverage_start_ts: Option<i64>,
     pub coverage_end_ts: Option<i64>,
@@ -134,7 +134,7 @@ pub struct IndicatorRange {
     pub records: Vec<ScalarRecord>,
 }
 
-/// What `read-scalar-range` answers.
+/// Output of `read-scalar-range`.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 #[schemars(deny_unknown_fields)]
 pub struct ScalarRange {
@@ -152,11 +152,11 @@ pub struct ScalarRange {
     pub coverage_end_ts: Option<i64>,
     /// Rows of the whole series.
     pub total_record_count: u64,
-    /// Those with `start_ts <= ts <= end_ts`, by time.
+    /// Records with `start_ts <= ts <= end_ts`, by time.
     pub records: Vec<ScalarRecord>,
 }
 
-/// What `write-scalar-range` and `write-indicator-range` answer.
+/// Output of `write-scalar-range` and `write-indicator-range`.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 #[schemars(deny_unknown_fields)]
 pub struct ScalarsWritten {
@@ -164,17 +164,17 @@ pub struct ScalarsWritten {
     pub timeframe: String,
     pub category: String,
     pub name: String,
-    /// Null where neither the input, the timeframe nor klines tell it.
+    /// Null if neither the input, the timeframe nor klines define it.
     pub timeframe_ms: Option<i64>,
     /// Whether this call registered the series.
     pub registered: bool,
     pub requested_record_count: u64,
     pub written_record_count: u64,
-    /// Calendar months in UTC that the records lie in.
+    /// Number of calendar months in UTC with records of the input.
     pub month_batches_written: u64,
 }
 
-/// What `scalar-inventory` and `indicator-inventory` answer.
+/// Output of `scalar-inventory` and `indicator-inventory`.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 #[schemars(deny_unknown_fields)]
 pub struct ScalarInventory {
@@ -191,23 +191,23 @@ pub struct ScalarInventory {
     pub capabilities: Option<BridgeCapabilities>,
 }
 
-/// What is stored of one calendar month.
+/// Stored data of one calendar month.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 #[schemars(deny_unknown_fields)]
 pub struct BridgeMonth {
     /// `2024-02`, in UTC.
     pub month_key: String,
-    /// Files that can hold rows of it. One that spans several months counts in each.
+    /// Files that can hold rows of the month. A file that spans several months counts in each.
     pub chunk_count: u64,
     pub record_count: u64,
     pub sealed_chunk_count: u64,
-    /// 1 while rows of it may stand in the log or a run file only, else 0.
+    /// 1 while some rows of the month may be only in the log or a run file, else 0.
     pub active_delta_count: u64,
     /// Zone maps and value indexes of these files.
     pub sidecar_count: u64,
 }
 
-/// How predicates on a series can be answered.
+/// How predicates on a series can be evaluated.
 #[derive(Clone, Copy, Debug, Serialize, JsonSchema)]
 #[schemars(deny_unknown_fields)]
 pub struct BridgeCapabilities {
@@ -226,7 +226,7 @@ pub enum BridgePredicate {
     Gte(i64),
     Lt(i64),
     Lte(i64),
-    /// From `min` to `max`; the ends belong to it when it is `inclusive`.
+    /// From `min` to `max`, which are included when `inclusive` is true.
     Between {
         min: i64,
         max: i64,
@@ -241,11 +241,11 @@ pub enum BridgePredicate {
 #[schemars(deny_unknown_fields)]
 pub struct BridgeMatch {
     pub ts: i64,
-    /// Null unless values were asked for.
+    /// Null unless values were requested.
     pub value: Option<i64>,
 }
 
-/// What narrowed a search.
+/// The structure that narrowed a search.
 #[derive(Clone, Copy, Debug, Serialize, JsonSchema)]
 pub enum IndexKind {
     ZoneMap,
@@ -254,7 +254,7 @@ pub enum IndexKind {
     FullScan,
 }
 
-/// What a search looked at.
+/// What a search read.
 #[derive(Clone, Copy, Debug, Default, Serialize, JsonSchema)]
 #[schemars(deny_unknown_fields)]
 pub struct BridgeStats {
@@ -268,13 +268,13 @@ pub struct BridgeStats {
     pub blocks_pruned: u64,
     pub rows_checked: u64,
     pub rows_matched: u64,
-    /// Null when there was nothing to search.
+    /// Null when no file was searched.
     pub index_used: Option<IndexKind>,
-    /// Whether rows were read that no index could rule in or out.
+    /// Whether rows were read that no index could decide.
     pub fallback_scan: bool,
 }
 
-/// What `query-scalar-predicate` answers.
+/// Output of `query-scalar-predicate`.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 #[schemars(deny_unknown_fields)]
 pub struct PredicateAnswer {
@@ -291,16 +291,16 @@ pub struct PredicateAnswer {
     pub total_record_count: u64,
     pub predicate: BridgePredicate,
     pub return_values: bool,
-    /// Those within the range, by time.
+    /// Matching records in the range, by time.
     pub matches: Vec<BridgeMatch>,
     pub stats: BridgeStats,
 }
 
-/// What every command prints when it fails, beside a non-zero exit status.
+/// Output of every command that fails, with a non-zero exit status.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 #[schemars(deny_unknown_fields)]
 pub struct BridgeFailure {
-    /// False.
+    /// Always false.
     #[schemars(extend("const" = false))]
     pub ok: bool,
     pub error: BridgeError,
@@ -310,9 +310,9 @@ pub struct BridgeFailure {
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 #[schemars(deny_unknown_fields)]
 pub struct BridgeError {
-    /// A word of the error table, which also has the exit status.
+    /// A code of the error table, which also defines the exit status.
     #[schemars(extend("enum" = ErrorCode::ALL.iter().map(|code| code.name()).collect::<Vec<_>>()))]
     pub code: String,
-    /// A sentence for people.
+    /// A message for people.
     pub message: String,
 }

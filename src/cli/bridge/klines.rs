@@ -12,10 +12,10 @@ fn key(args: &KlineArgs) -> Result<SeriesKey> {
     SeriesKey::kline(&args.symbol, &args.timeframe)
 }
 
-/// Bars of a closed range.
+/// Reads the bars of a closed range.
 ///
 /// # Errors
-/// `series_not_found`: without a registration there is no scale to answer.
+/// `series_not_found`: without a registration the scales are unknown.
 pub fn read(args: &KlineArgs, range: RangeArgs) -> Result<KlineRange> {
     let (key, range) = (key(args)?, range.check()?);
     let target = series::open(&args.target, false)?;
@@ -36,23 +36,23 @@ pub fn read(args: &KlineArgs, range: RangeArgs) -> Result<KlineRange> {
     })
 }
 
-/// Writes bars over what is stored.
+/// Upserts bars.
 pub fn write(args: &KlineArgs, input: &InputArgs) -> Result<KlinesWritten> {
     let key = key(args)?;
-    let given: WriteKlines = rows::input(input)?;
-    let price = series::digits_of_scale("price_scale", given.price_scale)?;
-    let volume = series::digits_of_scale("volume_scale", given.volume_scale)?;
+    let input_rows: WriteKlines = rows::input(input)?;
+    let price = series::digits_of_scale("price_scale", input_rows.price_scale)?;
+    let volume = series::digits_of_scale("volume_scale", input_rows.volume_scale)?;
     let mut bars: Vec<[i64; 6]> =
-        given.records.iter().map(|r| [r.ts, r.open, r.high, r.low, r.close, r.volume]).collect();
+        input_rows.records.iter().map(|r| [r.ts, r.open, r.high, r.low, r.close, r.volume]).collect();
     rows::refuse_repeats(&bars)?;
-    series::check_interval(&args.timeframe, None, given.timeframe_ms)?;
+    series::check_interval(&args.timeframe, None, input_rows.timeframe_ms)?;
     let target = series::open(&args.target, true)?;
     let (registered, body) = match series::find(&target, &key)? {
         Some(info) => {
-            series::check_interval(&args.timeframe, Some(&info), given.timeframe_ms)?;
-            let (own_price, own_volume) = (series::digits(&info, "open")?, series::digits(&info, "volume")?);
+            series::check_interval(&args.timeframe, Some(&info), input_rows.timeframe_ms)?;
+            let (series_price, series_volume) = (series::digits(&info, "open")?, series::digits(&info, "volume")?);
             for (column, name) in COLUMNS.iter().enumerate().skip(1) {
-                let (from, to) = if *name == "volume" { (volume, own_volume) } else { (price, own_price) };
+                let (from, to) = if *name == "volume" { (volume, series_volume) } else { (price, series_price) };
                 if from != to {
                     rows::rescale(&mut bars, column, name, from, to)?;
                 }
@@ -68,9 +68,9 @@ pub fn write(args: &KlineArgs, input: &InputArgs) -> Result<KlinesWritten> {
         }
         None => {
             let mut spec = SeriesSpec::of_key(&key);
-            spec.price_scale = Some(given.price_scale);
-            spec.volume_scale = Some(given.volume_scale);
-            spec.interval_ms = Some(given.timeframe_ms);
+            spec.price_scale = Some(input_rows.price_scale);
+            spec.volume_scale = Some(input_rows.volume_scale);
+            spec.interval_ms = Some(input_rows.timeframe_ms);
             let body = rows::body(COLUMNS, &bars);
             (series::register(&target, spec, &body, &rows::write_options())?, body)
         }
@@ -79,17 +79,17 @@ pub fn write(args: &KlineArgs, input: &InputArgs) -> Result<KlinesWritten> {
     Ok(KlinesWritten {
         symbol: args.symbol.clone(),
         timeframe: args.timeframe.clone(),
-        timeframe_ms: given.timeframe_ms,
-        price_scale: given.price_scale,
-        volume_scale: given.volume_scale,
+        timeframe_ms: input_rows.timeframe_ms,
+        price_scale: input_rows.price_scale,
+        volume_scale: input_rows.volume_scale,
         registered,
-        requested_record_count: given.records.len() as u64,
+        requested_record_count: input_rows.records.len() as u64,
         written_record_count: written,
         month_batches_written: rows::months(&bars),
     })
 }
 
-/// What is stored, by month.
+/// Reports the stored data by month.
 pub fn inventory(args: &KlineArgs) -> Result<KlineInventory> {
     let key = key(args)?;
     let target = series::open(&args.target, false)?;

@@ -1,8 +1,9 @@
-//! `fastk bridge`: the ten JSON commands of FastK 0.1, for programs that call FastK as a subprocess.
+//! `fastk bridge`: the ten JSON commands of the fastk_bridge contract 0.1.0-rc.1, for programs that call FastK as a
+//! subprocess.
 //!
 //! Invariants:
-//! - Standard output is one JSON object on one line: the answer, or `{"ok":false,"error":{…}}` beside a non-zero exit
-//!   status. Everything for people goes to standard error.
+//! - Standard output is one JSON object on one line: the result, or `{"ok":false,"error":{…}}` with a non-zero exit
+//!   status. All other text goes to standard error.
 //! - Numbers are scaled integers and never pass through a double.
 //! - The same call prints the same bytes whether it opens the store or goes through the server that owns it.
 
@@ -30,30 +31,30 @@ pub use schemas::schemas;
 #[derive(Debug, clap::Args)]
 pub struct BridgeArgs {
     #[command(subcommand)]
-    verb: BridgeCommand,
+    command: BridgeCommand,
 }
 
 #[derive(Debug, Subcommand)]
 enum BridgeCommand {
-    /// Bars of a closed range.
+    /// Read bars of a closed range.
     ReadKlineRange(ReadKlinesArgs),
-    /// Write bars; registers the series where it is missing.
+    /// Write bars; registers a missing series.
     WriteKlineRange(WriteKlinesArgs),
-    /// What is stored of a kline series, by month.
+    /// Report the stored data of a kline series by month.
     KlineInventory(KlineArgs),
-    /// Values of an indicator in a closed range.
+    /// Read values of an indicator in a closed range.
     ReadIndicatorRange(ReadIndicatorArgs),
-    /// Write values of an indicator; registers the series where it is missing.
+    /// Write values of an indicator; registers a missing series.
     WriteIndicatorRange(WriteIndicatorArgs),
-    /// What is stored of an indicator, by month.
+    /// Report the stored data of an indicator by month.
     IndicatorInventory(IndicatorArgs),
-    /// Values of a scalar series in a closed range.
+    /// Read values of a scalar series in a closed range.
     ReadScalarRange(ReadScalarsArgs),
-    /// Write values of a scalar series; registers the series where it is missing.
+    /// Write values of a scalar series; registers a missing series.
     WriteScalarRange(WriteScalarsArgs),
-    /// Rows of a scalar series in a closed range whose value matches.
+    /// Find rows of a scalar series in a closed range whose value matches.
     QueryScalarPredicate(BridgeQueryArgs),
-    /// What is stored of a scalar series, by month.
+    /// Report the stored data of a scalar series by month.
     ScalarInventory(ScalarArgs),
 }
 
@@ -93,14 +94,14 @@ struct RangeArgs {
     /// First timestamp, in milliseconds since the epoch.
     #[arg(long, value_name = "MS", allow_negative_numbers = true)]
     start_ts: i64,
-    /// Last timestamp, in milliseconds since the epoch; it belongs to the range.
+    /// Last timestamp, in milliseconds since the epoch, inclusive.
     #[arg(long, value_name = "MS", allow_negative_numbers = true)]
     end_ts: i64,
 }
 
 #[derive(Debug, clap::Args)]
 struct InputArgs {
-    /// File with the rows as JSON; standard input when left out or `-`.
+    /// File with the rows as JSON; `-` or no file reads standard input.
     #[arg(long, value_name = "FILE")]
     input_json: Option<PathBuf>,
 }
@@ -164,7 +165,7 @@ struct BridgeQueryArgs {
 }
 
 impl IndicatorArgs {
-    /// The scalar series that an indicator is.
+    /// The scalar series of an indicator.
     fn scalar(self) -> ScalarArgs {
         ScalarArgs { base: self.base, category: scalars::INDICATOR.into(), name: self.indicator_name }
     }
@@ -180,9 +181,9 @@ impl RangeArgs {
     }
 }
 
-/// Runs one of the commands. The status is that of the error table; the answer or the failure stands on standard output.
+/// Runs one of the commands and prints its result or failure to standard output. Returns the status of the error table.
 pub fn run(args: BridgeArgs) -> Result<u8> {
-    let answer = match args.verb {
+    let result = match args.command {
         BridgeCommand::ReadKlineRange(args) => klines::read(&args.series, args.range).and_then(|reply| line(&reply)),
         BridgeCommand::WriteKlineRange(args) => klines::write(&args.series, &args.input).and_then(|reply| line(&reply)),
         BridgeCommand::KlineInventory(args) => klines::inventory(&args).and_then(|reply| line(&reply)),
@@ -202,7 +203,7 @@ pub fn run(args: BridgeArgs) -> Result<u8> {
         }
         BridgeCommand::ScalarInventory(args) => scalars::inventory(&args).and_then(|reply| line(&reply)),
     };
-    match answer {
+    match result {
         Ok(text) => print::out(&text).map(|()| 0),
         Err(error) => {
             print::error(&error);
@@ -211,14 +212,14 @@ pub fn run(args: BridgeArgs) -> Result<u8> {
     }
 }
 
-/// Says on standard output that a command failed; gives its exit status.
+/// Prints a failure to standard output; returns its exit status.
 pub fn fail(code: ErrorCode, message: &str) -> Result<u8> {
     let error = BridgeError { code: code.name().into(), message: message.into() };
     print::out(&line(&BridgeFailure { ok: false, error })?)?;
     Ok(code.exit())
 }
 
-/// What went wrong in one sentence, with the first offending row unless the sentence is about it.
+/// The error in one sentence, with the first invalid row unless the sentence names it.
 fn message(error: &Error) -> String {
     let mut text = error.detail().to_string();
     if let Some(row) = error.rows().first().filter(|row| !error.detail().contains(&row.message)) {

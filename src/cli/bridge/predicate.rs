@@ -1,4 +1,4 @@
-//! Predicates of the bridge: their flags, and what the engine is asked.
+//! Predicates of the bridge: their flags, and their translation for the engine.
 
 use serde_json::Value;
 
@@ -22,16 +22,16 @@ pub struct PredicateArgs {
     /// Scaled integers separated by commas; may be empty.
     #[arg(long, allow_hyphen_values = true)]
     values: Option<String>,
-    /// Answer the values of the rows that match too.
+    /// Also return the values of matching rows.
     #[arg(long)]
     pub return_values: bool,
 }
 
 impl PredicateArgs {
-    /// The predicate that the flags say.
+    /// The predicate of the flags.
     ///
     /// # Errors
-    /// `invalid_argument` for an unknown one, and for flags that are missing or belong to another one.
+    /// `invalid_argument` for an unknown predicate, and for flags that are missing or belong to another predicate.
     pub fn predicate(&self) -> Result<BridgePredicate> {
         let word = self.predicate.as_str();
         let takes = |flags: &str| Error::invalid(format!("--predicate {word} takes {flags}"));
@@ -75,13 +75,13 @@ fn list(text: &str) -> Result<Vec<i64>> {
 }
 
 impl BridgePredicate {
-    /// Whether no value matches at all.
+    /// Whether no value can match.
     pub fn is_nothing(&self) -> bool {
         matches!(self, BridgePredicate::InSet(values) if values.is_empty())
     }
 
-    /// What the engine is asked.
-    pub fn asked(&self) -> query::Predicate {
+    /// The predicate of the engine.
+    pub fn to_query(&self) -> query::Predicate {
         let list = |values: &[i64]| Value::Array(values.iter().map(|value| Value::from(*value)).collect());
         let (op, value) = match self {
             BridgePredicate::Eq(value) => (Operator::Eq, Value::from(*value)),
@@ -95,7 +95,7 @@ impl BridgePredicate {
                 (Operator::BetweenExclusive, list(&[*min, *max]))
             }
             BridgePredicate::InSet(values) => (Operator::In, list(values)),
-            // The engine takes no empty sets; this is every value too.
+            // The engine refuses empty sets; this matches every value too.
             BridgePredicate::NotInSet(values) if values.is_empty() => (Operator::Gte, Value::from(i64::MIN)),
             BridgePredicate::NotInSet(values) => (Operator::NotIn, list(values)),
         };

@@ -1,4 +1,4 @@
-//! Rows in and out as scaled integers: bodies made of records, answers read back into them.
+//! Rows as scaled integers: encodes records as bodies, and decodes results into records.
 
 use std::collections::BTreeSet;
 
@@ -24,7 +24,7 @@ pub fn input<T: DeserializeOwned>(args: &InputArgs) -> Result<T> {
     serde_json::from_slice(&bytes).map_err(|error| Error::invalid(format!("{from}: {error}")))
 }
 
-/// How bodies are read: scaled integers as CSV, at any timestamp, as FastK 0.1 took them.
+/// How bodies are decoded: scaled integers as CSV at any timestamp, as in the contract.
 pub fn write_options() -> BodyOptions {
     BodyOptions { format: "csv".into(), numbers: Some("raw".into()), ..BodyOptions::default() }.any_time()
 }
@@ -45,13 +45,13 @@ pub fn body<const N: usize>(columns: [&str; N], rows: &[[i64; N]]) -> Vec<u8> {
     text.into_bytes()
 }
 
-/// Writes a body over what is stored; gives the number of rows stored.
+/// Upserts a body; returns the number of rows stored.
 pub fn write(target: &CommandTarget, key: &SeriesKey, body: Vec<u8>) -> Result<u64> {
     let terms = WriteOptions { manner: WriteMethod::Mode(RowMode::Upsert), ..WriteOptions::default() };
     Ok(target.write(key, body.into(), &write_options(), &terms)?.reply.rows_written)
 }
 
-/// Refuses rows with one timestamp: which of them is meant cannot be told.
+/// Refuses several rows with one timestamp, since it is unknown which of them is valid.
 pub fn refuse_repeats<const N: usize>(rows: &[[i64; N]]) -> Result<()> {
     let mut seen: Vec<(i64, u64)> = rows.iter().map(|row| row.first().copied().unwrap_or_default()).zip(0..).collect();
     seen.sort_unstable();
@@ -64,10 +64,10 @@ pub fn refuse_repeats<const N: usize>(rows: &[[i64; N]]) -> Result<()> {
     refuse(errors)
 }
 
-/// Brings one column from so many digits to others.
+/// Rescales one column from `from` digits to `to` digits.
 ///
 /// # Errors
-/// `invalid_rows` for values that lose digits by it, or become too large.
+/// `invalid_rows` for values that would lose digits or overflow.
 pub fn rescale<const N: usize>(rows: &mut [[i64; N]], column: usize, name: &str, from: u8, to: u8) -> Result<()> {
     let factor = super::series::scale_of(from.abs_diff(to));
     let mut errors = Vec::new();
@@ -106,14 +106,14 @@ fn refuse(errors: Vec<RowError>) -> Result<()> {
     }
 }
 
-/// How many calendar months in UTC these timestamps lie in.
+/// The number of calendar months in UTC with these timestamps.
 pub fn months<const N: usize>(rows: &[[i64; N]]) -> u64 {
     let starts: BTreeSet<i64> =
         rows.iter().filter_map(|row| row.first()).map(|ts| Partition::Month.span_of(*ts, TimeUnit::Ms).start).collect();
     starts.len() as u64
 }
 
-/// The query of a range in scaled integers; `None` when no timestamp can lie in it.
+/// The query of a range in scaled integers; `None` when no timestamp can be in it.
 pub fn query(key: &SeriesKey, columns: &[&str], range: RangeArgs) -> Option<Query> {
     let start = range.start_ts.max(TimeUnit::Ms.min_ts());
     let end = range.end_ts.min(TimeUnit::Ms.max_ts());
@@ -126,7 +126,7 @@ pub fn query(key: &SeriesKey, columns: &[&str], range: RangeArgs) -> Option<Quer
     })
 }
 
-/// Rows of `N` integers, `ts` first and then these columns.
+/// Reads rows of `N` integers, `ts` first and then these columns.
 pub fn read<const N: usize>(
     target: &CommandTarget,
     key: &SeriesKey,
@@ -140,12 +140,12 @@ pub fn read<const N: usize>(
     lines.end()
 }
 
-/// Lines of integers behind a header, piece by piece.
+/// Parses lines of integers after a header, from a sequence of buffers.
 #[derive(Debug, Default)]
 struct RecordLines<const N: usize> {
     rows: Vec<[i64; N]>,
     has_header: bool,
-    /// The beginning of a line whose end has not come.
+    /// The start of an incomplete line.
     open: Vec<u8>,
 }
 
@@ -193,7 +193,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_are_read_wherever_pieces_end() {
+    fn lines_are_parsed_across_buffer_boundaries() {
         let text = b"ts,value\n-1,5\n2,-999999999999999999\n";
         for at in 0..text.len() {
             let mut lines = RecordLines::<2>::default();
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn repeats_are_named_by_their_later_record() {
+    fn repeated_timestamps_are_reported_at_the_later_record() {
         let error = refuse_repeats(&[[5, 0], [1, 0], [5, 1], [1, 2]]).unwrap_err();
         let rows: Vec<u64> = error.rows().iter().map(|row| row.row).collect();
         assert_eq!((error.code(), rows), (ErrorCode::InvalidRows, vec![3, 2]));

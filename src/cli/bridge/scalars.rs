@@ -24,7 +24,7 @@ fn key(args: &ScalarArgs) -> Result<SeriesKey> {
     SeriesKey::scalar(&args.category, &args.base.symbol, &args.base.timeframe, &args.name)
 }
 
-/// The series, if it is there, in scaled integers.
+/// The series, if it is registered, in scaled integers.
 fn find(target: &CommandTarget, key: &SeriesKey) -> Result<Option<SeriesInfo>> {
     let info = series::find(target, key)?;
     if let Some(info) = &info {
@@ -33,7 +33,7 @@ fn find(target: &CommandTarget, key: &SeriesKey) -> Result<Option<SeriesInfo>> {
     Ok(info)
 }
 
-/// Values of a closed range; none when the series is not registered.
+/// Reads the values of a closed range; none when the series is not registered.
 pub fn read(args: &ScalarArgs, range: RangeArgs) -> Result<ScalarRange> {
     let (key, range) = (key(args)?, range.check()?);
     read_from(&series::open(&args.base.target, false)?, args, &key, range)
@@ -58,7 +58,7 @@ fn read_from(target: &CommandTarget, args: &ScalarArgs, key: &SeriesKey, range: 
     })
 }
 
-/// The same for an indicator, with the price scale of its klines.
+/// Reads the values of an indicator, with the price scale of its klines.
 pub fn read_indicator(args: &ScalarArgs, range: RangeArgs) -> Result<IndicatorRange> {
     let (key, range) = (key(args)?, range.check()?);
     let target = series::open(&args.base.target, false)?;
@@ -81,13 +81,13 @@ pub fn read_indicator(args: &ScalarArgs, range: RangeArgs) -> Result<IndicatorRa
     })
 }
 
-/// Writes values over what is stored.
+/// Upserts values.
 pub fn write(args: &ScalarArgs, input: &InputArgs) -> Result<ScalarsWritten> {
     let key = key(args)?;
-    let given: WriteScalars = rows::input(input)?;
-    let values: Vec<[i64; 2]> = given.records.iter().map(|record| [record.ts, record.value]).collect();
+    let input: WriteScalars = rows::input(input)?;
+    let values: Vec<[i64; 2]> = input.records.iter().map(|record| [record.ts, record.value]).collect();
     rows::refuse_repeats(&values)?;
-    let check = |known: Option<&SeriesInfo>| match given.timeframe_ms {
+    let check = |known: Option<&SeriesInfo>| match input.timeframe_ms {
         Some(interval) => series::check_interval(&args.base.timeframe, known, interval),
         None => Ok(()),
     };
@@ -97,11 +97,11 @@ pub fn write(args: &ScalarArgs, input: &InputArgs) -> Result<ScalarsWritten> {
     let (registered, interval) = match find(&target, &key)? {
         Some(info) => {
             check(Some(&info))?;
-            (false, info.interval_ms.or(given.timeframe_ms))
+            (false, info.interval_ms.or(input.timeframe_ms))
         }
         None => {
             let mut spec = SeriesSpec::of_key(&key);
-            spec.interval_ms = match given.timeframe_ms.or_else(|| timeframe_ms(&args.base.timeframe)) {
+            spec.interval_ms = match input.timeframe_ms.or_else(|| timeframe_ms(&args.base.timeframe)) {
                 Some(interval) => Some(interval),
                 None => {
                     let base = SeriesKey::kline(&args.base.symbol, &args.base.timeframe)?;
@@ -109,7 +109,7 @@ pub fn write(args: &ScalarArgs, input: &InputArgs) -> Result<ScalarsWritten> {
                 }
             };
             let interval = spec.interval_ms;
-            // As values of FastK 0.1: plain integers that only the caller knows the scale of, found through an index.
+            // As in the contract: integers whose scale only the caller knows, with a value index.
             spec.value = Some(ColumnSpec { name: None, kind: Some("int64".into()), digits: None, merge: None });
             spec.value_index = Some(ValueIndexSpec::All(true));
             (series::register(&target, spec, &body, &rows::write_options())?, interval)
@@ -123,13 +123,13 @@ pub fn write(args: &ScalarArgs, input: &InputArgs) -> Result<ScalarsWritten> {
         name: args.name.clone(),
         timeframe_ms: interval,
         registered,
-        requested_record_count: given.records.len() as u64,
+        requested_record_count: input.records.len() as u64,
         written_record_count: written,
         month_batches_written: rows::months(&values),
     })
 }
 
-/// What is stored, by month.
+/// Reports the stored data by month.
 pub fn inventory(args: &ScalarArgs) -> Result<ScalarInventory> {
     let key = key(args)?;
     let target = series::open(&args.base.target, false)?;
@@ -148,7 +148,7 @@ pub fn inventory(args: &ScalarArgs) -> Result<ScalarInventory> {
     })
 }
 
-/// Rows of a closed range whose value matches.
+/// Finds the rows of a closed range whose value matches.
 pub fn query(args: &ScalarArgs, range: RangeArgs, flags: &PredicateArgs) -> Result<PredicateAnswer> {
     let (key, range, predicate) = (key(args)?, range.check()?, flags.predicate()?);
     let target = series::open(&args.base.target, false)?;
@@ -156,7 +156,7 @@ pub fn query(args: &ScalarArgs, range: RangeArgs, flags: &PredicateArgs) -> Resu
     let (mut matches, mut stats) = (Vec::new(), BridgeStats::default());
     if let Some(mut query) = rows::query(&key, &["value"], range).filter(|_| info.is_some() && !predicate.is_nothing())
     {
-        query.predicates = Some(vec![predicate.asked()]);
+        query.predicates = Some(vec![predicate.to_query()]);
         (matches, stats) = search(&target, query)?;
     }
     let found = |row: ScalarRecord| BridgeMatch { ts: row.ts, value: flags.return_values.then_some(row.value) };
@@ -179,7 +179,7 @@ pub fn query(args: &ScalarArgs, range: RangeArgs, flags: &PredicateArgs) -> Resu
     })
 }
 
-/// A page of a JSON answer; members that are not needed here are left out.
+/// The members of a JSON response that are used here.
 #[derive(Deserialize)]
 struct RecordPages {
     rows: Vec<ScalarRecord>,
@@ -188,7 +188,7 @@ struct RecordPages {
     stats: Option<ScanStats>,
 }
 
-/// Every row that a query finds, and what was looked at for all its pages.
+/// Every row that a query finds, and the statistics of all its pages.
 fn search(target: &CommandTarget, mut query: Query) -> Result<(Vec<ScalarRecord>, BridgeStats)> {
     query.explain = true;
     let options = OutputOptions { format: "json".into(), times: Some("epoch".into()), shape: Some("rows".into()) };

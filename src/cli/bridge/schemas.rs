@@ -1,4 +1,4 @@
-//! JSON Schemas of the bridge, made of the types that are read and written.
+//! JSON Schemas of the bridge, generated from the types of its input and output.
 
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, SchemaGenerator};
@@ -9,21 +9,21 @@ use super::contract::{
     ScalarRange, ScalarsWritten, WriteKlines, WriteScalars,
 };
 
-/// What is read from a file or standard input.
+/// The schema of an input.
 fn input<T: JsonSchema>() -> Value {
-    made::<T>(SchemaSettings::draft2020_12().into_generator())
+    schema::<T>(SchemaSettings::draft2020_12().into_generator())
 }
 
-/// What is printed.
+/// The schema of an output.
 fn output<T: JsonSchema>() -> Value {
-    made::<T>(SchemaSettings::draft2020_12().for_serialize().into_generator())
+    schema::<T>(SchemaSettings::draft2020_12().for_serialize().into_generator())
 }
 
-fn made<T: JsonSchema>(generator: SchemaGenerator) -> Value {
+fn schema<T: JsonSchema>(generator: SchemaGenerator) -> Value {
     generator.into_root_schema_for::<T>().to_value()
 }
 
-/// Every schema by what it describes: a command and its direction, such as `write-kline-range.input`, or `failure`.
+/// Every schema by its name: a command and its direction, such as `write-kline-range.input`, or `failure`.
 pub fn schemas() -> Vec<(&'static str, Value)> {
     vec![
         ("read-kline-range.output", output::<KlineRange>()),
@@ -51,7 +51,7 @@ mod tests {
 
     /// Run with `FASTK_BLESS=1` to rewrite the committed schemas.
     #[test]
-    fn the_committed_openapi_bridge_schemas_are_what_the_code_says() {
+    fn the_committed_openapi_bridge_schemas_match_the_code() {
         let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("openapi/bridge");
         let is_blessed = std::env::var_os("FASTK_BLESS").is_some();
         let mut names = BTreeSet::new();

@@ -1,4 +1,4 @@
-//! What the bridge needs to know of a series: whether it is there, its scales, its interval, its months.
+//! What the bridge reads of a series: its registration, scales, interval and months.
 
 use std::time::{Duration, Instant};
 
@@ -12,22 +12,22 @@ use crate::types::{ColumnType, SeriesKey, SeriesSpec, TimeUnit};
 
 const DAY_MS: i64 = 86_400_000;
 
-/// Longest wait for another process that owns the store and serves nobody.
-const LOCK_PATIENCE: Duration = Duration::from_secs(10);
-/// Time between two looks whether it is gone.
-const LOOK: Duration = Duration::from_millis(20);
+/// Timeout of the wait for another process that owns the store and is no server.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time between two attempts to open the store.
+const RETRY_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Opens the store, or finds the server that owns it. Calls of the bridge come from programs, often several at once:
-/// each waits for its turn.
+/// Opens the store, or connects to the server that owns it. Programs often run several bridge commands at once: each
+/// waits for the store.
 ///
 /// # Errors
-/// Those of [`CommandTarget::open`]; `store_locked` after [`LOCK_PATIENCE`].
+/// Those of [`CommandTarget::open`]; `store_locked` after [`LOCK_TIMEOUT`].
 pub fn open(args: &TargetArgs, create: bool) -> Result<CommandTarget> {
-    let begun = Instant::now();
+    let start = Instant::now();
     loop {
         match CommandTarget::open(args, create) {
-            Err(error) if error.code() == ErrorCode::StoreLocked && begun.elapsed() < LOCK_PATIENCE => {
-                std::thread::sleep(LOOK);
+            Err(error) if error.code() == ErrorCode::StoreLocked && start.elapsed() < LOCK_TIMEOUT => {
+                std::thread::sleep(RETRY_INTERVAL);
             }
             opened => return opened,
         }
@@ -51,15 +51,15 @@ pub fn find(target: &CommandTarget, key: &SeriesKey) -> Result<Option<SeriesInfo
     Ok(Some(info))
 }
 
-/// Registers a series unless it is there already; `body` is the first write, checked before anything is registered.
-/// Whether it was registered by this call.
+/// Registers a series unless it exists; `body` is its first write, which is checked before the registration. Returns
+/// whether this call registered the series.
 pub fn register(target: &CommandTarget, spec: SeriesSpec, body: &[u8], options: &BodyOptions) -> Result<bool> {
     let def = spec.clone().resolve()?;
     engine::check_body(&def, body, options)?;
     Ok(target.register(spec)?.created)
 }
 
-/// Digits of a column in scaled integers; 0 for one of plain integers.
+/// Digits of a column in scaled integers; 0 for a column of plain integers.
 ///
 /// # Errors
 /// `schema_mismatch` for doubles.
@@ -82,34 +82,34 @@ pub fn digits_of_scale(what: &str, scale: i64) -> Result<u8> {
     found.ok_or_else(|| Error::invalid(format!("{what} {scale} is not a power of ten between 1 and 10^{DIGITS_MAX}")))
 }
 
-/// The scale of so many digits.
+/// The scale for a number of digits.
 pub fn scale_of(digits: u8) -> i64 {
     10_i64.saturating_pow(u32::from(digits))
 }
 
-/// Refuses an interval that is not what the timeframe, or the registration, says.
-pub fn check_interval(timeframe: &str, known: Option<&SeriesInfo>, given: i64) -> Result<()> {
-    if given <= 0 {
-        return Err(Error::invalid(format!("timeframe_ms {given} is not positive")));
+/// Refuses an interval that contradicts the timeframe or the registration.
+pub fn check_interval(timeframe: &str, known: Option<&SeriesInfo>, input_ms: i64) -> Result<()> {
+    if input_ms <= 0 {
+        return Err(Error::invalid(format!("timeframe_ms {input_ms} is not positive")));
     }
     if let Some(months) = timeframe_months(timeframe) {
         // Months differ in length.
         let days = |each: i64| (each * DAY_MS).saturating_mul(i64::from(months));
         let (low, high) = (days(28), days(31));
-        if (low..=high).contains(&given) {
+        if (low..=high).contains(&input_ms) {
             return Ok(());
         }
-        let detail = format!("timeframe_ms {given} contradicts timeframe {timeframe} ({low} to {high} ms)");
+        let detail = format!("timeframe_ms {input_ms} contradicts timeframe {timeframe} ({low} to {high} ms)");
         return Err(Error::invalid(detail));
     }
-    let told = timeframe_ms(timeframe).map(|told| (told, format!("timeframe {timeframe}")));
-    let told = told.or_else(|| {
+    let expected = timeframe_ms(timeframe).map(|ms| (ms, format!("timeframe {timeframe}")));
+    let expected = expected.or_else(|| {
         let info = known?;
         Some((info.interval_ms?, format!("the registration of {}", info.series)))
     });
-    match told {
-        Some((told, by)) if told != given => {
-            Err(Error::invalid(format!("timeframe_ms {given} contradicts {by} ({told} ms)")))
+    match expected {
+        Some((expected, by)) if expected != input_ms => {
+            Err(Error::invalid(format!("timeframe_ms {input_ms} contradicts {by} ({expected} ms)")))
         }
         _ => Ok(()),
     }
@@ -132,7 +132,7 @@ pub fn months(target: &CommandTarget, info: &SeriesInfo) -> Result<Vec<BridgeMon
     Ok(months.into_iter().map(month).collect())
 }
 
-/// How predicates on a registered series can be answered: every file has a zone map.
+/// How predicates on a registered series can be evaluated: every file has a zone map.
 pub fn capabilities(info: &SeriesInfo) -> BridgeCapabilities {
     BridgeCapabilities { raw_scan: true, has_zmap: true, has_vix: !info.value_index.is_empty() }
 }

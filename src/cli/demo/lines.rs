@@ -1,4 +1,4 @@
-//! The first lines to ask a server with, as the demo prints them and the README shows them.
+//! Example requests, as printed by the demo and shown in the README.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
@@ -39,29 +39,29 @@ import duckdb
 print(duckdb.sql(\"select month(ts) as month, count(*) as minutes, max(high) as high, min(low) as low from klines group by all\"))
 ";
 
-/// The ports that stand in the lines.
+/// The addresses in the examples.
 pub const PORTS: [&str; 2] = ["127.0.0.1:8080", "127.0.0.1:8815"];
 
-/// The address to ask a listener at: one that listens everywhere is asked on this machine.
-fn reached(address: SocketAddr) -> SocketAddr {
+/// The address to connect to: loopback for a listener on all addresses.
+fn connectable(address: SocketAddr) -> SocketAddr {
     let local = if address.is_ipv4() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { IpAddr::V6(Ipv6Addr::LOCALHOST) };
     if address.ip().is_unspecified() { SocketAddr::new(local, address.port()) } else { address }
 }
 
-/// All lines with the addresses of a running demo.
+/// All examples with the addresses of a running demo.
 pub fn printed(http: SocketAddr, flight: SocketAddr, root: &Path) -> String {
-    let (http, flight) = (reached(http), reached(flight));
-    let here = |text: &str| {
-        let [usual_http, usual_flight] = PORTS;
-        text.replace(usual_http, &http.to_string()).replace(usual_flight, &flight.to_string())
+    let (http, flight) = (connectable(http), connectable(flight));
+    let with_addresses = |text: &str| {
+        let [default_http, default_flight] = PORTS;
+        text.replace(default_http, &http.to_string()).replace(default_flight, &flight.to_string())
     };
     format!(
         "\n# from a shell\n{}\n# Python: pip install pyarrow polars duckdb\n{}\n{}\n{}\n# the API by hand: http://{http}/docs\n\
-         # the files: {} (gone when this stops; Ctrl-C)\n",
-        here(CURL),
-        here(PYARROW),
-        here(POLARS),
-        here(DUCKDB),
+         # the files: {} (removed when the demo stops; Ctrl-C)\n",
+        with_addresses(CURL),
+        with_addresses(PYARROW),
+        with_addresses(POLARS),
+        with_addresses(DUCKDB),
         root.display()
     )
 }

@@ -1,6 +1,6 @@
-//! `fastk demo`: a server over sample data in a directory of its own, and the first lines to ask it with.
+//! `fastk demo`: a server over sample data in a temporary directory, and example requests.
 //!
-//! The data is the same on every machine and at every start; the directory is removed at the end.
+//! The data is the same on every machine and at every start. The directory is removed at the end.
 
 pub mod lines;
 mod sample;
@@ -29,57 +29,55 @@ pub struct DemoArgs {
     /// Arrow Flight address; 127.0.0.1:8815, or a free port when that one is taken. In a container 0.0.0.0:8815.
     #[arg(long, value_name = "ADDRESS:PORT")]
     flight: Option<String>,
-    /// Show the demo's own answers and stop.
+    /// Print the results of example requests and exit.
     #[arg(long)]
     exit: bool,
 }
 
-/// Bytes of a log segment of the demo.
+/// Bytes per log segment of the demo.
 const WAL_SEGMENT_BYTES: u64 = 2 << 20;
 
-/// Serves the sample until SIGTERM or Ctrl-C, or shows its answers under `--exit`.
+/// Serves the sample until SIGTERM or Ctrl-C; with `--exit` prints example results and stops.
 pub fn run(args: DemoArgs) -> Result<u8> {
     log::init(&log::level("warn"), crate::config::LogFormat::Text)?;
     let mut config = Config::default();
     let http = choose(args.http.as_deref(), &config.http.listen)?;
     let flight = choose(args.flight.as_deref(), &config.flight.listen)?;
     if let Some(open) = [http, flight].into_iter().find(|address| !address.ip().is_loopback()) {
-        print::note(&format!(
-            "{open} can be reached from other machines: whoever reaches it can read and write the sample"
-        ));
+        print::note(&format!("{open} can be reached from other machines: every client can read and write the sample"));
     }
     engine::fit_open_files(&mut config);
-    let directory = TempDir::new(&places())?;
+    let directory = TempDir::new(&temp_bases())?;
     config.store.root = directory.0.join("store");
     // Small enough for a file system in memory.
     config.store.wal_segment_bytes = WAL_SEGMENT_BYTES;
-    // The directory does not outlive the process, so that flushing it would be for nothing.
+    // The directory does not outlive the process, so syncs are pointless.
     config.store.durability = Durability::None;
     let service = engine::open(&config.store.root, true, &config)?;
     fill(&service)?;
     let running = RunningServer::start(service, &config, http, flight)?;
     print::out(&running.ready_line())?;
     if args.exit {
-        let shown = answers(&running);
-        return running.stop().and_then(|status| shown.map(|()| status));
+        let printed = print_results(&running);
+        return running.stop().and_then(|status| printed.map(|()| status));
     }
     print::out(&lines::printed(running.http, running.flight, &config.store.root))?;
     running.until_signal()
 }
 
-/// The address that was asked for, or the usual one, or a free port beside it.
-fn choose(given: Option<&str>, usual: &str) -> Result<SocketAddr> {
-    if let Some(given) = given {
-        return address(given);
+/// The requested address, or the default one, or a free port if that is in use.
+fn choose(requested: Option<&str>, default: &str) -> Result<SocketAddr> {
+    if let Some(requested) = requested {
+        return address(requested);
     }
-    let usual = address(usual)?;
-    Ok(match TcpListener::bind(usual) {
-        Ok(_) => usual,
+    let default = address(default)?;
+    Ok(match TcpListener::bind(default) {
+        Ok(_) => default,
         Err(_) => SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
     })
 }
 
-/// Registers and writes the sample series, and moves them into chunk files.
+/// Registers and writes the sample series, and seals them into chunk files.
 fn fill(service: &Service) -> Result<()> {
     for (spec, rows) in sample::series()? {
         let key = service.register(spec)?.info.series;
@@ -89,8 +87,8 @@ fn fill(service: &Service) -> Result<()> {
     Ok(())
 }
 
-/// Asks the running server over REST and prints what it says.
-fn answers(running: &RunningServer) -> Result<()> {
+/// Queries the running server over REST and prints the results.
+fn print_results(running: &RunningServer) -> Result<()> {
     let client = CommandTarget::Remote(Box::new(RestClient::new(&running.http.to_string())?));
     let csv = OutputOptions { format: "csv".into(), times: Some("rfc3339".into()), shape: None };
     for key in [lines::KLINE, lines::KLINE_FLOAT, lines::SCALAR] {
@@ -111,27 +109,27 @@ fn answers(running: &RunningServer) -> Result<()> {
     print::out(&format!("\n{}", print::table(&header, rows.collect())))
 }
 
-/// Where the directory can be: the one of the environment, then those that can be written where the root is read-only.
-fn places() -> [PathBuf; 3] {
+/// Candidate parents of the directory: the one of the environment, then those that are writable on a read-only root.
+fn temp_bases() -> [PathBuf; 3] {
     [std::env::temp_dir(), "/dev/shm".into(), "/var/tmp".into()]
 }
 
-/// A directory that is removed with everything in it.
+/// A directory that is removed with its contents on drop.
 struct TempDir(PathBuf);
 
 impl TempDir {
-    /// A new directory in the first of these places that can be written.
-    fn new(places: &[PathBuf]) -> Result<Self> {
+    /// Creates a directory in the first writable one of `bases`.
+    fn new(bases: &[PathBuf]) -> Result<Self> {
         let mut refused = Vec::new();
-        for base in places {
+        for base in bases {
             match Self::within(base) {
-                Ok(made) => return Ok(made),
+                Ok(directory) => return Ok(directory),
                 Err(error) => refused.push(format!("{}: {error}", base.display())),
             }
         }
-        let detail = format!("no place for the directory of the demo ({})", refused.join("; "));
+        let detail = format!("no writable directory for the demo ({})", refused.join("; "));
         Err(Error::new(ErrorCode::Io, detail)
-            .with_hint("TMPDIR names a directory that can be written; in a container, `--tmpfs /tmp` makes one"))
+            .with_hint("set TMPDIR to a writable directory; in a container, `--tmpfs /tmp` creates one"))
     }
 
     fn within(base: &Path) -> std::io::Result<Self> {
@@ -155,7 +153,7 @@ impl Drop for TempDir {
 
 fn remove(path: &Path) {
     if let Err(error) = std::fs::remove_dir_all(path) {
-        tracing::warn!(%error, path = %path.display(), "the demo's directory stays");
+        tracing::warn!(%error, path = %path.display(), "the directory of the demo was not removed");
     }
 }
 
@@ -166,27 +164,27 @@ mod tests {
     #[test]
     fn a_taken_port_is_replaced_by_a_free_one() {
         let taken = TcpListener::bind("127.0.0.1:0").unwrap();
-        let usual = taken.local_addr().unwrap().to_string();
-        assert_eq!(choose(None, &usual).unwrap().port(), 0);
-        assert_eq!(choose(Some("0.0.0.0:1"), &usual).unwrap(), "0.0.0.0:1".parse().unwrap());
-        assert!(choose(Some("nowhere"), &usual).is_err());
+        let default = taken.local_addr().unwrap().to_string();
+        assert_eq!(choose(None, &default).unwrap().port(), 0);
+        assert_eq!(choose(Some("0.0.0.0:1"), &default).unwrap(), "0.0.0.0:1".parse().unwrap());
+        assert!(choose(Some("nowhere"), &default).is_err());
     }
 
     #[test]
-    fn the_directory_is_made_where_it_can_be_written() {
+    fn the_directory_is_created_in_the_first_writable_base() {
         let free = tempfile::tempdir().unwrap();
         let missing = free.path().join("missing");
-        let made = TempDir::new(&[missing.clone(), free.path().to_owned()]).unwrap();
-        assert_eq!(made.0.parent(), Some(free.path()));
+        let directory = TempDir::new(&[missing.clone(), free.path().to_owned()]).unwrap();
+        assert_eq!(directory.0.parent(), Some(free.path()));
         let error = TempDir::new(std::slice::from_ref(&missing)).err().unwrap();
         assert!(error.detail().contains(&missing.display().to_string()), "{error}");
         assert!(error.hint().unwrap().contains("--tmpfs /tmp"), "{error}");
     }
 
     #[test]
-    fn the_directory_goes_with_everything_in_it() {
+    fn the_directory_is_removed_with_its_contents() {
         let path = {
-            let directory = TempDir::new(&places()).unwrap();
+            let directory = TempDir::new(&temp_bases()).unwrap();
             std::fs::create_dir_all(directory.0.join("a/b")).unwrap();
             directory.0.clone()
         };

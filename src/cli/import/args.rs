@@ -1,6 +1,6 @@
 //! The flags of `fastk import`, raw ([`ImportArgs`]) and validated ([`ImportSettings`]).
 //!
-//! Nothing here reads a file: what depends on the input is settled when its header is known.
+//! No file is read here: what depends on the input is resolved when its header is known.
 
 use std::path::PathBuf;
 
@@ -21,73 +21,73 @@ pub struct ImportArgs {
     /// standard input
     #[arg(required = true, value_name = "FILE")]
     pub files: Vec<PathBuf>,
-    /// Series to import into, such as kline/BTCUSDT/1m; registered when it is new
+    /// Series to import into, such as kline/BTCUSDT/1m; registered if new
     #[arg(long, value_name = "KEY")]
     pub series: String,
     #[command(flatten)]
     pub target: TargetArgs,
-    /// Where each column comes from, by name or zero-based position: ts=open_time,open=1; ts=0+1 joins two with a space
+    /// Source column of each column, by name or zero-based position: ts=open_time,open=1; ts=0+1 joins two with a space
     #[arg(long, value_name = "COLUMN=SOURCE,…", value_delimiter = ',')]
     pub map: Vec<String>,
     /// A constant for a column the source lacks, such as volume=0
     #[arg(long, value_name = "COLUMN=NUMBER,…", value_delimiter = ',', allow_hyphen_values = true)]
     pub set: Vec<String>,
-    /// The first row is data, whatever it looks like
+    /// Treat the first row as data, not as a header
     #[arg(long)]
     pub no_header: bool,
-    /// Field separator of CSV: one character, or `tab`; found by itself when left out
+    /// Field separator of CSV: one character, or `tab` [default: detected]
     #[arg(long, value_name = "CHAR")]
     pub delimiter: Option<String>,
-    /// Unit of epoch times; by their magnitude when left out
+    /// Unit of epoch times [default: by their magnitude]
     #[arg(long, value_name = "UNIT")]
     pub time_unit: Option<EpochUnit>,
-    /// Layout of written times in strftime letters, such as "%d/%m/%Y %H:%M"
+    /// strftime format of textual times, such as "%d/%m/%Y %H:%M"
     #[arg(long, value_name = "FORMAT")]
     pub time_format: Option<String>,
-    /// Zone of written times that carry no offset: an IANA name or a fixed offset such as -05:00
+    /// Zone of textual times without an offset: an IANA name or a fixed offset such as -05:00
     #[arg(long, value_name = "ZONE", default_value = "UTC", allow_hyphen_values = true)]
     pub time_zone: String,
     /// Date of times that are times of day only: YYYY-MM-DD, or `name` for the date in the name of each file
     #[arg(long, value_name = "DATE|name")]
     pub base_date: Option<String>,
-    /// Separator between thousands in numbers such as 1,234.56: `,`, `'` or `_`; such numbers are invalid without
+    /// Thousands separator in numbers such as 1,234.56: `,`, `'` or `_`; without this, such numbers are invalid
     #[arg(long, value_name = "CHAR")]
     pub thousands: Option<String>,
-    /// Read the suffixes K, M, B and T of numbers such as 193.34M; such numbers are invalid without
+    /// Accept the suffixes K, M, B and T of numbers such as 193.34M; without this, such numbers are invalid
     #[arg(long)]
     pub magnitudes: bool,
-    /// Digits of open, high, low and close; those of the source and some headroom when left out
+    /// Digits of open, high, low and close [default: those of the source and some headroom]
     #[arg(long, value_name = "N")]
     pub price_digits: Option<u8>,
-    /// Digits of volume; those of the source and some headroom when left out
+    /// Digits of volume [default: those of the source and some headroom]
     #[arg(long, value_name = "N")]
     pub volume_digits: Option<u8>,
-    /// Digits of the value of a scalar series; those of the source and some headroom when left out
+    /// Digits of the value of a scalar series [default: those of the source and some headroom]
     #[arg(long, value_name = "N")]
     pub value_digits: Option<u8>,
-    /// Further columns to keep, each NAME or NAME:digits
+    /// Extra columns to import, each NAME or NAME:digits
     #[arg(long, value_name = "NAME[:DIGITS],…", value_delimiter = ',')]
     pub extra: Vec<String>,
-    /// What happens to numbers with more digits than their column has
+    /// How to handle numbers with more digits than their column
     #[arg(long, value_enum, default_value = "exact")]
     pub rounding: RoundingFlag,
-    /// How rows meet those that are stored
+    /// How rows are combined with stored rows of the same timestamp
     #[arg(long, value_enum, default_value = "upsert")]
     pub mode: ModeFlag,
-    /// Whether open, high, low, close and volume must agree
+    /// Whether open, high, low, close and volume must be consistent
     #[arg(long, value_enum, default_value = "ohlc")]
     pub validate: ValidateFlag,
-    /// What an invalid row does: refuse the whole import, or stay out of it
+    /// How to handle invalid rows: refuse the whole import, or skip them
     #[arg(long, value_enum, default_value = "reject")]
     pub on_invalid: OnInvalid,
-    /// What happens to rows of the files that repeat a timestamp with different values; identical repeats are stored
+    /// How to handle rows of the files that repeat a timestamp with different values; identical repeats are stored
     /// once
     #[arg(long, value_enum, default_value = "reject")]
     pub on_duplicate: OnDuplicate,
-    /// What happens to rows whose time does not start an interval of the series' timeframe
+    /// How to handle rows whose time does not start an interval of the timeframe
     #[arg(long, value_enum, default_value = "reject")]
     pub off_grid: OffGrid,
-    /// Read and check everything, write nothing
+    /// Read and check every row, write nothing
     #[arg(long)]
     pub dry_run: bool,
     /// Print the summary as JSON
@@ -105,7 +105,7 @@ pub enum EpochUnit {
 }
 
 impl EpochUnit {
-    /// Ticks in a second.
+    /// Ticks per second.
     pub fn per_second(self) -> i64 {
         match self {
             EpochUnit::S => 1,
@@ -121,7 +121,7 @@ impl EpochUnit {
 pub enum RoundingFlag {
     /// The row is invalid
     Exact,
-    /// They are rounded half to even on the decimal form, counted per column and listed
+    /// Round half to even on the decimal form; rounded numbers are counted per column and listed
     Nearest,
 }
 
@@ -137,11 +137,11 @@ impl From<RoundingFlag> for Rounding {
 /// `--mode`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum ModeFlag {
-    /// A row replaces the stored one of the same time
+    /// A row replaces the stored row of the same timestamp
     Upsert,
-    /// A stored row of the same time refuses the write
+    /// A stored row of the same timestamp refuses the write
     Insert,
-    /// Every row must be later than those stored
+    /// Every row must be later than the stored rows
     Append,
 }
 
@@ -158,9 +158,9 @@ impl From<ModeFlag> for RowMode {
 /// `--validate`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum ValidateFlag {
-    /// high ≥ open, close, low; low ≤ open, close, high; volume ≥ 0; other rows are invalid
+    /// high ≥ open, close, low; low ≤ open, close, high; volume ≥ 0; else the row is invalid
     Ohlc,
-    /// Such rows are kept and reported
+    /// Inconsistent rows are imported and reported
     None,
 }
 
@@ -174,11 +174,11 @@ pub enum OnInvalid {
 /// `--on-duplicate`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum OnDuplicate {
-    /// They refuse the whole import
+    /// Refuse the whole import
     Reject,
-    /// The last row of each timestamp is stored
+    /// Store the last row of each timestamp
     Last,
-    /// No row of such a timestamp is stored
+    /// Store no row of such a timestamp
     Identical,
 }
 
@@ -191,7 +191,7 @@ pub enum OffGrid {
     Allow,
 }
 
-/// The date of times of day.
+/// The date for times of day.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BaseDate {
     Given(jiff::civil::Date),
@@ -199,7 +199,7 @@ pub enum BaseDate {
     FileName,
 }
 
-/// A further column to keep.
+/// An extra column to import.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExtraColumn {
     pub name: String,
@@ -252,7 +252,7 @@ impl ImportSettings {
                 return Err(Error::invalid(format!("--set {name}={number}: {number:?} is not a number")));
             }
             if map.iter().any(|(mapped, _)| mapped == name) {
-                return Err(Error::invalid(format!("column {name} stands in both --map and --set")));
+                return Err(Error::invalid(format!("column {name} is in both --map and --set")));
             }
         }
         for (flag, digits) in [
@@ -265,7 +265,7 @@ impl ImportSettings {
         let mut files: Vec<PathBuf> = Vec::new();
         for file in &args.files {
             if files.contains(file) {
-                return Err(Error::invalid(format!("{} is given twice", file.display())));
+                return Err(Error::invalid(format!("{} is listed twice", file.display())));
             }
             files.push(file.clone());
         }
@@ -342,7 +342,7 @@ fn parse_delimiter(text: &str) -> Result<u8> {
     match text.as_bytes() {
         _ if text.eq_ignore_ascii_case("tab") || text == "\\t" => Ok(b'\t'),
         [byte] if !byte.is_ascii_alphanumeric() && !b"\"\r\n.+-".contains(byte) => Ok(*byte),
-        _ => Err(Error::invalid(format!("--delimiter {text:?} is not one separator character, nor tab"))),
+        _ => Err(Error::invalid(format!("--delimiter {text:?} is neither one separator character nor tab"))),
     }
 }
 
@@ -358,7 +358,7 @@ fn parse_base_date(text: &str) -> Result<BaseDate> {
         return Ok(BaseDate::FileName);
     }
     text.parse().map(BaseDate::Given).map_err(|_| {
-        Error::invalid(format!("--base-date {text:?} is no date"))
+        Error::invalid(format!("--base-date {text:?} is not a date"))
             .with_hint("YYYY-MM-DD, or `name` for the date in the name of each file")
     })
 }

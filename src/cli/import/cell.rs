@@ -1,4 +1,4 @@
-//! What every kind of source hands over: a row of borrowed cells.
+//! Rows of borrowed cells, as every kind of source returns them.
 
 use std::borrow::Cow;
 
@@ -22,7 +22,7 @@ pub enum SourceCell<'a> {
         ticks: i64,
         per_second: i64,
     },
-    /// Something that can be neither a number nor a time, with its name for the message.
+    /// A value that is neither a number nor a time, with its name for the message.
     Wrong(&'static str),
 }
 
@@ -52,14 +52,14 @@ pub struct SourceRecord<'a> {
     pub row: u64,
     /// Line of the file on which the row begins, from 1, where the format has lines.
     pub line: Option<u64>,
-    /// The cells asked for, in the order asked for.
+    /// The requested cells, in the requested order.
     pub cells: &'a [SourceCell<'a>],
 }
 
-/// Takes one row after the other; an error ends the reading.
+/// Receives one row after the other; an error ends the reading.
 pub type Visit<'v> = dyn FnMut(SourceRecord<'_>) -> crate::Result<()> + 'v;
 
-/// What the beginning of a file shows.
+/// Names and first rows of a file.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Preview {
     /// Column names, where the format itself has them (objects, tables).
@@ -68,5 +68,5 @@ pub struct Preview {
     pub rows: Vec<Vec<String>>,
 }
 
-/// How many rows a preview holds at most.
+/// Most rows of a preview.
 pub const PREVIEW_ROWS: usize = 1_000;

@@ -1,4 +1,4 @@
-//! The pass that converts every row and writes none: all that is wrong with the input is known after it.
+//! The pass that converts every row without writing, and finds every problem of the input.
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -9,14 +9,14 @@ use crate::error::Result;
 use crate::types::time::{TimeUnit, days_from_civil};
 
 use super::args::ImportSettings;
-use super::convert::{Converted, Converter, Issue, show_word};
+use super::convert::{Converted, Converter, Issue, show_raw};
 use super::plan::{ImportPlan, SourceRow};
 use super::repeats::{RepeatCollector, RepeatedRows, RowPosition, TimeOrder};
 use super::steps::StepCounts;
 
-/// How many rows of one kind are reported one by one; the rest are counted.
+/// Most rows of one kind that are listed; the rest are only counted.
 pub const FINDINGS_MAX: usize = 1_000;
-/// Market data of earlier years is rare, and mistaken units and missing dates give such times.
+/// Times of earlier years are suspect: wrong units and missing dates give them, market data rarely does.
 const USUAL_YEAR: i64 = 1990;
 
 /// A row worth reporting.
@@ -31,7 +31,7 @@ pub struct RowFinding {
 pub struct RowFindings {
     pub count: u64,
     pub list: Vec<RowFinding>,
-    /// How many for each reason.
+    /// Number of rows for each reason.
     pub reasons: BTreeMap<&'static str, u64>,
 }
 
@@ -55,28 +55,28 @@ pub struct Rounded {
     pub after: String,
 }
 
-/// Rows that have something in common, by the first of them.
+/// The number of rows with a common property, and the first of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RowGroup {
     pub count: u64,
     pub first: Option<(RowPosition, i64)>,
 }
 
-/// What the input holds.
+/// What the check found in the input.
 #[derive(Clone, Debug, Default)]
 pub struct InputSummary {
     pub rows: u64,
     pub invalid: RowFindings,
-    /// Rows whose open, high, low, close or volume contradict each other and that are kept.
+    /// Imported rows whose open, high, low, close or volume are inconsistent.
     pub odd: RowFindings,
     pub repeats: RepeatedRows,
     /// Rows that lost digits, by column.
     pub rounded: Vec<u64>,
-    /// The first [`FINDINGS_MAX`] numbers that did.
+    /// The first [`FINDINGS_MAX`] numbers that lost digits.
     pub rounded_list: Vec<Rounded>,
-    /// Most digits that a number of the column needs, where that is more than the column has.
+    /// Digits that the numbers of the column need, if more than the column has.
     pub digits_needed: BTreeMap<String, u8>,
-    /// Rows that start no interval of the timeframe and are kept.
+    /// Imported rows that start no interval of the timeframe.
     pub off_grid: RowGroup,
     /// Rows before 1990.
     pub early: RowGroup,
@@ -100,17 +100,17 @@ impl RowGroup {
     }
 }
 
-/// Where a row stands.
+/// The position of a row in the input.
 pub fn place(row: &SourceRow<'_>) -> RowPosition {
     RowPosition { file: row.file, row: row.row, line: row.line, number: row.number }
 }
 
-/// First timestamp of the year from which times are usual.
-fn usual_from(unit: TimeUnit) -> i64 {
+/// First timestamp of the year from which times are plausible.
+fn plausible_from(unit: TimeUnit) -> i64 {
     days_from_civil(USUAL_YEAR, 1, 1) * 86_400 * unit.per_second()
 }
 
-/// Converts every row; looks again at those whose time may stand twice.
+/// Converts every row; reads those with a possibly repeated time a second time.
 pub fn check(
     plan: &ImportPlan,
     converter: &Converter<'_>,
@@ -120,7 +120,7 @@ pub fn check(
     let mut found = InputSummary { rounded: vec![0; plan.targets.len()], ..InputSummary::default() };
     let mut order = TimeOrder::new();
     let mut converted = Converted::default();
-    let usual_from = usual_from(converter.def().unit);
+    let usual_from = plausible_from(converter.def().unit);
     plan.read(bar, &mut |row| {
         found.rows += 1;
         match converter.convert(&row, &mut converted) {
@@ -138,7 +138,7 @@ pub fn check(
                 found.last_ts = Some(found.last_ts.map_or(ts, |last| last.max(ts)));
                 found.steps.push(row.file, ts, converter.grid());
                 if converted.rounded != 0 {
-                    rounded(&mut found, &row, &converted, converter);
+                    count_rounded(&mut found, &row, &converted, converter);
                 }
                 if converted.off_grid {
                     found.off_grid.add(place(&row), ts);
@@ -160,8 +160,8 @@ pub fn check(
     Ok(found)
 }
 
-/// Counts the numbers of a row that lost digits, and keeps the first.
-fn rounded(found: &mut InputSummary, row: &SourceRow<'_>, converted: &Converted, converter: &Converter<'_>) {
+/// Counts the numbers of a row that lost digits, and lists the first.
+fn count_rounded(found: &mut InputSummary, row: &SourceRow<'_>, converted: &Converted, converter: &Converter<'_>) {
     let columns = converter.def().columns.iter().zip(row.cells).zip(&converted.cells);
     for (at, (((column, cell), word), count)) in columns.zip(&mut found.rounded).enumerate() {
         if (converted.rounded >> (at & 63)) & 1 == 0 {
@@ -169,7 +169,7 @@ fn rounded(found: &mut InputSummary, row: &SourceRow<'_>, converted: &Converted,
         }
         *count += 1;
         if found.rounded_list.len() < FINDINGS_MAX {
-            let (before, after) = (cell.show().into_owned(), show_word(*word, column.kind));
+            let (before, after) = (cell.show().into_owned(), show_raw(*word, column.kind));
             found.rounded_list.push(Rounded { place: place(row), column: at, before, after });
         }
     }

@@ -1,4 +1,4 @@
-//! One source row becomes one row of the series, or the reason why not.
+//! Converts one source row into one row of the series, or returns the reason why it is invalid.
 
 use std::cell::OnceCell;
 use std::cmp::Ordering;
@@ -17,17 +17,17 @@ use super::cell::SourceCell;
 use super::forms::flags_for;
 use super::plan::SourceRow;
 
-/// Why a row is not accepted, or what is odd about one that is.
+/// Why a row is refused, or what is inconsistent in an accepted one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Issue {
     /// Column of the series.
     pub field: String,
-    /// A reason word of row errors.
+    /// A stable reason of row errors.
     pub reason: &'static str,
     pub message: String,
-    /// Digits that its column would need; with the reason `precision_loss` only.
+    /// Digits that its column would need; only with the reason `precision_loss`.
     pub digits: Option<u8>,
-    /// Flags that would read the number; with the reason `not_a_number` only.
+    /// Flags that would accept the number; only with the reason `not_a_number`.
     pub flags: Option<String>,
 }
 
@@ -44,13 +44,13 @@ pub struct Converted {
     pub cells: Vec<i64>,
     /// A bit for each column that lost digits.
     pub rounded: u64,
-    /// Open, high, low, close or volume contradict each other.
+    /// Set when open, high, low, close or volume are inconsistent.
     pub odd: Option<Issue>,
-    /// The time starts no interval of the timeframe, and that is allowed.
+    /// Set when the time starts no interval of the timeframe, which the flags allow.
     pub off_grid: bool,
 }
 
-/// Converts rows by one registration.
+/// Converts rows for one registration.
 #[derive(Clone, Debug)]
 pub struct Converter<'a> {
     def: &'a SeriesDef,
@@ -59,14 +59,14 @@ pub struct Converter<'a> {
     /// Positions of open, high, low, close and volume.
     bar: Option<[usize; 5]>,
     off_grid: OffGrid,
-    /// Earliest stored time, from which intervals of several days or weeks count.
+    /// Earliest stored time, the origin of intervals of several days or weeks.
     first_stored: Option<i64>,
-    /// Settled by the first row where nothing is stored; then `None` where the timeframe has no length.
+    /// Set by the first row if no row is stored; `None` in it if the timeframe has no fixed length.
     grid: OnceCell<Option<Grid>>,
 }
 
 impl<'a> Converter<'a> {
-    /// `first_stored` is the earliest time that the series holds.
+    /// `first_stored` is the earliest stored time of the series.
     pub fn new(def: &'a SeriesDef, settings: &ImportSettings, first_stored: Option<i64>) -> Self {
         let at = |name| def.column(name);
         let bar = (def.kind() == Kind::Kline)
@@ -115,7 +115,7 @@ impl<'a> Converter<'a> {
         Err(Issue::new("ts", OFF_GRID, message))
     }
 
-    /// The series the rows are for.
+    /// The series of the rows.
     pub fn def(&self) -> &'a SeriesDef {
         self.def
     }
@@ -158,7 +158,7 @@ fn compare(a: Option<(i64, ColumnType)>, b: Option<(i64, ColumnType)>) -> Option
     }
 }
 
-/// The word of a cell and whether digits were lost, or the reason word.
+/// The raw value of a cell and whether digits were lost, or the reason of the error.
 fn number(cell: SourceCell<'_>, kind: ColumnType, rounding: Rounding) -> Result<(i64, bool), &'static str> {
     let reason = NumberError::reason;
     match (cell, kind) {
@@ -211,8 +211,8 @@ fn digits_needed(cell: SourceCell<'_>) -> u8 {
     }
 }
 
-/// A stored word of a column as text.
-pub fn show_word(word: i64, kind: ColumnType) -> String {
+/// A raw value of a column as text.
+pub fn show_raw(word: i64, kind: ColumnType) -> String {
     let mut out = Vec::new();
     match kind {
         ColumnType::Decimal { digits } => write_decimal(&mut out, word, digits),
@@ -226,9 +226,9 @@ fn describe(cell: SourceCell<'_>, reason: &str, kind: ColumnType) -> String {
     let shown = quote(&cell.show());
     match (reason, kind) {
         ("missing", _) => "is missing".into(),
-        ("wrong_type", _) => format!("{shown} is no number"),
+        ("wrong_type", _) => format!("{shown} is not a number"),
         ("not_a_number", _) => match flags_for(cell.show().as_bytes()) {
-            Some(flags) => format!("{shown} is not a plain number; {flags} reads it"),
+            Some(flags) => format!("{shown} is not a plain number; use {flags}"),
             None => format!("{shown} is not a number"),
         },
         ("not_finite", _) => format!("{shown} is not finite"),
@@ -238,7 +238,7 @@ fn describe(cell: SourceCell<'_>, reason: &str, kind: ColumnType) -> String {
     }
 }
 
-/// The text in quotes, cut to a length that fits a message.
+/// The text in quotes, truncated for a message.
 fn quote(text: &str) -> String {
     let short: String = text.chars().take(60).collect();
     if short.len() < text.len() { format!("{short:?}…") } else { format!("{short:?}") }
@@ -251,9 +251,9 @@ mod tests {
     const DECIMAL: ColumnType = ColumnType::Decimal { digits: 2 };
 
     #[test]
-    fn every_kind_of_cell_reaches_every_kind_of_column() {
+    fn every_kind_of_cell_converts_to_every_kind_of_column() {
         let bits = |value: f64| Ok((value.to_bits().cast_signed(), false));
-        for (cell, kind, wanted) in [
+        for (cell, kind, expected) in [
             (SourceCell::Text(b"1.50"), DECIMAL, Ok((150, false))),
             (SourceCell::Text(b"8e-8"), ColumnType::Decimal { digits: 8 }, Ok((8, false))),
             (SourceCell::Text(b"1.505"), DECIMAL, Ok((150, true))),
@@ -274,9 +274,9 @@ mod tests {
             (SourceCell::Text(b"1e17"), DECIMAL, Err("overflow")),
             (SourceCell::Wrong("a boolean"), DECIMAL, Err("wrong_type")),
         ] {
-            assert_eq!(number(cell, kind, Rounding::Nearest), wanted, "{cell:?} {kind:?}");
+            assert_eq!(number(cell, kind, Rounding::Nearest), expected, "{cell:?} {kind:?}");
         }
-        for (cell, kind, wanted) in [
+        for (cell, kind, expected) in [
             (SourceCell::Text(b"1.505"), DECIMAL, Err("precision_loss")),
             (SourceCell::Text(b"1.5000"), DECIMAL, Ok((150, false))),
             (SourceCell::Float(0.1 + 0.2), DECIMAL, Err("precision_loss")),
@@ -285,19 +285,19 @@ mod tests {
             (SourceCell::Float(7.5), ColumnType::Int64, Err("precision_loss")),
             (SourceCell::Float(7.0), ColumnType::Int64, Ok((7, false))),
         ] {
-            assert_eq!(number(cell, kind, Rounding::Exact), wanted, "exact: {cell:?} {kind:?}");
+            assert_eq!(number(cell, kind, Rounding::Exact), expected, "exact: {cell:?} {kind:?}");
         }
     }
 
     #[test]
     fn the_digits_that_a_number_needs_are_counted() {
-        for (cell, wanted) in [
+        for (cell, expected) in [
             (SourceCell::Text(b"1.50500"), 3),
             (SourceCell::Text(b"8e-8"), 8),
             (SourceCell::Float(0.1 + 0.2), 17),
             (SourceCell::Text(b"0.1234567890123456789"), u8::MAX),
         ] {
-            assert_eq!(digits_needed(cell), wanted, "{cell:?}");
+            assert_eq!(digits_needed(cell), expected, "{cell:?}");
         }
     }
 }

@@ -1,7 +1,7 @@
-//! Rows of separated text: separator, quotes, lines.
+//! Reads rows of delimited text.
 //!
-//! Spaces round a field do not count, blank lines are no rows, `\r\n` ends a line as `\n` does. A quoted field may hold
-//! line ends; the row then counts from its first line.
+//! Spaces around a field are trimmed, blank lines are skipped, lines end with `\n` or `\r\n`. A quoted field may
+//! contain line ends; the line of a row is its first one.
 
 use std::io::{BufRead, Read};
 
@@ -12,12 +12,12 @@ use crate::error::{Error, Result};
 use super::cell::{PREVIEW_ROWS, Preview, SourceCell, SourceRecord, Visit};
 use super::open::Input;
 
-/// Separators that are tried, the likelier first.
+/// Separators to try, the most likely first.
 const SEPARATORS: [u8; 4] = [b',', b';', b'\t', b'|'];
 /// Longest row.
 const ROW_BYTES_MAX: u64 = 1 << 20;
 
-/// Cuts the text into rows and the rows into fields.
+/// Splits the text into rows and fields.
 struct CsvRows<'a> {
     input: &'a Input,
     reader: Box<dyn BufRead>,
@@ -70,7 +70,7 @@ impl<'a> CsvFields<'a> {
     }
 }
 
-/// Fields of a row that are found in one walk; later ones are looked for one by one.
+/// Fields of a row that are found in one pass; later ones are searched one by one.
 const FIELDS_KNOWN: usize = 32;
 
 impl<'a> CsvRows<'a> {
@@ -79,7 +79,7 @@ impl<'a> CsvRows<'a> {
         Ok(Self { input, reader: input.text(bar)?, separator, lines: 0, text, quoted })
     }
 
-    /// The next row and the line it begins on, from 1.
+    /// The next row and its first line, from 1.
     fn next(&mut self) -> Result<Option<(CsvFields<'_>, u64)>> {
         self.text.clear();
         let mut begin = self.lines + 1;
@@ -120,7 +120,7 @@ impl<'a> CsvRows<'a> {
     }
 }
 
-/// The separator that cuts the first rows into the same number of fields, at least two.
+/// The separator that splits the first rows into the same number of fields, at least two.
 pub fn sniff(input: &Input) -> Result<u8> {
     let mut best = (0, b',');
     for separator in SEPARATORS {
@@ -131,7 +131,7 @@ pub fn sniff(input: &Input) -> Result<u8> {
         {
             widths.push(fields.iter().count());
         }
-        // A header may be narrower than its rows, so the last of the first rows tell the width.
+        // A header may be narrower than its rows, so the last of the first rows define the width.
         let width = widths.last().copied().unwrap_or(0);
         let even = widths.iter().skip(1).all(|other| *other == width);
         let score = if width < 2 { 0 } else { width + if even { 1_000 } else { 0 } };
@@ -142,7 +142,7 @@ pub fn sniff(input: &Input) -> Result<u8> {
     Ok(best.1)
 }
 
-/// The first rows, all of them still possible data.
+/// The first rows; each may be a header or data.
 pub fn preview(input: &Input, separator: u8) -> Result<Preview> {
     let mut found = Vec::new();
     let mut rows = CsvRows::new(input, separator, &ProgressBar::hidden())?;
@@ -154,7 +154,7 @@ pub fn preview(input: &Input, separator: u8) -> Result<Preview> {
     Ok(Preview { names: None, rows: found })
 }
 
-/// Reads every row after the header and hands over the fields at `positions`.
+/// Reads every row after the header and passes the fields at `positions` to `visit`.
 pub fn read(
     input: &Input,
     separator: u8,
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn separators_are_found() {
+    fn separators_are_detected() {
         assert_eq!(separator(b"a,b,c\n1,2,3\n"), b',');
         assert_eq!(separator(b"20250302 170000;1.04;1.05\n20250302 170100;1.04;1.05\n"), b';');
         assert_eq!(separator(b"a\tb\n1\t2\n"), b'\t');
@@ -212,38 +212,39 @@ mod tests {
 
     #[test]
     fn line_ends_quotes_and_spaces_do_not_change_the_cells() {
-        let wanted = vec![(0, Some(2), vec!["1".into(), "2.5".into()]), (1, Some(4), vec!["2".into(), String::new()])];
-        assert_eq!(rows(b"ts,x,open\r\n1,7, 2.5 \r\n\r\n\"2\",7\r\n", &[0, 2], true), wanted);
-        assert_eq!(rows(&gzip(b"ts,x,open\n1,7,2.5\n\n2,7,"), &[0, 2], true), wanted);
+        let expected =
+            vec![(0, Some(2), vec!["1".into(), "2.5".into()]), (1, Some(4), vec!["2".into(), String::new()])];
+        assert_eq!(rows(b"ts,x,open\r\n1,7, 2.5 \r\n\r\n\"2\",7\r\n", &[0, 2], true), expected);
+        assert_eq!(rows(&gzip(b"ts,x,open\n1,7,2.5\n\n2,7,"), &[0, 2], true), expected);
     }
 
     #[test]
-    fn a_quoted_field_may_hold_separators_and_line_ends() {
+    fn a_quoted_field_may_contain_separators_and_line_ends() {
         let text = b"ts,note,open\n1,\"a,\n\"\"b\",2\n3,c,4\n";
-        let wanted = vec![
+        let expected = vec![
             (0, Some(2), vec!["1".into(), "a,\n\"b".into(), "2".into()]),
             (1, Some(4), vec!["3".into(), "c".into(), "4".into()]),
         ];
-        assert_eq!(rows(text, &[0, 1, 2], true), wanted);
+        assert_eq!(rows(text, &[0, 1, 2], true), expected);
         let wide = format!("{}7\n", "1,".repeat(40));
         assert_eq!(rows(wide.as_bytes(), &[40, 41], false), [(0, Some(1), vec!["7".to_string(), String::new()])]);
     }
 
     #[test]
-    fn a_row_without_end_does_not_fill_the_memory() {
+    fn an_endless_row_is_refused_within_bounded_memory() {
         let (_folder, path) = file("x", &b"1,2,".repeat(1 << 19));
         let input = Input::detect(&path).unwrap();
         assert!(sniff(&input).unwrap_err().detail().contains("1 MiB"));
     }
 
     #[test]
-    fn gzip_members_in_a_row_are_one_text() {
+    fn consecutive_gzip_members_are_one_text() {
         let bytes = [gzip(b"1,2\n"), gzip(b"3,4\n")].concat();
         assert_eq!(rows(&bytes, &[1], false).len(), 2);
     }
 
     #[test]
-    fn a_text_cut_short_inside_gzip_is_an_error() {
+    fn a_truncated_text_inside_gzip_is_an_error() {
         let bytes = gzip("1,2,3\n".repeat(50_000).as_bytes());
         let (_folder, path) = file("x", bytes.split_at(bytes.len() - 30).0);
         let input = Input::detect(&path).unwrap();

@@ -1,4 +1,4 @@
-//! The pass that writes: the same rows as the check, batch by batch.
+//! The pass that writes the checked rows in batches.
 
 use indicatif::ProgressBar;
 
@@ -15,22 +15,22 @@ use super::sink::{Sink, SinkReply};
 /// Most rows of one commit.
 pub const BATCH_ROWS: usize = 262_144;
 
-/// Rows that were checked, on their way into a series.
+/// Checked rows to write into a series.
 #[derive(Clone, Copy, Debug)]
 pub struct Delivery<'a> {
     pub plan: &'a ImportPlan,
     pub settings: &'a ImportSettings,
     pub checked: &'a InputSummary,
     pub def: &'a SeriesDef,
-    /// Earliest time that the series held before.
+    /// Earliest stored time before the import.
     pub first_stored: Option<i64>,
 }
 
 impl Delivery<'_> {
-    /// Writes every accepted row. `done` counts what was written, also when an error ends it.
+    /// Writes every accepted row. `done` counts the written rows, also after an error.
     ///
     /// # Errors
-    /// What the sink answers, and `invalid_argument` when a file is no longer what was checked.
+    /// Those of the sink, and `invalid_argument` when a file changed since the check.
     pub fn run(&self, sink: &mut dyn Sink, bar: &ProgressBar, done: &mut SinkReply) -> Result<()> {
         let Self { plan, settings, checked, def, first_stored } = *self;
         let accepted = checked.accepted();
@@ -64,7 +64,7 @@ impl Delivery<'_> {
         if seen == accepted {
             return Ok(());
         }
-        Err(Error::invalid(format!("the files changed while they were imported: {accepted} rows became {seen}"))
+        Err(Error::invalid(format!("the files changed during the import: {accepted} rows became {seen}"))
             .with_hint("import them again"))
     }
 }

@@ -1,8 +1,8 @@
-//! Numbers as people write them, `1,234.56` and `193.34M`, read only where a flag says so.
+//! Numbers such as `1,234.56` and `193.34M`, accepted only by flag.
 //!
-//! Nothing is guessed: `1,234` is a thousand here and a fraction elsewhere.
+//! Never detected: `1,234` is a thousand in one country and a fraction in another.
 
-/// The forms that the flags of an import allow beside plain numbers.
+/// The number forms that the flags of an import allow besides plain numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Forms {
     /// Separator between groups of three digits: `--thousands`.
@@ -18,13 +18,13 @@ const ALL: [Forms; 3] = [
 ];
 
 impl Forms {
-    /// Whether plain numbers alone are read.
+    /// Whether only plain numbers are accepted.
     pub fn is_plain(self) -> bool {
         self == Forms::default()
     }
 
-    /// Appends the plain number that `text` stands for, exactly: `193.34M` becomes `193.34e6`. Appends nothing and
-    /// gives `false` where `text` has none of these forms.
+    /// Appends `text` as a plain number of exactly the same value: `193.34M` becomes `193.34e6`. Appends nothing and
+    /// returns `false` if `text` has none of these forms.
     pub fn rewrite(self, text: &[u8], out: &mut Vec<u8>) -> bool {
         let length = out.len();
         let rewritten = self.append(text, out).is_some();
@@ -53,13 +53,13 @@ impl Forms {
             digits => digits,
         };
         let point = digits.iter().position(|byte| *byte == b'.').unwrap_or(digits.len());
-        let (whole, fraction) = digits.split_at(point);
-        let grouped = self.thousands.is_some_and(|separator| whole.contains(&separator));
+        let (integer, fraction) = digits.split_at(point);
+        let grouped = self.thousands.is_some_and(|separator| integer.contains(&separator));
         if suffix.is_empty() && !grouped {
             return None;
         }
         let separator = self.thousands.filter(|_| grouped);
-        let groups = whole.split(|byte| Some(*byte) == separator);
+        let groups = integer.split(|byte| Some(*byte) == separator);
         for (at, group) in groups.enumerate() {
             let length = match (grouped, at) {
                 (false, _) => 0..=usize::MAX,
@@ -72,7 +72,7 @@ impl Forms {
             out.extend_from_slice(group);
         }
         let decimals = fraction.strip_prefix(b".").unwrap_or_default();
-        if whole.len() + decimals.len() == 0 || !decimals.iter().all(u8::is_ascii_digit) {
+        if integer.len() + decimals.len() == 0 || !decimals.iter().all(u8::is_ascii_digit) {
             return None;
         }
         out.extend_from_slice(fraction);
@@ -81,7 +81,7 @@ impl Forms {
     }
 }
 
-/// The flags that would read `text` as a number; `None` if none would.
+/// The flags that would accept `text` as a number; `None` if none would.
 pub fn flags_for(text: &[u8]) -> Option<String> {
     let mut scratch = Vec::new();
     let all = ALL.into_iter().find(|forms| forms.rewrite(text, &mut scratch))?;
@@ -110,7 +110,7 @@ mod tests {
     #[test]
     fn thousands_and_magnitudes_become_plain_numbers_exactly() {
         let both = Forms { thousands: Some(b','), magnitudes: true };
-        for (text, wanted) in [
+        for (text, expected) in [
             ("1,234.56", "1234.56"),
             ("-12,345,678", "-12345678"),
             ("193.34M", "193.34e6"),
@@ -120,12 +120,12 @@ mod tests {
             ("1,234.5K", "1234.5e3"),
             (".5M", ".5e6"),
         ] {
-            assert_eq!(plain(both, text).as_deref(), Some(wanted), "{text}");
+            assert_eq!(plain(both, text).as_deref(), Some(expected), "{text}");
         }
     }
 
     #[test]
-    fn what_is_not_exactly_of_these_forms_is_left_as_it_is() {
+    fn other_text_is_not_rewritten() {
         let both = Forms { thousands: Some(b','), magnitudes: true };
         for text in
             ["1,23", "12,34,567", "1234,567", ",123", "1,234,", "1.5e3K", "M", "-M", "1.2.3M", "12", "1.5", "1m"]
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn the_flags_that_would_read_a_number_are_known() {
+    fn the_flags_that_would_accept_a_number_are_known() {
         assert_eq!(flags_for(b"1,234.56").as_deref(), Some("--thousands ,"));
         assert_eq!(flags_for(b"193.34M").as_deref(), Some("--magnitudes"));
         assert_eq!(flags_for(b"1'234K").as_deref(), Some("--thousands \"'\" --magnitudes"));

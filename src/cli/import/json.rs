@@ -1,7 +1,7 @@
-//! Rows of JSON: an array of arrays or objects, or such rows one after the other (NDJSON).
+//! Reads rows of JSON: an array of arrays or objects, or a sequence of such rows (NDJSON).
 //!
-//! The text is never held as a whole: one row at a time is cut out by its brackets and then parsed. Numbers keep
-//! the digits they are written with.
+//! Rows are split at their brackets and parsed one at a time; the text is never in memory as a whole. Numbers keep
+//! their digits.
 
 use std::borrow::Cow;
 use std::io::{self, BufRead};
@@ -19,7 +19,7 @@ use super::open::Input;
 /// Longest row.
 const ROW_BYTES_MAX: usize = 1 << 20;
 
-/// Cuts the rows out of the text.
+/// Splits the text into rows.
 struct JsonRows<R> {
     reader: R,
     /// Line of the next byte, from 1.
@@ -35,12 +35,12 @@ enum JsonState {
     Array {
         comma: bool,
     },
-    /// Rows one after the other.
+    /// A sequence of rows.
     Lines,
     End,
 }
 
-/// Why the text is not rows: what was expected, on which line; or the reader failed.
+/// A syntax error with its line, or an error of the reader.
 enum JsonError {
     Io(io::Error),
     Text(u64, &'static str),
@@ -61,7 +61,7 @@ impl<R: BufRead> JsonRows<R> {
         Ok(self.reader.fill_buf()?.first().copied())
     }
 
-    /// The next byte that is not space, not consumed.
+    /// The next byte that is not white space, without consuming it.
     fn peek_word(&mut self) -> io::Result<Option<u8>> {
         while let Some(byte) = self.peek()? {
             match byte {
@@ -74,7 +74,7 @@ impl<R: BufRead> JsonRows<R> {
         Ok(None)
     }
 
-    /// The text of the next row and the line it begins on.
+    /// The text of the next row and its first line.
     fn next(&mut self) -> Result<Option<(&[u8], u64)>, JsonError> {
         self.row.clear();
         if self.state == JsonState::Start {
@@ -82,7 +82,7 @@ impl<R: BufRead> JsonRows<R> {
                 self.reader.consume(1);
                 match self.peek_word()? {
                     Some(b'[' | b'{' | b']') => self.state = JsonState::Array { comma: false },
-                    // The bracket belongs to a row of its own.
+                    // The bracket starts a row.
                     _ => {
                         self.row.push(b'[');
                         self.state = JsonState::Lines;
@@ -105,7 +105,7 @@ impl<R: BufRead> JsonRows<R> {
                     byte = self.peek_word()?;
                 }
                 None => return Err(JsonError::Text(self.line, "ends inside its array")),
-                Some(_) if comma => return Err(JsonError::Text(self.line, "lacks a comma between two rows")),
+                Some(_) if comma => return Err(JsonError::Text(self.line, "has no comma between two rows")),
                 Some(_) => {}
             }
             if self.state != JsonState::End {
@@ -115,7 +115,7 @@ impl<R: BufRead> JsonRows<R> {
         if self.state == JsonState::End {
             return match byte {
                 None => Ok(None),
-                Some(_) => Err(JsonError::Text(self.line, "goes on after its array")),
+                Some(_) => Err(JsonError::Text(self.line, "continues after its array")),
             };
         }
         let line = self.line;
@@ -123,7 +123,7 @@ impl<R: BufRead> JsonRows<R> {
             match byte {
                 Some(b'[' | b'{') => {}
                 None if self.state == JsonState::Lines => return Ok(None),
-                _ => return Err(JsonError::Text(line, "holds something that is neither an array nor an object")),
+                _ => return Err(JsonError::Text(line, "contains a value that is neither an array nor an object")),
             }
         }
         self.cut()?;
@@ -182,7 +182,7 @@ fn broken(input: &Input, broken: JsonError) -> Error {
     match broken {
         JsonError::Io(error) => input.broken(&error),
         JsonError::Text(line, what) => Error::invalid(format!("{} line {line}: the JSON {what}", input.label))
-            .with_hint("an array of arrays or objects, or one array or object after the other"),
+            .with_hint("expected an array of arrays or objects, or a sequence of arrays or objects"),
     }
 }
 
@@ -211,7 +211,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for JsonMembers<'a> {
     }
 }
 
-/// A row, parsed as far as its values.
+/// A row with unparsed values.
 enum JsonRow<'a> {
     Array(Vec<&'a RawValue>),
     Object(JsonMembers<'a>),
@@ -228,7 +228,7 @@ fn parse<'a>(input: &Input, text: &'a [u8], line: u64) -> Result<JsonRow<'a>> {
     })
 }
 
-/// Text of a string that holds escapes.
+/// The text of a string with escapes.
 fn unescape(value: &RawValue) -> Option<String> {
     let text = value.get();
     (text.starts_with('"') && text.contains('\\')).then(|| serde_json::from_str(text).unwrap_or_default())
@@ -249,7 +249,7 @@ fn cell<'a>(value: &'a RawValue, unescaped: Option<&'a str>) -> SourceCell<'a> {
     }
 }
 
-/// The first rows; names where the first row is an object.
+/// The first rows; with names if the first row is an object.
 pub fn preview(input: &Input) -> Result<Preview> {
     let mut rows = JsonRows::new(input.text(&ProgressBar::hidden())?);
     let mut names: Option<Vec<String>> = None;
@@ -274,14 +274,14 @@ pub fn preview(input: &Input) -> Result<Preview> {
                 }
                 cells.push(row);
             }
-            // Arrays among objects, or the other way round: the rows are reported when they are read.
+            // Rows of the other shape are reported when they are read.
             _ => cells.push(Vec::new()),
         }
     }
     Ok(Preview { names, rows: cells })
 }
 
-/// Reads every row and hands over the values at `positions`; with `names` the positions are those of the names.
+/// Reads every row and passes the values at `positions` to `visit`; with `names` the positions are those of the names.
 pub fn read(
     input: &Input,
     names: Option<&[String]>,
@@ -302,8 +302,8 @@ pub fn read(
             (JsonRow::Object(JsonMembers(members)), Some(names)) => positions
                 .iter()
                 .map(|at| {
-                    let wanted = names.get(*at)?;
-                    members.iter().rev().find(|(name, _)| name == wanted).map(|(_, value)| *value)
+                    let expected = names.get(*at)?;
+                    members.iter().rev().find(|(name, _)| name == expected).map(|(_, value)| *value)
                 })
                 .collect(),
             _ => {
@@ -344,23 +344,23 @@ mod tests {
 
     #[test]
     fn arrays_are_read_one_row_at_a_time_with_their_digits() {
-        let wanted = vec![vec!["1".to_string(), "8e-8".into()], vec!["2".into(), "1.50".into()]];
-        assert_eq!(rows("[[1, 7, 8e-8],\n [2,7,1.50]]", None, &[0, 2]).unwrap(), wanted);
-        assert_eq!(rows("[1,7,8e-8]\n[2,7,1.50]\n", None, &[0, 2]).unwrap(), wanted);
+        let expected = vec![vec!["1".to_string(), "8e-8".into()], vec!["2".into(), "1.50".into()]];
+        assert_eq!(rows("[[1, 7, 8e-8],\n [2,7,1.50]]", None, &[0, 2]).unwrap(), expected);
+        assert_eq!(rows("[1,7,8e-8]\n[2,7,1.50]\n", None, &[0, 2]).unwrap(), expected);
         assert_eq!(rows("[]", None, &[0]).unwrap(), Vec::<Vec<String>>::new());
     }
 
     #[test]
     fn objects_are_read_by_name() {
-        let wanted = vec![vec!["2017-01-03".to_string(), "1.5".into()], vec!["b]\"".into(), String::new()]];
+        let expected = vec![vec!["2017-01-03".to_string(), "1.5".into()], vec!["b]\"".into(), String::new()]];
         let text = r#"[{"ts":"2017-01-03","x":{"close":9},"close":1.5},{"close":null,"ts":"b]\""}]"#;
-        assert_eq!(rows(text, Some(&["ts", "close"]), &[0, 1]).unwrap(), wanted);
+        assert_eq!(rows(text, Some(&["ts", "close"]), &[0, 1]).unwrap(), expected);
         let lines = "{\"ts\":\"2017-01-03\",\"close\":1.5}\n{\n \"ts\":\"b]\\\"\"}";
-        assert_eq!(rows(lines, Some(&["ts", "close"]), &[0, 1]).unwrap(), wanted);
+        assert_eq!(rows(lines, Some(&["ts", "close"]), &[0, 1]).unwrap(), expected);
     }
 
     #[test]
-    fn broken_text_is_an_error_with_its_line() {
+    fn malformed_text_is_an_error_with_its_line() {
         for (text, line) in [
             ("[[1,2],\n[3,", "line 2"),
             ("[[1,2]\n[3,4]]", "line 2"),
@@ -380,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_gathered_from_the_first_rows() {
+    fn names_are_collected_from_the_first_rows() {
         let (_folder, path) = file("x.json", br#"[{"ts":1},{"ts":2,"open":3}]"#);
         let preview = preview(&Input::detect(&path).unwrap()).unwrap();
         assert_eq!(preview.names.unwrap(), ["ts", "open"]);

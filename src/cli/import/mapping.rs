@@ -1,7 +1,7 @@
-//! Which source column feeds which column of the series, and whether a file has a header row.
+//! The source column of each column of the series, and whether a file has a header row.
 //!
-//! Flags rule; what they leave open is found by name, without case. Nothing is guessed from the order of columns:
-//! sources disagree about it.
+//! Flags have precedence; other columns are found by name, ignoring case. The order of columns is never used: sources
+//! differ in it.
 
 use crate::error::{Error, Result};
 use crate::types::SeriesDef;
@@ -11,7 +11,7 @@ use super::cell::Preview;
 use super::clock::looks_like_time;
 use super::forms::flags_for;
 
-/// Names that mean the time of a row, the surest first; `Open Time` and `open-time` are `open_time` too.
+/// Names of the time column, the most reliable first; `Open Time` and `open-time` match `open_time`.
 const TIME_NAMES: [&str; 20] = [
     "ts",
     "open_time",
@@ -35,7 +35,7 @@ const TIME_NAMES: [&str; 20] = [
     "unix_timestamp",
 ];
 
-/// What a number column of the series is for.
+/// The role of a number column of the series.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NumberRole {
     /// Open, high, low, close: one number of digits for all four.
@@ -50,14 +50,14 @@ pub enum NumberRole {
 pub struct TargetColumn {
     pub name: String,
     pub role: NumberRole,
-    /// Other names it may have in a source.
+    /// Other names of the column in sources.
     aliases: Vec<String>,
 }
 
 /// The number columns an import fills, in the order of the registration.
 ///
 /// # Errors
-/// `invalid_argument` for `--extra`, `--map` or `--set` of a column that cannot be.
+/// `invalid_argument` for an impossible column of `--extra`, `--map` or `--set`.
 pub fn targets(settings: &ImportSettings, registered: Option<&SeriesDef>) -> Result<Vec<TargetColumn>> {
     let mut names: Vec<(String, NumberRole)> = match settings.key.name() {
         None => ["open", "high", "low", "close"].map(|name| (name.to_string(), NumberRole::Price)).to_vec(),
@@ -87,7 +87,7 @@ pub fn targets(settings: &ImportSettings, registered: Option<&SeriesDef>) -> Res
         None => {
             for extra in &settings.extra {
                 if names.iter().any(|(name, _)| *name == extra.name) {
-                    return Err(Error::invalid(format!("--extra {}: the column is there already", extra.name)));
+                    return Err(Error::invalid(format!("--extra {}: the column exists already", extra.name)));
                 }
                 names.push((extra.name.clone(), NumberRole::Extra));
             }
@@ -96,7 +96,7 @@ pub fn targets(settings: &ImportSettings, registered: Option<&SeriesDef>) -> Res
     for (flag, pairs) in [("--map", &settings.map), ("--set", &settings.set)] {
         if let Some((name, _)) = pairs.iter().find(|(name, _)| name != "ts" && !names.iter().any(|(n, _)| n == name)) {
             return Err(Error::invalid(format!("{flag} {name}: the series has no such column"))
-                .with_hint(format!("columns: ts, {}; more with --extra", joined(names.iter().map(|(n, _)| n)))));
+                .with_hint(format!("columns: ts, {}; more with --extra", comma_list(names.iter().map(|(n, _)| n)))));
         }
     }
     let alias = settings.key.name().map(str::to_string);
@@ -109,28 +109,28 @@ pub fn targets(settings: &ImportSettings, registered: Option<&SeriesDef>) -> Res
         .collect())
 }
 
-fn joined<'a>(names: impl Iterator<Item = &'a String>) -> String {
+fn comma_list<'a>(names: impl Iterator<Item = &'a String>) -> String {
     names.map(String::as_str).collect::<Vec<_>>().join(", ")
 }
 
-/// Where the cells of one column come from.
+/// The source of the cells of one column.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CellSource {
     Position(usize),
-    /// The number of `--set`, as written.
+    /// The number given by `--set`, as text.
     Constant(String),
 }
 
-/// How the rows of one file become rows of the series.
+/// The mapping from the rows of one file to rows of the series.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileLayout {
     /// Whether the first row names the columns.
     pub header: bool,
     /// The time cells, joined with a space when several.
     pub ts: Vec<usize>,
-    /// One origin for each target.
+    /// One source for each target.
     pub columns: Vec<CellSource>,
-    /// Names of the source columns where it has any.
+    /// Names of the source columns, if any.
     pub names: Option<Vec<String>>,
 }
 
@@ -144,7 +144,7 @@ impl FileLayout {
         self.ts.iter().copied().chain(mapped).collect()
     }
 
-    /// The name of a source column for people.
+    /// The name of a source column for messages.
     pub fn source_name(&self, position: usize) -> String {
         match self.names.as_ref().and_then(|names| names.get(position)) {
             Some(name) if !name.is_empty() => name.clone(),
@@ -153,21 +153,21 @@ impl FileLayout {
     }
 }
 
-/// A column of a file that feeds no column of the series.
+/// A column of a file that is not imported.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OmittedColumn {
     /// Its header, or `column N`.
     pub name: String,
-    /// What keeps it in a new series; `None` where it does not hold numbers.
+    /// The flags that import it into a new series; `None` if it does not contain numbers.
     pub kept_by: Option<ExtraColumnFlags>,
 }
 
-/// The flags that make a source column an extra column.
+/// The flags that import a source column as an extra column.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExtraColumnFlags {
     /// Column name for `--extra`.
     pub extra: String,
-    /// Zero-based position for `--map`, where the name does not find the column by itself.
+    /// Zero-based position for `--map`, if the name alone does not find the column.
     pub map: Option<usize>,
 }
 
@@ -206,7 +206,7 @@ impl FileLayout {
     }
 }
 
-/// Settles the layout of a file. `file` names it in messages.
+/// Resolves the layout of a file. `file` is its name in messages.
 ///
 /// # Errors
 /// `invalid_argument` when a column has no source or more than one.
@@ -230,7 +230,7 @@ pub fn resolve(
     }
     let positional = by_position.layout(false);
     match positional {
-        // Everything is mapped by position: the first row is a header where its numbers are words.
+        // Every column is mapped by position: the first row is a header if its number cells are words.
         Ok(mut layout) => {
             let cells: Vec<&String> = layout
                 .columns
@@ -247,7 +247,7 @@ pub fn resolve(
             }
             Ok(layout)
         }
-        // Numbers and times name no columns.
+        // Numbers and times are not column names.
         Err(error) if first.iter().all(|cell| cell.is_empty() || is_number(cell) || looks_like_time(cell)) => {
             Err(error)
         }
@@ -268,7 +268,7 @@ pub fn resolve(
     }
 }
 
-/// Whether a cell is a number in any form that flags may allow: no such cell is a name.
+/// Whether a cell is a number in any form that flags may allow, and so not a name.
 fn is_number(cell: &str) -> bool {
     crate::types::number::fraction_digits(cell.as_bytes()).is_some() || flags_for(cell.as_bytes()).is_some()
 }
@@ -308,7 +308,7 @@ impl LayoutResolver<'_> {
             }
         }
         if !missing.is_empty() {
-            let names = joined(missing.iter().map(|target| &target.name));
+            let names = comma_list(missing.iter().map(|target| &target.name));
             return Err(self.no_source(&names, self.hint_for(&missing)));
         }
         Ok(FileLayout { header, ts, columns, names: self.names.map(<[String]>::to_vec) })
@@ -318,7 +318,7 @@ impl LayoutResolver<'_> {
         self.settings.map.iter().find(|(column, _)| column == name).map(|(_, source)| source.as_str())
     }
 
-    /// The error of columns without a source; the hint is the way to give them one.
+    /// The error for columns without a source; the hint names the flags for them.
     fn no_source(&self, columns: &str, hint: String) -> Error {
         let has = match self.names {
             Some(names) => {
@@ -332,10 +332,10 @@ impl LayoutResolver<'_> {
                      --map ts=0,open=1,high=2,low=3,close=4,volume=5"
                 .into(),
         };
-        Error::invalid(format!("{}: nothing to take {columns} from; {has}", self.file)).with_hint(hint)
+        Error::invalid(format!("{}: no source for {columns}; {has}", self.file)).with_hint(hint)
     }
 
-    /// The way to give a source to columns that were not found by name.
+    /// The flags for columns that were not found by name.
     fn hint_for(&self, missing: &[&TargetColumn]) -> String {
         let price = |target: &&&TargetColumn| target.role == NumberRole::Price;
         match missing {
@@ -351,24 +351,24 @@ impl LayoutResolver<'_> {
             [target] if target.role == NumberRole::Value => "--map value=COLUMN with one of these columns".into(),
             _ => {
                 let maps = missing.iter().map(|target| format!("{}=COLUMN", target.name)).collect::<Vec<_>>().join(",");
-                format!("--map {maps} with the columns they come from; --set COLUMN=NUMBER for a constant")
+                format!("--map {maps} with their source columns; --set COLUMN=NUMBER for a constant")
             }
         }
     }
 
-    /// The way to name the column of times: one that holds some, if there is one.
+    /// The flags for the time column: names a column with times, if there is one.
     fn hint_for_ts(&self) -> String {
         let first = |at: usize| self.rows.first().and_then(|row| row.get(at)).map_or("", |cell| cell.as_str());
         let mut names = self.names.into_iter().flatten().enumerate();
         match names.find(|(at, name)| !name.is_empty() && looks_like_time(first(*at))) {
-            Some((_, name)) => format!("--map ts={name} takes the times of that column"),
+            Some((_, name)) => format!("--map ts={name} uses the times of that column"),
             None => "--map ts=COLUMN names the column of times, --map ts=DATE+TIME two that make one; times of day \
                      alone need --base-date"
                 .into(),
         }
     }
 
-    /// The position a source stands for, which is a name or a number.
+    /// The position of a source, which is a name or a number.
     fn position(&self, column: &str, source: &str) -> Result<usize> {
         if let Some(at) = self.find(source)? {
             return Ok(at);
@@ -384,11 +384,11 @@ impl LayoutResolver<'_> {
                 width.unwrap_or(0)
             )));
         }
-        let hint = format!("--map {column}= takes one of these names, or a zero-based position");
+        let hint = format!("set --map {column}= to one of these names, or a zero-based position");
         Err(self.no_source(&format!("{column}={source}"), hint))
     }
 
-    /// The column of a name: as written, else without case.
+    /// The column with a name: exactly, else ignoring case.
     fn find(&self, name: &str) -> Result<Option<usize>> {
         let Some(names) = self.names else { return Ok(None) };
         for same in [|a: &str, b: &str| a == b, |a: &str, b: &str| a.eq_ignore_ascii_case(b)] {
@@ -410,17 +410,17 @@ impl LayoutResolver<'_> {
                 return Ok(Some(at));
             }
         }
-        // `adj_close` finds `Adj Close`.
-        Ok(self.find_spelt(&target.name).filter(|_| target.role == NumberRole::Extra))
+        // `adj_close` matches `Adj Close`.
+        Ok(self.find_normalized(&target.name).filter(|_| target.role == NumberRole::Extra))
     }
 
-    /// The one column whose header, spelt as a column name, is this name.
-    fn find_spelt(&self, name: &str) -> Option<usize> {
+    /// The only column whose header, normalized, is this name.
+    fn find_normalized(&self, name: &str) -> Option<usize> {
         let mut hits = self.names?.iter().enumerate().filter(|(_, known)| column_name(known) == name);
         hits.next().filter(|_| hits.next().is_none()).map(|(at, _)| at)
     }
 
-    /// `ts=a+b`, unless a column has just that name.
+    /// Resolves `ts=a+b`, unless a column has exactly that name.
     fn ts_source(&self, source: &str) -> Result<Vec<usize>> {
         if self.find(source)?.is_some() || !source.contains('+') {
             return Ok(vec![self.position("ts", source)?]);
@@ -439,7 +439,7 @@ impl LayoutResolver<'_> {
             return Ok(vec![date, time]);
         }
         for name in TIME_NAMES {
-            if let Some(at) = self.find(name)?.or_else(|| self.find_spelt(name)) {
+            if let Some(at) = self.find(name)?.or_else(|| self.find_normalized(name)) {
                 return Ok(vec![at]);
             }
         }
@@ -457,7 +457,7 @@ impl LayoutResolver<'_> {
     }
 }
 
-/// A header as a column name: lower case, `_` for what else stands between letters and digits.
+/// Normalizes a header to a column name: lower case, `_` for other characters between letters and digits.
 fn column_name(text: &str) -> String {
     let lower = text.trim().to_ascii_lowercase();
     lower.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect()
@@ -482,12 +482,12 @@ mod tests {
     const ROW: &[&str] = &["1640995200000", "1", "3", "0.5", "2", "10"];
 
     #[test]
-    fn headers_are_matched_without_case() {
+    fn headers_are_matched_ignoring_case() {
         let layout = resolved("", None, &[&["DATE", "Volume", "OPEN", "HIGH", "LOW", "CLOSE"], ROW]).unwrap();
         assert_eq!((layout.header, layout.ts.as_slice()), (true, &[0][..]));
         assert_eq!(layout.columns, at(&[2, 3, 4, 5, 1]));
         let names = &["open_time", "date", "open", "high", "low", "close", "volume"];
-        assert_eq!(resolved("", Some(names), &[ROW]).unwrap().ts, [0], "open_time goes before date");
+        assert_eq!(resolved("", Some(names), &[ROW]).unwrap().ts, [0], "open_time has precedence over date");
     }
 
     #[test]
@@ -498,14 +498,14 @@ mod tests {
         let words: &[&str] = &["t", "o", "c", "h", "l", "v"];
         assert!(resolved(map, None, &[words, ROW]).unwrap().header);
         assert!(!resolved(&format!("{map} --no-header"), None, &[words, ROW]).unwrap().header);
-        let holes: &[&str] = &["1640995200000", "NaN", "NaN", "NaN", "NaN", ""];
-        assert!(!resolved(map, None, &[holes, ROW]).unwrap().header, "a row of holes is data");
+        let missing: &[&str] = &["1640995200000", "NaN", "NaN", "NaN", "NaN", ""];
+        assert!(!resolved(map, None, &[missing, ROW]).unwrap().header, "a row of missing values is data");
         let bad: &[&str] = &["1640995200000", "x", "1", "1", "1", "1"];
         assert!(!resolved(map, None, &[bad, ROW]).unwrap().header, "one bad cell makes no header");
     }
 
     #[test]
-    fn a_header_narrower_than_its_rows_needs_positions() {
+    fn a_header_with_fewer_columns_than_its_rows_needs_positions() {
         let header: &[&str] = &["Date", "Open", "High", "Low", "Close", "Volume"];
         let row: &[&str] = &["2006-01-02", "09:01:00", "1", "3", "0.5", "2", "10"];
         assert!(resolved("", None, &[header, row]).unwrap_err().hint().unwrap().contains("ts=0+1"));
@@ -514,15 +514,15 @@ mod tests {
     }
 
     #[test]
-    fn an_unnamed_column_of_times_is_the_time() {
+    fn an_unnamed_column_of_times_is_the_time_column() {
         let header: &[&str] = &["", "Open", "High", "Low", "Close", "Volume"];
         assert_eq!(resolved("", None, &[header, &["2004-08-19", "1", "1", "1", "1", "1"]]).unwrap().ts, [0]);
         let counter: &[&str] = &["0", "1", "1", "1", "1", "1"];
-        assert!(resolved("", None, &[header, counter]).is_err(), "a row counter is no time");
+        assert!(resolved("", None, &[header, counter]).is_err(), "a row counter is not a time");
     }
 
     #[test]
-    fn date_and_time_columns_are_joined() {
+    fn date_and_time_columns_are_comma_list() {
         let header: &[&str] = &["Date", "Time", "Open", "High", "Low", "Close", "Volume"];
         let row: &[&str] = &["2006-01-02", "09:01:00", "1", "3", "0.5", "2", "10"];
         assert_eq!(resolved("", None, &[header, row]).unwrap().ts, [0, 1]);
@@ -530,7 +530,7 @@ mod tests {
     }
 
     #[test]
-    fn constants_and_extras_fill_the_rest() {
+    fn constants_and_extra_columns_fill_the_rest() {
         let header: &[&str] = &["timestamp", "open", "high", "low", "close", "Adj Close", "n"];
         let row: &[&str] = &["2012-02-01", "1", "1", "1", "1", "2", "3"];
         let flags = "--set volume=0 --extra adj_close:6,trades --map trades=n";
@@ -543,7 +543,7 @@ mod tests {
     }
 
     #[test]
-    fn names_of_times_are_found_in_every_spelling() {
+    fn time_columns_are_found_in_every_spelling() {
         for name in ["timestamp_utc", "Open Time", "open-time", "openTime", "Datetime UTC", "unix", "timestamp_ms"] {
             let header: &[&str] = &["open", "high", "low", "close", "volume", name];
             let row: &[&str] = &["1", "3", "0.5", "2", "10", "1640995200000"];
@@ -552,7 +552,7 @@ mod tests {
     }
 
     #[test]
-    fn columns_that_are_left_out_are_named_with_the_flags_that_keep_them() {
+    fn columns_not_imported_are_named_with_the_flags_that_import_them() {
         let settings = ImportSettings::of(&args("f --root r --series kline/X/1m")).unwrap();
         let targets = targets(&settings, None).unwrap();
         let header = ["ts", "Symbol", "open", "high", "low", "close", "volume", "Quote Volume", "Close", "empty"];
@@ -561,27 +561,27 @@ mod tests {
         let preview = Preview { names: None, rows: vec![text(&header), text(&row)] };
         let layout = resolve(&settings, &targets, &preview, "f").unwrap();
         let keep = |extra: &str, map| Some(ExtraColumnFlags { extra: extra.into(), map });
-        let wanted = [
+        let expected = [
             ("Symbol", None),
             ("Quote Volume", keep("quote_volume", None)),
             ("Close", keep("column_8", Some(8))),
             ("empty", None),
         ];
-        let wanted = wanted.map(|(name, kept_by)| OmittedColumn { name: name.into(), kept_by });
-        assert_eq!(layout.left_out(&targets, &preview), wanted);
+        let expected = expected.map(|(name, kept_by)| OmittedColumn { name: name.into(), kept_by });
+        assert_eq!(layout.left_out(&targets, &preview), expected);
     }
 
     #[test]
-    fn what_has_no_source_is_named() {
+    fn columns_without_a_source_are_named() {
         let header: &[&str] = &["timestamp", "open", "high", "low", "close"];
         let row: &[&str] = &["2012-02-01", "1", "1", "1", "1"];
         let error = resolved("", None, &[header, row]).unwrap_err();
-        assert!(error.detail().contains("volume from"), "{error}");
+        assert!(error.detail().contains("no source for volume"), "{error}");
         assert!(resolved("--map volume=Vol", None, &[header, row]).unwrap_err().detail().contains("volume=Vol"));
         assert!(resolved("--map volume=9", None, &[header, row]).unwrap_err().detail().contains("5 columns"));
         assert!(resolved("--map vol=1", None, &[header, row]).unwrap_err().detail().contains("no such column"));
         let error = resolved("", None, &[ROW, ROW]).unwrap_err();
-        assert!(error.detail().contains("no header"), "the order of columns is not guessed: {error}");
+        assert!(error.detail().contains("no header"), "the order of columns is not used: {error}");
         let hint =
             |names: &[&str], flags: &str| resolved(flags, Some(names), &[row]).unwrap_err().hint().unwrap().to_string();
         assert!(error.hint().unwrap().contains("--map ts=0,open=1"));
@@ -589,9 +589,9 @@ mod tests {
         assert!(hint(&["timestamp", "price", "amount"], "").contains("--series scalar/"));
         assert!(hint(&["ts_event", "open", "high", "low", "close", "volume"], "").starts_with("--map ts=ts_event"));
         assert!(hint(&["timestamp", "open", "high", "close", "volume"], "").starts_with("--map low=COLUMN"));
-        assert!(hint(header, "--map volume=Vol").starts_with("--map volume= takes one of these names"));
+        assert!(hint(header, "--map volume=Vol").starts_with("set --map volume= to one of these names"));
         let twice: &[&str] = &["timestamp", "open", "Open", "OPEN", "high", "low", "close", "volume"];
-        assert!(resolved("", None, &[twice, row]).is_ok(), "the exact name goes first");
+        assert!(resolved("", None, &[twice, row]).is_ok(), "the exact name has precedence");
         let twice: &[&str] = &["timestamp", "Open", "OPEN", "high", "low", "close", "volume"];
         assert!(resolved("", None, &[twice, row]).unwrap_err().detail().contains("more than one"));
     }

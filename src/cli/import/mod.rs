@@ -1,17 +1,17 @@
-//! `fastk import`: files of bars into one series, checked as a whole before the first row is written.
+//! `fastk import`: imports files of bars into one series; every row is checked before the first is written.
 //!
-//! The phases, each in its own file: [`stdin`] stages standard input; [`open`] tells what a file is; [`csv`], [`json`]
-//! and [`table`] read its rows as borrowed [`cell`]s; [`mapping`] settles which source column feeds which column;
-//! [`profile`] reads every file for the digits its numbers use; [`check`] converts every row without writing and knows
-//! every invalid, inconsistent or repeated one; [`refusal`] says why nothing is written; [`deliver`] writes to a
-//! [`sink`]; [`report`] tells.
+//! The phases, each in its own file: [`stdin`] stages standard input; [`open`] detects the format of a file; [`csv`],
+//! [`json`] and [`table`] read its rows as borrowed [`cell`]s; [`mapping`] resolves the source of each column;
+//! [`profile`] reads every file for the digits its numbers use; [`check`] converts every row without writing and finds
+//! every invalid, inconsistent or repeated one; [`refusal`] says why no row is written; [`deliver`] writes to a
+//! [`sink`]; [`report`] prints the findings and the summary.
 //!
 //! Invariants:
-//! - Nothing is written before every row of every file was read and found valid, or left out by a flag.
-//! - No value is changed unless `--rounding nearest` asks for it, and then each is counted.
-//! - An import that stores no row leaves no series behind that it registered.
-//! - Memory does not grow with the input, except by a few words for each row that may repeat another.
-//! - Every row of the input is written, or counted and reported by its number: as invalid or as a duplicate.
+//! - No row is written before every row of every file was read and is valid, or skipped by a flag.
+//! - No value is changed without `--rounding nearest`, and then each change is counted.
+//! - An import that stores no row removes its registration of the series.
+//! - Memory does not grow with the input, except by a few words per row that may repeat another.
+//! - Every row of the input is written, or counted and reported with its position as invalid or duplicate.
 
 pub mod args;
 pub mod cell;
@@ -55,19 +55,19 @@ use report::ImportSummary;
 use sink::{RegisteredSeries, Sink, SinkReply};
 use stdin::{STAGED_BYTES_MAX, STDIN, StagedInput};
 
-/// What came of an import.
+/// The outcome of an import.
 #[derive(Debug)]
 pub struct ImportOutcome {
     pub summary: ImportSummary,
-    /// Why nothing, or not everything, was written.
+    /// Why not every row was written.
     pub error: Option<Error>,
 }
 
-/// Runs the command: tells what it found on stderr, the summary on stdout.
+/// Runs the command: prints findings to standard error, the summary to standard output.
 ///
 /// # Errors
-/// `invalid_rows` when a row is invalid and none is to be skipped, `invalid_argument` for flags and files that cannot
-/// be read, else what the store or the server answers.
+/// `invalid_rows` when a row is invalid and `--on-invalid skip` is not set, `invalid_argument` for invalid flags and
+/// files, else the error of the store or the server.
 pub fn run(args: ImportArgs) -> Result<u8> {
     let settings = ImportSettings::of(&args)?;
     let staged = match settings.files.iter().any(|file| file.as_os_str() == STDIN) {
@@ -94,13 +94,13 @@ pub fn run(args: ImportArgs) -> Result<u8> {
     match outcome.error {
         Some(error) => Err(error),
         None => shown.map(|()| 0).map_err(|error| match outcome.summary.rows_written {
-            0 => error.with_hint("only the summary is lost: the import ended without an error and stored no row"),
+            0 => error.with_hint("only the summary is lost: the import succeeded and stored no row"),
             rows => error.with_hint(format!("only the summary is lost: all {rows} rows are stored")),
         }),
     }
 }
 
-/// Imports into `sink`; without one only a dry run is possible. `staged` holds what came from standard input.
+/// Imports into `sink`; without one only a dry run is possible. `staged` is the file with standard input.
 pub fn import(
     settings: &ImportSettings,
     staged: Option<&Path>,
@@ -158,7 +158,7 @@ pub fn import(
     let error = match delivered {
         Ok(()) => sink.seal(&settings.key).err().map(|error| {
             let stored =
-                format!("all {} rows are stored; fastk admin compact moves them into chunk files", written.rows);
+                format!("all {} rows are stored; fastk admin compact seals them into chunk files", written.rows);
             error.with_hint(stored)
         }),
         Err(error) if written.rows == 0 => Some(error),
@@ -167,17 +167,17 @@ pub fn import(
     Ok(ImportOutcome { summary, error })
 }
 
-/// The error of an import of which so many rows are stored.
+/// The error of an import that stored `rows` rows before it failed.
 fn after_a_part(error: Error, mode: RowMode, rows: u64) -> Error {
     let again = match mode {
-        RowMode::Insert | RowMode::Append => "--mode upsert imports the files again over them",
-        _ => "importing again replaces them by themselves",
+        RowMode::Insert | RowMode::Append => "to resume, import again with --mode upsert",
+        _ => "to resume, import again",
     };
     let before = error.hint().map(|hint| format!("{hint}; ")).unwrap_or_default();
-    error.with_hint(format!("{before}{rows} rows were stored before; {again}"))
+    error.with_hint(format!("{before}{rows} rows were stored before the error; {again}"))
 }
 
-/// The digits of a registered series rule: flags may only repeat them.
+/// Checks that flags do not contradict the digits of a registered series.
 fn check_digits(settings: &ImportSettings, def: &crate::types::SeriesDef) -> Result<()> {
     let extras = settings.extra.iter().map(|extra| (extra.name.as_str(), extra.digits));
     let flags = [("open", settings.price_digits), ("volume", settings.volume_digits), ("value", settings.value_digits)];
@@ -187,14 +187,14 @@ fn check_digits(settings: &ImportSettings, def: &crate::types::SeriesDef) -> Res
             let has = profile::describe(column.kind);
             return Err(Error::new(
                 crate::ErrorCode::SchemaMismatch,
-                format!("{} is registered with {name} as {has}; the digits given contradict it", def.key),
+                format!("{} is registered with {name} as {has}; the flags contradict it", def.key),
             ));
         }
     }
     Ok(())
 }
 
-/// A bar over the bytes of all files, on a terminal only.
+/// A progress bar over the bytes of all files, only on a terminal.
 fn progress(plan: &ImportPlan, phase: &'static str) -> ProgressBar {
     let bar = ProgressBar::new(plan.bytes());
     if let Ok(style) = ProgressStyle::with_template("{msg:10} {bar:40} {bytes}/{total_bytes} {eta}") {

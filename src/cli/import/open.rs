@@ -1,6 +1,6 @@
-//! What a file is, by its content, and its bytes without the compression around them.
+//! Detects the format of a file by its content, and reads its decompressed bytes.
 //!
-//! Names and extensions decide nothing. A byte-order mark of UTF-8 is dropped; other encodings are refused by name.
+//! File names and extensions are ignored. A byte-order mark of UTF-8 is skipped; other encodings are refused by name.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
@@ -10,7 +10,7 @@ use indicatif::ProgressBar;
 
 use crate::error::{Error, ErrorCode, Result};
 
-/// The shape of the bytes inside.
+/// The format of the decompressed bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FileFormat {
     Csv,
@@ -32,7 +32,7 @@ impl FileFormat {
     }
 }
 
-/// What lies around them.
+/// The compression of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Compression {
     None,
@@ -40,11 +40,11 @@ pub enum Compression {
     Zstd,
 }
 
-/// A file to import, its kind known.
+/// A file to import, with its format.
 #[derive(Clone, Debug)]
 pub struct Input {
     pub path: PathBuf,
-    /// What messages call it: its path as given, or `standard input`.
+    /// Its name in messages: its path as given, or `standard input`.
     pub label: String,
     pub format: FileFormat,
     pub compression: Compression,
@@ -53,23 +53,23 @@ pub struct Input {
 }
 
 const BOM: &[u8] = b"\xef\xbb\xbf";
-/// Bytes looked at to tell a format.
+/// Bytes read to detect the format.
 const HEAD_BYTES: usize = 4_096;
 
 impl Input {
-    /// Looks at the first bytes of a file.
+    /// Detects the format from the first bytes of a file.
     ///
     /// # Errors
-    /// `io` when it cannot be read, `unsupported_media_type` when its content is none of the formats, `invalid_argument`
-    /// when it is empty or no file.
+    /// `io` when it cannot be read, `unsupported_media_type` for an unknown format, `invalid_argument` when it is empty
+    /// or not a regular file.
     pub fn detect(path: &Path) -> Result<Self> {
         Self::labelled(path, path.display().to_string())
     }
 
-    /// The same for a file that messages call `label`.
+    /// Detects the format of a file whose name in messages is `label`.
     pub fn labelled(path: &Path, label: String) -> Result<Self> {
         let file = File::open(path).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => Error::new(ErrorCode::NotFound, format!("there is no file {label}")),
+            io::ErrorKind::NotFound => Error::new(ErrorCode::NotFound, format!("file {label} does not exist")),
             _ => Error::io("open", path, &error),
         })?;
         let meta = file.metadata().map_err(|error| Error::io("read", path, &error))?;
@@ -88,11 +88,11 @@ impl Input {
             Compression::None => head,
             _ => read_head(input.bytes(&ProgressBar::hidden())?).map_err(|error| input.broken(&error))?,
         };
-        input.format = input.tell(&head)?;
+        input.format = input.detect_format(&head)?;
         Ok(input)
     }
 
-    fn tell(&self, head: &[u8]) -> Result<FileFormat> {
+    fn detect_format(&self, head: &[u8]) -> Result<FileFormat> {
         let refuse = |what: &str, hint: &str| {
             Error::new(ErrorCode::UnsupportedMediaType, format!("{} is {what}", self.label)).with_hint(hint)
         };
@@ -104,7 +104,7 @@ impl Input {
             [b'P', b'A', b'R', b'1', ..] => return Ok(FileFormat::Parquet),
             [b'A', b'R', b'R', b'O', b'W', b'1', ..] => return Ok(FileFormat::ArrowFile),
             [b'F', b'E', b'A', b'1', ..] => {
-                return Err(refuse("a Feather file of version 1", "write it as version 2 or as Parquet"));
+                return Err(refuse("a Feather file of version 1", "convert it to version 2 or Parquet"));
             }
             [0xff, 0xff, 0xff, 0xff, ..] => return Ok(FileFormat::ArrowStream),
             [b'P', b'K', 3 | 5, ..] => return Err(refuse("a zip archive", "unzip -p FILE.zip | fastk import - …")),
@@ -112,7 +112,7 @@ impl Input {
                 return Err(refuse("text in UTF-16", "iconv -f UTF-16 -t UTF-8 FILE | fastk import - …"));
             }
             [0x1f, 0x8b, ..] | [0x28, 0xb5, 0x2f, 0xfd, ..] => {
-                return Err(refuse("compressed twice", "unpack it once"));
+                return Err(refuse("compressed twice", "decompress it once"));
             }
             _ => {}
         }
@@ -121,13 +121,13 @@ impl Input {
             return Err(refuse("of an unknown binary format", kinds));
         }
         match text.trim_ascii_start() {
-            [] => Err(Error::invalid(format!("{} holds nothing but space", self.label))),
+            [] => Err(Error::invalid(format!("{} has only white space", self.label))),
             [b'[' | b'{', ..] => Ok(FileFormat::Json),
             _ => Ok(FileFormat::Csv),
         }
     }
 
-    /// The bytes inside the compression; `bar` follows the bytes on disk.
+    /// The decompressed bytes; `bar` counts the bytes on disk.
     pub fn bytes(&self, bar: &ProgressBar) -> Result<Box<dyn Read>> {
         let file = File::open(&self.path).map_err(|error| Error::io("open", &self.path, &error))?;
         let file = ProgressReader { inner: file, bar: bar.clone() };
@@ -140,7 +140,7 @@ impl Input {
         })
     }
 
-    /// The text inside the compression, without a byte-order mark.
+    /// The decompressed text, without a byte-order mark.
     pub fn text(&self, bar: &ProgressBar) -> Result<Box<dyn BufRead>> {
         let mut reader = BufReader::with_capacity(1 << 16, self.bytes(bar)?);
         let mut first = Vec::with_capacity(BOM.len());
@@ -151,12 +151,12 @@ impl Input {
         Ok(Box::new(io::Cursor::new(first).chain(reader)))
     }
 
-    /// The error for bytes that cannot be read: damage inside is the input's fault, the rest the system's.
+    /// The error of a failed read: `invalid_argument` for a damaged file, else `io`.
     pub fn broken(&self, error: &io::Error) -> Error {
         use io::ErrorKind::{InvalidData, InvalidInput, Other, UnexpectedEof};
         match error.kind() {
             InvalidData | InvalidInput | UnexpectedEof | Other => {
-                Error::invalid(format!("{} is damaged or cut short: {error}", self.label))
+                Error::invalid(format!("{} is damaged or truncated: {error}", self.label))
             }
             _ => Error::io("read", &self.path, error),
         }
@@ -169,7 +169,7 @@ fn read_head(reader: impl Read) -> io::Result<Vec<u8>> {
     Ok(head)
 }
 
-/// Tells the progress bar how many bytes went by.
+/// Counts the bytes that are read in the progress bar.
 struct ProgressReader<R> {
     inner: R,
     bar: ProgressBar,
@@ -188,7 +188,7 @@ pub mod tests {
     use super::*;
     use std::io::Write;
 
-    /// A file of these bytes in a fresh directory, which lives as long as the pair.
+    /// A file with these bytes in a new directory, which is removed with the returned guard.
     pub fn file(name: &str, bytes: &[u8]) -> (tempfile::TempDir, PathBuf) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(name);
@@ -203,7 +203,7 @@ pub mod tests {
     }
 
     #[test]
-    fn content_decides_not_the_name() {
+    fn the_format_depends_on_the_content_not_on_the_name() {
         let zstd = zstd::encode_all(&b"{\"ts\":1}\n"[..], 1).unwrap();
         for (bytes, format, compression) in [
             (b"ts,open\n1,2\n".to_vec(), FileFormat::Csv, Compression::None),
@@ -223,7 +223,7 @@ pub mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_named() {
+    fn errors_name_the_file() {
         for (bytes, code) in [
             (b"PK\x03\x04....".to_vec(), ErrorCode::UnsupportedMediaType),
             (b"\xff\xfet\0s\0".to_vec(), ErrorCode::UnsupportedMediaType),
@@ -244,13 +244,13 @@ pub mod tests {
     }
 
     #[test]
-    fn a_byte_order_mark_is_dropped_once() {
-        for (bytes, wanted) in [(&b"\xef\xbb\xbfts"[..], "ts"), (b"ts", "ts"), (b"t", "t")] {
+    fn one_byte_order_mark_is_skipped() {
+        for (bytes, expected) in [(&b"\xef\xbb\xbfts"[..], "ts"), (b"ts", "ts"), (b"t", "t")] {
             let (_folder, path) = file("x", &gzip(bytes));
             let input = Input::detect(&path).unwrap();
             let mut text = String::new();
             input.text(&ProgressBar::hidden()).unwrap().read_to_string(&mut text).unwrap();
-            assert_eq!(text, wanted);
+            assert_eq!(text, expected);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Every file of an import with its layout, and the one way to read their rows.
+//! Every file of an import with its layout, and the reader of their rows.
 
 use std::path::Path;
 
@@ -23,16 +23,16 @@ pub struct FilePlan {
     pub rule: TimeRule,
     /// Separator of CSV.
     pub separator: u8,
-    /// The date of its times of day, from `--base-date`.
+    /// The date for its times of day, from `--base-date`.
     pub base: Option<jiff::civil::Date>,
-    /// Its times are numbers that look like times since midnight, and no date was given.
+    /// Set when its times look like numbers since midnight and no date is given.
     pub lacks_date: bool,
-    /// Columns of the file that feed no column of the series.
+    /// Columns of the file that are not imported.
     pub left_out: Vec<OmittedColumn>,
 }
 
 impl FilePlan {
-    /// Settles everything the first rows of a file tell.
+    /// Resolves the layout of a file from its first rows.
     pub fn of(settings: &ImportSettings, targets: &[TargetColumn], input: Input) -> Result<Self> {
         let mut separator = b',';
         let preview: Preview = match input.format {
@@ -59,14 +59,14 @@ impl FilePlan {
         let base = settings.base_date.map(|base| base_of(base, &input)).transpose()?;
         let counted = times.iter().find(|text| !text.trim().is_empty()).is_some_and(|text| is_plain_number(text));
         if base.is_some() && counted && settings.time_unit.is_none() && settings.time_format.is_none() {
-            return Err(Error::invalid(format!("{}: the unit of its times since midnight is not given", input.label))
-                .with_hint("--time-unit s, ms, us or ns for numbers; --time-format %H%M%S for digits of a clock"));
+            return Err(Error::invalid(format!("{}: the unit of its times since midnight is unknown", input.label))
+                .with_hint("--time-unit s, ms, us or ns for numbers; --time-format %H%M%S for clock digits"));
         }
         let lacks_date = base.is_none() && look_like_times_of_day(&rule, settings.time_unit, &times);
         Ok(Self { input, layout, rule, separator, base, lacks_date, left_out })
     }
 
-    /// For people: what the file is and how its time is written.
+    /// A description of the format of the file and of its times.
     pub fn describe(&self) -> String {
         let mut text = self.input.format.name().to_string();
         if self.input.format == FileFormat::Csv {
@@ -94,17 +94,17 @@ fn base_of(base: BaseDate, input: &Input) -> Result<jiff::civil::Date> {
         BaseDate::FileName => {
             let name = Path::new(&input.label).file_name().unwrap_or_default().to_string_lossy();
             date_in_name(&name).ok_or_else(|| {
-                Error::invalid(format!("{}: its name holds no date for --base-date name", input.label))
+                Error::invalid(format!("{}: its name has no date for --base-date name", input.label))
                     .with_hint("YYYYMMDD or YYYY-MM-DD in the name, or --base-date with the date itself")
             })
         }
     }
 }
 
-/// A source row with its place and its cells by target.
+/// A source row with its position and its cells by target.
 #[derive(Debug)]
 pub struct SourceRow<'a> {
-    /// Which file, as a position in the plan.
+    /// Position of the file in the plan.
     pub file: usize,
     /// Zero-based data row in the file.
     pub row: u64,
@@ -112,17 +112,17 @@ pub struct SourceRow<'a> {
     /// Zero-based number over all files.
     pub number: u64,
     pub time: std::result::Result<SourceTime, BadTime>,
-    /// The time as written, for messages.
+    /// The time as text, for messages.
     pub time_cells: &'a [SourceCell<'a>],
     /// One cell for each target.
     pub cells: &'a [SourceCell<'a>],
 }
 
-/// The cells of one row that a flag of the number forms rewrites.
+/// The cells of one row that the number forms rewrite.
 #[derive(Debug, Default)]
 struct RewrittenCells {
     text: Vec<u8>,
-    /// Position among the cells, and where its new text ends.
+    /// Position among the cells, and the end of its new text.
     ends: Vec<(usize, usize)>,
 }
 
@@ -159,12 +159,12 @@ pub struct ImportPlan {
     pub files: Vec<FilePlan>,
     pub targets: Vec<TargetColumn>,
     pub zone: super::clock::AssumedZone,
-    /// Forms of numbers that are read beside plain ones.
+    /// Accepted number forms besides plain numbers.
     forms: Forms,
 }
 
 impl ImportPlan {
-    /// Looks at the beginning of every file; `staged` holds what came from standard input.
+    /// Reads the first rows of every file; `staged` is the file with standard input.
     pub fn of(settings: &ImportSettings, targets: Vec<TargetColumn>, staged: Option<&Path>) -> Result<Self> {
         let files = settings
             .files

@@ -1,13 +1,13 @@
-//! What the numbers and times of the files need: digits of each column, unit of the series.
+//! What the numbers and times of the files require: digits of each column, unit of the series.
 //!
 //! The rule for the digits of a new column, over all files:
-//! - `used` is the most digits after the point that a number has: as written in text (`8e-8` has eight), or in the
-//!   shortest decimal form of a double.
-//! - The column gets [`HEADROOM_AFTER`] digits more than `used`, for the smaller ticks of files to come, as long as
-//!   [`HEADROOM_BEFORE`] digits more before the point than the largest number has still fit 18 digits in all.
-//! - Where they do not fit, the digits shrink towards `used`. Text then keeps `used` as long as the largest number fits
-//!   18 digits with it, and gets fewer where it does not. A column of doubles without that headroom stays float64,
-//!   which holds each of them as it is.
+//! - `used` is the largest number of digits after the point: as written in text (`8e-8` has eight), or in the shortest
+//!   decimal form of a double.
+//! - The column gets [`HEADROOM_AFTER`] digits more than `used`, for smaller ticks of later files, as long as
+//!   [`HEADROOM_BEFORE`] digits more before the point than those of the largest number still fit 18 digits in total.
+//! - If they do not fit, the digits shrink towards `used`. Text then keeps `used` as long as the largest number fits
+//!   18 digits with it, else gets fewer. A column of doubles without that headroom stays float64, which represents each
+//!   of them exactly.
 
 use indicatif::ProgressBar;
 
@@ -23,10 +23,10 @@ use super::plan::ImportPlan;
 
 /// Digits after the point that a new column has beyond those of its files.
 const HEADROOM_AFTER: u8 = 2;
-/// Digits before the point that stay free: numbers a thousand times larger fit.
+/// Free digits before the point: numbers a thousand times larger fit.
 const HEADROOM_BEFORE: u8 = 3;
 
-/// What one column was seen to hold.
+/// Statistics of the numbers of one column.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 struct ColumnProfile {
     /// Most digits after the point.
@@ -89,7 +89,7 @@ impl ColumnProfile {
         self.before.max(digits)
     }
 
-    /// The digits of the column by the rule above; `None` where only float64 keeps its doubles.
+    /// The digits of the column by the rule above; `None` if only float64 represents its doubles.
     fn digits(self) -> Option<u8> {
         let largest = DIGITS_MAX.saturating_sub(self.before());
         let spacious = largest.checked_sub(HEADROOM_BEFORE).filter(|digits| self.after <= *digits);
@@ -101,7 +101,7 @@ impl ColumnProfile {
     }
 }
 
-/// The finding of the first pass.
+/// The result of the first pass.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FileProfile {
     pub rows: u64,
@@ -110,14 +110,14 @@ pub struct FileProfile {
     columns: Vec<ColumnProfile>,
 }
 
-/// Reads every row for its digits and its times.
+/// Reads every row and collects its digits and times.
 pub fn profile(plan: &ImportPlan, bar: &ProgressBar) -> Result<FileProfile> {
     let mut found =
         FileProfile { rows: 0, unit: TimeUnit::Ms, columns: vec![ColumnProfile::default(); plan.targets.len()] };
     plan.read(bar, &mut |row| {
         found.rows += 1;
-        for (seen, cell) in found.columns.iter_mut().zip(row.cells) {
-            seen.add(*cell);
+        for (profile, cell) in found.columns.iter_mut().zip(row.cells) {
+            profile.add(*cell);
         }
         if let Ok(moment) = row.time
             && moment.unit().per_second() > found.unit.per_second()
@@ -130,11 +130,11 @@ pub fn profile(plan: &ImportPlan, bar: &ProgressBar) -> Result<FileProfile> {
 }
 
 impl FileProfile {
-    /// The registration that holds these rows: what the flags leave open follows the source.
+    /// The registration for these rows: from the flags, else from the source.
     pub fn spec(&self, settings: &ImportSettings, plan: &ImportPlan) -> SeriesSpec {
         let of = |role: NumberRole| {
-            let seen = plan.targets.iter().zip(&self.columns).filter(|(target, _)| target.role == role);
-            seen.fold(ColumnProfile::default(), |sum, (_, seen)| sum.join(*seen)).digits()
+            let profile = plan.targets.iter().zip(&self.columns).filter(|(target, _)| target.role == role);
+            profile.fold(ColumnProfile::default(), |sum, (_, profile)| sum.join(*profile)).digits()
         };
         let mut spec = SeriesSpec::of_key(&settings.key);
         spec.unit = self.unit;
@@ -145,13 +145,14 @@ impl FileProfile {
             let digits = settings.value_digits.or_else(|| of(NumberRole::Value));
             spec.value = Some(ColumnSpec { name: None, kind: None, digits, merge: None });
         }
-        for (target, seen) in
+        for (target, profile) in
             plan.targets.iter().zip(&self.columns).filter(|(target, _)| target.role == NumberRole::Extra)
         {
-            let given = settings.extra.iter().find(|extra| extra.name == target.name).and_then(|extra| extra.digits);
-            // A column that only counts is an integer.
-            let counts = given.is_none() && seen.after == 0 && seen.before > 0 && !seen.floats;
-            let digits = if counts { None } else { given.or_else(|| seen.digits()) };
+            let flag_digits =
+                settings.extra.iter().find(|extra| extra.name == target.name).and_then(|extra| extra.digits);
+            // A column without fractions is an integer.
+            let counts = flag_digits.is_none() && profile.after == 0 && profile.before > 0 && !profile.floats;
+            let digits = if counts { None } else { flag_digits.or_else(|| profile.digits()) };
             let kind = counts.then(|| "int64".to_string());
             spec.extra_columns.push(ColumnSpec { name: Some(target.name.clone()), kind, digits, merge: None });
         }
@@ -159,7 +160,7 @@ impl FileProfile {
     }
 }
 
-/// A column type for people and for the summary.
+/// A column type as text, for messages and the summary.
 pub fn describe(kind: ColumnType) -> String {
     match kind {
         ColumnType::Decimal { digits } => format!("decimal({digits})"),
@@ -173,44 +174,44 @@ mod tests {
     use super::*;
 
     fn digits(cells: &[SourceCell<'_>]) -> Option<u8> {
-        let mut seen = ColumnProfile::default();
-        cells.iter().for_each(|cell| seen.add(*cell));
-        seen.digits()
+        let mut profile = ColumnProfile::default();
+        cells.iter().for_each(|cell| profile.add(*cell));
+        profile.digits()
     }
 
     #[test]
-    fn written_numbers_get_the_digits_they_are_written_with_and_two_more() {
+    fn text_numbers_get_their_digits_and_two_more() {
         assert_eq!(digits(&[SourceCell::Text(b"1.50"), SourceCell::Text(b"8e-8")]), Some(10));
         assert_eq!(digits(&[SourceCell::Text(b"100"), SourceCell::Int(7)]), Some(2));
         assert_eq!(digits(&[SourceCell::Text(b"x"), SourceCell::Missing]), Some(2));
     }
 
     #[test]
-    fn numbers_a_thousand_times_larger_fit_where_the_digits_in_use_allow_it() {
+    fn numbers_a_thousand_times_larger_fit_if_the_used_digits_allow_it() {
         // 7 digits before the point and 3 of headroom leave 8.
         assert_eq!(digits(&[SourceCell::Text(b"2300413.7295"), SourceCell::Text(b"0.1234567")]), Some(8));
         assert_eq!(digits(&[SourceCell::Text(b"2300413.7295"), SourceCell::Text(b"0.12345678")]), Some(8));
-        // Digits in use go before headroom.
+        // Used digits have precedence over headroom.
         assert_eq!(digits(&[SourceCell::Text(b"2300413.7295"), SourceCell::Text(b"0.1234567890")]), Some(10));
         assert_eq!(digits(&[SourceCell::Text(b"2300413.7295"), SourceCell::Text(b"0.12345678901")]), Some(11));
-        // 18 digits in all are never exceeded.
+        // The total never exceeds 18 digits.
         assert_eq!(digits(&[SourceCell::Text(b"23004137.5"), SourceCell::Text(b"0.12345678901")]), Some(10));
         assert_eq!(digits(&[SourceCell::Text(b"999999999999999999.5")]), Some(0));
         assert_eq!(digits(&[SourceCell::Text(b"0.123456789012345678901")]), Some(18));
     }
 
     #[test]
-    fn doubles_get_the_digits_that_read_back_with_the_same_headroom_or_stay_doubles() {
+    fn doubles_get_the_digits_that_round_trip_with_headroom_or_stay_doubles() {
         assert_eq!(digits(&[SourceCell::Float(0.1), SourceCell::Float(28_288.6), SourceCell::Float(3.0)]), Some(3));
         assert_eq!(digits(&[SourceCell::Float(2.198e-5)]), Some(10));
         assert_eq!(digits(&[SourceCell::Float(99_999.123_456_78), SourceCell::Float(0.5)]), Some(10));
         assert_eq!(digits(&[SourceCell::Float(100_000.123_456_78), SourceCell::Float(0.5)]), Some(9));
+        assert_eq!(digits(&[SourceCell::Float(0.1 + 0.2), SourceCell::Float(1.0)]), None, "no headroom with 17 digits");
         assert_eq!(
-            digits(&[SourceCell::Float(0.1 + 0.2), SourceCell::Float(1.0)]),
+            digits(&[SourceCell::Float(0.1 + 0.2), SourceCell::Float(10.0)]),
             None,
-            "no headroom beside 17 digits"
+            "no decimal represents both"
         );
-        assert_eq!(digits(&[SourceCell::Float(0.1 + 0.2), SourceCell::Float(10.0)]), None, "no decimal holds both");
         assert_eq!(digits(&[SourceCell::Float(1e300)]), None);
         assert_eq!(digits(&[SourceCell::Float(f64::NAN), SourceCell::Float(0.5)]), Some(3));
     }

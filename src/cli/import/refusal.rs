@@ -1,4 +1,4 @@
-//! Why an import writes nothing, and the way out of it.
+//! Why an import writes no row, and hints for it.
 
 use std::collections::BTreeMap;
 
@@ -13,10 +13,10 @@ use super::mapping::NumberRole;
 use super::plan::ImportPlan;
 use super::report::at_place;
 
-/// How many ways out one hint names.
+/// Most alternatives in one hint.
 const HINTS_MAX: usize = 3;
 
-/// The import that is judged.
+/// The import to check.
 #[derive(Clone, Copy, Debug)]
 pub struct RefusedImport<'a> {
     pub settings: &'a ImportSettings,
@@ -28,13 +28,13 @@ pub struct RefusedImport<'a> {
 }
 
 impl RefusedImport<'_> {
-    /// The error of rows that the flags do not allow; `None` if every row is allowed or left out by a flag.
+    /// The error of rows that the flags do not allow; `None` if every row is allowed or skipped by a flag.
     pub fn refusal(&self) -> Option<Error> {
         let Self { settings, checked, .. } = *self;
         let invalid = checked.invalid.count;
         if invalid > 0 && settings.on_invalid == OnInvalid::Reject {
             let detail = format!("{invalid} of {} rows are invalid, nothing was written", checked.rows);
-            return Some(refused(detail, self.way_out_of_invalid_rows("--on-invalid skip leaves these rows out")));
+            return Some(refused(detail, self.hint_for_invalid_rows("--on-invalid skip skips these rows")));
         }
         let different = checked.repeats.list.iter().find(|repeat| !repeat.identical);
         if let (Some(first), OnDuplicate::Reject) = (different, settings.on_duplicate) {
@@ -56,13 +56,13 @@ impl RefusedImport<'_> {
                 (_, rows) => format!("none of {rows} rows is left to import, nothing was written"),
             };
             let general = "a series is registered with its first row; --dry-run shows how the columns are read";
-            return Some(refused(detail, self.way_out_of_invalid_rows(general)));
+            return Some(refused(detail, self.hint_for_invalid_rows(general)));
         }
         None
     }
 
-    /// Hints for the reasons, the most common first, and this one at last.
-    fn way_out_of_invalid_rows(&self, general: &str) -> String {
+    /// Hints for the reasons, the most common first, and `general` last.
+    fn hint_for_invalid_rows(&self, general: &str) -> String {
         let mut reasons: Vec<(&str, u64)> = self.checked.invalid.reasons.iter().map(|(word, n)| (*word, *n)).collect();
         reasons.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
         let mut hints: Vec<String> = Vec::new();
@@ -79,32 +79,32 @@ impl RefusedImport<'_> {
         match reason {
             "precision_loss" => self.more_digits(),
             "overflow" => "a decimal column holds numbers of up to 18 digits: fewer digits after the point \
-                           (--price-digits, --volume-digits, --extra NAME:DIGITS of a new series) make place before it"
+                           (--price-digits, --volume-digits, --extra NAME:DIGITS of a new series) leave more before it"
                 .into(),
             OFF_GRID => format!(
-                "--off-grid allow stores rows that start no interval of {}; a series whose intervals start elsewhere \
-                 is registered with fastk register --origin TS; another timeframe is another --series",
+                "--off-grid allow stores rows that start no interval of {}; for intervals with another start, register \
+                 the series with fastk register --origin TS; for another timeframe, use another --series",
                 self.settings.key.timeframe()
             ),
-            "ohlc" | "negative_volume" => "--validate none keeps rows whose high, low or volume contradict".into(),
-            "bad_time" => "--time-format, --time-unit and --base-date say how times are written".into(),
-            "time_out_of_range" => "--time-unit says the unit of epoch numbers".into(),
+            "ohlc" | "negative_volume" => "--validate none imports rows with inconsistent high, low or volume".into(),
+            "bad_time" => "set the format of times by --time-format, --time-unit and --base-date".into(),
+            "time_out_of_range" => "set the unit of epoch numbers by --time-unit".into(),
             "not_a_number" | "wrong_type" => match self.flags_for_numbers() {
-                Some(flags) => format!("{flags} reads these numbers"),
-                None => "--map COLUMN=SOURCE takes another column of the file".into(),
+                Some(flags) => format!("{flags} accepts these numbers"),
+                None => "--map COLUMN=SOURCE selects another column of the file".into(),
             },
-            "missing" => "--set COLUMN=NUMBER fills a column that the files lack".into(),
+            "missing" => "--set COLUMN=NUMBER fills a column that the files do not have".into(),
             _ => String::new(),
         }
     }
 
-    /// The flags that the messages of the rows name.
+    /// The flags named by the messages of the rows.
     fn flags_for_numbers(&self) -> Option<String> {
         let rows = self.checked.invalid.list.iter().filter(|finding| finding.issue.reason == "not_a_number");
         rows.filter_map(|finding| finding.issue.flags.clone()).next()
     }
 
-    /// Columns whose numbers have more digits than they keep, and what can be done.
+    /// A hint for columns whose numbers have more digits than the column.
     fn more_digits(&self) -> String {
         let (mut narrow, mut full) = (Vec::new(), Vec::new());
         let mut flags: BTreeMap<&str, u8> = BTreeMap::new();
@@ -112,8 +112,8 @@ impl RefusedImport<'_> {
         for (name, digits) in &self.checked.digits_needed {
             let Some(column) = self.def.column(name).and_then(|at| self.def.columns.get(at)) else { continue };
             let role = self.plan.targets.iter().find(|target| target.name == *name).map(|target| target.role);
-            // Digits that the import chose itself are the most that fit.
-            if *digits > DIGITS_MAX || !(self.known || self.given(name, role)) {
+            // Digits chosen by the import are the most that fit.
+            if *digits > DIGITS_MAX || !(self.known || self.is_given(name, role)) {
                 full.push(name.as_str());
                 continue;
             }
@@ -152,12 +152,12 @@ impl RefusedImport<'_> {
                 "18 digits do not hold both the largest number of {full} and every digit after the point"
             ));
         }
-        hints.push("--rounding nearest rounds such numbers half to even, counts and lists them".into());
+        hints.push("--rounding nearest rounds such numbers half to even, and counts and lists them".into());
         hints.join("; ")
     }
 
-    /// Whether a flag gave the digits of a column.
-    fn given(&self, name: &str, role: Option<NumberRole>) -> bool {
+    /// Whether a flag sets the digits of a column.
+    fn is_given(&self, name: &str, role: Option<NumberRole>) -> bool {
         match role {
             Some(NumberRole::Price) => self.settings.price_digits.is_some(),
             Some(NumberRole::Volume) => self.settings.volume_digits.is_some(),

@@ -1,13 +1,13 @@
-//! Rows of the input that share a timestamp.
+//! Finds rows of the input with the same timestamp.
 //!
-//! While rows pass, [`TimeOrder`] keeps only the spans in which times rise or fall; where spans do not touch, no time can
-//! repeat and nothing else is remembered. Only rows in touching spans are looked at again, by a [`RepeatCollector`].
+//! [`TimeOrder`] records only the spans in which times rise or fall: in disjoint spans no time can repeat. Only rows in
+//! overlapping spans are read a second time, by a [`RepeatCollector`].
 
 use std::collections::{HashMap, HashSet};
 
 use super::args::OnDuplicate;
 
-/// More spans than this are treated as one: the input is in no order.
+/// More spans than this are treated as one: the input is unordered.
 const SPANS_MAX: usize = 1 << 20;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,13 +16,13 @@ enum Direction {
     Down,
 }
 
-/// The order of the times seen.
+/// The order of the times of the input.
 #[derive(Clone, Debug, Default)]
 pub struct TimeOrder {
     spans: Vec<(i64, i64)>,
     last: Option<i64>,
     direction: Option<Direction>,
-    /// Times equal to the one before.
+    /// Times equal to the previous one.
     stutters: Vec<(i64, i64)>,
     /// Whether times always rose.
     pub rising: bool,
@@ -41,7 +41,7 @@ impl TimeOrder {
             Some(last) if ts < last => Direction::Down,
             Some(_) => {
                 self.rising = false;
-                self.keep_stutter(ts);
+                self.add_repeat(ts);
                 return;
             }
             None => {
@@ -67,7 +67,7 @@ impl TimeOrder {
         }
     }
 
-    fn keep_stutter(&mut self, ts: i64) {
+    fn add_repeat(&mut self, ts: i64) {
         if self.stutters.last().is_none_or(|last| last.0 != ts) {
             self.stutters.push((ts, ts));
         }
@@ -77,7 +77,7 @@ impl TimeOrder {
         }
     }
 
-    /// Closed ranges in which a time may stand more than once, rising and apart; empty when none can.
+    /// Closed ranges in which a time may occur more than once, rising and disjoint; empty when no time can.
     pub fn suspects(&self) -> Vec<(i64, i64)> {
         if self.scattered {
             return vec![(i64::MIN, i64::MAX)];
@@ -104,7 +104,7 @@ impl TimeOrder {
     }
 }
 
-/// Where a row stands in the input.
+/// The position of a row in the input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RowPosition {
     pub file: usize,
@@ -114,18 +114,18 @@ pub struct RowPosition {
     pub number: u64,
 }
 
-/// A row whose time another row has too.
+/// A row with the same time as another row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RepeatedRow {
     pub ts: i64,
     pub place: RowPosition,
-    /// The row it is compared with: the last one of its time under `last`, else the first.
+    /// The row it is compared with: the last one of its time for `last`, else the first.
     pub other: RowPosition,
     /// Whether both hold the same values.
     pub identical: bool,
 }
 
-/// Collects the rows of suspicious times.
+/// Collects the rows of possibly repeated times.
 #[derive(Clone, Debug, Default)]
 pub struct RepeatCollector {
     suspects: Vec<(i64, i64)>,
@@ -137,7 +137,7 @@ impl RepeatCollector {
         Self { suspects, rows: HashMap::new() }
     }
 
-    /// Remembers a row if its time is among the suspects; `hash` stands for its values.
+    /// Records a row if its time is in one of the ranges; `hash` is the hash of its values.
     pub fn push(&mut self, ts: i64, place: RowPosition, hash: impl FnOnce() -> u64) {
         let after = self.suspects.partition_point(|span| span.0 <= ts);
         if self.suspects.get(..after).and_then(<[_]>::last).is_some_and(|span| ts <= span.1) {
@@ -145,8 +145,8 @@ impl RepeatCollector {
         }
     }
 
-    /// The repeated rows, and which rows are left out: all but one of each time, or under `identical` every row of a
-    /// time whose rows differ.
+    /// The repeated rows, and which rows are skipped: all but one of each time, or for `identical` every row of a time
+    /// whose rows differ.
     pub fn repeats(self, rule: OnDuplicate) -> RepeatedRows {
         let mut found = RepeatedRows::default();
         for (ts, rows) in self.rows {
@@ -180,17 +180,17 @@ pub struct RepeatedRows {
 }
 
 impl RepeatedRows {
-    /// Whether the row of this number is left out.
+    /// Whether the row with this number is skipped.
     pub fn drops(&self, number: u64) -> bool {
         self.dropped.contains(&number)
     }
 
-    /// How many rows are left out.
+    /// The number of skipped rows.
     pub fn dropped(&self) -> u64 {
         self.dropped.len() as u64
     }
 
-    /// How many rows repeat a time with values other than those of the row they are compared with.
+    /// The number of rows that repeat a time with values other than those of the row they are compared with.
     pub fn different(&self) -> u64 {
         self.list.iter().filter(|repeat| !repeat.identical).count() as u64
     }
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn ordered_input_needs_no_second_look() {
+    fn ordered_input_needs_no_second_pass() {
         assert_eq!(suspects(&[1, 2, 3, 9]), []);
         assert_eq!(suspects(&[9, 5, 3, 1]), []);
         assert_eq!(suspects(&[5, 6, 7, 1, 2, 3]), [], "files given out of order");
@@ -235,13 +235,13 @@ mod tests {
     }
 
     #[test]
-    fn only_touching_spans_are_suspect() {
+    fn only_overlapping_spans_are_suspect() {
         assert_eq!(suspects(&[1, 2, 2, 3]), [(2, 2)]);
         assert_eq!(suspects(&[1, 2, 3, 4, 3, 4, 5, 6]), [(3, 4)]);
     }
 
     #[test]
-    fn one_row_of_each_time_stays() {
+    fn one_row_of_each_time_is_imported() {
         assert_eq!(dropped(&[1, 2, 2, 3], OnDuplicate::Last), [1]);
         assert_eq!(dropped(&[1, 2, 2, 3], OnDuplicate::Reject), [2]);
         assert_eq!(dropped(&[4, 1, 4, 2, 4], OnDuplicate::Last), [0, 2]);
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_with_other_values_are_counted_and_under_identical_none_of_them_stays() {
+    fn rows_with_different_values_are_counted_and_with_identical_none_is_imported() {
         let rows = [(1, 7), (2, 7), (2, 8), (3, 7), (3, 7)];
         for (rule, left_out) in [
             (OnDuplicate::Last, vec![1, 3]),
@@ -268,9 +268,9 @@ mod tests {
         #[test]
         fn every_repeated_row_is_found_and_no_other(times in prop::collection::vec(0_i64..40, 0..60)) {
             let last: HashMap<i64, usize> = times.iter().enumerate().map(|(at, ts)| (*ts, at)).collect();
-            let wanted: Vec<u64> =
+            let expected: Vec<u64> =
                 times.iter().enumerate().filter(|(at, ts)| last[*ts] != *at).map(|(at, _)| at as u64).collect();
-            prop_assert_eq!(dropped(&times, OnDuplicate::Last), wanted);
+            prop_assert_eq!(dropped(&times, OnDuplicate::Last), expected);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What an import tells: what it found before it writes, and the closing summary as text or JSON.
+//! The report of an import: its findings before it writes, and the final summary as text or JSON.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -17,45 +17,45 @@ use super::profile::describe;
 use super::repeats::{RepeatedRow, RowPosition};
 use super::sink::SinkReply;
 
-/// How many rows of one kind the text lists.
+/// Most rows of one kind in the text.
 const LISTED_MAX: usize = 20;
-/// How many numbers that lost digits it lists.
+/// Most rounded numbers in the text.
 const ROUNDED_LISTED_MAX: usize = 5;
 
-/// The closing summary; its JSON form is the answer of `--json`.
+/// The final summary; `--json` prints it as JSON.
 #[derive(Clone, Debug, Serialize)]
 pub struct ImportSummary {
     pub series: SeriesKey,
-    /// Where the rows went; null in a dry run without a target.
+    /// The target of the rows; null in a dry run without a target.
     pub target: Option<String>,
     pub files: Vec<FileSummary>,
     pub dry_run: bool,
-    /// Whether the series was new and has been registered.
+    /// Whether this import registered the series.
     pub registered: bool,
     pub unit: TimeUnit,
     pub columns: Vec<Column>,
-    /// Columns of the files that feed no column of the series.
+    /// Columns of the files that were not imported.
     pub columns_left_out: Vec<OmittedColumnSummary>,
     pub rows_read: u64,
     pub rows_written: u64,
-    /// How many of the written rows replaced a stored one.
+    /// Written rows that replaced a stored one.
     pub rows_replaced: u64,
-    /// Rows left out because another row of the files has their time.
+    /// Rows skipped because another row of the files has the same time.
     pub rows_duplicate: u64,
     /// Rows that repeat the time of another row with different values.
     pub rows_different: u64,
     pub rows_invalid: u64,
-    /// How many rows are invalid for each reason.
+    /// Number of invalid rows for each reason.
     pub invalid_reasons: BTreeMap<&'static str, u64>,
-    /// Invalid rows left out by `--on-invalid skip`.
+    /// Invalid rows skipped by `--on-invalid skip`.
     pub rows_skipped: u64,
-    /// Written rows whose open, high, low, close or volume contradict each other.
+    /// Written rows whose open, high, low, close or volume are inconsistent.
     pub rows_inconsistent: u64,
     /// Written rows that start no interval of the timeframe, with `--off-grid allow`.
     pub rows_off_grid: u64,
     /// Rows before 1990.
     pub rows_before_1990: u64,
-    /// Rows that lost digits, for each column that did.
+    /// Rows with rounded numbers, by column.
     pub rounded: BTreeMap<String, u64>,
     /// Earliest and latest time of the accepted rows, in `unit`.
     pub first_ts: Option<i64>,
@@ -72,11 +72,11 @@ pub struct ImportSummary {
 #[derive(Clone, Debug, Serialize)]
 pub struct FileSummary {
     pub path: String,
-    /// Format, header and time as they were found.
+    /// Detected format, header and time.
     pub found: String,
 }
 
-/// Something that is allowed and rarely meant.
+/// A finding that is allowed but suspect.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ImportWarning {
     /// `rounded`, `different_rows`, `off_grid`, `before_1990`, `time_without_date`, `step` or `no_rows`.
@@ -89,11 +89,11 @@ pub struct ImportWarning {
 pub struct OmittedColumnSummary {
     /// Its header, or `column N`.
     pub column: String,
-    /// Flags that import it into a new series; null where it does not hold numbers or the series is registered.
+    /// Flags that import it into a new series; null if it does not contain numbers or the series is registered.
     pub flags: Option<String>,
 }
 
-/// A row of the input and what is wrong with it.
+/// A row of the input and its error.
 #[derive(Clone, Debug, Serialize)]
 pub struct RowSummary {
     pub file: String,
@@ -106,7 +106,7 @@ pub struct RowSummary {
     pub message: String,
 }
 
-/// A row whose time another row has too.
+/// A row with the same time as another row.
 #[derive(Clone, Debug, Serialize)]
 pub struct DuplicateSummary {
     pub file: String,
@@ -188,7 +188,7 @@ impl ImportSummary {
             None => String::new(),
         };
         if checked.rows == 0 {
-            warn("no_rows", "the files hold no row: nothing was imported and no series registered".to_string());
+            warn("no_rows", "the files have no row: nothing was imported and no series was registered".to_string());
         }
         if let (Some(number), Rounding::Nearest) = (self.rounded_rows.first(), settings.rounding) {
             let counts = self.rounded.iter().map(|(name, count)| format!("{name} {count}")).collect::<Vec<_>>();
@@ -220,7 +220,7 @@ impl ImportSummary {
         }
         for file in plan.files.iter().filter(|file| file.lacks_date) {
             let message = format!(
-                "the times of {} look like times of day without a date; --base-date and --time-unit give them one",
+                "the times of {} look like times of day without a date; set it by --base-date and --time-unit",
                 file.input.label
             );
             warn("time_without_date", message);
@@ -229,7 +229,7 @@ impl ImportSummary {
             let (count, first) = (checked.early.count, first(&checked.early));
             warn(
                 "before_1990",
-                format!("{count} rows lie before 1990, {first}; is --time-unit or --time-format right?"),
+                format!("{count} rows are before 1990, {first}; is --time-unit or --time-format right?"),
             );
         }
         if let Some(other) = checked.steps.contradiction(self.unit) {
@@ -251,7 +251,7 @@ impl ImportSummary {
         self.rows_replaced = written.replaced;
     }
 
-    /// The text form. `refused` says that nothing may be written because of the rows.
+    /// The text form. `refused` is set when invalid rows prevented the import.
     pub fn text(&self, refused: bool) -> String {
         let mut out = String::new();
         let whole = self.rows_read.saturating_sub(self.rows_invalid).saturating_sub(self.rows_duplicate);
@@ -296,13 +296,13 @@ impl ImportSummary {
         }
         if !self.columns_left_out.is_empty() {
             let names: Vec<&str> = self.columns_left_out.iter().map(|left| left.column.as_str()).collect();
-            line("left out", names.join(", "));
+            line("not imported", names.join(", "));
         }
-        if let Some(flags) = self.keeping() {
-            line("keep them", format!("{flags} in a new series"));
+        if let Some(flags) = self.import_flags() {
+            line("import with", format!("{flags} in a new series"));
         }
         list(&mut out, "invalid rows", self.rows_invalid, LISTED_MAX, &self.invalid, RowSummary::text);
-        let title = "inconsistent rows, kept";
+        let title = "inconsistent rows, imported";
         list(&mut out, title, self.rows_inconsistent, LISTED_MAX, &self.inconsistent, RowSummary::text);
         let repeated = self.rows_duplicate.max(self.duplicates.len() as u64);
         list(&mut out, "rows that repeat a timestamp", repeated, LISTED_MAX, &self.duplicates, |row| {
@@ -318,8 +318,8 @@ impl ImportSummary {
         out
     }
 
-    /// The flags that keep the columns left out, as one list for each flag.
-    fn keeping(&self) -> Option<String> {
+    /// The flags that import the omitted columns, as one list per flag.
+    fn import_flags(&self) -> Option<String> {
         let (mut extra, mut map) = (Vec::new(), Vec::new());
         for flags in self.columns_left_out.iter().filter_map(|left| left.flags.as_deref()) {
             let mut words = flags.split(' ').skip(1).step_by(2);
@@ -359,7 +359,7 @@ fn at(file: &str, line: Option<u64>, row: u64) -> String {
     }
 }
 
-/// A row for people.
+/// The position of a row as text.
 pub fn at_place(plan: &ImportPlan, place: RowPosition) -> String {
     at(&plan.path(place.file), place.line, place.row)
 }
@@ -400,7 +400,7 @@ fn rounded_row(plan: &ImportPlan, def: &SeriesDef, number: &Rounded) -> RoundedS
     }
 }
 
-/// The columns left out of any file, each name once.
+/// The omitted columns of all files, each name once.
 fn left_out(plan: &ImportPlan, known: bool) -> Vec<OmittedColumnSummary> {
     let mut found: Vec<OmittedColumnSummary> = Vec::new();
     for OmittedColumn { name, kept_by } in plan.files.iter().flat_map(|file| &file.left_out) {
@@ -415,13 +415,13 @@ fn left_out(plan: &ImportPlan, known: bool) -> Vec<OmittedColumnSummary> {
     found
 }
 
-/// What was found, before anything is written: the files, and for each column its source and type.
+/// The findings before the write: the files, and for each column its source and type.
 pub fn findings(plan: &ImportPlan, def: &SeriesDef, known: bool) -> String {
     let mut out = String::new();
     for file in &plan.files {
         let _ = writeln!(out, "{}: {}", file.input.label, file.describe());
     }
-    let _ = writeln!(out, "{} ({}):", def.key, if known { "registered already" } else { "new" });
+    let _ = writeln!(out, "{} ({}):", def.key, if known { "registered" } else { "new" });
     let from = |of: &dyn Fn(&super::plan::FilePlan) -> String| {
         let mut sources: Vec<String> = Vec::new();
         for source in plan.files.iter().map(of) {

@@ -1,4 +1,4 @@
-//! Where imported rows go: an open store, or a running server.
+//! The target of imported rows: an open store, or a running server.
 
 use std::sync::Arc;
 
@@ -15,16 +15,16 @@ use crate::types::{Rows, SeriesDef, SeriesKey, SeriesSpec};
 
 use super::super::target::{BodyOptions, CommandTarget, TargetArgs};
 
-/// What a write did.
+/// The result of a write.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SinkReply {
     /// Distinct rows stored.
     pub rows: u64,
-    /// How many of them replaced a stored row.
+    /// Rows that replaced a stored row.
     pub replaced: u64,
 }
 
-/// A series that is registered.
+/// A registered series.
 #[derive(Clone, Debug)]
 pub struct RegisteredSeries {
     pub def: SeriesDef,
@@ -32,30 +32,30 @@ pub struct RegisteredSeries {
     pub first_ts: Option<i64>,
 }
 
-/// A place that takes rows of one series.
+/// A target for the rows of one series.
 pub trait Sink {
-    /// For people: a directory or an address.
+    /// A directory or an address, for messages.
     fn name(&self) -> String;
 
     /// A series, if it is registered.
     fn registered(&mut self, key: &SeriesKey) -> Result<Option<RegisteredSeries>>;
 
-    /// Registers a series; the same definition again is no error.
+    /// Registers a series; repeating the same definition is no error.
     fn register(&mut self, spec: &SeriesSpec) -> Result<SeriesDef>;
 
-    /// Takes the registration back if this sink made it and nothing was done with the series since. Best effort: the
-    /// error that made it necessary is the one to tell.
+    /// Drops the series if this sink registered it and it has not changed since. Best effort: the caller reports the
+    /// error that made it necessary.
     fn unregister(&mut self, key: &SeriesKey);
 
-    /// Writes rows as one atomic commit and returns when they are durable. Their agreement (high, low, …) was
-    /// checked before and is not checked again, nor are their times.
+    /// Writes rows as one atomic commit and returns when they are durable. Their consistency (high, low, …) and times
+    /// were checked before and are not checked again.
     fn write(&mut self, def: &SeriesDef, rows: Rows, mode: RowMode) -> Result<SinkReply>;
 
-    /// Moves what was written into chunk files.
+    /// Seals the written rows into chunk files.
     fn seal(&mut self, key: &SeriesKey) -> Result<()>;
 }
 
-/// Opens the target of the flags. A dry run makes no store, and does without one where none is.
+/// Opens the target of the flags. A dry run creates no store, and needs none.
 pub fn open(target: &TargetArgs, dry_run: bool) -> Result<Option<Box<dyn Sink>>> {
     match CommandTarget::open(target, !dry_run) {
         Ok(target) => Ok(Some(Box::new(StoreSink { target, created: None }))),
@@ -64,10 +64,10 @@ pub fn open(target: &TargetArgs, dry_run: bool) -> Result<Option<Box<dyn Sink>>>
     }
 }
 
-/// A store that is open here, or the server that owns it.
+/// An open store, or the server that owns it.
 struct StoreSink {
     target: CommandTarget,
-    /// Entity tag of the series as this sink registered it.
+    /// Entity tag of the series when this sink registered it.
     created: Option<String>,
 }
 
@@ -97,7 +97,7 @@ impl Sink for StoreSink {
         let Some(etag) = self.created.take() else { return };
         let untouched = Precondition { if_match: Some(etag), if_version: None };
         if let Err(error) = self.target.drop_series(key, &untouched) {
-            tracing::warn!(series = %key, %error, "the registration of an import that stored no row stays");
+            tracing::warn!(series = %key, %error, "the series of an import that stored no row was not dropped");
         }
     }
 
@@ -108,12 +108,12 @@ impl Sink for StoreSink {
                 service.write(&def.key, parsed, mode, &Precondition::default())?
             }
             CommandTarget::Remote(_) => {
-                // Timestamps were judged with the file and line they come from.
+                // Timestamps were checked before, with their file and line.
                 let options =
                     BodyOptions { format: "arrow".into(), validate: Some("none".into()), ..BodyOptions::default() }
                         .any_time();
-                let terms = WriteOptions { manner: WriteMethod::Mode(mode), ..WriteOptions::default() };
-                self.target.write(&def.key, arrow_stream(def, rows)?.into(), &options, &terms)?.reply
+                let write_options = WriteOptions { manner: WriteMethod::Mode(mode), ..WriteOptions::default() };
+                self.target.write(&def.key, arrow_stream(def, rows)?.into(), &options, &write_options)?.reply
             }
         };
         Ok(SinkReply { rows: reply.rows_written, replaced: reply.rows_replaced })
@@ -139,10 +139,10 @@ fn definition(info: SeriesInfo) -> SeriesDef {
     }
 }
 
-/// Rows of one Arrow message: 64 columns of them stay within 64 MiB.
+/// Rows per Arrow record batch: with 64 columns at most 64 MiB.
 const MESSAGE_ROWS: usize = 65_536;
 
-/// The rows as an Arrow IPC stream whose columns are those of the series.
+/// The rows as an Arrow IPC stream with the columns of the series.
 fn arrow_stream(def: &SeriesDef, rows: Rows) -> Result<Vec<u8>> {
     let broken = |error: ArrowError| Error::internal(format!("cannot encode rows as Arrow: {error}"));
     let schema = Arc::new(chunk_schema(def));
@@ -165,7 +165,7 @@ mod tests {
     use crate::ingest;
 
     #[test]
-    fn the_stream_for_a_server_reads_back_as_the_same_rows() {
+    fn the_stream_for_a_server_decodes_to_the_same_rows() {
         let mut spec = SeriesSpec::of_key(&SeriesKey::parse("kline/X/1m").unwrap());
         spec.price_digits = Some(2);
         spec.extra_columns = serde_json::from_str(r#"[{"name":"count","type":"int64"}]"#).unwrap();

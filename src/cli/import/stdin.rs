@@ -1,7 +1,7 @@
-//! Standard input as a file: an import reads its input more than once, so what comes through a pipe is staged on disk.
+//! Stages standard input in a file, since an import reads its input more than once.
 //!
-//! The file lies in a directory of its own under the system's directory for temporary files (`TMPDIR`) and is removed
-//! when the import ends.
+//! The file is in its own directory under the directory for temporary files (`TMPDIR`) and is removed when the import
+//! ends.
 
 use std::io::{ErrorKind, Read};
 use std::os::unix::fs::PermissionsExt;
@@ -10,23 +10,23 @@ use std::path::Path;
 use crate::disk::{self, DiskPath, StagedFile};
 use crate::error::{Error, Result};
 
-/// The FILE that means standard input.
+/// The FILE argument for standard input.
 pub const STDIN: &str = "-";
-/// Most bytes that are staged, as they come through the pipe.
+/// Most bytes to stage, before decompression.
 pub const STAGED_BYTES_MAX: u64 = 64 << 30;
-/// Bytes held in memory on the way.
+/// Size of the copy buffer in bytes.
 const PART_BYTES: usize = 1 << 20;
 
-/// What came from standard input, on disk as long as this value lives.
+/// A file with standard input, removed when this value is dropped.
 #[derive(Debug)]
 pub struct StagedInput {
     folder: DiskPath,
-    /// `None` only while it is removed.
+    /// `None` only during removal.
     staged: Option<StagedFile>,
 }
 
 impl StagedInput {
-    /// Reads to the end.
+    /// Reads the input to its end.
     ///
     /// # Errors
     /// `io` and `storage_full` of reading and writing, `invalid_argument` for more than `bytes_max` bytes.
@@ -55,7 +55,7 @@ impl StagedInput {
             }
             staged
                 .put(part.get(..count).unwrap_or_default())
-                .map_err(|error| error.with_hint("TMPDIR names a directory with more space"))?;
+                .map_err(|error| error.with_hint("set TMPDIR to a directory with more space"))?;
         }
     }
 
@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn standard_input_is_a_private_file_as_long_as_it_is_read() {
+    fn standard_input_is_a_private_file_during_the_import() {
         let folder = tempfile::tempdir().unwrap();
         let bytes = b"ts,open\n1,2\n".repeat(PART_BYTES / 4);
         let staged = StagedInput::of(bytes.as_slice(), folder.path(), STAGED_BYTES_MAX).unwrap();
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn an_input_without_end_is_refused_and_leaves_nothing() {
+    fn an_endless_input_is_refused_and_its_file_removed() {
         let folder = tempfile::tempdir().unwrap();
         let error = StagedInput::of(io::repeat(b'1'), folder.path(), 3 << 20).unwrap_err();
         assert_eq!(error.code(), crate::ErrorCode::InvalidArgument);

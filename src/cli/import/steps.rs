@@ -1,15 +1,15 @@
-//! The steps between rows, and whether they are those of the timeframe.
+//! The time steps between rows, and whether they match the timeframe.
 
 use std::collections::HashMap;
 
 use crate::types::{Grid, TimeUnit};
 
-/// More different steps than this are not told apart: such an input has no common step.
+/// Most distinct steps to count: an input with more has no common step.
 const STEPS_MAX: usize = 1 << 16;
-/// Fewer steps than this say nothing about a timeframe.
+/// Fewer steps than this are not compared with the timeframe.
 const STEPS_MIN: u64 = 3;
 
-/// How often each step between one row of a file and the next occurs, newest row first or last.
+/// How often each step between consecutive rows of a file occurs, in either direction.
 #[derive(Clone, Debug, Default)]
 pub struct StepCounts {
     /// Ticks, or months for a timeframe of months.
@@ -19,7 +19,7 @@ pub struct StepCounts {
     grid: Option<Grid>,
 }
 
-/// The most common step where it is not the timeframe's.
+/// The most common step, if it differs from the timeframe.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OtherStep {
     pub step: String,
@@ -28,7 +28,8 @@ pub struct OtherStep {
 }
 
 impl StepCounts {
-    /// Takes the next valid row. `grid` is that of the series, `None` where its timeframe has no length.
+    /// Counts the step to the next valid row. `grid` is that of the series, `None` if its timeframe has no fixed
+    /// length.
     pub fn push(&mut self, file: usize, ts: i64, grid: Option<Grid>) {
         let Some(grid) = grid else { return };
         self.grid = Some(grid);
@@ -45,8 +46,8 @@ impl StepCounts {
         }
     }
 
-    /// The most common step, if it is not one interval of the timeframe. Where two are as common, the interval goes
-    /// first.
+    /// The most common step, if it is not one interval of the timeframe. Between equally common steps the interval has
+    /// precedence.
     pub fn contradiction(&self, unit: TimeUnit) -> Option<OtherStep> {
         let grid = self.grid.filter(|_| self.total >= STEPS_MIN)?;
         let interval = match grid {
@@ -64,7 +65,7 @@ impl StepCounts {
     }
 }
 
-/// Ticks as a timeframe would write them, in the largest unit that holds them whole.
+/// Ticks in the notation of timeframes, in the largest unit that divides them.
 fn duration(ticks: u64, unit: TimeUnit) -> String {
     let per_second = unit.per_second().unsigned_abs();
     if !ticks.is_multiple_of(per_second) {
@@ -93,9 +94,9 @@ mod tests {
         assert_eq!(contradiction(MINUTE, &[0, 60, 120, 180]).as_deref(), Some("1h 3 of 3"));
         assert_eq!(contradiction(MINUTE, &[180, 120, 60, 0]).as_deref(), Some("1h 3 of 3"), "newest first");
         assert_eq!(contradiction(MINUTE, &[0, 1, 3, 10, 11, 400]), None, "gaps contradict nothing");
-        assert_eq!(contradiction(MINUTE, &[0, 1, 3, 4, 6]), None, "the interval goes first");
+        assert_eq!(contradiction(MINUTE, &[0, 1, 3, 4, 6]), None, "the interval has precedence");
         assert_eq!(contradiction(MINUTE, &[0, 60, 120]), None, "too few");
-        assert_eq!(contradiction(MINUTE, &[0, 5, 5, 10, 15]).as_deref(), Some("5m 3 of 3"), "repeats are no steps");
+        assert_eq!(contradiction(MINUTE, &[0, 5, 5, 10, 15]).as_deref(), Some("5m 3 of 3"), "repeats are not steps");
     }
 
     #[test]

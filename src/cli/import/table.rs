@@ -1,7 +1,7 @@
-//! Rows of typed tables: Parquet, Arrow files (Feather) and Arrow streams, compressed bodies too.
+//! Reads rows of typed tables: Parquet, Arrow files (Feather) and Arrow streams, also compressed.
 //!
-//! A file is read batch by batch; inside gzip or zstd it must be held whole, since its directory stands at its end.
-//! The decoders are not proof against every damaged byte: a panic of theirs becomes an error naming the file.
+//! A file is read in batches; inside gzip or zstd it is decompressed into memory, since its footer is at the end. The
+//! decoders can panic on damaged bytes: a panic becomes an error that names the file.
 
 use std::fs::File;
 use std::io::{BufReader, Cursor, Read};
@@ -22,20 +22,20 @@ use crate::error::{Error, Result};
 use super::cell::{PREVIEW_ROWS, Preview, SourceCell, SourceRecord, Visit};
 use super::open::{Compression, FileFormat, Input};
 
-/// Rows a Parquet file is read by.
+/// Rows per batch of a Parquet file.
 const BATCH_ROWS: usize = 16_384;
-/// Largest table that is unpacked in memory.
+/// Largest table that is decompressed in memory, in bytes.
 const UNPACKED_BYTES_MAX: u64 = 1 << 30;
 
 type Batches = Box<dyn Iterator<Item = std::result::Result<RecordBatch, ArrowError>>>;
 
 fn broken(input: &Input, error: impl std::fmt::Display) -> Error {
-    Error::invalid(format!("{} is damaged or of an unknown kind: {error}", input.label))
+    Error::invalid(format!("{} is damaged or has an unknown format: {error}", input.label))
 }
 
 /// Runs a decoder; its panic on damaged bytes becomes an error.
 fn guard<T>(input: &Input, decode: impl FnOnce() -> Result<T>) -> Result<T> {
-    std::panic::catch_unwind(AssertUnwindSafe(decode)).unwrap_or_else(|_| Err(broken(input, "its decoder gave up")))
+    std::panic::catch_unwind(AssertUnwindSafe(decode)).unwrap_or_else(|_| Err(broken(input, "its decoder panicked")))
 }
 
 /// The schema, and the batches of the columns at `keep` (rising), or of all.
@@ -46,9 +46,8 @@ fn open(input: &Input, keep: Option<&[usize]>) -> Result<(Schema, Batches)> {
         let mut reader = input.bytes(&ProgressBar::hidden())?.take(UNPACKED_BYTES_MAX + 1);
         reader.read_to_end(&mut bytes).map_err(|error| input.broken(&error))?;
         if bytes.len() as u64 > UNPACKED_BYTES_MAX {
-            return Err(
-                Error::invalid(format!("{} holds more than 1 GiB unpacked", input.label)).with_hint("unpack it first")
-            );
+            return Err(Error::invalid(format!("{} is larger than 1 GiB decompressed", input.label))
+                .with_hint("decompress it first"));
         }
         Ok(bytes)
     };
@@ -98,7 +97,7 @@ fn arrow_file<R: Read + std::io::Seek + 'static>(
     Ok((schema, Box::new(batches)))
 }
 
-/// A column in one of the forms a cell can take.
+/// A column as one of the types of cells.
 enum CellColumn {
     Float(ArrayRef),
     Int(ArrayRef),
@@ -116,7 +115,7 @@ impl CellColumn {
             T::Int8 | T::Int16 | T::Int32 | T::Int64 | T::UInt8 | T::UInt16 | T::UInt32 => {
                 CellColumn::Int(cast(array, &T::Int64)?)
             }
-            // Decimals keep their digits as text; an unsigned word may exceed the signed one.
+            // Text keeps the digits of decimals, and unsigned integers beyond the signed range.
             T::UInt64 | T::Decimal32(..) | T::Decimal64(..) | T::Decimal128(..) | T::Decimal256(..) => {
                 CellColumn::Text(cast(array, &T::Utf8)?)
             }
@@ -136,7 +135,7 @@ impl CellColumn {
                 CellColumn::Time { ticks: cast(&seconds, &T::Int64)?, per_second: 1_000, zoned: false }
             }
             T::Time32(unit) | T::Time64(unit) => {
-                // Neither type casts to a 64-bit integer in one step for every unit.
+                // Not every unit of these types casts to a 64-bit integer in one step.
                 let (per_second, ticks) = match unit {
                     ArrowUnit::Second => (1, cast(&cast(array, &T::Int32)?, &T::Int64)?),
                     ArrowUnit::Millisecond => (1_000, cast(&cast(array, &T::Int32)?, &T::Int64)?),
@@ -202,12 +201,12 @@ fn columns(batch: &RecordBatch) -> std::result::Result<Vec<CellColumn>, ArrowErr
     batch.columns().iter().map(CellColumn::of).collect()
 }
 
-/// Reads every row and hands over the cells at `positions`.
+/// Reads every row and passes the cells at `positions` to `visit`.
 pub fn read(input: &Input, positions: &[usize], bar: &ProgressBar, visit: &mut Visit<'_>) -> Result<()> {
     let mut keep = positions.to_vec();
     keep.sort_unstable();
     keep.dedup();
-    // Where each position went among the columns kept.
+    // The index of each position among the projected columns.
     let places: Vec<usize> = positions.iter().filter_map(|at| keep.binary_search(at).ok()).collect();
     let (_, mut batches) = open(input, Some(&keep))?;
     let mut first = 0_u64;
@@ -283,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn every_container_gives_the_same_cells() {
+    fn every_format_gives_the_same_cells() {
         let containers = [
             feather(false),
             feather(true),
@@ -318,13 +317,13 @@ mod tests {
     }
 
     #[test]
-    fn damaged_tables_are_errors_and_never_end_the_process() {
+    fn damaged_tables_are_errors_and_never_crash_the_process() {
         for bytes in [feather(true), feather(false), parquet(), stream()] {
             for cut in [bytes.len() / 2, bytes.len() - 9] {
                 let (_folder, path) = file("cut", bytes.split_at(cut).0);
                 let Ok(input) = Input::detect(&path) else { continue };
                 let read = read(&input, &[0, 1], &ProgressBar::hidden(), &mut |_| Ok(()));
-                // A stream cut behind its last message lacks only its end marker.
+                // A stream truncated after its last message has no end marker, and is complete.
                 if input.format != FileFormat::ArrowStream {
                     assert_eq!(read.unwrap_err().code(), crate::ErrorCode::InvalidArgument);
                 }

@@ -1,4 +1,4 @@
-//! The phases together, into a sink in memory.
+//! Tests of all phases together, with a sink in memory.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -76,7 +76,7 @@ fn run(memory: &mut MemorySink, paths: &[&Path], flags: &str) -> Result<ImportOu
     outcome
 }
 
-fn once(text: &str, flags: &str) -> (MemorySink, ImportOutcome) {
+fn import_text(text: &str, flags: &str) -> (MemorySink, ImportOutcome) {
     let (_folder, path) = file("x.csv", text.as_bytes());
     let mut memory = MemorySink::default();
     let outcome = run(&mut memory, &[&path], flags).unwrap();
@@ -91,7 +91,7 @@ fn digits(memory: &MemorySink, column: &str) -> ColumnType {
 }
 
 #[test]
-fn text_arrives_exact_and_a_second_time_changes_nothing() {
+fn text_is_imported_exactly_and_a_second_import_changes_nothing() {
     let text = "1364774820000,93.25,93.3,93.3,93.25,8e-8\r\n1364774880000,100,100,100,100,93.3\r\n";
     let (_folder, path) = file("x.csv", &gzip(text.as_bytes()));
     let mut memory = MemorySink::default();
@@ -110,14 +110,14 @@ fn text_arrives_exact_and_a_second_time_changes_nothing() {
 }
 
 #[test]
-fn one_invalid_row_stops_everything_unless_it_is_to_be_skipped() {
+fn one_invalid_row_refuses_the_import_unless_it_is_skipped() {
     let text = "date,open,high,low,close,volume\n2017-01-03,1,2,1,1,5\n,1,2,1,1,5\n2017-01-05,1,0.5,1,1,5\n\
                 2017-01-06,1,2,1,x,5\n2017-01-07,1,2,1,1,-5\n2017-01-08,1,2,1\n2017-01-09,1,2,1,1,5\n";
-    let (memory, refused) = once(text, "");
+    let (memory, refused) = import_text(text, "");
     let error = refused.error.unwrap();
     assert_eq!(error.code(), ErrorCode::InvalidRows);
     assert!(refused.summary.text(true).starts_with("nothing imported"));
-    assert!(memory.def.is_none() && memory.rows.is_empty(), "not even the registration is left");
+    assert!(memory.def.is_none() && memory.rows.is_empty(), "the registration is removed too");
     let reasons: Vec<_> =
         refused.summary.invalid.iter().map(|r| (r.row, r.line.unwrap(), &*r.field, r.reason)).collect();
     assert_eq!(
@@ -130,13 +130,13 @@ fn one_invalid_row_stops_everything_unless_it_is_to_be_skipped() {
             (5, 7, "close", "missing"),
         ]
     );
-    let told = refused.summary.text(true);
-    assert!(told.contains(": high is below open (ohlc)") && !told.contains("high high"), "{told}");
-    let (memory, skipped) = once(text, "--on-invalid skip");
+    let text_report = refused.summary.text(true);
+    assert!(text_report.contains(": high is below open (ohlc)") && !text_report.contains("high high"), "{text_report}");
+    let (memory, skipped) = import_text(text, "--on-invalid skip");
     assert!(skipped.error.is_none());
     assert_eq!((skipped.summary.rows_written, skipped.summary.rows_invalid, skipped.summary.rows_skipped), (2, 5, 5));
     assert_eq!(memory.rows.len(), 2);
-    let (memory, kept) = once(text, "--on-invalid skip --validate none");
+    let (memory, kept) = import_text(text, "--on-invalid skip --validate none");
     assert_eq!((kept.summary.rows_invalid, kept.summary.rows_inconsistent), (3, 2));
     assert_eq!(kept.summary.inconsistent.iter().map(|row| row.row).collect::<Vec<_>>(), [2, 4]);
     assert_eq!(memory.rows.len(), 4);
@@ -150,9 +150,9 @@ fn closes(memory: &MemorySink) -> Vec<i64> {
 }
 
 #[test]
-fn rows_that_repeat_a_time_with_other_values_refuse_the_import_by_default() {
+fn rows_that_repeat_a_time_with_different_values_refuse_the_import_by_default() {
     for flags in ["", "--on-invalid skip", "--mode insert", "--on-duplicate reject"] {
-        let (memory, outcome) = once(REPEATED, flags);
+        let (memory, outcome) = import_text(REPEATED, flags);
         let error = outcome.error.unwrap();
         assert_eq!(error.code(), ErrorCode::InvalidRows);
         assert!(error.detail().starts_with("1 of 5 rows repeat a timestamp"), "{error}");
@@ -173,7 +173,7 @@ fn rows_that_repeat_a_time_with_other_values_refuse_the_import_by_default() {
 fn identical_repeats_are_stored_once_and_counted() {
     let text = REPEATED.replace("2017-01-03,1,2,1,2,5", "2017-01-03,1.0,2,1,1,5");
     for flags in ["", "--mode insert", "--mode append", "--on-duplicate last", "--on-duplicate identical"] {
-        let (memory, outcome) = once(&text, flags);
+        let (memory, outcome) = import_text(&text, flags);
         assert!(outcome.error.is_none(), "{flags}: {:?}", outcome.error);
         let summary = outcome.summary;
         assert_eq!((summary.rows_read, summary.rows_written, summary.rows_duplicate), (5, 3, 2), "{flags}");
@@ -183,13 +183,13 @@ fn identical_repeats_are_stored_once_and_counted() {
 }
 
 #[test]
-fn on_duplicate_last_keeps_the_last_row_and_identical_none_of_a_time_whose_rows_differ() {
-    let (memory, outcome) = once(REPEATED, "--on-duplicate last");
+fn on_duplicate_last_stores_the_last_row_and_identical_none_of_a_time_whose_rows_differ() {
+    let (memory, outcome) = import_text(REPEATED, "--on-duplicate last");
     assert_eq!(closes(&memory), [2000, 1000, 1000]);
     let seen: Vec<_> = outcome.summary.duplicates.iter().map(|r| (r.row, r.other_row, r.identical)).collect();
     assert_eq!(seen, [(0, 2, false), (1, 3, true)]);
     assert_eq!(outcome.summary.warnings[0].kind, "different_rows");
-    let (memory, outcome) = once(REPEATED, "--on-duplicate identical");
+    let (memory, outcome) = import_text(REPEATED, "--on-duplicate identical");
     assert_eq!(closes(&memory), [1000, 1000], "the rows of 2017-01-03 differ");
     let summary = outcome.summary;
     assert_eq!((summary.rows_written, summary.rows_duplicate, summary.rows_different), (2, 3, 1));
@@ -212,9 +212,9 @@ fn repeats_are_found_across_files_as_in_one() {
 }
 
 #[test]
-fn digits_of_the_user_round_and_are_counted() {
+fn given_digits_round_numbers_and_count_them() {
     let text = "ts,open,high,low,close,volume\n1640995200000,1.005,1.015,1.00,1.01,0.4\n1640995260000,1,1,1,1,1\n";
-    let (memory, outcome) = once(text, "--price-digits 2 --volume-digits 0 --rounding nearest");
+    let (memory, outcome) = import_text(text, "--price-digits 2 --volume-digits 0 --rounding nearest");
     assert_eq!(memory.rows[&1640995200000], [100, 102, 100, 101, 0], "half to even");
     let summary = outcome.summary;
     let rounded: Vec<_> = summary.rounded.iter().map(|(name, count)| (name.as_str(), *count)).collect();
@@ -226,7 +226,7 @@ fn digits_of_the_user_round_and_are_counted() {
     assert_eq!(warning.kind, "rounded");
     assert!(warning.message.contains("open 1") && warning.message.contains("1.005 became 1.00"), "{warning:?}");
     assert!(summary.text(false).contains("line 2 (row 0): high 1.015 became 1.02"));
-    let (memory, outcome) = once(text, "--price-digits 2");
+    let (memory, outcome) = import_text(text, "--price-digits 2");
     assert_eq!(outcome.summary.invalid[0].reason, "precision_loss");
     let hint = outcome.error.unwrap().hint().unwrap().to_string();
     assert!(hint.contains("--price-digits 3 keeps them") && hint.contains("--rounding nearest"), "{hint}");
@@ -259,11 +259,11 @@ fn a_registered_series_keeps_its_digits() {
 #[test]
 fn times_finer_than_a_millisecond_choose_the_unit() {
     let text = "ts,open,high,low,close,volume\n1640995200000001,1,1,1,1,1\n1640995260000000,1,1,1,1,1\n";
-    let (memory, outcome) = once(text, "--off-grid allow");
+    let (memory, outcome) = import_text(text, "--off-grid allow");
     assert_eq!((outcome.summary.rows_off_grid, outcome.summary.warnings[0].kind), (1, "off_grid"));
     assert_eq!(outcome.summary.unit, TimeUnit::Us);
     assert_eq!(memory.rows.keys().next(), Some(&1640995200000001));
-    let (memory, _) = once(&text.replace("000001,", "000000,"), "");
+    let (memory, _) = import_text(&text.replace("000001,", "000000,"), "");
     assert_eq!(memory.rows.keys().next(), Some(&1640995200000));
 }
 
@@ -279,10 +279,10 @@ fn files_of_different_units_make_one_series() {
 }
 
 #[test]
-fn extra_columns_come_along() {
+fn extra_columns_are_imported() {
     let text =
         "open_time,open,high,low,close,volume,quote_volume,count,Adj Close\n1640995200000,1,1,1,1,1,2.50,7,1.5\n";
-    let (memory, _) = once(text, "--extra quote_volume,count,adj_close:4");
+    let (memory, _) = import_text(text, "--extra quote_volume,count,adj_close:4");
     assert_eq!(memory.rows[&1640995200000][5..], [25_000, 7, 15_000]);
     assert_eq!(digits(&memory, "count"), ColumnType::Int64);
     assert_eq!(digits(&memory, "adj_close"), ColumnType::Decimal { digits: 4 });
@@ -290,14 +290,14 @@ fn extra_columns_come_along() {
 
 #[test]
 fn a_dry_run_writes_nothing() {
-    let (memory, outcome) = once("1364774820000,1,1,1,1,1\n", &format!("{MAP} --dry-run"));
+    let (memory, outcome) = import_text("1364774820000,1,1,1,1,1\n", &format!("{MAP} --dry-run"));
     assert!(outcome.error.is_none() && outcome.summary.dry_run);
     assert!(memory.def.is_none() && memory.rows.is_empty());
     assert_eq!((outcome.summary.rows_read, outcome.summary.rows_written), (1, 0));
 }
 
 #[test]
-fn a_failed_write_is_told_with_what_was_written() {
+fn a_failed_write_reports_the_rows_written_before() {
     let mut text = String::new();
     for minute in 0..300_000_i64 {
         text.push_str(&format!("{},1,1,1,1,1\n", 1_364_774_820_000 + minute * 60_000));
@@ -346,7 +346,7 @@ fn a_file_of_smaller_ticks_fits_the_headroom_of_the_first_or_is_refused_and_neve
 }
 
 #[test]
-fn doubles_with_more_digits_than_a_registered_series_are_refused_and_rounded_only_by_name() {
+fn doubles_with_more_digits_than_a_registered_series_are_refused_and_rounded_only_by_flag() {
     use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch};
     use std::sync::Arc;
     let price: ArrayRef = Arc::new(Float64Array::from(vec![1.25, 0.1 + 0.2]));
@@ -386,12 +386,12 @@ fn an_import_that_stores_no_row_registers_nothing() {
         (header, "", None),
         (header, "--on-invalid skip", None),
     ] {
-        let (memory, outcome) = once(text, flags);
+        let (memory, outcome) = import_text(text, flags);
         assert_eq!(outcome.error.map(|error| error.code()), code, "{text} {flags}");
         assert!(memory.def.is_none() && !outcome.summary.registered);
         assert_eq!(outcome.summary.warnings.iter().any(|warning| warning.kind == "no_rows"), code.is_none());
     }
-    // A registration whose first write fails is taken back.
+    // A registration whose first write fails is removed.
     let (_folder, path) = file("x.csv", format!("{header}1640995200000,1,1,1,1,1\n").as_bytes());
     let mut memory = MemorySink { fail_at: Some(0), ..MemorySink::default() };
     let outcome = run(&mut memory, &[&path], "").unwrap();
@@ -402,15 +402,15 @@ fn an_import_that_stores_no_row_registers_nothing() {
 #[test]
 fn rows_off_the_grid_are_invalid_unless_they_are_allowed() {
     let text = "ts,open,high,low,close,volume\n1640995200000,1,1,1,1,1\n1640995230000,1,1,1,1,1\n";
-    let (memory, outcome) = once(text, "");
+    let (memory, outcome) = import_text(text, "");
     let row = &outcome.summary.invalid[0];
     assert_eq!((row.line, row.field.as_str(), row.reason), (Some(3), "ts", "off_grid"));
     assert!(row.message.contains("2022-01-01T00:00:30Z starts no interval of 1m"), "{}", row.message);
     assert!(outcome.error.unwrap().hint().unwrap().contains("--off-grid allow") && memory.rows.is_empty());
-    let (memory, outcome) = once(text, "--off-grid allow");
+    let (memory, outcome) = import_text(text, "--off-grid allow");
     assert_eq!((memory.rows.len(), outcome.summary.rows_off_grid), (2, 1));
     assert!(outcome.summary.warnings.iter().any(|w| w.kind == "off_grid" && w.message.contains("line 3")));
-    // What is stored anchors bars of several days, not the first row of a later file.
+    // Stored rows anchor bars of several days, not the first row of a later file.
     let (_a, first) = file("a.csv", b"ts,open,high,low,close,volume\n2024-01-02,1,1,1,1,1\n2024-01-05,1,1,1,1,1\n");
     let (_b, later) = file("b.csv", b"ts,open,high,low,close,volume\n2024-01-09,1,1,1,1,1\n");
     let mut memory = MemorySink::default();
@@ -423,38 +423,39 @@ fn rows_off_the_grid_are_invalid_unless_they_are_allowed() {
 }
 
 #[test]
-fn times_that_are_rarely_meant_are_warned_of_by_row() {
+fn suspect_times_are_warned_about_with_their_row() {
     let kinds = |outcome: &ImportOutcome| outcome.summary.warnings.iter().map(|w| w.kind).collect::<Vec<_>>();
     let header = "ts,open,high,low,close,volume\n";
-    let (memory, outcome) = once(&format!("{header}34200000,1,1,1,1,1\n34260000,1,1,1,1,1\n"), "--off-grid allow");
+    let (memory, outcome) =
+        import_text(&format!("{header}34200000,1,1,1,1,1\n34260000,1,1,1,1,1\n"), "--off-grid allow");
     assert_eq!(kinds(&outcome), ["time_without_date", "before_1990"]);
     let warnings = &outcome.summary.warnings;
     assert!(warnings[0].message.contains("x.csv") && warnings[0].message.contains("--base-date"), "{warnings:?}");
     assert!(warnings[1].message.contains("2 rows") && warnings[1].message.contains("line 2"), "{warnings:?}");
     assert_eq!((outcome.summary.rows_before_1990, memory.rows.len()), (2, 2));
     let hours: String = (0..5).map(|hour| format!("2024-01-01 0{hour}:00,1,1,1,1,1\n")).collect();
-    let (_, outcome) = once(&format!("{header}{hours}"), "");
+    let (_, outcome) = import_text(&format!("{header}{hours}"), "");
     assert_eq!(kinds(&outcome), ["step"]);
     assert!(outcome.summary.warnings[0].message.contains("1h (4 of 4 steps)"));
     let minutes: String = (0..5).map(|minute| format!("2024-01-01 00:0{minute},1,1,1,1,1\n")).collect();
-    assert_eq!(kinds(&once(&format!("{header}{minutes}"), "").1), [""; 0]);
+    assert_eq!(kinds(&import_text(&format!("{header}{minutes}"), "").1), [""; 0]);
 }
 
 #[test]
-fn times_since_midnight_take_the_date_of_the_flag_or_of_the_file_name() {
+fn times_since_midnight_use_the_date_of_the_flag_or_of_the_file_name() {
     let rows = b"34200000,1,1,1,1,1\n34260000,1,1,1,1,2\n";
     let map = "--map ts=0,open=1,high=2,low=3,close=4,volume=5 --time-unit ms --time-zone America/New_York";
     let (_a, first) = file("20131007_spy_minute_trade.csv", rows);
     let (_b, second) = file("20131008_spy_minute_trade.csv", rows);
-    let wanted = [1_381_152_600_000, 1_381_152_660_000, 1_381_239_000_000, 1_381_239_060_000];
+    let expected = [1_381_152_600_000, 1_381_152_660_000, 1_381_239_000_000, 1_381_239_060_000];
     let mut memory = MemorySink::default();
     let outcome = run(&mut memory, &[&first, &second], &format!("{map} --base-date name")).unwrap();
     assert!(outcome.error.is_none() && outcome.summary.warnings.is_empty(), "{:?}", outcome.summary.warnings);
-    assert_eq!(memory.rows.keys().copied().collect::<Vec<_>>(), wanted);
+    assert_eq!(memory.rows.keys().copied().collect::<Vec<_>>(), expected);
     assert!(outcome.summary.files[0].found.contains("ms since midnight of 2013-10-07"));
     let mut memory = MemorySink::default();
     run(&mut memory, &[&first], &format!("{map} --base-date 2013-10-07")).unwrap();
-    assert_eq!(memory.rows.keys().copied().collect::<Vec<_>>(), wanted[..2]);
+    assert_eq!(memory.rows.keys().copied().collect::<Vec<_>>(), expected[..2]);
     let unit = run(&mut memory, &[&first], &format!("{MAP} --base-date name")).unwrap_err();
     assert!(unit.hint().unwrap().contains("--time-unit"), "{unit}");
     let (_c, unnamed) = file("spy.csv", rows);
@@ -464,45 +465,45 @@ fn times_since_midnight_take_the_date_of_the_flag_or_of_the_file_name() {
 }
 
 #[test]
-fn thousands_and_magnitudes_are_read_by_their_flags_alone() {
+fn thousands_and_magnitudes_are_accepted_only_by_flag() {
     let text =
         "ts,open,high,low,close,volume\n1640995200000,\"1,234.56\",\"1,234.56\",\"1,234.56\",\"1,234.56\",193.34M\n";
-    let (memory, outcome) = once(text, "");
+    let (memory, outcome) = import_text(text, "");
     assert!(outcome.summary.invalid[0].message.contains("--thousands ,"));
     assert!(
-        outcome.error.unwrap().hint().unwrap().contains("--thousands , reads these numbers") && memory.def.is_none()
+        outcome.error.unwrap().hint().unwrap().contains("--thousands , accepts these numbers") && memory.def.is_none()
     );
-    let (_, outcome) = once(text, "--thousands ,");
-    assert!(outcome.error.unwrap().hint().unwrap().contains("--magnitudes reads these numbers"));
-    let (memory, outcome) = once(text, "--thousands , --magnitudes");
+    let (_, outcome) = import_text(text, "--thousands ,");
+    assert!(outcome.error.unwrap().hint().unwrap().contains("--magnitudes accepts these numbers"));
+    let (memory, outcome) = import_text(text, "--thousands , --magnitudes");
     assert!(outcome.error.is_none() && outcome.summary.rounded.is_empty());
     assert_eq!(digits(&memory, "open"), ColumnType::Decimal { digits: 4 });
     assert_eq!(memory.rows[&1640995200000], [12_345_600, 12_345_600, 12_345_600, 12_345_600, 19_334_000_000]);
 }
 
 #[test]
-fn columns_left_out_are_in_the_summary_with_the_flags_that_keep_them() {
+fn omitted_columns_are_in_the_summary_with_the_flags_that_import_them() {
     let text = "ts,open,high,low,close,volume,count,Adj Close,note\n1640995200000,1,1,1,1,1,7,1.5,x\n";
-    let (memory, outcome) = once(text, "");
+    let (memory, outcome) = import_text(text, "");
     let left: Vec<_> =
         outcome.summary.columns_left_out.iter().map(|left| (left.column.as_str(), left.flags.as_deref())).collect();
-    let wanted = [("count", Some("--extra count")), ("Adj Close", Some("--extra adj_close")), ("note", None)];
-    assert_eq!(left, wanted);
+    let expected = [("count", Some("--extra count")), ("Adj Close", Some("--extra adj_close")), ("note", None)];
+    assert_eq!(left, expected);
     assert!(outcome.summary.text(false).contains("--extra count,adj_close"), "{}", outcome.summary.text(false));
     assert_eq!(memory.rows[&1640995200000].len(), 5);
-    let (memory, outcome) = once(text, "--extra count,adj_close");
+    let (memory, outcome) = import_text(text, "--extra count,adj_close");
     assert_eq!(memory.rows[&1640995200000].len(), 7);
     assert_eq!(outcome.summary.columns_left_out.len(), 1);
-    let (_, outcome) = once("1364774820000,1,1,1,1,1,9\n", MAP);
+    let (_, outcome) = import_text("1364774820000,1,1,1,1,1,9\n", MAP);
     assert_eq!(outcome.summary.columns_left_out[0].flags.as_deref(), Some("--extra column_6 --map column_6=6"));
-    let (memory, _) = once("1364774820000,1,1,1,1,1,9\n", &format!("{MAP},column_6=6 --extra column_6"));
+    let (memory, _) = import_text("1364774820000,1,1,1,1,1,9\n", &format!("{MAP},column_6=6 --extra column_6"));
     assert_eq!(memory.rows[&1364774820000][5], 9);
 }
 
 #[test]
-fn the_hint_fits_the_reason() {
+fn the_hint_matches_the_reason() {
     let bar = |cells: &str| format!("ts,open,high,low,close,volume\n{cells}\n");
-    for (cells, wanted, not) in [
+    for (cells, expected, not) in [
         ("1640995200000,1,0.5,1,1,1", "--validate none", "--time-format"),
         ("yesterday,1,1,1,1,1", "--time-format", "--validate"),
         ("1640995200000,x,1,1,1,1", "--map COLUMN=SOURCE", "--validate"),
@@ -511,15 +512,15 @@ fn the_hint_fits_the_reason() {
         ("1640995200000,0.1234567890123456789,1,0,1,1", "--rounding nearest", "--validate"),
         ("1640995200000,0.12345678901,123456789,0,1,1", "18 digits do not hold both the largest", "--price-digits"),
     ] {
-        let (_, outcome) = once(&bar(cells), "");
+        let (_, outcome) = import_text(&bar(cells), "");
         let error = outcome.error.unwrap();
         let hint = error.hint().unwrap();
-        assert!(hint.contains(wanted) && !hint.contains(not), "{cells}: {hint}");
+        assert!(hint.contains(expected) && !hint.contains(not), "{cells}: {hint}");
     }
 }
 
 #[test]
-fn standard_input_is_imported_from_where_it_was_staged() {
+fn staged_standard_input_is_imported() {
     for bytes in [
         b"ts,open,high,low,close,volume\n1640995200000,1,1,1,1,1\n".to_vec(),
         gzip(br#"[{"ts":1640995200000,"open":1,"high":1,"low":1,"close":1,"volume":1}]"#),
