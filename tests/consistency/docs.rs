@@ -86,11 +86,14 @@ fn the_fixed_limits_are_the_constants_of_the_code() {
             ],
         ),
         ("globs of one answer", &[("src/query/select.rs", "const GLOBS_MAX: usize =")]),
-        ("row ranges of one list of files (`fastk files`)", &[("src/store/files.rs", "const ROW_RANGES_MAX: usize =")]),
+        (
+            "row ranges of one list of files (`fastk files`)",
+            &[("src/store/read/files.rs", "const ROW_RANGES_MAX: usize =")],
+        ),
         ("values of all predicates of a query together", &[("src/query/predicate.rs", "const VALUES_MAX: usize =")]),
         (
             "named snapshots of a store ([corrections.md](corrections.md))",
-            &[("src/store/snapshot.rs", "const SNAPSHOTS_MAX: usize =")],
+            &[("src/store/write/snapshots.rs", "const SNAPSHOTS_MAX: usize =")],
         ),
         ("tokens of a data directory ([access.md](access.md))", &[("src/access.rs", "const TOKENS_MAX: usize =")]),
         ("prefixes of a token", &[("src/access.rs", "const PREFIXES_MAX: usize =")]),

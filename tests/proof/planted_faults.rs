@@ -52,7 +52,7 @@ const TABLE: &[(Bug, By)] = &[
     (Bug::SettledBeforeSynced, By::LazyPower),
     (
         Bug::SettledBeforeDecided,
-        By::Elsewhere("src/store/write.rs", "a_write_refused_after_a_freeze_reaches_neither_chunk_nor_run_file"),
+        By::Elsewhere("src/store/write/rows.rs", "a_write_refused_after_a_freeze_reaches_neither_chunk_nor_run_file"),
     ),
     (Bug::FailedSyncRetried, By::Faults("write")),
     (Bug::FailedSyncIgnored, By::Faults("write")),
@@ -110,7 +110,10 @@ const TABLE: &[(Bug, By)] = &[
     (Bug::LoadOverTail, By::Power),
     (
         Bug::LoadNotRenumbered,
-        By::Elsewhere("src/store/load.rs", "a_load_takes_the_number_of_its_turn_and_is_not_in_a_snapshot_before_it"),
+        By::Elsewhere(
+            "src/store/write/bulk_load.rs",
+            "a_load_takes_the_number_of_its_turn_and_is_not_in_a_snapshot_before_it",
+        ),
     ),
     (Bug::FileIdsReused, By::Power),
     (Bug::SnapshotsUnlimited, By::Direct("snapshots_have_a_limit", snapshots_have_a_limit)),

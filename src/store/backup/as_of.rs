@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::manifest::{SeriesRecord, SnapshotRecord};
-use crate::store::manifest::Contents;
-use crate::store::state::fenced;
+use crate::store::manifest::edits::Contents;
+use crate::store::read::state::fenced;
 
 /// What the manifest would say had the store ended at the commit of a snapshot. Run and receipt files still have what
 /// came later.

@@ -10,9 +10,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::as_of::as_of;
-use super::target::is_litter;
-use super::{check_apart, check_not_inside, contents_of, empty_log, read_listing};
 use crate::disk::{self, DiskPath, Lock, StagedFile};
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::FORMAT_VERSION;
@@ -21,13 +18,17 @@ use crate::format::manifest::{ReceiptsRecord, RunRecord};
 use crate::format::receipt::encode_receipts;
 use crate::format::run::{RunOrigin, RunWriter};
 use crate::format::tombstone::decode_tombstone;
-use crate::store::checkpoint::{load_receipts, load_run, receipts_path, run_path};
-use crate::store::chunk::{ChunkFile, chunk_id_of, series_dir_name};
-use crate::store::manifest::{Contents, checkpoint_path};
-use crate::store::recover::{DIRECTORIES, FORMAT_FILE, LOCK_FILE, format_text, is_beside, parse_def};
-use crate::store::seal::tombstone_name;
-use crate::store::state::Run;
-use crate::store::{SeriesId, Store, StoreInner, StoreOptions, TaskControl};
+use crate::store::backup::as_of::as_of;
+use crate::store::backup::create::{check_apart, check_not_inside, contents_of, empty_log, read_listing};
+use crate::store::backup::target::is_litter;
+use crate::store::facade::{Store, StoreInner, StoreOptions};
+use crate::store::maintain::checkpoint::{load_receipts, load_run, receipts_path, run_path};
+use crate::store::manifest::edits::{Contents, checkpoint_path};
+use crate::store::open::recover::{DIRECTORIES, FORMAT_FILE, LOCK_FILE, format_text, is_beside, parse_def};
+use crate::store::publish::seal::tombstone_name;
+use crate::store::read::chunk::{ChunkFile, chunk_id_of, series_dir_name};
+use crate::store::read::state::{Run, SeriesId};
+use crate::store::task_control::TaskControl;
 
 /// Stands in a directory that is being restored into.
 pub const BEGUN: &str = "restore.begun";

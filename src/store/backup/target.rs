@@ -7,13 +7,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{BackupOptions, FileCounts, read_listing};
 use crate::disk::{self, DiskPath, File, Lock, StagedFile};
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::backup::{
     Backup, BackupDamage, BackupFile, CopyMethod, encode_backup, is_registry_copy, registry_copy,
 };
-use crate::store::TaskControl;
+use crate::store::backup::create::{BackupOptions, FileCounts, read_listing};
+use crate::store::task_control::TaskControl;
 
 /// The listing of a finished backup.
 pub const LISTING: &str = "backup.json";
@@ -170,10 +170,10 @@ impl<'a> BackupTarget<'a> {
                 disk::remove(path)?;
             }
             if !self.root.join(LISTING).exists() {
-                for name in super::DIRECTORIES {
+                for name in crate::store::open::recover::DIRECTORIES {
                     disk::remove_tree(&self.root.join(name))?;
                 }
-                disk::remove(&self.root.join(super::FORMAT_FILE))?;
+                disk::remove(&self.root.join(crate::store::open::recover::FORMAT_FILE))?;
                 disk::remove(&self.root.join(BEGUN))?;
                 disk::remove(&self.root.join(LOCK))?;
             }
@@ -491,7 +491,9 @@ impl<'a> BackupTarget<'a> {
                     removed += 1;
                 }
             }
-            super::DIRECTORIES.iter().try_for_each(|dir| sweep(&self.root.join(dir), dir, &named, &mut removed))
+            crate::store::open::recover::DIRECTORIES
+                .iter()
+                .try_for_each(|dir| sweep(&self.root.join(dir), dir, &named, &mut removed))
         });
         if let Err(error) = swept {
             tracing::warn!(%error, "files of an earlier backup stay behind");

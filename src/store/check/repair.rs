@@ -1,0 +1,884 @@
+//! Repair: what is damaged is set aside with the reason beside it, what is whole is put into new files, and one new
+//! manifest checkpoint makes them count. Nothing is edited in place, and without `apply` nothing is changed at all.
+//!
+//! Order: damaged files get a second name under `quarantine/`; a new log segment, new chunks, run and receipt files are
+//! published; the checkpoint is published, which is the moment at which the repair happened; what it gave up is unlinked;
+//! sidecars are put in order. A crash before the checkpoint leaves the store as damaged as it was, one behind it leaves
+//! files that the next opening removes.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::disk::{self, DiskPath, StagedFile};
+use crate::error::{Error, ErrorCode, Result};
+use crate::format::backup::REGISTRY_FILE;
+use crate::format::bytes::ByteReader;
+use crate::format::chunk::{ChunkHead, ChunkWriter, column_offset, decode_chunk};
+use crate::format::chunk_salvage::{ChunkSalvage, salvage_chunk};
+use crate::format::manifest::{ChunkRecord, ReceiptsRecord, RunRecord, SnapshotRecord};
+use crate::format::receipt::encode_receipts;
+use crate::format::run::{RunOrigin, RunWriter};
+use crate::format::tombstone::{
+    DropFile, RegistrationFile, TombstoneFile, decode_tombstone, encode_drop, encode_registration, encode_tombstone,
+};
+use crate::store::backup::create as backup;
+use crate::store::check::verify::finding::{Finding, FindingKind, Severity};
+use crate::store::check::verify::manifest::number_of;
+use crate::store::check::verify::registry::DATASET_SNAPSHOT;
+use crate::store::check::verify::run::verify_small_files;
+use crate::store::facade::{Store, StoreOptions, def_json, wall_ms};
+use crate::store::maintain::checkpoint::{receipts_path, run_path};
+use crate::store::manifest::edits::{Contents, Manifest, manifest_dir};
+use crate::store::open::recover::{
+    DIRECTORIES, FORMAT_FILE, LOCK_FILE, ManifestTrust, RecoveredStore, format_text, fresh_epoch, highest_commit,
+    parse_def, read_store,
+};
+use crate::store::open::salvage;
+use crate::store::publish::seal::{DROP_MARKER, REGISTRATION, series_record, tombstone_name};
+use crate::store::read::chunk::{ChunkFile, chunk_name, series_dir};
+use crate::store::read::sidecar;
+use crate::store::read::state::{SeriesId, SeriesState, StoreState};
+use crate::store::wal::segments as log;
+use crate::store::wal::segments::segment_path;
+use crate::types::SeriesKey;
+
+/// How a store is repaired.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RepairOptions {
+    /// Change the store; else only say what would be done.
+    pub apply: bool,
+    /// Make the manifest anew from the other files alone, whatever it says.
+    pub rebuild_manifest: bool,
+}
+
+/// Least bytes of a log segment that is not cut.
+const SEGMENT_BYTES_MIN: u64 = 4 << 10;
+
+/// Something a repair does.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RepairAction {
+    /// `rewrite`, `quarantine`, `remove` or `accept`.
+    pub action: &'static str,
+    /// File below the store; empty for the store as a whole.
+    pub file: String,
+    pub reason: String,
+}
+
+/// Rows that are lost.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct LostRows {
+    pub series: String,
+    pub file: String,
+    /// They lie between these timestamps, in the unit of the series; `null` when nobody knows.
+    pub ts_min: Option<i64>,
+    pub ts_max: Option<i64>,
+    /// How many at most; newer rows over them are not lost. `null` when nobody knows.
+    pub rows: Option<u64>,
+    pub reason: String,
+}
+
+/// A snapshot that is gone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct LostSnapshot {
+    pub name: String,
+    pub commit: u64,
+}
+
+/// A series that is gone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct LostSeries {
+    pub series: String,
+    pub series_id: u64,
+    pub reason: String,
+}
+
+/// What a repair did, or would do.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct RepairReport {
+    /// Whether there was nothing to do.
+    pub clean: bool,
+    pub applied: bool,
+    pub actions: Vec<RepairAction>,
+    pub lost: Vec<LostRows>,
+    /// Closed ranges of log sequence numbers whose commits are lost.
+    pub lost_lsns: Vec<(u64, u64)>,
+    /// Log sequence number from which on commits may be lost without a trace: the end of the log is gone.
+    pub lost_from: Option<u64>,
+    /// Closed ranges of the commits that were in what the log lost; `null` for an end nobody knows. Commits that went to
+    /// chunks without the log are among the numbers, and are not lost.
+    pub lost_commits: Vec<(u64, Option<u64>)>,
+    /// Snapshots that are gone, as far as their names can be read.
+    pub lost_snapshots: Vec<LostSnapshot>,
+    /// Series that are gone, as far as they can be read.
+    pub lost_series: Vec<LostSeries>,
+    /// What else only the manifest knew, and is not known any more.
+    pub forgotten: Vec<String>,
+    /// Commit of the repair.
+    pub commit: u64,
+    /// Series and rows the store has afterwards.
+    pub series: u64,
+    pub rows: u64,
+}
+
+impl RepairReport {
+    /// Whether anything that was acknowledged is gone, or may be.
+    pub fn has_lost(&self) -> bool {
+        !self.lost.is_empty()
+            || !self.lost_lsns.is_empty()
+            || self.lost_from.is_some()
+            || !self.lost_commits.is_empty()
+            || !self.lost_snapshots.is_empty()
+            || !self.lost_series.is_empty()
+    }
+}
+
+/// Repairs a store that no process has open.
+///
+/// # Errors
+/// `store_locked`, `unsupported_format`, and those of reading and writing files. Damage is no error.
+pub fn repair(root: &DiskPath, options: RepairOptions) -> Result<RepairReport> {
+    if !root.is_dir() {
+        return Err(Error::new(ErrorCode::NotFound, format!("{} holds no store", root.display())));
+    }
+    backup::check_no_backup(root)?;
+    let lock = disk::Lock::acquire(&root.join(LOCK_FILE))?;
+    let trust = if options.rebuild_manifest { ManifestTrust::FilesOnly } else { ManifestTrust::Manifest };
+    let mut plan = RepairPlan::new(root, read_store(root, trust)?, options)?;
+    plan.find_chunks()?;
+    plan.find_tombstones()?;
+    plan.find_lost_runs();
+    plan.find_rest()?;
+    let clean = plan.is_clean();
+    if options.apply && !clean {
+        plan.apply()?;
+    }
+    let mut report = plan.report();
+    report.applied = options.apply && !clean;
+    drop(lock);
+    // Sidecars are derived: any that are damaged are written anew, which is no loss and no repair of data.
+    if options.apply {
+        let store = Store::open_on(root, false, StoreOptions { upkeep: false, ..StoreOptions::default() })?;
+        let sidecars = store.rebuild_sidecars()?;
+        if sidecars.rebuilt > 0 {
+            report.actions.push(RepairAction {
+                action: "rewrite",
+                file: "chunks".to_owned(),
+                reason: format!("{} sidecars were damaged or missing", sidecars.rebuilt),
+            });
+        }
+    }
+    Ok(report)
+}
+
+/// A chunk that is written anew from its whole blocks.
+struct DamagedChunk {
+    chunk: Arc<ChunkFile>,
+    /// What is left of it; `None` for nothing.
+    left: Option<(Vec<u8>, ChunkSalvage)>,
+}
+
+struct RepairPlan<'a> {
+    root: &'a DiskPath,
+    read: RecoveredStore,
+    options: RepairOptions,
+    actions: Vec<RepairAction>,
+    lost: Vec<LostRows>,
+    lost_snapshots: Vec<LostSnapshot>,
+    lost_series: Vec<LostSeries>,
+    forgotten: Vec<String>,
+    /// Damaged chunks by series.
+    damaged: BTreeMap<SeriesId, Vec<DamagedChunk>>,
+    /// Tombstone, registration and drop files to write anew.
+    small_files: Vec<(DiskPath, Vec<u8>)>,
+    /// Files that are given up, once the new manifest counts.
+    removals: Vec<DiskPath>,
+    /// Damaged files, to be kept under `quarantine/`.
+    quarantine: Vec<(DiskPath, String)>,
+    /// Checksums of the whole chunks whose record has none.
+    checksums: BTreeMap<u64, u32>,
+    /// The state after the repair.
+    state: StoreState,
+}
+
+impl<'a> RepairPlan<'a> {
+    fn new(root: &'a DiskPath, read: RecoveredStore, options: RepairOptions) -> Result<Self> {
+        let state = read.state.clone();
+        let mut plan = Self {
+            root,
+            read,
+            options,
+            actions: Vec::new(),
+            lost: Vec::new(),
+            lost_snapshots: Vec::new(),
+            lost_series: Vec::new(),
+            forgotten: Vec::new(),
+            damaged: BTreeMap::new(),
+            small_files: Vec::new(),
+            removals: Vec::new(),
+            quarantine: Vec::new(),
+            checksums: BTreeMap::new(),
+            state,
+        };
+        plan.find_files()?;
+        Ok(plan)
+    }
+
+    fn name(&self, path: &DiskPath) -> String {
+        path.strip_prefix(self.root).unwrap_or(path).display().to_string()
+    }
+
+    fn act(&mut self, action: &'static str, path: &DiskPath, reason: impl Into<String>) {
+        let file = self.name(path);
+        self.actions.push(RepairAction { action, file, reason: reason.into() });
+    }
+
+    fn set_aside(&mut self, path: &DiskPath, reason: &str) {
+        if path.exists() && self.quarantine.iter().all(|(known, _)| **known != **path) {
+            self.act("quarantine", path, reason);
+            self.quarantine.push((path.clone(), reason.to_owned()));
+        }
+    }
+
+    /// Damage that reading the store told of: FORMAT, manifest, log, run and receipt files.
+    fn find_files(&mut self) -> Result<()> {
+        if let Some(reason) = self.read.format_damage.clone() {
+            self.act("rewrite", &self.root.join("FORMAT"), reason);
+        }
+        for (path, reason) in self.read.manifest.damaged.clone() {
+            self.set_aside(&path, &reason);
+        }
+        if self.read.salvaged {
+            let reason = if self.options.rebuild_manifest {
+                "the manifest is made anew from the other files".to_owned()
+            } else {
+                format!("the manifest is made anew from the other files: {}", self.read.manifest.missing.join("; "))
+            };
+            self.act("rewrite", &manifest_dir(self.root), reason);
+            self.forget();
+        }
+        for (path, reason) in self.read.damaged_files.clone() {
+            self.set_aside(&path, &reason);
+            self.act("rewrite", &path, "what is whole of it goes into a new file");
+        }
+        for place in self.read.log.rot.clone() {
+            self.actions.push(RepairAction { action: "accept", file: "wal".to_owned(), reason: place });
+        }
+        if !self.read.log.rot.is_empty() {
+            let dir = self.root.join("wal");
+            for (number, _) in self.read.log.segments.clone() {
+                let path = segment_path(&dir, number);
+                let text = path.display().to_string();
+                if let Some(reason) = self.read.log.rot.iter().find(|place| place.contains(&text)).cloned() {
+                    self.set_aside(&path, &reason);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn is_clean(&self) -> bool {
+        self.actions.is_empty() && self.lost.is_empty() && !self.read.log.has_lost()
+    }
+
+    /// What only the manifest knew, one by one as far as the old one can be read.
+    fn forget(&mut self) {
+        let (old, new, state) = (&self.read.known, &self.read.manifest.contents, &self.read.state);
+        if old.epoch.is_empty() || self.options.rebuild_manifest {
+            self.forgotten
+                .push("snapshots that are not in the log any more, and what the series were at them".to_owned());
+        }
+        for (name, record) in &old.snapshots {
+            let commit = record.commit;
+            if state.snapshots.get(name).is_none_or(|snapshot| snapshot.commit != commit) {
+                self.lost_snapshots.push(LostSnapshot { name: name.clone(), commit });
+            }
+        }
+        for (id, record) in &old.series {
+            let series = parse_def(&record.def).map_or_else(|_| format!("series {id}"), |def| def.key.to_string());
+            match (state.series.get(id), new.series.get(id)) {
+                (None, told) if told.is_none() || record.dropped_commit > 0 => {
+                    let reason = match record.dropped_commit {
+                        0 => "no other file than the manifest has its registration".to_owned(),
+                        commit => format!("it was dropped at commit {commit}; only snapshots showed it"),
+                    };
+                    self.lost_series.push(LostSeries { series, series_id: *id, reason });
+                }
+                (Some(now), Some(told))
+                    if told.def != record.def && def_json(&now.def).ok().as_ref() != Some(&record.def) =>
+                {
+                    let settings = changed_settings(&record.def, &told.def);
+                    self.forgotten.push(format!("settings of {series}: {settings}"));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Series and snapshots that the log lost, and snapshots that lack what it lost.
+    fn find_lost_names(&mut self) {
+        for id in &self.read.report.lost_series {
+            let reason =
+                "its registration was in a part of the log that is lost; rows written to it later cannot be read";
+            let (series, reason) = (format!("series {id}"), reason.to_owned());
+            self.lost_series.push(LostSeries { series, series_id: *id, reason });
+        }
+        for (name, commit) in &self.read.report.lost_snapshots {
+            if self.lost_snapshots.iter().all(|lost| lost.name != *name) {
+                self.lost_snapshots.push(LostSnapshot { name: name.clone(), commit: *commit });
+            }
+        }
+        let first = self.read.report.lost_commits.first().map(|(first, _)| *first);
+        for (name, snapshot) in &self.read.state.snapshots {
+            if first.is_some_and(|first| first <= snapshot.commit) {
+                let commit = snapshot.commit;
+                self.forgotten
+                    .push(format!("snapshot {name} at commit {commit} is kept without the commits lost before it"));
+            }
+        }
+    }
+
+    /// Damage in files that reading a store does not look at: copies that cost nothing, and small files that only a rebuilt
+    /// manifest would need.
+    fn find_rest(&mut self) -> Result<()> {
+        self.find_lost_names();
+        for finding in verify_small_files(self.root)? {
+            let path = self.root.join(&finding.file);
+            match finding.kind {
+                FindingKind::DamagedEdit
+                | FindingKind::DamagedEditCopy
+                | FindingKind::MissingEdit
+                | FindingKind::DamagedCheckpoint
+                | FindingKind::MissingCheckpoint
+                    if finding.severity > Severity::Note =>
+                {
+                    self.set_aside(&path, &finding.message);
+                    let dir = manifest_dir(self.root);
+                    let file = self.name(&dir);
+                    if self.actions.iter().all(|action| action.action != "rewrite" || action.file != file) {
+                        self.act("rewrite", &dir, "a new checkpoint says everything");
+                    }
+                }
+                FindingKind::DamagedCurrent => {
+                    self.set_aside(&path, &finding.message);
+                    self.act("rewrite", &path, "it is written anew");
+                }
+                FindingKind::DamagedSegment
+                | FindingKind::MissingSegment
+                | FindingKind::DamagedFrame
+                | FindingKind::StrayBytes
+                    if self.read.log.rot.is_empty() =>
+                {
+                    self.set_aside(&path, &finding.message);
+                    self.act("rewrite", &path, "its frames go into a new file, and a new log begins");
+                }
+                FindingKind::DamagedRegistry => self.give_up_registry(&finding)?,
+                FindingKind::DamagedTombstone => self.remove_tombstone(&path, &finding),
+                FindingKind::DamagedRegistration => self.rewrite_registration(&path, &finding)?,
+                FindingKind::DamagedDropMarker | FindingKind::StrayDropMarker => {
+                    self.rewrite_drop_marker(&path, &finding)?;
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Sets the registry aside; whoever knows how to make one begins a fresh one.
+    fn give_up_registry(&mut self, finding: &Finding) -> Result<()> {
+        let path = self.root.join(REGISTRY_FILE);
+        self.set_aside(&path, &finding.message);
+        self.act("rewrite", &path, "a fresh one is begun");
+        for end in ["", "-wal", "-shm", "-journal"] {
+            let part = self.root.join(format!("{REGISTRY_FILE}{end}"));
+            if part.found()? {
+                if !end.is_empty() && end != "-shm" {
+                    self.set_aside(&part, &finding.message);
+                }
+                self.removals.push(part);
+            }
+        }
+        let datasets = self.read.state.snapshots.keys().filter(|name| name.starts_with(DATASET_SNAPSHOT));
+        let records = datasets.map(|name| format!("the description of {name}; its snapshot is kept"));
+        let records: Vec<String> = records.collect();
+        self.forgotten.push("descriptions of datasets, features and factors".to_owned());
+        self.forgotten.extend(records);
+        Ok(())
+    }
+
+    /// Gives up the damaged file of a delete that nothing needs any more.
+    fn remove_tombstone(&mut self, path: &DiskPath, finding: &Finding) {
+        if self.small_files.iter().any(|(known, _)| **known == **path) {
+            return;
+        }
+        self.set_aside(path, &finding.message);
+        self.act("remove", path, "no row depends on this delete any more");
+        self.removals.push(path.clone());
+    }
+
+    fn rewrite_registration(&mut self, path: &DiskPath, finding: &Finding) -> Result<()> {
+        self.set_aside(path, &finding.message);
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let series = finding.series_id.and_then(|id| self.state.series.get(&id));
+        let Some((series, commit)) = series.zip(number_of(&name, REGISTRATION)) else {
+            self.act("remove", path, "its series was dropped");
+            self.removals.push(path.clone());
+            return Ok(());
+        };
+        let file = RegistrationFile { series_id: series.id, commit, series: series.def.as_ref().clone() };
+        self.small_files.push((path.clone(), encode_registration(&file)?));
+        self.act("rewrite", path, "the registration is written anew from the manifest");
+        Ok(())
+    }
+
+    fn rewrite_drop_marker(&mut self, path: &DiskPath, finding: &Finding) -> Result<()> {
+        let series = finding.series_id.and_then(|id| self.state.series.get(&id)).cloned();
+        self.set_aside(path, &finding.message);
+        match series.as_ref().map(|series| (series, series.dropped_commit)) {
+            Some((series, Some(commit))) => {
+                let (series_id, key) = (series.id, series.def.key.clone());
+                self.small_files.push((path.clone(), encode_drop(&DropFile { series_id, key, commit })?));
+                self.act("rewrite", path, "the marker is written anew from the manifest");
+            }
+            Some((_, None)) => {
+                self.act("remove", path, "its series was not dropped");
+                self.removals.push(path.clone());
+            }
+            // The new manifest names no file of the series, so nothing shows it again.
+            None => {
+                self.act("remove", path, "nothing of its series is left to show");
+                self.removals.push(path.clone());
+            }
+        }
+        Ok(())
+    }
+
+    /// Markers for the dropped series that a snapshot still shows.
+    fn mark_dropped(&self) -> Result<()> {
+        for series in self.state.series.values() {
+            let Some(commit) = series.dropped_commit else { continue };
+            let dir = series_dir(self.root, series.id);
+            let path = dir.join(DROP_MARKER);
+            if path.found()? {
+                continue;
+            }
+            disk::create_dir(&dir)?;
+            let marker = DropFile { series_id: series.id, key: series.def.key.clone(), commit };
+            disk::publish(&self.root.join("tmp"), &path, &encode_drop(&marker)?)?;
+        }
+        Ok(())
+    }
+
+    /// Reads every chunk to the last byte.
+    fn find_chunks(&mut self) -> Result<()> {
+        for series in self.read.state.series.values().cloned().collect::<Vec<_>>() {
+            for chunk in series.chunks.iter() {
+                if chunk.lost_reason().is_some() {
+                    continue;
+                }
+                let path = chunk.path().clone();
+                if !path.found()? {
+                    self.lose(&series.def.key, &path, Some(&chunk.record), "the file is missing");
+                    self.act("accept", &path, "the file is missing");
+                    self.damaged
+                        .entry(series.id)
+                        .or_default()
+                        .push(DamagedChunk { chunk: Arc::clone(chunk), left: None });
+                    continue;
+                }
+                let bytes = disk::read(&path)?;
+                let crc = crc32c::crc32c(&bytes);
+                if chunk.record.file_crc == crc {
+                    continue;
+                }
+                if chunk.record.file_crc == 0 && decode_chunk(&bytes).is_ok() {
+                    self.checksums.insert(chunk.record.id, crc);
+                    continue;
+                }
+                let left = match salvage_chunk(&bytes, Some(&chunk.record)) {
+                    Ok(left) => left,
+                    Err(error) if error.code() == ErrorCode::CorruptData => {
+                        // Neither head nor footer is left.
+                        self.lose(&series.def.key, &path, Some(&chunk.record), error.detail());
+                        self.set_aside(&path, error.detail());
+                        self.damaged
+                            .entry(series.id)
+                            .or_default()
+                            .push(DamagedChunk { chunk: Arc::clone(chunk), left: None });
+                        continue;
+                    }
+                    Err(error) => return Err(error),
+                };
+                for place in &left.damaged {
+                    self.lost.push(LostRows {
+                        series: series.def.key.to_string(),
+                        file: self.name(&path),
+                        ts_min: place.ts.map(|(first, _)| first),
+                        ts_max: place.ts.map(|(_, last)| last),
+                        rows: place.rows,
+                        reason: format!("block {} at byte {}: {}", place.position, place.offset, place.reason),
+                    });
+                }
+                for position in &left.unproven {
+                    let block = left.meta.blocks.get(*position);
+                    self.lost.push(LostRows {
+                        series: series.def.key.to_string(),
+                        file: self.name(&path),
+                        ts_min: block.map(|block| block.ts_min),
+                        ts_max: block.map(|block| block.ts_max),
+                        rows: block.map(|block| u64::from(block.rows)),
+                        reason: format!("block {position}: nothing proves that it is whole"),
+                    });
+                }
+                let reason = if left.is_complete() {
+                    "bytes outside its rows are damaged; every row is whole".to_owned()
+                } else {
+                    format!("{} of its blocks are damaged", left.damaged.len() + left.unproven.len())
+                };
+                self.set_aside(&path, &reason);
+                self.act("rewrite", &path, "its whole blocks go into a new chunk");
+                let left = (!left.intact.is_empty()).then_some((bytes, left));
+                self.damaged.entry(series.id).or_default().push(DamagedChunk { chunk: Arc::clone(chunk), left });
+            }
+        }
+        Ok(())
+    }
+
+    fn lose(&mut self, key: &SeriesKey, path: &DiskPath, record: Option<&ChunkRecord>, reason: &str) {
+        self.lost.push(LostRows {
+            series: key.to_string(),
+            file: self.name(path),
+            ts_min: record.map(|record| record.ts_min).filter(|ts| *ts != i64::MIN),
+            ts_max: record.map(|record| record.ts_max).filter(|ts| *ts != i64::MAX),
+            rows: record.filter(|record| record.ts_min != i64::MIN).map(|record| record.rows),
+            reason: reason.to_owned(),
+        });
+    }
+
+    /// Rows of damaged run files.
+    fn find_lost_runs(&mut self) {
+        for series in self.read.state.series.values().cloned().collect::<Vec<_>>() {
+            for chunk in series.chunks.iter() {
+                if let Some(reason) = chunk.lost_reason() {
+                    let (reason, runs) = (reason.to_owned(), self.root.join("runs"));
+                    self.lose(&series.def.key, &runs, Some(&chunk.record), &reason);
+                    self.damaged
+                        .entry(series.id)
+                        .or_default()
+                        .push(DamagedChunk { chunk: Arc::clone(chunk), left: None });
+                }
+            }
+        }
+    }
+
+    /// Tombstone files that the manifest makes superfluous to lose.
+    fn find_tombstones(&mut self) -> Result<()> {
+        for series in self.read.state.series.values().cloned().collect::<Vec<_>>() {
+            for t in series.needed_tombstones() {
+                let path = series_dir(self.root, series.id).join(tombstone_name(t.commit));
+                let whole = path.found()?
+                    && disk::read(&path).and_then(|bytes| decode_tombstone(&bytes)).is_ok_and(|file| {
+                        (file.series_id, file.commit, file.start, file.end) == (series.id, t.commit, t.start, t.end)
+                    });
+                if whole {
+                    continue;
+                }
+                // One that only the log has so far has no file yet.
+                let known = (series.id, t.commit, t.start, t.end);
+                if self.read.manifest.contents.tombstones.contains(&known) {
+                    self.set_aside(&path, "the tombstone is damaged");
+                    self.act("rewrite", &path, "the tombstone is written anew from the manifest");
+                }
+                let key = series.def.key.clone();
+                let file = TombstoneFile { series_id: series.id, key, commit: t.commit, start: t.start, end: t.end };
+                self.small_files.push((path, encode_tombstone(&file)?));
+            }
+        }
+        Ok(())
+    }
+
+    fn report(&self) -> RepairReport {
+        RepairReport {
+            clean: self.is_clean(),
+            applied: false,
+            actions: self.actions.clone(),
+            lost: self.lost.clone(),
+            lost_lsns: self.read.log.lost.clone(),
+            lost_from: self.read.log.lost_from,
+            lost_commits: self.read.report.lost_commits.clone(),
+            lost_snapshots: self.lost_snapshots.clone(),
+            lost_series: self.lost_series.clone(),
+            forgotten: self.forgotten.clone(),
+            commit: self.state.commit,
+            series: self.state.registered().count() as u64,
+            rows: self.state.registered().map(|series| series.rows).sum(),
+        }
+    }
+
+    /// Does it. The checkpoint near the end is what makes it count.
+    fn apply(&mut self) -> Result<()> {
+        let root = self.root;
+        let tmp = root.join("tmp");
+        for name in DIRECTORIES {
+            disk::create_dir(&root.join(name))?;
+        }
+        self.keep_damaged()?;
+        if self.read.format_damage.is_some() {
+            disk::replace(&tmp, &root.join(FORMAT_FILE), format_text().as_bytes())?;
+            disk::sync_dir(root)?;
+        }
+        for (path, bytes) in &self.small_files {
+            if let Some(dir) = path.parent() {
+                disk::create_dir(&dir)?;
+                disk::replace(&tmp, path, bytes)?;
+                disk::sync_dir(&dir)?;
+            }
+        }
+        self.mark_dropped()?;
+        let lost_lsns: u64 = self.read.log.lost.iter().map(|(first, last)| last - first + 1).sum();
+        // Commits nobody has any more may have had numbers behind the last one that is there.
+        if self.read.log.has_lost() {
+            self.state.commit = self.state.commit.max(highest_commit(&self.read.known));
+        }
+        let lost_frames = lost_lsns.saturating_add(self.read.log.lost_frames_max);
+        self.state.commit += lost_frames + u64::from(!self.damaged.is_empty());
+        let mut next_file_id = self.read.manifest.contents.next_file_id.max(self.read.known.next_file_id);
+        let given_up = self.replace_chunks(&mut next_file_id)?;
+        let contents = self.new_contents(next_file_id)?;
+        Manifest::publish_whole(root, &contents)?;
+        self.remove_given_up(&contents, &given_up)
+    }
+
+    /// Gives every damaged file a second name, with the reason beside it.
+    fn keep_damaged(&self) -> Result<()> {
+        if self.quarantine.is_empty() {
+            return Ok(());
+        }
+        let base = self.root.join("quarantine");
+        let mut number = wall_ms();
+        while base.join(number.to_string()).found()? {
+            number += 1;
+        }
+        let dir = base.join(number.to_string());
+        disk::create_dir(&dir)?;
+        for (path, reason) in &self.quarantine {
+            let name = self.name(path);
+            let flat = name.replace('/', "_");
+            let kept = dir.join(&flat);
+            kept.disk().link(path, &kept).map_err(|error| Error::io("keep", path, &error))?;
+            let note = serde_json::json!({"file": name, "reason": reason, "set_aside_ms": wall_ms()});
+            disk::publish(
+                &self.root.join("tmp"),
+                &dir.join(format!("{flat}.reason.json")),
+                note.to_string().as_bytes(),
+            )?;
+        }
+        disk::sync_dir(&dir)
+    }
+
+    /// Writes the whole blocks of damaged chunks into new ones and puts those into the state. Gives the records of the
+    /// old ones.
+    fn replace_chunks(&mut self, next_file_id: &mut u64) -> Result<Vec<ChunkRecord>> {
+        let mut given_up = Vec::new();
+        let ids: Vec<SeriesId> = self.damaged.keys().copied().collect();
+        for (id, damaged) in std::mem::take(&mut self.damaged) {
+            let Some(series) = self.state.series.get(&id) else { continue };
+            let mut next = series.touched(self.state.commit, &self.state.fences);
+            let mut chunks = next.chunks.to_vec();
+            for DamagedChunk { chunk, left } in damaged {
+                chunks.retain(|other| other.record.id != chunk.record.id);
+                if let Some((bytes, left)) = left {
+                    let record = self.write_left(&next, &chunk.record, &bytes, &left, next_file_id)?;
+                    chunks.push(Arc::new(ChunkFile::new(self.root, record)));
+                }
+                if chunk.lost_reason().is_none() {
+                    given_up.push(chunk.record.clone());
+                }
+            }
+            next.chunks = Arc::new(chunks.into_iter().collect());
+            self.state.put(next);
+        }
+        salvage::recount(&mut self.state, Some(&ids));
+        Ok(given_up)
+    }
+
+    fn write_left(
+        &self,
+        series: &SeriesState,
+        old: &ChunkRecord,
+        bytes: &[u8],
+        left: &ChunkSalvage,
+        next_file_id: &mut u64,
+    ) -> Result<ChunkRecord> {
+        let dir = series_dir(self.root, series.id);
+        while dir.join(chunk_name(&old.partition, *next_file_id)).found()? {
+            *next_file_id += 1;
+        }
+        let id = *next_file_id;
+        *next_file_id += 1;
+        let path = dir.join(chunk_name(&old.partition, id));
+        let head = ChunkHead {
+            series_id: series.id,
+            chunk_id: id,
+            partition: old.partition.clone(),
+            series: &left.meta.series,
+            commit_lo: old.commit_lo,
+            commit_hi: old.commit_hi,
+            replaces: vec![old.id],
+        };
+        let mut staged = StagedFile::create(&self.root.join("tmp"))?;
+        let fail = |error: std::io::Error| Error::io("write", &path, &error);
+        let wide = |value: u64| usize::try_from(value).unwrap_or(usize::MAX);
+        let mut writer = ChunkWriter::new(&mut staged, head).map_err(fail)?;
+        for block in left.intact.iter().filter_map(|position| left.meta.blocks.get(*position)) {
+            let rows = wide(u64::from(block.rows));
+            let body = wide(block.offset + u64::from(block.header_bytes));
+            let columns = (0..=left.meta.series.columns.len()).map(|column| {
+                let at = body.saturating_add(column_offset(rows, column));
+                ByteReader::new(bytes.get(at..).unwrap_or_default(), "block").words(rows)
+            });
+            let columns: Vec<Vec<i64>> = columns.collect::<Result<_>>()?;
+            let columns: Vec<&[i64]> = columns.iter().map(Vec::as_slice).collect();
+            writer.write_block(&columns).map_err(fail)?;
+        }
+        let (_, summary) = writer.finish().map_err(fail)?;
+        if !staged.publish(&path)? {
+            return Err(Error::internal(format!("{} appeared while it was written", path.display())));
+        }
+        Ok(ChunkRecord {
+            id,
+            series_id: series.id,
+            partition: old.partition.clone(),
+            rows: summary.meta.rows,
+            ts_min: summary.meta.ts_min,
+            ts_max: summary.meta.ts_max,
+            commit_lo: old.commit_lo,
+            commit_hi: old.commit_hi,
+            file_bytes: summary.file_bytes,
+            file_crc: summary.file_crc,
+            footer_crc: summary.footer_crc,
+            block_crcs: summary.meta.blocks.iter().map(|block| block.crc).collect(),
+        })
+    }
+
+    /// Publishes the files the new manifest needs, and gives what it says.
+    fn new_contents(&self, mut next_file_id: u64) -> Result<Contents> {
+        let (root, read, state) = (self.root, &self.read, &self.state);
+        let segments = read.log.segments.iter().map(|(number, _)| *number);
+        let segment = segments.chain([read.start.segment, read.start.last_segment]).max().unwrap_or(0) + 1;
+        let first_lsn = read.log.next_lsn.max(read.log.durable_lsn + 1).saturating_add(read.log.lost_frames_max);
+        let bytes = read.log.segments.iter().map(|(_, bytes)| *bytes).find(|bytes| *bytes >= SEGMENT_BYTES_MIN);
+        let bytes = bytes.unwrap_or(StoreOptions::default().wal_segment_bytes);
+        log::begin_anew(root, segment, first_lsn, bytes)?;
+        let lost = self.report().has_lost();
+        let anew = read.salvaged || lost || read.known.epoch.is_empty();
+        let mut contents = Contents {
+            number: read.manifest.highest.max(read.known.number) + 1,
+            epoch: if anew { fresh_epoch(root)? } else { read.known.epoch.clone() },
+            base_commit: state.commit,
+            wal_first_segment: segment,
+            wal_first_lsn: first_lsn,
+            next_series_id: read.next_series_id.max(read.manifest.contents.next_series_id),
+            waiting: if read.salvaged { BTreeMap::new() } else { read.known.waiting.clone() },
+            ..Contents::default()
+        };
+        for series in state.series.values() {
+            contents.series.insert(series.id, series_record(series, series.sealed_commit)?);
+            for t in series.needed_tombstones() {
+                contents.tombstones.insert((series.id, t.commit, t.start, t.end));
+            }
+            for chunk in series.chunks.iter() {
+                let mut record = chunk.record.clone();
+                if let Some(crc) = self.checksums.get(&record.id) {
+                    record.file_crc = *crc;
+                }
+                contents.chunks.insert(record.id, record);
+            }
+        }
+        for (name, snapshot) in &state.snapshots {
+            let (commit, created_ms) = (snapshot.commit, snapshot.created_ms);
+            contents.snapshots.insert(name.clone(), SnapshotRecord { name: name.clone(), commit, created_ms });
+        }
+        if let Some(run) = self.write_tail(&mut next_file_id)? {
+            contents.runs.insert(run.id, run);
+        }
+        let newest_ms = state.receipts.values().map(|receipt| receipt.wall_ms).max();
+        if let Some(newest_ms) = newest_ms {
+            let bytes = encode_receipts(state.receipts.values().map(Arc::as_ref));
+            let id = free_id(root, &mut next_file_id, receipts_path);
+            disk::publish(&root.join("tmp"), &receipts_path(root, id), &bytes)?;
+            contents.receipts.insert(id, ReceiptsRecord { id, bytes: bytes.len() as u64, newest_ms });
+        }
+        contents.next_file_id = next_file_id;
+        Ok(contents)
+    }
+
+    /// Writes every row that is in no chunk into one run file.
+    fn write_tail(&self, next_file_id: &mut u64) -> Result<Option<RunRecord>> {
+        let base_commit = self.state.commit;
+        let mut staged = StagedFile::create(&self.root.join("tmp"))?;
+        let path = staged.path().clone();
+        let fail = |error: std::io::Error| Error::io("write", &path, &error);
+        let mut writer = RunWriter::new(&mut staged, RunOrigin { level: 0, base_commit }).map_err(fail)?;
+        for series in self.state.series.values() {
+            for run in series.tail() {
+                let columns: Vec<&[i64]> = (0..run.column_count()).map(|column| run.words(column)).collect();
+                writer.add(series.id, &series.def, (run.commit_lo, run.commit_hi), &columns).map_err(fail)?;
+            }
+        }
+        if writer.is_empty() {
+            return Ok(None);
+        }
+        let (_, bytes, crc) = writer.finish().map_err(fail)?;
+        let id = free_id(self.root, next_file_id, run_path);
+        staged.publish(&run_path(self.root, id))?;
+        Ok(Some(RunRecord { id, bytes, crc, level: 0, base_commit }))
+    }
+
+    /// Unlinks what nothing names any more. What a crash leaves of it the next opening removes.
+    fn remove_given_up(&self, contents: &Contents, given_up: &[ChunkRecord]) -> Result<()> {
+        let root = self.root;
+        for record in given_up {
+            let path = series_dir(root, record.series_id).join(chunk_name(&record.partition, record.id));
+            disk::remove(&path)?;
+            sidecar::remove_all(&path)?;
+        }
+        for name in disk::list(&manifest_dir(root))? {
+            let number = name.split_once('.').and_then(|(number, _)| number.parse::<u64>().ok());
+            if number.is_some_and(|number| number < contents.number) {
+                disk::remove(&manifest_dir(root).join(name))?;
+            }
+        }
+        for (number, _) in &self.read.log.segments {
+            disk::remove(&segment_path(&root.join("wal"), *number))?;
+        }
+        for path in self.read.damaged_files.iter().map(|(path, _)| path).chain(&self.removals) {
+            disk::remove(path)?;
+        }
+        Ok(())
+    }
+}
+
+/// The settings that differ between two registrations, as they were in the first.
+fn changed_settings(old: &str, new: &str) -> String {
+    let read =
+        |text: &str| serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(text).unwrap_or_default();
+    let (old, new) = (read(old), read(new));
+    let names: std::collections::BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+    let changed = names.into_iter().filter(|name| old.get(*name) != new.get(*name));
+    let changed = changed.map(|name| match old.get(name) {
+        Some(value) => format!("{name} was {value}"),
+        None => format!("{name} was not set"),
+    });
+    changed.collect::<Vec<_>>().join(", ")
+}
+
+fn free_id(root: &DiskPath, next: &mut u64, path: fn(&DiskPath, u64) -> DiskPath) -> u64 {
+    while path(root, *next).exists() {
+        *next += 1;
+    }
+    let id = *next;
+    *next += 1;
+    id
+}

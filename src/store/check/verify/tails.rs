@@ -1,0 +1,168 @@
+//! Files of tail rows and of receipts that the manifest names.
+
+use crate::disk::mmap::Map;
+use crate::disk::{self, DiskPath, File};
+use crate::error::{Error, ErrorCode, Result};
+use crate::format::manifest::{ReceiptsRecord, RunRecord};
+use crate::format::receipt::{decode_receipts, salvage_receipts};
+use crate::format::run::{decode_run, salvage_run};
+use crate::store::check::verify::finding::{Finding, FindingKind, Severity};
+use crate::store::check::verify::run::{FileReadOutcome, VerifyRun};
+use crate::store::maintain::checkpoint::{receipts_path, run_path};
+
+impl VerifyRun<'_> {
+    pub(in crate::store) fn tails(&mut self) -> Result<()> {
+        let runs: Vec<RunRecord> = self.contents().runs.values().cloned().collect();
+        let receipts: Vec<ReceiptsRecord> = self.contents().receipts.values().cloned().collect();
+        for record in &runs {
+            self.run_file(record)?;
+        }
+        for record in &receipts {
+            self.receipts(record)?;
+        }
+        Ok(())
+    }
+
+    fn run_file(&mut self, record: &RunRecord) -> Result<()> {
+        let path = run_path(self.root, record.id);
+        let name = self.name(&path);
+        let file = match crate::store::check::verify::run::open(&path) {
+            FileReadOutcome::Is(file) => file,
+            FileReadOutcome::Gone => {
+                if self.reading.whole && self.still(|contents| contents.runs.contains_key(&record.id))? {
+                    let finding = Finding::new(FindingKind::MissingRunFile, name, "the manifest names it");
+                    self.add(finding.file_id(record.id));
+                }
+                return Ok(());
+            }
+            FileReadOutcome::Unreadable(error) => {
+                self.add(crate::store::check::verify::run::unreadable(&name, &error).file_id(record.id));
+                return Ok(());
+            }
+        };
+        // Mapped, not read: it may be as large as all tails together.
+        let map = match disk::file_bytes(&file, &path).and_then(|bytes| map_of(&file, &path, bytes)) {
+            Ok(map) => map,
+            Err(error) => {
+                self.add(crate::store::check::verify::run::unreadable(&name, &error).file_id(record.id));
+                return Ok(());
+            }
+        };
+        let bytes = map.as_ref().map_or(&[][..], |map| map.as_slice());
+        self.report.files_checked += 1;
+        self.report.bytes_checked += bytes.len() as u64;
+        match decode_run(bytes) {
+            Ok(decoded) => {
+                if decoded.crc != record.crc || bytes.len() as u64 != record.bytes {
+                    let (expected, found) = (format!("{:08x}", record.crc), format!("{:08x}", decoded.crc));
+                    let message = "it is another file than the manifest names";
+                    let finding = Finding::new(FindingKind::DamagedRunFile, &name, message);
+                    self.add(finding.file_id(record.id).compared(expected, found));
+                }
+                for run in &decoded.runs {
+                    let begin = usize::try_from(run.offset).unwrap_or(usize::MAX);
+                    let rows = usize::try_from(run.rows).unwrap_or(usize::MAX);
+                    let ts = words(bytes.get(begin..begin.saturating_add(rows.saturating_mul(8))).unwrap_or_default());
+                    let rising = ts.windows(2).all(|pair| pair.first() < pair.last());
+                    if !rising || ts.first() != Some(&run.ts_min) || ts.last() != Some(&run.ts_max) {
+                        let message = "its timestamps do not rise, or are others than its index says";
+                        let finding = Finding::new(FindingKind::WrongRows, &name, message);
+                        let finding = finding.at(run.offset, run.bytes()).file_id(record.id);
+                        self.add_of(run.series_id, finding.rows(run.rows, run.ts_min, run.ts_max));
+                    }
+                }
+            }
+            Err(error) if error.code() == ErrorCode::UnsupportedFormat => {
+                self.add(Finding::new(FindingKind::NewerFormat, &name, error.detail()).file_id(record.id));
+            }
+            Err(error) => self.damaged_runs(record, &name, bytes, &error)?,
+        }
+        self.watch.advance(record.bytes)
+    }
+
+    /// Names the damaged runs of a file, and damage that costs no row.
+    fn damaged_runs(&mut self, record: &RunRecord, name: &str, bytes: &[u8], error: &Error) -> Result<()> {
+        let salvage = salvage_run(bytes)?;
+        for place in &salvage.damaged {
+            let finding = Finding::new(FindingKind::DamagedRun, name, place.reason.clone());
+            let finding = finding.at(place.offset, place.bytes).file_id(record.id);
+            match &place.run {
+                Some(run) => self.add_of(run.series_id, finding.rows(run.rows, run.ts_min, run.ts_max)),
+                None => self.add(finding),
+            }
+        }
+        if !salvage.complete {
+            let message = format!("{}: rows that nothing tells of any more can be lost", error.detail());
+            let finding = Finding::new(FindingKind::DamagedRunFile, name, message).file_id(record.id);
+            let finding = finding.at(bytes.len() as u64, record.bytes.saturating_sub(bytes.len() as u64));
+            self.add(finding.compared(format!("{} bytes", record.bytes), format!("{} bytes", bytes.len())));
+            return Ok(());
+        }
+        for place in &salvage.harmless {
+            let message = "damaged bytes that cost no row";
+            let finding = Finding::new(FindingKind::DamagedRunFile, name, message).file_id(record.id);
+            self.add(finding.at(place.start, place.end.saturating_sub(place.start)).severity(Severity::Warning));
+        }
+        if salvage.damaged.is_empty() && salvage.harmless.is_empty() {
+            let finding = Finding::new(FindingKind::DamagedRunFile, name, error.detail()).file_id(record.id);
+            self.add(finding.severity(Severity::Warning));
+        }
+        Ok(())
+    }
+
+    fn receipts(&mut self, record: &ReceiptsRecord) -> Result<()> {
+        let path = receipts_path(self.root, record.id);
+        let name = self.name(&path);
+        let bytes = match crate::store::check::verify::run::read(&path) {
+            FileReadOutcome::Is(bytes) => bytes,
+            FileReadOutcome::Gone => {
+                if self.reading.whole && self.still(|contents| contents.receipts.contains_key(&record.id))? {
+                    let finding = Finding::new(FindingKind::MissingReceipts, name, "the manifest names it");
+                    self.add(finding.file_id(record.id));
+                }
+                return Ok(());
+            }
+            FileReadOutcome::Unreadable(error) => {
+                self.add(crate::store::check::verify::run::unreadable(&name, &error).file_id(record.id));
+                return Ok(());
+            }
+        };
+        match decode_receipts(&bytes) {
+            Ok(_) if bytes.len() as u64 == record.bytes => {}
+            Ok(_) => {
+                let finding = Finding::new(FindingKind::DamagedReceipts, &name, "it is another file");
+                self.add(finding.file_id(record.id).compared(record.bytes, bytes.len()));
+            }
+            Err(error) if error.code() == ErrorCode::UnsupportedFormat => {
+                self.add(Finding::new(FindingKind::NewerFormat, &name, error.detail()).file_id(record.id));
+            }
+            Err(error) => {
+                let salvage = salvage_receipts(&bytes)?;
+                let kept = format!("{} receipts are whole", salvage.receipts.len());
+                let whole = |message: &str| {
+                    let finding = Finding::new(FindingKind::DamagedReceipts, &name, message);
+                    finding.file_id(record.id)
+                };
+                for place in &salvage.damaged {
+                    let message = format!("a page is damaged; {kept}");
+                    self.add(whole(&message).at(place.start, place.end.saturating_sub(place.start)));
+                }
+                if salvage.damaged.is_empty() {
+                    let message = format!("{}; {kept}", error.detail());
+                    self.add(whole(&message).compared(record.bytes, bytes.len()));
+                }
+            }
+        }
+        self.count(bytes.len() as u64)
+    }
+}
+
+/// Cells of 8 bytes.
+pub(in crate::store) fn words(bytes: &[u8]) -> Vec<i64> {
+    bytes.chunks_exact(8).map(|cell| i64::from_le_bytes(cell.try_into().unwrap_or_default())).collect()
+}
+
+/// A map of the file; an empty one cannot be mapped.
+pub(in crate::store) fn map_of(file: &File, path: &DiskPath, bytes: u64) -> Result<Option<Map>> {
+    if bytes == 0 { Ok(None) } else { disk::map(file, path).map(Some) }
+}

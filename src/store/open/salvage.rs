@@ -1,0 +1,486 @@
+//! What a store consists of, told by its files alone: for a manifest or a run file that is damaged or gone. Nothing is
+//! changed on disk.
+//!
+//! - Chunks say what they hold; one that another replaces, or whose commits lie inside those of a newer one of the same
+//!   partition, is a leftover. Tombstone files say what was deleted, drop markers what was dropped, run files hold their
+//!   registrations. What is left of the manifest is believed where nothing newer contradicts it.
+//! - The log is replayed from its beginning over all of it: rows that are in files already are the same rows.
+//! - Rows that cannot be read stand in the state as a chunk that answers `corrupt_data`, so that no reader takes them for
+//!   absent.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crate::disk::mmap::Map;
+use crate::disk::{self, DiskPath};
+use crate::error::{Error, ErrorCode, Result};
+use crate::format::chunk::{self, ChunkMeta};
+use crate::format::chunk_salvage::salvage_chunk;
+use crate::format::manifest::{ChunkRecord, ReceiptsRecord, RunRecord, SeriesRecord, ViewRecord};
+use crate::format::receipt::{Receipt, salvage_receipts};
+use crate::format::run::{RunEntry, salvage_run};
+use crate::format::tombstone::{decode_drop, decode_registration, decode_tombstone};
+use crate::format::wal::{SEGMENT_HEADER_BYTES, decode_segment_header, first_frame};
+use crate::store::facade::def_json;
+use crate::store::maintain::checkpoint::{receipts_path, run_path};
+use crate::store::manifest::edits::Contents;
+use crate::store::publish::seal::{DROP_MARKER, REGISTRATION};
+use crate::store::read::chunk::{ChunkFile, MapCache, chunk_id_of, chunk_name, series_dir};
+use crate::store::read::state::{Run, SeriesId, SeriesState, StoreState};
+use crate::store::wal::segments::{segment_number, segment_path};
+use crate::types::SeriesDef;
+
+/// Whether there are files that only a store with a manifest has.
+pub fn holds_data(root: &DiskPath) -> Result<bool> {
+    if !disk::list(&root.join("chunks"))?.is_empty() || !disk::list(&root.join("runs"))?.is_empty() {
+        return Ok(true);
+    }
+    let dir = root.join("wal");
+    let segments: Vec<u64> = disk::list(&dir)?.iter().filter_map(|name| segment_number(name)).collect();
+    match segments.as_slice() {
+        [] => Ok(false),
+        // The first one is there before the first edit, without a frame.
+        [1] => Ok(first_frame(&disk::read(&segment_path(&dir, 1))?).is_some()),
+        _ => Ok(true),
+    }
+}
+
+/// A series whose directory has the marker of a drop, and the commit of the drop; `None` when the marker is damaged.
+pub type MarkedFiles = (SeriesId, Option<u64>);
+
+/// Everything the files tell, with what is `known` from the manifest, and the series that were dropped: they are among the
+/// contents, since a snapshot may still show them, until [`drop_marked`] takes them out. `begins` is the segment and LSN
+/// that the log begins with, when a whole manifest says so.
+pub fn contents(root: &DiskPath, known: &Contents, begins: Option<(u64, u64)>) -> Result<(Contents, Vec<MarkedFiles>)> {
+    let mut found = Contents {
+        number: known.number,
+        epoch: known.epoch.clone(),
+        snapshots: known.snapshots.clone(),
+        next_series_id: known.next_series_id,
+        next_file_id: known.next_file_id,
+        ..Contents::default()
+    };
+    let mut newest = NewestRegistrations::default();
+    let mut marked = Vec::new();
+    for name in disk::list(&root.join("chunks"))? {
+        let Ok(series_id) = name.parse::<u64>() else { continue };
+        found.next_series_id = found.next_series_id.max(series_id + 1);
+        if let Some(commit) = read_series_dir(root, series_id, known, &mut found, &mut newest)? {
+            marked.push((series_id, commit));
+        }
+    }
+    for (id, commit, start, end) in &known.tombstones {
+        found.tombstones.insert((*id, *commit, *start, *end));
+    }
+    add_missing_chunks(root, known, &mut found);
+    read_runs_dir(root, known, &mut found, &mut newest)?;
+    let fences: Vec<u64> = known.snapshots.values().map(|snapshot| snapshot.commit).collect();
+    let mut ids: BTreeSet<SeriesId> = known.series.keys().copied().collect();
+    ids.extend(newest.0.keys());
+    for id in &ids {
+        if let Some(record) = newest.record(*id, known.series.get(id), &fences)? {
+            found.series.insert(*id, record);
+        }
+        found.next_series_id = found.next_series_id.max(id + 1);
+    }
+    found.chunks.retain(|_, chunk| found.series.contains_key(&chunk.series_id));
+    found.tombstones.retain(|(series_id, ..)| found.series.contains_key(series_id));
+    (found.wal_first_segment, found.wal_first_lsn) = log_start(root, known, begins)?;
+    Ok((found, marked))
+}
+
+/// Drops the series that have the marker of a drop, once the log was replayed: they stay out of sight while a snapshot
+/// shows them, and go else. So do those whose drop the manifest knows and that no snapshot shows any more.
+pub fn drop_marked(state: &mut StoreState, marked: &[MarkedFiles]) {
+    for (id, commit) in marked {
+        let Some(series) = state.series.get(id).filter(|series| series.dropped_commit.is_none()) else { continue };
+        let commit = commit.unwrap_or(series.last_commit + 1);
+        state.drop_series(*id, commit);
+    }
+    let fences = Arc::clone(&state.fences);
+    let gone = state.series.values().filter(|series| !series.is_reachable(&fences));
+    let gone: Vec<SeriesId> = gone.map(|series| series.id).collect();
+    for id in gone {
+        state.remove(id);
+    }
+}
+
+/// The newest registration of each series that files tell, and the commits they span.
+#[derive(Default)]
+struct NewestRegistrations(BTreeMap<SeriesId, FoundRegistration>);
+
+struct FoundRegistration {
+    def: SeriesDef,
+    commit_lo: u64,
+    commit_hi: u64,
+}
+
+impl NewestRegistrations {
+    fn add(&mut self, id: SeriesId, def: &SeriesDef, (commit_lo, commit_hi): (u64, u64)) {
+        let known = self.0.entry(id).or_insert_with(|| FoundRegistration { def: def.clone(), commit_lo, commit_hi });
+        known.commit_lo = known.commit_lo.min(commit_lo);
+        if commit_hi > known.commit_hi {
+            known.commit_hi = commit_hi;
+            known.def = def.clone();
+        }
+    }
+
+    /// The series as far as it is known; rows and bounds are counted once everything is there.
+    fn record(&self, id: SeriesId, known: Option<&SeriesRecord>, fences: &[u64]) -> Result<Option<SeriesRecord>> {
+        let seen = self.0.get(&id);
+        let mut record = match (known, seen) {
+            (Some(known), _) => known.clone(),
+            (None, Some(seen)) => SeriesRecord {
+                id,
+                version: 1,
+                created_commit: seen.commit_lo,
+                last_commit: seen.commit_hi,
+                ..SeriesRecord::default()
+            },
+            (None, None) => return Ok(None),
+        };
+        if let Some(seen) = seen
+            && (known.is_none() || seen.commit_hi > record.last_commit)
+        {
+            // What the snapshots in between see stays what it was.
+            let fences = fences.iter().filter(|fence| record.last_commit <= **fence && **fence < seen.commit_hi);
+            if let (Some(fence), Some(known)) = (fences.max(), known) {
+                record.views.push(ViewRecord {
+                    commit: *fence,
+                    last_commit: known.last_commit,
+                    def: known.def.clone(),
+                    version: known.version,
+                    rows: known.rows,
+                    first_ts: known.first_ts,
+                    last_ts: known.last_ts,
+                });
+            }
+            record.def = def_json(&seen.def)?;
+            record.last_commit = seen.commit_hi;
+        }
+        record.sealed_commit = 0;
+        Ok(Some(record))
+    }
+}
+
+/// Takes in the chunks and tombstones of a series. For one that has the marker of a drop, the commit of the drop as far as
+/// the marker can be read.
+fn read_series_dir(
+    root: &DiskPath,
+    series_id: SeriesId,
+    known: &Contents,
+    found: &mut Contents,
+    newest: &mut NewestRegistrations,
+) -> Result<Option<Option<u64>>> {
+    let dir = series_dir(root, series_id);
+    let names = disk::list(&dir)?;
+    let mut marked = None;
+    if names.iter().any(|name| name == DROP_MARKER) {
+        let marker = decode_drop(&disk::read(&dir.join(DROP_MARKER))?).ok();
+        marked = Some(marker.filter(|marker| marker.series_id == series_id).map(|marker| marker.commit));
+    }
+    let mut chunks: Vec<(ChunkRecord, Vec<u64>)> = Vec::new();
+    for name in &names {
+        let path = dir.join(name);
+        if name.ends_with(".tombstone") {
+            // A damaged one may stand in the manifest.
+            if let Ok(file) = decode_tombstone(&disk::read(&path)?) {
+                found.tombstones.insert((file.series_id, file.commit, file.start, file.end));
+            }
+        } else if name.ends_with(REGISTRATION) {
+            if let Ok(file) = decode_registration(&disk::read(&path)?) {
+                newest.add(file.series_id, &file.series, (file.commit, file.commit));
+            }
+        } else if let Some(id) = chunk_id_of(name).filter(|_| name.ends_with(".arrow")) {
+            found.next_file_id = found.next_file_id.max(id + 1);
+            if let Some((meta, record)) = read_chunk(&path, known.chunks.get(&id))? {
+                newest.add(series_id, &meta.series, (meta.commit_lo, meta.commit_hi));
+                if meta.series_id == series_id && chunk_name(&meta.partition, meta.chunk_id) == *name {
+                    chunks.push((record, meta.replaces));
+                }
+            }
+        }
+    }
+    let replaced: BTreeSet<u64> = chunks.iter().flat_map(|(_, replaces)| replaces).copied().collect();
+    chunks.retain(|(record, _)| !replaced.contains(&record.id) && !known.waiting.contains_key(&record.id));
+    // Of two with commits in common the one that goes further has what the other has.
+    chunks.sort_by_key(|(record, _)| (record.commit_hi, record.id));
+    let mut kept: Vec<ChunkRecord> = Vec::new();
+    for (record, _) in chunks.into_iter().rev() {
+        let clash = |other: &ChunkRecord| {
+            other.partition == record.partition
+                && other.commit_lo <= record.commit_hi
+                && record.commit_lo <= other.commit_hi
+        };
+        if !kept.iter().any(clash) {
+            kept.push(record);
+        }
+    }
+    found.chunks.extend(kept.into_iter().map(|record| (record.id, record)));
+    Ok(marked)
+}
+
+/// What a chunk file says about itself; by its blocks when the footer is damaged.
+fn read_chunk(path: &DiskPath, known: Option<&ChunkRecord>) -> Result<Option<(ChunkMeta, ChunkRecord)>> {
+    let (meta, footer_crc, bytes) = match read_footer(path) {
+        Ok(found) => found,
+        Err(error) if error.code() == ErrorCode::CorruptData => {
+            let file = disk::read(path)?;
+            match salvage_chunk(&file, known) {
+                Ok(found) => (found.meta, found.footer_crc, file.len() as u64),
+                Err(error) if error.code() == ErrorCode::CorruptData => return Ok(None),
+                Err(error) => return Err(error),
+            }
+        }
+        Err(error) => return Err(error),
+    };
+    let record = known.cloned().unwrap_or_else(|| ChunkRecord {
+        id: meta.chunk_id,
+        series_id: meta.series_id,
+        partition: meta.partition.clone(),
+        rows: meta.rows,
+        ts_min: meta.ts_min,
+        ts_max: meta.ts_max,
+        commit_lo: meta.commit_lo,
+        commit_hi: meta.commit_hi,
+        file_bytes: bytes,
+        // Nobody has it; a rebuilt manifest reads the file for it.
+        file_crc: 0,
+        footer_crc,
+        block_crcs: meta.blocks.iter().map(|block| block.crc).collect(),
+    });
+    Ok(Some((meta, record)))
+}
+
+fn read_footer(path: &DiskPath) -> Result<(ChunkMeta, u32, u64)> {
+    let file = disk::open(path)?;
+    let bytes = disk::file_bytes(&file, path)?;
+    let trailer_at = bytes.saturating_sub(chunk::TRAILER_BYTES as u64);
+    let cut = || Error::corrupt(format!("{} is cut", path.display()));
+    let trailer = disk::read_at(&file, path, trailer_at, chunk::TRAILER_BYTES)?;
+    let length = chunk::footer_bytes(&trailer)?;
+    let footer_at = trailer_at.checked_sub(length as u64).ok_or_else(cut)?;
+    let (meta, crc) = chunk::decode_footer(&disk::read_at(&file, path, footer_at, length)?, bytes)?;
+    Ok((meta, crc, bytes))
+}
+
+/// Chunks the manifest knew that have no file: unless another one took their rows or a delete took all of them, their
+/// rows are lost, and reading them must say so.
+fn add_missing_chunks(root: &DiskPath, known: &Contents, found: &mut Contents) {
+    for record in known.chunks.values() {
+        let path = series_dir(root, record.series_id).join(chunk_name(&record.partition, record.id));
+        let covered = found.chunks.values().any(|chunk| {
+            chunk.series_id == record.series_id
+                && chunk.partition == record.partition
+                && chunk.commit_lo <= record.commit_hi
+                && record.commit_lo <= chunk.commit_hi
+        });
+        let deleted = found.tombstones_of(record.series_id).any(|(_, commit, start, end)| {
+            *commit > record.commit_hi && *start <= record.ts_min && record.ts_max <= *end
+        });
+        if !covered && !deleted && !path.exists() {
+            found.chunks.insert(record.id, record.clone());
+        }
+    }
+}
+
+/// Takes in every run and receipt file.
+fn read_runs_dir(
+    root: &DiskPath,
+    known: &Contents,
+    found: &mut Contents,
+    newest: &mut NewestRegistrations,
+) -> Result<()> {
+    for name in disk::list(&root.join("runs"))? {
+        let Some((Ok(id), kind)) = name.split_once('.').map(|(id, kind)| (id.parse::<u64>(), kind)) else { continue };
+        found.next_file_id = found.next_file_id.max(id + 1);
+        if kind == "receipts" {
+            let bytes = disk::read(&receipts_path(root, id))?;
+            let newest_ms = salvage_receipts(&bytes)?.receipts.iter().map(|receipt| receipt.wall_ms).max();
+            let record = ReceiptsRecord { id, bytes: bytes.len() as u64, newest_ms: newest_ms.unwrap_or(0) };
+            found.receipts.insert(id, known.receipts.get(&id).cloned().unwrap_or(record));
+        }
+        if kind != "run" {
+            continue;
+        }
+        let bytes = disk::read(&run_path(root, id))?;
+        let salvaged = salvage_run(&bytes)?;
+        for run in &salvaged.runs {
+            if let Some(def) = salvaged.defs.get(&run.series_id) {
+                newest.add(run.series_id, def, (run.commit_lo, run.commit_hi));
+            }
+        }
+        let told = RunRecord {
+            id,
+            bytes: bytes.len() as u64,
+            crc: salvaged.crc.unwrap_or(0),
+            level: salvaged.origin.map_or(0, |origin| origin.level),
+            base_commit: salvaged.origin.map_or(0, |origin| origin.base_commit),
+        };
+        found.runs.insert(id, known.runs.get(&id).cloned().unwrap_or(told));
+    }
+    // A file of a higher level took the rows of those before it.
+    let superseded = |record: &RunRecord, found: &Contents| {
+        found.runs.values().any(|other| other.level > record.level && other.base_commit >= record.base_commit)
+    };
+    let gone: Vec<RunRecord> =
+        known.runs.values().filter(|record| !found.runs.contains_key(&record.id)).cloned().collect();
+    for record in gone {
+        if !superseded(&record, found) {
+            found.runs.insert(record.id, record);
+        }
+    }
+    Ok(())
+}
+
+/// The oldest segment on disk and the LSN it begins with; where it `begins` when segments from there on are missing.
+fn log_start(root: &DiskPath, known: &Contents, begins: Option<(u64, u64)>) -> Result<(u64, u64)> {
+    let dir = root.join("wal");
+    let Some(first) = disk::list(&dir)?.iter().filter_map(|name| segment_number(name)).min() else {
+        return Ok((known.wal_first_segment.max(1), known.wal_first_lsn.max(1)));
+    };
+    if let Some((segment, lsn)) = begins.filter(|(segment, _)| first > *segment) {
+        return Ok((segment, lsn));
+    }
+    let path = segment_path(&dir, first);
+    let bytes = disk::read(&path)?;
+    let header = decode_segment_header(bytes.get(..SEGMENT_HEADER_BYTES).unwrap_or(&bytes));
+    // After a crash before its first frame that can have a lower one than the header tells.
+    let told = header.ok().map(|header| header.first_lsn);
+    let lsn = told.into_iter().chain(first_frame(&bytes).map(|(_, frame)| frame.lsn)).min();
+    Ok((first, lsn.unwrap_or(known.wal_first_lsn).max(1)))
+}
+
+/// Rows of a run file that cannot be read.
+#[derive(Clone, Debug)]
+pub struct LostRun {
+    /// What was there; `None` for rows of whatever series had some in the file.
+    pub run: Option<RunEntry>,
+    /// Commits the rows could be of.
+    pub commits: (u64, u64),
+    pub reason: String,
+}
+
+/// Runs that can be read, by series, and what is lost.
+type Readable = (Vec<(SeriesId, Run)>, Vec<LostRun>);
+
+/// The whole runs of a damaged run file, and what is lost of it.
+pub fn intact_runs(root: &DiskPath, record: &RunRecord, contents: &Contents) -> Result<Readable> {
+    let path = run_path(root, record.id);
+    let name = path.strip_prefix(root).unwrap_or(&path).display().to_string();
+    let earlier = contents.runs.values().filter(|run| run.base_commit < record.base_commit);
+    let commits = (earlier.map(|run| run.base_commit).max().unwrap_or(0) + 1, record.base_commit);
+    let unknown = |reason: String| LostRun { run: None, commits, reason };
+    if !path.found()? {
+        return Ok((Vec::new(), vec![unknown(format!("{name} is missing"))]));
+    }
+    let map = Map::copied(&disk::read(&path)?);
+    let salvaged = salvage_run(map.as_slice())?;
+    // What is whole of another file is not what was here.
+    let foreign = match (salvaged.crc, salvaged.origin) {
+        (Some(crc), _) => crc != record.crc && record.crc != 0,
+        (None, Some(origin)) => (origin.level, origin.base_commit) != (record.level, record.base_commit),
+        (None, None) => false,
+    };
+    if foreign {
+        return Ok((Vec::new(), vec![unknown(format!("{name} is another file"))]));
+    }
+    let mut lost: Vec<LostRun> = salvaged
+        .damaged
+        .iter()
+        .map(|damaged| LostRun {
+            run: damaged.run,
+            commits,
+            reason: format!("{name}: byte {}: {}", damaged.offset, damaged.reason),
+        })
+        .collect();
+    if !salvaged.complete && lost.iter().all(|lost| lost.run.is_some()) {
+        lost.push(unknown(format!("{name} is cut")));
+    }
+    let wide = |value: u64| usize::try_from(value).unwrap_or(usize::MAX);
+    let runs = salvaged.runs.iter().map(|entry| {
+        let column =
+            |position: u32| map.column(wide(entry.offset + entry.stride() * u64::from(position)), wide(entry.rows * 8));
+        let columns = (0..entry.columns).map(column).collect();
+        (entry.series_id, Run::mapped(record.id, (entry.commit_lo, entry.commit_hi), columns))
+    });
+    Ok((runs.collect(), lost))
+}
+
+/// The receipts of a damaged file that can be read.
+pub fn intact_receipts(root: &DiskPath, record: &ReceiptsRecord) -> Vec<Receipt> {
+    let bytes = disk::read(&receipts_path(root, record.id)).unwrap_or_default();
+    salvage_receipts(&bytes).map(|salvaged| salvaged.receipts).unwrap_or_default()
+}
+
+/// Lets reads of lost rows answer `corrupt_data`.
+pub fn mark_lost(root: &DiskPath, state: &mut StoreState, lost: Vec<LostRun>) {
+    for lost in lost {
+        let hit: Vec<SeriesId> = match lost.run {
+            Some(run) => vec![run.series_id],
+            // Whoever had rows that no chunk has could have had some there.
+            None => {
+                state.series.values().filter(|s| s.last_commit > s.sealed_commit && s.rows > 0).map(|s| s.id).collect()
+            }
+        };
+        for id in hit {
+            let Some(series) = state.series.get(&id) else { continue };
+            let mut next = series.as_ref().clone();
+            let record = ChunkRecord {
+                id: u64::MAX - next.chunks.len() as u64,
+                series_id: id,
+                partition: "lost".to_owned(),
+                rows: lost.run.map_or(1, |run| run.rows.max(1)),
+                ts_min: lost.run.map_or(i64::MIN, |run| run.ts_min),
+                ts_max: lost.run.map_or(i64::MAX, |run| run.ts_max),
+                commit_lo: lost.run.map_or(lost.commits.0, |run| run.commit_lo),
+                commit_hi: lost.run.map_or(lost.commits.1, |run| run.commit_hi),
+                ..ChunkRecord::default()
+            };
+            let unreadable = Arc::new(ChunkFile::unreadable(root, record, &lost.reason));
+            next.chunks = Arc::new(next.chunks.iter().cloned().chain([unreadable]).collect());
+            state.put(next);
+        }
+    }
+}
+
+/// Counts rows and bounds of these series (all when `None`) anew. Where that needs rows that cannot be read, what was known
+/// stays.
+pub fn recount(state: &mut StoreState, only: Option<&[SeriesId]>) {
+    let cache = Arc::new(MapCache::new(64, false));
+    let all: Vec<SeriesId> = state.series.keys().copied().collect();
+    for id in only.unwrap_or(&all) {
+        let Some(series) = state.series.get(id) else { continue };
+        let mut next = series.as_ref().clone();
+        match count(&next, &cache) {
+            Ok((rows, bounds)) => (next.rows, next.bounds) = (rows, bounds),
+            Err(error) => {
+                tracing::error!(series = %next.def.key, %error, "rows were not counted");
+                let low = next.sources().iter().map(|source| source.ts_min()).min();
+                let high = next.sources().iter().map(|source| source.ts_max()).max();
+                next.bounds = low.zip(high).or(next.bounds);
+                next.rows = next.rows.max(1);
+            }
+        }
+        let mut views = next.views.as_ref().clone();
+        for view in &mut views {
+            if let Some(then) = next.as_of(view.commit)
+                && let Ok((rows, bounds)) = count(&then, &cache)
+            {
+                (view.rows, view.bounds) = (rows, bounds);
+            }
+        }
+        next.views = Arc::new(views);
+        state.put(next);
+    }
+}
+
+type LostRunRows = (u64, Option<(i64, i64)>);
+
+fn count(series: &SeriesState, cache: &Arc<MapCache>) -> Result<LostRunRows> {
+    let all = (i64::MIN, i64::MAX);
+    let rows = series.merge(cache, all, false).count_rows()?;
+    let first = series.merge(cache, all, false).next_piece()?.and_then(|piece| piece.timestamps().first().copied());
+    let last = series.merge(cache, all, true).next_piece()?.and_then(|piece| piece.timestamps().last().copied());
+    Ok((rows, first.zip(last)))
+}

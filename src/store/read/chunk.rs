@@ -1,0 +1,583 @@
+//! Published chunk files in use: opened on demand, mapped, and checked block by block before the first row of a
+//! block is served. A bit a block remembers that it was checked since the file was opened.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::{Arc, OnceLock, PoisonError, Weak};
+
+use arrow::buffer::Buffer;
+use bytes::Bytes;
+
+use crate::disk::mmap::Map;
+use crate::disk::{self, DiskPath};
+use crate::error::{Error, ErrorCode, Result};
+use crate::format::chunk::{self, BlockMeta, ChunkMeta};
+use crate::format::coverage::Coverage;
+use crate::format::ipc::PREFIX_BYTES;
+use crate::format::manifest::ChunkRecord;
+use crate::planted::{Bug, planted};
+use crate::store::read::coverage::PresenceCache;
+use crate::store::read::sidecar::{self, IndexFile, Zones};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::{ArcSwapOption, Mutex};
+use crate::types::{ColumnType, SeriesDef, number};
+
+/// A chunk file the manifest names.
+#[derive(Debug)]
+pub struct ChunkFile {
+    pub record: ChunkRecord,
+    path: DiskPath,
+    /// Path below the store, for messages: they reach clients, who need not know where the store lies.
+    name: String,
+    open: ArcSwapOption<OpenChunk>,
+    used: AtomicBool,
+    obsolete: AtomicBool,
+    /// Why its rows cannot be read: they are lost, and there is no file.
+    lost: Option<String>,
+}
+
+/// A mapped chunk whose footer was checked.
+#[derive(Debug)]
+pub struct OpenChunk {
+    pub meta: ChunkMeta,
+    map: Map,
+    checked: Vec<AtomicU64>,
+    path: DiskPath,
+    /// Path below the store.
+    name: String,
+    footer_crc: u32,
+    /// First row of each block.
+    block_rows: Vec<usize>,
+    zones: OnceLock<Option<Zones>>,
+    index: OnceLock<Option<IndexFile>>,
+    /// A page of the index was damaged.
+    index_bad: AtomicBool,
+    /// Where readers' damage is counted; maintenance counts none.
+    damage: Option<ReadReporter>,
+    /// Coverage on the grid it was last asked for.
+    pub(in crate::store) coverage: ArcSwapOption<Coverage>,
+}
+
+/// One block's columns, each its own slice of the map.
+#[derive(Clone, Debug)]
+pub struct BlockColumns {
+    pub rows: usize,
+    /// `ts`, then the columns of the series' registration.
+    pub columns: Vec<Buffer>,
+    /// The whole message, when the file's columns are those of the series.
+    pub message: Option<BlockMessage>,
+}
+
+/// A block's message in the file.
+#[derive(Clone, Debug)]
+pub struct BlockMessage {
+    pub message: Bytes,
+    pub header: Bytes,
+    pub body: Bytes,
+}
+
+/// Directory of a series under `chunks/`.
+pub fn series_dir(root: &DiskPath, series_id: u64) -> DiskPath {
+    root.join("chunks").join(series_dir_name(series_id))
+}
+
+/// Name of that directory.
+pub fn series_dir_name(series_id: u64) -> String {
+    format!("{series_id:010}")
+}
+
+/// File name of a chunk.
+pub fn chunk_name(partition: &str, chunk_id: u64) -> String {
+    format!("{partition}-{chunk_id:016}.arrow")
+}
+
+/// The id in the name of a chunk or one of its sidecars.
+pub fn chunk_id_of(name: &str) -> Option<u64> {
+    let (stem, _) = name.split_once('.')?;
+    stem.rsplit_once('-')?.1.parse().ok()
+}
+
+impl ChunkFile {
+    /// The file of a manifest record; it is not touched yet.
+    pub fn new(root: &DiskPath, record: ChunkRecord) -> Self {
+        let path = series_dir(root, record.series_id).join(chunk_name(&record.partition, record.id));
+        let name = path.strip_prefix(root).unwrap_or(&path).display().to_string();
+        Self {
+            record,
+            path,
+            name,
+            open: ArcSwapOption::empty(),
+            used: AtomicBool::new(false),
+            obsolete: AtomicBool::new(false),
+            lost: None,
+        }
+    }
+
+    /// Stands for rows that are lost: reading them answers `corrupt_data` with the reason.
+    pub fn unreadable(root: &DiskPath, record: ChunkRecord, reason: &str) -> Self {
+        let mut chunk = Self::new(root, record);
+        chunk.lost = Some(reason.to_owned());
+        chunk
+    }
+
+    /// Why its rows are lost, if they are.
+    pub fn lost_reason(&self) -> Option<&str> {
+        self.lost.as_deref()
+    }
+
+    pub fn path(&self) -> &DiskPath {
+        &self.path
+    }
+
+    /// Path below the store.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whether a file of another name is this one, by its length and its footer.
+    pub fn is_file(&self, path: &DiskPath) -> bool {
+        let footer_of = || -> Result<(ChunkMeta, u32)> {
+            let file = disk::open(path)?;
+            let found = disk::file_bytes(&file, path)?;
+            let trailer_at = found.saturating_sub(chunk::TRAILER_BYTES as u64);
+            let trailer = disk::read_at(&file, path, trailer_at, chunk::TRAILER_BYTES)?;
+            let footer_bytes = chunk::footer_bytes(&trailer)?;
+            let footer_at = trailer_at.saturating_sub(footer_bytes as u64);
+            chunk::decode_footer(&disk::read_at(&file, path, footer_at, footer_bytes)?, self.record.file_bytes)
+        };
+        path.exists()
+            && footer_of().is_ok_and(|(meta, crc)| crc == self.record.footer_crc && meta.chunk_id == self.record.id)
+    }
+
+    /// Unlinks the file when the last reader lets go of it. Called after the manifest no longer names it.
+    pub fn retire(&self) {
+        self.obsolete.store(true, Ordering::Release);
+    }
+
+    /// The mapped chunk, if it is open already.
+    pub(in crate::store) fn opened(&self) -> Option<Arc<OpenChunk>> {
+        self.open.load_full()
+    }
+
+    /// The mapped chunk, opened and checked when it is not yet.
+    pub fn open(self: &Arc<Self>, cache: &MapCache) -> Result<Arc<OpenChunk>> {
+        self.used.store(true, Ordering::Relaxed);
+        if let Some(open) = self.open.load_full() {
+            metrics::counter!("fastk_chunk_hits_total").increment(1);
+            return Ok(open);
+        }
+        let mut open = self.open_uncached().inspect_err(|error| self.reporter(cache).note(error))?;
+        open.damage = Some(self.reporter(cache));
+        metrics::counter!("fastk_chunks_opened_total").increment(1);
+        let open = Arc::new(open);
+        self.open.store(Some(Arc::clone(&open)));
+        cache.opened(self);
+        Ok(open)
+    }
+
+    fn reporter(self: &Arc<Self>, cache: &MapCache) -> ReadReporter {
+        ReadReporter { met: Arc::clone(&cache.damage), chunk: Arc::downgrade(self) }
+    }
+
+    /// The mapped chunk for one use by maintenance.
+    pub fn open_uncached(&self) -> Result<OpenChunk> {
+        if let Some(reason) = &self.lost {
+            return Err(
+                Error::corrupt(format!("rows are lost: {reason}")).with_hint("`fastk admin repair` takes note of it")
+            );
+        }
+        OpenChunk::open(&self.path, &self.name, &self.record)
+    }
+
+    /// Lets the next reader open the file anew, with the sidecars it has now.
+    pub fn forget(&self) {
+        self.open.store(None);
+    }
+}
+
+impl Drop for ChunkFile {
+    fn drop(&mut self) {
+        if self.obsolete.load(Ordering::Acquire) {
+            self.open.store(None);
+            if let Err(error) = disk::remove(&self.path).and_then(|()| sidecar::remove_all(&self.path)) {
+                tracing::warn!(%error, "a replaced chunk stays behind");
+            }
+        }
+    }
+}
+
+impl OpenChunk {
+    fn open(path: &DiskPath, shown: &str, record: &ChunkRecord) -> Result<Self> {
+        let name = |error: Error| Error::new(error.code(), format!("chunk {shown}: {}", error.detail()));
+        // A disk that refuses to look is no missing file.
+        let file = disk::open(path).map_err(|error| match error.code() {
+            crate::ErrorCode::CorruptData => Error::corrupt(format!("chunk {shown} is missing")),
+            _ => error,
+        })?;
+        let found = disk::file_bytes(&file, path)?;
+        if found != record.file_bytes && !planted(Bug::ChunkLengthUnchecked) {
+            return Err(Error::corrupt(format!("chunk {}: {found} bytes, expected {}", shown, record.file_bytes)));
+        }
+        let trailer_at = found.saturating_sub(chunk::TRAILER_BYTES as u64);
+        let trailer = disk::read_at(&file, path, trailer_at, chunk::TRAILER_BYTES)?;
+        let footer_bytes = chunk::footer_bytes(&trailer).map_err(name)?;
+        let footer_at = trailer_at
+            .checked_sub(footer_bytes as u64)
+            .ok_or_else(|| Error::corrupt(format!("chunk {shown}: the footer is longer than the file")))?;
+        let footer = disk::read_at(&file, path, footer_at, footer_bytes)?;
+        let (meta, footer_crc) = chunk::decode_footer(&footer, found).map_err(name)?;
+        let other = footer_crc != record.footer_crc && !planted(Bug::FooterUnchecked);
+        if other || meta.chunk_id != record.id || meta.series_id != record.series_id {
+            return Err(Error::corrupt(format!(
+                "chunk {}: footer checksum {footer_crc:08x}, expected {:08x}",
+                shown, record.footer_crc
+            )));
+        }
+        let map = disk::map(&file, path)?;
+        let words = meta.blocks.len().div_ceil(64);
+        let mut row = 0;
+        let block_rows = meta.blocks.iter().map(|block| {
+            let first = row;
+            row += usize::try_from(block.rows).unwrap_or(0);
+            first
+        });
+        Ok(Self {
+            block_rows: block_rows.collect(),
+            meta,
+            map,
+            checked: (0..words).map(|_| AtomicU64::new(0)).collect(),
+            path: path.to_owned(),
+            name: shown.to_owned(),
+            footer_crc,
+            zones: OnceLock::new(),
+            index: OnceLock::new(),
+            index_bad: AtomicBool::new(false),
+            damage: None,
+            coverage: ArcSwapOption::empty(),
+        })
+    }
+
+    /// Block table.
+    pub fn blocks(&self) -> &[BlockMeta] {
+        &self.meta.blocks
+    }
+
+    fn message_at(&self, block: &BlockMeta) -> (usize, usize) {
+        let wide = |value: u64| usize::try_from(value).unwrap_or(usize::MAX);
+        (wide(block.offset), wide(block.bytes()))
+    }
+
+    /// Whether a block's checksum was checked since the file was opened.
+    pub fn is_verified(&self, position: usize) -> bool {
+        let bit = 1_u64 << (position % 64);
+        self.checked.get(position / 64).is_some_and(|word| word.load(Ordering::Acquire) & bit != 0)
+    }
+
+    /// Checks a block's checksum unless that was done since the file was opened.
+    pub fn verify(&self, position: usize) -> Result<&BlockMeta> {
+        let block = self
+            .meta
+            .blocks
+            .get(position)
+            .ok_or_else(|| Error::internal(format!("{} has no block {position}", self.name)))?;
+        if self.is_verified(position) {
+            return Ok(block);
+        }
+        let (offset, length) = self.message_at(block);
+        let bytes = self.map.as_slice().get(offset..offset.saturating_add(length)).unwrap_or_default();
+        let crc = crc32c::crc32c(bytes);
+        if crc != block.crc && !planted(Bug::BlockUnchecked) {
+            let error = Error::corrupt(format!(
+                "chunk {}: block {position} at byte {offset} (timestamps {} to {}): checksum {crc:08x}, expected {:08x}",
+                self.name, block.ts_min, block.ts_max, block.crc
+            ));
+            if let Some(damage) = &self.damage {
+                damage.note(&error);
+            }
+            return Err(error);
+        }
+        if let Some(word) = self.checked.get(position / 64) {
+            word.fetch_or(1 << (position % 64), Ordering::AcqRel);
+        }
+        Ok(block)
+    }
+
+    /// A checked block under the registration `def`, whose columns may have gained digits since the file was
+    /// written.
+    pub fn block(&self, position: usize, def: &SeriesDef) -> Result<BlockColumns> {
+        let block = self.verify(position)?;
+        let rows = usize::try_from(block.rows).unwrap_or(0);
+        let (offset, length) = self.message_at(block);
+        let header_bytes = usize::try_from(block.header_bytes).unwrap_or(0);
+        let body_at = offset + header_bytes;
+        let column = |position: usize| self.map.column(body_at + chunk::column_offset(rows, position), rows * 8);
+        let same = self.meta.series.columns == def.columns;
+        let mut columns = Vec::with_capacity(def.columns.len() + 1);
+        columns.push(column(0));
+        for (position, wanted) in def.columns.iter().enumerate() {
+            if same {
+                columns.push(column(position + 1));
+                continue;
+            }
+            let stored = self
+                .meta
+                .series
+                .column(&wanted.name)
+                .ok_or_else(|| Error::internal(format!("{} has no column {}", self.name, wanted.name)))?;
+            let kind = self.meta.series.columns.get(stored).map(|column| column.kind);
+            columns.push(rescaled(column(stored + 1), kind, wanted.kind)?);
+        }
+        let message = same.then(|| BlockMessage {
+            message: self.map.slice(offset, length),
+            header: self.map.slice(offset + PREFIX_BYTES, header_bytes.saturating_sub(PREFIX_BYTES)),
+            body: self.map.slice(body_at, length - header_bytes),
+        });
+        Ok(BlockColumns { rows, columns, message })
+    }
+
+    /// Timestamps of a checked block.
+    pub fn timestamps(&self, position: usize) -> Result<Buffer> {
+        let block = self.verify(position)?;
+        let rows = usize::try_from(block.rows).unwrap_or(0);
+        let (offset, _) = self.message_at(block);
+        Ok(self.map.column(offset + usize::try_from(block.header_bytes).unwrap_or(0), rows * 8))
+    }
+
+    /// First row of a block, counted from the first row of the chunk.
+    pub fn first_row(&self, block: usize) -> usize {
+        self.block_rows.get(block).copied().unwrap_or(usize::MAX)
+    }
+
+    /// The block a row of the chunk stands in.
+    pub fn block_of(&self, row: usize) -> usize {
+        self.block_rows.partition_point(|first| *first <= row).saturating_sub(1)
+    }
+
+    /// Checksum of the footer.
+    pub fn footer_crc(&self) -> u32 {
+        self.footer_crc
+    }
+
+    /// The zone map beside the file. `None`, and a new one ordered, when it is missing or damaged: that only costs
+    /// time.
+    pub fn zones(&self, cache: &MapCache) -> Option<&Zones> {
+        let zones = self.zones.get_or_init(|| match sidecar::read_zones(&self.path, &self.meta, self.footer_crc) {
+            Ok(map) => Some(Zones { whole: map.whole(), map }),
+            Err(error) => {
+                tracing::warn!(%error, "a zone map is not used");
+                cache.orders.add(&self.meta);
+                None
+            }
+        });
+        zones.as_ref()
+    }
+
+    /// Rising positions of the rows with a key in one of the ranges, by the value index; `None` when the index is
+    /// missing, unusable or no help for leaving out some of `rows_left` rows. Asked for indexed columns only: one that
+    /// is not in the index yet is ordered.
+    pub fn indexed_rows(
+        &self,
+        cache: &MapCache,
+        column: usize,
+        ranges: &[(i64, i64)],
+        rows_left: usize,
+    ) -> Option<Vec<u32>> {
+        let drop_it = |error: Error| {
+            if !self.index_bad.swap(true, Ordering::AcqRel) {
+                tracing::warn!(%error, "a value index is not used");
+                cache.orders.add(&self.meta);
+            }
+        };
+        let index = self.index.get_or_init(|| {
+            let found = IndexFile::open(&self.path, &self.meta, self.footer_crc);
+            found.unwrap_or_else(|error| {
+                drop_it(error);
+                None
+            })
+        });
+        if self.index_bad.load(Ordering::Acquire) {
+            return None;
+        }
+        let Some(index) = index.as_ref().filter(|index| index.has(column)) else {
+            cache.orders.add(&self.meta);
+            return None;
+        };
+        index.rows(column, ranges, rows_left).unwrap_or_else(|error| {
+            drop_it(error);
+            None
+        })
+    }
+
+    /// Whether the blocks with rows of a closed range can be read without waiting for the disk. Takes them from `left`;
+    /// false when there are more.
+    pub fn is_at_hand(&self, (start, end): (i64, i64), left: &mut usize) -> bool {
+        let first = self.meta.blocks.partition_point(|block| block.ts_max < start);
+        let near = self.meta.blocks.iter().enumerate().skip(first).take_while(|(_, block)| block.ts_min <= end);
+        for (position, block) in near {
+            let (offset, length) = self.message_at(block);
+            let bytes = self.map.as_slice().get(offset..offset.saturating_add(length)).unwrap_or_default();
+            if *left == 0 || !self.is_verified(position) || !disk::is_resident(bytes) {
+                return false;
+            }
+            *left -= 1;
+        }
+        true
+    }
+
+    /// Brings a block into memory.
+    pub fn populate(&self, position: usize) {
+        if let Some(block) = self.meta.blocks.get(position) {
+            let (offset, length) = self.message_at(block);
+            self.map.populate(offset, length);
+        }
+    }
+}
+
+/// A column under the type the series has now.
+fn rescaled(buffer: Buffer, stored: Option<ColumnType>, wanted: ColumnType) -> Result<Buffer> {
+    match (stored, wanted) {
+        (Some(stored), wanted) if stored == wanted => Ok(buffer),
+        (Some(ColumnType::Decimal { digits: from }), ColumnType::Decimal { digits: to }) => {
+            let cells: Option<Vec<i64>> =
+                buffer.typed_data::<i64>().iter().map(|raw| number::rescale(*raw, from, to)).collect();
+            cells.map(Buffer::from_vec).ok_or_else(|| Error::internal("a stored decimal does not fit the new digits"))
+        }
+        (stored, wanted) => Err(Error::internal(format!("a column stored as {stored:?} is read as {wanted:?}"))),
+    }
+}
+
+/// Chunks, by series and number, that somebody found without a usable sidecar. At most one entry a chunk.
+#[derive(Debug, Default)]
+pub(in crate::store) struct SidecarRequests(std::sync::Mutex<BTreeSet<(u64, u64)>>);
+
+impl SidecarRequests {
+    fn add(&self, meta: &ChunkMeta) {
+        self.add_chunk(meta.series_id, meta.chunk_id);
+    }
+
+    pub fn add_chunk(&self, series_id: u64, chunk_id: u64) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert((series_id, chunk_id));
+    }
+
+    pub fn take(&self) -> BTreeSet<(u64, u64)> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Damaged blocks and files that readers met.
+#[derive(Debug, Default)]
+pub struct DamageLog(std::sync::Mutex<DamageEntry>);
+
+#[derive(Debug, Default)]
+struct DamageEntry {
+    /// Reads since the count began, and what the last one met.
+    reads: u64,
+    last: String,
+    /// Where: a chunk that is dropped takes its damage with it.
+    chunks: Vec<Weak<ChunkFile>>,
+}
+
+/// Most damaged chunks that are told apart; with more of them all count until the next check.
+const DAMAGED_CHUNKS_MAX: usize = 1_000;
+
+/// Where what a reader meets in a chunk is noted.
+#[derive(Clone, Debug)]
+struct ReadReporter {
+    met: Arc<DamageLog>,
+    chunk: Weak<ChunkFile>,
+}
+
+impl ReadReporter {
+    fn note(&self, error: &Error) {
+        self.met.note(error, &self.chunk);
+    }
+}
+
+impl DamageLog {
+    fn met(&self) -> std::sync::MutexGuard<'_, DamageEntry> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note(&self, error: &Error, chunk: &Weak<ChunkFile>) {
+        if error.code() == ErrorCode::CorruptData {
+            let mut met = self.met();
+            met.reads += 1;
+            error.detail().clone_into(&mut met.last);
+            let is_known = met.chunks.iter().any(|known| known.ptr_eq(chunk));
+            if !is_known && met.chunks.len() <= DAMAGED_CHUNKS_MAX {
+                met.chunks.push(chunk.clone());
+            }
+        }
+    }
+
+    /// How many reads met damage, whether or not it is still there.
+    pub fn reads(&self) -> u64 {
+        self.met().reads
+    }
+
+    /// How often, and what it was the last time; `None` once every damaged chunk is gone.
+    pub fn standing(&self) -> Option<(u64, String)> {
+        let mut met = self.met();
+        if met.chunks.len() <= DAMAGED_CHUNKS_MAX {
+            met.chunks.retain(|chunk| chunk.strong_count() > 0);
+        }
+        (!met.chunks.is_empty()).then(|| (met.reads, met.last.clone()))
+    }
+
+    /// Begins to count anew.
+    pub fn forget(&self) {
+        *self.met() = DamageEntry::default();
+    }
+}
+
+/// Bounds how many chunk files stay mapped: the least recently used one is let go (second-chance order).
+#[derive(Debug)]
+pub struct MapCache {
+    open: Mutex<VecDeque<Weak<ChunkFile>>>,
+    maps_max: usize,
+    /// Chunks whose sidecars are wanted anew.
+    pub(in crate::store) orders: SidecarRequests,
+    /// Whether a block is brought into memory when it is read.
+    pub prefetch: bool,
+    pub(in crate::store) presence: PresenceCache,
+    /// Damaged blocks and files that readers met.
+    pub damage: Arc<DamageLog>,
+}
+
+impl MapCache {
+    pub fn new(maps_max: usize, prefetch: bool) -> Self {
+        Self {
+            open: Mutex::new(VecDeque::new()),
+            maps_max,
+            orders: SidecarRequests::default(),
+            prefetch,
+            presence: PresenceCache::default(),
+            damage: Arc::default(),
+        }
+    }
+
+    fn opened(&self, chunk: &Arc<ChunkFile>) {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.push_back(Arc::downgrade(chunk));
+        let mut second_chances = open.len();
+        while open.len() > self.maps_max && !planted(Bug::MapsUnlimited) {
+            let Some(front) = open.pop_front() else { break };
+            let Some(candidate) = front.upgrade() else { continue };
+            if second_chances > 0 && candidate.used.swap(false, Ordering::Relaxed) {
+                second_chances -= 1;
+                open.push_back(front);
+            } else {
+                candidate.open.store(None);
+                metrics::counter!("fastk_chunks_evicted_total").increment(1);
+            }
+        }
+    }
+
+    /// How many files are mapped at most right now.
+    pub fn len(&self) -> usize {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}

@@ -1,0 +1,876 @@
+//! Newest-wins merge of sorted sources in either direction.
+//!
+//! Sources have disjoint commit ranges; of equal timestamps the source with the highest commits wins, and a
+//! tombstone hides the rows of sources with lower commits. The merge gallops: it yields the longest piece of one
+//! source that no other source interrupts, so untouched blocks come out whole and are never copied.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use arrow::buffer::Buffer;
+
+use crate::error::Result;
+use crate::format::chunk::{BlockMeta, ZONE_ROWS};
+use crate::store::read::chunk::{BlockColumns, ChunkFile, MapCache, OpenChunk};
+use crate::store::read::search::{before, up_to};
+use crate::store::read::sidecar::Zones;
+use crate::store::read::state::{Run, Tombstone};
+use crate::types::SeriesDef;
+
+/// Runs of rows that are shorter than this on average are given and picked row by row.
+pub const RUN_ROWS: usize = 16;
+
+/// Something sorted to read from.
+#[derive(Clone, Debug)]
+pub enum MergeSource {
+    Chunk(Arc<ChunkFile>),
+    Run(Arc<Run>),
+}
+
+impl MergeSource {
+    pub fn ts_min(&self) -> i64 {
+        match self {
+            MergeSource::Chunk(chunk) => chunk.record.ts_min,
+            MergeSource::Run(run) => run.ts_min(),
+        }
+    }
+
+    pub fn ts_max(&self) -> i64 {
+        match self {
+            MergeSource::Chunk(chunk) => chunk.record.ts_max,
+            MergeSource::Run(run) => run.ts_max(),
+        }
+    }
+
+    /// Highest commit inside.
+    pub fn commit_hi(&self) -> u64 {
+        match self {
+            MergeSource::Chunk(chunk) => chunk.record.commit_hi,
+            MergeSource::Run(run) => run.commit_hi,
+        }
+    }
+
+    /// Lowest commit inside.
+    pub fn commit_lo(&self) -> u64 {
+        match self {
+            MergeSource::Chunk(chunk) => chunk.record.commit_lo,
+            MergeSource::Run(run) => run.commit_lo,
+        }
+    }
+
+    pub fn rows(&self) -> u64 {
+        match self {
+            MergeSource::Chunk(chunk) => chunk.record.rows,
+            MergeSource::Run(run) => run.rows() as u64,
+        }
+    }
+}
+
+/// Ranges that tombstones hide from one source, sorted and apart, within the range of the merge.
+pub(in crate::store) fn holes_of(
+    source: &MergeSource,
+    tombstones: &[Tombstone],
+    start: i64,
+    end: i64,
+) -> Vec<(i64, i64)> {
+    let holes: Vec<(i64, i64)> = tombstones
+        .iter()
+        .filter(|t| t.commit > source.commit_hi() && t.start <= end && t.end >= start)
+        .map(|t| (t.start, t.end))
+        .collect();
+    joined(holes)
+}
+
+/// Closed ranges sorted, with those that touch made one.
+fn joined(mut ranges: Vec<(i64, i64)>) -> Vec<(i64, i64)> {
+    ranges.sort_unstable();
+    let mut joined: Vec<(i64, i64)> = Vec::with_capacity(ranges.len());
+    for (from, to) in ranges {
+        match joined.last_mut() {
+            Some(last) if from <= last.1.saturating_add(1) => last.1 = last.1.max(to),
+            _ => joined.push((from, to)),
+        }
+    }
+    joined
+}
+
+/// Rows of a chunk, side by side, that are left out or looked at together: a zone, or a block where there is no zone
+/// map.
+struct RowStretch {
+    rows: Range<usize>,
+    /// Whether rows of it may hide older ones of other sources: then all of them are looked at.
+    hides: bool,
+}
+
+/// Appends rows, joined with those before when they follow at once.
+fn push_rows(kept: &mut Vec<(usize, usize)>, rows: Range<usize>) {
+    match kept.last_mut() {
+        Some((_, end)) if *end == rows.start => *end = rows.end,
+        _ => kept.push((rows.start, rows.end)),
+    }
+}
+
+/// Rows of a chunk that have to be looked at: half-open ranges of positions, rising and apart. `None` for all of them.
+///
+/// Zones that cannot hold a wanted row go first, then, where an indexed column selects few rows of the rest, all rows
+/// but those. Rows that may hide something in an older source always stay.
+fn rows_to_check(
+    open: &OpenChunk,
+    context: &MergeContext<'_>,
+    older: &[(i64, i64)],
+    stats: &mut MergeStats,
+) -> Option<Vec<(usize, usize)>> {
+    stats.chunks_considered += 1;
+    if open.meta.series.columns != context.def.columns {
+        // Keys of other digits do not compare.
+        stats.zone_maps_missing += 1;
+        return None;
+    }
+    let hides = |first: i64, last: i64| {
+        let at = older.partition_point(|(_, to)| *to < first);
+        older.get(at).is_some_and(|(from, _)| *from <= last)
+    };
+    let zones = open.zones(context.cache);
+    let stretches = match zones {
+        Some(zones) => match zones_to_check(open, zones, context, hides, stats) {
+            Some(stretches) => stretches,
+            None => return Some(Vec::new()),
+        },
+        None => {
+            stats.zone_maps_missing += 1;
+            let blocks = open.blocks().iter().enumerate();
+            let within = blocks.filter(|(_, block)| block.ts_max >= context.start && block.ts_min <= context.end);
+            let stretch = |(position, block): (usize, &BlockMeta)| {
+                let first = open.first_row(position);
+                let rows = usize::try_from(block.rows).unwrap_or(0);
+                RowStretch { rows: first..first + rows, hides: hides(block.ts_min, block.ts_max) }
+            };
+            within.map(stretch).collect()
+        }
+    };
+    let named = rows_by_index(open, context, &stretches);
+    if zones.is_none() && named.is_none() {
+        return None;
+    }
+    stats.value_indexes_used += u64::from(named.is_some());
+    let mut kept = Vec::new();
+    for stretch in stretches {
+        match &named {
+            Some(named) if !stretch.hides => {
+                let from = named.partition_point(|row| *row < stretch.rows.start);
+                let inside = named.get(from..).unwrap_or_default().iter();
+                let mut found = false;
+                for row in inside.take_while(|row| **row < stretch.rows.end) {
+                    found = true;
+                    push_rows(&mut kept, *row..*row + 1);
+                }
+                stats.zones_pruned += u64::from(!found && zones.is_some());
+            }
+            _ => push_rows(&mut kept, stretch.rows),
+        }
+    }
+    stats.chunks_pruned += u64::from(kept.is_empty());
+    Some(kept)
+}
+
+/// Counts the blocks of a chunk within the range, and those without any of the rows kept (rising and apart).
+fn count_blocks(open: &OpenChunk, context: &MergeContext<'_>, kept: Option<&[(usize, usize)]>, stats: &mut MergeStats) {
+    for (position, block) in open.blocks().iter().enumerate() {
+        if block.ts_max < context.start || block.ts_min > context.end {
+            continue;
+        }
+        stats.blocks_considered += 1;
+        let first = open.first_row(position);
+        let end = first.saturating_add(usize::try_from(block.rows).unwrap_or(0));
+        let is_kept = kept.is_none_or(|kept| {
+            let next = kept.partition_point(|(_, to)| *to <= first);
+            kept.get(next).is_some_and(|(from, _)| *from < end)
+        });
+        stats.blocks_pruned += u64::from(!is_kept);
+    }
+}
+
+/// Zones within the range that can hold a wanted row or may hide an older one; `None` when none of the chunk can.
+fn zones_to_check(
+    open: &OpenChunk,
+    zones: &Zones,
+    context: &MergeContext<'_>,
+    hides: impl Fn(i64, i64) -> bool,
+    stats: &mut MergeStats,
+) -> Option<Vec<RowStretch>> {
+    let times = zones.map.columns.first()?;
+    let first = times.max.partition_point(|last| *last < context.start);
+    let end = times.min.partition_point(|first| *first <= context.end).max(first);
+    stats.zones_considered += (end - first) as u64;
+    let within = |wanted: &WantedKeys, (min, max): (i64, i64)| {
+        let at = wanted.ranges.partition_point(|(_, high)| *high < min);
+        wanted.ranges.get(at).is_some_and(|(low, _)| *low <= max)
+    };
+    // The bounds of the whole chunk say for most chunks that nothing of them is wanted.
+    let possible = context.wanted.iter().all(|w| zones.whole.get(w.column).is_none_or(|bounds| within(w, *bounds)));
+    if !possible && !hides(open.meta.ts_min, open.meta.ts_max) {
+        stats.zones_pruned += (end - first) as u64;
+        stats.chunks_pruned += 1;
+        return None;
+    }
+    let rows = usize::try_from(open.meta.rows).unwrap_or(usize::MAX);
+    let mut stretches = Vec::new();
+    for zone in first..end {
+        let bounds = |column: usize| {
+            zones.map.columns.get(column).and_then(|column| Some((*column.min.get(zone)?, *column.max.get(zone)?)))
+        };
+        let hides = bounds(0).is_none_or(|(first, last)| hides(first, last));
+        if hides || context.wanted.iter().all(|w| bounds(w.column).is_none_or(|bounds| within(w, bounds))) {
+            let from = zone * ZONE_ROWS;
+            stretches.push(RowStretch { rows: from..rows.min(from + ZONE_ROWS), hides });
+        } else {
+            stats.zones_pruned += 1;
+        }
+    }
+    if stretches.is_empty() {
+        stats.chunks_pruned += 1;
+        return None;
+    }
+    Some(stretches)
+}
+
+/// The fewest rows an index of one of the wanted columns names, where that is worth reading them one by one.
+fn rows_by_index(open: &OpenChunk, context: &MergeContext<'_>, stretches: &[RowStretch]) -> Option<Vec<usize>> {
+    let mut rows_left: usize =
+        stretches.iter().filter(|stretch| !stretch.hides).map(|stretch| stretch.rows.len()).sum();
+    let mut best: Option<Vec<u32>> = None;
+    for wanted in context.wanted {
+        let name = wanted.column.checked_sub(1).and_then(|column| context.def.columns.get(column));
+        if !name.is_some_and(|column| context.def.value_index.contains(&column.name)) {
+            continue;
+        }
+        if let Some(rows) = open.indexed_rows(context.cache, wanted.column, &wanted.ranges, rows_left)
+            && best.as_ref().is_none_or(|best| rows.len() < best.len())
+        {
+            // Another index has to name fewer rows than this one.
+            rows_left = rows_left.min(rows.len());
+            best = Some(rows);
+        }
+    }
+    best.map(|rows| rows.into_iter().map(|row| row as usize).collect())
+}
+
+/// Rows of one source that stand next to each other in the answer: positions `lo..hi` of a block.
+#[derive(Debug)]
+pub struct MergedRows {
+    pub block: Arc<SourceBlock>,
+    pub lo: usize,
+    pub hi: usize,
+    /// Only these of `lo..hi`, rising, where the merge looks for rows that stand far apart; else all of them.
+    pub scattered: Option<Vec<u32>>,
+    /// Id of the chunk it is of, and the position in that chunk of the first row of `block`; `None` for rows of a run.
+    pub place: Option<(u64, usize)>,
+}
+
+impl MergedRows {
+    /// Timestamps of its rows.
+    pub fn timestamps(&self) -> &[i64] {
+        self.block.ts().get(self.lo..self.hi).unwrap_or_default()
+    }
+}
+
+/// A block in memory: of a mapped chunk, or a whole run.
+#[derive(Debug)]
+pub struct SourceBlock {
+    pub columns: BlockColumns,
+}
+
+impl SourceBlock {
+    fn ts(&self) -> &[i64] {
+        self.columns.columns.first().map_or(&[], |buffer| buffer.typed_data::<i64>())
+    }
+}
+
+/// Reads one source in one direction, row positions relative to its current block.
+#[derive(Debug)]
+struct SourceCursor {
+    source: MergeSource,
+    open: Option<Arc<OpenChunk>>,
+    holes: Vec<(i64, i64)>,
+    /// Rows of the chunk that are looked at, half-open, rising and apart; all when absent.
+    kept: Option<Vec<(usize, usize)>>,
+    /// Current block; the cursor is at its end when this is past the last one.
+    block: usize,
+    block_count: usize,
+    loaded: Option<Arc<SourceBlock>>,
+    /// Rows not yet given: `lo..hi` of the current block.
+    lo: usize,
+    hi: usize,
+    done: bool,
+}
+
+struct MergeContext<'a> {
+    cache: &'a MapCache,
+    def: &'a SeriesDef,
+    wanted: &'a [WantedKeys],
+    desc: bool,
+    start: i64,
+    end: i64,
+}
+
+/// Rows a reader looks for: those whose cell in one column has an order key inside some range. A merge may leave out
+/// rows that zone maps or value indexes rule out; it does not check those it gives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WantedKeys {
+    /// Position of the column in the registration; `ts` is 0.
+    pub column: usize,
+    /// Closed ranges of order keys, rising and apart.
+    pub ranges: Arc<Vec<(i64, i64)>>,
+}
+
+/// What a merge looked at and what it could leave out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MergeStats {
+    pub chunks_considered: u64,
+    pub chunks_pruned: u64,
+    /// Blocks of these chunks within the range, and those no row of which has to be read.
+    pub blocks_considered: u64,
+    pub blocks_pruned: u64,
+    pub zones_considered: u64,
+    pub zones_pruned: u64,
+    /// Chunks whose zone map was missing or unusable.
+    pub zone_maps_missing: u64,
+    /// Chunks of which only rows were read that a value index names.
+    pub value_indexes_used: u64,
+}
+
+impl SourceCursor {
+    /// `older` are the spans of sources with lower commits: rows there must stay, to hide the older ones.
+    fn new(
+        source: MergeSource,
+        tombstones: &[Tombstone],
+        context: &MergeContext<'_>,
+        older: &[(i64, i64)],
+        stats: &mut MergeStats,
+    ) -> Result<Self> {
+        let holes = holes_of(&source, tombstones, context.start, context.end);
+        let open = match &source {
+            MergeSource::Chunk(chunk) => Some(chunk.open(context.cache)?),
+            MergeSource::Run(_) => None,
+        };
+        let kept = match &open {
+            Some(open) if !context.wanted.is_empty() => {
+                let kept = rows_to_check(open, context, older, stats);
+                count_blocks(open, context, kept.as_deref(), stats);
+                kept
+            }
+            _ => None,
+        };
+        let block_count = open.as_ref().map_or(1, |open| open.blocks().len());
+        let mut cursor = Self {
+            source,
+            open,
+            holes,
+            kept,
+            block: 0,
+            block_count,
+            loaded: None,
+            lo: 0,
+            hi: 0,
+            done: block_count == 0,
+        };
+        if cursor.done {
+            return Ok(cursor);
+        }
+        cursor.enter(if context.desc { block_count - 1 } else { 0 });
+        cursor.seek(if context.desc { context.end } else { context.start }, context)?;
+        Ok(cursor)
+    }
+
+    /// First timestamp, last timestamp and rows of a block, without loading it.
+    fn span(&self, block: usize) -> (i64, i64, usize) {
+        match (&self.open, &self.source) {
+            (Some(open), _) => open
+                .blocks()
+                .get(block)
+                .map_or((0, 0, 0), |meta| (meta.ts_min, meta.ts_max, usize::try_from(meta.rows).unwrap_or(0))),
+            (None, MergeSource::Run(run)) => (run.ts_min(), run.ts_max(), run.rows()),
+            (None, MergeSource::Chunk(_)) => (0, 0, 0),
+        }
+    }
+
+    fn enter(&mut self, block: usize) {
+        self.block = block;
+        self.loaded = None;
+        self.lo = 0;
+        self.hi = self.span(block).2;
+    }
+
+    fn load(&mut self, context: &MergeContext<'_>) -> Result<Arc<SourceBlock>> {
+        if let Some(loaded) = &self.loaded {
+            return Ok(Arc::clone(loaded));
+        }
+        let columns = match (&self.open, &self.source) {
+            (Some(open), _) => {
+                if context.cache.prefetch && !open.is_verified(self.block) {
+                    open.populate(self.block);
+                }
+                open.block(self.block, context.def)?
+            }
+            (None, MergeSource::Run(run)) => run.columns(),
+            (None, MergeSource::Chunk(_)) => return Err(crate::Error::internal("a chunk is read before it is open")),
+        };
+        let loaded = Arc::new(SourceBlock { columns });
+        self.loaded = Some(Arc::clone(&loaded));
+        Ok(loaded)
+    }
+
+    /// Leaves the current block in the direction of the merge.
+    fn next_block(&mut self, desc: bool) {
+        match if desc { self.block.checked_sub(1) } else { Some(self.block + 1) } {
+            Some(block) if block < self.block_count => self.enter(block),
+            _ => self.done = true,
+        }
+    }
+
+    /// Leaves blocks that end before `target` (begin after it when descending).
+    fn skip_blocks(&mut self, target: i64, desc: bool) {
+        let (first, last, _) = self.span(self.block);
+        let passed = if desc { first > target } else { last < target };
+        if passed {
+            let blocks = self.open.as_ref().map_or(&[][..], |open| open.blocks());
+            let next = if desc {
+                blocks.partition_point(|block| block.ts_min <= target).checked_sub(1)
+            } else {
+                Some(blocks.partition_point(|block| block.ts_max < target))
+            };
+            match next.filter(|next| *next < blocks.len()) {
+                Some(next) => self.enter(next),
+                None => self.done = true,
+            }
+        } else if self.lo >= self.hi {
+            self.next_block(desc);
+        }
+    }
+
+    /// Leaves rows nobody looks at; whether it moved.
+    fn skip_left_out(&mut self, desc: bool) -> bool {
+        let (Some(kept), Some(open)) = (&self.kept, &self.open) else { return false };
+        let base = open.first_row(self.block);
+        let next = if desc {
+            let row = (base + self.hi).saturating_sub(1);
+            let below = kept.partition_point(|(from, _)| *from <= row).checked_sub(1);
+            match below.and_then(|at| kept.get(at)) {
+                Some((_, end)) if *end > row => return false,
+                other => other.map(|(_, end)| end.saturating_sub(1)),
+            }
+        } else {
+            let row = base + self.lo;
+            match kept.get(kept.partition_point(|(_, end)| *end <= row)) {
+                Some((from, _)) if *from <= row => return false,
+                other => other.map(|(from, _)| *from),
+            }
+        };
+        let Some(row) = next else {
+            self.done = true;
+            return true;
+        };
+        let block = open.block_of(row);
+        let within = row - open.first_row(block);
+        if block != self.block {
+            self.enter(block);
+        }
+        if desc {
+            self.hi = within + 1;
+        } else {
+            self.lo = within;
+        }
+        true
+    }
+
+    /// Rows from `lo` on (up to `hi` when descending) that are looked at without a gap, as a border in the block.
+    fn kept_border(&self, desc: bool) -> usize {
+        let (Some(kept), Some(open)) = (&self.kept, &self.open) else { return if desc { 0 } else { usize::MAX } };
+        let base = open.first_row(self.block);
+        if desc {
+            let row = (base + self.hi).saturating_sub(1);
+            let at = kept.partition_point(|(from, _)| *from <= row).checked_sub(1);
+            at.and_then(|at| kept.get(at)).map_or(0, |(from, _)| from.saturating_sub(base))
+        } else {
+            let row = base + self.lo;
+            let run = kept.get(kept.partition_point(|(_, end)| *end <= row));
+            run.map_or(usize::MAX, |(_, end)| end.saturating_sub(base))
+        }
+    }
+
+    /// Those of the rows `lo..hi` of the block that are looked at, where they stand in several short runs: giving each
+    /// run by itself would take longer than reading it.
+    fn scattered(&self, lo: usize, hi: usize) -> Option<Vec<u32>> {
+        let (kept, open) = (self.kept.as_ref()?, self.open.as_ref()?);
+        let base = open.first_row(self.block);
+        let (first, end) = (base + lo, base + hi);
+        let from = kept.partition_point(|(_, to)| *to <= first);
+        let runs = kept.get(from..)?;
+        let runs = runs.get(..runs.partition_point(|(from, _)| *from < end))?;
+        let within = runs.iter().map(|(from, to)| (*from).max(first)..(*to).min(end));
+        let rows: usize = within.clone().map(|run| run.len()).sum();
+        if runs.len() < 2 || rows >= runs.len() * RUN_ROWS {
+            return None;
+        }
+        let mut scattered = Vec::with_capacity(rows);
+        for row in within.flatten() {
+            scattered.push(u32::try_from(row - base).ok()?);
+        }
+        Some(scattered)
+    }
+
+    /// Moves to the first row at or after `target` (at or before it when descending) that no tombstone hides.
+    fn seek(&mut self, mut target: i64, context: &MergeContext<'_>) -> Result<()> {
+        loop {
+            self.skip_blocks(target, context.desc);
+            if self.done {
+                return Ok(());
+            }
+            // Before anything is loaded: a block nobody looks at is not read either.
+            if self.skip_left_out(context.desc) {
+                continue;
+            }
+            let (first, last, rows) = self.span(self.block);
+            if context.desc {
+                if last > target {
+                    let loaded = self.load(context)?;
+                    self.hi = self.hi.min(up_to(loaded.ts(), target));
+                }
+            } else if first < target {
+                let loaded = self.load(context)?;
+                if loaded.ts().get(self.lo).is_none_or(|ts| *ts < target) {
+                    self.lo = self.lo.max(before(loaded.ts(), target));
+                }
+            }
+            debug_assert!(self.hi <= rows, "a cursor stays in its block");
+            if self.lo >= self.hi {
+                self.next_block(context.desc);
+                continue;
+            }
+            if self.skip_left_out(context.desc) {
+                continue;
+            }
+            let head = self.head(context)?;
+            match self.hole_at(head) {
+                None => break,
+                Some((from, to)) => {
+                    let beyond = if context.desc { from.checked_sub(1) } else { to.checked_add(1) };
+                    match beyond {
+                        Some(beyond) => target = beyond,
+                        None => self.done = true,
+                    }
+                }
+            }
+            if self.done {
+                return Ok(());
+            }
+        }
+        let head = self.head(context)?;
+        if if context.desc { head < context.start } else { head > context.end } {
+            self.done = true;
+        }
+        Ok(())
+    }
+
+    /// The hole a timestamp lies in.
+    fn hole_at(&self, ts: i64) -> Option<(i64, i64)> {
+        let position = self.holes.partition_point(|(_, to)| *to < ts);
+        self.holes.get(position).copied().filter(|(from, _)| *from <= ts)
+    }
+
+    /// Timestamp of the next row.
+    fn head(&mut self, context: &MergeContext<'_>) -> Result<i64> {
+        let (first, last, rows) = self.span(self.block);
+        if !context.desc && self.lo == 0 {
+            return Ok(first);
+        }
+        if context.desc && self.hi == rows {
+            return Ok(last);
+        }
+        let loaded = self.load(context)?;
+        let at = if context.desc { self.hi.saturating_sub(1) } else { self.lo };
+        Ok(loaded.ts().get(at).copied().unwrap_or_default())
+    }
+
+    /// Farthest timestamp this cursor may give without asking the others: the end of the range or the row before
+    /// the next hole.
+    fn limit(&self, head: i64, context: &MergeContext<'_>) -> i64 {
+        if context.desc {
+            let below = self.holes.partition_point(|(_, to)| *to < head).checked_sub(1);
+            let hole = below.and_then(|at| self.holes.get(at)).map(|(_, to)| to.saturating_add(1));
+            hole.map_or(context.start, |hole| hole.max(context.start))
+        } else {
+            let above = self.holes.partition_point(|(from, _)| *from <= head);
+            let hole = self.holes.get(above).map(|(from, _)| from.saturating_sub(1));
+            hole.map_or(context.end, |hole| hole.min(context.end))
+        }
+    }
+
+    /// Gives the rows of the current block up to `limit` inclusive, and moves on.
+    fn take(&mut self, limit: i64, context: &MergeContext<'_>) -> Result<MergedRows> {
+        let (first, last, _) = self.span(self.block);
+        let block = self.load(context)?;
+        let (mut lo, mut hi) = (self.lo, self.hi);
+        if context.desc && first < limit {
+            lo = lo.max(before(block.ts(), limit));
+        } else if !context.desc && last > limit {
+            hi = hi.min(up_to(block.ts(), limit));
+        }
+        let scattered = self.scattered(lo, hi);
+        if scattered.is_none() {
+            let border = self.kept_border(context.desc);
+            (lo, hi) = if context.desc { (lo.max(border), hi) } else { (lo, hi.min(border)) };
+        }
+        if context.desc {
+            self.hi = lo;
+        } else {
+            self.lo = hi;
+        }
+        let place = match (&self.source, &self.open) {
+            (MergeSource::Chunk(chunk), Some(open)) => Some((chunk.record.id, open.first_row(self.block))),
+            _ => None,
+        };
+        let piece = MergedRows { block, lo, hi, scattered, place };
+        if self.lo >= self.hi {
+            self.next_block(context.desc);
+        }
+        if !self.done {
+            // The next row may be hidden by a tombstone or lie beyond the range.
+            let head = self.head(context)?;
+            self.seek(head, context)?;
+        }
+        Ok(piece)
+    }
+}
+
+/// A merge in progress. Holds its sources, so files stay until it is dropped.
+#[derive(Debug)]
+pub struct Merge {
+    cursors: Vec<SourceCursor>,
+    /// Next row of each cursor: nearest first, of equal ones the newest first.
+    heads: BinaryHeap<(Reverse<i64>, u64, usize)>,
+    /// Sources not opened yet, nearest last, with the earliest timestamp they can give.
+    waiting: Vec<MergeSource>,
+    tombstones: Arc<Vec<Tombstone>>,
+    def: Arc<SeriesDef>,
+    cache: Arc<MapCache>,
+    wanted: Vec<WantedKeys>,
+    /// Span and highest commit of every source, to know what a row may hide.
+    spans: Vec<(i64, i64, u64)>,
+    stats: MergeStats,
+    desc: bool,
+    start: i64,
+    end: i64,
+}
+
+impl Merge {
+    /// Merges the sources within the closed range `start..=end`, forwards or backwards in time.
+    pub fn new(
+        sources: Vec<MergeSource>,
+        tombstones: Arc<Vec<Tombstone>>,
+        def: Arc<SeriesDef>,
+        cache: Arc<MapCache>,
+        (start, end): (i64, i64),
+        desc: bool,
+    ) -> Self {
+        let mut waiting: Vec<MergeSource> =
+            sources.into_iter().filter(|s| s.rows() > 0 && s.ts_min() <= end && s.ts_max() >= start).collect();
+        if desc {
+            waiting.sort_by_key(MergeSource::ts_max);
+        } else {
+            waiting.sort_by_key(|source| Reverse(source.ts_min()));
+        }
+        Self {
+            cursors: Vec::new(),
+            heads: BinaryHeap::new(),
+            spans: Vec::new(),
+            waiting,
+            tombstones,
+            def,
+            cache,
+            wanted: Vec::new(),
+            stats: MergeStats::default(),
+            desc,
+            start,
+            end,
+        }
+    }
+
+    /// Lets the merge leave out rows that are not wanted (all conditions together), where sidecars tell. What it gives
+    /// still has to be checked row by row.
+    pub fn looking_for(mut self, wanted: Vec<WantedKeys>) -> Self {
+        if wanted.is_empty() {
+            return self;
+        }
+        self.spans = self.waiting.iter().map(|s| (s.ts_min(), s.ts_max(), s.commit_hi())).collect();
+        self.wanted = wanted;
+        self
+    }
+
+    /// What was looked at so far.
+    pub fn stats(&self) -> MergeStats {
+        self.stats
+    }
+
+    /// Orders timestamps so that the next one in the direction of the merge is the largest key.
+    fn key(&self, ts: i64) -> Reverse<i64> {
+        // `!ts` reverses the order of all integers without overflow.
+        Reverse(if self.desc { !ts } else { ts })
+    }
+
+    fn ts_of(&self, key: Reverse<i64>) -> i64 {
+        if self.desc { !key.0 } else { key.0 }
+    }
+
+    /// Opens waiting sources that could hold the next row.
+    fn admit(&mut self) -> Result<()> {
+        while let Some(source) = self.waiting.last() {
+            let nearest = if self.desc { source.ts_max() } else { source.ts_min() };
+            let needed = match self.heads.peek() {
+                None => true,
+                Some((head, ..)) => self.key(nearest) >= *head,
+            };
+            if !needed {
+                return Ok(());
+            }
+            let Some(source) = self.waiting.pop() else { return Ok(()) };
+            let rank = source.commit_hi();
+            let (def, cache, tombstones) =
+                (Arc::clone(&self.def), Arc::clone(&self.cache), Arc::clone(&self.tombstones));
+            let wanted = std::mem::take(&mut self.wanted);
+            let context = self.context(&cache, &def, &wanted);
+            let older = joined(
+                self.spans.iter().filter(|(.., hi)| *hi < rank).map(|(first, last, _)| (*first, *last)).collect(),
+            );
+            let mut stats = self.stats;
+            let cursor = SourceCursor::new(source, &tombstones, &context, &older, &mut stats);
+            let index = self.cursors.len();
+            let pushed = cursor.and_then(|cursor| {
+                self.cursors.push(cursor);
+                self.push_head(index, rank, &context)
+            });
+            self.wanted = wanted;
+            self.stats = stats;
+            pushed?;
+        }
+        Ok(())
+    }
+
+    fn context<'a>(&self, cache: &'a MapCache, def: &'a SeriesDef, wanted: &'a [WantedKeys]) -> MergeContext<'a> {
+        MergeContext { cache, def, wanted, desc: self.desc, start: self.start, end: self.end }
+    }
+
+    fn push_head(&mut self, index: usize, rank: u64, context: &MergeContext<'_>) -> Result<()> {
+        if let Some(cursor) = self.cursors.get_mut(index) {
+            if cursor.done {
+                // Nothing will be read from it again: let its map go.
+                cursor.open = None;
+                cursor.loaded = None;
+            } else {
+                let head = cursor.head(context)?;
+                let key = self.key(head);
+                self.heads.push((key, rank, index));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether there is nothing more to give.
+    pub fn is_at_end(&self) -> bool {
+        self.heads.is_empty() && self.waiting.is_empty()
+    }
+
+    /// How many rows are left to give.
+    pub fn count_rows(mut self) -> Result<u64> {
+        let mut rows = 0;
+        while let Some(piece) = self.next_piece()? {
+            rows += (piece.hi - piece.lo) as u64;
+        }
+        Ok(rows)
+    }
+
+    /// The next piece in the direction of the merge, or `None` at the end.
+    pub fn next_piece(&mut self) -> Result<Option<MergedRows>> {
+        self.admit()?;
+        let Some((key, rank, index)) = self.heads.pop() else { return Ok(None) };
+        let head = self.ts_of(key);
+        let (def, cache) = (Arc::clone(&self.def), Arc::clone(&self.cache));
+        let context = self.context(&cache, &def, &[]);
+        // Older rows of the same timestamp are overwritten: step over them.
+        while let Some((other_key, other_rank, other)) = self.heads.peek().copied() {
+            if other_key != key {
+                break;
+            }
+            self.heads.pop();
+            if let Some(cursor) = self.cursors.get_mut(other) {
+                match if self.desc { head.checked_sub(1) } else { head.checked_add(1) } {
+                    Some(beyond) => cursor.seek(beyond, &context)?,
+                    None => cursor.done = true,
+                }
+            }
+            self.push_head(other, other_rank, &context)?;
+        }
+        // Up to the row before the next one of anybody else.
+        let mut others = self.heads.peek().map(|(key, ..)| self.ts_of(*key));
+        if let Some(source) = self.waiting.last() {
+            let nearest = if self.desc { source.ts_max() } else { source.ts_min() };
+            others = Some(match others {
+                None => nearest,
+                Some(other) if self.desc => other.max(nearest),
+                Some(other) => other.min(nearest),
+            });
+        }
+        let Some(cursor) = self.cursors.get_mut(index) else { return Ok(None) };
+        let mut limit = cursor.limit(head, &context);
+        if let Some(other) = others {
+            limit = if self.desc { limit.max(other.saturating_add(1)) } else { limit.min(other.saturating_sub(1)) };
+        }
+        let piece = cursor.take(limit, &context)?;
+        self.push_head(index, rank, &context)?;
+        Ok(Some(piece))
+    }
+}
+
+/// For rising `wanted`, sets `found[i]` where the timestamp is stored in `source` and not hidden.
+pub fn mark_present(
+    source: &MergeSource,
+    tombstones: &[Tombstone],
+    cache: &MapCache,
+    wanted: &[i64],
+    found: &mut [bool],
+) -> Result<()> {
+    let (Some(first), Some(last)) = (wanted.first(), wanted.last()) else { return Ok(()) };
+    if source.ts_min() > *last || source.ts_max() < *first {
+        return Ok(());
+    }
+    let holes = holes_of(source, tombstones, *first, *last);
+    let mut mark = |stored: &[i64]| {
+        let (Some(low), Some(high)) = (stored.first(), stored.last()) else { return };
+        let mut at = wanted.partition_point(|ts| ts < low);
+        let mut row = 0;
+        while let Some(ts) = wanted.get(at).filter(|ts| *ts <= high) {
+            row += stored.get(row..).map_or(0, |rest| rest.partition_point(|stored| stored < ts));
+            let there = stored.get(row) == Some(ts) && !holes.iter().any(|(from, to)| from <= ts && ts <= to);
+            if let (true, Some(slot)) = (there, found.get_mut(at)) {
+                *slot = true;
+            }
+            at += 1;
+        }
+    };
+    match source {
+        MergeSource::Run(run) => mark(run.timestamps()),
+        MergeSource::Chunk(chunk) => {
+            let open = chunk.open(cache)?;
+            for (position, block) in open.blocks().iter().enumerate() {
+                let from = wanted.partition_point(|ts| *ts < block.ts_min);
+                if wanted.get(from).is_some_and(|ts| *ts <= block.ts_max) {
+                    let stored: Buffer = open.timestamps(position)?;
+                    mark(stored.typed_data::<i64>());
+                }
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,196 @@
+//! Earlier commits that stay readable for a while: those that a cursor or ticket names, and every one that a reply can
+//! have named, as far as their share of memory goes.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::planted::{Bug, planted};
+use crate::store::read::state::{SeriesId, SeriesState, StoreState};
+use crate::sync::Mutex;
+
+/// Most commits kept at once for cursors and tickets; beyond it the least recently used one goes early. A kept commit
+/// costs the tail rows that were merged or sealed since, so their number is bounded.
+const PINS_MAX: usize = 256;
+
+/// What a commit is counted as beside its rows: the nodes of maps and the short runs that no later state shares.
+pub const COMMIT_BYTES: u64 = 8 << 10;
+
+/// The kept commits. See the head of this module.
+#[derive(Debug)]
+pub struct RetainedCommits {
+    keep: Duration,
+    pins: Mutex<BTreeMap<u64, RetainedCommit>>,
+    /// Most bytes that `history` holds.
+    history_bytes_max: u64,
+    history: Mutex<CommitHistory>,
+    /// What replaying the log at the opening found; empty in a new store.
+    replayed: ReplayedCommits,
+}
+
+#[derive(Debug)]
+struct RetainedCommit {
+    state: Arc<StoreState>,
+    last_used: Instant,
+}
+
+/// Commits that were the current one, the latest last.
+#[derive(Debug, Default)]
+struct CommitHistory {
+    bytes: u64,
+    past: VecDeque<PastCommit>,
+}
+
+/// A commit that was the current one until `until`.
+#[derive(Debug)]
+struct PastCommit {
+    state: Arc<StoreState>,
+    until: Instant,
+    bytes: u64,
+}
+
+impl CommitHistory {
+    /// Takes out what is too old or too much.
+    fn expire(&mut self, keep: Duration, bytes_max: u64, now: Instant) -> Vec<PastCommit> {
+        let mut gone = Vec::new();
+        while let Some(first) = self.past.front()
+            && (self.bytes > bytes_max || now.duration_since(first.until) >= keep)
+        {
+            self.bytes = self.bytes.saturating_sub(first.bytes);
+            gone.extend(self.past.pop_front());
+        }
+        gone
+    }
+}
+
+/// Commits that were read back from the log when the store was opened.
+///
+/// The chunk files of the manifest can be ahead of them, so that not every series in them is as it was.
+#[derive(Debug, Default)]
+pub struct ReplayedCommits {
+    /// The last commit there was when the store was opened.
+    pub until: u64,
+    /// States at commits of the log, in their order.
+    pub states: Vec<Arc<StoreState>>,
+    /// The last commit that changed a series otherwise than by writing rows.
+    pub rewritten: HashMap<SeriesId, u64>,
+    /// The last commit that dropped a series.
+    pub dropped: u64,
+}
+
+impl ReplayedCommits {
+    /// Whether a series of a state of the log is what it was at that commit.
+    pub fn holds(&self, series: &SeriesState, commit: u64) -> bool {
+        series.last_commit <= commit
+            && series.chunks.iter().all(|chunk| chunk.record.commit_hi <= commit)
+            && series.tail().all(|run| run.commit_hi <= commit)
+            && series.tombstones.iter().all(|tombstone| tombstone.commit <= commit)
+            && self.rewritten.get(&series.id).is_none_or(|last| *last <= commit)
+    }
+}
+
+impl RetainedCommits {
+    pub fn new(keep_ms: u64) -> Self {
+        Self {
+            keep: Duration::from_millis(keep_ms),
+            pins: Mutex::default(),
+            history_bytes_max: 0,
+            history: Mutex::default(),
+            replayed: ReplayedCommits::default(),
+        }
+    }
+
+    /// The same that keeps also what was the current commit, while that takes no more than about so many bytes of
+    /// memory, beginning with what was read back from the log.
+    pub fn with_history(mut self, bytes_max: u64, mut replayed: ReplayedCommits) -> Self {
+        let states = std::mem::take(&mut replayed.states);
+        let until = Instant::now();
+        let past: VecDeque<PastCommit> =
+            states.into_iter().map(|state| PastCommit { state, until, bytes: COMMIT_BYTES }).collect();
+        let bytes = past.len() as u64 * COMMIT_BYTES;
+        let mut history = CommitHistory { bytes, past };
+        history.expire(self.keep, bytes_max, until);
+        self.history_bytes_max = bytes_max;
+        self.history = Mutex::new(history);
+        self.replayed = replayed;
+        self
+    }
+
+    /// What replaying the log found.
+    pub fn replayed(&self) -> &ReplayedCommits {
+        &self.replayed
+    }
+
+    /// Keeps a commit that is no longer the current one; `bytes` is what was written to get from it to the next.
+    pub fn supersede(&self, state: &Arc<StoreState>, bytes: u64) {
+        if self.history_bytes_max == 0 {
+            return;
+        }
+        let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+        if history.past.back().is_some_and(|last| last.state.commit >= state.commit) {
+            return;
+        }
+        let now = Instant::now();
+        let bytes = bytes.saturating_add(COMMIT_BYTES);
+        history.bytes = history.bytes.saturating_add(bytes);
+        history.past.push_back(PastCommit { state: Arc::clone(state), until: now, bytes });
+        let gone = history.expire(self.keep, self.history_bytes_max, now);
+        drop(history);
+        drop(gone);
+    }
+
+    /// Keeps a state readable under its commit.
+    pub fn keep(&self, state: &Arc<StoreState>) {
+        if state.is_partial {
+            return;
+        }
+        let mut pins = self.pins.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        pins.retain(|_, pin| now.duration_since(pin.last_used) < self.keep);
+        pins.insert(state.commit, RetainedCommit { state: Arc::clone(state), last_used: now });
+        while pins.len() > PINS_MAX && !planted(Bug::PinsUnlimited) {
+            let oldest = pins.iter().min_by_key(|(_, pin)| pin.last_used).map(|(commit, _)| *commit);
+            match oldest {
+                Some(commit) => pins.remove(&commit),
+                None => break,
+            };
+        }
+    }
+
+    /// The kept state of a commit; asking for it keeps it longer.
+    pub fn get(&self, commit: u64) -> Option<Arc<StoreState>> {
+        let mut pins = self.pins.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(pin) = pins.get_mut(&commit).filter(|pin| pin.last_used.elapsed() < self.keep) {
+            pin.last_used = Instant::now();
+            return Some(Arc::clone(&pin.state));
+        }
+        drop(pins);
+        let history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = history.past.binary_search_by_key(&commit, |past| past.state.commit).ok()?;
+        let past = history.past.get(at).filter(|past| past.until.elapsed() < self.keep)?;
+        let state = Arc::clone(&past.state);
+        drop(history);
+        self.keep(&state);
+        Some(state)
+    }
+
+    /// Lets go of all commits that only a reply can have named: their files take space that is needed.
+    pub fn give_up_history(&self) {
+        let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+        let gone = std::mem::take(&mut history.past);
+        history.bytes = 0;
+        drop(history);
+        drop(gone);
+    }
+
+    /// Lets go of what is too old.
+    pub fn expire(&self) {
+        let mut pins = self.pins.lock().unwrap_or_else(PoisonError::into_inner);
+        pins.retain(|_, pin| pin.last_used.elapsed() < self.keep);
+        drop(pins);
+        let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+        let gone = history.expire(self.keep, self.history_bytes_max, Instant::now());
+        drop(history);
+        drop(gone);
+    }
+}

@@ -1,0 +1,664 @@
+//! The commit queue: one order for all commits, one sync for many of them.
+//!
+//! A writer computes the next pending state under the lock, queues its frame and waits. One of the waiters becomes
+//! the leader: it takes everything queued, writes and syncs it without the lock, then publishes the state that
+//! belongs to it. Readers only ever see published states, so they never see rows that are not durable under the
+//! configured mode, and never wait.
+//!
+//! A failed write or sync stops the queue for good (`writer_stopped`); readers go on. When space for a frame cannot
+//! be reserved, or the file for it cannot be created, nothing was written: the waiting commits fail with `storage_full`,
+//! `overloaded` or `io`, and the queue goes on.
+//! A queue of a store whose directory or `LOCK` was taken away stops before it acknowledges anything more.
+
+use std::sync::{Arc, OnceLock, PoisonError};
+
+use crate::disk::Lock;
+use crate::error::{Error, ErrorCode, Result};
+use crate::format::wal::FrameKind;
+use crate::planted::{Bug, planted};
+use crate::store::read::retained_commits::RetainedCommits;
+use crate::store::read::state::{SeriesId, StoreState, Structural};
+use crate::store::wal::segments::{AppendError, Log, LogBytes, QueuedFrame, make_spare};
+use crate::sync::{ArcSwap, Condvar, Mutex, MutexGuard};
+use crate::types::SeriesKey;
+
+/// When a commit is acknowledged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Durability {
+    /// After its sync.
+    #[default]
+    Sync,
+    /// After its write; synced every interval.
+    Interval,
+    /// After its write; the operating system decides when it is durable.
+    None,
+}
+
+impl Durability {
+    pub fn name(self) -> &'static str {
+        match self {
+            Durability::Sync => "sync",
+            Durability::Interval => "interval",
+            Durability::None => "none",
+        }
+    }
+}
+
+/// Outcome of the commits that share a sync.
+#[derive(Debug, Default)]
+pub struct CommitBatch(OnceLock<Result<()>>);
+
+impl CommitBatch {
+    /// That of a commit which is durable and visible already.
+    pub fn done() -> Self {
+        Self(OnceLock::from(Ok(())))
+    }
+}
+
+/// Why writing stopped, once it did: the first cause.
+type Stopped = Arc<OnceLock<String>>;
+
+/// What is decided and not yet durable. Held under the queue's lock.
+#[derive(Debug)]
+pub struct QueuedCommits {
+    /// State after every queued commit.
+    pub state: Arc<StoreState>,
+    frames: Vec<QueuedFrame>,
+    /// The state of each queued commit, and the bytes of its frame.
+    states: Vec<(Arc<StoreState>, u64)>,
+    /// Maintenance applied since the leader took its state.
+    structural: Vec<Structural>,
+    batch: Arc<CommitBatch>,
+    leading: bool,
+    /// A series whose newest chunks are named in `state` and do not have their files yet.
+    loading: Option<SeriesId>,
+    next_lsn: u64,
+    /// Highest LSN known to be synced.
+    durable_lsn: u64,
+    /// Highest LSN written.
+    written_lsn: u64,
+    /// Highest `durable_lsn` that a frame on disk carries.
+    marked_lsn: u64,
+    stopped: Stopped,
+    /// What every change is answered, in a store that is only read.
+    refusal: Option<Error>,
+}
+
+/// What a leader took to write.
+struct LeaderTurn {
+    frames: Vec<QueuedFrame>,
+    states: Vec<(Arc<StoreState>, u64)>,
+    batch: Arc<CommitBatch>,
+    /// The state behind the last frame.
+    state: Arc<StoreState>,
+}
+
+/// A state whose runs were frozen, and where the log stands behind it.
+#[derive(Debug)]
+pub struct FrozenRuns {
+    pub ids: Arc<Vec<SeriesId>>,
+    /// Not durable before `decided` and a sync behind it.
+    pub state: Arc<StoreState>,
+    /// To wait on before anything of the state is used: a commit in it can still be refused.
+    pub decided: Arc<CommitBatch>,
+    /// Segment that is open, and the LSN of the next frame.
+    pub segment: u64,
+    pub first_lsn: u64,
+}
+
+/// The queue. See the head of this module.
+#[derive(Debug)]
+pub struct CommitQueue {
+    pending: Mutex<QueuedCommits>,
+    wake: Condvar,
+    /// Only the leader, or a holder of the `pending` lock while nobody leads, uses the log.
+    log: Mutex<Log>,
+    /// What of both is looked at without waiting for either lock.
+    log_bytes: Arc<LogBytes>,
+    stopped: Stopped,
+    published: ArcSwap<StoreState>,
+    /// Where commits go that are no longer the current one.
+    past: Arc<RetainedCommits>,
+    durability: Durability,
+    /// The lock under which the log is written; `None` where nothing is.
+    lock: Option<Arc<Lock>>,
+}
+
+impl CommitQueue {
+    pub fn new(state: StoreState, log: Log, next_lsn: u64, durability: Durability, stopped: Option<String>) -> Self {
+        let state = Arc::new(state);
+        let stopped: Stopped = Arc::new(stopped.map_or_else(OnceLock::new, OnceLock::from));
+        let pending = QueuedCommits {
+            state: Arc::clone(&state),
+            frames: Vec::new(),
+            states: Vec::new(),
+            structural: Vec::new(),
+            batch: Arc::default(),
+            leading: false,
+            loading: None,
+            next_lsn,
+            durable_lsn: next_lsn - 1,
+            written_lsn: next_lsn - 1,
+            marked_lsn: 0,
+            stopped: Arc::clone(&stopped),
+            refusal: None,
+        };
+        Self {
+            pending: Mutex::new(pending),
+            wake: Condvar::new(),
+            log_bytes: log.told(),
+            stopped,
+            log: Mutex::new(log),
+            published: ArcSwap::from(state),
+            past: Arc::new(RetainedCommits::new(0)),
+            durability,
+            lock: None,
+        }
+    }
+
+    /// A queue that acknowledges only as long as this lock is not lost.
+    pub fn owned_by(mut self, lock: Arc<Lock>) -> Self {
+        self.lock = Some(lock);
+        self
+    }
+
+    /// `writer_stopped`, from now on, once the directory of the store or its `LOCK` was removed or replaced.
+    pub fn check_owned(&self) -> Result<()> {
+        let Some(lost) = self.lock.as_ref().and_then(|lock| lock.is_lost()) else { return Ok(()) };
+        let _ = self.stopped.set(lost.clone());
+        Err(stopped_error(&lost))
+    }
+
+    /// Appends frames to a log that belongs to this process before and after.
+    fn append(&self, frames: &[QueuedFrame], sync: bool) -> std::result::Result<(), AppendError> {
+        let owned = || self.check_owned().map_err(|error| AppendError { error, untouched: false });
+        owned()?;
+        self.log().append(frames, sync)?;
+        owned()
+    }
+
+    /// The same that hands on commits which are no longer the current one.
+    pub fn with_past(self, past: Arc<RetainedCommits>) -> Self {
+        Self { past, ..self }
+    }
+
+    /// The last published state.
+    pub fn published(&self) -> Arc<StoreState> {
+        self.published.load_full()
+    }
+
+    /// The lock under which commits are decided.
+    pub fn lock(&self) -> MutexGuard<'_, QueuedCommits> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The same for who reads rows of these series under it: when their chunks can be read.
+    pub fn lock_to_read<'k>(&self, keys: impl Iterator<Item = &'k SeriesKey> + Clone) -> MutexGuard<'_, QueuedCommits> {
+        let mut pending = self.lock();
+        while pending.loading.is_some_and(|id| keys.clone().any(|key| pending.state.keys.get(key) == Some(&id)))
+            && !planted(Bug::LoadReadEarly)
+        {
+            pending = self.wake.wait(pending).unwrap_or_else(PoisonError::into_inner);
+        }
+        pending
+    }
+
+    fn log(&self) -> MutexGuard<'_, Log> {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Why writing stopped, if it did.
+    pub fn stopped(&self) -> Option<String> {
+        self.stopped.get().cloned()
+    }
+
+    /// Stops acknowledging writes until the store is opened again.
+    pub fn stop(&self, cause: &Error) {
+        let _ = self.lock().stopped.set(cause.to_string());
+    }
+
+    /// Whether changes are decided here at all.
+    pub fn takes_writes(&self) -> bool {
+        self.check_owned().and_then(|()| self.lock().check_writable()).is_ok()
+    }
+
+    /// Answers every change with this error from now on.
+    pub fn refuse(&self, refusal: Error) {
+        self.lock().refusal = Some(refusal);
+    }
+
+    pub fn durability(&self) -> Durability {
+        self.durability
+    }
+
+    /// Queues a commit that leads to `state` and gives what to wait on. `state.commit` is its number.
+    pub fn enqueue(
+        &self,
+        pending: &mut QueuedCommits,
+        state: StoreState,
+        payload: Vec<u8>,
+    ) -> Result<Arc<CommitBatch>> {
+        pending.check_writable()?;
+        let lsn = pending.next_lsn;
+        pending.next_lsn += 1;
+        let bytes = payload.len() as u64;
+        pending.frames.push(QueuedFrame {
+            kind: FrameKind::Commit,
+            lsn,
+            commit: state.commit,
+            durable_lsn: pending.durable_lsn,
+            payload,
+        });
+        pending.state = Arc::new(state);
+        pending.states.push((Arc::clone(&pending.state), bytes));
+        Ok(Arc::clone(&pending.batch))
+    }
+
+    /// Applies maintenance to the pending and the published state at once.
+    pub fn apply(&self, pending: &mut QueuedCommits, change: Structural) {
+        let mut state = pending.state.as_ref().clone();
+        change.apply(&mut state);
+        pending.state = Arc::new(state);
+        let mut published = self.published.load().as_ref().clone();
+        change.apply(&mut published);
+        self.published.store(Arc::new(published));
+        if pending.leading {
+            pending.structural.push(change);
+        }
+    }
+
+    /// Waits until the batch is durable under the configured mode and visible, leading when nobody does.
+    pub fn wait(&self, batch: &CommitBatch) -> Result<()> {
+        let mut pending = self.lock();
+        loop {
+            if let Some(outcome) = batch.0.get() {
+                return outcome.clone();
+            }
+            if pending.leading {
+                pending = self.wake.wait(pending).unwrap_or_else(PoisonError::into_inner);
+            } else {
+                pending = self.lead(pending);
+            }
+        }
+    }
+
+    /// Waits until a batch is decided and everything written is durable: for what moves it out of the log.
+    pub fn settled(&self, batch: &CommitBatch) -> Result<()> {
+        if !planted(Bug::SettledBeforeDecided) {
+            self.wait(batch)?;
+        }
+        if planted(Bug::SettledBeforeSynced) { Ok(()) } else { self.sync() }
+    }
+
+    /// Makes everything queued so far durable and visible.
+    pub fn flush(&self) -> Result<()> {
+        let batch = self.lock().decided()?;
+        self.wait(&batch)
+    }
+
+    fn lead<'a>(&'a self, mut pending: MutexGuard<'a, QueuedCommits>) -> MutexGuard<'a, QueuedCommits> {
+        let turn = pending.take_turn();
+        if planted(Bug::ShownBeforeWritten) {
+            self.published.store(Arc::clone(&turn.state));
+        }
+        drop(pending);
+
+        let sync = self.durability == Durability::Sync;
+        let outcome = if turn.frames.is_empty() { Ok(()) } else { self.append(&turn.frames, sync) };
+
+        let mut pending = self.lock();
+        pending.leading = false;
+        // Told to whoever waits; the leader itself looks there too.
+        let _ = self.settle(&mut pending, turn, outcome, sync);
+        pending.structural.clear();
+        self.wake();
+        pending
+    }
+
+    /// Ends the turn of a leader: its state is published, or what it took is refused with everything behind it.
+    fn settle(
+        &self,
+        pending: &mut QueuedCommits,
+        turn: LeaderTurn,
+        outcome: std::result::Result<(), AppendError>,
+        sync: bool,
+    ) -> Result<()> {
+        let outcome = match outcome {
+            Ok(()) => {
+                if let Some(last) = turn.frames.last() {
+                    pending.written_lsn = last.lsn;
+                    pending.marked_lsn = pending.marked_lsn.max(last.durable_lsn);
+                    if sync {
+                        pending.durable_lsn = last.lsn;
+                    }
+                }
+                self.publish(pending, &turn.state, &turn.states);
+                Ok(())
+            }
+            Err(failure) => {
+                tracing::error!(error = %failure.error, "the log could not be written");
+                if failure.error.code() == ErrorCode::StorageFull {
+                    self.past.give_up_history();
+                }
+                // Nothing queued behind can stand without what failed.
+                let noticed_late = planted(Bug::FullNoticedLate) && failure.error.code() == ErrorCode::StorageFull;
+                let error = if failure.untouched || noticed_late {
+                    pending.rewind();
+                    failure.error
+                } else {
+                    if !planted(Bug::WriterGoesOn) {
+                        let _ = pending.stopped.set(failure.error.to_string());
+                    }
+                    let cause = pending.stopped.get().cloned().unwrap_or_else(|| failure.error.to_string());
+                    stopped_error(&cause)
+                };
+                self.refuse_queued(pending, &error);
+                Err(error)
+            }
+        };
+        let _ = turn.batch.0.set(outcome.clone());
+        outcome
+    }
+
+    /// Shows a state to readers, with what maintenance changed since it was taken. `states` are those of the commits
+    /// that led to it, itself among them: they were acknowledged, so that each can be asked for.
+    fn publish(&self, pending: &QueuedCommits, state: &Arc<StoreState>, states: &[(Arc<StoreState>, u64)]) {
+        let before = self.published.load_full();
+        if before.commit < state.commit {
+            self.past.supersede(&before, states.first().map_or(0, |(_, bytes)| *bytes));
+            for pair in states.windows(2) {
+                if let [(earlier, _), (_, bytes)] = pair {
+                    self.past.supersede(earlier, *bytes);
+                }
+            }
+        }
+        if pending.structural.is_empty() || planted(Bug::MaintenanceForgotten) {
+            self.published.store(Arc::clone(state));
+            return;
+        }
+        let mut state = state.as_ref().clone();
+        pending.structural.iter().for_each(|change| change.apply(&mut state));
+        self.published.store(Arc::new(state));
+    }
+
+    /// Refuses everything that is queued: the store stands where it is published.
+    fn refuse_queued(&self, pending: &mut QueuedCommits, error: &Error) {
+        pending.state = self.published.load_full();
+        pending.frames.clear();
+        pending.states.clear();
+        pending.structural.clear();
+        let behind = std::mem::take(&mut pending.batch);
+        let _ = behind.0.set(Err(error.clone()));
+    }
+
+    fn wake(&self) {
+        if !planted(Bug::WaitersNotWoken) {
+            self.wake.notify_all();
+        }
+    }
+
+    /// Makes a commit that is not in the log: everything decided before it becomes durable and visible, then `write`
+    /// makes it count on disk, then readers see it. Commits decided meanwhile wait behind it, and are refused with it.
+    ///
+    /// `decide` gets the state before it and gives the one behind it; `None` when there is nothing to commit after
+    /// all, and nothing was changed. `write` gives the number of the manifest edit. Before it the files of new chunks of
+    /// the series `id` need not be there.
+    pub fn commit_beside<T>(
+        &self,
+        id: SeriesId,
+        decide: impl FnOnce(&StoreState) -> Result<Option<(StoreState, T)>>,
+        write: impl FnOnce(T) -> Result<u64>,
+    ) -> Result<Option<()>> {
+        let mut pending = self.lock();
+        while pending.leading {
+            pending = self.wake.wait(pending).unwrap_or_else(PoisonError::into_inner);
+        }
+        pending.check_writable()?;
+        let Some((state, work)) = decide(&pending.state)? else { return Ok(None) };
+        let after = Arc::new(state);
+        let turn = pending.take_turn();
+        pending.state = Arc::clone(&after);
+        pending.loading = Some(id);
+        let unsynced = pending.durable_lsn < pending.written_lsn;
+        drop(pending);
+
+        // What is decided before it must not be lost when it is not.
+        let logged = match (turn.frames.is_empty(), unsynced) {
+            (false, _) => self.append(&turn.frames, true),
+            (true, true) => self.log().sync().map_err(|error| AppendError { error, untouched: false }),
+            (true, false) => Ok(()),
+        };
+        let mut pending = self.lock();
+        if let Err(error) = self.settle(&mut pending, turn, logged, true) {
+            pending.leading = false;
+            pending.loading = None;
+            self.wake();
+            return Err(error);
+        }
+        pending.durable_lsn = pending.written_lsn;
+        self.wake();
+        if planted(Bug::LoadShownEarly) {
+            self.publish(&pending, &after, &[]);
+        }
+        drop(pending);
+
+        let written = write(work);
+
+        let mut pending = self.lock();
+        pending.leading = false;
+        pending.loading = None;
+        let outcome = match written {
+            Ok(edit) => {
+                self.publish(&pending, &after, &[]);
+                pending.structural.clear();
+                self.apply(&mut pending, Structural::Chunks { parts: Arc::default(), edit });
+                Ok(Some(()))
+            }
+            Err(error) => {
+                // When the edit may be on disk or not, the writer was stopped by who published it.
+                let error = pending.stopped.get().map_or(error, |cause| stopped_error(cause));
+                pending.rewind();
+                self.refuse_queued(&mut pending, &error);
+                Err(error)
+            }
+        };
+        self.wake();
+        outcome
+    }
+
+    /// Takes the log for maintenance: waits until nobody leads and keeps others from leading.
+    fn with_log<T>(&self, work: impl FnOnce(&mut QueuedCommits, &mut Log) -> Result<T>) -> Result<T> {
+        let mut pending = self.lock();
+        while pending.leading {
+            pending = self.wake.wait(pending).unwrap_or_else(PoisonError::into_inner);
+        }
+        let mut log = self.log();
+        work(&mut pending, &mut log)
+    }
+
+    /// Writes a marker frame when acknowledged frames stand last, so that a later recovery knows they were synced.
+    pub fn mark(&self) -> Result<()> {
+        self.with_log(|pending, log| {
+            let due = pending.frames.is_empty() && pending.durable_lsn > pending.marked_lsn;
+            if planted(Bug::MarkerNotWritten) || !due || pending.stopped.get().is_some() || !log.has_room_for_marker() {
+                return Ok(());
+            }
+            let marker = QueuedFrame {
+                kind: FrameKind::Marker,
+                lsn: pending.next_lsn,
+                commit: 0,
+                durable_lsn: pending.durable_lsn,
+                payload: Vec::new(),
+            };
+            match log.append(&[marker], false) {
+                Ok(()) => {
+                    pending.marked_lsn = pending.durable_lsn;
+                    pending.written_lsn = pending.next_lsn;
+                    pending.next_lsn += 1;
+                    Ok(())
+                }
+                Err(failure) => {
+                    let _ = pending.stopped.set(failure.error.to_string());
+                    Err(failure.error)
+                }
+            }
+        })
+    }
+
+    /// Syncs what was written without a sync (`interval`, `none`, markers).
+    pub fn sync(&self) -> Result<()> {
+        self.with_log(QueuedCommits::sync)
+    }
+
+    /// Freezes the runs of these series (all with runs when `None`) at one commit, and tells where the log stands
+    /// behind it: what the state holds comes from frames before `first_lsn`, everything later from frames behind it.
+    pub fn freeze(&self, ids: Option<&[SeriesId]>) -> Result<FrozenRuns> {
+        self.with_log(|pending, log| {
+            pending.check_writable()?;
+            let has_runs = |id: &SeriesId| pending.state.series.get(id).is_some_and(|series| !series.runs.is_empty());
+            let ids: Vec<SeriesId> = match ids {
+                Some(ids) => ids.iter().copied().filter(has_runs).collect(),
+                None => pending.state.series.keys().copied().filter(has_runs).collect(),
+            };
+            let ids = Arc::new(ids);
+            self.apply(pending, Structural::Freeze(Arc::clone(&ids)));
+            Ok(FrozenRuns {
+                ids,
+                state: Arc::clone(&pending.state),
+                decided: Arc::clone(&pending.batch),
+                segment: log.segment(),
+                first_lsn: pending.next_lsn,
+            })
+        })
+    }
+
+    /// Removes log segments the manifest no longer needs.
+    pub fn trim(&self, first_segment: u64) -> Result<()> {
+        self.with_log(|_, log| log.trim(first_segment))
+    }
+
+    /// Number of the newest log segment.
+    pub fn segment(&self) -> u64 {
+        self.log().segment()
+    }
+
+    /// Makes a spare segment when one is wanted; only taking it over needs the log.
+    pub fn make_spare(&self) -> Result<()> {
+        let wanted = {
+            let log = self.log();
+            log.wants_spare().then(|| log.spare_of())
+        };
+        if let Some((tmp, bytes)) = wanted {
+            let spare = make_spare(&tmp, bytes)?;
+            self.log().give_spare(spare);
+        }
+        Ok(())
+    }
+
+    /// Lets the next frames find the disk full.
+    #[cfg(test)]
+    pub fn fill_disk_once(&self) {
+        self.fail_segment_once(Error::new(ErrorCode::StorageFull, "no room"));
+    }
+
+    /// Lets the segment for the next frames fail with this error.
+    #[cfg(test)]
+    pub fn fail_segment_once(&self, error: Error) {
+        self.log().fail_once = Some(error);
+    }
+
+    /// Bytes of the log on disk, and bytes of frames in it. Waits for no sync.
+    pub fn log_bytes(&self) -> (u64, u64) {
+        self.log_bytes.now()
+    }
+}
+
+impl QueuedCommits {
+    /// Takes everything queued; nobody else leads until `leading` is false again.
+    fn take_turn(&mut self) -> LeaderTurn {
+        self.structural.clear();
+        self.leading = true;
+        LeaderTurn {
+            frames: std::mem::take(&mut self.frames),
+            states: std::mem::take(&mut self.states),
+            batch: std::mem::take(&mut self.batch),
+            state: Arc::clone(&self.state),
+        }
+    }
+
+    /// The numbers of frames that are not written any more are free again.
+    fn rewind(&mut self) {
+        self.next_lsn = self.written_lsn + 1;
+    }
+
+    /// Makes every written frame durable.
+    fn sync(&mut self, log: &mut Log) -> Result<()> {
+        self.check_writable()?;
+        if self.durable_lsn >= self.written_lsn {
+            return Ok(());
+        }
+        match log.sync() {
+            Ok(()) => {
+                self.durable_lsn = self.written_lsn;
+                Ok(())
+            }
+            Err(error) => {
+                let _ = self.stopped.set(error.to_string());
+                Err(error)
+            }
+        }
+    }
+
+    /// What to wait on for everything this state holds. Taken under the lock under which the state is looked at: a
+    /// batch taken later can succeed although what was looked at was refused in between.
+    pub fn decided(&self) -> Result<Arc<CommitBatch>> {
+        self.check_writable()?;
+        Ok(Arc::clone(&self.batch))
+    }
+
+    /// `writer_stopped` once a write or sync failed, and in a store that is only read.
+    pub fn check_writable(&self) -> Result<()> {
+        if let Some(refusal) = &self.refusal {
+            return Err(refusal.clone());
+        }
+        match self.stopped.get() {
+            None => Ok(()),
+            Some(cause) => Err(stopped_error(cause)),
+        }
+    }
+}
+
+fn stopped_error(cause: &str) -> Error {
+    Error::new(ErrorCode::WriterStopped, format!("the store takes no writes any more: {cause}"))
+        .with_hint("reads go on; restart the server when the disk is healthy again")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::disk::DiskPath;
+    use crate::store::facade::{Store, StoreOptions};
+    use crate::store::open::recover::{ManifestTrust, read_store};
+
+    #[test]
+    fn what_people_look_at_waits_for_no_sync() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = DiskPath::os(dir.path());
+        drop(Store::open_on(&root, true, StoreOptions { upkeep: false, ..StoreOptions::default() }).unwrap());
+        let read = read_store(&root, ManifestTrust::Manifest).unwrap();
+        let log = Log::open(&root, read.start, &read.log, 64 << 10).unwrap();
+        let bytes = (log.bytes(), log.used_bytes());
+        assert!(bytes.0 > 0 && bytes.1 > 0);
+        let queue = Arc::new(CommitQueue::new(read.state, log, 1, Durability::Sync, None));
+        // As it is while a disk stalls: both locks are held for as long as it takes.
+        let (_pending, _log) = (queue.lock(), queue.log());
+        let (tell, told) = channel();
+        let looking = Arc::clone(&queue);
+        std::thread::spawn(move || tell.send((looking.log_bytes(), looking.stopped())));
+        assert_eq!(told.recv_timeout(Duration::from_secs(60)).unwrap(), (bytes, None));
+    }
+}

@@ -1,0 +1,718 @@
+//! The write-ahead log on disk: segments, appended and synced by one thread at a time, read back at recovery.
+//!
+//! Invariants: a segment is published and its directory synced before its first frame is acknowledged; a segment is
+//! synced before the first frame of the next one is written; LSNs rise by one from frame to frame; every segment that a
+//! batch of frames needs is there before the first byte of the batch is written, so that a full disk costs the batch and
+//! nothing else.
+
+use std::collections::VecDeque;
+use std::io::{Seek, SeekFrom};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use crate::disk::{self, DiskPath, StagedFile, WriteFile};
+use crate::error::{Error, ErrorCode, Result};
+use crate::format::wal::{
+    self, FrameHeader, FrameKind, FrameRead, SEGMENT_HEADER_BYTES, SegmentHeader, decode_segment_header,
+    encode_segment_header, frame_bytes,
+};
+use crate::planted::{Bug, planted};
+use crate::store::open_progress::{OpenProgress, OpenStep};
+
+/// Frames with shorter payloads are gathered and written together; longer ones are not copied. Proofs write few rows,
+/// and are to see both.
+const COPY_BYTES_MAX: usize = if cfg!(feature = "proof") { 512 } else { 256 * 1024 };
+
+/// A frame waiting to be written.
+#[derive(Debug)]
+pub struct QueuedFrame {
+    pub kind: FrameKind,
+    pub lsn: u64,
+    pub commit: u64,
+    pub durable_lsn: u64,
+    pub payload: Vec<u8>,
+}
+
+/// The log open for appending.
+#[derive(Debug)]
+pub struct Log {
+    dir: DiskPath,
+    tmp: DiskPath,
+    segment_bytes: u64,
+    /// The newest segment; `None` for a damaged log, which takes no frames.
+    open: Option<Segment>,
+    /// Number and bytes of every segment on disk, oldest first; the last one is open.
+    segments: VecDeque<(u64, u64)>,
+    /// The bytes of it, for those who do not wait.
+    told: Arc<LogBytes>,
+    /// A file of zeros that becomes the next segment.
+    spare: Option<StagedFile>,
+    /// Lets the segment for the next frames fail with this error.
+    #[cfg(test)]
+    pub fail_once: Option<Error>,
+}
+
+/// Bytes of a log as they were last told: what people look at waits for no disk.
+#[derive(Debug, Default)]
+pub struct LogBytes {
+    all: AtomicU64,
+    used: AtomicU64,
+}
+
+impl LogBytes {
+    /// Bytes of all segments on disk, and those written since the oldest began.
+    pub fn now(&self) -> (u64, u64) {
+        (self.all.load(Ordering::Relaxed), self.used.load(Ordering::Relaxed))
+    }
+}
+
+/// A segment open for appending.
+#[derive(Debug)]
+struct Segment {
+    number: u64,
+    file: WriteFile,
+    epoch: u64,
+    /// Where the next frame goes.
+    offset: u64,
+    bytes: u64,
+}
+
+/// Why appending failed, and whether the log is still as it was before.
+#[derive(Debug)]
+pub struct AppendError {
+    pub error: Error,
+    /// No byte of any frame was written: the caller may go on later.
+    pub untouched: bool,
+}
+
+/// Where in the log reading begins and what it has to find there, as far as the manifest knows.
+#[derive(Clone, Copy, Debug)]
+pub struct ReplayStart {
+    /// First segment that is needed.
+    pub segment: u64,
+    /// Frames before this LSN are skipped.
+    pub lsn: u64,
+    /// Highest segment known to have been there; 0 when nobody knows.
+    pub last_segment: u64,
+    /// Whether the store is new, so that there need be no segment.
+    pub new: bool,
+}
+
+/// What recovery found in the log. Reading changed nothing on disk.
+#[derive(Debug, Default)]
+pub struct RecoveredLog {
+    /// Commit frames in order.
+    pub commits: Vec<(FrameHeader, Vec<u8>)>,
+    /// LSN after the last whole frame.
+    pub next_lsn: u64,
+    /// Highest LSN that some frame says was synced.
+    pub durable_lsn: u64,
+    /// Torn ends of writes nobody was told of, to be cut.
+    pub torn: Vec<String>,
+    /// Damage in data that was synced: the store is read-only until it is repaired.
+    pub rot: Vec<String>,
+    /// Closed ranges of LSNs that are lost for it.
+    pub lost: Vec<(u64, u64)>,
+    /// LSN from which on frames may be lost without a trace, because the end of the log is gone.
+    pub lost_from: Option<u64>,
+    /// Upper bound of the number of frames lost from `lost_from` on: as many as fit into the missing bytes.
+    pub lost_frames_max: u64,
+    /// Number and bytes of every segment, oldest first; bytes as the header states them, where it can be read.
+    pub segments: Vec<(u64, u64)>,
+    /// Segments before the first one that is needed.
+    superseded: Vec<u64>,
+    /// Where the log ends.
+    end: Option<LogEnd>,
+}
+
+/// The place after the last whole frame of the newest segment.
+#[derive(Clone, Copy, Debug)]
+struct LogEnd {
+    segment: u64,
+    epoch: u64,
+    offset: u64,
+    /// Bytes of the segment as its header states them; bytes that were added to the file later are not used.
+    bytes: u64,
+}
+
+impl RecoveredLog {
+    /// Whether frames are lost, or may be.
+    pub fn has_lost(&self) -> bool {
+        !self.lost.is_empty() || self.lost_from.is_some()
+    }
+}
+
+/// Path of a segment.
+pub fn segment_path(dir: &DiskPath, number: u64) -> DiskPath {
+    dir.join(format!("{number:020}.wal"))
+}
+
+/// The number in the name of a segment.
+pub fn segment_number(name: &str) -> Option<u64> {
+    name.strip_suffix(".wal")?.parse().ok()
+}
+
+/// Reads the log. Nothing on disk is changed.
+pub fn read_log(root: &DiskPath, start: ReplayStart, opening: &OpenProgress) -> Result<RecoveredLog> {
+    let dir = root.join("wal");
+    let all: Vec<u64> = disk::list(&dir)?.iter().filter_map(|name| segment_number(name)).collect();
+    let (superseded, numbers): (Vec<u64>, Vec<u64>) = all.into_iter().partition(|number| *number < start.segment);
+    let mut found = RecoveredLog { next_lsn: start.lsn, superseded, ..RecoveredLog::default() };
+    let mut scan =
+        LogScan { next_lsn: None, first_lsn: start.lsn, segment_bytes_max: 0, damage: Vec::new(), found: &mut found };
+    let mut expected = start.segment;
+    opening.begin(OpenStep::Log, numbers.len() as u64);
+    for (number, named) in in_order(&dir, &numbers, &mut scan)? {
+        opening.advance();
+        if number < expected {
+            scan.note(format!("{} repeats segment {number}", segment_path(&dir, named).display()), (named, 0), true);
+            scan.found.segments.push((named, 0));
+            continue;
+        }
+        if number != expected {
+            scan.note_missing(&dir, expected, number - 1);
+        }
+        expected = number + 1;
+        let path = segment_path(&dir, named);
+        let bytes = disk::read(&path)?;
+        let end = scan.segment(named, &path, &bytes);
+        scan.found.segments.push((named, end.bytes));
+        scan.found.end = Some(end);
+    }
+    let last = start.last_segment.max(if start.new { 0 } else { start.segment });
+    if expected <= last {
+        scan.note_missing(&dir, expected, last);
+    } else if let Some(next) = scan.next_lsn.filter(|next| *next < start.lsn) {
+        // The manifest was published after its positions were synced, so these frames were there.
+        let path = segment_path(&dir, expected.saturating_sub(1));
+        let place = format!("{} ends at lsn {next}, the manifest begins at {}", path.display(), start.lsn);
+        let frames = scan.segment_bytes_max / wal::FRAME_ALIGNMENT as u64;
+        scan.note_end(place, (expected.saturating_sub(1), 0), Some(frames));
+    }
+    let (damage, segment_bytes_max) = (std::mem::take(&mut scan.damage), scan.segment_bytes_max);
+    let behind = scan.next_lsn.unwrap_or(start.lsn).max(start.lsn);
+    found.next_lsn = behind;
+    let rotten = damage.iter().any(|damage| damage.was_synced || damage.lsn <= found.durable_lsn);
+    if rotten && !planted(Bug::RotTakenForTorn) {
+        found.rot = damage.iter().map(|damage| damage.place.clone()).collect();
+        // Frames before the first position are in the manifest.
+        let needed = |(first, last): (u64, u64)| (first.max(start.lsn), last);
+        let lost = damage.iter().filter_map(|damage| damage.lost).map(needed);
+        found.lost = lost.filter(|(first, last)| first <= last).collect();
+        let at_end = |damage: &&LogDamage| {
+            damage.frames_max.is_some() && damage.lost.is_none() && damage.lsn.max(start.lsn) >= behind
+        };
+        found.lost_from = damage.iter().find(at_end).map(|_| behind);
+        let segment_bytes = if segment_bytes_max == 0 { SEGMENT_BYTES_LARGEST } else { segment_bytes_max };
+        let segment_frames = segment_bytes / wal::FRAME_ALIGNMENT as u64;
+        found.lost_frames_max = damage.iter().filter(at_end).fold(0, |sum, damage| {
+            sum.saturating_add(match damage.frames_max {
+                Some(FramesMax::Frames(frames)) => frames,
+                Some(FramesMax::Segments(segments)) => segments.saturating_mul(segment_frames),
+                None => 0,
+            })
+        });
+        if found.durable_lsn >= behind {
+            found.lost.push((behind, found.durable_lsn));
+            found.next_lsn = found.durable_lsn + 1;
+            found.lost_from = found.lost_from.map(|_| found.next_lsn);
+        }
+    } else if let Some(first) = damage.first() {
+        // The torn end of writes nobody was told of: it is cut, with whatever came after it.
+        found.torn = damage.iter().map(|damage| damage.place.clone()).collect();
+        found.commits.retain(|(frame, _)| frame.lsn < first.lsn);
+        found.next_lsn = first.lsn;
+        let bytes = found.segments.iter().find(|(number, _)| *number == first.at.0).map_or(0, |(_, bytes)| *bytes);
+        found.end = Some(LogEnd { segment: first.at.0, epoch: first.epoch, offset: first.at.1, bytes });
+    }
+    Ok(found)
+}
+
+/// The segments in the order in which they were written: their number by their header, and by their name.
+fn in_order(dir: &DiskPath, numbers: &[u64], scan: &mut LogScan<'_>) -> Result<Vec<(u64, u64)>> {
+    let mut order = Vec::with_capacity(numbers.len());
+    for named in numbers {
+        let path = segment_path(dir, *named);
+        let file = disk::open(&path)?;
+        let head = SEGMENT_HEADER_BYTES.min(usize::try_from(disk::file_bytes(&file, &path)?).unwrap_or(0));
+        let number = match decode_segment_header(&disk::read_at(&file, &path, 0, head)?) {
+            Ok(header) => header.number,
+            Err(error) if error.code() == ErrorCode::UnsupportedFormat => return Err(error),
+            Err(_) => *named,
+        };
+        if number != *named {
+            scan.note(format!("{} holds segment {number}", path.display()), (*named, 0), true);
+        }
+        order.push((number, *named));
+    }
+    order.sort_unstable();
+    Ok(order)
+}
+
+fn missing(dir: &DiskPath, from: u64, to: u64) -> String {
+    let first = segment_path(dir, from);
+    if from == to {
+        format!("{} is missing", first.display())
+    } else {
+        format!("{} to {} are missing", first.display(), segment_path(dir, to).display())
+    }
+}
+
+impl Log {
+    /// Opens the log that was read for appending: cuts what is torn and removes what is superseded. The first segment
+    /// of a new store is created.
+    pub fn open(root: &DiskPath, start: ReplayStart, found: &RecoveredLog, segment_bytes: u64) -> Result<Self> {
+        let (dir, tmp) = (root.join("wal"), root.join("tmp"));
+        for old in &found.superseded {
+            disk::remove(&segment_path(&dir, *old))?;
+        }
+        let mut log = Self {
+            dir,
+            tmp,
+            segment_bytes,
+            open: None,
+            segments: VecDeque::new(),
+            told: Arc::default(),
+            spare: None,
+            #[cfg(test)]
+            fail_once: None,
+        };
+        let Some(LogEnd { segment: number, epoch, offset, bytes: stated_bytes }) = found.end else {
+            let first = log.create(start.segment, start.lsn, segment_bytes, true)?;
+            log.segments.push_back((first.number, first.bytes));
+            log.open = Some(first);
+            log.tell();
+            return Ok(log);
+        };
+        let (kept, cut): (Vec<_>, Vec<_>) = found.segments.iter().partition(|(segment, _)| *segment <= number);
+        for (segment, _) in &cut {
+            disk::remove(&segment_path(&log.dir, *segment))?;
+        }
+        if !cut.is_empty() {
+            disk::sync_dir(&log.dir)?;
+        }
+        log.segments = kept.into();
+        let file = WriteFile::open(&segment_path(&log.dir, number))?;
+        let bytes = file.bytes()?.min(stated_bytes);
+        if !planted(Bug::TornTailKept) {
+            clear_behind(&file, offset)?;
+        }
+        // What was read may stand in the page cache only; from here on it counts as durable.
+        if !planted(Bug::RecoveryNotSynced) {
+            // The open segment can be empty, with unsynced frames in the one before it.
+            for (earlier, _) in log.segments.iter().filter(|(earlier, _)| *earlier != number) {
+                WriteFile::open(&segment_path(&log.dir, *earlier))?.sync()?;
+            }
+            file.sync()?;
+        }
+        log.open = Some(Segment { number, file, epoch, offset, bytes });
+        log.tell();
+        Ok(log)
+    }
+
+    /// A damaged log, which is left as it is and takes no frames.
+    pub fn closed(root: &DiskPath, found: &RecoveredLog, segment_bytes: u64) -> Self {
+        let log = Self {
+            dir: root.join("wal"),
+            tmp: root.join("tmp"),
+            segment_bytes,
+            open: None,
+            segments: found.segments.iter().copied().collect(),
+            told: Arc::default(),
+            spare: None,
+            #[cfg(test)]
+            fail_once: None,
+        };
+        log.tell();
+        log
+    }
+
+    fn current(&self) -> Result<&Segment> {
+        self.open.as_ref().ok_or_else(|| Error::internal("a damaged log was written to"))
+    }
+
+    /// Publishes a new segment; durable on return.
+    fn create(&mut self, number: u64, first_lsn: u64, bytes: u64, zeroed: bool) -> Result<Segment> {
+        let epoch = if planted(Bug::ConstantEpoch) { 1 } else { disk::random(&self.dir)? };
+        let header = encode_segment_header(&SegmentHeader { number, epoch, first_lsn, segment_bytes: bytes });
+        let target = segment_path(&self.dir, number);
+        // Nobody waits for a name that is not in use: it is one that was prepared and then not needed.
+        if !planted(Bug::FailedRotationLeft) {
+            disk::remove(&target)?;
+        }
+        let file = match self.spare.take().filter(|_| bytes == self.segment_bytes) {
+            Some(spare) => WriteFile::begin(spare, &target, &header)?,
+            None => WriteFile::create(&self.tmp, &target, &header, bytes, zeroed)?,
+        };
+        Ok(Segment { number, file, epoch, offset: SEGMENT_HEADER_BYTES as u64, bytes })
+    }
+
+    /// Publishes the segments that these frames need behind the open one. When one cannot be had none is kept.
+    fn prepare(&mut self, frames: &[QueuedFrame]) -> Result<VecDeque<Segment>> {
+        #[cfg(test)]
+        if let Some(error) = self.fail_once.take() {
+            return Err(error);
+        }
+        let current = self.current()?;
+        let (mut number, mut offset, mut capacity) = (current.number, current.offset, current.bytes);
+        let mut prepared = VecDeque::new();
+        for frame in frames {
+            let need = frame_bytes(frame.payload.len()) as u64;
+            if offset + need > capacity {
+                number += 1;
+                let whole = need + SEGMENT_HEADER_BYTES as u64;
+                capacity = whole.max(self.segment_bytes);
+                // A frame that fills a segment by itself gains nothing from zeros written before it.
+                match self.create(number, frame.lsn, capacity, whole <= self.segment_bytes) {
+                    Ok(segment) => prepared.push_back(segment),
+                    Err(error) => {
+                        for segment in prepared {
+                            disk::remove(&segment_path(&self.dir, segment.number))?;
+                        }
+                        return Err(error);
+                    }
+                }
+                offset = SEGMENT_HEADER_BYTES as u64;
+            }
+            offset += need;
+        }
+        Ok(prepared)
+    }
+
+    /// Writes frames; with `sync` they are durable on return.
+    pub fn append(&mut self, frames: &[QueuedFrame], sync: bool) -> std::result::Result<(), AppendError> {
+        let prepared = self.prepare(frames).map_err(|error| {
+            // Without space or a file descriptor no byte of a frame was written and the next batch may succeed. After a
+            // failed sync nothing is known of what is on disk.
+            let untouched = error.code() == ErrorCode::StorageFull || error.is_refusal();
+            AppendError { error, untouched }
+        })?;
+        self.write(frames, prepared, sync).map_err(|error| AppendError { error, untouched: false })
+    }
+
+    fn write(&mut self, frames: &[QueuedFrame], mut prepared: VecDeque<Segment>, sync: bool) -> Result<()> {
+        let mut durable_lsn = 0;
+        let mut buffer = Vec::new();
+        for frame in frames {
+            let need = frame_bytes(frame.payload.len()) as u64;
+            let current = self.current()?;
+            if current.offset + buffer.len() as u64 + need > current.bytes {
+                // The old segment is durable before the new one has a frame.
+                self.put(&buffer)?;
+                if !planted(Bug::SegmentNotSyncedAtRotation) {
+                    self.sync()?;
+                }
+                buffer.clear();
+                durable_lsn = frame.lsn.saturating_sub(1);
+                let next = prepared.pop_front().ok_or_else(|| Error::internal("a log segment was not prepared"))?;
+                self.segments.push_back((next.number, next.bytes));
+                self.open = Some(next);
+                self.tell();
+            }
+            let header = FrameHeader {
+                kind: frame.kind,
+                lsn: frame.lsn,
+                epoch: self.current()?.epoch,
+                durable_lsn: frame.durable_lsn.max(durable_lsn),
+                commit: frame.commit,
+                payload_bytes: frame.payload.len(),
+            };
+            if frame.payload.len() < COPY_BYTES_MAX {
+                wal::put_frame(&mut buffer, &header, &frame.payload);
+                continue;
+            }
+            wal::put_frame_head(&mut buffer, &header, &frame.payload);
+            self.put(&buffer)?;
+            self.put(&frame.payload)?;
+            buffer.clear();
+            wal::put_frame_padding(&mut buffer, frame.payload.len());
+        }
+        self.put(&buffer)?;
+        if sync && !planted(Bug::AppendNotSynced) { self.sync() } else { Ok(()) }
+    }
+
+    fn put(&mut self, buffer: &[u8]) -> Result<()> {
+        let current = self.open.as_mut().ok_or_else(|| Error::internal("a damaged log was written to"))?;
+        if !buffer.is_empty() {
+            current.file.write_at(buffer, current.offset)?;
+            current.offset += buffer.len() as u64;
+            metrics::counter!("fastk_wal_written_bytes_total").increment(buffer.len() as u64);
+            self.tell();
+        }
+        Ok(())
+    }
+
+    /// Whether a spare segment is worth having: there is none, and the open one is filling.
+    pub fn wants_spare(&self) -> bool {
+        self.spare.is_none() && self.open.as_ref().is_some_and(|open| open.offset > open.bytes / 2)
+    }
+
+    /// What a spare segment is made of: the directory for it and its bytes.
+    pub fn spare_of(&self) -> (DiskPath, u64) {
+        (self.tmp.clone(), self.segment_bytes)
+    }
+
+    /// Takes a file of zeros to be the next segment.
+    pub fn give_spare(&mut self, spare: StagedFile) {
+        self.spare = Some(spare);
+    }
+
+    /// Whether a marker fits without a new segment.
+    pub fn has_room_for_marker(&self) -> bool {
+        self.open.as_ref().is_some_and(|open| open.offset + frame_bytes(0) as u64 <= open.bytes)
+    }
+
+    /// Makes everything appended durable.
+    pub fn sync(&self) -> Result<()> {
+        let begun = Instant::now();
+        self.current()?.file.sync()?;
+        metrics::counter!("fastk_wal_syncs_total").increment(1);
+        metrics::histogram!("fastk_wal_sync_seconds").record(begun.elapsed());
+        Ok(())
+    }
+
+    /// Number of the newest segment; 0 when there is none.
+    pub fn segment(&self) -> u64 {
+        self.segments.back().map_or(0, |(number, _)| *number)
+    }
+
+    /// Where the bytes of the log are told, also while it is being synced.
+    pub fn told(&self) -> Arc<LogBytes> {
+        Arc::clone(&self.told)
+    }
+
+    /// Tells how many bytes there are now.
+    fn tell(&self) {
+        self.told.all.store(self.bytes(), Ordering::Relaxed);
+        self.told.used.store(self.used_bytes(), Ordering::Relaxed);
+    }
+
+    /// Bytes of all segments on disk.
+    pub fn bytes(&self) -> u64 {
+        self.segments.iter().map(|(_, bytes)| bytes).sum()
+    }
+
+    /// Bytes written since the oldest segment began.
+    pub fn used_bytes(&self) -> u64 {
+        let unused = self.open.as_ref().map_or(0, |open| open.bytes - open.offset);
+        self.bytes().saturating_sub(unused)
+    }
+
+    /// Removes segments before `first`, which the manifest no longer needs.
+    pub fn trim(&mut self, first: u64) -> Result<()> {
+        while let Some((number, _)) = self.segments.front().copied() {
+            if number >= first || self.segments.len() == 1 {
+                return Ok(());
+            }
+            disk::remove(&segment_path(&self.dir, number))?;
+            self.segments.pop_front();
+            self.tell();
+        }
+        Ok(())
+    }
+}
+
+/// Zeros what stands after the last whole frame, so that no later recovery takes it for a frame.
+fn clear_behind(file: &WriteFile, offset: u64) -> Result<()> {
+    let bytes = file.read()?;
+    let from = usize::try_from(offset).unwrap_or(usize::MAX);
+    let rest = bytes.get(from..).unwrap_or_default();
+    let Some(last) = rest.iter().rposition(|byte| *byte != 0) else { return Ok(()) };
+    file.write_at(&vec![0; last + 1], offset)
+}
+
+/// Publishes an empty segment that follows all others, for a log that goes on behind what is lost.
+pub fn begin_anew(root: &DiskPath, number: u64, first_lsn: u64, bytes: u64) -> Result<()> {
+    let dir = root.join("wal");
+    let header = SegmentHeader { number, epoch: disk::random(root)?, first_lsn, segment_bytes: bytes };
+    let target = segment_path(&dir, number);
+    WriteFile::create(&root.join("tmp"), &target, &encode_segment_header(&header), bytes, true).map(|_| ())
+}
+
+/// A file of zeros to become a segment; it is made without anybody waiting for it.
+pub fn make_spare(tmp: &DiskPath, bytes: u64) -> Result<StagedFile> {
+    let mut spare = StagedFile::create(tmp)?;
+    spare.reserve(bytes)?;
+    spare.put_zeros(bytes)?;
+    spare.seek(SeekFrom::Start(0)).map_err(|error| Error::io("write", spare.path(), &error))?;
+    Ok(spare)
+}
+
+struct LogDamage {
+    place: String,
+    /// First LSN that could be lost.
+    lsn: u64,
+    /// LSNs that are lost for certain, once a later frame was seen.
+    lost: Option<(u64, u64)>,
+    /// Segment and offset where it begins, and the epoch of that segment.
+    at: (u64, u64),
+    epoch: u64,
+    /// Whether the bytes were synced for certain, whatever the frames say.
+    was_synced: bool,
+    /// How many frames can be gone at this place without a trace; `None` when none can.
+    frames_max: Option<FramesMax>,
+}
+
+/// Upper bound of the frames that are gone.
+#[derive(Clone, Copy, Debug)]
+enum FramesMax {
+    Frames(u64),
+    /// Those of so many segments.
+    Segments(u64),
+}
+
+/// Bytes of a segment where no header states them: the most that can be configured.
+const SEGMENT_BYTES_LARGEST: u64 = 1 << 30;
+
+struct LogScan<'a> {
+    /// LSN the next frame must have, once a frame was seen.
+    next_lsn: Option<u64>,
+    first_lsn: u64,
+    /// Bytes of the longest segment, as the headers state them.
+    segment_bytes_max: u64,
+    damage: Vec<LogDamage>,
+    found: &'a mut RecoveredLog,
+}
+
+impl LogScan<'_> {
+    fn note(&mut self, place: String, at: (u64, u64), was_synced: bool) {
+        let lsn = self.next_lsn.unwrap_or(self.first_lsn);
+        self.damage.push(LogDamage { place, lsn, lost: None, at, epoch: 0, was_synced, frames_max: None });
+    }
+
+    /// Notes synced bytes that are gone together with whatever followed; noted after the frames before them were read.
+    fn note_end(&mut self, place: String, at: (u64, u64), frames_max: Option<u64>) {
+        self.note(place, at, true);
+        if let Some(damage) = self.damage.last_mut() {
+            damage.frames_max = frames_max.map(FramesMax::Frames);
+        }
+    }
+
+    fn note_missing(&mut self, dir: &DiskPath, from: u64, to: u64) {
+        self.note(missing(dir, from, to), (from, 0), true);
+        if let Some(damage) = self.damage.last_mut() {
+            damage.frames_max = Some(FramesMax::Segments(to - from + 1));
+        }
+    }
+
+    /// Reads a segment; gives the place after its last whole frame.
+    fn segment(&mut self, number: u64, path: &DiskPath, file: &[u8]) -> LogEnd {
+        let noted = self.damage.len();
+        let mut bytes = file;
+        let (epoch, header) = match decode_segment_header(file) {
+            Ok(header) => {
+                self.segment_bytes_max = self.segment_bytes_max.max(header.segment_bytes);
+                // It had its whole length before it had a name: bytes behind it were added by somebody else.
+                let stated = usize::try_from(header.segment_bytes).unwrap_or(usize::MAX);
+                bytes = file.get(..stated).unwrap_or(file);
+                (header.epoch, Some(header))
+            }
+            Err(error) => {
+                // A header is synced before its segment gets a name. Every frame repeats what it says.
+                self.note(format!("{}: {}", path.display(), error.detail()), (number, 0), true);
+                match wal::first_frame(file) {
+                    Some((_, frame)) => (frame.epoch, None),
+                    None => {
+                        if let Some(damage) = self.damage.last_mut() {
+                            damage.frames_max = Some(FramesMax::Segments(1));
+                        }
+                        let length = file.len() as u64;
+                        return LogEnd { segment: number, epoch: 0, offset: length, bytes: length };
+                    }
+                }
+            }
+        };
+        let length = bytes.len() as u64;
+        let stated = header.map_or(length, |header| header.segment_bytes);
+        let is_cut = length < stated;
+        let mut offset = SEGMENT_HEADER_BYTES;
+        let mut end = offset;
+        let mut damaged_at: Option<usize> = None;
+        while offset < bytes.len() {
+            match wal::frame_at(bytes, offset, epoch) {
+                FrameRead::Frame(frame, payload) => {
+                    if let Some(at) = damaged_at.take() {
+                        self.note_damage(number, path, at, offset);
+                    }
+                    self.take(number, path, offset, frame, payload);
+                    offset += frame_bytes(frame.payload_bytes);
+                    end = offset;
+                }
+                FrameRead::Nothing if damaged_at.is_none() && is_zero(bytes, offset) => break,
+                FrameRead::Nothing | FrameRead::Damaged => {
+                    damaged_at.get_or_insert(offset);
+                    offset += wal::FRAME_ALIGNMENT;
+                }
+            }
+        }
+        // What stands before the cut of a segment belongs to that damage.
+        if let Some(at) = damaged_at.filter(|_| !is_cut) {
+            self.note_damage(number, path, at, bytes.len());
+        }
+        if let Some(header) = header.filter(|_| end == SEGMENT_HEADER_BYTES) {
+            self.take_header(header.first_lsn);
+        }
+        // Frames follow each other without a space: where one would begin and nothing was written, none followed.
+        let nothing_followed = bytes.get(end..end + wal::FRAME_ALIGNMENT).is_some_and(|next| is_zero(next, 0));
+        let frames_max = (stated.saturating_sub(end as u64) / wal::FRAME_ALIGNMENT as u64).max(1);
+        if is_cut {
+            let place = format!("{}: {length} bytes of {stated}", path.display());
+            self.note_end(place, (number, length), (!nothing_followed).then_some(frames_max));
+        } else if header.is_none() && !nothing_followed {
+            let place = format!("{}: nothing states its length, and its frames go on to its last byte", path.display());
+            self.note(place, (number, length), true);
+            if let Some(damage) = self.damage.last_mut() {
+                damage.frames_max = Some(FramesMax::Segments(1));
+            }
+        }
+        for damage in self.damage.iter_mut().skip(noted) {
+            damage.epoch = epoch;
+        }
+        LogEnd { segment: number, epoch, offset: end as u64, bytes: stated }
+    }
+
+    /// A segment without a frame tells by its header which position the frames before it reached at most.
+    fn take_header(&mut self, first_lsn: u64) {
+        let expected = self.next_lsn.unwrap_or(self.first_lsn).max(self.first_lsn);
+        let open_ended = |damage: &&mut LogDamage| damage.frames_max.is_some() && damage.lost.is_none();
+        if first_lsn > expected
+            && let Some(damage) = self.damage.last_mut().filter(open_ended)
+        {
+            damage.lost = Some((expected, first_lsn - 1));
+            self.next_lsn = Some(first_lsn);
+        }
+    }
+
+    fn note_damage(&mut self, number: u64, path: &DiskPath, from: usize, to: usize) {
+        let place = format!("{}: bytes {from} to {to} hold no whole frame", path.display());
+        self.note(place, (number, from as u64), false);
+    }
+
+    fn take(&mut self, number: u64, path: &DiskPath, offset: usize, frame: FrameHeader, payload: &[u8]) {
+        let expected = self.next_lsn.unwrap_or(self.first_lsn);
+        let first = self.next_lsn.is_none();
+        // The first segment may begin with frames the manifest covers.
+        if frame.lsn != expected && !(first && frame.lsn < expected) && !planted(Bug::LsnGapUnnoticed) {
+            if self.damage.last().is_none_or(|damage| damage.lsn != expected || damage.lost.is_some()) {
+                let place = format!("{}: byte {offset}: lsn {} instead of {expected}", path.display(), frame.lsn);
+                self.note(place, (number, offset as u64), false);
+            }
+            if let Some(damage) = self.damage.last_mut().filter(|_| frame.lsn > expected) {
+                damage.lost = Some((expected, frame.lsn - 1));
+            }
+        }
+        if frame.lsn < expected && !first {
+            return;
+        }
+        self.next_lsn = Some(frame.lsn + 1);
+        self.found.durable_lsn = self.found.durable_lsn.max(frame.durable_lsn);
+        if frame.kind == FrameKind::Commit && frame.lsn >= self.first_lsn {
+            self.found.commits.push((frame, payload.to_vec()));
+        }
+    }
+}
+
+fn is_zero(bytes: &[u8], from: usize) -> bool {
+    bytes.get(from..).is_none_or(|rest| rest.iter().all(|byte| *byte == 0))
+}

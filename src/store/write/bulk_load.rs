@@ -1,0 +1,663 @@
+//! Loads: many rows in order, where their series has none, go straight to chunk files and not through the log.
+//!
+//! - The files are written and synced beforehand, under the number that the next commit would have. When another commit
+//!   came in between, what says the number (head and footer) is written again; the blocks stay.
+//! - One manifest edit makes them count, all together, and is what makes the commit durable. Everything decided before it
+//!   is durable in the log by then, so the commits that survive a crash are always the first ones.
+//! - The edit says that everything of the series up to this commit is in chunks. So older rows of it, and deletes, leave
+//!   the log first: with the edit recovery passes over what the log says of them.
+//! - A load that turns out not to be one is left to the log, and the files are forgotten.
+
+use std::io::BufWriter;
+use std::sync::{Arc, TryLockError};
+use std::time::{Duration, Instant};
+
+use crate::disk::{self, DiskPath, StagedFile};
+use crate::error::{Error, Result};
+use crate::format::chunk::{ChunkHead, ChunkSummary, Renumbered, block_rows, renumber};
+use crate::format::coverage::Coverage;
+use crate::format::manifest::Edit;
+use crate::format::receipt::SeriesReceipt;
+use crate::format::zone_map::ZoneMap;
+use crate::planted::{Bug, planted};
+use crate::store::facade::{Maintenance, StoreInner, wall_ms};
+use crate::store::publish::seal::{ChunkBuilder, chunk_record, series_record};
+use crate::store::read::chunk::{ChunkFile, chunk_name, series_dir};
+use crate::store::read::sidecar::{coverage_path, zone_map_path};
+use crate::store::read::state::{SeriesState, StoreState};
+use crate::store::write::rows::{SeriesWrite, WriteMode};
+use crate::sync::MutexGuard;
+use crate::types::{Grid, Rows, SeriesKey};
+
+/// How often a load is tried while others change its series.
+const ATTEMPTS: usize = 3;
+/// How long a load waits for other maintenance before the log takes its rows.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Chunks of a load have this part of the rows of a long tail on average, or it is none: many small files are better
+/// made from the tail.
+const CHUNK_PART: u64 = 64;
+/// Most chunks of a load: their files, three each, are open until it counts.
+const CHUNKS_MAX: u64 = 128;
+
+/// One chunk of a load, and its sidecars.
+#[derive(Debug)]
+pub struct LoadedChunk {
+    /// Until it has its name.
+    chunk: Option<StagedFile>,
+    path: DiskPath,
+    summary: ChunkSummary,
+    zones: ZoneMap,
+    coverage: Option<Coverage>,
+    sidecars: Vec<(StagedFile, DiskPath)>,
+}
+
+/// A load whose commit has its number.
+struct BulkLoad {
+    next: Arc<SeriesState>,
+    parts: Vec<(LoadedChunk, Option<Renumbered>)>,
+}
+
+impl StoreInner {
+    /// Whether rows are long enough for a load, before anything is looked at.
+    pub fn can_be_load(&self, write: &SeriesWrite) -> bool {
+        // A registration and the phase of a grid are decided in turn, in which a load is not.
+        write.create.is_none() && write.phased.is_empty() && write.rows.ts.len() as u64 >= self.options.seal_rows.max(1)
+    }
+
+    /// Waits until what is decided of a series is published, or gives why it was refused: a load must not count when what
+    /// its writer sent before it does not.
+    fn settled_series(&self, key: &SeriesKey) -> Result<Arc<StoreState>> {
+        let (decided, version) = {
+            let pending = self.queue.lock();
+            (pending.decided()?, pending.state.get(key).map(|series| (series.id, series.version)))
+        };
+        let published = self.queue.published();
+        if published.get(key).map(|series| (series.id, series.version)) == version {
+            return Ok(published);
+        }
+        self.queue.wait(&decided)?;
+        Ok(self.queue.published())
+    }
+
+    /// Writes rows as a load; `None` when the log is to take them, and nothing was changed.
+    ///
+    /// # Errors
+    /// `writer_stopped`, `storage_full` and those of the disk, of the step that makes the load count: nothing of it was
+    /// written.
+    pub fn load(&self, write: &SeriesWrite) -> Result<Option<SeriesReceipt>> {
+        if self.loadable(write, &self.queue.published())?.is_none() || !self.queue.takes_writes() {
+            return Ok(None);
+        }
+        let begun = Instant::now();
+        let Some(mut maintenance) = self.patient_maintenance() else { return Ok(None) };
+        for _ in 0..ATTEMPTS {
+            let state = self.settled_series(&write.key)?;
+            let Some(series) = self.loadable(write, &state)? else { return Ok(None) };
+            if series.tail().next().is_some() && !planted(Bug::LoadOverTail) {
+                if self.seal_with(&mut maintenance, &[series.id]).is_err() {
+                    return Ok(None);
+                }
+                continue;
+            }
+            let first = maintenance.manifest.contents.next_file_id;
+            let mut next_file_id = first;
+            let parts = match self.stage(&series, &write.rows, state.commit + 1, &mut next_file_id) {
+                Ok(parts) => parts,
+                Err(error) => {
+                    tracing::debug!(%error, "rows go to the log that were to go straight to chunks");
+                    return Ok(None);
+                }
+            };
+            match self.commit_load(&mut maintenance, write, &series, parts, next_file_id) {
+                Ok(None) => {}
+                Ok(written) => {
+                    metrics::histogram!("fastk_load_seconds").record(begun.elapsed());
+                    return Ok(written);
+                }
+                Err(error) => {
+                    self.remove_unpublished(series.id, first);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// The maintenance lock, unless others keep it for long.
+    fn patient_maintenance(&self) -> Option<MutexGuard<'_, Maintenance>> {
+        if cfg!(feature = "schedules") {
+            // Time does not pass there.
+            return Some(self.maintenance());
+        }
+        let begun = Instant::now();
+        loop {
+            match self.maintenance.try_lock() {
+                Ok(maintenance) => return Some(maintenance),
+                Err(TryLockError::Poisoned(poisoned)) => return Some(poisoned.into_inner()),
+                Err(TryLockError::WouldBlock) if begun.elapsed() > PATIENCE => return None,
+                Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(2)),
+            }
+        }
+    }
+
+    /// The series of a write that can be a load as things stand.
+    fn loadable(&self, write: &SeriesWrite, state: &StoreState) -> Result<Option<Arc<SeriesState>>> {
+        let rows = &write.rows;
+        let Some(series) = state.get(&write.key) else { return Ok(None) };
+        let (Some(first), Some(last)) = (rows.ts.first().copied(), rows.ts.last().copied()) else { return Ok(None) };
+        let behind = series.bounds.is_none_or(|(_, high)| first > high);
+        let fits = match write.mode {
+            WriteMode::Upsert | WriteMode::Insert => true,
+            WriteMode::Append => behind,
+            WriteMode::Merge { .. } => false,
+        };
+        let wanted = write.if_version.is_none_or(|expected| {
+            expected.version == series.version && expected.series_id.is_none_or(|id| id == series.id)
+        });
+        let shaped = || rows.check_shape(series.def.columns.len()).is_ok();
+        if !fits || !wanted || !self.can_be_load(write) || !shaped() || !rows.ts.is_sorted_by(|a, b| a < b) {
+            return Ok(None);
+        }
+        let chunks = spans(series, &rows.ts).count() as u64;
+        let rows_min = (self.options.seal_rows / CHUNK_PART).max(1);
+        if chunks > CHUNKS_MAX || chunks.saturating_mul(rows_min) > rows.ts.len() as u64 {
+            return Ok(None);
+        }
+        let free = behind || series.merge(&self.cache, (first, last), false).next_piece()?.is_none();
+        Ok(free.then(|| Arc::clone(series)))
+    }
+
+    /// Writes the chunks of a load and their sidecars under `tmp/`, synced.
+    fn stage(
+        &self,
+        series: &SeriesState,
+        rows: &Rows,
+        commit: u64,
+        next_file_id: &mut u64,
+    ) -> Result<Vec<LoadedChunk>> {
+        let dir = series_dir(&self.root, series.id);
+        disk::create_dir(&dir)?;
+        let first = rows.ts.first().copied().into_iter().chain(series.bounds.map(|(first, _)| first)).min();
+        let grid = Grid::of(&series.def, first).ok();
+        let mut parts = Vec::new();
+        for (partition, range) in spans(series, &rows.ts) {
+            let path = loop {
+                // A file of this name can stand there from an edit that was never published.
+                let path = dir.join(chunk_name(&partition, *next_file_id));
+                if !path.found()? {
+                    break path;
+                }
+                *next_file_id += 1;
+            };
+            let head = ChunkHead {
+                series_id: series.id,
+                chunk_id: *next_file_id,
+                partition,
+                series: &series.def,
+                commit_lo: commit,
+                commit_hi: commit,
+                replaces: Vec::new(),
+            };
+            *next_file_id += 1;
+            parts.push(self.stage_part(path, head, rows, range, grid)?);
+        }
+        for part in &mut parts {
+            part.chunk.as_mut().map_or(Ok(()), StagedFile::sync)?;
+            part.stage_sidecars(&self.root.join("tmp"))?;
+        }
+        Ok(parts)
+    }
+
+    fn stage_part(
+        &self,
+        path: DiskPath,
+        head: ChunkHead<'_>,
+        rows: &Rows,
+        range: std::ops::Range<usize>,
+        grid: Option<Grid>,
+    ) -> Result<LoadedChunk> {
+        let full = block_rows(head.series.columns.len());
+        let coverage = grid.map(|grid| Coverage::new(head.chunk_id, grid));
+        let mut chunk = StagedFile::create(&self.root.join("tmp"))?;
+        let staged = chunk.path().clone();
+        let fail = |error: std::io::Error| Error::io("write", &staged, &error);
+        let out = BufWriter::with_capacity(1 << 16, &mut chunk);
+        let mut blocks = ChunkBuilder::new(out, head, coverage).map_err(fail)?;
+        for lo in range.clone().step_by(full) {
+            let block = lo..range.end.min(lo + full);
+            let cells = std::iter::once(&rows.ts).chain(&rows.columns);
+            let columns: Vec<&[i64]> = cells.map(|cells| cells.get(block.clone()).unwrap_or_default()).collect();
+            blocks.write(&columns).map_err(fail)?;
+        }
+        let (out, summary, zones, mut coverage) = blocks.finish().map_err(fail)?;
+        out.into_inner().map_err(|error| fail(error.into_error()))?;
+        // The disk has work while the next chunk is made.
+        chunk.begin_sync();
+        if let Some(coverage) = &mut coverage {
+            coverage.optimize();
+        }
+        Ok(LoadedChunk { chunk: Some(chunk), path, summary, zones, coverage, sidecars: Vec::new() })
+    }
+
+    /// Commits what was staged; `None` when the series is no longer what it was then.
+    fn commit_load(
+        &self,
+        maintenance: &mut Maintenance,
+        write: &SeriesWrite,
+        seen: &SeriesState,
+        parts: Vec<LoadedChunk>,
+        next_file_id: u64,
+    ) -> Result<Option<SeriesReceipt>> {
+        let (mut written, mut late, mut added) = (None, Vec::new(), Vec::new());
+        let committed = self.queue.commit_beside(
+            seen.id,
+            |before| {
+                let same = |series: &&Arc<SeriesState>| {
+                    let tail = series.tail().next().is_some() && !planted(Bug::LoadOverTail);
+                    (series.id, series.version) == (seen.id, seen.version) && !tail
+                };
+                let Some(series) = before.get(&write.key).filter(same) else { return Ok(None) };
+                let commit = before.commit + 1;
+                let mut numbered = Vec::with_capacity(parts.len());
+                for part in parts {
+                    if part.summary.meta.commit_hi == commit || planted(Bug::LoadNotRenumbered) {
+                        numbered.push((part, None));
+                        continue;
+                    }
+                    let Some(renumbered) = renumber(&part.summary, commit)? else { return Ok(None) };
+                    numbered.push((part, Some(renumbered)));
+                }
+                let mut state = before.clone();
+                state.commit = commit;
+                let mut next = series.as_ref().clone();
+                next.count_rows_written(&write.rows, 0, commit, wall_ms(), &state.fences);
+                next.sealed_commit = commit;
+                added.extend(numbered.iter().map(|(part, renumbered)| {
+                    let summary = renumbered.as_ref().map_or(&part.summary, |renumbered| &renumbered.summary);
+                    Arc::new(ChunkFile::new(&self.root, chunk_record(summary)))
+                }));
+                next.chunks = Arc::new(series.chunks.iter().chain(&added).cloned().collect());
+                next.tombstones = Arc::new(next.needed_tombstones());
+                written = Some(SeriesReceipt {
+                    series_id: next.id,
+                    rows_written: write.rows.len() as u64,
+                    rows_replaced: 0,
+                    rows_duplicate: 0,
+                    rows_skipped: write.skipped,
+                    version: next.version,
+                    commit,
+                    first_ts: write.rows.ts.first().copied(),
+                    last_ts: write.rows.ts.last().copied(),
+                    durable: true,
+                });
+                state.replace(next.clone());
+                Ok(Some((state, BulkLoad { next: Arc::new(next), parts: numbered })))
+            },
+            |load| self.publish_load(maintenance, load, next_file_id, &mut late),
+        )?;
+        if committed.is_none() {
+            return Ok(None);
+        }
+        // Derived, so nobody waits for it.
+        for mut part in late {
+            let tmp = self.root.join("tmp");
+            if let Err(error) = part.stage_sidecars(&tmp).and_then(|()| part.place_sidecars()) {
+                tracing::warn!(%error, "a chunk goes without its sidecars for now");
+            }
+        }
+        for chunk in &added {
+            self.index(chunk, &seen.def);
+            chunk.forget();
+        }
+        maintenance.uncompacted.insert(seen.id);
+        Ok(written)
+    }
+
+    /// Gives the files their names and publishes the edit that makes them count.
+    ///
+    /// Parts whose sidecars are to be written anew are put into `late`.
+    fn publish_load(
+        &self,
+        maintenance: &mut Maintenance,
+        load: BulkLoad,
+        next_file_id: u64,
+        late: &mut Vec<LoadedChunk>,
+    ) -> Result<u64> {
+        let BulkLoad { next, parts } = load;
+        let mut edit =
+            Edit { series: vec![series_record(&next, next.sealed_commit)?], next_file_id, ..Edit::default() };
+        for (mut part, renumbered) in parts {
+            let Some(mut chunk) = part.chunk.take() else { continue };
+            let is_late = renumbered.is_some();
+            if let Some(renumbered) = renumbered {
+                chunk.put_at(0, &renumbered.head)?;
+                chunk.put_at(renumbered.tail_at, &renumbered.tail)?;
+                part.summary = renumbered.summary;
+            }
+            if !chunk.place(&part.path)? {
+                return Err(Error::internal(format!("{} appeared while it was written", part.path.display())));
+            }
+            edit.chunks.push(chunk_record(&part.summary));
+            if is_late {
+                late.push(part);
+            } else {
+                part.place_sidecars()?;
+            }
+        }
+        disk::sync_dir(&series_dir(&self.root, next.id))?;
+        self.tombstone_files(&maintenance.manifest.contents, &next, &next.tombstones, &mut edit)?;
+        self.publish(maintenance, edit)
+    }
+}
+
+impl LoadedChunk {
+    /// Writes the sidecars, synced; they name the footer of the chunk as it is now.
+    fn stage_sidecars(&mut self, tmp: &DiskPath) -> Result<()> {
+        let footer_crc = self.summary.footer_crc;
+        self.zones.footer_crc = footer_crc;
+        let mut files = vec![(self.zones.encode(), zone_map_path(&self.path))];
+        if let Some(coverage) = &mut self.coverage {
+            coverage.footer_crc = footer_crc;
+            files.push((coverage.encode(), coverage_path(&self.path)));
+        }
+        self.sidecars.clear();
+        for (bytes, path) in files {
+            let mut staged = StagedFile::create(tmp)?;
+            staged.put(&bytes)?;
+            staged.sync()?;
+            self.sidecars.push((staged, path));
+        }
+        Ok(())
+    }
+
+    /// Gives the sidecars their names. One that stands there already is of no chunk, and is replaced when somebody notices.
+    fn place_sidecars(&mut self) -> Result<()> {
+        self.sidecars.drain(..).try_for_each(|(sidecar, path)| sidecar.place(&path).map(drop))
+    }
+}
+
+/// The partitions that rising timestamps touch: name, and positions of the timestamps inside.
+fn spans<'a>(series: &'a SeriesState, ts: &'a [i64]) -> impl Iterator<Item = (String, std::ops::Range<usize>)> + 'a {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let first = ts.get(at)?;
+        let span = series.def.partition.span_of(*first, series.def.unit);
+        let lo = at;
+        at += ts.get(lo..).map_or(0, |rest| rest.partition_point(|ts| *ts <= span.end));
+        Some((span.name, lo..at))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ErrorCode;
+    use crate::store::check::repair::{RepairOptions, repair};
+    use crate::store::facade::{ExpectedVersion, Store, StoreOptions};
+    use crate::store::task_control::TaskControl;
+    use crate::store::write::rows::WriteOutcome;
+    use crate::types::SeriesSpec;
+
+    const MINUTE: i64 = 60_000;
+    const DAY: i64 = 1_440;
+
+    fn options() -> StoreOptions {
+        StoreOptions { seal_rows: 100, wal_segment_bytes: 64 << 10, upkeep: false, ..StoreOptions::default() }
+    }
+
+    fn key(symbol: &str) -> SeriesKey {
+        SeriesKey::scalar("metric", symbol, "1m", "x").unwrap()
+    }
+
+    fn store(root: &std::path::Path) -> Store {
+        let store = Store::open(root, true, options()).unwrap();
+        for symbol in ["A", "B"] {
+            let mut spec = SeriesSpec::of_key(&key(symbol));
+            spec.partition = Some("day".into());
+            store.register(spec.resolve().unwrap()).unwrap();
+        }
+        store
+    }
+
+    /// Rows of these minutes, each with its minute plus `add` as value.
+    fn minutes(range: std::ops::Range<i64>, add: i64) -> Rows {
+        let ts: Vec<i64> = range.clone().map(|minute| minute * MINUTE).collect();
+        Rows { columns: vec![range.map(|minute| minute + add).collect()], ts }
+    }
+
+    fn upsert(store: &Store, rows: Rows) -> Result<SeriesReceipt> {
+        store.write(&key("A"), rows, WriteMode::Upsert, None)
+    }
+
+    fn read(store: &Store, state: &StoreState) -> Vec<(i64, i64)> {
+        let series = state.get(&key("A")).unwrap();
+        let mut rows = Vec::new();
+        let mut merge = series.merge(store.cache(), (i64::MIN, i64::MAX), false);
+        while let Some(piece) = merge.next_piece().unwrap() {
+            let words =
+                |column: usize| piece.block.columns.columns[column].typed_data::<i64>()[piece.lo..piece.hi].to_vec();
+            rows.extend(words(0).iter().map(|ts| ts / MINUTE).zip(words(1)));
+        }
+        rows
+    }
+
+    fn expected(parts: &[(std::ops::Range<i64>, i64)]) -> Vec<(i64, i64)> {
+        parts.iter().flat_map(|(range, add)| range.clone().map(move |minute| (minute, minute + add))).collect()
+    }
+
+    /// Rows of the series that the log or a run file has, and how many chunks it has.
+    fn shape(store: &Store) -> (u64, usize) {
+        let state = store.snapshot();
+        let series = state.get(&key("A")).unwrap();
+        (series.tail_rows(), series.chunks.len())
+    }
+
+    #[test]
+    fn a_load_is_in_chunks_when_it_is_acknowledged_and_stays_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let opened = store(dir.path());
+        let (_, before) = opened.log_bytes();
+        let written = upsert(&opened, minutes(-200..DAY + 300, 0)).unwrap();
+        assert_eq!((written.rows_written, written.version, written.commit), (DAY.unsigned_abs() + 500, 2, 3));
+        assert!(written.durable);
+        assert_eq!((shape(&opened), opened.log_bytes().1), ((0, 3), before), "nothing of it is in the log");
+        let next = upsert(&opened, minutes(DAY + 300..DAY + 302, 7)).unwrap();
+        assert_eq!((next.version, next.commit), (3, 4));
+        let wanted = expected(&[(-200..DAY + 300, 0), (DAY + 300..DAY + 302, 7)]);
+        for _ in 0..2 {
+            assert_eq!(read(&opened, &opened.snapshot()), wanted);
+        }
+        drop(opened);
+        let opened = Store::open(dir.path(), false, options()).unwrap();
+        assert_eq!(read(&opened, &opened.snapshot()), wanted);
+        assert_eq!((opened.snapshot().commit, shape(&opened)), (4, (2, 3)));
+        let found = opened.verify(&TaskControl::default()).unwrap();
+        assert!(found.findings.is_empty(), "{:?}", found.findings);
+    }
+
+    #[test]
+    fn older_rows_and_deletes_leave_the_log_before_a_load() {
+        let dir = tempfile::tempdir().unwrap();
+        let opened = store(dir.path());
+        upsert(&opened, minutes(0..500, 0)).unwrap();
+        upsert(&opened, minutes(600..650, 1)).unwrap();
+        opened.delete_range(&key("A"), (100 * MINUTE, 199 * MINUTE), None).unwrap();
+        opened.write(&key("B"), minutes(0..5, 0), WriteMode::Upsert, None).unwrap();
+        upsert(&opened, minutes(1_000..1_400, 2)).unwrap();
+        // Where the delete made room there are none.
+        upsert(&opened, minutes(100..200, 3)).unwrap();
+        assert_eq!(shape(&opened).0, 0);
+        let wanted = expected(&[(0..100, 0), (100..200, 3), (200..500, 0), (600..650, 1), (1_000..1_400, 2)]);
+        assert_eq!(read(&opened, &opened.snapshot()), wanted);
+        drop(opened);
+        let opened = Store::open(dir.path(), false, options()).unwrap();
+        assert_eq!(read(&opened, &opened.snapshot()), wanted);
+        opened.compact(&[], true).unwrap();
+        assert_eq!((read(&opened, &opened.snapshot()), shape(&opened)), (wanted, (0, 1)));
+    }
+
+    #[test]
+    fn what_is_no_load_goes_to_the_log() {
+        let dir = tempfile::tempdir().unwrap();
+        let opened = store(dir.path());
+        upsert(&opened, minutes(0..300, 0)).unwrap();
+        let chunks = |written: Result<WriteOutcome>| {
+            written.unwrap();
+            let shape = shape(&opened);
+            opened.seal(&[]).unwrap();
+            shape
+        };
+        let write = |rows, mode| SeriesWrite::new(key("A"), rows, mode);
+        let mut turned = minutes(1_000..1_200, 0);
+        turned.ts.reverse();
+        assert_eq!(chunks(opened.write_many(vec![write(turned, WriteMode::Upsert)], None)).0, 200, "not in order");
+        let short = write(minutes(2_000..2_099, 0), WriteMode::Append);
+        assert_eq!(chunks(opened.write_many(vec![short], None)).0, 99, "too few");
+        let over = write(minutes(2_098..2_298, 1), WriteMode::Upsert);
+        assert_eq!(chunks(opened.write_many(vec![over], None)).0, 200, "over a stored row");
+        let once = write(minutes(3_000..3_200, 0), WriteMode::Upsert);
+        assert_eq!(chunks(opened.write_many(vec![once], Some("k"))).0, 200, "under an idempotency key");
+        let merged = write(minutes(4_000..4_200, 0), WriteMode::Merge { first: None });
+        assert_eq!(chunks(opened.write_many(vec![merged], None)).0, 200, "merged");
+        let both = vec![
+            write(minutes(5_000..5_200, 0), WriteMode::Upsert),
+            SeriesWrite::new(key("B"), minutes(0..200, 0), WriteMode::Upsert),
+        ];
+        assert_eq!(chunks(opened.write_many(both, None)).0, 200, "two series");
+        let sparse = Rows { ts: (6..106).map(|day| day * DAY * MINUTE).collect(), columns: vec![vec![1; 100]] };
+        assert_eq!(chunks(opened.write_many(vec![write(sparse, WriteMode::Insert)], None)), (0, 107), "a row a day");
+        let sparser = Rows { ts: (206..406).map(|day| day * DAY * MINUTE).collect(), columns: vec![vec![1; 200]] };
+        assert_eq!(chunks(opened.write_many(vec![write(sparser, WriteMode::Insert)], None)).0, 200, "too many chunks");
+
+        let insert = opened.write(&key("A"), minutes(200..400, 9), WriteMode::Insert, None).unwrap_err();
+        assert_eq!(insert.code(), ErrorCode::RowsExist);
+        let append = opened.write(&key("A"), minutes(8_000..8_200, 9), WriteMode::Append, None).unwrap_err();
+        assert_eq!(append.code(), ErrorCode::OutOfOrder);
+        let version = Some(ExpectedVersion { series_id: None, version: 1 });
+        let late = opened.write(&key("A"), minutes(900_000..900_200, 9), WriteMode::Upsert, version).unwrap_err();
+        assert_eq!(late.code(), ErrorCode::CommitConflict);
+        assert_eq!(shape(&opened).0, 0);
+    }
+
+    #[test]
+    fn a_load_takes_the_number_of_its_turn_and_is_not_in_a_snapshot_before_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let opened = store(dir.path());
+        upsert(&opened, minutes(0..100, 0)).unwrap();
+        let inner = &opened.inner;
+        let state = opened.snapshot();
+        let series = state.get(&key("A")).unwrap();
+        let rows = minutes(DAY - 200..DAY + 200, 0);
+        let write = SeriesWrite::new(key("A"), rows, WriteMode::Upsert);
+        let mut maintenance = inner.maintenance();
+        let mut next_file_id = maintenance.manifest.contents.next_file_id;
+        let parts = inner.stage(series, &write.rows, state.commit + 1, &mut next_file_id).unwrap();
+        // From one digit to two, in what the head and the footer say.
+        for n in 0..7 {
+            opened.create_snapshot(&format!("s{n}")).unwrap();
+            opened.write(&key("B"), minutes(n..n + 1, 0), WriteMode::Upsert, None).unwrap();
+        }
+        opened.create_snapshot("then").unwrap();
+        let written = inner
+            .commit_load(&mut maintenance, &write, series, parts, next_file_id)
+            .unwrap()
+            .expect("the head is as long");
+        drop(maintenance);
+        assert_eq!((state.commit, written.commit), (3, 19));
+        let then = opened.as_of("then").unwrap();
+        assert_eq!(read(&opened, &then), expected(&[(0..100, 0)]));
+        assert_eq!(read(&opened, &opened.snapshot()).len(), 500);
+        drop(opened);
+        let opened = Store::open(dir.path(), false, options()).unwrap();
+        let then = opened.as_of("then").unwrap();
+        assert_eq!(read(&opened, &then), expected(&[(0..100, 0)]));
+        assert_eq!(read(&opened, &opened.snapshot()).len(), 500);
+        let found = opened.verify(&TaskControl::default()).unwrap();
+        assert!(found.findings.is_empty(), "{:?}", found.findings);
+    }
+
+    #[test]
+    fn a_load_whose_series_was_changed_meanwhile_is_not_committed() {
+        let dir = tempfile::tempdir().unwrap();
+        let opened = store(dir.path());
+        let state = opened.snapshot();
+        let series = state.get(&key("A")).unwrap();
+        let write = SeriesWrite::new(key("A"), minutes(0..200, 0), WriteMode::Upsert);
+        let files = || disk::list(&opened.inner.root.join("tmp")).unwrap();
+        let before = files();
+        let mut maintenance = opened.inner.maintenance();
+        let mut next = maintenance.manifest.contents.next_file_id;
+        let parts = opened.inner.stage(series, &write.rows, state.commit + 1, &mut next).unwrap();
+        assert!(files().len() > before.len());
+        upsert(&opened, minutes(5..6, 7)).unwrap();
+        assert!(opened.inner.commit_load(&mut maintenance, &write, series, parts, next).unwrap().is_none());
+        drop(maintenance);
+        assert_eq!(read(&opened, &opened.snapshot()), [(5, 12)]);
+        assert_eq!((files(), shape(&opened)), (before, (1, 0)));
+    }
+
+    #[test]
+    fn commits_go_on_behind_loads_when_the_manifest_is_made_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let opened = store(dir.path());
+        for part in 0..5 {
+            upsert(&opened, minutes(part * 200..part * 200 + 150, 0)).unwrap();
+        }
+        drop(opened);
+        let options_of = RepairOptions { apply: true, rebuild_manifest: true };
+        repair(&DiskPath::os(dir.path()), options_of).unwrap();
+        let opened = Store::open(dir.path(), false, options()).unwrap();
+        assert_eq!(opened.snapshot().commit, 7);
+        assert_eq!(upsert(&opened, minutes(810..815, 9)).unwrap().commit, 8);
+        opened.delete_range(&key("A"), (820 * MINUTE, 829 * MINUTE), None).unwrap();
+        let parts =
+            [(0..150, 0), (200..350, 0), (400..550, 0), (600..750, 0), (800..810, 0), (810..815, 9), (815..820, 0)];
+        let wanted = [expected(&parts), expected(&[(830..950, 0)])].concat();
+        assert_eq!(read(&opened, &opened.snapshot()), wanted);
+        opened.compact(&[], true).unwrap();
+        assert_eq!(read(&opened, &opened.snapshot()), wanted);
+    }
+
+    #[test]
+    fn a_checkpoint_behind_loads_alone_counts_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let opened = store(dir.path());
+        opened.checkpoint().unwrap();
+        upsert(&opened, minutes(0..200, 0)).unwrap();
+        opened.checkpoint().unwrap();
+        assert_eq!(opened.inner.maintenance().manifest.contents.base_commit, opened.snapshot().commit);
+    }
+
+    #[test]
+    fn loads_and_writes_side_by_side_all_count() {
+        let dir = tempfile::tempdir().unwrap();
+        let opened = store(dir.path());
+        std::thread::scope(|scope| {
+            let opened = &opened;
+            scope.spawn(move || {
+                for part in 0..20 {
+                    upsert(opened, minutes(part * 150..part * 150 + 150, 0)).unwrap();
+                    upsert(opened, minutes(part * 150..part * 150 + 3, 1)).unwrap();
+                }
+            });
+            scope.spawn(move || {
+                for n in 0..300 {
+                    opened.write(&key("B"), minutes(n..n + 1, 0), WriteMode::Append, None).unwrap();
+                }
+            });
+            scope.spawn(move || {
+                for _ in 0..20 {
+                    opened.checkpoint().unwrap();
+                    opened.compact(&[], false).unwrap();
+                }
+            });
+        });
+        let wanted: Vec<(i64, i64)> = (0..3_000).map(|minute| (minute, minute + i64::from(minute % 150 < 3))).collect();
+        let commit = opened.snapshot().commit;
+        assert_eq!((read(&opened, &opened.snapshot()), commit), (wanted.clone(), 2 + 40 + 300));
+        drop(opened);
+        let opened = Store::open(dir.path(), false, options()).unwrap();
+        assert_eq!((read(&opened, &opened.snapshot()), opened.snapshot().commit), (wanted, commit));
+        assert_eq!(opened.snapshot().get(&key("B")).unwrap().rows, 300);
+    }
+}
