@@ -15,6 +15,7 @@ use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
 use crate::store::{Durability, StoreOptions};
+use crate::types::similar::distance;
 
 /// Short for the variable of `log.level`, and stronger.
 pub const LOG_VARIABLE: &str = "FASTK_LOG";
@@ -507,7 +508,7 @@ impl ConfigMerge {
 
     fn unknown(&mut self, path: &str, origin: &ValueOrigin) {
         let known = self.keys(|section, key| format!("{section}.{key}"));
-        let nearest = known.iter().min_by_key(|name| edit_distance(name, path)).cloned().unwrap_or_default();
+        let nearest = known.iter().min_by_key(|name| distance(name, path)).cloned().unwrap_or_default();
         let variable = match origin {
             ValueOrigin::Environment(_) => format!(" ({ENV_PREFIX}{})", nearest.replace('.', "__").to_uppercase()),
             _ => String::new(),
@@ -533,7 +534,7 @@ impl ConfigMerge {
         let mut known = self.keys(|section, key| format!("{ENV_PREFIX}{section}__{key}").to_uppercase());
         known.extend(VARIABLES.map(String::from));
         // One underline for two is the usual slip, and no difference.
-        let nearest = known.iter().min_by_key(|other| edit_distance(&other.replace("__", "_"), name))?;
+        let nearest = known.iter().min_by_key(|other| distance(&other.replace("__", "_"), name))?;
         Some(format!("the environment variable {name} is not read; the nearest known one is {nearest}"))
     }
 
@@ -647,22 +648,6 @@ pub fn address(text: &str) -> Result<SocketAddr> {
     found.ok_or_else(|| Error::invalid(format!("{text:?} is not address:port")))
 }
 
-/// Levenshtein distance in bytes.
-fn edit_distance(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.bytes().enumerate() {
-        let mut next = Vec::with_capacity(row.len());
-        let mut left = i + 1;
-        next.push(left);
-        for ((y, diagonal), up) in b.bytes().zip(&row).zip(row.iter().skip(1)) {
-            left = (left + 1).min(up + 1).min(diagonal + usize::from(x != y));
-            next.push(left);
-        }
-        row = next;
-    }
-    row.last().copied().unwrap_or(usize::MAX)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -756,12 +741,5 @@ mod tests {
         let told = load(None, Some("debug".into()), |_| Vec::new()).unwrap();
         assert_eq!(told.config.log.level, "debug");
         assert!(told.print().unwrap().lines().any(|line| line.starts_with("level") && line.ends_with(LOG_VARIABLE)));
-    }
-
-    #[test]
-    fn distances_are_edits() {
-        assert_eq!(edit_distance("kitten", "sitting"), 3);
-        assert_eq!(edit_distance("", "abc"), 3);
-        assert_eq!(edit_distance("abc", "abc"), 0);
     }
 }
