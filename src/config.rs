@@ -17,19 +17,19 @@ use crate::error::{Error, Result};
 use crate::store::{Durability, StoreOptions};
 use crate::types::similar::distance;
 
-/// Short for the variable of `log.level`, and stronger.
+/// Shorthand for the variable of `log.level`; it takes precedence over that variable.
 pub const LOG_VARIABLE: &str = "FASTK_LOG";
 const HOUR_MS: u64 = 3_600_000;
-/// What one answer may hold.
-const ANSWER_BYTES: u64 = 4 << 20;
+/// Memory that one response may hold.
+const RESPONSE_BYTES: u64 = 4 << 20;
 
 /// Prefix of environment variables that set a key: `FASTK__SECTION__KEY`.
 pub const ENV_PREFIX: &str = "FASTK__";
-/// Beginning of every variable that is meant for this program.
+/// Prefix of every environment variable meant for this program.
 const OWN_PREFIX: &str = "FASTK_";
-/// Variables that set no key: those of flags.
+/// Variables that set no key: those of command line flags.
 const VARIABLES: [&str; 6] = [LOG_VARIABLE, "FASTK_CONFIG", "FASTK_TOKEN", "FASTK_CA", "FASTK_CERT", "FASTK_KEY"];
-/// What follows the prefix in those that only tests read.
+/// Suffixes, after [`OWN_PREFIX`], of variables that only tests read.
 const TEST_VARIABLES: [&str; 8] = ["BIN", "BLESS", "KEEP", "PLANTED_BUG", "PROFILE", "PROOF", "TEST_DATA", "URL"];
 
 /// Effective settings.
@@ -44,164 +44,167 @@ pub struct Config {
     pub log: LogConfig,
 }
 
-/// `[store]`
+/// Section `[store]`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct StoreConfig {
     /// Data directory.
     pub root: PathBuf,
     pub durability: Durability,
-    /// Longest time between two flushes under `interval`, 1 to 60,000 ms.
+    /// Longest time between two flushes under `durability = "interval"`, 1 to 60,000 ms.
     pub sync_interval_ms: u64,
-    /// Size of one log segment, 64 KiB to 1 GiB.
+    /// Size of one WAL segment, 64 KiB to 1 GiB.
     pub wal_segment_bytes: u64,
-    /// Most bytes of log kept, four segments to 1 TiB.
+    /// Maximum size of the WAL, four segments to 1 TiB.
     pub wal_bytes_max: u64,
-    /// Rows of one series in the tail that start a seal, and of a sorted write that goes straight to chunks, 1 to 2^32.
+    /// Rows in the tail of one series that trigger a seal, 1 to 2^32; a sorted write of at least this many rows is
+    /// written directly to chunks.
     pub seal_rows: u64,
-    /// Bytes of rows in run files beyond which the longest tails are sealed, 1 MiB to 1 TiB.
+    /// Maximum bytes of rows in the run files of all tails, 1 MiB to 1 TiB; above it the longest tails are sealed.
     pub tail_bytes_max: u64,
-    /// How long the commits of replies, cursors and tickets stay readable, up to 7 days.
+    /// How long commits returned in replies, cursors and tickets stay readable, at most 7 days.
     pub history_keep_ms: u64,
-    /// About how many bytes of memory the commits of replies may take, 0 to 1 TiB.
+    /// Approximate maximum memory for retained commits, 0 to 1 TiB.
     pub history_bytes_max: u64,
-    /// Directory below which clients may ask for backups; empty for nowhere.
+    /// Directory below which clients may create backups; empty to forbid backups by clients.
     pub backup_dir: PathBuf,
 }
 
-/// `[http]`
+/// Section `[http]`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct HttpConfig {
-    /// `address:port` of the REST listener; port 0 picks a free one.
+    /// `address:port` of the REST listener; port 0 picks a free port.
     pub listen: String,
-    /// `host:port` at which other machines and containers reach it; empty for the address of the listener.
+    /// `host:port` at which other machines and containers reach the REST listener; empty for the address of the
+    /// listener.
     pub advertise: String,
-    /// Largest request body.
+    /// Maximum size of a request body.
     pub body_bytes_max: u64,
-    /// Bytes of all bodies being received or written at one time; more are refused as `overloaded`.
+    /// Maximum bytes of all bodies being received or written at one time; more are rejected as `overloaded`.
     pub ingest_bytes_max: u64,
-    /// Rows of a JSON answer without `limit`.
+    /// Rows of a JSON response without `limit`.
     pub json_rows_default: u64,
-    /// Largest `limit` of a JSON answer.
+    /// Largest `limit` of a JSON response.
     pub json_rows_max: u64,
-    /// Most answers under way at one time.
+    /// Maximum number of concurrent reads.
     pub reads_max: u64,
-    /// Longest wait for one of those to end, before the next is refused.
+    /// How long a read waits for one of these permits before it is rejected.
     pub reads_wait_ms: u64,
-    /// Most connections at one time; the one that did nothing for longest makes room for the next.
+    /// Maximum number of connections; a new connection above it closes the one that has been idle longest.
     pub connections_max: u64,
-    /// Most requests under way on one connection of HTTP/2.
+    /// Maximum number of concurrent requests on one HTTP/2 connection.
     pub connection_streams_max: u64,
-    /// Longest request target, in bytes.
+    /// Maximum length of a request target, in bytes.
     pub uri_bytes_max: u64,
-    /// Most bytes of the headers of one request.
+    /// Maximum size of the headers of one request.
     pub header_bytes_max: u64,
-    /// How many times longer than it was sent a compressed body may become.
+    /// Maximum ratio of the decompressed to the compressed size of a body.
     pub expansion_max: u64,
-    /// Longest time from the first byte of a connection or request to the end of its headers.
+    /// Maximum time from the first byte of a connection or request to the end of its headers.
     pub header_timeout_ms: u64,
-    /// How long a connection may wait between two requests.
+    /// How long a connection may be idle between two requests.
     pub idle_timeout_ms: u64,
-    /// Longest pause between two bytes of a body.
+    /// Maximum pause between two reads of a body.
     pub body_idle_ms: u64,
-    /// Longest time for a whole body.
+    /// Maximum time to receive a body.
     pub body_timeout_ms: u64,
-    /// How long a client may take no byte of its answer.
+    /// How long a client may read nothing of its response.
     pub stall_timeout_ms: u64,
-    /// `address:port` of a listener for health and metrics alone, with threads of its own; empty for none.
+    /// `address:port` of a separate listener for health and metrics, served by its own threads; empty for none.
     pub health_listen: String,
-    /// Whether that listener speaks TLS where the others do.
+    /// Whether that listener uses TLS when `[tls]` is set.
     pub health_tls: bool,
-    /// Origins whose pages may ask from a browser.
+    /// Origins whose pages may send requests from a browser.
     pub cors_origins: Vec<String>,
 }
 
-/// `[flight]`
+/// Section `[flight]`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct FlightConfig {
-    /// `address:port` of the Flight listener; port 0 picks a free one.
+    /// `address:port` of the Flight listener; port 0 picks a free port.
     pub listen: String,
-    /// Most bytes of the columns of one record batch of a put.
+    /// Maximum size of the columns of one record batch of a `DoPut`.
     pub message_bytes_max: u64,
-    /// Bytes of record batches being written, of all clients together; more wait.
+    /// Maximum bytes of record batches being written, of all clients together; further batches wait.
     pub put_bytes_max: u64,
-    /// Most answers being sent at one time; more are refused as `overloaded`.
+    /// Maximum number of concurrent `DoGet` responses; more are rejected as `overloaded`.
     pub readers_max: u64,
-    /// Most puts being received at one time; more are refused as `overloaded`.
+    /// Maximum number of concurrent `DoPut` calls; more are rejected as `overloaded`.
     pub puts_max: u64,
-    /// Most connections at one time; the one that did nothing for longest makes room for the next.
+    /// Maximum number of connections; a new connection above it closes the one that has been idle longest.
     pub connections_max: u64,
-    /// Most calls under way on one connection.
+    /// Maximum number of concurrent calls on one connection.
     pub connection_streams_max: u64,
-    /// How long a new connection may take to greet.
+    /// Maximum time for the TLS and HTTP/2 handshake of a new connection.
     pub greeting_timeout_ms: u64,
-    /// Longest time for the message of a call to arrive.
+    /// Maximum time to receive the request message of a call.
     pub message_timeout_ms: u64,
-    /// How long a put may send nothing.
+    /// How long a `DoPut` may send nothing.
     pub put_idle_ms: u64,
-    /// How long a reader may take nothing.
+    /// How long a client may read nothing of a `DoGet` response.
     pub stall_timeout_ms: u64,
-    /// A connection silent for so long is asked whether it lives.
+    /// Time without traffic after which a connection is pinged.
     pub ping_interval_ms: u64,
-    /// One that does not answer for so long is closed.
+    /// How long a pinged connection may take to reply before it is closed.
     pub ping_timeout_ms: u64,
 }
 
-/// `[limits]`: of both listeners together.
+/// Section `[limits]`: limits over both listeners together.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LimitsConfig {
-    /// Most requests and calls under way.
+    /// Maximum number of concurrent requests and calls.
     pub requests_max: u64,
-    /// Most answers being sent and puts being received.
+    /// Maximum number of responses being sent and puts being received.
     pub streams_max: u64,
-    /// The same two of one token.
+    /// Maximum number of concurrent requests and calls of one token.
     pub token_requests_max: u64,
+    /// Maximum number of responses being sent and puts being received of one token.
     pub token_streams_max: u64,
-    /// Bytes that all answers being sent may hold, 4 MiB each.
+    /// Maximum memory of all responses being sent, 4 MiB each.
     pub answer_bytes_max: u64,
-    /// Memory for the rows of all bodies and puts being read and written, 48 bytes a cell; a body that needs more is
-    /// refused as `too_large`, one that has to wait for others as `overloaded`.
+    /// Memory for the rows of all bodies and puts being decoded and written, 48 bytes per cell; a body that needs more
+    /// is rejected as `too_large`, one that would have to wait for others as `overloaded`.
     pub decoded_bytes_max: u64,
-    /// Longest work on one request, from its last byte to the head of its answer.
+    /// Maximum time to process a request, from its last byte to the headers of its response.
     pub request_timeout_ms: u64,
-    /// Deepest nesting of JSON.
+    /// Maximum nesting depth of JSON.
     pub json_depth_max: u64,
-    /// How long what is under way may go on once the server was told to stop.
+    /// How long requests in flight may continue after the server begins to shut down.
     pub drain_timeout_ms: u64,
 }
 
-/// `[tls]`
+/// Section `[tls]`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TlsConfig {
-    /// PEM file with the certificate of the server and those between it and its root; empty for no TLS.
+    /// PEM file with the certificate chain of the server; empty for no TLS.
     pub cert: PathBuf,
-    /// PEM file with its private key.
+    /// PEM file with the private key of the certificate.
     pub key: PathBuf,
-    /// PEM file with the certificates that sign those of clients; empty when clients need none.
+    /// PEM file with the authorities that sign client certificates; empty when clients need no certificate.
     pub client_ca: PathBuf,
 }
 
 impl TlsConfig {
-    /// Whether both listeners speak TLS.
+    /// Whether both listeners use TLS.
     pub fn is_on(&self) -> bool {
         !self.cert.as_os_str().is_empty()
     }
 }
 
-/// `[log]`
+/// Section `[log]`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LogConfig {
     pub format: LogFormat,
-    /// A level or tracing directives.
+    /// A level or `tracing` directives.
     pub level: String,
 }
 
-/// How log lines look.
+/// Format of log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
@@ -229,7 +232,7 @@ impl Default for StoreConfig {
 }
 
 impl StoreConfig {
-    /// What the engine needs of it.
+    /// The settings of the engine.
     pub fn options(&self) -> StoreOptions {
         StoreOptions {
             durability: self.durability,
@@ -315,14 +318,14 @@ impl Default for LogConfig {
     }
 }
 
-/// Where a value came from.
+/// Source of a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ValueOrigin {
     Default,
     File(PathBuf),
-    /// Name of the variable.
+    /// Name of the environment variable.
     Environment(String),
-    /// Name of the flag, with its dashes.
+    /// Name of the flag, including its dashes.
     Flag(&'static str),
 }
 
@@ -346,7 +349,7 @@ pub struct FlagValue {
     pub value: Value,
 }
 
-/// Settings, and the origin of each by `section.key`.
+/// Settings, and the source of each by `section.key`.
 #[derive(Clone, Debug)]
 pub struct LoadedConfig {
     pub config: Config,
@@ -355,7 +358,7 @@ pub struct LoadedConfig {
 }
 
 impl LoadedConfig {
-    /// Merges all sources. `file` must exist when given.
+    /// Merges all sources. `file` must exist when it is given.
     ///
     /// # Errors
     /// `invalid_argument` with every problem found: unreadable file, unknown keys, wrong types, values out of range.
@@ -363,7 +366,7 @@ impl LoadedConfig {
         Self::read_checked(file, flags, |_| Vec::new())
     }
 
-    /// The same, with what else is wrong with the values told among their problems.
+    /// Like [`LoadedConfig::read`], with further problems found by `check` reported among the others.
     ///
     /// # Errors
     /// As [`LoadedConfig::read`].
@@ -396,7 +399,7 @@ impl LoadedConfig {
         }
         let (variables, others): (Vec<_>, Vec<_>) =
             variables.into_iter().partition(|name| name.starts_with(ENV_PREFIX));
-        merge.warnings = others.iter().filter_map(|name| merge.unread(name)).collect();
+        merge.warnings = others.iter().filter_map(|name| merge.unread_variable_warning(name)).collect();
         if !variables.is_empty() {
             match Figment::from(Env::prefixed(ENV_PREFIX).split("__")).extract::<Value>() {
                 Ok(values) => merge.layer(&values, |section, key| {
@@ -415,17 +418,17 @@ impl LoadedConfig {
         Ok(merge)
     }
 
-    /// What is no error and yet not meant: variables of the environment that look like settings and are none.
+    /// Environment variables that look like settings but set nothing.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }
 
-    /// Where the value of `section.key` came from.
+    /// Source of the value of `section.key`.
     pub fn origin(&self, path: &str) -> &ValueOrigin {
         self.origins.get(path).unwrap_or(&ValueOrigin::Default)
     }
 
-    /// The effective values as TOML, each line with its origin as a comment.
+    /// The effective values as TOML, each line with its source as a comment.
     pub fn print(&self) -> Result<String> {
         let mut out = String::new();
         for (section, keys) in sections(&self.config)? {
@@ -441,7 +444,7 @@ impl LoadedConfig {
 
 /// Sections and keys with their values, in order.
 fn sections(config: &Config) -> Result<Vec<(String, Map<String, Value>)>> {
-    let Value::Object(sections) = to_json(config)? else { return Err(Error::internal("configuration is no table")) };
+    let Value::Object(sections) = to_json(config)? else { return Err(Error::internal("configuration is not a table")) };
     Ok(sections.into_iter().filter_map(|(name, keys)| Some((name, keys.as_object()?.clone()))).collect())
 }
 
@@ -449,7 +452,7 @@ fn to_json(config: &Config) -> Result<Value> {
     serde_json::to_value(config).map_err(|error| Error::internal(format!("configuration as JSON: {error}")))
 }
 
-/// Values collected so far, and what is wrong with them.
+/// Values merged so far, and the problems found.
 struct ConfigMerge {
     known: Vec<(String, Map<String, Value>)>,
     values: Map<String, Value>,
@@ -474,7 +477,7 @@ impl ConfigMerge {
                         self.set(section, key, value, origin(section, key));
                     }
                 }
-                None => self.unknown(section, &origin("", section)),
+                None => self.report_unknown_key(section, &origin("", section)),
             }
         }
     }
@@ -482,13 +485,13 @@ impl ConfigMerge {
     fn set(&mut self, section: &str, key: &str, value: &Value, origin: ValueOrigin) {
         let path = format!("{section}.{key}");
         let default = self.known.iter().find(|(name, _)| name == section).and_then(|(_, keys)| keys.get(key));
-        let Some(default) = default else { return self.unknown(&path, &origin) };
-        // A word of digits in the environment reads as a number; where text is meant it is text.
+        let Some(default) = default else { return self.report_unknown_key(&path, &origin) };
+        // The environment provider parses digits as a number; a key that holds text keeps them as text.
         let value = match (default, value) {
             (Value::String(_), Value::Number(number)) if matches!(origin, ValueOrigin::Environment(_)) => {
                 Value::String(number.to_string())
             }
-            // Lists are words between commas there; `[a, b]` was read as a list already.
+            // In the environment a list is comma-separated; `[a, b]` was already parsed as a list.
             (Value::Array(_), given) if matches!(origin, ValueOrigin::Environment(_)) && !given.is_array() => {
                 let text = given.as_str().map_or_else(|| given.to_string(), str::to_owned);
                 text.split(',').map(str::trim).filter(|word| !word.is_empty()).map(Value::from).collect()
@@ -506,7 +509,7 @@ impl ConfigMerge {
         self.origins.insert(path, origin);
     }
 
-    fn unknown(&mut self, path: &str, origin: &ValueOrigin) {
+    fn report_unknown_key(&mut self, path: &str, origin: &ValueOrigin) {
         let known = self.keys(|section, key| format!("{section}.{key}"));
         let nearest = known.iter().min_by_key(|name| distance(name, path)).cloned().unwrap_or_default();
         let variable = match origin {
@@ -516,24 +519,24 @@ impl ConfigMerge {
         self.problems.push(format!("unknown key {path} ({origin}); the nearest known key is {nearest}{variable}"));
     }
 
-    /// Every key in some form.
+    /// Every key, formatted by `form`.
     fn keys(&self, form: impl Fn(&str, &str) -> String) -> Vec<String> {
-        let of = |(section, keys): &(String, Map<String, Value>)| -> Vec<String> {
+        let keys_of_section = |(section, keys): &(String, Map<String, Value>)| -> Vec<String> {
             keys.keys().map(|key| form(section, key)).collect()
         };
-        self.known.iter().flat_map(of).collect()
+        self.known.iter().flat_map(keys_of_section).collect()
     }
 
-    /// What to say of a variable that begins like ours and is read by nothing. It is no error: Kubernetes sets such
-    /// variables for a service of this name.
-    fn unread(&self, name: &str) -> Option<String> {
-        let is_of_tests = name.strip_prefix(OWN_PREFIX).is_some_and(|rest| TEST_VARIABLES.contains(&rest));
-        if VARIABLES.contains(&name) || is_of_tests {
+    /// A warning for a variable that begins with our prefix but is not read. It is not an error: Kubernetes sets such
+    /// variables for a service named `fastk`.
+    fn unread_variable_warning(&self, name: &str) -> Option<String> {
+        let is_test_variable = name.strip_prefix(OWN_PREFIX).is_some_and(|rest| TEST_VARIABLES.contains(&rest));
+        if VARIABLES.contains(&name) || is_test_variable {
             return None;
         }
         let mut known = self.keys(|section, key| format!("{ENV_PREFIX}{section}__{key}").to_uppercase());
         known.extend(VARIABLES.map(String::from));
-        // One underline for two is the usual slip, and no difference.
+        // One underscore instead of two is the usual mistake; it counts as no difference.
         let nearest = known.iter().min_by_key(|other| distance(&other.replace("__", "_"), name))?;
         Some(format!("the environment variable {name} is not read; the nearest known one is {nearest}"))
     }
@@ -555,12 +558,12 @@ impl ConfigMerge {
 }
 
 impl Config {
-    /// What is out of range or does not fit together.
+    /// Values out of range, and values that contradict each other.
     fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
         let mut range = |path: &str, value: u64, min: u64, max: u64| {
             if value < min || value > max {
-                problems.push(format!("{path} = {value} is not within {min} to {max}"));
+                problems.push(format!("{path} = {value} is outside {min} to {max}"));
             }
         };
         let store = &self.store;
@@ -606,7 +609,7 @@ impl Config {
         range("limits.streams_max", limits.streams_max, 1, 1 << 20);
         range("limits.token_requests_max", limits.token_requests_max, 1, 1 << 20);
         range("limits.token_streams_max", limits.token_streams_max, 1, 1 << 20);
-        range("limits.answer_bytes_max", limits.answer_bytes_max, ANSWER_BYTES, 1 << 42);
+        range("limits.answer_bytes_max", limits.answer_bytes_max, RESPONSE_BYTES, 1 << 42);
         range("limits.decoded_bytes_max", limits.decoded_bytes_max, 1 << 24, 1 << 42);
         range("limits.request_timeout_ms", limits.request_timeout_ms, 10, 24 * HOUR_MS);
         range("limits.json_depth_max", limits.json_depth_max, 8, 100);
@@ -659,7 +662,7 @@ mod tests {
     }
 
     #[test]
-    fn later_sources_win_and_are_named() {
+    fn later_sources_win_and_are_reported() {
         let flag = FlagValue { section: "http", key: "listen", flag: "--http", value: "127.0.0.1:0".into() };
         let loaded = load("[http]\nlisten = '127.0.0.1:9'\n[store]\nseal_rows = 7\n", &[flag]).unwrap();
         assert_eq!(loaded.config.http.listen, "127.0.0.1:0");
@@ -694,7 +697,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_in_the_environment_are_words_between_commas() {
+    fn lists_in_the_environment_are_comma_separated() {
         let set = |value: Value| {
             let mut merge = ConfigMerge::new().unwrap();
             merge.set("http", "cors_origins", &value, ValueOrigin::Environment("FASTK__HTTP__CORS_ORIGINS".into()));
@@ -705,19 +708,19 @@ mod tests {
         assert_eq!(set(serde_json::json!(both)), both);
         assert_eq!(set("https://a.example".into()), both[..1]);
         assert!(set("".into()).is_empty());
-        // A file has lists of its own: a text there is a slip.
+        // In a file a list is written as a list: text is an error.
         assert!(load("[http]\ncors_origins = 'https://a.example'\n", &[]).is_err());
     }
 
     #[test]
     fn variables_that_nothing_reads_are_named_with_the_nearest_known_one() {
-        let of = |names: &[&str]| {
+        let warnings = |names: &[&str]| {
             let names = names.iter().map(|name| (*name).to_owned()).collect();
             let loaded = LoadedConfig::from_sources(None, names, None, &[]).unwrap().finish(|_| Vec::new());
             loaded.unwrap().warnings().to_vec()
         };
-        let of_tests = TEST_VARIABLES.map(|rest| format!("{OWN_PREFIX}{rest}"));
-        assert!(of(&VARIABLES).is_empty() && of(&of_tests.each_ref().map(String::as_str)).is_empty());
+        let test_variables = TEST_VARIABLES.map(|rest| format!("{OWN_PREFIX}{rest}"));
+        assert!(warnings(&VARIABLES).is_empty() && warnings(&test_variables.each_ref().map(String::as_str)).is_empty());
         for (name, nearest) in [
             ("FASTK_HTTP_LISTEN", "FASTK__HTTP__LISTEN"),
             ("FASTK_STORE__ROOT", "FASTK__STORE__ROOT"),
@@ -725,7 +728,7 @@ mod tests {
             ("FASTK_TOKENS", "FASTK_TOKEN"),
         ] {
             let expected = format!("the environment variable {name} is not read; the nearest known one is {nearest}");
-            assert_eq!(of(&[name]), [expected]);
+            assert_eq!(warnings(&[name]), [expected]);
         }
     }
 
@@ -738,8 +741,8 @@ mod tests {
             load(Some(Path::new("/nonexistent/fastk.toml")), None, |_| vec!["another one".into()]).unwrap_err();
         assert!(missing.detail().contains("/nonexistent/fastk.toml") && missing.detail().contains("another one"));
         assert_eq!(load(None, None, |_| Vec::new()).unwrap().config, Config::default());
-        let told = load(None, Some("debug".into()), |_| Vec::new()).unwrap();
-        assert_eq!(told.config.log.level, "debug");
-        assert!(told.print().unwrap().lines().any(|line| line.starts_with("level") && line.ends_with(LOG_VARIABLE)));
+        let loaded = load(None, Some("debug".into()), |_| Vec::new()).unwrap();
+        assert_eq!(loaded.config.log.level, "debug");
+        assert!(loaded.print().unwrap().lines().any(|line| line.starts_with("level") && line.ends_with(LOG_VARIABLE)));
     }
 }
