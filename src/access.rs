@@ -1,13 +1,14 @@
-//! Tokens: who may use a server, kept in a file beside the store.
+//! Tokens: who may use a server, stored in a file of the data directory.
 //!
 //! Invariants:
-//! 1. The file holds hashes only; a token is shown once, when it is made. It has 256 random bits, so a plain SHA-256 is
-//!    no weaker than the token, and there is nothing to guess.
-//! 2. A server whose store has the file lets nobody in without a token, also when every token is revoked or the file
-//!    goes away while it runs. A file it cannot read changes nothing: those of before stay good, and the log says so.
-//! 3. What is compared is compared in constant time, with every token there is.
-//! 4. A token that expires is refused from that second on, by the clock of the machine of the server.
-//! 5. Two programs that change the file wait for each other; a crash leaves the old file or the new one.
+//! 1. The file holds hashes only; a token is returned once, when it is created. It has 256 random bits, so a plain
+//!    SHA-256 cannot be guessed either.
+//! 2. A server whose data directory has the file rejects every caller without a token, also when every token is revoked
+//!    or the file is removed while the server runs. If the file becomes unreadable, the tokens read before stay valid
+//!    and the log reports it.
+//! 3. Secrets are compared in constant time, against every stored token.
+//! 4. A token is rejected from the second at which it expires, by the clock of the server.
+//! 5. Programs that change the file take a lock; after a crash the file is the old one or the new one.
 
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Write};
@@ -28,63 +29,63 @@ use subtle::ConstantTimeEq;
 use crate::error::{Error, ErrorCode, Result};
 use crate::service::{Caller, Scope};
 
-/// Target of the lines of the log that tell who deleted or administered what.
+/// Target of audit log lines: who deleted or administered what.
 pub const AUDIT: &str = "fastk::audit";
 /// Name of the file in a data directory.
 pub const FILE: &str = "tokens.json";
-/// What programs that change the file lock.
+/// Name of the file locked by programs that change the tokens.
 const LOCK_FILE: &str = "tokens.lock";
-/// `O_NOFOLLOW` of Linux on x86-64; on others it may be another number, and then links are followed.
+/// `O_NOFOLLOW` of Linux on x86-64; elsewhere its number may differ, and links are followed.
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 const NO_FOLLOW: i32 = 0o400_000;
 #[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
 const NO_FOLLOW: i32 = 0;
-/// Version of the file.
+/// Version of the file format.
 const VERSION: u32 = 1;
-/// Beginning of every token.
+/// Prefix of every token.
 const TOKEN_START: &str = "fastk_";
 const SECRET_BYTES: usize = 32;
 const ID_BYTES: usize = 4;
-/// Longest name of a token, in characters.
+/// Maximum length of the name of a token, in characters.
 const NAME_CHARS_MAX: usize = 100;
-/// Most tokens of a file.
+/// Maximum number of tokens in a file.
 const TOKENS_MAX: usize = 10_000;
-/// Most beginnings of keys a token is limited to, and the longest.
+/// Maximum number of key prefixes of a token, and the maximum length of one.
 const PREFIXES_MAX: usize = 100;
 const PREFIX_BYTES_MAX: usize = 256;
-/// How often a server looks whether the file changed.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// Least time between two attempts to read a file that could not be read.
-const READ_AGAIN: Duration = Duration::from_millis(20);
-/// Longest value of an `authorization` header.
+/// How often a server checks whether the file changed.
+const CHECK_INTERVAL: Duration = Duration::from_millis(500);
+/// Minimum time between two attempts to read a file that could not be read.
+const RETRY_INTERVAL: Duration = Duration::from_millis(20);
+/// Maximum length of an `authorization` header.
 const HEADER_BYTES_MAX: usize = 1_024;
 
-/// Base64 as clients write it, with or without the `=` at the end.
+/// Base64 with or without padding, as clients send it.
 const LENIENT: GeneralPurpose = GeneralPurpose::new(&base64::alphabet::STANDARD, ANY_PADDING);
 const LENIENT_URL: GeneralPurpose = GeneralPurpose::new(&base64::alphabet::URL_SAFE, ANY_PADDING);
 const ANY_PADDING: GeneralPurposeConfig =
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
 
-/// A token as it is kept.
+/// A token as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Token {
     pub id: String,
     pub name: String,
     pub scope: Scope,
-    /// Beginnings of the keys it reaches; all series when empty.
+    /// Prefixes of the keys that the token may access; every series when empty.
     #[serde(default)]
     pub prefixes: Vec<String>,
     /// SHA-256 of the token, in hexadecimal digits.
     sha256: String,
     /// RFC 3339.
     pub created_at: String,
-    /// From when on it is refused, RFC 3339 in UTC; never when absent.
+    /// When the token expires, RFC 3339 in UTC; never when absent.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "rfc3339")]
     pub expires_at: Option<Timestamp>,
 }
 
-/// Times as text. One that cannot be read makes the file unreadable: it must not mean that a token never expires.
+/// Times as text. An unreadable time makes the file unreadable: it must not mean that a token never expires.
 mod rfc3339 {
     use jiff::Timestamp;
     use serde::{Deserialize, Deserializer, Serializer};
@@ -102,7 +103,7 @@ mod rfc3339 {
     }
 }
 
-/// A token just made; the only time it is told.
+/// A new token; its secret is returned only here.
 #[derive(Clone, Debug, Serialize)]
 pub struct NewToken {
     pub id: String,
@@ -115,7 +116,7 @@ pub struct NewToken {
     pub token: String,
 }
 
-/// What of a token may be shown.
+/// The public fields of a token.
 #[derive(Debug, Serialize)]
 pub struct TokenInfo<'t> {
     pub id: &'t str,
@@ -123,19 +124,19 @@ pub struct TokenInfo<'t> {
     pub scope: Scope,
     pub prefixes: &'t [String],
     pub created_at: &'t str,
-    /// `null` for a token that does not expire.
+    /// `null` for a token that never expires.
     #[serde(serialize_with = "rfc3339::serialize")]
     pub expires_at: Option<Timestamp>,
 }
 
-/// Tokens as they are listed.
+/// The list of tokens.
 #[derive(Debug, Serialize)]
 pub struct TokenList<'t> {
     pub tokens: Vec<TokenInfo<'t>>,
 }
 
-/// Tokens without their hashes.
-pub fn shown(tokens: &[Token]) -> TokenList<'_> {
+/// Public fields of `tokens`.
+pub fn redacted(tokens: &[Token]) -> TokenList<'_> {
     let info = |token| {
         let Token { id, name, scope, prefixes, created_at, expires_at, .. }: &Token = token;
         TokenInfo { id, name, scope: *scope, prefixes, created_at, expires_at: *expires_at }
@@ -143,7 +144,7 @@ pub fn shown(tokens: &[Token]) -> TokenList<'_> {
     TokenList { tokens: tokens.iter().map(info).collect() }
 }
 
-/// The file.
+/// Content of the file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Tokens {
@@ -151,7 +152,7 @@ struct Tokens {
     tokens: Vec<Token>,
 }
 
-/// Reads the file; `None` when there is none.
+/// Reads the file; `None` when it does not exist.
 fn read(path: &Path) -> Result<Option<Tokens>> {
     let text = match std::fs::read(path) {
         Ok(text) => text,
@@ -159,17 +160,17 @@ fn read(path: &Path) -> Result<Option<Tokens>> {
         Err(error) => return Err(Error::io("read", path, &error)),
     };
     let tokens: Tokens = serde_json::from_slice(&text)
-        .map_err(|error| Error::corrupt(format!("{} is no file of tokens: {error}", path.display())))?;
+        .map_err(|error| Error::corrupt(format!("{} is not a token file: {error}", path.display())))?;
     if tokens.version != VERSION {
         return Err(Error::new(
             ErrorCode::UnsupportedFormat,
-            format!("{} has version {}, this program knows {VERSION}", path.display(), tokens.version),
+            format!("{} has version {}, this program supports {VERSION}", path.display(), tokens.version),
         ));
     }
     Ok(Some(tokens))
 }
 
-/// Changes the file of a data directory, one program at a time.
+/// Changes the file of a data directory under its lock.
 fn change<T>(root: &Path, change: impl FnOnce(&mut Tokens) -> Result<T>) -> Result<T> {
     let lock_path = root.join(LOCK_FILE);
     let lock = OpenOptions::new()
@@ -183,12 +184,13 @@ fn change<T>(root: &Path, change: impl FnOnce(&mut Tokens) -> Result<T>) -> Resu
     lock.lock().map_err(|error| Error::io("lock", &lock_path, &error))?;
     let path = root.join(FILE);
     let mut tokens = read(&path)?.unwrap_or(Tokens { version: VERSION, tokens: Vec::new() });
-    let done = change(&mut tokens)?;
+    let result = change(&mut tokens)?;
     let mut text = serde_json::to_vec_pretty(&tokens).map_err(|error| Error::internal(format!("tokens: {error}")))?;
     text.push(b'\n');
     let fresh = root.join(format!("{FILE}.new"));
     let written = (|| {
-        // A new file, so that no link of somebody else is followed; it belongs to whom the directory belongs.
+        // A new file, so that no link created by another user is followed; its owner is the owner of the old file or
+        // directory.
         let owner = std::fs::metadata(&path).or_else(|_| std::fs::metadata(root))?;
         match std::fs::remove_file(&fresh) {
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
@@ -204,7 +206,7 @@ fn change<T>(root: &Path, change: impl FnOnce(&mut Tokens) -> Result<T>) -> Resu
         File::open(root)?.sync_all()
     })();
     written.map_err(|error: std::io::Error| Error::io("write", &path, &error))?;
-    Ok(done)
+    Ok(result)
 }
 
 fn random<const N: usize>() -> Result<[u8; N]> {
@@ -225,16 +227,16 @@ fn hash(token: &str) -> String {
     fingerprint(token.as_bytes())
 }
 
-/// SHA-256 of bytes, such as those of a certificate, in hexadecimal.
+/// SHA-256 of `bytes`, such as those of a certificate, in hexadecimal.
 pub fn fingerprint(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
 }
 
-/// When a token expires, of `text`: a time of RFC 3339, or how long it is good from `now` on, such as `12h` or `30d`.
+/// Parses when a token expires: an RFC 3339 time, or a duration from `now` such as `12h` or `30d`.
 ///
 /// # Errors
-/// `invalid_argument` for another text, and for a time that is not after `now`.
-pub fn expiry(text: &str, now: Timestamp) -> Result<Timestamp> {
+/// `invalid_argument` for other text, and for a time that is not after `now`.
+pub fn parse_expiry(text: &str, now: Timestamp) -> Result<Timestamp> {
     let seconds =
         |count: &str, unit: i64| count.parse::<i64>().ok().filter(|n| *n > 0).and_then(|n| n.checked_mul(unit));
     let units = [('s', 1), ('m', 60), ('h', 3_600), ('d', 86_400), ('w', 7 * 86_400)];
@@ -244,39 +246,39 @@ pub fn expiry(text: &str, now: Timestamp) -> Result<Timestamp> {
         None => text.parse::<Timestamp>().ok().and_then(|at| Timestamp::from_second(at.as_second()).ok()),
     };
     let at = at.ok_or_else(|| {
-        Error::invalid(format!("{text:?} is neither a duration nor a time"))
+        Error::invalid(format!("{text:?} is not a duration or a time"))
             .with_hint("such as 30d (s, m, h, d, w) or 2025-01-31T00:00:00Z")
     })?;
     if at <= now {
-        return Err(Error::invalid(format!("a token that expires at {at} would never be good")));
+        return Err(Error::invalid(format!("a token that expires at {at} would never be valid")));
     }
     Ok(at)
 }
 
-/// Whether a token can have this name and these prefixes.
+/// Checks the name and the prefixes of a new token.
 ///
 /// # Errors
 /// `invalid_argument`.
 pub fn check_new(name: &str, prefixes: &[String]) -> Result<()> {
     if name.is_empty() || name.chars().count() > NAME_CHARS_MAX || name.chars().any(char::is_control) {
-        return Err(Error::invalid(format!("the name of a token has 1 to {NAME_CHARS_MAX} visible characters")));
+        return Err(Error::invalid(format!("the name of a token must have 1 to {NAME_CHARS_MAX} visible characters")));
     }
     if prefixes.len() > PREFIXES_MAX {
         return Err(Error::invalid(format!("{} prefixes, more than {PREFIXES_MAX}", prefixes.len())));
     }
-    let begins_key = |prefix: &str| {
-        let whole = ["kline/", "scalar/"].iter().any(|kind| prefix.starts_with(kind) || kind.starts_with(prefix));
+    let is_key_prefix = |prefix: &str| {
+        let is_kind = ["kline/", "scalar/"].iter().any(|kind| prefix.starts_with(kind) || kind.starts_with(prefix));
         let legal = |b: u8| b.is_ascii_alphanumeric() || b"._-:@+=^$&/".contains(&b);
-        whole && !prefix.is_empty() && prefix.len() <= PREFIX_BYTES_MAX && prefix.bytes().all(legal)
+        is_kind && !prefix.is_empty() && prefix.len() <= PREFIX_BYTES_MAX && prefix.bytes().all(legal)
     };
-    if let Some(prefix) = prefixes.iter().find(|prefix| !begins_key(prefix)) {
-        return Err(Error::invalid(format!("prefix {prefix:?} is not how a series key begins"))
+    if let Some(prefix) = prefixes.iter().find(|prefix| !is_key_prefix(prefix)) {
+        return Err(Error::invalid(format!("prefix {prefix:?} is not the start of a series key"))
             .with_hint("such as kline/BTC or scalar/risk/"));
     }
     Ok(())
 }
 
-/// Makes a token that does not expire. The data directory is made when it is missing.
+/// Creates a token that never expires, and the data directory when it is missing.
 ///
 /// # Errors
 /// Those of [`create_until`].
@@ -284,11 +286,10 @@ pub fn create(root: &Path, name: &str, scope: Scope, prefixes: &[String]) -> Res
     create_until(root, name, scope, prefixes, None)
 }
 
-/// Makes a token that is good until `expires_at`, for good when that is `None`. The data directory is made when it is
-/// missing.
+/// Creates a token that expires at `expires_at`, never when `None`, and the data directory when it is missing.
 ///
 /// # Errors
-/// `invalid_argument` for a name or a prefix that cannot be, `too_large` beyond 10,000 tokens, `io`.
+/// `invalid_argument` for an invalid name or prefix, `too_large` above 10,000 tokens, `io`.
 pub fn create_until(
     root: &Path,
     name: &str,
@@ -302,7 +303,7 @@ pub fn create_until(
     let created_at = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
     let id = change(root, |file| {
         if file.tokens.len() >= TOKENS_MAX {
-            return Err(Error::new(ErrorCode::TooLarge, format!("there are {TOKENS_MAX} tokens already")));
+            return Err(Error::new(ErrorCode::TooLarge, format!("there are already {TOKENS_MAX} tokens")));
         }
         let id = loop {
             let id = hex(&random::<ID_BYTES>()?);
@@ -324,7 +325,7 @@ pub fn create_until(
     Ok(NewToken { id, name: name.into(), scope, prefixes: prefixes.to_vec(), expires_at, token })
 }
 
-/// The tokens of a data directory, oldest first; what is secret about them is not there.
+/// The tokens of a data directory with their hashes, oldest first.
 ///
 /// # Errors
 /// `corrupt_data`, `unsupported_format`, `io`.
@@ -332,12 +333,12 @@ pub fn list(root: &Path) -> Result<Vec<Token>> {
     Ok(read(&root.join(FILE))?.map(|file| file.tokens).unwrap_or_default())
 }
 
-/// Takes a token away. The file stays, so that a server without tokens lets nobody in.
+/// Revokes a token. The file remains, so that a server without tokens rejects every caller.
 ///
 /// # Errors
-/// `not_found` for an id that is not there, and those of [`list`].
+/// `not_found` for an unknown id, and those of [`list`].
 pub fn revoke(root: &Path, id: &str) -> Result<Token> {
-    // Nothing is made where there is no file.
+    // Without a file no file is created.
     find(root, id)?;
     change(root, |file| {
         let at = file.tokens.iter().position(|token| token.id == id).ok_or_else(|| missing(id))?;
@@ -348,16 +349,16 @@ pub fn revoke(root: &Path, id: &str) -> Result<Token> {
 /// The token with this id.
 ///
 /// # Errors
-/// `not_found` for an id that is not there, and those of [`list`].
+/// `not_found` for an unknown id, and those of [`list`].
 pub fn find(root: &Path, id: &str) -> Result<Token> {
     list(root)?.into_iter().find(|token| token.id == id).ok_or_else(|| missing(id))
 }
 
 fn missing(id: &str) -> Error {
-    Error::new(ErrorCode::NotFound, format!("there is no token {id:?}"))
+    Error::new(ErrorCode::NotFound, format!("token {id:?} does not exist"))
 }
 
-/// What tells one state of a file from another.
+/// Metadata that identifies one state of a file.
 type Stamp = (u64, i64, i64, u64, i64, i64);
 
 fn stamp(path: &Path) -> Option<Stamp> {
@@ -365,36 +366,36 @@ fn stamp(path: &Path) -> Option<Stamp> {
     Some((meta.ino(), meta.mtime(), meta.mtime_nsec(), meta.size(), meta.ctime(), meta.ctime_nsec()))
 }
 
-/// What time it is, for whoever has to know when tokens expire.
+/// Clock by which tokens expire.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock(fn() -> Timestamp);
 
-/// Lets callers of a server in, or not.
+/// Authenticates the callers of a server.
 #[derive(Debug)]
 pub struct Authenticator {
     path: PathBuf,
     clock: Clock,
-    /// `None` where no token was ever made: then everybody is let in.
+    /// `None` while no token was ever created: then every caller is trusted.
     known: ArcSwap<Option<Tokens>>,
-    looked: Mutex<TokenFileState>,
+    file_state: Mutex<TokenFileState>,
 }
 
-/// The last look at the file.
+/// The last check of the file.
 #[derive(Debug)]
 struct TokenFileState {
     at: Instant,
-    /// What `known` was read from.
+    /// The state of the file that `known` was read from.
     read: Option<Stamp>,
-    /// What could not be read, so that the log says so once.
-    told: Option<Stamp>,
+    /// The state of the file that could not be read, so that the log reports it once.
+    unreadable: Option<Stamp>,
 }
 
 impl Authenticator {
-    /// The gate of a data directory.
+    /// The authenticator of a data directory.
     ///
     /// # Errors
     /// Those of [`list`].
-    pub fn of(root: &Path) -> Result<Self> {
+    pub fn open(root: &Path) -> Result<Self> {
         Self::with_clock(root, Clock(Timestamp::now))
     }
 
@@ -406,124 +407,127 @@ impl Authenticator {
             path,
             clock,
             known,
-            looked: Mutex::new(TokenFileState { at: Instant::now(), read: seen, told: None }),
+            file_state: Mutex::new(TokenFileState { at: Instant::now(), read: seen, unreadable: None }),
         })
     }
 
     /// Whether callers need a token.
-    pub fn asks(&self) -> bool {
+    pub fn requires_token(&self) -> bool {
         self.known.load().is_some()
     }
 
-    /// Whether somebody can get in with a token.
+    /// Whether there is a token at all.
     pub fn has_tokens(&self) -> bool {
         self.known.load().as_ref().as_ref().is_some_and(|file| !file.tokens.is_empty())
     }
 
-    /// Looks from time to time whether the file changed.
-    fn look(&self) {
-        let Ok(mut looked) = self.looked.try_lock() else { return };
-        if looked.at.elapsed() >= LOOK_EVERY {
-            self.look_now(&mut looked);
+    /// Reads the file again when it changed and the last check is [`CHECK_INTERVAL`] ago.
+    fn reload_if_due(&self) {
+        let Ok(mut file_state) = self.file_state.try_lock() else { return };
+        if file_state.at.elapsed() >= CHECK_INTERVAL {
+            self.reload(&mut file_state);
         }
     }
 
-    fn look_now(&self, looked: &mut TokenFileState) {
-        let before = std::mem::replace(&mut looked.at, Instant::now());
+    fn reload(&self, file_state: &mut TokenFileState) {
+        let before = std::mem::replace(&mut file_state.at, Instant::now());
         let seen = stamp(&self.path);
-        if seen.is_none() || seen == looked.read || (seen == looked.told && before.elapsed() < READ_AGAIN) {
+        if seen.is_none()
+            || seen == file_state.read
+            || (seen == file_state.unreadable && before.elapsed() < RETRY_INTERVAL)
+        {
             return;
         }
         match read(&self.path) {
             Ok(Some(file)) => {
-                tracing::info!(tokens = file.tokens.len(), "tokens were read anew");
+                tracing::info!(tokens = file.tokens.len(), "tokens reloaded");
                 let before = self.known.load();
-                tell_changes(before.as_ref().as_ref().map_or(&[], |before| &before.tokens), &file.tokens);
+                log_changes(before.as_ref().as_ref().map_or(&[], |before| &before.tokens), &file.tokens);
                 self.known.store(Arc::new(Some(file)));
-                looked.read = seen;
+                file_state.read = seen;
             }
             Ok(None) => {}
-            // It is tried again: a file that can be read later may take tokens away.
+            // Retried later: the file may then revoke tokens.
             Err(error) => {
-                if looked.told != seen {
-                    tracing::error!(%error, "the tokens of before stay good");
+                if file_state.unreadable != seen {
+                    tracing::error!(%error, "cannot read tokens; the previous ones stay valid");
                 }
-                looked.told = seen;
+                file_state.unreadable = seen;
             }
         }
     }
 
-    /// Whether somebody let in before still would be.
+    /// Checks that a caller admitted before would still be admitted.
     ///
     /// # Errors
     /// `unauthenticated` once the token was revoked or expired.
-    pub fn still(&self, caller: &Caller) -> Result<()> {
-        self.look();
+    pub fn recheck(&self, caller: &Caller) -> Result<()> {
+        self.reload_if_due();
         let known = self.known.load();
         let Some(file) = known.as_ref() else { return Ok(()) };
         match file.tokens.iter().find(|token| *token.id == *caller.id) {
-            Some(token) => self.unexpired(token).map(drop),
-            None => Err(refused("the token was revoked")),
+            Some(token) => self.caller_of(token).map(drop),
+            None => Err(unauthenticated("the token was revoked")),
         }
     }
 
-    /// Who comes with a known token.
-    fn unexpired(&self, token: &Token) -> Result<Caller> {
+    /// The caller of a token, unless it expired.
+    fn caller_of(&self, token: &Token) -> Result<Caller> {
         match token.expires_at {
-            Some(at) if (self.clock.0)() >= at => Err(refused(&format!("the token expired at {at}"))
-                .with_hint("`fastk admin token create` on the machine of the data makes another")),
+            Some(at) if (self.clock.0)() >= at => Err(unauthenticated(&format!("the token expired at {at}"))
+                .with_hint("`fastk admin token create` on the host of the data directory creates another")),
             _ => Ok(token.caller()),
         }
     }
 
-    /// Who comes with these values of the header `authorization`.
+    /// The caller with these values of the header `authorization`.
     ///
     /// # Errors
-    /// `unauthenticated` without a good token where one is needed.
+    /// `unauthenticated` without a valid token where one is required.
     pub fn admit<'v>(&self, values: impl IntoIterator<Item = &'v [u8]>) -> Result<Caller> {
-        self.look();
+        self.reload_if_due();
         let mut values = values.into_iter();
         let (value, more) = (values.next(), values.next());
         let known = self.known.load();
         let Some(file) = known.as_ref() else { return Ok(Caller::trusted()) };
         let Some(value) = value else {
-            return Err(refused("this server asks for a token").with_hint("send `authorization: Bearer TOKEN`"));
+            return Err(unauthenticated("this server requires a token").with_hint("send `authorization: Bearer TOKEN`"));
         };
-        let token = if more.is_some() { None } else { token_of(value) };
+        let token = if more.is_some() { None } else { token_from_header(value) };
         let token = token.ok_or_else(|| {
-            refused("the header authorization cannot be read").with_hint("send `authorization: Bearer TOKEN`")
+            unauthenticated("the header authorization is malformed").with_hint("send `authorization: Bearer TOKEN`")
         })?;
         match file.find(&token) {
-            Some(token) => self.unexpired(token),
-            // The file may have changed since it was looked at, however lately: a new token is good at once.
+            Some(token) => self.caller_of(token),
+            // The file may have changed since the last check: a new token is valid at once.
             None => {
-                self.look_now(&mut self.looked.lock().unwrap_or_else(PoisonError::into_inner));
+                self.reload(&mut self.file_state.lock().unwrap_or_else(PoisonError::into_inner));
                 let known = self.known.load();
                 let found = known.as_ref().as_ref().and_then(|file| file.find(&token));
-                let found = found.ok_or_else(|| refused("the token is not known here, or was revoked"))?;
-                self.unexpired(found)
+                let found = found.ok_or_else(|| unauthenticated("the token is unknown or was revoked"))?;
+                self.caller_of(found)
             }
         }
     }
 }
 
-/// Tells the log which tokens came and went; they are made and revoked by other programs.
-fn tell_changes(before: &[Token], after: &[Token]) {
+/// Logs which tokens were created and revoked; other programs change the file.
+fn log_changes(before: &[Token], after: &[Token]) {
     let is_among = |tokens: &[Token], token: &Token| tokens.iter().any(|other| other.id == token.id);
-    let made = after.iter().filter(|token| !is_among(before, token)).map(|token| ("token created", token));
-    let gone = before.iter().filter(|token| !is_among(after, token)).map(|token| ("token revoked", token));
-    for (verb, token) in made.chain(gone) {
+    let created = after.iter().filter(|token| !is_among(before, token)).map(|token| ("token created", token));
+    let revoked = before.iter().filter(|token| !is_among(after, token)).map(|token| ("token revoked", token));
+    for (verb, token) in created.chain(revoked) {
         let (scope, prefixes) = (token.scope.name(), token.prefixes.join(","));
         tracing::info!(target: AUDIT, verb, token = token.id, name = token.name, scope, prefixes, "audit");
     }
 }
 
-fn refused(detail: &str) -> Error {
+fn unauthenticated(detail: &str) -> Error {
     Error::new(ErrorCode::Unauthenticated, detail)
 }
 
 impl Tokens {
-    /// The token with this text. Takes as long whichever it is.
+    /// The token with this text, compared with every token so that the time reveals nothing.
     fn find(&self, text: &str) -> Option<&Token> {
         let hash = hash(text);
         let mut found = None;
@@ -542,8 +546,8 @@ impl Token {
     }
 }
 
-/// The token in a value of `authorization`: after `Bearer`, or the password after `Basic`, whatever the user name.
-pub fn token_of(value: &[u8]) -> Option<String> {
+/// The token in a value of `authorization`: after `Bearer`, or the password after `Basic`, with any user name.
+pub fn token_from_header(value: &[u8]) -> Option<String> {
     if value.len() > HEADER_BYTES_MAX {
         return None;
     }
@@ -560,13 +564,13 @@ pub fn token_of(value: &[u8]) -> Option<String> {
     Some(password.to_owned()).filter(|token| !token.is_empty())
 }
 
-/// `authorization` of a client with this token.
-pub fn header_of(token: &str) -> String {
+/// Value of `authorization` for a token.
+pub fn bearer_header(token: &str) -> String {
     format!("Bearer {token}")
 }
 
-/// The same in the form that database clients send.
-pub fn basic_header_of(user: &str, token: &str) -> String {
+/// Value of `authorization` for a token as the password of Basic authentication, as database clients send it.
+pub fn basic_header(user: &str, token: &str) -> String {
     format!("Basic {}", STANDARD.encode(format!("{user}:{token}")))
 }
 
@@ -574,35 +578,35 @@ pub fn basic_header_of(user: &str, token: &str) -> String {
 mod tests {
     use super::*;
 
-    fn admit(gate: &Authenticator, header: &str) -> Result<Caller> {
-        gate.admit([header.as_bytes()])
+    fn admit(auth: &Authenticator, header: &str) -> Result<Caller> {
+        auth.admit([header.as_bytes()])
     }
 
     #[test]
     fn tokens_open_the_gate_until_they_are_revoked() {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path();
-        let gate = Authenticator::of(root).unwrap();
-        assert!(!gate.asks());
-        assert_eq!(gate.admit([]).unwrap(), Caller::trusted());
-        let made = create(root, "lab", Scope::Write, &["kline/BTC".into()]).unwrap();
-        let gate = Authenticator::of(root).unwrap();
-        assert!(gate.asks() && gate.has_tokens());
-        assert_eq!(gate.admit([]).unwrap_err().code(), ErrorCode::Unauthenticated);
-        let caller = admit(&gate, &header_of(&made.token)).unwrap();
-        assert_eq!((caller.scope, &*caller.id, caller.prefixes.len()), (Scope::Write, made.id.as_str(), 1));
-        assert_eq!(admit(&gate, &basic_header_of("anyone", &made.token)).unwrap(), caller);
-        // A second one is good at once, without a new gate; a revocation is after a moment.
+        let auth = Authenticator::open(root).unwrap();
+        assert!(!auth.requires_token());
+        assert_eq!(auth.admit([]).unwrap(), Caller::trusted());
+        let created = create(root, "lab", Scope::Write, &["kline/BTC".into()]).unwrap();
+        let auth = Authenticator::open(root).unwrap();
+        assert!(auth.requires_token() && auth.has_tokens());
+        assert_eq!(auth.admit([]).unwrap_err().code(), ErrorCode::Unauthenticated);
+        let caller = admit(&auth, &bearer_header(&created.token)).unwrap();
+        assert_eq!((caller.scope, &*caller.id, caller.prefixes.len()), (Scope::Write, created.id.as_str(), 1));
+        assert_eq!(admit(&auth, &basic_header("anyone", &created.token)).unwrap(), caller);
+        // A new token is valid at once without reopening; a revocation takes effect after the check interval.
         let second = create(root, "second", Scope::Read, &[]).unwrap();
-        assert_eq!(admit(&gate, &header_of(&second.token)).unwrap().scope, Scope::Read);
-        assert_eq!(revoke(root, &made.id).unwrap().name, "lab");
-        std::thread::sleep(LOOK_EVERY + Duration::from_millis(50));
-        assert_eq!(admit(&gate, &header_of(&made.token)).unwrap_err().code(), ErrorCode::Unauthenticated);
+        assert_eq!(admit(&auth, &bearer_header(&second.token)).unwrap().scope, Scope::Read);
+        assert_eq!(revoke(root, &created.id).unwrap().name, "lab");
+        std::thread::sleep(CHECK_INTERVAL + Duration::from_millis(50));
+        assert_eq!(admit(&auth, &bearer_header(&created.token)).unwrap_err().code(), ErrorCode::Unauthenticated);
         revoke(root, &second.id).unwrap();
-        std::thread::sleep(LOOK_EVERY + Duration::from_millis(50));
-        assert!(admit(&gate, &header_of(&second.token)).is_err());
-        assert!(gate.admit([]).is_err(), "a server without tokens lets nobody in");
-        assert!(Authenticator::of(root).unwrap().asks());
+        std::thread::sleep(CHECK_INTERVAL + Duration::from_millis(50));
+        assert!(admit(&auth, &bearer_header(&second.token)).is_err());
+        assert!(auth.admit([]).is_err(), "a server without tokens rejects everyone");
+        assert!(Authenticator::open(root).unwrap().requires_token());
         assert_eq!(revoke(root, "nobody").unwrap_err().code(), ErrorCode::NotFound);
     }
 
@@ -612,26 +616,26 @@ mod tests {
         let now = || Timestamp::from_second(NOW.load(std::sync::atomic::Ordering::SeqCst)).unwrap();
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path();
-        let until = expiry("30d", now()).unwrap();
-        let made = create_until(root, "month", Scope::Read, &[], Some(until)).unwrap();
-        let ever = create(root, "ever", Scope::Read, &[]).unwrap();
-        let gate = Authenticator::with_clock(root, Clock(now)).unwrap();
-        let caller = admit(&gate, &header_of(&made.token)).unwrap();
+        let expires_at = parse_expiry("30d", now()).unwrap();
+        let created = create_until(root, "month", Scope::Read, &[], Some(expires_at)).unwrap();
+        let permanent = create(root, "ever", Scope::Read, &[]).unwrap();
+        let auth = Authenticator::with_clock(root, Clock(now)).unwrap();
+        let caller = admit(&auth, &bearer_header(&created.token)).unwrap();
         NOW.store(1_700_000_000 + 30 * 86_400 - 1, std::sync::atomic::Ordering::SeqCst);
-        assert!(admit(&gate, &header_of(&made.token)).is_ok() && gate.still(&caller).is_ok());
+        assert!(admit(&auth, &bearer_header(&created.token)).is_ok() && auth.recheck(&caller).is_ok());
         NOW.store(1_700_000_000 + 30 * 86_400, std::sync::atomic::Ordering::SeqCst);
-        for error in [admit(&gate, &header_of(&made.token)).unwrap_err(), gate.still(&caller).unwrap_err()] {
+        for error in [admit(&auth, &bearer_header(&created.token)).unwrap_err(), auth.recheck(&caller).unwrap_err()] {
             assert_eq!(error.code(), ErrorCode::Unauthenticated);
             assert!(error.detail().contains("expired at 2023-12-14T22:13:20Z"), "{}", error.detail());
         }
-        assert!(admit(&gate, &header_of(&ever.token)).is_ok());
-        // It is listed all the same, with when it expired.
+        assert!(admit(&auth, &bearer_header(&permanent.token)).is_ok());
+        // An expired token is still listed, with its time.
         let listed = list(root).unwrap();
-        assert_eq!(listed.iter().map(|token| token.expires_at).collect::<Vec<_>>(), [Some(until), None]);
+        assert_eq!(listed.iter().map(|token| token.expires_at).collect::<Vec<_>>(), [Some(expires_at), None]);
     }
 
     #[test]
-    fn expiry_is_a_duration_or_a_time_to_come() {
+    fn expiry_is_a_duration_or_a_future_time() {
         let now: Timestamp = "2024-02-01T00:00:00.5Z".parse().unwrap();
         for (text, at) in [
             ("90s", "2024-02-01T00:01:30Z"),
@@ -640,30 +644,30 @@ mod tests {
             ("2w", "2024-02-15T00:00:00Z"),
             ("2024-02-01T02:00:00+01:00", "2024-02-01T01:00:00Z"),
         ] {
-            assert_eq!(expiry(text, now).unwrap().to_string(), at, "{text}");
+            assert_eq!(parse_expiry(text, now).unwrap().to_string(), at, "{text}");
         }
         for bad in ["", "30", "d", "0d", "-1d", "1y", "2024-01-31T00:00:00Z", "tomorrow", "99999999999999999w"] {
-            assert_eq!(expiry(bad, now).unwrap_err().code(), ErrorCode::InvalidArgument, "{bad}");
+            assert_eq!(parse_expiry(bad, now).unwrap_err().code(), ErrorCode::InvalidArgument, "{bad}");
         }
     }
 
     #[test]
-    fn a_new_token_is_good_at_once_whoever_else_asks() {
+    fn a_new_token_is_valid_at_once_under_concurrent_requests() {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path();
         create(root, "first", Scope::Read, &[]).unwrap();
-        let gate = Authenticator::of(root).unwrap();
+        let auth = Authenticator::open(root).unwrap();
         let done = std::sync::atomic::AtomicBool::new(false);
         std::thread::scope(|scope| {
             for _ in 0..2 {
                 scope.spawn(|| {
                     while !done.load(std::sync::atomic::Ordering::Relaxed) {
-                        assert!(admit(&gate, "Bearer wrong").is_err());
+                        assert!(admit(&auth, "Bearer wrong").is_err());
                     }
                 });
             }
             let admitted: Vec<_> = (0..50)
-                .map(|_| admit(&gate, &header_of(&create(root, "next", Scope::Read, &[]).unwrap().token)).is_ok())
+                .map(|_| admit(&auth, &bearer_header(&create(root, "next", Scope::Read, &[]).unwrap().token)).is_ok())
                 .collect();
             done.store(true, std::sync::atomic::Ordering::Relaxed);
             assert_eq!(admitted, [true; 50]);
@@ -671,79 +675,79 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_goes_or_breaks_opens_nothing() {
+    fn a_removed_or_corrupt_file_admits_no_one() {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path();
-        let made = create(root, "lab", Scope::Read, &[]).unwrap();
-        let gate = Authenticator::of(root).unwrap();
+        let created = create(root, "lab", Scope::Read, &[]).unwrap();
+        let auth = Authenticator::open(root).unwrap();
         for broken in [Some("nonsense"), None] {
             match broken {
                 Some(text) => std::fs::write(root.join(FILE), text).unwrap(),
                 None => std::fs::remove_file(root.join(FILE)).unwrap(),
             }
-            std::thread::sleep(LOOK_EVERY + Duration::from_millis(50));
-            assert!(gate.admit([]).is_err() && admit(&gate, "Bearer x").is_err());
-            assert!(admit(&gate, &header_of(&made.token)).is_ok());
+            std::thread::sleep(CHECK_INTERVAL + Duration::from_millis(50));
+            assert!(auth.admit([]).is_err() && admit(&auth, "Bearer x").is_err());
+            assert!(admit(&auth, &bearer_header(&created.token)).is_ok());
         }
         std::fs::write(root.join(FILE), "{\"version\":1,\"tokens\":[{}]}").unwrap();
-        assert_eq!(Authenticator::of(root).unwrap_err().code(), ErrorCode::CorruptData);
+        assert_eq!(Authenticator::open(root).unwrap_err().code(), ErrorCode::CorruptData);
     }
 
     #[test]
     fn a_file_that_could_not_be_read_is_read_later_and_no_link_is_followed() {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path();
-        let made = create(root, "lab", Scope::Read, &[]).unwrap();
-        let gate = Authenticator::of(root).unwrap();
+        let created = create(root, "lab", Scope::Read, &[]).unwrap();
+        let auth = Authenticator::open(root).unwrap();
         let file = root.join(FILE);
         let text = std::fs::read(&file).unwrap();
         std::fs::write(&file, "{").unwrap();
-        std::thread::sleep(LOOK_EVERY + Duration::from_millis(50));
-        let caller = admit(&gate, &header_of(&made.token)).unwrap();
+        std::thread::sleep(CHECK_INTERVAL + Duration::from_millis(50));
+        let caller = admit(&auth, &bearer_header(&created.token)).unwrap();
         std::fs::write(&file, &text).unwrap();
         std::fs::write(root.join("elsewhere"), "kept").unwrap();
         std::os::unix::fs::symlink(root.join("elsewhere"), root.join(format!("{FILE}.new"))).unwrap();
-        revoke(root, &made.id).unwrap();
+        revoke(root, &created.id).unwrap();
         assert_eq!(std::fs::read_to_string(root.join("elsewhere")).unwrap(), "kept");
-        std::thread::sleep(LOOK_EVERY + Duration::from_millis(50));
-        assert!(admit(&gate, &header_of(&made.token)).is_err());
-        assert_eq!(gate.still(&caller).unwrap_err().code(), ErrorCode::Unauthenticated);
+        std::thread::sleep(CHECK_INTERVAL + Duration::from_millis(50));
+        assert!(admit(&auth, &bearer_header(&created.token)).is_err());
+        assert_eq!(auth.recheck(&caller).unwrap_err().code(), ErrorCode::Unauthenticated);
         std::fs::remove_file(root.join(LOCK_FILE)).unwrap();
         std::os::unix::fs::symlink(root.join("elsewhere"), root.join(LOCK_FILE)).unwrap();
         assert!(create(root, "x", Scope::Read, &[]).is_err());
     }
 
     #[test]
-    fn the_file_tells_no_secret_and_nobody_else_reads_it() {
+    fn the_file_holds_no_secret_and_only_its_owner_can_read_it() {
         use std::os::unix::fs::PermissionsExt;
         let dir = tempfile::tempdir().unwrap();
-        let made = create(dir.path(), "lab", Scope::Admin, &[]).unwrap();
+        let created = create(dir.path(), "lab", Scope::Admin, &[]).unwrap();
         let text = std::fs::read_to_string(dir.path().join(FILE)).unwrap();
-        assert!(!text.contains(&made.token) && !text.contains(&made.token[6..]));
+        assert!(!text.contains(&created.token) && !text.contains(&created.token[6..]));
         assert_eq!(std::fs::metadata(dir.path().join(FILE)).unwrap().permissions().mode() & 0o777, 0o600);
-        assert_ne!(made.token, create(dir.path(), "lab", Scope::Admin, &[]).unwrap().token);
+        assert_ne!(created.token, create(dir.path(), "lab", Scope::Admin, &[]).unwrap().token);
         assert_eq!(list(dir.path()).unwrap().len(), 2);
     }
 
     #[test]
-    fn headers_are_read_as_clients_write_them_and_nothing_else() {
+    fn headers_are_accepted_only_in_the_forms_of_clients() {
         for good in ["Bearer abc", "bearer abc", "BEARER  abc ", "Basic dTphYmM=", "basic dTphYmM", "Basic OmFiYw"] {
-            assert_eq!(token_of(good.as_bytes()).as_deref(), Some("abc"), "{good}");
+            assert_eq!(token_from_header(good.as_bytes()).as_deref(), Some("abc"), "{good}");
         }
         let long = format!("Bearer {}", "x".repeat(2_000));
         for bad in ["", "abc", "Bearer", "Bearer ", "Digest abc", "Basic !!", "Basic dQ==", "Basic dTo=", &long] {
-            assert_eq!(token_of(bad.as_bytes()), None, "{bad}");
+            assert_eq!(token_from_header(bad.as_bytes()), None, "{bad}");
         }
-        assert_eq!(token_of(b"Bearer \xff"), None);
+        assert_eq!(token_from_header(b"Bearer \xff"), None);
         let dir = tempfile::tempdir().unwrap();
-        let made = create(dir.path(), "lab", Scope::Admin, &[]).unwrap();
-        let header = header_of(&made.token);
-        let twice = Authenticator::of(dir.path()).unwrap().admit([header.as_bytes(), header.as_bytes()]);
+        let created = create(dir.path(), "lab", Scope::Admin, &[]).unwrap();
+        let header = bearer_header(&created.token);
+        let twice = Authenticator::open(dir.path()).unwrap().admit([header.as_bytes(), header.as_bytes()]);
         assert_eq!(twice.unwrap_err().code(), ErrorCode::Unauthenticated);
     }
 
     #[test]
-    fn names_and_prefixes_that_cannot_be_are_refused() {
+    fn names_and_prefixes_that_cannot_be_are_unauthenticated() {
         let dir = tempfile::tempdir().unwrap();
         let create = |name: &str, prefix: &str| create(dir.path(), name, Scope::Read, &[prefix.to_owned()]);
         for (name, prefix) in

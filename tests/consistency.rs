@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use fastk::ErrorCode;
 use fastk::config::{Config, FlagValue, LoadedConfig};
-use fastk::service::operations::{Access, VERBS};
+use fastk::service::operations::{Access, OPERATIONS};
 
 #[path = "consistency/docs.rs"]
 mod docs;
@@ -354,7 +354,7 @@ fn compare(face: &str, named: Vec<&'static str>, there: BTreeSet<String>) {
 
 fn named(face: fn(&fastk::service::operations::Operation) -> Access) -> Vec<&'static str> {
     let mut out = Vec::new();
-    for verb in VERBS {
+    for verb in OPERATIONS {
         match face(verb) {
             Access::At(ways) => out.extend(ways),
             Access::Dash(reason) => assert!(reason.len() > 10, "{} needs a reason for its dash", verb.name),
@@ -365,8 +365,8 @@ fn named(face: fn(&fastk::service::operations::Operation) -> Access) -> Vec<&'st
 
 /// Methods of the Flight protocol that are answered, and in the place of `DoAction` the actions.
 fn flight_ways() -> BTreeSet<String> {
-    use fastk::server::flight::{ACTIONS, METHODS, UNANSWERED};
-    let methods = METHODS.into_iter().filter(|name| *name != "DoAction" && !UNANSWERED.contains(name));
+    use fastk::server::flight::{ACTIONS, METHODS, UNIMPLEMENTED_METHODS};
+    let methods = METHODS.into_iter().filter(|name| *name != "DoAction" && !UNIMPLEMENTED_METHODS.contains(name));
     methods.chain(ACTIONS.iter().map(|(name, _)| *name)).map(str::to_string).collect()
 }
 

@@ -24,7 +24,9 @@ use arrow_flight::{
     Action, Criteria, Empty, FlightData, FlightDescriptor, FlightInfo, IpcMessage, SchemaAsIpc, Ticket,
 };
 use bytes::Bytes;
-use fastk::server::flight::{self, ACTIONS, CODE_KEY, FlightConfig, METHODS, PROBLEM_KEY, UNANSWERED, WAITING_MAX};
+use fastk::server::flight::{
+    self, ACKS_QUEUED_MAX, ACTIONS, CODE_KEY, FlightConfig, METHODS, PROBLEM_KEY, UNIMPLEMENTED_METHODS,
+};
 use fastk::service::{InventoryRow, Service, StoreOptions, WriteReply};
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 use rand::rngs::StdRng;
@@ -67,7 +69,7 @@ impl Running {
 
     async fn over_store(root: tempfile::TempDir, config: FlightConfig, options: StoreOptions) -> Self {
         let service = Service::open(root.path(), true, options).unwrap();
-        let gate = Arc::new(fastk::access::Authenticator::of(root.path()).unwrap());
+        let gate = Arc::new(fastk::access::Authenticator::open(root.path()).unwrap());
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
         let (stop, stopped) = oneshot::channel();
@@ -742,19 +744,19 @@ fn the_page_about_flight_says_what_the_code_does() {
     assert!(page.contains(CODE_KEY) && page.contains(PROBLEM_KEY));
     let config = FlightConfig::default();
     for claim in [
-        format!("| {}, then `overloaded` |", config.readers_max),
+        format!("| {}, then `overloaded` |", config.gets_max),
         format!("| {}, then the one that did nothing for longest makes room |", thousands(config.connections_max)),
         format!("puts being received at one time | {}, then `overloaded` |", config.puts_max),
         format!("does not come | ended after {} s, `request_timeout` |", config.message_timeout.as_secs()),
-        format!("sends nothing | ended after {} s, `request_timeout` |", config.put_idle.as_secs()),
+        format!("sends nothing | ended after {} s, `request_timeout` |", config.put_idle_timeout.as_secs()),
         format!("| streams of one connection | {} |", config.streams_max),
         format!("| {} MiB, then input waits |", config.put_bytes_max >> 20),
         format!("at most {} MiB of columns", config.message_bytes_max >> 20),
-        format!("ended after {} s |\n| a connection that says nothing", config.stall.as_secs()),
-        format!("nothing at all | ended after {} s |", config.greeting.as_secs()),
+        format!("ended after {} s |\n| a connection that says nothing", config.stall_timeout.as_secs()),
+        format!("nothing at all | ended after {} s |", config.handshake_timeout.as_secs()),
         format!("is gone | ended after {} s |", (config.ping_interval + config.ping_timeout).as_secs()),
-        format!("open answers have {} s to finish", config.drain.as_secs()),
-        format!("at most {} wait", thousands(WAITING_MAX)),
+        format!("open answers have {} s to finish", config.drain_timeout.as_secs()),
+        format!("at most {} wait", thousands(ACKS_QUEUED_MAX)),
     ] {
         assert!(page.contains(&claim), "docs/flight.md does not say {claim:?}");
     }
@@ -969,7 +971,7 @@ async fn a_client_that_reads_no_acknowledgement_gets_all_its_rows_written() {
     let server = Running::start().await;
     registered(&server).await;
     // Beyond what waits and what HTTP/2 buffers on both sides.
-    let batches = 6 * WAITING_MAX as i64;
+    let batches = 6 * ACKS_QUEUED_MAX as i64;
     let narrow = Channel::from_shared(server.address.clone()).unwrap().initial_stream_window_size(65_535);
     let mut client = Client::new(narrow.connect().await.unwrap());
     let (sent, all_sent) = oneshot::channel();
@@ -1169,7 +1171,8 @@ async fn a_limited_token_learns_of_damage_without_files_ids_or_ranges() {
     let server = Running::over(root, FlightConfig::default()).await;
     let channel = server.channel().await;
     for (token, is_limited) in [(&admin, false), (&limited, true)] {
-        let mut client = FlightServiceClient::with_interceptor(channel.clone(), with_header(&access::header_of(token)));
+        let mut client =
+            FlightServiceClient::with_interceptor(channel.clone(), with_header(&access::bearer_header(token)));
         let outcome = client.do_get(Ticket::new(json!({"series": [KEY]}).to_string())).await;
         let status = match outcome {
             Err(status) => status,
@@ -1196,7 +1199,7 @@ async fn a_limited_token_learns_of_damage_without_files_ids_or_ranges() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn readers_over_the_limit_are_refused_until_one_goes_away() {
-    let server = Running::with(FlightConfig { readers_max: 1, ..FlightConfig::default() }).await;
+    let server = Running::with(FlightConfig { gets_max: 1, ..FlightConfig::default() }).await;
     let mut client = registered(&server).await;
     put(&mut client, &[klines(0..400_000, 0)]).await;
     let ticket = || Ticket::new(json!({"series": [KEY]}).to_string());
@@ -1216,7 +1219,7 @@ async fn readers_over_the_limit_are_refused_until_one_goes_away() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stalled_reader_is_hung_up_on_and_never_sees_a_clean_end() {
     let stall = Duration::from_secs(3);
-    let server = Running::with(FlightConfig { stall, readers_max: 1, ..FlightConfig::default() }).await;
+    let server = Running::with(FlightConfig { stall_timeout: stall, gets_max: 1, ..FlightConfig::default() }).await;
     let mut client = registered(&server).await;
     put(&mut client, &[klines(0..400_000, 0)]).await;
     let ticket = || Ticket::new(json!({"series": [KEY]}).to_string());
@@ -1252,7 +1255,8 @@ async fn a_stalled_reader_is_hung_up_on_and_never_sees_a_clean_end() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_that_says_nothing_is_closed() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let server = Running::with(FlightConfig { greeting: Duration::from_secs(1), ..FlightConfig::default() }).await;
+    let server =
+        Running::with(FlightConfig { handshake_timeout: Duration::from_secs(1), ..FlightConfig::default() }).await;
     let address = server.address.trim_start_matches("http://");
     for said in [&b""[..], b"PRI * HTTP/2"] {
         let mut silent = tokio::net::TcpStream::connect(address).await.unwrap();
@@ -1292,7 +1296,7 @@ async fn health_follows_the_directory_of_the_store() {
 #[tokio::test(flavor = "multi_thread")]
 async fn health_is_told_without_flight_and_open_puts_do_not_hold_up_the_end() {
     let drain = Duration::from_secs(3_600);
-    let server = Running::with(FlightConfig { drain, ..FlightConfig::default() }).await;
+    let server = Running::with(FlightConfig { drain_timeout: drain, ..FlightConfig::default() }).await;
     let mut client = registered(&server).await;
     let mut health = tonic_health::pb::health_client::HealthClient::new(server.channel().await);
     for service in ["", "arrow.flight.protocol.FlightService"] {
@@ -1438,8 +1442,9 @@ async fn every_method_asks_for_a_token_and_every_ticket_for_its_series() {
     let limited = make(Scope::Admin, &["kline/ETH".to_owned()]);
     let server = Running::over(root, FlightConfig::default()).await;
     let channel = server.channel().await;
-    let client =
-        |token: &str| FlightServiceClient::with_interceptor(channel.clone(), with_header(&access::header_of(token)));
+    let client = |token: &str| {
+        FlightServiceClient::with_interceptor(channel.clone(), with_header(&access::bearer_header(token)))
+    };
     let ticket = |key: &str| Ticket::new(json!({ "series": [key] }).to_string());
     let action = |kind: &str, body: Value| Action { r#type: kind.into(), body: body.to_string().into() };
     let spec = |symbol: &str| json!({"kind": "kline", "symbol": symbol, "timeframe": "1m"});
@@ -1448,7 +1453,7 @@ async fn every_method_asks_for_a_token_and_every_ticket_for_its_series() {
     for token in [None, Some("fastk_wrong")] {
         let mut bare = FlightServiceClient::with_interceptor(channel.clone(), move |mut request: tonic::Request<()>| {
             if let Some(token) = token {
-                request.metadata_mut().insert("authorization", access::header_of(token).parse().unwrap());
+                request.metadata_mut().insert("authorization", access::bearer_header(token).parse().unwrap());
             }
             Ok(request)
         });
@@ -1475,7 +1480,7 @@ async fn every_method_asks_for_a_token_and_every_ticket_for_its_series() {
             // Who may do which action is told below.
             "DoAction" | "Handshake" | "ListActions" | "ListFlights" => (Scope::Read, false),
             other => {
-                assert!(UNANSWERED.contains(&other), "{other} is new: who may call it?");
+                assert!(UNIMPLEMENTED_METHODS.contains(&other), "{other} is new: who may call it?");
                 for token in [&reader, &writer, &admin, &limited] {
                     assert_eq!(ask(&mut client(token), other).await, Err(Code::Unimplemented), "{other}");
                 }
@@ -1542,10 +1547,10 @@ async fn every_method_asks_for_a_token_and_every_ticket_for_its_series() {
     }
 
     // Basic becomes Bearer, with the padding or without.
-    for header in [access::basic_header_of("lab", &reader), access::basic_header_of("lab", &reader).replace('=', "")] {
+    for header in [access::basic_header("lab", &reader), access::basic_header("lab", &reader).replace('=', "")] {
         let mut basic = FlightServiceClient::with_interceptor(channel.clone(), with_header(&header));
         let reply = basic.handshake(tokio_stream::empty()).await.unwrap();
-        assert_eq!(reply.metadata().get("authorization").unwrap().to_str().unwrap(), access::header_of(&reader));
+        assert_eq!(reply.metadata().get("authorization").unwrap().to_str().unwrap(), access::bearer_header(&reader));
         assert_eq!(code(basic.do_get(ticket("kline/ETHUSDT/1m")).await), Ok(()));
     }
     drop(channel);
@@ -1559,7 +1564,7 @@ async fn a_put_that_is_under_way_ends_with_the_batch_behind_the_revocation() {
     let root = tempfile::tempdir().unwrap();
     let made = access::create(root.path(), "t", Scope::Write, &[]).unwrap();
     let server = Running::over(root, FlightConfig::default()).await;
-    let header = with_header(&access::header_of(&made.token));
+    let header = with_header(&access::bearer_header(&made.token));
     let mut client = FlightServiceClient::with_interceptor(server.channel().await, header);
     let spec = json!({"kind": "kline", "symbol": "BTCUSDT", "timeframe": "1m", "price_digits": 2, "volume_digits": 4});
     let register = Action { r#type: "register_series".into(), body: spec.to_string().into() };

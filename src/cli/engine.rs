@@ -86,7 +86,7 @@ pub fn open_with_progress(
 
 fn open_with_options(root: &Path, create: bool, config: &Config, options: StoreOptions) -> Result<Arc<Service>> {
     let service = Service::open(root, create, options)?;
-    service.limit(limits(config));
+    service.set_limits(limits(config));
     service.allow_backups(&config.store.backup_dir);
     let holder = serde_json::json!({ "pid": std::process::id(), "format": FORMAT_VERSION });
     service.store().describe_holder(&format!("{holder}\n"))?;
@@ -118,14 +118,14 @@ pub fn overlaps(root: &Path) -> Result<OverlapReport> {
 
 /// Cancels jobs, so that requests that wait for them end.
 pub fn cancel_jobs(service: &Service) {
-    service.end_jobs(false);
+    service.cancel_jobs();
 }
 
 /// Closes the store: ends its jobs, checkpoints the log so that the next open has nothing to replay, and releases the
 /// directory.
 pub fn close(service: Arc<Service>) {
-    service.end_jobs(true);
-    service.settle();
+    service.close_jobs();
+    service.try_checkpoint();
     if !service.close() {
         // Acknowledged writes are safe; the next open replays the log.
         tracing::warn!("a request is still running; the next open replays the log");
@@ -171,7 +171,7 @@ pub fn serve_opening(
     tls: Tls,
 ) -> impl FnOnce(TcpListener, Shutdown) -> Serving + Send + use<> {
     // Short: every response only says that the store is not open yet.
-    let config = HttpConfig { drain: Duration::from_millis(100), ..HttpConfig::of(config, tls) };
+    let config = HttpConfig { drain_timeout: Duration::from_millis(100), ..HttpConfig::of(config, tls) };
     move |listener, opened| {
         Box::pin(async move {
             // Aborted responses are logged by the listener.
@@ -241,7 +241,7 @@ pub fn write(
     let reading = decode_options(options)?;
     let format = body_format(&options.format)?;
     let (def, stored) = service.known(key)?;
-    service.write_under(key, ingest::parse_into(format, &def, stored, body, &reading)?, write_options)
+    service.write_with(key, ingest::parse_into(format, &def, stored, body, &reading)?, write_options)
 }
 
 /// Checks that a series with this definition would accept the body.

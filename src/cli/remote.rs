@@ -18,7 +18,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::certificates::ServerTrust;
-use crate::access::header_of;
+use crate::access::bearer_header;
 use crate::error::{Error, ErrorCode, Result, RowError};
 use crate::types::SeriesKey;
 
@@ -235,7 +235,7 @@ impl RestClient {
             }
         }
         if let Some(token) = &self.token {
-            request = request.header(AUTHORIZATION, header_of(token));
+            request = request.header(AUTHORIZATION, bearer_header(token));
         }
         let (media_type, body) = call.body.map_or((None, Bytes::new()), |(media_type, body)| (Some(media_type), body));
         if let Some(media_type) = media_type {

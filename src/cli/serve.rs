@@ -188,7 +188,7 @@ impl RunningServer {
     ) -> Result<Self> {
         let announced = http_tls.clone();
         let certificates = (http_tls.clone(), flight_tls.clone());
-        let gate = Arc::new(Authenticator::of(&config.store.root)?);
+        let gate = Arc::new(Authenticator::open(&config.store.root)?);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .thread_name("fastk")

@@ -20,7 +20,7 @@ use crate::service::{
     Health, IdempotencyKey, Inventory, LineageReply, OrphanReport, OverlapReport, Precondition, RecordFilter,
     RecordPatch, Registered, RowMode, ScrubRequest, SeriesFilter, SeriesInfo, SeriesPage, Service, SnapshotDropped,
     SnapshotInfo, SnapshotList, StatusReply, TaskControl, VerifyReport, VerifyRequest, WriteManyReply, WriteMethod,
-    WriteOptions, scrub_watch,
+    WriteOptions, scrub_control,
 };
 use crate::types::{SeriesKey, SeriesSpec};
 
@@ -243,7 +243,7 @@ impl CommandTarget {
     pub fn backup(&self, request: &BackupRequest) -> Result<BackupReply> {
         match self {
             CommandTarget::Local(service) => {
-                let watch = request.watch();
+                let watch = request.control();
                 job::local(&watch, "bytes", || service.backup(request, &watch))
             }
             CommandTarget::Remote(client) => job::remote(client, "backup", Some(value(request)?)),
@@ -263,7 +263,7 @@ impl CommandTarget {
     /// Verifies every file and rebuilds damaged sidecars.
     pub fn scrub(&self, request: ScrubRequest) -> Result<VerifyReport> {
         match self {
-            CommandTarget::Local(service) => service.scrub(request.dry_run, &scrub_watch(request)),
+            CommandTarget::Local(service) => service.scrub(request.dry_run, &scrub_control(request)),
             CommandTarget::Remote(client) => job::remote(client, "scrub", Some(value(&request)?)),
         }
     }
@@ -468,7 +468,7 @@ impl CommandTarget {
         };
         write_options.check(key)?;
         let path = series_path(key, true);
-        let call = match write_options.manner {
+        let call = match write_options.method {
             WriteMethod::Mode(mode) => with_mode(Call::new(Method::POST, path), mode),
             WriteMethod::Merge(op) => Call::new(Method::POST, path + "/merge").maybe("op", op.map(|op| op.name())),
         };

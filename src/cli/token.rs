@@ -91,7 +91,7 @@ pub fn run(args: TokenArgs) -> Result<u8> {
     match args.command {
         TokenCommand::Create(args) => {
             let scope = args.scope.parse::<Scope>()?;
-            let until = args.expires.as_deref().map(|text| access::expiry(text, Timestamp::now())).transpose()?;
+            let until = args.expires.as_deref().map(|text| access::parse_expiry(text, Timestamp::now())).transpose()?;
             if args.dry_run {
                 access::check_new(&args.name, &args.prefix)?;
                 let root = args.place.root()?;
@@ -115,7 +115,7 @@ pub fn run(args: TokenArgs) -> Result<u8> {
         TokenCommand::List(place) => {
             let tokens = access::list(&place.root()?)?;
             if place.json {
-                print::reply(&access::shown(&tokens), true)?;
+                print::reply(&access::redacted(&tokens), true)?;
             } else {
                 let now = Timestamp::now();
                 let row = |token: access::Token| {
@@ -135,7 +135,7 @@ pub fn run(args: TokenArgs) -> Result<u8> {
             let root = args.place.root()?;
             let token = if args.dry_run { access::find(&root, &args.id)? } else { access::revoke(&root, &args.id)? };
             if args.place.json {
-                print::reply(&access::shown(std::slice::from_ref(&token)), true)?;
+                print::reply(&access::redacted(std::slice::from_ref(&token)), true)?;
             } else if args.dry_run {
                 print::out(&format!("token {} ({}) would be revoked\n", token.id, token.name))?;
             } else {

@@ -9,7 +9,7 @@ use super::target::{CommandTarget, PlainArgs, root_of};
 use super::{engine, job};
 use crate::error::Result;
 use crate::service::{
-    FindingKind, OrphanReport, OverlapReport, ScrubRequest, VerifyReport, VerifyRequest, scrub_watch,
+    FindingKind, OrphanReport, OverlapReport, ScrubRequest, VerifyReport, VerifyRequest, scrub_control,
 };
 use crate::store::{Finding, OrphanKind, Severity, TaskControl};
 
@@ -67,7 +67,7 @@ pub fn scrub(args: &ScrubArgs) -> Result<u8> {
     let request = ScrubRequest { bytes_per_second: args.rate, dry_run: args.dry_run };
     let report = match CommandTarget::open(&args.plain.target, false)? {
         CommandTarget::Local(service) => {
-            let watch = scrub_watch(request);
+            let watch = scrub_control(request);
             job::local(&watch, "bytes", || service.scrub(request.dry_run, &watch))?
         }
         remote @ CommandTarget::Remote(_) => remote.scrub(request)?,

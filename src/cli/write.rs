@@ -150,7 +150,8 @@ pub fn write(args: WriteArgs) -> Result<u8> {
         print::reply(&done.reply, args.json)?;
         return Ok(0);
     };
-    let write_options = WriteOptions { manner, condition: args.condition.condition(), idempotency_key, create: None };
+    let write_options =
+        WriteOptions { method: manner, condition: args.condition.condition(), idempotency_key, create: None };
     write_options.check(&key)?;
     let body = read_input(file.as_deref())?;
     let target = CommandTarget::open(&args.target, false)?;

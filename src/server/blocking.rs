@@ -1,7 +1,7 @@
-//! Where the first part of an answer is made.
+//! Runs the first part of a response, inline or on a blocking thread.
 //!
-//! Handing a small answer to another thread and back takes longer than making it. So what is known to wait for nothing
-//! is made by the thread that has the request, and everything else by one that may wait for the disk.
+//! Handing a small response to another thread and back takes longer than producing it. Work known not to block
+//! therefore runs on the thread that has the request, all other work on a blocking thread.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -13,52 +13,54 @@ use crate::query::CancelFlag;
 use crate::service::Permit;
 
 tokio::task_local! {
-    /// The place of the request or call that is being answered.
-    pub(super) static PLACE: Arc<Permit>;
+    /// The permit of the request or call in progress.
+    pub(super) static PERMIT: Arc<Permit>;
 }
 
-/// That place, for work that goes on when nobody waits for it any more: until its end it counts as under way.
-pub(super) fn held() -> Option<Arc<Permit>> {
-    PLACE.try_with(Arc::clone).ok()
+/// The permit of the current request, for work that continues after the client is gone: it counts as in flight until it
+/// ends.
+pub(super) fn current_permit() -> Option<Arc<Permit>> {
+    PERMIT.try_with(Arc::clone).ok()
 }
 
-/// Work for another thread that still belongs to the request that is being answered: it keeps its place until it ends,
-/// and what it logs names the request.
-pub(super) fn carried<T>(work: impl FnOnce() -> T) -> impl FnOnce() -> T {
-    let (place, span) = (held(), tracing::Span::current());
+/// Wraps work for another thread: it holds the permit of the current request until it ends, and its log lines name the
+/// request.
+pub(super) fn with_request_context<T>(work: impl FnOnce() -> T) -> impl FnOnce() -> T {
+    let (permit, span) = (current_permit(), tracing::Span::current());
     move || {
-        let _place = place;
+        let _permit = permit;
         span.in_scope(work)
     }
 }
 
-/// Runs the first part of an answer; a panic in it becomes `internal`. What takes longer than `patience`, or is not waited
-/// for any more, is told to `stop`.
+/// Runs the first part of a response; a panic in it becomes `internal`. Work that exceeds `timeout`, or whose request
+/// is dropped, is cancelled through `stop`.
 ///
 /// # Errors
 /// Those of the work; `deadline_exceeded`.
-pub(super) async fn begin<T: Send + 'static>(
+pub(super) async fn run<T: Send + 'static>(
     is_quick: bool,
-    patience: Duration,
+    timeout: Duration,
     stop: CancelFlag,
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
-    let caught =
-        carried(move || catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| Err(panicked(panic.as_ref()))));
+    let task = with_request_context(move || {
+        catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| Err(panicked(panic.as_ref())))
+    });
     if is_quick {
-        return caught();
+        return task();
     }
-    let mut waiting = CancelOnDrop(Some(stop));
-    match tokio::time::timeout(patience, tokio::task::spawn_blocking(caught)).await {
-        Ok(done) => {
-            waiting.0 = None;
-            done.unwrap_or_else(|error| Err(Error::internal(format!("a blocking task ended early: {error}"))))
+    let mut guard = CancelOnDrop(Some(stop));
+    match tokio::time::timeout(timeout, tokio::task::spawn_blocking(task)).await {
+        Ok(joined) => {
+            guard.0 = None;
+            joined.unwrap_or_else(|error| Err(Error::internal(format!("a blocking task ended early: {error}"))))
         }
-        Err(_) => Err(too_long(patience)),
+        Err(_) => Err(deadline_exceeded(timeout)),
     }
 }
 
-/// Tells the work to stop when nobody waits for it any more.
+/// Cancels the work when the future guard for it is dropped.
 struct CancelOnDrop(Option<CancelFlag>);
 
 impl Drop for CancelOnDrop {
@@ -69,14 +71,15 @@ impl Drop for CancelOnDrop {
     }
 }
 
-/// The error of work on a request that took longer than it may.
-pub(super) fn too_long(patience: Duration) -> Error {
-    let detail = format!("the request was not done within {} ms", patience.as_millis());
-    Error::new(ErrorCode::DeadlineExceeded, detail)
-        .with_hint("ask for less at a time; a change may still be made: look, or repeat it under its idempotency key")
+/// The error of a request that exceeded its processing time.
+pub(super) fn deadline_exceeded(timeout: Duration) -> Error {
+    let detail = format!("the request did not finish within {} ms", timeout.as_millis());
+    Error::new(ErrorCode::DeadlineExceeded, detail).with_hint(
+        "request less at a time; a change may still be applied: check, or repeat it under its idempotency key",
+    )
 }
 
-/// The error of a panic: its message is for the log.
+/// The error of a panic; its message goes only to the log.
 pub(super) fn panicked(panic: &(dyn Any + Send)) -> Error {
     let text = panic
         .downcast_ref::<&str>()
@@ -90,28 +93,28 @@ pub(super) fn panicked(panic: &(dyn Any + Send)) -> Error {
 mod tests {
     use super::*;
 
-    const LONG: Duration = Duration::from_secs(3_600);
+    const HOUR: Duration = Duration::from_secs(3_600);
 
     #[tokio::test]
-    async fn work_is_done_and_its_panic_is_an_error() {
+    async fn work_returns_its_result_and_a_panic_is_an_error() {
         for is_quick in [true, false] {
-            assert_eq!(begin(is_quick, LONG, CancelFlag::default(), || Ok(1)).await.unwrap(), 1);
+            assert_eq!(run(is_quick, HOUR, CancelFlag::default(), || Ok(1)).await.unwrap(), 1);
             let error =
-                begin(is_quick, LONG, CancelFlag::default(), || -> Result<()> { panic!("broken") }).await.unwrap_err();
+                run(is_quick, HOUR, CancelFlag::default(), || -> Result<()> { panic!("broken") }).await.unwrap_err();
             assert_eq!(error.code(), ErrorCode::Internal);
             assert!(error.to_string().contains("broken"), "{error}");
         }
     }
 
     #[tokio::test]
-    async fn only_quick_work_stays_on_its_thread() {
+    async fn only_quick_work_runs_inline() {
         let here = std::thread::current().id();
-        assert_eq!(begin(true, LONG, CancelFlag::default(), || Ok(std::thread::current().id())).await.unwrap(), here);
-        assert_ne!(begin(false, LONG, CancelFlag::default(), || Ok(std::thread::current().id())).await.unwrap(), here);
+        assert_eq!(run(true, HOUR, CancelFlag::default(), || Ok(std::thread::current().id())).await.unwrap(), here);
+        assert_ne!(run(false, HOUR, CancelFlag::default(), || Ok(std::thread::current().id())).await.unwrap(), here);
     }
 
     #[tokio::test]
-    async fn work_that_takes_too_long_or_is_given_up_is_told_to_stop() {
+    async fn work_that_times_out_or_is_dropped_is_cancelled() {
         let runs_until = |stop: CancelFlag, ended: std::sync::mpsc::Sender<()>| {
             move || -> Result<()> {
                 while stop.check().is_ok() {
@@ -122,13 +125,13 @@ mod tests {
         };
         let (ended, end) = std::sync::mpsc::channel();
         let stop = CancelFlag::default();
-        let patience = Duration::from_millis(20);
-        let error = begin(false, patience, stop.clone(), runs_until(stop, ended.clone())).await.unwrap_err();
+        let timeout = Duration::from_millis(20);
+        let error = run(false, timeout, stop.clone(), runs_until(stop, ended.clone())).await.unwrap_err();
         assert_eq!(error.code(), ErrorCode::DeadlineExceeded);
         end.recv().unwrap();
         let stop = CancelFlag::default();
-        let work = begin(false, LONG, stop.clone(), runs_until(stop, ended));
-        assert!(tokio::time::timeout(patience, work).await.is_err());
+        let work = run(false, HOUR, stop.clone(), runs_until(stop, ended));
+        assert!(tokio::time::timeout(timeout, work).await.is_err());
         end.recv().unwrap();
     }
 }

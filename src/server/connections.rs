@@ -1,11 +1,11 @@
-//! The connections of a listener: bounded in number and in patience.
+//! The connections of a listener: limited in id and by timeouts.
 //!
-//! - There are at most so many. When one more comes, the one that did nothing for longest is closed for it; only when all
-//!   are at work the newcomer waits.
-//! - An answer over HTTP/2 of which the client takes no further part for a time ends its connection: nothing asks its body
-//!   again, and everything it holds would stay. (Over HTTP/1 it is the connection itself that takes nothing.)
-//! - A connection says its first request within one time, completes every request that it begun within the same, and may
-//!   wait between two requests for another, longer one.
+//! - The id of connections is limited. A new one above the limit closes the one that has been idle longest; if none
+//!   is idle it waits.
+//! - An HTTP/2 response whose client stops reading for a time closes the connection: its body is not polled again, and
+//!   what it holds would never be released. (Over HTTP/1 the connection itself stalls.)
+//! - A connection must complete each request, the first included, within one timeout, and may be idle between two
+//!   requests for another, longer one.
 
 use std::collections::BTreeMap;
 use std::future::poll_fn;
@@ -18,17 +18,17 @@ use futures::task::AtomicWaker;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-/// How often a newcomer looks whether somebody became idle.
-const LOOK: Duration = Duration::from_millis(20);
+/// How often a waiting connection checks for an idle one.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// What a connection does while no request is under way on it.
+/// State of a connection without a request in flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ConnectionPhase {
-    /// It asked nothing yet.
+    /// Before the first request.
     New,
-    /// It waits between two requests.
+    /// Between two requests.
     Idle,
-    /// Bytes of the next request came.
+    /// Bytes of the next request were received.
     Head,
 }
 
@@ -36,58 +36,58 @@ enum ConnectionPhase {
 struct ConnectionState {
     phase: ConnectionPhase,
     since: Instant,
-    under_way: usize,
-    next: u64,
-    /// Answers being sent: since when each waits for its client, unless it waits for this side.
-    answers: BTreeMap<u64, Option<Instant>>,
+    requests: usize,
+    next_id: u64,
+    /// Responses being sent: since when each waits for its client, `None` while it waits for the server.
+    responses: BTreeMap<u64, Option<Instant>>,
 }
 
 /// One connection.
 #[derive(Debug)]
 pub(super) struct Connection {
     state: Mutex<ConnectionState>,
-    /// Bytes that come need not be a request.
+    /// Received bytes need not belong to a request (HTTP/2 frames).
     is_framed: AtomicBool,
-    is_over: AtomicBool,
+    is_closed: AtomicBool,
     waker: AtomicWaker,
 }
 
-/// A request that is under way on a connection, until it is dropped.
+/// A request in flight on a connection; dropping it ends it.
 #[derive(Debug)]
 pub(super) struct InFlight(Arc<Connection>);
 
-/// An answer that is being sent, until it is dropped.
+/// A response being sent; dropping it ends it.
 #[derive(Debug)]
 pub(super) struct ResponseInProgress {
-    line: Arc<Connection>,
-    number: u64,
+    connection: Arc<Connection>,
+    id: u64,
 }
 
 impl ResponseInProgress {
-    /// Its body was asked for more: it gave a part, or has none yet.
-    pub fn asked(&self, gave: bool) {
-        let since = gave.then(Instant::now);
-        if let Some(waits) = self.line.lock().answers.get_mut(&self.number) {
-            *waits = since;
+    /// Records a poll of the body: whether it returned data or is pending.
+    pub fn polled(&self, has_data: bool) {
+        let since = has_data.then(Instant::now);
+        if let Some(waiting_since) = self.connection.lock().responses.get_mut(&self.id) {
+            *waiting_since = since;
         }
     }
 }
 
 impl Drop for ResponseInProgress {
     fn drop(&mut self) {
-        self.line.lock().answers.remove(&self.number);
+        self.connection.lock().responses.remove(&self.id);
     }
 }
 
-/// Why a connection lost its patience.
+/// Why a connection is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum CloseReason {
-    /// It began a request and did not end it, or began none.
+    /// A request, or the first one, was not completed in time.
     Slow,
-    /// It had nothing to ask.
+    /// No request was received for the idle timeout.
     Idle,
-    /// Somebody else needs its place.
-    Ended,
+    /// It was closed, such as for a new connection.
+    Closed,
 }
 
 impl Connection {
@@ -96,12 +96,12 @@ impl Connection {
             state: Mutex::new(ConnectionState {
                 phase: ConnectionPhase::New,
                 since: Instant::now(),
-                under_way: 0,
-                next: 0,
-                answers: BTreeMap::new(),
+                requests: 0,
+                next_id: 0,
+                responses: BTreeMap::new(),
             }),
             is_framed: AtomicBool::new(false),
-            is_over: AtomicBool::new(false),
+            is_closed: AtomicBool::new(false),
             waker: AtomicWaker::new(),
         }
     }
@@ -110,118 +110,121 @@ impl Connection {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A request begins.
-    pub fn begin(self: &Arc<Self>) -> InFlight {
-        self.lock().under_way += 1;
+    /// Starts a request.
+    pub fn start_request(self: &Arc<Self>) -> InFlight {
+        self.lock().requests += 1;
         InFlight(Arc::clone(self))
     }
 
-    /// An answer begins to be sent.
-    pub fn send(self: &Arc<Self>) -> ResponseInProgress {
+    /// Starts sending a response.
+    pub fn start_response(self: &Arc<Self>) -> ResponseInProgress {
         let mut state = self.lock();
-        let number = state.next;
-        state.next += 1;
-        state.answers.insert(number, Some(Instant::now()));
-        ResponseInProgress { line: Arc::clone(self), number }
+        let id = state.next_id;
+        state.next_id += 1;
+        state.responses.insert(id, Some(Instant::now()));
+        ResponseInProgress { connection: Arc::clone(self), id }
     }
 
-    /// When to look again whether an answer waits for its client for so long; `None` when one does.
-    fn patience(&self, stall: Duration) -> Option<Instant> {
-        let oldest = self.lock().answers.values().flatten().min().copied();
+    /// When a response will have waited `stall` for its client at the earliest; `None` when one already has.
+    fn stall_deadline(&self, stall: Duration) -> Option<Instant> {
+        let oldest = self.lock().responses.values().flatten().min().copied();
         let now = Instant::now();
         let until = oldest.map_or(now + stall, |since| since + stall);
         (until > now).then_some(until)
     }
 
-    /// Waits until an answer waits for its client for so long.
-    pub async fn stalled(&self, stall: Duration) {
-        while let Some(until) = self.patience(stall) {
+    /// Waits until a response has waited `stall` for its client.
+    pub async fn wait_until_stalled(&self, stall: Duration) {
+        while let Some(until) = self.stall_deadline(stall) {
             tokio::time::sleep_until(until).await;
         }
     }
 
-    /// Ends it when an answer waits for its client for so long.
-    pub async fn watch(line: Weak<Self>, stall: Duration) {
-        while let Some(line) = line.upgrade() {
-            let Some(until) = line.patience(stall) else { return line.end() };
-            drop(line);
+    /// Closes the connection when a response has waited `stall` for its client.
+    pub async fn close_when_stalled(connection: Weak<Self>, stall: Duration) {
+        while let Some(connection) = connection.upgrade() {
+            let Some(until) = connection.stall_deadline(stall) else { return connection.close() };
+            drop(connection);
             tokio::time::sleep_until(until).await;
         }
     }
 
-    /// Bytes came. Whether they are the first of a request.
-    pub fn heard(&self) -> bool {
+    /// Records received bytes. Returns whether they are the first of a request.
+    pub fn bytes_received(&self) -> bool {
         if self.is_framed.load(Ordering::Relaxed) {
             return false;
         }
         let mut state = self.lock();
-        let begins = state.under_way == 0 && state.phase == ConnectionPhase::Idle;
-        if begins {
+        let is_first = state.requests == 0 && state.phase == ConnectionPhase::Idle;
+        if is_first {
             (state.phase, state.since) = (ConnectionPhase::Head, Instant::now());
         }
-        begins
+        is_first
     }
 
-    /// Whether it speaks HTTP/1 and no request is under way on it.
-    pub fn is_at_rest(&self) -> bool {
-        !self.is_framed.load(Ordering::Relaxed) && self.lock().under_way == 0
+    /// Whether the connection uses HTTP/1 and has no request in flight.
+    pub fn is_idle_http1(&self) -> bool {
+        !self.is_framed.load(Ordering::Relaxed) && self.lock().requests == 0
     }
 
-    /// From here on bytes that come need not belong to a request: they can keep a connection alive that asks nothing.
-    pub fn is_framed(&self) {
+    /// From here on received bytes need not belong to a request: they do not keep the connection alive.
+    pub fn set_framed(&self) {
         self.is_framed.store(true, Ordering::Relaxed);
     }
 
-    /// It greeted, which is all a connection has to say before it may wait.
-    pub fn greeted(&self) {
+    /// Records that the handshake is complete; the connection may then be idle.
+    pub fn handshake_done(&self) {
         let mut state = self.lock();
         (state.phase, state.since) = (ConnectionPhase::Idle, Instant::now());
     }
 
-    /// Ends it.
-    pub fn end(&self) {
-        self.is_over.store(true, Ordering::Release);
+    /// Closes the connection.
+    pub fn close(&self) {
+        self.is_closed.store(true, Ordering::Release);
         self.waker.wake();
     }
 
-    /// Whether it was ended; wakes this task when it is.
-    pub fn poll_ended(&self, context: &mut Context<'_>) -> bool {
+    /// Whether the connection is closed; wakes this task when it is.
+    pub fn poll_closed(&self, context: &mut Context<'_>) -> bool {
         self.waker.register(context.waker());
-        self.has_ended()
+        self.is_closed()
     }
 
-    /// Whether it was ended.
-    pub fn has_ended(&self) -> bool {
-        self.is_over.load(Ordering::Acquire)
+    /// Whether the connection is closed.
+    pub fn is_closed(&self) -> bool {
+        self.is_closed.load(Ordering::Acquire)
     }
 
-    /// Since when it does nothing, if it does.
+    /// Since when the connection has no request in flight.
     fn idle_since(&self) -> Option<Instant> {
         let state = self.lock();
-        (state.under_way == 0).then_some(state.since)
+        (state.requests == 0).then_some(state.since)
     }
 
-    /// Waits until it is to be closed. Looks at least every `head`, and so notices late by as much at most.
-    pub async fn over(&self, head: Duration, idle: Duration) -> CloseReason {
-        let ended = poll_fn(|context| if self.poll_ended(context) { Poll::Ready(()) } else { Poll::Pending });
-        tokio::pin!(ended);
+    /// Waits until the connection must be closed. Checks at least every `request_timeout`, so it may notice that much
+    /// late.
+    pub async fn wait_to_close(&self, request_timeout: Duration, idle_timeout: Duration) -> CloseReason {
+        let closed = poll_fn(|context| if self.poll_closed(context) { Poll::Ready(()) } else { Poll::Pending });
+        tokio::pin!(closed);
         loop {
             let now = Instant::now();
-            let (until, over) = {
+            let (until, reason) = {
                 let state = self.lock();
                 match state.phase {
-                    _ if state.under_way > 0 => (None, CloseReason::Idle),
-                    ConnectionPhase::New | ConnectionPhase::Head => (Some(state.since + head), CloseReason::Slow),
-                    ConnectionPhase::Idle => (Some(state.since + idle), CloseReason::Idle),
+                    _ if state.requests > 0 => (None, CloseReason::Idle),
+                    ConnectionPhase::New | ConnectionPhase::Head => {
+                        (Some(state.since + request_timeout), CloseReason::Slow)
+                    }
+                    ConnectionPhase::Idle => (Some(state.since + idle_timeout), CloseReason::Idle),
                 }
             };
             if until.is_some_and(|until| until <= now) {
-                return over;
+                return reason;
             }
-            let look = now + head;
+            let next_check = now + request_timeout;
             tokio::select! {
-                () = tokio::time::sleep_until(until.map_or(look, |until| until.min(look))) => {}
-                () = &mut ended => return CloseReason::Ended,
+                () = tokio::time::sleep_until(until.map_or(next_check, |until| until.min(next_check))) => {}
+                () = &mut closed => return CloseReason::Closed,
             }
         }
     }
@@ -230,8 +233,8 @@ impl Connection {
 impl Drop for InFlight {
     fn drop(&mut self) {
         let mut state = self.0.lock();
-        state.under_way -= 1;
-        if state.under_way == 0 {
+        state.requests -= 1;
+        if state.requests == 0 {
             (state.phase, state.since) = (ConnectionPhase::Idle, Instant::now());
         }
     }
@@ -246,16 +249,16 @@ pub(super) struct ConnectionTable {
 
 #[derive(Debug, Default)]
 struct OpenConnections {
-    next: u64,
-    lines: BTreeMap<u64, Arc<Connection>>,
+    next_id: u64,
+    connections: BTreeMap<u64, Arc<Connection>>,
 }
 
-/// The place of a connection; free again when it is dropped.
+/// A slot of a connection, released when it is dropped.
 #[derive(Debug)]
 pub(super) struct ConnectionPermit {
-    pub line: Arc<Connection>,
-    number: u64,
-    lines: ConnectionTable,
+    pub connection: Arc<Connection>,
+    id: u64,
+    table: ConnectionTable,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -268,44 +271,44 @@ impl ConnectionTable {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A place for one more connection, for which another one may be ended.
-    pub async fn slot(&self) -> ConnectionPermit {
+    /// A slot for a new connection; may close an idle connection.
+    pub async fn acquire(&self) -> ConnectionPermit {
         let permit = loop {
             if let Ok(permit) = Arc::clone(&self.slots).try_acquire_owned() {
                 break permit;
             }
-            self.make_room();
-            // Never fails: the semaphore is not closed.
-            if let Ok(Ok(permit)) = tokio::time::timeout(LOOK, Arc::clone(&self.slots).acquire_owned()).await {
+            self.close_oldest_idle();
+            // Acquiring never fails: the semaphore is not closed.
+            if let Ok(Ok(permit)) = tokio::time::timeout(POLL_INTERVAL, Arc::clone(&self.slots).acquire_owned()).await {
                 break permit;
             }
         };
-        let line = Arc::new(Connection::new());
+        let connection = Arc::new(Connection::new());
         let mut open = self.lock();
-        let number = open.next;
-        open.next += 1;
-        open.lines.insert(number, Arc::clone(&line));
-        ConnectionPermit { line, number, lines: self.clone(), _permit: permit }
+        let id = open.next_id;
+        open.next_id += 1;
+        open.connections.insert(id, Arc::clone(&connection));
+        ConnectionPermit { connection, id, table: self.clone(), _permit: permit }
     }
 
-    /// Ends the connection that did nothing for longest.
-    fn make_room(&self) {
+    /// Closes the connection that has been idle longest.
+    fn close_oldest_idle(&self) {
         let open = self.lock();
         let oldest = open
-            .lines
+            .connections
             .values()
-            .filter(|line| !line.has_ended())
-            .filter_map(|line| Some((line.idle_since()?, line)))
+            .filter(|connection| !connection.is_closed())
+            .filter_map(|connection| Some((connection.idle_since()?, connection)))
             .min_by_key(|(since, _)| *since);
-        if let Some((_, line)) = oldest {
-            line.end();
+        if let Some((_, connection)) = oldest {
+            connection.close();
         }
     }
 }
 
 impl Drop for ConnectionPermit {
     fn drop(&mut self) {
-        self.lines.lock().lines.remove(&self.number);
+        self.table.lock().connections.remove(&self.id);
     }
 }
 
@@ -314,50 +317,56 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn the_one_that_did_nothing_for_longest_makes_room_and_nobody_at_work_does() {
-        let lines = ConnectionTable::new(2);
-        let (busy, idle) = (lines.slot().await, lines.slot().await);
-        let under_way = busy.line.begin();
+    async fn the_connection_idle_longest_is_closed_for_a_new_one_and_busy_ones_are_not() {
+        let connections = ConnectionTable::new(2);
+        let (busy, idle) = (connections.acquire().await, connections.acquire().await);
+        let request = busy.connection.start_request();
         let waiting = tokio::spawn({
-            let lines = lines.clone();
-            async move { lines.slot().await }
+            let connections = connections.clone();
+            async move { connections.acquire().await }
         });
-        assert_eq!(idle.line.over(Duration::from_secs(60), Duration::from_secs(60)).await, CloseReason::Ended);
-        assert!(!busy.line.has_ended());
+        assert_eq!(
+            idle.connection.wait_to_close(Duration::from_secs(60), Duration::from_secs(60)).await,
+            CloseReason::Closed
+        );
+        assert!(!busy.connection.is_closed());
         drop(idle);
         let third = waiting.await.unwrap();
-        let third_under_way = third.line.begin();
-        // All at work: the next one waits until one of them is not.
-        let late = tokio::time::timeout(Duration::from_millis(100), lines.slot()).await;
-        assert!(late.is_err() && !busy.line.has_ended() && !third.line.has_ended());
-        drop((under_way, third_under_way));
-        let freed = tokio::spawn({
-            let lines = lines.clone();
-            async move { lines.slot().await }
+        let third_under_way = third.connection.start_request();
+        // All are busy: the next one waits until one is idle.
+        let late = tokio::time::timeout(Duration::from_millis(100), connections.acquire()).await;
+        assert!(late.is_err() && !busy.connection.is_closed() && !third.connection.is_closed());
+        drop((request, third_under_way));
+        let replacement = tokio::spawn({
+            let connections = connections.clone();
+            async move { connections.acquire().await }
         });
-        assert_eq!(busy.line.over(Duration::from_secs(60), Duration::from_secs(60)).await, CloseReason::Ended);
+        assert_eq!(
+            busy.connection.wait_to_close(Duration::from_secs(60), Duration::from_secs(60)).await,
+            CloseReason::Closed
+        );
         drop(busy);
-        freed.await.unwrap();
+        replacement.await.unwrap();
     }
 
     #[tokio::test]
-    async fn patience_is_short_for_begun_requests_and_long_between_them() {
+    async fn timeouts_are_short_within_requests_and_long_between_them() {
         let (short, long) = (Duration::from_millis(20), Duration::from_secs(3_600));
-        let line = Arc::new(Connection::new());
-        assert_eq!(line.over(short, long).await, CloseReason::Slow, "nothing was asked");
-        drop(line.begin());
-        assert_eq!(line.over(long, short).await, CloseReason::Idle);
-        let still = |line: Arc<Connection>| async move {
-            tokio::time::timeout(Duration::from_millis(100), line.over(short, long)).await.is_err()
+        let connection = Arc::new(Connection::new());
+        assert_eq!(connection.wait_to_close(short, long).await, CloseReason::Slow, "no request was received");
+        drop(connection.start_request());
+        assert_eq!(connection.wait_to_close(long, short).await, CloseReason::Idle);
+        let stays_open = |connection: Arc<Connection>| async move {
+            tokio::time::timeout(Duration::from_millis(100), connection.wait_to_close(short, long)).await.is_err()
         };
-        assert!(still(line.clone()).await, "between two requests it may wait");
-        line.heard();
-        assert_eq!(line.over(short, long).await, CloseReason::Slow, "a request was begun");
-        let under_way = line.begin();
-        assert!(still(line.clone()).await, "what is under way takes its time");
-        drop(under_way);
-        line.is_framed();
-        line.heard();
-        assert!(still(line.clone()).await, "frames of a protocol are no request");
+        assert!(stays_open(connection.clone()).await, "idle between two requests");
+        connection.bytes_received();
+        assert_eq!(connection.wait_to_close(short, long).await, CloseReason::Slow, "a request was started");
+        let request = connection.start_request();
+        assert!(stays_open(connection.clone()).await, "a request in flight is not timed out");
+        drop(request);
+        connection.set_framed();
+        connection.bytes_received();
+        assert!(stays_open(connection.clone()).await, "protocol frames are not a request");
     }
 }

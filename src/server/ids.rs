@@ -1,8 +1,8 @@
-//! Ids of requests: every answer of both faces and every line of the log about it carry one.
+//! Request ids: every response of both interfaces and every log line about it carry one.
 
 use ::http::{HeaderMap, HeaderName};
 
-/// Header that names a request; a caller's own value of up to 64 letters, digits and `. _ -` is kept.
+/// Header with the request id; a value sent by the client of up to 64 letters, digits and `. _ -` is used.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// The id of a request with these headers.
@@ -18,7 +18,7 @@ pub fn request_id(headers: &HeaderMap) -> String {
 /// Sixteen random hexadecimal digits.
 pub fn random_id() -> String {
     let mut bytes = [0_u8; 8];
-    // Without random bytes ids repeat, which costs nothing but their use in a log.
+    // Without random bytes ids repeat, which only makes them useless in a log.
     let _ = getrandom::fill(&mut bytes);
     format!("{:016x}", u64::from_le_bytes(bytes))
 }

@@ -1,4 +1,4 @@
-//! The two protocol faces: translation only, strangers to each other.
+//! The two protocol interfaces, which only translate and do not depend on each other.
 
 mod blocking;
 mod connections;

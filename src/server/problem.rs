@@ -1,4 +1,4 @@
-//! The problem document: what a failure looks like to clients of both protocols (RFC 9457).
+//! The problem document: how errors are represented to clients of both protocols (RFC 9457).
 
 use serde::{Deserialize, Serialize};
 
@@ -7,7 +7,7 @@ use crate::error::{Error, ErrorCode, RowError};
 /// A problem document.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Problem {
-    /// `urn:fastk:error:` and the code.
+    /// `urn:fastk:error:` followed by the code.
     #[serde(rename = "type")]
     #[schema(example = "urn:fastk:error:series_not_found")]
     pub kind: String,
@@ -17,19 +17,19 @@ pub struct Problem {
     /// The HTTP status.
     #[schema(example = 404)]
     pub status: u16,
-    /// Stable word.
+    /// Stable error code.
     #[schema(example = "series_not_found")]
     pub code: String,
-    /// What happened to what.
+    /// Description of this occurrence.
     #[schema(example = "series kline/BTCUSDT/1m is not registered")]
     pub detail: String,
-    /// What to do about it.
+    /// How to resolve the problem.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
     /// The first hundred offending rows of a rejected body.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub errors: Vec<RowError>,
-    /// The `x-request-id` of the answer, which the log of the server names too.
+    /// The `x-request-id` of the response, which log lines of the server also contain.
     pub request_id: String,
 }
 

@@ -1,54 +1,57 @@
-//! Settings as the listeners take them: counts that fit the machine, and times.
+//! Settings as the listeners use them: counts that fit the host, and durations.
 
 use std::time::Duration;
 
 use crate::config::Config;
 
-/// File descriptors kept for the store: a load has up to 384 files open, beside the log, the registry and maps.
+/// File descriptors reserved for the store: a bulk load has up to 384 files open, besides the WAL, the registry and
+/// maps.
 const STORE_FILES: u64 = 512;
-/// Connections per body that may wait in a file of its own.
+/// Connections per body staged in its own file.
 const CONNECTIONS_PER_BODY: u64 = 4;
-/// Connections of the listener for health, which answers at once.
+/// Connections of the health listener.
 const HEALTH_CONNECTIONS: u64 = 64;
 
-/// Reduces the connection limits of both listeners to what a process may have open that may have `files_max` files open,
-/// so that connections never take the file descriptors that the store needs. Both are reduced in proportion, to one at
-/// least. Gives whether anything was reduced.
+/// Reduces the connection limits of both listeners to fit a process that may have `files_max` files open, so that
+/// connections never use the file descriptors that the store needs. Both are reduced in proportion, to at least 1.
+/// Returns whether they were reduced.
 pub fn fit_connections(config: &mut Config, files_max: u64) -> bool {
     let store = STORE_FILES.min(files_max / 2);
     let health = if config.http.health_listen.is_empty() { 0 } else { HEALTH_CONNECTIONS.min(files_max / 16) };
-    let left = files_max.saturating_sub(store).saturating_sub(health);
+    let available = files_max.saturating_sub(store).saturating_sub(health);
     let (http, flight) = (config.http.connections_max, config.flight.connections_max);
-    let wanted = http + http.div_ceil(CONNECTIONS_PER_BODY) + flight;
-    if wanted <= left {
+    let needed = http + http.div_ceil(CONNECTIONS_PER_BODY) + flight;
+    if needed <= available {
         return false;
     }
-    let part = |of: u64| (u128::from(of) * u128::from(left) / u128::from(wanted)).try_into().unwrap_or(of).max(1);
-    (config.http.connections_max, config.flight.connections_max) = (part(http), part(flight));
+    let scaled = |limit: u64| {
+        (u128::from(limit) * u128::from(available) / u128::from(needed)).try_into().unwrap_or(limit).max(1)
+    };
+    (config.http.connections_max, config.flight.connections_max) = (scaled(http), scaled(flight));
     true
 }
 
-/// Most bodies that wait in a file of their own at one time, on a listener with so many connections.
+/// Maximum number of bodies staged in files at one time, on a listener with `connections_max` connections.
 pub fn staged_files(connections_max: usize) -> usize {
     connections_max.div_ceil(count(CONNECTIONS_PER_BODY)).max(1)
 }
 
-/// Most connections of the listener for health where the other for REST may have so many.
+/// Maximum number of connections of the health listener, given that of the REST listener.
 pub fn health_connections(connections_max: usize) -> usize {
     connections_max.min(count(HEALTH_CONNECTIONS))
 }
 
-/// Milliseconds of the settings.
+/// A duration setting.
 pub fn millis(value: u64) -> Duration {
     Duration::from_millis(value)
 }
 
-/// A limit that the protocol keeps in 32 bits.
+/// A limit that the protocol stores in 32 bits.
 pub fn small(value: u64) -> u32 {
     u32::try_from(value).unwrap_or(u32::MAX)
 }
 
-/// Limits lie far below what a machine word holds.
+/// A limit as `usize`; limits are far below its range.
 pub fn count(value: u64) -> usize {
     usize::try_from(value).unwrap_or(usize::MAX)
 }
@@ -71,15 +74,15 @@ mod tests {
         assert_eq!(fitted(1 << 20), (false, 1_024, 1_024));
         for files_max in [8, 64, 256, 1_024, 2_048] {
             let (reduced, http, flight) = fitted(files_max);
-            let held = http + staged_files(count(http)) as u64 + flight;
+            let used = http + staged_files(count(http)) as u64 + flight;
             assert!(reduced && http > 0 && flight > 0, "{files_max}: {http} and {flight}");
-            assert!(held <= files_max - (files_max / 2).min(512) + 1, "{files_max}: {held}");
+            assert!(used <= files_max - (files_max / 2).min(512) + 1, "{files_max}: {used}");
         }
     }
 
     #[test]
     fn every_number_of_the_settings_reaches_its_listener() {
-        let of = |config: &Config| {
+        let listener_settings = |config: &Config| {
             [
                 ("http", format!("{:?}", HttpConfig::of(config, Tls::off()))),
                 ("flight", format!("{:?}", FlightConfig::of(config, Tls::off()))),
@@ -91,17 +94,17 @@ mod tests {
             table[section][key] = (table[section][key].as_u64().unwrap() + 1).into();
             serde_json::from_value(table).unwrap()
         };
-        let before = of(&Config::default());
-        let mut looked_at = 0;
+        let before = listener_settings(&Config::default());
+        let mut checked = 0;
         for (at, (section, _)) in before.iter().enumerate() {
             let keys = defaults[section].as_object().unwrap().iter().filter(|(_, value)| value.is_u64());
             for (key, _) in keys {
-                assert_ne!(of(&changed(section, key))[at], before[at], "{section}.{key} is set for nothing");
-                looked_at += 1;
+                assert_ne!(listener_settings(&changed(section, key))[at], before[at], "{section}.{key} has no effect");
+                checked += 1;
             }
         }
-        assert!(looked_at > 20, "{looked_at} settings");
-        for (now, before) in of(&changed("limits", "drain_timeout_ms")).iter().zip(&before) {
+        assert!(checked > 20, "{checked} settings");
+        for (now, before) in listener_settings(&changed("limits", "drain_timeout_ms")).iter().zip(&before) {
             assert_ne!(now, before);
         }
     }

@@ -1,4 +1,4 @@
-//! The bytes of a connection, plain or under TLS, and the certificates it is secured with, renewed when their files change.
+//! The byte stream of a connection, plain or TLS, and the TLS identity of a listener, reloaded when its files change.
 
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -20,42 +20,42 @@ use tokio_rustls::server::TlsStream;
 
 use crate::error::{Error, Result};
 
-/// What a listener needs to speak TLS; `None` inside for one that does not. Clones share the certificate, and its renewal.
+/// TLS settings of a listener; `None` inside for plain connections. Clones share the certificate and its renewal.
 #[derive(Clone, Default)]
 pub struct Tls(Option<Arc<TlsState>>);
 
 struct TlsState {
     files: TlsFiles,
-    /// What new connections are secured with.
+    /// Identity of new connections.
     current: ArcSwap<TlsIdentity>,
-    looked: Mutex<TlsFileStates>,
+    file_states: Mutex<TlsFileStates>,
 }
 
-/// Where certificates and key are, all PEM.
+/// Paths of certificate and key, all PEM.
 struct TlsFiles {
     cert: PathBuf,
     key: PathBuf,
     client_ca: Option<PathBuf>,
-    /// Protocols offered, by their names in ALPN.
+    /// Protocols offered through ALPN.
     protocols: Vec<Vec<u8>>,
 }
 
-/// Certificate and key as they were loaded together.
+/// A certificate and key loaded together.
 struct TlsIdentity {
     acceptor: TlsAcceptor,
-    /// The certificate clients are shown first: that of the server itself.
+    /// The leaf certificate of the server.
     certificate: CertificateDer<'static>,
 }
 
-/// States of the files: that which `current` was loaded from, and the last one that could not be loaded.
+/// States of the files: the one `current` was loaded from, and the last one that could not be loaded.
 #[derive(Default)]
 struct TlsFileStates {
-    loaded: Option<State>,
-    refused: Option<State>,
+    loaded: Option<FileState>,
+    rejected: Option<FileState>,
 }
 
-/// What tells one state of the files from another: inode, size, and times of content and inode of each.
-type State = Vec<Option<(u64, u64, i64, i64, i64, i64)>>;
+/// Metadata that identifies one state of the files: inode, size, and the modification and change times of each.
+type FileState = Vec<Option<(u64, u64, i64, i64, i64, i64)>>;
 
 impl std::fmt::Debug for Tls {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -64,32 +64,32 @@ impl std::fmt::Debug for Tls {
 }
 
 impl TlsFiles {
-    fn state(&self) -> State {
-        let of = |path: &Path| {
+    fn state(&self) -> FileState {
+        let file_state = |path: &Path| {
             let meta = std::fs::metadata(path).ok()?;
             Some((meta.ino(), meta.size(), meta.mtime(), meta.mtime_nsec(), meta.ctime(), meta.ctime_nsec()))
         };
         let paths = [Some(&self.cert), Some(&self.key), self.client_ca.as_ref()];
-        paths.into_iter().flatten().map(|path| of(path)).collect()
+        paths.into_iter().flatten().map(|path| file_state(path)).collect()
     }
 
-    /// Reads the files. A key that is not the one of the certificate is refused.
+    /// Reads the files. A key that does not belong to the certificate is rejected.
     fn load(&self) -> Result<TlsIdentity> {
         let Self { cert, key, client_ca, protocols } = self;
-        let cannot = |what: &str, path: &Path, error: &dyn std::fmt::Display| {
-            Error::invalid(format!("{what} {}: {error}", path.display())).with_hint("TLS takes PEM files")
+        let invalid = |what: &str, path: &Path, error: &dyn std::fmt::Display| {
+            Error::invalid(format!("{what} {}: {error}", path.display())).with_hint("the files must be PEM")
         };
         let certificates = |what: &'static str, path: &Path| -> Result<Vec<CertificateDer<'static>>> {
             let found = CertificateDer::pem_file_iter(path).and_then(Iterator::collect);
-            let found: Vec<CertificateDer<'static>> = found.map_err(|error| cannot(what, path, &error))?;
+            let found: Vec<CertificateDer<'static>> = found.map_err(|error| invalid(what, path, &error))?;
             if found.is_empty() {
-                return Err(cannot(what, path, &"it holds no certificate"));
+                return Err(invalid(what, path, &"no certificate found"));
             }
             Ok(found)
         };
         let chain = certificates("tls.cert", cert)?;
-        let certificate = chain.first().cloned().ok_or_else(|| cannot("tls.cert", cert, &"it holds no certificate"))?;
-        let secret = PrivateKeyDer::from_pem_file(key).map_err(|error| cannot("tls.key", key, &error))?;
+        let certificate = chain.first().cloned().ok_or_else(|| invalid("tls.cert", cert, &"no certificate found"))?;
+        let secret = PrivateKeyDer::from_pem_file(key).map_err(|error| invalid("tls.key", key, &error))?;
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
@@ -99,13 +99,13 @@ impl TlsFiles {
             Some(path) => {
                 let mut roots = RootCertStore::empty();
                 for certificate in certificates("tls.client_ca", path)? {
-                    roots.add(certificate).map_err(|error| cannot("tls.client_ca", path, &error))?;
+                    roots.add(certificate).map_err(|error| invalid("tls.client_ca", path, &error))?;
                 }
                 let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
-                builder.with_client_cert_verifier(verifier.map_err(|error| cannot("tls.client_ca", path, &error))?)
+                builder.with_client_cert_verifier(verifier.map_err(|error| invalid("tls.client_ca", path, &error))?)
             }
         };
-        let mut config = builder.with_single_cert(chain, secret).map_err(|error| cannot("tls.key", key, &error))?;
+        let mut config = builder.with_single_cert(chain, secret).map_err(|error| invalid("tls.key", key, &error))?;
         config.alpn_protocols.clone_from(protocols);
         Ok(TlsIdentity { acceptor: TlsAcceptor::from(Arc::new(config)), certificate })
     }
@@ -117,70 +117,70 @@ impl Tls {
         Self(None)
     }
 
-    /// TLS 1.2 and 1.3 with the certificates and the key in these PEM files. With `client_ca` every client has to show a
-    /// certificate that one of those in this file signed.
+    /// TLS 1.2 and 1.3 with the certificate and key in these PEM files. With `client_ca` every client needs a
+    /// certificate signed by one of the authorities in that file.
     ///
     /// # Errors
-    /// `invalid_argument` naming the file that cannot be read or does not fit.
+    /// `invalid_argument` naming the file that cannot be read or does not match.
     pub fn load(cert: &Path, key: &Path, client_ca: Option<&Path>, protocols: &[&str]) -> Result<Self> {
         let protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
         let files = TlsFiles { cert: cert.into(), key: key.into(), client_ca: client_ca.map(PathBuf::from), protocols };
-        // Taken before the files are read: what changes meanwhile is noticed by the next renewal.
+        // Read before the files: a change in between is noticed by the next renewal.
         let loaded = Some(files.state());
         let current = ArcSwap::from_pointee(files.load()?);
         Ok(Self(Some(Arc::new(TlsState {
             files,
             current,
-            looked: Mutex::new(TlsFileStates { loaded, refused: None }),
+            file_states: Mutex::new(TlsFileStates { loaded, rejected: None }),
         }))))
     }
 
-    /// Reads the files again when they changed; connections that begin from then on are secured with what they hold.
-    /// Files that cannot be read, or do not fit together since they are being replaced one after the other, change
-    /// nothing: the log says so once, and the next call tries again. Whether there is another certificate.
+    /// Reloads the files when they changed; new connections use them. Files that cannot be read, or do not match
+    /// because they are being replaced one after the other, change nothing: a warning is logged once, and the next call
+    /// retries. Returns whether the certificate changed.
     pub fn renew(&self) -> bool {
-        let Some(secured) = &self.0 else { return false };
-        let mut looked = secured.looked.lock().unwrap_or_else(PoisonError::into_inner);
-        let state = Some(secured.files.state());
-        if state == looked.loaded {
-            looked.refused = None;
+        let Some(state) = &self.0 else { return false };
+        let mut file_states = state.file_states.lock().unwrap_or_else(PoisonError::into_inner);
+        let files = Some(state.files.state());
+        if files == file_states.loaded {
+            file_states.rejected = None;
             return false;
         }
-        match secured.files.load() {
+        match state.files.load() {
             Ok(identity) => {
-                let differs = identity.certificate != secured.current.load().certificate;
-                secured.current.store(Arc::new(identity));
-                *looked = TlsFileStates { loaded: state, refused: None };
-                tracing::info!(cert = %secured.files.cert.display(), "the TLS files changed and are in use");
+                let differs = identity.certificate != state.current.load().certificate;
+                state.current.store(Arc::new(identity));
+                *file_states = TlsFileStates { loaded: files, rejected: None };
+                tracing::info!(cert = %state.files.cert.display(), "TLS files reloaded");
                 differs
             }
             Err(error) => {
-                if state != looked.refused {
-                    tracing::warn!(%error, "the TLS files changed and cannot be used: the certificate of before stays in use");
+                if files != file_states.rejected {
+                    tracing::warn!(%error, "cannot reload the TLS files; the previous certificate stays in use");
                 }
-                looked.refused = state;
+                file_states.rejected = files;
                 false
             }
         }
     }
 
-    /// The certificate of the server in DER, where there is one.
+    /// The certificate of the server in DER, under TLS.
     pub fn certificate(&self) -> Option<Vec<u8>> {
-        self.0.as_ref().map(|secured| secured.current.load().certificate.to_vec())
+        self.0.as_ref().map(|state| state.current.load().certificate.to_vec())
     }
 
-    /// Whether a connection has to be secured before it can be used.
+    /// Whether connections use TLS.
     pub fn is_on(&self) -> bool {
         self.0.is_some()
     }
 
-    /// The connection, once both sides agreed how it is secured. A client that does not within `patience` is gone.
-    pub(super) async fn accept(&self, stream: TcpStream, patience: Duration) -> io::Result<ServerStream> {
+    /// Accepts a connection, with its TLS handshake, which must finish within `timeout`.
+    pub(super) async fn accept(&self, stream: TcpStream, timeout: Duration) -> io::Result<ServerStream> {
         match &self.0 {
             None => Ok(ServerStream::Plain(stream)),
-            Some(secured) => {
-                let acceptor = secured.current.load().acceptor.clone();
-                match tokio::time::timeout(patience, acceptor.accept(stream)).await {
+            Some(state) => {
+                let acceptor = state.current.load().acceptor.clone();
+                match tokio::time::timeout(timeout, acceptor.accept(stream)).await {
                     Ok(stream) => Ok(ServerStream::Tls(Box::new(stream?))),
                     Err(_) => Err(io::ErrorKind::TimedOut.into()),
                 }
@@ -196,7 +196,7 @@ pub(super) enum ServerStream {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-/// Counts what was sent.
+/// Counts sent bytes.
 fn count(written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
     if let Poll::Ready(Ok(bytes)) = &written {
         metrics::counter!("fastk_sent_bytes_total").increment(*bytes as u64);

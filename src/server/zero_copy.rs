@@ -1,4 +1,4 @@
-//! Whole blocks of chunk files leave through both faces as they lie in the mapped file: never copied, never re-encoded.
+//! Whole blocks of chunk files are sent by both interfaces as slices of the mapped file: not copied and not re-encoded.
 
 use std::ops::Range;
 use std::path::PathBuf;
@@ -14,11 +14,11 @@ use crate::store::{StoreOptions, WriteMode};
 use crate::types::{Rows, SeriesKey, SeriesSpec};
 
 const MINUTE: i64 = 60_000;
-/// Two blocks and the better part of a third.
+/// Two full blocks and a partial third.
 const ROWS: i64 = 42_768;
 const BLOCK: i64 = 16_384;
 /// Shorter pieces are headers and padding.
-const LONG: usize = 64 * 1024;
+const LONG_BYTES: usize = 64 * 1024;
 
 struct SealedStore {
     _dir: tempfile::TempDir,
@@ -28,7 +28,7 @@ struct SealedStore {
     bytes: Vec<u8>,
 }
 
-fn sealed() -> SealedStore {
+fn sealed_store() -> SealedStore {
     let dir = tempfile::tempdir().unwrap();
     let options = StoreOptions { upkeep: false, ..StoreOptions::default() };
     let service = Service::open(dir.path(), true, options).unwrap();
@@ -59,13 +59,13 @@ impl SealedStore {
     }
 
     fn by_rest(&self, query: &Query) -> Vec<Bytes> {
-        let answer = self.service.read(query).unwrap();
+        let result = self.service.read(query).unwrap();
         let options = EncodeOptions { format: OutFormat::Arrow, ..EncodeOptions::default() };
-        let encoder = BodyEncoder::new(&answer.shape.clone(), options, answer, |_| Trailer::default()).unwrap();
+        let encoder = BodyEncoder::new(&result.shape.clone(), options, result, |_| Trailer::default()).unwrap();
         encoder.map(Result::unwrap).collect()
     }
 
-    /// Where the system says that the file is mapped.
+    /// Where the file is mapped, according to the system.
     fn mapped(&self) -> Vec<Range<usize>> {
         let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
         let of_file = maps.lines().filter(|line| line.ends_with(self.file.to_str().unwrap()));
@@ -74,15 +74,15 @@ impl SealedStore {
         spans.map(|(from, to)| address(from)..address(to)).collect()
     }
 
-    /// The long pieces, each of which must lie in the map.
+    /// The long_pieces pieces, each of which must be in the map.
     fn check_mapped<'p>(&self, pieces: &'p [Bytes]) -> Vec<&'p Bytes> {
         let mapped = self.mapped();
-        let long: Vec<&Bytes> = pieces.iter().filter(|piece| piece.len() > LONG).collect();
-        for piece in &long {
+        let long_pieces: Vec<&Bytes> = pieces.iter().filter(|piece| piece.len() > LONG_BYTES).collect();
+        for piece in &long_pieces {
             let (from, to) = (piece.as_ptr().addr(), piece.as_ptr().addr() + piece.len());
             assert!(mapped.iter().any(|map| map.start <= from && to <= map.end), "{from:x} is not in {mapped:x?}");
         }
-        long
+        long_pieces
     }
 
     fn is_in_file(&self, piece: &[u8]) -> bool {
@@ -91,48 +91,49 @@ impl SealedStore {
 }
 
 #[test]
-fn whole_blocks_leave_as_they_lie_in_the_file() {
-    let sealed = sealed();
+fn whole_blocks_are_sent_as_slices_of_the_file() {
+    let sealed = sealed_store();
     let query = sealed.query(0..ROWS);
-    for (face, pieces) in [("flight", sealed.by_flight(&query)), ("rest", sealed.by_rest(&query))] {
-        let long = sealed.check_mapped(&pieces);
-        assert_eq!(long.len(), 3, "{face}: a piece for each block");
-        assert!(long.iter().all(|piece| sealed.is_in_file(piece)), "{face}");
-        // Everything else is framing.
-        let rest: usize = pieces.iter().map(Bytes::len).sum::<usize>() - long.iter().map(|p| p.len()).sum::<usize>();
-        assert!(rest < 8 * 1024, "{face}: {rest} bytes beside the blocks");
+    for (interface, pieces) in [("flight", sealed.by_flight(&query)), ("rest", sealed.by_rest(&query))] {
+        let long_pieces = sealed.check_mapped(&pieces);
+        assert_eq!(long_pieces.len(), 3, "{interface}: one piece per block");
+        assert!(long_pieces.iter().all(|piece| sealed.is_in_file(piece)), "{interface}");
+        // The rest is framing.
+        let rest: usize =
+            pieces.iter().map(Bytes::len).sum::<usize>() - long_pieces.iter().map(|p| p.len()).sum::<usize>();
+        assert!(rest < 8 * 1024, "{interface}: {rest} bytes besides the blocks");
     }
 }
 
 #[test]
-fn blocks_cut_by_a_range_leave_as_slices_of_the_file() {
-    let sealed = sealed();
+fn partial_blocks_are_sent_as_slices_of_the_file() {
+    let sealed = sealed_store();
     let query = sealed.query(1..2 * BLOCK + 9_000);
-    for (face, pieces) in [("flight", sealed.by_flight(&query)), ("rest", sealed.by_rest(&query))] {
-        let long = sealed.check_mapped(&pieces);
+    for (interface, pieces) in [("flight", sealed.by_flight(&query)), ("rest", sealed.by_rest(&query))] {
+        let long_pieces = sealed.check_mapped(&pieces);
         // Six columns of the first and of the last block, the second block whole.
-        assert_eq!(long.len(), 6 + 1 + 6, "{face}");
-        assert!(long.iter().all(|piece| sealed.is_in_file(piece)), "{face}");
+        assert_eq!(long_pieces.len(), 6 + 1 + 6, "{interface}");
+        assert!(long_pieces.iter().all(|piece| sealed.is_in_file(piece)), "{interface}");
     }
 }
 
 #[test]
-fn chosen_columns_leave_as_slices_of_the_file() {
-    let sealed = sealed();
+fn selected_columns_are_sent_as_slices_of_the_file() {
+    let sealed = sealed_store();
     let query = Query { columns: Some(vec!["close".into(), "volume".into()]), ..sealed.query(0..ROWS) };
-    for (face, pieces) in [("flight", sealed.by_flight(&query)), ("rest", sealed.by_rest(&query))] {
-        let long = sealed.check_mapped(&pieces);
-        // `ts` and two more of three blocks; the half block's columns are long enough, too.
-        assert_eq!(long.len(), 9, "{face}");
+    for (interface, pieces) in [("flight", sealed.by_flight(&query)), ("rest", sealed.by_rest(&query))] {
+        let long_pieces = sealed.check_mapped(&pieces);
+        // `ts` and two more of three blocks; the half block's columns are long_pieces enough, too.
+        assert_eq!(long_pieces.len(), 9, "{interface}");
     }
 }
 
 #[test]
-fn converted_numbers_do_not_lie_in_the_file() {
-    let sealed = sealed();
+fn converted_numbers_are_not_slices_of_the_file() {
+    let sealed = sealed_store();
     let query = Query { numbers: NumberFormat::Float64, ..sealed.query(0..ROWS) };
     let pieces = sealed.by_rest(&query);
     let mapped = sealed.mapped();
     let outside = |piece: &&Bytes| !mapped.iter().any(|map| map.contains(&piece.as_ptr().addr()));
-    assert!(pieces.iter().filter(|piece| piece.len() > LONG).any(|piece| outside(&piece)));
+    assert!(pieces.iter().filter(|piece| piece.len() > LONG_BYTES).any(|piece| outside(&piece)));
 }

@@ -1,4 +1,4 @@
-//! Looking after the store: the long verbs as jobs, and what a check found last.
+//! Maintenance of the store: long operations as jobs, and the result of the last check.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -14,37 +14,37 @@ use crate::error::{Error, Result};
 use crate::store::{OrphanReport, OverlapReport, Severity, TaskControl, VerifyReport, orphans};
 use crate::types::SeriesKey;
 
-/// Bytes a second that a scrub reads when nothing else is said.
+/// Bytes per second that a scrub reads by default.
 pub const SCRUB_BYTES_PER_SECOND: u64 = 64 << 20;
-/// Series compacted at a time.
+/// Series compacted in one batch.
 const COMPACT_SERIES: usize = 64;
-/// Findings that health names.
-const NAMED_MAX: usize = 3;
+/// Maximum number of findings named in health.
+const FINDINGS_NAMED_MAX: usize = 3;
 
-/// How a store is to be checked.
+/// Options of a check.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct VerifyRequest {
-    /// Bytes read a second at most; as many as it can when left out.
+    /// Maximum bytes read per second; unlimited when absent.
     #[serde(default)]
     pub bytes_per_second: Option<u64>,
 }
 
-/// How a store is to be scrubbed.
+/// Options of a scrub.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct ScrubRequest {
-    /// Bytes read a second at most; 0 for as many as it can, 64 MiB when left out.
+    /// Maximum bytes read per second; 0 for unlimited, 64 MiB when absent.
     #[serde(default)]
     pub bytes_per_second: Option<u64>,
-    /// Only tell what would be written anew.
+    /// Only report what would be rewritten.
     #[serde(default)]
     pub dry_run: bool,
 }
 
-/// Which series to compact; all when it is left out.
+/// Series to compact; every series when absent.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
@@ -54,14 +54,14 @@ pub struct CompactRequest {
     pub series: Vec<SeriesKey>,
 }
 
-/// What the last check found, until one finds nothing or every file it found damaged is gone.
+/// Findings of the last check, until a check is clean or every damaged file it found is removed.
 #[derive(Debug, Default)]
 pub(super) struct LastVerify(Mutex<Option<LastFindings>>);
 
 #[derive(Clone, Debug)]
 struct LastFindings {
     text: String,
-    /// The damaged files; empty where a missing one is among the findings.
+    /// The damaged files; empty when a missing file is among the findings.
     files: Vec<PathBuf>,
 }
 
@@ -74,31 +74,31 @@ impl LastVerify {
         *self.lock() = found;
     }
 
-    /// What it found, without looking at the disk.
-    pub fn found(&self) -> Option<String> {
+    /// The findings, without access to the disk.
+    pub fn findings(&self) -> Option<String> {
         self.lock().as_ref().map(|found| found.text.clone())
     }
 
-    /// What it found of files that are still there.
-    pub fn standing(&self) -> Option<String> {
+    /// The findings, unless every damaged file has been removed since.
+    pub fn current(&self) -> Option<String> {
         let files = self.lock().as_ref().map(|found| found.files.clone())?;
         if !files.is_empty() && files.iter().all(|file| matches!(file.try_exists(), Ok(false))) {
-            let mut found = self.lock();
-            // Unless another check found something meanwhile.
-            if found.as_ref().is_some_and(|found| found.files == files) {
-                *found = None;
+            let mut last = self.lock();
+            // Another check may have recorded findings meanwhile.
+            if last.as_ref().is_some_and(|found| found.files == files) {
+                *last = None;
             }
         }
-        self.found()
+        self.findings()
     }
 }
 
-/// Since when each check of health is not `ok`.
+/// Time since which each health check has a problem.
 #[derive(Debug, Default)]
 pub(super) struct HealthHistory(Mutex<BTreeMap<&'static str, i64>>);
 
 impl HealthHistory {
-    /// Notes whether a check has a problem now, and gives since when.
+    /// Records whether a check has a problem now, and returns since when.
     pub fn since(&self, name: &'static str, has_problem: bool, now_ms: i64) -> Option<String> {
         let mut since = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if !has_problem {
@@ -110,26 +110,26 @@ impl HealthHistory {
 }
 
 impl Service {
-    /// The jobs of this store; of a caller limited to some series, those that it started.
+    /// The jobs of this store; for a caller limited to some series, only the jobs it started.
     ///
     /// # Errors
     /// `permission_denied`.
     pub fn list_jobs(&self) -> Result<JobList> {
-        self.caller.may(Scope::Admin)?;
-        Ok(if self.caller.is_limited() { self.jobs.list_of(&self.caller.id) } else { self.jobs.list() })
+        self.caller.require_scope(Scope::Admin)?;
+        Ok(if self.caller.is_limited() { self.jobs.list_owned_by(&self.caller.id) } else { self.jobs.list() })
     }
 
-    /// A job as it is now.
+    /// The current state of a job.
     ///
     /// # Errors
-    /// `permission_denied`, `job_not_found`; the latter also for a job that somebody else started, where the caller is
-    /// limited to some series.
+    /// `permission_denied`, `job_not_found`; the latter also for a job of another caller when this caller is limited to
+    /// some series.
     pub fn job(&self, id: &str) -> Result<Job> {
         self.check_job(id)?;
         self.jobs.get(id)
     }
 
-    /// Asks a job to stop.
+    /// Requests the cancellation of a job.
     ///
     /// # Errors
     /// Those of [`job`](Self::job).
@@ -139,37 +139,38 @@ impl Service {
     }
 
     fn check_job(&self, id: &str) -> Result<()> {
-        self.caller.may(Scope::Admin)?;
+        self.caller.require_scope(Scope::Admin)?;
         if self.caller.is_limited() { self.jobs.check_owner(id, &self.caller.id) } else { Ok(()) }
     }
 
-    /// A job as it is now, for the caller who was given it.
+    /// The current state of a job that this caller started.
     ///
     /// # Errors
     /// Those of [`Jobs::get`](super::Jobs::get).
-    pub fn look(&self, job: &Job) -> Result<Job> {
+    pub fn poll_job(&self, job: &Job) -> Result<Job> {
         self.jobs.get(&job.id)
     }
 
-    /// The same once it is finished.
+    /// Waits until a job is finished, and returns it.
     ///
     /// # Errors
     /// Those of [`Jobs::wait`](super::Jobs::wait).
-    pub fn wait_for(&self, job: &Job) -> Result<Job> {
+    pub fn wait_for_job(&self, job: &Job) -> Result<Job> {
         self.jobs.wait(&job.id)
     }
 
-    /// Asks all jobs to stop and, when `for_good`, waits until they have and takes no more.
-    pub fn end_jobs(&self, for_good: bool) {
-        if for_good {
-            self.jobs.close();
-        } else {
-            self.jobs.cancel_all();
-        }
+    /// Requests the cancellation of every job and accepts no more.
+    pub fn cancel_jobs(&self) {
+        self.jobs.cancel_all();
     }
 
-    /// Takes on long work under a verb: `work` gets this service, and the watch whose `unit` it counts. Its reply
-    /// becomes the result of the job.
+    /// Cancels every job, waits until all have ended and accepts no more.
+    pub fn close_jobs(&self) {
+        self.jobs.close();
+    }
+
+    /// Starts a job of the operation `verb`. `work` gets this service and the control that counts progress in `unit`;
+    /// its reply becomes the result of the job.
     ///
     /// # Errors
     /// Those of [`Jobs::start_for`](super::Jobs::start_for).
@@ -177,18 +178,18 @@ impl Service {
         &self,
         verb: &'static str,
         unit: &str,
-        watch: TaskControl,
+        control: TaskControl,
         work: impl FnOnce(&Service, &TaskControl) -> Result<R> + Send + 'static,
     ) -> Result<Job> {
-        self.caller.may(Scope::Admin)?;
+        self.caller.require_scope(Scope::Admin)?;
         let service = self.clone();
-        self.jobs.start_for(&self.caller.id, verb, unit, watch, move |watch| {
-            let reply = work(&service, watch).map_err(|error| {
-                let shown = service.caller.shown(error.clone());
-                if shown.detail() != error.detail() {
-                    tracing::error!(verb, %error, "a token limited to some series is told less of its job");
+        self.jobs.start_for(&self.caller.id, verb, unit, control, move |control| {
+            let reply = work(&service, control).map_err(|error| {
+                let redacted = service.caller.redact(error.clone());
+                if redacted.detail() != error.detail() {
+                    tracing::error!(verb, %error, "the error was redacted for a limited token");
                 }
-                shown
+                redacted
             })?;
             serde_json::to_value(reply).map_err(|error| Error::internal(format!("reply as JSON: {error}")))
         })
@@ -196,69 +197,69 @@ impl Service {
 
     /// Checks every file of the store, as a job whose result is a [`VerifyReport`].
     pub fn start_verify(&self, request: VerifyRequest) -> Result<Job> {
-        self.caller.may_all(Scope::Admin)?;
-        let watch = TaskControl::with_rate(request.bytes_per_second.unwrap_or(0));
-        self.start_job("verify", "bytes", watch, |service, watch| service.verify(watch))
+        self.caller.require_store(Scope::Admin)?;
+        let control = TaskControl::with_rate(request.bytes_per_second.unwrap_or(0));
+        self.start_job("verify", "bytes", control, |service, control| service.verify(control))
     }
 
-    /// Checks every file and writes damaged sidecars anew, as a job whose result is a [`VerifyReport`].
+    /// Checks every file and rewrites damaged sidecars, as a job whose result is a [`VerifyReport`].
     pub fn start_scrub(&self, request: ScrubRequest) -> Result<Job> {
-        self.caller.may_all(Scope::Admin)?;
-        let watch = scrub_watch(request);
-        self.start_job("scrub", "bytes", watch, move |service, watch| service.scrub(request.dry_run, watch))
+        self.caller.require_store(Scope::Admin)?;
+        let control = scrub_control(request);
+        self.start_job("scrub", "bytes", control, move |service, control| service.scrub(request.dry_run, control))
     }
 
-    /// Backs the store up for a client, as a job whose result is a [`BackupReply`](super::BackupReply).
+    /// Creates a backup for a client, as a job whose result is a [`BackupReply`](super::BackupReply).
     ///
     /// # Errors
     /// `permission_denied` and `invalid_argument` for the directory, and those of [`Jobs::start_for`](super::Jobs::start_for).
     pub fn start_backup(&self, request: BackupRequest) -> Result<Job> {
-        self.caller.may_all(Scope::Admin)?;
+        self.caller.require_store(Scope::Admin)?;
         self.check_backup(&request)?;
-        let watch = request.watch();
-        self.start_job("backup", "bytes", watch, move |service, watch| service.backup_for_client(&request, watch))
+        let control = request.control();
+        self.start_job("backup", "bytes", control, move |service, control| service.backup_for_client(&request, control))
     }
 
-    /// Compacts, as a job whose result is a [`CompactReply`].
+    /// Compacts the store, as a job whose result is a [`CompactReply`].
     ///
     /// # Errors
     /// `series_not_found`, and those of [`Jobs::start_for`](super::Jobs::start_for).
     pub fn start_compact(&self, request: CompactRequest) -> Result<Job> {
-        self.caller.may(Scope::Admin)?;
+        self.caller.require_scope(Scope::Admin)?;
         if request.series.is_empty() {
-            self.caller.may_all(Scope::Admin)?;
+            self.caller.require_store(Scope::Admin)?;
         }
         request.series.iter().try_for_each(|key| self.def(key).map(|_| ()))?;
-        self.start_job("compact", "series", TaskControl::new(), move |service, watch| {
-            service.compact_watched(&request.series, watch)
+        self.start_job("compact", "series", TaskControl::new(), move |service, control| {
+            service.compact_with(&request.series, control)
         })
     }
 
-    /// Checks every file of the store. Health tells of what was found until a check finds nothing.
-    pub fn verify(&self, watch: &TaskControl) -> Result<VerifyReport> {
-        self.caller.may_all(Scope::Admin)?;
-        let report = self.store.verify(watch)?;
-        self.note_check("verify", &report);
+    /// Checks every file of the store. Health reports the findings until a check is clean.
+    pub fn verify(&self, control: &TaskControl) -> Result<VerifyReport> {
+        self.caller.require_store(Scope::Admin)?;
+        let report = self.store.verify(control)?;
+        self.record_check("verify", &report);
         Ok(report)
     }
 
-    /// Checks every file and writes damaged or missing sidecars anew, unless it is a dry run.
-    pub fn scrub(&self, dry_run: bool, watch: &TaskControl) -> Result<VerifyReport> {
-        self.caller.may_all(Scope::Admin)?;
-        let report = self.store.scrub(dry_run, watch)?;
-        self.note_check("scrub", &report);
+    /// Checks every file and, unless it is a dry run, rewrites damaged or missing sidecars.
+    pub fn scrub(&self, dry_run: bool, control: &TaskControl) -> Result<VerifyReport> {
+        self.caller.require_store(Scope::Admin)?;
+        let report = self.store.scrub(dry_run, control)?;
+        self.record_check("scrub", &report);
         Ok(report)
     }
 
-    fn note_check(&self, verb: &str, report: &VerifyReport) {
+    fn record_check(&self, verb: &str, report: &VerifyReport) {
         if report.clean {
-            self.checked.set(None);
+            self.last_verify.set(None);
             self.store.cache().damage.forget();
             return;
         }
-        let weighty = report.findings.iter().filter(|finding| finding.severity > Severity::Note);
-        let named: Vec<String> = weighty
-            .take(NAMED_MAX)
+        let significant = report.findings.iter().filter(|finding| finding.severity > Severity::Note);
+        let named: Vec<String> = significant
+            .take(FINDINGS_NAMED_MAX)
             .map(|finding| {
                 let series = finding.series.as_ref().map(|key| format!(" ({key})")).unwrap_or_default();
                 format!("{} in {}{series}", finding.kind.name(), finding.file)
@@ -269,32 +270,32 @@ impl Service {
             report.errors,
             report.warnings,
             named.join(", "),
-            if report.errors + report.warnings > NAMED_MAX as u64 { " and others" } else { "" },
+            if report.errors + report.warnings > FINDINGS_NAMED_MAX as u64 { " and others" } else { "" },
         );
         let root = self.store.root();
-        let weighty = report.findings.iter().filter(|finding| finding.severity > Severity::Note);
-        let files: Vec<PathBuf> = weighty.map(|finding| root.join(&finding.file)).collect();
-        let all_there = files.iter().all(|file| matches!(file.try_exists(), Ok(true)));
-        self.checked.set(Some(LastFindings { text, files: if all_there { files } else { Vec::new() } }));
+        let significant = report.findings.iter().filter(|finding| finding.severity > Severity::Note);
+        let files: Vec<PathBuf> = significant.map(|finding| root.join(&finding.file)).collect();
+        let all_exist = files.iter().all(|file| matches!(file.try_exists(), Ok(true)));
+        self.last_verify.set(Some(LastFindings { text, files: if all_exist { files } else { Vec::new() } }));
     }
 
-    /// Moves the tail of these series (all when empty) into chunk files, deletes what retention no longer keeps, merges
-    /// what is more than one chunk a partition and unlinks what nobody reads any more.
+    /// Seals the tails of these series (every series when empty), deletes rows beyond retention, merges partitions of
+    /// more than one chunk and unlinks files that no reader needs.
     pub fn compact(&self, series: &[SeriesKey]) -> Result<CompactReply> {
-        self.compact_watched(series, &TaskControl::new())
+        self.compact_with(series, &TaskControl::new())
     }
 
-    /// The same; what was done before it was cancelled stays done.
-    pub fn compact_watched(&self, series: &[SeriesKey], watch: &TaskControl) -> Result<CompactReply> {
+    /// Like [`compact`](Self::compact), cancellable; work done before the cancellation is kept.
+    pub fn compact_with(&self, series: &[SeriesKey], control: &TaskControl) -> Result<CompactReply> {
         if series.is_empty() {
-            self.caller.may_all(Scope::Admin)?;
+            self.caller.require_store(Scope::Admin)?;
         }
-        series.iter().try_for_each(|key| self.caller.may_touch(Scope::Admin, key))?;
+        series.iter().try_for_each(|key| self.caller.require_series(Scope::Admin, key))?;
         let retained = self.store.apply_retention(series)?;
-        watch.check()?;
+        control.check()?;
         let sealed = self.store.seal(series)?;
         if series.is_empty() {
-            // Nothing is left in the log then: let its segments go.
+            // No row is left in the WAL now: its segments can be deleted.
             self.store.checkpoint()?;
         }
         let mut reply = CompactReply {
@@ -309,14 +310,14 @@ impl Service {
         } else {
             self.store.series_ids(series)?
         };
-        watch.plan(ids.len() as u64);
-        for some in ids.chunks(COMPACT_SERIES) {
-            let compacted = self.store.compact_ids(some, true)?;
+        control.plan(ids.len() as u64);
+        for batch in ids.chunks(COMPACT_SERIES) {
+            let compacted = self.store.compact_ids(batch, true)?;
             reply.partitions_compacted += compacted.partitions_compacted;
             reply.chunks_replaced += compacted.chunks_removed;
             reply.bytes_before += compacted.bytes_before;
             reply.bytes_after += compacted.bytes_after;
-            watch.advance(some.len() as u64)?;
+            control.advance(batch.len() as u64)?;
         }
         let vacuumed = self.store.vacuum()?;
         reply.files_removed = vacuumed.files_removed;
@@ -326,18 +327,18 @@ impl Service {
 
     /// Files that the manifest does not name.
     pub fn orphans(&self) -> Result<OrphanReport> {
-        self.caller.may_all(Scope::Admin)?;
+        self.caller.require_store(Scope::Admin)?;
         orphans(&DiskPath::os(self.store.root()))
     }
 
-    /// Which chunks overlap, which wins, and what compaction would do.
+    /// Chunks that overlap, which of them wins, and what compaction would do.
     pub fn overlaps(&self) -> Result<OverlapReport> {
-        self.caller.may_all(Scope::Admin)?;
+        self.caller.require_store(Scope::Admin)?;
         Ok(self.store.overlaps())
     }
 }
 
-/// The watch of a scrub.
-pub fn scrub_watch(request: ScrubRequest) -> TaskControl {
+/// The control of a scrub.
+pub fn scrub_control(request: ScrubRequest) -> TaskControl {
     TaskControl::with_rate(request.bytes_per_second.unwrap_or(SCRUB_BYTES_PER_SECOND))
 }

@@ -1,4 +1,4 @@
-//! Backups: for the command line wherever it says, for the clients of a server below one directory only.
+//! Backups: into any directory for the command line, below one configured directory for clients of a server.
 
 use std::path::{Component, Path, PathBuf};
 use std::sync::OnceLock;
@@ -12,61 +12,61 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::format::backup::BackupDamage;
 use crate::store::{BackupOptions, BackupReport, RestoreOptions, RestoreReport, TaskControl, restore};
 
-/// What a backup is asked for.
+/// Options of a backup.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct BackupRequest {
-    /// Directory of the backup; through a server, below its `backup_dir`.
+    /// Directory of the backup; for clients of a server, below its `store.backup_dir`.
     #[cfg_attr(feature = "server", schema(example = "monday"))]
     pub dir: String,
-    /// An earlier backup, whose files are linked where they are the same.
+    /// An earlier backup whose identical files are linked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base: Option<String>,
-    /// Gives the backup files of its own where links would do.
+    /// Copy files instead of linking them.
     #[serde(default)]
     pub copy: bool,
-    /// Leaves linked files unread.
+    /// Do not read linked files.
     #[serde(default)]
     pub no_verify: bool,
-    /// Takes files that are damaged in the store as they are, and lists them.
+    /// Include files that are damaged in the store as they are, and list them.
     #[serde(default)]
     pub allow_damaged: bool,
-    /// Changes nothing, and tells what would be done.
+    /// Change nothing and report what would be done.
     #[serde(default)]
     pub dry_run: bool,
-    /// Bytes read a second at most; as many as it can when left out.
+    /// Maximum bytes read per second; unlimited when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes_per_second: Option<u64>,
 }
 
-/// What a backup did, or would do.
+/// Result of a backup or of its dry run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct BackupReply {
     pub dir: String,
-    /// The backup is the store at this commit.
+    /// Commit of the store that the backup contains.
     pub commit: u64,
     pub series: u64,
     pub rows: u64,
     pub chunks: u64,
     pub snapshots: u64,
-    /// Files that were there already.
+    /// Files that the directory already contained.
     pub files_kept: u64,
     pub bytes_kept: u64,
-    /// Files that are those of the store, or of the base, under a second name.
+    /// Files linked from the store or from the base.
     pub files_linked: u64,
     pub bytes_linked: u64,
     pub files_copied: u64,
     pub bytes_copied: u64,
-    /// Files of the earlier backup there that are in this one no longer.
+    /// Files of the earlier backup in this directory that this one no longer contains.
     pub files_removed: u64,
     pub damaged: Vec<DamagedFile>,
     pub dry_run: bool,
     pub duration_ms: u64,
 }
 
-/// A file that is not whole.
+/// A damaged file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct DamagedFile {
@@ -74,16 +74,16 @@ pub struct DamagedFile {
     pub reason: String,
 }
 
-/// What a restore did, or would do.
+/// Result of a restore or of its dry run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RestoreReply {
     pub applied: bool,
     pub backup: String,
     pub root: String,
     pub as_of: Option<String>,
-    /// The store at this commit.
+    /// Commit of the store that is restored.
     pub commit: u64,
-    /// Epoch of the restored store; `null` before it is.
+    /// Epoch of the restored store; `null` in a dry run.
     pub epoch: Option<String>,
     pub epoch_before: String,
     pub series: u64,
@@ -92,7 +92,7 @@ pub struct RestoreReply {
     pub snapshots: Vec<String>,
     pub files: u64,
     pub bytes: u64,
-    /// What a restore as of a snapshot leaves out.
+    /// What a restore as of a snapshot omits.
     pub series_left_out: u64,
     pub chunks_left_out: u64,
     pub snapshots_left_out: Vec<String>,
@@ -100,7 +100,7 @@ pub struct RestoreReply {
     pub duration_ms: u64,
 }
 
-fn damaged(files: Vec<BackupDamage>) -> Vec<DamagedFile> {
+fn damaged_files(files: Vec<BackupDamage>) -> Vec<DamagedFile> {
     files.into_iter().map(|BackupDamage { path, reason }| DamagedFile { path, reason }).collect()
 }
 
@@ -120,7 +120,7 @@ impl BackupReply {
             files_copied: report.copied.files,
             bytes_copied: report.copied.bytes,
             files_removed: report.files_removed,
-            damaged: damaged(report.damaged),
+            damaged: damaged_files(report.damaged),
             dry_run: report.dry_run,
             duration_ms: report.duration_ms,
         }
@@ -146,7 +146,7 @@ impl RestoreReply {
             series_left_out: report.series_left_out,
             chunks_left_out: report.chunks_left_out,
             snapshots_left_out: report.snapshots_left_out,
-            damaged: damaged(report.damaged),
+            damaged: damaged_files(report.damaged),
             duration_ms: report.duration_ms,
         }
     }
@@ -164,8 +164,8 @@ impl BackupRequest {
         }
     }
 
-    /// What the work is watched by.
-    pub fn watch(&self) -> TaskControl {
+    /// The control of the backup.
+    pub fn control(&self) -> TaskControl {
         TaskControl::with_rate(self.bytes_per_second.unwrap_or(0))
     }
 }
@@ -178,49 +178,49 @@ pub fn restore_backup(
     backup: &Path,
     root: &Path,
     options: &RestoreOptions,
-    watch: &TaskControl,
+    control: &TaskControl,
 ) -> Result<RestoreReply> {
-    let report = restore(backup, root, options, watch)?;
+    let report = restore(backup, root, options, control)?;
     Ok(RestoreReply::new(backup, root, options.as_of.clone(), report))
 }
 
 impl Service {
-    /// Lets clients make backups below a directory; an empty path lets them make none.
+    /// Allows clients to create backups below a directory; an empty path forbids it.
     pub fn allow_backups(&self, dir: &Path) {
         if !dir.as_os_str().is_empty() {
             let _ = self.backup_dir.set(dir.to_path_buf());
         }
     }
 
-    /// Backs the store up into the directory a person at this machine names.
+    /// Creates a backup in a directory named by an operator of this host.
     ///
     /// # Errors
     /// Those of [`Store::backup`](crate::Store::backup).
-    pub fn backup(&self, request: &BackupRequest, watch: &TaskControl) -> Result<BackupReply> {
-        self.caller.may_all(Scope::Admin)?;
+    pub fn backup(&self, request: &BackupRequest, control: &TaskControl) -> Result<BackupReply> {
+        self.caller.require_store(Scope::Admin)?;
         let registry = self.registry_for_backup(request)?;
         let copy = registry.as_ref().map(|copied| copied.0.clone());
         let options = request.options(request.base.as_ref().map(PathBuf::from), copy);
-        let report = self.store.backup(Path::new(&request.dir), &options, watch)?;
+        let report = self.store.backup(Path::new(&request.dir), &options, control)?;
         Ok(BackupReply::new(request.dir.clone(), report))
     }
 
-    /// Backs the store up below the directory that the configuration gives clients for it.
+    /// Creates a backup below the directory configured for clients.
     ///
     /// # Errors
-    /// `permission_denied` when it gives none, `invalid_argument` for a directory that is not below it, and those of
-    /// [`Store::backup`](crate::Store::backup), none of which names a path outside of it.
-    pub fn backup_for_client(&self, request: &BackupRequest, watch: &TaskControl) -> Result<BackupReply> {
-        self.caller.may_all(Scope::Admin)?;
-        let places = self.client_places(request)?;
-        let registry = self.registry_for_backup(request).map_err(|error| places.hide(self, &error))?;
-        let options = request.options(places.base.clone(), registry.as_ref().map(|copied| copied.0.clone()));
-        let report = self.store.backup(&places.dir, &options, watch);
-        let report = report.map_err(|error| places.hide(self, &error))?;
+    /// `permission_denied` when none is configured, `invalid_argument` for a directory outside it, and those of
+    /// [`Store::backup`](crate::Store::backup) with all other paths removed.
+    pub fn backup_for_client(&self, request: &BackupRequest, control: &TaskControl) -> Result<BackupReply> {
+        self.caller.require_store(Scope::Admin)?;
+        let dirs = self.client_dirs(request)?;
+        let registry = self.registry_for_backup(request).map_err(|error| dirs.hide(self, &error))?;
+        let options = request.options(dirs.base.clone(), registry.as_ref().map(|copied| copied.0.clone()));
+        let report = self.store.backup(&dirs.dir, &options, control);
+        let report = report.map_err(|error| dirs.hide(self, &error))?;
         Ok(BackupReply::new(request.dir.clone(), report))
     }
 
-    /// A copy of the registry, made before anything else: a dataset in it has its snapshot by then.
+    /// A copy of the registry, taken first: every dataset in it then already has its snapshot.
     fn registry_for_backup(&self, request: &BackupRequest) -> Result<Option<RegistryCopy>> {
         if request.dry_run {
             return Ok(None);
@@ -228,36 +228,36 @@ impl Service {
         let copied = self.catalog.copy(self.store.root(), wall_ms());
         match copied {
             Err(error) if request.allow_damaged => {
-                tracing::error!(%error, "the backup is made without the registry");
+                tracing::error!(%error, "cannot copy the registry; the backup does not contain it");
                 Ok(None)
             }
             other => other,
         }
     }
 
-    /// Refuses a request of a client before any work is done for it.
+    /// Validates a request of a client before any work is done.
     ///
     /// # Errors
-    /// Those of [`Service::backup_for_client`] that tell of the request alone.
+    /// Those of [`Service::backup_for_client`] that concern only the request.
     pub fn check_backup(&self, request: &BackupRequest) -> Result<()> {
-        self.client_places(request).map(|_| ())
+        self.client_dirs(request).map(|_| ())
     }
 
-    fn client_places(&self, request: &BackupRequest) -> Result<BackupDirs> {
+    fn client_dirs(&self, request: &BackupRequest) -> Result<BackupDirs> {
         let top = self.backup_dir.get().ok_or_else(|| {
-            Error::new(ErrorCode::PermissionDenied, "this server makes no backups for its clients")
-                .with_hint("set store.backup_dir in its configuration, or back up on the machine of the server")
+            Error::new(ErrorCode::PermissionDenied, "backups by clients are not enabled")
+                .with_hint("set store.backup_dir in the configuration of the server, or create the backup on its host")
         })?;
         let top = DiskPath::os(top);
         Ok(BackupDirs {
-            dir: below(&top, &request.dir)?,
-            base: request.base.as_ref().map(|base| below(&top, base)).transpose()?,
+            dir: resolve_below(&top, &request.dir)?,
+            base: request.base.as_ref().map(|base| resolve_below(&top, base)).transpose()?,
             top: top.to_path_buf(),
         })
     }
 }
 
-/// Directories that a client means.
+/// The directories named by a client.
 struct BackupDirs {
     top: PathBuf,
     dir: PathBuf,
@@ -265,7 +265,7 @@ struct BackupDirs {
 }
 
 impl BackupDirs {
-    /// The error without the places of this machine, which are nobody's business elsewhere.
+    /// The error without paths outside the directory for backups.
     fn hide(&self, service: &Service, error: &Error) -> Error {
         let mut detail = error.detail().to_owned();
         let top = [disk::resolve(&DiskPath::os(&self.top)).ok(), Some(self.top.clone())];
@@ -285,30 +285,30 @@ impl BackupDirs {
     }
 }
 
-/// A directory that a client names, below the one it may use.
-fn below(top: &DiskPath, name: &str) -> Result<PathBuf> {
-    let refuse = |what: &str| {
+/// The path of a directory named by a client, which must be below `top`.
+fn resolve_below(top: &DiskPath, name: &str) -> Result<PathBuf> {
+    let reject = |what: &str| {
         Err(Error::invalid(format!("backup directory {name:?} {what}"))
-            .with_hint("name a directory below the one the server keeps backups in, such as \"monday\""))
+            .with_hint("name a directory below store.backup_dir of the server, such as \"monday\""))
     };
-    let given = Path::new(name);
-    let inner = if given.is_absolute() { given.strip_prefix(top).ok() } else { Some(given) };
-    let Some(inner) = inner else { return refuse("is not below the one for backups") };
+    let requested = Path::new(name);
+    let inner = if requested.is_absolute() { requested.strip_prefix(top).ok() } else { Some(requested) };
+    let Some(inner) = inner else { return reject("is not below the directory for backups") };
     if inner.components().next().is_none() {
-        return refuse("has no name");
+        return reject("has no name");
     }
     if name.contains('\0') || !inner.components().all(|part| matches!(part, Component::Normal(_))) {
-        return refuse("leads out of the one for backups");
+        return reject("leads outside the directory for backups");
     }
     let path = top.join(inner);
-    // A link inside may lead anywhere.
+    // A symbolic link inside may lead anywhere.
     if !disk::resolve(&path)?.starts_with(disk::resolve(top)?) {
-        return refuse("leads out of the one for backups");
+        return reject("leads outside the directory for backups");
     }
     Ok(path.to_path_buf())
 }
 
-/// Where backups of clients go, once it is known.
+/// The directory for backups of clients, once configured.
 pub(super) type BackupDir = OnceLock<PathBuf>;
 
 #[cfg(test)]
@@ -316,17 +316,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_client_gets_no_directory_outside_of_the_one_for_backups() {
+    fn a_client_cannot_name_a_directory_outside_the_one_for_backups() {
         let dir = tempfile::tempdir().unwrap();
         let top = DiskPath::os(dir.path().join("backups"));
         std::fs::create_dir(&top).unwrap();
         std::os::unix::fs::symlink(dir.path(), top.join("out")).unwrap();
         std::os::unix::fs::symlink(top.join("in"), top.join("again")).unwrap();
         for good in ["monday", "2024/02/monday", "a..b", ".hidden", "again"] {
-            assert_eq!(below(&top, good).unwrap(), *top.join(good), "{good}");
+            assert_eq!(resolve_below(&top, good).unwrap(), *top.join(good), "{good}");
         }
         let absolute = top.join("monday").display().to_string();
-        assert_eq!(below(&top, &absolute).unwrap(), Path::new(&absolute));
+        assert_eq!(resolve_below(&top, &absolute).unwrap(), Path::new(&absolute));
         let outside = dir.path().join("backups-not/x").display().to_string();
         let sideways = top.join("../x").display().to_string();
         let itself = top.display().to_string();
@@ -347,7 +347,7 @@ mod tests {
             &sideways,
             &itself,
         ] {
-            let error = below(&top, bad).unwrap_err();
+            let error = resolve_below(&top, bad).unwrap_err();
             assert_eq!(error.code(), ErrorCode::InvalidArgument, "{bad:?}");
         }
     }

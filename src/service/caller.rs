@@ -1,5 +1,5 @@
-//! Who asks, and what they may: the one place that decides it. Every verb of [`Service`](super::Service) asks here
-//! first, so that no face can forget to.
+//! Authorisation: who the caller is and what it may do. Every operation of [`Service`](super::Service) checks here
+//! first, so that no interface can omit it.
 
 use std::sync::Arc;
 
@@ -8,15 +8,15 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, ErrorCode, Result};
 use crate::types::SeriesKey;
 
-/// What a caller may do; each includes those before it.
+/// Permissions of a caller; each scope includes those before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Scope {
     /// Read rows, coverage, registrations, the inventory, health and metrics.
     Read,
-    /// Register and change series, write and delete rows, name snapshots.
+    /// Register and change series, write and delete rows, create snapshots.
     Write,
-    /// Drop series and snapshots, check, compact and back the store up, see and cancel jobs.
+    /// Drop series and snapshots, verify, compact and back up the store, list and cancel jobs.
     Admin,
 }
 
@@ -41,64 +41,68 @@ impl std::str::FromStr for Scope {
     }
 }
 
-/// Somebody who asks.
+/// An authenticated caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
-    /// Id of the token; empty for somebody who needs none.
+    /// Id of the token; empty for a trusted caller.
     pub id: Arc<str>,
     pub scope: Scope,
-    /// Beginnings of the keys of the series the caller may touch; all when empty.
+    /// Prefixes of the keys of the series it may access; every series when empty.
     pub prefixes: Arc<[String]>,
 }
 
 impl Caller {
-    /// Somebody who may do everything: the process itself, and clients of a server that asks for no tokens.
+    /// A caller with all permissions: the process itself, and clients of a server that requires no tokens.
     pub fn trusted() -> Self {
         Self { id: Arc::from(""), scope: Scope::Admin, prefixes: Arc::from([]) }
     }
 
-    /// Whether only some series may be touched.
+    /// Whether the caller may access only some series.
     pub fn is_limited(&self) -> bool {
         !self.prefixes.is_empty()
     }
 
-    /// Whether the caller may touch a series at all.
-    pub fn sees(&self, key: &SeriesKey) -> bool {
+    /// Whether the caller may access a series.
+    pub fn can_see(&self, key: &SeriesKey) -> bool {
         !self.is_limited() || self.prefixes.iter().any(|prefix| key.as_str().starts_with(prefix.as_str()))
     }
 
-    /// An error as this caller may be told it.
-    pub fn shown(&self, error: Error) -> Error {
+    /// An error without what this caller may not see.
+    pub fn redact(&self, error: Error) -> Error {
         if self.is_limited() { error.without_places() } else { error }
     }
 
-    /// `permission_denied` unless the caller has this scope.
-    pub fn may(&self, scope: Scope) -> Result<()> {
+    /// Fails with `permission_denied` unless the caller has this scope.
+    pub fn require_scope(&self, scope: Scope) -> Result<()> {
         if self.scope >= scope {
             return Ok(());
         }
         let (own, needed) = (self.scope.name(), scope.name());
-        Err(Error::new(ErrorCode::PermissionDenied, format!("this needs scope {needed}, the token has {own}")))
+        Err(Error::new(ErrorCode::PermissionDenied, format!("scope {needed} is required, the token has {own}")))
     }
 
-    /// The same for one series.
-    pub fn may_touch(&self, scope: Scope, key: &SeriesKey) -> Result<()> {
-        self.may(scope)?;
-        if self.sees(key) {
+    /// Fails with `permission_denied` unless the caller has this scope for one series.
+    pub fn require_series(&self, scope: Scope, key: &SeriesKey) -> Result<()> {
+        self.require_scope(scope)?;
+        if self.can_see(key) {
             return Ok(());
         }
-        Err(Error::new(ErrorCode::PermissionDenied, format!("the token does not reach series {key}"))
-            .with_hint(format!("it is limited to {}", self.prefixes.join(", "))))
+        Err(Error::new(ErrorCode::PermissionDenied, format!("the token cannot access series {key}"))
+            .with_hint(format!("the token is limited to {}", self.prefixes.join(", "))))
     }
 
-    /// The same for the store as a whole, which tokens limited to some series never may.
-    pub fn may_all(&self, scope: Scope) -> Result<()> {
-        self.may(scope)?;
+    /// Fails with `permission_denied` unless the caller has this scope for the whole store, which tokens limited to
+    /// some series never have.
+    pub fn require_store(&self, scope: Scope) -> Result<()> {
+        self.require_scope(scope)?;
         if !self.is_limited() {
             return Ok(());
         }
-        Err(Error::new(ErrorCode::PermissionDenied, "this concerns the whole store, the token some series of it")
-            .with_hint("a token without --prefix may do it"))
+        Err(Error::new(
+            ErrorCode::PermissionDenied,
+            "access to the whole store is required, the token is limited to some series",
+        )
+        .with_hint("use a token without --prefix"))
     }
 }
 
@@ -114,8 +118,8 @@ mod tests {
     #[test]
     fn a_scope_includes_those_before_it() {
         for (position, own) in Scope::ALL.into_iter().enumerate() {
-            for (other, wanted) in Scope::ALL.into_iter().enumerate() {
-                assert_eq!(caller(own, &[]).may(wanted).is_ok(), other <= position, "{own:?} {wanted:?}");
+            for (other, required) in Scope::ALL.into_iter().enumerate() {
+                assert_eq!(caller(own, &[]).require_scope(required).is_ok(), other <= position, "{own:?} {required:?}");
             }
             assert_eq!(own.name().parse::<Scope>().unwrap(), own);
         }
@@ -123,17 +127,17 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_holds_for_series_and_keeps_from_the_whole() {
+    fn a_limited_token_can_access_its_series_but_not_the_whole_store() {
         let limited = caller(Scope::Admin, &["kline/BTC", "scalar/risk/"]);
         let key = |text: &str| SeriesKey::parse(text).unwrap();
-        assert!(limited.may_touch(Scope::Admin, &key("kline/BTCUSDT/1m")).is_ok());
-        assert!(limited.may_touch(Scope::Read, &key("scalar/risk/BTC/1d/var")).is_ok());
+        assert!(limited.require_series(Scope::Admin, &key("kline/BTCUSDT/1m")).is_ok());
+        assert!(limited.require_series(Scope::Read, &key("scalar/risk/BTC/1d/var")).is_ok());
         for outside in ["kline/ETHUSDT/1m", "scalar/feature/BTC/1d/var"] {
-            let error = limited.may_touch(Scope::Read, &key(outside)).unwrap_err();
+            let error = limited.require_series(Scope::Read, &key(outside)).unwrap_err();
             assert_eq!(error.code(), ErrorCode::PermissionDenied);
         }
-        assert!(limited.may_all(Scope::Read).is_err());
-        assert!(caller(Scope::Read, &[]).may_all(Scope::Read).is_ok());
-        assert!(caller(Scope::Read, &["kline/"]).may_touch(Scope::Write, &key("kline/A/1m")).is_err());
+        assert!(limited.require_store(Scope::Read).is_err());
+        assert!(caller(Scope::Read, &[]).require_store(Scope::Read).is_ok());
+        assert!(caller(Scope::Read, &["kline/"]).require_series(Scope::Write, &key("kline/A/1m")).is_err());
     }
 }

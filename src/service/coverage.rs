@@ -1,4 +1,4 @@
-//! The verb `coverage`, `latest_complete` of reads, and the ratio the inventory shows.
+//! The operation `coverage`, `latest_complete` of reads, and the ratio in the inventory.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -15,40 +15,40 @@ use crate::query::{Query, TimeValue};
 use crate::store::{SeriesId, SeriesState, StoreState};
 use crate::types::{Calendar, Grid, SeriesKey, TimeUnit, time};
 
-/// Gaps listed when no limit is given, and at most.
+/// Default and maximum number of gaps listed.
 const GAPS_DEFAULT: u64 = 10_000;
 const GAPS_MAX: u64 = 1_000_000;
 
-/// What to tell of the coverage of a series. Everything but `series` may be left out.
+/// A coverage request. Everything but `series` is optional.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CoverageRequest {
     pub series: SeriesKey,
-    /// First timestamp of the closed range; the bucket of the first row by default.
+    /// First timestamp of the closed range; by default the bucket of the first row.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start: Option<TimeValue>,
     /// Last timestamp of the closed range; the last row by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub end: Option<TimeValue>,
-    /// Instead of the calendar of the series.
+    /// Calendar to use instead of that of the series.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub calendar: Option<Value>,
-    /// Lists gaps of at least so many buckets.
+    /// Minimum number of missing buckets of a listed gap.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub min_missing: Option<u64>,
-    /// Lists so many gaps at most: 1 to 1,000,000, 10,000 by default.
+    /// Maximum number of gaps listed: 1 to 1,000,000, 10,000 by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<u64>,
-    /// How timestamps are shown.
+    /// Format of timestamps.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub times: Option<TimeFormat>,
-    /// As the snapshot of this name shows it, with the calendar of then.
+    /// State of the series in the snapshot of this name, with its calendar at that time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub as_of: Option<String>,
 }
 
 impl CoverageRequest {
-    /// The whole of a series by its own calendar.
+    /// The whole series by its own calendar.
     pub fn of(series: SeriesKey) -> Self {
         Self {
             series,
@@ -63,7 +63,7 @@ impl CoverageRequest {
     }
 }
 
-/// A timestamp as it is shown: an integer in the unit of the series, or RFC 3339 under `times=rfc3339`.
+/// A timestamp in a reply: an integer in the unit of the series, or RFC 3339 under `times=rfc3339`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
@@ -85,7 +85,7 @@ impl ShownTime {
     }
 }
 
-/// Neighbouring expected buckets without a row.
+/// Adjacent expected buckets without a row.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct GapReply {
@@ -93,11 +93,11 @@ pub struct GapReply {
     pub start: ShownTime,
     /// Start of the last missing bucket.
     pub end: ShownTime,
-    /// How many expected buckets are missing; closed ones in between do not count.
+    /// Number of expected buckets that are missing; closed buckets in between do not count.
     pub missing: u64,
 }
 
-/// How a range of a series is covered.
+/// Coverage of a range of a series.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct CoverageReply {
@@ -122,27 +122,27 @@ pub struct CoverageReply {
     pub end: Option<ShownTime>,
     /// Buckets that start in the range while the calendar is open.
     pub expected: u64,
-    /// Those with at least one row.
+    /// Expected buckets with at least one row.
     pub present: u64,
-    /// Present over expected; null when nothing is expected.
+    /// Present over expected; null when no bucket is expected.
     pub ratio: Option<f64>,
-    /// Rows of the range.
+    /// Rows in the range.
     pub rows: u64,
     /// Rows that are not at the start of their bucket.
     pub off_grid: u64,
-    /// Rows in buckets the calendar closes.
+    /// Rows in buckets that are closed by the calendar.
     pub outside_calendar: u64,
-    /// Gaps in the order of time, at most as many as the limit.
+    /// Gaps in time order, at most `limit`.
     pub gaps: Vec<GapReply>,
-    /// How many gaps there are, listed or not.
+    /// Number of gaps, listed or not.
     pub gaps_total: u64,
     /// Whether there are more gaps than are listed.
     pub truncated: bool,
-    /// The gap with the most missing buckets, the earliest of equal ones; null when nothing is missing.
+    /// The gap with the most missing buckets, the earliest of equal ones; null without gaps.
     pub longest_gap: Option<GapReply>,
 }
 
-/// Ratios by series and version.
+/// Cached ratios by series and version.
 #[derive(Debug, Default)]
 pub struct Ratios(Mutex<HashMap<SeriesId, (u64, Option<f64>)>>);
 
@@ -152,7 +152,7 @@ impl Ratios {
         known.get(&series.id).filter(|(version, _)| *version == series.version).map(|(_, ratio)| *ratio)
     }
 
-    fn keep(&self, series: &SeriesState, ratio: Option<f64>, state: &StoreState) {
+    fn insert(&self, series: &SeriesState, ratio: Option<f64>, state: &StoreState) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() > 2 * state.series.len() + 1_000 {
             known.retain(|id, _| state.series.contains_key(id));
@@ -161,22 +161,22 @@ impl Ratios {
     }
 }
 
-/// A count of a request that is at least one.
+/// A count in a request that must be at least 1.
 fn positive(what: &str, value: Option<u64>, default: u64) -> Result<u64> {
     match value {
-        Some(0) => Err(Error::invalid(format!("{what} is 0"))),
+        Some(0) => Err(Error::invalid(format!("{what} must be at least 1"))),
         value => Ok(value.unwrap_or(default)),
     }
 }
 
 impl Service {
-    /// Which intervals of a series have rows, and where the gaps are.
+    /// Which buckets of a series have rows, and where the gaps are.
     ///
     /// # Errors
-    /// `series_not_found`, `snapshot_not_found`; `invalid_argument` for a series without a length of interval, a calendar that cannot be read,
-    /// a wrong range or limit.
+    /// `series_not_found`, `snapshot_not_found`; `invalid_argument` for a series without an interval length, an invalid
+    /// calendar, range or limit.
     pub fn coverage(&self, request: &CoverageRequest) -> Result<CoverageReply> {
-        self.caller.may_touch(Scope::Read, &request.series)?;
+        self.caller.require_series(Scope::Read, &request.series)?;
         let state = self.state_as_of(request.as_of.as_deref(), &request.series)?;
         let series = self.series_state(&state, &request.series)?;
         let value = request.calendar.clone().or_else(|| series.def.calendar.clone());
@@ -186,7 +186,7 @@ impl Service {
         if gaps_max > GAPS_MAX {
             return Err(Error::invalid(format!("limit {gaps_max} is above {GAPS_MAX}")));
         }
-        let (start, end) = ends(&series, request.start.as_ref(), request.end.as_ref())?;
+        let (start, end) = range_bounds(&series, request.start.as_ref(), request.end.as_ref())?;
         let spec = CoverageSpec {
             start,
             end,
@@ -229,48 +229,48 @@ impl Service {
 
     /// Entity-tag stem of the coverage of a series.
     pub fn coverage_stem(&self, request: &CoverageRequest) -> Result<String> {
-        self.caller.may_touch(Scope::Read, &request.series)?;
+        self.caller.require_series(Scope::Read, &request.series)?;
         let series =
             self.series_state(&*self.state_as_of(request.as_of.as_deref(), &request.series)?, &request.series)?;
         Ok(self.stem(series.id, series.version))
     }
 
-    /// What `latest_complete` of a query selects: the range and condition of the last complete intervals. An empty
-    /// range when there are not so many in a row.
-    pub(super) fn latest_complete(&self, series: &SeriesState, query: &Query, wanted: u64) -> Result<CompleteTail> {
+    /// Resolves `latest_complete` of a query: the range and condition of the last `count` consecutive complete buckets.
+    /// The range is empty when there are fewer.
+    pub(super) fn latest_complete(&self, series: &SeriesState, query: &Query, count: u64) -> Result<CompleteTail> {
         if query.latest.is_some() {
-            return Err(Error::invalid("latest and latest_complete are both given").with_hint("ask for one of them"));
+            return Err(Error::invalid("latest and latest_complete exclude each other").with_hint("use one of them"));
         }
         let calendar = Calendar::of(series.def.calendar.as_ref())?;
         if range_of(&series.def, query.start.as_ref(), query.end.as_ref())?.is_none() {
             return Ok(CompleteTail { range: (i64::MAX, i64::MIN), only: None });
         }
-        let ends = ends(series, query.start.as_ref(), query.end.as_ref())?;
-        let found = last_complete(series, self.store().cache(), &calendar, ends, wanted)?;
-        // No row lies before its own beginning: the range selects nothing.
+        let bounds = range_bounds(series, query.start.as_ref(), query.end.as_ref())?;
+        let found = last_complete(series, self.store().cache(), &calendar, bounds, count)?;
+        // No row precedes its own bucket: the range selects no row.
         Ok(found.unwrap_or(CompleteTail { range: (i64::MAX, i64::MIN), only: None }))
     }
 
-    /// Ratio of a series for the inventory; null without a grid or rows, and when it cannot be told.
+    /// Ratio of a series for the inventory; null without a grid or rows, and when it cannot be computed.
     pub(super) fn coverage_ratio(&self, state: &StoreState, series: &SeriesState) -> Option<f64> {
         if let Some(known) = self.ratios.get(series) {
             return known;
         }
         match ratio(series, self.store().cache()) {
             Ok(ratio) => {
-                self.ratios.keep(series, ratio, state);
+                self.ratios.insert(series, ratio, state);
                 ratio
             }
             Err(error) => {
-                tracing::warn!(%error, series = %series.def.key, "coverage is not known");
+                tracing::warn!(%error, series = %series.def.key, "cannot compute coverage");
                 None
             }
         }
     }
 }
 
-/// Both ends of a range as they are given.
-fn ends(
+/// The bounds of a range, as far as they are given.
+fn range_bounds(
     series: &SeriesState,
     start: Option<&TimeValue>,
     end: Option<&TimeValue>,

@@ -1,4 +1,4 @@
-//! The verb `files`: the chunk files of a series, for programs that read them without FastK.
+//! The operation `files`: the chunk files of a series, for programs that read them without FastK.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,60 +8,63 @@ use crate::query::CancelFlag;
 use crate::store::SeriesFile;
 use crate::types::SeriesKey;
 
-/// Which files to list.
+/// A request for the files of a series.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FilesRequest {
     pub series: SeriesKey,
-    /// As the snapshot of this name shows the series, or a dataset: `dataset:NAME@VERSION`.
+    /// State of the series in the snapshot of this name or in a dataset `dataset:NAME@VERSION`; the current state when
+    /// absent.
     pub as_of: Option<String>,
 }
 
-/// The chunk files of a series, and whether they are all of it.
+/// The chunk files of a series, and whether they hold exactly its rows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct FilesReply {
     #[cfg_attr(feature = "server", schema(value_type = String, example = "kline/BTCUSDT/1m"))]
     pub series: SeriesKey,
     pub version: u64,
-    /// Commit of the store that the list is of. Files never change, but later ones can take their place.
+    /// Commit of the store that the list describes. Files never change, but later ones can replace them.
     pub commit: u64,
-    /// Data directory, as the process that answers names it.
+    /// Data directory, as the serving process names it.
     pub root: String,
-    /// Whether the files together hold every row of the series once, and no others.
+    /// Whether the files together hold every row of the series once, and no other rows.
     pub exact: bool,
     /// Rows of the series.
     pub rows: u64,
-    /// Rows of the files that belong to the series.
+    /// Rows in the files that belong to the series.
     pub rows_in_files: u64,
-    /// Rows of the files that do not: they were overwritten or deleted later.
+    /// Rows in the files that do not: they were overwritten or deleted later.
     pub rows_left_out: u64,
-    /// Rows of the series that are in no chunk file yet, but in the log or a run file.
+    /// Rows of the series that are not in a chunk file but in the WAL or in a run file.
     pub rows_outside: u64,
-    /// Snapshots that keep older and newer rows in files apart, so that compaction cannot make the files exact.
+    /// Snapshots that separate older and newer rows into different files, so that compaction cannot make the files
+    /// exact.
     pub snapshots: Vec<String>,
-    /// Ordered by first timestamp, then commit; without files of which no row is left.
+    /// Ordered by first timestamp, then commit; files without current rows are omitted.
     pub files: Vec<SeriesFile>,
 }
 
 impl Service {
-    /// The chunk files of a series at this moment, with the ranges of their rows that belong to it. `stop` ends it.
+    /// The current chunk files of a series, with the ranges of their rows that belong to it. `stop` cancels the
+    /// operation.
     ///
-    /// Only for callers that may administer the whole store: paths name other things than the series.
+    /// Only for callers that may administer the whole store: paths reveal more than the series.
     ///
     /// # Errors
     /// `permission_denied`; `series_not_found`, `snapshot_not_found`, `dataset_not_found`; `corrupt_data` for a damaged
-    /// file; `too_large` for more row ranges than one reply has; `deadline_exceeded`.
+    /// file; `too_large` for more row ranges than fit into one reply; `deadline_exceeded`.
     pub fn files(&self, request: &FilesRequest, stop: &CancelFlag) -> Result<FilesReply> {
-        self.caller.may_all(Scope::Admin)?;
+        self.caller.require_store(Scope::Admin)?;
         let state = self.state_as_of(request.as_of.as_deref(), &request.series)?;
         let series = self.series_state(&state, &request.series)?;
         let found = self.store.files(&series, &|| stop.check())?;
         let rows_in_files: u64 = found.files.iter().map(|file| file.rows_current).sum();
         let rows_left_out = found.files.iter().map(|file| file.rows - file.rows_current).sum();
-        // Only a snapshot behind the oldest row in a file and before the last change stands in the way of a compaction.
+        // Only a snapshot at or after the oldest row in a file and before the last change prevents compaction.
         let oldest = series.chunks.iter().map(|chunk| chunk.record.commit_lo).min().unwrap_or(u64::MAX);
-        let parts = |commit: u64| oldest <= commit && commit < series.last_commit;
-        let snapshots = self.store.snapshots().into_iter().filter(|(_, snapshot)| parts(snapshot.commit));
+        let separates = |commit: u64| oldest <= commit && commit < series.last_commit;
+        let snapshots = self.store.snapshots().into_iter().filter(|(_, snapshot)| separates(snapshot.commit));
         Ok(FilesReply {
             series: request.series.clone(),
             version: series.version,

@@ -1,9 +1,9 @@
-//! Jobs: long work that goes on while its caller asks how far it is.
+//! Jobs: long operations that run in the background while clients poll their progress.
 //!
-//! - Of each verb one job runs at a time; the others wait in a queue that has an end. A check that was told to read
-//!   slowly does not count: up to [`SLOW_MAX`] of them run beside it, so that one that takes for ever keeps nobody out.
-//! - A job is known from the moment it was taken on until [`HISTORY_MAX`] later ones are finished.
-//! - [`Jobs::close`] cancels what is under way and waits for it; nothing runs behind it.
+//! - One job of each operation runs at a time; others wait in a bounded queue. Rate-limited checks do not count: up to
+//!   [`SLOW_MAX`] of them run concurrently, so that a very slow one blocks no other job.
+//! - A job is listed from its creation until [`HISTORY_MAX`] later jobs are finished.
+//! - [`Jobs::close`] cancels running jobs and waits for them; no job runs after it.
 
 use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
@@ -18,44 +18,44 @@ use super::snapshots::rfc3339;
 use crate::error::{Error, ErrorCode, Result};
 use crate::store::TaskControl;
 
-/// Jobs of one verb that may wait.
+/// Maximum number of queued jobs of one operation.
 pub const QUEUE_MAX: usize = 16;
-/// Checks with a rate that run at one time.
+/// Maximum number of rate-limited checks running at one time.
 pub const SLOW_MAX: usize = 4;
-/// The verb of them: it only reads, so that many may run at one time.
+/// The operation whose rate-limited jobs run concurrently: it only reads.
 const VERIFY: &str = "verify";
-/// Finished jobs that are remembered.
+/// Number of finished jobs retained.
 pub const HISTORY_MAX: usize = 32;
 
-/// Where a job stands.
+/// State of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub enum JobStatus {
-    /// Another job of the verb runs.
+    /// Another job of the same operation is running.
     Queued,
     Running,
-    /// `result` says what came out.
+    /// `result` holds the reply.
     Done,
-    /// `error` says why; also when it was cancelled.
+    /// `error` holds the reason, also after a cancellation.
     Failed,
 }
 
 impl JobStatus {
-    /// Whether nothing more will happen.
+    /// Whether the job has ended.
     pub fn is_finished(self) -> bool {
         matches!(self, Self::Done | Self::Failed)
     }
 }
 
-/// How far a job is.
+/// Progress of a job.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct Progress {
     pub done: u64,
     /// As far as it is known; it can grow.
     pub total: u64,
-    /// What is counted.
+    /// Unit of the counts.
     #[cfg_attr(feature = "server", schema(example = "bytes"))]
     pub unit: String,
 }
@@ -64,7 +64,7 @@ pub struct Progress {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct JobError {
-    /// A word of the table of errors.
+    /// An error code.
     pub code: String,
     pub detail: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -80,7 +80,7 @@ impl JobError {
         Self { code: error.code().name().into(), detail, hint: error.hint().map(Into::into) }
     }
 
-    /// The error it was made from.
+    /// The error that this describes.
     pub fn error(&self) -> Error {
         let error = Error::new(ErrorCode::from_name(&self.code).unwrap_or(ErrorCode::Internal), self.detail.clone());
         match &self.hint {
@@ -90,7 +90,7 @@ impl JobError {
     }
 }
 
-/// A piece of long work.
+/// A long operation in the background.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct Job {
@@ -105,7 +105,7 @@ pub struct Job {
     pub started_at: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finished_at: Option<String>,
-    /// What came out, by verb; the list of jobs leaves it out.
+    /// Reply of the operation; omitted in the list of jobs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "server", schema(value_type = Object))]
     pub result: Option<Value>,
@@ -114,10 +114,10 @@ pub struct Job {
 }
 
 impl Job {
-    /// What came out of a finished job.
+    /// The reply of a finished job.
     ///
     /// # Errors
-    /// The error it failed with.
+    /// The error with which the job failed.
     pub fn outcome(self) -> Result<Value> {
         match (self.error, self.result) {
             (Some(error), _) => Err(error.error()),
@@ -127,7 +127,7 @@ impl Job {
     }
 }
 
-/// Jobs, the newest first.
+/// Jobs, newest first.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct JobList {
@@ -145,15 +145,15 @@ type Work = Box<dyn FnOnce(&TaskControl) -> Result<Value> + Send>;
 
 struct JobEntry {
     job: Job,
-    /// Token of the caller who started it; empty for one who needs none.
+    /// Token id of the caller that started the job; empty for a trusted caller.
     owner: Arc<str>,
-    watch: Arc<TaskControl>,
-    /// Until it starts.
+    control: Arc<TaskControl>,
+    /// Taken when the job starts.
     work: Option<Work>,
     lane: JobLane,
 }
 
-/// Jobs that wait for one another.
+/// Jobs that run one after the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct JobLane {
     verb: &'static str,
@@ -161,11 +161,11 @@ struct JobLane {
 }
 
 impl JobLane {
-    fn of(verb: &'static str, watch: &TaskControl) -> Self {
-        Self { verb, is_slow: verb == VERIFY && watch.has_rate() }
+    fn of(verb: &'static str, control: &TaskControl) -> Self {
+        Self { verb, is_slow: verb == VERIFY && control.has_rate() }
     }
 
-    /// Jobs that run at one time.
+    /// Number of jobs of the lane that run at one time.
     fn width(self) -> usize {
         if self.is_slow { SLOW_MAX } else { 1 }
     }
@@ -173,9 +173,9 @@ impl JobLane {
 
 #[derive(Default)]
 struct JobTable {
-    /// In the order they were taken on.
+    /// In the order of creation.
     entries: VecDeque<JobEntry>,
-    /// Threads that run or ran; those that ended are taken off when the next one begins.
+    /// Threads that run or ran; finished ones are removed when the next one starts.
     threads: Vec<JoinHandle<()>>,
     /// The lane of each running thread.
     running: Vec<JobLane>,
@@ -188,7 +188,7 @@ struct JobShared {
     changed: Condvar,
 }
 
-/// All jobs of one store. See the head of this module.
+/// All jobs of one store. See the module documentation.
 #[derive(Default)]
 pub struct Jobs(Arc<JobShared>);
 
@@ -199,7 +199,7 @@ impl std::fmt::Debug for Jobs {
 }
 
 impl Jobs {
-    /// Takes on a job of nobody in particular.
+    /// Starts a job without an owner.
     ///
     /// # Errors
     /// Those of [`start_for`](Self::start_for).
@@ -208,33 +208,33 @@ impl Jobs {
         &self,
         verb: &'static str,
         unit: &str,
-        watch: TaskControl,
+        control: TaskControl,
         work: impl FnOnce(&TaskControl) -> Result<Value> + Send + 'static,
     ) -> Result<Job> {
-        self.start_for(&Arc::from(""), verb, unit, watch, work)
+        self.start_for(&Arc::from(""), verb, unit, control, work)
     }
 
-    /// Takes on a job of the caller with the token `owner`; it runs when no other one of its verb does. `unit` names what
-    /// its watch counts.
+    /// Creates a job of the caller with the token id `owner`; it runs when its lane has a free slot. `unit` is the unit
+    /// of its progress.
     ///
     /// # Errors
-    /// `overloaded` when [`QUEUE_MAX`] jobs of the verb wait, `not_ready` when the store is closing.
+    /// `overloaded` when [`QUEUE_MAX`] jobs of the lane are queued, `not_ready` when the store is closing.
     pub fn start_for(
         &self,
         owner: &Arc<str>,
         verb: &'static str,
         unit: &str,
-        watch: TaskControl,
+        control: TaskControl,
         work: impl FnOnce(&TaskControl) -> Result<Value> + Send + 'static,
     ) -> Result<Job> {
         let mut table = self.0.lock();
         if table.closed {
-            return Err(Error::new(ErrorCode::NotReady, "the server is stopping"));
+            return Err(Error::new(ErrorCode::NotReady, "the server is shutting down"));
         }
-        let lane = JobLane::of(verb, &watch);
+        let lane = JobLane::of(verb, &control);
         let waiting = table.entries.iter().filter(|entry| entry.lane == lane && entry.job.status == JobStatus::Queued);
         if waiting.count() >= QUEUE_MAX {
-            return Err(Error::new(ErrorCode::Overloaded, format!("{QUEUE_MAX} jobs of {verb} wait already"))
+            return Err(Error::new(ErrorCode::Overloaded, format!("{QUEUE_MAX} {verb} jobs are already queued"))
                 .with_hint("GET /v1/admin/jobs lists them; DELETE one that is not needed"));
         }
         let job = Job {
@@ -251,7 +251,7 @@ impl Jobs {
         table.entries.push_back(JobEntry {
             job: job.clone(),
             owner: Arc::clone(owner),
-            watch: Arc::new(watch),
+            control: Arc::new(control),
             work: Some(Box::new(work)),
             lane,
         });
@@ -271,42 +271,43 @@ impl Jobs {
         Ok(job)
     }
 
-    /// A job as it stands.
+    /// The current state of a job.
     ///
     /// # Errors
     /// `job_not_found`.
     pub fn get(&self, id: &str) -> Result<Job> {
         let table = self.0.lock();
-        table.entries.iter().find(|entry| entry.job.id == id).map(JobEntry::shown).ok_or_else(|| not_found(id))
+        table.entries.iter().find(|entry| entry.job.id == id).map(JobEntry::current).ok_or_else(|| not_found(id))
     }
 
-    /// All jobs that are remembered, the newest first, without what came out.
+    /// All retained jobs, newest first, without their replies.
     pub fn list(&self) -> JobList {
-        self.listed(|_| true)
+        self.list_where(|_| true)
     }
 
-    /// Those of the caller with this token.
-    pub fn list_of(&self, owner: &str) -> JobList {
-        self.listed(|entry| *entry.owner == *owner)
+    /// The jobs of the caller with this token id.
+    pub fn list_owned_by(&self, owner: &str) -> JobList {
+        self.list_where(|entry| *entry.owner == *owner)
     }
 
-    fn listed(&self, is_wanted: impl Fn(&JobEntry) -> bool) -> JobList {
+    fn list_where(&self, is_selected: impl Fn(&JobEntry) -> bool) -> JobList {
         let table = self.0.lock();
-        let wanted = table.entries.iter().rev().filter(|entry| is_wanted(entry));
-        JobList { jobs: wanted.map(|entry| Job { result: None, ..entry.shown() }).collect() }
+        let selected = table.entries.iter().rev().filter(|entry| is_selected(entry));
+        JobList { jobs: selected.map(|entry| Job { result: None, ..entry.current() }).collect() }
     }
 
-    /// Refuses a job that a caller with this token did not start, as one that is not there.
+    /// Hides a job of another caller, as if it did not exist.
     ///
     /// # Errors
     /// `job_not_found`.
     pub fn check_owner(&self, id: &str, owner: &str) -> Result<()> {
         let table = self.0.lock();
-        let is_own = table.entries.iter().any(|entry| entry.job.id == id && *entry.owner == *owner);
-        if is_own { Ok(()) } else { Err(not_found(id)) }
+        let is_owner = table.entries.iter().any(|entry| entry.job.id == id && *entry.owner == *owner);
+        if is_owner { Ok(()) } else { Err(not_found(id)) }
     }
 
-    /// Asks a job to stop: one that waits fails at once, one that runs at its next step. A finished one stays.
+    /// Requests the cancellation of a job: a queued job fails at once, a running one at its next step. A finished job
+    /// is unchanged.
     ///
     /// # Errors
     /// `job_not_found`.
@@ -314,7 +315,7 @@ impl Jobs {
         let mut table = self.0.lock();
         let entry = table.entries.iter_mut().find(|entry| entry.job.id == id).ok_or_else(|| not_found(id))?;
         entry.cancel();
-        let job = entry.shown();
+        let job = entry.current();
         self.0.changed.notify_all();
         Ok(job)
     }
@@ -322,19 +323,19 @@ impl Jobs {
     /// Waits for a job to finish.
     ///
     /// # Errors
-    /// `job_not_found`, also when it was forgotten meanwhile.
+    /// `job_not_found`, also when the job was forgotten meanwhile.
     pub fn wait(&self, id: &str) -> Result<Job> {
         let mut table = self.0.lock();
         loop {
             let entry = table.entries.iter().find(|entry| entry.job.id == id).ok_or_else(|| not_found(id))?;
             if entry.job.status.is_finished() {
-                return Ok(entry.shown());
+                return Ok(entry.current());
             }
             table = self.0.changed.wait(table).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
-    /// Takes no more jobs and asks all to stop, without waiting for them.
+    /// Accepts no more jobs and requests the cancellation of all, without waiting for them.
     pub fn cancel_all(&self) {
         let mut table = self.0.lock();
         table.closed = true;
@@ -342,37 +343,37 @@ impl Jobs {
         self.0.changed.notify_all();
     }
 
-    /// The same, and waits until nothing runs any more.
+    /// Like [`cancel_all`](Self::cancel_all), and waits until no job runs.
     pub fn close(&self) {
         self.cancel_all();
         let threads = std::mem::take(&mut self.0.lock().threads);
         for thread in threads {
             let name = thread.thread().name().map(str::to_owned);
             if thread.join().is_err() {
-                tracing::error!(name, "a thread of jobs panicked");
+                tracing::error!(name, "a job thread panicked");
             }
         }
     }
 }
 
 impl JobEntry {
-    fn shown(&self) -> Job {
+    fn current(&self) -> Job {
         let mut job = self.job.clone();
         if job.status == JobStatus::Running {
-            (job.progress.done, job.progress.total) = self.watch.progress();
+            (job.progress.done, job.progress.total) = self.control.progress();
         }
         job
     }
 
     fn cancel(&mut self) {
-        self.watch.cancel();
+        self.control.cancel();
         if self.job.status == JobStatus::Queued {
-            self.finish(Err(Error::new(ErrorCode::NotReady, "it was cancelled before it began")));
+            self.finish(Err(Error::new(ErrorCode::NotReady, "the job was cancelled before it started")));
         }
     }
 
     fn finish(&mut self, outcome: Result<Value>) {
-        (self.job.progress.done, self.job.progress.total) = self.watch.progress();
+        (self.job.progress.done, self.job.progress.total) = self.control.progress();
         self.job.finished_at = Some(now());
         self.work = None;
         match outcome {
@@ -381,7 +382,7 @@ impl JobEntry {
                 self.job.result = Some(result);
             }
             Err(error) => {
-                tracing::warn!(job = self.job.id, verb = self.job.verb, %error, "a job failed");
+                tracing::warn!(job = self.job.id, verb = self.job.verb, %error, "job failed");
                 self.job.status = JobStatus::Failed;
                 self.job.error = Some(JobError::new(&self.job.id, &error));
             }
@@ -394,7 +395,7 @@ impl JobShared {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Runs the jobs of a lane one after the other until none waits.
+    /// Runs the jobs of a lane one after the other until none is queued.
     fn run(&self, lane: JobLane) {
         let verb = lane.verb;
         loop {
@@ -405,18 +406,18 @@ impl JobShared {
                 .find(|entry| entry.lane == lane && entry.job.status == JobStatus::Queued)
                 .and_then(|entry| Some((entry.work.take()?, entry)));
             let Some((work, entry)) = next else {
-                let own = table.running.iter().position(|running| *running == lane);
-                own.map(|own| table.running.swap_remove(own));
+                let slot = table.running.iter().position(|running| *running == lane);
+                slot.map(|slot| table.running.swap_remove(slot));
                 return;
             };
             entry.job.status = JobStatus::Running;
             entry.job.started_at = Some(now());
-            let (id, watch) = (entry.job.id.clone(), Arc::clone(&entry.watch));
+            let (id, control) = (entry.job.id.clone(), Arc::clone(&entry.control));
             drop(table);
-            tracing::info!(job = id, verb, "a job began");
-            let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| work(&watch)));
+            tracing::info!(job = id, verb, "job started");
+            let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| work(&control)));
             let outcome = outcome.unwrap_or_else(|_| Err(Error::internal("the job panicked")));
-            tracing::info!(job = id, verb, failed = outcome.is_err(), "a job ended");
+            tracing::info!(job = id, verb, failed = outcome.is_err(), "job ended");
             let mut table = self.lock();
             if let Some(entry) = table.entries.iter_mut().find(|entry| entry.job.id == id) {
                 entry.finish(outcome);
@@ -432,20 +433,19 @@ impl JobShared {
 }
 
 fn not_found(id: &str) -> Error {
-    let shown: String = id.chars().take(80).collect();
-    Error::new(ErrorCode::JobNotFound, format!("there is no job {shown:?}"))
-        .with_hint("finished jobs are forgotten in time, and all of them with a restart")
+    let excerpt: String = id.chars().take(80).collect();
+    Error::new(ErrorCode::JobNotFound, format!("job {excerpt:?} does not exist"))
+        .with_hint("only the newest finished jobs are retained, and none across a restart")
 }
 
 /// Sixteen random hexadecimal digits.
 fn new_id() -> Result<String> {
     let mut bytes = [0_u8; 8];
-    getrandom::fill(&mut bytes)
-        .map_err(|error| Error::internal(format!("the system gives no random numbers: {error}")))?;
+    getrandom::fill(&mut bytes).map_err(|error| Error::internal(format!("no random bytes: {error}")))?;
     Ok(format!("{:016x}", u64::from_le_bytes(bytes)))
 }
 
-/// Wall-clock time, for people only.
+/// Wall-clock time, for display only.
 fn now() -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     rfc3339(i64::try_from(now.as_millis()).unwrap_or(i64::MAX))
@@ -457,34 +457,34 @@ mod tests {
 
     use super::*;
 
-    /// A job that runs until it is told a result or cancelled.
-    fn held(jobs: &Jobs) -> (Job, mpsc::Sender<u64>) {
-        let (tell, told) = mpsc::channel();
-        let job = jobs.start("verify", "bytes", TaskControl::new(), move |watch| {
+    /// A job that runs until a result is sent or it is cancelled.
+    fn start_blocked_job(jobs: &Jobs) -> (Job, mpsc::Sender<u64>) {
+        let (sender, receiver) = mpsc::channel();
+        let job = jobs.start("verify", "bytes", TaskControl::new(), move |control| {
             loop {
-                watch.check()?;
-                match told.recv_timeout(std::time::Duration::from_millis(5)) {
+                control.check()?;
+                match receiver.recv_timeout(std::time::Duration::from_millis(5)) {
                     Ok(value) => return Ok(Value::from(value)),
                     Err(mpsc::RecvTimeoutError::Timeout) => {}
                     Err(error) => return Err(Error::internal(error.to_string())),
                 }
             }
         });
-        (job.unwrap(), tell)
+        (job.unwrap(), sender)
     }
 
     #[test]
-    fn one_job_of_a_verb_runs_at_a_time_and_the_others_wait_their_turn() {
+    fn one_job_of_an_operation_runs_at_a_time_and_the_others_are_queued() {
         let jobs = Jobs::default();
-        let (first, tell) = held(&jobs);
-        let (second, tell_second) = held(&jobs);
+        let (first, sender) = start_blocked_job(&jobs);
+        let (second, send_second) = start_blocked_job(&jobs);
         let other = jobs.start("scrub", "bytes", TaskControl::new(), |_| Ok(Value::from("other"))).unwrap();
         assert_eq!(jobs.wait(&other.id).unwrap().result, Some("other".into()));
         assert_eq!(jobs.get(&second.id).unwrap().status, JobStatus::Queued);
-        tell.send(1).unwrap();
+        sender.send(1).unwrap();
         let done = jobs.wait(&first.id).unwrap();
         assert_eq!((done.status, done.result), (JobStatus::Done, Some(1.into())));
-        tell_second.send(2).unwrap();
+        send_second.send(2).unwrap();
         assert_eq!(jobs.wait(&second.id).unwrap().outcome().unwrap(), 2);
         let listed: Vec<String> = jobs.list().jobs.into_iter().map(|job| job.id).collect();
         assert_eq!(listed, [other.id, second.id, first.id]);
@@ -493,11 +493,11 @@ mod tests {
     }
 
     #[test]
-    fn a_check_that_reads_a_byte_a_second_keeps_no_other_job_out_and_can_be_cancelled() {
+    fn a_rate_limited_check_blocks_no_other_job_and_can_be_cancelled() {
         let jobs = Jobs::default();
         let slow = || {
-            let watch = TaskControl::with_rate(1);
-            jobs.start("verify", "bytes", watch, |watch| watch.advance(1 << 40).map(|()| Value::Null)).unwrap()
+            let control = TaskControl::with_rate(1);
+            jobs.start("verify", "bytes", control, |control| control.advance(1 << 40).map(|()| Value::Null)).unwrap()
         };
         let running: Vec<Job> = (0..SLOW_MAX).map(|_| slow()).collect();
         while running.iter().any(|job| jobs.get(&job.id).unwrap().status != JobStatus::Running) {
@@ -520,9 +520,9 @@ mod tests {
     }
 
     #[test]
-    fn queue_and_history_have_an_end() {
+    fn queue_and_history_are_bounded() {
         let jobs = Jobs::default();
-        let (first, tell) = held(&jobs);
+        let (first, sender) = start_blocked_job(&jobs);
         while jobs.get(&first.id).unwrap().status != JobStatus::Running {
             std::thread::yield_now();
         }
@@ -531,7 +531,7 @@ mod tests {
         }
         let full = jobs.start("verify", "bytes", TaskControl::new(), |_| Ok(Value::Null)).unwrap_err();
         assert_eq!(full.code(), ErrorCode::Overloaded);
-        tell.send(0).unwrap();
+        sender.send(0).unwrap();
         jobs.wait(&first.id).unwrap();
         for _ in 0..HISTORY_MAX + 2 {
             let job = jobs.start("scrub", "bytes", TaskControl::new(), |_| Ok(Value::Null)).unwrap();
@@ -543,14 +543,14 @@ mod tests {
     }
 
     #[test]
-    fn cancelling_ends_what_runs_and_what_waits_and_closing_waits_for_both() {
+    fn cancelling_ends_running_and_queued_jobs_and_closing_waits_for_both() {
         let jobs = Jobs::default();
-        let (running, _tell) = held(&jobs);
-        let (waiting, _tell_waiting) = held(&jobs);
+        let (running, _send) = start_blocked_job(&jobs);
+        let (waiting, _send_waiting) = start_blocked_job(&jobs);
         assert_eq!(jobs.cancel(&waiting.id).unwrap().error.unwrap().code, "not_ready");
         jobs.cancel(&running.id).unwrap();
         assert_eq!(jobs.wait(&running.id).unwrap().status, JobStatus::Failed);
-        let (last, _tell_last) = held(&jobs);
+        let (last, _send_last) = start_blocked_job(&jobs);
         jobs.close();
         assert_eq!(jobs.get(&last.id).unwrap().status, JobStatus::Failed);
         let closed = jobs.start("verify", "bytes", TaskControl::new(), |_| Ok(Value::Null)).unwrap_err();

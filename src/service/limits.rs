@@ -1,7 +1,7 @@
-//! How much callers may have under way at one time: all together, and each token by itself.
+//! Admission: how many requests and streams may be in flight, in total and per token.
 //!
-//! Faces take a place before they work and give it back by dropping it. Nobody waits for a place: who gets none is told so
-//! at once, as `overloaded` where all together are too many and as `rate_limited` where the caller alone is.
+//! Interfaces acquire a permit before they work and release it by dropping it. A permit is never waited for: without a
+//! free one the request is rejected, as `overloaded` at a total limit and as `rate_limited` at a limit of the token.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,27 +12,28 @@ use super::{Caller, Service};
 use crate::error::{Error, ErrorCode, Result};
 use crate::ingest::{self, BodyFormat, DecodeMemory, Reservation};
 
-/// Memory that one answer may hold while it is sent: what is made ahead of the client, on either face.
-pub const ANSWER_BYTES: u64 = 4 << 20;
+/// Memory that one response may hold while it is sent, on either interface: the part produced ahead of the client.
+pub const RESPONSE_BYTES: u64 = 4 << 20;
 
-/// Limits of the verbs, whichever face they are called through. The defaults are those of `config/fastk.toml`.
+/// Limits of the operations on every interface. The defaults are those of `config/fastk.toml`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ServiceLimits {
-    /// Requests and calls under way, of everybody.
+    /// Maximum number of concurrent requests and calls.
     pub requests_max: u64,
-    /// Answers being sent and puts being received, of everybody.
+    /// Maximum number of responses being sent and puts being received.
     pub streams_max: u64,
-    /// Requests and calls under way, of one token.
+    /// Maximum number of concurrent requests and calls of one token.
     pub token_requests_max: u64,
-    /// Answers being sent and puts being received, of one token.
+    /// Maximum number of responses being sent and puts being received of one token.
     pub token_streams_max: u64,
-    /// Bytes that all answers being sent may hold, [`ANSWER_BYTES`] each.
+    /// Maximum memory of all responses being sent, [`RESPONSE_BYTES`] each.
     pub answer_bytes_max: u64,
-    /// Memory for the rows of all bodies and puts being read and written, [`CELL_BYTES`](ingest::CELL_BYTES) a cell.
+    /// Memory for the rows of all bodies and puts being decoded and written, [`CELL_BYTES`](ingest::CELL_BYTES) per
+    /// cell.
     pub decoded_bytes_max: u64,
-    /// Longest work on a request, from its last byte to the head of its answer.
+    /// Maximum time to process a request, from its last byte to the headers of its response.
     pub request_timeout: Duration,
-    /// Deepest nesting of JSON.
+    /// Maximum nesting depth of JSON.
     pub json_depth_max: usize,
 }
 
@@ -51,13 +52,13 @@ impl Default for ServiceLimits {
     }
 }
 
-/// What a place is for.
+/// What a permit is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PermitKind {
     /// A request or call.
     Request,
-    /// An answer that is sent from memory made for it.
-    Answer,
+    /// A response that is sent from its own buffer.
+    Response,
     /// A put.
     Put,
 }
@@ -71,11 +72,11 @@ struct PermitCount {
 #[derive(Debug, Default)]
 struct PermitCounts {
     all: PermitCount,
-    answers: u64,
+    responses: u64,
     by_token: HashMap<Arc<str>, PermitCount>,
 }
 
-/// What is under way.
+/// Counts of what is in flight.
 #[derive(Debug)]
 pub struct Admission {
     limits: ServiceLimits,
@@ -90,23 +91,23 @@ impl Default for Admission {
     }
 }
 
-/// A place; given back when it is dropped.
+/// A permit, released when it is dropped.
 #[derive(Debug)]
 pub struct Permit {
-    load: Arc<Admission>,
-    place: PermitKind,
+    admission: Arc<Admission>,
+    kind: PermitKind,
     caller: Caller,
 }
 
 impl Permit {
-    /// Who has the place.
+    /// The caller that holds the permit.
     pub fn caller(&self) -> &Caller {
         &self.caller
     }
 }
 
 impl Admission {
-    /// Nothing under way yet.
+    /// Counts with no permit acquired.
     pub fn new(limits: ServiceLimits) -> Self {
         let decoding = DecodeMemory::new(limits.decoded_bytes_max);
         Self { limits, counts: Mutex::default(), decoding, is_draining: AtomicBool::new(false) }
@@ -116,132 +117,137 @@ impl Admission {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A place for a caller.
+    /// Acquires a permit for a caller.
     ///
     /// # Errors
-    /// `overloaded`, `rate_limited` for a token that has too many, `not_ready` once the server drains.
-    pub fn take(self: &Arc<Self>, place: PermitKind, caller: &Caller) -> Result<Permit> {
+    /// `overloaded`; `rate_limited` for a token at its limit; `not_ready` once the server drains.
+    pub fn acquire(self: &Arc<Self>, kind: PermitKind, caller: &Caller) -> Result<Permit> {
         if self.is_draining.load(Ordering::Acquire) {
-            return Err(stopping());
+            return Err(shutting_down());
         }
         let limits = &self.limits;
         let mut counts = self.lock();
         let own = counts.by_token.get(&caller.id).copied().unwrap_or_default();
         let is_known = !caller.id.is_empty();
-        let (all_max, token_max, what) = match place {
+        let (all_max, token_max, what) = match kind {
             PermitKind::Request => (limits.requests_max, limits.token_requests_max, "requests"),
-            PermitKind::Answer | PermitKind::Put => (limits.streams_max, limits.token_streams_max, "streams"),
+            PermitKind::Response | PermitKind::Put => (limits.streams_max, limits.token_streams_max, "streams"),
         };
-        let of = |count: &PermitCount| if place == PermitKind::Request { count.requests } else { count.streams };
-        if is_known && of(&own) >= token_max {
+        let count_of_kind =
+            |count: &PermitCount| if kind == PermitKind::Request { count.requests } else { count.streams };
+        if is_known && count_of_kind(&own) >= token_max {
             return Err(Error::new(
                 ErrorCode::RateLimited,
-                format!("the token has {token_max} {what} under way, as many as it may"),
+                format!("the token already has {token_max} {what} in flight, its maximum"),
             )
-            .with_hint("end one of them, or try again shortly"));
+            .with_hint("finish one of them, or retry shortly"));
         }
-        let full = |detail: String| Err(Error::new(ErrorCode::Overloaded, detail).with_hint("try again shortly"));
-        if of(&counts.all) >= all_max {
-            return full(format!("{all_max} {what} are under way already"));
+        let overloaded = |detail: String| Err(Error::new(ErrorCode::Overloaded, detail).with_hint("retry shortly"));
+        if count_of_kind(&counts.all) >= all_max {
+            return overloaded(format!("{all_max} {what} are already in flight"));
         }
-        let answers = counts.answers + u64::from(place == PermitKind::Answer);
-        if answers.saturating_mul(ANSWER_BYTES) > limits.answer_bytes_max {
-            return full(format!("the answers under way may hold {} bytes already", counts.answers * ANSWER_BYTES));
+        let responses = counts.responses + u64::from(kind == PermitKind::Response);
+        if responses.saturating_mul(RESPONSE_BYTES) > limits.answer_bytes_max {
+            return overloaded(format!(
+                "the responses in flight already reserve {} bytes",
+                counts.responses * RESPONSE_BYTES
+            ));
         }
-        counts.answers = answers;
-        let add = |count: &mut PermitCount| match place {
+        counts.responses = responses;
+        let add = |count: &mut PermitCount| match kind {
             PermitKind::Request => count.requests += 1,
-            PermitKind::Answer | PermitKind::Put => count.streams += 1,
+            PermitKind::Response | PermitKind::Put => count.streams += 1,
         };
         add(&mut counts.all);
         if is_known {
             add(counts.by_token.entry(Arc::clone(&caller.id)).or_default());
         }
-        Ok(Permit { load: Arc::clone(self), place, caller: caller.clone() })
+        Ok(Permit { admission: Arc::clone(self), kind, caller: caller.clone() })
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        let mut counts = self.load.lock();
-        let take = |count: &mut PermitCount| match self.place {
+        let mut counts = self.admission.lock();
+        let release = |count: &mut PermitCount| match self.kind {
             PermitKind::Request => count.requests = count.requests.saturating_sub(1),
-            PermitKind::Answer | PermitKind::Put => count.streams = count.streams.saturating_sub(1),
+            PermitKind::Response | PermitKind::Put => count.streams = count.streams.saturating_sub(1),
         };
-        take(&mut counts.all);
-        if self.place == PermitKind::Answer {
-            counts.answers = counts.answers.saturating_sub(1);
+        release(&mut counts.all);
+        if self.kind == PermitKind::Response {
+            counts.responses = counts.responses.saturating_sub(1);
         }
-        let is_over = counts.by_token.get_mut(&self.caller.id).is_some_and(|own| {
-            take(own);
+        let is_idle = counts.by_token.get_mut(&self.caller.id).is_some_and(|own| {
+            release(own);
             own.requests == 0 && own.streams == 0
         });
-        if is_over {
+        if is_idle {
             counts.by_token.remove(&self.caller.id);
         }
     }
 }
 
-fn stopping() -> Error {
-    Error::new(ErrorCode::NotReady, "the server is stopping").with_hint("ask another one, or this one when it is back")
+fn shutting_down() -> Error {
+    Error::new(ErrorCode::NotReady, "the server is shutting down")
+        .with_hint("retry on another server, or on this one after its restart")
 }
 
 impl Service {
-    /// Sets the limits, once, before anybody calls.
-    pub fn limit(&self, limits: ServiceLimits) {
-        let _ = self.load.set(Arc::new(Admission::new(limits)));
+    /// Sets the limits, once, before any operation.
+    pub fn set_limits(&self, limits: ServiceLimits) {
+        let _ = self.admission.set(Arc::new(Admission::new(limits)));
     }
 
-    fn load(&self) -> &Arc<Admission> {
-        self.load.get_or_init(Arc::default)
+    fn admission(&self) -> &Arc<Admission> {
+        self.admission.get_or_init(Arc::default)
     }
 
-    /// The limits in force.
+    /// The effective limits.
     pub fn limits(&self) -> &ServiceLimits {
-        &self.load().limits
+        &self.admission().limits
     }
 
-    /// A place for something of this caller.
+    /// Acquires a permit for the caller.
     ///
     /// # Errors
-    /// Those of [`Admission::take`].
-    pub fn take(&self, place: PermitKind) -> Result<Permit> {
-        self.load().take(place, self.caller())
+    /// Those of [`Admission::acquire`].
+    pub fn acquire_permit(&self, kind: PermitKind) -> Result<Permit> {
+        self.admission().acquire(kind, self.caller())
     }
 
-    /// Reserves the memory that reading and writing a body takes; held until its rows are written.
+    /// Reserves the memory for decoding and writing a body; held until its rows are written.
     ///
     /// # Errors
     /// Those of [`ingest::reserve`].
     pub fn reserve_body(&self, format: BodyFormat, body: &[u8]) -> Result<Reservation> {
-        let mut reservation = self.load().decoding.reservation(Duration::ZERO);
+        let mut reservation = self.admission().decoding.reservation(Duration::ZERO);
         ingest::reserve(format, body, &mut reservation)?;
         Ok(reservation)
     }
 
-    /// Reserves the memory for so many rows with so many columns; waits where others hold it.
+    /// Reserves the memory for `rows` rows of `columns` columns; waits while others hold it.
     ///
     /// # Errors
     /// Those of [`Reservation::grow`].
     pub fn reserve_rows(&self, rows: u64, columns: u64) -> Result<Reservation> {
-        let mut reservation = self.load().decoding.reservation(self.limits().request_timeout);
+        let mut reservation = self.admission().decoding.reservation(self.limits().request_timeout);
         reservation.grow_cells(rows, columns)?;
         Ok(reservation)
     }
 
-    /// Refuses what comes from now on; what is under way goes on.
+    /// Rejects new requests from now on; requests in flight continue.
     pub fn drain(&self) {
-        self.load().is_draining.store(true, Ordering::Release);
+        self.admission().is_draining.store(true, Ordering::Release);
     }
 
-    /// Whether new work is refused because the server stops.
+    /// Whether new requests are rejected because the server is shutting down.
     pub fn is_draining(&self) -> bool {
-        self.load().is_draining.load(Ordering::Acquire)
+        self.admission().is_draining.load(Ordering::Acquire)
     }
 
-    /// `not_ready` while the server stops.
+    /// Fails with `not_ready` while the server is shutting down.
     pub fn check_ready(&self) -> Result<()> {
-        if self.is_draining() { Err(stopping()) } else { Ok(()) }
+        if self.is_draining() { Err(shutting_down()) } else { Ok(()) }
     }
 }
 
@@ -254,8 +260,8 @@ mod tests {
         Caller { id: Arc::from(id), scope: Scope::Read, prefixes: Arc::from([]) }
     }
 
-    fn code<T>(taken: Result<T>) -> Option<ErrorCode> {
-        taken.err().map(|error| error.code())
+    fn code<T>(result: Result<T>) -> Option<ErrorCode> {
+        result.err().map(|error| error.code())
     }
 
     #[test]
@@ -267,44 +273,54 @@ mod tests {
             token_streams_max: 1,
             ..ServiceLimits::default()
         };
-        let load = Arc::new(Admission::new(limits));
-        let (a, b, nobody) = (caller("a"), caller("b"), caller(""));
-        let first = [load.take(PermitKind::Request, &a).unwrap(), load.take(PermitKind::Request, &a).unwrap()];
-        assert_eq!(code(load.take(PermitKind::Request, &a)), Some(ErrorCode::RateLimited));
-        // Another token is not concerned, and who needs none has no limit of his own.
-        let others: Vec<Permit> = [&b, &nobody, &nobody].map(|who| load.take(PermitKind::Request, who).unwrap()).into();
-        assert_eq!(code(load.take(PermitKind::Request, &b)), Some(ErrorCode::Overloaded));
-        assert_eq!(code(load.take(PermitKind::Request, &a)), Some(ErrorCode::RateLimited), "the nearer limit is told");
+        let admission = Arc::new(Admission::new(limits));
+        let (a, b, anonymous) = (caller("a"), caller("b"), caller(""));
+        let first =
+            [admission.acquire(PermitKind::Request, &a).unwrap(), admission.acquire(PermitKind::Request, &a).unwrap()];
+        assert_eq!(code(admission.acquire(PermitKind::Request, &a)), Some(ErrorCode::RateLimited));
+        // Another token is not affected, and callers without a token have no limit of their own.
+        let others: Vec<Permit> =
+            [&b, &anonymous, &anonymous].map(|who| admission.acquire(PermitKind::Request, who).unwrap()).into();
+        assert_eq!(code(admission.acquire(PermitKind::Request, &b)), Some(ErrorCode::Overloaded));
+        assert_eq!(
+            code(admission.acquire(PermitKind::Request, &a)),
+            Some(ErrorCode::RateLimited),
+            "the limit of the token is reported first"
+        );
         drop(first);
-        let again = load.take(PermitKind::Request, &a).unwrap();
-        let streams = [load.take(PermitKind::Put, &a).unwrap(), load.take(PermitKind::Answer, &b).unwrap()];
-        assert_eq!(code(load.take(PermitKind::Answer, &a)), Some(ErrorCode::RateLimited));
-        let third = load.take(PermitKind::Put, &nobody).unwrap();
-        assert_eq!(code(load.take(PermitKind::Put, &nobody)), Some(ErrorCode::Overloaded));
+        let again = admission.acquire(PermitKind::Request, &a).unwrap();
+        let streams =
+            [admission.acquire(PermitKind::Put, &a).unwrap(), admission.acquire(PermitKind::Response, &b).unwrap()];
+        assert_eq!(code(admission.acquire(PermitKind::Response, &a)), Some(ErrorCode::RateLimited));
+        let third = admission.acquire(PermitKind::Put, &anonymous).unwrap();
+        assert_eq!(code(admission.acquire(PermitKind::Put, &anonymous)), Some(ErrorCode::Overloaded));
         drop((again, others, streams, third));
-        assert!(load.lock().by_token.is_empty(), "nothing is kept of tokens that do nothing");
-        let counts = load.lock();
-        assert_eq!((counts.all.requests, counts.all.streams, counts.answers), (0, 0, 0));
+        assert!(admission.lock().by_token.is_empty(), "idle tokens are removed");
+        let counts = admission.lock();
+        assert_eq!((counts.all.requests, counts.all.streams, counts.responses), (0, 0, 0));
     }
 
     #[test]
-    fn answers_share_a_memory_and_puts_do_not() {
-        let limits = ServiceLimits { answer_bytes_max: 2 * ANSWER_BYTES, ..ServiceLimits::default() };
-        let load = Arc::new(Admission::new(limits));
+    fn responses_share_a_memory_limit_and_puts_do_not() {
+        let limits = ServiceLimits { answer_bytes_max: 2 * RESPONSE_BYTES, ..ServiceLimits::default() };
+        let admission = Arc::new(Admission::new(limits));
         let who = caller("");
-        let held = [load.take(PermitKind::Answer, &who).unwrap(), load.take(PermitKind::Answer, &who).unwrap()];
-        assert_eq!(code(load.take(PermitKind::Answer, &who)), Some(ErrorCode::Overloaded));
-        assert!(load.take(PermitKind::Put, &who).is_ok());
-        drop(held);
-        assert!(load.take(PermitKind::Answer, &who).is_ok());
+        let permits = [
+            admission.acquire(PermitKind::Response, &who).unwrap(),
+            admission.acquire(PermitKind::Response, &who).unwrap(),
+        ];
+        assert_eq!(code(admission.acquire(PermitKind::Response, &who)), Some(ErrorCode::Overloaded));
+        assert!(admission.acquire(PermitKind::Put, &who).is_ok());
+        drop(permits);
+        assert!(admission.acquire(PermitKind::Response, &who).is_ok());
     }
 
     #[test]
-    fn nothing_is_taken_on_while_draining() {
-        let load = Arc::new(Admission::default());
-        let before = load.take(PermitKind::Request, &caller("")).unwrap();
-        load.is_draining.store(true, Ordering::Release);
-        assert_eq!(code(load.take(PermitKind::Request, &caller(""))), Some(ErrorCode::NotReady));
+    fn no_permit_is_granted_while_draining() {
+        let admission = Arc::new(Admission::default());
+        let before = admission.acquire(PermitKind::Request, &caller("")).unwrap();
+        admission.is_draining.store(true, Ordering::Release);
+        assert_eq!(code(admission.acquire(PermitKind::Request, &caller(""))), Some(ErrorCode::NotReady));
         drop(before);
     }
 }

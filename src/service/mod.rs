@@ -1,6 +1,6 @@
-//! One method per verb, neutral to protocol: what REST, Flight and the command line all call.
+//! One method per operation, independent of the protocol: what REST, Flight and the command line call.
 //!
-//! Every method blocks (it may sync a file or touch mapped memory), so async faces call it on a blocking thread.
+//! Every method blocks (it may sync a file or touch mapped memory), so async interfaces call it on a blocking thread.
 
 mod admin;
 pub mod backup;
@@ -38,38 +38,38 @@ pub use crate::store::{
     Durability, Finding, FindingKind, OpenProgress, OrphanReport, OverlapReport, RestoreOptions, StoreOptions,
     TaskControl, VerifyOptions, VerifyReport,
 };
-pub use admin::{CompactRequest, SCRUB_BYTES_PER_SECOND, ScrubRequest, VerifyRequest, scrub_watch};
+pub use admin::{CompactRequest, SCRUB_BYTES_PER_SECOND, ScrubRequest, VerifyRequest, scrub_control};
 pub use backup::{BackupReply, BackupRequest, DamagedFile, RestoreReply, restore_backup};
 pub use caller::{Caller, Scope};
 pub use coverage::{CoverageReply, CoverageRequest};
 pub use files::{FilesReply, FilesRequest};
 pub use jobs::{Job, JobError, JobList, JobStatus, Jobs, Progress};
-pub use limits::{ANSWER_BYTES, Permit, PermitKind, ServiceLimits};
+pub use limits::{Permit, PermitKind, RESPONSE_BYTES, ServiceLimits};
 pub use read::{QueryInfo, QueryResult, range_of};
 pub use registry::*;
 pub use replies::*;
 pub use write::{Acknowledged, IdempotencyKey, MergeOp, PendingWrite, WriteMethod, WriteOptions};
 
-/// The verbs over one open store, as one caller may use them.
+/// The operations on one open store, with the permissions of one caller.
 #[derive(Clone, Debug)]
 pub struct Service {
     shared: Arc<ServiceShared>,
     caller: Caller,
 }
 
-/// What the verbs of all callers share.
+/// State shared by the services of all callers.
 #[derive(Debug)]
 pub struct ServiceShared {
-    /// Closed before the store gives its directory free.
+    /// Declared before `store`: closed before the store releases its directory.
     catalog: registry::Catalog,
     store: Store,
-    begun: Instant,
+    opened_at: Instant,
     ratios: coverage::Ratios,
     backup_dir: backup::BackupDir,
-    load: OnceLock<Arc<limits::Admission>>,
+    admission: OnceLock<Arc<limits::Admission>>,
     jobs: Jobs,
-    checked: admin::LastVerify,
-    troubles: admin::HealthHistory,
+    last_verify: admin::LastVerify,
+    health_history: admin::HealthHistory,
 }
 
 impl Deref for Service {
@@ -80,7 +80,7 @@ impl Deref for Service {
     }
 }
 
-/// What a store knows of itself.
+/// State of the store, for metrics.
 #[derive(Clone, Debug)]
 pub struct StoreGauges {
     pub commit: u64,
@@ -94,16 +94,16 @@ pub struct StoreGauges {
     pub recovery: Duration,
     pub recovered_commits: u64,
     pub damaged_reads: u64,
-    pub upkeep: MaintenanceStatus,
+    pub maintenance: MaintenanceStatus,
     pub machine: Machine,
 }
 
 /// Condition of a write or delete.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Precondition {
-    /// Entity tag of `If-Match`, as it came (quotes optional; its format part does not count).
+    /// Entity tag of `If-Match` as received (quotes optional; its format part is ignored).
     pub if_match: Option<String>,
-    /// Version number, the short form of the same in Flight and on the command line.
+    /// Version number: the short form of `if_match` in Flight and on the command line.
     pub if_version: Option<u64>,
 }
 
@@ -113,57 +113,59 @@ impl Service {
         Self::open_on(&DiskPath::os(root), create, options)
     }
 
-    /// Opens the store in `root` on any disk; the registry lies on that of the operating system. See
+    /// Opens the store in `root` on any disk; the registry is always on that of the operating system. See
     /// [`Store::open_on`] for the errors.
     pub fn open_on(root: &DiskPath, create: bool, options: StoreOptions) -> Result<Arc<Self>> {
         let store = Store::open_on(root, create, StoreOptions { prefetch: true, ..options })?;
         let shared = ServiceShared {
             catalog: registry::Catalog::open(&store, wall_ms()),
             store,
-            begun: Instant::now(),
+            opened_at: Instant::now(),
             ratios: coverage::Ratios::default(),
             backup_dir: backup::BackupDir::default(),
-            load: OnceLock::new(),
+            admission: OnceLock::new(),
             jobs: Jobs::default(),
-            checked: admin::LastVerify::default(),
-            troubles: admin::HealthHistory::default(),
+            last_verify: admin::LastVerify::default(),
+            health_history: admin::HealthHistory::default(),
         };
         Ok(Arc::new(Self { shared: Arc::new(shared), caller: Caller::trusted() }))
     }
 
-    /// The same verbs as another caller may use them.
+    /// The same store with the permissions of another caller.
     pub fn as_caller(&self, caller: Caller) -> Arc<Self> {
         Arc::new(Self { shared: Arc::clone(&self.shared), caller })
     }
 
-    /// Who asks.
+    /// The caller whose permissions apply.
     pub fn caller(&self) -> &Caller {
         &self.caller
     }
 
-    /// Moves what the log holds into chunks and a run file, if it can: nothing is lost without.
-    pub fn settle(&self) {
+    /// Moves the rows in the WAL to chunks and a run file, if possible; on failure the WAL is replayed at the next
+    /// open.
+    pub fn try_checkpoint(&self) {
         if self.store.writer_stopped().is_none()
             && let Err(error) = self.store.checkpoint()
         {
-            tracing::warn!(%error, "the log is left for the next opening");
+            tracing::warn!(%error, "checkpoint failed, the WAL is replayed at the next open");
         }
     }
 
-    /// Closes the store, unless somebody still works with it: then it is left as after a crash. Whether it was closed.
+    /// Closes the store unless it is still in use, in which case it is left as after a crash. Returns whether it was
+    /// closed.
     pub fn close(self: Arc<Self>) -> bool {
         let shared = Arc::clone(&self.shared);
         drop(self);
         Arc::try_unwrap(shared).map(drop).is_ok()
     }
 
-    /// The engine below.
+    /// The storage engine.
     pub fn store(&self) -> &Store {
         &self.store
     }
 
-    /// Writes the addresses of the server into `LOCK`, for other processes to find, and the SHA-256 of its certificate
-    /// where it speaks TLS.
+    /// Writes the addresses of the server, and the SHA-256 of its certificate under TLS, into `LOCK` for other
+    /// processes.
     pub fn announce(&self, http: &str, flight: &str, certificate: Option<&str>) -> Result<()> {
         let mut holder = serde_json::json!({
             "pid": std::process::id(), "http": http, "flight": flight, "format": FORMAT_VERSION,
@@ -174,10 +176,10 @@ impl Service {
         self.store.describe_holder(&format!("{holder}\n"))
     }
 
-    /// Registers a series; the same definition again is no error, another one is `series_exists`.
+    /// Registers a series; the same definition again is no error, a different one is `series_exists`.
     pub fn register(&self, spec: SeriesSpec) -> Result<Registered> {
         let def = spec.clone().resolve()?;
-        self.caller.may_touch(Scope::Write, &def.key)?;
+        self.caller.require_series(Scope::Write, &def.key)?;
         if self.store.snapshot().get(&def.key).is_none() {
             check_timeframe(def.key.timeframe())?;
         }
@@ -185,18 +187,18 @@ impl Service {
         if !created {
             check_same(&spec, &def, &series.def)?;
         }
-        Ok(Registered { created, commit, info: self.info_of(&series) })
+        Ok(Registered { created, commit, info: self.series_info(&series) })
     }
 
-    /// The definition of a series and the timestamps of its first and last stored row; of one that is not registered
-    /// what registering it would make, without doing so.
+    /// The definition of a series and the timestamps of its first and last stored row; for an unregistered series the
+    /// definition that registering it would create.
     ///
     /// # Errors
     /// Those of [`Service::register`].
-    pub fn known_or_new(&self, spec: &SeriesSpec) -> Result<Known> {
+    pub fn resolve_or_new(&self, spec: &SeriesSpec) -> Result<Known> {
         let def = spec.clone().resolve()?;
-        self.caller.may_touch(Scope::Write, &def.key)?;
-        self.caller.may_touch(Scope::Read, &def.key)?;
+        self.caller.require_series(Scope::Write, &def.key)?;
+        self.caller.require_series(Scope::Read, &def.key)?;
         match self.store.snapshot().get(&def.key) {
             None => {
                 check_timeframe(def.key.timeframe())?;
@@ -210,12 +212,12 @@ impl Service {
         }
     }
 
-    fn info_of(&self, series: &SeriesState) -> SeriesInfo {
+    fn series_info(&self, series: &SeriesState) -> SeriesInfo {
         let etag = self.etag(series.id, series.version);
         SeriesInfo::new(&series.def, series.version, series.rows, series.bounds, etag)
     }
 
-    /// Quoted entity tag with format `any`.
+    /// Entity tag with format `any`, in quotes.
     fn etag(&self, series_id: u64, version: u64) -> String {
         format!("\"{}any\"", self.stem(series_id, version))
     }
@@ -229,17 +231,16 @@ impl Service {
         state.get(key).cloned().ok_or_else(|| self.with_similar(series_not_found(key), key, state))
     }
 
-    /// `series_not_found` with the registered series whose keys are most like the one that was asked for, of those that
-    /// the caller sees.
+    /// Adds to `series_not_found` the registered series with the most similar keys that the caller can see.
     fn with_similar(&self, error: Error, key: &SeriesKey, state: &StoreState) -> Error {
         if error.code() != ErrorCode::SeriesNotFound {
             return error;
         }
-        // Near in the order of keys, so that the time does not grow with the store.
-        let before = state.keys.range(..key.clone()).rev().take(SIMILAR_LOOKED_AT);
-        let after = state.keys.range(key.clone()..).take(SIMILAR_LOOKED_AT);
-        let seen = before.chain(after).map(|(known, _)| known).filter(|known| self.caller.sees(known));
-        let similar = similar::nearest(key.as_str(), seen.map(SeriesKey::as_str), SIMILAR_GIVEN);
+        // Only neighbours in key order are compared, so that the time does not grow with the store.
+        let before = state.keys.range(..key.clone()).rev().take(SIMILAR_CANDIDATES_MAX);
+        let after = state.keys.range(key.clone()..).take(SIMILAR_CANDIDATES_MAX);
+        let seen = before.chain(after).map(|(known, _)| known).filter(|known| self.caller.can_see(known));
+        let similar = similar::nearest(key.as_str(), seen.map(SeriesKey::as_str), SIMILAR_NAMED_MAX);
         if similar.is_empty() {
             return error;
         }
@@ -247,38 +248,38 @@ impl Service {
         error.with_hint(format!("did you mean {}?{rest}", similar.join(", ")))
     }
 
-    /// One series; `series_not_found`.
+    /// One series, or `series_not_found`.
     pub fn series(&self, key: &SeriesKey) -> Result<SeriesInfo> {
-        self.caller.may_touch(Scope::Read, key)?;
-        Ok(self.info_of(self.series_state(&self.store.snapshot(), key)?.as_ref()))
+        self.caller.require_series(Scope::Read, key)?;
+        Ok(self.series_info(self.series_state(&self.store.snapshot(), key)?.as_ref()))
     }
 
-    /// Its definition, for parsing bodies.
+    /// The definition of a series, for parsing bodies.
     pub fn def(&self, key: &SeriesKey) -> Result<Arc<SeriesDef>> {
-        self.caller.may_touch(Scope::Read, key)?;
+        self.caller.require_series(Scope::Read, key)?;
         Ok(Arc::clone(&self.series_state(&self.store.snapshot(), key)?.def))
     }
 
-    /// Its definition and the timestamps of its first and last stored row, for parsing bodies.
+    /// The definition of a series and the timestamps of its first and last stored row, for parsing bodies.
     pub fn known(&self, key: &SeriesKey) -> Result<Known> {
-        self.caller.may_touch(Scope::Read, key)?;
+        self.caller.require_series(Scope::Read, key)?;
         let series = self.series_state(&self.store.snapshot(), key)?;
         Ok((Arc::clone(&series.def), series.bounds))
     }
 
-    /// Registered series by key.
+    /// Registered series ordered by key.
     pub fn list(&self, filter: &SeriesFilter) -> Result<SeriesPage> {
-        self.caller.may(Scope::Read)?;
+        self.caller.require_scope(Scope::Read)?;
         let state = self.store.snapshot();
         let (found, next_cursor) = page::select(&state, filter, &self.caller)?;
-        let series = found.iter().map(|series| self.info_of(series)).collect();
+        let series = found.iter().map(|series| self.series_info(series)).collect();
         Ok(SeriesPage { commit: state.commit, series, next_cursor })
     }
 
     /// Changes retention, calendar, value index or description.
     pub fn change(&self, key: &SeriesKey, patch: SeriesPatch, condition: &Precondition) -> Result<SeriesInfo> {
-        self.caller.may_touch(Scope::Write, key)?;
-        let if_version = self.expected(key, condition)?;
+        self.caller.require_series(Scope::Write, key)?;
+        let if_version = self.expected_version(key, condition)?;
         let series = self.store.change_series(key, if_version, |def| {
             if let Some(retention) = patch.retention {
                 retention.as_ref().map_or(Ok(()), Retention::check)?;
@@ -292,22 +293,22 @@ impl Service {
                 description.as_deref().map_or(Ok(()), check_description)?;
                 def.description = description;
             }
-            if let Some(wanted) = patch.value_index {
-                def.value_index = wanted.map_or(Ok(Vec::new()), |wanted| wanted.resolve(&def.columns))?;
+            if let Some(requested) = patch.value_index {
+                def.value_index = requested.map_or(Ok(Vec::new()), |requested| requested.resolve(&def.columns))?;
             }
             Ok(())
         })?;
-        Ok(self.info_of(&series))
+        Ok(self.series_info(&series))
     }
 
     /// Drops a series with all its rows.
     pub fn drop_series(&self, key: &SeriesKey, condition: &Precondition) -> Result<DropReply> {
-        self.caller.may_touch(Scope::Admin, key)?;
-        let dropped = self.store.drop_series(key, self.expected(key, condition)?)?;
+        self.caller.require_series(Scope::Admin, key)?;
+        let dropped = self.store.drop_series(key, self.expected_version(key, condition)?)?;
         Ok(DropReply { series: key.clone(), rows_deleted: dropped.rows_deleted, commit: dropped.commit })
     }
 
-    /// Deletes the closed range `start..=end`, or everything when `range` is `None`.
+    /// Deletes the closed range `start..=end`, or every row when `range` is `None`.
     pub fn delete_range(
         &self,
         key: &SeriesKey,
@@ -315,11 +316,11 @@ impl Service {
         condition: &Precondition,
         dry_run: bool,
     ) -> Result<DeleteReply> {
-        self.caller.may_touch(Scope::Write, key)?;
-        let if_version = self.expected(key, condition)?;
+        self.caller.require_series(Scope::Write, key)?;
+        let if_version = self.expected_version(key, condition)?;
         let range = range.unwrap_or((i64::MIN, i64::MAX));
         if range.0 > range.1 {
-            return Err(Error::invalid(format!("start {} lies after end {}", range.0, range.1)));
+            return Err(Error::invalid(format!("start {} is after end {}", range.0, range.1)));
         }
         if dry_run {
             let state = self.store.snapshot();
@@ -345,15 +346,15 @@ impl Service {
         })
     }
 
-    /// What a condition asks of the series.
-    fn expected(&self, key: &SeriesKey, condition: &Precondition) -> Result<IfVersion> {
+    /// The version that a precondition requires.
+    fn expected_version(&self, key: &SeriesKey, condition: &Precondition) -> Result<IfVersion> {
         let by_version = condition.if_version.map(|version| ExpectedVersion { series_id: None, version });
         let Some(text) = condition.if_match.as_deref().map(str::trim) else { return Ok(by_version) };
         if text == "*" {
             self.def(key)?;
             return Ok(by_version);
         }
-        // A list matches when one of its tags does; the format part of a tag does not count.
+        // A list matches when one of its tags does; the format part of a tag is ignored.
         let state = self.store.snapshot();
         let series = self.series_state(&state, key)?;
         let stem = self.stem(series.id, series.version);
@@ -364,24 +365,24 @@ impl Service {
         }
         Err(Error::new(
             ErrorCode::CommitConflict,
-            format!("series {key} is at version {}; the entity tag given is another", series.version),
+            format!("series {key} is at version {}; the given entity tag does not match", series.version),
         )
-        .with_hint("read it again and repeat the change"))
+        .with_hint("read the series again and repeat the change"))
     }
 
-    /// What is stored, by series. The totals are of what the caller may see; what cannot be told by series is 0 for one
-    /// limited to some.
+    /// The stored series with totals of those the caller can see; totals that cannot be split by series are 0 for a
+    /// caller limited to some.
     pub fn inventory(&self, filter: &SeriesFilter) -> Result<Inventory> {
-        self.caller.may(Scope::Read)?;
+        self.caller.require_scope(Scope::Read)?;
         let state = self.store.snapshot();
-        let mut totals = InventoryTotals { snapshots: self.snapshots_seen(&state), ..InventoryTotals::default() };
+        let mut totals = InventoryTotals { snapshots: self.visible_snapshots(&state), ..InventoryTotals::default() };
         if !self.caller.is_limited() {
             totals.wal_bytes = self.store.log_bytes().0;
             totals.garbage_bytes = self.store.garbage_bytes_total();
             totals.run_bytes = self.store.run_files().0;
         }
-        for series in state.series.values().filter(|series| self.caller.sees(&series.def.key)) {
-            // A dropped series that a snapshot shows has files, but is no series any more.
+        for series in state.series.values().filter(|series| self.caller.can_see(&series.def.key)) {
+            // A dropped series that a snapshot contains has files, but does not count as a series.
             totals.bytes += series.file_bytes();
             totals.chunks += series.chunks.len() as u64;
             if series.dropped_commit.is_none() {
@@ -405,34 +406,40 @@ impl Service {
 
     /// Entity tag of the inventory, without quotes.
     pub fn inventory_etag(&self) -> Result<String> {
-        self.caller.may(Scope::Read)?;
+        self.caller.require_scope(Scope::Read)?;
         let state = self.store.snapshot();
-        // Callers limited to other series see another inventory. A snapshot is theirs to see once its dataset is made,
-        // which no commit tells.
+        // Callers limited to other series see another inventory. A snapshot becomes visible to them when its dataset is
+        // created, which is not a commit.
         let limits = if self.caller.is_limited() {
             let prefixes = xxh3_64(self.caller.prefixes.join("\n").as_bytes());
-            format!("-{prefixes:016x}.{}", self.snapshots_seen(&state))
+            format!("-{prefixes:016x}.{}", self.visible_snapshots(&state))
         } else {
             String::new()
         };
         Ok(format!("{}-{}-{}{limits}", self.store.epoch(), state.commit, state.edit))
     }
 
-    /// How the store is: `degraded` when something needs a look while reads go on, `failing` when its directory is gone.
+    /// Health of the store: `degraded` when it needs attention while reads continue, `failing` when its directory is
+    /// lost.
     pub fn health(&self) -> Result<Health> {
-        self.caller.may(Scope::Read)?;
+        self.caller.require_scope(Scope::Read)?;
         let mut checks = Vec::new();
-        let tells = !self.caller.is_limited();
+        let shows_details = !self.caller.is_limited();
         let mut status = HealthStatus::Ok;
-        let mut add = |name: &'static str, problem: Option<String>, grave: HealthStatus| {
-            let found = if problem.is_some() { grave } else { HealthStatus::Ok };
+        let mut add = |name: &'static str, problem: Option<String>, severity: HealthStatus| {
+            let found = if problem.is_some() { severity } else { HealthStatus::Ok };
             status = status.max(found);
-            let since = self.troubles.since(name, problem.is_some(), wall_ms());
-            // A detail can name series that are none of the caller's business.
-            checks.push(HealthCheck { name: name.into(), status: found, since, detail: problem.filter(|_| tells) });
+            let since = self.health_history.since(name, problem.is_some(), wall_ms());
+            // A detail can name series that the caller cannot see.
+            checks.push(HealthCheck {
+                name: name.into(),
+                status: found,
+                since,
+                detail: problem.filter(|_| shows_details),
+            });
         };
         let lost = self.store.root_lost();
-        let is_there = lost.is_none();
+        let is_root_present = lost.is_none();
         add("directory", lost, HealthStatus::Failing);
         let mut check = |name, problem| add(name, problem, HealthStatus::Degraded);
         check("writer", self.store.writer_stopped());
@@ -440,10 +447,13 @@ impl Service {
         let recovery = self.store.recovery();
         check("recovery", (!recovery.damage.is_empty()).then(|| recovery.damage.join("; ")));
         check("redundancy", (!recovery.spare.is_empty()).then(|| recovery.spare.join("; ")));
-        check("integrity", if is_there { self.checked.standing() } else { self.checked.found() });
+        check("integrity", if is_root_present { self.last_verify.current() } else { self.last_verify.findings() });
         check("registry", self.catalog.problem());
-        let met = self.store.cache().damage.standing();
-        check("reads", met.map(|(reads, last)| format!("{reads} reads met damaged data, the last one {last}")));
+        let damaged = self.store.cache().damage.standing();
+        check(
+            "reads",
+            damaged.map(|(reads, last)| format!("{reads} reads encountered damaged data, the last one {last}")),
+        );
         let since = checks.iter().filter_map(|check| check.since.clone()).min();
         Ok(Health {
             status,
@@ -451,24 +461,24 @@ impl Service {
             version: env!("CARGO_PKG_VERSION").into(),
             format: FORMAT_VERSION,
             commit: self.store.snapshot().commit,
-            uptime_seconds: self.begun.elapsed().as_secs(),
+            uptime_seconds: self.opened_at.elapsed().as_secs(),
             durability: self.store.options().durability.name().into(),
-            upkeep: if tells { self.upkeep() } else { MaintenanceStatus::default() },
+            upkeep: if shows_details { self.maintenance() } else { MaintenanceStatus::default() },
             checks,
         })
     }
 
-    /// How the store is, in words that everybody may know.
+    /// Health without details, which any caller may see.
     pub fn readiness(&self) -> Result<StatusReply> {
         Ok(StatusReply { status: self.health()?.status, writer_stopped: self.store.writer_stopped().is_some() })
     }
 
-    /// What the store knows of itself, for metrics.
+    /// State of the store, for metrics.
     ///
     /// # Errors
     /// `permission_denied`.
     pub fn gauges(&self) -> Result<StoreGauges> {
-        self.caller.may_all(Scope::Read)?;
+        self.caller.require_store(Scope::Read)?;
         let state = self.store.snapshot();
         let recovery = self.store.recovery();
         Ok(StoreGauges {
@@ -479,16 +489,16 @@ impl Service {
             wal_bytes: self.store.log_bytes().0,
             writer_stopped: self.store.writer_stopped().is_some(),
             degraded: self.health()?.status != HealthStatus::Ok,
-            uptime: self.begun.elapsed(),
+            uptime: self.opened_at.elapsed(),
             recovery: Duration::from_millis(recovery.duration_ms),
             recovered_commits: recovery.commits_replayed,
             damaged_reads: self.store.cache().damage.reads(),
-            upkeep: self.upkeep(),
+            maintenance: self.maintenance(),
             machine: Machine::look(self.store.root()),
         })
     }
 
-    fn upkeep(&self) -> MaintenanceStatus {
+    fn maintenance(&self) -> MaintenanceStatus {
         let counts = self.store.upkeep_counts();
         let (run_bytes, run_files) = self.store.run_files();
         MaintenanceStatus {
@@ -509,35 +519,35 @@ impl Service {
         }
     }
 
-    /// Directory for staging bodies; emptied at every opening.
+    /// Directory for staging bodies; emptied at every open.
     pub fn staging_dir(&self) -> PathBuf {
         self.store.root().join("tmp")
     }
 }
 
-/// Registering again with other changeable fields is another definition; fields left out are not.
-fn check_same(spec: &SeriesSpec, wanted: &SeriesDef, known: &SeriesDef) -> Result<()> {
-    let differs = |given: bool, same: bool| given && !same;
-    if differs(spec.retention.is_some(), wanted.retention == known.retention)
-        || differs(spec.calendar.is_some(), wanted.calendar == known.calendar)
-        || differs(spec.value_index.is_some(), wanted.value_index == known.value_index)
-        || differs(spec.description.is_some(), wanted.description == known.description)
+/// Fails when the request gives changeable fields that differ from those registered; absent fields are not compared.
+fn check_same(spec: &SeriesSpec, requested: &SeriesDef, known: &SeriesDef) -> Result<()> {
+    let differs = |is_given: bool, is_same: bool| is_given && !is_same;
+    if differs(spec.retention.is_some(), requested.retention == known.retention)
+        || differs(spec.calendar.is_some(), requested.calendar == known.calendar)
+        || differs(spec.value_index.is_some(), requested.value_index == known.value_index)
+        || differs(spec.description.is_some(), requested.description == known.description)
     {
         return Err(Error::new(
             ErrorCode::SeriesExists,
             format!("series {} is registered with another retention, calendar, value index or description", known.key),
         )
-        .with_hint("change those with PATCH"));
+        .with_hint("change these fields with PATCH"));
     }
     Ok(())
 }
 
-/// Keys before and after one that is not registered that are compared with it.
-const SIMILAR_LOOKED_AT: usize = 5_000;
-/// Most of them that an error names.
-const SIMILAR_GIVEN: usize = 3;
+/// Maximum number of keys before and after an unregistered key that are compared with it.
+const SIMILAR_CANDIDATES_MAX: usize = 5_000;
+/// Maximum number of similar keys in an error.
+const SIMILAR_NAMED_MAX: usize = 3;
 
-/// Milliseconds since the epoch, for people only: nothing is ordered by it.
+/// Wall-clock milliseconds since the epoch, for display only: no order depends on it.
 fn wall_ms() -> i64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     i64::try_from(now.as_millis()).unwrap_or(i64::MAX)

@@ -1,4 +1,4 @@
-//! What a series has of each calendar month, for the inventory.
+//! Rows and chunks of a series per calendar month, for the inventory.
 
 use std::sync::Arc;
 
@@ -7,8 +7,8 @@ use crate::error::Result;
 use crate::store::{MapCache, SeriesState};
 use crate::types::Partition;
 
-/// The months that have rows, in UTC and in order. Rows are counted by the numbers of rows of blocks wherever a block lies
-/// within a month.
+/// The months that have rows, in UTC and in order. Blocks within one month are counted without reading their
+/// timestamps.
 pub fn of(series: &SeriesState, cache: &Arc<MapCache>) -> Result<Vec<InventoryMonth>> {
     let mut months = Vec::new();
     let Some((first, last)) = series.bounds else { return Ok(months) };

@@ -1,9 +1,9 @@
-//! Which verb is reached how: one line a verb, one column a face, and a reason wherever a face has no way in.
+//! Table of the operations: one line per operation, one column per interface, and a reason where an interface lacks it.
 //!
-//! A test walks the table in both directions: every entry exists in its face, and every operation of a face stands
-//! here.
+//! A test checks the table in both directions: every entry exists in its interface, and every operation of an interface
+//! is listed here.
 
-/// Ways into a verb through one face, or why there is none.
+/// How an operation is reached through one interface, or why it is not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
     At(&'static [&'static str]),
@@ -11,25 +11,25 @@ pub enum Access {
     Dash(&'static str),
 }
 
-/// A verb and its ways in.
+/// An operation and how each interface reaches it.
 #[derive(Clone, Copy, Debug)]
 pub struct Operation {
     pub name: &'static str,
-    /// `METHOD /path`, as the OpenAPI document writes it.
+    /// `METHOD /path` as in the OpenAPI document.
     pub rest: Access,
-    /// A method of the Flight protocol, or the name of an action of `DoAction`.
+    /// A method of the Flight protocol, or the name of a `DoAction` action.
     pub flight: Access,
-    /// As typed after `fastk`.
+    /// Command after `fastk`.
     pub cli: Access,
 }
 
 use Access::{At, Dash};
 
-/// Why the registry has no actions of Flight.
-const CONTROL: Access = Dash("Flight carries rows; it reads under datasets, REST has the registry");
+/// Why the registry has no Flight actions.
+const CONTROL: Access = Dash("Flight transports rows and can read a dataset; REST has the registry");
 
-/// Every verb.
-pub const VERBS: &[Operation] = &[
+/// Every operation.
+pub const OPERATIONS: &[Operation] = &[
     Operation {
         name: "register",
         rest: At(&["POST /v1/series"]),
@@ -57,8 +57,8 @@ pub const VERBS: &[Operation] = &[
             "PATCH /v1/series/kline/{symbol}/{timeframe}",
             "PATCH /v1/series/scalar/{category}/{symbol}/{timeframe}/{name}",
         ]),
-        flight: Dash("a rare act of an operator; REST has it"),
-        cli: Dash("a rare act of an operator; REST has it"),
+        flight: Dash("rare administration; REST has it"),
+        cli: Dash("rare administration; REST has it"),
     },
     Operation {
         name: "drop",
@@ -132,9 +132,9 @@ pub const VERBS: &[Operation] = &[
     },
     Operation {
         name: "plan",
-        rest: Dash("an answer tells its size itself"),
+        rest: Dash("a response carries its size"),
         flight: At(&["GetFlightInfo"]),
-        cli: Dash("an answer tells its size itself"),
+        cli: Dash("a response carries its size"),
     },
     Operation {
         name: "create a snapshot",
@@ -162,7 +162,7 @@ pub const VERBS: &[Operation] = &[
     },
     Operation { name: "list datasets", rest: At(&["GET /v1/datasets"]), flight: CONTROL, cli: At(&["dataset list"]) },
     Operation {
-        name: "look at a dataset",
+        name: "describe a dataset",
         rest: At(&["GET /v1/datasets/{name}", "GET /v1/datasets/{name}/versions/{version}"]),
         flight: CONTROL,
         cli: At(&["dataset show"]),
@@ -198,7 +198,7 @@ pub const VERBS: &[Operation] = &[
         cli: At(&["feature list", "factor list"]),
     },
     Operation {
-        name: "look at a feature or factor",
+        name: "describe a feature or factor",
         rest: At(&[
             "GET /v1/features/{name}",
             "GET /v1/features/{name}/versions/{version}",
@@ -263,67 +263,67 @@ pub const VERBS: &[Operation] = &[
     Operation {
         name: "scrub",
         rest: At(&["POST /v1/admin/scrub"]),
-        flight: Dash("work for the background; REST has it"),
+        flight: Dash("background work; REST has it"),
         cli: At(&["admin scrub"]),
     },
     Operation {
         name: "list orphans",
         rest: At(&["GET /v1/admin/orphans"]),
-        flight: Dash("a rare look of an operator; REST has it"),
+        flight: Dash("rare administration; REST has it"),
         cli: At(&["admin list-orphans"]),
     },
     Operation {
         name: "explain overlaps",
         rest: At(&["GET /v1/admin/overlaps"]),
-        flight: Dash("a rare look of an operator; REST has it"),
+        flight: Dash("rare administration; REST has it"),
         cli: At(&["admin explain-overlap"]),
     },
     Operation {
         name: "list the files of a series",
         rest: At(&["GET /v1/admin/files"]),
-        flight: Dash("whoever reads files reads them without a server; REST lists them"),
+        flight: Dash("files are read without a server; REST lists them"),
         cli: At(&["files"]),
     },
     Operation {
         name: "jobs",
         rest: At(&["GET /v1/admin/jobs", "GET /v1/admin/jobs/{id}", "DELETE /v1/admin/jobs/{id}"]),
-        flight: Dash("its actions answer when they are done"),
-        cli: Dash("its verbs wait for their jobs and show how far they are"),
+        flight: Dash("actions return when they are done"),
+        cli: Dash("commands wait for their jobs and show progress"),
     },
     Operation {
         name: "backup",
         rest: At(&["POST /v1/admin/backup"]),
-        flight: Dash("an act of an operator; REST has it as a job"),
+        flight: Dash("administration; REST has it as a job"),
         cli: At(&["admin backup"]),
     },
     Operation {
         name: "repair",
-        rest: Dash("needs the data directory to itself"),
-        flight: Dash("needs the data directory to itself"),
+        rest: Dash("needs exclusive access to the data directory"),
+        flight: Dash("needs exclusive access to the data directory"),
         cli: At(&["admin repair"]),
     },
     Operation {
         name: "rebuild the manifest",
-        rest: Dash("needs the data directory to itself"),
-        flight: Dash("needs the data directory to itself"),
+        rest: Dash("needs exclusive access to the data directory"),
+        flight: Dash("needs exclusive access to the data directory"),
         cli: At(&["admin rebuild-manifest"]),
     },
     Operation {
         name: "restore",
-        rest: Dash("makes a store that no server has open"),
-        flight: Dash("makes a store that no server has open"),
+        rest: Dash("creates a store that no server has open"),
+        flight: Dash("creates a store that no server has open"),
         cli: At(&["admin restore"]),
     },
     Operation {
         name: "metrics",
         rest: At(&["GET /metrics"]),
-        flight: Dash("Prometheus asks over HTTP"),
-        cli: Dash("Prometheus asks over HTTP"),
+        flight: Dash("Prometheus scrapes over HTTP"),
+        cli: Dash("Prometheus scrapes over HTTP"),
     },
     Operation {
         name: "tokens",
-        rest: Dash("only who can write the data directory makes tokens"),
-        flight: Dash("only who can write the data directory makes tokens"),
+        rest: Dash("creating tokens requires access to the data directory"),
+        flight: Dash("creating tokens requires access to the data directory"),
         cli: At(&["admin token"]),
     },
     Operation {
@@ -336,7 +336,7 @@ pub const VERBS: &[Operation] = &[
         name: "actions",
         rest: Dash("the OpenAPI document lists the operations"),
         flight: At(&["ListActions"]),
-        cli: Dash("`fastk --help` lists the verbs"),
+        cli: Dash("`fastk --help` lists the commands"),
     },
     Operation {
         name: "inspect",
@@ -346,8 +346,8 @@ pub const VERBS: &[Operation] = &[
     },
     Operation {
         name: "serve",
-        rest: Dash("starts the faces"),
-        flight: Dash("starts the faces"),
+        rest: Dash("starts the listeners"),
+        flight: Dash("starts the listeners"),
         cli: At(&["serve", "demo"]),
     },
 ];

@@ -8,11 +8,11 @@ use crate::error::{Error, Result};
 use crate::store::{SeriesState, StoreState};
 use crate::types::SeriesKey;
 
-/// Series in a page when none is asked for, and at most.
+/// Default and maximum number of series in a page.
 const PAGE_DEFAULT: u64 = 1_000;
 const PAGE_MAX: u64 = 10_000;
 
-/// The series of those a caller may see that a filter selects, and the cursor behind them.
+/// The series that a filter selects and the caller can see, and the cursor after them.
 pub fn select(
     state: &StoreState,
     filter: &SeriesFilter,
@@ -22,18 +22,18 @@ pub fn select(
     if limit == 0 || limit > PAGE_MAX {
         return Err(Error::invalid(format!("limit {limit} is not between 1 and {PAGE_MAX}")));
     }
-    // A cursor is the last key given.
+    // A cursor is the last key of the page.
     let after = filter.cursor.as_deref().map(SeriesKey::parse).transpose().map_err(|_| {
-        Error::invalid(format!("cursor {:?} was not made by this server", filter.cursor.as_deref().unwrap_or("")))
+        Error::invalid(format!("cursor {:?} is not a cursor of this server", filter.cursor.as_deref().unwrap_or("")))
     })?;
-    let same = |wanted: &Option<String>, found: Option<&str>| wanted.as_deref().is_none_or(|w| Some(w) == found);
+    let matches = |expected: &Option<String>, found: Option<&str>| expected.as_deref().is_none_or(|w| Some(w) == found);
     let selects = |key: &SeriesKey| {
         filter.kind.is_none_or(|kind| kind == key.kind())
-            && same(&filter.symbol, Some(key.symbol()))
-            && same(&filter.timeframe, Some(key.timeframe()))
-            && same(&filter.category, key.category())
-            && same(&filter.name, key.name())
-            && caller.sees(key)
+            && matches(&filter.symbol, Some(key.symbol()))
+            && matches(&filter.timeframe, Some(key.timeframe()))
+            && matches(&filter.category, key.category())
+            && matches(&filter.name, key.name())
+            && caller.can_see(key)
             && filter.prefix.as_deref().is_none_or(|prefix| key.as_str().starts_with(prefix))
     };
     let range = match after {

@@ -1,11 +1,11 @@
-//! What the verbs answer; the same values are the JSON of REST, of Flight's actions and of the command line.
+//! Replies of the operations; the same values are the JSON of REST, of Flight actions and of the command line.
 
 use serde::{Deserialize, Serialize};
 
 use crate::types::schema::{Column, Retention, ValueIndexSpec};
 use crate::types::{Kind, Partition, SeriesDef, SeriesKey, TimeUnit};
 
-/// How a write treats rows whose timestamp is stored already.
+/// How a write treats rows whose timestamp is already stored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
@@ -13,9 +13,9 @@ pub enum RowMode {
     /// The new row replaces the old one.
     #[default]
     Upsert,
-    /// Any stored timestamp refuses the whole write (`rows_exist`).
+    /// Any stored timestamp rejects the whole write (`rows_exist`).
     Insert,
-    /// Any timestamp at or before the last stored one refuses the whole write (`out_of_order`).
+    /// Any timestamp at or before the last stored one rejects the whole write (`out_of_order`).
     Append,
 }
 
@@ -27,11 +27,11 @@ pub struct WriteReply {
     pub series: SeriesKey,
     /// Distinct rows stored.
     pub rows_written: u64,
-    /// How many of them replaced a stored row.
+    /// Rows written that replaced a stored row.
     pub rows_replaced: u64,
-    /// Rows of the body that a later row of the same timestamp in the body took the place of.
+    /// Rows of the body that were superseded by a later row with the same timestamp.
     pub rows_duplicate: u64,
-    /// Rows left out because a value was missing (`missing=skip`).
+    /// Rows skipped because a value was missing (`missing=skip`).
     pub rows_skipped: u64,
     pub version: u64,
     pub commit: u64,
@@ -43,11 +43,11 @@ pub struct WriteReply {
     pub durable: bool,
 }
 
-/// Reply to a write of many series: one commit, or none.
+/// Reply to an atomic write of several series.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct WriteManyReply {
-    /// The commit, or that of the store when there was nothing to write.
+    /// The commit, or the current commit of the store when there was no row to write.
     pub commit: u64,
     pub series_count: u64,
     /// Sums over all series, as in the reply of each.
@@ -57,7 +57,7 @@ pub struct WriteManyReply {
     pub rows_skipped: u64,
     /// Whether the rows were synced to disk before this reply.
     pub durable: bool,
-    /// One a series, in the order of the body.
+    /// One reply per series, in the order of the body.
     pub series: Vec<WriteReply>,
 }
 
@@ -101,18 +101,18 @@ pub struct DropReply {
     pub commit: u64,
 }
 
-/// A named snapshot: the whole store as it was at a commit.
+/// A named snapshot: the whole store at a commit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct SnapshotInfo {
     pub name: String,
-    /// Its own commit; it shows every write up to it.
+    /// Commit of the snapshot; it contains every write up to it.
     pub commit: u64,
-    /// Wall-clock time, RFC 3339, for people only.
+    /// Wall-clock time, RFC 3339, for display only.
     pub created_at: String,
 }
 
-/// Every named snapshot, by name.
+/// Every named snapshot, ordered by name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct SnapshotList {
@@ -128,7 +128,7 @@ pub struct SnapshotDropped {
     pub commit: u64,
 }
 
-/// A registered series: its definition, and what is stored.
+/// A registered series: its definition and the extent of its rows.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct SeriesInfo {
@@ -163,7 +163,7 @@ pub struct SeriesInfo {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct Registered {
-    /// False when the same definition was there already.
+    /// False when the same definition was already registered.
     pub created: bool,
     /// Commit of the registration, or of the store when nothing changed.
     pub commit: u64,
@@ -171,31 +171,33 @@ pub struct Registered {
     pub info: SeriesInfo,
 }
 
-/// What can be changed of a registration; absent fields stay, `null` clears a field.
+/// Changes to a registration; absent fields are unchanged, `null` clears a field.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct SeriesPatch {
-    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "present_or_null", skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "server", schema(value_type = Option<Retention>))]
     pub retention: Option<Option<Retention>>,
-    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "present_or_null", skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "server", schema(value_type = Option<serde_json::Value>))]
     pub calendar: Option<Option<serde_json::Value>>,
-    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "present_or_null", skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "server", schema(value_type = Option<ValueIndexSpec>))]
     pub value_index: Option<Option<ValueIndexSpec>>,
-    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "present_or_null", skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "server", schema(value_type = Option<String>))]
     pub description: Option<Option<String>>,
 }
 
-/// A field that is there, `null` or not.
-fn given<'de, D: serde::Deserializer<'de>, T: Deserialize<'de>>(reader: D) -> Result<Option<Option<T>>, D::Error> {
+/// A field that is present, `null` or not.
+fn present_or_null<'de, D: serde::Deserializer<'de>, T: Deserialize<'de>>(
+    reader: D,
+) -> Result<Option<Option<T>>, D::Error> {
     Option::<T>::deserialize(reader).map(Some)
 }
 
-/// Which series to list. Empty means all.
+/// Selects series to list; absent fields select all.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SeriesFilter {
@@ -209,15 +211,15 @@ pub struct SeriesFilter {
     pub category: Option<String>,
     #[serde(default)]
     pub name: Option<String>,
-    /// Beginning of the key.
+    /// Prefix of the key.
     #[serde(default)]
     pub prefix: Option<String>,
-    /// Most series in one answer: 1 to 10,000, 1,000 by default.
+    /// Maximum number of series in one response: 1 to 10,000, 1,000 by default.
     #[serde(default)]
     pub limit: Option<u64>,
     #[serde(default)]
     pub cursor: Option<String>,
-    /// The inventory tells the months of each series too.
+    /// Include the months of each series in the inventory.
     #[serde(default)]
     pub months: bool,
 }
@@ -241,38 +243,38 @@ pub struct InventoryRow {
     /// Bytes of the chunk files on disk.
     pub bytes: u64,
     pub chunks: u64,
-    /// Of these bytes, those that hold nothing readable any more, as of the last look of upkeep.
+    /// Bytes of chunk files that are no longer readable through any commit, as of the last maintenance run.
     #[serde(default)]
     pub garbage_bytes: u64,
-    /// Rows that are durable in the log or a run file and not yet in a chunk.
+    /// Rows that are durable in the WAL or a run file but not yet in a chunk.
     pub tail_rows: u64,
     pub first_ts: Option<i64>,
     pub last_ts: Option<i64>,
-    /// Present over expected intervals from the first to the last row, by the calendar of the series; null without
-    /// rows or a length of interval.
+    /// Present over expected intervals from the first to the last row, by the calendar of the series; null without rows
+    /// or an interval length.
     pub coverage_ratio: Option<f64>,
     pub version: u64,
-    /// Wall-clock time of the last write, RFC 3339, for people only.
+    /// Wall-clock time of the last write, RFC 3339, for display only.
     pub last_write_at: Option<String>,
-    /// The calendar months that have rows, in UTC and in order, where they were asked for.
+    /// The calendar months that have rows, in UTC and in order; present when requested.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub months: Option<Vec<InventoryMonth>>,
 }
 
-/// What is stored of one calendar month.
+/// Rows and chunks of one calendar month.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct InventoryMonth {
     #[cfg_attr(feature = "server", schema(example = "2024-02"))]
     pub month: String,
     pub rows: u64,
-    /// Chunk files that can hold rows of it. One that spans several months counts in each.
+    /// Chunk files that can hold rows of the month. A file that spans several months counts in each.
     pub chunks: u64,
-    /// Whether rows of it may still be in the log or a run file.
+    /// Whether rows of the month may still be in the WAL or a run file.
     pub in_tail: bool,
 }
 
-/// Sums over the whole store.
+/// Totals over the whole store.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct InventoryTotals {
@@ -281,12 +283,12 @@ pub struct InventoryTotals {
     pub bytes: u64,
     pub chunks: u64,
     pub tail_rows: u64,
-    /// Of the bytes of chunk files, those that hold nothing readable any more, as of the last look of upkeep.
+    /// Bytes of chunk files that are no longer readable through any commit, as of the last maintenance run.
     #[serde(default)]
     pub garbage_bytes: u64,
-    /// Bytes of the log segments on disk.
+    /// Bytes of the WAL segments on disk.
     pub wal_bytes: u64,
-    /// Bytes of rows in run files: out of the log, not yet in chunks.
+    /// Bytes of rows in run files: no longer in the WAL, not yet in chunks.
     #[serde(default)]
     pub run_bytes: u64,
     /// Named snapshots.
@@ -294,7 +296,7 @@ pub struct InventoryTotals {
     pub snapshots: u64,
 }
 
-/// What is stored, by series.
+/// The stored series.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct Inventory {
@@ -304,7 +306,7 @@ pub struct Inventory {
     pub next_cursor: Option<String>,
 }
 
-/// How the server is; the later, the worse.
+/// Status of the server, ordered from best to worst.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
@@ -314,31 +316,31 @@ pub enum HealthStatus {
     Failing,
 }
 
-/// One thing that was looked at.
+/// One health check.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct HealthCheck {
     pub name: String,
     pub status: HealthStatus,
-    /// Since when it is not `ok`, as far as health was asked; wall-clock time, RFC 3339.
+    /// Time since which the check is not `ok`, as observed by health requests; wall-clock time, RFC 3339.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
 }
 
-/// How the server is, in words that tell nothing of what is stored.
+/// Status of the server without details about stored data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct StatusReply {
     pub status: HealthStatus,
-    /// Set when the store takes no writes any more until it is opened again; reads go on.
+    /// True when the store is read-only until it is opened again; reads continue.
     #[serde(default, skip_serializing_if = "is_false")]
     pub writer_stopped: bool,
 }
 
 impl StatusReply {
-    /// A process that answers.
+    /// Status of a running process.
     pub const OK: Self = Self { status: HealthStatus::Ok, writer_stopped: false };
 }
 
@@ -352,7 +354,7 @@ fn is_false(value: &bool) -> bool {
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct Health {
     pub status: HealthStatus,
-    /// The earliest `since` of the checks; only where one is not `ok`.
+    /// The earliest `since` of the checks; only when one is not `ok`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<String>,
     /// Version of the program.
@@ -363,22 +365,22 @@ pub struct Health {
     pub uptime_seconds: u64,
     /// `sync`, `interval` or `none`.
     pub durability: String,
-    /// What upkeep did since the store was opened.
+    /// Maintenance since the store was opened.
     #[serde(default)]
     pub upkeep: MaintenanceStatus,
     pub checks: Vec<HealthCheck>,
 }
 
-/// What upkeep did since the store was opened, and what is left to do.
+/// Maintenance since the store was opened, and what remains to be done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct MaintenanceStatus {
     /// Series sealed, and chunks written for them.
     pub seals: u64,
     pub chunks_sealed: u64,
-    /// Times the log was trimmed.
+    /// Number of WAL checkpoints.
     pub checkpoints: u64,
-    /// Partitions compacted, chunks that went for it, bytes read and written.
+    /// Partitions compacted, chunks replaced, bytes read and written.
     pub compactions: u64,
     pub chunks_compacted: u64,
     pub compact_bytes_read: u64,
@@ -387,38 +389,38 @@ pub struct MaintenanceStatus {
     pub retention_rows: u64,
     /// Chunk files unlinked.
     pub files_removed: u64,
-    /// Files given up that a reader or snapshot still holds, and their bytes.
+    /// Files no longer in use that a reader or snapshot still holds, and their bytes.
     pub files_waiting: u64,
     pub bytes_waiting: u64,
-    /// Bytes of chunks that hold nothing readable any more.
+    /// Bytes of chunks that are no longer readable through any commit.
     pub garbage_bytes: u64,
-    /// Run files, and their bytes of rows.
+    /// Run files, and the bytes of their rows.
     pub run_files: u64,
     pub run_bytes: u64,
 }
 
-/// Reply to a compaction: what was moved from the tail into chunks, what was merged, and what went.
+/// Reply to a compaction: rows sealed, partitions merged and files removed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct CompactReply {
     pub series_sealed: u64,
-    /// Chunks written for the tail, and their rows.
+    /// Chunks written by sealing, and their rows.
     pub chunks_written: u64,
     pub rows_sealed: u64,
-    /// Rows deleted because the retention of their series no longer keeps them.
+    /// Rows deleted because they exceed the retention of their series.
     pub retention_rows: u64,
-    /// Partitions written anew, the chunks replaced by it, and bytes before and after.
+    /// Partitions rewritten, chunks replaced, and their bytes before and after.
     pub partitions_compacted: u64,
     pub chunks_replaced: u64,
     pub bytes_before: u64,
     pub bytes_after: u64,
-    /// Files unlinked, and those a reader still holds.
+    /// Files unlinked, and files that a reader still holds.
     pub files_removed: u64,
     pub files_waiting: u64,
 }
 
 impl SeriesInfo {
-    /// The definition with what is stored.
+    /// The definition with the extent of the rows.
     pub fn new(def: &SeriesDef, version: u64, rows: u64, bounds: Option<(i64, i64)>, etag: String) -> Self {
         Self {
             series: def.key.clone(),

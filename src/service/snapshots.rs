@@ -1,4 +1,4 @@
-//! Named snapshots: creating, listing and dropping them. What reads under one is in `read`.
+//! Named snapshots: creating, listing and dropping them. Reads of a snapshot are in `read`.
 
 use std::sync::Arc;
 
@@ -8,21 +8,21 @@ use crate::store::{Snapshot, StoreState};
 use crate::types::{SeriesKey, TimeUnit, time};
 
 impl Service {
-    /// Names the store as it is now; `snapshot_exists`.
+    /// Creates a named snapshot of the current commit; `snapshot_exists`.
     pub fn create_snapshot(&self, name: &str) -> Result<SnapshotInfo> {
-        self.caller.may_all(Scope::Write)?;
+        self.caller.require_store(Scope::Write)?;
         Self::check_free_name(name)?;
         Ok(info(name.into(), self.store.create_snapshot(name)?))
     }
 
-    /// Takes a named view away; `snapshot_not_found`, `invalid_argument` naming the datasets that need it.
+    /// Drops a named snapshot; `snapshot_not_found`, `invalid_argument` naming the datasets that need it.
     pub fn drop_snapshot(&self, name: &str) -> Result<SnapshotDropped> {
-        self.caller.may_all(Scope::Admin)?;
-        self.drop_unneeded(name)
+        self.caller.require_store(Scope::Admin)?;
+        self.drop_unused_snapshot(name)
     }
 
-    /// The store as a snapshot or dataset shows one of its series, or as it is now; `snapshot_not_found`,
-    /// `dataset_not_found`, `series_not_found` for no member of the dataset.
+    /// The state of the store for one of its series in a snapshot or dataset, or the current state;
+    /// `snapshot_not_found`, `dataset_not_found`, `series_not_found` for a series that is not a member of the dataset.
     pub(super) fn state_as_of(&self, name: Option<&str>, series: &SeriesKey) -> Result<Arc<StoreState>> {
         let Some(name) = name else { return Ok(self.store.snapshot()) };
         let view = self.view_as_of(name)?;
@@ -30,12 +30,12 @@ impl Service {
         Ok(view.state)
     }
 
-    /// Every named snapshot, by name.
+    /// Every named snapshot the caller can see, ordered by name.
     pub fn snapshots(&self) -> Result<SnapshotList> {
-        self.caller.may(Scope::Read)?;
+        self.caller.require_scope(Scope::Read)?;
         let mut snapshots = Vec::new();
         for (name, snapshot) in self.store.snapshots() {
-            if self.sees_snapshot(&name) {
+            if self.can_see_snapshot(&name) {
                 snapshots.push(info(name, snapshot));
             }
         }
@@ -47,7 +47,7 @@ fn info(name: String, snapshot: Snapshot) -> SnapshotInfo {
     SnapshotInfo { name, commit: snapshot.commit, created_at: rfc3339(snapshot.created_ms) }
 }
 
-/// A wall-clock time as people read it.
+/// A wall-clock time as text.
 pub(super) fn rfc3339(wall_ms: i64) -> String {
     let mut text = Vec::new();
     time::write_rfc3339(&mut text, wall_ms, TimeUnit::Ms);

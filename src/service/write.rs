@@ -1,7 +1,7 @@
-//! Writing: rows enter a series under a mode or by merging, and under an idempotency key exactly once.
+//! Writes: rows enter a series under a mode or by merging, and exactly once under an idempotency key.
 //!
-//! Invariant: what an idempotency key was used for is looked at before anything else that could refuse the write. A
-//! retry gets its first answer although the first write itself made the condition fail.
+//! Invariant: an idempotency key is looked up before any check that could reject the write. A retry gets the first
+//! reply even when the first write itself made its precondition fail.
 
 use std::borrow::Cow;
 use std::str::FromStr;
@@ -16,15 +16,15 @@ use crate::store::{DecidedWrite, ExpectedVersion, IfVersion, SeriesWrite, WriteM
 use crate::types::schema::MergeRule;
 use crate::types::{Kind, SeriesKey, SeriesSpec};
 
-/// Name under which a caller repeats a write: 1 to [`IdempotencyKey::CHARS_MAX`] visible ASCII characters.
+/// Idempotency key of a write: 1 to [`IdempotencyKey::CHARS_MAX`] visible ASCII characters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IdempotencyKey(String);
 
 impl IdempotencyKey {
-    /// Most characters of a key.
+    /// Maximum length of a key, in characters.
     pub const CHARS_MAX: usize = 255;
 
-    /// The key of one record batch of a stream of them.
+    /// The key of one record batch of a stream.
     pub fn of_batch(&self, ordinal: u64) -> Self {
         Self(format!("{}/{ordinal}", self.0))
     }
@@ -37,31 +37,31 @@ impl IdempotencyKey {
 impl FromStr for IdempotencyKey {
     type Err = Error;
 
-    /// Reads a key; one pair of quotes around it, as structured headers have them, is taken off.
+    /// Parses a key; one surrounding pair of quotes, as in structured headers, is removed.
     fn from_str(text: &str) -> Result<Self> {
         let bare = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text);
         if (1..=Self::CHARS_MAX).contains(&bare.len()) && bare.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Ok(Self(bare.into()));
         }
-        Err(Error::invalid(format!("Idempotency-Key is not 1 to {} visible ASCII characters", Self::CHARS_MAX))
-            .with_hint("a UUID made anew for each write, and sent again with each retry of it"))
+        Err(Error::invalid(format!("Idempotency-Key must be 1 to {} visible ASCII characters", Self::CHARS_MAX))
+            .with_hint("generate a UUID for each write and send it again with each retry"))
     }
 }
 
-/// What becomes of a scalar's value when a row is merged into a stored one.
+/// How the value of a scalar is merged into a stored one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub enum MergeOp {
     /// The new value replaces the stored one.
     Set,
-    /// Their sum; too large a one refuses the whole merge (`invalid_rows`).
+    /// The sum; a sum out of range rejects the whole merge (`invalid_rows`).
     Add,
-    /// The smaller one.
+    /// The smaller value.
     Min,
-    /// The larger one.
+    /// The larger value.
     Max,
-    /// As `set`.
+    /// Same as `set`.
     Last,
 }
 
@@ -75,7 +75,7 @@ impl MergeOp {
         }
     }
 
-    /// The word it is written as.
+    /// Name in requests.
     pub fn name(self) -> &'static str {
         match self {
             Self::Set => "set",
@@ -102,7 +102,8 @@ impl FromStr for MergeOp {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WriteMethod {
     Mode(RowMode),
-    /// Stored and new row become one, column by column: by the rule of each column, or a scalar's by this one.
+    /// The stored and the new row are merged column by column: by the rule of each column, or by this operation for a
+    /// scalar.
     Merge(Option<MergeOp>),
 }
 
@@ -113,12 +114,12 @@ impl Default for WriteMethod {
 }
 
 impl WriteMethod {
-    /// Reads `upsert`, `insert`, `append` or `merge`, the last with or without an `op`.
+    /// Parses `upsert`, `insert`, `append` or `merge`, the last with an optional `op`.
     pub fn of(mode: Option<&str>, op: Option<&str>) -> Result<Self> {
         let op = op.map(str::parse).transpose()?;
         match (mode, op) {
             (Some("merge"), op) => Ok(Self::Merge(op)),
-            (_, Some(_)) => Err(Error::invalid("op is for mode merge only")),
+            (_, Some(_)) => Err(Error::invalid("op is valid only with mode merge")),
             (None, None) => Ok(Self::default()),
             (Some("upsert"), None) => Ok(Self::Mode(RowMode::Upsert)),
             (Some("insert"), None) => Ok(Self::Mode(RowMode::Insert)),
@@ -139,65 +140,65 @@ impl WriteMethod {
     }
 }
 
-/// Everything about a write but its rows.
+/// Options of a write.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WriteOptions {
-    pub manner: WriteMethod,
+    pub method: WriteMethod,
     pub condition: Precondition,
-    /// A repeat under the same key, within 24 hours, is answered as the first time and changes nothing.
+    /// A repeat under the same key within 24 hours returns the first reply and changes nothing.
     pub idempotency_key: Option<IdempotencyKey>,
-    /// Registers the series in the same commit, unless it is registered so already. A write that is refused registers
-    /// nothing.
+    /// Registers the series in the same commit, unless it is already registered with this definition. A rejected write
+    /// registers nothing.
     pub create: Option<Box<SeriesSpec>>,
 }
 
 impl WriteOptions {
-    /// What can be said without the rows.
+    /// Checks what does not depend on the rows.
     ///
     /// # Errors
     /// `invalid_argument` for a merge without an idempotency key, or with an `op` for a kline.
     pub fn check(&self, key: &SeriesKey) -> Result<()> {
-        let WriteMethod::Merge(op) = self.manner else { return Ok(()) };
+        let WriteMethod::Merge(op) = self.method else { return Ok(()) };
         if op.is_some() && key.kind() == Kind::Kline {
-            return Err(Error::invalid(format!("op is for scalars, {key} is a kline")).with_hint(
+            return Err(Error::invalid(format!("op is valid only for scalars, {key} is a kline")).with_hint(
                 "a kline keeps open, takes the largest high, the smallest low, the last close and the sum of volumes",
             ));
         }
         if self.idempotency_key.is_none() {
-            return Err(Error::invalid("a merge needs an Idempotency-Key, so that a retry counts once").with_hint(
-                "the header Idempotency-Key, idempotency_key in a command of Flight, --idempotency-key on the command line",
+            return Err(Error::invalid("a merge needs an Idempotency-Key, so that a retry is applied once").with_hint(
+                "send the header Idempotency-Key, idempotency_key in a Flight command, or --idempotency-key",
             ));
         }
         Ok(())
     }
 }
 
-/// A write that was carried out, now or before.
+/// The result of a write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Acknowledged<T = WriteReply> {
     pub reply: T,
-    /// The idempotency key was used before: this is the first reply, and nothing was changed now.
+    /// Whether the idempotency key was used before: then this is the first reply, and this request changed nothing.
     pub repeated: bool,
 }
 
-/// A write that is decided but not durable yet.
+/// A write that is decided but not yet durable.
 #[derive(Debug)]
-#[must_use = "it is not durable before it is finished"]
+#[must_use = "the write is not durable until it is finished"]
 pub struct PendingWrite {
-    /// What will be answered once it is.
+    /// The reply once the write is durable.
     reply: WriteReply,
-    writing: DecidedWrite,
+    decided: DecidedWrite,
 }
 
 impl PendingWrite {
-    /// The version that the write makes.
+    /// The version that the write creates.
     pub fn version(&self) -> u64 {
         self.reply.version
     }
 }
 
-/// The version no series is at: for a condition that is known to fail.
-const NEVER: IfVersion = Some(ExpectedVersion { series_id: Some(u64::MAX), version: u64::MAX });
+/// A version that no series has, for a precondition that is known to fail.
+const NO_VERSION: IfVersion = Some(ExpectedVersion { series_id: Some(u64::MAX), version: u64::MAX });
 
 fn count_rows(outcome: &WriteOutcome) {
     if !outcome.repeated {
@@ -208,8 +209,8 @@ fn count_rows(outcome: &WriteOutcome) {
 }
 
 impl Service {
-    /// An idempotency key as its caller means it: callers limited to other series do not take each other's.
-    fn own_key<'k>(&self, key: &'k IdempotencyKey) -> Cow<'k, str> {
+    /// An idempotency key in the namespace of the caller: callers limited to different series have separate keys.
+    fn scoped_key<'k>(&self, key: &'k IdempotencyKey) -> Cow<'k, str> {
         if self.caller.is_limited() {
             Cow::Owned(format!("{}\n{}", self.caller.prefixes.join("\n"), key.as_str()))
         } else {
@@ -225,37 +226,39 @@ impl Service {
         mode: RowMode,
         condition: &Precondition,
     ) -> Result<WriteReply> {
-        let terms =
-            WriteOptions { manner: WriteMethod::Mode(mode), condition: condition.clone(), ..WriteOptions::default() };
-        Ok(self.write_under(key, parsed, &terms)?.reply)
+        let options =
+            WriteOptions { method: WriteMethod::Mode(mode), condition: condition.clone(), ..WriteOptions::default() };
+        Ok(self.write_with(key, parsed, &options)?.reply)
     }
 
-    /// The same under any terms.
+    /// Like [`write`](Self::write), with all options.
     ///
     /// # Errors
     /// Those of [`crate::Store::write_many`] and of [`WriteOptions::check`].
-    pub fn write_under(&self, key: &SeriesKey, parsed: ParsedRows, terms: &WriteOptions) -> Result<Acknowledged> {
-        self.finish_write(self.begin_write(key, parsed, terms)?)
+    pub fn write_with(&self, key: &SeriesKey, parsed: ParsedRows, options: &WriteOptions) -> Result<Acknowledged> {
+        self.finish_write(self.begin_write(key, parsed, options)?)
     }
 
-    /// Decides a write as [`Service::write_under`] does, and does not wait until it is durable: that is for
-    /// [`Service::finish_write`], before which nothing of it may be acknowledged.
+    /// Decides a write like [`Service::write_with`] without waiting until it is durable. It must not be acknowledged
+    /// before [`Service::finish_write`] returns.
     ///
     /// # Errors
-    /// Those of [`Service::write_under`].
-    pub fn begin_write(&self, key: &SeriesKey, parsed: ParsedRows, terms: &WriteOptions) -> Result<PendingWrite> {
-        self.caller.may_touch(Scope::Write, key)?;
-        terms.check(key)?;
-        let once = terms.idempotency_key.as_ref().map(|key| self.own_key(key));
-        let once = once.as_deref();
-        // Under a key only the engine can tell a retry from a conflict.
-        let (if_version, conflict) = match self.expected(key, &terms.condition) {
+    /// Those of [`Service::write_with`].
+    pub fn begin_write(&self, key: &SeriesKey, parsed: ParsedRows, options: &WriteOptions) -> Result<PendingWrite> {
+        self.caller.require_series(Scope::Write, key)?;
+        options.check(key)?;
+        let idempotency_key = options.idempotency_key.as_ref().map(|key| self.scoped_key(key));
+        let idempotency_key = idempotency_key.as_deref();
+        // Under a key only the engine can distinguish a retry from a conflict.
+        let (if_version, conflict) = match self.expected_version(key, &options.condition) {
             Ok(if_version) => (if_version, None),
-            Err(error) if once.is_some() && error.code() == ErrorCode::CommitConflict => (NEVER, Some(error)),
+            Err(error) if idempotency_key.is_some() && error.code() == ErrorCode::CommitConflict => {
+                (NO_VERSION, Some(error))
+            }
             Err(error) => return Err(error),
         };
-        let create = match &terms.create {
-            Some(spec) => Some(self.known_or_new(spec)?.0),
+        let create = match &options.create {
+            Some(spec) => Some(self.resolve_or_new(spec)?.0),
             None => None,
         };
         let write = SeriesWrite {
@@ -263,28 +266,28 @@ impl Service {
             create,
             skipped: parsed.skipped,
             phased: parsed.phased,
-            ..SeriesWrite::new(key.clone(), parsed.rows, terms.manner.mode())
+            ..SeriesWrite::new(key.clone(), parsed.rows, options.method.mode())
         };
-        let writing = self.store.begin_write(vec![write], once).map_err(|error| match conflict {
+        let decided = self.store.begin_write(vec![write], idempotency_key).map_err(|error| match conflict {
             Some(conflict) if error.code() == ErrorCode::CommitConflict => conflict,
             _ => error,
         })?;
-        let written = writing.outcome().written.first().ok_or_else(|| Error::internal("a write without a result"))?;
-        Ok(PendingWrite { reply: self.write_reply(key, written), writing })
+        let written = decided.outcome().written.first().ok_or_else(|| Error::internal("a write without a result"))?;
+        Ok(PendingWrite { reply: self.write_reply(key, written), decided })
     }
 
     /// Waits until a write is durable and visible.
     ///
     /// # Errors
-    /// `writer_stopped`, `storage_full`: then nothing of it was written.
-    pub fn finish_write(&self, begun: PendingWrite) -> Result<Acknowledged> {
-        let outcome = self.store.finish_write(begun.writing)?;
+    /// `writer_stopped`, `storage_full`: then no row of it was written.
+    pub fn finish_write(&self, pending: PendingWrite) -> Result<Acknowledged> {
+        let outcome = self.store.finish_write(pending.decided)?;
         count_rows(&outcome);
-        Ok(Acknowledged { reply: begun.reply, repeated: outcome.repeated })
+        Ok(Acknowledged { reply: pending.reply, repeated: outcome.repeated })
     }
 
-    /// Writes parsed rows of many series (see [`crate::ingest::parse_many`]), each once, as one atomic commit with one
-    /// sync: all of them, or none. Under an idempotency key a repeat is answered as the first time.
+    /// Writes parsed rows of several series (see [`crate::ingest::parse_many`]), each listed once, as one atomic commit
+    /// with one sync. Under an idempotency key a repeat returns the first reply.
     ///
     /// # Errors
     /// Those of [`crate::Store::write_many`].
@@ -292,11 +295,11 @@ impl Service {
         &self,
         parsed: Vec<(SeriesKey, ParsedRows)>,
         mode: RowMode,
-        once: Option<&IdempotencyKey>,
+        idempotency_key: Option<&IdempotencyKey>,
     ) -> Result<Acknowledged<WriteManyReply>> {
         let keys: Vec<SeriesKey> = parsed.iter().map(|(key, _)| key.clone()).collect();
-        self.caller.may(Scope::Write)?;
-        keys.iter().try_for_each(|key| self.caller.may_touch(Scope::Write, key))?;
+        self.caller.require_scope(Scope::Write)?;
+        keys.iter().try_for_each(|key| self.caller.require_series(Scope::Write, key))?;
         let mode = WriteMethod::Mode(mode).mode();
         let writes = parsed
             .into_iter()
@@ -306,7 +309,7 @@ impl Service {
                 ..SeriesWrite::new(key, parsed.rows, mode)
             })
             .collect();
-        let outcome = self.store.write_many(writes, once.map(|key| self.own_key(key)).as_deref())?;
+        let outcome = self.store.write_many(writes, idempotency_key.map(|key| self.scoped_key(key)).as_deref())?;
         count_rows(&outcome);
         let durable = self.store.options().durability == Durability::Sync;
         let durable = outcome.written.first().map_or(durable, |written| written.durable);
@@ -314,8 +317,8 @@ impl Service {
         Ok(Acknowledged { reply: WriteManyReply::new(outcome.commit, durable, series), repeated: outcome.repeated })
     }
 
-    /// What a write of one series did, as its caller is told. The entity tag is of the series that was written, also
-    /// when another one has its key by now.
+    /// The reply to a write of one series. The entity tag is that of the series written, even if another series has its
+    /// key by now.
     pub(super) fn write_reply(&self, key: &SeriesKey, written: &SeriesReceipt) -> WriteReply {
         WriteReply {
             series: key.clone(),
@@ -354,16 +357,16 @@ mod tests {
     fn a_merge_needs_a_key_and_only_scalars_take_an_op() {
         let kline = SeriesKey::kline("X", "1m").unwrap();
         let scalar = SeriesKey::scalar("c", "X", "1m", "n").unwrap();
-        let terms = |mode, op, key: Option<&str>| WriteOptions {
-            manner: WriteMethod::of(Some(mode), op).unwrap(),
+        let options = |mode, op, key: Option<&str>| WriteOptions {
+            method: WriteMethod::of(Some(mode), op).unwrap(),
             idempotency_key: key.map(|key| key.parse().unwrap()),
             ..WriteOptions::default()
         };
-        assert!(terms("merge", None, None).check(&kline).unwrap_err().detail().contains("Idempotency-Key"));
-        assert!(terms("merge", None, Some("k")).check(&kline).is_ok());
-        assert!(terms("merge", Some("add"), Some("k")).check(&kline).unwrap_err().detail().contains("scalars"));
-        assert!(terms("merge", Some("add"), Some("k")).check(&scalar).is_ok());
-        assert!(terms("append", None, None).check(&kline).is_ok());
+        assert!(options("merge", None, None).check(&kline).unwrap_err().detail().contains("Idempotency-Key"));
+        assert!(options("merge", None, Some("k")).check(&kline).is_ok());
+        assert!(options("merge", Some("add"), Some("k")).check(&kline).unwrap_err().detail().contains("scalars"));
+        assert!(options("merge", Some("add"), Some("k")).check(&scalar).is_ok());
+        assert!(options("append", None, None).check(&kline).is_ok());
         for (mode, op) in
             [(Some("upsert"), Some("add")), (None, Some("set")), (Some("merge"), Some("avg")), (Some("x"), None)]
         {

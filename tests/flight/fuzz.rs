@@ -358,9 +358,9 @@ fn headers(random: &mut StdRng, tokens: &[String]) -> http::HeaderMap {
     headers.insert("te", http::HeaderValue::from_static("trailers"));
     let token = pick(random, tokens);
     let mut value = match random.random_range(0..10) {
-        0 => access::basic_header_of("user", token).into_bytes(),
+        0 => access::basic_header("user", token).into_bytes(),
         1 => odd_text(random).into_bytes(),
-        _ => access::header_of(token).into_bytes(),
+        _ => access::bearer_header(token).into_bytes(),
     };
     if random.random_bool(0.05) {
         change_bytes(random, &mut value);
@@ -393,7 +393,7 @@ async fn world() -> World {
     let tokens = vec![make(Scope::Admin, &[]), make(Scope::Admin, &[]), limited, make(Scope::Read, &[])];
     let options = StoreOptions { durability: Durability::None, upkeep: false, ..StoreOptions::default() };
     let service = Service::open(root.path(), true, options).unwrap();
-    let gate = Arc::new(Authenticator::of(root.path()).unwrap());
+    let gate = Arc::new(Authenticator::open(root.path()).unwrap());
     let face = InProcess::new(service.clone(), gate, &FlightConfig::default());
     let world = World { face, tokens, service, root };
     let spec = json!({"kind": "kline", "symbol": "BTCUSDT", "timeframe": "1m", "price_digits": 2, "volume_digits": 4});
@@ -422,7 +422,7 @@ impl World {
     async fn plainly(&self, call: &Call) -> http::HeaderMap {
         let mut headers = http::HeaderMap::new();
         headers.insert("content-type", http::HeaderValue::from_static("application/grpc"));
-        headers.insert("authorization", access::header_of(&self.tokens[0]).parse().unwrap());
+        headers.insert("authorization", access::bearer_header(&self.tokens[0]).parse().unwrap());
         let frames = call
             .messages
             .iter()

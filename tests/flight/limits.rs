@@ -28,8 +28,8 @@ async fn limited(
     config: FlightConfig,
     limits: ServiceLimits,
 ) -> Running {
-    service.limit(limits);
-    let gate = Arc::new(fastk::access::Authenticator::of(root.path()).unwrap());
+    service.set_limits(limits);
+    let gate = Arc::new(fastk::access::Authenticator::open(root.path()).unwrap());
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
     let (stop, stopped) = oneshot::channel();
@@ -60,7 +60,7 @@ async fn failed_put(client: &mut Client) -> Status {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn puts_have_a_limit_and_end_when_they_send_nothing() {
-    let config = FlightConfig { puts_max: 1, put_idle: Duration::from_secs(5), ..FlightConfig::default() };
+    let config = FlightConfig { puts_max: 1, put_idle_timeout: Duration::from_secs(5), ..FlightConfig::default() };
     let server = Running::with(config).await;
     let mut client = registered(&server).await;
     let (held, mut acks) = open_put(&mut client).await;
@@ -77,7 +77,7 @@ async fn puts_have_a_limit_and_end_when_they_send_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_without_its_ticket_ends_and_takes_no_place_of_a_reader() {
-    let config = FlightConfig { readers_max: 1, message_timeout: Duration::from_secs(2), ..FlightConfig::default() };
+    let config = FlightConfig { gets_max: 1, message_timeout: Duration::from_secs(2), ..FlightConfig::default() };
     let server = Running::with(config).await;
     let mut client = registered(&server).await;
     put(&mut client, &[klines(0..10, 0)]).await;
@@ -113,7 +113,7 @@ async fn each_token_has_limits_of_its_own_and_all_together_have_theirs() {
         let server = within(root, FlightConfig::default(), limits).await;
         let channel = server.channel().await;
         let client = |token: &str| {
-            FlightServiceClient::with_interceptor(channel.clone(), with_header(&access::header_of(token)))
+            FlightServiceClient::with_interceptor(channel.clone(), with_header(&access::bearer_header(token)))
         };
         let spec =
             json!({"kind": "kline", "symbol": "BTCUSDT", "timeframe": "1m", "price_digits": 2, "volume_digits": 4});
@@ -211,7 +211,9 @@ async fn work_that_takes_too_long_ends_and_leaves_its_place() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_connection_that_did_nothing_for_longest_makes_room() {
     let greeting = Duration::from_secs(3_600);
-    let server = Running::with(FlightConfig { connections_max: 3, greeting, ..FlightConfig::default() }).await;
+    let server =
+        Running::with(FlightConfig { connections_max: 3, handshake_timeout: greeting, ..FlightConfig::default() })
+            .await;
     let address = server.address.trim_start_matches("http://").to_owned();
     let mut client = registered(&server).await;
     let (held, mut acks) = open_put(&mut client).await;

@@ -244,7 +244,7 @@ fn flight_wire() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let soon = Duration::from_millis(500);
     let config = FlightConfig {
-        greeting: soon,
+        handshake_timeout: soon,
         message_timeout: soon,
         ping_interval: soon,
         ping_timeout: soon,

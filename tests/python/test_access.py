@@ -373,7 +373,7 @@ def test_renewed_certificates_are_taken_by_every_listener_without_a_restart(tmp_
         pem = (tmp_path / f"{name}.pem").read_text()
         return all(shown(listener).split() == pem.split() for listener in listeners)
 
-    refused = lambda: server.log.read_text().count("the certificate of before stays in use")
+    refused = lambda: server.log.read_text().count("the previous certificate stays in use")
     try:
         assert held("first")
         # Only half is there: what was before stays, and the log says so.

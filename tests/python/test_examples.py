@@ -192,14 +192,14 @@ def test_every_request_shown_is_accepted_and_every_answer_looks_as_shown(running
             if kind and kind not in BINARY and status != 304:
                 seen.setdefault(str(status), {}).setdefault(kind, shown(kind, body))
         if BLESS:
-            entry["answers"] = seen
+            entry["responses"] = seen
             continue
         assert {status: sorted(kinds) for status, kinds in seen.items()} == {
-            status: sorted(kinds) for status, kinds in entry["answers"].items()
+            status: sorted(kinds) for status, kinds in entry["responses"].items()
         }, name
         for status, kinds in seen.items():
             for kind, now in kinds.items():
-                assert shape(now) == shape(entry["answers"][status][kind]), f"{name}: {status} {kind}"
+                assert shape(now) == shape(entry["responses"][status][kind]), f"{name}: {status} {kind}"
     if BLESS:
         FILE.write_text(json.dumps(file, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     with capsys.disabled():

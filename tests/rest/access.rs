@@ -205,7 +205,7 @@ fn a_refusal_says_what_to_send_and_tells_nothing() {
     let reply = guarded.ask(None, "get", KLINE, "");
     assert_eq!(reply.header("www-authenticate").unwrap(), "Bearer realm=\"fastk\"");
     reply.refused("unauthenticated");
-    let basic = access::basic_header_of("anyone", &guarded.tokens[0].1);
+    let basic = access::basic_header("anyone", &guarded.tokens[0].1);
     guarded.server.get_with("/inventory", &[("authorization", &basic)]).expect(200);
     // Whether a series is there is none of the business of somebody who does not reach it.
     let of = |symbol: &str| guarded.ask(Some(&guarded.limited), "get", &format!("/v1/klines/{symbol}/1m"), "");
@@ -214,7 +214,7 @@ fn a_refusal_says_what_to_send_and_tells_nothing() {
     of("ETHUSDT").refused("series_not_found");
     // A body is not even read: none comes here.
     let mut stream = guarded.server.connect();
-    let bearer = access::header_of(&guarded.tokens[0].1);
+    let bearer = access::bearer_header(&guarded.tokens[0].1);
     let head =
         format!("POST {KLINE} HTTP/1.1\r\nhost: test\r\nauthorization: {bearer}\r\ncontent-length: 100000\r\n\r\n");
     stream.write_all(head.as_bytes()).unwrap();
@@ -244,7 +244,7 @@ fn pages_of_other_origins_are_answered_only_where_they_are_listed() {
     assert_eq!(reply.header("access-control-allow-origin"), Some(listed));
     assert!(reply.header("access-control-allow-headers").unwrap().contains("authorization"));
     assert!(reply.header("access-control-allow-credentials").is_none());
-    let bearer = access::header_of(&token);
+    let bearer = access::bearer_header(&token);
     let reply = ask(&server, "GET", listed, &[("authorization", &bearer)]).expect(200);
     assert_eq!(reply.header("access-control-allow-origin"), Some(listed));
     assert!(reply.header("access-control-expose-headers").unwrap().contains("etag"));
@@ -339,7 +339,7 @@ fn a_limited_token_is_told_of_damage_without_files_ids_or_ranges() {
     let (admin, limited) = (make(&[]), make(&["kline/X"]));
     let server = Server::over(root.into(), Default::default());
     let ask = |server: &Server, token: &str, method: &str, path: &str, kind: &str, body: &str| {
-        let bearer = access::header_of(token);
+        let bearer = access::bearer_header(token);
         server.send(method, path, &[("authorization", bearer.as_str()), ("content-type", kind)], body.as_bytes())
     };
     let spec = r#"{"kind":"kline","symbol":"X","timeframe":"1m","price_digits":2,"volume_digits":2}"#;

@@ -308,7 +308,7 @@ fn wrong_tokens_are_all_answered_alike() {
         names.sort();
         (reply.status, names, problem)
     };
-    let ask = |token: &str| server.get_with("/v1/series", &[("authorization", &access::header_of(token))]);
+    let ask = |token: &str| server.get_with("/v1/series", &[("authorization", &access::bearer_header(token))]);
     let usual = constant(&ask("fastk_no"));
     assert_eq!(usual.0, 401);
     for guess in 0..300 {
@@ -324,7 +324,7 @@ fn wrong_tokens_are_all_answered_alike() {
 fn heads_and_bodies_that_come_byte_by_byte_are_cut() {
     let config = HttpConfig {
         header_timeout: Duration::from_secs(2),
-        body_whole: Duration::from_secs(3),
+        body_timeout: Duration::from_secs(3),
         ..HttpConfig::default()
     };
     let server = Server::with(config);

@@ -63,8 +63,8 @@ impl Server {
     }
 
     fn of(service: Arc<Service>, root: Arc<tempfile::TempDir>, config: HttpConfig, limits: ServiceLimits) -> Self {
-        service.limit(limits);
-        let gate = Arc::new(Authenticator::of(root.path()).unwrap());
+        service.set_limits(limits);
+        let gate = Arc::new(Authenticator::open(root.path()).unwrap());
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();

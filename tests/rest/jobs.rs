@@ -145,7 +145,7 @@ fn jobs_that_cannot_be_are_refused() {
         reply.expect(202);
     }
     assert!(refused, "the queue has no end");
-    server.service.end_jobs(true);
+    server.service.close_jobs();
     server.post_json("/v1/admin/verify", "").refused("not_ready");
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use fastk::access;
 use fastk::server::http::{HttpConfig, serve_opening};
-use fastk::service::{ANSWER_BYTES, OpenProgress, Scope, ServiceLimits};
+use fastk::service::{OpenProgress, RESPONSE_BYTES, Scope, ServiceLimits};
 
 use crate::client::{Reply, Server, csv_body};
 use crate::hooked_disk::Stalling;
@@ -49,7 +49,7 @@ fn code_of(reply: &Reply) -> String {
 /// Begins a write whose body does not end.
 fn half_a_write(server: &Server, token: &str) -> TcpStream {
     let mut stream = server.connect();
-    let bearer = access::header_of(token);
+    let bearer = access::bearer_header(token);
     let head = format!(
         "POST /v1/klines/X/1m HTTP/1.1\r\nhost: x\r\nconnection: close\r\nauthorization: {bearer}\r\ncontent-length: 2\r\n\r\n["
     );
@@ -77,7 +77,7 @@ fn under_way(server: &Server, token: &str, is_full: impl Fn() -> bool) -> TcpStr
 /// Begins to read an answer that does not fit anywhere, and takes its first bytes.
 fn half_a_read(server: &Server, token: &str) -> TcpStream {
     let mut stream = server.connect();
-    let bearer = access::header_of(token);
+    let bearer = access::bearer_header(token);
     let head = format!(
         "GET /v1/klines/X/1m?format=csv HTTP/1.1\r\nhost: x\r\nconnection: close\r\nauthorization: {bearer}\r\n\r\n"
     );
@@ -89,7 +89,7 @@ fn half_a_read(server: &Server, token: &str) -> TcpStream {
 }
 
 fn ask(server: &Server, token: &str, path: &str) -> Reply {
-    server.get_with(path, &[("authorization", &access::header_of(token))])
+    server.get_with(path, &[("authorization", &access::bearer_header(token))])
 }
 
 #[test]
@@ -117,7 +117,7 @@ fn requests_under_way_have_a_limit_of_each_token() {
     let limits = ServiceLimits { token_requests_max: 1, ..ServiceLimits::default() };
     let server = Server::within(Arc::clone(&root), HttpConfig::default(), limits);
     let spec = br#"{"kind":"kline","symbol":"X","timeframe":"1m"}"#;
-    server.send("POST", "/v1/series", &[("authorization", &access::header_of(&one))], spec).expect(201);
+    server.send("POST", "/v1/series", &[("authorization", &access::bearer_header(&one))], spec).expect(201);
     let held = under_way(&server, &one, || ask(&server, &one, "/v1/series").status == 429);
     let refused = ask(&server, &one, "/v1/series");
     assert_eq!(refused.header("retry-after"), Some("1"));
@@ -132,7 +132,7 @@ fn answers_being_sent_have_limits_of_everybody_of_each_token_and_of_memory() {
     let plenty = ServiceLimits::default();
     for (limits, of_token, code) in [
         (ServiceLimits { streams_max: 1, ..plenty }, false, "overloaded"),
-        (ServiceLimits { answer_bytes_max: ANSWER_BYTES, ..plenty }, false, "overloaded"),
+        (ServiceLimits { answer_bytes_max: RESPONSE_BYTES, ..plenty }, false, "overloaded"),
         (ServiceLimits { token_streams_max: 1, ..plenty }, true, "rate_limited"),
     ] {
         let root = {
@@ -204,7 +204,7 @@ fn json_nested_too_deep_is_refused_wherever_it_comes() {
 
 #[test]
 fn a_body_that_grows_too_much_is_refused_and_rows_are_not() {
-    let config = HttpConfig { expansion_max: 60, ..HttpConfig::default() };
+    let config = HttpConfig { decompression_ratio_max: 60, ..HttpConfig::default() };
     let server = Server::with(config);
     server.kline("X");
     let send = |coding: &str, body: &[u8]| {
@@ -294,7 +294,7 @@ fn the_connection_that_did_nothing_for_longest_makes_room_and_one_at_work_does_n
 
 #[test]
 fn while_it_stops_a_server_refuses_what_is_new_and_finishes_what_is_not() {
-    let server = loaded(HttpConfig { drain: PATIENCE, ..HttpConfig::default() }, ServiceLimits::default());
+    let server = loaded(HttpConfig { drain_timeout: PATIENCE, ..HttpConfig::default() }, ServiceLimits::default());
     let address = server.address;
     server.get("/health/ready").expect(200);
     let mut reading = half_a_read(&server, "any");

@@ -220,7 +220,7 @@ fn a_merge_without_a_key_or_with_an_op_for_a_kline_is_refused() {
     let problem = server.post_json(MERGE, &body).refused("invalid_argument");
     assert!(problem["detail"].as_str().unwrap().contains("Idempotency-Key"), "{problem}");
     let problem = server.post_once(&format!("{MERGE}?op=add"), "k", &body).refused("invalid_argument");
-    assert!(problem["detail"].as_str().unwrap().contains("op is for scalars"), "{problem}");
+    assert!(problem["detail"].as_str().unwrap().contains("only for scalars"), "{problem}");
     for key in ["", "a b", "\"\"", &"x".repeat(256)] {
         server.post_once(MERGE, key, &body).refused("invalid_argument");
     }

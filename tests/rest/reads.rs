@@ -345,7 +345,7 @@ fn a_client_that_goes_away_frees_its_slot() {
 #[test]
 fn too_many_answers_at_once_are_refused() {
     let wait = std::time::Duration::from_millis(200);
-    let server = Server::with(HttpConfig { reads_max: 1, slot_wait: wait, ..HttpConfig::default() });
+    let server = Server::with(HttpConfig { reads_max: 1, read_queue_timeout: wait, ..HttpConfig::default() });
     server.kline("X");
     for part in 0..4 {
         server.post(X, "text/csv", csv_body(part * 100_000, 100_000)).expect(200);
@@ -362,7 +362,7 @@ fn too_many_answers_at_once_are_refused() {
 #[test]
 fn a_client_that_stalls_is_cut() {
     let stall = std::time::Duration::from_millis(300);
-    let server = Server::with(HttpConfig { stall, reads_max: 1, ..HttpConfig::default() });
+    let server = Server::with(HttpConfig { stall_timeout: stall, reads_max: 1, ..HttpConfig::default() });
     server.kline("X");
     for part in 0..4 {
         server.post(X, "text/csv", csv_body(part * 100_000, 100_000)).expect(200);
@@ -455,7 +455,7 @@ fn only_what_is_in_memory_and_small_is_read_where_it_was_asked_for() {
     let query = |change: &dyn Fn(&mut Query)| {
         let mut query = Query::of(&SeriesKey::kline("BTC", "1m").unwrap());
         change(&mut query);
-        server.service.is_at_hand(&query)
+        server.service.is_in_memory(&query)
     };
     let day = |query: &mut Query| {
         (query.start, query.end) = (Some(TimeValue::Epoch(60_000 * 40_000)), Some(TimeValue::Epoch(60_000 * 41_000)));

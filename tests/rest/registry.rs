@@ -159,7 +159,7 @@ fn reads_under_a_dataset_answer_its_members_from_its_snapshot() {
 
     // No members: by name refused, by glob not found.
     let z = server.get("/v1/klines/Z/1m?as_of=dataset:two@1").refused("series_not_found");
-    assert!(z["detail"].as_str().unwrap().contains("no member of dataset:two@1"), "{z}");
+    assert!(z["detail"].as_str().unwrap().contains("not a member of dataset:two@1"), "{z}");
     server.get("/v1/klines/Y/1m?as_of=dataset:two").refused("series_not_found");
     let query = |body: Value| server.post_json("/v1/query?format=csv", &body.to_string());
     let labels = |text: &str| -> BTreeSet<String> {
@@ -200,7 +200,7 @@ fn a_snapshot_that_a_dataset_needs_is_not_dropped_and_an_archived_one_goes() {
     assert_eq!((&on["snapshot"], &on["owns_snapshot"]), (&"kept".into(), &false.into()));
     for (snapshot, dataset) in [("kept", "dataset:b@1"), ("dataset:a@1", "dataset:a@1")] {
         let refused = server.delete(&format!("/v1/snapshots/{snapshot}")).refused("invalid_argument");
-        assert!(refused["detail"].as_str().unwrap().contains(&format!("needed by {dataset}")), "{refused}");
+        assert!(refused["detail"].as_str().unwrap().contains(&format!("used by {dataset}")), "{refused}");
         assert!(refused["hint"].as_str().unwrap().contains("archived"), "{refused}");
     }
     server.post_json("/v1/snapshots", r#"{"name":"dataset:a@9"}"#).refused("invalid_argument");
@@ -471,7 +471,7 @@ fn a_limited_token_learns_nothing_of_records_that_need_other_series() {
     let limited = make(Scope::Admin, &["kline/X"]);
     let server = Server::over(root.into(), Default::default());
     let ask = |token: &str, method: &str, path: &str, body: &Value| {
-        let bearer = access::header_of(token);
+        let bearer = access::bearer_header(token);
         let body = if body.is_null() { String::new() } else { body.to_string() };
         let length = body.len().to_string();
         let mut headers = vec![("authorization", bearer.as_str()), ("content-type", "application/json")];
@@ -550,7 +550,7 @@ fn a_limited_token_lists_other_snapshots_while_the_registry_cannot_be_used() {
     let root = std::sync::Arc::new(tempfile::tempdir().unwrap());
     let make = |prefixes: &[String]| access::create(root.path(), "t", Scope::Write, prefixes).unwrap().token;
     let (writer, limited) = (make(&[]), make(&["kline/X".into()]));
-    let bearer = |token: &str| access::header_of(token);
+    let bearer = |token: &str| access::bearer_header(token);
     let post = |server: &Server, path: &str, body: &str| {
         let headers = [("authorization", bearer(&writer)), ("content-type", "application/json".into())];
         let headers = headers.each_ref().map(|(name, value)| (*name, value.as_str()));
@@ -760,7 +760,7 @@ fn a_limited_token_takes_no_version_of_a_name_it_does_not_see() {
     let (writer, limited) = (make(Scope::Write, &[]), make(Scope::Write, &["kline/X"]));
     let server = Server::over(root.into(), Default::default());
     let ask = |token: &str, path: &str, body: &Value| {
-        let bearer = access::header_of(token);
+        let bearer = access::bearer_header(token);
         let headers = [("authorization", bearer.as_str()), ("content-type", "application/json")];
         server.send("POST", path, &headers, body.to_string().as_bytes())
     };

@@ -208,7 +208,7 @@ fn half_open_requests_are_cut() {
 #[test]
 fn a_body_that_stops_coming_times_out() {
     let body_idle = Duration::from_secs(1);
-    let server = Server::with(HttpConfig { body_idle, ..HttpConfig::default() });
+    let server = Server::with(HttpConfig { body_idle_timeout: body_idle, ..HttpConfig::default() });
     server.kline("X");
     let before = server.state("kline/X/1m");
     let mut stream = server.connect();
@@ -291,7 +291,7 @@ fn heads_that_cannot_be_read_are_answered_with_a_problem_too() {
     let server = Server::start();
     server.kline("X");
     for (line, said) in [
-        ("GET /v1/klines/X/1m?where=close>100 HTTP/1.1", "has >, which has to be percent-encoded"),
+        ("GET /v1/klines/X/1m?where=close>100 HTTP/1.1", "has >, which must be percent-encoded"),
         ("GET /v1/klines/X/1m?where=close<100 HTTP/1.1", "has <,"),
         ("GET /v1/klines/X/1m?start=2024-02-01 00:00 HTTP/1.1", "a space"),
         ("G\u{1}T / HTTP/1.1", "is not HTTP"),

@@ -112,7 +112,7 @@ impl Sink for StoreSink {
                 let options =
                     BodyOptions { format: "arrow".into(), validate: Some("none".into()), ..BodyOptions::default() }
                         .any_time();
-                let write_options = WriteOptions { manner: WriteMethod::Mode(mode), ..WriteOptions::default() };
+                let write_options = WriteOptions { method: WriteMethod::Mode(mode), ..WriteOptions::default() };
                 self.target.write(&def.key, arrow_stream(def, rows)?.into(), &options, &write_options)?.reply
             }
         };

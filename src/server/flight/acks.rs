@@ -1,7 +1,7 @@
-//! Acknowledgements of a put on their way to a client that may not read them.
+//! Queue of the acknowledgements of a put, for a client that may not read them.
 //!
-//! At most [`WAITING_MAX`] wait. Then each further one is merged into the newest, counts summed, so that input goes
-//! on and memory does not grow. What ended the input comes after all of them.
+//! At most [`ACKS_QUEUED_MAX`] are queued. Above that each further one is merged into the newest, with summed counts,
+//! so that input continues and memory stays bounded. The result of the input follows all of them.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -16,11 +16,11 @@ use tonic::Status;
 use crate::error::Error;
 use crate::service::{Acknowledged, WriteReply};
 
-/// Most acknowledgements that wait for their reader.
-pub const WAITING_MAX: usize = 1024;
+/// Maximum number of queued acknowledgements.
+pub const ACKS_QUEUED_MAX: usize = 1024;
 
-/// What a client is told of a batch: the reply of its write, and whether that is the one of an earlier write under the
-/// same idempotency key.
+/// Acknowledgement of a batch: the reply of its write, and whether that is the reply of an earlier write under the same
+/// idempotency key.
 #[derive(Clone, Debug, Serialize)]
 #[cfg_attr(test, derive(serde::Deserialize))]
 struct Ack {
@@ -31,21 +31,21 @@ struct Ack {
 
 #[derive(Debug, Default)]
 struct AckQueue {
-    waiting: VecDeque<Ack>,
-    /// How the input ended; nothing is added afterwards.
+    queued: VecDeque<Ack>,
+    /// Result of the input; nothing is queued after it.
     end: Option<Result<(), Status>>,
     reader: Option<Waker>,
-    /// The client is gone.
+    /// The client is disconnected.
     abandoned: bool,
 }
 
-/// The writing end; exactly one [`AckReceiver`] belongs to it.
+/// The sending end; it has exactly one [`AckReceiver`].
 ///
-/// Dropped without [`AckSender::end`], the reader gets an error, never a clean end.
+/// If it is dropped without [`AckSender::end`] the receiver gets an error, never a clean end.
 #[derive(Debug)]
 pub(super) struct AckSender(Arc<Mutex<AckQueue>>);
 
-/// The reading end: the answer of the put.
+/// The receiving end: the response of the put.
 #[derive(Debug)]
 pub(super) struct AckReceiver(Arc<Mutex<AckQueue>>);
 
@@ -59,27 +59,27 @@ fn lock(queue: &Mutex<AckQueue>) -> MutexGuard<'_, AckQueue> {
 }
 
 impl AckSender {
-    /// Adds one acknowledgement, merging it when too many wait.
+    /// Queues one acknowledgement, merging it when the queue is full.
     pub(super) fn push(&self, acknowledged: Acknowledged<WriteReply>) {
         let Acknowledged { reply, repeated } = acknowledged;
         let ack = Ack { reply, idempotency_replayed: repeated };
         let mut queue = lock(&self.0);
-        let full = queue.waiting.len() >= WAITING_MAX;
-        match queue.waiting.back_mut() {
+        let full = queue.queued.len() >= ACKS_QUEUED_MAX;
+        match queue.queued.back_mut() {
             Some(newest) if full => merge(newest, ack),
-            _ => queue.waiting.push_back(ack),
+            _ => queue.queued.push_back(ack),
         }
         wake(&mut queue);
     }
 
-    /// Says how the input ended.
-    pub(super) fn end(&self, how: Result<(), Status>) {
+    /// Records the result of the input.
+    pub(super) fn end(&self, result: Result<(), Status>) {
         let mut queue = lock(&self.0);
-        queue.end.get_or_insert(how);
+        queue.end.get_or_insert(result);
         wake(&mut queue);
     }
 
-    /// Whether nobody will read what is added.
+    /// Whether the receiver is gone.
     pub(super) fn is_abandoned(&self) -> bool {
         lock(&self.0).abandoned
     }
@@ -88,7 +88,7 @@ impl AckSender {
 impl Drop for AckSender {
     fn drop(&mut self) {
         if lock(&self.0).end.is_none() {
-            self.end(Err(super::status::status(&Error::internal("a put ended without saying how"))));
+            self.end(Err(super::status::status(&Error::internal("a put ended without a result"))));
         }
     }
 }
@@ -105,7 +105,7 @@ fn wake(queue: &mut AckQueue) {
     }
 }
 
-/// `newest` afterwards stands for both writes; `later` is the later one.
+/// Merges `later` into `newest`, which then stands for both writes.
 fn merge(newest: &mut Ack, later: Ack) {
     newest.idempotency_replayed &= later.idempotency_replayed;
     let (newest, later) = (&mut newest.reply, later.reply);
@@ -126,12 +126,12 @@ impl Stream for AckReceiver {
 
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let mut queue = lock(&self.0);
-        if let Some(ack) = queue.waiting.pop_front() {
+        if let Some(ack) = queue.queued.pop_front() {
             let body = serde_json::to_vec(&ack).unwrap_or_default();
             return Poll::Ready(Some(Ok(PutResult { app_metadata: body.into() })));
         }
         match &mut queue.end {
-            // After an error the stream is over: the next poll finds a clean end.
+            // After an error the stream has ended: the next poll returns a clean end.
             Some(end) => Poll::Ready(std::mem::replace(end, Ok(())).err().map(Err)),
             None => {
                 queue.reader = Some(context.waker().clone());
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn unread_acknowledgements_are_merged_and_no_row_is_lost_from_the_sums() {
+    async fn unread_acknowledgements_are_merged_with_complete_sums() {
         let (acks, mut reader) = queue();
         let writes = 5_000;
         for commit in 1..=writes {
@@ -180,7 +180,7 @@ mod tests {
         while let Some(item) = reader.next().await {
             seen.push(read(Some(item)));
         }
-        assert_eq!(seen.len(), WAITING_MAX);
+        assert_eq!(seen.len(), ACKS_QUEUED_MAX);
         assert_eq!(seen.iter().map(|reply| reply.rows_written).sum::<u64>(), 2 * writes);
         assert_eq!(seen.iter().map(|reply| reply.rows_replaced).sum::<u64>(), writes);
         let last = seen.last().unwrap();
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_writer_that_vanishes_is_no_clean_end() {
+    async fn a_dropped_sender_is_not_a_clean_end() {
         let (acks, mut reader) = queue();
         drop(acks);
         assert!(reader.next().await.unwrap().is_err());

@@ -1,4 +1,4 @@
-//! DoAction: the verbs that are neither a read nor a write, JSON in and JSON out.
+//! DoAction: the operations that are neither a read nor a write, with JSON requests and replies.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::query::TimeValue;
 use crate::service::{CoverageRequest, Job, Precondition, Scope, SeriesFilter, Service, range_of};
 use crate::types::{SeriesKey, SeriesSpec};
 
-/// Name and description of every action, as ListActions gives them.
+/// Name and description of every action, as returned by ListActions.
 pub const ACTIONS: &[(&str, &str)] = &[
     ("register_series", "registers a series; body: the registration as JSON"),
     ("drop_series", "drops a series with all its rows; body: {\"series\": key, \"if_version\": n?}"),
@@ -22,25 +22,25 @@ pub const ACTIONS: &[(&str, &str)] = &[
         "deletes the closed range of rows; body: {\"series\": key, \"start\": t, \"end\": t} or {\"series\": key, \"all\": true}; \
          optional: if_version, dry_run",
     ),
-    ("create_snapshot", "names the store as it is now, for as_of; body: {\"name\": name}"),
-    ("drop_snapshot", "takes a named snapshot away; body: {\"name\": name}"),
+    ("create_snapshot", "creates a named snapshot of the current commit; body: {\"name\": name}"),
+    ("drop_snapshot", "drops a named snapshot; body: {\"name\": name}"),
     ("list_snapshots", "lists the named snapshots; no body"),
     (
         "coverage",
-        "tells which intervals have rows; body: {\"series\": key}; optional: start, end, calendar, min_missing, limit, times, as_of",
+        "returns which intervals have rows; body: {\"series\": key}; optional: start, end, calendar, min_missing, limit, times, as_of",
     ),
-    ("inventory", "lists what is stored; body: empty, or a filter as JSON"),
-    ("health", "tells how the server is; no body"),
+    ("inventory", "lists the stored series; body: empty, or a filter as JSON"),
+    ("health", "returns the health of the server; no body"),
     (
         "verify",
-        "checks every file of the store and answers the report when it is done; body: empty, or {\"bytes_per_second\": n}",
+        "verifies every file of the store and returns the report when done; body: empty, or {\"bytes_per_second\": n}",
     ),
-    ("compact", "moves rows of the log into chunk files and merges chunks; body: empty, or {\"series\": [key, …]}"),
+    ("compact", "seals rows of the WAL into chunk files and merges chunks; body: empty, or {\"series\": [key, …]}"),
 ];
 
-/// Those that wait for a job.
+/// Actions that wait for a job.
 pub(super) const JOBS: [&str; 2] = ["verify", "compact"];
-/// Those the log tells of, with who called them.
+/// Actions with an audit log line.
 pub(super) const AUDITED: [&str; 5] = ["drop_series", "delete_range", "drop_snapshot", "verify", "compact"];
 
 pub(super) fn list() -> Vec<ActionType> {
@@ -75,7 +75,7 @@ struct NameRequest {
     name: String,
 }
 
-/// The scope an action needs; which series it may touch is decided by the verb, once the body names them.
+/// The scope that an action requires; the operation checks the series once the body is parsed.
 fn scope(name: &str) -> Scope {
     match name {
         "drop_series" | "drop_snapshot" | "verify" | "compact" => Scope::Admin,
@@ -84,45 +84,45 @@ fn scope(name: &str) -> Scope {
     }
 }
 
-/// Carries out an action and gives its answer.
+/// Runs an action and returns its reply.
 pub(super) fn run(service: &Arc<Service>, action: &Action) -> Result<Bytes> {
     let (body, depth_max) = (action.body.as_ref(), service.limits().json_depth_max);
-    // Before the body is read: whoever lacks the scope learns that and nothing else.
-    service.caller().may(scope(&action.r#type))?;
+    // Checked before the body is parsed, so that a caller without the scope learns nothing else.
+    service.caller().require_scope(scope(&action.r#type))?;
     match action.r#type.as_str() {
-        "register_series" => answer(&service.register(json::<SeriesSpec>("registration", body, depth_max)?)?),
+        "register_series" => encode(&service.register(json::<SeriesSpec>("registration", body, depth_max)?)?),
         "drop_series" => {
-            let asked: DropRequest = json("body of drop_series", body, depth_max)?;
-            answer(&service.drop_series(&asked.series, &version(asked.if_version))?)
+            let request: DropRequest = json("body of drop_series", body, depth_max)?;
+            encode(&service.drop_series(&request.series, &version(request.if_version))?)
         }
         "delete_range" => {
-            let asked: DeleteRequest = json("body of delete_range", body, depth_max)?;
-            let range = range(service, &asked)?;
-            answer(&service.delete_range(&asked.series, range, &version(asked.if_version), asked.dry_run)?)
+            let request: DeleteRequest = json("body of delete_range", body, depth_max)?;
+            let range = range(service, &request)?;
+            encode(&service.delete_range(&request.series, range, &version(request.if_version), request.dry_run)?)
         }
         "create_snapshot" => {
-            answer(&service.create_snapshot(&json::<NameRequest>("body of create_snapshot", body, depth_max)?.name)?)
+            encode(&service.create_snapshot(&json::<NameRequest>("body of create_snapshot", body, depth_max)?.name)?)
         }
         "drop_snapshot" => {
-            answer(&service.drop_snapshot(&json::<NameRequest>("body of drop_snapshot", body, depth_max)?.name)?)
+            encode(&service.drop_snapshot(&json::<NameRequest>("body of drop_snapshot", body, depth_max)?.name)?)
         }
-        "list_snapshots" => answer(&service.snapshots()?),
-        "coverage" => answer(&service.coverage(&json::<CoverageRequest>("body of coverage", body, depth_max)?)?),
-        "inventory" => answer(&service.inventory(&or_default::<SeriesFilter>("filter", body, depth_max)?)?),
-        "health" => answer(&service.health()?),
-        // Jobs, so that one of a verb runs at a time; the answer is what came out.
-        "verify" => finished(service, service.start_verify(or_default("body of verify", body, depth_max)?)?),
-        "compact" => finished(service, service.start_compact(or_default("body of compact", body, depth_max)?)?),
+        "list_snapshots" => encode(&service.snapshots()?),
+        "coverage" => encode(&service.coverage(&json::<CoverageRequest>("body of coverage", body, depth_max)?)?),
+        "inventory" => encode(&service.inventory(&or_default::<SeriesFilter>("filter", body, depth_max)?)?),
+        "health" => encode(&service.health()?),
+        // Jobs, so that one of each operation runs at a time; the reply is the result of the job.
+        "verify" => wait_for(service, service.start_verify(or_default("body of verify", body, depth_max)?)?),
+        "compact" => wait_for(service, service.start_compact(or_default("body of compact", body, depth_max)?)?),
         other => {
             let names: Vec<&str> = ACTIONS.iter().map(|(name, _)| *name).collect();
-            let shown: String = other.chars().take(80).collect();
-            Err(unimplemented(&format!("action {shown:?}")).with_hint(format!("actions: {}", names.join(", "))))
+            let excerpt: String = other.chars().take(80).collect();
+            Err(unimplemented(&format!("action {excerpt:?}")).with_hint(format!("actions: {}", names.join(", "))))
         }
     }
 }
 
-fn finished(service: &Service, job: Job) -> Result<Bytes> {
-    answer(&service.wait_for(&job)?.outcome()?)
+fn wait_for(service: &Service, job: Job) -> Result<Bytes> {
+    encode(&service.wait_for_job(&job)?.outcome()?)
 }
 
 fn or_default<T: Default + serde::de::DeserializeOwned>(what: &str, body: &[u8], depth_max: usize) -> Result<T> {
@@ -133,18 +133,18 @@ fn version(if_version: Option<u64>) -> Precondition {
     Precondition { if_match: None, if_version }
 }
 
-fn answer(reply: &impl Serialize) -> Result<Bytes> {
+fn encode(reply: &impl Serialize) -> Result<Bytes> {
     let text = serde_json::to_vec(reply).map_err(|error| Error::internal(format!("reply: {error}")))?;
     Ok(text.into())
 }
 
-/// The closed range of a delete; `None` is everything, which has to be said.
-fn range(service: &Service, asked: &DeleteRequest) -> Result<Option<(i64, i64)>> {
-    match (&asked.start, &asked.end, asked.all) {
+/// The closed range of a delete; `None` is every row, which must be requested explicitly.
+fn range(service: &Service, request: &DeleteRequest) -> Result<Option<(i64, i64)>> {
+    match (&request.start, &request.end, request.all) {
         (None, None, true) => Ok(None),
         (Some(start), Some(end), false) => {
-            let range = range_of(&*service.def(&asked.series)?, Some(start), Some(end))?;
-            range.map(Some).ok_or_else(|| Error::invalid("no timestamp lies between start and end"))
+            let range = range_of(&*service.def(&request.series)?, Some(start), Some(end))?;
+            range.map(Some).ok_or_else(|| Error::invalid("the range contains no timestamp"))
         }
         _ => Err(Error::invalid("delete_range needs both start and end, or all=true")),
     }

@@ -1,13 +1,14 @@
-//! Accepted connections: bounded in number, closed when they never speak, hung up on from inside, and written to in
-//! large pieces.
+//! Accepted Flight connections: limited in number, closed when the handshake times out, closed by the server on stalls,
+//! and written in large pieces.
 //!
-//! HTTP/2 hands over a frame at a time and asks for each to be flushed. A client that takes only frames of 16 KiB would
-//! cost a system call for each, more than the copy that saves it: so what is flushed after such a frame waits until the
-//! connection is looked at next, which it asks for itself; by then either more frames came behind it or it goes out.
-//! Frames of [`LONG_BYTES`] go out from where they stand, behind what waits.
+//! HTTP/2 hands over one frame at a time and asks for each to be flushed. A client that accepts only frames of 16 KiB
+//! would cost one system call per frame, more than copying them: a flush after such a frame is therefore deferred until
+//! the connection is polled next, which it requests itself; by then either more frames followed or the bytes are
+//! written. Frames of at least [`LONG_BYTES`] are written without copying, after the buffered bytes.
 //!
-//! A gRPC stream whose client takes nothing cannot be ended from the server's side: nothing asks its body again, and
-//! everything it holds stays. [`Disconnect`] ends the connection under it, whose other streams end with it.
+//! A gRPC stream whose client stops reading cannot be ended by the server: its body is not polled again, and what it
+//! holds is not released. [`Disconnect`] closes the connection below it, which also ends the other streams of the
+//! connection.
 
 use std::io;
 use std::pin::Pin;
@@ -25,66 +26,66 @@ use tonic::transport::server::Connected;
 use crate::server::connections::{self, ConnectionPermit, ConnectionTable, InFlight, ResponseInProgress};
 use crate::server::tls_stream::{ServerStream, Tls};
 
-/// Bytes of the HTTP/2 preface, the least a client says.
-const GREETING_BYTES: usize = 24;
-/// Bytes that are written at once.
+/// Bytes of the HTTP/2 preface, the minimum a client sends.
+const PREFACE_BYTES: usize = 24;
+/// Size of the write buffer.
 const WRITE_BYTES: usize = 256 * 1024;
-/// What is handed over with as many bytes is not copied.
+/// Slices of at least this size are not copied.
 const LONG_BYTES: usize = 64 * 1024;
-/// Most pieces of a frame that are written at once, and what waits before them.
+/// Maximum number of slices in one vectored write, including the buffered bytes.
 const PIECES_MAX: usize = 16;
-/// What is flushed with fewer bytes goes out at once: nothing says that more will follow.
+/// Flushes of at most this many bytes are written at once: more frames are not expected.
 const SHORT_BYTES: usize = 8 * 1024;
-/// Pause after a failed accept, which mostly means that no descriptor is left.
+/// Pause after a failed accept, which usually means that no descriptor is left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Ends a connection. Streams find it among the extensions of their request.
+/// Closes a connection. Streams find it in the extensions of their request.
 #[derive(Clone, Debug)]
 pub(super) struct Disconnect(Arc<connections::Connection>);
 
 impl Disconnect {
     pub(super) fn now(&self) {
-        self.0.end();
+        self.0.close();
     }
 
-    /// An answer begins to be sent on the connection.
-    pub(super) fn send(&self) -> ResponseInProgress {
-        self.0.send()
+    /// Starts sending a response on the connection.
+    pub(super) fn start_response(&self) -> ResponseInProgress {
+        self.0.start_response()
     }
 
-    /// A call begins on the connection.
-    pub(super) fn begin(&self) -> InFlight {
-        self.0.begin()
+    /// Starts a call on the connection.
+    pub(super) fn start_request(&self) -> InFlight {
+        self.0.start_request()
     }
 }
 
-/// Ends when the wait for a greeting is over.
-type Patience = Pin<Box<dyn Future<Output = ()> + Send>>;
+/// Resolves when the handshake times out.
+type Timeout = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// An accepted connection.
 pub(super) struct FlightConnection {
     stream: ServerStream,
-    /// What is not written yet, from `written` on.
-    waiting: Vec<u8>,
+    /// Buffered bytes; those from `written` on are not yet written.
+    buffered: Vec<u8>,
     written: usize,
-    /// Something was added to `waiting` since the last flush.
-    is_fresh: bool,
-    /// `waiting` goes out when the connection is looked at next.
-    is_due: bool,
-    /// How much of the greeting is missing, and until when it may.
-    greeting: Option<(usize, Patience)>,
-    /// One of the connections allowed at a time.
+    /// Whether bytes were buffered since the last flush.
+    has_new_bytes: bool,
+    /// Whether the buffer is to be written at the next poll.
+    is_flush_pending: bool,
+    /// Missing bytes of the HTTP/2 preface, and its timeout.
+    preface: Option<(usize, Timeout)>,
+    /// Slot of the connection.
     slot: ConnectionPermit,
 }
 
-/// The next connection, and its place.
-async fn accept(door: Arc<(TcpListener, ConnectionTable)>) -> (TcpStream, ConnectionPermit) {
-    let (listener, lines) = door.as_ref();
+/// Accepts the next connection and acquires its slot.
+async fn accept(acceptor: Arc<(TcpListener, ConnectionTable)>) -> (TcpStream, ConnectionPermit) {
+    let (listener, connections) = acceptor.as_ref();
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
                 let _ = stream.set_nodelay(true);
-                return (stream, lines.slot().await);
+                return (stream, connections.acquire().await);
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a Flight connection");
@@ -94,22 +95,23 @@ async fn accept(door: Arc<(TcpListener, ConnectionTable)>) -> (TcpStream, Connec
     }
 }
 
-/// Accepts connections, `connections_max` at one time; each has to speak within `greeting`, and before `draining`: nobody
-/// who has asked nothing holds up the end. One whose client takes nothing of an answer for `stall` is ended.
+/// Accepts connections, `connections_max` at one time; each must send its preface within `handshake_timeout`, and
+/// before `draining`, so that idle newcomers do not delay the shutdown. A connection whose client reads nothing of a
+/// response for `stall_timeout` is closed.
 pub(super) fn incoming(
     listener: TcpListener,
     connections_max: usize,
-    (greeting, stall): (Duration, Duration),
+    (handshake_timeout, stall_timeout): (Duration, Duration),
     tls: Tls,
     draining: CancellationToken,
 ) -> impl Stream<Item = io::Result<FlightConnection>> {
-    let door = Arc::new((listener, ConnectionTable::new(connections_max)));
+    let acceptor = Arc::new((listener, ConnectionTable::new(connections_max)));
     let (accepting, securing) = (None, FuturesUnordered::new());
-    stream::unfold((door, accepting, securing, tls, draining), move |mut state| async move {
-        let (door, accepting, securing, tls, draining) = &mut state;
+    stream::unfold((acceptor, accepting, securing, tls, draining), move |mut state| async move {
+        let (acceptor, accepting, securing, tls, draining) = &mut state;
         let (stream, slot) = loop {
-            // Kept from one turn to the next: it may hold a connection that waits for its place.
-            let accepted = accepting.get_or_insert_with(|| accept(Arc::clone(door)).boxed());
+            // Kept across iterations: it may hold a connection that waits for its slot.
+            let accepted = accepting.get_or_insert_with(|| accept(Arc::clone(acceptor)).boxed());
             let (stream, slot) = tokio::select! {
                 accepted = accepted => {
                     *accepting = None;
@@ -124,109 +126,109 @@ pub(super) fn incoming(
             if !tls.is_on() {
                 break (ServerStream::Plain(stream), slot);
             }
-            // Others are accepted while this one agrees how it is secured.
+            // Other connections are accepted during the TLS handshake.
             securing.push(async move {
-                let line = Arc::clone(&slot.line);
+                let connection = Arc::clone(&slot.connection);
                 let secured = tokio::select! {
-                    secured = tls.accept(stream, greeting) => secured,
-                    _ = line.over(greeting, greeting) => Err(io::ErrorKind::TimedOut.into()),
+                    secured = tls.accept(stream, handshake_timeout) => secured,
+                    _ = connection.wait_to_close(handshake_timeout, handshake_timeout) => Err(io::ErrorKind::TimedOut.into()),
                 };
                 secured
-                    .inspect_err(|error| tracing::debug!(%error, "a connection was not secured"))
+                    .inspect_err(|error| tracing::debug!(%error, "TLS handshake failed"))
                     .ok()
                     .zip(Some(slot))
             });
         };
-        let over = draining.clone();
-        let patience: Patience = Box::pin(async move {
+        let cancelled = draining.clone();
+        let timeout: Timeout = Box::pin(async move {
             tokio::select! {
-                () = tokio::time::sleep(greeting) => {}
-                () = over.cancelled() => {}
+                () = tokio::time::sleep(handshake_timeout) => {}
+                () = cancelled.cancelled() => {}
             }
         });
-        tokio::spawn(connections::Connection::watch(Arc::downgrade(&slot.line), stall));
-        let greeting = Some((GREETING_BYTES, patience));
-        let line = FlightConnection {
+        tokio::spawn(connections::Connection::close_when_stalled(Arc::downgrade(&slot.connection), stall_timeout));
+        let preface = Some((PREFACE_BYTES, timeout));
+        let connection = FlightConnection {
             stream,
-            waiting: Vec::new(),
+            buffered: Vec::new(),
             written: 0,
-            is_fresh: false,
-            is_due: false,
-            greeting,
+            has_new_bytes: false,
+            is_flush_pending: false,
+            preface,
             slot,
         };
-        Some((Ok(line), state))
+        Some((Ok(connection), state))
     })
 }
 
-fn hung_up() -> io::Error {
-    io::Error::new(io::ErrorKind::ConnectionAborted, "the connection was ended by this side")
+fn closed_by_server() -> io::Error {
+    io::Error::new(io::ErrorKind::ConnectionAborted, "the connection was closed by the server")
 }
 
 impl FlightConnection {
     fn check(&self) -> io::Result<()> {
-        if self.slot.line.has_ended() { Err(hung_up()) } else { Ok(()) }
+        if self.slot.connection.is_closed() { Err(closed_by_server()) } else { Ok(()) }
     }
 
-    /// Writes everything that waits.
+    /// Writes all buffered bytes.
     fn poll_drain(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while let Some(rest) = self.waiting.get(self.written..).filter(|rest| !rest.is_empty()) {
+        while let Some(rest) = self.buffered.get(self.written..).filter(|rest| !rest.is_empty()) {
             let bytes = ready!(Pin::new(&mut self.stream).poll_write(context, rest))?;
             if bytes == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.written += bytes;
         }
-        self.forget_written();
+        self.reset_buffer();
         Poll::Ready(Ok(()))
     }
 
-    /// Everything that waited is written.
-    fn forget_written(&mut self) {
+    /// Empties the buffer, all of which is written.
+    fn reset_buffer(&mut self) {
         self.written = 0;
-        self.is_due = false;
-        if self.waiting.len() <= SHORT_BYTES {
-            // A connection that says little keeps little.
-            self.waiting = Vec::new();
+        self.is_flush_pending = false;
+        if self.buffered.len() <= SHORT_BYTES {
+            // An idle connection keeps no large buffer.
+            self.buffered = Vec::new();
         } else {
-            self.waiting.clear();
+            self.buffered.clear();
         }
     }
 
-    /// Writes what waits and as much of a long frame behind it as the socket takes; how much of the frame.
+    /// Writes the buffer, then as much of a long frame as the socket accepts; returns how much of the frame.
     fn poll_write_through(&mut self, context: &mut Context<'_>, frame: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
         self.check()?;
         loop {
-            let waiting = self.waiting.get(self.written..).unwrap_or_default();
+            let buffered = self.buffered.get(self.written..).unwrap_or_default();
             let mut pieces = [io::IoSlice::new(&[]); PIECES_MAX];
-            let all = std::iter::once(io::IoSlice::new(waiting)).chain(frame.iter().copied());
+            let all = std::iter::once(io::IoSlice::new(buffered)).chain(frame.iter().copied());
             for (piece, slice) in pieces.iter_mut().zip(all) {
                 *piece = slice;
             }
-            let missing = waiting.len();
+            let unwritten = buffered.len();
             let bytes = ready!(Pin::new(&mut self.stream).poll_write_vectored(context, &pieces))?;
             if bytes == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            if bytes < missing {
+            if bytes < unwritten {
                 self.written += bytes;
                 continue;
             }
-            self.forget_written();
-            if bytes > missing {
-                return Poll::Ready(Ok(bytes - missing));
+            self.reset_buffer();
+            if bytes > unwritten {
+                return Poll::Ready(Ok(bytes - unwritten));
             }
         }
     }
 
-    /// How many more bytes can wait, once some can.
-    fn poll_room(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    /// Free bytes of the buffer, once there are some.
+    fn poll_buffer_space(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
         self.check()?;
-        if self.waiting.len() >= WRITE_BYTES {
+        if self.buffered.len() >= WRITE_BYTES {
             ready!(self.poll_drain(context))?;
         }
-        self.is_fresh = true;
-        Poll::Ready(Ok(WRITE_BYTES - self.waiting.len()))
+        self.has_new_bytes = true;
+        Poll::Ready(Ok(WRITE_BYTES - self.buffered.len()))
     }
 }
 
@@ -234,7 +236,7 @@ impl Connected for FlightConnection {
     type ConnectInfo = Disconnect;
 
     fn connect_info(&self) -> Disconnect {
-        Disconnect(Arc::clone(&self.slot.line))
+        Disconnect(Arc::clone(&self.slot.connection))
     }
 }
 
@@ -244,27 +246,27 @@ impl AsyncRead for FlightConnection {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.slot.line.poll_ended(context) {
-            return Poll::Ready(Err(hung_up()));
+        if self.slot.connection.poll_closed(context) {
+            return Poll::Ready(Err(closed_by_server()));
         }
-        if self.is_due && self.poll_drain(context)?.is_ready() {
-            // What TLS holds back goes out too.
+        if self.is_flush_pending && self.poll_drain(context)?.is_ready() {
+            // Bytes buffered by TLS are flushed too.
             let _ = Pin::new(&mut self.stream).poll_flush(context)?;
         }
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(context, buffer);
         let bytes = buffer.filled().len() - before;
-        let heard = self.greeting.as_mut().is_some_and(|(missing, _)| {
-            *missing = missing.saturating_sub(bytes);
-            *missing == 0
+        let is_complete = self.preface.as_mut().is_some_and(|(unwritten, _)| {
+            *unwritten = unwritten.saturating_sub(bytes);
+            *unwritten == 0
         });
-        if heard {
-            self.greeting = None;
-            self.slot.line.greeted();
+        if is_complete {
+            self.preface = None;
+            self.slot.connection.handshake_done();
         }
         if read.is_pending()
-            && let Some((_, patience)) = &mut self.greeting
-            && patience.poll_unpin(context).is_ready()
+            && let Some((_, timeout)) = &mut self.preface
+            && timeout.poll_unpin(context).is_ready()
         {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
@@ -277,9 +279,9 @@ impl AsyncWrite for FlightConnection {
         if bytes.len() >= LONG_BYTES {
             return self.poll_write_through(context, &[io::IoSlice::new(bytes)]);
         }
-        let room = ready!(self.poll_room(context))?;
-        let taken = bytes.get(..room).unwrap_or(bytes);
-        self.waiting.extend_from_slice(taken);
+        let space = ready!(self.poll_buffer_space(context))?;
+        let taken = bytes.get(..space).unwrap_or(bytes);
+        self.buffered.extend_from_slice(taken);
         Poll::Ready(Ok(taken.len()))
     }
 
@@ -291,14 +293,14 @@ impl AsyncWrite for FlightConnection {
         if slices.iter().map(|slice| slice.len()).sum::<usize>() >= LONG_BYTES {
             return self.poll_write_through(context, slices);
         }
-        let mut room = ready!(self.poll_room(context))?;
-        let before = self.waiting.len();
+        let mut space = ready!(self.poll_buffer_space(context))?;
+        let before = self.buffered.len();
         for slice in slices {
-            let taken = slice.get(..room).unwrap_or(slice);
-            self.waiting.extend_from_slice(taken);
-            room -= taken.len();
+            let taken = slice.get(..space).unwrap_or(slice);
+            self.buffered.extend_from_slice(taken);
+            space -= taken.len();
         }
-        Poll::Ready(Ok(self.waiting.len() - before))
+        Poll::Ready(Ok(self.buffered.len() - before))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -306,9 +308,9 @@ impl AsyncWrite for FlightConnection {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // Asked for a second time, it waits for the socket like any other.
-        if self.waiting.len() > SHORT_BYTES && self.is_fresh {
-            (self.is_fresh, self.is_due) = (false, true);
+        // A second flush without new bytes waits for the socket.
+        if self.buffered.len() > SHORT_BYTES && self.has_new_bytes {
+            (self.has_new_bytes, self.is_flush_pending) = (false, true);
             context.waker().wake_by_ref();
             return Poll::Ready(Ok(()));
         }

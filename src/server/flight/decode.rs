@@ -1,8 +1,8 @@
-//! Messages of a put become Arrow batches, carefully: nothing in them is believed.
+//! Decodes messages of a put into Arrow batches without trusting their contents.
 //!
-//! Lengths and offsets are checked before Arrow sees a message, the cells are copied to aligned memory, and what
-//! still panics inside Arrow is caught and becomes `invalid_argument`. Compressed bodies and dictionaries are refused.
-//! Columns of 64-bit cells are copied to memory of their own, which the rows to be written can take over as it is.
+//! Lengths and offsets are checked before Arrow reads a message, and a panic inside Arrow becomes `invalid_argument`.
+//! Compressed bodies and dictionaries are rejected. Cells are copied to aligned memory; columns of 64-bit cells are
+//! copied to buffers of their own, which the rows to be written take over.
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -20,21 +20,21 @@ use arrow_flight::FlightData;
 use crate::error::{Error, ErrorCode, Result};
 use crate::ingest::arrow_guard;
 
-/// Most bytes of a schema message: far more than any series needs, also with pandas metadata.
+/// Maximum size of a schema message: far more than any series needs, also with pandas metadata.
 const SCHEMA_BYTES_MAX: usize = 1024 * 1024;
-/// Most columns a stream may announce.
+/// Maximum number of columns of a stream.
 const COLUMNS_MAX: usize = 1024;
 
 fn malformed(detail: impl Into<String>) -> Error {
     Error::invalid(detail)
 }
 
-/// Runs code of Arrow on outside bytes.
+/// Runs Arrow code on untrusted bytes.
 fn guarded<T>(what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err(malformed(format!("the {what} is malformed"))))
 }
 
-/// Reads the first message of a put.
+/// Decodes the first message of a put.
 pub(super) fn schema(message: &FlightData) -> Result<SchemaRef> {
     if message.data_header.len() > SCHEMA_BYTES_MAX {
         return Err(Error::new(ErrorCode::TooLarge, format!("the schema is larger than {SCHEMA_BYTES_MAX} bytes")));
@@ -47,36 +47,37 @@ pub(super) fn schema(message: &FlightData) -> Result<SchemaRef> {
     Ok(Arc::new(schema))
 }
 
-/// Whether a message only carries metadata and no rows.
-pub(super) fn is_bare(message: &FlightData) -> bool {
+/// Whether a message has metadata only.
+pub(super) fn is_metadata_only(message: &FlightData) -> bool {
     message.data_header.is_empty() && message.data_body.is_empty()
 }
 
-/// Rows that a record batch of a put says it has; [`batch`] checks it against its buffers.
+/// Row count in the header of a record batch; [`batch`] checks it against the buffers.
 pub(super) fn rows(message: &FlightData) -> Result<u64> {
     let batch = arrow_guard::message(&message.data_header)?;
     let rows = batch.header_as_record_batch().map_or(0, |batch| batch.length());
     u64::try_from(rows).map_err(|_| malformed("the record batch has a negative row count"))
 }
 
-/// Reads a record batch of a put.
+/// Decodes a record batch of a put.
 pub(super) fn batch(message: &FlightData, schema: &SchemaRef) -> Result<RecordBatch> {
     let header = message.data_header.as_ref();
     arrow_guard::check_message(header, &message.data_body, schema)?;
     guarded("record batch", || {
-        let root = root_as_message(header).map_err(|error| malformed(format!("a message cannot be read: {error}")))?;
+        let root =
+            root_as_message(header).map_err(|error| malformed(format!("a message cannot be decoded: {error}")))?;
         let batch = root.header_as_record_batch().ok_or_else(|| malformed("a message is not a record batch"))?;
-        if let Some(batch) = words(batch, &message.data_body, schema) {
+        if let Some(batch) = word_columns(batch, &message.data_body, schema) {
             return Ok(batch);
         }
         let body = Buffer::from_slice_ref(&message.data_body);
         read_record_batch(&body, batch, schema.clone(), &HashMap::new(), None, &root.version())
-            .map_err(|error| malformed(format!("a record batch cannot be read: {error}")))
+            .map_err(|error| malformed(format!("a record batch cannot be decoded: {error}")))
     })
 }
 
-/// A checked batch all of whose cells are there and have 64 bits.
-fn words(batch: ipc::RecordBatch<'_>, body: &[u8], schema: &SchemaRef) -> Option<RecordBatch> {
+/// A checked batch whose cells are all present and have 64 bits.
+fn word_columns(batch: ipc::RecordBatch<'_>, body: &[u8], schema: &SchemaRef) -> Option<RecordBatch> {
     let rows = usize::try_from(batch.length()).ok()?;
     let (nodes, buffers) = (batch.nodes()?, batch.buffers()?);
     let mut columns = Vec::with_capacity(nodes.len());
@@ -113,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn a_good_stream_is_read() {
+    fn a_valid_stream_is_decoded() {
         let messages = messages();
         let schema = schema(&messages[0]).unwrap();
         assert_eq!(batch(&messages[1], &schema).unwrap().num_rows(), 100);
@@ -122,12 +123,12 @@ mod tests {
     }
 
     #[test]
-    fn damaged_messages_are_refused_or_read_but_never_panic_out() {
+    fn damaged_messages_are_rejected_or_decoded_but_never_panic() {
         let good = messages();
         let schema = schema(&good[0]).unwrap();
         let seed = rand::random::<u64>();
         let mut random = StdRng::seed_from_u64(seed);
-        let mut refused = 0;
+        let mut rejected = 0;
         let rounds = 20_000;
         for round in 0..rounds {
             let at = round % 2;
@@ -144,8 +145,8 @@ mod tests {
             }
             message.data_header = header.into();
             let read = if at == 0 { super::schema(&message).map(|_| ()) } else { batch(&message, &schema).map(|_| ()) };
-            refused += usize::from(read.is_err());
+            rejected += usize::from(read.is_err());
         }
-        assert!(refused > rounds / 4, "seed {seed}: only {refused} refused");
+        assert!(rejected > rounds / 4, "seed {seed}: only {rejected} rejected");
     }
 }

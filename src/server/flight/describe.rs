@@ -1,6 +1,6 @@
-//! Descriptors and tickets in, FlightInfo out.
+//! Parses descriptors and tickets and builds FlightInfo.
 //!
-//! A ticket is the query object as JSON, whether a client wrote it or GetFlightInfo did.
+//! A ticket is the query object as JSON, written by a client or by GetFlightInfo.
 
 use arrow::datatypes::Schema;
 use arrow_flight::flight_descriptor::DescriptorType;
@@ -15,27 +15,27 @@ use crate::query::{Query, ResultSchema};
 use crate::service::{InventoryRow, QueryInfo};
 use crate::types::SeriesKey;
 
-/// Most bytes of a ticket, a command or the body of an action.
+/// Maximum size of a ticket, a command or the body of an action.
 pub const JSON_BYTES_MAX: usize = 256 * 1024;
 
-/// What a descriptor says, before its meaning is known.
+/// The kind of a descriptor, before its content is parsed.
 #[derive(Debug)]
 pub(super) enum DescriptorTarget<'a> {
     Path(SeriesKey),
     Command(&'a [u8]),
 }
 
-/// Tells a path from a command.
+/// Distinguishes a path from a command.
 pub(super) fn target(descriptor: &FlightDescriptor) -> Result<DescriptorTarget<'_>> {
     match DescriptorType::try_from(descriptor.r#type) {
         Ok(DescriptorType::Path) => Ok(DescriptorTarget::Path(SeriesKey::parse(&descriptor.path.join("/"))?)),
         Ok(DescriptorType::Cmd) => Ok(DescriptorTarget::Command(&descriptor.cmd)),
-        _ => Err(Error::invalid("the descriptor is neither a path nor a command")
-            .with_hint("a path such as [\"kline\", \"BTCUSDT\", \"1m\"], or a command that is JSON")),
+        _ => Err(Error::invalid("the descriptor must be a path or a command")
+            .with_hint("use a path such as [\"kline\", \"BTCUSDT\", \"1m\"], or a JSON command")),
     }
 }
 
-/// Reads JSON that a client sent as `what`, nested `depth_max` levels at most.
+/// Parses JSON that a client sent as `what`, nested at most `depth_max` levels.
 pub(super) fn json<T: DeserializeOwned>(what: &str, bytes: &[u8], depth_max: usize) -> Result<T> {
     if bytes.len() > JSON_BYTES_MAX {
         return Err(Error::new(
@@ -44,14 +44,14 @@ pub(super) fn json<T: DeserializeOwned>(what: &str, bytes: &[u8], depth_max: usi
         ));
     }
     check_depth(bytes, depth_max)?;
-    // Serde would take a list for the fields of an object in their order.
+    // Serde would accept an array for the fields of an object in order.
     if bytes.trim_ascii_start().starts_with(b"[") {
-        return Err(Error::invalid(format!("the {what} cannot be read: it is a list, not an object")));
+        return Err(Error::invalid(format!("the {what} is invalid: expected a JSON object")));
     }
-    serde_json::from_slice(bytes).map_err(|error| Error::invalid(format!("the {what} cannot be read: {error}")))
+    serde_json::from_slice(bytes).map_err(|error| Error::invalid(format!("the {what} is invalid: {error}")))
 }
 
-/// The query of a descriptor: all rows of a path, or the command itself.
+/// The query of a descriptor: all rows of a path, or the query in a command.
 pub(super) fn query_of_descriptor(descriptor: &FlightDescriptor, depth_max: usize) -> Result<Query> {
     match target(descriptor)? {
         DescriptorTarget::Path(key) => Ok(Query::of(&key)),
@@ -65,7 +65,7 @@ pub(super) fn query_of_ticket(ticket: &Ticket, depth_max: usize) -> Result<Query
         .map_err(|error| error.with_hint("a ticket is the query object as JSON: {\"series\": [\"kline/BTCUSDT/1m\"]}"))
 }
 
-/// A schema as FlightInfo and SchemaResult carry it: one framed message.
+/// A schema as in FlightInfo and SchemaResult: one framed message.
 pub(super) fn schema_bytes(schema: &Schema) -> Bytes {
     ipc::framed(&ipc::schema_header(schema)).into()
 }
@@ -87,7 +87,7 @@ fn info(
         schema: schema_bytes(&shape.arrow_schema()),
         flight_descriptor: Some(descriptor),
         endpoint: endpoints.iter().map(endpoint).collect::<Result<_>>()?,
-        // Unknown is -1 in Flight.
+        // -1 means unknown in Flight.
         total_records: total_records.map_or(-1, signed),
         total_bytes: total_bytes.map_or(-1, signed),
         ordered,
@@ -95,12 +95,12 @@ fn info(
     })
 }
 
-/// The answer of GetFlightInfo: exact counts, tickets pinned to the commit, no locations (the same server).
+/// The response of GetFlightInfo: exact counts, tickets pinned to the commit, no locations (the same server).
 pub(super) fn of_plan(plan: &QueryInfo, descriptor: FlightDescriptor) -> Result<FlightInfo> {
     info(&plan.shape, descriptor, &plan.endpoints, plan.total_records, plan.total_bytes, plan.ordered)
 }
 
-/// One entry of ListFlights: a whole series, its ticket not pinned so that it stays good.
+/// One entry of ListFlights: a whole series, its ticket not pinned so that it stays valid.
 pub(super) fn of_series(shape: &ResultSchema, row: &InventoryRow) -> Result<FlightInfo> {
     let descriptor = FlightDescriptor {
         r#type: DescriptorType::Path.into(),
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_means_the_whole_series_and_a_command_what_it_says() {
+    fn a_path_selects_the_whole_series_and_a_command_its_query() {
         let path = FlightDescriptor::new_path(["kline", "BTCUSDT", "1m"].map(Into::into).into());
         assert_eq!(query_of_descriptor(&path, 32).unwrap().series, ["kline/BTCUSDT/1m"]);
         let command = FlightDescriptor::new_cmd(r#"{"series":["kline/BTCUSDT/1m"],"latest":5}"#);

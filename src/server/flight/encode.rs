@@ -1,8 +1,8 @@
-//! Answers become Flight messages: one for the schema, one for the keys of several series, one for each block.
+//! Encodes results as Flight messages: one for the schema, one for the keys of several series, one per block.
 //!
-//! A whole block of a chunk goes out as it stands in the file, header and columns, without being looked at. The
-//! stock encoder is not used: it measures a batch by the capacity of its buffers, which for a slice of a mapped
-//! file is the whole file, and cuts it into crumbs.
+//! A whole block of a chunk is sent as it is stored in the file, header and columns, without being inspected. The
+//! encoder of arrow-flight is not used: it measures a batch by the capacity of its buffers, which for a slice of a
+//! mapped file is the whole file, and splits it into tiny pieces.
 
 use std::sync::Arc;
 
@@ -19,13 +19,13 @@ use crate::error::{Error, Result};
 use crate::format::ipc;
 use crate::query::{Block, ResultSchema};
 
-/// Most rows of a message whose cells are converted: conversion takes memory, which a client that does not read
-/// would hold.
+/// Maximum number of rows in a message with converted cells: conversion allocates memory, which a client that does not
+/// read would hold.
 const CONVERTED_ROWS_MAX: usize = 4096;
-/// The same for cells that become text, which is made in several copies of more bytes.
+/// The same limit for cells converted to text, which needs several copies of more bytes.
 const TEXT_ROWS_MAX: usize = 1024;
 
-/// One `FlightData` on its way out, in the pieces it is made of: nothing of the body is copied.
+/// One `FlightData` to be sent, as the pieces it consists of: the body is not copied.
 #[derive(Debug, Default)]
 pub(super) struct FlightMessage {
     header: Bytes,
@@ -41,13 +41,13 @@ const METADATA_TAG: u64 = 3 << 3 | 2;
 const BODY_TAG: u64 = 1000 << 3 | 2;
 
 impl FlightMessage {
-    /// A message without rows.
+    /// A message with metadata only.
     pub(super) fn of_metadata(metadata: Vec<u8>) -> Self {
         Self { metadata: metadata.into(), ..Self::default() }
     }
 
-    /// Writes the message as gRPC carries it: a byte that says it is not compressed, its length in four bytes, the
-    /// header, the metadata and the body as fields of the protobuf message `FlightData`.
+    /// Writes the message in gRPC framing: a byte for "not compressed", the length in four bytes, then header, metadata
+    /// and body as fields of the protobuf message `FlightData`.
     pub(super) fn write(self, out: &mut OutputBuffer) -> Result<()> {
         let body_bytes: usize = self.body.iter().map(Bytes::len).sum();
         let field = |tag, bytes: usize| {
@@ -56,7 +56,7 @@ impl FlightMessage {
         let bytes = field(HEADER_TAG, self.header.len())
             + field(METADATA_TAG, self.metadata.len())
             + field(BODY_TAG, body_bytes);
-        let length = u32::try_from(bytes).map_err(|_| Error::internal("a message of 4 GiB"))?;
+        let length = u32::try_from(bytes).map_err(|_| Error::internal("a message exceeds 4 GiB"))?;
         let open = out.open();
         open.push(0);
         open.extend_from_slice(&length.to_be_bytes());
@@ -81,25 +81,25 @@ impl FlightMessage {
     }
 }
 
-/// Turns the blocks of one answer into messages.
+/// Encodes the blocks of one result.
 #[derive(Debug)]
 pub(super) struct FlightEncoder {
     shape: ResultSchema,
     schema: SchemaRef,
-    /// Blocks are sent word for word.
-    plain: bool,
-    /// Some column is text, which is not 8 bytes a cell.
-    text: bool,
+    /// Blocks are sent as stored.
+    is_stored: bool,
+    /// Some column is text, whose cells are not 8 bytes.
+    has_text: bool,
 }
 
 impl FlightEncoder {
     pub(super) fn new(shape: &ResultSchema) -> Self {
         let schema = shape.arrow_schema();
-        let text = schema.fields().iter().any(|field| field.data_type() == &DataType::Utf8);
-        Self { shape: shape.clone(), schema, plain: shape.is_plain(), text }
+        let has_text = schema.fields().iter().any(|field| field.data_type() == &DataType::Utf8);
+        Self { shape: shape.clone(), schema, is_stored: shape.is_plain(), has_text }
     }
 
-    /// What goes out before the rows.
+    /// The messages before the rows.
     pub(super) fn head_messages(&self) -> Vec<FlightMessage> {
         let mut head = vec![message(ipc::schema_header(&self.schema).into(), Bytes::new())];
         if let Some(keys) = self.shape.keys() {
@@ -109,29 +109,29 @@ impl FlightEncoder {
         head
     }
 
-    /// Most rows of a block that [`FlightEncoder::block_message`] should be given.
+    /// Maximum number of rows of a block for [`FlightEncoder::block_message`].
     pub(super) fn rows_max(&self) -> usize {
-        match (self.plain, self.text) {
+        match (self.is_stored, self.has_text) {
             (true, _) => usize::MAX,
             (false, false) => CONVERTED_ROWS_MAX,
             (false, true) => TEXT_ROWS_MAX,
         }
     }
 
-    /// An error unless the block has the columns of its answer, each as long as it says.
+    /// Fails unless the block has the columns of its result, each of the expected length.
     pub(super) fn check(&self, block: &Block) -> Result<()> {
-        let whole = block.columns.iter().all(|column| column.len() == 8 * block.rows);
-        if whole && block.columns.len() == self.shape.columns.len() + 1 {
+        let has_lengths = block.columns.iter().all(|column| column.len() == 8 * block.rows);
+        if has_lengths && block.columns.len() == self.shape.columns.len() + 1 {
             return Ok(());
         }
-        Err(Error::internal(format!("a block of {} has other columns than its answer", self.shape.title())))
+        Err(Error::internal(format!("a block of {} does not have the columns of its result", self.shape.title())))
     }
 
-    /// One message for one block that passed the check. Reads mapped memory, so it belongs on a blocking thread.
+    /// The message of a block that passed the check. Reads mapped memory, so it must run on a blocking thread.
     pub(super) fn block_message(&self, block: &Block) -> Result<FlightMessage> {
-        if !self.plain {
+        if !self.is_stored {
             let batch = self.shape.record_batch(&self.schema, block)?;
-            return if self.text { text_message(batch) } else { Ok(converted_message(&batch)) };
+            return if self.has_text { text_message(batch) } else { Ok(converted_message(&batch)) };
         }
         if let Some(verbatim) = &block.verbatim {
             return Ok(message(verbatim.header.clone(), verbatim.body.clone()));
@@ -145,10 +145,10 @@ fn message(header: Bytes, body: Bytes) -> FlightMessage {
     FlightMessage { header, body: vec![body], ..FlightMessage::default() }
 }
 
-/// Zeros behind a column.
+/// Zeros after a column.
 const PADDING: &[u8] = &[0; ipc::ALIGNMENT];
 
-/// Fixed-width columns side by side.
+/// Fixed-width columns one after the other.
 fn columns_message(rows: usize, columns: impl Iterator<Item = Buffer>) -> FlightMessage {
     let mut sizes = Vec::new();
     let mut body = Vec::new();
@@ -161,8 +161,8 @@ fn columns_message(rows: usize, columns: impl Iterator<Item = Buffer>) -> Flight
     FlightMessage { header: ipc::batch_header(rows, &sizes).into(), body, ..FlightMessage::default() }
 }
 
-/// A column of words from a dictionary as their positions: the words went ahead.
-fn without_words(array: &ArrayRef) -> ArrayRef {
+/// A dictionary column as its indices; the dictionary was sent before.
+fn without_dictionary(array: &ArrayRef) -> ArrayRef {
     match array.as_dictionary_opt::<Int32Type>() {
         Some(words) => Arc::new(words.keys().clone()),
         None => Arc::clone(array),
@@ -171,7 +171,7 @@ fn without_words(array: &ArrayRef) -> ArrayRef {
 
 fn converted_message(batch: &RecordBatch) -> FlightMessage {
     let columns = batch.columns().iter().map(|array| {
-        let data = without_words(array).to_data();
+        let data = without_dictionary(array).to_data();
         let width = data.data_type().primitive_width().unwrap_or(8);
         let (offset, bytes) = (data.offset() * width, data.len() * width);
         data.buffers().first().map_or_else(Buffer::default, |buffer| buffer.slice_with_length(offset, bytes))
@@ -181,8 +181,8 @@ fn converted_message(batch: &RecordBatch) -> FlightMessage {
 
 fn text_message(batch: RecordBatch) -> Result<FlightMessage> {
     let failed = |error| Error::internal(format!("cannot encode a block as text: {error}"));
-    // The message of a batch does not name types, so that positions may stand for words.
-    let columns = batch.columns().iter().map(|array| (String::new(), without_words(array)));
+    // The message of a batch does not name types, so indices can stand for values.
+    let columns = batch.columns().iter().map(|array| (String::new(), without_dictionary(array)));
     let batch = RecordBatch::try_from_iter(columns).map_err(failed)?;
     let (_, encoded) = IpcDataGenerator::default()
         .encode(
@@ -217,7 +217,7 @@ mod tests {
         Buffer::from_vec(words.to_vec())
     }
 
-    /// A message as a client decodes it.
+    /// A message as decoded by a client.
     fn received(message: FlightMessage) -> FlightData {
         let mut out = OutputBuffer::default();
         message.write(&mut out).unwrap();
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn every_way_of_showing_numbers_is_read_by_arrow_as_the_shape_makes_it() {
+    fn every_number_format_is_decoded_by_arrow_as_encoded() {
         for numbers in [
             NumberFormat::Stored,
             NumberFormat::Float64,
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn slices_of_a_large_buffer_are_sent_alone() {
+    fn slices_of_a_large_buffer_are_sent_without_the_rest() {
         let large = words(&(0..100_000).collect::<Vec<_>>());
         let slice = |at: usize| large.slice_with_length(at * 8, 24);
         let block = Block {
@@ -269,9 +269,9 @@ mod tests {
     }
 
     #[test]
-    fn a_whole_block_goes_out_as_it_stands_unless_numbers_are_converted() {
+    fn a_whole_block_is_sent_as_stored_unless_numbers_are_converted() {
         let plain = received(columns_message(3, block().columns.into_iter()));
-        // Longer than what is copied rather than sent as a piece of its own.
+        // Longer than what is copied instead of sent as its own piece.
         let body = Bytes::from([plain.data_body.as_ref(), &[0; 32 * 1024]].concat());
         let verbatim = Verbatim { header: plain.data_header.clone(), body: body.clone(), message: Bytes::new() };
         let whole = Block { verbatim: Some(verbatim), ..block() };

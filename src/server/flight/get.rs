@@ -1,14 +1,14 @@
-//! DoGet: an answer as a stream of messages, framed here.
+//! DoGet: a result as a stream of messages, framed here.
 //!
-//! 1. The schema goes out first, rows or no rows; behind it the keys of an answer of several series.
-//! 2. A message is the few bytes before its columns and the columns as slices of the maps they stand in. tonic would copy
-//!    each into a buffer of its own, so this body is not tonic's: it yields gRPC's frames itself and ends with the trailers.
-//! 3. The scan runs on blocking threads and stays at most [`QUEUE_PARTS`] parts ahead; while the client is slow no
-//!    thread waits for it. A short answer is whole before its first byte goes out.
-//! 4. The stream ends cleanly only after the scan said that it was at its end. Whatever else stops it (damage, a
-//!    panic, a client that takes nothing for too long) ends it with a status.
-//! 5. Under `explain` a last message without rows says in its metadata how they were found.
-//! 6. A client that goes away drops the receiver, and the scan stops with its next block.
+//! 1. The schema is sent first, with or without rows; then the keys of a result of several series.
+//! 2. A message consists of a few bytes before its columns and the columns as slices of the maps. tonic would copy each
+//!    into its own buffer, so this body bypasses tonic: it yields gRPC frames and ends with the trailers.
+//! 3. The scan runs on blocking threads and stays at most [`QUEUE_PARTS`] parts ahead; no thread waits for a slow
+//!    client. A short result is complete before its first byte is sent.
+//! 4. The stream ends cleanly only after the scan has reached its end. Any other end (damage, a panic, a stalled
+//!    client) is a status.
+//! 5. Under `explain` a last message without rows carries the scan statistics in its metadata.
+//! 6. A client that disconnects drops the receiver, and the scan stops with its next block.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -31,60 +31,61 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::query::Block;
 use crate::service::{Caller, Permit, QueryResult};
 
-/// Parts that wait for the client, of about 1 MiB each at most.
+/// Parts queued for the client, at most about 1 MiB each.
 const QUEUE_PARTS: usize = 2;
 
-/// Short messages go out together until they are so many bytes.
+/// Short messages are combined up to this many bytes.
 const PART_BYTES: usize = 64 * 1024;
 
-/// Pieces of messages, the end of the answer, or what cut it short.
+/// Pieces of messages, the end of the result, or the error that ended it.
 type Item = Result<Option<Vec<Bytes>>, Status>;
 
-/// A place among the readers of this face, and among the answers of all.
+/// Permits for a DoGet of this listener, and for a response of the server.
 pub(super) type StreamPermit = (OwnedSemaphorePermit, Permit);
 
-/// The body of an answer.
+/// The body of a response.
 #[derive(Debug)]
 pub(super) struct GetStream {
-    /// What goes out before anything else.
+    /// Pieces to be sent next.
     ready: VecDeque<Bytes>,
-    /// How the answer ended, once that is known.
+    /// Result of the stream, once it is known.
     end: Option<Result<(), Status>>,
     items: Option<Receiver<Item>>,
     ended: bool,
-    /// One of the readers allowed at a time.
+    /// Held while the response is sent.
     _permit: StreamPermit,
 }
 
-/// An answer whose first part was made.
+/// A result whose first part is ready.
 #[derive(Debug)]
 pub(super) struct StartedGet {
     first: Item,
     scan: GetScan,
 }
 
-/// Makes the first part of an answer. Reads mapped memory, so it belongs on a blocking thread.
-pub(super) fn start(answer: QueryResult, caller: Caller) -> StartedGet {
-    let encoder = FlightEncoder::new(&answer.shape);
+/// Produces the first part of a result. Reads mapped memory, so it must run on a blocking thread.
+pub(super) fn start(result: QueryResult, caller: Caller) -> StartedGet {
+    let encoder = FlightEncoder::new(&result.shape);
     let mut scan = GetScan {
         head: encoder.head_messages(),
         encoder,
-        answer,
+        result,
         caller,
-        has_told_stats: false,
+        has_sent_stats: false,
         rest: None,
         after: None,
     };
     StartedGet { first: scan.next(), scan }
 }
 
-/// Starts sending an answer.
+/// Starts sending a result.
 ///
-/// When the client takes nothing for `stall`, its connection `line` is ended: nothing else frees what the answer holds.
+/// When the client reads nothing for `stall_timeout`, its `connection` is closed: nothing else releases what the
+/// response holds.
 pub(super) fn stream(
     started: StartedGet,
-    stall: Duration,
-    line: Option<Disconnect>,
+    stall_timeout: Duration,
+    connection: Option<Disconnect>,
     permit: StreamPermit,
 ) -> GetStream {
     let StartedGet { first, mut scan } = started;
@@ -95,7 +96,7 @@ pub(super) fn stream(
         None if rows.end.is_none() => {
             let (sender, items) = channel(QUEUE_PARTS);
             rows.items = Some(items);
-            tokio::spawn(run(scan, sender, stall, line));
+            tokio::spawn(run(scan, sender, stall_timeout, connection));
         }
         None => {}
     }
@@ -105,25 +106,25 @@ pub(super) fn stream(
 #[derive(Debug)]
 struct GetScan {
     encoder: FlightEncoder,
-    answer: QueryResult,
-    /// Who is told of errors.
+    result: QueryResult,
+    /// Caller for whom errors are redacted.
     caller: Caller,
-    /// What goes out before the rows.
+    /// Messages before the rows.
     head: Vec<FlightMessage>,
-    /// Whether the message went out that says how the rows were found.
-    has_told_stats: bool,
-    /// What is left of a block that goes out in pieces.
+    /// Whether the message with the statistics was sent.
+    has_sent_stats: bool,
+    /// Rest of a block that is sent in several messages.
     rest: Option<Block>,
-    /// What follows the last part, when that is known already.
+    /// The item after the last part, when it is already known.
     after: Option<Item>,
 }
 
-/// How a run of blocks stopped.
+/// Why filling the queue stopped.
 enum Pause {
-    /// The queue is full; this item is the next.
+    /// The queue is full; this is the next item.
     Full(Item),
-    /// The last item is in the queue, or nobody reads it.
-    Over,
+    /// The last item is queued, or the receiver is gone.
+    Done,
 }
 
 impl GetScan {
@@ -134,11 +135,11 @@ impl GetScan {
         }
         let mut out = OutputBuffer::default();
         loop {
-            let more = self.write_next(&mut out).map_err(|error| status_for(Some(&self.caller), &error));
-            if matches!(more, Ok(true)) && out.bytes() < PART_BYTES {
+            let has_more = self.write_next(&mut out).map_err(|error| status_for(Some(&self.caller), &error));
+            if matches!(has_more, Ok(true)) && out.bytes() < PART_BYTES {
                 continue;
             }
-            let after = match more {
+            let after = match has_more {
                 Ok(true) => None,
                 Ok(false) => Some(Ok(None)),
                 Err(status) => Some(Err(status)),
@@ -160,8 +161,8 @@ impl GetScan {
             message.write(out)?;
         }
         let Some(piece) = self.piece()? else {
-            if let Some(stats) = self.answer.stats().filter(|_| !self.has_told_stats) {
-                self.has_told_stats = true;
+            if let Some(stats) = self.result.stats().filter(|_| !self.has_sent_stats) {
+                self.has_sent_stats = true;
                 let text = serde_json::to_vec(&serde_json::json!({ "stats": stats }));
                 FlightMessage::of_metadata(text.unwrap_or_default()).write(out)?;
                 return Ok(true);
@@ -172,11 +173,11 @@ impl GetScan {
         Ok(true)
     }
 
-    /// The next rows that go into one message; `None` at the end.
+    /// The rows of the next message; `None` at the end.
     fn piece(&mut self) -> Result<Option<Block>> {
         let block = match self.rest.take() {
             Some(rest) => rest,
-            None => match self.answer.find(|block| !matches!(block, Ok(block) if block.rows == 0)) {
+            None => match self.result.find(|block| !matches!(block, Ok(block) if block.rows == 0)) {
                 None => return Ok(None),
                 Some(block) => block?,
             },
@@ -190,22 +191,22 @@ impl GetScan {
         Ok(Some(block.slice(0, rows_max)))
     }
 
-    /// Sends items until the queue is full or the answer is over.
+    /// Queues items until the queue is full or the result is complete.
     fn fill(&mut self, sender: &Sender<Item>) -> Pause {
         loop {
             let item = self.next();
             let last = !matches!(item, Ok(Some(_)));
             match sender.try_send(item) {
-                Ok(()) if last => return Pause::Over,
+                Ok(()) if last => return Pause::Done,
                 Ok(()) => {}
                 Err(TrySendError::Full(item)) => return Pause::Full(item),
-                Err(TrySendError::Closed(_)) => return Pause::Over,
+                Err(TrySendError::Closed(_)) => return Pause::Done,
             }
         }
     }
 }
 
-async fn run(mut scan: GetScan, sender: Sender<Item>, stall: Duration, line: Option<Disconnect>) {
+async fn run(mut scan: GetScan, sender: Sender<Item>, stall_timeout: Duration, connection: Option<Disconnect>) {
     loop {
         let filling = sender.clone();
         let filled = tokio::task::spawn_blocking(move || {
@@ -213,28 +214,28 @@ async fn run(mut scan: GetScan, sender: Sender<Item>, stall: Duration, line: Opt
             (scan, pause)
         });
         let item = match filled.await {
-            Ok((_, Pause::Over)) => return,
-            Ok((back, Pause::Full(item))) => {
-                scan = back;
+            Ok((_, Pause::Done)) => return,
+            Ok((resumed, Pause::Full(item))) => {
+                scan = resumed;
                 item
             }
             Err(join) => {
                 let broken = status(&Error::internal(format!("a scan ended early: {join}")));
-                let _ = sender.send_timeout(Err(broken), stall).await;
+                let _ = sender.send_timeout(Err(broken), stall_timeout).await;
                 return;
             }
         };
         let last = !matches!(item, Ok(Some(_)));
-        match sender.send_timeout(item, stall).await {
+        match sender.send_timeout(item, stall_timeout).await {
             Ok(()) if last => return,
             Ok(()) => {}
             Err(SendTimeoutError::Closed(_)) => return,
             Err(SendTimeoutError::Timeout(_)) => {
-                tracing::info!("hung up on a reader that took nothing for {} s", stall.as_secs());
-                if let Some(line) = line {
-                    line.now();
+                tracing::info!("closed a connection whose client read nothing for {} s", stall_timeout.as_secs());
+                if let Some(connection) = connection {
+                    connection.now();
                 }
-                // Without a last item the receiver, should it still be asked, ends with a status of its own.
+                // If the receiver is still polled it ends with the status of a stall_timeout.
                 return;
             }
         }
@@ -285,26 +286,26 @@ impl http_body::Body for GetStream {
     }
 }
 
-/// The trailers that say how a stream ended.
+/// The trailers with the status of a stream.
 fn trailers(end: Result<(), Status>) -> http::HeaderMap {
     let status = end.err().unwrap_or_else(|| Status::new(Code::Ok, ""));
     let mut trailers = http::HeaderMap::new();
     if let Err(status) = status.add_header(&mut trailers) {
-        // A message that no header can carry.
+        // The message does not fit into a header.
         trailers.insert(Status::GRPC_STATUS, http::HeaderValue::from(i32::from(status.code())));
     }
     trailers
 }
 
 fn stalled() -> Error {
-    Error::new(ErrorCode::DeadlineExceeded, "the answer was cut because its reader took nothing for too long")
-        .with_hint("read faster, or ask for less at a time")
+    Error::new(ErrorCode::DeadlineExceeded, "response aborted: the client stopped reading")
+        .with_hint("read faster, or request less at a time")
 }
 
-/// All pieces of an answer.
+/// All pieces of a result.
 #[cfg(test)]
-pub(super) fn pieces(answer: QueryResult) -> Vec<Bytes> {
-    let StartedGet { first, mut scan } = start(answer, Caller::trusted());
+pub(super) fn pieces(result: QueryResult) -> Vec<Bytes> {
+    let StartedGet { first, mut scan } = start(result, Caller::trusted());
     let rest = std::iter::from_fn(|| scan.next().unwrap());
     first.unwrap().into_iter().chain(rest).flatten().collect()
 }

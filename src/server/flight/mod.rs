@@ -1,7 +1,7 @@
-//! Arrow Flight over gRPC: translation only, the verbs are [`Service`]'s.
+//! Arrow Flight over gRPC: protocol translation; the operations are those of [`Service`].
 //!
-//! Every stream either says how it failed or is whole. Nothing a client sends reaches Arrow unchecked, and nothing
-//! here waits for disk or mapped memory on an async worker.
+//! Every stream is complete or ends with an error status. Client data is checked before it reaches Arrow, and async
+//! workers never wait for disk or mapped memory.
 
 mod acks;
 mod actions;
@@ -34,109 +34,109 @@ use crate::server::settings::{count, millis, small};
 use crate::server::tls_stream::Tls;
 use crate::service::{HealthStatus, Service};
 
-pub use acks::WAITING_MAX;
+pub use acks::ACKS_QUEUED_MAX;
 pub use actions::ACTIONS;
-pub use service::{METHODS, UNANSWERED};
+pub use service::{METHODS, UNIMPLEMENTED_METHODS};
 pub use status::{CODE_KEY, PROBLEM_KEY};
 
-/// Room in a message beside its columns: header, descriptor, framing.
+/// Space in a message besides its columns: header, descriptor, framing.
 const MESSAGE_SLACK_BYTES: usize = 2 * 1024 * 1024;
-/// Columns of a block go out as one message of about 1 MiB, text up to four times that.
+/// A block is sent as one message of about 1 MiB, text up to four times that.
 const STREAM_WINDOW_BYTES: u32 = 8 * 1024 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
-/// Most bytes of the headers of one request.
+/// Maximum size of the headers of one request.
 const HEADER_BYTES_MAX: u32 = 16 * 1024;
-/// Streams that a client reset before they were accepted, before its connection is closed.
+/// Streams reset by the client before they were accepted, before its connection is closed.
 const RESET_STREAMS_MAX: usize = 64;
-/// Streams that were reset for an error of the client, before its connection is closed.
+/// Streams reset for an error of the client, before its connection is closed.
 const ERROR_STREAMS_MAX: usize = 1024;
-/// Between two looks at the store for the health service.
+/// Interval between two checks of the store for the gRPC health service.
 const HEALTH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Limits of the Flight listener.
 #[derive(Clone, Debug)]
 pub struct FlightConfig {
-    /// Connections at the same time; the one that did nothing for longest makes room for the next.
+    /// Maximum number of connections; a new connection above it closes the one that has been idle longest.
     pub connections_max: usize,
-    /// Answers that are sent at the same time; more are refused as `overloaded`.
-    pub readers_max: usize,
-    /// Puts that are received at the same time; more are refused as `overloaded`.
+    /// Maximum number of concurrent DoGet responses; more are rejected as `overloaded`.
+    pub gets_max: usize,
+    /// Maximum number of concurrent DoPut calls; more are rejected as `overloaded`.
     pub puts_max: usize,
-    /// Streams of one connection.
+    /// Maximum number of concurrent streams of one connection.
     pub streams_max: u32,
-    /// Most bytes of the columns of one record batch of a put.
+    /// Maximum size of the columns of one record batch of a put.
     pub message_bytes_max: usize,
-    /// Bytes of record batches in work, of all puts together; more wait.
+    /// Maximum bytes of record batches being processed, of all puts together; further batches wait.
     pub put_bytes_max: usize,
-    /// How long a new connection may say nothing.
-    pub greeting: Duration,
-    /// How long the message of a call may take to arrive.
+    /// Maximum time for the TLS handshake, and then for the HTTP/2 preface, of a new connection.
+    pub handshake_timeout: Duration,
+    /// Maximum time to receive the request message of a call.
     pub message_timeout: Duration,
     /// How long a put may send nothing.
-    pub put_idle: Duration,
-    /// How long a reader may take nothing before its connection is ended.
-    pub stall: Duration,
-    /// A connection that is silent this long is asked whether it lives.
+    pub put_idle_timeout: Duration,
+    /// How long a client may read nothing of a response before its connection is closed.
+    pub stall_timeout: Duration,
+    /// Time without traffic after which a connection is pinged.
     pub ping_interval: Duration,
-    /// A connection that does not answer this long is closed.
+    /// How long a pinged connection may take to reply before it is closed.
     pub ping_timeout: Duration,
-    /// How long streams may go on after the server was told to stop.
-    pub drain: Duration,
-    /// How connections are secured.
+    /// How long streams may continue after the server begins to shut down.
+    pub drain_timeout: Duration,
+    /// TLS settings.
     pub tls: Tls,
 }
 
 impl FlightConfig {
-    /// What the settings give, secured so.
+    /// The limits in the configuration, with TLS settings.
     pub fn of(config: &Config, tls: Tls) -> Self {
         let flight = &config.flight;
         Self {
             connections_max: count(flight.connections_max),
-            readers_max: count(flight.readers_max),
+            gets_max: count(flight.readers_max),
             puts_max: count(flight.puts_max),
             streams_max: small(flight.connection_streams_max),
             message_bytes_max: count(flight.message_bytes_max),
             put_bytes_max: count(flight.put_bytes_max),
-            greeting: millis(flight.greeting_timeout_ms),
+            handshake_timeout: millis(flight.greeting_timeout_ms),
             message_timeout: millis(flight.message_timeout_ms),
-            put_idle: millis(flight.put_idle_ms),
-            stall: millis(flight.stall_timeout_ms),
+            put_idle_timeout: millis(flight.put_idle_ms),
+            stall_timeout: millis(flight.stall_timeout_ms),
             ping_interval: millis(flight.ping_interval_ms),
             ping_timeout: millis(flight.ping_timeout_ms),
-            drain: millis(config.limits.drain_timeout_ms),
+            drain_timeout: millis(config.limits.drain_timeout_ms),
             tls,
         }
     }
 }
 
 impl Default for FlightConfig {
-    /// That of the settings.
+    /// The defaults of the configuration.
     fn default() -> Self {
         Self::of(&Config::default(), Tls::off())
     }
 }
 
-/// Serves until `shutdown` is ready, then lets streams finish for [`FlightConfig::drain`].
+/// Serves until `shutdown` resolves, then lets streams finish for [`FlightConfig::drain_timeout`].
 ///
 /// # Errors
 /// `io` when the listener fails.
 pub async fn serve(
     listener: TcpListener,
     service: Arc<Service>,
-    gate: Arc<Authenticator>,
+    auth: Arc<Authenticator>,
     config: FlightConfig,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<()> {
     crate::server::metrics::declare_flight(&service::METHODS);
     crate::server::metrics::declare_flight(&[service::OTHER]);
     let stop = CancellationToken::new();
-    let flight = front(service.clone(), gate, &config, stop.clone());
+    let flight = build_server(service.clone(), auth, &config, stop.clone());
     let (health, health_server) = tonic_health::server::health_reporter();
-    tell(&health, true).await;
+    set_health(&health, true).await;
     let incoming = connection::incoming(
         listener,
         config.connections_max,
-        (config.greeting, config.stall),
+        (config.handshake_timeout, config.stall_timeout),
         config.tls.clone(),
         stop.clone(),
     );
@@ -152,81 +152,81 @@ pub async fn serve(
         .add_service(health_server)
         .add_service(flight)
         .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
-    let looks = follow(&health, &service);
-    tokio::pin!(server, shutdown, looks);
+    let health_updates = follow_health(&health, &service);
+    tokio::pin!(server, shutdown, health_updates);
     let served = tokio::select! {
         served = &mut server => served,
-        never = &mut looks => match never {},
+        never = &mut health_updates => match never {},
         () = &mut shutdown => {
-            tell(&health, false).await;
+            set_health(&health, false).await;
             service.drain();
             stop.cancel();
-            // Watchers of the health service never end by themselves.
-            tokio::time::timeout(config.drain, server).await.unwrap_or(Ok(()))
+            // Watch calls of the health service never end by themselves.
+            tokio::time::timeout(config.drain_timeout, server).await.unwrap_or(Ok(()))
         }
     };
     served.map_err(|error| Error::new(ErrorCode::Io, format!("the flight listener failed: {error}")))
 }
 
-/// Says of the listener and of Flight whether they serve.
-async fn tell(health: &HealthReporter, serves: bool) {
+/// Sets the status of the listener and of the Flight service in the gRPC health service.
+async fn set_health(health: &HealthReporter, serves: bool) {
     let status = if serves { ServingStatus::Serving } else { ServingStatus::NotServing };
     health.set_service_status("", status).await;
     health.set_service_status(<service::FlightServer as NamedService>::NAME, status).await;
 }
 
-/// Keeps what is told as the store is: it does not serve while it is failing.
-async fn follow(health: &HealthReporter, service: &Arc<Service>) -> Infallible {
+/// Keeps the gRPC health status up to date: not serving while the store is failing.
+async fn follow_health(health: &HealthReporter, service: &Arc<Service>) -> Infallible {
     let mut serves = true;
     loop {
         tokio::time::sleep(HEALTH_INTERVAL).await;
-        let looking = service.clone();
-        let look = tokio::task::spawn_blocking(move || looking.health());
-        let is_failing = matches!(look.await, Ok(Ok(found)) if found.status == HealthStatus::Failing);
+        let checked = service.clone();
+        let check = tokio::task::spawn_blocking(move || checked.health());
+        let is_failing = matches!(check.await, Ok(Ok(found)) if found.status == HealthStatus::Failing);
         if serves == is_failing {
             serves = !is_failing;
-            tell(health, serves).await;
+            set_health(health, serves).await;
         }
     }
 }
 
-/// The service that answers calls.
-fn front(
+/// Builds the service that handles calls.
+fn build_server(
     service: Arc<Service>,
-    gate: Arc<Authenticator>,
+    auth: Arc<Authenticator>,
     config: &FlightConfig,
     stop: CancellationToken,
 ) -> service::FlightServer {
-    let face = service::FlightApi {
-        gate: gate.clone(),
+    let api = service::FlightApi {
+        auth: auth.clone(),
         puts: put::PutLimits::new(config, stop),
-        readers: Arc::new(Semaphore::new(config.readers_max)),
-        readers_max: config.readers_max,
-        stall: config.stall,
-        writers: Arc::new(Semaphore::new(config.puts_max)),
+        gets: Arc::new(Semaphore::new(config.gets_max)),
+        gets_max: config.gets_max,
+        stall_timeout: config.stall_timeout,
+        put_permits: Arc::new(Semaphore::new(config.puts_max)),
         puts_max: config.puts_max,
         message_timeout: config.message_timeout,
-        put_idle: config.put_idle,
+        put_idle_timeout: config.put_idle_timeout,
     };
-    let door = service::CallAdmission { service, gate };
-    service::FlightServer::new(door, face, config.message_bytes_max.saturating_add(MESSAGE_SLACK_BYTES))
+    let admission = service::CallAdmission { service, auth };
+    service::FlightServer::new(admission, api, config.message_bytes_max.saturating_add(MESSAGE_SLACK_BYTES))
 }
 
-/// The service without a listener, for tests: calls come as bytes, and answers are taken whole.
+/// The service without a listener, for tests: calls are bytes, and responses are collected.
 #[cfg(feature = "proof")]
 #[derive(Debug)]
 pub struct InProcess(service::FlightServer);
 
 #[cfg(feature = "proof")]
 impl InProcess {
-    pub fn new(service: Arc<Service>, gate: Arc<Authenticator>, config: &FlightConfig) -> Self {
-        Self(front(service, gate, config, CancellationToken::new()))
+    pub fn new(service: Arc<Service>, auth: Arc<Authenticator>, config: &FlightConfig) -> Self {
+        Self(build_server(service, auth, config, CancellationToken::new()))
     }
 
-    /// Answers a call of a method: the headers of the answer together with its trailers, and the bytes between them.
+    /// Handles a call of a method: the headers of the response merged with its trailers, and the bytes between them.
     ///
     /// # Errors
-    /// The status that broke the answer off.
+    /// The status that aborted the response.
     pub async fn call(
         &self,
         method: &str,
@@ -239,17 +239,17 @@ impl InProcess {
         *request.uri_mut() = path.parse().map_err(|_| tonic::Status::unimplemented("no method"))?;
         *request.method_mut() = http::Method::POST;
         *request.headers_mut() = headers;
-        let answer = tower::Service::call(&mut self.0.clone(), request).await.unwrap_or_else(|never| match never {});
-        let (parts, body) = answer.into_parts();
+        let response = tower::Service::call(&mut self.0.clone(), request).await.unwrap_or_else(|never| match never {});
+        let (parts, body) = response.into_parts();
         let collected = body.collect().await?;
-        let mut told = parts.headers;
-        told.extend(collected.trailers().cloned().unwrap_or_default());
-        Ok((told, collected.to_bytes()))
+        let mut merged = parts.headers;
+        merged.extend(collected.trailers().cloned().unwrap_or_default());
+        Ok((merged, collected.to_bytes()))
     }
 }
 
-/// The body of an answer, without its trailers.
+/// The body of a response, without its trailers.
 #[cfg(test)]
-pub(super) fn pieces(answer: crate::service::QueryResult) -> Vec<bytes::Bytes> {
-    get::pieces(answer)
+pub(super) fn pieces(result: crate::service::QueryResult) -> Vec<bytes::Bytes> {
+    get::pieces(result)
 }

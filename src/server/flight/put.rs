@@ -1,14 +1,14 @@
 //! DoPut: every record batch is one atomic commit, acknowledged after its sync.
 //!
-//! While batches are decided and synced those behind them are decoded, so that a stream keeps the disk busy and several
-//! batches share a sync. They become durable, and are acknowledged, in their order.
+//! While batches are decided and synced the following ones are decoded, so that a stream keeps the disk busy and
+//! several batches share a sync. They become durable, and are acknowledged, in order.
 //!
-//! Under an idempotency key each batch has a key of its own, `key/ordinal`, so that a stream broken off can be sent
-//! again from its beginning: batches that were written are answered as the first time.
+//! Under an idempotency key each batch has its own key `key/ordinal`, so that an aborted stream can be sent again from
+//! its beginning: batches that were already written return their first reply.
 //!
-//! The first rejected batch ends the stream with its status; batches acknowledged before it stay. Under `if_version`
-//! the first batch needs that version and each further one the version its predecessor made, so that a stream never
-//! writes over somebody else's.
+//! The first rejected batch ends the stream with its status; batches acknowledged before it are kept. Under
+//! `if_version` the first batch needs that version and each further one the version created by its predecessor, so that
+//! a stream never overwrites concurrent changes.
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -24,16 +24,16 @@ use tracing::Instrument;
 use super::FlightConfig;
 use super::acks::{AckReceiver, AckSender, queue};
 use super::decode;
-use super::describe::{DescriptorTarget, json, target};
-use super::status::{blocking, of_input, status, too_large};
+use super::describe::{DescriptorTarget, json, target as parse_target};
+use super::status::{blocking, input_status, status, too_large};
 use crate::access::Authenticator;
 use crate::error::{Error, ErrorCode, Result};
 use crate::ingest::{self, Known, ParsedRows};
-use crate::server::blocking::{PLACE, held};
+use crate::server::blocking::{PERMIT, current_permit};
 use crate::service::{IdempotencyKey, PendingWrite, Precondition, Scope, Service, WriteMethod, WriteOptions};
 use crate::types::{Rounding, Rows, SeriesDef, SeriesKey, SeriesSpec};
 
-/// Bytes of record batches that all puts together may have in work, and the unit they are counted in.
+/// Unit of the budget for record batches of all puts.
 const BUDGET_UNIT_BYTES: usize = 64 * 1024;
 
 /// Batches of one put that wait for their sync.
@@ -63,27 +63,28 @@ struct PutCommand {
     create: Option<SeriesSpec>,
 }
 
-/// Where and how to write, as a descriptor says.
+/// Where and how to write, according to the descriptor.
 #[derive(Debug)]
 struct PutTarget {
     key: SeriesKey,
-    options: ingest::DecodeOptions,
-    terms: WriteOptions,
-    /// Position of the next batch among those that were sent.
+    decode_options: ingest::DecodeOptions,
+    write_options: WriteOptions,
+    /// Position of the next batch in the stream.
     ordinal: u64,
 }
 
 impl PutTarget {
     fn of(message: &FlightData, depth_max: usize) -> Result<Self> {
         let descriptor = message.flight_descriptor.as_ref().ok_or_else(|| {
-            Error::invalid("the first message has no descriptor").with_hint("a path or a command names the series")
+            Error::invalid("the first message has no descriptor")
+                .with_hint("send a path or a command that names the series")
         })?;
-        let command = match target(descriptor)? {
+        let command = match parse_target(descriptor)? {
             DescriptorTarget::Path(key) => PutCommand { series: Some(key), ..PutCommand::default() },
             DescriptorTarget::Command(bytes) => json("command", bytes, depth_max)?,
         };
-        let terms = WriteOptions {
-            manner: WriteMethod::of(command.mode.as_deref(), command.op.as_deref())?,
+        let write_options = WriteOptions {
+            method: WriteMethod::of(command.mode.as_deref(), command.op.as_deref())?,
             condition: Precondition { if_match: None, if_version: command.if_version },
             idempotency_key: command.idempotency_key.as_deref().map(str::parse).transpose()?,
             create: command.create.clone().map(Box::new),
@@ -91,12 +92,12 @@ impl PutTarget {
         let created = command.create.clone().map(|spec| spec.resolve()).transpose()?.map(|def| def.key);
         let key = match (command.series, created) {
             (Some(key), Some(created)) if key != created => {
-                return Err(Error::invalid(format!("series {key} is not what create registers, {created}")));
+                return Err(Error::invalid(format!("series {key} differs from the series of create, {created}")));
             }
             (Some(key), _) | (None, Some(key)) => key,
-            (None, None) => return Err(Error::invalid("the command names no series")),
+            (None, None) => return Err(Error::invalid("the command does not name a series")),
         };
-        let options = ingest::DecodeOptions {
+        let decode_options = ingest::DecodeOptions {
             numbers: command.numbers,
             rounding: command.rounding,
             missing: command.missing,
@@ -104,19 +105,19 @@ impl PutTarget {
             grid: command.grid,
             implausible_ts: command.implausible_ts,
         };
-        terms.check(&key)?;
-        Ok(Self { key, options, terms, ordinal: 0 })
+        write_options.check(&key)?;
+        Ok(Self { key, decode_options, write_options, ordinal: 0 })
     }
 }
 
-/// What all puts share.
+/// Limits shared by all puts.
 #[derive(Clone, Debug)]
 pub(super) struct PutLimits {
     message_bytes_max: usize,
     /// Permits of [`BUDGET_UNIT_BYTES`] each.
     budget: Arc<Semaphore>,
     budget_units: u32,
-    /// Fires when the server stops.
+    /// Cancelled when the server shuts down.
     stop: CancellationToken,
 }
 
@@ -127,77 +128,77 @@ impl PutLimits {
         Self { message_bytes_max, budget: Arc::new(Semaphore::new(budget_units as usize)), budget_units, stop }
     }
 
-    /// Reads the input to its end on a task of its own, which keeps its place; the reader gives the acknowledgements.
+    /// Reads the input to its end on its own task, which holds `permit`; the receiver returns the acknowledgements.
     pub(super) fn start<P: Send + 'static>(
         &self,
         service: Arc<Service>,
-        gate: Arc<Authenticator>,
+        auth: Arc<Authenticator>,
         input: Streaming<FlightData>,
-        place: P,
+        permit: P,
     ) -> AckReceiver {
         let (acks, reader) = queue();
-        let puts = PutCall { all: self.clone(), service, gate };
+        let puts = PutCall { limits: self.clone(), service, auth };
         let work = async move {
-            let _place = place;
-            let how = puts.run(input, &acks).await;
-            acks.end(how);
+            let _permit = permit;
+            let result = puts.run(input, &acks).await;
+            acks.end(result);
         };
-        // What it logs and tells is that of its call.
+        // Runs in the span and under the permit of its call.
         let work = work.instrument(tracing::Span::current());
-        match held() {
-            Some(call) => tokio::spawn(PLACE.scope(call, work)),
+        match current_permit() {
+            Some(call) => tokio::spawn(PERMIT.scope(call, work)),
             None => tokio::spawn(work),
         };
         reader
     }
 }
 
-/// One put, as its caller may do it.
+/// One put with the permissions of its caller.
 struct PutCall {
-    all: PutLimits,
+    limits: PutLimits,
     service: Arc<Service>,
-    gate: Arc<Authenticator>,
+    auth: Arc<Authenticator>,
 }
 
 impl Deref for PutCall {
     type Target = PutLimits;
 
     fn deref(&self) -> &PutLimits {
-        &self.all
+        &self.limits
     }
 }
 
 impl PutCall {
     async fn run(&self, mut input: Streaming<FlightData>, acks: &AckSender) -> Result<(), Status> {
-        // Before the command is read.
-        self.service.caller().may(Scope::Write).map_err(|error| status(&error))?;
+        // Checked before the command is parsed.
+        self.service.caller().require_scope(Scope::Write).map_err(|error| status(&error))?;
         let Some(first) = self.message(&mut input).await? else {
-            return Err(status(&Error::invalid("the put has no message, not even a schema")));
+            return Err(status(&Error::invalid("the put has no message; the first one must carry the schema")));
         };
         let service = self.service.clone();
-        let (intent, schema, def, mut stored) = blocking(move || {
-            let intent = PutTarget::of(&first, service.limits().json_depth_max)?;
+        let (target, schema, def, mut stored) = blocking(move || {
+            let target = PutTarget::of(&first, service.limits().json_depth_max)?;
             let schema = decode::schema(&first)?;
-            let (def, stored) = known(&service, &intent)?;
-            Ok((intent, schema, def, stored))
+            let (def, stored) = series_and_bounds(&service, &target)?;
+            Ok((target, schema, def, stored))
         })
         .await?;
-        let (parsed, deciding) = channel(1);
-        let (begun, finishing) = channel(AHEAD_MAX);
-        let options = intent.options;
+        let (parsed, undecided) = channel(1);
+        let (pending, unfinished) = channel(AHEAD_MAX);
+        let decode_options = target.decode_options;
         let feed = async {
             while let Some(message) = self.message(&mut input).await? {
                 if acks.is_abandoned() {
                     return Ok(());
                 }
-                if decode::is_bare(&message) {
+                if decode::is_metadata_only(&message) {
                     continue;
                 }
                 if message.data_body.len() > self.message_bytes_max {
                     return Err(status(&too_large(self.message_bytes_max)));
                 }
-                // A put can go on for days.
-                self.gate.still(self.service.caller()).map_err(|error| status(&error))?;
+                // A put can last for days: the token may be revoked or expire meanwhile.
+                self.auth.recheck(self.service.caller()).map_err(|error| status(&error))?;
                 let units = u32::try_from(message.data_body.len() / BUDGET_UNIT_BYTES + 1).unwrap_or(u32::MAX);
                 let budget = self.budget.clone().acquire_many_owned(units.min(self.budget_units)).await;
                 let (schema, def) = (schema.clone(), def.clone());
@@ -207,7 +208,7 @@ impl PutCall {
                     let memory = service.reserve_rows(rows, schema.fields().len() as u64)?;
                     let batch = decode::batch(&message, &schema)?;
                     drop(message);
-                    let next = ingest::from_batch_into(&def, stored, batch, &options)?;
+                    let next = ingest::from_batch_into(&def, stored, batch, &decode_options)?;
                     let bounds = next.rows.bounds();
                     let seen = match (stored, bounds) {
                         (Some((first, last)), Some((low, high))) => Some((first.min(low), last.max(high))),
@@ -216,10 +217,10 @@ impl PutCall {
                     Ok((next, memory, seen))
                 })
                 .await?;
-                // Batches in flight count as stored, so that the same stream is always judged alike.
+                // Batches in flight count as stored, so that the same stream always gets the same result.
                 stored = seen;
                 if parsed.send(Some((next, (budget, memory)))).await.is_err() {
-                    // One before it failed, which is what the client is told.
+                    // An earlier batch failed; the client gets its error.
                     return Ok(());
                 }
             }
@@ -228,71 +229,71 @@ impl PutCall {
             Ok(())
         };
         let work = async {
-            let decide = self.decide(intent, &def, deciding, begun, acks);
-            let (decided, finished) = tokio::join!(decide, self.finish(finishing, acks));
+            let decide = self.decide(target, &def, undecided, pending, acks);
+            let (decided, finished) = tokio::join!(decide, self.finish(unfinished, acks));
             finished.and(decided)
         };
         tokio::pin!(feed, work);
         tokio::select! {
             biased;
             fed = &mut feed => work.await.and(fed),
-            // Before the end of the input only a failure ends it: the client is told at once.
+            // Before the end of the input only a failure ends this: the client is notified at once.
             worked = &mut work => worked,
         }
     }
 
-    /// Decides batches in their order, while the one behind is decoded; `None` is the end of the input.
+    /// Decides batches in order, while the next one is decoded; `None` is the end of the input.
     async fn decide<P>(
         &self,
-        mut intent: PutTarget,
+        mut target: PutTarget,
         def: &SeriesDef,
         mut parsed: Receiver<Option<(ParsedRows, P)>>,
-        begun: Sender<(PendingWrite, Option<P>)>,
+        pending: Sender<(PendingWrite, Option<P>)>,
         acks: &AckSender,
     ) -> Result<(), Status> {
-        let mut empty = true;
+        let mut is_empty = true;
         loop {
-            // When one before it failed, nobody takes what is decided any more.
+            // After a failure of an earlier batch the receiver is closed.
             let next = tokio::select! {
                 biased;
-                () = begun.closed() => break,
+                () = pending.closed() => break,
                 next = parsed.recv() => next,
             };
             let Some(next) = next else { break };
             let (next, budget) = match next {
                 Some((next, budget)) => (next, Some(budget)),
-                None if empty && !acks.is_abandoned() => {
+                None if is_empty && !acks.is_abandoned() => {
                     let rows = Rows::with_capacity(def.columns.len(), 0);
                     (ParsedRows { rows, rounded: vec![0; def.columns.len()], ..ParsedRows::default() }, None)
                 }
                 None => break,
             };
-            empty = false;
+            is_empty = false;
             let service = self.service.clone();
-            let (back, next) = blocking(move || {
-                let next = begin(&service, &intent, next)?;
-                Ok((intent, next))
+            let (updated, next) = blocking(move || {
+                let next = begin_write(&service, &target, next)?;
+                Ok((target, next))
             })
             .await?;
-            intent = back;
-            intent.ordinal += 1;
-            // Should somebody drop the series now, the rest of the stream does not bring it back.
-            intent.terms.create = None;
-            if intent.terms.condition.if_version.is_some() {
-                intent.terms.condition.if_version = Some(next.version());
+            target = updated;
+            target.ordinal += 1;
+            // If the series is dropped meanwhile, the rest of the stream does not register it again.
+            target.write_options.create = None;
+            if target.write_options.condition.if_version.is_some() {
+                target.write_options.condition.if_version = Some(next.version());
             }
-            if begun.send((next, budget)).await.is_err() {
+            if pending.send((next, budget)).await.is_err() {
                 break;
             }
         }
         Ok(())
     }
 
-    /// Acknowledges batches in their order, each after its sync.
-    async fn finish<P>(&self, mut deciding: Receiver<(PendingWrite, P)>, acks: &AckSender) -> Result<(), Status> {
-        while let Some((begun, budget)) = deciding.recv().await {
+    /// Acknowledges batches in order, each after its sync.
+    async fn finish<P>(&self, mut unfinished: Receiver<(PendingWrite, P)>, acks: &AckSender) -> Result<(), Status> {
+        while let Some((write, budget)) = unfinished.recv().await {
             let service = self.service.clone();
-            let acknowledged = blocking(move || service.finish_write(begun)).await?;
+            let acknowledged = blocking(move || service.finish_write(write)).await?;
             acks.push(acknowledged);
             drop(budget);
         }
@@ -303,27 +304,29 @@ impl PutCall {
         tokio::select! {
             biased;
             () = self.stop.cancelled() => {
-                Err(status(&Error::new(ErrorCode::NotReady, "the server is stopping; unacknowledged batches were not written")))
+                Err(status(&Error::new(ErrorCode::NotReady, "the server is shutting down; unacknowledged batches were not written")))
             }
-            message = input.message() => message.map_err(|status| of_input(status, self.message_bytes_max)),
+            message = input.message() => message.map_err(|status| input_status(status, self.message_bytes_max)),
         }
     }
 }
 
-/// The definition of the series, also of one that the first batch is to register, and the first and last timestamp
-/// stored.
-fn known(service: &Service, intent: &PutTarget) -> Result<Known> {
-    match &intent.terms.create {
-        Some(spec) => service.known_or_new(spec),
-        None => service.known(&intent.key),
+/// The definition of the series, or of the one that the first batch will register, and its first and last stored
+/// timestamp.
+fn series_and_bounds(service: &Service, target: &PutTarget) -> Result<Known> {
+    match &target.write_options.create {
+        Some(spec) => service.resolve_or_new(spec),
+        None => service.known(&target.key),
     }
 }
 
-fn begin(service: &Service, intent: &PutTarget, parsed: ParsedRows) -> Result<PendingWrite> {
-    let own_key = |key: &IdempotencyKey| key.of_batch(intent.ordinal);
-    let terms =
-        WriteOptions { idempotency_key: intent.terms.idempotency_key.as_ref().map(own_key), ..intent.terms.clone() };
-    service.begin_write(&intent.key, parsed, &terms)
+fn begin_write(service: &Service, target: &PutTarget, parsed: ParsedRows) -> Result<PendingWrite> {
+    let batch_key = |key: &IdempotencyKey| key.of_batch(target.ordinal);
+    let write_options = WriteOptions {
+        idempotency_key: target.write_options.idempotency_key.as_ref().map(batch_key),
+        ..target.write_options.clone()
+    };
+    service.begin_write(&target.key, parsed, &write_options)
 }
 
 #[cfg(test)]
@@ -332,30 +335,33 @@ mod tests {
     use crate::service::{MergeOp, RowMode};
     use arrow_flight::FlightDescriptor;
 
-    fn intent(command: &str) -> Result<PutTarget> {
+    fn parse(command: &str) -> Result<PutTarget> {
         let descriptor = FlightDescriptor::new_cmd(command.to_string());
         PutTarget::of(&FlightData { flight_descriptor: Some(descriptor), ..FlightData::default() }, 32)
     }
 
     #[test]
-    fn a_command_says_where_and_how_to_write() {
-        let said = intent(
+    fn a_command_determines_where_and_how_to_write() {
+        let target = parse(
             r#"{"series":"kline/X/1m","mode":"append","validate":"none","rounding":"nearest","numbers":"raw","if_version":3}"#,
         )
         .unwrap();
-        assert_eq!((said.key.as_str(), said.terms.manner), ("kline/X/1m", WriteMethod::Mode(RowMode::Append)));
-        assert_eq!(said.options.validate, ingest::RowRules::None);
-        assert_eq!(said.options.numbers, ingest::DecimalInput::Raw);
-        assert_eq!(said.terms.condition.if_version, Some(3));
-        let said = intent(r#"{"create":{"kind":"kline","symbol":"Y","timeframe":"1m"}}"#).unwrap();
-        assert_eq!((said.key.as_str(), said.terms.manner), ("kline/Y/1m", WriteMethod::default()));
-        let said = intent(r#"{"series":"scalar/c/X/1m/n","mode":"merge","op":"add","idempotency_key":"k"}"#).unwrap();
-        assert_eq!(said.terms.manner, WriteMethod::Merge(Some(MergeOp::Add)));
-        assert_eq!(said.terms.idempotency_key.unwrap().as_str(), "k");
+        assert_eq!(
+            (target.key.as_str(), target.write_options.method),
+            ("kline/X/1m", WriteMethod::Mode(RowMode::Append))
+        );
+        assert_eq!(target.decode_options.validate, ingest::RowRules::None);
+        assert_eq!(target.decode_options.numbers, ingest::DecimalInput::Raw);
+        assert_eq!(target.write_options.condition.if_version, Some(3));
+        let target = parse(r#"{"create":{"kind":"kline","symbol":"Y","timeframe":"1m"}}"#).unwrap();
+        assert_eq!((target.key.as_str(), target.write_options.method), ("kline/Y/1m", WriteMethod::default()));
+        let target = parse(r#"{"series":"scalar/c/X/1m/n","mode":"merge","op":"add","idempotency_key":"k"}"#).unwrap();
+        assert_eq!(target.write_options.method, WriteMethod::Merge(Some(MergeOp::Add)));
+        assert_eq!(target.write_options.idempotency_key.unwrap().as_str(), "k");
     }
 
     #[test]
-    fn commands_that_cannot_be_followed_are_refused_by_their_code() {
+    fn invalid_commands_are_rejected_with_their_code() {
         for (command, code) in [
             (r#"{}"#, ErrorCode::InvalidArgument),
             (r#" ["kline/X/1m"]"#, ErrorCode::InvalidArgument),
@@ -375,7 +381,7 @@ mod tests {
                 ErrorCode::InvalidArgument,
             ),
         ] {
-            assert_eq!(intent(command).unwrap_err().code(), code, "{command}");
+            assert_eq!(parse(command).unwrap_err().code(), code, "{command}");
         }
     }
 }

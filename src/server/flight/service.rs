@@ -1,6 +1,6 @@
-//! The Flight methods: each finds its verb and hands the work to a blocking thread.
+//! The Flight methods: each calls its operation on a blocking thread.
 //!
-//! [`FlightServer`] stands before tonic's service and answers DoGet itself; everything else goes on to that.
+//! [`FlightServer`] wraps tonic's service and handles DoGet itself; all other methods are forwarded.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -31,60 +31,60 @@ use super::get;
 use super::put::PutLimits;
 use super::status::{blocking_within, status, unimplemented};
 use super::{actions, describe};
-use crate::access::{Authenticator, header_of, token_of};
+use crate::access::{Authenticator, bearer_header, token_from_header};
 use crate::error::{Error, ErrorCode, Result};
 use crate::query::{CancelFlag, NumberFormat, ResultSchema};
-use crate::server::blocking::{PLACE, begin};
+use crate::server::blocking::{PERMIT, run};
 use crate::server::connections::{InFlight, ResponseInProgress};
 use crate::server::ids::{REQUEST_ID, request_id};
 use crate::server::{AUDIT, metrics};
 use crate::service::{Permit, PermitKind, SeriesFilter, Service, ServiceLimits};
 
-/// Series of one page of ListFlights.
+/// Series per page of ListFlights.
 const LIST_PAGE: u64 = 500;
 
-/// The Flight face of one store.
+/// The Flight API of one store.
 #[derive(Debug)]
 pub(super) struct FlightApi {
-    pub gate: Arc<Authenticator>,
+    pub auth: Arc<Authenticator>,
     pub puts: PutLimits,
-    /// One permit an answer that is being sent.
-    pub readers: Arc<Semaphore>,
-    pub readers_max: usize,
-    /// One permit a put that is received.
-    pub writers: Arc<Semaphore>,
+    /// One permit per DoGet response being sent.
+    pub gets: Arc<Semaphore>,
+    pub gets_max: usize,
+    /// One permit per put being received.
+    pub put_permits: Arc<Semaphore>,
     pub puts_max: usize,
-    /// How long the message of a call may take to arrive.
+    /// Maximum time to receive the request message of a call.
     pub message_timeout: Duration,
     /// How long a put may send nothing.
-    pub put_idle: Duration,
-    /// How long a reader may take nothing before its connection is ended.
-    pub stall: Duration,
+    pub put_idle_timeout: Duration,
+    /// How long a client may read nothing of a response before its connection is closed.
+    pub stall_timeout: Duration,
 }
 
-/// Path of the method that [`FlightServer`] answers.
+/// Path of the method that [`FlightServer`] handles.
 const DO_GET: &str = "/arrow.flight.protocol.FlightService/DoGet";
-/// Path of the method whose calls can delete and administrate.
+/// Path of the method whose calls can delete and administer.
 const DO_ACTION: &str = "/arrow.flight.protocol.FlightService/DoAction";
-/// Path of the method whose messages may come for days.
+/// Path of the method whose messages may arrive for days.
 const DO_PUT: &str = "/arrow.flight.protocol.FlightService/DoPut";
-/// Characters of the body of an action that the log tells.
+/// Maximum number of characters of the body of an action in an audit log connection.
 const AUDIT_CHARS_MAX: usize = 500;
-/// Most bytes of a ticket.
+/// Maximum size of a ticket message.
 const TICKET_BYTES_MAX: usize = 4 * 1024 * 1024;
 
-/// Where every call comes in.
+/// Admits calls.
 #[derive(Clone, Debug)]
 pub(super) struct CallAdmission {
     pub service: Arc<Service>,
-    pub gate: Arc<Authenticator>,
+    pub auth: Arc<Authenticator>,
 }
 
 impl CallAdmission {
-    /// The verbs as whoever calls may use them.
+    /// The service with the permissions of the caller.
     fn admit(&self, headers: &http::HeaderMap) -> Result<Arc<Service>> {
         let values = headers.get_all(http::header::AUTHORIZATION).iter().map(http::HeaderValue::as_bytes);
-        Ok(self.service.as_caller(self.gate.admit(values)?))
+        Ok(self.service.as_caller(self.auth.admit(values)?))
     }
 }
 
@@ -92,31 +92,31 @@ impl CallAdmission {
 #[derive(Clone, Debug)]
 struct RequestId(String);
 
-/// Tells the log of a call that deletes or administrates.
-fn audit(id: &str, caller: &str, verb: &str, asked: &str, outcome: &str) {
-    tracing::info!(target: AUDIT, request_id = id, caller, verb, asked, outcome, "audit");
+/// Logs a call that deletes or administers.
+fn audit(id: &str, caller: &str, verb: &str, body: &str, outcome: &str) {
+    tracing::info!(target: AUDIT, request_id = id, caller, verb, asked = body, outcome, "audit");
 }
 
-/// The verbs of the caller of this request: only one that was let in has them.
+/// The service of an admitted request.
 fn admitted(extensions: &http::Extensions) -> Result<Arc<Service>, Status> {
     let service = extensions.get::<Arc<Service>>().cloned();
-    service.ok_or_else(|| status(&Error::internal("a call came past the gate")))
+    service.ok_or_else(|| status(&Error::internal("a call was not authenticated")))
 }
 
-/// The Flight service as it is served.
+/// The Flight service as served.
 #[derive(Clone, Debug)]
 pub(super) struct FlightServer {
-    door: CallAdmission,
-    face: Arc<FlightApi>,
-    rest: FlightServiceServer<FlightApi>,
+    admission: CallAdmission,
+    api: Arc<FlightApi>,
+    inner: FlightServiceServer<FlightApi>,
 }
 
 impl FlightServer {
-    /// Takes messages of at most so many bytes.
-    pub(super) fn new(door: CallAdmission, face: FlightApi, message_bytes_max: usize) -> Self {
-        let face = Arc::new(face);
-        let rest = FlightServiceServer::from_arc(face.clone()).max_decoding_message_size(message_bytes_max);
-        Self { door, face, rest }
+    /// Accepts messages of at most `message_bytes_max` bytes.
+    pub(super) fn new(admission: CallAdmission, api: FlightApi, message_bytes_max: usize) -> Self {
+        let api = Arc::new(api);
+        let inner = FlightServiceServer::from_arc(api.clone()).max_decoding_message_size(message_bytes_max);
+        Self { admission, api, inner }
     }
 }
 
@@ -133,13 +133,13 @@ pub const METHODS: [&str; 10] = [
     "ListFlights",
     "PollFlightInfo",
 ];
-/// Those that are answered by `unimplemented` alone.
-pub const UNANSWERED: [&str; 2] = ["DoExchange", "PollFlightInfo"];
+/// Methods that only return `unimplemented`.
+pub const UNIMPLEMENTED_METHODS: [&str; 2] = ["DoExchange", "PollFlightInfo"];
 
-/// The label of a method that is none of these.
+/// Label of any other method.
 pub const OTHER: &str = "other";
 
-/// A method as a label, of which there are few.
+/// The metric label of a method.
 fn method_of(path: &str) -> &'static str {
     let name = path.rsplit('/').next().unwrap_or_default();
     METHODS.into_iter().find(|known| *known == name).unwrap_or(OTHER)
@@ -155,107 +155,112 @@ impl tower::Service<http::Request<Body>> for FlightServer {
     type Future = Pin<Box<dyn Future<Output = std::result::Result<http::Response<Body>, Infallible>> + Send>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<std::result::Result<(), Infallible>> {
-        tower::Service::<http::Request<Body>>::poll_ready(&mut self.rest, context)
+        tower::Service::<http::Request<Body>>::poll_ready(&mut self.inner, context)
     }
 
     fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
-        let (method, begun) = (method_of(request.uri().path()), Instant::now());
+        let (method, started_at) = (method_of(request.uri().path()), Instant::now());
         let id = request_id(request.headers());
-        let named = http::HeaderValue::from_str(&id);
-        let name = move |mut answer: http::Response<Body>| {
-            if let Ok(id) = named {
-                answer.headers_mut().insert(REQUEST_ID, id);
+        let id_header = http::HeaderValue::from_str(&id);
+        let with_id = move |mut response: http::Response<Body>| {
+            if let Ok(id) = id_header {
+                response.headers_mut().insert(REQUEST_ID, id);
             }
-            answer
+            response
         };
-        let line = request.extensions().get::<Disconnect>().cloned();
-        let under_way = line.as_ref().map(Disconnect::begin);
-        let entered = self.door.admit(request.headers()).and_then(|service| {
-            let place = Arc::new(service.take(PermitKind::Request)?);
+        let connection = request.extensions().get::<Disconnect>().cloned();
+        let in_flight = connection.as_ref().map(Disconnect::start_request);
+        let admitted = self.admission.admit(request.headers()).and_then(|service| {
+            let permit = Arc::new(service.acquire_permit(PermitKind::Request)?);
             request.extensions_mut().insert(service);
             request.extensions_mut().insert(RequestId(id.clone()));
-            Ok(place)
+            Ok(permit)
         });
         let span = tracing::info_span!("request", id);
-        let place = match entered {
-            Ok(place) => place,
+        let permit = match admitted {
+            Ok(permit) => permit,
             Err(error) => {
                 if error.code() == ErrorCode::Unauthenticated {
-                    metrics::refused("flight");
+                    metrics::rejected("flight");
                 }
                 if request.uri().path() == DO_ACTION {
-                    // Which one stands in a message that nobody reads.
+                    // The action is in a message that is not read.
                     audit(&id, "", "", "", error.code().name());
                 }
-                metrics::flight_call(method, false, begun.elapsed());
-                return Box::pin(async move { Ok(name(status(&error).into_http())) });
+                metrics::flight_call(method, false, started_at.elapsed());
+                return Box::pin(async move { Ok(with_id(status(&error).into_http())) });
             }
         };
         let is_put = request.uri().path() == DO_PUT;
-        let (face, is_get) = (self.face.clone(), request.uri().path() == DO_GET);
-        let patience = if is_put { face.put_idle } else { face.message_timeout };
-        let request = request.map(|body| Body::new(ReadTimeout::new(body, patience, is_put)));
-        let answering = if is_get { Err(request) } else { Ok(self.rest.call(request).instrument(span.clone())) };
-        // Acknowledgements need not be read.
-        let line = line.filter(|_| !is_put);
-        Box::pin(PLACE.scope(Arc::clone(&place), async move {
-            let answer = match answering {
-                Ok(answering) => answering.await?,
-                Err(request) => face.answer(request).instrument(span).await.unwrap_or_else(Status::into_http),
+        let (api, is_get) = (self.api.clone(), request.uri().path() == DO_GET);
+        let timeout = if is_put { api.put_idle_timeout } else { api.message_timeout };
+        let request = request.map(|body| Body::new(ReadTimeout::new(body, timeout, is_put)));
+        let forwarded = if is_get { Err(request) } else { Ok(self.inner.call(request).instrument(span.clone())) };
+        // A client need not read acknowledgements.
+        let connection = connection.filter(|_| !is_put);
+        Box::pin(PERMIT.scope(Arc::clone(&permit), async move {
+            let response = match forwarded {
+                Ok(forwarded) => forwarded.await?,
+                Err(request) => api.do_get_response(request).instrument(span).await.unwrap_or_else(Status::into_http),
             };
-            let answer = name(answer);
-            metrics::flight_call(method, true, begun.elapsed());
-            tracing::debug!(request_id = id, method, elapsed_us = begun.elapsed().as_micros(), "answering");
-            let sending = line.map(|line| line.send());
-            Ok(answer.map(|body| Body::new(TrackedResponse { body, sending, _under_way: under_way, _place: place })))
+            let response = with_id(response);
+            metrics::flight_call(method, true, started_at.elapsed());
+            tracing::debug!(
+                request_id = id,
+                method,
+                elapsed_us = started_at.elapsed().as_micros(),
+                "response headers ready"
+            );
+            let sending = connection.map(|connection| connection.start_response());
+            Ok(response.map(|body| Body::new(TrackedResponse { body, sending, _request: in_flight, _permit: permit })))
         }))
     }
 }
 
 impl FlightApi {
     /// DoGet.
-    async fn answer(&self, request: http::Request<Body>) -> Result<http::Response<Body>, Status> {
+    async fn do_get_response(&self, request: http::Request<Body>) -> Result<http::Response<Body>, Status> {
         let service = admitted(request.extensions())?;
-        let line = request.extensions().get::<Disconnect>().cloned();
+        let connection = request.extensions().get::<Disconnect>().cloned();
         let decoder = ProstCodec::<Ticket, Ticket>::default().decoder();
         let mut messages = Streaming::new_request(decoder, request.into_body(), None, Some(TICKET_BYTES_MAX));
         let ticket = messages.message().await?.ok_or_else(|| status(&Error::invalid("the request has no ticket")))?;
         let limits = *service.limits();
         let query = describe::query_of_ticket(&ticket, limits.json_depth_max).map_err(|error| status(&error))?;
-        // Only now: a call whose ticket does not come takes no place from others.
-        let permit = self.readers.clone().try_acquire_owned().map_err(|_| {
-            let detail = format!("{} answers are being sent already", self.readers_max);
-            status(&Error::new(ErrorCode::Overloaded, detail).with_hint("try again shortly"))
+        // Acquired only now: a call whose ticket does not arrive uses no permit.
+        let permit = self.gets.clone().try_acquire_owned().map_err(|_| {
+            let detail = format!("{} DoGet responses are already being sent", self.gets_max);
+            status(&Error::new(ErrorCode::Overloaded, detail).with_hint("retry shortly"))
         })?;
-        let permit = (permit, service.take(PermitKind::Answer).map_err(|error| status(&error))?);
-        let is_quick = service.is_at_hand(&query);
+        let permit = (permit, service.acquire_permit(PermitKind::Response).map_err(|error| status(&error))?);
+        let is_quick = service.is_in_memory(&query);
         let stop = CancelFlag::default();
-        let stopping = stop.clone();
-        // The work holds its permit, also when nobody waits for it any more.
+        let cancel = stop.clone();
+        // The work holds its permits, even after the client is gone.
         let work = move |service: &Service| {
-            let answer = service.read_until(&query, &stopping)?;
-            Ok((get::start(answer, service.caller().clone()), permit))
+            let result = service.read_until(&query, &cancel)?;
+            Ok((get::start(result, service.caller().clone()), permit))
         };
-        let started = begin(is_quick, limits.request_timeout, stop, move || work(&service));
+        let started = run(is_quick, limits.request_timeout, stop, move || work(&service));
         let (started, permit) = started.await.map_err(|error| status(&error))?;
-        let mut response = http::Response::new(Body::new(get::stream(started, self.stall, line, permit)));
+        let mut response = http::Response::new(Body::new(get::stream(started, self.stall_timeout, connection, permit)));
         response.headers_mut().insert(http::header::CONTENT_TYPE, tonic::metadata::GRPC_CONTENT_TYPE);
         Ok(response)
     }
 }
 
-/// The body of a call that has to arrive in time: as a whole, or each part of it.
+/// A request body that must arrive in time: as a whole, or each part of it.
 struct ReadTimeout {
     body: Body,
-    patience: Duration,
-    /// Whether each part has a time of its own.
-    by_part: bool,
+    timeout: Duration,
+    /// Whether the timeout applies to each part.
+    per_part: bool,
     deadline: Pin<Box<Sleep>>,
 }
 
 impl ReadTimeout {
-    fn new(body: Body, patience: Duration, by_part: bool) -> Self {
-        Self { body, patience, by_part, deadline: Box::pin(tokio::time::sleep(patience)) }
+    fn new(body: Body, timeout: Duration, per_part: bool) -> Self {
+        Self { body, timeout, per_part, deadline: Box::pin(tokio::time::sleep(timeout)) }
     }
 }
 
@@ -269,24 +274,24 @@ impl http_body::Body for ReadTimeout {
     ) -> Poll<Option<std::result::Result<Frame<Bytes>, Status>>> {
         let frame = Pin::new(&mut self.body).poll_frame(context);
         if frame.is_ready() {
-            if self.by_part {
-                let until = Instant::now() + self.patience;
+            if self.per_part {
+                let until = Instant::now() + self.timeout;
                 self.deadline.as_mut().reset(until.into());
             }
             return frame;
         }
         ready!(self.deadline.as_mut().poll(context));
-        let detail = format!("nothing more of the call came for {} ms", self.patience.as_millis());
+        let detail = format!("no data of the call was received for {} ms", self.timeout.as_millis());
         Poll::Ready(Some(Err(status(&Error::new(ErrorCode::RequestTimeout, detail)))))
     }
 }
 
-/// The body of an answer, which is under way until its end.
+/// A response body that counts as in flight until its end.
 struct TrackedResponse {
     body: Body,
     sending: Option<ResponseInProgress>,
-    _under_way: Option<InFlight>,
-    _place: Arc<Permit>,
+    _request: Option<InFlight>,
+    _permit: Arc<Permit>,
 }
 
 impl http_body::Body for TrackedResponse {
@@ -299,7 +304,7 @@ impl http_body::Body for TrackedResponse {
     ) -> Poll<Option<std::result::Result<Frame<Bytes>, Status>>> {
         let frame = Pin::new(&mut self.body).poll_frame(context);
         if let Some(sending) = &self.sending {
-            sending.asked(frame.is_ready());
+            sending.polled(frame.is_ready());
         }
         frame
     }
@@ -311,14 +316,14 @@ impl http_body::Body for TrackedResponse {
 
 type Boxed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-/// One page of ListFlights, and where the next begins.
+/// One page of ListFlights, and the cursor of the next.
 fn page(service: &Service, filter: &SeriesFilter) -> Result<(Vec<FlightInfo>, Option<String>)> {
     let inventory = service.inventory(filter)?;
     let mut infos = Vec::with_capacity(inventory.series.len());
     for row in &inventory.series {
         let def = match service.def(&row.series) {
             Ok(def) => def,
-            // Dropped since the inventory was taken.
+            // Dropped after the inventory was read.
             Err(error) if error.code() == ErrorCode::SeriesNotFound => continue,
             Err(error) => return Err(error),
         };
@@ -342,11 +347,13 @@ impl FlightService for FlightApi {
         &self,
         request: Request<Streaming<HandshakeRequest>>,
     ) -> Result<Response<Self::HandshakeStream>, Status> {
-        // Whoever comes here was let in. The token comes back as the header that clients repeat with every call.
-        let token = request.metadata().get("authorization").and_then(|value| token_of(value.as_bytes()));
+        // The caller is authenticated. The token is returned as the header that clients repeat with every call.
+        let token = request.metadata().get("authorization").and_then(|value| token_from_header(value.as_bytes()));
         let mut response = Response::new(stream::empty().boxed());
         if let Some(token) = token {
-            let bearer = header_of(&token).parse().map_err(|_| Status::unauthenticated("the token is no header"))?;
+            let bearer = bearer_header(&token)
+                .parse()
+                .map_err(|_| Status::unauthenticated("the token is not a valid header"))?;
             response.metadata_mut().insert("authorization", bearer);
         }
         Ok(response)
@@ -354,19 +361,20 @@ impl FlightService for FlightApi {
 
     async fn list_flights(&self, request: Request<Criteria>) -> Result<Response<Self::ListFlightsStream>, Status> {
         let service = admitted(request.extensions())?;
-        let prefix = String::from_utf8(request.into_inner().expression.into())
-            .map_err(|_| status(&Error::invalid("the criteria are not UTF-8").with_hint("a prefix of a series key")))?;
+        let prefix = String::from_utf8(request.into_inner().expression.into()).map_err(|_| {
+            status(&Error::invalid("the criteria are not UTF-8").with_hint("send a prefix of a series key"))
+        })?;
         let filter = SeriesFilter {
             prefix: (!prefix.is_empty()).then_some(prefix),
             limit: Some(LIST_PAGE),
             ..SeriesFilter::default()
         };
-        let held = service.take(PermitKind::Answer).map_err(|error| status(&error))?;
-        let patience = service.limits().request_timeout;
+        let permit = service.acquire_permit(PermitKind::Response).map_err(|error| status(&error))?;
+        let timeout = service.limits().request_timeout;
         let first = Some((service, filter));
         let pages = stream::try_unfold(first, move |state| async move {
             let Some((service, filter)) = state else { return Ok(None) };
-            blocking_within(patience, move || {
+            blocking_within(timeout, move || {
                 let (infos, next) = page(&service, &filter)?;
                 let rest = next.map(|cursor| (service, SeriesFilter { cursor: Some(cursor), ..filter }));
                 Ok(Some((stream::iter(infos.into_iter().map(Ok)), rest)))
@@ -374,7 +382,7 @@ impl FlightService for FlightApi {
             .await
         });
         let infos = pages.try_flatten().inspect(move |_| {
-            let _until_the_last = &held;
+            let _hold = &permit;
         });
         Ok(Response::new(infos.boxed()))
     }
@@ -404,19 +412,19 @@ impl FlightService for FlightApi {
         .await
     }
 
-    /// [`FlightServer`] answers before a request comes here.
+    /// [`FlightServer`] handles DoGet before a request arrives here.
     async fn do_get(&self, _request: Request<Ticket>) -> Result<Response<Self::DoGetStream>, Status> {
-        Err(status(&Error::internal("a DoGet came past its own answer")))
+        Err(status(&Error::internal("a DoGet was not handled by its own implementation")))
     }
 
     async fn do_put(&self, request: Request<Streaming<FlightData>>) -> Result<Response<Self::DoPutStream>, Status> {
         let service = admitted(request.extensions())?;
-        let permit = self.writers.clone().try_acquire_owned().map_err(|_| {
-            let detail = format!("{} puts are being received already", self.puts_max);
-            status(&Error::new(ErrorCode::Overloaded, detail).with_hint("try again shortly"))
+        let permit = self.put_permits.clone().try_acquire_owned().map_err(|_| {
+            let detail = format!("{} puts are already being received", self.puts_max);
+            status(&Error::new(ErrorCode::Overloaded, detail).with_hint("retry shortly"))
         })?;
-        let place = (permit, service.take(PermitKind::Put).map_err(|error| status(&error))?);
-        Ok(Response::new(self.puts.start(service, self.gate.clone(), request.into_inner(), place)))
+        let permit = (permit, service.acquire_permit(PermitKind::Put).map_err(|error| status(&error))?);
+        Ok(Response::new(self.puts.start(service, self.auth.clone(), request.into_inner(), permit)))
     }
 
     async fn do_exchange(
@@ -430,17 +438,17 @@ impl FlightService for FlightApi {
         let service = admitted(request.extensions())?;
         let id = request.extensions().get::<RequestId>().map(|id| id.0.clone()).unwrap_or_default();
         let (caller, verb) = (service.caller().id.clone(), request.get_ref().r#type.clone());
-        // Jobs take as long as the store is large; whoever waits for one may set a deadline of its own.
+        // The duration of a job depends on the size of the store; a client may set its own deadline.
         let is_job = actions::JOBS.contains(&request.get_ref().r#type.as_str());
-        let patience = if is_job { Duration::MAX } else { service.limits().request_timeout };
-        let body = blocking_within(patience, move || {
+        let timeout = if is_job { Duration::MAX } else { service.limits().request_timeout };
+        let body = blocking_within(timeout, move || {
             let action = request.get_ref();
             let outcome = actions::run(&service, action);
-            // Here, so that a client who goes away takes no line with it.
+            // Logged here, so that a client that disconnects does not suppress the connection.
             if actions::AUDITED.contains(&verb.as_str()) {
                 let outcome = outcome.as_ref().err().map_or("ok", |error| error.code().name());
-                let asked: String = String::from_utf8_lossy(&action.body).chars().take(AUDIT_CHARS_MAX).collect();
-                audit(&id, &caller, &verb, &asked, outcome);
+                let body: String = String::from_utf8_lossy(&action.body).chars().take(AUDIT_CHARS_MAX).collect();
+                audit(&id, &caller, &verb, &body, outcome);
             }
             outcome
         })

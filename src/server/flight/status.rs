@@ -1,10 +1,10 @@
-//! Errors on their way to a gRPC client.
+//! Errors as gRPC statuses.
 //!
-//! The code table is [`ErrorCode::grpc`]; here it only meets tonic's names. A status carries the problem as text
-//! (`code: detail (hint)`, then a line for each offending row, as many as fit), its code as metadata [`CODE_KEY`], and the
-//! problem document of REST, as JSON, in two places: in metadata [`PROBLEM_KEY`], and at the end of gRPC's status details.
-//! These details are the message that gRPC libraries expect there, `google.rpc.Status`. All of it together stays under
-//! what clients take, because they refuse trailers of more than 8 KiB and would report that instead.
+//! The code table is [`ErrorCode::grpc`], mapped here to tonic's names. A status carries the problem as text (`code:
+//! detail (hint)`, then a line per offending row, as many as fit), its code as metadata [`CODE_KEY`], and the problem
+//! document of REST as JSON in two places: in metadata [`PROBLEM_KEY`], and at the end of gRPC's status details. These
+//! details are the message `google.rpc.Status` that gRPC libraries expect. The total stays below what clients accept,
+//! because they reject trailers of more than 8 KiB and would report that instead.
 
 use std::time::Duration;
 
@@ -14,52 +14,52 @@ use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Code, Status};
 
 use crate::error::{Error, ErrorCode, GrpcCode, Result, RowError};
-use crate::server::blocking::{carried, held, too_long};
+use crate::server::blocking::{current_permit, deadline_exceeded, with_request_context};
 use crate::server::problem::Problem;
 use crate::service::Caller;
 
-/// Trailer that holds [`ErrorCode::name`].
+/// Trailer with [`ErrorCode::name`].
 pub const CODE_KEY: &str = "fastk-error-code";
-/// Trailer that holds the problem as JSON.
+/// Trailer with the problem as JSON.
 pub const PROBLEM_KEY: &str = "fastk-problem-bin";
-/// Most bytes of the problem JSON, which is sent twice; row errors are left out from the end until it fits.
+/// Maximum size of the problem JSON, which is sent twice; row errors are omitted from the end until it fits.
 const PROBLEM_BYTES_MAX: usize = 1536;
-/// Most bytes of the status message, which of other letters than ASCII takes three times as many.
+/// Maximum size of the status message; non-ASCII characters are escaped to three times their size.
 const TEXT_BYTES_MAX: usize = 1024;
-/// Most bytes of detail and hint in the problem, and of the message within the status details.
+/// Maximum size of detail and hint in the problem, and of the message within the status details.
 const SENTENCE_BYTES_MAX: usize = 512;
-/// What the library says of a message over the decoding limit; the only trace it leaves.
+/// Message of tonic for a message above the decoding limit, its only identification.
 const DECODER_TOO_LARGE: &str = "message length too large";
 
-/// The status of an error. Internal causes are logged and do not travel, and callers limited to some series are told no
-/// paths, ids or ranges.
+/// The status of an error. Internal causes are logged and not sent, and callers limited to some series get no paths,
+/// ids or ranges.
 pub(super) fn status(error: &Error) -> Status {
-    status_for(held().as_ref().map(|place| place.caller()), error)
+    status_for(current_permit().as_ref().map(|permit| permit.caller()), error)
 }
 
-/// The same for a caller whose call may be answered by another task.
+/// Like [`status`], for a caller whose call may be served by another task.
 pub(super) fn status_for(caller: Option<&Caller>, error: &Error) -> Status {
     let code = error.code();
     if matches!(code, ErrorCode::Internal | ErrorCode::Io | ErrorCode::CorruptData) {
         tracing::error!(%error, "flight request failed");
     }
-    let shown = caller.map_or_else(|| error.clone(), |caller| caller.shown(error.clone()));
-    let error = &shown;
+    let redacted = caller.map_or_else(|| error.clone(), |caller| caller.redact(error.clone()));
+    let error = &redacted;
     let Problem { detail, .. } = Problem::new(error, "");
     let message = match error.hint() {
         Some(hint) => format!("{code}: {detail} ({hint})"),
         None => format!("{code}: {detail}"),
     };
-    let message = with_rows(cut(&message, TEXT_BYTES_MAX), error.rows());
+    let message = with_rows(truncate(&message, TEXT_BYTES_MAX), error.rows());
     let problem = problem(error);
     let mut metadata = MetadataMap::new();
     metadata.insert(CODE_KEY, MetadataValue::from_static(code.name()));
     metadata.insert_bin(PROBLEM_KEY, MetadataValue::from_bytes(problem.as_bytes()));
-    let details = details(grpc(code), cut(&message, SENTENCE_BYTES_MAX / 2), &problem);
+    let details = details(grpc(code), truncate(&message, SENTENCE_BYTES_MAX / 2), &problem);
     Status::with_details_and_metadata(grpc(code), message, details, metadata)
 }
 
-/// A message with a line for each offending row, as many as fit: an exception of a client shows them.
+/// A message with a line per offending row, as many as fit: exceptions of clients show them.
 fn with_rows(message: &str, rows: &[RowError]) -> String {
     let mut text = message.to_owned();
     for row in rows {
@@ -73,7 +73,7 @@ fn with_rows(message: &str, rows: &[RowError]) -> String {
     text
 }
 
-/// `google.rpc.Status`, of which only what is sent here is declared.
+/// `google.rpc.Status`, restricted to the fields that are sent.
 #[derive(Message)]
 struct RpcStatus {
     #[prost(int32, tag = "1")]
@@ -100,29 +100,29 @@ struct StringValue {
     value: String,
 }
 
-/// The status details; the problem stands last in them.
+/// The status details, with the problem at the end.
 fn details(code: Code, message: &str, problem: &str) -> Bytes {
     let value = StringValue { value: problem.to_owned() }.encode_to_vec().into();
     let problem = Any { type_url: "type.googleapis.com/google.protobuf.StringValue".to_owned(), value };
     RpcStatus { code: code.into(), message: message.to_owned(), details: vec![problem] }.encode_to_vec().into()
 }
 
-/// The problem as JSON, with as many row errors as fit. The id of the call is in its headers.
+/// The problem as JSON, with as many row errors as fit. The id of the call is in the response headers.
 fn problem(error: &Error) -> String {
     let mut problem = Problem::new(error, "");
     for text in std::iter::once(&mut problem.detail).chain(&mut problem.hint) {
-        text.truncate(cut(text, SENTENCE_BYTES_MAX).len());
+        text.truncate(truncate(text, SENTENCE_BYTES_MAX).len());
     }
     let rows = std::mem::take(&mut problem.errors);
-    let written = |problem: &Problem| {
+    let encode = |problem: &Problem| {
         let mut value = serde_json::to_value(problem).unwrap_or_default();
         value.as_object_mut().map(|object| object.remove("request_id"));
         value.to_string()
     };
-    let mut text = written(&problem);
+    let mut text = encode(&problem);
     for row in rows {
         problem.errors.push(row);
-        let longer = written(&problem);
+        let longer = encode(&problem);
         if longer.len() > PROBLEM_BYTES_MAX {
             break;
         }
@@ -131,8 +131,8 @@ fn problem(error: &Error) -> String {
     text
 }
 
-/// The text up to the last character that ends within `bytes_max`.
-fn cut(text: &str, bytes_max: usize) -> &str {
+/// The longest prefix of the text within `bytes_max` that ends at a character.
+fn truncate(text: &str, bytes_max: usize) -> &str {
     let mut end = text.len().min(bytes_max);
     while !text.is_char_boundary(end) {
         end -= 1;
@@ -140,39 +140,39 @@ fn cut(text: &str, bytes_max: usize) -> &str {
     text.get(..end).unwrap_or_default()
 }
 
-/// The status of a failure to read a client's message: our own error where the message was too large.
-pub(super) fn of_input(from_library: Status, message_bytes_max: usize) -> Status {
+/// The status of a failure to read a message of a client: our own error if the message was too large.
+pub(super) fn input_status(from_library: Status, message_bytes_max: usize) -> Status {
     if from_library.code() == Code::OutOfRange && from_library.message().contains(DECODER_TOO_LARGE) {
         return status(&too_large(message_bytes_max));
     }
     from_library
 }
 
-/// A message over the size limit.
+/// The error of a message above the size limit.
 pub(super) fn too_large(message_bytes_max: usize) -> Error {
     Error::new(ErrorCode::TooLarge, format!("the record batch is larger than {message_bytes_max} bytes"))
         .with_hint("send smaller batches: write_table(table, max_chunksize=65536)")
 }
 
-/// What this build does not offer.
+/// The error of a method or action that is not supported.
 pub(super) fn unimplemented(what: &str) -> Error {
-    Error::new(ErrorCode::Unimplemented, format!("{what} is not offered by this version"))
+    Error::new(ErrorCode::Unimplemented, format!("{what} is not supported by this version"))
 }
 
-/// Runs blocking work off the async workers, for so long at most. A panic in it becomes `internal`.
+/// Runs blocking work off the async workers, at most for `timeout`. A panic in it becomes `internal`.
 pub(super) async fn blocking_within<T: Send + 'static>(
-    patience: Duration,
+    timeout: Duration,
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T, Status> {
-    tokio::time::timeout(patience, blocking(work)).await.unwrap_or_else(|_| Err(status(&too_long(patience))))
+    tokio::time::timeout(timeout, blocking(work)).await.unwrap_or_else(|_| Err(status(&deadline_exceeded(timeout))))
 }
 
 /// Runs blocking work off the async workers. A panic in it becomes `internal`.
 pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T, Status> {
-    // The work holds the place of its call, also when nobody waits for it any more.
-    match tokio::task::spawn_blocking(carried(work)).await {
+    // The work holds the permit of its call, even after the client is gone.
+    match tokio::task::spawn_blocking(with_request_context(work)).await {
         Ok(result) => result.map_err(|error| status(&error)),
         Err(join) => Err(status(&Error::internal(format!("a blocking task ended early: {join}")))),
     }
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn every_code_travels_by_name_and_by_number() {
+    fn every_code_is_sent_by_name_and_by_number() {
         for code in ErrorCode::ALL {
             let status = status(&Error::new(*code, "the thing").with_hint("do it otherwise"));
             assert_eq!(status.metadata().get(CODE_KEY).unwrap(), code.name());
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn internal_causes_stay_inside() {
+    fn internal_causes_are_not_sent() {
         let status = status(&Error::internal("the secret of /var/lib"));
         assert!(!status.message().contains("secret"));
         assert!(!String::from_utf8_lossy(&sent(&status)).contains("secret"));
@@ -242,7 +242,7 @@ mod tests {
         status.add_header(&mut trailers).unwrap();
         let bytes: usize = trailers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum();
         assert!(bytes < 8 * 1024, "{bytes}");
-        // A short detail leaves room for rows, from the first on.
+        // A short detail leaves space for rows, in order.
         let error = Error::new(ErrorCode::InvalidRows, "rows").with_rows((0..100).map(row).collect());
         let problem: serde_json::Value = serde_json::from_slice(&sent(&super::status(&error))).unwrap();
         assert_eq!(problem["errors"][0]["row"], 0);

@@ -1,6 +1,6 @@
-//! What a request needs, by its method, its route and the key in its path: decided before its parameters, headers and body
-//! are read, so that whoever lacks the right learns that and nothing else. What only a body names is decided by the verbs
-//! of the service, which ask again for everything.
+//! Authorisation by method, route and the key in the path. It is checked before parameters, headers and body are read,
+//! so that a caller without permission learns nothing else. Series named only in a body are checked by the operations
+//! of the service, which repeat every check.
 
 use axum::http::Method;
 use percent_encoding::percent_decode_str;
@@ -9,8 +9,8 @@ use crate::error::Result;
 use crate::service::{Caller, Scope};
 use crate::types::SeriesKey;
 
-/// Routes that concern the store as a whole, with the methods under which they do; `None` for all.
-const WHOLE: [(&str, Option<Method>); 9] = [
+/// Routes that concern the whole store, with the method for which they do; `None` for every method.
+const STORE_ROUTES: [(&str, Option<Method>); 9] = [
     ("/metrics", None),
     ("/v1/admin/verify", None),
     ("/v1/admin/scrub", None),
@@ -22,24 +22,25 @@ const WHOLE: [(&str, Option<Method>); 9] = [
     ("/v1/datasets", Some(Method::POST)),
 ];
 
-/// Refuses a caller who may not use this route, or not for the series in the path.
+/// Rejects a caller without permission for this route, or for the series in the path.
 ///
 /// # Errors
 /// `permission_denied`.
 pub fn check(caller: &Caller, method: &Method, route: &str, path: &str) -> Result<()> {
     let Some(scope) = scope(method, route) else { return Ok(()) };
-    let is_whole =
-        |(of, only): &(&str, Option<Method>)| *of == route && only.as_ref().is_none_or(|only| only == method);
-    if WHOLE.iter().any(is_whole) {
-        return caller.may_all(scope);
+    let is_match = |(store_route, only): &(&str, Option<Method>)| {
+        *store_route == route && only.as_ref().is_none_or(|only| only == method)
+    };
+    if STORE_ROUTES.iter().any(is_match) {
+        return caller.require_store(scope);
     }
     match key(route, path) {
-        Some(key) => caller.may_touch(scope, &key),
-        None => caller.may(scope),
+        Some(key) => caller.require_series(scope, &key),
+        None => caller.require_scope(scope),
     }
 }
 
-/// The scope a route needs; `None` for methods that no route has.
+/// The scope that a route requires; `None` for methods that no route has.
 fn scope(method: &Method, route: &str) -> Option<Scope> {
     let is_rows = route.starts_with("/v1/klines/") || route.starts_with("/v1/scalars/");
     match *method {
@@ -56,7 +57,7 @@ fn scope(method: &Method, route: &str) -> Option<Scope> {
     }
 }
 
-/// The series that a path names; `None` where the route names none, and for a key that cannot be, which is no series.
+/// The series in a path; `None` when the route has none, and for an invalid key, which is not a series.
 fn key(route: &str, path: &str) -> Option<SeriesKey> {
     if !route.contains("{timeframe}") {
         return None;
@@ -75,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_are_taken_from_paths_as_the_routes_read_them() {
+    fn keys_are_parsed_from_paths_like_the_routes_do() {
         let kline = |path| key("/v1/klines/{symbol}/{timeframe}", path).map(|key| key.to_string());
         assert_eq!(kline("/v1/klines/%5EGSPC/1d").as_deref(), Some("kline/^GSPC/1d"));
         assert_eq!(kline("/v1/klines/%FF/1d"), None);

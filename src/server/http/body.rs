@@ -1,9 +1,9 @@
-//! Request bodies: decoded, bounded, staged, counted against the ingest budget.
+//! Request bodies: decompressed, limited, staged and counted against the ingest budget.
 //!
 //! Invariants:
-//! 1. No body is longer than its limit once decoded; what a client says of its length is checked first.
-//! 2. A body over [`MEMORY_BYTES_MAX`] waits in a nameless file, so that a slow sender holds no memory and a
-//!    crash leaves nothing behind.
+//! 1. No decompressed body exceeds its limit; the declared length is checked first.
+//! 2. A body over [`MEMORY_BYTES_MAX`] is staged in an unlinked file, so that a slow sender holds no memory and a crash
+//!    leaves no file.
 //! 3. Staged bytes of all requests together stay within the ingest budget.
 
 use std::io::{Read, Seek, SeekFrom};
@@ -31,24 +31,24 @@ use crate::server::ids::random_id;
 /// Bodies up to this length stay in memory.
 pub const MEMORY_BYTES_MAX: usize = 1 << 20;
 
-/// Longest body that creates a dataset, feature or factor: room for the longest names of 20,000 series, and for a
-/// definition.
+/// Maximum size of a body that creates a dataset, feature or factor: space for the longest names of 20,000 series, and
+/// for a definition.
 const RECORD_BYTES_MAX: u64 = 8 << 20;
 
-/// Largest window of a zstd body (8 MiB, what every decoder has to support): it is allocated while the body is received,
-/// however short that is.
+/// Maximum window of a zstd body (8 MiB, which every decoder must support): it is allocated while the body is received,
+/// however short the body is.
 const ZSTD_WINDOW_LOG_MAX: u32 = 23;
 
 /// The budget is counted in units of this many bytes.
 const BUDGET_UNIT: u64 = 64 * 1024;
 
-/// The permits of an ingest budget of so many bytes.
+/// The permits of an ingest budget of `bytes` bytes.
 pub fn budget(bytes: u64) -> Arc<Semaphore> {
     let units = usize::try_from(bytes.div_ceil(BUDGET_UNIT)).unwrap_or(usize::MAX);
     Arc::new(Semaphore::new(units.min(Semaphore::MAX_PERMITS)))
 }
 
-/// A whole body, decoded.
+/// A complete, decompressed body.
 #[derive(Debug)]
 pub struct StagedBody {
     content: BodyContent,
@@ -70,17 +70,17 @@ pub struct BufferedBody {
 }
 
 impl StagedBody {
-    /// Brings the body into memory; blocks.
+    /// Loads the body into memory; blocks.
     pub fn load(self) -> Result<BufferedBody> {
         let bytes = match self.content {
             BodyContent::Memory(bytes) => bytes,
-            BodyContent::File(mut file, _one_of_those_open) => {
+            BodyContent::File(mut file, _file_permit) => {
                 let mut bytes = Vec::with_capacity(usize::try_from(self.length).unwrap_or(0));
                 file.seek(SeekFrom::Start(0))
                     .and_then(|_| file.read_to_end(&mut bytes))
                     .map_err(|error| Error::io("read", Path::new("a staged body"), &error))?;
                 if bytes.len() as u64 != self.length {
-                    return Err(Error::internal("a staged body changed its length"));
+                    return Err(Error::internal("the length of a staged body changed"));
                 }
                 bytes
             }
@@ -110,11 +110,11 @@ fn content_coding(headers: &HeaderMap) -> Result<BodyCoding> {
                         ErrorCode::UnsupportedMediaType,
                         format!("content encoding {other:?} is not supported"),
                     )
-                    .with_hint("gzip or zstd"));
+                    .with_hint("use gzip or zstd"));
                 }
             };
             if coding != BodyCoding::Identity {
-                return Err(Error::new(ErrorCode::UnsupportedMediaType, "a body has one content encoding at most"));
+                return Err(Error::new(ErrorCode::UnsupportedMediaType, "a body has at most one content encoding"));
             }
             coding = next;
         }
@@ -128,34 +128,37 @@ fn too_large(limit: u64) -> Error {
         .with_hint("send the rows in several requests")
 }
 
-/// The error of a body that becomes too much longer than it was sent.
-fn expands(expansion_max: u64) -> Error {
-    Error::new(ErrorCode::TooLarge, format!("the body becomes more than {expansion_max} times longer than it was sent"))
-        .with_hint("send it without a content encoding, or in several requests")
+/// The error of a body whose decompressed size is too large for its compressed size.
+fn ratio_exceeded(decompression_ratio_max: u64) -> Error {
+    Error::new(
+        ErrorCode::TooLarge,
+        format!("the body decompresses to more than {decompression_ratio_max} times its compressed size"),
+    )
+    .with_hint("send the body without a content encoding, or in several requests")
 }
 
-/// What limits a body.
+/// Limits of a body.
 #[derive(Debug)]
 pub struct BodyLimits<'a> {
     pub bytes_max: u64,
-    /// How many times longer than it was sent it may become.
-    pub expansion_max: u64,
-    /// Longest wait for the next bytes.
-    pub idle: Duration,
-    /// Longest wait for all of them.
-    pub whole: Duration,
+    /// Maximum ratio of the decompressed to the compressed size.
+    pub decompression_ratio_max: u64,
+    /// Maximum pause between two reads.
+    pub idle_timeout: Duration,
+    /// Maximum time to receive the body.
+    pub timeout: Duration,
     pub budget: &'a Arc<Semaphore>,
-    /// Permits of bodies that wait in a file of their own.
+    /// Permits of bodies staged in files.
     pub files: &'a Arc<Semaphore>,
-    /// Where long bodies wait.
+    /// Directory of staged bodies.
     pub staging_dir: &'a Path,
 }
 
-/// Takes a body in.
+/// Receives a body.
 ///
 /// # Errors
-/// `too_large`, `overloaded` (budget), `request_timeout` (a sender that stops), `unsupported_media_type` (content
-/// encoding), `invalid_argument` (a body that ends early or does not decode), `storage_full`.
+/// `too_large`, `overloaded` (budget), `request_timeout` (a stalled sender), `unsupported_media_type` (content
+/// encoding), `invalid_argument` (a truncated body or one that does not decompress), `storage_full`.
 pub async fn stage(headers: &HeaderMap, body: Body, limits: &BodyLimits<'_>) -> Result<StagedBody> {
     let coding = match content_coding(headers) {
         Ok(coding) => coding,
@@ -164,8 +167,8 @@ pub async fn stage(headers: &HeaderMap, body: Body, limits: &BodyLimits<'_>) -> 
             return Err(error);
         }
     };
-    let told = content_length(headers);
-    if told.is_some_and(|length| length > limits.bytes_max) {
+    let declared = content_length(headers);
+    if declared.is_some_and(|length| length > limits.bytes_max) {
         drain(headers, body).await;
         return Err(too_large(limits.bytes_max));
     }
@@ -189,23 +192,23 @@ pub async fn stage(headers: &HeaderMap, body: Body, limits: &BodyLimits<'_>) -> 
             Box::pin(decoder)
         }
     };
-    let first = told.filter(|_| coding == BodyCoding::Identity).and_then(|length| usize::try_from(length).ok());
-    let mut memory: Vec<u8> = Vec::with_capacity(first.unwrap_or(64 * 1024).min(MEMORY_BYTES_MAX));
+    let capacity = declared.filter(|_| coding == BodyCoding::Identity).and_then(|length| usize::try_from(length).ok());
+    let mut memory: Vec<u8> = Vec::with_capacity(capacity.unwrap_or(64 * 1024).min(MEMORY_BYTES_MAX));
     let mut file: Option<(tokio::fs::File, OwnedSemaphorePermit)> = None;
     let (mut length, mut permit) = (0_u64, None);
-    // The window of a zstd body is memory too.
+    // The window of a zstd body uses memory too.
     let window = if coding == BodyCoding::Zstd { 1_u64 << ZSTD_WINDOW_LOG_MAX } else { 0 };
-    let deadline = tokio::time::Instant::now() + limits.whole;
+    let deadline = tokio::time::Instant::now() + limits.timeout;
     loop {
         if memory.len() >= MEMORY_BYTES_MAX {
             let (file, _) = match &mut file {
                 Some(file) => file,
                 None => {
-                    let one = limits.files.clone().try_acquire_owned().map_err(|_| {
-                        Error::new(ErrorCode::Overloaded, "as many long bodies are being received as the server takes")
-                            .with_hint("send again in a moment, or bodies of up to 1 MiB")
+                    let file_permit = limits.files.clone().try_acquire_owned().map_err(|_| {
+                        Error::new(ErrorCode::Overloaded, "too many large bodies are being received")
+                            .with_hint("retry shortly, or send bodies of at most 1 MiB")
                     })?;
-                    file.insert((nameless_file(limits.staging_dir).await?, one))
+                    file.insert((unlinked_file(limits.staging_dir).await?, file_permit))
                 }
             };
             file.write_all(&memory)
@@ -216,12 +219,12 @@ pub async fn stage(headers: &HeaderMap, body: Body, limits: &BodyLimits<'_>) -> 
         if memory.capacity() == memory.len() {
             memory.reserve(64 * 1024);
         }
-        let patience = limits.idle.min(deadline.saturating_duration_since(tokio::time::Instant::now()));
-        let read = tokio::time::timeout(patience, reader.read_buf(&mut memory)).await.map_err(|_| {
-            let (idle, whole) = (limits.idle.as_secs(), limits.whole.as_secs());
+        let read_timeout = limits.idle_timeout.min(deadline.saturating_duration_since(tokio::time::Instant::now()));
+        let read = tokio::time::timeout(read_timeout, reader.read_buf(&mut memory)).await.map_err(|_| {
+            let (idle, timeout) = (limits.idle_timeout.as_secs(), limits.timeout.as_secs());
             Error::new(
                 ErrorCode::RequestTimeout,
-                format!("the body did not arrive within {whole} seconds, or paused for {idle}"),
+                format!("the body did not arrive within {timeout} seconds, or paused for {idle}"),
             )
         })?;
         let read = read.map_err(|error| unreadable(coding, &error))?;
@@ -235,49 +238,48 @@ pub async fn stage(headers: &HeaderMap, body: Body, limits: &BodyLimits<'_>) -> 
             }
             return Err(too_large(limits.bytes_max));
         }
-        let allowed = sent.load(Ordering::Relaxed).saturating_mul(limits.expansion_max);
+        let allowed = sent.load(Ordering::Relaxed).saturating_mul(limits.decompression_ratio_max);
         if coding != BodyCoding::Identity && length > allowed.max(MEMORY_BYTES_MAX as u64) {
-            return Err(expands(limits.expansion_max));
+            return Err(ratio_exceeded(limits.decompression_ratio_max));
         }
         reserve(limits.budget, &mut permit, length.max(window))?;
     }
     let content = match file {
         None => BodyContent::Memory(memory),
-        Some((mut file, one)) => {
+        Some((mut file, file_permit)) => {
             let failed = |error: std::io::Error| Error::io("write a body under", limits.staging_dir, &error);
             file.write_all(&memory).await.map_err(failed)?;
             file.flush().await.map_err(failed)?;
-            BodyContent::File(file.into_std().await, one)
+            BodyContent::File(file.into_std().await, file_permit)
         }
     };
     Ok(StagedBody { content, length, permit })
 }
 
-/// Enlarges a share of the budget to `length` bytes.
+/// Extends a share of the budget to `length` bytes.
 fn reserve(budget: &Arc<Semaphore>, permit: &mut Option<OwnedSemaphorePermit>, length: u64) -> Result<()> {
-    let held = permit.as_ref().map_or(0, OwnedSemaphorePermit::num_permits) as u64;
-    let more = length.div_ceil(BUDGET_UNIT).saturating_sub(held);
+    let current = permit.as_ref().map_or(0, OwnedSemaphorePermit::num_permits) as u64;
+    let more = length.div_ceil(BUDGET_UNIT).saturating_sub(current);
     if more == 0 {
         return Ok(());
     }
-    // A little ahead, so that not every read asks.
+    // In units, so that not every read acquires a permit.
     let more = u32::try_from(more).unwrap_or(u32::MAX);
-    let taken = budget.clone().try_acquire_many_owned(more).map_err(|_| {
-        Error::new(ErrorCode::Overloaded, "the bodies being received fill the ingest budget")
-            .with_hint("send again in a moment")
+    let additional = budget.clone().try_acquire_many_owned(more).map_err(|_| {
+        Error::new(ErrorCode::Overloaded, "the bodies being received fill the ingest budget").with_hint("retry shortly")
     })?;
     match permit {
-        Some(permit) => permit.merge(taken),
-        None => *permit = Some(taken),
+        Some(permit) => permit.merge(additional),
+        None => *permit = Some(additional),
     }
     Ok(())
 }
 
 fn unreadable(coding: BodyCoding, error: &std::io::Error) -> Error {
     match coding {
-        BodyCoding::Identity => Error::invalid(format!("the body ended early: {error}")),
-        BodyCoding::Gzip => Error::invalid(format!("the body is no whole gzip stream: {error}")),
-        BodyCoding::Zstd => Error::invalid(format!("the body is no whole zstd stream: {error}")),
+        BodyCoding::Identity => Error::invalid(format!("the body is truncated: {error}")),
+        BodyCoding::Gzip => Error::invalid(format!("the body is not a complete gzip stream: {error}")),
+        BodyCoding::Zstd => Error::invalid(format!("the body is not a complete zstd stream: {error}")),
     }
 }
 
@@ -285,18 +287,18 @@ fn content_length(headers: &HeaderMap) -> Option<u64> {
     headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-/// A file without a name: the system frees it when it is closed, whatever happens to this process.
-async fn nameless_file(dir: &Path) -> Result<tokio::fs::File> {
+/// An unlinked file: the system frees it when it is closed, whatever happens to this process.
+async fn unlinked_file(dir: &Path) -> Result<tokio::fs::File> {
     let path = dir.join(format!("body-{}", random_id()));
     let mut options = tokio::fs::OpenOptions::new();
     options.read(true).write(true).create_new(true);
     let file = options.open(&path).await.map_err(|error| Error::io("create", &path, &error))?;
-    tokio::fs::remove_file(&path).await.map_err(|error| Error::io("unname", &path, &error))?;
+    tokio::fs::remove_file(&path).await.map_err(|error| Error::io("unlink", &path, &error))?;
     Ok(file)
 }
 
-/// Reads away what a client is still sending, so that it gets to see the answer instead of a broken connection.
-/// Bounded in bytes and time; not done for a client that waits to be asked (`Expect: 100-continue`).
+/// Reads what a client is still sending, so that it receives the response instead of a connection reset. Limited in
+/// bytes and time; not done for a client that waits for `100 Continue`.
 pub async fn drain(headers: &HeaderMap, mut body: Body) {
     if headers.contains_key(header::EXPECT) {
         return;
@@ -313,7 +315,7 @@ pub async fn drain(headers: &HeaderMap, mut body: Body) {
     let _ = tokio::time::timeout(Duration::from_secs(5), all).await;
 }
 
-/// The same for a body that is being read already.
+/// Like [`drain`], for a body that is already being read.
 async fn drain_reader(mut reader: Pin<Box<dyn AsyncRead + Send>>) {
     let all = async {
         let mut scratch = vec![0; 64 * 1024];
@@ -322,7 +324,7 @@ async fn drain_reader(mut reader: Pin<Box<dyn AsyncRead + Send>>) {
     let _ = tokio::time::timeout(Duration::from_secs(5), all).await;
 }
 
-/// Takes in the JSON of a control request that may have no body.
+/// Receives the JSON of a control request whose body is optional.
 ///
 /// # Errors
 /// As [`json`].
@@ -338,13 +340,13 @@ pub async fn json_or_default<T: serde::de::DeserializeOwned + Default>(
     Ok(json::<Option<T>>(app, headers, body).await?.unwrap_or_default())
 }
 
-/// Takes in the JSON of a control request.
+/// Receives the JSON of a control request.
 ///
 /// # Errors
-/// As [`stage`]; `unsupported_media_type` for a body of another type, `too_large` for one nested too deep,
-/// `invalid_argument` for one that does not fit.
+/// As [`stage`]; `unsupported_media_type` for another content type, `too_large` for JSON nested too deeply,
+/// `invalid_argument` for JSON of the wrong shape.
 pub async fn json<T: serde::de::DeserializeOwned>(app: &AppState, headers: &HeaderMap, body: Body) -> Result<T> {
-    // Bodies of this limit never leave memory.
+    // Bodies within this limit never leave memory.
     let staged = stage_json(app, headers, body, MEMORY_BYTES_MAX as u64 - 1, Path::new("")).await?;
     let BodyContent::Memory(bytes) = staged.content else {
         return Err(Error::internal("a short body was staged in a file"));
@@ -352,7 +354,7 @@ pub async fn json<T: serde::de::DeserializeOwned>(app: &AppState, headers: &Head
     parse_json(&bytes, app.service().limits().json_depth_max)
 }
 
-/// Takes in the JSON that creates a dataset, feature or factor, which may be longer.
+/// Receives the JSON that creates a dataset, feature or factor, which may be larger.
 ///
 /// # Errors
 /// As [`json`].
@@ -380,16 +382,16 @@ async fn stage_json(
             drain(headers, body).await;
             return Err(Error::new(
                 ErrorCode::UnsupportedMediaType,
-                format!("this path takes application/json, not {essence:?}"),
+                format!("this path requires application/json, not {essence:?}"),
             )
             .with_hint("send the header Content-Type: application/json"));
         }
     }
     let limits = BodyLimits {
         bytes_max: bytes_max.min(config.body_bytes_max),
-        expansion_max: config.expansion_max,
-        idle: config.body_idle,
-        whole: config.body_whole,
+        decompression_ratio_max: config.decompression_ratio_max,
+        idle_timeout: config.body_idle_timeout,
+        timeout: config.body_timeout,
         budget,
         files: &app.shared.staged_files,
         staging_dir,
@@ -399,11 +401,11 @@ async fn stage_json(
 
 fn parse_json<T: serde::de::DeserializeOwned>(bytes: &[u8], depth_max: usize) -> Result<T> {
     check_depth(bytes, depth_max)?;
-    // Serde would take a list for the fields of an object in their order.
+    // Serde would accept an array for the fields of an object in order.
     if bytes.trim_ascii_start().starts_with(b"[") {
-        return Err(Error::invalid("the body does not fit: it is a list, not an object"));
+        return Err(Error::invalid("the body is invalid: expected a JSON object"));
     }
-    serde_json::from_slice(bytes).map_err(|error| Error::invalid(format!("the body does not fit: {error}")))
+    serde_json::from_slice(bytes).map_err(|error| Error::invalid(format!("the body is invalid: {error}")))
 }
 
 #[cfg(test)]
@@ -421,7 +423,7 @@ mod tests {
     }
 
     fn staged_within(
-        expansion_max: u64,
+        decompression_ratio_max: u64,
         coding: &str,
         body: Vec<u8>,
         bytes_max: u64,
@@ -435,26 +437,26 @@ mod tests {
         let budget = budget(budget_bytes);
         let limits = BodyLimits {
             bytes_max,
-            expansion_max,
-            idle: Duration::from_secs(5),
-            whole: Duration::from_secs(60),
+            decompression_ratio_max,
+            idle_timeout: Duration::from_secs(5),
+            timeout: Duration::from_secs(60),
             budget: &budget,
             files: &Arc::new(Semaphore::new(1)),
             staging_dir: dir.path(),
         };
         let result = run(stage(&headers, Body::from(body), &limits));
-        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "a staged body has no name");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "a staged body is unlinked");
         let loaded = result?.load()?;
         assert!(loaded.bytes.is_empty() || budget.available_permits() < budget_bytes.div_ceil(BUDGET_UNIT) as usize);
         let bytes = loaded.bytes.clone();
         drop(loaded);
-        assert_eq!(budget.available_permits() as u64, budget_bytes.div_ceil(BUDGET_UNIT), "the budget is given back");
+        assert_eq!(budget.available_permits() as u64, budget_bytes.div_ceil(BUDGET_UNIT), "the budget is released");
         Ok(bytes)
     }
 
     #[test]
-    fn a_body_has_one_coding_that_is_known() {
-        let of = |text: &str| {
+    fn a_body_has_at_most_one_known_coding() {
+        let coding_of = |text: &str| {
             let mut headers = HeaderMap::new();
             headers.insert(header::CONTENT_ENCODING, text.parse().unwrap());
             content_coding(&headers).map_err(|error| error.code())
@@ -463,10 +465,10 @@ mod tests {
         for (text, coding) in
             [("identity", BodyCoding::Identity), ("GZIP", BodyCoding::Gzip), (" identity, zstd", BodyCoding::Zstd)]
         {
-            assert_eq!(of(text), Ok(coding), "{text}");
+            assert_eq!(coding_of(text), Ok(coding), "{text}");
         }
         for text in ["", ",", "gzip,", "gzip, zstd", "br"] {
-            assert_eq!(of(text), Err(ErrorCode::UnsupportedMediaType), "{text:?}");
+            assert_eq!(coding_of(text), Err(ErrorCode::UnsupportedMediaType), "{text:?}");
         }
     }
 
@@ -481,7 +483,7 @@ mod tests {
     }
 
     #[test]
-    fn bodies_of_any_length_and_coding_come_out_as_they_were() {
+    fn bodies_of_any_length_and_coding_are_restored() {
         for length in [0, 1, MEMORY_BYTES_MAX - 1, MEMORY_BYTES_MAX, 3 * MEMORY_BYTES_MAX + 17] {
             let bytes = sample(length);
             assert_eq!(staged("", bytes.clone(), 1 << 30, 1 << 30).unwrap(), bytes);
@@ -501,14 +503,14 @@ mod tests {
     }
 
     #[test]
-    fn a_body_that_becomes_much_longer_than_it_was_sent_is_refused() {
+    fn a_body_above_the_decompression_ratio_is_rejected() {
         let zeros = vec![0_u8; 20 << 20];
         for (coding, bomb) in [("gzip", gzip(&zeros)), ("zstd", zstd::encode_all(&*zeros, 1).unwrap())] {
             let error = staged_within(100, coding, bomb, 1 << 30, 1 << 30).unwrap_err();
             assert_eq!(error.code(), ErrorCode::TooLarge, "{coding}");
             assert!(error.detail().contains("100 times"), "{}", error.detail());
         }
-        // Rows of bars are far from it, and short bodies may do what they like.
+        // Rows of bars are far below it, and short bodies are not limited.
         let rows: String = (0..300_000).map(|row| format!("{row},42000.10,42001.00\n")).collect();
         assert_eq!(staged_within(100, "gzip", gzip(rows.as_bytes()), 1 << 30, 1 << 30).unwrap(), rows.as_bytes());
         let short = vec![0_u8; MEMORY_BYTES_MAX];
@@ -516,12 +518,12 @@ mod tests {
     }
 
     #[test]
-    fn a_full_budget_refuses() {
+    fn a_full_budget_rejects() {
         assert_eq!(staged("", sample(3 << 20), 1 << 30, 2 << 20).unwrap_err().code(), ErrorCode::Overloaded);
     }
 
     #[test]
-    fn damaged_codings_are_refused() {
+    fn damaged_codings_are_rejected() {
         let mut cut = gzip(&sample(100_000));
         cut.truncate(cut.len() - 10);
         assert_eq!(staged("gzip", cut, 1 << 30, 1 << 30).unwrap_err().code(), ErrorCode::InvalidArgument);

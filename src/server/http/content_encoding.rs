@@ -1,7 +1,7 @@
-//! Content encodings of answers.
+//! Content encodings of responses.
 //!
-//! A [`BodyCompressor`] that is dropped leaves a stream without its end, so that an answer that failed half-way never
-//! decodes as if it were whole.
+//! A [`BodyCompressor`] that is dropped leaves a stream without its end, so that an aborted response never decodes as
+//! if it were complete.
 
 use std::io::Write;
 
@@ -11,7 +11,7 @@ use bytes::Bytes;
 use crate::egress::accept::weighted;
 use crate::error::{Error, Result};
 
-/// Content encoding of an answer.
+/// Content encoding of a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ResponseCoding {
     Identity,
@@ -20,33 +20,33 @@ pub enum ResponseCoding {
 }
 
 impl ResponseCoding {
-    /// The encoding a client asked for: zstd before gzip where it likes both the same; none unless it asked.
+    /// The encoding that a client prefers: zstd before gzip at equal quality; identity unless it accepts another.
     pub fn of(headers: &HeaderMap) -> Self {
         let mut gzip = None;
         let mut zstd = None;
-        let mut rest = 0;
+        let mut identity = 0;
         for value in headers.get_all(header::ACCEPT_ENCODING) {
             for (name, quality) in weighted(value.to_str().unwrap_or_default()) {
                 match name.as_str() {
                     "gzip" | "x-gzip" => gzip = Some(quality),
                     "zstd" => zstd = Some(quality),
-                    "identity" => rest = quality,
-                    // A wildcard asks for nothing in particular.
+                    "identity" => identity = quality,
+                    // A wildcard names no encoding.
                     _ => {}
                 }
             }
         }
         let (gzip, zstd) = (gzip.unwrap_or(0), zstd.unwrap_or(0));
-        if zstd > 0 && zstd >= gzip && zstd >= rest {
+        if zstd > 0 && zstd >= gzip && zstd >= identity {
             ResponseCoding::Zstd
-        } else if gzip > 0 && gzip >= rest {
+        } else if gzip > 0 && gzip >= identity {
             ResponseCoding::Gzip
         } else {
             ResponseCoding::Identity
         }
     }
 
-    /// What it adds to an entity tag.
+    /// Suffix of the entity tag.
     pub fn suffix(self) -> &'static str {
         match self {
             ResponseCoding::Identity => "",
@@ -55,7 +55,7 @@ impl ResponseCoding {
         }
     }
 
-    /// The `Content-Encoding`, where there is one.
+    /// Value of `Content-Encoding`, if any.
     pub fn header(self) -> Option<HeaderValue> {
         match self {
             ResponseCoding::Identity => None,
@@ -64,8 +64,8 @@ impl ResponseCoding {
         }
     }
 
-    /// A fresh encoder.
-    pub fn coder(self) -> Result<BodyCompressor> {
+    /// A new compressor.
+    pub fn compressor(self) -> Result<BodyCompressor> {
         Ok(match self {
             ResponseCoding::Identity => BodyCompressor::Identity,
             ResponseCoding::Gzip => {
@@ -90,7 +90,7 @@ pub enum BodyCompressor {
 }
 
 impl BodyCompressor {
-    /// Takes a piece in; gives what came out, which may be nothing yet.
+    /// Compresses a piece; returns the output so far, which may be empty.
     pub fn piece(&mut self, piece: Bytes) -> Result<Bytes> {
         let out = match self {
             BodyCompressor::Identity => return Ok(piece),
@@ -106,7 +106,7 @@ impl BodyCompressor {
         Ok(Bytes::from(out))
     }
 
-    /// The end of the body.
+    /// Finishes the body.
     pub fn end(self) -> Result<Bytes> {
         Ok(match self {
             BodyCompressor::Identity => Bytes::new(),
@@ -133,7 +133,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_encoding_is_used_only_when_asked_for() {
+    fn an_encoding_is_used_only_when_accepted() {
         for (accept, coding) in [
             ("", ResponseCoding::Identity),
             ("*", ResponseCoding::Identity),
@@ -151,16 +151,16 @@ mod tests {
     }
 
     #[test]
-    fn bodies_decode_whole_and_only_after_their_end() {
+    fn bodies_decode_completely_and_only_after_their_end() {
         let bytes: Vec<u8> = (0..1_000_000_u32).flat_map(u32::to_le_bytes).collect();
         for coding in [ResponseCoding::Identity, ResponseCoding::Gzip, ResponseCoding::Zstd] {
-            let mut coder = coding.coder().unwrap();
+            let mut compressor = coding.compressor().unwrap();
             let mut out = Vec::new();
             for piece in bytes.chunks(100_000) {
-                out.extend(coder.piece(Bytes::copy_from_slice(piece)).unwrap());
+                out.extend(compressor.piece(Bytes::copy_from_slice(piece)).unwrap());
             }
             let unfinished = out.clone();
-            out.extend(coder.end().unwrap());
+            out.extend(compressor.end().unwrap());
             let decode = |out: &[u8]| {
                 let mut back = Vec::new();
                 match coding {

@@ -1,4 +1,4 @@
-//! Entity tags and the headers that go with them.
+//! Entity tags and the related headers.
 
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -9,7 +9,7 @@ use crate::egress::OutFormat;
 use crate::error::{Error, ErrorCode, Result};
 use crate::service::Precondition;
 
-/// What answers in several formats vary by.
+/// `Vary` of responses in several formats.
 pub const VARY: HeaderValue = HeaderValue::from_static("Accept, Accept-Encoding");
 
 /// `"<stem><format>[+gzip|+zstd]"`.
@@ -17,7 +17,7 @@ pub fn entity_tag(stem: &str, format: OutFormat, coding: ResponseCoding) -> Stri
     format!("\"{stem}{}{}\"", format.name(), coding.suffix())
 }
 
-/// Whether `If-None-Match` names the tag, by weak comparison, or is `*`.
+/// Whether `If-None-Match` contains the tag, by weak comparison, or is `*`.
 pub fn is_known(headers: &HeaderMap, tag: &str) -> bool {
     headers
         .get_all(header::IF_NONE_MATCH)
@@ -27,8 +27,8 @@ pub fn is_known(headers: &HeaderMap, tag: &str) -> bool {
         .any(|member| member == "*" || member.strip_prefix("W/").unwrap_or(member) == tag)
 }
 
-/// The members of a list of entity tags. Our own tags hold no commas, so that one inside quotes splits a tag that
-/// could not match anyway.
+/// The members of a list of entity tags. Our own tags hold no commas, so a comma inside quotes only splits a tag that
+/// could not match.
 fn members(list: &str) -> impl Iterator<Item = &str> {
     list.split(',').map(str::trim).filter(|member| !member.is_empty())
 }
@@ -41,7 +41,7 @@ pub fn not_modified(tag: &str) -> Response {
     response
 }
 
-/// `ETag`, `Vary` and the advice to ask again before a copy is used.
+/// `ETag`, `Vary` and `Cache-Control: no-cache`, which requires revalidation.
 pub fn tag_headers(headers: &mut HeaderMap, tag: &str) {
     if let Ok(tag) = HeaderValue::from_str(tag) {
         headers.insert(header::ETAG, tag);
@@ -50,16 +50,16 @@ pub fn tag_headers(headers: &mut HeaderMap, tag: &str) {
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
 }
 
-/// The condition of a change: `If-Match` with one tag; `*` holds for every registered series.
+/// The precondition of a change: `If-Match` with one tag; `*` matches every registered series.
 ///
 /// # Errors
-/// `invalid_argument` for several tags or text that is none, `commit_conflict` for a weak tag, which never matches.
+/// `invalid_argument` for several tags or malformed text, `commit_conflict` for a weak tag, which never matches.
 pub fn condition(headers: &HeaderMap) -> Result<Precondition> {
     let mut values = headers.get_all(header::IF_MATCH).iter();
     let Some(value) = values.next() else { return Ok(Precondition::default()) };
     let text = value.to_str().unwrap_or_default().trim();
     if values.next().is_some() || members(text).count() != 1 {
-        return Err(Error::invalid("If-Match takes one entity tag here"));
+        return Err(Error::invalid("If-Match must have exactly one entity tag"));
     }
     if text == "*" {
         return Ok(Precondition::default());
@@ -68,7 +68,7 @@ pub fn condition(headers: &HeaderMap) -> Result<Precondition> {
         return Err(Error::new(ErrorCode::CommitConflict, "a weak entity tag never matches under If-Match"));
     }
     if text.len() < 2 || !text.starts_with('"') || !text.ends_with('"') {
-        return Err(Error::invalid("If-Match is no entity tag in quotes"));
+        return Err(Error::invalid("If-Match is not an entity tag in quotes"));
     }
     Ok(Precondition { if_match: Some(text.into()), if_version: None })
 }
@@ -102,14 +102,14 @@ mod tests {
     }
 
     #[test]
-    fn match_takes_one_strong_tag() {
-        let of = |values: &[&'static str]| condition(&headers(header::IF_MATCH, values));
-        assert_eq!(of(&[]).unwrap(), Precondition::default());
-        assert_eq!(of(&["*"]).unwrap(), Precondition::default());
-        assert_eq!(of(&["\"a-1-2-any\""]).unwrap().if_match.as_deref(), Some("\"a-1-2-any\""));
-        assert_eq!(of(&["W/\"a\""]).unwrap_err().code(), ErrorCode::CommitConflict);
+    fn if_match_accepts_one_strong_tag() {
+        let condition_of = |values: &[&'static str]| condition(&headers(header::IF_MATCH, values));
+        assert_eq!(condition_of(&[]).unwrap(), Precondition::default());
+        assert_eq!(condition_of(&["*"]).unwrap(), Precondition::default());
+        assert_eq!(condition_of(&["\"a-1-2-any\""]).unwrap().if_match.as_deref(), Some("\"a-1-2-any\""));
+        assert_eq!(condition_of(&["W/\"a\""]).unwrap_err().code(), ErrorCode::CommitConflict);
         for bad in ["\"a\", \"b\"", "a", "\"", ""] {
-            assert_eq!(of(&[bad]).unwrap_err().code(), ErrorCode::InvalidArgument, "{bad}");
+            assert_eq!(condition_of(&[bad]).unwrap_err().code(), ErrorCode::InvalidArgument, "{bad}");
         }
     }
 }

@@ -1,8 +1,7 @@
-//! Examples of the OpenAPI document, taken from `openapi/examples.json`: what a caller sends, and what a server of the
-//! tests answered to it.
+//! Examples of the OpenAPI document, taken from `openapi/examples.json`: requests, and the responses of a test server.
 //!
-//! The file is in the order in which its requests can be sent one after another; a test sends them, and writes the
-//! answers anew under `FASTK_BLESS=1`.
+//! The requests of the file can be sent in its order; a test sends them, and rewrites the responses under
+//! `FASTK_BLESS=1`.
 
 use std::collections::BTreeMap;
 
@@ -13,14 +12,14 @@ use utoipa::openapi::{Content, OpenApi, RefOr, Required, Schema};
 
 use crate::error::{Error, Result};
 
-/// The file, as it was when the program was built.
+/// The file as compiled into the program.
 const TEXT: &str = include_str!("../../../openapi/examples.json");
 
-/// The file.
+/// Content of the file.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Examples {
-    /// By name, for every operation that has none of its own.
+    /// By name, for operations without their example_of_operation example.
     parameters: BTreeMap<String, Value>,
     operations: Vec<Example>,
 }
@@ -33,42 +32,45 @@ struct Example {
     operation: String,
     #[serde(default)]
     parameters: BTreeMap<String, Value>,
-    /// Which other parameters one is sent with.
+    /// Other parameters that a parameter must be sent with.
     #[serde(default, rename = "with")]
     _with: BTreeMap<String, Vec<String>>,
     /// Bodies by media type.
     #[serde(default)]
     bodies: BTreeMap<String, Value>,
-    /// Answers by status and media type.
+    /// Responses by status and media type.
     #[serde(default)]
-    answers: BTreeMap<String, BTreeMap<String, Value>>,
+    responses: BTreeMap<String, BTreeMap<String, Value>>,
 }
 
-/// Puts the examples into the document.
+/// Adds the examples to the document.
 ///
 /// # Errors
-/// `internal` when the file cannot be read.
+/// `internal` when the file is invalid.
 pub fn add(document: &mut OpenApi) -> Result<()> {
     let examples: Examples =
         serde_json::from_str(TEXT).map_err(|error| Error::internal(format!("openapi/examples.json: {error}")))?;
     for item in document.paths.paths.values_mut() {
         for operation in operations(item) {
             let id = operation.operation_id.as_deref().unwrap_or_default();
-            let own = examples.operations.iter().find(|example| example.operation == id);
+            let example_of_operation = examples.operations.iter().find(|example| example.operation == id);
             for parameter in operation.parameters.iter_mut().flatten() {
                 if let RefOr::T(parameter) = parameter {
-                    let named = own.and_then(|own| own.parameters.get(&parameter.name));
+                    let named = example_of_operation
+                        .and_then(|example_of_operation| example_of_operation.parameters.get(&parameter.name));
                     let example = named.or_else(|| examples.parameters.get(&parameter.name)).cloned();
-                    show_parameter(parameter, example);
+                    set_parameter_example(parameter, example);
                 }
             }
-            let Some(own) = own else { continue };
+            let Some(example_of_operation) = example_of_operation else { continue };
             if let Some(RefOr::T(body)) = &mut operation.request_body {
-                body.content.iter_mut().for_each(|(kind, content)| show(content, own.bodies.get(kind)));
+                body.content
+                    .iter_mut()
+                    .for_each(|(kind, content)| set_example(content, example_of_operation.bodies.get(kind)));
             }
             for (status, response) in &mut operation.responses.responses {
-                if let (RefOr::T(response), Some(answers)) = (response, own.answers.get(status)) {
-                    response.content.iter_mut().for_each(|(kind, content)| show(content, answers.get(kind)));
+                if let (RefOr::T(response), Some(responses)) = (response, example_of_operation.responses.get(status)) {
+                    response.content.iter_mut().for_each(|(kind, content)| set_example(content, responses.get(kind)));
                 }
             }
         }
@@ -76,10 +78,9 @@ pub fn add(document: &mut OpenApi) -> Result<()> {
     Ok(())
 }
 
-/// Pages that send requests ("Try it out") fill their form with the examples of parameters: only what is required has
-/// one. The others show theirs in their schema, where a form does not take it from; one that is a word of a list needs
-/// none.
-fn show_parameter(parameter: &mut Parameter, example: Option<Value>) {
+/// Pages that send requests ("Try it out") fill their form with the `example` of parameters: only required parameters
+/// have one. Others have examples in their schema, which a form does not use; enumerations need none.
+fn set_parameter_example(parameter: &mut Parameter, example: Option<Value>) {
     let is_required = parameter.required == Required::True;
     let in_form = if is_required { example.clone() } else { None };
     *parameter = ParameterBuilder::from(std::mem::take(parameter)).example(in_form).build();
@@ -93,7 +94,7 @@ fn show_parameter(parameter: &mut Parameter, example: Option<Value>) {
     }
 }
 
-fn show(content: &mut RefOr<Content>, example: Option<&Value>) {
+fn set_example(content: &mut RefOr<Content>, example: Option<&Value>) {
     if let RefOr::T(content) = content {
         content.example = example.cloned();
     }
@@ -108,14 +109,14 @@ mod tests {
     use super::*;
     use crate::server::http::openapi_json;
 
-    /// Formats whose bytes no document shows.
+    /// Binary formats, which have no example.
     const BINARY: [&str; 2] = ["application/vnd.apache.arrow.stream", "application/vnd.apache.parquet"];
 
     #[test]
     fn every_operation_shows_its_parameters_bodies_and_answers() {
         let document: Value = serde_json::from_str(&openapi_json()).unwrap();
         let examples: Examples = serde_json::from_str(TEXT).unwrap();
-        let (mut ids, mut bare) = (Vec::new(), Vec::new());
+        let (mut ids, mut missing) = (Vec::new(), Vec::new());
         for item in document["paths"].as_object().unwrap().values() {
             for operation in item.as_object().unwrap().values() {
                 let id = operation["operationId"].as_str().unwrap();
@@ -131,35 +132,39 @@ mod tests {
                                 || target["oneOf"].is_array() && each.all(|one| one["enum"].is_array())
                         })
                     };
-                    let shown = if parameter["required"] == true {
+                    let has_example = if parameter["required"] == true {
                         !parameter["example"].is_null()
                     } else {
                         schema["examples"].is_array() || has_words(schema) || has_words(&schema["oneOf"][0])
                     };
-                    if !shown {
-                        bare.push(format!("{id}: parameter {}", parameter["name"]));
+                    if !has_example {
+                        missing.push(format!("{id}: parameter {}", parameter["name"]));
                     }
                 }
                 let mut contents = vec![("body", &operation["requestBody"]["content"])];
                 let good = |status: &str| status.starts_with('2');
-                let answers = operation["responses"].as_object().unwrap().iter().filter(|(status, _)| good(status));
-                contents.extend(answers.map(|(status, response)| (status.as_str(), &response["content"])));
+                let responses = operation["responses"].as_object().unwrap().iter().filter(|(status, _)| good(status));
+                contents.extend(responses.map(|(status, response)| (status.as_str(), &response["content"])));
                 for (place, content) in contents {
                     for (kind, content) in content.as_object().into_iter().flatten() {
                         if content["example"].is_null() && !BINARY.contains(&kind.as_str()) {
-                            bare.push(format!("{id}: {place} {kind}"));
+                            missing.push(format!("{id}: {place} {kind}"));
                         }
                     }
                 }
             }
         }
-        assert!(bare.is_empty(), "without an example in openapi/examples.json: {bare:#?}");
-        let unknown: Vec<_> = examples.operations.iter().filter(|own| !ids.contains(&&*own.operation)).collect();
+        assert!(missing.is_empty(), "without an example in openapi/examples.json: {missing:#?}");
+        let unknown: Vec<_> = examples
+            .operations
+            .iter()
+            .filter(|example_of_operation| !ids.contains(&&*example_of_operation.operation))
+            .collect();
         assert!(unknown.is_empty(), "{unknown:?}");
     }
 
     #[test]
-    fn nothing_of_the_document_fills_an_optional_parameter_in_a_form() {
+    fn no_example_fills_an_optional_parameter_in_a_form() {
         let document: Value = serde_json::from_str(&openapi_json()).unwrap();
         let mut seen = 0;
         for item in document["paths"].as_object().unwrap().values() {
@@ -168,7 +173,7 @@ mod tests {
                     if parameter["required"] == true {
                         continue;
                     }
-                    // What Swagger UI 5 looks for, in this order.
+                    // What Swagger UI 5 reads, in this order.
                     let schema = &parameter["schema"];
                     let named = schema["$ref"].as_str().or_else(|| schema["oneOf"][0]["$ref"].as_str());
                     let named = named.and_then(|to| document.pointer(to.trim_start_matches('#'))).unwrap_or(schema);

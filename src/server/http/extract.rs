@@ -1,4 +1,5 @@
-//! Series keys, names of snapshots and records, and ids of jobs from paths, after percent-decoding. Keys are validated.
+//! Extractors for percent-decoded path segments: series keys, names of snapshots and records, and job ids. Keys are
+//! validated.
 
 use axum::extract::{FromRequestParts, Path};
 use axum::http::request::Parts;
@@ -8,27 +9,27 @@ use crate::error::Error;
 use crate::registry::{RecordKind, parse_version};
 use crate::types::SeriesKey;
 
-/// `{symbol}/{timeframe}` of a path.
+/// `{symbol}/{timeframe}` in a path.
 #[derive(Debug)]
 pub struct KlinePath(pub SeriesKey);
 
-/// `{category}/{symbol}/{timeframe}/{name}` of a path.
+/// `{category}/{symbol}/{timeframe}/{name}` in a path.
 #[derive(Debug)]
 pub struct ScalarPath(pub SeriesKey);
 
-/// `{name}` of the path of a snapshot; not validated, since a name that cannot be is not found either.
+/// `{name}` in the path of a snapshot; not validated: an invalid name is not found either.
 #[derive(Debug)]
 pub struct SnapshotPath(pub String);
 
-/// `{id}` of the path of a job; not validated, since an id that cannot be is not found either.
+/// `{id}` in the path of a job; not validated: an invalid id is not found either.
 #[derive(Debug)]
 pub struct JobPath(pub String);
 
-/// `{name}` of the path of a dataset, feature or factor; not validated either.
+/// `{name}` in the path of a dataset, feature or factor; not validated.
 #[derive(Debug)]
 pub struct RecordPath(pub String);
 
-/// `{name}/versions/{version}` of such a path; the version is a number, or `latest`.
+/// `{name}/versions/{version}` in such a path; the version is a number, or `latest`.
 #[derive(Debug)]
 pub struct RecordVersionPath {
     pub name: String,
@@ -39,7 +40,8 @@ impl<S: Send + Sync> FromRequestParts<S> for RecordPath {
     type Rejection = ProblemResponse;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ProblemResponse> {
-        let Path(name) = Path::<String>::from_request_parts(parts, state).await.map_err(|error| unreadable(&error))?;
+        let Path(name) =
+            Path::<String>::from_request_parts(parts, state).await.map_err(|error| invalid_path(&error))?;
         Ok(RecordPath(name))
     }
 }
@@ -49,7 +51,7 @@ impl<S: Send + Sync> FromRequestParts<S> for RecordVersionPath {
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ProblemResponse> {
         let Path((name, version)) =
-            Path::<(String, String)>::from_request_parts(parts, state).await.map_err(|error| unreadable(&error))?;
+            Path::<(String, String)>::from_request_parts(parts, state).await.map_err(|error| invalid_path(&error))?;
         let version =
             if version == "latest" { None } else { Some(parse_version(kind_of(parts.uri.path()), &version)?) };
         Ok(RecordVersionPath { name, version })
@@ -60,7 +62,7 @@ impl<S: Send + Sync> FromRequestParts<S> for JobPath {
     type Rejection = ProblemResponse;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ProblemResponse> {
-        let Path(id) = Path::<String>::from_request_parts(parts, state).await.map_err(|error| unreadable(&error))?;
+        let Path(id) = Path::<String>::from_request_parts(parts, state).await.map_err(|error| invalid_path(&error))?;
         Ok(JobPath(id))
     }
 }
@@ -69,7 +71,8 @@ impl<S: Send + Sync> FromRequestParts<S> for SnapshotPath {
     type Rejection = ProblemResponse;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ProblemResponse> {
-        let Path(name) = Path::<String>::from_request_parts(parts, state).await.map_err(|error| unreadable(&error))?;
+        let Path(name) =
+            Path::<String>::from_request_parts(parts, state).await.map_err(|error| invalid_path(&error))?;
         Ok(SnapshotPath(name))
     }
 }
@@ -79,7 +82,7 @@ impl<S: Send + Sync> FromRequestParts<S> for KlinePath {
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ProblemResponse> {
         let Path((symbol, timeframe)) =
-            Path::<(String, String)>::from_request_parts(parts, state).await.map_err(|error| unreadable(&error))?;
+            Path::<(String, String)>::from_request_parts(parts, state).await.map_err(|error| invalid_path(&error))?;
         Ok(KlinePath(SeriesKey::kline(&symbol, &timeframe)?))
     }
 }
@@ -91,17 +94,17 @@ impl<S: Send + Sync> FromRequestParts<S> for ScalarPath {
         let Path((category, symbol, timeframe, name)) =
             Path::<(String, String, String, String)>::from_request_parts(parts, state)
                 .await
-                .map_err(|error| unreadable(&error))?;
+                .map_err(|error| invalid_path(&error))?;
         Ok(ScalarPath(SeriesKey::scalar(&category, &symbol, &timeframe, &name)?))
     }
 }
 
-/// The kind that `/v1/datasets/…`, `/v1/features/…` or `/v1/factors/…` is about.
+/// The record kind of `/v1/datasets/…`, `/v1/features/…` or `/v1/factors/…`.
 fn kind_of(path: &str) -> RecordKind {
     let word = path.split('/').nth(2).and_then(|segment| segment.strip_suffix('s'));
     word.and_then(RecordKind::from_name).unwrap_or(RecordKind::Dataset)
 }
 
-fn unreadable(error: &axum::extract::rejection::PathRejection) -> Error {
-    Error::invalid(format!("the path cannot be read: {}", error.body_text()))
+fn invalid_path(error: &axum::extract::rejection::PathRejection) -> Error {
+    Error::invalid(format!("the path is invalid: {}", error.body_text()))
 }

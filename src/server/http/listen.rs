@@ -1,4 +1,4 @@
-//! Connections: accepted, bounded in number and patience, and drained at the end.
+//! HTTP connections: accepted, limited in number and by timeouts, and drained at shutdown.
 
 use std::io;
 use std::pin::Pin;
@@ -29,34 +29,34 @@ use crate::server::connections::{Connection, ConnectionPermit, ConnectionTable, 
 use crate::server::tls_stream::ServerStream;
 use crate::service::{Permit, Service};
 
-/// Serves HTTP/1.1 and HTTP/2 until `shutdown` completes, then lets open requests finish for as long as the
-/// configuration gives them.
+/// Serves HTTP/1.1 and HTTP/2 until `shutdown` completes, then lets open requests finish for
+/// [`HttpConfig::drain_timeout`].
 pub async fn serve(
     listener: TcpListener,
     service: Arc<Service>,
-    gate: Arc<Authenticator>,
+    auth: Arc<Authenticator>,
     config: HttpConfig,
     shutdown: impl Future<Output = ()>,
 ) -> Result<()> {
     crate::server::metrics::declare_http(&operations());
-    let app = router(service.clone(), gate, config.clone());
+    let app = router(service.clone(), auth, config.clone());
     serve_router(listener, app, config, shutdown, || service.drain()).await
 }
 
-/// Serves health and metrics alone: for a runtime of their own, where they are answered however busy the other is.
+/// Serves health and metrics alone, on its own runtime, so that it responds even when the main one is saturated.
 pub async fn serve_health(
     listener: TcpListener,
     service: Arc<Service>,
-    gate: Arc<Authenticator>,
+    auth: Arc<Authenticator>,
     config: HttpConfig,
     shutdown: impl Future<Output = ()>,
 ) -> Result<()> {
-    let app = health_router(service.clone(), gate, config.clone());
+    let app = health_router(service.clone(), auth, config.clone());
     serve_router(listener, app, config, shutdown, || service.drain()).await
 }
 
-/// Serves an app until `shutdown` completes; `drain` is called then, and requests go on for as long as the configuration
-/// gives them.
+/// Serves an app until `shutdown` completes; then calls `drain`, and lets requests finish for
+/// [`HttpConfig::drain_timeout`].
 pub(super) async fn serve_router(
     listener: TcpListener,
     app: Router,
@@ -65,66 +65,69 @@ pub(super) async fn serve_router(
     drain: impl FnOnce(),
 ) -> Result<()> {
     let (graceful, draining) = (GracefulShutdown::new(), CancellationToken::new());
-    let door = HttpListener {
+    let listener_state = HttpListener {
         app,
         builder: Arc::new(builder(&config)),
-        lines: ConnectionTable::new(config.connections_max),
+        connections: ConnectionTable::new(config.connections_max),
         draining: draining.clone(),
         config,
     };
     tokio::pin!(shutdown);
     loop {
         let (stream, slot) = tokio::select! {
-            accepted = door.accept(&listener) => accepted,
+            accepted = listener_state.accept(&listener) => accepted,
             () = &mut shutdown => break,
         };
-        tokio::spawn(door.clone().serve(stream, slot, graceful.watcher()));
+        tokio::spawn(listener_state.clone().serve(stream, slot, graceful.watcher()));
     }
-    // Who comes now is told so, for as long as others finish.
+    // New requests are rejected while others finish.
     drain();
     draining.cancel();
     let late = GracefulShutdown::new();
-    let finishing = tokio::time::timeout(door.config.drain, graceful.shutdown());
+    let finishing = tokio::time::timeout(listener_state.config.drain_timeout, graceful.shutdown());
     tokio::pin!(finishing);
     let finished = loop {
         let (stream, slot) = tokio::select! {
             finished = &mut finishing => break finished,
-            accepted = door.accept(&listener) => accepted,
+            accepted = listener_state.accept(&listener) => accepted,
         };
-        let door = HttpListener { draining: CancellationToken::new(), ..door.clone() };
-        tokio::spawn(door.serve(stream, slot, late.watcher()));
+        let listener_state = HttpListener { draining: CancellationToken::new(), ..listener_state.clone() };
+        tokio::spawn(listener_state.serve(stream, slot, late.watcher()));
     };
     drop(listener);
     if finished.is_err() {
         return Err(Error::new(
             crate::ErrorCode::DeadlineExceeded,
-            format!("requests were still open {} ms after the shutdown was asked for", door.config.drain.as_millis()),
+            format!(
+                "requests were still open {} ms after the shutdown was requested",
+                listener_state.config.drain_timeout.as_millis()
+            ),
         ));
     }
     Ok(())
 }
 
-/// What every connection of a listener needs.
+/// State shared by the connections of a listener.
 #[derive(Clone)]
 struct HttpListener {
     app: Router,
     builder: Arc<Builder<TokioExecutor>>,
-    lines: ConnectionTable,
+    connections: ConnectionTable,
     draining: CancellationToken,
     config: HttpConfig,
 }
 
 impl HttpListener {
-    /// The next connection, and its place.
+    /// Accepts the next connection and acquires its slot.
     async fn accept(&self, listener: &TcpListener) -> (TcpStream, ConnectionPermit) {
         loop {
             match listener.accept().await {
                 Ok((stream, _)) => {
                     let _ = stream.set_nodelay(true);
-                    return (stream, self.lines.slot().await);
+                    return (stream, self.connections.acquire().await);
                 }
                 Err(error) => {
-                    // Out of descriptors, or a connection that was gone before it was accepted.
+                    // Out of descriptors, or the connection was closed before it was accepted.
                     tracing::warn!(%error, "cannot accept a connection");
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
@@ -132,51 +135,51 @@ impl HttpListener {
         }
     }
 
-    /// Serves a connection to its end.
+    /// Serves a connection until it closes.
     async fn serve(self, stream: TcpStream, slot: ConnectionPermit, watcher: Watcher) {
-        let HttpConfig { header_timeout, idle_timeout, stall, ref tls, .. } = self.config;
-        let line = Arc::clone(&slot.line);
-        let has_asked = Arc::new(AtomicBool::new(false));
-        let service = service_of(self.app, has_asked.clone(), line.clone());
-        let secured = tokio::select! {
-            secured = tls.accept(stream, header_timeout) => secured,
-            _ = line.over(header_timeout, idle_timeout) => return,
-            // Nobody who has asked nothing holds up the end.
+        let HttpConfig { header_timeout, idle_timeout, stall_timeout, ref tls, .. } = self.config;
+        let state = Arc::clone(&slot.connection);
+        let has_request = Arc::new(AtomicBool::new(false));
+        let service = service_of(self.app, has_request.clone(), state.clone());
+        let accepted = tokio::select! {
+            accepted = tls.accept(stream, header_timeout) => accepted,
+            _ = state.wait_to_close(header_timeout, idle_timeout) => return,
+            // A connection without a request does not delay the shutdown.
             () = self.draining.cancelled() => return,
         };
-        let stream = match secured {
+        let stream = match accepted {
             Ok(stream) => stream,
-            Err(error) => return tracing::debug!(%error, "a connection was not secured"),
+            Err(error) => return tracing::debug!(%error, "TLS handshake failed"),
         };
-        let io = TokioIo::new(WriteTimeout::new(stream, stall, line.clone()));
+        let io = TokioIo::new(WriteTimeout::new(stream, stall_timeout, state.clone()));
         let connection = watcher.watch(self.builder.serve_connection(io, service).into_owned());
         tokio::pin!(connection);
-        let over = line.over(header_timeout, idle_timeout);
-        let stalled = line.stalled(stall);
-        tokio::pin!(over, stalled);
+        let close = state.wait_to_close(header_timeout, idle_timeout);
+        let stalled = state.wait_until_stalled(stall_timeout);
+        tokio::pin!(close, stalled);
         let mut is_draining = false;
         let ended = loop {
             tokio::select! {
                 ended = &mut connection => break ended,
-                why = &mut over => return tracing::debug!(?why, "a connection was closed"),
-                () = &mut stalled => return tracing::debug!("a connection was closed whose client took nothing"),
+                reason = &mut close => return tracing::debug!(?reason, "connection closed"),
+                () = &mut stalled => return tracing::debug!("connection closed: its client stopped reading"),
                 () = self.draining.cancelled(), if !is_draining => {
                     is_draining = true;
-                    if !has_asked.load(Ordering::Acquire) {
+                    if !has_request.load(Ordering::Acquire) {
                         return;
                     }
                 }
             }
         };
         if let Err(error) = ended {
-            tracing::debug!(error, "a connection ended early");
+            tracing::debug!(error, "connection ended early");
         }
     }
 }
 
 fn builder(config: &HttpConfig) -> Builder<TokioExecutor> {
     let mut builder = Builder::new(TokioExecutor::new());
-    // Patience is the line's: hyper's own for headers would count the wait for the next request too.
+    // The timeouts are those of `Connection`: hyper's own for headers would include the wait for the next request.
     builder.http1().timer(TokioTimer::new()).header_read_timeout(None).max_headers(100).max_buf_size(256 << 10);
     builder
         .http2()
@@ -197,8 +200,8 @@ type HttpResponse = axum::response::Response;
 
 fn service_of(
     app: Router,
-    has_asked: Arc<AtomicBool>,
-    line: Arc<Connection>,
+    has_request: Arc<AtomicBool>,
+    connection: Arc<Connection>,
 ) -> impl hyper::service::Service<
     hyper::Request<Incoming>,
     Response = HttpResponse,
@@ -206,26 +209,26 @@ fn service_of(
     Future = impl Future<Output = Result<HttpResponse, std::convert::Infallible>> + Send,
 > + Clone {
     hyper::service::service_fn(move |request: hyper::Request<Incoming>| {
-        has_asked.store(true, Ordering::Release);
-        let (under_way, framed) = (line.begin(), request.version() == Version::HTTP_2);
-        let line = line.clone();
-        let answering = app.clone().oneshot(request.map(axum::body::Body::new));
+        has_request.store(true, Ordering::Release);
+        let (in_flight, is_framed) = (connection.start_request(), request.version() == Version::HTTP_2);
+        let connection = connection.clone();
+        let response = app.clone().oneshot(request.map(axum::body::Body::new));
         async move {
-            let mut response = answering.await?;
-            let place = response.extensions_mut().remove::<Arc<Permit>>();
-            let sending = framed.then(|| line.send());
+            let mut response = response.await?;
+            let permit = response.extensions_mut().remove::<Arc<Permit>>();
+            let sending = is_framed.then(|| connection.start_response());
             Ok(response
-                .map(|body| axum::body::Body::new(TrackedBody { body, sending, _under_way: under_way, _place: place })))
+                .map(|body| axum::body::Body::new(TrackedBody { body, sending, _request: in_flight, _permit: permit })))
         }
     })
 }
 
-/// The body of an answer, which is under way until its end.
+/// A response body that counts as in flight until its end.
 struct TrackedBody {
     body: axum::body::Body,
     sending: Option<ResponseInProgress>,
-    _under_way: InFlight,
-    _place: Option<Arc<Permit>>,
+    _request: InFlight,
+    _permit: Option<Arc<Permit>>,
 }
 
 impl http_body::Body for TrackedBody {
@@ -238,7 +241,7 @@ impl http_body::Body for TrackedBody {
     ) -> Poll<Option<std::result::Result<http_body::Frame<Bytes>, axum::Error>>> {
         let frame = Pin::new(&mut self.body).poll_frame(cx);
         if let Some(sending) = &self.sending {
-            sending.asked(frame.is_ready());
+            sending.polled(frame.is_ready());
         }
         frame
     }
@@ -252,52 +255,60 @@ impl http_body::Body for TrackedBody {
     }
 }
 
-/// A stream whose writer loses patience: when the other side takes no byte for `stall`, writing fails. Its line is told
-/// when bytes come. The answers that hyper itself gives to heads it cannot read become problem documents here.
+/// A stream whose writes fail when the peer reads nothing for `stall_timeout`. It notifies its connection of received
+/// bytes, and replaces the responses of hyper to unparsable heads by problem documents.
 struct WriteTimeout {
     stream: ServerStream,
-    line: Arc<Connection>,
+    connection: Arc<Connection>,
     has_read: bool,
-    unread: HeadRefusal,
-    stall: Duration,
+    head_refusal: HeadRefusal,
+    stall_timeout: Duration,
     deadline: Pin<Box<Sleep>>,
     is_waiting: bool,
 }
 
 impl WriteTimeout {
-    fn new(stream: ServerStream, stall: Duration, line: Arc<Connection>) -> Self {
-        let deadline = Box::pin(tokio::time::sleep(stall));
-        Self { stream, line, has_read: false, unread: HeadRefusal::default(), stall, deadline, is_waiting: false }
+    fn new(stream: ServerStream, stall_timeout: Duration, connection: Arc<Connection>) -> Self {
+        let deadline = Box::pin(tokio::time::sleep(stall_timeout));
+        Self {
+            stream,
+            connection,
+            has_read: false,
+            head_refusal: HeadRefusal::default(),
+            stall_timeout,
+            deadline,
+            is_waiting: false,
+        }
     }
 
-    /// Writes the problem document that stands for an answer of `bytes`.
+    /// Writes the problem document in place of a response of `bytes` bytes.
     fn write_refusal(&mut self, cx: &mut Context<'_>, bytes: usize) -> Poll<io::Result<usize>> {
-        while let Some(refusal) = self.unread.refusal.as_mut().filter(|refusal| !refusal.is_empty()) {
+        while let Some(refusal) = self.head_refusal.refusal.as_mut().filter(|refusal| !refusal.is_empty()) {
             let written = Pin::new(&mut self.stream).poll_write(cx, refusal);
             let written = match written {
                 Poll::Ready(Ok(written)) => written,
-                other => return self.bounded(cx, other),
+                other => return self.with_timeout(cx, other),
             };
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             refusal.advance(written.min(refusal.len()));
         }
-        self.unread.refusal = None;
+        self.head_refusal.refusal = None;
         Poll::Ready(Ok(bytes))
     }
 
-    fn bounded<T>(&mut self, cx: &mut Context<'_>, result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+    fn with_timeout<T>(&mut self, cx: &mut Context<'_>, result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if result.is_ready() {
             self.is_waiting = false;
             return result;
         }
         if !self.is_waiting {
             self.is_waiting = true;
-            self.deadline.as_mut().reset(Instant::now() + self.stall);
+            self.deadline.as_mut().reset(Instant::now() + self.stall_timeout);
         }
         ready!(self.deadline.as_mut().poll(cx));
-        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client takes no bytes")))
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client stopped reading")))
     }
 }
 
@@ -305,14 +316,14 @@ impl AsyncRead for WriteTimeout {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(cx, buf);
-        let fresh = buf.filled().get(before..).unwrap_or_default();
-        if !fresh.is_empty() {
-            // No method of HTTP/1 begins like the greeting of HTTP/2; hyper finds out by itself.
-            if !std::mem::replace(&mut self.has_read, true) && fresh.starts_with(b"PRI") {
-                self.line.is_framed();
+        let received = buf.filled().get(before..).unwrap_or_default();
+        if !received.is_empty() {
+            // No HTTP/1 method begins like the HTTP/2 preface; hyper detects the version itself.
+            if !std::mem::replace(&mut self.has_read, true) && received.starts_with(b"PRI") {
+                self.connection.set_framed();
             }
-            let begins = self.line.heard();
-            self.unread.hear(fresh, begins);
+            let is_first = self.connection.bytes_received();
+            self.head_refusal.record(received, is_first);
         }
         read
     }
@@ -320,14 +331,14 @@ impl AsyncRead for WriteTimeout {
 
 impl AsyncWrite for WriteTimeout {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        if self.line.is_at_rest() {
-            self.unread.refuse(buf);
+        if self.connection.is_idle_http1() {
+            self.head_refusal.replace_response(buf);
         }
-        if self.unread.refusal.is_some() {
+        if self.head_refusal.refusal.is_some() {
             return self.write_refusal(cx, buf.len());
         }
         let result = Pin::new(&mut self.stream).poll_write(cx, buf);
-        self.bounded(cx, result)
+        self.with_timeout(cx, result)
     }
 
     fn poll_write_vectored(
@@ -339,7 +350,7 @@ impl AsyncWrite for WriteTimeout {
             return self.poll_write(cx, only);
         }
         let result = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
-        self.bounded(cx, result)
+        self.with_timeout(cx, result)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -347,13 +358,13 @@ impl AsyncWrite for WriteTimeout {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // Under TLS what was written can wait here.
+        // Under TLS written bytes can be buffered here.
         let result = Pin::new(&mut self.stream).poll_flush(cx);
-        self.bounded(cx, result)
+        self.with_timeout(cx, result)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let result = Pin::new(&mut self.stream).poll_shutdown(cx);
-        self.bounded(cx, result)
+        self.with_timeout(cx, result)
     }
 }

@@ -1,4 +1,4 @@
-//! The outermost layer of every request: its id, the limits of its head, panics, and the form of its errors.
+//! The outermost middleware of every request: its id, head limits, authentication, panics, and rendered errors.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -16,13 +16,13 @@ use super::authorisation;
 use super::origin_check;
 use super::problem::{ProblemResponse, render};
 use crate::error::{Error, ErrorCode};
-use crate::server::blocking::{PLACE, panicked};
+use crate::server::blocking::{PERMIT, panicked};
 use crate::server::ids::{REQUEST_ID, request_id};
 use crate::server::{AUDIT, metrics};
 use crate::service::Caller;
 
-/// Runs a request inside all that every request needs.
-pub async fn edge(State(app): State<RequestState>, mut request: Request, next: Next) -> Response {
+/// Handles a request.
+pub async fn handle(State(app): State<RequestState>, mut request: Request, next: Next) -> Response {
     let id = request_id(request.headers());
     let (method, version) = (request.method().clone(), request.version());
     let path = request.uri().path().to_string();
@@ -36,39 +36,39 @@ pub async fn edge(State(app): State<RequestState>, mut request: Request, next: N
         (Ok((service, _)), Some(route)) => authorisation::check(service.caller(), &method, route.as_str(), &path),
         _ => Ok(()),
     };
-    let audience = admitted.as_ref().map(|(service, _)| service.caller().clone()).ok();
+    let known_caller = admitted.as_ref().map(|(service, _)| service.caller().clone()).ok();
     let caller = admitted.as_ref().map(|(service, _)| service.caller().id.clone()).unwrap_or_default();
-    // Archiving a dataset drops its snapshot, a retention deletes rows.
+    // Archiving a dataset drops its snapshot, retention deletes rows.
     let may_drop = method == Method::DELETE || method == Method::PATCH;
     let is_audited = may_drop || (path.starts_with("/v1/admin/") && method != Method::GET);
     let mut audit = is_audited.then(|| AuditRecord {
         id: id.clone(),
         caller,
         method: method.clone(),
-        asked: request.uri().path_and_query().map_or_else(String::new, ToString::to_string),
+        target: request.uri().path_and_query().map_or_else(String::new, ToString::to_string),
         status: 0,
     });
-    let mut place = None;
-    let entered = admitted.and_then(|admitted| allowed.map(|()| admitted)).map(|(service, held)| {
-        place = held.map(Arc::new);
+    let mut permit = None;
+    let prepared = admitted.and_then(|admitted| allowed.map(|()| admitted)).map(|(service, held_permit)| {
+        permit = held_permit.map(Arc::new);
         request.extensions_mut().insert(service);
     });
-    let response = match entered {
+    let response = match prepared {
         Err(error) => ProblemResponse(error).into_response(),
         Ok(()) => {
-            let answer = AssertUnwindSafe(next.run(request).instrument(span)).catch_unwind();
-            let answered = match &place {
-                Some(place) => PLACE.scope(Arc::clone(place), answer).await,
-                None => answer.await,
+            let response = AssertUnwindSafe(next.run(request).instrument(span)).catch_unwind();
+            let outcome = match &permit {
+                Some(permit) => PERMIT.scope(Arc::clone(permit), response).await,
+                None => response.await,
             };
-            answered.unwrap_or_else(|panic| ProblemResponse(panicked(panic.as_ref())).into_response())
+            outcome.unwrap_or_else(|panic| ProblemResponse(panicked(panic.as_ref())).into_response())
         }
     };
-    let response = tell(response, audience.as_ref(), &id);
+    let response = redact(response, known_caller.as_ref(), &id);
     let mut response = render(response, &method, &path, &id);
-    if let Some(held) = place {
-        // Until its body is sent.
-        response.extensions_mut().insert(held);
+    if let Some(held_permit) = permit {
+        // Held until its body is sent.
+        response.extensions_mut().insert(held_permit);
     }
     if version < Version::HTTP_2 && app.is_draining() {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -77,52 +77,53 @@ pub async fn edge(State(app): State<RequestState>, mut request: Request, next: N
         response.headers_mut().insert(REQUEST_ID, value);
     }
     if response.status() == StatusCode::UNAUTHORIZED {
-        let ask = HeaderValue::from_static("Bearer realm=\"fastk\"");
-        response.headers_mut().insert(header::WWW_AUTHENTICATE, ask);
+        let challenge = HeaderValue::from_static("Bearer realm=\"fastk\"");
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
     }
     let status = response.status().as_u16();
     if status == 401 {
-        metrics::refused("rest");
+        metrics::rejected("rest");
     }
     let route = route.as_ref().map_or("none", MatchedPath::as_str);
     metrics::http_request(route, known_method(&method), status, started.elapsed());
     if let Some(audit) = &mut audit {
         audit.status = status;
     }
-    tracing::debug!(request_id = id, %method, path, status, elapsed_us = started.elapsed().as_micros(), "answered");
+    tracing::debug!(request_id = id, %method, path, status, elapsed_us = started.elapsed().as_micros(), "request done");
     response
 }
 
-/// A failed answer as its caller may be told it; what is left out of it is in the log.
-fn tell(mut response: Response, caller: Option<&Caller>, id: &str) -> Response {
+/// Redacts the error of a failed response for its caller; the log has the complete error.
+fn redact(mut response: Response, caller: Option<&Caller>, id: &str) -> Response {
     let Some(caller) = caller.filter(|caller| caller.is_limited()) else { return response };
     if let Some(error) = response.extensions_mut().remove::<Error>() {
-        let shown = caller.shown(error.clone());
-        if shown.detail() != error.detail() {
-            tracing::error!(request_id = id, %error, "a token limited to some series is told less");
+        let redacted = caller.redact(error.clone());
+        if redacted.detail() != error.detail() {
+            tracing::error!(request_id = id, %error, "the error was redacted for a limited token");
         }
-        response.extensions_mut().insert(shown);
+        response.extensions_mut().insert(redacted);
     }
     response
 }
 
-/// What the log tells of a request that deletes or administrates, however it ends; status 0 when the client left first.
+/// Audit log line of a request that deletes or administers, logged however it ends; status 0 when the client left
+/// first.
 struct AuditRecord {
     id: String,
     caller: Arc<str>,
     method: Method,
-    asked: String,
+    target: String,
     status: u16,
 }
 
 impl Drop for AuditRecord {
     fn drop(&mut self) {
-        let AuditRecord { id, caller, method, asked, status } = self;
-        tracing::info!(target: AUDIT, request_id = *id, caller = &**caller, %method, asked, status, "audit");
+        let AuditRecord { id, caller, method, target, status } = self;
+        tracing::info!(target: AUDIT, request_id = *id, caller = &**caller, %method, asked = target, status, "audit");
     }
 }
 
-/// A method as a label, of which there are few.
+/// The metric label of a method.
 fn known_method(method: &Method) -> &'static str {
     const KNOWN: [Method; 7] =
         [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS];
@@ -136,7 +137,7 @@ fn head_limits(app: &RequestState, request: &Request) -> Result<(), Error> {
     if hosts > 1 || (hosts == 0 && request.version() == Version::HTTP_11) {
         let found = if hosts == 0 { "no Host header".to_string() } else { format!("{hosts} Host headers") };
         return Err(Error::invalid(format!("the request has {found}"))
-            .with_hint("HTTP/1.1 needs one Host header: the name and port of the server"));
+            .with_hint("HTTP/1.1 requires one Host header: the name and port of the server"));
     }
     let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
     if target > config.uri_bytes_max {
@@ -174,14 +175,14 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_becomes_an_internal_error_that_tells_nothing() {
+    fn a_panic_becomes_an_internal_error_without_details() {
         let root = tempfile::tempdir().unwrap();
         let service = Service::open(root.path(), true, StoreOptions { upkeep: false, ..Default::default() }).unwrap();
-        let gate = Arc::new(Authenticator::of(root.path()).unwrap());
-        let gated = RequestState::new(service.clone(), gate, HttpConfig::default());
+        let auth = Arc::new(Authenticator::open(root.path()).unwrap());
+        let state = RequestState::new(service.clone(), auth, HttpConfig::default());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let layer = axum::middleware::from_fn_with_state(gated.clone(), edge);
+            let layer = axum::middleware::from_fn_with_state(state.clone(), handle);
             let router = Router::new().route("/boom", get(boom)).layer(layer);
             let request = Request::get("/boom")
                 .header(header::HOST, "localhost")
@@ -194,8 +195,8 @@ mod tests {
             let problem: Problem = serde_json::from_slice(&body).unwrap();
             assert_eq!((problem.code.as_str(), problem.request_id.as_str()), ("internal", "id1"));
             assert!(!String::from_utf8_lossy(&body).contains("secret"));
-            // A verb that panics on its blocking thread is no different.
-            let app = AppState { shared: gated.0.clone(), service };
+            // A panic on a blocking thread is handled alike.
+            let app = AppState { shared: state.0.clone(), service };
             let error = app.blocking::<(), _>(|_| panic!("a secret")).await.unwrap_err();
             assert_eq!(error.code(), ErrorCode::Internal);
         });

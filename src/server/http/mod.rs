@@ -1,6 +1,6 @@
-//! REST over HTTP: translation between requests and the verbs of [`Service`], and nothing else.
+//! REST over HTTP: protocol translation between requests and the operations of [`Service`].
 //!
-//! The only module that knows axum. Every verb runs on a blocking thread; no handler touches a file or a map.
+//! The only module that depends on axum. Every operation runs on a blocking thread; no handler touches a file or a map.
 
 mod authorisation;
 mod body;
@@ -33,7 +33,7 @@ use tokio::sync::Semaphore;
 use crate::access::Authenticator;
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::server::blocking::{carried, panicked, too_long};
+use crate::server::blocking::{deadline_exceeded, panicked, with_request_context};
 use crate::server::settings::{count, millis, small, staged_files};
 use crate::server::tls_stream::Tls;
 use crate::service::{Permit, PermitKind, Service};
@@ -42,55 +42,55 @@ pub use not_ready::serve_opening;
 pub use openapi::openapi_json;
 pub use problem::{PROBLEM, Problem};
 
-/// Limits of the REST face. Every one has an end.
+/// Limits of the REST interface.
 #[derive(Clone, Debug)]
 pub struct HttpConfig {
-    /// Longest body of a write, once decoded.
+    /// Maximum size of a decompressed body of a write.
     pub body_bytes_max: u64,
-    /// Bytes of all bodies being received or written at one time.
+    /// Maximum bytes of all bodies being received or written at one time.
     pub ingest_bytes_max: u64,
-    /// Rows of a JSON answer when no limit is given.
+    /// Rows of a JSON response without a limit.
     pub json_rows_default: u64,
-    /// Most rows of a JSON answer.
+    /// Maximum number of rows of a JSON response.
     pub json_rows_max: u64,
-    /// Most answers under way at one time.
+    /// Maximum number of concurrent reads.
     pub reads_max: usize,
-    /// Longest wait for one of them to end.
-    pub slot_wait: Duration,
-    /// Most connections at one time; the one that did nothing for longest makes room for the next.
+    /// How long a read waits for one of these permits.
+    pub read_queue_timeout: Duration,
+    /// Maximum number of connections; a new connection above it closes the one that has been idle longest.
     pub connections_max: usize,
-    /// Bodies that wait in a file of their own at one time; more are refused as `overloaded`.
+    /// Maximum number of bodies staged in files at one time; more are rejected as `overloaded`.
     pub staged_files_max: usize,
-    /// Most requests under way on one connection of HTTP/2.
+    /// Maximum number of concurrent requests on one HTTP/2 connection.
     pub connection_streams_max: u32,
-    /// How many times longer than it was sent a compressed body may become.
-    pub expansion_max: u64,
-    /// Longest wait for the whole head of a request.
+    /// Maximum ratio of the decompressed to the compressed size of a body.
+    pub decompression_ratio_max: u64,
+    /// Maximum time to receive the head of a request.
     pub header_timeout: Duration,
-    /// Longest wait for the next request of a connection.
+    /// How long a connection may be idle between two requests.
     pub idle_timeout: Duration,
-    /// Longest wait for the next bytes of a body.
-    pub body_idle: Duration,
-    /// Longest wait for a whole body.
-    pub body_whole: Duration,
-    /// Longest time a client may take no byte of an answer.
-    pub stall: Duration,
-    /// How long open requests may go on after the shutdown was asked for.
-    pub drain: Duration,
-    /// Longest request target.
+    /// Maximum pause between two reads of a body.
+    pub body_idle_timeout: Duration,
+    /// Maximum time to receive a body.
+    pub body_timeout: Duration,
+    /// How long a client may read nothing of a response.
+    pub stall_timeout: Duration,
+    /// How long open requests may continue after the shutdown was requested.
+    pub drain_timeout: Duration,
+    /// Maximum length of a request target.
     pub uri_bytes_max: usize,
-    /// Bytes of all request headers.
+    /// Maximum size of the headers of a request.
     pub header_bytes_max: usize,
-    /// How connections are secured.
+    /// TLS settings.
     pub tls: Tls,
-    /// Origins whose pages may ask from a browser.
+    /// Origins whose pages may send requests from a browser.
     pub cors_origins: Vec<HeaderValue>,
-    /// Whether a server without tokens answers under names of this machine alone.
+    /// Whether a server without tokens accepts only local host names.
     pub local_names_only: bool,
 }
 
 impl HttpConfig {
-    /// What the settings give, secured so.
+    /// The limits in the configuration, with TLS settings.
     pub fn of(config: &Config, tls: Tls) -> Self {
         let http = &config.http;
         Self {
@@ -99,21 +99,21 @@ impl HttpConfig {
             json_rows_default: http.json_rows_default,
             json_rows_max: http.json_rows_max,
             reads_max: count(http.reads_max),
-            slot_wait: millis(http.reads_wait_ms),
+            read_queue_timeout: millis(http.reads_wait_ms),
             connections_max: count(http.connections_max),
             staged_files_max: staged_files(count(http.connections_max)),
             connection_streams_max: small(http.connection_streams_max),
-            expansion_max: http.expansion_max,
+            decompression_ratio_max: http.expansion_max,
             header_timeout: millis(http.header_timeout_ms),
             idle_timeout: millis(http.idle_timeout_ms),
-            body_idle: millis(http.body_idle_ms),
-            body_whole: millis(http.body_timeout_ms),
-            stall: millis(http.stall_timeout_ms),
-            drain: millis(config.limits.drain_timeout_ms),
+            body_idle_timeout: millis(http.body_idle_ms),
+            body_timeout: millis(http.body_timeout_ms),
+            stall_timeout: millis(http.stall_timeout_ms),
+            drain_timeout: millis(config.limits.drain_timeout_ms),
             uri_bytes_max: count(http.uri_bytes_max),
             header_bytes_max: count(http.header_bytes_max),
             tls,
-            // They were looked at when the settings were read.
+            // Validated when the configuration was read.
             cors_origins: http.cors_origins.iter().filter_map(|text| cors::origin(text).ok()).collect(),
             local_names_only: false,
         }
@@ -121,39 +121,39 @@ impl HttpConfig {
 }
 
 impl Default for HttpConfig {
-    /// That of the settings.
+    /// The defaults of the configuration.
     fn default() -> Self {
         Self::of(&Config::default(), Tls::off())
     }
 }
 
-/// What requests share before it is known who asks.
+/// State shared by requests before they are authenticated.
 #[derive(Clone, Debug)]
 struct RequestState(Arc<HttpShared>);
 
 #[derive(Debug)]
 struct HttpShared {
     service: Arc<Service>,
-    gate: Arc<Authenticator>,
+    auth: Arc<Authenticator>,
     config: HttpConfig,
     ingest: Arc<Semaphore>,
-    /// Permits of bodies that wait in a file of their own.
+    /// Permits of bodies staged in files.
     staged_files: Arc<Semaphore>,
     reads: Arc<Semaphore>,
 }
 
-/// Paths that everybody may ask: they tell nothing of what is stored.
-const OPEN_PATHS: [&str; 5] = ["/health/live", "/health/ready", "/openapi.json", "/docs", "/docs/"];
-/// Paths that are answered however much is under way.
-const WATCH_PATHS: [&str; 2] = ["/health", "/metrics"];
-const OPEN_BELOW: &str = "/docs/";
+/// Paths without authentication: they reveal nothing about stored data.
+const PUBLIC_PATHS: [&str; 5] = ["/health/live", "/health/ready", "/openapi.json", "/docs", "/docs/"];
+/// Paths exempt from the limit on concurrent requests.
+const MONITORING_PATHS: [&str; 2] = ["/health", "/metrics"];
+const PUBLIC_PREFIX: &str = "/docs/";
 
 impl RequestState {
-    fn new(service: Arc<Service>, gate: Arc<Authenticator>, config: HttpConfig) -> Self {
+    fn new(service: Arc<Service>, auth: Arc<Authenticator>, config: HttpConfig) -> Self {
         let ingest = body::budget(config.ingest_bytes_max);
         let reads = Arc::new(Semaphore::new(config.reads_max));
         let staged_files = Arc::new(Semaphore::new(config.staged_files_max));
-        Self(Arc::new(HttpShared { service, gate, config, ingest, staged_files, reads }))
+        Self(Arc::new(HttpShared { service, auth, config, ingest, staged_files, reads }))
     }
 
     fn config(&self) -> &HttpConfig {
@@ -164,20 +164,21 @@ impl RequestState {
         self.0.service.is_draining()
     }
 
-    /// The verbs as whoever sent this request may use them, and its place among those under way.
+    /// Authenticates a request: the service with the permissions of its caller, and its permit.
     fn admit(&self, path: &str, headers: &HeaderMap) -> Result<(Arc<Service>, Option<Permit>)> {
-        if OPEN_PATHS.contains(&path) || path.starts_with(OPEN_BELOW) {
+        if PUBLIC_PATHS.contains(&path) || path.starts_with(PUBLIC_PREFIX) {
             return Ok((Arc::clone(&self.0.service), None));
         }
         let values = headers.get_all(header::AUTHORIZATION).iter().map(HeaderValue::as_bytes);
-        let service = self.0.service.as_caller(self.0.gate.admit(values)?);
-        // Who watches the server is to see that it has too much to do.
-        let held = if WATCH_PATHS.contains(&path) { None } else { Some(service.take(PermitKind::Request)?) };
-        Ok((service, held))
+        let service = self.0.service.as_caller(self.0.auth.admit(values)?);
+        // Monitoring must work on an overloaded server.
+        let permit =
+            if MONITORING_PATHS.contains(&path) { None } else { Some(service.acquire_permit(PermitKind::Request)?) };
+        Ok((service, permit))
     }
 }
 
-/// What a handler works with: only a request that was let in gets one.
+/// State of a handler: exists only for authenticated requests.
 #[derive(Clone, Debug)]
 struct AppState {
     shared: Arc<HttpShared>,
@@ -187,10 +188,10 @@ struct AppState {
 impl FromRequestParts<RequestState> for AppState {
     type Rejection = problem::ProblemResponse;
 
-    async fn from_request_parts(parts: &mut Parts, gated: &RequestState) -> std::result::Result<Self, Self::Rejection> {
+    async fn from_request_parts(parts: &mut Parts, state: &RequestState) -> std::result::Result<Self, Self::Rejection> {
         let service = parts.extensions.get::<Arc<Service>>().cloned();
-        let service = service.ok_or_else(|| Error::internal("a request came past the gate"))?;
-        Ok(Self { shared: Arc::clone(&gated.0), service })
+        let service = service.ok_or_else(|| Error::internal("a request was not authenticated"))?;
+        Ok(Self { shared: Arc::clone(&state.0), service })
     }
 }
 
@@ -203,46 +204,48 @@ impl AppState {
         &self.service
     }
 
-    /// Runs a verb on a blocking thread; a panic in it becomes `internal`.
-    async fn blocking<T, F>(&self, verb: F) -> Result<T>
+    /// Runs an operation on a blocking thread; a panic in it becomes `internal`.
+    async fn blocking<T, F>(&self, operation: F) -> Result<T>
     where
         T: Send + 'static,
         F: FnOnce(&Service) -> Result<T> + Send + 'static,
     {
-        let patience = self.service.limits().request_timeout;
-        tokio::time::timeout(patience, self.to_the_end(verb)).await.unwrap_or_else(|_| Err(too_long(patience)))
+        let timeout = self.service.limits().request_timeout;
+        tokio::time::timeout(timeout, self.blocking_without_timeout(operation))
+            .await
+            .unwrap_or_else(|_| Err(deadline_exceeded(timeout)))
     }
 
-    /// The same for work that takes as long as there are rows: it has no end but its own. It holds the place of its
-    /// request, also when nobody waits for it any more.
-    async fn to_the_end<T, F>(&self, verb: F) -> Result<T>
+    /// Like [`blocking`](Self::blocking) without a timeout, for work whose duration depends on the number of rows. It
+    /// holds the permit of its request, even after the client is gone.
+    async fn blocking_without_timeout<T, F>(&self, operation: F) -> Result<T>
     where
         T: Send + 'static,
         F: FnOnce(&Service) -> Result<T> + Send + 'static,
     {
         let service = Arc::clone(&self.service);
-        match tokio::task::spawn_blocking(carried(move || verb(&service))).await {
+        match tokio::task::spawn_blocking(with_request_context(move || operation(&service))).await {
             Ok(result) => result,
             Err(error) if error.is_panic() => Err(panicked(error.into_panic().as_ref())),
-            Err(_) => Err(Error::new(crate::ErrorCode::NotReady, "the server is stopping")),
+            Err(_) => Err(Error::new(crate::ErrorCode::NotReady, "the server is shutting down")),
         }
     }
 }
 
-/// Health and metrics alone.
-fn health_router(service: Arc<Service>, gate: Arc<Authenticator>, config: HttpConfig) -> Router {
-    let app = RequestState::new(service, gate, config);
-    let edge = axum::middleware::from_fn_with_state(app.clone(), middleware::edge);
-    routes::health().with_state(app).fallback(routes::nothing_here).layer(edge)
+/// A router with health and metrics alone.
+fn health_router(service: Arc<Service>, auth: Arc<Authenticator>, config: HttpConfig) -> Router {
+    let app = RequestState::new(service, auth, config);
+    let middleware = axum::middleware::from_fn_with_state(app.clone(), middleware::handle);
+    routes::health().with_state(app).fallback(routes::not_found).layer(middleware)
 }
 
-/// The whole face as one router.
-pub fn router(service: Arc<Service>, gate: Arc<Authenticator>, config: HttpConfig) -> Router {
+/// The complete REST router.
+pub fn router(service: Arc<Service>, auth: Arc<Authenticator>, config: HttpConfig) -> Router {
     let origins = config.cors_origins.clone();
-    let app = RequestState::new(service, gate, config);
+    let app = RequestState::new(service, auth, config);
     let (router, _) = routes::all().split_for_parts();
-    let edge = axum::middleware::from_fn_with_state(app.clone(), middleware::edge);
-    let router = router.with_state(app).merge(routes::docs()).fallback(routes::nothing_here).layer(edge);
-    // Outermost: a browser asks whether it may before it sends a token.
+    let middleware = axum::middleware::from_fn_with_state(app.clone(), middleware::handle);
+    let router = router.with_state(app).merge(routes::docs()).fallback(routes::not_found).layer(middleware);
+    // Outermost: a browser sends preflight requests without a token.
     if origins.is_empty() { router } else { router.layer(cors::layer(origins)) }
 }

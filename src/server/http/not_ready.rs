@@ -1,4 +1,4 @@
-//! What is answered while the store is being opened: that it is, and how far.
+//! Responses while the store is being opened, with the progress of the open.
 
 use std::sync::Arc;
 
@@ -15,10 +15,10 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::server::ids::{REQUEST_ID, random_id};
 use crate::service::{OpenProgress, StatusReply};
 
-/// Answers until `opened` completes: `/health/live` that the process lives, everything else `not_ready`.
+/// Serves until `opened` completes: `/health/live` with 200, every other path with `not_ready`.
 ///
 /// # Errors
-/// None that matter: the listener goes on to be used by whoever serves the store.
+/// None of consequence: the listener is used again to serve the store.
 pub async fn serve_opening(
     listener: TcpListener,
     opening: Arc<OpenProgress>,
@@ -27,22 +27,22 @@ pub async fn serve_opening(
 ) -> Result<()> {
     let app = Router::new().fallback(move |request: Request| {
         let opening = Arc::clone(&opening);
-        async move { answer(&request, &opening) }
+        async move { respond(&request, &opening) }
     });
     serve_router(listener, app, config, opened, || {}).await
 }
 
-fn answer(request: &Request, opening: &OpenProgress) -> Response {
+fn respond(request: &Request, opening: &OpenProgress) -> Response {
     let (method, path, id) = (request.method().clone(), request.uri().path(), random_id());
     let response = if path == "/health/live" {
         reply::json(StatusCode::OK, &StatusReply::OK).unwrap_or_else(|e| ProblemResponse(e).into_response())
     } else {
         let detail = format!("the store is being opened: {opening}");
-        ProblemResponse(Error::new(ErrorCode::NotReady, detail).with_hint("try again shortly")).into_response()
+        ProblemResponse(Error::new(ErrorCode::NotReady, detail).with_hint("retry shortly")).into_response()
     };
     let mut response = render(response, &method, path, &id);
     let headers = response.headers_mut();
-    // Whoever asks again asks the server that is there then.
+    // The next request must reach the server that then runs.
     headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     if let Ok(id) = HeaderValue::from_str(&id) {
         headers.insert(REQUEST_ID, id);

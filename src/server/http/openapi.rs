@@ -1,4 +1,4 @@
-//! The OpenAPI document: what the routes say of themselves, plus the schemas of bodies and errors.
+//! The OpenAPI document: the annotations of the routes, plus the schemas of bodies and errors.
 
 use std::collections::BTreeMap;
 
@@ -21,8 +21,8 @@ use crate::query::ScanStats;
     info(
         title = "FastK",
         description = "Market-data time series over REST. Ranges are closed. Errors are RFC 9457 problem documents \
-            whose `code` is one of a fixed table. After the first byte of an answer an error breaks the body off: a \
-            body that ends properly is whole.",
+            whose `code` is one of a fixed table. An error after the first byte of a response aborts its body: a \
+            body that ends regularly is complete.",
         license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0"),
     ),
     servers((url = "/", description = "the server that serves this document")),
@@ -39,9 +39,9 @@ use crate::query::ScanStats;
     tags(
         (name = "series", description = "Register, list, change and drop series"),
         (name = "rows", description = "Write, read and delete rows"),
-        (name = "snapshots", description = "Named views of the whole store that stay readable"),
-        (name = "registry", description = "Datasets, features and factors: what series mean together, in versions"),
-        (name = "server", description = "What is stored and how the server is"),
+        (name = "snapshots", description = "Named snapshots of the whole store that stay readable"),
+        (name = "registry", description = "Datasets, features and factors: versioned metadata of series"),
+        (name = "server", description = "Inventory, health and administration"),
     ),
 )]
 pub struct Document;
@@ -53,13 +53,13 @@ pub fn openapi_json() -> String {
     if let Err(error) = super::examples::add(&mut document) {
         tracing::error!(%error, "the OpenAPI document has no examples");
     }
-    // The names of unsigned formats in the registry of OpenAPI.
+    // The registry of OpenAPI formats spells unsigned formats `uint…`.
     let mut text = document.to_pretty_json().unwrap_or_default().replace("\"format\": \"u-int", "\"format\": \"uint");
     text.push('\n');
     text
 }
 
-/// Every operation by route and method, with the statuses of its good answers, and that of a failure of the server.
+/// Every operation by route and method, with its success statuses and 500.
 pub fn operations() -> Vec<(String, &'static str, Vec<u16>)> {
     let mut found = vec![("none".to_owned(), "GET", vec![404])];
     for (route, item) in super::routes::all().into_openapi().paths.paths {
@@ -76,13 +76,13 @@ pub fn operations() -> Vec<(String, &'static str, Vec<u16>)> {
     found
 }
 
-/// The error responses of a route: one per status, naming its codes.
+/// The error responses of a route: one per status, with its codes.
 pub fn problems(codes: &[ErrorCode]) -> BTreeMap<String, RefOr<Response>> {
     let mut by_status: BTreeMap<u16, Vec<ErrorCode>> = BTreeMap::new();
     for code in codes {
-        let same = by_status.entry(code.http()).or_default();
-        if !same.contains(code) {
-            same.push(*code);
+        let codes_of_status = by_status.entry(code.http()).or_default();
+        if !codes_of_status.contains(code) {
+            codes_of_status.push(*code);
         }
     }
     by_status
@@ -91,8 +91,8 @@ pub fn problems(codes: &[ErrorCode]) -> BTreeMap<String, RefOr<Response>> {
             let text =
                 codes.iter().map(|code| format!("`{}`: {}", code.name(), code.title())).collect::<Vec<_>>().join(" ");
             let mut content = Content::new(Some(Ref::from_schema_name("Problem")));
-            let shown = |code: ErrorCode| RefOr::Ref(Ref::new(format!("#/components/examples/{}", code.name())));
-            content.examples = codes.iter().map(|code| (code.name().to_owned(), shown(*code))).collect();
+            let example = |code: ErrorCode| RefOr::Ref(Ref::new(format!("#/components/examples/{}", code.name())));
+            content.examples = codes.iter().map(|code| (code.name().to_owned(), example(*code))).collect();
             (status.to_string(), ResponseBuilder::new().description(text).content(PROBLEM, content).build().into())
         })
         .collect()
@@ -102,13 +102,13 @@ pub fn problems(codes: &[ErrorCode]) -> BTreeMap<String, RefOr<Response>> {
 const EVERYWHERE: [ErrorCode; 4] =
     [ErrorCode::UriTooLong, ErrorCode::HeadersTooLarge, ErrorCode::Internal, ErrorCode::Io];
 
-/// Codes of every route that asks for a token.
-const GATED: [ErrorCode; 2] = [ErrorCode::Unauthenticated, ErrorCode::PermissionDenied];
+/// Codes of every route that requires a token.
+const AUTHENTICATED: [ErrorCode; 2] = [ErrorCode::Unauthenticated, ErrorCode::PermissionDenied];
 
-/// Codes of every route that works for its caller: how much may be under way, and how long.
+/// Codes of every route with limits on concurrency and time.
 const LIMITED: [ErrorCode; 3] = [ErrorCode::RateLimited, ErrorCode::Overloaded, ErrorCode::DeadlineExceeded];
 
-/// What everybody may ask.
+/// Public routes.
 #[derive(Debug)]
 pub struct PublicFailure;
 
@@ -118,17 +118,17 @@ impl IntoResponses for PublicFailure {
     }
 }
 
-/// Asking how the server is, whose 503 is an answer and no problem document.
+/// The health route, whose 503 is not a problem document.
 #[derive(Debug)]
 pub struct HealthFailure;
 
 impl IntoResponses for HealthFailure {
     fn responses() -> BTreeMap<String, RefOr<Response>> {
-        problems(&[&[ErrorCode::InvalidArgument][..], &GATED, &EVERYWHERE].concat())
+        problems(&[&[ErrorCode::InvalidArgument][..], &AUTHENTICATED, &EVERYWHERE].concat())
     }
 }
 
-/// The token of a request.
+/// The bearer token of a request.
 #[derive(Debug)]
 pub struct Bearer;
 
@@ -137,8 +137,8 @@ impl Modify for Bearer {
         let scheme = HttpBuilder::new()
             .scheme(HttpAuthScheme::Bearer)
             .description(Some(
-                "A token of `fastk admin token create`. A server whose store has no tokens asks for none, and answers \
-                 this machine only.",
+                "A token created by `fastk admin token create`. A server without tokens requires none, and accepts \
+                 only local host names.",
             ))
             .build();
         document
@@ -148,7 +148,7 @@ impl Modify for Bearer {
     }
 }
 
-/// A problem document of every code, which the error responses refer to.
+/// A problem document for every code, referenced by the error responses.
 #[derive(Debug)]
 pub struct ProblemExamples;
 
@@ -185,8 +185,8 @@ macro_rules! failures {
 
             impl IntoResponses for $name {
                 fn responses() -> BTreeMap<String, RefOr<Response>> {
-                    let own = [$(ErrorCode::$code,)* ErrorCode::NotReady];
-                    problems(&[&own[..], &GATED, &LIMITED, &EVERYWHERE].concat())
+                    let codes = [$(ErrorCode::$code,)* ErrorCode::NotReady];
+                    problems(&[&codes[..], &AUTHENTICATED, &LIMITED, &EVERYWHERE].concat())
                 }
             }
         )*
@@ -199,7 +199,7 @@ failures! {
     /// Registering a series.
     RegisterFailure: InvalidArgument RequestTimeout SeriesExists TooLarge UnsupportedMediaType Overloaded WriterStopped
         StorageFull;
-    /// Looking at a series.
+    /// Describing a series.
     SeriesFailure: InvalidArgument SeriesNotFound;
     /// Changing or dropping a series.
     ChangeFailure: InvalidArgument SeriesNotFound RequestTimeout CommitConflict TooLarge UnsupportedMediaType
@@ -217,7 +217,7 @@ failures! {
     /// Writing rows.
     WriteFailure: InvalidArgument SchemaMismatch SeriesNotFound RequestTimeout RowsExist OutOfOrder IdempotencyMismatch
         CommitConflict TooLarge UnsupportedMediaType InvalidRows Overloaded WriterStopped StorageFull;
-    /// Writing rows of many series.
+    /// Writing rows of several series.
     WriteManyFailure: InvalidArgument SchemaMismatch SeriesNotFound RequestTimeout RowsExist OutOfOrder
         IdempotencyMismatch TooLarge UnsupportedMediaType InvalidRows Overloaded WriterStopped StorageFull;
     /// Deleting rows.
@@ -227,16 +227,16 @@ failures! {
         WriterStopped StorageFull;
     /// Dropping a snapshot.
     DropSnapshotFailure: InvalidArgument SnapshotNotFound CorruptData UnsupportedFormat WriterStopped StorageFull;
-    /// Starting a job about the whole store.
+    /// Starting a job on the whole store.
     StartFailure: InvalidArgument RequestTimeout TooLarge UnsupportedMediaType Overloaded;
     /// Starting a backup.
     BackupFailure: InvalidArgument RequestTimeout TooLarge UnsupportedMediaType Overloaded;
-    /// Starting a job about some series.
+    /// Starting a job on some series.
     AdminFailure: InvalidArgument SeriesNotFound RequestTimeout TooLarge UnsupportedMediaType Overloaded;
     /// Creating a dataset.
     CreateDatasetFailure: InvalidArgument NotFound SeriesNotFound SnapshotNotFound DatasetNotFound RequestTimeout TooLarge
         UnsupportedMediaType CorruptData UnsupportedFormat Overloaded WriterStopped StorageFull;
-    /// Looking at datasets.
+    /// Describing datasets.
     DatasetFailure: InvalidArgument DatasetNotFound CorruptData UnsupportedFormat;
     /// Listing records.
     RecordsFailure: InvalidArgument CorruptData UnsupportedFormat;
@@ -246,45 +246,45 @@ failures! {
     /// Registering a feature or factor.
     DefineFailure: InvalidArgument NotFound SeriesNotFound DatasetNotFound RequestTimeout TooLarge UnsupportedMediaType
         CorruptData UnsupportedFormat Overloaded WriterStopped StorageFull;
-    /// Looking at a feature or factor.
+    /// Describing a feature or factor.
     DefinitionFailure: InvalidArgument NotFound CorruptData UnsupportedFormat;
     /// Changing the status of a feature or factor.
     DefinitionStatusFailure: InvalidArgument NotFound RequestTimeout TooLarge UnsupportedMediaType CorruptData
         UnsupportedFormat Overloaded WriterStopped StorageFull;
-    /// Looking at a job.
+    /// Describing a job.
     JobFailure: InvalidArgument JobNotFound;
 }
 
-/// Writes every component that adds fields to another one (`allOf`) as one object with all fields: generators give such
-/// a type fields of its own, and none of those they make of `allOf` can be relied upon.
+/// Merges every component composed by `allOf` into one object with all fields: code generators handle `allOf`
+/// inconsistently.
 fn merge_all_of(document: &mut utoipa::openapi::OpenApi) {
     let Some(components) = &mut document.components else { return };
     let schemas = components.schemas.clone();
     for schema in components.schemas.values_mut() {
         if let RefOr::T(Schema::AllOf(parts)) = schema {
-            let mut whole = ObjectBuilder::new().build();
-            if parts.items.iter().all(|part| add_fields(&schemas, part, &mut whole)) {
-                whole.description.clone_from(&parts.description);
-                whole.example.clone_from(&parts.example);
-                *schema = RefOr::T(Schema::Object(whole));
+            let mut merged = ObjectBuilder::new().build();
+            if parts.items.iter().all(|part| add_fields(&schemas, part, &mut merged)) {
+                merged.description.clone_from(&parts.description);
+                merged.example.clone_from(&parts.example);
+                *schema = RefOr::T(Schema::Object(merged));
             }
         }
     }
 }
 
-/// Adds the fields of an object to another, following references; whether it was an object.
-fn add_fields(schemas: &BTreeMap<String, RefOr<Schema>>, part: &RefOr<Schema>, whole: &mut Object) -> bool {
+/// Adds the fields of an object to another, following references; returns whether it was an object.
+fn add_fields(schemas: &BTreeMap<String, RefOr<Schema>>, part: &RefOr<Schema>, merged: &mut Object) -> bool {
     match part {
         RefOr::Ref(reference) => {
             let name = reference.ref_location.rsplit('/').next().unwrap_or_default();
-            schemas.get(name).is_some_and(|named| add_fields(schemas, named, whole))
+            schemas.get(name).is_some_and(|named| add_fields(schemas, named, merged))
         }
         RefOr::T(Schema::Object(object)) => {
-            whole.properties.extend(object.properties.clone());
-            whole.required.extend(object.required.iter().cloned());
+            merged.properties.extend(object.properties.clone());
+            merged.required.extend(object.required.iter().cloned());
             true
         }
-        RefOr::T(Schema::AllOf(parts)) => parts.items.iter().all(|part| add_fields(schemas, part, whole)),
+        RefOr::T(Schema::AllOf(parts)) => parts.items.iter().all(|part| add_fields(schemas, part, merged)),
         RefOr::T(_) => false,
     }
 }
@@ -309,13 +309,13 @@ fn count(description: &str) -> Schema {
     Schema::Object(object(description).schema_type(Type::Integer).build())
 }
 
-/// An object that has no other fields than these.
+/// An object without additional fields.
 fn closed(object: ObjectBuilder) -> Schema {
     Schema::Object(object.additional_properties(Some(AdditionalProperties::<Schema>::FreeForm(false))).build())
 }
 
-/// Schemas of JSON bodies and answers. Every union and every object has a name, since generators of clients make types
-/// of names: without one they make up another in each place, or leave the operation out.
+/// Schemas of JSON bodies and responses. Every union and object has a name, since generators of clients derive types
+/// from names: for anonymous ones they invent a name in each place, or omit the operation.
 macro_rules! schemas {
     ($($(#[$outer:meta])* $name:ident $schema:expr;)*) => {
         $(
@@ -351,56 +351,56 @@ schemas! {
     RowList list_of("Row", "Rows, one object each");
     /// Cells by column.
     ColumnLists Schema::Object(
-        object("Each column's cells by name, `ts` among them")
+        object("The cells of each column by name, including `ts`")
             .additional_properties(Some(Schema::Array(ArrayBuilder::new().items(named("Cell")).build())))
             .build(),
     );
-    /// Body of a JSON write: rows under a name.
-    RowsObject closed(object("Rows under a name").property("rows", named("RowList")).required("rows"));
-    /// Body of a JSON write: columns under a name.
-    ColumnsObject closed(object("Columns under a name").property("columns", named("ColumnLists")).required("columns"));
+    /// Body of a JSON write with the key `rows`.
+    RowsObject closed(object("An object with the key `rows`").property("rows", named("RowList")).required("rows"));
+    /// Body of a JSON write with the key `columns`.
+    ColumnsObject closed(object("An object with the key `columns`").property("columns", named("ColumnLists")).required("columns"));
     /// Body of a JSON write: rows, or columns.
     RowsBody Schema::OneOf(
         OneOfBuilder::new()
-            .description(Some("Rows to write. Every column must be present; decimals are read exactly, also as text."))
+            .description(Some("Rows to write. Every column must be present; decimals are parsed exactly, also from text."))
             .item(named("RowsObject"))
             .item(named("ColumnsObject"))
             .item(named("RowList"))
             .build(),
     );
-    /// Rows of one series in a write of many.
+    /// Rows of one series in a write of several.
     SeriesRows closed(
         object("Rows of one series: `rows` or `columns`")
-            .property("series", text("Key of the series, at most once in a body"))
+            .property("series", text("Key of the series, at most once per body"))
             .property("rows", named("RowList"))
             .property("columns", named("ColumnLists"))
             .required("series"),
     );
-    /// Body of a JSON write of many series.
+    /// Body of a JSON write of several series.
     WritesBody Schema::Object(
         object("Rows to write, by series")
-            .property("writes", list_of("SeriesRows", "One entry for each series"))
+            .property("writes", list_of("SeriesRows", "One entry per series"))
             .required("writes")
             .build(),
     );
-    /// What an answer is about.
+    /// The series of a response.
     SeriesOrList Schema::OneOf(
         OneOfBuilder::new()
-            .description(Some("Key of the series; a list for several series, whose rows have a `series` of their own"))
+            .description(Some("Key of the series; a list for several series, whose rows each have a `series`"))
             .item(text("Key of the series"))
             .item(Schema::Array(ArrayBuilder::new().items(RefOr::T(text("A key or glob"))).build()))
             .build(),
     );
-    /// A JSON answer to a read.
+    /// A JSON response to a read.
     RowsReply Schema::Object(
-        object("An answer: `rows`, or `columns` under `shape=columns`")
+        object("The rows: `rows`, or `columns` under `shape=columns`")
             .property("series", named("SeriesOrList"))
-            .property("version", count("Version of the series; not there for several"))
+            .property("version", count("Version of the series; absent for several"))
             .property("commit", count("Commit of the store"))
             .property("rows", named("RowList"))
             .property("columns", named("ColumnLists"))
             .property("next_cursor", Schema::Object(
-                object("Continues after the last row; null when nothing is left")
+                object("Continues after the last row; null when no row is left")
                     .schema_type(SchemaType::from_iter([Type::String, Type::Null]))
                     .build(),
             ))
@@ -431,17 +431,17 @@ macro_rules! texts {
 }
 
 texts! {
-    /// A symbol or name as part of a key.
+    /// A symbol or name in a key.
     Symbol "^[A-Za-z0-9_:@+=^$&-][A-Za-z0-9._:@+=^$&-]{0,63}$"
-        "1 to 64 of ASCII letters, digits and `. _ - : @ + = ^ $ &`, no dot first";
-    /// A timeframe as part of a key.
+        "1 to 64 characters: ASCII letters, digits and `. _ - : @ + = ^ $ &`, not starting with a dot";
+    /// A timeframe in a key.
     Timeframe "^[A-Za-z0-9_-][A-Za-z0-9._-]{0,31}$"
         "A count and one of `s m h d w M` (`1m` a minute, `1M` a month), or a label of 1 to 32 ASCII letters, digits and `. _ -`";
-    /// A category as part of a key.
-    Category "^[A-Za-z0-9_]{1,32}$" "1 to 32 of ASCII letters, digits and `_`";
+    /// A category in a key.
+    Category "^[A-Za-z0-9_]{1,32}$" "1 to 32 characters: ASCII letters, digits and `_`";
 }
 
-/// How a body is encoded.
+/// Content encoding of a body.
 #[derive(Debug, ToSchema)]
 #[schema(rename_all = "lowercase")]
 #[allow(dead_code, reason = "documents a header")]
@@ -451,7 +451,7 @@ pub enum ContentCoding {
     Zstd,
 }
 
-/// Bytes that are no text.
+/// Binary data.
 #[derive(Debug)]
 pub struct Binary;
 
@@ -474,7 +474,7 @@ mod tests {
 
     /// Run with `FASTK_BLESS=1` to rewrite the committed document.
     #[test]
-    fn the_committed_document_is_what_the_code_says() {
+    fn the_committed_document_is_up_to_date() {
         let now = openapi_json();
         if std::env::var_os("FASTK_BLESS").is_some() {
             std::fs::create_dir_all(committed().parent().unwrap()).unwrap();
@@ -512,7 +512,7 @@ mod tests {
     }
 
     #[test]
-    fn every_error_shows_a_problem_document_of_each_of_its_codes() {
+    fn every_error_has_an_example_of_each_of_its_codes() {
         let document: serde_json::Value = serde_json::from_str(&openapi_json()).unwrap();
         let operations = document["paths"].as_object().unwrap().values().flat_map(|item| item.as_object().unwrap());
         let mut seen = 0;
@@ -535,7 +535,7 @@ mod tests {
     }
 
     #[test]
-    fn every_reference_leads_somewhere() {
+    fn every_reference_resolves() {
         let document: serde_json::Value = serde_json::from_str(&openapi_json()).unwrap();
         fn walk<'a>(value: &'a serde_json::Value, found: &mut Vec<&'a str>) {
             match value {
@@ -555,8 +555,8 @@ mod tests {
         }
     }
 
-    /// Everything of the document that a generator would have to make up a name for.
-    fn nameless(value: &serde_json::Value, path: &str, found: &mut Vec<String>) {
+    /// Finds the parts of the document for which a generator would have to invent a name.
+    fn unnamed(value: &serde_json::Value, path: &str, found: &mut Vec<String>) {
         let is_component = path.starts_with("/components/schemas/") && path.matches('/').count() == 3;
         if let serde_json::Value::Object(map) = value {
             let null = serde_json::json!({"type": "null"});
@@ -585,13 +585,13 @@ mod tests {
             if map.get("properties").is_some_and(serde_json::Value::is_object) && !is_component {
                 found.push(format!("{path}: an object without a name"));
             }
-            // What examples hold is no schema.
+            // Examples are not schemas.
             for (name, inner) in map.iter().filter(|(name, _)| !matches!(name.as_str(), "example" | "examples")) {
-                nameless(inner, &format!("{path}/{name}"), found);
+                unnamed(inner, &format!("{path}/{name}"), found);
             }
         } else if let serde_json::Value::Array(items) = value {
             for (at, inner) in items.iter().enumerate() {
-                nameless(inner, &format!("{path}/{at}"), found);
+                unnamed(inner, &format!("{path}/{at}"), found);
             }
         }
     }
@@ -600,13 +600,13 @@ mod tests {
     fn every_union_and_object_has_a_name_for_generators() {
         let document: serde_json::Value = serde_json::from_str(&openapi_json()).unwrap();
         let mut found = Vec::new();
-        nameless(&document["components"]["schemas"], "/components/schemas", &mut found);
-        nameless(&document["paths"], "/paths", &mut found);
+        unnamed(&document["components"]["schemas"], "/components/schemas", &mut found);
+        unnamed(&document["paths"], "/paths", &mut found);
         assert!(found.is_empty(), "{found:#?}");
     }
 
     #[test]
-    fn the_document_fits_whatever_server_serves_it_with_tokens_or_without() {
+    fn the_document_is_valid_for_any_server_with_or_without_tokens() {
         let document: serde_json::Value = serde_json::from_str(&openapi_json()).unwrap();
         assert_eq!(document["servers"].as_array().unwrap().len(), 1);
         assert_eq!(document["servers"][0]["url"], "/");

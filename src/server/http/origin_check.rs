@@ -1,11 +1,11 @@
-//! What pages in a browser may not do: ask in the name of whoever looks at them.
+//! Protection against requests that pages in a browser send on behalf of their user.
 //!
-//! A browser sends requests of any page to any address, those of this machine too. CORS keeps answers from pages; these
-//! rules keep the requests themselves away:
+//! A browser sends requests of any page to any address, also of this host. CORS keeps responses from pages; these rules
+//! reject the requests themselves:
 //!
-//! 1. What changes something is refused when it comes from a page of another origin that the configuration does not list.
-//! 2. A server without tokens that listens on this machine only answers under names of this machine: an address, or
-//!    `localhost`. So no page reaches it by a name that its owner points at this machine (DNS rebinding).
+//! 1. A change requested by a page of another origin is rejected unless the configuration lists that origin.
+//! 2. A server without tokens that listens on local addresses only accepts local host names: an address, or
+//!    `localhost`. So no page reaches it by a name that its owner points at this host (DNS rebinding).
 
 use std::net::IpAddr;
 
@@ -15,7 +15,7 @@ use axum::http::{HeaderMap, HeaderValue, Method, Uri, header};
 use super::RequestState;
 use crate::error::{Error, ErrorCode, Result};
 
-/// Lets a request in, or not.
+/// Accepts or rejects a request.
 ///
 /// # Errors
 /// `permission_denied` naming the origin or the host.
@@ -26,34 +26,34 @@ pub(super) fn check(app: &RequestState, method: &Method, uri: &Uri, headers: &He
     let changes = !matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS);
     if let Some(origin) = origin
         && changes
-        && !is_own(origin, host)
+        && !is_same_origin(origin, host)
     {
         let origin = String::from_utf8_lossy(origin.as_bytes());
-        return Err(Error::new(ErrorCode::PermissionDenied, format!("pages of origin {origin:?} may change nothing"))
-            .with_hint("http.cors_origins lists the origins that may"));
+        return Err(Error::new(ErrorCode::PermissionDenied, format!("pages of origin {origin:?} may not change data"))
+            .with_hint("add the origin to http.cors_origins"));
     }
     if app.config().local_names_only
-        && !app.0.gate.asks()
+        && !app.0.auth.requires_token()
         && let Some(host) = host
         && !is_local(host)
-        && !listed.iter().any(|origin| is_own(origin, Some(host)))
+        && !listed.iter().any(|origin| is_same_origin(origin, Some(host)))
     {
-        return Err(Error::new(ErrorCode::PermissionDenied, format!("{host:?} is no name of this machine"))
-            .with_hint("ask 127.0.0.1 or localhost, list the origin in http.cors_origins, or create a token"));
+        return Err(Error::new(ErrorCode::PermissionDenied, format!("{host:?} is not a local host name"))
+            .with_hint("use 127.0.0.1 or localhost, add the origin to http.cors_origins, or create a token"));
     }
     Ok(())
 }
 
-/// Name and port that a request is for.
+/// Host and port that a request is addressed to.
 fn host_of<'r>(uri: &'r Uri, headers: &'r HeaderMap) -> Option<&'r str> {
-    let said = headers.get(header::HOST).map(|host| host.to_str().unwrap_or("?"));
-    uri.authority().map(Authority::as_str).or(said)
+    let host = headers.get(header::HOST).map(|host| host.to_str().unwrap_or("?"));
+    uri.authority().map(Authority::as_str).or(host)
 }
 
 /// Whether an origin is that of the server itself.
-fn is_own(origin: &HeaderValue, host: Option<&str>) -> bool {
-    let own = origin.to_str().ok().and_then(|origin| origin.split_once("://")).map(|(_, own)| own);
-    own.is_some() && own == host
+fn is_same_origin(origin: &HeaderValue, host: Option<&str>) -> bool {
+    let authority = origin.to_str().ok().and_then(|origin| origin.split_once("://")).map(|(_, authority)| authority);
+    authority.is_some() && authority == host
 }
 
 fn is_local(host: &str) -> bool {
@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_of_this_machine_are_addresses_and_localhost() {
+    fn local_names_are_addresses_and_localhost() {
         for local in ["127.0.0.1", "127.0.0.1:8080", "[::1]:8080", "[::1]", "localhost:1", "LOCALHOST", "a.localhost"] {
             assert!(is_local(local), "{local}");
         }

@@ -1,6 +1,6 @@
-//! Query parameters: every one is known, given once and well formed, or the request is refused.
+//! Query parameters: unknown, repeated or malformed ones are rejected.
 //!
-//! The structs document the parameters in the OpenAPI document; their names are the known ones (tested).
+//! The structs document the parameters in the OpenAPI document; their fields are the known names (tested).
 
 use axum::extract::Query as UrlQuery;
 use axum::http::Uri;
@@ -26,86 +26,86 @@ macro_rules! documented {
         }
 
         impl RouteParams for $name {
-            const NAMES: &'static [&'static str] = &[$(plain(stringify!($field)),)*];
+            const NAMES: &'static [&'static str] = &[$(field_name(stringify!($field)),)*];
             const REPEATED: &'static [&'static str] = &["where", $($repeated,)*];
         }
     };
 }
 
-/// A field name without the mark of a raw identifier.
-const fn plain(name: &'static str) -> &'static str {
+/// A field name without the prefix of a raw identifier.
+const fn field_name(name: &'static str) -> &'static str {
     match name.as_bytes() {
         b"r#where" => "where",
         _ => name,
     }
 }
 
-/// The parameters a route knows.
+/// The parameters of a route.
 pub trait RouteParams {
     const NAMES: &'static [&'static str];
-    /// Those of them that may be given more than once.
+    /// Parameters that may be repeated.
     const REPEATED: &'static [&'static str];
 }
 
 documented! {
     /// Parameters of a read.
     ReadParams {
-        /// First timestamp wanted: an epoch integer in the unit of the series, RFC 3339, or a date. The range is closed.
+        /// First timestamp: an epoch integer in the unit of the series, RFC 3339, or a date. The range is closed.
         start,
-        /// Last timestamp wanted; a date means its last instant.
+        /// Last timestamp; a date means its last instant.
         end,
-        /// Number columns wanted, separated by commas; `ts` always comes first.
+        /// Number columns to return, separated by commas; `ts` always comes first.
         columns,
-        /// A condition `column:op:value[,value…]`; may be repeated, all of them count. Operators: eq, ne, gt, gte, lt,
-        /// lte, between, between_exclusive, in, not_in. A scalar may leave the column out. Values of `ts` are times as of
-        /// `start`, and a date is all of its day.
+        /// A condition `column:op:value[,value…]`; may be repeated, and rows must satisfy all of them. Operators: eq,
+        /// ne, gt, gte, lt, lte, between, between_exclusive, in, not_in. For a scalar the column may be omitted. Values
+        /// of `ts` are times as in `start`; a date is the whole day.
         #[param(value_type = Option<Vec<String>>)]
         r#where,
-        /// Keep only the last N of these rows; of several series the last N of each.
+        /// Keep only the last N of these rows; for several series the last N of each.
         #[param(value_type = Option<u64>, minimum = 1)]
         latest,
-        /// Keep only the rows of the last N intervals that are covered without a gap, by the calendar of the series; no
-        /// rows when there are not so many in a row. Not together with `latest`; `where` filters these rows.
+        /// Keep only the rows of the last N consecutive complete intervals, by the calendar of the series; no rows when
+        /// there are fewer. Excludes `latest`; `where` filters these rows.
         #[param(value_type = Option<u64>, minimum = 1)]
         latest_complete,
-        /// Direction of the answer.
+        /// Direction of the rows.
         #[param(value_type = Option<RowOrder>)]
         order,
-        /// Give at most this many rows. JSON: 10,000 by default, and the headers `fastk-truncated` and `Link` say so when that
-        /// leaves rows out; 1,000,000 at most. Other formats have no limit.
+        /// Return at most this many rows. JSON: 10,000 by default, with the headers `fastk-truncated` and `Link` when
+        /// more rows follow; at most 1,000,000. Other formats have no limit.
         #[param(value_type = Option<u64>, minimum = 1)]
         limit,
-        /// Continues an earlier answer of the same query: its `next_cursor`. Only JSON answers carry one; `columns`,
-        /// `numbers`, `limit` and the format may change.
+        /// Continues an earlier response to the same query: its `next_cursor`. Only JSON responses carry one;
+        /// `columns`, `numbers`, `limit` and the format may change.
         cursor,
-        /// How number columns are shown.
+        /// Format of number columns.
         #[param(value_type = Option<NumberFormat>)]
         numbers,
-        /// How JSON, NDJSON and CSV show timestamps.
+        /// Format of timestamps in JSON, NDJSON and CSV.
         #[param(value_type = Option<TimeFormat>)]
         times,
-        /// How JSON arranges the answer.
+        /// Layout of JSON.
         #[param(value_type = Option<JsonShape>)]
         shape,
-        /// Format of the answer; goes before `Accept`.
+        /// Format of the response; takes precedence over `Accept`.
         #[param(value_type = Option<OutFormat>)]
         format,
-        /// Answer as the snapshot of this name shows the store, or as a dataset pins it: `dataset:NAME@VERSION`, or
-        /// `dataset:NAME` for its latest version.
+        /// Read the store at the snapshot of this name, or a dataset: `dataset:NAME@VERSION`, or `dataset:NAME` for its
+        /// latest version.
         as_of,
-        /// Tells how the answer was found: at the end of JSON, of other formats in the header or trailer `fastk-stats`.
+        /// Return statistics of the scan: at the end of JSON, for other formats in the header or trailer `fastk-stats`.
         #[param(value_type = Option<bool>)]
         explain,
     }
 }
 
 documented! {
-    /// What a read of several series takes beside [`ReadParams`].
+    /// Parameters of a read of several series, in addition to [`ReadParams`].
     ReadManyParams repeating "series" {
         /// Series keys and globs, separated by commas, or repeated: all klines or all scalars.
         #[param(value_type = Vec<String>, explode = true)]
         series,
-        /// How several series are arranged.
+        /// Layout of several series.
         #[param(value_type = Option<MultiLayout>)]
         layout,
     }
@@ -114,38 +114,39 @@ documented! {
 documented! {
     /// Parameters of coverage.
     CoverageParams {
-        /// First timestamp of the closed range: an epoch integer in the unit of the series, RFC 3339, or a date. The bucket
-        /// of the first row by default.
+        /// First timestamp of the closed range: an epoch integer in the unit of the series, RFC 3339, or a date. By
+        /// default the bucket of the first row.
         start,
-        /// Last timestamp of the closed range; a date means its last instant. The last row by default.
+        /// Last timestamp of the closed range; a date means its last instant. By default the last row.
         end,
-        /// When rows are expected, instead of the calendar of the series: `24x7`, `weekdays`, or JSON of weekly windows in
-        /// an IANA time zone, `{"zone":"America/New_York","windows":[{"from":"Sun 17:00","to":"Fri 17:00"}]}`.
+        /// When rows are expected, instead of the calendar of the series: `24x7`, `weekdays`, or JSON with weekly
+        /// windows in an IANA time zone, `{"zone":"America/New_York","windows":[{"from":"Sun 17:00","to":"Fri
+        /// 17:00"}]}`.
         calendar,
-        /// List only gaps of at least so many intervals.
+        /// List only gaps of at least this many intervals.
         #[param(value_type = Option<u64>, minimum = 1)]
         min_missing,
         /// List at most this many gaps; 10,000 by default.
         #[param(value_type = Option<u64>, minimum = 1, maximum = 1_000_000)]
         limit,
-        /// How timestamps are shown.
+        /// Format of timestamps.
         #[param(value_type = Option<TimeFormat>)]
         times,
-        /// As the snapshot of this name shows it, with the calendar of then; or `dataset:NAME@VERSION`.
+        /// Read the series at the snapshot of this name, with its calendar at that time; or `dataset:NAME@VERSION`.
         as_of,
     }
 }
 
 documented! {
-    /// Parameters of a query whose rest stands in the body.
+    /// Parameters of a query whose other options are in the body.
     QueryParams {
-        /// How JSON, NDJSON and CSV show timestamps.
+        /// Format of timestamps in JSON, NDJSON and CSV.
         #[param(value_type = Option<TimeFormat>)]
         times,
-        /// How JSON arranges the answer.
+        /// Layout of JSON.
         #[param(value_type = Option<JsonShape>)]
         shape,
-        /// Format of the answer; goes before `Accept`.
+        /// Format of the response; takes precedence over `Accept`.
         #[param(value_type = Option<OutFormat>)]
         format,
     }
@@ -154,28 +155,28 @@ documented! {
 documented! {
     /// Parameters of a write.
     WriteParams {
-        /// What happens to rows whose timestamp is stored already.
+        /// How rows whose timestamp is already stored are treated.
         #[param(value_type = Option<RowMode>)]
         mode,
         /// Which rules between the columns of a kline are checked.
         #[param(value_type = Option<ingest::RowRules>)]
         validate,
-        /// What happens to more digits than a column has.
+        /// How values with more digits than a column are treated.
         #[param(value_type = Option<Rounding>)]
         rounding,
         /// Whether decimals are written as numbers or as scaled integers.
         #[param(value_type = Option<ingest::DecimalInput>)]
         numbers,
-        /// What happens to a row whose value is missing; `skip` is for scalars.
+        /// How rows with a missing value are treated; `skip` is for scalars.
         #[param(value_type = Option<ingest::MissingCells>)]
         missing,
-        /// Whether timestamps have to be on the grid of the timeframe; timeframes without a length have none.
+        /// Whether timestamps must be on the grid of the timeframe; timeframes without a length have no grid.
         #[param(value_type = Option<ingest::GridRule>)]
         grid,
-        /// Whether timestamps of early 1970 that are of another unit by all appearances are refused.
+        /// Whether timestamps in early 1970 that apparently have another unit are rejected.
         #[param(value_type = Option<ingest::ImplausibleTs>)]
         implausible_ts,
-        /// Format of the body; goes before `Content-Type`.
+        /// Format of the body; takes precedence over `Content-Type`.
         #[param(value_type = Option<ingest::BodyFormat>)]
         format,
     }
@@ -184,25 +185,25 @@ documented! {
 documented! {
     /// Parameters of a merge into a kline series.
     MergeKlineParams {
-        /// Which rules between the columns of the given rows are checked.
+        /// Which rules between the columns of the sent rows are checked.
         #[param(value_type = Option<ingest::RowRules>)]
         validate,
-        /// What happens to more digits than a column has.
+        /// How values with more digits than a column are treated.
         #[param(value_type = Option<Rounding>)]
         rounding,
         /// Whether decimals are written as numbers or as scaled integers.
         #[param(value_type = Option<ingest::DecimalInput>)]
         numbers,
-        /// What happens to a row whose value is missing; `skip` is for scalars.
+        /// How rows with a missing value are treated; `skip` is for scalars.
         #[param(value_type = Option<ingest::MissingCells>)]
         missing,
-        /// Whether timestamps have to be on the grid of the timeframe; timeframes without a length have none.
+        /// Whether timestamps must be on the grid of the timeframe; timeframes without a length have no grid.
         #[param(value_type = Option<ingest::GridRule>)]
         grid,
-        /// Whether timestamps of early 1970 that are of another unit by all appearances are refused.
+        /// Whether timestamps in early 1970 that apparently have another unit are rejected.
         #[param(value_type = Option<ingest::ImplausibleTs>)]
         implausible_ts,
-        /// Format of the body; goes before `Content-Type`.
+        /// Format of the body; takes precedence over `Content-Type`.
         #[param(value_type = Option<ingest::BodyFormat>)]
         format,
     }
@@ -211,28 +212,28 @@ documented! {
 documented! {
     /// Parameters of a merge into a scalar series.
     MergeScalarParams {
-        /// What becomes of the stored and the given value; by default the rule of the registration.
+        /// How the sent value is merged into the stored one; by default the rule of the registration.
         #[param(value_type = Option<MergeOp>)]
         op,
         /// For klines; scalars have no rules between columns.
         #[param(value_type = Option<ingest::RowRules>)]
         validate,
-        /// What happens to more digits than the column has.
+        /// How values with more digits than the column are treated.
         #[param(value_type = Option<Rounding>)]
         rounding,
         /// Whether decimals are written as numbers or as scaled integers.
         #[param(value_type = Option<ingest::DecimalInput>)]
         numbers,
-        /// What happens to a row whose value is missing.
+        /// How rows with a missing value are treated.
         #[param(value_type = Option<ingest::MissingCells>)]
         missing,
-        /// Whether timestamps have to be on the grid of the timeframe; timeframes without a length have none.
+        /// Whether timestamps must be on the grid of the timeframe; timeframes without a length have no grid.
         #[param(value_type = Option<ingest::GridRule>)]
         grid,
-        /// Whether timestamps of early 1970 that are of another unit by all appearances are refused.
+        /// Whether timestamps in early 1970 that apparently have another unit are rejected.
         #[param(value_type = Option<ingest::ImplausibleTs>)]
         implausible_ts,
-        /// Format of the body; goes before `Content-Type`.
+        /// Format of the body; takes precedence over `Content-Type`.
         #[param(value_type = Option<ingest::BodyFormat>)]
         format,
     }
@@ -248,14 +249,14 @@ documented! {
         /// Delete every row.
         #[param(value_type = Option<bool>)]
         all,
-        /// Count the rows and delete none.
+        /// Count the rows without deleting them.
         #[param(value_type = Option<bool>)]
         dry_run,
     }
 }
 
 documented! {
-    /// Which series to list.
+    /// Selects the series to list.
     FilterParams {
         #[param(value_type = Option<Kind>)]
         kind,
@@ -263,18 +264,18 @@ documented! {
         timeframe,
         category,
         name,
-        /// Beginning of the key.
+        /// Prefix of the key.
         prefix,
-        /// Most series in one answer.
+        /// Maximum number of series in one response.
         #[param(value_type = Option<u64>, minimum = 1, maximum = 10_000)]
         limit,
-        /// Continues an earlier answer: its `next_cursor`.
+        /// Continues an earlier response: its `next_cursor`.
         cursor,
     }
 }
 
 documented! {
-    /// Which series the inventory is of, and what it tells of them.
+    /// Selects the series and fields of the inventory.
     InventoryParams {
         #[param(value_type = Option<Kind>)]
         kind,
@@ -282,24 +283,24 @@ documented! {
         timeframe,
         category,
         name,
-        /// Beginning of the key.
+        /// Prefix of the key.
         #[param(example = "kline/BTC")]
         prefix,
-        /// Most series in one answer.
+        /// Maximum number of series in one response.
         #[param(value_type = Option<u64>, minimum = 1, maximum = 10_000)]
         limit,
-        /// Continues an earlier answer: its `next_cursor`.
+        /// Continues an earlier response: its `next_cursor`.
         cursor,
-        /// Tells rows and chunks of each calendar month too.
+        /// Include rows and chunks of each calendar month.
         #[param(value_type = Option<bool>)]
         months,
     }
 }
 
 documented! {
-    /// Which datasets to list.
+    /// Selects the datasets to list.
     DatasetParams {
-        /// Name; all versions of it.
+        /// Name; all its versions are listed.
         #[param(example = "btc-minutes")]
         name,
         #[param(value_type = Option<RecordStatus>)]
@@ -311,21 +312,21 @@ documented! {
         /// Key of a member.
         #[param(example = "kline/BTCUSDT/1m")]
         series,
-        /// Made from this one in one step: `NAME@VERSION` of a dataset, `feature:NAME@VERSION`, `factor:NAME@VERSION`.
+        /// A direct parent: `NAME@VERSION` of a dataset, `feature:NAME@VERSION`, `factor:NAME@VERSION`.
         #[param(example = "btc-minutes@1")]
         derived_from,
-        /// Most datasets in one answer; 100 by default.
+        /// Maximum number of datasets in one response; 100 by default.
         #[param(value_type = Option<u64>, minimum = 1, maximum = 1_000)]
         limit,
-        /// Continues an earlier answer: its `next_cursor`.
+        /// Continues an earlier response: its `next_cursor`.
         cursor,
     }
 }
 
 documented! {
-    /// Which features or factors to list.
+    /// Selects the features or factors to list.
     DefinitionParams {
-        /// Name; all versions of it.
+        /// Name; all its versions are listed.
         #[param(example = "rsi-14")]
         name,
         #[param(value_type = Option<RecordStatus>)]
@@ -336,34 +337,34 @@ documented! {
         /// An input: `NAME@VERSION` of a dataset, `feature:NAME@VERSION`, `factor:NAME@VERSION`.
         #[param(example = "btc-minutes@1")]
         derived_from,
-        /// Most of them in one answer; 100 by default.
+        /// Maximum number of records in one response; 100 by default.
         #[param(value_type = Option<u64>, minimum = 1, maximum = 1_000)]
         limit,
-        /// Continues an earlier answer: its `next_cursor`.
+        /// Continues an earlier response: its `next_cursor`.
         cursor,
     }
 }
 
 documented! {
-    /// Which versions to list.
+    /// Selects the versions to list.
     VersionParams {
         #[param(value_type = Option<RecordStatus>)]
         status,
-        /// Most versions in one answer; 100 by default.
+        /// Maximum number of versions in one response; 100 by default.
         #[param(value_type = Option<u64>, minimum = 1, maximum = 1_000)]
         limit,
-        /// Continues an earlier answer: its `next_cursor`.
+        /// Continues an earlier response: its `next_cursor`.
         cursor,
     }
 }
 
 documented! {
-    /// Which files to list.
+    /// Selects the files to list.
     FilesParams {
         /// Key of the series.
         #[param(value_type = String)]
         series,
-        /// As the snapshot of this name shows the series; or `dataset:NAME@VERSION`.
+        /// State of the series at the snapshot of this name; or `dataset:NAME@VERSION`.
         as_of,
     }
 }
@@ -371,7 +372,7 @@ documented! {
 documented! {
     /// Starting a job.
     WaitParams {
-        /// Answer when the job is finished, not when it was taken on.
+        /// Respond when the job is finished instead of when it is created.
         #[param(value_type = Option<bool>)]
         wait,
     }
@@ -387,22 +388,22 @@ documented! {
 pub struct Params(Vec<(String, String)>);
 
 impl Params {
-    /// Reads the parameters of a request.
+    /// Parses the parameters of a request.
     ///
     /// # Errors
-    /// `invalid_argument` for an unknown or repeated one.
+    /// `invalid_argument` for an unknown or repeated parameter.
     pub fn of<P: RouteParams>(uri: &Uri) -> Result<Self> {
         Self::known(uri, P::NAMES, P::REPEATED)
     }
 
-    /// The same of a route whose parameters two structs document.
+    /// Like [`of`](Self::of), for a route whose parameters are documented by two structs.
     pub fn of_both<P: RouteParams, Q: RouteParams>(uri: &Uri) -> Result<Self> {
         Self::known(uri, &[P::NAMES, Q::NAMES].concat(), &[P::REPEATED, Q::REPEATED].concat())
     }
 
     fn known(uri: &Uri, names: &[&str], repeated: &[&str]) -> Result<Self> {
         let UrlQuery(pairs) = UrlQuery::<Vec<(String, String)>>::try_from_uri(uri)
-            .map_err(|error| Error::invalid(format!("the query string cannot be read: {error}")))?;
+            .map_err(|error| Error::invalid(format!("the query string is invalid: {error}")))?;
         for (position, (name, _)) in pairs.iter().enumerate() {
             if !names.contains(&name.as_str()) {
                 return Err(unknown(name, names));
@@ -420,30 +421,30 @@ impl Params {
         self.0.iter().find(|(given, _)| given == name).map(|(_, value)| value.as_str())
     }
 
-    /// All values of a parameter that may be repeated.
+    /// All values of a repeatable parameter.
     pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
         self.0.iter().filter(move |(given, _)| given == name).map(|(_, value)| value.as_str())
     }
 
-    /// A count.
+    /// A non-negative integer.
     pub fn count(&self, name: &str) -> Result<Option<u64>> {
         let Some(text) = self.text(name) else { return Ok(None) };
         let count = text.parse().ok().filter(|_| text.bytes().all(|b| b.is_ascii_digit()));
-        count.map(Some).ok_or_else(|| Error::invalid(format!("parameter {name}: {:?} is not a count", shown(text))))
+        count.map(Some).ok_or_else(|| {
+            Error::invalid(format!("parameter {name}: {:?} is not a non-negative integer", excerpt(text)))
+        })
     }
 
-    /// `true` or `false`; false when it is not given.
+    /// `true` or `false`; false when absent.
     pub fn flag(&self, name: &str) -> Result<bool> {
         match self.text(name) {
             None | Some("false") => Ok(false),
             Some("true") => Ok(true),
-            Some(other) => {
-                Err(Error::invalid(format!("parameter {name}: {:?} is neither true nor false", shown(other))))
-            }
+            Some(other) => Err(Error::invalid(format!("parameter {name}: {:?} is not true or false", excerpt(other)))),
         }
     }
 
-    /// One of the words a type is written as; its default when it is not given.
+    /// A value of an enumeration; its default when absent.
     pub fn word<T: serde::de::DeserializeOwned + Default>(&self, name: &str) -> Result<T> {
         let Some(text) = self.text(name) else { return Ok(T::default()) };
         let read: std::result::Result<T, serde::de::value::Error> =
@@ -451,7 +452,7 @@ impl Params {
         read.map_err(|error| Error::invalid(format!("parameter {name}: {error}")))
     }
 
-    /// How the answer is to be written: `format=`, else `Accept`.
+    /// Options of the response: `format=`, else `Accept`.
     pub fn options(&self, accept: &str) -> Result<EncodeOptions> {
         let format = match self.text("format") {
             Some(name) => OutFormat::from_name(name)?,
@@ -463,17 +464,17 @@ impl Params {
     }
 }
 
-fn shown(text: &str) -> String {
+fn excerpt(text: &str) -> String {
     text.chars().take(80).collect()
 }
 
 fn unknown(name: &str, known: &[&str]) -> Error {
-    let error = Error::invalid(format!("parameter {:?} is not known here", shown(name)));
+    let error = Error::invalid(format!("unknown parameter {:?}", excerpt(name)));
     let nearest = known.iter().map(|known| (distance(name, known), known)).min();
     match nearest {
         Some((distance, nearest)) if distance <= 2 => error.with_hint(format!("did you mean {nearest}?")),
-        Some(_) => error.with_hint(format!("known: {}", known.join(", "))),
-        None => error.with_hint("this path takes no parameters"),
+        Some(_) => error.with_hint(format!("known parameters: {}", known.join(", "))),
+        None => error.with_hint("this path has no parameters"),
     }
 }
 
@@ -487,10 +488,10 @@ mod tests {
     }
 
     #[test]
-    fn unknown_parameters_are_refused_with_the_nearest_known_one() {
+    fn unknown_parameters_are_rejected_with_the_nearest_known_one() {
         let error = read("strat=1").unwrap_err();
         assert_eq!((error.code(), error.hint()), (ErrorCode::InvalidArgument, Some("did you mean start?")));
-        assert!(read("something=1").unwrap_err().hint().unwrap().starts_with("known: start"));
+        assert!(read("something=1").unwrap_err().hint().unwrap().starts_with("known parameters: start"));
         assert!(read("limit=1&limit=2").unwrap_err().detail().contains("twice"));
     }
 

@@ -1,7 +1,7 @@
-//! Errors on the wire: RFC 9457 problem documents that carry the id of the request.
+//! Errors as RFC 9457 problem documents with the request id.
 //!
-//! A handler fails with a [`ProblemResponse`]; the edge layer turns it into its document, and does the same with bare error
-//! responses of the libraries below it.
+//! A handler fails with a [`ProblemResponse`]; the middleware renders it, and does the same with empty error responses
+//! of libraries.
 
 use axum::body::Body;
 use axum::http::{HeaderValue, Method, StatusCode, header};
@@ -13,7 +13,7 @@ pub use crate::server::problem::Problem;
 /// Media type of a problem document.
 pub const PROBLEM: &str = "application/problem+json";
 
-/// A failed handler. Its response has a status and no body until [`render`] gives it one.
+/// A failed handler. Its response has a status and no body until [`render`] adds the document.
 #[derive(Clone, Debug)]
 pub struct ProblemResponse(pub Error);
 
@@ -35,17 +35,17 @@ fn status_of(code: ErrorCode) -> StatusCode {
     StatusCode::from_u16(code.http()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
 }
 
-/// Gives an error response its document; other responses pass. Headers that were set already (`Allow`) stay.
+/// Renders an error response; other responses pass unchanged. Headers already set (`Allow`) are kept.
 pub fn render(mut response: Response, method: &Method, path: &str, request_id: &str) -> Response {
     let error = match response.extensions_mut().remove::<Error>() {
         Some(error) => error,
-        None if is_bare_error(&response) => bare_error(response.status(), method, path),
+        None if is_library_error(&response) => library_error(response.status(), method, path),
         None => return response,
     };
     if matches!(error.code(), ErrorCode::Internal | ErrorCode::Io | ErrorCode::CorruptData) {
         tracing::error!(request_id, %method, path, %error, "request failed");
     } else {
-        tracing::debug!(request_id, %method, path, %error, "request refused");
+        tracing::debug!(request_id, %method, path, %error, "request rejected");
     }
     let body = serde_json::to_vec(&Problem::new(&error, request_id)).unwrap_or_default();
     let (mut parts, _) = response.into_parts();
@@ -58,22 +58,22 @@ pub fn render(mut response: Response, method: &Method, path: &str, request_id: &
     Response::from_parts(parts, Body::from(body))
 }
 
-/// Whether a library below us answered an error in its own words.
-fn is_bare_error(response: &Response) -> bool {
+/// Whether a library returned an error without a problem document.
+fn is_library_error(response: &Response) -> bool {
     let status = response.status();
     let kind = response.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     (status.is_client_error() || status.is_server_error()) && !kind.is_some_and(|kind| kind.starts_with("application/"))
 }
 
-fn bare_error(status: StatusCode, method: &Method, path: &str) -> Error {
+fn library_error(status: StatusCode, method: &Method, path: &str) -> Error {
     let path: String = path.chars().take(200).collect();
     match status {
-        StatusCode::NOT_FOUND => Error::new(ErrorCode::NotFound, format!("there is nothing at {path}")),
+        StatusCode::NOT_FOUND => Error::new(ErrorCode::NotFound, format!("{path} does not exist")),
         StatusCode::METHOD_NOT_ALLOWED => {
-            Error::new(ErrorCode::MethodNotAllowed, format!("{path} does not offer {method}"))
+            Error::new(ErrorCode::MethodNotAllowed, format!("{path} does not support {method}"))
                 .with_hint("the Allow header lists the methods")
         }
-        StatusCode::NOT_ACCEPTABLE => Error::new(ErrorCode::NotAcceptable, "none of the accepted formats fits"),
+        StatusCode::NOT_ACCEPTABLE => Error::new(ErrorCode::NotAcceptable, "none of the accepted formats is available"),
         StatusCode::REQUEST_TIMEOUT => Error::new(ErrorCode::RequestTimeout, "the request did not arrive in time"),
         StatusCode::PAYLOAD_TOO_LARGE => Error::new(ErrorCode::TooLarge, "the body is larger than its limit"),
         StatusCode::URI_TOO_LONG => Error::new(ErrorCode::UriTooLong, "the request target is too long"),
@@ -84,7 +84,7 @@ fn bare_error(status: StatusCode, method: &Method, path: &str) -> Error {
             Error::new(ErrorCode::HeadersTooLarge, "the request headers are too large")
         }
         status if status.is_client_error() => Error::invalid(format!("the request to {path} is malformed")),
-        status => Error::internal(format!("{method} {path} ended with a bare {status}")),
+        status => Error::internal(format!("{method} {path} ended with an empty {status}")),
     }
 }
 
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn causes_inside_the_server_stay_in_its_log() {
+    fn internal_causes_stay_in_the_log() {
         let problem = Problem::new(&Error::internal("/secret/path"), "id1");
         assert!(!problem.detail.contains("secret"));
         assert_eq!(problem.request_id, "id1");

@@ -1,12 +1,12 @@
-//! Replies: JSON documents, and answers that stream.
+//! JSON replies and streamed query responses.
 //!
-//! Invariants of a streamed answer:
-//! 1. Its headers go out only after its first piece was made, so that early errors are problem documents.
-//! 2. Its body ends as whole only after the producer said so; an error, a panic or a vanished producer breaks it off.
-//! 3. What is known only at the end (how the answer was found) goes into a header when the answer is whole by then, else
-//!    into a trailer.
-//! 4. At most [`PIECES_AHEAD`] pieces wait for the client; one that takes none for `stall` ends the producer, and so
-//!    does one that is gone.
+//! Invariants of a streamed response:
+//! 1. Its headers are sent only after its first piece is ready, so that early errors are problem documents.
+//! 2. Its body ends regularly only after the producer has finished; an error, a panic or a lost producer aborts it.
+//! 3. What is known only at the end (scan statistics) is sent as a header when the response is complete by then, else
+//!    as a trailer.
+//! 4. At most [`PIECES_AHEAD`] pieces are queued for the client; the producer stops when the client reads nothing for
+//!    `stall_timeout` or disconnects.
 
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
@@ -27,32 +27,35 @@ use super::etag::{entity_tag, is_known, not_modified, tag_headers};
 use crate::egress::{BodyEncoder, EncodeOptions, OutFormat, PIECE_BYTES, Trailer};
 use crate::error::{Error, ErrorCode, Result};
 use crate::query::{Block, CancelFlag, Query, ScanStats};
-use crate::server::blocking::begin;
+use crate::server::blocking::run;
 use crate::service::{Permit, PermitKind, QueryResult, Service};
 
-/// Pieces that wait between the producer and the socket.
+/// Pieces queued between the producer and the socket.
 const PIECES_AHEAD: usize = 3;
 
-/// Who set the limit of an answer.
+/// Who set the limit of a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LimitBy {
-    /// Whoever asked, or nobody.
+    /// The client; also when there is no limit.
     Query,
-    /// The server: a client that does not know of it has to be told when it cuts.
+    /// The server: the client must be notified when rows are left out.
     Server,
 }
 
-/// Gives a JSON answer the limit of the server where the query has none.
+/// Applies the default limit to a JSON response whose query has none.
 ///
 /// # Errors
-/// `invalid_argument` for a limit of 0, and for one that is larger than JSON answers may be.
+/// `invalid_argument` for a limit of 0, and for one above the maximum of JSON responses.
 pub fn limit_rows(app: &AppState, query: &mut Query, format: OutFormat) -> Result<LimitBy> {
     let config = app.config();
     match query.limit {
-        Some(0) => return Err(Error::invalid("limit 0 asks for nothing")),
+        Some(0) => return Err(Error::invalid("limit must be at least 1")),
         Some(limit) if format == OutFormat::Json && limit > config.json_rows_max => {
-            return Err(Error::invalid(format!("limit {limit} is more than {} rows of JSON", config.json_rows_max))
-                .with_hint("take pages by cursor, or ndjson, csv, arrow or parquet, which have no limit"));
+            return Err(Error::invalid(format!(
+                "limit {limit} is above {} rows, the maximum of JSON",
+                config.json_rows_max
+            ))
+            .with_hint("read pages by cursor, or use ndjson, csv, arrow or parquet, which have no limit"));
         }
         None if format == OutFormat::Json => {
             query.limit = Some(config.json_rows_default);
@@ -83,13 +86,13 @@ fn json_bytes<T: Serialize>(value: &T) -> Result<Vec<u8>> {
     Ok(body)
 }
 
-/// A JSON document in the encoding the client asked for, with an entity tag where it has one (in quotes, ending
-/// before the suffix of the encoding).
+/// A JSON document in the content encoding accepted by the client, optionally with an entity tag (in quotes, without
+/// the suffix of the encoding).
 pub fn json_coded<T: Serialize>(headers: &HeaderMap, value: &T, tag: Option<&str>) -> Result<Response> {
     let coding = ResponseCoding::of(headers);
-    let mut coder = coding.coder()?;
-    let mut body = coder.piece(Bytes::from(json_bytes(value)?))?.to_vec();
-    body.extend_from_slice(&coder.end()?);
+    let mut compressor = coding.compressor()?;
+    let mut body = compressor.piece(Bytes::from(json_bytes(value)?))?.to_vec();
+    body.extend_from_slice(&compressor.end()?);
     let mut response = ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], body).into_response();
     if let Some(coding) = coding.header() {
         response.headers_mut().insert(header::CONTENT_ENCODING, coding);
@@ -103,27 +106,27 @@ pub fn json_coded<T: Serialize>(headers: &HeaderMap, value: &T, tag: Option<&str
     Ok(response)
 }
 
-type ClosingOf = Box<dyn FnMut(&QueryResult) -> Trailer + Send>;
+type TrailerFn = Box<dyn FnMut(&QueryResult) -> Trailer + Send>;
 
-/// How an answer was found, once it has ended.
+/// Statistics of the scan, set at its end.
 type Stats = Arc<OnceLock<ScanStats>>;
 
-/// What stands behind the rows; how they were found is told to `stats` too.
-fn closing(stats: &Stats) -> ClosingOf {
-    let told = Arc::clone(stats);
-    Box::new(move |answer| {
-        let stats = answer.stats();
+/// The function that builds the trailer of a body and sets `stats`.
+fn trailer_fn(stats: &Stats) -> TrailerFn {
+    let shared = Arc::clone(stats);
+    Box::new(move |result| {
+        let stats = result.stats();
         if let Some(stats) = stats {
-            let _ = told.set(stats);
+            let _ = shared.set(stats);
         }
-        Trailer { next_cursor: answer.next_cursor(), stats }
+        Trailer { next_cursor: result.next_cursor(), stats }
     })
 }
 
-/// The body of an answer, encoded.
+/// The encoded body of a response.
 struct EncodedBody {
-    encoder: BodyEncoder<QueryResult, ClosingOf>,
-    coder: Option<BodyCompressor>,
+    encoder: BodyEncoder<QueryResult, TrailerFn>,
+    compressor: Option<BodyCompressor>,
     stats: Stats,
 }
 
@@ -133,21 +136,21 @@ impl Iterator for EncodedBody {
     fn next(&mut self) -> Option<Self::Item> {
         loop {
             let coded = match self.encoder.next() {
-                Some(Ok(piece)) => match &mut self.coder {
-                    Some(coder) => coder.piece(piece),
+                Some(Ok(piece)) => match &mut self.compressor {
+                    Some(compressor) => compressor.piece(piece),
                     None => return None,
                 },
                 Some(Err(error)) => {
-                    self.coder = None;
+                    self.compressor = None;
                     return Some(Err(error));
                 }
-                None => self.coder.take()?.end(),
+                None => self.compressor.take()?.end(),
             };
             match coded {
                 Ok(piece) if piece.is_empty() => {}
                 Ok(piece) => return Some(Ok(piece)),
                 Err(error) => {
-                    self.coder = None;
+                    self.compressor = None;
                     return Some(Err(error));
                 }
             }
@@ -155,30 +158,30 @@ impl Iterator for EncodedBody {
     }
 }
 
-/// What is known when the first pieces are made.
+/// Known when the first pieces are ready.
 struct ResponseHead {
     tag: String,
     version: Option<u64>,
     commit: u64,
-    /// Where an answer goes on that a limit cuts which nobody asked for.
-    cut_at: Option<String>,
+    /// Cursor after the last row, when the limit of the server leaves rows out.
+    truncated_at: Option<String>,
     first: Vec<Bytes>,
-    is_whole: bool,
+    is_complete: bool,
     stats: Stats,
 }
 
-/// What the producer sends after the head.
+/// Parts sent by the producer after the first pieces.
 enum BodyPart {
     Piece(Bytes),
     Failed,
     End(Option<HeaderMap>),
 }
 
-/// What became of a query.
+/// Outcome of a query.
 enum QueryOutcome {
-    /// The client knows the answer of this entity tag.
-    Known(String),
-    Answer(Box<(ResponseHead, EncodedBody)>),
+    /// The client has the response with this entity tag.
+    NotModified(String),
+    Response(Box<(ResponseHead, EncodedBody)>),
 }
 
 fn open(
@@ -190,42 +193,43 @@ fn open(
     known: &HeaderMap,
     stop: &CancelFlag,
 ) -> Result<QueryOutcome> {
-    let answer = match limit_by {
+    let result = match limit_by {
         LimitBy::Query => service.read_until(query, stop)?,
-        LimitBy::Server => service.read_ahead(query, stop)?,
+        LimitBy::Server => service.read_with_lookahead(query, stop)?,
     };
-    let cut_at = answer.cursor_ahead().map(String::from);
-    let shape = answer.shape.clone();
-    let tag = entity_tag(&answer.etag_stem, options.format, coding);
+    let truncated_at = result.lookahead_cursor().map(String::from);
+    let shape = result.shape.clone();
+    let tag = entity_tag(&result.etag_stem, options.format, coding);
     if is_known(known, &tag) {
-        return Ok(QueryOutcome::Known(tag));
+        return Ok(QueryOutcome::NotModified(tag));
     }
     let stats = Stats::default();
-    let encoder = BodyEncoder::new(&shape, options, answer, closing(&stats))?;
-    let mut pieces = EncodedBody { encoder, coder: Some(coding.coder()?), stats: Arc::clone(&stats) };
-    let (mut first, mut bytes, mut is_whole) = (Vec::new(), 0, false);
-    while bytes < PIECE_BYTES && !is_whole {
+    let encoder = BodyEncoder::new(&shape, options, result, trailer_fn(&stats))?;
+    let mut pieces = EncodedBody { encoder, compressor: Some(coding.compressor()?), stats: Arc::clone(&stats) };
+    let (mut first, mut bytes, mut is_complete) = (Vec::new(), 0, false);
+    while bytes < PIECE_BYTES && !is_complete {
         match pieces.next() {
             Some(piece) => {
                 let piece = piece?;
                 bytes += piece.len();
                 first.push(piece);
             }
-            None => is_whole = true,
+            None => is_complete = true,
         }
     }
-    let head = ResponseHead { tag, version: shape.version(), commit: shape.commit, cut_at, first, is_whole, stats };
-    Ok(QueryOutcome::Answer(Box::new((head, pieces))))
+    let head =
+        ResponseHead { tag, version: shape.version(), commit: shape.commit, truncated_at, first, is_complete, stats };
+    Ok(QueryOutcome::Response(Box::new((head, pieces))))
 }
 
-/// Answers a query: 304 where the client knows the answer, else its rows.
+/// Responds to a query: 304 when the client has the response, else its rows.
 ///
 /// # Errors
-/// What the query is refused with; `overloaded` and `rate_limited` when too many answers are under way,
-/// `deadline_exceeded` when nothing was found for too long.
+/// Those of the query; `overloaded` and `rate_limited` when too many responses are in flight, `deadline_exceeded` when
+/// the first rows are not ready in time.
 ///
-/// `uri` is that of a GET: of such requests the client can know the answer, and is told the address of the next page.
-pub async fn answer(
+/// `uri` is that of a GET: only such requests are conditional, and get the address of the next page.
+pub async fn query_response(
     app: &AppState,
     headers: &HeaderMap,
     query: Query,
@@ -233,7 +237,7 @@ pub async fn answer(
     limit_by: LimitBy,
     uri: Option<&Uri>,
 ) -> Result<Response> {
-    // Parquet is compressed inside.
+    // Parquet is compressed internally.
     let coding =
         if options.format == OutFormat::Parquet { ResponseCoding::Identity } else { ResponseCoding::of(headers) };
     let mut known = HeaderMap::new();
@@ -243,31 +247,31 @@ pub async fn answer(
         }
     }
     let config = app.config();
-    let slot = tokio::time::timeout(config.slot_wait, app.shared.reads.clone().acquire_owned())
+    let read_permit = tokio::time::timeout(config.read_queue_timeout, app.shared.reads.clone().acquire_owned())
         .await
         .ok()
         .and_then(std::result::Result::ok)
         .ok_or_else(|| {
-            Error::new(ErrorCode::Overloaded, format!("{} answers are under way already", config.reads_max))
+            Error::new(ErrorCode::Overloaded, format!("{} reads are already in progress", config.reads_max))
         })?;
     let service = Arc::clone(app.service());
-    let slot = (slot, service.take(PermitKind::Answer)?);
+    let permits = (read_permit, service.acquire_permit(PermitKind::Response)?);
     let (series, limit) = (query.series.clone(), query.limit);
-    // JSON says it in its body.
-    let tells_stats = query.explain && options.format != OutFormat::Json;
-    let (patience, stop) = (service.limits().request_timeout, CancelFlag::default());
-    let stopping = stop.clone();
+    // JSON has the statistics in its body.
+    let sends_stats = query.explain && options.format != OutFormat::Json;
+    let (timeout, stop) = (service.limits().request_timeout, CancelFlag::default());
+    let cancel = stop.clone();
     let is_quick =
-        coding == ResponseCoding::Identity && options.format != OutFormat::Parquet && service.is_at_hand(&query);
-    // The work holds its slot, also when nobody waits for it any more.
+        coding == ResponseCoding::Identity && options.format != OutFormat::Parquet && service.is_in_memory(&query);
+    // The work holds its permits, even after the client is gone.
     let work =
-        move || open(&service, &query, options, limit_by, coding, &known, &stopping).map(|opened| (opened, slot));
-    let (opened, slot) = begin(is_quick, patience, stop, work).await?;
+        move || open(&service, &query, options, limit_by, coding, &known, &cancel).map(|opened| (opened, permits));
+    let (opened, permits) = run(is_quick, timeout, stop, work).await?;
     let (head, pieces) = match opened {
-        QueryOutcome::Answer(opened) => *opened,
-        QueryOutcome::Known(tag) => return Ok(not_modified(&tag)),
+        QueryOutcome::Response(opened) => *opened,
+        QueryOutcome::NotModified(tag) => return Ok(not_modified(&tag)),
     };
-    let rest = (!head.is_whole).then(|| produce(pieces, series, slot, config.stall));
+    let rest = (!head.is_complete).then(|| produce(pieces, series, permits, config.stall_timeout));
     let mut response = Response::new(body_of(head.first, rest));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(options.format.content_type()));
@@ -279,13 +283,13 @@ pub async fn answer(
         headers.insert("fastk-version", HeaderValue::from(version));
     }
     headers.insert("fastk-commit", HeaderValue::from(head.commit));
-    if let (Some(cursor), Some(limit)) = (head.cut_at, limit) {
+    if let (Some(cursor), Some(limit)) = (head.truncated_at, limit) {
         headers.insert("fastk-truncated", HeaderValue::from(limit));
         if let Some(next) = uri.and_then(|uri| next_page(uri, &cursor)) {
             headers.insert(header::LINK, next);
         }
     }
-    match (tells_stats, head.is_whole, stats_value(&head.stats)) {
+    match (sends_stats, head.is_complete, stats_value(&head.stats)) {
         (true, true, Some(stats)) => {
             headers.insert(STATS, stats);
         }
@@ -297,7 +301,7 @@ pub async fn answer(
     Ok(response)
 }
 
-/// Header or trailer that tells how rows were found.
+/// Header or trailer with the scan statistics.
 const STATS: &str = "fastk-stats";
 
 fn stats_value(stats: &Stats) -> Option<HeaderValue> {
@@ -305,34 +309,34 @@ fn stats_value(stats: &Stats) -> Option<HeaderValue> {
     HeaderValue::from_str(&text).ok()
 }
 
-/// The value of `Link` that leads on to the next page of a request.
+/// The value of `Link` for the next page of a request.
 fn next_page(uri: &Uri, cursor: &str) -> Option<HeaderValue> {
-    // Ours are of characters that stand in a query as they are.
-    let given =
+    // Cursors consist of characters that need no encoding in a query.
+    let others =
         uri.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty() && !pair.starts_with("cursor="));
-    let query: Vec<&str> = given.collect();
-    let more = if query.is_empty() { "" } else { "&" };
-    HeaderValue::from_str(&format!("<{}?{}{more}cursor={cursor}>; rel=\"next\"", uri.path(), query.join("&"))).ok()
+    let query: Vec<&str> = others.collect();
+    let separator = if query.is_empty() { "" } else { "&" };
+    HeaderValue::from_str(&format!("<{}?{}{separator}cursor={cursor}>; rel=\"next\"", uri.path(), query.join("&"))).ok()
 }
 
-/// Makes the rest of an answer on a blocking thread, at most [`PIECES_AHEAD`] pieces ahead of the client.
+/// Produces the rest of a response on a blocking thread, at most [`PIECES_AHEAD`] pieces ahead of the client.
 fn produce(
     pieces: EncodedBody,
     series: Vec<String>,
-    slot: (OwnedSemaphorePermit, Permit),
-    stall: Duration,
+    permits: (OwnedSemaphorePermit, Permit),
+    stall_timeout: Duration,
 ) -> mpsc::Receiver<BodyPart> {
     let (tx, rx) = mpsc::channel(PIECES_AHEAD);
     let runtime = tokio::runtime::Handle::current();
     let span = tracing::Span::current();
     tokio::task::spawn_blocking(move || {
         let _in_span = span.entered();
-        let _slot = slot;
+        let _permits = permits;
         let send = |part: BodyPart| match tx.try_send(part) {
             Ok(()) => true,
             Err(mpsc::error::TrySendError::Closed(_)) => false,
             Err(mpsc::error::TrySendError::Full(part)) => runtime
-                .block_on(async { tokio::time::timeout(stall, tx.send(part)).await })
+                .block_on(async { tokio::time::timeout(stall_timeout, tx.send(part)).await })
                 .is_ok_and(|sent| sent.is_ok()),
         };
         let stats = Arc::clone(&pieces.stats);
@@ -340,7 +344,7 @@ fn produce(
             let part = match piece {
                 Ok(piece) => BodyPart::Piece(piece),
                 Err(error) => {
-                    tracing::error!(%error, ?series, "an answer was broken off");
+                    tracing::error!(%error, ?series, "response aborted");
                     send(BodyPart::Failed);
                     return;
                 }
@@ -349,14 +353,14 @@ fn produce(
                 return;
             }
         }
-        // Nobody sends trailers that the head did not name.
+        // Trailers not announced in the head are ignored.
         let trailers = stats_value(&stats).map(|value| HeaderMap::from_iter([(HeaderName::from_static(STATS), value)]));
         send(BodyPart::End(trailers));
     });
     rx
 }
 
-/// A body of known length when it is whole already, else the first pieces and what the producer sends.
+/// A body of known length when it is complete, else the first pieces followed by those of the producer.
 fn body_of(mut first: Vec<Bytes>, rest: Option<mpsc::Receiver<BodyPart>>) -> Body {
     let Some(rx) = rest else {
         let only = if first.len() == 1 { first.pop() } else { None };
@@ -369,10 +373,10 @@ fn body_of(mut first: Vec<Bytes>, rest: Option<mpsc::Receiver<BodyPart>>) -> Bod
     Body::new(StreamedBody { first: first.into_iter(), rest: Some(rx) })
 }
 
-/// The first pieces of an answer, and what its producer sends.
+/// The first pieces of a response, followed by those of its producer.
 struct StreamedBody {
     first: std::vec::IntoIter<Bytes>,
-    /// `None` once it is over.
+    /// `None` at the end.
     rest: Option<mpsc::Receiver<BodyPart>>,
 }
 
@@ -395,12 +399,12 @@ impl http_body::Body for StreamedBody {
         self.rest = None;
         Poll::Ready(match part {
             Some(BodyPart::End(trailers)) => trailers.map(|trailers| Ok(Frame::trailers(trailers))),
-            _ => Some(Err(std::io::Error::other("the answer was broken off"))),
+            _ => Some(Err(std::io::Error::other("response aborted"))),
         })
     }
 }
 
-/// Blocks are made by the query layer; this only pins down that they can cross threads.
+/// Asserts at compile time that blocks can cross threads.
 const _: fn() = || {
     fn is_send<T: Send>() {}
     is_send::<Block>();

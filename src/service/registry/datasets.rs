@@ -1,4 +1,4 @@
-//! Datasets: creating one reads every row of its members under its snapshot.
+//! Datasets: creating one reads every row of its members at its snapshot.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
@@ -22,57 +22,58 @@ use crate::store::{SeriesState, StoreState};
 use crate::types::{ColumnType, SeriesDef, SeriesKey, TimeUnit, time};
 
 impl Service {
-    /// Creates the next version of a dataset: pins a snapshot, and reads every row of every member under it for the
-    /// checksum. Takes as long as that.
+    /// Creates the next version of a dataset: creates a snapshot, and reads every row of every member at it for the
+    /// checksum.
     ///
     /// # Errors
-    /// `invalid_argument`; `series_not_found` for a member that is not there or a glob that finds nothing;
-    /// `snapshot_not_found`; `dataset_not_found` and `not_found` for what it was made from; `too_large` beyond 10,000
-    /// members or 1,024 snapshots; `corrupt_data` when a row fails its checksum; those of a write. Nothing of it is left
-    /// then.
+    /// `invalid_argument`; `series_not_found` for an unknown member or a glob that selects no series;
+    /// `snapshot_not_found`; `dataset_not_found` and `not_found` for unknown parents; `too_large` above 10,000 members
+    /// or 1,024 snapshots; `corrupt_data` when a row fails its checksum; those of a write. On failure the snapshot is
+    /// dropped again.
     pub fn create_dataset(&self, spec: &DatasetSpec) -> Result<Dataset> {
-        self.caller.may_all(Scope::Write)?;
+        self.caller.require_store(Scope::Write)?;
         check_name(RecordKind::Dataset, &spec.name)?;
         check_first_status(spec.status)?;
         check_text("source", spec.source.as_deref(), WORD_CHARS_MAX)?;
         check_text("market", spec.market.as_deref(), WORD_CHARS_MAX)?;
         check_text("description", spec.description.as_deref(), TEXT_CHARS_MAX)?;
         let parents = self.parents(spec.derived_from.iter().cloned())?;
-        // What is wrong by now is told before anything is made.
+        // The members are checked before the snapshot is created.
         let now = spec.snapshot.as_deref().map_or_else(|| Ok(self.store.snapshot()), |name| self.store.as_of(name))?;
         members_of(&now, &spec.members)?;
         drop(now);
-        // Those of a registry that was lost are no names for new ones.
-        let own = format!("{DATASET}{}@", spec.name);
+        // Snapshots left by a lost registry reserve their version numbers.
+        let own_prefix = format!("{DATASET}{}@", spec.name);
         let snapshots = self.store.snapshots();
-        let taken = snapshots.iter().filter_map(|(name, _)| name.strip_prefix(&own)?.parse().ok()).max().unwrap_or(0);
-        let pending = self.records().begin_dataset(&spec.name, spec.snapshot.as_deref(), taken)?;
-        let mut begun = PendingDataset { service: self, pending, is_made: false };
-        self.make_dataset(spec, &begun.pending, parents)?;
-        begun.is_made = true;
-        self.dataset(&spec.name, Some(begun.pending.version))
+        let version_max =
+            snapshots.iter().filter_map(|(name, _)| name.strip_prefix(&own_prefix)?.parse().ok()).max().unwrap_or(0);
+        let pending = self.records().begin_dataset(&spec.name, spec.snapshot.as_deref(), version_max)?;
+        let mut dataset = PendingDataset { service: self, pending, is_committed: false };
+        self.build_dataset(spec, &dataset.pending, parents)?;
+        dataset.is_committed = true;
+        self.dataset(&spec.name, Some(dataset.pending.version))
     }
 
-    fn make_dataset(&self, spec: &DatasetSpec, begun: &PendingSnapshot, parents: Vec<RecordRef>) -> Result<()> {
-        if begun.drops {
-            self.store.create_snapshot(&begun.snapshot)?;
+    fn build_dataset(&self, spec: &DatasetSpec, pending: &PendingSnapshot, parents: Vec<RecordRef>) -> Result<()> {
+        if pending.drops {
+            self.store.create_snapshot(&pending.snapshot)?;
         }
-        let state = self.store.as_of(&begun.snapshot)?;
+        let state = self.store.as_of(&pending.snapshot)?;
         let mut total = MemberTotals::default();
         for series in members_of(&state, &spec.members)? {
             total.add(self.read_member(&series)?, &series);
         }
         let record = Record {
-            reference: RecordRef::new(RecordKind::Dataset, &begun.name, begun.version),
+            reference: RecordRef::new(RecordKind::Dataset, &pending.name, pending.version),
             status: spec.status,
             description: spec.description.clone(),
             created_at: rfc3339(wall_ms()),
             dataset: Some(DatasetFields {
                 source: spec.source.clone(),
                 market: spec.market.clone(),
-                snapshot: begun.snapshot.clone(),
+                snapshot: pending.snapshot.clone(),
                 snapshot_commit: state.commit,
-                owns_snapshot: begun.drops,
+                owns_snapshot: pending.drops,
                 start: total.start.map(stamp),
                 end: total.end.map(stamp),
                 rows: total.rows,
@@ -85,12 +86,12 @@ impl Service {
             parts: total.parts,
             parts_total: 0,
         };
-        let _held = self.catalog.snapshots.lock().unwrap_or_else(PoisonError::into_inner);
-        // It may have been dropped meanwhile, and the name given again.
+        let _guard = self.catalog.snapshots.lock().unwrap_or_else(PoisonError::into_inner);
+        // The snapshot may have been dropped meanwhile, and its name reused.
         let is_same =
-            self.store.snapshot().snapshots.get(&begun.snapshot).is_some_and(|one| one.commit == state.commit);
+            self.store.snapshot().snapshots.get(&pending.snapshot).is_some_and(|one| one.commit == state.commit);
         if !is_same {
-            let detail = format!("snapshot {:?} was dropped while the dataset was made", begun.snapshot);
+            let detail = format!("snapshot {:?} was dropped while the dataset was created", pending.snapshot);
             return Err(Error::new(ErrorCode::SnapshotNotFound, detail));
         }
         self.records().insert_dataset(&record)
@@ -118,7 +119,7 @@ impl Service {
         })
     }
 
-    /// One version of a dataset, or the latest: the highest that is not archived.
+    /// One version of a dataset, or the latest version that is not archived.
     ///
     /// # Errors
     /// `dataset_not_found`.
@@ -126,12 +127,12 @@ impl Service {
         dataset(self.record(RecordKind::Dataset, name, version)?, true)
     }
 
-    /// Datasets by name and version.
+    /// Datasets ordered by name and version.
     pub fn datasets(&self, filter: &RecordFilter) -> Result<DatasetPage> {
         page(self.page(RecordKind::Dataset, filter)?)
     }
 
-    /// Versions of a dataset, by number.
+    /// Versions of a dataset, ordered by number.
     ///
     /// # Errors
     /// `dataset_not_found`.
@@ -139,38 +140,38 @@ impl Service {
         page(self.versions(RecordKind::Dataset, name, filter)?)
     }
 
-    /// Changes the status of a dataset. An archived one gives its own snapshot back.
+    /// Changes the status of a dataset. Archiving drops the snapshot that the dataset owns.
     ///
     /// # Errors
-    /// `dataset_not_found`, `invalid_argument` for a status it cannot take, those of dropping a snapshot.
+    /// `dataset_not_found`, `invalid_argument` for an invalid transition, those of dropping a snapshot.
     pub fn set_dataset_status(&self, name: &str, version: Option<u32>, status: RecordStatus) -> Result<Dataset> {
         dataset(self.change_status(RecordKind::Dataset, name, version, status)?, true)
     }
 }
 
-/// What was begun for a dataset: undone unless it is made, also when a panic ends the making.
+/// A dataset that is being created; dropping it undoes the creation unless it is committed, also on a panic.
 struct PendingDataset<'a> {
     service: &'a Service,
     pending: PendingSnapshot,
-    is_made: bool,
+    is_committed: bool,
 }
 
 impl Drop for PendingDataset<'_> {
     fn drop(&mut self) {
-        if !self.is_made {
+        if !self.is_committed {
             self.service.catalog.undo(&self.service.store, &self.pending);
         }
     }
 }
 
-/// Sums over the members of a dataset.
+/// Totals over the members of a dataset.
 #[derive(Default)]
 struct MemberTotals {
     rows: u64,
     /// Earliest and latest timestamps, with their units.
     start: Option<(i64, TimeUnit)>,
     end: Option<(i64, TimeUnit)>,
-    /// Key, layout, rows and checksum of each.
+    /// Key, layout, rows and checksum of each member.
     lines: Vec<(String, String, u64, String)>,
     parts: Vec<RecordSeries>,
 }
@@ -197,7 +198,7 @@ fn stamp((ts, unit): (i64, TimeUnit)) -> String {
     String::from_utf8_lossy(&text).into_owned()
 }
 
-/// Unit and columns of a series, as its checksum counts them: `ts:ms,close:decimal(2),volume:float64`.
+/// Unit and columns of a series, as included in its checksum: `ts:ms,close:decimal(2),volume:float64`.
 fn layout(def: &SeriesDef) -> String {
     let mut text = format!("ts:{}", def.unit.name());
     for column in &def.columns {
@@ -237,11 +238,11 @@ fn page((records, next_cursor): (Vec<Record>, Option<String>)) -> Result<Dataset
     Ok(DatasetPage { datasets, next_cursor })
 }
 
-fn dataset(record: Record, whole: bool) -> Result<Dataset> {
+fn dataset(record: Record, with_members: bool) -> Result<Dataset> {
     let Record { reference, status, description, created_at, parents, parts, parts_total, dataset, .. } = record;
-    let part = dataset.ok_or_else(|| Error::internal(format!("{reference} is no dataset")))?;
+    let part = dataset.ok_or_else(|| Error::internal(format!("{reference} is not a dataset")))?;
     let member = |part: RecordSeries| {
-        let member = part.member.ok_or_else(|| Error::internal(format!("{} is no member", part.series)))?;
+        let member = part.member.ok_or_else(|| Error::internal(format!("{} is not a member", part.series)))?;
         Ok(DatasetMember {
             series: SeriesKey::parse(&part.series)?,
             version: member.version,
@@ -251,7 +252,7 @@ fn dataset(record: Record, whole: bool) -> Result<Dataset> {
             checksum: member.checksum,
         })
     };
-    let members = if whole { Some(parts.into_iter().map(member).collect::<Result<_>>()?) } else { None };
+    let members = if with_members { Some(parts.into_iter().map(member).collect::<Result<_>>()?) } else { None };
     Ok(Dataset {
         name: reference.name.clone(),
         version: reference.version,
@@ -280,24 +281,24 @@ mod tests {
     use crate::service::StoreOptions;
 
     #[test]
-    fn what_was_begun_for_a_dataset_is_undone_when_making_it_panics() {
+    fn a_panic_while_creating_a_dataset_undoes_it() {
         let dir = tempfile::tempdir().unwrap();
         let options = StoreOptions { upkeep: false, ..StoreOptions::default() };
         let service = Service::open(dir.path(), true, options).unwrap();
-        let begin = |is_made: bool| {
+        let begin = |is_committed: bool| {
             let pending = service.records().begin_dataset("a", None, 0).unwrap();
-            let begun = PendingDataset { service: &service, pending, is_made };
-            service.store.create_snapshot(&begun.pending.snapshot).unwrap();
-            begun
+            let dataset = PendingDataset { service: &service, pending, is_committed };
+            service.store.create_snapshot(&dataset.pending.snapshot).unwrap();
+            dataset
         };
-        let made = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            let begun = begin(false);
-            assert_eq!(service.records().pending().unwrap(), std::slice::from_ref(&begun.pending));
-            assert!(begun.is_made, "a panic while it is made");
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let dataset = begin(false);
+            assert_eq!(service.records().pending().unwrap(), std::slice::from_ref(&dataset.pending));
+            assert!(dataset.is_committed, "a panic while the dataset is created");
         }));
-        assert!(made.is_err());
+        assert!(result.is_err());
         assert!(service.store.snapshots().is_empty() && service.records().pending().unwrap().is_empty());
         drop(begin(true));
-        assert_eq!(service.store.snapshots().len(), 1, "what is made stays");
+        assert_eq!(service.store.snapshots().len(), 1, "a committed dataset keeps its snapshot");
     }
 }

@@ -1,4 +1,4 @@
-//! Features and factors: how series are computed, and from what.
+//! Features and factors: how series are computed, and from which inputs.
 
 use super::super::snapshots::rfc3339;
 use super::super::wall_ms;
@@ -14,18 +14,18 @@ use crate::service::Scope;
 use crate::types::SeriesKey;
 use crate::types::schema::series_not_found;
 
-/// Longest canonical form of a definition.
+/// Maximum size of the canonical form of a definition.
 const DEFINITION_BYTES_MAX: usize = 256 << 10;
 
 impl Service {
-    /// Registers a feature or factor. The same again (definition, code version, inputs and outputs) is the version that is
-    /// there and not archived; anything else is the next one.
+    /// Registers a feature or factor. An identical registration (definition, code version, inputs and outputs) returns
+    /// the existing version that is not archived; any other creates the next version.
     ///
     /// # Errors
-    /// `invalid_argument`; `series_not_found`, `dataset_not_found` and `not_found` for inputs that are not there;
+    /// `invalid_argument`; `series_not_found`, `dataset_not_found` and `not_found` for unknown inputs;
     /// `too_large`; those of a write.
     pub fn define(&self, kind: RecordKind, spec: &DefinitionSpec) -> Result<Defined> {
-        self.caller.may(Scope::Write)?;
+        self.caller.require_scope(Scope::Write)?;
         check_name(kind, &spec.name)?;
         check_first_status(spec.status)?;
         check_text("description", spec.description.as_deref(), TEXT_CHARS_MAX)?;
@@ -34,7 +34,7 @@ impl Service {
             return Err(Error::invalid("code_version is empty"));
         }
         if !spec.definition.is_object() {
-            return Err(Error::invalid("definition is no JSON object"));
+            return Err(Error::invalid("definition must be a JSON object"));
         }
         let definition = hash::canonical(&spec.definition)?;
         if definition.len() > DEFINITION_BYTES_MAX {
@@ -42,7 +42,7 @@ impl Service {
             return Err(Error::new(ErrorCode::TooLarge, detail));
         }
         if spec.inputs.is_empty() {
-            return Err(Error::invalid("inputs names nothing").with_hint("keys of series, or NAME@VERSION of datasets"));
+            return Err(Error::invalid("inputs is empty").with_hint("list keys of series, or NAME@VERSION of datasets"));
         }
         check_count("inputs", spec.inputs.len())?;
         check_count("outputs", spec.outputs.len())?;
@@ -50,13 +50,13 @@ impl Service {
         let mut outputs = spec.outputs.clone();
         outputs.sort();
         outputs.dedup();
-        outputs.iter().try_for_each(|key| self.caller.may_touch(Scope::Write, key))?;
+        outputs.iter().try_for_each(|key| self.caller.require_series(Scope::Write, key))?;
         let config_hash = hash::sha256(definition.as_bytes());
         let identity = serde_json::json!([config_hash, spec.code_version, parents, inputs, outputs]).to_string();
         let part =
             |role: SeriesRole| move |key: SeriesKey| RecordSeries { series: key.to_string(), role, member: None };
         let record = Record {
-            // The registry gives the version.
+            // The registry assigns the version.
             reference: RecordRef::new(kind, &spec.name, 1),
             status: spec.status,
             description: spec.description.clone(),
@@ -78,7 +78,7 @@ impl Service {
         Ok(Defined { created, definition })
     }
 
-    /// Series and records that inputs name, each once, all of them there.
+    /// The series and records listed as inputs, without duplicates; all of them must exist.
     fn inputs_of(&self, named: &[String]) -> Result<(Vec<SeriesKey>, Vec<RecordRef>)> {
         let (mut series, mut references) = (Vec::new(), Vec::new());
         for text in named {
@@ -92,7 +92,7 @@ impl Service {
         series.dedup();
         let state = self.store.snapshot();
         for key in &series {
-            self.caller.may_touch(Scope::Write, key)?;
+            self.caller.require_series(Scope::Write, key)?;
             if state.get(key).is_none() {
                 return Err(series_not_found(key));
             }
@@ -100,7 +100,7 @@ impl Service {
         Ok((series, self.parents(references.into_iter())?))
     }
 
-    /// One version of a feature or factor, or the latest: the highest that is not archived.
+    /// One version of a feature or factor, or the latest version that is not archived.
     ///
     /// # Errors
     /// `not_found`.
@@ -108,12 +108,12 @@ impl Service {
         definition(self.record(kind, name, version)?)
     }
 
-    /// Features or factors by name and version.
+    /// Features or factors ordered by name and version.
     pub fn definitions(&self, kind: RecordKind, filter: &RecordFilter) -> Result<DefinitionPage> {
         page(self.page(kind, filter)?)
     }
 
-    /// Versions of a feature or factor, by number.
+    /// Versions of a feature or factor, ordered by number.
     ///
     /// # Errors
     /// `not_found`.
@@ -124,7 +124,7 @@ impl Service {
     /// Changes the status of a feature or factor.
     ///
     /// # Errors
-    /// `not_found`, `invalid_argument` for a status it cannot take.
+    /// `not_found`, `invalid_argument` for an invalid transition.
     pub fn set_definition_status(
         &self,
         kind: RecordKind,
@@ -145,7 +145,7 @@ fn definition(record: Record) -> Result<Definition> {
     let Record { reference, status, description, created_at, parents, parts, parts_total, definition, .. } = record;
     let part = definition.ok_or_else(|| Error::internal(format!("{reference} has no definition")))?;
     let value = serde_json::from_str(&part.definition)
-        .map_err(|error| Error::corrupt(format!("the definition of {reference} is no JSON: {error}")))?;
+        .map_err(|error| Error::corrupt(format!("the definition of {reference} is not JSON: {error}")))?;
     let mut inputs: Vec<String> = parents.iter().map(ToString::to_string).collect();
     let mut outputs = Vec::new();
     for part in parts {

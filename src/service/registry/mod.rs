@@ -1,9 +1,9 @@
-//! The verbs of the registry: datasets, features and factors.
+//! Operations of the registry: datasets, features and factors.
 //!
-//! - A dataset names the whole store as it is, so that creating one asks for what creating a snapshot asks for; archiving
-//!   one gives its snapshot back, and asks for what dropping a snapshot asks for.
-//! - Somebody limited to some series neither sees nor changes a record that needs others, and is answered as if it were
-//!   not there.
+//! - A dataset snapshots the whole store, so creating one requires the permission to create a snapshot, and archiving
+//!   one, which drops its snapshot, requires the permission to drop a snapshot.
+//! - A caller limited to some series neither sees nor changes a record that includes other series; such records are
+//!   reported as not found.
 
 mod as_of;
 mod datasets;
@@ -27,14 +27,14 @@ pub use replies::*;
 
 use super::{Scope, Service, SnapshotDropped};
 
-/// How names of snapshots begin that are made for datasets, and only for them.
+/// Prefix of the names of snapshots owned by datasets, reserved for them.
 const DATASET: &str = DATASET_SNAPSHOT;
-/// Most series of a record, and most of what it was made from.
+/// Maximum number of series of a record, and of its parents.
 const PARTS_MAX: usize = 10_000;
-/// Longest description, and longest other words, in characters.
+/// Maximum length of a description and of other text fields, in characters.
 const TEXT_CHARS_MAX: usize = 4_096;
 const WORD_CHARS_MAX: usize = 256;
-/// Records in a page when none is asked for, and at most.
+/// Default and maximum number of records in a page.
 const PAGE_DEFAULT: u64 = 100;
 const PAGE_MAX: u64 = 1_000;
 
@@ -42,12 +42,12 @@ const PAGE_MAX: u64 = 1_000;
 #[derive(Debug)]
 pub(super) struct Catalog {
     records: Registry,
-    /// Held while a snapshot is dropped and while a dataset that needs one is made.
+    /// Held while a snapshot is dropped and while a dataset that uses one is committed.
     snapshots: Mutex<()>,
 }
 
 impl Catalog {
-    /// Opens the registry beside a store, and undoes what was begun for datasets that were never made.
+    /// Opens the registry of a store, and undoes datasets whose creation was interrupted.
     pub fn open(store: &Store, wall_ms: i64) -> Self {
         let root = store.root();
         if root.join(store::BACKUP_LISTING).exists() {
@@ -60,7 +60,7 @@ impl Catalog {
         let catalog = Self::of(Registry::open(root, expected, wall_ms));
         match catalog.records.pending() {
             Ok(pending) => pending.iter().for_each(|pending| catalog.undo(store, pending)),
-            Err(error) => tracing::warn!(%error, "what was begun for datasets is not known"),
+            Err(error) => tracing::warn!(%error, "cannot read interrupted dataset creations"),
         }
         catalog
     }
@@ -69,47 +69,46 @@ impl Catalog {
         Self { records, snapshots: Mutex::default() }
     }
 
-    /// Drops the snapshot of a dataset that is not made, or is archived. What cannot be done now is left for the next
-    /// opening.
+    /// Drops the snapshot of a dataset that was not created, or is archived. A failure is retried at the next open.
     fn undo(&self, store: &Store, pending: &PendingSnapshot) {
-        let _held = self.snapshots.lock().unwrap_or_else(PoisonError::into_inner);
+        let _guard = self.snapshots.lock().unwrap_or_else(PoisonError::into_inner);
         if let Err(error) = self.release(store, pending) {
-            tracing::warn!(%error, snapshot = %pending.snapshot, "the snapshot of a dataset stays until the next opening");
+            tracing::warn!(%error, snapshot = %pending.snapshot, "cannot drop the snapshot of a dataset; retried at the next open");
         }
     }
 
-    /// The same; nobody else may drop or need snapshots meanwhile.
+    /// Drops the snapshot; the caller holds the lock on snapshots.
     fn release(&self, store: &Store, pending: &PendingSnapshot) -> Result<()> {
-        let own = RecordRef::new(RecordKind::Dataset, &pending.name, pending.version);
-        let is_there = store.snapshot().snapshots.contains_key(&pending.snapshot);
-        // Another dataset may have named it.
-        if pending.drops && is_there && self.records.needed_by(&pending.snapshot)?.iter().all(|needs| *needs == own) {
+        let owner = RecordRef::new(RecordKind::Dataset, &pending.name, pending.version);
+        let exists = store.snapshot().snapshots.contains_key(&pending.snapshot);
+        // Another dataset may use it.
+        if pending.drops && exists && self.records.needed_by(&pending.snapshot)?.iter().all(|user| *user == owner) {
             store.drop_snapshot(&pending.snapshot)?;
         }
         self.records.settle(pending)
     }
 
-    /// What is wrong with it, if anything is.
+    /// A problem with the registry, if there is one.
     pub fn problem(&self) -> Option<String> {
         self.records.problem()
     }
 
-    /// A copy for a backup, in a directory for unfinished files; `None` when there is nothing to copy.
+    /// A copy for a backup, in the directory for temporary files; `None` when there is nothing to copy.
     pub fn copy(&self, root: &Path, wall_ms: i64) -> Result<Option<RegistryCopy>> {
         let name = format!("{}-registry.{wall_ms}.tmp", std::process::id());
-        let copied = RegistryCopy(root.join("tmp").join(name));
-        Ok(self.records.copy_to(&copied.0)?.then_some(copied))
+        let copy = RegistryCopy(root.join("tmp").join(name));
+        Ok(self.records.copy_to(&copy.0)?.then_some(copy))
     }
 }
 
-/// A copy that goes when it is no longer needed.
+/// A temporary copy, removed when it is dropped.
 #[derive(Debug)]
 pub(super) struct RegistryCopy(pub PathBuf);
 
 impl Drop for RegistryCopy {
     fn drop(&mut self) {
         if let Err(error) = crate::disk::remove(&DiskPath::os(&self.0)) {
-            tracing::warn!(%error, "a copy of the registry stays behind until the next opening");
+            tracing::warn!(%error, "cannot remove a copy of the registry; retried at the next open");
         }
     }
 }
@@ -125,30 +124,31 @@ impl Service {
         &self.catalog.records
     }
 
-    /// A record that the caller may see, the latest version when none is given.
+    /// A record that the caller may see; the latest version when none is given.
     fn record(&self, kind: RecordKind, name: &str, version: Option<u32>) -> Result<Record> {
-        self.caller.may(Scope::Read)?;
-        let what = || version.map_or_else(|| format!("{name:?}"), |version| format!("{name:?} with version {version}"));
-        // A name that cannot be is not there either.
+        self.caller.require_scope(Scope::Read)?;
+        let description =
+            || version.map_or_else(|| format!("{name:?}"), |version| format!("{name:?} with version {version}"));
+        // An invalid name cannot exist.
         if check_name(kind, name).is_err() {
-            return Err(kind.not_found(&what()));
+            return Err(kind.not_found(&description()));
         }
         let found = self.records().get(kind, name, version, &self.caller.prefixes)?;
-        found.ok_or_else(|| kind.not_found(&what()))
+        found.ok_or_else(|| kind.not_found(&description()))
     }
 
     fn page(&self, kind: RecordKind, filter: &RecordFilter) -> Result<(Vec<Record>, Option<String>)> {
-        self.caller.may(Scope::Read)?;
+        self.caller.require_scope(Scope::Read)?;
         let limit = filter.limit.unwrap_or(PAGE_DEFAULT);
         if limit == 0 || limit > PAGE_MAX {
-            return Err(Error::invalid(format!("limit {limit} is not between 1 and {PAGE_MAX}")));
+            return Err(Error::invalid(format!("limit {limit} is outside 1 to {PAGE_MAX}")));
         }
-        // A cursor is the last record given.
+        // A cursor is the last record of the page.
         let after = filter.cursor.as_deref().map(|text| {
-            let foreign = || Error::invalid(format!("cursor {text:?} was not made by this server"));
-            let (name, version) = text.rsplit_once('@').ok_or_else(foreign)?;
-            check_name(kind, name).map_err(|_| foreign())?;
-            Ok((name.to_owned(), parse_version(kind, version).map_err(|_| foreign())?))
+            let invalid_cursor = || Error::invalid(format!("cursor {text:?} is not a cursor of this server"));
+            let (name, version) = text.rsplit_once('@').ok_or_else(invalid_cursor)?;
+            check_name(kind, name).map_err(|_| invalid_cursor())?;
+            Ok((name.to_owned(), parse_version(kind, version).map_err(|_| invalid_cursor())?))
         });
         let page = self.records().page(&RecordSelection {
             kind,
@@ -167,14 +167,14 @@ impl Service {
         Ok((page.records, cursor))
     }
 
-    /// Every version of a record, by number; not found when there is none.
+    /// Every version of a record, ordered by number; an error when there is none.
     fn versions(&self, kind: RecordKind, name: &str, filter: &RecordFilter) -> Result<(Vec<Record>, Option<String>)> {
-        // Tells a name that is not there from a last page.
+        // Distinguishes an unknown name from an empty page.
         self.record(kind, name, None)?;
         self.page(kind, &RecordFilter { name: Some(name.to_owned()), ..filter.clone() })
     }
 
-    /// What a record was made from and what was made from it, over any number of steps.
+    /// The ancestors and descendants of a record, over any number of steps.
     ///
     /// # Errors
     /// `dataset_not_found` or `not_found`.
@@ -200,7 +200,7 @@ impl Service {
         })
     }
 
-    /// Changes the status of a record the caller may see. Gives the record as it is then.
+    /// Changes the status of a record the caller may see. Returns the changed record.
     fn change_status(
         &self,
         kind: RecordKind,
@@ -208,25 +208,25 @@ impl Service {
         version: Option<u32>,
         status: RecordStatus,
     ) -> Result<Record> {
-        self.caller.may(Scope::Write)?;
+        self.caller.require_scope(Scope::Write)?;
         let reference = self.record(kind, name, version)?.reference;
         if kind == RecordKind::Dataset && status == RecordStatus::Archived {
-            self.caller.may_all(Scope::Admin)?;
+            self.caller.require_store(Scope::Admin)?;
         }
         self.store.check_owned()?;
         let released = {
-            let _held = self.catalog.snapshots.lock().unwrap_or_else(PoisonError::into_inner);
+            let _guard = self.catalog.snapshots.lock().unwrap_or_else(PoisonError::into_inner);
             let released = self.records().set_status(&reference, status)?;
             released.map_or(Ok(()), |pending| self.catalog.release(&self.store, &pending))
         };
         released.map_err(|error| {
             let detail = format!("{reference} is archived, its snapshot is dropped later: {}", error.detail());
-            Error::new(error.code(), detail).with_hint("archive it again to try once more; the next opening does too")
+            Error::new(error.code(), detail).with_hint("archive it again to retry; the next open retries as well")
         })?;
         self.record(kind, name, Some(reference.version))
     }
 
-    /// The records a new one was made from, each once.
+    /// The parents of a new record, without duplicates.
     fn parents(&self, named: impl Iterator<Item = RecordRef>) -> Result<Vec<RecordRef>> {
         let mut parents: Vec<RecordRef> = named.collect();
         parents.sort();
@@ -238,26 +238,26 @@ impl Service {
         Ok(parents)
     }
 
-    /// Drops a named snapshot that no dataset needs.
-    pub(super) fn drop_unneeded(&self, name: &str) -> Result<SnapshotDropped> {
-        let _held = self.catalog.snapshots.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Drops a named snapshot that no dataset uses.
+    pub(super) fn drop_unused_snapshot(&self, name: &str) -> Result<SnapshotDropped> {
+        let _guard = self.catalog.snapshots.lock().unwrap_or_else(PoisonError::into_inner);
         if self.store.snapshot().snapshots.contains_key(name) {
-            self.check_unneeded(name)?;
+            self.check_unused(name)?;
         }
         Ok(SnapshotDropped { name: name.into(), commit: self.store.drop_snapshot(name)? })
     }
 
-    fn check_unneeded(&self, name: &str) -> Result<()> {
-        let needed = self.records().needed_by(name)?;
-        let Some(first) = needed.first() else { return Ok(()) };
-        let all: Vec<String> = needed.iter().map(ToString::to_string).collect();
-        Err(Error::invalid(format!("snapshot {name:?} is needed by {}", all.join(", ")))
-            .with_hint(format!("archive it first: `fastk dataset status {} archived`", first.short())))
+    fn check_unused(&self, name: &str) -> Result<()> {
+        let users = self.records().needed_by(name)?;
+        let Some(first) = users.first() else { return Ok(()) };
+        let names: Vec<String> = users.iter().map(ToString::to_string).collect();
+        Err(Error::invalid(format!("snapshot {name:?} is used by {}", names.join(", ")))
+            .with_hint(format!("archive the dataset first: `fastk dataset status {} archived`", first.short())))
     }
 
-    /// Whether a snapshot may be told of: names of datasets that the caller does not see are no names to them, and
-    /// neither are those of which that cannot be told.
-    pub(super) fn sees_snapshot(&self, name: &str) -> bool {
+    /// Whether the caller may see a snapshot: snapshots of datasets are visible only with the dataset. If that cannot
+    /// be determined the snapshot is hidden.
+    pub(super) fn can_see_snapshot(&self, name: &str) -> bool {
         if !self.caller.is_limited() || !name.starts_with(DATASET) {
             return true;
         }
@@ -265,21 +265,21 @@ impl Service {
         self.records().is_seen(&reference, &self.caller.prefixes).unwrap_or(false)
     }
 
-    /// How many named snapshots of a state may be told of.
-    pub(super) fn snapshots_seen(&self, state: &StoreState) -> u64 {
+    /// The number of named snapshots of a state that the caller may see.
+    pub(super) fn visible_snapshots(&self, state: &StoreState) -> u64 {
         if !self.caller.is_limited() {
             return state.snapshots.len() as u64;
         }
-        state.snapshots.keys().filter(|name| self.sees_snapshot(name)).count() as u64
+        state.snapshots.keys().filter(|name| self.can_see_snapshot(name)).count() as u64
     }
 
-    /// Refuses a name for a snapshot that only datasets give theirs.
+    /// Rejects a snapshot name that is reserved for datasets.
     pub(super) fn check_free_name(name: &str) -> Result<()> {
         if !name.starts_with(DATASET) {
             return Ok(());
         }
-        Err(Error::invalid(format!("snapshot name {name:?} begins with {DATASET:?}, as those of datasets do"))
-            .with_hint("take another name, or create a dataset"))
+        Err(Error::invalid(format!("snapshot name {name:?} begins with {DATASET:?}, which is reserved for datasets"))
+            .with_hint("use another name, or create a dataset"))
     }
 }
 
@@ -299,12 +299,12 @@ fn check_text(what: &str, text: Option<&str>, chars_max: usize) -> Result<()> {
     }
 }
 
-/// Refuses a status that a record cannot begin with.
+/// Rejects a status that a new record cannot have.
 fn check_first_status(status: RecordStatus) -> Result<()> {
     match status {
         RecordStatus::Draft | RecordStatus::Active => Ok(()),
         RecordStatus::Deprecated | RecordStatus::Archived => {
-            Err(Error::invalid(format!("a new record is draft or active, not {}", status.name())))
+            Err(Error::invalid(format!("a new record must be draft or active, not {}", status.name())))
         }
     }
 }

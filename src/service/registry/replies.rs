@@ -1,4 +1,4 @@
-//! What the verbs of the registry take and answer; the same values are the JSON of REST and of the command line.
+//! Requests and replies of the registry operations; the same values are the JSON of REST and of the command line.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -15,36 +15,36 @@ use crate::types::SeriesKey;
         "description": "February, as it was downloaded", "derived_from": []
     }))]
 pub struct DatasetSpec {
-    /// 1 to 48 of lower-case letters, digits and `. _ -`, a letter or digit first.
+    /// 1 to 48 characters: lower-case letters, digits and `. _ -`, beginning with a letter or digit.
     #[schema(example = "btc-minutes")]
     pub name: String,
-    /// Keys of series, and globs such as `kline/*/1m`, which are resolved to keys once and for all: 1 to 10,000 series.
+    /// Keys of series, and globs such as `kline/*/1m`, which are resolved to keys at creation: 1 to 10,000 series.
     #[schema(example = json!(["kline/BTCUSDT/1m"]))]
     pub members: Vec<String>,
-    /// Name of a snapshot that is there already; one of its own is made when it is left out.
+    /// Name of an existing snapshot; without it the dataset creates its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshot: Option<String>,
-    /// Where the rows come from; at most 256 characters.
+    /// Source of the rows; at most 256 characters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(example = "binance")]
     pub source: Option<String>,
-    /// Where they were traded; at most 256 characters.
+    /// Market on which they were traded; at most 256 characters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(example = "spot")]
     pub market: Option<String>,
-    /// For people; at most 4,096 characters.
+    /// For display; at most 4,096 characters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
     /// `draft` or `active`.
     #[serde(default)]
     pub status: RecordStatus,
-    /// What it was made from: `NAME@VERSION` of datasets, `feature:NAME@VERSION`, `factor:NAME@VERSION`.
+    /// Parents: `NAME@VERSION` of datasets, `feature:NAME@VERSION`, `factor:NAME@VERSION`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schema(value_type = Vec<String>, example = json!([]))]
     pub derived_from: Vec<RecordRef>,
 }
 
-/// One version of a dataset: series as one snapshot shows them.
+/// One version of a dataset: series at one snapshot.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[schema(example = json!({
         "dataset": "dataset:btc-minutes@1", "name": "btc-minutes", "version": 1, "status": "active",
@@ -59,7 +59,7 @@ pub struct DatasetSpec {
         }]
     }))]
 pub struct Dataset {
-    /// `dataset:NAME@VERSION`, as `as_of` takes it.
+    /// `dataset:NAME@VERSION`, the form used in `as_of`.
     #[schema(value_type = String, example = "dataset:btc-minutes@1")]
     pub dataset: RecordRef,
     pub name: String,
@@ -68,9 +68,9 @@ pub struct Dataset {
     pub description: Option<String>,
     pub source: Option<String>,
     pub market: Option<String>,
-    /// The snapshot that keeps its rows.
+    /// The snapshot that retains its rows.
     pub snapshot: String,
-    /// Whether that was made for the dataset, and is dropped when the dataset is archived.
+    /// Whether the snapshot was created for the dataset and is dropped when the dataset is archived.
     pub owns_snapshot: bool,
     /// Commit of the snapshot.
     pub commit: u64,
@@ -79,18 +79,18 @@ pub struct Dataset {
     pub end: Option<String>,
     pub rows: u64,
     pub series_count: u64,
-    /// SHA-256 over the rows of all members, whatever commits wrote them and files hold them.
+    /// SHA-256 over the rows of all members, independent of commits and files.
     pub checksum: String,
     #[schema(value_type = Vec<String>)]
     pub derived_from: Vec<RecordRef>,
-    /// Wall-clock time, RFC 3339, for people only.
+    /// Wall-clock time, RFC 3339, for display only.
     pub created_at: String,
-    /// By key. Lists leave them out.
+    /// Ordered by key. Omitted in lists.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub members: Option<Vec<DatasetMember>>,
 }
 
-/// A series of a dataset, as its snapshot shows it.
+/// A series of a dataset at its snapshot.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct DatasetMember {
     #[schema(value_type = String, example = "kline/BTCUSDT/1m")]
@@ -103,7 +103,7 @@ pub struct DatasetMember {
     pub checksum: String,
 }
 
-/// A page of datasets, by name and version.
+/// A page of datasets, ordered by name and version.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[schema(example = json!({"datasets": [{
         "dataset": "dataset:btc-minutes@1", "name": "btc-minutes", "version": 1, "status": "active",
@@ -127,25 +127,25 @@ pub struct DatasetPage {
         "inputs": ["btc-minutes@1"], "outputs": ["scalar/feature/BTCUSDT/1m/rsi_14"]
     }))]
 pub struct DefinitionSpec {
-    /// 1 to 48 of lower-case letters, digits and `. _ -`, a letter or digit first.
+    /// 1 to 48 characters: lower-case letters, digits and `. _ -`, beginning with a letter or digit.
     #[schema(example = "rsi-14")]
     pub name: String,
-    /// How it is computed: any JSON object, at most 256 KiB in its canonical form (RFC 8785). Integers beyond 2^53 stand
-    /// as text.
+    /// How it is computed: any JSON object, at most 256 KiB in canonical form (RFC 8785). Integers beyond 2^53 must be
+    /// strings.
     #[schema(value_type = Object, example = json!({"kind": "rsi", "period": 14}))]
     pub definition: Value,
     /// Version of the code that computes it, such as a commit; at most 256 characters.
     #[schema(example = "4f2c1a9")]
     pub code_version: String,
-    /// What it is computed from, all of it there already: keys of series, `NAME@VERSION` of datasets,
+    /// What it is computed from; every input must exist: keys of series, `NAME@VERSION` of datasets,
     /// `feature:NAME@VERSION`, `factor:NAME@VERSION`. 1 to 10,000.
     #[schema(example = json!(["btc-minutes@1"]))]
     pub inputs: Vec<String>,
-    /// Keys of the series it is stored in; they need not be there yet. At most 10,000.
+    /// Keys of the series it is stored in; they need not exist. At most 10,000.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schema(value_type = Vec<String>, example = json!(["scalar/feature/BTCUSDT/1m/rsi_14"]))]
     pub outputs: Vec<SeriesKey>,
-    /// For people; at most 4,096 characters. It is no part of what makes a definition another one.
+    /// For display; at most 4,096 characters. Not part of the identity of a definition.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
     /// `draft` or `active`.
@@ -176,14 +176,14 @@ pub struct Definition {
     /// SHA-256 of the canonical form (RFC 8785) of the definition.
     pub config_hash: String,
     pub code_version: String,
-    /// References and keys. Lists leave the keys out.
+    /// References and keys. Keys are omitted in lists.
     pub inputs: Vec<String>,
-    /// Lists leave them out.
+    /// Omitted in lists.
     #[schema(value_type = Vec<String>)]
     pub outputs: Vec<SeriesKey>,
-    /// Keys among inputs and outputs.
+    /// Number of keys among inputs and outputs.
     pub series_count: u64,
-    /// Wall-clock time, RFC 3339, for people only.
+    /// Wall-clock time, RFC 3339, for display only.
     pub created_at: String,
 }
 
@@ -197,13 +197,13 @@ pub struct Definition {
         "created_at": "2024-03-01T08:00:00Z"
     }))]
 pub struct Defined {
-    /// False when this version was there already.
+    /// False when this version already existed.
     pub created: bool,
     #[serde(flatten)]
     pub definition: Definition,
 }
 
-/// A page of features or factors, by name and version.
+/// A page of features or factors, ordered by name and version.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[schema(example = json!({"definitions": [{
         "reference": "feature:rsi-14@1", "kind": "feature", "name": "rsi-14", "version": 1, "status": "active",
@@ -217,7 +217,7 @@ pub struct DefinitionPage {
     pub next_cursor: Option<String>,
 }
 
-/// Which records to list. Empty means all.
+/// Selects records to list; absent fields select all.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RecordFilter {
@@ -225,7 +225,7 @@ pub struct RecordFilter {
     pub name: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<RecordStatus>,
-    /// Of datasets.
+    /// Datasets only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -233,28 +233,28 @@ pub struct RecordFilter {
     /// A member, input or output.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub series: Option<SeriesKey>,
-    /// Made from this one, in one step.
+    /// A direct parent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub derived_from: Option<RecordRef>,
-    /// Most records in one answer: 1 to 1,000, 100 by default.
+    /// Maximum number of records in one response: 1 to 1,000, 100 by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cursor: Option<String>,
 }
 
-/// What can be changed of a record.
+/// Changes to a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[derive(utoipa::ToSchema)]
 #[schema(example = json!({"status": "deprecated"}))]
 pub struct RecordPatch {
-    /// `draft` to `active`, `active` to `deprecated` and back, any of them to `archived`, for good.
+    /// `draft` to `active`, `active` to `deprecated` and back, any of them permanently to `archived`.
     #[schema(example = "deprecated")]
     pub status: RecordStatus,
 }
 
-/// What a record was made from, and what was made from it.
+/// Ancestors and descendants of a record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[schema(example = json!({
         "record": "dataset:btc-minutes@2",
@@ -269,13 +269,13 @@ pub struct RecordPatch {
 pub struct LineageReply {
     #[schema(value_type = String, example = "dataset:btc-minutes@2")]
     pub record: RecordRef,
-    /// The nearest first; 1,000 at most.
+    /// Nearest first; at most 1,000.
     pub upstream: Vec<LineageNode>,
-    /// The nearest first; 1,000 at most.
+    /// Nearest first; at most 1,000.
     pub downstream: Vec<LineageNode>,
-    /// Every step between them.
+    /// Every edge between them.
     pub edges: Vec<LineageEdge>,
-    /// Whether there is more than is told.
+    /// Whether further records were omitted.
     pub truncated: bool,
 }
 
@@ -285,7 +285,7 @@ pub struct LineageNode {
     #[schema(value_type = String, example = "dataset:btc-minutes@1")]
     pub record: RecordRef,
     pub status: RecordStatus,
-    /// Steps away, by the shortest way.
+    /// Length of the shortest path.
     pub depth: u32,
 }
 

@@ -1,4 +1,4 @@
-//! Looking after the store: long verbs as jobs, and what lies and overlaps in the data directory.
+//! Administration: long operations as jobs, and the files and overlaps of the data directory.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use super::{AppState, Outcome};
 use crate::error::Error;
 use crate::query::CancelFlag;
-use crate::server::blocking::begin;
+use crate::server::blocking::run;
 use crate::server::http::extract::JobPath;
 use crate::server::http::openapi::{AdminFailure, AnyFailure, BackupFailure, FilesFailure, JobFailure, StartFailure};
 use crate::server::http::params::{FilesParams, NoParams, Params, WaitParams};
@@ -20,19 +20,19 @@ use crate::service::{
 };
 use crate::types::SeriesKey;
 
-/// Time between two looks at a job that is waited for.
-const LOOK: Duration = Duration::from_millis(50);
+/// Interval between two polls of a job.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Verify
 ///
-/// Checks every file of the store: every checksum, every row's place, and what files say of each other. Changes
-/// nothing. The result of the job is the report.
+/// Checks every file of the store: checksums, the order of rows, and references between files. Changes no file. The
+/// result of the job is the report.
 #[utoipa::path(
     post, path = "/v1/admin/verify", operation_id = "verify", tag = "server",
     params(WaitParams),
-    request_body(content = Option<VerifyRequest>, description = "No body means as fast as it can"),
+    request_body(content = Option<VerifyRequest>, description = "Without a body the rate is unlimited"),
     responses(
-        (status = 202, description = "Taken on", body = JobList,
+        (status = 202, description = "Job created", body = JobList,
             headers(("Location" = String, description = "Path of the job"))),
         (status = 200, description = "Finished, under `wait=true`", body = JobList),
         StartFailure,
@@ -42,18 +42,18 @@ pub async fn verify(app: AppState, headers: HeaderMap, uri: Uri, body: Body) -> 
     let wait = wait(&headers, &uri)?;
     let request: VerifyRequest = body::json_or_default(&app, &headers, body).await?;
     let job = app.blocking(move |service| service.start_verify(request)).await?;
-    started(&app, job, wait).await
+    job_response(&app, job, wait).await
 }
 
 /// Scrub
 ///
-/// Verifies at a limited rate, and writes damaged or missing sidecars anew. Changes no data.
+/// Verifies at a limited rate, and rewrites damaged or missing sidecars. Changes no data.
 #[utoipa::path(
     post, path = "/v1/admin/scrub", operation_id = "scrub", tag = "server",
     params(WaitParams),
-    request_body(content = Option<ScrubRequest>, description = "No body means 64 MiB a second"),
+    request_body(content = Option<ScrubRequest>, description = "Without a body the rate is 64 MiB per second"),
     responses(
-        (status = 202, description = "Taken on", body = JobList,
+        (status = 202, description = "Job created", body = JobList,
             headers(("Location" = String, description = "Path of the job"))),
         (status = 200, description = "Finished, under `wait=true`", body = JobList),
         StartFailure,
@@ -63,19 +63,19 @@ pub async fn scrub(app: AppState, headers: HeaderMap, uri: Uri, body: Body) -> O
     let wait = wait(&headers, &uri)?;
     let request: ScrubRequest = body::json_or_default(&app, &headers, body).await?;
     let job = app.blocking(move |service| service.start_scrub(request)).await?;
-    started(&app, job, wait).await
+    job_response(&app, job, wait).await
 }
 
 /// Back up
 ///
-/// Copies the whole store, as it is at one commit, into a directory below the one the configuration names for backups
-/// (`store.backup_dir`), while everything goes on. A directory with an earlier backup of the store keeps what is the same.
+/// Copies the whole store at one commit into a directory below `store.backup_dir` while the server continues to run.
+/// Identical files of an earlier backup in that directory are kept.
 #[utoipa::path(
     post, path = "/v1/admin/backup", operation_id = "backup", tag = "server",
     params(WaitParams),
     request_body(content = BackupRequest),
     responses(
-        (status = 202, description = "Taken on", body = JobList,
+        (status = 202, description = "Job created", body = JobList,
             headers(("Location" = String, description = "Path of the job"))),
         (status = 200, description = "Finished, under `wait=true`", body = JobList),
         BackupFailure,
@@ -85,19 +85,19 @@ pub async fn backup(app: AppState, headers: HeaderMap, uri: Uri, body: Body) -> 
     let wait = wait(&headers, &uri)?;
     let request: BackupRequest = body::json(&app, &headers, body).await?;
     let job = app.blocking(move |service| service.start_backup(request)).await?;
-    started(&app, job, wait).await
+    job_response(&app, job, wait).await
 }
 
 /// Compact
 ///
-/// Moves rows from the log into chunk files, deletes what retention no longer keeps, merges the chunks of each partition
-/// into one and unlinks what nobody reads any more.
+/// Seals rows of the WAL into chunk files, deletes rows beyond retention, merges the chunks of each partition into one
+/// and unlinks files that no reader needs.
 #[utoipa::path(
     post, path = "/v1/admin/compact", operation_id = "compact", tag = "server",
     params(WaitParams),
-    request_body(content = Option<CompactRequest>, description = "No body means every series"),
+    request_body(content = Option<CompactRequest>, description = "Without a body every series is compacted"),
     responses(
-        (status = 202, description = "Taken on", body = JobList,
+        (status = 202, description = "Job created", body = JobList,
             headers(("Location" = String, description = "Path of the job"))),
         (status = 200, description = "Finished, under `wait=true`", body = JobList),
         AdminFailure,
@@ -107,13 +107,13 @@ pub async fn compact(app: AppState, headers: HeaderMap, uri: Uri, body: Body) ->
     let wait = wait(&headers, &uri)?;
     let request: CompactRequest = body::json_or_default(&app, &headers, body).await?;
     let job = app.blocking(move |service| service.start_compact(request)).await?;
-    started(&app, job, wait).await
+    job_response(&app, job, wait).await
 }
 
 /// List jobs
 ///
-/// The newest first, without their results; the last ones that finished are remembered until the server stops. A token
-/// that is limited to some series sees the jobs it started, here and by their id.
+/// Newest first, without results; the newest finished jobs are retained until the server stops. A token limited to some
+/// series sees only the jobs it started, here and by id.
 #[utoipa::path(
     get, path = "/v1/admin/jobs", operation_id = "listJobs", tag = "server",
     responses((status = 200, description = "The jobs", body = JobList), AnyFailure),
@@ -124,9 +124,9 @@ pub async fn list_jobs(app: AppState, headers: HeaderMap, uri: Uri) -> Outcome {
     Ok(reply::json_coded(&headers, &list, None)?)
 }
 
-/// Look at a job
+/// Get a job
 ///
-/// How far it is, and its result once it is done.
+/// Its progress, and its result once it is done.
 #[utoipa::path(
     get, path = "/v1/admin/jobs/{id}", operation_id = "getJob", tag = "server",
     params(("id" = String, Path, description = "Id of the job")),
@@ -140,22 +140,22 @@ pub async fn get_job(app: AppState, JobPath(id): JobPath, headers: HeaderMap, ur
 
 /// Cancel a job
 ///
-/// One that waits fails at once, one that runs at its next step. What it did stays done.
+/// A queued job fails at once, a running one at its next step. Completed work is kept.
 #[utoipa::path(
     delete, path = "/v1/admin/jobs/{id}", operation_id = "cancelJob", tag = "server",
     params(("id" = String, Path, description = "Id of the job")),
-    responses((status = 200, description = "Asked to stop", body = JobList), JobFailure),
+    responses((status = 200, description = "Cancellation requested", body = JobList), JobFailure),
 )]
 pub async fn cancel_job(app: AppState, JobPath(id): JobPath, headers: HeaderMap, uri: Uri) -> Outcome {
     Params::of::<NoParams>(&uri)?;
-    idempotency::refuse(&headers)?;
+    idempotency::reject(&headers)?;
     let job = app.blocking(move |service| service.cancel_job(&id)).await?;
     Ok(reply::json(StatusCode::OK, &JobList::from(job))?)
 }
 
 /// List orphans
 ///
-/// Files of the data directory that the manifest does not name, each with why it may be there.
+/// Files of the data directory that the manifest does not name, each with its probable origin.
 #[utoipa::path(
     get, path = "/v1/admin/orphans", operation_id = "listOrphans", tag = "server",
     responses((status = 200, description = "The files", body = OrphanReport), AnyFailure),
@@ -168,8 +168,8 @@ pub async fn orphans(app: AppState, headers: HeaderMap, uri: Uri) -> Outcome {
 
 /// Explain overlaps
 ///
-/// Partitions with more than one chunk: which chunks span the same times, which one wins there, and what compaction
-/// would do.
+/// Partitions with more than one chunk: which chunks cover the same time range, which one wins there, and what
+/// compaction would do.
 #[utoipa::path(
     get, path = "/v1/admin/overlaps", operation_id = "explainOverlaps", tag = "server",
     responses((status = 200, description = "The partitions", body = OverlapReport), AnyFailure),
@@ -182,9 +182,9 @@ pub async fn overlaps(app: AppState, headers: HeaderMap, uri: Uri) -> Outcome {
 
 /// List the files of a series
 ///
-/// The chunk files that hold a series now, for programs that read them without a server. `exact` says whether they are
-/// the series and nothing else; `row_ranges` which of their rows belong to it in any case, and `rows_outside` how many rows
-/// are in none of them yet. A later compaction writes other files and removes these.
+/// The current chunk files of a series, for programs that read them without a server. `exact` tells whether they hold
+/// exactly the rows of the series; `row_ranges` which of their rows belong to it in any case, and `rows_outside` how
+/// many rows are not in a file yet. A later compaction writes other files and removes these.
 #[utoipa::path(
     get, path = "/v1/admin/files", operation_id = "listFiles", tag = "server",
     params(FilesParams),
@@ -194,27 +194,27 @@ pub async fn files(app: AppState, headers: HeaderMap, uri: Uri) -> Outcome {
     let params = Params::of::<FilesParams>(&uri)?;
     let key = params.text("series").ok_or_else(|| {
         Error::invalid("parameter series is missing")
-            .with_hint("series=kline/BTCUSDT/1m, a key as GET /v1/series lists it")
+            .with_hint("add series=KEY, such as kline/BTCUSDT/1m; GET /v1/series lists the keys")
     })?;
     let request = FilesRequest { series: SeriesKey::parse(key)?, as_of: params.text("as_of").map(str::to_owned) };
     let (service, stop) = (Arc::clone(app.service()), CancelFlag::default());
-    let (patience, stopping) = (service.limits().request_timeout, stop.clone());
-    let reply = begin(false, patience, stopping, move || service.files(&request, &stop)).await?;
+    let (timeout, cancel) = (service.limits().request_timeout, stop.clone());
+    let reply = run(false, timeout, cancel, move || service.files(&request, &stop)).await?;
     Ok(reply::json_coded(&headers, &reply, None)?)
 }
 
-/// Whether the answer is to wait for the end of the job.
+/// Whether the response waits for the end of the job.
 fn wait(headers: &HeaderMap, uri: &Uri) -> Outcome<bool> {
-    idempotency::refuse(headers)?;
+    idempotency::reject(headers)?;
     Ok(Params::of::<WaitParams>(uri)?.flag("wait")?)
 }
 
-/// The answer to a job that was taken on: 202 at once, or 200 when it is finished. Whoever goes away meanwhile does not
-/// end it.
-pub async fn started(app: &AppState, mut job: Job, wait: bool) -> Outcome {
+/// The response for a created job: 202 at once, or 200 when it is finished. A client that disconnects meanwhile does
+/// not cancel it.
+pub async fn job_response(app: &AppState, mut job: Job, wait: bool) -> Outcome {
     while wait && !job.status.is_finished() {
-        tokio::time::sleep(LOOK).await;
-        job = app.service().look(&job)?;
+        tokio::time::sleep(POLL_INTERVAL).await;
+        job = app.service().poll_job(&job)?;
     }
     let location = HeaderValue::from_str(&format!("/v1/admin/jobs/{}", job.id));
     let mut response = reply::json(if wait { StatusCode::OK } else { StatusCode::ACCEPTED }, &JobList::from(job))?;

@@ -25,11 +25,11 @@ use crate::types::{Calendar, SeriesKey};
         ("timeframe" = Timeframe, Path, description = "Timeframe"),
         CoverageParams,
         ("Accept-Encoding" = Option<String>, Header, description = "gzip or zstd"),
-        ("If-None-Match" = Option<String>, Header, description = "Entity tags of known answers"),
+        ("If-None-Match" = Option<String>, Header, description = "Entity tags of cached responses"),
     ),
     responses(
-        (status = 200, description = "How the range is covered", body = CoverageReply, headers(("ETag" = String))),
-        (status = 304, description = "The client knows the answer"),
+        (status = 200, description = "Coverage of the range", body = CoverageReply, headers(("ETag" = String))),
+        (status = 304, description = "Not modified"),
         CoverageFailure,
     ),
 )]
@@ -50,11 +50,11 @@ pub async fn kline_coverage(app: AppState, KlinePath(key): KlinePath, headers: H
         ("name" = Symbol, Path, description = "Name"),
         CoverageParams,
         ("Accept-Encoding" = Option<String>, Header, description = "gzip or zstd"),
-        ("If-None-Match" = Option<String>, Header, description = "Entity tags of known answers"),
+        ("If-None-Match" = Option<String>, Header, description = "Entity tags of cached responses"),
     ),
     responses(
-        (status = 200, description = "How the range is covered", body = CoverageReply, headers(("ETag" = String))),
-        (status = 304, description = "The client knows the answer"),
+        (status = 200, description = "Coverage of the range", body = CoverageReply, headers(("ETag" = String))),
+        (status = 304, description = "Not modified"),
         CoverageFailure,
     ),
 )]
@@ -65,9 +65,9 @@ pub async fn scalar_coverage(app: AppState, ScalarPath(key): ScalarPath, headers
 async fn coverage(app: &AppState, key: SeriesKey, headers: &HeaderMap, uri: &Uri) -> Outcome {
     let request = request(key, uri)?;
     let coding = ResponseCoding::of(headers);
-    let asked = request.clone();
-    // The tag is taken first: if the series changes in between, it is too old, which only costs a request.
-    let stem = app.blocking(move |service| service.coverage_stem(&asked)).await?;
+    let request_for_tag = request.clone();
+    // The tag is computed first: if the series changes in between it is outdated, which only costs a request.
+    let stem = app.blocking(move |service| service.coverage_stem(&request_for_tag)).await?;
     let tag = entity_tag(&stem, OutFormat::Json, coding);
     if is_known(headers, &tag) {
         return Ok(not_modified(&tag));

@@ -1,9 +1,9 @@
-//! Datasets: create, list, look at, change the status of, lineage.
+//! Datasets: create, list, describe, change the status, lineage.
 
 use axum::body::Body;
 use axum::http::{HeaderMap, StatusCode, Uri};
 
-use super::records::{self, filter, located};
+use super::records::{self, filter, with_location};
 use super::{AppState, Outcome};
 use crate::registry::RecordKind;
 use crate::server::http::extract::{RecordPath, RecordVersionPath};
@@ -14,8 +14,8 @@ use crate::service::{Dataset, DatasetPage, DatasetSpec, LineageReply, RecordPatc
 
 /// Create a dataset
 ///
-/// The next version of the name: its members as a snapshot shows them, with a checksum over every row. Answers when all
-/// rows were read. Nothing of it changes later but its status.
+/// Creates the next version of the name: its members at a snapshot, with a checksum over every row. Responds when all
+/// rows are read. Later only the status can change.
 #[utoipa::path(
     post, path = "/v1/datasets", operation_id = "createDataset", tag = "registry",
     request_body = DatasetSpec,
@@ -27,16 +27,16 @@ use crate::service::{Dataset, DatasetPage, DatasetSpec, LineageReply, RecordPatc
 )]
 pub async fn create_dataset(app: AppState, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
     Params::of::<NoParams>(&uri)?;
-    idempotency::refuse_new(&headers)?;
-    app.service().caller().may(Scope::Write)?;
+    idempotency::reject_for_new_version(&headers)?;
+    app.service().caller().require_scope(Scope::Write)?;
     let spec: DatasetSpec = body::record(&app, &headers, body).await?;
-    let created = app.to_the_end(move |service| service.create_dataset(&spec)).await?;
-    Ok(located(reply::json(StatusCode::CREATED, &created)?, &created.dataset))
+    let created = app.blocking_without_timeout(move |service| service.create_dataset(&spec)).await?;
+    Ok(with_location(reply::json(StatusCode::CREATED, &created)?, &created.dataset))
 }
 
 /// List datasets
 ///
-/// By name and version, in pages, without their members.
+/// Ordered by name and version, in pages, without members.
 #[utoipa::path(
     get, path = "/v1/datasets", operation_id = "listDatasets", tag = "registry",
     params(DatasetParams),
@@ -48,9 +48,9 @@ pub async fn list_datasets(app: AppState, headers: HeaderMap, uri: Uri) -> Outco
     Ok(reply::json_coded(&headers, &page, None)?)
 }
 
-/// Look at the latest version of a dataset
+/// Get the latest version of a dataset
 ///
-/// The highest that is not archived; the highest where all are.
+/// The highest version that is not archived; the highest if all are.
 #[utoipa::path(
     get, path = "/v1/datasets/{name}", operation_id = "getDataset", tag = "registry",
     params(("name" = String, Path, description = "Name", example = "btc-minutes")),
@@ -62,7 +62,7 @@ pub async fn get_dataset(app: AppState, RecordPath(name): RecordPath, headers: H
 
 /// List the versions of a dataset
 ///
-/// By number, in pages, without their members.
+/// Ordered by number, in pages, without members.
 #[utoipa::path(
     get, path = "/v1/datasets/{name}/versions", operation_id = "listDatasetVersions", tag = "registry",
     params(("name" = String, Path, description = "Name", example = "btc-minutes"), VersionParams),
@@ -79,9 +79,9 @@ pub async fn list_dataset_versions(
     Ok(reply::json_coded(&headers, &page, None)?)
 }
 
-/// Look at a version of a dataset
+/// Get a version of a dataset
 ///
-/// With its members.
+/// Includes the members.
 #[utoipa::path(
     get, path = "/v1/datasets/{name}/versions/{version}", operation_id = "getDatasetVersion", tag = "registry",
     params(
@@ -90,15 +90,16 @@ pub async fn list_dataset_versions(
     ),
     responses((status = 200, description = "The dataset", body = Dataset), DatasetFailure),
 )]
-pub async fn get_dataset_version(app: AppState, of: RecordVersionPath, headers: HeaderMap, uri: Uri) -> Outcome {
+pub async fn get_dataset_version(app: AppState, path: RecordVersionPath, headers: HeaderMap, uri: Uri) -> Outcome {
     Params::of::<NoParams>(&uri)?;
-    let found = app.blocking(move |service| service.dataset(&of.name, of.version)).await?;
+    let found = app.blocking(move |service| service.dataset(&path.name, path.version)).await?;
     Ok(reply::json_coded(&headers, &found, None)?)
 }
 
 /// Change the status of a dataset
 ///
-/// An archived dataset gives its own snapshot back, which needs the scope of dropping one, and can no longer be read.
+/// Archiving drops the snapshot that the dataset owns, which requires the scope to drop one; the dataset can then no
+/// longer be read.
 #[utoipa::path(
     patch, path = "/v1/datasets/{name}/versions/{version}", operation_id = "changeDataset", tag = "registry",
     params(
@@ -108,15 +109,21 @@ pub async fn get_dataset_version(app: AppState, of: RecordVersionPath, headers: 
     request_body = RecordPatch,
     responses((status = 200, description = "Changed", body = Dataset), DatasetStatusFailure),
 )]
-pub async fn change_dataset(app: AppState, of: RecordVersionPath, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
+pub async fn change_dataset(
+    app: AppState,
+    path: RecordVersionPath,
+    headers: HeaderMap,
+    uri: Uri,
+    body: Body,
+) -> Outcome {
     let status = records::patch(&app, &headers, &uri, body).await?.status;
-    let changed = app.blocking(move |service| service.set_dataset_status(&of.name, of.version, status)).await?;
+    let changed = app.blocking(move |service| service.set_dataset_status(&path.name, path.version, status)).await?;
     Ok(reply::json(StatusCode::OK, &changed)?)
 }
 
 /// Lineage of a dataset
 ///
-/// What it was made from and what was made from it, over any number of steps, 1,000 records each way at most.
+/// Its ancestors and descendants over any number of steps, at most 1,000 records in each direction.
 #[utoipa::path(
     get, path = "/v1/datasets/{name}/versions/{version}/lineage", operation_id = "getDatasetLineage", tag = "registry",
     params(
@@ -125,6 +132,6 @@ pub async fn change_dataset(app: AppState, of: RecordVersionPath, headers: Heade
     ),
     responses((status = 200, description = "The lineage", body = LineageReply), DatasetFailure),
 )]
-pub async fn dataset_lineage(app: AppState, of: RecordVersionPath, headers: HeaderMap, uri: Uri) -> Outcome {
-    records::lineage(app, RecordKind::Dataset, of, headers, uri).await
+pub async fn dataset_lineage(app: AppState, path: RecordVersionPath, headers: HeaderMap, uri: Uri) -> Outcome {
+    records::lineage(app, RecordKind::Dataset, path, headers, uri).await
 }

@@ -1,6 +1,6 @@
-//! Features and factors: register, list, look at, change the status of, lineage.
+//! Features and factors: register, list, describe, change the status, lineage.
 //!
-//! They are the same but for their kind and the words of their documents, which stand at a function each.
+//! They differ only in their kind and documentation, hence one function each.
 
 use axum::body::Body;
 use axum::http::{HeaderMap, Uri};
@@ -14,15 +14,15 @@ use crate::service::{Defined, Definition, DefinitionPage, DefinitionSpec, Lineag
 
 /// Register a feature
 ///
-/// The same definition, code version, inputs and outputs again are the version that is there, unless it is archived;
-/// anything else is the next one.
+/// An identical registration (definition, code version, inputs and outputs) returns the existing version unless it is
+/// archived; any other creates the next version.
 #[utoipa::path(
     post, path = "/v1/features", operation_id = "registerFeature", tag = "registry",
     request_body = DefinitionSpec,
     responses(
         (status = 201, description = "Registered", body = Defined,
             headers(("Location" = String, description = "Path of the version"))),
-        (status = 200, description = "This version was there already", body = Defined),
+        (status = 200, description = "This version already exists", body = Defined),
         DefineFailure,
     ),
 )]
@@ -32,7 +32,7 @@ pub async fn define_feature(app: AppState, headers: HeaderMap, uri: Uri, body: B
 
 /// List features
 ///
-/// By name and version, in pages, without their series.
+/// Ordered by name and version, in pages, without series.
 #[utoipa::path(
     get, path = "/v1/features", operation_id = "listFeatures", tag = "registry",
     params(DefinitionParams),
@@ -42,9 +42,9 @@ pub async fn list_features(app: AppState, headers: HeaderMap, uri: Uri) -> Outco
     records::list(app, RecordKind::Feature, headers, uri).await
 }
 
-/// Look at the latest version of a feature
+/// Get the latest version of a feature
 ///
-/// The highest that is not archived; the highest where all are.
+/// The highest version that is not archived; the highest if all are.
 #[utoipa::path(
     get, path = "/v1/features/{name}", operation_id = "getFeature", tag = "registry",
     params(("name" = String, Path, description = "Name", example = "rsi-14")),
@@ -56,19 +56,19 @@ pub async fn get_feature(app: AppState, RecordPath(name): RecordPath, headers: H
 
 /// List the versions of a feature
 ///
-/// By number, in pages, without their series.
+/// Ordered by number, in pages, without series.
 #[utoipa::path(
     get, path = "/v1/features/{name}/versions", operation_id = "listFeatureVersions", tag = "registry",
     params(("name" = String, Path, description = "Name", example = "rsi-14"), VersionParams),
     responses((status = 200, description = "A page of versions", body = DefinitionPage), DefinitionFailure),
 )]
-pub async fn list_feature_versions(app: AppState, of: RecordPath, headers: HeaderMap, uri: Uri) -> Outcome {
-    records::versions(app, RecordKind::Feature, of, headers, uri).await
+pub async fn list_feature_versions(app: AppState, path: RecordPath, headers: HeaderMap, uri: Uri) -> Outcome {
+    records::versions(app, RecordKind::Feature, path, headers, uri).await
 }
 
-/// Look at a version of a feature
+/// Get a version of a feature
 ///
-/// With its series.
+/// Includes the series.
 #[utoipa::path(
     get, path = "/v1/features/{name}/versions/{version}", operation_id = "getFeatureVersion", tag = "registry",
     params(
@@ -77,13 +77,13 @@ pub async fn list_feature_versions(app: AppState, of: RecordPath, headers: Heade
     ),
     responses((status = 200, description = "The feature", body = Definition), DefinitionFailure),
 )]
-pub async fn get_feature_version(app: AppState, of: RecordVersionPath, headers: HeaderMap, uri: Uri) -> Outcome {
-    records::get(app, RecordKind::Feature, of, headers, uri).await
+pub async fn get_feature_version(app: AppState, path: RecordVersionPath, headers: HeaderMap, uri: Uri) -> Outcome {
+    records::get(app, RecordKind::Feature, path, headers, uri).await
 }
 
 /// Change the status of a feature
 ///
-/// Nothing else of it can be changed.
+/// Only the status can be changed.
 #[utoipa::path(
     patch, path = "/v1/features/{name}/versions/{version}", operation_id = "changeFeature", tag = "registry",
     params(
@@ -93,13 +93,19 @@ pub async fn get_feature_version(app: AppState, of: RecordVersionPath, headers: 
     request_body = RecordPatch,
     responses((status = 200, description = "Changed", body = Definition), DefinitionStatusFailure),
 )]
-pub async fn change_feature(app: AppState, of: RecordVersionPath, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
-    records::change(app, RecordKind::Feature, of, headers, uri, body).await
+pub async fn change_feature(
+    app: AppState,
+    path: RecordVersionPath,
+    headers: HeaderMap,
+    uri: Uri,
+    body: Body,
+) -> Outcome {
+    records::change(app, RecordKind::Feature, path, headers, uri, body).await
 }
 
 /// Lineage of a feature
 ///
-/// What it is computed from and what was made from it, over any number of steps, 1,000 records each way at most.
+/// Its ancestors and descendants over any number of steps, at most 1,000 records in each direction.
 #[utoipa::path(
     get, path = "/v1/features/{name}/versions/{version}/lineage", operation_id = "getFeatureLineage", tag = "registry",
     params(
@@ -108,21 +114,21 @@ pub async fn change_feature(app: AppState, of: RecordVersionPath, headers: Heade
     ),
     responses((status = 200, description = "The lineage", body = LineageReply), DefinitionFailure),
 )]
-pub async fn feature_lineage(app: AppState, of: RecordVersionPath, headers: HeaderMap, uri: Uri) -> Outcome {
-    records::lineage(app, RecordKind::Feature, of, headers, uri).await
+pub async fn feature_lineage(app: AppState, path: RecordVersionPath, headers: HeaderMap, uri: Uri) -> Outcome {
+    records::lineage(app, RecordKind::Feature, path, headers, uri).await
 }
 
 /// Register a factor
 ///
-/// The same definition, code version, inputs and outputs again are the version that is there, unless it is archived;
-/// anything else is the next one.
+/// An identical registration (definition, code version, inputs and outputs) returns the existing version unless it is
+/// archived; any other creates the next version.
 #[utoipa::path(
     post, path = "/v1/factors", operation_id = "registerFactor", tag = "registry",
     request_body = DefinitionSpec,
     responses(
         (status = 201, description = "Registered", body = Defined,
             headers(("Location" = String, description = "Path of the version"))),
-        (status = 200, description = "This version was there already", body = Defined),
+        (status = 200, description = "This version already exists", body = Defined),
         DefineFailure,
     ),
 )]
@@ -132,7 +138,7 @@ pub async fn define_factor(app: AppState, headers: HeaderMap, uri: Uri, body: Bo
 
 /// List factors
 ///
-/// By name and version, in pages, without their series.
+/// Ordered by name and version, in pages, without series.
 #[utoipa::path(
     get, path = "/v1/factors", operation_id = "listFactors", tag = "registry",
     params(DefinitionParams),
@@ -142,9 +148,9 @@ pub async fn list_factors(app: AppState, headers: HeaderMap, uri: Uri) -> Outcom
     records::list(app, RecordKind::Factor, headers, uri).await
 }
 
-/// Look at the latest version of a factor
+/// Get the latest version of a factor
 ///
-/// The highest that is not archived; the highest where all are.
+/// The highest version that is not archived; the highest if all are.
 #[utoipa::path(
     get, path = "/v1/factors/{name}", operation_id = "getFactor", tag = "registry",
     params(("name" = String, Path, description = "Name", example = "momentum-20")),
@@ -156,19 +162,19 @@ pub async fn get_factor(app: AppState, RecordPath(name): RecordPath, headers: He
 
 /// List the versions of a factor
 ///
-/// By number, in pages, without their series.
+/// Ordered by number, in pages, without series.
 #[utoipa::path(
     get, path = "/v1/factors/{name}/versions", operation_id = "listFactorVersions", tag = "registry",
     params(("name" = String, Path, description = "Name", example = "momentum-20"), VersionParams),
     responses((status = 200, description = "A page of versions", body = DefinitionPage), DefinitionFailure),
 )]
-pub async fn list_factor_versions(app: AppState, of: RecordPath, headers: HeaderMap, uri: Uri) -> Outcome {
-    records::versions(app, RecordKind::Factor, of, headers, uri).await
+pub async fn list_factor_versions(app: AppState, path: RecordPath, headers: HeaderMap, uri: Uri) -> Outcome {
+    records::versions(app, RecordKind::Factor, path, headers, uri).await
 }
 
-/// Look at a version of a factor
+/// Get a version of a factor
 ///
-/// With its series.
+/// Includes the series.
 #[utoipa::path(
     get, path = "/v1/factors/{name}/versions/{version}", operation_id = "getFactorVersion", tag = "registry",
     params(
@@ -177,13 +183,13 @@ pub async fn list_factor_versions(app: AppState, of: RecordPath, headers: Header
     ),
     responses((status = 200, description = "The factor", body = Definition), DefinitionFailure),
 )]
-pub async fn get_factor_version(app: AppState, of: RecordVersionPath, headers: HeaderMap, uri: Uri) -> Outcome {
-    records::get(app, RecordKind::Factor, of, headers, uri).await
+pub async fn get_factor_version(app: AppState, path: RecordVersionPath, headers: HeaderMap, uri: Uri) -> Outcome {
+    records::get(app, RecordKind::Factor, path, headers, uri).await
 }
 
 /// Change the status of a factor
 ///
-/// Nothing else of it can be changed.
+/// Only the status can be changed.
 #[utoipa::path(
     patch, path = "/v1/factors/{name}/versions/{version}", operation_id = "changeFactor", tag = "registry",
     params(
@@ -193,13 +199,19 @@ pub async fn get_factor_version(app: AppState, of: RecordVersionPath, headers: H
     request_body = RecordPatch,
     responses((status = 200, description = "Changed", body = Definition), DefinitionStatusFailure),
 )]
-pub async fn change_factor(app: AppState, of: RecordVersionPath, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
-    records::change(app, RecordKind::Factor, of, headers, uri, body).await
+pub async fn change_factor(
+    app: AppState,
+    path: RecordVersionPath,
+    headers: HeaderMap,
+    uri: Uri,
+    body: Body,
+) -> Outcome {
+    records::change(app, RecordKind::Factor, path, headers, uri, body).await
 }
 
 /// Lineage of a factor
 ///
-/// What it is computed from and what was made from it, over any number of steps, 1,000 records each way at most.
+/// Its ancestors and descendants over any number of steps, at most 1,000 records in each direction.
 #[utoipa::path(
     get, path = "/v1/factors/{name}/versions/{version}/lineage", operation_id = "getFactorLineage", tag = "registry",
     params(
@@ -208,6 +220,6 @@ pub async fn change_factor(app: AppState, of: RecordVersionPath, headers: Header
     ),
     responses((status = 200, description = "The lineage", body = LineageReply), DefinitionFailure),
 )]
-pub async fn factor_lineage(app: AppState, of: RecordVersionPath, headers: HeaderMap, uri: Uri) -> Outcome {
-    records::lineage(app, RecordKind::Factor, of, headers, uri).await
+pub async fn factor_lineage(app: AppState, path: RecordVersionPath, headers: HeaderMap, uri: Uri) -> Outcome {
+    records::lineage(app, RecordKind::Factor, path, headers, uri).await
 }

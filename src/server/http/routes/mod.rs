@@ -24,7 +24,7 @@ use super::problem::ProblemResponse;
 use super::{AppState, RequestState};
 use crate::error::{Error, ErrorCode};
 
-/// What a handler gives.
+/// Result of a handler.
 type Outcome<T = Response> = Result<T, ProblemResponse>;
 
 /// All routes with their documentation.
@@ -75,7 +75,7 @@ pub fn all() -> OpenApiRouter<RequestState> {
         .routes(routes!(definitions::factor_lineage))
 }
 
-/// What tells how the server is.
+/// Routes of health and metrics.
 pub fn health() -> Router<RequestState> {
     Router::new()
         .route("/health", get(server::health))
@@ -84,19 +84,19 @@ pub fn health() -> Router<RequestState> {
         .route("/metrics", get(server::metrics))
 }
 
-/// The documentation for people, served from the program itself.
+/// The interactive documentation, served from the program itself.
 pub fn docs() -> Router {
     SwaggerUi::new("/docs").config(Config::new(["/openapi.json"])).into()
 }
 
-/// Paths that lead nowhere.
-pub async fn nothing_here(method: Method, uri: Uri) -> Response {
+/// Fallback for unknown paths.
+pub async fn not_found(method: Method, uri: Uri) -> Response {
     let path: String = uri.path().chars().take(200).collect();
     let error = if path.starts_with("/v1/") && path.contains("//") {
-        Error::invalid(format!("{path} has an empty part"))
-            .with_hint("a symbol, timeframe, category or name has at least one character")
+        Error::invalid(format!("{path} has an empty segment"))
+            .with_hint("a symbol, timeframe, category or name must have at least one character")
     } else {
-        Error::new(ErrorCode::NotFound, format!("there is nothing at {path} ({method})"))
+        Error::new(ErrorCode::NotFound, format!("{path} does not exist ({method})"))
             .with_hint("GET /openapi.json lists the paths")
     };
     ProblemResponse(error).into_response()

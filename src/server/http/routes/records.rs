@@ -1,4 +1,4 @@
-//! What the routes of datasets, features and factors have in common.
+//! Handlers shared by the routes of datasets, features and factors.
 
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
@@ -13,24 +13,24 @@ use crate::server::http::{body, idempotency, reply};
 use crate::service::{DefinitionSpec, RecordFilter, RecordPatch, Scope};
 use crate::types::SeriesKey;
 
-/// Reads the filter of a list.
+/// Parses the filter of a list.
 pub fn filter<P: RouteParams>(uri: &Uri) -> Result<RecordFilter> {
     let params = Params::of::<P>(uri)?;
-    let own = |name: &str| params.text(name).map(String::from);
+    let text = |name: &str| params.text(name).map(String::from);
     Ok(RecordFilter {
-        name: own("name"),
+        name: text("name"),
         status: params.text("status").map(str::parse).transpose()?,
-        source: own("source"),
-        market: own("market"),
+        source: text("source"),
+        market: text("market"),
         series: params.text("series").map(SeriesKey::parse).transpose()?,
         derived_from: params.text("derived_from").map(str::parse).transpose()?,
         limit: params.count("limit")?,
-        cursor: own("cursor"),
+        cursor: text("cursor"),
     })
 }
 
-/// Tells where a record is.
-pub fn located(mut response: Response, record: &RecordRef) -> Response {
+/// Adds the `Location` of a record.
+pub fn with_location(mut response: Response, record: &RecordRef) -> Response {
     let path = format!("/v1/{}s/{}/versions/{}", record.kind.name(), record.name, record.version);
     if let Ok(location) = HeaderValue::from_str(&path) {
         response.headers_mut().insert(header::LOCATION, location);
@@ -38,21 +38,21 @@ pub fn located(mut response: Response, record: &RecordRef) -> Response {
     response
 }
 
-/// The status that a change asks for.
+/// Parses the body of a status change.
 pub async fn patch(app: &AppState, headers: &HeaderMap, uri: &Uri, body: Body) -> Result<RecordPatch> {
     Params::of::<NoParams>(uri)?;
-    idempotency::refuse(headers)?;
+    idempotency::reject(headers)?;
     body::json(app, headers, body).await
 }
 
 pub async fn define(app: AppState, kind: RecordKind, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
     Params::of::<NoParams>(&uri)?;
-    idempotency::refuse(&headers)?;
-    app.service().caller().may(Scope::Write)?;
+    idempotency::reject(&headers)?;
+    app.service().caller().require_scope(Scope::Write)?;
     let spec: DefinitionSpec = body::record(&app, &headers, body).await?;
     let defined = app.blocking(move |service| service.define(kind, &spec)).await?;
     let status = if defined.created { StatusCode::CREATED } else { StatusCode::OK };
-    Ok(located(reply::json(status, &defined)?, &defined.definition.reference))
+    Ok(with_location(reply::json(status, &defined)?, &defined.definition.reference))
 }
 
 pub async fn list(app: AppState, kind: RecordKind, headers: HeaderMap, uri: Uri) -> Outcome {
@@ -61,34 +61,40 @@ pub async fn list(app: AppState, kind: RecordKind, headers: HeaderMap, uri: Uri)
     Ok(reply::json_coded(&headers, &page, None)?)
 }
 
-pub async fn get(app: AppState, kind: RecordKind, of: RecordVersionPath, headers: HeaderMap, uri: Uri) -> Outcome {
+pub async fn get(app: AppState, kind: RecordKind, path: RecordVersionPath, headers: HeaderMap, uri: Uri) -> Outcome {
     Params::of::<NoParams>(&uri)?;
-    let found = app.blocking(move |service| service.definition(kind, &of.name, of.version)).await?;
+    let found = app.blocking(move |service| service.definition(kind, &path.name, path.version)).await?;
     Ok(reply::json_coded(&headers, &found, None)?)
 }
 
-pub async fn versions(app: AppState, kind: RecordKind, of: RecordPath, headers: HeaderMap, uri: Uri) -> Outcome {
+pub async fn versions(app: AppState, kind: RecordKind, path: RecordPath, headers: HeaderMap, uri: Uri) -> Outcome {
     let filter = filter::<VersionParams>(&uri)?;
-    let page = app.blocking(move |service| service.definition_versions(kind, &of.0, &filter)).await?;
+    let page = app.blocking(move |service| service.definition_versions(kind, &path.0, &filter)).await?;
     Ok(reply::json_coded(&headers, &page, None)?)
 }
 
 pub async fn change(
     app: AppState,
     kind: RecordKind,
-    of: RecordVersionPath,
+    path: RecordVersionPath,
     headers: HeaderMap,
     uri: Uri,
     body: Body,
 ) -> Outcome {
     let status = patch(&app, &headers, &uri, body).await?.status;
-    let verb =
-        move |service: &crate::service::Service| service.set_definition_status(kind, &of.name, of.version, status);
-    Ok(reply::json(StatusCode::OK, &app.blocking(verb).await?)?)
+    let change =
+        move |service: &crate::service::Service| service.set_definition_status(kind, &path.name, path.version, status);
+    Ok(reply::json(StatusCode::OK, &app.blocking(change).await?)?)
 }
 
-pub async fn lineage(app: AppState, kind: RecordKind, of: RecordVersionPath, headers: HeaderMap, uri: Uri) -> Outcome {
+pub async fn lineage(
+    app: AppState,
+    kind: RecordKind,
+    path: RecordVersionPath,
+    headers: HeaderMap,
+    uri: Uri,
+) -> Outcome {
     Params::of::<NoParams>(&uri)?;
-    let found = app.blocking(move |service| service.lineage(kind, &of.name, of.version)).await?;
+    let found = app.blocking(move |service| service.lineage(kind, &path.name, path.version)).await?;
     Ok(reply::json_coded(&headers, &found, None)?)
 }

@@ -22,7 +22,7 @@ use crate::server::http::{body, idempotency, reply};
 use crate::service::{DeleteReply, Scope, Service, WriteManyReply, WriteMethod, WriteOptions, WriteReply, range_of};
 use crate::types::{SeriesDef, SeriesKey};
 
-/// The `Accept` header as one text.
+/// The values of the `Accept` header, joined.
 fn accept(headers: &HeaderMap) -> String {
     let values = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
     values.collect::<Vec<_>>().join(",")
@@ -30,16 +30,16 @@ fn accept(headers: &HeaderMap) -> String {
 
 /// Read klines
 ///
-/// `start` and `end` select (closed), `latest` keeps the last of those, `order` arranges them, `limit` cuts.
+/// `start` and `end` select a closed range, `latest` keeps its last rows, `order` sorts them, `limit` truncates.
 #[utoipa::path(
     get, path = "/v1/klines/{symbol}/{timeframe}", operation_id = "readKlines", tag = "rows",
     params(
         ("symbol" = Symbol, Path, description = "Symbol"),
         ("timeframe" = Timeframe, Path, description = "Timeframe"),
         ReadParams,
-        ("Accept" = Option<String>, Header, description = "Formats the client takes"),
+        ("Accept" = Option<String>, Header, description = "Formats the client accepts"),
         ("Accept-Encoding" = Option<String>, Header, description = "gzip or zstd"),
-        ("If-None-Match" = Option<String>, Header, description = "Entity tags of known answers"),
+        ("If-None-Match" = Option<String>, Header, description = "Entity tags of cached responses"),
     ),
     responses(
         (status = 200, description = "The rows. Only JSON carries a cursor.", content(
@@ -52,11 +52,11 @@ fn accept(headers: &HeaderMap) -> String {
             ("ETag" = String),
             ("fastk-version" = u64),
             ("fastk-commit" = u64),
-            ("fastk-truncated" = Option<u64>, description = "Rows given, where the limit of the server leaves rows out"),
-            ("Link" = Option<String>, description = "The next page, then"),
-            ("fastk-stats" = Option<String>, description = "How the answer was found, as JSON, under explain"),
+            ("fastk-truncated" = Option<u64>, description = "Rows returned, when the default limit leaves rows out"),
+            ("Link" = Option<String>, description = "The next page, when rows are left out"),
+            ("fastk-stats" = Option<String>, description = "Statistics of the scan as JSON, under explain"),
         )),
-        (status = 304, description = "The client knows the answer"),
+        (status = 304, description = "Not modified"),
         ReadFailure,
     ),
 )]
@@ -66,7 +66,7 @@ pub async fn read_klines(app: AppState, KlinePath(key): KlinePath, headers: Head
 
 /// Read a scalar series
 ///
-/// `start` and `end` select (closed), `latest` keeps the last of those, `order` arranges them, `limit` cuts.
+/// `start` and `end` select a closed range, `latest` keeps its last rows, `order` sorts them, `limit` truncates.
 #[utoipa::path(
     get, path = "/v1/scalars/{category}/{symbol}/{timeframe}/{name}", operation_id = "readScalars", tag = "rows",
     params(
@@ -75,9 +75,9 @@ pub async fn read_klines(app: AppState, KlinePath(key): KlinePath, headers: Head
         ("timeframe" = Timeframe, Path, description = "Timeframe"),
         ("name" = Symbol, Path, description = "Name"),
         ReadParams,
-        ("Accept" = Option<String>, Header, description = "Formats the client takes"),
+        ("Accept" = Option<String>, Header, description = "Formats the client accepts"),
         ("Accept-Encoding" = Option<String>, Header, description = "gzip or zstd"),
-        ("If-None-Match" = Option<String>, Header, description = "Entity tags of known answers"),
+        ("If-None-Match" = Option<String>, Header, description = "Entity tags of cached responses"),
     ),
     responses(
         (status = 200, description = "The rows. Only JSON carries a cursor.", content(
@@ -90,11 +90,11 @@ pub async fn read_klines(app: AppState, KlinePath(key): KlinePath, headers: Head
             ("ETag" = String),
             ("fastk-version" = u64),
             ("fastk-commit" = u64),
-            ("fastk-truncated" = Option<u64>, description = "Rows given, where the limit of the server leaves rows out"),
-            ("Link" = Option<String>, description = "The next page, then"),
-            ("fastk-stats" = Option<String>, description = "How the answer was found, as JSON, under explain"),
+            ("fastk-truncated" = Option<u64>, description = "Rows returned, when the default limit leaves rows out"),
+            ("Link" = Option<String>, description = "The next page, when rows are left out"),
+            ("fastk-stats" = Option<String>, description = "Statistics of the scan as JSON, under explain"),
         )),
-        (status = 304, description = "The client knows the answer"),
+        (status = 304, description = "Not modified"),
         ReadFailure,
     ),
 )]
@@ -105,7 +105,7 @@ pub async fn read_scalars(app: AppState, ScalarPath(key): ScalarPath, headers: H
 async fn read(app: &AppState, key: &SeriesKey, headers: &HeaderMap, uri: &Uri) -> Outcome {
     let (mut query, options) = read_query(key, headers, uri)?;
     let limit_by = reply::limit_rows(app, &mut query, options.format)?;
-    Ok(reply::answer(app, headers, query, options, limit_by, Some(uri)).await?)
+    Ok(reply::query_response(app, headers, query, options, limit_by, Some(uri)).await?)
 }
 
 fn read_query(key: &SeriesKey, headers: &HeaderMap, uri: &Uri) -> Result<(Query, EncodeOptions)> {
@@ -113,7 +113,7 @@ fn read_query(key: &SeriesKey, headers: &HeaderMap, uri: &Uri) -> Result<(Query,
     query_of(&params, vec![key.to_string()], headers)
 }
 
-/// The query that parameters mean, of these series.
+/// The query of these parameters and series.
 fn query_of(params: &Params, series: Vec<String>, headers: &HeaderMap) -> Result<(Query, EncodeOptions)> {
     let when = |name: &str| params.text(name).map(|text| TimeValue::Text(text.into()));
     let columns = params.text("columns").map(|text| text.split(',').map(|name| name.trim().to_string()).collect());
@@ -139,16 +139,16 @@ fn query_of(params: &Params, series: Vec<String>, headers: &HeaderMap) -> Result
 
 /// Read rows of several series
 ///
-/// As `POST /v1/query` with the query in parameters, for clients that keep answers: the entity tag changes when any of the
-/// series does, and `If-None-Match` answers 304 where none did.
+/// Like `POST /v1/query` with the query in parameters, for clients that cache responses: the entity tag changes when
+/// any of the series does, and `If-None-Match` returns 304 when none did.
 #[utoipa::path(
     get, path = "/v1/query", operation_id = "readMany", tag = "rows",
     params(
         ReadManyParams,
         ReadParams,
-        ("Accept" = Option<String>, Header, description = "Formats the client takes"),
+        ("Accept" = Option<String>, Header, description = "Formats the client accepts"),
         ("Accept-Encoding" = Option<String>, Header, description = "gzip or zstd"),
-        ("If-None-Match" = Option<String>, Header, description = "Entity tags of known answers"),
+        ("If-None-Match" = Option<String>, Header, description = "Entity tags of cached responses"),
     ),
     responses(
         (status = 200, description = "The rows. Only JSON carries a cursor.", content(
@@ -161,11 +161,11 @@ fn query_of(params: &Params, series: Vec<String>, headers: &HeaderMap) -> Result
             ("ETag" = String),
             ("fastk-version" = u64),
             ("fastk-commit" = u64),
-            ("fastk-truncated" = Option<u64>, description = "Rows given, where the limit of the server leaves rows out"),
-            ("Link" = Option<String>, description = "The next page, then"),
-            ("fastk-stats" = Option<String>, description = "How the answer was found, as JSON, under explain"),
+            ("fastk-truncated" = Option<u64>, description = "Rows returned, when the default limit leaves rows out"),
+            ("Link" = Option<String>, description = "The next page, when rows are left out"),
+            ("fastk-stats" = Option<String>, description = "Statistics of the scan as JSON, under explain"),
         )),
-        (status = 304, description = "The client knows the answer"),
+        (status = 304, description = "Not modified"),
         ReadFailure,
     ),
 )]
@@ -176,18 +176,18 @@ pub async fn read_many(app: AppState, headers: HeaderMap, uri: Uri) -> Outcome {
     let (query, options) = query_of(&params, series, &headers)?;
     let mut query = Query { layout: params.text("layout").map(MultiLayout::from_name).transpose()?, ..query };
     let limit_by = reply::limit_rows(&app, &mut query, options.format)?;
-    Ok(reply::answer(&app, &headers, query, options, limit_by, Some(&uri)).await?)
+    Ok(reply::query_response(&app, &headers, query, options, limit_by, Some(&uri)).await?)
 }
 
 /// Query rows
 ///
-/// The query object in the body: one series, or several by a list of keys and globs. Rows of several series tell
-/// theirs in a first column `series`; their entity tag changes when any of them does.
+/// The query object in the body: one series, or several by a list of keys and globs. Rows of several series name theirs
+/// in a first column `series`; the entity tag changes when any of the series does.
 #[utoipa::path(
     post, path = "/v1/query", operation_id = "queryRows", tag = "rows",
     params(
         QueryParams,
-        ("Accept" = Option<String>, Header, description = "Formats the client takes"),
+        ("Accept" = Option<String>, Header, description = "Formats the client accepts"),
         ("Accept-Encoding" = Option<String>, Header, description = "gzip or zstd"),
     ),
     request_body = Query,
@@ -206,12 +206,12 @@ pub async fn query(app: AppState, headers: HeaderMap, uri: Uri, body: Body) -> O
     let options = Params::of::<QueryParams>(&uri).and_then(|params| params.options(&accept(&headers)))?;
     let mut query: Query = body::json(&app, &headers, body).await?;
     let limit_by = reply::limit_rows(&app, &mut query, options.format)?;
-    Ok(reply::answer(&app, &headers, query, options, limit_by, None).await?)
+    Ok(reply::query_response(&app, &headers, query, options, limit_by, None).await?)
 }
 
 /// Write klines
 ///
-/// All rows become one atomic commit, or none; the reply comes when they are durable.
+/// All rows become one atomic commit; the reply is sent when they are durable.
 #[utoipa::path(
     post, path = "/v1/klines/{symbol}/{timeframe}", operation_id = "writeKlines", tag = "rows",
     params(
@@ -220,7 +220,7 @@ pub async fn query(app: AppState, headers: HeaderMap, uri: Uri, body: Body) -> O
         WriteParams,
         ("If-Match" = Option<String>, Header, description = "Entity tag the series must have"),
         ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible ASCII characters. A repeat \
-            within 24 hours is answered as the first time and changes nothing."),
+            within 24 hours returns the first reply and changes nothing."),
         ("Content-Encoding" = Option<ContentCoding>, Header, description = "gzip or zstd"),
     ),
     request_body(description = "The rows", content(
@@ -232,7 +232,7 @@ pub async fn query(app: AppState, headers: HeaderMap, uri: Uri, body: Body) -> O
     )),
     responses(
         (status = 200, description = "Written", body = WriteReply, headers(
-            ("Idempotency-Replayed" = Option<bool>, description = "true: the key was used before, this is its first answer"),
+            ("Idempotency-Replayed" = Option<bool>, description = "true: the key was used before and this is its first reply"),
         )),
         WriteFailure,
     ),
@@ -249,7 +249,7 @@ pub async fn write_klines(
 
 /// Write a scalar series
 ///
-/// All rows become one atomic commit, or none; the reply comes when they are durable.
+/// All rows become one atomic commit; the reply is sent when they are durable.
 #[utoipa::path(
     post, path = "/v1/scalars/{category}/{symbol}/{timeframe}/{name}", operation_id = "writeScalars", tag = "rows",
     params(
@@ -260,7 +260,7 @@ pub async fn write_klines(
         WriteParams,
         ("If-Match" = Option<String>, Header, description = "Entity tag the series must have"),
         ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible ASCII characters. A repeat \
-            within 24 hours is answered as the first time and changes nothing."),
+            within 24 hours returns the first reply and changes nothing."),
         ("Content-Encoding" = Option<ContentCoding>, Header, description = "gzip or zstd"),
     ),
     request_body(description = "The rows", content(
@@ -272,7 +272,7 @@ pub async fn write_klines(
     )),
     responses(
         (status = 200, description = "Written", body = WriteReply, headers(
-            ("Idempotency-Replayed" = Option<bool>, description = "true: the key was used before, this is its first answer"),
+            ("Idempotency-Replayed" = Option<bool>, description = "true: the key was used before and this is its first reply"),
         )),
         WriteFailure,
     ),
@@ -289,9 +289,9 @@ pub async fn write_scalars(
 
 /// Merge klines
 ///
-/// Makes one row of each given and stored one: open stays, high is the larger, low the smaller, close the new one,
-/// volume the sum; extra columns go by the `merge` of their registration. A row that is not stored yet is stored as it
-/// is. Atomic among any number of writers.
+/// Merges each sent row into the stored row of its timestamp: open is kept, high is the larger, low the smaller, close
+/// the new value, volume the sum; extra columns follow the `merge` of their registration. A row without a stored one is
+/// stored as it is. Atomic with any number of concurrent writers.
 #[utoipa::path(
     post, path = "/v1/klines/{symbol}/{timeframe}/merge", operation_id = "mergeKlines", tag = "rows",
     params(
@@ -300,7 +300,7 @@ pub async fn write_scalars(
         MergeKlineParams,
         ("If-Match" = Option<String>, Header, description = "Entity tag the series must have"),
         ("Idempotency-Key" = String, Header, description = "1 to 255 visible ASCII characters. A repeat within 24 \
-            hours is answered as the first time and changes nothing."),
+            hours returns the first reply and changes nothing."),
         ("Content-Encoding" = Option<ContentCoding>, Header, description = "gzip or zstd"),
     ),
     request_body(description = "The rows", content(
@@ -312,7 +312,7 @@ pub async fn write_scalars(
     )),
     responses(
         (status = 200, description = "Merged", body = WriteReply, headers(
-            ("Idempotency-Replayed" = Option<bool>, description = "true: the key was used before, this is its first answer"),
+            ("Idempotency-Replayed" = Option<bool>, description = "true: the key was used before and this is its first reply"),
         )),
         WriteFailure,
     ),
@@ -329,8 +329,8 @@ pub async fn merge_klines(
 
 /// Merge into a scalar series
 ///
-/// Makes one value of each given and stored one, by `op`, or the `merge` of the registration. A row that is not stored
-/// yet is stored as it is. Atomic among any number of writers.
+/// Merges each sent value into the stored value of its timestamp, by `op`, or by the `merge` of the registration. A row
+/// without a stored one is stored as it is. Atomic with any number of concurrent writers.
 #[utoipa::path(
     post, path = "/v1/scalars/{category}/{symbol}/{timeframe}/{name}/merge", operation_id = "mergeScalars",
     tag = "rows",
@@ -342,7 +342,7 @@ pub async fn merge_klines(
         MergeScalarParams,
         ("If-Match" = Option<String>, Header, description = "Entity tag the series must have"),
         ("Idempotency-Key" = String, Header, description = "1 to 255 visible ASCII characters. A repeat within 24 \
-            hours is answered as the first time and changes nothing."),
+            hours returns the first reply and changes nothing."),
         ("Content-Encoding" = Option<ContentCoding>, Header, description = "gzip or zstd"),
     ),
     request_body(description = "The rows", content(
@@ -354,7 +354,7 @@ pub async fn merge_klines(
     )),
     responses(
         (status = 200, description = "Merged", body = WriteReply, headers(
-            ("Idempotency-Replayed" = Option<bool>, description = "true: the key was used before, this is its first answer"),
+            ("Idempotency-Replayed" = Option<bool>, description = "true: the key was used before and this is its first reply"),
         )),
         WriteFailure,
     ),
@@ -369,17 +369,17 @@ pub async fn merge_scalars(
     write(&app, key, &headers, merge_head(&headers, &uri), body).await
 }
 
-/// Write rows of many series
+/// Write rows of several series
 ///
-/// All rows of all series become one atomic commit, or none; the reply comes when they are durable. JSON names a series
-/// in each entry; NDJSON, CSV, Arrow and Parquet have a column `series`, and then all series have the columns of the
-/// body. Offending rows are numbered over the whole body.
+/// All rows of all series become one atomic commit; the reply is sent when they are durable. JSON names the series in
+/// each entry; NDJSON, CSV, Arrow and Parquet have a column `series`, and all series have the columns of the body.
+/// Offending rows are numbered over the whole body.
 #[utoipa::path(
     post, path = "/v1/write", operation_id = "writeMany", tag = "rows",
     params(
         WriteParams,
         ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible ASCII characters. A repeat \
-            within 24 hours is answered as the first time and changes nothing."),
+            within 24 hours returns the first reply and changes nothing."),
         ("Content-Encoding" = Option<ContentCoding>, Header, description = "gzip or zstd"),
     ),
     request_body(description = "The rows", content(
@@ -391,20 +391,20 @@ pub async fn merge_scalars(
     )),
     responses(
         (status = 200, description = "Written", body = WriteManyReply, headers(
-            ("Idempotency-Replayed" = Option<bool>, description = "true: the key was used before, this is its first answer"),
+            ("Idempotency-Replayed" = Option<bool>, description = "true: the key was used before and this is its first reply"),
         )),
         WriteManyFailure,
     ),
 )]
 pub async fn write_many(app: AppState, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
-    app.service().caller().may(Scope::Write)?;
+    app.service().caller().require_scope(Scope::Write)?;
     let head = write_head(&headers, &uri).and_then(|head| {
         if headers.contains_key(header::IF_MATCH) {
-            return Err(Error::invalid("If-Match is for a write of one series"));
+            return Err(Error::invalid("If-Match is valid only for a write of one series"));
         }
-        match head.terms.manner {
+        match head.write_options.method {
             WriteMethod::Mode(mode) => Ok((head, mode)),
-            WriteMethod::Merge(_) => Err(Error::invalid("a merge is into one series")),
+            WriteMethod::Merge(_) => Err(Error::invalid("a merge must name one series")),
         }
     });
     let (head, mode) = match head {
@@ -418,64 +418,64 @@ pub async fn write_many(app: AppState, headers: HeaderMap, uri: Uri, body: Body)
     let config = app.config();
     let limits = BodyLimits {
         bytes_max: config.body_bytes_max,
-        expansion_max: config.expansion_max,
-        idle: config.body_idle,
-        whole: config.body_whole,
+        decompression_ratio_max: config.decompression_ratio_max,
+        idle_timeout: config.body_idle_timeout,
+        timeout: config.body_timeout,
         budget: &app.shared.ingest,
         files: &app.shared.staged_files,
         staging_dir: &staging_dir,
     };
     let staged = body::stage(&headers, body, &limits).await?;
-    let done = app
+    let acknowledged = app
         .blocking(move |service| {
             let loaded = staged.load()?;
             let format = head.format.map_or_else(|| format_of_body(&loaded.bytes), Ok)?;
             // Held until the rows are written.
             let _memory = service.reserve_body(format, &loaded.bytes)?;
-            let parsed = ingest::parse_many(format, &loaded.bytes, &head.options, &|key| service.known(key));
-            let parsed = parsed.map_err(|error| or_too_deep(service, format, &loaded.bytes, error))?;
-            let done = service.write_many(parsed, mode, head.terms.idempotency_key.as_ref())?;
-            // The share of the budget covers the parsed rows too, so it is held until here.
+            let parsed = ingest::parse_many(format, &loaded.bytes, &head.decode_options, &|key| service.known(key));
+            let parsed = parsed.map_err(|error| or_nesting_error(service, format, &loaded.bytes, error))?;
+            let acknowledged = service.write_many(parsed, mode, head.write_options.idempotency_key.as_ref())?;
+            // The share of the budget also covers the parsed rows, so it is held until here.
             drop(loaded);
-            Ok(done)
+            Ok(acknowledged)
         })
         .await?;
-    let mut response = reply::json(StatusCode::OK, &done.reply)?;
-    idempotency::mark(&mut response, done.repeated);
+    let mut response = reply::json(StatusCode::OK, &acknowledged.reply)?;
+    idempotency::mark(&mut response, acknowledged.repeated);
     Ok(response)
 }
 
-/// What the head of a write says.
+/// Options of a write from its parameters and headers.
 struct WriteHead {
-    /// `None`: nothing names it, the body shows it.
+    /// `None` when the format is to be detected from the body.
     format: Option<BodyFormat>,
-    options: ingest::DecodeOptions,
-    terms: WriteOptions,
+    decode_options: ingest::DecodeOptions,
+    write_options: WriteOptions,
 }
 
 fn write_head(headers: &HeaderMap, uri: &Uri) -> Result<WriteHead> {
     let params = Params::of::<WriteParams>(uri)?;
     let mode = params.text("mode");
     if mode == Some("merge") {
-        return Err(Error::invalid("mode merge has a path of its own").with_hint("POST to …/merge"));
+        return Err(Error::invalid("mode merge has its own path").with_hint("POST to …/merge"));
     }
     head(headers, &params, WriteMethod::of(mode, None)?)
 }
 
 fn merge_head(headers: &HeaderMap, uri: &Uri) -> Result<WriteHead> {
-    // A kline knows no op; it is told so by the verb, not called unknown.
+    // Klines have no `op`; the operation reports that with a clearer error than an unknown parameter.
     let params = Params::of::<MergeScalarParams>(uri)?;
     head(headers, &params, WriteMethod::of(Some("merge"), params.text("op"))?)
 }
 
-fn head(headers: &HeaderMap, params: &Params, manner: WriteMethod) -> Result<WriteHead> {
+fn head(headers: &HeaderMap, params: &Params, method: WriteMethod) -> Result<WriteHead> {
     let format = match params.text("format") {
         Some(name) => Some(BodyFormat::from_name(name).ok_or_else(|| {
             Error::invalid(format!("format {name:?} is not one of json, ndjson, csv, arrow, parquet"))
         })?),
         None => body_format(headers)?,
     };
-    let options = ingest::DecodeOptions {
+    let decode_options = ingest::DecodeOptions {
         numbers: params.word("numbers")?,
         rounding: params.word("rounding")?,
         missing: params.word("missing")?,
@@ -484,57 +484,58 @@ fn head(headers: &HeaderMap, params: &Params, manner: WriteMethod) -> Result<Wri
         implausible_ts: params.word("implausible_ts")?,
     };
     let idempotency_key = idempotency::idempotency_key(headers)?;
-    let terms = WriteOptions { manner, condition: condition(headers)?, idempotency_key, create: None };
-    Ok(WriteHead { format, options, terms })
+    let write_options = WriteOptions { method, condition: condition(headers)?, idempotency_key, create: None };
+    Ok(WriteHead { format, decode_options, write_options })
 }
 
-/// What a caller is told whose body is of no known format.
+/// Hint for a body of unknown format.
 const FORMAT_HINT: &str = "send a header, such as Content-Type: application/json (application/x-ndjson, text/csv, \
     application/vnd.apache.arrow.stream, application/vnd.apache.parquet), or format=json, ndjson, csv, arrow or parquet";
 
-/// The format of a body by its `Content-Type`, if it has one.
+/// The format of a body by its `Content-Type`, if present.
 fn body_format(headers: &HeaderMap) -> Result<Option<BodyFormat>> {
     let Some(kind) = headers.get(header::CONTENT_TYPE) else { return Ok(None) };
     let kind = kind.to_str().unwrap_or("?");
     let format = BodyFormat::from_media_type(kind).ok_or_else(|| {
-        let shown: String = kind.chars().take(80).collect();
-        Error::new(ErrorCode::UnsupportedMediaType, format!("content type {shown:?} is not supported"))
+        let excerpt: String = kind.chars().take(80).collect();
+        Error::new(ErrorCode::UnsupportedMediaType, format!("content type {excerpt:?} is not supported"))
             .with_hint(FORMAT_HINT)
     })?;
     Ok(Some(format))
 }
 
-/// The format of a body that nothing names, by its first bytes. An empty one is read as JSON, which refuses it.
+/// The format of a body by its first bytes. An empty body is parsed as JSON, which rejects it.
 fn format_of_body(body: &[u8]) -> Result<BodyFormat> {
     if body.trim_ascii().is_empty() {
         return Ok(BodyFormat::Json);
     }
     BodyFormat::of_body(body).ok_or_else(|| {
-        let refused = |detail: &str| Error::new(ErrorCode::UnsupportedMediaType, detail);
+        let unsupported = |detail: &str| Error::new(ErrorCode::UnsupportedMediaType, detail);
         match body {
-            [0x1f, 0x8b, ..] => refused("the body is compressed with gzip and has no Content-Encoding")
+            [0x1f, 0x8b, ..] => unsupported("the body is compressed with gzip and has no Content-Encoding")
                 .with_hint("send the headers Content-Encoding: gzip and Content-Type"),
-            [0x28, 0xb5, 0x2f, 0xfd, ..] => refused("the body is compressed with zstd and has no Content-Encoding")
+            [0x28, 0xb5, 0x2f, 0xfd, ..] => unsupported("the body is compressed with zstd and has no Content-Encoding")
                 .with_hint("send the headers Content-Encoding: zstd and Content-Type"),
-            _ if body.starts_with(b"ARROW1") => refused("the body is an Arrow file, not an Arrow stream")
+            _ if body.starts_with(b"ARROW1") => unsupported("the body is an Arrow file, not an Arrow stream")
                 .with_hint("write it with the stream writer: pyarrow.ipc.new_stream"),
-            _ => refused("the body has no Content-Type and its beginning shows no known format").with_hint(FORMAT_HINT),
+            _ => unsupported("the body has no Content-Type and its format is not recognised").with_hint(FORMAT_HINT),
         }
     })
 }
 
-/// Why rows were refused. No rows are nested deep, so only those that were refused for something are looked at.
-fn or_too_deep(service: &Service, format: BodyFormat, body: &[u8], error: Error) -> Error {
+/// Replaces the error of rejected rows by the nesting limit if the JSON exceeds it; only rejected bodies are checked,
+/// since rows are never nested deeply.
+fn or_nesting_error(service: &Service, format: BodyFormat, body: &[u8], error: Error) -> Error {
     let is_json = matches!(format, BodyFormat::Json | BodyFormat::Ndjson);
-    let deep = is_json.then(|| ingest::check_depth(body, service.limits().json_depth_max).err());
-    deep.flatten().unwrap_or(error)
+    let nesting_error = is_json.then(|| ingest::check_depth(body, service.limits().json_depth_max).err());
+    nesting_error.flatten().unwrap_or(error)
 }
 
 async fn write(app: &AppState, key: SeriesKey, headers: &HeaderMap, head: Result<WriteHead>, body: Body) -> Outcome {
-    // Before a byte of the body is read.
-    app.service().caller().may_touch(Scope::Write, &key)?;
-    // Whatever can be refused without the body is, before it is staged.
-    let checked = head.and_then(|head| head.terms.check(&key).map(|()| head));
+    // Checked before a byte of the body is read.
+    app.service().caller().require_series(Scope::Write, &key)?;
+    // Everything that can be rejected without the body is, before it is staged.
+    let checked = head.and_then(|head| head.write_options.check(&key).map(|()| head));
     let known = match checked {
         Ok(head) => {
             let key = key.clone();
@@ -554,36 +555,36 @@ async fn write(app: &AppState, key: SeriesKey, headers: &HeaderMap, head: Result
     let config = app.config();
     let limits = BodyLimits {
         bytes_max: config.body_bytes_max,
-        expansion_max: config.expansion_max,
-        idle: config.body_idle,
-        whole: config.body_whole,
+        decompression_ratio_max: config.decompression_ratio_max,
+        idle_timeout: config.body_idle_timeout,
+        timeout: config.body_timeout,
         budget: &app.shared.ingest,
         files: &app.shared.staged_files,
         staging_dir: &staging_dir,
     };
     let staged = body::stage(headers, body, &limits).await?;
-    let done = app
+    let acknowledged = app
         .blocking(move |service| {
             let loaded = staged.load()?;
             let format = head.format.map_or_else(|| format_of_body(&loaded.bytes), Ok)?;
             // Held until the rows are written.
             let _memory = service.reserve_body(format, &loaded.bytes)?;
-            let parsed = ingest::parse_into(format, &def, stored, &loaded.bytes, &head.options);
-            let parsed = parsed.map_err(|error| or_too_deep(service, format, &loaded.bytes, error))?;
-            let done = service.write_under(&key, parsed, &head.terms)?;
-            // The share of the budget covers the parsed rows too, so it is held until here.
+            let parsed = ingest::parse_into(format, &def, stored, &loaded.bytes, &head.decode_options);
+            let parsed = parsed.map_err(|error| or_nesting_error(service, format, &loaded.bytes, error))?;
+            let acknowledged = service.write_with(&key, parsed, &head.write_options)?;
+            // The share of the budget also covers the parsed rows, so it is held until here.
             drop(loaded);
-            Ok(done)
+            Ok(acknowledged)
         })
         .await?;
-    let mut response = reply::json(StatusCode::OK, &done.reply)?;
-    idempotency::mark(&mut response, done.repeated);
+    let mut response = reply::json(StatusCode::OK, &acknowledged.reply)?;
+    idempotency::mark(&mut response, acknowledged.repeated);
     Ok(response)
 }
 
 /// Delete klines
 ///
-/// Needs both ends of the closed range, or `all=true`.
+/// Requires both bounds of the closed range, or `all=true`.
 #[utoipa::path(
     delete, path = "/v1/klines/{symbol}/{timeframe}", operation_id = "deleteKlines", tag = "rows",
     params(
@@ -600,7 +601,7 @@ pub async fn delete_klines(app: AppState, KlinePath(key): KlinePath, headers: He
 
 /// Delete rows of a scalar series
 ///
-/// Needs both ends of the closed range, or `all=true`.
+/// Requires both bounds of the closed range, or `all=true`.
 #[utoipa::path(
     delete, path = "/v1/scalars/{category}/{symbol}/{timeframe}/{name}", operation_id = "deleteScalars", tag = "rows",
     params(
@@ -619,22 +620,22 @@ pub async fn delete_scalars(app: AppState, ScalarPath(key): ScalarPath, headers:
 
 async fn delete(app: &AppState, key: SeriesKey, headers: &HeaderMap, uri: &Uri) -> Outcome {
     let params = Params::of::<DeleteParams>(uri)?;
-    idempotency::refuse(headers)?;
+    idempotency::reject(headers)?;
     let condition = condition(headers)?;
     let (all, dry_run) = (params.flag("all")?, params.flag("dry_run")?);
-    let ends = match (params.text("start"), params.text("end"), all) {
+    let bounds = match (params.text("start"), params.text("end"), all) {
         (None, None, true) => None,
         (Some(start), Some(end), false) => Some((start.to_string(), end.to_string())),
-        (_, _, true) => return Err(Error::invalid("all=true takes neither start nor end").into()),
+        (_, _, true) => return Err(Error::invalid("all=true excludes start and end").into()),
         _ => {
             return Err(Error::invalid("a delete needs both start and end, or all=true")
-                .with_hint("the range is closed: both ends are deleted too")
+                .with_hint("the range is closed: rows at both bounds are deleted too")
                 .into());
         }
     };
     let reply = app
         .blocking(move |service| {
-            let range = match ends {
+            let range = match bounds {
                 None => None,
                 Some((start, end)) => Some(closed_range(&*service.def(&key)?, &start, &end)?),
             };
@@ -647,5 +648,5 @@ async fn delete(app: &AppState, key: SeriesKey, headers: &HeaderMap, uri: &Uri) 
 fn closed_range(def: &SeriesDef, start: &str, end: &str) -> Result<(i64, i64)> {
     let (start, end) = (TimeValue::Text(start.into()), TimeValue::Text(end.into()));
     let range = range_of(def, Some(&start), Some(&end))?;
-    range.ok_or_else(|| Error::invalid("no timestamp lies between start and end"))
+    range.ok_or_else(|| Error::invalid("the range contains no timestamp"))
 }

@@ -1,4 +1,4 @@
-//! Series: register, list, look at, change, drop.
+//! Series: register, list, describe, change, drop.
 
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
@@ -17,26 +17,26 @@ use crate::server::http::{body, idempotency, reply};
 use crate::service::{DropReply, Registered, SeriesFilter, SeriesInfo, SeriesPage, SeriesPatch};
 use crate::types::{Kind, SeriesKey, SeriesSpec};
 
-/// Reads the filter of a list.
+/// Parses the filter of a list.
 pub fn filter<P: RouteParams>(uri: &Uri) -> Result<SeriesFilter> {
     let params = Params::of::<P>(uri)?;
-    let own = |name: &str| params.text(name).map(String::from);
+    let text = |name: &str| params.text(name).map(String::from);
     Ok(SeriesFilter {
         kind: match params.text("kind") {
             None => None,
             Some("kline") => Some(Kind::Kline),
             Some("scalar") => Some(Kind::Scalar),
             Some(other) => {
-                return Err(crate::Error::invalid(format!("parameter kind: {other:?} is neither kline nor scalar")));
+                return Err(crate::Error::invalid(format!("parameter kind: {other:?} is not kline or scalar")));
             }
         },
-        symbol: own("symbol"),
-        timeframe: own("timeframe"),
-        category: own("category"),
-        name: own("name"),
-        prefix: own("prefix"),
+        symbol: text("symbol"),
+        timeframe: text("timeframe"),
+        category: text("category"),
+        name: text("name"),
+        prefix: text("prefix"),
         limit: params.count("limit")?,
-        cursor: own("cursor"),
+        cursor: text("cursor"),
         months: params.flag("months")?,
     })
 }
@@ -57,20 +57,20 @@ pub async fn list_series(app: AppState, headers: HeaderMap, uri: Uri) -> Outcome
 
 /// Register a series
 ///
-/// The same definition again is no error.
+/// Registering the same definition again is no error.
 #[utoipa::path(
     post, path = "/v1/series", operation_id = "registerSeries", tag = "series",
     request_body = SeriesSpec,
     responses(
         (status = 201, description = "Registered", body = Registered,
             headers(("Location" = String, description = "Path of the series"))),
-        (status = 200, description = "Registered before with the same definition", body = Registered),
+        (status = 200, description = "Already registered with the same definition", body = Registered),
         RegisterFailure,
     ),
 )]
 pub async fn register_series(app: AppState, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
     Params::of::<NoParams>(&uri)?;
-    idempotency::refuse(&headers)?;
+    idempotency::reject(&headers)?;
     let spec: SeriesSpec = body::json(&app, &headers, body).await?;
     let registered = app.blocking(move |service| service.register(spec)).await?;
     let status = if registered.created { StatusCode::CREATED } else { StatusCode::OK };
@@ -86,7 +86,7 @@ fn location(key: &SeriesKey) -> String {
     format!("/v1/series/{}", encoded(key.as_str()))
 }
 
-/// Part of a path, percent-encoded.
+/// A path segment, percent-encoded.
 pub fn encoded(part: &str) -> impl std::fmt::Display {
     const SET: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'.').remove(b'_').remove(b'-');
     utf8_percent_encode(part, SET)
@@ -98,11 +98,11 @@ pub fn encoded(part: &str) -> impl std::fmt::Display {
     params(
         ("symbol" = Symbol, Path, description = "Symbol"),
         ("timeframe" = Timeframe, Path, description = "Timeframe"),
-        ("If-None-Match" = Option<String>, Header, description = "Entity tags of known states"),
+        ("If-None-Match" = Option<String>, Header, description = "Entity tags of cached responses"),
     ),
     responses(
         (status = 200, description = "The series", body = SeriesInfo, headers(("ETag" = String))),
-        (status = 304, description = "Unchanged"), SeriesFailure,
+        (status = 304, description = "Not modified"), SeriesFailure,
     ),
 )]
 pub async fn get_kline(app: AppState, KlinePath(key): KlinePath, headers: HeaderMap, uri: Uri) -> Outcome {
@@ -118,11 +118,11 @@ pub async fn get_kline(app: AppState, KlinePath(key): KlinePath, headers: Header
         ("symbol" = Symbol, Path, description = "Symbol"),
         ("timeframe" = Timeframe, Path, description = "Timeframe"),
         ("name" = Symbol, Path, description = "Name"),
-        ("If-None-Match" = Option<String>, Header, description = "Entity tags of known states"),
+        ("If-None-Match" = Option<String>, Header, description = "Entity tags of cached responses"),
     ),
     responses(
         (status = 200, description = "The series", body = SeriesInfo, headers(("ETag" = String))),
-        (status = 304, description = "Unchanged"), SeriesFailure,
+        (status = 304, description = "Not modified"), SeriesFailure,
     ),
 )]
 pub async fn get_scalar(app: AppState, ScalarPath(key): ScalarPath, headers: HeaderMap, uri: Uri) -> Outcome {
@@ -140,7 +140,7 @@ async fn get_one(app: &AppState, key: SeriesKey, headers: &HeaderMap, uri: &Uri)
 
 /// Change a kline series
 ///
-/// Changes retention, calendar, value index or description; what is left out stays.
+/// Changes retention, calendar, value index or description; absent fields are unchanged.
 #[utoipa::path(
     patch, path = "/v1/series/kline/{symbol}/{timeframe}", operation_id = "changeKlineSeries", tag = "series",
     params(
@@ -149,7 +149,7 @@ async fn get_one(app: &AppState, key: SeriesKey, headers: &HeaderMap, uri: &Uri)
         ("If-Match" = Option<String>, Header, description = "Entity tag the series must have"),
     ),
     request_body = SeriesPatch,
-    responses((status = 200, description = "The series as it is now", body = SeriesInfo), ChangeFailure),
+    responses((status = 200, description = "The changed series", body = SeriesInfo), ChangeFailure),
 )]
 pub async fn change_kline(
     app: AppState,
@@ -163,7 +163,7 @@ pub async fn change_kline(
 
 /// Change a scalar series
 ///
-/// Changes retention, calendar, value index or description; what is left out stays.
+/// Changes retention, calendar, value index or description; absent fields are unchanged.
 #[utoipa::path(
     patch, path = "/v1/series/scalar/{category}/{symbol}/{timeframe}/{name}", operation_id = "changeScalarSeries",
     tag = "series",
@@ -175,7 +175,7 @@ pub async fn change_kline(
         ("If-Match" = Option<String>, Header, description = "Entity tag the series must have"),
     ),
     request_body = SeriesPatch,
-    responses((status = 200, description = "The series as it is now", body = SeriesInfo), ChangeFailure),
+    responses((status = 200, description = "The changed series", body = SeriesInfo), ChangeFailure),
 )]
 pub async fn change_scalar(
     app: AppState,
@@ -189,7 +189,7 @@ pub async fn change_scalar(
 
 async fn change(app: &AppState, key: SeriesKey, headers: &HeaderMap, uri: &Uri, body: Body) -> Outcome {
     Params::of::<NoParams>(uri)?;
-    idempotency::refuse(headers)?;
+    idempotency::reject(headers)?;
     let condition = condition(headers)?;
     let patch: SeriesPatch = body::json(app, headers, body).await?;
     let info = app.blocking(move |service| service.change(&key, patch, &condition)).await?;
@@ -198,7 +198,7 @@ async fn change(app: &AppState, key: SeriesKey, headers: &HeaderMap, uri: &Uri, 
 
 /// Drop a kline series
 ///
-/// Its rows go with it.
+/// Deletes all its rows.
 #[utoipa::path(
     delete, path = "/v1/series/kline/{symbol}/{timeframe}", operation_id = "dropKlineSeries", tag = "series",
     params(
@@ -214,7 +214,7 @@ pub async fn drop_kline(app: AppState, KlinePath(key): KlinePath, headers: Heade
 
 /// Drop a scalar series
 ///
-/// Its rows go with it.
+/// Deletes all its rows.
 #[utoipa::path(
     delete, path = "/v1/series/scalar/{category}/{symbol}/{timeframe}/{name}", operation_id = "dropScalarSeries",
     tag = "series",
@@ -233,7 +233,7 @@ pub async fn drop_scalar(app: AppState, ScalarPath(key): ScalarPath, headers: He
 
 async fn drop_one(app: &AppState, key: SeriesKey, headers: &HeaderMap, uri: &Uri) -> Outcome<Response> {
     Params::of::<NoParams>(uri)?;
-    idempotency::refuse(headers)?;
+    idempotency::reject(headers)?;
     let condition = condition(headers)?;
     let dropped = app.blocking(move |service| service.drop_series(&key, &condition)).await?;
     Ok(reply::json(StatusCode::OK, &dropped)?)

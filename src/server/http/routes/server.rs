@@ -1,4 +1,4 @@
-//! The server itself: what is stored, how it is, its documentation.
+//! The server itself: inventory, health, metrics and documentation.
 
 use std::sync::OnceLock;
 
@@ -21,18 +21,18 @@ use crate::service::{Health, HealthStatus, Inventory, StatusReply};
     get, path = "/inventory", operation_id = "getInventory", tag = "server",
     params(
         InventoryParams,
-        ("If-None-Match" = Option<String>, Header, description = "Entity tags of known answers"),
+        ("If-None-Match" = Option<String>, Header, description = "Entity tags of cached responses"),
     ),
     responses(
-        (status = 200, description = "What is stored", body = Inventory, headers(("ETag" = String))),
-        (status = 304, description = "Unchanged"),
+        (status = 200, description = "The inventory", body = Inventory, headers(("ETag" = String))),
+        (status = 304, description = "Not modified"),
         AnyFailure,
     ),
 )]
 pub async fn inventory(app: AppState, headers: HeaderMap, uri: Uri) -> Outcome {
     let filter = filter::<InventoryParams>(&uri)?;
     let coding = ResponseCoding::of(&headers);
-    // The tag is taken first: if the store changes in between, it is too old, which only costs a request.
+    // The tag is computed first: if the store changes in between it is outdated, which only costs a request.
     let stem = app.blocking(|service| service.inventory_etag()).await?;
     let tag = format!("\"{stem}{}\"", coding.suffix());
     if is_known(&headers, &tag) {
@@ -44,7 +44,7 @@ pub async fn inventory(app: AppState, headers: HeaderMap, uri: Uri) -> Outcome {
 
 /// Health
 ///
-/// What was checked; 503 when the server fails.
+/// The health checks; 503 when the server is failing.
 #[utoipa::path(
     get, path = "/health", operation_id = "getHealth", tag = "server",
     responses(
@@ -68,7 +68,7 @@ fn status_of(status: HealthStatus) -> StatusCode {
 
 /// Liveness
 ///
-/// Answers as long as the process does.
+/// Responds as long as the process runs.
 #[utoipa::path(
     get, path = "/health/live", operation_id = "getLiveness", tag = "server", security(()),
     responses((status = 200, description = "Alive", body = StatusReply), PublicFailure),
@@ -80,8 +80,8 @@ pub async fn live(uri: Uri) -> Outcome {
 
 /// Readiness
 ///
-/// 503 when requests would fail: while the store is being opened (the detail says how far that is), while the server
-/// stops, and when it fails. `writer_stopped` is set when writes are refused until the store is opened again.
+/// 503 when requests would fail: while the store is being opened (the detail has the progress), while the server shuts
+/// down, and when it is failing. `writer_stopped` is true when writes are rejected until the store is opened again.
 #[utoipa::path(
     get, path = "/health/ready", operation_id = "getReadiness", tag = "server", security(()),
     responses(
@@ -99,7 +99,7 @@ pub async fn ready(app: AppState, uri: Uri) -> Outcome {
 
 /// Metrics
 ///
-/// Counts and times in the text format of Prometheus; no symbol is a label.
+/// Metrics in the text format of Prometheus; symbols are never labels.
 #[utoipa::path(
     get, path = "/metrics", operation_id = "getMetrics", tag = "server",
     responses((status = 200, description = "Metrics", body = String, content_type = "text/plain"), AnyFailure),

@@ -17,15 +17,15 @@ use crate::service::{SnapshotDropped, SnapshotInfo, SnapshotList};
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SnapshotSpec {
-    /// 1 to 64 of ASCII letters, digits and `. _ - : @ + = ^ $ &`, no dot first.
+    /// 1 to 64 characters: ASCII letters, digits and `. _ - : @ + = ^ $ &`, not starting with a dot.
     #[schema(example = "before-repair")]
     name: String,
 }
 
 /// Create a snapshot
 ///
-/// Names the store as it is now, for `as_of`. What it shows stays readable until it is dropped, whatever is written,
-/// deleted or compacted.
+/// Creates a named snapshot of the current commit, for `as_of`. It stays readable until it is dropped, regardless of
+/// writes, deletes and compactions.
 #[utoipa::path(
     post, path = "/v1/snapshots", operation_id = "createSnapshot", tag = "snapshots",
     request_body = SnapshotSpec,
@@ -37,7 +37,7 @@ pub struct SnapshotSpec {
 )]
 pub async fn create_snapshot(app: AppState, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
     Params::of::<NoParams>(&uri)?;
-    idempotency::refuse(&headers)?;
+    idempotency::reject(&headers)?;
     let spec: SnapshotSpec = body::json(&app, &headers, body).await?;
     let created = app.blocking(move |service| service.create_snapshot(&spec.name)).await?;
     let mut response = reply::json(StatusCode::CREATED, &created)?;
@@ -49,7 +49,7 @@ pub async fn create_snapshot(app: AppState, headers: HeaderMap, uri: Uri, body: 
 
 /// List snapshots
 ///
-/// All of them, by name.
+/// All snapshots, ordered by name.
 #[utoipa::path(
     get, path = "/v1/snapshots", operation_id = "listSnapshots", tag = "snapshots",
     responses((status = 200, description = "The snapshots", body = SnapshotList), AnyFailure),
@@ -62,7 +62,7 @@ pub async fn list_snapshots(app: AppState, headers: HeaderMap, uri: Uri) -> Outc
 
 /// Drop a snapshot
 ///
-/// What only it showed is removed in time.
+/// Data visible only in this snapshot is removed by maintenance.
 #[utoipa::path(
     delete, path = "/v1/snapshots/{name}", operation_id = "dropSnapshot", tag = "snapshots",
     params(("name" = String, Path, description = "Name")),
@@ -70,7 +70,7 @@ pub async fn list_snapshots(app: AppState, headers: HeaderMap, uri: Uri) -> Outc
 )]
 pub async fn drop_snapshot(app: AppState, SnapshotPath(name): SnapshotPath, headers: HeaderMap, uri: Uri) -> Outcome {
     Params::of::<NoParams>(&uri)?;
-    idempotency::refuse(&headers)?;
+    idempotency::reject(&headers)?;
     let dropped = app.blocking(move |service| service.drop_snapshot(&name)).await?;
     Ok(reply::json(StatusCode::OK, &dropped)?)
 }
