@@ -158,8 +158,8 @@ fn json_head(shape: &ResultSchema) -> Result<Vec<u8>> {
             head.extend(json_text(series.as_str())?);
             head.extend_from_slice(format!(",\"version\":{version}").as_bytes());
         }
-        Subject::Many { asked, .. } => {
-            for (position, text) in asked.iter().enumerate() {
+        Subject::Many { selectors, .. } => {
+            for (position, text) in selectors.iter().enumerate() {
                 head.push(if position == 0 { b'[' } else { b',' });
                 head.extend(json_text(text)?);
             }

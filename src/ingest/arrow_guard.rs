@@ -1,8 +1,8 @@
 //! Checks an Arrow IPC message before a decoder sees it.
 //!
-//! Decoders trust offsets and lengths in the message header: patched ones end in a panic, or in an allocation that
-//! ends the process. What passes here has one node and two buffers for each flat, fixed-width column, all within
-//! the body and long enough for the rows, no compression and no dictionary.
+//! Decoders trust offsets and lengths in the message header: forged ones cause a panic, or an allocation that kills the
+//! process. A message that passes has one node and two buffers for each flat, fixed-width column, all within the body
+//! and long enough for the rows, no compression and no dictionary.
 
 use arrow::datatypes::{DataType, Schema};
 use arrow::ipc;
@@ -25,12 +25,12 @@ pub fn message(header: &[u8]) -> Result<ipc::Message<'_>> {
 /// Decodes a schema message.
 ///
 /// # Errors
-/// `invalid_argument` for anything else, and for columns that are nested or a dictionary.
+/// `invalid_argument` for other messages, and for columns that are nested or a dictionary.
 pub fn schema_of(header: &[u8]) -> Result<Schema> {
     read_schema(header, None).map(|(schema, _)| schema)
 }
 
-/// Decodes a schema message whose column of this name may be a dictionary; gives the number of that.
+/// Decodes a schema message whose column `labels` may be a dictionary; returns the schema and the dictionary's id.
 ///
 /// # Errors
 /// As [`schema_of`].
@@ -61,7 +61,7 @@ fn read_schema(header: &[u8], labels: Option<&str>) -> Result<(Schema, Option<i6
         }
         let is_index = |dictionary: ipc::DictionaryEncoding<'_>| dictionary.indexType().is_some_and(is_integer);
         if !has_known_type(field) || !field.dictionary().is_none_or(is_index) {
-            return Err(broken(format!("column {name:?} has no type that is known")));
+            return Err(broken(format!("column {name:?} has an unknown type")));
         }
     }
     super::guarded("arrow", || Ok((ipc::convert::fb_to_schema(schema), id)))
@@ -71,7 +71,7 @@ fn is_integer(int: ipc::Int<'_>) -> bool {
     matches!(int.bitWidth(), 8 | 16 | 32 | 64)
 }
 
-/// Whether the flat type of a field is one the decoder knows: it panics on others.
+/// Whether the decoder knows the flat type of a field; it panics on unknown types.
 fn has_known_type(field: ipc::Field<'_>) -> bool {
     let is_unit = |unit: ipc::TimeUnit| unit.variant_name().is_some();
     let known = match field.type_type() {
@@ -105,7 +105,7 @@ fn has_known_type(field: ipc::Field<'_>) -> bool {
     known.unwrap_or(false)
 }
 
-/// Bytes of a cell, for the types that may come in.
+/// Bytes of a cell, for the accepted types.
 fn cell_bytes(kind: &DataType) -> Option<u64> {
     match kind {
         DataType::Decimal32(..) => Some(4),
@@ -124,8 +124,8 @@ pub fn check_message(header: &[u8], body: &[u8], schema: &Schema) -> Result<()> 
     check_batch(header, body, schema, None)
 }
 
-/// The same for a stream with a column of strings, or of positions in a dictionary, at a place of its own: its buffers
-/// lie within the body, too, but what they hold is not looked at.
+/// Like [`check_message`] for a stream with a column of strings, or of positions in a dictionary, at position `labels`.
+/// Its buffers must lie within the body; their content is not checked.
 ///
 /// # Errors
 /// As [`check_message`].
@@ -137,13 +137,13 @@ fn check_batch(header: &[u8], body: &[u8], schema: &Schema, labels: Option<usize
     let message = message(header)?;
     let batch = match message.header_type() {
         ipc::MessageHeader::RecordBatch => message.header_as_record_batch(),
-        ipc::MessageHeader::DictionaryBatch => return Err(Error::invalid("arrow dictionaries are not taken")),
+        ipc::MessageHeader::DictionaryBatch => return Err(Error::invalid("arrow dictionaries are not supported")),
         ipc::MessageHeader::Schema => return Err(broken("a second schema")),
-        _ => return Err(broken("a message that is no record batch")),
+        _ => return Err(broken("a message that is not a record batch")),
     };
     let batch = batch.ok_or_else(|| broken("an empty message"))?;
     if batch.compression().is_some() {
-        return Err(Error::invalid("arrow bodies with compressed buffers are not taken")
+        return Err(Error::invalid("arrow bodies with compressed buffers are not supported")
             .with_hint("write the stream without compression, or compress the whole body by gzip or zstd"));
     }
     if batch.variadicBufferCounts().is_some_and(|counts| !counts.is_empty()) {

@@ -1,4 +1,4 @@
-//! Arrow IPC stream bodies: messages walked and checked one by one, then decoded one by one.
+//! Arrow IPC stream bodies: messages are walked, checked and decoded one by one.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,14 +17,14 @@ use super::{DecodeOptions, Reservation, arrow_guard, guarded};
 
 const CONTINUATION: [u8; 4] = [0xff; 4];
 
-/// Most words of the dictionary of a series column.
+/// Maximum number of words in the dictionary of a series column.
 const WORDS_MAX: usize = 1_000_000;
 
 fn cut() -> Error {
     Error::invalid("arrow body is cut short").with_hint("an Arrow IPC stream ends with its end-of-stream marker")
 }
 
-/// What the walker finds at a position.
+/// The item at a position of the stream.
 enum StreamStep<'b> {
     /// Header flatbuffer and body of a message.
     Message(&'b [u8], &'b [u8]),
@@ -63,7 +63,7 @@ impl<'b> StreamWalker<'b> {
     }
 }
 
-/// The header of the schema message, and what follows it.
+/// The header of the schema message, and a walker over the messages that follow.
 fn open(body: &[u8]) -> Result<(&[u8], StreamWalker<'_>)> {
     if body.starts_with(b"ARROW1") {
         return Err(Error::invalid("the body is an Arrow file, not an Arrow stream")
@@ -78,7 +78,7 @@ fn open(body: &[u8]) -> Result<(&[u8], StreamWalker<'_>)> {
 
 fn check_end(walker: &StreamWalker<'_>) -> Result<()> {
     if !walker.0.is_empty() {
-        return Err(Error::invalid(format!("arrow body goes on for {} bytes after its end", walker.0.len())));
+        return Err(Error::invalid(format!("arrow body has {} bytes after its end", walker.0.len())));
     }
     Ok(())
 }
@@ -88,7 +88,7 @@ fn decode(header: &[u8], buffers: &[u8], schema: &SchemaRef, columns: Option<&[u
     guarded("arrow", || {
         let message = arrow_guard::message(header)?;
         let batch = message.header_as_record_batch().ok_or_else(cut)?;
-        // A copy, aligned as the decoder wants it.
+        // A copy with the alignment the decoder needs.
         let buffers = Buffer::from(buffers);
         let none = HashMap::new();
         let decoded =
@@ -97,15 +97,16 @@ fn decode(header: &[u8], buffers: &[u8], schema: &SchemaRef, columns: Option<&[u
     })
 }
 
-/// Reserves memory for all rows of a stream, by what its messages say of themselves; each is checked against its buffers
-/// before it is decoded. Buffers can be shared, so that their bytes say nothing of the number of cells.
+/// Reserves memory for all rows of a stream, by the row counts in its message headers, which are checked against the
+/// buffers before decoding. Columns can share buffers, so the number of cells does not follow from the size of the
+/// body.
 pub(super) fn reserve(body: &[u8], reservation: &mut Reservation) -> Result<()> {
     let unsigned =
         |value: i64| u64::try_from(value).map_err(|_| Error::invalid("arrow body is malformed: a negative row count"));
     let (header, mut walker) = open(body)?;
     let schema = arrow_guard::message(header)?;
     let columns = schema.header_as_schema().and_then(|schema| schema.fields()).map_or(0, |fields| fields.len());
-    let mut longest = 0;
+    let mut longest_bytes = 0;
     while let StreamStep::Message(header, buffers) = walker.next()? {
         let message = arrow_guard::message(header)?;
         if let Some(batch) = message.header_as_record_batch() {
@@ -113,15 +114,15 @@ pub(super) fn reserve(body: &[u8], reservation: &mut Reservation) -> Result<()> 
         } else if let Some(words) = message.header_as_dictionary_batch().and_then(|found| found.data()) {
             reservation.grow_cells(unsigned(words.length())?, 1)?;
         }
-        // Each message is copied to be decoded.
-        let copy = (buffers.len() as u64).saturating_sub(longest);
+        // Each message is copied before it is decoded.
+        let copy = (buffers.len() as u64).saturating_sub(longest_bytes);
         reservation.grow(copy)?;
-        longest += copy;
+        longest_bytes += copy;
     }
     Ok(())
 }
 
-/// Reads an Arrow stream.
+/// Decodes an Arrow stream.
 pub(super) fn parse(def: &SeriesDef, body: &[u8], options: &DecodeOptions) -> Result<Part> {
     let (header, mut walker) = open(body)?;
     let schema = Arc::new(arrow_guard::schema_of(header)?);
@@ -136,7 +137,7 @@ pub(super) fn parse(def: &SeriesDef, body: &[u8], options: &DecodeOptions) -> Re
     Ok(columns.into_parts())
 }
 
-/// The column that tells the series of a row: its place and type, and the number of its dictionary.
+/// The column with the series of each row: schema, position and dictionary id.
 struct KeyColumn {
     schema: SchemaRef,
     at: usize,
@@ -146,13 +147,13 @@ struct KeyColumn {
 impl KeyColumn {
     fn of(header: &[u8]) -> Result<Self> {
         let (schema, dictionary) = arrow_guard::schema_of_labelled(header, SERIES)?;
-        let named = |field: &&usize| schema.field(**field).name() == SERIES;
-        let places: Vec<usize> = (0..schema.fields().len()).collect();
-        let found: Vec<usize> = places.iter().filter(named).copied().collect();
+        let is_series = |field: &&usize| schema.field(**field).name() == SERIES;
+        let positions: Vec<usize> = (0..schema.fields().len()).collect();
+        let found: Vec<usize> = positions.iter().filter(is_series).copied().collect();
         let at = match found.as_slice() {
             [] => return Err(no_series_column()),
             [only] => *only,
-            _ => return Err(Error::new(ErrorCode::SchemaMismatch, "column \"series\" comes twice")),
+            _ => return Err(Error::new(ErrorCode::SchemaMismatch, "column \"series\" is listed twice")),
         };
         let is_text = |kind: &DataType| matches!(kind, DataType::Utf8 | DataType::LargeUtf8);
         let kind = schema.field(at).data_type();
@@ -186,7 +187,7 @@ fn buffer<'b>(batch: &ipc::RecordBatch<'_>, position: usize, body: &'b [u8]) -> 
     body.get(offset..).and_then(|rest| rest.get(..length)).ok_or_else(|| broken("a buffer leaves the body"))
 }
 
-/// Signed integers of so many bytes, the bytes of unsigned ones of 8 bytes as their bits.
+/// Little-endian integers of `width` bytes. Unsigned integers of 8 bytes are returned as their bits.
 fn integers(bytes: &[u8], width: usize, is_signed: bool) -> impl Iterator<Item = i64> {
     bytes.chunks_exact(width.max(1)).map(move |cell| {
         let fill = if is_signed && cell.last().is_some_and(|last| last & 0x80 != 0) { 0xff } else { 0 };
@@ -198,7 +199,7 @@ fn integers(bytes: &[u8], width: usize, is_signed: bool) -> impl Iterator<Item =
     })
 }
 
-/// Words of a column of strings, as slices of the body.
+/// Strings of a column, as slices of the body.
 fn words<'b>(
     batch: &ipc::RecordBatch<'_>,
     first: usize,
@@ -223,7 +224,7 @@ fn words<'b>(
     Ok(all)
 }
 
-/// Rows of the only column of a batch, or of one of its columns; none may be null.
+/// Number of rows of a column of a batch; none may be null.
 fn rows_of(batch: &ipc::RecordBatch<'_>, position: usize) -> Result<usize> {
     let node = batch.nodes().filter(|nodes| position < nodes.len()).map(|nodes| *nodes.get(position));
     let node = node.ok_or_else(|| broken("it is missing"))?;
@@ -233,12 +234,12 @@ fn rows_of(batch: &ipc::RecordBatch<'_>, position: usize) -> Result<usize> {
     usize::try_from(node.length()).map_err(|_| broken("a negative length"))
 }
 
-/// Words of a dictionary message.
+/// Words of a dictionary message, and whether they extend the dictionary.
 fn dictionary<'b>(header: &[u8], body: &'b [u8], column: &KeyColumn) -> Result<(Vec<&'b [u8]>, bool)> {
     let message = arrow_guard::message(header)?;
     let found = message.header_as_dictionary_batch().ok_or_else(|| broken("no dictionary"))?;
     let (DataType::Dictionary(_, kind), true) = (column.kind(), Some(found.id()) == column.dictionary) else {
-        return Err(Error::invalid("the arrow body has a dictionary that is not of column series"));
+        return Err(Error::invalid("the arrow body has a dictionary that does not belong to column series"));
     };
     let batch = found.data().ok_or_else(|| broken("an empty dictionary"))?;
     if batch.compression().is_some() {
@@ -251,8 +252,8 @@ fn dictionary<'b>(header: &[u8], body: &'b [u8], column: &KeyColumn) -> Result<(
     Ok((words(&batch, 0, count, kind, body)?, found.isDelta()))
 }
 
-/// The keys of a stream, and the position of each row's among them. The column is read here, by hand: no decoder of a
-/// library gets to see it.
+/// The keys of a stream, and for each row the position of its key. The column is decoded here: no library decoder sees
+/// it.
 pub(super) fn series_of_rows(body: &[u8]) -> Result<(Vec<SeriesKey>, Vec<u32>)> {
     let (header, mut walker) = open(body)?;
     let column = KeyColumn::of(header)?;
@@ -296,7 +297,7 @@ pub(super) fn series_of_rows(body: &[u8]) -> Result<(Vec<SeriesKey>, Vec<u32>)> 
     Ok(labels.into_parts())
 }
 
-/// Gives the batches of a stream without the column `series`, until the sink has enough.
+/// Passes the batches of a stream, without the column `series`, to `sink` until it returns false.
 pub(super) fn each_batch(body: &[u8], sink: &mut dyn FnMut(&RecordBatch) -> Result<bool>) -> Result<()> {
     let (header, mut walker) = open(body)?;
     let column = KeyColumn::of(header)?;

@@ -1,6 +1,6 @@
-//! Columns of cells, and Arrow record batches turned into them.
+//! Columns of cells, and their conversion from Arrow record batches.
 //!
-//! Shared by everything that comes column by column: `{"columns": …}`, Arrow streams, Flight and Parquet.
+//! Shared by all columnar inputs: `{"columns": …}`, Arrow streams, Flight and Parquet.
 
 use std::io::Write;
 
@@ -21,7 +21,7 @@ use crate::types::{ColumnType, Rounding, Rows, SeriesDef, time};
 use super::cell::{CellValue, RowErrors, double_word, fields_of_header, number_word, quote, raw_word};
 use super::{DECODED_BYTES_MAX, DecimalInput, DecodeOptions, MissingCells, ParsedRows};
 
-/// Columns filled one after the other, block by block. Bad cells keep their place.
+/// Columns filled one after the other, block by block. A bad cell is stored as 0, so that positions stay aligned.
 pub(super) struct ColumnSet<'a> {
     pub(super) def: &'a SeriesDef,
     pub(super) options: &'a DecodeOptions,
@@ -29,9 +29,9 @@ pub(super) struct ColumnSet<'a> {
     columns: Vec<Vec<i64>>,
     rounded: Vec<u64>,
     errors: RowErrors,
-    /// Rows of the blocks before this one.
+    /// Number of rows in earlier blocks.
     row_base: usize,
-    /// Rows with a missing value under `missing=skip`, and the columns of them that were rounded, any order.
+    /// Rows with a missing value under `missing=skip`, in any order.
     missing: Vec<usize>,
     rounded_rows: Vec<(usize, usize)>,
 }
@@ -61,14 +61,14 @@ impl<'a> ColumnSet<'a> {
         wide(self.row_base + row)
     }
 
-    /// A timestamp that cannot be stored.
+    /// Records a timestamp that cannot be stored.
     pub(super) fn bad_time(&mut self, row: usize, reason: &str, shown: impl FnOnce() -> String) {
         let row = self.row(row);
         self.errors.add_time(self.def, row, reason, shown);
         self.ts.push(0);
     }
 
-    /// The next cell of a column.
+    /// Appends the next cell of a column.
     pub(super) fn cell(&mut self, row: usize, column: usize, cell: CellValue, shown: impl FnOnce() -> String) {
         let word = match cell {
             CellValue::Word(word, rounded) => {
@@ -97,7 +97,7 @@ impl<'a> ColumnSet<'a> {
         }
     }
 
-    /// A cell that is neither number nor text.
+    /// Records a cell that is neither number nor text.
     pub(super) fn wrong_type(&mut self, row: usize, field: usize, shown: &[u8]) {
         let at = self.row(row);
         self.errors.add(self.def, at, field, "wrong_type", |name| {
@@ -109,17 +109,17 @@ impl<'a> ColumnSet<'a> {
         }
     }
 
-    /// Ends a block of `rows` rows: all columns have as many more cells.
+    /// Ends a block of `rows` rows; every column must have grown by that many cells.
     pub(super) fn end_block(&mut self, rows: usize) {
         self.row_base += rows;
     }
 
-    /// Notes how a timestamp was written.
-    pub(super) fn saw(&mut self, written: time::TimeNotation) {
-        self.errors.saw(written);
+    /// Records the notation of a timestamp.
+    pub(super) fn record_notation(&mut self, written: time::TimeNotation) {
+        self.errors.record_notation(written);
     }
 
-    /// The rows, without those that lack a value, and what is wrong with them.
+    /// The rows, without those that lack a value, and their errors.
     pub(super) fn into_parts(mut self) -> (ParsedRows, RowErrors) {
         self.missing.sort_unstable();
         self.missing.dedup();
@@ -140,25 +140,25 @@ impl<'a> ColumnSet<'a> {
             rows: Rows { ts: self.ts, columns: self.columns },
             skipped: wide(self.missing.len()),
             rounded: self.rounded,
-            left_out: self.missing.iter().copied().map(wide).collect(),
-            phased: Vec::new(),
+            skipped_rows: self.missing.iter().copied().map(wide).collect(),
+            phase_pending: Vec::new(),
         };
         (parsed, self.errors)
     }
 }
 
-/// Removes the positions in `gone`, which rise.
-fn drop_rows(cells: &mut Vec<i64>, gone: &[usize]) {
-    let mut gone = gone.iter().copied().peekable();
+/// Removes the cells at these positions, which ascend.
+fn drop_rows(cells: &mut Vec<i64>, dropped: &[usize]) {
+    let mut dropped = dropped.iter().copied().peekable();
     let mut at = 0;
     cells.retain(|_| {
-        let is_gone = gone.next_if_eq(&at).is_some();
+        let is_dropped = dropped.next_if_eq(&at).is_some();
         at += 1;
-        !is_gone
+        !is_dropped
     });
 }
 
-/// How an Arrow type may fill a field.
+/// Whether an Arrow type can fill a field; field 0 is `ts`.
 fn fits(field: usize, kind: &DataType) -> bool {
     if field == 0 {
         return matches!(kind, DataType::Timestamp(..) | DataType::Int64);
@@ -166,7 +166,7 @@ fn fits(field: usize, kind: &DataType) -> bool {
     kind.is_numeric()
 }
 
-/// Checks the columns of a schema against the registration, and gives the field of each.
+/// Checks the columns of a schema against the registration and returns the field of each.
 ///
 /// # Errors
 /// `schema_mismatch` naming the column.
@@ -184,7 +184,7 @@ pub(super) fn check_schema(def: &SeriesDef, schema: &Schema) -> Result<Vec<usize
     Ok(fields)
 }
 
-/// Turns record batches into columns.
+/// Converts record batches to columns.
 pub(super) struct ColumnReader<'a> {
     set: ColumnSet<'a>,
 }
@@ -213,9 +213,9 @@ impl<'a> ColumnReader<'a> {
         Ok(())
     }
 
-    /// Offending cells that are kept.
-    pub(super) fn wrong(&self) -> usize {
-        self.set.errors.kept()
+    /// Number of cell errors collected.
+    pub(super) fn error_count(&self) -> usize {
+        self.set.errors.len()
     }
 
     pub(super) fn into_parts(self) -> (ParsedRows, RowErrors) {
@@ -223,7 +223,7 @@ impl<'a> ColumnReader<'a> {
     }
 }
 
-/// `too_large` if so many rows of the series decode into more than [`DECODED_BYTES_MAX`].
+/// `too_large` if `rows` rows of the series decode into more than [`DECODED_BYTES_MAX`].
 pub(super) fn check_size(def: &SeriesDef, rows: u64) -> Result<()> {
     let bytes = rows.saturating_mul(8 * wide(def.columns.len() + 1));
     if bytes > DECODED_BYTES_MAX {
@@ -231,16 +231,16 @@ pub(super) fn check_size(def: &SeriesDef, rows: u64) -> Result<()> {
             ErrorCode::TooLarge,
             format!("the body decodes into {bytes} bytes of cells, more than {DECODED_BYTES_MAX}"),
         )
-        .with_hint("send it in several bodies"));
+        .with_hint("split it into several bodies"));
     }
     Ok(())
 }
 
 fn mismatch(array: &ArrayRef) -> Error {
-    Error::new(ErrorCode::SchemaMismatch, format!("{} is not a type this column takes", array.data_type()))
+    Error::new(ErrorCode::SchemaMismatch, format!("{} is not a type this column accepts", array.data_type()))
 }
 
-/// Fills `ts`.
+/// Appends an array to `ts`.
 fn add_times(set: &mut ColumnSet<'_>, array: ArrayRef) -> Result<()> {
     match array.data_type() {
         DataType::Int64 => add_time_array::<Int64Type>(set, array, set.def.unit.per_second()),
@@ -259,7 +259,7 @@ fn add_times(set: &mut ColumnSet<'_>, array: ArrayRef) -> Result<()> {
     Ok(())
 }
 
-/// Appends the 64-bit cells of an array. An empty column takes over the memory of an array that nobody else has.
+/// Appends the 64-bit cells of an array. An empty column reuses the memory of an array without other owners.
 fn append(column: &mut Vec<i64>, array: ArrayRef) {
     let data = array.to_data();
     drop(array);
@@ -276,8 +276,8 @@ fn append(column: &mut Vec<i64>, array: ArrayRef) {
 
 fn add_time_array<T: ArrowPrimitiveType<Native = i64>>(set: &mut ColumnSet<'_>, array: ArrayRef, per_second: i64) {
     let unit = set.def.unit;
-    // The unit of an Arrow timestamp is often that of its writer's mistake, so it is looked at as an integer is.
-    set.saw(time::TimeNotation::Epoch);
+    // Writers often set a wrong unit in Arrow timestamps, so their unit is checked like that of integers.
+    set.record_notation(time::TimeNotation::Epoch);
     let times = array.as_primitive::<T>();
     if times.null_count() == 0 && per_second == unit.per_second() {
         let is_good = times.values().iter().fold(true, |good, ts| good & time::in_range(*ts, unit));
@@ -306,10 +306,10 @@ fn add_time_array<T: ArrowPrimitiveType<Native = i64>>(set: &mut ColumnSet<'_>, 
     }
 }
 
-/// Fills a number column.
+/// Appends an array to a number column.
 fn add_numbers(set: &mut ColumnSet<'_>, column: usize, array: ArrayRef) -> Result<()> {
     let Some(kind) = set.def.columns.get(column).map(|column| column.kind) else { return Err(mismatch(&array)) };
-    // Under raw numbers a decimal column takes integers, which must stay below its limit.
+    // Under `numbers=raw` a decimal column takes scaled integers, which must stay below its limit.
     let is_raw = set.options.numbers == DecimalInput::Raw && kind.digits().is_some();
     let target = if is_raw { ColumnType::Int64 } else { kind };
     let rounding = set.options.rounding;
@@ -320,14 +320,14 @@ fn add_numbers(set: &mut ColumnSet<'_>, column: usize, array: ArrayRef) -> Resul
         return Ok(());
     }
     let array = &array;
-    let bound = move |word: Result<(i64, bool), NumberError>| match word {
+    let check_limit = move |word: Result<(i64, bool), NumberError>| match word {
         Ok((word, rounded)) if is_raw => raw_word(word).map(|word| (word, rounded)),
         word => word,
     };
     macro_rules! ints {
         ($kind:ty) => {
             add_array::<$kind>(set, column, array, move |value| {
-                bound(i64::try_from(value).map_err(|_| NumberError::Overflow).and_then(|value| int_word(value, target)))
+                check_limit(i64::try_from(value).map_err(|_| NumberError::Overflow).and_then(|value| int_word(value, target)))
             })
         };
     }
@@ -336,7 +336,7 @@ fn add_numbers(set: &mut ColumnSet<'_>, column: usize, array: ArrayRef) -> Resul
             let scale = *$scale;
             let mut text = Vec::new();
             add_array::<$kind>(set, column, array, move |value| {
-                bound(decimal_word(value.to_i64_exact(), scale, target, || {
+                check_limit(decimal_word(value.to_i64_exact(), scale, target, || {
                     text.clear();
                     // Writing to memory does not fail.
                     let _ = write!(text, "{value}e{}", -i16::from(scale));
@@ -353,7 +353,7 @@ fn add_numbers(set: &mut ColumnSet<'_>, column: usize, array: ArrayRef) -> Resul
         DataType::UInt8 => ints!(UInt8Type),
         DataType::UInt16 => ints!(UInt16Type),
         DataType::UInt32 => ints!(UInt32Type),
-        // A double takes integers beyond 64 bits with a sign too.
+        // A double column also takes integers above the signed 64-bit range.
         DataType::UInt64 if target == ColumnType::Float64 => {
             #[allow(clippy::cast_precision_loss, reason = "the nearest double is wanted")]
             add_array::<UInt64Type>(set, column, array, |value| Ok((double_word(value as f64), false)));
@@ -361,14 +361,14 @@ fn add_numbers(set: &mut ColumnSet<'_>, column: usize, array: ArrayRef) -> Resul
         DataType::UInt64 => ints!(UInt64Type),
         DataType::Float16 => {
             add_array::<Float16Type>(set, column, array, move |value| {
-                bound(short_word(value.to_f32(), target, rounding))
+                check_limit(short_word(value.to_f32(), target, rounding))
             });
         }
         DataType::Float32 => {
-            add_array::<Float32Type>(set, column, array, move |value| bound(short_word(value, target, rounding)));
+            add_array::<Float32Type>(set, column, array, move |value| check_limit(short_word(value, target, rounding)));
         }
         DataType::Float64 => {
-            add_array::<Float64Type>(set, column, array, move |value| bound(float_word(value, target, rounding)));
+            add_array::<Float64Type>(set, column, array, move |value| check_limit(float_word(value, target, rounding)));
         }
         DataType::Decimal32(_, scale) => decimals!(Decimal32Type, scale),
         DataType::Decimal64(_, scale) => decimals!(Decimal64Type, scale),
@@ -379,12 +379,12 @@ fn add_numbers(set: &mut ColumnSet<'_>, column: usize, array: ArrayRef) -> Resul
     Ok(())
 }
 
-/// Whether the cells of an array are what is stored, every one of them; otherwise each has to be looked at.
+/// Whether all cells of an array already have the stored form; otherwise each is converted.
 fn are_stored_words(array: &ArrayRef, target: ColumnType, is_raw: bool) -> bool {
     if array.null_count() > 0 {
         return false;
     }
-    // Without a way out of the loop it is done many at a time.
+    // No early exit, so that the loop is vectorized.
     let all = |words: &[i64], is_good: fn(i64) -> bool| words.iter().fold(true, |good, word| good & is_good(*word));
     let is_decimal = |word: i64| word.unsigned_abs() < DECIMAL_LIMIT.unsigned_abs();
     match (array.data_type(), target) {
@@ -399,7 +399,7 @@ fn are_stored_words(array: &ArrayRef, target: ColumnType, is_raw: bool) -> bool 
     }
 }
 
-/// The integer of a decimal where it fits 64 bits.
+/// Conversion of a decimal's unscaled integer to 64 bits where it fits.
 trait ToI64Exact {
     fn to_i64_exact(self) -> Option<i64>;
 }
@@ -428,7 +428,7 @@ impl ToI64Exact for arrow::datatypes::i256 {
     }
 }
 
-/// Runs `word` over the cells of an array.
+/// Appends the cells of an array, converted by `word`.
 fn add_array<T: ArrowPrimitiveType>(
     set: &mut ColumnSet<'_>,
     column: usize,
@@ -448,7 +448,7 @@ fn add_array<T: ArrowPrimitiveType>(
             Some(Err(NumberError::NotFinite)) if value != value => CellValue::Missing { nan: true },
             Some(Err(error)) => CellValue::Bad(error),
         };
-        // Formatted from the array, so that the sentence shows what the source says.
+        // Formatted from the array, so that the message shows the source value.
         set.cell(row, column, cell, || arrow::util::display::array_value_to_string(array, row).unwrap_or_default());
     }
 }
@@ -462,7 +462,7 @@ fn int_word(value: i64, target: ColumnType) -> Result<(i64, bool), NumberError> 
     Ok((word, false))
 }
 
-/// A decimal: quickly where nothing but a shift of zeros is needed, else from its text.
+/// The word of a decimal: by rescaling where that is exact, else by `slow` from its text.
 fn decimal_word(
     raw: Option<i64>,
     scale: i8,
@@ -481,7 +481,7 @@ fn decimal_word(
     }
 }
 
-/// `rounding` is for integers: decimals always take the nearest one.
+/// The word of a double. `rounding` applies to integer columns: decimal columns always take the nearest decimal.
 fn float_word(value: f64, target: ColumnType, rounding: Rounding) -> Result<(i64, bool), NumberError> {
     if !value.is_finite() {
         return Err(NumberError::NotFinite);
@@ -505,7 +505,8 @@ fn float_word(value: f64, target: ColumnType, rounding: Rounding) -> Result<(i64
     }
 }
 
-/// A float of 32 bits or less: its own shortest form is what it says, not that of the double it widens to.
+/// The word of a float of 32 bits or less: a decimal is parsed from the float's own shortest form, not from that of the
+/// double it widens to.
 fn short_word(value: f32, target: ColumnType, rounding: Rounding) -> Result<(i64, bool), NumberError> {
     match target {
         ColumnType::Decimal { digits } if value.is_finite() => {
@@ -515,8 +516,8 @@ fn short_word(value: f32, target: ColumnType, rounding: Rounding) -> Result<(i64
             if write!(rest, "{value:e}").is_err() {
                 return Err(NumberError::NotANumber);
             }
-            let left = rest.len();
-            let used = text.len() - left;
+            let unused = rest.len();
+            let used = text.len() - unused;
             let text = text.get(..used).unwrap_or_default();
             parse_decimal(text, digits, Rounding::Nearest).map(|fixed| (fixed.raw, fixed.rounded))
         }

@@ -1,4 +1,4 @@
-//! One written cell, and the collection of offending rows.
+//! Cells of row formats, and the collection of row errors.
 
 use crate::error::{Error, ErrorCode, ROW_ERRORS_MAX, Result, RowError};
 use crate::types::grid::{OFF_GRID, OFF_GRID_HINT};
@@ -10,14 +10,14 @@ use crate::types::{Column, ColumnType, Rounding, SeriesDef, SeriesKey};
 use super::timestamp_rules::{IMPLAUSIBLE_TS, IMPLAUSIBLE_TS_HINT};
 use super::{DecimalInput, DecodeOptions};
 
-/// What a source cell turned out to be.
+/// Result of converting a source cell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum CellValue {
     /// The stored word, and whether digits were lost.
     Word(i64, bool),
     /// Null or NaN.
     Missing { nan: bool },
-    /// The reason it cannot be stored.
+    /// The cell cannot be stored, with the reason.
     Bad(NumberError),
 }
 
@@ -26,12 +26,12 @@ pub(super) fn double_word(value: f64) -> i64 {
     value.to_bits().cast_signed()
 }
 
-/// A scaled integer as stored word of a decimal column.
+/// Stored word of a decimal column for a scaled integer.
 pub(super) fn raw_word(raw: i64) -> Result<i64, NumberError> {
     if raw.unsigned_abs() < DECIMAL_LIMIT.unsigned_abs() { Ok(raw) } else { Err(NumberError::Overflow) }
 }
 
-/// The word of a number written as text, and whether digits were lost.
+/// Stored word of a number in text form, and whether digits were lost.
 pub(super) fn number_word(
     text: &[u8],
     kind: ColumnType,
@@ -51,7 +51,7 @@ pub(super) fn number_word(
     }
 }
 
-/// A number cell written as text; nothing at all is a missing value.
+/// Converts a number cell in text form; empty text is a missing value.
 pub(super) fn text_cell(text: &[u8], kind: ColumnType, options: &DecodeOptions) -> CellValue {
     match number_word(text, kind, options.numbers, options.rounding) {
         Ok((word, rounded)) => CellValue::Word(word, rounded),
@@ -66,25 +66,26 @@ fn is_nan(text: &[u8]) -> bool {
     unsigned.eq_ignore_ascii_case(b"nan")
 }
 
-/// Source text in quotes, cut to a length that fits a message.
+/// Source text in quotes, truncated for messages.
 pub(super) fn quote(text: &[u8]) -> String {
     const SHOWN: usize = 60;
     let head = String::from_utf8_lossy(text.get(..SHOWN).unwrap_or(text));
     if text.len() > SHOWN { format!("{head:?}…") } else { format!("{head:?}") }
 }
 
-/// Offending rows of one body, and how its timestamps were written. Counts all, keeps the first of each field.
+/// Row errors of one body, and whether its timestamps include epoch integers. Counts all errors and keeps the first of
+/// each field.
 #[derive(Debug, Default)]
 pub(super) struct RowErrors {
     kept: Vec<RowError>,
-    /// Kept errors by field position, `ts` first.
+    /// Number of kept errors by field position, `ts` first.
     kept_by_field: Vec<usize>,
     total: u64,
     has_epochs: bool,
 }
 
 impl RowErrors {
-    /// Adds an offending cell; `field` is its position, 0 for `ts`, else that of the column plus one.
+    /// Adds the error of a cell; `field` is 0 for `ts`, else the position of the column plus one.
     pub(super) fn add(
         &mut self,
         def: &SeriesDef,
@@ -115,7 +116,7 @@ impl RowErrors {
         });
     }
 
-    /// Adds a number cell that cannot be stored. `shown` is its source text.
+    /// Adds the error of a number cell. `shown` is its source text.
     pub(super) fn add_cell(
         &mut self,
         def: &SeriesDef,
@@ -151,7 +152,7 @@ impl RowErrors {
         self.add(def, row, column + 1, reason, |name| format!("{name} {} {sentence}", shown()));
     }
 
-    /// Adds a timestamp that cannot be stored.
+    /// Adds the error of a timestamp.
     pub(super) fn add_time(&mut self, def: &SeriesDef, row: u64, reason: &str, shown: impl FnOnce() -> String) {
         let unit = def.unit.name();
         self.add(def, row, 0, reason, |_| match reason {
@@ -167,32 +168,32 @@ impl RowErrors {
         });
     }
 
-    /// Notes how a timestamp was written.
-    pub(super) fn saw(&mut self, written: time::TimeNotation) {
+    /// Records the notation of a timestamp.
+    pub(super) fn record_notation(&mut self, written: time::TimeNotation) {
         self.has_epochs |= written == time::TimeNotation::Epoch;
     }
 
-    /// Whether some timestamp was an integer, whose unit nothing told.
+    /// Whether some timestamp was an epoch integer, which does not show its unit.
     pub(super) fn has_epochs(&self) -> bool {
         self.has_epochs
     }
 
-    /// Whether the answer has room for no more rows; formats read row by row stop here.
+    /// Whether the maximum number of row errors is reached; formats read row by row stop here.
     pub(super) fn is_full(&self) -> bool {
         self.kept.len() >= ROW_ERRORS_MAX
     }
 
-    /// Offending cells that are kept.
-    pub(super) fn kept(&self) -> usize {
+    /// Number of kept errors.
+    pub(super) fn len(&self) -> usize {
         self.kept.len()
     }
 
-    /// Takes over the offenders of one series of several; `place` gives the position of its rows in the body.
-    pub(super) fn absorb(&mut self, other: RowErrors, series: &SeriesKey, place: impl Fn(u64) -> u64) {
+    /// Adds the errors of one series of several; `position` maps its rows to positions in the body.
+    pub(super) fn absorb(&mut self, other: RowErrors, series: &SeriesKey, position: impl Fn(u64) -> u64) {
         self.total += other.total;
         self.kept.extend(other.kept.into_iter().map(|error| RowError {
             series: Some(series.to_string()),
-            row: place(error.row),
+            row: position(error.row),
             ..error
         }));
     }
@@ -201,7 +202,7 @@ impl RowErrors {
         self.total == 0
     }
 
-    /// Rows with errors so far, rising.
+    /// Rows with errors so far, ascending.
     pub(super) fn rows(&self) -> Vec<u64> {
         let mut rows: Vec<u64> = self.kept.iter().map(|error| error.row).collect();
         rows.sort_unstable();
@@ -209,13 +210,13 @@ impl RowErrors {
         rows
     }
 
-    /// `invalid_rows` if any row offends.
+    /// `invalid_rows` if there is any error.
     pub(super) fn into_result(mut self) -> Result<()> {
         self.kept.sort_by_key(|error| error.row);
         self.kept.truncate(ROW_ERRORS_MAX);
         let Some(first) = self.kept.first() else { return Ok(()) };
-        let of = first.series.as_ref().map_or(String::new(), |series| format!(" of {series}"));
-        let mut detail = format!("row {}{of}: {}", first.row, first.message);
+        let suffix = first.series.as_ref().map_or(String::new(), |series| format!(" of {series}"));
+        let mut detail = format!("row {}{suffix}: {}", first.row, first.message);
         if self.total > 1 {
             detail.push_str(&format!(", and {} more", self.total - 1));
         }
@@ -234,7 +235,7 @@ impl RowErrors {
     }
 }
 
-/// A builder of rows whose cells come one by one, as text.
+/// Builds rows from cells in text form.
 pub(super) struct RowReader<'a> {
     pub(super) def: &'a SeriesDef,
     pub(super) options: &'a DecodeOptions,
@@ -244,9 +245,9 @@ pub(super) struct RowReader<'a> {
     row: u64,
     ts: i64,
     cells: Vec<i64>,
-    /// Bit of each field the row named: 0 for `ts`, else the position of the column plus one.
+    /// Bit set of the fields present in the row: bit 0 for `ts`, else the position of the column plus one.
     seen: u128,
-    /// Columns rounded in this row, a bit each.
+    /// Bit set of the columns rounded in this row.
     rounded: u128,
     /// A value was null or NaN under `missing=skip`.
     is_skipped: bool,
@@ -278,26 +279,26 @@ impl<'a> RowReader<'a> {
         }
     }
 
-    /// Position of the row being read.
+    /// Position in the body of the row being read.
     pub(super) fn row(&self) -> u64 {
         self.row
     }
 
-    /// Marks a field as named; false if the row named it before.
-    pub(super) fn name(&mut self, field: usize) -> bool {
+    /// Marks a field as present; false if the row already has it.
+    pub(super) fn mark(&mut self, field: usize) -> bool {
         let bit = bit(field);
         let is_new = self.seen & bit == 0;
         self.seen |= bit;
         is_new
     }
 
-    /// A cell as text; an empty one is missing.
+    /// Sets a cell from text; an empty cell is missing.
     pub(super) fn text(&mut self, field: usize, text: &[u8]) {
         let Some(column) = field.checked_sub(1) else {
             match time::parse_cell_as(text, self.def.unit) {
                 Ok((ts, written)) => {
                     self.ts = ts;
-                    self.errors.saw(written);
+                    self.errors.record_notation(written);
                 }
                 Err(_) if text.is_empty() => self.missing(field),
                 Err(reason) => self.errors.add_time(self.def, self.row, reason, || quote(text)),
@@ -319,7 +320,7 @@ impl<'a> RowReader<'a> {
         }
     }
 
-    /// A cell that is null.
+    /// Records a null cell.
     pub(super) fn missing(&mut self, field: usize) {
         match field.checked_sub(1) {
             None => self.errors.add_time(self.def, self.row, "missing", String::new),
@@ -330,14 +331,14 @@ impl<'a> RowReader<'a> {
         }
     }
 
-    /// A cell that is neither number nor text.
+    /// Records a cell that is neither number nor text.
     pub(super) fn wrong_type(&mut self, field: usize, shown: &[u8]) {
         self.errors.add(self.def, self.row, field, "wrong_type", |name| {
             format!("{name} {} is neither a number nor a string", quote(shown))
         });
     }
 
-    /// A cell that is an empty string.
+    /// Records a cell that is an empty string.
     pub(super) fn not_a_number(&mut self, field: usize) {
         let shown = || quote(b"");
         match field.checked_sub(1) {
@@ -348,7 +349,7 @@ impl<'a> RowReader<'a> {
         }
     }
 
-    /// Ends the row. A bad one keeps its place, so that later rows keep their numbers.
+    /// Ends the row. A bad row keeps its position, so that later rows keep their numbers.
     pub(super) fn end_row(&mut self) {
         let all = bit(self.def.columns.len() + 1) - 1;
         if self.seen != all {
@@ -360,7 +361,7 @@ impl<'a> RowReader<'a> {
         }
         if self.is_skipped {
             self.parsed.skipped += 1;
-            self.parsed.left_out.push(self.row);
+            self.parsed.skipped_rows.push(self.row);
         } else {
             self.parsed.rows.push(self.ts, &self.cells);
             if self.rounded != 0 {
@@ -373,20 +374,20 @@ impl<'a> RowReader<'a> {
         (self.seen, self.rounded, self.is_skipped) = (0, 0, false);
     }
 
-    /// The rows as far as they were read, and what is wrong with them.
+    /// The rows read so far, and their errors.
     pub(super) fn into_parts(self) -> (super::ParsedRows, RowErrors) {
         (self.parsed, self.errors)
     }
 }
 
-/// Finds the field of a name, trying the one that follows the last found first.
+/// Finds the field of a name, trying the successor of the last one first.
 #[derive(Debug, Default)]
 pub(super) struct FieldFinder {
     next: usize,
 }
 
 impl FieldFinder {
-    /// Position of a field: 0 for `ts`, else that of the column plus one.
+    /// Position of a field: 0 for `ts`, else the position of the column plus one.
     pub(super) fn find(&mut self, def: &SeriesDef, name: &str) -> Option<usize> {
         let at = |field: usize| match field.checked_sub(1) {
             None => Some("ts"),
@@ -414,12 +415,12 @@ pub(super) fn missing_columns(def: &SeriesDef, names: &[&str]) -> Error {
         .with_hint("every column must be present")
 }
 
-/// `schema_mismatch` for a column a header names twice.
+/// `schema_mismatch` for a repeated column.
 pub(super) fn repeated_column(name: &str) -> Error {
-    Error::new(ErrorCode::SchemaMismatch, format!("column {} comes twice", quote(name.as_bytes())))
+    Error::new(ErrorCode::SchemaMismatch, format!("column {} is listed twice", quote(name.as_bytes())))
 }
 
-/// Checks a header against the registration and gives the field of each of its names.
+/// Checks a header against the registration and returns the field of each of its names.
 ///
 /// # Errors
 /// `schema_mismatch` naming unknown, missing or repeated columns.

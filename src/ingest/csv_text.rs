@@ -1,4 +1,4 @@
-//! CSV bodies: a header that names every column in any order, then rows.
+//! CSV bodies: a header with every column in any order, then rows.
 
 use std::sync::Arc;
 
@@ -15,17 +15,17 @@ fn broken(error: csv::Error) -> Error {
     Error::invalid(format!("csv body is malformed: {error}"))
 }
 
-/// The names of the header, and a reader of what follows it.
+/// The names of the header, and a reader of the records that follow.
 fn open(body: &[u8]) -> Result<(Vec<String>, Records<'_>)> {
     let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
-    // The reader takes the end of the body for the end of a quoted cell.
+    // The reader accepts the end of the body as the end of a quoted cell.
     if body.iter().filter(|byte| **byte == b'"').count() % 2 != 0 {
         return Err(Error::invalid("csv body is malformed: a quote is not closed"));
     }
     let mut reader = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(body);
     let mut record = csv::ByteRecord::new();
     if !reader.read_byte_record(&mut record).map_err(broken)? {
-        return Err(Error::invalid("csv body is empty").with_hint("its first line names the columns"));
+        return Err(Error::invalid("csv body is empty").with_hint("the first line must name the columns"));
     }
     let names = record.iter().map(|name| String::from_utf8_lossy(name).into_owned()).collect();
     Ok((names, reader))
@@ -38,17 +38,17 @@ fn check_length(record: &csv::ByteRecord, names: usize, row: impl std::fmt::Disp
     Ok(())
 }
 
-/// Reads a CSV body.
+/// Decodes a CSV body.
 pub(super) fn parse(def: &SeriesDef, body: &[u8], options: &DecodeOptions) -> Result<Part> {
     let (names, mut reader) = open(body)?;
     let fields = fields_of_header(def, names.iter().map(String::as_str))?;
-    // Eight bytes a cell: no more than the body again.
+    // With eight bytes a cell the capacity stays below the size of the body.
     let mut rows = RowReader::new(def, options, body.len() / (fields.len() * 8));
     let mut record = csv::ByteRecord::new();
     while !rows.errors.is_full() && reader.read_byte_record(&mut record).map_err(broken)? {
         check_length(&record, fields.len(), rows.row())?;
         for (field, text) in fields.iter().zip(&record) {
-            rows.name(*field);
+            rows.mark(*field);
             rows.text(*field, text);
         }
         rows.end_row();
@@ -60,7 +60,7 @@ fn series_position(names: &[String]) -> Result<usize> {
     names.iter().position(|name| name == SERIES).ok_or_else(no_series_column)
 }
 
-/// The keys of a body, and the position of each row's among them.
+/// The keys of a body, and for each row the position of its key.
 pub(super) fn series_of_rows(body: &[u8]) -> Result<(Vec<SeriesKey>, Vec<u32>)> {
     let (names, mut reader) = open(body)?;
     let at = series_position(&names)?;
@@ -75,7 +75,7 @@ pub(super) fn series_of_rows(body: &[u8]) -> Result<(Vec<SeriesKey>, Vec<u32>)> 
     Ok(labels.into_parts())
 }
 
-/// Reads a body with a series column, whose rows are of these series.
+/// Decodes a body with a series column; `of_row` has the series of each row.
 pub(super) fn parse_labelled(
     defs: &[Arc<SeriesDef>],
     of_row: &[u32],
@@ -92,15 +92,15 @@ pub(super) fn parse_labelled(
             break;
         }
         let Some(fields) = fields.get(*label as usize) else { continue };
-        let goes_on = readers.row(*label, |rows| {
+        let has_capacity = readers.row(*label, |rows| {
             let cells = record.iter().enumerate().filter(|(position, _)| *position != at).map(|(_, cell)| cell);
             for (field, text) in fields.iter().zip(cells) {
-                rows.name(*field);
+                rows.mark(*field);
                 rows.text(*field, text);
             }
             rows.end_row();
         });
-        if !goes_on {
+        if !has_capacity {
             break;
         }
     }

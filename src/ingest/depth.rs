@@ -1,11 +1,11 @@
-//! How deep JSON is nested, looked at without recursion.
+//! Nesting depth of JSON, checked without recursion.
 
 use crate::error::{Error, ErrorCode, Result};
 
-/// `too_large` when JSON is nested deeper than `depth_max`. Says nothing about JSON that is malformed otherwise.
+/// Checks that JSON is nested at most `depth_max` levels deep. Does not detect malformed JSON.
 ///
 /// # Errors
-/// `too_large`.
+/// `too_large` for deeper JSON.
 pub fn check_depth(json: &[u8], depth_max: usize) -> Result<()> {
     let mut depth = 0_usize;
     let mut bytes = json.iter();

@@ -1,8 +1,8 @@
 //! JSON bodies (an array of rows, `{"rows": …}`, `{"columns": …}`) and NDJSON.
 //!
 //! A row is an object, or an array of cells in the order of the registration with `ts` first, as exchanges and ccxt
-//! give them. Cells are read from their own text, so that a decimal never becomes a double on the way. Nothing recurses
-//! into a cell: nested values are skipped without a stack, then refused.
+//! return them. Cells are parsed from their source text, so that a decimal never passes through a double. Cells are not
+//! parsed recursively: nested values are skipped without a stack, then rejected.
 
 use std::fmt;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ pub(super) fn as_text(body: &[u8]) -> Result<&str> {
     Ok(text.strip_prefix('\u{feff}').unwrap_or(text))
 }
 
-/// Reads a JSON body.
+/// Decodes a JSON body.
 pub(super) fn parse_json(def: &SeriesDef, body: &[u8], options: &DecodeOptions) -> Result<Part> {
     let mut reader = serde_json::Deserializer::from_str(as_text(body)?);
     let mut state = ParseState::new(def, options);
@@ -36,7 +36,7 @@ pub(super) fn parse_json(def: &SeriesDef, body: &[u8], options: &DecodeOptions) 
         return Err(failure);
     }
     match read {
-        // Enough offending rows were found; what follows them was not read.
+        // The maximum number of row errors was reached; the rest of the body was not read.
         Err(_) if state.stopped => {}
         Err(error) => return Err(Error::invalid(format!("json body is malformed: {error}"))),
         Ok(()) => {}
@@ -44,7 +44,7 @@ pub(super) fn parse_json(def: &SeriesDef, body: &[u8], options: &DecodeOptions) 
     Ok(state.into_parts())
 }
 
-/// Reads an NDJSON body: one row object a line.
+/// Decodes an NDJSON body: one row object per line.
 pub(super) fn parse_ndjson(def: &SeriesDef, body: &[u8], options: &DecodeOptions) -> Result<Part> {
     let mut state = ParseState::new(def, options);
     for (line, text) in (1_u64..).zip(as_text(body)?.split('\n')) {
@@ -64,10 +64,10 @@ pub(super) fn parse_ndjson(def: &SeriesDef, body: &[u8], options: &DecodeOptions
     Ok(state.into_parts())
 }
 
-/// Reads the rows or columns of one entry of a body of many, as they stand in it.
+/// Decodes the rows or columns of one entry of `{"writes": […]}`.
 ///
 /// # Errors
-/// What refuses the whole body; offending rows come with the rest.
+/// Errors that reject the entire body; row errors are part of the result.
 pub(super) fn parse_raw(def: &SeriesDef, raw: &str, is_rows: bool, options: &DecodeOptions) -> Result<Part> {
     let mut reader = serde_json::Deserializer::from_str(raw);
     let mut state = ParseState::new(def, options);
@@ -87,19 +87,19 @@ pub(super) fn parse_raw(def: &SeriesDef, raw: &str, is_rows: bool, options: &Dec
     Ok(state.into_parts())
 }
 
-/// The lines of an NDJSON body that hold rows, with their numbers.
+/// The non-empty lines of an NDJSON body, with their numbers from 1.
 fn lines(body: &[u8]) -> Result<impl Iterator<Item = (u64, &str)>> {
     Ok((1_u64..).zip(as_text(body)?.split('\n')).filter(|(_, text)| !text.trim_ascii().is_empty()))
 }
 
-/// The one field of a line that is looked at first.
+/// The `series` field of a line, which is parsed first.
 #[derive(serde::Deserialize)]
 struct SeriesOf<'l> {
     #[serde(borrow)]
     series: Option<std::borrow::Cow<'l, str>>,
 }
 
-/// The keys of an NDJSON body, and the position of each row's among them.
+/// The keys of an NDJSON body, and for each row the position of its key.
 pub(super) fn series_of_lines(body: &[u8]) -> Result<(Vec<SeriesKey>, Vec<u32>)> {
     let mut labels = BodyKeys::default();
     for (line, text) in lines(body)? {
@@ -110,7 +110,7 @@ pub(super) fn series_of_lines(body: &[u8]) -> Result<(Vec<SeriesKey>, Vec<u32>)>
     Ok(labels.into_parts())
 }
 
-/// Reads an NDJSON body whose rows tell their series.
+/// Decodes an NDJSON body whose rows have a `series` field.
 pub(super) fn parse_labelled(
     defs: &[Arc<SeriesDef>],
     of_row: &[u32],
@@ -119,34 +119,34 @@ pub(super) fn parse_labelled(
 ) -> Result<Vec<Part>> {
     let mut states: Vec<ParseState<'_>> =
         defs.iter().map(|def| ParseState { is_labelled: true, ..ParseState::new(def, options) }).collect();
-    let mut wrong = 0;
+    let mut error_count = 0;
     for ((line, text), label) in lines(body)?.zip(of_row) {
         let Some(state) = states.get_mut(*label as usize) else { continue };
-        let before = state.rows.errors.kept();
+        let errors_before = state.rows.errors.len();
         let mut reader = serde_json::Deserializer::from_str(text);
         let read = RowObject(&mut *state).deserialize(&mut reader).and_then(|()| reader.end());
         if let Some(failure) = state.failure.take() {
             return Err(failure);
         }
         read.map_err(|error| Error::invalid(format!("ndjson line {line} is malformed: {error}")))?;
-        wrong += state.rows.errors.kept() - before;
-        if wrong >= ROW_ERRORS_MAX {
+        error_count += state.rows.errors.len() - errors_before;
+        if error_count >= ROW_ERRORS_MAX {
             break;
         }
     }
     Ok(states.into_iter().map(|state| state.rows.into_parts()).collect())
 }
 
-/// What is read so far.
+/// State of a decoder.
 struct ParseState<'a> {
     rows: RowReader<'a>,
     finder: FieldFinder,
-    /// An answer of our own, which the decoder cannot carry.
+    /// An error of this module, which the decoder's error type cannot hold.
     failure: Option<Error>,
     columns: Option<ColumnSet<'a>>,
-    /// Reading ended early because enough rows offend.
+    /// Whether decoding stopped early at the maximum number of row errors.
     stopped: bool,
-    /// Rows name their series too, which is known already.
+    /// Whether rows have a `series` field; its value is already known.
     is_labelled: bool,
 }
 
@@ -164,7 +164,7 @@ impl<'a> ParseState<'a> {
 }
 
 impl ParseState<'_> {
-    /// The rows as far as they were read, and what is wrong with them.
+    /// The rows read so far, and their errors.
     fn into_parts(self) -> Part {
         match self.columns {
             Some(columns) => columns.into_parts(),
@@ -172,11 +172,11 @@ impl ParseState<'_> {
         }
     }
 
-    /// Reads one cell of the row.
+    /// Sets one cell of the row.
     fn cell(&mut self, field: usize, raw: &RawValue) {
         match CellToken::of(raw) {
             CellToken::Number(text) => self.rows.text(field, text),
-            // Text is there, so it is no missing value even when it is empty.
+            // An empty string is a bad number, not a missing value.
             CellToken::Text(text) if text.is_empty() => self.rows.not_a_number(field),
             CellToken::Text(text) => self.rows.text(field, text.as_bytes()),
             CellToken::Null => self.rows.missing(field),
@@ -184,14 +184,14 @@ impl ParseState<'_> {
         }
     }
 
-    /// Remembers an answer and stops the decoder.
+    /// Stores an error and stops the decoder.
     fn fail<E: serde::de::Error>(&mut self, error: Error) -> E {
         self.failure = Some(error);
-        E::custom("refused")
+        E::custom("rejected")
     }
 }
 
-/// A cell or name, told apart by its first byte.
+/// A JSON value, classified by its first byte.
 enum CellToken<'t> {
     Number(&'t [u8]),
     Text(std::borrow::Cow<'t, str>),
@@ -213,7 +213,7 @@ impl<'t> CellToken<'t> {
         }
     }
 
-    /// Text a number can be read from; a string that is empty is no number.
+    /// Text that a number can be parsed from.
     fn as_cell(&self) -> Option<&[u8]> {
         match self {
             CellToken::Number(text) => Some(text),
@@ -223,7 +223,7 @@ impl<'t> CellToken<'t> {
     }
 }
 
-/// The whole body.
+/// Visitor of the body.
 struct JsonBody<'s, 'a>(&'s mut ParseState<'a>);
 
 impl<'de> DeserializeSeed<'de> for JsonBody<'_, '_> {
@@ -252,7 +252,7 @@ impl<'de> Visitor<'de> for JsonBody<'_, '_> {
                 let known = def_has(state.rows.def, &name);
                 let error =
                     Error::invalid(format!("the body has a field {}", quote(name.as_bytes()))).with_hint(if known {
-                        "rows stand in an array"
+                        "rows must be in an array"
                     } else {
                         "an array of rows, {\"rows\": …} or {\"columns\": …}"
                     });
@@ -275,7 +275,7 @@ fn def_has(def: &SeriesDef, name: &str) -> bool {
     name == "ts" || def.column(name).is_some()
 }
 
-/// An array of rows.
+/// Visitor of an array of rows.
 struct RowList<'s, 'a>(&'s mut ParseState<'a>);
 
 impl<'de> DeserializeSeed<'de> for RowList<'_, '_> {
@@ -303,7 +303,7 @@ impl<'de> Visitor<'de> for RowList<'_, '_> {
     }
 }
 
-/// One row object.
+/// Visitor of one row.
 struct RowObject<'s, 'a>(&'s mut ParseState<'a>);
 
 impl<'de> DeserializeSeed<'de> for RowObject<'_, '_> {
@@ -324,8 +324,8 @@ impl<'de> Visitor<'de> for RowObject<'_, '_> {
         let state = self.0;
         let def = state.rows.def;
         if state.is_labelled {
-            let error = Error::invalid(format!("row {} is an array, which names no series", state.rows.row()))
-                .with_hint("rows that name their series are objects: {\"series\": …, \"ts\": …, …}");
+            let error = Error::invalid(format!("row {} is an array and has no series", state.rows.row()))
+                .with_hint("rows of several series must be objects: {\"series\": …, \"ts\": …, …}");
             return Err(state.fail(error));
         }
         let (mut cells, fields) = (0, def.columns.len() + 1);
@@ -336,7 +336,7 @@ impl<'de> Visitor<'de> for RowObject<'_, '_> {
                 return Err(state.fail(error));
             }
             if cells < fields {
-                state.rows.name(cells);
+                state.rows.mark(cells);
                 state.cell(cells, raw);
             }
             cells += 1;
@@ -345,7 +345,7 @@ impl<'de> Visitor<'de> for RowObject<'_, '_> {
             let names: Vec<&str> = def.columns.iter().map(|column| column.name.as_str()).collect();
             let detail = format!("row {} has {cells} cells, a row of {} has {fields}", state.rows.row(), def.key);
             let error = Error::new(ErrorCode::SchemaMismatch, detail).with_hint(format!(
-                "an array has the cells of every column in their order: ts, {}; an object names them",
+                "an array needs the cells of all columns in order: ts, {}; an object names them",
                 names.join(", ")
             ));
             return Err(state.fail(error));
@@ -368,7 +368,7 @@ impl<'de> Visitor<'de> for RowObject<'_, '_> {
                     continue;
                 }
             };
-            if !state.rows.name(field) {
+            if !state.rows.mark(field) {
                 let error = Error::invalid(format!("row {} names a column twice", state.rows.row()));
                 return Err(state.fail(error));
             }
@@ -384,7 +384,7 @@ impl<'de> Visitor<'de> for RowObject<'_, '_> {
     }
 }
 
-/// The name of a cell: the position of its field, or the name if the series has none such.
+/// Visitor of a field name: the position of the field, or the name if the series does not have it.
 struct FieldName<'f>(&'f mut FieldFinder, &'f SeriesDef);
 
 impl<'de> DeserializeSeed<'de> for FieldName<'_> {
@@ -402,12 +402,12 @@ impl Visitor<'_> for FieldName<'_> {
     }
 
     fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<Self::Value, E> {
-        // Only the head of a foreign name is kept.
+        // Only the first 100 characters of an unknown name are kept.
         Ok(self.0.find(self.1, name).ok_or_else(|| name.chars().take(100).collect()))
     }
 }
 
-/// The object of `{"columns": …}`.
+/// Visitor of the object of `{"columns": …}`.
 struct ColumnMap<'s, 'a>(&'s mut ParseState<'a>);
 
 impl<'de> DeserializeSeed<'de> for ColumnMap<'_, '_> {
@@ -444,7 +444,7 @@ impl<'de> Visitor<'de> for ColumnMap<'_, '_> {
                 Some(first) if first != length => {
                     let error = Error::new(
                         ErrorCode::SchemaMismatch,
-                        format!("column {name} has {length} cells, the one before it {first}"),
+                        format!("column {name} has {length} cells, the columns before it have {first}"),
                     );
                     return Err(state.fail(error));
                 }
@@ -461,7 +461,7 @@ impl<'de> Visitor<'de> for ColumnMap<'_, '_> {
     }
 }
 
-/// The cells of one column; gives their count.
+/// Visitor of the cells of one column; returns their count.
 struct ColumnCells<'s, 'a> {
     set: &'s mut ColumnSet<'a>,
     field: usize,
@@ -494,7 +494,7 @@ impl<'de> Visitor<'de> for ColumnCells<'_, '_> {
                 (None, Some(text)) => match time::parse_cell_as(text, def.unit) {
                     Ok((ts, written)) => {
                         set.ts.push(ts);
-                        set.saw(written);
+                        set.record_notation(written);
                     }
                     Err(reason) => set.bad_time(row, reason, shown),
                 },

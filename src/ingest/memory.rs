@@ -1,8 +1,8 @@
-//! Memory for decoded rows: a budget that all bodies share, whatever their format and the listener they came by.
+//! Memory for decoded rows: one budget shared by all bodies of all formats and listeners.
 //!
-//! A small body can decode into many rows: run lengths, dictionaries and shared buffers cost nothing on the wire. So the
-//! cells of a body are counted before any of them is decoded ([`reserve`]), and each takes [`CELL_BYTES`] of the budget
-//! until its rows are written.
+//! A small body can decode into many rows: run lengths, dictionaries and shared buffers take almost no bytes on the
+//! wire. The cells of a body are therefore counted before any is decoded ([`reserve`]), and each takes [`CELL_BYTES`]
+//! of the budget until its rows are written.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 use super::{BodyFormat, arrow_stream, parquet_file};
 use crate::error::{Error, ErrorCode, Result};
 
-/// Memory that one decoded cell takes at most from the first read to the end of the write: as a word in a column that
-/// grows (16 bytes), in the frame of the log and in the tail of the series, and while a batch is split by series.
+/// Maximum memory of one decoded cell from decoding to the end of the write, in bytes: a word in a growing column (16
+/// bytes), in the WAL frame and in the tail of the series, and while a batch is split by series.
 pub const CELL_BYTES: u64 = 48;
 
-/// The budget. See the head of this module.
+/// The memory budget, see the module documentation.
 #[derive(Debug)]
 pub struct DecodeMemory {
     bytes_max: u64,
@@ -22,40 +22,40 @@ pub struct DecodeMemory {
     freed: Condvar,
 }
 
-/// Part of the budget; given back when it is dropped.
+/// Reserved part of the budget; released on drop.
 #[derive(Debug)]
 pub struct Reservation {
     memory: Arc<DecodeMemory>,
     bytes: u64,
-    patience: Duration,
+    timeout: Duration,
 }
 
 impl DecodeMemory {
-    /// A budget of so many bytes.
+    /// A budget of `bytes_max` bytes.
     pub fn new(bytes_max: u64) -> Arc<Self> {
         Arc::new(Self { bytes_max, used: Mutex::new(0), freed: Condvar::new() })
     }
 
-    /// An empty part, which waits for `patience` where others hold what it needs.
-    pub fn reservation(self: &Arc<Self>, patience: Duration) -> Reservation {
-        Reservation { memory: Arc::clone(self), bytes: 0, patience }
+    /// An empty reservation; growing it waits up to `timeout` for other reservations to be released.
+    pub fn reservation(self: &Arc<Self>, timeout: Duration) -> Reservation {
+        Reservation { memory: Arc::clone(self), bytes: 0, timeout }
     }
 
     fn used(&self) -> MutexGuard<'_, u64> {
         self.used.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Bytes that are reserved now.
+    /// Bytes currently reserved.
     pub fn reserved_bytes(&self) -> u64 {
         *self.used()
     }
 }
 
 impl Reservation {
-    /// Reserves more bytes; may block for its patience.
+    /// Reserves more bytes; may block up to the timeout.
     ///
     /// # Errors
-    /// `too_large` when the whole budget is less than that, `overloaded` when others hold it.
+    /// `too_large` when the reservation would exceed the budget, `overloaded` when the timeout expires.
     pub fn grow(&mut self, more: u64) -> Result<()> {
         let wanted = self.bytes.saturating_add(more);
         if wanted > self.memory.bytes_max {
@@ -66,29 +66,29 @@ impl Reservation {
                     self.memory.bytes_max
                 ),
             )
-            .with_hint("send the rows in several bodies"));
+            .with_hint("split the rows into several bodies"));
         }
-        let begun = Instant::now();
+        let started = Instant::now();
         let mut used = self.memory.used();
         while *used + more > self.memory.bytes_max {
-            let left = self.patience.saturating_sub(begun.elapsed());
-            if left.is_zero() {
+            let remaining = self.timeout.saturating_sub(started.elapsed());
+            if remaining.is_zero() {
                 return Err(Error::new(
                     ErrorCode::Overloaded,
                     format!(
-                        "{more} bytes for the rows of the body exceed what other bodies leave of the memory for rows"
+                        "{more} bytes for the rows of the body exceed the free memory for rows"
                     ),
                 )
-                .with_hint("send it again in a moment"));
+                .with_hint("retry shortly"));
             }
-            used = self.memory.freed.wait_timeout(used, left).unwrap_or_else(PoisonError::into_inner).0;
+            used = self.memory.freed.wait_timeout(used, remaining).unwrap_or_else(PoisonError::into_inner).0;
         }
         *used += more;
         self.bytes += more;
         Ok(())
     }
 
-    /// Reserves memory for so many rows with so many columns.
+    /// Reserves memory for `rows` rows of `columns` columns.
     ///
     /// # Errors
     /// Those of [`Reservation::grow`].
@@ -106,7 +106,7 @@ impl Drop for Reservation {
     }
 }
 
-/// Reserves the memory that reading and writing a body takes, before anything of it is decoded.
+/// Reserves the memory for decoding and writing a body, before any of it is decoded.
 ///
 /// # Errors
 /// Those of [`Reservation::grow`], and `invalid_argument` for an Arrow or Parquet body whose structure is damaged.
@@ -118,7 +118,7 @@ pub fn reserve(format: BodyFormat, body: &[u8], reservation: &mut Reservation) -
     }
 }
 
-/// Most cells that a text can hold: each is followed by a comma or the end of its line, or is the last one of a list or
+/// Maximum number of cells a text can have: each is followed by a comma or a line end, or is the last one of a list or
 /// an object.
 fn text_cells(body: &[u8]) -> u64 {
     let ends = body.iter().filter(|byte| matches!(byte, b',' | b'\n' | b'\r' | b'[' | b'{')).count();
@@ -130,17 +130,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_reserved_is_bounded_and_given_back() {
+    fn reservations_are_bounded_and_released_on_drop() {
         let memory = DecodeMemory::new(100);
-        let part = || memory.reservation(Duration::ZERO);
-        let mut first = part();
+        let reservation = || memory.reservation(Duration::ZERO);
+        let mut first = reservation();
         first.grow(60).unwrap();
         assert_eq!(first.grow(41).unwrap_err().code(), ErrorCode::TooLarge);
-        let mut second = part();
+        let mut second = reservation();
         assert_eq!(second.grow(41).unwrap_err().code(), ErrorCode::Overloaded);
         second.grow(40).unwrap();
         assert_eq!(memory.reserved_bytes(), 100);
-        assert_eq!(part().grow(u64::MAX).unwrap_err().code(), ErrorCode::TooLarge);
+        assert_eq!(reservation().grow(u64::MAX).unwrap_err().code(), ErrorCode::TooLarge);
         drop(first);
         second.grow(60).unwrap();
         drop(second);
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_patient_reservation_waits_for_others_to_end() {
+    fn a_reservation_with_a_timeout_waits_for_others_to_be_released() {
         let memory = DecodeMemory::new(100);
         let mut first = memory.reservation(Duration::ZERO);
         first.grow(100).unwrap();
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn no_text_has_more_cells_than_are_counted() {
+    fn the_cell_count_of_text_is_an_upper_bound() {
         let texts = [
             ("ts,v\n1,2\n3,4", 4),
             ("[{\"ts\":1,\"v\":2},{\"ts\":3,\"v\":4}]", 4),

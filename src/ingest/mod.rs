@@ -1,11 +1,12 @@
-//! Foreign rows become validated rows of a series: JSON, NDJSON, CSV, Arrow stream, Parquet.
+//! Decoding of request bodies into validated rows: JSON, NDJSON, CSV, Arrow stream, Parquet.
 //!
 //! Invariants:
-//! - A body is taken whole or not at all: any invalid row refuses it, with the first hundred offenders by position.
-//! - Rows come out in the order of the body; repeated timestamps are left to the store.
-//! - Written decimals become fixed point without passing through a double.
-//! - No body panics out of [`parse`]. What a body decodes into is known, and can be bounded, before any of it is decoded
-//!   ([`reserve`]); no body becomes more than [`DECODED_BYTES_MAX`] of cells.
+//! - A body is accepted or rejected as a whole: any invalid row rejects it, and the error lists the first hundred row
+//!   errors by position.
+//! - Rows keep the order of the body; the store handles repeated timestamps.
+//! - Decimals in text form become fixed point without passing through a double.
+//! - [`parse`] does not panic on any body. The decoded size of a body is known, and can be bounded, before any of it is
+//!   decoded ([`reserve`]); no body decodes into more than [`DECODED_BYTES_MAX`] of cells.
 
 pub mod arrow_guard;
 mod arrow_stream;
@@ -34,7 +35,7 @@ use crate::error::{Error, Result};
 use crate::types::{Kind, Rounding, Rows, SeriesDef};
 use multi::Part;
 
-/// Most bytes of cells one body may decode into.
+/// Maximum number of bytes of cells one body may decode into.
 pub const DECODED_BYTES_MAX: u64 = 1 << 30;
 
 /// Format of a body.
@@ -55,7 +56,7 @@ impl BodyFormat {
     /// All formats.
     pub const ALL: [BodyFormat; 5] = [Self::Json, Self::Ndjson, Self::Csv, Self::Arrow, Self::Parquet];
 
-    /// The format of a `Content-Type`; its parameters do not count.
+    /// The format of a `Content-Type`, ignoring its parameters.
     pub fn from_media_type(text: &str) -> Option<Self> {
         let essence = text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
         Some(match essence.as_str() {
@@ -70,15 +71,15 @@ impl BodyFormat {
         })
     }
 
-    /// The format of a body that nothing names, by its beginning: the marks of Arrow and Parquet, a bracket of JSON, or
-    /// the header of a CSV. `None` where it could be something else.
+    /// Detects the format of a body without `Content-Type` from its first bytes: the magic bytes of Arrow and Parquet,
+    /// a bracket of JSON, or a CSV header. `None` where it is ambiguous.
     pub fn of_body(body: &[u8]) -> Option<Self> {
-        /// Bytes among which a header or the first name has to stand.
+        /// Bytes within which the header or the first name must lie.
         const HEAD_BYTES: usize = 64 * 1024;
         if body.starts_with(b"PAR1") {
             return Some(Self::Parquet);
         }
-        // A message of an Arrow stream begins with a continuation mark and its length.
+        // A message of an Arrow stream starts with a continuation marker and its length.
         if body.starts_with(&[0xff; 4]) {
             return Some(Self::Arrow);
         }
@@ -87,11 +88,11 @@ impl BodyFormat {
         match head.first()? {
             b'[' => Some(Self::Json),
             b'{' => {
-                // Objects of JSON have one of three fields, rows have the columns of a series.
+                // A JSON object has one of three fields; an NDJSON row has the columns of a series.
                 let name = head.get(1..)?.trim_ascii_start().strip_prefix(b"\"")?;
                 let name = name.split(|byte| *byte == b'"').next()?;
-                let is_whole = matches!(name, b"rows" | b"columns" | b"writes");
-                Some(if is_whole { Self::Json } else { Self::Ndjson })
+                let is_json = matches!(name, b"rows" | b"columns" | b"writes");
+                Some(if is_json { Self::Json } else { Self::Ndjson })
             }
             _ => {
                 let header = head.split(|byte| matches!(byte, b'\n' | b'\r')).next()?;
@@ -102,12 +103,12 @@ impl BodyFormat {
         }
     }
 
-    /// The format of a `format=` word.
+    /// The format of a value of `format=`.
     pub fn from_name(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|format| format.name() == text)
     }
 
-    /// The word of `format=`.
+    /// The value of `format=`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Json => "json",
@@ -118,7 +119,7 @@ impl BodyFormat {
         }
     }
 
-    /// The media type answers and requests carry.
+    /// The media type of requests and responses.
     pub fn media_type(self) -> &'static str {
         match self {
             Self::Json => "application/json",
@@ -130,30 +131,30 @@ impl BodyFormat {
     }
 }
 
-/// How cells of decimal columns are written.
+/// Representation of cells of decimal columns in a body.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema), schema(as = WrittenNumbers))]
 pub enum DecimalInput {
-    /// As the number itself.
+    /// The decimal number.
     #[default]
     Decimal,
-    /// As the scaled integer.
+    /// The scaled integer.
     Raw,
 }
 
-/// What to do with a row whose value is null or NaN.
+/// Handling of rows whose value is null or NaN.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub enum MissingCells {
     #[default]
     Reject,
-    /// Store nothing and count the row. Scalars only.
+    /// Leave the row out and count it. Scalars only.
     Skip,
 }
 
-/// Which rules between the columns of a row are checked.
+/// Rules between the columns of a row.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
@@ -164,38 +165,38 @@ pub enum RowRules {
     None,
 }
 
-/// What happens to rows whose timestamp is not on the grid of the timeframe.
+/// Handling of rows whose timestamp is not on the grid of the timeframe.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub enum GridRule {
-    /// They refuse the body. Timeframes without a length have no grid.
+    /// Reject the body. Timeframes without a length have no grid.
     #[default]
     Reject,
-    /// They are stored as they are.
+    /// Store the rows unchanged.
     Allow,
 }
 
-/// What happens to rows within the first 48 days of 1970 that would be of 1990 to 2099 in a coarser unit, such as
+/// Handling of timestamps within the first 48 days of 1970 that would lie in 1990 to 2099 in a coarser unit, such as
 /// seconds in a series of milliseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub enum ImplausibleTs {
-    /// They refuse the body, unless it or the series has other rows from before 1990, or several of them all start an
-    /// interval of the timeframe.
+    /// Reject the body, unless it or the series has other rows from before 1990, or there are several such timestamps
+    /// and all start an interval of the timeframe.
     #[default]
     Reject,
-    /// They are stored as they are.
+    /// Store the rows unchanged.
     Allow,
 }
 
-/// How a body is read.
+/// Options for decoding a body.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct DecodeOptions {
     pub numbers: DecimalInput,
-    /// Applies to decimals that were written as such; doubles always take the nearest decimal.
+    /// Applies to decimals in text form; doubles are always stored as the nearest decimal.
     pub rounding: Rounding,
     pub missing: MissingCells,
     pub validate: RowRules,
@@ -204,7 +205,7 @@ pub struct DecodeOptions {
 }
 
 impl DecodeOptions {
-    /// Takes timestamps as they are: what a caller says who has judged them itself.
+    /// The same options without checks of timestamps, for callers that check them.
     pub fn any_time(self) -> Self {
         Self { grid: GridRule::Allow, implausible_ts: ImplausibleTs::Allow, ..self }
     }
@@ -213,7 +214,7 @@ impl DecodeOptions {
 /// First and last timestamp of rows; `None` of none.
 pub type TimeBounds = Option<(i64, i64)>;
 
-/// What reading a body needs of a series: its definition, and the first and last timestamp stored.
+/// The properties of a series that decoding needs: its definition, and its first and last stored timestamp.
 pub type Known = (Arc<SeriesDef>, TimeBounds);
 
 impl DecodeOptions {
@@ -229,27 +230,27 @@ impl DecodeOptions {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ParsedRows {
     pub rows: Rows,
-    /// Rows left out because a value was missing.
+    /// Number of rows left out because a value was missing.
     pub skipped: u64,
-    /// Rounded cells, by column.
+    /// Number of rounded cells, by column.
     pub rounded: Vec<u64>,
-    /// Positions in the body of the rows left out, rising.
-    pub left_out: Vec<u64>,
+    /// Positions in the body of the rows left out, ascending.
+    pub skipped_rows: Vec<u64>,
     /// Positions in the body and timestamps of rows whose grid starts with the first stored row, for
-    /// [`crate::types::grid::check_phase`] once that row is known; empty where nothing is left to check.
-    pub phased: Vec<(u64, i64)>,
+    /// [`crate::types::grid::check_phase`] once that row is known; empty where no check is pending.
+    pub phase_pending: Vec<(u64, i64)>,
 }
 
 impl ParsedRows {
-    /// Positions in the body of the rows, in their order.
+    /// Positions in the body of the decoded rows, ascending.
     pub fn positions(&self) -> impl Iterator<Item = u64> {
-        let mut gone = self.left_out.iter().copied().peekable();
-        let all = (0..).filter(move |row| gone.next_if_eq(row).is_none());
+        let mut skipped = self.skipped_rows.iter().copied().peekable();
+        let all = (0..).filter(move |row| skipped.next_if_eq(row).is_none());
         all.take(self.rows.len())
     }
 }
 
-/// Reads and validates a body.
+/// Decodes and validates a body.
 ///
 /// # Errors
 /// `invalid_argument` for a body that does not follow its format, `schema_mismatch` for wrong columns,
@@ -259,7 +260,8 @@ pub fn parse(format: BodyFormat, def: &SeriesDef, body: &[u8], options: &DecodeO
     parse_into(format, def, None, body, options)
 }
 
-/// [`parse`] for a series with rows in `stored`, which tell old data from timestamps in another unit.
+/// Like [`parse`], for a series whose stored rows span `stored`; these distinguish old data from timestamps in another
+/// unit.
 ///
 /// # Errors
 /// As [`parse`].
@@ -281,7 +283,7 @@ pub fn parse_into(
     finish(def, stored, part, options)
 }
 
-/// Reads and validates a decoded record batch.
+/// Validates a decoded record batch.
 ///
 /// # Errors
 /// As [`parse`].
@@ -293,7 +295,7 @@ pub fn from_batch(
     from_batch_into(def, None, batch, options)
 }
 
-/// [`from_batch`] for a series with rows in `stored`, as [`parse_into`] takes it.
+/// Like [`from_batch`], for a series whose stored rows span `stored`, see [`parse_into`].
 ///
 /// # Errors
 /// As [`parse`].
@@ -304,7 +306,7 @@ pub fn from_batch_into(
     options: &DecodeOptions,
 ) -> Result<ParsedRows> {
     options.check(def)?;
-    // A batch is as odd as the header it was read by.
+    // A batch decoded from a forged header can make these conversions panic.
     let part = guarded("arrow", || {
         batch::check_schema(def, &batch.schema())?;
         let mut columns = batch::ColumnReader::new(def, options);
@@ -314,14 +316,15 @@ pub fn from_batch_into(
     finish(def, stored, part, options)
 }
 
-/// Runs a decoder of a library, whose panics on hostile bytes become an answer.
+/// Runs a library decoder and converts its panics on hostile bytes to errors.
 fn guarded<T>(what: &str, decode: impl FnOnce() -> Result<T>) -> Result<T> {
-    // What the closure touched is dropped with the error, so that no broken state is seen afterwards.
+    // All state the closure changed is dropped with the error, so no broken state is visible afterwards.
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(decode))
         .unwrap_or_else(|_| Err(Error::invalid(format!("{what} body is malformed"))))
 }
 
-/// The last step of every format: rules for timestamps and between columns, and the verdict over all rows.
+/// The last step of every format: checks the rules for timestamps and between columns, and returns the rows or their
+/// errors.
 fn finish(
     def: &SeriesDef,
     stored: TimeBounds,

@@ -1,7 +1,7 @@
-//! Bodies with rows of many series: `{"writes": […]}`, or rows that tell theirs in a column `series`.
+//! Bodies with rows of many series: `{"writes": […]}`, or rows with a column `series`.
 //!
-//! A body is read twice: first for the keys, so that every series is known before a cell is read, then for the cells,
-//! each series by its own registration. Rows are numbered over the whole body.
+//! A body is decoded twice: first the keys, so that every series is known before a cell is decoded, then the cells, by
+//! the registration of their series. Rows are numbered over the entire body.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -22,19 +22,19 @@ use super::{
 use crate::error::{Error, ErrorCode, ROW_ERRORS_MAX, Result, RowError};
 use crate::types::{SeriesDef, SeriesKey};
 
-/// Most series of one body.
+/// Maximum number of series of one body.
 pub const SERIES_MAX: usize = 10_000;
-/// Column that tells the series of a row.
+/// Column with the series of each row.
 pub(super) const SERIES: &str = "series";
 
 /// Finds the registration of a series, and the timestamps of its first and last stored row.
 pub type Lookup<'l> = &'l dyn Fn(&SeriesKey) -> Result<Known>;
 
-/// Reads and validates a body with rows of many series, each series once.
+/// Decodes and validates a body with rows of many series; each series is returned once.
 ///
 /// # Errors
-/// As [`super::parse`], with the series of every offending row; what `lookup` says of a series; `invalid_argument` for a
-/// series that stands twice among the writes; `too_large` beyond [`SERIES_MAX`] series.
+/// Those of [`super::parse`], with the series in every row error; those of `lookup`; `invalid_argument` for a series
+/// that is listed twice in `writes`; `too_large` beyond [`SERIES_MAX`] series.
 pub fn parse_many(
     format: BodyFormat,
     body: &[u8],
@@ -74,7 +74,7 @@ pub fn parse_many(
     }
 }
 
-/// Rows of one series as far as they were read, with what is wrong about them.
+/// Decoded rows of one series and their errors.
 pub(super) type Part = (ParsedRows, RowErrors);
 
 fn registrations(
@@ -92,18 +92,18 @@ fn registrations(
     Ok(known)
 }
 
-/// The keys of a body in the order they come, and the position of each row's among them.
+/// The keys of a body in order of appearance, and for each row the position of its key.
 #[derive(Debug, Default)]
 pub(super) struct BodyKeys {
     positions: HashMap<Vec<u8>, u32>,
     keys: Vec<SeriesKey>,
     of_row: Vec<u32>,
-    /// The key of the row before, which is mostly that of the next.
+    /// The key of the previous row, which is mostly also that of the next.
     last: Option<(Vec<u8>, u32)>,
 }
 
 impl BodyKeys {
-    /// The series of the next row, as the body has it.
+    /// Appends the key of the next row, from its text in the body.
     pub(super) fn push(&mut self, text: &[u8]) -> Result<()> {
         if let Some((last, position)) = &self.last
             && last == text
@@ -136,7 +136,7 @@ impl BodyKeys {
         Ok(())
     }
 
-    /// A row whose series is null.
+    /// The error for a row whose series is null.
     pub(super) fn missing(&self) -> Error {
         missing(self.of_row.len())
     }
@@ -153,35 +153,35 @@ fn missing(row: usize) -> Error {
     Error::new(ErrorCode::InvalidRows, format!("row {row}: series is missing")).with_rows(vec![error])
 }
 
-/// A body without the column.
+/// The error for a body without the column.
 pub(super) fn no_series_column() -> Error {
     Error::new(ErrorCode::SchemaMismatch, "the body has no column series")
-        .with_hint("rows of many series tell theirs in a column series, such as kline/BTCUSDT/1m")
+        .with_hint("rows of many series need a column series with keys such as kline/BTCUSDT/1m")
 }
 
 fn too_many() -> Error {
     Error::new(ErrorCode::TooLarge, format!("the body has more than {SERIES_MAX} series"))
-        .with_hint("send it in several bodies")
+        .with_hint("split it into several bodies")
 }
 
-/// Row readers, one a series, with the fields of a common header.
+/// Row readers, one per series, for a common header.
 pub(super) struct SeriesReaders<'a> {
     readers: Vec<RowReader<'a>>,
-    wrong: usize,
+    error_count: usize,
 }
 
 impl<'a> SeriesReaders<'a> {
     pub(super) fn new(defs: &'a [Arc<SeriesDef>], options: &'a DecodeOptions) -> Self {
-        Self { readers: defs.iter().map(|def| RowReader::new(def, options, 0)).collect(), wrong: 0 }
+        Self { readers: defs.iter().map(|def| RowReader::new(def, options, 0)).collect(), error_count: 0 }
     }
 
-    /// Reads one row of the series at a position; false once enough rows offend.
+    /// Reads one row of the series at a position; false once the maximum number of errors is reached.
     pub(super) fn row(&mut self, position: u32, read: impl FnOnce(&mut RowReader<'a>)) -> bool {
         let Some(reader) = self.readers.get_mut(position as usize) else { return true };
-        let before = reader.errors.kept();
+        let errors_before = reader.errors.len();
         read(reader);
-        self.wrong += reader.errors.kept() - before;
-        self.wrong < ROW_ERRORS_MAX
+        self.error_count += reader.errors.len() - errors_before;
+        self.error_count < ROW_ERRORS_MAX
     }
 
     pub(super) fn into_parts(self) -> Vec<Part> {
@@ -189,19 +189,19 @@ impl<'a> SeriesReaders<'a> {
     }
 }
 
-/// For each series the fields of a header that names `series` too.
+/// For each series the fields of a header that also has `series`.
 ///
 /// # Errors
 /// `schema_mismatch` naming series and columns.
 pub(super) fn fields_by_series(defs: &[Arc<SeriesDef>], names: &[&str]) -> Result<Vec<Vec<usize>>> {
     if names.iter().filter(|name| **name == SERIES).count() > 1 {
-        return Err(Error::new(ErrorCode::SchemaMismatch, "column \"series\" comes twice"));
+        return Err(Error::new(ErrorCode::SchemaMismatch, "column \"series\" is listed twice"));
     }
-    let own = || names.iter().copied().filter(|name| *name != SERIES);
-    defs.iter().map(|def| fields_of_header(def, own())).collect()
+    let column_names = || names.iter().copied().filter(|name| *name != SERIES);
+    defs.iter().map(|def| fields_of_header(def, column_names())).collect()
 }
 
-/// Record batches whose rows go to the readers of their series.
+/// Splits the rows of record batches by series.
 struct BatchSplitter<'a> {
     readers: Vec<ColumnReader<'a>>,
     of_row: &'a [u32],
@@ -215,7 +215,7 @@ impl<'a> BatchSplitter<'a> {
         Self { readers, of_row, at: 0, bytes: 0 }
     }
 
-    /// Adds a batch without its series column; false once enough rows offend.
+    /// Adds a batch without its series column; false once the maximum number of errors is reached.
     fn add(&mut self, batch: &RecordBatch) -> Result<bool> {
         let rows = batch.num_rows();
         let labels = self.of_row.get(self.at..self.at + rows);
@@ -224,7 +224,7 @@ impl<'a> BatchSplitter<'a> {
         self.bytes = self.bytes.saturating_add(8 * (rows as u64).saturating_mul(batch.num_columns() as u64));
         if self.bytes > DECODED_BYTES_MAX {
             let detail = format!("the body decodes into more than {DECODED_BYTES_MAX} bytes of cells");
-            return Err(Error::new(ErrorCode::TooLarge, detail).with_hint("send it in several bodies"));
+            return Err(Error::new(ErrorCode::TooLarge, detail).with_hint("split it into several bodies"));
         }
         let mut by_series: HashMap<u32, Vec<u32>> = HashMap::new();
         for (row, label) in (0_u32..).zip(labels) {
@@ -232,24 +232,24 @@ impl<'a> BatchSplitter<'a> {
         }
         let mut by_series: Vec<(u32, Vec<u32>)> = by_series.into_iter().collect();
         by_series.sort_unstable_by_key(|(_, rows)| rows.first().copied());
-        let mut wrong = self.readers.iter().map(ColumnReader::wrong).sum::<usize>();
-        for (label, own) in by_series {
-            if wrong >= ROW_ERRORS_MAX {
+        let mut error_count = self.readers.iter().map(ColumnReader::error_count).sum::<usize>();
+        for (label, rows) in by_series {
+            if error_count >= ROW_ERRORS_MAX {
                 return Ok(false);
             }
             let Some(reader) = self.readers.get_mut(label as usize) else { continue };
-            let before = reader.wrong();
-            let (first, last) = (own.first().copied().unwrap_or(0), own.last().copied().unwrap_or(0));
-            if (last - first) as usize + 1 == own.len() {
-                reader.add(batch.slice(first as usize, own.len()))?;
+            let errors_before = reader.error_count();
+            let (first, last) = (rows.first().copied().unwrap_or(0), rows.last().copied().unwrap_or(0));
+            if (last - first) as usize + 1 == rows.len() {
+                reader.add(batch.slice(first as usize, rows.len()))?;
             } else {
-                let picked = take_record_batch(batch, &UInt32Array::from(own))
-                    .map_err(|error| Error::invalid(format!("the rows of the body cannot be told apart: {error}")))?;
+                let picked = take_record_batch(batch, &UInt32Array::from(rows))
+                    .map_err(|error| Error::invalid(format!("the rows of the body cannot be split by series: {error}")))?;
                 reader.add(picked)?;
             }
-            wrong += reader.wrong() - before;
+            error_count += reader.error_count() - errors_before;
         }
-        Ok(wrong < ROW_ERRORS_MAX)
+        Ok(error_count < ROW_ERRORS_MAX)
     }
 
     fn into_parts(self) -> Vec<Part> {
@@ -257,7 +257,7 @@ impl<'a> BatchSplitter<'a> {
     }
 }
 
-/// The verdict over all series: their rows, or the first offending ones by their place in the body.
+/// The rows of all series, or the first row errors by position in the body.
 fn finish(
     defs: &[Arc<SeriesDef>],
     stored: &[TimeBounds],
@@ -269,12 +269,12 @@ fn finish(
     let mut parsed = Vec::with_capacity(parts.len());
     for (((label, def), stored), (mut part, mut errors)) in (0_u32..).zip(defs).zip(stored).zip(parts) {
         row_rules::check_rows(def, *stored, &mut part, options, &mut errors);
-        if !errors.is_empty() || !part.phased.is_empty() {
-            let places: Vec<u64> =
-                (0_u64..).zip(of_row).filter(|(_, own)| **own == label).map(|(row, _)| row).collect();
-            let place = |row: u64| usize::try_from(row).ok().and_then(|row| places.get(row).copied()).unwrap_or(row);
-            part.phased.iter_mut().for_each(|(row, _)| *row = place(*row));
-            all.absorb(errors, &def.key, place);
+        if !errors.is_empty() || !part.phase_pending.is_empty() {
+            let positions: Vec<u64> =
+                (0_u64..).zip(of_row).filter(|(_, row_label)| **row_label == label).map(|(row, _)| row).collect();
+            let body_row = |row: u64| usize::try_from(row).ok().and_then(|row| positions.get(row).copied()).unwrap_or(row);
+            part.phase_pending.iter_mut().for_each(|(row, _)| *row = body_row(*row));
+            all.absorb(errors, &def.key, body_row);
         }
         part.rows.check_shape(def.columns.len())?;
         parsed.push((def.key.clone(), part));
@@ -303,7 +303,7 @@ struct WriteEntryVisitor<'b> {
 fn parse_writes(body: &[u8], options: &DecodeOptions, lookup: Lookup<'_>) -> Result<Vec<(SeriesKey, ParsedRows)>> {
     let text = json::as_text(body)?;
     let WriteListVisitor { writes } = serde_json::from_str(text).map_err(|error| {
-        Error::invalid(format!("the body does not fit: {error}"))
+        Error::invalid(format!("the body is malformed: {error}"))
             .with_hint("{\"writes\": [{\"series\": key, \"rows\": […] or \"columns\": {…}}, …]}")
     })?;
     if writes.len() > SERIES_MAX {
@@ -311,8 +311,8 @@ fn parse_writes(body: &[u8], options: &DecodeOptions, lookup: Lookup<'_>) -> Res
     }
     let mut seen = HashSet::new();
     if let Some(twice) = writes.iter().find(|write| !seen.insert(write.series.as_str())) {
-        return Err(Error::invalid(format!("series {} stands twice among the writes", twice.series))
-            .with_hint("put all its rows into one entry"));
+        return Err(Error::invalid(format!("series {} is listed twice in writes", twice.series))
+            .with_hint("combine its rows in one entry"));
     }
     let keys: Vec<SeriesKey> = writes.iter().map(|write| write.series.clone()).collect();
     let (defs, stored) = registrations(&keys, options, lookup)?;
@@ -320,7 +320,7 @@ fn parse_writes(body: &[u8], options: &DecodeOptions, lookup: Lookup<'_>) -> Res
     let mut parsed = Vec::with_capacity(writes.len());
     let mut first_row = 0_u64;
     for ((write, def), stored) in writes.iter().zip(&defs).zip(&stored) {
-        let named = |error: Error| {
+        let name_series = |error: Error| {
             let named = Error::new(error.code(), format!("series {}: {}", def.key, error.detail()));
             match error.hint() {
                 Some(hint) => named.with_hint(hint),
@@ -330,11 +330,11 @@ fn parse_writes(body: &[u8], options: &DecodeOptions, lookup: Lookup<'_>) -> Res
         let (raw, is_rows) = match (write.rows, write.columns) {
             (Some(rows), None) => (rows, true),
             (None, Some(columns)) => (columns, false),
-            _ => return Err(Error::invalid(format!("series {}: neither rows nor columns, or both", def.key))),
+            _ => return Err(Error::invalid(format!("series {}: exactly one of rows and columns is required", def.key))),
         };
-        let (mut part, mut errors) = json::parse_raw(def, raw.get(), is_rows, options).map_err(named)?;
+        let (mut part, mut errors) = json::parse_raw(def, raw.get(), is_rows, options).map_err(name_series)?;
         row_rules::check_rows(def, *stored, &mut part, options, &mut errors);
-        part.phased.iter_mut().for_each(|(row, _)| *row += first_row);
+        part.phase_pending.iter_mut().for_each(|(row, _)| *row += first_row);
         if errors.is_empty() {
             part.rows.check_shape(def.columns.len())?;
             first_row += part.rows.len() as u64 + part.skipped;
@@ -351,7 +351,7 @@ fn parse_writes(body: &[u8], options: &DecodeOptions, lookup: Lookup<'_>) -> Res
     Ok(parsed)
 }
 
-/// How many rows an entry has that was not read to its end.
+/// Number of rows of an entry that was not decoded to its end.
 fn rows_of(raw: &str, is_rows: bool) -> u64 {
     let count = if is_rows {
         serde_json::from_str::<Vec<IgnoredAny>>(raw).map(|rows| rows.len())

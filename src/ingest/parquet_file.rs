@@ -1,7 +1,7 @@
 //! Parquet bodies.
 //!
-//! A small file can decode into a huge one: row counts are checked before anything is decoded and again while
-//! decoding, and page headers before their pages are unpacked.
+//! A small file can decode into gigabytes: row counts are checked before and while decoding, and page headers before
+//! their pages are decompressed.
 
 use arrow::datatypes::DataType;
 use arrow::record_batch::RecordBatch;
@@ -22,24 +22,24 @@ use super::{DECODED_BYTES_MAX, DecodeOptions, Reservation, guarded};
 
 /// Rows decoded at a time.
 const BATCH_ROWS: usize = 16_384;
-/// Rows decoded at a time where a number is stored as bytes of any length.
+/// Rows decoded at a time where a number is stored as a byte array of variable length.
 const LONG_BATCH_ROWS: usize = 256;
-/// Most bytes of a number.
+/// Maximum number of bytes of a number.
 const NUMBER_BYTES_MAX: i32 = 32;
-/// Memory that a cell of a batch takes while it is decoded: its value and its levels.
+/// Memory of a batch cell while it is decoded: its value and its levels.
 const BATCH_CELL_BYTES: u64 = 64;
-/// Memory that the decoded footer takes for each of its bytes.
+/// Memory of the decoded footer per byte of its encoding.
 const FOOTER_FACTOR: u64 = 32;
 
 fn broken(error: impl std::fmt::Display) -> Error {
     Error::invalid(format!("parquet body is malformed: {error}"))
 }
 
-/// The metadata of a file whose size and pages were checked, and its rows.
+/// The metadata of a file with a checked footer and size, its bytes and its number of rows.
 fn open(body: &[u8]) -> Result<(ArrowReaderMetadata, Bytes, u64)> {
-    // The footer ends with its length and these four bytes; without them there is nothing to decode.
+    // A file starts and ends with these four bytes; the length of the footer comes before the last ones.
     if body.len() < 12 || !body.starts_with(b"PAR1") || !body.ends_with(b"PAR1") {
-        return Err(Error::invalid("parquet body is cut short or no Parquet file"));
+        return Err(Error::invalid("parquet body is cut short or not a Parquet file"));
     }
     check_footer(body)?;
     let bytes = Bytes::copy_from_slice(body);
@@ -65,27 +65,27 @@ fn open(body: &[u8]) -> Result<(ArrowReaderMetadata, Bytes, u64)> {
     })
 }
 
-/// Reserves memory for all rows of a file, by what its footer says of them, and for the pages and batches that are held
-/// while it is decoded. Reading gives no more rows than that.
+/// Reserves memory for all rows of a file, by the row counts in its footer, and for the pages and batches in memory
+/// while it is decoded. Decoding returns no more rows than that.
 pub(super) fn reserve(body: &[u8], reservation: &mut Reservation) -> Result<()> {
     if body.len() >= 12 && body.ends_with(b"PAR1") {
         reservation.grow(check_footer(body)?.saturating_mul(FOOTER_FACTOR))?;
     }
-    // The whole file is copied to be decoded.
+    // The entire file is copied before it is decoded.
     reservation.grow(body.len() as u64)?;
     let (metadata, _, rows) = open(body)?;
     let columns = metadata.schema().fields().len() as u64;
     reservation.grow_cells(rows, columns)?;
     let batch = rows.min(BATCH_ROWS as u64).saturating_mul(columns).saturating_mul(BATCH_CELL_BYTES);
-    let held = guarded("parquet", || check_pages(body, metadata.metadata()))?;
-    let long = if has_long_numbers(&metadata)? { held.saturating_mul(LONG_BATCH_ROWS as u64) } else { held };
+    let pages = guarded("parquet", || check_pages(body, metadata.metadata()))?;
+    let long = if has_long_numbers(&metadata)? { pages.saturating_mul(LONG_BATCH_ROWS as u64) } else { pages };
     reservation.grow(batch.saturating_add(long))
 }
 
-/// Whether a number is stored as bytes of any length, so that one of them can be as long as its page.
+/// Whether a number is stored as a byte array of variable length, which can be as long as its page.
 ///
 /// # Errors
-/// `invalid_argument` for numbers of a fixed length that is too long for any.
+/// `invalid_argument` for numbers of a fixed length above [`NUMBER_BYTES_MAX`].
 fn has_long_numbers(metadata: &ArrowReaderMetadata) -> Result<bool> {
     let mut found = false;
     for column in metadata.metadata().file_metadata().schema_descr().columns() {
@@ -100,7 +100,7 @@ fn has_long_numbers(metadata: &ArrowReaderMetadata) -> Result<bool> {
     Ok(found)
 }
 
-/// Gives the batches of the columns at these positions, all when `None`, until the sink has enough.
+/// Passes the batches of the columns at these positions, all when `None`, to `sink` until it returns false.
 fn read(
     metadata: ArrowReaderMetadata,
     bytes: Bytes,
@@ -122,19 +122,19 @@ fn read(
         let batch = batch.map_err(broken)?;
         decoded += u64::try_from(batch.num_rows()).unwrap_or(u64::MAX);
         if decoded > rows {
-            return Err(broken(format!("its footer promises {rows} rows, its pages hold more")));
+            return Err(broken(format!("the footer lists {rows} rows, the pages have more")));
         }
         if !sink(&batch)? {
             return Ok(());
         }
     }
     if decoded != rows {
-        return Err(broken(format!("its footer promises {rows} rows, its pages hold {decoded}")));
+        return Err(broken(format!("the footer lists {rows} rows, the pages have {decoded}")));
     }
     Ok(())
 }
 
-/// Reads a Parquet file.
+/// Decodes a Parquet file.
 pub(super) fn parse(def: &SeriesDef, body: &[u8], options: &DecodeOptions) -> Result<Part> {
     let (metadata, bytes, rows) = open(body)?;
     guarded("parquet", || {
@@ -151,8 +151,8 @@ fn series_position(metadata: &ArrowReaderMetadata) -> Result<usize> {
     metadata.schema().fields().iter().position(|field| field.name() == SERIES).ok_or_else(no_series_column)
 }
 
-/// The keys of a file, and the position of each row's among them. Values are read as slices of their pages: as strings
-/// of their own a few bytes could become gigabytes.
+/// The keys of a file, and for each row the position of its key. Values are read as slices of their pages: copied to
+/// strings, a few bytes could become gigabytes.
 pub(super) fn series_of_rows(body: &[u8]) -> Result<(Vec<SeriesKey>, Vec<u32>)> {
     let (metadata, bytes, rows) = open(body)?;
     if rows.saturating_mul(16) > DECODED_BYTES_MAX {
@@ -167,7 +167,7 @@ pub(super) fn series_of_rows(body: &[u8]) -> Result<(Vec<SeriesKey>, Vec<u32>)> 
         for group in 0..file.num_row_groups() {
             let group = file.get_row_group(group).map_err(broken)?;
             let ColumnReaders::ByteArrayColumnReader(mut column) = group.get_column_reader(at).map_err(broken)? else {
-                return Err(Error::new(ErrorCode::SchemaMismatch, "column series is no string"));
+                return Err(Error::new(ErrorCode::SchemaMismatch, "column series is not a string"));
             };
             loop {
                 let (mut levels, mut words) = (Vec::new(), Vec::new());
@@ -186,18 +186,18 @@ pub(super) fn series_of_rows(body: &[u8]) -> Result<(Vec<SeriesKey>, Vec<u32>)> 
             }
         }
         if seen != rows {
-            return Err(broken(format!("its footer promises {rows} rows, column series holds {seen}")));
+            return Err(broken(format!("the footer lists {rows} rows, column series has {seen}")));
         }
         Ok(labels.into_parts())
     })
 }
 
-/// Gives the batches of a file without the column `series`, until the sink has enough.
+/// Passes the batches of a file, without the column `series`, to `sink` until it returns false.
 pub(super) fn each_batch(body: &[u8], sink: &mut dyn FnMut(&RecordBatch) -> Result<bool>) -> Result<()> {
     let (metadata, bytes, rows) = open(body)?;
     guarded("parquet", || {
         let at = series_position(&metadata)?;
-        // Only numbers may be decoded: strings could grow without bound.
+        // Only numbers are decoded: strings could grow without bound.
         let fields = metadata.schema().fields();
         let others: Vec<usize> = (0..fields.len()).filter(|position| *position != at).collect();
         let odd = fields.iter().enumerate().find(|(position, field)| {

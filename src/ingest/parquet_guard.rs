@@ -1,8 +1,8 @@
 //! Checks the footer and page headers of a Parquet file before a decoder sees them.
 //!
-//! The decoder allocates what these headers announce: a count of children, of dictionary values, the unpacked size
-//! of a page; and it descends into nested schemas by recursion. Here they are read by themselves and bounded, so
-//! that a small hostile file ends in an answer and not in an allocation that ends the process.
+//! The decoder allocates what these headers declare: numbers of children and of dictionary values, the decompressed
+//! size of a page; and it descends into nested schemas by recursion. This module parses only the headers and bounds
+//! these values, so that a small hostile file is rejected instead of causing an allocation that kills the process.
 
 use parquet::file::metadata::ParquetMetaData;
 
@@ -11,9 +11,10 @@ use crate::types::schema::COLUMNS_MAX;
 
 use super::DECODED_BYTES_MAX;
 
-/// Most schema elements: the root, `ts` and the columns, and room to name one too many.
+/// Maximum number of schema elements: the root, `ts` and the columns, with a margin so that a surplus column can be
+/// named.
 const ELEMENTS_MAX: u64 = 4 * COLUMNS_MAX as u64;
-/// Deepest nesting of a header.
+/// Maximum nesting depth of a header.
 const DEPTH_MAX: u8 = 24;
 
 fn broken(what: &str) -> Error {
@@ -40,7 +41,7 @@ mod wire {
     pub(super) const UUID: u8 = 13;
 }
 
-/// A reader of the Thrift compact protocol that only walks.
+/// A parser of the Thrift compact protocol that skips values.
 struct Thrift<'b>(&'b [u8]);
 
 impl Thrift<'_> {
@@ -73,7 +74,7 @@ impl Thrift<'_> {
         Ok((value >> 1).cast_signed() ^ -((value & 1).cast_signed()))
     }
 
-    /// Walks a struct; `visit` gets id and type of each field and says whether it read the value.
+    /// Walks a struct; `visit` gets id and type of each field and returns whether it read the value.
     fn fields(&mut self, depth: u8, visit: &mut dyn FnMut(&mut Self, i64, u8) -> Result<bool>) -> Result<()> {
         let mut id = 0_i64;
         loop {
@@ -146,7 +147,7 @@ impl Thrift<'_> {
     }
 }
 
-/// Checks the footer of a file: its length, and a schema that is small and flat. Gives its bytes.
+/// Checks the footer of a file: its length, and that its schema is small and flat. Returns its length in bytes.
 ///
 /// # Errors
 /// `invalid_argument`.
@@ -181,30 +182,30 @@ pub(super) fn check_footer(body: &[u8]) -> Result<u64> {
     Ok(length as u64)
 }
 
-/// The encoding whose values repeat the beginning of the one before them: short pages hold long values.
+/// The encoding whose values share a prefix with the previous value: short pages can have long values.
 const DELTA_BYTE_ARRAY: i64 = 7;
-/// Memory of a value of a dictionary of strings, beside its bytes.
+/// Memory of a value of a string dictionary, in addition to its bytes.
 const DICTIONARY_VALUE_BYTES: u64 = 48;
 
-/// What counts in a page header.
+/// The checked fields of a page header.
 #[derive(Default)]
 struct PageHeader {
-    /// That of its values.
+    /// Encoding of the values.
     encoding: i64,
     unpacked: Option<i64>,
     packed: Option<i64>,
-    /// Values of a dictionary.
+    /// Number of values of a dictionary.
     dictionary: i64,
 }
 
-/// Checks all page headers of a file against the bytes they describe. Gives the memory for the pages and dictionaries
-/// that are held at one time while all columns are read.
+/// Checks all page headers of a file against the bytes they describe. Returns the memory in bytes for the pages and
+/// dictionaries in use at one time while all columns are read.
 ///
 /// # Errors
 /// `invalid_argument`, or `too_large`.
 pub(super) fn check_pages(body: &[u8], metadata: &ParquetMetaData) -> Result<u64> {
     let mut unpacked_total = 0_u64;
-    let mut held = vec![0_u64; metadata.row_groups().iter().map(|group| group.columns().len()).max().unwrap_or(0)];
+    let mut memory_by_column = vec![0_u64; metadata.row_groups().iter().map(|group| group.columns().len()).max().unwrap_or(0)];
     for (at, column) in metadata.row_groups().iter().flat_map(|group| group.columns().iter().enumerate()) {
         let (mut dictionary, mut longest) = (0_u64, 0_u64);
         let start = column.dictionary_page_offset().unwrap_or_else(|| column.data_page_offset());
@@ -237,7 +238,7 @@ pub(super) fn check_pages(body: &[u8], metadata: &ParquetMetaData) -> Result<u64
             let (Some(unpacked), Some(packed)) = (size(page.unpacked), size(page.packed)) else {
                 return Err(broken("a page without sizes"));
             };
-            // No value of a dictionary takes less than a byte.
+            // Every value of a dictionary takes at least one byte.
             if u64::try_from(page.dictionary).is_ok_and(|values| values > unpacked) {
                 return Err(broken("a dictionary of more values than bytes"));
             }
@@ -247,13 +248,13 @@ pub(super) fn check_pages(body: &[u8], metadata: &ParquetMetaData) -> Result<u64
             }
             if page.encoding == DELTA_BYTE_ARRAY {
                 return Err(Error::invalid(format!(
-                    "parquet column {} is encoded as DELTA_BYTE_ARRAY, which is not taken",
+                    "parquet column {} is encoded as DELTA_BYTE_ARRAY, which is not supported",
                     column.column_path()
                 ))
-                .with_hint("write the column plain or with a dictionary"));
+                .with_hint("write the column with PLAIN or dictionary encoding"));
             }
             match u64::try_from(page.dictionary) {
-                // As it was unpacked, and as values.
+                // The decompressed page and its values.
                 Ok(values) if values > 0 => {
                     let more = unpacked.saturating_mul(2).saturating_add(values.saturating_mul(DICTIONARY_VALUE_BYTES));
                     dictionary = dictionary.saturating_add(more);
@@ -262,11 +263,11 @@ pub(super) fn check_pages(body: &[u8], metadata: &ParquetMetaData) -> Result<u64
             }
             thrift.skip_bytes(packed)?;
         }
-        if let Some(held) = held.get_mut(at) {
-            *held = (*held).max(dictionary.saturating_add(longest));
+        if let Some(memory) = memory_by_column.get_mut(at) {
+            *memory = (*memory).max(dictionary.saturating_add(longest));
         }
     }
-    Ok(held.into_iter().fold(0, u64::saturating_add))
+    Ok(memory_by_column.into_iter().fold(0, u64::saturating_add))
 }
 
 /// The encoding of a data page, from the field of its header with this id.

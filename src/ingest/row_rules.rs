@@ -1,4 +1,4 @@
-//! Rules over whole rows: the order of open, high, low and close, and the valid range of time.
+//! Rules between the cells of a row: the order of open, high, low and close, and the valid time range.
 
 use crate::error::Result;
 use crate::types::number::{write_decimal, write_f64, write_i64};
@@ -8,8 +8,8 @@ use super::cell::{CellValue, RowErrors};
 use super::{DecodeOptions, ParsedRows, RowRules, TimeBounds, timestamp_rules};
 use crate::types::number::NumberError;
 
-/// Checks rows that are already in the form of the store: time range, finite and bounded cells, and the rules of
-/// klines unless the options say otherwise.
+/// Checks rows in stored form: time range, finite and bounded cells, and the rules of klines unless the options disable
+/// them.
 ///
 /// # Errors
 /// `invalid_rows`.
@@ -37,7 +37,8 @@ pub fn validate(def: &SeriesDef, rows: &Rows, options: &DecodeOptions) -> Result
     errors.into_result()
 }
 
-/// Adds the rows that break a rule for timestamps or between columns. Rows that have an error already are left out.
+/// Adds errors for rows that break a rule for timestamps or between columns. Rows that already have an error are not
+/// checked.
 pub(super) fn check_rows(
     def: &SeriesDef,
     stored: TimeBounds,
@@ -65,7 +66,7 @@ fn show(word: i64, column: &Column) -> String {
     String::from_utf8_lossy(&out).into_owned()
 }
 
-/// A word made comparable: doubles by their order (all finite, zeros equal), integers by themselves.
+/// A comparable key of a word: doubles by value (all finite, zeros equal), integers unchanged.
 fn ordered(word: i64, kind: ColumnType) -> i64 {
     if kind == ColumnType::Float64 { double_order(word) } else { word }
 }
@@ -79,8 +80,8 @@ fn double_order(word: i64) -> i64 {
     }
 }
 
-/// Whether all rows keep the rules. Without a way out of the loop many are looked at at a time.
-fn keep(
+/// Whether all rows follow the rules. No early exit, so that the loop is vectorized.
+fn all_valid(
     [open, high, low, close, volume]: [&Vec<i64>; 5],
     price: impl Fn(i64) -> i64,
     amount: impl Fn(i64) -> i64,
@@ -93,7 +94,7 @@ fn keep(
     })
 }
 
-/// Adds the rows of a kline that break its rules. Rows that have an error already are left out.
+/// Adds errors for kline rows that break the rules. Rows that already have an error are not checked.
 fn check_ohlc(def: &SeriesDef, rows: &Rows, options: &DecodeOptions, errors: &mut RowErrors) {
     if def.kind() != Kind::Kline || options.validate == RowRules::None {
         return;
@@ -105,20 +106,20 @@ fn check_ohlc(def: &SeriesDef, rows: &Rows, options: &DecodeOptions, errors: &mu
     };
     let Some([price, _, _, _, volume_column]) = def.columns.first_chunk::<5>() else { return };
     let columns = [open, high, low, close, volume];
-    let keeps = match (price.kind == ColumnType::Float64, volume_column.kind == ColumnType::Float64) {
-        (false, false) => keep(columns, |word| word, |word| word),
-        (false, true) => keep(columns, |word| word, double_order),
-        (true, false) => keep(columns, double_order, |word| word),
-        (true, true) => keep(columns, double_order, double_order),
+    let is_valid = match (price.kind == ColumnType::Float64, volume_column.kind == ColumnType::Float64) {
+        (false, false) => all_valid(columns, |word| word, |word| word),
+        (false, true) => all_valid(columns, |word| word, double_order),
+        (true, false) => all_valid(columns, double_order, |word| word),
+        (true, true) => all_valid(columns, double_order, double_order),
     };
-    if keeps {
+    if is_valid {
         return;
     }
     let known_bad = if errors.is_empty() { Vec::new() } else { errors.rows() };
     let prices = open.iter().zip(high).zip(low).zip(close).zip(volume);
     for (row, ((((open, high), low), close), volume)) in (0_u64..).zip(prices) {
-        let of = |word: &i64| ordered(*word, price.kind);
-        let (o, h, l, c, v) = (of(open), of(high), of(low), of(close), ordered(*volume, volume_column.kind));
+        let price_key = |word: &i64| ordered(*word, price.kind);
+        let (o, h, l, c, v) = (price_key(open), price_key(high), price_key(low), price_key(close), ordered(*volume, volume_column.kind));
         if h >= o.max(c).max(l) && l <= o.min(c) && v >= 0 {
             continue;
         }

@@ -1,4 +1,4 @@
-//! Tests of the door for foreign rows: what each format takes, what each refuses, and that no bytes panic out.
+//! Tests of body decoding: what each format accepts and rejects, and that no bytes cause a panic.
 
 use arrow::array::*;
 use arrow::datatypes::*;
@@ -29,14 +29,14 @@ fn bits(value: f64) -> i64 {
     value.to_bits().cast_signed()
 }
 
-/// Bodies of these tests are about cells; the rules for timestamps are tested beside them, in `stamps.rs`.
+/// Bodies of these tests are about cells; the rules for timestamps are tested in `timestamp_rules.rs`.
 fn any_time() -> DecodeOptions {
     DecodeOptions::default().any_time()
 }
 
 const T0: i64 = 1_706_745_600_000;
 
-/// The rows all formats below write.
+/// The rows that the bodies of all formats below contain.
 fn expected() -> Rows {
     Rows {
         ts: vec![T0 + 60_000, T0],
@@ -61,7 +61,7 @@ fn ok(format: BodyFormat, def: &SeriesDef, body: &[u8]) -> ParsedRows {
 }
 
 /// Code, detail and `row/field/reason` of each row error.
-fn refusal(
+fn rejection(
     format: BodyFormat,
     def: &SeriesDef,
     body: &[u8],
@@ -73,7 +73,7 @@ fn refusal(
 }
 
 fn row_errors(format: BodyFormat, def: &SeriesDef, body: &str) -> Vec<String> {
-    let (code, detail, rows) = refusal(format, def, body.as_bytes(), &any_time());
+    let (code, detail, rows) = rejection(format, def, body.as_bytes(), &any_time());
     assert_eq!(code, ErrorCode::InvalidRows, "{detail}");
     rows
 }
@@ -123,7 +123,7 @@ fn kline_batch() -> RecordBatch {
 }
 
 #[test]
-fn every_format_gives_the_same_rows_in_body_order() {
+fn every_format_decodes_to_the_same_rows_in_body_order() {
     let def = kline();
     let columns = r#"{"columns":{"vwap":[0.1,-2.5],"ts":[1706745660000,"1706745600000"],"open":[42000.15,"1"],
         "high":[42100,2],"low":[41900,0.5],"close":[42001,1.5],"volume":[1.5,0],"trades":[7,-3]}}"#;
@@ -193,14 +193,14 @@ fn row_errors_name_row_field_and_reason() {
     assert_eq!(bad(r#""volume":0"#, r#""volume":-0.001"#), ["1/volume/negative_volume"]);
     assert_eq!(bad(good, r#"{"ts":1}"#).len(), 7);
 
-    let (_, detail, _) = refusal(BodyFormat::Json, &def, good.replace("1.5", "1.505").as_bytes(), &any_time());
-    assert!(detail.contains("rows stand") || detail.contains("has a field"), "{detail}");
-    let (_, detail, _) = refusal(BodyFormat::Ndjson, &def, good.replace("1.5", "1.505").as_bytes(), &any_time());
+    let (_, detail, _) = rejection(BodyFormat::Json, &def, good.replace("1.5", "1.505").as_bytes(), &any_time());
+    assert!(detail.contains("rows must be") || detail.contains("has a field"), "{detail}");
+    let (_, detail, _) = rejection(BodyFormat::Ndjson, &def, good.replace("1.5", "1.505").as_bytes(), &any_time());
     assert_eq!(detail, "row 0: close \"1.505\" has more than 2 digits after the point");
 }
 
 #[test]
-fn one_answer_carries_the_first_hundred_rows_in_order() {
+fn one_error_lists_the_first_hundred_rows_in_order() {
     let def = kline();
     let rows: Vec<String> = (0..300)
         .map(|row| {
@@ -222,7 +222,7 @@ fn one_answer_carries_the_first_hundred_rows_in_order() {
 fn columns_must_match_the_registration() {
     let def = scalar(r#"{"digits":2}"#);
     let mismatch = |format, body: &[u8]| {
-        let (code, detail, _) = refusal(format, &def, body, &any_time());
+        let (code, detail, _) = rejection(format, &def, body, &any_time());
         assert_eq!(code, ErrorCode::SchemaMismatch, "{detail}");
         detail
     };
@@ -293,7 +293,7 @@ fn malformed_text_is_an_invalid_argument() {
 }
 
 #[test]
-fn deep_nesting_is_refused_quickly() {
+fn deep_nesting_is_rejected_quickly() {
     let def = scalar(r#"{"digits":2}"#);
     let deep = "[".repeat(100 << 20);
     for head in ["", "{\"rows\":", "[{\"ts\":", "[{\"x\":", "{\"columns\":{\"ts\":["] {
@@ -309,7 +309,7 @@ fn deep_nesting_is_refused_quickly() {
 }
 
 #[test]
-fn rows_without_names_have_the_cells_of_every_column_in_their_order() {
+fn row_arrays_have_the_cells_of_every_column_in_order() {
     let def = def(r#"{"kind":"kline","symbol":"X","timeframe":"1m","price_digits":2,"volume_digits":3}"#);
     let rows = r#"[[1706745600000,42000.15,"42100.00",41900.5,42001,1.5],[1706745660000,1,2,0.5,1.5,0]]"#;
     let named = "ts,open,high,low,close,volume\n1706745600000,42000.15,42100,41900.5,42001,1.5\n\
@@ -323,7 +323,7 @@ fn rows_without_names_have_the_cells_of_every_column_in_their_order() {
     ] {
         assert_eq!(parse(format, &def, body.as_bytes(), &DecodeOptions::default()).unwrap(), expected, "{body}");
     }
-    // No cell is guessed: too few, too many, none at all, or null.
+    // No cell is guessed: too few, too many, none, or null.
     for (body, reason) in [
         ("[[1706745600000,1,2,0.5,1.5]]", "row 0 has 5 cells, a row of kline/X/1m has 6"),
         ("[[1706745600000,1,2,0.5,1.5,0],[1706745600000,1,2,0.5,1.5,0,7]]", "row 1 has 7 cells"),
@@ -336,7 +336,7 @@ fn rows_without_names_have_the_cells_of_every_column_in_their_order() {
     }
     assert_eq!(row_errors(BodyFormat::Json, &def, "[[1706745600000,1,2,0.5,1.5,null]]"), ["0/volume/missing"]);
     assert_eq!(row_errors(BodyFormat::Json, &def, "[[1706745600000,1,2,0.5,[1.5],0]]"), ["0/close/wrong_type"]);
-    // Extra columns are cells like the others; rows of many series have to name theirs.
+    // Extra columns are cells like the others; rows of many series must name their series.
     let body = r#"[[1706745600000,1,2,0.5,1.5,0,7,0.25]]"#;
     assert_eq!(ok(BodyFormat::Json, &kline(), body.as_bytes()).rows.columns[5..], [vec![7], vec![bits(0.25)]]);
     let known = std::sync::Arc::new(def.clone());
@@ -349,7 +349,7 @@ fn rows_without_names_have_the_cells_of_every_column_in_their_order() {
 }
 
 #[test]
-fn integers_round_where_it_is_asked_for() {
+fn integers_round_on_request() {
     let int = scalar(r#"{"type":"int64"}"#);
     let nearest = DecodeOptions { rounding: Rounding::Nearest, ..any_time() };
     for (text, rounded) in
@@ -361,7 +361,7 @@ fn integers_round_where_it_is_asked_for() {
         assert_eq!(parsed.rounded, [u64::from(text.contains('.'))], "{text}");
     }
     let body = b"ts,value\n0,9223372036854775807.5\n";
-    assert_eq!(refusal(BodyFormat::Csv, &int, body, &nearest).2, ["0/value/overflow"]);
+    assert_eq!(rejection(BodyFormat::Csv, &int, body, &nearest).2, ["0/value/overflow"]);
     // Scaled integers and Arrow's doubles and decimals too.
     let raw = DecodeOptions { numbers: DecimalInput::Raw, ..nearest };
     let decimal = scalar(r#"{"type":"decimal","digits":2}"#);
@@ -376,7 +376,7 @@ fn integers_round_where_it_is_asked_for() {
 }
 
 #[test]
-fn a_body_without_a_name_shows_its_format() {
+fn the_format_of_a_body_is_detected_from_its_bytes() {
     let batch = kline_batch();
     for (body, format) in [
         (&b"[[1,2]]"[..], Some(BodyFormat::Json)),
@@ -402,7 +402,7 @@ fn a_body_without_a_name_shows_its_format() {
 }
 
 #[test]
-fn rounding_is_asked_for_or_refused() {
+fn rounding_happens_only_on_request() {
     let def = scalar(r#"{"digits":2}"#);
     let nearest = DecodeOptions { rounding: Rounding::Nearest, ..any_time() };
     for (format, body) in [
@@ -423,7 +423,7 @@ fn rounding_is_asked_for_or_refused() {
     assert_eq!((parsed.rows.columns[0].as_slice(), parsed.rounded), ([100, 150].as_slice(), vec![1]));
     let error = from_batch(&def, batch.clone(), &any_time()).unwrap_err();
     assert_eq!(error.rows()[0].reason, "precision_loss");
-    // Doubles take the nearest decimal of their shortest form without being asked.
+    // Doubles always take the nearest decimal of their shortest form.
     let value: ArrayRef = Arc::new(Float64Array::from(vec![0.285, 0.1]));
     let parsed = from_batch(&def, batch_of(vec![("ts", ts.clone()), ("value", value)]), &any_time()).unwrap();
     assert_eq!((parsed.rows.columns[0].as_slice(), parsed.rounded), ([28, 10].as_slice(), vec![1]));
@@ -443,7 +443,7 @@ fn raw_numbers_are_scaled_integers() {
     assert_eq!(parsed.rows.columns.concat(), [100, 200, 50, 150, 0, 1, bits(0.5)]);
     for (from, reason) in [("100.5", "precision_loss"), ("1000000000000000000", "overflow")] {
         let body = body.replace("100,", &format!("{from},"));
-        let (_, _, rows) = refusal(BodyFormat::Json, &def, body.as_bytes(), &raw);
+        let (_, _, rows) = rejection(BodyFormat::Json, &def, body.as_bytes(), &raw);
         assert_eq!(rows[0], format!("0/open/{reason}"));
     }
     let def = scalar(r#"{"digits":4}"#);
@@ -460,7 +460,7 @@ fn raw_numbers_are_scaled_integers() {
 }
 
 #[test]
-fn missing_scalars_are_skipped_only_when_asked() {
+fn missing_scalars_are_skipped_only_on_request() {
     let def = scalar(r#"{"digits":2}"#);
     let skip = DecodeOptions { missing: MissingCells::Skip, ..any_time() };
     for (format, body) in [
@@ -480,18 +480,18 @@ fn missing_scalars_are_skipped_only_when_asked() {
     for (format, body) in [(BodyFormat::Arrow, stream(&batch)), (BodyFormat::Parquet, parquet_of(&batch))] {
         let parsed = parse(format, &def, &body, &skip).unwrap();
         assert_eq!((parsed.rows.ts.as_slice(), parsed.skipped), ([1, 4].as_slice(), 2));
-        let (_, _, rows) = refusal(format, &def, &body, &any_time());
+        let (_, _, rows) = rejection(format, &def, &body, &any_time());
         assert_eq!(rows, ["1/value/missing", "2/value/not_finite"]);
     }
-    // A missing time or an infinity is never skipped, and a kline has nothing to skip.
-    let (_, _, rows) = refusal(BodyFormat::Csv, &def, b"ts,value\n,1\n1,inf\n", &skip);
+    // A missing time or an infinity is never skipped, and klines reject missing=skip.
+    let (_, _, rows) = rejection(BodyFormat::Csv, &def, b"ts,value\n,1\n1,inf\n", &skip);
     assert_eq!(rows, ["0/ts/missing", "1/value/not_finite"]);
-    let (code, ..) = refusal(BodyFormat::Json, &kline(), b"[]", &skip);
+    let (code, ..) = rejection(BodyFormat::Json, &kline(), b"[]", &skip);
     assert_eq!(code, ErrorCode::InvalidArgument);
 }
 
 #[test]
-fn arrow_numbers_and_times_convert_exactly_or_are_refused() {
+fn arrow_numbers_and_times_convert_exactly_or_are_rejected() {
     let of = |def: &SeriesDef, ts: ArrayRef, value: ArrayRef| {
         from_batch(def, batch_of(vec![("ts", ts), ("value", value)]), &any_time())
             .map(|parsed| (parsed.rows.ts[0], parsed.rows.columns[0][0]))
@@ -577,7 +577,7 @@ fn ohlc_is_checked_on_doubles_and_can_be_turned_off() {
 }
 
 #[test]
-fn cut_bodies_are_refused_at_every_byte() {
+fn truncated_bodies_are_rejected_at_every_byte() {
     let def = kline();
     let batch = kline_batch();
     for (format, body) in [(BodyFormat::Arrow, stream(&batch)), (BodyFormat::Parquet, parquet_of(&batch))] {
@@ -591,10 +591,10 @@ fn cut_bodies_are_refused_at_every_byte() {
 }
 
 #[test]
-fn arrow_compression_dictionaries_files_and_nesting_are_refused() {
+fn arrow_compression_dictionaries_files_and_nesting_are_rejected() {
     let def = scalar("{}");
     let refused = |body: &[u8], word: &str| {
-        let (code, detail, _) = refusal(BodyFormat::Arrow, &def, body, &any_time());
+        let (code, detail, _) = rejection(BodyFormat::Arrow, &def, body, &any_time());
         assert_eq!(code, ErrorCode::InvalidArgument, "{detail}");
         assert!(detail.contains(word), "{detail}");
     };
@@ -618,7 +618,7 @@ fn arrow_compression_dictionaries_files_and_nesting_are_refused() {
 }
 
 #[test]
-fn parquet_that_unpacks_into_too_much_is_refused_before_it_is() {
+fn parquet_that_decompresses_into_too_much_is_rejected_before_decoding() {
     let def = scalar("{}");
     // Dictionary and run-length encoding make eighty million rows a small file.
     let schema = Arc::new(Schema::new(vec![
@@ -637,7 +637,7 @@ fn parquet_that_unpacks_into_too_much_is_refused_before_it_is() {
     }
     writer.close().unwrap();
     assert!(body.len() < 1 << 20, "{}", body.len());
-    let (code, detail, _) = refusal(BodyFormat::Parquet, &def, &body, &any_time());
+    let (code, detail, _) = rejection(BodyFormat::Parquet, &def, &body, &any_time());
     assert_eq!(code, ErrorCode::TooLarge, "{detail}");
 }
 
@@ -656,7 +656,7 @@ fn parquet_with_children(children: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn parquet_footers_cannot_ask_for_depth() {
+fn nested_parquet_footers_are_rejected() {
     let refused = |children: &[u8], word: &str| {
         let error = super::parquet_guard::check_footer(&parquet_with_children(children)).unwrap_err();
         assert!(error.detail().contains(word), "{error}");
@@ -691,7 +691,7 @@ fn mutate(random: &mut StdRng, body: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn no_mutation_of_a_body_panics_out() {
+fn no_mutation_of_a_body_panics() {
     let def = kline();
     let batch = kline_batch();
     let csv =
@@ -727,11 +727,11 @@ fn no_mutation_of_a_body_panics_out() {
 }
 
 #[test]
-fn the_arrow_guard_alone_keeps_the_decoder_from_panicking() {
+fn the_arrow_guard_alone_prevents_decoder_panics() {
     let body = stream(&kline_batch());
     let def = kline();
     let schema = kline_batch().schema();
-    // The first message is the schema; find the record batch behind it.
+    // The first message is the schema; find the record batch after it.
     let meta = |at: usize| i32::from_le_bytes(body[at + 4..at + 8].try_into().unwrap()) as usize;
     let start = 8 + meta(0);
     let header_range = start + 8..start + 8 + meta(start);
@@ -764,12 +764,12 @@ fn the_arrow_guard_alone_keeps_the_decoder_from_panicking() {
 }
 
 #[test]
-fn no_patched_schema_message_reaches_a_decoder_that_panics() {
+fn no_patched_schema_message_panics_in_the_decoder() {
     let body = stream(&kline_batch());
     let header_bytes = i32::from_le_bytes(body[4..8].try_into().unwrap()) as usize;
     let header = &body[8..8 + header_bytes];
     assert_eq!(arrow_guard::schema_of(header).unwrap(), *kline_batch().schema());
-    // What the last net says, which catches the panics of a decoder.
+    // The message of a panic caught by `guarded`.
     std::panic::set_hook(Box::new(|_| {}));
     let caught = guarded::<()>("arrow", || panic!("on purpose")).unwrap_err();
     let _ = std::panic::take_hook();
@@ -788,7 +788,7 @@ fn no_patched_schema_message_reaches_a_decoder_that_panics() {
 }
 
 #[test]
-fn media_types_and_words_name_the_formats() {
+fn media_types_and_names_select_the_formats() {
     for format in BodyFormat::ALL {
         assert_eq!(BodyFormat::from_name(format.name()), Some(format));
         assert_eq!(BodyFormat::from_media_type(format.media_type()), Some(format));
@@ -802,13 +802,13 @@ fn media_types_and_words_name_the_formats() {
     );
 }
 
-/// A reservation that may take so many bytes.
+/// A reservation of at most `bytes_max` bytes.
 fn reservation(bytes_max: u64) -> Reservation {
     DecodeMemory::new(bytes_max).reservation(std::time::Duration::ZERO)
 }
 
 #[test]
-fn every_format_reserves_memory_for_all_its_cells_before_it_is_read() {
+fn every_format_reserves_memory_for_all_its_cells_before_decoding() {
     let json = JSON.as_bytes().to_vec();
     let columns = br#"{"columns":{"ts":[1,2],"open":[1,1],"high":[1,1],"low":[1,1],"close":[1,1],"volume":[1,1],"trades":[1,1],"vwap":[1,1]}}"#;
     let csv = b"ts,open,high,low,close,volume,trades,vwap\n1,1,1,1,1,1,1,1\n2,1,1,1,1,1,1,1";
@@ -833,8 +833,8 @@ fn every_format_reserves_memory_for_all_its_cells_before_it_is_read() {
 }
 
 #[test]
-fn arrow_shapes_of_more_rows_than_bytes_are_refused() {
-    // Neither has a buffer as long as its rows.
+fn arrow_messages_with_more_rows_than_bytes_are_rejected() {
+    // Neither has a buffer as long as its rows need.
     let rows = 1_000_000;
     let nulls =
         batch_of(vec![("ts", Arc::new(NullArray::new(rows)) as ArrayRef), ("value", Arc::new(NullArray::new(rows)))]);
@@ -846,7 +846,7 @@ fn arrow_shapes_of_more_rows_than_bytes_are_refused() {
     ]);
     for batch in [nulls, repeated] {
         let body = stream(&batch);
-        let (code, ..) = refusal(BodyFormat::Arrow, &scalar(r#"{"type":"float64"}"#), &body, &DecodeOptions::default());
+        let (code, ..) = rejection(BodyFormat::Arrow, &scalar(r#"{"type":"float64"}"#), &body, &DecodeOptions::default());
         assert!(matches!(code, ErrorCode::InvalidArgument | ErrorCode::SchemaMismatch), "{code:?}");
         let refused = reserve(BodyFormat::Arrow, &body, &mut reservation(1 << 20)).unwrap_err();
         assert_eq!(refused.code(), ErrorCode::TooLarge);
@@ -854,7 +854,7 @@ fn arrow_shapes_of_more_rows_than_bytes_are_refused() {
 }
 
 #[test]
-fn parquet_strings_that_share_their_beginnings_are_refused_by_their_encoding() {
+fn delta_encoded_parquet_strings_are_rejected() {
     use parquet::basic::Encoding;
     use parquet::file::properties::WriterProperties;
     let long = "s".repeat(100_000);

@@ -1,4 +1,4 @@
-//! Rules for the timestamps of rows: they start an interval of the timeframe, and they were not written in another unit.
+//! Rules for the timestamps of rows: each starts an interval of the timeframe and is in the unit of the series.
 
 use super::cell::RowErrors;
 use super::{DecodeOptions, GridRule, ImplausibleTs, ParsedRows, TimeBounds};
@@ -6,15 +6,15 @@ use crate::types::grid::{OFF_GRID, off_grid_message, starts_with_first_row};
 use crate::types::time::{coarser_unit_of, coarser_units_span, convert, is_old, rfc3339};
 use crate::types::{Grid, SeriesDef};
 
-/// Reason word of a row error: the timestamp is of another unit by all appearances.
+/// Reason of a row error: the timestamp appears to be in another unit.
 pub(super) const IMPLAUSIBLE_TS: &str = "implausible_ts";
-/// What the caller of a refused write can do about them.
+/// How the caller of a rejected write can fix it.
 pub(super) const IMPLAUSIBLE_TS_HINT: &str = "send ts in the unit of the series, or register the series with the unit of \
     the data (unit=ms, us or ns; seconds are converted by the sender); implausible_ts=allow (--implausible-ts allow on \
     the command line) stores early 1970 as it is";
 
-/// Adds the rows whose timestamps break a rule, each once. Rows that have an error already are left out. Rows whose grid
-/// starts with the first stored row are handed on in `parsed.phased`.
+/// Adds an error for each row whose timestamp breaks a rule, unless the row already has one. Rows whose grid starts
+/// with the first stored row are listed in `parsed.phase_pending` instead.
 pub(super) fn check(
     def: &SeriesDef,
     stored: TimeBounds,
@@ -38,13 +38,13 @@ pub(super) fn check(
         }
     }
     if grid.is_some() && is_phased {
-        parsed.phased = parsed.positions().zip(parsed.rows.ts.iter().copied()).collect();
+        parsed.phase_pending = parsed.positions().zip(parsed.rows.ts.iter().copied()).collect();
     }
 }
 
-/// Whether some timestamps would be of 1990 to 2099 in a coarser unit, and nothing tells that the series has data of
-/// 1970: older rows among these or the stored ones, or several rows that all start an interval of the timeframe (of
-/// timestamps in another unit about one in a thousand does).
+/// Whether some timestamps would lie in 1990 to 2099 in a coarser unit and there is no evidence that the series has
+/// data of 1970. Evidence is older rows, among these or stored, or several rows that all start an interval of the
+/// timeframe (of timestamps in another unit about one in a thousand does).
 fn has_misread(def: &SeriesDef, stored: TimeBounds, parsed: &ParsedRows, errors: &RowErrors) -> bool {
     let ts = &parsed.rows.ts;
     let (low, high) = coarser_units_span(def.unit);
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn a_timestamp_of_a_coarser_unit_is_refused_in_every_unit() {
+    fn a_timestamp_in_a_coarser_unit_is_rejected_in_every_unit() {
         let options = DecodeOptions::default();
         for (ts, unit, seconds) in [
             (1_706_745_600, TimeUnit::Ms, "looks like s (2024-02-01T00:00:00Z)"),
@@ -115,43 +115,43 @@ mod tests {
             let allowed = DecodeOptions { implausible_ts: ImplausibleTs::Allow, ..options };
             assert_eq!(write(&def, None, &[ts], &allowed).unwrap().rows.ts, [ts]);
         }
-        // The other way round a timestamp lies beyond all valid ones, which is said with the unit.
+        // A timestamp in a finer unit is out of range, and the message names the unit.
         let error = write(&scalar("tick", TimeUnit::Ms), None, &[1_706_745_600_000_000], &options).unwrap_err();
         assert_eq!(error.rows()[0].reason, "time_out_of_range");
         assert!(error.detail().contains("it looks like us"), "{error}");
     }
 
     #[test]
-    fn old_data_stays_writable_and_does_not_excuse_other_units() {
+    fn old_data_stays_writable_and_other_units_are_still_rejected() {
         let options = DecodeOptions::default();
         let daily = scalar("1d", TimeUnit::Ms);
         let since_1950: Vec<i64> = (-7_305..20_000).map(|day| day * DAY).collect();
         assert_eq!(write(&daily, None, &since_1950, &options).unwrap().rows.ts, since_1950);
-        // January 1970 by itself is told from seconds by what is stored.
+        // January 1970 alone is distinguished from seconds by the stored rows.
         let january: Vec<i64> = (0..31).map(|day| day * DAY).collect();
         assert!(write(&daily, Some((-7_305 * DAY, -DAY)), &january, &options).is_ok());
         assert!(write(&daily, Some((200 * DAY, 20_000 * DAY)), &january, &options).is_ok());
         assert!(write(&daily, Some((19_000 * DAY, 20_000 * DAY)), &[20 * DAY], &options).is_err());
-        // Days in a row, all at midnight, are days; the seconds of as many days are not.
+        // Consecutive midnights are days; the same days in seconds are not.
         assert!(write(&daily, Some((19_000 * DAY, 20_000 * DAY)), &january, &options).is_ok());
         let seconds: Vec<i64> = (20_000..20_031).map(|day| day * 86_400).collect();
         assert_eq!(reasons(write(&daily, None, &seconds, &options)).len(), 31);
-        // A few small numbers are no dates of another unit.
+        // A few small numbers are not dates in another unit.
         let tick = scalar("tick", TimeUnit::Ms);
         assert!(write(&tick, None, &[-1, 0, 1, 60_000, 86_400_000], &options).is_ok());
-        // Seconds since 1950 reach neither before nor behind the months around the epoch.
+        // Seconds since 1950 all lie within months of the epoch.
         let seconds: Vec<i64> = (-7_305..20_000).map(|day| day * 86_400).collect();
         assert!(write(&tick, None, &seconds, &options).is_err());
         // One row among good ones.
         let mixed = [1_706_745_600_000, 1_706_745_660, 1_706_745_720_000];
         assert_eq!(reasons(write(&tick, None, &mixed, &options)), [(1, IMPLAUSIBLE_TS.to_string())]);
-        // A date is no integer of some unit.
+        // A date has no unit.
         let body = b"ts,value\n1970-01-20,1\n";
         assert!(parse_into(BodyFormat::Csv, &tick, None, body, &options).is_ok());
     }
 
     #[test]
-    fn rows_between_the_grid_points_are_refused_with_the_nearest_one() {
+    fn rows_between_grid_points_are_rejected_with_the_nearest_one() {
         let options = DecodeOptions::default();
         let minutes = scalar("1m", TimeUnit::Ms);
         let at = 1_706_745_600_000;
@@ -170,13 +170,13 @@ mod tests {
         assert!(error.hint().unwrap().contains("grid=allow"), "{error}");
         let allowed = DecodeOptions { grid: GridRule::Allow, ..options };
         assert!(write(&minutes, None, &[at + 500], &allowed).is_ok());
-        // No length, no grid; seconds on a grid of milliseconds are told as such.
+        // No length, no grid; seconds on a grid of milliseconds are reported as seconds.
         assert!(write(&scalar("tick", TimeUnit::Ms), None, &[at + 500], &options).is_ok());
         assert_eq!(reasons(write(&minutes, None, &[at / 1_000], &options)), [(0, IMPLAUSIBLE_TS.to_string())]);
     }
 
     #[test]
-    fn rows_left_out_do_not_move_the_positions_of_others() {
+    fn skipped_rows_do_not_shift_the_positions_of_others() {
         let options = DecodeOptions { missing: super::super::MissingCells::Skip, ..DecodeOptions::default() };
         let minutes = scalar("1m", TimeUnit::Ms);
         for (format, body) in [
@@ -189,12 +189,12 @@ mod tests {
     }
 
     #[test]
-    fn bars_of_several_days_are_left_to_the_first_stored_row() {
+    fn bars_of_several_days_are_checked_against_the_first_stored_row() {
         let options = DecodeOptions::default();
         let parsed = write(&scalar("3d", TimeUnit::Ms), None, &[DAY, 4 * DAY, 5 * DAY], &options).unwrap();
-        assert_eq!(parsed.phased, [(0, DAY), (1, 4 * DAY), (2, 5 * DAY)]);
+        assert_eq!(parsed.phase_pending, [(0, DAY), (1, 4 * DAY), (2, 5 * DAY)]);
         let allowed = DecodeOptions { grid: GridRule::Allow, ..options };
-        assert!(write(&scalar("3d", TimeUnit::Ms), None, &[DAY], &allowed).unwrap().phased.is_empty());
-        assert!(write(&scalar("1d", TimeUnit::Ms), None, &[DAY], &options).unwrap().phased.is_empty());
+        assert!(write(&scalar("3d", TimeUnit::Ms), None, &[DAY], &allowed).unwrap().phase_pending.is_empty());
+        assert!(write(&scalar("1d", TimeUnit::Ms), None, &[DAY], &options).unwrap().phase_pending.is_empty());
     }
 }

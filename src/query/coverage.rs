@@ -1,11 +1,11 @@
 //! Coverage: which of the expected buckets of a closed range have rows, and the gaps between them.
 //!
-//! - Expected are the buckets that start in the range and that the calendar opens by their start.
-//! - Present are those of them with at least one row of the range inside, wherever in the bucket it stands.
-//! - A gap is a maximal run of expected buckets without a row. Buckets that are not expected neither make a gap nor end
-//!   one: a weekend between two missing buckets does not split it.
+//! - A bucket is expected when its start lies in the range and in a window the calendar opens.
+//! - An expected bucket is present when at least one row of the range lies anywhere in it.
+//! - A gap is a maximal run of expected buckets without a row. Buckets that are not expected neither start nor end a
+//!   gap: a weekend between two missing buckets does not split it.
 //!
-//! The cost is that of the gaps and of the calendar's windows within the range, not that of the buckets.
+//! The cost grows with the gaps and the calendar's windows within the range, not with the buckets.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -16,17 +16,17 @@ use crate::store::{BucketRanges, MapCache, Presence, SeriesState};
 use crate::types::calendar::OpenPeriods;
 use crate::types::{Calendar, Grid, TimeUnit};
 
-/// What to look at.
+/// Range, calendar and limits of a coverage report.
 #[derive(Clone, Copy, Debug)]
 pub struct CoverageSpec<'a> {
-    /// First timestamp; the start of the first row's bucket when absent.
+    /// First timestamp; defaults to the start of the first row's bucket.
     pub start: Option<i64>,
-    /// Last timestamp; the last row when absent.
+    /// Last timestamp; defaults to that of the last row.
     pub end: Option<i64>,
     pub calendar: &'a Calendar,
     /// Gaps of fewer buckets are not listed.
     pub missing_min: u64,
-    /// Most gaps listed.
+    /// At most this many gaps are listed.
     pub gaps_max: usize,
 }
 
@@ -51,15 +51,15 @@ pub struct CoverageReport {
     pub present: u64,
     /// Rows of the range.
     pub rows: u64,
-    /// Those that are not at the start of their bucket.
+    /// Rows that are not at the start of their bucket.
     pub off_grid: u64,
-    /// Those in buckets the calendar closes.
+    /// Rows in buckets the calendar closes.
     pub outside_calendar: u64,
-    /// The first gaps, rising.
+    /// The first gaps, in ascending order.
     pub gaps: Vec<Gap>,
-    /// How many gaps there are, listed or not, of at least the length asked for.
+    /// Number of gaps of at least `missing_min` buckets, listed or not.
     pub gaps_total: u64,
-    /// The gap with the most missing buckets, the earliest of equal ones, whether it is listed or not.
+    /// The gap with the most missing buckets, listed or not; of equal ones the earliest.
     pub longest_gap: Option<Gap>,
 }
 
@@ -84,7 +84,7 @@ impl BucketSpan {
     }
 }
 
-/// Closed ranges of expected buckets, rising and apart.
+/// Closed ranges of expected buckets, ascending and disjoint.
 struct ExpectedBuckets<'a> {
     grid: Grid,
     per_second: i64,
@@ -120,7 +120,7 @@ impl Iterator for ExpectedBuckets<'_> {
     }
 }
 
-/// Closed ranges of expected buckets that are all present or all missing, rising.
+/// Closed ranges of expected buckets that are all present or all missing, ascending.
 struct Segments<'a> {
     expected: ExpectedBuckets<'a>,
     rest: Option<(i64, i64)>,
@@ -136,7 +136,7 @@ impl<'a> Segments<'a> {
 }
 
 impl Iterator for Segments<'_> {
-    /// Whether the buckets are present, the first and the last of them.
+    /// Whether the buckets are present; the first and the last of them.
     type Item = (bool, i64, i64);
 
     fn next(&mut self) -> Option<(bool, i64, i64)> {
@@ -158,7 +158,7 @@ impl Iterator for Segments<'_> {
     }
 }
 
-/// Buckets in a closed range of them.
+/// Number of buckets in a closed range.
 fn count((first, last): (i64, i64)) -> u64 {
     if first > last { 0 } else { last.abs_diff(first).saturating_add(1) }
 }
@@ -193,7 +193,7 @@ pub fn coverage(series: &SeriesState, cache: &MapCache, spec: &CoverageSpec<'_>)
     report.bounds = Some((grid.start_of(span.buckets.0), grid.start_of(span.buckets.1)));
     let buckets = presence.buckets(span.range);
     let expected = ExpectedBuckets::new(grid, series.def.unit, spec.calendar, span.buckets);
-    // First and last missing bucket of the gap that may go on, and how many are missing.
+    // First and last missing bucket of the gap that may continue, and how many are missing.
     let mut open: Option<(i64, i64, u64)> = None;
     let close = |gap: Option<(i64, i64, u64)>, report: &mut CoverageReport| {
         let Some((first, last, missing)) = gap else { return };
@@ -229,7 +229,7 @@ fn rows_open(presence: &Presence, unit: TimeUnit, calendar: &Calendar, span: &Bu
     if matches!(calendar, Calendar::Always) {
         return presence.rows(span.range);
     }
-    // The first row can stand in a bucket that starts before the range.
+    // The first row can lie in a bucket that starts before the range.
     let buckets = (grid.bucket_of(span.range.0), span.buckets.1);
     ExpectedBuckets::new(grid, unit, calendar, buckets)
         .map(|(first, last)| {
@@ -243,8 +243,9 @@ fn rows_open(presence: &Presence, unit: TimeUnit, calendar: &Calendar, span: &Bu
 pub struct CompleteTail {
     /// Closed range of timestamps from the first bucket to the last.
     pub range: (i64, i64),
-    /// Condition on `ts` where rows of closed times lie in between, which are no part of the answer.
-    pub only: Option<KeyRanges>,
+    /// Condition on `ts` that excludes rows in buckets the calendar closes; `None` when there are no such rows in
+    /// `range`.
+    pub filter: Option<KeyRanges>,
 }
 
 /// The last run of `wanted` consecutive expected buckets that all have rows, within the range; `None` when there is no
@@ -264,7 +265,7 @@ pub fn last_complete(
     let presence = series.presence(cache)?;
     let buckets = presence.buckets(span.range);
     let expected = ExpectedBuckets::new(grid, series.def.unit, calendar, span.buckets);
-    // The present segments since the last missing bucket, no more than are wanted, and how many buckets they have.
+    // The present segments since the last missing bucket, as few as hold `wanted` buckets, and their number of buckets.
     let mut parts: VecDeque<(i64, i64)> = VecDeque::new();
     let mut length = 0_u64;
     let mut found: Option<VecDeque<(i64, i64)>> = None;
@@ -292,18 +293,18 @@ pub fn last_complete(
     if let Some(front) = parts.front_mut() {
         front.0 = front.0.saturating_add_unsigned(surplus);
     }
-    // Ranges of timestamps, those without rows between them joined.
+    // Ranges of timestamps; those without rows between them are coalesced.
     let mut ranges: Vec<(i64, i64)> = Vec::new();
     for (first, last) in parts {
         let (from, to) = (grid.start_of(first), grid.end_of(last).min(span.range.1));
         match ranges.last_mut() {
-            Some(before) if presence.rows((before.1.saturating_add(1), from.saturating_sub(1))) == 0 => before.1 = to,
+            Some(previous) if presence.rows((previous.1.saturating_add(1), from.saturating_sub(1))) == 0 => previous.1 = to,
             _ => ranges.push((from, to)),
         }
     }
     Ok(ranges.first().zip(ranges.last()).map(|(first, last)| CompleteTail {
         range: (first.0, last.1),
-        only: (ranges.len() > 1).then(|| KeyRanges { column: 0, is_float: false, ranges: Arc::new(ranges.clone()) }),
+        filter: (ranges.len() > 1).then(|| KeyRanges { column: 0, is_float: false, ranges: Arc::new(ranges.clone()) }),
     }))
 }
 

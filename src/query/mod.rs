@@ -1,4 +1,4 @@
-//! Questions and answers: the query object, the scan that merges chunks and tail, and the blocks it yields.
+//! Queries and results: the query object, the scan that merges chunks and tail, and the blocks it yields.
 
 pub mod cancel;
 pub mod coverage;

@@ -1,10 +1,10 @@
 //! A scan over several series of one state, one after the other or merged by time.
 //!
 //! Invariants:
-//! 1. Rows come in the order of the answer: series rise by key and, inside each, time in the direction asked for; by
-//!    time, rows of one timestamp come by key in both directions.
-//! 2. Memory does not grow with the rows: one series after the other opens one scan at a time; by time every scan holds
-//!    the place of its next rows in a mapped file or run, never a copy, and rows are copied into one block at a time.
+//! 1. Rows come in the order of the result. By series: keys ascend and, inside each series, time follows the requested
+//!    direction. By time: rows of one timestamp come by key in both directions.
+//! 2. Memory does not grow with the rows. By series one scan is open at a time; by time every scan holds references to
+//!    its next rows in a mapped file or run, never a copy, and rows are copied into one block at a time.
 //! 3. By time a series is opened only when its first row may be the next one.
 
 use std::cmp::Reverse;
@@ -24,7 +24,7 @@ use crate::format::chunk::block_rows;
 use crate::store::{MapCache, SeriesState, SourceBlock};
 use crate::types::{ColumnType, SeriesDef, SeriesKey, number};
 
-/// What becomes of the words of one column of one series, so that all series answer the same type.
+/// How the words of one column of one series are converted, so that all series have the same type in the result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ColumnCast {
     Keep,
@@ -39,19 +39,19 @@ pub enum ColumnCast {
     },
 }
 
-/// One series of an answer, and which of its rows.
+/// One series of a result, and which of its rows.
 #[derive(Clone, Debug)]
 pub struct ScanMember {
     pub series: Arc<SeriesState>,
     /// Closed range of timestamps.
     pub range: (i64, i64),
-    /// Positions of the number columns wanted.
+    /// Positions of the selected number columns.
     pub columns: Vec<usize>,
-    /// What becomes of each of them.
+    /// Conversion of each of `columns`.
     pub casts: Vec<ColumnCast>,
-    /// Conditions every row has to meet; shared by series of the same columns.
+    /// Conditions every row must meet; shared by series of the same columns.
     pub filter: Arc<Vec<KeyRanges>>,
-    /// Ends its scan.
+    /// Cancels the scan.
     pub stop: CancelFlag,
 }
 
@@ -68,12 +68,12 @@ impl ScanMember {
     }
 }
 
-/// How the columns of several series become those of one answer.
+/// The columns of several series mapped to those of one result.
 #[derive(Debug)]
 pub struct CommonColumns {
-    /// Columns of the answer.
+    /// Columns of the result.
     pub columns: Vec<ResultColumn>,
-    /// For each series the positions of those columns, and what becomes of them.
+    /// For each series the positions of those columns and their conversions.
     pub members: Vec<(Vec<usize>, Vec<ColumnCast>)>,
 }
 
@@ -81,11 +81,11 @@ fn mismatch(detail: String) -> Error {
     Error::new(ErrorCode::SchemaMismatch, detail)
 }
 
-/// Finds the columns of an answer over these series, at least one: those named, or those common to all in the order of
-/// the first series. A decimal column takes the largest digits present.
+/// Columns of a result over at least one series: the named ones, or those common to all in the order of the first
+/// series. A decimal column has the most digits of any series.
 ///
 /// # Errors
-/// `schema_mismatch` naming series and column where a series lacks a named column, types do not go together, or units
+/// `schema_mismatch` naming series and column where a series lacks a named column, types are incompatible, or units
 /// differ; `invalid_argument` for a column named twice.
 pub fn common(defs: &[&SeriesDef], names: Option<&[String]>, numbers: NumberFormat) -> Result<CommonColumns> {
     let first = *defs.first().ok_or_else(|| Error::invalid("series names no series"))?;
@@ -101,7 +101,7 @@ pub fn common(defs: &[&SeriesDef], names: Option<&[String]>, numbers: NumberForm
     }
     let names: Vec<&str> = match names {
         Some(names) => {
-            let names: Vec<&str> = names.iter().map(String::as_str).filter(|name| !is_leading(name)).collect();
+            let names: Vec<&str> = names.iter().map(String::as_str).filter(|name| !is_key_column(name)).collect();
             for (position, name) in names.iter().enumerate() {
                 if names.iter().take(position).any(|earlier| earlier == name) {
                     return Err(Error::invalid(format!("column {name:?} is named twice")));
@@ -110,8 +110,8 @@ pub fn common(defs: &[&SeriesDef], names: Option<&[String]>, numbers: NumberForm
             names
         }
         None => {
-            let everywhere = |name: &str| defs.iter().all(|def| def.column(name).is_some());
-            first.columns.iter().map(|column| column.name.as_str()).filter(|name| everywhere(name)).collect()
+            let is_common = |name: &str| defs.iter().all(|def| def.column(name).is_some());
+            first.columns.iter().map(|column| column.name.as_str()).filter(|name| is_common(name)).collect()
         }
     };
     let mut columns = Vec::with_capacity(names.len());
@@ -119,9 +119,9 @@ pub fn common(defs: &[&SeriesDef], names: Option<&[String]>, numbers: NumberForm
     for name in names {
         let kinds = kinds_of(defs, name)?;
         let kind = common_kind(defs, name, &kinds, numbers)?;
-        for ((positions, casts), (position, own)) in members.iter_mut().zip(kinds) {
+        for ((positions, casts), (position, column_kind)) in members.iter_mut().zip(kinds) {
             positions.push(position);
-            casts.push(match (own, kind) {
+            casts.push(match (column_kind, kind) {
                 (ColumnType::Decimal { digits: from }, ColumnType::Decimal { digits: to }) if from != to => {
                     ColumnCast::Rescale { from, to }
                 }
@@ -134,22 +134,22 @@ pub fn common(defs: &[&SeriesDef], names: Option<&[String]>, numbers: NumberForm
     Ok(CommonColumns { columns, members })
 }
 
-/// Columns that lead every answer, named or not.
-fn is_leading(name: &str) -> bool {
+/// Whether a column comes first in every result, named or not.
+fn is_key_column(name: &str) -> bool {
     name == "ts" || name == super::result::SERIES_COLUMN
 }
 
 /// Position and type of a column in each series.
 fn kinds_of(defs: &[&SeriesDef], name: &str) -> Result<Vec<(usize, ColumnType)>> {
-    let of = |def: &&SeriesDef| {
+    let position_and_kind = |def: &&SeriesDef| {
         let position = def.column_named(name)?;
         let kind = def.columns.get(position).map_or(ColumnType::Int64, |column| column.kind);
         Ok((position, kind))
     };
-    defs.iter().map(of).collect()
+    defs.iter().map(position_and_kind).collect()
 }
 
-/// The type a column of several series has in the answer.
+/// The type a column of several series has in the result.
 fn common_kind(
     defs: &[&SeriesDef],
     name: &str,
@@ -157,17 +157,17 @@ fn common_kind(
     numbers: NumberFormat,
 ) -> Result<ColumnType> {
     let (Some((_, first)), Some(def)) = (kinds.first(), defs.first()) else {
-        return Err(Error::internal("an answer of no series"));
+        return Err(Error::internal("a result of no series"));
     };
     let Some((other, (_, kind))) = defs.iter().zip(kinds).find(|(_, (_, kind))| kind != first) else {
         return Ok(*first);
     };
     let differ = || {
-        let (a, b) = (shown(*first), shown(*kind));
+        let (a, b) = (type_text(*first), type_text(*kind));
         mismatch(format!("column {name} is {a} in series {} and {b} in series {}", def.key, other.key))
     };
     if kinds.iter().any(|(_, kind)| *kind == ColumnType::Int64) {
-        return Err(differ().with_hint("name other columns, or ask for the series apart"));
+        return Err(differ().with_hint("name other columns, or query the series separately"));
     }
     if numbers == NumberFormat::Float64 {
         return Ok(ColumnType::Float64);
@@ -178,11 +178,11 @@ fn common_kind(
             Err(differ().with_hint("numbers=raw needs equal digits; numbers=stored rescales, numbers=float64 converts"))
         }
         Some(digits) => Ok(ColumnType::Decimal { digits }),
-        None => Err(differ().with_hint("numbers=float64 answers both as doubles")),
+        None => Err(differ().with_hint("numbers=float64 returns both as doubles")),
     }
 }
 
-fn shown(kind: ColumnType) -> String {
+fn type_text(kind: ColumnType) -> String {
     match kind {
         ColumnType::Decimal { digits } => format!("decimal({digits})"),
         ColumnType::Float64 => "float64".into(),
@@ -190,7 +190,7 @@ fn shown(kind: ColumnType) -> String {
     }
 }
 
-/// An error unless predicates on scaled integers mean the same in every series.
+/// Checks that predicates on scaled integers mean the same in every series.
 ///
 /// # Errors
 /// `schema_mismatch` naming the column.
@@ -201,9 +201,9 @@ pub fn check_raw(defs: &[&SeriesDef], columns: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// The shape of an answer over several series, in the order of their keys.
-pub fn shape(
-    asked: &[String],
+/// Schema of a result over several series, in the order of their keys.
+pub fn result_schema(
+    selectors: &[String],
     members: &[ScanMember],
     columns: Vec<ResultColumn>,
     numbers: NumberFormat,
@@ -211,7 +211,7 @@ pub fn shape(
 ) -> ResultSchema {
     let keys = StringArray::from_iter_values(members.iter().map(|member| member.series.def.key.as_str()));
     let unit = members.first().map(|member| member.series.def.unit).unwrap_or_default();
-    let subject = Subject::Many { asked: asked.into(), keys: Arc::new(keys) };
+    let subject = Subject::Many { selectors: selectors.into(), keys: Arc::new(keys) };
     ResultSchema { subject, unit, columns, numbers, commit }
 }
 
@@ -221,20 +221,20 @@ pub struct MultiScan {
     members: Vec<ScanMember>,
     cache: Arc<MapCache>,
     order: RowOrder,
-    /// Rows still allowed by the limit of the whole answer.
-    left: u64,
+    /// Rows the limit still allows, over all series.
+    rows_left: u64,
     is_limited: bool,
-    walk: ScanPhase,
-    /// Of the scans that are over.
+    phase: ScanPhase,
+    /// Statistics of the scans that have ended.
     stats: ScanStats,
     next: Option<(usize, i64)>,
     ended: bool,
 }
 
-/// How far a scan has come.
+/// Progress of a scan.
 #[derive(Debug)]
 enum ScanPhase {
-    /// The series at this position is being read, or the next to be.
+    /// The series at this position is being read, or is next.
     BySeries {
         at: usize,
         scan: Option<Box<Scan>>,
@@ -245,8 +245,8 @@ enum ScanPhase {
 /// A merge by time.
 #[derive(Debug)]
 struct TimeMerge {
-    feeds: Vec<MergeInput>,
-    /// Order key of the next row of each feed (of one not open: the least it can be) and its position.
+    inputs: Vec<MergeInput>,
+    /// Time key of the next row of each input (a lower bound for one that is not open) and its position.
     heads: BinaryHeap<Reverse<(i64, usize)>>,
     rows_max: usize,
 }
@@ -256,11 +256,11 @@ struct TimeMerge {
 struct MergeInput {
     scan: Option<Box<Scan>>,
     piece: Option<BlockRows>,
-    /// Where the piece stands among those of the block being made.
+    /// Position of the piece among those of the block being built.
     slot: Option<usize>,
 }
 
-/// Rows of one piece that stand next to each other in a block.
+/// Consecutive rows of one piece.
 #[derive(Clone, Copy, Debug)]
 struct RowSlice {
     slot: usize,
@@ -268,7 +268,7 @@ struct RowSlice {
     hi: usize,
 }
 
-/// A piece some of whose rows go into the block being made.
+/// A piece some of whose rows go into the block being built.
 struct UsedBlock {
     member: usize,
     block: Arc<SourceBlock>,
@@ -276,7 +276,7 @@ struct UsedBlock {
 }
 
 impl MultiScan {
-    /// Starts a scan over the members, which rise by key; nothing is read before the first block is asked for.
+    /// Starts a scan over the members, ascending by key; nothing is read before the first block is requested.
     pub fn new(
         members: Vec<ScanMember>,
         cache: &Arc<MapCache>,
@@ -284,7 +284,7 @@ impl MultiScan {
         order: RowOrder,
         limit: Option<u64>,
     ) -> Self {
-        let walk = match layout {
+        let phase = match layout {
             MultiLayout::BySeries => ScanPhase::BySeries { at: 0, scan: None },
             MultiLayout::ByTime => ScanPhase::ByTime(TimeMerge::new(&members, order)),
         };
@@ -292,32 +292,32 @@ impl MultiScan {
             members,
             cache: Arc::clone(cache),
             order,
-            left: limit.unwrap_or(u64::MAX),
+            rows_left: limit.unwrap_or(u64::MAX),
             is_limited: limit.is_some(),
-            walk,
+            phase,
             stats: ScanStats::default(),
             next: None,
             ended: false,
         }
     }
 
-    /// Position of the series and timestamp of the first row beyond the limit, once the scan has ended; `None` when
-    /// there is none.
+    /// Position of the series and timestamp of the first row beyond the limit, once the scan has ended; `None` without
+    /// one.
     pub fn next_row(&self) -> Option<(usize, i64)> {
         self.next
     }
 
-    /// How the scan went so far, over all series.
+    /// Statistics of the scan so far, over all series.
     pub fn stats(&self) -> ScanStats {
         let mut stats = self.stats;
-        match &self.walk {
+        match &self.phase {
             ScanPhase::BySeries { scan, .. } => {
                 if let Some(scan) = scan {
                     stats.add(&scan.stats());
                 }
             }
             ScanPhase::ByTime(by_time) => {
-                for scan in by_time.feeds.iter().filter_map(|feed| feed.scan.as_ref()) {
+                for scan in by_time.inputs.iter().filter_map(|input| input.scan.as_ref()) {
                     stats.add(&scan.stats());
                 }
             }
@@ -326,21 +326,21 @@ impl MultiScan {
     }
 
     fn next_block(&mut self) -> Result<Option<Block>> {
-        match &mut self.walk {
+        match &mut self.phase {
             ScanPhase::BySeries { .. } => self.next_of_series(),
             ScanPhase::ByTime(by_time) => {
                 let block = by_time.next_block(
                     &self.members,
                     &self.cache,
                     self.order,
-                    usize::try_from(self.left).unwrap_or(usize::MAX),
+                    usize::try_from(self.rows_left).unwrap_or(usize::MAX),
                     &mut self.stats,
                 )?;
                 if let Some(block) = block {
-                    self.left -= block.rows as u64;
+                    self.rows_left -= block.rows as u64;
                     return Ok(Some(block));
                 }
-                if self.is_limited && self.left == 0 {
+                if self.is_limited && self.rows_left == 0 {
                     self.next = by_time.head(&self.members, &self.cache, self.order, &mut self.stats)?;
                 }
                 Ok(None)
@@ -349,21 +349,21 @@ impl MultiScan {
     }
 
     fn next_of_series(&mut self) -> Result<Option<Block>> {
-        let ScanPhase::BySeries { at, scan } = &mut self.walk else { return Ok(None) };
+        let ScanPhase::BySeries { at, scan } = &mut self.phase else { return Ok(None) };
         loop {
             let Some(member) = self.members.get(*at) else { return Ok(None) };
-            let limit = self.is_limited.then_some(self.left);
+            let limit = self.is_limited.then_some(self.rows_left);
             let open = scan.get_or_insert_with(|| Box::new(member.scan(&self.cache, self.order, limit)));
             match open.next() {
                 Some(block) => {
                     let mut block = block?;
-                    self.left = self.left.saturating_sub(block.rows as u64);
+                    self.rows_left = self.rows_left.saturating_sub(block.rows as u64);
                     block.verbatim = None;
                     block.labels = SeriesIndexes::All(label(*at));
                     for (column, cast) in block.columns.iter_mut().skip(1).zip(&member.casts) {
                         if *cast != ColumnCast::Keep {
                             let mut words = Vec::with_capacity(block.rows);
-                            extend(&mut words, column.typed_data::<i64>().iter().copied(), *cast)
+                            append_cast(&mut words, column.typed_data::<i64>().iter().copied(), *cast)
                                 .map_err(|raw| too_large(member, *cast, raw))?;
                             *column = Buffer::from_vec(words);
                         }
@@ -392,19 +392,19 @@ impl Iterator for MultiScan {
             return None;
         }
         let block = self.next_block();
-        // Nothing follows an error: an answer is never short without saying so.
+        // Nothing follows an error: a short result is never mistaken for a complete one.
         self.ended = !matches!(block, Ok(Some(_)));
         block.transpose()
     }
 }
 
-/// At most [`super::select::SERIES_MAX`] series are read at a time.
+/// Label of a series; positions are below [`super::select::SERIES_MAX`].
 fn label(position: usize) -> i32 {
     i32::try_from(position).unwrap_or(i32::MAX)
 }
 
-/// Appends words as the answer has them; the word that does not fit is the error.
-fn extend(out: &mut Vec<i64>, words: impl Iterator<Item = i64>, cast: ColumnCast) -> Result<(), i64> {
+/// Appends converted words; the error is the word that does not fit.
+fn append_cast(out: &mut Vec<i64>, words: impl Iterator<Item = i64>, cast: ColumnCast) -> Result<(), i64> {
     match cast {
         ColumnCast::Keep => out.extend(words),
         ColumnCast::Rescale { from, to } => {
@@ -427,25 +427,25 @@ fn too_large(member: &ScanMember, cast: ColumnCast, raw: i64) -> Error {
     let mut cell = Vec::new();
     number::write_decimal(&mut cell, raw, from);
     let cell = String::from_utf8_lossy(&cell).into_owned();
-    let positions = member.columns.iter().zip(&member.casts).filter(|(_, own)| **own == cast);
+    let positions = member.columns.iter().zip(&member.casts).filter(|(_, column_cast)| **column_cast == cast);
     let names: Vec<&str> = positions
         .filter_map(|(position, _)| member.series.def.columns.get(*position).map(|column| column.name.as_str()))
         .collect();
     let (key, names): (&SeriesKey, String) = (&member.series.def.key, names.join(" or "));
     mismatch(format!("column {names} of series {key} holds {cell}, which does not fit 18 digits, {to} after the point"))
-        .with_hint("numbers=float64 answers doubles; or ask for series of like digits")
+        .with_hint("numbers=float64 returns doubles; or query series of equal digits")
 }
 
-/// A timestamp as a key that rises in the direction of the scan.
-fn order_of(ts: i64, order: RowOrder) -> i64 {
+/// A timestamp as a key that ascends in the direction of the scan.
+fn time_key(ts: i64, order: RowOrder) -> i64 {
     match order {
         RowOrder::Asc => ts,
         RowOrder::Desc => !ts,
     }
 }
 
-/// Timestamp of the n-th row that is left of a piece.
-fn ts_of(piece: &BlockRows, n: usize, order: RowOrder) -> Option<i64> {
+/// Timestamp of the n-th remaining row of a piece.
+fn nth_ts(piece: &BlockRows, n: usize, order: RowOrder) -> Option<i64> {
     if n >= piece.rows() {
         return None;
     }
@@ -465,7 +465,7 @@ impl MergeInput {
         stats: &mut ScanStats,
     ) -> Result<Option<i64>> {
         loop {
-            if let Some(ts) = self.piece.as_ref().and_then(|piece| ts_of(piece, 0, order)) {
+            if let Some(ts) = self.piece.as_ref().and_then(|piece| nth_ts(piece, 0, order)) {
                 return Ok(Some(ts));
             }
             self.slot = None;
@@ -486,18 +486,18 @@ impl TimeMerge {
             let Some((first, last)) = member.series.bounds else { continue };
             let (start, end) = (member.range.0.max(first), member.range.1.min(last));
             if start <= end {
-                heads.push(Reverse((order_of(if order == RowOrder::Desc { end } else { start }, order), position)));
+                heads.push(Reverse((time_key(if order == RowOrder::Desc { end } else { start }, order), position)));
             }
         }
         let columns = members.first().map_or(0, |member| member.columns.len());
         Self {
-            feeds: members.iter().map(|_| MergeInput::default()).collect(),
+            inputs: members.iter().map(|_| MergeInput::default()).collect(),
             heads: heads.into(),
             rows_max: block_rows(columns),
         }
     }
 
-    /// The next row that nothing comes before: series and timestamp.
+    /// Series and timestamp of the next row in the order of the result.
     fn head(
         &mut self,
         members: &[ScanMember],
@@ -506,14 +506,14 @@ impl TimeMerge {
         stats: &mut ScanStats,
     ) -> Result<Option<(usize, i64)>> {
         while let Some(Reverse((key, position))) = self.heads.pop() {
-            let (Some(feed), Some(member)) = (self.feeds.get_mut(position), members.get(position)) else { continue };
-            let Some(ts) = feed.head(member, cache, order, stats)? else {
-                // Its place is all that is left of it.
-                *feed = MergeInput::default();
+            let (Some(input), Some(member)) = (self.inputs.get_mut(position), members.get(position)) else { continue };
+            let Some(ts) = input.head(member, cache, order, stats)? else {
+                // The input is exhausted: release its scan and piece.
+                *input = MergeInput::default();
                 continue;
             };
-            self.heads.push(Reverse((order_of(ts, order), position)));
-            if order_of(ts, order) == key {
+            self.heads.push(Reverse((time_key(ts, order), position)));
+            if time_key(ts, order) == key {
                 return Ok(Some((position, ts)));
             }
         }
@@ -532,23 +532,23 @@ impl TimeMerge {
         let mut rows = 0;
         let mut runs: Vec<RowSlice> = Vec::new();
         let mut used: Vec<UsedBlock> = Vec::new();
-        for feed in &mut self.feeds {
-            feed.slot = None;
+        for input in &mut self.inputs {
+            input.slot = None;
         }
         while rows < rows_max {
             let Some(Reverse((_, position))) = self.heads.pop() else { break };
-            let (Some(feed), Some(member)) = (self.feeds.get_mut(position), members.get(position)) else { continue };
-            if feed.scan.is_none() {
-                match feed.head(member, cache, order, stats)? {
-                    Some(ts) => self.heads.push(Reverse((order_of(ts, order), position))),
-                    None => *feed = MergeInput::default(),
+            let (Some(input), Some(member)) = (self.inputs.get_mut(position), members.get(position)) else { continue };
+            if input.scan.is_none() {
+                match input.head(member, cache, order, stats)? {
+                    Some(ts) => self.heads.push(Reverse((time_key(ts, order), position))),
+                    None => *input = MergeInput::default(),
                 }
                 continue;
             }
             let rival = self.heads.peek().map(|Reverse(rival)| *rival);
-            let Some(piece) = &mut feed.piece else { continue };
-            let count = leading(piece, position, rival, order).min(rows_max - rows);
-            let slot = *feed.slot.get_or_insert_with(|| {
+            let Some(piece) = &mut input.piece else { continue };
+            let count = rows_before_rival(piece, position, rival, order).min(rows_max - rows);
+            let slot = *input.slot.get_or_insert_with(|| {
                 used.push(UsedBlock {
                     member: position,
                     block: Arc::clone(&piece.block),
@@ -566,9 +566,9 @@ impl TimeMerge {
             }
             runs.push(RowSlice { slot, lo, hi });
             rows += count;
-            match feed.head(member, cache, order, stats)? {
-                Some(ts) => self.heads.push(Reverse((order_of(ts, order), position))),
-                None => *feed = MergeInput::default(),
+            match input.head(member, cache, order, stats)? {
+                Some(ts) => self.heads.push(Reverse((time_key(ts, order), position))),
+                None => *input = MergeInput::default(),
             }
         }
         if rows == 0 {
@@ -578,18 +578,18 @@ impl TimeMerge {
     }
 }
 
-/// How many rows of a piece come before the next row of all others; at least one.
-fn leading(piece: &BlockRows, position: usize, rival: Option<(i64, usize)>, order: RowOrder) -> usize {
+/// Number of rows of a piece that come before the next row of all other inputs; at least one.
+fn rows_before_rival(piece: &BlockRows, position: usize, rival: Option<(i64, usize)>, order: RowOrder) -> usize {
     let Some(rival) = rival else { return piece.rows() };
-    let before = |n: usize| ts_of(piece, n, order).is_some_and(|ts| (order_of(ts, order), position) < rival);
-    if !before(1) {
+    let is_before = |n: usize| nth_ts(piece, n, order).is_some_and(|ts| (time_key(ts, order), position) < rival);
+    if !is_before(1) {
         return 1;
     }
     // The first row that does not come before lies within `low..=high`.
     let (mut low, mut high) = (2, piece.rows());
     while low < high {
         let middle = low + (high - low) / 2;
-        if before(middle) {
+        if is_before(middle) {
             low = middle + 1;
         } else {
             high = middle;
@@ -633,12 +633,12 @@ fn gather(
             let appended = match picked {
                 None => {
                     let cells = source.get(run.lo..run.hi).unwrap_or_default();
-                    extend(&mut words, cells.iter().copied(), *cast)
+                    append_cast(&mut words, cells.iter().copied(), *cast)
                 }
                 Some(picked) => {
                     let rows = picked.get(run.lo..run.hi).unwrap_or_default();
                     let cell = |row: &u32| source.get(*row as usize).copied().unwrap_or_default();
-                    extend(&mut words, rows.iter().map(cell), *cast)
+                    append_cast(&mut words, rows.iter().map(cell), *cast)
                 }
             };
             appended.map_err(|raw| match members.get(*position) {

@@ -1,11 +1,10 @@
-//! Predicates on columns: `column op value`, all of them together.
+//! Predicates on columns: `column op value`, combined by AND.
 //!
-//! Every operator becomes a set of closed ranges of order keys, decided once: a value with more digits than a decimal
-//! column is never rounded into a match, and for a column of doubles it is the double that its text is read as. Rows,
-//! zones and chunks are then checked against the same ranges.
+//! Every predicate is compiled once into closed ranges of order keys. A value with more digits than a decimal column is
+//! never rounded into a match; for a column of doubles a value is the double its text parses to. Rows, zones and chunks
+//! are then checked against the same ranges.
 //!
-//! A set of values costs a row a few comparisons, however large it is: the ranges rise, so that a key is found among
-//! them by halving.
+//! The ranges ascend, so a key is found by binary search: even a large set of values costs a few comparisons a row.
 
 use std::sync::Arc;
 
@@ -54,7 +53,7 @@ impl Operator {
         (Operator::NotIn, "not_in"),
     ];
 
-    /// Reads an operator by name; `-` stands for `_`.
+    /// Parses an operator name; `-` is read as `_`.
     pub fn from_name(name: &str) -> Result<Self> {
         let plain = name.replace('-', "_");
         Self::ALL.iter().find(|(_, known)| *known == plain).map(|(operator, _)| *operator).ok_or_else(|| {
@@ -64,7 +63,7 @@ impl Operator {
     }
 }
 
-/// A predicate as a caller writes it. Values are numbers or their text, so that no digit is lost.
+/// A predicate as a caller writes it. Values are numbers, or numbers as text so that no digit is lost.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
@@ -73,16 +72,16 @@ pub struct Predicate {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub column: Option<String>,
     pub op: Operator,
-    /// One value, two for `between`, a list for `in` and `not_in`. Of `ts` an epoch number, RFC 3339 text or a date, which
-    /// is all of its day.
+    /// One value, two for `between`, a list for `in` and `not_in`. For `ts` an epoch number, RFC 3339 text or a date,
+    /// which means its whole day.
     pub value: Value,
 }
 
 impl Predicate {
-    /// Reads `column:op:value[,value…]`; the column may be left out.
+    /// Parses `column:op:value[,value…]`; the column may be left out.
     pub fn parse(text: &str) -> Result<Self> {
         let malformed =
-            || Error::invalid(format!("predicate {text:?} is not column:op:value")).with_hint(spelled(text));
+            || Error::invalid(format!("predicate {text:?} is not column:op:value")).with_hint(syntax_hint(text));
         let parts: Vec<&str> = text.splitn(3, ':').collect();
         let (column, op, values) = match parts.as_slice() {
             [column, op, values] => (Some((*column).to_owned()), *op, *values),
@@ -101,8 +100,8 @@ impl Predicate {
     }
 }
 
-/// How a predicate is written that was written as in other languages, or an example.
-fn spelled(text: &str) -> String {
+/// Hint for a malformed predicate: its correct form where it uses an operator sign, else an example.
+fn syntax_hint(text: &str) -> String {
     const SIGNS: [(&str, &str); 8] =
         [(">=", "gte"), ("<=", "lte"), ("!=", "ne"), ("<>", "ne"), ("==", "eq"), (">", "gt"), ("<", "lt"), ("=", "eq")];
     let found = SIGNS.iter().find_map(|(sign, name)| Some((text.split_once(sign)?, name)));
@@ -113,7 +112,7 @@ fn spelled(text: &str) -> String {
 }
 
 impl Predicate {
-    /// The form that [`Predicate::parse`] reads.
+    /// The form that [`Predicate::parse`] parses.
     pub fn to_text(&self) -> String {
         let name = Operator::ALL.iter().find(|(op, _)| *op == self.op).map_or("", |(_, name)| *name);
         let values = texts_of(&self.value).unwrap_or_default().join(",");
@@ -124,16 +123,16 @@ impl Predicate {
     }
 }
 
-/// Most values of all predicates of a query together.
+/// Maximum number of values of all predicates of a query together.
 pub const VALUES_MAX: usize = 100_000;
 
-/// A predicate decided for one column: closed, rising, apart ranges of order keys.
+/// A predicate compiled for one column: closed, ascending, disjoint ranges of order keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyRanges {
     /// Position of the column; `ts` is 0.
     pub column: usize,
     pub is_float: bool,
-    /// Shared by everything that looks for the same rows: a set of values can be large.
+    /// Shared between scans with the same predicate: a set of values can be large.
     pub ranges: Arc<Vec<(i64, i64)>>,
 }
 
@@ -145,7 +144,7 @@ impl KeyRanges {
         self.ranges.get(at).is_some_and(|(low, _)| *low <= key)
     }
 
-    /// How many cells match.
+    /// Number of cells that match.
     pub fn count(&self, words: &[i64]) -> usize {
         match (self.ranges.as_slice(), self.is_float) {
             ([range], false) => count_words(words, *range),
@@ -168,8 +167,8 @@ impl KeyRanges {
     }
 }
 
-// Loops without a branch, which the compiler turns into vector code: for the widest vectors of the processor that runs
-// them, found out once. One subtraction and one comparison tell whether a key is within a range.
+// Branch-free loops that the compiler vectorizes, for the widest vectors of the processor, which is detected once. One
+// subtraction and one comparison decide whether a key is within a range.
 
 #[inline(always)]
 fn within(key: i64, (low, high): (i64, i64)) -> bool {
@@ -200,11 +199,11 @@ fn keep_doubles(words: &[i64], range: (i64, i64), marks: &mut [bool]) {
     }
 }
 
-/// Decides predicates for a series. `numbers=raw` takes values as scaled integers.
+/// Compiles predicates for a series. `numbers=raw` reads values as scaled integers.
 ///
 /// # Errors
-/// `schema_mismatch` for an unknown column, `invalid_argument` for a value that is no number or the wrong count,
-/// `too_large` for more than [`VALUES_MAX`] values.
+/// `schema_mismatch` for an unknown column, `invalid_argument` for a value that is not a number or a wrong number of
+/// values, `too_large` for more than [`VALUES_MAX`] values.
 pub fn compile(def: &SeriesDef, predicates: &[Predicate], numbers: NumberFormat) -> Result<Vec<KeyRanges>> {
     let values: usize = predicates.iter().map(|predicate| predicate.value.as_array().map_or(1, Vec::len)).sum();
     if values > VALUES_MAX {
@@ -219,7 +218,7 @@ fn compile_one(def: &SeriesDef, predicate: &Predicate, numbers: NumberFormat) ->
     let (column, kind) = match predicate.column.as_deref() {
         Some("ts") => (0, ColumnType::Int64),
         None if def.columns.len() != 1 => {
-            return Err(Error::invalid("a predicate on a series of several columns names its column"));
+            return Err(Error::invalid("a predicate on a series of several columns must name its column"));
         }
         name => {
             let position = name.map_or(Ok(0), |name| def.column_named(name))?;
@@ -231,8 +230,8 @@ fn compile_one(def: &SeriesDef, predicate: &Predicate, numbers: NumberFormat) ->
         other => other,
     };
     let texts = texts_of(&predicate.value)?;
-    let place = |text: &String| if column == 0 { place_in_time(text, def.unit) } else { place(text, kind) };
-    let values = texts.iter().map(place).collect::<Result<Vec<KeyNeighbours>>>().map_err(|error| {
+    let value_neighbours = |text: &String| if column == 0 { time_neighbours(text, def.unit) } else { neighbours(text, kind) };
+    let values = texts.iter().map(value_neighbours).collect::<Result<Vec<KeyNeighbours>>>().map_err(|error| {
         let name = predicate.column.as_deref().unwrap_or("value");
         let named = Error::new(error.code(), format!("predicate on {name}: {}", error.detail()));
         error.hint().map_or(named.clone(), |hint| named.with_hint(hint))
@@ -261,14 +260,14 @@ fn texts_of(value: &Value) -> Result<Vec<String>> {
 }
 
 /// Where a value lies among the keys of a column: the highest key at or below its end, and the lowest at or above its
-/// beginning. They are the same key when the column can hold the value. Only a date has an end of its own.
+/// start. Both are the same key when the column can hold the value. Start and end differ only for a date.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct KeyNeighbours {
     floor: Option<i64>,
     ceil: Option<i64>,
 }
 
-fn place(text: &str, kind: ColumnType) -> Result<KeyNeighbours> {
+fn neighbours(text: &str, kind: ColumnType) -> Result<KeyNeighbours> {
     let (floor, ceil) = match kind {
         ColumnType::Float64 => number::doubles_around(text.as_bytes()).map(|(below, above)| {
             let key = |value: f64| order_key(value.to_bits().cast_signed(), true);
@@ -284,8 +283,8 @@ fn place(text: &str, kind: ColumnType) -> Result<KeyNeighbours> {
     Ok(KeyNeighbours { floor, ceil })
 }
 
-/// Where a time lies among timestamps: an epoch number, RFC 3339, or a date, which is all of its day.
-fn place_in_time(text: &str, unit: TimeUnit) -> Result<KeyNeighbours> {
+/// Where a time lies among timestamps: an epoch number, RFC 3339, or a date, which means its whole day.
+fn time_neighbours(text: &str, unit: TimeUnit) -> Result<KeyNeighbours> {
     if let Ok((floor, ceil)) = number::integers_around(text.as_bytes(), 0) {
         return Ok(KeyNeighbours { floor, ceil });
     }
@@ -295,32 +294,32 @@ fn place_in_time(text: &str, unit: TimeUnit) -> Result<KeyNeighbours> {
 }
 
 fn ranges_of(op: Operator, values: &[KeyNeighbours]) -> Result<Vec<(i64, i64)>> {
-    let count = |wanted: usize| {
+    let check_count = |wanted: usize| {
         if values.len() == wanted {
             Ok(())
         } else {
             let name = Operator::ALL.iter().find(|(known, _)| *known == op).map_or("", |(_, name)| name);
-            let many = if wanted == 1 { "" } else { "s" };
-            Err(Error::invalid(format!("operator {name} takes {wanted} value{many}, not {}", values.len())))
+            let plural = if wanted == 1 { "" } else { "s" };
+            Err(Error::invalid(format!("operator {name} takes {wanted} value{plural}, not {}", values.len())))
         }
     };
     let one = || -> Result<KeyNeighbours> {
-        count(1)?;
+        check_count(1)?;
         values.first().copied().ok_or_else(|| Error::invalid("a predicate has no value"))
     };
-    // The keys that are the value, if there are any.
-    let exact = |place: &KeyNeighbours| place.ceil.zip(place.floor).filter(|(first, last)| first <= last);
-    let at_least = |place: KeyNeighbours| place.ceil.map(|low| (low, i64::MAX));
-    let at_most = |place: KeyNeighbours| place.floor.map(|high| (i64::MIN, high));
-    let above = |place: KeyNeighbours| match exact(&place) {
+    // The keys equal to the value, if there are any.
+    let exact = |value: &KeyNeighbours| value.ceil.zip(value.floor).filter(|(first, last)| first <= last);
+    let at_least = |value: KeyNeighbours| value.ceil.map(|low| (low, i64::MAX));
+    let at_most = |value: KeyNeighbours| value.floor.map(|high| (i64::MIN, high));
+    let above = |value: KeyNeighbours| match exact(&value) {
         Some((_, last)) => last.checked_add(1).map(|low| (low, i64::MAX)),
-        None => at_least(place),
+        None => at_least(value),
     };
-    let below = |place: KeyNeighbours| match exact(&place) {
+    let below = |value: KeyNeighbours| match exact(&value) {
         Some((first, _)) => first.checked_sub(1).map(|high| (i64::MIN, high)),
-        None => at_most(place),
+        None => at_most(value),
     };
-    let meet = |a: Option<(i64, i64)>, b: Option<(i64, i64)>| {
+    let intersect = |a: Option<(i64, i64)>, b: Option<(i64, i64)>| {
         let (a, b) = (a?, b?);
         let (low, high) = (a.0.max(b.0), a.1.min(b.1));
         (low <= high).then_some((low, high))
@@ -328,7 +327,7 @@ fn ranges_of(op: Operator, values: &[KeyNeighbours]) -> Result<Vec<(i64, i64)>> 
     let points = || {
         let mut points: Vec<(i64, i64)> = values.iter().filter_map(exact).collect();
         points.sort_unstable();
-        // A time can lie within a date that is given too.
+        // A time can lie within a date of the same list.
         points.dedup_by(|next, last| {
             let is_within = next.0 <= last.1;
             last.1 = if is_within { last.1.max(next.1) } else { last.1 };
@@ -350,24 +349,24 @@ fn ranges_of(op: Operator, values: &[KeyNeighbours]) -> Result<Vec<(i64, i64)>> 
         Operator::Lt => below(one()?).into_iter().collect(),
         Operator::Lte => at_most(one()?).into_iter().collect(),
         Operator::Between | Operator::BetweenExclusive => {
-            count(2)?;
+            check_count(2)?;
             let [first, second] = values else { return Err(Error::invalid("between takes two values")) };
             if op == Operator::Between {
-                meet(at_least(*first), at_most(*second)).into_iter().collect()
+                intersect(at_least(*first), at_most(*second)).into_iter().collect()
             } else {
-                meet(above(*first), below(*second)).into_iter().collect()
+                intersect(above(*first), below(*second)).into_iter().collect()
             }
         }
         Operator::In | Operator::NotIn => {
             if values.is_empty() {
-                return Err(Error::invalid("a set of values is empty"));
+                return Err(Error::invalid("the set of values is empty"));
             }
             if op == Operator::In { points() } else { complement(&points()) }
         }
     })
 }
 
-/// What lies outside rising, closed ranges that are apart.
+/// The keys outside ascending, disjoint, closed ranges.
 fn complement(points: &[(i64, i64)]) -> Vec<(i64, i64)> {
     let mut ranges = Vec::with_capacity(points.len() + 1);
     let mut low = Some(i64::MIN);
@@ -397,9 +396,9 @@ mod tests {
         let words: Vec<i64> = values.iter().map(|value| value.to_bits().cast_signed()).collect();
         let mut marks = vec![true; words.len()];
         compiled[0].keep(&words, &mut marks);
-        let kept: Vec<f64> = values.iter().zip(&marks).filter(|(_, mark)| **mark).map(|(value, _)| *value).collect();
-        assert_eq!(compiled[0].count(&words), kept.len());
-        kept
+        let matched: Vec<f64> = values.iter().zip(&marks).filter(|(_, mark)| **mark).map(|(value, _)| *value).collect();
+        assert_eq!(compiled[0].count(&words), matched.len());
+        matched
     }
 
     #[test]
@@ -418,14 +417,14 @@ mod tests {
             assert!(matching(&format!("between_exclusive:{text},{text}"), &near).is_empty(), "{text}");
         }
         assert!(matching("eq:0.2", &near).is_empty());
-        // Beyond the largest double nothing is equal, and everything is less.
+        // Beyond the largest double no value is equal, and all are less.
         assert!(matching("eq:1e400", &[f64::MAX]).is_empty());
         assert_eq!(matching("lt:1e400", &[f64::MAX]), [f64::MAX]);
         assert_eq!(matching("eq:-0", &[0.0]), [0.0]);
     }
 
     #[test]
-    fn a_large_set_is_searched_by_halving_and_agrees_with_a_look_at_each_value() {
+    fn binary_search_of_a_large_set_agrees_with_a_check_of_each_value() {
         let mut spec = SeriesSpec::of_key(&SeriesKey::scalar("c", "X", "1m", "n").unwrap());
         spec.value = serde_json::from_str(r#"{"type":"int64"}"#).unwrap();
         let def = spec.resolve().unwrap();
@@ -443,16 +442,16 @@ mod tests {
     }
 
     #[test]
-    fn more_values_than_a_query_may_have_are_refused_with_a_way_out() {
+    fn more_values_than_the_limit_are_rejected_with_a_hint() {
         let list = |count: usize| Value::Array((0..count).map(Value::from).collect());
-        let of = |values: &[usize]| {
+        let compile_lists = |values: &[usize]| {
             let predicates: Vec<Predicate> =
                 values.iter().map(|count| Predicate { column: None, op: Operator::In, value: list(*count) }).collect();
             compile(&doubles(), &predicates, NumberFormat::Stored)
         };
-        assert!(of(&[VALUES_MAX]).is_ok());
+        assert!(compile_lists(&[VALUES_MAX]).is_ok());
         for values in [&[VALUES_MAX + 1][..], &[VALUES_MAX, 1]] {
-            let error = of(values).unwrap_err();
+            let error = compile_lists(values).unwrap_err();
             assert_eq!(error.code(), ErrorCode::TooLarge);
             assert!(error.detail().contains("100001") && error.hint().unwrap().contains("between"), "{error:?}");
         }

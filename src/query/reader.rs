@@ -1,4 +1,4 @@
-//! Reading for a program that embeds the engine: one consistent view, and the questions it answers.
+//! Reads for a program that embeds the engine: one consistent view and its queries.
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -13,28 +13,28 @@ use crate::store::{MapCache, SeriesState, Store, StoreState};
 use crate::types::schema::series_not_found;
 use crate::types::{Calendar, SeriesKey};
 
-/// The store at one commit, to read from: every answer of a reader is about the same rows, whatever is written or
-/// compacted meanwhile. Cheap to make; keeps replaced files on the disk while it lives.
+/// A view of the store at one commit: all reads see the same rows, whatever is written or compacted meanwhile. Cheap to
+/// create; replaced files stay on disk while a reader that needs them exists.
 #[derive(Clone, Debug)]
 pub struct StoreReader {
     state: Arc<StoreState>,
     cache: Arc<MapCache>,
 }
 
-/// What a [`StoreReader`] is to give of a series.
+/// Which rows and columns of a series a [`StoreReader`] returns.
 #[derive(Clone, Debug, Default)]
 pub struct Select<'a> {
     /// First and last timestamp, both included, in the unit of the series.
     pub range: Option<RangeInclusive<i64>>,
-    /// Keep only the last so many of the rows that match.
+    /// Keep only the last N of the rows that match.
     pub latest: Option<u64>,
     /// Number columns by name, in this order; all when absent. `ts` always comes first.
     pub columns: Option<&'a [&'a str]>,
-    /// Conditions every row has to meet, see [`Predicate::parse`].
+    /// Conditions every row must meet, see [`Predicate::parse`].
     pub predicates: &'a [Predicate],
     /// Newest row first.
     pub descending: bool,
-    /// Give at most so many rows.
+    /// Return at most this many rows.
     pub limit: Option<u64>,
     /// How [`RowStream::record_batches`] shows number columns; values of predicates are scaled integers under `raw`.
     pub numbers: NumberFormat,
@@ -53,18 +53,18 @@ impl RowStream {
         &self.shape
     }
 
-    /// The rows as Arrow record batches under the schema of the shape, decimals as [`Select::numbers`] says.
+    /// The rows as Arrow record batches under the schema of the shape; [`Select::numbers`] sets the type of decimals.
     pub fn record_batches(self) -> impl Iterator<Item = Result<RecordBatch>> {
         let schema = self.shape.arrow_schema();
         let shape = self.shape;
         self.scan.map(move |block| shape.record_batch(&schema, &block?))
     }
 
-    /// Cells of one column of all rows as doubles: a decimal column gives the nearest double of each value. `ts` is
-    /// column 0, as are its epoch integers.
+    /// Cells of one column of all rows as doubles: the nearest double of each decimal value. Column 0 is `ts`, as epoch
+    /// integers converted to doubles.
     ///
     /// # Errors
-    /// `corrupt_data` for a damaged block, `invalid_argument` for a column that is not there.
+    /// `corrupt_data` for a damaged block, `invalid_argument` for a column that does not exist.
     pub fn doubles(self, column: usize) -> Result<Vec<f64>> {
         use crate::types::{ColumnType, number};
         let kind = match column.checked_sub(1) {
@@ -74,7 +74,7 @@ impl RowStream {
                 .columns
                 .get(position)
                 .map(|column| column.kind)
-                .ok_or_else(|| Error::invalid(format!("the answer has no column {column}")))?,
+                .ok_or_else(|| Error::invalid(format!("the result has no column {column}")))?,
         };
         let mut values = Vec::new();
         for block in self.scan {
@@ -99,17 +99,17 @@ impl Iterator for RowStream {
 }
 
 impl StoreReader {
-    /// Commit that is read.
+    /// The commit this reader sees.
     pub fn commit(&self) -> u64 {
         self.state.commit
     }
 
-    /// Every registered series, by key.
+    /// Keys of all registered series, ascending.
     pub fn keys(&self) -> impl Iterator<Item = &SeriesKey> {
         self.state.keys.keys()
     }
 
-    /// What is known of a series: registration, rows, bounds, version.
+    /// State of a series: registration, rows, bounds, version.
     ///
     /// # Errors
     /// `series_not_found`.
@@ -117,15 +117,15 @@ impl StoreReader {
         self.state.get(key).ok_or_else(|| series_not_found(key))
     }
 
-    /// Rows of a closed range, rising.
+    /// Rows of a closed range, ascending.
     ///
     /// # Errors
-    /// `series_not_found`; the blocks themselves can be `corrupt_data`.
+    /// `series_not_found`; reading the blocks can return `corrupt_data`.
     pub fn range(&self, key: &SeriesKey, range: RangeInclusive<i64>) -> Result<RowStream> {
         self.select(key, &Select { range: Some(range), ..Select::default() })
     }
 
-    /// The last rows, rising.
+    /// The last rows, ascending.
     ///
     /// # Errors
     /// `series_not_found`, `invalid_argument` for 0 rows.
@@ -133,19 +133,19 @@ impl StoreReader {
         self.select(key, &Select { latest: Some(rows), ..Select::default() })
     }
 
-    /// Rows of a series by range, conditions, number and columns.
+    /// Rows of a series by range, conditions, count and columns.
     ///
     /// # Errors
     /// `series_not_found`, `schema_mismatch` for an unknown column, `invalid_argument` for a range that ends before it
-    /// starts, for 0 rows and for a value that is no number.
+    /// starts, for 0 rows and for a value that is not a number.
     pub fn select(&self, key: &SeriesKey, select: &Select<'_>) -> Result<RowStream> {
         let series = self.series(key)?;
         let (start, end) = select.range.clone().map_or((i64::MIN, i64::MAX), RangeInclusive::into_inner);
         if start > end {
-            return Err(Error::invalid(format!("start {start} lies after end {end}")));
+            return Err(Error::invalid(format!("start {start} is after end {end}")));
         }
         if select.latest == Some(0) || select.limit == Some(0) {
-            return Err(Error::invalid("0 rows are asked for"));
+            return Err(Error::invalid("latest and limit must be at least 1"));
         }
         let columns = match select.columns {
             None => None,
@@ -176,12 +176,12 @@ impl StoreReader {
 }
 
 impl Store {
-    /// A view of everything acknowledged so far.
+    /// A view of all rows acknowledged so far.
     pub fn reader(&self) -> StoreReader {
         StoreReader { state: self.snapshot(), cache: Arc::clone(self.cache()) }
     }
 
-    /// The view that a named snapshot shows.
+    /// The view of a named snapshot.
     ///
     /// # Errors
     /// `snapshot_not_found`.

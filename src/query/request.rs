@@ -7,7 +7,7 @@ use super::result::NumberFormat;
 use crate::error::{Error, Result};
 use crate::types::SeriesKey;
 
-/// Direction of the answer.
+/// Direction of the result.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
@@ -17,7 +17,7 @@ pub enum RowOrder {
     Desc,
 }
 
-/// How an answer of several series is arranged.
+/// Row order of a result over several series.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
@@ -30,10 +30,10 @@ pub enum MultiLayout {
 }
 
 impl MultiLayout {
-    /// Reads `by_series` or `by_time`; `-` stands for `_`.
+    /// Parses `by_series` or `by_time`; `-` is read as `_`.
     ///
     /// # Errors
-    /// `invalid_argument` naming the word.
+    /// `invalid_argument` naming the text.
     pub fn from_name(name: &str) -> Result<Self> {
         match name.replace('-', "_").as_str() {
             "by_series" => Ok(MultiLayout::BySeries),
@@ -43,7 +43,7 @@ impl MultiLayout {
     }
 }
 
-/// An end of a closed range as a caller writes it: an epoch integer in the unit of the series, or text
+/// A bound of a closed range as a caller writes it: an epoch integer in the unit of the series, or text
 /// (RFC 3339, a date, or an integer).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged, expecting = "a time is an epoch integer, or text: RFC 3339 or a date")]
@@ -53,37 +53,37 @@ pub enum TimeValue {
     Text(String),
 }
 
-/// Reads `null` as if the field were left out.
+/// Deserializes `null` as the default, like a missing field.
 fn null_is_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(input: D) -> Result<T, D::Error> {
     Ok(Option::deserialize(input)?.unwrap_or_default())
 }
 
-/// What to read. Everything but `series` may be left out, or null.
+/// A query. All fields except `series` are optional and may be null.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct Query {
-    /// Series keys and globs, all klines or all scalars; `*` stands for any characters within one part of a key. A
-    /// single key answers the columns of its series. A glob, or more than one entry, answers a `series` column first.
+    /// Series keys and globs, all klines or all scalars; `*` matches any characters within one part of a key. A single
+    /// key returns the columns of its series. A glob, or more than one entry, adds a `series` column in first position.
     pub series: Vec<String>,
-    /// First timestamp wanted; the range is closed.
+    /// First timestamp, inclusive.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start: Option<TimeValue>,
-    /// Last timestamp wanted; the range is closed.
+    /// Last timestamp, inclusive.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub end: Option<TimeValue>,
-    /// Number columns wanted, in this order; `ts` always comes first. Of several series those common to all, in the
-    /// order of the first one, unless named.
+    /// Number columns to return, in this order, after `ts`. By default all columns; of several series those common to
+    /// all, in the order of the first series.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub columns: Option<Vec<String>>,
-    /// Conditions every row has to meet, all of them.
+    /// Conditions, combined by AND.
     #[serde(default, rename = "where", skip_serializing_if = "Option::is_none")]
     pub predicates: Option<Vec<Predicate>>,
-    /// Keep only the last N rows of the range, of each series.
+    /// Keep only the last N matching rows of the range, of each series.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "server", schema(minimum = 1))]
     pub latest: Option<u64>,
-    /// Give at most this many rows, of all series together, in the order of the answer.
+    /// Return at most this many rows, of all series together, in the order of the result.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "server", schema(minimum = 1))]
     pub limit: Option<u64>,
@@ -93,28 +93,28 @@ pub struct Query {
     #[serde(default, deserialize_with = "null_is_default")]
     #[cfg_attr(feature = "server", schema(value_type = Option<NumberFormat>))]
     pub numbers: NumberFormat,
-    /// Answer as the snapshot of this name shows it, or as a dataset pins it: `dataset:NAME@VERSION`, or `dataset:NAME` for
-    /// its latest version.
+    /// Read the snapshot of this name, or a dataset version: `dataset:NAME@VERSION`, or `dataset:NAME` for the latest
+    /// version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub as_of: Option<String>,
-    /// Answer as of this commit; `commit_gone` when it is no longer kept. Not together with `as_of`.
+    /// Read this commit; `commit_gone` when it is no longer retained. Not together with `as_of`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub commit: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "server", schema(minimum = 1))]
     pub latest_complete: Option<u64>,
-    /// How several series are arranged; `by_series` by default.
+    /// Row order of several series; `by_series` by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub layout: Option<MultiLayout>,
-    /// Tells how the answer was found: at the end of a JSON answer, of other formats in the header or trailer
-    /// `fastk-stats`, over Flight in the metadata of a last message without rows.
+    /// Return scan statistics: at the end of a JSON response, for other formats in the header or trailer `fastk-stats`,
+    /// over Flight in the metadata of a last message without rows.
     #[serde(default, deserialize_with = "null_is_default")]
     #[cfg_attr(feature = "server", schema(value_type = Option<bool>))]
     pub explain: bool,
-    /// Continues an earlier answer.
+    /// Continues an earlier result.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cursor: Option<String>,
-    /// How many endpoints GetFlightInfo splits the answer into, by time.
+    /// Number of endpoints into which GetFlightInfo splits the result, by time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "server", schema(minimum = 1))]
     pub endpoints: Option<u64>,

@@ -1,8 +1,9 @@
-//! What a read yields: a [`ResultSchema`] that names and types the columns, and [`Block`]s of at most one chunk block each.
+//! Results of reads: a [`ResultSchema`] with the names and types of the columns, and [`Block`]s of at most one chunk
+//! block.
 //!
-//! A block's columns are buffers of 8-byte words, mostly slices of a mapped chunk: nothing is copied on the way
-//! from the file to an Arrow array. `numbers` decides how the words are shown, at the very end. An answer of several
-//! series has a `series` column before `ts`: positions in the list of keys that its shape holds.
+//! A block's columns are buffers of 8-byte words, mostly slices of a mapped chunk: nothing is copied on the way from
+//! the file to an Arrow array. `numbers` sets how the words are converted, as the last step. A result of several series
+//! has a `series` column before `ts`: positions in the list of keys of its schema.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,7 +22,7 @@ use crate::error::{Error, Result};
 use crate::format::chunk::{DECIMAL_PRECISION, decimal_scale, stored_type, timestamp_type};
 use crate::types::{ColumnType, SeriesDef, SeriesKey, TimeUnit, number};
 
-/// How number columns are shown.
+/// Representation of number columns.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
@@ -39,51 +40,51 @@ pub enum NumberFormat {
     String,
 }
 
-/// A column of an answer, `ts` not among them.
+/// A number column of a result.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ResultColumn {
     pub name: String,
     pub kind: ColumnType,
 }
 
-/// Name of the column that tells the series of a row, where an answer has several.
+/// Name of the column with the series of each row, in a result of several series.
 pub const SERIES_COLUMN: &str = "series";
 
-/// What an answer is about.
+/// The series of a result.
 #[derive(Clone, Debug)]
 pub enum Subject {
     /// One series and its version.
     One { series: SeriesKey, version: u64 },
-    /// Several series, or a glob: rows tell their series. A version is of one series, so there is none here.
+    /// Several series, or a glob: each row has its series. There is no version, since a version belongs to one series.
     Many {
-        /// Keys and globs as they were asked for.
-        asked: Arc<[String]>,
-        /// Every series asked for, by key, whether it has rows or not: what [`SeriesIndexes`] point into.
+        /// Keys and globs of the query.
+        selectors: Arc<[String]>,
+        /// All selected series, by key, whether they have rows or not; [`SeriesIndexes`] point into this array.
         keys: Arc<StringArray>,
     },
 }
 
-/// Names and types of an answer's columns, and what it is an answer about.
+/// Names and types of the columns of a result, and its series.
 #[derive(Clone, Debug)]
 pub struct ResultSchema {
     pub subject: Subject,
     pub unit: TimeUnit,
-    /// Number columns in order; `series`, where there are several, and `ts` come before them.
+    /// Number columns in order; `ts`, and `series` where there are several, come before them.
     pub columns: Vec<ResultColumn>,
     pub numbers: NumberFormat,
-    /// Commit of the store that is answered.
+    /// Commit of the store that was read.
     pub commit: u64,
 }
 
-/// Which series the rows of a block are of: positions in the keys of [`Subject::Many`].
+/// Series of the rows of a block: positions in the keys of [`Subject::Many`].
 #[derive(Clone, Debug, Default)]
 pub enum SeriesIndexes {
-    /// The only one of the answer.
+    /// The only series of the result.
     #[default]
     Only,
-    /// All rows are of this one.
+    /// All rows belong to this series.
     All(i32),
-    /// Row by row.
+    /// One position per row.
     Each(ScalarBuffer<i32>),
 }
 
@@ -108,7 +109,7 @@ impl SeriesIndexes {
     }
 }
 
-/// A block exactly as it stands in a chunk file: header and body of its IPC message.
+/// A block exactly as stored in a chunk file: header and body of its IPC message.
 #[derive(Clone, Debug)]
 pub struct Verbatim {
     /// The flatbuffer, with its padding, without the eight bytes before it.
@@ -119,24 +120,24 @@ pub struct Verbatim {
     pub message: Bytes,
 }
 
-/// Rows of an answer, in its order.
+/// Consecutive rows of a result.
 #[derive(Clone, Debug)]
 pub struct Block {
     pub rows: usize,
     pub labels: SeriesIndexes,
-    /// `ts`, then the columns of the shape: each `rows` words of 8 bytes.
+    /// `ts`, then the columns of the schema: each `rows` words of 8 bytes.
     pub columns: Vec<Buffer>,
-    /// Set when the block is a whole chunk block with all its columns.
+    /// Set when the block is a complete chunk block with all its columns.
     pub verbatim: Option<Verbatim>,
 }
 
 impl Block {
-    /// Bytes of its columns.
+    /// Size of the columns in bytes.
     pub fn bytes(&self) -> u64 {
         self.columns.iter().map(|column| column.len() as u64).sum()
     }
 
-    /// Rows `from..from + rows`, which the block has.
+    /// Rows `from..from + rows`, which must exist.
     pub fn slice(&self, from: usize, rows: usize) -> Self {
         let columns = self.columns.iter().map(|column| column.slice_with_length(8 * from, 8 * rows)).collect();
         let labels = match &self.labels {
@@ -153,7 +154,7 @@ impl Block {
 }
 
 impl ResultSchema {
-    /// The shape of these columns of a series, `None` for all.
+    /// Schema of these columns of a series, `None` for all.
     pub fn of(def: &SeriesDef, columns: Option<&[usize]>, numbers: NumberFormat, version: u64, commit: u64) -> Self {
         let all: Vec<usize> = (0..def.columns.len()).collect();
         let columns = columns
@@ -166,7 +167,7 @@ impl ResultSchema {
         Self { subject, unit: def.unit, columns, numbers, commit }
     }
 
-    /// The keys that [`SeriesIndexes`] point into, where the answer has a `series` column.
+    /// The keys that [`SeriesIndexes`] point into, where the result has a `series` column.
     pub fn keys(&self) -> Option<&Arc<StringArray>> {
         match &self.subject {
             Subject::One { .. } => None,
@@ -174,7 +175,7 @@ impl ResultSchema {
         }
     }
 
-    /// Version of the series that is answered, where it is one.
+    /// Version of the series, where the result has a single one.
     pub fn version(&self) -> Option<u64> {
         match &self.subject {
             Subject::One { version, .. } => Some(*version),
@@ -182,11 +183,11 @@ impl ResultSchema {
         }
     }
 
-    /// What was asked for: a key, or keys and globs separated by commas.
+    /// What was queried: a key, or keys and globs separated by commas.
     pub fn title(&self) -> String {
         match &self.subject {
             Subject::One { series, .. } => series.to_string(),
-            Subject::Many { asked, .. } => asked.join(","),
+            Subject::Many { selectors, .. } => selectors.join(","),
         }
     }
 
@@ -218,13 +219,14 @@ impl ResultSchema {
         }
     }
 
-    /// The block as an Arrow record batch under [`ResultSchema::arrow_schema`] (pass it in, it is the same for all blocks).
+    /// The block as an Arrow record batch under [`ResultSchema::arrow_schema`] (passed in, since it is the same for all
+    /// blocks).
     pub fn record_batch(&self, schema: &SchemaRef, block: &Block) -> Result<RecordBatch> {
         let mut arrays: Vec<ArrayRef> = Vec::with_capacity(block.columns.len() + 1);
         if let Some(keys) = self.keys() {
             let positions = Int32Array::new(block.labels.positions(block.rows), None);
             let words = DictionaryArray::try_new(positions, Arc::clone(keys) as ArrayRef).map_err(|error| {
-                Error::internal(format!("a row of {} is of no series of it: {error}", self.title()))
+                Error::internal(format!("a row of {} belongs to none of its series: {error}", self.title()))
             })?;
             arrays.push(Arc::new(words));
         }

@@ -1,8 +1,7 @@
-//! A scan: the merge of a series' sources as blocks in the order of the answer.
+//! A scan: the merge of a series' sources as blocks in the order of the result.
 //!
-//! Long pieces of one source come out as slices of the map or run they stand in; whole chunk blocks come out with
-//! their message. Only short pieces, where rows of several sources interleave, scattered matches and descending answers
-//! are copied.
+//! Long pieces of one source are returned as slices of their map or run, and complete chunk blocks with their message.
+//! Only short pieces, where rows of several sources interleave, scattered matches and descending results are copied.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -18,20 +17,20 @@ use crate::error::Result;
 use crate::format::chunk::block_rows;
 use crate::store::{MapCache, Merge, MergedRows, RUN_ROWS, SeriesState, SourceBlock, WantedKeys};
 
-/// Pieces of fewer rows are gathered into one block.
+/// Pieces of fewer rows are copied together into one block.
 const GATHER_ROWS: usize = 512;
 
-/// Rows whose matches are counted together before any is looked at by itself.
+/// Rows whose matches are counted together before any is checked individually.
 const CHECK_ROWS: usize = 256;
 
-/// Rows looked through at a time for matches where thousands of scans are merged: what each holds stays small.
+/// Rows checked at a time where thousands of scans are merged, so that each holds little memory.
 const SMALL_STEP_ROWS: usize = 4096;
 
 /// Rows of one block, in time order.
 #[derive(Debug)]
 pub(super) struct BlockRows {
     pub(super) block: Arc<SourceBlock>,
-    /// Rows that do not stand side by side; else `lo..hi` are the rows themselves.
+    /// Rows that are not consecutive; without them `lo..hi` are the rows themselves.
     pub(super) picked: Option<Arc<Vec<u32>>>,
     /// Positions in `picked`, or in the block.
     pub(super) lo: usize,
@@ -88,30 +87,30 @@ impl BlockRows {
 #[derive(Debug)]
 pub struct Scan {
     merge: Merge,
-    /// Positions of the columns wanted; `ts` is 0.
+    /// Positions of the selected columns; `ts` is 0.
     columns: Vec<usize>,
     /// Whether `columns` are all of the series, in order.
-    whole: bool,
+    all_columns: bool,
     desc: bool,
-    full: usize,
-    left: u64,
+    block_rows_max: usize,
+    rows_left: u64,
     gathered: Vec<Vec<i64>>,
-    /// A piece taken from the merge and not given yet.
-    held: Option<BlockRows>,
+    /// A piece taken from the merge and not returned yet.
+    pending: Option<BlockRows>,
     filter: Vec<KeyRanges>,
-    /// Whether conditions on `ts` alone were asked: then the range says what matches.
+    /// Whether all conditions are on `ts` and part of the range.
     by_range: bool,
-    /// Matching parts of the last piece of the merge, in the order of the answer.
+    /// Matching parts of the last piece of the merge, in the order of the result.
     matching: VecDeque<BlockRows>,
-    /// Most rows that are looked through at a time.
+    /// Maximum number of rows checked at a time.
     step_rows: usize,
-    /// Whether rows are brought into memory before they are given.
+    /// Whether rows are loaded into memory before they are returned.
     prefetch: bool,
-    /// What is left to look through of the last piece of the merge.
+    /// Rows of the last piece of the merge that are not checked yet.
     unchecked: Option<MergedRows>,
-    /// Positions of the matches of one piece, kept for its room.
+    /// Positions of the matches of one piece; a reused buffer.
     picked: Vec<u32>,
-    /// The block the last piece stood in, to count blocks.
+    /// The block of the last piece, to count blocks.
     last_block: Option<Arc<SourceBlock>>,
     blocks_scanned: u64,
     rows_checked: u64,
@@ -121,52 +120,52 @@ pub struct Scan {
     stop: CancelFlag,
 }
 
-/// What a scan gives.
+/// Range, columns and conditions of a scan.
 #[derive(Clone, Debug)]
 pub struct ScanSpec {
     /// Closed range of timestamps.
     pub range: (i64, i64),
     pub desc: bool,
     pub limit: Option<u64>,
-    /// Positions of the number columns wanted; all when absent.
+    /// Positions of the selected number columns; all when absent.
     pub columns: Option<Vec<usize>>,
-    /// Conditions every row has to meet.
+    /// Conditions every row must meet.
     pub filter: Vec<KeyRanges>,
 }
 
 impl ScanSpec {
-    /// All columns of the rows of a closed range, forwards.
+    /// All columns of the rows of a closed range, ascending.
     pub fn range(range: (i64, i64)) -> Self {
         Self { range, desc: false, limit: None, columns: None, filter: Vec::new() }
     }
 }
 
-/// How a predicate was answered.
+/// Statistics of a scan.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct ScanStats {
-    /// Chunks within the range that were looked at, and those no row of which had to be read.
+    /// Chunks within the range, and those of which no row had to be read.
     pub chunks_considered: u64,
     pub chunks_pruned: u64,
     pub chunks_scanned: u64,
-    /// Blocks of these chunks within the range, those no row of which had to be read, and blocks of chunks and tail that
-    /// rows were read from.
+    /// Blocks of these chunks within the range, those of which no row had to be read, and blocks of chunks and tail
+    /// that rows were read from.
     pub blocks_considered: u64,
     pub blocks_pruned: u64,
     pub blocks_scanned: u64,
-    /// Zones of 1,024 rows within the range, those the zone maps ruled out, and the rest.
+    /// Zones of 1,024 rows within the range, those excluded by zone maps, and the rest.
     pub zones_considered: u64,
     pub zones_pruned: u64,
     pub zones_scanned: u64,
     pub rows_checked: u64,
     pub rows_matched: u64,
-    /// `zone_map`, `value_index` or `both`; `none` when nothing could be ruled out beforehand.
+    /// `zone_map`, `value_index` or `both`; `none` when no index could exclude rows.
     pub index_used: IndexUsed,
-    /// Whether some chunk had no usable zone map and was read whole.
+    /// Whether some chunk had no usable zone map and was read completely.
     pub fallback: bool,
 }
 
-/// What narrowed a scan.
+/// Indexes that narrowed a scan.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
@@ -174,15 +173,15 @@ pub enum IndexUsed {
     #[default]
     None,
     ZoneMap,
-    /// Only rows were read that a value index names.
+    /// Only rows listed by a value index were read.
     ValueIndex,
     /// Zone maps, and in some chunk a value index.
     Both,
 }
 
-/// Conditions on `ts` narrow the range; those that the range now says in full are left out. `None` when no row can
-/// match at all.
-fn narrowed(range: (i64, i64), filter: &[KeyRanges]) -> Option<((i64, i64), Vec<KeyRanges>)> {
+/// Narrows the range by the conditions on `ts` and drops those that the range expresses completely. `None` when no row
+/// can match.
+fn narrow(range: (i64, i64), filter: &[KeyRanges]) -> Option<((i64, i64), Vec<KeyRanges>)> {
     let (mut start, mut end) = range;
     let mut rest = Vec::with_capacity(filter.len());
     for condition in filter {
@@ -199,7 +198,7 @@ fn narrowed(range: (i64, i64), filter: &[KeyRanges]) -> Option<((i64, i64), Vec<
 }
 
 impl ScanStats {
-    /// Adds how another scan of the same answer went.
+    /// Adds the statistics of another scan of the same result.
     pub fn add(&mut self, other: &ScanStats) {
         self.chunks_considered += other.chunks_considered;
         self.chunks_pruned += other.chunks_pruned;
@@ -222,15 +221,15 @@ impl ScanStats {
 }
 
 impl Scan {
-    /// Starts a scan; nothing is read before the first block is asked for.
+    /// Starts a scan; nothing is read before the first block is requested.
     pub fn new(series: &SeriesState, cache: &Arc<MapCache>, spec: &ScanSpec) -> Self {
         let column_count = series.def.columns.len();
         let columns: Vec<usize> = match &spec.columns {
             None => (0..=column_count).collect(),
             Some(wanted) => std::iter::once(0).chain(wanted.iter().map(|position| position + 1)).collect(),
         };
-        let whole = columns.iter().copied().eq(0..=column_count);
-        let narrowed = narrowed(spec.range, &spec.filter);
+        let all_columns = columns.iter().copied().eq(0..=column_count);
+        let narrowed = narrow(spec.range, &spec.filter);
         let ended = narrowed.is_none();
         let (range, filter) = narrowed.unwrap_or((spec.range, Vec::new()));
         let wanted = filter.iter().map(|f| WantedKeys { column: f.column, ranges: Arc::clone(&f.ranges) }).collect();
@@ -239,7 +238,7 @@ impl Scan {
             by_range: filter.is_empty() && !spec.filter.is_empty(),
             filter,
             matching: VecDeque::new(),
-            // Between steps the scan can be ended from outside.
+            // The scan can be cancelled between steps.
             step_rows: block_rows(column_count),
             prefetch: cache.prefetch,
             unchecked: None,
@@ -250,11 +249,11 @@ impl Scan {
             rows_matched: 0,
             gathered: vec![Vec::new(); columns.len()],
             columns,
-            whole,
+            all_columns,
             desc: spec.desc,
-            full: block_rows(column_count),
-            left: spec.limit.unwrap_or(u64::MAX),
-            held: None,
+            block_rows_max: block_rows(column_count),
+            rows_left: spec.limit.unwrap_or(u64::MAX),
+            pending: None,
             next_ts: None,
             ended,
             stop: CancelFlag::default(),
@@ -331,7 +330,7 @@ impl Scan {
         }
     }
 
-    /// The next rows to look through.
+    /// The next rows to check.
     fn next_step(&mut self) -> Option<MergedRows> {
         let mut piece = self.unchecked.take()?;
         if piece.scattered.is_some() || piece.hi - piece.lo <= self.step_rows {
@@ -349,7 +348,7 @@ impl Scan {
         Some(MergedRows { block, lo, hi, scattered: None, place: None })
     }
 
-    /// Takes the matching rows out of a piece: as runs of rows side by side, or one by one where those are short.
+    /// Queues the matching rows of a piece: as runs of consecutive rows, or one by one where runs are short.
     fn split(&mut self, mut piece: MergedRows) {
         if let Some(rows) = piece.scattered.take() {
             return self.check_scattered(piece.block, rows);
@@ -394,7 +393,7 @@ impl Scan {
         }
     }
 
-    /// Keeps those that match of rows that stand far apart.
+    /// Queues the matching ones of scattered rows.
     fn check_scattered(&mut self, block: Arc<SourceBlock>, mut rows: Vec<u32>) {
         self.rows_checked += rows.len() as u64;
         for condition in &self.filter {
@@ -419,13 +418,13 @@ impl Scan {
         }
     }
 
-    fn give_gathered(&mut self) -> Block {
+    fn take_gathered(&mut self) -> Block {
         let rows = self.gathered_rows();
         let columns = self.gathered.iter_mut().map(|words| Buffer::from_vec(std::mem::take(words))).collect();
         Block { rows, labels: SeriesIndexes::Only, columns, verbatim: None }
     }
 
-    fn give_piece(&self, piece: &BlockRows) -> Block {
+    fn slice_piece(&self, piece: &BlockRows) -> Block {
         let rows = piece.hi - piece.lo;
         let stored = &piece.block.columns;
         let slice = |position: &usize| {
@@ -436,7 +435,7 @@ impl Scan {
             Some(column)
         };
         let columns = self.columns.iter().filter_map(slice).collect();
-        let verbatim = stored.message.as_ref().filter(|_| self.whole && rows == stored.rows).map(|message| Verbatim {
+        let verbatim = stored.message.as_ref().filter(|_| self.all_columns && rows == stored.rows).map(|message| Verbatim {
             header: message.header.clone(),
             body: message.body.clone(),
             message: message.message.clone(),
@@ -444,19 +443,19 @@ impl Scan {
         Block { rows, labels: SeriesIndexes::Only, columns, verbatim }
     }
 
-    /// The next matching rows where they stand, in the direction of the scan. Not to be mixed with blocks.
+    /// The next matching rows by reference, in the direction of the scan. Not to be mixed with blocks.
     pub(super) fn next_piece(&mut self) -> Result<Option<BlockRows>> {
-        if let Some(piece) = self.held.take() {
+        if let Some(piece) = self.pending.take() {
             return Ok(Some(piece));
         }
         let Some(mut piece) = self.next_match()? else { return Ok(None) };
         let rows = (piece.hi - piece.lo) as u64;
-        if self.left == 0 {
+        if self.rows_left == 0 {
             self.next_ts = piece.ts(if self.desc { piece.hi.saturating_sub(1) } else { piece.lo });
             return Ok(None);
         }
-        if rows > self.left {
-            let keep = usize::try_from(self.left).unwrap_or(usize::MAX);
+        if rows > self.rows_left {
+            let keep = usize::try_from(self.rows_left).unwrap_or(usize::MAX);
             if self.desc {
                 let cut = piece.hi.saturating_sub(keep);
                 self.next_ts = piece.ts(cut.saturating_sub(1));
@@ -466,69 +465,69 @@ impl Scan {
                 self.next_ts = piece.ts(cut);
                 piece.hi = cut;
             }
-            self.left = 0;
+            self.rows_left = 0;
             self.ended = true;
         } else {
-            self.left -= rows;
+            self.rows_left -= rows;
         }
         Ok(Some(piece))
     }
 
     fn next_block(&mut self) -> Result<Option<Block>> {
         loop {
-            if self.gathered_rows() >= self.full {
-                return Ok(Some(self.give_gathered()));
+            if self.gathered_rows() >= self.block_rows_max {
+                return Ok(Some(self.take_gathered()));
             }
-            let piece = if self.ended && self.held.is_none() { None } else { self.next_piece()? };
+            let piece = if self.ended && self.pending.is_none() { None } else { self.next_piece()? };
             let Some(piece) = piece else {
                 self.ended = true;
-                return Ok((self.gathered_rows() > 0).then(|| self.give_gathered()));
+                return Ok((self.gathered_rows() > 0).then(|| self.take_gathered()));
             };
             if self.desc || piece.picked.is_some() || piece.rows() < GATHER_ROWS {
-                // A descending piece can be a whole run: cut it to what still fits.
-                let room = self.full.saturating_sub(self.gathered_rows()).max(1);
-                self.gather_within(piece, room);
+                // A descending piece can be an entire run: cut it to what still fits.
+                let free_rows = self.block_rows_max.saturating_sub(self.gathered_rows()).max(1);
+                self.gather_within(piece, free_rows);
             } else if self.gathered_rows() > 0 {
-                self.held = Some(piece);
-                return Ok(Some(self.give_gathered()));
-            } else if piece.hi - piece.lo > self.full {
+                self.pending = Some(piece);
+                return Ok(Some(self.take_gathered()));
+            } else if piece.hi - piece.lo > self.block_rows_max {
                 // A run can be longer than a block.
-                let cut = piece.lo + self.full;
+                let cut = piece.lo + self.block_rows_max;
                 let head = piece.cut(piece.lo, cut);
-                self.held = Some(piece.cut(cut, piece.hi));
-                return Ok(Some(self.give_piece(&head)));
+                self.pending = Some(piece.cut(cut, piece.hi));
+                return Ok(Some(self.slice_piece(&head)));
             } else {
-                return Ok(Some(self.give_piece(&piece)));
+                return Ok(Some(self.slice_piece(&piece)));
             }
         }
     }
 
-    fn gather_within(&mut self, piece: BlockRows, room: usize) {
-        if piece.hi - piece.lo <= room {
+    fn gather_within(&mut self, piece: BlockRows, rows_max: usize) {
+        if piece.hi - piece.lo <= rows_max {
             self.gather(&piece);
             return;
         }
         let (now, later) = if self.desc {
-            let cut = piece.hi - room;
+            let cut = piece.hi - rows_max;
             ((cut, piece.hi), (piece.lo, cut))
         } else {
-            let cut = piece.lo + room;
+            let cut = piece.lo + rows_max;
             ((piece.lo, cut), (cut, piece.hi))
         };
         self.gather(&piece.cut(now.0, now.1));
-        self.held = Some(piece.cut(later.0, later.1));
+        self.pending = Some(piece.cut(later.0, later.1));
     }
 }
 
-/// Looks at a byte of every page, so that whoever sends the bytes does not wait for the disk.
+/// Reads a byte of every page, so that the thread that sends the bytes does not wait for the disk.
 fn touch(bytes: &[u8]) {
     const PAGE_BYTES: usize = 4096;
     let sum = bytes.iter().step_by(PAGE_BYTES).chain(bytes.last()).fold(0_u8, |sum, byte| sum.wrapping_add(*byte));
     std::hint::black_box(sum);
 }
 
-/// Adds the positions in the block of those among some rows of a piece, of [`CHECK_ROWS`] at most, that meet every
-/// condition; the first row of the piece is row `first` of the block.
+/// Adds the positions in the block of those of `rows`, at most [`CHECK_ROWS`], that meet every condition. `rows` are
+/// relative to the piece, whose first row is row `first` of the block.
 fn pick<'w>(
     mut conditions: impl ExactSizeIterator<Item = (&'w KeyRanges, &'w [i64])>,
     rows: Range<usize>,
@@ -541,7 +540,7 @@ fn pick<'w>(
     let only = conditions.len() == 1;
     for (condition, words) in &mut conditions {
         let words = words.get(rows.clone()).unwrap_or_default();
-        // Most rows are ruled out, or let through, without being looked at by themselves.
+        // Most rows are excluded, or accepted, without an individual check.
         if only {
             match condition.count(words) {
                 0 => return,
@@ -551,7 +550,7 @@ fn pick<'w>(
         }
         condition.keep(words, marks);
     }
-    // Every position is written and only a match moves on: no branch that random matches would mislead.
+    // Every position is written and only a match advances: no branch to mispredict on random matches.
     let mut at = picked.len();
     picked.resize(at + rows.len(), 0);
     for (position, mark) in positions.zip(marks) {
@@ -570,9 +569,9 @@ impl Iterator for Scan {
         match self.next_block() {
             Ok(block) => block.map(Ok),
             Err(error) => {
-                // Nothing follows an error: an answer is never short without saying so.
+                // Nothing follows an error: a short result is never mistaken for a complete one.
                 self.ended = true;
-                self.held = None;
+                self.pending = None;
                 self.gathered.iter_mut().for_each(Vec::clear);
                 Some(Err(error))
             }
@@ -591,7 +590,7 @@ pub fn latest_start(
     latest_start_until(series, cache, range, count, filter, &CancelFlag::default())
 }
 
-/// The same; `stop` ends it, with `deadline_exceeded`.
+/// Like [`latest_start`]; `stop` cancels the search, with `deadline_exceeded`.
 pub fn latest_start_until(
     series: &SeriesState,
     cache: &Arc<MapCache>,
@@ -600,14 +599,14 @@ pub fn latest_start_until(
     filter: &[KeyRanges],
     stop: &CancelFlag,
 ) -> Result<i64> {
-    let (mut left, mut end, mut reach) = (count, range.1, count);
-    // From the end in growing steps: chunks of long ago are not even looked at.
+    let (mut rows_left, mut end, mut reach) = (count, range.1, count);
+    // From the end in growing steps: old chunks are not opened.
     loop {
         let start = series.start_of_last((range.0, end), reach);
         let spec = ScanSpec {
             range: (start, end),
             desc: true,
-            limit: Some(left),
+            limit: Some(rows_left),
             columns: Some(Vec::new()),
             filter: filter.to_vec(),
         };
@@ -615,11 +614,11 @@ pub fn latest_start_until(
         // Only positions are needed: pieces are counted, not copied.
         while let Some(piece) = scan.next_match()? {
             let rows = (piece.hi - piece.lo) as u64;
-            if rows >= left {
-                let at = piece.hi - usize::try_from(left).unwrap_or(usize::MAX).min(piece.hi);
+            if rows >= rows_left {
+                let at = piece.hi - usize::try_from(rows_left).unwrap_or(usize::MAX).min(piece.hi);
                 return Ok(piece.ts(at).unwrap_or(range.0));
             }
-            left -= rows;
+            rows_left -= rows;
         }
         if start <= range.0 {
             return Ok(range.0);
@@ -638,7 +637,7 @@ mod tests {
     use crate::types::{Rows, SeriesKey, SeriesSpec};
 
     #[test]
-    fn long_scans_can_be_ended_between_their_steps() {
+    fn long_scans_can_be_cancelled_between_steps() {
         let root = tempfile::tempdir().unwrap();
         let options = StoreOptions { upkeep: false, seal_rows: u64::MAX, ..StoreOptions::default() };
         let store = Store::open(root.path(), true, options).unwrap();
@@ -653,14 +652,14 @@ mod tests {
             predicate::compile(&series.def, &[Predicate::parse("gt:1").unwrap()], NumberFormat::Stored).unwrap();
         let stop = CancelFlag::default();
         let spec = ScanSpec { filter: filter.clone(), ..ScanSpec::range((i64::MIN, i64::MAX)) };
-        // One run of rows none of which matches is looked through in several steps, between each of which it can end.
+        // A run of rows without a match is checked in several steps, between which the scan can be cancelled.
         let mut scan = Scan::new(series, store.cache(), &spec).stopped_by(stop.clone());
         let piece = scan.merge.next_piece().unwrap().unwrap();
         assert_eq!(piece.hi - piece.lo, 300_000);
         scan.unchecked = Some(piece);
         let step = scan.next_step().unwrap();
         assert!(step.hi - step.lo <= block_rows(1), "{}", step.hi - step.lo);
-        stop.now();
+        stop.cancel();
         assert_eq!(scan.next().unwrap().unwrap_err().code(), ErrorCode::DeadlineExceeded);
         // So can the search for the last rows that match.
         let found = latest_start_until(series, store.cache(), (0, count), 5, &filter, &stop);

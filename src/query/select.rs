@@ -1,4 +1,4 @@
-//! Which series a query means: keys, and globs over the parts of keys.
+//! Series selection of a query: keys, and globs over the parts of keys.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,45 +8,45 @@ use crate::store::{SeriesState, StoreState};
 use crate::types::schema::series_not_found;
 use crate::types::{Kind, SeriesKey};
 
-/// Most series of one query.
+/// Maximum number of series of one query.
 pub const SERIES_MAX: usize = 10_000;
-/// Most globs of one query: each is held against every registered key.
+/// Maximum number of globs of one query: each is matched against all registered keys.
 pub const GLOBS_MAX: usize = 100;
-/// Longest glob, in bytes.
+/// Maximum length of a glob in bytes.
 const GLOB_BYTES_MAX: usize = 256;
 
 /// The series of a query.
 #[derive(Debug)]
 pub enum Selection {
-    /// A single key: the answer has the columns of this series.
+    /// A single key: the result has the columns of this series.
     One(Arc<SeriesState>),
-    /// Globs or several entries: rows tell their series. By key, each once, at least one.
+    /// Globs or several entries: each row has its series. Ascending by key, without duplicates, at least one.
     Many(Vec<Arc<SeriesState>>),
 }
 
-/// Finds the series of a query in a state; globs find only those that `sees` lets through.
+/// Finds the series of a query in a state; globs match only series for which `sees` is true.
 ///
-/// Whether an answer tells the series of its rows is decided by the question alone, not by what a glob finds.
+/// Whether the result has a `series` column depends only on the query, not on what a glob matches.
 ///
 /// # Errors
-/// `series_not_found` naming the key or the glob that finds nothing, `invalid_argument` for klines and scalars in one
+/// `series_not_found` naming the key or the glob that matches nothing, `invalid_argument` for klines and scalars in one
 /// query or text that is neither key nor glob, `too_large` beyond [`SERIES_MAX`] series.
-pub fn select(state: &StoreState, asked: &[String], sees: &dyn Fn(&SeriesKey) -> bool) -> Result<Selection> {
+pub fn select(state: &StoreState, selectors: &[String], sees: &dyn Fn(&SeriesKey) -> bool) -> Result<Selection> {
     let find = |text: &str| {
         let key = SeriesKey::parse(text)?;
         state.get(&key).cloned().ok_or_else(|| series_not_found(&key))
     };
-    match asked {
+    match selectors {
         [] => return Err(Error::invalid("series names no series")),
         [only] if !only.contains('*') => return Ok(Selection::One(find(only)?)),
         _ => {}
     }
-    let globs = asked.iter().filter(|text| text.contains('*')).count();
+    let globs = selectors.iter().filter(|text| text.contains('*')).count();
     if globs > GLOBS_MAX {
         return Err(too_many(format!("{globs} globs in one query, more than {GLOBS_MAX}")));
     }
     let mut found: BTreeMap<SeriesKey, Arc<SeriesState>> = BTreeMap::new();
-    for text in asked {
+    for text in selectors {
         if text.contains('*') {
             let glob = Glob::parse(text)?;
             let mut matches = 0_u64;
@@ -62,7 +62,7 @@ pub fn select(state: &StoreState, asked: &[String], sees: &dyn Fn(&SeriesKey) ->
             }
             if matches == 0 {
                 return Err(Error::new(ErrorCode::SeriesNotFound, format!("no series matches {text:?}"))
-                    .with_hint("* stands for any characters within one part of a key, such as kline/*/1m"));
+                    .with_hint("* matches any characters within one part of a key, such as kline/*/1m"));
             }
         } else {
             let series = find(text)?;
@@ -73,23 +73,23 @@ pub fn select(state: &StoreState, asked: &[String], sees: &dyn Fn(&SeriesKey) ->
     let of_kind = |kind: Kind| found.keys().find(|key| key.kind() == kind);
     if let (Some(kline), Some(scalar)) = (of_kind(Kind::Kline), of_kind(Kind::Scalar)) {
         return Err(Error::invalid(format!("{kline} and {scalar} are in one query"))
-            .with_hint("a query takes all klines or all scalars"));
+            .with_hint("query klines and scalars separately"));
     }
     Ok(Selection::Many(found.into_values().collect()))
 }
 
 fn too_many(detail: String) -> Error {
-    Error::new(ErrorCode::TooLarge, detail).with_hint("ask in several queries, pinned to one commit by `commit`")
+    Error::new(ErrorCode::TooLarge, detail).with_hint("split it into several queries, pinned to one commit by `commit`")
 }
 
 fn check_count(series: usize) -> Result<()> {
     if series > SERIES_MAX {
-        return Err(too_many(format!("the query asks for more than {SERIES_MAX} series")));
+        return Err(too_many(format!("the query selects more than {SERIES_MAX} series")));
     }
     Ok(())
 }
 
-/// A key some parts of which hold `*`.
+/// A key with `*` in some of its parts.
 #[derive(Debug)]
 struct Glob<'t> {
     text: &'t str,
@@ -100,8 +100,8 @@ impl<'t> Glob<'t> {
     fn parse(text: &'t str) -> Result<Self> {
         let parts: Vec<&str> = text.split('/').collect();
         let legal = |b: u8| b.is_ascii_alphanumeric() || b"._-:@+=^$&*".contains(&b);
-        let whole = parts.iter().all(|part| !part.is_empty() && part.bytes().all(legal));
-        if text.len() > GLOB_BYTES_MAX || !whole || !matches!(parts.len(), 3 | 5) {
+        let is_legal = parts.iter().all(|part| !part.is_empty() && part.bytes().all(legal));
+        if text.len() > GLOB_BYTES_MAX || !is_legal || !matches!(parts.len(), 3 | 5) {
             let shown: String = text.chars().take(80).collect();
             return Err(Error::invalid(format!("glob {shown:?} has neither form of a series key")).with_hint(
                 "kline/{symbol}/{timeframe} or scalar/{category}/{symbol}/{timeframe}/{name}, * in any part",
@@ -110,7 +110,7 @@ impl<'t> Glob<'t> {
         Ok(Self { text, parts })
     }
 
-    /// What every key it matches begins with.
+    /// The literal prefix of all keys that match.
     fn literal(&self) -> &str {
         self.text.split('*').next().unwrap_or_default()
     }
@@ -122,8 +122,8 @@ impl<'t> Glob<'t> {
     }
 }
 
-/// Whether a part of a key matches a part of a glob. Of several `*` only the last one seen is ever widened, so the
-/// time is bounded by the product of the lengths.
+/// Whether a part of a key matches a part of a glob. Of several `*` only the last one seen is extended, so the time is
+/// bounded by the product of the lengths.
 fn part_matches(glob: &str, word: &str) -> bool {
     let (glob, word) = (glob.as_bytes(), word.as_bytes());
     let (mut g, mut w) = (0, 0);

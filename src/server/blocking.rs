@@ -66,7 +66,7 @@ struct CancelOnDrop(Option<CancelFlag>);
 impl Drop for CancelOnDrop {
     fn drop(&mut self) {
         if let Some(stop) = &self.0 {
-            stop.now();
+            stop.cancel();
         }
     }
 }

@@ -243,7 +243,7 @@ impl Service {
         }
         let calendar = Calendar::of(series.def.calendar.as_ref())?;
         if range_of(&series.def, query.start.as_ref(), query.end.as_ref())?.is_none() {
-            return Ok(CompleteTail { range: (i64::MAX, i64::MIN), only: None });
+            return Ok(CompleteTail { range: (i64::MAX, i64::MIN), filter: None });
         }
         let bounds = range_bounds(series, query.start.as_ref(), query.end.as_ref())?;
         let found = last_complete(series, self.store().cache(), &calendar, bounds, count)?;

@@ -397,9 +397,9 @@ impl Service {
     ) -> Result<Selected> {
         if let Some(count) = query.latest_complete {
             let complete = self.latest_complete(series, query, count)?;
-            let filter = match complete.only {
+            let filter = match complete.filter {
                 None => Arc::clone(filter),
-                Some(only) => Arc::new(filter.iter().cloned().chain([only]).collect()),
+                Some(open_times) => Arc::new(filter.iter().cloned().chain([open_times]).collect()),
             };
             return Ok((complete.range, filter));
         }
