@@ -1,10 +1,10 @@
-//! Which format a client accepts.
+//! Content negotiation: the format of a response by its `Accept` header.
 
 use super::OutFormat;
 use crate::error::{Error, ErrorCode, Result};
 
 impl OutFormat {
-    /// Media types that name the format, its own first.
+    /// Media types of the format, the canonical one first.
     pub fn media_types(self) -> &'static [&'static str] {
         match self {
             OutFormat::Json => &["application/json"],
@@ -27,7 +27,7 @@ impl OutFormat {
         }
         let mut best: Option<((u16, u8, usize), OutFormat)> = None;
         for format in OutFormat::ALL {
-            // For one format the most specific range counts, whatever its quality.
+            // The most specific range decides the quality of a format.
             let rank = ranges
                 .iter()
                 .enumerate()
@@ -43,13 +43,13 @@ impl OutFormat {
         }
         best.map(|(_, format)| format).ok_or_else(|| {
             let shown: String = accept.chars().take(80).collect();
-            Error::new(ErrorCode::NotAcceptable, format!("none of the formats of this answer is in {shown:?}"))
-                .with_hint("json, ndjson, csv, arrow or parquet, by Accept or by format=")
+            Error::new(ErrorCode::NotAcceptable, format!("none of the formats of this response is in {shown:?}"))
+                .with_hint("set Accept or format= to json, ndjson, csv, arrow or parquet")
         })
     }
 }
 
-/// How closely a media range names a format: 2 exactly, 1 by its type, 0 as `*/*`.
+/// How specifically a media range matches a format: 2 for the media type, 1 for `type/*`, 0 for `*/*`.
 fn specificity(format: OutFormat, range: &str) -> Option<u8> {
     if format.media_types().contains(&range) {
         return Some(2);
@@ -58,7 +58,7 @@ fn specificity(format: OutFormat, range: &str) -> Option<u8> {
         return Some(0);
     }
     let family = range.strip_suffix("/*")?;
-    format.media_types().iter().any(|own| own.split('/').next() == Some(family)).then_some(1)
+    format.media_types().iter().any(|media_type| media_type.split('/').next() == Some(family)).then_some(1)
 }
 
 /// The members of an `Accept` or `Accept-Encoding` header in lower case, each with its quality in thousandths.
@@ -77,14 +77,14 @@ pub fn weighted(header: &str) -> impl Iterator<Item = (String, u16)> + '_ {
     })
 }
 
-/// `0.5` as 500; what is no quality counts as 0.
+/// A quality in thousandths, such as 500 for `0.5`; 0 for malformed text.
 fn thousandths(text: &str) -> u16 {
-    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+    let (integer, fraction) = text.split_once('.').unwrap_or((text, ""));
     if fraction.len() > 3 {
         return 0;
     }
     let Ok(fraction) = format!("{fraction:0<3}").parse::<u16>() else { return 0 };
-    match whole {
+    match integer {
         "1" if fraction == 0 => 1000,
         "0" => fraction,
         _ => 0,
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn a_header_without_any_of_our_formats_is_not_acceptable() {
+    fn a_header_without_a_supported_format_is_not_acceptable() {
         for accept in ["text/html", "image/*", "application/json;q=0", "application/json;q=2", "*/*;q=0.0"] {
             assert_eq!(OutFormat::from_accept(accept).unwrap_err().code(), ErrorCode::NotAcceptable, "{accept}");
         }

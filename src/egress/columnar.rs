@@ -1,4 +1,4 @@
-//! Parquet: one row group in memory at a time, handed on as soon as it is complete.
+//! Parquet: one row group in memory at a time, returned as soon as it is complete.
 
 use arrow::datatypes::SchemaRef;
 use bytes::Bytes;
@@ -16,7 +16,7 @@ use crate::query::{Block, ResultSchema};
 pub(super) struct Parquet {
     shape: ResultSchema,
     schema: SchemaRef,
-    /// Taken at the end.
+    /// `None` after the end.
     file: Option<ArrowWriter<Vec<u8>>>,
     block: Option<Block>,
 }
@@ -29,7 +29,7 @@ impl Parquet {
     pub(super) fn new(shape: &ResultSchema) -> Result<Self> {
         let schema = shape.arrow_schema();
         let ts = ColumnPath::from("ts");
-        // Timestamps never repeat: a dictionary of them would only be built to be thrown away.
+        // Timestamps never repeat: the writer would build a dictionary of them only to discard it.
         let properties = WriterProperties::builder()
             .set_created_by(format!("fastk version {}", env!("CARGO_PKG_VERSION")))
             .set_compression(Compression::SNAPPY)
@@ -42,7 +42,7 @@ impl Parquet {
     }
 
     fn file(&mut self) -> Result<&mut ArrowWriter<Vec<u8>>> {
-        self.file.as_mut().ok_or_else(|| Error::internal("a parquet file was ended twice"))
+        self.file.as_mut().ok_or_else(|| Error::internal("a parquet file was finished twice"))
     }
 }
 
@@ -61,7 +61,7 @@ impl BodyWriter for Parquet {
             let batch = self.shape.record_batch(&self.schema, &block)?;
             let file = self.file()?;
             file.write(&batch).map_err(internal)?;
-            // The writer counts what it wrote, so its positions hold when the bytes are taken away.
+            // The writer counts the bytes it wrote, so its offsets stay correct when the buffer is taken.
             let written = std::mem::take(file.inner_mut());
             out.push(Bytes::from(written));
         }
@@ -69,7 +69,7 @@ impl BodyWriter for Parquet {
     }
 
     fn finish(&mut self, _closing: &Trailer, out: &mut OutputBuffer) -> Result<bool> {
-        let file = self.file.take().ok_or_else(|| Error::internal("a parquet file was ended twice"))?;
+        let file = self.file.take().ok_or_else(|| Error::internal("a parquet file was finished twice"))?;
         let rest = file.into_inner().map_err(internal)?;
         out.push(Bytes::from(rest));
         Ok(true)

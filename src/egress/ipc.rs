@@ -1,4 +1,4 @@
-//! Arrow streams. Whole chunk blocks are passed on as they stand in the file; other blocks are framed anew.
+//! Arrow streams. Complete chunk blocks are sent as stored in the file; other blocks are framed again.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::format::ipc;
 use crate::query::{Block, NumberFormat, ResultSchema};
 use crate::types::{ColumnType, number};
 
-/// The writer of an Arrow stream: framed by hand unless columns are strings.
+/// The writer of an Arrow stream: messages are framed here, except string columns, which the arrow library writes.
 pub(super) fn writer(shape: &ResultSchema) -> Result<Box<dyn BodyWriter>> {
     let schema = shape.arrow_schema();
     if shape.numbers == NumberFormat::String {
@@ -43,27 +43,27 @@ fn internal(error: arrow::error::ArrowError) -> Error {
     Error::internal(format!("arrow stream: {error}"))
 }
 
-/// What happens to the words of a column.
+/// Conversion of the words of a column.
 #[derive(Clone, Copy)]
 enum Conversion {
     None,
-    /// Decimals of this many digits become doubles.
+    /// From decimals of this many digits to doubles.
     Double(u8),
-    /// Decimals become 128 bits wide.
+    /// From 64-bit to 128-bit decimals.
     Wide,
 }
 
 /// Columns of fixed width, without validity buffers.
 struct FixedWidthWriter {
     schema: SchemaRef,
-    /// The words of the series column, where there is one.
+    /// The dictionary of the series column, where there is one.
     keys: Option<Arc<StringArray>>,
     is_plain: bool,
     conversions: Vec<Conversion>,
     block: Option<Block>,
 }
 
-/// A column's buffer as the owner of bytes on their way out: nothing is copied.
+/// A column's buffer as the owner of output bytes, so that nothing is copied.
 pub(crate) struct ColumnBuffer(pub(crate) Buffer);
 
 impl AsRef<[u8]> for ColumnBuffer {
@@ -127,7 +127,7 @@ impl BodyWriter for FixedWidthWriter {
     }
 }
 
-/// Number columns as text: their cells have no fixed width, so Arrow's own writer frames them.
+/// Number columns as text: their cells have no fixed width, so the writer of the arrow library frames them.
 struct StringWriter {
     shape: ResultSchema,
     schema: SchemaRef,

@@ -1,9 +1,9 @@
-//! Answers become bytes: JSON, NDJSON, CSV, Arrow stream, Parquet.
+//! Encoding of results: JSON, NDJSON, CSV, Arrow stream, Parquet.
 //!
 //! Invariants:
-//! 1. What ends a body (the closing bracket, the Arrow end marker, the Parquet footer) comes only after the last
-//!    block arrived without an error. After an error an [`BodyEncoder`] yields nothing more.
-//! 2. Memory does not grow with the answer: an encoder holds at most one block and one piece, except
+//! 1. The end of a body (the closing bracket, the Arrow end marker, the Parquet footer) is written only after the last
+//!    block arrived without an error. After an error a [`BodyEncoder`] yields nothing more.
+//! 2. Memory does not grow with the result: an encoder holds at most one block and one piece, except
 //!    [`RowsShape::Columns`], which holds the blocks (mostly references into mapped files), and Parquet, which holds
 //!    one row group.
 
@@ -21,13 +21,13 @@ use crate::error::{Error, Result};
 use crate::query::{Block, ResultSchema, ScanStats};
 pub(crate) use ipc::ColumnBuffer;
 
-/// Bytes after which text is handed on. Pieces are about this long; blocks of an Arrow stream may be up to 1 MiB.
+/// Approximate length of the pieces of a body. Blocks of an Arrow stream can have up to 1 MiB.
 pub const PIECE_BYTES: usize = 256 * 1024;
 
 /// Rows of one Parquet row group.
 pub const ROW_GROUP_ROWS: usize = 65_536;
 
-/// How an answer is written.
+/// Format of a response body.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
@@ -45,7 +45,7 @@ impl OutFormat {
     pub const ALL: [OutFormat; 5] =
         [OutFormat::Json, OutFormat::Ndjson, OutFormat::Csv, OutFormat::Arrow, OutFormat::Parquet];
 
-    /// The word of `format=` and of entity tags.
+    /// The value of `format=`, also used in entity tags.
     pub fn name(self) -> &'static str {
         match self {
             OutFormat::Json => "json",
@@ -56,10 +56,10 @@ impl OutFormat {
         }
     }
 
-    /// Reads the word of `format=`.
+    /// Parses a value of `format=`.
     ///
     /// # Errors
-    /// `invalid_argument` naming the word.
+    /// `invalid_argument` naming the value.
     pub fn from_name(name: &str) -> Result<Self> {
         Self::ALL
             .into_iter()
@@ -84,7 +84,7 @@ impl OutFormat {
     }
 }
 
-/// How text formats show timestamps.
+/// Representation of timestamps in text formats.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
@@ -97,7 +97,7 @@ pub enum TimeFormat {
 }
 
 impl TimeFormat {
-    /// Reads the word of `times=`.
+    /// Parses a value of `times=`.
     pub fn from_name(name: &str) -> Result<Self> {
         match name {
             "epoch" => Ok(TimeFormat::Epoch),
@@ -107,20 +107,20 @@ impl TimeFormat {
     }
 }
 
-/// How JSON arranges an answer.
+/// Layout of a JSON response.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub enum JsonShape {
-    /// One object a row.
+    /// One object per row.
     #[default]
     Rows,
-    /// One array a column.
+    /// One array per column.
     Columns,
 }
 
 impl JsonShape {
-    /// Reads the word of `shape=`.
+    /// Parses a value of `shape=`.
     pub fn from_name(name: &str) -> Result<Self> {
         match name {
             "rows" => Ok(JsonShape::Rows),
@@ -130,7 +130,7 @@ impl JsonShape {
     }
 }
 
-/// How an answer is to be written.
+/// Options for encoding a result.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EncodeOptions {
     pub format: OutFormat,
@@ -139,14 +139,14 @@ pub struct EncodeOptions {
 }
 
 impl EncodeOptions {
-    /// Refuses options that the format has no place for.
+    /// Rejects options that the format does not support.
     pub fn check(&self) -> Result<()> {
         if self.shape == JsonShape::Columns && self.format != OutFormat::Json {
             return Err(Error::invalid(format!("shape=columns is for json, not for {}", self.format.name())));
         }
         if self.times == TimeFormat::Rfc3339 && !self.format.is_text() {
             return Err(Error::invalid(format!(
-                "times=rfc3339 is for json, ndjson and csv; {} carries timestamps of its own type",
+                "times=rfc3339 is for json, ndjson and csv; {} has its own timestamp type",
                 self.format.name()
             )));
         }
@@ -154,28 +154,28 @@ impl EncodeOptions {
     }
 }
 
-/// What stands behind the rows of a JSON answer.
+/// The fields after the rows of a JSON response.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Trailer {
-    /// Where to go on, when rows are left.
+    /// The cursor of the next page, when there are more rows.
     pub next_cursor: Option<String>,
-    /// How the answer was found, when that was asked for.
+    /// Scan statistics, when requested.
     pub stats: Option<ScanStats>,
 }
 
-/// What one format does with the blocks of an answer. Methods that return `false` want to be called again.
+/// Encoder of one format. Methods that return `false` must be called again.
 trait BodyWriter: Send {
-    /// What comes before the first row.
+    /// Writes the bytes before the first row.
     fn begin(&mut self, out: &mut OutputBuffer) -> Result<()>;
-    /// Takes the next block, which has rows and whose columns all have that many words.
+    /// Accepts the next block. It must have at least one row, and all columns as many words as rows.
     fn accept(&mut self, block: Block) -> Result<()>;
-    /// Writes some of the block it took; true when nothing of it is left.
+    /// Writes part of the accepted block; true when the block is complete.
     fn print(&mut self, out: &mut OutputBuffer) -> Result<bool>;
-    /// Writes some of what comes after the last row; true when the body is complete.
+    /// Writes part of the bytes after the last row; true when the body is complete.
     fn finish(&mut self, closing: &Trailer, out: &mut OutputBuffer) -> Result<bool>;
 }
 
-/// Bytes on their way out: finished pieces, and the one being written.
+/// Output of an encoder: finished pieces, and the one being written.
 #[derive(Debug, Default)]
 pub(crate) struct OutputBuffer {
     ready: VecDeque<Bytes>,
@@ -183,18 +183,18 @@ pub(crate) struct OutputBuffer {
 }
 
 impl OutputBuffer {
-    /// Shorter foreign pieces are copied, longer ones passed on.
+    /// Pushed bytes up to this length are copied; longer ones become pieces of their own.
     const COPY_BYTES_MAX: usize = 16 * 1024;
 
-    /// About the most that one step of a text writer appends.
+    /// Approximate maximum that one step of a text writer appends.
     const STEP_BYTES: usize = 64 * 1024;
 
     fn is_full(&self) -> bool {
         self.open.len() >= PIECE_BYTES
     }
 
-    /// Ends the piece being written. A long answer gets room for its next piece at once, so that pieces are neither
-    /// moved while they grow nor carry unused room along.
+    /// Ends the piece being written. After a full piece the next one is allocated at full size, so that pieces neither
+    /// move while they grow nor keep unused capacity.
     fn cut(&mut self) {
         if !self.open.is_empty() {
             let next = if self.is_full() { Vec::with_capacity(PIECE_BYTES + Self::STEP_BYTES) } else { Vec::new() };
@@ -207,18 +207,18 @@ impl OutputBuffer {
         &mut self.open
     }
 
-    /// Ends the piece being written and takes all there are.
+    /// Ends the piece being written and returns all pieces.
     pub(crate) fn pieces(&mut self) -> Vec<Bytes> {
         self.cut();
         std::mem::take(&mut self.ready).into()
     }
 
-    /// Bytes that wait to be taken.
+    /// Number of bytes not yet taken.
     pub(crate) fn bytes(&self) -> usize {
         self.ready.iter().map(Bytes::len).sum::<usize>() + self.open.len()
     }
 
-    /// Appends bytes that exist already, without copying them when they are many.
+    /// Appends existing bytes; long ones are not copied.
     pub(crate) fn push(&mut self, bytes: Bytes) {
         if bytes.len() <= Self::COPY_BYTES_MAX {
             self.open.extend_from_slice(&bytes);
@@ -238,10 +238,10 @@ enum EncodeStage {
     Ended,
 }
 
-/// Yields the body of an answer in pieces.
+/// Yields the body of a response in pieces.
 ///
-/// `blocks` gives the rows; `closing` is asked once, after the last block, what stands behind them. The iterator ends
-/// after an error: a consumer must then abandon the body, never end it as if it were whole.
+/// `blocks` yields the rows; `closing` is called once, after the last block, for the trailer. The iterator ends after
+/// an error: a consumer must then abort the body, not end it as if it were complete.
 pub struct BodyEncoder<I, C> {
     blocks: I,
     closing: C,
@@ -272,7 +272,7 @@ where
         Ok(Self { blocks, closing, writer, out: OutputBuffer::default(), stage: EncodeStage::Begin, columns })
     }
 
-    /// Does one step of the work; true when there is more.
+    /// Runs one step; true when there is more to do.
     fn step(&mut self) -> Result<bool> {
         let next = match &self.stage {
             EncodeStage::Begin => {
@@ -283,9 +283,9 @@ where
                 None => EncodeStage::Finish((self.closing)(&self.blocks)),
                 Some(block) => {
                     let block = block?;
-                    let whole = (0..self.columns).all(|column| block.words(column).len() == block.rows);
-                    if !whole || block.columns.len() != self.columns {
-                        return Err(Error::internal("a block does not have the columns of its answer"));
+                    let is_complete = (0..self.columns).all(|column| block.words(column).len() == block.rows);
+                    if !is_complete || block.columns.len() != self.columns {
+                        return Err(Error::internal("a block does not have the columns of its result"));
                     }
                     if block.rows == 0 {
                         return Ok(true);
@@ -341,7 +341,7 @@ where
 
 impl<I, C> std::fmt::Debug for BodyEncoder<I, C> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Encoder").field("stage", &self.stage).finish_non_exhaustive()
+        f.debug_struct("BodyEncoder").field("stage", &self.stage).finish_non_exhaustive()
     }
 }
 

@@ -1,4 +1,4 @@
-//! What each format writes, read back by other readers, and what an error leaves behind.
+//! Encoded bodies read back by independent readers, and the body left by an error.
 
 use arrow::array::{Array, AsArray};
 use arrow::buffer::Buffer;
@@ -68,7 +68,7 @@ fn of(format: OutFormat) -> EncodeOptions {
 }
 
 #[test]
-fn json_rows_carry_exact_digits_and_the_cursor() {
+fn json_rows_have_exact_digits_and_the_cursor() {
     assert_eq!(
         text(NumberFormat::Stored, of(OutFormat::Json)),
         "{\"series\":\"kline/BTC-USD/1m\",\"version\":7,\"commit\":9,\"rows\":[\
@@ -96,7 +96,7 @@ fn json_columns_hold_the_same_cells() {
 }
 
 #[test]
-fn ndjson_and_csv_write_a_line_a_row() {
+fn ndjson_and_csv_write_one_line_per_row() {
     assert_eq!(
         text(NumberFormat::Stored, of(OutFormat::Ndjson)),
         "{\"ts\":0,\"close\":-0.05,\"volume\":0.1,\"trades\":-3}\n{\"ts\":60000,\"close\":0.95,\"volume\":1.1,\"trades\":-2}\n"
@@ -124,7 +124,7 @@ fn string_numbers_quote_integers_decimals_and_times() {
 }
 
 #[test]
-fn long_answers_come_in_many_pieces() {
+fn long_results_come_in_many_pieces() {
     for format in OutFormat::ALL {
         let blocks = (0..20).map(|part| Ok(block(part * 16_384, 16_384))).collect();
         let pieces = pieces(&shape(NumberFormat::Stored), of(format), blocks);
@@ -138,11 +138,11 @@ const NUMBERS: [NumberFormat; 5] =
     [NumberFormat::Stored, NumberFormat::Float64, NumberFormat::Decimal128, NumberFormat::Raw, NumberFormat::String];
 
 #[test]
-fn arrow_streams_read_back_as_the_batches_they_came_from() {
+fn arrow_streams_read_back_as_the_same_batches() {
     for numbers in NUMBERS {
         let shape = shape(numbers);
         let schema = shape.arrow_schema();
-        // 5 rows need padding, 16,384 rows go out without a copy.
+        // 5 rows need padding, 16,384 rows are sent without a copy.
         let blocks = [block(0, 16_384), block(16_384, 5)];
         let expected: Vec<RecordBatch> =
             blocks.iter().map(|block| shape.record_batch(&schema, block).unwrap()).collect();
@@ -156,16 +156,16 @@ fn arrow_streams_read_back_as_the_batches_they_came_from() {
 }
 
 #[test]
-fn whole_chunk_blocks_are_not_copied_when_no_number_is_converted() {
+fn complete_chunk_blocks_are_not_copied_when_no_number_is_converted() {
     let message = Bytes::from(vec![7_u8; 100_000]);
     let verbatim = Verbatim { header: Bytes::new(), body: Bytes::new(), message: message.clone() };
-    for (numbers, is_passed_on) in
+    for (numbers, is_verbatim) in
         [(NumberFormat::Stored, true), (NumberFormat::Raw, true), (NumberFormat::Float64, false)]
     {
         let block = Block { verbatim: Some(verbatim.clone()), ..block(0, 16_384) };
         let pieces = pieces(&shape(numbers), of(OutFormat::Arrow), vec![Ok(block)]);
         let found = pieces.iter().any(|piece| piece.as_ref().unwrap().as_ptr() == message.as_ptr());
-        assert_eq!(found, is_passed_on, "{numbers:?}");
+        assert_eq!(found, is_verbatim, "{numbers:?}");
     }
 }
 
@@ -217,20 +217,20 @@ fn an_error_leaves_a_body_without_its_end() {
                 continue;
             }
             let shape = shape(NumberFormat::Stored);
-            let whole = body(&shape, options, vec![block(0, 16_384), block(16_384, 16_384)]);
+            let complete = body(&shape, options, vec![block(0, 16_384), block(16_384, 16_384)]);
             let blocks =
                 vec![Ok(block(0, 16_384)), Ok(block(16_384, 16_384)), Err(Error::corrupt("the last")), Ok(block(0, 1))];
             let pieces = pieces(&shape, options, blocks);
             let (last, sent) = pieces.split_last().unwrap();
             assert_eq!(last.as_ref().unwrap_err().code(), crate::ErrorCode::CorruptData, "{format:?}");
             let sent: Vec<u8> = sent.iter().flat_map(|piece| piece.clone().unwrap()).collect();
-            assert!(sent.len() < whole.len() && whole.starts_with(&sent), "{format:?}");
+            assert!(sent.len() < complete.len() && complete.starts_with(&sent), "{format:?}");
         }
     }
 }
 
 #[test]
-fn options_without_a_place_in_the_format_are_refused() {
+fn options_the_format_does_not_support_are_rejected() {
     for (format, times, shape, is_fine) in [
         (OutFormat::Json, TimeFormat::Rfc3339, JsonShape::Columns, true),
         (OutFormat::Csv, TimeFormat::Rfc3339, JsonShape::Rows, true),

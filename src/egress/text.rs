@@ -9,15 +9,15 @@ use crate::query::result::SERIES_COLUMN;
 use crate::query::{Block, NumberFormat, ResultSchema, Subject};
 use crate::types::{ColumnType, TimeUnit, number, time};
 
-/// Cells of a column written between two looks at the size of the piece; a cell takes 15 to 40 bytes.
-const CELLS_A_STEP: usize = 2_048;
-/// Bytes that rows written between two looks at the size of the piece take at most.
-const ROWS_A_STEP_BYTES: usize = 48 * 1024;
-/// Most bytes of a number or time, quotes included: a double has up to 24, a time of a far year 40.
+/// Cells of a column written between two checks of the piece's size; a cell takes 15 to 40 bytes.
+const CELLS_PER_STEP: usize = 2_048;
+/// Maximum bytes of rows written between two checks of the piece's size.
+const STEP_BYTES_MAX: usize = 48 * 1024;
+/// Maximum bytes of a number or time, including quotes: a double has up to 24, a time in a far year 40.
 const VALUE_BYTES_MAX: usize = 32;
 const TIME_BYTES_MAX: usize = 48;
 
-/// What a word means.
+/// Interpretation and format of a word.
 #[derive(Clone, Copy, Debug)]
 enum WordFormat {
     Int,
@@ -27,29 +27,29 @@ enum WordFormat {
     Rfc3339(TimeUnit),
 }
 
-/// How the cells of one column are written.
+/// Writes the cells of one column.
 #[derive(Clone, Debug)]
 struct CellWriter {
-    /// What stands before the cell: a separator and, in JSON, the name.
-    before: Vec<u8>,
-    /// The same in an array, and its length, where it fits.
-    short: Option<([u8; 16], usize)>,
+    /// Prefix of the cell: a separator and, in JSON, the name.
+    prefix: Vec<u8>,
+    /// The prefix in an array and its length, where it fits.
+    short_prefix: Option<([u8; 16], usize)>,
     value: WordFormat,
     quoted: bool,
 }
 
-/// Text written to a room that is large enough for it.
+/// Text written to a preallocated buffer.
 struct LineBuffer<'a> {
-    room: &'a mut [u8],
+    buffer: &'a mut [u8],
     at: usize,
-    /// There was less room than was said.
+    /// The buffer was too small.
     is_short: bool,
 }
 
 impl LineBuffer<'_> {
     #[inline]
     fn put(&mut self, text: &[u8]) {
-        match self.room.get_mut(self.at..self.at + text.len()) {
+        match self.buffer.get_mut(self.at..self.at + text.len()) {
             Some(slot) => slot.copy_from_slice(text),
             None => self.is_short = true,
         }
@@ -57,33 +57,33 @@ impl LineBuffer<'_> {
     }
 
     #[inline]
-    fn put_number(&mut self, write: impl FnOnce(&mut [u8; number::TEXT_ROOM]) -> usize) {
-        match self.room.get_mut(self.at..).and_then(|rest| rest.first_chunk_mut()) {
-            Some(room) => self.at += write(room),
+    fn put_number(&mut self, write: impl FnOnce(&mut [u8; number::TEXT_BUFFER_BYTES]) -> usize) {
+        match self.buffer.get_mut(self.at..).and_then(|rest| rest.first_chunk_mut()) {
+            Some(slot) => self.at += write(slot),
             None => self.is_short = true,
         }
     }
 }
 
 impl CellWriter {
-    /// Most bytes that [`CellWriter::put`] writes.
+    /// Maximum bytes that [`CellWriter::put`] writes.
     fn bytes_max(&self) -> usize {
         let value = if matches!(self.value, WordFormat::Rfc3339(_)) { TIME_BYTES_MAX } else { VALUE_BYTES_MAX };
-        self.before.len() + value
+        self.prefix.len() + value
     }
 
     #[inline]
     fn put(&self, line: &mut LineBuffer<'_>, word: i64, scratch: &mut Vec<u8>) {
-        match self.short {
-            // Copied in a piece of fixed length: what follows overwrites the rest.
+        match self.short_prefix {
+            // Copied with a fixed length; the next text overwrites the surplus.
             Some((text, bytes)) => {
-                match line.room.get_mut(line.at..).and_then(|rest| rest.first_chunk_mut()) {
+                match line.buffer.get_mut(line.at..).and_then(|rest| rest.first_chunk_mut()) {
                     Some(slot) => *slot = text,
                     None => line.is_short = true,
                 }
                 line.at += bytes;
             }
-            None => line.put(&self.before),
+            None => line.put(&self.prefix),
         }
         self.put_value(line, word, scratch);
     }
@@ -111,22 +111,22 @@ impl CellWriter {
         }
     }
 
-    /// Appends the cell alone, without what stands before it.
+    /// Appends the cell without its prefix.
     #[inline]
     fn write(&self, out: &mut Vec<u8>, word: i64, scratch: &mut Vec<u8>) {
         let at = out.len();
-        out.resize(at + TIME_BYTES_MAX + number::TEXT_ROOM, 0);
-        let mut line = LineBuffer { room: out, at, is_short: false };
+        out.resize(at + TIME_BYTES_MAX + number::TEXT_BUFFER_BYTES, 0);
+        let mut line = LineBuffer { buffer: out, at, is_short: false };
         self.put_value(&mut line, word, scratch);
         let end = line.at;
         out.truncate(end);
     }
 }
 
-/// The columns of an answer, `ts` first, with their names. CSV knows no quotes: its cells never need them.
+/// Names and writers of the columns of a result, `ts` first. CSV cells never need quotes.
 fn cells(shape: &ResultSchema, times: TimeFormat, quotes: bool) -> Vec<(String, CellWriter)> {
     let text = shape.numbers == NumberFormat::String;
-    let cell = |value, quoted| CellWriter { before: Vec::new(), short: None, value, quoted: quoted && quotes };
+    let cell = |value, quoted| CellWriter { prefix: Vec::new(), short_prefix: None, value, quoted: quoted && quotes };
     let ts = match times {
         TimeFormat::Epoch => cell(WordFormat::Int, text),
         TimeFormat::Rfc3339 => cell(WordFormat::Rfc3339(shape.unit), true),
@@ -149,7 +149,7 @@ fn json_text(text: &str) -> Result<Vec<u8>> {
     serde_json::to_vec(text).map_err(|error| Error::internal(format!("cannot write {text:?} as JSON: {error}")))
 }
 
-/// `{"series":…,"version":…,"commit":…,` before the rows of a JSON answer; several series are a list and have no
+/// `{"series":…,"version":…,"commit":…,` before the rows of a JSON response; several series are a list and have no
 /// version.
 fn json_head(shape: &ResultSchema) -> Result<Vec<u8>> {
     let mut head = b"{\"series\":".to_vec();
@@ -170,14 +170,14 @@ fn json_head(shape: &ResultSchema) -> Result<Vec<u8>> {
     Ok(head)
 }
 
-/// The cells of the series column, one for each key of an answer of several series, with what stands before them.
-/// Nothing in a key needs quotes in CSV or a backslash in JSON.
-fn series_cells(shape: &ResultSchema, before: &str, quote: &str) -> Option<Vec<Vec<u8>>> {
-    let cell = |key: &str| format!("{before}{quote}{key}{quote}").into_bytes();
+/// The cells of the series column with their prefix, one for each key of a result of several series. No key needs
+/// quotes in CSV or escapes in JSON.
+fn series_cells(shape: &ResultSchema, prefix: &str, quote: &str) -> Option<Vec<Vec<u8>>> {
+    let cell = |key: &str| format!("{prefix}{quote}{key}{quote}").into_bytes();
     shape.keys().map(|keys| keys.iter().flatten().map(cell).collect())
 }
 
-/// `,"next_cursor":…}` after the rows of a JSON answer.
+/// `,"next_cursor":…}` after the rows of a JSON response.
 fn json_tail(closing: &Trailer) -> Result<Vec<u8>> {
     let mut tail = b",\"next_cursor\":".to_vec();
     match closing.next_cursor.as_deref() {
@@ -192,20 +192,20 @@ fn json_tail(closing: &Trailer) -> Result<Vec<u8>> {
     Ok(tail)
 }
 
-/// One line or object a row.
+/// Writes one line or object per row.
 pub(super) struct RowWriter {
-    /// The first cell of a row by its series, where there are several.
+    /// The first cell of a row, by series, in a result of several series.
     series: Option<Vec<Vec<u8>>>,
     cells: Vec<CellWriter>,
-    /// Most bytes of a row.
+    /// Maximum bytes of a row.
     row_bytes_max: usize,
-    /// Before the first row.
+    /// Text before the first row.
     head: Vec<u8>,
-    /// Between rows.
+    /// Text between rows.
     between: &'static [u8],
-    /// After the cells of each row.
+    /// Text after the cells of each row.
     after: &'static [u8],
-    /// After the last row of a JSON answer, before its cursor.
+    /// Text after the last row of a JSON response, before the cursor.
     end: Option<&'static [u8]>,
     block: Option<Block>,
     row: usize,
@@ -230,7 +230,7 @@ impl RowWriter {
         let names: Vec<&str> = leading.into_iter().chain(all.iter().map(|(name, _)| name.as_str())).collect();
         let head = format!("{}\n", names.join(",")).into_bytes();
         for (_, cell) in all.iter_mut().skip(usize::from(series.is_none())) {
-            cell.before.push(b',');
+            cell.prefix.push(b',');
         }
         Self::new(series, all, head, b"", b"\n", None)
     }
@@ -247,8 +247,8 @@ impl RowWriter {
         let series = series_cells(shape, &format!("{{\"{SERIES_COLUMN}\":"), "\"");
         for (position, (name, cell)) in all.iter_mut().enumerate() {
             let is_first = position == 0 && series.is_none();
-            // Column names are of a-z, 0-9 and _ only.
-            cell.before = format!("{}\"{name}\":", if is_first { '{' } else { ',' }).into_bytes();
+            // Column names have only a-z, 0-9 and _.
+            cell.prefix = format!("{}\"{name}\":", if is_first { '{' } else { ',' }).into_bytes();
         }
         Self::new(series, all, head, between, after, end)
     }
@@ -261,15 +261,15 @@ impl RowWriter {
         after: &'static [u8],
         end: Option<&'static [u8]>,
     ) -> Self {
-        let with_short = |(_, mut cell): (_, CellWriter)| {
+        let with_short_prefix = |(_, mut cell): (_, CellWriter)| {
             let mut text = [0; 16];
-            cell.short = text
-                .get_mut(..cell.before.len())
-                .map(|slot| slot.copy_from_slice(&cell.before))
-                .map(|()| (text, cell.before.len()));
+            cell.short_prefix = text
+                .get_mut(..cell.prefix.len())
+                .map(|slot| slot.copy_from_slice(&cell.prefix))
+                .map(|()| (text, cell.prefix.len()));
             cell
         };
-        let cells: Vec<CellWriter> = cells.into_iter().map(with_short).collect();
+        let cells: Vec<CellWriter> = cells.into_iter().map(with_short_prefix).collect();
         let series_bytes = series.iter().flatten().map(Vec::len).max().unwrap_or(0);
         let cell_bytes: usize = cells.iter().map(CellWriter::bytes_max).sum();
         let row_bytes_max = series_bytes + cell_bytes + between.len() + after.len();
@@ -292,14 +292,14 @@ impl BodyWriter for RowWriter {
     fn print(&mut self, out: &mut OutputBuffer) -> Result<bool> {
         let Some(block) = &self.block else { return Ok(true) };
         let row_bytes = self.row_bytes_max;
-        let end = block.rows.min(self.row + (ROWS_A_STEP_BYTES / row_bytes).max(1));
+        let end = block.rows.min(self.row + (STEP_BYTES_MAX / row_bytes).max(1));
         let columns: Vec<(&CellWriter, &[i64])> =
             self.cells.iter().enumerate().map(|(column, cell)| (cell, block.words(column))).collect();
-        let before = out.open.len();
-        // Room for the rest of the block at once: a short answer is not moved while it grows.
+        let length_before = out.open.len();
+        // Reserve space for the rest of the block at once: a short response is not moved while it grows.
         out.open.reserve(((block.rows - self.row) * row_bytes).min(PIECE_BYTES + OutputBuffer::STEP_BYTES));
-        out.open.resize(before + (end - self.row) * row_bytes + number::TEXT_ROOM, 0);
-        let mut line = LineBuffer { room: &mut out.open, at: before, is_short: false };
+        out.open.resize(length_before + (end - self.row) * row_bytes + number::TEXT_BUFFER_BYTES, 0);
+        let mut line = LineBuffer { buffer: &mut out.open, at: length_before, is_short: false };
         let mut scratch = Vec::new();
         for row in self.row..end {
             if !self.is_first {
@@ -308,17 +308,17 @@ impl BodyWriter for RowWriter {
             self.is_first = false;
             if let Some(series) = &self.series {
                 let cell = series.get(block.labels.at(row));
-                line.put(cell.ok_or_else(|| Error::internal("a row of no series of its answer"))?);
+                line.put(cell.ok_or_else(|| Error::internal("a row belongs to no series of its result"))?);
             }
             for (cell, words) in &columns {
-                // All columns were found to have as many words as the block has rows.
+                // The encoder checked that all columns have as many words as the block has rows.
                 cell.put(&mut line, words.get(row).copied().unwrap_or_default(), &mut scratch);
             }
             line.put(self.after);
         }
         let LineBuffer { at: written, is_short, .. } = line;
         if is_short {
-            return Err(Error::internal("a row is longer than the room for it"));
+            return Err(Error::internal("a row is longer than its buffer"));
         }
         out.open.truncate(written);
         self.row = end;
@@ -338,9 +338,9 @@ impl BodyWriter for RowWriter {
     }
 }
 
-/// One array a column. Keeps the blocks until all have come, then writes them column by column.
+/// Writes one array per column. Holds all blocks until the last has arrived, then writes them column by column.
 pub(super) struct ColumnWriter {
-    /// The cells of the series column, by series; written first, where there are several.
+    /// The cells of the series column, by series; written first, in a result of several series.
     series: Option<Vec<Vec<u8>>>,
     cells: Vec<CellWriter>,
     head: Vec<u8>,
@@ -358,13 +358,13 @@ impl ColumnWriter {
         let series = series_cells(shape, "", "\"");
         for (position, (name, cell)) in all.iter_mut().enumerate() {
             let is_first = position == 0 && series.is_none();
-            cell.before = format!("{}\"{name}\":[", if is_first { "" } else { "," }).into_bytes();
+            cell.prefix = format!("{}\"{name}\":[", if is_first { "" } else { "," }).into_bytes();
         }
         let cells = all.into_iter().map(|(_, cell)| cell).collect();
         Ok(Self { series, cells, head, blocks: Vec::new(), column: 0, block: 0, row: 0 })
     }
 
-    /// Writes some of the series column; true when there is no more of it.
+    /// Writes part of the series column; true when it is complete.
     fn print_series(&mut self, out: &mut OutputBuffer) -> Result<bool> {
         let Some(series) = &self.series else { return Ok(true) };
         if self.block == 0 && self.row == 0 {
@@ -376,13 +376,13 @@ impl ColumnWriter {
             self.block = 0;
             return Ok(false);
         };
-        let end = block.rows.min(self.row + CELLS_A_STEP);
+        let end = block.rows.min(self.row + CELLS_PER_STEP);
         for row in self.row..end {
             if row + self.block > 0 {
                 out.open.push(b',');
             }
             let cell = series.get(block.labels.at(row));
-            out.open.extend_from_slice(cell.ok_or_else(|| Error::internal("a row of no series of its answer"))?);
+            out.open.extend_from_slice(cell.ok_or_else(|| Error::internal("a row belongs to no series of its result"))?);
         }
         self.row = end;
         if end == block.rows {
@@ -417,7 +417,7 @@ impl BodyWriter for ColumnWriter {
             return Ok(true);
         };
         if self.block == 0 && self.row == 0 {
-            out.open.extend_from_slice(&cell.before);
+            out.open.extend_from_slice(&cell.prefix);
         }
         let Some(block) = self.blocks.get(self.block) else {
             out.open.push(b']');
@@ -425,7 +425,7 @@ impl BodyWriter for ColumnWriter {
             return Ok(false);
         };
         let words = block.words(self.column);
-        let end = words.len().min(self.row + CELLS_A_STEP);
+        let end = words.len().min(self.row + CELLS_PER_STEP);
         let mut scratch = Vec::new();
         for (position, word) in words.iter().enumerate().take(end).skip(self.row) {
             if position + self.block > 0 {

@@ -50,7 +50,7 @@ pub fn select(state: &StoreState, selectors: &[String], sees: &dyn Fn(&SeriesKey
         if text.contains('*') {
             let glob = Glob::parse(text)?;
             let mut matches = 0_u64;
-            for (key, id) in state.keys.range(SeriesKey::least(glob.literal())..) {
+            for (key, id) in state.keys.range(SeriesKey::lower_bound(glob.literal())..) {
                 if !key.as_str().starts_with(glob.literal()) {
                     break;
                 }

@@ -305,7 +305,7 @@ impl Service {
             .into_iter()
             .map(|(key, parsed)| SeriesWrite {
                 skipped: parsed.skipped,
-                phased: parsed.phased,
+                phased: parsed.phase_pending,
                 ..SeriesWrite::new(key, parsed.rows, mode)
             })
             .collect();

@@ -1,9 +1,9 @@
-//! Trading calendars: when rows are expected at all.
+//! Trading calendars: the times at which rows are expected.
 //!
 //! A calendar is `"24x7"`, `"weekdays"` (Monday to Friday of UTC), or weekly windows in a time zone:
-//! `{"zone":"America/New_York","windows":[{"from":"Sun 17:00","to":"Fri 17:00"}]}`. A moment is open when the wall clock
-//! of the zone shows a time at or after `from` and before `to` of some window. So a window keeps its local hours over
-//! a change of the clock, an hour that is skipped has no moments, and one that comes twice counts both times.
+//! `{"zone":"America/New_York","windows":[{"from":"Sun 17:00","to":"Fri 17:00"}]}`. A moment is open when the local
+//! time of the zone is at or after `from` and before `to` of some window. A window therefore keeps its local hours
+//! across clock changes, a skipped hour has no moments, and a repeated hour counts twice.
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -15,7 +15,7 @@ const DAY: i64 = 86_400;
 const WEEK: i64 = 7 * DAY;
 /// 1969-12-29T00:00:00, a Monday, in seconds.
 const MONDAY: i64 = -3 * DAY;
-/// Most windows of one calendar.
+/// Maximum number of windows of a calendar.
 const WINDOWS_MAX: usize = 64;
 
 const DAYS: [(&str, &str); 7] = [
@@ -28,7 +28,7 @@ const DAYS: [(&str, &str); 7] = [
     ("sun", "sunday"),
 ];
 
-/// When rows are expected.
+/// The times at which rows are expected.
 #[derive(Clone, Debug)]
 pub enum Calendar {
     /// At all times.
@@ -41,38 +41,38 @@ pub enum Calendar {
 #[derive(Clone, Debug)]
 pub struct Weekly {
     zone: TimeZone,
-    /// Seconds from Monday 00:00, `from` within the week and `to` at most a week later; rising and apart.
+    /// Seconds from Monday 00:00, `from` within the week and `to` at most a week later; ascending and disjoint.
     windows: Vec<(i64, i64)>,
 }
 
 impl Calendar {
-    /// Reads a calendar as a registration has it.
+    /// Parses the calendar of a registration.
     ///
     /// # Errors
-    /// `invalid_argument`, naming the fault.
+    /// `invalid_argument` naming the mistake.
     pub fn parse(value: &Value) -> Result<Self> {
         match value {
             Value::String(name) => match name.as_str() {
                 "24x7" => Ok(Calendar::Always),
                 "weekdays" => Ok(Calendar::Weekly(Weekly { zone: TimeZone::UTC, windows: vec![(0, 5 * DAY)] })),
-                other => Err(bad(&format!("{:?} is neither 24x7 nor weekdays", shown(other)))),
+                other => Err(invalid(&format!("{:?} is neither 24x7 nor weekdays", truncated(other)))),
             },
             Value::Object(fields) => {
                 if let Some(unknown) = fields.keys().find(|name| !["zone", "windows"].contains(&name.as_str())) {
-                    return Err(bad(&format!("{:?} is not one of zone, windows", shown(unknown))));
+                    return Err(invalid(&format!("{:?} is not one of zone, windows", truncated(unknown))));
                 }
                 let zone =
-                    fields.get("zone").and_then(Value::as_str).ok_or_else(|| bad("zone is missing or no text"))?;
-                let zone = TimeZone::get(zone).map_err(|_| bad(&format!("{:?} is no IANA time zone", shown(zone))))?;
+                    fields.get("zone").and_then(Value::as_str).ok_or_else(|| invalid("zone is missing or not text"))?;
+                let zone = TimeZone::get(zone).map_err(|_| invalid(&format!("{:?} is not an IANA time zone", truncated(zone))))?;
                 let listed = fields.get("windows").and_then(Value::as_array);
-                let listed = listed.ok_or_else(|| bad("windows is missing or no list"))?;
+                let listed = listed.ok_or_else(|| invalid("windows is missing or not a list"))?;
                 if listed.is_empty() || listed.len() > WINDOWS_MAX {
-                    return Err(bad(&format!("{} windows are not between 1 and {WINDOWS_MAX}", listed.len())));
+                    return Err(invalid(&format!("{} windows are not between 1 and {WINDOWS_MAX}", listed.len())));
                 }
                 let windows = listed.iter().enumerate().map(|(at, value)| window(at, value)).collect::<Result<_>>()?;
-                Ok(Calendar::Weekly(Weekly { zone, windows: joined(windows) }))
+                Ok(Calendar::Weekly(Weekly { zone, windows: coalesce(windows) }))
             }
-            _ => Err(bad("it is neither text nor an object")),
+            _ => Err(invalid("neither text nor an object")),
         }
     }
 
@@ -81,11 +81,11 @@ impl Calendar {
         registered.map_or(Ok(Calendar::Always), Self::parse)
     }
 
-    /// Reads a parameter: a name, or JSON.
+    /// Parses the text of a parameter: a name, or JSON.
     pub fn parse_text(text: &str) -> Result<Value> {
         let trimmed = text.trim();
         let value = if trimmed.starts_with(['{', '"']) {
-            serde_json::from_str(trimmed).map_err(|error| bad(&format!("the JSON cannot be read: {error}")))?
+            serde_json::from_str(trimmed).map_err(|error| invalid(&format!("invalid JSON: {error}")))?
         } else {
             Value::String(trimmed.to_owned())
         };
@@ -93,40 +93,40 @@ impl Calendar {
         Ok(value)
     }
 
-    /// The open times between two seconds since the epoch, `from` included and `to` not: rising, apart, each from its
-    /// first second to before its last. Costs the number of windows, however long they are.
+    /// The open periods within `from..to`, in seconds since the epoch: ascending, disjoint, half-open. The cost grows
+    /// with the number of periods, not their length.
     pub fn openings(&self, from: i64, to: i64) -> OpenPeriods<'_> {
         match self {
-            Calendar::Always => OpenPeriods { whole: (from < to).then_some((from, to)), weekly: None },
-            Calendar::Weekly(weekly) => OpenPeriods { whole: None, weekly: Some(PeriodWalk::new(weekly, from, to)) },
+            Calendar::Always => OpenPeriods { always: (from < to).then_some((from, to)), weekly: None },
+            Calendar::Weekly(weekly) => OpenPeriods { always: None, weekly: Some(PeriodWalk::new(weekly, from, to)) },
         }
     }
 }
 
-fn bad(fault: &str) -> Error {
-    Error::invalid(format!("calendar: {fault}")).with_hint(
+fn invalid(mistake: &str) -> Error {
+    Error::invalid(format!("calendar: {mistake}")).with_hint(
         "24x7, weekdays, or {\"zone\":\"America/New_York\",\"windows\":[{\"from\":\"Sun 17:00\",\"to\":\"Fri 17:00\"}]}",
     )
 }
 
-fn shown(text: &str) -> String {
+fn truncated(text: &str) -> String {
     text.chars().take(80).collect()
 }
 
-/// `from` and `to` of a window in seconds; a window over the end of the week ends in the next one.
+/// `from` and `to` of a window in seconds; a window that crosses the end of the week ends in the next week.
 fn window(at: usize, value: &Value) -> Result<(i64, i64)> {
-    let fields = value.as_object().ok_or_else(|| bad(&format!("window {at} is no object")))?;
+    let fields = value.as_object().ok_or_else(|| invalid(&format!("window {at} is not an object")))?;
     if let Some(unknown) = fields.keys().find(|name| !["from", "to"].contains(&name.as_str())) {
-        return Err(bad(&format!("window {at}: {:?} is not one of from, to", shown(unknown))));
+        return Err(invalid(&format!("window {at}: {:?} is not one of from, to", truncated(unknown))));
     }
     let moment = |name: &str| {
         let text = fields.get(name).and_then(Value::as_str);
-        let text = text.ok_or_else(|| bad(&format!("window {at}: {name} is missing or no text")))?;
-        moment(text).ok_or_else(|| bad(&format!("window {at}: {name} {:?} is no weekday and time", shown(text))))
+        let text = text.ok_or_else(|| invalid(&format!("window {at}: {name} is missing or not text")))?;
+        moment(text).ok_or_else(|| invalid(&format!("window {at}: {name} {:?} is not a weekday and time", truncated(text))))
     };
     let (from, to) = (moment("from")?, moment("to")?);
     if from == to {
-        return Err(bad(&format!("window {at} ends where it begins")));
+        return Err(invalid(&format!("window {at} ends where it starts")));
     }
     let from = from % WEEK;
     Ok((from, if to < from { to + WEEK } else { to }))
@@ -156,36 +156,36 @@ fn moment(text: &str) -> Option<i64> {
     Some(i64::try_from(day).ok()? * DAY + of_day)
 }
 
-/// Windows sorted, with those that touch or overlap made one, also over the end of the week.
-fn joined(mut windows: Vec<(i64, i64)>) -> Vec<(i64, i64)> {
+/// Sorts windows and merges those that touch or overlap, also across the end of the week.
+fn coalesce(mut windows: Vec<(i64, i64)>) -> Vec<(i64, i64)> {
     windows.sort_unstable();
-    let mut joined: Vec<(i64, i64)> = Vec::with_capacity(windows.len());
+    let mut merged: Vec<(i64, i64)> = Vec::with_capacity(windows.len());
     for (from, to) in windows {
-        match joined.last_mut() {
+        match merged.last_mut() {
             Some(last) if from <= last.1 => last.1 = last.1.max(to),
-            _ => joined.push((from, to)),
+            _ => merged.push((from, to)),
         }
     }
-    // The last window can reach over the first ones of the next week.
-    while let (Some(first), Some(last)) = (joined.first().copied(), joined.last().copied()) {
+    // The last window can overlap the first ones of the next week.
+    while let (Some(first), Some(last)) = (merged.first().copied(), merged.last().copied()) {
         if last.1 - last.0 >= WEEK {
             return vec![(0, WEEK)];
         }
-        if joined.len() == 1 || last.1 < first.0 + WEEK {
+        if merged.len() == 1 || last.1 < first.0 + WEEK {
             break;
         }
-        joined.remove(0);
-        if let Some(last) = joined.last_mut() {
+        merged.remove(0);
+        if let Some(last) = merged.last_mut() {
             last.1 = last.1.max(first.1 + WEEK);
         }
     }
-    joined
+    merged
 }
 
-/// See [`Calendar::openings`].
+/// Iterator of [`Calendar::openings`].
 #[derive(Debug)]
 pub struct OpenPeriods<'a> {
-    whole: Option<(i64, i64)>,
+    always: Option<(i64, i64)>,
     weekly: Option<PeriodWalk<'a>>,
 }
 
@@ -193,21 +193,21 @@ impl Iterator for OpenPeriods<'_> {
     type Item = (i64, i64);
 
     fn next(&mut self) -> Option<(i64, i64)> {
-        self.whole.take().or_else(|| self.weekly.as_mut()?.next())
+        self.always.take().or_else(|| self.weekly.as_mut()?.next())
     }
 }
 
-/// Goes through the periods between two changes of the clock; within one, local time is UTC and an offset.
+/// Walks the periods between clock changes; within one, local time is UTC plus a fixed offset.
 #[derive(Debug)]
 struct PeriodWalk<'a> {
     weekly: &'a Weekly,
-    /// The rest of the current period, seconds since the epoch, the end not included.
+    /// The rest of the current period, `from..until`, in seconds since the epoch.
     from: i64,
     until: i64,
     to: i64,
     /// Seconds east of UTC during the period.
     offset: i64,
-    /// The window to look at next, in the week of this number.
+    /// Week number and position of the next window.
     week: i64,
     at: usize,
 }
@@ -227,7 +227,7 @@ impl<'a> PeriodWalk<'a> {
         self.offset = i64::from(zone.to_offset(instant).seconds());
         let change = zone.following(instant).map(|change| change.timestamp().as_second()).find(|at| *at > from);
         self.until = change.unwrap_or(self.to).min(self.to);
-        // A window of the week before can reach into this one.
+        // A window of the previous week can reach into this one.
         self.week = (from + self.offset - MONDAY).div_euclid(WEEK) - 1;
         self.at = 0;
     }
@@ -265,7 +265,7 @@ mod tests {
     use jiff::civil::Weekday;
     use serde_json::json;
 
-    /// Whether the wall clock of the zone shows a time inside a window: the definition, one moment at a time.
+    /// Whether the local time of the zone lies inside a window: the definition, one moment at a time.
     fn is_open(zone: &str, windows: &[(i64, i64)], second: i64) -> bool {
         let local = Timestamp::from_second(second).unwrap().to_zoned(TimeZone::get(zone).unwrap()).datetime();
         let day = i64::from(local.date().weekday().to_monday_zero_offset());
@@ -284,7 +284,7 @@ mod tests {
         let (from, to) = (at(from), at(to));
         let openings: Vec<(i64, i64)> = calendar.openings(from, to).collect();
         assert!(openings.iter().all(|(from, to)| from < to));
-        assert!(openings.windows(2).all(|pair| pair[0].1 <= pair[1].0), "rising and apart");
+        assert!(openings.windows(2).all(|pair| pair[0].1 <= pair[1].0), "ascending and disjoint");
         let mut second = from;
         while second < to {
             let opened = openings.iter().any(|(from, to)| *from <= second && second < *to);
@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn windows_keep_their_local_hours_over_changes_of_the_clock() {
+    fn windows_keep_their_local_hours_across_clock_changes() {
         let fx = json!({"zone": "America/New_York", "windows": [{"from": "Sun 17:00", "to": "Fri 17:00"}]});
         let windows = [(6 * DAY + 17 * 3_600, 4 * DAY + 17 * 3_600 + WEEK)];
         compare(&fx, "America/New_York", &windows, "2024-02-25T00:00:00Z", "2024-04-01T00:00:00Z", 900);
@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn several_windows_are_sorted_joined_and_may_pass_the_end_of_the_week() {
+    fn windows_are_sorted_and_merged_also_across_the_end_of_the_week() {
         let hours = json!({"zone": "Asia/Kolkata", "windows": [
             {"from": "Tue 09:15", "to": "Tue 15:30"}, {"from": "Monday 09:15:30", "to": "mon 15:30"},
             {"from": "Sat 22:00", "to": "Mon 01:00"}, {"from": "Sun 20:00", "to": "Mon 02:00"},
@@ -352,9 +352,9 @@ mod tests {
             Calendar::Always => panic!("it has windows"),
         }
         compare(&hours, "Asia/Kolkata", &windows, "1969-12-20T00:00:00Z", "1970-01-20T00:00:00Z", 450);
-        let whole = json!({"zone": "Europe/Berlin", "windows": [
+        let always = json!({"zone": "Europe/Berlin", "windows": [
             {"from": "Wed 12:00", "to": "Sun 00:00"}, {"from": "Sat 12:00", "to": "Thu 00:00"}]});
-        let calendar = Calendar::parse(&whole).unwrap();
+        let calendar = Calendar::parse(&always).unwrap();
         let open: i64 =
             calendar.openings(at("2024-03-01T00:00:00Z"), at("2024-05-01T00:00:00Z")).map(|(a, b)| b - a).sum();
         assert_eq!(open, 61 * DAY);
@@ -369,8 +369,8 @@ mod tests {
     }
 
     #[test]
-    fn faults_are_named() {
-        for (value, fault) in [
+    fn errors_name_the_mistake() {
+        for (value, mistake) in [
             (json!("nyse"), "nyse"),
             (json!(5), "neither text nor an object"),
             (json!({"windows": []}), "zone"),
@@ -380,14 +380,14 @@ mod tests {
             (json!({"zone": "UTC", "windows": [1]}), "window 0"),
             (json!({"zone": "UTC", "days": [], "windows": []}), "days"),
             (json!({"zone": "UTC", "windows": [{"from": "Mon 00:00"}]}), "to is missing"),
-            (json!({"zone": "UTC", "windows": [{"from": "Mon 00:00", "to": "Mon 00:00"}]}), "ends where it begins"),
+            (json!({"zone": "UTC", "windows": [{"from": "Mon 00:00", "to": "Mon 00:00"}]}), "ends where it starts"),
             (json!({"zone": "UTC", "windows": [{"from": "Mon 00:00", "to": "Mon 24:01"}]}), "Mon 24:01"),
             (json!({"zone": "UTC", "windows": [{"from": "Mo 00:00", "to": "Tue 00:00"}]}), "Mo 00:00"),
             (json!({"zone": "UTC", "windows": [{"from": "Mon 7:00", "to": "Tue 00:00"}]}), "Mon 7:00"),
             (json!({"zone": "UTC", "windows": [{"from": "Mon 07:00", "to": "Tue 00:00", "x": 1}]}), "\"x\""),
         ] {
             let error = Calendar::parse(&value).unwrap_err();
-            assert!(error.detail().contains(fault) && error.hint().is_some(), "{value}: {error}");
+            assert!(error.detail().contains(mistake) && error.hint().is_some(), "{value}: {error}");
         }
         assert!(Calendar::parse_text("{\"zone\"").is_err());
         assert_eq!(Calendar::parse_text(" weekdays ").unwrap(), json!("weekdays"));

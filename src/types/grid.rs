@@ -1,9 +1,9 @@
 //! The grid of a timeframe: the time axis cut into numbered buckets of one interval each.
 //!
-//! - Seconds, minutes, hours and single days count from the epoch, weeks from a Monday, months from a first of January.
-//! - Bars of several days or weeks take their phase from `origin`, else from the first stored bar. An `origin` that is
-//!   given sets the phase of every timeframe.
-//! - A label without a length of its own needs `interval_ms`.
+//! - Seconds, minutes, hours and single days count from the epoch, weeks from a Monday, months from 1 January.
+//! - Bars of several days or weeks take their phase from `origin`, else from the first stored bar. A registered
+//!   `origin` sets the phase of every timeframe.
+//! - A label that does not imply a length needs `interval_ms`.
 
 use super::schema::{SeriesDef, timeframe_months, timeframe_ms};
 use super::time::{self, TimeUnit, civil_from_days, days_from_civil};
@@ -26,7 +26,7 @@ impl Grid {
     /// The grid of a series whose first stored row is `first_ts`.
     ///
     /// # Errors
-    /// `invalid_argument` when neither the timeframe nor the registration tells the length of an interval.
+    /// `invalid_argument` when neither the timeframe nor the registration defines the length of an interval.
     pub fn of(def: &SeriesDef, first_ts: Option<i64>) -> Result<Self> {
         let label = def.key.timeframe();
         if let Some(months) = timeframe_months(label) {
@@ -35,7 +35,7 @@ impl Grid {
             return Ok(Grid::Months { length, phase: phase.rem_euclid(length), unit: def.unit });
         }
         let interval_ms = def.interval_ms.filter(|ms| *ms > 0).ok_or_else(|| {
-            Error::invalid(format!("timeframe {label:?} of {} has no length: nothing says what is missing", def.key))
+            Error::invalid(format!("timeframe {label:?} of {} has no length", def.key))
                 .with_hint("register the series with interval_ms")
         })?;
         let length = interval_ms.checked_mul(def.unit.per_second() / 1_000).ok_or_else(|| {
@@ -57,22 +57,21 @@ impl Grid {
         self.start_of(self.bucket_of(ts)) == ts
     }
 
-    /// Whether buckets start at all of these timestamps. Timestamps that follow each other at the length of a bucket
-    /// cost no division.
+    /// Whether buckets start at all of these timestamps. Consecutive timestamps one bucket apart need no division.
     pub fn has_all(&self, ts: &[i64]) -> bool {
         let Grid::Fixed { length, phase } = *self else { return ts.iter().all(|ts| self.has(*ts)) };
-        let mut before = phase;
+        let mut previous = phase;
         ts.iter().fold(true, |all, ts| {
-            let has = match ts.checked_sub(before) {
+            let has = match ts.checked_sub(previous) {
                 Some(step) => step == length || step % length == 0,
                 None => self.has(*ts),
             };
-            before = *ts;
+            previous = *ts;
             all & has
         })
     }
 
-    /// The start of a bucket that is nearest to a timestamp; the earlier of two that are as near.
+    /// The bucket start nearest to a timestamp; the earlier one on a tie.
     pub fn nearest(&self, ts: i64) -> i64 {
         let bucket = self.bucket_of(ts);
         let (before, after) = (self.start_of(bucket), self.start_of(bucket.saturating_add(1)));
@@ -87,7 +86,7 @@ impl Grid {
         }
     }
 
-    /// First timestamp of a bucket, as near as an `i64` comes.
+    /// First timestamp of a bucket, saturated to `i64`.
     pub fn start_of(&self, bucket: i64) -> i64 {
         let wide = match *self {
             Grid::Fixed { length, phase } => i128::from(bucket) * i128::from(length) + i128::from(phase),
@@ -123,13 +122,13 @@ pub fn starts_with_first_row(def: &SeriesDef) -> bool {
     def.origin.is_none() && is_days && !matches!(label, "1d" | "1w")
 }
 
-/// Reason word of a row error: the timestamp lies between two starts of the grid.
+/// Reason of a row error: the timestamp lies between two grid points.
 pub const OFF_GRID: &str = "off_grid";
-/// What the caller of a refused write can do about rows off the grid.
+/// How the caller of a rejected write can fix rows off the grid.
 pub const OFF_GRID_HINT: &str = "send the start of each interval, or register the series with the origin of its bars; \
     grid=allow (--grid allow on the command line) stores rows between the grid points as they are";
 
-/// Sentence about a timestamp that is not on the grid of its series.
+/// Message for a timestamp that is not on the grid of its series.
 pub fn off_grid_message(def: &SeriesDef, grid: &Grid, ts: i64) -> String {
     let nearest = grid.nearest(ts);
     format!(
@@ -141,7 +140,7 @@ pub fn off_grid_message(def: &SeriesDef, grid: &Grid, ts: i64) -> String {
 }
 
 /// Checks rows of a series whose first stored row decides the phase ([`starts_with_first_row`]): against that row, or
-/// where nothing is stored against the earliest of them. `rows` are positions in the body and timestamps.
+/// in an empty series against the earliest of `rows`, which are positions in the body and timestamps.
 ///
 /// # Errors
 /// `invalid_rows` with the reason [`OFF_GRID`].
@@ -169,7 +168,7 @@ pub fn check_phase(def: &SeriesDef, first_ts: Option<i64>, rows: &[(u64, i64)]) 
     Err(Error::new(ErrorCode::InvalidRows, detail).with_hint(OFF_GRID_HINT).with_rows(errors))
 }
 
-/// Keeps the years of a month number far inside what days can count.
+/// Limit of month numbers, so that their days do not overflow.
 const MONTHS_MAX: i64 = 1 << 40;
 
 /// Months from January 1970.
@@ -225,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn months_start_on_the_first_also_before_the_epoch() {
+    fn months_start_on_day_one_also_before_the_epoch() {
         let mut wanted = Vec::new();
         for year in 1890..1975 {
             for month in 1..=12_u8 {

@@ -1,20 +1,20 @@
 //! Series keys: `kline/{symbol}/{timeframe}` and `scalar/{category}/{symbol}/{timeframe}/{name}`.
 //!
-//! A key is validated when it is made and never becomes a path: directories are named by numeric series ids.
+//! A key is validated at construction and never becomes a path: directories are named by numeric series ids.
 
 use std::fmt;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
 
-/// Which preset of columns a series has.
+/// Preset of the columns of a series.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub enum Kind {
     /// Open, high, low, close, volume and the extra columns of the registration.
     Kline,
-    /// One value a timestamp.
+    /// One value per timestamp.
     Scalar,
 }
 
@@ -28,11 +28,11 @@ impl Kind {
     }
 }
 
-/// Longest symbol or name, in bytes.
+/// Maximum length of a symbol or name in bytes.
 pub const SYMBOL_BYTES_MAX: usize = 64;
-/// Longest category, in bytes.
+/// Maximum length of a category in bytes.
 pub const CATEGORY_BYTES_MAX: usize = 32;
-/// Longest timeframe label, in bytes.
+/// Maximum length of a timeframe label in bytes.
 pub const TIMEFRAME_BYTES_MAX: usize = 32;
 
 /// A validated series key; cheap to clone, ordered as its text.
@@ -56,19 +56,19 @@ impl SeriesKey {
         Ok(Self(format!("scalar/{category}/{symbol}/{timeframe}/{name}").into()))
     }
 
-    /// Reads a key from its text.
+    /// Parses a key.
     pub fn parse(text: &str) -> Result<Self> {
         let parts: Vec<&str> = text.split('/').collect();
         match parts.as_slice() {
             ["kline", symbol, timeframe] => Self::kline(symbol, timeframe),
             ["scalar", category, symbol, timeframe, name] => Self::scalar(category, symbol, timeframe, name),
-            _ => Err(Error::invalid(format!("series key {} has neither of the two forms", quote(text)))
+            _ => Err(Error::invalid(format!("series key {} is malformed", quote(text)))
                 .with_hint("kline/{symbol}/{timeframe} or scalar/{category}/{symbol}/{timeframe}/{name}")),
         }
     }
 
-    /// The place of a text among keys: no key that begins with it comes before. Not a key itself.
-    pub(crate) fn least(text: &str) -> Self {
+    /// The lower bound of all keys that start with `text`, for range scans. Not a valid key.
+    pub(crate) fn lower_bound(text: &str) -> Self {
         Self(text.into())
     }
 
@@ -161,7 +161,7 @@ fn check_timeframe(text: &str) -> Result<()> {
     Ok(())
 }
 
-/// The text in quotes, cut to a length that fits a message.
+/// The text in quotes, truncated for messages.
 fn quote(text: &str) -> String {
     let short: String = text.chars().take(80).collect();
     if short.len() < text.len() { format!("{short:?}…") } else { format!("{short:?}") }
@@ -172,7 +172,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn market_symbols_are_accepted_and_taken_apart() {
+    fn market_symbols_are_accepted_and_split_into_parts() {
         for symbol in ["BTCUSDT", "BRK.B", "ES=F", "^GSPC", "BTC-USD", "A:B@C+D$E&F_"] {
             let key = SeriesKey::kline(symbol, "1m").unwrap();
             assert_eq!((key.symbol(), key.timeframe(), key.kind()), (symbol, "1m", Kind::Kline));
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_could_leave_the_folder_are_refused() {
+    fn names_that_could_leave_the_directory_are_rejected() {
         for bad in ["../x", "", ".hidden", "a/b", "a\\b", "a b", "ä", "a\0b", "%2e", &"x".repeat(65)] {
             let error = SeriesKey::kline(bad, "1m").unwrap_err();
             assert_eq!(error.code(), crate::ErrorCode::InvalidArgument, "{bad:?}");

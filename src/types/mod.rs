@@ -1,4 +1,4 @@
-//! Small values without I/O: keys, schemas, numbers, times and rows.
+//! Value types without I/O: keys, schemas, numbers, times and rows.
 
 pub mod calendar;
 pub mod grid;

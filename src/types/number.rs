@@ -1,11 +1,10 @@
-//! Decimal numbers between text, doubles and fixed point, exactly.
+//! Exact conversions of decimal numbers between text, doubles and fixed point.
 //!
 //! Invariants:
-//! - The grammar of a written number is `[+-]digits[.digits][e±n]`; `5.` and `.5` are read, spaces are not.
-//! - Reading a decimal never passes through a double: the raw integer is exact, or it is rounded half to even on
-//!   the decimal digits and says so.
-//! - The cost of reading is linear in the length of the text, whatever digits or exponent it holds; nothing is
-//!   allocated.
+//! - The grammar of a number is `[+-]digits[.digits][e±n]`; `5.` and `.5` are valid, spaces are not.
+//! - Parsing a decimal never passes through a double: the raw integer is exact, or it is rounded half to even on the
+//!   decimal digits and marked as rounded.
+//! - Parsing takes time linear in the length of the text, for all digits and exponents, and does not allocate.
 //! - Bounds of a decimal are those of a column: |raw| < 10^18.
 
 use std::cmp::Ordering;
@@ -14,19 +13,19 @@ use serde::{Deserialize, Serialize};
 
 use super::schema::DECIMAL_LIMIT;
 
-/// What to do with more digits than a column has.
+/// Handling of numbers with more digits than the column.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub enum Rounding {
-    /// Refuse the row.
+    /// Reject the row.
     #[default]
     Exact,
-    /// Half to even on the decimal form.
+    /// Round half to even on the decimal form.
     Nearest,
 }
 
-/// Why a written number cannot be stored.
+/// Why a number cannot be stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NumberError {
     /// The text does not follow the grammar.
@@ -40,7 +39,7 @@ pub enum NumberError {
 }
 
 impl NumberError {
-    /// The stable word used as reason of a row error.
+    /// The stable `reason` of a row error.
     pub fn reason(self) -> &'static str {
         match self {
             NumberError::NotANumber => "not_a_number",
@@ -55,7 +54,7 @@ impl NumberError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fixed {
     pub raw: i64,
-    /// Whether digits were lost on the way.
+    /// Whether digits were lost.
     pub rounded: bool,
 }
 
@@ -78,13 +77,13 @@ fn pow10(exponent: u64) -> Option<u64> {
     POW10.get(usize::try_from(exponent).ok()?).copied()
 }
 
-/// A number taken apart; its value is `(int ++ frac) * 10^(exponent - frac.len())`.
+/// A parsed number; its value is `(int ++ frac) * 10^(exponent - frac.len())`.
 #[derive(Clone, Copy)]
 struct NumberParts<'a> {
     negative: bool,
     int: &'a [u8],
     frac: &'a [u8],
-    /// Saturated: beyond ±10^17 no text is long enough to bring the number back into range.
+    /// Saturated: beyond ±10^17 no text is long enough to compensate for it.
     exponent: i64,
 }
 
@@ -122,7 +121,7 @@ impl<'a> NumberParts<'a> {
         self.int.iter().chain(self.frac).map(|b| b - b'0')
     }
 
-    /// Power of ten of the last written digit.
+    /// Power of ten of the last digit in the text.
     fn last_power(&self) -> i64 {
         self.exponent.saturating_sub(length(self.frac))
     }
@@ -134,7 +133,7 @@ impl<'a> NumberParts<'a> {
             let mantissa = self.digits().fold(0, |sum, digit| sum * 10 + u64::from(digit));
             return shift(mantissa, self.last_power().saturating_add(i64::from(digits)));
         }
-        // Long texts: drop zeros at both ends, then cut at the last digit that counts.
+        // Long texts: drop zeros at both ends, then cut after the last significant digit.
         let leading = self.digits().take_while(|digit| *digit == 0).count();
         if leading == written {
             return Ok((0, false));
@@ -209,10 +208,10 @@ fn shift(mantissa: u64, power: i64) -> Result<(u64, bool), NumberError> {
     Ok((quotient + u64::from(up), rest != 0))
 }
 
-/// Reads a written number as fixed point of `digits` digits, exactly.
+/// Parses a number as fixed point of `digits` digits, exactly.
 ///
 /// # Errors
-/// `PrecisionLoss` for digits the column cannot hold unless `rounding` is nearest (zeros are no loss);
+/// `PrecisionLoss` for digits the column cannot store unless `rounding` is nearest (zeros are no loss);
 /// `Overflow` unless |raw| < 10^18.
 pub fn parse_decimal(text: &[u8], digits: u8, rounding: Rounding) -> Result<Fixed, NumberError> {
     let parts = NumberParts::of(text)?;
@@ -227,7 +226,7 @@ pub fn parse_decimal(text: &[u8], digits: u8, rounding: Rounding) -> Result<Fixe
     Ok(Fixed { raw: if parts.negative { -raw } else { raw }, rounded })
 }
 
-/// Reads a written number as the nearest double.
+/// Parses a number as the nearest double.
 ///
 /// # Errors
 /// `Overflow` where the nearest double is an infinity.
@@ -238,7 +237,7 @@ pub fn parse_f64(text: &[u8]) -> Result<f64, NumberError> {
     if value.is_finite() { Ok(value) } else { Err(NumberError::Overflow) }
 }
 
-/// Reads a written number that is an integer, such as `5`, `5.0` or `1e3`.
+/// Parses a number with an integer value, such as `5`, `5.0` or `1e3`.
 ///
 /// # Errors
 /// `PrecisionLoss` for a fraction.
@@ -246,8 +245,7 @@ pub fn parse_i64(text: &[u8]) -> Result<i64, NumberError> {
     parse_integer(text, Rounding::Exact).map(|fixed| fixed.raw)
 }
 
-/// Reads a written number as an integer of 64 bits; under nearest rounding a fraction goes to the nearest one, half to
-/// even.
+/// Parses a number as a 64-bit integer; under nearest rounding a fraction is rounded half to even.
 ///
 /// # Errors
 /// `PrecisionLoss` for a fraction unless `rounding` is nearest.
@@ -259,7 +257,7 @@ pub fn parse_integer(text: &[u8], rounding: Rounding) -> Result<Fixed, NumberErr
     if rounded && rounding == Rounding::Exact { Err(NumberError::PrecisionLoss) } else { Ok(Fixed { raw, rounded }) }
 }
 
-/// Significant digits without zeros at either end, and the power of ten of the first of them; `None` for zero.
+/// The significant digits, and the power of ten of the first one; `None` for zero.
 fn magnitude(parts: &NumberParts<'_>) -> Option<(Vec<u8>, i64)> {
     let written = parts.int.len() + parts.frac.len();
     let leading = parts.digits().take_while(|digit| *digit == 0).count();
@@ -271,7 +269,7 @@ fn magnitude(parts: &NumberParts<'_>) -> Option<(Vec<u8>, i64)> {
     Some((parts.digits().skip(leading).take(written - leading - trailing).collect(), first))
 }
 
-/// Compares two numbers exactly, whatever their length.
+/// Compares two numbers of any length exactly.
 fn compare(a: &NumberParts<'_>, b: &NumberParts<'_>) -> Ordering {
     let (digits_a, digits_b) = (magnitude(a), magnitude(b));
     let sign = |negative: bool, zero: bool| {
@@ -293,8 +291,8 @@ fn compare(a: &NumberParts<'_>, b: &NumberParts<'_>) -> Ordering {
     if signs.0 < 0 { sizes.reverse() } else { sizes }
 }
 
-/// The highest and lowest `i64` at or below, and at or above, a written number times 10^`digits`; `None` beyond the
-/// range of `i64`. Both are the same where the number is one of them.
+/// The highest `i64` at or below, and the lowest at or above, a number times 10^`digits`; `None` beyond the range of
+/// `i64`. Both are equal where the scaled number is an `i64`.
 pub fn integers_around(text: &[u8], digits: u8) -> Result<(Option<i64>, Option<i64>), NumberError> {
     let parts = NumberParts::of(text)?;
     let beyond = if parts.negative { (None, Some(i64::MIN)) } else { (Some(i64::MAX), None) };
@@ -317,9 +315,9 @@ pub fn integers_around(text: &[u8], digits: u8) -> Result<(Option<i64>, Option<i
     })
 }
 
-/// The double a written number is read as, twice; beyond the range of doubles the finite ones at or below and at or
-/// above it. So every text that is read as a stored double compares as equal to it: `0.1` and `0.10000000000000001`
-/// are the same one.
+/// The double a number parses to, twice; beyond the range of doubles the finite ones at or below and at or above it.
+/// Every text that parses to a stored double therefore compares as equal to it: `0.1` and `0.10000000000000001` are the
+/// same double.
 pub fn doubles_around(text: &[u8]) -> Result<(Option<f64>, Option<f64>), NumberError> {
     match parse_f64(text) {
         Ok(read) => Ok((Some(read), Some(read))),
@@ -329,9 +327,9 @@ pub fn doubles_around(text: &[u8]) -> Result<(Option<f64>, Option<f64>), NumberE
     }
 }
 
-/// Digits after and before the point a number was written with, its exponent applied; `None` if it is no number.
+/// Number of digits after and before the decimal point, with the exponent applied; `None` for malformed text.
 ///
-/// After the point zeros count as written (`100.50` → 2, `8e-8` → 8); before it leading zeros do not (`0.5` → 0).
+/// After the point trailing zeros count (`100.50` → 2, `8e-8` → 8); before it leading zeros do not (`0.5` → 0).
 /// Both saturate at 255.
 pub fn fraction_digits(text: &[u8]) -> Option<(u8, u8)> {
     let parts = NumberParts::of(text).ok()?;
@@ -371,7 +369,7 @@ impl NumberText {
 impl std::io::Write for NumberText {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         match self.bytes.get_mut(self.used..self.used + bytes.len()) {
-            Some(room) => room.copy_from_slice(bytes),
+            Some(slot) => slot.copy_from_slice(bytes),
             None => return Err(std::io::ErrorKind::WriteZero.into()),
         }
         self.used += bytes.len();
@@ -383,9 +381,9 @@ impl std::io::Write for NumberText {
     }
 }
 
-/// Largest integer up to which every integer is a double.
+/// All integers up to this one are exact doubles.
 const DOUBLE_EXACT: u64 = 1 << 53;
-/// Most digits up to which a decimal and the double nearest to it determine each other.
+/// Below this magnitude a decimal integer of up to 15 digits and its nearest double determine each other.
 const DOUBLE_DIGITS: f64 = 1e15;
 
 /// 10^`digits` as a double, exact.
@@ -400,7 +398,7 @@ fn pow10_f64(digits: u8) -> Option<f64> {
 
 /// The fixed-point number nearest to the shortest decimal form of a double, half to even.
 ///
-/// `rounded` tells whether that form has more digits than the column.
+/// `rounded` is true if that form has more digits than the column.
 ///
 /// # Errors
 /// `NotFinite`, or `Overflow` unless |raw| < 10^18.
@@ -434,7 +432,7 @@ pub fn shortest_digits(value: f64) -> u8 {
 /// The double nearest to `raw / 10^digits`.
 pub fn decimal_to_f64(raw: i64, digits: u8) -> f64 {
     match pow10_f64(digits) {
-        // Both exact, so that the one rounding is that of the division.
+        // Both operands are exact, so the division rounds once.
         Some(factor) if raw.unsigned_abs() <= DOUBLE_EXACT => to_double(raw) / factor,
         _ => {
             use std::io::Write;
@@ -451,12 +449,12 @@ fn to_double(raw: i64) -> f64 {
     raw as f64
 }
 
-/// Appends the doubles nearest to `raw / 10^digits`, as [`decimal_to_f64`] gives them, many at a time.
+/// Appends the doubles nearest to `raw / 10^digits`; a vectorized [`decimal_to_f64`].
 pub fn decimals_to_f64(raw: &[i64], digits: u8, out: &mut Vec<f64>) {
     out.reserve(raw.len());
     let factor = pow10_f64(digits);
     for block in raw.chunks(1024) {
-        // The fold has no branches: the compiler turns it and the division into vector code.
+        // The fold has no branches, so the compiler vectorizes it and the division.
         let all = block.iter().fold(0, |all, raw| all | raw.unsigned_abs());
         match factor {
             Some(factor) if all < DOUBLE_EXACT => out.extend(block.iter().map(|raw| to_double(*raw) / factor)),
@@ -465,7 +463,7 @@ pub fn decimals_to_f64(raw: &[i64], digits: u8, out: &mut Vec<f64>) {
     }
 }
 
-/// `raw` at `to` digits instead of `from`: exact and below the limit of a decimal, or `None`.
+/// Converts `raw` from `from` to `to` digits; `None` unless the result is exact and below the limit of a decimal.
 pub fn rescale(raw: i64, from: u8, to: u8) -> Option<i64> {
     let factor = || pow10(u64::from(from.abs_diff(to))).and_then(|factor| i64::try_from(factor).ok());
     let scaled = match from.cmp(&to) {
@@ -483,13 +481,13 @@ pub fn rescale(raw: i64, from: u8, to: u8) -> Option<i64> {
     (scaled.unsigned_abs() < DECIMAL_LIMIT.unsigned_abs()).then_some(scaled)
 }
 
-/// Bytes that writing a number may touch. Text is copied in pieces of fixed length, which is faster than to its end, so
-/// that what stands behind it is overwritten.
-pub const TEXT_ROOM: usize = 48;
+/// Size of the buffer for the text of a number. Text is copied in pieces of fixed length, which is faster than copying
+/// exact lengths, so bytes after the text are overwritten.
+pub const TEXT_BUFFER_BYTES: usize = 48;
 
-/// Most digits of a number, and where their last one stands.
+/// Maximum number of digits, and the end position of the last one.
 const DIGITS_END: usize = 24;
-/// Length of the pieces: no integer is longer.
+/// Length of the copied pieces: no integer is longer.
 const PIECE: usize = 20;
 
 /// Two digits for each number below 100.
@@ -506,10 +504,10 @@ const PAIRS: [[u8; 2]; 100] = {
     pairs
 };
 
-/// The digits of a number, ending at [`DIGITS_END`] with zeros before them, and where they begin.
+/// The digits of a number, ending at [`DIGITS_END`] with zeros before them, and their start position.
 #[inline]
-fn digits_of(mut number: u64) -> ([u8; TEXT_ROOM], usize) {
-    let mut text = [b'0'; TEXT_ROOM];
+fn digits_of(mut number: u64) -> ([u8; TEXT_BUFFER_BYTES], usize) {
+    let mut text = [b'0'; TEXT_BUFFER_BYTES];
     let mut at = DIGITS_END;
     let mut put = |at: usize, pair: u64| {
         let pair = usize::try_from(pair).ok().and_then(|pair| PAIRS.get(pair));
@@ -527,17 +525,17 @@ fn digits_of(mut number: u64) -> ([u8; TEXT_ROOM], usize) {
     (text, at + usize::from(number < 10))
 }
 
-/// Copies a piece of the digits to a place of the text.
+/// Copies a piece of the digits to a position of the text.
 #[inline]
-fn copy_piece(out: &mut [u8; TEXT_ROOM], at: usize, digits: &[u8; TEXT_ROOM], from: usize) {
+fn copy_piece(out: &mut [u8; TEXT_BUFFER_BYTES], at: usize, digits: &[u8; TEXT_BUFFER_BYTES], from: usize) {
     if let (Some(slot), Some(piece)) = (out.get_mut(at..at + PIECE), digits.get(from..from + PIECE)) {
         slot.copy_from_slice(piece);
     }
 }
 
-/// Writes an integer and gives its length; what stands behind it in `out` may change.
+/// Writes an integer and returns its length; bytes of `out` after it may change.
 #[inline]
-pub fn format_i64(out: &mut [u8; TEXT_ROOM], value: i64) -> usize {
+pub fn format_i64(out: &mut [u8; TEXT_BUFFER_BYTES], value: i64) -> usize {
     let (digits, begin) = digits_of(value.unsigned_abs());
     out[0] = b'-';
     let sign = usize::from(value < 0);
@@ -545,17 +543,17 @@ pub fn format_i64(out: &mut [u8; TEXT_ROOM], value: i64) -> usize {
     sign + DIGITS_END - begin
 }
 
-/// Writes `raw / 10^digits` with exactly `digits` digits after the point, such as `-0.05`, and gives its length; what
-/// stands behind it in `out` may change.
+/// Writes `raw / 10^digits` with exactly `digits` digits after the point, such as `-0.05`, and returns its length;
+/// bytes of `out` after it may change.
 #[inline]
-pub fn format_decimal(out: &mut [u8; TEXT_ROOM], raw: i64, digits: u8) -> usize {
+pub fn format_decimal(out: &mut [u8; TEXT_BUFFER_BYTES], raw: i64, digits: u8) -> usize {
     if digits == 0 {
         return format_i64(out, raw);
     }
     let (text, begin) = digits_of(raw.unsigned_abs());
     out[0] = b'-';
     let sign = usize::from(raw < 0);
-    // At least one digit stands before the point.
+    // There is at least one digit before the point.
     let point = DIGITS_END - usize::from(digits).min(PIECE);
     let begin = begin.min(point - 1);
     let at = sign + point - begin;
@@ -567,22 +565,22 @@ pub fn format_decimal(out: &mut [u8; TEXT_ROOM], raw: i64, digits: u8) -> usize 
     at + 1 + DIGITS_END - point
 }
 
-/// Writes a double as [`write_f64`] does and gives its length.
+/// Writes a double like [`write_f64`] and returns its length.
 #[inline]
-pub fn format_f64(out: &mut [u8; TEXT_ROOM], value: f64) -> usize {
+pub fn format_f64(out: &mut [u8; TEXT_BUFFER_BYTES], value: f64) -> usize {
     let short = NumberText::of_f64(value);
-    if let Some(room) = out.first_chunk_mut() {
-        *room = short.bytes;
+    if let Some(buffer) = out.first_chunk_mut() {
+        *buffer = short.bytes;
     }
     short.used
 }
 
-/// Writes the double nearest to `raw / 10^digits` as [`write_f64`] does and gives its length.
+/// Writes the double nearest to `raw / 10^digits` like [`write_f64`] and returns its length.
 ///
-/// Decimals of up to 15 digits and their doubles determine each other, so that the digits of the decimal are the
-/// shortest text of the double: nothing has to be searched for.
+/// Decimals of up to 15 digits and their doubles determine each other, so the digits of the decimal are the shortest
+/// text of the double and no search is needed.
 #[inline]
-pub fn format_decimal_as_f64(out: &mut [u8; TEXT_ROOM], raw: i64, digits: u8) -> usize {
+pub fn format_decimal_as_f64(out: &mut [u8; TEXT_BUFFER_BYTES], raw: i64, digits: u8) -> usize {
     let size = raw.unsigned_abs();
     // Doubles below 0.00001 are written with an exponent.
     let is_plain = size < 1_000_000_000_000_000
@@ -597,7 +595,7 @@ pub fn format_decimal_as_f64(out: &mut [u8; TEXT_ROOM], raw: i64, digits: u8) ->
         }
         return bytes + 2;
     }
-    // One digit stays behind the point.
+    // One digit stays after the point.
     while matches!(out.get(bytes - 2..bytes), Some([before, b'0']) if *before != b'.') {
         bytes -= 1;
     }
@@ -606,7 +604,7 @@ pub fn format_decimal_as_f64(out: &mut [u8; TEXT_ROOM], raw: i64, digits: u8) ->
 
 /// Appends `raw / 10^digits` with exactly `digits` digits after the point, such as `-0.05`.
 pub fn write_decimal(out: &mut Vec<u8>, raw: i64, digits: u8) {
-    let mut text = [0; TEXT_ROOM];
+    let mut text = [0; TEXT_BUFFER_BYTES];
     let bytes = format_decimal(&mut text, raw, digits);
     out.extend_from_slice(text.get(..bytes).unwrap_or_default());
 }
@@ -636,7 +634,7 @@ mod tests {
     }
 
     #[test]
-    fn decimals_are_read_exactly() {
+    fn decimals_are_parsed_exactly() {
         for (text, digits, raw) in [
             ("42000.15", 2, 4_200_015),
             ("-0.05", 2, -5),
@@ -659,7 +657,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_that_do_not_fit_are_refused_by_reason() {
+    fn numbers_that_do_not_fit_are_rejected_with_a_reason() {
         for (text, digits, error) in [
             ("1.234", 2, PrecisionLoss),
             ("1e-400", 2, PrecisionLoss),
@@ -737,7 +735,7 @@ mod tests {
     }
 
     #[test]
-    fn written_digits_are_counted() {
+    fn digits_in_the_text_are_counted() {
         for (text, digits) in [
             ("8e-8", (8, 0)),
             ("100.50", (2, 3)),
@@ -774,7 +772,7 @@ mod tests {
     }
 
     #[test]
-    fn rescaling_is_exact_or_refused() {
+    fn rescaling_is_exact_or_none() {
         assert_eq!(rescale(123, 2, 4), Some(12_300));
         assert_eq!(rescale(12_300, 4, 2), Some(123));
         assert_eq!(rescale(12_301, 4, 2), None);
@@ -814,7 +812,7 @@ mod tests {
         assert_eq!(ints("-0", 2), (Some(0), Some(0)));
         let doubles = |text: &str| doubles_around(text.as_bytes()).unwrap();
         assert_eq!(doubles("0.5"), (Some(0.5), Some(0.5)));
-        // Every text of a double is that double, and nothing next to it.
+        // Every text of a double parses to that double, not to a neighbour.
         for text in ["0.1", "1e-1", "0.10000000000000001", "0.09999999999999999999"] {
             assert_eq!(doubles(text), (Some(0.1), Some(0.1)), "{text}");
         }
@@ -833,26 +831,26 @@ mod tests {
         }
 
         #[test]
-        fn numbers_are_written_as_the_library_writes_them(raw in any::<i64>(), shift in 0_u32..64, digits in 0_u8..=18) {
+        fn numbers_are_written_like_the_standard_library_does(raw in any::<i64>(), shift in 0_u32..64, digits in 0_u8..=18) {
             let raw = raw >> shift;
-            let mut room = [7; TEXT_ROOM];
-            let bytes = format_i64(&mut room, raw);
-            prop_assert_eq!(std::str::from_utf8(&room[..bytes]).unwrap(), raw.to_string());
-            let bytes = format_decimal(&mut room, raw, digits);
+            let mut buffer = [7; TEXT_BUFFER_BYTES];
+            let bytes = format_i64(&mut buffer, raw);
+            prop_assert_eq!(std::str::from_utf8(&buffer[..bytes]).unwrap(), raw.to_string());
+            let bytes = format_decimal(&mut buffer, raw, digits);
             let text = format!("{:0>width$}", raw.unsigned_abs(), width = usize::from(digits) + 1);
             let (int, frac) = text.split_at(text.len() - usize::from(digits));
             let (sign, point) = (if raw < 0 { "-" } else { "" }, if digits > 0 { "." } else { "" });
-            prop_assert_eq!(std::str::from_utf8(&room[..bytes]).unwrap(), format!("{sign}{int}{point}{frac}"));
+            prop_assert_eq!(std::str::from_utf8(&buffer[..bytes]).unwrap(), format!("{sign}{int}{point}{frac}"));
         }
 
         #[test]
         fn decimals_are_written_as_their_doubles(raw in any::<i64>(), shift in 0_u32..64, zeros in 0_u32..9, digits in 0_u8..=18) {
             let raw = (raw >> shift) / 10_i64.pow(zeros) * 10_i64.pow(zeros);
-            let mut room = [7; TEXT_ROOM];
-            let bytes = format_decimal_as_f64(&mut room, raw, digits);
+            let mut buffer = [7; TEXT_BUFFER_BYTES];
+            let bytes = format_decimal_as_f64(&mut buffer, raw, digits);
             let mut wanted = Vec::new();
             write_f64(&mut wanted, decimal_to_f64(raw, digits));
-            prop_assert_eq!(String::from_utf8_lossy(&room[..bytes]), String::from_utf8_lossy(&wanted));
+            prop_assert_eq!(String::from_utf8_lossy(&buffer[..bytes]), String::from_utf8_lossy(&wanted));
         }
 
         #[test]
@@ -897,7 +895,7 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_are_read_without_panic(text in proptest::collection::vec(prop_oneof![
+        fn parsing_any_bytes_does_not_panic(text in proptest::collection::vec(prop_oneof![
             Just(b'-'), Just(b'+'), Just(b'.'), Just(b'e'), Just(b'0'), Just(b'5'), Just(b'9'), any::<u8>()], 0..40)) {
             let double = parse_f64(&text);
             let decimal = parse_decimal(&text, 4, Rounding::Nearest);

@@ -1,4 +1,4 @@
-//! Borders of partitions in UTC.
+//! Partition bounds in UTC.
 
 use super::schema::Partition;
 use super::time::{TimeUnit, civil_from_days, days_from_civil};
@@ -58,7 +58,7 @@ mod tests {
     }
 
     #[test]
-    fn partitions_touch_and_hold_their_timestamps() {
+    fn partitions_are_contiguous_and_contain_their_timestamps() {
         for kind in [Partition::Day, Partition::Month, Partition::Year] {
             let mut ts = -86_400_000 * 800;
             for _ in 0..40 {

@@ -1,7 +1,7 @@
 //! Rows in memory: columns of 8-byte words.
 //!
-//! A `decimal` or `int64` cell is its `i64`; a `float64` cell is the bit pattern of its double, held in an `i64`.
-//! All columns have the same length. Nothing here knows which is which: the registration does.
+//! A `decimal` or `int64` cell is its `i64`; a `float64` cell is the bit pattern of its double as an `i64`.
+//! All columns have the same length. Their types are in the registration, not here.
 
 use crate::error::{Error, Result};
 
@@ -10,17 +10,17 @@ use crate::error::{Error, Result};
 pub struct Rows {
     /// Timestamps in the unit of the series.
     pub ts: Vec<i64>,
-    /// One word a row for each column of the registration.
+    /// One word per row for each column of the registration.
     pub columns: Vec<Vec<i64>>,
 }
 
 impl Rows {
-    /// No rows yet, with room for `capacity` of them.
+    /// Empty rows with capacity for `capacity` rows.
     pub fn with_capacity(column_count: usize, capacity: usize) -> Self {
         Self { ts: Vec::with_capacity(capacity), columns: vec![Vec::with_capacity(capacity); column_count] }
     }
 
-    /// How many rows.
+    /// Number of rows.
     pub fn len(&self) -> usize {
         self.ts.len()
     }
@@ -29,12 +29,12 @@ impl Rows {
         self.ts.is_empty()
     }
 
-    /// Bytes of all cells.
+    /// Size of all cells in bytes.
     pub fn bytes(&self) -> usize {
         self.len() * 8 * (self.columns.len() + 1)
     }
 
-    /// An error unless every column has as many cells as `ts`.
+    /// Checks that every column has as many cells as `ts`.
     pub fn check_shape(&self, column_count: usize) -> Result<()> {
         if self.columns.len() != column_count || self.columns.iter().any(|c| c.len() != self.ts.len()) {
             return Err(Error::new(
@@ -56,7 +56,7 @@ impl Rows {
         }
     }
 
-    /// Appends the rows of another, which has the same columns.
+    /// Appends the rows of `other`, which must have the same columns.
     pub fn append(&mut self, mut other: Rows) {
         self.ts.append(&mut other.ts);
         for (column, cells) in self.columns.iter_mut().zip(&mut other.columns) {
@@ -64,23 +64,23 @@ impl Rows {
         }
     }
 
-    /// Whether timestamps rise strictly.
-    pub fn is_rising(&self) -> bool {
+    /// Whether timestamps are strictly ascending.
+    pub fn is_ascending(&self) -> bool {
         self.ts.windows(2).all(|pair| matches!(pair, [a, b] if a < b))
     }
 
-    /// First and last timestamp, in whatever order the rows are; `None` without rows.
+    /// Lowest and highest timestamp of rows in any order; `None` without rows.
     pub fn bounds(&self) -> Option<(i64, i64)> {
         let (first, last) = (*self.ts.first()?, *self.ts.last()?);
-        if self.is_rising() {
+        if self.is_ascending() {
             return Some((first, last));
         }
         Some(self.ts.iter().fold((first, first), |(low, high), ts| (low.min(*ts), high.max(*ts))))
     }
 
-    /// Sorts by timestamp; of equal timestamps the last one given stays. Returns how many rows were dropped so.
+    /// Sorts by timestamp; of equal timestamps the last row stays. Returns the number of dropped rows.
     pub fn sort_last_wins(&mut self) -> usize {
-        if self.is_rising() {
+        if self.is_ascending() {
             return 0;
         }
         let mut order: Vec<u32> = (0..u32::try_from(self.len()).unwrap_or(u32::MAX)).collect();

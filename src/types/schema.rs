@@ -1,7 +1,7 @@
-//! What a registration says: columns, time unit, partitioning and the rest.
+//! Registrations: columns, time unit, partitioning and other properties of a series.
 //!
-//! [`SeriesSpec`] is what a caller writes; [`SeriesDef`] is what it means, validated and complete. The engine
-//! works on any `SeriesDef`; `kline` and `scalar` only decide which columns a spec expands to.
+//! [`SeriesSpec`] is the input of a caller; [`SeriesDef`] is its validated and completed form. The engine works on any
+//! `SeriesDef`; `kline` and `scalar` only decide which columns a spec expands to.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,11 +9,11 @@ use super::key::{Kind, SeriesKey};
 use super::time::TimeUnit;
 use crate::error::{Error, ErrorCode, Result};
 
-/// Most digits a decimal column can have.
+/// Maximum number of digits of a decimal column.
 pub const DIGITS_MAX: u8 = 18;
 /// A decimal cell lies strictly between `-DECIMAL_LIMIT` and `DECIMAL_LIMIT`.
 pub const DECIMAL_LIMIT: i64 = 1_000_000_000_000_000_000;
-/// Most columns of a series, without `ts`.
+/// Maximum number of columns of a series, without `ts`.
 pub const COLUMNS_MAX: usize = 64;
 
 /// How the cells of a column are stored: 8 bytes each, never null.
@@ -43,7 +43,7 @@ impl ColumnType {
 #[serde(rename_all = "lowercase")]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub enum MergeRule {
-    /// The value that was there first stays (`open`).
+    /// The first value stays (`open`).
     First,
     Sum,
     Min,
@@ -62,7 +62,7 @@ pub struct Column {
     pub merge: MergeRule,
 }
 
-/// A column in the OpenAPI document: one object, since generators of clients cannot use the union that [`ColumnType`] is.
+/// A column in the OpenAPI document: one object, since client generators do not support the union of [`ColumnType`].
 #[cfg(feature = "server")]
 mod document {
     use super::{Column, MergeRule};
@@ -108,7 +108,7 @@ mod document {
     }
 }
 
-/// How the time axis is cut into partitions, in UTC.
+/// Partitioning of the time axis, in UTC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
@@ -119,15 +119,15 @@ pub enum Partition {
     All,
 }
 
-/// When rows may be dropped by age or count.
+/// When old rows expire, by age or count.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, remote = "Self")]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct Retention {
-    /// Oldest age kept, such as `30d`.
+    /// Maximum age of rows, such as `30d`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_age: Option<String>,
-    /// Most rows kept.
+    /// Maximum number of rows.
     #[cfg_attr(feature = "server", schema(minimum = 1))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_rows: Option<u64>,
@@ -140,7 +140,7 @@ impl Serialize for Retention {
 }
 
 impl<'de> Deserialize<'de> for Retention {
-    /// From an object alone: derived code would take a list for its fields in their order.
+    /// Only from an object: derived code would also accept a list of the field values in order.
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let object = serde_json::Map::deserialize(deserializer)?;
         Self::deserialize(serde_json::Value::Object(object)).map_err(serde::de::Error::custom)
@@ -148,19 +148,19 @@ impl<'de> Deserialize<'de> for Retention {
 }
 
 impl Retention {
-    /// The oldest age kept, in milliseconds.
+    /// The maximum age in milliseconds.
     ///
     /// # Errors
-    /// `invalid_argument` for anything but a count and one of `s m h d w`.
+    /// `invalid_argument` unless it is a count and one of `s m h d w`.
     pub fn max_age_ms(&self) -> Result<Option<i64>> {
         let Some(text) = &self.max_age else { return Ok(None) };
         let age = timeframe_ms(text).ok_or_else(|| {
-            Error::invalid(format!("retention: max_age {text:?} is no duration")).with_hint("such as 90m, 30d or 52w")
+            Error::invalid(format!("retention: max_age {text:?} is not a duration")).with_hint("such as 90m, 30d or 52w")
         })?;
         Ok(Some(age))
     }
 
-    /// Refuses what cannot be meant.
+    /// Validates the values.
     ///
     /// # Errors
     /// `invalid_argument`.
@@ -173,7 +173,7 @@ impl Retention {
     }
 }
 
-/// A complete registration. Its JSON form stands in every chunk file.
+/// A complete registration. Its JSON form is stored in every chunk file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SeriesDef {
     pub key: SeriesKey,
@@ -210,10 +210,10 @@ impl SeriesDef {
         self.columns.iter().position(|column| column.name == name)
     }
 
-    /// Position of a number column a caller names.
+    /// Position of a number column named by a caller.
     ///
     /// # Errors
-    /// `schema_mismatch`, with the columns there are.
+    /// `schema_mismatch`, listing the columns of the series.
     pub fn column_named(&self, name: &str) -> Result<usize> {
         self.column(name).ok_or_else(|| {
             let known: Vec<&str> = self.columns.iter().map(|column| column.name.as_str()).collect();
@@ -222,7 +222,7 @@ impl SeriesDef {
         })
     }
 
-    /// Whether two registrations describe the same rows. What `PATCH` can change does not count.
+    /// Whether two registrations describe the same rows. Fields that `PATCH` can change are ignored.
     pub fn same_rows_as(&self, other: &SeriesDef) -> bool {
         self.key == other.key
             && self.unit == other.unit
@@ -233,17 +233,17 @@ impl SeriesDef {
     }
 
     /// # Errors
-    /// `series_exists` unless this registered definition describes the same rows as a wanted one.
-    pub fn check_same_rows_as(&self, wanted: &SeriesDef) -> Result<()> {
-        if self.same_rows_as(wanted) {
+    /// `series_exists` unless this registered definition describes the same rows as the requested one.
+    pub fn check_same_rows_as(&self, requested: &SeriesDef) -> Result<()> {
+        if self.same_rows_as(requested) {
             return Ok(());
         }
         Err(Error::new(ErrorCode::SeriesExists, format!("series {} is registered with another definition", self.key))
-            .with_hint("GET the series to compare; drop it first to register it anew"))
+            .with_hint("GET the series to compare; drop it first to register it again"))
     }
 }
 
-/// A column as a caller registers it.
+/// A column in a registration request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
@@ -269,17 +269,17 @@ pub enum ValueIndexSpec {
 }
 
 impl ValueIndexSpec {
-    /// The columns meant, by name.
+    /// The selected columns, by name.
     ///
     /// # Errors
-    /// `invalid_argument` for a name that is no column.
+    /// `invalid_argument` for a name that is not a column.
     pub fn resolve(self, columns: &[Column]) -> Result<Vec<String>> {
         match self {
             ValueIndexSpec::All(false) => Ok(Vec::new()),
             ValueIndexSpec::All(true) => Ok(columns.iter().map(|column| column.name.clone()).collect()),
             ValueIndexSpec::Columns(names) => {
                 match names.iter().find(|name| !columns.iter().any(|column| column.name == **name)) {
-                    Some(unknown) => Err(Error::invalid(format!("value_index names {unknown:?}, which is no column"))),
+                    Some(unknown) => Err(Error::invalid(format!("value_index lists {unknown:?}, which is not a column"))),
                     None => Ok(names),
                 }
             }
@@ -287,8 +287,8 @@ impl ValueIndexSpec {
     }
 }
 
-/// A registration as a caller writes it, in the body of `POST /v1/series`, in `create` of a Flight write and in
-/// the flags of the command line.
+/// A registration request: the body of `POST /v1/series`, `create` of a Flight write, and the flags of the command
+/// line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
@@ -300,15 +300,15 @@ pub struct SeriesSpec {
     pub category: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// Digits of open, high, low and close; float64 without.
+    /// Digits of open, high, low and close; without them these columns are float64.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub price_digits: Option<u8>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub volume_digits: Option<u8>,
-    /// 10^price_digits, as FastK 0.1 wrote it.
+    /// 10^price_digits, the form of FastK 0.1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub price_scale: Option<i64>,
-    /// 10^volume_digits, as FastK 0.1 wrote it.
+    /// 10^volume_digits, the form of FastK 0.1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub volume_scale: Option<i64>,
     /// The value column of a scalar.
@@ -336,7 +336,7 @@ pub struct SeriesSpec {
 }
 
 impl SeriesSpec {
-    /// A spec with nothing but the parts of the key.
+    /// A spec with only the parts of the key.
     pub fn of_key(key: &SeriesKey) -> Self {
         Self {
             kind: key.kind(),
@@ -385,13 +385,13 @@ impl SeriesSpec {
             (Some(given), _) if given <= 0 => {
                 return Err(Error::invalid(format!("interval_ms {given} is not positive")));
             }
-            (Some(given), Some(told)) if given != told => {
+            (Some(given), Some(implied)) if given != implied => {
                 return Err(Error::invalid(format!(
-                    "interval_ms {given} contradicts timeframe {} ({told} ms)",
+                    "interval_ms {given} contradicts timeframe {} ({implied} ms)",
                     self.timeframe
                 )));
             }
-            (given, told) => given.or(told),
+            (given, implied) => given.or(implied),
         };
         let partition = match self.partition.as_deref() {
             None | Some("auto") => auto_partition(&self.timeframe, interval_ms),
@@ -405,7 +405,7 @@ impl SeriesSpec {
         };
         let value_index = match self.value_index {
             None => Vec::new(),
-            Some(wanted) => wanted.resolve(&columns)?,
+            Some(requested) => requested.resolve(&columns)?,
         };
         if let Some(retention) = &self.retention {
             retention.check()?;
@@ -446,12 +446,12 @@ impl SeriesSpec {
                 if self.price_digits.or(self.volume_digits).is_some()
                     || self.price_scale.or(self.volume_scale).is_some()
                 {
-                    return Err(Error::invalid("a scalar takes its digits in value, not in price_digits"));
+                    return Err(Error::invalid("the digits of a scalar belong in value, not in price_digits"));
                 }
                 let value =
                     self.value.clone().unwrap_or(ColumnSpec { name: None, kind: None, digits: None, merge: None });
                 if value.name.as_deref().is_some_and(|name| name != "value") {
-                    return Err(Error::invalid("the column of a scalar is called value"));
+                    return Err(Error::invalid("the column of a scalar must be named value"));
                 }
                 columns.push(Column {
                     name: "value".into(),
@@ -464,7 +464,7 @@ impl SeriesSpec {
             let name = extra.name.clone().ok_or_else(|| Error::invalid("an extra column needs a name"))?;
             check_column_name(&name)?;
             if name == "ts" || name == "series" || columns.iter().any(|column| column.name == name) {
-                return Err(Error::invalid(format!("extra column {name:?} is taken")));
+                return Err(Error::invalid(format!("extra column {name:?} already exists")));
             }
             let kind = column_kind(&name, extra)?;
             columns.push(Column { name, kind, merge: extra.merge.unwrap_or_default() });
@@ -476,7 +476,7 @@ impl SeriesSpec {
     }
 }
 
-/// Refuses a description that is too long to be kept with every file.
+/// Rejects a description that is too long to be stored in every file.
 ///
 /// # Errors
 /// `invalid_argument`.
@@ -512,8 +512,8 @@ fn number_kind(what: &str, digits: Option<u8>, scale: Option<i64>) -> Result<Col
         }
     };
     match (digits, from_scale) {
-        (Some(given), Some(told)) if given != told => {
-            Err(Error::invalid(format!("{what}_digits {given} contradicts {what}_scale of {told} digits")))
+        (Some(given), Some(implied)) if given != implied => {
+            Err(Error::invalid(format!("{what}_digits {given} contradicts {what}_scale of {implied} digits")))
         }
         (Some(digits), _) | (None, Some(digits)) => {
             Ok(ColumnType::Decimal { digits: check_digits(&format!("{what}_digits"), digits)? })
@@ -537,7 +537,7 @@ fn column_kind(name: &str, spec: &ColumnSpec) -> Result<ColumnType> {
     }
 }
 
-/// Milliseconds of a timeframe label with a fixed length: `<n>` + `s m h d w`. A month has none.
+/// Milliseconds of a timeframe label with a fixed length: `<n>` + `s m h d w`. Months have no fixed length.
 pub fn timeframe_ms(label: &str) -> Option<i64> {
     let split = label.len().checked_sub(1)?;
     let (count, unit) = (label.get(..split)?, label.get(split..)?);
@@ -556,14 +556,14 @@ pub fn timeframe_ms(label: &str) -> Option<i64> {
     count.checked_mul(unit_ms)
 }
 
-/// Whether a label is `<n>M`, calendar months.
+/// Number of calendar months of a label `<n>M`.
 pub fn timeframe_months(label: &str) -> Option<u32> {
     let count = label.strip_suffix('M')?;
     if count.starts_with('0') { None } else { count.parse().ok() }
 }
 
-/// Refuses a label that means a timeframe and is spelled in another way, such as `1D`, `60min` or `0m`: its bars would
-/// have no length, and stand apart from those of the right label. Labels that mean something else are their owner's.
+/// Rejects a label that means a timeframe but is spelled differently, such as `1D`, `60min` or `0m`: its bars would
+/// have no length and a different series. Other labels are not interpreted.
 ///
 /// # Errors
 /// `invalid_argument` with the right spelling.
@@ -583,20 +583,20 @@ pub fn check_timeframe(label: &str) -> Result<()> {
         "y" | "yr" | "yrs" | "year" | "years" => (12, "M"),
         _ => return Ok(()),
     };
-    // Without a count it is a word of its own.
+    // Without a count it is an ordinary label.
     if count.is_empty() {
         return Ok(());
     }
     let unit = if label.ends_with('M') && word == "m" { "M" } else { unit };
-    let known = "a timeframe is a count from 1 on and one of s, m, h, d, w and M (months)";
+    let rule = "a timeframe is a count from 1 on and one of s, m, h, d, w and M (months)";
     let right = count.parse::<u32>().ok().and_then(|count| count.checked_mul(months)).filter(|count| *count > 0);
     Err(match right {
         Some(count) => {
             let right = format!("{count}{unit}");
             Error::invalid(format!("timeframe {label:?} is spelled {right:?}"))
-                .with_hint(format!("use {right}; {known}"))
+                .with_hint(format!("use {right}; {rule}"))
         }
-        None => Error::invalid(format!("timeframe {label:?} has no valid count")).with_hint(known),
+        None => Error::invalid(format!("timeframe {label:?} has no valid count")).with_hint(rule),
     })
 }
 
@@ -611,7 +611,7 @@ fn auto_partition(timeframe: &str, interval_ms: Option<i64>) -> Partition {
         return Partition::All;
     }
     let span_min = interval_ms.saturating_mul(16_384);
-    // The shortest month and year decide, so that every partition is long enough.
+    // By the shortest month and year, so that every partition is long enough.
     if span_min <= DAY_MS {
         Partition::Day
     } else if span_min <= 28 * DAY_MS {
@@ -623,7 +623,7 @@ fn auto_partition(timeframe: &str, interval_ms: Option<i64>) -> Partition {
     }
 }
 
-/// The error for a series nobody registered.
+/// The error for a series that is not registered.
 pub fn series_not_found(key: &SeriesKey) -> Error {
     Error::new(ErrorCode::SeriesNotFound, format!("series {key} is not registered"))
         .with_hint("register it with POST /v1/series or `fastk register`")
@@ -638,7 +638,7 @@ mod tests {
     }
 
     #[test]
-    fn digits_and_scales_say_the_same() {
+    fn digits_and_scales_are_equivalent() {
         let a =
             spec(r#"{"kind":"kline","symbol":"BTCUSDT","timeframe":"1m","price_digits":2,"volume_digits":8}"#).unwrap();
         let b =
@@ -651,22 +651,22 @@ mod tests {
     }
 
     #[test]
-    fn auto_partition_holds_a_block_of_intervals() {
-        let of = |timeframe: &str| {
+    fn the_automatic_partition_holds_a_block_of_intervals() {
+        let partition_of = |timeframe: &str| {
             spec(&format!(r#"{{"kind":"kline","symbol":"X","timeframe":"{timeframe}"}}"#)).unwrap().partition
         };
-        assert_eq!(of("1s"), Partition::Day);
-        assert_eq!(of("1m"), Partition::Month);
-        assert_eq!(of("5m"), Partition::Year);
-        assert_eq!(of("1h"), Partition::All);
-        assert_eq!(of("1d"), Partition::All);
-        assert_eq!(of("3d"), Partition::All);
-        assert_eq!(of("1M"), Partition::All);
-        assert_eq!(of("tick"), Partition::Month);
+        assert_eq!(partition_of("1s"), Partition::Day);
+        assert_eq!(partition_of("1m"), Partition::Month);
+        assert_eq!(partition_of("5m"), Partition::Year);
+        assert_eq!(partition_of("1h"), Partition::All);
+        assert_eq!(partition_of("1d"), Partition::All);
+        assert_eq!(partition_of("3d"), Partition::All);
+        assert_eq!(partition_of("1M"), Partition::All);
+        assert_eq!(partition_of("tick"), Partition::Month);
     }
 
     #[test]
-    fn other_spellings_of_a_timeframe_are_refused_with_the_right_one() {
+    fn other_spellings_of_a_timeframe_are_rejected_with_the_right_one() {
         for (label, right) in [
             ("1D", "1d"),
             ("1H", "1h"),

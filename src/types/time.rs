@@ -1,4 +1,4 @@
-//! Time: units, partitions' borders, and text in both directions.
+//! Time: units, calendar dates, and parsing and formatting of text.
 //!
 //! Timestamps are UTC epoch integers in the unit of the series. Ranges are closed.
 
@@ -53,7 +53,7 @@ pub const MIN_SECOND: i64 = -9_214_560_000;
 /// 2261-12-31T23:59:59Z in seconds.
 pub const MAX_SECOND: i64 = 9_214_646_399;
 
-/// Which end of a closed range a text stands for: it decides the meaning of a bare date and of finer digits.
+/// The bound of a closed range that a text sets: it decides the meaning of a bare date and of finer digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bound {
     Start,
@@ -62,7 +62,7 @@ pub enum Bound {
 
 /// Days from 1970-01-01 of a date of the proleptic Gregorian calendar.
 pub fn days_from_civil(year: i64, month: u8, day: u8) -> i64 {
-    // Years start in March, so that a leap day ends one; 400 years are 146,097 days.
+    // Years start in March, so that a leap day is the last of its year; 400 years are 146,097 days.
     let year = year - i64::from(month <= 2);
     let era = year.div_euclid(400);
     let year_of_era = year.rem_euclid(400);
@@ -94,13 +94,13 @@ fn days_in_month(year: i64, month: u8) -> u8 {
     }
 }
 
-/// A point in time as text says it.
+/// A point in time parsed from text.
 struct Instant {
     /// Seconds from 1970-01-01T00:00:00Z.
     second: i64,
-    /// Digits of the fraction of a second, as written.
+    /// The fraction of a second.
     fraction: Fraction,
-    /// No time of day was given.
+    /// The text has no time of day.
     is_date: bool,
 }
 
@@ -112,7 +112,7 @@ struct Fraction {
 }
 
 impl Instant {
-    /// Whole ticks of `unit`, rounded down, and whether something was left over.
+    /// Ticks of `unit`, rounded down, and whether there is a remainder.
     fn ticks(&self, unit: TimeUnit) -> Option<(i64, bool)> {
         let nanos_per_tick = 1_000_000_000 / unit.per_second();
         let whole = self.fraction.nanos / nanos_per_tick;
@@ -121,7 +121,7 @@ impl Instant {
     }
 }
 
-/// Reads `count` digits.
+/// Parses `count` digits.
 fn take_number(text: &mut &[u8], count: usize) -> Option<u8> {
     let (digits, rest) = text.split_at_checked(count)?;
     if !digits.iter().all(u8::is_ascii_digit) {
@@ -136,7 +136,7 @@ fn take_byte(text: &mut &[u8], byte: u8) -> Option<()> {
     Some(())
 }
 
-/// Reads a date, or a date and a time of day with an optional offset.
+/// Parses a date, or a date and a time of day with an optional offset.
 fn read_instant(text: &[u8]) -> Option<Instant> {
     let mut rest = text;
     let century = take_number(&mut rest, 2)?;
@@ -184,7 +184,7 @@ fn read_instant(text: &[u8]) -> Option<Instant> {
     Some(Instant { second: midnight + of_day - offset, fraction, is_date: false })
 }
 
-/// Seconds east of UTC of `Z`, `+01:00`, `+0100`, `+01` or nothing; a space is a `+` that a URL lost.
+/// Seconds east of UTC of `Z`, `+01:00`, `+0100`, `+01` or empty text; a space is a `+` decoded from a URL.
 fn read_offset(text: &[u8]) -> Option<i64> {
     let (sign, mut rest) = match text {
         [] | [b'Z' | b'z'] => return Some(0),
@@ -215,10 +215,10 @@ fn is_integer(text: &[u8]) -> bool {
     !digits.is_empty() && digits.iter().all(u8::is_ascii_digit)
 }
 
-/// Reads a time of a request: an epoch integer in `unit`, RFC 3339 text (no offset means UTC) or a date.
+/// Parses a time of a request: an epoch integer in `unit`, RFC 3339 text (no offset means UTC) or a date.
 ///
-/// A date as [`Bound::End`] means its last tick. Digits finer than the unit round into the range: up at its start,
-/// down at its end.
+/// A date as [`Bound::End`] means its last tick. Digits finer than the unit are rounded into the range: up at its
+/// start, down at its end.
 ///
 /// # Errors
 /// `invalid_argument` naming the text, also outside 1678-01-01 to 2261-12-31.
@@ -246,24 +246,24 @@ pub fn parse_param(text: &str, unit: TimeUnit, bound: Bound) -> Result<i64> {
     if in_range(ts, unit) { Ok(ts) } else { Err(outside()) }
 }
 
-/// Reads a written `ts` cell: an epoch integer in `unit`, RFC 3339 text or a date (its first tick).
+/// Parses a `ts` cell: an epoch integer in `unit`, RFC 3339 text or a date (its first tick).
 ///
 /// # Errors
-/// The reason word of a row error: `bad_time`, also for digits finer than the unit, or `time_out_of_range`.
+/// The reason of a row error: `bad_time`, also for digits finer than the unit, or `time_out_of_range`.
 pub fn parse_cell(text: &[u8], unit: TimeUnit) -> Result<i64, &'static str> {
     parse_cell_as(text, unit).map(|(ts, _)| ts)
 }
 
-/// How a timestamp was written.
+/// Notation of a timestamp.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TimeNotation {
-    /// As an integer, whose unit nothing in the cell tells.
+    /// An integer, which does not show its unit.
     Epoch,
-    /// As a date, with or without a time of day.
+    /// A date, with or without a time of day.
     Date,
 }
 
-/// [`parse_cell`], with how the cell was written.
+/// Like [`parse_cell`], and returns the notation of the cell.
 ///
 /// # Errors
 /// As [`parse_cell`].
@@ -283,17 +283,17 @@ pub fn parse_cell_as(text: &[u8], unit: TimeUnit) -> Result<(i64, TimeNotation),
     if in_range(ts, unit) { Ok((ts, written)) } else { Err("time_out_of_range") }
 }
 
-/// Seconds from the epoch to 1990-01-01 and to 2100-01-01: what market data is mostly from.
+/// Seconds from the epoch to 1990-01-01 and to 2100-01-01, the period of most market data.
 const MODERN: std::ops::Range<i64> = 631_152_000..4_102_444_800;
-/// The units epoch integers come in, with their ticks in a second.
+/// Common units of epoch integers, with their ticks per second.
 const EPOCH_UNITS: [(&str, i64); 4] = [("s", 1), ("ms", 1_000), ("us", 1_000_000), ("ns", 1_000_000_000)];
 
-/// Whether an epoch integer means a time of 1990 to 2099 in a unit of so many ticks a second.
+/// Whether an epoch integer lies in 1990 to 2099 in a unit of `per_second` ticks per second.
 fn is_modern(epoch: i64, per_second: i64) -> bool {
     MODERN.contains(&epoch.div_euclid(per_second))
 }
 
-/// The coarser unit in which a timestamp would be of 1990 to 2099, as name and ticks a second. In its own unit such a
+/// The coarser unit in which a timestamp would lie in 1990 to 2099, as name and ticks per second. In `unit` such a
 /// timestamp lies within the first 48 days of 1970.
 pub fn coarser_unit_of(ts: i64, unit: TimeUnit) -> Option<(&'static str, i64)> {
     EPOCH_UNITS
@@ -302,7 +302,7 @@ pub fn coarser_unit_of(ts: i64, unit: TimeUnit) -> Option<(&'static str, i64)> {
         .find(|(_, per_second)| is_modern(ts, *per_second))
 }
 
-/// The finer unit in which an epoch integer would be of 1990 to 2099. In `unit` it lies beyond the valid times.
+/// The finer unit in which an epoch integer would lie in 1990 to 2099. In `unit` it is out of range.
 pub fn finer_unit_of(epoch: i64, unit: TimeUnit) -> Option<&'static str> {
     EPOCH_UNITS
         .into_iter()
@@ -311,15 +311,15 @@ pub fn finer_unit_of(epoch: i64, unit: TimeUnit) -> Option<&'static str> {
         .map(|(name, _)| name)
 }
 
-/// All timestamps for which [`coarser_unit_of`] can have an answer lie in this closed range.
+/// All timestamps for which [`coarser_unit_of`] can return a unit lie in this range.
 pub fn coarser_units_span(unit: TimeUnit) -> (i64, i64) {
     (MODERN.start, MODERN.end.saturating_mul(unit.per_second() / 1_000))
 }
 
-/// Whether a timestamp is before 1990 and not of the months around the epoch, where integers of a coarser unit end up:
-/// a series with such a row has old data.
+/// Whether a timestamp is before 1990 and not within the months around the epoch, where integers of a coarser unit
+/// fall: a series with such a row has old data.
 pub fn is_old(ts: i64, unit: TimeUnit) -> bool {
-    /// A coarser unit shrinks the valid times to 107 days on either side of the epoch.
+    /// In a coarser unit all valid times shrink to 107 days on either side of the epoch.
     const AROUND_EPOCH_DAYS: i64 = 122;
     let near = AROUND_EPOCH_DAYS * SECONDS_PER_DAY * unit.per_second();
     ts < MODERN.start * unit.per_second() && !(-near..near).contains(&ts)
@@ -337,7 +337,7 @@ pub fn in_range(ts: i64, unit: TimeUnit) -> bool {
     (unit.min_ts()..=unit.max_ts()).contains(&ts)
 }
 
-/// A timestamp of another unit, given by its ticks in a second: exact, or `None`.
+/// Converts a timestamp from a unit with `from_per_second` ticks per second; `None` unless exact.
 pub fn convert(ts: i64, from_per_second: i64, to: TimeUnit) -> Option<i64> {
     let wide = i128::from(ts) * i128::from(to.per_second());
     let from = i128::from(from_per_second);
@@ -353,8 +353,8 @@ fn two(value: i64) -> [u8; 2] {
     [b'0' + value / 10, b'0' + value % 10]
 }
 
-/// Appends RFC 3339 text in UTC, such as `2024-02-01T00:00:00Z`, with a fraction of as many digits as the unit has
-/// unless it is zero.
+/// Appends RFC 3339 text in UTC, such as `2024-02-01T00:00:00Z`, with a fraction of all digits of the unit unless it is
+/// zero.
 pub fn write_rfc3339(out: &mut Vec<u8>, ts: i64, unit: TimeUnit) {
     let per_second = unit.per_second();
     let (second, fraction) = (ts.div_euclid(per_second), ts.rem_euclid(per_second));
@@ -364,7 +364,7 @@ pub fn write_rfc3339(out: &mut Vec<u8>, ts: i64, unit: TimeUnit) {
         out.extend_from_slice(&two(year / 100));
         out.extend_from_slice(&two(year % 100));
     } else {
-        // No valid timestamp comes here.
+        // Unreachable for valid timestamps.
         write_i64(out, year);
     }
     let [m1, m2] = two(i64::from(month));
@@ -426,7 +426,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_times_are_refused_by_name() {
+    fn bad_times_are_rejected_by_name() {
         for bad in [
             "",
             "now",
@@ -511,14 +511,14 @@ mod tests {
             prop_assert_eq!(parse_cell(text.as_bytes(), unit), Ok(ts));
             prop_assert_eq!(parse_param(&text, unit, Bound::Start).unwrap(), ts);
             prop_assert_eq!(parse_param(&text, unit, Bound::End).unwrap(), ts);
-            // A second opinion on the calendar.
+            // An independent implementation of the calendar.
             let theirs: jiff::Timestamp = text.parse().unwrap();
             let nanos = i128::from(ts) * i128::from(1_000_000_000 / unit.per_second());
             prop_assert_eq!(theirs.as_nanosecond(), nanos);
         }
 
         #[test]
-        fn any_text_is_read_without_panic(text in "[-+0-9TZ:. ]{0,32}") {
+        fn parsing_any_text_does_not_panic(text in "[-+0-9TZ:. ]{0,32}") {
             let _ = parse_param(&text, TimeUnit::Ns, Bound::Start);
             let _ = parse_cell(text.as_bytes(), TimeUnit::Ns);
         }

@@ -127,7 +127,7 @@ mod tests {
         for (spec, rows) in &series {
             let def = spec.clone().resolve().unwrap();
             rows.check_shape(def.columns.len()).unwrap();
-            assert!(rows.is_rising());
+            assert!(rows.is_ascending());
             for position in 0..rows.len() {
                 let cell = |column: usize| {
                     let raw = rows.columns[column][position];
