@@ -2,12 +2,12 @@
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Raises the soft limit on open files (RLIMIT_NOFILE) to the hard one. Gives the soft limit in force afterwards:
-/// `u64::MAX` where there is none, and the old one where the system refuses.
+/// Raises the soft limit on open files (RLIMIT_NOFILE) to the hard limit. Returns the soft limit in effect: `u64::MAX`
+/// where there is none, and the old one where the system refuses.
 pub fn raise_open_files_limit() -> u64 {
     let before = getrlimit(Resource::Nofile);
     if before.current != before.maximum {
-        // A refusal leaves the soft limit as it was, which is what is returned.
+        // On failure the soft limit is unchanged, and the old one is returned.
         let _ = setrlimit(Resource::Nofile, Rlimit { current: before.maximum, maximum: before.maximum });
     }
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)

@@ -1,8 +1,8 @@
-//! The lock on a store: held as long as the value lives, released by the system when the process dies.
+//! The lock on a store: held until the value is dropped, released by the system when the process dies.
 //!
-//! It is two locks: one on the file `LOCK`, in which other processes read who has the store, and one on the directory
-//! itself, which holds when somebody removes the file. [`Lock::is_lost`] tells when the path leads to another directory
-//! or file than the locked one.
+//! There are two locks: one on the file `LOCK`, which names the owner for other processes, and one on the directory
+//! itself, which stays effective when the file is removed. [`Lock::is_lost`] reports that the path leads to another
+//! directory or file than the locked one.
 
 use std::io::ErrorKind;
 use std::time::{Duration, Instant};
@@ -11,10 +11,11 @@ use super::{DiskFile, DiskPath, File, persist, read_exact_at, write_all_at};
 use crate::error::{Error, ErrorCode, Result};
 use crate::planted::{Bug, planted};
 
-/// How long a lock is waited for: a program that starts another one holds what it just closed until that one runs.
+/// How long to wait for a lock: while a program spawns a child, files it just closed stay open, and locked, until the
+/// child runs.
 const LOCK_WAIT: Duration = Duration::from_millis(40);
 
-/// The lock. See the head of this module.
+/// The lock, see the module documentation.
 #[derive(Debug)]
 pub struct Lock {
     file: File,
@@ -26,93 +27,97 @@ pub struct Lock {
 }
 
 impl Lock {
-    /// Takes the lock on a file and on its directory within [`LOCK_WAIT`], or fails with `store_locked`, naming the
+    /// Acquires the lock on a file and on its directory within [`LOCK_WAIT`], or fails with `store_locked`, naming the
     /// holder.
     pub fn acquire(path: &DiskPath) -> Result<Self> {
         let parent = path.parent();
         let dir = match &parent {
-            Some(parent) => take(path, || parent.disk().lock_dir(parent), || Ok(None))?,
+            Some(parent) => acquire_flock(path, || parent.disk().lock_dir(parent), || Ok(None))?,
             None => None,
         };
-        let file = take(path, || path.disk().lock(path), || super::open(path))?;
-        let identity = persist(|| file.identity()).map_err(|e| Error::io("look at", path, &e))?;
+        let file = acquire_flock(path, || path.disk().lock(path), || super::open(path))?;
+        let identity = persist(|| file.identity()).map_err(|e| Error::io("stat", path, &e))?;
         Ok(Self { file, path: path.clone(), identity, _dir: dir })
     }
 
-    /// Writes who holds the lock.
+    /// Writes a description of the holder.
     pub fn describe(&self, text: &str) -> Result<()> {
         let fail = |e: std::io::Error| Error::io("write", &self.path, &e);
         write_all_at(self.file.as_ref(), text.as_bytes(), 0).map_err(fail)?;
         persist(|| self.file.set_bytes(text.len() as u64)).map_err(fail)
     }
 
-    /// Why this is not the lock of the store that has the path now, as far as it is known without reading: the file or
-    /// its directory was removed, moved away or replaced.
+    /// Why this is no longer the lock of the store at the path, checked without reading the file: the file or its
+    /// directory was removed, moved or replaced.
     pub fn is_lost(&self) -> Option<String> {
         let path = self.path.display();
         match persist(|| self.path.disk().identity(&self.path)) {
             Ok(found) if found == self.identity => None,
-            Ok(_) => Some(format!("{path} was replaced and is of another store now")),
+            Ok(_) => Some(format!("{path} was replaced and belongs to another store")),
             Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
                 let dir = self.path.parent().filter(DiskPath::is_dir);
                 Some(dir.map_or_else(
-                    || format!("the directory of the store is not there: {path}"),
+                    || format!("the directory of the store does not exist: {path}"),
                     |_| format!("{path} was removed, and another process may own the directory"),
                 ))
             }
-            // Whether it is ours is not known; what is written next says more.
+            // Ownership is unknown; the next write will tell.
             Err(_) => None,
         }
     }
 
-    /// What speaks against this being the lock of the store that has the path now: the directory was deleted, moved
-    /// away, replaced, or cannot be read.
+    /// Why this is not known to be the lock of the store at the path: the directory was deleted, moved, replaced, or
+    /// cannot be read.
     pub fn problem(&self) -> Option<String> {
         if let Some(lost) = self.is_lost() {
             return Some(lost);
         }
         let path = self.path.display();
-        let held = match whole(self.file.as_ref()) {
-            Ok(held) => held,
+        let locked = match read_all(self.file.as_ref()) {
+            Ok(bytes) => bytes,
             Err(error) => return Some(format!("{path} cannot be read: {error}")),
         };
         match super::read(&self.path) {
-            Ok(found) if found == held => None,
-            Ok(_) => Some(format!("{path} is of another store now")),
-            Err(error) => Some(format!("the directory of the store is not there: {error}")),
+            Ok(found) if found == locked => None,
+            Ok(_) => Some(format!("{path} belongs to another store")),
+            Err(error) => Some(format!("the directory of the store does not exist: {error}")),
         }
     }
 }
 
-/// A lock that several readers of a directory have at one time, and no owner beside them. Nothing is written for it.
+/// A lock that several readers of a directory can hold at the same time, and that excludes an owner. It writes no file.
 #[derive(Debug)]
 pub struct SharedLock(#[allow(dead_code, reason = "held, never used")] Vec<File>);
 
 impl SharedLock {
-    /// Takes the locks that [`Lock::acquire`] takes, as a reader, or fails with `store_locked`, naming the holder.
+    /// Acquires the locks of [`Lock::acquire`] in shared mode, or fails with `store_locked`, naming the holder.
     pub fn acquire(path: &DiskPath) -> Result<Self> {
         let parent = path.parent();
         let mut taken = Vec::new();
-        for of in parent.iter().chain([path]) {
-            let lock = || match of.disk().lock_shared(of) {
-                // A store that was copied need not have the file, and who may not read it cannot lock it.
+        for target in parent.iter().chain([path]) {
+            let lock = || match target.disk().lock_shared(target) {
+                // A copied store may lack the file, and an unreadable file cannot be locked.
                 Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied) => Ok(None),
                 other => other,
             };
-            taken.extend(take(path, lock, || Ok(None))?);
+            taken.extend(acquire_flock(path, lock, || Ok(None))?);
         }
         Ok(Self(taken))
     }
 }
 
-/// Takes a lock, again and again within [`LOCK_WAIT`]; `unlocked` stands in for it where a planted fault leaves it out.
-fn take<T>(path: &DiskPath, lock: impl Fn() -> std::io::Result<T>, unlocked: impl Fn() -> Result<T>) -> Result<T> {
-    let begun = Instant::now();
+/// Acquires a lock, retrying within [`LOCK_WAIT`]; `unlocked` replaces it where a planted bug skips the lock.
+fn acquire_flock<T>(
+    path: &DiskPath,
+    lock: impl Fn() -> std::io::Result<T>,
+    unlocked: impl Fn() -> Result<T>,
+) -> Result<T> {
+    let started = Instant::now();
     loop {
         match persist(&lock) {
             Ok(taken) => return Ok(taken),
             Err(e) if e.kind() == ErrorKind::WouldBlock && planted(Bug::LockNotTaken) => return unlocked(),
-            Err(e) if e.kind() == ErrorKind::WouldBlock && begun.elapsed() < LOCK_WAIT => {
+            Err(e) if e.kind() == ErrorKind::WouldBlock && started.elapsed() < LOCK_WAIT => {
                 std::thread::sleep(LOCK_WAIT / 10);
             }
             Err(e) if e.kind() == ErrorKind::WouldBlock => {
@@ -130,15 +135,15 @@ fn take<T>(path: &DiskPath, lock: impl Fn() -> std::io::Result<T>, unlocked: imp
     }
 }
 
-fn whole(file: &dyn DiskFile) -> std::io::Result<Vec<u8>> {
+fn read_all(file: &dyn DiskFile) -> std::io::Result<Vec<u8>> {
     let mut bytes = vec![0; usize::try_from(file.bytes()?).map_err(|_| ErrorKind::InvalidData)?];
     read_exact_at(file, &mut bytes, 0)?;
     Ok(bytes)
 }
 
-/// Whether a process of this number runs on this machine. Another one may have taken the number.
+/// Whether a process with this id runs on this machine. The id may have been reused.
 pub fn process_lives(pid: u32) -> bool {
     let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
-    // Not being allowed to ask means that there is one.
+    // A permission error means that the process exists.
     pid.is_some_and(|pid| rustix::process::test_kill_process(pid) != Err(rustix::io::Errno::SRCH))
 }

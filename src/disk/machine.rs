@@ -1,16 +1,16 @@
-//! What the machine leaves the process: free disk, memory, open files, and their limits.
+//! Resources of the machine and of the process: free disk, memory, open files, and their limits.
 
 use std::path::{Path, PathBuf};
 
-/// Readings of the moment; `None` for what the system does not say.
+/// Current values; `None` where the system does not provide one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Machine {
-    /// Size of the file system of the data directory, and what an unprivileged process can still write to it.
+    /// Size of the file system of the data directory, and the space available to unprivileged processes.
     pub disk_bytes: Option<u64>,
     pub disk_free_bytes: Option<u64>,
-    /// Resident memory without pages of files.
+    /// Resident memory without file pages.
     pub memory_bytes: Option<u64>,
-    /// Resident pages of mapped files: the system can take them back at any time.
+    /// Resident pages of mapped files, which the system can reclaim at any time.
     pub memory_mapped_bytes: Option<u64>,
     /// The smallest limit of the control groups of the process, or the memory of the machine.
     pub memory_limit_bytes: Option<u64>,
@@ -20,12 +20,12 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Reads them for a process that keeps its files in `root`.
+    /// Reads the values for a process with its data directory at `root`.
     pub fn look(root: &Path) -> Self {
         let disk = rustix::fs::statvfs(root).ok().map(|disk| (disk.f_blocks, disk.f_bavail, disk.f_frsize));
         let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
         let anonymous = kibibytes(&status, "RssAnon:");
-        // Shared memory is not given back either.
+        // Shared memory cannot be reclaimed either.
         let shared = kibibytes(&status, "RssShmem:").unwrap_or(0);
         Self {
             disk_bytes: disk.map(|(blocks, _, size)| blocks.saturating_mul(size)),
@@ -33,7 +33,7 @@ impl Machine {
             memory_bytes: anonymous.map(|bytes| bytes + shared),
             memory_mapped_bytes: kibibytes(&status, "RssFile:"),
             memory_limit_bytes: memory_limit(),
-            // The directory that is being read is one of them.
+            // The open directory handle is one of them.
             open_files: std::fs::read_dir("/proc/self/fd").ok().map(|files| (files.count() as u64).saturating_sub(1)),
             open_files_limit: rustix::process::getrlimit(rustix::process::Resource::Nofile).current,
         }
@@ -53,8 +53,8 @@ fn memory_limit() -> Option<u64> {
     limits.chain(machine).min()
 }
 
-/// Files that can limit the memory of a process, by its `/proc/self/cgroup`: those of its group and of all groups above
-/// it, in version 2 of control groups and in version 1.
+/// Files that can limit the memory of a process, from its `/proc/self/cgroup`: those of its control group and of all
+/// its ancestors, for cgroups v2 and v1.
 fn limit_files(groups: &str) -> Vec<PathBuf> {
     let mut files = Vec::new();
     for line in groups.lines() {
@@ -67,14 +67,14 @@ fn limit_files(groups: &str) -> Vec<PathBuf> {
             _ => continue,
         };
         let Some(group) = parts.next() else { continue };
-        for above in Path::new(group.trim_start_matches('/')).ancestors() {
-            files.push(Path::new(base).join(above).join(file));
+        for ancestor in Path::new(group.trim_start_matches('/')).ancestors() {
+            files.push(Path::new(base).join(ancestor).join(file));
         }
     }
     files
 }
 
-/// A limit as such a file says it: `max` is none.
+/// Parses the limit in such a file: `max` is none.
 fn limit(text: &str) -> Option<u64> {
     text.trim().parse().ok()
 }
@@ -84,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_reading_is_there_and_plausible() {
+    fn every_value_is_present_and_plausible() {
         let here = Machine::look(Path::new("."));
         let (disk, free) = (here.disk_bytes.unwrap(), here.disk_free_bytes.unwrap());
         assert!(free <= disk && disk > 0, "{here:?}");
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_of_both_versions_of_control_groups_are_found() {
+    fn limits_of_both_cgroup_versions_are_found() {
         let found = limit_files("12:cpuset:/\n4:memory,other:/docker/abc\n0::/system.slice/fastk.service\n");
         let found: Vec<_> = found.iter().map(|path| path.to_str().unwrap()).collect();
         assert_eq!(

@@ -1,10 +1,10 @@
-//! Read-only maps of immutable files, and whether they are in memory: with the rooms that runs grow in
-//! the only `unsafe` of the project.
+//! Read-only maps of immutable files, and whether they are resident. Together with the append buffers of runs this is
+//! the only `unsafe` code of the project.
 //!
-//! A map is safe as long as nobody changes or truncates the file under it. FastK never writes a published file in
-//! place and unlinks it only (an unlinked file stays mapped), the store's directory is locked against a second
-//! writer, and length and footer are checked with ordinary reads before mapping. What remains: another program that
-//! truncates a live file makes the kernel raise SIGBUS; the documentation says so.
+//! A map is safe as long as no one changes or truncates the mapped file. FastK never writes a published file in place
+//! and unlinks it only (an unlinked file stays mapped), the store's directory is locked against a second writer, and
+//! length and footer are checked with ordinary reads before mapping. One risk remains, which the documentation states:
+//! if another program truncates a live file, the kernel raises SIGBUS.
 
 use std::fs::File;
 use std::io;
@@ -16,10 +16,10 @@ use arrow::buffer::Buffer;
 use bytes::Bytes;
 use memmap2::{Advice, Mmap};
 
-/// A mapped file. Cheap to clone; unmapped when the last slice is gone.
+/// A mapped file. Cheap to clone; unmapped when the last slice is dropped.
 #[derive(Clone, Debug)]
 pub struct Map {
-    /// `None` for bytes that are in memory anyway.
+    /// `None` for bytes in memory.
     map: Option<Arc<Mmap>>,
     bytes: Bytes,
 }
@@ -40,7 +40,7 @@ impl AsRef<[u8]> for MapOwner {
     }
 }
 
-/// Whether every page of some bytes is in memory, so that looking at them waits for no disk. False when unknown.
+/// Whether every page of some bytes is in memory, so that reading them does not wait for the disk. False when unknown.
 pub fn is_resident(bytes: &[u8]) -> bool {
     const PAGES_MAX: usize = 512;
     let page = rustix::param::page_size();
@@ -49,8 +49,8 @@ pub fn is_resident(bytes: &[u8]) -> bool {
     let mut known = [0_u8; PAGES_MAX];
     let Some(known) = known.get_mut(..pages) else { return false };
     let first = bytes.as_ptr().wrapping_sub(lead).cast_mut().cast();
-    // SAFETY: the range is made of the whole pages that a live slice lies in, the kernel only looks at it, and it
-    // writes one byte a page into `known`, which has as many.
+    // SAFETY: the range consists of the full pages that contain a live slice, the kernel does not change them, and it
+    // writes one byte per page to `known`, which has that length.
     let outcome = unsafe { libc::mincore(first, lead + bytes.len(), known.as_mut_ptr()) };
     outcome == 0 && known.iter().all(|state| state & 1 != 0)
 }
@@ -65,7 +65,7 @@ impl Map {
         Ok(Self { map: Some(map), bytes })
     }
 
-    /// Bytes in memory in the place of a map; they begin on a multiple of 64.
+    /// A copy of bytes in memory instead of a map, aligned to 64 bytes.
     pub fn copied(bytes: &[u8]) -> Self {
         Self { map: None, bytes: Bytes::from_owner(CopiedMap(Buffer::from_slice_ref(bytes))) }
     }
@@ -75,7 +75,7 @@ impl Map {
         &self.bytes
     }
 
-    /// A part of the map that keeps it alive, without copying. Empty when it lies outside.
+    /// A part of the map, which keeps the map alive, without copying. Empty when out of range.
     pub fn slice(&self, offset: usize, length: usize) -> Bytes {
         match offset.checked_add(length) {
             Some(end) if end <= self.bytes.len() => self.bytes.slice(offset..end),
@@ -83,16 +83,18 @@ impl Map {
         }
     }
 
-    /// A part of the map as a column that keeps it alive and claims no more than itself. Empty when it lies outside.
+    /// A part of the map as a column buffer, which keeps the map alive and accounts only for its own size. Empty when
+    /// out of range.
     pub fn column(&self, offset: usize, length: usize) -> Buffer {
         let Some(map) = &self.map else { return Buffer::from(self.slice(offset, length)) };
         let part = offset.checked_add(length).and_then(|end| map.get(offset..end)).unwrap_or_default();
         let owner: Arc<dyn Allocation> = Arc::clone(map) as _;
-        // SAFETY: the bytes lie within the map, which `owner` keeps, and do not change (see the head of this module).
+        // SAFETY: the bytes lie within the map, which `owner` keeps alive, and do not change (see the module
+        // documentation).
         unsafe { Buffer::from_custom_allocation(NonNull::from(part).cast(), part.len(), owner) }
     }
 
-    /// Brings a part into memory, so that nobody downstream waits for the disk. Best effort.
+    /// Loads a part into memory, so that later readers do not wait for the disk. Best effort.
     pub fn populate(&self, offset: usize, length: usize) {
         let Some(map) = &self.map else { return };
         if map.advise_range(Advice::PopulateRead, offset, length).is_err() {

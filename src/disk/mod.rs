@@ -1,9 +1,9 @@
-//! The only door to files and maps. Knows no formats; every error names the path.
+//! All access to files and maps. Independent of file formats; every error names the path.
 //!
-//! Everything goes through [`Disk`] and [`DiskFile`], which have two implementations: [`os`], and for tests a
-//! simulated disk (`sim`, feature `proof`) that loses power and fails where it is told to. Files are made durable in
-//! one way: written under `tmp/`, synced, linked to their final name (which fails when the name is taken, and never
-//! replaces), and the directory synced.
+//! All operations go through [`Disk`] and [`DiskFile`], with two implementations: [`os`], and for tests a simulated
+//! disk (`sim`, feature `proof`) with power loss and planned failures. Files are made durable in one way: written under
+//! `tmp/`, synced, linked to their final name (which fails when the name exists, and never replaces), and the directory
+//! synced.
 
 mod limits;
 mod lock;
@@ -29,45 +29,45 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::planted::{Bug, planted};
 use mmap::Map;
 
-/// A file system, as far as the engine needs one. All methods block.
+/// The file system operations the engine needs. All methods block.
 pub trait Disk: Send + Sync + std::fmt::Debug {
-    /// Makes one directory; its parent must be there.
+    /// Creates one directory; its parent must exist.
     fn create_dir(&self, path: &Path) -> io::Result<()>;
     /// Makes the names inside a directory durable.
     fn sync_dir(&self, path: &Path) -> io::Result<()>;
     /// Names in a directory, in any order.
     fn list(&self, path: &Path) -> io::Result<Vec<String>>;
-    /// Whether a path is a directory; `NotFound` when there is nothing.
+    /// Whether a path is a directory; `NotFound` when it does not exist.
     fn is_dir(&self, path: &Path) -> io::Result<bool>;
-    /// A new file for reading and writing; `AlreadyExists` when the name is taken.
+    /// Creates a file for reading and writing; `AlreadyExists` when the name exists.
     fn create(&self, path: &Path) -> io::Result<File>;
-    /// A file that is there.
+    /// Opens an existing file.
     fn open(&self, path: &Path, writing: bool) -> io::Result<File>;
-    /// A second name for a file; `AlreadyExists` when the name is taken.
+    /// Creates a hard link; `AlreadyExists` when the name exists.
     fn link(&self, from: &Path, to: &Path) -> io::Result<()>;
-    /// Another name for a file, in the place of whatever has that name.
+    /// Renames a file, replacing an existing file of that name.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     fn remove(&self, path: &Path) -> io::Result<()>;
     /// Removes an empty directory.
     fn remove_dir(&self, path: &Path) -> io::Result<()>;
-    /// Takes the one lock on a file, which is created when it is not there; `WouldBlock` when another has it. It is
-    /// held as long as the file is open.
+    /// Takes the exclusive lock on a file, which is created if missing; `WouldBlock` when it is held elsewhere. The
+    /// lock is held as long as the file is open.
     fn lock(&self, path: &Path) -> io::Result<File>;
-    /// Makes contents and lengths of these files durable, in any order. One result a file, in their order.
+    /// Makes contents and lengths of these files durable, in any order. One result per file, in their order.
     fn sync_files(&self, files: &[&dyn DiskFile]) -> Vec<io::Result<()>> {
         files.iter().map(|file| file.sync()).collect()
     }
-    /// Makes the names inside these directories durable, in any order. One result a directory, in their order.
+    /// Makes the names inside these directories durable, in any order. One result per directory, in their order.
     fn sync_dirs(&self, paths: &[&Path]) -> Vec<io::Result<()>> {
         paths.iter().map(|path| self.sync_dir(path)).collect()
     }
-    /// Takes the one lock on a directory that is there, in the same way: no lock file has to stay where it is for it to
-    /// hold. `None` where the file system has no locks on directories.
+    /// Takes the exclusive lock on an existing directory, like [`Disk::lock`]; it does not depend on a lock file
+    /// staying in place. `None` where the file system has no locks on directories.
     fn lock_dir(&self, _path: &Path) -> io::Result<Option<File>> {
         Ok(None)
     }
-    /// Takes a lock on a file or directory that others may have too, but not together with [`Disk::lock`] or
-    /// [`Disk::lock_dir`]. Nothing is created and nothing is written. `None` where there are no such locks.
+    /// Takes a shared lock on a file or directory, which excludes [`Disk::lock`] and [`Disk::lock_dir`]. Creates and
+    /// writes no file. `None` where there are no such locks.
     fn lock_shared(&self, _path: &Path) -> io::Result<Option<File>> {
         Ok(None)
     }
@@ -80,36 +80,36 @@ pub trait Disk: Send + Sync + std::fmt::Debug {
     fn open_dir(&self, _path: &Path) -> io::Result<Option<DirHandle>> {
         Ok(None)
     }
-    /// Device and inode of what has this path now; see [`DiskFile::identity`].
+    /// Device and inode of the file or directory at this path; see [`DiskFile::identity`].
     fn identity(&self, _path: &Path) -> io::Result<(u64, u64)> {
         Ok((0, 0))
     }
     /// Fills with random bytes.
     fn random(&self, bytes: &mut [u8]) -> io::Result<()>;
-    /// The one path of something that is there, whatever links lead to it.
+    /// The canonical path of an existing file or directory.
     fn resolve(&self, path: &Path) -> io::Result<PathBuf> {
         std::path::absolute(path)
     }
 }
 
-/// An open file. Reads and writes may do less than they are asked for, and be interrupted.
+/// An open file. Reads and writes may be short or interrupted.
 pub trait DiskFile: Send + Sync + std::fmt::Debug {
     fn read_at(&self, into: &mut [u8], offset: u64) -> io::Result<usize>;
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize>;
-    /// Takes room for the file's first `bytes` bytes, and makes it at least that long.
+    /// Allocates space for the file's first `bytes` bytes, and makes it at least that long.
     fn reserve(&self, bytes: u64) -> io::Result<()>;
     fn set_bytes(&self, bytes: u64) -> io::Result<()>;
     /// Makes contents and length durable.
     fn sync(&self) -> io::Result<()>;
-    /// Lets a sync of what is written so far begin while its caller does something else; [`DiskFile::sync`] ends it. An
-    /// error of it is one of that sync.
+    /// Starts a sync of the bytes written so far in the background; [`DiskFile::sync`] waits for it and returns its
+    /// error.
     fn begin_sync(&self) {}
     fn bytes(&self) -> io::Result<u64>;
-    /// Device and inode of the file, whatever path it has. Always the same on a disk without such numbers.
+    /// Device and inode of the open file, independent of its path. Constant on a disk without such numbers.
     fn identity(&self) -> io::Result<(u64, u64)> {
         Ok((0, 0))
     }
-    /// Maps the whole file, which is never changed again.
+    /// Maps the entire file, which is never changed again.
     fn map(&self) -> io::Result<Map>;
 }
 
@@ -124,10 +124,10 @@ impl DirHandle {
     }
 }
 
-/// An open file of whatever disk.
+/// An open file of any disk.
 pub type File = Box<dyn DiskFile>;
 
-/// Writes everything, however little a call takes.
+/// Writes all bytes, over as many calls as needed.
 fn write_all_at(file: &dyn DiskFile, mut bytes: &[u8], mut offset: u64) -> io::Result<()> {
     while !bytes.is_empty() {
         match file.write_at(bytes, offset) {
@@ -158,7 +158,7 @@ fn read_exact_at(file: &dyn DiskFile, mut into: &mut [u8], mut offset: u64) -> i
     Ok(())
 }
 
-/// Does it again as long as the system was only interrupted.
+/// Repeats an operation while it is interrupted.
 fn persist<T>(mut work: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     loop {
         match work() {
@@ -184,7 +184,7 @@ pub fn create_dir(path: &DiskPath) -> Result<()> {
     }
     let synced = parent.filter(|_| !planted(Bug::NewDirectoryNotSynced)).map_or(Ok(()), |parent| sync_dir(&parent));
     if synced.is_err() {
-        // Left there, the next one to ask would take it for durable.
+        // Left in place, a later call would assume that it is durable.
         remove_dir_if_empty(path);
     }
     synced
@@ -192,13 +192,13 @@ pub fn create_dir(path: &DiskPath) -> Result<()> {
 
 /// Creates these directories, whose parents exist, and syncs each of the parents once. Existing ones are fine.
 pub fn create_dirs(paths: &[DiskPath]) -> Result<()> {
-    let mut made: Vec<&DiskPath> = Vec::new();
+    let mut created: Vec<&DiskPath> = Vec::new();
     let mut parents: Vec<DiskPath> = Vec::new();
     let mut outcome = Ok(());
     for path in paths.iter().filter(|path| !path.is_dir()) {
         match persist(|| path.disk().create_dir(path)) {
             Ok(()) => {
-                made.push(path);
+                created.push(path);
                 parents.extend(path.parent());
             }
             Err(e) if e.kind() == ErrorKind::AlreadyExists && path.is_dir() => {}
@@ -212,13 +212,13 @@ pub fn create_dirs(paths: &[DiskPath]) -> Result<()> {
         outcome = sync_dirs(parents);
     }
     if outcome.is_err() {
-        // Left there, the next one to ask would take them for durable.
-        made.into_iter().for_each(remove_dir_if_empty);
+        // Left in place, a later call would assume that they are durable.
+        created.into_iter().for_each(remove_dir_if_empty);
     }
     outcome
 }
 
-/// Makes the names inside these directories durable; each is synced once, however often it is named.
+/// Makes the names inside these directories durable; each is synced once, even if listed repeatedly.
 pub fn sync_dirs(mut paths: Vec<DiskPath>) -> Result<()> {
     paths.sort_by(|a, b| (a as &Path).cmp(b));
     paths.dedup_by(|a, b| (a as &Path) == (b as &Path));
@@ -250,7 +250,7 @@ pub fn list(path: &DiskPath) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// The whole file.
+/// Reads an entire file.
 pub fn read(path: &DiskPath) -> Result<Vec<u8>> {
     let file = open(path)?;
     let mut out = vec![0; usize::try_from(file_bytes(&file, path)?).unwrap_or(usize::MAX)];
@@ -258,7 +258,7 @@ pub fn read(path: &DiskPath) -> Result<Vec<u8>> {
     Ok(out)
 }
 
-/// `length` bytes at `offset`.
+/// Reads `length` bytes at `offset`.
 pub fn read_at(file: &File, path: &DiskPath, offset: u64, length: usize) -> Result<Vec<u8>> {
     let mut out = vec![0; length];
     read_exact_at(file.as_ref(), &mut out, offset).map_err(|e| match e.kind() {
@@ -268,10 +268,10 @@ pub fn read_at(file: &File, path: &DiskPath, offset: u64, length: usize) -> Resu
     Ok(out)
 }
 
-/// Bytes read and written at a time where a whole file is.
+/// Bytes read and written at a time for entire files.
 const PART_BYTES: u64 = 1 << 20;
 
-/// Reads a whole file, part by part, in order.
+/// Reads an entire file, part by part, in order.
 pub fn read_parts(file: &File, path: &DiskPath, each: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
     let bytes = file_bytes(file, path)?;
     let mut offset = 0;
@@ -283,8 +283,8 @@ pub fn read_parts(file: &File, path: &DiskPath, each: &mut dyn FnMut(&[u8]) -> R
     Ok(())
 }
 
-/// Gives a file a second name, whose directory is not synced. `false`, and nothing changed, where that cannot be: the
-/// file is gone, lies on another file system, on one without second names, or has too many already.
+/// Creates a hard link, whose directory is not synced. `false`, without a change, where that is impossible: the file
+/// was removed, is on another file system or on one without hard links, or has too many links.
 pub fn link(from: &DiskPath, to: &DiskPath) -> Result<bool> {
     match persist(|| to.disk().link(from, to)) {
         Ok(()) => Ok(true),
@@ -299,16 +299,16 @@ pub fn link(from: &DiskPath, to: &DiskPath) -> Result<bool> {
     }
 }
 
-/// The one path of a file or directory, or of what it would be, were it made: links on the way are followed.
+/// The canonical path of a file or directory that exists or could be created: symbolic links are followed.
 pub fn resolve(path: &DiskPath) -> Result<PathBuf> {
-    let whole = std::path::absolute(path.as_ref() as &Path).map_err(|e| Error::io("resolve", path, &e))?;
-    for parent in whole.ancestors() {
+    let absolute = std::path::absolute(path.as_ref() as &Path).map_err(|e| Error::io("resolve", path, &e))?;
+    for parent in absolute.ancestors() {
         if let Ok(found) = persist(|| path.disk().resolve(parent)) {
-            let rest = whole.strip_prefix(parent).unwrap_or(Path::new(""));
+            let rest = absolute.strip_prefix(parent).unwrap_or(Path::new(""));
             if !rest.components().any(|part| part == Component::ParentDir) {
                 return Ok(found.join(rest));
             }
-            // What is not there yet is no link: a step up from it leads to where it will lie.
+            // A missing component is not a link, so its parent is the directory before it.
             let mut steps = found;
             for part in rest.components() {
                 match part {
@@ -319,10 +319,10 @@ pub fn resolve(path: &DiskPath) -> Result<PathBuf> {
             return resolve(&path.elsewhere(steps));
         }
     }
-    Ok(whole)
+    Ok(absolute)
 }
 
-/// Removes a directory with everything in it; a missing one is fine.
+/// Removes a directory with its content; a missing one is fine.
 pub fn remove_tree(path: &DiskPath) -> Result<()> {
     for name in list(path)? {
         let inner = path.join(name);
@@ -340,9 +340,9 @@ pub fn open(path: &DiskPath) -> Result<File> {
     })
 }
 
-/// Bytes of a file.
+/// Size of a file in bytes.
 pub fn file_bytes(file: &File, path: &DiskPath) -> Result<u64> {
-    persist(|| file.bytes()).map_err(|e| Error::io("look at", path, &e))
+    persist(|| file.bytes()).map_err(|e| Error::io("stat", path, &e))
 }
 
 /// Maps a published file.
@@ -350,7 +350,7 @@ pub fn map(file: &File, path: &DiskPath) -> Result<Map> {
     persist(|| file.map()).map_err(|e| Error::io("map", path, &e))
 }
 
-/// Removes a file; a missing one is fine. The directory is not synced: a removal that comes back is harmless.
+/// Removes a file; a missing one is fine. The directory is not synced: a removal undone by a crash is harmless.
 pub fn remove(path: &DiskPath) -> Result<()> {
     match persist(|| path.disk().remove(path)) {
         Ok(()) => Ok(()),
@@ -359,7 +359,7 @@ pub fn remove(path: &DiskPath) -> Result<()> {
     }
 }
 
-/// Removes an empty directory; a missing or filled one is left.
+/// Removes a directory if it is empty; a missing one is fine.
 pub fn remove_dir_if_empty(path: &DiskPath) {
     let _ = path.disk().remove_dir(path);
 }
@@ -369,6 +369,6 @@ pub fn random(path: &DiskPath) -> Result<u64> {
     let mut bytes = [0; 8];
     path.disk()
         .random(&mut bytes)
-        .map_err(|error| Error::new(ErrorCode::Io, format!("the system gives no random numbers: {error}")))?;
+        .map_err(|error| Error::new(ErrorCode::Io, format!("the system provides no random numbers: {error}")))?;
     Ok(u64::from_le_bytes(bytes))
 }

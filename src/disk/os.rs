@@ -69,15 +69,15 @@ impl Disk for OsDisk {
     }
 
     fn sync_files(&self, files: &[&dyn DiskFile]) -> Vec<io::Result<()>> {
-        at_once(files.len(), |at| files.get(at).map_or(Ok(()), |file| file.sync()))
+        sync_concurrently(files.len(), |at| files.get(at).map_or(Ok(()), |file| file.sync()))
     }
 
     fn sync_dirs(&self, paths: &[&Path]) -> Vec<io::Result<()>> {
-        at_once(paths.len(), |at| paths.get(at).map_or(Ok(()), |path| self.sync_dir(path)))
+        sync_concurrently(paths.len(), |at| paths.get(at).map_or(Ok(()), |path| self.sync_dir(path)))
     }
 
     fn lock_dir(&self, path: &Path) -> io::Result<Option<File>> {
-        // Network file systems want a file open for writing, which a directory cannot be.
+        // Network file systems require a file open for writing, which a directory cannot be.
         try_flock(path, FlockOperation::NonBlockingLockExclusive)
     }
 
@@ -107,7 +107,7 @@ impl Disk for OsDisk {
     }
 }
 
-/// Takes a lock on what is opened for reading; `None` where the file system has no such locks.
+/// Takes a lock on a file or directory opened for reading; `None` where the file system has no such locks.
 fn try_flock(path: &Path, operation: FlockOperation) -> io::Result<Option<File>> {
     let file = std::fs::File::open(path)?;
     match rustix::fs::flock(&file, operation) {
@@ -117,35 +117,35 @@ fn try_flock(path: &Path, operation: FlockOperation) -> io::Result<Option<File>>
     }
 }
 
-/// Syncs under way at the same time: a file system makes one flush of those that wait together.
-const SYNCS_AT_ONCE: usize = 16;
+/// Maximum number of concurrent syncs: a file system combines the flushes of those that wait together.
+const CONCURRENT_SYNCS_MAX: usize = 16;
 
-/// Runs a sync for each number below `count`, several at the same time. Where the system gives no more threads, fewer.
-fn at_once(count: usize, sync: impl Fn(usize) -> io::Result<()> + Sync) -> Vec<io::Result<()>> {
+/// Runs a sync for each index below `count`, several concurrently; fewer where the system starts no more threads.
+fn sync_concurrently(count: usize, sync: impl Fn(usize) -> io::Result<()> + Sync) -> Vec<io::Result<()>> {
     let next = AtomicUsize::new(0);
-    let done: Vec<Mutex<io::Result<()>>> = (0..count).map(|_| Mutex::new(Ok(()))).collect();
+    let results: Vec<Mutex<io::Result<()>>> = (0..count).map(|_| Mutex::new(Ok(()))).collect();
     let work = || {
         loop {
             let at = next.fetch_add(1, Ordering::Relaxed);
-            let Some(slot) = done.get(at) else { return };
+            let Some(slot) = results.get(at) else { return };
             *slot.lock().unwrap_or_else(PoisonError::into_inner) = sync(at);
         }
     };
     std::thread::scope(|scope| {
-        for _ in 1..count.min(SYNCS_AT_ONCE) {
+        for _ in 1..count.min(CONCURRENT_SYNCS_MAX) {
             if std::thread::Builder::new().name("fastk-sync".into()).spawn_scoped(scope, work).is_err() {
                 break;
             }
         }
         work();
     });
-    done.into_iter().map(|slot| slot.into_inner().unwrap_or_else(PoisonError::into_inner)).collect()
+    results.into_iter().map(|slot| slot.into_inner().unwrap_or_else(PoisonError::into_inner)).collect()
 }
 
 #[derive(Debug)]
 struct OsFile {
     file: std::fs::File,
-    /// A sync that goes on.
+    /// A sync in progress.
     syncing: Mutex<Option<JoinHandle<io::Result<()>>>>,
 }
 
@@ -166,7 +166,7 @@ impl DiskFile for OsFile {
 
     fn reserve(&self, bytes: u64) -> io::Result<()> {
         match rustix::fs::fallocate(&self.file, rustix::fs::FallocateFlags::empty(), 0, bytes) {
-            // A file system that cannot take room beforehand can still be written to.
+            // A file system without preallocation can still be written to.
             Ok(()) => Ok(()),
             Err(rustix::io::Errno::OPNOTSUPP) => self.file.set_len(bytes),
             Err(e) => Err(e.into()),
@@ -178,16 +178,16 @@ impl DiskFile for OsFile {
     }
 
     fn sync(&self) -> io::Result<()> {
-        let begun = self.syncing.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(begun) = begun {
-            begun.join().map_err(|_| io::Error::other("the thread of a sync died"))??;
+        let background = self.syncing.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(background) = background {
+            background.join().map_err(|_| io::Error::other("the sync thread panicked"))??;
         }
         self.file.sync_data()
     }
 
     fn begin_sync(&self) {
         let mut syncing = self.syncing.lock().unwrap_or_else(PoisonError::into_inner);
-        // Without a file or a thread of its own it is done when it is asked for.
+        // Without a duplicated handle or a thread, `sync` does all the work.
         if syncing.is_none()
             && let Ok(file) = self.file.try_clone()
         {

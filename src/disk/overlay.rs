@@ -1,5 +1,5 @@
-//! A directory as a list says it is, or as it is: the files in it, which are never changed, and above them whatever is
-//! written, in memory. So a store can be opened that nobody may touch.
+//! An overlay over a directory: all or some of its files, which are never changed, below writes that stay in memory. A
+//! store that must not be modified can be opened through it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, ErrorKind};
@@ -10,19 +10,19 @@ use super::mmap::Map;
 use super::{Disk, DiskFile, DiskPath, File};
 use crate::error::Result;
 
-/// The view. See the head of this module.
+/// The overlay, see the module documentation.
 #[derive(Debug)]
 pub struct OverlayDisk {
     below: DiskPath,
     top: Mutex<OverlayLayer>,
-    /// What becomes of a file below that is opened for writing.
+    /// Handling of files below that are opened for writing.
     writing: OverlayWrite,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum OverlayWrite {
     Refused,
-    /// It is read into memory, and changed there.
+    /// The file is copied to memory and changed there.
     Copies,
 }
 
@@ -38,28 +38,28 @@ enum OverlayEntry {
     Memory(OverlayBytes),
 }
 
-/// Bytes of a file that is only in memory.
+/// Content of a file that exists only in memory.
 #[derive(Clone, Debug, Default)]
 struct OverlayBytes(Arc<Mutex<Vec<u8>>>);
 
 impl OverlayDisk {
-    /// `root` as if it held these files, named from it, and nothing else.
+    /// `root` with only these files, given relative to it.
     pub fn of(root: &DiskPath, names: impl IntoIterator<Item = impl AsRef<Path>>) -> DiskPath {
         Self::with(root, OverlayWrite::Refused, names, std::iter::empty::<&Path>())
     }
 
-    /// `root` with every file and directory that is in it now.
+    /// `root` with all files and directories it has now.
     ///
     /// # Errors
     /// Those of listing a directory.
     pub fn over(root: &DiskPath) -> Result<DiskPath> {
-        let (mut files, mut dirs, mut left) = (Vec::new(), Vec::new(), vec![root.clone()]);
-        while let Some(dir) = left.pop() {
+        let (mut files, mut dirs, mut queue) = (Vec::new(), Vec::new(), vec![root.clone()]);
+        while let Some(dir) = queue.pop() {
             for name in super::list(&dir)? {
                 let path = dir.join(name);
                 if path.is_dir() {
                     dirs.push(path.to_path_buf());
-                    left.push(path);
+                    queue.push(path);
                 } else {
                     files.push(path.to_path_buf());
                 }
@@ -136,7 +136,7 @@ impl Disk for OverlayDisk {
             return Ok(true);
         }
         match top.find(path)? {
-            // It may be gone since the list was made.
+            // The file may have been removed since it was listed.
             OverlayEntry::Below => self.below.disk().is_dir(path),
             OverlayEntry::Memory(_) => Ok(false),
         }
@@ -185,7 +185,7 @@ impl Disk for OverlayDisk {
         }
     }
 
-    /// A listed file only goes out of sight.
+    /// Hides a file below; removes one in memory.
     fn remove(&self, path: &Path) -> io::Result<()> {
         self.top().files.remove(path).map(|_| ()).ok_or_else(|| ErrorKind::NotFound.into())
     }
@@ -198,7 +198,7 @@ impl Disk for OverlayDisk {
         if top.dirs.remove(path) { Ok(()) } else { Err(ErrorKind::NotFound.into()) }
     }
 
-    /// Nobody else sees what is written here, so there is nobody to keep out.
+    /// The overlay is private to this process, so the lock always succeeds.
     fn lock(&self, path: &Path) -> io::Result<File> {
         let file = OverlayBytes::default();
         self.top().files.insert(path.to_path_buf(), OverlayEntry::Memory(file.clone()));
@@ -246,9 +246,9 @@ impl DiskFile for OverlayBytes {
 
     fn reserve(&self, bytes: u64) -> io::Result<()> {
         let bytes = usize::try_from(bytes).map_err(io::Error::other)?;
-        let mut held = self.bytes();
-        let longer = held.len().max(bytes);
-        held.resize(longer, 0);
+        let mut content = self.bytes();
+        let longer = content.len().max(bytes);
+        content.resize(longer, 0);
         Ok(())
     }
 
@@ -276,7 +276,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_whole_directory_is_changed_in_memory_alone() {
+    fn changes_to_a_directory_stay_in_memory() {
         let root = tempfile::tempdir().unwrap();
         std::fs::create_dir_all(root.path().join("in/empty")).unwrap();
         std::fs::write(root.path().join("in/a"), "below").unwrap();
@@ -292,17 +292,17 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_on_top_stays_there_and_files_that_are_not_listed_are_not_seen() {
+    fn writes_stay_in_memory_and_unlisted_files_are_hidden() {
         let root = tempfile::tempdir().unwrap();
         std::fs::create_dir(root.path().join("in")).unwrap();
         for name in ["in/a", "in/b", "c"] {
             std::fs::write(root.path().join(name), name).unwrap();
         }
-        let view = OverlayDisk::of(&DiskPath::os(root.path()), ["in/a", "c", "gone"]);
-        assert_eq!(disk::list(&view).unwrap(), ["c", "gone", "in"]);
+        let view = OverlayDisk::of(&DiskPath::os(root.path()), ["in/a", "c", "missing"]);
+        assert_eq!(disk::list(&view).unwrap(), ["c", "missing", "in"]);
         assert_eq!(disk::list(&view.join("in")).unwrap(), ["a"]);
         assert_eq!(disk::read(&view.join("in/a")).unwrap(), b"in/a");
-        assert!(!view.join("in/b").exists() && !view.join("gone").exists() && view.join("c").exists());
+        assert!(!view.join("in/b").exists() && !view.join("missing").exists() && view.join("c").exists());
         assert!(disk::read(&view.join("in/b")).is_err());
         disk::create_dir(&view.join("tmp/deep")).unwrap();
         let mut staged = StagedFile::create(&view.join("tmp")).unwrap();

@@ -1,4 +1,4 @@
-//! Paths that know their disk.
+//! Paths on a disk.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use super::os::OsDisk;
 use super::{Disk, persist};
 use crate::error::{Error, Result};
 
-/// A path on a disk. Reads as a [`Path`] where only its text matters.
+/// A path on a disk. Dereferences to [`Path`].
 #[derive(Clone, Debug)]
 pub struct DiskPath {
     disk: Arc<dyn Disk>,
@@ -40,28 +40,28 @@ impl DiskPath {
         Self { disk: Arc::clone(&self.disk), path }
     }
 
-    /// Something inside.
+    /// The path of an entry of this directory.
     pub fn join(&self, name: impl AsRef<Path>) -> Self {
         self.with(self.path.join(name))
     }
 
-    /// The same with another ending.
+    /// The path with another extension.
     pub fn with_extension(&self, extension: &str) -> Self {
         self.with(self.path.with_extension(extension))
     }
 
-    /// The directory it lies in; `None` for a root and for a bare name.
+    /// The parent directory; `None` for a root and for a bare name.
     pub fn parent(&self) -> Option<Self> {
         let parent = self.path.parent().filter(|parent| !parent.as_os_str().is_empty())?;
         Some(self.with(parent.to_owned()))
     }
 
-    /// Whether there is anything under this path; `false` also where the system cannot tell. For what only costs time.
+    /// Whether the path exists; `false` also where the system cannot tell. For optimizations only.
     pub fn exists(&self) -> bool {
         self.found().unwrap_or(false)
     }
 
-    /// Whether there is anything under this path.
+    /// Whether the path exists.
     ///
     /// # Errors
     /// `io` when the system cannot tell.
@@ -69,11 +69,11 @@ impl DiskPath {
         match persist(|| self.disk.is_dir(&self.path)) {
             Ok(_) => Ok(true),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(Error::io("look at", self, &error)),
+            Err(error) => Err(Error::io("stat", self, &error)),
         }
     }
 
-    /// Whether it is a directory.
+    /// Whether the path is a directory.
     pub fn is_dir(&self) -> bool {
         persist(|| self.disk.is_dir(&self.path)).unwrap_or(false)
     }

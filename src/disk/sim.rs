@@ -1,9 +1,9 @@
-//! A simulated disk: it loses power, and it fails where it is told to.
+//! A simulated disk with power loss and planned failures.
 //!
-//! What was not synced is kept, dropped, torn in sectors or garbled, each write and each directory entry by itself,
-//! when [`SimState::after_power_loss`] makes the disk a crash leaves behind. That is more than any real file system
-//! does, as long as a sync works, a write leaves the bytes beside it alone, and link, rename and unlink are atomic.
-//! A sync that was made to fail behaves as Linux does: what it should have written is never written by a later one.
+//! [`SimState::after_power_loss`] produces a disk as left by a crash: each unsynced write and directory entry is
+//! independently kept, dropped, torn at sectors or garbled. That covers more than any real file system does, provided
+//! that syncs work, writes do not affect neighbouring bytes, and link, rename and unlink are atomic. A failed sync
+//! behaves as on Linux: a later sync does not write the data the failed one should have written.
 
 use std::collections::{BTreeMap, HashSet};
 use std::io::{self, ErrorKind};
@@ -13,10 +13,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::mmap::Map;
 use super::{Disk, DiskFile, DiskPath, File};
 
-/// Bytes that a power cut leaves whole or not at all.
+/// Bytes that a power loss keeps or drops atomically.
 const SECTOR: usize = 512;
 
-/// A small generator of random numbers (SplitMix64), so that a seed says everything.
+/// A small random number generator (SplitMix64), so that a seed determines a run.
 #[derive(Clone, Copy, Debug)]
 pub struct Rng(pub u64);
 
@@ -30,13 +30,13 @@ impl Rng {
         z ^ (z >> 31)
     }
 
-    /// True in so many of 100 cases.
+    /// True with a probability of `percent` percent.
     pub fn percent(&mut self, percent: u64) -> bool {
         self.roll() % 100 < percent
     }
 }
 
-/// Which operation this was.
+/// A disk operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Op {
     CreateDir,
@@ -61,7 +61,7 @@ pub enum Op {
 }
 
 impl Op {
-    /// Whether it changes what a crash can leave behind.
+    /// Whether the operation changes the states a crash can leave.
     pub fn changes(self) -> bool {
         !matches!(self, Op::List | Op::Look | Op::Open | Op::Lock | Op::Random | Op::Read | Op::Bytes | Op::Map)
     }
@@ -74,13 +74,13 @@ pub enum Fault {
     Io,
     /// No space left.
     Full,
-    /// Reads and writes do half of what they were asked for; other operations are not counted.
+    /// Reads and writes transfer half of the requested bytes; other operations are not counted.
     Short,
     /// Interrupted by a signal.
     Interrupted,
 }
 
-/// Which operation fails, counted from 0, and whether all later ones do too.
+/// The operation that fails, counted from 0, and whether all later ones fail too.
 #[derive(Clone, Copy, Debug)]
 pub struct FaultPlan {
     pub at: u64,
@@ -123,7 +123,7 @@ enum Node {
         live: Arc<Vec<u8>>,
         durable: Arc<Vec<u8>>,
         pending: Vec<FileChange>,
-        /// Changes that a failed sync gave up: a crash may show them, no later sync makes them durable.
+        /// Changes abandoned by a failed sync: a crash may keep them, no later sync makes them durable.
         doomed: Vec<FileChange>,
     },
 }
@@ -138,7 +138,7 @@ impl Node {
     }
 }
 
-/// Everything on a simulated disk at one moment. Cheap to clone: files are shared until they change.
+/// Complete content of a simulated disk at one moment. Cheap to clone: files are shared until they change.
 #[derive(Clone, Debug)]
 pub struct SimState {
     nodes: Vec<Arc<Node>>,
@@ -201,7 +201,7 @@ impl SimState {
         Ok(at)
     }
 
-    /// The directory a path lies in, and its name there.
+    /// Id of a path's directory, and its name there.
     fn place(&self, path: &Path) -> io::Result<(usize, String)> {
         let name = path.file_name().ok_or(ErrorKind::InvalidInput)?.to_string_lossy().into_owned();
         Ok((self.find(path.parent().unwrap_or(Path::new("")))?, name))
@@ -270,16 +270,16 @@ impl SimState {
         Ok(())
     }
 
-    /// What is not durable on the way to a file: its bytes, its name, or the name of a directory it lies in.
+    /// The first part of a file that is not durable: the name of one of its directories, its own name, or its bytes.
     pub fn not_durable(&self, path: &Path) -> Option<String> {
         let mut at = 0;
         for part in path.components() {
             let Component::Normal(name) = part else { continue };
             let name = name.to_string_lossy();
             let Some(Node::Dir { live, durable, .. }) = self.nodes.get(at).map(Arc::as_ref) else {
-                return Some(format!("{name} lies in no directory"));
+                return Some(format!("{name} is not in a directory"));
             };
-            let Some(node) = live.get(&*name) else { return Some(format!("{name} is not there")) };
+            let Some(node) = live.get(&*name) else { return Some(format!("{name} does not exist")) };
             if durable.get(&*name) != Some(node) {
                 return Some(format!("the name {name} is not synced"));
             }
@@ -293,12 +293,12 @@ impl SimState {
         }
     }
 
-    /// Bytes of a file; `None` when it is not there.
+    /// Content of a file; `None` when it does not exist.
     pub fn file(&self, path: &Path) -> Option<Arc<Vec<u8>>> {
         self.find(path).and_then(|id| self.bytes_of(id).map(Arc::clone)).ok()
     }
 
-    /// Every file with its bytes, by path.
+    /// All files with their content, by path.
     pub fn files(&self) -> BTreeMap<PathBuf, Arc<Vec<u8>>> {
         let mut out = BTreeMap::new();
         let mut open = vec![(PathBuf::from("/"), 0)];
@@ -316,7 +316,7 @@ impl SimState {
         out
     }
 
-    /// Puts a durable file in place; for tests that damage one.
+    /// Writes a durable file; for tests that damage files.
     pub fn put_file(&mut self, path: &Path, bytes: Vec<u8>) -> io::Result<()> {
         let id = match self.find(path) {
             Ok(id) => id,
@@ -329,14 +329,14 @@ impl SimState {
         self.sync(dir)
     }
 
-    /// Takes a file away for good; for tests.
+    /// Removes a file durably; for tests.
     pub fn remove_file(&mut self, path: &Path) -> io::Result<()> {
         let (dir, name) = self.place(path)?;
         self.change_dir(dir, DirChange::Remove(name))?;
         self.sync(dir)
     }
 
-    /// Whether a power cut now could leave more than one state behind.
+    /// Whether a power loss now can leave only one state.
     pub fn is_settled(&self) -> bool {
         self.nodes.iter().all(|node| match node.as_ref() {
             Node::Dir { pending, .. } => pending.is_empty(),
@@ -344,16 +344,16 @@ impl SimState {
         })
     }
 
-    /// One of the states a power cut now can leave behind.
+    /// One of the states a power loss now can leave.
     pub fn after_power_loss(&self, seed: u64) -> SimState {
-        let mut dice = Rng(seed);
-        // Half of the time everything or nothing is kept, else each by itself.
-        let keep = match dice.roll() % 4 {
+        let mut rng = Rng(seed);
+        // In half of the cases all or no changes are kept, else each change independently.
+        let keep = match rng.roll() % 4 {
             0 => 0,
             1 => 100,
-            _ => 20 + dice.roll() % 61,
+            _ => 20 + rng.roll() % 61,
         };
-        let tear = if dice.percent(50) { 50 } else { 0 };
+        let tear = if rng.percent(50) { 50 } else { 0 };
         let nodes = self.nodes.iter().map(|node| match node.as_ref() {
             Node::Dir { live, durable, pending } => {
                 if pending.is_empty() {
@@ -364,7 +364,7 @@ impl SimState {
                     left.clone_from(live);
                 } else {
                     for change in pending {
-                        if dice.percent(keep) {
+                        if rng.percent(keep) {
                             match change {
                                 DirChange::Put(name, node) => left.insert(name.clone(), *node),
                                 DirChange::Remove(name) => left.remove(name),
@@ -381,10 +381,10 @@ impl SimState {
                 let mut left = durable.as_ref().clone();
                 for what in doomed.iter().chain(pending) {
                     match what {
-                        FileChange::Write(offset, data) if tear > 0 && dice.percent(tear) => {
-                            torn(&mut left, *offset, data, &mut dice);
+                        FileChange::Write(offset, data) if tear > 0 && rng.percent(tear) => {
+                            torn(&mut left, *offset, data, &mut rng);
                         }
-                        what if dice.percent(keep) => change(&mut left, what),
+                        what if rng.percent(keep) => change(&mut left, what),
                         _ => {}
                     }
                 }
@@ -397,15 +397,15 @@ impl SimState {
 }
 
 /// Keeps some sectors of a write, drops others and garbles others.
-fn torn(bytes: &mut Vec<u8>, offset: usize, data: &[u8], dice: &mut Rng) {
+fn torn(bytes: &mut Vec<u8>, offset: usize, data: &[u8], rng: &mut Rng) {
     let mut at = 0;
     while at < data.len() {
         let part = (SECTOR - (offset + at) % SECTOR).min(data.len() - at);
         let sector = data.get(at..at + part).unwrap_or_default();
-        match dice.roll() % 5 {
+        match rng.roll() % 5 {
             0 | 1 => put(bytes, offset + at, sector),
             2 => {
-                let garbled: Vec<u8> = sector.iter().map(|_| u8::try_from(dice.roll() % 256).unwrap_or(0)).collect();
+                let garbled: Vec<u8> = sector.iter().map(|_| u8::try_from(rng.roll() % 256).unwrap_or(0)).collect();
                 put(bytes, offset + at, &garbled);
             }
             _ => {}
@@ -414,7 +414,7 @@ fn torn(bytes: &mut Vec<u8>, offset: usize, data: &[u8], dice: &mut Rng) {
     }
 }
 
-/// A moment of a disk's life: just before an operation.
+/// The state of a disk just before an operation.
 #[derive(Clone, Debug)]
 pub struct Moment {
     pub op: Op,
@@ -426,15 +426,15 @@ pub struct Moment {
 struct Sim {
     state: SimState,
     locked: HashSet<PathBuf>,
-    dice: Option<Rng>,
+    rng: Option<Rng>,
     ops: u64,
     plan: Option<FaultPlan>,
-    /// A second plan, with a count of its own.
+    /// A second plan, with its own count.
     second: Option<(FaultPlan, u64)>,
     faults: u64,
     /// The first operation that failed.
     hit: Option<(Op, PathBuf)>,
-    /// What happened, when it is recorded.
+    /// Recorded operations, while recording.
     moments: Option<Vec<Moment>>,
 }
 
@@ -443,9 +443,9 @@ struct Sim {
 pub struct SimDisk(Arc<Mutex<Sim>>);
 
 impl SimDisk {
-    /// A disk with this on it, that gives these random numbers.
+    /// A disk with this content; `seed` determines its random numbers.
     pub fn new(state: SimState, seed: u64) -> Self {
-        Self(Arc::new(Mutex::new(Sim { state, dice: Some(Rng(seed)), ..Sim::default() })))
+        Self(Arc::new(Mutex::new(Sim { state, rng: Some(Rng(seed)), ..Sim::default() })))
     }
 
     /// A path on this disk.
@@ -457,27 +457,27 @@ impl SimDisk {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What is on it now.
+    /// The current content.
     pub fn state(&self) -> SimState {
         self.sim().state.clone()
     }
 
-    /// Changes what is on it, as nobody who uses it does.
+    /// Changes the content directly, bypassing the operations.
     pub fn tamper<T>(&self, work: impl FnOnce(&mut SimState) -> T) -> T {
         work(&mut self.sim().state)
     }
 
-    /// Takes down every operation that changes something from now on.
+    /// Starts recording all operations that change the disk.
     pub fn record(&self) {
         self.sim().moments = Some(Vec::new());
     }
 
-    /// What was taken down since the last time.
+    /// Returns the operations recorded since the last call.
     pub fn recorded(&self) -> Vec<Moment> {
         self.sim().moments.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
-    /// Lets an operation fail; counting starts now. `None` ends it.
+    /// Plans a failure; counting starts now. `None` removes the plan.
     pub fn fail(&self, plan: Option<FaultPlan>) {
         let mut sim = self.sim();
         sim.plan = plan;
@@ -487,7 +487,7 @@ impl SimDisk {
         sim.hit = None;
     }
 
-    /// Lets a second operation fail, counted by itself from now on.
+    /// Plans a second failure, with its own count starting now.
     pub fn fail_also(&self, plan: FaultPlan) {
         self.sim().second = Some((plan, 0));
     }
@@ -503,7 +503,7 @@ impl SimDisk {
         (sim.ops, sim.faults)
     }
 
-    /// Begins an operation: takes it down, counts it, and tells whether it fails.
+    /// Starts an operation: records it, counts it, and returns its fault, if it has one.
     fn begin(&self, op: Op, path: &Path) -> (MutexGuard<'_, Sim>, Option<Fault>) {
         let mut sim = self.sim();
         if op.changes() {
@@ -628,8 +628,8 @@ impl Disk for SimDisk {
 
     fn random(&self, bytes: &mut [u8]) -> io::Result<()> {
         self.run(Op::Random, Path::new("random"), |sim| {
-            let dice = sim.dice.get_or_insert(Rng(0));
-            bytes.iter_mut().for_each(|byte| *byte = u8::try_from(dice.roll() % 256).unwrap_or(0));
+            let rng = sim.rng.get_or_insert(Rng(0));
+            bytes.iter_mut().for_each(|byte| *byte = u8::try_from(rng.roll() % 256).unwrap_or(0));
             Ok(())
         })
     }
@@ -640,7 +640,7 @@ struct SimFile {
     disk: SimDisk,
     id: usize,
     path: PathBuf,
-    /// Whether this is how the lock is held.
+    /// Whether this file holds the lock.
     locks: bool,
 }
 
@@ -682,7 +682,7 @@ impl DiskFile for SimFile {
     }
 
     fn set_bytes(&self, bytes: u64) -> io::Result<()> {
-        // Only the lock is ever made shorter, and nothing relies on what it says.
+        // Only the lock file is ever truncated, and its content has no durability requirements.
         self.disk.run(Op::SetBytes, &self.path, |sim| {
             if let Node::File { live, .. } = sim.state.node_mut(self.id)? {
                 Arc::make_mut(live).resize(usize::try_from(bytes).unwrap_or(0), 0);

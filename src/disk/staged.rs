@@ -1,4 +1,4 @@
-//! Files being made: written under `tmp/`, then published under a name that was free.
+//! Staged files: written under `tmp/`, then published under an unused name.
 
 use std::io::{self, ErrorKind, Seek, SeekFrom, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,7 +7,7 @@ use super::{DiskFile, DiskPath, File, file_bytes, persist, read, remove, sync_di
 use crate::error::{Error, Result};
 use crate::planted::{Bug, planted};
 
-/// A file being written under `tmp/`, removed unless it is published.
+/// A file being written under `tmp/`, whose temporary name is removed on drop.
 #[derive(Debug)]
 pub struct StagedFile {
     path: DiskPath,
@@ -26,7 +26,7 @@ impl StagedFile {
             let path = tmp.join(format!("{}-{number}.tmp", std::process::id()));
             match persist(|| path.disk().create(&path)) {
                 Ok(file) => return Ok(Self { path, file, position: 0, synced: false }),
-                // Left behind by a process of the same number.
+                // Left by an earlier process with the same id.
                 Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
                 Err(e) => return Err(Error::io("create", &path, &e)),
             }
@@ -43,13 +43,13 @@ impl StagedFile {
         self.write_all(bytes).map_err(|e| Error::io("write", &path, &e))
     }
 
-    /// Writes bytes over those that stand at an offset; what is put next goes behind them.
+    /// Overwrites bytes at an offset; the next write continues after them.
     pub fn put_at(&mut self, offset: u64, bytes: &[u8]) -> Result<()> {
         self.position = offset;
         self.put(bytes)
     }
 
-    /// Appends zeros up to this length of the file.
+    /// Appends zeros until the file has `bytes` bytes.
     pub fn put_zeros(&mut self, bytes: u64) -> Result<()> {
         let zeros = vec![0_u8; usize::try_from(bytes.min(1 << 20)).unwrap_or(0)];
         while self.position < bytes {
@@ -59,19 +59,19 @@ impl StagedFile {
         Ok(())
     }
 
-    /// Takes room for so many bytes, and makes the file that long.
+    /// Allocates space for `bytes` bytes, and makes the file that long.
     pub fn reserve(&self, bytes: u64) -> Result<()> {
         persist(|| self.file.reserve(bytes)).map_err(|e| Error::io("reserve space for", &self.path, &e))
     }
 
-    /// Lets the sync of the bytes written so far begin.
+    /// Starts a background sync of the bytes written so far.
     pub fn begin_sync(&self) {
         if !self.synced && !planted(Bug::FileNotSynced) {
             self.file.begin_sync();
         }
     }
 
-    /// Syncs the bytes written so far; publishing does it for what is not synced yet.
+    /// Syncs the bytes written so far; publishing syncs the rest.
     pub fn sync(&mut self) -> Result<()> {
         if self.synced || planted(Bug::FileNotSynced) {
             return Ok(());
@@ -81,7 +81,7 @@ impl StagedFile {
         Ok(())
     }
 
-    /// Syncs several files, those of a disk of the system at the same time.
+    /// Syncs several files, concurrently on the disk of the operating system.
     pub fn sync_all(files: &mut [&mut StagedFile]) -> Result<()> {
         if planted(Bug::FileNotSynced) {
             return Ok(());
@@ -97,11 +97,11 @@ impl StagedFile {
         Ok(())
     }
 
-    /// Syncs the bytes, links the file to `target` and syncs the directory. `false`, and nothing changed, when
-    /// `target` exists.
+    /// Syncs the bytes, links the file to `target` and syncs the directory. `false`, without a change, when `target`
+    /// exists.
     pub fn publish(self, target: &DiskPath) -> Result<bool> {
         let parent = target.parent().filter(|_| !planted(Bug::DirectoryNotSynced));
-        // Opened before the file has its name: without a file descriptor nothing is changed.
+        // Opened before the file is linked: without a file descriptor nothing is changed.
         let dir = match &parent {
             Some(parent) => persist(|| parent.disk().open_dir(parent)).map_err(|e| Error::io("open", parent, &e))?,
             None => None,
@@ -116,7 +116,7 @@ impl StagedFile {
         }
     }
 
-    /// Does the same but for the directory, which the caller syncs once for many files.
+    /// Like [`StagedFile::publish`], without the sync of the directory, which the caller does once for many files.
     pub fn place(mut self, target: &DiskPath) -> Result<bool> {
         self.sync()?;
         if planted(Bug::PublishReplaces) {
@@ -129,8 +129,7 @@ impl StagedFile {
         }
     }
 
-    /// Syncs the bytes and puts the file in the place of whatever has the name of `target`, whose directory is not
-    /// synced.
+    /// Syncs the bytes and renames the file to `target`, replacing an existing file. The directory is not synced.
     pub fn replace(mut self, target: &DiskPath) -> Result<()> {
         self.sync()?;
         persist(|| target.disk().rename(&self.path, target)).map_err(|e| Error::io("replace", target, &e))
@@ -163,9 +162,9 @@ impl Seek for StagedFile {
 
 impl Drop for StagedFile {
     fn drop(&mut self) {
-        // In a directory that was replaced the name can be that of a file of somebody else.
+        // In a replaced directory the name can belong to a file of another process.
         let is_own = match (self.path.disk().identity(&self.path), self.file.identity()) {
-            (Ok(found), Ok(own)) => found == own,
+            (Ok(found), Ok(staged)) => found == staged,
             (Err(error), _) => error.kind() != ErrorKind::NotFound,
             (Ok(_), Err(_)) => true,
         };
@@ -173,20 +172,20 @@ impl Drop for StagedFile {
             return;
         }
         if let Err(error) = remove(&self.path) {
-            tracing::warn!(%error, "a temporary file stays behind");
+            tracing::warn!(%error, "a temporary file was not removed");
         }
     }
 }
 
-/// Writes a small file and publishes it; `false` when the name is taken.
+/// Writes a small file and publishes it; `false` when the name exists.
 pub fn publish(tmp: &DiskPath, target: &DiskPath, bytes: &[u8]) -> Result<bool> {
     let mut staged = StagedFile::create(tmp)?;
     staged.put(bytes)?;
     staged.publish(target)
 }
 
-/// Puts a small file in the place of whatever has the name. A crash leaves the old one, the new one, or an old one
-/// again: for files that are only hints.
+/// Writes a small file and replaces an existing one. A crash leaves the new file or an old one: for files that are only
+/// hints.
 pub fn replace(tmp: &DiskPath, target: &DiskPath, bytes: &[u8]) -> Result<()> {
     let mut staged = StagedFile::create(tmp)?;
     staged.put(bytes)?;
@@ -201,8 +200,8 @@ pub struct WriteFile {
 }
 
 impl WriteFile {
-    /// Publishes a new file of `bytes` bytes that begins with `head`; `zeroed` fills the rest with written zeros
-    /// (a later sync then has no block to allocate), else the space is only reserved.
+    /// Publishes a new file of `bytes` bytes that starts with `head`; `zeroed` fills the rest with written zeros (a
+    /// later sync then has no block to allocate), else the space is only reserved.
     pub fn create(tmp: &DiskPath, target: &DiskPath, head: &[u8], bytes: u64, zeroed: bool) -> Result<Self> {
         let mut staged = StagedFile::create(tmp)?;
         if !planted(Bug::SpaceNotReserved) {
@@ -215,7 +214,7 @@ impl WriteFile {
         Self::publish(staged, target)
     }
 
-    /// Publishes a file that was made beforehand, with these first bytes.
+    /// Publishes a file that was prepared earlier, with these first bytes.
     pub fn begin(mut staged: StagedFile, target: &DiskPath, head: &[u8]) -> Result<Self> {
         staged.position = 0;
         staged.put(head)?;
@@ -224,7 +223,7 @@ impl WriteFile {
 
     fn publish(staged: StagedFile, target: &DiskPath) -> Result<Self> {
         if !staged.publish(target)? {
-            return Err(Error::internal(format!("{} exists already", target.display())));
+            return Err(Error::internal(format!("{} already exists", target.display())));
         }
         Self::open(target)
     }
@@ -235,7 +234,7 @@ impl WriteFile {
         Ok(Self { file, path: path.clone() })
     }
 
-    /// The whole file.
+    /// Reads the entire file.
     pub fn read(&self) -> Result<Vec<u8>> {
         read(&self.path)
     }
@@ -244,8 +243,8 @@ impl WriteFile {
         write_all_at(self.file.as_ref(), bytes, offset).map_err(|e| Error::io("write", &self.path, &e))
     }
 
-    /// Makes the written bytes durable. A failed sync is never repeated: the system may have dropped what it could
-    /// not write, and a second sync would not tell.
+    /// Makes the written bytes durable. A failed sync is never repeated: the system may have dropped the data it could
+    /// not write, and a second sync would not report that.
     pub fn sync(&self) -> Result<()> {
         let synced = match self.file.sync() {
             Err(_) if planted(Bug::FailedSyncRetried) => self.file.sync(),

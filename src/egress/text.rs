@@ -382,7 +382,8 @@ impl ColumnWriter {
                 out.open.push(b',');
             }
             let cell = series.get(block.labels.at(row));
-            out.open.extend_from_slice(cell.ok_or_else(|| Error::internal("a row belongs to no series of its result"))?);
+            out.open
+                .extend_from_slice(cell.ok_or_else(|| Error::internal("a row belongs to no series of its result"))?);
         }
         self.row = end;
         if end == block.rows {

@@ -327,7 +327,9 @@ fn add_numbers(set: &mut ColumnSet<'_>, column: usize, array: ArrayRef) -> Resul
     macro_rules! ints {
         ($kind:ty) => {
             add_array::<$kind>(set, column, array, move |value| {
-                check_limit(i64::try_from(value).map_err(|_| NumberError::Overflow).and_then(|value| int_word(value, target)))
+                check_limit(
+                    i64::try_from(value).map_err(|_| NumberError::Overflow).and_then(|value| int_word(value, target)),
+                )
             })
         };
     }

@@ -75,9 +75,7 @@ impl Reservation {
             if remaining.is_zero() {
                 return Err(Error::new(
                     ErrorCode::Overloaded,
-                    format!(
-                        "{more} bytes for the rows of the body exceed the free memory for rows"
-                    ),
+                    format!("{more} bytes for the rows of the body exceed the free memory for rows"),
                 )
                 .with_hint("retry shortly"));
             }

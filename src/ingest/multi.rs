@@ -243,8 +243,9 @@ impl<'a> BatchSplitter<'a> {
             if (last - first) as usize + 1 == rows.len() {
                 reader.add(batch.slice(first as usize, rows.len()))?;
             } else {
-                let picked = take_record_batch(batch, &UInt32Array::from(rows))
-                    .map_err(|error| Error::invalid(format!("the rows of the body cannot be split by series: {error}")))?;
+                let picked = take_record_batch(batch, &UInt32Array::from(rows)).map_err(|error| {
+                    Error::invalid(format!("the rows of the body cannot be split by series: {error}"))
+                })?;
                 reader.add(picked)?;
             }
             error_count += reader.error_count() - errors_before;
@@ -272,7 +273,8 @@ fn finish(
         if !errors.is_empty() || !part.phase_pending.is_empty() {
             let positions: Vec<u64> =
                 (0_u64..).zip(of_row).filter(|(_, row_label)| **row_label == label).map(|(row, _)| row).collect();
-            let body_row = |row: u64| usize::try_from(row).ok().and_then(|row| positions.get(row).copied()).unwrap_or(row);
+            let body_row =
+                |row: u64| usize::try_from(row).ok().and_then(|row| positions.get(row).copied()).unwrap_or(row);
             part.phase_pending.iter_mut().for_each(|(row, _)| *row = body_row(*row));
             all.absorb(errors, &def.key, body_row);
         }
@@ -330,7 +332,9 @@ fn parse_writes(body: &[u8], options: &DecodeOptions, lookup: Lookup<'_>) -> Res
         let (raw, is_rows) = match (write.rows, write.columns) {
             (Some(rows), None) => (rows, true),
             (None, Some(columns)) => (columns, false),
-            _ => return Err(Error::invalid(format!("series {}: exactly one of rows and columns is required", def.key))),
+            _ => {
+                return Err(Error::invalid(format!("series {}: exactly one of rows and columns is required", def.key)));
+            }
         };
         let (mut part, mut errors) = json::parse_raw(def, raw.get(), is_rows, options).map_err(name_series)?;
         row_rules::check_rows(def, *stored, &mut part, options, &mut errors);

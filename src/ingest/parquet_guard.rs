@@ -205,7 +205,8 @@ struct PageHeader {
 /// `invalid_argument`, or `too_large`.
 pub(super) fn check_pages(body: &[u8], metadata: &ParquetMetaData) -> Result<u64> {
     let mut unpacked_total = 0_u64;
-    let mut memory_by_column = vec![0_u64; metadata.row_groups().iter().map(|group| group.columns().len()).max().unwrap_or(0)];
+    let mut memory_by_column =
+        vec![0_u64; metadata.row_groups().iter().map(|group| group.columns().len()).max().unwrap_or(0)];
     for (at, column) in metadata.row_groups().iter().flat_map(|group| group.columns().iter().enumerate()) {
         let (mut dictionary, mut longest) = (0_u64, 0_u64);
         let start = column.dictionary_page_offset().unwrap_or_else(|| column.data_page_offset());

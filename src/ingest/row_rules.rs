@@ -119,7 +119,8 @@ fn check_ohlc(def: &SeriesDef, rows: &Rows, options: &DecodeOptions, errors: &mu
     let prices = open.iter().zip(high).zip(low).zip(close).zip(volume);
     for (row, ((((open, high), low), close), volume)) in (0_u64..).zip(prices) {
         let price_key = |word: &i64| ordered(*word, price.kind);
-        let (o, h, l, c, v) = (price_key(open), price_key(high), price_key(low), price_key(close), ordered(*volume, volume_column.kind));
+        let (o, h, l, c, v) =
+            (price_key(open), price_key(high), price_key(low), price_key(close), ordered(*volume, volume_column.kind));
         if h >= o.max(c).max(l) && l <= o.min(c) && v >= 0 {
             continue;
         }

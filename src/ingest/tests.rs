@@ -846,7 +846,8 @@ fn arrow_messages_with_more_rows_than_bytes_are_rejected() {
     ]);
     for batch in [nulls, repeated] {
         let body = stream(&batch);
-        let (code, ..) = rejection(BodyFormat::Arrow, &scalar(r#"{"type":"float64"}"#), &body, &DecodeOptions::default());
+        let (code, ..) =
+            rejection(BodyFormat::Arrow, &scalar(r#"{"type":"float64"}"#), &body, &DecodeOptions::default());
         assert!(matches!(code, ErrorCode::InvalidArgument | ErrorCode::SchemaMismatch), "{code:?}");
         let refused = reserve(BodyFormat::Arrow, &body, &mut reservation(1 << 20)).unwrap_err();
         assert_eq!(refused.code(), ErrorCode::TooLarge);

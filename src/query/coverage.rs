@@ -298,7 +298,9 @@ pub fn last_complete(
     for (first, last) in parts {
         let (from, to) = (grid.start_of(first), grid.end_of(last).min(span.range.1));
         match ranges.last_mut() {
-            Some(previous) if presence.rows((previous.1.saturating_add(1), from.saturating_sub(1))) == 0 => previous.1 = to,
+            Some(previous) if presence.rows((previous.1.saturating_add(1), from.saturating_sub(1))) == 0 => {
+                previous.1 = to
+            }
             _ => ranges.push((from, to)),
         }
     }

@@ -230,7 +230,8 @@ fn compile_one(def: &SeriesDef, predicate: &Predicate, numbers: NumberFormat) ->
         other => other,
     };
     let texts = texts_of(&predicate.value)?;
-    let value_neighbours = |text: &String| if column == 0 { time_neighbours(text, def.unit) } else { neighbours(text, kind) };
+    let value_neighbours =
+        |text: &String| if column == 0 { time_neighbours(text, def.unit) } else { neighbours(text, kind) };
     let values = texts.iter().map(value_neighbours).collect::<Result<Vec<KeyNeighbours>>>().map_err(|error| {
         let name = predicate.column.as_deref().unwrap_or("value");
         let named = Error::new(error.code(), format!("predicate on {name}: {}", error.detail()));

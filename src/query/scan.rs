@@ -435,10 +435,8 @@ impl Scan {
             Some(column)
         };
         let columns = self.columns.iter().filter_map(slice).collect();
-        let verbatim = stored.message.as_ref().filter(|_| self.all_columns && rows == stored.rows).map(|message| Verbatim {
-            header: message.header.clone(),
-            body: message.body.clone(),
-            message: message.message.clone(),
+        let verbatim = stored.message.as_ref().filter(|_| self.all_columns && rows == stored.rows).map(|message| {
+            Verbatim { header: message.header.clone(), body: message.body.clone(), message: message.message.clone() }
         });
         Block { rows, labels: SeriesIndexes::Only, columns, verbatim }
     }

@@ -5,11 +5,11 @@ use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
 
-/// Largest integer that every JSON reader takes exactly.
+/// Largest integer that every JSON parser represents exactly.
 const EXACT_MAX: u64 = 1 << 53;
 
-/// Rows that are hashed at once.
-const ROWS_AT_ONCE: usize = 1_024;
+/// Rows hashed at a time.
+const BATCH_ROWS: usize = 1_024;
 
 /// `sha256:` and 64 hexadecimal digits.
 fn text(digest: &[u8]) -> String {
@@ -20,12 +20,12 @@ fn text(digest: &[u8]) -> String {
     })
 }
 
-/// SHA-256 of some bytes, as `sha256:` and hexadecimal digits.
+/// SHA-256 of bytes, as `sha256:` and hexadecimal digits.
 pub fn sha256(bytes: &[u8]) -> String {
     text(&Sha256::digest(bytes))
 }
 
-/// SHA-256 of the rows of one series, taken in block by block.
+/// Incremental SHA-256 of the rows of one series.
 #[derive(Debug, Default)]
 pub struct RowsHash {
     digest: Sha256,
@@ -34,11 +34,11 @@ pub struct RowsHash {
 }
 
 impl RowsHash {
-    /// Takes in rows by their columns, `ts` first, of as many words each: row after row, each word as 8 bytes little-endian.
+    /// Adds rows, given as columns of `rows` words, `ts` first. Hashed row by row, each word as 8 bytes little-endian.
     pub fn update(&mut self, columns: &[&[i64]], rows: usize) {
         let mut from = 0;
         while from < rows {
-            let to = rows.min(from + ROWS_AT_ONCE);
+            let to = rows.min(from + BATCH_ROWS);
             self.buffer.clear();
             for row in from..to {
                 for column in columns {
@@ -52,7 +52,7 @@ impl RowsHash {
         self.rows += rows as u64;
     }
 
-    /// Rows so far.
+    /// Number of rows added.
     pub fn rows(&self) -> u64 {
         self.rows
     }
@@ -62,7 +62,7 @@ impl RowsHash {
     }
 }
 
-/// Checksum of a dataset from those of its members, which stand in the order of their keys: one line a member.
+/// Checksum of a dataset from those of its members in key order: one line per member.
 pub fn dataset<'a>(members: impl Iterator<Item = (&'a str, &'a str, u64, &'a str)>) -> String {
     let mut digest = Sha256::new();
     digest.update(b"fastk-dataset 1\n");
@@ -72,10 +72,10 @@ pub fn dataset<'a>(members: impl Iterator<Item = (&'a str, &'a str, u64, &'a str
     text(&digest.finalize())
 }
 
-/// The canonical text of a definition, by RFC 8785.
+/// The canonical text of a definition (RFC 8785).
 ///
 /// # Errors
-/// `invalid_argument` for integers that not every JSON reader takes exactly.
+/// `invalid_argument` for integers that not every JSON parser represents exactly.
 pub fn canonical(definition: &Value) -> Result<String> {
     check_numbers(definition)?;
     serde_json_canonicalizer::to_string(definition)
@@ -94,7 +94,7 @@ fn check_numbers(value: &Value) -> Result<()> {
             if exact {
                 return Ok(());
             }
-            Err(Error::invalid(format!("the definition holds {number}, which a double does not hold exactly"))
+            Err(Error::invalid(format!("the definition contains {number}, which is not exact as a double"))
                 .with_hint("write it as text"))
         }
         Value::Array(items) => items.iter().try_for_each(check_numbers),
@@ -120,11 +120,11 @@ mod tests {
     }
 
     #[test]
-    fn rows_hash_the_same_however_they_are_cut() {
+    fn the_hash_of_rows_does_not_depend_on_their_blocks() {
         let ts: Vec<i64> = (0..5_000).collect();
         let cells: Vec<i64> = ts.iter().map(|n| n * n - 7).collect();
-        let mut whole = RowsHash::default();
-        whole.update(&[&ts, &cells], 5_000);
+        let mut at_once = RowsHash::default();
+        at_once.update(&[&ts, &cells], 5_000);
         let mut cut = RowsHash::default();
         for from in (0..5_000).step_by(700) {
             let to = (from + 700).min(5_000);
@@ -134,6 +134,6 @@ mod tests {
         let bytes: Vec<u8> =
             ts.iter().zip(&cells).flat_map(|(a, b)| [a.to_le_bytes(), b.to_le_bytes()].concat()).collect();
         assert_eq!(cut.finish(), sha256(&bytes));
-        assert_eq!(whole.finish(), sha256(&bytes));
+        assert_eq!(at_once.finish(), sha256(&bytes));
     }
 }

@@ -1,13 +1,15 @@
-//! The registry: what series mean together (datasets, features, factors), kept in `registry.sqlite` beside the rows.
+//! The registry: records that describe sets of series (datasets, features, factors), stored in `registry.sqlite` next
+//! to the rows.
 //!
 //! Invariants:
-//! 1. Rows never need it. It can be lost, damaged or newer than the program: the store opens and works all the same, and
-//!    what is left of the registry is told by [`Registry::problem`].
-//! 2. A record never changes but for its status, and no version is given twice.
-//! 3. A record is there whole or not at all: each is one transaction.
-//! 4. A snapshot that is made or dropped for a dataset stands in the table `pending` before and until it is done, so that
-//!    whoever opens the store after a crash can finish it ([`Registry::pending`]).
-//! 5. A reader limited to some series finds no record that needs others: that is decided in the queries, not behind them.
+//! 1. Rows do not depend on the registry. It can be lost, damaged or newer than the program: the store still opens and
+//!    works, and [`Registry::problem`] reports the state of the registry.
+//! 2. A record is immutable except for its status, and no version is assigned twice.
+//! 3. A record is inserted atomically, in one transaction.
+//! 4. A snapshot that is created or dropped for a dataset is listed in the table `pending` before and until the
+//!    operation is done, so that it can be finished when the store is opened after a crash ([`Registry::pending`]).
+//! 5. A caller limited to some series finds no record that needs others: the SQL queries filter them, not code after
+//!    them.
 
 pub mod hash;
 mod name;
@@ -34,15 +36,16 @@ use crate::disk::DiskPath;
 use crate::error::{Error, ErrorCode, Result};
 use open::{OpenFailureReason, failed};
 
-/// Sets of members held in memory: reads through a dataset ask for them again and again.
-const MEMBERS_HELD_MAX: usize = 16;
+/// Maximum number of cached sets of members; reads through a dataset need them repeatedly.
+const CACHED_MEMBERS_MAX: usize = 16;
 
-/// A failed statement that tells of the file.
+/// A failed statement that indicates a problem of the file.
 #[derive(Debug)]
 struct FileFailure {
     text: String,
-    /// It only read: a later read that succeeds ends it. What a write met is over after a write alone.
-    is_of_read: bool,
+    /// Whether the statement was a read: a later successful read clears the failure. A failure of a write is cleared
+    /// only by a successful write.
+    is_read: bool,
 }
 
 /// An open registry. All methods block.
@@ -50,66 +53,67 @@ struct FileFailure {
 pub struct Registry {
     path: PathBuf,
     slot: Mutex<RegistryState>,
-    /// What went wrong while it was opened.
-    opening: Option<String>,
-    /// What the last failed statement said that tells of the file, not of the request.
-    failing: Mutex<Option<FileFailure>>,
+    /// What went wrong when the registry was opened.
+    open_problem: Option<String>,
+    /// The last failed statement that indicates a problem of the file, not of the request.
+    last_failure: Mutex<Option<FileFailure>>,
     members: Mutex<VecDeque<(RecordRef, Arc<BTreeSet<String>>)>>,
 }
 
-/// Where the records are.
+/// State of the registry file.
 #[derive(Debug)]
 enum RegistryState {
-    /// There is no file: the first record makes it. Till then there is an empty registry in memory, once it is asked.
+    /// There is no file yet; the first record creates it. Until then reads use an empty registry in memory.
     Absent(DiskPath, Option<Connection>),
     Open(Connection),
-    /// Of a backup, which is only read.
+    /// The registry of a backup or of a directory that cannot be written to.
     ReadOnly(Connection),
     Unavailable(Error),
 }
 
 impl Registry {
-    /// Opens the registry of a data directory that this process owns. A damaged file is set aside, and another begun.
+    /// Opens the registry of a data directory that this process owns. A damaged file is moved to `quarantine/` and
+    /// replaced by an empty one.
     ///
-    /// `expected` says that there should be one: then a missing file is told of.
+    /// With `expected`, a missing file is reported.
     pub fn open(root: &Path, expected: bool, wall_ms: i64) -> Self {
         let root = DiskPath::os(root);
         let path = root.join(FILE);
-        let (slot, opening) = match Self::slot_of(&root, &path, expected, wall_ms) {
+        let (slot, open_problem) = match Self::open_state(&root, &path, expected, wall_ms) {
             Ok(opened) => opened,
             Err(error) => {
-                tracing::error!(%error, "the registry cannot be used");
+                tracing::error!(%error, "the registry is unavailable");
                 let problem = error.to_string();
                 (RegistryState::Unavailable(error), Some(problem))
             }
         };
-        Self::of(path.to_path_buf(), slot, opening)
+        Self::of(path.to_path_buf(), slot, open_problem)
     }
 
-    fn slot_of(
+    fn open_state(
         root: &DiskPath,
         path: &DiskPath,
         expected: bool,
         wall_ms: i64,
     ) -> Result<(RegistryState, Option<String>)> {
         if !path.found()? {
-            let mut left = false;
-            for beside in open::beside(root) {
-                left |= beside.found()?;
+            let mut has_side_files = false;
+            for side_file in open::side_files(root) {
+                has_side_files |= side_file.found()?;
             }
-            if left {
-                open::set_aside(root, "the registry it belongs to is missing", wall_ms)?;
+            if has_side_files {
+                open::set_aside(root, "its registry file is missing", wall_ms)?;
             }
-            if !left && !expected {
+            if !has_side_files && !expected {
                 return Ok((RegistryState::Absent(root.clone(), None), None));
             }
             tracing::warn!(
                 path = %path.display(),
-                "the registry is lost: a fresh one is made; snapshots of datasets are still there, their descriptions are not"
+                "the registry is lost and a new one was created; snapshots of datasets still exist, their descriptions do not"
             );
             return Ok((RegistryState::Open(open::create(root)?), None));
         }
-        // An empty one is whole where no record was ever made, and nowhere else.
+        // An empty file is valid only where no record was ever created.
         let opened = match expected && open::is_empty(root)? {
             true => Err(OpenFailureReason::Damaged(format!(
                 "{} is empty, but there are snapshots of datasets",
@@ -121,24 +125,24 @@ impl Registry {
             Ok(connection) => Ok((RegistryState::Open(connection), None)),
             Err(OpenFailureReason::Damaged(reason)) => {
                 let place = open::set_aside(root, &reason, wall_ms)?;
-                tracing::error!(%reason, %place, "the registry is damaged: it is set aside, and a fresh one made");
+                tracing::error!(%reason, %place, "the registry is damaged: it was moved to quarantine and a new one was created");
                 let connection = open::create(root)?;
                 Ok((
                     RegistryState::Open(connection),
-                    Some(format!("{reason}; it was set aside under {place}, and a fresh one made")),
+                    Some(format!("{reason}; it was moved to {place}, and a new one was created")),
                 ))
             }
             Err(OpenFailureReason::Other(error)) => Err(error),
         }
     }
 
-    /// Opens the registry of a data directory that cannot be written to, if it has one.
+    /// Opens the registry of a data directory that cannot be written to, if it exists.
     pub fn open_unwritable(root: &Path) -> Self {
         let path = root.join(FILE);
         if !path.exists() {
             return Self::open_read_only(None);
         }
-        let [wal, ..] = open::beside(&DiskPath::os(root));
+        let [wal, ..] = open::side_files(&DiskPath::os(root));
         let has_changes = std::fs::metadata(&wal).is_ok_and(|found| found.len() > 0);
         if !has_changes {
             return Self::open_read_only(Some(&path));
@@ -152,7 +156,7 @@ impl Registry {
         }
     }
 
-    /// Opens the registry of a backup, if it has one, without changing anything.
+    /// Opens the registry of a backup, if it exists, without changing any file.
     pub fn open_read_only(file: Option<&Path>) -> Self {
         let (path, opened) = match file {
             None => (PathBuf::from(FILE), open::in_memory()),
@@ -167,58 +171,58 @@ impl Registry {
         }
     }
 
-    fn of(path: PathBuf, slot: RegistryState, opening: Option<String>) -> Self {
-        let (failing, members) = (Mutex::default(), Mutex::default());
-        Self { path, slot: Mutex::new(slot), opening, failing, members }
+    fn of(path: PathBuf, slot: RegistryState, open_problem: Option<String>) -> Self {
+        let (last_failure, members) = (Mutex::default(), Mutex::default());
+        Self { path, slot: Mutex::new(slot), open_problem, last_failure, members }
     }
 
-    /// What is wrong with it, if anything is.
+    /// The problem of the registry, if there is one.
     pub fn problem(&self) -> Option<String> {
-        let failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
-        self.opening.clone().or_else(|| failing.as_ref().map(|failure| failure.text.clone()))
+        let last_failure = self.last_failure.lock().unwrap_or_else(PoisonError::into_inner);
+        self.open_problem.clone().or_else(|| last_failure.as_ref().map(|failure| failure.text.clone()))
     }
 
     fn slot(&self) -> MutexGuard<'_, RegistryState> {
         self.slot.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether no record was ever made.
+    /// Whether no record was ever created.
     fn is_absent(&self) -> bool {
         matches!(*self.slot(), RegistryState::Absent(..))
     }
 
-    /// What to tell of a failed statement; keeps it when it tells of the file.
-    fn failed(&self, action: &str, error: &rusqlite::Error, is_of_read: bool) -> Error {
+    /// The error of a failed statement; recorded when it indicates a problem of the file.
+    fn failed(&self, action: &str, error: &rusqlite::Error, is_read: bool) -> Error {
         let error = failed(action, &self.path, error);
         if matches!(error.code(), ErrorCode::CorruptData | ErrorCode::Io | ErrorCode::StorageFull) {
             tracing::error!(%error, "the registry failed");
-            *self.failing.lock().unwrap_or_else(PoisonError::into_inner) =
-                Some(FileFailure { text: error.to_string(), is_of_read });
+            *self.last_failure.lock().unwrap_or_else(PoisonError::into_inner) =
+                Some(FileFailure { text: error.to_string(), is_read });
         }
         error
     }
 
-    /// Runs questions.
+    /// Runs queries.
     fn read<T>(&self, action: &str, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T> {
         let mut slot = self.slot();
-        let done = match &mut *slot {
+        let outcome = match &mut *slot {
             RegistryState::Open(connection) | RegistryState::ReadOnly(connection) => work(connection),
             RegistryState::Unavailable(error) => return Err(error.clone()),
             RegistryState::Absent(_, Some(empty)) => work(empty),
             RegistryState::Absent(_, empty) => work(empty.insert(open::in_memory()?)),
         };
-        match done {
-            Ok(done) => {
-                // What only reading met is over.
-                let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
-                failing.take_if(|failure| failure.is_of_read);
-                Ok(done)
+        match outcome {
+            Ok(value) => {
+                // A successful read clears a failed one.
+                let mut last_failure = self.last_failure.lock().unwrap_or_else(PoisonError::into_inner);
+                last_failure.take_if(|failure| failure.is_read);
+                Ok(value)
             }
             Err(error) => Err(self.failed(action, &error, true)),
         }
     }
 
-    /// Runs changes in one transaction, which an error undoes.
+    /// Runs changes in one transaction; an error rolls it back.
     fn write<T>(&self, action: &str, work: impl FnOnce(&Transaction<'_>) -> Result<T, RollbackReason>) -> Result<T> {
         let mut slot = self.slot();
         if let RegistryState::Absent(root, _) = &*slot {
@@ -231,28 +235,28 @@ impl Registry {
             RegistryState::ReadOnly(_) | RegistryState::Absent(..) => {
                 return Err(Error::new(
                     ErrorCode::WriterStopped,
-                    format!("{} belongs to a backup: it is only read", self.path.display()),
+                    format!("{} is read-only: it belongs to a backup or a read-only directory", self.path.display()),
                 )
-                .with_hint("make a store of it with `fastk admin restore BACKUP --root DIR --apply`"));
+                .with_hint("restore a backup with `fastk admin restore BACKUP --root DIR --apply`"));
             }
         };
-        let told = |error: rusqlite::Error| self.failed(action, &error, false);
-        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(told)?;
+        let fail = |error: rusqlite::Error| self.failed(action, &error, false);
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(fail)?;
         match work(&transaction) {
             Ok(done) => {
-                transaction.commit().map_err(told)?;
-                *self.failing.lock().unwrap_or_else(PoisonError::into_inner) = None;
+                transaction.commit().map_err(fail)?;
+                *self.last_failure.lock().unwrap_or_else(PoisonError::into_inner) = None;
                 Ok(done)
             }
-            Err(RollbackReason::Sqlite(error)) => Err(told(error)),
-            Err(RollbackReason::Told(error)) => Err(error),
+            Err(RollbackReason::Sqlite(error)) => Err(fail(error)),
+            Err(RollbackReason::Rejected(error)) => Err(error),
         }
     }
 
-    /// Writes a copy of everything, as it is at one moment, into a new file.
+    /// Writes a consistent copy of the registry to a new file.
     ///
     /// # Errors
-    /// Those of a statement. `false`, and no file, when there is nothing to copy.
+    /// Those of a statement. `false`, without a file, when there is no registry to copy.
     pub fn copy_to(&self, file: &Path) -> Result<bool> {
         let slot = self.slot();
         let connection = match &*slot {
@@ -260,30 +264,30 @@ impl Registry {
             RegistryState::Unavailable(error) => return Err(error.clone()),
             RegistryState::ReadOnly(_) | RegistryState::Absent(..) => return Ok(false),
         };
-        let name = file.to_str().ok_or_else(|| Error::invalid(format!("{} is no UTF-8 path", file.display())))?;
+        let name = file.to_str().ok_or_else(|| Error::invalid(format!("{} is not a UTF-8 path", file.display())))?;
         connection.execute("VACUUM INTO ?1", [name]).map_err(|error| self.failed("copy", &error, false))?;
         Ok(true)
     }
 
     /// Keys of the members of a dataset.
     pub fn members(&self, dataset: &RecordRef) -> Result<Arc<BTreeSet<String>>> {
-        let held = || self.members.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, known)) = held().iter().find(|(of, _)| of == dataset) {
+        let cache = || self.members.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, known)) = cache().iter().find(|(key, _)| key == dataset) {
             return Ok(Arc::clone(known));
         }
         let members = Arc::new(self.read("read members in", |connection| records::members(connection, dataset))?);
-        let mut held = held();
-        held.truncate(MEMBERS_HELD_MAX - 1);
-        held.push_front((dataset.clone(), Arc::clone(&members)));
+        let mut cache = cache();
+        cache.truncate(CACHED_MEMBERS_MAX - 1);
+        cache.push_front((dataset.clone(), Arc::clone(&members)));
         Ok(members)
     }
 }
 
-/// Why a transaction is undone.
+/// Why a transaction is rolled back.
 #[derive(Debug)]
 enum RollbackReason {
     Sqlite(rusqlite::Error),
-    Told(Error),
+    Rejected(Error),
 }
 
 impl From<rusqlite::Error> for RollbackReason {
@@ -294,6 +298,6 @@ impl From<rusqlite::Error> for RollbackReason {
 
 impl From<Error> for RollbackReason {
     fn from(error: Error) -> Self {
-        RollbackReason::Told(error)
+        RollbackReason::Rejected(error)
     }
 }

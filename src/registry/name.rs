@@ -7,17 +7,17 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::error::{Error, ErrorCode, Result};
 
-/// Longest name: `dataset:NAME@VERSION` is also the name of a snapshot, which has at most 64 characters.
+/// Maximum length of a name: `dataset:NAME@VERSION` is also the name of a snapshot, which has at most 64 characters.
 pub const NAME_CHARS_MAX: usize = 48;
 /// Highest version of a record.
 pub const VERSION_MAX: u32 = 9_999_999;
 
-/// What a record is about.
+/// Kind of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub enum RecordKind {
-    /// Series as a snapshot shows them.
+    /// Series of a snapshot.
     Dataset,
     /// How a series is computed.
     Feature,
@@ -40,7 +40,7 @@ impl RecordKind {
         Self::ALL.into_iter().find(|kind| kind.name() == name)
     }
 
-    /// The error for a record that is not there, or that the caller may not see.
+    /// The error for a record that does not exist or that the caller may not see.
     pub fn not_found(self, what: &str) -> Error {
         let code = match self {
             RecordKind::Dataset => ErrorCode::DatasetNotFound,
@@ -52,20 +52,20 @@ impl RecordKind {
     }
 }
 
-/// Where a record stands. What a status means to readers is their agreement; the registry only knows that an archived
-/// dataset gives its snapshot back.
+/// Lifecycle of a record. The meaning for readers is a convention; the registry itself only drops the snapshot of an
+/// archived dataset.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub enum RecordStatus {
-    /// Not meant for others yet.
+    /// Not yet meant for others.
     Draft,
     /// In use.
     #[default]
     Active,
-    /// Still readable; take a newer one.
+    /// Still readable; use a newer version.
     Deprecated,
-    /// Out of use for good.
+    /// Permanently out of use.
     Archived,
 }
 
@@ -82,7 +82,7 @@ impl RecordStatus {
         }
     }
 
-    /// Whether a record may go from this status to another.
+    /// Whether a record may change from this status to `next`.
     pub fn may_become(self, next: RecordStatus) -> bool {
         use RecordStatus::{Active, Archived, Deprecated, Draft};
         match self {
@@ -104,11 +104,11 @@ impl FromStr for RecordStatus {
     }
 }
 
-/// Refuses names that are not 1 to 48 of lower-case letters, digits and `. _ -` with a letter or digit first.
+/// Checks that a name has 1 to 48 of lower-case letters, digits and `. _ -`, starting with a letter or digit.
 pub fn check_name(kind: RecordKind, name: &str) -> Result<()> {
-    let alone = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
-    let first = name.bytes().next().is_some_and(alone);
-    if !first || name.len() > NAME_CHARS_MAX || !name.bytes().all(|b| alone(b) || b"._-".contains(&b)) {
+    let is_alphanumeric = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    let first = name.bytes().next().is_some_and(is_alphanumeric);
+    if !first || name.len() > NAME_CHARS_MAX || !name.bytes().all(|b| is_alphanumeric(b) || b"._-".contains(&b)) {
         let shown: String = name.chars().take(80).collect();
         return Err(Error::invalid(format!(
             "{} name {shown:?} does not match [a-z0-9][a-z0-9._-]{{0,47}}",
@@ -136,7 +136,7 @@ impl RecordRef {
         format!("{}@{}", self.name, self.version)
     }
 
-    /// Reads `NAME` or `NAME@VERSION`.
+    /// Parses `NAME` or `NAME@VERSION`.
     ///
     /// # Errors
     /// `invalid_argument` for another form.
@@ -150,7 +150,7 @@ impl RecordRef {
     }
 }
 
-/// Reads a version: 1, 2, 3 and so on.
+/// Parses a version: an integer from 1 to [`VERSION_MAX`].
 pub fn parse_version(kind: RecordKind, text: &str) -> Result<u32> {
     let version = text.parse().ok().filter(|_| text.bytes().all(|b| b.is_ascii_digit()));
     version.filter(|version| (1..=VERSION_MAX).contains(version)).ok_or_else(|| {
@@ -162,7 +162,7 @@ pub fn parse_version(kind: RecordKind, text: &str) -> Result<u32> {
 impl FromStr for RecordRef {
     type Err = Error;
 
-    /// `NAME@VERSION` of a dataset, or of any kind with its name and a colon before it.
+    /// Parses `NAME@VERSION` of a dataset, or `KIND:NAME@VERSION`.
     fn from_str(text: &str) -> Result<Self> {
         let (kind, rest) = match text.split_once(':') {
             None => (RecordKind::Dataset, text),
@@ -203,7 +203,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn references_survive_their_text_and_refuse_others() {
+    fn references_round_trip_and_malformed_ones_are_rejected() {
         for text in ["dataset:btc@1", "feature:rsi-14@27", "factor:0_a.b-c@9999999"] {
             assert_eq!(text.parse::<RecordRef>().unwrap().to_string(), text);
         }

@@ -1,4 +1,5 @@
-//! Opening the file: a missing one is no error, a damaged one is set aside, a newer one is left alone.
+//! Opening the file: a missing one is not an error, a damaged one is moved to `quarantine/`, a newer one is not
+//! touched.
 
 use std::path::Path;
 
@@ -10,19 +11,19 @@ use crate::error::{Error, ErrorCode, Result};
 
 /// Name of the file in a data directory.
 pub const FILE: &str = crate::format::backup::REGISTRY_FILE;
-/// How long a statement waits for another program that looks into the file.
-const BUSY: std::time::Duration = std::time::Duration::from_secs(5);
+/// How long a statement waits for another program that has the file open.
+const BUSY_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// Why a file cannot be used.
 #[derive(Debug)]
 pub enum OpenFailureReason {
-    /// Its bytes are no registry.
+    /// The file is not a valid registry.
     Damaged(String),
-    /// It may be whole.
+    /// The file may be intact.
     Other(Error),
 }
 
-/// What to tell of an error of SQLite.
+/// Converts an error of SQLite.
 pub fn failed(action: &str, path: &Path, error: &rusqlite::Error) -> Error {
     let code = match error.sqlite_error_code() {
         Some(SqliteCode::DiskFull) => ErrorCode::StorageFull,
@@ -35,7 +36,9 @@ pub fn failed(action: &str, path: &Path, error: &rusqlite::Error) -> Error {
     };
     let error = Error::new(code, format!("cannot {action} {}: {error}", path.display()));
     match code {
-        ErrorCode::CorruptData => error.with_hint("the next opening of the store sets the file aside and begins anew"),
+        ErrorCode::CorruptData => {
+            error.with_hint("the next start of the store moves the file to quarantine and creates an empty registry")
+        }
         _ => error,
     }
 }
@@ -48,20 +51,20 @@ fn unusable(path: &Path, error: &rusqlite::Error) -> OpenFailureReason {
     }
 }
 
-/// Opens a file that is there, checks it and brings it to the version of this program.
+/// Opens an existing file, checks it and migrates it to the version of this program.
 pub fn open(path: &Path) -> Result<Connection, OpenFailureReason> {
     let fail = |error: rusqlite::Error| unusable(path, &error);
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut connection = Connection::open_with_flags(path, flags).map_err(fail)?;
-    connection.busy_timeout(BUSY).map_err(fail)?;
+    connection.busy_timeout(BUSY_TIMEOUT).map_err(fail)?;
     check(&connection, path)?;
     connection.pragma_update(None, "journal_mode", "WAL").map_err(fail)?;
-    settle(&connection).map_err(fail)?;
+    configure(&connection).map_err(fail)?;
     schema::migrate(&mut connection).map_err(fail)?;
     Ok(connection)
 }
 
-/// Opens a file that is never changed, and changes nothing beside it either.
+/// Opens a file that is never changed, without changing it or creating files next to it.
 pub fn open_read_only(path: &Path) -> Result<Connection> {
     let fail = |error: rusqlite::Error| failed("open", path, &error);
     let mut uri = String::from("file:");
@@ -84,12 +87,12 @@ pub fn open_read_only(path: &Path) -> Result<Connection> {
     if found == schema::version() {
         return Ok(connection);
     }
-    // An older one is read through a copy in memory that went the missing steps.
+    // An older version is read through a migrated copy in memory.
     in_memory_copy(&connection).map_err(fail)
 }
 
-/// Opens a copy in memory of a file that cannot be written to, with what stands in its write-ahead log. Both are copied
-/// to the directory for temporary files for that: SQLite reads no log of which it cannot write the index.
+/// Opens a copy in memory of a file that cannot be written to, including its write-ahead log. Both are first copied to
+/// the temporary directory: SQLite cannot read a log without writing its index.
 pub fn open_copy(path: &Path, wal: &Path) -> Result<Connection> {
     let fail = |error: rusqlite::Error| failed("open", path, &error);
     let mut number = [0; 8];
@@ -111,7 +114,7 @@ pub fn open_copy(path: &Path, wal: &Path) -> Result<Connection> {
     in_memory_copy(&connection).map_err(fail)
 }
 
-/// A directory that is removed with everything in it.
+/// A directory that is removed with its content on drop.
 struct RemovedOnDrop(std::path::PathBuf);
 
 impl Drop for RemovedOnDrop {
@@ -120,7 +123,7 @@ impl Drop for RemovedOnDrop {
     }
 }
 
-/// A copy in memory that went the steps to the version of this program.
+/// A copy in memory, migrated to the version of this program.
 fn in_memory_copy(connection: &Connection) -> rusqlite::Result<Connection> {
     let mut copy = Connection::open_in_memory()?;
     rusqlite::backup::Backup::new(connection, &mut copy)
@@ -129,31 +132,31 @@ fn in_memory_copy(connection: &Connection) -> rusqlite::Result<Connection> {
     Ok(copy)
 }
 
-/// An empty registry that is nowhere on the disk.
+/// An empty registry in memory.
 pub fn in_memory() -> Result<Connection> {
     let fail = |error: rusqlite::Error| failed("make", Path::new("an empty registry"), &error);
     let mut connection = Connection::open_in_memory().map_err(fail)?;
-    settle(&connection).map_err(fail)?;
+    configure(&connection).map_err(fail)?;
     schema::migrate(&mut connection).map_err(fail)?;
     Ok(connection)
 }
 
-fn settle(connection: &Connection) -> rusqlite::Result<()> {
-    // A commit is on the disk when it is acknowledged, as a write of rows is.
+fn configure(connection: &Connection) -> rusqlite::Result<()> {
+    // A commit is durable when it is acknowledged, like a write of rows.
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "foreign_keys", true)?;
     connection.pragma_update(None, "trusted_schema", false)?;
     connection.pragma_update(None, "temp_store", "MEMORY")
 }
 
-/// Refuses what is no registry, is damaged, or is newer.
+/// Checks that a file is a registry, is intact and is not newer than this program.
 fn check(connection: &Connection, path: &Path) -> Result<(), OpenFailureReason> {
     let fail = |error: rusqlite::Error| unusable(path, &error);
     let damaged = |what: String| Err(OpenFailureReason::Damaged(format!("{} {what}", path.display())));
     let version = schema::version_of(connection).map_err(fail)?;
     let application: i32 = connection.pragma_query_value(None, "application_id", |row| row.get(0)).map_err(fail)?;
     let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(fail)?;
-    // An empty file is a registry that was never begun.
+    // An empty file is a registry that was never written.
     if application != schema::APPLICATION_ID && !(application == 0 && version == 0 && tables == 0) {
         return damaged("is a SQLite file of another program".into());
     }
@@ -163,7 +166,7 @@ fn check(connection: &Connection, path: &Path) -> Result<(), OpenFailureReason> 
                 ErrorCode::UnsupportedFormat,
                 format!("{} has version {version}, this program knows up to {}", path.display(), schema::version()),
             )
-            .with_hint("serve the store with the program that wrote it, or a newer one"),
+            .with_hint("use the program that wrote it, or a newer one"),
         ));
     }
     let found: String = connection.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0)).map_err(fail)?;
@@ -173,7 +176,7 @@ fn check(connection: &Connection, path: &Path) -> Result<(), OpenFailureReason> 
     Ok(())
 }
 
-/// Makes an empty file, as readable to others as the other files of the store are.
+/// Creates an empty file with the same permissions as the other files of the store.
 pub fn create(root: &DiskPath) -> Result<Connection> {
     let path = root.join(FILE);
     disk::publish(&root.join("tmp"), &path, b"")?;
@@ -183,9 +186,9 @@ pub fn create(root: &DiskPath) -> Result<Connection> {
     })
 }
 
-/// Whether neither the file nor its log of changes has a byte.
+/// Whether the file and its write-ahead log are both empty.
 pub fn is_empty(root: &DiskPath) -> Result<bool> {
-    let [wal, _, _] = beside(root);
+    let [wal, _, _] = side_files(root);
     for path in [root.join(FILE), wal] {
         if path.found()? && disk::file_bytes(&disk::open(&path)?, &path)? > 0 {
             return Ok(false);
@@ -194,13 +197,13 @@ pub fn is_empty(root: &DiskPath) -> Result<bool> {
     Ok(true)
 }
 
-/// Files that SQLite keeps beside the registry.
-pub fn beside(root: &DiskPath) -> [DiskPath; 3] {
+/// Files that SQLite creates next to the registry.
+pub fn side_files(root: &DiskPath) -> [DiskPath; 3] {
     ["-wal", "-shm", "-journal"].map(|end| root.join(format!("{FILE}{end}")))
 }
 
-/// Gives the file and those beside it another name under `quarantine/`, with the reason. Gives the directory, as a path
-/// from the root.
+/// Moves the file and its side files to a new directory under `quarantine/`, with the reason. Returns the directory,
+/// relative to the root.
 pub fn set_aside(root: &DiskPath, reason: &str, wall_ms: i64) -> Result<String> {
     let base = root.join("quarantine");
     let mut number = wall_ms;
@@ -209,14 +212,14 @@ pub fn set_aside(root: &DiskPath, reason: &str, wall_ms: i64) -> Result<String> 
     }
     let dir = base.join(number.to_string());
     disk::create_dir(&dir)?;
-    let [wal, shm, journal] = beside(root);
+    let [wal, shm, journal] = side_files(root);
     for path in [&root.join(FILE), &wal, &journal] {
         if !path.found()? {
             continue;
         }
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        let kept = dir.join(&name);
-        kept.disk().link(path, &kept).map_err(|error| Error::io("keep", path, &error))?;
+        let target = dir.join(&name);
+        target.disk().link(path, &target).map_err(|error| Error::io("link", path, &error))?;
         let note = serde_json::json!({"file": name, "reason": reason, "set_aside_ms": wall_ms}).to_string();
         disk::publish(&root.join("tmp"), &dir.join(format!("{name}.reason.json")), note.as_bytes())?;
     }

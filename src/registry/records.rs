@@ -1,4 +1,4 @@
-//! Records in the tables, and what is asked of them.
+//! Records in the tables, and queries on them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,10 +8,10 @@ use rusqlite::{Connection, OptionalExtension, Row, Transaction, params, params_f
 use super::{RecordKind, RecordRef, RecordStatus, Registry, RollbackReason, VERSION_MAX};
 use crate::error::{Error, Result};
 
-/// Most records one lineage tells of in each direction.
+/// Maximum number of records of a lineage in each direction.
 pub const LINEAGE_MAX: usize = 1_000;
 
-/// What a series is to a record.
+/// Role of a series in a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum SeriesRole {
     Member,
@@ -34,7 +34,7 @@ impl SeriesRole {
 pub struct RecordSeries {
     pub series: String,
     pub role: SeriesRole,
-    /// What the dataset's snapshot shows of a member.
+    /// State of a member in the dataset's snapshot.
     pub member: Option<DatasetMemberRow>,
 }
 
@@ -49,14 +49,14 @@ pub struct DatasetMemberRow {
     pub checksum: String,
 }
 
-/// What only datasets have.
+/// Fields of datasets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DatasetFields {
     pub source: Option<String>,
     pub market: Option<String>,
     pub snapshot: String,
     pub snapshot_commit: u64,
-    /// Whether the snapshot was made for this dataset, and goes with it.
+    /// Whether the snapshot was created for this dataset and is dropped with it.
     pub owns_snapshot: bool,
     /// RFC 3339.
     pub start: Option<String>,
@@ -65,7 +65,7 @@ pub struct DatasetFields {
     pub checksum: String,
 }
 
-/// What only features and factors have.
+/// Fields of features and factors.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DefinitionFields {
     /// Canonical JSON.
@@ -83,25 +83,25 @@ pub struct Record {
     pub created_at: String,
     pub dataset: Option<DatasetFields>,
     pub definition: Option<DefinitionFields>,
-    /// What it was made from, in order; those the caller may not see are left out.
+    /// Records this one was derived from, in order; those the caller may not see are left out.
     pub parents: Vec<RecordRef>,
-    /// Its series, by role and key; empty where they were not asked for.
+    /// Series of the record, by role and key; empty unless requested.
     pub parts: Vec<RecordSeries>,
-    /// Members, or inputs and outputs.
+    /// Number of members, or of inputs and outputs.
     pub parts_total: u64,
 }
 
-/// A snapshot that is being made or dropped for a dataset.
+/// A snapshot that is being created or dropped for a dataset.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PendingSnapshot {
     pub name: String,
     pub version: u32,
     pub snapshot: String,
-    /// Whether the snapshot goes when this is cleaned up.
+    /// Whether cleaning this up drops the snapshot.
     pub drops: bool,
 }
 
-/// Which records to list.
+/// Filter and page of a list of records.
 #[derive(Clone, Debug)]
 pub struct RecordSelection<'a> {
     pub kind: RecordKind,
@@ -109,18 +109,18 @@ pub struct RecordSelection<'a> {
     pub status: Option<RecordStatus>,
     pub source: Option<&'a str>,
     pub market: Option<&'a str>,
-    /// Key of a series it has as a member, input or output.
+    /// Key of a series that is a member, input or output.
     pub series: Option<&'a str>,
-    /// What it was made from, in one step.
+    /// Direct parent.
     pub parent: Option<&'a RecordRef>,
-    /// Goes on behind this one.
+    /// Starts after this name and version.
     pub after: Option<(String, u32)>,
     pub limit: usize,
-    /// Beginnings of the keys the caller may see; all when empty.
-    pub sees: &'a [String],
+    /// Prefixes of the keys the caller may see; all when empty.
+    pub visible_prefixes: &'a [String],
 }
 
-/// Some records by name and version.
+/// A page of records, by name and version.
 #[derive(Clone, Debug)]
 pub struct RecordPage {
     pub records: Vec<Record>,
@@ -132,7 +132,7 @@ pub struct RecordPage {
 pub struct LineageMember {
     pub reference: RecordRef,
     pub status: RecordStatus,
-    /// Steps away, by the shortest way.
+    /// Number of steps on the shortest path.
     pub depth: u32,
 }
 
@@ -143,13 +143,13 @@ pub struct LineageLink {
     pub child: RecordRef,
 }
 
-/// What a record was made from, and what was made from it.
+/// Ancestors and descendants of a record.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Lineage {
     pub upstream: Vec<LineageMember>,
     pub downstream: Vec<LineageMember>,
     pub edges: Vec<LineageLink>,
-    /// Whether there is more than is told.
+    /// Whether records were left out at [`LINEAGE_MAX`].
     pub truncated: bool,
 }
 
@@ -173,23 +173,23 @@ fn stored(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
-/// A word of ours that another program wrote over.
-fn foreign(word: String) -> rusqlite::Error {
-    rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, format!("unknown word {word:?}").into())
+/// The error for an enum text this program does not know.
+fn unknown_text(text: String) -> rusqlite::Error {
+    rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, format!("unknown value {text:?}").into())
 }
 
 fn reference(row: &Row<'_>) -> rusqlite::Result<RecordRef> {
     let kind: String = row.get("kind")?;
-    let kind = RecordKind::from_name(&kind).ok_or_else(|| foreign(kind))?;
+    let kind = RecordKind::from_name(&kind).ok_or_else(|| unknown_text(kind))?;
     Ok(RecordRef { kind, name: row.get("name")?, version: number(row, "version")? })
 }
 
 fn status(row: &Row<'_>) -> rusqlite::Result<RecordStatus> {
     let word: String = row.get("status")?;
-    word.parse().map_err(|_| foreign(word))
+    word.parse().map_err(|_| unknown_text(word))
 }
 
-/// The record of a row, without parents and parts, and its number.
+/// Row id and record of a row, without parents and parts.
 fn record(row: &Row<'_>) -> rusqlite::Result<(i64, Record)> {
     let reference = reference(row)?;
     let (mut dataset, mut definition) = (None, None);
@@ -229,7 +229,7 @@ fn record(row: &Row<'_>) -> rusqlite::Result<(i64, Record)> {
     Ok((row.get("id")?, record))
 }
 
-/// A condition with its values.
+/// An SQL condition with its parameters.
 #[derive(Default)]
 struct SqlConditions {
     text: String,
@@ -249,13 +249,13 @@ impl SqlConditions {
         }
     }
 
-    /// Only records all of whose series begin in one of these ways.
-    fn seen(&mut self, table: &str, sees: &[String]) {
-        if sees.is_empty() {
+    /// Only records all of whose series start with one of these prefixes.
+    fn visible_to(&mut self, table: &str, visible_prefixes: &[String]) {
+        if visible_prefixes.is_empty() {
             return;
         }
-        let one = vec!["substr(series, 1, ?) = ?"; sees.len()].join(" OR ");
-        let values = sees
+        let one = vec!["substr(series, 1, ?) = ?"; visible_prefixes.len()].join(" OR ");
+        let values = visible_prefixes
             .iter()
             .flat_map(|prefix| [Value::Integer(stored(prefix.chars().count() as u64)), Value::Text(prefix.clone())]);
         self.and(
@@ -267,20 +267,20 @@ impl SqlConditions {
         );
     }
 
-    fn is(reference: &RecordRef, sees: &[String]) -> Self {
+    fn is(reference: &RecordRef, visible_prefixes: &[String]) -> Self {
         let mut conditions = Self::default();
         conditions.text("record.kind", Some(reference.kind.name()));
         conditions.text("record.name", Some(&reference.name));
         conditions.and("record.version = ?", [Value::Integer(reference.version.into())]);
-        conditions.seen("record", sees);
+        conditions.visible_to("record", visible_prefixes);
         conditions
     }
 }
 
-fn parents(connection: &Connection, id: i64, sees: &[String]) -> rusqlite::Result<Vec<RecordRef>> {
+fn parents(connection: &Connection, id: i64, visible_prefixes: &[String]) -> rusqlite::Result<Vec<RecordRef>> {
     let mut conditions = SqlConditions::default();
     conditions.and("edge.child = ?", [Value::Integer(id)]);
-    conditions.seen("record", sees);
+    conditions.visible_to("record", visible_prefixes);
     let mut statement = connection.prepare(&format!(
         "SELECT record.kind, record.name, record.version FROM edge JOIN record ON record.id = edge.parent \
          WHERE {} ORDER BY record.kind, record.name, record.version",
@@ -298,7 +298,7 @@ fn parts(connection: &Connection, id: i64) -> rusqlite::Result<Vec<RecordSeries>
         let word: String = row.get("role")?;
         let role =
             [SeriesRole::Member, SeriesRole::Input, SeriesRole::Output].into_iter().find(|role| role.name() == word);
-        let role = role.ok_or_else(|| foreign(word))?;
+        let role = role.ok_or_else(|| unknown_text(word))?;
         let member = match role {
             SeriesRole::Member => Some(DatasetMemberRow {
                 version: number(row, "version")?,
@@ -332,14 +332,19 @@ fn id_of(connection: &Connection, reference: &RecordRef) -> rusqlite::Result<Opt
     found.optional()
 }
 
-fn whole(connection: &Connection, id: i64, mut record: Record, sees: &[String]) -> rusqlite::Result<Record> {
-    record.parents = parents(connection, id, sees)?;
+fn with_parts(
+    connection: &Connection,
+    id: i64,
+    mut record: Record,
+    visible_prefixes: &[String],
+) -> rusqlite::Result<Record> {
+    record.parents = parents(connection, id, visible_prefixes)?;
     record.parts = parts(connection, id)?;
     record.parts_total = record.parts.len() as u64;
     Ok(record)
 }
 
-/// Puts a record in its tables. Its parents have to be there.
+/// Inserts a record into its tables. Its parents must exist.
 fn insert(transaction: &Transaction<'_>, record: &Record, identity: Option<&str>) -> Result<(), RollbackReason> {
     let reference = &record.reference;
     let dataset = record.dataset.as_ref();
@@ -393,7 +398,8 @@ fn insert(transaction: &Transaction<'_>, record: &Record, identity: Option<&str>
     for parent in &record.parents {
         let from = id_of(transaction, parent)?.ok_or_else(|| parent.kind.not_found(&parent.short()))?;
         transaction.execute("INSERT INTO edge (child, parent) VALUES (?1, ?2)", [id, from])?;
-        // A definition tells of what it was made from; a dataset's ancestors are left out for who may not see them.
+        // A definition exposes its ancestors, so it needs access to their series; the ancestors of a dataset are hidden
+        // from callers without access.
         if reference.kind != RecordKind::Dataset {
             transaction.execute(
                 "INSERT OR IGNORE INTO reach (record, series) SELECT ?1, series FROM reach WHERE record = ?2",
@@ -404,7 +410,7 @@ fn insert(transaction: &Transaction<'_>, record: &Record, identity: Option<&str>
     Ok(())
 }
 
-/// The number behind the last version of a name.
+/// The version after the last one of a name.
 fn next_version(
     transaction: &Transaction<'_>,
     kind: RecordKind,
@@ -427,35 +433,36 @@ fn next_version(
     })
 }
 
-/// Refuses a name that has a version which somebody who sees only these series does not see: the next version belongs to
-/// those who made the ones before it.
-fn check_all_seen(
+/// Rejects a name with a version that is not visible with these prefixes: only callers that see all versions may add
+/// the next one.
+fn check_all_visible(
     transaction: &Transaction<'_>,
     kind: RecordKind,
     name: &str,
-    sees: &[String],
+    visible_prefixes: &[String],
 ) -> std::result::Result<(), RollbackReason> {
-    if sees.is_empty() {
+    if visible_prefixes.is_empty() {
         return Ok(());
     }
-    let count = |sees: &[String]| -> rusqlite::Result<i64> {
+    let count = |visible_prefixes: &[String]| -> rusqlite::Result<i64> {
         let mut conditions = SqlConditions::default();
         conditions.text("record.kind", Some(kind.name()));
         conditions.text("record.name", Some(name));
-        conditions.seen("record", sees);
+        conditions.visible_to("record", visible_prefixes);
         let query = format!("SELECT count(*) FROM record WHERE {}", conditions.text);
         transaction.query_row(&query, params_from_iter(conditions.values), |row| row.get(0))
     };
-    if count(sees)? == count(&[])? {
+    if count(visible_prefixes)? == count(&[])? {
         return Ok(());
     }
-    let detail = format!("{} {name} has versions that the token does not reach", kind.name());
-    Err(Error::new(crate::error::ErrorCode::PermissionDenied, detail).with_hint("take another name").into())
+    let detail = format!("{} {name} has versions outside the scope of the token", kind.name());
+    Err(Error::new(crate::error::ErrorCode::PermissionDenied, detail).with_hint("use another name").into())
 }
 
 impl Registry {
-    /// Takes the next version of a dataset, above `taken`, and notes which snapshot is about to be made for it; `None`
-    /// for one that is there already. It is either [`insert`](Self::insert_dataset)ed or [`settle`](Self::settle)d later.
+    /// Assigns the next version of a dataset, above `taken`, and records the snapshot that is about to be created for
+    /// it, or the `existing` one. The caller later calls [`insert_dataset`](Self::insert_dataset) or
+    /// [`settle`](Self::settle).
     pub fn begin_dataset(&self, name: &str, existing: Option<&str>, taken: u32) -> Result<PendingSnapshot> {
         self.write("write into", |transaction| {
             let version = next_version(transaction, RecordKind::Dataset, name, taken)?;
@@ -474,7 +481,7 @@ impl Registry {
         })
     }
 
-    /// Makes a dataset of what was begun.
+    /// Inserts a dataset and removes its pending entry.
     pub fn insert_dataset(&self, record: &Record) -> Result<()> {
         self.write("write into", |transaction| {
             insert(transaction, record, None)?;
@@ -484,7 +491,7 @@ impl Registry {
         })
     }
 
-    /// What was begun and is neither done nor undone.
+    /// Snapshot operations that are neither finished nor undone.
     pub fn pending(&self) -> Result<Vec<PendingSnapshot>> {
         if self.is_absent() {
             return Ok(Vec::new());
@@ -504,24 +511,24 @@ impl Registry {
         })
     }
 
-    /// Forgets what was begun, once it is undone.
+    /// Removes a pending entry once its operation is undone.
     pub fn settle(&self, pending: &PendingSnapshot) -> Result<()> {
         self.write("write into", |transaction| {
-            let of = params![pending.name, pending.version];
-            transaction.execute("DELETE FROM pending WHERE name = ?1 AND version = ?2", of)?;
+            let key = params![pending.name, pending.version];
+            transaction.execute("DELETE FROM pending WHERE name = ?1 AND version = ?2", key)?;
             Ok(())
         })
     }
 
-    /// Registers a feature or factor: its next version, or the one that is the same in all of `identity` and not
-    /// archived. Gives its reference, and whether it is new. The version in `record` does not count.
+    /// Registers a feature or factor: its next version, or the existing one with the same `identity` that is not
+    /// archived. Returns the reference and whether it is new. The version in `record` is ignored.
     ///
     /// # Errors
-    /// `permission_denied` for a name with a version that who sees only these series does not see.
-    pub fn define(&self, mut record: Record, identity: &str, sees: &[String]) -> Result<(RecordRef, bool)> {
+    /// `permission_denied` for a name with a version that is not visible with these prefixes.
+    pub fn define(&self, mut record: Record, identity: &str, visible_prefixes: &[String]) -> Result<(RecordRef, bool)> {
         self.write("write into", |transaction| {
             let RecordRef { kind, name, .. } = &record.reference;
-            check_all_seen(transaction, *kind, name, sees)?;
+            check_all_visible(transaction, *kind, name, visible_prefixes)?;
             let known: Option<i64> = transaction
                 .query_row(
                     "SELECT version FROM record WHERE kind = ?1 AND name = ?2 AND identity = ?3 \
@@ -540,7 +547,13 @@ impl Registry {
     }
 
     /// One version of a record, or the latest: the highest that is not archived, or the highest where all are.
-    pub fn get(&self, kind: RecordKind, name: &str, version: Option<u32>, sees: &[String]) -> Result<Option<Record>> {
+    pub fn get(
+        &self,
+        kind: RecordKind,
+        name: &str,
+        version: Option<u32>,
+        visible_prefixes: &[String],
+    ) -> Result<Option<Record>> {
         self.read("read", |connection| {
             let mut conditions = SqlConditions::default();
             conditions.text("record.kind", Some(kind.name()));
@@ -548,7 +561,7 @@ impl Registry {
             if let Some(version) = version {
                 conditions.and("record.version = ?", [Value::Integer(version.into())]);
             }
-            conditions.seen("record", sees);
+            conditions.visible_to("record", visible_prefixes);
             let found = connection.query_row(
                 &format!(
                     "SELECT {COLUMNS} FROM record WHERE {} ORDER BY status = 'archived', version DESC LIMIT 1",
@@ -557,13 +570,13 @@ impl Registry {
                 params_from_iter(conditions.values),
                 record,
             );
-            found.optional()?.map(|(id, found)| whole(connection, id, found, sees)).transpose()
+            found.optional()?.map(|(id, found)| with_parts(connection, id, found, visible_prefixes)).transpose()
         })
     }
 
-    /// Whether a record is there and may be seen.
-    pub fn is_seen(&self, reference: &RecordRef, sees: &[String]) -> Result<bool> {
-        let SqlConditions { text, values } = SqlConditions::is(reference, sees);
+    /// Whether a record exists and is visible.
+    pub fn is_visible(&self, reference: &RecordRef, visible_prefixes: &[String]) -> Result<bool> {
+        let SqlConditions { text, values } = SqlConditions::is(reference, visible_prefixes);
         self.read("read", |connection| {
             connection.query_row(
                 &format!("SELECT EXISTS (SELECT 1 FROM record WHERE {text})"),
@@ -588,13 +601,13 @@ impl Registry {
             );
         }
         if let Some(RecordRef { kind, name, version }) = filter.parent {
-            // One that may not be seen is answered as one that is not there.
+            // A parent that is not visible is treated as missing.
             let mut parent = SqlConditions::default();
             parent.and("edge.child = record.id", []);
             parent.text("parent.kind", Some(kind.name()));
             parent.text("parent.name", Some(name));
             parent.and("parent.version = ?", [Value::Integer(i64::from(*version))]);
-            parent.seen("parent", filter.sees);
+            parent.visible_to("parent", filter.visible_prefixes);
             conditions.and(
                 &format!(
                     "EXISTS (SELECT 1 FROM edge JOIN record parent ON parent.id = edge.parent WHERE {})",
@@ -609,7 +622,7 @@ impl Registry {
                 [Value::Text(name.clone()), Value::Integer(i64::from(*version))],
             );
         }
-        conditions.seen("record", filter.sees);
+        conditions.visible_to("record", filter.visible_prefixes);
         conditions.values.push(Value::Integer(stored(filter.limit as u64 + 1)));
         self.read("read", |connection| {
             let mut statement = connection.prepare(&format!(
@@ -622,7 +635,7 @@ impl Registry {
             found.truncate(filter.limit);
             let mut records = Vec::with_capacity(found.len());
             for (id, mut record) in found {
-                record.parents = parents(connection, id, filter.sees)?;
+                record.parents = parents(connection, id, filter.visible_prefixes)?;
                 record.parts_total =
                     connection
                         .query_row("SELECT count(*) FROM part WHERE record = ?", [id], |row| number(row, "count(*)"))?;
@@ -632,35 +645,35 @@ impl Registry {
         })
     }
 
-    /// Changes the status of a record that is there. An archived dataset's own snapshot is noted to be dropped: gives
-    /// it, for whoever does it. One that was archived before gives what is still noted.
+    /// Changes the status of an existing record. Archiving a dataset records its own snapshot as pending to be dropped
+    /// and returns it for the caller to drop. Archiving again returns the entry while it is still pending.
     pub fn set_status(&self, reference: &RecordRef, next: RecordStatus) -> Result<Option<PendingSnapshot>> {
         self.write("write into", |transaction| {
             let RecordRef { kind, name, version } = reference;
-            let of = params![kind.name(), name, version];
+            let key = params![kind.name(), name, version];
             let found = transaction.query_row(
                 "SELECT status, snapshot, owns_snapshot FROM record WHERE kind = ?1 AND name = ?2 AND version = ?3",
-                of,
+                key,
                 |row| Ok((status(row)?, row.get::<_, Option<String>>(1)?, row.get::<_, bool>(2)?)),
             );
-            let (now, snapshot, owns) = found.optional()?.ok_or_else(|| kind.not_found(&reference.short()))?;
-            if !now.may_become(next) {
+            let (status, snapshot, owns_snapshot) = found.optional()?.ok_or_else(|| kind.not_found(&reference.short()))?;
+            if !status.may_become(next) {
                 return Err(Error::invalid(format!(
                     "{} {} is {}: it cannot become {}",
                     kind.name(),
                     reference.short(),
-                    now.name(),
+                    status.name(),
                     next.name()
                 ))
-                .with_hint("draft to active, active to deprecated and back, and any of them to archived, for good")
+                .with_hint("draft can become active, active and deprecated each other, and each of them archived, which is final")
                 .into());
             }
             transaction.execute(
                 "UPDATE record SET status = ?4 WHERE kind = ?1 AND name = ?2 AND version = ?3",
                 params![kind.name(), name, version, next.name()],
             )?;
-            let Some(snapshot) = snapshot.filter(|_| next == RecordStatus::Archived && owns) else { return Ok(None) };
-            let is_noted = if now == next {
+            let Some(snapshot) = snapshot.filter(|_| next == RecordStatus::Archived && owns_snapshot) else { return Ok(None) };
+            let is_pending = if status == next {
                 transaction.query_row(
                     "SELECT EXISTS (SELECT 1 FROM pending WHERE name = ?1 AND version = ?2)",
                     params![name, version],
@@ -673,11 +686,11 @@ impl Registry {
                 )?;
                 true
             };
-            Ok(is_noted.then(|| PendingSnapshot { name: name.clone(), version: *version, snapshot, drops: true }))
+            Ok(is_pending.then(|| PendingSnapshot { name: name.clone(), version: *version, snapshot, drops: true }))
         })
     }
 
-    /// Datasets that need a snapshot, the first few of them.
+    /// Datasets that need a snapshot, at most 5.
     pub fn needed_by(&self, snapshot: &str) -> Result<Vec<RecordRef>> {
         self.read("read", |connection| {
             let mut statement = connection.prepare(
@@ -688,10 +701,10 @@ impl Registry {
         })
     }
 
-    /// What a record was made from and what was made from it, over any number of steps; `None` when it is not there.
-    pub fn lineage(&self, of: &RecordRef, sees: &[String]) -> Result<Option<Lineage>> {
+    /// Ancestors and descendants of a record, over any number of steps; `None` when it does not exist.
+    pub fn lineage(&self, of: &RecordRef, visible_prefixes: &[String]) -> Result<Option<Lineage>> {
         self.read("read", |connection| {
-            let conditions = SqlConditions::is(of, sees);
+            let conditions = SqlConditions::is(of, visible_prefixes);
             let id: Option<i64> = connection
                 .query_row(
                     &format!("SELECT id FROM record WHERE {}", conditions.text),
@@ -703,7 +716,7 @@ impl Registry {
             let mut lineage = Lineage::default();
             let mut edges = BTreeSet::new();
             for upwards in [true, false] {
-                let (nodes, truncated) = walk(connection, (id, of), upwards, sees, &mut edges)?;
+                let (nodes, truncated) = walk(connection, (id, of), upwards, visible_prefixes, &mut edges)?;
                 lineage.truncated |= truncated;
                 if upwards { lineage.upstream = nodes } else { lineage.downstream = nodes }
             }
@@ -713,18 +726,18 @@ impl Registry {
     }
 }
 
-/// Everything before or behind a record, the nearest first, and whether some of it is left out.
+/// Ancestors (`upwards`) or descendants of a record, the nearest first, and whether some are left out.
 fn walk(
     connection: &Connection,
     start: (i64, &RecordRef),
     upwards: bool,
-    sees: &[String],
+    visible_prefixes: &[String],
     edges: &mut BTreeSet<LineageLink>,
 ) -> rusqlite::Result<(Vec<LineageMember>, bool)> {
     let (from, to) = if upwards { ("child", "parent") } else { ("parent", "child") };
     let mut conditions = SqlConditions::default();
     conditions.and(&format!("edge.{from} = ?"), []);
-    conditions.seen("record", sees);
+    conditions.visible_to("record", visible_prefixes);
     let mut statement = connection.prepare(&format!(
         "SELECT record.id, record.kind, record.name, record.version, record.status FROM edge \
          JOIN record ON record.id = edge.{to} WHERE {} ORDER BY record.kind, record.name, record.version",

@@ -1,15 +1,15 @@
-//! The tables of the registry, and the steps from one version of them to the next.
+//! Tables of the registry, and the migrations between versions.
 //!
-//! `PRAGMA user_version` is the number of steps a file has gone. A step is never changed once it was released; a new
-//! one goes to the end.
+//! `PRAGMA user_version` is the number of applied migrations. A released migration is never changed; new ones are
+//! appended.
 
 use rusqlite::{Connection, TransactionBehavior};
 
-/// Says that a SQLite file is a registry: `FKrg`.
+/// `application_id` of a registry: `FKrg`.
 pub const APPLICATION_ID: i32 = 0x464b_7267;
 
-/// What makes version n + 1 of version n.
-const STEPS: &[&str] = &[
+/// Migrations; element n migrates version n to n + 1.
+const MIGRATIONS: &[&str] = &[
     // 1: datasets.
     "CREATE TABLE record (
         id INTEGER PRIMARY KEY,
@@ -74,9 +74,9 @@ const STEPS: &[&str] = &[
     INSERT INTO reach (record, series) SELECT DISTINCT record, series FROM part;",
 ];
 
-/// The version this program makes and knows.
+/// The version of this program.
 pub fn version() -> i64 {
-    i64::try_from(STEPS.len()).unwrap_or(i64::MAX)
+    i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX)
 }
 
 /// Version of a file.
@@ -84,19 +84,19 @@ pub fn version_of(connection: &Connection) -> rusqlite::Result<i64> {
     connection.pragma_query_value(None, "user_version", |row| row.get(0))
 }
 
-/// Brings a file from its version to this program's, each step in a transaction of its own.
+/// Migrates a file to this program's version, each step in its own transaction.
 pub fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
     migrate_to(connection, version())
 }
 
-/// The same up to a version.
+/// Migrates a file up to `version`.
 pub fn migrate_to(connection: &mut Connection, version: i64) -> rusqlite::Result<()> {
-    for (number, step) in (1..=version).zip(STEPS) {
+    for (number, migration) in (1..=version).zip(MIGRATIONS) {
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         if version_of(&transaction)? >= number {
             continue;
         }
-        transaction.execute_batch(step)?;
+        transaction.execute_batch(migration)?;
         transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
         transaction.pragma_update(None, "user_version", number)?;
         transaction.commit()?;

@@ -1,4 +1,4 @@
-//! The file through its lives: made, brought on, lost, damaged, newer, full of concurrent writers.
+//! The file created, migrated, lost, damaged, newer, and with concurrent writers.
 
 use std::path::Path;
 
@@ -18,7 +18,7 @@ fn open(root: &Path) -> Registry {
     Registry::open(root, false, 1_000)
 }
 
-fn dataset(begun: &PendingSnapshot, keys: &[&str]) -> Record {
+fn dataset(pending_dataset: &PendingSnapshot, keys: &[&str]) -> Record {
     let part = |key: &&str| RecordSeries {
         series: (*key).to_owned(),
         role: SeriesRole::Member,
@@ -31,16 +31,16 @@ fn dataset(begun: &PendingSnapshot, keys: &[&str]) -> Record {
         }),
     };
     Record {
-        reference: RecordRef::new(RecordKind::Dataset, &begun.name, begun.version),
+        reference: RecordRef::new(RecordKind::Dataset, &pending_dataset.name, pending_dataset.version),
         status: RecordStatus::Active,
         description: None,
         created_at: "2024-02-01T00:00:00Z".into(),
         dataset: Some(DatasetFields {
             source: Some("here".into()),
             market: None,
-            snapshot: begun.snapshot.clone(),
+            snapshot: pending_dataset.snapshot.clone(),
             snapshot_commit: 7,
-            owns_snapshot: begun.drops,
+            owns_snapshot: pending_dataset.drops,
             start: None,
             end: None,
             rows: 2,
@@ -54,8 +54,8 @@ fn dataset(begun: &PendingSnapshot, keys: &[&str]) -> Record {
 }
 
 fn add(registry: &Registry, name: &str, keys: &[&str], parents: &[&str]) -> RecordRef {
-    let begun = registry.begin_dataset(name, None, 0).unwrap();
-    let mut record = dataset(&begun, keys);
+    let pending_dataset = registry.begin_dataset(name, None, 0).unwrap();
+    let mut record = dataset(&pending_dataset, keys);
     record.parents = parents.iter().map(|text| text.parse().unwrap()).collect();
     registry.insert_dataset(&record).unwrap();
     record.reference
@@ -77,9 +77,9 @@ fn feature(name: &str, keys: &[&str], parents: &[&str]) -> Record {
     }
 }
 
-fn get(registry: &Registry, name: &str, sees: &[&str]) -> Option<Record> {
-    let sees: Vec<String> = sees.iter().map(ToString::to_string).collect();
-    registry.get(RecordKind::Dataset, name, None, &sees).unwrap()
+fn get(registry: &Registry, name: &str, visible_prefixes: &[&str]) -> Option<Record> {
+    let visible_prefixes: Vec<String> = visible_prefixes.iter().map(ToString::to_string).collect();
+    registry.get(RecordKind::Dataset, name, None, &visible_prefixes).unwrap()
 }
 
 #[test]
@@ -102,7 +102,7 @@ fn there_is_no_file_before_the_first_record() {
 }
 
 #[test]
-fn a_file_of_an_earlier_version_is_brought_on_with_its_records() {
+fn a_file_of_an_earlier_version_is_migrated_with_its_records() {
     let dir = dir();
     let path = dir.path().join(FILE);
     let mut old = Connection::open(&path).unwrap();
@@ -117,7 +117,7 @@ fn a_file_of_an_earlier_version_is_brought_on_with_its_records() {
     .unwrap();
     assert!(old.prepare("SELECT definition FROM record").is_err(), "that came later");
     drop(old);
-    // A copy in a backup is brought on in memory alone.
+    // A copy in a backup is migrated only in memory.
     let before = std::fs::read(&path).unwrap();
     let registry = Registry::open_read_only(Some(&path));
     assert_eq!(get(&registry, "a", &["kline/A"]).unwrap().reference.version, 3);
@@ -137,7 +137,7 @@ fn a_file_of_an_earlier_version_is_brought_on_with_its_records() {
 }
 
 #[test]
-fn a_newer_file_is_refused_and_left_as_it_is() {
+fn a_newer_file_is_rejected_and_not_changed() {
     let dir = dir();
     drop(add(&open(dir.path()), "a", &["kline/A/1m"], &[]));
     let path = dir.path().join(FILE);
@@ -157,11 +157,11 @@ fn a_newer_file_is_refused_and_left_as_it_is() {
 }
 
 #[test]
-fn a_lost_file_is_made_anew_and_a_damaged_one_set_aside_with_the_reason() {
+fn a_lost_file_is_created_again_and_a_damaged_one_quarantined_with_the_reason() {
     let dir = dir();
     let path = dir.path().join(FILE);
     assert_eq!(Registry::open(dir.path(), true, 1_000).problem(), None);
-    assert!(path.exists(), "one was expected: a fresh one is made");
+    assert!(path.exists(), "a file was expected, so a new one is created");
     let whole = {
         drop(add(&open(dir.path()), "a", &["kline/A/1m"], &[]));
         std::fs::read(&path).unwrap()
@@ -183,9 +183,9 @@ fn a_lost_file_is_made_anew_and_a_damaged_one_set_aside_with_the_reason() {
         std::fs::write(dir.path().join("registry.sqlite-wal"), b"").unwrap();
         let registry = Registry::open(dir.path(), true, 5_000);
         let problem = registry.problem().unwrap();
-        assert!(problem.contains("set aside under quarantine/"), "{problem}");
+        assert!(problem.contains("moved to quarantine/"), "{problem}");
         assert_eq!(get(&registry, "a", &[]), None);
-        // It works again at once.
+        // The registry works again at once.
         assert_eq!(add(&registry, "a", &["kline/A/1m"], &[]).version, 1);
         let kept = dir.path().join(format!("quarantine/{}", 5_000 + number));
         assert_eq!(&std::fs::read(kept.join(FILE)).unwrap(), bytes);
@@ -196,7 +196,7 @@ fn a_lost_file_is_made_anew_and_a_damaged_one_set_aside_with_the_reason() {
         drop(registry);
         assert_eq!(open(dir.path()).problem(), None, "the next opening finds nothing wrong");
     }
-    // A log without its file belongs to nothing.
+    // A log without its file is useless.
     std::fs::remove_file(&path).unwrap();
     std::fs::write(dir.path().join("registry.sqlite-wal"), b"left").unwrap();
     let registry = Registry::open(dir.path(), false, 9_000);
@@ -215,30 +215,30 @@ fn concurrent_creators_get_a_version_each() {
     });
     versions.sort_unstable();
     assert_eq!(versions, (1..=40).collect::<Vec<_>>());
-    // A number that is begun with is not given again, and one that a snapshot has is not given at all.
-    let begun = registry.begin_dataset("a", None, 0).unwrap();
+    // A pending version is not assigned again, and a version used by a snapshot is never assigned.
+    let pending_dataset = registry.begin_dataset("a", None, 0).unwrap();
     assert_eq!(registry.begin_dataset("a", Some("s"), 50).unwrap().version, 51);
-    assert_eq!((begun.version, begun.snapshot.as_str()), (41, "dataset:a@41"));
+    assert_eq!((pending_dataset.version, pending_dataset.snapshot.as_str()), (41, "dataset:a@41"));
     assert_eq!(registry.pending().unwrap().len(), 2);
     assert_eq!(registry.needed_by("s").unwrap()[0].version, 51);
-    registry.settle(&begun).unwrap();
+    registry.settle(&pending_dataset).unwrap();
     assert_eq!(registry.pending().unwrap().len(), 1);
 }
 
 #[test]
-fn a_record_that_cannot_be_finished_leaves_nothing() {
+fn a_record_that_cannot_be_finished_leaves_no_trace() {
     let dir = dir();
     let registry = open(dir.path());
-    let begun = registry.begin_dataset("a", None, 0).unwrap();
-    let mut record = dataset(&begun, &["kline/A/1m"]);
+    let pending_dataset = registry.begin_dataset("a", None, 0).unwrap();
+    let mut record = dataset(&pending_dataset, &["kline/A/1m"]);
     record.parents = vec!["gone@1".parse().unwrap()];
     assert_eq!(registry.insert_dataset(&record).unwrap_err().code(), ErrorCode::DatasetNotFound);
     assert_eq!(get(&registry, "a", &[]), None);
-    assert_eq!(registry.pending().unwrap(), [begun], "for whoever cleans up");
+    assert_eq!(registry.pending().unwrap(), [pending_dataset], "for the cleanup");
 }
 
 #[test]
-fn the_same_definition_is_the_same_version_whatever_came_between() {
+fn the_same_definition_keeps_its_version() {
     let dir = dir();
     let registry = open(dir.path());
     let define = |identity: &str| {
@@ -254,12 +254,12 @@ fn the_same_definition_is_the_same_version_whatever_came_between() {
     let error = registry.set_status(&archived, RecordStatus::Active).unwrap_err();
     assert_eq!(error.code(), ErrorCode::InvalidArgument);
     assert!(of_name("g").is_none());
-    // What is archived does not come back: the same again is a version of its own.
+    // An archived version is not reused: the same definition becomes a new version.
     assert_eq!([define("y"), define("y"), define("x")], [(3, true), (3, false), (1, false)]);
 }
 
 #[test]
-fn lineage_goes_any_number_of_steps_and_hides_what_may_not_be_seen() {
+fn lineage_covers_all_steps_and_hides_invisible_records() {
     let dir = dir();
     let registry = open(dir.path());
     add(&registry, "raw", &["kline/A/1m"], &[]);
@@ -268,9 +268,9 @@ fn lineage_goes_any_number_of_steps_and_hides_what_may_not_be_seen() {
     registry.define(feature("f", &[], &["clean@1"]), "f", &[]).unwrap();
     registry.define(feature("g", &["kline/B/1m"], &["feature:f@1"]), "g", &[]).unwrap();
     add(&registry, "last", &["kline/A/1m"], &["feature:f@1", "raw@1"]);
-    let lineage = |of: &str, sees: &[&str]| {
-        let sees: Vec<String> = sees.iter().map(ToString::to_string).collect();
-        registry.lineage(&of.parse().unwrap(), &sees).unwrap()
+    let lineage = |of: &str, visible_prefixes: &[&str]| {
+        let visible_prefixes: Vec<String> = visible_prefixes.iter().map(ToString::to_string).collect();
+        registry.lineage(&of.parse().unwrap(), &visible_prefixes).unwrap()
     };
     let names = |nodes: &[LineageMember]| nodes.iter().map(|n| (n.reference.to_string(), n.depth)).collect::<Vec<_>>();
     let own = |pairs: &[(&str, u32)]| pairs.iter().map(|(n, d)| (n.to_string(), *d)).collect::<Vec<_>>();
@@ -283,7 +283,7 @@ fn lineage_goes_any_number_of_steps_and_hides_what_may_not_be_seen() {
         names(&found.downstream),
         own(&[("dataset:clean@1", 1), ("dataset:last@1", 1), ("feature:f@1", 2), ("feature:g@1", 3)])
     );
-    // Of one who sees A alone: neither the secret nor what needs it.
+    // For a caller that visible_prefixes only A: neither the secret nor records that need it.
     let found = lineage("clean@1", &["kline/A"]).unwrap();
     assert_eq!(names(&found.upstream), own(&[("dataset:raw@1", 1)]));
     assert_eq!(names(&found.downstream), own(&[("feature:f@1", 1), ("dataset:last@1", 2)]));
@@ -293,7 +293,7 @@ fn lineage_goes_any_number_of_steps_and_hides_what_may_not_be_seen() {
 }
 
 #[test]
-fn a_lineage_is_bounded_and_says_so() {
+fn a_truncated_lineage_is_marked() {
     let dir = dir();
     let registry = open(dir.path());
     add(&registry, "root", &["kline/A/1m"], &[]);
@@ -305,14 +305,14 @@ fn a_lineage_is_bounded_and_says_so() {
 }
 
 #[test]
-fn lists_are_filtered_and_paged_among_what_is_seen() {
+fn lists_are_filtered_and_paged_over_visible_records() {
     let dir = dir();
     let registry = open(dir.path());
     for (name, key) in [("b", "kline/A/1m"), ("a", "kline/B/1m"), ("b", "kline/A/1m"), ("c", "kline/A/1h")] {
         add(&registry, name, &[key], &[]);
     }
-    let page = |limit: usize, after: Option<(&str, u32)>, sees: &[&str], series: Option<&str>| {
-        let sees: Vec<String> = sees.iter().map(ToString::to_string).collect();
+    let page = |limit: usize, after: Option<(&str, u32)>, visible_prefixes: &[&str], series: Option<&str>| {
+        let visible_prefixes: Vec<String> = visible_prefixes.iter().map(ToString::to_string).collect();
         let filter = RecordSelection {
             kind: RecordKind::Dataset,
             name: None,
@@ -323,28 +323,28 @@ fn lists_are_filtered_and_paged_among_what_is_seen() {
             parent: None,
             after: after.map(|(name, version)| (name.to_owned(), version)),
             limit,
-            sees: &sees,
+            visible_prefixes: &visible_prefixes,
         };
         let page = registry.page(&filter).unwrap();
         (page.records.iter().map(|record| record.reference.short()).collect::<Vec<_>>(), page.is_last)
     };
     assert_eq!(page(3, None, &[], None), (vec!["a@1".into(), "b@1".into(), "b@2".into()], false));
     assert_eq!(page(3, Some(("b", 2)), &[], None), (vec!["c@1".into()], true));
-    assert_eq!(page(1, None, &["kline/A"], None), (vec!["b@1".into()], false), "what is hidden takes no place");
+    assert_eq!(page(1, None, &["kline/A"], None), (vec!["b@1".into()], false), "hidden records do not count");
     assert_eq!(page(9, None, &["kline/C"], None), (Vec::new(), true));
     assert_eq!(page(9, None, &["kline/A/1h", "kline/B"], None).0, ["a@1", "c@1"]);
     assert_eq!(page(9, None, &[], Some("kline/A/1m")).0, ["b@1", "b@2"]);
 }
 
 #[test]
-fn what_was_made_of_a_hidden_record_is_not_found_by_it() {
+fn records_derived_from_a_hidden_record_are_not_found_by_it() {
     let dir = dir();
     let registry = open(dir.path());
     add(&registry, "open", &["kline/A/1m"], &[]);
     let secret = add(&registry, "secret", &["kline/B/1m"], &[]);
     add(&registry, "mixed", &["kline/A/1m"], &["open@1", "secret@1"]);
-    let made_of = |parent: &str, sees: &[&str]| {
-        let sees: Vec<String> = sees.iter().map(ToString::to_string).collect();
+    let made_of = |parent: &str, visible_prefixes: &[&str]| {
+        let visible_prefixes: Vec<String> = visible_prefixes.iter().map(ToString::to_string).collect();
         let filter = RecordSelection {
             kind: RecordKind::Dataset,
             name: None,
@@ -355,43 +355,43 @@ fn what_was_made_of_a_hidden_record_is_not_found_by_it() {
             parent: Some(&parent.parse().unwrap()),
             after: None,
             limit: 9,
-            sees: &sees,
+            visible_prefixes: &visible_prefixes,
         };
         registry.page(&filter).unwrap().records.iter().map(|record| record.reference.short()).collect::<Vec<_>>()
     };
     assert_eq!(made_of("secret@1", &[]), ["mixed@1"]);
     assert_eq!(made_of("open@1", &["kline/A"]), ["mixed@1"]);
     assert_eq!(made_of("secret@1", &["kline/A", "kline/C"]), made_of("nosuch@1", &["kline/A"]));
-    let seen = |sees: &str| registry.is_seen(&secret, &[sees.to_owned()]).unwrap();
-    assert!(seen("kline/B") && !seen("kline/A") && registry.is_seen(&secret, &[]).unwrap());
-    assert!(!registry.is_seen(&"secret@2".parse().unwrap(), &[]).unwrap());
+    let seen = |visible_prefixes: &str| registry.is_visible(&secret, &[visible_prefixes.to_owned()]).unwrap();
+    assert!(seen("kline/B") && !seen("kline/A") && registry.is_visible(&secret, &[]).unwrap());
+    assert!(!registry.is_visible(&"secret@2".parse().unwrap(), &[]).unwrap());
 }
 
 #[test]
-fn an_archived_dataset_notes_its_own_snapshot_for_dropping() {
+fn archiving_a_dataset_marks_its_own_snapshot_to_be_dropped() {
     let dir = dir();
     let registry = open(dir.path());
     let own = add(&registry, "a", &["kline/A/1m"], &[]);
-    let begun = registry.begin_dataset("b", Some("kept"), 0).unwrap();
-    registry.insert_dataset(&dataset(&begun, &["kline/A/1m"])).unwrap();
+    let pending_dataset = registry.begin_dataset("b", Some("kept"), 0).unwrap();
+    registry.insert_dataset(&dataset(&pending_dataset, &["kline/A/1m"])).unwrap();
     assert_eq!(registry.needed_by("dataset:a@1").unwrap(), std::slice::from_ref(&own));
     assert_eq!(registry.needed_by("kept").unwrap().len(), 1);
     let pending = registry.set_status(&own, RecordStatus::Archived).unwrap().unwrap();
     assert_eq!(pending.snapshot, "dataset:a@1");
     assert_eq!(registry.pending().unwrap(), std::slice::from_ref(&pending));
-    // Archived once more it gives what is noted, as long as that is there.
+    // Archiving again returns the entry while it is pending.
     assert_eq!(registry.set_status(&own, RecordStatus::Archived).unwrap().as_ref(), Some(&pending));
     registry.settle(&pending).unwrap();
     assert_eq!(registry.set_status(&own, RecordStatus::Archived).unwrap(), None);
     assert!(registry.pending().unwrap().is_empty());
     assert!(registry.needed_by("dataset:a@1").unwrap().is_empty());
-    // One that was there before stays.
+    // A snapshot that existed before stays.
     assert_eq!(registry.set_status(&"b@1".parse().unwrap(), RecordStatus::Archived).unwrap(), None);
     assert!(registry.needed_by("kept").unwrap().is_empty());
 }
 
 #[test]
-fn a_copy_has_everything_and_is_a_file_of_its_own() {
+fn a_copy_is_complete_and_independent() {
     let dir = dir();
     let registry = open(dir.path());
     add(&registry, "a", &["kline/A/1m"], &[]);

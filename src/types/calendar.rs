@@ -63,7 +63,8 @@ impl Calendar {
                 }
                 let zone =
                     fields.get("zone").and_then(Value::as_str).ok_or_else(|| invalid("zone is missing or not text"))?;
-                let zone = TimeZone::get(zone).map_err(|_| invalid(&format!("{:?} is not an IANA time zone", truncated(zone))))?;
+                let zone = TimeZone::get(zone)
+                    .map_err(|_| invalid(&format!("{:?} is not an IANA time zone", truncated(zone))))?;
                 let listed = fields.get("windows").and_then(Value::as_array);
                 let listed = listed.ok_or_else(|| invalid("windows is missing or not a list"))?;
                 if listed.is_empty() || listed.len() > WINDOWS_MAX {
@@ -122,7 +123,8 @@ fn window(at: usize, value: &Value) -> Result<(i64, i64)> {
     let moment = |name: &str| {
         let text = fields.get(name).and_then(Value::as_str);
         let text = text.ok_or_else(|| invalid(&format!("window {at}: {name} is missing or not text")))?;
-        moment(text).ok_or_else(|| invalid(&format!("window {at}: {name} {:?} is not a weekday and time", truncated(text))))
+        moment(text)
+            .ok_or_else(|| invalid(&format!("window {at}: {name} {:?} is not a weekday and time", truncated(text))))
     };
     let (from, to) = (moment("from")?, moment("to")?);
     if from == to {

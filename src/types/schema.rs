@@ -155,7 +155,8 @@ impl Retention {
     pub fn max_age_ms(&self) -> Result<Option<i64>> {
         let Some(text) = &self.max_age else { return Ok(None) };
         let age = timeframe_ms(text).ok_or_else(|| {
-            Error::invalid(format!("retention: max_age {text:?} is not a duration")).with_hint("such as 90m, 30d or 52w")
+            Error::invalid(format!("retention: max_age {text:?} is not a duration"))
+                .with_hint("such as 90m, 30d or 52w")
         })?;
         Ok(Some(age))
     }
@@ -279,7 +280,9 @@ impl ValueIndexSpec {
             ValueIndexSpec::All(true) => Ok(columns.iter().map(|column| column.name.clone()).collect()),
             ValueIndexSpec::Columns(names) => {
                 match names.iter().find(|name| !columns.iter().any(|column| column.name == **name)) {
-                    Some(unknown) => Err(Error::invalid(format!("value_index lists {unknown:?}, which is not a column"))),
+                    Some(unknown) => {
+                        Err(Error::invalid(format!("value_index lists {unknown:?}, which is not a column")))
+                    }
                     None => Ok(names),
                 }
             }

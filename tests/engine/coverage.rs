@@ -259,7 +259,7 @@ impl Bench {
         let wanted = [1, 2, 5, 40][self.rng.random_range(0..4)];
         let complete = last_complete(&series, self.store().cache(), &calendar, (spec.start, spec.end), wanted).unwrap();
         let rows: Vec<i64> = complete.map_or(Vec::new(), |complete| {
-            let spec = ScanSpec { filter: complete.only.into_iter().collect(), ..ScanSpec::range(complete.range) };
+            let spec = ScanSpec { filter: complete.filter.into_iter().collect(), ..ScanSpec::range(complete.range) };
             let blocks = Scan::new(&series, self.store().cache(), &spec).map(Result::unwrap);
             blocks.flat_map(|block| block.words(0).to_vec()).collect()
         });

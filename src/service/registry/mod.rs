@@ -160,7 +160,7 @@ impl Service {
             parent: filter.derived_from.as_ref(),
             after: after.transpose()?,
             limit: usize::try_from(limit).unwrap_or(usize::MAX),
-            sees: &self.caller.prefixes,
+            visible_prefixes: &self.caller.prefixes,
         })?;
         let last = page.records.last().filter(|_| !page.is_last);
         let cursor = last.map(|record| record.reference.short());
@@ -262,7 +262,7 @@ impl Service {
             return true;
         }
         let Ok(reference) = name.parse::<RecordRef>() else { return false };
-        self.records().is_seen(&reference, &self.caller.prefixes).unwrap_or(false)
+        self.records().is_visible(&reference, &self.caller.prefixes).unwrap_or(false)
     }
 
     /// The number of named snapshots of a state that the caller may see.
