@@ -278,7 +278,7 @@ impl Session {
                 stop: Default::default(),
             };
             let members: Vec<ScanMember> = series.iter().zip(common.members).map(member).collect();
-            let shape = multi::shape(&asked, &members, common.columns, NumberFormat::Stored, reader.commit());
+            let shape = multi::result_schema(&asked, &members, common.columns, NumberFormat::Stored, reader.commit());
             let schema = shape.arrow_schema();
             let scan = MultiScan::new(members, store.cache(), MultiLayout::ByTime, RowOrder::Asc, None);
             scan.map(|block| shape.record_batch(&schema, &block?)).collect::<Result<Vec<_>>>()

@@ -1,15 +1,15 @@
 //! The one error type and the one table of error codes.
 //!
-//! Every face (REST, Flight, command line) reads its status from [`ErrorCode`]; none keeps a table of its own.
-//! An [`Error`] is opaque outside: a code, a sentence that names the object, and optionally a hint and the
-//! offending rows. Internal causes are logged where they happen and never travel to a client.
+//! All interfaces (REST, Flight, command line) take their status from [`ErrorCode`]. An [`Error`] is opaque: a code, a
+//! message that names the object, and optionally a hint and row errors. Internal causes are logged where they occur and
+//! never sent to a client.
 
 use std::fmt;
 
 /// Result of every fallible FastK call.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// gRPC status an error maps to. Named as gRPC names them, so that this layer needs no gRPC library.
+/// gRPC status of an error. Defined here so that this layer needs no gRPC library.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GrpcCode {
     InvalidArgument,
@@ -30,7 +30,7 @@ pub enum GrpcCode {
 
 macro_rules! error_codes {
     ($($variant:ident $name:literal $http:literal $grpc:ident $exit:literal $title:literal;)*) => {
-        /// What went wrong, as a stable word shared by all faces.
+        /// Stable error code, shared by all interfaces.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum ErrorCode {
             $(#[doc = $title] $variant,)*
@@ -40,7 +40,7 @@ macro_rules! error_codes {
             /// All codes, in the order of the table.
             pub const ALL: &'static [ErrorCode] = &[$(ErrorCode::$variant,)*];
 
-            /// The word used in bodies, metadata and messages.
+            /// The name used in bodies, metadata and messages.
             pub fn name(self) -> &'static str {
                 match self { $(ErrorCode::$variant => $name,)* }
             }
@@ -60,7 +60,7 @@ macro_rules! error_codes {
                 match self { $(ErrorCode::$variant => $exit,)* }
             }
 
-            /// One sentence for people, the same for every occurrence.
+            /// Human-readable title, the same for every occurrence.
             pub fn title(self) -> &'static str {
                 match self { $(ErrorCode::$variant => $title,)* }
             }
@@ -70,10 +70,10 @@ macro_rules! error_codes {
 
 error_codes! {
     InvalidArgument "invalid_argument" 400 InvalidArgument 2 "An argument is malformed or out of range.";
-    SchemaMismatch "schema_mismatch" 400 InvalidArgument 2 "The columns do not fit the registration of the series.";
-    Unauthenticated "unauthenticated" 401 Unauthenticated 5 "No valid credentials were given.";
+    SchemaMismatch "schema_mismatch" 400 InvalidArgument 2 "The columns do not match the registration of the series.";
+    Unauthenticated "unauthenticated" 401 Unauthenticated 5 "Valid credentials are missing.";
     PermissionDenied "permission_denied" 403 PermissionDenied 5 "The credentials do not allow this.";
-    NotFound "not_found" 404 NotFound 3 "There is nothing under this name.";
+    NotFound "not_found" 404 NotFound 3 "No such object exists.";
     SeriesNotFound "series_not_found" 404 NotFound 3 "The series is not registered.";
     SnapshotNotFound "snapshot_not_found" 404 NotFound 3 "There is no snapshot of this name.";
     JobNotFound "job_not_found" 404 NotFound 3 "There is no job of this id.";
@@ -83,12 +83,12 @@ error_codes! {
     RequestTimeout "request_timeout" 408 DeadlineExceeded 7 "The request did not arrive in time.";
     SeriesExists "series_exists" 409 AlreadyExists 4 "The series is registered with another definition.";
     SnapshotExists "snapshot_exists" 409 AlreadyExists 4 "A snapshot of this name exists.";
-    RowsExist "rows_exist" 409 AlreadyExists 4 "Insert found rows that are stored already; nothing was written.";
-    OutOfOrder "out_of_order" 409 FailedPrecondition 4 "Append needs rising timestamps after the last stored one; nothing was written.";
+    RowsExist "rows_exist" 409 AlreadyExists 4 "Insert found rows that already exist; nothing was written.";
+    OutOfOrder "out_of_order" 409 FailedPrecondition 4 "Append needs ascending timestamps after the last stored one; nothing was written.";
     StoreLocked "store_locked" 409 FailedPrecondition 4 "Another process owns the store.";
     IdempotencyMismatch "idempotency_mismatch" 409 FailedPrecondition 4 "The idempotency key was used with another body.";
-    CommitGone "commit_gone" 410 FailedPrecondition 4 "The commit is no longer kept.";
-    CommitConflict "commit_conflict" 412 Aborted 4 "The series changed since the version given; nothing was written.";
+    CommitGone "commit_gone" 410 FailedPrecondition 4 "The commit is no longer retained.";
+    CommitConflict "commit_conflict" 412 Aborted 4 "The series changed since the given version; nothing was written.";
     TooLarge "too_large" 413 OutOfRange 6 "The request is larger than the limit.";
     UriTooLong "uri_too_long" 414 InvalidArgument 2 "The request target is too long.";
     UnsupportedMediaType "unsupported_media_type" 415 InvalidArgument 2 "The body format is not supported.";
@@ -96,12 +96,12 @@ error_codes! {
     RateLimited "rate_limited" 429 ResourceExhausted 6 "Too many requests.";
     HeadersTooLarge "headers_too_large" 431 InvalidArgument 2 "The request headers are too large.";
     Internal "internal" 500 Internal 8 "The server failed; the cause is in its log.";
-    Io "io" 500 Internal 8 "The operating system refused an operation.";
-    CorruptData "corrupt_data" 500 DataLoss 8 "Stored bytes failed their checksum; they are not served.";
+    Io "io" 500 Internal 8 "An operating system call failed.";
+    CorruptData "corrupt_data" 500 DataLoss 8 "Stored data failed its checksum and is not served.";
     UnsupportedFormat "unsupported_format" 500 FailedPrecondition 8 "The store was written by a newer or unknown format.";
     Unimplemented "unimplemented" 501 Unimplemented 2 "This build does not offer the operation.";
-    Overloaded "overloaded" 503 Unavailable 7 "The server is at one of its limits; try again.";
-    WriterStopped "writer_stopped" 503 Unavailable 7 "Writing stopped after a failed write or flush; reads go on.";
+    Overloaded "overloaded" 503 Unavailable 7 "The server is at one of its limits; retry.";
+    WriterStopped "writer_stopped" 503 Unavailable 7 "Writes stopped after a failed write or flush; reads continue.";
     NotReady "not_ready" 503 Unavailable 7 "The server is starting or draining.";
     DeadlineExceeded "deadline_exceeded" 504 DeadlineExceeded 7 "The request did not finish in time.";
     StorageFull "storage_full" 507 ResourceExhausted 6 "The file system is full; nothing was written.";
@@ -120,10 +120,10 @@ impl fmt::Display for ErrorCode {
     }
 }
 
-/// How many row errors one answer carries at most.
+/// Maximum number of row errors in one error.
 pub const ROW_ERRORS_MAX: usize = 100;
 
-/// One offending row of a rejected write.
+/// One invalid cell or row of a rejected write.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct RowError {
@@ -134,15 +134,15 @@ pub struct RowError {
     pub row: u64,
     /// Column name.
     pub field: String,
-    /// Stable word: `missing`, `not_a_number`, `not_finite`, `overflow`, `precision_loss`, `bad_time`,
+    /// Stable reason: `missing`, `not_a_number`, `not_finite`, `overflow`, `precision_loss`, `bad_time`,
     /// `time_out_of_range`, `implausible_ts`, `off_grid`, `ohlc`, `negative_volume`, `duplicate`, `out_of_order`,
     /// `wrong_type`.
     pub reason: String,
-    /// Sentence for people, naming the value.
+    /// Human-readable message with the value.
     pub message: String,
 }
 
-/// A failed call: a code, what happened to what, optionally a hint and the offending rows.
+/// An error: a code, a detail that names the object, optionally a hint and row errors.
 #[derive(Clone, Debug)]
 pub struct Error(Box<Inner>);
 
@@ -164,13 +164,13 @@ impl Error {
         Error(Box::new(Inner { code, detail: detail.into(), hint: None, rows: Vec::new(), is_refusal: false }))
     }
 
-    /// Adds what the caller can do about it.
+    /// Adds a hint how the caller can resolve the error.
     pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
         self.0.hint = Some(hint.into());
         self
     }
 
-    /// Adds offending rows; only the first [`ROW_ERRORS_MAX`] are kept.
+    /// Adds row errors, at most [`ROW_ERRORS_MAX`].
     pub fn with_rows(mut self, mut rows: Vec<RowError>) -> Self {
         rows.truncate(ROW_ERRORS_MAX);
         self.0.rows = rows;
@@ -182,7 +182,7 @@ impl Error {
         Self::new(ErrorCode::InvalidArgument, detail)
     }
 
-    /// `internal`: a broken invariant of our own. The detail is for the log.
+    /// `internal`: a broken invariant. The detail is for the log.
     pub fn internal(detail: impl Into<String>) -> Self {
         Self::new(ErrorCode::Internal, detail)
     }
@@ -192,8 +192,8 @@ impl Error {
         Self::new(ErrorCode::CorruptData, detail)
     }
 
-    /// An operating-system error on a path: `storage_full` for a full file system or a limit on the size of files,
-    /// `overloaded` when no more files can be opened, else `io`.
+    /// An operating-system error on a path: `storage_full` for a full file system or a file size limit, `overloaded`
+    /// when no more files can be opened, else `io`.
     pub fn io(action: &str, path: &std::path::Path, source: &std::io::Error) -> Self {
         let is_out_of_files = source.raw_os_error().is_some_and(|number| OUT_OF_FILES.contains(&number));
         let code = match source.kind() {
@@ -205,7 +205,7 @@ impl Error {
         };
         let mut error = Self::new(code, format!("cannot {action} {}: {source}", path.display()));
         if is_out_of_files {
-            error = error.with_hint("try again shortly; raise the limit on open files (ulimit -n) if it persists");
+            error = error.with_hint("retry shortly; raise the limit on open files (ulimit -n) if it persists");
         }
         error.0.is_refusal = is_out_of_files || source.kind() == std::io::ErrorKind::PermissionDenied;
         error
@@ -217,19 +217,19 @@ impl Error {
         self.0.is_refusal
     }
 
-    /// The same error for somebody who may see some series of the store only: without paths, ids and ranges, which can be
-    /// those of other series. The log has the whole text.
-    pub fn without_places(self) -> Self {
+    /// The same error for a caller limited to some series: without paths, ids and ranges, which may belong to other
+    /// series. The log has the full text.
+    pub fn redacted(self) -> Self {
         let detail = match self.0.code {
             ErrorCode::CorruptData => "stored data failed its checksum",
             ErrorCode::StorageFull => "the file system of the server is full",
-            ErrorCode::WriterStopped => "the store takes no writes any more",
+            ErrorCode::WriterStopped => "the store is read-only until it is opened again",
             ErrorCode::UnsupportedFormat => "the store has a file of another format",
             ErrorCode::Io | ErrorCode::Internal => "the server failed",
-            ErrorCode::Overloaded if self.0.is_refusal => "the server can open no more files",
+            ErrorCode::Overloaded if self.0.is_refusal => "the server cannot open more files",
             _ => return self,
         };
-        Self::new(self.0.code, format!("{detail}; its log says more under the request id"))
+        Self::new(self.0.code, format!("{detail}; see the server log for this request id"))
     }
 
     pub fn code(&self) -> ErrorCode {

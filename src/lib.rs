@@ -1,9 +1,8 @@
 //! FastK: a storage engine and query server for market-data time series.
 //!
 //! A [`Store`] is a directory of series: sorted rows of a timestamp and fixed-width numbers. Rows may be written in any
-//! order and at any age; the newest write of a timestamp wins. A program can embed the engine alone
-//! (`default-features = false`: no server, no async runtime); the `fastk` binary serves the same store over REST and
-//! Arrow Flight.
+//! order and for any time; the last write of a timestamp wins. A program can embed the engine alone (`default-features
+//! = false`: no server, no async runtime); the `fastk` binary serves the same store over REST and Arrow Flight.
 //!
 //! ```
 //! use fastk::{Predicate, Rows, Select, SeriesKey, SeriesSpec, Store, StoreOptions, WriteMode};
@@ -27,23 +26,23 @@
 //! let written = store.write(&key, rows, WriteMode::Upsert, None)?;
 //! assert_eq!((written.rows_written, written.durable), (3, true));
 //!
-//! // A reader answers everything from one commit. Ranges are closed.
+//! // A reader sees the store at one commit. Ranges are closed.
 //! let reader = store.reader();
 //! let closes = reader.range(&key, 1_706_745_600_000..=1_706_745_660_000)?.doubles(4)?;
 //! assert_eq!(closes, [42_000.0, 42_010.5]);
 //! let last = reader.latest(&key, 1)?.doubles(0)?;
 //! assert_eq!(last, [1_706_745_780_000.0]);
 //!
-//! // Predicates, exact to the digit; `record_batches` gives Arrow.
+//! // Predicates are exact to the digit; `record_batches` returns Arrow.
 //! let above = [Predicate::parse("close:gt:42000")?];
 //! let found = reader.select(&key, &Select { predicates: &above, ..Select::default() })?;
 //! assert_eq!(found.record_batches().map(|batch| batch.map(|b| b.num_rows())).sum::<fastk::Result<usize>>()?, 1);
 //!
-//! // Coverage knows that one minute is missing.
+//! // Coverage reports the missing minute.
 //! let coverage = reader.coverage(&key)?;
 //! assert_eq!((coverage.expected, coverage.present, coverage.gaps.len()), (4, 3, 1));
 //!
-//! // A named snapshot goes on showing what is deleted later.
+//! // A named snapshot still contains rows deleted later.
 //! store.create_snapshot("before")?;
 //! store.delete_range(&key, (i64::MIN, i64::MAX), None)?;
 //! assert_eq!(store.reader().latest(&key, 10)?.doubles(4)?.len(), 0);
@@ -52,8 +51,8 @@
 //! # }
 //! ```
 //!
-//! Layers point strictly down: `error` < `types` < `format`, `disk` < `store`, `registry` < `query`, `ingest` < `egress` <
-//! `service`, `config` < `server` < `cli`. `docs/architecture.md` says what each owns.
+//! Layers depend strictly downwards: `error` < `types` < `format`, `disk` < `store`, `registry` < `query`, `ingest` <
+//! `egress` < `service`, `config` < `server` < `cli`. `docs/architecture.md` describes each.
 
 #![warn(missing_debug_implementations)]
 #![deny(unsafe_op_in_unsafe_fn)]

@@ -1,11 +1,11 @@
-//! Locks, atomics and swapped pointers of what many threads share: the commit queue, kept commits, the map cache.
+//! Locks, atomics and swappable pointers of shared state: the commit queue, retained commits, the map cache.
 //!
-//! Under the feature `schedules` they are those of a test runner that decides at each of them which thread goes on, so
-//! that a test can try thousands of interleavings. A lock that is held while none of these is touched may be the
-//! standard library's: nobody can be stopped inside it.
+//! Under the feature `schedules` they come from a test runner that decides at each use which thread continues, so that
+//! a test can try thousands of interleavings. A lock that is never held across a use of these types may be the standard
+//! library's, since no thread is suspended inside it.
 
 #[cfg(not(feature = "schedules"))]
-mod chosen {
+mod primitives {
     pub use std::sync::atomic;
     pub use std::sync::{Condvar, Mutex, MutexGuard};
 
@@ -13,13 +13,13 @@ mod chosen {
 }
 
 #[cfg(feature = "schedules")]
-mod chosen {
+mod primitives {
     use std::sync::{Arc, PoisonError};
 
     pub use shuttle::sync::atomic;
     pub use shuttle::sync::{Condvar, Mutex, MutexGuard};
 
-    /// Stands for `arc_swap::ArcSwap`: each use is a moment at which another thread may go on.
+    /// Replaces `arc_swap::ArcSwap`: at each use another thread may be scheduled.
     #[derive(Debug)]
     pub struct ArcSwap<T>(Mutex<Arc<T>>);
 
@@ -44,7 +44,7 @@ mod chosen {
         }
     }
 
-    /// Stands for `arc_swap::ArcSwapOption`.
+    /// Replaces `arc_swap::ArcSwapOption`.
     #[derive(Debug)]
     pub struct ArcSwapOption<T>(Mutex<Option<Arc<T>>>);
 
@@ -64,4 +64,4 @@ mod chosen {
     }
 }
 
-pub use chosen::*;
+pub use primitives::*;

@@ -1,6 +1,6 @@
-//! The engine inside another program: `cargo run --no-default-features --example embed -- DIRECTORY`.
+//! The engine embedded in a program: `cargo run --no-default-features --example embed -- DIRECTORY`.
 //!
-//! Writes a day of one-minute bars with a hole, corrects one of them, and asks what the store knows.
+//! Writes a day of one-minute bars with a gap, corrects one of them, and queries the store.
 
 use fastk::{Predicate, Result, Rows, Select, SeriesKey, SeriesSpec, Store, StoreOptions, WriteMode};
 
@@ -11,7 +11,7 @@ fn main() -> Result<()> {
     run(&std::env::args().nth(1).unwrap_or_else(|| "embedded-store".into()))
 }
 
-/// All of it, in a directory that is made when it is missing.
+/// Runs the example in a directory, which is created if missing.
 pub fn run(dir: &str) -> Result<()> {
     let store = Store::open(dir.as_ref(), true, StoreOptions::default())?;
     let key = SeriesKey::kline("BTCUSDT", "1m")?;

@@ -299,7 +299,7 @@ mod tests {
             std::fs::write(root.path().join(name), name).unwrap();
         }
         let view = OverlayDisk::of(&DiskPath::os(root.path()), ["in/a", "c", "missing"]);
-        assert_eq!(disk::list(&view).unwrap(), ["c", "missing", "in"]);
+        assert_eq!(disk::list(&view).unwrap(), ["c", "in", "missing"]);
         assert_eq!(disk::list(&view.join("in")).unwrap(), ["a"]);
         assert_eq!(disk::read(&view.join("in/a")).unwrap(), b"in/a");
         assert!(!view.join("in/b").exists() && !view.join("missing").exists() && view.join("c").exists());

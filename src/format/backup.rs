@@ -1,7 +1,7 @@
-//! `backup.json`: what a backup directory holds. It is written last, so a directory without it is no backup.
+//! `backup.json`: the list of files of a backup. It is written last, so a directory without it is not a backup.
 //!
-//! One line of JSON, `{"crc32c":"<8 hex digits>","backup":{…}}`, and a line end. The checksum is that of the bytes of
-//! the inner object, so the text must not be formatted anew.
+//! One line of JSON, `{"crc32c":"<8 hex digits>","backup":{…}}`, and a newline. The checksum covers the bytes of the
+//! inner object, so the text must not be reformatted.
 
 use std::path::{Component, Path};
 
@@ -21,8 +21,8 @@ pub const REGISTRY_FILE: &str = "registry.sqlite";
 const REGISTRY_COPY_HEAD: &str = "registry.";
 const REGISTRY_COPY_END: &str = ".sqlite";
 
-/// Name of a copy of the registry in a backup. It tells of the bytes, so that a later backup into the same directory
-/// never puts other bytes under a name that an earlier one lists.
+/// Name of a copy of the registry in a backup. The name contains the checksum of the file, so that a later backup into
+/// the same directory never stores other bytes under a name that an earlier one lists.
 pub fn registry_copy(crc32c: u32) -> String {
     format!("{REGISTRY_COPY_HEAD}{crc32c:08x}{REGISTRY_COPY_END}")
 }
@@ -33,65 +33,65 @@ pub fn is_registry_copy(name: &str) -> bool {
     crc.is_some_and(|crc| crc.len() == 8 && crc.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)))
 }
 
-/// What a backup is.
+/// Content of `backup.json`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Backup {
     /// Version of this file.
     pub version: u32,
-    /// Format of the store inside.
+    /// Format version of the store.
     pub format: u32,
-    /// Wall clock in milliseconds; for people only.
+    /// Wall clock in milliseconds; informational.
     pub created_ms: i64,
     /// Random name of the history of the store that was backed up.
     pub epoch: String,
-    /// The backup is the store at this commit.
+    /// The backup contains the store at this commit.
     pub commit: u64,
     /// Number of the manifest checkpoint.
     pub manifest: u64,
-    /// Registered series, and their rows.
+    /// Number of registered series, and of their rows.
     pub series: u64,
     pub rows: u64,
     pub chunks: u64,
     /// Names of the snapshots, in order.
     pub snapshots: Vec<String>,
-    /// Files that were damaged or missing in the store already.
+    /// Files that were already damaged or missing in the store.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub damaged: Vec<BackupDamage>,
-    /// Every file, by path.
+    /// All files, by path.
     pub files: Vec<BackupFile>,
 }
 
-/// A file that could not be backed up whole.
+/// A file that could not be backed up completely.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BackupDamage {
     pub path: String,
     pub reason: String,
 }
 
-/// How a file came into a backup.
+/// How a file got into a backup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CopyMethod {
-    /// It was there already.
+    /// The file existed already.
     Kept,
-    /// A second name of a file of the store, or of an earlier backup.
+    /// A hard link to a file of the store, or of an earlier backup.
     Linked,
     Copied,
-    /// Made for the backup.
+    /// Written for the backup.
     Written,
 }
 
 /// A file of a backup.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BackupFile {
-    /// Path from the directory of the backup.
+    /// Path relative to the backup directory.
     pub path: String,
     pub bytes: u64,
-    /// Of the whole file, as 8 hex digits.
+    /// Checksum of the entire file, as 8 hex digits.
     #[serde(with = "hex")]
     pub crc32c: u32,
     pub how: CopyMethod,
-    /// Whether it is the same file as that of the store, with one place on the disk for both.
+    /// Whether the file is shared with the store (same inode).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub shared: bool,
 }
@@ -109,23 +109,23 @@ mod hex {
     }
 }
 
-/// Bytes of the file.
+/// Encodes the file.
 pub fn encode_backup(backup: &Backup) -> Result<Vec<u8>> {
     let body = serde_json::to_string(backup).map_err(|error| Error::internal(format!("backup as JSON: {error}")))?;
     Ok(format!("{HEAD}{:08x}{MIDDLE}{body}{END}", crc32c::crc32c(body.as_bytes())).into_bytes())
 }
 
-/// Reads the file.
+/// Decodes the file.
 ///
 /// # Errors
-/// `corrupt_data` for a damaged one, and for one that names a file outside of its directory; `unsupported_format` for
-/// a newer one.
+/// `corrupt_data` for a damaged file, and for a path outside of the backup directory; `unsupported_format` for a newer
+/// version.
 pub fn decode_backup(file: &[u8]) -> Result<Backup> {
     let damaged = |what: &str| Error::corrupt(format!("backup.json is damaged: {what}"));
-    let text = std::str::from_utf8(file).map_err(|_| damaged("it is no text"))?;
-    let rest = text.strip_prefix(HEAD).ok_or_else(|| damaged("it does not begin with its checksum"))?;
-    let (crc, body) = rest.split_once(MIDDLE).ok_or_else(|| damaged("it does not begin with its checksum"))?;
-    let body = body.strip_suffix(END).ok_or_else(|| damaged("it is cut"))?;
+    let text = std::str::from_utf8(file).map_err(|_| damaged("not UTF-8"))?;
+    let rest = text.strip_prefix(HEAD).ok_or_else(|| damaged("does not start with its checksum"))?;
+    let (crc, body) = rest.split_once(MIDDLE).ok_or_else(|| damaged("does not start with its checksum"))?;
+    let body = body.strip_suffix(END).ok_or_else(|| damaged("truncated"))?;
     let found = format!("{:08x}", crc32c::crc32c(body.as_bytes()));
     if found != crc {
         return Err(damaged(&format!("checksum {found}, expected {crc}")));
@@ -136,17 +136,17 @@ pub fn decode_backup(file: &[u8]) -> Result<Backup> {
     }
     let BackupVersion { version } = serde_json::from_str(body).map_err(|error| damaged(&error.to_string()))?;
     if version > BACKUP_VERSION {
-        let detail = format!("backup.json has version {version}, this program knows {BACKUP_VERSION}");
+        let detail = format!("backup.json has version {version}, this program supports up to {BACKUP_VERSION}");
         return Err(Error::new(ErrorCode::UnsupportedFormat, detail));
     }
     let backup: Backup = serde_json::from_str(body).map_err(|error| damaged(&error.to_string()))?;
     match backup.files.iter().find(|file| !is_inside(&file.path)) {
         None => Ok(backup),
-        Some(file) => Err(damaged(&format!("it names {:?}", file.path))),
+        Some(file) => Err(damaged(&format!("path {:?} leaves the directory", file.path))),
     }
 }
 
-/// Whether a path stays below the directory it begins in.
+/// Whether a relative path stays inside its directory.
 fn is_inside(path: &str) -> bool {
     !path.is_empty() && Path::new(path).components().all(|part| matches!(part, Component::Normal(_)))
 }
@@ -156,7 +156,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_listing_survives_its_bytes_and_notices_every_flipped_bit_and_every_cut() {
+    fn a_listing_round_trips_and_detects_every_flipped_bit_and_truncation() {
         let file = |path: &str, crc32c, shared| BackupFile {
             path: path.into(),
             bytes: 7,

@@ -1,10 +1,10 @@
-//! Checked reading of little-endian values from outside bytes.
+//! Bounds-checked reading of little-endian values from untrusted bytes.
 
 use arrow::datatypes::ToByteSlice;
 
 use crate::error::{Error, Result};
 
-/// Reads values one after the other; every read past the end is an error that names the structure.
+/// Reads values in sequence; a read past the end is an error that names the structure.
 #[derive(Debug)]
 pub struct ByteReader<'a> {
     rest: &'a [u8],
@@ -29,7 +29,7 @@ impl<'a> ByteReader<'a> {
 
     fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
         let head = self.take(N)?;
-        <[u8; N]>::try_from(head).map_err(|_| Error::corrupt(format!("{} is cut", self.what)))
+        <[u8; N]>::try_from(head).map_err(|_| Error::corrupt(format!("{} is truncated", self.what)))
     }
 
     pub fn u8(&mut self) -> Result<u8> {
@@ -56,13 +56,13 @@ impl<'a> ByteReader<'a> {
         Ok(i64::from_le_bytes(self.array()?))
     }
 
-    /// A `u32` length followed by as many bytes.
+    /// A `u32` length, then that many bytes.
     pub fn blob(&mut self) -> Result<&'a [u8]> {
         let length = self.length()?;
         self.take(length)
     }
 
-    /// A `u32` as a length in memory.
+    /// A `u32` as `usize`.
     pub fn length(&mut self) -> Result<usize> {
         usize::try_from(self.u32()?).map_err(|_| Error::corrupt(format!("{} has an impossible length", self.what)))
     }
@@ -74,22 +74,22 @@ impl<'a> ByteReader<'a> {
         Ok(cells.map(|cell| i64::from_le_bytes(cell.try_into().unwrap_or_default())).collect())
     }
 
-    /// What was not read yet, for a reader of its own.
+    /// The unread bytes.
     pub fn rest(self) -> &'a [u8] {
         self.rest
     }
 
-    /// Whether everything was read.
+    /// Whether all bytes were read.
     pub fn is_at_end(&self) -> bool {
         self.rest.is_empty()
     }
 
-    /// An error unless everything was read.
+    /// Checks that all bytes were read.
     pub fn finish(self) -> Result<()> {
         if self.is_at_end() {
             Ok(())
         } else {
-            Err(Error::corrupt(format!("{} has {} bytes too many", self.what, self.rest.len())))
+            Err(Error::corrupt(format!("{} has {} surplus bytes", self.what, self.rest.len())))
         }
     }
 }
@@ -100,9 +100,9 @@ pub fn put_words(out: &mut Vec<u8>, words: &[i64]) {
 }
 
 #[cfg(target_endian = "big")]
-compile_error!("files are little-endian, and are mapped as they are");
+compile_error!("files are little-endian and are mapped without conversion");
 
-/// Words as they stand in files.
+/// Words as stored in files.
 pub fn words_as_bytes(words: &[i64]) -> &[u8] {
     words.to_byte_slice()
 }

@@ -1,12 +1,12 @@
-//! Chunk files: plain Arrow IPC files that describe themselves.
+//! Chunk files: self-describing Arrow IPC files.
 //!
-//! Blocks are uncompressed record batches of whole zones, each starting on a multiple of 64 bytes, without
-//! validity buffers. The footer's custom metadata holds one JSON document ([`ChunkMeta`]) and the checksum of the
-//! footer itself, so a chunk can be checked and understood without its manifest. Any Arrow reader opens the file;
-//! only FastK checks the checksums.
+//! Blocks are uncompressed record batches of complete zones, each starting on a multiple of 64 bytes, without validity
+//! buffers. The footer's custom metadata has one JSON document ([`ChunkMeta`]) and the checksum of the footer itself,
+//! so a chunk can be verified and decoded without its manifest. Any Arrow reader can open the file; only FastK verifies
+//! the checksums.
 //!
-//! The schema, which stands in the head and again in the footer, has what the footer could not be made anew without as
-//! another document ([`ChunkIdentity`]). So head and footer can each be made from the other: see
+//! The schema, which is stored in the head and again in the footer, has a second document ([`ChunkIdentity`]) with all
+//! that is needed to rebuild the footer. Head and footer can therefore each be rebuilt from the other: see
 //! [`salvage_chunk`](super::chunk_salvage::salvage_chunk).
 
 use std::collections::HashMap;
@@ -32,9 +32,9 @@ use crate::types::{ColumnType, SeriesDef, TimeUnit};
 pub const CHUNK_VERSION: u32 = 1;
 /// Rows of a zone.
 pub const ZONE_ROWS: usize = 1_024;
-/// Most rows of a block.
+/// Maximum number of rows of a block.
 pub const BLOCK_ROWS_MAX: usize = 16_384;
-/// Most bytes of a block's columns.
+/// Maximum number of bytes of a block's columns.
 pub const BLOCK_BYTES_MAX: usize = 1 << 20;
 /// First and last bytes of an Arrow file.
 pub const ARROW_MAGIC: &[u8; 6] = b"ARROW1";
@@ -50,14 +50,14 @@ pub const IDENTITY_KEY: &str = "fastk.head";
 pub(super) const HEAD_BYTES: usize = 8;
 const CRC_PLACEHOLDER: &str = "00000000";
 
-/// Rows of a full block of a series with this many number columns: whole zones within the byte limit.
+/// Rows of a full block of a series with `column_count` number columns: complete zones within the byte limit.
 pub fn block_rows(column_count: usize) -> usize {
     let row_bytes = 8 * (column_count + 1);
     let zones = BLOCK_BYTES_MAX / (ZONE_ROWS * row_bytes);
     (zones.max(1) * ZONE_ROWS).min(BLOCK_ROWS_MAX)
 }
 
-/// What a chunk says about itself, as JSON in its footer.
+/// Metadata of a chunk, as JSON in its footer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChunkMeta {
     pub format: u32,
@@ -70,17 +70,17 @@ pub struct ChunkMeta {
     pub rows: u64,
     pub ts_min: i64,
     pub ts_max: i64,
-    /// Lowest and highest commit whose rows are inside.
+    /// Lowest and highest commit of the rows.
     pub commit_lo: u64,
     pub commit_hi: u64,
-    /// Chunks whose rows this one took over.
+    /// Chunks this one replaces.
     pub replaces: Vec<u64>,
     /// CRC-32C of all bytes before the first block.
     pub head_crc: u32,
     pub blocks: Vec<BlockMeta>,
 }
 
-/// What a chunk says about itself before its first row, as JSON in its schema.
+/// The metadata of a chunk that is known before its first row, as JSON in its schema.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChunkIdentity {
     pub format: u32,
@@ -94,7 +94,7 @@ pub struct ChunkIdentity {
 }
 
 impl ChunkIdentity {
-    /// Metadata of a chunk without a row yet.
+    /// Metadata of a chunk without rows.
     pub fn into_meta(self) -> ChunkMeta {
         ChunkMeta {
             format: self.format,
@@ -128,7 +128,7 @@ impl ChunkMeta {
         }
     }
 
-    /// Adds a block and what it says about the rows.
+    /// Adds a block and updates row count and bounds.
     pub(super) fn push(&mut self, block: BlockMeta) {
         if self.rows == 0 {
             self.ts_min = block.ts_min;
@@ -139,7 +139,7 @@ impl ChunkMeta {
     }
 }
 
-/// Where a block stands and what it spans.
+/// Position, size and bounds of a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BlockMeta {
     /// Offset of the message in the file.
@@ -156,13 +156,13 @@ pub struct BlockMeta {
 }
 
 impl BlockMeta {
-    /// Bytes of the whole message.
+    /// Size of the message in bytes.
     pub fn bytes(&self) -> u64 {
         u64::from(self.header_bytes) + u64::from(self.body_bytes)
     }
 }
 
-/// What the writer knows before the first row.
+/// Input of the writer before the first row.
 #[derive(Clone, Debug)]
 pub struct ChunkHead<'a> {
     pub series_id: u64,
@@ -174,12 +174,12 @@ pub struct ChunkHead<'a> {
     pub replaces: Vec<u64>,
 }
 
-/// What the writer knows after the last byte.
+/// Result of the writer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChunkSummary {
     pub meta: ChunkMeta,
     pub file_bytes: u64,
-    /// CRC-32C of the whole file.
+    /// CRC-32C of the entire file.
     pub file_crc: u32,
     pub footer_crc: u32,
 }
@@ -206,7 +206,7 @@ pub fn stored_type(kind: ColumnType) -> DataType {
     }
 }
 
-/// Digits are at most 18, so they fit Arrow's `i8` scale.
+/// Scale of a decimal type. Digits are at most 18, so they fit `i8`.
 pub fn decimal_scale(digits: u8) -> i8 {
     i8::try_from(digits).unwrap_or(i8::MAX)
 }
@@ -228,7 +228,7 @@ fn file_schema(meta: &ChunkMeta) -> Result<Schema> {
     Ok(schema)
 }
 
-/// All bytes before the first block. They follow from what the footer says.
+/// All bytes before the first block, derived from the metadata in the footer.
 pub fn rebuild_head(meta: &ChunkMeta) -> Result<Vec<u8>> {
     Ok(encode_head(&file_schema(meta)?))
 }
@@ -247,7 +247,7 @@ fn encode_head(schema: &Schema) -> Vec<u8> {
     head
 }
 
-/// Writes a chunk to any sink, block by block, keeping the checksums.
+/// Writes a chunk to any sink, block by block, and computes the checksums.
 #[derive(Debug)]
 pub struct ChunkWriter<W> {
     out: W,
@@ -281,8 +281,8 @@ impl<W: Write> ChunkWriter<W> {
         Ok(writer)
     }
 
-    /// The checksum of the file is taken over the bytes: for blocks as they are that is a quarter of the work of combining
-    /// the checksums of blocks.
+    /// The file checksum is computed over the bytes: for typical blocks that is a quarter of the work of combining the
+    /// checksums of blocks.
     fn put(&mut self, bytes: &[u8]) -> std::io::Result<()> {
         self.out.write_all(bytes)?;
         self.file_crc = crc32c::crc32c_append(self.file_crc, bytes);
@@ -295,13 +295,16 @@ impl<W: Write> ChunkWriter<W> {
         self.put(bytes)
     }
 
-    /// Writes one block: `ts` rising strictly and after the block before, then the columns of the registration.
+    /// Writes one block: `ts`, strictly ascending and after the previous block, then the columns of the registration.
     pub fn write_block(&mut self, columns: &[&[i64]]) -> std::io::Result<()> {
         let ts = columns.first().copied().unwrap_or_default();
         let (Some(ts_min), Some(ts_max)) = (ts.first(), ts.last()) else { return Ok(()) };
         debug_assert_eq!(columns.len(), self.column_count + 1, "a block has every column");
-        debug_assert!(ts.windows(2).all(|pair| pair.first() < pair.last()), "a block rises strictly");
-        debug_assert!(self.meta.rows == 0 || *ts_min > self.meta.ts_max, "blocks rise strictly");
+        debug_assert!(
+            ts.windows(2).all(|pair| pair.first() < pair.last()),
+            "timestamps of a block are strictly ascending"
+        );
+        debug_assert!(self.meta.rows == 0 || *ts_min > self.meta.ts_max, "blocks are strictly ascending");
         let sizes: Vec<usize> = columns.iter().map(|column| column.len() * 8).collect();
         let header = ipc::framed(&ipc::batch_header(ts.len(), &sizes));
         let small = |value: usize| u32::try_from(value).unwrap_or(u32::MAX);
@@ -333,18 +336,18 @@ impl<W: Write> ChunkWriter<W> {
     }
 }
 
-/// A chunk under another commit: the bytes before and behind its blocks.
+/// A chunk with another commit number: the bytes before and after its blocks.
 #[derive(Debug)]
 pub struct Renumbered {
     pub head: Vec<u8>,
-    /// Where the tail begins.
+    /// Offset of the tail.
     pub tail_at: u64,
     pub tail: Vec<u8>,
     pub summary: ChunkSummary,
 }
 
-/// What a chunk of one commit is under a later one; `None` when its blocks would not stay where they are, or the file would
-/// become shorter: checksums stand in decimal digits in the tail.
+/// Changes the commit number of a chunk of one commit to a later one. `None` when blocks would move or the file would
+/// become shorter, which is possible because checksums are decimal digits in the tail.
 pub fn renumber(summary: &ChunkSummary, commit: u64) -> Result<Option<Renumbered>> {
     let mut meta = ChunkMeta { commit_lo: commit, commit_hi: commit, ..summary.meta.clone() };
     let head = rebuild_head(&meta)?;
@@ -364,7 +367,7 @@ pub fn renumber(summary: &ChunkSummary, commit: u64) -> Result<Option<Renumbered
     Ok(Some(Renumbered { head, tail_at, tail, summary: ChunkSummary { meta, file_bytes, file_crc, footer_crc } }))
 }
 
-/// All bytes behind the last block, and the checksum of the footer among them. They follow from the metadata.
+/// All bytes after the last block, derived from the metadata, and the checksum of the footer.
 pub fn rebuild_tail(meta: &ChunkMeta) -> Result<(Vec<u8>, u32)> {
     encode_tail(meta, &file_schema(meta)?)
 }
@@ -384,7 +387,7 @@ fn encode_tail(meta: &ChunkMeta, schema: &Schema) -> Result<(Vec<u8>, u32)> {
     Ok((tail, footer_crc))
 }
 
-/// A footer with zeros for its checksum.
+/// A footer with zeros in place of its checksum.
 fn encode_footer(meta: &ChunkMeta, schema: &Schema) -> Result<Vec<u8>> {
     let json =
         serde_json::to_string(meta).map_err(|error| Error::internal(format!("chunk metadata as JSON: {error}")))?;
@@ -420,7 +423,7 @@ fn encode_footer(meta: &ChunkMeta, schema: &Schema) -> Result<Vec<u8>> {
     Ok(fbb.finished_data().to_vec())
 }
 
-/// The metadata document of a footer, and where its checksum digits stand.
+/// The metadata document of a footer, and the offset of its checksum digits.
 fn read_footer(bytes: &[u8]) -> Result<(String, usize)> {
     let footer = root_as_footer(bytes).map_err(|error| Error::corrupt(format!("chunk footer: {error}")))?;
     let mut meta = None;
@@ -451,7 +454,7 @@ pub fn footer_bytes(trailer: &[u8]) -> Result<usize> {
     usize::try_from(length).map_err(|_| Error::corrupt("chunk footer has a negative length"))
 }
 
-/// Checks a footer and reads it: the metadata and the footer's checksum.
+/// Verifies and decodes a footer: the metadata and the footer's checksum.
 ///
 /// # Errors
 /// `corrupt_data` when the checksum or the block table is wrong; `unsupported_format` for a newer chunk.
@@ -480,20 +483,20 @@ pub fn decode_footer(footer: &[u8], file_bytes: u64) -> Result<(ChunkMeta, u32)>
     Ok((meta, crc))
 }
 
-/// Reads the head of a file: the identity of the chunk, and how many bytes come before the first block.
+/// Decodes the head of a file: the identity of the chunk, and the number of bytes before the first block.
 ///
 /// # Errors
-/// `corrupt_data` when it cannot be read; `unsupported_format` for a newer chunk. No checksum is compared: that of the
-/// head stands in the footer.
+/// `corrupt_data` for a malformed head; `unsupported_format` for a newer chunk. The checksum is not verified, since it
+/// is stored in the footer.
 pub fn decode_head(file: &[u8]) -> Result<(ChunkIdentity, usize)> {
     let damaged = |what: &str| Error::corrupt(format!("chunk head: {what}"));
     let mut reader = ByteReader::new(file, "chunk head");
     if reader.take(HEAD_BYTES)? != b"ARROW1\0\0" || reader.take(4)? != ipc::CONTINUATION {
-        return Err(damaged("it does not begin as an Arrow file"));
+        return Err(damaged("not the start of an Arrow file"));
     }
     let length = reader.length()?;
     let message = root_as_message(reader.take(length)?).map_err(|error| damaged(&error.to_string()))?;
-    let schema = message.header_as_schema().ok_or_else(|| damaged("the first message is no schema"))?;
+    let schema = message.header_as_schema().ok_or_else(|| damaged("the first message is not a schema"))?;
     let json = schema
         .custom_metadata()
         .into_iter()
@@ -506,7 +509,7 @@ pub fn decode_head(file: &[u8]) -> Result<(ChunkIdentity, usize)> {
     Ok((identity, HEAD_BYTES + ipc::PREFIX_BYTES + length))
 }
 
-/// The columns a file can have.
+/// Checks the number of columns.
 fn check_columns(def: &SeriesDef) -> Result<()> {
     if def.columns.len() > COLUMNS_MAX {
         return Err(Error::corrupt(format!("chunk metadata: {} columns", def.columns.len())));
@@ -521,9 +524,9 @@ fn check_version(format: u32) -> Result<()> {
     Ok(())
 }
 
-/// Footer of a whole file: where it begins, what it says and its checksum.
+/// Footer of a complete file: its offset, metadata and checksum.
 pub fn find_footer(file: &[u8]) -> Result<(usize, ChunkMeta, u32)> {
-    let cut = || Error::corrupt("chunk is cut");
+    let cut = || Error::corrupt("chunk is truncated");
     let trailer_at = file.len().checked_sub(TRAILER_BYTES).ok_or_else(cut)?;
     let length = footer_bytes(file.get(trailer_at..).unwrap_or_default())?;
     let footer_at = trailer_at.checked_sub(length).ok_or_else(cut)?;
@@ -549,7 +552,7 @@ pub fn head_bytes(meta: &ChunkMeta) -> Result<usize> {
     }
 }
 
-/// Checks every byte of a file. Gives its metadata and the checksum of its footer.
+/// Verifies every byte of a file. Returns its metadata and the checksum of its footer.
 ///
 /// # Errors
 /// `corrupt_data` naming what is damaged; `unsupported_format` for a newer chunk.
@@ -571,7 +574,7 @@ pub fn decode_chunk(file: &[u8]) -> Result<(ChunkMeta, u32)> {
     Ok((meta, crc))
 }
 
-/// Blocks must stand one after the other inside the file and be as large as their rows.
+/// Checks that blocks are contiguous, inside the file, and of the size of their rows.
 fn check_blocks(meta: &ChunkMeta, file_bytes: u64) -> Result<()> {
     let column_count = meta.series.columns.len() + 1;
     let mut rows = 0_u64;
@@ -588,7 +591,7 @@ fn check_blocks(meta: &ChunkMeta, file_bytes: u64) -> Result<()> {
         end = Some(next);
     }
     if rows != meta.rows {
-        return Err(Error::corrupt(format!("chunk metadata: {} rows, its blocks hold {rows}", meta.rows)));
+        return Err(Error::corrupt(format!("chunk metadata: {} rows, but its blocks have {rows}", meta.rows)));
     }
     Ok(())
 }
@@ -633,7 +636,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_chunk_is_a_plain_arrow_file_that_describes_itself() {
+    fn a_chunk_is_a_self_describing_arrow_file() {
         let (file, summary) = sample();
         assert_eq!(open(&file).unwrap(), (summary.meta.clone(), summary.footer_crc));
         assert_eq!(crc32c::crc32c(&file), summary.file_crc);
@@ -649,7 +652,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_renumbered_chunk_is_the_one_written_under_that_number_or_is_not_made() {
+    fn a_renumbered_chunk_equals_one_written_with_that_number() {
         let write = |name: &str, commit| {
             let spec = SeriesSpec::of_key(&SeriesKey::scalar("metric", "A", "1m", name).unwrap());
             let def = spec.resolve().unwrap();
@@ -662,31 +665,31 @@ pub(super) mod tests {
             writer.write_block(&[&ts[150..], &ts[150..]]).unwrap();
             writer.finish().unwrap()
         };
-        let (mut made, mut shorter) = (0, 0);
-        // Names of all lengths: what is shorter by a digit only shows beyond the padding.
+        let (mut renumbered_count, mut shorter) = (0, 0);
+        // Names of all lengths: one digit less matters only beyond the padding.
         let names = (1..=8).map(|length| "x".repeat(length));
         for (name, staged) in names.flat_map(|name| [3, 95, 4_711, 4_712, 4_713].map(|staged| (name.clone(), staged))) {
             let (file, summary) = write(&name, staged);
             for commit in staged + 1..staged + 60 {
-                let (wanted, told) = write(&name, commit);
+                let (expected, expected_summary) = write(&name, commit);
                 let Some(renumbered) = renumber(&summary, commit).unwrap() else {
-                    shorter += usize::from(wanted.len() < file.len());
+                    shorter += usize::from(expected.len() < file.len());
                     continue;
                 };
                 let mut now = file.clone();
                 now[..renumbered.head.len()].copy_from_slice(&renumbered.head);
                 now.truncate(usize::try_from(renumbered.tail_at).unwrap());
                 now.extend_from_slice(&renumbered.tail);
-                assert!(now == wanted && now.len() >= file.len(), "{staged} to {commit}");
-                assert_eq!(renumbered.summary, told);
-                made += 1;
+                assert!(now == expected && now.len() >= file.len(), "{staged} to {commit}");
+                assert_eq!(renumbered.summary, expected_summary);
+                renumbered_count += 1;
             }
         }
-        assert!(made > 1_000 && shorter > 0, "{made} made, {shorter} would be shorter");
+        assert!(renumbered_count > 1_000 && shorter > 0, "{renumbered_count} renumbered, {shorter} would be shorter");
     }
 
     #[test]
-    fn the_head_says_what_the_footer_needs_and_the_other_way_round() {
+    fn head_and_footer_can_be_rebuilt_from_each_other() {
         let (file, summary) = sample();
         let (identity, head_bytes) = decode_head(&file).unwrap();
         assert_eq!(identity, summary.meta.identity());
@@ -697,7 +700,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn every_flipped_bit_and_every_cut_is_noticed() {
+    fn every_flipped_bit_and_truncation_is_detected() {
         let (file, summary) = sample();
         assert_eq!(decode_chunk(&file).unwrap(), (summary.meta, summary.footer_crc));
         for bit in 0..file.len() * 8 {
@@ -711,7 +714,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_footer_with_any_flipped_bit_is_refused() {
+    fn a_footer_with_any_flipped_bit_is_rejected() {
         let (file, summary) = sample();
         let end = summary.meta.blocks[1];
         let begin = (end.offset + end.bytes()) as usize + ipc::END_OF_STREAM.len();
@@ -723,7 +726,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn blocks_are_whole_zones_within_a_mebibyte() {
+    fn blocks_are_complete_zones_within_a_mebibyte() {
         assert_eq!(block_rows(5), 16_384);
         assert_eq!(block_rows(9), 12_288);
         for columns in 1..=64 {

@@ -1,9 +1,9 @@
-//! What is left of a damaged chunk file.
+//! Salvage of damaged chunk files.
 //!
-//! The head has the identity of the chunk, the footer the rest and the block table. Either can be made from the other:
-//! a head follows from the footer, and a footer from the head and the messages between. What was made so is proven by
-//! the manifest: a footer with the checksum the manifest has proves head, blocks and itself. When something else is
-//! damaged too, each block is proven by its own checksum in the manifest.
+//! The head has the identity of the chunk, the footer the other metadata and the block table. Each can be rebuilt: a
+//! head from the footer, and a footer from the head and the messages after it. The manifest verifies the result: a
+//! footer with the checksum of the manifest proves head, blocks and itself. With further damage each block is verified
+//! by its own checksum in the manifest.
 
 use arrow::ipc::root_as_message;
 
@@ -13,54 +13,55 @@ use super::ipc;
 use super::manifest::ChunkRecord;
 use crate::error::{Error, ErrorCode, Result};
 
-/// A chunk file that was read as far as it is whole.
+/// The intact parts of a chunk file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChunkSalvage {
-    /// Metadata and block table; after a lost footer, of the blocks that were found.
+    /// Metadata and block table; without a footer, those of the blocks found.
     pub meta: ChunkMeta,
-    /// Checksum of the footer, as found or as made anew.
+    /// Checksum of the footer, as found or as rebuilt.
     pub footer_crc: u32,
-    /// Positions in the block table of `meta` of the blocks that are proven whole.
+    /// Positions in the block table of `meta` of the verified blocks.
     pub intact: Vec<usize>,
-    /// Blocks found in a file without footer that nothing proves: neither the manifest nor, by itself, the file.
+    /// Positions of blocks found in a file without a footer that cannot be verified, neither by the manifest nor by the
+    /// file itself.
     pub unproven: Vec<usize>,
-    /// Places where rows are lost.
+    /// Byte ranges with lost rows.
     pub damaged: Vec<DamagedBlock>,
-    /// The head, where that of the file is damaged and could be made anew.
+    /// The rebuilt head, where that of the file is damaged.
     pub head: Option<Vec<u8>>,
-    /// All bytes behind the last block, where those of the file are damaged and could be made anew.
+    /// All bytes after the last block, rebuilt, where those of the file are damaged.
     pub tail: Option<Vec<u8>>,
-    /// The footer is damaged and could not be made anew as it was.
+    /// Whether the footer is damaged and could not be rebuilt.
     pub footer_lost: bool,
 }
 
-/// A place of a chunk file where rows are lost.
+/// A byte range of a chunk file with lost rows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DamagedBlock {
-    /// Position of the block in the file, of the first one where there can be several.
+    /// Position of the block in the file; of the first one where there may be several.
     pub position: usize,
     pub offset: u64,
     pub bytes: u64,
-    /// Rows lost, where that is known.
+    /// Number of lost rows, where known.
     pub rows: Option<u64>,
-    /// The rows lie between these timestamps.
+    /// Bounds of the timestamps of the rows.
     pub ts: Option<(i64, i64)>,
     pub reason: String,
 }
 
 impl ChunkSalvage {
-    /// Whether nothing is damaged.
-    pub fn is_whole(&self) -> bool {
+    /// Whether the file is undamaged.
+    pub fn is_intact(&self) -> bool {
         self.is_complete() && self.head.is_none() && self.tail.is_none() && !self.footer_lost
     }
 
-    /// Whether every row is there and proven.
+    /// Whether all rows are present and verified.
     pub fn is_complete(&self) -> bool {
         self.damaged.is_empty() && self.unproven.is_empty()
     }
 
-    /// The file as it was, when every row is there and head and footer are known.
-    pub fn mended(&self, file: &[u8]) -> Option<Vec<u8>> {
+    /// The original file, when all rows are present and head and footer are known.
+    pub fn repaired(&self, file: &[u8]) -> Option<Vec<u8>> {
         if !self.is_complete() || self.footer_lost {
             return None;
         }
@@ -83,22 +84,22 @@ fn wide(value: u64) -> usize {
     usize::try_from(value).unwrap_or(usize::MAX)
 }
 
-/// The metadata of a file whose footer is damaged, made anew from its head and its messages.
+/// The metadata of a file with a damaged footer, rebuilt from its head and its messages.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RebuiltFooter {
     pub meta: ChunkMeta,
-    /// The end-of-stream mark, the footer and the trailer.
+    /// The end-of-stream marker, the footer and the trailer.
     pub tail: Vec<u8>,
-    /// Checksum of that footer. The manifest has the same when head and blocks are as they were written.
+    /// Checksum of that footer. It equals that of the manifest when head and blocks are undamaged.
     pub footer_crc: u32,
-    /// Where the messages end. Less than all of them were found when no end-of-stream mark stands there.
+    /// End of the last message. Without an end-of-stream marker at this offset, messages are missing.
     pub end: u64,
 }
 
-/// Makes a footer from the head and the messages behind it. Bytes that hold no message are passed over.
+/// Rebuilds a footer from the head and the messages after it. Bytes without a message are skipped.
 ///
 /// # Errors
-/// `corrupt_data` when the head cannot be read, `unsupported_format` for a newer chunk.
+/// `corrupt_data` when the head is damaged, `unsupported_format` for a newer chunk.
 pub fn rebuild_footer(file: &[u8]) -> Result<RebuiltFooter> {
     let (identity, head_bytes) = chunk::decode_head(file)?;
     let mut meta = identity.into_meta();
@@ -120,7 +121,7 @@ pub fn rebuild_footer(file: &[u8]) -> Result<RebuiltFooter> {
     Ok(RebuiltFooter { meta, tail, footer_crc, end: end as u64 })
 }
 
-/// A block by its message at `at`.
+/// The block whose message starts at `at`.
 fn block_at(file: &[u8], at: usize, columns: usize) -> Option<BlockMeta> {
     let message = file.get(at..)?;
     let mut reader = ByteReader::new(message, "block");
@@ -152,12 +153,12 @@ fn block_at(file: &[u8], at: usize, columns: usize) -> Option<BlockMeta> {
     })
 }
 
-/// Reads what is whole of a chunk file. `record` is what the manifest says of it; without, a file that lost its footer
-/// proves nothing.
+/// Reads the intact parts of a chunk file. `record` is its entry in the manifest; without it, a file without a footer
+/// cannot be verified.
 ///
 /// # Errors
-/// `corrupt_data` when head and footer are both lost, or when the file is another chunk's; `unsupported_format` for a
-/// newer chunk.
+/// `corrupt_data` when head and footer are both lost, or when the file belongs to another chunk; `unsupported_format`
+/// for a newer chunk.
 pub fn salvage_chunk(file: &[u8], record: Option<&ChunkRecord>) -> Result<ChunkSalvage> {
     let found = match chunk::find_footer(file) {
         Ok((footer_at, meta, crc)) => with_footer(file, footer_at, meta, crc)?,
@@ -166,10 +167,10 @@ pub fn salvage_chunk(file: &[u8], record: Option<&ChunkRecord>) -> Result<ChunkS
     };
     if let Some(record) = record {
         let is_other = found.meta.chunk_id != record.id || found.meta.series_id != record.series_id;
-        // A footer that proves itself and is not the one of the manifest is another file's.
+        // A valid footer that differs from the one in the manifest belongs to another file.
         if is_other || (!found.footer_lost && found.footer_crc != record.footer_crc) {
             return Err(Error::corrupt(format!(
-                "chunk {} of series {} with footer checksum {:08x} stands where chunk {} of series {} with {:08x} was",
+                "found chunk {} of series {} with footer checksum {:08x}, expected chunk {} of series {} with {:08x}",
                 found.meta.chunk_id,
                 found.meta.series_id,
                 found.footer_crc,
@@ -182,7 +183,7 @@ pub fn salvage_chunk(file: &[u8], record: Option<&ChunkRecord>) -> Result<ChunkS
     Ok(found)
 }
 
-/// The footer is whole and tells everything.
+/// Salvage of a file with an intact footer.
 fn with_footer(file: &[u8], footer_at: usize, meta: ChunkMeta, footer_crc: u32) -> Result<ChunkSalvage> {
     let mut found = ChunkSalvage {
         footer_crc,
@@ -196,11 +197,12 @@ fn with_footer(file: &[u8], footer_at: usize, meta: ChunkMeta, footer_crc: u32) 
     };
     let mut end = chunk::head_bytes(&found.meta)?;
     if chunk::check_head(&found.meta, file.get(..end).unwrap_or_default()).is_err() {
-        // Programs differ in their flatbuffers: a head that is not the one that was cannot be given out for it.
+        // Versions of the flatbuffers library can encode differently, so the rebuilt head is used only if its checksum
+        // matches.
         found.head = Some(chunk::rebuild_head(&found.meta)?)
             .filter(|head| head.len() == end && chunk::check_head(&found.meta, head).is_ok());
         if found.head.is_none() {
-            return Err(Error::corrupt("chunk head: it is damaged and cannot be made anew"));
+            return Err(Error::corrupt("chunk head: damaged and cannot be rebuilt"));
         }
     }
     for (position, block) in found.meta.blocks.iter().enumerate() {
@@ -228,7 +230,7 @@ fn with_footer(file: &[u8], footer_at: usize, meta: ChunkMeta, footer_crc: u32) 
     Ok(found)
 }
 
-/// The head and the messages tell what the footer said.
+/// Salvage of a file without a footer, from its head and messages.
 fn without_footer(file: &[u8], record: Option<&ChunkRecord>) -> Result<ChunkSalvage> {
     let RebuiltFooter { meta, tail, footer_crc, end } = rebuild_footer(file)?;
     let all: Vec<usize> = (0..meta.blocks.len()).collect();
@@ -255,10 +257,10 @@ fn without_footer(file: &[u8], record: Option<&ChunkRecord>) -> Result<ChunkSalv
 }
 
 impl ChunkSalvage {
-    /// Sorts the blocks found by the checksums the manifest has, and says what lies between them.
+    /// Verifies the blocks found by the checksums in the manifest, and records the damage between them.
     fn prove(&mut self, record: &ChunkRecord, end: u64) {
-        let mut wanted = record.block_crcs.iter().enumerate();
-        // What is lost begins behind the block before.
+        let mut expected = record.block_crcs.iter().enumerate();
+        // Damage starts after the previous block.
         let (mut position, mut offset) = (0, self.meta.blocks.first().map_or(end, |block| block.offset));
         let head_bytes = chunk::rebuild_head(&self.meta).map_or(offset, |head| head.len() as u64);
         offset = offset.min(head_bytes);
@@ -277,19 +279,20 @@ impl ChunkSalvage {
             }
         };
         for (at, block) in self.meta.blocks.iter().enumerate() {
-            let Some((place, _)) = wanted.clone().find(|(_, crc)| **crc == block.crc) else { continue };
+            let Some((place, _)) = expected.clone().find(|(_, crc)| **crc == block.crc) else { continue };
             lose((position, offset, ts_low), (place, block.offset, block.ts_min.saturating_sub(1)));
             self.intact.push(at);
-            wanted.by_ref().take_while(|(passed, _)| *passed < place).for_each(drop);
+            expected.by_ref().take_while(|(passed, _)| *passed < place).for_each(drop);
             (position, offset) = (place + 1, block.offset.saturating_add(block.bytes()));
             ts_low = block.ts_max.checked_add(1);
         }
         let file_end = record.file_bytes.max(offset);
         lose((position, offset, ts_low), (record.block_crcs.len(), file_end, record.ts_max));
-        // One gap lost all rows that are missing.
-        let kept: u64 = self.intact.iter().filter_map(|at| self.meta.blocks.get(*at)).map(|b| u64::from(b.rows)).sum();
+        // A single damaged range contains all missing rows.
+        let intact_rows: u64 =
+            self.intact.iter().filter_map(|at| self.meta.blocks.get(*at)).map(|b| u64::from(b.rows)).sum();
         if let [only] = damaged.as_mut_slice() {
-            only.rows = record.rows.checked_sub(kept);
+            only.rows = record.rows.checked_sub(intact_rows);
         }
         self.damaged = damaged;
     }
@@ -299,7 +302,7 @@ impl ChunkSalvage {
 mod tests {
     use super::*;
 
-    /// A chunk of two blocks and what the manifest says of it.
+    /// A chunk of two blocks and its entry in the manifest.
     fn sample() -> (Vec<u8>, ChunkRecord) {
         let (file, summary) = chunk::tests::sample();
         let meta = &summary.meta;
@@ -325,69 +328,70 @@ mod tests {
     }
 
     #[test]
-    fn a_flipped_bit_costs_the_block_it_hits_and_nothing_else() {
+    fn a_flipped_bit_loses_only_the_block_it_hits() {
         let (file, record) = sample();
-        let whole = salvage_chunk(&file, Some(&record)).unwrap();
-        assert!(whole.is_whole() && whole.intact == [0, 1]);
-        // A bit of every byte, each time another one.
+        let undamaged = salvage_chunk(&file, Some(&record)).unwrap();
+        assert!(undamaged.is_intact() && undamaged.intact == [0, 1]);
+        // One bit of every byte, at varying positions.
         for bit in (0..file.len()).map(|byte| byte * 8 + byte % 8) {
             let mut damaged = file.clone();
             damaged[bit / 8] ^= 1 << (bit % 8);
             let found = salvage_chunk(&damaged, Some(&record)).unwrap();
             let at = bit as u64 / 8;
-            let hit = whole.meta.blocks.iter().position(|b| (b.offset..b.offset + b.bytes()).contains(&at));
+            let hit = undamaged.meta.blocks.iter().position(|b| (b.offset..b.offset + b.bytes()).contains(&at));
             assert_eq!(found.footer_crc, record.footer_crc, "bit {bit}");
             assert_eq!(found.damaged.iter().map(|d| d.position).collect::<Vec<_>>(), Vec::from_iter(hit), "bit {bit}");
             assert_eq!(found.intact.len(), 2 - found.damaged.len(), "bit {bit}");
-            assert!(!found.is_whole(), "bit {bit} goes unnoticed");
+            assert!(!found.is_intact(), "bit {bit} is not detected");
             if hit.is_none() {
-                assert!(found.mended(&damaged).unwrap() == file, "bit {bit}");
+                assert!(found.repaired(&damaged).unwrap() == file, "bit {bit}");
             } else {
-                assert_eq!(found.mended(&damaged), None, "bit {bit}");
+                assert_eq!(found.repaired(&damaged), None, "bit {bit}");
             }
         }
     }
 
     #[test]
-    fn a_cut_costs_the_blocks_behind_it() {
+    fn a_truncation_loses_the_blocks_after_it() {
         let (file, record) = sample();
-        let whole = salvage_chunk(&file, Some(&record)).unwrap();
-        let ends: Vec<u64> = whole.meta.blocks.iter().map(|b| b.offset + b.bytes()).collect();
+        let undamaged = salvage_chunk(&file, Some(&record)).unwrap();
+        let ends: Vec<u64> = undamaged.meta.blocks.iter().map(|b| b.offset + b.bytes()).collect();
         for length in (0..file.len()).step_by(3).chain(file.len() - 20..file.len()) {
             let cut = &file[..length];
             let Ok(found) = salvage_chunk(cut, Some(&record)) else {
-                assert!(length < whole.meta.blocks[0].offset as usize, "cut at {length}");
+                assert!(length < undamaged.meta.blocks[0].offset as usize, "cut at {length}");
                 continue;
             };
             let left = ends.iter().filter(|end| **end <= length as u64).count();
-            assert_eq!(offsets(&found), offsets(&whole)[..left], "cut at {length}");
+            assert_eq!(offsets(&found), offsets(&undamaged)[..left], "cut at {length}");
             assert_eq!(found.is_complete(), left == 2, "cut at {length}");
             if left == 2 {
-                assert!(found.mended(cut).unwrap() == file, "cut at {length}");
+                assert!(found.repaired(cut).unwrap() == file, "cut at {length}");
             } else {
                 let lost = &found.damaged[0];
                 assert_eq!((found.damaged.len(), lost.position), (1, left), "cut at {length}");
                 assert_eq!(lost.rows, Some(200 - 100 * left as u64), "cut at {length}");
-                let low = if left == 0 { record.ts_min } else { whole.meta.blocks[0].ts_max + 1 };
+                let low = if left == 0 { record.ts_min } else { undamaged.meta.blocks[0].ts_max + 1 };
                 assert_eq!(lost.ts, Some((low, record.ts_max)), "cut at {length}");
             }
         }
     }
 
     #[test]
-    fn a_lost_stretch_costs_the_blocks_it_hits() {
+    fn a_zeroed_range_loses_the_blocks_it_hits() {
         let (file, record) = sample();
-        let whole = salvage_chunk(&file, Some(&record)).unwrap();
+        let undamaged = salvage_chunk(&file, Some(&record)).unwrap();
         for (bytes, step) in [(512, 64), (4_096, 192)] {
             for from in (0..file.len()).step_by(step) {
                 let mut damaged = file.clone();
                 let to = (from + bytes).min(file.len());
                 damaged[from..to].fill(0);
-                let kept = |block: &&BlockMeta| {
+                let is_undamaged = |block: &&BlockMeta| {
                     let range = block.offset as usize..(block.offset + block.bytes()) as usize;
                     file[range.clone()] == damaged[range]
                 };
-                let left: Vec<u64> = whole.meta.blocks.iter().filter(kept).map(|block| block.offset).collect();
+                let left: Vec<u64> =
+                    undamaged.meta.blocks.iter().filter(is_undamaged).map(|block| block.offset).collect();
                 match salvage_chunk(&damaged, Some(&record)) {
                     Ok(found) => assert_eq!(offsets(&found), left, "{bytes} bytes at {from}"),
                     Err(error) => panic!("{bytes} bytes at {from}: {error}"),
@@ -397,7 +401,7 @@ mod tests {
     }
 
     #[test]
-    fn without_the_manifest_a_footer_made_anew_proves_nothing() {
+    fn without_the_manifest_a_rebuilt_footer_verifies_nothing() {
         let (mut file, record) = sample();
         let at = file.len() - 40;
         file[at] ^= 1;

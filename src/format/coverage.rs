@@ -1,14 +1,13 @@
-//! Coverage: which buckets of a grid have a row at their start, and where the other rows are, in a sidecar beside a
-//! chunk.
+//! Coverage sidecars of chunks: the buckets of a grid with a row at their start, and the timestamps of the other rows.
 //!
-//! Every row of the chunk is in exactly one of both: a bit of the bitmap, or an entry of the list of rows off the grid.
-//! So what a delete of any range leaves can be told without the rows themselves. Derived data: a missing or damaged
-//! sidecar, or one of another grid, costs time, never an answer.
+//! Every row of the chunk is in exactly one of the two: a bit of the bitmap, or an entry of the list of rows off the
+//! grid. The coverage after a delete of any range therefore follows without the rows. Derived data: a missing or
+//! damaged sidecar, or one for another grid, costs time but never changes a result.
 //!
 //! The payload of the envelope: chunk id (`u64`), footer checksum of the chunk (`u32`), kind of interval (`u32`: 1 of
 //! equal length, 2 calendar months), its length and phase in ticks or months (`i64` each), number of rows off the grid
-//! (`u64`), their timestamps (`i64` each), then the bitmap in the portable 64-bit Roaring format. A bucket is the bit of
-//! its number plus 2^63, so that numbers before bucket 0 come first.
+//! (`u64`), their timestamps (`i64` each), then the bitmap in the portable 64-bit Roaring format. The bit of a bucket
+//! is its number plus 2^63, so that negative buckets come first.
 
 use roaring::RoaringTreemap;
 
@@ -26,7 +25,7 @@ const FIXED: u32 = 1;
 const MONTHS: u32 = 2;
 const SIGN: u64 = 1 << 63;
 
-/// Bit of a bucket; bits rise with buckets.
+/// Bit of a bucket; the order of buckets is preserved.
 pub fn bit_of(bucket: i64) -> u64 {
     bucket.cast_unsigned() ^ SIGN
 }
@@ -36,26 +35,26 @@ pub fn bucket_of(bit: u64) -> i64 {
     (bit ^ SIGN).cast_signed()
 }
 
-/// Where the rows of one chunk or run are on a grid.
+/// Coverage of a grid by the rows of one chunk or run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Coverage {
     pub chunk_id: u64,
-    /// Footer checksum of the chunk: coverage of another file of the same number is noticed.
+    /// Footer checksum of the chunk, to detect coverage of another file with the same id.
     pub footer_crc: u32,
     pub grid: Grid,
     /// Bits of the buckets with a row at their start.
     pub aligned: RoaringTreemap,
-    /// Timestamps of the other rows, rising.
+    /// Timestamps of the other rows, ascending.
     pub off_grid: Vec<i64>,
 }
 
 impl Coverage {
-    /// Coverage without rows yet.
+    /// Coverage without rows.
     pub fn new(chunk_id: u64, grid: Grid) -> Self {
         Self { chunk_id, footer_crc: 0, grid, aligned: RoaringTreemap::new(), off_grid: Vec::new() }
     }
 
-    /// Adds rows; timestamps rise, also over several calls.
+    /// Adds rows; timestamps must ascend, also across calls.
     pub fn add(&mut self, mut ts: &[i64]) {
         while let Some((first, rest)) = ts.split_first() {
             let bucket = self.grid.bucket_of(*first);
@@ -80,18 +79,18 @@ impl Coverage {
         }
     }
 
-    /// Makes the bitmap as small as it can be, once all rows are in.
+    /// Compacts the bitmap, once all rows are added.
     pub fn optimize(&mut self) {
         self.aligned.optimize();
         self.off_grid.shrink_to_fit();
     }
 
-    /// How many rows.
+    /// Number of rows.
     pub fn rows(&self) -> u64 {
         self.aligned.len() + self.off_grid.len() as u64
     }
 
-    /// Bytes of the sidecar file.
+    /// Encodes the sidecar file.
     pub fn encode(&self) -> Vec<u8> {
         let (kind, length, phase) = match self.grid {
             Grid::Fixed { length, phase } => (FIXED, length, phase),
@@ -104,12 +103,12 @@ impl Coverage {
         put_words(&mut payload, &[length, phase]);
         payload.extend_from_slice(&(self.off_grid.len() as u64).to_le_bytes());
         put_words(&mut payload, &self.off_grid);
-        // Writing into memory does not fail; a short bitmap would be noticed by the count of rows.
+        // Writing to memory does not fail; a short bitmap would be detected by the row count.
         let _ = self.aligned.serialize_into(&mut payload);
         envelope::seal(COVERAGE_MAGIC, COVERAGE_VERSION, &payload)
     }
 
-    /// Reads a sidecar file of a series whose timestamps have this unit.
+    /// Decodes a sidecar file of a series with this time unit.
     pub fn decode(file: &[u8], unit: TimeUnit) -> Result<Self> {
         let payload = envelope::open("coverage", COVERAGE_MAGIC, COVERAGE_VERSION, file)?;
         let mut reader = ByteReader::new(payload, "coverage");
@@ -129,7 +128,7 @@ impl Coverage {
         let aligned = RoaringTreemap::deserialize_from(&mut rest)
             .map_err(|error| Error::corrupt(format!("bitmap of coverage: {error}")))?;
         if !rest.is_empty() {
-            return Err(Error::corrupt(format!("coverage has {} bytes too many", rest.len())));
+            return Err(Error::corrupt(format!("coverage has {} surplus bytes", rest.len())));
         }
         Ok(Self { chunk_id, footer_crc, grid, aligned, off_grid })
     }
@@ -158,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn coverage_survives_its_bytes_and_notices_every_flipped_bit() {
+    fn coverage_round_trips_and_detects_every_flipped_bit() {
         for grid in [Grid::Fixed { length: 60_000, phase: 7 }, Grid::Months { length: 3, phase: 1, unit: TimeUnit::Us }]
         {
             let mut coverage = Coverage::new(7, grid);

@@ -1,8 +1,8 @@
-//! `manifest/CURRENT`: how far the store had come, at least. Opening a directory that is behind it shows that somebody
-//! took away the newest edits or log segments, which leaves no other trace.
+//! `manifest/CURRENT`: a lower bound of the store's progress. A directory that is behind it has lost its newest edits
+//! or log segments, which nothing else would show.
 //!
-//! Both numbers are hints: the file is written after what it names, may lag behind, and a missing or damaged one costs
-//! nothing. The payload of the envelope: number of an edit, then of a log segment (`u64` each).
+//! Both numbers are hints: the file is written after the files it refers to, may lag behind, and is not needed to open
+//! the store. The payload of the envelope: number of an edit, then of a log segment (`u64` each).
 
 use super::bytes::ByteReader;
 use super::envelope;
@@ -13,25 +13,25 @@ pub const CURRENT_MAGIC: &[u8; 8] = b"FASTKCUR";
 /// Version of the file.
 pub const CURRENT_VERSION: u32 = 1;
 
-/// What stood in the directory when the file was written.
+/// State of the directory when the file was written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Current {
-    /// Number of an edit that was published; 0 for none.
+    /// Number of a published edit; 0 for none.
     pub edit: u64,
-    /// Number of a log segment that was published; 0 for none.
+    /// Number of a published log segment; 0 for none.
     pub wal_segment: u64,
 }
 
-/// Bytes of the file.
+/// Encodes the file.
 pub fn encode_current(current: &Current) -> Vec<u8> {
     let payload = [current.edit.to_le_bytes(), current.wal_segment.to_le_bytes()].concat();
     envelope::seal(CURRENT_MAGIC, CURRENT_VERSION, &payload)
 }
 
-/// Reads the file.
+/// Decodes the file.
 ///
 /// # Errors
-/// `corrupt_data` for a damaged one, `unsupported_format` for a newer one.
+/// `corrupt_data` for a damaged file, `unsupported_format` for a newer version.
 pub fn decode_current(file: &[u8]) -> Result<Current> {
     let payload = envelope::open("CURRENT", CURRENT_MAGIC, CURRENT_VERSION, file)?;
     let mut reader = ByteReader::new(payload, "CURRENT");
@@ -46,7 +46,7 @@ mod tests {
     use crate::error::ErrorCode;
 
     #[test]
-    fn the_file_survives_its_bytes_and_notices_every_flipped_bit_and_every_cut() {
+    fn the_file_round_trips_and_detects_every_flipped_bit_and_truncation() {
         let current = Current { edit: 7, wal_segment: 9 };
         let file = encode_current(&current);
         assert_eq!(decode_current(&file).unwrap(), current);

@@ -1,4 +1,4 @@
-//! The frame around small files: manifest edits and checkpoints, tombstones, drop markers and the like.
+//! The envelope of small files: manifest edits and checkpoints, tombstones, drop markers and similar.
 //!
 //! | bytes | field |
 //! |---|---|
@@ -8,7 +8,7 @@
 //! | 8 | length of the payload |
 //! | … | payload |
 //!
-//! The envelope itself is the same in every version, so that a newer file is told from a damaged one.
+//! The envelope is the same in every version, so that a newer file is distinguished from a damaged one.
 
 use super::bytes::ByteReader;
 use crate::error::{Error, ErrorCode, Result};
@@ -34,16 +34,16 @@ pub fn seal(magic: &[u8; 8], version: u32, payload: &[u8]) -> Vec<u8> {
     out
 }
 
-/// Checks the frame of a file that ends with it, and gives the payload.
+/// Verifies the envelope of a file and returns the payload.
 ///
 /// # Errors
 /// `corrupt_data` for another magic, a wrong length or checksum; `unsupported_format` for a newer version.
 pub fn open<'a>(what: &'static str, magic: &[u8; 8], version: u32, file: &'a [u8]) -> Result<&'a [u8]> {
     let (payload, rest) = open_first(what, magic, version, file)?;
-    if rest.is_empty() { Ok(payload) } else { Err(Error::corrupt(format!("{what} has {} bytes too many", rest.len()))) }
+    if rest.is_empty() { Ok(payload) } else { Err(Error::corrupt(format!("{what} has {} surplus bytes", rest.len()))) }
 }
 
-/// Checks the frame at the begin of `bytes`. Gives the payload and what follows the frame.
+/// Verifies the envelope at the start of `bytes`. Returns the payload and the bytes after the envelope.
 ///
 /// # Errors
 /// As [`open`].
@@ -55,7 +55,7 @@ pub fn open_first<'a>(
 ) -> Result<(&'a [u8], &'a [u8])> {
     let mut reader = ByteReader::new(bytes, what);
     if reader.take(8)? != magic {
-        return Err(Error::corrupt(format!("{what} does not begin with its magic")));
+        return Err(Error::corrupt(format!("{what} does not start with its magic")));
     }
     let (found, expected) = (reader.u32()?, reader.u32()?);
     let length = reader.u64()?;
@@ -66,12 +66,12 @@ pub fn open_first<'a>(
     }
     if found != version {
         let code = if found > version { ErrorCode::UnsupportedFormat } else { ErrorCode::CorruptData };
-        return Err(Error::new(code, format!("{what} has version {found}, this program knows {version}")));
+        return Err(Error::new(code, format!("{what} has version {found}, this program supports {version}")));
     }
     Ok((payload, reader.rest()))
 }
 
-/// Whether a planted fault leaves the checksum of this kind of file out.
+/// Whether a planted bug skips the checksum of this kind of file.
 fn unchecked(what: &str) -> bool {
     planted(match what {
         "manifest edit" => Bug::EditUnchecked,
@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_flipped_bit_and_every_cut_is_noticed() {
+    fn every_flipped_bit_and_truncation_is_detected() {
         let file = seal(b"TESTTEST", 1, b"payload");
         assert_eq!(open("test", b"TESTTEST", 1, &file).unwrap(), b"payload");
         for bit in 0..file.len() * 8 {
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn a_newer_version_is_told_from_damage() {
+    fn a_newer_version_is_distinguished_from_damage() {
         let file = seal(b"TESTTEST", 2, b"payload");
         assert_eq!(open("test", b"TESTTEST", 1, &file).unwrap_err().code(), ErrorCode::UnsupportedFormat);
         assert_eq!(open("test", b"TESTTEST", 3, &file).unwrap_err().code(), ErrorCode::CorruptData);

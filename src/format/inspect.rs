@@ -1,16 +1,15 @@
-//! Any FastK file as JSON for people: what `fastk inspect` prints.
+//! Any FastK file as JSON, the output of `fastk inspect`.
 
 use serde_json::{Value, json};
 
 use super::{chunk, chunk_salvage, coverage, current, manifest, receipt, run, tombstone, value_index, wal, zone_map};
 use crate::error::{Error, ErrorCode, Result};
 
-/// Describes a file by its first bytes and checks its checksums. `intact` in the answer tells whether every byte is as
-/// it was written; where it is not, the rest of the answer says what is left.
+/// Detects the kind of a file by its first bytes, verifies its checksums and describes it. `intact` in the result is
+/// true if no byte is damaged; otherwise the other fields describe the intact parts.
 ///
 /// # Errors
-/// `invalid_argument` when the bytes are no FastK file; `corrupt_data` when nothing of them can be read;
-/// `unsupported_format` for a newer file.
+/// `invalid_argument` for other files; `corrupt_data` when no part can be read; `unsupported_format` for a newer file.
 pub fn inspect(bytes: &[u8]) -> Result<Value> {
     match magic_of(bytes) {
         Some(magic) if magic == chunk::ARROW_MAGIC => inspect_chunk(bytes),
@@ -24,14 +23,14 @@ pub fn inspect(bytes: &[u8]) -> Result<Value> {
                 _ => inspect_small(magic, bytes).map(|report| with(report, "intact", Value::Bool(true))),
             }
         }
-        None => Err(Error::invalid("the file is no FastK file").with_hint(
-            "chunks, zone maps, value indexes, coverage, log segments, runs, receipts, manifest edits and \
-             checkpoints, CURRENT, tombstones, drop markers and registrations are",
+        None => Err(Error::invalid("not a FastK file").with_hint(
+            "pass a chunk, zone map, value index, coverage file, log segment, run, receipt file, manifest edit or \
+             checkpoint, CURRENT, tombstone, drop marker or registration",
         )),
     }
 }
 
-/// The magic of the file: its first bytes, or what else gives away a file whose first bytes are damaged.
+/// The magic of the file: its first bytes, or other marks where these are damaged.
 fn magic_of(bytes: &[u8]) -> Option<&'static [u8]> {
     const SMALL: [&[u8; 8]; 9] = [
         manifest::CHECKPOINT_MAGIC,
@@ -54,7 +53,7 @@ fn magic_of(bytes: &[u8]) -> Option<&'static [u8]> {
         .or_else(|| wal::first_frame(bytes).map(|_| wal::SEGMENT_MAGIC.as_slice()))
 }
 
-/// Files that are one envelope: whole or not readable.
+/// Files of a single envelope, which are either intact or unreadable.
 fn inspect_small(magic: &[u8; 8], bytes: &[u8]) -> Result<Value> {
     let crc = |crc: u32| format!("{crc:08x}");
     Ok(match magic {
@@ -74,7 +73,7 @@ fn inspect_small(magic: &[u8; 8], bytes: &[u8]) -> Result<Value> {
                    "zones": map.zones(), "columns": map.columns.len()})
         }
         coverage::COVERAGE_MAGIC => {
-            // The unit only tells the length of months, which is not shown.
+            // The unit only affects the length of months, which is not shown.
             let found = coverage::Coverage::decode(bytes, crate::types::TimeUnit::Ms)?;
             let interval = match found.grid {
                 crate::types::Grid::Fixed { length, phase } => json!({"ticks": length, "phase": phase}),
@@ -90,7 +89,7 @@ fn inspect_small(magic: &[u8; 8], bytes: &[u8]) -> Result<Value> {
             json!({"kind": "value index", "chunk_id": index.chunk_id, "footer_crc32c": crc(index.footer_crc),
                    "rows": index.rows, "columns": columns})
         }
-        _ => return Err(Error::invalid("the file is no FastK file")),
+        _ => return Err(Error::invalid("not a FastK file")),
     })
 }
 
@@ -113,7 +112,7 @@ fn inspect_chunk(bytes: &[u8]) -> Result<Value> {
         .collect();
     let mut report = json!({
         "kind": "chunk",
-        "intact": found.is_whole(),
+        "intact": found.is_intact(),
         "file_bytes": bytes.len(),
         "file_crc32c": format!("{:08x}", crc32c::crc32c(bytes)),
         "footer_crc32c": format!("{:08x}", found.footer_crc),
@@ -134,16 +133,16 @@ fn inspect_segment(bytes: &[u8]) -> Result<Value> {
         Err(error) if error.code() == ErrorCode::CorruptData => None,
         header => Some(header?),
     };
-    // A frame tells the epoch, too.
+    // Frames also have the epoch.
     let epoch = header.map(|header| header.epoch).or_else(|| Some(wal::first_frame(bytes)?.1.epoch));
     let Some(epoch) = epoch else {
-        return Err(Error::corrupt("log segment: its header is damaged, and it has no frame"));
+        return Err(Error::corrupt("log segment: the header is damaged, and there is no frame"));
     };
     let mut frames = Vec::new();
     let mut offset = wal::SEGMENT_HEADER_BYTES;
     let end = loop {
         match wal::frame_at(bytes, offset, epoch) {
-            wal::FrameRead::Nothing => break "clean",
+            wal::FrameRead::Empty => break "clean",
             wal::FrameRead::Damaged => break "damaged",
             wal::FrameRead::Frame(frame, payload) => {
                 frames.push(inspect_frame(offset, &frame, payload));

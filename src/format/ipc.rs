@@ -1,10 +1,10 @@
 //! Arrow IPC framing of fixed-width, non-null columns.
 //!
 //! A message is `FF FF FF FF`, the length of the header as `i32`, the header (a flatbuffer padded so that the body
-//! starts on a multiple of [`ALIGNMENT`] when the message does) and the body: each column's cells, padded with
-//! zeros to [`ALIGNMENT`]. There are no validity buffers. The same bytes serve in a chunk file, in an Arrow stream
-//! and, header and body apart, in Flight. A column of words from a dictionary is its positions, 4 bytes each; the words
-//! go ahead in a message of their own. No chunk file has any.
+//! starts on a multiple of [`ALIGNMENT`] when the message does) and the body: each column's cells, padded with zeros to
+//! [`ALIGNMENT`]. There are no validity buffers. The same bytes are used in chunk files, in Arrow streams and, with
+//! header and body separate, in Flight. A dictionary column has 4-byte positions; its words are sent before in a
+//! message of their own. Chunk files have no dictionaries.
 
 use arrow::datatypes::Schema;
 use arrow::ipc::convert::IpcSchemaEncoder;
@@ -19,7 +19,7 @@ use flatbuffers::FlatBufferBuilder;
 pub const ALIGNMENT: usize = 64;
 /// First bytes of every message.
 pub const CONTINUATION: [u8; 4] = [0xFF; 4];
-/// Bytes before the header: continuation mark and header length.
+/// Bytes before the header: continuation marker and header length.
 pub const PREFIX_BYTES: usize = 8;
 /// Ends an Arrow stream, and the messages of an Arrow file.
 pub const END_OF_STREAM: [u8; 8] = [0xFF, 0xFF, 0xFF, 0xFF, 0, 0, 0, 0];
@@ -32,7 +32,7 @@ pub const fn padded(bytes: usize) -> usize {
 /// The header of a schema message: a flatbuffer without prefix or padding.
 pub fn schema_header(schema: &Schema) -> Vec<u8> {
     let mut fbb = FlatBufferBuilder::new();
-    // Numbers the dictionaries from zero.
+    // Dictionary ids start at zero.
     let mut dictionaries = DictionaryTracker::new(true);
     let root = IpcSchemaEncoder::new().with_dictionary_tracker(&mut dictionaries).schema_to_fb_offset(&mut fbb, schema);
     let mut message = MessageBuilder::new(&mut fbb);
@@ -45,7 +45,7 @@ pub fn schema_header(schema: &Schema) -> Vec<u8> {
     fbb.finished_data().to_vec()
 }
 
-/// The header of a record batch of `rows` rows whose columns hold `column_bytes` bytes each: a flatbuffer without
+/// The header of a record batch of `rows` rows with columns of `column_bytes` bytes each: a flatbuffer without
 /// prefix or padding.
 pub fn batch_header(rows: usize, column_bytes: &[usize]) -> Vec<u8> {
     let mut nodes = Vec::with_capacity(column_bytes.len());
@@ -75,7 +75,7 @@ pub fn batch_header(rows: usize, column_bytes: &[usize]) -> Vec<u8> {
     fbb.finished_data().to_vec()
 }
 
-/// Header and body of the message that carries the words of the only dictionary of a schema.
+/// Header and body of the message with the words of the only dictionary of a schema.
 pub fn dictionary_message<'w>(words: impl Iterator<Item = &'w str>) -> (Vec<u8>, Vec<u8>) {
     let mut offsets: Vec<u8> = 0_i32.to_le_bytes().to_vec();
     let mut text: Vec<u8> = Vec::new();
@@ -129,7 +129,7 @@ pub fn framed(header: &[u8]) -> Vec<u8> {
     out
 }
 
-/// Bytes of the body of a record batch with columns of these sizes.
+/// Size in bytes of the body of a record batch with columns of these sizes.
 pub fn body_bytes(column_bytes: &[usize]) -> usize {
     column_bytes.iter().map(|bytes| padded(*bytes)).sum()
 }
@@ -147,7 +147,7 @@ mod tests {
     use arrow::ipc::reader::StreamReader;
 
     #[test]
-    fn a_stream_of_our_messages_is_read_by_arrow() {
+    fn arrow_reads_a_stream_of_these_messages() {
         let schema =
             Schema::new(vec![Field::new("a", DataType::Int64, false), Field::new("b", DataType::Float64, false)]);
         let mut out = framed(&schema_header(&schema));

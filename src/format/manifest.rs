@@ -1,12 +1,12 @@
 //! Manifest files: edits and checkpoints.
 //!
-//! An edit says what changed, a checkpoint repeats the whole state as one edit. Both are a protobuf message in an
+//! An edit records changes, a checkpoint the complete state as one edit. Both are a protobuf message in an
 //! envelope: unknown fields are skipped, so a field can be added without a new version. Edit `n` follows edit
-//! `n - 1`; a number is used once, because its file is created exclusively.
+//! `n - 1`; a number is used once, since its file is created exclusively.
 //!
-//! An edit file holds its envelope twice, so that damage in one place costs nothing: nothing else has what an edit says.
-//! The second copy begins on a multiple of [`COPY_ALIGNMENT`], with zeros between, so that a lost sector does not take
-//! both. Of checkpoints there are two files, and all edits since the older one.
+//! An edit file contains its envelope twice, so that it survives damage in one place: the content of an edit is not
+//! stored elsewhere. The second copy starts on a multiple of [`COPY_ALIGNMENT`], with zeros between, so that a lost
+//! sector does not affect both. Of checkpoints two files are retained, with all edits since the older one.
 
 use prost::Message;
 
@@ -19,19 +19,19 @@ pub const EDIT_MAGIC: &[u8; 8] = b"FASTKEDT";
 pub const CHECKPOINT_MAGIC: &[u8; 8] = b"FASTKCHK";
 /// Version of both.
 pub const MANIFEST_VERSION: u32 = 1;
-/// The second copy of an edit begins on a multiple of this many bytes.
+/// The second copy of an edit starts on a multiple of this many bytes.
 pub const COPY_ALIGNMENT: usize = 4_096;
 
-/// What one publication changes.
+/// Changes of one publication.
 #[derive(Clone, PartialEq, Message)]
 pub struct Edit {
     /// Number of this edit; in a checkpoint, of the last edit it contains.
     #[prost(uint64, tag = "1")]
     pub number: u64,
-    /// Series new or changed.
+    /// New or changed series.
     #[prost(message, repeated, tag = "2")]
     pub series: Vec<SeriesRecord>,
-    /// Series gone.
+    /// Ids of removed series.
     #[prost(uint64, repeated, tag = "3")]
     pub series_dropped: Vec<u64>,
     #[prost(message, repeated, tag = "4")]
@@ -42,16 +42,16 @@ pub struct Edit {
     pub tombstones: Vec<TombstoneRecord>,
     #[prost(message, repeated, tag = "7")]
     pub tombstones_removed: Vec<TombstoneRecord>,
-    /// Run files published: with those before them they hold every tail row of commits up to `base_commit`.
+    /// Published run files; together with earlier ones they have all tail rows of commits up to `base_commit`.
     #[prost(message, repeated, tag = "8")]
     pub runs: Vec<RunRecord>,
-    /// Everything up to this commit is in chunks, runs and this manifest; 0 leaves it as it was.
+    /// All changes up to this commit are in chunks, runs and this manifest; 0 for unchanged.
     #[prost(uint64, tag = "9")]
     pub base_commit: u64,
-    /// First log segment that recovery needs; 0 leaves it as it was.
+    /// First log segment that recovery needs; 0 for unchanged.
     #[prost(uint64, tag = "10")]
     pub wal_first_segment: u64,
-    /// LSN that follows everything `base_commit` covers; 0 leaves it as it was.
+    /// First LSN after the changes that `base_commit` covers; 0 for unchanged.
     #[prost(uint64, tag = "11")]
     pub wal_first_lsn: u64,
     #[prost(uint64, tag = "12")]
@@ -59,29 +59,29 @@ pub struct Edit {
     /// Number of the next chunk, run or receipt file.
     #[prost(uint64, tag = "13")]
     pub next_file_id: u64,
-    /// Random name of this history of the store; empty leaves it as it was.
+    /// Random name of this history of the store; empty for unchanged.
     #[prost(string, tag = "14")]
     pub epoch: String,
-    /// Ids of run files gone.
+    /// Ids of removed run files.
     #[prost(uint64, repeated, tag = "15")]
     pub runs_removed: Vec<u64>,
-    /// Named snapshots new.
+    /// New named snapshots.
     #[prost(message, repeated, tag = "16")]
     pub snapshots: Vec<SnapshotRecord>,
-    /// Names of snapshots gone.
+    /// Names of dropped snapshots.
     #[prost(string, repeated, tag = "17")]
     pub snapshots_removed: Vec<String>,
-    /// Receipt files published.
+    /// Published receipt files.
     #[prost(message, repeated, tag = "18")]
     pub receipts: Vec<ReceiptsRecord>,
-    /// Ids of receipt files gone.
+    /// Ids of removed receipt files.
     #[prost(uint64, repeated, tag = "19")]
     pub receipts_removed: Vec<u64>,
-    /// Ids of removed chunks whose files are unlinked; a checkpoint lists those whose files may still be there in
+    /// Ids of removed chunks whose files are unlinked; a checkpoint lists removed chunks whose files may still exist in
     /// `chunks_waiting`.
     #[prost(uint64, repeated, tag = "20")]
     pub chunks_unlinked: Vec<u64>,
-    /// In a checkpoint: chunks removed whose files may still be there.
+    /// In a checkpoint: removed chunks whose files may still exist.
     #[prost(message, repeated, tag = "21")]
     pub chunks_waiting: Vec<ChunkRecord>,
 }
@@ -105,7 +105,7 @@ pub struct SeriesRecord {
     /// Rows of commits up to this one are in chunks.
     #[prost(uint64, tag = "7")]
     pub sealed_commit: u64,
-    /// Wall clock of the last write in milliseconds; for people only.
+    /// Wall clock of the last write in milliseconds; informational.
     #[prost(sint64, tag = "8")]
     pub last_write_ms: i64,
     /// Commit of the registration.
@@ -114,21 +114,21 @@ pub struct SeriesRecord {
     /// Commit of the last change.
     #[prost(uint64, tag = "10")]
     pub last_commit: u64,
-    /// Commit of the drop, for a series that only snapshots show any more; else 0.
+    /// Commit of the drop, for a series visible only in snapshots; else 0.
     #[prost(uint64, tag = "11")]
     pub dropped_commit: u64,
-    /// What snapshots see of it where that differs.
+    /// States of the series in snapshots, where they differ.
     #[prost(message, repeated, tag = "12")]
     pub views: Vec<ViewRecord>,
 }
 
-/// A series as a snapshot sees it.
+/// A series as of a snapshot.
 #[derive(Clone, PartialEq, Message)]
 pub struct ViewRecord {
-    /// Highest commit it was so at.
+    /// Last commit at which the series had this state.
     #[prost(uint64, tag = "1")]
     pub commit: u64,
-    /// Commit of the last change before.
+    /// Commit of the last change up to then.
     #[prost(uint64, tag = "2")]
     pub last_commit: u64,
     /// The registration as JSON; empty when it is that of the series.
@@ -151,7 +151,7 @@ pub struct SnapshotRecord {
     pub name: String,
     #[prost(uint64, tag = "2")]
     pub commit: u64,
-    /// Wall clock in milliseconds; for people only.
+    /// Wall clock in milliseconds; informational.
     #[prost(sint64, tag = "3")]
     pub created_ms: i64,
 }
@@ -163,7 +163,7 @@ pub struct ReceiptsRecord {
     pub id: u64,
     #[prost(uint64, tag = "2")]
     pub bytes: u64,
-    /// Wall clock of its newest receipt in milliseconds: the file goes when that one is too old.
+    /// Wall clock of its newest receipt in milliseconds: the file is removed when that one expires.
     #[prost(sint64, tag = "3")]
     pub newest_ms: i64,
 }
@@ -190,13 +190,13 @@ pub struct ChunkRecord {
     pub commit_hi: u64,
     #[prost(uint64, tag = "9")]
     pub file_bytes: u64,
-    /// CRC-32C of the whole file.
+    /// CRC-32C of the entire file.
     #[prost(fixed32, tag = "10")]
     pub file_crc: u32,
-    /// CRC-32C of the footer, as it stands in the footer.
+    /// CRC-32C of the footer, as stored in the footer.
     #[prost(fixed32, tag = "11")]
     pub footer_crc: u32,
-    /// CRC-32C of each block, as they stand in the footer: a chunk that lost its footer proves its blocks by them.
+    /// CRC-32C of each block, as stored in the footer; they verify the blocks of a chunk that lost its footer.
     #[prost(fixed32, repeated, tag = "12")]
     pub block_crcs: Vec<u32>,
 }
@@ -221,13 +221,13 @@ pub struct RunRecord {
     pub id: u64,
     #[prost(uint64, tag = "2")]
     pub bytes: u64,
-    /// Checksum in its trailer, which covers the whole file.
+    /// Checksum in its trailer, which covers the entire file.
     #[prost(fixed32, tag = "3")]
     pub crc: u32,
-    /// 0 as a checkpoint wrote it; one more for every time it was merged.
+    /// 0 when written by a checkpoint; incremented by each merge.
     #[prost(uint32, tag = "4")]
     pub level: u32,
-    /// Its rows are those of commits up to this one; files are ordered by it.
+    /// The rows belong to commits up to this one; files are ordered by it.
     #[prost(uint64, tag = "5")]
     pub base_commit: u64,
 }
@@ -240,46 +240,46 @@ fn decode(what: &'static str, payload: &[u8]) -> Result<Edit> {
     Edit::decode(payload).map_err(|error| Error::corrupt(format!("{what}: {error}")))
 }
 
-/// Bytes of an edit file.
+/// Encodes an edit file.
 pub fn encode_edit(edit: &Edit) -> Vec<u8> {
-    twice(&encode(EDIT_MAGIC, edit))
+    with_second_copy(&encode(EDIT_MAGIC, edit))
 }
 
-fn twice(copy: &[u8]) -> Vec<u8> {
+fn with_second_copy(copy: &[u8]) -> Vec<u8> {
     let mut file = copy.to_vec();
     file.resize(copy.len().next_multiple_of(COPY_ALIGNMENT), 0);
     file.extend_from_slice(copy);
     file
 }
 
-/// Bytes of a checkpoint file.
+/// Encodes a checkpoint file.
 pub fn encode_checkpoint(edit: &Edit) -> Vec<u8> {
     encode(CHECKPOINT_MAGIC, edit)
 }
 
-/// Damage in an edit file that costs nothing, because a copy is whole.
+/// Damage in an edit file with one intact copy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EditDamage {
-    /// First byte of it, as far as that can be told.
+    /// First damaged byte, as far as known.
     pub offset: u64,
     pub reason: String,
 }
 
-/// Reads an edit file, and tells when one of its copies is damaged.
+/// Decodes an edit file, and reports a damaged copy.
 ///
 /// # Errors
-/// `corrupt_data` when no copy is whole, `unsupported_format` for a newer file.
+/// `corrupt_data` when no copy is intact, `unsupported_format` for a newer file.
 pub fn decode_edit(file: &[u8]) -> Result<(Edit, Option<EditDamage>)> {
     const WHAT: &str = "manifest edit";
     let open = |bytes| envelope::open_first(WHAT, EDIT_MAGIC, MANIFEST_VERSION, bytes);
     match open(file) {
         Ok((payload, rest)) => {
-            let whole = twice(file.get(..file.len() - rest.len()).unwrap_or_default());
-            let damage = (whole != file).then(|| {
-                let same = whole.iter().zip(file).take_while(|(wanted, found)| wanted == found).count();
-                let reason = match file.len() == whole.len() {
-                    true => "its second copy is damaged".to_owned(),
-                    false => format!("{} bytes, expected {}", file.len(), whole.len()),
+            let expected = with_second_copy(file.get(..file.len() - rest.len()).unwrap_or_default());
+            let damage = (expected != file).then(|| {
+                let same = expected.iter().zip(file).take_while(|(expected, found)| expected == found).count();
+                let reason = match file.len() == expected.len() {
+                    true => "the second copy is damaged".to_owned(),
+                    false => format!("{} bytes, expected {}", file.len(), expected.len()),
                 };
                 EditDamage { offset: same as u64, reason }
             });
@@ -291,7 +291,7 @@ pub fn decode_edit(file: &[u8]) -> Result<(Edit, Option<EditDamage>)> {
                 .step_by(COPY_ALIGNMENT)
                 .filter_map(|at| file.get(at..).map(open))
                 .find(|opened| !opened.as_ref().is_err_and(|error| error.code() == ErrorCode::CorruptData));
-            let reason = format!("its first copy is damaged: {}", error.detail());
+            let reason = format!("the first copy is damaged: {}", error.detail());
             match second {
                 Some(opened) => Ok((decode(WHAT, opened?.0)?, Some(EditDamage { offset: 0, reason }))),
                 None => Err(error),
@@ -300,10 +300,10 @@ pub fn decode_edit(file: &[u8]) -> Result<(Edit, Option<EditDamage>)> {
     }
 }
 
-/// Reads a checkpoint file.
+/// Decodes a checkpoint file.
 ///
 /// # Errors
-/// `corrupt_data` for a damaged one, `unsupported_format` for a newer one.
+/// `corrupt_data` for a damaged file, `unsupported_format` for a newer version.
 pub fn decode_checkpoint(file: &[u8]) -> Result<Edit> {
     const WHAT: &str = "manifest checkpoint";
     decode(WHAT, envelope::open(WHAT, CHECKPOINT_MAGIC, MANIFEST_VERSION, file)?)
@@ -318,11 +318,11 @@ mod tests {
     }
 
     #[test]
-    fn an_edit_survives_damage_in_one_place_and_tells_of_it() {
+    fn an_edit_survives_damage_in_one_place_and_reports_it() {
         let file = encode_edit(&sample());
         let copy_bytes = file.len() - COPY_ALIGNMENT;
         assert_eq!(decode_edit(&file).unwrap(), (sample(), None));
-        // A bit of every byte, each time another one.
+        // One bit of every byte, at varying positions.
         for bit in (0..file.len()).map(|byte| byte * 8 + byte % 8) {
             let mut damaged = file.clone();
             damaged[bit / 8] ^= 1 << (bit % 8);
@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cut_edit_is_read_as_long_as_its_first_copy_is_whole() {
+    fn a_truncated_edit_is_readable_while_its_first_copy_is_intact() {
         let file = encode_edit(&sample());
         let copy_bytes = file.len() - COPY_ALIGNMENT;
         for length in (0..copy_bytes + 2).chain(COPY_ALIGNMENT - 2..file.len()) {
@@ -355,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn a_checkpoint_notices_every_flipped_bit_and_every_cut() {
+    fn a_checkpoint_detects_every_flipped_bit_and_truncation() {
         let file = encode_checkpoint(&sample());
         assert_eq!(decode_checkpoint(&file).unwrap(), sample());
         for bit in 0..file.len() * 8 {

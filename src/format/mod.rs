@@ -1,4 +1,4 @@
-//! Bytes on disk and on the wire, to and from values. Pure: nothing here opens a file.
+//! Encoding and decoding of files and wire messages. Pure: no module here does I/O.
 
 pub mod backup;
 pub mod bytes;
@@ -17,5 +17,5 @@ pub mod value_index;
 pub mod wal;
 pub mod zone_map;
 
-/// Version of the data directory as a whole, written in `FORMAT`.
+/// Format version of a data directory, stored in `FORMAT`.
 pub const FORMAT_VERSION: u32 = 1;

@@ -1,9 +1,10 @@
-//! Receipts: what a write under an idempotency key did, so that its retry gets the same answer and changes nothing.
+//! Receipts: the outcome of a write with an idempotency key, so that a retry gets the same response and changes
+//! nothing.
 //!
-//! A receipt stands in the log with its commit; when the log is trimmed it moves to a receipt file. Keys and bodies
-//! are kept as 128-bit XXH3 hashes.
+//! A receipt is part of its commit in the log; when the log is trimmed it moves to a receipt file. Keys and bodies are
+//! stored as 128-bit XXH3 hashes.
 //!
-//! A receipt file is one page after the other, each in an envelope of its own, so that damage costs one page. The
+//! A receipt file is a sequence of pages, each in its own envelope, so that damage is limited to one page. The
 //! payload of a page: its number from 0 (`u32`), number of pages (`u32`), number of receipts (`u32`), then each receipt
 //! as a `u32` length and its bytes. A file has at least one page.
 
@@ -17,18 +18,18 @@ use crate::error::{Error, ErrorCode, Result};
 pub const RECEIPTS_MAGIC: &[u8; 8] = b"FASTKRCP";
 /// Version of receipt files.
 pub const RECEIPTS_VERSION: u32 = 1;
-/// Most receipts of a page.
+/// Maximum number of receipts of a page.
 pub const PAGE_RECEIPTS: usize = 1_024;
 
-/// What a write did to one series.
+/// Outcome of a write for one series.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SeriesReceipt {
     pub series_id: u64,
-    /// Distinct rows stored, `rows_replaced` of which existed.
+    /// Distinct rows stored; `rows_replaced` of them existed before.
     pub rows_written: u64,
     pub rows_replaced: u64,
     pub rows_duplicate: u64,
-    /// Rows the caller left out beforehand; only carried along.
+    /// Rows left out before the write; recorded for the response.
     pub rows_skipped: u64,
     pub version: u64,
     pub commit: u64,
@@ -37,21 +38,21 @@ pub struct SeriesReceipt {
     pub durable: bool,
 }
 
-/// A write that was done under an idempotency key.
+/// A completed write with an idempotency key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Receipt {
     /// Hash of the key.
     pub key: u128,
-    /// Hash of what was written and how.
+    /// Hash of the written rows and the options.
     pub fingerprint: u128,
-    /// Wall clock of the write in milliseconds: receipts are forgotten by age.
+    /// Wall clock of the write in milliseconds; receipts expire by age.
     pub wall_ms: i64,
-    /// One entry a series, in the order of the write.
+    /// One entry per series, in the order of the write.
     pub written: Vec<SeriesReceipt>,
 }
 
 impl Receipt {
-    /// Appends the receipt's bytes.
+    /// Appends the encoded receipt.
     pub fn put(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.key.to_le_bytes());
         out.extend_from_slice(&self.fingerprint.to_le_bytes());
@@ -77,7 +78,7 @@ impl Receipt {
         }
     }
 
-    /// Reads a receipt that takes up all of `bytes`.
+    /// Decodes a receipt from all of `bytes`.
     pub fn read(bytes: &[u8]) -> Result<Self> {
         let mut reader = ByteReader::new(bytes, "receipt");
         let (key, fingerprint, wall_ms) = (reader.u128()?, reader.u128()?, reader.i64()?);
@@ -107,7 +108,7 @@ impl Receipt {
     }
 }
 
-/// Bytes of a receipt file.
+/// Encodes a receipt file.
 pub fn encode_receipts<'a>(receipts: impl Iterator<Item = &'a Receipt>) -> Vec<u8> {
     let receipts: Vec<&Receipt> = receipts.collect();
     let small = |value: usize| u32::try_from(value).unwrap_or(u32::MAX).to_le_bytes();
@@ -138,7 +139,7 @@ struct ReceiptPage {
 }
 
 impl ReceiptPage {
-    /// The page at the begin of `bytes`, and what follows it.
+    /// The page at the start of `bytes`, and the bytes after it.
     fn read(bytes: &[u8]) -> Result<(Self, &[u8])> {
         let (payload, rest) = envelope::open_first("receipt file", RECEIPTS_MAGIC, RECEIPTS_VERSION, bytes)?;
         let mut reader = ByteReader::new(payload, "receipt file");
@@ -152,14 +153,14 @@ impl ReceiptPage {
     }
 }
 
-/// Reads a receipt file and checks every byte of it.
+/// Decodes a receipt file and verifies every byte.
 pub fn decode_receipts(file: &[u8]) -> Result<Vec<Receipt>> {
     let mut receipts = Vec::new();
     let mut rest = file;
     for expected in 0.. {
         let (mut page, after) = ReceiptPage::read(rest)?;
         if page.number != expected {
-            return Err(Error::corrupt(format!("receipt file: page {} stands where page {expected} was", page.number)));
+            return Err(Error::corrupt(format!("receipt file: found page {}, expected page {expected}", page.number)));
         }
         receipts.append(&mut page.receipts);
         rest = after;
@@ -170,24 +171,24 @@ pub fn decode_receipts(file: &[u8]) -> Result<Vec<Receipt>> {
     if rest.is_empty() {
         Ok(receipts)
     } else {
-        Err(Error::corrupt(format!("receipt file has {} bytes too many", rest.len())))
+        Err(Error::corrupt(format!("receipt file has {} surplus bytes", rest.len())))
     }
 }
 
-/// What is left of a damaged receipt file.
+/// The intact parts of a damaged receipt file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ReceiptSalvage {
     pub receipts: Vec<Receipt>,
-    /// Bytes that hold no whole page.
+    /// Byte ranges without an intact page.
     pub damaged: Vec<Range<u64>>,
-    /// Pages that are lost, as far as a whole page tells how many there were.
+    /// Number of lost pages; `None` without an intact page, which has the total.
     pub pages_lost: Option<u32>,
 }
 
-/// Reads the whole pages of a receipt file.
+/// Decodes the intact pages of a receipt file.
 ///
 /// # Errors
-/// `unsupported_format` for a newer file. Anything else is damage and reported.
+/// `unsupported_format` for a newer file. Other errors are reported as damage.
 pub fn salvage_receipts(file: &[u8]) -> Result<ReceiptSalvage> {
     let mut found = ReceiptSalvage::default();
     let (mut at, mut lost_from, mut pages_found) = (0, None, 0);
@@ -207,7 +208,7 @@ pub fn salvage_receipts(file: &[u8]) -> Result<ReceiptSalvage> {
             Err(error) if error.code() == ErrorCode::UnsupportedFormat => return Err(error),
             Err(_) => {
                 lost_from.get_or_insert(at);
-                // The next place where a page could begin.
+                // The next offset where a page could start.
                 let ahead = rest.get(1..).unwrap_or_default();
                 let next = ahead.windows(RECEIPTS_MAGIC.len()).position(|bytes| bytes == RECEIPTS_MAGIC);
                 at = next.map_or(file.len(), |next| at + 1 + next);
@@ -226,7 +227,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn receipts_survive_their_bytes_and_notice_every_flipped_bit() {
+    fn receipts_round_trip_and_detect_every_flipped_bit() {
         let written = SeriesReceipt {
             series_id: 3,
             rows_written: 2,
@@ -261,13 +262,13 @@ mod tests {
         let file = encode_receipts(receipts.iter());
         assert_eq!(decode_receipts(&file).unwrap(), receipts);
         assert_eq!(decode_receipts(&encode_receipts([].iter())).unwrap(), []);
-        let whole = salvage_receipts(&file).unwrap();
-        assert_eq!(whole, ReceiptSalvage { receipts: receipts.clone(), damaged: Vec::new(), pages_lost: Some(0) });
+        let salvage = salvage_receipts(&file).unwrap();
+        assert_eq!(salvage, ReceiptSalvage { receipts: receipts.clone(), damaged: Vec::new(), pages_lost: Some(0) });
         (file, receipts)
     }
 
     #[test]
-    fn damage_costs_the_page_it_hits_and_no_other() {
+    fn damage_loses_only_the_page_it_hits() {
         let (file, receipts) = long();
         let page_bytes = envelope::ENVELOPE_BYTES + 12 + PAGE_RECEIPTS * (4 + 44);
         for byte in (0..file.len()).step_by(1_009).chain([page_bytes - 1, page_bytes, 2 * page_bytes, file.len() - 1]) {
@@ -286,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cut_costs_the_pages_behind_it_and_is_noticed_even_between_two_pages() {
+    fn a_truncation_loses_the_pages_after_it_and_is_detected_even_between_pages() {
         let (file, receipts) = long();
         let page_bytes = envelope::ENVELOPE_BYTES + 12 + PAGE_RECEIPTS * (4 + 44);
         for length in (0..file.len()).step_by(1_013).chain([page_bytes, 2 * page_bytes, file.len() - 1]) {

@@ -1,17 +1,17 @@
-//! Run files: tail rows of many series in one immutable file, so that the log can be trimmed without a chunk a
-//! series. The file is mapped and read in place: columns begin on multiples of 64 bytes.
+//! Run files: tail rows of many series in one immutable file, so that the log can be trimmed without a chunk per
+//! series. The file is mapped and read in place: columns start on multiples of 64 bytes.
 //!
 //! | bytes | part |
 //! |---|---|
 //! | 64 | head |
-//! | … | runs: a header padded to 64 bytes, `ts`, then each column, 8 bytes a cell, each padded with zeros to 64 bytes |
-//! | … | index: one entry of 72 bytes a run |
+//! | … | runs: a header padded to 64 bytes, `ts`, then each column, 8 bytes per cell, each padded with zeros to 64 bytes |
+//! | … | index: one entry of 72 bytes per run |
 //! | 40 | trailer |
 //!
-//! `docs/format.md` has the fields. Everything is there twice, but for the rows themselves and the registrations
-//! (which the manifest and other files have too): head and trailer say what the manifest says about the file, a header
-//! says what the entry of its run says. So one damaged place costs the run whose columns it hit, or nothing:
-//! [`salvage_run`] goes by the index while that is whole, else from header to header.
+//! `docs/format.md` has the fields. All data is stored twice, except rows and registrations (which the manifest and
+//! other files also have): head and trailer repeat the manifest's record of the file, each header repeats the index
+//! entry of its run. Damage in one place therefore loses at most the run whose columns it hits: [`salvage_run`] uses
+//! the index if it is intact, else it scans from header to header.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
@@ -47,17 +47,17 @@ pub struct RunEntry {
     pub commit_lo: u64,
     pub commit_hi: u64,
     pub rows: u64,
-    /// Where its columns begin.
+    /// Offset of the columns.
     pub offset: u64,
     pub ts_min: i64,
     pub ts_max: i64,
-    /// Columns, `ts` among them.
+    /// Number of columns, including `ts`.
     pub columns: u32,
-    /// Checksum of its columns with their padding.
+    /// Checksum of the columns with their padding.
     pub crc: u32,
-    /// Bytes of its header, which stands before the columns.
+    /// Size of the header, which is stored before the columns.
     pub header_bytes: u32,
-    /// Checksum in its header, which covers registration and padding.
+    /// Checksum in the header, which covers registration and padding.
     pub header_crc: u32,
 }
 
@@ -77,7 +77,7 @@ impl RunEntry {
         self.rows > 0 && u32::try_from(self.rows).is_ok() && (1..=COLUMNS_MAX + 1).contains(&columns)
     }
 
-    /// Its columns in the file; nothing when they lie outside.
+    /// The columns in the file; `None` when out of range.
     fn columns_in<'a>(&self, file: &'a [u8]) -> Option<&'a [u8]> {
         file.get(wide(self.offset)..wide(self.offset.checked_add(self.bytes())?))
     }
@@ -143,12 +143,12 @@ fn damaged(what: &str) -> Error {
     Error::corrupt(format!("run file: {what}"))
 }
 
-/// What the manifest says about the file, too.
+/// Fields of the file that the manifest also has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RunOrigin {
-    /// 0 as a checkpoint wrote it; one more for every time it was merged.
+    /// 0 when written by a checkpoint; incremented by each merge.
     pub level: u32,
-    /// Its rows are those of commits up to this one.
+    /// The rows belong to commits up to this one.
     pub base_commit: u64,
 }
 
@@ -166,7 +166,7 @@ fn encode_head(origin: RunOrigin) -> Vec<u8> {
 fn decode_head(file: &[u8]) -> Result<RunOrigin> {
     let mut reader = ByteReader::new(file, "run file");
     if reader.take(8)? != RUN_MAGIC {
-        return Err(damaged("it does not begin with its magic"));
+        return Err(damaged("it does not start with its magic"));
     }
     let version = reader.u32()?;
     let origin = RunOrigin { level: reader.u32()?, base_commit: reader.u64()? };
@@ -179,7 +179,7 @@ fn decode_head(file: &[u8]) -> Result<RunOrigin> {
     Ok(origin)
 }
 
-/// Writes a run file from front to back.
+/// Writes a run file sequentially.
 #[derive(Debug)]
 pub struct RunWriter<W> {
     out: W,
@@ -195,8 +195,8 @@ impl<W: Write> RunWriter<W> {
         Ok(Self { out, origin, offset: RUN_HEAD_BYTES as u64, entries: Vec::new(), registered: BTreeSet::new() })
     }
 
-    /// Adds a run: `ts` first, all columns of the same length, rising in time. The first run of a series carries its
-    /// registration.
+    /// Adds a run: `ts` first, all columns of the same length, ascending by time. The first run of a series includes
+    /// its registration.
     ///
     /// # Errors
     /// `InvalidInput` for 2^32 rows or more.
@@ -238,7 +238,7 @@ impl<W: Write> RunWriter<W> {
         Ok(())
     }
 
-    /// How many runs were added.
+    /// Number of runs added.
     pub fn len(&self) -> usize {
         self.entries.len()
     }
@@ -247,7 +247,8 @@ impl<W: Write> RunWriter<W> {
         self.entries.is_empty()
     }
 
-    /// Writes index and trailer. Gives the output, the bytes of the file and its checksum, which covers everything.
+    /// Writes index and trailer. Returns the sink, the size of the file in bytes and its checksum, which covers all
+    /// bytes.
     pub fn finish(mut self) -> io::Result<(W, u64, u32)> {
         let (end, crc) = encode_end(self.origin, &self.entries, self.offset);
         self.out.write_all(&end)?;
@@ -255,7 +256,7 @@ impl<W: Write> RunWriter<W> {
     }
 }
 
-/// Index and trailer, and the checksum there.
+/// Index and trailer, and the checksum in the trailer.
 fn encode_end(origin: RunOrigin, entries: &[RunEntry], index_at: u64) -> (Vec<u8>, u32) {
     let mut end = Vec::with_capacity(entries.len() * RUN_ENTRY_BYTES + RUN_TRAILER_BYTES);
     entries.iter().for_each(|entry| entry.put(&mut end));
@@ -273,20 +274,19 @@ fn header_crc(header: &[u8]) -> u32 {
     header.get(4..8).and_then(|bytes| bytes.try_into().ok()).map_or(0, u32::from_le_bytes)
 }
 
-/// A run file whose every byte was checked.
+/// A fully verified run file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RunFile {
-    /// Checksum in the trailer, which covers everything.
+    /// Checksum in the trailer, which covers all bytes.
     pub crc: u32,
     pub origin: RunOrigin,
     pub runs: Vec<RunEntry>,
 }
 
-/// Index and trailer, as far as they can be checked by themselves. The runs follow each other without a hole from the
-/// head to the index.
+/// Decodes index and trailer and checks them by themselves. The runs must be contiguous from the head to the index.
 fn decode_index(file: &[u8]) -> Result<RunFile> {
-    let trailer_at = file.len().checked_sub(RUN_TRAILER_BYTES).ok_or_else(|| damaged("it is cut"))?;
-    let (before, trailer) = file.split_at_checked(trailer_at).ok_or_else(|| damaged("it is cut"))?;
+    let trailer_at = file.len().checked_sub(RUN_TRAILER_BYTES).ok_or_else(|| damaged("it is truncated"))?;
+    let (before, trailer) = file.split_at_checked(trailer_at).ok_or_else(|| damaged("it is truncated"))?;
     let mut reader = ByteReader::new(trailer, "run file trailer");
     let (index_at, count) = (reader.u64()?, reader.u64()?);
     let (base_commit, level, crc) = (reader.u64()?, reader.u32()?, reader.u32()?);
@@ -295,7 +295,7 @@ fn decode_index(file: &[u8]) -> Result<RunFile> {
         return Err(damaged("it does not end with its magic"));
     }
     let index = before.get(wide(index_at)..).unwrap_or_default();
-    // The head as it should be: that it is so is checked apart.
+    // The checksum uses the expected head; the actual head is checked separately.
     let mut found = crc32c::crc32c_append(crc32c::crc32c(&encode_head(origin)), index);
     found = crc32c::crc32c_append(found, trailer.get(..TRAILER_COVERED).unwrap_or_default());
     let other = found != crc && !planted(Bug::RunUnchecked);
@@ -320,7 +320,7 @@ fn decode_index(file: &[u8]) -> Result<RunFile> {
     Ok(RunFile { crc, origin, runs })
 }
 
-/// A run by its header at `at`, and the registration there.
+/// The run whose header is at `at`, and its registration.
 fn header_at(file: &[u8], at: usize) -> Option<(RunEntry, &[u8])> {
     let bytes = file.get(at..)?;
     let mut reader = ByteReader::new(bytes, "run header");
@@ -358,12 +358,12 @@ fn header_at(file: &[u8], at: usize) -> Option<(RunEntry, &[u8])> {
     run.has_possible_shape().then_some((run, def))
 }
 
-/// Checks every byte of a run file.
+/// Verifies every byte of a run file.
 pub fn decode_run(file: &[u8]) -> Result<RunFile> {
     let origin = decode_head(file)?;
     let decoded = decode_index(file)?;
     if decoded.origin != origin {
-        return Err(damaged("its head is that of another file"));
+        return Err(damaged("its head belongs to another file"));
     }
     for (position, run) in decoded.runs.iter().enumerate() {
         let at = run.offset.saturating_sub(u64::from(run.header_bytes));
@@ -380,41 +380,42 @@ pub fn decode_run(file: &[u8]) -> Result<RunFile> {
     Ok(decoded)
 }
 
-/// What is left of a damaged run file.
+/// The intact parts of a damaged run file.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct RunSalvage {
-    /// Runs whose columns are whole, as they stand in the file.
+    /// Runs with intact columns, in file order.
     pub runs: Vec<RunEntry>,
-    /// Registrations by series, as far as their headers are whole.
+    /// Registrations by series, from intact headers.
     pub defs: BTreeMap<u64, SeriesDef>,
-    /// Places where rows are lost.
+    /// Byte ranges with lost rows.
     pub damaged: Vec<DamagedRun>,
-    /// Damaged bytes that cost no row.
+    /// Damaged byte ranges without lost rows.
     pub harmless: Vec<Range<u64>>,
     pub index_intact: bool,
-    /// Whether `runs` and `damaged` are all the file ever had. A file cut behind a run could have had more.
+    /// Whether `runs` and `damaged` cover all runs of the original file. A file truncated after a run could have had
+    /// more.
     pub complete: bool,
-    /// Known while head or index is whole.
+    /// Known if head or index is intact.
     pub origin: Option<RunOrigin>,
-    /// Checksum in the trailer, when the index is whole.
+    /// Checksum in the trailer, if the index is intact.
     pub crc: Option<u32>,
 }
 
-/// A place of a run file where rows are lost.
+/// A byte range of a run file with lost rows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DamagedRun {
-    /// First byte of the place, and bytes in the file.
+    /// Offset and length of the range in the file.
     pub offset: u64,
     pub bytes: u64,
-    /// What was there, when header or index tell.
+    /// The lost run, if header or index is intact.
     pub run: Option<RunEntry>,
     pub reason: String,
 }
 
-/// Reads what is whole of a run file, by its index or, when that is damaged, from header to header.
+/// Reads the intact parts of a run file, by its index or, if that is damaged, from header to header.
 ///
 /// # Errors
-/// `unsupported_format` for a newer file. Anything else is damage and reported.
+/// `unsupported_format` for a newer file. Other errors are reported as damage.
 pub fn salvage_run(file: &[u8]) -> Result<RunSalvage> {
     let mut found = RunSalvage::default();
     match decode_head(file) {
@@ -434,7 +435,7 @@ pub fn salvage_run(file: &[u8]) -> Result<RunSalvage> {
                     Some((_, def)) => found.register(&run, def),
                     None => found.harmless.push(at..run.offset),
                 }
-                found.judge(file, run);
+                found.check_columns(file, run);
             }
         }
         Err(_) => found.walk(file),
@@ -449,17 +450,17 @@ impl RunSalvage {
         }
     }
 
-    fn judge(&mut self, file: &[u8], run: RunEntry) {
+    fn check_columns(&mut self, file: &[u8], run: RunEntry) {
         let reason = match run.columns_in(file).map(crc32c::crc32c) {
             Some(crc) if crc == run.crc => return self.runs.push(run),
             Some(crc) => format!("checksum {crc:08x}, expected {:08x}", run.crc),
-            None => "the file is cut".to_owned(),
+            None => "the file is truncated".to_owned(),
         };
         let bytes = run.bytes().min((file.len() as u64).saturating_sub(run.offset));
         self.damaged.push(DamagedRun { offset: run.offset, bytes, run: Some(run), reason });
     }
 
-    /// From header to header; what is between runs and holds none is damage.
+    /// Scans from header to header; bytes between runs without a run are damage.
     fn walk(&mut self, file: &[u8]) {
         let mut at = RUN_HEAD_BYTES;
         let mut gap = None;
@@ -474,11 +475,11 @@ impl RunSalvage {
                 self.lose(from, at);
             }
             self.register(&run, def);
-            self.judge(file, run);
+            self.check_columns(file, run);
             entries.push(run);
             at = wide(run.offset.saturating_add(run.bytes()));
         }
-        // What follows the last run is the index. When it is that of the runs found, they were all.
+        // The bytes after the last run are the index. If it matches the runs found, these are complete.
         let from = gap.unwrap_or(file.len());
         let rest = file.get(from..).unwrap_or_default();
         let origin = self.origin.unwrap_or(RunOrigin { level: 0, base_commit: 0 });
@@ -496,7 +497,7 @@ impl RunSalvage {
 
     fn lose(&mut self, from: usize, to: usize) {
         let (offset, bytes) = (from as u64, to.saturating_sub(from) as u64);
-        self.damaged.push(DamagedRun { offset, bytes, run: None, reason: "no header of a run".to_owned() });
+        self.damaged.push(DamagedRun { offset, bytes, run: None, reason: "no run header".to_owned() });
     }
 }
 
@@ -527,11 +528,11 @@ mod tests {
     }
 
     #[test]
-    fn runs_survive_their_bytes_and_notice_every_flipped_bit() {
+    fn runs_round_trip_and_detect_every_flipped_bit() {
         let (file, RunFile { runs, .. }) = sample();
         let json = serde_json::to_vec(&def("A")).unwrap();
         let header_bytes = (64 + json.len()).next_multiple_of(64);
-        let wanted = RunEntry {
+        let expected = RunEntry {
             series_id: 5,
             commit_lo: 6,
             commit_hi: 9,
@@ -544,7 +545,7 @@ mod tests {
             header_bytes: header_bytes as u32,
             header_crc: runs[0].header_crc,
         };
-        assert_eq!(runs[0], wanted);
+        assert_eq!(runs[0], expected);
         assert_eq!(file[128..128 + json.len()], json);
         assert_eq!((runs[1].offset, runs[1].header_bytes), (runs[0].offset + 128 + 64, 64), "no second registration");
         let second = runs[0].offset as usize + 64;
@@ -560,8 +561,8 @@ mod tests {
     }
 
     #[test]
-    fn a_flipped_bit_costs_the_run_it_hits_and_nothing_else() {
-        let (file, whole) = sample();
+    fn a_flipped_bit_loses_only_the_run_it_hits() {
+        let (file, undamaged) = sample();
         let defs = BTreeMap::from([(5, def("A")), (6, def("B"))]);
         for bit in 0..file.len() * 8 {
             let mut damaged = file.clone();
@@ -569,8 +570,8 @@ mod tests {
             let found = salvage_run(&damaged).unwrap();
             let at = bit as u64 / 8;
             let is_hit = |run: &RunEntry| (run.offset..run.offset + run.bytes()).contains(&at);
-            let hit: Vec<RunEntry> = whole.runs.iter().copied().filter(is_hit).collect();
-            let left: Vec<RunEntry> = whole.runs.iter().copied().filter(|run| !is_hit(run)).collect();
+            let hit: Vec<RunEntry> = undamaged.runs.iter().copied().filter(is_hit).collect();
+            let left: Vec<RunEntry> = undamaged.runs.iter().copied().filter(|run| !is_hit(run)).collect();
             assert_eq!(found.runs, left, "bit {bit}");
             assert_eq!(found.damaged.iter().filter_map(|d| d.run).collect::<Vec<_>>(), hit, "bit {bit}");
             assert_eq!(found.damaged.len(), hit.len(), "bit {bit}: {found:?}");
@@ -579,30 +580,31 @@ mod tests {
             for (series_id, def) in &found.defs {
                 assert_eq!(defs.get(series_id), Some(def), "bit {bit}");
             }
-            let headers_hit = whole.runs.iter().any(|r| (r.offset - u64::from(r.header_bytes)..r.offset).contains(&at));
+            let headers_hit =
+                undamaged.runs.iter().any(|r| (r.offset - u64::from(r.header_bytes)..r.offset).contains(&at));
             assert!(headers_hit || found.defs.len() == 2, "bit {bit}");
         }
     }
 
     #[test]
-    fn a_cut_costs_the_runs_behind_it_and_nothing_else() {
-        let (file, whole) = sample();
+    fn a_truncation_loses_only_the_runs_after_it() {
+        let (file, undamaged) = sample();
         for length in 0..file.len() {
             let found = salvage_run(&file[..length]).unwrap();
             let end = |run: &RunEntry| (run.offset + run.bytes()) as usize;
-            let left: Vec<RunEntry> = whole.runs.iter().copied().filter(|run| end(run) <= length).collect();
+            let left: Vec<RunEntry> = undamaged.runs.iter().copied().filter(|run| end(run) <= length).collect();
             assert_eq!(found.runs, left, "cut at {length}");
             assert!(!found.complete && !found.index_intact, "cut at {length}");
             assert_eq!(found.origin, (length >= RUN_HEAD_BYTES).then_some(ORIGIN), "cut at {length}");
         }
-        let whole_again = salvage_run(&file).unwrap();
-        assert_eq!((whole_again.runs, whole_again.crc), (whole.runs, Some(whole.crc)));
-        assert!(whole_again.harmless.is_empty() && whole_again.damaged.is_empty() && whole_again.complete);
+        let salvage = salvage_run(&file).unwrap();
+        assert_eq!((salvage.runs, salvage.crc), (undamaged.runs, Some(undamaged.crc)));
+        assert!(salvage.harmless.is_empty() && salvage.damaged.is_empty() && salvage.complete);
     }
 
     #[test]
-    fn a_lost_sector_anywhere_costs_what_it_hits() {
-        let (file, whole) = sample();
+    fn a_lost_sector_loses_only_what_it_hits() {
+        let (file, undamaged) = sample();
         for from in (0..file.len()).step_by(64) {
             for bytes in [64, 128, 512] {
                 let mut damaged = file.clone();
@@ -613,9 +615,9 @@ mod tests {
                     let columns = run.offset as usize..(run.offset + run.bytes()) as usize;
                     file[columns.clone()] != damaged[columns]
                 };
-                let left: Vec<RunEntry> = whole.runs.iter().copied().filter(|run| !hit(run)).collect();
-                // With its header and the index gone at once, nobody knows of a run.
-                let index_at = end_of(&whole);
+                let left: Vec<RunEntry> = undamaged.runs.iter().copied().filter(|run| !hit(run)).collect();
+                // Without its header and the index, a run is not found.
+                let index_at = end_of(&undamaged);
                 if to <= index_at {
                     assert_eq!(found.runs, left, "{bytes} bytes at {from}");
                 } else {

@@ -1,6 +1,6 @@
-//! The small files a delete or a drop leaves beside the chunks, so that a manifest can be rebuilt without them
-//! coming back to life, and a registration that no chunk or run file tells. The payload inside the envelope is JSON and
-//! says everything.
+//! Small files next to the chunks: tombstones and drop markers, so that a rebuilt manifest does not resurrect deleted
+//! rows and dropped series, and registrations that are not in any chunk or run file. The payload in the envelope is
+//! self-contained JSON.
 
 use serde::{Deserialize, Serialize};
 
@@ -17,7 +17,7 @@ pub const REGISTRATION_MAGIC: &[u8; 8] = b"FASTKREG";
 /// Version of all three.
 pub const TOMBSTONE_VERSION: u32 = 1;
 
-/// A deleted closed range: it hides rows of commits before its own.
+/// A deleted closed range: it hides rows of earlier commits.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TombstoneFile {
     pub series_id: u64,
@@ -28,7 +28,7 @@ pub struct TombstoneFile {
     pub end: i64,
 }
 
-/// A dropped series: nothing of it is to be read again.
+/// A dropped series: its files must not be read again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DropFile {
     pub series_id: u64,
@@ -37,11 +37,12 @@ pub struct DropFile {
     pub commit: u64,
 }
 
-/// The registration of a series that is newer than what its chunks and run files say, or that has none of them.
+/// The registration of a series that is newer than those in its chunks and run files, or of a series without such
+/// files.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RegistrationFile {
     pub series_id: u64,
-    /// Commit as of which it is so.
+    /// Commit of the registration.
     pub commit: u64,
     pub series: SeriesDef,
 }
@@ -50,34 +51,34 @@ fn to_json<T: Serialize>(value: &T) -> Result<Vec<u8>> {
     serde_json::to_vec(value).map_err(|error| Error::internal(format!("tombstone as JSON: {error}")))
 }
 
-/// Bytes of a tombstone file.
+/// Encodes a tombstone file.
 pub fn encode_tombstone(value: &TombstoneFile) -> Result<Vec<u8>> {
     Ok(envelope::seal(TOMBSTONE_MAGIC, TOMBSTONE_VERSION, &to_json(value)?))
 }
 
-/// Bytes of a drop marker.
+/// Encodes a drop marker.
 pub fn encode_drop(value: &DropFile) -> Result<Vec<u8>> {
     Ok(envelope::seal(DROP_MAGIC, TOMBSTONE_VERSION, &to_json(value)?))
 }
 
-/// Bytes of a registration file.
+/// Encodes a registration file.
 pub fn encode_registration(value: &RegistrationFile) -> Result<Vec<u8>> {
     Ok(envelope::seal(REGISTRATION_MAGIC, TOMBSTONE_VERSION, &to_json(value)?))
 }
 
-/// Reads a registration file.
+/// Decodes a registration file.
 pub fn decode_registration(file: &[u8]) -> Result<RegistrationFile> {
     let payload = envelope::open("registration", REGISTRATION_MAGIC, TOMBSTONE_VERSION, file)?;
     serde_json::from_slice(payload).map_err(|error| Error::corrupt(format!("registration: {error}")))
 }
 
-/// Reads a tombstone file.
+/// Decodes a tombstone file.
 pub fn decode_tombstone(file: &[u8]) -> Result<TombstoneFile> {
     let payload = envelope::open("tombstone", TOMBSTONE_MAGIC, TOMBSTONE_VERSION, file)?;
     serde_json::from_slice(payload).map_err(|error| Error::corrupt(format!("tombstone: {error}")))
 }
 
-/// Reads a drop marker.
+/// Decodes a drop marker.
 pub fn decode_drop(file: &[u8]) -> Result<DropFile> {
     let payload = envelope::open("drop marker", DROP_MAGIC, TOMBSTONE_VERSION, file)?;
     serde_json::from_slice(payload).map_err(|error| Error::corrupt(format!("drop marker: {error}")))
@@ -88,7 +89,7 @@ mod tests {
     use super::*;
     use crate::error::ErrorCode;
 
-    fn notices_all<T: std::fmt::Debug + PartialEq>(file: &[u8], value: &T, read: impl Fn(&[u8]) -> Result<T>) {
+    fn check_all_damage<T: std::fmt::Debug + PartialEq>(file: &[u8], value: &T, read: impl Fn(&[u8]) -> Result<T>) {
         assert_eq!(&read(file).unwrap(), value);
         for bit in 0..file.len() * 8 {
             let mut damaged = file.to_vec();
@@ -101,11 +102,11 @@ mod tests {
     }
 
     #[test]
-    fn tombstones_and_drop_markers_notice_every_flipped_bit_and_every_cut() {
+    fn tombstones_and_drop_markers_detect_every_flipped_bit_and_truncation() {
         let key = SeriesKey::kline("X", "1m").unwrap();
         let tombstone = TombstoneFile { series_id: 1, key: key.clone(), commit: 2, start: -3, end: 4 };
-        notices_all(&encode_tombstone(&tombstone).unwrap(), &tombstone, decode_tombstone);
+        check_all_damage(&encode_tombstone(&tombstone).unwrap(), &tombstone, decode_tombstone);
         let drop = DropFile { series_id: 1, key, commit: 2 };
-        notices_all(&encode_drop(&drop).unwrap(), &drop, decode_drop);
+        check_all_damage(&encode_drop(&drop).unwrap(), &drop, decode_drop);
     }
 }

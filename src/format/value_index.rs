@@ -1,14 +1,14 @@
-//! Value indexes: which rows of a chunk hold a value, for the columns a registration asks for, in a sidecar beside it.
+//! Value index sidecars of chunks: the rows of each value, for the columns selected in the registration.
 //!
-//! Derived data, as zone maps are. The entries of a column (order key and row) are sorted by key, then row, and cut
-//! into pages. A directory in the usual envelope comes first, the pages follow it: a search reads the directory once
-//! and then only the pages it needs, each under its own checksum.
+//! Derived data, like zone maps. The entries of a column (order key and row) are sorted by key, then row, and split
+//! into pages. A directory in an envelope comes first, then the pages: a search reads the directory once and then only
+//! the pages it needs, each with its own checksum.
 //!
 //! The payload of the envelope: chunk id (`u64`), footer checksum of the chunk (`u32`), rows of the chunk (`u32`),
-//! number of columns (`u32`), then for each column its position in the registration (`u32`, `ts` is 0) and for each
-//! of its pages the lowest key (`i64`), the bytes of a key (`u32`: 0, 1, 2, 4 or 8) and the checksum of the page
-//! (`u32`). Every page but the last of a column has [`PAGE_ENTRIES`] entries. A page: the rows (`u32` each), then the
-//! keys, each less the lowest one of the page. Pages follow the directory in its order, without a hole.
+//! number of columns (`u32`), then for each column its position in the registration (`u32`, `ts` is 0) and for each of
+//! its pages the lowest key (`i64`), the bytes of a key (`u32`: 0, 1, 2, 4 or 8) and the checksum of the page (`u32`).
+//! Every page but the last of a column has [`PAGE_ENTRIES`] entries. A page: the rows (`u32` each), then the keys,
+//! relative to the lowest one of the page. Pages follow the directory contiguously, in its order.
 
 use std::ops::Range;
 
@@ -34,9 +34,9 @@ const PAGE_RECORD_BYTES: usize = 16;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ValueIndex {
     pub chunk_id: u64,
-    /// Footer checksum of the chunk: an index of another file of the same number is noticed.
+    /// Footer checksum of the chunk, to detect an index of another file with the same id.
     pub footer_crc: u32,
-    /// Rows of the chunk: each column has an entry a row.
+    /// Rows of the chunk; each column has one entry per row.
     pub rows: u32,
     pub columns: Vec<IndexColumn>,
 }
@@ -52,29 +52,29 @@ pub struct IndexColumn {
 /// One page of a column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IndexPage {
-    /// Lowest key inside.
+    /// Lowest key of the page.
     pub low: i64,
     key_bytes: u32,
     crc: u32,
-    /// Where it begins in the file.
+    /// Offset in the file.
     pub offset: u64,
     pub entries: usize,
 }
 
 impl ValueIndex {
-    /// Bytes of the directory with its envelope, for a chunk of this many rows.
+    /// Size in bytes of the directory with its envelope, for a chunk of `rows` rows.
     pub fn directory_bytes(rows: u32, column_count: usize) -> usize {
         ENVELOPE_BYTES + HEAD_BYTES + column_count * (4 + page_count(rows) * PAGE_RECORD_BYTES)
     }
 
-    /// Bytes of the directory of a file that begins so.
+    /// Size in bytes of the directory of a file that starts with `head`.
     ///
     /// # Errors
     /// `corrupt_data` when these are not the first bytes of a value index.
     pub fn directory_length(head: &[u8]) -> Result<usize> {
         let mut reader = ByteReader::new(head, "value index");
         if reader.take(8)? != VALUE_INDEX_MAGIC {
-            return Err(Error::corrupt("value index does not begin with its magic"));
+            return Err(Error::corrupt("value index does not start with its magic"));
         }
         reader.take(8)?;
         let payload = usize::try_from(reader.u64()?).unwrap_or(usize::MAX);
@@ -100,7 +100,7 @@ impl ValueIndex {
         envelope::seal(VALUE_INDEX_MAGIC, VALUE_INDEX_VERSION, &payload)
     }
 
-    /// Reads the directory of a file of `file_bytes` bytes.
+    /// Decodes the directory of a file of `file_bytes` bytes.
     pub fn decode(directory: &[u8], file_bytes: u64) -> Result<Self> {
         let payload = envelope::open("value index", VALUE_INDEX_MAGIC, VALUE_INDEX_VERSION, directory)?;
         let mut reader = ByteReader::new(payload, "value index");
@@ -133,10 +133,10 @@ impl ValueIndex {
         Ok(Self { chunk_id, footer_crc, rows, columns })
     }
 
-    /// Reads a whole file, all its pages included.
+    /// Decodes and verifies a complete file including all pages.
     pub fn check(file: &[u8]) -> Result<Self> {
         let directory = Self::directory_length(file)?;
-        let directory = file.get(..directory).ok_or_else(|| Error::corrupt("value index is cut"))?;
+        let directory = file.get(..directory).ok_or_else(|| Error::corrupt("value index is truncated"))?;
         let index = Self::decode(directory, u64::try_from(file.len()).unwrap_or(u64::MAX))?;
         for page in index.columns.iter().flat_map(|column| &column.pages) {
             let begin = usize::try_from(page.offset).unwrap_or(usize::MAX);
@@ -156,15 +156,16 @@ fn page_count(rows: u32) -> usize {
 }
 
 impl IndexColumn {
-    /// Pages that can hold a key of the closed range.
+    /// Pages that can have a key of the closed range.
     pub fn pages_of(&self, low: i64, high: i64) -> Range<usize> {
-        // A page ends where the next one begins: the one before the first lowest key at or above `low` can reach it.
+        // A page can contain keys up to the lowest key of the next page, so the page before the first one with a lowest
+        // key at or above `low` is included.
         let first = self.pages.partition_point(|page| page.low < low).saturating_sub(1);
         let end = self.pages.partition_point(|page| page.low <= high);
         first..end.max(first)
     }
 
-    /// Whether every key of a page lies in the closed range, told from the directory alone.
+    /// Whether every key of a page lies in the closed range, decided by the directory alone.
     pub fn is_inside(&self, page: usize, low: i64, high: i64) -> bool {
         let begins = self.pages.get(page).is_some_and(|page| low <= page.low);
         begins && self.pages.get(page + 1).is_some_and(|next| next.low <= high)
@@ -172,7 +173,7 @@ impl IndexColumn {
 }
 
 impl IndexPage {
-    /// Bytes in the file.
+    /// Size in the file.
     pub fn bytes(&self) -> usize {
         self.entries * (4 + self.key_bytes as usize)
     }
@@ -189,7 +190,7 @@ impl IndexPage {
         Ok(())
     }
 
-    /// Adds the rows whose key lies in the closed range; `bytes` are those of the page.
+    /// Appends the rows whose key lies in the closed range; `bytes` are those of the page.
     ///
     /// # Errors
     /// `corrupt_data` when the bytes do not have the checksum of the directory.
@@ -221,7 +222,7 @@ impl IndexPage {
     }
 }
 
-/// Cuts the entries of one column, sorted by key and then row, into pages; `put` writes a page's bytes.
+/// Splits the entries of one column, sorted by key and then row, into pages; `put` writes the bytes of a page.
 pub fn write_pages<E>(
     entries: &[(i64, u32)],
     position: usize,
@@ -298,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn every_key_finds_exactly_its_rows_whatever_the_keys_look_like() {
+    fn every_key_finds_exactly_its_rows() {
         let count = 5_000_i64;
         let columns = [
             (0..count).map(|row| row % 3).collect::<Vec<i64>>(),
@@ -312,16 +313,16 @@ mod tests {
             let mut ranges = vec![(i64::MIN, i64::MAX), (i64::MIN, i64::MIN), (i64::MAX, i64::MAX), (-5, -5), (3, 2)];
             ranges.extend(keys.iter().step_by(97).flat_map(|key| [(*key, *key), (key.saturating_sub(9), *key)]));
             for (low, high) in ranges {
-                let wanted: Vec<u32> =
+                let expected: Vec<u32> =
                     (0..).zip(keys).filter(|(_, key)| (low..=high).contains(*key)).map(|(row, _)| row).collect();
-                assert!(find(&file, position + 1, low, high) == wanted, "column {position}, {low} to {high}");
+                assert!(find(&file, position + 1, low, high) == expected, "column {position}, {low} to {high}");
             }
         }
         assert!(file.len() < columns.len() * columns[0].len() * 10, "{} bytes", file.len());
     }
 
     #[test]
-    fn every_flipped_bit_and_every_cut_is_noticed() {
+    fn every_flipped_bit_and_truncation_is_detected() {
         let file = file(&[(0..1_100).map(|row| row / 3).collect()]);
         for bit in 0..file.len() * 8 {
             let mut damaged = file.clone();

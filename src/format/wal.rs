@@ -1,9 +1,9 @@
-//! The write-ahead log: segments of frames, one frame a commit.
+//! The write-ahead log: segments of frames, one frame per commit.
 //!
-//! A segment begins with [`SegmentHeader`] and is filled with zeros ahead of use. Frames start on multiples of
-//! [`FRAME_ALIGNMENT`] and carry the random epoch of their segment, so that bytes of an earlier life of the same
-//! blocks never parse. `durable_lsn` is the highest LSN known to be synced when the frame was written: a damaged
-//! frame below a later `durable_lsn` is rot in synced data, otherwise it is the torn end of an unfinished write.
+//! A segment starts with [`SegmentHeader`] and is preallocated with zeros. Frames start on multiples of
+//! [`FRAME_ALIGNMENT`] and have the random epoch of their segment, so that stale bytes from an earlier use of the same
+//! disk blocks never parse. `durable_lsn` is the highest LSN known to be synced when the frame was written: a damaged
+//! frame below a later `durable_lsn` is corruption of synced data, otherwise it is the torn end of an unfinished write.
 
 use super::bytes::{ByteReader, put_blob, put_words};
 use super::receipt::Receipt;
@@ -26,10 +26,10 @@ pub const FRAME_MAGIC: [u8; 4] = *b"FKWF";
 pub const FRAME_HEADER_BYTES: usize = 56;
 /// Frames start on multiples of this many bytes.
 pub const FRAME_ALIGNMENT: usize = 64;
-/// Longest payload of a frame.
+/// Maximum size of a frame's payload in bytes.
 pub const PAYLOAD_BYTES_MAX: usize = 1 << 31;
 
-/// Names a segment's place in the log.
+/// Identifies a segment and its position in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SegmentHeader {
     /// Number in the file name.
@@ -38,16 +38,16 @@ pub struct SegmentHeader {
     pub epoch: u64,
     /// LSN of the first frame.
     pub first_lsn: u64,
-    /// Bytes of the whole file. It gets its name when it has them all, so a shorter one was cut.
+    /// Size of the file in bytes. The file is published at full size, so a shorter one was truncated.
     pub segment_bytes: u64,
 }
 
-/// What a frame holds.
+/// Kind of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FrameKind {
     /// A commit: its payload is a list of operations.
     Commit = 1,
-    /// Nothing but a newer `durable_lsn`.
+    /// Only a newer `durable_lsn`, no payload.
     Marker = 2,
 }
 
@@ -55,7 +55,7 @@ pub enum FrameKind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FrameHeader {
     pub kind: FrameKind,
-    /// Position in the log, one more for every frame.
+    /// Log sequence number, incremented with every frame.
     pub lsn: u64,
     pub epoch: u64,
     pub durable_lsn: u64,
@@ -73,7 +73,7 @@ pub enum LoggedChange {
         replaced: u64,
         rows: Rows,
     },
-    /// A closed range; `deleted` rows went, and the others lie between the timestamps `left`.
+    /// A delete of a closed range; `deleted` rows were removed, and `left` are the bounds of the remaining rows.
     Delete {
         series_id: u64,
         start: i64,
@@ -101,9 +101,9 @@ pub enum LoggedChange {
 /// The payload of a commit frame.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Commit {
-    /// What a retry is answered, when the caller gave an idempotency key.
+    /// The outcome for retries, when the caller sent an idempotency key.
     pub receipt: Option<Receipt>,
-    /// Wall clock in milliseconds, for people only.
+    /// Wall clock in milliseconds; informational.
     pub wall_ms: i64,
     pub operations: Vec<LoggedChange>,
 }
@@ -123,14 +123,14 @@ pub fn encode_segment_header(header: &SegmentHeader) -> [u8; SEGMENT_HEADER_BYTE
     out.try_into().unwrap_or([0; SEGMENT_HEADER_BYTES])
 }
 
-/// Reads a segment header. Whether the file has the bytes it tells is for the caller to check.
+/// Decodes a segment header. The caller checks the size of the file.
 ///
 /// # Errors
-/// `corrupt_data` for a damaged one, `unsupported_format` for a newer one.
+/// `corrupt_data` for a damaged header, `unsupported_format` for a newer version.
 pub fn decode_segment_header(bytes: &[u8]) -> Result<SegmentHeader> {
     let mut reader = ByteReader::new(bytes, "log segment header");
     if reader.take(8)? != SEGMENT_MAGIC {
-        return Err(Error::corrupt("log segment does not begin with its magic"));
+        return Err(Error::corrupt("log segment does not start with its magic"));
     }
     let version = reader.u32()?;
     reader.take(4)?;
@@ -157,7 +157,7 @@ pub fn put_frame(out: &mut Vec<u8>, header: &FrameHeader, payload: &[u8]) {
     put_frame_padding(out, payload.len());
 }
 
-/// Appends what stands before the payload of a frame.
+/// Appends the header of a frame.
 pub fn put_frame_head(out: &mut Vec<u8>, header: &FrameHeader, payload: &[u8]) {
     let begin = out.len();
     out.extend_from_slice(&FRAME_MAGIC);
@@ -174,7 +174,7 @@ pub fn put_frame_head(out: &mut Vec<u8>, header: &FrameHeader, payload: &[u8]) {
     }
 }
 
-/// Appends the zeros that stand behind the payload of a frame.
+/// Appends the zero padding after the payload of a frame.
 pub fn put_frame_padding(out: &mut Vec<u8>, payload_bytes: usize) {
     let padding = frame_bytes(payload_bytes) - FRAME_HEADER_BYTES - payload_bytes;
     out.resize(out.len() + padding, 0);
@@ -185,21 +185,21 @@ pub fn frame_bytes(payload_bytes: usize) -> usize {
     (FRAME_HEADER_BYTES + payload_bytes).div_ceil(FRAME_ALIGNMENT) * FRAME_ALIGNMENT
 }
 
-/// What stands at one place of a segment.
+/// Content of a segment at one offset.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FrameRead<'a> {
     Frame(FrameHeader, &'a [u8]),
-    /// Zeros: nothing was written here.
-    Nothing,
-    /// Bytes that are no whole frame of this epoch.
+    /// Zeros: no frame was written here.
+    Empty,
+    /// Bytes that are not an intact frame of this epoch.
     Damaged,
 }
 
-/// Reads what stands at `offset` of a segment of this epoch.
+/// Reads the frame at `offset` of a segment of this epoch.
 pub fn frame_at(segment: &[u8], offset: usize, epoch: u64) -> FrameRead<'_> {
-    let Some(rest) = segment.get(offset..) else { return FrameRead::Nothing };
+    let Some(rest) = segment.get(offset..) else { return FrameRead::Empty };
     if rest.iter().take(FRAME_HEADER_BYTES).all(|byte| *byte == 0) {
-        return FrameRead::Nothing;
+        return FrameRead::Empty;
     }
     match read_frame(rest) {
         Some((header, payload)) if header.epoch == epoch => FrameRead::Frame(header, payload),
@@ -207,8 +207,8 @@ pub fn frame_at(segment: &[u8], offset: usize, epoch: u64) -> FrameRead<'_> {
     }
 }
 
-/// The first whole frame of a segment whose header is damaged, of whatever epoch, and its offset. It tells the epoch:
-/// the checksum of a frame covers it. Only a segment without a whole frame gives none.
+/// The first intact frame of any epoch, and its offset; recovers the epoch of a segment with a damaged header, since
+/// the checksum of a frame covers the epoch. `None` without an intact frame.
 pub fn first_frame(segment: &[u8]) -> Option<(usize, FrameHeader)> {
     (SEGMENT_HEADER_BYTES..segment.len())
         .step_by(FRAME_ALIGNMENT)
@@ -256,7 +256,7 @@ pub fn put_rows(out: &mut Vec<u8>, rows: &Rows) {
     }
 }
 
-/// Reads rows as [`put_rows`] wrote them.
+/// Reads rows written by [`put_rows`].
 pub fn read_rows(reader: &mut ByteReader<'_>) -> Result<Rows> {
     let column_count = reader.length()?;
     if column_count > COLUMNS_MAX {
@@ -271,17 +271,17 @@ pub fn read_rows(reader: &mut ByteReader<'_>) -> Result<Rows> {
     Ok(Rows { ts, columns })
 }
 
-/// Bytes of a commit's payload.
+/// Encodes a commit's payload.
 pub fn encode_commit(commit: &Commit) -> Vec<u8> {
     let bytes = |operation: &LoggedChange| match operation {
         LoggedChange::Write { rows, .. } => 64 + rows.len() * (rows.columns.len() + 1) * 8,
         _ => 64,
     };
-    // Large writes are not to be moved while their payload grows.
+    // Reserve the space at once, so that large payloads are not moved while they grow.
     let mut out = Vec::with_capacity(64 + commit.operations.iter().map(bytes).sum::<usize>());
     let mut receipt = Vec::new();
-    if let Some(given) = &commit.receipt {
-        given.put(&mut receipt);
+    if let Some(source) = &commit.receipt {
+        source.put(&mut receipt);
     }
     put_blob(&mut out, &receipt);
     out.extend_from_slice(&commit.wall_ms.to_le_bytes());
@@ -325,7 +325,7 @@ pub fn encode_commit(commit: &Commit) -> Vec<u8> {
     out
 }
 
-/// Reads a commit's payload.
+/// Decodes a commit's payload.
 pub fn decode_commit(payload: &[u8]) -> Result<Commit> {
     let mut reader = ByteReader::new(payload, "commit");
     let receipt = match reader.blob()? {
@@ -389,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn commits_survive_their_bytes() {
+    fn commits_round_trip() {
         let payload = encode_commit(&sample());
         assert_eq!(decode_commit(&payload).unwrap(), sample());
         for length in 0..payload.len() {
@@ -413,7 +413,7 @@ mod tests {
         assert_eq!(segment.len(), frame_bytes(payload.len()));
         assert_eq!(frame_at(&segment, 0, 77), FrameRead::Frame(header, &payload));
         assert_eq!(frame_at(&segment, 0, 78), FrameRead::Damaged);
-        assert_eq!(frame_at(&[0; 128], 64, 77), FrameRead::Nothing);
+        assert_eq!(frame_at(&[0; 128], 64, 77), FrameRead::Empty);
         for bit in 0..(FRAME_HEADER_BYTES + payload.len()) * 8 {
             let mut damaged = segment.clone();
             damaged[bit / 8] ^= 1 << (bit % 8);
@@ -422,7 +422,7 @@ mod tests {
     }
 
     #[test]
-    fn a_segment_header_with_any_flipped_bit_or_cut_is_refused_and_costs_no_frame() {
+    fn a_damaged_segment_header_is_rejected_and_loses_no_frame() {
         let header = SegmentHeader { number: 1, epoch: 77, first_lsn: 9, segment_bytes: 4_096 };
         let mut segment = encode_segment_header(&header).to_vec();
         assert_eq!(first_frame(&segment), None);
@@ -442,6 +442,6 @@ mod tests {
             assert!(decode_segment_header(&segment[..length]).is_err(), "cut at {length}");
         }
         segment[70] ^= 1;
-        assert_eq!(first_frame(&segment), Some((128, marker(10))), "the next one has the epoch too");
+        assert_eq!(first_frame(&segment), Some((128, marker(10))), "the next frame has the epoch too");
     }
 }

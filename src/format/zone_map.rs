@@ -1,7 +1,7 @@
-//! Zone maps: lowest and highest value of every column in every zone of a chunk, in a sidecar beside it.
+//! Zone map sidecars of chunks: the lowest and highest value of every column in every zone.
 //!
-//! Derived data: a missing or damaged one costs time, never an answer. Values are kept as order keys, so that
-//! doubles and integers compare alike.
+//! Derived data: a missing or damaged zone map costs time but never changes a result. Values are stored as order keys,
+//! so that doubles and integers compare alike.
 //!
 //! The payload of the envelope: chunk id (`u64`), footer checksum of the chunk (`u32`), number of columns with `ts`
 //! first (`u32`), number of zones (`u32`), then for each column the lowest keys of all zones and the highest keys of
@@ -18,14 +18,14 @@ pub const ZONE_MAP_MAGIC: &[u8; 8] = b"FASTKZMP";
 /// Version of zone maps.
 pub const ZONE_MAP_VERSION: u32 = 1;
 
-/// Position of a cell in the order of its column: the integer itself, or for a double an integer that rises with it
-/// (both zeros are one).
+/// Order key of a cell: the integer itself, or for a double an integer with the same order (both zeros have the same
+/// key).
 #[inline]
 pub fn order_key(word: i64, is_float: bool) -> i64 {
     if !is_float {
         return word;
     }
-    // The sign bit alone is minus zero.
+    // Only the sign bit set is minus zero.
     let bits = if word == i64::MIN { 0 } else { word };
     // Negative doubles order backwards by their bits: flip all but the sign.
     bits ^ ((bits >> 63) & i64::MAX)
@@ -35,13 +35,13 @@ pub fn order_key(word: i64, is_float: bool) -> i64 {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ZoneMap {
     pub chunk_id: u64,
-    /// Footer checksum of the chunk: a map of another file of the same number is noticed.
+    /// Footer checksum of the chunk, to detect a map of another file with the same id.
     pub footer_crc: u32,
-    /// One entry a column, `ts` first; all have the same number of zones.
+    /// One entry per column, `ts` first; all have the same number of zones.
     pub columns: Vec<ZoneColumn>,
 }
 
-/// One column's zones.
+/// Keys of one column, by zone.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ZoneColumn {
     pub min: Vec<i64>,
@@ -49,12 +49,12 @@ pub struct ZoneColumn {
 }
 
 impl ZoneMap {
-    /// A map without zones yet.
+    /// A map without zones.
     pub fn new(chunk_id: u64, column_count: usize) -> Self {
         Self { chunk_id, footer_crc: 0, columns: vec![ZoneColumn::default(); column_count] }
     }
 
-    /// Adds the zones of a block; blocks begin on zone borders.
+    /// Adds the zones of a block; blocks start on zone boundaries.
     pub fn add_block(&mut self, columns: &[&[i64]], is_float: impl Fn(usize) -> bool) {
         for (position, (zones, words)) in self.columns.iter_mut().zip(columns).enumerate() {
             let float = is_float(position);
@@ -67,19 +67,19 @@ impl ZoneMap {
         }
     }
 
-    /// How many zones.
+    /// Number of zones.
     pub fn zones(&self) -> usize {
         self.columns.first().map_or(0, |column| column.min.len())
     }
 
-    /// Lowest and highest key of each column in the whole chunk.
-    pub fn whole(&self) -> Vec<(i64, i64)> {
+    /// Lowest and highest key of each column in the chunk.
+    pub fn chunk_bounds(&self) -> Vec<(i64, i64)> {
         let lowest = |keys: &[i64]| keys.iter().copied().min().unwrap_or(i64::MAX);
         let highest = |keys: &[i64]| keys.iter().copied().max().unwrap_or(i64::MIN);
         self.columns.iter().map(|column| (lowest(&column.min), highest(&column.max))).collect()
     }
 
-    /// Bytes of the sidecar file.
+    /// Encodes the sidecar file.
     pub fn encode(&self) -> Vec<u8> {
         let mut payload = Vec::new();
         payload.extend_from_slice(&self.chunk_id.to_le_bytes());
@@ -93,7 +93,7 @@ impl ZoneMap {
         envelope::seal(ZONE_MAP_MAGIC, ZONE_MAP_VERSION, &payload)
     }
 
-    /// Reads a sidecar file.
+    /// Decodes a sidecar file.
     pub fn decode(file: &[u8]) -> Result<Self> {
         let payload = envelope::open("zone map", ZONE_MAP_MAGIC, ZONE_MAP_VERSION, file)?;
         let mut reader = ByteReader::new(payload, "zone map");
@@ -117,15 +117,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_of_doubles_rise_with_them() {
-        let rising = [f64::NEG_INFINITY, -1e300, -2.5, -1e-300, 0.0, 1e-300, 1.0, 1.5, 1e300, f64::INFINITY];
-        let keys: Vec<i64> = rising.iter().map(|v| order_key(v.to_bits() as i64, true)).collect();
+    fn keys_of_doubles_preserve_their_order() {
+        let ascending = [f64::NEG_INFINITY, -1e300, -2.5, -1e-300, 0.0, 1e-300, 1.0, 1.5, 1e300, f64::INFINITY];
+        let keys: Vec<i64> = ascending.iter().map(|v| order_key(v.to_bits() as i64, true)).collect();
         assert!(keys.windows(2).all(|pair| pair[0] < pair[1]), "{keys:?}");
         assert_eq!(order_key((-0.0_f64).to_bits() as i64, true), order_key(0.0_f64.to_bits() as i64, true));
     }
 
     #[test]
-    fn a_zone_map_survives_its_bytes_and_notices_every_flipped_bit() {
+    fn a_zone_map_round_trips_and_detects_every_flipped_bit() {
         let mut map = ZoneMap::new(7, 2);
         let ts: Vec<i64> = (0..2_000).collect();
         let values: Vec<i64> = (0..2_000).map(|row| (f64::from(row) - 1_000.0).to_bits() as i64).collect();

@@ -343,7 +343,7 @@ fn a_log_segment_of_version_1_is_read_and_written_as_it_was() {
         }
     }
     assert_eq!(found, commits());
-    assert_eq!(wal::frame_at(&file, offset, header.epoch), wal::FrameRead::Nothing);
+    assert_eq!(wal::frame_at(&file, offset, header.epoch), wal::FrameRead::Empty);
 }
 
 /// An edit with every field set.

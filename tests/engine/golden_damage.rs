@@ -130,7 +130,7 @@ fn frames(segment: &[u8]) -> Vec<(std::ops::Range<usize>, u64, Vec<u8>)> {
                 found.push((offset..end, frame.lsn, payload.to_vec()));
                 offset += wal::frame_bytes(payload.len());
             }
-            FrameRead::Nothing | FrameRead::Damaged => offset += wal::FRAME_ALIGNMENT,
+            FrameRead::Empty | FrameRead::Damaged => offset += wal::FRAME_ALIGNMENT,
         }
     }
     found
@@ -188,7 +188,7 @@ fn a_chunk_loses_the_block_that_was_hit() {
             assert_eq!(lost, Vec::from_iter(hit), "{name}: byte {byte}");
             assert_eq!((found.footer_crc, &found.meta), (record.footer_crc, &whole.meta), "{name}: byte {byte}");
             assert_eq!(found.intact.len(), blocks.len() - lost.len(), "{name}: byte {byte}");
-            assert!(hit.is_some() || found.mended(damaged).unwrap() == file, "{name}: byte {byte}");
+            assert!(hit.is_some() || found.repaired(damaged).unwrap() == file, "{name}: byte {byte}");
         });
         for length in places(file.len()).filter(|length| *length >= blocks[0].start) {
             let cut = &file[..length];
@@ -199,7 +199,7 @@ fn a_chunk_loses_the_block_that_was_hit() {
             let lost: Vec<Option<u64>> = found.damaged.iter().map(|block| block.rows).collect();
             let wanted = if left < blocks.len() { vec![Some(record.rows - kept)] } else { Vec::new() };
             assert_eq!(lost, wanted, "{name}: cut at {length}");
-            assert!(left < blocks.len() || found.mended(cut).unwrap() == file, "{name}: cut at {length}");
+            assert!(left < blocks.len() || found.repaired(cut).unwrap() == file, "{name}: cut at {length}");
         }
     }
 }

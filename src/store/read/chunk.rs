@@ -361,7 +361,7 @@ impl OpenChunk {
     /// time.
     pub fn zones(&self, cache: &MapCache) -> Option<&Zones> {
         let zones = self.zones.get_or_init(|| match sidecar::read_zones(&self.path, &self.meta, self.footer_crc) {
-            Ok(map) => Some(Zones { whole: map.whole(), map }),
+            Ok(map) => Some(Zones { whole: map.chunk_bounds(), map }),
             Err(error) => {
                 tracing::warn!(%error, "a zone map is not used");
                 cache.orders.add(&self.meta);

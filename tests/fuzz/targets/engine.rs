@@ -185,7 +185,7 @@ pub fn segment(data: &[u8]) {
         let mut offset = wal::SEGMENT_HEADER_BYTES;
         while offset < data.len() {
             match wal::frame_at(data, offset, epoch) {
-                FrameRead::Nothing => break,
+                FrameRead::Empty => break,
                 FrameRead::Damaged => offset += wal::FRAME_ALIGNMENT,
                 FrameRead::Frame(frame, payload) => {
                     assert_eq!(payload.len(), frame.payload_bytes);
@@ -271,10 +271,10 @@ pub fn chunk_file(data: &[u8]) {
     let salvage = salvage_chunk(data, None);
     match (&strict, &salvage) {
         (Ok((meta, crc)), Ok(salvage)) => {
-            assert!(salvage.is_whole() && salvage.meta == *meta && salvage.footer_crc == *crc);
+            assert!(salvage.is_intact() && salvage.meta == *meta && salvage.footer_crc == *crc);
         }
         (Ok(_), Err(error)) => panic!("a whole chunk cannot be salvaged: {error}"),
-        (Err(error), Ok(salvage)) => assert!(!salvage.is_whole(), "{error}"),
+        (Err(error), Ok(salvage)) => assert!(!salvage.is_intact(), "{error}"),
         (Err(_), Err(_)) => {}
     }
     RECORDS.with(|records| {
@@ -287,8 +287,8 @@ pub fn chunk_file(data: &[u8]) {
                 let crc = crc32c::crc32c(&data[begin..end]);
                 assert!(record.block_crcs.contains(&crc), "a block the manifest does not know is given out");
             }
-            if let Some(mended) = salvage.mended(data) {
-                assert_eq!((mended.len() as u64, crc32c::crc32c(&mended)), (record.file_bytes, record.file_crc));
+            if let Some(repaired) = salvage.repaired(data) {
+                assert_eq!((repaired.len() as u64, crc32c::crc32c(&repaired)), (record.file_bytes, record.file_crc));
             }
         }
     });
@@ -364,7 +364,7 @@ pub fn zone_map(data: &[u8]) {
     for file in [data, &envelope::seal(ZONE_MAP_MAGIC, 1, data)] {
         if let Ok(map) = ZoneMap::decode(file) {
             assert_eq!(map.encode(), file);
-            let _ = (map.zones(), map.whole());
+            let _ = (map.zones(), map.chunk_bounds());
         }
     }
 }

@@ -250,8 +250,8 @@ impl LogWalk {
                     offset += frame_bytes(frame.payload_bytes);
                     end = offset;
                 }
-                FrameRead::Nothing if damaged_at.is_none() && is_zero(bytes, offset) => break,
-                FrameRead::Nothing | FrameRead::Damaged => {
+                FrameRead::Empty if damaged_at.is_none() && is_zero(bytes, offset) => break,
+                FrameRead::Empty | FrameRead::Damaged => {
                     damaged_at.get_or_insert(offset);
                     offset += FRAME_ALIGNMENT;
                 }
