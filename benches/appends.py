@@ -1,8 +1,8 @@
-"""Reads after many one-row appends against reads of the same rows written at once, through a real server.
+"""Compares reads after many one-row appends with reads of the same rows written at once, through a real server.
 
     python benches/appends.py target/release/fastk [ROWS]
 
-Needs pyarrow. 300 reads each way, taking turns; medians and quartiles in microseconds.
+Needs pyarrow. 300 interleaved reads each way; medians and quartiles in microseconds.
 """
 import http.client
 import json
@@ -74,7 +74,7 @@ def measure(rest, grpc, rows):
         "all rows": (BEGIN, last),
     }
     for name, (start, end) in ranges.items():
-        for face, read in (("REST Arrow", by_rest), ("Flight", by_flight)):
+        for interface, read in (("REST Arrow", by_rest), ("Flight", by_flight)):
             taken = {"ONE": [], "ALL": []}
             for turn in range(300):
                 for symbol in ("ONE", "ALL") if turn % 2 else ("ALL", "ONE"):
@@ -83,7 +83,7 @@ def measure(rest, grpc, rows):
                     taken[symbol].append((time.perf_counter() - began) * 1e6)
             one, every = (statistics.quantiles(taken[symbol], n=4) for symbol in ("ONE", "ALL"))
             print(
-                f"{name}, {face}: one by one {one[1]:.0f} us [{one[0]:.0f}..{one[2]:.0f}], "
+                f"{name}, {interface}: one by one {one[1]:.0f} us [{one[0]:.0f}..{one[2]:.0f}], "
                 f"at once {every[1]:.0f} us [{every[0]:.0f}..{every[2]:.0f}], ratio {one[1] / every[1]:.2f}"
             )
 

@@ -1,5 +1,5 @@
-//! Backups of a store of 10 million rows, and what one costs writers that go on. `benches/README.md` says how figures
-//! are taken.
+//! Backups of a store of 10 million rows, and their cost to concurrent writers. `benches/README.md` describes the
+//! method.
 #![allow(missing_docs)]
 
 use std::path::Path;
@@ -12,7 +12,7 @@ use fastk::types::{Rows, SeriesKey, SeriesSpec};
 const MINUTE: i64 = 60_000;
 const SERIES: i64 = 4;
 const ROWS: i64 = 2_500_000;
-/// How long appends are timed at a stretch.
+/// Duration of one measurement of appends.
 const SPAN: Duration = Duration::from_secs(4);
 
 fn key(series: i64) -> SeriesKey {
@@ -33,46 +33,47 @@ fn register(store: &Store, key: &SeriesKey) {
 }
 
 fn back_up(store: &Store, to: &Path, options: &BackupOptions) -> Duration {
-    let begun = Instant::now();
+    let started = Instant::now();
     store.backup(to, options, &TaskControl::new()).expect("backed up");
-    begun.elapsed()
+    started.elapsed()
 }
 
-/// Times appends of one row for a while, during which `beside` runs again and again. Gives how often it ran.
-fn appends(store: &Store, took: &mut Vec<Duration>, beside: impl Fn() + Sync) -> usize {
+/// Times appends of one row for [`SPAN`] while `background` runs repeatedly. Returns how often it ran.
+fn appends(store: &Store, durations: &mut Vec<Duration>, background: impl Fn() + Sync) -> usize {
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let worker = scope.spawn(|| {
             let mut rounds = 0;
             while !stop.load(Ordering::Relaxed) {
-                beside();
+                background();
                 rounds += 1;
             }
             rounds
         });
         let key = key(SERIES);
         let first = store.snapshot().get(&key).and_then(|series| series.bounds).map_or(0, |(_, last)| last / MINUTE);
-        let begun = Instant::now();
+        let started = Instant::now();
         for minute in first + 1.. {
             let one = Instant::now();
             store.write(&key, minutes(minute, 1), WriteMode::Append, None).expect("written");
-            took.push(one.elapsed());
-            if begun.elapsed() > SPAN {
+            durations.push(one.elapsed());
+            if started.elapsed() > SPAN {
                 break;
             }
         }
         stop.store(true, Ordering::Relaxed);
-        worker.join().expect("it ended")
+        worker.join().expect("the worker ended")
     })
 }
 
-fn say(name: &str, mut took: Vec<Duration>, rounds: usize) {
-    took.sort_unstable();
-    let at =
-        |permille: usize| took.get((took.len() - 1) * permille / 1_000).map_or(0.0, |took| took.as_secs_f64() * 1e3);
+fn print_summary(name: &str, mut durations: Vec<Duration>, rounds: usize) {
+    durations.sort_unstable();
+    let at = |permille: usize| {
+        durations.get((durations.len() - 1) * permille / 1_000).map_or(0.0, |durations| durations.as_secs_f64() * 1e3)
+    };
     println!(
-        "appends {name}: {} taken, median {:.3} ms, p99 {:.3} ms, longest {:.1} ms ({rounds} rounds beside)",
-        took.len(),
+        "appends {name}: {} appends, median {:.3} ms, p99 {:.3} ms, longest {:.1} ms ({rounds} background rounds)",
+        durations.len(),
         at(500),
         at(990),
         at(1_000)
@@ -96,9 +97,9 @@ fn main() {
         }
     }
     store.seal(&[]).expect("sealed");
-    store.checkpoint().expect("settled");
+    store.checkpoint().expect("checkpointed");
     store.compact(&[], true).expect("compacted");
-    store.vacuum().expect("tidied");
+    store.vacuum().expect("vacuumed");
     let links = BackupOptions::default();
     let unread = BackupOptions { verify: false, ..links.clone() };
     let copies = BackupOptions { copy: true, ..links.clone() };
@@ -108,43 +109,47 @@ fn main() {
         report.rows, report.chunks, report.linked.files, report.linked.bytes
     );
     for (name, how) in [("links", &links), ("links without reading", &unread), ("copies", &copies)] {
-        let mut took: Vec<Duration> =
+        let mut durations: Vec<Duration> =
             (0..5).map(|round| back_up(&store, &path(&format!("{name} {round}")), how)).collect();
-        took.sort_unstable();
-        println!("backup with {name}: median {:?} of 5, {:?} to {:?}", took[2], took[0], took[4]);
+        durations.sort_unstable();
+        println!("backup with {name}: median {:?} of 5, {:?} to {:?}", durations[2], durations[0], durations[4]);
     }
-    println!("the same again, nothing changed: {:?}", back_up(&store, &path("copies 0"), &copies));
+    println!("again, without changes: {:?}", back_up(&store, &path("copies 0"), &copies));
     store.write(&key(0), minutes(ROWS, 40_000), WriteMode::Append, None).expect("written");
     store.seal(&[]).expect("sealed");
-    println!("the same again, a month more: {:?}", back_up(&store, &path("copies 0"), &copies));
+    println!("again, with one more month: {:?}", back_up(&store, &path("copies 0"), &copies));
     for (name, link) in [("copies", false), ("links", true)] {
-        let begun = Instant::now();
+        let started = Instant::now();
         let options = RestoreOptions { apply: true, link, ..RestoreOptions::default() };
         restore(&path("copies 0"), &path(&format!("restored {name}")), &options, &TaskControl::new())
             .expect("restored");
-        println!("restore with {name}: {:?}", begun.elapsed());
+        println!("restore with {name}: {:?}", started.elapsed());
     }
     for name in std::fs::read_dir(dir.path()).expect("listed").flatten() {
         if name.file_name() != "store" {
             std::fs::remove_dir_all(name.path()).expect("removed");
         }
     }
-    let beside = |how: &BackupOptions| {
-        back_up(&store, &path("beside"), how);
-        std::fs::remove_dir_all(path("beside")).expect("removed");
+    let backup_and_remove = |how: &BackupOptions| {
+        back_up(&store, &path("background"), how);
+        std::fs::remove_dir_all(path("background")).expect("removed");
     };
-    let mut kinds = [("alone", Vec::new(), 0), ("beside links", Vec::new(), 0), ("beside copies", Vec::new(), 0)];
-    // In turns, so that whatever else the machine does hits all of them.
+    let mut kinds = [
+        ("alone", Vec::new(), 0),
+        ("during backups with links", Vec::new(), 0),
+        ("during backups with copies", Vec::new(), 0),
+    ];
+    // Interleaved, so that other load on the machine affects all of them.
     for _ in 0..5 {
-        for (name, took, rounds) in &mut kinds {
+        for (name, durations, rounds) in &mut kinds {
             *rounds += match *name {
-                "alone" => appends(&store, took, || std::thread::sleep(Duration::from_millis(20))),
-                "beside links" => appends(&store, took, || beside(&links)),
-                _ => appends(&store, took, || beside(&copies)),
+                "alone" => appends(&store, durations, || std::thread::sleep(Duration::from_millis(20))),
+                "during backups with links" => appends(&store, durations, || backup_and_remove(&links)),
+                _ => appends(&store, durations, || backup_and_remove(&copies)),
             };
         }
     }
-    for (name, took, rounds) in kinds {
-        say(name, took, rounds);
+    for (name, durations, rounds) in kinds {
+        print_summary(name, durations, rounds);
     }
 }

@@ -1,7 +1,7 @@
-//! A server that does nothing but send bytes it holds: the limit of HTTP on a machine, for `benches/compare`.
+//! A server that only sends bytes from memory: the limit of HTTP on a machine, for `benches/compare`.
 //!
-//! `bare FILE…` reads the files, prints `ready http=ADDRESS`, answers `GET /0`, `/1` and so on with their bytes, and ends
-//! with its standard input.
+//! `bare FILE…` reads the files, prints `ready http=ADDRESS`, serves their bytes at `GET /0`, `/1` and so on, and exits
+//! when its standard input is closed.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -42,7 +42,7 @@ async fn send(State(files): State<Arc<Vec<Bytes>>>, Path(number): Path<usize>) -
 async fn main() {
     let files: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();
     if files.is_empty() {
-        eprintln!("bare takes files: benches/compare/run starts it");
+        eprintln!("bare needs files; benches/compare/run starts it");
         return;
     }
     let files = files.iter().map(|path| Bytes::from(std::fs::read(path).expect("a file"))).collect();

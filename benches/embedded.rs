@@ -1,25 +1,26 @@
-//! The engine in process, driven a line at a time, so that `benches/compare` can let it take turns with other engines.
+//! The engine in process, driven by one command per line, so that `benches/compare` can interleave it with other
+//! engines.
 //!
-//! Reads a command a line from standard input and answers each with one line of JSON: `ns` is how long every repetition
-//! took, `rows` and `sum` describe what the last one gave, `error` says why there is no answer. What is not the work
-//! asked for (reading files, summing up) is outside the clock.
+//! Reads one command per line from standard input and prints one line of JSON for each: `ns` has the time of every
+//! repetition, `rows` and `sum` describe the last result, `error` is the reason of a failure. Preparation (reading
+//! files, checksums) is not timed.
 //!
 //! | command | what is timed |
 //! |---|---|
-//! | `open DIR [none] [idle]` | opening a store, created when there is none; `none` syncs no write, `idle` has no upkeep |
-//! | `close` | dropping it |
+//! | `open DIR [none] [idle]` | opening a store, created if missing; `none` disables syncs, `idle` disables maintenance |
+//! | `close` | closing the store |
 //! | `register JSON` | registering a series |
-//! | `write KEY FILE MODE` | writing an Arrow file, a record batch a commit; `{}` in the key is the number of the batch |
-//! | `each KEY FILE` | writing an Arrow file, a row a commit |
+//! | `write KEY FILE MODE` | writing an Arrow file, one commit per record batch; `{}` in the key is the number of the batch |
+//! | `each KEY FILE` | writing an Arrow file, one commit per row |
 //! | `spread PREFIX FIRST END FILE` | writing an Arrow file into each of the series `PREFIX00000` and so on |
-//! | `settle` | seal, checkpoint, compact, vacuum: what upkeep does later |
+//! | `settle` | seal, checkpoint, compact, vacuum: deferred maintenance |
 //! | `range KEY START END TIMES`, `latest KEY N TIMES`, `predicate KEY COLUMN:OP:VALUE TIMES` | rows to Arrow record batches |
-//! | `sum KEY START END TIMES` | the same as `range`, and every cell read |
-//! | `cross PREFIX TS TIMES` | one bar of every series whose key begins so, as one table by time |
-//! | `append KEY TIMES` | one row behind the last |
+//! | `sum KEY START END TIMES` | like `range`, and every cell read |
+//! | `cross PREFIX TS TIMES` | one bar of every series with this key prefix, as one table by time |
+//! | `append KEY TIMES` | one row after the last |
 //! | `fanin PREFIX N TIMES` | one row for each of N series in one commit |
-//! | `fdatasync DIR BYTES TIMES HOW` | the bare sync of so many bytes in a file of zeros (`zeroed`) or behind its end (`growing`) |
-//! | `plant DIR CHUNKS` | nothing: makes a store whose manifest names so many chunks of one series |
+//! | `fdatasync DIR BYTES TIMES HOW` | the bare sync of BYTES bytes within a file of zeros (`zeroed`) or at its end (`growing`) |
+//! | `plant DIR CHUNKS` | nothing: creates a store whose manifest lists CHUNKS chunks of one series |
 
 use std::fs::{File, OpenOptions};
 use std::hint::black_box;
@@ -46,40 +47,40 @@ use serde_json::{Value, json};
 
 const MINUTE: i64 = 60_000;
 const DAY: i64 = 1_440 * MINUTE;
-/// What a file that is synced again and again holds before the first time.
+/// Size of the file for repeated syncs.
 const ZEROED_BYTES: usize = 64 << 20;
 
-/// That of the program.
+/// The allocator of the program.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() {
-    // Cargo runs every benchmark with a flag; this one does nothing by itself.
+    // `cargo bench` passes a flag; this program does nothing then.
     if std::env::args().len() > 1 {
-        eprintln!("embedded takes no arguments: benches/compare/run drives it through its standard input");
+        eprintln!("embedded has no arguments; benches/compare/run drives it through its standard input");
         return;
     }
     let mut session = Session { store: None };
     for line in std::io::stdin().lock().lines() {
         let line = line.expect("a line of text");
-        let answer = session.answer(&line).unwrap_or_else(|error| json!({ "error": error.to_string() }));
-        println!("{answer}");
-        std::io::stdout().flush().expect("somebody reads");
+        let reply = session.execute(&line).unwrap_or_else(|error| json!({ "error": error.to_string() }));
+        println!("{reply}");
+        std::io::stdout().flush().expect("stdout is open");
     }
 }
 
-/// What the commands are about.
+/// State of the commands.
 struct Session {
     store: Option<Store>,
 }
 
-/// How long each repetition took, and what the last one gave.
+/// Times of the repetitions, and the last result.
 struct Timed<T> {
     ns: Vec<u64>,
     last: T,
 }
 
-/// Repeats something. Results are let go outside the clock.
+/// Repeats `work`. Results are dropped outside the timing.
 fn timed<T>(times: &str, mut work: impl FnMut() -> Result<T>) -> Result<Timed<T>> {
     let times: usize = number(times)?;
     let mut ns = Vec::with_capacity(times);
@@ -90,7 +91,7 @@ fn timed<T>(times: &str, mut work: impl FnMut() -> Result<T>) -> Result<Timed<T>
         last = Some(black_box(work()?));
         ns.push(nanos(begun));
     }
-    last.map(|last| Timed { ns, last }).ok_or_else(|| Error::internal("nothing was done"))
+    last.map(|last| Timed { ns, last }).ok_or_else(|| Error::internal("zero repetitions"))
 }
 
 fn nanos(begun: Instant) -> u64 {
@@ -110,7 +111,7 @@ impl Session {
         self.store.as_ref().ok_or_else(|| Error::invalid("no store is open"))
     }
 
-    fn answer(&mut self, line: &str) -> Result<Value> {
+    fn execute(&mut self, line: &str) -> Result<Value> {
         let (command, rest) = line.split_once(' ').unwrap_or((line, ""));
         let words: Vec<&str> = rest.split_whitespace().collect();
         match (command, words.as_slice()) {
@@ -173,7 +174,8 @@ impl Session {
         Ok(json!({ "ns": [ns], "rows": rows, "chunks": chunks, "anonymous": after, "anonymous_before": before }))
     }
 
-    /// Copying the words out of the record batches is timed too: what takes Arrow tables has to look into them as well.
+    /// Copying the words out of the record batches is timed too, since consumers of Arrow tables also have to read
+    /// them.
     fn write(&self, key: &str, batches: &[RecordBatch], mode: &str) -> Result<Value> {
         let store = self.store()?;
         let mode = match mode {
@@ -232,7 +234,7 @@ impl Session {
         Ok(json!({ "ns": [nanos(begun)] }))
     }
 
-    /// Everything from asking for the published state to the last record batch.
+    /// From loading the published state to the last record batch.
     fn select(&self, key: &SeriesKey, select: &Select<'_>, times: &str) -> Result<Value> {
         let store = self.store()?;
         let read = || store.reader().select(key, select)?.record_batches().collect::<Result<Vec<_>>>();
@@ -325,7 +327,7 @@ impl Session {
     }
 }
 
-/// Registers a series with columns of doubles, unless it is there in whatever way.
+/// Registers a series with columns of doubles, unless it exists.
 fn registered(store: &Store, key: &SeriesKey) -> Result<()> {
     if store.reader().series(key).is_err() {
         store.register(SeriesSpec::of_key(key).resolve()?)?;
@@ -333,13 +335,13 @@ fn registered(store: &Store, key: &SeriesKey) -> Result<()> {
     Ok(())
 }
 
-/// The minute behind the last row.
+/// The minute after the last row.
 fn next_minute(store: &Store, key: &SeriesKey) -> Result<i64> {
     let last = store.reader().series(key)?.bounds.map(|(_, last)| last / MINUTE);
     Ok(last.map_or(0, |last| last + 1))
 }
 
-/// One bar of float columns that is in order.
+/// One valid bar of float columns.
 fn bar(number: i64, ts: i64) -> Rows {
     let price = 100.0 + number as f64 / 100.0;
     let words = [price, price + 1.0, price - 1.0, price + 0.5, 1.5].map(|cell| cell.to_bits().cast_signed());
@@ -372,13 +374,13 @@ fn words(column: &dyn Array) -> &[i64] {
     cells!(Int64 Float64 Decimal64 Timestamp)
 }
 
-/// The array types that series have.
+/// The array types of series columns.
 mod kinds {
     pub(crate) use arrow::array::{Decimal64Array as Decimal64, Float64Array as Float64, Int64Array as Int64};
     pub(crate) type Timestamp = arrow::array::TimestampMillisecondArray;
 }
 
-/// Rows, and a number that depends on every cell and the row it stands in. As text: JSON numbers are doubles to many.
+/// Row count, and a number that depends on every cell and its row. As text, since many JSON parsers use doubles.
 fn checksum(batches: &[RecordBatch]) -> Result<(usize, String)> {
     let columns = batches.first().map_or(0, RecordBatch::num_columns);
     let mut sums = vec![0_u64; columns];
@@ -393,7 +395,7 @@ fn checksum(batches: &[RecordBatch]) -> Result<(usize, String)> {
             match column.data_type() {
                 DataType::Dictionary(..) => {
                     let labels = column.as_dictionary::<Int32Type>();
-                    let names = labels.downcast_dict::<StringArray>().ok_or_else(|| other("labels are no strings"))?;
+                    let names = labels.downcast_dict::<StringArray>().ok_or_else(|| other("labels are not strings"))?;
                     names.into_iter().for_each(|name| add(text_word(name.unwrap_or_default())));
                 }
                 _ => words(column.as_ref()).iter().for_each(|word| add(word.cast_unsigned())),
@@ -405,19 +407,19 @@ fn checksum(batches: &[RecordBatch]) -> Result<(usize, String)> {
     Ok((rows, sum.to_string()))
 }
 
-/// A word for a text: FNV-1a.
+/// FNV-1a hash of a text.
 fn text_word(text: &str) -> u64 {
     text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
-/// Memory of this process that no file stands behind.
+/// Anonymous memory of this process.
 fn anonymous_bytes() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find(|line| line.starts_with("RssAnon:")).unwrap_or_default();
     1024 * line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(0)
 }
 
-/// What the disk itself needs to make bytes durable.
+/// Time of the disk itself to make bytes durable.
 fn fdatasync(dir: &Path, bytes: usize, times: &str, how: &str) -> Result<Value> {
     let path = dir.join("bare");
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).open(&path).map_err(other)?;
@@ -442,8 +444,8 @@ fn fdatasync(dir: &Path, bytes: usize, times: &str, how: &str) -> Result<Value> 
     Ok(json!({ "ns": ns }))
 }
 
-/// Makes a store of one day in one chunk, and an edit that adds a chunk a day whose files are not there: an opening
-/// that touched them would fail.
+/// Creates a store of one day in one chunk, and an edit that adds one chunk per day without files: an open that touched
+/// them would fail.
 fn plant(dir: &Path, count: u64) -> Result<Value> {
     let store = Store::open(dir, true, StoreOptions { upkeep: false, ..StoreOptions::default() })?;
     let key = SeriesKey::kline("BTCUSDT", "1m")?;
@@ -457,7 +459,7 @@ fn plant(dir: &Path, count: u64) -> Result<Value> {
     let manifest = dir.join("manifest");
     let entries = std::fs::read_dir(&manifest).map_err(other)?.flatten().map(|entry| entry.path());
     let newest = entries.filter(|path| path.extension().is_some_and(|ending| ending == "edit")).max();
-    let newest = newest.ok_or_else(|| Error::internal("no edit was made"))?;
+    let newest = newest.ok_or_else(|| Error::internal("no edit was written"))?;
     let (last, _) = decode_edit(&std::fs::read(newest).map_err(other)?)?;
     let (Some(series), Some(chunk)) = (last.series.first(), last.chunks.first()) else {
         return Err(Error::internal("the last edit sealed nothing"));

@@ -1,4 +1,4 @@
-//! The engine in process: append, range, latest and open. `benches/README.md` says how figures are taken.
+//! The engine in process: append, range, latest and open. `benches/README.md` describes the method.
 #![allow(missing_docs)]
 
 use std::hint::black_box;
@@ -37,7 +37,7 @@ fn write(store: &Store, rows: Rows) {
     store.write(&key(), rows, WriteMode::Append, None).expect("written");
 }
 
-/// Reads a range, checks how many rows came, and gives a value that depends on every column.
+/// Reads a range, checks the number of rows, and returns a value that depends on every column.
 fn read(store: &Store, range: (i64, i64), rows: usize) -> i64 {
     let state = store.snapshot();
     let series = state.get(&key()).expect("registered");
@@ -45,7 +45,7 @@ fn read(store: &Store, range: (i64, i64), rows: usize) -> i64 {
     let mut found = 0;
     let mut sum = 0_i64;
     for block in Scan::new(series, store.cache(), &spec) {
-        let block = block.expect("a whole block");
+        let block = block.expect("an intact block");
         found += block.rows;
         sum = (0..block.columns.len()).fold(sum, |sum, column| sum.wrapping_add(block.words(column)[0]));
     }
@@ -56,7 +56,7 @@ fn read(store: &Store, range: (i64, i64), rows: usize) -> i64 {
 fn append(c: &mut Criterion) {
     let mut group = c.benchmark_group("append");
     group.throughput(Throughput::Elements(1));
-    // What the disk itself needs for the same bytes: the limit to compare with.
+    // Time of the disk itself for the same bytes: the limit to compare with.
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("bare");
     let mut file = std::fs::File::create(path).expect("a file");
@@ -134,8 +134,8 @@ fn reads(c: &mut Criterion) {
     group.finish();
 }
 
-/// One-row appends against the same rows written at once: a read must not pay for how rows arrived. The pairs stand
-/// side by side, in the unsealed tail first and after a checkpoint and a restart.
+/// One-row appends compared with the same rows written at once: the cost of a read must not depend on how rows arrived.
+/// Each pair is measured in the unsealed tail, and after a checkpoint and a restart.
 fn after_appends(c: &mut Criterion) {
     let mut group = c.benchmark_group("appends");
     let rows = 100_000;
@@ -179,7 +179,7 @@ fn after_appends(c: &mut Criterion) {
         }
     }
     drop(stores);
-    // What keeping the tail readable costs the writer: the same without any sync.
+    // Cost to the writer of keeping the tail readable, without syncs.
     let dir = tempfile::tempdir().expect("a directory");
     let store = store(dir.path(), options());
     let mut minute = 0;
@@ -197,19 +197,19 @@ fn after_appends(c: &mut Criterion) {
 fn sum(store: &Store, range: (i64, i64)) -> i64 {
     let state = store.snapshot();
     let series = state.get(&key()).expect("registered");
-    let blocks = Scan::new(series, store.cache(), &ScanSpec::range(range)).map(|block| block.expect("a whole block"));
+    let blocks = Scan::new(series, store.cache(), &ScanSpec::range(range)).map(|block| block.expect("an intact block"));
     blocks.fold(0, |sum, block| {
         let columns = (0..block.columns.len()).flat_map(|column| block.words(column));
         columns.fold(sum, |sum: i64, word| sum.wrapping_add(*word))
     })
 }
 
-/// Depends on every cell of a range and its place.
+/// A value that depends on every cell of a range and its position.
 fn checksum(store: &Store, range: (i64, i64)) -> i64 {
     let state = store.snapshot();
     let mut columns = [0_i64; 6];
     for block in Scan::new(state.get(&key()).expect("registered"), store.cache(), &ScanSpec::range(range)) {
-        let block = block.expect("a whole block");
+        let block = block.expect("an intact block");
         for (position, sum) in columns.iter_mut().enumerate() {
             let mix = |sum: i64, word: &i64| sum.wrapping_mul(31).wrapping_add(*word);
             *sum = block.words(position).iter().fold(*sum, mix);
@@ -218,7 +218,7 @@ fn checksum(store: &Store, range: (i64, i64)) -> i64 {
     columns.iter().fold(0, |sum, column| sum.wrapping_mul(31).wrapping_add(*column))
 }
 
-/// The same commits by one thread and by several, each with a series of its own: more writers must not be slower.
+/// The same commits by one thread and by several, each with its own series: more writers must not be slower.
 fn writers(c: &mut Criterion) {
     let mut group = c.benchmark_group("writers");
     group.sample_size(10);
@@ -259,7 +259,7 @@ fn writers(c: &mut Criterion) {
 
 const MANY: i64 = 10_000_000;
 
-/// A series of ten million rows in one partition: `open` rises with time, `close` and `volume` are scattered.
+/// A series of ten million rows in one partition: `open` ascends with time, `close` and `volume` are scattered.
 fn many(root: &std::path::Path, value_index: &[&str]) -> Store {
     let options = StoreOptions { durability: Durability::None, upkeep: false, ..StoreOptions::default() };
     let store = Store::open(root, true, options).expect("a new store");
@@ -285,19 +285,19 @@ fn many(root: &std::path::Path, value_index: &[&str]) -> Store {
     store
 }
 
-/// Reads what a predicate on raw values selects; gives how many rows and zones it took.
+/// Reads the rows a predicate on raw values selects; returns the number of rows and of scanned zones.
 fn select(store: &Store, predicate: &str) -> (usize, f64) {
     let state = store.snapshot();
     let series = state.get(&key()).expect("registered");
     let predicate = Predicate::parse(predicate).expect("a predicate");
     let filter = compile(&series.def, &[predicate], NumberFormat::Raw).expect("a known column");
     let mut scan = Scan::new(series, store.cache(), &ScanSpec { filter, ..ScanSpec::range((i64::MIN, i64::MAX)) });
-    let rows = scan.by_ref().map(|block| black_box(block.expect("a whole block")).rows).sum();
+    let rows = scan.by_ref().map(|block| black_box(block.expect("an intact block")).rows).sum();
     let stats = scan.stats();
     (rows, stats.zones_scanned as f64 / stats.zones_considered.max(1) as f64)
 }
 
-/// Predicates over ten million rows, side by side with and without a value index.
+/// Predicates over ten million rows, with and without a value index.
 fn predicates(c: &mut Criterion) {
     let mut group = c.benchmark_group("predicate");
     group.sample_size(10);

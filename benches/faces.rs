@@ -1,4 +1,4 @@
-//! What the server does to rows on their way in and out, without its sockets.
+//! Encoding and decoding of rows by the server, without its sockets.
 #![allow(missing_docs)]
 
 use std::hint::black_box;
@@ -44,9 +44,9 @@ fn service(root: &std::path::Path) -> Arc<Service> {
 }
 
 fn body(service: &Service, query: &Query, format: OutFormat) -> usize {
-    let answer = service.read(query).expect("an answer");
+    let result = service.read(query).expect("a result");
     let options = EncodeOptions { format, ..EncodeOptions::default() };
-    let encoder = BodyEncoder::new(&answer.shape.clone(), options, answer, |_| Trailer::default()).expect("an encoder");
+    let encoder = BodyEncoder::new(&result.shape.clone(), options, result, |_| Trailer::default()).expect("an encoder");
     encoder.map(|piece| piece.expect("a piece").len()).sum()
 }
 
@@ -103,11 +103,11 @@ fn out(c: &mut Criterion) {
         b.iter(|| black_box(ingest::from_batch(&def, batch.clone(), &options).expect("rows").rows.len()))
     });
     let query = Query { end: Some(TimeValue::Epoch((rows as i64 - 1) * MINUTE)), ..Query::of(&key("BTC")) };
-    let answer = service.read(&query).expect("an answer");
-    let schema = answer.shape.arrow_schema();
-    let shape = answer.shape.clone();
+    let result = service.read(&query).expect("a result");
+    let schema = result.shape.arrow_schema();
+    let shape = result.shape.clone();
     let stored: Vec<RecordBatch> =
-        answer.map(|block| shape.record_batch(&schema, &block.expect("a block")).expect("a batch")).collect();
+        result.map(|block| shape.record_batch(&schema, &block.expect("a block")).expect("a batch")).collect();
     let stored = arrow::compute::concat_batches(&schema, &stored).expect("one batch");
     group.bench_function("batch_as_stored", |b| {
         b.iter(|| black_box(ingest::from_batch(&def, stored.clone(), &options).expect("rows").rows.len()))

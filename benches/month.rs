@@ -1,5 +1,5 @@
-//! Many slow series: one row a minute for thousands of series, each minute one commit. Tells what that costs in files,
-//! bytes written and memory.
+//! Many slow series: one row per minute for thousands of series, one commit per minute. Reports files, bytes written
+//! and memory.
 //!
 //! `cargo bench --no-default-features --bench month -- [SERIES] [DAYS]`, 1,000 series for 2 days by default.
 
@@ -12,7 +12,7 @@ use fastk::{Rows, SeriesKey, SeriesSpec, Store, StoreOptions, WriteMode};
 const MINUTE: i64 = 60_000;
 const BEGIN: i64 = 1_704_067_200_000;
 
-/// A field of a file of the system, in its own unit.
+/// A field of a `/proc` file, in its own unit.
 fn system(file: &str, field: &str) -> u64 {
     let text = std::fs::read_to_string(file).unwrap_or_default();
     let line = text.lines().find(|line| line.starts_with(field)).unwrap_or_default();
@@ -96,6 +96,6 @@ fn main() {
     let reader = store.reader();
     let rows: u64 = keys.iter().map(|key| reader.series(key).expect("there").rows).sum();
     assert_eq!(rows, u64::try_from(series * days * 1_440).expect("positive"));
-    let last = reader.latest(&keys[0], 60).expect("read").doubles(0).expect("whole");
+    let last = reader.latest(&keys[0], 60).expect("read").doubles(0).expect("intact");
     assert_eq!(last.last().copied(), Some((BEGIN + (days * 1_440 - 1) * MINUTE) as f64));
 }

@@ -1,25 +1,25 @@
-//! Faults that a test build can have: each takes one safeguard away, so that a test can show that it notices.
+//! Planted bugs of test builds: each disables one safeguard, so that the test suite can prove that it detects this.
 //!
-//! Without the feature `proof` there are none, and what asks for them is nothing.
+//! Without the feature `proof` no bug is compiled in, and checks for one cost nothing.
 
 macro_rules! bugs {
     ($($(#[doc = $doc:literal])+ $variant:ident,)*) => {
-        /// A safeguard that is taken away.
+        /// A disabled safeguard.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub enum Bug {
             $($(#[doc = $doc])+ $variant,)*
         }
 
         impl Bug {
-            /// All of them.
+            /// All bugs.
             pub const ALL: &'static [Bug] = &[$(Bug::$variant,)*];
 
-            /// Its name, for `FASTK_PLANTED_BUG`.
+            /// The name, for `FASTK_PLANTED_BUG`.
             pub fn name(self) -> &'static str {
                 match self { $(Bug::$variant => stringify!($variant),)* }
             }
 
-            /// What it does, in a sentence.
+            /// The effect, in one sentence.
             pub fn sentence(self) -> &'static str {
                 match self { $(Bug::$variant => concat!($($doc),+).trim_ascii(),)* }
             }
@@ -28,117 +28,117 @@ macro_rules! bugs {
 }
 
 bugs! {
-    /// The bytes of a new file are not synced before it gets its name.
+    /// The content of a new file is not synced before it is linked to its name.
     FileNotSynced,
-    /// The directory is not synced after a file got its name in it.
+    /// The directory is not synced after a file is linked in it.
     DirectoryNotSynced,
     /// The parent of a new directory is not synced.
     NewDirectoryNotSynced,
-    /// A file takes a name that another one has.
+    /// Publishing replaces an existing file.
     PublishReplaces,
-    /// The store is opened without its lock.
+    /// The store is opened without taking its lock.
     LockNotTaken,
-    /// A log segment is left unsynced when the next one begins.
+    /// A log segment is not synced before the next one starts.
     SegmentNotSyncedAtRotation,
     /// Commits are acknowledged before their frames are synced.
     AppendNotSynced,
-    /// What an opening read from the log is not synced before it is shown.
+    /// Commits replayed at open are not synced before they are visible.
     RecoveryNotSynced,
-    /// Seals and checkpoints do not wait for what they move to be synced in the log.
+    /// Seals and checkpoints do not wait until the commits they move are synced in the log.
     SettledBeforeSynced,
-    /// Seals and checkpoints do not wait for the commits they move to be decided.
+    /// Seals and checkpoints do not wait until the commits they move are decided.
     SettledBeforeDecided,
-    /// A failed sync is done again and believed.
+    /// A failed sync is retried, and a success of the retry is trusted.
     FailedSyncRetried,
-    /// A failed sync is taken for a good one.
+    /// A failed sync is ignored.
     FailedSyncIgnored,
-    /// The writer goes on after a failed write or sync of the log.
+    /// The writer continues after a failed write or sync of the log.
     WriterGoesOn,
-    /// The writer goes on after a manifest edit failed halfway.
+    /// The writer continues after a manifest edit failed halfway.
     WriterGoesOnAfterEdit,
-    /// A full disk met while frames are written counts as one met before.
+    /// A disk that fills up while frames are written is handled as if it were full before.
     FullNoticedLate,
-    /// A new segment takes no room beforehand.
+    /// A new segment is not preallocated.
     SpaceNotReserved,
-    /// What a failed rotation left behind stays in the way.
+    /// Files left by a failed rotation are not removed and block the next one.
     FailedRotationLeft,
-    /// Commits are shown before they are written.
+    /// Commits are visible before they are written.
     ShownBeforeWritten,
     /// No marker follows the last acknowledged frames.
     MarkerNotWritten,
-    /// Damage in synced frames counts as the torn end of an unfinished write.
+    /// Damage in synced frames is treated as the torn end of an unfinished write.
     RotTakenForTorn,
-    /// The torn end of an unfinished write stays where it is.
+    /// The torn end of an unfinished write is not removed.
     TornTailKept,
     /// Every log segment has the same epoch.
     ConstantEpoch,
-    /// A gap between two LSNs goes unnoticed.
+    /// A gap between two LSNs is not detected.
     LsnGapUnnoticed,
-    /// The checksum of a log frame is not compared.
+    /// The checksum of a log frame is not verified.
     FrameUnchecked,
-    /// The checksum of a chunk's block is not compared.
+    /// The checksum of a chunk's block is not verified.
     BlockUnchecked,
-    /// The checksum of a chunk's footer is not compared.
+    /// The checksum of a chunk's footer is not verified.
     FooterUnchecked,
-    /// The length of a chunk is not compared.
+    /// The length of a chunk is not verified.
     ChunkLengthUnchecked,
-    /// The checksums of a run file are not compared.
+    /// The checksums of a run file are not verified.
     RunUnchecked,
-    /// The checksum of a receipt file is not compared.
+    /// The checksum of a receipt file is not verified.
     ReceiptsUnchecked,
-    /// The checksum of a manifest edit is not compared.
+    /// The checksum of a manifest edit is not verified.
     EditUnchecked,
-    /// The checksum of a manifest checkpoint is not compared.
+    /// The checksum of a manifest checkpoint is not verified.
     CheckpointUnchecked,
-    /// The checksums of zone maps, coverage and value index directories are not compared.
+    /// The checksums of zone maps, coverage and value index directories are not verified.
     SidecarUnchecked,
-    /// The checksum of a page of a value index is not compared.
+    /// The checksum of a value index page is not verified.
     IndexPageUnchecked,
-    /// The checksum of a tombstone file is not compared.
+    /// The checksum of a tombstone file is not verified.
     TombstoneUnchecked,
     /// A store of a newer format is opened.
     NewerFormatOpened,
-    /// The log is trimmed before the edit that gives it up is published.
+    /// The log is trimmed before the edit that releases it is published.
     TrimmedEarly,
-    /// The log is trimmed up to its open segment although no edit gave that up.
+    /// The log is trimmed up to its open segment although no edit released it.
     TrimmedWithoutEdit,
-    /// Replay takes a dropped series for unreachable before it comes to the snapshot that shows it.
+    /// Replay treats a dropped series as unreachable before it reaches the snapshot that contains it.
     DropForeseen,
-    /// Old manifest edits are removed before the checkpoint that repeats them is there.
+    /// Old manifest edits are removed before the checkpoint that covers them is published.
     EditsRemovedEarly,
-    /// Run files are removed before the edit that gives them up is published.
+    /// Run files are removed before the edit that releases them is published.
     RunsRemovedEarly,
-    /// Tombstone files are left out.
+    /// Tombstone files are not written.
     TombstoneFilesLeftOut,
-    /// Receipts in the log are not read at an opening.
+    /// Receipts in the log are not read at open.
     ReceiptsNotReplayed,
-    /// Receipts do not leave the log when it is trimmed.
+    /// Receipts are not moved out of the log when it is trimmed.
     ReceiptsNotSettled,
-    /// Logged commits are applied again over chunks that have them.
+    /// Logged commits are applied again on top of chunks that contain them.
     ReplayedTwice,
-    /// Rows on both sides of a snapshot become one chunk.
+    /// Rows from both sides of a snapshot boundary are merged into one chunk.
     FencesIgnored,
-    /// Files are unlinked while a reader has them.
+    /// Files are unlinked while a reader uses them.
     ReadersIgnored,
-    /// Rows that go straight to chunks are shown before the manifest names the chunks.
+    /// Bulk-loaded rows are visible before the manifest lists their chunks.
     LoadShownEarly,
-    /// Writers look at rows that go straight to chunks before those have their files.
+    /// Writers read bulk-loaded rows before their chunk files exist.
     LoadReadEarly,
-    /// Rows go straight to chunks although older ones of the series are in the log only.
+    /// Rows are bulk-loaded into chunks although older rows of the series are only in the log.
     LoadOverTail,
-    /// Rows that go straight to chunks keep the commit number they were written with, whatever was committed meanwhile.
+    /// Bulk-loaded rows keep the commit number they were staged with, even if others committed meanwhile.
     LoadNotRenumbered,
-    /// Numbers of files are used again.
+    /// File ids are reused.
     FileIdsReused,
-    /// There may be any number of snapshots.
+    /// The number of snapshots is not limited.
     SnapshotsUnlimited,
-    /// Any number of commits is kept for cursors.
+    /// The number of commits retained for cursors is not limited.
     PinsUnlimited,
-    /// Who waits for a commit is not woken when it is decided.
+    /// Threads waiting for a commit are not woken when it is decided.
     WaitersNotWoken,
-    /// What maintenance changed while a commit was written is not in the state shown with that commit.
+    /// Changes of maintenance during the write of a commit are missing from the state published with it.
     MaintenanceForgotten,
-    /// Any number of chunk files stays mapped.
+    /// The number of mapped chunk files is not limited.
     MapsUnlimited,
 }
 
@@ -153,7 +153,7 @@ mod switch {
         static PLANTED: Cell<Option<Bug>> = const { Cell::new(None) };
     }
 
-    /// Whether the fault is there: in this thread by [`with`], in the whole process by `FASTK_PLANTED_BUG`.
+    /// Whether the bug is active: in this thread by [`with`], in the process by `FASTK_PLANTED_BUG`.
     pub fn planted(bug: Bug) -> bool {
         static PROCESS: OnceLock<Option<Bug>> = OnceLock::new();
         let process = PROCESS.get_or_init(|| {
@@ -163,7 +163,7 @@ mod switch {
         PLANTED.get() == Some(bug) || *process == Some(bug)
     }
 
-    /// Does something with the fault in this thread.
+    /// Runs `work` with the bug active in this thread.
     pub fn with<T>(bug: Bug, work: impl FnOnce() -> T) -> T {
         struct Reset;
         impl Drop for Reset {
@@ -180,7 +180,7 @@ mod switch {
 #[cfg(feature = "proof")]
 pub use switch::{planted, with};
 
-/// Never.
+/// Always false without the feature `proof`.
 #[cfg(not(feature = "proof"))]
 #[inline(always)]
 pub const fn planted(_: Bug) -> bool {

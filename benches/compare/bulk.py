@@ -1,4 +1,4 @@
-"""Durable writes of many rows: a whole series, and a tenth of its rows replaced."""
+"""Durable writes of many rows: an entire series, and a replacement of a tenth of its rows."""
 
 import itertools
 import json
@@ -25,7 +25,7 @@ PIECE_BYTES = 1 << 20
 
 
 class Ingest:
-    """The same sorted rows into a series or table of their own each time, which is then dropped."""
+    """Writes the same sorted rows into a new series or table each time, which is then dropped."""
 
     def __init__(self, bench: Bench):
         self.bench, self.table, self.number = bench, bench.table, itertools.count()
@@ -51,13 +51,13 @@ class Ingest:
         return symbol
 
     def is_first(self, name: str) -> bool:
-        """What a contender wrote the first time is checked."""
+        """The first result of a contender is checked."""
         first = name in self.unchecked
         self.unchecked.discard(name)
         return first
 
     def settle(self, name: str, symbol: str) -> None:
-        """Whatever the server would still do about these rows is done before the next contender's turn."""
+        """Completes pending maintenance of these rows before the next contender's turn."""
         key = f"kline/{symbol}/1m"
         if self.is_first(name):
             found = self.server.flight.do_get(flight.Ticket(json.dumps({"series": [key]}))).read_all()
@@ -146,12 +146,12 @@ def ingest(bench: Bench) -> list[Line]:
 
 
 def upsert(bench: Bench) -> list[Line]:
-    """Rows at random places of a long series replaced in one commit."""
+    """Replaces rows at random positions of a long series in one commit."""
     where, key = bench.dir("upsert"), "kline/UPSERT/1m"
     engine = bench.embedded()
-    engine.ask("open", where / "store")
-    engine.ask("write", key, bench.table_file, "append")
-    engine.ask("settle")
+    engine.call("open", where / "store")
+    engine.call("write", key, bench.table_file, "append")
+    engine.call("settle")
     duck = bench.keep(duckdb.connect(str(where / "upsert.duckdb")), "close")
     peers.run(duck, f"CREATE TABLE bars ({COLUMNS}, PRIMARY KEY (ts))")
     duck.register("source", bench.table)
@@ -167,10 +167,10 @@ def upsert(bench: Bench) -> list[Line]:
 
     def ours() -> float:
         _, _, file = next(turn[PRODUCT])
-        answer = engine.ask("write", key, file, "upsert")
-        assert answer["rows"] == bench.upsert_rows
-        taken = answer["ns"][0] / 1e9
-        settled[PRODUCT].append(taken + engine.ask("settle")["ns"][0] / 1e9)
+        reply = engine.call("write", key, file, "upsert")
+        assert reply["rows"] == bench.upsert_rows
+        taken = reply["ns"][0] / 1e9
+        settled[PRODUCT].append(taken + engine.call("settle")["ns"][0] / 1e9)
         return taken
 
     def of_duck() -> float:
@@ -189,14 +189,14 @@ def upsert(bench: Bench) -> list[Line]:
         for name, column in zip(data.NAMES, columns):
             column[rows] = patch[name].to_numpy()
         wanted = data.checksum(data.table_of(columns))
-        checked(f"{PRODUCT}, upsert", engine.ask("range", key, *ALL, 1), wanted)
+        checked(f"{PRODUCT}, upsert", engine.call("range", key, *ALL, 1), wanted)
         same("DuckDB, upsert", data.checksum(duck.sql("SELECT * FROM bars ORDER BY ts").to_arrow_table()), wanted)
 
     samples = take_turns({PRODUCT: flushed(ours), "DuckDB": flushed(of_duck)}, bench.rounds_long, check)
     engine.stop()
     work = f"upsert of {bench.upsert_rows:,} scattered rows into {bench.rows // 1_000_000} M, durable"
     how = {"amount": bench.upsert_rows, "amount_unit": "rows"}
-    # The first round is left out as it is of the others.
+    # The first round is left out, as for the others.
     merged = {name: taken[1:] or taken for name, taken in settled.items()}
     return [
         Line("upsert", work, samples, Goal("≥ 2× DuckDB with a key", 2), **how),

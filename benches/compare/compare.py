@@ -1,9 +1,9 @@
-"""FastK beside other engines and beside the limits of the machine, work by work, in one run.
+"""Compares FastK with other engines and with the limits of the machine, workload by workload, in one run.
 
     benches/compare/run [--quick] [--only NAME,…] [--out DIR] [--work DIR]
 
-`run` builds what is measured and calls this. A run of all rows writes `results.md`, `results.json` and plots into
-docs/performance; a quick one, or one of single rows, prints its table and writes only where `--out` says.
+`run` builds the programs and calls this script. A run of all rows writes `results.md`, `results.json` and plots into
+docs/performance; a quick run, or one of selected rows, prints its table and writes files only with `--out`.
 """
 
 import argparse
@@ -59,24 +59,24 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="a tenth of the rows and fewer rounds: about two minutes")
     parser.add_argument("--only", metavar="NAME,…", help=f"only these of {', '.join(ROWS)}")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where results are written (docs/performance)")
-    parser.add_argument("--work", type=Path, metavar="DIR", help="where stores stand while they are measured")
+    parser.add_argument("--work", type=Path, metavar="DIR", help="directory of the measured stores")
     for program in ("fastk", "embedded", "bare"):
         parser.add_argument(f"--{program}", required=True, help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    asked.only = asked.only.split(",") if asked.only else None
-    if unknown := set(asked.only or ()) - set(ROWS):
-        parser.error(f"no row is called {', '.join(sorted(unknown))}; there are {', '.join(ROWS)}")
-    return asked
+    options = parser.parse_args()
+    options.only = options.only.split(",") if options.only else None
+    if unknown := set(options.only or ()) - set(ROWS):
+        parser.error(f"unknown row {', '.join(sorted(unknown))}; there are {', '.join(ROWS)}")
+    return options
 
 
 def measured(bench: Bench, names: list[str]) -> tuple[list[Line], list[Curve], list[str]]:
-    """Every row asked for; one that fails is told, and does not stop the others."""
+    """Runs all selected rows; a failure is reported and does not stop the others."""
     lines, curves, failed = [], [], []
     for number, name in enumerate(names):
         begun = time.monotonic()
         try:
-            for given in ROWS[name](bench):
-                (curves if isinstance(given, Curve) else lines).append(given)
+            for result in ROWS[name](bench):
+                (curves if isinstance(result, Curve) else lines).append(result)
         except (Exception, SystemExit):
             traceback.print_exc()
             failed.append(name)
@@ -85,12 +85,12 @@ def measured(bench: Bench, names: list[str]) -> tuple[list[Line], list[Curve], l
 
 
 def main() -> int:
-    asked = arguments()
-    work = Path(tempfile.mkdtemp(prefix="fastk-compare-", dir=asked.work))
-    bench = Bench(work, {"fastk": asked.fastk, "embedded": asked.embedded, "bare": asked.bare}, asked.quick)
-    about = {"quick": asked.quick, "machine": report.machine(work), "versions": report.versions(asked.fastk)}
+    options = arguments()
+    work = Path(tempfile.mkdtemp(prefix="fastk-compare-", dir=options.work))
+    bench = Bench(work, {"fastk": options.fastk, "embedded": options.embedded, "bare": options.bare}, options.quick)
+    about = {"quick": options.quick, "machine": report.machine(work), "versions": report.versions(options.fastk)}
     try:
-        lines, curves, failed = measured(bench, asked.only or list(ROWS))
+        lines, curves, failed = measured(bench, options.only or list(ROWS))
     finally:
         bench.close()
         shutil.rmtree(work, ignore_errors=True)
@@ -99,7 +99,7 @@ def main() -> int:
         pictures.append(("latency.svg", "Latency of a read of 1 day", plots.latency(curves)))
     text = report.document(lines, curves, about, [(name, title) for name, title, _ in pictures])
     print(text)
-    out = asked.out or (None if asked.quick or asked.only else HOME / "docs" / "performance")
+    out = options.out or (None if options.quick or options.only else HOME / "docs" / "performance")
     if out:
         out.mkdir(parents=True, exist_ok=True)
         (out / "results.md").write_text(text)

@@ -30,8 +30,8 @@ def wide_table(symbols: int, rows: int) -> pa.Table:
 
 
 class Peers:
-    """Each holds the symbols as FastK does, one after the other, since it is to answer ranges of one symbol as well.
-    DuckDB sorted by time has given those up: it is shown beside and not compared."""
+    """Each peer stores the symbols one after the other, as FastK does, since it must also serve ranges of one
+    symbol. DuckDB sorted by time does not serve those well: it is shown but not compared."""
 
     def __init__(self, bench: Bench, wide: pa.Table, ts: int):
         self.ts, where = ts, bench.dir("wide")
@@ -58,7 +58,7 @@ class Peers:
         requests = [arcticdb.ReadRequest(name, date_range=(moment, moment)) for name in self.names]
         return [item.data for item in self.arctic.library.read_batch(requests)]
 
-    def asked(self) -> dict:
+    def queries(self) -> dict:
         at = pl.col("ts") == self.ts
         return {
             "DuckDB": lambda: self.of_duck("by_symbol"),
@@ -68,11 +68,11 @@ class Peers:
             "ArcticDB": self.of_arctic,
         }
 
-    def table(self, given) -> pa.Table:
-        if isinstance(given, list):
-            rows = pa.concat_tables(self.arctic.table(one) for one in given)
+    def table(self, result) -> pa.Table:
+        if isinstance(result, list):
+            rows = pa.concat_tables(self.arctic.table(one) for one in result)
             return rows.add_column(0, "symbol", pa.array(self.names))
-        table = given if isinstance(given, pa.Table) else given.to_arrow()
+        table = result if isinstance(result, pa.Table) else result.to_arrow()
         return table.set_column(0, "symbol", table["symbol"].cast(pa.string())).sort_by("symbol")
 
 
@@ -86,30 +86,30 @@ def cross(bench: Bench) -> list[Line]:
     where = bench.dir("wide")
     file = data.write_file(wide.drop_columns("symbol").combine_chunks(), where / "wide.arrow", bench.wide_rows)
     engine = bench.embedded()
-    engine.ask("open", where / "store")
-    engine.ask("write", "kline/S{}/1m", file, "append")
-    engine.ask("settle")
-    engine.ask("close")
+    engine.call("open", where / "store")
+    engine.call("write", "kline/S{}/1m", file, "append")
+    engine.call("settle")
+    engine.call("close")
     served = bench.copy(where / "store", "wide-served")
-    engine.ask("open", where / "store")
-    checked(f"{PRODUCT}, cross", engine.ask("cross", "kline/S", ts, 1), wanted)
+    engine.call("open", where / "store")
+    checked(f"{PRODUCT}, cross", engine.call("cross", "kline/S", ts, 1), wanted)
 
     client = bench.keep(Server(bench.programs["fastk"], served)).flight
     ticket = flight.Ticket(json.dumps({"series": ["kline/S*/1m"], "start": ts, "end": ts, "layout": "by_time"}))
     same(f"{PRODUCT} over Flight, cross", data.checksum(client.do_get(ticket).read_all()), wanted)
 
     others = Peers(bench, wide, ts)
-    asked = others.asked()
+    queries = others.queries()
     wanted = data.checksum(one_bar)
-    for name, ask in asked.items():
-        same(f"{name}, cross", data.checksum(others.table(ask())), wanted)
+    for name, query in queries.items():
+        same(f"{name}, cross", data.checksum(others.table(query())), wanted)
 
     over_flight = f"{PRODUCT} over Flight"
     contenders = {
         PRODUCT: lambda: engine_p50(engine, 200, "cross", "kline/S", ts),
         over_flight: lambda: p50(lambda: client.do_get(ticket).read_all(), 100),
     }
-    contenders |= {name: lambda ask=ask: p50(ask, 3) for name, ask in asked.items()}
+    contenders |= {name: lambda query=query: p50(query, 3) for name, query in queries.items()}
     samples = take_turns(contenders, bench.rounds_long)
     by_flight = {PRODUCT: samples.pop(over_flight)}
     others_only = {name: taken for name, taken in samples.items() if name != PRODUCT}

@@ -1,4 +1,4 @@
-"""The rows that every engine gets, and a checksum that tells whether it gave them back.
+"""The rows stored in every engine, and a checksum to verify results.
 
 All columns are words of 8 bytes: `ts` an integer of epoch milliseconds, the others doubles. FastK's series are
 registered without digits, so that each engine stores the same doubles and no engine converts any.
@@ -17,7 +17,7 @@ PRICE_CENTS, PRICE_SPAN, WICK_SPAN, PEAK_CENTS = 5_000_000, 200_000, 1_000, 1_00
 
 
 def scatter(n: np.ndarray, salt: int, span: int) -> np.ndarray:
-    """A number below `span` for each of `n`, without order."""
+    """A pseudo-random number below `span` for each of `n`."""
     word = (n.astype(np.uint64) + np.uint64(salt * 0x1000003)) * np.uint64(0x9E3779B97F4A7C15)
     word ^= word >> np.uint64(29)
     word *= np.uint64(0xBF58476D1CE4E5B9)
@@ -26,8 +26,8 @@ def scatter(n: np.ndarray, salt: int, span: int) -> np.ndarray:
 
 
 def klines(count: int, first: int = 0) -> pa.Table:
-    """Minute bars. `close` is scattered over the whole series, so that no zone can be ruled out; `high` has a peak of a
-    thousandth of the rows side by side, as the top of a market has."""
+    """Minute bars. `close` is scattered over the entire series, so that no zone can be pruned; `high` has a peak of
+    consecutive rows, a thousandth of all, like the top of a market."""
     n = np.arange(first, first + count, dtype=np.int64)
     peak = first + count * 62 // 100
     return bars_of(n, peak=(peak, peak + count // 1_000))
@@ -49,7 +49,7 @@ def table_of(columns: list[np.ndarray]) -> pa.Table:
 
 
 def scalars(count: int) -> pa.Table:
-    """One scattered value a minute, from 0 to 1000."""
+    """One scattered value per minute, from 0 to 1000."""
     n = np.arange(count, dtype=np.int64)
     return pa.table({"ts": BEGIN + n * MINUTE, "value": scatter(n, 9, 1_000_000) / 1_000})
 
@@ -67,12 +67,12 @@ def write_file(table: pa.Table, path, batch_rows: int = BATCH_ROWS) -> str:
 
 
 def span_of(first: int, rows: int) -> tuple[int, int]:
-    """The closed range of `rows` minutes from a row on."""
+    """The closed range of `rows` minutes starting at row `first`."""
     return BEGIN + first * MINUTE, BEGIN + (first + rows - 1) * MINUTE
 
 
 def cut(table: pa.Table, span: tuple[int, int]) -> pa.Table:
-    """The rows of a closed range, told on its own: by their timestamps."""
+    """The rows of a closed range, selected by their timestamps."""
     ts = table["ts"].to_numpy()
     return table.filter(pa.array((ts >= span[0]) & (ts <= span[1])))
 
@@ -98,7 +98,7 @@ def text_word(text: str) -> int:
 
 
 def checksum(table: pa.Table) -> tuple[int, int]:
-    """Rows, and a number that depends on every cell and the row it stands in."""
+    """Row count, and a number that depends on every cell and its row."""
     weight = np.arange(1, 2 * table.num_rows, 2, dtype=np.uint64)
     total = 0
     for column in table.columns:

@@ -1,4 +1,4 @@
-"""What rows of the comparison share: made when the first of them asks for it, and closed at the end."""
+"""Shared fixtures of the comparison: created on first use, and closed at the end."""
 
 import contextlib
 import json
@@ -19,7 +19,7 @@ ALL = (-(2**62), 2**62)
 
 
 class Bench:
-    """One run: how much of everything, where it stands, and which programs are measured."""
+    """One run: amounts, directories and the measured programs."""
 
     def __init__(self, work: Path, programs: dict[str, str], quick: bool):
         self.work, self.programs, self.quick = work, programs, quick
@@ -41,7 +41,7 @@ class Bench:
         self.stack.close()
 
     def keep(self, thing, close: str = "stop"):
-        """Ends it with the run."""
+        """Registers `thing` to be closed at the end of the run."""
         self.stack.callback(getattr(thing, close))
         return thing
 
@@ -55,7 +55,7 @@ class Bench:
 
     @cached_property
     def table(self) -> pa.Table:
-        """The bars, mapped: memory is for those who are measured."""
+        """The bars, memory-mapped to leave memory to the measured programs."""
         return peers.mapped(self.table_file)
 
     @cached_property
@@ -68,16 +68,16 @@ class Bench:
 
     @cached_property
     def store(self) -> Path:
-        """A store of the bars, and of scalars with a value index, as upkeep leaves it."""
+        """A store of the bars, and of scalars with a value index, after maintenance."""
         root = self.work / "store"
         engine = self.embedded()
-        engine.ask("open", root)
-        engine.ask("write", KEY, self.table_file, "append")
+        engine.call("open", root)
+        engine.call("write", KEY, self.table_file, "append")
         parts = {"kind": "scalar", "category": "feature", "symbol": SYMBOL, "timeframe": "1m", "name": "signal"}
-        engine.ask("register", json.dumps({**parts, "value_index": True}))
-        engine.ask("write", SCALAR_KEY, self.scalar_file, "append")
-        engine.ask("settle")
-        engine.ask("close")
+        engine.call("register", json.dumps({**parts, "value_index": True}))
+        engine.call("write", SCALAR_KEY, self.scalar_file, "append")
+        engine.call("settle")
+        engine.call("close")
         engine.stop()
         return root
 
@@ -86,31 +86,31 @@ class Bench:
 
     @cached_property
     def engine(self) -> Embedded:
-        """The engine in process over the store."""
+        """The embedded engine on the store."""
         engine = self.embedded()
-        engine.ask("open", self.store)
+        engine.call("open", self.store)
         return engine
 
     def copy(self, store: Path, name: str) -> Path:
-        """A closed store again, for a second owner."""
+        """Copies a closed store, for a second owner."""
         to = self.work / name
         shutil.copytree(store, to, ignore=shutil.ignore_patterns("LOCK"))
         return to
 
     @cached_property
     def server(self) -> Server:
-        """A server over a copy of the store."""
+        """A server on a copy of the store."""
         store = self.store
         if "engine" in self.__dict__:
-            self.engine.ask("close")
+            self.engine.call("close")
         root = self.copy(store, "served")
         if "engine" in self.__dict__:
-            self.engine.ask("open", store)
+            self.engine.call("open", store)
         return self.keep(Server(self.programs["fastk"], root))
 
     @cached_property
     def durable_server(self) -> Server:
-        """A server to write to."""
+        """A server for writes."""
         return self.keep(Server(self.programs["fastk"], self.work / "written"))
 
     @cached_property
@@ -134,14 +134,14 @@ class Bench:
 
     @cached_property
     def engines(self) -> list:
-        """Every engine in process over the bars."""
+        """All engines in process, with the bars."""
         where, file = self.dir("peers"), self.table_file
         files = [peers.DuckParquet(where, file), peers.PolarsParquet(where, file), peers.PolarsIpc(where, file)]
         return [self.duck, self.arctic, *files, self.sqlite]
 
     @cached_property
     def scalar_engines(self) -> list:
-        """The same over the scalars; where an engine can index values, it does."""
+        """All engines in process, with the scalars; with a value index where the engine supports one."""
         where, file = self.dir("peers"), self.scalar_file
         return [
             self.keep(peers.DuckNative(where, file, index="value"), "close"),

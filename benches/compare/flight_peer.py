@@ -1,9 +1,9 @@
-"""Arrow's own Flight server: record batches of an Arrow file that is mapped into memory.
+"""Arrow's own Flight server: record batches of a memory-mapped Arrow file.
 
     python flight_peer.py FILE
 
-A ticket is `{}` for all rows, `{"start": t, "end": t}` for a closed range, or `{"latest": n}`. A put goes to the file that
-its descriptor names: each batch is written as it came and synced before it is acknowledged, and nothing else is done.
+A ticket is `{}` for all rows, `{"start": t, "end": t}` for a closed range, or `{"latest": n}`. A put is written
+to the file named by its descriptor: each batch is written unchanged and synced before it is acknowledged.
 """
 
 import json
@@ -23,13 +23,13 @@ class Peer(flight.FlightServerBase):
         self.ts = self.table["ts"].to_numpy()
 
     def do_get(self, context, ticket):
-        asked = json.loads(ticket.ticket)
+        query = json.loads(ticket.ticket)
         table = self.table
-        if "latest" in asked:
-            table = table.slice(max(0, table.num_rows - asked["latest"]))
-        elif "start" in asked:
-            low = int(np.searchsorted(self.ts, asked["start"], "left"))
-            high = int(np.searchsorted(self.ts, asked["end"], "right"))
+        if "latest" in query:
+            table = table.slice(max(0, table.num_rows - query["latest"]))
+        elif "start" in query:
+            low = int(np.searchsorted(self.ts, query["start"], "left"))
+            high = int(np.searchsorted(self.ts, query["end"], "right"))
             table = table.slice(low, high - low)
         return flight.RecordBatchStream(table)
 

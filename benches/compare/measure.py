@@ -1,4 +1,4 @@
-"""Taking turns, medians with their spread, and what a row of the comparison says."""
+"""Interleaved measurements, medians with their spread, and the lines of the comparison."""
 
 import gc
 import os
@@ -8,21 +8,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 PRODUCT = "FastK"
-# Seconds; a peer that needs more for one turn has no other.
+# Seconds; a peer that needs more for one turn is measured only once.
 SLOW = 10
 
 
 def seconds(work, *arguments) -> float:
-    """How long something takes once. What it gives is let go outside the clock."""
-    begun = time.perf_counter()
-    given = work(*arguments)
-    taken = time.perf_counter() - begun
-    del given
+    """Seconds of one call. The result is released outside the timing."""
+    started = time.perf_counter()
+    result = work(*arguments)
+    taken = time.perf_counter() - started
+    del result
     return taken
 
 
 def p50(work, calls: int) -> float:
-    """The median of so many calls in a row, or of those begun within a second."""
+    """The median of `calls` consecutive calls, or of those started within a second."""
     taken = []
     while len(taken) < calls and sum(taken) < 1:
         taken.append(seconds(work))
@@ -30,9 +30,9 @@ def p50(work, calls: int) -> float:
 
 
 def take_turns(contenders: dict, rounds: int, check=None) -> dict[str, list[float]]:
-    """A B C A B C …: each contender gives its own time once a round, so that whatever else the machine does hits all of
-    them. The first round does not count; what it wrote can be checked before the others. Who is slow in it has its one
-    turn counted: a cold start is little of so much, and nobody waits for the others."""
+    """A B C A B C …: each contender is timed once per round, so that other load on the machine affects all of them. The
+    first round is a warm-up, after which `check` can verify the written rows. A contender that is slow in the warm-up
+    is measured only by it: the cold start is a small part of its time."""
     samples = {name: [] for name in contenders}
     slow = set()
     for turn in range(rounds + 1):
@@ -51,7 +51,7 @@ def take_turns(contenders: dict, rounds: int, check=None) -> dict[str, list[floa
 
 
 def flushed(work):
-    """Lets nobody pay for what another contender left to be written."""
+    """Syncs the system before a turn, so that no contender pays for unwritten data of another."""
 
     def turn() -> float:
         os.sync()
@@ -61,21 +61,21 @@ def flushed(work):
 
 
 def cpu_seconds(pid: int) -> float:
-    """Time a process spent on processors, its own and the system's on its behalf."""
+    """User and system CPU time of a process, in seconds."""
     fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def same(name: str, found, expected) -> None:
-    """A fast wrong answer does not count."""
+    """A fast wrong result does not count."""
     if found != expected:
-        raise SystemExit(f"{name} gave {found}, not {expected}")
+        raise SystemExit(f"{name} returned {found}, expected {expected}")
 
 
 @dataclass
 class Goal:
-    """How good FastK is to be: at least `factor` times as good as the best of `against` (all peers when empty), or at
-    most `at_most` where there is no peer. Less is better in every measure."""
+    """The goal of FastK: at least `factor` times as good as the best of `against` (all peers when empty), or at most
+    `at_most` without a peer. Lower is better in every measure."""
 
     text: str
     factor: float | None = None
@@ -85,8 +85,8 @@ class Goal:
 
 @dataclass
 class Line:
-    """One line of the table. `samples` are seconds, seconds a gigabyte, or bytes; less is better. Where `amount` is
-    given, they are shown as so many rows or bytes a second. Those named in `aside` are shown and not compared."""
+    """One line of the table. `samples` are seconds, seconds per gigabyte, or bytes; lower is better. With `amount`
+    they are shown as rows or bytes per second. Contenders in `aside` are shown but not compared."""
 
     row: str
     work: str
@@ -103,7 +103,7 @@ class Line:
 
     @property
     def peers(self) -> list[str]:
-        """Best first."""
+        """Peers, the best one first."""
         return sorted((name for name in self.samples if name != PRODUCT), key=self.median)
 
     @property
@@ -114,7 +114,7 @@ class Line:
 
     @property
     def ratio(self) -> float | None:
-        """How many times as good as the best peer FastK is, or as the limit asks."""
+        """How many times better FastK is than the best peer, or than the limit."""
         if PRODUCT not in self.samples:
             return None
         if self.goal and self.goal.at_most is not None:
@@ -123,7 +123,7 @@ class Line:
 
     @property
     def wanted(self) -> float | None:
-        """The ratio that reaches the goal."""
+        """The ratio needed for the goal."""
         if self.goal is None:
             return None
         return 1.0 if self.goal.at_most is not None else self.goal.factor
@@ -137,7 +137,7 @@ class Line:
 
 @dataclass
 class Curve:
-    """How long one read takes in stores of growing size: for each contender, size and samples in seconds."""
+    """Times of one read in stores of growing size: for each contender, sizes and samples in seconds."""
 
     name: str
     work: str

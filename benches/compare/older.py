@@ -1,4 +1,4 @@
-"""The work that FastK's predecessors were measured by: months of bars of a few symbols, and short ranges of them."""
+"""The workload of FastK's predecessors: months of bars of a few symbols, and short ranges of them."""
 
 import random
 import sqlite3
@@ -21,7 +21,7 @@ INSERT = "INSERT INTO bars VALUES (?, ?, ?, ?, ?, ?, ?)"
 
 
 def disk_bytes(where: Path) -> int:
-    """What files take, holes not counted."""
+    """Allocated size of files, without holes."""
     return sum(path.stat().st_blocks * 512 for path in where.rglob("*") if path.is_file())
 
 
@@ -31,7 +31,7 @@ class Older:
         self.bars, self.months = bench.older_bars, bench.older_months
         self.rows = self.bars * self.months
         self.symbols = [f"O{number:02}" for number in range(bench.older_symbols)]
-        # Other cells for each symbol at the same minutes.
+        # Different cells for each symbol at the same minutes.
         self.tables = []
         minutes = pa.array(data.BEGIN + np.arange(self.rows) * data.MINUTE)
         for number in range(bench.older_symbols):
@@ -48,27 +48,27 @@ class Older:
         for _ in range(RANGES):
             month, offset = choose.randrange(self.months), choose.randrange(self.bars - RANGE_BARS)
             starts.append((choose.randrange(len(self.symbols)), month, month * self.bars + offset))
-        # Symbol, month and row; no range leaves its month, so that a file of text is enough.
+        # Symbol, month and row; no range crosses a month, so that one CSV file is sufficient.
         self.ranges = starts
 
     def month(self, number: int, month: int) -> pa.Table:
         return self.tables[number].slice(month * self.bars, self.bars)
 
     def write_ours(self) -> float:
-        self.engine.ask("close")
+        self.engine.call("close")
         self.bench.remove("older/store")
-        self.engine.ask("open", self.where / "store")
-        answers = [
-            self.engine.ask("write", f"kline/{symbol}/1m", file, "append")
+        self.engine.call("open", self.where / "store")
+        replies = [
+            self.engine.call("write", f"kline/{symbol}/1m", file, "append")
             for symbol, file in zip(self.symbols, self.files)
         ]
-        assert sum(answer["rows"] for answer in answers) == self.rows * len(self.symbols)
-        taken = sum(answer["ns"][0] for answer in answers) / 1e9
-        self.engine.ask("settle")
+        assert sum(reply["rows"] for reply in replies) == self.rows * len(self.symbols)
+        taken = sum(reply["ns"][0] for reply in replies) / 1e9
+        self.engine.call("settle")
         return taken
 
     def write_sqlite(self) -> float:
-        """One transaction a month; making Python rows of the columns is outside the clock."""
+        """One transaction per month; the conversion of columns to Python rows is not timed."""
         if self.sqlite:
             self.sqlite.close()
         self.bench.remove("older/sqlite")
@@ -93,7 +93,7 @@ class Older:
         return taken
 
     def write_csv(self) -> float:
-        """A file a month, not synced."""
+        """One file per month, not synced."""
         self.bench.remove("older/csv")
         where = self.bench.dir("older/csv")
         taken = 0.0
@@ -109,7 +109,7 @@ class Older:
         return csv.read_csv(self.where / "csv" / f"{self.symbols[number]}-{month:02}.csv")
 
     def full_ours(self) -> float:
-        return sum(self.engine.ask("sum", f"kline/{symbol}/1m", *ALL, 1)["ns"][0] for symbol in self.symbols) / 1e9
+        return sum(self.engine.call("sum", f"kline/{symbol}/1m", *ALL, 1)["ns"][0] for symbol in self.symbols) / 1e9
 
     def full_sqlite(self) -> float:
         begun = time.perf_counter()
@@ -128,7 +128,7 @@ class Older:
         taken = 0
         for number, _, first in self.ranges:
             span = data.span_of(first, RANGE_BARS)
-            taken += self.engine.ask("range", f"kline/{self.symbols[number]}/1m", *span, 1)["ns"][0]
+            taken += self.engine.call("range", f"kline/{self.symbols[number]}/1m", *span, 1)["ns"][0]
         return taken / 1e9
 
     def range_sqlite(self, number: int, first: int) -> list[tuple]:
@@ -154,7 +154,7 @@ class Older:
     def check(self) -> None:
         for number, symbol in enumerate(self.symbols):
             wanted = data.checksum(self.tables[number])
-            checked(f"{PRODUCT}, {symbol}", self.engine.ask("range", f"kline/{symbol}/1m", *ALL, 1), wanted)
+            checked(f"{PRODUCT}, {symbol}", self.engine.call("range", f"kline/{symbol}/1m", *ALL, 1), wanted)
             months = pa.concat_tables(self.read_csv(number, month) for month in range(self.months))
             same(f"CSV, {symbol}", data.checksum(months), wanted)
         for number, month, first in self.ranges[:10]:
@@ -175,14 +175,14 @@ def older(bench: Bench) -> list[Line]:
     rows = run.rows * len(run.symbols)
     what = f"{bench.older_symbols} symbols × {run.months} months × {run.bars:,} bars"
     lines = [Line("older", f"{what}: write", samples, amount=rows, amount_unit="rows")]
-    run.engine.ask("close")
+    run.engine.call("close")
     size = {
         PRODUCT: disk_bytes(run.where / "store"),
         sqlite: disk_bytes(run.where / "sqlite"),
         text: disk_bytes(run.where / "csv"),
     }
-    run.engine.ask("open", run.where / "store")
-    note = [f"{size[PRODUCT] / rows:.1f} bytes a row on disk"]
+    run.engine.call("open", run.where / "store")
+    note = [f"{size[PRODUCT] / rows:.1f} bytes per row on disk"]
     taken = {name: [one] for name, one in size.items()}
     lines.append(Line("older", f"{what}: size on disk", taken, unit="B", notes=note))
     full = {PRODUCT: run.full_ours, sqlite: run.full_sqlite, text: run.full_csv}

@@ -1,7 +1,7 @@
-"""Other engines in process, each used the way its documentation recommends and with its own defaults.
+"""Other engines in process, each used as its documentation recommends, with default settings.
 
-Each holds the rows of one Arrow file and answers a closed range, all rows, the last rows, and rows above a value; in
-what it gives most cheaply, in any order. `table` turns that into an Arrow table for the check before the clock runs.
+Each stores the rows of one Arrow file and returns a closed range, all rows, the last rows, and rows above a value, in
+its cheapest form and in any order. `table` converts a result to an Arrow table for the check before the timing.
 """
 
 import sqlite3
@@ -24,14 +24,14 @@ def mapped(file: str) -> pa.Table:
 
 
 def frame(table: pa.Table) -> pd.DataFrame:
-    """A pandas frame with the index of timestamps that ArcticDB asks for."""
+    """A pandas frame with the timestamp index that ArcticDB needs."""
     columns = {name: table[name].to_numpy() for name in table.column_names if name != "ts"}
     index = pd.DatetimeIndex(table["ts"].to_numpy().astype("datetime64[ms]").astype("datetime64[ns]"), name="ts")
     return pd.DataFrame(columns, index=index)
 
 
 def run(connection: duckdb.DuckDBPyConnection, statement: str, values=None) -> None:
-    """A statement of DuckDB whose result nobody reads, to its end."""
+    """Executes a DuckDB statement and discards its result."""
     connection.execute(statement, values).complete()
 
 
@@ -77,7 +77,7 @@ class DuckNative:
 
 
 class DuckParquet(DuckNative):
-    """DuckDB over a Parquet file that it wrote."""
+    """DuckDB on a Parquet file that it wrote."""
 
     name = "DuckDB on Parquet"
 
@@ -91,7 +91,7 @@ class DuckParquet(DuckNative):
 
 
 class PolarsParquet:
-    """Polars over a Parquet file that it wrote."""
+    """Polars on a Parquet file that it wrote."""
 
     name = "Polars on Parquet"
 
@@ -122,7 +122,7 @@ class PolarsParquet:
 
 
 class PolarsIpc(PolarsParquet):
-    """Polars over the Arrow file itself."""
+    """Polars on the Arrow file itself."""
 
     name = "Polars on Arrow IPC"
 
@@ -177,7 +177,7 @@ class Sqlite:
         self.names = table.column_names
         self.connection = sqlite3.connect(where / f"{Path(file).stem}.sqlite", isolation_level=None)
         self.connection.execute("PRAGMA journal_mode = WAL")
-        # Only while loading; nothing is written later.
+        # Only while loading; there are no later writes.
         self.connection.execute("PRAGMA synchronous = OFF")
         columns = ", ".join(f"{name} REAL NOT NULL" for name in self.names[1:])
         self.connection.execute(f"CREATE TABLE bars (ts INTEGER PRIMARY KEY, {columns})")
@@ -195,7 +195,7 @@ class Sqlite:
         return self.connection.execute("SELECT * FROM bars WHERE ts BETWEEN ? AND ?", (start, end)).fetchall()
 
     def all(self):
-        """Rows are let go as they come: ten million Python tuples at once would measure the memory."""
+        """Rows are discarded one by one: ten million Python tuples at once would measure memory."""
         cursor = self.connection.execute("SELECT * FROM bars")
         return sum(len(rows) for rows in iter(lambda: cursor.fetchmany(SQLITE_ROWS), []))
 

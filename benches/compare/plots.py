@@ -1,4 +1,4 @@
-"""Plots as SVG, written by hand: two kinds are not worth a library."""
+"""SVG plots without a library, since there are only two kinds."""
 
 import math
 import statistics
@@ -40,7 +40,7 @@ class Svg:
 
 
 class LogAxis:
-    """Whole powers of ten around some values, laid over a span of the picture."""
+    """A logarithmic axis: powers of ten around the values, mapped to a span of the picture."""
 
     def __init__(self, values: list[float], begin: float, end: float):
         self.low = math.floor(math.log10(min(values)) + 1e-9)
@@ -56,7 +56,7 @@ class LogAxis:
 
 
 def ratios(lines: list[Line]) -> str:
-    """A bar for each line with a peer or a limit, from 1× on, and a mark where its goal is."""
+    """A bar for each line with a peer or a limit, starting at 1×, with a mark at its goal."""
     title = f"{PRODUCT} against the best peer or its limit: how many times as good"
     drawn = [line for line in lines if line.ratio]
     left, right, top, step = 520, 90, 64, 20
@@ -88,12 +88,12 @@ def ratios(lines: list[Line]) -> str:
     return svg.written(title)
 
 
-def shortened(text: str, most: int) -> str:
-    return text if len(text) <= most else text[: most - 1] + "…"
+def shortened(text: str, limit: int) -> str:
+    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def latency(curves: list[Curve]) -> str:
-    """Medians with their spread over the size of the store, one panel a curve, both axes by powers of ten."""
+    """Medians with their spread over the size of the store, one panel per curve, on logarithmic axes."""
     title = "Latency of a read of 1 day against the size of the store"
     panel, height, left, top, bottom = 520, 360, 64, 70, 310
     svg = Svg(panel * max(len(curves), 1), height)

@@ -1,4 +1,4 @@
-"""The processes of a run, each ended by its own handle, and the ways to talk to them."""
+"""The processes of a run, each stopped by its own handle, and their clients."""
 
 import http.client
 import json
@@ -13,7 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.flight as flight
 
-# What docs/flight.md recommends.
+# Recommended by docs/flight.md.
 PUT_ROWS = 262_144
 READY_SECONDS_MAX = 120
 IDLE_SECONDS_MAX = 5
@@ -23,7 +23,7 @@ HERE = Path(__file__).parent
 
 
 def wait_for_end(process: subprocess.Popen) -> None:
-    """Waits for a process that was told to end, and ends it when it does not."""
+    """Waits for a process to exit, and kills it after a timeout."""
     try:
         process.wait(END_SECONDS_MAX)
     except subprocess.TimeoutExpired:
@@ -32,7 +32,7 @@ def wait_for_end(process: subprocess.Popen) -> None:
 
 
 class Process:
-    """A program that says `ready NAME=ADDRESS …` when it answers."""
+    """A program that prints `ready NAME=ADDRESS …` when it is ready."""
 
     def __init__(self, command: list[str], log: Path, environment: dict[str, str] | None = None):
         self.log = log
@@ -72,7 +72,7 @@ class Process:
 
 
 def put_table(client: flight.FlightClient, command: str, table: pa.Table) -> int:
-    """Writes a table and gives the rows acknowledged, all of them durable."""
+    """Writes a table and returns the number of acknowledged rows, all durable."""
     writer, replies = client.do_put(flight.FlightDescriptor.for_command(command), table.schema)
     rows = 0
     with writer:
@@ -104,7 +104,7 @@ class Server(Process):
         list(self.flight.do_action(flight.Action(name, json.dumps(body).encode() if body else b"")))
 
     def put(self, command: dict, table: pa.Table) -> int:
-        """Writes a table over Flight and gives the rows acknowledged, after the last acknowledgement came."""
+        """Writes a table over Flight and returns the number of acknowledged rows, after the last acknowledgement."""
         return put_table(self.flight, json.dumps(command), table)
 
     def stop(self) -> None:
@@ -141,19 +141,19 @@ class FlightPeer(Process):
 
 
 class Embedded:
-    """The engine in a process of its own that does what it is told line by line; `benches/embedded.rs` lists what."""
+    """The engine in its own process, which executes one command per line; `benches/embedded.rs` lists the commands."""
 
     def __init__(self, binary: str):
         self.process = subprocess.Popen([binary], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
-    def ask(self, *words) -> dict:
+    def call(self, *words) -> dict:
         self.process.stdin.write(" ".join(map(str, words)) + "\n")
         self.process.stdin.flush()
         line = self.process.stdout.readline()
-        answer = json.loads(line) if line else {"error": f"it ended with {self.process.wait()}"}
-        if "error" in answer:
-            raise SystemExit(f"the engine in process: {answer['error']} (asked for {' '.join(map(str, words))[:200]})")
-        return answer
+        reply = json.loads(line) if line else {"error": f"the process exited with {self.process.wait()}"}
+        if "error" in reply:
+            raise SystemExit(f"the engine in process: {reply['error']} (command {' '.join(map(str, words))[:200]})")
+        return reply
 
     def stop(self) -> None:
         self.process.stdin.close()
@@ -162,7 +162,7 @@ class Embedded:
 
 
 class Http:
-    """One connection that stays open, for small answers; and a socket of its own for each large one."""
+    """One persistent connection for small responses, and a new socket for each large one."""
 
     def __init__(self, address: str):
         self.address = address
@@ -172,26 +172,26 @@ class Http:
 
     def reply(self, method: str, path: str, body=None, kind: str = "application/json", headers: dict | None = None):
         """Status, headers and body."""
-        # A server may end a connection that asks nothing for a while.
+        # A server may close an idle connection.
         if time.monotonic() - self.used > IDLE_SECONDS_MAX:
             self.connection.close()
         self.connection.request(method, path, body, {"Content-Type": kind, **(headers or {})})
         reply = self.connection.getresponse()
-        answer = reply.read()
+        content = reply.read()
         self.used = time.monotonic()
-        return reply.status, reply.headers, answer
+        return reply.status, reply.headers, content
 
     def call(self, method: str, path: str, body=None, kind: str = "application/json") -> bytes:
-        status, _, answer = self.reply(method, path, body, kind)
+        status, _, content = self.reply(method, path, body, kind)
         if status >= 300:
-            raise SystemExit(f"{method} {path[:200]}: {status} {answer[:500]!r}")
-        return answer
+            raise SystemExit(f"{method} {path[:200]}: {status} {content[:500]!r}")
+        return content
 
     def get(self, path: str) -> bytes:
         return self.call("GET", path)
 
     def drain(self, path: str) -> int:
-        """Receives an answer into one buffer and gives its bytes on the wire. A client library would measure itself."""
+        """Receives a response into one buffer and returns its size on the wire. A client library would measure itself."""
         host, port = self.address.rsplit(":", 1)
         with socket.create_connection((host, int(port)), timeout=600) as stream:
             stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

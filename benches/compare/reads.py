@@ -1,4 +1,4 @@
-"""Reads of one series in process: ranges, all rows, the last ones, predicates."""
+"""Reads of one series in process: ranges, all rows, the last rows, predicates."""
 
 import statistics
 
@@ -11,25 +11,25 @@ from fixtures import ALL, KEY, SCALAR_KEY, Bench
 from measure import PRODUCT, Goal, Line, p50, same, seconds, take_turns
 
 
-def checked(name: str, answer: dict, expected: tuple[int, int]) -> None:
-    same(name, (answer["rows"], int(answer["sum"])), expected)
+def checked(name: str, reply: dict, expected: tuple[int, int]) -> None:
+    same(name, (reply["rows"], int(reply["sum"])), expected)
 
 
 def engine_p50(engine, times: int, *words) -> float:
-    return statistics.median(engine.ask(*words, times)["ns"]) / 1e9
+    return statistics.median(engine.call(*words, times)["ns"]) / 1e9
 
 
-def compare(bench, row, work, words, ask, expected, *, calls, times, engines=None, goal=None, amount=None, rounds=None):
-    """One line of a read that every engine can do: `words` tell FastK, which does it `times` times a round, and `ask`
-    asks a peer, `calls` times."""
+def compare(bench, row, work, words, query, expected, *, calls, times, engines=None, goal=None, amount=None, rounds=None):
+    """One line of a read that every engine supports: FastK runs the command `words` `times` times per round, a peer runs
+    `query` `calls` times."""
     engines = bench.engines if engines is None else engines
     wanted = data.checksum(expected)
-    checked(f"{PRODUCT}, {row}", bench.engine.ask(*words, 1), wanted)
+    checked(f"{PRODUCT}, {row}", bench.engine.call(*words, 1), wanted)
     for engine in engines:
-        same(f"{engine.name}, {row}", data.checksum(engine.table(ask(engine)).sort_by("ts")), wanted)
+        same(f"{engine.name}, {row}", data.checksum(engine.table(query(engine)).sort_by("ts")), wanted)
     contenders = {PRODUCT: lambda: engine_p50(bench.engine, times, *words)}
     for engine in engines:
-        contenders[engine.name] = lambda engine=engine: p50(lambda: ask(engine), calls)
+        contenders[engine.name] = lambda engine=engine: p50(lambda: query(engine), calls)
     samples = take_turns(contenders, rounds or bench.rounds)
     return Line(row, work, samples, goal, amount=amount, amount_unit="rows" if amount else "")
 
@@ -62,7 +62,7 @@ def latest(bench: Bench) -> list[Line]:
 
 
 def all_rows(bench: Bench) -> list[Line]:
-    """To Arrow without a look at a cell, which favours who copies nothing; and with a look at each."""
+    """Conversion to Arrow without reading cells, which favours engines that do not copy; and with reading every cell."""
     work, goal = f"embedded, all {bench.rows // 1_000_000} M rows to Arrow", Goal("≥ 10× the best peer", 10)
     words, rounds = ("range", KEY, *ALL), bench.rounds_long
     how = {"calls": 1, "times": 20, "goal": goal, "rounds": rounds}
@@ -71,13 +71,13 @@ def all_rows(bench: Bench) -> list[Line]:
     total = 0
     for column in bench.table.columns:
         total = (total * 31 + int(data.words(column).sum(dtype="uint64"))) % 2**64
-    # The engine adds up as many columns as a series may have.
+    # The engine sums all columns of the series.
     total = total * pow(31, 64 - bench.table.num_columns, 2**64) % 2**64
     words = ("sum", KEY, *ALL)
-    checked(f"{PRODUCT}, all cells", bench.engine.ask(*words, 1), (bench.rows, total))
+    checked(f"{PRODUCT}, all cells", bench.engine.call(*words, 1), (bench.rows, total))
     contenders = {PRODUCT: lambda: engine_p50(bench.engine, 3, *words)}
     for engine in bench.engines:
-        # SQLite makes a Python number of every cell as it is: its time is that of the line above.
+        # SQLite converts every cell to a Python number anyway: its time is that of the line above.
         if engine is not bench.sqlite:
             contenders[engine.name] = lambda engine=engine: seconds(lambda: data.cells(engine.table(engine.all())))
     return [untouched, Line("all", f"{work} and every cell read", take_turns(contenders, rounds))]

@@ -1,4 +1,4 @@
-"""What a run says: the machine, the table, the raw samples."""
+"""Report of a run: the machine, the table, the raw samples."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from pathlib import Path
 from measure import PRODUCT, Curve, Line
 
 PROGRAMS = ("pyarrow", "duckdb", "polars", "arcticdb")
-# How many of a unit make the next, and their names.
+# Factors and names of units.
 SCALES = {
     "s": [(1e-9, "ns"), (1e-6, "µs"), (1e-3, "ms"), (1, "s")],
     "B": [(1, "B"), (1e3, "kB"), (1e6, "MB"), (1e9, "GB")],
@@ -19,7 +19,7 @@ SCALES = {
 
 
 def machine(work: Path) -> dict[str, str]:
-    """CPU, cores, kernel and file system, and nothing else of it."""
+    """CPU, cores, kernel and file system of the machine."""
     info = Path("/proc/cpuinfo").read_text().splitlines()
     model = next((line.split(":", 1)[1].strip() for line in info if line.startswith("model name")), platform.machine())
     return {
@@ -50,14 +50,14 @@ def versions(binary: str) -> dict[str, str]:
 
 
 def digits(value: float) -> str:
-    """Three significant digits, never as a power of ten."""
+    """Three significant digits, without exponent."""
     if value >= 100:
         return f"{value:,.0f}"
     return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
 def scaled(values: list[float], unit: str) -> tuple[list[str], str]:
-    """Values in one unit in which the first is easy to read."""
+    """Values in a common unit that suits the first one."""
     steps = SCALES.get(unit)
     if not steps:
         return [digits(value) for value in values], unit

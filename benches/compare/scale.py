@@ -1,4 +1,4 @@
-"""What must not grow: reads after many small writes, the inventory, opening a store, a day out of more and more."""
+"""Scaling: reads after many small writes, the inventory, opening a store, reading a day from growing stores."""
 
 import functools
 import json
@@ -20,17 +20,17 @@ ONE, EVERY = "kline/ONE/1m", "kline/ALL/1m"
 
 
 def after_appends(bench: Bench) -> list[Line]:
-    """The same rows appended one at a time and written at once, read in process while they stand in the tail, and
+    """Reads of the same rows appended one at a time and written at once: in process while they are in the tail, and
     through a server that opened the store afterwards."""
     where, count = bench.dir("appends"), bench.append_rows
     table = data.klines(count)
     file = data.write_file(table, where / "rows.arrow", count)
     engine = bench.embedded()
-    engine.ask("open", where / "store", "none")
-    engine.ask("write", EVERY, file, "append")
-    taken = engine.ask("each", ONE, file)
+    engine.call("open", where / "store", "none")
+    engine.call("write", EVERY, file, "append")
+    taken = engine.call("each", ONE, file)
     assert taken["rows"] == count
-    note = [f"{taken['ns'][0] / count / 1e3:.1f} µs an append without a sync"]
+    note = [f"{taken['ns'][0] / count / 1e3:.1f} µs per append without a sync"]
     spans = {
         "1 day in the middle": data.span_of(count // 2, 1_440),
         "the last day": data.span_of(count - 1_440, 1_440),
@@ -52,10 +52,10 @@ def after_appends(bench: Bench) -> list[Line]:
         return engine_p50(engine, 300, "range", key, *span)
 
     def check_in_process(key: str, span: tuple[int, int], wanted) -> None:
-        checked(f"{key}, {span}", engine.ask("range", key, *span, 1), wanted)
+        checked(f"{key}, {span}", engine.call("range", key, *span, 1), wanted)
 
     measured("in process", in_process, check_in_process)
-    engine.ask("close")
+    engine.call("close")
     engine.stop()
     server = bench.keep(Server(bench.programs["fastk"], where / "store"))
 
@@ -63,8 +63,8 @@ def after_appends(bench: Bench) -> list[Line]:
         return flight.Ticket(json.dumps({"series": [key], "start": span[0], "end": span[1]}))
 
     def by_flight(key: str, span: tuple[int, int]) -> float:
-        asked = ticket(key, span)
-        return p50(lambda: server.flight.do_get(asked).read_all(), 100)
+        request = ticket(key, span)
+        return p50(lambda: server.flight.do_get(request).read_all(), 100)
 
     def check_by_flight(key: str, span: tuple[int, int], wanted) -> None:
         same(f"{key}, {span}", data.checksum(server.flight.do_get(ticket(key, span)).read_all()), wanted)
@@ -75,7 +75,7 @@ def after_appends(bench: Bench) -> list[Line]:
 
 
 def arctic_after_appends(bench: Bench) -> list[Line]:
-    """ArcticDB after a hundredth as many."""
+    """ArcticDB after a hundredth of the appends."""
     count = bench.append_rows // 100
     arctic = bench.keep(peers.Arctic(bench.dir("appends") / "arctic"), "close")
     library, frame = arctic.library, peers.frame(data.klines(count))
@@ -98,14 +98,14 @@ def inventory(bench: Bench) -> list[Line]:
     where, count = bench.dir("inventory"), bench.inventory_series
     file = data.write_file(data.klines(1), where / "row.arrow")
     engine = bench.embedded()
-    engine.ask("open", where / "store", "none")
-    engine.ask("spread", "N", 0, count, file)
-    engine.ask("close")
+    engine.call("open", where / "store", "none")
+    engine.call("spread", "N", 0, count, file)
+    engine.call("close")
     engine.stop()
     http = bench.keep(Server(bench.programs["fastk"], where / "store")).http
 
     def whole() -> list[dict]:
-        """Every page: one has at most 10,000 series."""
+        """Reads all pages, of at most 10,000 series each."""
         series, cursor = [], ""
         while cursor is not None:
             page = json.loads(http.get(f"/inventory?limit=10000{cursor}"))
@@ -138,17 +138,17 @@ def inventory(bench: Bench) -> list[Line]:
 
 
 def opening(bench: Bench) -> list[Line]:
-    """Each time in a process of its own, whose memory is then looked at. The manifest names the chunks; there are no
-    files behind them, and an opening that touched one would fail."""
+    """Opens the store in a new process each time and reads its memory usage. The manifest lists chunks whose files do not
+    exist, so that an open that touched one would fail."""
     where, count = bench.dir("opening"), bench.opening_chunks
     planter = bench.embedded()
-    planter.ask("plant", where / "store", count)
+    planter.call("plant", where / "store", count)
     planter.stop()
     memory = []
 
     def once() -> float:
         engine = bench.embedded()
-        opened = engine.ask("open", where / "store", "idle")
+        opened = engine.call("open", where / "store", "idle")
         engine.stop()
         same("opening", (opened["chunks"], opened["rows"]), (count, 10 * count))
         memory.append(opened["anonymous"])
@@ -173,29 +173,29 @@ class Growing:
         self.points: dict[str, list[tuple[int, list[float]]]] = {}
 
     def grow(self, *words) -> None:
-        self.engine.ask("open", self.where / "store", "none")
-        self.engine.ask(*words)
-        self.engine.ask("close")
+        self.engine.call("open", self.where / "store", "none")
+        self.engine.call(*words)
+        self.engine.call("close")
 
     def measure(self, size: int, key: str, span: tuple[int, int], rows_of_duck, wanted) -> None:
-        """A server has the store to itself, so it is asked over a copy."""
+        """A server owns its store exclusively, so it runs on a copy."""
         copy = self.bench.copy(self.where / "store", f"growing-{self.where.name}-{size}")
         server = Server(self.bench.programs["fastk"], copy)
-        asked = flight.Ticket(json.dumps({"series": [key], "start": span[0], "end": span[1]}))
-        self.engine.ask("open", self.where / "store")
+        request = flight.Ticket(json.dumps({"series": [key], "start": span[0], "end": span[1]}))
+        self.engine.call("open", self.where / "store")
         try:
-            checked(f"{key} in process", self.engine.ask("range", key, *span, 1), wanted)
-            same(f"{key} over Flight", data.checksum(server.flight.do_get(asked).read_all()), wanted)
+            checked(f"{key} in process", self.engine.call("range", key, *span, 1), wanted)
+            same(f"{key} over Flight", data.checksum(server.flight.do_get(request).read_all()), wanted)
             same(f"{key} of DuckDB", data.checksum(rows_of_duck()), wanted)
             ways = {
                 f"{PRODUCT} in process": lambda: engine_p50(self.engine, 500, "range", key, *span),
-                f"{PRODUCT} over Flight": lambda: p50(lambda: server.flight.do_get(asked).read_all(), 100),
+                f"{PRODUCT} over Flight": lambda: p50(lambda: server.flight.do_get(request).read_all(), 100),
                 "DuckDB in process": lambda: p50(rows_of_duck, 10),
             }
             for name, taken in take_turns(ways, self.bench.rounds_long).items():
                 self.points.setdefault(name, []).append((size, taken))
         finally:
-            self.engine.ask("close")
+            self.engine.call("close")
             server.stop()
             self.bench.remove(copy.name)
 

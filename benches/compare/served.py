@@ -1,4 +1,4 @@
-"""Reads through a server: Flight and REST against Arrow's own Flight server and a server that only sends bytes."""
+"""Reads through a server: Flight and REST, compared with Arrow's own Flight server and a server that only sends bytes."""
 
 import io
 import json
@@ -12,7 +12,7 @@ from fixtures import DECIMAL_KEY, DECIMAL_SYMBOL, KEY, SYMBOL, Bench
 from measure import PRODUCT, Goal, Line, cpu_seconds, p50, same, seconds, take_turns
 
 CPP, BARE = "pyarrow Flight (C++)", "bare HTTP"
-# A round streams at least so much: processor time is counted in hundredths of a second.
+# A round streams at least this much, since CPU time has a resolution of a hundredth of a second.
 STREAM_BYTES_MIN = 1 << 30
 KLINES = f"/v1/klines/{SYMBOL}/1m"
 
@@ -25,13 +25,13 @@ def peer_ticket(**query) -> flight.Ticket:
     return flight.Ticket(json.dumps(query))
 
 
-def rows_of(client: flight.FlightClient, asked: flight.Ticket) -> int:
-    """Takes a stream batch by batch and keeps none, so that the client's memory is no part of the measure."""
-    return sum(batch.data.num_rows for batch in client.do_get(asked))
+def rows_of(client: flight.FlightClient, request: flight.Ticket) -> int:
+    """Reads a stream batch by batch without keeping them, so that the client's memory does not matter."""
+    return sum(batch.data.num_rows for batch in client.do_get(request))
 
 
 class Streams:
-    """Takes an answer as often as makes a gigabyte, and notes what the server's process spent on it."""
+    """Repeats a read until a gigabyte is received, and records the CPU time of the server."""
 
     def __init__(self, size: int):
         self.size = size
@@ -51,13 +51,13 @@ class Streams:
         return work
 
     def lines(self, row: str, work: str, samples: dict, goals: list, cpu_goal: Goal | None, notes=()) -> list[Line]:
-        """One line a goal, for the goals share the samples, and one for processor time."""
+        """One line per goal, with shared samples, and one for CPU time."""
         lines = []
         for goal in goals:
             names = [PRODUCT, *goal.against] if goal and goal.against else list(samples)
             chosen = {name: samples[name] for name in names}
             lines.append(Line(row, work, chosen, goal, amount=self.size, amount_unit="B", notes=list(notes)))
-        # The first round is left out as it is of the times.
+        # The first round is left out, as for the times.
         cpu = {name: taken[1:] for name, taken in self.cpu.items()}
         lines.append(Line(row, f"{work}: server CPU", cpu, cpu_goal, unit="s/GB"))
         return lines
@@ -115,7 +115,7 @@ def http_all(bench: Bench) -> list[Line]:
     samples = take_turns(contenders, bench.rounds)
     goals = [Goal("≥ 0.9× the bare server", 0.9, (BARE,)), Goal("≥ 1.2× the C++ Flight server", 1.2, (CPP,))]
     work = f"HTTP Arrow stream, all {bench.rows // 1_000_000} M rows"
-    return streams.lines("http-all", work, samples, goals, None, [f"{size / bench.rows:.2f} bytes a row in the body"])
+    return streams.lines("http-all", work, samples, goals, None, [f"{size / bench.rows:.2f} bytes per row in the body"])
 
 
 def flight_small(bench: Bench) -> list[Line]:
@@ -158,7 +158,7 @@ def rest_day(bench: Bench) -> list[Line]:
         }
         goal = Goal("≤ 1.5× the bare handler", 1 / 1.5) if name == "JSON" else None
         work = f"REST {name}, 1 day (1,440 rows), p50"
-        note = [f"{len(body) / 1_440:.1f} bytes a row in the body"]
+        note = [f"{len(body) / 1_440:.1f} bytes per row in the body"]
         lines.append(Line("rest-day", work, take_turns(contenders, bench.rounds), goal, notes=note))
     return lines
 
@@ -173,7 +173,7 @@ def bars_served(bench: Bench) -> list[Line]:
     span = {"start": start, "end": end}
     same(f"{PRODUCT}, Flight bars", data.checksum(ours.flight.do_get(ticket(**span)).read_all()), expected)
     same(f"{CPP}, bars", data.checksum(theirs.flight.do_get(peer_ticket(**span)).read_all()), expected)
-    note = [f"{len(bodies[0]) / bench.bars:.2f} bytes a row in the body"]
+    note = [f"{len(bodies[0]) / bench.bars:.2f} bytes per row in the body"]
     contenders = {
         PRODUCT: lambda: p50(lambda: ours.http.drain(path), 10),
         BARE: lambda: p50(lambda: bare.http.drain("/0"), 10),
@@ -185,13 +185,13 @@ def bars_served(bench: Bench) -> list[Line]:
         CPP: lambda: p50(lambda: rows_of(theirs.flight, peer_ticket(**span)), 10),
     }
     batches = [batch.data for batch in ours.flight.do_get(ticket(**span))]
-    note = [f"{sum(batch.nbytes for batch in batches) / bench.bars:.2f} bytes of columns a row"]
+    note = [f"{sum(batch.nbytes for batch in batches) / bench.bars:.2f} bytes of columns per row"]
     return [*lines, Line("bars-served", f"{work}, Flight", take_turns(contenders, bench.rounds), notes=note)]
 
 
 def json_rows(bench: Bench) -> list[Line]:
-    """Rows as text, through the server against in process, which favours the peer. The same doubles; and decimals,
-    which the peer has not."""
+    """Rows as text: FastK through the server, the peer in process, which favours the peer. The same doubles; and
+    decimals, which the peer does not have."""
     ours, rows = bench.server, bench.json_rows
     table = bench.table.slice(0, rows)
     frame = pl.from_arrow(table)
@@ -227,7 +227,7 @@ def json_rows(bench: Bench) -> list[Line]:
 
 
 def table_of_text(name: str, text: bytes) -> pa.Table:
-    """Every cell read again, by Python's own parser of numbers."""
+    """Parses every cell again, with Python's number parser."""
     rows = json.loads(text) if name == "JSON" else [json.loads(line) for line in text.splitlines()]
     rows = rows["rows"] if isinstance(rows, dict) else rows
     kinds = [pa.int64(), *[pa.float64()] * (len(data.NAMES) - 1)]

@@ -26,14 +26,14 @@ CELLS = "open DOUBLE, high DOUBLE, low DOUBLE, close DOUBLE, volume DOUBLE"
 
 
 class Writers:
-    """Every engine with one series, and with as many as a bar has symbols; time goes on from call to call."""
+    """All engines with one series, and with one per symbol; timestamps advance from call to call."""
 
     def __init__(self, bench: Bench):
         self.where = bench.dir("writers")
         self.minute = itertools.count(1)
         self.engine = bench.embedded()
-        self.engine.ask("open", self.where / "store")
-        self.engine.ask("register", json.dumps({"kind": "kline", "symbol": "ONE", "timeframe": "1m"}))
+        self.engine.call("open", self.where / "store")
+        self.engine.call("register", json.dumps({"kind": "kline", "symbol": "ONE", "timeframe": "1m"}))
         self.server = bench.durable_server
         self.duck = bench.keep(duckdb.connect(str(self.where / "writers.duckdb")), "close")
         peers.run(self.duck, f"CREATE TABLE one (ts BIGINT, {CELLS})")
@@ -96,10 +96,10 @@ class Writers:
         self.sqlite.execute("COMMIT")
 
     def sync(self, size: int, times: int, how: str) -> float:
-        return statistics.median(self.engine.ask("fdatasync", self.where, size, times, how)["ns"]) / 1e9
+        return statistics.median(self.engine.call("fdatasync", self.where, size, times, how)["ns"]) / 1e9
 
     def counts(self, symbol: str) -> dict[str, int]:
-        """Rows of one symbol in each engine; the last one is to be the bar that was written."""
+        """Rows of one symbol in each engine, whose last row must be the written bar."""
         table, which = ("one", "") if symbol == "ONE" else ("many", f"WHERE symbol = '{symbol}'")
         counts = {}
         for name, connection in (("DuckDB", self.duck), ("SQLite", self.sqlite)):
@@ -109,14 +109,14 @@ class Writers:
         frame = self.arctic.library.read("one" if symbol == "ONE" else symbol).data
         assert tuple(frame.iloc[-1]) == BAR
         counts["ArcticDB"] = len(frame)
-        counts[PRODUCT] = self.engine.ask("range", f"kline/{symbol}/1m", *ALL, 1)["rows"]
+        counts[PRODUCT] = self.engine.call("range", f"kline/{symbol}/1m", *ALL, 1)["rows"]
         rows = self.server.json("GET", f"/v1/klines/{symbol}/1m?limit=1000000")["rows"]
         assert not rows or tuple(rows[-1][name] for name in data.NAMES[1:]) == BAR
         counts[REST] = len(rows)
         return counts
 
     def checked(self, symbol: str, ways: dict) -> dict:
-        """Each engine writes once: that is one row more of the symbol, and the last row is what was given."""
+        """Checks that one write adds one row of the symbol, which is then the last row."""
         before = self.counts(symbol)
         for name in before:
             ways[name][0](1)
@@ -126,7 +126,7 @@ class Writers:
 
 
 def writes(prepare, write):
-    """The median of so many writes; what they write is made outside the clock."""
+    """The median of many writes; their rows are created outside the timing."""
 
     def way(calls: int) -> float:
         return statistics.median(seconds(write, prepared) for prepared in [prepare() for _ in range(calls)])
@@ -140,10 +140,10 @@ def writers(bench: Bench) -> Writers:
 
 
 def append(bench: Bench) -> list[Line]:
-    """One client, one row a commit."""
+    """One client, one row per commit."""
     all_of = writers(bench)
     engine, library = all_of.engine, all_of.arctic.library
-    first = engine.ask("append", "kline/ONE/1m", 10)
+    first = engine.call("append", "kline/ONE/1m", 10)
     assert first["durable"]
     logged = first["logged"]
     ways = {
@@ -171,7 +171,7 @@ def fan_in(bench: Bench) -> list[Line]:
     """One bar of 500 symbols in one call."""
     all_of = writers(bench)
     engine, library = all_of.engine, all_of.arctic.library
-    first = engine.ask("fanin", "F", SYMBOLS, 3)
+    first = engine.call("fanin", "F", SYMBOLS, 3)
     assert first["durable"] and first["rows"] == SYMBOLS
     logged = first["logged"]
     ways = {
