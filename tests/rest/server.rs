@@ -60,10 +60,10 @@ fn health_fails_while_the_directory_of_the_store_is_gone() {
         server.get("/health/live").expect(200);
     };
     std::fs::rename(&root, &away).unwrap();
-    failing("is not there");
+    failing("does not exist");
     std::fs::create_dir(&root).unwrap();
     std::fs::write(root.join("LOCK"), "{}").unwrap();
-    failing("of another store");
+    failing("belongs to another store");
     std::fs::remove_dir_all(&root).unwrap();
     std::fs::rename(&away, &root).unwrap();
     assert_eq!(server.get("/health").expect(200).json()["status"], "ok");
