@@ -69,7 +69,7 @@ impl Caller {
 
     /// An error without what this caller may not see.
     pub fn redact(&self, error: Error) -> Error {
-        if self.is_limited() { error.without_places() } else { error }
+        if self.is_limited() { error.redacted() } else { error }
     }
 
     /// Fails with `permission_denied` unless the caller has this scope.

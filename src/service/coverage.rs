@@ -248,7 +248,7 @@ impl Service {
         let bounds = range_bounds(series, query.start.as_ref(), query.end.as_ref())?;
         let found = last_complete(series, self.store().cache(), &calendar, bounds, count)?;
         // No row precedes its own bucket: the range selects no row.
-        Ok(found.unwrap_or(CompleteTail { range: (i64::MAX, i64::MIN), only: None }))
+        Ok(found.unwrap_or(CompleteTail { range: (i64::MAX, i64::MIN), filter: None }))
     }
 
     /// Ratio of a series for the inventory; null without a grid or rows, and when it cannot be computed.

@@ -558,7 +558,7 @@ impl Service {
             (member.range, member.filter) = self.selection_of(&member.series, query, &member.filter, stop)?;
         }
         // Built from every series, read or not: labels index the same dictionary on every page.
-        let shape = multi::shape(&query.series, &members, common.columns, query.numbers, state.commit);
+        let shape = multi::result_schema(&query.series, &members, common.columns, query.numbers, state.commit);
         if let Some(cursor) = cursor {
             apply_cursor(&mut members, cursor, layout, query.order, query_hash)?;
         }

@@ -265,7 +265,7 @@ impl Service {
             if_version,
             create,
             skipped: parsed.skipped,
-            phased: parsed.phased,
+            phased: parsed.phase_pending,
             ..SeriesWrite::new(key.clone(), parsed.rows, options.method.mode())
         };
         let decided = self.store.begin_write(vec![write], idempotency_key).map_err(|error| match conflict {
