@@ -59,13 +59,13 @@ pub struct StoreConfig {
     pub wal_bytes_max: u64,
     /// Rows in the tail of one series that trigger a seal, 1 to 2^32; a sorted write of at least this many rows is
     /// written directly to chunks.
-    pub seal_rows: u64,
+    pub tail_rows_max: u64,
     /// Maximum bytes of rows in the run files of all tails, 1 MiB to 1 TiB; above it the longest tails are sealed.
     pub tail_bytes_max: u64,
     /// How long commits returned in replies, cursors and tickets stay readable, at most 7 days.
-    pub history_keep_ms: u64,
+    pub commit_retention_ms: u64,
     /// Approximate maximum memory for retained commits, 0 to 1 TiB.
-    pub history_bytes_max: u64,
+    pub commit_retention_bytes_max: u64,
     /// Directory below which clients may create backups; empty to forbid backups by clients.
     pub backup_dir: PathBuf,
 }
@@ -90,7 +90,7 @@ pub struct HttpConfig {
     /// Maximum number of concurrent reads.
     pub reads_max: u64,
     /// How long a read waits for one of these permits before it is rejected.
-    pub reads_wait_ms: u64,
+    pub read_queue_timeout_ms: u64,
     /// Maximum number of connections; a new connection above it closes the one that has been idle longest.
     pub connections_max: u64,
     /// Maximum number of concurrent requests on one HTTP/2 connection.
@@ -100,13 +100,13 @@ pub struct HttpConfig {
     /// Maximum size of the headers of one request.
     pub header_bytes_max: u64,
     /// Maximum ratio of the decompressed to the compressed size of a body.
-    pub expansion_max: u64,
+    pub decompression_ratio_max: u64,
     /// Maximum time from the first byte of a connection or request to the end of its headers.
     pub header_timeout_ms: u64,
     /// How long a connection may be idle between two requests.
     pub idle_timeout_ms: u64,
     /// Maximum pause between two reads of a body.
-    pub body_idle_ms: u64,
+    pub body_idle_timeout_ms: u64,
     /// Maximum time to receive a body.
     pub body_timeout_ms: u64,
     /// How long a client may read nothing of its response.
@@ -130,19 +130,19 @@ pub struct FlightConfig {
     /// Maximum bytes of record batches being written, of all clients together; further batches wait.
     pub put_bytes_max: u64,
     /// Maximum number of concurrent `DoGet` responses; more are rejected as `overloaded`.
-    pub readers_max: u64,
+    pub gets_max: u64,
     /// Maximum number of concurrent `DoPut` calls; more are rejected as `overloaded`.
     pub puts_max: u64,
     /// Maximum number of connections; a new connection above it closes the one that has been idle longest.
     pub connections_max: u64,
     /// Maximum number of concurrent calls on one connection.
     pub connection_streams_max: u64,
-    /// Maximum time for the TLS and HTTP/2 handshake of a new connection.
-    pub greeting_timeout_ms: u64,
+    /// Maximum time for the TLS handshake, and then for the HTTP/2 preface, of a new connection.
+    pub handshake_timeout_ms: u64,
     /// Maximum time to receive the request message of a call.
     pub message_timeout_ms: u64,
     /// How long a `DoPut` may send nothing.
-    pub put_idle_ms: u64,
+    pub put_idle_timeout_ms: u64,
     /// How long a client may read nothing of a `DoGet` response.
     pub stall_timeout_ms: u64,
     /// Time without traffic after which a connection is pinged.
@@ -164,7 +164,7 @@ pub struct LimitsConfig {
     /// Maximum number of responses being sent and puts being received of one token.
     pub token_streams_max: u64,
     /// Maximum memory of all responses being sent, 4 MiB each.
-    pub answer_bytes_max: u64,
+    pub response_bytes_max: u64,
     /// Memory for the rows of all bodies and puts being decoded and written, 48 bytes per cell; a body that needs more
     /// is rejected as `too_large`, one that would have to wait for others as `overloaded`.
     pub decoded_bytes_max: u64,
@@ -222,10 +222,10 @@ impl Default for StoreConfig {
             sync_interval_ms: engine.sync_interval_ms,
             wal_segment_bytes: engine.wal_segment_bytes,
             wal_bytes_max: engine.wal_bytes_max,
-            seal_rows: engine.seal_rows,
+            tail_rows_max: engine.tail_rows_max,
             tail_bytes_max: engine.tail_bytes_max,
-            history_keep_ms: engine.history_keep_ms,
-            history_bytes_max: 64 << 20,
+            commit_retention_ms: engine.commit_retention_ms,
+            commit_retention_bytes_max: 64 << 20,
             backup_dir: PathBuf::new(),
         }
     }
@@ -239,10 +239,10 @@ impl StoreConfig {
             sync_interval_ms: self.sync_interval_ms,
             wal_segment_bytes: self.wal_segment_bytes,
             wal_bytes_max: self.wal_bytes_max,
-            seal_rows: self.seal_rows,
+            tail_rows_max: self.tail_rows_max,
             tail_bytes_max: self.tail_bytes_max,
-            history_keep_ms: self.history_keep_ms,
-            history_bytes_max: self.history_bytes_max,
+            commit_retention_ms: self.commit_retention_ms,
+            commit_retention_bytes_max: self.commit_retention_bytes_max,
             ..StoreOptions::default()
         }
     }
@@ -258,15 +258,15 @@ impl Default for HttpConfig {
             json_rows_default: 10_000,
             json_rows_max: 1_000_000,
             reads_max: 256,
-            reads_wait_ms: 5_000,
+            read_queue_timeout_ms: 5_000,
             connections_max: 1_024,
             connection_streams_max: 128,
             uri_bytes_max: 8 << 10,
             header_bytes_max: 32 << 10,
-            expansion_max: 250,
+            decompression_ratio_max: 250,
             header_timeout_ms: 10_000,
             idle_timeout_ms: 300_000,
-            body_idle_ms: 30_000,
+            body_idle_timeout_ms: 30_000,
             body_timeout_ms: 600_000,
             stall_timeout_ms: 60_000,
             health_listen: String::new(),
@@ -282,13 +282,13 @@ impl Default for FlightConfig {
             listen: "127.0.0.1:8815".into(),
             message_bytes_max: 64 << 20,
             put_bytes_max: 256 << 20,
-            readers_max: 64,
+            gets_max: 64,
             puts_max: 64,
             connections_max: 1_024,
             connection_streams_max: 128,
-            greeting_timeout_ms: 20_000,
+            handshake_timeout_ms: 20_000,
             message_timeout_ms: 30_000,
-            put_idle_ms: 900_000,
+            put_idle_timeout_ms: 900_000,
             stall_timeout_ms: 60_000,
             ping_interval_ms: 15_000,
             ping_timeout_ms: 15_000,
@@ -303,7 +303,7 @@ impl Default for LimitsConfig {
             streams_max: 512,
             token_requests_max: 1_024,
             token_streams_max: 128,
-            answer_bytes_max: 2 << 30,
+            response_bytes_max: 2 << 30,
             decoded_bytes_max: 2 << 30,
             request_timeout_ms: 120_000,
             json_depth_max: 32,
@@ -570,10 +570,10 @@ impl Config {
         range("store.sync_interval_ms", store.sync_interval_ms, 1, 60_000);
         range("store.wal_segment_bytes", store.wal_segment_bytes, 64 << 10, 1 << 30);
         range("store.wal_bytes_max", store.wal_bytes_max, store.wal_segment_bytes.saturating_mul(4), 1 << 40);
-        range("store.seal_rows", store.seal_rows, 1, 1 << 32);
+        range("store.tail_rows_max", store.tail_rows_max, 1, 1 << 32);
         range("store.tail_bytes_max", store.tail_bytes_max, 1 << 20, 1 << 40);
-        range("store.history_keep_ms", store.history_keep_ms, 0, 7 * 86_400_000);
-        range("store.history_bytes_max", store.history_bytes_max, 0, 1 << 40);
+        range("store.commit_retention_ms", store.commit_retention_ms, 0, 7 * 86_400_000);
+        range("store.commit_retention_bytes_max", store.commit_retention_bytes_max, 0, 1 << 40);
         range("http.body_bytes_max", self.http.body_bytes_max, 1 << 10, 1 << 40);
         range("http.json_rows_max", self.http.json_rows_max, 1, 1 << 32);
         range("http.json_rows_default", self.http.json_rows_default, 1, self.http.json_rows_max);
@@ -583,24 +583,24 @@ impl Config {
         range("flight.message_bytes_max", self.flight.message_bytes_max, 1 << 16, 1 << 30);
         range("flight.put_bytes_max", self.flight.put_bytes_max, self.flight.message_bytes_max, 1 << 42);
         let http = &self.http;
-        range("http.reads_wait_ms", http.reads_wait_ms, 0, HOUR_MS);
+        range("http.read_queue_timeout_ms", http.read_queue_timeout_ms, 0, HOUR_MS);
         range("http.connection_streams_max", http.connection_streams_max, 1, 1 << 16);
         range("http.uri_bytes_max", http.uri_bytes_max, 256, 60 << 10);
         range("http.header_bytes_max", http.header_bytes_max, 1 << 10, 128 << 10);
-        range("http.expansion_max", http.expansion_max, 1, 1 << 20);
+        range("http.decompression_ratio_max", http.decompression_ratio_max, 1, 1 << 20);
         range("http.header_timeout_ms", http.header_timeout_ms, 10, HOUR_MS);
         range("http.idle_timeout_ms", http.idle_timeout_ms, 10, 24 * HOUR_MS);
-        range("http.body_idle_ms", http.body_idle_ms, 10, HOUR_MS);
+        range("http.body_idle_timeout_ms", http.body_idle_timeout_ms, 10, HOUR_MS);
         range("http.body_timeout_ms", http.body_timeout_ms, 10, 24 * HOUR_MS);
         range("http.stall_timeout_ms", http.stall_timeout_ms, 10, 24 * HOUR_MS);
         let flight = &self.flight;
-        range("flight.readers_max", flight.readers_max, 1, 1 << 16);
+        range("flight.gets_max", flight.gets_max, 1, 1 << 16);
         range("flight.puts_max", flight.puts_max, 1, 1 << 16);
         range("flight.connections_max", flight.connections_max, 1, 1 << 16);
         range("flight.connection_streams_max", flight.connection_streams_max, 1, 1 << 16);
-        range("flight.greeting_timeout_ms", flight.greeting_timeout_ms, 10, HOUR_MS);
+        range("flight.handshake_timeout_ms", flight.handshake_timeout_ms, 10, HOUR_MS);
         range("flight.message_timeout_ms", flight.message_timeout_ms, 10, HOUR_MS);
-        range("flight.put_idle_ms", flight.put_idle_ms, 10, 24 * HOUR_MS);
+        range("flight.put_idle_timeout_ms", flight.put_idle_timeout_ms, 10, 24 * HOUR_MS);
         range("flight.stall_timeout_ms", flight.stall_timeout_ms, 10, 24 * HOUR_MS);
         range("flight.ping_interval_ms", flight.ping_interval_ms, 10, HOUR_MS);
         range("flight.ping_timeout_ms", flight.ping_timeout_ms, 10, HOUR_MS);
@@ -609,7 +609,7 @@ impl Config {
         range("limits.streams_max", limits.streams_max, 1, 1 << 20);
         range("limits.token_requests_max", limits.token_requests_max, 1, 1 << 20);
         range("limits.token_streams_max", limits.token_streams_max, 1, 1 << 20);
-        range("limits.answer_bytes_max", limits.answer_bytes_max, RESPONSE_BYTES, 1 << 42);
+        range("limits.response_bytes_max", limits.response_bytes_max, RESPONSE_BYTES, 1 << 42);
         range("limits.decoded_bytes_max", limits.decoded_bytes_max, 1 << 24, 1 << 42);
         range("limits.request_timeout_ms", limits.request_timeout_ms, 10, 24 * HOUR_MS);
         range("limits.json_depth_max", limits.json_depth_max, 8, 100);
@@ -664,11 +664,11 @@ mod tests {
     #[test]
     fn later_sources_win_and_are_reported() {
         let flag = FlagValue { section: "http", key: "listen", flag: "--http", value: "127.0.0.1:0".into() };
-        let loaded = load("[http]\nlisten = '127.0.0.1:9'\n[store]\nseal_rows = 7\n", &[flag]).unwrap();
+        let loaded = load("[http]\nlisten = '127.0.0.1:9'\n[store]\ntail_rows_max = 7\n", &[flag]).unwrap();
         assert_eq!(loaded.config.http.listen, "127.0.0.1:0");
-        assert_eq!(loaded.config.store.seal_rows, 7);
+        assert_eq!(loaded.config.store.tail_rows_max, 7);
         assert_eq!(loaded.origin("http.listen"), &ValueOrigin::Flag("--http"));
-        assert!(matches!(loaded.origin("store.seal_rows"), ValueOrigin::File(_)));
+        assert!(matches!(loaded.origin("store.tail_rows_max"), ValueOrigin::File(_)));
         assert_eq!(loaded.origin("store.root"), &ValueOrigin::Default);
         let printed = loaded.print().unwrap();
         assert!(printed.contains("# flag --http") && printed.contains("# default"), "{printed}");
@@ -678,7 +678,7 @@ mod tests {
     #[test]
     fn every_problem_is_reported_at_once_with_the_nearest_key() {
         let error = load(
-            "[htpp]\nlisten = 'x'\n[store]\ndurabilty = 'sync'\nseal_rows = 'many'\nsync_interval_ms = 0\n[http]\nlisten = 'nowhere'\n",
+            "[htpp]\nlisten = 'x'\n[store]\ndurabilty = 'sync'\ntail_rows_max = 'many'\nsync_interval_ms = 0\n[http]\nlisten = 'nowhere'\n",
             &[],
         )
         .unwrap_err();
@@ -688,7 +688,7 @@ mod tests {
             "htpp.listen",
             "nearest known key is http.listen",
             "nearest known key is store.durability",
-            "store.seal_rows: invalid type",
+            "store.tail_rows_max: invalid type",
             "store.sync_interval_ms = 0",
             "http.listen: \"nowhere\"",
         ] {

@@ -34,8 +34,8 @@ fn below(limit: u64) -> u64 {
 fn options() -> StoreOptions {
     let segment = [4 << 10, 64 << 10][below(2) as usize];
     // Rows of one series go to the log, or straight to chunks.
-    let seal_rows = [1 << 40, 1][below(2) as usize];
-    StoreOptions { upkeep: false, wal_segment_bytes: segment, seal_rows, ..StoreOptions::default() }
+    let tail_rows_max = [1 << 40, 1][below(2) as usize];
+    StoreOptions { upkeep: false, wal_segment_bytes: segment, tail_rows_max, ..StoreOptions::default() }
 }
 
 /// A new store with two series.
@@ -79,7 +79,7 @@ fn queue() {
 
 /// The same with every row through the log.
 fn logged_queue() {
-    queue_with(StoreOptions { seal_rows: 1 << 40, ..options() });
+    queue_with(StoreOptions { tail_rows_max: 1 << 40, ..options() });
 }
 
 fn queue_with(options: StoreOptions) {

@@ -351,7 +351,7 @@ fn limits(config: &Config) -> ServiceLimits {
         streams_max: limits.streams_max,
         token_requests_max: limits.token_requests_max,
         token_streams_max: limits.token_streams_max,
-        answer_bytes_max: limits.answer_bytes_max,
+        response_bytes_max: limits.response_bytes_max,
         decoded_bytes_max: limits.decoded_bytes_max,
         request_timeout: millis(limits.request_timeout_ms),
         json_depth_max: count(limits.json_depth_max),

@@ -40,14 +40,14 @@ const NAMES: &[(&str, MetricKind, &str)] = {
         ("fastk_http_request_seconds", Histogram, "Time to the headers of a REST response, by route and method"),
         ("fastk_flight_calls_total", Counter, "Flight calls, by method and outcome"),
         ("fastk_flight_call_seconds", Histogram, "Time to the headers of a Flight response, by method"),
-        ("fastk_refused_total", Counter, "Requests rejected by authentication, by interface"),
+        ("fastk_rejected_total", Counter, "Requests rejected by authentication, by interface"),
         ("fastk_received_bytes_total", Counter, "Bytes received from clients"),
         ("fastk_sent_bytes_total", Counter, "Bytes sent to clients"),
         ("fastk_rows_written_total", Counter, "Rows of acknowledged writes"),
         ("fastk_rows_read_total", Counter, "Rows returned by reads"),
         ("fastk_write_rows", Histogram, "Rows of an acknowledged write"),
-        ("fastk_answer_rows", Histogram, "Rows of a response, including aborted ones"),
-        ("fastk_answer_bytes", Histogram, "Bytes of the columns of a response"),
+        ("fastk_response_rows", Histogram, "Rows of a response, including aborted ones"),
+        ("fastk_response_bytes", Histogram, "Bytes of the columns of a response"),
         ("fastk_wal_syncs_total", Counter, "Syncs of the WAL"),
         ("fastk_wal_sync_seconds", Histogram, "Time of a sync of the WAL"),
         ("fastk_wal_written_bytes_total", Counter, "Bytes written to the WAL"),
@@ -263,7 +263,7 @@ fn flight_seconds(method: &'static str) -> metrics::Histogram {
 }
 
 fn rejected_requests(interface: &'static str) -> metrics::Counter {
-    counter!("fastk_refused_total", "interface" => interface)
+    counter!("fastk_rejected_total", "interface" => interface)
 }
 
 /// Outcomes of a Flight call.
@@ -275,7 +275,7 @@ const LABELLED: [&str; 5] = [
     "fastk_http_request_seconds",
     "fastk_flight_calls_total",
     "fastk_flight_call_seconds",
-    "fastk_refused_total",
+    "fastk_rejected_total",
 ];
 
 /// Records a Flight call once its response headers are sent.

@@ -27,7 +27,7 @@ pub struct ServiceLimits {
     /// Maximum number of responses being sent and puts being received of one token.
     pub token_streams_max: u64,
     /// Maximum memory of all responses being sent, [`RESPONSE_BYTES`] each.
-    pub answer_bytes_max: u64,
+    pub response_bytes_max: u64,
     /// Memory for the rows of all bodies and puts being decoded and written, [`CELL_BYTES`](ingest::CELL_BYTES) per
     /// cell.
     pub decoded_bytes_max: u64,
@@ -44,7 +44,7 @@ impl Default for ServiceLimits {
             streams_max: 512,
             token_requests_max: 1_024,
             token_streams_max: 128,
-            answer_bytes_max: 2 << 30,
+            response_bytes_max: 2 << 30,
             decoded_bytes_max: 2 << 30,
             request_timeout: Duration::from_secs(120),
             json_depth_max: 32,
@@ -147,7 +147,7 @@ impl Admission {
             return overloaded(format!("{all_max} {what} are already in flight"));
         }
         let responses = counts.responses + u64::from(kind == PermitKind::Response);
-        if responses.saturating_mul(RESPONSE_BYTES) > limits.answer_bytes_max {
+        if responses.saturating_mul(RESPONSE_BYTES) > limits.response_bytes_max {
             return overloaded(format!(
                 "the responses in flight already reserve {} bytes",
                 counts.responses * RESPONSE_BYTES
@@ -302,7 +302,7 @@ mod tests {
 
     #[test]
     fn responses_share_a_memory_limit_and_puts_do_not() {
-        let limits = ServiceLimits { answer_bytes_max: 2 * RESPONSE_BYTES, ..ServiceLimits::default() };
+        let limits = ServiceLimits { response_bytes_max: 2 * RESPONSE_BYTES, ..ServiceLimits::default() };
         let admission = Arc::new(Admission::new(limits));
         let who = caller("");
         let permits = [

@@ -113,8 +113,8 @@ struct ReadCounts {
 impl Drop for ReadCounts {
     fn drop(&mut self) {
         metrics::counter!("fastk_rows_read_total").increment(self.rows);
-        metrics::histogram!("fastk_answer_rows").record(self.rows as f64);
-        metrics::histogram!("fastk_answer_bytes").record(self.bytes as f64);
+        metrics::histogram!("fastk_response_rows").record(self.rows as f64);
+        metrics::histogram!("fastk_response_bytes").record(self.bytes as f64);
     }
 }
 
@@ -133,7 +133,7 @@ impl Iterator for QueryResult {
 
 impl QueryResult {
     /// Cursor after the last row returned, once the iterator has ended; `None` when no row is left. Its commit stays
-    /// readable for `history_keep_ms`.
+    /// readable for `commit_retention_ms`.
     pub fn next_cursor(&self) -> Option<String> {
         self.resume.cursor_after(&self.scan)
     }

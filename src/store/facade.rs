@@ -46,14 +46,14 @@ pub struct StoreOptions {
     /// Bytes of log frames after which the tail is moved out and the log trimmed.
     pub wal_bytes_max: u64,
     /// Tail rows of one series after which it is sealed.
-    pub seal_rows: u64,
+    pub tail_rows_max: u64,
     /// Bytes of rows that all tails may hold in run files; beyond it the longest are sealed.
     pub tail_bytes_max: u64,
     /// How long the commits of replies, cursors and tickets stay readable.
-    pub history_keep_ms: u64,
+    pub commit_retention_ms: u64,
     /// About how many bytes of memory earlier commits may take that only a reply can have named: 8 KiB each and the rows
     /// written since. 0 keeps those of cursors and tickets alone, and their files no longer than they are needed.
-    pub history_bytes_max: u64,
+    pub commit_retention_bytes_max: u64,
     /// Most chunk files mapped at once.
     pub maps_max: usize,
     /// Whether upkeep (sealing, trimming) runs in the background.
@@ -84,10 +84,10 @@ impl Default for StoreOptions {
             sync_interval_ms: 200,
             wal_segment_bytes: 16 << 20,
             wal_bytes_max: 64 << 20,
-            seal_rows: 262_144,
+            tail_rows_max: 262_144,
             tail_bytes_max: 1 << 30,
-            history_keep_ms: 600_000,
-            history_bytes_max: 0,
+            commit_retention_ms: 600_000,
+            commit_retention_bytes_max: 0,
             maps_max: 8_192,
             upkeep: true,
             prefetch: false,

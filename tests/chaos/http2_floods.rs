@@ -212,7 +212,7 @@ fn floods_of_http2_frames_end_their_connection_or_are_worked_off() {
     let (root, log) = (folder.path().join("store"), folder.path().join("log"));
     let settings = [
         ("FASTK__HTTP__HEADER_TIMEOUT_MS", "2000"),
-        ("FASTK__FLIGHT__GREETING_TIMEOUT_MS", "2000"),
+        ("FASTK__FLIGHT__HANDSHAKE_TIMEOUT_MS", "2000"),
         ("FASTK__FLIGHT__PING_INTERVAL_MS", "2000"),
         ("FASTK__FLIGHT__PING_TIMEOUT_MS", "2000"),
     ];

@@ -17,9 +17,9 @@ use serde_json::Value;
 pub const SMALL: &[(&str, &str)] = &[
     ("FASTK__STORE__WAL_SEGMENT_BYTES", "65536"),
     ("FASTK__STORE__WAL_BYTES_MAX", "262144"),
-    ("FASTK__STORE__SEAL_ROWS", "400"),
+    ("FASTK__STORE__TAIL_ROWS_MAX", "400"),
     ("FASTK__STORE__TAIL_BYTES_MAX", "1048576"),
-    ("FASTK__STORE__HISTORY_KEEP_MS", "1"),
+    ("FASTK__STORE__COMMIT_RETENTION_MS", "1"),
 ];
 
 /// The program under test.

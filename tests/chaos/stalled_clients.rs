@@ -35,7 +35,7 @@ const GREETED: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 
 /// A sealed series of 400,000 rows.
 fn large(root: &Path, log: &Path) {
-    let server = Server::of(serve(root, &[("FASTK__STORE__SEAL_ROWS", "262144")]), log).unwrap();
+    let server = Server::of(serve(root, &[("FASTK__STORE__TAIL_ROWS_MAX", "262144")]), log).unwrap();
     let rest = server.rest();
     let body = r#"{"kind":"kline","symbol":"LARGE","timeframe":"1m","price_digits":2,"volume_digits":3}"#;
     post(&rest, "/v1/series", body.into()).unwrap();

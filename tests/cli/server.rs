@@ -27,7 +27,7 @@ fn a_client_that_holds_its_connection_does_not_hold_the_end() {
     let mut command = fastk();
     command.args(["serve", "--http", "127.0.0.1:0", "--flight", "127.0.0.1:0", "--root"]).arg(root.path());
     // How long a client may take to ask, and what is under way to end.
-    for name in ["HTTP__HEADER_TIMEOUT_MS", "FLIGHT__GREETING_TIMEOUT_MS", "LIMITS__DRAIN_TIMEOUT_MS"] {
+    for name in ["HTTP__HEADER_TIMEOUT_MS", "FLIGHT__HANDSHAKE_TIMEOUT_MS", "LIMITS__DRAIN_TIMEOUT_MS"] {
         command.env(format!("FASTK__{name}"), "3600000");
     }
     let server = Server::of(command);
@@ -87,9 +87,9 @@ fn addresses_that_others_reach_need_a_flag() {
 fn wrong_settings_are_named_all_at_once() {
     let mut command = fastk();
     command.args(["serve", "--http", "nowhere"]);
-    command.env("FASTK__STORE__DURABILTY", "none").env("FASTK__STORE__SEAL_ROWS", "many");
+    command.env("FASTK__STORE__DURABILTY", "none").env("FASTK__STORE__TAIL_ROWS_MAX", "many");
     let done = finish(command, "").fails(2, "invalid_argument");
-    for part in ["3 problems", "store.durability", "FASTK__STORE__SEAL_ROWS", "nowhere"] {
+    for part in ["3 problems", "store.durability", "FASTK__STORE__TAIL_ROWS_MAX", "nowhere"] {
         assert!(done.err.contains(part), "{part} in {}", done.err);
     }
 }

@@ -232,15 +232,15 @@ fn the_limits_on_the_page_about_flight_are_the_defaults() {
     let numbers = numbers_of(&["flight", "limits"]);
     let of = |key: &str| u64::try_from(numbers[key]).unwrap();
     let coded = [
-        of("flight.readers_max"),
+        of("flight.gets_max"),
         of("flight.puts_max"),
         of("flight.connections_max"),
         of("flight.connection_streams_max"),
         of("flight.put_bytes_max"),
         of("flight.stall_timeout_ms"),
-        of("flight.greeting_timeout_ms"),
+        of("flight.handshake_timeout_ms"),
         of("flight.message_timeout_ms"),
-        of("flight.put_idle_ms"),
+        of("flight.put_idle_timeout_ms"),
         of("flight.ping_interval_ms") + of("flight.ping_timeout_ms"),
         of("limits.drain_timeout_ms"),
     ];

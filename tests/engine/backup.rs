@@ -196,7 +196,7 @@ fn replayed(done: &BTreeMap<u64, Done>, commit: u64) -> BTreeMap<String, Rowset>
 #[test]
 fn a_backup_under_load_is_the_store_at_its_commit_cell_by_cell() {
     let dir = tempfile::tempdir().unwrap();
-    let options = StoreOptions { upkeep: true, seal_rows: 700, wal_bytes_max: 128 << 10, ..small() };
+    let options = StoreOptions { upkeep: true, tail_rows_max: 700, wal_bytes_max: 128 << 10, ..small() };
     let store = Store::open(&dir.path().join("store"), true, options).unwrap();
     let done: Mutex<BTreeMap<u64, Done>> = Mutex::default();
     let note = |commit: u64, what: Done| assert!(done.lock().unwrap().insert(commit, what).is_none());

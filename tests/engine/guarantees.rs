@@ -307,8 +307,8 @@ fn many_threads_writing_one_bar_and_reading_it_never_see_it_torn() {
 #[test]
 fn a_kept_commit_repeats_its_answer_until_it_is_gone() {
     let root = tempfile::tempdir().unwrap();
-    let open = |create, history_keep_ms| {
-        Store::open(root.path(), create, StoreOptions { history_keep_ms, ..options() }).unwrap()
+    let open = |create, commit_retention_ms| {
+        Store::open(root.path(), create, StoreOptions { commit_retention_ms, ..options() }).unwrap()
     };
     let store = open(true, 3_600_000);
     store.register(def(&key())).unwrap();

@@ -198,7 +198,7 @@ fn options(upkeep: bool) -> StoreOptions {
     StoreOptions {
         wal_segment_bytes: 32 << 10,
         wal_bytes_max: 96 << 10,
-        seal_rows: 400,
+        tail_rows_max: 400,
         tail_bytes_max: 24 << 10,
         upkeep,
         ..StoreOptions::default()

@@ -378,7 +378,7 @@ fn threads_merging_one_bar_lose_no_update_and_tear_no_bar() {
     const THREADS: i64 = 16;
     const ROUNDS: i64 = 40;
     let root = tempfile::tempdir().unwrap();
-    let options = StoreOptions { upkeep: true, seal_rows: 1, wal_segment_bytes: 16 << 10, ..options() };
+    let options = StoreOptions { upkeep: true, tail_rows_max: 1, wal_segment_bytes: 16 << 10, ..options() };
     let store = Store::open(root.path(), true, options).unwrap();
     store.register(def(&key())).unwrap();
     let merge = WriteMode::Merge { first: None };
@@ -588,7 +588,7 @@ fn more_appends_than_the_log_holds_wait_their_turn_and_none_is_lost() {
         upkeep: true,
         wal_segment_bytes: 16 << 10,
         wal_bytes_max: 64 << 10,
-        seal_rows: 3_000,
+        tail_rows_max: 3_000,
         tail_bytes_max: 256 << 10,
         ..options()
     };

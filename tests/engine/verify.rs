@@ -366,9 +366,9 @@ fn beside_a_busy_writer_nothing_is_found() {
     let small = StoreOptions {
         wal_segment_bytes: 1 << 16,
         wal_bytes_max: 1 << 17,
-        seal_rows: 2_000,
+        tail_rows_max: 2_000,
         upkeep: true,
-        history_keep_ms: 10,
+        commit_retention_ms: 10,
         ..StoreOptions::default()
     };
     let store = Store::open(root.path(), false, small).unwrap();

@@ -45,7 +45,7 @@ struct World {
 impl World {
     fn new(seed: u64) -> Self {
         let root = tempfile::tempdir().unwrap();
-        let options = StoreOptions { wal_segment_bytes: 1 << 20, seal_rows: 3_000, ..StoreOptions::default() };
+        let options = StoreOptions { wal_segment_bytes: 1 << 20, tail_rows_max: 3_000, ..StoreOptions::default() };
         let service = Service::open(root.path(), true, options).unwrap();
         let Served { runtime, rest, flight, stop } = Served::start(&service);
         let world = Self {

@@ -25,7 +25,7 @@ pub fn options() -> StoreOptions {
         wal_segment_bytes: 4 << 10,
         durability: Durability::Sync,
         upkeep: false,
-        seal_rows: 3_200,
+        tail_rows_max: 3_200,
         ..StoreOptions::default()
     }
 }

@@ -197,7 +197,7 @@ impl World {
             wal_segment_bytes: [4 << 10, 8 << 10][(dice.roll() % 2) as usize],
             tail_bytes_max: [2 << 10, 16 << 10, 1 << 30][(dice.roll() % 3) as usize],
             maps_max: [1, 8_192][(dice.roll() % 2) as usize],
-            seal_rows: [5, 20, 1 << 40][(dice.roll() % 3) as usize],
+            tail_rows_max: [5, 20, 1 << 40][(dice.roll() % 3) as usize],
             durability: if dice.percent(85) {
                 Durability::Sync
             } else if dice.percent(50) {

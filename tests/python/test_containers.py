@@ -611,7 +611,7 @@ def test_every_counter_and_histogram_is_there_from_the_start(server):
     assert {"DoGet", "DoPut", "DoAction", "ListFlights", "other"} <= methods
     assert set(calls) == {(("method", method), ("outcome", one)) for method in methods for one in ("admitted", "refused")}
     assert set(calls.values()) == {0}
-    assert samples["fastk_refused_total"] == {(("interface", "rest"),): 0, (("interface", "flight"),): 0}
+    assert samples["fastk_rejected_total"] == {(("interface", "rest"),): 0, (("interface", "flight"),): 0}
     document = json.loads(server.read("/openapi.json"))
     operations = {(path, method.upper()) for path, item in document["paths"].items() for method in item}
     requests = samples["fastk_http_requests_total"]

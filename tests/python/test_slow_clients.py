@@ -75,8 +75,8 @@ def serving(folder, text, is_secured):
 def impatient(tmp_path_factory, request):
     """A server that loses patience soon, and how to connect to its listeners."""
     text = (
-        "[http]\nheader_timeout_ms = 2000\nbody_idle_ms = 1000\nbody_timeout_ms = 2000\nstall_timeout_ms = 500\n"
-        "[flight]\ngreeting_timeout_ms = 2000\nmessage_timeout_ms = 2000\nping_interval_ms = 500\nping_timeout_ms = 500\n"
+        "[http]\nheader_timeout_ms = 2000\nbody_idle_timeout_ms = 1000\nbody_timeout_ms = 2000\nstall_timeout_ms = 500\n"
+        "[flight]\nhandshake_timeout_ms = 2000\nmessage_timeout_ms = 2000\nping_interval_ms = 500\nping_timeout_ms = 500\n"
     )
     with serving(tmp_path_factory.mktemp("impatient"), text, request.param == "tls") as (_, connect, is_answered):
         yield connect, is_answered

@@ -50,14 +50,14 @@ impl Server {
 
     /// The same on another disk.
     pub fn on(disk: Arc<dyn Disk>, root: Arc<tempfile::TempDir>, config: HttpConfig, limits: ServiceLimits) -> Self {
-        let options = StoreOptions { upkeep: false, history_bytes_max: 64 << 20, ..StoreOptions::default() };
+        let options = StoreOptions { upkeep: false, commit_retention_bytes_max: 64 << 20, ..StoreOptions::default() };
         let service = Service::open_on(&DiskPath::new(disk, root.path()), true, options).unwrap();
         Self::of(service, root, config, limits)
     }
 
     /// The same that keeps no earlier commit but those of cursors.
     pub fn without_history(root: Arc<tempfile::TempDir>) -> Self {
-        let options = StoreOptions { upkeep: false, history_bytes_max: 0, ..StoreOptions::default() };
+        let options = StoreOptions { upkeep: false, commit_retention_bytes_max: 0, ..StoreOptions::default() };
         let service = Service::open(root.path(), true, options).unwrap();
         Self::of(service, root, HttpConfig::default(), ServiceLimits::default())
     }

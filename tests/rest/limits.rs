@@ -132,7 +132,7 @@ fn answers_being_sent_have_limits_of_everybody_of_each_token_and_of_memory() {
     let plenty = ServiceLimits::default();
     for (limits, of_token, code) in [
         (ServiceLimits { streams_max: 1, ..plenty }, false, "overloaded"),
-        (ServiceLimits { answer_bytes_max: RESPONSE_BYTES, ..plenty }, false, "overloaded"),
+        (ServiceLimits { response_bytes_max: RESPONSE_BYTES, ..plenty }, false, "overloaded"),
         (ServiceLimits { token_streams_max: 1, ..plenty }, true, "rate_limited"),
     ] {
         let root = {

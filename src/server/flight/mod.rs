@@ -92,14 +92,14 @@ impl FlightConfig {
         let flight = &config.flight;
         Self {
             connections_max: count(flight.connections_max),
-            gets_max: count(flight.readers_max),
+            gets_max: count(flight.gets_max),
             puts_max: count(flight.puts_max),
             streams_max: small(flight.connection_streams_max),
             message_bytes_max: count(flight.message_bytes_max),
             put_bytes_max: count(flight.put_bytes_max),
-            handshake_timeout: millis(flight.greeting_timeout_ms),
+            handshake_timeout: millis(flight.handshake_timeout_ms),
             message_timeout: millis(flight.message_timeout_ms),
-            put_idle_timeout: millis(flight.put_idle_ms),
+            put_idle_timeout: millis(flight.put_idle_timeout_ms),
             stall_timeout: millis(flight.stall_timeout_ms),
             ping_interval: millis(flight.ping_interval_ms),
             ping_timeout: millis(flight.ping_timeout_ms),

@@ -348,9 +348,9 @@ impl StoreInner {
         if !exists {
             create_store(root)?;
         }
-        let wanted = (options.history_bytes_max > 0).then(|| RetainedRange {
-            commits_max: options.history_bytes_max / COMMIT_BYTES,
-            since_ms: wall_ms().saturating_sub_unsigned(options.history_keep_ms),
+        let wanted = (options.commit_retention_bytes_max > 0).then(|| RetainedRange {
+            commits_max: options.commit_retention_bytes_max / COMMIT_BYTES,
+            since_ms: wall_ms().saturating_sub_unsigned(options.commit_retention_ms),
         });
         let RecoveredStore {
             state,
@@ -387,8 +387,10 @@ impl StoreInner {
         say(&report);
         let stopped = damaged.then(|| format!("the store is damaged: {}", report.damage.join("; ")));
         let lock = Arc::new(lock);
-        let pins =
-            Arc::new(RetainedCommits::new(options.history_keep_ms).with_history(options.history_bytes_max, replayed));
+        let pins = Arc::new(
+            RetainedCommits::new(options.commit_retention_ms)
+                .with_history(options.commit_retention_bytes_max, replayed),
+        );
         let queue = CommitQueue::new(state, log, next_lsn, options.durability, stopped)
             .owned_by(Arc::clone(&lock))
             .with_past(Arc::clone(&pins));

@@ -22,7 +22,7 @@ pub struct RetainedCommits {
     keep: Duration,
     pins: Mutex<BTreeMap<u64, RetainedCommit>>,
     /// Most bytes that `history` holds.
-    history_bytes_max: u64,
+    commit_retention_bytes_max: u64,
     history: Mutex<CommitHistory>,
     /// What replaying the log at the opening found; empty in a new store.
     replayed: ReplayedCommits,
@@ -94,7 +94,7 @@ impl RetainedCommits {
         Self {
             keep: Duration::from_millis(keep_ms),
             pins: Mutex::default(),
-            history_bytes_max: 0,
+            commit_retention_bytes_max: 0,
             history: Mutex::default(),
             replayed: ReplayedCommits::default(),
         }
@@ -110,7 +110,7 @@ impl RetainedCommits {
         let bytes = past.len() as u64 * COMMIT_BYTES;
         let mut history = CommitHistory { bytes, past };
         history.expire(self.keep, bytes_max, until);
-        self.history_bytes_max = bytes_max;
+        self.commit_retention_bytes_max = bytes_max;
         self.history = Mutex::new(history);
         self.replayed = replayed;
         self
@@ -123,7 +123,7 @@ impl RetainedCommits {
 
     /// Keeps a commit that is no longer the current one; `bytes` is what was written to get from it to the next.
     pub fn supersede(&self, state: &Arc<StoreState>, bytes: u64) {
-        if self.history_bytes_max == 0 {
+        if self.commit_retention_bytes_max == 0 {
             return;
         }
         let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
@@ -134,7 +134,7 @@ impl RetainedCommits {
         let bytes = bytes.saturating_add(COMMIT_BYTES);
         history.bytes = history.bytes.saturating_add(bytes);
         history.past.push_back(PastCommit { state: Arc::clone(state), until: now, bytes });
-        let gone = history.expire(self.keep, self.history_bytes_max, now);
+        let gone = history.expire(self.keep, self.commit_retention_bytes_max, now);
         drop(history);
         drop(gone);
     }
@@ -189,7 +189,7 @@ impl RetainedCommits {
         pins.retain(|_, pin| pin.last_used.elapsed() < self.keep);
         drop(pins);
         let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
-        let gone = history.expire(self.keep, self.history_bytes_max, Instant::now());
+        let gone = history.expire(self.keep, self.commit_retention_bytes_max, Instant::now());
         drop(history);
         drop(gone);
     }

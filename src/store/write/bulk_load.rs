@@ -61,7 +61,9 @@ impl StoreInner {
     /// Whether rows are long enough for a load, before anything is looked at.
     pub fn can_be_load(&self, write: &SeriesWrite) -> bool {
         // A registration and the phase of a grid are decided in turn, in which a load is not.
-        write.create.is_none() && write.phased.is_empty() && write.rows.ts.len() as u64 >= self.options.seal_rows.max(1)
+        write.create.is_none()
+            && write.phased.is_empty()
+            && write.rows.ts.len() as u64 >= self.options.tail_rows_max.max(1)
     }
 
     /// Waits until what is decided of a series is published, or gives why it was refused: a load must not count when what
@@ -159,7 +161,7 @@ impl StoreInner {
             return Ok(None);
         }
         let chunks = spans(series, &rows.ts).count() as u64;
-        let rows_min = (self.options.seal_rows / CHUNK_PART).max(1);
+        let rows_min = (self.options.tail_rows_max / CHUNK_PART).max(1);
         if chunks > CHUNKS_MAX || chunks.saturating_mul(rows_min) > rows.ts.len() as u64 {
             return Ok(None);
         }
@@ -402,7 +404,7 @@ mod tests {
     const DAY: i64 = 1_440;
 
     fn options() -> StoreOptions {
-        StoreOptions { seal_rows: 100, wal_segment_bytes: 64 << 10, upkeep: false, ..StoreOptions::default() }
+        StoreOptions { tail_rows_max: 100, wal_segment_bytes: 64 << 10, upkeep: false, ..StoreOptions::default() }
     }
 
     fn key(symbol: &str) -> SeriesKey {

@@ -253,7 +253,7 @@ impl Store {
                 && let Some(series) = touched.next()
             {
                 let next = series.with_rows(rows, replaced, commit, wall_ms, &state.fences);
-                if next.tail_rows() >= self.inner.options.seal_rows {
+                if next.tail_rows() >= self.inner.options.tail_rows_max {
                     due.push(next.id);
                 }
                 state.replace(next);
