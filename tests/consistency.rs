@@ -1,5 +1,4 @@
-//! Keeps the house in order: layers point down, libraries stay in their modules, and what documentation says is what
-//! the code says.
+//! Consistency of the sources: layers point down, libraries stay in their modules, and documentation matches the code.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -31,7 +30,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("cli", 9),
 ];
 
-/// Libraries that one module alone knows, or two.
+/// Libraries, and the modules that may use them.
 const LIBRARIES: &[(&str, &str)] = &[
     ("axum", "server/http"),
     ("tower_http", "server/http"),
@@ -63,7 +62,7 @@ const LIBRARIES: &[(&str, &str)] = &[
     ("metrics_exporter_prometheus", "server/metrics.rs"),
 ];
 
-/// The files that may say `unsafe`.
+/// The files that may use `unsafe`.
 const UNSAFE: [&str; 2] = ["disk/mmap.rs", "store/read/append_buffer.rs"];
 
 fn root() -> PathBuf {
@@ -74,7 +73,7 @@ fn read(path: &str) -> String {
     std::fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-/// All files below a folder with this ending, as paths from it.
+/// All files below a folder with this extension: relative path and text.
 fn files(folder: &str, ending: &str) -> Vec<(String, String)> {
     fn walk(at: &Path, top: &Path, ending: &str, out: &mut Vec<(String, String)>) {
         for entry in std::fs::read_dir(at).unwrap() {
@@ -156,7 +155,7 @@ fn paths(code: &str) -> Vec<Vec<String>> {
     out
 }
 
-/// Reads one `a::b`, `{…}` or `*` of a use tree; gives back what follows.
+/// Parses one `a::b`, `{…}` or `*` of a use tree; returns the rest.
 fn tree<'a>(text: &'a str, prefix: &mut Vec<String>, out: &mut Vec<Vec<String>>) -> &'a str {
     let text = text.trim_start();
     if let Some(mut inner) = text.strip_prefix('{') {
@@ -195,11 +194,11 @@ fn module(file: &str) -> &str {
 
 fn height(module: &str) -> u8 {
     let found = LAYERS.iter().find(|(name, _)| *name == module);
-    found.unwrap_or_else(|| panic!("module {module} stands in no layer: add it to LAYERS and docs/architecture.md")).1
+    found.unwrap_or_else(|| panic!("module {module} is in no layer: add it to LAYERS and docs/architecture.md")).1
 }
 
 #[test]
-fn the_readers_of_source_see_through_comments_strings_and_groups() {
+fn the_source_parser_handles_comments_strings_and_groups() {
     let text = code("use crate::a::b; // crate::c\nlet x = \"crate::d\"; r#\"crate::\"e\"# '\"' crate::f::{g::h, i}");
     let found: Vec<String> = paths(&text).iter().map(|path| path.join(".")).collect();
     assert_eq!(found, ["a.b", "f.g.h", "f.i"]);
@@ -215,7 +214,7 @@ fn layers_point_strictly_down() {
             continue;
         }
         for path in paths(&code(&source)) {
-            // What the crate re-exports comes from `error`.
+            // Re-exports of the crate come from `error`.
             let to = match path[0].as_str() {
                 "Error" | "ErrorCode" | "Result" => "error",
                 module => module,
@@ -226,7 +225,7 @@ fn layers_point_strictly_down() {
             let face = |name: &str| file.starts_with(&format!("server/{name}"));
             let used = |name: &str| to == "server" && path.get(1).is_some_and(|second| second == name);
             if (face("http") && used("flight")) || (face("flight") && used("http")) {
-                wrong.push(format!("src/{file} uses the other face: crate::{}", path.join("::")));
+                wrong.push(format!("src/{file} uses the other protocol: crate::{}", path.join("::")));
             }
         }
     }
@@ -234,7 +233,7 @@ fn layers_point_strictly_down() {
 }
 
 #[test]
-fn libraries_stay_in_the_module_that_knows_them() {
+fn libraries_are_used_only_in_their_modules() {
     let mut wrong = Vec::new();
     for (file, source) in files("src", ".rs") {
         let code = code(&source);
@@ -247,7 +246,7 @@ fn libraries_stay_in_the_module_that_knows_them() {
         }
         let quiet = !["lib", "main"].contains(&module(&file)) && height(module(&file)) < height("service");
         if quiet && let Some((word, _)) = words(&code).find(|(word, _)| ["async", "await", "tokio"].contains(word)) {
-            wrong.push(format!("src/{file} says {word}, below the service nothing is async"));
+            wrong.push(format!("src/{file} uses {word}: no code below the service is async"));
         }
         if !UNSAFE.contains(&file.as_str()) && words(&code).any(|(word, _)| word == "unsafe") {
             wrong.push(format!("src/{file} says unsafe, which only {UNSAFE:?} may"));
@@ -257,7 +256,7 @@ fn libraries_stay_in_the_module_that_knows_them() {
 }
 
 #[test]
-fn every_file_says_what_it_owns() {
+fn every_file_has_a_module_comment() {
     let silent: Vec<String> = ["src", "tests", "benches"]
         .iter()
         .filter(|folder| root().join(folder).exists())
@@ -313,7 +312,7 @@ fn numbers_of(sections: &[&str]) -> BTreeMap<String, i64> {
     found
 }
 
-/// Asserts that the settings take exactly what a range such as `1 to 60000` says.
+/// Asserts that a setting accepts exactly a range such as `1 to 60000`.
 fn check_range(key: &str, range: &str) {
     let (section, name) = key.split_once('.').unwrap();
     let takes = |value: i128| {
@@ -344,7 +343,7 @@ fn the_documented_limits_are_those_of_the_code() {
     assert_eq!(documented, numbers_of(&["http", "flight", "limits"]));
 }
 
-/// Compares what the table of verbs names for a face with what the face has.
+/// Compares the table of operations with the operations of a protocol.
 fn compare(face: &str, named: Vec<&'static str>, there: BTreeSet<String>) {
     let named: BTreeSet<String> = named.into_iter().map(str::to_string).collect();
     let absent: Vec<_> = named.difference(&there).collect();
@@ -363,14 +362,14 @@ fn named(face: fn(&fastk::service::operations::Operation) -> Access) -> Vec<&'st
     out
 }
 
-/// Methods of the Flight protocol that are answered, and in the place of `DoAction` the actions.
+/// Implemented methods of the Flight protocol; the actions instead of `DoAction`.
 fn flight_ways() -> BTreeSet<String> {
     use fastk::server::flight::{ACTIONS, METHODS, UNIMPLEMENTED_METHODS};
     let methods = METHODS.into_iter().filter(|name| *name != "DoAction" && !UNIMPLEMENTED_METHODS.contains(name));
     methods.chain(ACTIONS.iter().map(|(name, _)| *name)).map(str::to_string).collect()
 }
 
-/// Operations of the OpenAPI document, without the one that gives it.
+/// Operations of the OpenAPI document, except the one that returns it.
 fn rest_ways() -> BTreeSet<String> {
     let document: serde_json::Value = serde_json::from_str(&fastk::server::http::openapi_json()).unwrap();
     let mut out = BTreeSet::new();
@@ -385,14 +384,14 @@ fn rest_ways() -> BTreeSet<String> {
 }
 
 #[test]
-fn every_verb_is_where_the_table_says() {
+fn every_operation_is_available_as_the_table_says() {
     compare("command line", named(|verb| verb.cli), fastk::cli::commands().into_iter().collect());
     compare("Flight", named(|verb| verb.flight), flight_ways());
     compare("REST", named(|verb| verb.rest), rest_ways());
 }
 
 #[test]
-fn the_readme_shows_the_lines_of_the_demo() {
+fn the_readme_shows_the_examples_of_the_demo() {
     use fastk::cli::demo::lines;
     let readme = read("README.md");
     for block in [lines::CURL, lines::PYARROW, lines::POLARS, lines::DUCKDB] {
@@ -404,7 +403,7 @@ fn the_readme_shows_the_lines_of_the_demo() {
 }
 
 #[test]
-fn links_between_documents_lead_somewhere() {
+fn links_between_documents_are_valid() {
     let mut documents: BTreeMap<String, String> =
         files("docs", ".md").into_iter().map(|(name, text)| (format!("docs/{name}"), text)).collect();
     for name in ["README.md", "CHANGELOG.md"] {
@@ -424,12 +423,12 @@ fn links_between_documents_lead_somewhere() {
 }
 
 #[test]
-fn a_face_reaches_the_store_only_through_verbs_that_ask_who_calls() {
+fn protocols_reach_the_store_only_through_authorized_operations() {
     for (file, source) in files("src/server", ".rs") {
         let around = source.split("#[cfg(test)]").next().unwrap();
         assert!(
             !code(around).contains(".store()") || file == "zero_copy.rs",
-            "src/server/{file} goes around the verbs"
+            "src/server/{file} bypasses the operations"
         );
     }
 }

@@ -1,4 +1,4 @@
-//! Arrow Flight as a client sees it: a real server on loopback, a real store in a temporary folder.
+//! Arrow Flight through a real server on loopback, with a store in a temporary folder.
 
 #[path = "flight/fuzz.rs"]
 mod fuzz;
@@ -87,7 +87,7 @@ impl Running {
         Channel::from_shared(self.address.clone()).unwrap().connect().await.unwrap()
     }
 
-    /// Ends the server and gives its store.
+    /// Stops the server and returns its store.
     async fn stop(self) -> tempfile::TempDir {
         self.stop.send(()).unwrap();
         self.served.await.unwrap().unwrap();
@@ -122,7 +122,7 @@ fn decimals(words: Vec<i64>, digits: i8) -> Arc<Decimal64Array> {
     Arc::new(Decimal64Array::from(words).with_precision_and_scale(18, digits).unwrap())
 }
 
-/// Klines at these minutes after [`T0`]; every cell follows from its minute and `salt`.
+/// Klines at these minutes after [`T0`]; every cell is derived from its minute and `salt`.
 fn klines(minutes: impl IntoIterator<Item = i64>, salt: i64) -> RecordBatch {
     let minutes: Vec<i64> = minutes.into_iter().collect();
     let price = |add: i64| minutes.iter().map(|m| 4_200_000 + m * 7 + salt + add).collect::<Vec<_>>();
@@ -160,7 +160,7 @@ fn reply(result: arrow_flight::PutResult) -> WriteReply {
     serde_json::from_slice(&result.app_metadata).unwrap()
 }
 
-/// Sends a put and reads every acknowledgement; the status is what ended it, if not the end.
+/// Sends a put and reads every acknowledgement, and the error status if there is one.
 async fn send(
     client: &mut Client,
     messages: impl Stream<Item = FlightData> + Send + 'static,
@@ -203,7 +203,7 @@ async fn all(client: &mut Client) -> RecordBatch {
     get(client, json!({"series": [KEY]})).await.unwrap()
 }
 
-/// Columns alone: the schema of an answer also carries its version.
+/// Compares columns only: the schema of a result also has its version.
 fn assert_same_rows(answer: &RecordBatch, expected: &RecordBatch) {
     assert_eq!(answer.schema().fields(), expected.schema().fields());
     assert_eq!(answer.columns(), expected.columns());
@@ -220,7 +220,7 @@ fn code_of(status: &Status) -> &str {
 }
 
 fn problem_of(status: &Status) -> Value {
-    let problem = status.metadata().get_bin(PROBLEM_KEY).expect("no problem came with the status");
+    let problem = status.metadata().get_bin(PROBLEM_KEY).expect("the status has no problem");
     serde_json::from_slice(&problem.to_bytes().unwrap()).unwrap()
 }
 
@@ -234,10 +234,10 @@ fn assert_code<T: std::fmt::Debug>(result: Result<T, Status>, code: &str) -> Sta
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rows_put_come_back_exactly_from_the_log_and_from_chunks() {
+async fn rows_round_trip_exactly_from_the_log_and_from_chunks() {
     let server = Running::start().await;
     let mut client = registered(&server).await;
-    // Over several blocks, a month border, with late and repeated rows.
+    // Across several blocks and a month boundary, with late and repeated rows.
     let first = klines(0..40_000, 0);
     let late = klines(39_000..41_000, 300);
     let acks = put(&mut client, &[first.clone(), late.clone()]).await;
@@ -271,7 +271,7 @@ async fn rows_put_come_back_exactly_from_the_log_and_from_chunks() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn columns_order_and_numbers_are_as_asked() {
+async fn columns_order_and_numbers_are_as_requested() {
     let server = Running::start().await;
     let mut client = registered(&server).await;
     put(&mut client, &[klines(0..20_000, 0)]).await;
@@ -307,7 +307,7 @@ async fn columns_order_and_numbers_are_as_asked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_schema_comes_also_when_no_row_matches() {
+async fn the_schema_is_sent_even_if_no_row_matches() {
     let server = Running::start().await;
     let mut client = registered(&server).await;
     for _ in 0..2 {
@@ -336,12 +336,12 @@ async fn info_is_exact_and_its_tickets_stay_at_their_commit() {
     assert_eq!(whole.flight_descriptor, Some(path(KEY)));
     assert_eq!((whole.total_records, whole.ordered, whole.endpoint.len()), (30_100, true, 1));
     assert!(whole.total_bytes >= 30_100 * 48);
-    let asked = command(json!({"series": [KEY], "endpoints": 4, "columns": ["close"]}));
-    let split = client.get_flight_info(asked.clone()).await.unwrap().into_inner();
-    assert_eq!(split.flight_descriptor, Some(asked.clone()));
+    let request = command(json!({"series": [KEY], "endpoints": 4, "columns": ["close"]}));
+    let split = client.get_flight_info(request.clone()).await.unwrap().into_inner();
+    assert_eq!(split.flight_descriptor, Some(request.clone()));
     assert_eq!((split.total_records, split.endpoint.len()), (30_100, 4));
 
-    // Everything changes, the tickets do not.
+    // The store changes, the tickets do not.
     put(&mut client, &[klines(0..31_000, 5_000)]).await;
     act(&mut client, "compact", Value::Null).await.unwrap();
     let tickets = |info: &FlightInfo| {
@@ -360,13 +360,13 @@ async fn info_is_exact_and_its_tickets_stay_at_their_commit() {
     let whole = arrow::compute::concat_batches(&parts[0].schema(), &parts).unwrap();
     assert_same_rows(&whole, &before.project(&[0, 4]).unwrap());
 
-    let schema = client.get_schema(asked).await.unwrap().into_inner();
+    let schema = client.get_schema(request).await.unwrap().into_inner();
     let schema = Schema::try_from(IpcMessage(schema.schema)).unwrap();
     assert_eq!(schema.fields().iter().map(|f| f.name().as_str()).collect::<Vec<_>>(), ["ts", "close"]);
     server.stop().await;
 }
 
-/// Bytes of the buffers of an answer, words of dictionaries once.
+/// Bytes of the buffers of a result, counting each dictionary once.
 fn bytes_of(batches: &[RecordBatch]) -> usize {
     let words = batches.first().into_iter().flat_map(RecordBatch::columns).filter_map(|column| {
         let words = column.as_dictionary_opt::<arrow::datatypes::Int32Type>()?.values().as_string::<i32>();
@@ -381,7 +381,7 @@ fn bytes_of(batches: &[RecordBatch]) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn info_tells_the_bytes_that_come_and_says_when_it_cannot() {
+async fn info_has_the_bytes_of_the_result_or_none() {
     let server = Running::start().await;
     let mut client = registered(&server).await;
     register(&mut client, "kline/A-RATHER-LONG-NAME/1m").await;
@@ -403,8 +403,8 @@ async fn info_tells_the_bytes_that_come_and_says_when_it_cannot() {
     }
     let text = command(json!({"series": [KEY], "numbers": "string"}));
     let info = client.get_flight_info(text).await.unwrap().into_inner();
-    assert_eq!((info.total_records, info.total_bytes), (1_000, -1), "text has no size before it is made");
-    // Endpoints of a range in which there is nothing give nothing.
+    assert_eq!((info.total_records, info.total_bytes), (1_000, -1), "the size of text is unknown before it is encoded");
+    // Endpoints of an empty range return no rows.
     for range in [
         json!({"series": [KEY], "end": "2000-01-01", "endpoints": 4}),
         json!({"series": [KEY], "start": "2024-02-01T00:00:00.0001Z", "end": "2024-02-01T00:00:00.0002Z", "endpoints": 4}),
@@ -420,7 +420,7 @@ async fn info_tells_the_bytes_that_come_and_says_when_it_cannot() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_last_message_tells_how_rows_were_found_and_acknowledgements_which_were_repeated() {
+async fn the_last_message_has_statistics_and_acknowledgements_mark_repeats() {
     let server = Running::start().await;
     let mut client = registered(&server).await;
     let once = command(json!({"series": KEY, "idempotency_key": "k"}));
@@ -442,8 +442,8 @@ async fn the_last_message_tells_how_rows_were_found_and_acknowledgements_which_w
         let last = messages.last().unwrap();
         assert_eq!(last.data_header.is_empty(), explain);
         if explain {
-            let told: Value = serde_json::from_slice(&last.app_metadata).unwrap();
-            assert_eq!((&told["stats"]["rows_checked"], &told["stats"]["rows_matched"]), (&20.into(), &20.into()));
+            let stats: Value = serde_json::from_slice(&last.app_metadata).unwrap();
+            assert_eq!((&stats["stats"]["rows_checked"], &stats["stats"]["rows_matched"]), (&20.into(), &20.into()));
         }
     }
     server.stop().await;
@@ -480,7 +480,7 @@ async fn every_series_is_listed_with_its_schema_counts_and_inventory() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn actions_do_what_the_verbs_do() {
+async fn actions_do_the_same_as_the_operations() {
     let server = Running::start().await;
     let mut client = registered(&server).await;
     let listed: Vec<_> = client.list_actions(Empty {}).await.unwrap().into_inner().try_collect().await.unwrap();
@@ -544,11 +544,11 @@ fn open_bar([open, high, low, close]: [i64; 4], volume: i64) -> RecordBatch {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn merged_batches_count_once_however_often_they_are_sent() {
+async fn repeated_merges_are_applied_once() {
     let server = Running::start().await;
     let mut client = registered(&server).await;
     let bars = [open_bar([100, 150, 90, 120], 10), open_bar([120, 130, 80, 85], 7), open_bar([85, 200, 85, 199], 5)];
-    // The stream breaks off after two batches, and is sent again from its beginning.
+    // The stream breaks off after two batches, and is sent again from its start.
     let (first, failed) = send(&mut client, stream::iter(put_messages(merge("k"), &bars[..2]))).await;
     assert!(failed.is_none() && first.len() == 2, "{failed:?}");
     let (again, failed) = send(&mut client, stream::iter(put_messages(merge("k"), &bars))).await;
@@ -564,11 +564,11 @@ async fn merged_batches_count_once_however_often_they_are_sent() {
     assert_eq!(after, again, "after a restart too");
     assert_same_rows(&all(&mut client).await, &open_bar([100, 200, 80, 199], 22));
 
-    // Another batch in the place of one that was written is refused.
+    // Another batch in place of a written one is refused.
     let (none, failed) = send(&mut client, stream::iter(put_messages(merge("k"), &bars[1..]))).await;
     assert!(none.is_empty());
     assert_code(Err::<(), _>(failed.unwrap()), "idempotency_mismatch");
-    // Plain writes take keys too, and a stream under a version can be sent again.
+    // Other writes accept keys too, and a stream with a condition can be sent again.
     let version = after[2].version;
     let guarded = command(json!({"series": KEY, "mode": "insert", "if_version": version, "idempotency_key": "w"}));
     let later = [klines(10..20, 0), klines(20..30, 0)];
@@ -627,7 +627,7 @@ async fn a_scalar_is_merged_by_the_op_of_the_command() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn tickets_under_a_snapshot_answer_the_same_until_it_is_dropped() {
+async fn tickets_under_a_snapshot_return_the_same_until_it_is_dropped() {
     let server = Running::start().await;
     let mut client = registered(&server).await;
     put(&mut client, &[klines(0..5_000, 0)]).await;
@@ -643,8 +643,8 @@ async fn tickets_under_a_snapshot_answer_the_same_until_it_is_dropped() {
     let shown = get(&mut client, as_of.clone()).await.unwrap();
     assert_same_rows(&shown, &before);
     assert_eq!(shown.schema().metadata()["fastk.commit"], made["commit"].to_string());
-    let asked = command(json!({"series": [KEY], "as_of": "s", "endpoints": 3}));
-    let info = client.get_flight_info(asked.clone()).await.unwrap().into_inner();
+    let request = command(json!({"series": [KEY], "as_of": "s", "endpoints": 3}));
+    let info = client.get_flight_info(request.clone()).await.unwrap().into_inner();
     assert_eq!((info.total_records, info.endpoint.len()), (6_000, 3));
 
     put(&mut client, &[klines(0..7_000, 900)]).await;
@@ -657,7 +657,7 @@ async fn tickets_under_a_snapshot_answer_the_same_until_it_is_dropped() {
     assert_code(get(&mut client, json!({"series": [KEY]})).await, "series_not_found");
     let again = get(&mut client, as_of.clone()).await.unwrap();
     assert_eq!(again, shown, "schema, metadata and rows");
-    assert_eq!(client.get_flight_info(asked.clone()).await.unwrap().into_inner().total_records, 6_000);
+    assert_eq!(client.get_flight_info(request.clone()).await.unwrap().into_inner().total_records, 6_000);
     let mut parts = Vec::new();
     for endpoint in info.endpoint.clone() {
         parts.extend(get_ticket(&mut client, endpoint.ticket.unwrap()).await.unwrap());
@@ -670,7 +670,7 @@ async fn tickets_under_a_snapshot_answer_the_same_until_it_is_dropped() {
     act(&mut client, "drop_snapshot", json!({"name": "s"})).await.unwrap();
     assert_code(act(&mut client, "drop_snapshot", json!({"name": "s"})).await, "snapshot_not_found");
     assert_code(get(&mut client, as_of).await, "snapshot_not_found");
-    assert_code(client.get_flight_info(asked).await, "snapshot_not_found");
+    assert_code(client.get_flight_info(request).await, "snapshot_not_found");
     let root = server.stop().await;
     let server = Running::over(root, FlightConfig::default()).await;
     let mut client = server.client().await;
@@ -680,7 +680,7 @@ async fn tickets_under_a_snapshot_answer_the_same_until_it_is_dropped() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn tickets_under_a_dataset_answer_its_members_alone() {
+async fn tickets_under_a_dataset_return_only_its_members() {
     let server = Running::start().await;
     let mut client = registered(&server).await;
     put(&mut client, &[klines(0..3_000, 0)]).await;
@@ -705,9 +705,9 @@ async fn tickets_under_a_dataset_answer_its_members_alone() {
         let shown = get(&mut client, json!({"series": [KEY], "as_of": as_of})).await.unwrap();
         assert_same_rows(&shown, &before);
     }
-    // What a glob finds, also through the tickets of its information, which name the version.
-    let asked = json!({"series": ["kline/*/1m"], "as_of": "dataset:two", "endpoints": 3});
-    let info = client.get_flight_info(command(asked)).await.unwrap().into_inner();
+    // The matches of a glob, also through the tickets of its info, which name the version.
+    let request = json!({"series": ["kline/*/1m"], "as_of": "dataset:two", "endpoints": 3});
+    let info = client.get_flight_info(command(request)).await.unwrap().into_inner();
     assert_eq!((info.total_records, info.endpoint.len()), (3_010, 3));
     let mut rows = 0;
     for endpoint in &info.endpoint {
@@ -734,7 +734,7 @@ async fn tickets_under_a_dataset_answer_its_members_alone() {
 }
 
 #[test]
-fn the_page_about_flight_says_what_the_code_does() {
+fn the_page_about_flight_matches_the_code() {
     let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/flight.md")).unwrap();
     let (_, table) = page.split_once("## Actions").unwrap();
     let (table, _) = table.split_once("## Errors").unwrap();
@@ -758,7 +758,7 @@ fn the_page_about_flight_says_what_the_code_does() {
         format!("open answers have {} s to finish", config.drain_timeout.as_secs()),
         format!("at most {} wait", thousands(ACKS_QUEUED_MAX)),
     ] {
-        assert!(page.contains(&claim), "docs/flight.md does not say {claim:?}");
+        assert!(page.contains(&claim), "docs/flight.md does not contain {claim:?}");
     }
 }
 
@@ -767,7 +767,7 @@ fn thousands(number: usize) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn bad_tickets_and_descriptors_get_their_codes() {
+async fn invalid_tickets_and_descriptors_get_their_codes() {
     let server = Running::start().await;
     let mut client = registered(&server).await;
     put(&mut client, &[klines(0..100, 0)]).await;
@@ -814,13 +814,13 @@ async fn bad_tickets_and_descriptors_get_their_codes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rejected_batch_ends_the_put_and_leaves_the_ones_before_it() {
+async fn a_refused_batch_ends_the_put_and_keeps_the_earlier_ones() {
     let server = Running::start().await;
     let mut client = registered(&server).await;
     let broken = {
         let good = klines(10..20, 0);
         let mut columns = good.columns().to_vec();
-        // The low above everything.
+        // The low is above the other prices.
         columns[3] = decimals(vec![99_999_999; 10], 2);
         RecordBatch::try_new(kline_schema(), columns).unwrap()
     };
@@ -851,7 +851,7 @@ async fn a_rejected_batch_ends_the_put_and_leaves_the_ones_before_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_put_without_rows_is_answered_once() {
+async fn a_put_without_rows_gets_one_acknowledgement() {
     let server = Running::start().await;
     let mut client = registered(&server).await;
     put(&mut client, &[klines(0..5, 0)]).await;
@@ -910,18 +910,18 @@ async fn a_put_whose_first_batch_is_refused_registers_nothing() {
         (json!({"if_version": 9}), klines(0..1, 0), "commit_conflict"),
         (json!({"missing": "skip"}), klines(0..1, 0), "invalid_argument"),
     ] {
-        let mut said = json!({"create": create});
-        said.as_object_mut().unwrap().extend(how.as_object().unwrap().clone());
-        let (acks, failed) = send(&mut client, stream::iter(put_messages(command(said), &[batch]))).await;
+        let mut output = json!({"create": create});
+        output.as_object_mut().unwrap().extend(how.as_object().unwrap().clone());
+        let (acks, failed) = send(&mut client, stream::iter(put_messages(command(output), &[batch]))).await;
         assert!(acks.is_empty());
         assert_code(Err::<(), _>(failed.unwrap()), code);
         assert_code(get(&mut client, json!({"series": [KEY]})).await, "series_not_found");
     }
-    // What a label looks like is said before any batch is read.
+    // An invalid label is reported before any batch is read.
     let misspelled = json!({"create": {"kind": "kline", "symbol": "X", "timeframe": "1D"}});
     let (_, failed) = send(&mut client, stream::iter(put_messages(command(misspelled), &[klines(0..1, 0)]))).await;
     assert_code(Err::<(), _>(failed.unwrap()), "invalid_argument");
-    // A stream that ends without a batch registers, and only the first batch does so otherwise.
+    // A stream without a batch registers; otherwise the first batch does.
     let (acks, failed) = send(&mut client, stream::iter(put_messages(command(json!({"create": create})), &[]))).await;
     assert!(failed.is_none() && acks.len() == 1, "{failed:?}");
     let allowed = command(json!({"create": create, "grid": "allow"}));
@@ -935,7 +935,7 @@ async fn a_put_whose_first_batch_is_refused_registers_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn timestamps_of_another_unit_are_refused_and_old_data_is_told_by_the_stream() {
+async fn timestamps_of_another_unit_are_refused_and_old_data_is_detected_by_the_stream() {
     let server = Running::start().await;
     let mut client = server.client().await;
     let create = json!({"kind": "scalar", "category": "c", "symbol": "X", "timeframe": "tick", "name": "n"});
@@ -950,9 +950,9 @@ async fn timestamps_of_another_unit_are_refused_and_old_data_is_told_by_the_stre
     };
     let sent = |how: Value, batches: Vec<RecordBatch>| {
         let mut messages = batches_to_flight_data(&schema, batches).unwrap();
-        let mut said = json!({"create": create});
-        said.as_object_mut().unwrap().extend(how.as_object().unwrap().clone());
-        messages[0].flight_descriptor = Some(command(said));
+        let mut output = json!({"create": create});
+        output.as_object_mut().unwrap().extend(how.as_object().unwrap().clone());
+        messages[0].flight_descriptor = Some(command(output));
         stream::iter(messages)
     };
     let (_, failed) = send(&mut client, sent(json!({}), vec![batch(T0 / 1_000)])).await;
@@ -960,7 +960,7 @@ async fn timestamps_of_another_unit_are_refused_and_old_data_is_told_by_the_stre
     assert_eq!(problem_of(&status)["errors"][0]["reason"], "implausible_ts");
     let (acks, failed) = send(&mut client, sent(json!({"implausible_ts": "allow"}), vec![batch(T0 / 1_000)])).await;
     assert!(failed.is_none() && acks.len() == 1, "{failed:?}");
-    // 1960 and then January 1970, each in a batch of its own: what came before counts, written or not.
+    // 1960 and then January 1970, in separate batches: earlier batches count, written or not.
     let (acks, failed) = send(&mut client, sent(json!({}), vec![batch(-315_619_200_000), batch(864_000_000)])).await;
     assert!(failed.is_none() && acks.len() == 2, "{failed:?}");
     server.stop().await;
@@ -970,7 +970,7 @@ async fn timestamps_of_another_unit_are_refused_and_old_data_is_told_by_the_stre
 async fn a_client_that_reads_no_acknowledgement_gets_all_its_rows_written() {
     let server = Running::start().await;
     registered(&server).await;
-    // Beyond what waits and what HTTP/2 buffers on both sides.
+    // More than the queue and the HTTP/2 buffers of both sides.
     let batches = 6 * ACKS_QUEUED_MAX as i64;
     let narrow = Channel::from_shared(server.address.clone()).unwrap().initial_stream_window_size(65_535);
     let mut client = Client::new(narrow.connect().await.unwrap());
@@ -1009,7 +1009,7 @@ async fn a_client_that_reads_no_acknowledgement_gets_all_its_rows_written() {
 async fn batches_over_the_limit_are_too_large_with_a_hint() {
     let server = Running::start().await;
     let mut client = registered(&server).await;
-    // Just over our limit, and over what the transport takes.
+    // Just over our limit, and over that of the transport.
     for excess in [64 * 1024, 8 * 1024 * 1024] {
         let mut messages = put_messages(path(KEY), &[klines(0..1, 0)]);
         messages[1].data_body = Bytes::from(vec![0; FlightConfig::default().message_bytes_max + excess]);
@@ -1041,7 +1041,7 @@ async fn damaged_put_messages_never_stop_the_server() {
                 messages[1].data_body.truncate(bytes);
             }
             2 => {
-                // A length or an offset that is far too large.
+                // A length or an offset that is much too large.
                 let word = random.random_range(0..header.len() / 8) * 8;
                 header[word..word + 8].copy_from_slice(&random.random::<i64>().to_le_bytes());
             }
@@ -1054,7 +1054,7 @@ async fn damaged_put_messages_never_stop_the_server() {
         }
         messages[at].data_header = header.into();
         let sent = tokio::time::timeout(Duration::from_secs(30), send(&mut client, stream::iter(messages))).await;
-        match sent.unwrap_or_else(|_| panic!("round {round} of seed {seed} was never answered")) {
+        match sent.unwrap_or_else(|_| panic!("round {round} of seed {seed} had no response")) {
             (_, None) => taken += 1,
             (_, Some(status)) => {
                 refused += 1;
@@ -1063,14 +1063,14 @@ async fn damaged_put_messages_never_stop_the_server() {
             }
         }
     }
-    assert!(refused > taken, "{refused} refused, {taken} taken: the damage does not bite");
+    assert!(refused > taken, "{refused} refused, {taken} taken: the damage is too rare");
     assert_eq!(act(&mut client, "health", Value::Null).await.unwrap()["status"], "ok");
     put(&mut client, &[klines(0..100, 1)]).await;
     server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn streams_that_are_no_rows_of_the_series_are_refused() {
+async fn streams_that_do_not_match_the_series_are_refused() {
     let server = Running::start().await;
     let mut client = registered(&server).await;
     let options = IpcWriteOptions::default();
@@ -1095,7 +1095,7 @@ async fn streams_that_are_no_rows_of_the_series_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn damage_in_the_last_block_ends_the_answer_with_data_loss_and_names_the_file() {
+async fn damage_in_the_last_block_ends_the_result_with_data_loss_and_names_the_file() {
     let server = Running::start().await;
     let mut client = registered(&server).await;
     put(&mut client, &[klines(0..40_000, 0)]).await;
@@ -1104,7 +1104,7 @@ async fn damage_in_the_last_block_ends_the_answer_with_data_loss_and_names_the_f
     drop(client);
     let root = server.stop().await;
 
-    // The raw word of the last close of February stands once in its chunk.
+    // The raw word of the last close of February is once in its chunk.
     let series = std::fs::read_dir(root.path().join("chunks")).unwrap().next().unwrap().unwrap().path();
     let close = good.column(4).as_any().downcast_ref::<Decimal64Array>().unwrap();
     let mut damaged = None;
@@ -1129,7 +1129,7 @@ async fn damage_in_the_last_block_ends_the_answer_with_data_loss_and_names_the_f
         let status = loop {
             match rows.message().await {
                 Ok(Some(_)) => messages += 1,
-                Ok(None) => panic!("a damaged answer ended as if it were whole"),
+                Ok(None) => panic!("a damaged result ended as if complete"),
                 Err(status) => break status,
             }
         };
@@ -1143,7 +1143,7 @@ async fn damage_in_the_last_block_ends_the_answer_with_data_loss_and_names_the_f
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_limited_token_learns_of_damage_without_files_ids_or_ranges() {
+async fn a_limited_token_sees_damage_without_files_ids_or_ranges() {
     use fastk::access;
     use fastk::service::Scope;
     let server = Running::start().await;
@@ -1181,7 +1181,7 @@ async fn a_limited_token_learns_of_damage_without_files_ids_or_ranges() {
                 loop {
                     match messages.message().await {
                         Ok(Some(_)) => {}
-                        Ok(None) => panic!("damaged rows were sent as if they were whole"),
+                        Ok(None) => panic!("damaged rows were sent as if complete"),
                         Err(status) => break status,
                     }
                 }
@@ -1198,7 +1198,7 @@ async fn a_limited_token_learns_of_damage_without_files_ids_or_ranges() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn readers_over_the_limit_are_refused_until_one_goes_away() {
+async fn readers_over_the_limit_are_refused_until_one_disconnects() {
     let server = Running::with(FlightConfig { gets_max: 1, ..FlightConfig::default() }).await;
     let mut client = registered(&server).await;
     put(&mut client, &[klines(0..400_000, 0)]).await;
@@ -1210,14 +1210,14 @@ async fn readers_over_the_limit_are_refused_until_one_goes_away() {
     drop(slow);
     let deadline = Instant::now() + Duration::from_secs(60);
     while client.do_get(ticket()).await.is_err() {
-        assert!(Instant::now() < deadline, "the place of a reader that went away stays taken");
+        assert!(Instant::now() < deadline, "the permit of a disconnected reader is not released");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stalled_reader_is_hung_up_on_and_never_sees_a_clean_end() {
+async fn a_stalled_reader_is_disconnected_without_a_clean_end() {
     let stall = Duration::from_secs(3);
     let server = Running::with(FlightConfig { stall_timeout: stall, gets_max: 1, ..FlightConfig::default() }).await;
     let mut client = registered(&server).await;
@@ -1225,17 +1225,17 @@ async fn a_stalled_reader_is_hung_up_on_and_never_sees_a_clean_end() {
     let ticket = || Ticket::new(json!({"series": [KEY]}).to_string());
     let mut stalled = server.client().await.do_get(ticket()).await.unwrap().into_inner();
     stalled.message().await.unwrap();
-    // While the stalled one is not asked for anything, its place becomes free.
+    // The permit of the stalled reader is released without any action of it.
     let deadline = Instant::now() + Duration::from_secs(60);
     let mut next = loop {
         match client.do_get(ticket()).await {
             Ok(next) => break next.into_inner(),
             Err(status) => assert_eq!(code_of(&status), "overloaded"),
         }
-        assert!(Instant::now() < deadline, "the place of a stalled reader stays taken");
+        assert!(Instant::now() < deadline, "the permit of a stalled reader is not released");
         tokio::time::sleep(Duration::from_millis(20)).await;
     };
-    // A reader that is slow but reads is left alone.
+    // A slow reader is not disconnected.
     let mut messages = 0;
     while next.message().await.unwrap().is_some() {
         messages += 1;
@@ -1245,7 +1245,7 @@ async fn a_stalled_reader_is_hung_up_on_and_never_sees_a_clean_end() {
     loop {
         match stalled.message().await {
             Ok(Some(_)) => {}
-            Ok(None) => panic!("a cut answer ended as if it were whole"),
+            Ok(None) => panic!("an aborted result ended as if complete"),
             Err(_) => break,
         }
     }
@@ -1253,19 +1253,19 @@ async fn a_stalled_reader_is_hung_up_on_and_never_sees_a_clean_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_connection_that_says_nothing_is_closed() {
+async fn a_connection_without_a_handshake_is_closed() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let server =
         Running::with(FlightConfig { handshake_timeout: Duration::from_secs(1), ..FlightConfig::default() }).await;
     let address = server.address.trim_start_matches("http://");
-    for said in [&b""[..], b"PRI * HTTP/2"] {
+    for output in [&b""[..], b"PRI * HTTP/2"] {
         let mut silent = tokio::net::TcpStream::connect(address).await.unwrap();
-        silent.write_all(said).await.unwrap();
+        silent.write_all(output).await.unwrap();
         let mut heard = Vec::new();
         let closed = tokio::time::timeout(Duration::from_secs(60), silent.read_to_end(&mut heard)).await;
-        assert!(closed.is_ok(), "still open after {said:?}");
+        assert!(closed.is_ok(), "still open after {output:?}");
     }
-    // Those who speak may be silent for longer.
+    // After the handshake a connection may be idle for longer.
     let mut client = registered(&server).await;
     tokio::time::sleep(Duration::from_millis(1_500)).await;
     put(&mut client, &[klines(0..1, 0)]).await;
@@ -1279,10 +1279,10 @@ async fn health_follows_the_directory_of_the_store() {
     let mut health = tonic_health::pb::health_client::HealthClient::new(server.channel().await);
     for service in ["", "arrow.flight.protocol.FlightService"] {
         let request = tonic_health::pb::HealthCheckRequest { service: service.into() };
-        let mut told = health.watch(request).await.unwrap().into_inner();
+        let mut changes = health.watch(request).await.unwrap().into_inner();
         let mut next = async || {
-            let next = tokio::time::timeout(Duration::from_secs(60), told.message()).await;
-            next.unwrap_or_else(|_| panic!("nothing new is told of {service:?}")).unwrap().unwrap().status
+            let next = tokio::time::timeout(Duration::from_secs(60), changes.message()).await;
+            next.unwrap_or_else(|_| panic!("no change of {service:?} is reported")).unwrap().unwrap().status
         };
         assert_eq!(next().await, 1);
         std::fs::rename(&root, &away).unwrap();
@@ -1294,7 +1294,7 @@ async fn health_follows_the_directory_of_the_store() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn health_is_told_without_flight_and_open_puts_do_not_hold_up_the_end() {
+async fn health_works_without_flight_and_open_puts_do_not_delay_the_shutdown() {
     let drain = Duration::from_secs(3_600);
     let server = Running::with(FlightConfig { drain_timeout: drain, ..FlightConfig::default() }).await;
     let mut client = registered(&server).await;
@@ -1303,7 +1303,7 @@ async fn health_is_told_without_flight_and_open_puts_do_not_hold_up_the_end() {
         let request = tonic_health::pb::HealthCheckRequest { service: service.into() };
         assert_eq!(health.check(request).await.unwrap().into_inner().status, 1);
     }
-    // One that is silent, and one that never stops.
+    // One put that is idle, and one that never stops.
     let open = stream::iter(put_messages(path(KEY), &[klines(0..5, 0)])).chain(stream::pending());
     let batch = put_messages(path(KEY), &[klines(0..1, 0)]).remove(1);
     let busy = stream::iter(put_messages(path(KEY), &[])).chain(stream::repeat(batch));
@@ -1315,14 +1315,14 @@ async fn health_is_told_without_flight_and_open_puts_do_not_hold_up_the_end() {
     assert_eq!(code_of(&status), "not_ready");
     let status = loop {
         match busy.message().await {
-            Ok(ack) => assert!(ack.is_some(), "a put that was cut ended as if it were whole"),
+            Ok(ack) => assert!(ack.is_some(), "an aborted put ended as if complete"),
             Err(status) => break status,
         }
     };
-    // One that never stops may lose its connection before it hears why: an error all the same.
+    // The one that never stops may lose its connection before it gets the reason: still an error.
     assert!(matches!(code_of(&status), "not_ready" | "none"), "{status:?}");
     drop((acks, busy, client, health));
-    tokio::time::timeout(Duration::from_secs(120), ended).await.expect("puts hold up the end").unwrap();
+    tokio::time::timeout(Duration::from_secs(120), ended).await.expect("puts delay the shutdown").unwrap();
 }
 
 #[tokio::test]
@@ -1341,21 +1341,21 @@ async fn coverage_is_an_action_and_the_last_complete_intervals_are_a_query() {
     assert_code(act(&mut client, "coverage", json!({"series": KEY, "calendar": "nyse"})).await, "invalid_argument");
     assert_code(act(&mut client, "coverage", json!({"series": KEY, "unknown": 1})).await, "invalid_argument");
     assert_code(act(&mut client, "coverage", json!({"series": "kline/NOPE/1m"})).await, "series_not_found");
-    for (wanted, rows) in [(2, klines(103..105, 0)), (3, klines(97..100, 0)), (101, klines(0..0, 0))] {
-        let query = json!({"series": [KEY], "latest_complete": wanted, "endpoints": 4});
-        assert_eq!(get(&mut client, query).await.unwrap().columns(), rows.columns(), "the last {wanted}");
+    for (expectation, rows) in [(2, klines(103..105, 0)), (3, klines(97..100, 0)), (101, klines(0..0, 0))] {
+        let query = json!({"series": [KEY], "latest_complete": expectation, "endpoints": 4});
+        assert_eq!(get(&mut client, query).await.unwrap().columns(), rows.columns(), "the last {expectation}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_put_left_open_and_a_reader_that_stalls_delay_no_checkpoint() {
+async fn an_open_put_and_a_stalled_reader_delay_no_checkpoint() {
     let options = StoreOptions { wal_segment_bytes: 1 << 20, wal_bytes_max: 2 << 20, ..StoreOptions::default() };
     let root = tempfile::tempdir().unwrap();
     let server = Running::over_store(root, FlightConfig::default(), options).await;
     let mut client = registered(&server).await;
     put(&mut client, &[klines(0..400_000, 0)]).await;
-    // One client wrote a batch and says nothing any more, one reads no further than the first message, one holds an
-    // exact commit in its ticket.
+    // One client wrote a batch and is idle, one stops reading after the first message, one has an exact commit in its
+    // ticket.
     let open = stream::iter(put_messages(path(KEY), &[klines(400_000..400_005, 0)])).chain(stream::pending());
     let mut acks = server.client().await.do_put(open).await.unwrap().into_inner();
     assert_eq!(reply(acks.message().await.unwrap().unwrap()).rows_written, 5);
@@ -1373,7 +1373,7 @@ async fn a_put_left_open_and_a_reader_that_stalls_delay_no_checkpoint() {
         assert!(Instant::now() < deadline, "{} bytes of log wait for somebody", log_bytes());
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    // Nobody lost anything by it.
+    // No client lost rows.
     while let Some(message) = stalled.message().await.unwrap() {
         messages.push(message);
     }
@@ -1390,7 +1390,7 @@ async fn a_put_left_open_and_a_reader_that_stalls_delay_no_checkpoint() {
     server.stop().await;
 }
 
-/// A channel's calls with this header.
+/// An interceptor that adds this header.
 fn with_header(header: &str) -> impl FnMut(tonic::Request<()>) -> Result<tonic::Request<()>, Status> + Clone + use<> {
     let value: tonic::metadata::MetadataValue<_> = header.parse().unwrap();
     move |mut request| {
@@ -1399,19 +1399,19 @@ fn with_header(header: &str) -> impl FnMut(tonic::Request<()>) -> Result<tonic::
     }
 }
 
-/// How a call ended.
+/// The outcome of a call.
 fn code<T>(outcome: Result<tonic::Response<T>, Status>) -> Result<(), Code> {
     outcome.map(|_| ()).map_err(|status| status.code())
 }
 
-/// Takes a whole answer.
+/// Reads a response to its end.
 async fn drained<T>(outcome: Result<tonic::Response<tonic::Streaming<T>>, Status>) -> Result<(), Code> {
     let mut answer = outcome.map_err(|status| status.code())?.into_inner();
     while answer.message().await.map_err(|status| status.code())?.is_some() {}
     Ok(())
 }
 
-/// Calls a method as it is meant, about [`KEY`] where it is about a series, and takes its whole answer.
+/// Calls a method with valid arguments, on [`KEY`] if it needs a series, and reads the response to its end.
 async fn ask<F: Interceptor>(
     client: &mut FlightServiceClient<InterceptedService<Channel, F>>,
     method: &str,
@@ -1428,12 +1428,12 @@ async fn ask<F: Interceptor>(
         "ListActions" => drained(client.list_actions(Empty {}).await).await,
         "ListFlights" => drained(client.list_flights(Criteria::default()).await).await,
         "PollFlightInfo" => code(client.poll_flight_info(path(KEY)).await),
-        other => panic!("nobody calls {other}: how is it called, and who may?"),
+        other => panic!("method {other} is not tested here"),
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_method_asks_for_a_token_and_every_ticket_for_its_series() {
+async fn every_method_checks_the_token_and_every_ticket_its_series() {
     use fastk::access;
     use fastk::service::Scope;
     let root = tempfile::tempdir().unwrap();
@@ -1449,7 +1449,7 @@ async fn every_method_asks_for_a_token_and_every_ticket_for_its_series() {
     let action = |kind: &str, body: Value| Action { r#type: kind.into(), body: body.to_string().into() };
     let spec = |symbol: &str| json!({"kind": "kline", "symbol": symbol, "timeframe": "1m"});
 
-    // Without a token, and with a wrong one, no method answers.
+    // Without a token, or with a wrong one, every method is refused.
     for token in [None, Some("fastk_wrong")] {
         let mut bare = FlightServiceClient::with_interceptor(channel.clone(), move |mut request: tonic::Request<()>| {
             if let Some(token) = token {
@@ -1461,7 +1461,7 @@ async fn every_method_asks_for_a_token_and_every_ticket_for_its_series() {
             assert_eq!(ask(&mut bare, method).await, Err(Code::Unauthenticated), "{method}, {token:?}");
         }
     }
-    // Its health service answers everybody.
+    // The health service needs no token.
     let mut health = tonic_health::pb::health_client::HealthClient::new(channel.clone());
     health.check(tonic_health::pb::HealthCheckRequest { service: String::new() }).await.unwrap();
 
@@ -1472,12 +1472,12 @@ async fn every_method_asks_for_a_token_and_every_ticket_for_its_series() {
     for symbol in ["BTCUSDT", "ETHUSDT"] {
         assert_eq!(code(client(&writer).do_action(action("register_series", spec(symbol))).await), Ok(()));
     }
-    // Each method, with the scope it needs and whether it is about a series, which a token can be kept from.
+    // Each method, its required scope, and whether it needs a series, which a token may not have access to.
     for method in METHODS {
         let (needed, of_series) = match method {
             "DoPut" => (Scope::Write, true),
             "DoGet" | "GetFlightInfo" | "GetSchema" => (Scope::Read, true),
-            // Who may do which action is told below.
+            // Actions are checked below.
             "DoAction" | "Handshake" | "ListActions" | "ListFlights" => (Scope::Read, false),
             other => {
                 assert!(UNIMPLEMENTED_METHODS.contains(&other), "{other} is new: who may call it?");
@@ -1507,7 +1507,7 @@ async fn every_method_asks_for_a_token_and_every_ticket_for_its_series() {
     }
     assert_eq!(listed, 1, "the series that the token reaches");
 
-    // Each action, with the scope it needs and what a token limited to other series may do with it.
+    // Each action, its required scope, and the access of a token limited to other series.
     let of_key = json!({ "series": KEY });
     let table = [
         ("list_snapshots", json!({}), Scope::Read, true),
@@ -1526,14 +1526,14 @@ async fn every_method_asks_for_a_token_and_every_ticket_for_its_series() {
     let mut offered: Vec<&str> = flight::ACTIONS.iter().map(|(name, _)| *name).collect();
     known.sort_unstable();
     offered.sort_unstable();
-    assert_eq!(known, offered, "each action stands in the table");
+    assert_eq!(known, offered, "each action is in the table");
     for (name, body, needed, is_partly) in table {
         let outcome = code(client(&limited).do_action(action(name, body.clone())).await);
         assert_eq!(outcome == Err(Code::PermissionDenied), !is_partly, "{name} for other series: {outcome:?}");
         for (own, token) in [(Scope::Read, &reader), (Scope::Write, &writer), (Scope::Admin, &admin)] {
             let outcome = code(client(token).do_action(action(name, body.clone())).await);
             assert_eq!(outcome == Err(Code::PermissionDenied), own < needed, "{name} with {own:?}: {outcome:?}");
-            // Who may not is told so, whatever the body is.
+            // A missing permission is reported for any body.
             let unreadable = Action { r#type: name.into(), body: "{".into() };
             let outcome = code(client(token).do_action(unreadable).await);
             assert_eq!(outcome == Err(Code::PermissionDenied), own < needed, "{name} with {own:?}: {outcome:?}");
@@ -1546,7 +1546,7 @@ async fn every_method_asks_for_a_token_and_every_ticket_for_its_series() {
         assert_eq!(drained(put).await, Err(expected));
     }
 
-    // Basic becomes Bearer, with the padding or without.
+    // Basic is converted to Bearer, with or without padding.
     for header in [access::basic_header("lab", &reader), access::basic_header("lab", &reader).replace('=', "")] {
         let mut basic = FlightServiceClient::with_interceptor(channel.clone(), with_header(&header));
         let reply = basic.handshake(tokio_stream::empty()).await.unwrap();
@@ -1558,7 +1558,7 @@ async fn every_method_asks_for_a_token_and_every_ticket_for_its_series() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_put_that_is_under_way_ends_with_the_batch_behind_the_revocation() {
+async fn an_open_put_ends_at_the_first_batch_after_the_revocation() {
     use fastk::access;
     use fastk::service::Scope;
     let root = tempfile::tempdir().unwrap();

@@ -1,8 +1,8 @@
-//! Random schedules of threads through the commit queue, kept commits and the map cache, by a runner that decides at
-//! every lock and atomic which thread goes on.
+//! Random schedules of threads through the commit queue, retained commits and the map cache, with a runner that decides
+//! at every lock and atomic which thread continues.
 //!
-//! `FASTK_PROOF` is the percentage of the stated amounts (1 when it is not set). A failure prints the schedule;
-//! `FASTK_SCHEDULE` set to a file with it replays that one. `cargo nextest run --cargo-profile proof
+//! `FASTK_PROOF` is the percentage of the stated amounts (1 when unset). A failure prints the schedule;
+//! `FASTK_SCHEDULE`, set to a file with it, replays it. Run it by `cargo nextest run --cargo-profile proof
 //! --no-default-features --features schedules --test schedules`.
 
 use std::collections::BTreeMap;
@@ -33,7 +33,7 @@ fn below(limit: u64) -> u64 {
 
 fn options() -> StoreOptions {
     let segment = [4 << 10, 64 << 10][below(2) as usize];
-    // Rows of one series go to the log, or straight to chunks.
+    // Rows of one series go to the log, or directly to chunks.
     let tail_rows_max = [1 << 40, 1][below(2) as usize];
     StoreOptions { upkeep: false, wal_segment_bytes: segment, tail_rows_max, ..StoreOptions::default() }
 }
@@ -56,7 +56,7 @@ fn row(day: i64, at: i64, value: i64) -> Rows {
     rows
 }
 
-/// Value by timestamp, as a state shows it.
+/// Value by timestamp in a state.
 fn cells(store: &Store, state: &StoreState, symbol: &str) -> BTreeMap<i64, i64> {
     let series = state.get(&key(symbol)).unwrap();
     let mut found = BTreeMap::new();
@@ -67,17 +67,17 @@ fn cells(store: &Store, state: &StoreState, symbol: &str) -> BTreeMap<i64, i64> 
             assert_eq!(block.words(1)[row], block.words(5)[row], "half of a row");
         }
     }
-    assert_eq!(series.rows, found.len() as u64, "rows counted and rows there");
+    assert_eq!(series.rows, found.len() as u64, "row count and number of rows");
     found
 }
 
-/// Writers of one series and of two, a reader, maintenance, now and then a disk that is full or fails: what is
-/// acknowledged is shown from then on and survives a power cut; what a full disk refused is never seen.
+/// Writers of one series and of two, a reader, maintenance, sometimes a full or failing disk: acknowledged writes are
+/// visible from then on and survive a power cut; writes refused for a full disk are never visible.
 fn queue() {
     queue_with(options());
 }
 
-/// The same with every row through the log.
+/// The same scenario with every row through the log.
 fn logged_queue() {
     queue_with(StoreOptions { tail_rows_max: 1 << 40, ..options() });
 }
@@ -85,7 +85,7 @@ fn logged_queue() {
 fn queue_with(options: StoreOptions) {
     let disk = SimDisk::new(SimState::default(), below(1 << 40));
     let store = store_on(&disk, options.clone());
-    // What a power cut at the observer's moment must keep.
+    // The state that a power cut at the time of the observer must preserve.
     let seen: Arc<Mutex<Option<(SimState, u64)>>> = Arc::default();
     if below(4) == 0 {
         let fault = [Fault::Full, Fault::Io][below(2) as usize];
@@ -144,7 +144,7 @@ fn queue_with(options: StoreOptions) {
                 };
                 assert_eq!(both("A"), both("B"), "half of a commit");
                 if look == look_at_disk {
-                    // What a reader saw is durable already.
+                    // Rows seen by a reader are durable.
                     *seen.lock().unwrap() = Some((disk.state(), state.commit));
                 }
                 thread::yield_now();
@@ -188,7 +188,7 @@ fn queue_with(options: StoreOptions) {
                     assert_eq!(*value / 100, *number, "{what}");
                 }
                 for ts in refused {
-                    assert_eq!(found.get(ts), None, "{what}: a refused write is there");
+                    assert_eq!(found.get(ts), None, "{what}: a refused write is visible");
                 }
             }
         }
@@ -210,7 +210,7 @@ fn queue_with(options: StoreOptions) {
     }
 }
 
-/// Kept commits and snapshots show the same while everything is rewritten and unlinked.
+/// Retained commits and snapshots do not change while all files are rewritten and unlinked.
 fn pins() {
     let disk = SimDisk::new(SimState::default(), below(1 << 40));
     let store = store_on(&disk, StoreOptions { durability: Durability::None, maps_max: 1, ..options() });
@@ -245,7 +245,7 @@ fn pins() {
                 for _ in 0..2 {
                     let kept = store.at_commit(commit).unwrap();
                     assert_eq!(kept.commit, commit);
-                    assert_eq!(cells(&store, &kept, "A"), first, "a kept commit shows something else");
+                    assert_eq!(cells(&store, &kept, "A"), first, "a retained commit changed");
                     thread::yield_now();
                 }
             })
@@ -256,8 +256,8 @@ fn pins() {
     }
 }
 
-/// Readers of more chunks than may be mapped, while those are replaced: right rows, never more maps than allowed
-/// once all are done, no file of a replaced chunk left behind, no file of a live one missing.
+/// Readers of more chunks than may be mapped, while those are replaced: correct rows, at most the allowed maps once all
+/// are done, no file of a replaced chunk left over, no file of a live one missing.
 fn maps() {
     const CHUNKS: i64 = 4;
     let disk = SimDisk::new(SimState::default(), below(1 << 40));
@@ -308,9 +308,10 @@ fn config() -> Config {
     config
 }
 
-/// So many schedules of a scenario: half of them random steps, half few changes of priority at random moments.
+/// Runs a number of schedules of a scenario: half of them take random steps, half change priorities at a few random
+/// points.
 fn schedules(name: &str, scenario: fn(), stated: usize) {
-    let begun = Instant::now();
+    let started_at = Instant::now();
     if let Ok(path) = std::env::var("FASTK_SCHEDULE") {
         let schedule = std::fs::read_to_string(path).unwrap();
         Runner::new(ReplayScheduler::new_from_encoded(schedule.trim()), config()).run(scenario);
@@ -323,31 +324,31 @@ fn schedules(name: &str, scenario: fn(), stated: usize) {
         tried +=
             Runner::new(PctScheduler::new_from_seed(depth as u64, depth, each.div_ceil(3)), config()).run(scenario);
     }
-    println!("proof {name}: {tried} schedules, {:.1} s", begun.elapsed().as_secs_f64());
+    println!("proof {name}: {tried} schedules, {:.1} s", started_at.elapsed().as_secs_f64());
 }
 
 #[test]
-fn the_commit_queue_keeps_its_word_under_any_schedule() {
-    schedules("the_commit_queue_keeps_its_word_under_any_schedule", queue, 10_000);
+fn the_commit_queue_keeps_its_guarantees_under_any_schedule() {
+    schedules("the_commit_queue_keeps_its_guarantees_under_any_schedule", queue, 10_000);
 }
 
 #[test]
-fn kept_commits_stay_readable_under_any_schedule() {
-    schedules("kept_commits_stay_readable_under_any_schedule", pins, 5_000);
+fn retained_commits_stay_readable_under_any_schedule() {
+    schedules("retained_commits_stay_readable_under_any_schedule", pins, 5_000);
 }
 
 #[test]
-fn the_map_cache_stays_bounded_and_right_under_any_schedule() {
-    schedules("the_map_cache_stays_bounded_and_right_under_any_schedule", maps, 5_000);
+fn the_map_cache_stays_bounded_and_correct_under_any_schedule() {
+    schedules("the_map_cache_stays_bounded_and_correct_under_any_schedule", maps, 5_000);
 }
 
-/// The schedules find a fault that was put in.
+/// Asserts that the schedules find a planted fault.
 fn finds(bug: Bug, scenario: fn()) {
-    let begun = Instant::now();
+    let started_at = Instant::now();
     let run = || Runner::new(RandomScheduler::new_from_seed(11, 20_000), config()).run(scenario);
     let found = catch_unwind(AssertUnwindSafe(|| with(bug, run)));
     assert!(found.is_err(), "{bug:?} went unnoticed");
-    println!("{bug:?} noticed, {:.1} s", begun.elapsed().as_secs_f64());
+    println!("{bug:?} noticed, {:.1} s", started_at.elapsed().as_secs_f64());
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! A full disk, at many levels: writes are refused as `storage_full`, reads go on, rows can be deleted or it is said why
-//! not, writing resumes by itself when there is room again, and nothing acknowledged is lost.
+//! Full disks with various amounts of free space: writes are refused as `storage_full`, reads continue, deletes succeed
+//! or report why not, writing resumes when there is space again, and no acknowledged commit is lost.
 
 use std::io::Write;
 use std::os::unix::fs::FileExt;
@@ -19,15 +19,15 @@ use super::program::{Server, get, health, pid_of, post};
 use super::proof_amount::Proof;
 use super::workload::{Client, Tally, check_all, clients, under_load};
 
-/// Whether `/health` has to say that the disk is full.
-const HEALTH_SAYS_SO: bool = false;
-/// Whether rows can be deleted on a full disk.
-const DELETES_GO_ON: bool = false;
-/// Whether the writer has to survive every full disk. Commits that share a flush and do not fit into one segment stop it
-/// today, when the next segment finds no room.
+/// Whether `/health` has to report the full disk.
+const HEALTH_REPORTS_FULL: bool = false;
+/// Whether deletes have to succeed on a full disk.
+const DELETES_CONTINUE: bool = false;
+/// Whether the writer has to survive every full disk. Today it stops when commits share a flush that does not fit into
+/// one segment, and there is no space for the next one.
 const WRITER_STAYS: bool = true;
-/// Longest wait for the disk to be full, or for writes to go on.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Timeout for the disk to be full, and for writes to resume.
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 const WRITABLE: &str = "/v1/klines/EXTRA/1m";
 
@@ -42,7 +42,7 @@ struct Counts {
     resumed_ms_max: u128,
 }
 
-/// A file that takes what is free but for some bytes.
+/// A file that uses the free space except some bytes.
 struct Ballast {
     file: std::fs::File,
     bytes: u64,
@@ -61,7 +61,7 @@ impl Ballast {
     fn press(&mut self) {
         let free = rustix::fs::fstatvfs(&self.file).unwrap();
         let free = free.f_bavail * free.f_frsize;
-        // The longer it takes, the less is left.
+        // Each turn leaves less free space.
         let pages = self.began.elapsed().as_millis() as u64 / 10;
         let level = self.level.saturating_sub(pages * 4_096);
         let zeros = vec![0; usize::try_from(free.saturating_sub(level)).unwrap()];
@@ -83,42 +83,42 @@ fn one_row(rest: &RestClient, minute: i64) -> fastk::Result<Value> {
     post(rest, WRITABLE, row.to_string())
 }
 
-/// Squeezes a server under load, looks at it, gives room and looks again.
-fn squeezed(mut server: Server, tally: &Tally, squeeze: &mut Ballast, counts: &mut Counts, replay: &str) {
+/// Fills the disk of a server under load, checks it, frees space and checks again.
+fn fill_and_free(mut server: Server, tally: &Tally, squeeze: &mut Ballast, counts: &mut Counts, replay: &str) {
     let rest = server.rest();
     std::thread::sleep(Duration::from_millis(30));
-    let begun = Instant::now();
+    let started_at = Instant::now();
     while tally.refused.load(Ordering::Relaxed) == 0 && tally.stopped.load(Ordering::Relaxed) == 0 {
-        assert!(begun.elapsed() < PATIENCE, "the disk is never full: {tally:?}; {replay}\n{}", server.logged());
+        assert!(started_at.elapsed() < TIMEOUT, "the disk is never full: {tally:?}; {replay}\n{}", server.logged());
         assert!(server.lives(), "the server ended on a full disk; {replay}\n{}", server.logged());
         squeeze.press();
         std::thread::sleep(Duration::from_millis(10));
     }
-    // Reads go on.
+    // Reads continue.
     let call = Call::new(Method::GET, WRITABLE).param("format", "csv");
     let rows = String::from_utf8(get(&rest, call).unwrap_or_else(|error| panic!("{error}; {replay}"))).unwrap();
     assert_eq!(rows.lines().count(), 11, "{replay}");
     let degraded = health(&rest)["status"] == "degraded";
     counts.degraded += u64::from(degraded);
-    assert!(degraded || !HEALTH_SAYS_SO, "{}; {replay}", health(&rest));
-    // Deleting rows is what one wants to do now.
+    assert!(degraded || !HEALTH_REPORTS_FULL, "{}; {replay}", health(&rest));
+    // Deletes are what an operator needs now.
     let deleted = rest.json::<Value>(Call::new(Method::DELETE, WRITABLE).param("start", "0").param("end", "0"));
     match &deleted {
         Ok(reply) => counts.deleted += u64::from(reply["rows_deleted"] == 1),
         Err(error) => {
             let code = error.code();
             assert!(matches!(code, ErrorCode::StorageFull | ErrorCode::WriterStopped), "{error}; {replay}");
-            if DELETES_GO_ON {
+            if DELETES_CONTINUE {
                 panic!("{error}; {replay}");
             }
         }
     }
     squeeze.relieve();
-    let begun = Instant::now();
+    let started_at = Instant::now();
     loop {
         match one_row(&rest, 100) {
             Ok(_) => break,
-            Err(error) if error.code() == ErrorCode::StorageFull && begun.elapsed() < PATIENCE => {
+            Err(error) if error.code() == ErrorCode::StorageFull && started_at.elapsed() < TIMEOUT => {
                 std::thread::sleep(Duration::from_millis(5));
             }
             Err(error) if error.code() == ErrorCode::WriterStopped && !WRITER_STAYS => {
@@ -126,15 +126,15 @@ fn squeezed(mut server: Server, tally: &Tally, squeeze: &mut Ballast, counts: &m
                 counts.stopped += 1;
                 return server.kill();
             }
-            Err(error) => panic!("there is room and writing does not go on: {error}; {replay}\n{}", server.logged()),
+            Err(error) => panic!("there is space and writing does not resume: {error}; {replay}\n{}", server.logged()),
         }
     }
-    counts.resumed_ms_max = counts.resumed_ms_max.max(begun.elapsed().as_millis());
+    counts.resumed_ms_max = counts.resumed_ms_max.max(started_at.elapsed().as_millis());
     std::thread::sleep(Duration::from_millis(30));
     server.kill();
 }
 
-/// Clients, and a series more that only the test writes to.
+/// A server with clients, and a series that only the test writes to.
 fn started(root: &Path, log: &Path, seed: u64) -> (Server, Vec<Client>) {
     let clients = clients(seed);
     let server = Server::start(root, log);
@@ -161,19 +161,19 @@ fn close(proof: &Proof, counts: &Counts) {
 fn full_disk_refuses_writes_keeps_reads_and_resumes() {
     let proof = Proof::new("full_disk", 200);
     let mut counts = Counts::default();
-    while proof.goes_on(counts.levels) {
+    while proof.continues(counts.levels) {
         let (replay, number) = (proof.replay(counts.levels), counts.levels);
         let mount = match Mount::in_memory((8 + number % 33) << 20) {
             Ok(mount) => mount,
             Err(why) => return proof.skip(why),
         };
         let (root, log) = (mount.point().join("store"), mount.outside("log"));
-        // Room for no page, up to room for some segments.
+        // From less than a page of space to some segments.
         let left = (number * 37 % 200) * 4_096;
         let mut squeeze = Ballast::new(mount.point(), left);
         let (server, mut clients) = started(&root, &log, proof.seed + number);
         let tally = under_load(&mut clients, server, |server, tally| {
-            squeezed(server, tally, &mut squeeze, &mut counts, &replay);
+            fill_and_free(server, tally, &mut squeeze, &mut counts, &replay);
         });
         counts.levels += 1;
         counts.acknowledged += tally.acknowledged.into_inner();
@@ -185,7 +185,7 @@ fn full_disk_refuses_writes_keeps_reads_and_resumes() {
     close(&proof, &counts);
 }
 
-/// Many rows as one commit, whose frame needs a segment of its own of about 250 kB.
+/// Many rows as one commit, whose frame needs its own segment of about 250 kB.
 fn large_write(rest: &RestClient) -> fastk::Result<Value> {
     let mut text = String::from("ts,open,high,low,close,volume\n");
     (0..5_000_i64).for_each(|row| text.push_str(&format!("{},1,1,1,1,{row}\n", (1_000 + row) * 60_000)));
@@ -193,10 +193,10 @@ fn large_write(rest: &RestClient) -> fastk::Result<Value> {
 }
 
 #[test]
-fn file_size_limit_fails_only_what_is_too_large() {
+fn file_size_limit_refuses_only_files_that_are_too_large() {
     let proof = Proof::new("file_size_limit", 40);
     let (mut levels, mut acknowledged, mut degraded, mut stopped) = (0, 0, 0, 0);
-    while proof.goes_on(levels) {
+    while proof.continues(levels) {
         let replay = proof.replay(levels);
         let folder = tempfile::tempdir().unwrap();
         let (root, log) = (folder.path().join("store"), folder.path().join("log"));
@@ -217,9 +217,9 @@ fn file_size_limit_fails_only_what_is_too_large() {
             }
             assert_eq!(error.code(), ErrorCode::StorageFull, "{error}; {replay}");
             let before = tally.acknowledged.load(Ordering::Relaxed);
-            let begun = Instant::now();
+            let started_at = Instant::now();
             while tally.acknowledged.load(Ordering::Relaxed) < before + 200 {
-                assert!(begun.elapsed() < PATIENCE, "small writes do not go on; {replay}\n{}", server.logged());
+                assert!(started_at.elapsed() < TIMEOUT, "small writes do not continue; {replay}\n{}", server.logged());
                 std::thread::sleep(Duration::from_millis(5));
             }
             degraded += u64::from(health(&rest)["status"] == "degraded");

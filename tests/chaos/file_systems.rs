@@ -1,4 +1,4 @@
-//! File systems of their own for a test: made, mounted, and always taken away again.
+//! Separate file systems for tests: created, mounted, and always removed.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -14,10 +14,10 @@ fn tool(name: &str, words: &[&str]) -> Result<String, String> {
     }
 }
 
-/// What the folders begin with; the process id follows.
+/// Prefix of the directories; the process id follows.
 const PREFIX: &str = "fastk-mount-";
 
-/// Takes away what tests left that were killed themselves.
+/// Removes the mounts of killed tests.
 fn sweep() {
     let mounts = std::fs::read_to_string("/proc/mounts").unwrap_or_default();
     for line in mounts.lines() {
@@ -61,7 +61,7 @@ impl Mount {
         Ok(Self { point, device: None, mounted: false, kind, folder })
     }
 
-    /// A file system of this kind and size on a loop device, or why there is none here.
+    /// A file system of this kind and size on a loop device, or why it cannot be created.
     pub fn on_loop(kind: &'static str, bytes: u64) -> Result<Self, String> {
         let mut mount = Self::new(kind)?;
         let image = mount.folder.path().join("image");
@@ -76,7 +76,7 @@ impl Mount {
         Ok(mount)
     }
 
-    /// A file system in memory of this size, or why there is none here.
+    /// A file system in memory of this size, or why it cannot be created.
     pub fn in_memory(bytes: u64) -> Result<Self, String> {
         let mut mount = Self::new("tmpfs")?;
         let options = format!("size={bytes}");
@@ -102,7 +102,7 @@ impl Mount {
         Ok(())
     }
 
-    /// Cuts the file system off as a power cut does: nothing more reaches the device, not even its journal.
+    /// Shuts down the file system like a power cut: no more data reaches the device, not even its journal.
     pub fn cut(&self) {
         tool("xfs_io", &["-x", "-c", "shutdown", &self.point.to_string_lossy()]).unwrap();
     }
@@ -116,7 +116,7 @@ impl Mount {
             if last.is_ok() {
                 break;
             }
-            // Somebody may hold a file for a moment longer.
+            // A file may be open for a moment longer.
             std::thread::sleep(Duration::from_millis(20));
         }
         self.mounted = last.is_err();

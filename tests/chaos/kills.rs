@@ -1,7 +1,7 @@
-//! `kill -9` of the real server under load, every tenth time while it starts. What was acknowledged is kept outside: after
-//! each restart, which needs no manual step, it is there, and nothing half is.
+//! `kill -9` of the real server under load, every tenth time while it starts. The test records acknowledged changes:
+//! after each restart, which needs no manual step, all of them are visible, and no partial change is.
 //!
-//! `FASTK_KILLED_SERVER_ROUNDS` and such set the amount, see `tests/shared/proof_amount.rs`.
+//! `FASTK_KILLED_SERVER_ROUNDS` and similar variables set the amount, see `tests/shared/proof_amount.rs`.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use super::program::{Server, assert_verified, health, run, serve, stray_chunks};
 use super::proof_amount::Proof;
 use super::workload::{Client, Map, check_all, clients, parse, under_load};
 
-/// Every so many kills one is during start-up.
+/// One in this many kills is during start-up.
 const STARTS: u64 = 10;
 
 #[derive(Default)]
@@ -28,7 +28,7 @@ struct Counts {
     upkeep: [u64; 4],
 }
 
-/// Kills while the server starts, at a moment within what a start took.
+/// Kills the server during its start, at a random time within the duration of a start.
 fn kill_while_starting(root: &Path, log: &Path, rng: &mut StdRng, start: Duration) {
     let file = std::fs::File::options().create(true).append(true).open(log).unwrap();
     let mut child = serve(root, &[]).stdout(std::process::Stdio::null()).stderr(file).spawn().unwrap();
@@ -43,9 +43,9 @@ fn rounds(proof: &Proof, root: &Path, log: &Path, clients: &mut [Client]) -> Cou
     let mut start = Duration::from_millis(20);
     loop {
         let replay = proof.replay(counts.kills);
-        let begun = Instant::now();
+        let started_at = Instant::now();
         let server = Server::start(root, log);
-        start = begun.elapsed().min(start * 2);
+        start = started_at.elapsed().min(start * 2);
         let rest = server.rest();
         if counts.kills == 0 {
             clients.iter().for_each(|client| client.register(&rest).unwrap());
@@ -53,11 +53,11 @@ fn rounds(proof: &Proof, root: &Path, log: &Path, clients: &mut [Client]) -> Cou
         let (there, retried) = check_all(clients, &rest, &replay);
         counts.there += there;
         counts.retried += retried;
-        if !proof.goes_on(counts.kills) {
+        if !proof.continues(counts.kills) {
             server.stop();
             return counts;
         }
-        // At times long enough for upkeep to come to an end.
+        // Sometimes long enough for maintenance to finish.
         let longest = if rng.random_bool(0.15) { 1_200 } else { 150 };
         let pause = Duration::from_millis(rng.random_range(10..longest));
         let tally = under_load(clients, server, |server, _| {
@@ -92,7 +92,7 @@ fn close(proof: &Proof, counts: &Counts, root: &Path) {
 }
 
 #[test]
-fn a_killed_server_keeps_every_acknowledged_change_and_no_half_one() {
+fn a_killed_server_keeps_every_acknowledged_change_and_no_partial_one() {
     let proof = Proof::new("killed_server", 500);
     let folder = tempfile::tempdir().unwrap();
     let (root, log) = (folder.path().join("store"), folder.path().join("log"));
@@ -101,7 +101,7 @@ fn a_killed_server_keeps_every_acknowledged_change_and_no_half_one() {
     close(&proof, &counts, &root);
 }
 
-/// Real files of 1-minute klines, one for the first series of each client that gets one.
+/// Real files of 1-minute klines, one per client for its first series.
 fn real_files() -> Option<Vec<PathBuf>> {
     let folder = PathBuf::from(std::env::var_os("FASTK_TEST_DATA")?);
     let mut files: Vec<PathBuf> = std::fs::read_dir(folder).ok()?.map(|entry| entry.unwrap().path()).collect();

@@ -1,5 +1,5 @@
-//! The real program from outside: killed, cut off from its disk, on a full one, beside another one, among clients that
-//! stall, vanish, flood it or come in thousands.
+//! The real program under faults: kills, power cuts, full disks, a second process, and clients that stall, vanish,
+//! flood it or come in thousands.
 
 #[path = "../shared/proof_amount.rs"]
 mod proof_amount;

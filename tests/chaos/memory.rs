@@ -1,5 +1,5 @@
-//! Bodies that are small on the wire and large once decoded: the memory of the process stays within what the settings
-//! allow, many at once are refused and not held, and what fits is written.
+//! Bodies that are small on the wire and large once decoded: the memory of the process stays within the configured
+//! limit, excess bodies are refused without being buffered, and bodies that fit are written.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -22,9 +22,9 @@ use serde_json::Value;
 
 use super::program::{Server, post, serve};
 
-/// Memory for decoded rows that the servers here have.
+/// Configured limit on memory for decoded rows.
 const DECODED_MAX: u64 = 64 << 20;
-/// What the process may hold beside it: threads, buffers, bodies, the tail of what was written.
+/// Allowed memory besides: threads, buffers, bodies, the tail.
 const MARGIN: u64 = 96 << 20;
 const MINUTE: i64 = 60_000;
 const PARQUET: &str = "application/vnd.apache.parquet";
@@ -32,7 +32,7 @@ const ARROW: &str = "application/vnd.apache.arrow.stream";
 
 fn server(root: &std::path::Path, log: &std::path::Path) -> Server {
     let bytes = DECODED_MAX.to_string();
-    // Rows leave the memory of the store as soon as they can, so that it does not grow with what was written.
+    // Rows are sealed as soon as possible, so that memory does not grow with the written rows.
     Server::of(serve(root, &[("FASTK__LIMITS__DECODED_BYTES_MAX", &bytes)]), log).unwrap()
 }
 
@@ -41,7 +41,7 @@ fn register(rest: &RestClient, symbol: &str) {
     post(rest, "/v1/series", body).unwrap();
 }
 
-/// Bars that say the same of every minute.
+/// Bars with the same values in every minute.
 fn bars(first: i64, rows: i64) -> RecordBatch {
     let ones = || Arc::new(Float64Array::from(vec![1.0; usize::try_from(rows).unwrap()])) as ArrayRef;
     let ts = Arc::new(Int64Array::from_iter_values((first..first + rows).map(|row| row * MINUTE))) as ArrayRef;
@@ -49,7 +49,7 @@ fn bars(first: i64, rows: i64) -> RecordBatch {
     RecordBatch::try_from_iter(std::iter::once(("ts", ts)).chain(names.map(|name| (name, ones())))).unwrap()
 }
 
-/// A file whose columns are run lengths: constant values by their dictionary, timestamps by their constant step.
+/// A file whose columns are run-length encoded: constant values by dictionary, timestamps by constant step.
 fn run_lengths(batch: &RecordBatch) -> Vec<u8> {
     let properties = WriterProperties::builder()
         .set_column_dictionary_enabled("ts".into(), false)
@@ -75,7 +75,7 @@ fn send(rest: &RestClient, path: &str, kind: &str, body: &[u8]) -> String {
     rest.json::<Value>(call).err().map_or_else(String::new, |error| error.code().name().into())
 }
 
-/// The same of a CSV body that was compressed.
+/// Sends a compressed CSV body; returns the code of a refusal.
 fn send_zstd(server: &Server, body: &[u8]) -> String {
     let mut stream = TcpStream::connect(&server.http).unwrap();
     let head = format!(
@@ -84,7 +84,7 @@ fn send_zstd(server: &Server, body: &[u8]) -> String {
         body.len()
     );
     stream.write_all(head.as_bytes()).unwrap();
-    // It may be refused before all of it was sent.
+    // The body may be refused before it is sent completely.
     let _ = stream.write_all(body);
     let mut heard = String::new();
     let _ = stream.read_to_string(&mut heard);
@@ -93,7 +93,7 @@ fn send_zstd(server: &Server, body: &[u8]) -> String {
     problem["code"].as_str().unwrap_or_default().to_owned()
 }
 
-/// Does something while the anonymous memory of a server is watched; gives what it held more of at most.
+/// Runs work and samples the anonymous memory of a server; returns its peak growth.
 fn watched(server: &Server, work: impl FnOnce()) -> u64 {
     let before = server.memory("RssAnon");
     let (peak, over) = (AtomicU64::new(before), AtomicBool::new(false));
@@ -104,7 +104,7 @@ fn watched(server: &Server, work: impl FnOnce()) -> u64 {
                 std::thread::sleep(Duration::from_millis(1));
             }
         });
-        // A failed assertion must not leave the other thread running.
+        // A failed assertion must not leave the sampling thread running.
         let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
         over.store(true, Ordering::Relaxed);
         if let Err(cause) = done {
@@ -115,13 +115,13 @@ fn watched(server: &Server, work: impl FnOnce()) -> u64 {
 }
 
 #[test]
-fn small_bodies_of_many_rows_stay_within_the_memory_for_rows() {
+fn small_bodies_of_many_rows_stay_within_the_limit_on_decoded_rows() {
     let folder = tempfile::tempdir().unwrap();
     let (root, log) = (folder.path().join("store"), folder.path().join("log"));
     let server = server(&root, &log);
     let rest = server.rest();
     (0..10).for_each(|n| register(&rest, &format!("X{n}")));
-    // 6 cells of 48 bytes a row: the one is three times the memory, of the other exactly one fits at a time.
+    // 48 bytes per row of 6 cells: the large body is three times the limit, of the other exactly one fits at a time.
     let (bomb, fits) = (run_lengths(&bars(0, 700_000)), run_lengths(&bars(0, 200_000)));
     assert!(bomb.len() < 100_000 && fits.len() < 100_000, "{} and {} bytes", bomb.len(), fits.len());
     let written = AtomicU64::new(0);
@@ -132,7 +132,7 @@ fn small_bodies_of_many_rows_stay_within_the_memory_for_rows() {
                 scope.spawn(move || {
                     let (rest, path) = (server.rest(), format!("/v1/klines/X{n}/1m"));
                     assert_eq!(send(&rest, &path, PARQUET, bomb), "too_large");
-                    // Who finds no memory left is told so, and sends again.
+                    // A client that is refused for memory retries.
                     loop {
                         match send(&rest, &path, PARQUET, fits).as_str() {
                             "overloaded" => std::thread::sleep(Duration::from_millis(50)),
@@ -152,7 +152,7 @@ fn small_bodies_of_many_rows_stay_within_the_memory_for_rows() {
 }
 
 #[test]
-fn what_expands_when_it_is_decoded_is_refused_before_it_is() {
+fn bodies_that_expand_when_decoded_are_refused_before_decoding() {
     let folder = tempfile::tempdir().unwrap();
     let (root, log) = (folder.path().join("store"), folder.path().join("log"));
     let server = server(&root, &log);
@@ -160,7 +160,7 @@ fn what_expands_when_it_is_decoded_is_refused_before_it_is() {
     register(&rest, "X");
     let key = "kline/X/1m";
     let rows = 700_000;
-    // A series column whose few words are long, or one word for all rows.
+    // A series column with few long values, or one value for all rows.
     let labelled = |words: Vec<&str>, batch: RecordBatch| {
         let keys = (0..batch.num_rows()).map(|row| i32::try_from(row % words.len()).unwrap());
         let labels = DictionaryArray::<Int32Type>::new(keys.collect(), Arc::new(StringArray::from(words.clone())));
@@ -206,7 +206,7 @@ fn what_expands_when_it_is_decoded_is_refused_before_it_is() {
             assert_eq!(send(&rest, path, kind, body), *code, "{what}, {} bytes", body.len());
         }
         assert_eq!(send_zstd(&server, &zeros), "too_large");
-        // A window larger than any that is taken.
+        // A window larger than the accepted maximum.
         let mut wide = zstd::Encoder::new(Vec::new(), 3).unwrap();
         wide.long_distance_matching(true).unwrap();
         wide.window_log(27).unwrap();
@@ -216,7 +216,7 @@ fn what_expands_when_it_is_decoded_is_refused_before_it_is() {
         assert_eq!(put(&server, key, &bars(0, rows)).unwrap_err().code(), tonic::Code::OutOfRange);
     });
     assert!(grown <= DECODED_MAX + MARGIN, "{} MiB more", grown >> 20);
-    // What fits is written by both.
+    // A body that fits is written through both protocols.
     assert_eq!(send(&rest, "/v1/klines/X/1m", PARQUET, &run_lengths(&bars(0, 1_000))), "");
     assert_eq!(send(&rest, "/v1/write", ARROW, &stream(&labelled(vec![key], bars(0, 1_000)))), "");
     assert_eq!(put(&server, key, &bars(1_000, 1_000)).unwrap(), 1);
@@ -224,7 +224,7 @@ fn what_expands_when_it_is_decoded_is_refused_before_it_is() {
     eprintln!("{} MiB more at most", grown >> 20);
 }
 
-/// Puts one batch over Flight; gives how many acknowledgements came.
+/// Puts one batch through Flight; returns the number of acknowledgements.
 fn put(server: &Server, key: &str, batch: &RecordBatch) -> Result<usize, tonic::Status> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {

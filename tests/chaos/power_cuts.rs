@@ -1,6 +1,6 @@
-//! True power cuts: the server writes to ext4 and xfs on a loop device, the file system is cut off without a flush of its
-//! journal, mounted again, and the store is opened. Under `sync` every acknowledged change is there; under `interval` and
-//! `none` what is left is a beginning of the history over all clients, without a hole.
+//! Power cuts on real file systems: the server writes to ext4 and xfs on a loop device, the file system is shut down
+//! without a flush of its journal, mounted again, and the store is opened. Under `sync` every acknowledged change
+//! survives; under `interval` and `none` the surviving commits are a prefix of the history over all clients.
 
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ fn cut_power(kind: &'static str, bytes: u64, proof: &Proof) {
         }
         let next = MODES[usize::try_from(cuts).unwrap() % MODES.len()];
         let server = Server::of(serve(&root, &[("FASTK__STORE__DURABILITY", next)]), &log)
-            .unwrap_or_else(|said| panic!("the server does not start: {said}; {replay}"));
+            .unwrap_or_else(|output| panic!("the server does not start: {output}; {replay}"));
         let rest = server.rest();
         if mode == "sync" {
             if cuts == 0 {
@@ -44,12 +44,12 @@ fn cut_power(kind: &'static str, bytes: u64, proof: &Proof) {
                 lost += u64::from(client.check_prefix(&rest, commit, &replay));
             }
         }
-        if !proof.goes_on(cuts) {
+        if !proof.continues(cuts) {
             server.stop();
             break;
         }
         mode = next;
-        // At times long enough for upkeep to come to an end.
+        // Sometimes long enough for maintenance to finish.
         let longest = if rng.random_bool(0.2) { 1_500 } else { 250 };
         let pause = Duration::from_millis(rng.random_range(10..longest));
         let tally = under_load(&mut clients, server, |server, _| {

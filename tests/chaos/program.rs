@@ -1,6 +1,6 @@
-//! Starts the program from outside: verbs that end, and servers that are killed by their id.
+//! Starts the program: commands that exit, and servers that are killed by their process id.
 //!
-//! `FASTK_BIN` names another program than the one just built.
+//! `FASTK_BIN` selects another binary than the one just built.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
@@ -13,7 +13,7 @@ use fastk::cli::remote::{Call, RestClient};
 use hyper::Method;
 use serde_json::Value;
 
-/// Limits so small that sealing, checkpoints, compaction and vacuum go on all the time.
+/// Limits so small that sealing, checkpoints, compaction and vacuum run all the time.
 pub const SMALL: &[(&str, &str)] = &[
     ("FASTK__STORE__WAL_SEGMENT_BYTES", "65536"),
     ("FASTK__STORE__WAL_BYTES_MAX", "262144"),
@@ -27,7 +27,7 @@ pub fn binary() -> PathBuf {
     std::env::var_os("FASTK_BIN").map_or_else(|| env!("CARGO_BIN_EXE_fastk").into(), PathBuf::from)
 }
 
-/// Takes the settings of whoever runs the tests away.
+/// Removes the environment settings of the caller of the tests.
 pub fn clean(command: &mut Command) {
     for (name, _) in std::env::vars_os() {
         let known = ["FASTK_LOG", "FASTK_CONFIG"].iter().any(|known| name == *known);
@@ -38,7 +38,7 @@ pub fn clean(command: &mut Command) {
     command.stdin(Stdio::null());
 }
 
-/// What a verb that ended left.
+/// Status and output of a finished command.
 #[derive(Debug)]
 pub struct Done {
     pub status: ExitStatus,
@@ -59,7 +59,7 @@ impl Done {
     }
 }
 
-/// Runs a prepared command to its end, which has to come within a minute.
+/// Runs a prepared command to its end, within a minute.
 pub fn finish(mut command: Command, input: &str) -> Done {
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
@@ -73,7 +73,7 @@ pub fn finish(mut command: Command, input: &str) -> Done {
     Done { status: output.status, out: text(output.stdout), err: text(output.stderr) }
 }
 
-/// Kills a process that is still there after so long; dropping what it returns calls it off.
+/// Kills a process that still runs after this time, unless the returned sender is dropped before.
 fn watch(pid: u32, after: Duration) -> std::sync::mpsc::Sender<()> {
     let (send, receive) = std::sync::mpsc::channel::<()>();
     std::thread::spawn(move || {
@@ -89,25 +89,25 @@ pub fn pid_of(pid: u32) -> rustix::process::Pid {
     rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap()
 }
 
-/// The program with these words, under [`SMALL`] limits.
-pub fn verb(words: &[&str]) -> Command {
+/// The program with these arguments, under [`SMALL`] limits.
+pub fn command(words: &[&str]) -> Command {
     let mut command = Command::new(binary());
     clean(&mut command);
     command.args(words).envs(SMALL.iter().copied());
     command
 }
 
-/// Runs a verb under [`SMALL`] limits to its end.
+/// Runs a command under [`SMALL`] limits to its end.
 pub fn run(words: &[&str], input: &str) -> Done {
-    finish(verb(words), input)
+    finish(command(words), input)
 }
 
-/// Whether the program knows this verb.
+/// Whether the program has this command.
 pub fn knows(words: &[&str]) -> bool {
-    finish(verb(&[words, &["--help"]].concat()), "").status.success()
+    finish(command(&[words, &["--help"]].concat()), "").status.success()
 }
 
-/// What `fastk admin verify` finds, where the program has that verb: nothing.
+/// Asserts that `fastk admin verify` has no findings, if the program has that command; returns whether it has.
 pub fn assert_verified(root: &Path, replay: &str) -> bool {
     if !knows(&["admin", "verify"]) {
         return false;
@@ -125,24 +125,24 @@ pub struct Server {
     log: PathBuf,
     pub http: String,
     pub flight: String,
-    /// Where health has a listener of its own.
+    /// Address of the separate health listener, if any.
     pub health: Option<String>,
 }
 
 /// `fastk serve` over a directory on free ports.
 pub fn serve(root: &Path, settings: &[(&str, &str)]) -> Command {
-    let mut command = verb(&["serve", "--http", "127.0.0.1:0", "--flight", "127.0.0.1:0", "--root"]);
+    let mut command = command(&["serve", "--http", "127.0.0.1:0", "--flight", "127.0.0.1:0", "--root"]);
     command.arg(root).envs(settings.iter().copied());
     command
 }
 
 impl Server {
-    /// Serves a directory; what it logs goes to the file `log`.
+    /// Serves a directory; the log goes to the file `log`.
     pub fn start(root: &Path, log: &Path) -> Self {
-        Self::of(serve(root, &[]), log).unwrap_or_else(|said| panic!("the server does not start: {said}"))
+        Self::of(serve(root, &[]), log).unwrap_or_else(|printed| panic!("the server does not start: {printed}"))
     }
 
-    /// Starts a command that prints a `ready` line, or gives what it logged.
+    /// Starts a command that prints a `ready` line, or returns its log.
     pub fn of(mut command: Command, log: &Path) -> Result<Self, String> {
         let file = File::options().create(true).append(true).open(log).unwrap();
         let from = file.metadata().unwrap().len();
@@ -153,9 +153,9 @@ impl Server {
         let words: Vec<&str> = line.split_whitespace().collect();
         let ["ready", http, flight, rest @ ..] = words.as_slice() else {
             let status = child.wait().unwrap();
-            let said = std::fs::read(log).unwrap();
-            let said = String::from_utf8_lossy(&said[usize::try_from(from).unwrap()..]).into_owned();
-            return Err(format!("{status}: {line}{said}"));
+            let printed = std::fs::read(log).unwrap();
+            let printed = String::from_utf8_lossy(&printed[usize::try_from(from).unwrap()..]).into_owned();
+            return Err(format!("{status}: {line}{printed}"));
         };
         let http = http.strip_prefix("http=").unwrap().to_string();
         let flight = flight.strip_prefix("flight=").unwrap().to_string();
@@ -176,7 +176,7 @@ impl Server {
         self.child.try_wait().unwrap().is_none()
     }
 
-    /// `kill -9`; it has to be alive until then, and no thread of it may have panicked.
+    /// `kill -9`; asserts that it was alive and that no thread panicked.
     #[track_caller]
     pub fn kill(mut self) {
         let alive = self.lives();
@@ -186,45 +186,45 @@ impl Server {
         self.assert_no_panic();
     }
 
-    /// Kills what may have ended already, since its disk is gone.
+    /// Kills a server that may have exited, since its disk was removed.
     pub fn cut_off(mut self) {
         let _ = self.child.kill();
         self.child.wait().unwrap();
         self.assert_no_panic();
     }
 
-    /// Ends it as an operator does.
+    /// Stops it with SIGTERM.
     pub fn stop(mut self) {
         rustix::process::kill_process(pid_of(self.pid()), rustix::process::Signal::TERM).unwrap();
-        let begun = Instant::now();
+        let started_at = Instant::now();
         while self.lives() {
-            assert!(begun.elapsed() < Duration::from_secs(60), "still running");
+            assert!(started_at.elapsed() < Duration::from_secs(60), "still running");
             std::thread::sleep(Duration::from_millis(2));
         }
         self.assert_no_panic();
     }
 
-    /// The end of what it logged.
+    /// The last lines of its log.
     pub fn logged(&self) -> String {
-        let said = String::from_utf8_lossy(&std::fs::read(&self.log).unwrap_or_default()).into_owned();
-        let lines: Vec<&str> = said.lines().collect();
+        let printed = String::from_utf8_lossy(&std::fs::read(&self.log).unwrap_or_default()).into_owned();
+        let lines: Vec<&str> = printed.lines().collect();
         lines[lines.len().saturating_sub(30)..].join("\n")
     }
 
     fn assert_no_panic(&self) {
-        let said = std::fs::read(&self.log).unwrap_or_default();
-        let said = String::from_utf8_lossy(&said);
-        assert!(!said.contains("panicked at"), "a thread panicked:\n{said}");
+        let printed = std::fs::read(&self.log).unwrap_or_default();
+        let printed = String::from_utf8_lossy(&printed);
+        assert!(!printed.contains("panicked at"), "a thread panicked:\n{printed}");
     }
 
-    /// `VmRSS`, `RssAnon` and such of `/proc/PID/status` in bytes.
+    /// A field of `/proc/PID/status` such as `VmRSS`, in bytes.
     pub fn memory(&self, field: &str) -> u64 {
         let text = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
         let line = text.lines().find(|line| line.starts_with(&format!("{field}:"))).unwrap();
         line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
     }
 
-    /// Open files of the process.
+    /// Number of open files of the process.
     pub fn open_files(&self) -> usize {
         std::fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().count()
     }
@@ -258,7 +258,7 @@ pub fn health(rest: &RestClient) -> Value {
     rest.json(Call::new(Method::GET, "/health").accept_unavailable()).unwrap()
 }
 
-/// A directory with everything below it, as bytes by relative path; times of change too where asked for.
+/// Bytes and modification time of every file below a directory, by relative path.
 pub fn tree(root: &Path) -> std::collections::BTreeMap<PathBuf, (Vec<u8>, std::time::SystemTime)> {
     let (mut out, mut folders) = (std::collections::BTreeMap::new(), vec![root.to_owned()]);
     while let Some(folder) = folders.pop() {
@@ -289,7 +289,7 @@ pub fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// Compacts a store that nobody serves and gives how many chunk files lie in it that it does not count.
+/// Compacts a store that no server owns and returns the number of its orphaned chunk files.
 pub fn stray_chunks(root: &Path) -> u64 {
     let at = root.to_string_lossy();
     run(&["admin", "compact", "--root", &at], "").ok();
@@ -299,7 +299,7 @@ pub fn stray_chunks(root: &Path) -> u64 {
     files as u64 - inventory["totals"]["chunks"].as_u64().unwrap()
 }
 
-/// Where `FASTK_KEEP` names a directory, a copy of the store as the next start finds it is left there.
+/// Copies the store, as the next start finds it, to the directory `FASTK_KEEP`, if set.
 pub fn keep(root: &Path) {
     if let Some(folder) = std::env::var_os("FASTK_KEEP") {
         let _ = std::fs::remove_dir_all(&folder);

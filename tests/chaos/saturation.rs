@@ -1,8 +1,8 @@
-//! A server that has more to do than it can: clients write, 64 readers read, and health is asked all the while.
+//! A saturated server: clients write, 64 readers read, and health is requested all the time.
 //!
-//! Stated amount: 600 s. What was acknowledged is compared every few seconds, and health is always answered. A run of
-//! the stated amount also judges what needs time: that memory does not go on growing, and how fast health is answered on
-//! a listener of its own. A shorter one tells both and judges neither. `FASTK_BIN` names the program.
+//! Stated amount: 600 s. Acknowledged changes are compared every few seconds, and every health request has to succeed.
+//! A run of the stated amount also asserts that memory stops growing, and the latency of health on its own listener. A
+//! shorter run prints both without asserting them. `FASTK_BIN` selects the binary.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -16,22 +16,22 @@ use super::proof_amount::Proof;
 use super::workload::{CLIENTS, Client, check_all, clients, under_load};
 
 const READERS: usize = 64;
-/// Seconds between two comparisons of everything acknowledged.
+/// Seconds between two comparisons of all acknowledged changes.
 const SLICE: u64 = 20;
-/// The amount from which on times and memory are judged.
+/// Seconds from which on latency and memory are asserted.
 const STATED: u64 = 600;
-/// How often health is asked.
+/// Interval of health requests.
 const PROBE_EVERY: Duration = Duration::from_millis(20);
-/// Of a hundred answers of health on its own listener, 99 come within so many milliseconds.
+/// Maximum of the 99th percentile of health on its own listener, in milliseconds.
 const HEALTH_P99_MAX: f64 = 50.0;
-/// Until then caches fill.
+/// Warm-up, in which caches fill.
 const WARM_SECONDS: u64 = 60;
-/// Samples of memory behind that, without which nothing is said about it.
+/// Minimum number of memory samples after the warm-up.
 const SAMPLES_MIN: usize = 9;
-/// What anonymous memory may grow by from the second third of those samples to the last, median to median.
+/// Allowed growth of anonymous memory between the medians of the second and the last third of these samples.
 const GROWTH_MAX: u64 = 16 << 20;
 
-/// What readers ask for, in turn.
+/// The requests of readers, in turn.
 fn call(reader: usize, turn: usize, clients: &[String]) -> Call {
     let symbol = &clients[(reader + turn) % clients.len()];
     let call = Call::new(Method::GET, format!("/v1/klines/{symbol}/1m"));
@@ -43,15 +43,15 @@ fn call(reader: usize, turn: usize, clients: &[String]) -> Call {
     }
 }
 
-/// Asks for life again and again on one connection: milliseconds each answer took. Where one took longer than the next
-/// question was to wait, that one and those behind it count too, as they would have waited.
+/// Requests `/health/live` periodically on one connection; returns the latencies in milliseconds. A slow response also
+/// counts for the requests that it delayed, corrected for coordinated omission.
 fn probe(address: &str, stop: &AtomicBool) -> Vec<f64> {
     let rest = RestClient::new(address).unwrap();
     let mut took = Vec::new();
     while !stop.load(Ordering::Relaxed) {
-        let begun = Instant::now();
-        get(&rest, Call::new(Method::GET, "/health/live")).expect("health is answered");
-        let mut waited = begun.elapsed();
+        let started_at = Instant::now();
+        get(&rest, Call::new(Method::GET, "/health/live")).expect("health responds");
+        let mut waited = started_at.elapsed();
         loop {
             took.push(waited.as_secs_f64() * 1e3);
             match waited.checked_sub(PROBE_EVERY) {
@@ -64,7 +64,7 @@ fn probe(address: &str, stop: &AtomicBool) -> Vec<f64> {
     took
 }
 
-/// The value below which such a share lies.
+/// The quantile at `share`.
 fn quantile(took: &[f64], share: f64) -> f64 {
     let mut sorted = took.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -82,30 +82,29 @@ fn median(values: &[u64]) -> u64 {
     sorted[sorted.len() / 2]
 }
 
-/// The medians of the second and of the last third of what was seen after the first minute; nothing where that is too
-/// little to conclude from.
-fn settled(memory: &[(u64, u64)]) -> Option<(u64, u64)> {
+/// The medians of the second and the last third of the samples after the warm-up; `None` for too few samples.
+fn late_medians(memory: &[(u64, u64)]) -> Option<(u64, u64)> {
     let late: Vec<u64> = memory.iter().filter(|(at, _)| *at >= WARM_SECONDS).map(|(_, bytes)| *bytes).collect();
     let third = late.len() / 3;
     (late.len() >= SAMPLES_MIN).then(|| (median(&late[third..2 * third]), median(&late[2 * third..])))
 }
 
 #[test]
-fn memory_is_judged_by_many_late_samples_alone() {
+fn memory_growth_needs_many_samples_after_the_warm_up() {
     let steady = |samples: u64| (0..samples).map(|n| (n * SLICE, 100 + n % 2)).collect::<Vec<_>>();
-    assert_eq!(settled(&steady(4)), None, "one late sample tells nothing");
-    assert_eq!(settled(&steady(11)), None);
-    assert!(settled(&steady(12)).is_some_and(|(one, other)| one.abs_diff(other) <= 1));
+    assert_eq!(late_medians(&steady(4)), None, "one late sample is too few");
+    assert_eq!(late_medians(&steady(11)), None);
+    assert!(late_medians(&steady(12)).is_some_and(|(one, other)| one.abs_diff(other) <= 1));
     let growing: Vec<(u64, u64)> = (0..30).map(|n| (n * SLICE, n * (8 << 20))).collect();
-    assert!(settled(&growing).is_some_and(|(one, other)| other > one + GROWTH_MAX));
-    // What is there for a moment is none.
+    assert!(late_medians(&growing).is_some_and(|(one, other)| other > one + GROWTH_MAX));
+    // A short peak is no growth.
     let mut peak = steady(30);
     peak[25].1 = 1 << 30;
-    assert!(settled(&peak).is_some_and(|(one, other)| one.abs_diff(other) <= 1));
+    assert!(late_medians(&peak).is_some_and(|(one, other)| one.abs_diff(other) <= 1));
 }
 
 #[test]
-fn a_saturated_server_answers_for_its_health_loses_nothing_and_does_not_grow() {
+fn a_saturated_server_reports_health_loses_no_commit_and_does_not_grow() {
     let proof = Proof::new("saturated_server", STATED);
     let folder = tempfile::tempdir().unwrap();
     let (root, log) = (folder.path().join("store"), folder.path().join("log"));
@@ -119,7 +118,7 @@ fn a_saturated_server_answers_for_its_health_loses_nothing_and_does_not_grow() {
     let unexpected: Mutex<Vec<String>> = Mutex::default();
     let mut memory: Vec<(u64, u64)> = Vec::new();
     let mut changes = 0;
-    let (mut server, begun) = (Some(server), Instant::now());
+    let (mut server, started_at) = (Some(server), Instant::now());
     let (beside, with_others) = std::thread::scope(|scope| {
         let (stop, reads, refused, unexpected) = (&stop, &reads, &refused, &unexpected);
         let (symbols, http) = (&symbols, http.as_str());
@@ -144,13 +143,13 @@ fn a_saturated_server_answers_for_its_health_loses_nothing_and_does_not_grow() {
         }
         let watched = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             let mut done = 0;
-            while proof.goes_on(done) {
+            while proof.continues(done) {
                 let slice = SLICE.min(proof.rounds() - done);
                 changes += loaded(&mut clients, &mut server, Duration::from_secs(slice));
                 done += slice;
                 let running = server.as_ref().unwrap();
                 check_all(&mut clients, &running.rest(), &proof.replay(done));
-                memory.push((begun.elapsed().as_secs(), running.memory("RssAnon")));
+                memory.push((started_at.elapsed().as_secs(), running.memory("RssAnon")));
             }
         }));
         stop.store(true, Ordering::Relaxed);
@@ -166,7 +165,7 @@ fn a_saturated_server_answers_for_its_health_loses_nothing_and_does_not_grow() {
     assert_verified(&root, &proof.replay(0));
 
     let mib = |bytes: u64| bytes >> 20;
-    let of_memory = match settled(&memory) {
+    let of_memory = match late_medians(&memory) {
         None => {
             let last = memory.last().map_or(0, |(_, bytes)| *bytes);
             format!("anonymous memory {} MiB at the end, not judged: the run is too short", mib(last))
@@ -176,7 +175,7 @@ fn a_saturated_server_answers_for_its_health_loses_nothing_and_does_not_grow() {
             format!("anonymous memory {} MiB, then {} MiB", mib(before), mib(after))
         }
     };
-    let is_long = begun.elapsed().as_secs() >= STATED;
+    let is_long = started_at.elapsed().as_secs() >= STATED;
     let p99 = quantile(&beside, 0.99);
     assert!(!is_long || p99 <= HEALTH_P99_MAX, "health on its own listener: {}", quantiles(&beside));
     let (reads, refused) = (reads.into_inner(), refused.into_inner());
@@ -184,14 +183,14 @@ fn a_saturated_server_answers_for_its_health_loses_nothing_and_does_not_grow() {
     proof.close(format_args!(
         "{CLIENTS} clients made {changes} changes, {READERS} readers {reads} reads ({refused} refused as overloaded) in {} s; \
          health on its own listener{}: {}; beside the others: {}; {of_memory}",
-        begun.elapsed().as_secs(),
+        started_at.elapsed().as_secs(),
         if is_long { "" } else { " (not judged)" },
         quantiles(&beside),
         quantiles(&with_others),
     ));
 }
 
-/// Lets the clients change the server for so long; gives how many changes were acknowledged.
+/// Lets the clients change the server for this time; returns the number of acknowledged changes.
 fn loaded(clients: &mut [Client], server: &mut Option<Server>, time: Duration) -> u64 {
     let running = server.take().unwrap();
     let mut back = None;

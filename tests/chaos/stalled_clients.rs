@@ -1,5 +1,5 @@
-//! Clients that stall or vanish: 64 that ask for much and read nothing stay within bounded memory and more are refused,
-//! a thousand that send half a request and go leave nothing behind, and ten thousand that say nothing keep nobody out.
+//! Clients that stall or vanish: 64 that request many rows and read none use bounded memory, and further ones are
+//! refused; a thousand that send half a request and disconnect leak nothing; ten thousand idle ones block no other.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -21,17 +21,17 @@ use super::workload::MINUTE;
 
 const KEY: &str = "kline/LARGE/1m";
 const ROWS: i64 = 400_000;
-/// Readers at one time, as the configuration has it by default.
+/// Concurrent readers: the default limit.
 const READERS: usize = 64;
-/// What the process may hold beside mapped files while all of them stall.
+/// Allowed anonymous memory while all of them stall.
 const ANONYMOUS_MAX: u64 = 256 << 20;
-/// Connections that say nothing or half of something, of both listeners together.
+/// Idle connections and half requests, of both listeners together.
 const IDLE: usize = 10_000;
-/// What the process may hold more of, beside mapped files, while they are there.
+/// Allowed growth of anonymous memory with them.
 const IDLE_GROWTH_MAX: u64 = 128 << 20;
 
-/// All a client of HTTP/2 says before it asks.
-const GREETED: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+/// The connection preface of an HTTP/2 client.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 
 /// A sealed series of 400,000 rows.
 fn large(root: &Path, log: &Path) {
@@ -53,7 +53,7 @@ fn large(root: &Path, log: &Path) {
     server.stop();
 }
 
-/// Opens a stream on a connection of its own and takes its first message.
+/// Opens a stream on its own connection and reads its first message.
 async fn stalled(
     address: &str,
     numbers: &str,
@@ -67,13 +67,13 @@ async fn stalled(
 }
 
 #[test]
-fn stalled_readers_hold_little_memory_and_more_are_refused() {
+fn stalled_readers_use_bounded_memory_and_more_are_refused() {
     let proof = Proof::new("stalled_readers", 1);
     let folder = tempfile::tempdir().unwrap();
     let (root, log) = (folder.path().join("store"), folder.path().join("log"));
     large(&root, &log);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let (mut said, mut worst) = (Vec::new(), 0);
+    let (mut output, mut worst) = (Vec::new(), 0);
     for numbers in ["stored", "raw", "float64", "decimal128", "string"] {
         let server = Server::start(&root, &log);
         let before = server.memory("RssAnon");
@@ -81,36 +81,38 @@ fn stalled_readers_hold_little_memory_and_more_are_refused() {
         for _ in 0..READERS {
             held.push(runtime.block_on(stalled(&server.flight, numbers)).unwrap());
         }
-        // Until the server has filled what it may fill.
+        // Until the server has filled its buffers.
         std::thread::sleep(Duration::from_millis(1_500));
         let during = server.memory("RssAnon");
         let refused = runtime.block_on(stalled(&server.flight, numbers)).expect_err("one more is refused");
         let code = refused.metadata().get("fastk-error-code").and_then(|code| code.to_str().ok());
         assert_eq!(code, Some("overloaded"), "{refused}");
-        // Others are answered meanwhile.
+        // Other clients are served meanwhile.
         let latest = Call::new(Method::GET, "/v1/klines/LARGE/1m").param("latest", "1").param("format", "csv");
         assert_eq!(get(&server.rest(), latest).unwrap().iter().filter(|byte| **byte == b'\n').count(), 2);
         worst = worst.max(during);
         drop(held);
-        let begun = Instant::now();
+        let started_at = Instant::now();
         loop {
-            // A place is free again once the server saw that its reader went.
+            // A permit is free again once the server detected the disconnect.
             match runtime.block_on(stalled(&server.flight, numbers)) {
                 Ok(_) => break,
-                Err(status) => assert!(begun.elapsed() < Duration::from_secs(60), "no place is free again: {status}"),
+                Err(status) => {
+                    assert!(started_at.elapsed() < Duration::from_secs(60), "no permit is free again: {status}")
+                }
             }
             std::thread::sleep(Duration::from_millis(50));
         }
-        said.push(format!("{numbers} {} MiB (before {} MiB)", during >> 20, before >> 20));
+        output.push(format!("{numbers} {} MiB (before {} MiB)", during >> 20, before >> 20));
         server.kill();
     }
-    let said = said.join(", ");
-    assert!(worst <= ANONYMOUS_MAX, "more than {} MiB: {said}", ANONYMOUS_MAX >> 20);
-    proof.close(format_args!("{READERS} stalled readers of {ROWS} rows, one more refused; {said}"));
+    let output = output.join(", ");
+    assert!(worst <= ANONYMOUS_MAX, "more than {} MiB: {output}", ANONYMOUS_MAX >> 20);
+    proof.close(format_args!("{READERS} stalled readers of {ROWS} rows, one more refused; {output}"));
 }
 
 #[test]
-fn vanished_clients_leave_nothing_behind() {
+fn vanished_clients_leak_nothing() {
     let proof = Proof::new("vanished_clients", 1_000);
     let folder = tempfile::tempdir().unwrap();
     let (root, log) = (folder.path().join("store"), folder.path().join("log"));
@@ -130,13 +132,13 @@ fn vanished_clients_leave_nothing_behind() {
     let mut worst = Duration::ZERO;
     let mut open = std::collections::VecDeque::new();
     let mut files_max = files;
-    while proof.goes_on(vanished) {
+    while proof.continues(vanished) {
         let address = if vanished % 5 == 4 { &server.flight } else { &server.http };
         let mut stream = TcpStream::connect(address).unwrap();
         let half = halves[usize::try_from(vanished).unwrap() % halves.len()];
         stream.write_all(half).unwrap();
         open.push_back(stream);
-        // Many at one time; each goes in the middle of what it said, some with a reset.
+        // Many at once; each disconnects in the middle of its request, some with a reset.
         if open.len() > 200 {
             let stream = open.pop_front().unwrap();
             if vanished.is_multiple_of(2) {
@@ -147,22 +149,26 @@ fn vanished_clients_leave_nothing_behind() {
         vanished += 1;
         if vanished.is_multiple_of(50) {
             files_max = files_max.max(server.open_files());
-            let begun = Instant::now();
+            let started_at = Instant::now();
             let row =
                 json!([{"ts": vanished as i64 * MINUTE, "open": 1, "high": 1, "low": 1, "close": 1, "volume": 1}]);
             post(&server.rest(), "/v1/klines/X/1m", row.to_string()).unwrap();
             get(&server.rest(), Call::new(Method::GET, "/v1/klines/X/1m").param("format", "csv")).unwrap();
-            worst = worst.max(begun.elapsed());
+            worst = worst.max(started_at.elapsed());
         }
     }
     drop(open);
-    let begun = Instant::now();
-    // A client of another process may have a connection open for a moment.
+    let started_at = Instant::now();
+    // Another client may have a connection open for a moment.
     while server.open_files() > files + 4 {
-        assert!(begun.elapsed() < Duration::from_secs(45), "{} files are open, {files} before", server.open_files());
+        assert!(
+            started_at.elapsed() < Duration::from_secs(45),
+            "{} files are open, {files} before",
+            server.open_files()
+        );
         std::thread::sleep(Duration::from_millis(20));
     }
-    let returned = begun.elapsed();
+    let returned = started_at.elapsed();
     let after = server.memory("RssAnon");
     assert!(after < memory + (64 << 20), "{} MiB, {} MiB before", after >> 20, memory >> 20);
     let inventory = run(&["admin", "inventory", "--server", &server.http], "");
@@ -178,7 +184,7 @@ fn vanished_clients_leave_nothing_behind() {
     ));
 }
 
-/// Lets this process have so many files open, or tells how many it may have.
+/// Raises the limit on open files of this process, or returns the maximum.
 fn may_open(files: u64) -> Result<(), u64> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
@@ -191,7 +197,7 @@ fn may_open(files: u64) -> Result<(), u64> {
 }
 
 #[test]
-fn ten_thousand_idle_connections_keep_nobody_out() {
+fn ten_thousand_idle_connections_block_no_other_client() {
     let proof = Proof::new("ten_thousand_connections", 1);
     if let Err(most) = may_open(IDLE as u64 + 1_000) {
         return proof.skip(format_args!("this process may have {most} files open only"));
@@ -204,7 +210,7 @@ fn ten_thousand_idle_connections_keep_nobody_out() {
     post(&rest, "/v1/series", body.into()).unwrap();
     post(&rest, "/v1/klines/LARGE/1m", r#"[{"ts":0,"open":1,"high":1,"low":1,"close":1,"volume":1}]"#.into()).unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    // A client that was there before, and one that comes now, on each listener.
+    // An existing and a new client on each listener.
     let is_answered = || {
         for client in [&rest, &server.rest()] {
             let text = get(client, Call::new(Method::GET, "/v1/klines/LARGE/1m").param("format", "csv")).unwrap();
@@ -214,12 +220,12 @@ fn ten_thousand_idle_connections_keep_nobody_out() {
     };
     is_answered();
     let before = server.memory("RssAnon");
-    let halves: [&[u8]; 4] = [b"", b"GET /health HTTP/1.1\r\nx: ", b"PRI * HTTP/2.0\r\n\r\n", GREETED];
+    let halves: [&[u8]; 4] = [b"", b"GET /health HTTP/1.1\r\nx: ", b"PRI * HTTP/2.0\r\n\r\n", PREFACE];
     let (mut idle, mut most, mut files) = (Vec::new(), 0, 0);
     for position in 0..IDLE {
         let address = if position % 2 == 0 { &server.http } else { &server.flight };
         let mut stream = TcpStream::connect(address).unwrap();
-        // Those that come late find the server closing what is older.
+        // The server may have closed older connections already.
         let _ = stream.write_all(halves[position / 2 % halves.len()]);
         idle.push(stream);
         if position % 1_000 == 999 {
@@ -244,7 +250,7 @@ fn ten_thousand_idle_connections_keep_nobody_out() {
     ));
 }
 
-/// A server that may have so many files open, and no more than that by raising its limit.
+/// A server with this hard limit on open files.
 fn limited(root: &Path, files: u64) -> std::process::Command {
     let server = serve(root, &[]);
     let mut command = std::process::Command::new("sh");
@@ -293,10 +299,10 @@ fn idle_connections_under_a_low_limit_on_open_files_never_stop_writing() {
     for position in 0..2 * FILES {
         let address = if position % 2 == 0 { &server.http } else { &server.flight };
         let mut stream = TcpStream::connect(address).unwrap();
-        let _ = stream.write_all(if position % 4 < 2 { b"" } else { GREETED });
+        let _ = stream.write_all(if position % 4 < 2 { b"" } else { PREFACE });
         idle.push(stream);
     }
-    // Every write needs log segments of its own, and upkeep writes chunks behind it.
+    // Every write needs its own log segments, and maintenance writes chunks after it.
     for part in 0..20 {
         send(&server.rest(), part * 1_500, 1_500).unwrap_or_else(|error| panic!("{error}\n{}", server.logged()));
         assert!(server.open_files() < usize::try_from(FILES).unwrap());
@@ -310,7 +316,7 @@ fn idle_connections_under_a_low_limit_on_open_files_never_stop_writing() {
 }
 
 #[test]
-fn a_file_that_cannot_be_created_refuses_its_write_and_stops_nothing() {
+fn a_file_that_cannot_be_created_refuses_its_write_and_the_server_continues() {
     use rustix::process::{Resource, Rlimit, prlimit};
     let folder = tempfile::tempdir().unwrap();
     let (root, log) = (folder.path().join("store"), folder.path().join("log"));
@@ -322,7 +328,7 @@ fn a_file_that_cannot_be_created_refuses_its_write_and_stops_nothing() {
     let limit = |current| prlimit(Some(pid), Resource::Nofile, current).unwrap();
     let before = limit(Rlimit { current: Some(1_024), maximum: Some(1_024) });
     assert!(before.current.is_some());
-    // No number is free any more. Connections that are open stay, so the client keeps its own.
+    // No file descriptor is free. Open connections remain, so the client keeps its own.
     limit(Rlimit { current: Some(3), maximum: Some(1_024) });
     let (mut stored, mut refused) = (10, None);
     for part in 1..100 {

@@ -1,5 +1,5 @@
-//! Every system call that changes the disk, as the point where the program dies or is refused: a scripted run of the command
-//! line under `strace --inject`. Afterwards the step is there whole or not at all, and the script goes on to the same end.
+//! Kills or fails the program at every system call that changes the disk: a scripted run of the command line under
+//! `strace --inject`. Afterwards each step is atomic, and the script continues to the same final state.
 
 use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt;
@@ -13,7 +13,7 @@ use rand::seq::SliceRandom;
 use super::program::{Done, SMALL, binary, clean, copy, finish, run};
 use super::proof_amount::Proof;
 
-/// Calls that change what is on disk, or take the lock.
+/// Calls that change files, or take the lock.
 const CALLS: [&str; 16] = [
     "write",
     "pwrite64",
@@ -32,12 +32,12 @@ const CALLS: [&str; 16] = [
     "rename",
     "rmdir",
 ];
-/// Stands for a file beside the store with the input of the step.
+/// Placeholder for a file with the input of the step.
 const INPUT: &str = "INPUT";
 const A: &str = "kline/A/1m";
 const B: &str = "kline/B/1m";
 
-/// One command of the script, what it reads, and how its repeat may be refused once it was done.
+/// One command of the script, its input, and the error of its repeat once it was applied.
 struct Step {
     words: Vec<&'static str>,
     input: String,
@@ -72,14 +72,14 @@ fn script() -> Vec<Step> {
         step(&["delete", A, "--start=-6000000", "--end=6000000"], String::new(), None),
         step(&["admin", "compact"], String::new(), None),
         step(&["snapshot", "drop", "early"], String::new(), Some("snapshot_not_found")),
-        // More than a segment holds, and what the snapshot alone had goes.
+        // Larger than a segment; and data that only the snapshot needs is removed.
         step(&["write", B, "--format", "csv"], rows("", 0..1_600, 70), None),
         step(&["admin", "compact"], String::new(), None),
         step(&["drop", B], String::new(), Some("series_not_found")),
     ]
 }
 
-/// What every reader of the store sees: rows of each series, also as the snapshot shows them.
+/// The contents of the store: rows of each series, now and under the snapshot.
 type Seen = BTreeMap<String, String>;
 
 fn seen(root: &Path) -> Result<Seen, Done> {
@@ -120,7 +120,7 @@ fn step_command(tracer: &[String], step: &Step, root: &Path) -> Command {
     command
 }
 
-/// One call of one step: the how manieth of a thread it is, and whether it is about a stream of the user.
+/// One call of one step: its number within its thread, and whether it is on a standard stream.
 #[derive(Clone, Debug)]
 struct Point {
     step: usize,
@@ -129,7 +129,7 @@ struct Point {
     terminal: bool,
 }
 
-/// What a traced step calls. Counts are by thread, as the injection counts.
+/// The calls of a traced step. Counts are per thread, like those of the injection.
 fn points_of(number: usize, step: &Step, root: &Path, trace: &Path) -> Vec<Point> {
     let tracer = ["-e", &format!("trace={}", CALLS.join(",")), "-o", &trace.to_string_lossy()].map(str::to_owned);
     finish(step_command(&tracer, step, root), &step.input).ok();
@@ -144,7 +144,7 @@ fn points_of(number: usize, step: &Step, root: &Path, trace: &Path) -> Vec<Point
         }
         let count = counts.entry((pid.into(), call.into())).or_default();
         *count += 1;
-        // Opening to read changes nothing.
+        // Opening for reading changes no file.
         if call == "openat" && !words.contains("O_CREAT") {
             continue;
         }
@@ -157,13 +157,13 @@ fn points_of(number: usize, step: &Step, root: &Path, trace: &Path) -> Vec<Point
 struct World {
     folder: tempfile::TempDir,
     script: Vec<Step>,
-    /// What is seen before each step, and after the last.
+    /// The contents before each step, and after the last.
     seen: Vec<Seen>,
     points: Vec<Point>,
 }
 
 impl World {
-    /// Plays the script once, keeping the store before each step and counting its calls.
+    /// Runs the script once, copies the store before each step and counts its calls.
     fn new() -> Result<Self, String> {
         let folder = tempfile::tempdir().unwrap();
         let probe = Command::new("strace").args(["-f", "-qq", "-o", "/dev/null", "true"]).output();
@@ -191,7 +191,7 @@ impl World {
         self.folder.path().join(format!("before-{step}"))
     }
 
-    /// A fresh copy of the store before a step.
+    /// A new copy of the store before a step.
     fn fresh(&self, step: usize) -> std::path::PathBuf {
         let root = self.folder.path().join("played");
         let _ = std::fs::remove_dir_all(&root);
@@ -201,7 +201,7 @@ impl World {
         root
     }
 
-    /// Runs the step with the injection; gives how it ended.
+    /// Runs the step with the injection; returns its outcome.
     fn inject(&self, point: &Point, what: &str, root: &Path) -> Done {
         let inject = format!("inject={}:{what}:when={}", point.call, point.nth);
         let (trace, out) = (format!("trace={}", point.call), self.folder.path().join("injected"));
@@ -215,26 +215,26 @@ impl World {
         String::from_utf8_lossy(&std::fs::read(self.folder.path().join("injected")).unwrap()).contains("(INJECTED)")
     }
 
-    /// The step is there whole or not at all; gives whether it is.
-    fn whole(&self, point: &Point, root: &Path, done: &Done, replay: &str) -> bool {
+    /// Asserts that the step is atomic; returns whether it was applied.
+    fn is_applied(&self, point: &Point, root: &Path, done: &Done, replay: &str) -> bool {
         let found =
             seen(root).unwrap_or_else(|error| panic!("{point:?}: not readable: {error:?} after {done:?}; {replay}"));
         let (before, after) = (&self.seen[point.step], &self.seen[point.step + 1]);
         let there = found == *after;
         assert!(there || found == *before, "{point:?}: neither before nor after: {found:?} after {done:?}; {replay}");
-        assert!(there || !done.status.success(), "{point:?}: acknowledged and not there; {replay}");
+        assert!(there || !done.status.success(), "{point:?}: acknowledged and lost; {replay}");
         there
     }
 
-    /// The script goes on from the step that was hit and comes to the same end.
-    fn go_on(&self, point: &Point, root: &Path, replay: &str) {
+    /// Continues the script from the step that was hit, to the same final state.
+    fn finish_script(&self, point: &Point, root: &Path, replay: &str) {
         for (number, step) in self.script.iter().enumerate().skip(point.step) {
             let done = finish(step_command(&[], step, root), &step.input);
             let repeated = number == point.step && step.repeated.is_some() && done.code() == step.repeated;
             assert!(done.status.success() || repeated, "{point:?}: step {number} afterwards: {done:?}; {replay}");
             if number == point.step {
                 let now = seen(root).unwrap();
-                assert!(now == self.seen[number + 1], "{point:?}: the repeat counts twice or not at all; {replay}");
+                assert!(now == self.seen[number + 1], "{point:?}: the repeat is applied twice or not at all; {replay}");
             }
         }
         assert!(seen(root).unwrap() == *self.seen.last().unwrap(), "{point:?}: another end; {replay}");
@@ -242,7 +242,7 @@ impl World {
 }
 
 #[test]
-fn system_call_kills_leave_every_step_whole_or_undone() {
+fn system_call_kills_leave_every_step_atomic() {
     let proof = Proof::new("system_call_kills", 400);
     let world = match World::new() {
         Ok(world) => world,
@@ -253,7 +253,7 @@ fn system_call_kills_leave_every_step_whole_or_undone() {
     points.shuffle(&mut StdRng::seed_from_u64(proof.seed));
     let (mut kills, mut there, mut missed, mut played) = (0, 0, 0, 0);
     for point in points.iter().cycle() {
-        if !proof.goes_on(played) {
+        if !proof.continues(played) {
             break;
         }
         let replay = proof.replay(played);
@@ -261,13 +261,13 @@ fn system_call_kills_leave_every_step_whole_or_undone() {
         let root = world.fresh(point.step);
         let done = world.inject(point, "signal=KILL", &root);
         let killed = done.status.signal() == Some(9) || done.status.code() == Some(137);
-        // Another interleaving of its threads may do without the call.
+        // The call may not occur in another interleaving of threads.
         assert!(killed || done.status.success(), "{point:?}: {done:?}; {replay}");
         kills += u64::from(killed);
         missed += u64::from(!killed);
-        there += u64::from(world.whole(point, &root, &done, &replay));
+        there += u64::from(world.is_applied(point, &root, &done, &replay));
         if played % 5 == 0 {
-            world.go_on(point, &root, &replay);
+            world.finish_script(point, &root, &replay);
         }
     }
     assert!(kills > 0);
@@ -278,20 +278,20 @@ fn system_call_kills_leave_every_step_whole_or_undone() {
 }
 
 #[test]
-fn system_call_errors_are_named_and_leave_every_step_whole_or_undone() {
+fn system_call_errors_are_reported_and_leave_every_step_atomic() {
     let proof = Proof::new("system_call_errors", 400);
     let world = match World::new() {
         Ok(world) => world,
         Err(why) => return proof.skip(why),
     };
-    // What the user's own streams refuse is no error of the store.
+    // Errors of standard streams are no errors of the store.
     let mut points: Vec<Point> = world.points.iter().filter(|point| !point.terminal).cloned().collect();
     let all = points.len();
     points.shuffle(&mut StdRng::seed_from_u64(proof.seed));
     let (mut played, mut passed, mut there, mut missed) = (0, 0, 0, 0);
     let mut codes: BTreeMap<String, u64> = BTreeMap::new();
     for point in points.iter().cycle() {
-        if !proof.goes_on(played) {
+        if !proof.continues(played) {
             break;
         }
         let replay = proof.replay(played);
@@ -313,9 +313,9 @@ fn system_call_errors_are_named_and_leave_every_step_whole_or_undone() {
             let expected = ["io", "storage_full", "writer_stopped"].contains(&code);
             assert!(expected, "{point:?} {errno}: {done:?}; {replay}");
         }
-        there += u64::from(world.whole(point, &root, &done, &replay));
+        there += u64::from(world.is_applied(point, &root, &done, &replay));
         if played % 5 == 0 {
-            world.go_on(point, &root, &replay);
+            world.finish_script(point, &root, &replay);
         }
     }
     assert!(missed < played);

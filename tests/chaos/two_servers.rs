@@ -1,4 +1,4 @@
-//! Two processes and one directory: one owns it, the other is told so and changes nothing.
+//! Two processes and one directory: one owns it, the other is refused and changes no file.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -11,8 +11,8 @@ use super::workload::{check_all, clients, under_load};
 
 const KEY: &str = "kline/C0-A/1m";
 
-/// A server over rows of every kind, which does nothing by itself any more.
-fn settled(root: &Path, log: &Path) -> Server {
+/// A server over rows of every kind, with no maintenance pending.
+fn idle_server(root: &Path, log: &Path) -> Server {
     let server = Server::start(root, log);
     let mut clients = clients(1);
     let rest = server.rest();
@@ -23,12 +23,12 @@ fn settled(root: &Path, log: &Path) -> Server {
     });
     let server = Server::start(root, log);
     check_all(&mut clients, &server.rest(), "settled");
-    quiet(root);
+    wait_until_idle(root);
     server
 }
 
-/// Waits until upkeep came to an end and the log has its marker.
-fn quiet(root: &Path) {
+/// Waits until maintenance has finished and the log has its marker.
+fn wait_until_idle(root: &Path) {
     let mut before = tree(root);
     loop {
         std::thread::sleep(Duration::from_millis(2_000));
@@ -41,17 +41,17 @@ fn quiet(root: &Path) {
 }
 
 #[test]
-fn second_server_is_told_that_the_store_is_locked_and_changes_no_byte() {
+fn second_server_fails_with_store_locked_and_changes_no_byte() {
     let proof = Proof::new("second_server", 100);
     let folder = tempfile::tempdir().unwrap();
     let (root, log) = (folder.path().join("store"), folder.path().join("log"));
-    let mut server = settled(&root, &log);
+    let mut server = idle_server(&root, &log);
     let before = tree(&root);
     let (mut rounds, mut worst, mut sum) = (0, Duration::ZERO, Duration::ZERO);
-    while proof.goes_on(rounds) {
-        let begun = Instant::now();
+    while proof.continues(rounds) {
+        let started_at = Instant::now();
         let done = finish(serve(&root, &[]), "");
-        let took = begun.elapsed();
+        let took = started_at.elapsed();
         assert_eq!(done.code(), Some("store_locked"), "{done:?}; {}", proof.replay(rounds));
         assert_eq!(done.status.code(), Some(4), "{done:?}; {}", proof.replay(rounds));
         (worst, sum) = (worst.max(took), sum + took);
@@ -60,13 +60,13 @@ fn second_server_is_told_that_the_store_is_locked_and_changes_no_byte() {
     assert!(tree(&root) == before, "a byte, a name or a time of change is another one");
     assert!(server.lives());
     server.kill();
-    // The lock goes with its process.
+    // The lock is released with its process.
     let next = Server::start(&root, &log);
     post(&next.rest(), "/v1/admin/compact?wait=true", "{}".into()).unwrap();
     next.stop();
     let mean = sum.as_millis() / u128::from(rounds);
     proof.close(format_args!(
-        "{rounds} second servers were told store_locked, {mean} ms from their start on average, {} ms at most",
+        "{rounds} second servers failed with store_locked, {mean} ms from their start on average, {} ms at most",
         worst.as_millis()
     ));
 }
@@ -86,7 +86,7 @@ fn with_one_row(root: &Path, log: &Path) -> Server {
 }
 
 #[test]
-fn a_removed_lock_file_lets_no_second_server_start() {
+fn a_removed_lock_file_allows_no_second_server() {
     let folder = tempfile::tempdir().unwrap();
     let (root, log) = (folder.path().join("store"), folder.path().join("log"));
     let mut server = with_one_row(&root, &log);
@@ -94,10 +94,10 @@ fn a_removed_lock_file_lets_no_second_server_start() {
     for _ in 0..2 {
         let done = finish(serve(&root, &[]), "");
         assert_eq!((done.code(), done.status.code()), (Some("store_locked"), Some(4)), "{done:?}");
-        // Neither by a verb that would open the store by itself.
+        // Nor can a command open the store itself.
         let done = run(&["admin", "compact", "--root", &root.to_string_lossy()], "");
         assert_eq!(done.code(), Some("store_locked"), "{done:?}");
-        assert!(!root.join("LOCK").exists(), "a refused process made the lock file");
+        assert!(!root.join("LOCK").exists(), "a refused process created the lock file");
     }
     assert!(server.lives());
     server.kill();
@@ -105,7 +105,7 @@ fn a_removed_lock_file_lets_no_second_server_start() {
 }
 
 #[test]
-fn a_server_whose_lock_or_directory_was_taken_acknowledges_nothing_more() {
+fn a_server_whose_lock_or_directory_was_replaced_acknowledges_no_more_writes() {
     type Take = fn(&Path, &Path);
     let taken: [(&str, Take); 4] = [
         ("LOCK removed", |root, _| std::fs::remove_file(root.join("LOCK")).unwrap()),
@@ -126,7 +126,7 @@ fn a_server_whose_lock_or_directory_was_taken_acknowledges_nothing_more() {
         let mut server = with_one_row(&root, &log);
         let rest = server.rest();
         take(&root, &away);
-        // Once it was replaced, what has the path belongs to somebody else.
+        // Once replaced, the path belongs to another owner.
         let before = (away.exists() && root.exists()).then(|| tree(&root));
         let refused = post(&rest, "/v1/klines/X/1m", row(1)).unwrap_err();
         assert_eq!(refused.code().name(), "writer_stopped", "{how}: {refused}");
@@ -135,7 +135,7 @@ fn a_server_whose_lock_or_directory_was_taken_acknowledges_nothing_more() {
         assert_eq!(refused.code().name(), "writer_stopped", "{how}: {refused}");
         let health = super::program::health(&rest);
         assert_eq!(health["status"], "failing", "{how}: {health}");
-        // Reads go on, with what was acknowledged and nothing else.
+        // Reads continue, with exactly the acknowledged rows.
         let csv = || fastk::cli::remote::Call::new(hyper::Method::GET, "/v1/klines/X/1m").param("format", "csv");
         let rows = super::program::get(&rest, csv()).unwrap();
         assert_eq!(rows.iter().filter(|byte| **byte == b'\n').count(), 2, "{how}");
@@ -148,7 +148,7 @@ fn a_server_whose_lock_or_directory_was_taken_acknowledges_nothing_more() {
             let added: Vec<_> = after.keys().filter(|path| !before.contains_key(*path)).collect();
             assert!(changed.is_empty() && added.is_empty(), "{how}: {changed:?} changed, {added:?} added");
         }
-        // What was acknowledged is where the store is now.
+        // The acknowledged rows are in the moved store.
         let store = if away.exists() { &away } else { &root };
         let next = Server::start(store, &log);
         let rows = super::program::get(&next.rest(), csv()).unwrap();
@@ -165,7 +165,7 @@ fn two_starters_race_and_exactly_one_wins() {
     let log = folder.path().join("log");
     let mut races = 0;
     let mut root = folder.path().join("store");
-    while proof.goes_on(races) {
+    while proof.continues(races) {
         let replay = proof.replay(races);
         // Every second race is for a directory that does not exist yet.
         if races % 2 == 0 {
@@ -179,8 +179,8 @@ fn two_starters_race_and_exactly_one_wins() {
         });
         let (won, lost): (Vec<_>, Vec<_>) = starters.into_iter().partition(Result::is_ok);
         assert!(won.len() == 1 && lost.len() == 1, "{} of two started: {lost:?}; {replay}", won.len());
-        let said = lost.into_iter().next().unwrap().unwrap_err();
-        assert!(said.contains("error[store_locked]"), "{said}; {replay}");
+        let output = lost.into_iter().next().unwrap().unwrap_err();
+        assert!(output.contains("error[store_locked]"), "{output}; {replay}");
         let winner = won.into_iter().next().unwrap().unwrap();
         let body = json!({"kind": "scalar", "category": "c", "symbol": "S", "timeframe": "1m", "name": format!("n{races}"),
             "value": {"type": "int64"}});
@@ -188,15 +188,15 @@ fn two_starters_race_and_exactly_one_wins() {
         winner.kill();
         races += 1;
     }
-    proof.close(format_args!("{races} races, one winner each, the other was told store_locked"));
+    proof.close(format_args!("{races} races, one winner each, the other failed with store_locked"));
 }
 
 #[test]
-fn beside_a_live_server_only_lookers_open_files_and_everyone_else_asks_it() {
+fn beside_a_live_server_inspecting_commands_read_files_and_all_others_go_through_it() {
     let proof = Proof::new("beside_a_live_server", 1);
     let folder = tempfile::tempdir().unwrap();
     let (root, log) = (folder.path().join("store"), folder.path().join("log"));
-    let server = settled(&root, &log);
+    let server = idle_server(&root, &log);
     let at = root.to_string_lossy().into_owned();
     let before = tree(&root);
     let mut described = 0;
@@ -209,7 +209,7 @@ fn beside_a_live_server_only_lookers_open_files_and_everyone_else_asks_it() {
     if verifies {
         run(&["admin", "verify", "--root", &at], "").ok();
     }
-    // These only read, and go through the server.
+    // Reading commands go through the server.
     for words in [
         &["query", KEY, "--format", "csv"][..],
         &["coverage", KEY],
@@ -222,7 +222,7 @@ fn beside_a_live_server_only_lookers_open_files_and_everyone_else_asks_it() {
         assert!(done.status.success() && done.err.contains("going through"), "{words:?}: {done:?}");
     }
     assert!(tree(&root) == before, "a byte, a name or a time of change is another one");
-    // These write, and go through the server as well.
+    // Writing commands go through the server too.
     let rows = "ts,open,high,low,close,volume\n60000,1,1,1,1,1\n";
     for (words, input) in [
         (&["register", "kline/NEW/1m", "--price-digits", "0", "--volume-digits", "0"][..], ""),
@@ -237,8 +237,8 @@ fn beside_a_live_server_only_lookers_open_files_and_everyone_else_asks_it() {
         let done = run(&[words, &["--root", &at]].concat(), input);
         assert!(done.status.success() && done.err.contains("going through"), "{words:?}: {done:?}");
     }
-    // Verbs of later versions that need the store for themselves say that it is locked.
-    quiet(&root);
+    // Commands that need exclusive access report that the store is locked.
+    wait_until_idle(&root);
     let before = tree(&root);
     let mut refused = 0;
     for words in [&["admin", "repair"][..], &["admin", "repair", "--apply"], &["admin", "rebuild-manifest"]] {
@@ -249,10 +249,10 @@ fn beside_a_live_server_only_lookers_open_files_and_everyone_else_asks_it() {
         assert!(done.code() == Some("store_locked") || done.err.contains("going through"), "{words:?}: {done:?}");
         refused += 1;
     }
-    assert!(tree(&root) == before, "a refused verb changed something");
+    assert!(tree(&root) == before, "a refused command changed a file");
     server.stop();
     let verify = if verifies { "verified" } else { "no verify in this program" };
     proof.close(format_args!(
-        "{described} files inspected, {verify}, 14 verbs went through the server, {refused} refused"
+        "{described} files inspected, {verify}, 14 commands went through the server, {refused} refused"
     ));
 }

@@ -1,8 +1,8 @@
-//! Clients that change a server one after the other thing, and know what has to be there afterwards.
+//! Clients that change a server step by step, and know the expected contents.
 //!
-//! What was acknowledged is kept here, outside the server. A client has two series and its own snapshots; every change
-//! follows from the seed, the number of the client and that of the change. After a crash every acknowledged change is
-//! there, the one change in flight is there whole or not at all, and nothing else is.
+//! Clients record acknowledged changes. A client has two series and its own snapshots; every change is derived from the
+//! seed, the number of the client and that of the change. After a crash every acknowledged change is visible, the one
+//! in flight is atomic, and no other is visible.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -29,15 +29,15 @@ pub const MINUTE: i64 = 60_000;
 const COLUMNS: [&str; 5] = ["open", "high", "low", "close", "volume"];
 /// Clients of which one writes through Flight.
 pub const CLIENTS: usize = 5;
-/// Named snapshots a client has at most.
+/// Most named snapshots of a client.
 const NAMED_MAX: usize = 2;
-/// How many keyed writes a client may repeat.
+/// Most keyed writes that a client may repeat.
 const KEYED: usize = 30;
 
 pub type Cells = [i64; 5];
 pub type Map = OrdMap<i64, Cells>;
 
-/// What one client's series and snapshots hold. Cloning costs nothing.
+/// Contents of the series and snapshots of one client. Cheap to clone.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Contents {
     pub maps: [Map; 2],
@@ -51,7 +51,7 @@ enum Change {
         mode: &'static str,
         rows: Vec<(i64, Cells)>,
     },
-    /// Both series as one commit, perhaps under a key.
+    /// Both series as one commit, with an optional key.
     Many {
         rows: [Vec<(i64, Cells)>; 2],
         key: Option<String>,
@@ -83,7 +83,7 @@ impl Change {
         }
     }
 
-    /// What it makes of the contents.
+    /// The contents after the change.
     fn apply(&self, now: &Contents) -> Contents {
         let mut next = now.clone();
         match self {
@@ -105,8 +105,8 @@ impl Change {
                 }
             }
             Change::Delete { which, first, last } => {
-                let gone: Vec<i64> = next.maps[*which].range(*first..=*last).map(|(ts, _)| *ts).collect();
-                for ts in gone {
+                let removed: Vec<i64> = next.maps[*which].range(*first..=*last).map(|(ts, _)| *ts).collect();
+                for ts in removed {
                     next.maps[*which].remove(&ts);
                 }
             }
@@ -121,39 +121,39 @@ impl Change {
     }
 }
 
-/// How a change ended.
+/// The outcome of a change.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Ended {
     Acknowledged,
-    /// The server said that nothing was written.
+    /// The server refused the change.
     Refused(ErrorCode),
-    /// No reply came, or one that leaves it open.
+    /// No reply, or one that leaves the outcome unknown.
     Open(ErrorCode),
 }
 
-/// One client and what it knows.
+/// One client and its recorded contents.
 pub struct Client {
     pub number: usize,
     seed: u64,
     /// Digits of prices and of volumes of both series.
     digits: [(u8, u8); 2],
-    /// First timestamp and minutes among which it writes.
+    /// First timestamp and number of the minutes it writes.
     span: (i64, i64),
     pub now: Contents,
     in_flight: Option<(Change, Contents)>,
     keyed: VecDeque<Change>,
-    /// What the last check found, and the contents after each commit since then.
+    /// The contents at the last check, and after each commit since then.
     base: Contents,
     history: Vec<(u64, Contents)>,
     pub changes: u64,
 }
 
-/// What the check of one client found.
+/// The result of the check of one client.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Checked {
-    /// The change in flight was there.
+    /// The change in flight was applied.
     pub there: bool,
-    /// Its retry was answered and counted once.
+    /// Its retry was applied once.
     pub retried: bool,
 }
 
@@ -173,7 +173,7 @@ impl Client {
         }
     }
 
-    /// Takes rows that are stored already for its own; it will write among them.
+    /// Adopts stored rows as its own; later changes overwrite some of them.
     pub fn adopt(&mut self, digits: (u8, u8), rows: Map) {
         let first = rows.get_min().unwrap().0;
         self.span = (first, (rows.get_max().unwrap().0 - first) / MINUTE);
@@ -189,7 +189,7 @@ impl Client {
         format!("/v1/klines/{}/1m", self.symbol(which))
     }
 
-    /// Registers its series; one that has rows is there.
+    /// Registers its series, except one that has rows already.
     pub fn register(&self, rest: &RestClient) -> fastk::Result<()> {
         for which in (0..2).filter(|which| self.now.maps[*which].is_empty()) {
             let (price, volume) = self.digits[which];
@@ -218,7 +218,7 @@ impl Client {
             0..10 => Change::Write { which, mode: "upsert", rows: self.rows(rng) },
             10..12 => {
                 let last = self.now.maps[which].get_max().map_or(self.span.0, |(ts, _)| *ts);
-                // Not without end: the rows of all clients are read in every round.
+                // Bounded, since the rows of all clients are read in every round.
                 let far = last > self.span.0 + 2 * self.span.1 * MINUTE;
                 let rows = (1..20).map(|row| (last + row * MINUTE, self.cells(row))).collect();
                 if far {
@@ -243,7 +243,7 @@ impl Client {
         }
     }
 
-    /// Does a change over REST; gives its commit and whether it was done before.
+    /// Applies a change through REST; returns its commit and whether it was a repeat.
     fn send(&self, rest: &RestClient, change: &Change) -> fastk::Result<(u64, bool)> {
         let csv = |call: Call, text: String| call.param("numbers", "raw").body("text/csv", Bytes::from(text));
         let lines = |out: &mut String, head: &str, rows: &[(i64, Cells)]| {
@@ -280,7 +280,7 @@ impl Client {
         Ok((reply["commit"].as_u64().unwrap_or_else(|| panic!("no commit in {reply}")), replayed))
     }
 
-    /// One change of its own, or an earlier keyed one again, which has to change nothing.
+    /// Applies a new change, or repeats an earlier keyed one, which must change nothing.
     pub fn step(&mut self, rest: &RestClient, flight: Option<&mut Flight>) -> Ended {
         self.changes += 1;
         let mut rng = StdRng::seed_from_u64(self.seed ^ ((self.number as u64) << 56) ^ (self.changes << 8));
@@ -301,7 +301,7 @@ impl Client {
                 flight.put(&format!("kline/{}/1m", self.symbol(*which)), mode, rows)
             }
             _ => self.send(rest, &change).map(|(commit, replayed)| {
-                assert!(!replayed, "client {}: {change:?} is new and was answered as a repeat", self.number);
+                assert!(!replayed, "client {}: {change:?} is new and was treated as a repeat", self.number);
                 commit
             }),
         };
@@ -334,14 +334,14 @@ impl Client {
         self.history.push((commit, after));
     }
 
-    /// Rows of one of its series, perhaps as a snapshot shows them.
+    /// Rows of one of its series, now or under a snapshot.
     pub fn stored(&self, rest: &RestClient, which: usize, as_of: Option<&str>) -> Map {
         let call = Call::new(Method::GET, self.path(which)).param("format", "csv").param("numbers", "raw");
         let body = get(rest, call.maybe("as_of", as_of));
         parse(&body.unwrap_or_else(|error| panic!("client {} cannot read its rows: {error}", self.number)))
     }
 
-    /// What the server has of this client.
+    /// The contents of this client on the server.
     pub fn found(&self, rest: &RestClient) -> Contents {
         let list: Value = rest.json(Call::new(Method::GET, "/v1/snapshots")).unwrap();
         let own = format!("c{}-", self.number);
@@ -351,7 +351,7 @@ impl Client {
         Contents { named: named.collect(), maps: maps(None) }
     }
 
-    /// Compares what the server has after a crash, retries a keyed change that was in flight, and goes on from there.
+    /// Compares the contents after a crash, retries a keyed change that was in flight, and continues from there.
     pub fn check(&mut self, rest: &RestClient, replay: &str) -> Checked {
         let found = self.found(rest);
         let mut checked = Checked::default();
@@ -384,7 +384,7 @@ impl Client {
         checked
     }
 
-    /// Compares what is left at a commit, where acknowledged commits after it may be lost. `true` when some were.
+    /// Compares the contents at a commit; acknowledged commits after it may be lost. Returns whether some were.
     pub fn check_prefix(&mut self, rest: &RestClient, commit: u64, replay: &str) -> bool {
         let found = self.found(rest);
         let kept =
@@ -404,8 +404,8 @@ impl Client {
         lost
     }
 
-    fn same(&self, found: &Contents, wanted: &Contents, replay: &str) {
-        if found == wanted {
+    fn same(&self, found: &Contents, expected: &Contents, replay: &str) {
+        if found == expected {
             return;
         }
         let pairs = |contents: &Contents| {
@@ -415,9 +415,9 @@ impl Client {
             });
             now.chain(named).collect::<std::collections::BTreeMap<String, Map>>()
         };
-        let (found, wanted) = (pairs(found), pairs(wanted));
-        let names = [found.keys().cloned().collect::<Vec<_>>(), wanted.keys().cloned().collect::<Vec<_>>()];
-        for (name, map) in &wanted {
+        let (found, expected) = (pairs(found), pairs(expected));
+        let names = [found.keys().cloned().collect::<Vec<_>>(), expected.keys().cloned().collect::<Vec<_>>()];
+        for (name, map) in &expected {
             let Some(other) = found.get(name) else { continue };
             let differ: Vec<_> = map.diff(other).take(12).collect();
             if !differ.is_empty() {
@@ -428,7 +428,7 @@ impl Client {
     }
 }
 
-/// What an error says about the change.
+/// The outcome of a change with this error.
 fn ended(error: &fastk::Error, repeat: bool) -> Ended {
     match error.code() {
         code @ (ErrorCode::StorageFull | ErrorCode::Overloaded) => Ended::Refused(code),
@@ -437,7 +437,7 @@ fn ended(error: &fastk::Error, repeat: bool) -> Ended {
     }
 }
 
-/// Rows of a CSV answer.
+/// Parses the rows of a CSV body.
 pub fn parse(csv: &[u8]) -> Map {
     let text = std::str::from_utf8(csv).unwrap();
     let row = |line: &str| {
@@ -448,7 +448,7 @@ pub fn parse(csv: &[u8]) -> Map {
     text.lines().skip(1).map(row).collect()
 }
 
-/// A connection to the Flight face.
+/// A Flight connection.
 pub struct Flight {
     runtime: tokio::runtime::Runtime,
     client: FlightClient,
@@ -481,7 +481,7 @@ impl Flight {
     }
 }
 
-/// The code a Flight answer carries; `io` when the connection broke.
+/// The error code of a Flight response; `io` for a broken connection.
 pub fn code_of(error: &arrow_flight::error::FlightError) -> ErrorCode {
     let arrow_flight::error::FlightError::Tonic(status) = error else { return ErrorCode::Io };
     let code = status.metadata().get("fastk-error-code").and_then(|value| value.to_str().ok());
@@ -499,18 +499,18 @@ fn batch(rows: &[(i64, Cells)]) -> RecordBatch {
     RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).unwrap()
 }
 
-/// What happened under load so far.
+/// Counts under load.
 #[derive(Debug, Default)]
 pub struct Tally {
     pub acknowledged: AtomicU64,
     /// Refused as `storage_full` or `overloaded`.
     pub refused: AtomicU64,
-    /// Clients that were told `writer_stopped`.
+    /// Refused as `writer_stopped`.
     pub stopped: AtomicU64,
 }
 
-/// Lets all clients change the server, one more asking for compactions, until `end` returned; `end` stops or kills it.
-/// The last client writes through Flight.
+/// Lets all clients change the server, and another one request compactions, until `end` returns; `end` stops or kills
+/// the server. The last client writes through Flight.
 pub fn under_load(clients: &mut [Client], server: Server, end: impl FnOnce(Server, &Tally)) -> Tally {
     let (stop, tally) = (AtomicBool::new(false), Tally::default());
     let last = clients.len() - 1;
@@ -545,7 +545,7 @@ pub fn under_load(clients: &mut [Client], server: Server, end: impl FnOnce(Serve
                 let _ = post(&rest, "/v1/admin/compact?wait=true", "{}".into());
             }
         });
-        // Also when the end fails: the clients have to come to theirs.
+        // Even if `end` panics, the clients have to finish.
         let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| end(server, &tally)));
         stop.store(true, Ordering::Relaxed);
         if let Err(panic) = ended {
@@ -560,7 +560,7 @@ pub fn clients(seed: u64) -> Vec<Client> {
     (0..CLIENTS).map(|number| Client::new(number, seed)).collect()
 }
 
-/// Checks every client; gives how many changes in flight were there, and how many retries counted once.
+/// Checks every client; returns the number of changes in flight that were applied, and of retries applied once.
 pub fn check_all(clients: &mut [Client], rest: &RestClient, replay: &str) -> (u64, u64) {
     let mut sums = (0, 0);
     for client in clients {

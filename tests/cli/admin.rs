@@ -8,7 +8,7 @@ use super::program::{Server, fastk, finish, run, run_with};
 
 const BODY: &str = "ts,open,high,low,close,volume\n1706745600000,1,1,1,1,1\n1709251200000,2,2,2,2,2\n";
 
-fn filled(root: &str) {
+fn create_store(root: &str) {
     run(&["register", "kline/BTCUSDT/1m", "--price-digits", "2", "--root", root]).ok();
     run_with(&["write", "kline/BTCUSDT/1m", "--format", "csv", "--root", root], BODY).ok();
     let scalar = r#"{"timeframe_ms":null,"records":[{"ts":0,"value":5}]}"#;
@@ -16,8 +16,8 @@ fn filled(root: &str) {
     run_with(&[&words[..], &["--category", "risk", "--name", "var", "--root", root]].concat(), scalar).ok();
 }
 
-/// Every look once, as JSON and without what is of its time.
-fn looks(flag: &str, at: &str) -> Vec<Value> {
+/// The JSON of each report, without the fields that depend on time.
+fn reports(flag: &str, at: &str) -> Vec<Value> {
     let look = |words: &[&str]| -> Value {
         let text = run(&[&["admin"], words, &["--json", flag, at]].concat()).ok();
         let mut value: Value = serde_json::from_str(&text).unwrap();
@@ -40,14 +40,14 @@ fn looks(flag: &str, at: &str) -> Vec<Value> {
 }
 
 #[test]
-fn looks_at_a_store_are_the_same_on_both_ways() {
+fn reports_are_the_same_on_a_directory_and_through_its_server() {
     let folder = tempfile::tempdir().unwrap();
     let [alone, served] = ["alone", "served"].map(|name| folder.path().join(name).to_string_lossy().into_owned());
-    filled(&alone);
-    filled(&served);
-    let by_itself = looks("--root", &alone);
+    create_store(&alone);
+    create_store(&served);
+    let by_itself = reports("--root", &alone);
     let server = Server::start(Path::new(&served));
-    let through_server = looks("--server", &server.http);
+    let through_server = reports("--server", &server.http);
     server.stop();
     for (left, right) in by_itself.iter().zip(&through_server) {
         // How many bytes of log there are depends on how often the store was opened.
@@ -73,14 +73,14 @@ fn looks_at_a_store_are_the_same_on_both_ways() {
     assert_eq!((&to_do["series_to_seal"], &to_do["rows_to_seal"]), (&2.into(), &3.into()));
     assert_eq!((&of_one["series_to_seal"], &of_one["rows_to_seal"]), (&1.into(), &2.into()));
     assert_eq!((&nothing["rows_to_seal"], &nothing["dry_run"]), (&0.into(), &true.into()));
-    // For people, a line a series.
+    // As text, one line per series.
     let shown = run(&["admin", "capabilities", "--root", &alone]).ok();
     assert!(shown.contains("scalar/risk/X/event/var") && shown.contains("between_exclusive"), "{shown}");
     assert!(run(&["admin", "stats", "--root", &alone]).ok().contains("tail_rows: 0"));
 }
 
 #[test]
-fn a_mistyped_verb_is_told_the_nearest_one() {
+fn a_mistyped_command_suggests_the_nearest_one() {
     for (typed, meant) in [("inventroy", "inventory"), ("list-serie", "list-series"), ("repiar", "repair")] {
         let done = run(&["admin", typed]);
         assert_eq!(done.status, 2, "{done:?}");
@@ -89,19 +89,19 @@ fn a_mistyped_verb_is_told_the_nearest_one() {
 }
 
 #[test]
-fn a_repair_finds_the_directory_as_the_other_verbs_do() {
+fn a_repair_finds_the_directory_like_the_other_commands() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path().join("store");
-    filled(&root.to_string_lossy());
+    create_store(&root.to_string_lossy());
     for verb in ["repair", "rebuild-manifest"] {
-        let asked = |root: &Path| {
+        let run_repair = |root: &Path| {
             let mut command = fastk();
-            // Not the directory of the test, should it look there.
+            // Not the current directory of the test.
             command.args(["admin", verb, "--json"]).current_dir(folder.path()).env("FASTK__STORE__ROOT", root);
             finish(command, "")
         };
         let named = run(&["admin", verb, "--json", "--root", &root.to_string_lossy()]);
-        assert_eq!((asked(&root).out, asked(&root).status), (named.out, named.status), "{verb}");
-        assert_ne!(asked(&folder.path().join("none")).status, 0, "{verb}");
+        assert_eq!((run_repair(&root).out, run_repair(&root).status), (named.out, named.status), "{verb}");
+        assert_ne!(run_repair(&folder.path().join("none")).status, 0, "{verb}");
     }
 }

@@ -1,4 +1,4 @@
-//! `admin backup` and `admin restore`: over a directory, through its server, and reading a backup where it is.
+//! `admin backup` and `admin restore`: on a directory, through its server, and reads of a backup in place.
 
 use std::path::Path;
 
@@ -29,7 +29,7 @@ fn rows(root: &str, more: &[&str]) -> String {
 }
 
 #[test]
-fn a_backup_is_read_where_it_is_and_restored_under_apply_only() {
+fn a_backup_is_readable_in_place_and_restored_only_with_apply() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name).to_string_lossy().into_owned();
     let (root, to, again, then) = (path("store"), path("backup"), path("again"), path("then"));
@@ -41,10 +41,10 @@ fn a_backup_is_read_where_it_is_and_restored_under_apply_only() {
     let plan: Value = serde_json::from_str(&plan).unwrap();
     assert_eq!((&plan["dry_run"], &plan["rows"]), (&true.into(), &3.into()));
     assert!(!Path::new(&to).exists());
-    let said = run(&["admin", "backup", &to, "--root", &root]).ok();
-    assert!(said.contains("rows: 3\n") && said.contains("snapshots: 1\n"), "{said}");
+    let output = run(&["admin", "backup", &to, "--root", &root]).ok();
+    assert!(output.contains("rows: 3\n") && output.contains("snapshots: 1\n"), "{output}");
     let kept: Value = serde_json::from_str(&run(&["admin", "backup", &to, "--json", "--root", &root]).ok()).unwrap();
-    // Opening the store wrote to its log, so that there is another manifest, and nothing else.
+    // Opening the store wrote to its log, so the manifest differs, and no other file.
     assert_eq!((&kept["files_linked"], &kept["files_copied"]), (&0.into(), &1.into()), "{kept}");
 
     assert_eq!(rows(&to, &[]), now);
@@ -79,7 +79,7 @@ fn a_backup_is_read_where_it_is_and_restored_under_apply_only() {
 }
 
 #[test]
-fn through_a_server_a_backup_goes_below_the_directory_it_is_configured_for() {
+fn a_backup_through_a_server_is_written_below_its_configured_directory() {
     let dir = tempfile::tempdir().unwrap();
     let (root, top) = (dir.path().join("store"), dir.path().join("backups"));
     filled(text(&root));
@@ -100,7 +100,7 @@ fn through_a_server_a_backup_goes_below_the_directory_it_is_configured_for() {
     let reply = run(&["admin", "backup", "monday", "--json", "--server", &server.http]).ok();
     let reply: Value = serde_json::from_str(&reply).unwrap();
     assert_eq!((&reply["dir"], &reply["rows"]), (&"monday".into(), &3.into()));
-    // Whoever names the directory of the store reaches the server that owns it, and may name the place in full.
+    // With --root the command goes through the server that owns the store, and accepts a full path.
     let tuesday = top.join("tuesday");
     let based = ["admin", "backup", text(&tuesday), "--base", "monday", "--json", "--root", text(&root)];
     let reply: Value = serde_json::from_str(&run(&based).ok()).unwrap();

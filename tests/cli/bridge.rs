@@ -1,7 +1,7 @@
-//! `fastk bridge`: every command, with and without a server, byte for byte as in `tests/golden/bridge/`, and by the
-//! schemas in `openapi/bridge/`.
+//! `fastk bridge`: the output of every command, with and without a server, is byte for byte that of
+//! `tests/golden/bridge/`, and matches the schemas in `openapi/bridge/`.
 //!
-//! `FASTK_BLESS=1 cargo nextest run --test cli -E 'test(bridge)'` writes the files anew: look at what changed.
+//! `FASTK_BLESS=1 cargo nextest run --test cli -E 'test(bridge)'` rewrites the files: review the diff.
 
 use std::path::{Path, PathBuf};
 
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::program::{Server, fastk, run, run_with};
 
-/// A call, and what it has to print.
+/// A command and its expected output.
 struct Step {
     /// Name of the golden file.
     name: &'static str,
@@ -42,7 +42,7 @@ fn values(timeframe_ms: Value, records: impl IntoIterator<Item = (i64, i64)>) ->
     json!({"timeframe_ms": timeframe_ms, "records": records}).to_string()
 }
 
-/// Bars of four months, two of them before 1970, with the largest and smallest cells there are.
+/// Bars of four months, two of them before 1970, with the largest and smallest cells.
 fn some_bars() -> String {
     bars(
         100,
@@ -56,7 +56,7 @@ fn some_bars() -> String {
     )
 }
 
-/// Values that zone maps and indexes can tell apart: rising by row, each eight times.
+/// Values that zone maps and indexes can narrow: rising by row, each eight times.
 fn many_values() -> String {
     values(json!(60_000), (0..4_096).map(|row| (1_706_745_600_000 + 60_000 * row, row / 8)))
 }
@@ -70,7 +70,7 @@ fn before_compaction() -> Vec<Step> {
     let too_large = bars(100, &[bar(0, EDGE + 1, EDGE + 1, 1, 1, 1)]);
     let edges = [(-1, i64::MIN), (0, 0), (1, i64::MAX), (1_706_745_600_000, -EDGE)];
     vec![
-        // A series that cannot be written is not registered either.
+        // A series whose first write is refused is not registered.
         step("klines_refused", 2, &write, &refused),
         step("klines_missing", 3, &format!("read-kline-range {BTC} {ALL}"), ""),
         step("klines_inventory_missing", 0, &format!("kline-inventory {BTC}"), ""),
@@ -91,7 +91,7 @@ fn before_compaction() -> Vec<Step> {
         step("klines_read_none", 0, &format!("read-kline-range {BTC} --start-ts 1 --end-ts 2"), ""),
         step("klines_read_backwards", 2, &format!("read-kline-range {BTC} --start-ts 2 --end-ts 1"), ""),
         step("klines_inventory", 0, &format!("kline-inventory {BTC}"), ""),
-        // Four digits where the series has two: exact, or not at all.
+        // Four digits where the series has two: exact or refused.
         step("klines_rescaled", 0, &write, &bars(10_000, &[bar(60_000, 100, 400, 100, 300, 1)])),
         step("klines_not_exact", 2, &write, &bars(10_000, &[bar(120_000, 100, 400, 100, 301, 1)])),
         step("klines_fewer_digits", 0, &write, &bars(1, &[bar(180_000, 1, 4, 1, 3, 1)])),
@@ -245,9 +245,9 @@ fn conforms(name: &str, value: &Value) {
     assert!(found.is_empty(), "{name}: {found:?} in {value}");
 }
 
-/// Runs the steps and gives what they printed.
+/// Runs the steps and returns their output.
 fn play(steps: &[Step], root: &str) -> Vec<String> {
-    let mut said = Vec::new();
+    let mut printed = Vec::new();
     for step in steps {
         let words: Vec<&str> = step.words.iter().map(String::as_str).collect();
         let done = run_with(&[&["bridge"], words.as_slice(), &["--root", root]].concat(), &step.input);
@@ -264,14 +264,14 @@ fn play(steps: &[Step], root: &str) -> Vec<String> {
             conforms("failure", &answer);
             let code = answer["error"]["code"].as_str().unwrap();
             assert_eq!(fastk::ErrorCode::from_name(code).unwrap().exit(), u8::try_from(step.status).unwrap());
-            assert!(done.err.contains("error"), "people are told too: {done:?}");
+            assert!(done.err.contains("error"), "the error is printed to standard error too: {done:?}");
         }
-        said.push(done.out);
+        printed.push(done.out);
     }
-    said
+    printed
 }
 
-/// Series that the bridge does not make itself.
+/// Series that the bridge cannot create.
 fn others(root: &str) {
     run(&["register", "kline/MICRO/1m", "--unit", "us", "--price-digits", "2", "--root", root]).ok();
     run(&["register", "kline/FLOAT/1m", "--root", root]).ok();
@@ -282,14 +282,14 @@ fn others(root: &str) {
 fn conversation(root: &str) -> Vec<(&'static str, String)> {
     others(root);
     let (first, second) = (before_compaction(), after_compaction());
-    let mut said = play(&first, root);
+    let mut printed = play(&first, root);
     run(&["admin", "compact", "--root", root]).ok();
-    said.extend(play(&second, root));
-    first.iter().chain(&second).map(|step| step.name).zip(said).collect()
+    printed.extend(play(&second, root));
+    first.iter().chain(&second).map(|step| step.name).zip(printed).collect()
 }
 
 #[test]
-fn the_bridge_says_the_same_bytes_with_and_without_a_server() {
+fn the_bridge_prints_the_same_bytes_with_and_without_a_server() {
     let temporary = tempfile::tempdir().unwrap();
     let [alone, served] = ["alone", "served"].map(|name| temporary.path().join(name));
     let golden = folder("tests/golden/bridge");
@@ -306,7 +306,7 @@ fn the_bridge_says_the_same_bytes_with_and_without_a_server() {
         }
         assert_eq!(text, &std::fs::read_to_string(&path).unwrap_or_default(), "{}", path.display());
     }
-    // Nothing stands there that no step says.
+    // Every golden file belongs to a step.
     let mut names: Vec<String> = by_itself.iter().map(|(name, _)| format!("{name}.json")).collect();
     let mut files: Vec<String> = std::fs::read_dir(&golden)
         .unwrap()
@@ -318,7 +318,7 @@ fn the_bridge_says_the_same_bytes_with_and_without_a_server() {
 }
 
 #[test]
-fn predicates_find_what_the_rows_say() {
+fn predicates_find_exactly_the_matching_rows() {
     let temporary = tempfile::tempdir().unwrap();
     let root = temporary.path().to_string_lossy().into_owned();
     let series = ["--symbol", "M", "--timeframe", "1m", "--category", "f", "--name", "v", "--root", &root];
@@ -361,14 +361,14 @@ fn predicates_find_what_the_rows_say() {
 }
 
 #[test]
-fn long_predicates_and_small_pages_of_a_server_change_no_answer() {
+fn long_predicates_and_small_pages_of_a_server_change_no_result() {
     let temporary = tempfile::tempdir().unwrap();
     let root = temporary.path().to_string_lossy().into_owned();
     let series = ["--symbol", "M", "--timeframe", "1m", "--category", "f", "--name", "v", "--root", &root];
     let write = [&["bridge", "write-scalar-range"], series.as_slice()].concat();
     run_with(&write, &values(Value::Null, (0..3_000).map(|row| (row * 60_000, row)))).ok();
     let set = (0..5_000).step_by(2).map(|value| value.to_string()).collect::<Vec<_>>().join(",");
-    assert!(set.len() > 8_192, "no server takes it in a target");
+    assert!(set.len() > 8_192, "too long for a request target");
     let within = format!("value:in:{set}");
     let query = ["query", "scalar/f/M/1m/v", "--root", &root];
     let answers = || {
@@ -402,7 +402,7 @@ fn long_predicates_and_small_pages_of_a_server_change_no_answer() {
 }
 
 #[test]
-fn calls_that_come_at_once_wait_for_each_other() {
+fn concurrent_commands_wait_for_each_other() {
     let temporary = tempfile::tempdir().unwrap();
     let root = temporary.path().to_string_lossy().into_owned();
     let series = ["--symbol", "M", "--timeframe", "1m", "--category", "f", "--name", "v", "--root", &root];
@@ -419,7 +419,7 @@ fn calls_that_come_at_once_wait_for_each_other() {
 }
 
 #[test]
-fn schemas_refuse_what_the_commands_refuse() {
+fn schemas_refuse_the_inputs_that_commands_refuse() {
     let validator = schema("write-kline-range.input");
     let good: Value = serde_json::from_str(&some_bars()).unwrap();
     assert!(validator.is_valid(&good));
@@ -441,7 +441,7 @@ fn schemas_refuse_what_the_commands_refuse() {
 }
 
 #[test]
-fn a_missing_directory_is_no_empty_store() {
+fn a_missing_directory_is_not_an_empty_store() {
     let temporary = tempfile::tempdir().unwrap();
     let root = temporary.path().join("none");
     let words = ["bridge", "read-scalar-range", "--symbol", "X", "--timeframe", "1m", "--category", "f", "--name", "v"];

@@ -1,4 +1,4 @@
-//! The verbs over a directory and through a server: the same words in, the same answers out.
+//! The commands on a directory and through a server: the same arguments give the same output.
 
 use std::path::Path;
 
@@ -11,12 +11,12 @@ const BODY: &str = "ts,open,high,low,close,volume\n\
                     1706745660000,42000.50,42010.00,42000.00,42009.00,0.5\n\
                     1709251200000,61000,61000.01,60999.99,61000,2\n";
 
-/// A row between two minutes, and one in seconds.
+/// A row off the grid, and one with a timestamp in seconds.
 fn odd_times() -> String {
     BODY.replace("1706745660000", "1706745660500").replace("1709251200000", "1709251200")
 }
 
-/// One directory, reached in one of two ways.
+/// A store, used directly or through a server.
 struct Place<'a> {
     flag: &'static str,
     at: &'a str,
@@ -32,13 +32,13 @@ impl Place<'_> {
     }
 }
 
-/// Every verb once; gives what each said, without what is random (the epoch in entity tags) or of its time.
+/// Runs every command once; returns their output without random (the epoch in entity tags) and time-dependent parts.
 fn conversation(place: &Place, folder: &Path) -> Vec<String> {
     let csv = folder.join("rows.csv");
     std::fs::write(&csv, BODY).unwrap();
     let csv = csv.to_string_lossy();
     let out = |name: &str| folder.join(name).to_string_lossy().into_owned();
-    let mut said = vec![
+    let mut printed = vec![
         place.ok(&["register", KEY, "--price-digits", "2", "--volume-digits", "8"]),
         place.ok(&["register", KEY, "--price-digits", "2", "--volume-digits", "8", "--json"]),
         place.ok(&["write", KEY, &csv]),
@@ -66,38 +66,38 @@ fn conversation(place: &Place, folder: &Path) -> Vec<String> {
         let file = out(&format!("all.{format}"));
         place.ok(&["export", KEY, "--output", &file]);
         let bytes = std::fs::read(&file).unwrap();
-        said.push(format!("{format} {} {:08x}", bytes.len(), crc32c::crc32c(&bytes)));
+        printed.push(format!("{format} {} {:08x}", bytes.len(), crc32c::crc32c(&bytes)));
     }
-    // What was exported can be written again, and changes nothing.
+    // Writing the export again changes no row.
     for format in ["csv", "ndjson", "arrow", "parquet"] {
-        said.push(place.ok(&["write", KEY, &out(&format!("all.{format}"))]));
+        printed.push(place.ok(&["write", KEY, &out(&format!("all.{format}"))]));
     }
-    // An open bar is merged once, however often that is said.
+    // A keyed merge of an open bar is applied once.
     let merge = ["write", KEY, "--format", "csv", "--mode", "merge", "--idempotency-key", "bar-1"];
-    said.push(place.ok(&["snapshot", "create", "before"]));
+    printed.push(place.ok(&["snapshot", "create", "before"]));
     let bar = "ts,open,high,low,close,volume\n1706745660000,42009,42050,41000,42020,0.25\n";
     let first = place.run(&merge, bar);
     assert!(!first.err.contains("first result"), "{first:?}");
     let again = place.run(&merge, bar);
     assert!(again.err.contains("first result"), "{again:?}");
     assert_eq!(first.out, again.out);
-    said.push(first.ok());
-    said.push(place.ok(&["query", KEY, "--start", "1706745660000", "--end", "1706745660000", "--format", "csv"]));
-    said.push(place.ok(&["query", KEY, "--as-of", "before"]));
+    printed.push(first.ok());
+    printed.push(place.ok(&["query", KEY, "--start", "1706745660000", "--end", "1706745660000", "--format", "csv"]));
+    printed.push(place.ok(&["query", KEY, "--as-of", "before"]));
     let file = out("before.csv");
     place.ok(&["export", KEY, "--as-of", "before", "--output", &file]);
     assert_eq!(std::fs::read_to_string(&file).unwrap(), std::fs::read_to_string(out("all.csv")).unwrap());
-    // A retry under a version that the first write itself has passed is answered too.
+    // A retry succeeds although the first write changed the version of its condition.
     let version =
-        said.iter().rev().find_map(|text| text.lines().find_map(|line| line.strip_prefix("version: "))).unwrap();
+        printed.iter().rev().find_map(|text| text.lines().find_map(|line| line.strip_prefix("version: "))).unwrap();
     let guarded =
         ["write", KEY, "--format", "csv", "--if-version", version, "--idempotency-key", "guarded"].map(str::to_string);
     let guarded: Vec<&str> = guarded.iter().map(String::as_str).collect();
     let first = place.run(&guarded, BODY);
     assert_eq!(first.out, place.run(&guarded, BODY).ok());
-    said.push(first.ok());
+    printed.push(first.ok());
     place.run(&guarded, &BODY.replace("42000.50,1", "42000.50,2")).fails(4, "idempotency_mismatch");
-    said.extend([
+    printed.extend([
         place.ok(&["coverage", KEY, "--as-of", "before"]),
         place.ok(&["snapshot", "list", "--json"]),
         place.ok(&["snapshot", "drop", "before"]),
@@ -135,7 +135,7 @@ fn conversation(place: &Place, folder: &Path) -> Vec<String> {
         let words = ["create", "rsi", "--definition", definition, "--code-version", "c1", "--output", output];
         place.ok(&[&[kind], &words[..], &["--input", KEY, "--input", "bars@2"]].concat())
     };
-    said.extend([
+    printed.extend([
         make("feature", &definition),
         make("feature", r#"{"period":14}"#),
         make("feature", r#"{"period":15}"#),
@@ -148,7 +148,7 @@ fn conversation(place: &Place, folder: &Path) -> Vec<String> {
         place.ok(&["factor", "list"]),
         place.ok(&["factor", "show", "rsi@1", "--json"]),
     ]);
-    said.extend([
+    printed.extend([
         place.ok(&["dataset", "lineage", "bars@2"]),
         place.ok(&["dataset", "status", "bars@2", "archived"]),
         place.ok(&["snapshot", "list"]),
@@ -177,11 +177,11 @@ fn conversation(place: &Place, folder: &Path) -> Vec<String> {
         };
         text.lines().filter(same).collect::<Vec<_>>().join("\n")
     };
-    said.iter().map(|text| hide(text)).collect()
+    printed.iter().map(|text| hide(text)).collect()
 }
 
 #[test]
-fn a_directory_and_its_server_say_the_same() {
+fn a_directory_and_its_server_print_the_same() {
     let folder = tempfile::tempdir().unwrap();
     let [alone, served] = ["alone", "served"].map(|name| folder.path().join(name));
     std::fs::create_dir_all(folder.path().join("a")).unwrap();
@@ -218,7 +218,7 @@ fn a_directory_and_its_server_say_the_same() {
 }
 
 #[test]
-fn a_directory_that_a_server_owns_is_reached_through_it() {
+fn commands_on_a_directory_owned_by_a_server_go_through_it() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path().to_string_lossy().into_owned();
     let server = Server::start(folder.path());
@@ -231,18 +231,18 @@ fn a_directory_that_a_server_owns_is_reached_through_it() {
     assert_eq!(there.lines().count(), 4);
     server.stop();
     let here = run(&["query", KEY, "--format", "csv", "--root", &root]);
-    assert_eq!(here.err, "", "nothing to say when it opens the store itself");
+    assert_eq!(here.err, "", "no message when it opens the store itself");
     assert_eq!(here.ok(), there);
 }
 
-/// Failures with their status and code, the same on both ways.
+/// Failures have the same status and code on a directory and through a server.
 #[test]
-fn failures_end_with_their_status_and_write_nothing() {
+fn failures_exit_with_their_status_and_write_no_row() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path().join("store");
     let root = root.to_string_lossy();
     run(&["query", KEY, "--root", &root]).fails(3, "not_found");
-    assert!(!Path::new(&*root).exists(), "only verbs that make a store make one");
+    assert!(!Path::new(&*root).exists(), "only commands that create a store create one");
     let check = |place: &Place| {
         place.run(&["query", "kline/NONE/1m"], "").fails(3, "series_not_found");
         place.run(&["write", KEY, "--format", "csv"], &BODY.replace("0.5", "0.5e-9")).fails(2, "invalid_rows");
@@ -301,7 +301,7 @@ fn failures_end_with_their_status_and_write_nothing() {
 }
 
 #[test]
-fn a_missing_row_error_names_the_row() {
+fn the_error_of_an_invalid_row_names_the_row() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path().to_string_lossy().into_owned();
     run(&["register", KEY, "--price-digits", "2", "--root", &root]).ok();
@@ -317,7 +317,7 @@ fn a_missing_row_error_names_the_row() {
 }
 
 #[test]
-fn coverage_shows_gaps_to_people_and_programs() {
+fn coverage_prints_gaps_as_text_and_as_json() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path().to_string_lossy().into_owned();
     run(&["register", KEY, "--price-digits", "2", "--volume-digits", "8", "--root", &root]).ok();
@@ -338,8 +338,8 @@ fn coverage_shows_gaps_to_people_and_programs() {
 }
 
 #[test]
-fn what_is_wrong_with_the_arguments_is_an_error_like_any_other() {
-    for (words, said) in [
+fn invalid_arguments_are_printed_like_any_other_error() {
+    for (words, printed) in [
         (&["qery"][..], "error[invalid_argument]: unrecognized subcommand 'qery'"),
         (&["query", KEY, "--lmit", "5"], "error[invalid_argument]: unexpected argument '--lmit' found"),
         (&["query", KEY, "--limit", "x"], "error[invalid_argument]: invalid value 'x' for '--limit <N>'"),
@@ -349,7 +349,7 @@ fn what_is_wrong_with_the_arguments_is_an_error_like_any_other() {
     ] {
         let done = run(words);
         assert_eq!(done.status, 2, "{words:?}");
-        assert!(done.err.starts_with(said) && done.out.is_empty(), "{words:?}: {}", done.err);
+        assert!(done.err.starts_with(printed) && done.out.is_empty(), "{words:?}: {}", done.err);
     }
     let nearly = run(&["query", KEY, "--lmit", "5"]).err;
     assert!(nearly.contains("\nhint: a similar argument exists: '--limit'\n"), "{nearly}");

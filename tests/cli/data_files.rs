@@ -1,4 +1,4 @@
-//! Files of a data directory as `inspect` and `export` see them, damaged ones among them.
+//! Intact and damaged files of a data directory with `inspect` and `export`.
 
 use std::path::{Path, PathBuf};
 
@@ -22,7 +22,7 @@ fn store(folder: &Path) -> String {
     root
 }
 
-/// Files below a directory with this ending.
+/// Files below a directory with this extension.
 fn files(root: &str, ending: &str) -> Vec<PathBuf> {
     let (mut out, mut folders) = (Vec::new(), vec![PathBuf::from(root)]);
     while let Some(folder) = folders.pop() {
@@ -66,7 +66,7 @@ fn every_kind_of_file_is_described() {
 }
 
 #[test]
-fn another_process_changes_no_byte_beside_a_live_server() {
+fn reading_commands_change_no_byte_under_a_running_server() {
     let folder = tempfile::tempdir().unwrap();
     let root = store(folder.path());
     let server = Server::start(Path::new(&root));
@@ -76,7 +76,7 @@ fn another_process_changes_no_byte_beside_a_live_server() {
         let changed = |path: &PathBuf| std::fs::metadata(path).unwrap().modified().unwrap();
         files(&root, "").into_iter().map(|path| (changed(&path), std::fs::read(&path).unwrap(), path)).collect()
     };
-    // The log gets its marker a moment after the last write.
+    // The log gets its marker shortly after the last write.
     let mut before = seen();
     loop {
         std::thread::sleep(std::time::Duration::from_millis(1_500));
@@ -91,11 +91,11 @@ fn another_process_changes_no_byte_beside_a_live_server() {
     let mut second = fastk();
     second.args(["serve", "--http", "127.0.0.1:0", "--flight", "127.0.0.1:0", "--root", &root]);
     finish(second, "").fails(4, "store_locked");
-    // A reader that names the directory is led to the server.
+    // A read with --root goes through the server.
     run(&["admin", "list-series", "--root", &root]).ok();
     let rows = run(&["query", KEY, "--root", &root, "--format", "csv"]).ok();
     assert_eq!(rows.lines().count(), 40_003);
-    assert!(seen() == before, "a byte, a name or a time of change is another one");
+    assert!(seen() == before, "a byte, a name or a modification time differs");
     server.stop();
 }
 
@@ -105,7 +105,7 @@ fn damage_fails_the_export_and_leaves_no_file() {
     let root = store(folder.path());
     let chunk = files(&root, ".arrow").pop().unwrap();
     let mut bytes = std::fs::read(&chunk).unwrap();
-    // In the columns of the last block: the footer begins some kilobytes before the end.
+    // In the columns of the last block: the footer starts some kilobytes before the end.
     let at = bytes.len() - bytes.len() / 8;
     bytes[at] ^= 0x10;
     let healthy = run(&["inspect", &chunk.to_string_lossy()]).ok();
@@ -119,7 +119,7 @@ fn damage_fails_the_export_and_leaves_no_file() {
         let done = run(&["export", KEY, "--output", &target.to_string_lossy(), flag, at]);
         assert_eq!(done.status, 8, "{done:?}");
         let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-        assert_eq!(left, ["store"], "nothing but the store");
+        assert_eq!(left, ["store"], "only the store");
     };
     export("--root", &root);
     let server = Server::start(Path::new(&root));
@@ -129,7 +129,7 @@ fn damage_fails_the_export_and_leaves_no_file() {
 }
 
 #[test]
-fn an_existing_file_is_replaced_on_request_only() {
+fn an_existing_file_is_replaced_only_with_force() {
     let folder = tempfile::tempdir().unwrap();
     let root = store(folder.path());
     let file = folder.path().join("rows.csv");
@@ -142,7 +142,7 @@ fn an_existing_file_is_replaced_on_request_only() {
 }
 
 #[test]
-fn a_reader_that_has_seen_enough_is_no_failure() {
+fn a_closed_pipe_is_no_failure() {
     let folder = tempfile::tempdir().unwrap();
     let root = store(folder.path());
     let mut child = super::program::fastk()

@@ -1,4 +1,4 @@
-//! `fastk import` as a process: standard input, and what it prints where nothing can be printed.
+//! `fastk import` as a process: standard input, and errors of standard output.
 
 use std::fs::File;
 use std::io::Write;
@@ -11,7 +11,7 @@ const BARS: &str = "ts,open,high,low,close,volume\n\
                     1706745660000,42000.50,42010.00,42000.00,42009.00,0.5\n";
 const KEY: &str = "kline/BTCUSDT/1m";
 
-/// Runs a verb with these bytes on standard input.
+/// Runs a command with these bytes on standard input.
 fn run_bytes(arguments: &[&str], input: Vec<u8>) -> Done {
     let mut command = fastk();
     command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -24,7 +24,7 @@ fn run_bytes(arguments: &[&str], input: Vec<u8>) -> Done {
     Done { status: output.status.code().unwrap_or(-1), out: text(output.stdout), err: text(output.stderr) }
 }
 
-/// Runs a verb to its end with its standard output in this file.
+/// Runs a command with its standard output in this file.
 fn run_into(command: &mut Command, out: File) -> Done {
     let output = command.stdout(out).stderr(Stdio::piped()).spawn().unwrap().wait_with_output().unwrap();
     Done {
@@ -41,7 +41,7 @@ fn gzip(text: &str) -> Vec<u8> {
 }
 
 #[test]
-fn import_reads_standard_input_of_every_kind_into_a_directory_and_through_a_server() {
+fn import_reads_standard_input_in_every_format_into_a_directory_and_through_a_server() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path().join("store").to_string_lossy().into_owned();
     let objects = BARS.lines().skip(1).map(|line| {
@@ -62,9 +62,9 @@ fn import_reads_standard_input_of_every_kind_into_a_directory_and_through_a_serv
         let mut seen = Vec::new();
         for (number, body) in bodies.iter().enumerate() {
             let key = format!("kline/BTC{number}/1m");
-            let said = run_bytes(&["import", "-", "--series", &key, flag, at, "--json"], body.clone()).ok();
-            let said: serde_json::Value = serde_json::from_str(&said).unwrap();
-            assert_eq!((&said["rows_written"], &said["files"][0]["path"]), (&2.into(), &"standard input".into()));
+            let printed = run_bytes(&["import", "-", "--series", &key, flag, at, "--json"], body.clone()).ok();
+            let printed: serde_json::Value = serde_json::from_str(&printed).unwrap();
+            assert_eq!((&printed["rows_written"], &printed["files"][0]["path"]), (&2.into(), &"standard input".into()));
             seen.push(run(&["query", &key, flag, at, "--format", "csv"]).ok());
         }
         assert!(seen[0].lines().count() == 3 && seen.iter().all(|rows| *rows == seen[0]), "{seen:?}");
@@ -76,7 +76,7 @@ fn import_reads_standard_input_of_every_kind_into_a_directory_and_through_a_serv
 }
 
 #[test]
-fn an_import_whose_summary_cannot_be_written_says_so_and_that_its_rows_are_stored() {
+fn an_import_whose_summary_cannot_be_printed_reports_that_its_rows_are_stored() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path().join("store").to_string_lossy().into_owned();
     let file = folder.path().join("bars.csv");
@@ -90,14 +90,14 @@ fn an_import_whose_summary_cannot_be_written_says_so_and_that_its_rows_are_store
         assert!(!done.err.contains("panicked") && done.err.contains("standard output"), "{done:?}");
         assert!(done.err.contains("all 2 rows are stored"), "{done:?}");
         assert_eq!(run(&["query", KEY, "--root", &root, "--format", "csv"]).ok().lines().count(), 3);
-        // Nobody reads what it found either.
+        // Standard error is closed too.
         let quiet = fastk().args(&words).stdout(Stdio::null()).stderr(full()).status().unwrap();
         assert!(quiet.success(), "{quiet}");
     }
 }
 
 #[test]
-fn a_full_disk_behind_standard_output_is_an_error_and_a_closed_pipe_is_none() {
+fn a_full_disk_at_standard_output_is_an_error_and_a_closed_pipe_is_none() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path().join("store").to_string_lossy().into_owned();
     let file = folder.path().join("bars.csv");

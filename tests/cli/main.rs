@@ -1,4 +1,4 @@
-//! The program as its user meets it: the binary is started, its output read, its exit status checked.
+//! The command line: starts the binary and checks its output and exit status.
 
 mod admin;
 mod backups;

@@ -1,11 +1,11 @@
-//! Starts the program: verbs that end, and servers that are stopped by their id.
+//! Starts the program: commands that exit, and servers that are stopped by their process id.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-/// What a verb that ended left.
+/// Status and output of a finished command.
 #[derive(Debug)]
 pub struct Done {
     pub status: i32,
@@ -14,14 +14,14 @@ pub struct Done {
 }
 
 impl Done {
-    /// Fails unless the verb succeeded; gives its output.
+    /// Asserts that the command succeeded; returns its output.
     #[track_caller]
     pub fn ok(self) -> String {
         assert_eq!(self.status, 0, "{self:?}");
         self.out
     }
 
-    /// Fails unless the verb ended with this status and `error[code]`.
+    /// Asserts that the command failed with this status and `error[code]`.
     #[track_caller]
     pub fn fails(self, status: i32, code: &str) -> Self {
         assert_eq!(self.status, status, "{self:?}");
@@ -30,7 +30,7 @@ impl Done {
     }
 }
 
-/// The program without the settings of whoever runs the tests.
+/// The program without the environment settings of the caller of the tests.
 pub fn fastk() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_fastk"));
     for (name, _) in std::env::vars_os() {
@@ -45,12 +45,12 @@ pub fn fastk() -> Command {
     command
 }
 
-/// Runs a verb to its end.
+/// Runs a command to its end.
 pub fn run(arguments: &[&str]) -> Done {
     run_with(arguments, "")
 }
 
-/// Runs a verb to its end with this on standard input.
+/// Runs a command to its end with this standard input.
 pub fn run_with(arguments: &[&str], input: &str) -> Done {
     let mut command = fastk();
     command.args(arguments);
@@ -112,24 +112,24 @@ impl Server {
     /// Sends a signal by the id of the process.
     pub fn signal(&self, signal: rustix::process::Signal) {
         let pid = i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw).expect("a pid");
-        rustix::process::kill_process(pid, signal).expect("the process is there");
+        rustix::process::kill_process(pid, signal).expect("the process runs");
     }
 
-    /// The status, and the rest of standard output, once it has ended.
+    /// Waits for the exit; returns the status and the rest of standard output.
     pub fn ended(mut self, within: Duration) -> (ExitStatus, String) {
-        let begun = Instant::now();
+        let started_at = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().expect("its status") {
                 let mut rest = String::new();
                 self.out.read_to_string(&mut rest).expect("text");
                 return (status, rest);
             }
-            assert!(begun.elapsed() < within, "still running after {within:?}");
+            assert!(started_at.elapsed() < within, "still running after {within:?}");
             std::thread::sleep(Duration::from_millis(5));
         }
     }
 
-    /// Stops it as an operator does.
+    /// Stops it with SIGTERM.
     pub fn stop(self) {
         self.signal(rustix::process::Signal::TERM);
         let (status, _) = self.ended(Duration::from_secs(120));

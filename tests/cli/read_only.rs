@@ -1,4 +1,4 @@
-//! Verbs that only read, on a directory that cannot be written to: they answer and change nothing.
+//! Commands that only read work on a directory without write permission, and change no file.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
@@ -11,7 +11,7 @@ use crate::program::{Done, Server, fastk, finish, run, run_with};
 /// User and group without rights.
 const NOBODY: &str = "65534";
 
-/// Everything below a directory: bytes and time of change of each file.
+/// Bytes and modification time of each file below a directory.
 fn tree(dir: &Path, found: &mut BTreeMap<PathBuf, (Vec<u8>, SystemTime)>) {
     for entry in std::fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
@@ -30,7 +30,7 @@ fn listed(dir: &Path) -> BTreeMap<PathBuf, (Vec<u8>, SystemTime)> {
     found
 }
 
-/// Takes the right to write from everybody, or gives it back to the owner.
+/// Removes the write permission of all users, or restores that of the owner.
 fn set_writable(path: &Path, is_writable: bool) {
     let mode = match (path.is_dir(), is_writable) {
         (true, false) => 0o555,
@@ -40,14 +40,14 @@ fn set_writable(path: &Path, is_writable: bool) {
     };
     let set = || std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
     if path.is_dir() {
-        // A directory that may not be read cannot be walked.
+        // A directory without read permission cannot be walked.
         set();
         std::fs::read_dir(path).unwrap().for_each(|entry| set_writable(&entry.unwrap().path(), is_writable));
     }
     set();
 }
 
-/// Gives the right to write back, so that the directory can be removed.
+/// Restores the write permission on drop, so that the directory can be removed.
 struct Restored(PathBuf);
 
 impl Drop for Restored {
@@ -56,7 +56,7 @@ impl Drop for Restored {
     }
 }
 
-/// The program as somebody whom the rights of files bind: nobody, where this process is root.
+/// The program as a user who is bound by file permissions: `nobody` if this process is root.
 struct Reader {
     is_root: bool,
     program: PathBuf,
@@ -88,7 +88,7 @@ impl Reader {
 }
 
 #[test]
-fn verbs_that_only_read_work_on_a_read_only_directory_and_change_nothing() {
+fn reading_commands_work_on_a_read_only_directory_and_change_no_file() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
     let program = folder.path().join("fastk");
@@ -102,7 +102,7 @@ fn verbs_that_only_read_work_on_a_read_only_directory_and_change_nothing() {
     }
     let store = folder.path().join("store");
     let root = store.to_str().unwrap();
-    // Killed, so that rows stand in the log and the dataset in the write-ahead log of the registry.
+    // Killed, so that rows are in the log and the dataset is in the write-ahead log of the registry.
     let server = Server::start(&store);
     let key = "kline/X/1m";
     run(&["register", key, "--price-digits", "0", "--volume-digits", "0", "--root", root]).ok();
@@ -142,18 +142,18 @@ fn verbs_that_only_read_work_on_a_read_only_directory_and_change_nothing() {
     assert!(std::fs::read_to_string(&file).unwrap().lines().count() >= 4);
     let segment = before.keys().find(|path| path.extension().is_some_and(|ending| ending == "wal")).unwrap();
     assert!(reader.run(&["inspect", segment.to_str().unwrap()]).ok().contains("segment"));
-    // What changes something is refused by name, and a server does not start.
+    // Commands that write are refused with the directory named, and a server does not start.
     reader.run(&["delete", key, "--all", "--root", root]).fails(7, "writer_stopped");
     reader.run(&["register", "kline/NEW/1m", "--root", root]).fails(7, "writer_stopped");
     let served = reader.run(&["serve", "--http", "127.0.0.1:0", "--flight", "127.0.0.1:0", "--root", root]);
     assert_ne!(served.status, 0, "{served:?}");
     assert!(listed(&store) == before, "something changed");
     if is_root {
-        // Beside an owner nobody reads files that are being changed: the owner is asked.
+        // While a server owns the store, commands go through it instead of reading changing files.
         let server = Server::start(&store);
-        let asked = reader.run(&["query", key, "--format", "csv", "--root", root]);
-        assert!(asked.err.contains("going through"), "{asked:?}");
-        assert!(asked.ok().contains("120000,3,3,3,3,3"));
+        let through_owner = reader.run(&["query", key, "--format", "csv", "--root", root]);
+        assert!(through_owner.err.contains("going through"), "{through_owner:?}");
+        assert!(through_owner.ok().contains("120000,3,3,3,3,3"));
         drop(server);
     }
     drop(restored);

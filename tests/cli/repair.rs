@@ -1,4 +1,4 @@
-//! `admin repair` and `admin rebuild-manifest`: what they print, and their exit status, where something is lost.
+//! `admin repair` and `admin rebuild-manifest`: output and exit status when data is lost.
 
 use std::path::{Path, PathBuf};
 
@@ -58,7 +58,7 @@ fn a_repair_of_a_cut_log_names_what_is_lost_and_fails() {
 }
 
 #[test]
-fn an_empty_registry_beside_snapshots_of_datasets_is_damage() {
+fn an_empty_registry_with_snapshots_of_datasets_is_damage() {
     let dir = tempfile::tempdir().unwrap();
     for way in ["repair", "opening"] {
         let root = dir.path().join(way).to_string_lossy().into_owned();
@@ -89,7 +89,7 @@ fn an_empty_registry_beside_snapshots_of_datasets_is_damage() {
         assert!(kept.into_iter().any(|name| name.to_string_lossy().contains("registry.sqlite")), "{way}");
         assert!(std::fs::metadata(&registry).unwrap().len() > 0, "{way}: a fresh one");
         run(&["admin", "verify", "--root", &root]).ok();
-        // The snapshot of the dataset is still there.
+        // The snapshot of the dataset still exists.
         assert!(run(&["snapshot", "list", "--root", &root]).ok().contains("dataset:bars@1"), "{way}");
     }
 }

@@ -7,7 +7,7 @@ use rustix::process::Signal;
 use super::program::{Server, fastk, finish, run};
 
 #[test]
-fn a_server_prints_one_line_and_ends_clean_on_either_signal() {
+fn a_server_prints_one_line_and_exits_cleanly_on_either_signal() {
     for signal in [Signal::TERM, Signal::INT] {
         let root = tempfile::tempdir().unwrap();
         let server = Server::start(&root.path().join("made/on/demand"));
@@ -22,11 +22,11 @@ fn a_server_prints_one_line_and_ends_clean_on_either_signal() {
 }
 
 #[test]
-fn a_client_that_holds_its_connection_does_not_hold_the_end() {
+fn an_open_connection_does_not_delay_the_shutdown() {
     let root = tempfile::tempdir().unwrap();
     let mut command = fastk();
     command.args(["serve", "--http", "127.0.0.1:0", "--flight", "127.0.0.1:0", "--root"]).arg(root.path());
-    // How long a client may take to ask, and what is under way to end.
+    // Timeout of request headers, and of requests in flight at shutdown.
     for name in ["HTTP__HEADER_TIMEOUT_MS", "FLIGHT__HANDSHAKE_TIMEOUT_MS", "LIMITS__DRAIN_TIMEOUT_MS"] {
         command.env(format!("FASTK__{name}"), "3600000");
     }
@@ -43,17 +43,17 @@ fn a_second_server_on_the_same_directory_fails_at_once() {
     let first = Server::start(root.path());
     let mut command = fastk();
     command.args(["serve", "--http", "127.0.0.1:0", "--flight", "127.0.0.1:0", "--root"]).arg(root.path());
-    // While the first one goes on.
+    // The first server continues to serve.
     let second = finish(command, "").fails(4, "store_locked");
     assert_eq!(second.out, "", "no ready line");
     run(&["admin", "health", "--server", &first.http]).ok();
     first.stop();
-    // The lock goes with its holder.
+    // The lock is released with its process.
     Server::start(root.path()).stop();
 }
 
 #[test]
-fn a_killed_server_leaves_no_lock_and_no_address_behind() {
+fn a_killed_server_leaves_no_lock_and_no_stale_address() {
     let root = tempfile::tempdir().unwrap();
     let server = Server::start(root.path());
     let pid = server.pid().to_string();
@@ -62,13 +62,13 @@ fn a_killed_server_leaves_no_lock_and_no_address_behind() {
         assert!(lock.contains(part), "{part} in {lock}");
     }
     drop(server);
-    // Opened by this verb itself: nobody answers at the address that stood there.
+    // The command opens the store itself: the address in LOCK is stale.
     run(&["admin", "list-series", "--root", &root.path().to_string_lossy()]).ok();
     assert!(!std::fs::read_to_string(root.path().join("LOCK")).unwrap().contains("http"));
 }
 
 #[test]
-fn addresses_that_others_reach_need_a_flag() {
+fn addresses_reachable_from_other_machines_need_a_flag() {
     let root = tempfile::tempdir().unwrap();
     let at = root.path().join("store");
     for (flag, other) in [("--http", "--flight"), ("--flight", "--http")] {
@@ -77,14 +77,14 @@ fn addresses_that_others_reach_need_a_flag() {
         let done = finish(command, "").fails(2, "invalid_argument");
         assert!(done.err.contains("--insecure"), "{}", done.err);
     }
-    assert!(!at.exists(), "nothing was made");
+    assert!(!at.exists(), "no directory was created");
     let mut command = fastk();
     command.args(["serve", "--insecure", "--http", "0.0.0.0:0", "--flight", "127.0.0.1:0", "--root"]).arg(&at);
     Server::of(command).stop();
 }
 
 #[test]
-fn wrong_settings_are_named_all_at_once() {
+fn all_invalid_settings_are_reported_at_once() {
     let mut command = fastk();
     command.args(["serve", "--http", "nowhere"]);
     command.env("FASTK__STORE__DURABILTY", "none").env("FASTK__STORE__TAIL_ROWS_MAX", "many");
@@ -111,7 +111,7 @@ fn effective_settings_are_printed_with_their_origin() {
 }
 
 #[test]
-fn the_environment_takes_lists_and_variables_that_nothing_reads_are_named() {
+fn the_environment_accepts_lists_and_unknown_variables_are_reported() {
     let mut command = fastk();
     command.args(["serve", "--print-config"]);
     command.env("FASTK__HTTP__CORS_ORIGINS", "https://a.example,http://b.example:81");
@@ -124,7 +124,7 @@ fn the_environment_takes_lists_and_variables_that_nothing_reads_are_named() {
 }
 
 #[test]
-fn the_demo_shows_its_answers_and_leaves_nothing_behind() {
+fn the_demo_prints_its_results_and_removes_its_directory() {
     let temporary = tempfile::tempdir().unwrap();
     let mut command = fastk();
     command.args(["demo", "--exit", "--http", "127.0.0.1:0", "--flight", "127.0.0.1:0"]);
@@ -138,7 +138,7 @@ fn the_demo_shows_its_answers_and_leaves_nothing_behind() {
 }
 
 #[test]
-fn the_demo_prints_lines_with_its_own_ports_and_cleans_up_when_stopped() {
+fn the_demo_prints_examples_with_its_ports_and_removes_its_directory_when_stopped() {
     let temporary = tempfile::tempdir().unwrap();
     let mut command = fastk();
     command.args(["demo", "--http", "127.0.0.1:0", "--flight", "127.0.0.1:0"]).env("TMPDIR", temporary.path());

@@ -1,4 +1,5 @@
-//! `admin verify`, `scrub`, `list-orphans` and `explain-overlap`: on a directory, beside its owner, through a server.
+//! `admin verify`, `scrub`, `list-orphans` and `explain-overlap`: on a directory, while a server owns it, through a
+//! server.
 
 use std::path::{Path, PathBuf};
 
@@ -47,7 +48,7 @@ fn json(done: &Done) -> serde_json::Value {
 }
 
 #[test]
-fn damage_is_found_from_outside_beside_the_owner_and_through_it() {
+fn damage_is_found_on_the_directory_while_it_is_owned_and_through_the_server() {
     let folder = tempfile::tempdir().unwrap();
     let root = store(folder.path());
     let clean = run(&["admin", "verify", "--root", &root]).ok();
@@ -75,29 +76,29 @@ fn damage_is_found_from_outside_beside_the_owner_and_through_it() {
 }
 
 #[test]
-fn a_scrub_goes_through_the_owner_or_takes_the_lock_and_writes_sidecars() {
+fn a_scrub_goes_through_the_owner_or_takes_the_lock_and_rebuilds_sidecars() {
     let folder = tempfile::tempdir().unwrap();
     let root = store(folder.path());
     let zones = file(&root, ".zmap");
-    let whole = std::fs::read(&zones).unwrap();
+    let intact = std::fs::read(&zones).unwrap();
     let damaged = || std::fs::write(&zones, b"FASTKZMP").unwrap();
     damaged();
     let dry = run(&["admin", "scrub", "--dry-run", "--root", &root]);
     assert_eq!((dry.status, std::fs::read(&zones).unwrap().len()), (1, 8), "{dry:?}");
     let done = run(&["admin", "scrub", "--rate", "0", "--root", &root]).ok();
-    assert!(done.contains("rebuilt  chunks/") && std::fs::read(&zones).unwrap() == whole, "{done}");
+    assert!(done.contains("rebuilt  chunks/") && std::fs::read(&zones).unwrap() == intact, "{done}");
     damaged();
     let server = Server::start(Path::new(&root));
     // The lock is the server's: the scrub goes through it.
     let done = run(&["admin", "scrub", "--json", "--root", &root]);
     assert!(done.err.contains("going through"), "{done:?}");
     assert_eq!((done.status, json(&done)["rebuilt"].as_array().unwrap().len()), (0, 1));
-    assert!(std::fs::read(&zones).unwrap() == whole);
+    assert!(std::fs::read(&zones).unwrap() == intact);
     server.stop();
 }
 
 #[test]
-fn orphans_and_overlaps_are_the_same_from_both_sides() {
+fn orphans_and_overlaps_are_the_same_on_a_directory_and_through_a_server() {
     let folder = tempfile::tempdir().unwrap();
     let root = store(folder.path());
     assert_eq!(

@@ -1,4 +1,4 @@
-//! Pages of the documentation against the code: what of them is a list, a table or a number is compared.
+//! Compares lists, tables and numbers of the documentation with the code.
 
 use std::collections::BTreeSet;
 
@@ -16,7 +16,7 @@ fn section(page: &str, heading: &str) -> String {
     section.join("\n")
 }
 
-/// The rows of the tables in a text, without those of their heads.
+/// The rows of the tables in a text, without headers.
 fn rows(text: &str) -> Vec<Vec<String>> {
     let cells = |line: &str| line.trim_matches('|').split(" | ").map(|cell| cell.trim().to_owned()).collect();
     let mut out = Vec::new();
@@ -30,15 +30,15 @@ fn rows(text: &str) -> Vec<Vec<String>> {
     out
 }
 
-/// What stands between backquotes.
+/// The texts between backquotes.
 fn spans(text: &str) -> impl Iterator<Item = &str> {
     text.split('`').skip(1).step_by(2)
 }
 
-/// The number that the source says after `before`.
-fn said(file: &str, before: &str) -> u64 {
+/// The number in the source after `before`.
+fn output(file: &str, before: &str) -> u64 {
     let source = read(file);
-    let (_, after) = source.split_once(before).unwrap_or_else(|| panic!("{file} does not say {before:?}"));
+    let (_, after) = source.split_once(before).unwrap_or_else(|| panic!("{file} does not contain {before:?}"));
     let text: String = after.split([';', ')', ',']).next().unwrap().replace('_', "");
     let number = |text: &str| -> u64 { text.trim().parse().unwrap_or_else(|_| panic!("{file}: {before} {text:?}")) };
     match text.split_once("<<") {
@@ -50,7 +50,7 @@ fn said(file: &str, before: &str) -> u64 {
 /// `1 MiB` or `10,000` as a number.
 fn amount(text: &str) -> u64 {
     let (number, unit) = text.split_once(' ').unwrap_or((text, ""));
-    let number: u64 = number.replace(',', "").parse().unwrap_or_else(|_| panic!("{text:?} is no amount"));
+    let number: u64 = number.replace(',', "").parse().unwrap_or_else(|_| panic!("{text:?} is not an amount"));
     number
         * match unit {
             "" => 1,
@@ -106,10 +106,10 @@ fn the_fixed_limits_are_the_constants_of_the_code() {
         let code = row[2].trim_matches('`');
         assert!(code == "–" || fastk::ErrorCode::from_name(code).is_some(), "{what}: {code}");
         for (file, before) in *places {
-            assert_eq!(amount(&row[1]), said(file, before), "{what}");
+            assert_eq!(amount(&row[1]), output(file, before), "{what}");
         }
     }
-    // Other pages name them too.
+    // Other pages state them too.
     let access = read("docs/access.md");
     assert!(access.contains("at most 10,000 tokens") && access.contains("up to 100 times, each of at most 256 bytes"));
 }
@@ -147,7 +147,7 @@ fn every_variable_of_the_environment_is_documented() {
     assert_eq!(documented, coded);
 }
 
-/// Names of the fields of a struct, as the source has them.
+/// Names of the fields of a struct in the source.
 fn fields(file: &str, name: &str) -> BTreeSet<String> {
     let source = read(file);
     let (_, after) = source.split_once(&format!("struct {name} {{")).unwrap_or_else(|| panic!("{file}: no {name}"));
@@ -194,13 +194,13 @@ fn the_actions_of_flight_have_the_documented_bodies() {
         if let Some((_, optional)) = about.split_once("optional: ") {
             listed.extend(optional.split(", ").map(str::to_owned));
         }
-        // What the page says of other requests stands behind a semicolon and a word of prose.
+        // Text about other requests follows after a semicolon.
         let body = row[1].split("; names the store").next().unwrap();
         let mut shown = members(body);
         if let Some((_, optional)) = body.split_once("optional ") {
             shown.extend(spans(optional).map(str::to_owned));
         }
-        // An example of a filter, of which there are more.
+        // One example of several filters.
         shown.remove("prefix");
         assert_eq!(shown, listed, "{name}");
     }
@@ -247,7 +247,7 @@ fn the_limits_on_the_page_about_flight_are_the_defaults() {
     let documented: Vec<u64> = rows(&section("docs/flight.md", "## Limits"))
         .iter()
         .map(|row| {
-            // The first amount of the cell: a number, and the unit behind it.
+            // The first amount of the cell: a number and its unit.
             let mut words = row[1].split(' ').skip_while(|word| !word.starts_with(|c: char| c.is_ascii_digit()));
             let number = words.next().unwrap().trim_end_matches(',');
             match words.next().map(|unit| unit.trim_end_matches([',', ';'])) {
@@ -260,7 +260,7 @@ fn the_limits_on_the_page_about_flight_are_the_defaults() {
 }
 
 #[test]
-fn a_record_goes_from_status_to_status_as_documented() {
+fn the_status_transitions_of_records_are_the_documented_ones() {
     let documented = rows(&section("docs/registry.md", "## Status"));
     let coded: Vec<Vec<String>> = RecordStatus::ALL
         .into_iter()

@@ -1,4 +1,4 @@
-//! Backups: what is in one, what a crash leaves of it, and what becomes of it.
+//! Backups: their contents, crashes during a backup, and restores.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
@@ -35,13 +35,13 @@ fn restored(backup: &Path, root: &Path, options: &RestoreOptions) -> fastk::Resu
     restore(backup, root, options, &TaskControl::new())
 }
 
-/// Nothing is damaged, missing or left over.
-fn assert_whole(root: &Path) {
+/// Asserts that no file is damaged, missing or orphaned.
+fn assert_clean(root: &Path) {
     let report = verify(&DiskPath::os(root), VerifyOptions { live: Some(false) }, &TaskControl::new()).unwrap();
     assert!(report.clean && report.findings.is_empty(), "{report:?}");
 }
 
-/// What the store shows now, under the name "", and under every snapshot.
+/// The contents of the store now, under the name "", and under every snapshot.
 fn all_shown(store: &Store) -> BTreeMap<String, Rowset> {
     let named = store.snapshots().into_iter().map(|(name, _)| {
         let rows = shown(store, &store.as_of(&name).unwrap());
@@ -69,17 +69,17 @@ fn fill(store: &Store) {
     let mut spec = SeriesSpec::of_key(&a);
     spec.value_index = Some(ValueIndexSpec::Columns(vec!["close".into()]));
     store.register(spec.resolve().unwrap()).unwrap();
-    let gone = SeriesKey::kline("GONE", "1m").unwrap();
-    for key in [&b, &gone] {
+    let removed = SeriesKey::kline("GONE", "1m").unwrap();
+    for key in [&b, &removed] {
         store.register(def(key)).unwrap();
     }
-    for key in [&a, &b, &gone] {
+    for key in [&a, &b, &removed] {
         store.write(key, minutes(44_400, 400), WriteMode::Upsert, None).unwrap();
     }
     store.seal(&[]).unwrap();
     store.write(&b, minutes(44_450, 100), WriteMode::Upsert, None).unwrap();
     store.create_snapshot("early").unwrap();
-    store.drop_series(&gone, None).unwrap();
+    store.drop_series(&removed, None).unwrap();
     store.write_many(once(), Some("once")).unwrap();
     store.checkpoint().unwrap();
     store.delete_range(&a, (44_600 * MINUTE, 44_700 * MINUTE), None).unwrap();
@@ -88,7 +88,7 @@ fn fill(store: &Store) {
     store.write(&b, minutes(10, 5), WriteMode::Upsert, None).unwrap();
 }
 
-/// More of everything, and less: a snapshot goes, chunks are replaced.
+/// More writes; also drops a snapshot and replaces chunks.
 fn change(store: &Store) {
     let [a, b] = keys();
     store.write(&a, minutes(90_000, 50), WriteMode::Upsert, None).unwrap();
@@ -100,12 +100,12 @@ fn change(store: &Store) {
 }
 
 #[test]
-fn a_backup_shows_all_the_store_does_and_so_does_the_store_restored_from_it() {
+fn a_backup_and_the_store_restored_from_it_have_the_contents_of_the_store() {
     let dir = tempfile::tempdir().unwrap();
     let (root, to, again) = (dir.path().join("store"), dir.path().join("deep/backup"), dir.path().join("again"));
     let store = Store::open(&root, true, small()).unwrap();
     fill(&store);
-    let wanted = all_shown(&store);
+    let expected = all_shown(&store);
     let before = store.snapshot().commit;
     let planned = back_up(&store, &to, &BackupOptions { dry_run: true, ..BackupOptions::default() }).unwrap();
     assert!(
@@ -114,9 +114,9 @@ fn a_backup_shows_all_the_store_does_and_so_does_the_store_restored_from_it() {
     let report = back_up(&store, &to, &BackupOptions::default()).unwrap();
     assert_eq!((report.commit, report.series, report.snapshots), (before, 2, 2));
     assert!(report.linked.files > 5 && report.kept.files == 0 && report.damaged.is_empty(), "{report:?}");
-    assert!(all_shown(&store) == wanted);
+    assert!(all_shown(&store) == expected);
 
-    // Opened where it is, it shows everything, takes nothing, and stays as it is, the times of its files too.
+    // Opened in place, the backup is complete, refuses writes, and its files and their times do not change.
     let untouched = |path: &Path| -> (Files, Vec<i64>) {
         let names = super::guarantees::files(path, ".", "");
         (contents(path), names.iter().map(|name| std::fs::metadata(name).unwrap().mtime_nsec()).collect())
@@ -124,7 +124,7 @@ fn a_backup_shows_all_the_store_does_and_so_does_the_store_restored_from_it() {
     let left = untouched(&to);
     for _ in 0..2 {
         let backup = Store::open(&to, false, small()).unwrap();
-        assert!(all_shown(&backup) == wanted);
+        assert!(all_shown(&backup) == expected);
         assert_eq!((backup.epoch(), backup.snapshot().commit), (store.epoch(), before));
         let refused = backup.write(&keys()[0], minutes(0, 1), WriteMode::Upsert, None).unwrap_err();
         assert_eq!(refused.code(), ErrorCode::WriterStopped);
@@ -143,20 +143,20 @@ fn a_backup_shows_all_the_store_does_and_so_does_the_store_restored_from_it() {
     let other = Store::open(&again, false, small()).unwrap();
     assert_eq!(Some(other.epoch()), done.epoch.as_deref());
     assert_ne!(other.epoch(), store.epoch());
-    assert!(all_shown(&other) == wanted);
+    assert!(all_shown(&other) == expected);
     assert!(other.write_many(once(), Some("once")).unwrap().repeated, "the receipt is gone");
-    assert_whole(&to);
-    assert_whole(&again);
-    // It is a store like any other, and what it does changes nothing of the backup or the first store.
+    assert_clean(&to);
+    assert_clean(&again);
+    // It is a normal store, and its writes change neither the backup nor the first store.
     change(&other);
     let changed = all_shown(&other);
     other.vacuum().unwrap();
     drop(other);
     assert!(all_shown(&Store::open(&again, false, small()).unwrap()) == changed);
-    assert!(untouched(&to) == left && all_shown(&store) == wanted);
+    assert!(untouched(&to) == left && all_shown(&store) == expected);
 }
 
-/// What a writer did, by commit.
+/// The operations of a writer, by commit.
 enum Done {
     Register(SeriesKey),
     Write(SeriesKey, Rows),
@@ -165,7 +165,7 @@ enum Done {
     Forget(String),
 }
 
-/// Every cell of every view at a commit, worked out from what was done.
+/// Every cell of every snapshot at a commit, computed from the operations.
 fn replayed(done: &BTreeMap<u64, Done>, commit: u64) -> BTreeMap<String, Rowset> {
     let mut now: BTreeMap<String, BTreeMap<i64, Vec<i64>>> = BTreeMap::new();
     let mut named: BTreeMap<String, Rowset> = BTreeMap::new();
@@ -194,7 +194,7 @@ fn replayed(done: &BTreeMap<u64, Done>, commit: u64) -> BTreeMap<String, Rowset>
 }
 
 #[test]
-fn a_backup_under_load_is_the_store_at_its_commit_cell_by_cell() {
+fn a_backup_under_load_equals_the_store_at_its_commit_cell_by_cell() {
     let dir = tempfile::tempdir().unwrap();
     let options = StoreOptions { upkeep: true, tail_rows_max: 700, wal_bytes_max: 128 << 10, ..small() };
     let store = Store::open(&dir.path().join("store"), true, options).unwrap();
@@ -202,17 +202,17 @@ fn a_backup_under_load_is_the_store_at_its_commit_cell_by_cell() {
     let note = |commit: u64, what: Done| assert!(done.lock().unwrap().insert(commit, what).is_none());
     let stop = AtomicBool::new(false);
     let writer = |seed: u64| {
-        let mut dice = Rng(seed);
+        let mut rng = Rng(seed);
         let key = SeriesKey::kline(&format!("W{seed}"), "1m").unwrap();
         let (_, _, commit) = store.register(def(&key)).unwrap();
         note(commit, Done::Register(key.clone()));
         let mut names = 0;
         while !stop.load(Ordering::Relaxed) {
-            let first = 44_000 + (dice.roll() % 3_000) as i64;
-            match dice.roll() % 40 {
+            let first = 44_000 + (rng.roll() % 3_000) as i64;
+            match rng.roll() % 40 {
                 0..34 => {
-                    let mut rows = minutes(first, 1 + (dice.roll() % 60) as i64);
-                    let salt = (dice.roll() % 1_000) as i64;
+                    let mut rows = minutes(first, 1 + (rng.roll() % 60) as i64);
+                    let salt = (rng.roll() % 1_000) as i64;
                     rows.columns.iter_mut().flatten().for_each(|cell| *cell += salt);
                     let written = store.write(&key, rows.clone(), WriteMode::Upsert, None).unwrap();
                     note(written.commit, Done::Write(key.clone(), rows));
@@ -236,7 +236,7 @@ fn a_backup_under_load_is_the_store_at_its_commit_cell_by_cell() {
                         note(commit, Done::Forget(name));
                     }
                 }
-                _ => drop(store.compact(&[], dice.percent(50)).unwrap()),
+                _ => drop(store.compact(&[], rng.percent(50)).unwrap()),
             }
         }
     };
@@ -262,16 +262,16 @@ fn a_backup_under_load_is_the_store_at_its_commit_cell_by_cell() {
     for (round, (to, report)) in taken.into_iter().enumerate().skip(1) {
         let report = report.unwrap();
         assert!(report.commit > 0 && report.commit <= *done.last_key_value().unwrap().0);
-        let wanted = replayed(&done, report.commit);
+        let expected = replayed(&done, report.commit);
         let backup = Store::open(&to, false, small()).unwrap();
         let found = all_shown(&backup);
-        assert_eq!(found.keys().collect::<Vec<_>>(), wanted.keys().collect::<Vec<_>>(), "round {round}");
-        for (name, rows) in &wanted {
+        assert_eq!(found.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>(), "round {round}");
+        for (name, rows) in &expected {
             assert!(found[name] == *rows, "round {round}, view {name:?} at commit {}", report.commit);
         }
         let again = dir.path().join(format!("again-{round}"));
         restored(&to, &again, &apply()).unwrap();
-        assert!(all_shown(&Store::open(&again, false, small()).unwrap()) == wanted, "round {round}, restored");
+        assert!(all_shown(&Store::open(&again, false, small()).unwrap()) == expected, "round {round}, restored");
     }
     let forced = read_listing(&DiskPath::os(dir.path().join("two"))).unwrap();
     assert!(forced.files.iter().all(|file| !file.shared && file.how != CopyMethod::Linked));
@@ -284,7 +284,7 @@ fn inodes(root: &Path) -> BTreeMap<String, u64> {
 }
 
 #[test]
-fn a_later_backup_keeps_what_is_there_and_adds_only_what_is_new() {
+fn a_later_backup_keeps_unchanged_files_and_adds_only_new_ones() {
     for copy in [false, true] {
         let dir = tempfile::tempdir().unwrap();
         let (root, to) = (dir.path().join("store"), dir.path().join("backup"));
@@ -313,18 +313,18 @@ fn a_later_backup_keeps_what_is_there_and_adds_only_what_is_new() {
         let added = back_up(&store, &to, &how).unwrap();
         let after = inodes(&to);
         for (name, inode) in chunks(&before) {
-            assert_eq!(after[&name], inode, "{name} was made anew");
+            assert_eq!(after[&name], inode, "{name} was rewritten");
         }
         assert!(chunks(&after).len() > chunks(&before).len());
         let new: Vec<&String> = after.keys().filter(|name| !before.contains_key(*name)).collect();
         assert_eq!(added.linked.files + added.copied.files, new.len() as u64, "{new:?}");
         let bytes: u64 = new.iter().map(|name| std::fs::metadata(to.join(name)).unwrap().len()).sum();
         assert_eq!(added.linked.bytes + added.copied.bytes, bytes);
-        let wanted = all_shown(&store);
-        assert!(all_shown(&Store::open(&to, false, small()).unwrap()) == wanted);
+        let expected = all_shown(&store);
+        assert!(all_shown(&Store::open(&to, false, small()).unwrap()) == expected);
 
         change(&store);
-        let wanted = all_shown(&store);
+        let expected = all_shown(&store);
         let third = back_up(&store, &to, &how).unwrap();
         assert!(third.files_removed > 0, "{third:?}");
         let listed = read_listing(&DiskPath::os(&to)).unwrap();
@@ -333,21 +333,21 @@ fn a_later_backup_keeps_what_is_there_and_adds_only_what_is_new() {
         found.sort();
         named.sort();
         assert_eq!(found, named);
-        assert!(all_shown(&Store::open(&to, false, small()).unwrap()) == wanted);
+        assert!(all_shown(&Store::open(&to, false, small()).unwrap()) == expected);
 
-        // A series of backups: the next one shares what is the same with the one before.
+        // Incremental backups: each one shares unchanged files with the previous one.
         let next = dir.path().join("next");
         let based = back_up(&store, &next, &BackupOptions { base: Some(to.clone()), ..how.clone() }).unwrap();
         let (old, new) = (chunks(&inodes(&to)), chunks(&inodes(&next)));
         assert_eq!(old, new, "{based:?}");
-        assert!(all_shown(&Store::open(&next, false, small()).unwrap()) == wanted);
+        assert!(all_shown(&Store::open(&next, false, small()).unwrap()) == expected);
         std::fs::remove_dir_all(&to).unwrap();
         restored(&next, &dir.path().join("again"), &apply()).unwrap();
     }
 }
 
 #[test]
-fn files_of_its_own_take_the_place_of_shared_ones_when_they_are_asked_for() {
+fn separate_copies_replace_shared_files_on_request() {
     let dir = tempfile::tempdir().unwrap();
     let (root, to) = (dir.path().join("store"), dir.path().join("backup"));
     let store = Store::open(&root, true, small()).unwrap();
@@ -366,7 +366,7 @@ fn files_of_its_own_take_the_place_of_shared_ones_when_they_are_asked_for() {
 }
 
 #[test]
-fn directories_that_hold_something_else_are_refused_untouched() {
+fn directories_with_other_files_are_refused_and_unchanged() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name);
     let store = Store::open(&path("store"), true, small()).unwrap();
@@ -393,13 +393,13 @@ fn directories_that_hold_something_else_are_refused_untouched() {
         assert_eq!(error.code(), ErrorCode::InvalidArgument, "{name}: {error}");
     }
     assert_eq!(restored(&path("full"), &path("new"), &apply()).unwrap_err().code(), ErrorCode::NotFound);
-    // Nothing was changed, but what a checkpoint does to the store before it is copied.
+    // No file changed, except by the checkpoint of the store before the copy.
     let rest = |files: Files| -> Files { files.into_iter().filter(|(name, _)| !name.starts_with("store/")).collect() };
     assert!(rest(contents(dir.path())) == rest(before));
 }
 
 #[test]
-fn a_restored_store_is_what_the_snapshot_showed_and_no_more() {
+fn a_restored_store_has_exactly_the_contents_of_the_snapshot() {
     let dir = tempfile::tempdir().unwrap();
     let (root, to) = (dir.path().join("store"), dir.path().join("backup"));
     let store = Store::open(&root, true, small()).unwrap();
@@ -412,7 +412,7 @@ fn a_restored_store_is_what_the_snapshot_showed_and_no_more() {
             Ok(())
         })
         .unwrap();
-    let wanted = all_shown(&store);
+    let expected = all_shown(&store);
     back_up(&store, &to, &BackupOptions::default()).unwrap();
     for (name, others) in [("early", vec!["early"]), ("late", vec!["early", "late"])] {
         let again = dir.path().join(name);
@@ -425,18 +425,18 @@ fn a_restored_store_is_what_the_snapshot_showed_and_no_more() {
         let other = Store::open(&again, false, small()).unwrap();
         let state = other.snapshot();
         assert_eq!(state.commit, then.commit);
-        assert!(shown(&other, &state) == wanted[name], "{name}");
+        assert!(shown(&other, &state) == expected[name], "{name}");
         for earlier in others {
-            assert!(shown(&other, &other.as_of(earlier).unwrap()) == wanted[earlier], "{earlier} in {name}");
+            assert!(shown(&other, &other.as_of(earlier).unwrap()) == expected[earlier], "{earlier} in {name}");
         }
         for series in then.registered() {
             let found = state.get(&series.def.key).unwrap();
             assert_eq!((found.version, found.rows, found.bounds), (series.version, series.rows, series.bounds));
             assert_eq!(found.def, series.def);
         }
-        // The write under a key came behind "early": it is not done there, so its retry is no repetition.
+        // The keyed write came after "early": the restored store does not have it, so its retry is applied.
         assert_eq!(other.write_many(once(), Some("once")).unwrap().repeated, name == "late");
-        assert_whole(&again);
+        assert_clean(&again);
         let rows = all_shown(&other);
         other.seal(&[]).unwrap();
         other.checkpoint().unwrap();
@@ -444,8 +444,8 @@ fn a_restored_store_is_what_the_snapshot_showed_and_no_more() {
         drop(other);
         assert!(all_shown(&Store::open(&again, false, small()).unwrap()) == rows, "{name} after maintenance");
     }
-    let gone = SeriesKey::kline("GONE", "1m").unwrap();
-    assert!(wanted["early"].contains_key(gone.as_str()) && !wanted["late"].contains_key(gone.as_str()));
+    let removed = SeriesKey::kline("GONE", "1m").unwrap();
+    assert!(expected["early"].contains_key(removed.as_str()) && !expected["late"].contains_key(removed.as_str()));
     let options = RestoreOptions { as_of: Some("never".into()), ..apply() };
     let error = restored(&to, &dir.path().join("never"), &options).unwrap_err();
     assert_eq!((error.code(), error.hint()), (ErrorCode::SnapshotNotFound, Some("it has early, late")));
@@ -453,15 +453,15 @@ fn a_restored_store_is_what_the_snapshot_showed_and_no_more() {
 }
 
 #[test]
-fn the_manifest_of_a_restored_store_can_be_made_anew_from_its_files() {
+fn the_manifest_of_a_restored_store_can_be_rebuilt_from_its_files() {
     let dir = tempfile::tempdir().unwrap();
     let (to, again) = (dir.path().join("backup"), dir.path().join("again"));
     let store = Store::open(&dir.path().join("store"), true, small()).unwrap();
     fill(&store);
-    // A snapshot is known to the manifest alone, and so is what only it shows.
+    // Only the manifest has snapshots and data that only they need.
     store.drop_snapshot("early").unwrap();
     store.drop_snapshot("late").unwrap();
-    let wanted = all_shown(&store);
+    let expected = all_shown(&store);
     back_up(&store, &to, &BackupOptions::default()).unwrap();
     restored(&to, &again, &apply()).unwrap();
     let before = inodes(&to);
@@ -469,11 +469,11 @@ fn the_manifest_of_a_restored_store_can_be_made_anew_from_its_files() {
     assert_eq!(refused.code(), ErrorCode::WriterStopped);
     assert_eq!(inodes(&to), before);
     repair(&DiskPath::os(&again), RepairOptions { apply: true, rebuild_manifest: true }).unwrap();
-    assert!(all_shown(&Store::open(&again, false, small()).unwrap()) == wanted);
+    assert!(all_shown(&Store::open(&again, false, small()).unwrap()) == expected);
 }
 
 #[test]
-fn a_damaged_chunk_stops_a_backup_by_name_unless_it_may_be_damaged() {
+fn a_damaged_chunk_stops_a_backup_by_name_unless_damage_is_allowed() {
     for copy in [false, true] {
         let dir = tempfile::tempdir().unwrap();
         let (root, to) = (dir.path().join("store"), dir.path().join("backup"));
@@ -489,7 +489,7 @@ fn a_damaged_chunk_stops_a_backup_by_name_unless_it_may_be_damaged() {
         let error = back_up(&store, &to, &how).unwrap_err();
         assert_eq!(error.code(), ErrorCode::CorruptData);
         assert!(error.detail().contains(&name), "{error}");
-        assert!(!to.exists(), "what was begun stays behind");
+        assert!(!to.exists(), "the unfinished backup was not removed");
         let how = BackupOptions { allow_damaged: true, ..how };
         for _ in 0..2 {
             let report = back_up(&store, &to, &how).unwrap();
@@ -509,7 +509,7 @@ fn a_damaged_chunk_stops_a_backup_by_name_unless_it_may_be_damaged() {
 }
 
 #[test]
-fn a_run_file_that_went_bad_since_it_was_read_stops_a_backup_by_name() {
+fn a_run_file_that_was_damaged_after_it_was_read_stops_a_backup_by_name() {
     let dir = tempfile::tempdir().unwrap();
     let (root, to) = (dir.path().join("store"), dir.path().join("backup"));
     let store = Store::open(&root, true, small()).unwrap();
@@ -531,7 +531,7 @@ fn a_run_file_that_went_bad_since_it_was_read_stops_a_backup_by_name() {
 }
 
 #[test]
-fn work_that_is_cancelled_leaves_nothing_behind() {
+fn cancelled_backups_and_restores_leave_no_files() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(&dir.path().join("store"), true, small()).unwrap();
     fill(&store);
@@ -540,7 +540,7 @@ fn work_that_is_cancelled_leaves_nothing_behind() {
     watch.cancel();
     assert_eq!(store.backup(&to, &BackupOptions::default(), &watch).unwrap_err().code(), ErrorCode::NotReady);
     assert!(!to.exists());
-    // Cancelled on the way: the rate lets it read a part at a time.
+    // Cancelled during the copy, which the rate limit slows down.
     let watch = TaskControl::with_rate(1 << 10);
     std::thread::scope(|scope| {
         let backup = scope.spawn(|| store.backup(&to, &BackupOptions::default(), &watch));
@@ -555,7 +555,7 @@ fn work_that_is_cancelled_leaves_nothing_behind() {
     store.backup(&to, &BackupOptions::default(), &watch).unwrap();
     let (done, total) = watch.progress();
     assert!(done > 0 && done == total);
-    // A restore that is cancelled leaves the directory as empty as it was.
+    // A cancelled restore leaves the directory empty.
     let watch = TaskControl::new();
     watch.cancel();
     let again = dir.path().join("again");
@@ -583,7 +583,7 @@ fn a_flipped_bit_anywhere_in_a_backup_is_refused_by_restore_with_the_name_of_the
         if !named(&name) {
             continue;
         }
-        // Every byte of what is small, and enough of the others.
+        // Every byte of small files, and a sample of the others.
         let step = (bytes.len() / 400).max(1);
         for at in (0..bytes.len()).step_by(step).chain([bytes.len() - 1]) {
             let mut state = whole.clone();
@@ -627,7 +627,7 @@ fn a_listing_of_another_manifest_or_without_a_chunk_is_refused() {
     }
 }
 
-/// What restoring from a disk gives; the error where it does not.
+/// The contents of a store restored from a disk, or the error.
 fn restored_from(state: SimState, seed: u64) -> fastk::Result<BTreeMap<String, Rowset>> {
     let disk = SimDisk::new(state, seed);
     restore_on(&disk.path("/backup"), &disk.path("/again"), &apply(), &TaskControl::new())?;
@@ -665,17 +665,17 @@ fn a_crash_at_any_step_of_a_backup_leaves_the_earlier_one_or_the_new_one() {
                         found[0] += 1;
                     }
                 }
-                // The store goes on, and so do its backups, whatever lies there.
+                // The store and its backups continue despite the leftovers.
                 if position % 5 == 0 {
                     let disk = SimDisk::new(crashed, seed);
                     let store = Store::open_on(&disk.path("/store"), false, small()).unwrap();
                     let report = store.backup(Path::new("/backup"), &how, &TaskControl::new());
                     report.unwrap_or_else(|error| panic!("{what}: {error}"));
-                    let wanted = all_shown(&store);
-                    assert!(restored_from(disk.state(), 1).unwrap() == wanted, "{what}: the next backup");
+                    let expected = all_shown(&store);
+                    assert!(restored_from(disk.state(), 1).unwrap() == expected, "{what}: the next backup");
                     let listing = read_listing(&disk.path("/backup")).unwrap();
                     let left = disk.state().files().into_keys().filter(|path| path.starts_with("/backup"));
-                    assert_eq!(left.count(), listing.files.len() + 2, "{what}: something stays behind");
+                    assert_eq!(left.count(), listing.files.len() + 2, "{what}: a file is left over");
                 }
             }
             assert!(found[0] > 20 && found[1] > 0, "{found:?}");
@@ -689,12 +689,12 @@ fn a_crash_at_any_step_of_a_backup_leaves_the_earlier_one_or_the_new_one() {
 }
 
 #[test]
-fn a_crash_at_any_step_of_a_restore_leaves_no_store_or_the_whole_one() {
+fn a_crash_at_any_step_of_a_restore_leaves_no_store_or_the_complete_one() {
     let disk = SimDisk::default();
     let store = Store::open_on(&disk.path("/store"), true, small()).unwrap();
     fill(&store);
     store.backup(Path::new("/backup"), &BackupOptions::default(), &TaskControl::new()).unwrap();
-    let wanted = all_shown(&store);
+    let expected = all_shown(&store);
     drop(store);
     disk.record();
     restore_on(&disk.path("/backup"), &disk.path("/again"), &apply(), &TaskControl::new()).unwrap();
@@ -705,18 +705,18 @@ fn a_crash_at_any_step_of_a_restore_leaves_no_store_or_the_whole_one() {
         let again = disk.path("/again");
         match Store::open_on(&again, false, small()) {
             Ok(store) => {
-                assert!(all_shown(&store) == wanted, "{what}");
+                assert!(all_shown(&store) == expected, "{what}");
                 whole += 1;
             }
             Err(error) => {
                 assert_eq!(error.code(), ErrorCode::NotFound, "{what}: {error}");
-                // No store is made among what lies there, but it can be restored into again.
+                // No store is created among the leftovers, but a restore into the directory succeeds.
                 if again.join("restore.begun").exists() {
                     assert!(Store::open_on(&again, true, small()).is_err(), "{what}");
                 }
                 restore_on(&disk.path("/backup"), &again, &apply(), &TaskControl::new())
                     .unwrap_or_else(|error| panic!("{what}: {error}"));
-                assert!(all_shown(&Store::open_on(&again, false, small()).unwrap()) == wanted, "{what}");
+                assert!(all_shown(&Store::open_on(&again, false, small()).unwrap()) == expected, "{what}");
                 none += 1;
             }
         }
@@ -725,7 +725,7 @@ fn a_crash_at_any_step_of_a_restore_leaves_no_store_or_the_whole_one() {
 }
 
 #[test]
-fn a_full_disk_or_a_failing_one_costs_no_earlier_backup_and_leaves_no_litter() {
+fn a_full_or_failing_disk_keeps_the_earlier_backup_and_leaves_no_files() {
     for fault in [Fault::Full, Fault::Io] {
         let disk = SimDisk::default();
         let store = Store::open_on(&disk.path("/store"), true, small()).unwrap();
@@ -761,7 +761,7 @@ fn a_full_disk_or_a_failing_one_costs_no_earlier_backup_and_leaves_no_litter() {
                         assert!(before.is_none() && missing.code() == ErrorCode::NotFound, "{what}: {missing}");
                         let code = if fault == Fault::Full { ErrorCode::StorageFull } else { ErrorCode::Io };
                         assert!([code, ErrorCode::Io].contains(&error.code()), "{what}: {error}");
-                        // What could not be removed may stay; nothing else does.
+                        // Only files that could not be removed may remain.
                         assert!(names(&disk).len() <= 1, "{what}: {:?}", names(&disk));
                     }
                     (Err(_), Ok(found)) => {
@@ -779,27 +779,27 @@ fn a_full_disk_or_a_failing_one_costs_no_earlier_backup_and_leaves_no_litter() {
 }
 
 #[test]
-fn a_backup_opened_for_reading_answers_as_of_its_snapshots_beside_a_later_backup() {
+fn a_backup_open_for_reading_keeps_its_contents_during_a_later_backup() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(&dir.path().join("store"), true, small()).unwrap();
     fill(&store);
     let to = dir.path().join("backup");
     back_up(&store, &to, &BackupOptions::default()).unwrap();
-    let wanted = all_shown(&store);
+    let expected = all_shown(&store);
     let open = Arc::new(Store::open(&to, false, small()).unwrap());
     let early = open.as_of("early").unwrap();
-    assert!(shown(&open, &early) == wanted["early"]);
+    assert!(shown(&open, &early) == expected["early"]);
     assert!(early.get(&SeriesKey::kline("GONE", "1m").unwrap()).is_some());
-    // What it has mapped it goes on showing.
+    // Mapped files remain readable.
     change(&store);
     back_up(&store, &to, &BackupOptions::default()).unwrap();
-    assert!(shown(&open, &early) == wanted["early"]);
+    assert!(shown(&open, &early) == expected["early"]);
     assert_eq!(Store::open(&to, true, small()).unwrap().snapshots().len(), 1);
 }
 
-/// The outer one would take the inner one for its own when it is renewed, and destroy it.
+/// The outer backup would treat the inner one as its own when it is replaced, and destroy it.
 #[test]
-fn a_backup_inside_a_backup_or_a_store_is_refused_by_whatever_way() {
+fn a_backup_inside_a_backup_or_a_store_is_refused_under_any_path() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name);
     let store = Store::open(&path("store"), true, small()).unwrap();
@@ -807,7 +807,7 @@ fn a_backup_inside_a_backup_or_a_store_is_refused_by_whatever_way() {
     back_up(&store, &path("outer"), &BackupOptions::default()).unwrap();
     std::os::unix::fs::symlink(path("outer"), path("link")).unwrap();
     std::os::unix::fs::symlink(path("store"), path("way")).unwrap();
-    // Begun and never finished.
+    // An unfinished backup.
     std::fs::create_dir_all(path("begun")).unwrap();
     std::fs::write(path("begun/backup.begun"), store.epoch()).unwrap();
     let before = contents(dir.path());
@@ -839,8 +839,8 @@ fn a_backup_inside_a_backup_or_a_store_is_refused_by_whatever_way() {
         }
     }
     assert!(contents(dir.path()) == before, "a refusal changed something");
-    // Beside them everything goes, and the outer one is renewed as ever.
+    // Sibling directories are accepted, and the outer backup can be replaced.
     back_up(&store, &path("begun"), &BackupOptions::default()).unwrap();
     back_up(&store, &path("outer"), &BackupOptions::default()).unwrap();
-    assert_whole(&path("outer"));
+    assert_clean(&path("outer"));
 }

@@ -1,4 +1,4 @@
-//! Two processes that open one directory: another opening runs, whole, between any two disk operations of the first.
+//! Two processes open one directory: a complete second open runs between any two disk operations of the first.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -17,15 +17,15 @@ fn options() -> StoreOptions {
     StoreOptions { upkeep: false, wal_segment_bytes: 4 << 10, ..StoreOptions::default() }
 }
 
-/// What the second opening does once it has the store.
+/// What the second open does once it has the store.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Second {
     Holds,
     Closes,
 }
 
-/// Opens the store; before operation `at` of that another opening runs. Returns whether `at` was reached, and checks
-/// that exactly one opening at a time has the store.
+/// Opens the store and runs a second open before operation `at` of the first. Returns whether `at` was reached, and
+/// asserts that only one of them has the store at a time.
 fn race(at: u64, is_new: bool, second: Second) -> bool {
     let disk = SimDisk::new(SimState::default(), 7);
     let path = disk.path(ROOT);
@@ -44,7 +44,7 @@ fn race(at: u64, is_new: bool, second: Second) -> bool {
             }
             *other.lock().unwrap() = Some(opened);
             if second == Second::Closes {
-                // A refusal is kept, a store is closed.
+                // Records a refusal; closes a store.
                 let mut other = other.lock().unwrap();
                 if matches!(&*other, Some(Ok(_))) {
                     *other = None;
@@ -72,15 +72,15 @@ fn race(at: u64, is_new: bool, second: Second) -> bool {
             assert_eq!(refused.code(), ErrorCode::StoreLocked, "{context}: {refused}");
         }
         (Ok(_), Some(Err(refused))) => assert_eq!(refused.code(), ErrorCode::StoreLocked, "{context}: {refused}"),
-        // The second one was done before the first had the lock: what it wrote is there.
-        (Ok(store), None) => assert!(store.snapshot().get(&key).is_some(), "{context}: a registration is gone"),
+        // The second one finished before the first had the lock: its writes are visible.
+        (Ok(store), None) => assert!(store.snapshot().get(&key).is_some(), "{context}: a registration is lost"),
         (first, other) => panic!("{context}: first {first:?}, second {other:?}"),
     }
     true
 }
 
 #[test]
-fn of_two_openings_one_has_the_store_and_the_other_is_told_that_it_is_locked() {
+fn of_two_concurrent_opens_one_has_the_store_and_the_other_fails_with_store_locked() {
     for second in [Second::Holds, Second::Closes] {
         for is_new in [true, false] {
             let mut at = 0;
@@ -93,7 +93,7 @@ fn of_two_openings_one_has_the_store_and_the_other_is_told_that_it_is_locked() {
 }
 
 #[test]
-fn a_directory_with_other_files_is_refused_and_left_as_it_was() {
+fn a_directory_with_other_files_is_refused_and_unchanged() {
     let disk = SimDisk::new(SimState::default(), 7);
     let path = disk.path(ROOT);
     fastk::disk::create_dir(&path).unwrap();

@@ -1,5 +1,5 @@
-//! Coverage against a plain set of timestamps: random writes, deletes, seals and damage, then every figure is worked out
-//! again bucket by bucket.
+//! Coverage against a plain set of timestamps: random writes, deletes, seals and damage; every result is
+//! recomputed bucket by bucket.
 //!
 //! `FASTK_COVERAGE_CASES` sets the amount, `FASTK_COVERAGE_SEED` replays one failing case.
 
@@ -18,12 +18,12 @@ use serde_json::{Value, json};
 const SECOND: i64 = 1_000;
 const DAY: i64 = 86_400 * SECOND;
 
-/// How the buckets of a case are found the slow way, in milliseconds.
+/// The buckets of a case for the naive computation, in milliseconds.
 #[derive(Clone, Copy)]
 enum Buckets {
-    /// Of equal length from an anchor on.
+    /// Of equal length from an anchor.
     Every(i64, i64),
-    /// Of equal length from the first row on.
+    /// Of equal length from the first row.
     FromFirst(i64),
     /// Calendar months.
     Months(i64),
@@ -65,7 +65,7 @@ fn cases() -> Vec<Case> {
 }
 
 impl Buckets {
-    /// Length, or the shortest one.
+    /// The length, or the shortest length.
     fn length(self) -> i64 {
         match self {
             Buckets::Every(_, length) | Buckets::FromFirst(length) => length,
@@ -73,7 +73,7 @@ impl Buckets {
         }
     }
 
-    /// Starts of all buckets that touch the closed range, and one more.
+    /// Starts of all buckets that overlap the closed range, and of the next one.
     fn starts(self, (from, to): (i64, i64), first: Option<i64>) -> Vec<i64> {
         let (anchor, length) = match self {
             Buckets::Every(anchor, length) => (anchor, length),
@@ -104,7 +104,7 @@ impl Buckets {
     }
 }
 
-/// A calendar, and whether it is open at a moment in milliseconds.
+/// A calendar, and whether it is open at a time in milliseconds.
 type Hours = (Value, fn(i64) -> bool);
 
 fn calendars() -> Vec<Hours> {
@@ -166,7 +166,7 @@ impl Bench {
         self.store.as_ref().unwrap()
     }
 
-    /// A moment within some 600 buckets around the epoch.
+    /// A random time within about 600 buckets around the epoch.
     fn moment(&mut self) -> i64 {
         let length = self.case.buckets.length();
         let bucket = self.rng.random_range(-400..200);
@@ -256,14 +256,20 @@ impl Bench {
         if start.is_none() && end.is_none() && value == json!("24x7") {
             assert_eq!(ratio(&series, self.store().cache()).unwrap(), found.ratio());
         }
-        let wanted = [1, 2, 5, 40][self.rng.random_range(0..4)];
-        let complete = last_complete(&series, self.store().cache(), &calendar, (spec.start, spec.end), wanted).unwrap();
+        let expectation = [1, 2, 5, 40][self.rng.random_range(0..4)];
+        let complete =
+            last_complete(&series, self.store().cache(), &calendar, (spec.start, spec.end), expectation).unwrap();
         let rows: Vec<i64> = complete.map_or(Vec::new(), |complete| {
             let spec = ScanSpec { filter: complete.filter.into_iter().collect(), ..ScanSpec::range(complete.range) };
             let blocks = Scan::new(&series, self.store().cache(), &spec).map(Result::unwrap);
             blocks.flat_map(|block| block.words(0).to_vec()).collect()
         });
-        assert_eq!(rows, naive.last_complete(wanted as usize, ticks), "the last {wanted} of {}", self.case.timeframe);
+        assert_eq!(
+            rows,
+            naive.last_complete(expectation as usize, ticks),
+            "the last {expectation} of {}",
+            self.case.timeframe
+        );
     }
 }
 
@@ -281,13 +287,13 @@ fn sidecars(root: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Every bucket looked at one by one.
+/// The naive computation, bucket by bucket.
 struct Naive {
     /// Rows of the range.
     rows: Vec<i64>,
     off_grid: u64,
     outside: u64,
-    /// Start and end of the expected buckets, and whether a row is inside.
+    /// Start and end of the expected buckets, and whether they contain a row.
     expected: Vec<(i64, i64, bool)>,
     bounds: Option<(i64, i64)>,
 }
@@ -351,9 +357,9 @@ impl Naive {
         assert_eq!(found.ratio(), ratio);
     }
 
-    /// Rows of the last `wanted` neighbours among the expected buckets that all have rows.
-    fn last_complete(&self, wanted: usize, ticks: i64) -> Vec<i64> {
-        let found = self.expected.windows(wanted).rfind(|run| run.iter().all(|(.., present)| *present));
+    /// Rows of the last `expectation` consecutive expected buckets that all have rows.
+    fn last_complete(&self, expectation: usize, ticks: i64) -> Vec<i64> {
+        let found = self.expected.windows(expectation).rfind(|run| run.iter().all(|(.., present)| *present));
         let inside = |ts: &i64| found.unwrap().iter().any(|(from, to, _)| from <= ts && ts <= to);
         if found.is_none() {
             Vec::new()
@@ -373,7 +379,7 @@ fn run_case(seed: u64) {
 }
 
 #[test]
-fn coverage_is_what_a_plain_set_of_timestamps_says() {
+fn coverage_equals_that_of_a_plain_set_of_timestamps() {
     if let Ok(seed) = std::env::var("FASTK_COVERAGE_SEED") {
         return run_case(seed.parse().unwrap());
     }
@@ -394,7 +400,7 @@ fn minutes_with_gaps(rows: i64, gaps: i64) -> Vec<i64> {
 }
 
 #[test]
-fn a_sidecar_stands_beside_every_chunk_and_goes_with_it() {
+fn every_chunk_has_a_sidecar_that_is_removed_with_it() {
     let root = tempfile::tempdir().unwrap();
     let store = Store::open(root.path(), true, options()).unwrap();
     let key = SeriesKey::scalar("c", "S", "1m", "n").unwrap();
@@ -413,7 +419,7 @@ fn a_sidecar_stands_beside_every_chunk_and_goes_with_it() {
     store.delete_range(&key, (i64::MIN, i64::MAX), None).unwrap();
     write(vec![0]);
     assert_eq!(sidecars(root.path()).len(), 1);
-    // A timeframe without a length has none.
+    // For a timeframe without a length there is no sidecar.
     let tick = SeriesKey::scalar("c", "S", "tick", "n").unwrap();
     store.register(SeriesSpec::of_key(&tick).resolve().unwrap()).unwrap();
     store.write(&tick, Rows { ts: vec![1], columns: vec![vec![0]] }, WriteMode::Upsert, None).unwrap();
@@ -428,14 +434,14 @@ fn a_sidecar_stands_beside_every_chunk_and_goes_with_it() {
 }
 
 #[test]
-fn windows_over_a_century_cost_windows_and_not_buckets() {
+fn the_cost_of_a_century_depends_on_windows_and_not_on_buckets() {
     let root = tempfile::tempdir().unwrap();
     let store = Store::open(root.path(), true, options()).unwrap();
     let key = SeriesKey::scalar("c", "S", "1s", "n").unwrap();
     let mut spec = SeriesSpec::of_key(&key);
     spec.partition = Some("all".into());
     store.register(spec.resolve().unwrap()).unwrap();
-    // 2^32 seconds are 136 years: numbers of buckets need more bits.
+    // 2^32 seconds are 136 years: bucket numbers need more bits.
     let ends = vec![-6_000_000_000 * SECOND, 6_000_000_000 * SECOND];
     store.write(&key, Rows { ts: ends, columns: vec![vec![0; 2]] }, WriteMode::Upsert, None).unwrap();
     store.seal(&[]).unwrap();
@@ -444,15 +450,15 @@ fn windows_over_a_century_cost_windows_and_not_buckets() {
     for (calendar, ratio_to_all) in [(Calendar::Always, 1.0), (Calendar::parse(&fx).unwrap(), 5.0 / 7.0)] {
         let spec = CoverageSpec { start: None, end: None, calendar: &calendar, missing_min: 1, gaps_max: 10 };
         // A walk over the buckets would take minutes.
-        let begun = std::time::Instant::now();
+        let started_at = std::time::Instant::now();
         let found = coverage(state.get(&key).unwrap(), store.cache(), &spec).unwrap();
-        assert!(begun.elapsed().as_secs() < 60, "{:?}", begun.elapsed());
+        assert!(started_at.elapsed().as_secs() < 60, "{:?}", started_at.elapsed());
         assert!((found.expected as f64 / 12_000_000_001.0 - ratio_to_all).abs() < 1e-3, "{}", found.expected);
         assert_eq!(found.gaps.len(), 1);
     }
 }
 
-/// Prints how long coverage of 10 million rows with 1,000 gaps takes.
+/// Prints the time of coverage of 10 million rows with 1,000 gaps.
 #[test]
 #[ignore = "a measurement: run it alone, in release"]
 fn coverage_of_ten_million_rows_is_measured() {
@@ -474,9 +480,9 @@ fn coverage_of_ten_million_rows_is_measured() {
             let mut best = f64::MAX;
             let mut first = 0.0;
             for round in 0..20 {
-                let begun = std::time::Instant::now();
+                let started_at = std::time::Instant::now();
                 let found = coverage(series, store.cache(), &spec).unwrap();
-                let ms = begun.elapsed().as_secs_f64() * 1_000.0;
+                let ms = started_at.elapsed().as_secs_f64() * 1_000.0;
                 assert!(found.gaps.len() > 500, "{}", found.gaps.len());
                 if round == 0 {
                     first = ms;

@@ -1,5 +1,6 @@
-//! Log segments cut at every byte, alone, two at a time, and together with a lost manifest. The oracle knows every commit
-//! that was acknowledged before the damage: what is gone after the repair is compared with what the repair says is gone.
+//! Log segments cut at every byte, alone, two at a time, and together with a lost manifest. The oracle knows every
+//! commit that was acknowledged before the damage: what is gone after the repair is compared with what the repair says
+//! is gone.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -20,7 +21,7 @@ use super::proof_amount::Proof;
 
 const ROOT: &str = "/cuts/store";
 
-/// What an acknowledged commit did, as far as a reader can tell later whether it is there.
+/// The visible effect of an acknowledged commit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Did {
     Row(SeriesKey, i64),
@@ -28,13 +29,13 @@ enum Did {
     Snapshot(String),
 }
 
-/// A store that was killed, and everything it had acknowledged, by commit.
+/// A killed store, and its acknowledged commits.
 struct Killed {
     state: SimState,
     acknowledged: BTreeMap<u64, Did>,
     epoch: String,
     last: u64,
-    /// Last commit that a checkpoint took out of the log.
+    /// Last commit that a checkpoint removed from the log.
     settled_to: u64,
 }
 
@@ -50,8 +51,8 @@ fn other() -> SeriesKey {
     SeriesKey::kline("LATER", "1m").unwrap()
 }
 
-/// Sixty synced writes and snapshots, killed without a closing. With `settled`, a checkpoint has taken the first of them
-/// out of the log.
+/// Sixty synced writes and snapshots, then a kill. With `settled`, a checkpoint has removed the first of
+/// them from the log.
 fn killed(segment_bytes: u64, settled: bool) -> Killed {
     let disk = SimDisk::new(SimState::default(), 3);
     let store = Store::open_on(&disk.path(ROOT), true, small(segment_bytes)).unwrap();
@@ -84,7 +85,7 @@ fn segments(state: &SimState) -> Vec<PathBuf> {
     state.files().into_keys().filter(|path| path.extension().is_some_and(|ending| ending == "wal")).collect()
 }
 
-/// Offsets behind each frame of a segment; the first is that behind the header.
+/// End offsets of the frames of a segment; the first is the end of the header.
 fn borders(segment: &[u8]) -> Vec<usize> {
     let epoch = decode_segment_header(segment).unwrap().epoch;
     let mut borders = vec![SEGMENT_HEADER_BYTES];
@@ -115,32 +116,32 @@ fn shown(store: &Store, acknowledged: &BTreeMap<u64, Did>) -> BTreeSet<u64> {
     acknowledged.iter().filter(|(_, did)| is_shown(did)).map(|(commit, _)| *commit).collect()
 }
 
-fn mend(state: &SimState, apply: bool) -> (SimDisk, RepairReport) {
+fn run_repair(state: &SimState, apply: bool) -> (SimDisk, RepairReport) {
     let disk = SimDisk::new(state.clone(), 5);
     let report = repair(&disk.path(ROOT), RepairOptions { apply, rebuild_manifest: false }).unwrap();
     (disk, report)
 }
 
-/// Where damage was done, and so what a report may leave open.
+/// The damage, which decides what a report may leave open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kept {
     Manifest,
     NoManifest,
 }
 
-/// Opens, repairs and compares. Gives how many commits are gone.
+/// Opens, repairs and compares. Returns the number of lost commits.
 fn check(killed: &Killed, damaged: &SimState, kept: Kept, what: &str) -> usize {
     let acknowledged = &killed.acknowledged;
     let store = Store::open_on(&SimDisk::new(damaged.clone(), 4).path(ROOT), false, options()).unwrap();
     let found = store.recovery().clone();
     assert!(!found.damage.is_empty(), "{what}: the cut is no torn end");
-    // Before the repair already no entity tag of before is right for what is left.
+    // Even before the repair, no earlier entity tag is valid.
     if shown(&store, acknowledged).len() < acknowledged.len() {
         assert_ne!(store.epoch(), killed.epoch, "{what}: the epoch of the damaged store");
     }
     drop(store);
-    let (_, plan) = mend(damaged, false);
-    let (disk, report) = mend(damaged, true);
+    let (_, plan) = run_repair(damaged, false);
+    let (disk, report) = run_repair(damaged, true);
     assert!(!plan.clean && report.applied, "{what}");
     assert_eq!(
         (&plan.lost_lsns, plan.lost_from, &plan.lost_commits, &plan.lost_snapshots, &plan.lost_series),
@@ -150,59 +151,62 @@ fn check(killed: &Killed, damaged: &SimState, kept: Kept, what: &str) -> usize {
     let store = Store::open_on(&disk.path(ROOT), false, options()).unwrap();
     assert!(store.recovery().damage.is_empty(), "{what}: {:?}", store.recovery().damage);
     let there = shown(&store, acknowledged);
-    let gone: BTreeSet<u64> = acknowledged.keys().filter(|commit| !there.contains(commit)).copied().collect();
+    let removed: BTreeSet<u64> = acknowledged.keys().filter(|commit| !there.contains(commit)).copied().collect();
     let is_named = |commit: u64| {
         report.lost_commits.iter().any(|(first, last)| *first <= commit && last.is_none_or(|last| commit <= last))
     };
-    // Every commit that is gone is named, and none that is there.
+    // Exactly the lost commits are reported.
     for commit in acknowledged.keys() {
         let did = &acknowledged[commit];
         if kept == Kept::NoManifest && *commit <= killed.settled_to && matches!(did, Did::Snapshot(_)) {
-            // Only the manifest knew it.
+            // Only the manifest had it.
             assert!(report.forgotten.iter().any(|told| told.contains("snapshots")), "{what}: {report:?}");
             continue;
         }
-        if gone.contains(commit) {
-            assert!(is_named(*commit), "{what}: commit {commit} ({did:?}) is gone and not named: {report:?}");
+        if removed.contains(commit) {
+            assert!(is_named(*commit), "{what}: commit {commit} ({did:?}) is lost and not reported: {report:?}");
         } else if kept == Kept::Manifest {
-            assert!(!is_named(*commit), "{what}: commit {commit} ({did:?}) is there and named as lost: {report:?}");
+            assert!(
+                !is_named(*commit),
+                "{what}: commit {commit} ({did:?}) is present and reported as lost: {report:?}"
+            );
         }
     }
     if kept == Kept::Manifest {
-        for commit in &gone {
+        for commit in &removed {
             if let Did::Snapshot(name) = &acknowledged[commit] {
                 let named = report.lost_snapshots.iter().any(|lost| lost.name == *name && lost.commit == *commit);
-                assert!(named, "{what}: snapshot {name} is gone and not named: {report:?}");
+                assert!(named, "{what}: snapshot {name} is lost and not reported: {report:?}");
             }
         }
     }
-    // A series whose registration is gone takes its later rows with it.
-    let registered = gone.iter().any(|commit| matches!(&acknowledged[commit], Did::Registered(_)));
+    // Without the registration of a series its later rows are lost.
+    let registered = removed.iter().any(|commit| matches!(&acknowledged[commit], Did::Registered(_)));
     assert!(registered || report.lost_series.is_empty(), "{what}: {:?}", report.lost_series);
     for lost in &report.lost_snapshots {
-        assert!(gone.contains(&lost.commit), "{what}: snapshot {} is there and named as lost", lost.name);
+        assert!(removed.contains(&lost.commit), "{what}: snapshot {} is present and reported as lost", lost.name);
     }
-    if gone.is_empty() && kept == Kept::Manifest {
+    if removed.is_empty() && kept == Kept::Manifest {
         assert!(report.lost_lsns.is_empty(), "{what}: {report:?}");
     }
     assert!(kept == Kept::Manifest || store.epoch() != killed.epoch, "{what}: the epoch");
-    if gone.iter().any(|commit| *commit > killed.settled_to) {
+    if removed.iter().any(|commit| *commit > killed.settled_to) {
         assert!(report.has_lost() && (!report.lost_lsns.is_empty() || report.lost_from.is_some()), "{what}");
         assert_ne!(store.epoch(), killed.epoch, "{what}: the epoch");
     }
-    // No number that was given out is given out again.
+    // No commit number is reused.
     if there.contains(acknowledged.keys().next().unwrap()) {
         store.write(&key(), row(9_000), WriteMode::Upsert, None).unwrap();
     } else {
         store.register(def(&SeriesKey::kline("NEW", "1m").unwrap())).unwrap();
     }
     let next = store.snapshot().commit;
-    assert!(next > killed.last || kept == Kept::NoManifest && gone.is_empty(), "{what}: commit {next} again");
+    assert!(next > killed.last || kept == Kept::NoManifest && removed.is_empty(), "{what}: commit {next} again");
     drop(store);
-    assert!(mend(&disk.state(), false).1.clean, "{what}: not whole afterwards");
+    assert!(run_repair(&disk.state(), false).1.clean, "{what}: not intact afterwards");
     let verified = verify(&disk.path(ROOT), VerifyOptions { live: Some(false) }, &TaskControl::new()).unwrap();
     assert!(verified.clean, "{what}: {:?}", verified.findings);
-    gone.len()
+    removed.len()
 }
 
 fn cut(state: &SimState, path: &Path, length: usize) -> SimState {
@@ -221,7 +225,7 @@ fn without_manifest(state: &SimState) -> SimState {
     damaged
 }
 
-/// Lengths to cut a segment to: around every frame border, and as many between as the amount says.
+/// Lengths to cut a segment to: around every frame boundary, and a number between by the amount of the proof.
 fn lengths(bytes: &[u8], rounds: &mut impl FnMut() -> u64) -> Vec<usize> {
     let borders = borders(bytes);
     let end = *borders.last().unwrap();
@@ -235,16 +239,16 @@ fn lengths(bytes: &[u8], rounds: &mut impl FnMut() -> u64) -> Vec<usize> {
     lengths.into_iter().filter(|length| *length < bytes.len()).collect()
 }
 
-/// Cuts between two whole ones at this distance, by the amount of the proof.
+/// Distance of the cuts between frame boundaries, by the amount of the proof.
 fn stride(proof: &Proof) -> u64 {
     100u64.checked_div(proof.rounds()).unwrap_or(1)
 }
 
 #[test]
-fn whatever_a_cut_segment_lost_is_named() {
+fn every_loss_of_a_cut_segment_is_reported() {
     let proof = Proof::new("cut_segments", 100);
     let every = stride(&proof);
-    let (mut cuts, mut gone) = (0, 0);
+    let (mut cuts, mut removed) = (0, 0);
     for (segment_bytes, settled) in [(32 << 10, false), (4 << 10, false), (4 << 10, true)] {
         let killed = killed(segment_bytes, settled);
         let segments = segments(&killed.state);
@@ -253,19 +257,19 @@ fn whatever_a_cut_segment_lost_is_named() {
             let bytes = killed.state.file(path).unwrap();
             for length in lengths(&bytes, &mut || every) {
                 let what = format!("{segment_bytes} {settled}: {} cut to {length}", path.display());
-                gone += check(&killed, &cut(&killed.state, path, length), Kept::Manifest, &what);
+                removed += check(&killed, &cut(&killed.state, path, length), Kept::Manifest, &what);
                 cuts += 1;
             }
         }
     }
-    proof.close(format_args!("{cuts} cuts, {gone} commits gone and named"));
+    proof.close(format_args!("{cuts} cuts, {removed} commits lost and reported"));
 }
 
 #[test]
-fn what_several_cut_segments_and_a_lost_manifest_took_is_named() {
+fn every_loss_of_several_cut_segments_and_a_lost_manifest_is_reported() {
     let proof = Proof::new("cut_several", 100);
     let every = stride(&proof) as usize;
-    let (mut cases, mut gone) = (0, 0);
+    let (mut cases, mut removed) = (0, 0);
     for settled in [false, true] {
         let killed = killed(4 << 10, settled);
         let segments = segments(&killed.state);
@@ -281,39 +285,39 @@ fn what_several_cut_segments_and_a_lost_manifest_took_is_named() {
             for one in some(first) {
                 let damaged = cut(&killed.state, first, one);
                 let what = format!("{settled}: {} cut to {one}, no manifest", first.display());
-                gone += check(&killed, &without_manifest(&damaged), Kept::NoManifest, &what);
+                removed += check(&killed, &without_manifest(&damaged), Kept::NoManifest, &what);
                 cases += 1;
                 for second in segments.iter().skip(position + 1) {
                     for two in some(second).into_iter().step_by(3) {
                         let both = cut(&damaged, second, two);
                         let what = format!("{settled}: {} to {one}, {} to {two}", first.display(), second.display());
-                        gone += check(&killed, &both, Kept::Manifest, &what);
+                        removed += check(&killed, &both, Kept::Manifest, &what);
                         cases += 1;
                     }
-                    // Cut, and the next one gone as a whole.
+                    // One segment cut, and the next one removed.
                     let mut both = damaged.clone();
                     both.remove_file(second).unwrap();
                     let what = format!("{settled}: {} to {one}, {} missing", first.display(), second.display());
-                    gone += check(&killed, &both, Kept::Manifest, &what);
+                    removed += check(&killed, &both, Kept::Manifest, &what);
                     cases += 1;
                 }
             }
         }
     }
-    proof.close(format_args!("{cases} damaged stores, {gone} commits gone and named"));
+    proof.close(format_args!("{cases} damaged stores, {removed} commits lost and reported"));
 }
 
 /// Sixty synced writes and a snapshot, killed, the segment cut to 9,000 bytes.
 #[test]
-fn a_log_cut_in_its_middle_names_the_lost_commits_and_the_snapshot_and_changes_the_epoch() {
+fn a_log_cut_in_its_middle_reports_the_lost_commits_and_the_snapshot_and_changes_the_epoch() {
     let killed = killed(64 << 10, false);
     let path = segments(&killed.state).remove(0);
     let damaged = cut(&killed.state, &path, 9_000);
-    let gone = check(&killed, &damaged, Kept::Manifest, "9,000 bytes");
-    let (disk, report) = mend(&damaged, true);
+    let removed = check(&killed, &damaged, Kept::Manifest, "9,000 bytes");
+    let (disk, report) = run_repair(&damaged, true);
     let last = *killed.acknowledged.keys().next_back().unwrap();
-    let first = last + 1 - gone as u64;
-    assert!(gone > 10, "{gone}");
+    let first = last + 1 - removed as u64;
+    assert!(removed > 10, "{removed}");
     assert_eq!((report.lost_lsns, report.lost_commits), (vec![], vec![(first, None)]));
     assert_eq!(report.lost_from, Some(first), "every commit is a frame here");
     let names: Vec<&str> = report.lost_snapshots.iter().map(|lost| lost.name.as_str()).collect();
@@ -323,13 +327,13 @@ fn a_log_cut_in_its_middle_names_the_lost_commits_and_the_snapshot_and_changes_t
 }
 
 #[test]
-fn a_cut_that_took_unused_space_only_loses_nothing_and_says_so() {
+fn a_cut_of_unused_space_loses_nothing() {
     let killed = killed(64 << 10, false);
     let path = segments(&killed.state).remove(0);
     let end = *borders(&killed.state.file(&path).unwrap()).last().unwrap();
     let damaged = cut(&killed.state, &path, end + FRAME_ALIGNMENT);
     assert_eq!(check(&killed, &damaged, Kept::Manifest, "unused space"), 0);
-    let (disk, report) = mend(&damaged, true);
+    let (disk, report) = run_repair(&damaged, true);
     assert!(!report.has_lost(), "{report:?}");
     let store = Store::open_on(&disk.path(ROOT), false, options()).unwrap();
     assert_eq!(store.epoch(), killed.epoch);

@@ -1,9 +1,9 @@
-//! Files of a store damaged from outside: deleted, emptied, cut, copied under another number, exchanged with another one
-//! of their kind, one bit flipped. Opening and reading give exactly the rows there were, or say which file is damaged;
-//! never a wrong number, never a panic.
+//! Files of a store damaged from outside: deleted, emptied, cut, copied under another number, exchanged with another
+//! one of their kind, one bit flipped. Opening and reading give exactly the rows there were, or say which file is
+//! damaged; never a wrong number, never a panic.
 //!
-//! What only a damaged file had may be lost where the store says so when it opens: it names the file then, and every row
-//! it serves is one that was written.
+//! What only a damaged file had may be lost where the store says so when it opens: it names the file then, and every
+//! row it serves is one that was written.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -20,10 +20,10 @@ use rand::{RngExt, SeedableRng};
 use super::guarantees::{MINUTE, def, files};
 use super::proof_amount::Proof;
 
-/// Whether a damaged manifest, run or receipt file may still stop the opening; else the store has to open for reading.
-const OPENING_MAY_FAIL: bool = false;
+/// Whether a damaged manifest, run or receipt file may fail the open; else the store has to open read-only.
+const OPEN_MAY_FAIL: bool = false;
 
-/// Whether the loss of the whole last segment of the log may go unnoticed: nothing else says today that there was one.
+/// Whether the loss of the whole last segment of the log may be undetected: today no other file refers to it.
 const LAST_SEGMENT_MAY_VANISH: bool = false;
 
 /// Minutes of a month, so that a series has several chunks.
@@ -37,7 +37,7 @@ fn options() -> StoreOptions {
     StoreOptions { wal_segment_bytes: 16 << 10, upkeep: false, ..StoreOptions::default() }
 }
 
-/// Every row that was ever written, by series: those are the ones that a store may serve.
+/// Every row that was ever written, by series: a store may serve no other.
 type Written = [BTreeSet<Vec<i64>>; 2];
 
 fn write(store: &Store, written: &mut Written, which: usize, (first, count, step): (i64, i64, i64), cell: i64) {
@@ -78,17 +78,17 @@ fn build(root: &Path) -> Written {
         }
         store.checkpoint().unwrap();
     }
-    // And rows that stand in several segments of the log alone.
+    // And rows that are only in several segments of the log.
     for part in 0..6 {
         write(&store, &mut written, part % 2, (6_000 + 100 * part as i64, 90, 1), 50_000 + part as i64);
     }
     written
 }
 
-/// What one question got.
-type Answer = Result<Vec<Vec<i64>>, Error>;
+/// The result of one query.
+type QueryResult = Result<Vec<Vec<i64>>, Error>;
 
-fn rows_of(state: &StoreState, store: &Store, key: &SeriesKey) -> Answer {
+fn rows_of(state: &StoreState, store: &Store, key: &SeriesKey) -> QueryResult {
     let Some(series) = state.get(key) else {
         return Err(Error::new(ErrorCode::SeriesNotFound, key.to_string()));
     };
@@ -101,8 +101,8 @@ fn rows_of(state: &StoreState, store: &Store, key: &SeriesKey) -> Answer {
     Ok(rows)
 }
 
-/// Everything one may ask, by name: all rows, also as the snapshot shows them, rows by value, and coverage.
-fn answers(store: &Store) -> BTreeMap<String, Answer> {
+/// All queries by name: all rows, also under the snapshot, rows by value, and coverage.
+fn query_all(store: &Store) -> BTreeMap<String, QueryResult> {
     let mut out = BTreeMap::new();
     let high = [Predicate::parse("close:gt:105").unwrap()];
     for (which, key) in keys().iter().enumerate() {
@@ -152,7 +152,7 @@ fn damage(root: &Path, file: &Path, damage: &Damage) {
     }
 }
 
-/// The name with another number in it, where it has one: the last run of digits of the stem.
+/// The name with another number, if it has one: the last run of digits of the stem.
 fn renumbered(file: &Path, add: u64) -> Option<PathBuf> {
     let name = file.file_name()?.to_str()?;
     let (stem, ending) = name.split_once('.')?;
@@ -174,7 +174,7 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// Files of the store but for `LOCK`, relative, with their bytes.
+/// Files of the store except `LOCK`, by relative path, with their sizes.
 fn listed(root: &Path) -> Vec<(PathBuf, usize)> {
     let relative = |path: &PathBuf| path.strip_prefix(root.join(".")).unwrap().to_owned();
     let all = files(root, ".", "").into_iter().filter(|path| !path.ends_with("LOCK"));
@@ -224,7 +224,7 @@ fn names(text: &str, file: &Path, damage: &Damage) -> bool {
         Damage::CopiedTo(other) | Damage::ExchangedWith(other) => about.push(other.clone()),
         _ => {}
     }
-    // An edit far ahead looks as if those between were lost.
+    // An edit with a much higher number looks like lost edits.
     if matches!(damage, Damage::CopiedTo(_)) && file.starts_with("manifest") && text.contains(".edit is missing") {
         return true;
     }
@@ -241,7 +241,7 @@ fn judge(
     root: &Path,
     (file, how): &(PathBuf, Damage),
     last: bool,
-    wanted: &BTreeMap<String, Answer>,
+    expectation: &BTreeMap<String, QueryResult>,
     written: &Written,
     counts: &mut Counts,
 ) -> Result<(), String> {
@@ -254,40 +254,40 @@ fn judge(
             let known = matches!(code, ErrorCode::CorruptData | ErrorCode::UnsupportedFormat)
                 || (format && code == ErrorCode::NotFound);
             counts.not_opened += 1;
-            return match known && (format || (OPENING_MAY_FAIL && names(error.detail(), file, how))) {
+            return match known && (format || (OPEN_MAY_FAIL && names(error.detail(), file, how))) {
                 true => Ok(()),
                 false => Err(format!("opening: {error}")),
             };
         }
     };
-    // What was lost, torn or rotten stands in the report of the opening.
-    let said = format!("{:?}", store.recovery());
+    // Lost, torn and damaged files are in the report of the open.
+    let output = format!("{:?}", store.recovery());
     let unseen = LAST_SEGMENT_MAY_VANISH && last && matches!(how, Damage::Deleted);
-    let lossy = names(&said, file, how) || unseen;
+    let lossy = names(&output, file, how) || unseen;
     let (mut harmed, mut lost) = (false, false);
-    for (question, answer) in answers(&store) {
-        let wanted = wanted[&question].as_ref().map_err(|error| error.to_string())?;
+    for (query, answer) in query_all(&store) {
+        let expectation = expectation[&query].as_ref().map_err(|error| error.to_string())?;
         match answer {
-            Ok(rows) if rows == *wanted => {}
+            Ok(rows) if rows == *expectation => {}
             Ok(rows) if lossy => {
                 lost = true;
-                let which = usize::from(question.ends_with('1'));
-                let all = question.starts_with("rows") || question.starts_with("early");
+                let which = usize::from(query.ends_with('1'));
+                let all = query.starts_with("rows") || query.starts_with("early");
                 if let Some(row) = rows.iter().find(|row| all && !written[which].contains(*row)) {
-                    return Err(format!("{question}: {row:?} was never written"));
+                    return Err(format!("{query}: {row:?} was never written"));
                 }
             }
             Ok(rows) => {
-                let differ = rows.iter().zip(wanted).position(|(a, b)| a != b);
+                let differ = rows.iter().zip(expectation).position(|(a, b)| a != b);
                 return Err(format!(
-                    "{question}: {} rows for {}, first at {differ:?}; {said}",
+                    "{query}: {} rows for {}, first at {differ:?}; {output}",
                     rows.len(),
-                    wanted.len()
+                    expectation.len()
                 ));
             }
             Err(error) if error.code() == ErrorCode::CorruptData && names(error.detail(), file, how) => harmed = true,
             Err(_) if lossy => lost = true,
-            Err(error) => return Err(format!("{question}: {error}; {said}")),
+            Err(error) => return Err(format!("{query}: {error}; {output}")),
         }
     }
     match (lost, harmed) {
@@ -301,7 +301,7 @@ fn judge(
 #[test]
 fn file_damage_is_named_and_never_read_as_numbers() {
     let proof = Proof::new("file_damage", 5_000);
-    // Nothing here is about flushes: in memory, where there is such a place.
+    // No syncs are tested: uses a file system in memory if there is one.
     let memory = Path::new("/dev/shm");
     let folder = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap();
     let (whole, broken) = (folder.path().join("whole"), folder.path().join("broken"));
@@ -311,9 +311,9 @@ fn file_damage_is_named_and_never_read_as_numbers() {
     for kind in ["arrow", "cov", "edit", "receipts", "run", "vix", "wal", "zmap"] {
         assert!(kinds.contains(kind), "no .{kind} file among {kinds:?}");
     }
-    let wanted = {
+    let expectation = {
         copy(&whole, &broken);
-        answers(&Store::open(&broken, false, options()).unwrap())
+        query_all(&Store::open(&broken, false, options()).unwrap())
     };
     let mut rng = StdRng::seed_from_u64(proof.seed);
     let cases = cases(&whole, &mut rng, proof.rounds().min(10_000_000));
@@ -321,7 +321,7 @@ fn file_damage_is_named_and_never_read_as_numbers() {
     let (mut counts, mut wrong) = (Counts::default(), Vec::new());
     let mut done = 0;
     for case in &cases {
-        if !proof.goes_on(done) {
+        if !proof.continues(done) {
             break;
         }
         done += 1;
@@ -329,7 +329,7 @@ fn file_damage_is_named_and_never_read_as_numbers() {
         copy(&whole, &broken);
         damage(&broken, &case.0, &case.1);
         let judged = catch_unwind(AssertUnwindSafe(|| {
-            judge(&broken, case, case.0 == last_segment, &wanted, &written, &mut counts)
+            judge(&broken, case, case.0 == last_segment, &expectation, &written, &mut counts)
         }));
         match judged {
             Ok(Ok(())) => {}

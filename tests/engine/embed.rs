@@ -1,13 +1,13 @@
-//! The example of `docs/embed.md` does what it says.
+//! The example of `docs/embed.md` runs as documented.
 
 use fastk::{SeriesKey, Store, StoreOptions};
 
-#[allow(dead_code)] // its own main
+#[allow(dead_code)] // the main of the example
 #[path = "../../docs/examples/embed.rs"]
 mod example;
 
 #[test]
-fn the_example_leaves_a_day_of_bars_with_a_hole() {
+fn the_example_writes_a_day_of_bars_with_a_gap() {
     let root = tempfile::tempdir().unwrap();
     let dir = root.path().join("embedded-store");
     example::run(dir.to_str().unwrap()).unwrap();

@@ -1,5 +1,5 @@
-//! Every finding of a check names a verb that settles it: for each kind the damage is made, the check names exactly that
-//! kind and the verb, the verb is run, and the next check is clean.
+//! Every finding of a check names a fix that settles it: for each kind the damage is made, the check names exactly
+//! that kind and the fix, the fix is run, and the next check is clean.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -22,7 +22,7 @@ fn indexed() -> SeriesKey {
     SeriesKey::scalar("feature", "BTCUSDT", "1m", "rsi").unwrap()
 }
 
-fn gone() -> SeriesKey {
+fn removed() -> SeriesKey {
     SeriesKey::kline("GONE", "1m").unwrap()
 }
 
@@ -32,21 +32,21 @@ fn scalars(first: i64, count: i64) -> Rows {
     rows
 }
 
-/// A closed store with a file of every kind, a dropped series that a snapshot shows among them.
+/// A closed store with a file of every kind, including a dropped series that a snapshot shows.
 fn sample(root: &Path) {
     let store = Store::open(root, true, options()).unwrap();
     let mut with_index = def(&key());
     with_index.value_index = vec!["close".into()];
     store.register(with_index).unwrap();
-    store.register(def(&gone())).unwrap();
+    store.register(def(&removed())).unwrap();
     let mut spec = SeriesSpec::of_key(&indexed());
     spec.value_index = Some(ValueIndexSpec::All(true));
     store.register(spec.resolve().unwrap()).unwrap();
     store.write(&key(), minutes(0, 20_000), WriteMode::Upsert, None).unwrap();
-    store.write(&gone(), minutes(0, 10), WriteMode::Upsert, None).unwrap();
+    store.write(&removed(), minutes(0, 10), WriteMode::Upsert, None).unwrap();
     store.write(&indexed(), scalars(0, 300), WriteMode::Upsert, None).unwrap();
     store.seal(&[]).unwrap();
-    // Enough edits for two checkpoints of the manifest and edits behind them.
+    // Enough edits for two checkpoints of the manifest and edits after them.
     for day in 0..130 {
         store.write(&key(), minutes(day * 40 + 100_000, 3), WriteMode::Upsert, None).unwrap();
         store.seal(&[]).unwrap();
@@ -55,8 +55,8 @@ fn sample(root: &Path) {
         }
     }
     store.create_snapshot("early").unwrap();
-    store.drop_series(&gone(), None).unwrap();
-    // A delete that hides sealed rows, and one that nothing needs after the compaction of its chunks.
+    store.drop_series(&removed(), None).unwrap();
+    // A delete that hides sealed rows, and one that is unused after the compaction of its chunks.
     store.delete_range(&indexed(), (10 * MINUTE, 20 * MINUTE), None).unwrap();
     store.delete_range(&key(), (600_000_000, 900_000_000), None).unwrap();
     let write = SeriesWrite::new(indexed(), scalars(5_000, 10), WriteMode::Upsert);
@@ -107,34 +107,34 @@ fn flip(path: &Path, at: usize) {
     });
 }
 
-/// The verb that a remedy names.
+/// The command of a remedy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Verb {
+enum Fix {
     Repair,
     Scrub,
-    /// Opening the store, which every verb that changes it does.
+    /// Opening the store, as every command that changes it does.
     Opening,
 }
 
-fn run(root: &Path, verb: Verb) -> Option<RepairReport> {
-    match verb {
-        Verb::Repair => {
+fn run(root: &Path, fix: Fix) -> Option<RepairReport> {
+    match fix {
+        Fix::Repair => {
             let options = RepairOptions { apply: true, rebuild_manifest: false };
             Some(repair(&DiskPath::os(root), options).unwrap())
         }
-        Verb::Scrub => {
+        Fix::Scrub => {
             Store::open(root, false, options()).unwrap().scrub(false, &TaskControl::new()).unwrap();
             None
         }
-        Verb::Opening => {
+        Fix::Opening => {
             Store::open(root, false, options()).unwrap();
             None
         }
     }
 }
 
-/// Kind, what is done, the verb, and whether it may lose anything.
-type Case = (FindingKind, &'static str, fn(&Path), Verb, Loss);
+/// Kind, description of the damage, the damage, the command, and whether it may lose data.
+type Case = (FindingKind, &'static str, fn(&Path), Fix, Loss);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Loss {
@@ -151,8 +151,8 @@ fn log_end(root: &Path) -> (PathBuf, usize) {
 
 fn cases() -> Vec<Case> {
     use FindingKind::*;
+    use Fix::{Opening, Repair, Scrub};
     use Loss::{None as Kept, Reported};
-    use Verb::{Opening, Repair, Scrub};
     fn largest(root: &Path) -> PathBuf {
         let mut chunks = files(root, "chunks", ".arrow");
         chunks.sort_by_key(|path| std::fs::metadata(path).unwrap().len());
@@ -279,14 +279,14 @@ fn cases() -> Vec<Case> {
         ),
         (
             DamagedDropMarker,
-            "in a series that is there",
+            "in a registered series",
             |root| std::fs::write(root.join("chunks/0000000001/dropped"), b"x").unwrap(),
             Repair,
             Kept,
         ),
         (
             StrayDropMarker,
-            "of a series that is there",
+            "of a registered series",
             |root| {
                 let file = fastk::format::tombstone::DropFile { series_id: 1, key: key(), commit: 5 };
                 let bytes = fastk::format::tombstone::encode_drop(&file).unwrap();
@@ -302,7 +302,7 @@ fn cases() -> Vec<Case> {
             WrongChunk,
             "that of another",
             |root| {
-                // Of the same length, or it would be a cut or a grown one.
+                // Of the same length; another length would be another finding.
                 let chunks = files(root, "chunks/0000000001", ".arrow");
                 let bytes = |path: &PathBuf| std::fs::metadata(path).unwrap().len();
                 let pairs = chunks.iter().flat_map(|one| chunks.iter().map(move |other| (one, other)));
@@ -347,32 +347,32 @@ fn cases() -> Vec<Case> {
     ]
 }
 
-/// Kinds without a case above, and why.
+/// Kinds without a case above, and the reason.
 const ELSEWHERE: [(FindingKind, &str); 8] = [
     (FindingKind::NewerFormat, "the program that wrote the file settles it"),
     (FindingKind::UnreadableFile, "the operating system has to give the file first"),
-    (FindingKind::ForeignFile, "whoever put it there has to move it"),
+    (FindingKind::ForeignFile, "the user has to move it"),
     (FindingKind::StrayBytes, "below: bytes behind a frame"),
     (FindingKind::StaleSidecar, "below: a changed registration"),
-    (FindingKind::DamagedRegistry, "tests/cli: the registry is no part of the engine"),
-    (FindingKind::WrongRows, "only a defect of the program that wrote them makes such rows"),
-    (FindingKind::ClashingChunks, "only a defect of the program that wrote them makes such chunks"),
+    (FindingKind::DamagedRegistry, "tests/cli: the registry is not part of the engine"),
+    (FindingKind::WrongRows, "only a defect of the program can write such rows"),
+    (FindingKind::ClashingChunks, "only a defect of the program can write such chunks"),
 ];
 
-/// Makes the damage, checks, runs the verb, and checks again.
-fn settle(root: &Path, (kind, _, damage, verb, loss): &Case) -> Result<(), String> {
+/// Damages the store, verifies it, runs the fix, and verifies again.
+fn apply_fix(root: &Path, (kind, _, damage, fix, loss): &Case) -> Result<(), String> {
     damage(root);
     let report = check(root);
     let named: Vec<&Finding> = report.findings.iter().filter(|finding| finding.kind == *kind).collect();
-    let word = match verb {
-        Verb::Repair => "`admin repair --apply`",
-        Verb::Scrub => "`admin scrub`",
-        Verb::Opening => "opening",
+    let word = match fix {
+        Fix::Repair => "`admin repair --apply`",
+        Fix::Scrub => "`admin scrub`",
+        Fix::Opening => "opening",
     };
     if named.is_empty() || named.iter().any(|finding| !finding.remedy.contains(word)) {
-        return Err(format!("the verb is not named: {:?}", report.findings));
+        return Err(format!("the remedy is not named: {:?}", report.findings));
     }
-    let done = run(root, *verb);
+    let done = run(root, *fix);
     if done.as_ref().is_some_and(|done| done.has_lost() != (*loss == Loss::Reported)) {
         return Err(format!("it should have lost {loss:?}: {done:?}"));
     }
@@ -389,7 +389,7 @@ fn settle(root: &Path, (kind, _, damage, verb, loss): &Case) -> Result<(), Strin
 }
 
 #[test]
-fn the_verb_that_a_finding_names_settles_it() {
+fn the_remedy_of_every_finding_fixes_it() {
     let folder = tempfile::tempdir().unwrap();
     let whole = folder.path().join("whole");
     sample(&whole);
@@ -399,7 +399,7 @@ fn the_verb_that_a_finding_names_settles_it() {
     for (position, case) in cases().into_iter().enumerate() {
         let root = folder.path().join(format!("case{position}"));
         copy(&whole, &root);
-        if let Err(why) = settle(&root, &case) {
+        if let Err(why) = apply_fix(&root, &case) {
             wrong.push(format!("{}: {}, {:?}: {why}", case.0.name(), case.1, case.3));
         }
         std::fs::remove_dir_all(&root).unwrap();
@@ -413,7 +413,7 @@ fn the_verb_that_a_finding_names_settles_it() {
 }
 
 #[test]
-fn bytes_behind_a_frame_are_settled_by_a_repair() {
+fn bytes_after_a_frame_are_fixed_by_a_repair() {
     let folder = tempfile::tempdir().unwrap();
     sample(folder.path());
     let (path, end) = log_end(folder.path());
@@ -423,12 +423,12 @@ fn bytes_behind_a_frame_are_settled_by_a_repair() {
     let kinds: Vec<FindingKind> = found.findings.iter().map(|finding| finding.kind).collect();
     assert_eq!(kinds, [FindingKind::StrayBytes]);
     assert!(found.findings[0].remedy.contains("`admin repair --apply`"));
-    assert!(!run(folder.path(), Verb::Repair).unwrap().has_lost());
+    assert!(!run(folder.path(), Fix::Repair).unwrap().has_lost());
     assert_eq!(check(folder.path()).findings, []);
 }
 
 #[test]
-fn a_stale_sidecar_is_settled_by_a_scrub() {
+fn a_stale_sidecar_is_fixed_by_a_scrub() {
     let folder = tempfile::tempdir().unwrap();
     sample(folder.path());
     let store = Store::open(folder.path(), false, options()).unwrap();
@@ -442,6 +442,6 @@ fn a_stale_sidecar_is_settled_by_a_scrub() {
     let found = check(folder.path());
     assert!(found.findings.iter().all(|finding| finding.kind == FindingKind::StaleSidecar), "{:?}", found.findings);
     assert!(!found.findings.is_empty() && found.findings[0].remedy.contains("`admin scrub`"));
-    run(folder.path(), Verb::Scrub);
+    run(folder.path(), Fix::Scrub);
     assert_eq!(check(folder.path()).findings, []);
 }

@@ -1,4 +1,4 @@
-//! `docs/format.md` says what the code does: every table is compared with encoded bytes.
+//! `docs/format.md` matches the code: every table is compared with encoded bytes.
 
 use fastk::format::chunk::{self, BlockMeta, ChunkMeta};
 use fastk::format::receipt::{Receipt, SeriesReceipt};
@@ -17,7 +17,7 @@ fn table(title: &str) -> Vec<Vec<String>> {
     lines.skip(1).take_while(|line| line.starts_with('|')).map(cells).collect()
 }
 
-/// Checks a table of offset, bytes and field against encoded bytes; the fields must follow without a hole.
+/// Checks a table of offset, bytes and field against encoded bytes; the fields must be contiguous.
 fn check_layout(title: &str, bytes: &[u8], expected: &[(&str, Vec<u8>)]) {
     let rows = table(title);
     assert_eq!(rows.len(), expected.len(), "{title}");

@@ -1,7 +1,7 @@
-//! Golden files: `tests/golden/v1/` holds one file of every kind as version 1 writes it.
+//! Golden files: `tests/golden/v1/` has one file of every kind as written by version 1.
 //!
 //! They are never edited. A difference means that the format changed, which needs a new version. Before a release,
-//! and only then, `FASTK_BLESS=1 cargo nextest run --no-default-features --test engine golden` writes them anew.
+//! and only then, `FASTK_BLESS=1 cargo nextest run --no-default-features --test engine golden` rewrites them.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -28,7 +28,7 @@ use fastk::types::{ColumnType, Grid, Rows, SeriesDef, SeriesKey, SeriesSpec, Tim
 
 use crate::known_defects::shown;
 
-/// What to do about a difference.
+/// The message for a difference.
 const CHANGED: &str = "the bytes of version 1 are frozen: a difference means that the format changed and needs a new \
                        version. tests/golden/README.md says more";
 
@@ -53,12 +53,12 @@ fn compare(name: &str, made: &[u8]) {
         std::fs::write(path, made).unwrap();
         return;
     }
-    let wanted = golden(name);
-    let same = wanted.iter().zip(made).take_while(|(wanted, made)| wanted == made).count();
+    let expected = golden(name);
+    let same = expected.iter().zip(made).take_while(|(expected, made)| expected == made).count();
     assert!(
-        wanted == made,
+        expected == made,
         "tests/golden/v1/{name} has {} bytes, the program writes {}, and byte {same} differs: {CHANGED}",
-        wanted.len(),
+        expected.len(),
         made.len()
     );
 }
@@ -224,7 +224,7 @@ fn chunks_of_version_1_and_their_sidecars_are_read_and_written_as_they_were() {
             (10 + number as u64, 20 + number as u64, 7 + number as u64)
         );
         assert_eq!((&meta.series, meta.rows as usize), (&def, blocks.iter().map(Rows::len).sum()), "{name}");
-        // What another program sees.
+        // As read by another program.
         let batches = FileReader::try_new(std::io::Cursor::new(&file), None).unwrap();
         for (batch, rows) in batches.map(Result::unwrap).zip(&blocks) {
             let words = |column: &dyn Array| -> Vec<i64> {
@@ -428,14 +428,14 @@ fn manifest_files_of_version_1_are_read_and_written_as_they_were() {
 fn run_and_receipt_files_of_version_1_are_read_and_written_as_they_were() {
     let origin = RunOrigin { level: 2, base_commit: 30 };
     let mut writer = RunWriter::new(Vec::new(), origin).unwrap();
-    let mut wanted = Vec::new();
+    let mut expected = Vec::new();
     for ((_, def, blocks), series_id) in chunks().into_iter().zip(1..) {
         let rows = blocks.last().unwrap();
         let mut columns = vec![rows.ts.as_slice()];
         columns.extend(rows.columns.iter().map(Vec::as_slice));
         for commit_lo in [series_id, series_id + 1] {
             writer.add(series_id, &def, (commit_lo, series_id + 3), &columns).unwrap();
-            wanted.push((series_id, commit_lo, columns.concat()));
+            expected.push((series_id, commit_lo, columns.concat()));
         }
     }
     let (file, _, crc) = writer.finish().unwrap();
@@ -443,7 +443,7 @@ fn run_and_receipt_files_of_version_1_are_read_and_written_as_they_were() {
     let file = golden("tails.run");
     let decoded = decode_run(&file).unwrap();
     assert_eq!((decoded.origin, decoded.crc), (origin, crc));
-    for (run, (series_id, commit_lo, words)) in decoded.runs.iter().zip(&wanted) {
+    for (run, (series_id, commit_lo, words)) in decoded.runs.iter().zip(&expected) {
         assert_eq!((run.series_id, run.commit_lo), (*series_id, *commit_lo));
         let column = |column: u64| {
             let at = (run.offset + column * run.stride()) as usize;
@@ -509,18 +509,18 @@ fn bars(first: i64, count: i64, base: i64) -> Rows {
     Rows { ts, columns }
 }
 
-/// Every kind of file comes into the directory: what was sealed, what was settled and what is only in the log.
+/// Creates every kind of file: sealed, checkpointed and only logged data.
 fn fill(root: &Path) {
     let store = Store::open(root, true, store_options()).unwrap();
-    let (bars_of, rates, gone, empty) = (decimal_def(), scalar_def(), float_def(), extra_def());
-    for def in [&bars_of, &rates, &gone, &empty] {
+    let (bars_of, rates, removed, empty) = (decimal_def(), scalar_def(), float_def(), extra_def());
+    for def in [&bars_of, &rates, &removed, &empty] {
         store.register(def.clone()).unwrap();
     }
     let write = |key: &SeriesKey, rows| store.write(key, rows, WriteMode::Upsert, None).unwrap();
     // Two partitions: 2024-02-29 and 2024-03-01.
     write(&bars_of.key, bars(0, 20, 100));
     write(&bars_of.key, bars(29 * 1_440, 20, 200));
-    write(&gone.key, Rows { ts: vec![0], columns: vec![vec![bits(1.0)]; 5] });
+    write(&removed.key, Rows { ts: vec![0], columns: vec![vec![bits(1.0)]; 5] });
     store.seal(&[]).unwrap();
     store.create_snapshot("sealed").unwrap();
     store.delete_range(&bars_of.key, (START + 5 * MINUTE, START + 9 * MINUTE), None).unwrap();
@@ -528,7 +528,7 @@ fn fill(root: &Path) {
     let once = fastk::SeriesWrite::new(bars_of.key.clone(), bars(20, 5, 300), WriteMode::Upsert);
     store.write_many(vec![once], Some("once")).unwrap();
     store.checkpoint().unwrap();
-    store.drop_series(&gone.key, None).unwrap();
+    store.drop_series(&removed.key, None).unwrap();
     write(&bars_of.key, bars(22, 6, 400));
     store.create_snapshot("logged").unwrap();
     store.delete_range(&bars_of.key, (START, START), None).unwrap();
@@ -538,9 +538,9 @@ fn fill(root: &Path) {
 /// Rows of each series, `ts` first.
 type Shown = BTreeMap<String, Vec<Vec<i64>>>;
 
-/// Rows that `fill` leaves, and those of the snapshots.
+/// Rows that `fill` stores, and those of the snapshots.
 fn filled() -> [(Option<&'static str>, Shown); 3] {
-    let (bars_of, rates, gone) = (decimal_def().key, scalar_def().key, float_def().key);
+    let (bars_of, rates, removed) = (decimal_def().key, scalar_def().key, float_def().key);
     let empty = (extra_def().key.to_string(), Vec::new());
     let list = |parts: &[Rows]| -> Vec<Vec<i64>> {
         let mut rows = BTreeMap::new();
@@ -563,7 +563,7 @@ fn filled() -> [(Option<&'static str>, Shown); 3] {
         empty.clone(),
         (bars_of.to_string(), list(&old)),
         (rates.to_string(), Vec::new()),
-        (gone.to_string(), vec![[&[0][..], &[bits(1.0); 5]].concat()]),
+        (removed.to_string(), vec![[&[0][..], &[bits(1.0); 5]].concat()]),
     ]);
     let logged = BTreeMap::from([
         empty.clone(),
@@ -601,7 +601,7 @@ pub(crate) fn copy_of_store() -> tempfile::TempDir {
 }
 
 #[test]
-fn a_store_of_version_1_opens_and_answers_what_was_written() {
+fn a_store_of_version_1_opens_and_returns_the_written_rows() {
     let committed = dir().join("store");
     if is_blessed() {
         let root = tempfile::tempdir().unwrap();
@@ -637,18 +637,18 @@ fn a_store_of_version_1_opens_and_answers_what_was_written() {
     for round in 0..2 {
         let store = Store::open(root.path(), false, store_options()).unwrap();
         assert!(store.recovery().damage.is_empty() && store.recovery().torn.is_empty(), "{:?}", store.recovery());
-        for (snapshot, wanted) in filled() {
+        for (snapshot, expected) in filled() {
             let state = snapshot.map_or_else(|| Ok(store.snapshot()), |name| store.as_of(name)).unwrap();
-            assert_eq!(shown(&store, &state), wanted, "round {round}, {snapshot:?}: {CHANGED}");
+            assert_eq!(shown(&store, &state), expected, "round {round}, {snapshot:?}: {CHANGED}");
         }
-        // What is made anew answers the same.
+        // Rebuilt files give the same results.
         store.checkpoint().unwrap();
         store.seal(&[]).unwrap();
     }
-    // A store made now has the same kinds of files, and the same file that names the format.
+    // A new store has the same kinds of files, and the same format file.
     let root = tempfile::tempdir().unwrap();
     fill(root.path());
-    // How many edits it takes is no part of the format.
+    // The number of edits is not part of the format.
     let named = |names: Vec<String>| -> std::collections::BTreeSet<String> {
         let name = |name: String| if name.ends_with(".edit") { "manifest/*.edit".to_owned() } else { name };
         names.into_iter().map(name).collect()

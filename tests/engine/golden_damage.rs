@@ -1,5 +1,5 @@
-//! Every byte of every golden file flipped, and every file cut at every byte: a decoder refuses it, and what reads as much
-//! as there is loses only what was hit.
+//! Every byte of every golden file flipped, and every file cut at every byte: a decoder refuses it, and what reads as
+//! much as there is loses only what was hit.
 //!
 //! Files up to [`SMALL`] bytes get every bit flipped, larger ones a bit of every byte. Below the whole of
 //! `FASTK_PROOF` the files of
@@ -24,30 +24,30 @@ use fastk::types::TimeUnit;
 
 use crate::golden::{dir, tree};
 
-/// Up to this many bytes a file gets every bit flipped.
+/// Files up to this size in bytes get every bit flipped.
 const SMALL: usize = 1_024;
-/// Up to this many bytes a file is hit at every byte.
+/// Files up to this size in bytes are damaged at every byte.
 const LARGE: usize = 8_192;
 
 fn is_proof() -> bool {
     crate::proof_amount::percent() >= 100.0
 }
 
-/// Golden files whose names end so.
+/// Golden files with this extension.
 fn golden(ending: &str) -> Vec<(String, Vec<u8>)> {
-    let wanted = |name: &str| name.ends_with(ending) && (is_proof() || !name.starts_with("store/"));
-    let found: Vec<_> = tree(&dir()).into_iter().filter(|(name, _)| wanted(name)).collect();
+    let expected = |name: &str| name.ends_with(ending) && (is_proof() || !name.starts_with("store/"));
+    let found: Vec<_> = tree(&dir()).into_iter().filter(|(name, _)| expected(name)).collect();
     assert!(!found.is_empty(), "no golden file ends in {ending}");
     found
 }
 
-/// Places to damage or cut a file of so many bytes at.
+/// Offsets at which a file of this size is damaged or cut.
 fn places(bytes: usize) -> impl Iterator<Item = usize> {
     let all = bytes <= LARGE || is_proof();
     (0..bytes).filter(move |at| all || at.min(&(bytes - at)) < &SMALL || at % 13 == 0)
 }
 
-/// Calls `check` with the file damaged in one bit, and with the byte that was hit.
+/// Calls `check` with each damaged file and the offset of the flipped bit.
 fn flipped(file: &[u8], mut check: impl FnMut(&[u8], usize)) {
     let mut damaged = file.to_vec();
     for byte in places(file.len()) {
@@ -60,7 +60,7 @@ fn flipped(file: &[u8], mut check: impl FnMut(&[u8], usize)) {
     }
 }
 
-/// Nothing of a damaged file is taken, and whoever describes it says so.
+/// Asserts that a damaged file is refused, and that `inspect` reports the damage.
 fn refuses_all<T>(ending: &str, decode: impl Fn(&[u8]) -> fastk::Result<T>) {
     for (name, file) in golden(ending) {
         assert!(decode(&file).is_ok(), "{name}");
@@ -92,14 +92,14 @@ fn sidecars_are_refused() {
 }
 
 #[test]
-fn large_files_are_refused_by_those_who_want_them_whole() {
+fn large_files_are_refused_by_decoders_of_whole_files() {
     refuses_all(".arrow", chunk::decode_chunk);
     refuses_all(".run", decode_run);
     refuses_all(".receipts", decode_receipts);
 }
 
 #[test]
-fn an_edit_loses_nothing() {
+fn a_damaged_edit_is_recovered_from_its_second_copy() {
     for (name, file) in golden(".edit") {
         let (whole, none) = decode_edit(&file).unwrap();
         assert!(none.is_none(), "{name}");
@@ -117,7 +117,7 @@ fn an_edit_loses_nothing() {
     }
 }
 
-/// The commits of a segment, each with the bytes of its frame, read as recovery does.
+/// The commits of a segment with the bytes of their frames, read like recovery does.
 fn frames(segment: &[u8]) -> Vec<(std::ops::Range<usize>, u64, Vec<u8>)> {
     let header = wal::decode_segment_header(segment).ok().map(|header| header.epoch);
     let epoch = header.or_else(|| Some(wal::first_frame(segment)?.1.epoch));
@@ -197,8 +197,8 @@ fn a_chunk_loses_the_block_that_was_hit() {
             assert_eq!(found.intact.len(), left, "{name}: cut at {length}");
             let kept: u64 = whole.meta.blocks[..left].iter().map(|block| u64::from(block.rows)).sum();
             let lost: Vec<Option<u64>> = found.damaged.iter().map(|block| block.rows).collect();
-            let wanted = if left < blocks.len() { vec![Some(record.rows - kept)] } else { Vec::new() };
-            assert_eq!(lost, wanted, "{name}: cut at {length}");
+            let expected = if left < blocks.len() { vec![Some(record.rows - kept)] } else { Vec::new() };
+            assert_eq!(lost, expected, "{name}: cut at {length}");
             assert!(left < blocks.len() || found.repaired(cut).unwrap() == file, "{name}: cut at {length}");
         }
     }
@@ -262,7 +262,7 @@ fn a_receipt_file_loses_the_page_that_was_hit() {
 }
 
 #[test]
-fn whoever_describes_a_damaged_file_says_so() {
+fn inspect_reports_the_damage_of_every_file() {
     for (name, file) in golden("") {
         let is_log = name.ends_with(".wal");
         if name.ends_with("FORMAT") || name.ends_with(".json") || file.len() > LARGE {
@@ -271,7 +271,7 @@ fn whoever_describes_a_damaged_file_says_so() {
         let whole = inspect(&file).unwrap();
         flipped(&file, |damaged, byte| match inspect(damaged) {
             Err(error) => assert!(error.code().http() < 600, "{name}: byte {byte}"),
-            // Padding between frames says nothing.
+            // Padding between frames is not checked.
             Ok(report) if is_log && report == whole => {}
             Ok(report) => assert_eq!(report["intact"], false, "{name}: byte {byte}"),
         });

@@ -1,4 +1,4 @@
-//! One test a promise of the engine.
+//! One test per guarantee of the engine.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -68,10 +68,10 @@ fn flip(path: &Path, byte: usize) {
 }
 
 #[test]
-fn the_second_process_is_told_at_once_that_the_store_is_locked() {
+fn a_second_open_fails_at_once_with_store_locked() {
     let root = tempfile::tempdir().unwrap();
     let first = Store::open(root.path(), true, options()).unwrap();
-    // The first one goes on, so one that waited for it would not come back.
+    // The first one stays open, so a second one that waited for it would not return.
     let error = Store::open(root.path(), true, options()).unwrap_err();
     assert_eq!(error.code(), ErrorCode::StoreLocked);
     drop(first);
@@ -79,16 +79,16 @@ fn the_second_process_is_told_at_once_that_the_store_is_locked() {
 }
 
 #[test]
-fn a_store_goes_only_where_nothing_is_and_opens_only_where_one_is() {
+fn a_store_is_created_only_in_an_empty_directory_and_opened_only_where_one_exists() {
     let root = tempfile::tempdir().unwrap();
     assert_eq!(Store::open(root.path(), false, options()).unwrap_err().code(), ErrorCode::NotFound);
     std::fs::write(root.path().join("thesis.tex"), "mine").unwrap();
     assert_eq!(Store::open(root.path(), true, options()).unwrap_err().code(), ErrorCode::InvalidArgument);
-    assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 1, "nothing was created");
+    assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 1, "no file was created");
 }
 
 #[test]
-fn a_newer_format_or_an_unknown_feature_is_refused_untouched() {
+fn a_newer_format_or_an_unknown_feature_is_refused_and_unchanged() {
     for body in [r#"{"format":2,"required_features":[]}"#, r#"{"format":1,"required_features":["x"]}"#] {
         let root = tempfile::tempdir().unwrap();
         drop(Store::open(root.path(), true, options()).unwrap());
@@ -101,7 +101,7 @@ fn a_newer_format_or_an_unknown_feature_is_refused_untouched() {
 }
 
 #[test]
-fn the_newest_write_wins_across_chunk_tail_and_reopening() {
+fn the_newest_write_wins_across_chunk_tail_and_reopen() {
     let root = tempfile::tempdir().unwrap();
     let mut store = Store::open(root.path(), true, options()).unwrap();
     store.register(def(&key())).unwrap();
@@ -126,7 +126,7 @@ fn the_newest_write_wins_across_chunk_tail_and_reopening() {
 }
 
 #[test]
-fn a_whole_block_is_served_from_the_map_and_equals_the_file() {
+fn a_complete_block_is_served_from_the_map_and_equals_the_file() {
     let root = tempfile::tempdir().unwrap();
     let store = Store::open(root.path(), true, options()).unwrap();
     store.register(def(&key())).unwrap();
@@ -143,7 +143,7 @@ fn a_whole_block_is_served_from_the_map_and_equals_the_file() {
         let at = report["blocks"][position]["offset"].as_u64().unwrap() as usize;
         assert!(chunk[at..at + verbatim.message.len()] == verbatim.message[..], "block {position} as in the file");
         for column in &block.columns {
-            assert!(verbatim.body.as_ptr_range().contains(&column.as_ptr()), "the column lies inside the map");
+            assert!(verbatim.body.as_ptr_range().contains(&column.as_ptr()), "the column is inside the map");
             assert_eq!(column.capacity(), column.len(), "the buffer does not claim the whole map");
         }
     }
@@ -180,7 +180,7 @@ fn one_flipped_bit_is_an_error_for_its_block_and_the_other_blocks_still_read() {
 }
 
 #[test]
-fn a_damaged_manifest_run_or_format_opens_for_reading_with_its_name_and_takes_no_writes() {
+fn a_store_with_a_damaged_manifest_run_or_format_opens_read_only_and_names_the_file() {
     let root = tempfile::tempdir().unwrap();
     let store = Store::open(root.path(), true, options()).unwrap();
     store.register(def(&key())).unwrap();
@@ -190,7 +190,7 @@ fn a_damaged_manifest_run_or_format_opens_for_reading_with_its_name_and_takes_no
     for (dir, ending) in [("manifest", ".edit"), ("runs", ".run"), (".", "FORMAT")] {
         let path = files(root.path(), dir, ending).pop().unwrap();
         let length = std::fs::metadata(&path).unwrap().len() as usize;
-        // An edit is there twice: damage in one copy costs nothing.
+        // An edit is stored twice: damage of one copy loses nothing.
         let copy_at = fastk::format::manifest::COPY_ALIGNMENT;
         let (first, second) = if ending == ".edit" { (length - copy_at, copy_at) } else { (length, 0) };
         for byte in (0..first).step_by(1 + first / 50) {
@@ -235,7 +235,7 @@ fn a_torn_tail_is_cut_and_rot_in_synced_frames_stops_the_writer_only() {
     let offsets: Vec<usize> =
         report["frames"].as_array().unwrap().iter().map(|f| f["offset"].as_u64().unwrap() as usize).collect();
     assert_eq!(report["end"], "clean");
-    // The marker written at closing, and the last commit, are cut anywhere: the store opens with the rows before.
+    // The marker written at close and the last commit are cut anywhere: the store opens with the earlier rows.
     let (last_commit, marker) = (offsets[offsets.len() - 2], offsets[offsets.len() - 1]);
     let mut torn = whole.clone();
     torn[last_commit + 100..].fill(0);
@@ -246,7 +246,7 @@ fn a_torn_tail_is_cut_and_rot_in_synced_frames_stops_the_writer_only() {
     store.write(&key(), minutes(50, 1), WriteMode::Append, None).unwrap();
     drop(store);
     assert_eq!(read(&Store::open(root.path(), false, options()).unwrap(), &key()).unwrap().len(), 20);
-    // Rot in the middle: later frames say it was synced.
+    // Damage in the middle: later frames show that it was synced.
     assert!(marker > last_commit);
     let mut rotten = whole;
     rotten[offsets[10] + 70] ^= 1;
@@ -256,7 +256,7 @@ fn a_torn_tail_is_cut_and_rot_in_synced_frames_stops_the_writer_only() {
     let error = store.write(&key(), minutes(60, 1), WriteMode::Append, None).unwrap_err();
     assert_eq!(error.code(), ErrorCode::WriterStopped);
     drop(store);
-    assert_eq!(std::fs::read(&segment).unwrap(), rotten, "opening a damaged log changes nothing in it");
+    assert_eq!(std::fs::read(&segment).unwrap(), rotten, "opening a damaged log does not change it");
 }
 
 #[test]
@@ -305,7 +305,7 @@ fn many_threads_writing_one_bar_and_reading_it_never_see_it_torn() {
 }
 
 #[test]
-fn a_kept_commit_repeats_its_answer_until_it_is_gone() {
+fn a_retained_commit_repeats_its_result_until_it_is_released() {
     let root = tempfile::tempdir().unwrap();
     let open = |create, commit_retention_ms| {
         Store::open(root.path(), create, StoreOptions { commit_retention_ms, ..options() }).unwrap()
@@ -351,11 +351,11 @@ fn checkpoints_trim_the_log_and_lose_nothing() {
             assert_eq!(read(&store, key).unwrap().len() as i64, (round + 1) * 10);
         }
     }
-    assert!(files(root.path(), "chunks", ".arrow").is_empty(), "small tails get no file of their own");
+    assert!(files(root.path(), "chunks", ".arrow").is_empty(), "small tails get no chunk");
 }
 
 #[test]
-fn intervals_and_none_acknowledge_before_the_sync_and_keep_what_a_closed_store_had() {
+fn interval_and_none_acknowledge_before_the_sync_and_a_closed_store_keeps_every_row() {
     use fastk::store::Durability;
     for durability in [Durability::Interval, Durability::None] {
         let root = tempfile::tempdir().unwrap();
@@ -371,7 +371,7 @@ fn intervals_and_none_acknowledge_before_the_sync_and_keep_what_a_closed_store_h
 }
 
 #[test]
-fn a_predicate_reads_only_the_zones_that_can_match_and_answers_without_zone_maps_too() {
+fn a_predicate_reads_only_the_zones_that_can_match_and_works_without_zone_maps_too() {
     let root = tempfile::tempdir().unwrap();
     let store = Store::open(root.path(), true, options()).unwrap();
     store.register(def(&key())).unwrap();
@@ -381,16 +381,16 @@ fn a_predicate_reads_only_the_zones_that_can_match_and_answers_without_zone_maps
         store.write(&key(), minutes(first, (count - first).min(1_000_000)), WriteMode::Append, None).unwrap();
     }
     store.seal(&[]).unwrap();
-    let wanted = (count / 1_000) as usize;
+    let expectation = (count / 1_000) as usize;
     let predicate = format!("open:between:{},{}", count / 2 * 10, (count / 2 + count / 1_000 - 1) * 10);
-    let ask = |store: &Store| {
-        let (rows, stats) = ask(store, &key(), &predicate);
+    let run_query = |store: &Store| {
+        let (rows, stats) = scan_with(store, &key(), &predicate);
         (rows.len(), stats)
     };
-    let (rows, stats) = ask(&store);
-    assert_eq!((rows, stats.rows_matched, stats.fallback), (wanted, wanted as u64, false));
+    let (rows, stats) = run_query(&store);
+    assert_eq!((rows, stats.rows_matched, stats.fallback), (expectation, expectation as u64, false));
     assert!(stats.zones_scanned * 20 < stats.zones_considered, "{stats:?}");
-    assert!(stats.rows_checked <= wanted as u64 + 2 * 1_024, "{stats:?}");
+    assert!(stats.rows_checked <= expectation as u64 + 2 * 1_024, "{stats:?}");
     assert!(stats.chunks_pruned + 2 >= stats.chunks_considered, "{stats:?}");
     assert!(stats.blocks_considered > 10 && stats.blocks_pruned + 2 >= stats.blocks_considered, "{stats:?}");
     assert_eq!(stats.chunks_scanned, stats.chunks_considered - stats.chunks_pruned);
@@ -409,8 +409,8 @@ fn a_predicate_reads_only_the_zones_that_can_match_and_answers_without_zone_maps
             }
         }
         let store = Store::open(root.path(), false, options()).unwrap();
-        let (rows, stats) = ask(&store);
-        assert_eq!((rows, stats.zones_considered, stats.fallback), (wanted, 0, true));
+        let (rows, stats) = run_query(&store);
+        assert_eq!((rows, stats.zones_considered, stats.fallback), (expectation, 0, true));
     }
 }
 
@@ -440,12 +440,12 @@ fn a_newer_row_that_does_not_match_still_hides_the_older_one_that_does() {
 }
 
 #[test]
-fn a_manifest_edit_that_cannot_be_published_stops_the_writer_and_readers_go_on() {
+fn a_manifest_edit_that_cannot_be_published_stops_the_writer_and_readers_continue() {
     let root = tempfile::tempdir().unwrap();
     let store = Store::open(root.path(), true, options()).unwrap();
     store.register(def(&key())).unwrap();
     store.write(&key(), minutes(0, 10), WriteMode::Upsert, None).unwrap();
-    // The number of the next edit is taken, as if another process had written it.
+    // The number of the next edit exists, as if another process had written it.
     let edits = files(root.path(), "manifest", ".edit");
     let taken = root.path().join("manifest").join(format!("{:020}.edit", edits.len() + 1));
     std::fs::write(&taken, b"not ours").unwrap();
@@ -461,7 +461,7 @@ fn a_manifest_edit_that_cannot_be_published_stops_the_writer_and_readers_go_on()
 }
 
 /// Rows and stats of a scan for one predicate.
-fn ask(store: &Store, key: &SeriesKey, predicate: &str) -> (Vec<(i64, i64)>, fastk::query::ScanStats) {
+fn scan_with(store: &Store, key: &SeriesKey, predicate: &str) -> (Vec<(i64, i64)>, fastk::query::ScanStats) {
     use fastk::query::predicate::compile;
     use fastk::query::{NumberFormat, Predicate};
     let state = store.snapshot();
@@ -477,14 +477,14 @@ fn ask(store: &Store, key: &SeriesKey, predicate: &str) -> (Vec<(i64, i64)>, fas
 }
 
 /// Minutes whose close repeats every `period` rows, in an order that no zone map can use.
-fn scattered(count: i64, period: i64) -> Rows {
+fn scattered_rows(count: i64, period: i64) -> Rows {
     let mut rows = minutes(0, count);
     rows.columns[3] = (0..count).map(|row| (row * 7_919) % period).collect();
     rows
 }
 
 #[test]
-fn a_value_looked_up_in_its_index_checks_about_the_rows_that_have_it() {
+fn an_index_lookup_reads_little_more_than_the_matching_rows() {
     use fastk::query::IndexUsed;
     let root = tempfile::tempdir().unwrap();
     let store = Store::open(root.path(), true, options()).unwrap();
@@ -497,16 +497,16 @@ fn a_value_looked_up_in_its_index_checks_about_the_rows_that_have_it() {
         store.register(def).unwrap();
     }
     for key in [&indexed.key, &plain.key] {
-        store.write(key, scattered(200_000, 20_000), WriteMode::Upsert, None).unwrap();
+        store.write(key, scattered_rows(200_000, 20_000), WriteMode::Upsert, None).unwrap();
     }
     store.seal(&[]).unwrap();
     assert_eq!(files(root.path(), "chunks", ".vix").len(), 1);
     for (predicate, matches) in
         [("close:eq:17", 10), ("close:in:17,3,19999", 30), ("close:between:100,104", 50), ("close:eq:20000", 0)]
     {
-        let (rows, stats) = ask(&store, &indexed.key, predicate);
-        let (wanted, unaided) = ask(&store, &plain.key, predicate);
-        assert_eq!((rows.len(), &rows), (matches, &wanted), "{predicate}");
+        let (rows, stats) = scan_with(&store, &indexed.key, predicate);
+        let (expectation, unaided) = scan_with(&store, &plain.key, predicate);
+        assert_eq!((rows.len(), &rows), (matches, &expectation), "{predicate}");
         assert!(matches == 0 || unaided.rows_checked > 100_000, "{predicate}: {unaided:?}");
         assert_eq!((stats.rows_checked, stats.rows_matched), (matches as u64, matches as u64), "{predicate}");
         let expected = if matches == 0 { IndexUsed::ZoneMap } else { IndexUsed::Both };
@@ -514,8 +514,8 @@ fn a_value_looked_up_in_its_index_checks_about_the_rows_that_have_it() {
         assert_eq!(stats.zones_considered, 196);
         assert!(stats.zones_scanned <= matches as u64, "{predicate}: {stats:?}");
     }
-    // Half of the rows: one by one would cost more than all side by side.
-    let (rows, stats) = ask(&store, &indexed.key, "close:lt:10000");
+    // Half of the rows: reading them one by one would cost more than a scan.
+    let (rows, stats) = scan_with(&store, &indexed.key, "close:lt:10000");
     assert_eq!((rows.len(), stats.rows_checked, stats.index_used), (100_000, 200_000, IndexUsed::ZoneMap));
     // Without zone maps the index still narrows.
     for path in files(root.path(), "chunks", ".zmap") {
@@ -523,40 +523,40 @@ fn a_value_looked_up_in_its_index_checks_about_the_rows_that_have_it() {
     }
     drop(store);
     let store = Store::open(root.path(), false, options()).unwrap();
-    let (rows, stats) = ask(&store, &indexed.key, "close:eq:17");
+    let (rows, stats) = scan_with(&store, &indexed.key, "close:eq:17");
     assert_eq!((rows.len(), stats.rows_checked, stats.index_used), (10, 10, IndexUsed::ValueIndex));
     assert!(stats.fallback);
 }
 
 #[test]
-fn an_indexed_row_that_a_newer_one_overwrote_or_a_delete_took_does_not_come_out() {
+fn an_indexed_row_that_was_overwritten_or_deleted_is_not_returned() {
     let root = tempfile::tempdir().unwrap();
     let store = Store::open(root.path(), true, options()).unwrap();
     store.register(SeriesDef { value_index: vec!["close".into()], ..def(&key()) }).unwrap();
-    store.write(&key(), scattered(40_000, 4_000), WriteMode::Upsert, None).unwrap();
+    store.write(&key(), scattered_rows(40_000, 4_000), WriteMode::Upsert, None).unwrap();
     store.seal(&[]).unwrap();
     let minutes_of = |rows: &[(i64, i64)]| rows.iter().map(|(ts, _)| ts / MINUTE).collect::<Vec<i64>>();
-    let first = minutes_of(&ask(&store, &key(), "close:eq:7").0);
+    let first = minutes_of(&scan_with(&store, &key(), "close:eq:7").0);
     assert_eq!(first.len(), 10);
     // One loses the value, another row gains it, one is deleted; in the tail first, then in chunks.
     let mut rows = minutes(first[2], 2);
     rows.columns[3] = vec![-1, 7];
     store.write(&key(), rows, WriteMode::Upsert, None).unwrap();
-    let gone = first[5] * MINUTE;
-    store.delete_range(&key(), (gone, gone), None).unwrap();
-    let mut wanted: Vec<i64> = first.iter().copied().filter(|m| *m != first[2] && *m != first[5]).collect();
-    wanted.push(first[2] + 1);
-    wanted.sort_unstable();
-    assert_eq!(minutes_of(&ask(&store, &key(), "close:eq:7").0), wanted);
+    let dropped = first[5] * MINUTE;
+    store.delete_range(&key(), (dropped, dropped), None).unwrap();
+    let mut expectation: Vec<i64> = first.iter().copied().filter(|m| *m != first[2] && *m != first[5]).collect();
+    expectation.push(first[2] + 1);
+    expectation.sort_unstable();
+    assert_eq!(minutes_of(&scan_with(&store, &key(), "close:eq:7").0), expectation);
     store.seal(&[]).unwrap();
-    let (rows, stats) = ask(&store, &key(), "close:eq:7");
-    assert_eq!(minutes_of(&rows), wanted);
+    let (rows, stats) = scan_with(&store, &key(), "close:eq:7");
+    assert_eq!(minutes_of(&rows), expectation);
     assert!(stats.rows_checked <= 12, "{stats:?}");
-    assert_eq!(minutes_of(&ask(&store, &key(), "close:eq:-1").0), [first[2]]);
+    assert_eq!(minutes_of(&scan_with(&store, &key(), "close:eq:-1").0), [first[2]]);
 }
 
 #[test]
-fn scattered_rows_of_an_index_come_out_as_they_would_without_it() {
+fn scattered_rows_of_an_index_equal_those_of_a_scan() {
     use fastk::query::{Predicate, Select};
     let root = tempfile::tempdir().unwrap();
     let store = Store::open(root.path(), true, options()).unwrap();
@@ -564,12 +564,13 @@ fn scattered_rows_of_an_index_come_out_as_they_would_without_it() {
     store.register(SeriesDef { value_index: vec!["close".into()], ..def(&key()) }).unwrap();
     store.register(def(&plain)).unwrap();
     for key in [&key(), &plain] {
-        store.write(key, scattered(120_000, 1_000), WriteMode::Upsert, None).unwrap();
+        store.write(key, scattered_rows(120_000, 1_000), WriteMode::Upsert, None).unwrap();
         store.seal(&[]).unwrap();
-        // Every 77th minute anew, in a chunk of its own, some into the value and some out of it; then rows in the tail
-        // and deleted ones, before and behind both.
+        // Every 77th minute is overwritten in its own chunk, some to the value and some away from it; then rows in the
+        // tail
+        // and deletes, before and after both.
         for (first, step, from) in [(30, 77, 0), (1_000, 501, 60_000)] {
-            let mut newer = scattered(120_000, 1_000);
+            let mut newer = scattered_rows(120_000, 1_000);
             newer.columns[3].rotate_left(1);
             let keep: Vec<usize> = (first..120_000).step_by(step).filter(|row| *row >= from).collect();
             let picked = |words: &[i64]| keep.iter().map(|row| words[*row]).collect::<Vec<i64>>();
@@ -606,30 +607,30 @@ fn scattered_rows_of_an_index_come_out_as_they_would_without_it() {
                 }
                 columns
             };
-            let (indexed, wanted) = (rows(&key()), rows(&plain));
-            assert_eq!(indexed, wanted, "{texts:?}, {select:?}");
-            found += wanted.first().map_or(0, Vec::len);
+            let (indexed, expectation) = (rows(&key()), rows(&plain));
+            assert_eq!(indexed, expectation, "{texts:?}, {select:?}");
+            found += expectation.first().map_or(0, Vec::len);
         }
     }
     assert!(found > 1_000, "{found} rows were compared");
-    let (rows, stats) = ask(&store, &key(), "close:eq:7");
+    let (rows, stats) = scan_with(&store, &key(), "close:eq:7");
     assert!(rows.len() > 100 && stats.rows_checked < 5_000, "{stats:?}");
 }
 
 #[test]
-fn a_damaged_sidecar_is_left_out_and_written_anew_in_the_background() {
+fn a_damaged_sidecar_is_ignored_and_rebuilt_in_the_background() {
     let root = tempfile::tempdir().unwrap();
     let store = Store::open(root.path(), true, options()).unwrap();
     let def = SeriesDef { value_index: vec!["close".into()], ..def(&key()) };
     store.register(SeriesDef { partition: fastk::types::Partition::All, ..def }).unwrap();
-    store.write(&key(), scattered(50_000, 5_000), WriteMode::Upsert, None).unwrap();
+    store.write(&key(), scattered_rows(50_000, 5_000), WriteMode::Upsert, None).unwrap();
     store.seal(&[]).unwrap();
     drop(store);
     let sidecars: Vec<PathBuf> = [".zmap", ".vix"].iter().flat_map(|kind| files(root.path(), "chunks", kind)).collect();
     let whole: Vec<Vec<u8>> = sidecars.iter().map(|path| std::fs::read(path).unwrap()).collect();
-    let right = |store: &Store| assert_eq!(ask(store, &key(), "close:eq:7").0.len(), 10);
+    let right = |store: &Store| assert_eq!(scan_with(store, &key(), "close:eq:7").0.len(), 10);
     for (damaged, (path, bytes)) in sidecars.iter().zip(&whole).enumerate() {
-        // The head, the directory, the last byte, all of it, and the file of another chunk.
+        // Damage in the head, the directory, the last byte, the whole file, and the file of another chunk.
         for damage in 0..5 {
             let mut spoilt = bytes.clone();
             let last = spoilt.len() - 1;
@@ -647,7 +648,7 @@ fn a_damaged_sidecar_is_left_out_and_written_anew_in_the_background() {
             assert_eq!((report.rebuilt, report.removed), (1, 0), "{}, damage {damage}", path.display());
             assert!(std::fs::read(path).unwrap() == *bytes, "{} is as it was", path.display());
             right(&store);
-            assert_eq!(ask(&store, &key(), "close:eq:7").1.rows_checked, 10);
+            assert_eq!(scan_with(&store, &key(), "close:eq:7").1.rows_checked, 10);
         }
     }
     for path in &sidecars {
@@ -655,20 +656,20 @@ fn a_damaged_sidecar_is_left_out_and_written_anew_in_the_background() {
     }
     let store = Store::open(root.path(), false, StoreOptions { upkeep: true, ..options() }).unwrap();
     right(&store);
-    let begun = std::time::Instant::now();
+    let started_at = std::time::Instant::now();
     while sidecars.iter().zip(&whole).any(|(path, bytes)| std::fs::read(path).ok().as_ref() != Some(bytes)) {
-        assert!(begun.elapsed().as_secs() < 120, "the query that found them missing ordered new ones");
+        assert!(started_at.elapsed().as_secs() < 120, "the query that found them missing requested new ones");
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
     right(&store);
 }
 
 #[test]
-fn a_changed_value_index_reaches_the_chunks_that_are_there() {
+fn a_changed_value_index_is_built_for_existing_chunks() {
     let root = tempfile::tempdir().unwrap();
     let store = Store::open(root.path(), true, options()).unwrap();
     store.register(SeriesDef { partition: fastk::types::Partition::All, ..def(&key()) }).unwrap();
-    store.write(&key(), scattered(50_000, 5_000), WriteMode::Upsert, None).unwrap();
+    store.write(&key(), scattered_rows(50_000, 5_000), WriteMode::Upsert, None).unwrap();
     store.seal(&[]).unwrap();
     let change = |columns: &[&str]| {
         let columns: Vec<String> = columns.iter().map(|name| (*name).to_owned()).collect();
@@ -680,14 +681,14 @@ fn a_changed_value_index_reaches_the_chunks_that_are_there() {
             .unwrap();
     };
     let checked = || {
-        let (rows, stats) = ask(&store, &key(), "close:eq:7");
+        let (rows, stats) = scan_with(&store, &key(), "close:eq:7");
         assert_eq!(rows.len(), 10);
         stats.rows_checked
     };
     let unaided = checked();
     assert!(unaided > 20_000, "{unaided}");
     change(&["close", "volume"]);
-    assert_eq!(checked(), unaided, "not there yet");
+    assert_eq!(checked(), unaided, "not built yet");
     let report = store.rebuild_sidecars().unwrap();
     assert_eq!((report.chunks_checked, report.rebuilt, report.removed), (1, 1, 0));
     assert_eq!(checked(), 10);
@@ -701,7 +702,7 @@ fn a_changed_value_index_reaches_the_chunks_that_are_there() {
 }
 
 #[test]
-fn conditions_on_ts_narrow_the_range_before_anything_is_opened() {
+fn conditions_on_ts_narrow_the_range_before_any_file_is_opened() {
     let root = tempfile::tempdir().unwrap();
     let store = Store::open(root.path(), true, options()).unwrap();
     store.register(SeriesDef { partition: fastk::types::Partition::Day, ..def(&key()) }).unwrap();
@@ -709,19 +710,19 @@ fn conditions_on_ts_narrow_the_range_before_anything_is_opened() {
     store.seal(&[]).unwrap();
     let chunks = files(root.path(), "chunks", ".arrow");
     assert_eq!(chunks.len(), 14);
-    // All but the first day cannot be opened any more.
+    // Only the chunk of the first day can be opened.
     for path in &chunks[1..] {
         std::fs::remove_file(path).unwrap();
     }
     let limit = 1_440 * MINUTE;
-    let (rows, stats) = ask(&store, &key(), &format!("ts:lt:{limit}"));
+    let (rows, stats) = scan_with(&store, &key(), &format!("ts:lt:{limit}"));
     assert_eq!((rows.len(), stats.rows_matched), (1_440, 1_440));
-    assert_eq!(ask(&store, &key(), "ts:in:0,60000,60001").0.len(), 2);
-    assert_eq!(ask(&store, &key(), "ts:lt:0").0.len(), 0);
+    assert_eq!(scan_with(&store, &key(), "ts:in:0,60000,60001").0.len(), 2);
+    assert_eq!(scan_with(&store, &key(), "ts:lt:0").0.len(), 0);
 }
 
 #[test]
-fn chunks_of_a_seal_that_failed_do_not_stay_on_the_disk() {
+fn chunks_of_a_failed_seal_are_removed() {
     let root = tempfile::tempdir().unwrap();
     let store = Store::open(root.path(), true, options()).unwrap();
     let other = SeriesKey::kline("OTHER", "1m").unwrap();
@@ -729,7 +730,7 @@ fn chunks_of_a_seal_that_failed_do_not_stay_on_the_disk() {
         store.register(def(key)).unwrap();
         store.write(key, minutes(0, 10), WriteMode::Upsert, None).unwrap();
     }
-    // The directory of the second series cannot be made.
+    // The directory of the second series cannot be created.
     let in_the_way = root.path().join("chunks/0000000002");
     std::fs::write(&in_the_way, b"").unwrap();
     for _ in 0..3 {
@@ -743,7 +744,7 @@ fn chunks_of_a_seal_that_failed_do_not_stay_on_the_disk() {
 }
 
 #[test]
-fn retention_goes_on_behind_a_series_with_a_damaged_chunk() {
+fn retention_continues_after_a_series_with_a_damaged_chunk() {
     let root = tempfile::tempdir().unwrap();
     let store = Store::open(root.path(), true, options()).unwrap();
     let other = SeriesKey::kline("OTHER", "1m").unwrap();
@@ -765,7 +766,7 @@ fn retention_goes_on_behind_a_series_with_a_damaged_chunk() {
 }
 
 #[test]
-fn many_snapshots_of_a_series_that_goes_on_make_no_large_manifest() {
+fn many_snapshots_of_a_growing_series_keep_the_manifest_small() {
     let root = tempfile::tempdir().unwrap();
     let store = Store::open(root.path(), true, options()).unwrap();
     let mut def = def(&key());
@@ -807,7 +808,7 @@ fn many_snapshots_of_a_series_that_goes_on_make_no_large_manifest() {
 }
 
 #[test]
-fn run_files_that_were_given_up_before_a_crash_are_gone_after_the_next_opening() {
+fn run_files_given_up_before_a_crash_are_removed_by_the_next_open() {
     let root = tempfile::tempdir().unwrap();
     let store = Store::open(root.path(), true, options()).unwrap();
     store.register(def(&key())).unwrap();
@@ -828,7 +829,7 @@ fn run_files_that_were_given_up_before_a_crash_are_gone_after_the_next_opening()
 }
 
 #[test]
-fn a_log_that_lost_all_its_segments_is_not_taken_for_an_empty_one() {
+fn a_log_without_its_segments_is_not_treated_as_empty() {
     for sealed in [false, true] {
         let root = tempfile::tempdir().unwrap();
         let store = Store::open(root.path(), true, options()).unwrap();
@@ -855,7 +856,7 @@ fn a_log_that_lost_all_its_segments_is_not_taken_for_an_empty_one() {
 }
 
 #[test]
-fn readers_of_now_and_of_snapshots_see_whole_commits_beside_writers_and_upkeep() {
+fn readers_see_complete_commits_during_writes_and_maintenance() {
     use std::collections::BTreeMap;
     use std::sync::Mutex;
     use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -865,7 +866,7 @@ fn readers_of_now_and_of_snapshots_see_whole_commits_beside_writers_and_upkeep()
     let mut spec = SeriesSpec::of_key(&key());
     (spec.price_digits, spec.volume_digits, spec.partition) = (Some(2), Some(8), Some("day".into()));
     store.register(spec.resolve().unwrap()).unwrap();
-    // Every write sets the same rows, in three partitions, to one value; every delete takes them all.
+    // Every write sets the same rows, in three partitions, to one value; every delete removes them all.
     let write = |value: i64| {
         let ts: Vec<i64> = (0..60).map(|row| row * 71 * MINUTE).collect();
         let rows = Rows { columns: vec![vec![value; ts.len()]; 5], ts };
@@ -890,9 +891,9 @@ fn readers_of_now_and_of_snapshots_see_whole_commits_beside_writers_and_upkeep()
     let named: Mutex<BTreeMap<String, Option<i64>>> = Mutex::default();
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            let begun = std::time::Instant::now();
+            let started_at = std::time::Instant::now();
             for value in 1..i64::MAX {
-                if begun.elapsed().as_secs() >= 3 {
+                if started_at.elapsed().as_secs() >= 3 {
                     break;
                 }
                 if value % 5 == 0 {
@@ -932,12 +933,12 @@ fn readers_of_now_and_of_snapshots_see_whole_commits_beside_writers_and_upkeep()
                     for (name, seen) in listed {
                         let Ok(view) = store.as_of(&name) else { continue };
                         let found = value_in(&view);
-                        // It may have been made anew under the same name since.
+                        // It may have been created again under the same name since.
                         if named.lock().unwrap().get(&name) == Some(&seen) && store.as_of(&name).is_ok() {
                             assert_eq!(found, seen, "as of {name}");
                         }
                     }
-                    assert_eq!(value_in(&state), first, "a kept state changed");
+                    assert_eq!(value_in(&state), first, "a held state changed");
                 }
             });
         }
@@ -953,7 +954,7 @@ fn readers_of_now_and_of_snapshots_see_whole_commits_beside_writers_and_upkeep()
 }
 
 #[test]
-fn many_small_deletes_are_compacted_away_long_before_they_are_garbage() {
+fn many_small_deletes_are_compacted_before_they_exceed_the_garbage_limit() {
     let root = tempfile::tempdir().unwrap();
     let store = Store::open(root.path(), true, options()).unwrap();
     let mut spec = SeriesSpec::of_key(&key());
@@ -968,7 +969,7 @@ fn many_small_deletes_are_compacted_away_long_before_they_are_garbage() {
             store.create_snapshot("between").unwrap();
         }
     }
-    // The first 101 are too few yet, and those behind the snapshot must not touch what it shows.
+    // The first 101 are too few, and those after the snapshot must not change its contents.
     assert_eq!(store.compact(&[], false).unwrap().partitions_compacted, 0);
     store.drop_snapshot("between").unwrap();
     assert_eq!(store.compact(&[], false).unwrap().partitions_compacted, 1);

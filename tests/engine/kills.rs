@@ -1,9 +1,9 @@
-//! `kill -9` of a process that does everything at once: writes, merges, writes of two series, deletes, retries,
-//! named snapshots, sealing, checkpoints, compaction and vacuum. After each kill every acknowledged thing is there, and
-//! the one change a client had in flight is there whole or not at all.
+//! `kill -9` of a process with concurrent writes, merges, writes of two series, deletes, retries, named snapshots,
+//! sealing, checkpoints, compaction and vacuum. After each kill every acknowledged change is visible, and the one
+//! change of a client in flight is atomic.
 //!
-//! The killed process is this test binary itself. Every change follows from its number, so that the parent can work
-//! out what was acknowledged. `FASTK_KILL_ROUNDS` sets the rounds, `FASTK_KILL_SEED` the random choices.
+//! The killed process is this test binary itself. Every change is derived from its number, so that the parent can
+//! compute the acknowledged contents. `FASTK_KILL_ROUNDS` sets the rounds, `FASTK_KILL_SEED` the random choices.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
@@ -20,14 +20,14 @@ use super::guarantees::{MINUTE, def};
 use super::known_defects::rows_of;
 
 const CLIENTS: u64 = 4;
-/// Named snapshots a client has at most.
+/// Most named snapshots of a client.
 const NAMED_MAX: usize = 2;
-/// How far back a client repeats keyed writes.
+/// A client repeats keyed writes among this many of its last changes.
 const REPEATED: u64 = 60;
 
 type Map = BTreeMap<i64, Vec<i64>>;
 
-/// What one client's two series and snapshots should be.
+/// Expected contents of the two series and the snapshots of one client.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Model {
     maps: [Map; 2],
@@ -41,7 +41,7 @@ enum Change {
         which: usize,
         rows: Rows,
     },
-    /// Under an idempotency key: of one series, or of both as one commit.
+    /// With an idempotency key: to one series, or to both as one commit.
     Merge {
         parts: Vec<(usize, Rows)>,
     },
@@ -49,11 +49,11 @@ enum Change {
         which: usize,
         range: (i64, i64),
     },
-    /// An earlier keyed write again.
+    /// Repeats an earlier keyed write.
     Retry {
         number: u64,
     },
-    /// Names a snapshot, or drops the first when there are enough.
+    /// Creates a snapshot, or drops the first when there are enough.
     Snapshot,
 }
 
@@ -67,7 +67,7 @@ fn name(client: u64, number: u64) -> String {
 
 fn rows(rng: &mut StdRng, number: u64) -> Rows {
     let (count, step) = (rng.random_range(1..120), rng.random_range(1..90));
-    // Within about a month on both sides of a border of partitions.
+    // Within about a month around a partition boundary.
     let first = rng.random_range(-10_000..20_000);
     let mut rows = Rows::with_capacity(5, count as usize);
     for row in 0..count {
@@ -100,7 +100,7 @@ fn writes(client: u64, parts: &[(usize, Rows)]) -> Vec<SeriesWrite> {
     parts.iter().map(|(which, rows)| SeriesWrite::new(keys(client)[*which].clone(), rows.clone(), mode)).collect()
 }
 
-/// Repeats a keyed write; whether it had been done. `None` when that number is another kind of change.
+/// Repeats a keyed write; returns whether it had been applied. `None` if that number is another kind of change.
 fn repeat(store: &Store, seed: u64, client: u64, number: u64) -> Option<bool> {
     let Change::Merge { parts } = change(seed, client, number) else { return None };
     Some(store.write_many(writes(client, &parts), Some(&name(client, number))).unwrap().repeated)
@@ -110,7 +110,7 @@ fn names_of(client: u64, names: impl Iterator<Item = String>) -> Vec<String> {
     names.filter(|name| name.starts_with(&format!("c{client}-"))).collect()
 }
 
-/// Does a change in the store.
+/// Applies a change to the store.
 fn apply(store: &Store, seed: u64, client: u64, number: u64) {
     match change(seed, client, number) {
         Change::Upsert { which, rows } => {
@@ -174,7 +174,7 @@ impl Model {
         }
     }
 
-    /// What a store has of a client.
+    /// The contents of a client in a store.
     fn found(store: &Store, client: u64) -> Self {
         let maps = |state: &StoreState| {
             keys(client).map(|key| {
@@ -194,7 +194,7 @@ impl Model {
 }
 
 fn options(upkeep: bool) -> StoreOptions {
-    // Small, so that there is something to interrupt at any time.
+    // Small limits, so that maintenance is always in progress.
     StoreOptions {
         wal_segment_bytes: 32 << 10,
         wal_bytes_max: 96 << 10,
@@ -211,12 +211,12 @@ fn setting(name: &str, default: u64) -> u64 {
 
 /// The process that is killed.
 fn child(root: &Path, seed: u64) {
-    let begun = Instant::now();
+    let started_at = Instant::now();
     let store = Store::open(root, true, options(true)).unwrap();
     for key in (0..CLIENTS).flat_map(keys) {
         store.register(def(&key)).unwrap();
     }
-    let over = || begun.elapsed() > Duration::from_secs(120);
+    let over = || started_at.elapsed() > Duration::from_secs(120);
     std::thread::scope(|scope| {
         for client in 0..CLIENTS {
             let store = &store;
@@ -229,7 +229,7 @@ fn child(root: &Path, seed: u64) {
                 }
             });
         }
-        // Each round begins with another step, so that each is killed in its middle.
+        // Each round starts with another step, so that each step is interrupted.
         for step in (0..4).cycle().skip(setting("FASTK_KILL_STEP", 0) as usize).take_while(|_| !over()) {
             match step {
                 0 => store.checkpoint().unwrap(),
@@ -244,10 +244,10 @@ fn child(root: &Path, seed: u64) {
     });
 }
 
-/// Starts this test as another process, kills it a moment after so many acknowledgements, and gives what it said.
+/// Starts this test as another process, kills it `pause` after a number of acknowledgements, and returns its output.
 fn killed(root: &Path, seed: u64, round: u64, next: &[u64], acknowledged: usize, pause: Duration) -> Vec<String> {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    let test = "kills::a_killed_process_keeps_everything_it_acknowledged_and_nothing_half";
+    let test = "kills::a_killed_process_keeps_every_acknowledged_change_and_no_partial_one";
     command.args(["--exact", test, "--nocapture"]);
     command.env("FASTK_KILL_ROOT", root).env("FASTK_KILL_SEED", seed.to_string());
     command.env("FASTK_KILL_STEP", (round % 4).to_string());
@@ -256,25 +256,25 @@ fn killed(root: &Path, seed: u64, round: u64, next: &[u64], acknowledged: usize,
     }
     let mut process = command.stdout(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(process.stdout.take().unwrap()).lines().map_while(Result::ok);
-    let mut said: Vec<String> = Vec::new();
+    let mut output: Vec<String> = Vec::new();
     let mut acks = 0;
     while acks < acknowledged {
         let Some(line) = lines.next() else { break };
         acks += usize::from(line.starts_with("ack "));
-        said.push(line);
+        output.push(line);
     }
     let reader = std::thread::spawn(move || lines.collect::<Vec<String>>());
     std::thread::sleep(pause);
     let alive = process.try_wait().unwrap().is_none();
     process.kill().unwrap();
     process.wait().unwrap();
-    said.extend(reader.join().unwrap());
-    assert!(alive, "the process ended by itself: FASTK_KILL_SEED={seed} replays; it said {:?}", said.last());
-    said
+    output.extend(reader.join().unwrap());
+    assert!(alive, "the process exited by itself: FASTK_KILL_SEED={seed} replays; its last output {:?}", output.last());
+    output
 }
 
 #[test]
-fn a_killed_process_keeps_everything_it_acknowledged_and_nothing_half() {
+fn a_killed_process_keeps_every_acknowledged_change_and_no_partial_one() {
     let seed = setting("FASTK_KILL_SEED", 1);
     if let Some(root) = std::env::var_os("FASTK_KILL_ROOT") {
         return child(Path::new(&root), seed);
@@ -287,16 +287,16 @@ fn a_killed_process_keeps_everything_it_acknowledged_and_nothing_half() {
     let (mut in_flight, mut receipts) = (0, 0);
     let mut upkeep = [0_u64; 4];
     let mut round = 0;
-    // More rounds where the disk is so slow that some kind of step never ended.
+    // More rounds if the disk is so slow that some kind of step never finished.
     while round < rounds || (round < 5 * rounds && upkeep[..3].contains(&0)) {
         let replay = format!("round {round}: FASTK_KILL_SEED={seed} FASTK_KILL_ROUNDS={rounds} replays");
         let (acknowledged, pause) = (rng.random_range(1..500), Duration::from_micros(rng.random_range(0..40_000)));
-        let said = killed(root.path(), seed, round, &next, acknowledged, pause);
+        let output = killed(root.path(), seed, round, &next, acknowledged, pause);
         let mut counts = [0_u64; 4];
-        for line in &said {
+        for line in &output {
             let words: Vec<&str> = line.split(' ').collect();
             match words[..] {
-                // A line that the kill cut in two counts for nothing.
+                // A truncated line is ignored.
                 ["ack", client, number] => {
                     let (Ok(client), Ok(number)) = (client.parse::<u64>(), number.parse::<u64>()) else { continue };
                     if next[client as usize] == number {
@@ -322,7 +322,7 @@ fn a_killed_process_keeps_everything_it_acknowledged_and_nothing_half() {
                 assert!(found == after, "client {client}, change {}: neither before nor after; {replay}", next[at]);
                 in_flight += 1;
             }
-            // A receipt stands exactly where its rows do.
+            // A receipt exists exactly if its rows do.
             if let Some(known) = repeat(&store, seed, client, next[at]) {
                 assert_eq!(known, there, "client {client}, change {}: receipt and rows differ; {replay}", next[at]);
                 assert!(
@@ -338,7 +338,7 @@ fn a_killed_process_keeps_everything_it_acknowledged_and_nothing_half() {
             let commit = store.snapshot().commit;
             for number in next[at].saturating_sub(REPEATED).max(1)..next[at] {
                 if let Some(known) = repeat(&store, seed, client, number) {
-                    assert!(known, "client {client}, write {number}: its receipt is gone; {replay}");
+                    assert!(known, "client {client}, write {number}: its receipt is lost; {replay}");
                     receipts += 1;
                 }
             }
@@ -348,11 +348,11 @@ fn a_killed_process_keeps_everything_it_acknowledged_and_nothing_half() {
         round += 1;
     }
     println!(
-        "{round} kills, {} changes, {in_flight} in flight were there whole, {receipts} receipts asked; \
+        "{round} kills, {} changes, {in_flight} in flight were applied, {receipts} receipts checked; \
          seals, checkpoints, compactions, files removed: {upkeep:?}",
         next.iter().sum::<u64>() - CLIENTS
     );
     assert!(next.iter().all(|number| *number > round), "{next:?} changes are too few");
     // On a busy machine a kill can come before every seal.
-    assert!(upkeep[..3].iter().sum::<u64>() > 0, "{upkeep:?}: maintenance never came to anything");
+    assert!(upkeep[..3].iter().sum::<u64>() > 0, "{upkeep:?}: maintenance never finished");
 }

@@ -1,4 +1,4 @@
-//! What other storage engines got wrong, one test a claim: each fails if this engine shared the defect.
+//! Defects known from other storage engines, one test each, which fails if this engine has the defect.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -25,7 +25,7 @@ pub(crate) fn contents(root: &Path) -> Files {
     all.map(|path| (name(&path), std::fs::read(&path).unwrap())).collect()
 }
 
-/// Bytes that the files of a kind take together.
+/// Total bytes of the files of a kind.
 fn disk_bytes(root: &Path, dir: &str, ending: &str) -> u64 {
     files(root, dir, ending).iter().map(|path| std::fs::metadata(path).unwrap().len()).sum()
 }
@@ -45,13 +45,13 @@ fn rows_now(store: &Store, key: &SeriesKey) -> Vec<Vec<i64>> {
     rows_of(store.snapshot().get(key).unwrap(), store, ALL, false)
 }
 
-/// Rows as a scan gives them.
+/// The rows of a scan.
 fn listed(rows: &Rows) -> Vec<Vec<i64>> {
     let row = |row: usize| std::iter::once(rows.ts[row]).chain(rows.columns.iter().map(|c| c[row])).collect();
     (0..rows.len()).map(row).collect()
 }
 
-/// How all of a series is covered.
+/// The coverage of a whole series.
 fn covered(series: &SeriesState, store: &Store) -> CoverageReport {
     let calendar = Calendar::of(None).unwrap();
     let spec = CoverageSpec { start: None, end: None, calendar: &calendar, missing_min: 1, gaps_max: 10 };
@@ -66,7 +66,7 @@ fn open(root: &Path) -> Store {
     Store::open(root, false, options()).unwrap()
 }
 
-/// What upkeep does with a store, step by step.
+/// Runs one step of maintenance.
 fn maintain(store: &Store, step: usize) {
     match step {
         0 => drop(store.seal(&[]).unwrap()),
@@ -77,14 +77,14 @@ fn maintain(store: &Store, step: usize) {
 }
 
 #[test]
-fn scalars_written_into_a_month_that_has_rows_join_them() {
+fn scalars_written_into_a_month_with_rows_are_merged_with_them() {
     const DAY: i64 = 86_400_000;
     let key = SeriesKey::scalar("metric", "BTC", "1d", "load").unwrap();
     let mut spec = SeriesSpec::of_key(&key);
     spec.partition = Some("month".into());
     spec.value = Some(ColumnSpec { name: None, kind: Some("int64".into()), digits: None, merge: None });
     let definition = spec.resolve().unwrap();
-    // Where the old rows are when the new ones come: tail, run file, chunk, chunk of an earlier process.
+    // The location of the old rows during the write: tail, run file, chunk, chunk of an earlier process.
     for place in 0..4 {
         let root = tempfile::tempdir().unwrap();
         let mut store = Store::open(root.path(), true, options()).unwrap();
@@ -105,16 +105,17 @@ fn scalars_written_into_a_month_that_has_rows_join_them() {
         }
         let written = store.write(&key, days(&[2, 4, 9, 30, 40], 200), WriteMode::Upsert, None).unwrap();
         assert_eq!((written.rows_written, written.rows_replaced), (5, 2));
-        let wanted: Vec<Vec<i64>> = [(0, 100), (2, 200), (4, 200), (8, 100), (9, 200), (30, 200), (31, 100), (40, 200)]
-            .map(|(day, value)| vec![day * DAY, day + value])
-            .to_vec();
+        let expected: Vec<Vec<i64>> =
+            [(0, 100), (2, 200), (4, 200), (8, 100), (9, 200), (30, 200), (31, 100), (40, 200)]
+                .map(|(day, value)| vec![day * DAY, day + value])
+                .to_vec();
         for step in 0..4 {
-            assert_eq!(rows_now(&store, &key), wanted, "place {place}, before step {step}");
+            assert_eq!(rows_now(&store, &key), expected, "place {place}, before step {step}");
             maintain(&store, step);
-            assert_eq!(rows_now(&store, &key), wanted, "place {place}, after step {step}");
+            assert_eq!(rows_now(&store, &key), expected, "place {place}, after step {step}");
             drop(store);
             store = open(root.path());
-            assert_eq!(rows_now(&store, &key), wanted, "place {place}, reopened after step {step}");
+            assert_eq!(rows_now(&store, &key), expected, "place {place}, reopened after step {step}");
         }
     }
 }
@@ -130,14 +131,14 @@ fn sixty_four_threads_reading_one_chunk_get_identical_rows() {
     }
     store.seal(&[]).unwrap();
     drop(store);
-    // With one map at most, every thread takes the file of another away.
+    // With one map at most, every thread evicts the file of another.
     for maps_max in [8_192, 1] {
-        // Nothing is mapped or verified yet when all begin.
+        // No file is mapped or verified when they start.
         let store = Store::open(root.path(), false, StoreOptions { maps_max, ..options() }).unwrap();
-        let (state, wanted, barrier) = (store.snapshot(), minutes(0, 40_000), Barrier::new(64));
+        let (state, expected, barrier) = (store.snapshot(), minutes(0, 40_000), Barrier::new(64));
         std::thread::scope(|scope| {
             for reader in 0..64_usize {
-                let (store, state, wanted, barrier, other) = (&store, &state, &wanted, &barrier, &other);
+                let (store, state, expected, barrier, other) = (&store, &state, &expected, &barrier, &other);
                 scope.spawn(move || {
                     barrier.wait();
                     for (round, key) in [&key(), other, &key()].into_iter().enumerate() {
@@ -147,9 +148,9 @@ fn sixty_four_threads_reading_one_chunk_get_identical_rows() {
                         for block in Scan::new(state.get(key).unwrap(), store.cache(), &spec) {
                             let block = block.unwrap();
                             let end = row + block.rows;
-                            assert!(block.words(0) == &wanted.ts[row..end], "reader {reader}, times from row {row}");
+                            assert!(block.words(0) == &expected.ts[row..end], "reader {reader}, times from row {row}");
                             for column in 0..5 {
-                                let same = block.words(column + 1) == &wanted.columns[column][row..end];
+                                let same = block.words(column + 1) == &expected.columns[column][row..end];
                                 assert!(same, "reader {reader}, column {column} from row {row}");
                             }
                             row = end;
@@ -163,7 +164,7 @@ fn sixty_four_threads_reading_one_chunk_get_identical_rows() {
 }
 
 #[test]
-fn a_refused_opening_and_an_inspection_change_no_byte_beside_a_live_writer() {
+fn a_refused_open_and_an_inspection_change_no_byte_under_a_live_writer() {
     let root = tempfile::tempdir().unwrap();
     let store = Store::open(root.path(), true, options()).unwrap();
     store.register(def(&key())).unwrap();
@@ -173,7 +174,7 @@ fn a_refused_opening_and_an_inspection_change_no_byte_beside_a_live_writer() {
     store.checkpoint().unwrap();
     store.write(&key(), minutes(3_010, 10), WriteMode::Upsert, None).unwrap();
     store.describe_holder("{\"mine\":1}\n").unwrap();
-    // What a writer in the middle of a file leaves there for a moment.
+    // Temporary state of a writer in the middle of a file.
     std::fs::write(root.path().join("tmp/half"), b"being written").unwrap();
     let seen = || -> Vec<_> {
         let stamped =
@@ -190,12 +191,12 @@ fn a_refused_opening_and_an_inspection_change_no_byte_beside_a_live_writer() {
     }
     assert!(described >= 5, "{described} files were described");
     assert_eq!(rows_now(&store, &key()).len(), 3_020);
-    assert!(seen() == before, "a byte, a name or a time of change is another one");
+    assert!(seen() == before, "a byte, a name or a modification time differs");
     store.write(&key(), minutes(4_000, 1), WriteMode::Append, None).unwrap();
 }
 
 #[test]
-fn an_appended_row_is_seen_by_every_way_of_reading_at_once() {
+fn an_appended_row_is_visible_at_once_to_every_kind_of_read() {
     let root = tempfile::tempdir().unwrap();
     let store = Store::open(root.path(), true, options()).unwrap();
     store.register(def(&key())).unwrap();
@@ -224,12 +225,12 @@ fn an_appended_row_is_seen_by_every_way_of_reading_at_once() {
 }
 
 #[test]
-fn bounds_latest_rows_and_appends_are_right_at_every_border_of_zones_and_blocks() {
+fn bounds_latest_rows_and_appends_are_correct_at_every_boundary_of_zones_and_blocks() {
     for count in [1_023_i64, 1_024, 1_025, 16_383, 16_384, 16_385] {
         let root = tempfile::tempdir().unwrap();
         let mut store = Store::open(root.path(), true, options()).unwrap();
         store.register(one_partition(&key())).unwrap();
-        // The last timestamp stands three times in the write: the last of them stays.
+        // The last timestamp is three times in the write: the last row wins.
         let mut rows = minutes(0, count);
         for value in [-3, -4] {
             rows.push((count - 1) * MINUTE, &[value; 5]);
@@ -255,11 +256,11 @@ fn bounds_latest_rows_and_appends_are_right_at_every_border_of_zones_and_blocks(
             let state = store.snapshot();
             let (series, cache) = (state.get(&key()).unwrap(), store.cache());
             assert_eq!((series.rows, series.bounds), (count as u64, Some((0, last))), "{stage}");
-            for wanted in [1, 2, 1_023, 1_024, 1_025, 16_383, 16_384, 16_385, count - 1, count, count + 1] {
-                let start = latest_start(series, cache, ALL, wanted as u64, &[]).unwrap();
-                let first = if wanted > count { i64::MIN } else { (count - wanted) * MINUTE };
-                assert_eq!(start, first, "{stage}: the last {wanted} of {count}");
-                let there = count.min(wanted);
+            for expected in [1, 2, 1_023, 1_024, 1_025, 16_383, 16_384, 16_385, count - 1, count, count + 1] {
+                let start = latest_start(series, cache, ALL, expected as u64, &[]).unwrap();
+                let first = if expected > count { i64::MIN } else { (count - expected) * MINUTE };
+                assert_eq!(start, first, "{stage}: the last {expected} of {count}");
+                let there = count.min(expected);
                 assert_eq!(series.count_rows(cache, (start, i64::MAX)).unwrap(), there as u64);
             }
             for border in [1_023, 1_024, 16_383, 16_384, count - 1] {
@@ -272,14 +273,14 @@ fn bounds_latest_rows_and_appends_are_right_at_every_border_of_zones_and_blocks(
             }
             assert_eq!(rows_of(series, &store, (last, last), false)[0][1..], [-4; 5], "{stage}");
             if stage == "reopened" {
-                // The next row goes behind the last one, wherever the last block ends.
+                // The next row is appended after the last one, wherever the last block ends.
                 let mut next = minutes(count, 1);
                 next.columns.iter_mut().for_each(|column| column[0] = -4);
                 store.write(&key(), next, WriteMode::Append, None).unwrap();
                 count += 1;
             }
         }
-        // The row at the border is overwritten and deleted where it stands.
+        // The row at the boundary is overwritten and deleted.
         let last = (count - 2) * MINUTE;
         let mut rows = minutes(count - 2, 1);
         rows.columns[0][0] = 77;
@@ -294,11 +295,11 @@ fn bounds_latest_rows_and_appends_are_right_at_every_border_of_zones_and_blocks(
 }
 
 #[test]
-fn compacting_live_rows_keeps_every_one_of_them() {
+fn compaction_keeps_every_live_row() {
     let root = tempfile::tempdir().unwrap();
     let store = Store::open(root.path(), true, options()).unwrap();
     store.register(one_partition(&key())).unwrap();
-    // Side by side, in between, and on both sides of a block.
+    // Adjacent, in between, and on both sides of a block.
     for part in 0..9 {
         let mut rows = Rows::with_capacity(5, 0);
         for row in listed(&minutes(0, 18_000)).into_iter().filter(|row| row[0] / MINUTE % 9 == part) {
@@ -312,7 +313,7 @@ fn compacting_live_rows_keeps_every_one_of_them() {
     let report = store.compact(&[], false).unwrap();
     assert_eq!((report.partitions_compacted, report.chunks_removed, report.chunks_written), (1, 9, 1));
     assert!(rows_now(&store, &key()) == before);
-    assert_eq!(store.compact(&[], false).unwrap().partitions_compacted, 0, "nothing is left to do");
+    assert_eq!(store.compact(&[], false).unwrap().partitions_compacted, 0, "nothing is left to compact");
     store.vacuum().unwrap();
     drop(store);
     let store = open(root.path());
@@ -335,7 +336,7 @@ fn reported_bytes_are_those_of_the_files() {
         assert_eq!(store.run_files(), (disk_bytes(root.path(), "runs", ".run"), runs), "runs, {step}");
         assert_eq!(store.log_bytes().0, disk_bytes(root.path(), "wal", ".wal"), "log, {step}");
         assert!(store.log_bytes().1 <= store.log_bytes().0);
-        // What a file system gives away is about what the files say.
+        // The space freed on the file system is about the size of the files.
         for path in files(root.path(), "chunks", ".arrow") {
             let meta = std::fs::metadata(&path).unwrap();
             let blocks = std::os::unix::fs::MetadataExt::blocks(&meta) * 512;
@@ -404,24 +405,27 @@ fn threads_merging_one_bar_lose_no_update_and_tear_no_bar() {
                     let found = rows_now(store, &key()).remove(0);
                     let [_, open, high, low, close, volume] = found[..] else { panic!("{found:?}") };
                     assert!(open == 500 && low <= close && close <= high && low <= open && open <= high, "{found:?}");
-                    assert!(volume > round && high > price && low < price, "an own update is missing: {found:?}");
+                    assert!(
+                        volume > round && high > price && low < price,
+                        "an update of this thread is missing: {found:?}"
+                    );
                 }
             });
         }
     });
-    let wanted = |store: &Store| {
+    let expected = |store: &Store| {
         let found = rows_now(store, &key());
         assert_eq!(found.len(), 1);
         let (low, high) = (500 - THREADS / 2 * ROUNDS - 1, 500 + THREADS / 2 * ROUNDS);
         assert_eq!((found[0][1], found[0][2], found[0][3], found[0][5]), (500, high, low, THREADS * ROUNDS));
     };
-    wanted(&store);
+    expected(&store);
     drop(store);
-    wanted(&open(root.path()));
+    expected(&open(root.path()));
 }
 
 #[test]
-fn an_upsert_of_a_row_sealed_years_ago_touches_its_partition_alone() {
+fn an_upsert_of_an_old_sealed_row_rewrites_only_its_partition() {
     let root = tempfile::tempdir().unwrap();
     let hours = SeriesKey::kline("BTCUSDT", "1h").unwrap();
     let mut store = Store::open(root.path(), true, options()).unwrap();
@@ -429,19 +433,19 @@ fn an_upsert_of_a_row_sealed_years_ago_touches_its_partition_alone() {
     // Six years of hours.
     let mut rows = minutes(0, 6 * 8_766);
     rows.ts.iter_mut().for_each(|ts| *ts *= 60);
-    let mut wanted = listed(&rows);
+    let mut expected = listed(&rows);
     store.write(&hours, rows, WriteMode::Upsert, None).unwrap();
     store.seal(&[]).unwrap();
     let before = contents(&root.path().join("chunks"));
     assert_eq!(before.keys().filter(|name| name.ends_with(".arrow")).count(), 73);
     // 1970-03, and an hour that was missing in no month.
-    wanted[1_500][4] = -1;
-    let ts = wanted[1_500][0];
-    let correction = Rows { ts: vec![ts], columns: wanted[1_500][1..].iter().map(|cell| vec![*cell]).collect() };
+    expected[1_500][4] = -1;
+    let ts = expected[1_500][0];
+    let correction = Rows { ts: vec![ts], columns: expected[1_500][1..].iter().map(|cell| vec![*cell]).collect() };
     let written = store.write(&hours, correction, WriteMode::Upsert, None).unwrap();
     assert_eq!((written.rows_written, written.rows_replaced), (1, 1));
     for step in 0..5 {
-        assert!(rows_now(&store, &hours) == wanted, "step {step}");
+        assert!(rows_now(&store, &hours) == expected, "step {step}");
         let now = contents(&root.path().join("chunks"));
         assert!(before.iter().all(|(name, bytes)| now.get(name) == Some(bytes)), "step {step}: an old file changed");
         let new: Vec<&String> = now.keys().filter(|name| !before.contains_key(*name)).collect();
@@ -462,8 +466,8 @@ fn an_idle_reader_or_snapshot_delays_no_checkpoint() {
     let store = Store::open(root.path(), true, StoreOptions { wal_segment_bytes: 64 << 10, ..options() }).unwrap();
     store.register(def(&key())).unwrap();
     store.write(&key(), minutes(0, 60_000), WriteMode::Upsert, None).unwrap();
-    let wanted = listed(&minutes(0, 60_000));
-    // A stream that stopped after its first block, a state nobody reads, and a named snapshot.
+    let expected = listed(&minutes(0, 60_000));
+    // A stream that stopped after its first block, an idle state, and a named snapshot.
     let state = store.snapshot();
     let mut idle = Scan::new(state.get(&key()).unwrap(), store.cache(), &ScanSpec::range(ALL));
     let first = idle.next().unwrap().unwrap();
@@ -489,9 +493,9 @@ fn an_idle_reader_or_snapshot_delays_no_checkpoint() {
         ts.extend(block.words(0));
         opens.extend(block.words(1));
     }
-    assert!(ts.iter().zip(&opens).eq(wanted.iter().map(|row| (&row[0], &row[1]))), "the stream is its snapshot");
+    assert!(ts.iter().zip(&opens).eq(expected.iter().map(|row| (&row[0], &row[1]))), "the stream is its snapshot");
     let kept = store.as_of("kept").unwrap();
-    assert!(rows_of(kept.get(&key()).unwrap(), &store, ALL, false) == wanted);
+    assert!(rows_of(kept.get(&key()).unwrap(), &store, ALL, false) == expected);
     assert_eq!(rows_now(&store, &key())[1_999][1], -4);
 }
 
@@ -517,7 +521,7 @@ fn a_retried_batch_changes_no_row() {
     let (rows, commit) = (rows_now(&store, &key()), store.snapshot().commit);
     assert_eq!((rows.len(), rows[20][5], rows[60][5]), (70, 408, 604));
     for step in 0..4 {
-        // A retry can come after whatever upkeep and restarts there were, and after newer writes.
+        // A retry can come after maintenance, restarts and newer writes.
         maintain(&store, step);
         drop(store);
         store = open(root.path());
@@ -533,39 +537,39 @@ fn a_retried_batch_changes_no_row() {
 }
 
 #[test]
-fn a_deleted_row_stays_deleted_in_tail_chunk_and_compaction_and_a_later_one_does_not() {
+fn a_deleted_row_stays_deleted_through_seal_and_compaction_and_a_later_one_is_visible() {
     let root = tempfile::tempdir().unwrap();
     let mut store = Store::open(root.path(), true, options()).unwrap();
     store.register(one_partition(&key())).unwrap();
-    let mut wanted: BTreeMap<i64, i64> = BTreeMap::new();
+    let mut expected: BTreeMap<i64, i64> = BTreeMap::new();
     for round in 0..24_i64 {
-        // Rows in tail, run file, chunk or compacted chunk when the delete comes.
+        // At the delete the rows are in the tail, a run file, a chunk or a compacted chunk.
         let first = round * 70;
         let mut rows = minutes(first, 200);
         rows.columns[3].iter_mut().for_each(|cell| *cell = round);
-        wanted.extend(rows.ts.iter().map(|ts| (*ts, round)));
+        expected.extend(rows.ts.iter().map(|ts| (*ts, round)));
         store.write(&key(), rows, WriteMode::Upsert, None).unwrap();
         for step in 0..(round % 5) as usize {
             maintain(&store, step);
         }
         let (from, to) = ((first - 40) * MINUTE, (first + 20) * MINUTE);
-        let gone = wanted.range(from..=to).count() as u64;
-        assert_eq!(store.delete_range(&key(), (from, to), None).unwrap().rows_deleted, gone, "round {round}");
-        wanted.retain(|ts, _| *ts < from || *ts > to);
-        // Some come back.
+        let removed = expected.range(from..=to).count() as u64;
+        assert_eq!(store.delete_range(&key(), (from, to), None).unwrap().rows_deleted, removed, "round {round}");
+        expected.retain(|ts, _| *ts < from || *ts > to);
+        // Some are written again.
         let mut back = minutes(first - 10, 3);
         back.columns[3].fill(-round);
-        wanted.extend(back.ts.iter().map(|ts| (*ts, -round)));
+        expected.extend(back.ts.iter().map(|ts| (*ts, -round)));
         store.write(&key(), back, WriteMode::Upsert, None).unwrap();
         let same = |store: &Store, when: &str| {
             let found = read(store, &key()).unwrap();
-            assert!(found.iter().copied().eq(wanted.iter().map(|(ts, cell)| (*ts, *cell))), "round {round}, {when}");
+            assert!(found.iter().copied().eq(expected.iter().map(|(ts, cell)| (*ts, *cell))), "round {round}, {when}");
             let state = store.snapshot();
             let series = state.get(&key()).unwrap();
             let backwards = rows_of(series, store, ALL, true);
-            assert!(backwards.iter().map(|row| row[0]).eq(wanted.keys().rev().copied()), "round {round}, {when}");
-            assert_eq!(series.rows, wanted.len() as u64);
-            assert_eq!(series.count_rows(store.cache(), (from, to)).unwrap(), wanted.range(from..=to).count() as u64);
+            assert!(backwards.iter().map(|row| row[0]).eq(expected.keys().rev().copied()), "round {round}, {when}");
+            assert_eq!(series.rows, expected.len() as u64);
+            assert_eq!(series.count_rows(store.cache(), (from, to)).unwrap(), expected.range(from..=to).count() as u64);
         };
         same(&store, "deleted");
         for step in 0..4 {
@@ -579,7 +583,7 @@ fn a_deleted_row_stays_deleted_in_tail_chunk_and_compaction_and_a_later_one_does
 }
 
 #[test]
-fn more_appends_than_the_log_holds_wait_their_turn_and_none_is_lost() {
+fn appends_beyond_the_size_of_the_log_wait_and_none_is_lost() {
     const THREADS: i64 = 64;
     const APPENDS: i64 = 25;
     const ROWS: i64 = 60;
@@ -611,19 +615,19 @@ fn more_appends_than_the_log_holds_wait_their_turn_and_none_is_lost() {
     });
     let check = |store: &Store| {
         for (n, key) in keys.iter().enumerate() {
-            let mut wanted = Vec::new();
+            let mut expected = Vec::new();
             for thread in (n as i64..THREADS).step_by(8) {
-                wanted.extend(listed(&minutes(thread * APPENDS * ROWS, APPENDS * ROWS)));
+                expected.extend(listed(&minutes(thread * APPENDS * ROWS, APPENDS * ROWS)));
             }
-            assert!(rows_now(store, key) == wanted, "{key}");
+            assert!(rows_now(store, key) == expected, "{key}");
         }
     };
     check(&store);
     assert!(store.upkeep_failed().is_none() && store.writer_stopped().is_none());
-    // The log is far smaller than what went through it once upkeep caught up.
-    let begun = std::time::Instant::now();
+    // After maintenance the log is far smaller than the appended data.
+    let started_at = std::time::Instant::now();
     while store.log_bytes().1 > 64 << 10 {
-        assert!(begun.elapsed().as_secs() < 120, "{:?} of log are left", store.log_bytes());
+        assert!(started_at.elapsed().as_secs() < 120, "{:?} of log are left", store.log_bytes());
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
     assert!(store.upkeep_counts().checkpoints > 0 && store.upkeep_counts().seals > 0);
@@ -633,20 +637,20 @@ fn more_appends_than_the_log_holds_wait_their_turn_and_none_is_lost() {
 }
 
 #[test]
-fn a_scan_begun_before_its_chunks_were_replaced_ends_with_the_rows_of_its_snapshot() {
+fn a_scan_started_before_its_chunks_were_replaced_returns_the_rows_of_its_snapshot() {
     let root = tempfile::tempdir().unwrap();
     let store = Store::open(root.path(), true, StoreOptions { maps_max: 1, ..options() }).unwrap();
     store.register(def(&key())).unwrap();
-    let wanted = minutes(0, 100_000);
-    store.write(&key(), wanted.clone(), WriteMode::Upsert, None).unwrap();
+    let expected = minutes(0, 100_000);
+    store.write(&key(), expected.clone(), WriteMode::Upsert, None).unwrap();
     store.seal(&[]).unwrap();
     let old = files(root.path(), "chunks", ".arrow");
     assert_eq!(old.len(), 3);
     let state = store.snapshot();
     let spec = ScanSpec::range(ALL);
-    let mut begun = Scan::new(state.get(&key()).unwrap(), store.cache(), &spec);
-    let first = begun.next().unwrap().unwrap();
-    // Not one block read, and only begun in the middle.
+    let mut started_at = Scan::new(state.get(&key()).unwrap(), store.cache(), &spec);
+    let first = started_at.next().unwrap().unwrap();
+    // One scan has read no block, the other is in the middle.
     let untouched = Scan::new(state.get(&key()).unwrap(), store.cache(), &spec);
     // Every row is overwritten or deleted, the files replaced and unlinked as far as possible.
     let mut rows = minutes(0, 100_000);
@@ -657,14 +661,14 @@ fn a_scan_begun_before_its_chunks_were_replaced_ends_with_the_rows_of_its_snapsh
     assert!(store.compact(&[], false).unwrap().chunks_removed >= 6);
     assert!(store.vacuum().unwrap().files_waiting > 0, "files with readers stay");
     assert_eq!(read(&store, &key()).unwrap().len(), 50_999);
-    for (name, before, scan) in [("begun", Some(first), begun), ("untouched", None, untouched)] {
+    for (name, before, scan) in [("begun", Some(first), started_at), ("untouched", None, untouched)] {
         let mut row = 0;
         for block in before.map(Ok).into_iter().chain(scan) {
             let block = block.unwrap();
             let end = row + block.rows;
-            assert!(block.words(0) == &wanted.ts[row..end], "{name}: times from row {row}");
+            assert!(block.words(0) == &expected.ts[row..end], "{name}: times from row {row}");
             for column in 0..5 {
-                assert!(block.words(column + 1) == &wanted.columns[column][row..end], "{name}: cells from row {row}");
+                assert!(block.words(column + 1) == &expected.columns[column][row..end], "{name}: cells from row {row}");
             }
             row = end;
         }
@@ -687,7 +691,7 @@ fn opening_a_store_of_many_chunks_opens_none_of_them() {
     let edits = files(root.path(), "manifest", ".edit");
     let (last, _) = decode_edit(&std::fs::read(edits.last().unwrap()).unwrap()).unwrap();
     let (mut series, chunk) = (last.series[0].clone(), last.chunks[0].clone());
-    // Chunks whose files are not there: whoever opens one fails.
+    // The files of the chunks are missing: opening one fails.
     let chunks: Vec<ChunkRecord> = (1..=count)
         .map(|day| {
             let id = chunk.id + day;
@@ -701,20 +705,20 @@ fn opening_a_store_of_many_chunks_opens_none_of_them() {
     let number = last.number + 1;
     let edit = Edit { number, series: vec![series], chunks, next_file_id: chunk.id + count + 1, ..Edit::default() };
     std::fs::write(root.path().join(format!("manifest/{number:020}.edit")), encode_edit(&edit)).unwrap();
-    let begun = std::time::Instant::now();
+    let started_at = std::time::Instant::now();
     let store = open(root.path());
-    println!("{count} chunks: opened in {:?}", begun.elapsed());
+    println!("{count} chunks: opened in {:?}", started_at.elapsed());
     assert!(store.cache().is_empty(), "no chunk was mapped");
     let state = store.snapshot();
     let found = state.get(&key()).unwrap();
     let end = (count as i64 * 1_440 + 9) * MINUTE;
     assert_eq!((found.chunks.len() as u64, found.rows, found.bounds), (count + 1, 10 * (count + 1), Some((0, end))));
-    // A read opens what it needs and no more: the first day is there, the second is not.
+    // A read opens only the chunks it needs: that of the first day exists, that of the second does not.
     assert_eq!(rows_of(found, &store, (0, 1_440 * MINUTE - 1), false), listed(&minutes(0, 10)));
     assert_eq!(store.cache().len(), 1);
     let missing = Scan::new(found, store.cache(), &ScanSpec::range((1_440 * MINUTE, end))).next().unwrap();
     assert!(missing.unwrap_err().detail().contains("1970-01-02"));
-    // So does a write behind all of them.
+    // So does a write after all of them.
     store.write(&key(), minutes((count as i64 + 1) * 1_440, 5), WriteMode::Append, None).unwrap();
     assert_eq!(store.cache().len(), 1);
 }
@@ -738,7 +742,7 @@ fn rebuilding_sidecars_changes_no_file_of_data() {
         }
     }
     assert!(store.rebuild_sidecars().unwrap().rebuilt > 0);
-    assert!(contents(root.path()) == before, "sidecars are as they were, and nothing else changed");
+    assert!(contents(root.path()) == before, "the sidecars are rebuilt identically, and no other file changed");
 }
 
 #[test]
@@ -755,8 +759,8 @@ fn long_names_rare_timeframes_and_times_before_the_epoch_work_from_tail_to_chunk
         let key = SeriesKey::kline(symbol, timeframe).unwrap();
         let mut store = Store::open(root.path(), true, options()).unwrap();
         store.register(def(&key)).unwrap();
-        let mut wanted: BTreeMap<i64, Vec<i64>> = BTreeMap::new();
-        // From decades before the epoch to decades after it; 1M from each month's first day.
+        let mut expected: BTreeMap<i64, Vec<i64>> = BTreeMap::new();
+        // From decades before the epoch to decades after it; 1M at the first day of each month.
         let ts_of = |row: i64| match timeframe {
             "1M" => (row * 30 + row / 2) * DAY,
             "1w" => row * step + 4 * DAY,
@@ -767,33 +771,33 @@ fn long_names_rare_timeframes_and_times_before_the_epoch_work_from_tail_to_chunk
             let columns =
                 (0..5).map(|column| ts.iter().map(|ts| ts / 1_000 + column + round as i64).collect()).collect();
             let rows = Rows { ts, columns };
-            wanted.extend(listed(&rows).into_iter().map(|row| (row[0], row)));
+            expected.extend(listed(&rows).into_iter().map(|row| (row[0], row)));
             store.write(&key, rows, WriteMode::Upsert, None).unwrap();
-            let gone = (ts_of(-20), ts_of(-18));
-            store.delete_range(&key, gone, None).unwrap();
-            wanted.retain(|ts, _| *ts < gone.0 || *ts > gone.1);
+            let removed = (ts_of(-20), ts_of(-18));
+            store.delete_range(&key, removed, None).unwrap();
+            expected.retain(|ts, _| *ts < removed.0 || *ts > removed.1);
             maintain(&store, round);
             drop(store);
             store = open(root.path());
             let state = store.snapshot();
             let (series, cache) = (state.get(&key).unwrap(), store.cache());
-            assert!(rows_of(series, &store, ALL, false).iter().eq(wanted.values()), "{key}, round {round}");
-            assert!(rows_of(series, &store, ALL, true).iter().eq(wanted.values().rev()), "{key}, round {round}");
-            assert_eq!(series.bounds, wanted.keys().next().copied().zip(wanted.keys().last().copied()));
+            assert!(rows_of(series, &store, ALL, false).iter().eq(expected.values()), "{key}, round {round}");
+            assert!(rows_of(series, &store, ALL, true).iter().eq(expected.values().rev()), "{key}, round {round}");
+            assert_eq!(series.bounds, expected.keys().next().copied().zip(expected.keys().last().copied()));
             for (from, to) in [(ts_of(-150), -1), (-1, 0), (i64::MIN, ts_of(-1)), (0, i64::MAX)] {
                 let found = rows_of(series, &store, (from, to), false);
-                assert!(found.iter().eq(wanted.range(from..=to).map(|(_, row)| row)), "{key}: {from} to {to}");
+                assert!(found.iter().eq(expected.range(from..=to).map(|(_, row)| row)), "{key}: {from} to {to}");
             }
             let start = latest_start(series, cache, (i64::MIN, -1), 7, &[]).unwrap();
-            assert_eq!(Some(&start), wanted.range(..0).rev().nth(6).map(|(ts, _)| ts));
+            assert_eq!(Some(&start), expected.range(..0).rev().nth(6).map(|(ts, _)| ts));
             let report = covered(series, &store);
-            assert_eq!(report.rows, wanted.len() as u64, "{key}: {report:?}");
+            assert_eq!(report.rows, expected.len() as u64, "{key}: {report:?}");
             assert!(report.present > 0 && (round == 0 || report.gaps_total > 0), "{key}: {report:?}");
         }
     }
 }
 
-/// What a store shows, for comparisons.
+/// The contents of a state, for comparisons.
 pub(crate) fn shown(store: &Store, state: &StoreState) -> BTreeMap<String, Vec<Vec<i64>>> {
     let rows = |series: &Arc<SeriesState>| (series.def.key.to_string(), rows_of(series, store, ALL, false));
     state.registered().map(rows).collect()

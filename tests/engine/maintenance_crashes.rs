@@ -1,8 +1,8 @@
-//! A crash between any two steps of maintenance: each state the directory can be left in opens with every row, and
-//! everything goes on from there.
+//! A crash between any two operations of a maintenance step: every possible state of the directory opens with every row
+//! and accepts further operations.
 //!
-//! The directory is copied before and after a step. What a crash leaves is the old files with some of the new ones
-//! (before the edit that names them), or all of both (after the edit, before the old ones are removed).
+//! The directory is copied before and after a step. A crash leaves the old files with some of the new ones (before the
+//! edit that names them), or all of both (after the edit, before the old ones are removed).
 
 use std::collections::BTreeMap;
 
@@ -16,7 +16,7 @@ use super::known_defects::{Files, contents, shown};
 /// Rows of every series, now and under the snapshot.
 type Shown = [BTreeMap<String, Vec<Vec<i64>>>; 2];
 
-/// A step by name: what prepares the store, and the step itself.
+/// A named step: prepares the store, then runs the step.
 type Step = (&'static str, fn(&Store), fn(&Store));
 
 fn keys() -> [SeriesKey; 2] {
@@ -66,8 +66,8 @@ fn checkpoint_often(store: &Store) {
     store.write(&keys()[1], minutes(100, 3), WriteMode::Upsert, None).unwrap();
 }
 
-/// Opens what was left, compares, goes on with every kind of step, and compares again.
-fn check(left: &Files, wanted: &Shown, what: &str) {
+/// Opens the files after a crash, compares, runs every kind of step, and compares again.
+fn check(left: &Files, expected: &Shown, what: &str) {
     let root = tempfile::tempdir().unwrap();
     for (name, bytes) in left {
         let path = root.path().join(name);
@@ -76,20 +76,20 @@ fn check(left: &Files, wanted: &Shown, what: &str) {
     }
     let store = Store::open(root.path(), false, small()).unwrap_or_else(|error| panic!("{what}: {error}"));
     assert!(store.recovery().damage.is_empty(), "{what}: {:?}", store.recovery().damage);
-    assert!(all_shown(&store) == *wanted, "{what}: other rows");
-    assert!(store.write_many(once(), Some("once")).unwrap().repeated, "{what}: the receipt is gone");
+    assert!(all_shown(&store) == *expected, "{what}: other rows");
+    assert!(store.write_many(once(), Some("once")).unwrap().repeated, "{what}: the receipt is lost");
     let [a, _] = keys();
     let written = store.write(&a, minutes(90_000, 5), WriteMode::Append, None).unwrap();
     assert_eq!(written.rows_written, 5, "{what}");
-    let wanted = all_shown(&store);
+    let expected = all_shown(&store);
     store.seal(&[]).unwrap_or_else(|error| panic!("{what}: {error}"));
     store.checkpoint().unwrap_or_else(|error| panic!("{what}: {error}"));
     store.compact(&[], false).unwrap_or_else(|error| panic!("{what}: {error}"));
     store.vacuum().unwrap_or_else(|error| panic!("{what}: {error}"));
-    assert!(all_shown(&store) == wanted, "{what}: other rows after maintenance");
+    assert!(all_shown(&store) == expected, "{what}: other rows after maintenance");
     drop(store);
     let store = Store::open(root.path(), false, small()).unwrap_or_else(|error| panic!("{what}: {error}"));
-    assert!(all_shown(&store) == wanted, "{what}: other rows after a second opening");
+    assert!(all_shown(&store) == expected, "{what}: other rows after a second opening");
     assert!(store.write_many(once(), Some("once")).unwrap().repeated, "{what}");
 }
 
@@ -98,7 +98,7 @@ fn run_of(id: u64) -> String {
 }
 
 #[test]
-fn whatever_a_crash_leaves_between_two_steps_opens_whole_and_wedges_no_later_writer() {
+fn a_crash_within_any_maintenance_step_loses_no_row_and_blocks_no_later_writer() {
     let steps: [Step; 6] = [
         ("seal", |_| {}, |store| assert_eq!(store.seal(&[]).unwrap().series_sealed, 2)),
         ("checkpoint", |_| {}, |store| store.checkpoint().unwrap()),
@@ -115,11 +115,11 @@ fn whatever_a_crash_leaves_between_two_steps_opens_whole_and_wedges_no_later_wri
         (
             "checkpoint after a drop",
             |store| {
-                let gone = SeriesKey::kline("GONE", "1m").unwrap();
-                store.register(def(&gone)).unwrap();
-                store.write(&gone, minutes(0, 100), WriteMode::Upsert, None).unwrap();
+                let removed = SeriesKey::kline("GONE", "1m").unwrap();
+                store.register(def(&removed)).unwrap();
+                store.write(&removed, minutes(0, 100), WriteMode::Upsert, None).unwrap();
                 store.seal(&[]).unwrap();
-                store.drop_series(&gone, None).unwrap();
+                store.drop_series(&removed, None).unwrap();
             },
             |store| store.checkpoint().unwrap(),
         ),
@@ -130,11 +130,11 @@ fn whatever_a_crash_leaves_between_two_steps_opens_whole_and_wedges_no_later_wri
         let store = Store::open(root.path(), true, small()).unwrap();
         fill(&store);
         prepare(&store);
-        let wanted = all_shown(&store);
+        let expected = all_shown(&store);
         let before = contents(root.path());
         step(&store);
         let after = contents(root.path());
-        assert!(all_shown(&store) == wanted, "{name}");
+        assert!(all_shown(&store) == expected, "{name}");
         drop(store);
 
         let is_edit = |name: &str| name.starts_with("manifest/");
@@ -142,39 +142,39 @@ fn whatever_a_crash_leaves_between_two_steps_opens_whole_and_wedges_no_later_wri
         let edits: Vec<&String> = new.iter().copied().filter(|name| is_edit(name)).collect();
         assert!(!edits.is_empty(), "{name} published nothing");
         let with = |names: &[&String]| -> Files {
-            // The log is only ever appended to: its later bytes may be there earlier.
+            // The log is append-only: its later bytes may exist earlier.
             let mut left = before.clone();
             left.extend(names.iter().map(|name| ((*name).clone(), after[*name].clone())));
             left
         };
         let files: Vec<&String> = new.iter().copied().filter(|name| !is_edit(name)).collect();
-        check(&before, &wanted, &format!("{name}: nothing done"));
-        check(&with(&files), &wanted, &format!("{name}: files without their edit"));
+        check(&before, &expected, &format!("{name}: nothing done"));
+        check(&with(&files), &expected, &format!("{name}: files without their edit"));
         let mut littered = with(&[]);
         for (number, file) in files.iter().enumerate() {
             let bytes = &after[*file];
             littered.insert(format!("tmp/{number}"), bytes[..bytes.len() / 2].to_vec());
-            check(&with(&[file]), &wanted, &format!("{name}: only {file}"));
+            check(&with(&[file]), &expected, &format!("{name}: only {file}"));
             let mut cut = with(&[]);
             cut.insert((*file).clone(), bytes[..bytes.len() / 2].to_vec());
-            // A log segment is read wherever it stands.
+            // Every log segment is read.
             if !file.starts_with("wal/") {
-                check(&cut, &wanted, &format!("{name}: half of {file}"));
+                check(&cut, &expected, &format!("{name}: half of {file}"));
             }
         }
-        check(&littered, &wanted, &format!("{name}: unfinished files"));
+        check(&littered, &expected, &format!("{name}: unfinished files"));
         for count in 1..=edits.len() {
             let mut names = files.clone();
             names.extend(&edits[..count]);
             let left = with(&names);
-            // A file made and removed again within the step cannot be put back.
+            // A file created and removed within the step is unknown here.
             let (last, _) = decode_edit(&after[edits[count - 1]]).unwrap();
             if last.runs.iter().all(|run| left.contains_key(&run_of(run.id))) {
-                check(&left, &wanted, &format!("{name}: {count} of {} edits, old files still there", edits.len()));
+                check(&left, &expected, &format!("{name}: {count} of {} edits, old files not removed", edits.len()));
                 states += 1;
             }
         }
-        check(&after, &wanted, &format!("{name}: all done"));
+        check(&after, &expected, &format!("{name}: all done"));
         states += 4 + 2 * files.len();
     }
     println!("{states} states");

@@ -1,6 +1,7 @@
-//! Random operations against a plain ordered map: after every step the engine answers as the map does.
+//! Random operations against a plain ordered map: after every step the engine returns the contents of the map.
 //!
-//! `FASTK_PROOF` sets the percentage of 2,000 cases, `FASTK_MODEL_CASES` and `FASTK_MODEL_STEPS` set the amount, `FASTK_MODEL_SEED` replays one failing case.
+//! `FASTK_PROOF` sets the percentage of 2,000 cases, `FASTK_MODEL_CASES` and `FASTK_MODEL_STEPS` set the amount,
+//! `FASTK_MODEL_SEED` replays one failing case.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -20,7 +21,7 @@ const COLUMNS: usize = 5;
 
 type Map = BTreeMap<i64, [i64; COLUMNS]>;
 
-/// The store under test and what it should hold.
+/// The store under test and its expected contents.
 struct Model {
     store: Option<Store>,
     root: tempfile::TempDir,
@@ -28,11 +29,11 @@ struct Model {
     maps: Vec<Map>,
     options: StoreOptions,
     rng: StdRng,
-    /// Snapshots taken on the way, with what they must go on answering.
+    /// Held snapshots, with their expected contents.
     kept: Vec<(std::sync::Arc<fastk::store::StoreState>, Vec<Map>)>,
-    /// Named snapshots with what they must go on answering: rows and version of every series.
+    /// Named snapshots with their expected contents: rows and version of every series.
     named: BTreeMap<String, Vec<(Map, u64)>>,
-    /// Writes done under an idempotency key.
+    /// Writes with an idempotency key.
     once: Vec<(String, SeriesWrite, WriteOutcome)>,
     names: u64,
 }
@@ -117,14 +118,14 @@ impl Model {
             45..52 => self.write(which, WriteMode::Insert),
             52..60 => self.write(which, WriteMode::Append),
             60..72 => self.delete(which),
-            72..84 if !self.options.upkeep && self.rng.random_bool(0.3) => self.crash_within_upkeep(),
+            72..84 if !self.options.upkeep && self.rng.random_bool(0.3) => self.crash_within_maintenance(),
             72..80 => {
                 let keys = if self.rng.random_bool(0.5) { vec![self.keys[which].clone()] } else { Vec::new() };
                 self.store().seal(&keys).unwrap();
             }
             80..86 => self.store().checkpoint().unwrap(),
             86..90 => self.reopen(),
-            90..93 => self.spoil_sidecars(),
+            90..93 => self.damage_sidecars(),
             93..95 => {
                 let report = self.store().rebuild_sidecars().unwrap();
                 let again = self.store().rebuild_sidecars().unwrap();
@@ -150,7 +151,7 @@ impl Model {
         }
     }
 
-    /// Volume adds up, the other columns take first, highest, lowest and last.
+    /// Merges: volumes are added, the other columns get the first, highest, lowest and last value.
     fn merge(&mut self, which: usize) {
         let (rows, listed) = self.rows();
         let outcome = self.write_once(vec![(which, rows, WriteMode::Merge { first: None })]);
@@ -168,7 +169,7 @@ impl Model {
         assert_eq!(written.rows_written + written.rows_duplicate, listed.len() as u64);
     }
 
-    /// One commit for all series, or for none.
+    /// An atomic write to all series.
     fn write_all(&mut self) {
         let mut parts = Vec::new();
         let mut lists = Vec::new();
@@ -213,7 +214,7 @@ impl Model {
         outcome
     }
 
-    /// A retry gets the first answer and changes nothing; another write under the key is refused.
+    /// A retry returns the first result and changes nothing; another write with the key is refused.
     fn repeat(&mut self) {
         if self.once.is_empty() {
             return;
@@ -252,7 +253,7 @@ impl Model {
         assert_eq!(self.store().as_of(&name).unwrap_err().code(), ErrorCode::SnapshotNotFound);
     }
 
-    /// What is on disk is what the store says it has, once nobody reads older files.
+    /// After a vacuum without readers the directory has exactly the files of the store.
     fn vacuum(&mut self) {
         self.check_kept();
         self.kept.clear();
@@ -306,7 +307,7 @@ impl Model {
         self.maps[which] = kept;
     }
 
-    /// Intervals and gaps, worked out from the map.
+    /// Compares intervals and gaps with those of the map.
     fn check_coverage(&self, state: &StoreState, key: &SeriesKey, map: &Map) {
         let series = state.get(key).unwrap();
         let spec =
@@ -347,7 +348,7 @@ impl Model {
         let mut distinct: BTreeMap<i64, [i64; COLUMNS]> = BTreeMap::new();
         let repeats = listed.len()
             != listed.iter().map(|(ts, _)| distinct.insert(*ts, [0; COLUMNS])).filter(Option::is_none).count();
-        // The first row that does not follow the one before it says why.
+        // The first row that does not follow its predecessor determines the error.
         let unordered = listed
             .windows(2)
             .find(|pair| pair[0].0 >= pair[1].0)
@@ -377,10 +378,10 @@ impl Model {
     fn delete(&mut self, which: usize) {
         let (a, b) = (self.ts(), self.ts());
         let range = if self.rng.random_bool(0.1) { (i64::MIN, i64::MAX) } else { (a.min(b), a.max(b)) };
-        let gone: Vec<i64> = self.maps[which].range(range.0..=range.1).map(|(ts, _)| *ts).collect();
+        let dropped: Vec<i64> = self.maps[which].range(range.0..=range.1).map(|(ts, _)| *ts).collect();
         let deleted = self.store().delete_range(&self.keys[which], range, None).unwrap();
-        assert_eq!(deleted.rows_deleted, gone.len() as u64);
-        for ts in gone {
+        assert_eq!(deleted.rows_deleted, dropped.len() as u64);
+        for ts in dropped {
             self.maps[which].remove(&ts);
         }
     }
@@ -393,11 +394,11 @@ impl Model {
         register(self.store(), &key, partition);
     }
 
-    /// Removes, cuts, overwrites and swaps sidecars: nothing of that may show in an answer.
-    fn spoil_sidecars(&mut self) {
+    /// Removes, truncates, overwrites and swaps sidecars, which must not change any result.
+    fn damage_sidecars(&mut self) {
         let sidecars: Vec<PathBuf> = sidecars(self.root.path());
         for path in &sidecars {
-            // Upkeep may remove a chunk with its sidecars at any time.
+            // Maintenance may remove a chunk with its sidecars at any time.
             let Ok(mut bytes) = std::fs::read(path) else { continue };
             let bit = self.rng.random_range(0..bytes.len().max(1) * 8);
             match self.rng.random_range(0..8) {
@@ -417,28 +418,28 @@ impl Model {
     }
 
     fn change_index(&mut self, which: usize) {
-        let wanted = [vec![], vec!["high".to_owned()], vec!["close".to_owned(), "open".to_owned()]];
-        let wanted = wanted[self.rng.random_range(0..3)].clone();
+        let expectation = [vec![], vec!["high".to_owned()], vec!["close".to_owned(), "open".to_owned()]];
+        let expectation = expectation[self.rng.random_range(0..3)].clone();
         let key = self.keys[which].clone();
         self.store()
             .change_series(&key, None, |def| {
-                def.value_index = wanted;
+                def.value_index = expectation;
                 Ok(())
             })
             .unwrap();
     }
 
     fn reopen(&mut self) {
-        // Kept snapshots belong to the process that took them.
+        // Held snapshots end with their process.
         self.check_kept();
         self.kept.clear();
         self.store = None;
         self.store = Some(Store::open(self.root.path(), false, self.options.clone()).unwrap());
     }
 
-    /// Takes one step of maintenance and opens what a crash between any two of its file operations would leave: all
-    /// files of before and after, with the manifest edits published until then. Each image, opened twice, is the store.
-    fn crash_within_upkeep(&mut self) {
+    /// Runs one step of maintenance and opens the images of a crash between any two of its file operations: all files
+    /// of before and after, with the manifest edits published until then. Each image, opened twice, equals the store.
+    fn crash_within_maintenance(&mut self) {
         self.check_kept();
         self.kept.clear();
         let before = files_of(self.root.path());
@@ -480,7 +481,7 @@ impl Model {
                 self.check_named();
                 self.repeat();
             }
-            // What goes on from there is right as well.
+            // Further operations are correct too.
             self.store().checkpoint().unwrap();
             self.store().compact(&[], false).unwrap();
             self.check();
@@ -516,8 +517,8 @@ impl Model {
             check_range(self.store(), &state, &key, &map, (a.min(b), a.max(b)), desc, limit, columns, &filter);
             let count = self.rng.random_range(1..1_500_u64);
             let start = latest_start(series, self.store().cache(), (i64::MIN, b), count, &[]).unwrap();
-            let wanted = map.range(..=b).rev().nth(count as usize - 1).map_or(i64::MIN, |(ts, _)| *ts);
-            assert_eq!(start, wanted, "latest {count} of {key}");
+            let expectation = map.range(..=b).rev().nth(count as usize - 1).map_or(i64::MIN, |(ts, _)| *ts);
+            assert_eq!(start, expectation, "latest {count} of {key}");
             let range = (a.min(b), a.max(b));
             assert_eq!(
                 series.count_rows(self.store().cache(), range).unwrap(),
@@ -541,17 +542,17 @@ fn check_range(
 ) {
     let Some(series) = state.get(key) else { return assert!(map.is_empty()) };
     let wanted_columns = columns.clone().unwrap_or((0..COLUMNS).collect());
-    let mut wanted: Vec<Vec<i64>> = map
+    let mut expectation: Vec<Vec<i64>> = map
         .range(range.0..=range.1)
         .filter(|(ts, cells)| filter.iter().all(|condition| condition.holds(**ts, cells)))
         .map(|(ts, cells)| std::iter::once(*ts).chain(wanted_columns.iter().map(|column| cells[*column])).collect())
         .collect();
     if desc {
-        wanted.reverse();
+        expectation.reverse();
     }
     let limit_rows = limit.map_or(usize::MAX, |limit| limit as usize);
-    let next = wanted.get(limit_rows).map(|row| row[0]);
-    wanted.truncate(limit_rows);
+    let next = expectation.get(limit_rows).map(|row| row[0]);
+    expectation.truncate(limit_rows);
     let predicates: Vec<Predicate> = filter.iter().map(|condition| condition.predicate.clone()).collect();
     let compiled = compile(&series.def, &predicates, NumberFormat::Stored).unwrap();
     let mut scan = Scan::new(series, store.cache(), &ScanSpec { range, desc, limit, columns, filter: compiled });
@@ -563,17 +564,17 @@ fn check_range(
             found.push((0..block.columns.len()).map(|column| block.words(column)[row]).collect());
         }
     }
-    assert_eq!(found.len(), wanted.len(), "rows of {key} in {range:?}, descending {desc}, limit {limit:?}");
-    assert!(found == wanted, "cells of {key} in {range:?}, descending {desc}");
+    assert_eq!(found.len(), expectation.len(), "rows of {key} in {range:?}, descending {desc}, limit {limit:?}");
+    assert!(found == expectation, "cells of {key} in {range:?}, descending {desc}");
     assert_eq!(scan.next_ts(), next, "what follows the limit");
 }
 
-/// A predicate and what it means for the map, worked out without the code under test.
+/// A predicate, evaluated on the map without the code under test.
 struct Condition {
     predicate: Predicate,
     /// Position among the cells; `None` for `ts`.
     column: Option<usize>,
-    /// Values times 1,000: between two steps of a column of two digits when not a multiple of ten.
+    /// Values times 1,000; not a multiple of ten: between two values of a column of two digits.
     values: Vec<i64>,
 }
 
@@ -634,7 +635,7 @@ impl Model {
 
 type Files = BTreeMap<PathBuf, Vec<u8>>;
 
-/// Every file of a store, by its path below.
+/// Every file of a store, by its relative path.
 fn files_of(root: &Path) -> Files {
     let mut files = Files::new();
     let mut waiting = vec![root.to_owned()];
@@ -685,12 +686,12 @@ fn run_case(seed: u64, steps: u64) {
     model.check();
 }
 
-/// Cases stated for a whole proof.
+/// Cases of the full proof.
 const CASES: u64 = 2_000;
 
 /// Runs every second case, so that two tests share them.
 fn run_cases(part: u64) {
-    let begun = std::time::Instant::now();
+    let started_at = std::time::Instant::now();
     let steps = amount("FASTK_MODEL_STEPS", 50);
     if let Ok(seed) = std::env::var("FASTK_MODEL_SEED") {
         return run_case(seed.parse().unwrap(), steps);
@@ -706,16 +707,16 @@ fn run_cases(part: u64) {
             std::panic::resume_unwind(cause);
         }
     }
-    println!("proof model_{part}: {} cases of {steps} steps, {:.1} s", cases / 2, begun.elapsed().as_secs_f64());
+    println!("proof model_{part}: {} cases of {steps} steps, {:.1} s", cases / 2, started_at.elapsed().as_secs_f64());
 }
 
 #[test]
-fn the_engine_answers_as_a_plain_ordered_map_does() {
+fn the_engine_equals_a_plain_ordered_map() {
     run_cases(0);
 }
 
 #[test]
-fn the_engine_answers_as_a_plain_ordered_map_does_in_other_cases() {
+fn the_engine_equals_a_plain_ordered_map_in_other_cases() {
     run_cases(1);
 }
 

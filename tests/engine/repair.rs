@@ -50,7 +50,7 @@ fn scalars(first: i64, rows: i64) -> Rows {
     Rows { ts, columns: vec![values] }
 }
 
-/// A store with a file of every kind, each of which is needed.
+/// A store with a file of every kind, each of them needed.
 fn filled() -> SimDisk {
     let disk = SimDisk::new(SimState::default(), 7);
     let store = Store::open_on(&disk.path(ROOT), true, small()).unwrap();
@@ -91,7 +91,7 @@ fn filled() -> SimDisk {
     disk
 }
 
-/// Every row of every series; what cannot be read is left out, and must say `corrupt_data`.
+/// Every row of every readable series, and the number of others, which must fail with `corrupt_data`.
 fn shown(store: &Store, state: &Arc<StoreState>, what: &str) -> (Shown, usize) {
     let mut unreadable = 0;
     let mut all = Shown::new();
@@ -121,7 +121,7 @@ fn shown(store: &Store, state: &Arc<StoreState>, what: &str) -> (Shown, usize) {
     (all, unreadable)
 }
 
-/// The whole store: now, and under its snapshot.
+/// The contents of the store: now, and under its snapshot.
 fn whole(disk: &SimDisk) -> [Shown; 2] {
     let store = open(disk);
     assert!(store.recovery().damage.is_empty(), "{:?}", store.recovery().damage);
@@ -141,20 +141,20 @@ fn files(state: &SimState) -> BTreeMap<PathBuf, Arc<Vec<u8>>> {
     files
 }
 
-fn mend(disk: &SimDisk, apply: bool) -> RepairReport {
+fn run_repair(disk: &SimDisk, apply: bool) -> RepairReport {
     repair(&disk.path(ROOT), RepairOptions { apply, rebuild_manifest: false }).unwrap()
 }
 
-/// Reads, repairs, and compares a damaged store with what it was. Gives how many rows the repair lost.
-fn check(damaged: &SimState, wanted: &[Shown; 2], what: &str) -> (RepairReport, usize) {
-    // Served: right or refused.
+/// Reads, repairs, and compares a damaged store with the intact one. Returns the report and the number of lost rows.
+fn check(damaged: &SimState, expected: &[Shown; 2], what: &str) -> (RepairReport, usize) {
+    // Reads before the repair are correct or refused.
     let disk = copy(damaged);
     let store = open(&disk);
     let (now, _) = shown(&store, &store.snapshot(), what);
     let noted = !store.recovery().damage.is_empty() || !store.recovery().torn.is_empty();
     let lost_log = !store.recovery().lost_lsns.is_empty() || store.recovery().lost_from.is_some();
     for (key, rows) in &now {
-        let right = &wanted[0][key];
+        let right = &expected[0][key];
         if lost_log {
             let right: BTreeSet<&Vec<i64>> = right.iter().collect();
             assert!(rows.iter().all(|row| right.contains(row)), "{what}: {key} shows rows that never were");
@@ -162,28 +162,28 @@ fn check(damaged: &SimState, wanted: &[Shown; 2], what: &str) -> (RepairReport, 
             assert!(rows == right, "{what}: {key} shows other rows: {} for {}", rows.len(), right.len());
         }
     }
-    assert_eq!(now.len() + shown(&store, &store.snapshot(), what).1, wanted[0].len(), "{what}: a series is gone");
+    assert_eq!(now.len() + shown(&store, &store.snapshot(), what).1, expected[0].len(), "{what}: a series is missing");
     drop(store);
-    // Shown only: nothing changes.
+    // The plan changes no file.
     let disk = copy(damaged);
-    let plan = mend(&disk, false);
+    let plan = run_repair(&disk, false);
     assert!(files(&disk.state()) == files(damaged), "{what}: looking changed the store");
     if noted && plan.clean {
-        // Only the torn end of a write, which opening cuts.
+        // Only a torn end, which an open truncates.
         assert!(plan.lost.is_empty(), "{what}");
     }
-    let report = mend(&disk, true);
+    let report = run_repair(&disk, true);
     assert_eq!(report.clean, plan.clean, "{what}");
-    assert_eq!(report.lost, plan.lost, "{what}: the plan promised another loss");
-    let again = mend(&copy(&disk.state()), false);
-    assert!(again.clean, "{what}: not whole afterwards: {again:?}");
-    // Repaired: what is not named as lost is there.
+    assert_eq!(report.lost, plan.lost, "{what}: the plan reported another loss");
+    let again = run_repair(&copy(&disk.state()), false);
+    assert!(again.clean, "{what}: not intact afterwards: {again:?}");
+    // After the repair every row is present or reported as lost.
     let store = open(&disk);
     assert!(store.recovery().damage.is_empty(), "{what}: {:?}", store.recovery().damage);
     let (now, bad) = shown(&store, &store.snapshot(), what);
     assert_eq!(bad, 0, "{what}: still unreadable");
-    let mut gone = 0;
-    for (key, right) in &wanted[0] {
+    let mut removed = 0;
+    for (key, right) in &expected[0] {
         let rows = now.get(key).unwrap_or_else(|| panic!("{what}: {key} is gone"));
         if rows == right {
             continue;
@@ -196,38 +196,38 @@ fn check(damaged: &SimState, wanted: &[Shown; 2], what: &str) -> (RepairReport, 
             });
             named || !report.lost_lsns.is_empty() || report.lost_from.is_some()
         };
-        // An older version of a lost row can show again.
+        // An older version of a lost row can become visible.
         let (left, were): (BTreeSet<&Vec<i64>>, BTreeSet<&Vec<i64>>) = (rows.iter().collect(), right.iter().collect());
         for row in left.difference(&were) {
             assert!(named(row[0]), "{what}: {key} {} is another row", row[0]);
         }
         for row in were.difference(&left) {
-            gone += 1;
-            assert!(named(row[0]), "{what}: {key} {} is gone unnamed", row[0]);
+            removed += 1;
+            assert!(named(row[0]), "{what}: {key} {} is lost and not reported", row[0]);
         }
     }
     if report.lost.is_empty() && report.lost_lsns.is_empty() && report.lost_from.is_none() {
-        assert!(now == wanted[0], "{what}: other rows");
+        assert!(now == expected[0], "{what}: other rows");
         if store.snapshots().iter().any(|(name, _)| name == "before") {
             let (then, bad) = shown(&store, &store.as_of("before").unwrap(), what);
             assert_eq!(bad, 0, "{what}");
-            for (key, rows) in &wanted[1] {
+            for (key, rows) in &expected[1] {
                 let found = then.get(key).map(Vec::len);
                 assert!(then.get(key) == Some(rows), "{what}: before: {key}: {found:?} rows for {}", rows.len());
             }
         }
     }
-    // And it takes writes.
+    // The repaired store accepts writes.
     store.write(&fast(), minutes(900, 2), WriteMode::Append, None).unwrap();
     store.checkpoint().unwrap();
-    (report, gone)
+    (report, removed)
 }
 
 fn is(path: &Path, text: &str) -> bool {
     path.to_string_lossy().contains(text)
 }
 
-/// Whether rows may be lost when one bit of a file flips, and how many at most.
+/// Most rows that may be lost by one flipped bit of a file.
 fn loss_max(path: &Path) -> usize {
     if is(path, ".arrow") {
         16_384
@@ -244,9 +244,9 @@ fn loss_max(path: &Path) -> usize {
 #[test]
 fn one_flipped_bit_in_any_file_is_found_contained_and_repaired() {
     let disk = filled();
-    let wanted = whole(&disk);
+    let expected = whole(&disk);
     let state = disk.state();
-    let mut dice = Rng(std::env::var("FASTK_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1));
+    let mut rng = Rng(std::env::var("FASTK_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1));
     let flips = (crate::proof_amount::percent() / 2.0).ceil() as u64;
     let mut kinds: BTreeMap<String, (usize, usize)> = BTreeMap::new();
     let all = files(&state);
@@ -256,28 +256,28 @@ fn one_flipped_bit_in_any_file_is_found_contained_and_repaired() {
     }
     for (path, bytes) in &all {
         for _ in 0..flips.max(1) {
-            let at = (dice.roll() % bytes.len() as u64) as usize;
-            // Half of the flips go where something is.
-            let at = if dice.percent(50) { at } else { at.min(2_000) % bytes.len() };
+            let at = (rng.roll() % bytes.len() as u64) as usize;
+            // Half of the flips are in the used part of the file.
+            let at = if rng.percent(50) { at } else { at.min(2_000) % bytes.len() };
             let mut spoilt = bytes.as_ref().clone();
-            spoilt[at] ^= 1 << (dice.roll() % 8);
+            spoilt[at] ^= 1 << (rng.roll() % 8);
             let mut damaged = state.clone();
             damaged.put_file(path, spoilt).unwrap();
             let what = format!("{} byte {at}", path.display());
-            let (_, gone) = check(&damaged, &wanted, &what);
-            assert!(gone <= loss_max(path), "{what}: {gone} rows are gone");
+            let (_, removed) = check(&damaged, &expected, &what);
+            assert!(removed <= loss_max(path), "{what}: {removed} rows are gone");
             let kind = path.extension().map_or("FORMAT, CURRENT".into(), |e| e.to_string_lossy().into_owned());
             let entry = kinds.entry(kind).or_default();
-            *entry = (entry.0 + 1, entry.1 + gone);
+            *entry = (entry.0 + 1, entry.1 + removed);
         }
     }
     println!("proof repaired_flips: flips and rows lost by kind of file: {kinds:?}");
 }
 
 #[test]
-fn a_file_that_is_cut_empty_missing_doubled_or_swapped_never_shows_a_wrong_row_and_is_repaired() {
+fn a_truncated_missing_duplicated_or_swapped_file_never_shows_a_wrong_row_and_is_repaired() {
     let disk = filled();
-    let wanted = whole(&disk);
+    let expected = whole(&disk);
     let state = disk.state();
     let all = files(&state);
     let mut cases = 0;
@@ -300,7 +300,7 @@ fn a_file_that_is_cut_empty_missing_doubled_or_swapped_never_shows_a_wrong_row_a
             spoilt.push((format!("swapped with {}", other.display()), damaged));
         }
         for (how, damaged) in spoilt {
-            check(&damaged, &wanted, &format!("{}: {how}", path.display()));
+            check(&damaged, &expected, &format!("{}: {how}", path.display()));
             cases += 1;
         }
     }
@@ -308,21 +308,21 @@ fn a_file_that_is_cut_empty_missing_doubled_or_swapped_never_shows_a_wrong_row_a
 }
 
 #[test]
-fn a_rebuilt_manifest_answers_every_query_as_before() {
+fn a_rebuilt_manifest_gives_the_same_rows() {
     let disk = filled();
-    let wanted = whole(&disk);
+    let expected = whole(&disk);
     let before = {
         let store = open(&disk);
         let state = store.snapshot();
         state.registered().map(|s| (s.def.clone(), s.rows, s.bounds)).collect::<Vec<_>>()
     };
     let state = disk.state();
-    // With the manifest gone, and with one that is there and not believed.
-    let mut gone = state.clone();
+    // With the manifest removed, and with an existing one ignored.
+    let mut removed = state.clone();
     for path in files(&state).keys().filter(|path| is(path, "/manifest/")) {
-        gone.remove_file(path).unwrap();
+        removed.remove_file(path).unwrap();
     }
-    for (what, damaged) in [("gone", gone), ("not believed", state)] {
+    for (what, damaged) in [("gone", removed), ("not believed", state)] {
         let disk = copy(&damaged);
         let options = RepairOptions { apply: false, rebuild_manifest: true };
         let plan = repair(&disk.path(ROOT), options).unwrap();
@@ -333,7 +333,7 @@ fn a_rebuilt_manifest_answers_every_query_as_before() {
         let store = open(&disk);
         assert!(store.recovery().damage.is_empty());
         let (now, bad) = shown(&store, &store.snapshot(), what);
-        for (key, rows) in &wanted[0] {
+        for (key, rows) in &expected[0] {
             let found = now.get(key).map_or(0, Vec::len);
             assert!(now.get(key) == Some(rows), "{what}: {key}: {found} rows for {}, {bad} unreadable", rows.len());
         }
@@ -351,14 +351,14 @@ fn a_rebuilt_manifest_answers_every_query_as_before() {
         );
         store.compact(&[], true).unwrap();
         let (now, _) = shown(&store, &store.snapshot(), what);
-        assert!(now == wanted[0], "{what}: other rows after a compaction");
+        assert!(now == expected[0], "{what}: other rows after a compaction");
     }
 }
 
 #[test]
-fn a_repair_that_is_interrupted_anywhere_can_be_taken_again() {
+fn a_repair_interrupted_anywhere_can_be_repeated() {
     let disk = filled();
-    let wanted = whole(&disk);
+    let expected = whole(&disk);
     let state = disk.state();
     for part in [".arrow", ".run", ".wal", ".edit"] {
         let path = files(&state).into_keys().rfind(|path| is(path, part)).unwrap();
@@ -371,20 +371,20 @@ fn a_repair_that_is_interrupted_anywhere_can_be_taken_again() {
         damaged.put_file(&path, bytes).unwrap();
         let disk = copy(&damaged);
         disk.record();
-        let report = mend(&disk, true);
+        let report = run_repair(&disk, true);
         let moments = disk.recorded();
         assert!(moments.len() > 5);
         for (position, moment) in moments.iter().enumerate().step_by(3) {
             let what = format!("{part}: before {:?} {} ({position})", moment.op, moment.path.display());
             let left = moment.before.after_power_loss(position as u64);
             let disk = copy(&left);
-            mend(&disk, true);
-            assert!(mend(&disk, false).clean, "{what}: not whole afterwards");
+            run_repair(&disk, true);
+            assert!(run_repair(&disk, false).clean, "{what}: not intact afterwards");
             let store = open(&disk);
             assert!(store.recovery().damage.is_empty(), "{what}");
             let (now, bad) = shown(&store, &store.snapshot(), &what);
             assert_eq!(bad, 0, "{what}");
-            for (key, right) in &wanted[0] {
+            for (key, right) in &expected[0] {
                 let named = |row: &&Vec<i64>| {
                     let within = |lost: &&LostRows| {
                         lost.ts_min.is_none_or(|first| first <= row[0]) && lost.ts_max.is_none_or(|last| row[0] <= last)
@@ -394,13 +394,13 @@ fn a_repair_that_is_interrupted_anywhere_can_be_taken_again() {
                 };
                 let kept: Vec<_> = right.iter().filter(|row| !named(row)).collect();
                 let found: Vec<_> = now[key].iter().filter(|row| !named(row)).collect();
-                assert!(kept == found, "{what}: {key} has other rows outside of what was lost");
+                assert!(kept == found, "{what}: {key} has other rows outside of the lost ranges");
             }
         }
     }
 }
 
-/// What a rebuilt manifest shows of a store whose series GONE was dropped while a snapshot shows it.
+/// A store whose series GONE was dropped while a snapshot shows it.
 fn dropped_under_a_snapshot(sealed: bool) -> SimDisk {
     let disk = SimDisk::new(SimState::default(), 11);
     let store = Store::open_on(&disk.path(ROOT), true, small()).unwrap();
@@ -421,7 +421,7 @@ fn dropped_under_a_snapshot(sealed: bool) -> SimDisk {
     disk
 }
 
-/// Writes until everything before has left the log, its segments too: the minutes 35 to 134 of `bars`.
+/// Writes the minutes 35 to 134 of `bars`, until all earlier commits have left the log.
 fn leave_log(store: &Store) {
     for minute in 35..135 {
         store.write(&bars(), minutes(minute, 1), WriteMode::Upsert, None).unwrap();
@@ -430,14 +430,14 @@ fn leave_log(store: &Store) {
 }
 
 #[test]
-fn a_dropped_series_that_a_snapshot_shows_does_not_come_back_with_a_new_manifest() {
+fn a_dropped_series_that_a_snapshot_shows_is_not_restored_by_a_rebuilt_manifest() {
     for sealed in [true, false] {
         let disk = dropped_under_a_snapshot(sealed);
         let state = disk.state();
         let manifest: Vec<PathBuf> = files(&state).into_keys().filter(|path| is(path, "/manifest/")).collect();
-        let mut gone = state.clone();
-        manifest.iter().for_each(|path| gone.remove_file(path).unwrap());
-        for (what, damaged, rebuild) in [("gone", gone, false), ("not believed", state.clone(), true)] {
+        let mut removed = state.clone();
+        manifest.iter().for_each(|path| removed.remove_file(path).unwrap());
+        for (what, damaged, rebuild) in [("gone", removed, false), ("not believed", state.clone(), true)] {
             let what = format!("{what}, sealed {sealed}");
             let disk = copy(&damaged);
             let options = RepairOptions { apply: true, rebuild_manifest: rebuild };
@@ -446,7 +446,7 @@ fn a_dropped_series_that_a_snapshot_shows_does_not_come_back_with_a_new_manifest
             assert!(store.snapshot().get(&slow()).is_none(), "{what}: it came back to life: {report:?}");
             assert_eq!(store.snapshot().get(&bars()).unwrap().rows, 135, "{what}");
             if rebuild {
-                // The old manifest can be read: what the new one does not know is listed one by one.
+                // The old manifest is readable: losses of the new one are listed one by one.
                 let names: Vec<&str> = report.lost_snapshots.iter().map(|lost| lost.name.as_str()).collect();
                 let series: Vec<&str> = report.lost_series.iter().map(|lost| lost.series.as_str()).collect();
                 assert_eq!((names, series), (vec!["before"], vec![slow().as_str()]), "{what}");
@@ -455,20 +455,20 @@ fn a_dropped_series_that_a_snapshot_shows_does_not_come_back_with_a_new_manifest
                 assert!(!report.forgotten.is_empty(), "{what}");
             }
             drop(store);
-            assert!(mend(&disk, false).clean, "{what}");
+            assert!(run_repair(&disk, false).clean, "{what}");
         }
-        // With the newest edit gone, the snapshot is known and still shows it, and nobody else does.
+        // Without the newest edit, only the snapshot shows the series.
         let newest = manifest.iter().rfind(|path| is(path, ".edit")).unwrap();
         let mut damaged = state.clone();
         damaged.remove_file(newest).unwrap();
         let disk = copy(&damaged);
-        mend(&disk, true);
+        run_repair(&disk, true);
         let store = open(&disk);
         assert!(store.snapshot().get(&slow()).is_none(), "sealed {sealed}");
         let then = store.as_of("before").unwrap();
         let (rows, bad) = shown(&store, &then, "before");
         assert_eq!((bad, rows.get(slow().as_str()).map(Vec::len)), (0, Some(30)), "sealed {sealed}");
-        // Once the snapshot goes, so does the series.
+        // The series is removed with the snapshot.
         store.drop_snapshot("before").unwrap();
         store.checkpoint().unwrap();
         store.vacuum().unwrap();
@@ -480,9 +480,9 @@ fn a_dropped_series_that_a_snapshot_shows_does_not_come_back_with_a_new_manifest
     }
 }
 
-/// Rows of a dropped series can stay in a run file that others still need.
+/// Rows of a dropped series can remain in a run file that other series need.
 #[test]
-fn a_dropped_series_whose_rows_are_left_in_a_run_file_does_not_come_back() {
+fn a_dropped_series_with_rows_in_a_run_file_is_not_restored() {
     let disk = SimDisk::new(SimState::default(), 12);
     let store = Store::open_on(&disk.path(ROOT), true, small()).unwrap();
     for key in [bars(), slow()] {
@@ -502,20 +502,21 @@ fn a_dropped_series_whose_rows_are_left_in_a_run_file_does_not_come_back() {
             damaged.remove_file(&path).unwrap();
         }
         let rebuilt = copy(&damaged);
-        mend(&rebuilt, true);
+        run_repair(&rebuilt, true);
         let store = open(&rebuilt);
         assert!(store.snapshot().get(&slow()).is_none(), "round {round}: it came back to life");
         assert_eq!(store.snapshot().get(&bars()).unwrap().rows, 135);
         drop(store);
-        // Opening it whole tidies, and has to leave what keeps the series away.
+        // The cleanup of an open must keep the marker of the dropped series.
         open(&disk);
     }
 }
 
 #[test]
-fn settings_and_names_that_only_the_manifest_knew_are_listed_one_by_one() {
+fn settings_and_names_known_only_to_the_manifest_are_listed_one_by_one() {
     let disk = filled();
-    // The file that tells the retention beside the manifest is gone too, and so is every trace of a series without rows.
+    // The other file with the retention is removed too, and so is every trace of a series without
+    // rows.
     let store = open(&disk);
     store.register(def(&SeriesKey::kline("EMPTY", "1m").unwrap())).unwrap();
     store
@@ -537,7 +538,7 @@ fn settings_and_names_that_only_the_manifest_knew_are_listed_one_by_one() {
     assert_eq!(names, ["before"]);
     let series: Vec<&str> = report.lost_series.iter().map(|lost| lost.series.as_str()).collect();
     assert_eq!(series, ["kline/EMPTY/1m"]);
-    let told = report.forgotten.join("\n");
-    assert!(told.contains(feature().as_str()) && told.contains("retention was"), "{told}");
+    let forgotten = report.forgotten.join("\n");
+    assert!(forgotten.contains(feature().as_str()) && forgotten.contains("retention was"), "{forgotten}");
     assert!(report.has_lost());
 }

@@ -1,8 +1,8 @@
-//! Readers that stream a whole series while a writer overwrites, deletes, seals, checkpoints, compacts, vacuums, names
-//! and drops snapshots: each stream is its snapshot, row by row and cell by cell, and memory does not grow with it.
+//! Readers stream a whole series while a writer overwrites, deletes, seals, checkpoints, compacts, vacuums, creates and
+//! drops snapshots: each stream equals its snapshot, cell by cell, and memory is bounded.
 //!
-//! `FASTK_STREAM_ROWS` sets the rows (10,000,000 for the proof), `FASTK_STREAM_PASSES` how often each reader streams.
-//! It runs in a process of its own, so that nobody else's memory is counted.
+//! `FASTK_STREAM_ROWS` sets the rows (10,000,000 for the proof), `FASTK_STREAM_PASSES` the passes of each reader.
+//! The test runs in its own process, so that only its memory is counted.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -21,19 +21,19 @@ use super::guarantees::{MINUTE, def, files, key};
 
 const READERS: u64 = 8;
 const COLUMNS: i64 = 5;
-/// Rounds of changes that readers stay for, however slow the disk is.
+/// Minimum number of rounds of changes during the reads.
 const ROUNDS_MIN: u64 = 72;
-/// Most anonymous memory of the process, however many rows there are: the readers' blocks, the tails, what one seal or
-/// compaction holds, and what this test itself remembers. Ten million rows alone are 480 MB.
+/// Most anonymous memory of the process, for any number of rows: the blocks of readers, the tails, one seal or
+/// compaction, and the records of this test. Ten million rows alone are 480 MB.
 const ANONYMOUS_BYTES_MAX: u64 = 256 << 20;
-/// Minutes that are overwritten together, and how many such places there are.
+/// Minutes that are overwritten together, and the number of such clusters.
 const CLUSTER: i64 = 40;
 const CLUSTERS: i64 = 200;
-/// Minutes that are deleted together, and how many such places there are.
+/// Minutes that are deleted together, and the number of such ranges.
 const HOLE: i64 = 300;
 const HOLES: i64 = 40;
 
-/// A cell follows from its minute, its column and how often its minute was written.
+/// A cell is derived from its minute, its column and the number of writes of its minute.
 fn cell(minute: i64, column: i64, generation: i64) -> i64 {
     minute * 7 + column * 3 + generation * 1_000_003
 }
@@ -45,19 +45,19 @@ fn rows(minutes: impl Iterator<Item = i64> + Clone, generation: i64) -> Rows {
     }
 }
 
-/// What a commit did to a range of minutes: `None` deleted it.
+/// The change of a commit to a range of minutes: its generation, `None` for a delete.
 type Done = (u64, (i64, i64), Option<i64>);
 
-/// What was done, in the order of the commits.
+/// The changes, in the order of the commits.
 #[derive(Default)]
 struct Diary {
     done: Mutex<Vec<Done>>,
-    /// Everything up to this commit stands in the diary.
+    /// All changes up to this commit are recorded.
     commit: AtomicU64,
 }
 
 impl Diary {
-    /// Minutes that are not as they were first written, in the order of time, as of a commit.
+    /// Minutes that were overwritten or deleted as of a commit, in the order of time.
     fn as_of(&self, commit: u64) -> Vec<(i64, Option<i64>)> {
         while self.commit.load(Ordering::Acquire) < commit {
             std::thread::sleep(Duration::from_micros(200));
@@ -70,7 +70,7 @@ impl Diary {
     }
 }
 
-/// Streams everything a state has and compares it with the diary. Gives the rows.
+/// Streams all rows of a state and compares them with the diary. Returns the number of rows.
 fn stream(
     store: &Store,
     state: &StoreState,
@@ -102,8 +102,8 @@ fn stream(
             }
             assert_eq!(*ts, minute * MINUTE, "row {rows} of commit {}", state.commit);
             for (column, words) in columns.iter().enumerate() {
-                let wanted = cell(minute, column as i64, generation);
-                assert_eq!(words[row], wanted, "minute {minute}, column {column}, commit {}", state.commit);
+                let expected = cell(minute, column as i64, generation);
+                assert_eq!(words[row], expected, "minute {minute}, column {column}, commit {}", state.commit);
             }
             minute += step;
             rows += 1;
@@ -127,7 +127,7 @@ fn anonymous_bytes() -> u64 {
     line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok()).unwrap_or(0) * 1_024
 }
 
-/// Changes the store until told to stop. Gives how often it did each kind of thing.
+/// Changes the store until stopped. Returns the number of operations of each kind.
 fn change(
     store: &Store,
     diary: &Diary,
@@ -142,7 +142,7 @@ fn change(
     while !stop.load(Ordering::Relaxed) {
         round += 1;
         let mut note = |what| *counts.entry(what).or_insert(0) += 1;
-        // Overwrites come in places scattered over all the time there is; some lie in deleted ranges.
+        // Overwrites are scattered over the whole series; some are in deleted ranges.
         let places: std::collections::BTreeSet<i64> = (0..4).map(|_| rng.random_range(0..CLUSTERS)).collect();
         let firsts: Vec<i64> = places.iter().map(|place| place * (count - CLUSTER) / CLUSTERS).collect();
         let written = rows(firsts.iter().flat_map(|first| *first..first + CLUSTER), round);
@@ -200,7 +200,7 @@ fn run(root: &Path, count: i64, passes: u64) {
     let store = Store::open(root, true, options.clone()).unwrap();
     store.register(def(&key())).unwrap();
     let (stop, peak, diary) = (AtomicBool::new(false), AtomicU64::new(0), Diary::default());
-    let begun = Instant::now();
+    let started_at = Instant::now();
     let mut counts = BTreeMap::new();
     let (streamed, rounds) = (AtomicU64::new(0), AtomicU64::new(0));
     std::thread::scope(|scope| {
@@ -210,7 +210,7 @@ fn run(root: &Path, count: i64, passes: u64) {
                 std::thread::sleep(Duration::from_millis(10));
             }
         });
-        // Whatever panics below, the others are told to end.
+        // A panic below stops the other threads.
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             for first in (0..count).step_by(200_000) {
                 let end = (first + 200_000).min(count);
@@ -218,7 +218,7 @@ fn run(root: &Path, count: i64, passes: u64) {
                 store.seal(&[]).unwrap();
             }
             diary.commit.store(store.snapshot().commit, Ordering::Release);
-            println!("filled in {:.1?}, {} MiB anonymous", begun.elapsed(), peak.load(Ordering::Relaxed) >> 20);
+            println!("filled in {:.1?}, {} MiB anonymous", started_at.elapsed(), peak.load(Ordering::Relaxed) >> 20);
             std::thread::scope(|scope| {
                 let readers: Vec<_> = (0..READERS)
                     .map(|reader| {
@@ -243,7 +243,7 @@ fn run(root: &Path, count: i64, passes: u64) {
                 let writer = scope.spawn(|| {
                     let work = || change(&store, &diary, count, &stop, &rounds);
                     let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
-                    // Nobody waits for a writer that is no more.
+                    // Do not wait for a writer that has ended.
                     rounds.store(u64::MAX, Ordering::Relaxed);
                     diary.commit.store(u64::MAX, Ordering::Release);
                     outcome
@@ -264,7 +264,7 @@ fn run(root: &Path, count: i64, passes: u64) {
     let peak = peak.into_inner().max(anonymous_bytes());
     println!(
         "{streamed} rows streamed in {:.1?}, {} MiB of chunks, {} MiB anonymous at most, {counts:?}",
-        begun.elapsed(),
+        started_at.elapsed(),
         data >> 20,
         peak >> 20
     );
@@ -273,24 +273,24 @@ fn run(root: &Path, count: i64, passes: u64) {
     for what in ["overwritten", "deleted", "named", "sealed", "checkpoints", "compacted", "vacuumed"] {
         assert!(counts.get(what).is_some_and(|count| *count > 0), "never {what}: {counts:?}");
     }
-    assert!(store.upkeep_counts().compactions > 0, "nothing was due for compaction");
+    assert!(store.upkeep_counts().compactions > 0, "no compaction ran");
     let rows = stream(&store, &store.snapshot(), &key(), &diary, count, false, false);
     drop(store);
-    // All of it again after a restart, in as little memory.
+    // All rows again after a restart, within the same memory.
     let store = Store::open(root, false, options).unwrap();
     assert_eq!(stream(&store, &store.snapshot(), &key(), &diary, count, true, false), rows);
     assert!(anonymous_bytes() < ANONYMOUS_BYTES_MAX);
 }
 
 #[test]
-fn every_stream_is_its_snapshot_and_memory_stays_bounded_while_everything_changes() {
+fn every_stream_equals_its_snapshot_and_memory_stays_bounded_under_changes() {
     let setting = |name: &str, default| std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default);
     if std::env::var_os("FASTK_STREAM_CHILD").is_some() {
         let root = tempfile::tempdir().unwrap();
         return run(root.path(), setting("FASTK_STREAM_ROWS", 300_000), setting("FASTK_STREAM_PASSES", 2) as u64);
     }
     let mut child = Command::new(std::env::current_exe().unwrap());
-    let test = "streams::every_stream_is_its_snapshot_and_memory_stays_bounded_while_everything_changes";
+    let test = "streams::every_stream_equals_its_snapshot_and_memory_stays_bounded_under_changes";
     let output = child.args(["--exact", test, "--nocapture"]).env("FASTK_STREAM_CHILD", "1").output().unwrap();
     println!("{}", String::from_utf8_lossy(&output.stdout));
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

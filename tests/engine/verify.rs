@@ -1,4 +1,4 @@
-//! A check names exactly what is damaged, changes nothing, and a scrub writes sidecars only.
+//! A verification names exactly the damaged files and changes none; a scrub writes only sidecars.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -43,12 +43,12 @@ fn sample(root: &Path) {
     let mut spec = SeriesSpec::of_key(&indexed());
     spec.value_index = Some(ValueIndexSpec::All(true));
     store.register(spec.resolve().unwrap()).unwrap();
-    // No row and no chunk tells of this one.
+    // This series has no row and no chunk.
     store.register(def(&SeriesKey::kline("EMPTY", "1m").unwrap())).unwrap();
     store.write(&key(), minutes(0, 40_000), WriteMode::Upsert, None).unwrap();
     store.write(&indexed(), scalars(0, 3_000), WriteMode::Upsert, None).unwrap();
     store.seal(&[]).unwrap();
-    // An edit a seal, until there are two checkpoints and edits behind them.
+    // One edit per seal, until there are two checkpoints and edits after them.
     for day in 0..130 {
         store.write(&key(), minutes(day * 40 + 100_000, 3), WriteMode::Upsert, None).unwrap();
         store.seal(&[]).unwrap();
@@ -74,7 +74,7 @@ fn all_files(root: &Path) -> Vec<(String, PathBuf)> {
 }
 
 #[test]
-fn a_clean_store_has_no_finding_whoever_asks() {
+fn a_clean_store_has_no_findings() {
     let root = tempfile::tempdir().unwrap();
     sample(root.path());
     let report = check(root.path());
@@ -96,7 +96,7 @@ fn a_clean_store_has_no_finding_whoever_asks() {
     ] {
         assert!(names.iter().any(|name| name.ends_with(ending)), "the sample lacks {ending}");
     }
-    assert_eq!(report.files_checked, names.len() as u64, "every file was looked at");
+    assert_eq!(report.files_checked, names.len() as u64, "every file was checked");
     assert_eq!((report.series, report.rows > 43_000), (3, true));
     let store = Store::open(root.path(), false, options()).unwrap();
     let inside = store.verify(&TaskControl::new()).unwrap();
@@ -104,7 +104,7 @@ fn a_clean_store_has_no_finding_whoever_asks() {
 }
 
 #[test]
-fn a_series_that_is_named_twice_is_sealed_and_compacted_once() {
+fn a_series_listed_twice_is_sealed_and_compacted_once() {
     let root = tempfile::tempdir().unwrap();
     let store = Store::open(root.path(), true, options()).unwrap();
     store.register(def(&key())).unwrap();
@@ -124,7 +124,7 @@ fn a_series_that_is_named_twice_is_sealed_and_compacted_once() {
 }
 
 #[test]
-fn a_check_changes_no_byte_and_needs_no_lock() {
+fn verification_changes_no_byte_and_needs_no_lock() {
     let root = tempfile::tempdir().unwrap();
     sample(root.path());
     let store = Store::open(root.path(), false, options()).unwrap();
@@ -134,7 +134,7 @@ fn a_check_changes_no_byte_and_needs_no_lock() {
     orphans(&DiskPath::os(root.path())).unwrap();
     assert!(contents(root.path()) == before, "a byte changed");
     drop(store);
-    // Nor with every file damaged.
+    // Nor does it with every file damaged.
     for (_, path) in all_files(root.path()) {
         let mut bytes = std::fs::read(&path).unwrap();
         if let Some(byte) = bytes.get_mut(20) {
@@ -147,14 +147,14 @@ fn a_check_changes_no_byte_and_needs_no_lock() {
     assert!(!report.clean && contents(root.path()) == before);
 }
 
-/// Damages one file after the other, and looks whether exactly that file is named.
+/// Damages one file after the other, and checks that exactly that file is named.
 fn one_by_one(what: &str, damage: impl Fn(&Path, &[u8], usize) -> bool, rounds: usize) {
     let root = tempfile::tempdir().unwrap();
     sample(root.path());
     let proof = crate::proof_amount::percent() >= 50.0;
     let mut edits = 0;
     for (name, path) in all_files(root.path()) {
-        // One edit is like the other.
+        // Edits are alike: one is enough.
         edits += usize::from(name.ends_with(".edit"));
         if !proof && name.ends_with(".edit") && edits % 12 != 1 {
             continue;
@@ -175,7 +175,7 @@ fn one_by_one(what: &str, damage: impl Fn(&Path, &[u8], usize) -> bool, rounds: 
 }
 
 #[test]
-fn a_flipped_bit_is_named_and_nothing_else() {
+fn a_flipped_bit_is_the_only_finding() {
     let places = [0, 8, 13, 17, 30, 70, 100];
     one_by_one(
         "bit",
@@ -197,7 +197,7 @@ fn a_flipped_bit_is_named_and_nothing_else() {
 }
 
 #[test]
-fn a_cut_or_emptied_file_is_named_and_nothing_else() {
+fn a_truncated_or_empty_file_is_the_only_finding() {
     one_by_one(
         "cut",
         |path, whole, round| {
@@ -213,7 +213,7 @@ fn a_cut_or_emptied_file_is_named_and_nothing_else() {
 }
 
 #[test]
-fn bytes_added_to_a_file_are_named_and_nothing_else() {
+fn an_extended_file_is_the_only_finding() {
     one_by_one(
         "addition",
         |path, whole, _| {
@@ -225,11 +225,11 @@ fn bytes_added_to_a_file_are_named_and_nothing_else() {
 }
 
 #[test]
-fn a_missing_file_is_named_and_nothing_else() {
+fn a_missing_file_is_the_only_finding() {
     one_by_one(
         "removal",
         |path, _, _| {
-            // Nothing tells of the hint how far the manifest had come, nor of a registration beside it.
+            // No other file refers to the manifest hint, nor to a registration file.
             if path.ends_with("CURRENT") || path.to_string_lossy().ends_with(".registration") {
                 return false;
             }
@@ -241,7 +241,7 @@ fn a_missing_file_is_named_and_nothing_else() {
 }
 
 #[test]
-fn a_finding_says_which_rows_and_what_to_do() {
+fn a_finding_has_the_affected_rows_and_the_remedy() {
     let root = tempfile::tempdir().unwrap();
     sample(root.path());
     let path = files(root.path(), "chunks", "0000000000000001.arrow").pop().unwrap();
@@ -278,7 +278,7 @@ fn two_chunks_swapped_are_both_named() {
 }
 
 #[test]
-fn strangers_and_leftovers_are_told_apart() {
+fn foreign_files_and_leftovers_are_distinguished() {
     let root = tempfile::tempdir().unwrap();
     sample(root.path());
     let chunk = files(root.path(), "chunks/0000000001", ".arrow").remove(0);
@@ -306,19 +306,20 @@ fn strangers_and_leftovers_are_told_apart() {
     put("tmp/17-1.tmp", b"x");
     put("quarantine/old", b"x");
     let report = check(root.path());
-    let mut wanted: Vec<(FindingKind, &str)> = foreign.iter().map(|name| (FindingKind::ForeignFile, *name)).collect();
+    let mut expectation: Vec<(FindingKind, &str)> =
+        foreign.iter().map(|name| (FindingKind::ForeignFile, *name)).collect();
     for name in [
         "chunks/0000000001/2030-01-0000000000099999.arrow",
         "chunks/0000000077/all-0000000000099998.zmap",
         "runs/00000000000000099997.run",
         "runs/00000000000000000002.run",
     ] {
-        wanted.push((FindingKind::OrphanFile, name));
+        expectation.push((FindingKind::OrphanFile, name));
     }
     let mut found = kinds(&report);
     found.sort();
-    wanted.sort();
-    assert_eq!(found, wanted);
+    expectation.sort();
+    assert_eq!(found, expectation);
     assert_eq!((report.warnings, report.notes), (7, 4));
     let listed = orphans(&DiskPath::os(root.path())).unwrap();
     let of = |kind: OrphanKind| {
@@ -338,7 +339,7 @@ fn strangers_and_leftovers_are_told_apart() {
 }
 
 #[test]
-fn a_replaced_chunk_that_a_reader_holds_is_no_finding_but_listed() {
+fn a_replaced_chunk_held_by_a_reader_is_listed_and_no_finding() {
     let root = tempfile::tempdir().unwrap();
     sample(root.path());
     let store = Store::open(root.path(), false, options()).unwrap();
@@ -359,7 +360,7 @@ fn a_replaced_chunk_that_a_reader_holds_is_no_finding_but_listed() {
 }
 
 #[test]
-fn beside_a_busy_writer_nothing_is_found() {
+fn verification_during_writes_has_no_findings() {
     let rounds = if crate::proof_amount::percent() >= 50.0 { 200 } else { 15 };
     let root = tempfile::tempdir().unwrap();
     sample(root.path());
@@ -434,10 +435,10 @@ fn a_torn_end_of_the_log_is_a_note_and_damage_before_it_an_error() {
     assert!(finding.lsn_min.is_some() && finding.lsn_min <= finding.lsn_max);
 }
 
-/// A crash after a segment was made for the last of several frames, before the first of them was written: the writer goes
-/// on in it with lower positions than its header tells.
+/// A crash after a segment was created for the last of several frames, before the first of them was written: the
+/// writer continues in it with lower positions than its header states.
 #[test]
-fn frames_below_the_position_a_segment_was_made_for_are_no_finding_and_are_not_lost() {
+fn frames_below_the_position_in_the_segment_header_are_no_finding_and_not_lost() {
     use fastk::format::wal::{SEGMENT_HEADER_BYTES, SegmentHeader, decode_segment_header, encode_segment_header};
     let root = tempfile::tempdir().unwrap();
     let store = Store::open(root.path(), true, options()).unwrap();
@@ -472,7 +473,7 @@ fn frames_below_the_position_a_segment_was_made_for_are_no_finding_and_are_not_l
 }
 
 #[test]
-fn a_scrub_writes_sidecars_anew_and_leaves_data_as_it_is() {
+fn a_scrub_rebuilds_sidecars_and_changes_no_data() {
     let root = tempfile::tempdir().unwrap();
     sample(root.path());
     let mut damaged = 0;
@@ -511,7 +512,7 @@ fn a_scrub_writes_sidecars_anew_and_leaves_data_as_it_is() {
 }
 
 #[test]
-fn a_sidecar_that_lies_under_a_right_checksum_is_found_and_written_anew() {
+fn a_wrong_sidecar_with_a_valid_checksum_is_found_and_rebuilt() {
     use fastk::format::coverage::Coverage;
     use fastk::format::zone_map::ZoneMap;
     let root = tempfile::tempdir().unwrap();
@@ -533,7 +534,7 @@ fn a_sidecar_that_lies_under_a_right_checksum_is_found_and_written_anew() {
 }
 
 #[test]
-fn a_sidecar_of_a_damaged_chunk_stays_a_finding() {
+fn a_damaged_sidecar_of_a_damaged_chunk_remains_a_finding() {
     let root = tempfile::tempdir().unwrap();
     sample(root.path());
     let chunk = files(root.path(), "chunks/0000000001", "0000000000000001.arrow").remove(0);
@@ -548,7 +549,7 @@ fn a_sidecar_of_a_damaged_chunk_stays_a_finding() {
 }
 
 #[test]
-fn a_check_ends_when_it_is_told_to_and_asks_for_a_store() {
+fn verification_can_be_cancelled_and_needs_a_store() {
     let root = tempfile::tempdir().unwrap();
     let at = DiskPath::os(root.path());
     assert_eq!(verify(&at, QUIET, &TaskControl::new()).unwrap_err().code(), ErrorCode::NotFound);
@@ -565,7 +566,7 @@ fn a_check_ends_when_it_is_told_to_and_asks_for_a_store() {
 }
 
 #[test]
-fn overlaps_are_explained_alike_from_inside_and_outside() {
+fn overlaps_are_the_same_from_an_open_store_and_from_its_files() {
     let root = tempfile::tempdir().unwrap();
     let store = Store::open(root.path(), true, options()).unwrap();
     store.register(def(&key())).unwrap();
@@ -589,7 +590,7 @@ fn overlaps_are_explained_alike_from_inside_and_outside() {
 }
 
 #[test]
-fn the_page_about_checks_lists_every_kind_of_finding() {
+fn the_page_about_verification_lists_every_kind_of_finding() {
     let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/verify.md")).unwrap();
     let (_, table) = page.split_once("## Findings").unwrap();
     let (table, _) = table.split_once("\n## ").unwrap();

@@ -1,9 +1,9 @@
-//! Malformed calls against the whole Flight face in process: no panic, not even one that is caught, no hang, no answer
-//! that blames the server, no growth.
+//! Malformed calls of the Flight service in process: no panic, not even a caught one, no hang, no error attributed to
+//! the server, no memory growth.
 //!
-//! Calls are made of valid ones. Their JSON, their Arrow messages and their protobuf are changed by structure, their bytes
-//! by chance, and so is the header that says who calls. Every so many calls the store is made anew, so that what they
-//! write stays small and a failure is found again from there: all choices follow from the seed and the number of the call.
+//! Calls are derived from valid ones: their JSON, Arrow messages and protobuf are changed by structure, their bytes and
+//! the token header at random. After [`WORLD_CALLS`] calls the store is created again, so that it stays small and a failure
+//! can be replayed from there: all choices are derived from the seed and the number of the call.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Once, PoisonError};
@@ -26,7 +26,7 @@ const STATED: u64 = 1_000_000;
 const WORLD_CALLS: u64 = 10_000;
 /// Longest time of one call.
 const CALL_MAX: Duration = Duration::from_secs(60);
-/// What may be held more at the end than after the first store.
+/// Allowed memory growth after the first store.
 const GROWTH_BYTES_MAX: u64 = 256 << 20;
 
 /// A call: its method and the messages of its body.
@@ -40,7 +40,7 @@ fn call(method: &'static str, message: &impl Message) -> Call {
     Call { method, messages: vec![message.encode_to_vec()] }
 }
 
-/// JSON that the face takes, by where it goes.
+/// Valid JSON queries.
 fn queries() -> Vec<Value> {
     vec![
         json!({"series": [KEY]}),
@@ -69,7 +69,7 @@ fn action_body(name: &str) -> Value {
         "create_snapshot" | "drop_snapshot" => json!({"name": "s"}),
         "coverage" => json!({"series": KEY, "start": T0, "end": T0 + 100 * MINUTE, "calendar": "weekdays", "limit": 5}),
         "compact" => json!({"series": [KEY]}),
-        // A rate is what is asked for, also when it takes days.
+        // A requested rate is kept, even if the job takes days.
         "verify" => json!({}),
         "inventory" => json!({"prefix": "kline/", "limit": 3}),
         _ => json!({}),
@@ -185,27 +185,27 @@ fn fields(mut bytes: &[u8]) -> Option<Vec<(u64, Vec<u8>)>> {
     let mut found = Vec::new();
     while !bytes.is_empty() {
         let tag = decode_varint(&mut bytes).ok()?;
-        let begun = bytes;
+        let started_at = bytes;
         let length = match tag & 7 {
             0 => {
                 decode_varint(&mut bytes).ok()?;
-                begun.len() - bytes.len()
+                started_at.len() - bytes.len()
             }
             1 => 8,
             2 => {
                 let length = usize::try_from(decode_varint(&mut bytes).ok()?).ok()?;
-                begun.len() - bytes.len() + length
+                started_at.len() - bytes.len() + length
             }
             5 => 4,
             _ => return None,
         };
-        found.push((tag, begun.get(..length)?.to_vec()));
-        bytes = begun.get(length..)?;
+        found.push((tag, started_at.get(..length)?.to_vec()));
+        bytes = started_at.get(length..)?;
     }
     Some(found)
 }
 
-/// Takes fields of a protobuf message away, doubles, exchanges and renames them, or lies about their lengths.
+/// Removes, duplicates, swaps and renames fields of a protobuf message, or changes their lengths.
 pub fn change_proto(random: &mut StdRng, message: &mut Vec<u8>) {
     use prost::encoding::encode_varint;
     let Some(mut found) = fields(message).filter(|found| !found.is_empty()) else {
@@ -258,7 +258,7 @@ fn odd_put(random: &mut StdRng, good: &[FlightData]) -> Call {
         2 => messages.reverse(),
         3..6 => {
             let mut header = messages[at].data_header.to_vec();
-            // Words of a header stand at its alignment.
+            // Words of a header are aligned.
             for _ in 0..random.random_range(1..4) {
                 let width = *pick(random, &[1, 2, 4, 8]);
                 let place = random.random_range(0..header.len().max(8) / width) * width;
@@ -283,7 +283,7 @@ fn odd_put(random: &mut StdRng, good: &[FlightData]) -> Call {
     Call { method: "DoPut", messages: messages.iter().map(Message::encode_to_vec).collect() }
 }
 
-/// A call with one thing or more about it that is not as it should be, mostly.
+/// A call, mostly with one or more defects.
 fn odd_call(random: &mut StdRng, puts: &[Vec<FlightData>]) -> Call {
     let mut text = |values: &[Value]| {
         let mut value = pick(random, values).clone();
@@ -309,7 +309,7 @@ fn odd_call(random: &mut StdRng, puts: &[Vec<FlightData>]) -> Call {
         7 => call("ListFlights", &Criteria { expression: odd_text(random).into() }),
         8..12 => {
             let (name, _) = pick(random, ACTIONS);
-            // Those that work on the whole store take longest.
+            // Actions on the whole store take longest.
             let name = if ["verify", "compact"].contains(name) && random.random_bool(0.9) { "inventory" } else { name };
             let mut body = action_body(name);
             for _ in 0..random.random_range(0..3) {
@@ -335,7 +335,7 @@ fn odd_call(random: &mut StdRng, puts: &[Vec<FlightData>]) -> Call {
     made
 }
 
-/// The body of a call: each message behind its five bytes.
+/// The body of a call: each message after its five-byte prefix.
 fn framed(random: &mut StdRng, call: &Call) -> Bytes {
     let mut body = Vec::new();
     for message in &call.messages {
@@ -351,7 +351,7 @@ fn framed(random: &mut StdRng, call: &Call) -> Bytes {
     body.into()
 }
 
-/// Who calls: mostly somebody who may.
+/// Headers with a token, mostly a valid one.
 fn headers(random: &mut StdRng, tokens: &[String]) -> http::HeaderMap {
     let mut headers = http::HeaderMap::new();
     headers.insert("content-type", http::HeaderValue::from_static("application/grpc"));
@@ -378,7 +378,7 @@ fn headers(random: &mut StdRng, tokens: &[String]) -> http::HeaderMap {
     headers
 }
 
-/// A face over a store with a few rows in chunks and in the tail, a snapshot and tokens.
+/// A Flight service over a store with a few rows in chunks and in the tail, a snapshot and tokens.
 struct World {
     face: InProcess,
     tokens: Vec<String>,
@@ -411,14 +411,14 @@ async fn world() -> World {
         put(290..310),
     ];
     for step in steps {
-        let told = world.plainly(&step).await;
-        assert_eq!(told.get("grpc-status").unwrap(), "0", "{step:?} {told:?}");
+        let reply = world.plainly(&step).await;
+        assert_eq!(reply.get("grpc-status").unwrap(), "0", "{step:?} {reply:?}");
     }
     world
 }
 
 impl World {
-    /// A call as it should be.
+    /// A valid call.
     async fn plainly(&self, call: &Call) -> http::HeaderMap {
         let mut headers = http::HeaderMap::new();
         headers.insert("content-type", http::HeaderValue::from_static("application/grpc"));
@@ -427,13 +427,13 @@ impl World {
             .messages
             .iter()
             .flat_map(|message| [&[0][..], &(message.len() as u32).to_be_bytes(), message].concat());
-        let (mut told, _) = self.face.call(call.method, headers, frames.collect()).await.unwrap();
-        told.entry("grpc-status").or_insert(http::HeaderValue::from_static("0"));
-        told
+        let (mut reply, _) = self.face.call(call.method, headers, frames.collect()).await.unwrap();
+        reply.entry("grpc-status").or_insert(http::HeaderValue::from_static("0"));
+        reply
     }
 }
 
-/// Tells what is under way when it takes too long, and ends the process: nothing else can.
+/// Prints the call in progress when it takes too long, and exits the process.
 struct Watchdog {
     now: Arc<Mutex<(Instant, String)>>,
     is_over: Arc<AtomicBool>,
@@ -468,16 +468,16 @@ impl Drop for Watchdog {
     }
 }
 
-/// Bytes of memory that this process has in use.
+/// Resident memory of this process in bytes.
 pub fn resident() -> u64 {
     let text = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
     text.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok()).unwrap_or(0) * 4_096
 }
 
-/// The panics of this process, also those that a guard caught: nothing that clients send may lead to one.
+/// The panics of this process, including caught ones: no request may cause one.
 static PANICS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
-/// Takes down the panics of this process from here on.
+/// Records the panics of this process from now on.
 pub fn watch_panics() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -507,10 +507,10 @@ fn flight_fuzz() {
     let watchdog = Watchdog::start();
     let (mut done, mut refused, mut taken) = (0, 0_u64, 0_u64);
     let (mut first, mut most) = (0, 0);
-    while proof.goes_on(done) {
+    while proof.continues(done) {
         let world = runtime.block_on(world());
         for _ in 0..WORLD_CALLS {
-            if !proof.goes_on(done) {
+            if !proof.continues(done) {
                 break;
             }
             let mut random = StdRng::seed_from_u64(proof.seed.wrapping_mul(1 << 40).wrapping_add(done));
@@ -519,7 +519,7 @@ fn flight_fuzz() {
             watchdog.begin(format!("{}; {} {who:?} {body:?}", proof.replay(done), odd.method));
             let outcome = runtime.block_on(world.face.call(odd.method, who, body));
             let code = match &outcome {
-                Ok((told, _)) => told.get(CODE_KEY).map(|code| code.to_str().unwrap().to_owned()),
+                Ok((reply, _)) => reply.get(CODE_KEY).map(|code| code.to_str().unwrap().to_owned()),
                 Err(status) => status.metadata().get(CODE_KEY).map(|code| code.to_str().unwrap().to_owned()),
             };
             assert_no_panic(&proof.replay(done));
@@ -529,7 +529,7 @@ fn flight_fuzz() {
                 "{odd:?} is answered {code:?}; {}",
                 proof.replay(done)
             );
-            let status = outcome.as_ref().ok().and_then(|(told, _)| told.get("grpc-status").cloned());
+            let status = outcome.as_ref().ok().and_then(|(reply, _)| reply.get("grpc-status").cloned());
             let is_taken = outcome.is_ok() && status.is_none_or(|status| status == "0");
             if is_taken {
                 taken += 1
@@ -539,7 +539,7 @@ fn flight_fuzz() {
             done += 1;
         }
         watchdog.begin(String::new());
-        // The store is as sound as before, and answers.
+        // The store is intact and serves requests.
         let listed = runtime.block_on(world.plainly(&call("DoAction", &Action::new("inventory", Bytes::new()))));
         assert_eq!(listed.get("grpc-status").unwrap(), "0", "{}", proof.replay(done));
         let report = world.service.verify(&fastk::service::TaskControl::new()).unwrap();

@@ -1,4 +1,4 @@
-//! The limits of the Flight listener: reached they answer their code, below them nothing happens.
+//! The limits of the Flight listener: at a limit calls fail with its code, below it they succeed.
 
 use std::time::Duration;
 
@@ -15,13 +15,13 @@ use tonic::Code;
 use super::*;
 use crate::hooked_disk::Stalling;
 
-/// A server whose verbs have their own limits.
+/// A server with these limits of operations.
 async fn within(root: tempfile::TempDir, config: FlightConfig, limits: ServiceLimits) -> Running {
     let service = Service::open(root.path(), true, StoreOptions::default()).unwrap();
     limited(service, root, config, limits).await
 }
 
-/// The same over an open store.
+/// A server with these limits over an open store.
 async fn limited(
     service: Arc<Service>,
     root: tempfile::TempDir,
@@ -39,7 +39,7 @@ async fn limited(
     Running { address, stop, served, root }
 }
 
-/// Begins a put that sends nothing after its first batch, and waits for that to be acknowledged.
+/// Starts a put that is idle after its first batch, and waits for its acknowledgement.
 async fn open_put(
     client: &mut Client,
 ) -> (tokio::sync::mpsc::Sender<FlightData>, tonic::Streaming<arrow_flight::PutResult>) {
@@ -55,11 +55,11 @@ async fn open_put(
 async fn failed_put(client: &mut Client) -> Status {
     let (replies, failed) = send(client, stream::iter(put_messages(path(KEY), &[klines(5..6, 0)]))).await;
     assert!(replies.is_empty());
-    failed.expect("the put was taken")
+    failed.expect("the put was accepted")
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn puts_have_a_limit_and_end_when_they_send_nothing() {
+async fn puts_have_a_limit_and_idle_ones_are_ended() {
     let config = FlightConfig { puts_max: 1, put_idle_timeout: Duration::from_secs(5), ..FlightConfig::default() };
     let server = Running::with(config).await;
     let mut client = registered(&server).await;
@@ -69,19 +69,19 @@ async fn puts_have_a_limit_and_end_when_they_send_nothing() {
     let status = acks.message().await.unwrap_err();
     assert_eq!((code_of(&status), status.code()), ("request_timeout", Code::DeadlineExceeded));
     drop(held);
-    // Its place is free again, and what was acknowledged is there.
+    // Its permit is released, and the acknowledged rows are stored.
     put(&mut client, &[klines(3..4, 0)]).await;
     assert_eq!(all(&mut client).await.num_rows(), 4);
     server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_call_without_its_ticket_ends_and_takes_no_place_of_a_reader() {
+async fn a_call_without_its_ticket_ends_and_takes_no_permit_of_a_reader() {
     let config = FlightConfig { gets_max: 1, message_timeout: Duration::from_secs(2), ..FlightConfig::default() };
     let server = Running::with(config).await;
     let mut client = registered(&server).await;
     put(&mut client, &[klines(0..10, 0)]).await;
-    // The call of DoGet with a message that never comes.
+    // A call of DoGet whose message never arrives.
     let mut grpc = tonic::client::Grpc::new(server.channel().await);
     grpc.ready().await.unwrap();
     let codec = tonic_prost::ProstCodec::<Ticket, FlightData>::default();
@@ -99,7 +99,7 @@ async fn a_call_without_its_ticket_ends_and_takes_no_place_of_a_reader() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_token_has_limits_of_its_own_and_all_together_have_theirs() {
+async fn limits_apply_per_token_and_in_total() {
     let plenty = ServiceLimits::default();
     for (limits, of_token, code) in [
         (ServiceLimits { token_streams_max: 1, ..plenty }, true, "rate_limited"),
@@ -119,7 +119,7 @@ async fn each_token_has_limits_of_its_own_and_all_together_have_theirs() {
             json!({"kind": "kline", "symbol": "BTCUSDT", "timeframe": "1m", "price_digits": 2, "volume_digits": 4});
         let register = Action { r#type: "register_series".into(), body: spec.to_string().into() };
         drop(client(&one).do_action(register).await.unwrap());
-        // The answer of the call before is over a moment after it was read.
+        // The permit of the previous call is released shortly after its result was read.
         let mut messages = put_messages(path(KEY), &[klines(0..3, 0)]).into_iter();
         let mut acks = loop {
             let (again, input) = tokio::sync::mpsc::channel(4);
@@ -141,7 +141,7 @@ async fn each_token_has_limits_of_its_own_and_all_together_have_theirs() {
         drop(acks);
         let deadline = Instant::now() + Duration::from_secs(60);
         while client(&one).do_get(ticket()).await.is_err() {
-            assert!(Instant::now() < deadline, "the place was not given back");
+            assert!(Instant::now() < deadline, "the permit was not released");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         drop(channel);
@@ -150,7 +150,7 @@ async fn each_token_has_limits_of_its_own_and_all_together_have_theirs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn json_nested_too_deep_is_refused_in_tickets_descriptors_commands_and_actions() {
+async fn too_deeply_nested_json_is_refused_in_tickets_descriptors_commands_and_actions() {
     let root = tempfile::tempdir().unwrap();
     let server =
         within(root, FlightConfig::default(), ServiceLimits { json_depth_max: 8, ..ServiceLimits::default() }).await;
@@ -174,7 +174,7 @@ async fn json_nested_too_deep_is_refused_in_tickets_descriptors_commands_and_act
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn work_that_takes_too_long_ends_and_leaves_its_place() {
+async fn work_over_the_time_limit_is_cancelled_and_releases_its_permit() {
     let root = {
         let server = Running::start().await;
         let mut client = registered(&server).await;
@@ -192,14 +192,14 @@ async fn work_that_takes_too_long_ends_and_leaves_its_place() {
     let slow = json!({"series": [KEY], "where": [{"column": "close", "op": "in", "value": [1, 2]}, {"column": "open", "op": "ne", "value": 1}]});
     stalling.stall(true);
     assert_code(get(&mut client, slow.clone()).await, "deadline_exceeded");
-    // The work is still there, and so is its place taken.
+    // The work still runs and holds its permit.
     let short = json!({"series": [KEY], "latest": 1});
     assert_code(get(&mut client, short.clone()).await, "overloaded");
-    // Once it was stopped, another answer gets the only place.
+    // Once it stopped, another call gets the only permit.
     stalling.stall(false);
     let deadline = Instant::now() + Duration::from_secs(60);
     while get(&mut client, short.clone()).await.is_err() {
-        assert!(Instant::now() < deadline, "the place was not given back");
+        assert!(Instant::now() < deadline, "the permit was not released");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     drop(client);
@@ -209,7 +209,7 @@ async fn work_that_takes_too_long_ends_and_leaves_its_place() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_connection_that_did_nothing_for_longest_makes_room() {
+async fn the_longest_idle_connection_is_closed_for_a_new_one() {
     let greeting = Duration::from_secs(3_600);
     let server =
         Running::with(FlightConfig { connections_max: 3, handshake_timeout: greeting, ..FlightConfig::default() })
@@ -217,7 +217,7 @@ async fn the_connection_that_did_nothing_for_longest_makes_room() {
     let address = server.address.trim_start_matches("http://").to_owned();
     let mut client = registered(&server).await;
     let (held, mut acks) = open_put(&mut client).await;
-    // Those that say nothing, and one that greets and is silent.
+    // Silent connections, and one that is idle after the handshake.
     let mut silent = Vec::new();
     for position in 0..20 {
         let mut stream = TcpStream::connect(&address).await.unwrap();
@@ -230,8 +230,8 @@ async fn the_connection_that_did_nothing_for_longest_makes_room() {
     assert_eq!(all(&mut newcomer).await.num_rows(), 3);
     let mut heard = Vec::new();
     let closed = tokio::time::timeout(Duration::from_secs(60), silent[0].read_to_end(&mut heard)).await;
-    assert!(closed.is_ok(), "the oldest silent one is still there");
-    // The put was at work all the time.
+    assert!(closed.is_ok(), "the oldest idle connection is still open");
+    // The put was active all the time.
     held.send(put_messages(path(KEY), &[klines(3..4, 0)]).remove(1)).await.unwrap();
     acks.message().await.unwrap().unwrap();
     drop((held, silent));

@@ -1,9 +1,9 @@
-//! Malformed frames over a real socket: what real clients send is recorded, changed, and sent again.
+//! Malformed frames over a real socket: recorded traffic of real clients is changed and replayed.
 //!
-//! Changed are the frames of HTTP/2 (their bytes, kinds, flags, streams, lengths and order), the five bytes before each
-//! message of gRPC, and the messages as protobuf and as bytes. A connection then ends at once, ends when it was answered,
-//! or stays open and says nothing more.
-//! The server ends each by itself, panics nowhere, answers others as before, and its store is sound at the end.
+//! Changes affect frames of HTTP/2 (their bytes, kinds, flags, streams, lengths and order), the five-byte prefix of
+//! gRPC messages, and the messages as protobuf and as bytes. A connection is then closed at once, closed after the
+//! response, or stays open and idle. The server closes each connection, never panics, serves other clients, and its
+//! store is intact at the end.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -26,14 +26,14 @@ use super::*;
 /// Connections at one hundred percent.
 const STATED: u64 = 50_000;
 /// Connections at the same time.
-const BESIDE: u64 = 16;
-/// How long a connection may take to end on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(120);
-/// A connection that is silent for so long has no more to say.
-const MOMENT: Duration = Duration::from_millis(50);
-/// What this process may hold more at the end than after the first connections.
+const CONCURRENT: u64 = 16;
+/// Timeout of a connection on a busy machine.
+const TIMEOUT: Duration = Duration::from_secs(120);
+/// A connection without data for this time is finished.
+const QUIET_TIME: Duration = Duration::from_millis(50);
+/// Allowed memory growth after the first connections.
 const GROWTH_BYTES_MAX: u64 = 256 << 20;
-const GREETING: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
@@ -42,7 +42,7 @@ const GOAWAY: u8 = 7;
 /// A frame of HTTP/2.
 #[derive(Clone, Debug)]
 struct Frame {
-    /// What it says its length is, where that is a lie.
+    /// A wrong length in the header, if set.
     length: Option<u32>,
     kind: u8,
     flags: u8,
@@ -57,7 +57,7 @@ impl Frame {
     }
 }
 
-/// The frames in these bytes, and how many bytes they are.
+/// The frames in these bytes.
 fn frames(bytes: &[u8]) -> Vec<Frame> {
     let (mut rest, mut found) = (bytes, Vec::new());
     while let Some((head, behind)) = rest.split_first_chunk::<9>() {
@@ -70,7 +70,7 @@ fn frames(bytes: &[u8]) -> Vec<Frame> {
     found
 }
 
-/// What a client sends through a connection while it does this.
+/// Records the frames that a client sends while it runs this script.
 async fn recorded(server: &str, script: impl AsyncFnOnce(Client)) -> Vec<Frame> {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let between = format!("http://{}", listener.local_addr().unwrap());
@@ -97,10 +97,10 @@ async fn recorded(server: &str, script: impl AsyncFnOnce(Client)) -> Vec<Frame> 
     let channel = Channel::from_shared(between).unwrap().connect().await.unwrap();
     script(Client::new(channel)).await;
     let heard = listening.await.unwrap();
-    frames(heard.strip_prefix(GREETING).expect("it greets"))
+    frames(heard.strip_prefix(PREFACE).expect("it greets"))
 }
 
-/// What clients say who list, look, read, write and act.
+/// Recorded traffic of clients that list, inspect, read, write and run actions.
 async fn scripts(server: &str) -> Vec<Vec<Frame>> {
     let reads = recorded(server, async |mut client| {
         let listed = client.list_flights(Criteria::default()).await.unwrap().into_inner();
@@ -126,30 +126,31 @@ async fn scripts(server: &str) -> Vec<Vec<Frame>> {
     vec![reads.await, writes.await]
 }
 
-/// Changes one thing about what is said.
-fn change(random: &mut StdRng, said: &mut Vec<Frame>) {
-    let at = random.random_range(0..said.len());
-    let data: Vec<usize> = (0..said.len()).filter(|at| said[*at].kind == DATA && said[*at].payload.len() > 5).collect();
+/// Applies one change to the frames.
+fn change(random: &mut StdRng, output: &mut Vec<Frame>) {
+    let at = random.random_range(0..output.len());
+    let data: Vec<usize> =
+        (0..output.len()).filter(|at| output[*at].kind == DATA && output[*at].payload.len() > 5).collect();
     match random.random_range(0..14) {
-        0 => drop(said.remove(at)),
-        1 => said.insert(at, said[at].clone()),
+        0 => drop(output.remove(at)),
+        1 => output.insert(at, output[at].clone()),
         2 => {
-            let other = random.random_range(0..said.len());
-            said.swap(at, other);
+            let other = random.random_range(0..output.len());
+            output.swap(at, other);
         }
-        3 => said[at].kind = *pick(random, &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 255]),
-        4 => said[at].flags ^= 1 << random.random_range(0..8),
-        5 => said[at].stream = *pick(random, &[0, 1, 2, 3, 5, 7, 99, 0x7fff_ffff, u32::MAX]),
-        6 => said[at].length = Some(*pick(random, &[0, 1, 8, 16_384, 16_385, 0x00ff_ffff])),
-        7 => change_bytes(random, &mut said[at].payload),
+        3 => output[at].kind = *pick(random, &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 255]),
+        4 => output[at].flags ^= 1 << random.random_range(0..8),
+        5 => output[at].stream = *pick(random, &[0, 1, 2, 3, 5, 7, 99, 0x7fff_ffff, u32::MAX]),
+        6 => output[at].length = Some(*pick(random, &[0, 1, 8, 16_384, 16_385, 0x00ff_ffff])),
+        7 => change_bytes(random, &mut output[at].payload),
         8 => {
             let payload = (0..random.random_range(0..300)).map(|_| random.random()).collect();
-            let (kind, flags, stream) = (random.random_range(0..12), random.random(), said[at].stream);
-            said.insert(at, Frame { length: None, kind, flags, stream, payload });
+            let (kind, flags, stream) = (random.random_range(0..12), random.random(), output[at].stream);
+            output.insert(at, Frame { length: None, kind, flags, stream, payload });
         }
-        // The rest is about messages.
+        // The other changes affect messages.
         more if !data.is_empty() => {
-            let payload = &mut said[*pick(random, &data)].payload;
+            let payload = &mut output[*pick(random, &data)].payload;
             let mut message = payload.split_off(5);
             match more {
                 9 => payload[0] = random.random(),
@@ -168,28 +169,28 @@ fn change(random: &mut StdRng, said: &mut Vec<Frame>) {
     }
 }
 
-/// What becomes of a connection once everything is said.
+/// The end of a connection after all frames are sent.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum End {
-    /// It is ended at once.
+    /// It is closed at once.
     Gone,
-    /// It is ended when nothing comes for a moment.
+    /// It is closed when no data arrives for [`QUIET_TIME`].
     Heard,
     /// It stays open.
     Stays,
 }
 
-/// What a connection says, and its end.
+/// The bytes of a connection, and its end.
 fn odd_connection(random: &mut StdRng, scripts: &[Vec<Frame>]) -> (Vec<u8>, End) {
-    let mut said = pick(random, scripts).clone();
+    let mut output = pick(random, scripts).clone();
     for _ in 0..random.random_range(1..4) {
-        if said.is_empty() {
+        if output.is_empty() {
             break;
         }
-        change(random, &mut said);
+        change(random, &mut output);
     }
-    let mut bytes = GREETING.to_vec();
-    said.iter().for_each(|frame| bytes.extend(frame.bytes()));
+    let mut bytes = PREFACE.to_vec();
+    output.iter().for_each(|frame| bytes.extend(frame.bytes()));
     match random.random_range(0..20) {
         0 => bytes.truncate(random.random_range(0..bytes.len())),
         1 => change_bytes(random, &mut bytes),
@@ -202,15 +203,15 @@ fn is_timeout(error: &std::io::Error) -> bool {
     [std::io::ErrorKind::WouldBlock, std::io::ErrorKind::TimedOut].contains(&error.kind())
 }
 
-/// Says this and takes what comes until the server ends it.
-fn said_and_heard(address: &str, bytes: &[u8], end: End, replay: &str) -> Vec<Frame> {
+/// Sends these bytes and reads until the server closes the connection.
+fn exchange(address: &str, bytes: &[u8], end: End, replay: &str) -> Vec<Frame> {
     let mut stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(if end == End::Heard { MOMENT } else { PATIENCE })).unwrap();
+    stream.set_read_timeout(Some(if end == End::Heard { QUIET_TIME } else { TIMEOUT })).unwrap();
     let mut writer = stream.try_clone().unwrap();
     let (mut heard, mut waits) = (Vec::new(), end == End::Heard);
     std::thread::scope(|scope| {
         scope.spawn(move || {
-            // The server may have ended it before.
+            // The server may have closed it before.
             let _ = writer.write_all(bytes);
             if end == End::Gone {
                 let _ = writer.shutdown(Shutdown::Write);
@@ -224,7 +225,7 @@ fn said_and_heard(address: &str, bytes: &[u8], end: End, replay: &str) -> Vec<Fr
                 Err(error) if waits && is_timeout(&error) => {
                     waits = false;
                     let _ = stream.shutdown(Shutdown::Write);
-                    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+                    stream.set_read_timeout(Some(TIMEOUT)).unwrap();
                 }
                 Err(error) => {
                     let cut = [std::io::ErrorKind::ConnectionReset, std::io::ErrorKind::BrokenPipe];
@@ -260,27 +261,27 @@ fn flight_wire() {
         (server, client, scripts)
     });
     let address = server.address.trim_start_matches("http://").to_owned();
-    // As they were recorded they are answered without an error.
+    // Unchanged recordings are served without an error.
     for script in &scripts {
         let bytes = script.iter().flat_map(Frame::bytes);
-        let whole: Vec<u8> = GREETING.iter().copied().chain(bytes).collect();
-        let heard = said_and_heard(&address, &whole, End::Stays, "as recorded");
+        let whole: Vec<u8> = PREFACE.iter().copied().chain(bytes).collect();
+        let heard = exchange(&address, &whole, End::Stays, "as recorded");
         let answers = heard.iter().filter(|frame| frame.kind == HEADERS).count();
         let calls = script.iter().filter(|frame| frame.kind == HEADERS).count();
         assert!(answers >= calls && calls > 3, "{calls} calls, {answers} answers");
     }
     let (mut done, mut answered, mut refused, mut stayed) = (0, 0_u64, 0_u64, 0_u64);
     let (mut first, mut most) = (0, 0);
-    while proof.goes_on(done) {
-        let together = BESIDE.min(proof.rounds() - done);
+    while proof.continues(done) {
+        let together = CONCURRENT.min(proof.rounds() - done);
         let heard: Vec<(Vec<Frame>, End)> = std::thread::scope(|scope| {
             let one = |number: u64| {
                 let mut random = StdRng::seed_from_u64(proof.seed.wrapping_mul(1 << 40).wrapping_add(number));
                 let (bytes, end) = odd_connection(&mut random, &scripts);
-                (said_and_heard(&address, &bytes, end, &proof.replay(number)), end)
+                (exchange(&address, &bytes, end, &proof.replay(number)), end)
             };
-            let begun: Vec<_> = (done..done + together).map(|number| scope.spawn(move || one(number))).collect();
-            begun.into_iter().map(|thread| thread.join().unwrap()).collect()
+            let started_at: Vec<_> = (done..done + together).map(|number| scope.spawn(move || one(number))).collect();
+            started_at.into_iter().map(|thread| thread.join().unwrap()).collect()
         });
         done += together;
         for (frames, end) in heard {
@@ -289,7 +290,7 @@ fn flight_wire() {
             stayed += u64::from(end == End::Stays);
         }
         assert_no_panic(&proof.replay(done));
-        // Others are answered, on a connection that was there before and on a new one.
+        // Other clients are served, on an existing connection and on a new one.
         runtime.block_on(async {
             for client in [&mut client, &mut server.client().await] {
                 assert_eq!(act(client, "health", json!({})).await.unwrap()["status"], "ok", "{}", proof.replay(done));

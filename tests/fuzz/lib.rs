@@ -1,4 +1,4 @@
-//! The targets as cargo-fuzz runs them: with the bytes as they are, and with their checksums made right.
+//! The targets for cargo-fuzz: with the input as it is, and with corrected checksums.
 
 #[path = "targets/engine.rs"]
 pub mod engine;
@@ -20,7 +20,7 @@ pub fn all() -> impl Iterator<Item = &'static targets::Target> {
 /// Runs a target.
 pub fn run(name: &str, data: &[u8]) {
     let target = all().find(|target| target.name == name).expect("a target of this name");
-    // libFuzzer ends the process in its panic hook. Guards catch panics of decoders, so the hook has to wait.
+    // The panic hook of libFuzzer exits the process. Guards catch panics of decoders, so the hook is deferred.
     static ONCE: std::sync::Once = std::sync::Once::new();
     ONCE.call_once(|| std::panic::set_hook(Box::new(|info| eprintln!("{info}"))));
     (target.run)(data);

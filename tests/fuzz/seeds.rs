@@ -1,4 +1,4 @@
-//! Writes the seeds of every target to `corpus/`, where cargo-fuzz looks for them.
+//! Writes the seeds of every target to `corpus/` for cargo-fuzz.
 
 fn main() -> std::io::Result<()> {
     for target in fastk_fuzz::all() {

@@ -1,7 +1,7 @@
-//! One model behind all faces: random writes and deletes go in through REST and Flight, and REST, Flight and the
-//! engine give back what a plain ordered map holds.
+//! Random writes and deletes through REST and Flight: REST, Flight and the engine return the contents of a plain
+//! ordered map.
 //!
-//! `FASTK_INTERFACES_STEPS` sets the amount, `FASTK_FACES_SEED` the random choices.
+//! `FASTK_INTERFACES_STEPS` sets the amount, `FASTK_INTERFACES_SEED` the random choices.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -141,7 +141,7 @@ impl World {
     fn delete(&mut self) {
         let (a, b) = (self.ts(), self.ts());
         let (start, end) = (a.min(b), a.max(b));
-        let gone: Vec<i64> = self.map.range(start..=end).map(|(ts, _)| *ts).collect();
+        let removed: Vec<i64> = self.map.range(start..=end).map(|(ts, _)| *ts).collect();
         let reply: Value = if self.rng.random_bool(0.5) {
             let call = Call::new(Method::DELETE, "/v1/klines/BTCUSDT/1m");
             self.rest.json(call.param("start", &start.to_string()).param("end", &end.to_string())).unwrap()
@@ -155,8 +155,8 @@ impl World {
                 .unwrap();
             serde_json::from_slice(&bodies[0]).unwrap()
         };
-        assert_eq!(reply["rows_deleted"].as_u64().unwrap(), gone.len() as u64);
-        for ts in gone {
+        assert_eq!(reply["rows_deleted"].as_u64().unwrap(), removed.len() as u64);
+        for ts in removed {
             self.map.remove(&ts);
         }
     }
@@ -182,21 +182,21 @@ impl World {
         let desc = self.rng.random_bool(0.4);
         let limit = self.rng.random_bool(0.4).then(|| self.rng.random_range(1..3_000_u64));
         let latest = self.rng.random_bool(0.3).then(|| self.rng.random_range(1..3_000_u64));
-        // On raw numbers a predicate takes scaled integers.
+        // With raw numbers, values of predicates are scaled integers.
         let above = self.rng.random_bool(0.4).then(|| self.rng.random_range(0..1_100_000_i64));
-        let mut wanted: Vec<(i64, [i64; 5])> = self
+        let mut expected: Vec<(i64, [i64; 5])> = self
             .map
             .range(start..=end)
             .filter(|(_, cells)| above.is_none_or(|above| cells[3] > above))
             .map(|(ts, cells)| (*ts, *cells))
             .collect();
         if let Some(latest) = latest {
-            wanted = wanted.split_off(wanted.len().saturating_sub(latest as usize));
+            expected = expected.split_off(expected.len().saturating_sub(latest as usize));
         }
         if desc {
-            wanted.reverse();
+            expected.reverse();
         }
-        wanted.truncate(limit.map_or(usize::MAX, |limit| limit as usize));
+        expected.truncate(limit.map_or(usize::MAX, |limit| limit as usize));
         let mut params = vec![("start", start.to_string()), ("end", end.to_string())];
         if desc {
             params.push(("order", "desc".into()));
@@ -219,8 +219,8 @@ impl World {
             params
         };
         let same = |face: &str, found: Vec<(i64, [i64; 5])>| {
-            assert_eq!(found.len(), wanted.len(), "{face}: rows of {query:?}");
-            assert!(found == wanted, "{face}: cells of {query:?}");
+            assert_eq!(found.len(), expected.len(), "{face}: rows of {query:?}");
+            assert!(found == expected, "{face}: cells of {query:?}");
         };
         same(
             "engine",
@@ -260,9 +260,9 @@ impl World {
             self.runtime.block_on(async { flight.do_get(ticket).await?.try_collect().await }).unwrap();
         same("flight", batches.iter().flat_map(rows_of).collect());
         let info = GetInfo::of(&self.runtime, flight, &query);
-        let known = if above.is_some() { -1 } else { wanted.len() as i64 };
+        let known = if above.is_some() { -1 } else { expected.len() as i64 };
         assert_eq!(info, known, "total_records of {query:?}");
-        // Pages of JSON, one after the other, while nothing else changes.
+        // All pages of JSON, without concurrent changes.
         let mut found = Vec::new();
         let mut cursor: Option<String> = None;
         let page = limit.unwrap_or(1_000).max(200);
@@ -355,9 +355,9 @@ fn rows_of(batch: &RecordBatch) -> Vec<(i64, [i64; 5])> {
 }
 
 #[test]
-fn every_face_answers_as_a_plain_ordered_map_does() {
+fn every_interface_returns_the_contents_of_a_plain_ordered_map() {
     let amount = |name: &str, default| std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default);
-    let (steps, seed) = (amount("FASTK_INTERFACES_STEPS", 60), amount("FASTK_FACES_SEED", 1));
+    let (steps, seed) = (amount("FASTK_INTERFACES_STEPS", 60), amount("FASTK_INTERFACES_SEED", 1));
     println!("FASTK_INTERFACES_SEED={seed} FASTK_FACES_STEPS={steps}");
     let mut world = World::new(seed);
     for _ in 0..steps {

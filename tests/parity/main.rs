@@ -1,4 +1,4 @@
-//! The whole program: one model behind all faces.
+//! REST, Flight and the engine agree with one model.
 
 mod interfaces;
 mod multi_series;

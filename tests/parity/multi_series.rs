@@ -1,7 +1,7 @@
-//! Several series in one answer, behind all faces, against a plain model: rows of a few series in ordered maps, put in
-//! the order asked for by sorting.
+//! Results of several series from all interfaces, compared with a plain model: rows of a few series in ordered maps,
+//! sorted into the requested order.
 //!
-//! `FASTK_MULTI_SERIES_STEPS` sets the amount, `FASTK_MANY_SEED` the random choices.
+//! `FASTK_MULTI_SERIES_STEPS` sets the amount, `FASTK_MULTI_SERIES_SEED` the random choices.
 
 use std::collections::BTreeMap;
 
@@ -25,7 +25,7 @@ use tokio::sync::oneshot;
 use crate::server::Served;
 
 const MINUTE: i64 = 60_000;
-/// Symbols and the digits of their prices; the answer has four.
+/// Symbols and the digits of their prices; results have four.
 const SERIES: [(&str, u32); 6] = [("A1", 2), ("A2", 4), ("A3", 2), ("B1", 0), ("B2", 4), ("EMPTY", 1)];
 const DIGITS: u32 = 4;
 
@@ -58,7 +58,7 @@ impl World {
             _root: root,
         };
         for (symbol, digits) in SERIES {
-            // Columns that not all series have are left out of answers.
+            // Results omit columns that not all series have.
             let extra = if symbol == "A2" { r#","extra_columns":[{"name":"trades","type":"int64"}]"# } else { "" };
             let body = format!(
                 r#"{{"kind":"kline","symbol":"{symbol}","timeframe":"1m","price_digits":{digits},"volume_digits":3,
@@ -134,9 +134,9 @@ impl World {
             &["kline/B2/1m", "kline/A1/1m", "kline/B2/1m"],
             &["kline/*1/1m", "kline/A*/*"],
         ];
-        let asked = *choices.choose(&mut self.rng).unwrap();
+        let requested = *choices.choose(&mut self.rng).unwrap();
         let matches = |symbol: &str| {
-            asked.iter().any(|text| {
+            requested.iter().any(|text| {
                 let part = text.split('/').nth(1).unwrap();
                 match part.split_once('*') {
                     Some((head, tail)) => symbol.starts_with(head) && symbol.ends_with(tail),
@@ -151,22 +151,22 @@ impl World {
         let limit = self.rng.random_bool(0.4).then(|| self.rng.random_range(1..3_000_usize));
         let latest = self.rng.random_bool(0.3).then(|| self.rng.random_range(1..1_500_usize));
         let above = self.rng.random_bool(0.4).then(|| self.rng.random_range(0..1_100_i64));
-        let mut wanted: Vec<Row> = Vec::new();
+        let mut expected: Vec<Row> = Vec::new();
         for (key, map) in self.map.iter().filter(|(key, _)| matches(key.split('/').nth(1).unwrap())) {
             let rows: Vec<Row> = map
                 .range(start..=end)
                 .filter(|(_, (price, _))| above.is_none_or(|above| *price > above * 10_000))
                 .map(|(ts, (price, volume))| (key.clone(), *ts, *price, *volume))
                 .collect();
-            wanted.extend_from_slice(&rows[rows.len().saturating_sub(latest.unwrap_or(usize::MAX))..]);
+            expected.extend_from_slice(&rows[rows.len().saturating_sub(latest.unwrap_or(usize::MAX))..]);
         }
-        wanted.sort_by_key(|(key, ts, ..)| {
+        expected.sort_by_key(|(key, ts, ..)| {
             let ts = if desc { -ts } else { *ts };
             if by_time { (ts, key.clone(), 0) } else { (0, key.clone(), ts) }
         });
-        let everything = wanted.len();
-        wanted.truncate(limit.unwrap_or(usize::MAX));
-        let mut query = json!({"series": asked, "start": start, "end": end, "columns": ["close", "volume"],
+        let everything = expected.len();
+        expected.truncate(limit.unwrap_or(usize::MAX));
+        let mut query = json!({"series": requested, "start": start, "end": end, "columns": ["close", "volume"],
             "order": if desc { "desc" } else { "asc" }, "layout": if by_time { "by_time" } else { "by_series" }});
         if let Some(latest) = latest {
             query["latest"] = json!(latest);
@@ -179,12 +179,12 @@ impl World {
             query["limit"] = json!(limit);
         }
         let same = |face: &str, found: Vec<Row>| {
-            assert_eq!(found.len(), wanted.len(), "{face}: rows of {query}");
-            let differ = found.iter().zip(&wanted).position(|(a, b)| a != b);
+            assert_eq!(found.len(), expected.len(), "{face}: rows of {query}");
+            let differ = found.iter().zip(&expected).position(|(a, b)| a != b);
             assert!(
                 differ.is_none(),
                 "{face}: row {differ:?} of {query}: {:?}",
-                differ.map(|at| (&found[at], &wanted[at]))
+                differ.map(|at| (&found[at], &expected[at]))
             );
         };
         let scaled = |text: &str, digits: u32| -> i64 {
@@ -214,13 +214,13 @@ impl World {
         let batches = self.get(Ticket::new(query.to_string()));
         same("flight", batches.iter().flat_map(rows_of).collect());
 
-        // What GetFlightInfo says, and its endpoints one after the other.
+        // GetFlightInfo, and its endpoints one after the other.
         let mut planned = query.clone();
         planned["endpoints"] = json!(3);
         let descriptor = FlightDescriptor::new_cmd(planned.to_string());
         let flight = &mut self.flight;
         let info = self.runtime.block_on(flight.get_flight_info(descriptor)).unwrap();
-        let known = if above.is_some() { -1 } else { wanted.len() as i64 };
+        let known = if above.is_some() { -1 } else { expected.len() as i64 };
         assert_eq!(info.total_records, known, "total_records of {query}");
         let mut found: Vec<Row> = Vec::new();
         for endpoint in &info.endpoint {
@@ -234,7 +234,7 @@ impl World {
         }
         same("endpoints", found);
 
-        // Pages of JSON, one after the other, with somebody writing in between.
+        // All pages of JSON, with writes in between.
         let mut found = Vec::new();
         let mut cursor: Option<String> = None;
         let mut commit = None;
@@ -245,7 +245,7 @@ impl World {
                 page["cursor"] = json!(cursor);
             }
             let reply: Value = serde_json::from_slice(&self.body("json", &page)).unwrap();
-            assert_eq!(reply["series"], json!(asked));
+            assert_eq!(reply["series"], json!(requested));
             assert!(reply.get("version").is_none());
             assert_eq!(*commit.get_or_insert_with(|| reply["commit"].clone()), reply["commit"]);
             found.extend(reply["rows"].as_array().unwrap().iter().map(of_json));
@@ -290,9 +290,9 @@ fn rows_of(batch: &RecordBatch) -> Vec<Row> {
 }
 
 #[test]
-fn several_series_are_answered_as_sorted_maps_are() {
+fn results_of_several_series_equal_sorted_maps() {
     let amount = |name: &str, default| std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default);
-    let (steps, seed) = (amount("FASTK_MULTI_SERIES_STEPS", 60), amount("FASTK_MANY_SEED", 1));
+    let (steps, seed) = (amount("FASTK_MULTI_SERIES_STEPS", 60), amount("FASTK_MULTI_SERIES_SEED", 1));
     println!("FASTK_MULTI_SERIES_SEED={seed} FASTK_MANY_STEPS={steps}");
     let mut world = World::new(seed);
     for _ in 0..steps {

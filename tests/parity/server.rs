@@ -1,4 +1,4 @@
-//! One service behind both of its listeners, and a client of each.
+//! One service with both listeners, and a client of each.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ pub struct Served {
     pub runtime: Runtime,
     pub rest: RestClient,
     pub flight: FlightClient,
-    /// Dropping them, or sending, ends the listeners.
+    /// Sending, or dropping the senders, stops the listeners.
     pub stop: Vec<oneshot::Sender<()>>,
 }
 

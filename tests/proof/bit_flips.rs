@@ -1,4 +1,4 @@
-//! A flipped bit in any file: it is reported, or it changes nothing that is shown.
+//! A flipped bit in any file is reported, or changes no visible content.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -13,28 +13,28 @@ use super::disk_faults::{fill, options, put};
 use super::rounds::cases;
 use super::world::{MINUTE, Once, Shot, compare, keys, minutes, observe, open, register_all};
 
-/// A store with every kind of file, and what it shows.
+/// A store with every kind of file, and its visible contents.
 pub struct Whole {
     pub state: SimState,
     files: BTreeMap<PathBuf, Arc<Vec<u8>>>,
     shot: Arc<Shot>,
     receipts: Vec<Once>,
-    answers: Vec<String>,
+    results: Vec<String>,
 }
 
-/// What is answered with the help of sidecars.
-fn answers(store: &Store) -> fastk::Result<Vec<String>> {
+/// Results of queries that use sidecars.
+fn results(store: &Store) -> fastk::Result<Vec<String>> {
     let reader = store.reader();
-    let mut answers = Vec::new();
+    let mut results = Vec::new();
     for key in keys() {
         for text in ["close:gt:29900", "open:eq:15", "open:lt:-20", "volume:gt:300", "ts:lt:600000"] {
             let predicates = [Predicate::parse(text)?];
             let select = || Select { predicates: &predicates, ..Select::default() };
-            answers.push(format!("{key} {text} {:?}", reader.select(&key, &select())?.doubles(0)?));
+            results.push(format!("{key} {text} {:?}", reader.select(&key, &select())?.doubles(0)?));
         }
-        answers.push(format!("{key} {:?}", reader.coverage(&key)?));
+        results.push(format!("{key} {:?}", reader.coverage(&key)?));
     }
-    Ok(answers)
+    Ok(results)
 }
 
 impl Whole {
@@ -45,7 +45,7 @@ impl Whole {
         put(&store, 1, 0, 3_100).unwrap();
         fill(&store);
         store.seal(&[]).unwrap();
-        // More edits than stand between two checkpoints of the manifest.
+        // More edits than between two checkpoints of the manifest.
         for part in 0..64 {
             put(&store, 2, part * 2, 1).unwrap();
             store.seal(&[]).unwrap();
@@ -61,14 +61,14 @@ impl Whole {
         drop(store);
         let state = disk.state();
         let store = open(&SimDisk::new(state.clone(), 1), &options()).unwrap();
-        let answers = answers(&store).unwrap();
+        let results = results(&store).unwrap();
         drop(store);
         let mut files = state.files();
         files.retain(|path, _| !path.ends_with("LOCK"));
-        Self { state, files, shot, receipts, answers }
+        Self { state, files, shot, receipts, results }
     }
 
-    /// Whether the damage is reported, and nothing else is shown than there was.
+    /// Asserts that the damage is reported, or the visible contents are unchanged.
     fn check(&self, state: SimState, place: &str) {
         let store = match open(&SimDisk::new(state, 1), &options()) {
             Ok(store) => store,
@@ -82,21 +82,21 @@ impl Whole {
             assert!(what.contains("corrupt_data"), "{place}: {what}");
             return;
         }
-        match answers(&store) {
-            Ok(found) => assert!(found == self.answers, "{place}: other answers"),
+        match results(&store) {
+            Ok(found) => assert!(found == self.results, "{place}: other results"),
             Err(error) => assert_eq!(error.code(), ErrorCode::CorruptData, "{place}: {error}"),
         }
     }
 
-    /// Flips one bit of one file of the kinds asked for.
-    pub fn flip(&self, kinds: &[&str], dice: &mut Rng) {
+    /// Flips one bit of one file of the given kinds.
+    pub fn flip(&self, kinds: &[&str], rng: &mut Rng) {
         let files: Vec<_> = self.files.iter().filter(|(path, _)| is_of(path, kinds)).collect();
-        let (path, bytes) = files[(dice.roll() % files.len() as u64) as usize];
+        let (path, bytes) = files[(rng.roll() % files.len() as u64) as usize];
         let places = if is_of(path, &["wal"]) { frames(bytes) } else { vec![(0, bytes.len())] };
-        let (from, to) = places[(dice.roll() % places.len() as u64) as usize];
-        let at = from + (dice.roll() % (to - from) as u64) as usize;
+        let (from, to) = places[(rng.roll() % places.len() as u64) as usize];
+        let at = from + (rng.roll() % (to - from) as u64) as usize;
         let mut bytes = bytes.as_ref().clone();
-        bytes[at] ^= 1 << (dice.roll() % 8);
+        bytes[at] ^= 1 << (rng.roll() % 8);
         let mut state = self.state.clone();
         state.put_file(path, bytes).unwrap();
         self.check(state, &format!("{}, byte {at}", path.display()));
@@ -107,7 +107,7 @@ fn is_of(path: &std::path::Path, kinds: &[&str]) -> bool {
     path.extension().and_then(|ending| ending.to_str()).is_some_and(|ending| kinds.contains(&ending))
 }
 
-/// Where the commits of a segment stand.
+/// Byte ranges of the frames of a segment.
 fn frames(segment: &[u8]) -> Vec<(usize, usize)> {
     let epoch = decode_segment_header(segment).unwrap().epoch;
     let (mut at, mut found) = (SEGMENT_HEADER_BYTES, Vec::new());
@@ -121,7 +121,7 @@ fn frames(segment: &[u8]) -> Vec<(usize, usize)> {
     found
 }
 
-/// Every kind of file but tombstones, which an opening does not read.
+/// Every kind of file except tombstones, which an open does not read.
 const KINDS: [&[&str]; 9] =
     [&["wal"], &["edit"], &["checkpoint"], &["run"], &["receipts"], &["arrow"], &["zmap"], &["cov"], &["vix"]];
 
@@ -132,9 +132,9 @@ fn a_flipped_bit_in_any_file_is_reported_or_changes_nothing() {
         assert!(whole.files.keys().any(|path| is_of(path, kind)), "no file of kind {kind:?}");
     }
     cases("bit_flips::a_flipped_bit_in_any_file_is_reported_or_changes_nothing", "flipped bits", 20_000, |seed| {
-        let mut dice = Rng(seed);
-        let kind = KINDS[(dice.roll() % KINDS.len() as u64) as usize];
-        whole.flip(kind, &mut dice);
+        let mut rng = Rng(seed);
+        let kind = KINDS[(rng.roll() % KINDS.len() as u64) as usize];
+        whole.flip(kind, &mut rng);
         1
     });
 }

@@ -1,5 +1,5 @@
-//! Each operation of the disk fails once, and for ever: every call ends with a documented error or succeeds, reads go
-//! on, what was acknowledged stays, and the store stops or goes on as it says it does.
+//! Each operation of the disk fails, once and permanently: every call succeeds or returns a documented error, reads
+//! continue, acknowledged commits remain, and the writer stops or continues as documented.
 
 use std::sync::Arc;
 
@@ -10,12 +10,12 @@ use fastk::{Error, ErrorCode};
 use super::rounds::{amount, cases, close};
 use super::world::{MINUTE, Once, Shot, compare, keys, minutes, observe, open, register_all};
 
-/// A call that makes at most one commit.
+/// A call with at most one commit.
 type Call = fn(&Store) -> fastk::Result<()>;
 
 pub struct Scenario {
     pub name: &'static str,
-    /// Makes the store that the calls are made on.
+    /// Creates the store for the calls.
     prepare: fn(&Store),
     calls: &'static [Call],
 }
@@ -118,7 +118,7 @@ pub const SCENARIOS: &[Scenario] = &[
             store.seal(&[]).unwrap();
             store.delete_range(&keys()[0], (2 * MINUTE, 3 * MINUTE), None).unwrap();
         },
-        // Over the end of a day, and one behind rows that only the log has.
+        // Across the end of a day, and after rows that are only in the log.
         calls: &[
             |store| put(store, 0, 1_200, 3_200),
             |store| put(store, 1, 1_000, 2),
@@ -192,18 +192,18 @@ pub const SCENARIOS: &[Scenario] = &[
     },
 ];
 
-/// What a scenario does when nothing fails.
+/// A run of a scenario without faults.
 struct Plain {
     base: SimState,
-    /// What the store shows before the first call and behind each.
+    /// The contents of the store before the first call and after each.
     shots: Vec<Arc<Shot>>,
     receipts: Vec<Once>,
-    /// What each operation that changes the disk is for.
+    /// The purpose of each operation that changes the disk.
     roles: Vec<Role>,
     ops: u64,
 }
 
-/// What an operation is for.
+/// The purpose of an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Role {
     /// Frames and their syncs.
@@ -232,7 +232,7 @@ impl Plain {
         }
         let ops = disk.counted().0;
         let moments = disk.recorded();
-        // Once more, looking between the calls; that reads, and so it does not count.
+        // Runs again and observes the contents between the calls: those reads must not be counted.
         drop(store);
         let disk = SimDisk::new(base.clone(), 2);
         let store = open(&disk, &options()).unwrap();
@@ -248,7 +248,7 @@ impl Plain {
             if here.contains("/wal/") && matches!(moment.op, Op::Write | Op::Sync) {
                 return Role::Frames;
             }
-            // A temporary file is for what is linked next; a directory is synced for what was linked last.
+            // A temporary file serves the next link; the sync of a directory serves the last link.
             let linked = if here.contains("/tmp/") && moment.op != Op::Remove {
                 let own = |next: &&Moment| next.op != Op::Remove || next.path != moment.path;
                 moments[at..].iter().take_while(own).find(|moment| moment.op == Op::Link)
@@ -274,7 +274,7 @@ fn documented(error: &Error) -> bool {
     matches!(error.code(), ErrorCode::Io | ErrorCode::StorageFull | ErrorCode::WriterStopped)
 }
 
-/// Runs a scenario with these faults; gives whether any was met.
+/// Runs a scenario with these faults; returns whether any occurred.
 fn run(scenario: &Scenario, plain: &Plain, plans: &[FaultPlan], seed: u64) -> bool {
     let place = format!("{}, {plans:?}", scenario.name);
     let disk = SimDisk::new(plain.base.clone(), seed);
@@ -297,7 +297,7 @@ fn run(scenario: &Scenario, plain: &Plain, plans: &[FaultPlan], seed: u64) -> bo
     let place = format!("{place}, failed at {hit:?}, answered {failed:?}");
     assert!(ops <= 4 * plain.ops + 300, "{place}: {ops} operations, {} without faults", plain.ops);
 
-    // What was acknowledged is there; of what failed all or nothing.
+    // Acknowledged commits are visible; the failed one is atomic.
     let mut allowed = vec![Arc::clone(&plain.shots[done])];
     allowed.extend(plain.shots.get(done + 1).cloned());
     let same = |store: &Store, allowed: &[Arc<Shot>], what: &str| {
@@ -317,10 +317,10 @@ fn run(scenario: &Scenario, plain: &Plain, plans: &[FaultPlan], seed: u64) -> bo
             (Some(Role::Frames), Fault::Io) | (Some(Role::Edit), Fault::Io) => {
                 assert!(stopped.is_some(), "{place}: the store goes on after {op:?} failed");
             }
-            // What it wrote beforehand has its room: a full disk is met where nothing is lost by it.
+            // Frames are written into reserved space: a full disk occurs only where it loses nothing.
             (Some(Role::Frames), Fault::Full) => assert!(stopped.is_some(), "{place}: it goes on after {op:?} failed"),
             (Some(Role::Other), _) if !plan.forever => assert_eq!(stopped, None, "{place}"),
-            // A checkpoint that meets a full disk is done again in the room held back for it.
+            // A checkpoint on a full disk releases the reserve and retries.
             (Some(Role::NewSegment), Fault::Full) if *op == Op::Remove => assert_eq!(stopped, None, "{place}"),
             (Some(Role::NewSegment), Fault::Full) => {
                 assert_eq!(stopped, None, "{place}");
@@ -346,7 +346,7 @@ fn run(scenario: &Scenario, plain: &Plain, plans: &[FaultPlan], seed: u64) -> bo
         );
         last = same(&store, &allowed, "when writing has stopped");
     } else {
-        // It goes on where it failed.
+        // The calls continue after the failed one.
         let repeat = failed.is_some() && last.commit == plain.shots[done].commit;
         for call in &scenario.calls[done + usize::from(failed.is_some() && !repeat)..] {
             call(&store).unwrap_or_else(|error| panic!("{place}; again: {error}"));
@@ -355,7 +355,7 @@ fn run(scenario: &Scenario, plain: &Plain, plans: &[FaultPlan], seed: u64) -> bo
     }
     drop(store);
 
-    // A power cut right behind the fault, a kill, and an orderly end.
+    // A power cut right after the fault, a kill, and an orderly close.
     for image in 0..3 {
         let left = if image == 0 { crashed.clone() } else { crashed.after_power_loss(seed ^ image) };
         let disk = SimDisk::new(left, seed);
@@ -363,7 +363,7 @@ fn run(scenario: &Scenario, plain: &Plain, plans: &[FaultPlan], seed: u64) -> bo
         same(&store, &allowed, "after a power cut");
     }
     let store = open(&disk, &options()).unwrap_or_else(|error| panic!("{place}; opened again: {error}"));
-    // What a stopped writer had put into the log may be there or not.
+    // Frames of a stopped writer may be recovered or not.
     let end = if stopped.is_some() { allowed } else { vec![last] };
     same(&store, &end, "opened again");
     put(&store, 2, 901, 1).unwrap_or_else(|error| panic!("{place}; opened again: {error}"));
@@ -387,19 +387,19 @@ const KINDS: [(Fault, bool, bool); 8] = [
     (Fault::Interrupted, false, false),
 ];
 
-/// Every k of these scenarios, until no fault is met.
+/// Every operation of these scenarios, until no fault occurs.
 fn every(test: &str, part: usize) {
-    let begun = std::time::Instant::now();
-    // A share of the operations where less than everything is asked for; another one each time is no use.
+    let started_at = std::time::Instant::now();
+    // A fixed share of the operations when the amount is below 100 percent.
     let step = usize::try_from(20 / amount(20)).unwrap().max(1);
     let mut count = 0;
     for number in (0..SCENARIOS.len()).filter(|number| number % 3 == part) {
         count += exhaust(number, step);
     }
-    close(test, &format!("{count} faults in {} scenarios", SCENARIOS.len().div_ceil(3)), begun);
+    close(test, &format!("{count} faults in {} scenarios", SCENARIOS.len().div_ceil(3)), started_at);
 }
 
-/// Every fault at every so manyth operation of a scenario; gives how many that were.
+/// Every fault at every `step`th operation of a scenario; returns the number of runs.
 pub fn exhaust(number: usize, step: usize) -> u64 {
     let scenario = &SCENARIOS[number];
     let plain = Plain::of(scenario);
@@ -417,30 +417,30 @@ pub fn exhaust(number: usize, step: usize) -> u64 {
 }
 
 #[test]
-fn whatever_operation_fails_the_store_keeps_its_word_part_1() {
-    every("disk_faults::whatever_operation_fails_the_store_keeps_its_word_part_1", 0);
+fn any_failed_operation_keeps_the_guarantees_part_1() {
+    every("disk_faults::any_failed_operation_keeps_the_guarantees_part_1", 0);
 }
 
 #[test]
-fn whatever_operation_fails_the_store_keeps_its_word_part_2() {
-    every("disk_faults::whatever_operation_fails_the_store_keeps_its_word_part_2", 1);
+fn any_failed_operation_keeps_the_guarantees_part_2() {
+    every("disk_faults::any_failed_operation_keeps_the_guarantees_part_2", 1);
 }
 
 #[test]
-fn whatever_operation_fails_the_store_keeps_its_word_part_3() {
-    every("disk_faults::whatever_operation_fails_the_store_keeps_its_word_part_3", 2);
+fn any_failed_operation_keeps_the_guarantees_part_3() {
+    every("disk_faults::any_failed_operation_keeps_the_guarantees_part_3", 2);
 }
 
 #[test]
-fn whichever_two_operations_fail_the_store_keeps_its_word() {
+fn any_two_failed_operations_keep_the_guarantees() {
     let plains: Vec<Plain> = SCENARIOS.iter().map(Plain::of).collect();
-    cases("disk_faults::whichever_two_operations_fail_the_store_keeps_its_word", "double faults", 10_000, |seed| {
-        let mut dice = Rng(seed);
-        let which = (dice.roll() % SCENARIOS.len() as u64) as usize;
+    cases("disk_faults::any_two_failed_operations_keep_the_guarantees", "double faults", 10_000, |seed| {
+        let mut rng = Rng(seed);
+        let which = (rng.roll() % SCENARIOS.len() as u64) as usize;
         let ops = plains[which].ops;
         let mut plan = || {
-            let (fault, forever, only_changes) = KINDS[(dice.roll() % KINDS.len() as u64) as usize];
-            FaultPlan { at: dice.roll() % ops, fault, forever: forever && fault == Fault::Io, only_changes }
+            let (fault, forever, only_changes) = KINDS[(rng.roll() % KINDS.len() as u64) as usize];
+            FaultPlan { at: rng.roll() % ops, fault, forever: forever && fault == Fault::Io, only_changes }
         };
         let plans = [plan(), plan()];
         run(&SCENARIOS[which], &plains[which], &plans, seed);
@@ -448,7 +448,7 @@ fn whichever_two_operations_fail_the_store_keeps_its_word() {
     });
 }
 
-/// States that an opening has to deal with.
+/// States in which a store is opened.
 fn openings() -> Vec<(&'static str, SimState)> {
     let made = |prepare: fn(&Store)| {
         let disk = SimDisk::new(SimState::default(), 1);
@@ -499,8 +499,8 @@ fn openings() -> Vec<(&'static str, SimState)> {
 }
 
 #[test]
-fn whatever_operation_fails_while_opening_the_next_opening_finds_everything() {
-    let (begun, mut count) = (std::time::Instant::now(), 0);
+fn any_failed_operation_during_open_loses_nothing() {
+    let (started_at, mut count) = (std::time::Instant::now(), 0);
     for (name, base) in openings() {
         let disk = SimDisk::new(base.clone(), 5);
         disk.fail(None);
@@ -542,13 +542,13 @@ fn whatever_operation_fails_while_opening_the_next_opening_finds_everything() {
             }
         }
     }
-    let name = "whatever_operation_fails_while_opening_the_next_opening_finds_everything";
-    close(name, &format!("{count} faults"), begun);
+    let name = "any_failed_operation_during_open_loses_nothing";
+    close(name, &format!("{count} faults"), started_at);
 }
 
 #[test]
-fn whatever_operation_fails_while_closing_the_next_opening_finds_everything() {
-    let (begun, mut count) = (std::time::Instant::now(), 0);
+fn any_failed_operation_during_close_loses_nothing() {
+    let (started_at, mut count) = (std::time::Instant::now(), 0);
     let plain = Plain::of(&SCENARIOS[0]);
     for (fault, forever, only_changes) in KINDS {
         for at in 0.. {
@@ -567,6 +567,6 @@ fn whatever_operation_fails_while_closing_the_next_opening_finds_everything() {
             }
         }
     }
-    let name = "whatever_operation_fails_while_closing_the_next_opening_finds_everything";
-    close(name, &format!("{count} faults"), begun);
+    let name = "any_failed_operation_during_close_loses_nothing";
+    close(name, &format!("{count} faults"), started_at);
 }

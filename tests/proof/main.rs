@@ -1,8 +1,7 @@
 //! Proofs on the simulated disk: the engine's own code under power cuts, failing operations and planted bugs.
 //!
-//! `FASTK_PROOF` is the amount in percent of what is stated at each test (1 when it is not set), `FASTK_SEED` replays
-//! one case. In the plain dev profile this is slow: `cargo nextest run --cargo-profile proof --no-default-features
-//! --test proof`.
+//! `FASTK_PROOF` is the percentage of the amount stated at each test (1 when unset), `FASTK_SEED` replays one case. The
+//! dev profile is slow, so use `cargo nextest run --cargo-profile proof --no-default-features --test proof`.
 
 mod bit_flips;
 mod disk_faults;

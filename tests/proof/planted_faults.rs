@@ -1,4 +1,4 @@
-//! Every safeguard that is taken away is missed by a proof, within seconds.
+//! Every disabled safeguard makes a proof fail within seconds.
 
 use std::cell::{Cell, RefCell};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -19,22 +19,22 @@ use super::rounds::close;
 use super::world::{World, keys, observe, open, register_all};
 use super::{power_cuts, recovery};
 
-/// What misses a safeguard.
+/// The proof that fails without a safeguard.
 #[derive(Clone, Copy)]
 enum By {
     /// Power cuts at random operations.
     Power,
-    /// The same on stores that sync every interval only.
+    /// Power cuts on stores that sync at intervals.
     LazyPower,
-    /// The same on stores that are about to write a checkpoint of the manifest.
+    /// Power cuts on stores that are about to write a checkpoint of the manifest.
     OldPower,
-    /// Power cuts within openings.
+    /// Power cuts during open.
     Recovery,
     /// Failing operations, in this scenario.
     Faults(&'static str),
     /// Flipped bits in files of these kinds.
     Damage(&'static [&'static str]),
-    /// A check of its own in this file.
+    /// A separate check in this file.
     Direct(&'static str, fn()),
     /// A test elsewhere, by file and name: `FASTK_PLANTED_BUG` makes it fail.
     Elsewhere(&'static str, &'static str),
@@ -45,7 +45,7 @@ const TABLE: &[(Bug, By)] = &[
     (Bug::DirectoryNotSynced, By::Power),
     (Bug::NewDirectoryNotSynced, By::Power),
     (Bug::PublishReplaces, By::Direct("a_taken_name_is_refused", a_taken_name_is_refused)),
-    (Bug::LockNotTaken, By::Direct("a_second_opening_is_refused", a_second_opening_is_refused)),
+    (Bug::LockNotTaken, By::Direct("a_second_open_is_refused", a_second_open_is_refused)),
     (Bug::SegmentNotSyncedAtRotation, By::LazyPower),
     (Bug::AppendNotSynced, By::Power),
     (Bug::RecoveryNotSynced, By::Recovery),
@@ -59,18 +59,21 @@ const TABLE: &[(Bug, By)] = &[
     (Bug::WriterGoesOn, By::Faults("write")),
     (Bug::WriterGoesOnAfterEdit, By::Faults("seal")),
     (Bug::FullNoticedLate, By::Faults("write")),
-    (Bug::SpaceNotReserved, By::Direct("frames_have_their_room_beforehand", frames_have_their_room_beforehand)),
+    (Bug::SpaceNotReserved, By::Direct("frames_have_reserved_space", frames_have_reserved_space)),
     (Bug::FailedRotationLeft, By::Faults("write beyond a segment")),
     (Bug::ShownBeforeWritten, By::Faults("write")),
     (Bug::MarkerNotWritten, By::Damage(&["wal"])),
     (Bug::RotTakenForTorn, By::Damage(&["wal"])),
     (Bug::TornTailKept, By::LazyPower),
     (Bug::ConstantEpoch, By::Direct("every_segment_has_its_epoch", every_segment_has_its_epoch)),
-    (Bug::LsnGapUnnoticed, By::Direct("a_frame_taken_out_is_noticed", a_frame_taken_out_is_noticed)),
+    (Bug::LsnGapUnnoticed, By::Direct("a_removed_frame_is_detected", a_removed_frame_is_detected)),
     (Bug::FrameUnchecked, By::Power),
     (Bug::BlockUnchecked, By::Damage(&["arrow"])),
     (Bug::FooterUnchecked, By::Direct("a_flipped_bit_in_a_footer_is_reported", a_flipped_bit_in_a_footer_is_reported)),
-    (Bug::ChunkLengthUnchecked, By::Direct("a_cut_chunk_is_told_by_its_length", a_cut_chunk_is_told_by_its_length)),
+    (
+        Bug::ChunkLengthUnchecked,
+        By::Direct("a_truncated_chunk_is_detected_by_its_length", a_truncated_chunk_is_detected_by_its_length),
+    ),
     (Bug::RunUnchecked, By::Damage(&["run"])),
     (Bug::ReceiptsUnchecked, By::Damage(&["receipts"])),
     (Bug::EditUnchecked, By::Damage(&["edit"])),
@@ -79,7 +82,7 @@ const TABLE: &[(Bug, By)] = &[
     (Bug::IndexPageUnchecked, By::Damage(&["vix"])),
     (
         Bug::TombstoneUnchecked,
-        By::Direct("a_flipped_bit_in_a_tombstone_is_noticed", a_flipped_bit_in_a_tombstone_is_noticed),
+        By::Direct("a_flipped_bit_in_a_tombstone_is_detected", a_flipped_bit_in_a_tombstone_is_detected),
     ),
     (Bug::NewerFormatOpened, By::Direct("a_newer_store_is_refused", a_newer_store_is_refused)),
     (Bug::TrimmedEarly, By::Power),
@@ -93,8 +96,8 @@ const TABLE: &[(Bug, By)] = &[
     (
         Bug::DropForeseen,
         By::Direct(
-            "a_snapshot_goes_on_showing_a_dropped_series_that_was_sealed_ahead_of_the_log",
-            power_cuts::a_snapshot_goes_on_showing_a_dropped_series_that_was_sealed_ahead_of_the_log,
+            "a_snapshot_still_shows_a_dropped_series_that_was_sealed_ahead_of_the_log",
+            power_cuts::a_snapshot_still_shows_a_dropped_series_that_was_sealed_ahead_of_the_log,
         ),
     ),
     (Bug::EditsRemovedEarly, By::OldPower),
@@ -117,7 +120,7 @@ const TABLE: &[(Bug, By)] = &[
     ),
     (Bug::FileIdsReused, By::Power),
     (Bug::SnapshotsUnlimited, By::Direct("snapshots_have_a_limit", snapshots_have_a_limit)),
-    (Bug::PinsUnlimited, By::Direct("kept_commits_have_a_limit", kept_commits_have_a_limit)),
+    (Bug::PinsUnlimited, By::Direct("retained_commits_have_a_limit", retained_commits_have_a_limit)),
     (Bug::WaitersNotWoken, By::Elsewhere("tests/schedules.rs", "schedules_find_waiters_that_are_not_woken")),
     (
         Bug::MaintenanceForgotten,
@@ -148,7 +151,7 @@ fn caught(bug: Bug, by: By) -> bool {
             fails(&mut || _ = exhaust(number, 1))
         }
         By::Damage(kinds) => {
-            // A store that was whole when the fault came; the fault may also be in how it is written.
+            // A store written without the fault, and one written with it.
             let whole = with(bug, Whole::new);
             (0..3_000).any(|seed| fails(&mut || whole.flip(kinds, &mut Rng(seed))))
         }
@@ -158,19 +161,19 @@ fn caught(bug: Bug, by: By) -> bool {
 }
 
 thread_local! {
-    /// Whether a failure of this thread is no news, and what the last one said.
+    /// Whether panics of this thread are expected, and the message of the last one.
     static QUIET: Cell<bool> = const { Cell::new(false) };
     static SAID: RefCell<String> = const { RefCell::new(String::new()) };
 }
 
-/// Does what should fail, without the report of a failure.
+/// Runs work that should fail, without printing its panic.
 fn quiet<T>(work: impl FnOnce() -> T) -> std::thread::Result<T> {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
         let usual = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |info| {
             if QUIET.get() {
-                SAID.with_borrow_mut(|said| *said = info.to_string());
+                SAID.with_borrow_mut(|output| *output = info.to_string());
             } else {
                 usual(info);
             }
@@ -183,23 +186,23 @@ fn quiet<T>(work: impl FnOnce() -> T) -> std::thread::Result<T> {
 }
 
 fn part(part: usize) {
-    let begun = Instant::now();
+    let started_at = Instant::now();
     let mut missed = Vec::new();
     let mut slow = Vec::new();
     for (bug, by) in TABLE.iter().skip(part).step_by(3) {
-        let begun = Instant::now();
+        let started_at = Instant::now();
         if !caught(*bug, *by) {
             missed.push(bug.name());
         }
-        slow.push((begun.elapsed().as_millis(), bug.name()));
+        slow.push((started_at.elapsed().as_millis(), bug.name()));
         if std::env::var_os("FASTK_PROOF_SHOW").is_some() {
             println!("{}: {}", bug.name(), SAID.with_borrow(Clone::clone));
         }
     }
     let slowest = slow.iter().max().unwrap();
     let counts = format!("{} planted faults, the slowest {} ({} ms)", slow.len(), slowest.1, slowest.0);
-    close(&format!("every_planted_fault_makes_a_proof_fail_part_{}", part + 1), &counts, begun);
-    assert!(missed.is_empty(), "nothing fails without these: {missed:?}");
+    close(&format!("every_planted_fault_makes_a_proof_fail_part_{}", part + 1), &counts, started_at);
+    assert!(missed.is_empty(), "no proof fails without these: {missed:?}");
 }
 
 #[test]
@@ -218,7 +221,7 @@ fn every_planted_fault_makes_a_proof_fail_part_3() {
 }
 
 #[test]
-fn nothing_fails_without_a_planted_fault() {
+fn no_proof_fails_without_a_planted_fault() {
     for (_, by) in TABLE {
         if let By::Direct(_, check) = by {
             check();
@@ -228,7 +231,7 @@ fn nothing_fails_without_a_planted_fault() {
 }
 
 #[test]
-fn every_planted_fault_stands_in_the_table_and_in_the_documentation() {
+fn every_planted_fault_is_in_the_table_and_in_the_documentation() {
     let planted: Vec<Bug> = TABLE.iter().map(|(bug, _)| *bug).collect();
     assert_eq!(planted, Bug::ALL);
     let rows: Vec<String> = TABLE
@@ -276,17 +279,17 @@ fn a_taken_name_is_refused() {
     assert_eq!(disk::read(&target).unwrap(), b"first");
 }
 
-fn a_second_opening_is_refused() {
+fn a_second_open_is_refused() {
     let disk = SimDisk::new(SimState::default(), 1);
     let _store = open(&disk, &options()).unwrap();
     assert_eq!(open(&disk, &options()).unwrap_err().code(), ErrorCode::StoreLocked);
 }
 
-fn frames_have_their_room_beforehand() {
+fn frames_have_reserved_space() {
     let disk = SimDisk::new(made(fill), 1);
     let store = open(&disk, &options()).unwrap();
     disk.record();
-    // More than a segment holds: it gets one of its own, which is not filled with zeros.
+    // Larger than a segment: it gets its own segment, which is not filled with zeros.
     put(&store, 0, 100, 300).unwrap();
     let moments = disk.recorded();
     let first = moments.iter().find(|m| m.op == Op::Write && m.path.starts_with("/store/wal")).unwrap();
@@ -304,7 +307,7 @@ fn every_segment_has_its_epoch() {
     assert!(segments > 2 && epochs.len() == segments);
 }
 
-fn a_frame_taken_out_is_noticed() {
+fn a_removed_frame_is_detected() {
     let state = made(|store| (0..4).for_each(|part| put(store, 0, part, 1).unwrap()));
     let (path, bytes) = named(&state, ".wal").pop().unwrap();
     let epoch = decode_segment_header(&bytes).unwrap().epoch;
@@ -323,7 +326,7 @@ fn a_frame_taken_out_is_noticed() {
     assert!(!store.recovery().damage.is_empty(), "{:?}", store.recovery());
 }
 
-/// A sealed store, its first chunk, and what opening and reading it says once `damage` was done to that.
+/// Damages the first chunk of a sealed store; returns the error of opening and reading the store.
 fn with_damaged_chunk(damage: impl Fn(&mut Vec<u8>)) -> Result<(), String> {
     let mut state = made(|store| {
         fill(store);
@@ -339,22 +342,25 @@ fn with_damaged_chunk(damage: impl Fn(&mut Vec<u8>)) -> Result<(), String> {
 }
 
 fn a_flipped_bit_in_a_footer_is_reported() {
-    // Behind the block; the first 8 of the last 10 bytes are the magic and length of Arrow.
+    // After the block; the first 8 of the last 10 bytes are the magic and length of Arrow.
     for from_end in (12..600).step_by(7) {
-        let said = with_damaged_chunk(|bytes| {
+        let output = with_damaged_chunk(|bytes| {
             let at = bytes.len() - from_end;
             bytes[at] ^= 1;
         });
-        assert!(said.as_ref().is_err_and(|what| what.contains("corrupt_data")), "{from_end} from the end: {said:?}");
+        assert!(
+            output.as_ref().is_err_and(|what| what.contains("corrupt_data")),
+            "{from_end} from the end: {output:?}"
+        );
     }
 }
 
-fn a_cut_chunk_is_told_by_its_length() {
-    let said = with_damaged_chunk(|bytes| bytes.truncate(bytes.len() - 1)).unwrap_err();
-    assert!(said.contains(" bytes, expected "), "{said}");
+fn a_truncated_chunk_is_detected_by_its_length() {
+    let output = with_damaged_chunk(|bytes| bytes.truncate(bytes.len() - 1)).unwrap_err();
+    assert!(output.contains(" bytes, expected "), "{output}");
 }
 
-fn a_flipped_bit_in_a_tombstone_is_noticed() {
+fn a_flipped_bit_in_a_tombstone_is_detected() {
     let state = made(|store| {
         put(store, 0, 0, 20).unwrap();
         store.seal(&[]).unwrap();
@@ -395,7 +401,7 @@ fn snapshots_have_a_limit() {
     assert_eq!(store.create_snapshot("more").unwrap_err().code(), ErrorCode::TooLarge);
 }
 
-fn kept_commits_have_a_limit() {
+fn retained_commits_have_a_limit() {
     let disk = SimDisk::new(SimState::default(), 1);
     let store = open(&disk, &options()).unwrap();
     register_all(&store);

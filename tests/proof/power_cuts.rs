@@ -1,4 +1,4 @@
-//! The power goes at every operation: what is left opens with every acknowledged commit, whole, and goes on.
+//! A power cut at every operation: the store opens with every acknowledged commit, complete, and accepts writes.
 
 use std::sync::Arc;
 
@@ -10,19 +10,19 @@ use super::rounds::cases;
 use super::sync_order::Order;
 use super::world::{Span, World, compare, keys, open, register_all};
 
-/// Images of each moment.
+/// Crash images per operation.
 const IMAGES: u64 = 4;
-/// One image in so many is worked on after it was compared.
-const GO_ON: u64 = 24;
+/// One image in this many is modified further after the comparison.
+const CONTINUE_EVERY: u64 = 24;
 /// Operations of a workload that are recorded.
 const STEPS: u64 = 40;
 
-/// Images of the moments of one operation, each opened and compared; gives how many.
+/// Opens and compares the crash images of one operation; returns their number.
 fn images_of(span: &Span, world: &World, seed: u64) -> u64 {
     let keys = keys();
     let mut count = 0;
     for (at, moment) in span.moments.iter().enumerate() {
-        // Reading the lock's text is nobody's business.
+        // Writes to the text of the lock file are not compared.
         let images = if moment.before.is_settled() { 1 } else { IMAGES };
         for image in 0..images {
             let seed = seed ^ (at as u64) << 32 ^ image << 56;
@@ -33,16 +33,16 @@ fn images_of(span: &Span, world: &World, seed: u64) -> u64 {
             let shot = compare(&store, &keys, &span.allowed, &span.receipts)
                 .unwrap_or_else(|what| panic!("{}: {what}; torn: {:?}", place(), store.recovery().torn));
             count += 1;
-            if seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32 & 0xffff < 0xffff / GO_ON {
-                go_on(World::adopt(disk, store, shot, &span.receipts, seed), span, &place());
+            if seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32 & 0xffff < 0xffff / CONTINUE_EVERY {
+                continue_with(World::adopt(disk, store, shot, &span.receipts, seed), span, &place());
             }
         }
     }
     count
 }
 
-/// Goes on with every kind of operation, then opens once more.
-fn go_on(mut world: World, span: &Span, place: &str) {
+/// Runs every kind of operation, then opens the store again.
+fn continue_with(mut world: World, span: &Span, place: &str) {
     let mut order = Order::of(&world.disk.state());
     world.disk.record();
     if let Some(last) = span.receipts.last().filter(|_| span.what.starts_with("write")) {
@@ -63,18 +63,18 @@ fn go_on(mut world: World, span: &Span, place: &str) {
     check(&world, "after opening again");
 }
 
-/// One workload; gives how many images were looked at.
+/// Runs one workload; returns the number of images.
 pub fn workload(seed: u64, steps: u64) -> u64 {
     let mut world = World::new(seed);
     // One store in eight is old: about to write a checkpoint of the manifest, several levels of run files.
-    if world.dice.percent(12) {
-        let edits = [30, 58, 62, 63, 122, 126][(world.dice.roll() % 6) as usize];
+    if world.rng.percent(12) {
+        let edits = [30, 58, 62, 63, 122, 126][(world.rng.roll() % 6) as usize];
         world.age(edits);
     }
     workload_of(world, seed, steps)
 }
 
-/// The same with a store that is there already.
+/// Runs one workload on an existing store.
 pub fn workload_of(mut world: World, seed: u64, steps: u64) -> u64 {
     let mut order = Order::of(&world.disk.state());
     world.disk.record();
@@ -112,11 +112,11 @@ fn a_power_cut_at_any_operation_loses_nothing_acknowledged_part_4() {
     part("power_cuts::a_power_cut_at_any_operation_loses_nothing_acknowledged_part_4");
 }
 
-/// The first opening of all, which makes the store.
+/// The first open, which creates the store.
 #[test]
-fn a_power_cut_while_a_store_is_made_leaves_one_that_can_be_made() {
+fn a_power_cut_during_creation_leaves_a_store_that_can_be_created() {
     cases(
-        "power_cuts::a_power_cut_while_a_store_is_made_leaves_one_that_can_be_made",
+        "power_cuts::a_power_cut_during_creation_leaves_a_store_that_can_be_created",
         "crash images",
         20_000,
         |seed| {
@@ -149,7 +149,7 @@ fn a_power_cut_while_a_store_is_made_leaves_one_that_can_be_made() {
     );
 }
 
-/// The cut comes when a segment got its name and has no frame yet: everything before it had left the log already.
+/// The cut occurs when a segment has its name and no frame yet, and all earlier frames have left the log.
 #[test]
 pub fn a_segment_without_frames_does_not_cost_the_one_before_it() {
     let disk = SimDisk::new(fastk::disk::sim::SimState::default(), 1);
@@ -170,10 +170,10 @@ pub fn a_segment_without_frames_does_not_cost_the_one_before_it() {
     disk_faults::put(&store, 0, 10, 5).unwrap();
 }
 
-/// Without a sync a commit, the log can end in an empty segment behind frames that only the page cache has. What an
-/// opening of that shows stays, also when the power goes right behind it.
+/// Without a sync per commit, the log can end in an empty segment after frames that are only in the page cache. Commits
+/// shown after an open remain after a power cut right after it.
 #[test]
-fn what_an_opening_showed_stays_although_an_empty_segment_follows_it() {
+fn commits_shown_after_an_open_remain_despite_an_empty_last_segment() {
     let options = StoreOptions { durability: Durability::None, ..disk_faults::options() };
     let disk = SimDisk::new(fastk::disk::sim::SimState::default(), 1);
     let store = open(&disk, &options).unwrap();
@@ -197,10 +197,10 @@ fn what_an_opening_showed_stays_although_an_empty_segment_follows_it() {
     assert!(shown_more > 0);
 }
 
-/// The cut comes when the rows of a dropped series are in a chunk already and everything else is still in the log, with
-/// a snapshot that was dropped before the one that shows the series.
+/// The cut occurs when the rows of a dropped series are in a chunk and the other commits are still in the log, with a
+/// snapshot that was dropped before the one that shows the series.
 #[test]
-pub fn a_snapshot_goes_on_showing_a_dropped_series_that_was_sealed_ahead_of_the_log() {
+pub fn a_snapshot_still_shows_a_dropped_series_that_was_sealed_ahead_of_the_log() {
     let options = StoreOptions { tail_bytes_max: 0, ..disk_faults::options() };
     let disk = SimDisk::new(fastk::disk::sim::SimState::default(), 1);
     let store = open(&disk, &options).unwrap();

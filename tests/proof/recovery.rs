@@ -1,5 +1,4 @@
-//! The power goes while a store is being opened after a power cut, and again; and opening twice changes nothing the
-//! second time.
+//! Power cuts during the open after a power cut, repeatedly; and a second open changes no file.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -10,19 +9,19 @@ use fastk::disk::sim::{Rng, SimDisk, SimState};
 use super::rounds::cases;
 use super::world::{Shot, Span, World, compare, keys, open};
 
-/// Everything that lies on the disk, but not who holds the lock, and not what has no name yet.
+/// All files on the disk except the lock and files without a name.
 fn files(state: &SimState) -> BTreeMap<PathBuf, Arc<Vec<u8>>> {
     let mut files = state.files();
     files.retain(|path, _| !path.ends_with("LOCK") && !path.starts_with("/store/tmp"));
     files
 }
 
-/// Opens what a cut left, and cuts again within that, so many levels deep. Gives how many images were opened.
-fn cut(state: &SimState, world: &World, span: &Span, allowed: &[Arc<Shot>], depth: u32, dice: &mut Rng) -> u64 {
-    // A killed process leaves everything, but nothing more is durable than was.
-    let seed = dice.roll();
+/// Opens a crash image and cuts the power again during that, `depth` levels deep. Returns the number of opened images.
+fn cut(state: &SimState, world: &World, span: &Span, allowed: &[Arc<Shot>], depth: u32, rng: &mut Rng) -> u64 {
+    // A kill leaves the page cache, but makes nothing more durable.
+    let seed = rng.roll();
     let left = if depth > 0 && seed.is_multiple_of(4) { state.clone() } else { state.after_power_loss(seed) };
-    let disk = SimDisk::new(left, dice.roll());
+    let disk = SimDisk::new(left, rng.roll());
     disk.record();
     let store =
         open(&disk, world.options_used()).unwrap_or_else(|error| panic!("{}, {depth} more cuts: {error}", span.what));
@@ -31,23 +30,23 @@ fn cut(state: &SimState, world: &World, span: &Span, allowed: &[Arc<Shot>], dept
     let moments = disk.recorded();
     let opened = disk.state();
     let mut count = 1;
-    // What was shown once stays, whatever comes.
+    // A state that was shown once remains.
     let shown = [shot];
     if depth > 0 {
-        // The first level takes every moment, the ones below a few.
+        // The first level tries every operation, deeper levels a few.
         let every = depth == 3;
         for moment in &moments {
-            if every || dice.percent(100 / (moments.len() as u64).max(1) + 3) {
-                count += cut(&moment.before, world, span, allowed, depth - 1, dice);
+            if every || rng.percent(100 / (moments.len() as u64).max(1) + 3) {
+                count += cut(&moment.before, world, span, allowed, depth - 1, rng);
             }
         }
-        count += cut(&opened, world, span, &shown, 0, dice);
+        count += cut(&opened, world, span, &shown, 0, rng);
     }
-    // As if the process had been killed right behind the opening. The second one may be the first that is sure of the
-    // newest edit, and removes what no edit names; the third has nothing left to do.
+    // A kill right after the open. The second open may be the first that trusts the newest edit, and removes files that
+    // no edit names; the third changes no file.
     let mut before = opened;
     for time in 2..4 {
-        let disk = SimDisk::new(before.clone(), dice.roll());
+        let disk = SimDisk::new(before.clone(), rng.roll());
         let store = open(&disk, world.options_used()).unwrap();
         let (first, then) = (files(&before), files(&disk.state()));
         let paths = first.keys().chain(then.keys());
@@ -66,27 +65,27 @@ fn cut(state: &SimState, world: &World, span: &Span, allowed: &[Arc<Shot>], dept
         }
         before = disk.state();
     }
-    if dice.percent(10) {
+    if rng.percent(10) {
         drop(store);
         let closed = disk.state();
-        count += cut(&closed, world, span, &shown, 0, dice);
+        count += cut(&closed, world, span, &shown, 0, rng);
     }
     count
 }
 
 pub fn workload(seed: u64, steps: u64) -> u64 {
     let mut world = World::new(seed);
-    let edits = if world.dice.percent(8) { 40 + world.dice.roll() % 30 } else { world.dice.roll() % 6 };
+    let edits = if world.rng.percent(8) { 40 + world.rng.roll() % 30 } else { world.rng.roll() % 6 };
     world.age(edits);
     world.disk.record();
-    let mut dice = Rng(!seed);
+    let mut rng = Rng(!seed);
     let mut count = 0;
     for _ in 0..steps {
         let span = world.step();
         let interesting: Vec<_> = span.moments.iter().filter(|moment| !moment.before.is_settled()).collect();
         if !interesting.is_empty() {
-            let moment = interesting[(dice.roll() % interesting.len() as u64) as usize];
-            count += cut(&moment.before, &world, &span, &span.allowed, 3, &mut dice);
+            let moment = interesting[(rng.roll() % interesting.len() as u64) as usize];
+            count += cut(&moment.before, &world, &span, &span.allowed, 3, &mut rng);
         }
     }
     count

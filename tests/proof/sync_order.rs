@@ -1,5 +1,5 @@
-//! The order in which files become durable: no manifest edit names what is not synced, and nothing goes before the
-//! edit that gives it up is durable.
+//! The order of syncs: no manifest edit names an unsynced file, and no file is removed before the edit that gives it up
+//! is durable.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use fastk::types::{Rows, SeriesKey, SeriesSpec};
 use super::disk_faults::options;
 use super::world::open;
 
-/// What the manifest names, followed edit by edit.
+/// The files that the manifest names, updated by each edit.
 #[derive(Debug, Default)]
 pub struct Order {
     series: BTreeSet<u64>,
@@ -24,7 +24,7 @@ pub struct Order {
     last_edit: Option<PathBuf>,
     /// Every data file an edit ever named.
     ever: BTreeSet<u64>,
-    /// How many names and removals were looked at.
+    /// Number of checked names and removals.
     pub checked: u64,
 }
 
@@ -46,7 +46,7 @@ fn manifest_numbers(state: &SimState, ending: &str) -> BTreeMap<u64, PathBuf> {
 }
 
 impl Order {
-    /// What a store says now.
+    /// The files that a store names now.
     pub fn of(state: &SimState) -> Self {
         let mut order = Self { first_segment: 1, ..Self::default() };
         let mut from = 0;
@@ -77,7 +77,7 @@ impl Order {
         }
     }
 
-    /// Follows what an operation did; `after` is the disk behind the last moment.
+    /// Checks the moments of an operation; `after` is the disk after the last one.
     pub fn check(&mut self, moments: &[Moment], after: &SimState) {
         for (at, moment) in moments.iter().enumerate() {
             let next = moments.get(at + 1).map_or(after, |next| &next.before);
@@ -118,7 +118,7 @@ impl Order {
         }
         for path in named {
             self.checked += 1;
-            // Frames may be on their way into the segment; its header and name are not.
+            // Frames of the segment may be unsynced; its header and name must be synced.
             let why = moment
                 .before
                 .not_durable(&path)
@@ -162,7 +162,7 @@ impl Order {
     }
 }
 
-/// The time of a seal or compaction of many small series is that of its syncs.
+/// The time of a seal or compaction of many small series is dominated by syncs.
 #[test]
 fn a_seal_and_a_compaction_of_many_series_sync_each_directory_once() {
     const SERIES: usize = 40;
@@ -181,7 +181,7 @@ fn a_seal_and_a_compaction_of_many_series_sync_each_directory_once() {
         disk.record();
         assert_eq!(store.seal(&[]).unwrap().series_sealed, SERIES as u64);
         let sealed = disk.recorded();
-        assert_eq!(synced(&sealed, &chunks), usize::from(ts == 60_000), "series directories are made together");
+        assert_eq!(synced(&sealed, &chunks), usize::from(ts == 60_000), "series directories are created together");
         assert_eq!(synced_below(&sealed, &chunks), SERIES);
     }
     disk.record();

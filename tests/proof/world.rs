@@ -1,4 +1,4 @@
-//! A store on a simulated disk beside a plain model of it, and random operations on both.
+//! A store on a simulated disk, a plain model of it, and random operations on both.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -16,7 +16,7 @@ const ROOT: &str = "/store";
 
 type Map = BTreeMap<i64, [i64; COLUMNS]>;
 
-/// What a series is, at one commit.
+/// A series at one commit.
 #[derive(Debug)]
 pub struct Series {
     id: u64,
@@ -26,21 +26,21 @@ pub struct Series {
     hash: u64,
 }
 
-/// Every series by its key's number.
+/// Every series by the number of its key.
 type AllSeries = BTreeMap<usize, Arc<Series>>;
 
-/// What the store is, at one commit.
+/// The store at one commit.
 #[derive(Clone, Debug, Default)]
 pub struct Shot {
     pub commit: u64,
     series: AllSeries,
-    /// Named snapshots: commit and what they show.
+    /// Named snapshots: commit and contents.
     snapshots: BTreeMap<String, (u64, Arc<AllSeries>)>,
-    /// How many of the world's receipts there are.
+    /// Number of receipts of the world.
     receipts: usize,
 }
 
-/// A write that was done under an idempotency key.
+/// A write with an idempotency key.
 #[derive(Clone, Debug)]
 pub struct Once {
     key: String,
@@ -48,11 +48,11 @@ pub struct Once {
     outcome: WriteOutcome,
 }
 
-/// What happened during one operation.
+/// The effects of one operation.
 pub struct Span {
     pub what: &'static str,
     pub moments: Vec<Moment>,
-    /// What a power cut in the middle may leave: from what was durable before to what is there after.
+    /// States that a power cut may leave: from the last durable one before to the one after the operation.
     pub allowed: Vec<Arc<Shot>>,
     pub receipts: Arc<Vec<Once>>,
 }
@@ -61,13 +61,13 @@ pub struct World {
     pub disk: SimDisk,
     pub store: Option<Store>,
     options: StoreOptions,
-    pub dice: Rng,
+    pub rng: Rng,
     keys: Arc<Vec<SeriesKey>>,
-    /// From the last durable commit to the last one.
+    /// States from the last durable commit to the last one.
     shots: VecDeque<Arc<Shot>>,
     receipts: Arc<Vec<Once>>,
     names: u64,
-    /// A state some reader goes on with, and what it shows.
+    /// A state that a reader holds, and its contents.
     kept: Option<(Arc<StoreState>, Arc<Shot>)>,
 }
 
@@ -80,7 +80,7 @@ fn hash_of(rows: &Map) -> u64 {
     words.fold(1, mix)
 }
 
-/// Rows of a series as the store reads them: how many, and their hash.
+/// The number of rows that the store reads of a series, and their hash.
 fn read_hash(store: &Store, series: &SeriesState) -> fastk::Result<(u64, u64)> {
     let (mut rows, mut hash) = (0, 1);
     for block in Scan::new(series, store.cache(), &ScanSpec::range((i64::MIN, i64::MAX))) {
@@ -112,7 +112,7 @@ fn def_of(keys: &[SeriesKey], which: usize) -> SeriesDef {
     spec.resolve().unwrap()
 }
 
-/// The rows as the model counts them, taken one after the other.
+/// The rows in the form of the model.
 fn listed(rows: &Rows) -> impl Iterator<Item = (i64, [i64; COLUMNS])> + '_ {
     rows.ts.iter().enumerate().map(|(row, ts)| (*ts, std::array::from_fn(|column| rows.columns[column][row])))
 }
@@ -130,24 +130,25 @@ fn applied(map: &mut Map, rows: &Rows, mode: WriteMode) {
     }
 }
 
-/// Compares a state with what it should be; `None` when they are the same.
-fn differs(store: &Store, state: &StoreState, keys: &[SeriesKey], wanted: &AllSeries) -> Option<String> {
-    if state.registered().count() != wanted.len() {
-        return Some(format!("{} series, expected {}", state.registered().count(), wanted.len()));
+/// The first difference between a state and its expected contents.
+fn differs(store: &Store, state: &StoreState, keys: &[SeriesKey], expectation: &AllSeries) -> Option<String> {
+    if state.registered().count() != expectation.len() {
+        return Some(format!("{} series, expected {}", state.registered().count(), expectation.len()));
     }
-    for (which, wanted) in wanted {
+    for (which, expectation) in expectation {
         let key = &keys[*which];
-        let Some(found) = state.get(key) else { return Some(format!("{key} is not there")) };
+        let Some(found) = state.get(key) else { return Some(format!("{key} is missing")) };
         let shown = (found.id, found.version, found.rows, found.bounds);
-        let expected = (wanted.id, wanted.version, wanted.rows.len() as u64, bounds_of(&wanted.rows));
+        let expected =
+            (expectation.id, expectation.version, expectation.rows.len() as u64, bounds_of(&expectation.rows));
         if shown != expected {
             return Some(format!("{key}: id, version, rows, bounds {shown:?}, expected {expected:?}"));
         }
-        if found.def != wanted.def {
-            return Some(format!("{key}: registration {:?}, expected {:?}", found.def, wanted.def));
+        if found.def != expectation.def {
+            return Some(format!("{key}: registration {:?}, expected {:?}", found.def, expectation.def));
         }
         match read_hash(store, found) {
-            Ok(read) if read == (wanted.rows.len() as u64, wanted.hash) => {}
+            Ok(read) if read == (expectation.rows.len() as u64, expectation.hash) => {}
             Ok((rows, _)) => return Some(format!("{key}: other cells in {rows} rows")),
             Err(error) => return Some(format!("{key}: {error}")),
         }
@@ -155,7 +156,7 @@ fn differs(store: &Store, state: &StoreState, keys: &[SeriesKey], wanted: &AllSe
     None
 }
 
-/// Compares everything an open store shows with what it should be at one of these commits, and gives that one.
+/// Finds the one of these states that equals all contents of an open store.
 pub fn compare(
     store: &Store,
     keys: &[SeriesKey],
@@ -177,9 +178,9 @@ pub fn compare(
     if !snapshots.eq(shot.snapshots.iter().map(|(name, (commit, _))| (name, *commit))) {
         return Err(format!("snapshots {:?}, expected {:?}", state.snapshots, shot.snapshots.keys()));
     }
-    for (name, (_, wanted)) in &shot.snapshots {
+    for (name, (_, expectation)) in &shot.snapshots {
         let then = store.as_of(name).map_err(|error| format!("as of {name}: {error}"))?;
-        if let Some(what) = differs(store, &then, keys, wanted) {
+        if let Some(what) = differs(store, &then, keys, expectation) {
             return Err(format!("as of {name} at commit {}: {what}", state.commit));
         }
     }
@@ -192,15 +193,15 @@ pub fn compare(
 }
 
 impl World {
-    pub fn options(dice: &mut Rng) -> StoreOptions {
+    pub fn options(rng: &mut Rng) -> StoreOptions {
         StoreOptions {
-            wal_segment_bytes: [4 << 10, 8 << 10][(dice.roll() % 2) as usize],
-            tail_bytes_max: [2 << 10, 16 << 10, 1 << 30][(dice.roll() % 3) as usize],
-            maps_max: [1, 8_192][(dice.roll() % 2) as usize],
-            tail_rows_max: [5, 20, 1 << 40][(dice.roll() % 3) as usize],
-            durability: if dice.percent(85) {
+            wal_segment_bytes: [4 << 10, 8 << 10][(rng.roll() % 2) as usize],
+            tail_bytes_max: [2 << 10, 16 << 10, 1 << 30][(rng.roll() % 3) as usize],
+            maps_max: [1, 8_192][(rng.roll() % 2) as usize],
+            tail_rows_max: [5, 20, 1 << 40][(rng.roll() % 3) as usize],
+            durability: if rng.percent(85) {
                 Durability::Sync
-            } else if dice.percent(50) {
+            } else if rng.percent(50) {
                 Durability::Interval
             } else {
                 Durability::None
@@ -210,28 +211,28 @@ impl World {
         }
     }
 
-    /// A new store, nothing recorded yet.
+    /// A new store without recorded operations.
     pub fn new(seed: u64) -> Self {
-        let mut dice = Rng(seed);
-        let options = Self::options(&mut dice);
-        Self::with(options, dice)
+        let mut rng = Rng(seed);
+        let options = Self::options(&mut rng);
+        Self::with(options, rng)
     }
 
-    /// A new store that acknowledges under this condition.
+    /// A new store with this durability.
     pub fn under(seed: u64, durability: Durability) -> Self {
-        let mut dice = Rng(seed);
-        let options = StoreOptions { durability, ..Self::options(&mut dice) };
-        Self::with(options, dice)
+        let mut rng = Rng(seed);
+        let options = StoreOptions { durability, ..Self::options(&mut rng) };
+        Self::with(options, rng)
     }
 
-    fn with(options: StoreOptions, mut dice: Rng) -> Self {
-        let disk = SimDisk::new(SimState::default(), dice.roll());
+    fn with(options: StoreOptions, mut rng: Rng) -> Self {
+        let disk = SimDisk::new(SimState::default(), rng.roll());
         let store = Store::open_on(&disk.path(ROOT), true, options.clone()).unwrap();
         Self {
             disk,
             store: Some(store),
             options,
-            dice,
+            rng,
             keys: Arc::new(keys()),
             shots: VecDeque::from([Arc::new(Shot::default())]),
             receipts: Arc::default(),
@@ -240,13 +241,13 @@ impl World {
         }
     }
 
-    /// Goes on with a store that was opened on what a power cut left.
+    /// Continues with a store that was opened on a crash image.
     pub fn adopt(disk: SimDisk, store: Store, shot: Arc<Shot>, receipts: &[Once], seed: u64) -> Self {
         Self {
             disk,
             options: store.options().clone(),
             store: Some(store),
-            dice: Rng(seed),
+            rng: Rng(seed),
             keys: Arc::new(keys()),
             receipts: Arc::new(receipts[..shot.receipts].to_vec()),
             names: 1_000_000 + shot.commit,
@@ -268,14 +269,14 @@ impl World {
     }
 
     fn roll(&mut self, below: u64) -> u64 {
-        self.dice.roll() % below
+        self.rng.roll() % below
     }
 
     fn pick<T: Copy>(&mut self, of: &[T]) -> T {
         of[self.roll(of.len() as u64) as usize]
     }
 
-    /// Makes the store older, until its manifest has about so many edits.
+    /// Runs operations until the manifest has about `edits` edits.
     pub fn age(&mut self, edits: u64) {
         while self.store().snapshot().edit < edits {
             self.step();
@@ -294,7 +295,7 @@ impl World {
         let what = self.operate();
         self.read_on();
         let moments = self.disk.recorded();
-        // What was acknowledged without a sync may be lost, but only from the end.
+        // Unsynced commits may be lost, but only a suffix of them.
         let from = if self.options.durability == Durability::Sync { before } else { 0 };
         let allowed: Vec<Arc<Shot>> = self.shots.iter().skip(from).cloned().collect();
         if self.options.durability == Durability::Sync || matches!(what, "reopen") {
@@ -303,16 +304,16 @@ impl World {
         Span { what, moments, allowed, receipts: Arc::clone(&self.receipts) }
     }
 
-    /// A reader that holds an older state still reads what that one shows.
+    /// A reader that holds an older state still reads the contents of that state.
     fn read_on(&mut self) {
         if let Some((state, shot)) = &self.kept {
             if let Some(what) = differs(self.store(), state, &self.keys, &shot.series) {
                 panic!("a reader at commit {}: {what}", shot.commit);
             }
-            if self.dice.percent(10) {
+            if self.rng.percent(10) {
                 self.kept = None;
             }
-        } else if self.dice.percent(30) {
+        } else if self.rng.percent(30) {
             self.kept = Some((self.store().snapshot(), Arc::clone(self.now())));
         }
     }
@@ -341,7 +342,7 @@ impl World {
             73..78 => self.create_snapshot(),
             78..81 => self.drop_snapshot(),
             81..89 => {
-                let keys = if self.dice.percent(50) { vec![self.keys[which].clone()] } else { Vec::new() };
+                let keys = if self.rng.percent(50) { vec![self.keys[which].clone()] } else { Vec::new() };
                 self.store().seal(&keys).unwrap();
                 "seal"
             }
@@ -350,7 +351,7 @@ impl World {
                 "checkpoint"
             }
             97..103 => {
-                let full = self.dice.percent(70);
+                let full = self.rng.percent(70);
                 self.store().compact(&[], full).unwrap();
                 "compact"
             }
@@ -400,14 +401,14 @@ impl World {
     }
 
     fn ts(&mut self) -> i64 {
-        let minutes = if self.dice.percent(50) { 200 } else { 4_000 };
+        let minutes = if self.rng.percent(50) { 200 } else { 4_000 };
         (self.roll(minutes).cast_signed() - 100) * MINUTE
     }
 
     fn rows(&mut self) -> Rows {
         let count = self.pick(&[1, 1, 2, 5, 20, 20, 110]);
         let mut rows = Rows::with_capacity(COLUMNS, count);
-        let ordered = self.dice.percent(60);
+        let ordered = self.rng.percent(60);
         let mut ts = self.ts();
         for _ in 0..count {
             let cells: [i64; COLUMNS] = std::array::from_fn(|_| self.roll(2_000_000).cast_signed() - 1_000_000);
@@ -417,11 +418,11 @@ impl World {
         rows
     }
 
-    /// The model's answer to a write: what refuses it, or what comes out.
+    /// The outcome of a write in the model: the error, or the new contents.
     fn model_write(&self, write: &SeriesWrite, which: usize) -> Result<Map, ErrorCode> {
         let series = &self.now().series[&which];
         let rows = &write.rows;
-        // The first row that does not follow the one before it says why.
+        // The first row that does not follow its predecessor determines the error.
         let unordered = rows
             .ts
             .windows(2)
@@ -458,14 +459,14 @@ impl World {
         let mut writes = Vec::new();
         for which in which {
             let mut rows = self.rows();
-            if mode == WriteMode::Append && self.dice.percent(80) {
+            if mode == WriteMode::Append && self.rng.percent(80) {
                 let last = bounds_of(&self.now().series[which].rows).map_or(0, |(_, last)| last);
                 rows.ts = (0..rows.ts.len()).map(|row| last + MINUTE * (1 + row as i64)).collect();
             }
             writes.push(SeriesWrite::new(self.keys[*which].clone(), rows, mode));
         }
         self.names += 1;
-        let name = self.dice.percent(40).then(|| format!("key {}", self.names));
+        let name = self.rng.percent(40).then(|| format!("key {}", self.names));
         self.write_as(which, writes, name)
     }
 
@@ -602,7 +603,7 @@ impl World {
         "drop snapshot"
     }
 
-    /// A retry of a write that is there changes nothing and is answered as the first time.
+    /// A retry of an applied write changes nothing and returns the first result.
     pub fn repeat(&mut self) {
         let count = self.now().receipts;
         if count == 0 {
@@ -616,7 +617,7 @@ impl World {
         assert_eq!(self.store().snapshot().commit, self.now().commit);
     }
 
-    /// Does a write again that may or may not have been under way when the power went: it must come out once.
+    /// Retries a write that may have been in flight at the power cut: it must be applied once.
     pub fn retry(&mut self, once: &Once) {
         if self.receipts.iter().any(|known| known.key == once.key) {
             let again = self.store().write_many(once.writes.clone(), Some(&once.key)).unwrap();
@@ -627,7 +628,7 @@ impl World {
         let place = |write: &SeriesWrite| keys.iter().position(|key| *key == write.key).unwrap();
         let which: Vec<usize> = once.writes.iter().map(place).collect();
         if which.iter().any(|which| !self.now().series.contains_key(which)) {
-            // Lost without a sync, the registration too.
+            // Unsynced: the registration is lost too.
             let refused = self.store().write_many(once.writes.clone(), Some(&once.key)).unwrap_err();
             return assert_eq!(refused.code(), ErrorCode::SeriesNotFound);
         }
@@ -650,12 +651,12 @@ impl World {
     }
 }
 
-/// Opens what is on a disk.
+/// Opens the store on a disk.
 pub fn open(disk: &SimDisk, options: &StoreOptions) -> fastk::Result<Store> {
     Store::open_on(&disk.path(ROOT), true, options.clone())
 }
 
-/// What a store shows, taken down as it is: for scenarios without a model.
+/// Records the contents of a store, for scenarios without a model.
 pub fn observe(store: &Store) -> (Arc<Shot>, Vec<Once>) {
     let keys = keys();
     let state = store.snapshot();

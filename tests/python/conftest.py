@@ -10,7 +10,7 @@ import support
 
 @pytest.fixture
 def server(tmp_path):
-    """A server of its own: `.http`, `.flight`, `.root`, `.stop()`, `.kill()`, `.restart()`."""
+    """A separate server: `.http`, `.flight`, `.root`, `.stop()`, `.kill()`, `.restart()`."""
     running = support.Server(tmp_path / "store").start()
     try:
         yield running
@@ -20,13 +20,13 @@ def server(tmp_path):
 
 @pytest.fixture
 def fastk():
-    """`fastk(*args, check=True)` runs the command line and gives the finished process."""
+    """`fastk(*args, check=True)` runs the command line and returns the finished process."""
     return support.run
 
 
 @pytest.fixture(scope="session")
 def test_data() -> Path:
-    """The folder of real klines that FASTK_TEST_DATA names."""
+    """The folder of real klines in FASTK_TEST_DATA."""
     named = os.environ.get("FASTK_TEST_DATA")
     if not named:
         pytest.skip("FASTK_TEST_DATA names no folder of real klines")
@@ -44,7 +44,7 @@ def client(server):
 
 @pytest.fixture
 def filled(server, client):
-    """The server with 100,000 klines: most in chunks, some on top of them, the last ones only in the log."""
+    """The server with 100,000 klines: most in chunks, some overwritten, the last ones only in the log."""
     import pyarrow.flight as flight
 
     every = support.klines(100_000)

@@ -1,4 +1,4 @@
-"""A server to test against, and rows whose every cell is known.
+"""A server under test, and rows with known cells.
 
 Nothing here depends on how FastK answers: expected values are computed on their own.
 """
@@ -34,7 +34,7 @@ STOP_SECONDS_MAX = 30
 
 
 def binary() -> str:
-    """The program under test: FASTK_BIN, else what cargo built last in this checkout."""
+    """The program under test: FASTK_BIN, else the latest build of cargo in this checkout."""
     named = os.environ.get("FASTK_BIN")
     if named:
         return named
@@ -94,7 +94,7 @@ class Server:
         raise AssertionError(f"the server did not become ready:\n{self.log.read_text(errors='replace')[-4000:]}")
 
     def stop(self) -> None:
-        """Asks the server to end, and requires that it does so cleanly."""
+        """Stops the server, and asserts a clean exit."""
         if self.process is None:
             return
         self.process.send_signal(signal.SIGTERM)
@@ -108,7 +108,7 @@ class Server:
         assert code == 0, f"the server ended with {code}:\n{self.log.read_text(errors='replace')[-4000:]}"
 
     def kill(self) -> None:
-        """Ends the server as a power cut would."""
+        """Kills the server."""
         if self.process is not None:
             self.process.kill()
             self.process.wait()
@@ -120,7 +120,7 @@ class Server:
         return self.start()
 
     def request(self, method: str, path: str, body=None, headers=None) -> http.client.HTTPResponse:
-        """Sends a request and gives the open response; raises `urllib.error.HTTPError` from status 400 on."""
+        """Sends a request and returns the open response; raises `urllib.error.HTTPError` for status 400 and above."""
         headers = dict(headers or {})
         if isinstance(body, (dict, list)):
             body = json.dumps(body).encode()
@@ -138,7 +138,7 @@ class Server:
             return json.loads(response.read())
 
     def seal(self) -> None:
-        """Moves all rows into chunk files."""
+        """Seals all rows into chunk files."""
         import pyarrow.flight as flight
 
         with flight.connect(self.flight) as client:
@@ -150,7 +150,7 @@ class Server:
         return sorted(self.root.glob("chunks/*/*.arrow"))
 
     def files(self, key: str = KEY) -> list[Path]:
-        """The chunk files that are exactly a series now, oldest partition first."""
+        """The chunk files that hold exactly a series now, oldest partition first."""
         done = subprocess.run(
             [binary(), "files", key, "--server", self.http], capture_output=True, text=True, encoding="utf-8"
         )
@@ -165,7 +165,7 @@ def decimals(words, digits: int) -> pa.Array:
 
 
 def words(column) -> np.ndarray:
-    """The scaled integers of a decimal column, as they lie in memory."""
+    """The scaled integers of a decimal column, as in memory."""
     chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
     parts = [
         np.frombuffer(chunk.buffers()[1], dtype=np.int64)[chunk.offset : chunk.offset + len(chunk)] for chunk in chunks
@@ -174,7 +174,7 @@ def words(column) -> np.ndarray:
 
 
 def klines(count: int, first: int = 0, salt: int = 0) -> pa.Table:
-    """Minute bars; the words of each cell follow from its minute and `salt`."""
+    """Minute bars; each cell is derived from its minute and `salt`."""
     minute = np.arange(first, first + count, dtype=np.int64)
     middle = 4_200_000 + (minute * 7919) % 100_003 + salt
     volume = (minute * 1_000_003) % 9_999_999_999_967
@@ -192,7 +192,7 @@ def klines(count: int, first: int = 0, salt: int = 0) -> pa.Table:
 
 
 def assert_same(answer: pa.Table, expected: pa.Table) -> None:
-    """Same names, types and cells; metadata does not count."""
+    """Asserts equal names, types and cells; metadata is ignored."""
     assert answer.schema.names == expected.schema.names
     assert answer.schema.types == expected.schema.types
     assert answer.num_rows == expected.num_rows
@@ -206,7 +206,7 @@ def assert_same(answer: pa.Table, expected: pa.Table) -> None:
 
 
 def certificates(folder):
-    """A root, and a server and a client that it signed."""
+    """A root certificate, and a server and a client certificate issued by it."""
     import datetime
     import ipaddress
 

@@ -1,4 +1,4 @@
-"""Tokens as real clients send them: Bearer and Basic over REST and Flight, made and taken away beside the server."""
+"""Tokens from real clients: Bearer and Basic over REST and Flight, created and revoked while the server runs."""
 
 import base64
 import contextlib
@@ -27,7 +27,7 @@ def bars(rows: int) -> pa.Table:
 
 @pytest.fixture
 def guarded(tmp_path, fastk):
-    """A server that asks for tokens, and a token of each scope."""
+    """A server that requires tokens, and a token of each scope."""
     root = tmp_path / "store"
     tokens = {}
     for scope in ("read", "write", "admin"):
@@ -53,7 +53,7 @@ def status_of(server, path, headers) -> int:
         return error.code
 
 
-def test_rest_takes_bearer_and_basic(guarded):
+def test_rest_accepts_bearer_and_basic(guarded):
     server, tokens = guarded
     token = tokens["read"]["token"]
     pair = base64.b64encode(f"anyone:{token}".encode()).decode()
@@ -66,7 +66,7 @@ def test_rest_takes_bearer_and_basic(guarded):
     assert token not in server.log.read_text()
 
 
-def test_pyarrow_logs_in_as_database_clients_do(guarded):
+def test_pyarrow_logs_in_like_database_clients(guarded):
     server, tokens = guarded
     client = flight.connect(server.flight)
     with pytest.raises(flight.FlightUnauthenticatedError):
@@ -90,13 +90,13 @@ def test_pyarrow_logs_in_as_database_clients_do(guarded):
         list(client.do_action(flight.Action("compact", b""), options=writer))
 
 
-def test_tokens_come_and_go_beside_the_server(guarded, fastk):
+def test_tokens_are_created_and_revoked_while_the_server_runs(guarded, fastk):
     server, tokens = guarded
     made = json.loads(
         fastk("admin", "token", "create", "--root", server.root, "--name", "eth", "--scope", "read", "--prefix", "kline/ETH", "--json").stdout
     )
     fresh = {"Authorization": f"Bearer {made['token']}"}
-    assert status(server, fresh) == 200, "a new token is good at once"
+    assert status(server, fresh) == 200, "a new token is valid at once"
     listed = json.loads(fastk("admin", "token", "list", "--root", server.root, "--json").stdout)["tokens"]
     assert [row["name"] for row in listed] == ["read", "write", "admin", "eth"]
     assert listed[3]["prefixes"] == ["kline/ETH"] and made["token"] not in json.dumps(listed)
@@ -114,7 +114,7 @@ def test_the_command_line_sends_its_token(guarded, fastk):
     refused = fastk("admin", "inventory", "--server", server.http, check=False)
     assert refused.returncode == 5 and "error[unauthenticated]" in refused.stderr
     fastk("admin", "inventory", "--server", server.http, "--token", tokens["read"]["token"])
-    # The data directory is locked by the server, so that it is asked too.
+    # The server has the lock of the directory, so the command goes through the server.
     fastk("register", "kline/BTCUSDT/1m", "--root", server.root, "--token", tokens["write"]["token"])
     few = fastk("drop", "kline/BTCUSDT/1m", "--root", server.root, "--token", tokens["write"]["token"], check=False)
     assert few.returncode == 5 and "error[permission_denied]" in few.stderr
@@ -124,7 +124,7 @@ def test_the_command_line_sends_its_token(guarded, fastk):
     assert told == [(tokens["write"]["id"], "403"), (tokens["admin"]["id"], "200")]
 
 
-def test_other_machines_are_let_in_only_with_tokens(tmp_path, fastk):
+def test_other_machines_have_access_only_with_tokens(tmp_path, fastk):
     root = tmp_path / "store"
     flags = ["serve", "--root", root, "--http", "0.0.0.0:0", "--flight", "127.0.0.1:0"]
     refused = fastk(*flags, check=False)
@@ -138,7 +138,7 @@ def test_other_machines_are_let_in_only_with_tokens(tmp_path, fastk):
 
 
 @pytest.mark.parametrize("is_mutual", [False, True])
-def test_both_listeners_speak_tls(tmp_path, fastk, is_mutual):
+def test_both_listeners_support_tls(tmp_path, fastk, is_mutual):
     import socket
     import ssl
 
@@ -157,7 +157,7 @@ def test_both_listeners_speak_tls(tmp_path, fastk, is_mutual):
             with pytest.raises(OSError):
                 with context.wrap_socket(socket.create_connection(("127.0.0.1", port)), server_hostname="localhost") as bare:
                     bare.sendall(b"GET /health/live HTTP/1.1\r\nhost: localhost\r\n\r\n")
-                    assert bare.recv(100) == b"", "a client without a certificate is answered"
+                    assert bare.recv(100) == b"", "a client without a certificate gets a response"
                     raise OSError("closed")
             context.load_cert_chain(tmp_path / "client.pem", tmp_path / "client.key")
         authorization = {"Authorization": f"Bearer {made['token']}"}
@@ -166,7 +166,7 @@ def test_both_listeners_speak_tls(tmp_path, fastk, is_mutual):
             client.request("GET", "/inventory", headers=headers)
             assert client.getresponse().status == expected
             client.close()
-        # Plain bytes are no TLS, and a client that says nothing holds nobody up.
+        # Plain HTTP is refused, and a silent client blocks no other.
         silent = [socket.create_connection(("127.0.0.1", int(at.rsplit(":", 1)[1]))) for at in (server.http, server.flight)]
         with socket.create_connection(("127.0.0.1", port)) as plain:
             plain.sendall(b"GET /health/live HTTP/1.1\r\nhost: localhost\r\n\r\n")
@@ -190,7 +190,7 @@ def test_both_listeners_speak_tls(tmp_path, fastk, is_mutual):
 
 
 @pytest.mark.parametrize("is_mutual", [False, True])
-def test_the_command_line_speaks_tls(tmp_path, fastk, is_mutual):
+def test_the_command_line_supports_tls(tmp_path, fastk, is_mutual):
     import os
 
     support.certificates(tmp_path)
@@ -214,7 +214,7 @@ def test_the_command_line_speaks_tls(tmp_path, fastk, is_mutual):
     if is_mutual:
         environment |= {"FASTK_CERT": str(tmp_path / "client.pem"), "FASTK_KEY": str(tmp_path / "client.key")}
     try:
-        # A server that is named: by its names, and by who signed for them.
+        # A server given by --server: checked by its names and its issuer.
         for host in ("localhost", "127.0.0.1"):
             there = ["--server", f"https://{host}:{port}"]
             assert json.loads(fastk("admin", "health", *there, *ca, *mine, "--json").stdout)["status"] == "ok"
@@ -246,7 +246,7 @@ def test_the_command_line_speaks_tls(tmp_path, fastk, is_mutual):
             stranger = ["--cert", tmp_path / "others" / "client.pem", "--key", tmp_path / "others" / "client.key"]
             refused(*there, *ca, *stranger, word="--cert FILE")
 
-        # A server that owns the directory: by its very certificate, whatever names stand in it.
+        # The server that owns the directory: checked by its pinned certificate, for any names in it.
         lock = json.loads((root / "LOCK").read_text())
         assert len(lock["tls"]["certificate_sha256"]) == 64
         done = fastk("register", support.KEY, "--root", root, *token, *mine, env=plain_environment)
@@ -264,7 +264,7 @@ def test_the_command_line_speaks_tls(tmp_path, fastk, is_mutual):
 
 
 def self_signed(folder, name, subject="localhost", is_authority=True, days=1, alternative="DNS:localhost,IP:127.0.0.1"):
-    """A certificate that signed itself, as `openssl req -x509` makes it."""
+    """A self-signed certificate, as created by `openssl req -x509`."""
     import datetime
     import ipaddress
 
@@ -303,7 +303,7 @@ def serving(folder, name, *more):
 
 
 @pytest.mark.parametrize("is_authority", [True, False])
-def test_a_self_signed_certificate_is_believed_when_it_is_given(tmp_path, fastk, is_authority):
+def test_a_self_signed_certificate_is_trusted_if_given(tmp_path, fastk, is_authority):
     self_signed(tmp_path, "server", is_authority=is_authority, alternative="DNS:localhost")
     self_signed(tmp_path, "other", is_authority=is_authority, alternative="DNS:localhost")
     server = serving(tmp_path, "server")
@@ -314,7 +314,7 @@ def test_a_self_signed_certificate_is_believed_when_it_is_given(tmp_path, fastk,
         )
         done = ping("localhost", "server.pem")
         assert done.returncode == 0, done.stderr
-        # Another of the same name, and an address that is not in it.
+        # Another certificate with the same name, and an address that is not in the certificate.
         assert ping("localhost", "other.pem").returncode != 0
         done = ping("127.0.0.1", "server.pem")
         assert done.returncode != 0 and "subjectAltName" in done.stderr, done.stderr
@@ -324,7 +324,7 @@ def test_a_self_signed_certificate_is_believed_when_it_is_given(tmp_path, fastk,
         server.stop()
 
 
-def test_a_self_signed_certificate_that_expired_is_not_believed(tmp_path, fastk):
+def test_an_expired_self_signed_certificate_is_refused(tmp_path, fastk):
     self_signed(tmp_path, "server", days=-1)
     server = serving(tmp_path, "server")
     try:
@@ -336,7 +336,7 @@ def test_a_self_signed_certificate_that_expired_is_not_believed(tmp_path, fastk)
 
 
 @pytest.mark.skipif(not shutil.which("openssl"), reason="not installed: openssl")
-def test_the_certificate_that_the_documentation_makes_works(tmp_path, fastk):
+def test_the_certificate_of_the_documentation_works(tmp_path, fastk):
     page = (Path(__file__).parents[2] / "docs" / "access.md").read_text(encoding="utf-8")
     command = re.search(r"^openssl req -x509 (?:.*\\\n)*.*$", page, re.MULTILINE)[0]
     subprocess.run(["bash", "-euc", command], cwd=tmp_path, check=True, capture_output=True)
@@ -348,7 +348,7 @@ def test_the_certificate_that_the_documentation_makes_works(tmp_path, fastk):
         server.stop()
 
 
-def test_renewed_certificates_are_taken_by_every_listener_without_a_restart(tmp_path, fastk):
+def test_every_listener_uses_renewed_certificates_without_a_restart(tmp_path, fastk):
     import ssl
 
     for name in ("first", "second"):
@@ -376,15 +376,15 @@ def test_renewed_certificates_are_taken_by_every_listener_without_a_restart(tmp_
     refused = lambda: server.log.read_text().count("the previous certificate stays in use")
     try:
         assert held("first")
-        # Only half is there: what was before stays, and the log says so.
+        # Only one of the files exists: the old certificate stays in use, with a log line.
         put("second", "pem")
         wait(lambda: refused() > 0)
         assert held("first")
         put("second", "key")
         wait(lambda: held("second"))
-        # A command on the directory finds the server by the certificate it shows now.
+        # A command on the directory accepts the new certificate.
         wait(lambda: fastk("admin", "ping", "--root", server.root, check=False).returncode == 0)
-        # Files that are no certificates, or gone, change nothing either.
+        # Invalid or missing files do not change it either.
         before = refused()
         (tmp_path / "server.pem").write_text("nonsense")
         wait(lambda: refused() > before)
@@ -406,7 +406,7 @@ def test_a_token_that_expires_is_listed_and_refused_afterwards(tmp_path, fastk):
     made = json.loads(create("30d").stdout)
     listed = fastk("admin", "token", "list", "--root", root).stdout
     assert "expires_at" in listed and made["expires_at"] in listed
-    # What only checks changes nothing.
+    # Dry runs change nothing.
     fastk("admin", "token", "create", "--root", root, "--name", "x", "--scope", "read", "--dry-run")
     done = fastk("admin", "token", "create", "--root", root, "--name", "", "--scope", "read", "--dry-run", check=False)
     assert done.returncode == 2
@@ -416,7 +416,7 @@ def test_a_token_that_expires_is_listed_and_refused_afterwards(tmp_path, fastk):
     done = create("yesterday", check=False)
     assert done.returncode == 2 and "30d" in done.stderr
     assert create("2001-01-01T00:00:00Z", check=False).returncode == 2
-    # As it is once that time has come.
+    # After the expiry.
     file = root / "tokens.json"
     file.write_text(file.read_text().replace(made["expires_at"], "2024-02-01T00:00:00Z"))
     assert "2024-02-01T00:00:00Z (expired)" in fastk("admin", "token", "list", "--root", root).stdout
@@ -434,7 +434,7 @@ def test_a_token_that_expires_is_listed_and_refused_afterwards(tmp_path, fastk):
         server.stop()
 
 
-def test_certificates_that_cannot_be_are_named(tmp_path, fastk):
+def test_invalid_certificate_settings_are_reported(tmp_path, fastk):
     support.certificates(tmp_path)
     (tmp_path / "empty.pem").write_text("")
     for cert, key, word in (("none.pem", "server.key", "none.pem"), ("server.pem", "client.key", "client.key"),
@@ -447,7 +447,7 @@ def test_certificates_that_cannot_be_are_named(tmp_path, fastk):
 
 
 def asked(address, path, context=None, **headers):
-    """Status of a GET on a connection of its own."""
+    """Status of a GET on a separate connection."""
     if context is None:
         client = http.client.HTTPConnection(address, timeout=30)
     else:
@@ -460,7 +460,7 @@ def asked(address, path, context=None, **headers):
 
 
 @pytest.mark.parametrize("has_tokens", [False, True])
-def test_health_answers_on_a_listener_of_its_own(tmp_path, fastk, has_tokens):
+def test_health_is_served_on_a_separate_listener(tmp_path, fastk, has_tokens):
     root = tmp_path / "store"
     (tmp_path / "fastk.toml").write_text('[http]\nhealth_listen = "127.0.0.1:0"\n')
     bearer = {}
@@ -490,7 +490,7 @@ def listening(process):
     """Ports of 127.0.0.1 that a process listens on."""
     own, ports = set(), set()
     for path in Path(f"/proc/{process.pid}/fd").iterdir():
-        # Files come and go.
+        # The file descriptor may be closed meanwhile.
         with contextlib.suppress(FileNotFoundError):
             own.add(os.readlink(path))
     for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
@@ -500,10 +500,10 @@ def listening(process):
     return ports
 
 
-def test_the_listener_for_health_answers_while_the_store_is_being_opened(tmp_path, fastk):
+def test_the_health_listener_responds_while_the_store_is_being_opened(tmp_path, fastk):
     root = tmp_path / "store"
     fastk("register", support.KEY, "--root", root)
-    # A log that cannot be read to its end, since nobody writes into it.
+    # A FIFO in place of a log segment blocks the open, since it has no writer.
     [segment] = (root / "wal").iterdir()
     segment.unlink()
     os.mkfifo(segment)
@@ -513,7 +513,7 @@ def test_the_listener_for_health_answers_while_the_store_is_being_opened(tmp_pat
     try:
         deadline = time.monotonic() + support.START_SECONDS_MAX
         while len(ports := listening(process)) < 2:
-            assert time.monotonic() < deadline and process.poll() is None, "only REST answers, or nothing does"
+            assert time.monotonic() < deadline and process.poll() is None, "the health listener does not respond"
             time.sleep(0.05)
         assert len(ports) == 2
         for port in ports:
@@ -526,7 +526,7 @@ def test_the_listener_for_health_answers_while_the_store_is_being_opened(tmp_pat
 
 @pytest.mark.parametrize("is_mutual", [False, True])
 @pytest.mark.parametrize("health_tls", [True, False])
-def test_the_listener_for_health_speaks_tls_unless_it_is_told_not_to(tmp_path, fastk, is_mutual, health_tls):
+def test_the_health_listener_uses_tls_unless_disabled(tmp_path, fastk, is_mutual, health_tls):
     import ssl
 
     support.certificates(tmp_path)
@@ -547,7 +547,7 @@ def test_the_listener_for_health_speaks_tls_unless_it_is_told_not_to(tmp_path, f
             assert asked(address, path, good) == expected
         with pytest.raises((OSError, http.client.HTTPException)):
             asked(address, "/health/live", bad)
-        # REST itself is no different.
+        # The REST listener does not change.
         with pytest.raises((OSError, http.client.HTTPException)):
             asked(server.fields["http"], "/health/live")
         assert asked(server.fields["http"], "/health/live", context) == 200
@@ -559,7 +559,7 @@ def test_the_listener_for_health_speaks_tls_unless_it_is_told_not_to(tmp_path, f
 
 
 def curl(*words):
-    """Status and body of what curl was answered; status 0 when it was answered nothing."""
+    """Status and body of the response to curl; status 0 without a response."""
     told = "\n%{http_code} %{http_version}"
     command = ["curl", "--silent", "--max-time", "30", "--write-out", told, *map(str, words)]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -645,7 +645,7 @@ def test_polars_reads_with_a_token(guarded):
 
 @pytest.mark.parametrize("is_secured", [False, True])
 def test_an_adbc_driver_logs_in_and_reads_what_flight_promised(tmp_path, fastk, is_secured):
-    """FastK is no Flight SQL server and refuses statements; logging in and reading a partition are plain Flight."""
+    """FastK is not a Flight SQL server and refuses statements; login and reads of partitions are plain Flight."""
     import adbc_driver_flightsql.dbapi as adbc
     from adbc_driver_flightsql import DatabaseOptions
     from adbc_driver_manager import Error
@@ -691,18 +691,18 @@ def test_an_adbc_driver_logs_in_and_reads_what_flight_promised(tmp_path, fastk, 
 
 
 def forms(token):
-    """How a token could stand in a log: as it is, in base64 at any offset, and as a list of bytes."""
+    """Forms of a token in a log: as text, in base64 at any offset, and as a list of bytes."""
     yield token
     yield ", ".join(str(byte) for byte in token.encode())
     for encode in (base64.b64encode, base64.urlsafe_b64encode):
         for offset in range(3):
-            # Without the characters that depend on what stands around it.
+            # Without the characters that depend on the adjacent bytes.
             whole = encode(b" " * offset + token.encode()).decode().rstrip("=")
             yield whole[4 if offset else 0 : -2]
 
 
 @pytest.mark.parametrize("log_format", ["text", "json"])
-def test_no_token_stands_in_a_log(tmp_path, fastk, monkeypatch, log_format):
+def test_no_token_is_in_a_log(tmp_path, fastk, monkeypatch, log_format):
     monkeypatch.setenv("FASTK_LOG", "trace")
     monkeypatch.setenv("FASTK__LOG__FORMAT", log_format)
     root, create = tmp_path / "store", ["admin", "token", "create"]
@@ -719,7 +719,7 @@ def test_no_token_stands_in_a_log(tmp_path, fastk, monkeypatch, log_format):
         # REST: both ways to send one, over both versions of HTTP.
         for token, expected in ((good, 200), (revoked, 401), (wrong, 401)):
             pair = base64.b64encode(f"any:{token}".encode()).decode()
-            assert any(form in pair for form in forms(token)), "what is looked for below is what is sent"
+            assert any(form in pair for form in forms(token)), "the forms to search for are those that are sent"
             for value in (f"Bearer {token}", f"Basic {pair}"):
                 assert status(server, {"Authorization": value}) == expected
                 if shutil.which("curl"):
@@ -743,7 +743,7 @@ def test_no_token_stands_in_a_log(tmp_path, fastk, monkeypatch, log_format):
                 else:
                     with pytest.raises(flight.FlightUnauthenticatedError):
                         client.authenticate_basic_token("any", token)
-        # The command line, something that is audited, a line about what the server could not do.
+        # The command line, an audited request, and a log line about a failure.
         fastk("register", support.KEY, "--server", server.http, "--token", good)
         fastk("drop", support.KEY, "--root", root, "--token", good)
         assert fastk("admin", "inventory", "--server", server.http, "--token", wrong, check=False).returncode == 5
@@ -762,8 +762,8 @@ def test_no_token_stands_in_a_log(tmp_path, fastk, monkeypatch, log_format):
             assert told["fields"].get("message") or not told["target"].startswith("fastk"), line
 
 
-def test_json_logs_are_an_object_a_line(tmp_path, fastk):
-    """At the usual level, with what a client sends in them."""
+def test_json_logs_have_one_object_per_line(tmp_path, fastk):
+    """At the default level, with client input in the log lines."""
     import datetime
 
     root = tmp_path / "store"
@@ -786,7 +786,7 @@ def test_json_logs_are_an_object_a_line(tmp_path, fastk):
     assert (audit["method"], audit["status"]) == ("DELETE", 200) and support.KEY in audit["asked"]
 
 
-def test_tickets_and_descriptors_give_a_limited_token_nothing_of_others(guarded, fastk):
+def test_tickets_and_descriptors_give_a_limited_token_no_access_to_other_series(guarded, fastk):
     server, tokens = guarded
     admin = {"Authorization": f"Bearer {tokens['admin']['token']}", "Content-Type": "application/json"}
     rows = [{"ts": support.T0 + n * support.MINUTE} | dict.fromkeys(("open", "high", "low", "close", "volume"), 1) for n in range(3)]
@@ -807,13 +807,13 @@ def test_tickets_and_descriptors_give_a_limited_token_nothing_of_others(guarded,
         except flight.FlightUnauthenticatedError:
             assert time.monotonic() < deadline
     assert mine.num_rows == 3
-    # By globs, now or as of a snapshot, only what is its own.
+    # Globs match only accessible series, now or under a snapshot.
     for query in ({"series": ["kline/*/1m"]}, {"series": ["kline/*/*"], "as_of": "then"}):
         got = client.do_get(flight.Ticket(json.dumps(query)), options=call).read_all()
         assert set(got.column("series").to_pylist()) == {"kline/ETHUSDT/1m"} if "series" in got.column_names else got.num_rows == 3
     other = "kline/BTCUSDT/1m"
     queries = [{"series": [other]}, {"series": [other], "as_of": "then"}, {"series": ["kline/ETHUSDT/1m", other]}]
-    # A ticket that somebody else was given names a commit, and gives no more rights.
+    # A ticket of another token names a commit, and gives no further rights.
     info = client.get_flight_info(flight.FlightDescriptor.for_path(*other.split("/")), options=full)
     given = [endpoint.ticket.ticket for endpoint in info.endpoints]
     for ticket in [json.dumps(query).encode() for query in queries] + given:
@@ -825,7 +825,7 @@ def test_tickets_and_descriptors_give_a_limited_token_nothing_of_others(guarded,
     with pytest.raises((flight.FlightUnauthorizedError, pa.ArrowInvalid)):
         ticket = json.dumps({"series": ["kline/ETHUSDT/1m"], "cursor": cursor})
         client.do_get(flight.Ticket(ticket), options=call).read_all()
-    # Names that climb are no names, whoever asks.
+    # Path traversal is refused for any token.
     for path in (["kline", "..", "1m"], ["..", "..", "etc"], ["kline", "a/b", "1m"], ["kline", "%2e%2e", "1m"], ["kline", "x\x00", "1m"], ["kline", "..\\..", "1m"]):
         for options in (call, full):
             for ask in (client.get_flight_info, client.get_schema):

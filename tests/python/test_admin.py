@@ -1,4 +1,4 @@
-"""Every verb under `fastk admin`, on a directory, through a server, and beside the server that owns the directory.
+"""Every command under `fastk admin`: on a directory, through a server, and on a directory that a server owns.
 
 The verbs come from the help, so that a new one has to be added here.
 """
@@ -12,7 +12,7 @@ import pytest
 import support
 
 CLI_PAGE = Path(__file__).parents[2] / "docs" / "cli.md"
-# What each verb needs besides, and one name that stands in its reply. Words in braces are filled in by each case.
+# Further arguments of each command, and one name in its reply. Words in braces are replaced in each case.
 VERBS = {
     "inventory": ([], "totals"),
     "list-series": ([], "series"),
@@ -33,14 +33,14 @@ VERBS = {
     "token list": ([], "tokens"),
     "token revoke": (["{token}"], "tokens"),
 }
-# Without a server there is nobody to be ready.
+# Needs a running server.
 NEEDS_SERVER = {"ping"}
-# These make a store in an empty directory, or need one that no process has open.
+# These create a store in an empty directory, or need one that no process has open.
 ALONE = {"restore": "invalid_argument", "repair": "store_locked", "rebuild-manifest": "store_locked"}
 
 
 def helps(*words):
-    """Help of each verb below these words, by the verb."""
+    """Help of each command below these words, by command."""
     text = support.run("admin", *words, "--help").stdout
     listed = re.search(r"^Commands:\n(.*?)(?:\n\n|\Z)", text, re.M | re.S)
     if listed is None:
@@ -54,7 +54,7 @@ def helps(*words):
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    """A store with rows in chunks and in the log, a snapshot, a token, and a backup beside it."""
+    """A store with rows in chunks and in the log, a snapshot and a token, and a backup of it."""
     folder = tmp_path_factory.mktemp("admin")
     root, rows = folder / "store", folder / "rows.csv"
     for day in ("01", "02", "01"):
@@ -70,7 +70,7 @@ def store(tmp_path_factory):
 
 
 class Case:
-    """The store at a place of its own, where a verb may change it."""
+    """A copy of the store that a command may change."""
 
     def __init__(self, store, folder):
         original, self.made, self.token = store
@@ -82,7 +82,7 @@ class Case:
         return [*verb.split(), *(word.format(**filled) for word in VERBS[verb][0])]
 
     def reply(self, verb, *place, backup):
-        """The reply as JSON; fails where there is none."""
+        """The reply as JSON; fails without one."""
         done = support.run("admin", *self.words(verb, backup), *place, "--json", check=False)
         assert done.returncode in (0, 1), (verb, place, done.stderr)
         reply = json.loads(done.stdout)
@@ -90,26 +90,26 @@ class Case:
         return reply
 
 
-def test_the_table_has_every_verb_and_each_takes_a_directory_and_answers_in_json():
+def test_the_table_has_every_command_and_each_accepts_a_directory_and_prints_json():
     found = helps()
     assert set(found) == set(VERBS)
     assert [verb for verb, text in found.items() if not re.search(r"^ +--json\b", text, re.M)] == []
     assert [verb for verb, text in found.items() if not re.search(r"^ +--root\b", text, re.M)] == []
-    # The page says which are for a directory alone.
+    # The page lists the commands that work on a directory only.
     alone = {verb.split()[0] for verb, text in found.items() if "--server" not in text}
     said = re.search(r"^No server does the work of(.*?)\.$", CLI_PAGE.read_text(), re.M | re.S)[1]
     assert set(re.findall(r"`admin ([a-z-]+)`", said)) == alone
 
 
 @pytest.mark.parametrize("verb", sorted(VERBS))
-def test_a_verb_works_wherever_its_help_says(verb, store, tmp_path):
+def test_a_command_works_on_every_target_in_its_help(verb, store, tmp_path):
     text = helps(*verb.split())[verb]
     case = Case(store, tmp_path)
     replies = []
     if verb not in NEEDS_SERVER:
         root = tmp_path / "restored" if verb == "restore" else case.root
         replies.append(case.reply(verb, "--root", root, backup=tmp_path / "beside"))
-        # For people the same is text.
+        # Without --json the same reply is text.
         shown = support.run("admin", *case.words(verb, tmp_path / "again"), "--root", root, check=False)
         assert shown.returncode in (0, 1) or verb == "token revoke", shown.stderr
         with pytest.raises(ValueError):
@@ -136,14 +136,14 @@ def test_a_verb_works_wherever_its_help_says(verb, store, tmp_path):
                 locked = support.run("admin", *served.words(verb, "x"), *place, check=False)
                 assert locked.returncode != 0 and f"error[{ALONE[verb]}]" in locked.stderr, locked.stderr
             else:
-                # Beside the server, which notices.
+                # On the directory while the server runs.
                 replies.append(served.reply(verb, "--root", served.root, backup=""))
     finally:
         server.stop()
-    assert len({tuple(sorted(reply)) for reply in replies}) == 1, "the same verb answers the same on every way"
+    assert len({tuple(sorted(reply)) for reply in replies}) == 1, "the reply does not depend on the target"
 
 
-def test_a_drop_that_is_only_tried_takes_nothing_away(tmp_path, fastk):
+def test_a_dry_run_of_drop_removes_nothing(tmp_path, fastk):
     root = tmp_path / "store"
     fastk("register", support.KEY, "--price-digits", "2", "--volume-digits", "2", "--root", root)
     rows = tmp_path / "rows.csv"

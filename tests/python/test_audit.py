@@ -1,4 +1,4 @@
-"""Who deleted or administered what stands in the log, whatever its level, under the id of the request."""
+"""Audit log: deletes and administration are logged at any level, with the request id and the token."""
 
 import json
 import re
@@ -15,7 +15,7 @@ import support
 
 @pytest.fixture
 def guarded(tmp_path, fastk, monkeypatch):
-    """A server with a token of each scope that logs nothing it need not."""
+    """A server with a token of each scope and minimal logging."""
     monkeypatch.setenv("FASTK_LOG", "off")
     root = tmp_path / "store"
     tokens = {}
@@ -48,7 +48,7 @@ def ask(server, method, path, token, name, body=None):
         return refused.code
 
 
-def test_deletes_and_administration_are_told_on_every_face(guarded, fastk):
+def test_deletes_and_administration_are_logged_on_every_protocol(guarded, fastk):
     server, tokens = guarded
     admin, read = tokens["admin"], tokens["read"]
     key, path = support.KEY, "/v1/series/" + support.KEY
@@ -64,7 +64,7 @@ def test_deletes_and_administration_are_told_on_every_face(guarded, fastk):
     rest("DELETE", path, None, "r2", read, 403)
     rest("POST", "/v1/admin/compact?wait=true", {}, "r3")
     rest("DELETE", path, None, "r4")
-    # Who may not come in is told as well.
+    # Refused requests are logged too.
     assert ask(server, "DELETE", path, {"token": "fastk_wrong"}, "r5") == 401
     wanted.append(("r5", "", "401"))
 
@@ -92,7 +92,7 @@ def test_deletes_and_administration_are_told_on_every_face(guarded, fastk):
     assert len(found[-1][0]) == 16 and found[-1][1:] == (admin["id"], "200")
 
 
-def test_tokens_that_come_and_go_are_told(guarded, fastk):
+def test_created_and_revoked_tokens_are_logged(guarded, fastk):
     server, tokens = guarded
     made = json.loads(
         fastk("admin", "token", "create", "--json", "--name", "new", "--scope", "write", "--prefix", "kline/BTC", "--root", server.root).stdout
@@ -110,7 +110,7 @@ def test_tokens_that_come_and_go_are_told(guarded, fastk):
     assert made["token"] not in server.log.read_text()
 
 
-def test_every_flight_answer_has_the_id_of_its_call(server):
+def test_every_flight_response_has_the_id_of_its_call(server):
     names, own = [], ["mine.1"]
 
     class Seen(flight.ClientMiddleware):
@@ -135,7 +135,7 @@ def test_every_flight_answer_has_the_id_of_its_call(server):
     assert re.fullmatch("[0-9a-f]{16}", names[3]), names
 
 
-def test_ping_asks_a_running_server_and_nothing_else(server, fastk, tmp_path):
+def test_ping_needs_a_running_server(server, fastk, tmp_path):
     assert fastk("admin", "ping", "--root", server.root).returncode == 0
     server.stop()
     quiet = fastk("admin", "ping", "--root", server.root, check=False)
@@ -144,7 +144,7 @@ def test_ping_asks_a_running_server_and_nothing_else(server, fastk, tmp_path):
     assert fastk("admin", "ping", "--root", missing, check=False).returncode != 0 and not missing.exists()
 
 
-def test_a_server_that_stops_leaves_nothing_to_replay(server, fastk):
+def test_a_stopped_server_leaves_no_log_to_replay(server, fastk):
     body = "ts,open,high,low,close,volume\n1706745600000,1,1,1,1,1\n"
     fastk("register", support.KEY, "--price-digits", "2", "--volume-digits", "2", "--server", server.http)
     subprocess.run(

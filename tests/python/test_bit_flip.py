@@ -1,4 +1,4 @@
-"""A bit flipped in a file makes every reader through the server raise, never return short."""
+"""A flipped bit in a file makes every reader through the server raise, never return fewer rows."""
 
 import io
 import json
@@ -17,7 +17,7 @@ URL = "/v1/klines/BTCUSDT/1m"
 
 
 def flip_last_block(path, column: str) -> int:
-    """Flips a bit of a cell in the last block of a chunk file; gives its offset."""
+    """Flips a bit of a cell in the last block of a chunk file; returns its offset."""
     with open(path, "rb") as file:
         whole = pa.py_buffer(file.read())
     reader = pyarrow.ipc.open_file(pa.BufferReader(whole))
@@ -34,7 +34,7 @@ def flip_last_block(path, column: str) -> int:
 
 
 def url(server, format, extra=""):
-    # JSON alone has a default limit.
+    # Only JSON has a default limit.
     return f"{server.http}{URL}?format={format}{'&limit=1000000' if format == 'json' else ''}{extra}"
 
 
@@ -49,7 +49,7 @@ def by_flight(server, **fields):
 
 
 def by_flight_batches(server):
-    """As a consumer that takes batch after batch."""
+    """Reads one batch after the other."""
     with flight.connect(server.flight) as client:
         return sum(chunk.data.num_rows for chunk in client.do_get(flight.Ticket(json.dumps({"series": [KEY]}))))
 
@@ -104,14 +104,14 @@ def test_every_reader_works_before_the_damage(filled):
 def test_every_reader_through_the_server_raises(damaged):
     silent = []
     for name, read in READERS.items():
-        # Twice: a block that failed its check once must not pass later.
+        # Twice: a block with a wrong checksum must not pass later.
         for attempt in range(2):
             try:
                 answer = read(damaged)
             except urllib.error.HTTPError as error:
                 assert (error.code, json.loads(error.read())["code"]) == (500, "corrupt_data"), name
             except Exception as error:
-                # A server that is not there would raise as well.
+                # An unreachable server would raise too.
                 assert "refused" not in str(error), name
                 print(f"{name}: {type(error).__name__}: {str(error)[:120]}")
             else:
@@ -119,7 +119,7 @@ def test_every_reader_through_the_server_raises(damaged):
     assert silent == []
 
 
-def test_damage_is_named_and_stays_in_its_block(damaged):
+def test_damage_is_reported_and_affects_only_its_block(damaged):
     with pytest.raises(Exception, match="corrupt_data"):
         by_flight(damaged)
     healthy = 80_000
@@ -128,7 +128,7 @@ def test_damage_is_named_and_stays_in_its_block(damaged):
     assert_same(pyarrow.ipc.open_stream(io.BytesIO(body)).read_all(), damaged.rows.slice(0, healthy))
 
 
-def test_a_check_names_the_damaged_block_and_nothing_else(damaged):
+def test_verification_reports_exactly_the_damaged_block(damaged):
     job = damaged.json("POST", "/v1/admin/verify?wait=true")["jobs"][0]
     assert (job["status"], job["result"]["clean"]) == ("done", False)
     (finding,) = job["result"]["findings"]

@@ -19,7 +19,7 @@ NEEDED = ["node", "npm", "chromium", "chromedriver"]
 MISSING = [program for program in NEEDED if not shutil.which(program)]
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}")
 
-# A new profile each time, no sandbox as root, and nothing that Chromium does on the network by itself.
+# A new profile each time, no sandbox as root, and no background network traffic of Chromium.
 FLAGS = [
     "--headless",
     "--no-sandbox",
@@ -48,7 +48,7 @@ def npm(at, *words):
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    """The example built from a copy, so that nothing is left in the tree."""
+    """The example, built in a copy outside of the tree."""
     top = tmp_path_factory.mktemp("browser")
     at = top / "docs" / "examples" / "browser"
     shutil.copytree(EXAMPLE, at, ignore=shutil.ignore_patterns("node_modules", "dist", "fastk.ts"))
@@ -88,7 +88,7 @@ def browser(tmp_path):
 
 
 def ask(browser, origin, server, token=""):
-    """Opens the page, lets it write and read, and gives its status line and the cells it shows."""
+    """Opens the page, lets it write and read, and returns its status line and cells."""
     from selenium.webdriver.common.by import By
     from selenium.webdriver.support.ui import WebDriverWait
 
@@ -113,7 +113,7 @@ def test_a_page_of_an_allowed_origin_writes_and_reads_and_another_is_refused(tmp
     config.write_text(f'[http]\ncors_origins = ["{allowed}"]\n')
     server = support.Server(root, "--config", str(config)).start()
     try:
-        # The other origin first: nothing that it sends is done.
+        # The other origin first: its requests have no effect.
         status, rows = ask(browser, other, server.http, token)
         assert status.startswith("failed: ") and rows == [], status
         told = {"authorization": f"Bearer {token}"}
@@ -133,7 +133,7 @@ def test_a_page_of_an_allowed_origin_writes_and_reads_and_another_is_refused(tmp
         server.kill()
 
 
-def test_a_form_of_the_documentation_fills_in_only_what_is_required_and_works(tmp_path, browser):
+def test_a_form_of_the_documentation_has_only_required_fields_filled_in_and_works(tmp_path, browser):
     from selenium.webdriver.common.by import By
     from selenium.webdriver.support.ui import WebDriverWait
 

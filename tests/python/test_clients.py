@@ -1,4 +1,4 @@
-"""What readers other than ours make of the answers and of the files."""
+"""Responses and chunk files in other clients: Polars, pyarrow and DuckDB."""
 
 import io
 import json
@@ -29,7 +29,7 @@ def get(server, **fields):
 
 
 def assert_frame(frame: pl.DataFrame, rows: pa.Table) -> None:
-    """A Polars frame holds these rows, to the last digit."""
+    """Asserts that a Polars frame has exactly these rows."""
     assert frame.columns == rows.schema.names
     assert frame.height == rows.num_rows
     assert frame.schema["ts"] == pl.Datetime("ms", "UTC")
@@ -51,13 +51,13 @@ def test_polars_reads_the_rest_url(filled):
     assert part["close"].to_list() == expected
 
 
-def test_polars_takes_a_flight_answer(filled):
+def test_polars_reads_a_flight_result(filled):
     assert_frame(pl.from_arrow(get(filled)), filled.rows)
     mean = pl.from_arrow(get(filled, numbers="float64")).select(pl.col("close").mean()).item()
     assert mean == pytest.approx(float(sum(filled.rows["close"].to_pylist())) / 100_000, rel=1e-12)
 
 
-def test_pyarrow_reads_the_chunk_files_alone(sealed):
+def test_pyarrow_reads_chunk_files_without_the_server(sealed):
     chunks = sealed.files()
     sealed.stop()
     assert len(chunks) >= 3  # February, March, April
@@ -68,7 +68,7 @@ def test_pyarrow_reads_the_chunk_files_alone(sealed):
     assert_same(scanned, sealed.rows)
 
 
-def test_polars_reads_the_chunk_files_alone(sealed):
+def test_polars_reads_chunk_files_without_the_server(sealed):
     chunks = sealed.files()
     sealed.stop()
     frames = [pl.read_ipc(path) for path in chunks]
@@ -77,7 +77,7 @@ def test_polars_reads_the_chunk_files_alone(sealed):
     assert_frame(lazy.sort("ts").collect(), sealed.rows)
 
 
-def test_duckdb_reads_answers_and_chunk_files_over_pyarrow(sealed):
+def test_duckdb_reads_results_and_chunk_files_through_pyarrow(sealed):
     query = "select count(*), epoch_ms(min(ts)), epoch_ms(max(ts)), sum(close), max(volume), typeof(any_value(close)) from rows"
 
     def ask(rows):
@@ -96,7 +96,7 @@ def test_duckdb_reads_answers_and_chunk_files_over_pyarrow(sealed):
         assert (first, last) == (T0, T0 + 99_999 * MINUTE)
 
 
-def test_every_rest_format_says_the_same(filled):
+def test_every_rest_format_has_the_same_rows(filled):
     import csv
 
     import pyarrow.parquet as parquet

@@ -1,4 +1,4 @@
-"""The container files without a container engine: what the image holds, how it starts, what its neighbours ask."""
+"""The container files, without a container engine: contents and start of the image, compose, dashboards and alerts."""
 
 import fcntl
 import http.client
@@ -37,7 +37,7 @@ def instructions():
 
 
 class Image:
-    """A directory with the files of the image, and what the Dockerfile says of starting it."""
+    """A directory with the files of the image, and the start command of the Dockerfile."""
 
     def __init__(self, root):
         self.root = root
@@ -57,12 +57,12 @@ class Image:
             self.own[name] = str(root / value.lstrip("/")) if value.startswith("/etc/") else value
 
     def port(self, *key):
-        """The port that the settings of the image give a listener."""
+        """The port of a listener in the settings of the image."""
         section, name = key
         return int(self.settings[section][name].rsplit(":", 1)[1])
 
     def environment(self, volumes):
-        """What a container has: the variables of the image. Its volumes lie below a directory, its ports are free."""
+        """The environment of a container: variables of the image, volumes below a directory, free ports."""
         listen = {("http", "listen"), ("http", "health_listen"), ("flight", "listen")}
         changed = {}
         for section, key in listen:
@@ -79,7 +79,7 @@ def image(tmp_path_factory):
 
 
 class Container(support.Server):
-    """The image, started as the Dockerfile says."""
+    """The image, started with the command of the Dockerfile."""
 
     def __init__(self, image, volumes, **environment):
         super().__init__(volumes / "data")
@@ -104,11 +104,11 @@ class Container(support.Server):
         at = f"127.0.0.1:{self.image.port('http', 'health_listen')}"
         there = f"127.0.0.1:{self.fields['health'].rsplit(':', 1)[1]}"
         command = [word.replace(at, there) for word in self.image.health]
-        assert command != self.image.health, "it asks another port than that of the health listener"
+        assert command != self.image.health, "it uses another port than that of the health listener"
         return subprocess.run(command, env=self.environment, capture_output=True, timeout=60).returncode
 
 
-def test_the_build_script_makes_what_the_image_holds(image):
+def test_the_build_script_builds_the_program_of_the_image(image):
     found = {str(path.relative_to(image.root)) for path in image.root.rglob("*") if path.is_file()}
     assert found == {
         "usr/local/bin/fastk", "etc/fastk/fastk.toml",
@@ -121,7 +121,7 @@ def test_the_build_script_makes_what_the_image_holds(image):
 
 
 @pytest.mark.parametrize("is_secured", [False, True])
-def test_the_image_starts_with_its_own_settings_and_tells_its_health(image, tmp_path, is_secured):
+def test_the_image_starts_with_its_settings_and_reports_its_health(image, tmp_path, is_secured):
     environment = {}
     if is_secured:
         support.certificates(tmp_path)
@@ -134,11 +134,11 @@ def test_the_image_starts_with_its_own_settings_and_tells_its_health(image, tmp_
     refused = container.run("serve")
     assert refused.returncode == 2 and "admin token create" in refused.stderr
     token = container.run("admin", "token", "create", "--name", "prometheus", "--scope", "read")
-    assert re.fullmatch(r"fastk_[\w-]{43}\n", token.stdout), "nothing but the token goes into the file"
+    assert re.fullmatch(r"fastk_[\w-]{43}\n", token.stdout), "only the token is in the file"
     container.start()
     try:
         assert container.health() == 0
-        # As Prometheus asks.
+        # The scrape of Prometheus.
         scrape = yaml.safe_load((DOCKER / "prometheus/prometheus.yml").read_text())["scrape_configs"][0]
         assert scrape["static_configs"] == [{"targets": [f"fastk:{image.port('http', 'health_listen')}"]}]
         assert scrape["authorization"]["type"] == "Bearer" and scrape.get("scheme", "http") == "http"
@@ -199,7 +199,7 @@ def test_the_commands_of_the_page_work(image, tmp_path, fastk):
         scrape = {"Authorization": f"Bearer {(secrets / 'prometheus-token').read_text().strip()}"}
         at = f"http://127.0.0.1:{ready['health'].rsplit(':', 1)[1]}/metrics"
         assert b"fastk_commit" in urllib.request.urlopen(urllib.request.Request(at, headers=scrape), timeout=30).read()
-        # The page asks at the port that compose publishes.
+        # The page uses the port published by compose.
         asked = request.replace("=TOKEN", f"={token}").replace("127.0.0.1:8080", there[1])
         inventory, imported, last = re.fullmatch(r"(\{.*?\}\n)(.*?)(\{\"series\".*\n)", run(asked, docker), re.S).groups()
         assert json.loads(inventory)["totals"]["rows"] == 0 and "rows" in imported
@@ -222,9 +222,9 @@ def test_the_commands_of_the_page_work(image, tmp_path, fastk):
     assert not (state / "fastk_restored/tokens.json").exists()
 
 
-def test_compose_asks_for_nothing_but_files_that_are_there_or_made():
+def test_compose_needs_only_files_that_exist_or_are_created():
     text = (DOCKER / "compose.yaml").read_text()
-    assert "$" not in text, "a variable is asked for by every command, also by those that need it not"
+    assert "$" not in text, "compose requires a variable for every command, even if unused"
     compose = yaml.safe_load(text)
     made = {secret["file"] for secret in compose["secrets"].values()}
     assert made and all(f"> {path.removeprefix('./')}\n" in PAGE.read_text() for path in made)
@@ -247,8 +247,8 @@ def test_compose_asks_for_nothing_but_files_that_are_there_or_made():
         assert path.removeprefix("/run/secrets/") in compose["services"][service]["secrets"]
 
 
-def test_compose_checks_health_as_the_image_does():
-    """Images in the OCI format have no health check of their own."""
+def test_compose_has_the_health_check_of_the_image():
+    """Images in the OCI format have no health check."""
     own = instructions()["HEALTHCHECK"][-1]
     times = dict(re.findall(r"--([\w-]+)=(\S+)", own.split(" CMD ")[0]))
     check = yaml.safe_load((DOCKER / "compose.yaml").read_text())["services"]["fastk"]["healthcheck"]
@@ -258,12 +258,12 @@ def test_compose_checks_health_as_the_image_does():
     }
 
 
-def test_a_second_container_finds_the_server_at_the_address_it_advertises(tmp_path, fastk):
+def test_a_second_container_reaches_the_server_at_its_advertised_address(tmp_path, fastk):
     compose = yaml.safe_load((DOCKER / "compose.yaml").read_text())
     advertised = compose["services"]["fastk"]["environment"]["FASTK__HTTP__ADVERTISE"]
     port = tomllib.loads((DOCKER / "fastk.toml").read_text())["http"]["listen"].rsplit(":", 1)[1]
     assert advertised == f"fastk:{port}" and "fastk" in compose["services"]
-    # Here other containers are other processes, which reach the server under another name of this machine.
+    # Other processes stand for other containers, and reach the server under another name of this machine.
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -278,7 +278,7 @@ def test_a_second_container_finds_the_server_at_the_address_it_advertises(tmp_pa
     finally:
         server.terminate()
         server.wait(support.STOP_SECONDS_MAX)
-    # An address that leads nowhere from here is told with the way out.
+    # An unreachable address is reported with a hint.
     lock = json.loads((root / "LOCK").read_text())
     assert lock["http"] == f"localhost:{port}"
     with open(root / "LOCK", "r+b") as held:
@@ -290,7 +290,7 @@ def test_a_second_container_finds_the_server_at_the_address_it_advertises(tmp_pa
 
 
 def test_ping_fails_when_writing_has_stopped(image, tmp_path, fastk):
-    """A store that takes no writes is to be restarted: the health check says so, while reads go on."""
+    """The health check fails when the store refuses writes, while reads continue."""
     server = support.Server(tmp_path / "store").start()
     ping = [*image.health[1:3], "--server", server.http]
     try:
@@ -299,7 +299,7 @@ def test_ping_fails_when_writing_has_stopped(image, tmp_path, fastk):
         fastk("register", support.KEY, "--server", server.http)
         row = {"ts": support.T0, "open": 1, "high": 1, "low": 1, "close": 1, "volume": 1}
         server.json("POST", "/v1/klines/BTCUSDT/1m", [row])
-        # An edit of the manifest fails, and nobody knows what of it is on disk.
+        # An edit of the manifest fails, and its state on disk is unknown.
         (server.root / "manifest").rename(tmp_path / "away")
         assert server.json("POST", "/v1/admin/compact?wait=true")["jobs"][0]["status"] == "failed"
         (tmp_path / "away").rename(server.root / "manifest")
@@ -318,8 +318,8 @@ def test_ping_fails_when_writing_has_stopped(image, tmp_path, fastk):
         server.kill()
 
 
-def test_the_demo_can_be_reached_from_outside_its_container_and_needs_no_root_to_write(tmp_path, fastk):
-    """On a read-only root the directory of the environment cannot be written: another one is found."""
+def test_the_demo_is_reachable_from_outside_its_container_and_works_on_a_read_only_root(tmp_path, fastk):
+    """On a read-only root the temporary directory is not writable: the demo uses another one."""
     environment = {**os.environ, "TMPDIR": "/proc/nowhere"}
     command = [support.binary(), "demo", "--http", "0.0.0.0:0", "--flight", "0.0.0.0:0"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
@@ -336,7 +336,7 @@ def test_the_demo_can_be_reached_from_outside_its_container_and_needs_no_root_to
         directory = Path(re.search(r"the files: (\S+)", lines)[1])
         assert directory.is_dir() and directory.parts[1] != "proc"
         used = sum(path.stat().st_blocks * 512 for path in directory.rglob("*") if path.is_file())
-        assert used < 60 << 20, "an engine gives /dev/shm 64 MiB"
+        assert used < 60 << 20, "container engines give /dev/shm 64 MiB"
         answer = urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/klines/BTCUSDT/1m?latest=1", timeout=30)
         assert len(json.loads(answer.read())["rows"]) == 1
     finally:
@@ -353,7 +353,7 @@ def test_data_and_secrets_in_the_tree_stay_out_of_the_image():
     assert {root, *shown, "**/.env", "**/*.key", "docker/secrets"} <= left_out
 
 
-def test_the_build_of_the_image_leaves_out_what_git_leaves_out():
+def test_the_build_of_the_image_ignores_what_git_ignores():
     left_out = {line for line in (HERE / ".dockerignore").read_text().splitlines() if line and line[0] != "#"}
     missing = []
     for folder, directories, files in os.walk(HERE):
@@ -368,7 +368,7 @@ def test_the_build_of_the_image_leaves_out_what_git_leaves_out():
             if line and line[0] != "#" and wanted not in left_out:
                 missing.append((str(below), line))
     assert missing == []
-    # What is made in the tree by the commands we give.
+    # Files created in the tree by documented commands.
     venv = re.search(r"venv=\$root/(\S+)", (HERE / "tests/run").read_text())[1]
     secrets = re.search(r"^install -d .* (\S+)$", blocks()[0], re.M)[1]
     assert {".git", "target", venv, f"docker/{secrets}"} <= left_out
@@ -433,12 +433,12 @@ def test_an_engine_builds_the_image_and_its_program_starts(engine_image):
     assert engine_image("test", "-r", "/etc/ssl/certs/ca-certificates.crt").returncode == 0
     demo = engine_image("fastk", "demo", "--exit", "--http", "0.0.0.0:0", "--flight", "0.0.0.0:0")
     assert "ready http=0.0.0.0:" in demo.stdout and "last 3 rows of kline/BTCUSDT/1m" in demo.stdout
-    # No token was made: the server is told how, and does not start.
+    # Without a token the server does not start, and prints how to create one.
     refused = engine_image("fastk", "serve", check=False)
     assert refused.returncode != 0 and "admin token create" in refused.stderr
 
 
-def test_the_image_runs_as_nobody_in_particular_and_asks_for_its_health():
+def test_the_image_runs_as_an_unprivileged_user_with_a_health_check():
     text = (DOCKER / "Dockerfile").read_text()
     instructions = re.findall(r"^([A-Z]+) (.*)$", text, re.M)
     names = [name for name, _ in instructions]
@@ -450,7 +450,7 @@ def test_the_image_runs_as_nobody_in_particular_and_asks_for_its_health():
     assert "docker/build /image" in text
     made = next(what for name, what in instructions if name == "RUN" and "useradd" in what + text)
     assert user == "10001:10001" and "groupadd --system --gid 10001" in text and "--uid 10001 --gid 10001" in text, made
-    assert "COPY --from=build /etc/ssl/certs/ca-certificates.crt " in text, "object stores are asked over https"
+    assert "COPY --from=build /etc/ssl/certs/ca-certificates.crt " in text, "object stores are accessed over https"
 
 
 def test_the_labels_of_the_image_are_those_of_the_package():
@@ -462,7 +462,7 @@ def test_the_labels_of_the_image_are_those_of_the_package():
     assert labels["base.name"].endswith("/" + re.findall(r"^FROM (\S+)$", text, re.M)[-1])
 
 
-def test_sources_with_older_times_are_compiled_all_the_same(tmp_path):
+def test_sources_with_older_times_are_compiled_again(tmp_path):
     """The build step of the Dockerfile, with its caches, on a package that takes no time to compile."""
     text = re.sub(r"\\\n\s*", " ", (DOCKER / "Dockerfile").read_text())
     [step] = [line for line in text.splitlines() if "docker/build /image" in line]
@@ -475,7 +475,7 @@ def test_sources_with_older_times_are_compiled_all_the_same(tmp_path):
         shutil.copy(licence, tree)
     (tree / "Cargo.toml").write_text('[package]\nname = "fastk"\nversion = "0.0.1"\nedition = "2021"\n')
     (tree / "Cargo.lock").write_text('version = 3\n\n[[package]]\nname = "fastk"\nversion = "0.0.1"\n')
-    # The cache mount of the image is the directory that cargo takes by itself.
+    # The cache mount of the image is the default directory of cargo.
     own = {name: value for name, value in os.environ.items() if name not in ("CARGO_TARGET_DIR", "FASTK_PROFILE")}
     for word, age in (("new", 0), ("old", 7 * 86_400)):
         (tree / "src/main.rs").write_text(f'fn main() {{ println!("{word}"); }}\n')
@@ -500,7 +500,7 @@ def test_the_files_of_the_image_are_lint_free():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_dashboard_asks_for_metrics_that_there_are(server):
+def test_the_dashboard_uses_existing_metrics(server):
     metrics = server.read("/metrics").decode()
     documented = set(re.findall(r"^\| `(fastk_\w+)`", (HERE / "docs/metrics.md").read_text(), re.M))
     dashboard = json.loads((DOCKER / "grafana/dashboards/fastk.json").read_text())
@@ -518,7 +518,7 @@ def test_the_dashboard_asks_for_metrics_that_there_are(server):
 
 @pytest.fixture
 def promtool():
-    """The checker of Prometheus; FASTK_PROMTOOL names another one."""
+    """promtool, or the program in FASTK_PROMTOOL."""
     found = os.environ.get("FASTK_PROMTOOL") or shutil.which("promtool")
     if not found:
         warnings.warn("SKIPPED: promtool is not installed (Debian: prometheus); the alert rules were not checked")
@@ -529,7 +529,7 @@ def promtool():
 RULES = DOCKER / "prometheus/fastk.rules.yml"
 
 
-def test_the_alert_rules_ask_for_metrics_that_there_are():
+def test_the_alert_rules_use_existing_metrics():
     documented = set(re.findall(r"^\| `(fastk_\w+)`", (HERE / "docs/metrics.md").read_text(), re.M))
     rules = [rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]]
     asked = {re.sub(r"_(bucket|sum|count)$", "", name) for rule in rules for name in re.findall(r"fastk_\w+", rule["expr"])}
@@ -549,7 +549,7 @@ def test_the_alert_rules_fire_when_they_should(promtool, tmp_path):
     config = ["check", "config", "--syntax-only", DOCKER / "prometheus/prometheus.yml"]
     done = subprocess.run([promtool, *config], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    # What is read a minute apart, and what alerts by then.
+    # Samples one minute apart, and the expected alerts.
     cases = {
         "FastkDown": {'up{job="fastk"}': "0x20"},
         "FastkWriterStopped": {"fastk_writer_stopped": "1x20"},
@@ -583,7 +583,7 @@ def test_the_alert_rules_fire_when_they_should(promtool, tmp_path):
     for alert, series in [*cases.items(), (None, calm)]:
         minutes = 180 if alert == "FastkDiskFilling" else 19
         inputs = [{"series": name, "values": values} for name, values in series.items()]
-        # Rules are asked through the metric that promtool makes of each alert.
+        # Alerts are read from the metric that promtool creates for each.
         fires = [{"expr": "count(ALERTS{alertstate='firing'}) or vector(0)", "eval_time": f"{minutes}m",
                   "exp_samples": [{"value": 0 if alert is None else 1}]}]
         if alert:
@@ -595,7 +595,7 @@ def test_the_alert_rules_fire_when_they_should(promtool, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_every_counter_and_histogram_is_there_from_the_start(server):
+def test_every_counter_and_histogram_exists_from_the_start(server):
     from prometheus_client.parser import text_string_to_metric_families
 
     text = server.read("/metrics").decode()
@@ -621,7 +621,7 @@ def test_every_counter_and_histogram_is_there_from_the_start(server):
     assert operations <= timed
     for path, method in operations:
         assert (("method", method), ("route", path), ("status", "500")) in requests
-    # The first event is a step from 0 of the very same series.
+    # The first event increments the same series from 0.
     key = (("method", "GET"), ("route", "/v1/series"), ("status", "200"))
     assert requests[key] == 0
     server.read("/v1/series")

@@ -1,4 +1,4 @@
-"""The lines of docs/corrections.md, run in their order against a server, and what the page says they print."""
+"""Runs the commands of docs/corrections.md in order against a server, and compares their output with the page."""
 
 import os
 import re
@@ -16,7 +16,7 @@ TICKS = "ts,open,high,low,close,volume\n1706745600000,42003,42011,42001,42010,0.
 
 @pytest.fixture
 def said(tmp_path):
-    """What each line of the page printed, by the line."""
+    """The output of each command of the page."""
     if not shutil.which("curl"):
         pytest.skip("curl is not installed")
     blocks = re.findall(r"^```sh\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
@@ -43,7 +43,7 @@ def said(tmp_path):
     return printed
 
 
-def test_the_lines_of_the_page_do_what_it_says(said):
+def test_the_commands_of_the_page_have_the_documented_effect(said):
     page = PAGE.read_text(encoding="utf-8")
     [shown] = re.findall(r"^```csv printed\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
 

@@ -69,7 +69,7 @@ CALENDARS = [("24x7", open_24x7), ("weekdays", open_weekdays), (FX, open_fx)]
 
 
 def expected_of(ts, timeframe, is_open):
-    """What coverage has to answer for these rising times."""
+    """The expected coverage of these rising times."""
     starts = starts_of(timeframe, ts[0], ts[-1])
     at_start = set(ts)
     found = {"expected": 0, "present": 0, "rows": len(ts), "off_grid": 0, "outside_calendar": 0, "gaps": []}
@@ -117,7 +117,7 @@ def file(name):
 
 @real.needs_data
 @pytest.mark.parametrize(("path", "flags"), real.cases())
-def test_coverage_of_a_real_file_is_what_its_times_say(server, fastk, path, flags):
+def test_coverage_of_a_real_file_equals_the_computed_one(server, fastk, path, flags):
     key, ts = imported(server, fastk, path, flags)
     timeframe = key.rsplit("/", 1)[1]
     for calendar, is_open in CALENDARS:
@@ -130,7 +130,7 @@ def test_coverage_of_a_real_file_is_what_its_times_say(server, fastk, path, flag
 
 
 @real.needs_data
-def test_the_holes_of_the_bybit_file_are_all_told(server, fastk):
+def test_all_gaps_of_the_bybit_file_are_reported(server, fastk):
     key, _ = imported(server, fastk, *file("bybit-linear-OPUSDT-1m-2024_2025-gappy.parquet"))
     found = coverage(server, key)
     assert (found["gaps_total"], found["expected"] - found["present"]) == (524, 524 * 801)
@@ -145,7 +145,7 @@ def test_the_weekends_of_eurusd_are_no_gaps_under_its_calendar(server, fastk):
     fx = coverage(server, key, calendar=FX, min_missing=2_000)
     assert fx["gaps_total"] == 0
     assert fx["ratio"] > 0.98 > 0.75 > always["ratio"]
-    # The calendar of the series is the one that reads and the inventory use.
+    # Reads and the inventory use the calendar of the series.
     server.json("PATCH", f"/v1/series/{key}", {"calendar": FX})
     assert coverage(server, key, calendar=FX)["ratio"] == server.json("GET", "/inventory")["series"][0]["coverage_ratio"]
     rows = server.json("GET", f"/v1/klines/{key.removeprefix('kline/')}?latest_complete=300&columns=close")["rows"]
@@ -157,7 +157,7 @@ def test_the_weekends_of_eurusd_are_no_gaps_under_its_calendar(server, fastk):
 
 
 @real.needs_data
-def test_the_bars_binance_never_published_are_named(server, fastk):
+def test_the_bars_that_binance_never_published_are_reported(server, fastk):
     key, ts = imported(server, fastk, *file("binance-spot-BTCUSDT-1h.csv.gz"))
     found = coverage(server, key)
     missing = sorted(set(range(ts[0], ts[-1], 3_600 * SECOND)) - set(ts))

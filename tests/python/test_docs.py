@@ -1,4 +1,4 @@
-"""The blocks of the documentation, run in their order, each page with a directory and server of its own.
+"""Runs the blocks of the documentation in order, each page with a separate directory and server.
 
 `sh`, `python` and, where there is node, `js` are run. `console run` is run too, and what its commands print is compared;
 a block of any kind that says `printed` is what the `sh` or `python` block before it prints at last, and `text ready` the
@@ -27,7 +27,7 @@ NO_RUN_MAX = 15
 RUN = ("sh", "python", "js", "console")
 FILES = ("csv", "toml")
 SHOWN = ("json", "text", "rust", "ini", "yaml", *FILES)
-# What differs from one run to the next: (where it stands, what stands there instead).
+# Parts that differ between runs: (pattern, replacement).
 MASKS = [
     (re.compile(r"(\"?duration_ms\"?: ?)\d+"), r"\1N"),
     (re.compile(r"(\"?epoch\w*\"?: ?\"?)[0-9a-f]{16}\b"), r"\1ID"),
@@ -45,7 +45,7 @@ def blocks(page):
 
 
 def runnable(page):
-    """Language and text of what is to be run or written."""
+    """Language and text of the blocks to run or write."""
     def is_wanted(language, info):
         return language in RUN or info in ("printed", "ready") or language in FILES and info
 
@@ -79,7 +79,7 @@ class Page:
         programs = at / "programs"
         programs.mkdir()
         (programs / "fastk").symlink_to(support.binary())
-        # What comes back with a status from 400 on is a failure.
+        # A status of 400 or above is a failure.
         (programs / "curl").write_text('#!/bin/sh\nexec /usr/bin/curl --silent --show-error --fail-with-body "$@"\n')
         (programs / "curl").chmod(0o755)
         self.environment = os.environ | {"PATH": f"{programs}:{os.environ['PATH']}"}
@@ -102,7 +102,7 @@ class Page:
         return process
 
     def demo(self):
-        """The demo; gives its directory."""
+        """Starts the demo; returns its directory."""
         process = self.start("demo")
         while "the files:" not in (line := process.stdout.readline()):
             assert line, "the demo ended early"
@@ -143,7 +143,7 @@ class Page:
             done = self.end_of(["bash", "-uc", self.here(command)])
             status = done.returncode
             fails = re.search(r"^error\[\w+\]", printed, re.MULTILINE)
-            # 22 is that of curl for an answer with an error status.
+            # 22 is the exit status of curl for a response with an error status.
             may_end = status == 0 or fails or status in (1, 22) and printed
             assert may_end, f"{command}{status}\n{done.stdout}\n{done.stderr}"
             self.compare(done.stdout + (done.stderr if fails else ""), printed, command)
@@ -155,14 +155,14 @@ class Page:
             return
         assert os.environ.get("FASTK_BLESS"), (
             f"{where}: it prints\n{masked(printed)}\nand not, as the page says,\n{masked(shown)}\n"
-            "(FASTK_BLESS=1 writes it anew)"
+            "(FASTK_BLESS=1 rewrites it)"
         )
         for usual, real in zip(USUAL, self.addresses):
             printed = printed.replace(real, usual)
         self.blessed.append((shown, printed))
 
     def bless(self, page):
-        """Writes what was printed into the page, in its place."""
+        """Writes the output into the page."""
         text, at = page.read_text(encoding="utf-8"), 0
         for shown, printed in self.blessed:
             at = text.index(shown, at)
@@ -217,7 +217,7 @@ def test_the_commands_of_a_page_work(name, tmp_path):
                 last = page.printed.splitlines(keepends=True)[-text.count("\n") :]
                 page.compare("".join(last), text, f"what the block before prints is not\n{text}")
             elif info == "ready":
-                # The ports of the page are those of a server that was given none.
+                # The ports of the page are the default ports.
                 ports = re.compile(r":\d+")
                 assert ports.sub(":PORT", page.ready) == ports.sub(":PORT", text)
             elif kind in FILES:

@@ -1,4 +1,4 @@
-"""Real kline files in, the same values out of every face.
+"""Imports of real kline files: every interface returns the same values.
 
 Each file is imported with the flags that docs/import.md prints for it, read again by this module alone (csv, gzip,
 json, decimal, and pyarrow for Feather and Parquet), and compared row by row with REST (JSON, CSV, Arrow, Parquet),
@@ -34,7 +34,7 @@ import pytest
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "import.md"
 FOLDER = os.environ.get("FASTK_TEST_DATA")
 
-# What lies in the folder and holds no bars: ticks, trades, quotes, books, indicator values, archives.
+# Files of the folder without bars: ticks, trades, quotes, books, indicator values, archives.
 NOT_BARS = [
     "README*", "*.zip", "*.bi5", "*.tar", "*.dbn*", "*.fwob", "*.feed.gz", "*ticksample*", "*trades*", "*deltas*",
     "*quote_tick_data*", "*-quotes*.parquet", "*-result-*", "oecd-*", "ta-*",
@@ -42,7 +42,7 @@ NOT_BARS = [
 
 
 def documented():
-    """(pattern, flags) of the table of known sources in docs/import.md."""
+    """(pattern, flags) from the table of known sources in docs/import.md."""
     section = DOCS.read_text(encoding="utf-8").split("## Command lines for known sources")[1].split("\n## ")[0]
     found = []
     for line in section.splitlines():
@@ -82,11 +82,11 @@ def test_every_file_of_bars_is_documented_once():
         assert len(hits) == (1 if bars else 0), f"{path.name}: {hits}"
 
 
-# The independent reading.
+# The independent reader.
 
 
 class Source:
-    """Rows of a file: times in ms, and columns of written numbers (str) or doubles (numpy)."""
+    """Rows of a file: times in ms, and columns of textual numbers (str) or doubles (numpy)."""
 
     def __init__(self, ts, columns, skipped=()):
         self.ts = np.array(ts, dtype=np.int64)
@@ -194,7 +194,7 @@ def dated(layout):
 
 
 def broken(path):
-    """The rows that hold, and the numbers of the others."""
+    """The valid rows, and the positions of the others."""
     kept, skipped = [], []
     for number, row in enumerate(table_of(path)[1:]):
         try:
@@ -245,11 +245,11 @@ def read_source(path):
     return next(reader for pattern, reader in READERS if fnmatch.fnmatchcase(path.name, pattern))(path)
 
 
-# What the import must have chosen and stored.
+# The expected choices and values of the import.
 
 
 class Memo(dict):
-    """A function of a text, computed once for each text."""
+    """A memoized function of a text."""
 
     def __init__(self, function):
         self.function = function
@@ -261,7 +261,7 @@ class Memo(dict):
 
 @functools.lru_cache(maxsize=4)
 def scaled(digits):
-    """text -> (integer of that many digits, whether digits were lost), half to even."""
+    """text -> (integer with this number of digits, whether digits were lost), half to even."""
 
     def convert(text):
         with localcontext() as context:
@@ -277,7 +277,7 @@ HEADROOM_AFTER, HEADROOM_BEFORE = 2, 3
 
 
 def digits_of(columns):
-    """The digits these columns share by the rule of docs/import.md; None where only float64 holds them."""
+    """The common digits of these columns by the rule of docs/import.md; None if only float64 represents them."""
     after = before = 0
     doubles = any(isinstance(column, np.ndarray) for column in columns)
     for column in columns:
@@ -314,7 +314,7 @@ def expected(source):
     return found
 
 
-# The faces.
+# The interfaces.
 
 
 def key_of(path):
@@ -363,7 +363,7 @@ def check_table(table, source, wanted, order):
 
 
 def check_texts(ts, columns, source, wanted, order):
-    """Written numbers (str) against the source, by value."""
+    """Textual numbers (str) against the source, by value."""
     np.testing.assert_array_equal(np.array([int(text) for text in ts], dtype=np.int64), source.ts[order])
     for name, (kind, digits, words, _) in wanted.items():
         if kind == "float64":
@@ -400,7 +400,7 @@ def check_faces(server, key, source, wanted, order):
     with pa.flight.connect(server.flight) as client:
         check_table(client.do_get(ticket).read_all(), source, wanted, order)
 
-    # The double nearest to every decimal, and for a source of doubles the very same one.
+    # The nearest double to every decimal; for a source of doubles exactly the same.
     doubles = pa.ipc.open_stream(get(server, path, format="arrow", numbers="float64")).read_all()
     for name, (kind, _, _, lost) in wanted.items():
         column = source.columns[name]
@@ -411,7 +411,7 @@ def check_faces(server, key, source, wanted, order):
 
 
 def check_chunks(server, key, source, wanted, order):
-    """The chunk files as pyarrow and Polars read them, without FastK."""
+    """The chunk files, read by pyarrow and Polars without FastK."""
     tables, frames = [], []
     for file in server.files(key):
         with pa.memory_map(str(file)) as mapped:
@@ -442,7 +442,7 @@ def run_import(fastk, path, key, target, flags=""):
 
 @needs_data
 @pytest.mark.parametrize(("path", "flags"), cases())
-def test_a_real_file_comes_back_as_it_was_from_every_face(server, fastk, path, flags):
+def test_a_real_file_round_trips_through_every_interface(server, fastk, path, flags):
     source = read_source(path)
     wanted = expected(source)
     order = np.argsort(source.ts, kind="stable")
@@ -471,12 +471,12 @@ def test_a_real_file_comes_back_as_it_was_from_every_face(server, fastk, path, f
 
 
 def expected_warnings(flags):
-    """Kinds of warnings that flags of the table bring about."""
+    """Kinds of warnings caused by flags of the table."""
     return {kind for kind, flag in (("rounded", "--rounding nearest"), ("off_grid", "--off-grid allow")) if flag in flags}
 
 
 def inconsistent(source, wanted):
-    """Numbers of the rows whose high or low contradict the others, or whose volume is below zero."""
+    """Positions of the rows with inconsistent high or low, or a volume below zero."""
     kind = wanted["open"][0]
     values = [wanted[name][2] for name in ("open", "high", "low", "close")]
     if kind == "float64":
@@ -488,7 +488,7 @@ def inconsistent(source, wanted):
 
 
 @needs_data
-def test_an_import_into_a_directory_and_its_repetition_give_the_same_series(server, fastk, tmp_path):
+def test_an_import_into_a_directory_can_be_repeated_without_a_change(server, fastk, tmp_path):
     path = Path(FOLDER) / "stockindicators-quotes-longest.csv"
     for root, replaced in ((tmp_path / "store", 0), (tmp_path / "store", 15_821)):
         result, summary = run_import(fastk, path, "kline/GSPC/1d", ["--root", str(root)])
@@ -499,7 +499,7 @@ def test_an_import_into_a_directory_and_its_repetition_give_the_same_series(serv
 
 
 @needs_data
-def test_a_file_with_broken_rows_is_refused_whole_and_its_rows_are_named(server, fastk):
+def test_a_file_with_invalid_rows_is_refused_and_its_rows_are_reported(server, fastk):
     path = Path(FOLDER) / "stockindicators-quotes-bad.csv"
     flags = next(flags for pattern, flags in documented() if fnmatch.fnmatchcase(path.name, pattern))
     key = "kline/BAD/1d"
@@ -515,7 +515,7 @@ def test_a_file_with_broken_rows_is_refused_whole_and_its_rows_are_named(server,
     assert error.value.code == 404
 
 
-def test_repeated_and_contradicting_rows_are_told_by_number(server, fastk, tmp_path):
+def test_repeated_and_inconsistent_rows_are_reported_by_position(server, fastk, tmp_path):
     path = tmp_path / "bars.csv"
     path.write_text(
         "date,open,high,low,close,volume\n2024-01-01,1,2,1,1,5\n2024-01-02,1,2,1,1,5\n2024-01-01,1,2,1,1,5\n"
@@ -574,8 +574,8 @@ def test_a_glob_over_two_symbols_is_refused(server, fastk):
 
 
 @needs_data
-def test_a_later_file_with_smaller_ticks_is_never_rounded_unasked(server, fastk):
-    """The months of one symbol in two imports: what the first registration cannot hold is refused by name."""
+def test_a_later_file_with_smaller_ticks_is_never_rounded_without_the_flag(server, fastk):
+    """The months of one symbol in two imports: values that exceed the registration are refused."""
     first, later = (Path(FOLDER) / f"bitfinex-BTCUSD-1m-{year}.csv.gz" for year in (2013, 2014))
     flags = next(flags for pattern, flags in documented() if fnmatch.fnmatchcase(first.name, pattern))
     key, to = "kline/BTCUSD/1m", ["--server", server.http]
@@ -591,7 +591,7 @@ def test_a_later_file_with_smaller_ticks_is_never_rounded_unasked(server, fastk)
 
 
 @needs_data
-def test_times_since_midnight_of_lean_are_read_with_the_date_in_their_names(server, fastk, tmp_path):
+def test_times_since_midnight_of_lean_use_the_date_in_the_file_names(server, fastk, tmp_path):
     import zipfile
 
     archive = Path(FOLDER) / "lean-equity-SPY-1m-trade-20131007.zip"

@@ -1,4 +1,4 @@
-"""Several series in one answer and in one write, through pyarrow.flight, REST and Polars."""
+"""Several series in one result and in one write, through pyarrow.flight, REST and Polars."""
 
 import io
 import json
@@ -16,7 +16,7 @@ GLOB = "scalar/feature/*/1m/rsi_*"
 
 
 def rows(count=3_000):
-    """Rows of all series in the order of `by_series`; series n has every minute that n + 1 divides."""
+    """Rows of all series in the order of `by_series`; series n has every minute divisible by n + 1."""
     frame = []
     for n, key in enumerate(KEYS):
         for minute in range(0, count, n + 1):
@@ -82,7 +82,7 @@ def test_both_layouts_are_read_by_pyarrow_and_polars(filled, layout, order):
         assert pl.read_csv(response.read()).equals(expected)
 
 
-def test_the_cross_section_of_the_last_rows_pivots(filled):
+def test_the_cross_section_of_the_last_rows_can_be_pivoted(filled):
     query = {"series": [GLOB], "latest": 1, "layout": "by_time"}
     with flight.connect(filled.flight) as client:
         frame = pl.from_arrow(client.do_get(flight.Ticket(json.dumps(query))).read_all())
@@ -90,7 +90,7 @@ def test_the_cross_section_of_the_last_rows_pivots(filled):
     assert plain(frame).select("series", "ts", "value").equals(last)
 
 
-def test_endpoints_split_by_time_and_are_whole_together(filled):
+def test_endpoints_split_by_time_and_are_complete_together(filled):
     query = {"series": [GLOB], "layout": "by_time", "endpoints": 4}
     with flight.connect(filled.flight) as client:
         info = client.get_flight_info(flight.FlightDescriptor.for_command(json.dumps(query)))

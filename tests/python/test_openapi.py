@@ -1,4 +1,4 @@
-"""The OpenAPI document, as a validator sees it."""
+"""Validation of the OpenAPI document."""
 
 import json
 import re
@@ -26,7 +26,7 @@ def test_the_served_document_is_valid_openapi_3_1_and_the_committed_one(server):
     assert document == json.loads(COMMITTED.read_text(encoding="utf-8"))
 
 
-def test_operations_have_stable_names_and_say_how_they_fail(server):
+def test_operations_have_stable_names_and_documented_errors(server):
     document = server.json("GET", "/openapi.json")
     names = [operation["operationId"] for _, _, operation in operations(document)]
     assert len(names) == len(set(names)) > 10

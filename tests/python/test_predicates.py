@@ -1,4 +1,4 @@
-"""Random predicates over real series: every face answers exactly what Polars finds in the same rows.
+"""Random predicates over real series: every interface returns exactly the rows that Polars selects.
 
 Decimals are compared as Polars decimals with room for more digits than the column has, floats as float64, integers as
 integers. FASTK_PREDICATE_ROUNDS (default 60) is the number of predicates a series, FASTK_PREDICATE_SEED (default 1)
@@ -48,7 +48,7 @@ def read_arrow(server, path, conditions=()):
 
 
 class Rows:
-    """All rows of a series, read once without any predicate."""
+    """All rows of a series, read once without a predicate."""
 
     def __init__(self, table):
         self.table = table.combine_chunks()
@@ -59,7 +59,7 @@ class Rows:
                 self.kinds[name] = 0
                 frame[name] = pl.from_arrow(column.cast(pa.int64()))
             elif pa.types.is_decimal(column.type):
-                # The scaled integers as decimals with room for more digits: no conversion can lose one.
+                # The scaled integers as decimals with more digits, so that no conversion loses one.
                 self.kinds[name] = column.type.scale
                 cells = pl.Series(name, support.words(column))
                 wide = pl.Decimal(38, column.type.scale + MORE_DIGITS)
@@ -69,19 +69,19 @@ class Rows:
                 self.kinds[name] = "float64" if pa.types.is_floating(column.type) else 0
                 frame[name] = pl.from_arrow(column)
         self.frame = pl.DataFrame({name: cells.rename(name) for name, cells in frame.items()}).with_row_index("row")
-        # The frame itself is right: some cells against the Arrow table's own view of them.
+        # Checks some cells of the frame against the Arrow table.
         for name in table.column_names[1:]:
             for row in (0, table.num_rows // 2, table.num_rows - 1):
                 assert self.frame[name][row] == table[name][row].as_py(), (name, row)
 
     def value(self, chance, name):
-        """The text of a value to compare a column with."""
+        """A text value to compare a column with."""
         cells, kind = self.frame[name], self.kinds[name]
         stored = cells[chance.randrange(len(cells))]
         way = chance.randrange(10)
         if kind == "float64":
             if way < 3:
-                # All the digits of the double: another text of the same number.
+                # All digits of the double: another text of the same number.
                 return format(Decimal(stored), "f")
             if way < 6:
                 return repr(stored)
@@ -92,7 +92,7 @@ class Rows:
         if way < 4:
             return format(stored, "f")
         if way < 6:
-            # Between two steps of the column.
+            # Between two values of the column.
             return format(stored + step * Decimal(chance.randrange(-9_999, 9_999)).scaleb(-4), "f")
         if way < 8:
             other = Decimal(cells[chance.randrange(len(cells))])
@@ -138,7 +138,7 @@ def draw(chance, rows):
 
 
 def check(server, client, key, path, rows, begin, count):
-    """`count` predicates from seed `begin` on; gives how many found some but not all rows."""
+    """`count` predicates from seed `begin`; returns the number that matched some but not all rows."""
     telling = 0
     for seed in range(begin, begin + count):
         conditions = draw(random.Random(f"{key} {seed}"), rows)
@@ -162,7 +162,7 @@ def check(server, client, key, path, rows, begin, count):
 
 
 def index_everything(server, path):
-    """Asks for indexes of all columns and waits until upkeep has written them."""
+    """Requests indexes of all columns and waits until maintenance has built them."""
     server.json("PATCH", f"/v1/series/{path}", {"value_index": True})
     number = None
     deadline = time.monotonic() + 60
@@ -172,7 +172,7 @@ def index_everything(server, path):
             return
         number = sum(not there for _, there in pairs)
         time.sleep(0.1)
-    raise AssertionError(f"{number} chunks of {path} have no value index yet")
+    raise AssertionError(f"{number} chunks of {path} have no value index")
 
 
 def check_with_and_without_index(server, client, key):
@@ -183,8 +183,8 @@ def check_with_and_without_index(server, client, key):
     telling = check(server, client, key, path, rows, SEED, ROUNDS)
     index_everything(server, key)
     telling += check(server, client, key, path, rows, SEED, ROUNDS)
-    assert telling > ROUNDS / 4 or ROUNDS < 10, "most predicates found nothing or everything"
-    # A value that stands in few rows is looked up, not searched.
+    assert telling > ROUNDS / 4 or ROUNDS < 10, "most predicates matched no row or every row"
+    # A rare value is looked up in the index.
     column = rows.frame.columns[5]
     counts = rows.frame[column].value_counts().sort("count")
     rare, times = counts.row(0)
@@ -198,14 +198,14 @@ def check_with_and_without_index(server, client, key):
 
 @needs_data
 @pytest.mark.parametrize("name, key, flags", FILES, ids=[key for _, key, _ in FILES])
-def test_real_bars_answer_as_polars_does(server, client, fastk, name, key, flags):
+def test_predicates_on_real_bars_equal_polars(server, client, fastk, name, key, flags):
     fastk("import", Path(FOLDER) / name, "--series", key, "--server", server.http, *flags)
     check_with_and_without_index(server, client, key)
 
 
 @needs_data
-def test_doubles_of_a_scalar_answer_as_polars_does(server, client, fastk):
-    """Closes as doubles, and their logarithmic returns, which no short decimal holds."""
+def test_predicates_on_doubles_equal_polars(server, client, fastk):
+    """Closes as doubles, and their logarithmic returns, which have no short decimal form."""
     fastk("import", Path(FOLDER) / "binance-spot-BTCUSDT-1h.csv.gz", "--series", "kline/BTCUSDT/1h",
           "--server", server.http, *BINANCE)
     table = pa.ipc.open_stream(server.read("/v1/klines/BTCUSDT/1h?format=arrow&numbers=float64&columns=close")).read_all()

@@ -1,4 +1,4 @@
-"""The lines of the README, run as a newcomer would: against the demo, in their order."""
+"""Runs the commands of the README in order against the demo."""
 
 import gzip
 import os
@@ -18,7 +18,7 @@ USUAL = ("127.0.0.1:8080", "127.0.0.1:8815")
 
 @pytest.fixture(scope="module")
 def demo():
-    """A demo on free ports: its REST address, its Flight address, and what it printed."""
+    """A demo on free ports: its REST address, its Flight address, and its output."""
     process = subprocess.Popen(
         [support.binary(), "demo", "--http", "127.0.0.1:0", "--flight", "127.0.0.1:0"],
         stdout=subprocess.PIPE,
@@ -39,7 +39,7 @@ def demo():
 
 
 def own_data():
-    """The lines about data of one's own."""
+    """The commands about own data."""
     found = [block for block in blocks("sh") if "fastk import" in block]
     assert len(found) == 1
     return found[0].splitlines()
@@ -62,7 +62,7 @@ def python(code):
     return done.stdout
 
 
-def test_the_curl_lines_answer(demo):
+def test_the_curl_commands_work(demo):
     lines = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("curl ")]
     assert len(lines) == 3
     answers = []
@@ -81,7 +81,7 @@ def test_the_curl_lines_answer(demo):
     assert "kline/ETHUSDT/1h" in answers[2]
 
 
-def test_the_python_lines_compute(demo):
+def test_the_python_examples_work(demo):
     flight, polars, duckdb = blocks("python")
     assert "import json, pyarrow.flight" in flight and "import polars" in polars and "import duckdb" in duckdb
     out = python(here(flight, demo))
@@ -93,7 +93,7 @@ def test_the_python_lines_compute(demo):
     assert "minutes" in out and re.search(r"\b2\b", out), out
 
 
-def test_the_demo_prints_what_the_readme_shows(demo):
+def test_the_demo_prints_the_examples_of_the_readme(demo):
     printed = demo[2]
     shown = [block for block in blocks("sh") if block.startswith("curl ")] + blocks("python")
     for block in shown:
@@ -106,9 +106,9 @@ def test_there_are_two_commands_to_set_up():
     assert os.access(README.parent / "tests" / "run", os.X_OK)
 
 
-def test_the_lines_about_own_data_work(demo, tmp_path):
+def test_the_commands_about_own_data_work(demo, tmp_path):
     imported, asked, served = own_data()
-    # What a vendor would publish: the demo's rows, a file a month.
+    # Files like those of a vendor: the rows of the demo, one file per month.
     for month in ("2024-01", "2024-02"):
         range_ = f"start={month}-01&end={month}-02"
         with urllib.request.urlopen(f"http://{demo[0]}/v1/klines/BTCUSDT/1m?format=csv&{range_}") as rows:
@@ -137,7 +137,7 @@ def test_the_lines_about_own_data_work(demo, tmp_path):
 
 
 def test_every_block_is_run():
-    """`tests/run` alone is not: it runs these."""
+    """Every block except `tests/run`, which runs these tests."""
     text = README.read_text(encoding="utf-8")
     shell, lines = blocks("sh"), own_data()
     assert shell[0] == "cargo run --release -- demo\n" and shell[1].startswith("curl ") and shell[2].splitlines() == lines

@@ -28,12 +28,12 @@ def compare(page, made):
 
 
 def flat(text):
-    """A text as one cell of a table."""
+    """A text in one table cell."""
     return " ".join(text.split()).replace("|", "\\|")
 
 
 def kind(schema):
-    """The type of a parameter in few words."""
+    """A short name of the type of a parameter."""
     if "$ref" in schema:
         return schema["$ref"].rsplit("/", 1)[-1]
     if "enum" in schema:
@@ -48,7 +48,7 @@ def kind(schema):
 
 
 def words(document, schema):
-    """The words a parameter can be, where a reference leads to some."""
+    """The values of an enumerated parameter, through references."""
     if "$ref" in schema:
         target = document["components"]["schemas"][schema["$ref"].rsplit("/", 1)[-1]]
         if "enum" in target or "oneOf" in target and all("enum" in one for one in target["oneOf"]):
@@ -87,7 +87,7 @@ def test_the_page_about_rest_has_every_operation_parameter_and_code():
 
 
 def helps(words=()):
-    """Each verb with its help, depth first."""
+    """Each command with its help, depth first."""
     environment = os.environ | {"COLUMNS": "100"}
     text = support.run(*words, "--help", env=environment).stdout
     yield words, "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
@@ -97,7 +97,7 @@ def helps(words=()):
             yield from helps((*words, verb))
 
 
-def test_the_page_about_the_command_line_has_every_verb_and_flag():
+def test_the_page_about_the_command_line_has_every_command_and_flag():
     made = "".join(f"\n### `{' '.join(('fastk', *verb))}`\n\n```text\n{text}```\n" for verb, text in helps())
     assert made.count("###") > 20
     compare("cli.md", made + "\n")
@@ -122,7 +122,7 @@ def test_the_page_about_the_configuration_has_every_key():
 
 
 def table(page, head):
-    """The rows of the table with this head on a page, a list of cells each."""
+    """The rows of the table with this header on a page, as lists of cells."""
     text = (ROOT / "docs" / page).read_text(encoding="utf-8")
     assert text.count(head) == 1, head
     lines = text[text.index(head) :].splitlines()[2:]
@@ -135,7 +135,7 @@ def table(page, head):
 
 
 def flags(*words):
-    """The flags in the help of a verb."""
+    """The flags in the help of a command."""
     text = support.run(*words, "--help", env=os.environ | {"COLUMNS": "200"}).stdout
     return set(re.findall(r"^ +(?:-\w, )?(--[a-z-]+)", text, re.MULTILINE))
 
@@ -147,7 +147,7 @@ def test_the_page_about_the_bridge_has_its_commands_and_flags():
     for commands, further, schemas in table("bridge.md", "| command | further flags |"):
         for command in re.findall(r"`([a-z-]+)`", commands):
             documented[command] = set(re.findall(r"--[a-z-]+", further))
-            # The schemas of what it reads and answers are there.
+            # The schemas of its input and output exist.
             kinds = ["output"] + ["input"] * command.startswith("write")
             assert all((ROOT / f"openapi/bridge/{command}.{kind}.schema.json").exists() for kind in kinds), command
             assert f"`{command}.{kinds[-1]}`" in schemas or "of their own names" in schemas, command
@@ -242,8 +242,8 @@ def test_the_page_about_metrics_has_every_label_and_the_bounds(tmp_path):
     assert sorted(float(bound) for bound in amounts if bound != "+Inf") == [10.0**power for power in range(10)]
 
 
-def test_more_headers_than_the_library_takes_get_a_problem_too(server):
-    """As docs/limits.md says: a problem document, and the connection is closed."""
+def test_too_many_headers_for_the_library_get_a_problem_document_too(server):
+    """As in docs/limits.md: a problem document, and the connection is closed."""
     address = server.http.rsplit("/", 1)[1].split(":")
 
     def ask(lines):

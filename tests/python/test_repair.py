@@ -24,7 +24,7 @@ def bar(ts):
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    """A store with a file of every kind, and what it answers."""
+    """A store with a file of every kind, and its rows."""
     data = os.environ.get("FASTK_TEST_DATA")
     if not data:
         pytest.skip("FASTK_TEST_DATA names no folder of real klines")
@@ -40,7 +40,7 @@ def store(tmp_path_factory):
         server.json("POST", "/v1/snapshots", {"name": "before"})
         day = 1_676_419_200_000  # 2023-02-15
         server.json("DELETE", f"/v1/klines/{BARS[6:]}?start={day}&end={day + 59 * 60_000}")
-        # Rows that stand in run files: everything written by then leaves the log when it is full.
+        # Rows in run files: earlier commits leave the log when it is full.
         rows = [bar(60_000 * minute) for minute in range(40)]
         server.json("POST", f"/v1/klines/{SLOW[6:]}", rows, {"Idempotency-Key": "once"})
         deadline = time.monotonic() + 60
@@ -62,7 +62,7 @@ def store(tmp_path_factory):
 
 
 def answers(root, partly=False):
-    """Every row of both series, by timestamp, now; `None` for a series that cannot be read whole."""
+    """Every row of both series by timestamp; `None` for a series that cannot be read completely."""
     shown = {}
     for key in (BARS, SLOW):
         done = support.run("query", key, "--root", root, "--format", "csv", check=False)
@@ -95,12 +95,12 @@ def test_one_flipped_bit_is_named_contained_and_repaired(store, tmp_path, kind, 
     path.write_bytes(data)
     name = str(path.relative_to(root))
 
-    # Named, and nothing else is.
+    # Exactly this file is reported.
     checked = support.run("admin", "verify", "--root", root, "--json", check=False)
     report = json.loads(checked.stdout)
-    assert checked.returncode == 1 and not report["clean"], f"{name}: byte {at}: nothing was found"
+    assert checked.returncode == 1 and not report["clean"], f"{name}: byte {at}: no finding"
     assert {finding["file"] for finding in report["findings"]} == {name}, report["findings"]
-    # Contained: right or refused, never wrong. (Opening cuts the torn end of a log, so on a copy.)
+    # Contained: reads are correct or refused. (An open truncates the torn end of a log, so on a copy.)
     copy = tmp_path / "copy"
     shutil.copytree(root, copy)
     for key, rows in answers(copy, partly=True).items():
@@ -108,14 +108,14 @@ def test_one_flipped_bit_is_named_contained_and_repaired(store, tmp_path, kind, 
             missing = len(wanted[key].keys() - rows.keys())
             assert missing <= (LOSS_MAX[".wal"] if kind == ".wal" else 0), f"{name}: {missing} rows are not shown"
             assert all(wanted[key][ts] == row for ts, row in rows.items()), f"{name}: another row is shown"
-    # Shown first: nothing changes.
+    # The plan changes no file.
     before = {file: file.read_bytes() for file in root.rglob("*") if file.is_file() and file.name != "LOCK"}
     plan = json.loads(support.run("admin", "repair", "--root", root, "--json", check=False).stdout)
     assert before == {file: file.read_bytes() for file in root.rglob("*") if file.is_file() and file.name != "LOCK"}
     # Repaired.
     done = support.run("admin", "repair", "--root", root, "--json", "--apply", check=False)
     applied = json.loads(done.stdout)
-    assert applied["lost"] == plan["lost"], "the plan promised another loss"
+    assert applied["lost"] == plan["lost"], "the plan reported another loss"
     checked = support.run("admin", "verify", "--root", root, "--json", check=False)
     assert json.loads(checked.stdout)["clean"], f"{name}: {checked.stdout}"
     after = answers(root)
@@ -124,16 +124,16 @@ def test_one_flipped_bit_is_named_contained_and_repaired(store, tmp_path, kind, 
         gone = wanted[key].keys() - after[key].keys()
         lost += len(gone)
     assert lost <= LOSS_MAX.get(kind, 0), f"{name}: {lost} rows are lost: {applied}"
-    assert lost == 0 or applied["lost"] or applied["lost_lsns"], f"{name}: {lost} rows are lost unnamed"
+    assert lost == 0 or applied["lost"] or applied["lost_lsns"], f"{name}: {lost} rows are lost and not reported"
     print(f"{kind} at {at}: {lost} rows lost")
 
 
-def test_a_rebuilt_manifest_answers_as_before(store, tmp_path):
+def test_a_rebuilt_manifest_gives_the_same_rows(store, tmp_path):
     whole, wanted = store
     root = tmp_path / "store"
     shutil.copytree(whole, root)
     shutil.rmtree(root / "manifest")
-    # Reads go on meanwhile; nothing is written.
+    # Reads continue meanwhile; writes are refused.
     assert answers(root, partly=True) == wanted
     shown = support.run("admin", "rebuild-manifest", "--root", root, check=False)
     assert shown.returncode == 1 and "nothing was changed" in shown.stdout

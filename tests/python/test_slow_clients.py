@@ -1,4 +1,4 @@
-"""Clients that take their time under TLS and on the Flight listener: they are cut off, and hold up nobody."""
+"""Slow clients under TLS and on the Flight listener: they are disconnected, and block no other client."""
 
 import contextlib
 import http.client
@@ -12,9 +12,9 @@ import pyarrow.flight as flight
 import pytest
 import support
 
-# A silent connection has to be gone by then; the limits under test are far below.
+# Timeout for the close of a silent connection; the limits under test are far below.
 PATIENCE = 30
-# Idle connections of each listener, which has room for 1,024.
+# Idle connections of each listener, which accepts 1,024.
 IDLE = 1_200
 IDLE_GROWTH_MAX = 192 << 20
 GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -31,7 +31,7 @@ HEADERS = bytes([0x83, 0x86, 0x44, 1]) + b"/" + bytes([0x41, 9]) + b"localhost"
 
 @contextlib.contextmanager
 def serving(folder, text, is_secured):
-    """A server with these settings: it, how to connect to its listeners, and a look whether it answers."""
+    """A server with these settings, a function that connects to its listeners, and one that checks its responses."""
     context = None
     if is_secured:
         support.certificates(folder)
@@ -73,7 +73,7 @@ def serving(folder, text, is_secured):
 
 @pytest.fixture(scope="module", params=["plain", "tls"])
 def impatient(tmp_path_factory, request):
-    """A server that loses patience soon, and how to connect to its listeners."""
+    """A server with short timeouts, and a function that connects to its listeners."""
     text = (
         "[http]\nheader_timeout_ms = 2000\nbody_idle_timeout_ms = 1000\nbody_timeout_ms = 2000\nstall_timeout_ms = 500\n"
         "[flight]\nhandshake_timeout_ms = 2000\nmessage_timeout_ms = 2000\nping_interval_ms = 500\nping_timeout_ms = 500\n"
@@ -83,7 +83,7 @@ def impatient(tmp_path_factory, request):
 
 
 def drip(stream, drops, first=b"", pause=0.01):
-    """Sends drops for ever; gives what came until the other side ended it, which may be before the first one."""
+    """Sends pieces without end; returns all received bytes until the server closes, possibly before the first piece."""
     begun, heard = time.monotonic(), b""
     with contextlib.suppress(OSError):
         stream.sendall(first)
@@ -108,9 +108,9 @@ def bytes_of(text):
     return [bytes([byte]) for byte in text]
 
 
-def test_heads_and_bodies_that_come_byte_by_byte_are_cut(impatient):
+def test_headers_and_bodies_sent_byte_by_byte_are_aborted(impatient):
     connect, is_answered = impatient
-    assert drip(connect("http"), []) == b"", "a connection that says nothing"
+    assert drip(connect("http"), []) == b"", "a silent connection"
     assert drip(connect("http", secure=False), []) == b"", "one that does not secure itself"
     assert drip(connect("http", secure=False), bytes_of(b"\x16\x03\x01\x02\x00" + b"\x01" * 50)) is not None
     head = b"GET /health HTTP/1.1\r\nhost: localhost\r\n"
@@ -121,12 +121,12 @@ def test_heads_and_bodies_that_come_byte_by_byte_are_cut(impatient):
     is_answered()
 
 
-def test_an_answer_nobody_takes_is_broken_off(impatient):
+def test_a_response_that_is_not_read_is_aborted(impatient):
     connect, is_answered = impatient
     stalled = []
     for _ in range(4):
         one = connect("http")
-        # Many answers at once: more than any buffer on the way holds.
+        # Many responses at once: more than all buffers hold.
         try:
             one.settimeout(1)
             one.sendall(b"GET /openapi.json HTTP/1.1\r\nhost: localhost\r\n\r\n" * 2_000)
@@ -136,7 +136,7 @@ def test_an_answer_nobody_takes_is_broken_off(impatient):
     is_answered()
     begun = time.monotonic()
     for one in stalled:
-        # It ends although nobody read: reading now comes to an end, which is none of the last answer.
+        # The server closed it although no response was read: reading now ends before the last response.
         one.settimeout(PATIENCE)
         time.sleep(max(0, 3 - (time.monotonic() - begun)))
         heard = 0
@@ -158,11 +158,11 @@ def test_an_answer_nobody_takes_is_broken_off(impatient):
         ("no settings", GREETING, []),
         ("headers without an end", GREETING + SETTINGS + frame(1, 0, 1, HEADERS), [frame(9, 0, 1, b"\x0f" * 1_000)]),
         ("resets", GREETING + SETTINGS, [frame(1, 5, 1, HEADERS) + frame(3, 0, 1, bytes(4))]),
-        ("pings without their answers", GREETING + SETTINGS, []),
+        ("pings whose replies are not read", GREETING + SETTINGS, []),
         ("a frame that is too long", GREETING + SETTINGS + b"\xff\xff\xff\x00\x00\x00\x00\x00\x01", [b"x" * 100]),
     ],
 )
-def test_floods_and_silence_end_connections_of_flight(impatient, what, first, drops):
+def test_floods_and_silence_close_connections_of_flight(impatient, what, first, drops):
     connect, is_answered = impatient
     stream = connect("flight")
     drip(stream, drops, first)
@@ -170,7 +170,7 @@ def test_floods_and_silence_end_connections_of_flight(impatient, what, first, dr
     is_answered()
 
 
-def test_many_slow_clients_leave_room_for_others(impatient):
+def test_many_slow_clients_do_not_block_others(impatient):
     connect, is_answered = impatient
     slow = [connect(face) for _ in range(40) for face in ("http", "flight")]
     for _ in range(5):
@@ -185,12 +185,12 @@ def test_many_slow_clients_leave_room_for_others(impatient):
 
 
 def anonymous(server):
-    """Bytes of memory of the process beside mapped files."""
+    """Anonymous memory of the process in bytes."""
     with open(f"/proc/{server.process.pid}/status") as status:
         return next(int(line.split()[1]) << 10 for line in status if line.startswith("RssAnon:"))
 
 
-def test_idle_connections_under_tls_keep_nobody_out(tmp_path):
+def test_idle_connections_under_tls_block_no_other_client(tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if 0 <= hard < 2 * IDLE + 500:
         pytest.skip(f"this process may have {hard} files open only")
@@ -201,7 +201,7 @@ def test_idle_connections_under_tls_keep_nobody_out(tmp_path):
         before, most, idle = anonymous(server), 0, []
         for position in range(IDLE):
             for face in ("http", "flight"):
-                # Secured and silent, a part of what secures it, or nothing.
+                # Idle after the TLS handshake, a partial handshake, or no bytes.
                 idle.append(connect(face, secure=position % 3 == 0))
                 if position % 3 == 1:
                     idle[-1].sendall(b"\x16\x03\x01\x02\x00\x01")

@@ -1,4 +1,4 @@
-//! Who may do what: every route of the document, with every kind of token.
+//! Authorization: every route of the OpenAPI document with every kind of token.
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -9,12 +9,12 @@ use serde_json::Value;
 
 use crate::client::{Reply, Server};
 
-/// What a token limited to other series may still do with a route.
+/// The access of a token that is limited to other series.
 #[derive(Clone, Copy, PartialEq)]
 enum Limited {
-    /// It sees its own part.
+    /// It sees its own series.
     Part,
-    /// Nothing.
+    /// None.
     Refused,
 }
 
@@ -30,7 +30,7 @@ const MANY: &str = r#"{"writes":[{"series":"kline/BTCUSDT/1m","rows":[{"ts":6000
 const DATASET: &str = r#"{"name":"x","members":["kline/BTCUSDT/1m"]}"#;
 const DEFINITION: &str = r#"{"name":"x","definition":{},"code_version":"1","inputs":["kline/BTCUSDT/1m"]}"#;
 
-/// Method, path of the document, a path to ask, a body, the scope it needs (none for open paths).
+/// Method, path of the document, a request path, a body, the required scope (none for open paths).
 type Route = (&'static str, &'static str, &'static str, &'static str, Option<Scope>, Limited);
 
 #[rustfmt::skip]
@@ -106,7 +106,7 @@ const ROUTES: &[Route] = {
     ]
 };
 
-/// A server that asks for tokens, with one of each scope, and an administrator of other series.
+/// A server with a token of each scope, and an admin token limited to other series.
 struct Guarded {
     server: Server,
     tokens: Vec<(Scope, String)>,
@@ -134,7 +134,7 @@ impl Guarded {
 }
 
 #[test]
-fn every_route_asks_for_its_scope_and_for_its_series() {
+fn every_route_checks_its_scope_and_its_series() {
     let guarded = Guarded::start();
     let document: Value =
         serde_json::from_slice(&guarded.ask(None, "get", "/openapi.json", "").expect(200).body).unwrap();
@@ -146,7 +146,7 @@ fn every_route_asks_for_its_scope_and_for_its_series() {
         .collect();
     let known: BTreeSet<(String, String)> =
         ROUTES.iter().map(|route| (route.0.to_owned(), route.1.to_owned())).collect();
-    assert_eq!(known, documented, "each route stands in the table, and the other way round");
+    assert_eq!(known, documented, "each route is in the table, and each row of the table is a route");
 
     for (method, path, asked, body, needed, limited) in ROUTES {
         let status = |token: Option<&str>| guarded.ask(token, method, asked, body).status;
@@ -168,9 +168,9 @@ fn every_route_asks_for_its_scope_and_for_its_series() {
 }
 
 #[test]
-fn who_may_not_is_told_so_whatever_parameters_and_body_come_along() {
+fn a_missing_permission_is_reported_before_any_error_of_parameters_or_body() {
     let guarded = Guarded::start();
-    // What these need is named in their bodies, so that a limited token learns first that a body cannot be read.
+    // The series of these routes are in their bodies, so a malformed body is reported first to a limited token.
     let by_body = ["/v1/query", "/v1/series", "/v1/write", "/v1/features", "/v1/factors", "/v1/admin/compact"];
     for (method, path, asked, _, needed, limited) in ROUTES {
         let Some(needed) = needed else { continue };
@@ -185,34 +185,34 @@ fn who_may_not_is_told_so_whatever_parameters_and_body_come_along() {
             assert_eq!(status == 403, own < needed, "{route} with scope {own:?}: {status}");
         }
         let status = guarded.ask(Some(&guarded.limited), method, &bad, "{\"").status;
-        // The series of these routes are in their parameters, which are left out here.
+        // The series of these routes are in their parameters, which are missing here.
         let by_parameters = *method == "get" && ["/v1/query", "/v1/admin/files"].contains(path);
         let by_body = by_body.contains(path) && *method == "post";
         let is_refused = *limited == Limited::Refused && !by_body && !by_parameters;
         assert_eq!(status == 403, is_refused, "{route} for other series: {status}");
-        // A key that cannot be is refused for what it is only to who might touch it.
+        // An invalid key is reported only to tokens with the scope.
         if path.contains("{timeframe}") {
             let reader = &guarded.tokens[0].1;
             let status = guarded.ask(Some(reader), method, &bad.replace("BTCUSDT", ".bad"), "").status;
-            assert_eq!(status, if *needed > Scope::Read { 403 } else { 400 }, "{route} of a key that cannot be");
+            assert_eq!(status, if *needed > Scope::Read { 403 } else { 400 }, "{route} of an invalid key");
         }
     }
 }
 
 #[test]
-fn a_refusal_says_what_to_send_and_tells_nothing() {
+fn a_refusal_says_what_to_send_and_leaks_nothing() {
     let guarded = Guarded::start();
     let reply = guarded.ask(None, "get", KLINE, "");
     assert_eq!(reply.header("www-authenticate").unwrap(), "Bearer realm=\"fastk\"");
     reply.refused("unauthenticated");
     let basic = access::basic_header("anyone", &guarded.tokens[0].1);
     guarded.server.get_with("/inventory", &[("authorization", &basic)]).expect(200);
-    // Whether a series is there is none of the business of somebody who does not reach it.
+    // A token without access does not learn whether a series exists.
     let of = |symbol: &str| guarded.ask(Some(&guarded.limited), "get", &format!("/v1/klines/{symbol}/1m"), "");
     of("BTCUSDT").refused("permission_denied");
     of("NOSUCH").refused("permission_denied");
     of("ETHUSDT").refused("series_not_found");
-    // A body is not even read: none comes here.
+    // The body is not read: none is sent.
     let mut stream = guarded.server.connect();
     let bearer = access::bearer_header(&guarded.tokens[0].1);
     let head =
@@ -222,7 +222,7 @@ fn a_refusal_says_what_to_send_and_tells_nothing() {
 }
 
 #[test]
-fn pages_of_other_origins_are_answered_only_where_they_are_listed() {
+fn pages_of_other_origins_are_served_only_if_listed() {
     let listed = "https://charts.example.com";
     let ask = |server: &Server, method: &str, origin: &str, extra: &[(&str, &str)]| {
         let mut headers = vec![("origin", origin)];
@@ -239,7 +239,7 @@ fn pages_of_other_origins_are_answered_only_where_they_are_listed() {
     let root = tempfile::tempdir().unwrap();
     let token = access::create(root.path(), "page", Scope::Read, &[]).unwrap().token;
     let server = Server::over(root.into(), config);
-    // A browser asks first, without a token.
+    // The preflight of a browser has no token.
     let reply = ask(&server, "OPTIONS", listed, &preflight).expect(200);
     assert_eq!(reply.header("access-control-allow-origin"), Some(listed));
     assert!(reply.header("access-control-allow-headers").unwrap().contains("authorization"));
@@ -277,7 +277,7 @@ fn a_limited_token_sees_its_part_of_the_store() {
     assert_eq!((part["totals"]["series"].as_u64(), part["totals"]["rows"].as_u64()), (Some(2), Some(2)));
     assert_eq!(json(admin, "/inventory")["totals"]["series"], 3);
     assert_eq!(json(limited, "/v1/series")["series"].as_array().unwrap().len(), 2);
-    // A glob finds what the token reaches, a name outside is refused as a whole.
+    // A glob matches the accessible series; a key outside is refused.
     let query = |body: &str| guarded.ask(limited, "post", "/v1/query", body);
     let text = String::from_utf8(query(r#"{"series":["kline/*/1m"]}"#).expect(200).body).unwrap();
     assert!(text.contains("ETHBTC") && text.contains("ETHUSDT") && !text.contains("BTCUSDT/1m"), "{text}");
@@ -290,7 +290,7 @@ fn a_limited_token_sees_its_part_of_the_store() {
         .refused("permission_denied");
     guarded.ask(limited, "post", "/v1/admin/compact?wait=true", r#"{"series":["kline/ETHUSDT/1m"]}"#).expect(200);
     assert_eq!(json(admin, "/v1/klines/BTCUSDT/1m")["rows"].as_array().unwrap().len(), 1);
-    // A hint of similar series names those that the token reaches and no others: `ETHBTC` is as near as the rest.
+    // Similar series in a hint are only accessible ones: `ETHBTC` is as similar as the others.
     let hint = |token, symbol: &str| -> String {
         let refused = guarded.ask(token, "get", &format!("/v1/klines/{symbol}/1m"), "");
         assert_eq!(refused.status, 404);
@@ -301,7 +301,7 @@ fn a_limited_token_sees_its_part_of_the_store() {
     assert!(hint(admin, "ETHUSDC").contains("kline/ETGUSDT/1m"), "{}", hint(admin, "ETHUSDC"));
     let seen = hint(limited, "ETHUSDC");
     assert!(seen.contains("kline/ETHUSDT/1m") && !seen.contains("ETGUSDT"), "{seen}");
-    // An entity tag of one caller's inventory is no tag of another's.
+    // The entity tags of inventories differ between callers.
     let tag = |token| guarded.ask(token, "get", "/inventory", "").header("etag").unwrap().to_owned();
     assert_ne!(tag(limited), tag(admin));
 }
@@ -330,7 +330,7 @@ fn a_limited_token_follows_and_cancels_the_jobs_it_started_and_no_others() {
 }
 
 #[test]
-fn a_limited_token_is_told_of_damage_without_files_ids_or_ranges() {
+fn a_limited_token_sees_damage_without_files_ids_or_ranges() {
     let root = tempfile::tempdir().unwrap();
     let make = |prefixes: &[&str]| {
         let prefixes: Vec<String> = prefixes.iter().map(ToString::to_string).collect();
@@ -360,17 +360,17 @@ fn a_limited_token_is_told_of_damage_without_files_ids_or_ranges() {
         }
     }
     let server = server.restarted();
-    let told = |token: &str| {
+    let detail_for = |token: &str| {
         let refused = ask(&server, token, "GET", "/v1/klines/X/1m", "text/csv", "");
         assert_eq!(refused.json()["code"], "corrupt_data", "{}", refused.text());
         refused.text()
     };
-    let (whole, part) = (told(&admin), told(&limited));
+    let (whole, part) = (detail_for(&admin), detail_for(&limited));
     assert!(whole.contains("chunk") && whole.contains("timestamps"), "{whole}");
     for word in ["chunk", "timestamps", "block", ".arrow", server.root.path().to_str().unwrap()] {
         assert!(!part.contains(word), "{word}: {part}");
     }
-    // So it is for what a job of theirs met.
+    // So does the error of its job.
     let job = ask(
         &server,
         &limited,

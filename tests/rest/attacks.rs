@@ -1,4 +1,4 @@
-//! What somebody does who means harm: each is refused by its code or its connection is closed, and others are served.
+//! Attacks: each is refused with its code or its connection is closed, and other clients are served.
 
 use std::io::{Read, Write};
 use std::sync::Arc;
@@ -10,14 +10,14 @@ use fastk::service::Scope;
 
 use crate::client::{Server, csv_body};
 
-/// How long something may take to come about on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Timeout on a busy machine.
+const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Sends these bytes and gives what comes back until the server closes.
+/// Sends these bytes and returns all received bytes until the server closes.
 fn exchange(server: &Server, bytes: &[u8]) -> String {
     let mut stream = server.connect();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    // The server may have closed before it took everything.
+    stream.set_read_timeout(Some(TIMEOUT)).unwrap();
+    // The server may have closed before it read all bytes.
     let _ = stream.write_all(bytes);
     let mut heard = Vec::new();
     match stream.read_to_end(&mut heard) {
@@ -27,15 +27,15 @@ fn exchange(server: &Server, bytes: &[u8]) -> String {
     String::from_utf8_lossy(&heard).into_owned()
 }
 
-fn answers(heard: &str) -> usize {
+fn responses(heard: &str) -> usize {
     heard.matches("HTTP/1.1 ").count() + heard.matches("HTTP/1.0 ").count()
 }
 
 #[test]
-fn requests_that_two_readers_would_cut_differently_are_refused_with_one_answer_and_an_end() {
+fn requests_with_ambiguous_framing_are_refused_with_one_response_and_a_close() {
     let server = Server::start();
     server.kline("X");
-    // Behind each stands what a second reader would take for a request of its own.
+    // Each is followed by bytes that another parser would treat as a second request.
     let inside = "GET /v1/series HTTP/1.1\r\nhost: x\r\n\r\n";
     let post = "POST /v1/klines/X/1m HTTP/1.1\r\nhost: x\r\n";
     let old = "POST /v1/klines/X/1m HTTP/1.0\r\nhost: x\r\n";
@@ -92,14 +92,14 @@ fn requests_that_two_readers_would_cut_differently_are_refused_with_one_answer_a
         ("a method that is none", format!("G(T /v1/series HTTP/1.1\r\nhost: x\r\n\r\n{inside}")),
     ] {
         let heard = exchange(&server, request.as_bytes());
-        assert!(answers(&heard) <= 1, "{what}: {heard}");
-        assert!(answers(&heard) == 0 || heard[..12].ends_with(" 400"), "{what}: {heard}");
+        assert!(responses(&heard) <= 1, "{what}: {heard}");
+        assert!(responses(&heard) == 0 || heard[..12].ends_with(" 400"), "{what}: {heard}");
     }
-    assert_eq!(server.state("kline/X/1m").1, 0, "nothing of it was written");
+    assert_eq!(server.state("kline/X/1m").1, 0, "no row of it was written");
 }
 
 #[test]
-fn a_request_with_a_length_and_chunks_is_never_read_by_its_length() {
+fn a_request_with_a_length_and_chunks_is_never_framed_by_its_length() {
     let server = Server::start();
     server.kline("X");
     let inside = "GET /v1/series HTTP/1.1\r\nhost: x\r\n\r\n";
@@ -107,18 +107,18 @@ fn a_request_with_a_length_and_chunks_is_never_read_by_its_length() {
         [("content-length: 5", "transfer-encoding: chunked"), ("transfer-encoding: chunked", "content-length: 5")]
     {
         let head = format!("POST /v1/klines/X/1m HTTP/1.1\r\nhost: x\r\n{first}\r\n{second}\r\n\r\n");
-        // By its chunks it ends at once, and by its length in the middle of what follows.
+        // Its chunks end at once, its length ends in the middle of the following bytes.
         let heard = exchange(&server, format!("{head}0\r\n\r\n{inside}").as_bytes());
-        assert!(answers(&heard) <= 1, "{first}: {heard}");
-        assert!(!heard.contains("\"series\":["), "{first}: what follows was taken for a request: {heard}");
+        assert!(responses(&heard) <= 1, "{first}: {heard}");
+        assert!(!heard.contains("\"series\":["), "{first}: the following bytes were treated as a request: {heard}");
     }
 }
 
 #[test]
-fn a_length_said_twice_alike_is_one_and_an_lf_ends_a_line_of_a_head_as_a_crlf_does() {
+fn equal_repeated_lengths_are_accepted_and_lf_ends_a_header_line_like_crlf() {
     let server = Server::start();
     server.kline("X");
-    // Each is one request with a body of two bytes, and behind it stands another: nobody reads it otherwise.
+    // Each is one request with a body of two bytes, followed by another: the framing is unambiguous.
     let inside = "GET /v1/series HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
     let post = "POST /v1/klines/X/1m HTTP/1.1\r\nhost: x\r\n";
     for (what, request) in [
@@ -136,14 +136,14 @@ fn a_length_said_twice_alike_is_one_and_an_lf_ends_a_line_of_a_head_as_a_crlf_do
         ),
     ] {
         let heard = exchange(&server, request.as_bytes());
-        assert_eq!(answers(&heard), 2, "{what}: {heard}");
+        assert_eq!(responses(&heard), 2, "{what}: {heard}");
         assert_eq!(heard.matches("\"series\":[").count(), 1, "{what}: {heard}");
     }
-    assert_eq!(server.state("kline/X/1m").1, 0, "nothing was written");
+    assert_eq!(server.state("kline/X/1m").1, 0, "no row was written");
 }
 
 #[test]
-fn names_that_climb_lead_nowhere() {
+fn path_traversal_in_names_is_refused() {
     let server = Server::start();
     server.kline("X");
     std::fs::write(server.root.path().join("secret"), "secret").unwrap();
@@ -197,7 +197,7 @@ fn names_that_climb_lead_nowhere() {
             assert!(!text.contains("root:") && text != "secret", "{method} {path}: {text}");
         }
     }
-    // The same in bodies, where nothing is decoded.
+    // The same names in bodies, without percent-decoding.
     let raw =
         ["..", "../../secret", "..\\secret", "a\\u0000b", "/etc/passwd", "./x", "X/../secret", "", " ", "\\ud800"];
     for name in raw {
@@ -219,10 +219,10 @@ fn names_that_climb_lead_nowhere() {
             assert!((400..500).contains(&status), "{path} {body}: {status}");
         }
     }
-    assert_eq!(files(&server), before, "a file was made or taken away");
+    assert_eq!(files(&server), before, "a file was created or removed");
 }
 
-/// Names of all files of the store but those of its log.
+/// Names of all files of the store except its log.
 fn files(server: &Server) -> Vec<String> {
     let mut waiting = vec![server.root.path().to_path_buf()];
     let mut found = Vec::new();
@@ -240,7 +240,7 @@ fn files(server: &Server) -> Vec<String> {
 }
 
 #[test]
-fn bodies_without_an_end_are_refused_when_they_are_too_long() {
+fn endless_bodies_are_refused_at_the_limit() {
     let server = Server::with(HttpConfig { body_bytes_max: 4 << 20, ..HttpConfig::default() });
     server.kline("X");
     for target in ["/v1/klines/X/1m?format=csv", "/v1/series", "/v1/query"] {
@@ -257,7 +257,7 @@ fn bodies_without_an_end_are_refused_when_they_are_too_long() {
         let _ = reader.shutdown(std::net::Shutdown::Both);
         sending.join().unwrap();
     }
-    // A length that is told is judged before anything is sent.
+    // A declared length is checked before the body is sent.
     let heard = exchange(
         &server,
         b"POST /v1/klines/X/1m HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\nconnection: close\r\ncontent-length: 99999999999\r\n\r\n",
@@ -294,7 +294,7 @@ fn arrow_bombs_in_compressed_buffers_are_refused() {
 }
 
 #[test]
-fn wrong_tokens_are_all_answered_alike() {
+fn all_invalid_tokens_get_the_same_response() {
     let root = Arc::new(tempfile::tempdir().unwrap());
     let good = access::create(root.path(), "t", Scope::Read, &[]).unwrap().token;
     let server = Server::over(root, HttpConfig::default());
@@ -321,7 +321,7 @@ fn wrong_tokens_are_all_answered_alike() {
 }
 
 #[test]
-fn heads_and_bodies_that_come_byte_by_byte_are_cut() {
+fn headers_and_bodies_sent_byte_by_byte_are_aborted() {
     let config = HttpConfig {
         header_timeout: Duration::from_secs(2),
         body_timeout: Duration::from_secs(3),
@@ -333,7 +333,7 @@ fn heads_and_bodies_that_come_byte_by_byte_are_cut() {
         let mut stream = server.connect();
         stream.write_all(head).unwrap();
         stream.set_read_timeout(Some(Duration::from_millis(10))).unwrap();
-        let begun = Instant::now();
+        let started_at = Instant::now();
         let mut heard = Vec::new();
         for drop in drops.iter().cycle() {
             let _ = stream.write_all(&[*drop]);
@@ -344,7 +344,7 @@ fn heads_and_bodies_that_come_byte_by_byte_are_cut() {
                 Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => break,
                 Err(_) => {}
             }
-            assert!(begun.elapsed() < PATIENCE, "it lives on: {}", String::from_utf8_lossy(head));
+            assert!(started_at.elapsed() < TIMEOUT, "the connection is still open: {}", String::from_utf8_lossy(head));
         }
         String::from_utf8_lossy(&heard).into_owned()
     };
@@ -359,7 +359,7 @@ fn heads_and_bodies_that_come_byte_by_byte_are_cut() {
 }
 
 #[test]
-fn pages_of_other_origins_change_nothing() {
+fn pages_of_other_origins_cannot_write() {
     let own = "http://charts.example.com";
     let config = HttpConfig { cors_origins: vec![own.parse().unwrap()], ..HttpConfig::default() };
     let server = Server::with(config);
@@ -374,10 +374,10 @@ fn pages_of_other_origins_change_nothing() {
         ["http://evil.example.com", "null", "http://test.evil.example.com", "https://charts.example.com", "test"]
     {
         write(&[("origin", origin)]).refused("permission_denied");
-        // Such a body needs no question beforehand in a browser.
+        // A browser sends such a body without a preflight.
         server.send("POST", "/v1/snapshots", &[("origin", origin)], b"{\"name\":\"s\"}").refused("permission_denied");
         server.send("DELETE", "/v1/series/kline/X/1m", &[("origin", origin)], b"").refused("permission_denied");
-        // What they read the browser keeps from them.
+        // The browser withholds responses from them.
         assert_eq!(
             server.get_with("/inventory", &[("origin", origin)]).expect(200).header("access-control-allow-origin"),
             None
@@ -385,12 +385,12 @@ fn pages_of_other_origins_change_nothing() {
     }
     write(&[]).expect(200);
     write(&[("origin", own)]).expect(200);
-    // The page that the server itself serves, such as its documentation.
+    // Pages of the server itself, such as its documentation.
     write(&[("origin", "http://test")]).expect(200);
 }
 
 #[test]
-fn a_server_without_tokens_answers_under_names_of_this_machine_alone() {
+fn a_server_without_tokens_accepts_only_local_host_names() {
     let local = || HttpConfig {
         local_names_only: true,
         cors_origins: vec!["https://charts.example.com".parse().unwrap()],
@@ -409,7 +409,7 @@ fn a_server_without_tokens_answers_under_names_of_this_machine_alone() {
         let heard = ask(&server, host);
         assert!(heard.starts_with("HTTP/1.1 403 ") && heard.contains("permission_denied"), "{host}: {heard}");
     }
-    // Whoever has a token is no page.
+    // A client with a token is not a foreign page.
     let root = Arc::clone(&server.root);
     access::create(root.path(), "t", Scope::Read, &[]).unwrap();
     drop(server);

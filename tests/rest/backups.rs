@@ -1,4 +1,4 @@
-//! Backups asked for over REST: where they may go, and what comes of them.
+//! Backups through REST: their location, results and errors.
 
 use fastk::service::{RestoreOptions, Service, TaskControl, restore_backup};
 use serde_json::{Value, json};
@@ -12,13 +12,13 @@ fn only(reply: &Reply) -> Value {
     jobs.remove(0)
 }
 
-/// Waits for the backup and gives the job.
+/// Waits for the backup and returns the job.
 fn back_up(server: &Server, body: &Value) -> Value {
     only(&server.post_json("/v1/admin/backup?wait=true", &body.to_string()).expect(200))
 }
 
 #[test]
-fn a_server_without_a_place_for_backups_makes_none() {
+fn a_server_without_a_backup_directory_refuses_backups() {
     let server = Server::start();
     let reply = server.post_json("/v1/admin/backup", r#"{"dir":"monday"}"#).refused("permission_denied");
     assert!(reply["hint"].as_str().unwrap().contains("backup_dir"));
@@ -26,7 +26,7 @@ fn a_server_without_a_place_for_backups_makes_none() {
 }
 
 #[test]
-fn a_client_backs_up_below_the_directory_for_it_and_nowhere_else() {
+fn a_client_can_back_up_only_below_the_backup_directory() {
     let server = Server::start();
     let place = tempfile::tempdir().unwrap();
     let top = place.path().join("backups");
@@ -57,7 +57,7 @@ fn a_client_backs_up_below_the_directory_for_it_and_nowhere_else() {
     assert_eq!((&result["dir"], &result["rows"], &result["series"]), (&"monday".into(), &30_000.into(), &1.into()));
     assert!(result["files_linked"].as_u64().unwrap() > 0 && result["damaged"] == json!([]));
 
-    // What goes wrong names no place of the server's machine.
+    // Errors name no path of the server.
     std::fs::create_dir(top.join("full")).unwrap();
     std::fs::write(top.join("full/letter"), "dear").unwrap();
     let failed = back_up(&server, &json!({"dir": "full"}));
@@ -70,7 +70,7 @@ fn a_client_backs_up_below_the_directory_for_it_and_nowhere_else() {
     let again = back_up(&server, &json!({"dir": "tuesday"}));
     assert_eq!((&again["result"]["files_linked"], &again["result"]["files_copied"]), (&0.into(), &0.into()), "{again}");
 
-    // The restored store answers as this one did, under other entity tags.
+    // The restored store returns the same rows, with other entity tags.
     let root = place.path().join("restored");
     let options = RestoreOptions { apply: true, ..RestoreOptions::default() };
     let restored = restore_backup(&top.join("tuesday"), &root, &options, &TaskControl::new()).unwrap();
@@ -85,7 +85,7 @@ fn a_client_backs_up_below_the_directory_for_it_and_nowhere_else() {
 }
 
 #[test]
-fn a_slow_backup_can_be_cancelled_and_leaves_nothing() {
+fn a_slow_backup_can_be_cancelled_and_leaves_no_files() {
     let server = Server::start();
     let place = tempfile::tempdir().unwrap();
     server.service.allow_backups(place.path());
@@ -96,7 +96,7 @@ fn a_slow_backup_can_be_cancelled_and_leaves_nothing() {
     while only(&server.get(&path).expect(200))["progress"]["done"] == 0 {
         std::thread::yield_now();
     }
-    // Writers go on beside it.
+    // Writes continue meanwhile.
     server.post("/v1/klines/X/1m", "text/csv", csv_body(30_000, 10)).expect(200);
     server.delete(&path).expect(200);
     let ended = loop {

@@ -1,4 +1,4 @@
-//! A server to test and the plainest client for it: one request a connection, bytes as they come.
+//! A server under test and a minimal client: one request per connection, without decoding.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -13,7 +13,7 @@ use fastk::server::http::{HttpConfig, serve};
 use fastk::service::{Service, ServiceLimits, StoreOptions};
 use serde_json::Value;
 
-/// A running server over a store of its own; stopped and removed when dropped.
+/// A running server over its own store; stopped and removed when dropped.
 pub struct Server {
     pub address: SocketAddr,
     pub service: Arc<Service>,
@@ -43,19 +43,19 @@ impl Server {
         Self::within(root, config, ServiceLimits::default())
     }
 
-    /// A server over an existing store, with its own limits of the verbs.
+    /// A server over an existing store, with these limits of operations.
     pub fn within(root: Arc<tempfile::TempDir>, config: HttpConfig, limits: ServiceLimits) -> Self {
         Self::on(Arc::new(OsDisk), root, config, limits)
     }
 
-    /// The same on another disk.
+    /// A server over a store on this disk.
     pub fn on(disk: Arc<dyn Disk>, root: Arc<tempfile::TempDir>, config: HttpConfig, limits: ServiceLimits) -> Self {
         let options = StoreOptions { upkeep: false, commit_retention_bytes_max: 64 << 20, ..StoreOptions::default() };
         let service = Service::open_on(&DiskPath::new(disk, root.path()), true, options).unwrap();
         Self::of(service, root, config, limits)
     }
 
-    /// The same that keeps no earlier commit but those of cursors.
+    /// A server that retains no earlier commits except those of cursors.
     pub fn without_history(root: Arc<tempfile::TempDir>) -> Self {
         let options = StoreOptions { upkeep: false, commit_retention_bytes_max: 0, ..StoreOptions::default() };
         let service = Service::open(root.path(), true, options).unwrap();
@@ -80,7 +80,7 @@ impl Server {
         Self { address, service, root, stop: Some(stop), thread: Some(thread) }
     }
 
-    /// Stops the server and tells how it ended.
+    /// Stops the server and returns its outcome.
     pub fn stop(&mut self) -> Result<()> {
         drop(self.stop.take());
         self.thread.take().map_or(Ok(()), |thread| thread.join().unwrap())
@@ -103,7 +103,7 @@ impl Server {
         }
         head += "\r\n";
         stream.write_all(head.as_bytes()).unwrap();
-        // A server may answer before it has read everything.
+        // A server may respond before it has read the body.
         let _ = stream.write_all(body);
         Reply::read(stream, method == "HEAD")
     }
@@ -142,7 +142,7 @@ impl Server {
         self.post_json("/v1/series", &body).expect(201);
     }
 
-    /// Version and rows of a series, to see that nothing was written.
+    /// Version and rows of a series, to check that no row was written.
     pub fn state(&self, key: &str) -> (u64, u64) {
         let info = self.service.series(&fastk::types::SeriesKey::parse(key).unwrap()).unwrap();
         (info.version, info.rows)
@@ -155,7 +155,7 @@ impl Drop for Server {
     }
 }
 
-/// Rows for [`Server::kline`] as CSV without its header: `first` to `first + rows`, a minute apart.
+/// Rows for [`Server::kline`] as CSV without header: `first` to `first + rows`, one per minute.
 pub fn csv_rows(first: i64, rows: i64) -> String {
     let mut text = String::new();
     for row in first..first + rows {
@@ -173,18 +173,18 @@ pub fn csv_rows(first: i64, rows: i64) -> String {
     text
 }
 
-/// The same as a body.
+/// These rows as a body with header.
 pub fn csv_body(first: i64, rows: i64) -> String {
     format!("ts,open,high,low,close,volume,trades,vwap\n{}", csv_rows(first, rows))
 }
 
-/// An answer as it came.
+/// A response as received.
 #[derive(Debug)]
 pub struct Reply {
     pub status: u16,
     pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
-    /// Whether the body ended as its framing says.
+    /// Whether the body is complete by its framing.
     pub is_whole: bool,
 }
 
@@ -228,7 +228,7 @@ impl Reply {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.text()))
     }
 
-    /// This answer, which must be whole and of that status.
+    /// Asserts that the response is complete and has this status.
     pub fn expect(self, status: u16) -> Self {
         let shown = String::from_utf8_lossy(&self.body[..self.body.len().min(600)]);
         assert_eq!(self.status, status, "{shown}");
@@ -236,7 +236,7 @@ impl Reply {
         self
     }
 
-    /// This answer, which must be a problem document of that code.
+    /// Asserts that the response is a problem document with this code; returns it.
     pub fn refused(self, code: &str) -> Value {
         let shown = String::from_utf8_lossy(&self.body[..self.body.len().min(600)]).into_owned();
         assert_eq!(self.header("content-type"), Some("application/problem+json"), "{} {shown}", self.status);
@@ -252,7 +252,7 @@ impl Reply {
     }
 }
 
-/// The body, and whether it ended as it should; trailers are put to the headers.
+/// The body, and whether it is complete; trailers are added to the headers.
 fn unchunk(mut raw: &[u8], headers: &mut Vec<(String, String)>) -> (Vec<u8>, bool) {
     let mut body = Vec::new();
     loop {

@@ -1,4 +1,4 @@
-//! Earlier commits: a cursor goes on with its own query alone, and the commit of every reply can be read for a while.
+//! Earlier commits: a cursor continues only its own query, and the commit of every reply stays readable for a time.
 
 use serde_json::{Value, json};
 
@@ -23,7 +23,7 @@ fn cursor_of(page: &Reply) -> String {
 }
 
 #[test]
-fn a_cursor_goes_on_with_its_own_query_alone() {
+fn a_cursor_continues_only_its_own_query() {
     let server = loaded(20);
     server.post_json("/v1/snapshots", r#"{"name":"s"}"#).expect(201);
     let query = "start=60000&end=1080000&where=close:gt:42000";
@@ -63,7 +63,7 @@ fn a_cursor_goes_on_with_its_own_query_alone() {
     {
         assert_eq!(pages(presentation), all, "{presentation}");
     }
-    // Under another meaning of the values it is another query.
+    // Another number format is another query.
     server.get(&format!("{X}?{query}&cursor={cursor}&numbers=raw")).refused("invalid_argument");
     // A number is the same query in a URL and in a body.
     let body = json!({"series": ["kline/X/1m"], "start": 60_000, "end": "1080000", "cursor": cursor,
@@ -77,7 +77,7 @@ fn the_commit_of_every_reply_stays_readable() {
     let server = loaded(3);
     let before = server.get(X).expect(200).json();
     let mut seen = vec![(before["commit"].clone(), before["rows"].clone())];
-    // Overwritten, deleted, compacted: each reply names a commit, and each is what it was.
+    // Overwritten, deleted, compacted: each reply names a commit, whose contents do not change.
     for step in 0..6 {
         let commit = match step % 3 {
             0 => server.post(X, "text/csv", csv_body(step, 4)).expect(200).json()["commit"].clone(),
@@ -126,21 +126,21 @@ fn a_commit_and_a_cursor_outlive_a_restart() {
     assert_eq!(many["rows"].as_array().unwrap().len(), 13);
     let rest = server.get(&format!("{X}?cursor={cursor}")).expect(200).json();
     assert_eq!(rest["rows"], json!(whole["rows"].as_array().unwrap()[4..]));
-    // Again, with what is kept now.
+    // Again, with the commits that are retained now.
     server.post(X, "text/csv", csv_body(0, 1)).expect(200);
     server = server.restarted();
     assert_eq!(at(&server, &json!(["kline/X/1m"]), &old).expect(200).json()["rows"], whole["rows"]);
 }
 
 #[test]
-fn a_restart_never_answers_other_rows_under_an_old_commit() {
+fn a_restart_never_returns_other_rows_under_an_old_commit() {
     let mut server = loaded(10);
     server.kline("Y");
     server.kline("Z");
     server.post("/v1/klines/Y/1m", "text/csv", csv_body(0, 3)).expect(200);
     let still = server.get("/v1/klines/Y/1m").expect(200).json();
     let old = still["commit"].clone();
-    // A delete whose rows are taken from the chunks, rows that go to chunks together with older ones, and a drop.
+    // A delete of sealed rows, rows that are sealed together with older ones, and a drop.
     server.post_json("/v1/admin/compact?wait=true", "{}").expect(200);
     server.delete(&format!("{X}?start=0&end=60000")).expect(200);
     server.post_json("/v1/admin/compact?wait=true", "{}").expect(200);
@@ -149,7 +149,7 @@ fn a_restart_never_answers_other_rows_under_an_old_commit() {
     at(&server, &json!(["kline/X/1m"]), &old).refused("commit_gone");
     at(&server, &json!(["kline/*/1m"]), &old).refused("commit_gone");
     at(&server, &json!(["kline/X/1m", "kline/Y/1m"]), &old).refused("commit_gone");
-    // What did not change since is what it was.
+    // Unchanged series have the same rows.
     assert_eq!(at(&server, &json!(["kline/Y/1m"]), &old).expect(200).json()["rows"], still["rows"]);
     // Sealed together with later rows.
     let early = server.post("/v1/klines/Y/1m", "text/csv", csv_body(0, 2)).expect(200).json()["commit"].clone();

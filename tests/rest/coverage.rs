@@ -1,4 +1,4 @@
-//! Coverage over REST: every parameter and every refusal, and reads of the last complete intervals.
+//! Coverage through REST: every parameter and every refusal, and reads of the last complete intervals.
 
 use serde_json::{Value, json};
 
@@ -29,7 +29,7 @@ fn gap(start: i64, end: i64, missing: u64) -> Value {
 }
 
 #[test]
-fn coverage_tells_what_is_there_and_what_is_missing() {
+fn coverage_reports_present_and_missing_intervals() {
     let server = loaded();
     for sealed in [false, true] {
         if sealed {
@@ -50,7 +50,7 @@ fn coverage_tells_what_is_there_and_what_is_missing() {
 }
 
 #[test]
-fn every_parameter_of_coverage_counts() {
+fn every_parameter_of_coverage_has_an_effect() {
     let server = loaded();
     let found = get(&server, &format!("?start=-60000&end={}", 22 * MINUTE));
     assert_eq!((&found["expected"], &found["gaps_total"]), (&24.into(), &4.into()));
@@ -85,7 +85,7 @@ fn every_parameter_of_coverage_counts() {
 }
 
 #[test]
-fn nothing_expected_has_no_ratio() {
+fn no_expected_intervals_give_no_ratio() {
     let server = Server::start();
     server.kline("X");
     for query in ["", "?start=0"] {
@@ -96,13 +96,13 @@ fn nothing_expected_has_no_ratio() {
     let found = get(&server, "?start=0&end=60000");
     assert_eq!((&found["expected"], &found["ratio"], &found["gaps"]), (&2.into(), &0.0.into(), &json!([gap(0, 1, 2)])));
     server.post(ROWS, "text/csv", csv_body(5, 1)).expect(200);
-    // Behind the last row, without an end.
+    // After the last row, without an end.
     assert_eq!(get(&server, "?start=360000")["expected"], 0);
     assert_eq!(get(&server, "?start=1&end=2")["expected"], 0);
 }
 
 #[test]
-fn coverage_is_not_sent_again_while_nothing_changed() {
+fn unchanged_coverage_is_not_sent_again() {
     let server = loaded();
     let first = server.get(X).expect(200);
     let tag = first.header("etag").unwrap().to_string();
@@ -115,7 +115,7 @@ fn coverage_is_not_sent_again_while_nothing_changed() {
 }
 
 #[test]
-fn wrong_requests_for_coverage_are_refused_by_name() {
+fn invalid_coverage_requests_name_the_parameter() {
     let server = loaded();
     for query in [
         "min_missing=0",
@@ -190,9 +190,9 @@ fn the_last_complete_intervals_can_be_read() {
     assert_eq!(times(&server, "latest_complete=11"), [0_i64; 0]);
     assert_eq!(times(&server, "latest_complete=4&end=300000"), minutes(2..6));
     assert_eq!(times(&server, "latest_complete=4&start=360000&end=480000"), [0_i64; 0]);
-    // What stands behind the end counts for nothing.
+    // Rows after the end are ignored.
     assert_eq!(times(&server, "latest_complete=1&end=1229999"), [20 * MINUTE]);
-    // The condition filters these rows, it does not look for others.
+    // The predicate filters these rows and selects no others.
     assert_eq!(times(&server, "latest_complete=4&where=close:gte:42008.25"), minutes(8..10));
     let pages = server.get(&format!("{ROWS}?latest_complete=10&limit=6")).expect(200).json();
     let cursor = pages["next_cursor"].as_str().unwrap();
@@ -205,7 +205,7 @@ fn the_last_complete_intervals_can_be_read() {
 }
 
 #[test]
-fn rows_of_closed_times_are_no_part_of_the_last_complete_intervals() {
+fn rows_outside_the_calendar_are_not_in_the_last_complete_intervals() {
     let server = loaded();
     let windows = r#"{"calendar":{"zone":"UTC","windows":[{"from":"Thu 00:02","to":"Thu 00:05"},{"from":"Thu 00:07","to":"Thu 00:09"}]}}"#;
     server
@@ -219,7 +219,7 @@ fn rows_of_closed_times_are_no_part_of_the_last_complete_intervals() {
     assert_eq!(times(&server, "latest_complete=5"), minutes(&[2, 3, 4, 7, 8]));
 }
 
-/// Prints how long the inventory of 10,000 sealed series takes, cold, warm, and after a write to every tenth.
+/// Prints the time of the inventory of 10,000 sealed series: cold, warm, and after a write to every tenth.
 #[test]
 #[ignore = "a measurement: run it alone, in release"]
 fn the_inventory_of_ten_thousand_series_is_measured() {
@@ -242,9 +242,9 @@ fn the_inventory_of_ten_thousand_series_is_measured() {
     let service = fastk::service::Service::open(root.path(), false, options).unwrap();
     let filter = SeriesFilter { limit: Some(10_000), ..SeriesFilter::default() };
     let measure = |what: &str| {
-        let begun = std::time::Instant::now();
+        let started_at = std::time::Instant::now();
         let found = service.inventory(&filter).unwrap();
-        println!("{what}: {:.1} ms", begun.elapsed().as_secs_f64() * 1_000.0);
+        println!("{what}: {:.1} ms", started_at.elapsed().as_secs_f64() * 1_000.0);
         assert!(found.series.len() == 10_000 && found.series.iter().all(|row| row.coverage_ratio.is_some()));
     };
     measure("cold");

@@ -1,5 +1,5 @@
-//! The fuzz targets of the server on mutated bodies: no panic, no large allocation, and what cannot be taken is refused as
-//! the caller's fault. `tests/fuzz/README.md` says how to run them under cargo-fuzz.
+//! The fuzz targets of the server on mutated bodies: no panic, no large allocation, and invalid ones are refused
+//! as the caller's fault. `tests/fuzz/README.md` says how to run them under cargo-fuzz.
 
 #[path = "../fuzz/targets/memory.rs"]
 mod memory;

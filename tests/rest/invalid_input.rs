@@ -1,4 +1,4 @@
-//! Bad input: each with its documented code, and nothing written.
+//! Invalid input: refused with its documented code, without any write.
 
 use std::io::Write;
 
@@ -12,7 +12,7 @@ const X: &str = "/v1/klines/X/1m";
 const ARROW: &str = "application/vnd.apache.arrow.stream";
 const PARQUET: &str = "application/vnd.apache.parquet";
 
-/// A good row with one field replaced.
+/// A valid row with one field replaced.
 fn row(field: &str, text: &str) -> String {
     let mut cells = [
         ("ts", "0"),
@@ -33,7 +33,7 @@ fn row(field: &str, text: &str) -> String {
 }
 
 #[test]
-fn bad_rows_are_named_and_none_is_written() {
+fn invalid_rows_are_reported_and_none_is_written() {
     let server = Server::start();
     server.kline("X");
     server.post_json(X, &row("", "")).expect(200);
@@ -95,7 +95,7 @@ fn malformed_bodies_of_every_format_are_refused() {
     for position in (0..arrow.len().min(3_000)).step_by(37) {
         let mut bytes = arrow.clone();
         bytes[position] ^= 0x80;
-        // Under insert a body that is still readable meets the rows it came from.
+        // With insert a still readable body conflicts with the rows it was made from.
         let reply = server.post(&format!("{X}?mode=insert"), ARROW, bytes);
         assert!((400..500).contains(&reply.status), "arrow byte {position}: {}", reply.text());
     }
@@ -110,7 +110,7 @@ fn malformed_bodies_of_every_format_are_refused() {
 }
 
 #[test]
-fn names_that_are_no_names_are_refused_on_every_path() {
+fn invalid_names_are_refused_on_every_path() {
     let server = Server::start();
     let long = "x".repeat(65);
     for symbol in ["..%2Fx", "%2e%2e%2fx", "%00", "a%20b", "%C3%A4", ".hidden", &long, "a%5Cb", "%FF"] {
@@ -136,7 +136,7 @@ fn names_that_are_no_names_are_refused_on_every_path() {
 }
 
 #[test]
-fn unknown_series_are_not_found_by_any_verb() {
+fn unknown_series_are_not_found_by_any_operation() {
     let server = Server::start();
     server.get(X).refused("series_not_found");
     server.post_json(X, "[]").refused("series_not_found");
@@ -159,7 +159,7 @@ fn bodies_over_the_limit_are_refused() {
     assert!(packed.len() < 1 << 20);
     let headers = [("content-type", "text/csv"), ("content-encoding", "zstd")];
     server.send("POST", X, &headers, &packed).refused("too_large");
-    // Without a length the limit is met on the way.
+    // Without a length the limit is exceeded during the read.
     let mut stream = server.connect();
     let head = format!("POST {X}?format=csv HTTP/1.1\r\nhost: x\r\nconnection: close\r\n");
     stream.write_all(format!("{head}transfer-encoding: chunked\r\n\r\n{:x}\r\n", body.len()).as_bytes()).unwrap();
@@ -171,7 +171,7 @@ fn bodies_over_the_limit_are_refused() {
 }
 
 #[test]
-fn deeply_nested_bodies_do_no_harm() {
+fn deeply_nested_bodies_are_refused() {
     let server = Server::start();
     server.kline("X");
     let before = server.state("kline/X/1m");
@@ -187,7 +187,7 @@ fn deeply_nested_bodies_do_no_harm() {
 }
 
 #[test]
-fn queries_that_cannot_be_answered_are_refused() {
+fn invalid_queries_are_refused() {
     let server = Server::start();
     server.kline("X");
     for (target, code) in [
@@ -235,7 +235,7 @@ fn queries_that_cannot_be_answered_are_refused() {
 }
 
 #[test]
-fn headers_that_cannot_be_obeyed_are_refused() {
+fn unsupported_headers_are_refused() {
     let server = Server::start();
     server.kline("X");
     let before = server.state("kline/X/1m");

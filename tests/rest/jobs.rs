@@ -1,4 +1,4 @@
-//! Long verbs as jobs: taken on, watched, waited for, cancelled; and what a check makes of damage.
+//! Long operations as jobs: started, polled, awaited, cancelled; and the findings of verification.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ fn only(reply: &Reply) -> Value {
     jobs.remove(0)
 }
 
-/// Asks until the job is finished.
+/// Polls until the job is finished.
 fn finished(server: &Server, path: &str) -> Value {
     loop {
         let job = only(&server.get(path).expect(200));
@@ -57,7 +57,7 @@ fn flip(path: &PathBuf, byte: usize) {
 }
 
 #[test]
-fn a_job_is_taken_on_with_its_place_and_is_done_there() {
+fn a_job_is_accepted_with_its_location_and_finishes_there() {
     let server = loaded();
     for (verb, unit) in [("verify", "bytes"), ("scrub", "bytes"), ("compact", "series")] {
         let reply = server.post_json(&format!("/v1/admin/{verb}"), "").expect(202);
@@ -77,13 +77,13 @@ fn a_job_is_taken_on_with_its_place_and_is_done_there() {
     }
     let listed = server.get("/v1/admin/jobs").expect(200).json();
     let verbs: Vec<&str> = listed["jobs"].as_array().unwrap().iter().map(|job| job["verb"].as_str().unwrap()).collect();
-    // The one that made the chunks is there too.
+    // The earlier compaction is listed too.
     assert_eq!(verbs, ["compact", "scrub", "verify", "compact"]);
     assert!(listed["jobs"].as_array().unwrap().iter().all(|job| job["result"].is_null()));
 }
 
 #[test]
-fn waiting_gives_the_finished_job() {
+fn waiting_returns_the_finished_job() {
     let server = loaded();
     let reply = server.post_json("/v1/admin/verify?wait=true", r#"{"bytes_per_second":1000000000}"#).expect(200);
     let job = only(&reply);
@@ -92,7 +92,7 @@ fn waiting_gives_the_finished_job() {
 }
 
 #[test]
-fn a_slow_job_shows_how_far_it_is_and_can_be_cancelled() {
+fn a_slow_job_reports_progress_and_can_be_cancelled() {
     let server = loaded();
     let path = |reply: &Reply| reply.header("location").unwrap().to_string();
     let slow = path(&server.post_json("/v1/admin/scrub", r#"{"bytes_per_second":1}"#).expect(202));
@@ -102,18 +102,18 @@ fn a_slow_job_shows_how_far_it_is_and_can_be_cancelled() {
     }
     assert_eq!(only(&server.get(&slow).expect(200))["status"], "running");
     assert_eq!(only(&server.get(&next).expect(200))["status"], "queued");
-    // Another verb does not wait for it.
+    // Another operation does not wait for it.
     server.post_json("/v1/admin/verify?wait=true", "").expect(200);
     server.delete(&slow).expect(200);
     let ended = finished(&server, &slow);
     assert_eq!((&ended["status"], &ended["error"]["code"]), (&"failed".into(), &"not_ready".into()));
     assert_eq!(finished(&server, &next)["status"], "done");
-    // A finished one stays as it is.
+    // A finished job does not change.
     assert_eq!(only(&server.delete(&next).expect(200))["status"], "done");
 }
 
 #[test]
-fn jobs_that_cannot_be_are_refused() {
+fn invalid_job_requests_are_refused() {
     let server = loaded();
     for path in ["/v1/admin/jobs/1", "/v1/admin/jobs/%20", "/v1/admin/jobs/0123456789abcdef"] {
         server.get(path).refused("job_not_found");
@@ -150,7 +150,7 @@ fn jobs_that_cannot_be_are_refused() {
 }
 
 #[test]
-fn health_is_degraded_from_a_check_that_found_something_to_one_that_did_not() {
+fn health_is_degraded_until_a_verification_without_findings() {
     let server = loaded();
     let degraded = || {
         let health = server.get("/health").expect(200).json();
@@ -170,7 +170,7 @@ fn health_is_degraded_from_a_check_that_found_something_to_one_that_did_not() {
     };
     let report = |body: &str| only(&server.post_json("/v1/admin/scrub?wait=true", body).expect(200))["result"].clone();
     assert_eq!(degraded(), Vec::<String>::new());
-    // A sidecar: a dry run tells, the next one writes it anew.
+    // A sidecar: a dry run reports it, the scrub rebuilds it.
     let zones = file(&server, ".zmap");
     flip(&zones, 40);
     let dry = report(r#"{"dry_run":true,"bytes_per_second":0}"#);
@@ -179,7 +179,7 @@ fn health_is_degraded_from_a_check_that_found_something_to_one_that_did_not() {
     let wet = report(r#"{"bytes_per_second":0}"#);
     assert_eq!((&wet["clean"], wet["rebuilt"].as_array().unwrap().len()), (&true.into(), 1));
     assert_eq!(degraded(), Vec::<String>::new());
-    // A block: whoever reads it is told, and so is health; a check names it.
+    // A block: reads and health report it; a verification names it.
     let chunk = file(&server, ".arrow");
     flip(&chunk, 100_000);
     let again = server.restarted();
@@ -201,13 +201,13 @@ fn health_is_degraded_from_a_check_that_found_something_to_one_that_did_not() {
 }
 
 #[test]
-fn health_leaves_degraded_once_the_damaged_series_is_gone() {
+fn health_recovers_once_the_damaged_series_is_dropped() {
     let server = loaded();
     let chunk = file(&server, ".arrow");
     flip(&chunk, 100_000);
     let root = Arc::clone(&server.root);
     drop(server);
-    // An earlier commit that can still be asked for needs the damaged file.
+    // A retained commit still needs the damaged file.
     let server = Server::without_history(root);
     server.get("/v1/klines/X/1m?limit=5").refused("corrupt_data");
     server.post_json("/v1/admin/verify?wait=true", "").expect(200);
@@ -218,10 +218,10 @@ fn health_leaves_degraded_once_the_damaged_series_is_gone() {
     let health = server.get("/health").expect(200).json();
     let before = since(&health);
     assert!(before.len() == 2 && before.iter().any(|(name, _)| name.contains("reads")), "{health}");
-    // It says since when however often it is asked.
+    // The start of the degradation does not change between requests.
     assert_eq!(since(&server.get("/health").expect(200).json()), before);
     server.delete("/v1/series/kline/X/1m").expect(200);
-    let begun = std::time::Instant::now();
+    let started_at = std::time::Instant::now();
     loop {
         server.post_json("/v1/admin/compact?wait=true", "{}").expect(200);
         let health = server.get("/health").expect(200).json();
@@ -229,13 +229,13 @@ fn health_leaves_degraded_once_the_damaged_series_is_gone() {
             assert!(health["since"].is_null(), "{health}");
             break;
         }
-        assert!(begun.elapsed().as_secs() < 60, "{health}");
+        assert!(started_at.elapsed().as_secs() < 60, "{health}");
         std::thread::sleep(std::time::Duration::from_millis(50));
     }
 }
 
 #[test]
-fn a_check_of_a_byte_a_second_lets_other_jobs_run_and_is_cancelled() {
+fn a_verification_at_one_byte_per_second_lets_other_jobs_run_and_can_be_cancelled() {
     let server = loaded();
     let slow = server.post_json("/v1/admin/verify", r#"{"bytes_per_second":1}"#).expect(202);
     let slow = only(&slow)["id"].as_str().unwrap().to_owned();
@@ -245,14 +245,14 @@ fn a_check_of_a_byte_a_second_lets_other_jobs_run_and_is_cancelled() {
     }
     let path = format!("/v1/admin/jobs/{slow}");
     server.delete(&path).expect(200);
-    let begun = std::time::Instant::now();
+    let started_at = std::time::Instant::now();
     loop {
         let job = only(&server.get(&path).expect(200));
         if job["status"] == "failed" {
             assert_eq!(job["error"]["code"], "not_ready", "{job}");
             break;
         }
-        assert!(begun.elapsed().as_secs() < 60, "{job}");
+        assert!(started_at.elapsed().as_secs() < 60, "{job}");
         std::thread::sleep(std::time::Duration::from_millis(10));
     }
 }

@@ -1,4 +1,4 @@
-//! Every limit: reached it answers its code, below it nothing happens.
+//! Every limit: at the limit requests fail with its code, below it they succeed.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -13,14 +13,14 @@ use crate::client::{Reply, Server, csv_body};
 use crate::hooked_disk::Stalling;
 
 const HOUR: Duration = Duration::from_secs(3_600);
-/// How long something may take to come about on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Timeout on a busy machine.
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 fn server(limits: ServiceLimits) -> Server {
     Server::within(Arc::new(tempfile::tempdir().unwrap()), HttpConfig::default(), limits)
 }
 
-/// A server with an answer larger than what sockets and buffers hold.
+/// A server with a response larger than sockets and buffers.
 fn loaded(config: HttpConfig, limits: ServiceLimits) -> Server {
     let mut server = Server::start();
     server.kline("X");
@@ -33,11 +33,11 @@ fn loaded(config: HttpConfig, limits: ServiceLimits) -> Server {
     Server::within(root, config, limits)
 }
 
-/// Waits until something is so.
+/// Waits until a condition holds.
 fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let begun = Instant::now();
+    let started_at = Instant::now();
     while !is_so() {
-        assert!(begun.elapsed() < PATIENCE, "{what}");
+        assert!(started_at.elapsed() < TIMEOUT, "{what}");
         std::thread::sleep(Duration::from_millis(10));
     }
 }
@@ -46,7 +46,7 @@ fn code_of(reply: &Reply) -> String {
     if reply.status < 400 { String::new() } else { reply.json()["code"].as_str().unwrap().to_owned() }
 }
 
-/// Begins a write whose body does not end.
+/// Starts a write with an incomplete body.
 fn half_a_write(server: &Server, token: &str) -> TcpStream {
     let mut stream = server.connect();
     let bearer = access::bearer_header(token);
@@ -57,24 +57,24 @@ fn half_a_write(server: &Server, token: &str) -> TcpStream {
     stream
 }
 
-/// Begins a write and waits until others are refused for it. The request that looks may take the only place before it:
-/// then it is begun again.
-fn under_way(server: &Server, token: &str, is_full: impl Fn() -> bool) -> TcpStream {
-    let begun = Instant::now();
+/// Starts a write and waits until other requests are refused because of it. A probe may take the only permit first:
+/// then the write is started again.
+fn start_write(server: &Server, token: &str, is_full: impl Fn() -> bool) -> TcpStream {
+    let started_at = Instant::now();
     loop {
         let held = half_a_write(server, token);
         held.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
-        // An answer comes only where it was refused.
+        // A response is only sent for a refusal.
         let refused = held.peek(&mut [0]).is_ok();
         if !refused && is_full() {
-            held.set_read_timeout(Some(PATIENCE)).unwrap();
+            held.set_read_timeout(Some(TIMEOUT)).unwrap();
             return held;
         }
-        assert!(begun.elapsed() < PATIENCE, "the write is not under way");
+        assert!(started_at.elapsed() < TIMEOUT, "the write is not in flight");
     }
 }
 
-/// Begins to read an answer that does not fit anywhere, and takes its first bytes.
+/// Starts to read a response that exceeds all buffers, and reads its first bytes.
 fn half_a_read(server: &Server, token: &str) -> TcpStream {
     let mut stream = server.connect();
     let bearer = access::bearer_header(token);
@@ -93,24 +93,24 @@ fn ask(server: &Server, token: &str, path: &str) -> Reply {
 }
 
 #[test]
-fn requests_under_way_have_a_limit_of_everybody() {
+fn requests_in_flight_have_a_limit() {
     let server = server(ServiceLimits { requests_max: 1, ..ServiceLimits::default() });
     server.kline("X");
-    let mut held = under_way(&server, "any", || server.get("/v1/series").status == 503);
+    let mut held = start_write(&server, "any", || server.get("/v1/series").status == 503);
     let refused = server.get("/v1/series");
     assert_eq!(refused.header("retry-after"), Some("1"));
     refused.refused("overloaded");
-    // Whoever watches the server is answered.
+    // Health requests are served.
     for path in ["/health", "/health/live", "/health/ready", "/metrics"] {
         server.get(path).expect(200);
     }
     held.write_all(b"]").unwrap();
     Reply::read(held, false).expect(200);
-    until("the place was not given back", || server.get("/v1/series").status == 200);
+    until("the permit was not released", || server.get("/v1/series").status == 200);
 }
 
 #[test]
-fn requests_under_way_have_a_limit_of_each_token() {
+fn requests_in_flight_have_a_limit_per_token() {
     let root = Arc::new(tempfile::tempdir().unwrap());
     let token = |name: &str| access::create(root.path(), name, Scope::Admin, &[]).unwrap().token;
     let (one, other) = (token("one"), token("other"));
@@ -118,17 +118,17 @@ fn requests_under_way_have_a_limit_of_each_token() {
     let server = Server::within(Arc::clone(&root), HttpConfig::default(), limits);
     let spec = br#"{"kind":"kline","symbol":"X","timeframe":"1m"}"#;
     server.send("POST", "/v1/series", &[("authorization", &access::bearer_header(&one))], spec).expect(201);
-    let held = under_way(&server, &one, || ask(&server, &one, "/v1/series").status == 429);
+    let held = start_write(&server, &one, || ask(&server, &one, "/v1/series").status == 429);
     let refused = ask(&server, &one, "/v1/series");
     assert_eq!(refused.header("retry-after"), Some("1"));
     refused.refused("rate_limited");
     ask(&server, &other, "/v1/series").expect(200);
     drop(held);
-    until("the place was not given back", || ask(&server, &one, "/v1/series").status == 200);
+    until("the permit was not released", || ask(&server, &one, "/v1/series").status == 200);
 }
 
 #[test]
-fn answers_being_sent_have_limits_of_everybody_of_each_token_and_of_memory() {
+fn responses_in_progress_have_limits_in_total_per_token_and_in_memory() {
     let plenty = ServiceLimits::default();
     for (limits, of_token, code) in [
         (ServiceLimits { streams_max: 1, ..plenty }, false, "overloaded"),
@@ -148,12 +148,12 @@ fn answers_being_sent_have_limits_of_everybody_of_each_token_and_of_memory() {
         ask(&server, &one, small).refused(code);
         assert_eq!(code_of(&ask(&server, &other, small)), if of_token { "" } else { code });
         drop(held);
-        until("the place was not given back", || ask(&server, &one, small).status == 200);
+        until("the permit was not released", || ask(&server, &one, small).status == 200);
     }
 }
 
 #[test]
-fn work_that_takes_too_long_ends_and_leaves_its_place() {
+fn work_over_the_time_limit_is_cancelled_and_releases_its_permit() {
     let request_timeout = Duration::from_millis(200);
     let limits = ServiceLimits { request_timeout, streams_max: 1, ..ServiceLimits::default() };
     let root = {
@@ -164,22 +164,22 @@ fn work_that_takes_too_long_ends_and_leaves_its_place() {
     let stalling = Stalling::default();
     let server = Server::on(stalling.disk(), Arc::clone(&root), HttpConfig::default(), limits);
     stalling.stall(true);
-    // Nothing is found, so that nothing goes out before everything was looked through.
+    // No row matches, so no byte is sent before the whole scan.
     let slow = "/v1/klines/X/1m?format=csv&where=close:in:1,2,3&where=open:ne:1";
     server.get(slow).refused("deadline_exceeded");
     server.get("/v1/coverage/kline/X/1m").refused("deadline_exceeded");
-    // The work is still there, and so is its place taken.
+    // The work still runs and holds its permit.
     let short = "/v1/klines/X/1m?latest=1";
     server.get(short).refused("overloaded");
-    // Once it was stopped, a short answer gets the only place.
+    // Once it stopped, a short request gets the only permit.
     stalling.stall(false);
-    until("the place was not given back", || server.get(short).status == 200);
+    until("the permit was not released", || server.get(short).status == 200);
     drop(server);
     Server::over(root, HttpConfig::default()).get(slow).expect(200);
 }
 
 #[test]
-fn json_nested_too_deep_is_refused_wherever_it_comes() {
+fn too_deeply_nested_json_is_refused_everywhere() {
     let server = server(ServiceLimits { json_depth_max: 8, ..ServiceLimits::default() });
     server.kline("X");
     let deep = |levels: usize| format!("{}{}", "[".repeat(levels), "]".repeat(levels));
@@ -196,14 +196,14 @@ fn json_nested_too_deep_is_refused_wherever_it_comes() {
     ] {
         server.post(path, kind, &body).refused("too_large");
     }
-    // Within the limit it is judged by what it says.
+    // Within the limit its contents are checked.
     server.post("/v1/klines/X/1m", "application/json", format!("[{}]", cell(5))).refused("invalid_rows");
     server.post("/v1/query", "application/json", format!(r#"{{"series":{}}}"#, deep(7))).refused("invalid_argument");
     assert_eq!(server.state("kline/X/1m").1, 0);
 }
 
 #[test]
-fn a_body_that_grows_too_much_is_refused_and_rows_are_not() {
+fn a_body_that_expands_too_much_is_refused_and_rows_are_not() {
     let config = HttpConfig { decompression_ratio_max: 60, ..HttpConfig::default() };
     let server = Server::with(config);
     server.kline("X");
@@ -214,7 +214,7 @@ fn a_body_that_grows_too_much_is_refused_and_rows_are_not() {
     let bomb = vec![b' '; 64 << 20];
     send("zstd", &zstd::encode_all(&*bomb, 3).unwrap()).refused("too_large");
     send("gzip", &gzip(&bomb)).refused("too_large");
-    // A bomb in a bomb is what it is once decoded: no rows.
+    // A nested bomb, decoded once, is not a body of rows.
     let nested = zstd::encode_all(&*zstd::encode_all(&*bomb, 3).unwrap(), 3).unwrap();
     send("zstd", &nested).refused("schema_mismatch");
     assert_eq!(server.state("kline/X/1m").1, 0);
@@ -230,7 +230,7 @@ pub fn gzip(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-/// Asks on an open connection and reads the answer.
+/// Sends a request on an open connection and reads the response.
 fn ask_on(stream: &mut TcpStream) -> bool {
     if stream.write_all(b"GET /health/live HTTP/1.1\r\nhost: x\r\n\r\n").is_err() {
         return false;
@@ -239,13 +239,13 @@ fn ask_on(stream: &mut TcpStream) -> bool {
     stream.read(&mut bytes).is_ok_and(|read| bytes[..read].starts_with(b"HTTP/1.1 200"))
 }
 
-/// Whether the server closes a connection without a word.
+/// Whether the server closes a connection without a response.
 fn is_closed(stream: &mut TcpStream) -> bool {
     matches!(stream.read(&mut [0; 1]), Ok(0) | Err(_))
 }
 
 #[test]
-fn a_connection_may_wait_between_two_requests_longer_than_a_request_may_take_to_come() {
+fn an_idle_connection_may_wait_longer_than_the_timeout_of_request_headers() {
     let header_timeout = Duration::from_secs(2);
     let config = HttpConfig { header_timeout, idle_timeout: HOUR, ..HttpConfig::default() };
     let server = Server::with(config);
@@ -253,22 +253,22 @@ fn a_connection_may_wait_between_two_requests_longer_than_a_request_may_take_to_
     assert!(ask_on(&mut idle));
     std::thread::sleep(2 * header_timeout);
     assert!(ask_on(&mut idle), "an idle connection was closed");
-    // But a request that was begun has to come.
+    // But a started request must arrive in time.
     idle.write_all(b"GET /health").unwrap();
     assert!(is_closed(&mut idle));
-    // And so it is byte by byte.
+    // Also byte by byte.
     let mut slow = server.connect();
     assert!(ask_on(&mut slow));
-    let begun = Instant::now();
+    let started_at = Instant::now();
     let mut head = b"GET /health/live HTTP/1.1\r\nhost: x\r\nx: ".iter().chain(std::iter::repeat(&b'y'));
     while slow.write_all(&[*head.next().unwrap()]).is_ok() {
-        assert!(begun.elapsed() < PATIENCE, "a slow head lived on");
+        assert!(started_at.elapsed() < TIMEOUT, "slow headers were accepted");
         std::thread::sleep(Duration::from_millis(5));
     }
 }
 
 #[test]
-fn a_connection_that_waits_too_long_for_its_next_request_is_closed() {
+fn an_idle_connection_is_closed_after_the_idle_timeout() {
     let server = Server::with(HttpConfig { idle_timeout: Duration::from_secs(2), ..HttpConfig::default() });
     let mut idle = server.connect();
     assert!(ask_on(&mut idle));
@@ -276,7 +276,7 @@ fn a_connection_that_waits_too_long_for_its_next_request_is_closed() {
 }
 
 #[test]
-fn the_connection_that_did_nothing_for_longest_makes_room_and_one_at_work_does_not() {
+fn the_longest_idle_connection_is_closed_for_a_new_one_and_an_active_one_is_not() {
     let server = loaded(HttpConfig { connections_max: 3, ..HttpConfig::default() }, ServiceLimits::default());
     let mut reading = half_a_read(&server, "any");
     let mut first = server.connect();
@@ -289,12 +289,12 @@ fn the_connection_that_did_nothing_for_longest_makes_room_and_one_at_work_does_n
     assert!(ask_on(&mut second));
     let mut rest = Vec::new();
     reading.read_to_end(&mut rest).unwrap();
-    assert!(rest.ends_with(b"\r\n0\r\n\r\n"), "an answer was cut for a newcomer");
+    assert!(rest.ends_with(b"\r\n0\r\n\r\n"), "a response was aborted for a new connection");
 }
 
 #[test]
-fn while_it_stops_a_server_refuses_what_is_new_and_finishes_what_is_not() {
-    let server = loaded(HttpConfig { drain_timeout: PATIENCE, ..HttpConfig::default() }, ServiceLimits::default());
+fn a_stopping_server_refuses_new_requests_and_finishes_requests_in_flight() {
+    let server = loaded(HttpConfig { drain_timeout: TIMEOUT, ..HttpConfig::default() }, ServiceLimits::default());
     let address = server.address;
     server.get("/health/ready").expect(200);
     let mut reading = half_a_read(&server, "any");
@@ -302,15 +302,15 @@ fn while_it_stops_a_server_refuses_what_is_new_and_finishes_what_is_not() {
         let mut server = server;
         server.stop().unwrap();
     });
-    // Its answer says that the connection ends, although this does not ask for that.
+    // The response closes the connection, although the request did not.
     let begin = |path: &str| {
         let mut stream = TcpStream::connect(address).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(TIMEOUT)).unwrap();
         let sent = stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes());
         (stream, sent)
     };
-    // As long as it is not told to stop, the connection stays open: then it is read until it is. If it is told between the
-    // connection and its request, it closes what is idle, without an answer.
+    // As long as it is not told to stop, the connection stays open: then it is read until it is. If it is told between
+    // the connection and its request, it closes what is idle, without an answer.
     until("it does not stop", || {
         let mut answer = Vec::new();
         let _ = begin("/health/ready").0.read_to_end(&mut answer);
@@ -329,29 +329,29 @@ fn while_it_stops_a_server_refuses_what_is_new_and_finishes_what_is_not() {
     assert_eq!(ask("/health/live").status, 200);
     let mut rest = Vec::new();
     reading.read_to_end(&mut rest).unwrap();
-    assert!(rest.ends_with(b"\r\n0\r\n\r\n"), "an open answer was cut");
+    assert!(rest.ends_with(b"\r\n0\r\n\r\n"), "a response in progress was aborted");
     stopping.join().unwrap();
 }
 
 #[test]
-fn a_store_that_is_being_opened_tells_how_far_that_is() {
+fn a_store_being_opened_reports_its_progress() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();
     let address = listener.local_addr().unwrap();
     let opening = Arc::new(OpenProgress::default());
     let (opened, is_opened) = tokio::sync::oneshot::channel::<()>();
-    let told = Arc::clone(&opening);
+    let progress = Arc::clone(&opening);
     let serving = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let listener = tokio::net::TcpListener::from_std(listener).unwrap();
             let until = async { drop(is_opened.await) };
-            serve_opening(listener, told, HttpConfig::default(), until).await
+            serve_opening(listener, progress, HttpConfig::default(), until).await
         })
     });
     let ask = |path: &str| {
         let mut stream = TcpStream::connect(address).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(TIMEOUT)).unwrap();
         stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes()).unwrap();
         Reply::read(stream, false)
     };

@@ -1,4 +1,4 @@
-//! REST through a real server on a real socket, over a temporary store.
+//! REST through a real server on a real socket, with a temporary store.
 
 mod access;
 mod attacks;

@@ -1,4 +1,4 @@
-//! Merging the open bar, and writes that are carried out once however often they are sent.
+//! Merges of the open bar, and keyed writes that are applied once.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -41,7 +41,7 @@ fn is_replay(reply: &Reply) -> bool {
 }
 
 #[test]
-fn merges_of_one_open_bar_by_many_writers_lose_nothing_and_count_once() {
+fn concurrent_merges_of_one_open_bar_lose_nothing_and_apply_once() {
     const WRITERS: i64 = 8;
     const MERGES: i64 = 200;
     let server = Server::start();
@@ -89,7 +89,7 @@ fn merges_of_one_open_bar_by_many_writers_lose_nothing_and_count_once() {
     let mut in_order = merged.clone();
     in_order.sort_by_key(|(commit, _)| *commit);
     in_order.dedup_by_key(|(commit, _)| *commit);
-    assert_eq!(in_order.len() as i64, total, "each merge is a commit of its own");
+    assert_eq!(in_order.len() as i64, total, "each merge is a separate commit");
     let all = |column: &str| in_order.iter().map(|(_, row)| row[column].as_i64().unwrap()).collect::<Vec<_>>();
     let expected = vec![json!({
         "ts": 0,
@@ -111,7 +111,7 @@ fn merges_of_one_open_bar_by_many_writers_lose_nothing_and_count_once() {
 }
 
 #[test]
-fn rows_of_one_merge_are_merged_one_after_the_other_into_sealed_and_new_ones() {
+fn rows_of_one_merge_are_merged_in_order_into_sealed_and_new_rows() {
     let server = Server::start();
     register(&server);
     let target = format!("{MERGE}?numbers=raw");
@@ -130,7 +130,7 @@ fn rows_of_one_merge_are_merged_one_after_the_other_into_sealed_and_new_ones() {
     let merged = json!({"ts": 0, "open": 10, "high": 25, "low": 3, "close": 4, "volume": 130,
                         "trades": 3, "best": 9, "worst": 2, "mark": 2});
     assert_eq!(rows(&server, X), [merged, bar(60_000, [30, 40, 30, 30], 1, 8), bar(120_000, [1, 2, 1, 2], 3, 1)]);
-    // Bodies of every format merge as they are written.
+    // Bodies of every format can be merged.
     server
         .send(
             "POST",
@@ -143,7 +143,7 @@ fn rows_of_one_merge_are_merged_one_after_the_other_into_sealed_and_new_ones() {
 }
 
 #[test]
-fn each_op_merges_a_scalar_its_own_way() {
+fn each_op_merges_a_scalar_by_its_rule() {
     for value in [json!({"type":"decimal","digits":2}), json!({"type":"float64"}), json!({"type":"int64"})] {
         let server = Server::start();
         scalar(&server, value.clone());
@@ -208,7 +208,7 @@ fn a_sum_that_does_not_fit_names_the_row_and_merges_nothing() {
     assert_eq!(problem["errors"][0]["field"], "volume");
     assert_eq!(problem["errors"][0]["reason"], "overflow");
     assert_eq!((server.state("kline/X/1m"), rows(&server, X)), before);
-    // The key was not used up.
+    // The key was not consumed.
     server.post_once(&target, "b", &json!([bar(0, [1, 1, 1, 1], 1, 1)]).to_string()).expect(200);
 }
 
@@ -228,13 +228,13 @@ fn a_merge_without_a_key_or_with_an_op_for_a_kline_is_refused() {
     server.post_once(MERGE, "k", &json!([bar(0, [1, 1, 2, 1], 1, 1)]).to_string()).refused("invalid_rows");
     assert_eq!(server.state("kline/X/1m"), (1, 0));
     server.post_once(MERGE, &"x".repeat(255), &body).expect(200);
-    // Quotes around a key are not part of it.
+    // Quotes around a key are not part of the key.
     let quoted = server.post_once(MERGE, &format!("\"{}\"", "x".repeat(255)), &body).expect(200);
     assert!(is_replay(&quoted));
 }
 
 #[test]
-fn a_retry_gets_its_first_reply_whatever_happened_since() {
+fn a_retry_gets_its_first_reply_despite_later_changes() {
     let mut server = Server::start();
     server.kline("X");
     let csv = ("content-type", "text/csv");
@@ -251,7 +251,7 @@ fn a_retry_gets_its_first_reply_whatever_happened_since() {
         assert_eq!(again.text(), first.text(), "{when}");
         assert!(is_replay(&again), "{when}");
     };
-    // Neither the condition nor the mode would let it through now.
+    // Condition and mode would refuse it now.
     same(&server, "at once");
     write(&server, "insert", "other").refused("commit_conflict");
     // The same rows in another mode are another write, and so are other rows.
@@ -273,12 +273,12 @@ fn a_retry_gets_its_first_reply_whatever_happened_since() {
     server.delete("/v1/series/kline/X/1m").expect(200);
     write(&server, "insert", "k").refused("series_not_found");
     server.kline("X");
-    same(&server, "after the series was dropped and registered anew");
+    same(&server, "after the series was dropped and registered again");
     assert_eq!(server.state("kline/X/1m"), (1, 0));
 }
 
 #[test]
-fn of_many_retries_at_one_time_exactly_one_writes() {
+fn of_many_concurrent_retries_exactly_one_writes() {
     let server = Server::start();
     register(&server);
     let target = format!("{MERGE}?numbers=raw");
@@ -297,7 +297,7 @@ fn of_many_retries_at_one_time_exactly_one_writes() {
 }
 
 #[test]
-fn a_write_of_many_series_is_answered_once_too() {
+fn a_write_of_several_series_is_applied_once_too() {
     let mut server = Server::start();
     server.kline("X");
     server.kline("Y");

@@ -1,4 +1,4 @@
-//! Several series at once: what is refused, how a body of many is read, and that nobody sees half of one.
+//! Several series at once: refusals, formats of bodies, and atomic visibility.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -32,7 +32,7 @@ fn query(server: &Server, query: &Value) -> String {
     server.post_json("/v1/query?format=csv", &query.to_string()).expect(200).text()
 }
 
-/// Everything that is stored, by series.
+/// All stored rows, by series.
 fn all(server: &Server) -> String {
     query(server, &json!({"series": ["scalar/*/*/*/*"]}))
 }
@@ -124,7 +124,7 @@ fn every_format_writes_many_series_as_one_commit() {
             assert_eq!((&entry["rows_written"], &entry["commit"]), (&json!(rows), &json!(commit)), "{name}");
         }
         assert_eq!(server.state(&key("C")), (1, 0), "{name}");
-        // Answers are bodies: what is read can be written elsewhere as it is.
+        // Responses are valid bodies: they can be written to another server unchanged.
         let other = scalars();
         for format in ["csv", "ndjson", "arrow", "parquet"] {
             let out = server.post_json(&format!("/v1/query?format={format}"), r#"{"series":["scalar/f/*/tick/n"]}"#);
@@ -136,7 +136,7 @@ fn every_format_writes_many_series_as_one_commit() {
 }
 
 #[test]
-fn a_body_of_many_is_refused_whole() {
+fn a_body_of_several_series_is_refused_as_a_whole() {
     let server = scalars();
     server.kline("K");
     let before = all(&server);
@@ -189,7 +189,7 @@ fn a_body_of_many_is_refused_whole() {
 }
 
 #[test]
-fn damaged_arrow_bodies_of_many_are_refused_or_read_but_never_end_the_server() {
+fn damaged_arrow_bodies_of_several_series_are_refused_or_read_but_never_crash_the_server() {
     use rand::rngs::StdRng;
     use rand::{RngExt, SeedableRng};
     let server = scalars();
@@ -221,7 +221,7 @@ fn damaged_arrow_bodies_of_many_are_refused_or_read_but_never_end_the_server() {
 }
 
 #[test]
-fn series_that_do_not_go_together_are_refused_by_name() {
+fn incompatible_series_are_refused_by_name() {
     let server = Server::start();
     scalar(&server, "TWO", r#"{"digits":2}"#);
     scalar(&server, "FIVE", r#"{"digits":5}"#);
@@ -253,7 +253,7 @@ fn series_that_do_not_go_together_are_refused_by_name() {
     let globs: Vec<String> = (0..101).map(|n| format!("scalar/f/{n}*/tick/n")).collect();
     server.post_json("/v1/query", &json!({"series": globs}).to_string()).refused("too_large");
 
-    // Digits go together unless a cell does not fit them.
+    // Different digits are compatible unless a cell does not fit.
     let rows = |name: &str, value: &str| {
         let path = format!("/v1/scalars/f/{name}/tick/n");
         server.post_json(&path, &format!(r#"[{{"ts":1,"value":"{value}"}}]"#)).expect(200);
@@ -261,23 +261,23 @@ fn series_that_do_not_go_together_are_refused_by_name() {
     rows("TWO", "1.25");
     rows("FIVE", "-0.00001");
     rows("FLOAT", "0.1");
-    let asked = json!({"series": [key("TWO"), key("FIVE")]});
+    let request = json!({"series": [key("TWO"), key("FIVE")]});
     assert_eq!(
-        query(&server, &asked),
+        query(&server, &request),
         "series,ts,value\nscalar/f/FIVE/tick/n,1,-0.00001\nscalar/f/TWO/tick/n,1,1.25000\n"
     );
-    let asked = json!({"series": [key("TWO"), key("FLOAT")], "numbers": "float64"});
-    assert_eq!(query(&server, &asked), "series,ts,value\nscalar/f/FLOAT/tick/n,1,0.1\nscalar/f/TWO/tick/n,1,1.25\n");
+    let request = json!({"series": [key("TWO"), key("FLOAT")], "numbers": "float64"});
+    assert_eq!(query(&server, &request), "series,ts,value\nscalar/f/FLOAT/tick/n,1,0.1\nscalar/f/TWO/tick/n,1,1.25\n");
     rows("TWO", "12345678901234.25");
     for layout in ["by_series", "by_time"] {
         let problem = refused(&["TWO", "FIVE"], json!({"layout": layout}), "schema_mismatch");
         assert!(problem["detail"].as_str().unwrap().contains("12345678901234.25"), "{problem}");
         assert!(problem["hint"].as_str().unwrap().contains("numbers=float64"), "{problem}");
     }
-    let asked = json!({"series": [key("TWO"), key("FIVE")], "numbers": "float64"});
-    assert!(query(&server, &asked).contains("12345678901234.25"));
+    let request = json!({"series": [key("TWO"), key("FIVE")], "numbers": "float64"});
+    assert!(query(&server, &request).contains("12345678901234.25"));
 
-    // A cursor goes on with its own question only.
+    // A cursor continues only its own query.
     rows("FIVE", "0.5");
     rows("TWO", "0.5");
     let page = |series: Value, more: Value| {
@@ -295,7 +295,7 @@ fn series_that_do_not_go_together_are_refused_by_name() {
 }
 
 #[test]
-fn answers_of_several_series_have_the_documented_shape() {
+fn responses_of_several_series_have_the_documented_shape() {
     let server = scalars();
     let body = format!("series,ts,value\n{a},1,0.5\n{b},1,1.5\n{a},2,2.5\n", a = key("A"), b = key("B"));
     server.post("/v1/write", "text/csv", body).expect(200);
@@ -313,7 +313,7 @@ fn answers_of_several_series_have_the_documented_shape() {
         ),
         "{text}"
     );
-    // A glob that finds one series tells it all the same, one key by itself does not.
+    // The response to a glob names the series even for one match, that to a single key does not.
     assert_eq!(
         ask("format=csv", &json!({"series": ["scalar/f/B*/tick/n"]})).text(),
         "series,ts,value\nscalar/f/B/tick/n,1,1.50\n"
@@ -335,7 +335,7 @@ fn answers_of_several_series_have_the_documented_shape() {
 }
 
 #[test]
-fn every_reader_sees_one_value_in_all_series() {
+fn every_reader_sees_the_same_value_in_all_series() {
     let server = Server::start();
     for symbol in 0..20 {
         scalar(&server, &format!("S{symbol}"), r#"{"digits":0}"#);
@@ -354,10 +354,10 @@ fn every_reader_sees_one_value_in_all_series() {
             .map(|layout| {
                 let (server, done) = (&server, &done);
                 scope.spawn(move || {
-                    let asked = json!({"series": ["scalar/f/S*/tick/n"], "layout": layout});
+                    let request = json!({"series": ["scalar/f/S*/tick/n"], "layout": layout});
                     let mut distinct = std::collections::BTreeSet::new();
                     while !done.load(Ordering::Relaxed) {
-                        let text = query(server, &asked);
+                        let text = query(server, &request);
                         let values: Vec<&str> =
                             text.lines().skip(1).map(|line| line.rsplit(',').next().unwrap()).collect();
                         assert_eq!(values.len(), 20);
@@ -382,7 +382,7 @@ fn every_reader_sees_one_value_in_all_series() {
 }
 
 #[test]
-fn rows_of_several_series_are_read_by_get_and_known_by_their_tag() {
+fn rows_of_several_series_are_read_by_get_with_an_entity_tag() {
     let server = Server::start();
     for symbol in ["X", "Y"] {
         server.kline(symbol);

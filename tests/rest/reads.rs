@@ -1,4 +1,4 @@
-//! Reading rows: formats, ranges, pages, entity tags, encodings, and what an error leaves of a body.
+//! Reading rows: formats, ranges, pages, entity tags, encodings, and bodies after an error.
 
 use std::io::{Read, Write};
 
@@ -36,7 +36,7 @@ fn times_of(reply: &Reply) -> Vec<i64> {
     rows_of(reply).iter().map(|row| row["ts"].as_i64().unwrap()).collect()
 }
 
-/// The array of rows inside a JSON answer, as it is written.
+/// The text of the array of rows in a JSON response.
 fn rows_text(reply: &Reply) -> String {
     let text = reply.text();
     let (first, last) = (text.find("\"rows\":").unwrap() + 7, text.rfind(",\"next_cursor\"").unwrap());
@@ -47,7 +47,7 @@ fn rows_text(reply: &Reply) -> String {
 fn every_format_in_gives_the_same_rows_in_every_format_out() {
     let server = loaded(3_000);
     let expected = csv_body(0, 3_000);
-    // What one series answers is written to another, format by format, and read back as CSV.
+    // The rows of one series are written to another in each format, and read as CSV.
     for (symbol, format, kind) in [
         ("J", "json", "application/json"),
         ("N", "ndjson", "application/x-ndjson"),
@@ -65,13 +65,13 @@ fn every_format_in_gives_the_same_rows_in_every_format_out() {
         let reply = server.post(&path, kind, &body).expect(200).json();
         assert_eq!((&reply["rows_written"], &reply["durable"]), (&3_000.into(), &true.into()), "{format}");
         let back = server.get(&format!("{path}?format=csv")).expect(200).text();
-        // 42000.10 and 0.5 are written as the columns have them: all digits of decimals, doubles as short as can be.
+        // 42000.10 and 0.5 are encoded by column type: all digits of decimals, the shortest form of doubles.
         assert!(back == expected, "{format}: {}", &back[..200]);
     }
 }
 
 #[test]
-fn json_answers_have_the_documented_shape() {
+fn json_responses_have_the_documented_shape() {
     let server = loaded(2);
     let reply = server.get(X).expect(200);
     assert_eq!(
@@ -93,7 +93,7 @@ fn json_answers_have_the_documented_shape() {
 }
 
 #[test]
-fn numbers_are_shown_as_asked() {
+fn numbers_have_the_requested_format() {
     let server = loaded(1);
     for (numbers, row) in [
         ("stored", r#"{"ts":0,"close":42000.25,"trades":-5,"vwap":0.5}"#),
@@ -215,7 +215,7 @@ fn entity_tags_change_with_version_format_and_encoding() {
 }
 
 #[test]
-fn answers_are_compressed_only_when_asked() {
+fn responses_are_compressed_only_on_request() {
     let server = loaded(20_000);
     let plain = server.get_with(&format!("{X}?format=ndjson"), &[]).expect(200);
     assert_eq!(plain.header("content-encoding"), None);
@@ -233,7 +233,7 @@ fn answers_are_compressed_only_when_asked() {
 }
 
 #[test]
-fn a_head_request_gives_the_head_alone() {
+fn a_head_request_returns_only_headers() {
     let server = loaded(10);
     let whole = server.get(X).expect(200);
     let head = server.send("HEAD", X, &[], &[]);
@@ -242,7 +242,7 @@ fn a_head_request_gives_the_head_alone() {
 }
 
 #[test]
-fn long_answers_are_the_same_from_tail_and_chunks() {
+fn long_responses_are_the_same_from_tail_and_chunks() {
     let server = loaded(100_000);
     let expected = csv_body(0, 100_000);
     let mut seen = Vec::new();
@@ -291,7 +291,7 @@ fn damage(server: &Server) {
 }
 
 #[test]
-fn a_damaged_block_breaks_an_answer_off_and_never_ends_it() {
+fn a_damaged_block_aborts_a_response_and_never_completes_it() {
     for (query, encoding) in [
         ("format=ndjson", ""),
         ("format=csv", ""),
@@ -307,8 +307,8 @@ fn a_damaged_block_breaks_an_answer_off_and_never_ends_it() {
         server.post_json("/v1/admin/compact?wait=true", "").expect(200);
         damage(&server);
         let broken = server.get_with(&format!("{X}?{query}"), &[("accept-encoding", encoding)]);
-        // A Parquet file of one row group and what compresses to little are made whole before their first byte; all
-        // others are under way by then.
+        // A Parquet file of one row group and highly compressed bodies are complete before their first byte; all others
+        // are in progress by then.
         if query != "format=parquet" && encoding != "zstd" {
             assert_eq!(broken.status, 200, "{query} {encoding}");
             assert!(!broken.is_whole, "{query} {encoding}");
@@ -318,14 +318,14 @@ fn a_damaged_block_breaks_an_answer_off_and_never_ends_it() {
         } else {
             broken.refused("corrupt_data");
         }
-        // What is all in memory before the first byte is a proper error.
+        // A body that is complete before its first byte fails with an error status.
         server.get(&format!("{X}?shape=columns&limit=1000000")).refused("corrupt_data");
         server.get(&format!("{X}?limit=10")).expect(200);
     }
 }
 
 #[test]
-fn a_client_that_goes_away_frees_its_slot() {
+fn a_client_that_disconnects_frees_its_slot() {
     let config = HttpConfig { reads_max: 1, ..HttpConfig::default() };
     let server = Server::with(config);
     server.kline("X");
@@ -343,7 +343,7 @@ fn a_client_that_goes_away_frees_its_slot() {
 }
 
 #[test]
-fn too_many_answers_at_once_are_refused() {
+fn too_many_concurrent_responses_are_refused() {
     let wait = std::time::Duration::from_millis(200);
     let server = Server::with(HttpConfig { reads_max: 1, read_queue_timeout: wait, ..HttpConfig::default() });
     server.kline("X");
@@ -360,7 +360,7 @@ fn too_many_answers_at_once_are_refused() {
 }
 
 #[test]
-fn a_client_that_stalls_is_cut() {
+fn a_stalled_client_is_disconnected() {
     let stall = std::time::Duration::from_millis(300);
     let server = Server::with(HttpConfig { stall_timeout: stall, reads_max: 1, ..HttpConfig::default() });
     server.kline("X");
@@ -369,11 +369,11 @@ fn a_client_that_stalls_is_cut() {
     }
     let mut stream = server.connect();
     stream.write_all(format!("GET {X}?format=ndjson HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes()).unwrap();
-    assert_eq!(stream.peek(&mut [0]).unwrap(), 1, "it is answered");
-    // Its slot is free again although the client still holds its connection.
-    let begun = std::time::Instant::now();
+    assert_eq!(stream.peek(&mut [0]).unwrap(), 1, "it has a response");
+    // Its slot is free again although the client keeps its connection.
+    let started_at = std::time::Instant::now();
     while server.get(&format!("{X}?limit=1")).status != 200 {
-        assert!(begun.elapsed().as_secs() < 60, "the slot of a client that stalls stays taken");
+        assert!(started_at.elapsed().as_secs() < 60, "the slot of a stalled client is not released");
         std::thread::sleep(stall / 10);
     }
     let cut = Reply::read(stream, false);
@@ -395,7 +395,7 @@ fn scalars_read_like_klines() {
 }
 
 #[test]
-fn predicates_select_rows_and_say_how_they_were_found() {
+fn predicates_select_rows_and_report_statistics() {
     let server = Server::start();
     server.kline("X");
     server.post(X, "text/csv", csv_body(0, 40_000)).expect(200);
@@ -414,11 +414,11 @@ fn predicates_select_rows_and_say_how_they_were_found() {
         (format!("close:not_in:{low},{high}"), Box::new(move |v| v != low && v != high)),
         (format!("close:eq:{low}"), Box::new(move |v| v == low)),
     ] {
-        let wanted: Vec<&str> = rows.lines().filter(|row| holds(raw(row))).collect();
+        let expectation: Vec<&str> = rows.lines().filter(|row| holds(raw(row))).collect();
         let found = server.get(&format!("{X}?format=csv&numbers=raw&where={condition}")).expect(200).text();
-        assert_eq!(found.lines().skip(1).collect::<Vec<_>>(), wanted, "{condition}");
+        assert_eq!(found.lines().skip(1).collect::<Vec<_>>(), expectation, "{condition}");
     }
-    // Two conditions are both asked; decimals are compared exactly, whatever their digits.
+    // Both conditions apply; decimals are compared exactly, for any number of digits.
     let query = format!("{X}?format=csv&where=close:gte:{0}.{1:02}0&where=close:lt:{0}.{1:02}1", low / 100, low % 100);
     let found = server.get(&query).expect(200).text();
     assert_eq!(found.lines().count() - 1, closes.iter().filter(|close| **close == low).count());
@@ -447,7 +447,7 @@ fn predicates_select_rows_and_say_how_they_were_found() {
 }
 
 #[test]
-fn only_what_is_in_memory_and_small_is_read_where_it_was_asked_for() {
+fn only_small_reads_from_memory_run_on_the_connection_thread() {
     let server = Server::start();
     server.kline("BTC");
     server.post("/v1/klines/BTC/1m", "text/csv", csv_body(0, 60_000)).expect(200);
@@ -460,14 +460,14 @@ fn only_what_is_in_memory_and_small_is_read_where_it_was_asked_for() {
     let day = |query: &mut Query| {
         (query.start, query.end) = (Some(TimeValue::Epoch(60_000 * 40_000)), Some(TimeValue::Epoch(60_000 * 41_000)));
     };
-    assert!(!query(&day), "its checksum was not looked at yet");
+    assert!(!query(&day), "its checksum was not verified yet");
     server.get("/v1/klines/BTC/1m?start=2400000000&end=2460000000").expect(200);
     assert!(query(&day), "it is in memory and checked now");
     assert!(!query(&|_| {}), "four blocks are not few");
     assert!(!query(&|query| query.latest = Some(10)), "the last block was not read yet");
     server.get("/v1/klines/BTC/1m?latest=10").expect(200);
     assert!(query(&|query| query.latest = Some(10)));
-    // Rows of the block lie behind the end: those before it are needed too.
+    // Some rows of the block are after the end: earlier ones are needed too.
     let before_end =
         |query: &mut Query| (query.latest, query.end) = (Some(100), Some(TimeValue::Epoch(60_000 * 59_400)));
     assert!(!query(&before_end));
@@ -478,7 +478,7 @@ fn only_what_is_in_memory_and_small_is_read_where_it_was_asked_for() {
     assert!(!query(&filtered), "a condition may look at much");
     assert!(!query(&|query| query.series = vec!["kline/*/1m".into()]));
     assert!(!query(&|query| query.series = vec!["kline/NOSUCH/1m".into()]));
-    // Whether it is made here or elsewhere, the answer is the same.
+    // The response does not depend on the thread.
     let path = "/v1/klines/BTC/1m?start=2400000000&end=2460000000&limit=20000";
     let here = server.get(path).expect(200).body;
     let elsewhere = server.get(&format!("{path}&where=close:gt:0")).expect(200).body;
@@ -486,7 +486,7 @@ fn only_what_is_in_memory_and_small_is_read_where_it_was_asked_for() {
 }
 
 #[test]
-fn a_large_set_of_values_is_answered_and_a_larger_one_refused() {
+fn a_large_set_of_values_is_accepted_and_a_larger_one_refused() {
     let server = Server::start();
     server
         .post_json("/v1/series", r#"{"kind":"scalar","category":"c","symbol":"A","timeframe":"tick","name":"n"}"#)
@@ -506,7 +506,7 @@ fn a_large_set_of_values_is_answered_and_a_larger_one_refused() {
 }
 
 #[test]
-fn ts_is_compared_with_every_form_of_time() {
+fn ts_is_compared_with_every_format_of_time() {
     let server = Server::start();
     server.kline("X");
     // Two days of hours from 1970-01-01 on.
@@ -543,7 +543,7 @@ fn ts_is_compared_with_every_form_of_time() {
 }
 
 #[test]
-fn a_range_inside_one_tick_holds_no_rows() {
+fn a_range_inside_one_tick_has_no_rows() {
     let server = loaded(3);
     let of = |range: &str| server.get(&format!("{X}?{range}"));
     for range in [
@@ -567,7 +567,7 @@ fn a_range_inside_one_tick_holds_no_rows() {
 }
 
 #[test]
-fn null_is_as_good_as_a_field_left_out() {
+fn null_equals_a_missing_field() {
     let server = loaded(3);
     let names = ["start", "end", "columns", "where", "latest", "limit", "order", "numbers", "as_of", "commit"];
     let more = ["latest_complete", "layout", "explain", "cursor", "endpoints"];
@@ -582,7 +582,7 @@ fn null_is_as_good_as_a_field_left_out() {
 }
 
 #[test]
-fn what_was_found_how_is_said_in_every_format() {
+fn statistics_are_in_every_format() {
     let server = loaded(40_000);
     server.post_json("/v1/admin/compact?wait=true", "{}").expect(200);
     let in_json = |target: &str| {
@@ -594,8 +594,8 @@ fn what_was_found_how_is_said_in_every_format() {
         let expected = in_json(&target);
         for format in ["csv", "ndjson", "arrow", "parquet"] {
             let reply = server.get_with(&format!("{target}&format={format}"), &[("te", "trailers")]).expect(200);
-            let said = reply.header("fastk-stats").unwrap_or_else(|| panic!("{format}: {:?}", reply.headers));
-            assert_eq!(serde_json::from_str::<serde_json::Value>(said).unwrap(), expected, "{format} {target}");
+            let output = reply.header("fastk-stats").unwrap_or_else(|| panic!("{format}: {:?}", reply.headers));
+            assert_eq!(serde_json::from_str::<serde_json::Value>(output).unwrap(), expected, "{format} {target}");
         }
     }
     let plain = server.get_with(&format!("{X}?format=csv"), &[("te", "trailers")]).expect(200);
@@ -603,7 +603,7 @@ fn what_was_found_how_is_said_in_every_format() {
 }
 
 #[test]
-fn an_answer_that_the_server_cuts_says_so_in_its_head() {
+fn a_response_limited_by_the_server_has_a_header_for_it() {
     let server = Server::with(HttpConfig { json_rows_default: 5, ..HttpConfig::default() });
     server.kline("X");
     server.post(X, "text/csv", csv_body(0, 12)).expect(200);
@@ -624,7 +624,7 @@ fn an_answer_that_the_server_cuts_says_so_in_its_head() {
         }
         assert_eq!((times.len(), pages), (12, 3), "{target}");
     }
-    // Not where all is there, or where the limit was asked for.
+    // Not for complete responses or requested limits.
     for target in [format!("{X}?end=240000"), format!("{X}?limit=5"), format!("{X}?format=csv")] {
         assert_eq!(server.get(&target).expect(200).header("fastk-truncated"), None, "{target}");
     }
@@ -633,7 +633,7 @@ fn an_answer_that_the_server_cuts_says_so_in_its_head() {
 }
 
 #[test]
-fn series_that_are_not_there_are_answered_with_those_most_like_them() {
+fn the_error_of_a_missing_series_names_similar_ones() {
     let server = loaded(1);
     server.kline("ETHUSDT");
     server.kline("BTCUSDT");
@@ -654,7 +654,7 @@ fn series_that_are_not_there_are_answered_with_those_most_like_them() {
 }
 
 #[test]
-fn conditions_written_as_in_other_languages_are_spelled_out() {
+fn operators_of_other_languages_get_a_hint() {
     let server = loaded(1);
     for (given, spelled) in [
         ("close%3E100", "write close:gt:100"),

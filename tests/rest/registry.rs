@@ -1,4 +1,4 @@
-//! Datasets, features and factors over REST: made, listed, read under, lost.
+//! Datasets, features and factors through REST: creation, lists, reads, and a lost registry.
 
 use std::collections::BTreeSet;
 
@@ -11,13 +11,13 @@ use super::client::{Reply, Server, csv_body};
 
 const X: &str = "/v1/klines/X/1m";
 
-/// The formula of the page about the registry, computed from what the server answers.
+/// The checksum as documented on the page about the registry, computed from responses.
 mod sha2_of {
     use serde_json::Value;
 
     use super::Server;
 
-    /// Checksums of members (key, layout, columns as raw words by row) and of the whole.
+    /// Checksums of members (key, layout, columns as raw words by row) and of the dataset.
     pub fn checksum_of(server: &Server, members: &[(&str, &str)], as_of: &str) -> (Vec<String>, String) {
         let mut each = Vec::new();
         let mut whole = b"fastk-dataset 1\n".to_vec();
@@ -86,7 +86,7 @@ fn names(page: &Value, list: &str, field: &str) -> Vec<String> {
 }
 
 #[test]
-fn a_dataset_tells_what_its_snapshot_shows_and_never_changes() {
+fn a_dataset_describes_its_snapshot_and_never_changes() {
     let mut server = filled();
     let spec = json!({
         "name": "both", "members": ["kline/*/1m", "kline/X/1m"], "source": "here", "market": "spot",
@@ -112,7 +112,7 @@ fn a_dataset_tells_what_its_snapshot_shows_and_never_changes() {
     assert_eq!(made["end"], times["rows"][0]["ts"]);
     assert_eq!(made["commit"], server.get("/v1/snapshots").expect(200).json()["snapshots"][0]["commit"]);
 
-    // The checksum is what the page says, over rows in the log and in chunks.
+    // The checksum is the documented one, for rows in the log and in chunks.
     let all: Vec<(&str, &str)> = keys.iter().map(|key| (*key, LAYOUT)).collect();
     let (each, whole) = checksum_of(&server, &all, "dataset:both@1");
     assert_eq!(made["checksum"], whole.as_str());
@@ -137,12 +137,12 @@ fn a_dataset_tells_what_its_snapshot_shows_and_never_changes() {
     server = server.restarted();
     assert_eq!(get(&server, "/v1/datasets/both/versions/1"), made);
     let (_, still) = checksum_of(&server, &all, "dataset:both@1");
-    assert_eq!(still, whole, "the rows are there, whatever became of the series");
+    assert_eq!(still, whole, "the rows exist although the series changed");
     assert_eq!(get(&server, "/health")["status"], "ok");
 }
 
 #[test]
-fn reads_under_a_dataset_answer_its_members_from_its_snapshot() {
+fn reads_under_a_dataset_return_its_members_from_its_snapshot() {
     let server = filled();
     server.kline("Z");
     create(&server, &json!({"name": "two", "members": ["kline/X/1m", "kline/Y/1m"]}));
@@ -171,7 +171,7 @@ fn reads_under_a_dataset_answer_its_members_from_its_snapshot() {
     assert_eq!(labels(&found), ["kline/X/1m".to_owned()].into());
     query(json!({"series": ["kline/Z*/1m"], "as_of": "dataset:two@1"})).refused("series_not_found");
     query(json!({"series": ["kline/X/1m", "kline/Z/1m"], "as_of": "dataset:two@1"})).refused("series_not_found");
-    // A cursor through one version does not go on through another, nor without it.
+    // A cursor of one version does not continue another, nor a read without it.
     let ask = |as_of: Option<&str>, cursor: Option<&str>| {
         let body = json!({"series": ["kline/*/1m"], "limit": 5, "as_of": as_of, "cursor": cursor});
         server.post_json("/v1/query", &body.to_string())
@@ -192,7 +192,7 @@ fn reads_under_a_dataset_answer_its_members_from_its_snapshot() {
 }
 
 #[test]
-fn a_snapshot_that_a_dataset_needs_is_not_dropped_and_an_archived_one_goes() {
+fn a_snapshot_of_a_dataset_cannot_be_dropped_until_it_is_archived() {
     let mut server = filled();
     server.post_json("/v1/snapshots", r#"{"name":"kept"}"#).expect(201);
     create(&server, &json!({"name": "a", "members": ["kline/X/1m"]}));
@@ -212,7 +212,7 @@ fn a_snapshot_that_a_dataset_needs_is_not_dropped_and_an_archived_one_goes() {
     server.get(&format!("{X}?as_of=dataset:a@1")).refused("snapshot_not_found");
     patch(&server, "/v1/datasets/a/versions/1", "active").refused("invalid_argument");
     patch(&server, "/v1/datasets/a/versions/1", "archived").expect(200);
-    // What it was is still told, and its number is not given again.
+    // Its description remains, and its number is not reused.
     assert_eq!(server.get("/v1/datasets/a").expect(200).json()["rows"], 3_000);
     assert_eq!(create(&server, &json!({"name": "a", "members": ["kline/X/1m"]}))["version"], 2);
     server = server.restarted();
@@ -221,7 +221,7 @@ fn a_snapshot_that_a_dataset_needs_is_not_dropped_and_an_archived_one_goes() {
 }
 
 #[test]
-fn an_archived_dataset_whose_snapshot_was_kept_gives_it_back_when_archived_again() {
+fn archiving_a_dataset_again_releases_a_snapshot_that_was_not_dropped() {
     let server = filled();
     create(&server, &json!({"name": "a", "members": ["kline/X/1m"]}));
     let file = server.root.path().join("registry.sqlite");
@@ -240,7 +240,7 @@ fn an_archived_dataset_whose_snapshot_was_kept_gives_it_back_when_archived_again
 }
 
 #[test]
-fn a_dataset_that_cannot_be_made_leaves_nothing() {
+fn a_dataset_that_cannot_be_created_leaves_no_snapshot() {
     let server = filled();
     let refused = |spec: Value, code: &str| {
         server.post_json("/v1/datasets", &spec.to_string()).refused(code);
@@ -267,7 +267,7 @@ fn a_dataset_that_cannot_be_made_leaves_nothing() {
     assert_eq!(snapshots(&server), BTreeSet::new());
     server.get("/v1/datasets/a").refused("dataset_not_found");
 
-    // A row that fails its checksum stops it, and its snapshot goes.
+    // A block with a wrong checksum fails the creation, and its snapshot is dropped.
     server.post_json("/v1/admin/compact?wait=true", "").expect(200);
     let chunk = std::fs::read_dir(server.root.path().join("chunks"))
         .unwrap()
@@ -287,13 +287,13 @@ fn a_dataset_that_cannot_be_made_leaves_nothing() {
 }
 
 #[test]
-fn what_a_crash_left_half_made_is_cleaned_up_at_the_next_opening() {
+fn a_dataset_interrupted_by_a_crash_is_removed_by_the_next_open() {
     let mut server = filled();
     let made = create(&server, &json!({"name": "a", "members": ["kline/X/1m"]}));
     server.stop().unwrap();
     let root = server.root.clone();
     drop(server);
-    // As after a crash between the snapshot and the record: the note of it is there, and the snapshot.
+    // As after a crash between the snapshot and the record: the pending note and the snapshot exist.
     {
         let records = fastk::registry::Registry::open(root.path(), true, 0);
         assert_eq!(records.begin_dataset("a", None, 0).unwrap().version, 2);
@@ -332,7 +332,7 @@ fn two_creators_of_one_dataset_get_a_version_each() {
 }
 
 #[test]
-fn the_same_definition_is_the_same_version_and_another_one_the_next() {
+fn an_equal_definition_is_the_same_version_and_another_one_the_next() {
     let mut server = filled();
     create(&server, &json!({"name": "raw", "members": ["kline/X/1m"]}));
     let spec = |definition: &str, code: &str| {
@@ -364,7 +364,7 @@ fn the_same_definition_is_the_same_version_and_another_one_the_next() {
     assert_eq!(define(&server, &spec(text, "c1"), 200)["version"], 1);
     server = server.restarted();
     assert_eq!(define(&server, &spec(text, "c1"), 200)["version"], 1);
-    // A factor of the name is another thing.
+    // A factor with the same name is another record.
     assert_eq!(server.post_json("/v1/factors", &spec(text, "c1")).expect(201).json()["reference"], "factor:rsi-14@1");
     assert_eq!(server.get("/v1/factors/rsi-14").expect(200).json()["kind"], "factor");
 
@@ -407,14 +407,14 @@ fn the_same_definition_is_the_same_version_and_another_one_the_next() {
         let refused = server.get(&format!("/v1/{kind}s/rsi-14/versions/first")).refused("invalid_argument");
         assert!(refused["detail"].as_str().unwrap().starts_with(&format!("{kind} version")), "{refused}");
     }
-    // An archived version stays archived: the same definition again is the next one.
+    // An archived version stays archived: an equal definition creates the next one.
     patch(&server, "/v1/features/rsi-14/versions/1", "archived").expect(200);
     assert_eq!(define(&server, &spec(text, "c1"), 201)["version"], 4);
     assert_eq!(define(&server, &spec(text, "c1"), 200)["version"], 4);
 }
 
 #[test]
-fn a_record_of_as_many_long_keys_as_it_may_have_fits_its_request() {
+fn a_record_with_the_most_and_longest_keys_fits_a_request() {
     let server = filled();
     let (symbol, category) = ("S".repeat(64), "c".repeat(32));
     let outputs = |count: usize| -> Vec<String> {
@@ -437,7 +437,7 @@ fn a_record_of_as_many_long_keys_as_it_may_have_fits_its_request() {
 }
 
 #[test]
-fn lineage_is_told_over_all_steps_in_both_directions() {
+fn lineage_covers_all_steps_in_both_directions() {
     let server = filled();
     create(&server, &json!({"name": "raw", "members": ["kline/X/1m"]}));
     create(&server, &json!({"name": "clean", "members": ["kline/X/1m"], "derived_from": ["raw@1"]}));
@@ -506,13 +506,13 @@ fn a_limited_token_learns_nothing_of_records_that_need_other_series() {
     assert_eq!(page["datasets"][0]["derived_from"], json!(["dataset:open@1"]));
     assert_eq!(names(&get(&limited, "/v1/features").expect(200).json(), "definitions", "name"), ["own"]);
     assert_eq!(names(&get(&writer, "/v1/features").expect(200).json(), "definitions", "name").len(), 3);
-    // Hidden and missing are answered alike, but for the name that was asked for.
-    let told = |name: &str, below: &str| {
+    // Hidden and missing records have the same response, except for the requested name.
+    let response_for = |name: &str, below: &str| {
         let problem = get(&limited, &format!("/v1/datasets/{name}{below}")).refused("dataset_not_found");
         problem["detail"].as_str().unwrap().replace(name, "…")
     };
     for below in ["", "/versions", "/versions/1", "/versions/1/lineage"] {
-        assert_eq!(told("secret", below), told("nosuch", below));
+        assert_eq!(response_for("secret", below), response_for("nosuch", below));
     }
     get(&limited, "/v1/features/hidden").refused("not_found");
     get(&limited, "/v1/features/deeper/versions/1").refused("not_found");
@@ -537,7 +537,7 @@ fn a_limited_token_learns_nothing_of_records_that_need_other_series() {
     let archive = json!({"status": "archived"});
     ask(&limited, "PATCH", "/v1/datasets/secret/versions/1", &archive).refused("dataset_not_found");
     ask(&limited, "PATCH", "/v1/datasets/open/versions/1", &json!({"status": "deprecated"})).expect(200);
-    // Giving a snapshot back is for who may drop one.
+    // Releasing a snapshot needs the permission to drop one.
     for token in [&limited, &writer] {
         ask(token, "PATCH", "/v1/datasets/open/versions/1", &archive).refused("permission_denied");
     }
@@ -546,7 +546,7 @@ fn a_limited_token_learns_nothing_of_records_that_need_other_series() {
 }
 
 #[test]
-fn a_limited_token_lists_other_snapshots_while_the_registry_cannot_be_used() {
+fn a_limited_token_lists_other_snapshots_while_the_registry_is_unusable() {
     let root = std::sync::Arc::new(tempfile::tempdir().unwrap());
     let make = |prefixes: &[String]| access::create(root.path(), "t", Scope::Write, prefixes).unwrap().token;
     let (writer, limited) = (make(&[]), make(&["kline/X".into()]));
@@ -583,7 +583,7 @@ fn check_of(server: &Server, name: &str) -> Value {
 }
 
 #[test]
-fn the_rows_do_not_need_the_registry() {
+fn rows_are_readable_without_the_registry() {
     let mut server = filled();
     let first = create(&server, &json!({"name": "a", "members": ["kline/X/1m"]}));
     let rows = server.get(&format!("{X}?format=csv")).expect(200).text();
@@ -598,23 +598,23 @@ fn the_rows_do_not_need_the_registry() {
         server
     };
 
-    // Lost: the names of snapshots tell that there was one.
+    // Lost: the names of snapshots show that there was one.
     server = again(server, &|file| std::fs::remove_file(file).unwrap());
     assert!(file(&server).exists());
     assert_eq!(server.get("/v1/datasets").expect(200).json()["datasets"], json!([]));
     let lost = server.get(&format!("{X}?as_of=dataset:a@1")).refused("dataset_not_found");
     assert!(lost["detail"].as_str().unwrap().contains("\"a\""), "{lost}");
     assert_eq!(snapshots(&server), ["dataset:a@1".to_owned()].into());
-    // The old snapshot can be given a dataset again, and its number is not taken for another.
+    // The old snapshot can get a dataset again, and its number is not used for another.
     let back = create(&server, &json!({"name": "a", "members": ["kline/X/1m"], "snapshot": "dataset:a@1"}));
     assert_eq!((&back["version"], &back["checksum"]), (&2.into(), &first["checksum"]));
     assert_eq!(check_of(&server, "registry")["status"], "ok");
 
-    // Damaged: set aside, told of, begun anew.
+    // Damaged: quarantined, reported, created again.
     server = again(server, &|file| std::fs::write(file, b"no database").unwrap());
-    let told = check_of(&server, "registry");
-    assert_eq!((&told["status"], &told["check"]["status"]), (&"degraded".into(), &"degraded".into()));
-    assert!(told["check"]["detail"].as_str().unwrap().contains("quarantine/"), "{told}");
+    let check = check_of(&server, "registry");
+    assert_eq!((&check["status"], &check["check"]["status"]), (&"degraded".into(), &"degraded".into()));
+    assert!(check["check"]["detail"].as_str().unwrap().contains("quarantine/"), "{check}");
     create(&server, &json!({"name": "b", "members": ["kline/X/1m"]}));
     let orphans = server.get("/v1/admin/orphans").expect(200).json();
     let found: Vec<(&str, &str)> = orphans["orphans"]
@@ -627,7 +627,7 @@ fn the_rows_do_not_need_the_registry() {
     let verified = server.post_json("/v1/admin/verify?wait=true", "").expect(200).json();
     assert_eq!(verified["jobs"][0]["result"]["findings"], json!([]), "{verified}");
 
-    // Newer: refused by name, left alone, and the store works.
+    // Newer: refused by name, unchanged, and the store works.
     server = again(server, &|file| {
         let bytes = std::fs::read(file).unwrap();
         // Bytes 60 to 63 of a SQLite file are its `user_version`.
@@ -645,7 +645,7 @@ fn the_rows_do_not_need_the_registry() {
 }
 
 #[test]
-fn a_record_that_is_refused_by_the_file_takes_its_snapshot_back() {
+fn a_record_refused_by_the_registry_drops_its_snapshot() {
     let mut server = filled();
     let made = create(&server, &json!({"name": "a", "members": ["kline/X/1m"]}));
     let file = server.root.path().join("registry.sqlite");
@@ -657,7 +657,7 @@ fn a_record_that_is_refused_by_the_file_takes_its_snapshot_back() {
     server.post_json("/v1/features", definition).refused("internal");
     assert_eq!(snapshots(&server), ["dataset:a@1".to_owned()].into());
     assert_eq!(server.get("/v1/datasets/a").expect(200).json(), made);
-    // When not even that can be noted, the next opening does it.
+    // If that cannot be noted either, the next open does it.
     change("CREATE TRIGGER keep BEFORE DELETE ON pending BEGIN SELECT RAISE(ABORT, 'kept'); END");
     server.post_json("/v1/datasets", &spec.to_string()).refused("internal");
     assert_eq!(server.service.store().snapshots().len(), 1);
@@ -670,7 +670,7 @@ fn a_record_that_is_refused_by_the_file_takes_its_snapshot_back() {
 }
 
 #[test]
-fn a_backup_carries_the_registry_and_a_restored_store_has_it() {
+fn a_backup_includes_the_registry_and_a_restored_store_has_it() {
     let server = filled();
     let place = tempfile::tempdir().unwrap();
     server.service.allow_backups(&place.path().join("backups"));
@@ -684,7 +684,7 @@ fn a_backup_carries_the_registry_and_a_restored_store_has_it() {
         names.filter(|name| name.starts_with("registry")).collect()
     };
     back_up();
-    assert_eq!(copies(), Vec::<String>::new(), "there is nothing to carry yet");
+    assert_eq!(copies(), Vec::<String>::new(), "there is no registry yet");
     let made = create(&server, &json!({"name": "a", "members": ["kline/*/1m"]}));
     back_up();
     let earlier = copies();
@@ -700,7 +700,7 @@ fn a_backup_carries_the_registry_and_a_restored_store_has_it() {
         0
     );
 
-    // Read where it is, without a change to any file.
+    // Read in place, without a change to any file.
     let listing = |dir: &std::path::Path| -> BTreeSet<(String, u64)> {
         let entries = std::fs::read_dir(dir).unwrap().map(Result::unwrap);
         entries.map(|entry| (entry.file_name().into_string().unwrap(), entry.metadata().unwrap().len())).collect()
@@ -732,9 +732,9 @@ fn a_backup_carries_the_registry_and_a_restored_store_has_it() {
         assert_eq!(restored.create_dataset(&spec).unwrap().version, 3);
         assert!(restored.close());
     }
-    assert_eq!(listing(&dir), before, "a restored store changes a file of its own");
+    assert_eq!(listing(&dir), before, "a restored store changes only its own files");
 
-    // As of the first version: the second one is told of, and its rows are not there.
+    // As of the first version: the second one is listed, and its rows are missing.
     let root = place.path().join("then");
     let as_of = Some("dataset:a@1".to_owned());
     let options = RestoreOptions { apply: true, as_of, ..RestoreOptions::default() };
@@ -751,7 +751,7 @@ fn a_backup_carries_the_registry_and_a_restored_store_has_it() {
 }
 
 #[test]
-fn a_limited_token_takes_no_version_of_a_name_it_does_not_see() {
+fn a_limited_token_cannot_add_a_version_to_a_name_it_does_not_see() {
     let root = tempfile::tempdir().unwrap();
     let make = |scope, prefixes: &[&str]| {
         let prefixes: Vec<String> = prefixes.iter().map(ToString::to_string).collect();
@@ -777,7 +777,7 @@ fn a_limited_token_takes_no_version_of_a_name_it_does_not_see() {
         define(&limited, kind, "theirs", "X", "1").refused("permission_denied");
         define(&limited, kind, "own", "X", "1").expect(201);
         define(&limited, kind, "own", "X", "2").expect(201);
-        // Once somebody else has a version of it the name is theirs too.
+        // Once another token has a version, the name is shared.
         define(&writer, kind, "own", "Y", "1").expect(201);
         define(&limited, kind, "own", "X", "3").refused("permission_denied");
         let next = define(&writer, kind, "theirs", "Y", "2").expect(201).json();

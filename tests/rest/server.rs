@@ -1,4 +1,4 @@
-//! The server itself: paths, methods, ids, limits of the head, health, documents, patience, the end.
+//! The HTTP server: paths, methods, request ids, header limits, health, documents, timeouts, shutdown.
 
 use std::io::{Read, Write};
 use std::time::{Duration, Instant};
@@ -8,7 +8,7 @@ use fastk::server::http::{HttpConfig, openapi_json};
 use crate::client::{Reply, Server, csv_body};
 
 #[test]
-fn paths_and_methods_that_do_not_exist_are_told_apart() {
+fn unknown_paths_and_unsupported_methods_have_different_codes() {
     let server = Server::start();
     for path in ["/", "/v1", "/v1/klines", "/v1/klines/X", "/nope", "/v1/admin/nope", "/docs/nope.js"] {
         server.get(path).refused("not_found");
@@ -30,7 +30,7 @@ fn paths_and_methods_that_do_not_exist_are_told_apart() {
 }
 
 #[test]
-fn every_answer_carries_an_id() {
+fn every_response_has_a_request_id() {
     let server = Server::start();
     let own = server.get_with("/health", &[("x-request-id", "my-id.1")]).expect(200);
     assert_eq!(own.header("x-request-id"), Some("my-id.1"));
@@ -41,14 +41,14 @@ fn every_answer_carries_an_id() {
 }
 
 #[test]
-fn heads_over_their_limits_are_refused() {
+fn headers_over_their_limits_are_refused() {
     let server = Server::start();
     server.get(&format!("/v1/series?prefix={}", "x".repeat(10_000))).refused("uri_too_long");
     server.get_with("/health", &[("x-long", &"x".repeat(40_000))]).refused("headers_too_large");
 }
 
 #[test]
-fn health_fails_while_the_directory_of_the_store_is_gone() {
+fn health_fails_while_the_directory_of_the_store_is_missing() {
     let server = Server::start();
     let (root, away) = (server.root.path().to_path_buf(), server.root.path().with_extension("away"));
     let failing = |why: &str| {
@@ -70,7 +70,7 @@ fn health_fails_while_the_directory_of_the_store_is_gone() {
 }
 
 #[test]
-fn health_inventory_and_documents_answer() {
+fn health_inventory_and_documents_are_served() {
     let server = Server::start();
     server.kline("X");
     server.post("/v1/klines/X/1m", "text/csv", csv_body(0, 10)).expect(200);
@@ -96,7 +96,7 @@ fn health_inventory_and_documents_answer() {
 }
 
 #[test]
-fn an_inventory_without_filters_has_every_series_and_the_bytes_of_the_files() {
+fn an_inventory_without_filters_has_every_series_and_the_sizes_of_the_files() {
     let server = Server::start();
     let bytes = |dir: &str, ending: &str| -> u64 {
         let mut waiting = vec![server.root.path().join(dir)];
@@ -125,7 +125,7 @@ fn an_inventory_without_filters_has_every_series_and_the_bytes_of_the_files() {
     for sealed in [false, true] {
         if sealed {
             server.post_json("/v1/admin/compact?wait=true", "{}").expect(200);
-            // Some rows are in the tail again.
+            // Some rows are in the tail.
             server.post("/v1/klines/S03/1m", "text/csv", csv_body(5_000, 7)).expect(200);
         }
         let inventory = server.get("/inventory").expect(200).json();
@@ -163,7 +163,7 @@ fn every_documented_operation_is_routed() {
                     "job_not_found",
                     "invalid_argument",
                 ];
-                // Features and factors have no code of their own, but are told by name.
+                // Features and factors have no separate code, but their names are reported.
                 let detail = problem["detail"].as_str().unwrap_or_default();
                 let named =
                     ["feature", "factor"].iter().any(|kind| detail.starts_with(&format!("there is no {kind} ")));
@@ -183,7 +183,7 @@ fn two_requests_share_a_connection() {
         let read = stream.read(&mut bytes).unwrap();
         assert!(bytes[..read].starts_with(b"HTTP/1.1 200"));
     }
-    // A refused body does not spoil the connection for what follows.
+    // The connection remains usable after a refused body.
     stream.write_all(b"POST /v1/klines/Y/1m HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\n12345").unwrap();
     stream.write_all(b"GET /health/live HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
     let mut rest = String::new();
@@ -192,21 +192,21 @@ fn two_requests_share_a_connection() {
 }
 
 #[test]
-fn half_open_requests_are_cut() {
+fn incomplete_requests_are_aborted() {
     let header_timeout = Duration::from_millis(400);
     let server = Server::with(HttpConfig { header_timeout, ..HttpConfig::default() });
     for opening in ["", "P", "GET /health HTTP/1.1\r\nhost:", "PRI * HTTP/2.0\r\n\r\n"] {
         let mut stream = server.connect();
         stream.write_all(opening.as_bytes()).unwrap();
-        let begun = Instant::now();
+        let started_at = Instant::now();
         let mut rest = Vec::new();
         let _ = stream.read_to_end(&mut rest);
-        assert!(begun.elapsed() < Duration::from_secs(60), "{opening:?} lived on");
+        assert!(started_at.elapsed() < Duration::from_secs(60), "{opening:?} lived on");
     }
 }
 
 #[test]
-fn a_body_that_stops_coming_times_out() {
+fn a_stalled_body_times_out() {
     let body_idle = Duration::from_secs(1);
     let server = Server::with(HttpConfig { body_idle_timeout: body_idle, ..HttpConfig::default() });
     server.kline("X");
@@ -219,7 +219,7 @@ fn a_body_that_stops_coming_times_out() {
 }
 
 #[test]
-fn a_body_that_ends_early_writes_nothing() {
+fn a_truncated_body_writes_nothing() {
     let server = Server::start();
     server.kline("X");
     let before = server.state("kline/X/1m");
@@ -235,7 +235,7 @@ fn a_body_that_ends_early_writes_nothing() {
 }
 
 #[test]
-fn shutdown_lets_open_answers_finish() {
+fn shutdown_lets_responses_in_progress_finish() {
     let mut server = Server::start();
     server.kline("X");
     for part in 0..3 {
@@ -254,13 +254,13 @@ fn shutdown_lets_open_answers_finish() {
     });
     server.stop().unwrap();
     let rest = reader.join().unwrap();
-    assert!(rest.ends_with(b"\r\n0\r\n\r\n"), "the answer was cut");
+    assert!(rest.ends_with(b"\r\n0\r\n\r\n"), "the response was aborted");
     assert!(rest.windows(13).any(|window| window == b"\n17999940000,"), "the last row is missing");
     assert!(std::net::TcpStream::connect(address).is_err(), "still listening");
 }
 
 #[test]
-fn http2_is_spoken_too() {
+fn http2_is_supported() {
     use http_body_util::{BodyExt, Empty};
     use hyper_util::client::legacy::Client;
     use hyper_util::rt::TokioExecutor;
@@ -279,7 +279,7 @@ fn http2_is_spoken_too() {
     });
 }
 
-/// Sends these bytes and gives what comes back until the server closes.
+/// Sends these bytes and returns all received bytes until the server closes.
 fn raw(server: &Server, bytes: &[u8]) -> Reply {
     let mut stream = server.connect();
     stream.write_all(bytes).unwrap();
@@ -287,10 +287,10 @@ fn raw(server: &Server, bytes: &[u8]) -> Reply {
 }
 
 #[test]
-fn heads_that_cannot_be_read_are_answered_with_a_problem_too() {
+fn malformed_headers_get_a_problem_document_too() {
     let server = Server::start();
     server.kline("X");
-    for (line, said) in [
+    for (line, output) in [
         ("GET /v1/klines/X/1m?where=close>100 HTTP/1.1", "has >, which must be percent-encoded"),
         ("GET /v1/klines/X/1m?where=close<100 HTTP/1.1", "has <,"),
         ("GET /v1/klines/X/1m?start=2024-02-01 00:00 HTTP/1.1", "a space"),
@@ -299,11 +299,11 @@ fn heads_that_cannot_be_read_are_answered_with_a_problem_too() {
         ("GET / HTTP/1.1\r\na b: c", "is not HTTP"),
     ] {
         let problem = raw(&server, format!("{line}\r\nhost: x\r\n\r\n").as_bytes()).refused("invalid_argument");
-        assert!(problem["detail"].as_str().unwrap().contains(said), "{line}: {problem}");
+        assert!(problem["detail"].as_str().unwrap().contains(output), "{line}: {problem}");
     }
     let many = "x: y\r\n".repeat(200);
     raw(&server, format!("GET / HTTP/1.1\r\nhost: x\r\n{many}\r\n").as_bytes()).refused("headers_too_large");
-    // Also behind a request that was answered.
+    // Also after a successful request.
     let mut stream = server.connect();
     stream.write_all(b"GET /health/live HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
     let mut bytes = vec![0; 4096];

@@ -25,14 +25,14 @@ fn create(server: &Server, name: &str) -> Value {
     server.post_json("/v1/snapshots", &json!({ "name": name }).to_string()).expect(201).json()
 }
 
-/// One answer, in what does not depend on where its rows lie.
+/// One response, without parts that depend on the location of its rows.
 #[derive(Debug, PartialEq)]
 enum Seen {
     Text(String),
     Arrow(RecordBatch),
 }
 
-/// What every kind of read says of both series, as it is or under a snapshot.
+/// The responses to every kind of read of both series, now or under a snapshot.
 fn everything(server: &Server, as_of: Option<&str>) -> Vec<Seen> {
     let under = as_of.map(|name| format!("&as_of={name}")).unwrap_or_default();
     let mut seen = Vec::new();
@@ -63,7 +63,7 @@ fn everything(server: &Server, as_of: Option<&str>) -> Vec<Seen> {
         }
         seen.push(Seen::Text(server.post_json("/v1/query", &query.to_string()).expect(200).text()));
     }
-    // Several series at once, the same ones as there were then.
+    // Several series at once: those of the snapshot.
     for layout in ["by_series", "by_time"] {
         let mut query = json!({"series": ["kline/*/1m"], "layout": layout, "columns": ["open", "close"]});
         if let Some(name) = as_of {
@@ -75,7 +75,7 @@ fn everything(server: &Server, as_of: Option<&str>) -> Vec<Seen> {
 }
 
 #[test]
-fn what_a_snapshot_shows_does_not_change_whatever_happens_to_the_store() {
+fn the_contents_of_a_snapshot_never_change() {
     let mut server = Server::start();
     server.kline("X");
     scalar(&server);
@@ -84,7 +84,7 @@ fn what_a_snapshot_shows_does_not_change_whatever_happens_to_the_store() {
     server.kline("Y");
     server.post("/v1/klines/Y/1m", "text/csv", csv_body(10, 40)).expect(200);
     server.post_json("/v1/admin/compact?wait=true", "").expect(200);
-    // Rows in chunks, over them, deleted from them, and in the log alone.
+    // Rows in chunks, overwritten, deleted, and only in the log.
     server.post(X, "text/csv", csv_body(2_500, 1_000)).expect(200);
     server.delete(&format!("{X}?start=600000&end=1200000")).expect(200);
     values(&server, 1_990, 20, 7);
@@ -92,30 +92,30 @@ fn what_a_snapshot_shows_does_not_change_whatever_happens_to_the_store() {
     let first = create(&server, "first");
     assert_eq!(first["commit"], server.get("/health").expect(200).json()["commit"]);
     let now = everything(&server, None);
-    let mut kept = vec![("first", everything(&server, Some("first")))];
-    assert_eq!(kept[0].1, now, "at its creation a snapshot shows what there is");
+    let mut held = vec![("first", everything(&server, Some("first")))];
+    assert_eq!(held[0].1, now, "a new snapshot has the current contents");
     let read = server.get(&format!("{X}?as_of=first&limit=1")).expect(200).json();
     assert_eq!(read["commit"], first["commit"]);
 
-    let check = |server: &Server, kept: &[(&str, Vec<Seen>)], after: &str| {
-        for (name, seen) in kept {
+    let check = |server: &Server, held: &[(&str, Vec<Seen>)], after: &str| {
+        for (name, seen) in held {
             assert_eq!(&everything(server, Some(name)), seen, "{name} after {after}");
         }
     };
     let mut shifted = csv_body(100, 500).replace(".10,", ".11,");
     server.post(X, "text/csv", &shifted).expect(200);
     values(&server, 0, 50, 100);
-    check(&server, &kept, "an upsert");
+    check(&server, &held, "an upsert");
     server.delete(&format!("{X}?start=0&end=60000000")).expect(200);
-    check(&server, &kept, "a delete");
+    check(&server, &held, "a delete");
     server.post_json("/v1/admin/compact?wait=true", "").expect(200);
-    check(&server, &kept, "a seal");
+    check(&server, &held, "a seal");
     server = server.restarted();
-    check(&server, &kept, "a restart");
+    check(&server, &held, "a restart");
 
     create(&server, "second");
-    kept.push(("second", everything(&server, Some("second"))));
-    assert_ne!(kept[0].1, kept[1].1);
+    held.push(("second", everything(&server, Some("second"))));
+    assert_ne!(held[0].1, held[1].1);
     shifted = csv_body(2_000, 2_000).replace(".55,", ".56,");
     server.post(X, "text/csv", &shifted).expect(200);
     server.delete(&format!("{S}?all=true")).expect(200);
@@ -125,31 +125,31 @@ fn what_a_snapshot_shows_does_not_change_whatever_happens_to_the_store() {
     }
     server.service.store().compact(&[], true).unwrap();
     server.service.store().vacuum().unwrap();
-    check(&server, &kept, "compaction and vacuum");
+    check(&server, &held, "compaction and vacuum");
     server = server.restarted();
-    check(&server, &kept, "another restart");
+    check(&server, &held, "another restart");
 
     server.delete("/v1/series/kline/X/1m").expect(200);
     server.delete("/v1/series/scalar/c/X/1m/n").expect(200);
     server.kline("Z");
     server.get(X).refused("series_not_found");
-    check(&server, &kept, "the series were dropped");
+    check(&server, &held, "the series were dropped");
     // The same key again, with other digits, is another series.
     let body = r#"{"kind":"kline","symbol":"X","timeframe":"1m","price_digits":5}"#;
     server.post_json("/v1/series", body).expect(201);
-    check(&server, &kept, "another series took the key");
+    check(&server, &held, "another series took the key");
     server.service.store().checkpoint().unwrap();
     server.service.store().vacuum().unwrap();
     server = server.restarted();
-    check(&server, &kept, "the last restart");
+    check(&server, &held, "the last restart");
 
-    // Without the first the second stays, and the reverse.
+    // The second snapshot remains without the first, and vice versa.
     server.delete("/v1/snapshots/first").expect(200);
     server.get(&format!("{X}?as_of=first")).refused("snapshot_not_found");
-    kept.remove(0);
+    held.remove(0);
     server.service.store().compact(&[], true).unwrap();
     server.service.store().vacuum().unwrap();
-    check(&server, &kept, "the first snapshot was dropped");
+    check(&server, &held, "the first snapshot was dropped");
     server.delete("/v1/snapshots/second").expect(200);
     server.get(&format!("{X}?as_of=second")).refused("snapshot_not_found");
     server.get(&format!("{S}?as_of=second")).refused("snapshot_not_found");
@@ -197,7 +197,7 @@ fn snapshots_are_created_listed_and_dropped_by_name() {
 }
 
 #[test]
-fn a_snapshot_shows_the_series_of_its_time() {
+fn a_snapshot_shows_the_series_of_its_commit() {
     let server = Server::start();
     server.kline("X");
     create(&server, "s");
@@ -210,7 +210,7 @@ fn a_snapshot_shows_the_series_of_its_time() {
 }
 
 #[test]
-fn pages_of_a_snapshot_stay_good_as_long_as_it_does() {
+fn cursors_of_a_snapshot_are_valid_as_long_as_it_exists() {
     let mut server = Server::start();
     server.kline("X");
     server.post(X, "text/csv", csv_body(0, 10)).expect(200);
@@ -219,13 +219,13 @@ fn pages_of_a_snapshot_stay_good_as_long_as_it_does() {
     let page = server.get(&format!("{X}?as_of=s&limit=4")).expect(200).json();
     let cursor = page["next_cursor"].as_str().unwrap().to_string();
     server.delete(&format!("{X}?all=true")).expect(200);
-    // A restart forgets what was kept for pages of rows that were deleted; the snapshot is what keeps it.
+    // A restart releases commits that were retained for cursors; the snapshot still holds its own.
     server = server.restarted();
     let rest = server.get(&format!("{X}?as_of=s&cursor={cursor}")).expect(200).json();
     assert_eq!(rest["commit"], whole["commit"]);
     let rows = [page["rows"].as_array().unwrap().as_slice(), rest["rows"].as_array().unwrap()].concat();
     assert_eq!(json!(rows), whole["rows"]);
-    // Without the name it is another query, although of the same commit.
+    // Without the name it is another query, although at the same commit.
     server.get(&format!("{X}?cursor={cursor}")).refused("invalid_argument");
     let body = json!({"series": ["kline/X/1m"], "commit": whole["commit"]}).to_string();
     assert_eq!(server.post_json("/v1/query", &body).expect(200).json()["rows"], whole["rows"]);
@@ -238,7 +238,7 @@ fn pages_of_a_snapshot_stay_good_as_long_as_it_does() {
 }
 
 #[test]
-fn an_answer_under_a_snapshot_keeps_its_entity_tag() {
+fn a_response_under_a_snapshot_keeps_its_entity_tag() {
     let server = Server::start();
     server.kline("X");
     server.post(X, "text/csv", csv_body(0, 10)).expect(200);

@@ -1,4 +1,4 @@
-//! Series and rows: registering, writing, conditions, deleting, dropping.
+//! Series and rows: registration, writes, conditions, deletes, drops.
 
 use std::io::Write;
 
@@ -62,7 +62,7 @@ fn a_series_is_changed_and_dropped_under_conditions() {
     assert_eq!(server.delete(path).expect(200).json()["series"], "kline/X/1m");
     server.get(path).refused("series_not_found");
     server.delete(path).refused("series_not_found");
-    // Scalars have paths of their own.
+    // Scalars have their own paths.
     let body = r#"{"kind":"scalar","category":"c","symbol":"A","timeframe":"1m","name":"n"}"#;
     server.post_json("/v1/series", body).expect(201);
     let path = "/v1/series/scalar/c/A/1m/n";
@@ -83,7 +83,7 @@ fn replies_count_written_replaced_and_repeated_rows() {
         assert_eq!(reply[field], value, "{field}");
     }
     assert_eq!((&reply["first_ts"], &reply["last_ts"]), (&0.into(), &540_000.into()));
-    // 5 to 14, of which 5 to 9 are there, and 14 twice.
+    // 5 to 14, of which 5 to 9 are stored, and 14 twice.
     let body = format!("{}{}", csv_body(5, 10), csv_rows(14, 1));
     let reply = server.post(X, "text/csv", body).expect(200).json();
     assert_eq!((&reply["rows_written"], &reply["rows_replaced"]), (&10.into(), &5.into()));
@@ -97,7 +97,7 @@ fn replies_count_written_replaced_and_repeated_rows() {
 }
 
 #[test]
-fn modes_refuse_what_they_promise_to_refuse() {
+fn modes_refuse_conflicting_rows() {
     let server = Server::start();
     server.kline("X");
     server.post(&format!("{X}?mode=append"), "text/csv", csv_body(0, 10)).expect(200);
@@ -115,12 +115,12 @@ fn modes_refuse_what_they_promise_to_refuse() {
 }
 
 #[test]
-fn a_write_under_a_condition_needs_the_version_it_names() {
+fn a_conditional_write_needs_the_named_version() {
     let server = Server::start();
     server.kline("X");
     let tag = server.post(X, "text/csv", csv_body(0, 1)).expect(200).json()["etag"].as_str().unwrap().to_string();
     let csv = ("content-type", "text/csv");
-    // The format part of a tag does not count.
+    // The format part of a tag is ignored.
     let read = server.get(X).expect(200).header("etag").unwrap().to_string();
     assert_ne!(read, tag);
     server.send("POST", X, &[csv, ("if-match", &read)], csv_body(1, 1).as_bytes()).expect(200);
@@ -132,7 +132,7 @@ fn a_write_under_a_condition_needs_the_version_it_names() {
 }
 
 #[test]
-fn deletes_take_a_closed_range_or_everything() {
+fn deletes_remove_a_closed_range_or_every_row() {
     let server = Server::start();
     server.kline("X");
     server.post(X, "text/csv", csv_body(0, 100)).expect(200);
@@ -175,15 +175,15 @@ fn bodies_may_be_compressed_long_or_chunked() {
     }
     stream.write_all(b"0\r\n\r\n").unwrap();
     assert_eq!(crate::client::Reply::read(stream, false).expect(200).json()["rows_written"], 50);
-    // Staged bodies leave nothing behind.
+    // Staged bodies are removed.
     let left = std::fs::read_dir(server.root.path().join("tmp")).unwrap().map(|entry| entry.unwrap().file_name());
-    // What ends so is held in reserve by the engine.
+    // Files with this extension are the reserve of the engine.
     let left: Vec<_> = left.filter(|name| !name.to_string_lossy().ends_with(".tmp")).collect();
     assert!(left.is_empty(), "{left:?}");
 }
 
 #[test]
-fn options_of_a_write_are_obeyed() {
+fn options_of_a_write_have_effect() {
     let server = Server::start();
     server.kline("X");
     let row = |close: &str| {
@@ -205,13 +205,13 @@ fn options_of_a_write_are_obeyed() {
     server.post_json(path, rows).refused("invalid_rows");
     let reply = server.post_json(&format!("{path}?missing=skip"), rows).expect(200).json();
     assert_eq!((&reply["rows_written"], &reply["rows_skipped"]), (&1.into(), &1.into()));
-    // The format may be named in the target too, and goes before the header.
+    // The format may be a parameter too, with precedence over the header.
     server.post(&format!("{X}?format=csv"), "application/json", csv_body(0, 1)).expect(200);
 }
 
 const S: &str = "/v1/scalars/c/A/1m/n";
 
-/// The reasons of the offending rows of a refusal, with their positions.
+/// The reasons of the invalid rows of a refusal, with their positions.
 fn reasons(problem: &serde_json::Value) -> Vec<(u64, String)> {
     let errors = problem["errors"].as_array().unwrap().iter();
     errors.map(|error| (error["row"].as_u64().unwrap(), error["reason"].as_str().unwrap().to_string())).collect()
@@ -258,7 +258,7 @@ fn rows_off_the_grid_or_of_another_unit_are_refused_by_every_write() {
     let problem = server.post_json(X, &format!("[{}]", bar(good + 500))).refused("invalid_rows");
     let message = problem["errors"][0]["message"].as_str().unwrap();
     assert!(message.contains("nearest grid point is 1706745600000 (2024-02-01T00:00:00Z)"), "{message}");
-    // What is asked for by name is stored; both rules are independent.
+    // Explicitly allowed rows are stored; both rules are independent.
     server.post_json(&format!("{X}?grid=allow"), &format!("[{}]", bar(good + 500))).expect(200);
     server.post_json(&format!("{X}?grid=allow"), &format!("[{}]", bar(good / 1_000))).refused("invalid_rows");
     let both = format!("{X}?grid=allow&implausible_ts=allow");
@@ -268,7 +268,7 @@ fn rows_off_the_grid_or_of_another_unit_are_refused_by_every_write() {
 }
 
 #[test]
-fn bars_of_several_days_follow_the_first_stored_one() {
+fn bars_of_several_days_are_aligned_to_the_first_stored_one() {
     let server = Server::start();
     server.post_json("/v1/series", r#"{"kind":"kline","symbol":"X","timeframe":"3d"}"#).expect(201);
     let path = "/v1/klines/X/3d";
@@ -276,7 +276,7 @@ fn bars_of_several_days_follow_the_first_stored_one() {
         let ts = (19_754 + day) * 86_400_000;
         format!(r#"{{"ts":{ts},"open":1,"high":2,"low":1,"close":2,"volume":1}}"#)
     };
-    // Of an empty series the earliest row of the write decides.
+    // In an empty series the earliest row of the write is the origin.
     let problem = server.post_json(path, &format!("[{},{},{}]", day(4), day(1), day(5))).refused("invalid_rows");
     assert_eq!(reasons(&problem), [(2, "off_grid".to_string())]);
     server.post_json(path, &format!("[{},{}]", day(4), day(1))).expect(200);
@@ -285,7 +285,7 @@ fn bars_of_several_days_follow_the_first_stored_one() {
     let many = format!(r#"{{"writes":[{{"series":"kline/X/3d","rows":[{},{}]}}]}}"#, day(7), day(8));
     assert_eq!(reasons(&server.post_json("/v1/write", &many).refused("invalid_rows")), [(1, "off_grid".to_string())]);
     server.post_json(path, &format!("[{}]", day(-2))).expect(200);
-    // Without rows the next write decides anew.
+    // Without rows the next write sets the origin again.
     server.delete(&format!("{path}?all=true")).expect(200);
     server.post_json(path, &format!("[{}]", day(0))).expect(200);
 }
@@ -347,7 +347,7 @@ fn other_spellings_of_a_timeframe_are_refused_at_registration() {
 }
 
 #[test]
-fn a_body_without_content_type_is_known_by_its_beginning_or_refused() {
+fn a_body_without_content_type_is_detected_by_its_first_bytes_or_refused() {
     let server = Server::start();
     server.post_json("/v1/series", r#"{"kind":"kline","symbol":"X","timeframe":"1m"}"#).expect(201);
     let plain = |body: &[u8]| server.send("POST", X, &[], body);
@@ -376,11 +376,11 @@ fn a_body_without_content_type_is_known_by_its_beginning_or_refused() {
         let problem = plain(&body).refused("unsupported_media_type");
         assert!(problem["hint"].as_str().unwrap().contains(hint), "{problem}");
     }
-    // What curl and forms of web pages send is no format, and is not looked at.
+    // The content types of curl and of web forms are no formats and are ignored.
     for kind in ["application/x-www-form-urlencoded", "text/plain"] {
         let problem = server.post(X, kind, rows).refused("unsupported_media_type");
         assert!(problem["hint"].as_str().unwrap().contains("Content-Type: application/json"), "{problem}");
     }
-    // A page of another origin gets no further for leaving the header out.
+    // A page of another origin gains nothing by omitting the header.
     server.send("POST", X, &[("origin", "https://example.com")], rows.as_bytes()).refused("permission_denied");
 }

@@ -1,4 +1,4 @@
-//! Disks that call a function before each of their operations, or wait there.
+//! Disks that call a function before each operation, or block in it.
 #![allow(dead_code, reason = "each test binary uses some of it")]
 
 use std::io;
@@ -8,11 +8,11 @@ use std::sync::{Arc, Condvar, Mutex};
 use fastk::disk::os::OsDisk;
 use fastk::disk::{Disk, File};
 
-/// What is called with the name of an operation and its path.
+/// A function that is called with the name of an operation and its path.
 pub type Before = Box<dyn Fn(&'static str, &Path) + Send + Sync>;
 
-/// Calls `before` with the name of the operation and its path, then does it on `disk`. Operations on open files are
-/// not among them.
+/// Calls `before` with the name of each operation and its path, then runs it on `disk`. Operations on open files are
+/// not intercepted.
 pub struct Hooked<D> {
     pub disk: D,
     pub before: Before,
@@ -73,18 +73,18 @@ impl<D: Disk> Disk for Hooked<D> {
     }
 }
 
-/// Whether the files of chunks can be opened. While they cannot, whoever opens one waits.
+/// Blocks opening of chunk files while set.
 #[derive(Clone, Default)]
 pub struct Stalling(Arc<(Mutex<bool>, Condvar)>);
 
 impl Stalling {
-    /// Lets openings of files of chunks wait, or go on.
+    /// Blocks opening of chunk files, or unblocks it.
     pub fn stall(&self, stalls: bool) {
         *self.0.0.lock().unwrap() = stalls;
         self.0.1.notify_all();
     }
 
-    /// The disk of the operating system, as far as it does not stall.
+    /// The disk of the operating system with this block.
     pub fn disk(&self) -> Arc<dyn Disk> {
         let stalled = Arc::clone(&self.0);
         let before = move |operation: &str, path: &Path| {

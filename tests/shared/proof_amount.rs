@@ -1,7 +1,7 @@
-//! How much of a proof is run, the seed of its random choices, and its closing line.
+//! The amount of a proof to run, the seed of its random choices, and its summary line.
 //!
-//! Every proof states an amount. `FASTK_PROOF` is the percentage of it that is run (1 when unset); for the proof `name`
-//! `FASTK_NAME_ROUNDS` sets the amount itself, `FASTK_NAME_SECONDS` a time instead, `FASTK_NAME_SEED` the seed.
+//! Every proof states an amount. `FASTK_PROOF` is the percentage of it to run (1 when unset); for the proof `name`
+//! `FASTK_NAME_ROUNDS` sets the amount, `FASTK_NAME_SECONDS` a duration instead, `FASTK_NAME_SEED` the seed.
 
 use std::time::{Duration, Instant};
 
@@ -11,16 +11,16 @@ pub struct Proof {
     name: &'static str,
     rounds: u64,
     until: Option<Instant>,
-    begun: Instant,
+    started_at: Instant,
     pub seed: u64,
 }
 
 fn setting<T: std::str::FromStr>(name: &str) -> Option<T> {
     let text = std::env::var(name).ok()?;
-    Some(text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))
+    Some(text.parse().unwrap_or_else(|_| panic!("{name}={text} is not a number")))
 }
 
-/// The percentage of the stated amounts that is run.
+/// The percentage of the stated amounts to run.
 pub fn percent() -> f64 {
     setting("FASTK_PROOF").unwrap_or(1.0)
 }
@@ -32,23 +32,23 @@ impl Proof {
         let share = (stated as f64 * percent() / 100.0).ceil() as u64;
         let seconds: Option<u64> = setting(&of("SECONDS"));
         let rounds = setting(&of("ROUNDS")).unwrap_or(if seconds.is_some() { u64::MAX } else { share.max(1) });
-        let begun = Instant::now();
-        let until = seconds.map(|seconds| begun + Duration::from_secs(seconds));
-        Self { name, rounds, until, begun, seed: setting(&of("SEED")).unwrap_or(1) }
+        let started_at = Instant::now();
+        let until = seconds.map(|seconds| started_at + Duration::from_secs(seconds));
+        Self { name, rounds, until, started_at, seed: setting(&of("SEED")).unwrap_or(1) }
     }
 
-    /// How many rounds there will be at most.
-    #[allow(dead_code)] // Not every proof counts beforehand.
+    /// The maximum number of rounds.
+    #[allow(dead_code)] // Not every proof knows its rounds in advance.
     pub fn rounds(&self) -> u64 {
         self.rounds
     }
 
-    /// Whether another round follows after so many.
-    pub fn goes_on(&self, done: u64) -> bool {
+    /// Whether another round follows after `done` rounds.
+    pub fn continues(&self, done: u64) -> bool {
         done < self.rounds && self.until.is_none_or(|until| Instant::now() < until)
     }
 
-    /// The line that runs the same up to this round again.
+    /// The command that replays the proof up to this round.
     pub fn replay(&self, round: u64) -> String {
         let (name, upper) = (self.name, self.name.to_uppercase());
         let rounds = round + 1;
@@ -58,13 +58,13 @@ impl Proof {
         )
     }
 
-    /// Prints the closing line.
+    /// Prints the summary line.
     pub fn close(&self, counts: impl std::fmt::Display) {
-        println!("proof {}: {counts}; seed {}, {:.1} s", self.name, self.seed, self.begun.elapsed().as_secs_f64());
+        println!("proof {}: {counts}; seed {}, {:.1} s", self.name, self.seed, self.started_at.elapsed().as_secs_f64());
     }
 
-    #[allow(dead_code)] // The engine's can run everywhere.
-    /// Says loudly that the proof cannot run here.
+    #[allow(dead_code)] // Proofs of the engine run on every machine.
+    /// Prints that the proof cannot run on this machine.
     pub fn skip(&self, why: impl std::fmt::Display) {
         println!("proof {}: SKIPPED: {why}", self.name);
     }

@@ -158,7 +158,7 @@ pub const TARGETS: &[Target] = &[
                 ".registration",
             ])
         },
-        // The answer is a tree of JSON values.
+        // The result is a tree of JSON values.
         memory_factor: 256,
         catches_panics: false,
     },
@@ -245,7 +245,7 @@ fn strict_manifest(data: &[u8]) -> Option<String> {
         .ok()
 }
 
-/// What a manifest says of the chunk in `seed`.
+/// The manifest record of the chunk in `seed`.
 fn record_of(seed: &[u8]) -> ChunkRecord {
     let (meta, footer_crc) = chunk::decode_chunk(seed).unwrap();
     ChunkRecord {
@@ -262,7 +262,7 @@ fn record_of(seed: &[u8]) -> ChunkRecord {
     }
 }
 
-/// A chunk file, with and without what the manifest says of it.
+/// A chunk file, with and without its manifest record.
 pub fn chunk_file(data: &[u8]) {
     thread_local!(static RECORDS: Vec<ChunkRecord> = golden(&[".arrow"]).iter().map(|seed| record_of(seed)).collect());
     let _ = chunk::decode_head(data);
@@ -273,7 +273,7 @@ pub fn chunk_file(data: &[u8]) {
         (Ok((meta, crc)), Ok(salvage)) => {
             assert!(salvage.is_intact() && salvage.meta == *meta && salvage.footer_crc == *crc);
         }
-        (Ok(_), Err(error)) => panic!("a whole chunk cannot be salvaged: {error}"),
+        (Ok(_), Err(error)) => panic!("an intact chunk cannot be salvaged: {error}"),
         (Err(error), Ok(salvage)) => assert!(!salvage.is_intact(), "{error}"),
         (Err(_), Err(_)) => {}
     }
@@ -285,7 +285,7 @@ pub fn chunk_file(data: &[u8]) {
                 let block = salvage.meta.blocks[*position];
                 let (begin, end) = (block.offset as usize, (block.offset + block.bytes()) as usize);
                 let crc = crc32c::crc32c(&data[begin..end]);
-                assert!(record.block_crcs.contains(&crc), "a block the manifest does not know is given out");
+                assert!(record.block_crcs.contains(&crc), "a block unknown to the manifest is returned");
             }
             if let Some(repaired) = salvage.repaired(data) {
                 assert_eq!((repaired.len() as u64, crc32c::crc32c(&repaired)), (record.file_bytes, record.file_crc));
@@ -294,7 +294,7 @@ pub fn chunk_file(data: &[u8]) {
     });
 }
 
-/// The document in a footer, around the head and blocks of a whole chunk.
+/// The document in a footer, around the head and blocks of an intact chunk.
 pub fn chunk_meta(data: &[u8]) {
     let Ok(meta) = serde_json::from_slice::<ChunkMeta>(data) else { return };
     if meta.series.columns.len() > 1_000 {
@@ -316,7 +316,7 @@ pub fn chunk_meta(data: &[u8]) {
     }
 }
 
-/// A small whole chunk.
+/// A small intact chunk.
 fn thread_seed() -> Vec<u8> {
     thread_local!(static SEED: Vec<u8> = golden(&["scalar-us.arrow"]).remove(0));
     SEED.with(Clone::clone)
@@ -340,7 +340,7 @@ pub fn run_file(data: &[u8]) {
     let mut end = 0;
     for run in &salvage.runs {
         let (begin, stop) = (run.offset as usize, (run.offset + run.bytes()) as usize);
-        assert!(begin >= end && crc32c::crc32c(&data[begin..stop]) == run.crc, "a run that is not whole is given out");
+        assert!(begin >= end && crc32c::crc32c(&data[begin..stop]) == run.crc, "a damaged run is returned");
         end = stop;
     }
     for place in &salvage.damaged {
@@ -351,7 +351,7 @@ pub fn run_file(data: &[u8]) {
 /// A receipt file: checked, and salvaged.
 pub fn receipts(data: &[u8]) {
     let strict = decode_receipts(data);
-    // A page of a newer version behind a damaged one.
+    // A page of a newer version after a damaged one.
     let Ok(salvage) = salvage_receipts(data) else { return assert!(strict.is_err()) };
     if let Ok(receipts) = strict {
         assert!(salvage.receipts == receipts && salvage.damaged.is_empty());
@@ -451,7 +451,7 @@ pub fn inspect(data: &[u8]) {
     }
 }
 
-/// Text as a series key, as keys and globs of a query (a line each), and as the name of a snapshot.
+/// Text as a series key, as keys and globs of a query (one per line), and as the name of a snapshot.
 pub fn names(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     if let Ok(key) = SeriesKey::parse(text) {
@@ -468,8 +468,8 @@ pub fn names(data: &[u8]) {
     {
         state.keys.insert(key, id as u64);
     }
-    let asked: Vec<String> = text.lines().map(str::to_owned).collect();
-    let _ = select(&state, &asked, &|_| true);
+    let keys: Vec<String> = text.lines().map(str::to_owned).collect();
+    let _ = select(&state, &keys, &|_| true);
     if check_snapshot_name(text).is_ok() {
         assert!(!text.is_empty() && text.len() <= 64 && !text.contains(['/', '\\', '\0']) && !text.starts_with('.'));
     }
@@ -493,10 +493,10 @@ fn some_names() -> Vec<Vec<u8>> {
     .to_vec()
 }
 
-/// Golden files whose names end so, those of the store among them.
+/// Golden files with these extensions, including those of the store.
 fn golden(endings: &[&str]) -> Vec<Vec<u8>> {
     let mut found = Vec::new();
-    // Seen from this package, and from that of cargo-fuzz.
+    // Relative to this package, and to that of cargo-fuzz.
     let package = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut folders: Vec<_> =
         ["tests/golden/v1", "../golden/v1"].map(|at| package.join(at)).into_iter().filter(|at| at.is_dir()).collect();
@@ -565,7 +565,7 @@ fn fix_envelopes(data: &mut [u8]) {
     }
 }
 
-/// Checksum of the directory alone: pages keep theirs.
+/// Checksum of the directory; pages keep theirs.
 fn fix_value_index(data: &mut [u8]) {
     let Some(bytes) = word(data, 16).and_then(|bytes| bytes.checked_add(ENVELOPE_BYTES)) else { return };
     if bytes <= data.len() {

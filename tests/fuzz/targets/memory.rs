@@ -1,4 +1,4 @@
-//! Counts what a thread allocates: decoding must not reserve more than a small multiple of what it reads.
+//! Counts the allocations of a thread: decoding must not allocate more than a small multiple of its input.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -8,11 +8,11 @@ thread_local! {
     static MOST: Cell<isize> = const { Cell::new(0) };
 }
 
-/// The allocator of the system, with a count of each thread's bytes.
+/// The system allocator with a byte count per thread.
 pub struct Counting;
 
 fn count(bytes: isize) {
-    // Not counted while the thread ends.
+    // Not counted during the exit of the thread.
     let _ = NOW.try_with(|now| {
         now.set(now.get() + bytes);
         let _ = MOST.try_with(|most| most.set(most.get().max(now.get())));
@@ -23,7 +23,7 @@ fn signed(bytes: usize) -> isize {
     isize::try_from(bytes).unwrap_or(isize::MAX)
 }
 
-// SAFETY: every call is passed on to the allocator of the system as it is.
+// SAFETY: every call is forwarded unchanged to the system allocator.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count(signed(layout.size()));
@@ -46,7 +46,7 @@ unsafe impl GlobalAlloc for Counting {
     }
 }
 
-/// Most bytes this thread held at once while `work` ran, beyond what it held before.
+/// Peak of allocated bytes of this thread while `work` runs, above the bytes allocated before.
 pub fn most_bytes(work: impl FnOnce()) -> usize {
     let before = NOW.get();
     MOST.set(before);

@@ -1,7 +1,7 @@
-//! Runs targets on mutated seeds, without a fuzzer: the inputs follow from a seed.
+//! Runs targets on mutated inputs without a fuzzer; the inputs are derived from a seed.
 //!
-//! Each target gets `FASTK_PROOF` percent of 100,000 inputs, 2,000 when that is unset; `FASTK_FUZZ_INPUTS` sets the amount
-//! itself, `FASTK_FUZZ_SEED` the first one (1). A failure names both for the one input it needs.
+//! Each target gets `FASTK_PROOF` percent of 100,000 inputs, 2,000 when unset; `FASTK_FUZZ_INPUTS` sets the amount,
+//! `FASTK_FUZZ_SEED` the first seed (1). A failure prints both for the failed input.
 
 use std::cell::{Cell, RefCell};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -18,7 +18,7 @@ const STATED: f64 = 100_000.0;
 
 fn setting<T: std::str::FromStr>(name: &str) -> Option<T> {
     let text = std::env::var(name).ok()?;
-    Some(text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))
+    Some(text.parse().unwrap_or_else(|_| panic!("{name}={text} is not a number")))
 }
 
 thread_local! {
@@ -27,9 +27,8 @@ thread_local! {
     static IN_TARGET: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Panics inside a target are noted and not printed: guards catch those of decoders, and a backtrace takes memory of its
-/// own.
-fn note_panics() {
+/// Records panics inside a target without printing: guards catch panics of decoders, and a backtrace allocates memory.
+fn record_panics() {
     static ONCE: std::sync::Once = std::sync::Once::new();
     ONCE.call_once(|| {
         let usual = std::panic::take_hook();
@@ -44,20 +43,21 @@ fn note_panics() {
     });
 }
 
-/// Feeds a target.
+/// Runs a target on its inputs.
 pub fn feed(target: &Target) {
-    note_panics();
+    record_panics();
     PANICS.set(0);
-    let begun = Instant::now();
+    let started_at = Instant::now();
     let share = (STATED * setting("FASTK_PROOF").unwrap_or(2.0) / 100.0).ceil() as u64;
     let inputs: u64 = setting("FASTK_FUZZ_INPUTS").unwrap_or(share);
     let seed: u64 = setting("FASTK_FUZZ_SEED").unwrap_or(1);
     let seeds = (target.seeds)();
-    let wanted: Vec<Option<String>> = seeds.iter().map(|seed| target.strict.and_then(|strict| strict(seed))).collect();
+    let expected: Vec<Option<String>> =
+        seeds.iter().map(|seed| target.strict.and_then(|strict| strict(seed))).collect();
     for seed in &seeds {
         (target.run)(seed);
     }
-    assert!(target.strict.is_none() || wanted.iter().all(Option::is_some), "{}: a seed is refused", target.name);
+    assert!(target.strict.is_none() || expected.iter().all(Option::is_some), "{}: a seed is refused", target.name);
     let mut most = (0.0, 0);
     for at in seed..seed + inputs {
         let mut random = StdRng::seed_from_u64(at);
@@ -73,10 +73,10 @@ pub fn feed(target: &Target) {
         let outcome = catch_unwind(AssertUnwindSafe(|| {
             let bytes = most_bytes(|| (target.run)(&input));
             let allowed = input.len() * target.memory_factor + MEMORY_FREE;
-            assert!(bytes <= allowed, "{bytes} bytes held for {} bytes of input", input.len());
+            assert!(bytes <= allowed, "{bytes} bytes allocated for {} bytes of input", input.len());
             if let (false, Some(strict)) = (fixed, target.strict) {
                 let found = strict(&input);
-                assert!(found.is_none() || wanted.contains(&found), "a damaged file is taken for {found:?}");
+                assert!(found.is_none() || expected.contains(&found), "a damaged file was decoded as {found:?}");
             }
             bytes
         }));
@@ -100,7 +100,7 @@ pub fn feed(target: &Target) {
         target.name,
         most.1,
         most.0,
-        begun.elapsed().as_secs_f64()
+        started_at.elapsed().as_secs_f64()
     );
     assert!(caught == 0 || target.catches_panics, "{}: a decoder panicked: {}", target.name, LAST_PANIC.take());
 }
@@ -116,7 +116,7 @@ fn mutated(random: &mut StdRng, seeds: &[Vec<u8>]) -> Vec<u8> {
         if data.is_empty() {
             return data;
         }
-        // Formats say most at their begin and end.
+        // Most structure is at the start and end of a file.
         let near = data.len().min(160);
         let at = match random.random_range(0..4) {
             0 => random.random_range(0..near),
@@ -138,7 +138,7 @@ fn mutated(random: &mut StdRng, seeds: &[Vec<u8>]) -> Vec<u8> {
                 data[at..end].fill([0, 0xFF][random.random_range(0..2)]);
             }
             9 => {
-                // A part of another file at the same place.
+                // A part of another file at the same offset.
                 let other = pick(random);
                 let end = (at + random.random_range(1..2_000)).min(data.len()).min(other.len());
                 if at < end {
@@ -146,7 +146,7 @@ fn mutated(random: &mut StdRng, seeds: &[Vec<u8>]) -> Vec<u8> {
                 }
             }
             10 => {
-                // A part of a file goes in, or another one's end comes after the begin.
+                // Inserts a part of a file, or replaces the end with that of another.
                 let other = pick(random);
                 let from = random.random_range(0..=other.len());
                 let to = (from + random.random_range(0..300)).min(other.len());
@@ -167,7 +167,7 @@ fn overwrite(data: &mut [u8], at: usize, bytes: &[u8]) {
     }
 }
 
-/// A test for each target of a list, and one that none is left out.
+/// A test for each target of a list, and one that all targets are listed.
 #[allow(unused_macros)]
 macro_rules! fuzz_tests {
     ($list:path: $($name:ident)*) => {
@@ -188,7 +188,7 @@ macro_rules! fuzz_tests {
     };
 }
 
-/// Each target has its program for cargo-fuzz.
+/// Asserts that each target has its cargo-fuzz program.
 pub fn each_has_its_program(names: &[&str]) {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz");
     let manifest = std::fs::read_to_string(folder.join("Cargo.toml")).unwrap();

@@ -1,4 +1,4 @@
-//! Targets of the server: bodies of writes and queries, before anything is stored.
+//! Targets of the server: bodies of writes and queries, before any row is stored.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -100,7 +100,7 @@ fn options() -> [DecodeOptions; 2] {
     [DecodeOptions::default(), lenient]
 }
 
-/// A body either becomes rows of the right shape or is refused by the caller's fault.
+/// A body is decoded to rows of the right shape or refused with an error of the caller.
 fn accept(def: &SeriesDef, outcome: fastk::Result<ParsedRows>) {
     match outcome {
         Ok(parsed) => parsed.rows.check_shape(def.columns.len()).unwrap(),
@@ -124,8 +124,8 @@ fn body(format: BodyFormat, data: &[u8]) {
     }
 }
 
-/// A message of a Flight put: length of the header (`u32`), header, body. What the guard lets through is decoded
-/// without a net.
+/// A message of a Flight put: length of the header (`u32`), header, body. Messages that pass the guard are decoded
+/// without catching panics.
 pub fn put_message(data: &[u8]) {
     let Some((length, rest)) = data.split_first_chunk::<4>() else { return };
     let header_bytes = (u32::from_le_bytes(*length) as usize).min(rest.len());
