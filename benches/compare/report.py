@@ -33,19 +33,19 @@ def machine(work: Path) -> dict[str, str]:
 def file_system(work: Path) -> str:
     for command in (["findmnt", "-no", "FSTYPE", "-T", str(work)], ["stat", "-f", "-c", "%T", str(work)]):
         try:
-            told = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+            words = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
         except (OSError, subprocess.CalledProcessError):
             continue
-        if told:
-            return told[0]
+        if words:
+            return words[0]
     return "unknown"
 
 
 def versions(binary: str) -> dict[str, str]:
-    told = subprocess.run([binary, "--version"], capture_output=True, text=True, check=True).stdout.split()
+    words = subprocess.run([binary, "--version"], capture_output=True, text=True, check=True).stdout.split()
     here = Path(__file__).parent
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=here)
-    ours = f"{told[-1]} ({commit.stdout.strip()})" if commit.returncode == 0 else told[-1]
+    ours = f"{words[-1]} ({commit.stdout.strip()})" if commit.returncode == 0 else words[-1]
     return {PRODUCT: ours, **{name: metadata.version(name) for name in PROGRAMS}}
 
 
@@ -134,7 +134,7 @@ def document(lines: list[Line], curves: list[Curve], about: dict, plots: list[tu
         f"Written by `benches/compare/run{' --quick' if about['quick'] else ''}`; `benches/README.md` says how figures "
         "are taken. Contenders take turns within one run, the first round is discarded, and each figure is the median "
         "of the rounds with the lowest and the highest. Results were checked cell by cell before they were timed. The "
-        "ratio is how many times as good as the best peer (in bold) FastK is; what stands in italics is shown and not "
+        "ratio is how many times as good as the best peer (in bold) FastK is; entries in italics are shown and not "
         "compared.",
         f"Machine: {host}. Programs: {programs}.",
         summary(lines),
@@ -149,11 +149,11 @@ def document(lines: list[Line], curves: list[Curve], about: dict, plots: list[tu
 def raw(lines: list[Line], curves: list[Curve], about: dict) -> str:
     def of_line(line: Line) -> dict:
         goal = line.goal and {"text": line.goal.text, "reached": line.reached, "wanted_ratio": line.wanted}
-        told = {"row": line.row, "work": line.work, "unit": line.unit, "notes": line.notes, "samples": line.samples}
-        return {**told, "amount": line.amount, "amount_unit": line.amount_unit, "ratio": line.ratio, "goal": goal}
+        fields = {"row": line.row, "work": line.work, "unit": line.unit, "notes": line.notes, "samples": line.samples}
+        return {**fields, "amount": line.amount, "amount_unit": line.amount_unit, "ratio": line.ratio, "goal": goal}
 
     def of_curve(curve: Curve) -> dict:
         return {"name": curve.name, "work": curve.work, "axis": curve.axis, "points": curve.points}
 
-    told = {**about, "lines": [of_line(line) for line in lines], "curves": [of_curve(curve) for curve in curves]}
-    return json.dumps(told, indent=1, ensure_ascii=False) + "\n"
+    document = {**about, "lines": [of_line(line) for line in lines], "curves": [of_curve(curve) for curve in curves]}
+    return json.dumps(document, indent=1, ensure_ascii=False) + "\n"

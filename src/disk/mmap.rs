@@ -58,7 +58,7 @@ pub fn is_resident(bytes: &[u8]) -> bool {
 impl Map {
     /// Maps a published, immutable file.
     pub fn of(file: &File) -> io::Result<Self> {
-        // SAFETY: the file is published and immutable (see the head of this module), so the bytes behind the
+        // SAFETY: the file is published and immutable (see the module documentation), so the bytes behind the
         // shared reference do not change while the map lives.
         let map = Arc::new(unsafe { Mmap::map(file) }?);
         let bytes = Bytes::from_owner(MapOwner(Arc::clone(&map)));

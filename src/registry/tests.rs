@@ -401,7 +401,7 @@ fn a_copy_is_complete_and_independent() {
     let copied = Registry::open_read_only(Some(&copy));
     assert_eq!(get(&copied, "a", &[]).unwrap().reference.version, 1);
     assert_eq!(copied.problem(), None);
-    let beside = |end: &str| dir.path().join(format!("a name with %, ? and #.sqlite{end}")).exists();
-    assert!(!beside("-wal") && !beside("-shm"));
+    let exists_with = |end: &str| dir.path().join(format!("a name with %, ? and #.sqlite{end}")).exists();
+    assert!(!exists_with("-wal") && !exists_with("-shm"));
     assert!(registry.copy_to(&copy).is_err(), "never over a file");
 }
