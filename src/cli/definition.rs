@@ -7,6 +7,7 @@ use clap::Subcommand;
 use super::dataset::{DatasetNameArgs, DatasetPageArgs, DatasetStatusArgs, DatasetVersionArgs, lineage, more, named};
 use super::print;
 use super::target::{CommandTarget, PlainArgs};
+use crate::disk::local;
 use crate::error::{Error, Result};
 use crate::registry::{RecordKind, RecordRef, RecordStatus};
 use crate::service::{DefinitionPage, DefinitionSpec, RecordFilter};
@@ -121,7 +122,7 @@ fn create(kind: RecordKind, args: DefinitionCreateArgs) -> Result<()> {
         None => args.definition,
         Some(file) => {
             let path = Path::new(file);
-            std::fs::read_to_string(path).map_err(|error| Error::io("read", path, &error))?
+            local::read_text(path)?
         }
     };
     let spec = DefinitionSpec {

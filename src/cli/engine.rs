@@ -13,7 +13,7 @@ use tokio::net::TcpListener;
 use super::target::{BodyOptions, OutputOptions};
 use crate::access::{Authenticator, fingerprint};
 use crate::config::{Config, TlsConfig};
-use crate::disk::{self, DiskPath};
+use crate::disk::{self, DiskPath, local};
 use crate::egress::{self, BodyEncoder, JsonShape, OutFormat, TimeFormat, Trailer};
 use crate::error::{Error, Result};
 use crate::format::FORMAT_VERSION;
@@ -51,7 +51,7 @@ pub struct OwnerTls {
 
 /// The owner of the store. Only valid after `store_locked`: the file remains when its owner has exited.
 pub fn owner(root: &Path) -> Option<StoreOwner> {
-    serde_json::from_slice(&std::fs::read(root.join("LOCK")).ok()?).ok()
+    serde_json::from_slice(&local::read(&root.join("LOCK")).ok()?).ok()
 }
 
 /// Raises the soft limit on open files to the hard limit, and lowers the connection limits to fit.

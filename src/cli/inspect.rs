@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::print;
+use crate::disk::local;
 use crate::error::{Error, Result};
 use crate::format::inspect::inspect;
 
@@ -20,7 +21,7 @@ pub struct InspectArgs {
 pub fn run(args: InspectArgs) -> Result<u8> {
     let mut status = 0;
     for (position, path) in args.files.iter().enumerate() {
-        let bytes = std::fs::read(path).map_err(|error| Error::io("read", path, &error))?;
+        let bytes = local::read(path)?;
         let named = |error: Error| Error::new(error.code(), format!("{}: {}", path.display(), error.detail()));
         let described = inspect(&bytes).map_err(|error| match error.hint() {
             Some(hint) => named(error.clone()).with_hint(hint),

@@ -1,6 +1,5 @@
 //! `fastk query` (to standard output) and `fastk export` (to a file, atomically).
 
-use std::fs::File;
 use std::io::{BufWriter, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
@@ -10,6 +9,7 @@ use super::engine::time_value;
 use super::print;
 use super::target::{CommandTarget, OutputOptions, TargetArgs};
 use super::write::format_of;
+use crate::disk::local;
 use crate::error::{Error, ErrorCode, Result};
 use crate::query::{MultiLayout, NumberFormat, Predicate, Query, RowOrder};
 
@@ -215,7 +215,7 @@ pub fn export(args: ExportArgs) -> Result<u8> {
     partial.push(".partial");
     let partial = PathBuf::from(partial);
     let result = write_file(&partial, &target, &query, &args.select.options(&format)).and_then(|bytes| {
-        std::fs::rename(&partial, path).map_err(|error| Error::io("rename", &partial, &error))?;
+        local::rename(&partial, path)?;
         Ok(bytes)
     });
     match result {
@@ -224,7 +224,7 @@ pub fn export(args: ExportArgs) -> Result<u8> {
             Ok(0)
         }
         Err(error) => {
-            let _ = std::fs::remove_file(&partial);
+            let _ = local::remove(&partial);
             Err(error)
         }
     }
@@ -232,7 +232,7 @@ pub fn export(args: ExportArgs) -> Result<u8> {
 
 fn write_file(path: &Path, target: &CommandTarget, query: &Query, options: &OutputOptions) -> Result<u64> {
     let failed = |error: std::io::Error| Error::io("write", path, &error);
-    let mut file = BufWriter::with_capacity(1 << 20, File::create(path).map_err(failed)?);
+    let mut file = BufWriter::with_capacity(1 << 20, local::create(path)?);
     let mut total = 0_u64;
     target.read(query, options, &mut |bytes| {
         total += bytes.len() as u64;

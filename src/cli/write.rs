@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::print;
 use super::target::{BodyOptions, CommandTarget, TargetArgs};
+use crate::disk::local;
 use crate::error::{Error, ErrorCode, Result};
 use crate::service::{Precondition, WriteMethod, WriteOptions};
 use crate::types::SeriesKey;
@@ -209,7 +210,7 @@ pub fn drop(args: DropArgs) -> Result<u8> {
 /// Reads the file, or standard input for `-` or `None`.
 pub fn read_input(path: Option<&Path>) -> Result<Vec<u8>> {
     match path.filter(|path| path.as_os_str() != "-") {
-        Some(path) => std::fs::read(path).map_err(|error| Error::io("read", path, &error)),
+        Some(path) => local::read(path),
         None => {
             let mut bytes = Vec::new();
             let read = std::io::stdin().lock().read_to_end(&mut bytes);

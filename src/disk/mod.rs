@@ -6,6 +6,8 @@
 //! synced.
 
 mod limits;
+#[cfg(feature = "server")]
+pub mod local;
 mod lock;
 pub mod machine;
 pub mod mmap;

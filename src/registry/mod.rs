@@ -32,7 +32,7 @@ pub use records::{
     PendingSnapshot, Record, RecordPage, RecordSelection, RecordSeries, SeriesRole,
 };
 
-use crate::disk::DiskPath;
+use crate::disk::{DiskPath, local};
 use crate::error::{Error, ErrorCode, Result};
 use open::{OpenFailureReason, failed};
 
@@ -143,7 +143,7 @@ impl Registry {
             return Self::open_read_only(None);
         }
         let [wal, ..] = open::side_files(&DiskPath::os(root));
-        let has_changes = std::fs::metadata(&wal).is_ok_and(|found| found.len() > 0);
+        let has_changes = local::length(&wal).is_some_and(|bytes| bytes > 0);
         if !has_changes {
             return Self::open_read_only(Some(&path));
         }

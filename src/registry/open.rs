@@ -6,7 +6,7 @@ use std::path::Path;
 use rusqlite::{Connection, ErrorCode as SqliteCode, OpenFlags};
 
 use super::schema;
-use crate::disk::{self, DiskPath};
+use crate::disk::{self, DiskPath, local};
 use crate::error::{Error, ErrorCode, Result};
 
 /// Name of the file in a data directory.
@@ -95,15 +95,12 @@ pub fn open_read_only(path: &Path) -> Result<Connection> {
 /// the temporary directory: SQLite cannot read a log without writing its index.
 pub fn open_copy(path: &Path, wal: &Path) -> Result<Connection> {
     let fail = |error: rusqlite::Error| failed("open", path, &error);
-    let mut number = [0; 8];
-    getrandom::fill(&mut number)
-        .map_err(|error| Error::new(ErrorCode::Io, format!("the system gives no random numbers: {error}")))?;
-    let dir = RemovedOnDrop(std::env::temp_dir().join(format!("fastk-registry-{:016x}", u64::from_le_bytes(number))));
-    std::fs::create_dir(&dir.0).map_err(|error| Error::io("create", &dir.0, &error))?;
-    let copy = dir.0.join(FILE);
-    for (from, to) in [(path, copy.clone()), (wal, dir.0.join(format!("{FILE}-wal")))] {
-        std::fs::copy(from, &to).map_err(|error| Error::io("copy", from, &error))?;
-    }
+    let base = std::env::temp_dir();
+    let dir = local::temporary_dir(&base, "fastk-registry-");
+    let dir = dir.map_err(|error| Error::io("create a directory in", &base, &error))?;
+    let copy = dir.path().join(FILE);
+    local::copy(path, &copy)?;
+    local::copy(wal, &dir.path().join(format!("{FILE}-wal")))?;
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(&copy, flags).map_err(fail)?;
     match check(&connection, path) {
@@ -112,15 +109,6 @@ pub fn open_copy(path: &Path, wal: &Path) -> Result<Connection> {
         Err(OpenFailureReason::Other(error)) => return Err(error),
     }
     in_memory_copy(&connection).map_err(fail)
-}
-
-/// A directory that is removed with its content on drop.
-struct RemovedOnDrop(std::path::PathBuf);
-
-impl Drop for RemovedOnDrop {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
 }
 
 /// A copy in memory, migrated to the version of this program.

@@ -5,9 +5,8 @@
 pub mod lines;
 mod sample;
 
-use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::read::table_rows;
 use super::remote::RestClient;
@@ -15,6 +14,7 @@ use super::serve::RunningServer;
 use super::target::{CommandTarget, OutputOptions};
 use super::{engine, log, print};
 use crate::config::{Config, address};
+use crate::disk::local::{self, TempDir};
 use crate::error::{Error, ErrorCode, Result};
 use crate::ingest::ParsedRows;
 use crate::query::{NumberFormat, Query};
@@ -47,8 +47,8 @@ pub fn run(args: DemoArgs) -> Result<u8> {
         print::note(&format!("{open} can be reached from other machines: every client can read and write the sample"));
     }
     engine::fit_open_files(&mut config);
-    let directory = TempDir::new(&temp_bases())?;
-    config.store.root = directory.0.join("store");
+    let directory = temporary_dir(&temp_bases())?;
+    config.store.root = directory.path().join("store");
     // Small enough for a file system in memory.
     config.store.wal_segment_bytes = WAL_SEGMENT_BYTES;
     // The directory does not outlive the process, so syncs are pointless.
@@ -114,47 +114,18 @@ fn temp_bases() -> [PathBuf; 3] {
     [std::env::temp_dir(), "/dev/shm".into(), "/var/tmp".into()]
 }
 
-/// A directory that is removed with its contents on drop.
-struct TempDir(PathBuf);
-
-impl TempDir {
-    /// Creates a directory in the first writable one of `bases`.
-    fn new(bases: &[PathBuf]) -> Result<Self> {
-        let mut refused = Vec::new();
-        for base in bases {
-            match Self::within(base) {
-                Ok(directory) => return Ok(directory),
-                Err(error) => refused.push(format!("{}: {error}", base.display())),
-            }
+/// Creates a directory in the first writable one of `bases`; it is removed with its contents on drop.
+fn temporary_dir(bases: &[PathBuf]) -> Result<TempDir> {
+    let mut refused = Vec::new();
+    for base in bases {
+        match local::temporary_dir(base, "fastk-demo-") {
+            Ok(directory) => return Ok(directory),
+            Err(error) => refused.push(format!("{}: {error}", base.display())),
         }
-        let detail = format!("no writable directory for the demo ({})", refused.join("; "));
-        Err(Error::new(ErrorCode::Io, detail)
-            .with_hint("set TMPDIR to a writable directory; in a container, `--tmpfs /tmp` creates one"))
     }
-
-    fn within(base: &Path) -> std::io::Result<Self> {
-        for attempt in 0..1000_u32 {
-            let path = base.join(format!("fastk-demo-{}-{attempt}", std::process::id()));
-            match std::fs::create_dir(&path) {
-                Ok(()) => return Ok(Self(path)),
-                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Err(ErrorKind::AlreadyExists.into())
-    }
-}
-
-impl Drop for TempDir {
-    fn drop(&mut self) {
-        remove(&self.0);
-    }
-}
-
-fn remove(path: &Path) {
-    if let Err(error) = std::fs::remove_dir_all(path) {
-        tracing::warn!(%error, path = %path.display(), "the directory of the demo was not removed");
-    }
+    let detail = format!("no writable directory for the demo ({})", refused.join("; "));
+    Err(Error::new(ErrorCode::Io, detail)
+        .with_hint("set TMPDIR to a writable directory; in a container, `--tmpfs /tmp` creates one"))
 }
 
 #[cfg(test)]
@@ -174,9 +145,9 @@ mod tests {
     fn the_directory_is_created_in_the_first_writable_base() {
         let free = tempfile::tempdir().unwrap();
         let missing = free.path().join("missing");
-        let directory = TempDir::new(&[missing.clone(), free.path().to_owned()]).unwrap();
-        assert_eq!(directory.0.parent(), Some(free.path()));
-        let error = TempDir::new(std::slice::from_ref(&missing)).err().unwrap();
+        let directory = temporary_dir(&[missing.clone(), free.path().to_owned()]).unwrap();
+        assert_eq!(directory.path().parent(), Some(free.path()));
+        let error = temporary_dir(std::slice::from_ref(&missing)).err().unwrap();
         assert!(error.detail().contains(&missing.display().to_string()), "{error}");
         assert!(error.hint().unwrap().contains("--tmpfs /tmp"), "{error}");
     }
@@ -184,9 +155,9 @@ mod tests {
     #[test]
     fn the_directory_is_removed_with_its_contents() {
         let path = {
-            let directory = TempDir::new(&temp_bases()).unwrap();
-            std::fs::create_dir_all(directory.0.join("a/b")).unwrap();
-            directory.0.clone()
+            let directory = temporary_dir(&temp_bases()).unwrap();
+            std::fs::create_dir_all(directory.path().join("a/b")).unwrap();
+            directory.path().to_owned()
         };
         assert!(!path.exists());
     }

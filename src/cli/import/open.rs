@@ -2,12 +2,12 @@
 //!
 //! File names and extensions are ignored. A byte-order mark of UTF-8 is skipped; other encodings are refused by name.
 
-use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use indicatif::ProgressBar;
 
+use crate::disk::local;
 use crate::error::{Error, ErrorCode, Result};
 
 /// The format of the decompressed bytes.
@@ -68,7 +68,7 @@ impl Input {
 
     /// Detects the format of a file whose name in messages is `label`.
     pub fn labelled(path: &Path, label: String) -> Result<Self> {
-        let file = File::open(path).map_err(|error| match error.kind() {
+        let file = local::open(path).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => Error::new(ErrorCode::NotFound, format!("file {label} does not exist")),
             _ => Error::io("open", path, &error),
         })?;
@@ -129,7 +129,7 @@ impl Input {
 
     /// The decompressed bytes; `bar` counts the bytes on disk.
     pub fn bytes(&self, bar: &ProgressBar) -> Result<Box<dyn Read>> {
-        let file = File::open(&self.path).map_err(|error| Error::io("open", &self.path, &error))?;
+        let file = local::open(&self.path).map_err(|error| Error::io("open", &self.path, &error))?;
         let file = ProgressReader { inner: file, bar: bar.clone() };
         Ok(match self.compression {
             Compression::None => Box::new(file),

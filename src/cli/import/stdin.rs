@@ -3,11 +3,10 @@
 //! The file is in its own directory under the directory for temporary files (`TMPDIR`) and is removed when the import
 //! ends.
 
-use std::io::{ErrorKind, Read};
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::io::{ErrorKind, Read, Write};
+use std::path::{Path, PathBuf};
 
-use crate::disk::{self, DiskPath, StagedFile};
+use crate::disk::local::{self, TempDir};
 use crate::error::{Error, Result};
 
 /// The FILE argument for standard input.
@@ -20,9 +19,9 @@ const PART_BYTES: usize = 1 << 20;
 /// A file with standard input, removed when this value is dropped.
 #[derive(Debug)]
 pub struct StagedInput {
-    folder: DiskPath,
-    /// `None` only during removal.
-    staged: Option<StagedFile>,
+    path: PathBuf,
+    /// Removed on drop.
+    _dir: TempDir,
 }
 
 impl StagedInput {
@@ -31,19 +30,15 @@ impl StagedInput {
     /// # Errors
     /// `io` and `storage_full` of reading and writing, `invalid_argument` for more than `bytes_max` bytes.
     pub fn of(mut input: impl Read, temporary: &Path, bytes_max: u64) -> Result<Self> {
-        let temporary = DiskPath::os(temporary);
-        let folder = temporary.join(format!("fastk-import-{:016x}", disk::random(&temporary)?));
-        disk::create_dir(&folder)?;
-        let private = std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o700));
-        private.map_err(|error| Error::io("restrict access to", &folder, &error))?;
-        let staged = StagedFile::create(&folder);
-        let mut this = Self { folder, staged: None };
-        let staged = this.staged.insert(staged?);
+        let dir = local::temporary_dir(temporary, "fastk-import-");
+        let dir = dir.map_err(|error| Error::io("create a directory in", temporary, &error))?;
+        let path = dir.path().join("input");
+        let mut file = local::create(&path)?;
         let mut part = vec![0; PART_BYTES];
         let mut bytes = 0_u64;
         loop {
             let count = match input.read(&mut part) {
-                Ok(0) => return Ok(this),
+                Ok(0) => return Ok(Self { path, _dir: dir }),
                 Ok(count) => count,
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 Err(error) => return Err(Error::io("read", Path::new("standard input"), &error)),
@@ -53,28 +48,23 @@ impl StagedInput {
                 return Err(Error::invalid(format!("standard input is longer than {bytes_max} bytes"))
                     .with_hint("import it in parts, or from a file"));
             }
-            staged
-                .put(part.get(..count).unwrap_or_default())
-                .map_err(|error| error.with_hint("set TMPDIR to a directory with more space"))?;
+            file.write_all(part.get(..count).unwrap_or_default()).map_err(|error| {
+                Error::io("write", &path, &error).with_hint("set TMPDIR to a directory with more space")
+            })?;
         }
     }
 
     pub fn path(&self) -> &Path {
-        self.staged.as_ref().map_or(self.folder.as_ref(), |staged| staged.path().as_ref())
-    }
-}
-
-impl Drop for StagedInput {
-    fn drop(&mut self) {
-        self.staged = None;
-        disk::remove_dir_if_empty(&self.folder);
+        &self.path
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::io;
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
 
     fn names(folder: &Path) -> usize {
         std::fs::read_dir(folder).unwrap().count()

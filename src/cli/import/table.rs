@@ -3,7 +3,6 @@
 //! A file is read in batches; inside gzip or zstd it is decompressed into memory, since its footer is at the end. The
 //! decoders can panic on damaged bytes: a panic becomes an error that names the file.
 
-use std::fs::File;
 use std::io::{BufReader, Cursor, Read};
 use std::panic::AssertUnwindSafe;
 
@@ -17,6 +16,7 @@ use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::file::reader::ChunkReader;
 
+use crate::disk::local;
 use crate::error::{Error, Result};
 
 use super::cell::{PREVIEW_ROWS, Preview, SourceCell, SourceRecord, Visit};
@@ -40,7 +40,7 @@ fn guard<T>(input: &Input, decode: impl FnOnce() -> Result<T>) -> Result<T> {
 
 /// The schema, and the batches of the columns at `keep` (rising), or of all.
 fn open(input: &Input, keep: Option<&[usize]>) -> Result<(Schema, Batches)> {
-    let file = || File::open(&input.path).map_err(|error| Error::io("open", &input.path, &error));
+    let file = || local::open(&input.path).map_err(|error| Error::io("open", &input.path, &error));
     let unpacked = || {
         let mut bytes = Vec::new();
         let mut reader = input.bytes(&ProgressBar::hidden())?.take(UNPACKED_BYTES_MAX + 1);
