@@ -256,6 +256,26 @@ fn libraries_are_used_only_in_their_modules() {
 }
 
 #[test]
+fn only_the_disk_opens_files() {
+    let mut wrong = Vec::new();
+    for (file, source) in files("src", ".rs") {
+        let is_test = file.ends_with("/tests.rs") || file == "server/zero_copy.rs";
+        if is_test || module(&file) == "disk" {
+            continue;
+        }
+        let shipped = source.split("#[cfg(test)]\nmod ").next().unwrap();
+        let code = code(shipped);
+        for (word, rest) in words(&code) {
+            let opens = matches!(word, "fs" | "File" | "OpenOptions") && rest.starts_with("::");
+            if opens || (word == "fs" && rest.starts_with([';', ',', '}'])) {
+                wrong.push(format!("src/{file} says {word}{}, which only src/disk may", &rest[..rest.len().min(12)]));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
 fn every_file_has_a_module_comment() {
     let silent: Vec<String> = ["src", "tests", "benches"]
         .iter()

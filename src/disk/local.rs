@@ -1,9 +1,9 @@
 //! Files outside of the data files of a store: what the command line reads and writes, settings, tokens, certificates,
 //! request bodies. Together with [`super::os`] the only code that uses `std::fs`.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, OpenOptions, Permissions};
 use std::io::{ErrorKind, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::Path;
 
 use rustix::fs::OFlags;
@@ -103,7 +103,7 @@ pub fn length(path: &Path) -> Option<u64> {
 /// # Errors
 /// That of the operating system, so that a caller can try another base.
 pub fn temporary_dir(base: &Path, prefix: &str) -> std::io::Result<TempDir> {
-    Builder::new().prefix(prefix).tempdir_in(base)
+    Builder::new().prefix(prefix).permissions(Permissions::from_mode(0o700)).tempdir_in(base)
 }
 
 /// Creates a file without a name in `dir`: the system frees it when it is closed, however the process ends.
@@ -177,8 +177,6 @@ impl FileState {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
 
     #[test]
