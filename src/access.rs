@@ -10,9 +10,6 @@
 //! 4. A token is rejected from the second at which it expires, by the clock of the server.
 //! 5. Programs that change the file take a lock; after a crash the file is the old one or the new one.
 
-use std::fs::{File, OpenOptions};
-use std::io::{ErrorKind, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -26,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
+use crate::disk::local::{self, FileState};
 use crate::error::{Error, ErrorCode, Result};
 use crate::service::{Caller, Scope};
 
@@ -35,11 +33,6 @@ pub const AUDIT: &str = "fastk::audit";
 pub const FILE: &str = "tokens.json";
 /// Name of the file locked by programs that change the tokens.
 const LOCK_FILE: &str = "tokens.lock";
-/// `O_NOFOLLOW` of Linux on x86-64; elsewhere its number may differ, and links are followed.
-#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
-const NO_FOLLOW: i32 = 0o400_000;
-#[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
-const NO_FOLLOW: i32 = 0;
 /// Version of the file format.
 const VERSION: u32 = 1;
 /// Prefix of every token.
@@ -154,11 +147,7 @@ struct Tokens {
 
 /// Reads the file; `None` when it does not exist.
 fn read(path: &Path) -> Result<Option<Tokens>> {
-    let text = match std::fs::read(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(Error::io("read", path, &error)),
-    };
+    let Some(text) = local::read_existing(path)? else { return Ok(None) };
     let tokens: Tokens = serde_json::from_slice(&text)
         .map_err(|error| Error::corrupt(format!("{} is not a token file: {error}", path.display())))?;
     if tokens.version != VERSION {
@@ -172,40 +161,13 @@ fn read(path: &Path) -> Result<Option<Tokens>> {
 
 /// Changes the file of a data directory under its lock.
 fn change<T>(root: &Path, change: impl FnOnce(&mut Tokens) -> Result<T>) -> Result<T> {
-    let lock_path = root.join(LOCK_FILE);
-    let lock = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .mode(0o600)
-        .custom_flags(NO_FOLLOW)
-        .open(&lock_path);
-    let lock = lock.map_err(|error| Error::io("open", &lock_path, &error))?;
-    lock.lock().map_err(|error| Error::io("lock", &lock_path, &error))?;
+    let _lock = local::lock(&root.join(LOCK_FILE))?;
     let path = root.join(FILE);
     let mut tokens = read(&path)?.unwrap_or(Tokens { version: VERSION, tokens: Vec::new() });
     let result = change(&mut tokens)?;
     let mut text = serde_json::to_vec_pretty(&tokens).map_err(|error| Error::internal(format!("tokens: {error}")))?;
     text.push(b'\n');
-    let fresh = root.join(format!("{FILE}.new"));
-    let written = (|| {
-        // A new file, so that no link created by another user is followed; its owner is the owner of the old file or
-        // directory.
-        let owner = std::fs::metadata(&path).or_else(|_| std::fs::metadata(root))?;
-        match std::fs::remove_file(&fresh) {
-            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let mut file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(&fresh)?;
-        if file.metadata()?.uid() != owner.uid() {
-            std::os::unix::fs::fchown(&file, Some(owner.uid()), Some(owner.gid()))?;
-        }
-        file.write_all(&text)?;
-        file.sync_all()?;
-        std::fs::rename(&fresh, &path)?;
-        File::open(root)?.sync_all()
-    })();
-    written.map_err(|error: std::io::Error| Error::io("write", &path, &error))?;
+    local::replace_private(root, FILE, &text)?;
     Ok(result)
 }
 
@@ -298,7 +260,7 @@ pub fn create_until(
     expires_at: Option<Timestamp>,
 ) -> Result<NewToken> {
     check_new(name, prefixes)?;
-    std::fs::create_dir_all(root).map_err(|error| Error::io("make", root, &error))?;
+    local::create_dir_all(root)?;
     let token = format!("{TOKEN_START}{}", URL_SAFE_NO_PAD.encode(random::<SECRET_BYTES>()?));
     let created_at = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
     let id = change(root, |file| {
@@ -358,14 +320,6 @@ fn missing(id: &str) -> Error {
     Error::new(ErrorCode::NotFound, format!("token {id:?} does not exist"))
 }
 
-/// Metadata that identifies one state of a file.
-type Stamp = (u64, i64, i64, u64, i64, i64);
-
-fn stamp(path: &Path) -> Option<Stamp> {
-    let meta = std::fs::metadata(path).ok()?;
-    Some((meta.ino(), meta.mtime(), meta.mtime_nsec(), meta.size(), meta.ctime(), meta.ctime_nsec()))
-}
-
 /// Clock by which tokens expire.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock(fn() -> Timestamp);
@@ -385,9 +339,9 @@ pub struct Authenticator {
 struct TokenFileState {
     at: Instant,
     /// The state of the file that `known` was read from.
-    read: Option<Stamp>,
+    read: Option<FileState>,
     /// The state of the file that could not be read, so that the log reports it once.
-    unreadable: Option<Stamp>,
+    unreadable: Option<FileState>,
 }
 
 impl Authenticator {
@@ -401,7 +355,7 @@ impl Authenticator {
 
     fn with_clock(root: &Path, clock: Clock) -> Result<Self> {
         let path = root.join(FILE);
-        let seen = stamp(&path);
+        let seen = FileState::of(&path);
         let known = ArcSwap::from_pointee(read(&path)?);
         Ok(Self {
             path,
@@ -431,7 +385,7 @@ impl Authenticator {
 
     fn reload(&self, file_state: &mut TokenFileState) {
         let before = std::mem::replace(&mut file_state.at, Instant::now());
-        let seen = stamp(&self.path);
+        let seen = FileState::of(&self.path);
         if seen.is_none()
             || seen == file_state.read
             || (seen == file_state.unreadable && before.elapsed() < RETRY_INTERVAL)

@@ -13,6 +13,7 @@ use figment::providers::{Env, Format, Toml};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::disk::local;
 use crate::error::{Error, Result};
 use crate::store::{Durability, StoreOptions};
 use crate::types::similar::distance;
@@ -389,8 +390,8 @@ impl LoadedConfig {
     ) -> Result<ConfigMerge> {
         let mut merge = ConfigMerge::new()?;
         if let Some(path) = file {
-            match std::fs::read_to_string(path) {
-                Err(error) => merge.problems.push(Error::io("read", path, &error).detail().to_string()),
+            match local::read_text(path) {
+                Err(error) => merge.problems.push(error.detail().to_string()),
                 Ok(text) => match Figment::from(Toml::string(&text)).extract::<Value>() {
                     Ok(values) => merge.layer(&values, |_, _| ValueOrigin::File(path.to_path_buf())),
                     Err(error) => merge.problems.push(format!("{} is not TOML: {error}", path.display())),

@@ -1,7 +1,6 @@
 //! The byte stream of a connection, plain or TLS, and the TLS identity of a listener, reloaded when its files change.
 
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,6 +17,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use crate::disk::local::FileState;
 use crate::error::{Error, Result};
 
 /// TLS settings of a listener; `None` inside for plain connections. Clones share the certificate and its renewal.
@@ -50,12 +50,12 @@ struct TlsIdentity {
 /// States of the files: the one `current` was loaded from, and the last one that could not be loaded.
 #[derive(Default)]
 struct TlsFileStates {
-    loaded: Option<FileState>,
-    rejected: Option<FileState>,
+    loaded: Option<FileStates>,
+    rejected: Option<FileStates>,
 }
 
-/// Metadata that identifies one state of the files: inode, size, and the modification and change times of each.
-type FileState = Vec<Option<(u64, u64, i64, i64, i64, i64)>>;
+/// State of each of the files.
+type FileStates = Vec<Option<FileState>>;
 
 impl std::fmt::Debug for Tls {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -64,13 +64,9 @@ impl std::fmt::Debug for Tls {
 }
 
 impl TlsFiles {
-    fn state(&self) -> FileState {
-        let file_state = |path: &Path| {
-            let meta = std::fs::metadata(path).ok()?;
-            Some((meta.ino(), meta.size(), meta.mtime(), meta.mtime_nsec(), meta.ctime(), meta.ctime_nsec()))
-        };
+    fn state(&self) -> FileStates {
         let paths = [Some(&self.cert), Some(&self.key), self.client_ca.as_ref()];
-        paths.into_iter().flatten().map(|path| file_state(path)).collect()
+        paths.into_iter().flatten().map(|path| FileState::of(path)).collect()
     }
 
     /// Reads the files. A key that does not belong to the certificate is rejected.

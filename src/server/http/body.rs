@@ -24,9 +24,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::io::StreamReader;
 
 use super::AppState;
+use crate::disk::local;
 use crate::error::{Error, ErrorCode, Result};
 use crate::ingest::check_depth;
-use crate::server::ids::random_id;
 
 /// Bodies up to this length stay in memory.
 pub const MEMORY_BYTES_MAX: usize = 1 << 20;
@@ -59,7 +59,7 @@ pub struct StagedBody {
 #[derive(Debug)]
 enum BodyContent {
     Memory(Vec<u8>),
-    File(std::fs::File, OwnedSemaphorePermit),
+    File(local::File, OwnedSemaphorePermit),
 }
 
 /// A body in memory, with its share of the budget.
@@ -208,7 +208,7 @@ pub async fn stage(headers: &HeaderMap, body: Body, limits: &BodyLimits<'_>) -> 
                         Error::new(ErrorCode::Overloaded, "too many large bodies are being received")
                             .with_hint("retry shortly, or send bodies of at most 1 MiB")
                     })?;
-                    file.insert((unlinked_file(limits.staging_dir).await?, file_permit))
+                    file.insert((nameless_file(limits.staging_dir).await?, file_permit))
                 }
             };
             file.write_all(&memory)
@@ -287,14 +287,12 @@ fn content_length(headers: &HeaderMap) -> Option<u64> {
     headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-/// An unlinked file: the system frees it when it is closed, whatever happens to this process.
-async fn unlinked_file(dir: &Path) -> Result<tokio::fs::File> {
-    let path = dir.join(format!("body-{}", random_id()));
-    let mut options = tokio::fs::OpenOptions::new();
-    options.read(true).write(true).create_new(true);
-    let file = options.open(&path).await.map_err(|error| Error::io("create", &path, &error))?;
-    tokio::fs::remove_file(&path).await.map_err(|error| Error::io("unlink", &path, &error))?;
-    Ok(file)
+/// A file without a name: the system frees it when it is closed, whatever happens to this process.
+async fn nameless_file(dir: &Path) -> Result<tokio::fs::File> {
+    let dir = dir.to_owned();
+    let created = tokio::task::spawn_blocking(move || local::nameless(&dir)).await;
+    let file = created.map_err(|error| Error::internal(format!("a blocking task ended early: {error}")))??;
+    Ok(tokio::fs::File::from_std(file))
 }
 
 /// Reads what a client is still sending, so that it receives the response instead of a connection reset. Limited in
