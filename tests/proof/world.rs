@@ -538,10 +538,16 @@ impl World {
             Ok(())
         });
         let changed = changed.unwrap();
+        let mut def = self.now().series[&which].def.as_ref().clone();
+        change(&mut def);
+        if def == *self.now().series[&which].def {
+            // A definition that stays as it is makes no commit.
+            assert_eq!(changed.version, self.now().series[&which].version);
+            assert_eq!(self.store().snapshot().commit, self.now().commit);
+            return;
+        }
         let mut next = self.next(changed.last_commit);
         let old = &next.series[&which];
-        let mut def = old.def.as_ref().clone();
-        change(&mut def);
         let series =
             Series { id: old.id, version: old.version + 1, def: Arc::new(def), rows: old.rows.clone(), hash: old.hash };
         next.series.insert(which, Arc::new(series));
